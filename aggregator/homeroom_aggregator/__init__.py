@@ -1,0 +1,1 @@
+"""The aggregator: merges what devices send; never imports torch."""

@@ -1,0 +1,1 @@
+"""The exporter: torch lives here and only here."""

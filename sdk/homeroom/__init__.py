@@ -1,0 +1,1 @@
+"""The SDK of Homeroom: what runs on a school's device."""

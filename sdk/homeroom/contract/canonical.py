@@ -1,0 +1,48 @@
+"""Canonical bytes and identities of JSON documents (RFC 8785), and bounded reading; imports errors only."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+from typing import Any, TypeVar
+
+import msgspec
+import rfc8785
+
+from homeroom.errors import HomeroomError
+
+T = TypeVar("T")
+
+
+def canonical(document: Any) -> bytes:
+    """The RFC 8785 bytes of a JSON document or of a msgspec structure."""
+    return rfc8785.dumps(msgspec.to_builtins(document))
+
+
+def digest(data: bytes) -> str:
+    """SHA-256 of bytes, 64 hexadecimal digits."""
+    return hashlib.sha256(data).hexdigest()
+
+
+def digest_file(path: Path) -> str:
+    """SHA-256 of a file's content, read in pieces."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def identity(document: Any) -> str:
+    """SHA-256 of the canonical bytes of a document, 64 hexadecimal digits."""
+    return digest(canonical(document))
+
+
+def decode(data: bytes, into: type[T], *, limit_bytes: int, where: str, error: type[HomeroomError]) -> T:
+    """Read a JSON document as the structure `into`; raise `error` if it is too large or does not fit.
+
+    Unknown fields are ignored, so that a minor version may add some.
+    """
+    if len(data) > limit_bytes:
+        raise error(f"{len(data):,} bytes are more than the {limit_bytes:,} allowed", where=where)
+    try:
+        return msgspec.json.decode(data, type=into)
+    except (msgspec.DecodeError, RecursionError, UnicodeDecodeError) as problem:
+        raise error(f"not a valid document: {problem}", where=where) from None

@@ -1,0 +1,68 @@
+"""A signed header with a safetensors payload in one file: the shape of an update and of a version of theta.
+
+    8 bytes    magic
+    4 bytes    length of the header, little-endian, at most 1 MiB
+    header     RFC 8785 JSON; names the payload's SHA-256
+    64 bytes   Ed25519 signature over the purpose and the header
+    rest       payload, safetensors
+
+Everything is bounded before it is decoded.
+"""
+
+from __future__ import annotations
+
+import struct
+from typing import Any, TypeVar
+
+import msgspec
+import numpy as np
+import safetensors.numpy
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from safetensors import SafetensorError
+
+from homeroom.contract.canonical import canonical, decode, digest
+from homeroom.contract.signing import sign, verify
+from homeroom.errors import HomeroomError
+
+HEADER_LIMIT_BYTES = 1 << 20
+H = TypeVar("H")
+
+
+def pack(magic: bytes, purpose: str, header: Any, payload: bytes, key: Ed25519PrivateKey) -> bytes:
+    """`header.payload_sha256` must be the digest of `payload`."""
+    head = canonical(header)
+    return magic + struct.pack("<I", len(head)) + head + bytes.fromhex(sign(key, purpose, header)) + payload
+
+
+def unpack(
+    data: bytes, magic: bytes, purpose: str, into: type[H], *, limit_bytes: int, where: str, error: type[HomeroomError]
+) -> tuple[H, bytes, str]:
+    """Header, payload and signature (hex), bounded and with the payload's hash checked; the signature is not yet."""
+    if len(data) > limit_bytes:
+        raise error(f"{len(data):,} bytes are more than the {limit_bytes:,} allowed", where=where)
+    if data[:8] != magic or len(data) < 12:
+        raise error(f"is not a homeroom {purpose}", where=where)
+    (length,) = struct.unpack("<I", data[8:12])
+    if length > HEADER_LIMIT_BYTES or len(data) < 12 + length + 64:
+        raise error("is cut short, or its header is too long", where=where)
+    raw = data[12 : 12 + length]
+    header = decode(raw, into, limit_bytes=HEADER_LIMIT_BYTES, where=where, error=error)
+    signature = data[12 + length : 76 + length].hex()
+    payload = data[76 + length :]
+    if digest(payload) != header.payload_sha256:  # type: ignore[attr-defined]
+        raise error("the payload is not the one that was signed", where=where)
+    return header, payload, signature
+
+
+def check(key_hex: str, purpose: str, data: bytes, signature: str, *, where: str) -> None:
+    """Verify the signature over the header exactly as it was sent, unknown fields included."""
+    (length,) = struct.unpack("<I", data[8:12])
+    verify(key_hex, purpose, msgspec.json.decode(data[12 : 12 + length]), signature, where=where)
+
+
+def tensors(payload: bytes, *, where: str, error: type[HomeroomError]) -> dict[str, np.ndarray]:
+    """The tensors of a safetensors payload; its own reader refuses holes, overlaps and lengths that do not fit."""
+    try:
+        return safetensors.numpy.load(payload)
+    except (SafetensorError, KeyError, ValueError, TypeError, AttributeError) as problem:
+        raise error(f"the payload is not valid safetensors: {problem}", where=where) from None

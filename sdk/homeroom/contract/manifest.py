@@ -1,0 +1,278 @@
+"""Contract 1, the bundle: what manifest.json says, as data classes; imports layout and canonical only.
+
+`docs/bundle.md` describes the format on one page. A minor version may add fields, which older readers ignore.
+"""
+
+from __future__ import annotations
+
+from pathlib import PurePosixPath
+from typing import Annotated, Literal
+
+import msgspec
+
+from homeroom.contract.canonical import decode, identity
+from homeroom.contract.layout import Layout, Segment
+from homeroom.errors import BundleError
+
+FORMAT = 1  # readers accept this and the two before it
+OLDEST_FORMAT = 1
+MANIFEST_LIMIT_BYTES = 4 << 20
+THETA_LIMIT = 64 << 20  # values
+SLOT_LIMIT = 64  # inputs over all slots
+
+Name = Annotated[str, msgspec.Meta(pattern=r"^[a-z][a-z0-9_]{0,47}$")]
+Hash = Annotated[str, msgspec.Meta(pattern=r"^[0-9a-f]{64}$")]
+Count = Annotated[int, msgspec.Meta(ge=1, le=1 << 24)]
+ModalityName = Literal["text", "image", "audio", "table"]
+TaskKind = Literal["classification", "ordinal", "multilabel", "regression", "choice", "matching"]
+
+
+class File(msgspec.Struct, frozen=True):
+    sha256: Hash
+    bytes: Annotated[int, msgspec.Meta(ge=0, le=4 << 30)]
+
+
+class TextPreprocess(msgspec.Struct, frozen=True, tag="text", tag_field="kind"):
+    """`tokenizer` is a tokenizer.json; ids are padded with `pad_id` to a bucket, cut at the largest."""
+
+    tokenizer: str
+    pad_id: int = 0
+
+
+class ImagePreprocess(msgspec.Struct, frozen=True, tag="image", tag_field="kind"):
+    """RGB on white, resized so that the shorter side is `resize`, centre-cropped to `size`, (x/255 - mean) / std, NCHW.
+
+    `resample` is Pillow's filter name.
+    """
+
+    size: Count
+    resize: Count
+    mean: tuple[float, float, float]
+    std: tuple[float, float, float]
+    resample: Literal["bilinear", "bicubic", "lanczos"] = "bicubic"
+
+
+class AudioPreprocess(msgspec.Struct, frozen=True, tag="audio", tag_field="kind"):
+    """Mono, resampled to `rate` Hz, cut or zero-padded to `samples`.
+
+    `form` is `waveform` (float32 in [-1, 1], times `gain`) or `whisper-mel` (log-mel of OpenAI's Whisper: 400-point
+    Hann window, hop 160, 80 slaney mel bands, log10, floor at max - 8, (x + 4) / 4).
+    """
+
+    rate: Count
+    samples: Count
+    form: Literal["waveform", "whisper-mel"]
+    gain: float = 1.0
+
+
+class Column(msgspec.Struct, frozen=True):
+    """A numeric column (`mean`, `std`) or a categorical one (`categories`); a value may be missing."""
+
+    name: str
+    mean: float = 0.0
+    std: float = 1.0
+    categories: tuple[str, ...] = ()
+
+
+class TablePreprocess(msgspec.Struct, frozen=True, tag="table", tag_field="kind"):
+    """Each column in order: numeric -> (x - mean) / std clipped to +-8; categorical -> one-hot; missing -> zeros.
+
+    The vector ends with one flag a column, 1.0 where the value is missing.
+    """
+
+    columns: tuple[Column, ...]
+
+    @property
+    def width(self) -> int:
+        return sum(len(c.categories) or 1 for c in self.columns) + len(self.columns)
+
+
+Preprocess = TextPreprocess | ImagePreprocess | AudioPreprocess | TablePreprocess
+
+
+class Tolerance(msgspec.Struct, frozen=True):
+    """How far features may be from the float reference: cosine over all golden samples, mean and worst."""
+
+    mean: float
+    worst: float
+
+
+class Modality(msgspec.Struct, frozen=True, kw_only=True):
+    """One frozen backbone. Its features are int8 [batch, taps, tokens, dim]; value = int8 * scale[taps, dim].
+
+    `buckets` are the token counts that a batch is padded to, rising; one only where the count is fixed.
+    """
+
+    name: ModalityName
+    features_id: Hash
+    encoder: str
+    taps: tuple[str, ...]
+    dim: Count
+    buckets: tuple[Count, ...]
+    preprocess: Preprocess
+    tolerance: Tolerance
+    float_bytes: int = 0
+
+
+class Slot(msgspec.Struct, frozen=True):
+    """A named input of one modality; `count` > 1 for a list such as the options of a choice."""
+
+    name: Name
+    modality: ModalityName
+    count: Annotated[int, msgspec.Meta(ge=1, le=16)] = 1
+
+
+class Task(msgspec.Struct, frozen=True, kw_only=True):
+    """One head. `reads` are slot names; the output of `predict` is `{name}.output` float32 [batch, width].
+
+    classification: logits over `labels`. ordinal: one logit for each of `labels` but the first (is it at least this?).
+    multilabel: one logit a label. regression: (value - offset) / scale. choice: `reads` is (query, options), one logit
+    an option. matching: `reads` is two slots, one logit (do they belong together?).
+    """
+
+    name: Name
+    kind: TaskKind
+    reads: tuple[Name, ...]
+    labels: tuple[str, ...] = ()
+    width: Count
+    offset: float = 0.0
+    scale: float = 1.0
+
+
+class Tensor(msgspec.Struct, frozen=True):
+    name: str
+    dtype: Literal["float32", "int8", "int32", "int64"]
+    shape: tuple[int, ...]  # -1 where any length is taken
+
+
+class Graph(msgspec.Struct, frozen=True, kw_only=True):
+    """One variant of one graph. Facts are read from the file that was written, never from the recipe."""
+
+    role: Literal["features", "predict", "grad"]
+    file: str
+    runtime: Literal["onnx"] = "onnx"
+    opset: int
+    precision: Literal["int8", "float32"] = "float32"
+    modality: ModalityName | None = None  # role features
+    batch: int = -1
+    tokens: dict[str, int] = {}  # by modality, roles predict and grad
+    tier: str = "full"
+    inputs: tuple[Tensor, ...]
+    outputs: tuple[Tensor, ...]
+    tried: tuple[str, ...] = ()  # runtime versions that ran it at export
+
+
+class Training(msgspec.Struct, frozen=True, kw_only=True):
+    """What the exporter recommends; a device may deviate."""
+
+    learning_rate: float = 2e-3
+    weight_decay: float = 1e-2
+    epochs: Count = 20
+    warmup: float = 0.1
+    task_weights: dict[str, float] = {}
+
+
+class Licence(msgspec.Struct, frozen=True):
+    subject: str
+    name: str
+    file: str | None = None
+    source: str = ""
+
+
+class Manifest(msgspec.Struct, frozen=True, kw_only=True):
+    format: int
+    name: Name
+    version: Count  # stated in the recipe; a device never goes back
+    files: dict[str, File]
+    modalities: tuple[Modality, ...]
+    slots: tuple[Slot, ...]
+    tasks: tuple[Task, ...]
+    segments: tuple[Segment, ...]
+    graphs: tuple[Graph, ...]
+    theta: str  # safetensors file with one float32 tensor `theta` [P]
+    golden: str  # folder with samples.jsonl and expected.safetensors
+    training: Training = Training()
+    licences: tuple[Licence, ...] = ()
+    provenance: dict[str, str] = {}
+
+    @property
+    def bundle_id(self) -> str:
+        return identity(self)
+
+    @property
+    def layout(self) -> Layout:
+        return Layout(self.segments)
+
+    @property
+    def inputs(self) -> tuple[tuple[str, str, int], ...]:
+        """(slot, modality, place) of every single input, in the order of the columns of `presence`."""
+        return tuple((s.name, s.modality, place) for s in self.slots for place in range(s.count))
+
+    def modality(self, name: str) -> Modality:
+        return next(m for m in self.modalities if m.name == name)
+
+    def slot(self, name: str) -> Slot:
+        return next(s for s in self.slots if s.name == name)
+
+    def task(self, name: str) -> Task:
+        return next(t for t in self.tasks if t.name == name)
+
+
+def read_manifest(data: bytes) -> Manifest:
+    """Parse and check manifest.json; raise BundleError with the field at fault."""
+
+    def refuse(what: str, remedy: str = "export the bundle again") -> BundleError:
+        return BundleError(what, where="manifest.json", remedy=remedy)
+
+    class Head(msgspec.Struct):
+        format: int
+
+    head = decode(data, Head, limit_bytes=MANIFEST_LIMIT_BYTES, where="manifest.json", error=BundleError)
+    if head.format > FORMAT:
+        raise refuse(f"bundle format {head.format} is newer than {FORMAT}, the newest known here", "update homeroom")
+    if head.format < OLDEST_FORMAT:
+        raise refuse(f"bundle format {head.format} is older than {OLDEST_FORMAT}, the oldest read here")
+    manifest = decode(data, Manifest, limit_bytes=MANIFEST_LIMIT_BYTES, where="manifest.json", error=BundleError)
+
+    modalities = {m.name: m for m in manifest.modalities}
+    slots = {s.name: s for s in manifest.slots}
+    for kind, names in (
+        ("modality", [m.name for m in manifest.modalities]),
+        ("slot", [s.name for s in manifest.slots]),
+        ("task", [t.name for t in manifest.tasks]),
+        ("segment", [s.name for s in manifest.segments]),
+    ):
+        if len(set(names)) != len(names) or not names:
+            raise refuse(f"needs at least one {kind}, each with a name of its own")
+    if sum(s.count for s in manifest.slots) > SLOT_LIMIT:
+        raise refuse(f"more than {SLOT_LIMIT} inputs")
+    for slot in manifest.slots:
+        if slot.modality not in modalities:
+            raise refuse(f"slot {slot.name} has no backbone for {slot.modality}")
+    for task in manifest.tasks:
+        if unknown := [name for name in task.reads if name not in slots]:
+            raise refuse(f"task {task.name} reads unknown slots {unknown}")
+    for segment in manifest.segments:
+        if any(d < 1 for p in segment.parameters for d in p.shape):
+            raise refuse(f"segment {segment.name} has an empty parameter")
+        if ("shared", "institution", "personal").index(segment.scope) < (
+            "shared",
+            "institution",
+            "personal",
+        ).index(segment.widest):
+            raise refuse(f"segment {segment.name} is wider than its widest scope")
+    if manifest.layout.size > THETA_LIMIT:
+        raise refuse(f"theta has more than {THETA_LIMIT:,} values")
+    for graph in manifest.graphs:
+        if graph.role == "features" and graph.modality not in modalities:
+            raise refuse(f"{graph.file} is for an unknown modality")
+        if graph.role != "features" and graph.batch < 1:
+            raise refuse(f"{graph.file} does not state its batch")
+    for name in (manifest.theta, *(g.file for g in manifest.graphs)):
+        if name not in manifest.files:
+            raise refuse(f"{name} is named but not listed among the files")
+    for name in manifest.files:
+        path = PurePosixPath(name)
+        if path.is_absolute() or ".." in path.parts or "\\" in name or ":" in name or str(path) != name:
+            raise refuse(f"file name {name!r} leads outside the bundle", "do not use this bundle")
+    return manifest

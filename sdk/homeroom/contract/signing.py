@@ -1,0 +1,116 @@
+"""Who may say what: Ed25519 keys (RFC 8032), certificates and signed documents; `cryptography` does the work.
+
+A root key signs the certificates of an exporter's and an aggregator's key; these sign bundles and versions of theta.
+Nothing expires, since devices have no clock to trust.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any, Literal
+
+import msgspec
+from cryptography.exceptions import InvalidSignature
+from cryptography.hazmat.primitives import serialization
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
+
+from homeroom.contract.canonical import canonical, digest
+from homeroom.contract.manifest import Hash
+from homeroom.errors import TrustError
+
+Role = Literal["exporter", "aggregator"]
+
+
+class Certificate(msgspec.Struct, frozen=True, kw_only=True):
+    """The root's word that `key` may act in `role`; keys are 64 hexadecimal digits, signatures 128."""
+
+    role: Role
+    key: Hash
+    name: str
+    root: Hash
+    signature: str = ""
+
+
+def public_hex(key: Ed25519PrivateKey | Ed25519PublicKey) -> str:
+    public = key.public_key() if isinstance(key, Ed25519PrivateKey) else key
+    return public.public_bytes_raw().hex()
+
+
+def fingerprint(key_hex: str) -> str:
+    """What people compare: SHA-256 of the raw public key, 64 hexadecimal digits."""
+    return digest(bytes.fromhex(key_hex))
+
+
+def sign(key: Ed25519PrivateKey, purpose: str, document: Any) -> str:
+    """Sign a document for one purpose only, so that it cannot be passed off as another kind."""
+    return key.sign(_message(purpose, document)).hex()
+
+
+def verify(key_hex: str, purpose: str, document: Any, signature: str, *, where: str) -> None:
+    """Raise TrustError unless `signature` is this key's over the document for this purpose."""
+    try:
+        public = Ed25519PublicKey.from_public_bytes(bytes.fromhex(key_hex))
+        public.verify(bytes.fromhex(signature), _message(purpose, document))
+    except (InvalidSignature, ValueError):
+        raise TrustError(
+            "the signature does not hold: it was altered, or signed by another key",
+            where=where,
+            remedy="get it again from its source; do not use this copy",
+        ) from None
+
+
+def _message(purpose: str, document: Any) -> bytes:
+    return f"homeroom/{purpose}\n".encode() + canonical(document)
+
+
+def certify(root: Ed25519PrivateKey, role: Role, key: Ed25519PrivateKey | Ed25519PublicKey, name: str) -> Certificate:
+    bare = Certificate(role=role, key=public_hex(key), name=name, root=public_hex(root))
+    return msgspec.structs.replace(bare, signature=sign(root, "certificate", bare))
+
+
+def check_certificate(certificate: Certificate, *, role: Role, root_fingerprint: str | None, where: str) -> None:
+    """Raise TrustError unless the certificate is for `role`, signed by its root, and the root is the trusted one."""
+    if root_fingerprint is not None and fingerprint(certificate.root) != root_fingerprint:
+        raise TrustError(
+            f"vouched for by root {fingerprint(certificate.root)[:16]}, but this device trusts {root_fingerprint[:16]}",
+            where=where,
+            remedy="ask your institution which root is right",
+        )
+    if certificate.role != role:
+        raise TrustError(f"signed by a key certified as {certificate.role}, not as {role}", where=where)
+    verify(
+        certificate.root,
+        "certificate",
+        msgspec.structs.replace(certificate, signature=""),
+        certificate.signature,
+        where=where,
+    )
+
+
+def new_key() -> Ed25519PrivateKey:
+    return Ed25519PrivateKey.generate()
+
+
+def write_key(path: Path, key: Ed25519PrivateKey) -> None:
+    """Write a private key as PKCS #8 PEM, readable by its owner only; an existing file is an error."""
+    data = key.private_bytes(
+        serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
+    )
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def read_key(path: Path) -> Ed25519PrivateKey:
+    try:
+        key = serialization.load_pem_private_key(path.read_bytes(), password=None)
+    except FileNotFoundError:
+        raise TrustError("there is no such key file", where=str(path)) from None
+    except (ValueError, TypeError) as problem:
+        raise TrustError(f"not a private key: {problem}", where=str(path)) from None
+    if not isinstance(key, Ed25519PrivateKey):
+        raise TrustError("not an Ed25519 key", where=str(path))
+    return key

@@ -1,0 +1,178 @@
+"""Contract 2, the update of one device, and the round configuration that it answers.
+
+`docs/update.md` describes both on one page. An update counts once, by its id; its signature never expires.
+"""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Mapping
+from typing import Annotated, Literal
+
+import msgspec
+import numpy as np
+import safetensors.numpy
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+
+from homeroom.contract import envelope
+from homeroom.contract.canonical import digest, identity
+from homeroom.contract.codecs import encode_fixed
+from homeroom.contract.layout import Layout
+from homeroom.contract.manifest import Hash, Name
+from homeroom.contract.signing import public_hex
+from homeroom.errors import UpdateError
+
+FORMAT = 1
+OLDEST_FORMAT = 1
+MAGIC = b"HRUPDAT1"
+REFUSALS = {
+    "malformed": "it cannot be read as an update",
+    "too_long": "it has more bytes than the round allows",
+    "old_format": "its format is no longer read",
+    "unknown_device": "this device is not enrolled",
+    "bad_signature": "its signature does not hold",
+    "other_bundle": "it was made with a bundle that this aggregator does not serve",
+    "unknown_version": "its base version was never released here",
+    "too_stale": "its base version is too far behind",
+    "unknown_segment": "it holds a segment that this round does not merge",
+    "personal_segment": "it holds a segment whose scope does not allow it to leave the device",
+    "wrong_shape": "a segment has another length or dtype than its identity says",
+    "not_finite": "it holds values that are not finite",
+    "too_large": "it is far larger than an honest update",
+    "empty": "it holds no segment",
+}
+
+
+class RoundConfiguration(msgspec.Struct, frozen=True, kw_only=True):
+    """What the aggregator asks for, signed by it. Weights are integers in sixteenths of an example."""
+
+    format: int = FORMAT
+    bundle_id: Hash
+    scale_bits: Annotated[int, msgspec.Meta(ge=0, le=30)] = 20
+    codec: Literal["fixed32"] = "fixed32"
+    buffer_size: Annotated[int, msgspec.Meta(ge=1)] = 5  # updates that make a release
+    min_devices: Annotated[int, msgspec.Meta(ge=1)] = 3  # k: distinct devices before a segment is released
+    max_staleness: Annotated[int, msgspec.Meta(ge=0)] = 20
+    cap_examples: Annotated[int, msgspec.Meta(ge=1, le=1 << 16)] = 500
+    max_norm: float = 50.0  # L2 norm of the whole update
+    server_rate: float = 1.0
+    update_limit_bytes: Annotated[int, msgspec.Meta(ge=1024)] = 64 << 20
+
+    @property
+    def configuration_id(self) -> str:
+        return identity(self)
+
+
+class SegmentEntry(msgspec.Struct, frozen=True):
+    segment_id: Hash
+    name: Name | str
+    examples: Annotated[int, msgspec.Meta(ge=1)]
+
+
+class UpdateHeader(msgspec.Struct, frozen=True, kw_only=True):
+    """`device` is its public key. No time of day: devices have no clock."""
+
+    format: int = FORMAT
+    update_id: Annotated[str, msgspec.Meta(pattern=r"^[0-9a-f]{32}$")]
+    device: Hash
+    bundle_id: Hash
+    base_version: Annotated[int, msgspec.Meta(ge=0)]
+    tier: str = "full"
+    codec: Literal["fixed32"] = "fixed32"
+    scale_bits: int
+    segments: Annotated[tuple[SegmentEntry, ...], msgspec.Meta(max_length=4096)]
+    payload_sha256: Hash
+
+
+class Update(msgspec.Struct, frozen=True):
+    """An update that was read and is well-formed. `values`: int32 [size] by segment name."""
+
+    header: UpdateHeader
+    values: dict[str, np.ndarray]
+
+
+def make_update(
+    key: Ed25519PrivateKey,
+    configuration: RoundConfiguration,
+    layout: Layout,
+    delta: np.ndarray,
+    examples: Mapping[str, int],
+    base_version: int,
+    update_id: str | None = None,
+) -> bytes:
+    """Encode and sign theta_after - theta_before.
+
+    delta: float32 [P]. examples: by segment name, how many samples taught it; segments that are absent or zero are left
+    out. Raises UpdateError if nothing may be sent, or a value does not fit.
+    """
+    parts = layout.split(delta)
+    chosen = [s for s in layout if examples.get(s.name, 0) > 0 and s.scope == "shared"]
+    if not chosen:
+        raise UpdateError("no shared segment was trained", code="empty", remedy="add labelled samples and train first")
+    payload = safetensors.numpy.save(
+        {s.segment_id: encode_fixed(parts[s.name], configuration.scale_bits) for s in chosen}
+    )
+    header = UpdateHeader(
+        update_id=update_id or uuid.uuid4().hex,
+        device=public_hex(key),
+        bundle_id=configuration.bundle_id,
+        base_version=base_version,
+        scale_bits=configuration.scale_bits,
+        segments=tuple(SegmentEntry(s.segment_id, s.name, int(examples[s.name])) for s in chosen),
+        payload_sha256=digest(payload),
+    )
+    return envelope.pack(MAGIC, "update", header, payload, key)
+
+
+def read_update(data: bytes, configuration: RoundConfiguration, layout: Layout) -> Update:
+    """Read, verify and check an update against the round; raise UpdateError with the reason's code.
+
+    Whether the device is enrolled and its base version known is the aggregator's to say.
+    """
+    where = "update"
+    if len(data) > configuration.update_limit_bytes:
+        raise UpdateError(f"{len(data):,} bytes are more than {configuration.update_limit_bytes:,}", code="too_long")
+    header, payload, signature = envelope.unpack(
+        data,
+        MAGIC,
+        "update",
+        UpdateHeader,
+        limit_bytes=configuration.update_limit_bytes,
+        where=where,
+        error=UpdateError,
+    )
+    if not OLDEST_FORMAT <= header.format <= FORMAT:
+        raise UpdateError(f"format {header.format} is not read here", code="old_format", remedy="update homeroom")
+    try:
+        envelope.check(header.device, "update", data, signature, where=where)
+    except Exception as problem:
+        raise UpdateError(str(problem), code="bad_signature") from None
+    if header.bundle_id != configuration.bundle_id:
+        raise UpdateError(f"made with bundle {header.bundle_id[:12]}", code="other_bundle", remedy="install ours")
+    if header.scale_bits != configuration.scale_bits:
+        raise UpdateError(f"scale {header.scale_bits} is not the round's {configuration.scale_bits}", code="malformed")
+    if not header.segments:
+        raise UpdateError(REFUSALS["empty"], code="empty")
+
+    known = {s.segment_id: s for s in layout}
+    found = envelope.tensors(payload, where=where, error=UpdateError)
+    if sorted(found) != sorted({e.segment_id for e in header.segments}) or len(found) != len(header.segments):
+        raise UpdateError("the payload's segments are not those of the header", code="malformed")
+    values: dict[str, np.ndarray] = {}
+    squares = 0.0
+    for entry in header.segments:
+        segment = known.get(entry.segment_id)
+        if segment is None:
+            raise UpdateError(f"segment {entry.name!r} is not merged here", code="unknown_segment")
+        if segment.scope != "shared":
+            raise UpdateError(f"segment {segment.name} is {segment.scope}", code="personal_segment")
+        encoded = found[entry.segment_id]
+        if encoded.dtype != np.int32 or encoded.shape != (segment.size,):
+            raise UpdateError(f"segment {segment.name}: {encoded.dtype}{list(encoded.shape)}", code="wrong_shape")
+        if np.abs(encoded.astype(np.int64)).max(initial=0) > 1 << 24:
+            raise UpdateError(f"segment {segment.name} holds a value beyond the scale", code="too_large")
+        squares += float(np.square(encoded.astype(np.float64) * 2.0**-header.scale_bits).sum())
+        values[segment.name] = encoded
+    if squares**0.5 > configuration.max_norm:
+        raise UpdateError(f"norm {squares**0.5:.3g} exceeds {configuration.max_norm:g}", code="too_large")
+    return Update(header, values)
