@@ -16,7 +16,7 @@ T = TypeVar("T")
 
 def canonical(document: Any) -> bytes:
     """The RFC 8785 bytes of a JSON document or of a msgspec structure."""
-    return rfc8785.dumps(msgspec.to_builtins(document))
+    return bytes(rfc8785.dumps(msgspec.to_builtins(document)))
 
 
 def digest(data: bytes) -> str:

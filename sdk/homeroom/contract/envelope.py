@@ -14,7 +14,6 @@ from __future__ import annotations
 import struct
 from typing import Any, TypeVar
 
-import msgspec
 import numpy as np
 import safetensors.numpy
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
@@ -31,7 +30,7 @@ H = TypeVar("H")
 def pack(magic: bytes, purpose: str, header: Any, payload: bytes, key: Ed25519PrivateKey) -> bytes:
     """`header.payload_sha256` must be the digest of `payload`."""
     head = canonical(header)
-    return magic + struct.pack("<I", len(head)) + head + bytes.fromhex(sign(key, purpose, header)) + payload
+    return magic + struct.pack("<I", len(head)) + head + bytes.fromhex(sign(key, purpose, head)) + payload
 
 
 def unpack(
@@ -57,12 +56,12 @@ def unpack(
 def check(key_hex: str, purpose: str, data: bytes, signature: str, *, where: str) -> None:
     """Verify the signature over the header exactly as it was sent, unknown fields included."""
     (length,) = struct.unpack("<I", data[8:12])
-    verify(key_hex, purpose, msgspec.json.decode(data[12 : 12 + length]), signature, where=where)
+    verify(key_hex, purpose, data[12 : 12 + length], signature, where=where)
 
 
 def tensors(payload: bytes, *, where: str, error: type[HomeroomError]) -> dict[str, np.ndarray]:
     """The tensors of a safetensors payload; its own reader refuses holes, overlaps and lengths that do not fit."""
     try:
-        return safetensors.numpy.load(payload)
+        return dict(safetensors.numpy.load(payload))
     except (SafetensorError, KeyError, ValueError, TypeError, AttributeError) as problem:
         raise error(f"the payload is not valid safetensors: {problem}", where=where) from None

@@ -72,7 +72,7 @@ class Layout(msgspec.Struct, frozen=True, dict=True):
         """P, the number of trainable values."""
         return sum(segment.size for segment in self.segments)
 
-    def __iter__(self) -> Iterator[Segment]:  # type: ignore[override]
+    def __iter__(self) -> Iterator[Segment]:
         return iter(self.segments)
 
     def __getitem__(self, name: str) -> Segment:

@@ -43,7 +43,7 @@ def fingerprint(key_hex: str) -> str:
 
 
 def sign(key: Ed25519PrivateKey, purpose: str, document: Any) -> str:
-    """Sign a document for one purpose only, so that it cannot be passed off as another kind."""
+    """Sign a document (or its canonical bytes) for one purpose only, so that it cannot pass for another kind."""
     return key.sign(_message(purpose, document)).hex()
 
 
@@ -61,7 +61,7 @@ def verify(key_hex: str, purpose: str, document: Any, signature: str, *, where: 
 
 
 def _message(purpose: str, document: Any) -> bytes:
-    return f"homeroom/{purpose}\n".encode() + canonical(document)
+    return f"homeroom/{purpose}\n".encode() + (document if isinstance(document, bytes) else canonical(document))
 
 
 def certify(root: Ed25519PrivateKey, role: Role, key: Ed25519PrivateKey | Ed25519PublicKey, name: str) -> Certificate:

@@ -16,11 +16,11 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from homeroom.contract import envelope
 from homeroom.contract.canonical import digest, identity
-from homeroom.contract.codecs import encode_fixed
+from homeroom.contract.codecs import LIMIT, encode_fixed
 from homeroom.contract.layout import Layout
-from homeroom.contract.manifest import Hash, Name
+from homeroom.contract.manifest import Hash
 from homeroom.contract.signing import public_hex
-from homeroom.errors import UpdateError
+from homeroom.errors import TrustError, UpdateError
 
 FORMAT = 1
 OLDEST_FORMAT = 1
@@ -65,7 +65,7 @@ class RoundConfiguration(msgspec.Struct, frozen=True, kw_only=True):
 
 class SegmentEntry(msgspec.Struct, frozen=True):
     segment_id: Hash
-    name: Name | str
+    name: Annotated[str, msgspec.Meta(max_length=128)]
     examples: Annotated[int, msgspec.Meta(ge=1)]
 
 
@@ -129,9 +129,9 @@ def read_update(data: bytes, configuration: RoundConfiguration, layout: Layout) 
 
     Whether the device is enrolled and its base version known is the aggregator's to say.
     """
-    where = "update"
-    if len(data) > configuration.update_limit_bytes:
-        raise UpdateError(f"{len(data):,} bytes are more than {configuration.update_limit_bytes:,}", code="too_long")
+    where, limit_bytes = "update", configuration.update_limit_bytes
+    if len(data) > limit_bytes:
+        raise UpdateError(f"{len(data):,} bytes are more than {limit_bytes:,}", code="too_long")
     header, payload, signature = envelope.unpack(
         data,
         MAGIC,
@@ -145,7 +145,7 @@ def read_update(data: bytes, configuration: RoundConfiguration, layout: Layout) 
         raise UpdateError(f"format {header.format} is not read here", code="old_format", remedy="update homeroom")
     try:
         envelope.check(header.device, "update", data, signature, where=where)
-    except Exception as problem:
+    except TrustError as problem:
         raise UpdateError(str(problem), code="bad_signature") from None
     if header.bundle_id != configuration.bundle_id:
         raise UpdateError(f"made with bundle {header.bundle_id[:12]}", code="other_bundle", remedy="install ours")
@@ -169,7 +169,7 @@ def read_update(data: bytes, configuration: RoundConfiguration, layout: Layout) 
         encoded = found[entry.segment_id]
         if encoded.dtype != np.int32 or encoded.shape != (segment.size,):
             raise UpdateError(f"segment {segment.name}: {encoded.dtype}{list(encoded.shape)}", code="wrong_shape")
-        if np.abs(encoded.astype(np.int64)).max(initial=0) > 1 << 24:
+        if np.abs(encoded.astype(np.int64)).max(initial=0) > LIMIT:
             raise UpdateError(f"segment {segment.name} holds a value beyond the scale", code="too_large")
         squares += float(np.square(encoded.astype(np.float64) * 2.0**-header.scale_bits).sum())
         values[segment.name] = encoded
