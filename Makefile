@@ -1,0 +1,68 @@
+# Homeroom's commands. Each makes the environment that it needs, once; `make help` lists them.
+# PYTHON=…      another Python (3.11 or newer)
+# PIP_EXTRA=…   options for pip, where torch's CPU build does not come from the usual index
+# PYTEST_ARGS=… further arguments for pytest; DATA=… the folder of the shared data sets; SEEDS=…; JSON=…
+
+VENV := .venv
+DEVICE := .venv-device
+BIN := $(VENV)/bin
+PACKAGE := $(shell find sdk exporter aggregator -name '*.py')
+PYTEST_ARGS ?=
+DATA ?=
+SEEDS ?=
+JSON ?=
+
+export PYTHON PIP_EXTRA
+export HOMEROOM_DEVICE_PYTHON := $(CURDIR)/$(DEVICE)/bin/python
+
+.PHONY: help demo test quick lint format types bench-device bench-federation freeze clean
+
+help: ## this list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-18s %s\n", $$1, $$2}' Makefile
+
+demo: $(VENV)/.ready $(DEVICE)/.ready ## the vocabulary lesson: five schools, one aggregator, a report
+	$(BIN)/python -m examples.vocabulary.demo
+
+test: $(VENV)/.ready $(DEVICE)/.ready ## every test, the slow ones too
+	$(BIN)/python -m pytest $(PYTEST_ARGS)
+
+quick: $(VENV)/.ready $(DEVICE)/.ready ## the tests without the slow ones
+	$(BIN)/python -m pytest -m "not slow" $(PYTEST_ARGS)
+
+lint: $(VENV)/.ready ## ruff and mypy
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+format: $(VENV)/.ready ## let ruff format and fix
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+bench-device: $(VENV)/.ready $(DEVICE)/.ready ## one school against torch + PEFT (about an hour; QUICK=1: minutes)
+	$(BIN)/python benchmarks/device.py $(if $(QUICK),--quick) $(if $(DATA),--data $(DATA)) $(if $(SEEDS),--seeds $(SEEDS)) $(if $(JSON),--json $(JSON))
+
+bench-federation: $(VENV)/.ready $(DEVICE)/.ready ## is it worth sharing? alone, together, all data in one place
+	$(BIN)/python benchmarks/federation.py $(if $(SEEDS),--seeds $(SEEDS)) $(if $(JSON),--json $(JSON))
+
+freeze: ## write constraints.txt anew from a clean install of the newest versions
+	rm -rf .venv-freeze
+	.ci/environment .venv-freeze '.[dev]'
+	{ sed -n '/^#/p' constraints.txt; .venv-freeze/bin/python -m pip freeze | sed -n 's/+cpu$$//; /^homeroom/d; /==/p' | LC_ALL=C sort -f; } > constraints.new
+	mv constraints.new constraints.txt
+	rm -rf .venv-freeze
+
+clean: ## remove the environments
+	rm -rf $(VENV) $(DEVICE) .venv-*
+
+# The stamps: dependencies are installed again when they change, the package when a source file does.
+$(VENV)/.ready: pyproject.toml constraints.txt .ci/environment
+	.ci/environment $(VENV) -c constraints.txt -e '.[dev]'
+	touch $@
+
+$(DEVICE)/.dependencies: pyproject.toml constraints.txt .ci/environment
+	.ci/environment $(DEVICE) -c constraints.txt .
+	touch $@
+
+$(DEVICE)/.ready: $(DEVICE)/.dependencies $(PACKAGE)
+	.ci/environment $(DEVICE) --no-deps --force-reinstall .
+	touch $@
