@@ -1,0 +1,65 @@
+"""The last good copy of device.db: made with SQLite's online backup, whole or not at all; imports database and durable."""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+import time
+from pathlib import Path
+
+from homeroom.durable import make_directory, replace_durable
+from homeroom.durable import refusal as file_refusal
+from homeroom.errors import DiskFullError
+from homeroom.store.database import Database, refusal
+
+SHARE = 0.05  # at most this share of the time goes into copying, unless a copy is forced
+
+
+class Backup:
+    """Owns backup/device.db. `due` weighs the last copy's cost against the time since."""
+
+    def __init__(self, directory: Path) -> None:
+        self.path = directory / "backup" / "device.db"
+        self._made = -1e9
+        self._cost_s = 0.0
+
+    def exists(self) -> bool:
+        return self.path.exists()
+
+    @property
+    def due(self) -> bool:
+        return time.monotonic() - self._made >= self._cost_s / SHARE
+
+    def make(self, database: Database) -> None:
+        """Copy the database as it stands; a copy that fails leaves the one before."""
+        start = time.monotonic()
+        make_directory(self.path.parent)
+        beside = self.path.with_name("device.db.new")
+        beside.unlink(missing_ok=True)
+        try:
+            copy = sqlite3.connect(beside, isolation_level=None)
+            try:
+                database.connection.backup(copy)
+                copy.execute("PRAGMA journal_mode = DELETE")  # one self-contained file
+            finally:
+                copy.close()
+            with beside.open("rb+") as file:
+                os.fsync(file.fileno())
+            replace_durable(beside, self.path)
+        except sqlite3.DatabaseError as problem:
+            beside.unlink(missing_ok=True)
+            raise refusal(problem, beside) from None
+        except OSError as problem:
+            beside.unlink(missing_ok=True)
+            raise file_refusal(problem, beside) from None
+        self._made, self._cost_s = time.monotonic(), time.monotonic() - start
+
+    def make_if_due(self, database: Database) -> bool:
+        """Copy if it is cheap now; a full disk does not undo the step that was just completed."""
+        if not self.due:
+            return False
+        try:
+            self.make(database)
+        except DiskFullError:
+            return False
+        return True

@@ -1,0 +1,142 @@
+"""One SQLite file with durable, all-or-nothing steps and errors that a user can act on; imports errors and durable.
+
+Write-ahead logging with `synchronous=FULL`: a step costs one fsync and is durable when it returns (with a rollback
+journal it would not be: SQLite then does not sync the directory after deleting the journal). The lock is exclusive, so
+that one process at a time owns the file and no shared memory is needed.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Literal
+
+from homeroom.errors import DiskFullError, StoreError
+
+BUSY, FULL, READONLY, IOERR, CORRUPT, CANTOPEN, NOTADB = 5, 13, 8, 10, 11, 14, 26
+
+
+class DamagedError(Exception):
+    """The file is not a valid SQLite database any more; caught by the store, which repairs it."""
+
+
+class Database:
+    def __init__(self, path: Path, *, durable: bool = True) -> None:
+        self.path = path
+        self._depth = 0
+        with self.refusals():
+            self.connection = sqlite3.connect(path, isolation_level=None, timeout=0.5)
+            try:
+                self._prepare("FULL" if durable else "NORMAL")
+            except BaseException:
+                self.connection.close()
+                raise
+
+    def _prepare(self, synchronous: Literal["FULL", "NORMAL"]) -> None:
+        self.connection.execute("PRAGMA locking_mode = EXCLUSIVE")
+        self.connection.execute("PRAGMA journal_mode = WAL")
+        self.connection.execute(f"PRAGMA synchronous = {synchronous}")
+        self.connection.execute("PRAGMA secure_delete = ON")
+        self.connection.execute("PRAGMA foreign_keys = ON")
+        self.connection.execute("PRAGMA cell_size_check = ON")
+        self.connection.execute("PRAGMA journal_size_limit = 1048576")
+
+    @contextmanager
+    def refusals(self) -> Iterator[None]:
+        """Turn SQLite's errors into ours."""
+        try:
+            yield
+        except sqlite3.DatabaseError as problem:
+            raise refusal(problem, self.path) from None
+
+    @contextmanager
+    def step(self) -> Iterator[None]:
+        """A transaction; inside another one, a part of it. Afterwards all of it is durable, or nothing happened."""
+        if self._depth:
+            yield
+            return
+        with self.refusals():
+            self.connection.execute("BEGIN IMMEDIATE")
+            self._depth += 1
+            try:
+                yield
+                self.connection.execute("COMMIT")
+            except BaseException:
+                if self.connection.in_transaction:
+                    self.connection.execute("ROLLBACK")
+                raise
+            finally:
+                self._depth -= 1
+
+    def rows(self, sql: str, parameters: Sequence[Any] = ()) -> list[Any]:
+        with self.refusals():
+            return self.connection.execute(sql, parameters).fetchall()
+
+    def each(self, sql: str, parameters: Sequence[Any] = ()) -> Iterator[Any]:
+        """Rows one at a time, so that media need not fit in memory together."""
+        with self.refusals():
+            yield from self.connection.execute(sql, parameters)
+
+    def one(self, sql: str, parameters: Sequence[Any] = ()) -> Any:
+        rows = self.rows(sql, parameters)
+        return rows[0] if rows else None
+
+    def write(self, sql: str, parameters: Sequence[Any] = ()) -> int:
+        """Run one statement inside a step; return the number of rows it changed."""
+        with self.step(), self.refusals():
+            return self.connection.execute(sql, parameters).rowcount
+
+    def write_many(self, sql: str, rows: Sequence[Sequence[Any]]) -> None:
+        with self.step(), self.refusals():
+            self.connection.executemany(sql, rows)
+
+    def compact(self) -> None:
+        """Rewrite the file without free pages and empty the log; what was deleted is then in neither.
+
+        `secure_delete` has already zeroed it: no space for the copy, or no time, loses nothing.
+        """
+        try:
+            self.connection.execute("VACUUM")
+        except sqlite3.OperationalError as problem:
+            if primary_code(problem) != FULL:
+                raise refusal(problem, self.path) from None
+        self.empty_log()
+
+    def empty_log(self) -> None:
+        with self.refusals():
+            self.connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+
+    def check(self) -> str | None:
+        """What SQLite's own check finds wrong with the file's structure, or None."""
+        try:
+            found = self.connection.execute("PRAGMA integrity_check(1)").fetchone()[0]
+        except sqlite3.DatabaseError as problem:
+            return str(problem)
+        return None if found == "ok" else str(found)
+
+    def close(self) -> None:
+        self.connection.close()
+
+
+def primary_code(problem: sqlite3.Error) -> int:
+    return (getattr(problem, "sqlite_errorcode", None) or 0) & 0xFF
+
+
+def refusal(problem: sqlite3.Error, path: Path) -> Exception:
+    """The error to raise for one of SQLite's."""
+    code, where = primary_code(problem), str(path)
+    if code == FULL:
+        return DiskFullError("no space left; nothing was changed", where=where, remedy="free some space, try again")
+    if code == BUSY:
+        return StoreError("is in use by another process", where=where, remedy="wait until it ends, or stop it")
+    if code in (READONLY, CANTOPEN):
+        return StoreError(
+            "cannot be opened for writing", where=where, remedy="make the directory writable, then try again"
+        )
+    if code in (CORRUPT, NOTADB):
+        return DamagedError(str(problem))
+    if code == IOERR:
+        return StoreError(f"the disk refused: {problem}", where=where, remedy="check free space and the disk's health")
+    return problem

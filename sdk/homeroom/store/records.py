@@ -1,0 +1,48 @@
+"""What the store hands out, as frozen data; imports nothing."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+
+@dataclass(frozen=True)
+class Version:
+    """One theta in the store. `base`: the global version it is (global) or was trained from (local)."""
+
+    version_id: str
+    kind: Literal["local", "global"]
+    base: int
+    facts: dict[str, Any]
+    subjects: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True)
+class StoredUpdate:
+    """An update as it was signed; `base` is the global version that it answers."""
+
+    update_id: str
+    base: int
+    data: bytes
+
+
+@dataclass(frozen=True)
+class ForgetReport:
+    """What `forget` removed; `unlearning` are updates already sent, whose removal is now asked for."""
+
+    samples: int = 0
+    versions: int = 0
+    unsent_updates: int = 0
+    unlearning: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Export:
+    """All that is held about one subject."""
+
+    subject: str
+    samples: tuple[Any, ...]
+    versions: tuple[str, ...]
+    updates: tuple[str, ...]
+    cached_features: int
+    audit: tuple[dict[str, Any], ...] = field(default=())

@@ -1,0 +1,226 @@
+"""Finding damage in device.db and undoing it from the last good copy, with a list of what was lost; no other module does."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import sqlite3
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from homeroom.backup import Backup
+from homeroom.durable import replace_durable, sync_directory
+from homeroom.errors import HomeroomError, StoreError
+from homeroom.store import schema
+from homeroom.store.database import DamagedError, Database, refusal
+from homeroom.store.keybook import KeyBook
+from homeroom.store.sealing import Broken, broken_rows
+from homeroom.vault import BrokenSealError, Ring
+
+if TYPE_CHECKING:
+    from homeroom.store.opening import Opened
+
+CHECKED_AT_OPEN_BYTES = 64 << 20  # a larger store is checked before it is read or copied, not at every opening
+LOGS = ("-wal", "-shm", "-journal")
+TABLES = ("subjects", "samples", "versions", "updates", "unlearning", "lineage", "secrets")
+
+
+def locked(problem: sqlite3.Error, directory: Path) -> Exception:
+    return refusal(problem, directory)
+
+
+def beyond_repair(directory: Path) -> StoreError:
+    return StoreError(
+        "device.db and its copy are both damaged",
+        where=str(directory),
+        remedy="restore the directory from your own copy, or open it anew and add the samples again",
+    )
+
+
+def holds_data(directory: Path) -> bool:
+    return is_made(directory / "device.db") or (directory / "backup" / "device.db").exists()
+
+
+def is_made(path: Path) -> bool:
+    """Whether device.db is more than an empty file or a creation that was cut short."""
+    if not path.exists() or path.stat().st_size == 0:
+        return False
+    with contextlib.suppress(sqlite3.DatabaseError), contextlib.closing(sqlite3.connect(path)) as connection:
+        return connection.execute("SELECT count(*) FROM sqlite_schema WHERE name = 'store'").fetchone()[0] > 0
+    return True  # damaged, which is not the same as never made
+
+
+def find_store_id(directory: Path) -> str | None:
+    """The store's id, read from the databases when device.json is gone."""
+    for path in (directory / "device.db", directory / "backup" / "device.db"):
+        if path.exists():
+            with contextlib.suppress(sqlite3.DatabaseError, TypeError), contextlib.closing(sqlite3.connect(path)) as c:
+                return str(c.execute("SELECT store_id FROM store").fetchone()[0])
+    return None
+
+
+def discard(directory: Path) -> None:
+    """Remove a store that nobody can read; bundles stay."""
+    for name in ("device.db", "cache.db", "backup/device.db", "device.json"):
+        for suffix in ("", *LOGS):
+            directory.joinpath(name + suffix).unlink(missing_ok=True)
+    sync_directory(directory)
+
+
+def migrate(database: Database) -> None:
+    """Bring an older store up to this version, after a copy beside it was made."""
+    found = database.one("PRAGMA user_version")[0]
+    if found > schema.VERSION:
+        raise StoreError(
+            f"device.db has version {found}, newer than {schema.VERSION}",
+            where=str(database.path),
+            remedy="update homeroom",
+        )
+    if found == schema.VERSION:
+        return
+    Backup(database.path.parent).make(database)
+    with database.step():
+        for version in range(found, schema.VERSION):
+            schema.MIGRATIONS[version](database.connection)
+        database.write(f"PRAGMA user_version = {schema.VERSION}")
+
+
+def note(opened: Opened, what: list[str]) -> None:
+    """List damage, durably."""
+    from homeroom.store.opening import now
+
+    at = now().isoformat(timespec="seconds")
+    opened.database.write_many("INSERT INTO damage (at, what) VALUES (?, ?)", [(at, w) for w in what])
+
+
+def mend(opened: Opened) -> None:
+    """Open every sealed value; put damaged rows back from the copy, remove and list those that it does not have."""
+    database, keys = opened.database, opened.keys
+    broken = list(broken_rows(database, keys, inputs=True))
+    if broken:
+        copy = _read_copy(opened.backup)
+        with database.step():
+            for row in broken:
+                note(opened, [_put_back(database, copy, row)])
+            keys.reset()
+            still = list(broken_rows(database, keys, inputs=True))
+            for row in still:
+                _remove(database, row)
+                note(opened, [f"{_say(row)} was damaged and is lost: the copy does not have it"])
+        if copy is not None:
+            copy.close()
+        keys.reset()
+    opened.checked = True
+
+
+def _read_copy(backup: Backup) -> sqlite3.Connection | None:
+    if not backup.exists():
+        return None
+    return sqlite3.connect(f"{backup.path.resolve().as_uri()}?mode=ro", uri=True)
+
+
+def _put_back(database: Database, copy: sqlite3.Connection | None, broken: Broken) -> str:
+    row = None
+    if copy is not None:
+        with contextlib.suppress(sqlite3.DatabaseError):
+            sql = f"SELECT * FROM {broken.table} WHERE {broken.key} = ?"
+            row = copy.execute(sql, (broken.name,)).fetchone()
+    if row is None:
+        return f"{_say(broken)} was found damaged"
+    names = _columns(database, broken.table)
+    changes = ", ".join(f"{name} = ?" for name in names)
+    database.write(f"UPDATE {broken.table} SET {changes} WHERE {broken.key} = ?", (*row, broken.name))
+    return f"{_say(broken)} was found damaged and put back from the copy"
+
+
+def _remove(database: Database, broken: Broken) -> None:
+    kind = {"versions": "version", "updates": "update"}.get(broken.table)
+    if broken.table == "subjects":
+        database.write("DELETE FROM lineage WHERE subject_id = ?", (broken.name,))
+        database.write("DELETE FROM samples WHERE subject_id = ?", (broken.name,))
+    elif kind:
+        database.write("DELETE FROM lineage WHERE kind = ? AND item = ?", (kind, broken.name))
+    database.write(f"DELETE FROM {broken.table} WHERE {broken.key} = ?", (broken.name,))
+
+
+def _say(broken: Broken) -> str:
+    return f"{broken.table.removesuffix('s')} {broken.name}"
+
+
+def _columns(database: Database, table: str) -> list[str]:
+    return [row[1] for row in database.rows(f"PRAGMA table_info({table})")]
+
+
+def restore(directory: Path, backup: Backup, ring: Ring, why: str) -> list[str]:
+    """Replace device.db by the last copy, with the rows that can still be read from the damaged file; say what was done."""
+    if not backup.exists():
+        raise beyond_repair(directory)
+    beside = directory / "device.db.new"
+    _unlink(beside)
+    beside.write_bytes(backup.path.read_bytes())
+    try:
+        database = Database(beside)
+    except DamagedError:
+        raise beyond_repair(directory) from None
+    try:
+        if database.check():
+            raise beyond_repair(directory)
+        saved, unread = _salvage(directory / "device.db", database, ring)
+    except (DamagedError, BrokenSealError):
+        raise beyond_repair(directory) from None
+    finally:
+        database.close()
+    with beside.open("rb+") as file:
+        os.fsync(file.fileno())
+    replace_durable(beside, directory / "device.db.restored")
+    finish_restore(directory)
+    lines = [f"{why}: restored from the last copy, with {saved} newer rows that could still be read"]
+    return lines + [f"{table}: rows after number {last} in the copy could not be read" for table, last in unread]
+
+
+def finish_restore(directory: Path) -> None:
+    """Put a restored file in place; the old file's log goes first, because SQLite would replay it into the new one."""
+    restored, path = directory / "device.db.restored", directory / "device.db"
+    if not restored.exists():
+        return
+    for suffix in LOGS:
+        path.with_name(path.name + suffix).unlink(missing_ok=True)
+    sync_directory(directory)
+    replace_durable(restored, path)
+
+
+def _unlink(path: Path) -> None:
+    for suffix in ("", *LOGS):
+        path.with_name(path.name + suffix).unlink(missing_ok=True)
+
+
+def _salvage(damaged: Path, database: Database, ring: Ring) -> tuple[int, list[tuple[str, int]]]:
+    """Copy rows that the damaged file has and the copy lacks, whose seals hold; (rows saved, tables cut short)."""
+    if not damaged.exists():
+        return 0, []
+    saved, unread = 0, []
+    keys = KeyBook(database, ring)
+    with contextlib.closing(sqlite3.connect(damaged)) as old:
+        with contextlib.suppress(sqlite3.DatabaseError):
+            if old.execute("SELECT generation FROM store").fetchone()[0] != keys.generation:
+                return 0, []
+        for table in TABLES:
+            marks = ", ".join("?" * len(_columns(database, table)))
+            last = 0
+            try:
+                with database.step():
+                    for row in _readable(old, table):
+                        saved += database.write(f"INSERT OR IGNORE INTO {table} VALUES ({marks})", row)
+            except (sqlite3.DatabaseError, HomeroomError, DamagedError):
+                last = database.one(f"SELECT count(*) FROM {table}")[0]
+                unread.append((table, last))
+    with database.step():
+        for broken in list(broken_rows(database, keys, inputs=True)):
+            _remove(database, broken)
+            saved -= 1
+    return saved, unread
+
+
+def _readable(connection: sqlite3.Connection, table: str) -> Iterator[tuple[Any, ...]]:
+    yield from connection.execute(f"SELECT * FROM {table}")

@@ -1,0 +1,46 @@
+"""The tables of device.db and cache.db; `docs/device.md` says what each column holds and with which key it is sealed."""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Callable
+
+VERSION = 1  # PRAGMA user_version of device.db
+APPLICATION_ID = 0x484D524D  # "HMRM"
+
+DEVICE = """
+CREATE TABLE store (
+    id INTEGER PRIMARY KEY CHECK (id = 1), store_id TEXT NOT NULL, generation INTEGER NOT NULL,
+    device_key BLOB NOT NULL, index_key BLOB NOT NULL);
+CREATE TABLE subjects (
+    subject_id INTEGER PRIMARY KEY AUTOINCREMENT, name_index BLOB NOT NULL UNIQUE,
+    data_key BLOB NOT NULL, name BLOB NOT NULL);
+CREATE TABLE samples (
+    number INTEGER PRIMARY KEY AUTOINCREMENT, sample_id TEXT NOT NULL UNIQUE,
+    subject_id INTEGER NOT NULL REFERENCES subjects, facts BLOB NOT NULL, inputs BLOB NOT NULL);
+CREATE INDEX samples_by_subject ON samples (subject_id);
+CREATE TABLE versions (
+    number INTEGER PRIMARY KEY AUTOINCREMENT, version_id TEXT NOT NULL UNIQUE,
+    kind TEXT NOT NULL CHECK (kind IN ('local', 'global')), base INTEGER NOT NULL,
+    facts BLOB NOT NULL, theta BLOB NOT NULL);
+CREATE TABLE updates (
+    update_id TEXT PRIMARY KEY, base INTEGER NOT NULL, state TEXT NOT NULL CHECK (state IN ('pending', 'sent')),
+    data BLOB);
+CREATE TABLE unlearning (update_id TEXT PRIMARY KEY, state TEXT NOT NULL CHECK (state IN ('pending', 'sent')));
+CREATE TABLE lineage (
+    subject_id INTEGER NOT NULL REFERENCES subjects, kind TEXT NOT NULL CHECK (kind IN ('version', 'update', 'state')),
+    item TEXT NOT NULL, PRIMARY KEY (subject_id, kind, item)) WITHOUT ROWID;
+CREATE INDEX lineage_by_item ON lineage (kind, item);
+CREATE TABLE secrets (name TEXT PRIMARY KEY, body BLOB NOT NULL);
+CREATE TABLE audit (number INTEGER PRIMARY KEY AUTOINCREMENT, at TEXT NOT NULL, event TEXT NOT NULL, count INTEGER);
+CREATE TABLE damage (number INTEGER PRIMARY KEY AUTOINCREMENT, at TEXT NOT NULL, what TEXT NOT NULL);
+"""
+
+CACHE = """
+CREATE TABLE IF NOT EXISTS features (
+    number INTEGER PRIMARY KEY, subject_id INTEGER NOT NULL, name BLOB NOT NULL, body BLOB NOT NULL,
+    UNIQUE (subject_id, name));
+"""
+
+# From each older version to the next; run inside one transaction, after a copy was made.
+MIGRATIONS: dict[int, Callable[[sqlite3.Connection], None]] = {}

@@ -1,0 +1,327 @@
+"""The device's store: samples, versions of theta, outbox and secrets in one encrypted SQLite file, features beside it.
+
+It may import vault, backup, samples and its own parts; no other module of the device writes SQL.
+"""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
+from pathlib import Path
+from typing import Any, Literal
+
+import msgspec
+import numpy as np
+
+from homeroom.samples import StoredSample
+from homeroom.store import opening
+from homeroom.store.database import Database
+from homeroom.store.features import FeatureCache
+from homeroom.store.forget import forget_subject
+from homeroom.store.keybook import KeyBook, Subject
+from homeroom.store.records import Export, ForgetReport, StoredUpdate, Version
+from homeroom.store.sealing import pack_sample, seal_sample
+from homeroom.vault import Cipher, Keys
+
+KEPT_VERSIONS = 8  # newest versions of theta that stay, beside the current one
+
+
+class Store:
+    """One device directory's store, open in this process alone. Subjects are given and returned by name.
+
+    Every method that changes something is one step: afterwards it is durable, or (an error, a power cut) nothing
+    happened. `step` joins several into one.
+    """
+
+    def __init__(self, opened: opening.Opened) -> None:
+        self._opened = opened
+        self.directory = opened.directory
+        self.store_id = opened.store_id
+        self.moved = opened.moved
+
+    @classmethod
+    def open(cls, directory: Path, keys: Keys | None = None, *, anew: bool = False) -> Store:
+        """Open or make the store of a directory; finishes what was cut short, restores what is damaged.
+
+        `anew` discards a store whose master key is not on this machine. Raises StoreError if another process holds it,
+        the key is missing, or it cannot be written.
+        """
+        return cls(opening.open_store(Path(directory), keys, anew=anew))
+
+    def close(self) -> None:
+        self._opened.close()
+
+    def __enter__(self) -> Store:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def step(self, event: str, count: int | None = None) -> AbstractContextManager[None]:
+        """Join what is done inside into one durable step, written to the audit log under `event`."""
+        return self._opened.step(event, count)
+
+    # Samples
+
+    def add(self, samples: Sequence[StoredSample]) -> list[str]:
+        """Store samples; return their ids. A sample that is already there, content and labels alike, is not doubled."""
+        ids = []
+        with self.step("add", len(samples)):
+            for sample in samples:
+                subject = self._keys.find_or_make(sample.subject)
+                facts, inputs = pack_sample(sample)
+                sample_id = subject.cipher.index("sample", facts, inputs).hex()
+                row = (sample_id, subject.subject_id, *seal_sample(subject.cipher, sample_id, facts, inputs))
+                self._database.write(
+                    "INSERT INTO samples (sample_id, subject_id, facts, inputs) VALUES (?, ?, ?, ?) "
+                    "ON CONFLICT (sample_id) DO NOTHING",
+                    row,
+                )
+                ids.append(sample_id)
+        self._opened.back_up()
+        return ids
+
+    def samples(self, subject: str | None = None) -> list[StoredSample]:
+        """Every sample, or one subject's, in the order they were added."""
+        return list(self.each_sample(subject))
+
+    def each_sample(self, subject: str | None = None) -> Iterator[StoredSample]:
+        """As `samples`, one at a time."""
+        return self._opened.read_samples(subject)
+
+    def count(self) -> int:
+        return int(self._database.one("SELECT count(*) FROM samples")[0])
+
+    def subjects(self) -> list[str]:
+        return [subject.name for subject in self._keys.all()]
+
+    # Features
+
+    def read_features(self, variant: str, wanted: Iterable[tuple[str, bytes]]) -> dict[tuple[str, bytes], np.ndarray]:
+        """Cached features int8 [taps, n, dim] by (subject, content digest), as far as they are there."""
+        return self._cache.read(self._keys, variant, wanted)
+
+    def write_features(self, variant: str, features: Mapping[tuple[str, bytes], np.ndarray]) -> None:
+        """Cache features by (subject, content digest); subjects that the store does not know are skipped."""
+        self._cache.write(self._keys, variant, features)
+
+    # Versions of theta and the state of training
+
+    def put_version(
+        self,
+        theta: np.ndarray,
+        kind: Literal["local", "global"],
+        base: int,
+        facts: Mapping[str, Any],
+        subjects: Iterable[str] = (),
+    ) -> str:
+        """Store theta float32 [P] and which subjects entered it; return its id. It does not become current by this."""
+        version_id = secrets.token_hex(8)
+        data = np.ascontiguousarray(theta, np.float32).tobytes()
+        with self._database.step():
+            self._database.write(
+                "INSERT INTO versions (version_id, kind, base, facts, theta) VALUES (?, ?, ?, ?, ?)",
+                (
+                    version_id,
+                    kind,
+                    base,
+                    self._device.seal(msgspec.json.encode(dict(facts)), "versions.facts", version_id),
+                    self._device.seal(data, "versions.theta", version_id),
+                ),
+            )
+            self._link("version", version_id, subjects)
+            self._drop_old_versions()
+        return version_id
+
+    def versions(self) -> list[Version]:
+        """All versions held, oldest first."""
+        return [self._version(row) for row in self._database.rows(f"{VERSIONS} ORDER BY number")]
+
+    def theta(self, version_id: str) -> np.ndarray:
+        """The float32 [P] of a version."""
+        row = self._database.one("SELECT theta FROM versions WHERE version_id = ?", (version_id,))
+        return np.frombuffer(self._device.open(row[0], "versions.theta", version_id), np.float32).copy()
+
+    def newest_global(self) -> Version | None:
+        row = self._database.one(f"{VERSIONS} WHERE kind = 'global' ORDER BY base DESC, number DESC LIMIT 1")
+        return None if row is None else self._version(row)
+
+    def current(self) -> Version | None:
+        """The version that `predict` uses; None means the bundle's own theta."""
+        for version_id in reversed(self._history()):
+            if row := self._database.one(f"{VERSIONS} WHERE version_id = ?", (version_id,)):
+                return self._version(row)
+        return None
+
+    def set_current(self, version_id: str) -> None:
+        history = [v for v in self._history() if v != version_id]
+        self._put_history([*history, version_id])
+
+    def step_back(self) -> Version | None:
+        """Make the version before the current one current (None: the bundle's) and return it."""
+        present = self.current()
+        if present is not None:
+            self._put_history([v for v in self._history() if v != present.version_id])
+        return self.current()
+
+    def save_state(self, data: bytes, tag: str, subjects: Iterable[str]) -> None:
+        """Keep the one state of an unfinished training; `tag` says what it belongs to."""
+        with self._database.step():
+            self.drop_state()
+            self.put_secret("state", msgspec.msgpack.encode((tag, data)))
+            self._link("state", "state", subjects)
+
+    def load_state(self, tag: str) -> bytes | None:
+        """The state of an unfinished training of the same `tag`."""
+        body = self.get_secret("state")
+        if body is None:
+            return None
+        found, data = msgspec.msgpack.decode(body, type=tuple[str, bytes])
+        return data if found == tag else None
+
+    def drop_state(self) -> None:
+        with self._database.step():
+            self._database.write("DELETE FROM secrets WHERE name = 'state'")
+            self._database.write("DELETE FROM lineage WHERE kind = 'state'")
+
+    # Outbox
+
+    def queue_update(self, update_id: str, data: bytes, base: int, subjects: Iterable[str]) -> bool:
+        """Queue a signed update; it replaces an unsent one of the same base. False if one of that base was sent."""
+        with self._database.step():
+            if self._database.one("SELECT 1 FROM updates WHERE base = ? AND state = 'sent'", (base,)):
+                return False
+            for (old,) in self._database.rows("SELECT update_id FROM updates WHERE base = ?", (base,)):
+                self.drop_update(old)
+            sealed = self._device.seal(data, "updates.data", update_id)
+            self._database.write("INSERT INTO updates VALUES (?, ?, 'pending', ?)", (update_id, base, sealed))
+            self._link("update", update_id, subjects)
+        return True
+
+    def pending_updates(self) -> list[StoredUpdate]:
+        rows = self._database.rows("SELECT update_id, base, data FROM updates WHERE state = 'pending' ORDER BY base")
+        return [StoredUpdate(u, base, self._device.open(data, "updates.data", u)) for u, base, data in rows]
+
+    def sent_updates(self) -> list[str]:
+        return [row[0] for row in self._database.rows("SELECT update_id FROM updates WHERE state = 'sent'")]
+
+    def mark_sent(self, update_id: str) -> None:
+        """The aggregator has it: keep its id and lineage, not its bytes."""
+        with self.step("sent", 1):
+            self._database.write("UPDATE updates SET state = 'sent', data = NULL WHERE update_id = ?", (update_id,))
+        self._opened.back_up()
+
+    def drop_update(self, update_id: str) -> None:
+        with self._database.step():
+            self._database.write("DELETE FROM updates WHERE update_id = ?", (update_id,))
+            self._database.write("DELETE FROM lineage WHERE kind = 'update' AND item = ?", (update_id,))
+
+    def queue_unlearn(self, update_id: str) -> None:
+        self._database.write("INSERT OR IGNORE INTO unlearning VALUES (?, 'pending')", (update_id,))
+
+    def pending_unlearn(self) -> list[str]:
+        return [row[0] for row in self._database.rows("SELECT update_id FROM unlearning WHERE state = 'pending'")]
+
+    def mark_unlearned(self, update_id: str) -> None:
+        with self.step("unlearning asked", 1):
+            self._database.write("UPDATE unlearning SET state = 'sent' WHERE update_id = ?", (update_id,))
+
+    # Secrets: small named values, such as the device's signing key and its enrolment
+
+    def get_secret(self, name: str) -> bytes | None:
+        row = self._database.one("SELECT body FROM secrets WHERE name = ?", (name,))
+        return None if row is None else self._device.open(row[0], "secrets", name)
+
+    def put_secret(self, name: str, body: bytes | None) -> None:
+        """Store a value under a name; None removes it."""
+        if body is None:
+            self._database.write("DELETE FROM secrets WHERE name = ?", (name,))
+        else:
+            sealed = self._device.seal(body, "secrets", name)
+            self._database.write("INSERT OR REPLACE INTO secrets VALUES (?, ?)", (name, sealed))
+
+    # Subjects' rights
+
+    def forget(self, subject: str) -> ForgetReport:
+        """Destroy a subject's key and all that stems from it; InputError if there is no such subject."""
+        return forget_subject(self._opened, subject)
+
+    def export(self, subject: str) -> Export:
+        """All that is held about a subject; InputError if there is no such subject."""
+        found = self._opened.known(subject)
+        return Export(
+            subject=subject,
+            samples=tuple(self.each_sample(subject)),
+            versions=tuple(self._items(found, "version")),
+            updates=tuple(self._items(found, "update")),
+            cached_features=self._cache.count(found.subject_id),
+        )
+
+    def audit(self) -> list[dict[str, Any]]:
+        """What was done, oldest first; no names."""
+        return [
+            {"at": at, "event": event, "count": count}
+            for at, event, count in self._database.rows("SELECT at, event, count FROM audit ORDER BY number")
+        ]
+
+    def damage(self) -> list[str]:
+        """What was found damaged so far, and what became of it, oldest first."""
+        return [f"{at}: {what}" for at, what in self._database.rows("SELECT at, what FROM damage ORDER BY number")]
+
+    def back_up(self) -> None:
+        """Renew the copy in backup/ now."""
+        self._opened.back_up(force=True)
+
+    # Inside
+
+    @property
+    def _database(self) -> Database:
+        return self._opened.database
+
+    @property
+    def _keys(self) -> KeyBook:
+        return self._opened.keys
+
+    @property
+    def _device(self) -> Cipher:
+        return self._opened.keys.device
+
+    @property
+    def _cache(self) -> FeatureCache:
+        return self._opened.cache
+
+    def _version(self, row: Sequence[Any]) -> Version:
+        version_id, kind, base, facts = row
+        plain = msgspec.json.decode(self._device.open(facts, "versions.facts", version_id))
+        sql = "SELECT subject_id FROM lineage WHERE kind = 'version' AND item = ?"
+        subjects = tuple(r[0] for r in self._database.rows(sql, (version_id,)))
+        return Version(version_id, kind, base, plain, subjects)
+
+    def _history(self) -> list[str]:
+        body = self.get_secret("history")
+        return [] if body is None else msgspec.json.decode(body, type=list[str])
+
+    def _put_history(self, history: list[str]) -> None:
+        self.put_secret("history", msgspec.json.encode(history[-32:]))
+
+    def _link(self, kind: str, item: str, subjects: Iterable[str]) -> None:
+        rows = [(subject_id, kind, item) for subject_id in self._keys.ids(subjects)]
+        self._database.write_many("INSERT OR IGNORE INTO lineage VALUES (?, ?, ?)", rows)
+
+    def _items(self, subject: Subject, kind: str) -> list[str]:
+        sql = "SELECT item FROM lineage WHERE subject_id = ? AND kind = ?"
+        return [row[0] for row in self._database.rows(sql, (subject.subject_id, kind))]
+
+    def _drop_old_versions(self) -> None:
+        current, newest = self.current(), self.newest_global()
+        kept = {v.version_id for v in (current, newest) if v}
+        for (version_id,) in self._database.rows(
+            "SELECT version_id FROM versions ORDER BY number DESC LIMIT -1 OFFSET ?", (KEPT_VERSIONS,)
+        ):
+            if version_id not in kept:
+                self._database.write("DELETE FROM versions WHERE version_id = ?", (version_id,))
+                self._database.write("DELETE FROM lineage WHERE kind = 'version' AND item = ?", (version_id,))
+
+
+VERSIONS = "SELECT version_id, kind, base, facts FROM versions"
