@@ -1,4 +1,4 @@
-"""The last good copy of device.db: made with SQLite's online backup, whole or not at all; imports database and durable."""
+"""The last good copy of device.db, made with SQLite's online backup, whole or not at all; imports the database only."""
 
 from __future__ import annotations
 
@@ -7,9 +7,8 @@ import sqlite3
 import time
 from pathlib import Path
 
-from homeroom.durable import make_directory, replace_durable
+from homeroom.durable import make_directory, replace_durable, sync_directory
 from homeroom.durable import refusal as file_refusal
-from homeroom.errors import DiskFullError
 from homeroom.store.database import Database, refusal
 
 SHARE = 0.05  # at most this share of the time goes into copying, unless a copy is forced
@@ -22,6 +21,10 @@ class Backup:
         self.path = directory / "backup" / "device.db"
         self._made = -1e9
         self._cost_s = 0.0
+
+    def discard(self) -> None:
+        self.path.unlink(missing_ok=True)
+        sync_directory(self.path.parent)
 
     def exists(self) -> bool:
         return self.path.exists()
@@ -53,13 +56,3 @@ class Backup:
             beside.unlink(missing_ok=True)
             raise file_refusal(problem, beside) from None
         self._made, self._cost_s = time.monotonic(), time.monotonic() - start
-
-    def make_if_due(self, database: Database) -> bool:
-        """Copy if it is cheap now; a full disk does not undo the step that was just completed."""
-        if not self.due:
-            return False
-        try:
-            self.make(database)
-        except DiskFullError:
-            return False
-        return True

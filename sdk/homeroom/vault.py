@@ -1,8 +1,8 @@
 """Encryption at rest and where the master key lives; imports errors, durable and machine.
 
-Everything is sealed with ChaCha20-Poly1305 (RFC 8439; a Raspberry Pi has no AES instructions) under a random nonce, with
-the place it belongs to as associated data, so that rows cannot be swapped. The master key stays outside the device's
-directory, in a *ring* that can hold the next key beside the present one while a `forget` is under way.
+Everything is sealed with ChaCha20-Poly1305 (RFC 8439; a Raspberry Pi has no AES instructions) under a random nonce,
+with the place it belongs to as associated data, so that rows cannot be swapped. The master key stays outside the
+device's directory, in a *ring* that can hold the next key beside the present one while a `forget` is under way.
 """
 
 from __future__ import annotations
@@ -46,6 +46,15 @@ class Cipher:
             return self._aead.decrypt(sealed[:NONCE_BYTES], sealed[NONCE_BYTES:], _place(place))
         except (InvalidTag, ValueError, TypeError):
             raise BrokenSealError("|".join(map(str, place))) from None
+
+    def holds(self, sealed: bytes | None, *place: str | int) -> bool:
+        """Whether a value was sealed here, for this place, and not altered since; nothing (None) holds."""
+        try:
+            if sealed is not None:
+                self.open(sealed, *place)
+        except BrokenSealError:
+            return False
+        return True
 
     def index(self, *parts: str | bytes) -> bytes:
         """A keyed digest, 16 bytes, by which a value can be found again without being readable."""
@@ -111,7 +120,7 @@ class Keys(Protocol):
 
 
 class FolderKeys:
-    """One file a ring, readable by this user only: an administrator's credential folder, or the user's configuration."""
+    """One file a ring, for this user's eyes only: an administrator's credential folder, or the user's configuration."""
 
     def __init__(self, folder: Path, place: KeyPlace = "folder") -> None:
         self.folder, self.place = folder, place

@@ -1,4 +1,4 @@
-"""cache.db: computed features, sealed with their subject's key, rebuilt whenever they are damaged; imports database only."""
+"""cache.db: computed features, sealed with their subject's key, rebuilt when damaged; imports database and key book."""
 
 from __future__ import annotations
 

@@ -1,13 +1,16 @@
-"""`forget` and the end of retention: destroying keys so that no old copy can bring a subject back; imports opening's parts.
+"""`forget` and the end of retention: destroying keys so that no old copy can bring a subject back; imports nothing more.
 
-The order is what makes it hold through a power cut. (1) The ring gets a second master key and the intention. (2) One
-step in device.db removes the subject, draws a new device key and index key, and seals everything with the new master key.
-(3) The backup is replaced. (4) The ring keeps the new key alone: from now on no copy from before can be read. If it is cut
-short after (1), the next opening finishes it; before, it never happened.
+The order is what makes it hold through a power cut.
+1. The ring gets a second master key and the intention.
+2. One step in device.db removes the subject, draws a new device key and index key, and seals all with the new master.
+3. The backup is replaced.
+4. The ring keeps the new key alone: from now on no copy from before can be read.
+Cut short after 1, the next opening finishes it; before, it never happened.
 """
 
 from __future__ import annotations
 
+import contextlib
 from typing import TYPE_CHECKING
 
 from homeroom.errors import DiskFullError
@@ -24,8 +27,8 @@ def forget_subject(opened: Opened, name: str) -> ForgetReport:
     try:
         report = remove_and_rotate(opened)
     except DiskFullError:
-        opened.keys.reset()
-        opened.put_ring(before.only(opened.keys.generation))
+        with contextlib.suppress(DiskFullError):  # else the next opening, with space, finishes it
+            opened.put_ring(before)
         raise
     finish_rotation(opened)
     return report
@@ -33,14 +36,14 @@ def forget_subject(opened: Opened, name: str) -> ForgetReport:
 
 def remove_and_rotate(opened: Opened) -> ForgetReport:
     """The one step in device.db: remove the subjects that the ring names and seal the rest anew."""
-    keys, database = opened.keys, opened.database
+    database = opened.database
+    report = ForgetReport()
     with opened.step("forget", len(opened.ring.forgetting)):
-        report = ForgetReport()
         for index in opened.ring.forgetting:
             row = database.one("SELECT subject_id FROM subjects WHERE name_index = ?", (bytes.fromhex(index),))
             if row is not None:
                 report = _remove(opened, row[0])
-        keys.rotate(opened.ring)
+        opened.keys.rotate(opened.ring)
     return report
 
 
@@ -48,7 +51,11 @@ def finish_rotation(opened: Opened) -> None:
     """After the step: no page, log, cache or copy of before stays, then the old master key goes."""
     opened.cache.keep_only(subject.subject_id for subject in opened.keys.all())
     opened.database.compact()
-    opened.back_up(force=True)
+    try:
+        opened.back_up(force=True)
+    except DiskFullError:
+        opened.backup.discard()  # no copy is better than one that still holds the subject
+        opened.back_up()
     opened.put_ring(opened.ring.only(opened.keys.generation))
 
 
@@ -61,14 +68,12 @@ def _remove(opened: Opened, subject_id: int) -> ForgetReport:
         return [row[0] for row in database.rows(sql, (subject_id, kind))]
 
     versions, updates = entered("version"), entered("update")
-    unsent, unlearning = [], []
-    for update_id in updates:
-        row = database.one("SELECT state FROM updates WHERE update_id = ?", (update_id,))
-        (unlearning if row and row[0] == "sent" else unsent).append(update_id)
+    sent = {row[0] for row in database.rows("SELECT update_id FROM updates WHERE state = 'sent'")}
+    unsent = [update_id for update_id in updates if update_id not in sent]
+    unlearning = [update_id for update_id in updates if update_id in sent]
     samples = database.write("DELETE FROM samples WHERE subject_id = ?", (subject_id,))
     if entered("state"):
-        database.write("DELETE FROM secrets WHERE name = 'state'")
-        database.write("DELETE FROM lineage WHERE kind = 'state'")
+        _drop_state(opened)
     for kind, table, key, items in (
         ("version", "versions", "version_id", versions),
         ("update", "updates", "update_id", unsent),
@@ -82,8 +87,13 @@ def _remove(opened: Opened, subject_id: int) -> ForgetReport:
     return ForgetReport(samples, len(versions), len(unsent), tuple(unlearning))
 
 
+def _drop_state(opened: Opened) -> None:
+    opened.database.write("DELETE FROM secrets WHERE name = 'state'")
+    opened.database.write("DELETE FROM lineage WHERE kind = 'state'")
+
+
 def expire(opened: Opened, today: str) -> int:
-    """Remove the samples whose retention date is before `today` (ISO); return how many.
+    """Remove the samples whose retention date is before `today` (ISO 8601); return how many.
 
     Their subjects get new data keys, so that old copies of the rows cannot be read; a subject with nothing left goes.
     What was learned from them stays until `forget`.
@@ -94,32 +104,32 @@ def expire(opened: Opened, today: str) -> int:
             expired.setdefault(subject.subject_id, []).append(sample.sample_id)
     if not expired:
         return 0
+    count = sum(map(len, expired.values()))
     before = opened.ring
     opened.put_ring(before.next())
     try:
-        with opened.step("retention ended", sum(map(len, expired.values()))):
+        with opened.step("retention ended", count):
+            _drop_state(opened)
             for subject_id, sample_ids in expired.items():
                 _end_retention(opened, subject_id, sample_ids)
             opened.keys.rotate(opened.ring)
     except DiskFullError:
-        opened.keys.reset()
-        opened.put_ring(before.only(opened.keys.generation))
+        with contextlib.suppress(DiskFullError):
+            opened.put_ring(before)
         raise
     opened.cache.forget(expired)
     finish_rotation(opened)
-    return sum(map(len, expired.values()))
+    return count
 
 
 def _end_retention(opened: Opened, subject_id: int, sample_ids: list[str]) -> None:
     database = opened.database
     database.write_many("DELETE FROM samples WHERE sample_id = ?", [(i,) for i in sample_ids])
-    database.write("DELETE FROM secrets WHERE name = 'state'")
-    database.write("DELETE FROM lineage WHERE kind = 'state'")
-    left = database.one(
-        "SELECT (SELECT count(*) FROM samples WHERE subject_id = ?1) + (SELECT count(*) FROM lineage WHERE subject_id = ?1)",
-        (subject_id,),
-    )[0]
-    if left:
+    left = [
+        database.one(f"SELECT count(*) FROM {table} WHERE subject_id = ?", (subject_id,))[0]
+        for table in ("samples", "lineage")
+    ]
+    if any(left):
         opened.keys.renew(subject_id)
     else:
         database.write("DELETE FROM subjects WHERE subject_id = ?", (subject_id,))

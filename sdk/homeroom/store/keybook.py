@@ -1,4 +1,4 @@
-"""The data keys inside device.db: one a subject, one for what mixes subjects, one for indexes; imports vault and database.
+"""The data keys inside device.db: one a subject, one for what mixes subjects, one for indexes; imports the vault.
 
 All are wrapped with the master key of the store's generation.
 """
@@ -121,7 +121,7 @@ class KeyBook:
         generation = ring.newest
         master = ring.cipher(generation)
         assert master is not None
-        device, index = Cipher(new_key()), Cipher(new_key())
+        device, indexer = Cipher(new_key()), Cipher(new_key())
         sealed = {
             name: self.device.open(body, "secrets", name) for name, body in self.database.rows("SELECT * FROM secrets")
         }
@@ -134,12 +134,12 @@ class KeyBook:
                 place = (f"{table}.{column}", identity)
                 body = device.seal(self.device.open(body, *place), *place)
                 self.database.write(f"UPDATE {table} SET {column} = ? WHERE {key} = ?", (body, identity))
-        self._master, self.generation, self.device, self._index = master, generation, device, index
+        self._master, self.generation, self.device, self._index = master, generation, device, indexer
         for subject in subjects:
-            place = self.index(subject.name)
+            index = self.index(subject.name)
             self.database.write(
                 "UPDATE subjects SET name_index = ?, data_key = ? WHERE subject_id = ?",
-                (place, self._wrap(subject.cipher.key, place), subject.subject_id),
+                (index, self._wrap(subject.cipher.key, index), subject.subject_id),
             )
         self.database.write("UPDATE store SET generation = ?, device_key = ?, index_key = ?", self._store_row())
         self.reset()

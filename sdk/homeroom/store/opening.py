@@ -1,4 +1,4 @@
-"""Opening a device directory: the lock, the keys, what was cut short, what is damaged; imports every part of the store."""
+"""Opening a device directory: the lock, the keys, what was cut short, what is damaged; imports the store's parts."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Finding damage in device.db and undoing it from the last good copy, with a list of what was lost; no other module does."""
+"""Finds damage in device.db, undoes it from the last good copy, lists what was lost; imports the store's parts."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def is_made(path: Path) -> bool:
     if not path.exists() or path.stat().st_size == 0:
         return False
     with contextlib.suppress(sqlite3.DatabaseError), contextlib.closing(sqlite3.connect(path)) as connection:
-        return connection.execute("SELECT count(*) FROM sqlite_schema WHERE name = 'store'").fetchone()[0] > 0
+        return connection.execute("SELECT 1 FROM sqlite_schema WHERE name = 'store'").fetchone() is not None
     return True  # damaged, which is not the same as never made
 
 
@@ -153,7 +153,7 @@ def _columns(database: Database, table: str) -> list[str]:
 
 
 def restore(directory: Path, backup: Backup, ring: Ring, why: str) -> list[str]:
-    """Replace device.db by the last copy, with the rows that can still be read from the damaged file; say what was done."""
+    """Replace device.db by the last copy, and by what can still be read from the damaged file; say what was done."""
     if not backup.exists():
         raise beyond_repair(directory)
     beside = directory / "device.db.new"

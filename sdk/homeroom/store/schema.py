@@ -1,4 +1,4 @@
-"""The tables of device.db and cache.db; `docs/device.md` says what each column holds and with which key it is sealed."""
+"""The tables of device.db and cache.db; `docs/device.md` says what each column holds and which key seals it."""
 
 from __future__ import annotations
 

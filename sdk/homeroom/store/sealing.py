@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,7 +11,7 @@ import msgspec
 from homeroom.samples import StoredSample
 from homeroom.store.database import Database
 from homeroom.store.keybook import KeyBook, Subject
-from homeroom.vault import BrokenSealError, Cipher
+from homeroom.vault import Cipher
 
 
 def pack_sample(sample: StoredSample) -> tuple[bytes, bytes]:
@@ -46,37 +46,21 @@ class Broken:
 def broken_rows(database: Database, keys: KeyBook, *, inputs: bool) -> Iterator[Broken]:
     """Open every sealed value; yield the rows that were altered. `inputs`: the samples' media too."""
     good, broken = keys.sound()
+    device = keys.device
     yield from (Broken("subjects", "subject_id", subject_id) for subject_id in broken)
     for name, body in database.rows("SELECT name, body FROM secrets"):
-        if _fails(lambda: keys.device.open(body, "secrets", name)):
+        if not device.holds(body, "secrets", name):
             yield Broken("secrets", "name", name)
-    for version_id, facts, theta in database.each("SELECT version_id, facts, theta FROM versions"):
-        if _fails(
-            lambda: (
-                keys.device.open(facts, "versions.facts", version_id),
-                keys.device.open(theta, "versions.theta", version_id),
-            )
-        ):
-            yield Broken("versions", "version_id", version_id)
-    for update_id, data in database.rows("SELECT update_id, data FROM updates WHERE state = 'pending'"):
-        if _fails(lambda: keys.device.open(data, "updates.data", update_id)):
-            yield Broken("updates", "update_id", update_id)
+    for name, facts, theta in database.each("SELECT version_id, facts, theta FROM versions"):
+        if not (device.holds(facts, "versions.facts", name) and device.holds(theta, "versions.theta", name)):
+            yield Broken("versions", "version_id", name)
+    for name, data in database.rows("SELECT update_id, data FROM updates"):
+        if not device.holds(data, "updates.data", name):
+            yield Broken("updates", "update_id", name)
     columns = "facts, inputs" if inputs else "facts, NULL"
-    for sample_id, subject_id, facts, media in database.each(f"SELECT sample_id, subject_id, {columns} FROM samples"):
+    for name, subject_id, facts, media in database.each(f"SELECT sample_id, subject_id, {columns} FROM samples"):
         subject = good.get(subject_id)
-        if subject is None or _fails(lambda: _open_parts(subject, sample_id, facts, media)):
-            yield Broken("samples", "sample_id", sample_id)
-
-
-def _open_parts(subject: Subject, sample_id: str, facts: bytes, media: bytes | None) -> None:
-    subject.cipher.open(facts, "samples.facts", sample_id)
-    if media is not None:
-        subject.cipher.open(media, "samples.inputs", sample_id)
-
-
-def _fails(attempt: Callable[[], object]) -> bool:
-    try:
-        attempt()
-    except BrokenSealError:
-        return True
-    return False
+        if subject is None or not (
+            subject.cipher.holds(facts, "samples.facts", name) and subject.cipher.holds(media, "samples.inputs", name)
+        ):
+            yield Broken("samples", "sample_id", name)
