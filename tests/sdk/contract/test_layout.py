@@ -1,9 +1,10 @@
 """Theta and its table of segments."""
 
 import numpy as np
-from homeroom.contract.layout import Layout, Parameter, Segment
 from hypothesis import given
 from hypothesis import strategies as st
+
+from homeroom.contract.layout import Layout, Parameter, Segment
 
 shapes = st.lists(st.integers(1, 5), min_size=0, max_size=3).map(tuple)
 segments = st.lists(st.lists(shapes, min_size=1, max_size=3), min_size=1, max_size=6).map(

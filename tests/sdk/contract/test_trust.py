@@ -3,6 +3,7 @@
 import msgspec
 import numpy as np
 import pytest
+
 from homeroom.contract.invitation import read_invitation
 from homeroom.contract.layout import Layout, Parameter, Segment
 from homeroom.contract.signing import (

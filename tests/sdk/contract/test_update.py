@@ -6,6 +6,9 @@ import msgspec
 import numpy as np
 import pytest
 import safetensors.numpy
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
 from homeroom.contract import envelope, update
 from homeroom.contract.canonical import canonical, digest
 from homeroom.contract.codecs import LIMIT, decode_fixed, encode_fixed
@@ -13,8 +16,6 @@ from homeroom.contract.layout import Layout, Parameter, Segment
 from homeroom.contract.signing import new_key, public_hex, sign
 from homeroom.contract.update import RoundConfiguration, SegmentEntry, UpdateHeader, make_update, read_update
 from homeroom.errors import HomeroomError, UpdateError
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 KEY = new_key()
 LAYOUT = Layout(
