@@ -52,24 +52,26 @@ def read(folder: Path, corpus: str) -> tuple[list[Answer], list[Answer]]:
 
 
 def split(folder: Path, corpus: str, seed: int) -> Split:
-    """TRAIN + VALIDATION answers drawn by `seed` from the training part.
+    """TRAIN, then VALIDATION answers drawn by `seed` from the official training part; the official test as it is.
 
-    A training answer that also occurs in the test (same question, reference and words) is left out, and one text is
-    never in both train and validation: pupils often give the same answer.
+    No answer is validated that stands in the drawn training part too: pupils often give the same one.
     """
-    training, test = read(folder, corpus)
+    pool, test = read(folder, corpus)
+    random.Random(f"{corpus}-{seed}").shuffle(pool)
+    train = pool[:TRAIN]
+    known = {_key(a) for a in train}
+    validation = [a for a in pool[TRAIN:] if _key(a) not in known][:VALIDATION]
+    return Split(tuple(train), tuple(validation), tuple(test))
 
-    def key(a: Answer) -> tuple[str, str, str]:
-        return a.question, a.reference, " ".join(a.answer.lower().split())
 
-    seen = {key(a) for a in test}
-    pool: dict[tuple[str, str, str], Answer] = {}
-    for answer in training:
-        if key(answer) not in seen:
-            pool.setdefault(key(answer), answer)
-    drawn = list(pool.values())
-    random.Random(f"{corpus}-{seed}").shuffle(drawn)
-    return Split(tuple(drawn[:TRAIN]), tuple(drawn[TRAIN : TRAIN + VALIDATION]), tuple(test))
+def repeated(split: Split) -> int:
+    """How many test answers stand word for word in the training answers; the official test has such."""
+    known = {_key(a) for a in split.train}
+    return sum(_key(a) in known for a in split.test)
+
+
+def _key(a: Answer) -> tuple[str, str, str]:
+    return a.question, a.reference, " ".join(a.answer.lower().split())
 
 
 def macro_f1(labels: Sequence[str], predictions: Sequence[str]) -> float:
