@@ -1,4 +1,4 @@
-"""`forget` and the end of retention: destroying keys so that no old copy can bring a subject back; imports nothing more.
+"""`forget` and the end of retention: destroying keys so that no old copy brings a subject back; imports records only.
 
 The order is what makes it hold through a power cut.
 1. The ring gets a second master key and the intention.
@@ -68,7 +68,7 @@ def _remove(opened: Opened, subject_id: int) -> ForgetReport:
         return [row[0] for row in database.rows(sql, (subject_id, kind))]
 
     versions, updates = entered("version"), entered("update")
-    sent = {row[0] for row in database.rows("SELECT update_id FROM updates WHERE state = 'sent'")}
+    sent = {row[0] for row in database.rows("SELECT update_id FROM updates WHERE state != 'pending'")}
     unsent = [update_id for update_id in updates if update_id not in sent]
     unlearning = [update_id for update_id in updates if update_id in sent]
     samples = database.write("DELETE FROM samples WHERE subject_id = ?", (subject_id,))
@@ -81,6 +81,8 @@ def _remove(opened: Opened, subject_id: int) -> ForgetReport:
         for item in items:
             database.write(f"DELETE FROM {table} WHERE {key} = ?", (item,))
             database.write("DELETE FROM lineage WHERE kind = ? AND item = ?", (kind, item))
+    for update_id in unlearning:  # an upload that was begun may have arrived: it is not tried again, only taken back
+        database.write("UPDATE updates SET state = 'sent', data = NULL WHERE update_id = ?", (update_id,))
     database.write_many("INSERT OR IGNORE INTO unlearning VALUES (?, 'pending')", [(u,) for u in unlearning])
     database.write("DELETE FROM lineage WHERE subject_id = ?", (subject_id,))
     database.write("DELETE FROM subjects WHERE subject_id = ?", (subject_id,))

@@ -17,9 +17,10 @@ from homeroom.durable import make_directory, write_durable
 from homeroom.errors import DiskFullError, InputError, StoreError
 from homeroom.samples import StoredSample
 from homeroom.store import repair, schema
+from homeroom.store.clock import Clock, look
 from homeroom.store.database import DamagedError, Database
 from homeroom.store.features import FeatureCache
-from homeroom.store.forget import finish_rotation, remove_and_rotate
+from homeroom.store.forget import expire, finish_rotation, remove_and_rotate
 from homeroom.store.keybook import KeyBook, Subject, first_row
 from homeroom.store.sealing import open_sample
 from homeroom.vault import BrokenSealError, KeyPlace, Keys, Ring, find_keys, new_ring
@@ -46,8 +47,21 @@ class Opened:
     keys: KeyBook
     cache: FeatureCache
     backup: Backup
+    clock: Clock
     moved: bool = False
     checked: bool = False  # every sealed value was opened in this process: the copy may be replaced
+
+    def look_at_clock(self) -> Clock:
+        """The clock as it is to be believed now, remembered once a day."""
+        row = self.database.one("SELECT body FROM secrets WHERE name = 'clock'")
+        known = (
+            None if row is None else msgspec.json.decode(self.keys.device.open(row[0], "secrets", "clock"), type=Clock)
+        )
+        self.clock = look(known, now().date())
+        if self.clock != known:
+            sealed = self.keys.device.seal(msgspec.json.encode(self.clock), "secrets", "clock")
+            self.database.write("INSERT OR REPLACE INTO secrets VALUES ('clock', ?)", (sealed,))
+        return self.clock
 
     def put_ring(self, ring: Ring) -> None:
         self.places.write(self.store_id, ring)
@@ -171,9 +185,9 @@ def _open_database(directory: Path, store_id: str, places: Keys, ring: Ring, loc
         except DamagedError:
             raise repair.beyond_repair(directory) from None
     try:
-        opened = Opened(
-            directory, store_id, places, ring, lock, database, keys, FeatureCache(directory / "cache.db"), backup
-        )
+        cache = FeatureCache(directory / "cache.db")
+        clock = Clock(now().date())
+        opened = Opened(directory, store_id, places, ring, lock, database, keys, cache, backup, clock)
         _settle(opened, lost)
     except BaseException:
         database.close()
@@ -208,6 +222,7 @@ def _settle(opened: Opened, lost: list[str]) -> None:
         finish_rotation(opened)
     opened.cache.keep_only(subject.subject_id for subject in opened.keys.sound()[0].values())
     _notice_move(opened)
+    expire(opened, opened.look_at_clock().newest.isoformat())
     if not opened.backup.exists():
         opened.back_up(force=True)
 
@@ -225,9 +240,9 @@ def _notice_move(opened: Opened) -> None:
             opened.database.write("DELETE FROM secrets WHERE name LIKE 'identity.%'")
             opened.database.write(
                 "DELETE FROM lineage WHERE kind = 'update' AND item IN "
-                "(SELECT update_id FROM updates WHERE state = 'pending')"
+                "(SELECT update_id FROM updates WHERE state != 'sent')"
             )
-            opened.database.write("DELETE FROM updates WHERE state = 'pending'")
+            opened.database.write("DELETE FROM updates WHERE state != 'sent'")
             opened.moved = True
 
 

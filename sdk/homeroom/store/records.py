@@ -14,7 +14,6 @@ class Version:
     kind: Literal["local", "global"]
     base: int
     facts: dict[str, Any]
-    subjects: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True)

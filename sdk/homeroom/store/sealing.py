@@ -15,7 +15,7 @@ from homeroom.vault import Cipher
 
 
 def pack_sample(sample: StoredSample) -> tuple[bytes, bytes]:
-    """Facts (labels, consent, dates) and inputs (text, media) as MessagePack, apart so that facts stay quick to read."""
+    """Facts (labels, consent, dates) and inputs (text, media) as MessagePack, apart so that facts are quick to read."""
     facts = {name: getattr(sample, name) for name in FACTS}
     return msgspec.msgpack.encode(facts, order="sorted"), msgspec.msgpack.encode(sample.inputs, order="sorted")
 

@@ -18,7 +18,7 @@ from homeroom.samples import StoredSample
 from homeroom.store import opening
 from homeroom.store.database import Database
 from homeroom.store.features import FeatureCache
-from homeroom.store.forget import forget_subject
+from homeroom.store.forget import expire, forget_subject
 from homeroom.store.keybook import KeyBook, Subject
 from homeroom.store.records import Export, ForgetReport, StoredUpdate, Version
 from homeroom.store.sealing import pack_sample, seal_sample
@@ -117,7 +117,7 @@ class Store:
         subjects: Iterable[str] = (),
     ) -> str:
         """Store theta float32 [P] and which subjects entered it; return its id. It does not become current by this."""
-        version_id = secrets.token_hex(8)
+        version_id = secrets.token_hex(16)
         data = np.ascontiguousarray(theta, np.float32).tobytes()
         with self._database.step():
             self._database.write(
@@ -142,6 +142,12 @@ class Store:
         """The float32 [P] of a version."""
         row = self._database.one("SELECT theta FROM versions WHERE version_id = ?", (version_id,))
         return np.frombuffer(self._device.open(row[0], "versions.theta", version_id), np.float32).copy()
+
+    def subjects_of(self, version: Version) -> tuple[str, ...]:
+        """Whose samples entered a version, by way of the versions it was trained from too."""
+        sql = "SELECT subject_id FROM lineage WHERE kind = 'version' AND item = ?"
+        entered = {row[0] for row in self._database.rows(sql, (version.version_id,))}
+        return tuple(subject.name for subject in self._keys.all() if subject.subject_id in entered)
 
     def newest_global(self) -> Version | None:
         row = self._database.one(f"{VERSIONS} WHERE kind = 'global' ORDER BY base DESC, number DESC LIMIT 1")
@@ -188,9 +194,9 @@ class Store:
     # Outbox
 
     def queue_update(self, update_id: str, data: bytes, base: int, subjects: Iterable[str]) -> bool:
-        """Queue a signed update; it replaces an unsent one of the same base. False if one of that base was sent."""
+        """Queue a signed update in place of one of the same base; False if one of that base is on its way or sent."""
         with self._database.step():
-            if self._database.one("SELECT 1 FROM updates WHERE base = ? AND state = 'sent'", (base,)):
+            if self._database.one("SELECT 1 FROM updates WHERE base = ? AND state != 'pending'", (base,)):
                 return False
             for (old,) in self._database.rows("SELECT update_id FROM updates WHERE base = ?", (base,)):
                 self.drop_update(old)
@@ -200,11 +206,16 @@ class Store:
         return True
 
     def pending_updates(self) -> list[StoredUpdate]:
-        rows = self._database.rows("SELECT update_id, base, data FROM updates WHERE state = 'pending' ORDER BY base")
+        """Updates to send, oldest base first; those whose sending was begun are sent again under the same id."""
+        rows = self._database.rows("SELECT update_id, base, data FROM updates WHERE state != 'sent' ORDER BY base")
         return [StoredUpdate(u, base, self._device.open(data, "updates.data", u)) for u, base, data in rows]
 
     def sent_updates(self) -> list[str]:
         return [row[0] for row in self._database.rows("SELECT update_id FROM updates WHERE state = 'sent'")]
+
+    def mark_sending(self, update_id: str) -> None:
+        """To be called before the first attempt: it may arrive although we never hear of it, so it is not replaced."""
+        self._database.write("UPDATE updates SET state = 'sending' WHERE update_id = ?", (update_id,))
 
     def mark_sent(self, update_id: str) -> None:
         """The aggregator has it: keep its id and lineage, not its bytes."""
@@ -265,6 +276,14 @@ class Store:
             for at, event, count in self._database.rows("SELECT at, event, count FROM audit ORDER BY number")
         ]
 
+    def clock_warning(self) -> str | None:
+        """What is odd about the system's clock, if anything."""
+        return self._opened.clock.warning
+
+    def expire(self) -> int:
+        """Remove samples whose retention date has passed; return how many."""
+        return expire(self._opened, self._opened.look_at_clock().newest.isoformat())
+
     def damage(self) -> list[str]:
         """What was found damaged so far, and what became of it, oldest first."""
         return [f"{at}: {what}" for at, what in self._database.rows("SELECT at, what FROM damage ORDER BY number")]
@@ -294,9 +313,7 @@ class Store:
     def _version(self, row: Sequence[Any]) -> Version:
         version_id, kind, base, facts = row
         plain = msgspec.json.decode(self._device.open(facts, "versions.facts", version_id))
-        sql = "SELECT subject_id FROM lineage WHERE kind = 'version' AND item = ?"
-        subjects = tuple(r[0] for r in self._database.rows(sql, (version_id,)))
-        return Version(version_id, kind, base, plain, subjects)
+        return Version(version_id, kind, base, plain)
 
     def _history(self) -> list[str]:
         body = self.get_secret("history")
