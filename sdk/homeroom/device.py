@@ -1,0 +1,301 @@
+"""The device: one directory that holds a bundle, samples and what was learned, with the verbs a teacher knows.
+
+It may import every module of the SDK; each step's work is done in a module of its own.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict
+from hashlib import sha256
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import msgspec
+import numpy as np
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+
+from homeroom import exchange, ingest, lineage
+from homeroom.bundle import Bundle
+from homeroom.collect import Progress, examples
+from homeroom.contract.canonical import canonical
+from homeroom.contract.invitation import read_invitation
+from homeroom.contract.signing import new_key
+from homeroom.contract.update import RoundConfiguration
+from homeroom.dataset import Dataset, Example
+from homeroom.errors import BundleError, InputError, TrainError, TrustError
+from homeroom.installing import installed, use_bundle
+from homeroom.predict import Answer, predict
+from homeroom.reports import SyncReport, TrainReport
+from homeroom.runtime import Graphs
+from homeroom.samples import Sample, StoredSample, resolve
+from homeroom.store import Export, ForgetReport, Store
+from homeroom.training import Score, Settings, TrainState, evaluate, fit
+
+
+class Device:
+    """Open it with `Device.open`; close it, or use it in a `with`. One process at a time."""
+
+    def __init__(self, store: Store, bundle: Bundle, graphs: Graphs) -> None:
+        self.store, self.bundle, self.graphs = store, bundle, graphs
+
+    @classmethod
+    def open(
+        cls,
+        directory: str | Path,
+        bundle: str | Path | None = None,
+        root: str | None = None,
+        *,
+        threads: int | None = None,
+        anew: bool = False,
+    ) -> Device:
+        """Open a device directory, made if need be; `bundle` (folder or .homeroom file) is installed the first time.
+
+        root: fingerprint of the institution's root key; without one, the first bundle's is trusted from then on.
+        anew: start again in a directory whose master key is not on this machine.
+        """
+        store = Store.open(Path(directory), anew=anew)
+        try:
+            return cls(store, *use_bundle(store, Path(bundle) if bundle else None, root, threads))
+        except BaseException:
+            store.close()
+            raise
+
+    def close(self) -> None:
+        self.store.close()
+
+    def __enter__(self) -> Device:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        self.close()
+
+    def add(self, *samples: Sample | str | Path) -> list[str]:
+        """Check and store samples, or those of a .jsonl or .csv file or folder: all of them, or none; return their ids."""
+        return self.store.add([resolve(s, self.bundle.manifest, base=base) for s, base in _each(samples)])
+
+    def train(
+        self, minutes: float = 10, epochs: int | None = None, *, seed: int = 0, progress: Progress | None = None
+    ) -> TrainReport:
+        """Learn from all labelled samples within the budget; goes on where a training was cut short."""
+        begin = time.monotonic()
+        self.store.expire()
+        settings, deadline_s = self._settings(epochs, seed), begin + 60 * minutes
+        samples = [sample for sample in self.store.each_sample() if sample.labels]
+        if not samples:
+            raise TrainError("there is no labelled sample", remedy="add some with `add`")
+        start = lineage.start_of_training(self.store, self.bundle)
+        subjects = {*start.subjects, *(sample.subject for sample in samples)}
+        tag = _tag(self.bundle, start, settings, samples)
+
+        ready = examples(self.store, self.bundle, self.graphs, samples, progress=progress, deadline_s=deadline_s)
+        feature_seconds = time.monotonic() - begin
+        train, validation = self._datasets(ready, settings)
+        state = self.store.load_state(tag) if len(ready) == len(samples) else None
+        result = fit(
+            self.graphs,
+            train,
+            validation,
+            start.theta,
+            settings,
+            deadline_s=deadline_s,
+            resume=TrainState.decode(state) if state else None,
+            checkpoint=lambda now: self.store.save_state(now.encode(), tag, subjects),
+            progress=progress,
+        )
+        scores = evaluate(self.graphs, validation, result.theta) if validation else {}
+        facts = lineage.facts(
+            self.bundle, examples=train.examples_by_segment(), temperatures=dict(result.temperatures), seed=seed
+        )
+        with self.store.step("train", len(samples)):
+            version_id = self.store.put_version(result.theta, "local", start.base, facts, subjects)
+            self.store.set_current(version_id)
+            if result.finished:
+                self.store.drop_state()
+            update = self._queue_update()
+        self.store.back_up()
+        return TrainReport(
+            version_id=version_id,
+            samples=len(ready),
+            left_out=len(samples) - len(ready),
+            epochs=len(result.history),
+            best_epoch=result.best_epoch,
+            finished=result.finished,
+            seconds=time.monotonic() - begin,
+            feature_seconds=feature_seconds,
+            scores=scores,
+            update=update,
+            resumed=state is not None,
+        )
+
+    def predict(self, sample: Sample) -> dict[str, Answer]:
+        """An answer for every task, each with probabilities and whether there is enough to go on."""
+        return self.predict_many([sample])[0]
+
+    def predict_many(self, samples: Sequence[Sample]) -> list[dict[str, Answer]]:
+        """As `predict`, for several samples at once."""
+        stored = [resolve(sample, self.bundle.manifest) for sample in samples]
+        version = self.store.current()
+        temperatures = version.facts.get("temperatures", {}) if version else {}
+        theta = lineage.theta_of(self.store, self.bundle, version)
+        ready = examples(None, self.bundle, self.graphs, stored)
+        return predict(self.graphs, self.bundle.manifest, theta, ready, temperatures)
+
+    def score(self, *samples: Sample | str | Path) -> dict[str, Score]:
+        """How well the theta in use does on labelled samples, which are not stored."""
+        stored = [resolve(s, self.bundle.manifest, base=base) for s, base in _each(samples)]
+        theta = lineage.theta_of(self.store, self.bundle, self.store.current())
+        ready = examples(None, self.bundle, self.graphs, stored)
+        return evaluate(self.graphs, Dataset(self.bundle.manifest, ready), theta)
+
+    def join(self, invitation: str | Path) -> None:
+        """Enrol with an aggregator, once; the invitation's code is then spent."""
+        from homeroom.sync import Client, join
+
+        asked = read_invitation(Path(invitation))
+        if asked.bundle_id != self.bundle.bundle_id:
+            raise BundleError(
+                f"the invitation is for bundle {asked.bundle_id[:12]}, not {self.bundle.bundle_id[:12]}",
+                where=str(invitation),
+                remedy="install the institution's bundle first",
+            )
+        if asked.root != self._root():
+            raise TrustError("the invitation's root is not the one this device trusts", where=str(invitation))
+        secret = self.store.get_secret("identity.key")
+        key = Ed25519PrivateKey.from_private_bytes(secret) if secret else new_key()
+        self.store.put_secret("identity.key", key.private_bytes_raw())  # durable before the code is spent
+        enrolment = join(asked, key)
+        configuration = Client(enrolment, key).round()
+        with self.store.step("join"):
+            self.store.put_secret("identity.enrolment", msgspec.json.encode(enrolment))
+            self.store.put_secret("identity.round", msgspec.json.encode(configuration))
+            self._queue_update()
+        self.store.back_up()
+
+    def sync(self) -> SyncReport:
+        """Send what waits, fetch the newest global theta and use it unless it is clearly worse here.
+
+        Raises NetworkError where there is no connection: everything stays queued.
+        """
+        from homeroom.sync import Client, Enrolment
+
+        enrolment, key = self.store.get_secret("identity.enrolment"), self._key()
+        if enrolment is None or key is None:
+            why = "the directory was copied to this machine" if self.store.moved else "this device has not joined"
+            raise InputError(why, where=str(self.store.directory), remedy="join with a new invitation")
+        client = Client(msgspec.json.decode(enrolment, type=Enrolment), key)
+        self.store.put_secret("identity.round", msgspec.json.encode(client.round()))
+        self._queue_update()
+        unlearned = exchange.ask_unlearning(self.store, client)
+        sent, refused, sent_bytes = exchange.send_updates(self.store, client)
+        version_id, received_bytes = exchange.fetch_global(self.store, self.bundle, client, self._root())
+        in_use, theirs, ours = "unchanged", {}, {}  # type: tuple[str, Mapping[str, Any], Mapping[str, Any]]
+        if version_id is not None:
+            in_use, theirs, ours = exchange.choose(self.store, self.bundle, version_id, self._validation_scores)
+        self.store.back_up()
+        newest = lineage.newest_global(self.store, self.bundle)
+        version = newest.base if newest else None
+        return SyncReport(
+            tuple(sent), refused, tuple(unlearned), version, in_use, sent_bytes, received_bytes, theirs, ours
+        )
+
+    def forget(self, subject: str) -> ForgetReport:
+        """Destroy a subject's key and everything under it; ask the aggregator to unlearn what was sent."""
+        return self.store.forget(subject)
+
+    def export(self, subject: str) -> Export:
+        """All that is held about a subject."""
+        return self.store.export(subject)
+
+    def rollback(self) -> str:
+        """Use the version of theta before the present one; return its id, or "bundle"."""
+        with self.store.step("rollback"):
+            version = self.store.step_back()
+        return version.version_id if version else "bundle"
+
+    def status(self) -> dict[str, Any]:
+        """Counts and facts, nothing about single subjects."""
+        version, newest = self.store.current(), lineage.newest_global(self.store, self.bundle)
+        return {
+            "directory": str(self.store.directory),
+            "bundle": {"name": self.bundle.manifest.name, "version": self.bundle.manifest.version}
+            | {"bundle_id": self.bundle.bundle_id},
+            "samples": self.store.count(),
+            "subjects": len(self.store.subjects()),
+            "version_in_use": asdict(version) | {"facts": None} if version else "bundle",
+            "global_version": newest.base if newest else None,
+            "versions": len(self.store.versions()),
+            "joined": self.store.get_secret("identity.enrolment") is not None,
+            "updates_waiting": len(self.store.pending_updates()),
+            "updates_sent": len(self.store.sent_updates()),
+            "unlearning_waiting": len(self.store.pending_unlearn()),
+            "training_unfinished": self.store.get_secret("state") is not None,
+            "copied_here": self.store.moved,
+            "clock": self.store.clock_warning(),
+            "damage": self.store.damage(),
+        }
+
+    # Inside
+
+    def _settings(self, epochs: int | None, seed: int) -> Settings:
+        advice = self.bundle.manifest.training
+        return Settings(
+            epochs=epochs or advice.epochs,
+            learning_rate=advice.learning_rate,
+            weight_decay=advice.weight_decay,
+            warmup=advice.warmup,
+            task_weights=advice.task_weights,
+            seed=seed,
+        )
+
+    def _datasets(self, ready: Sequence[Example], settings: Settings) -> tuple[Dataset, Dataset | None]:
+        """Training and validation samples, no subject in both; no validation with too few subjects."""
+        return Dataset(self.bundle.manifest, ready).split(settings.validation, settings.seed)
+
+    def _validation_scores(self, theta: np.ndarray) -> Mapping[str, Score]:
+        """How well theta does on the validation subjects of the last training."""
+        samples = [sample for sample in self.store.each_sample() if sample.labels]
+        version = next((v for v in reversed(self.store.versions()) if v.kind == "local"), None)
+        if not samples or version is None:
+            return {}
+        ready = examples(self.store, self.bundle, self.graphs, samples)
+        _, validation = self._datasets(ready, self._settings(None, version.facts["seed"]))
+        return evaluate(self.graphs, validation, theta) if validation else {}
+
+    def _queue_update(self) -> str:
+        """Queue the update of the newest local version, if this device has joined."""
+        key, configuration = self._key(), self.store.get_secret("identity.round")
+        version = next((v for v in reversed(self.store.versions()) if v.kind == "local"), None)
+        if key is None or configuration is None:
+            return "not enrolled"
+        if version is None:
+            return "nothing trained yet"
+        asked = msgspec.json.decode(configuration, type=RoundConfiguration)
+        return lineage.queue_update(self.store, self.bundle, version, key, asked)
+
+    def _key(self) -> Ed25519PrivateKey | None:
+        secret = self.store.get_secret("identity.key")
+        return None if secret is None else Ed25519PrivateKey.from_private_bytes(secret)
+
+    def _root(self) -> str:
+        known = installed(self.store)
+        assert known is not None  # a device has a bundle
+        return known.root
+
+
+def _each(given: Sequence[Sample | str | Path]) -> Iterable[tuple[Sample, Path | None]]:
+    """Samples, those of files included, with the folder that their paths are relative to."""
+    for item in given:
+        if isinstance(item, Sample):
+            yield item, None
+        else:
+            path = Path(item)
+            yield from ((sample, path if path.is_dir() else path.parent) for sample in ingest.read_samples(path))
+
+
+def _tag(bundle: Bundle, start: lineage.Start, settings: Settings, samples: Sequence[StoredSample]) -> str:
+    """What an unfinished training belongs to: it goes on only with the same bundle, start, settings and samples."""
+    ids = [sample.sample_id for sample in samples]
+    return sha256(canonical([bundle.bundle_id, start.name, msgspec.to_builtins(settings), ids])).hexdigest()

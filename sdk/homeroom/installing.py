@@ -1,0 +1,64 @@
+"""Which bundle a device directory uses, whose root it trusts, and at which precision each backbone runs here."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import msgspec
+
+from homeroom import golden
+from homeroom.bundle import Bundle, install, open_bundle
+from homeroom.contract.signing import fingerprint
+from homeroom.errors import BundleError, InputError
+from homeroom.runtime import Graphs
+from homeroom.store import Store
+
+
+class Installed(msgspec.Struct, frozen=True, kw_only=True):
+    """The bundle in use; `root` is the fingerprint trusted from the first bundle on; `precision` by modality."""
+
+    bundle_id: str
+    name: str
+    version: int
+    root: str
+    precision: dict[str, str]
+
+
+def use_bundle(store: Store, source: Path | None, root: str | None, threads: int | None) -> tuple[Bundle, Graphs]:
+    """Open the directory's bundle, after installing `source` if that is another one.
+
+    Raises TrustError if it is not vouched for by the trusted root, BundleError if it is damaged, older than the one in
+    use, or gives other features on this machine than its golden samples say.
+    """
+    folder, known = store.directory / "bundles", installed(store)
+    root = known.root if known and root is None else root
+    if source is None:
+        if known is None:
+            raise InputError("holds no bundle yet", where=str(store.directory), remedy="open it with bundle=…")
+        bundle = open_bundle(folder / known.bundle_id, root=root)
+        return bundle, Graphs(bundle, known.precision, threads)
+    bundle = install(source, folder, root=root)
+    if known and known.bundle_id == bundle.bundle_id:
+        return bundle, Graphs(bundle, known.precision, threads)
+    if known and known.name == bundle.manifest.name and bundle.manifest.version < known.version:
+        raise BundleError(
+            f"version {bundle.manifest.version} is older than {known.version}, which is in use",
+            where=str(source),
+            remedy="use the newest bundle of your institution",
+        )
+    precision = golden.choose_precision(bundle, threads=threads)
+    fact = Installed(
+        bundle_id=bundle.bundle_id,
+        name=bundle.manifest.name,
+        version=bundle.manifest.version,
+        root=fingerprint(bundle.certificate.root),
+        precision=precision,
+    )
+    with store.step("bundle"):
+        store.put_secret("bundle", msgspec.json.encode(fact))
+    return bundle, Graphs(bundle, precision, threads)
+
+
+def installed(store: Store) -> Installed | None:
+    body = store.get_secret("bundle")
+    return None if body is None else msgspec.json.decode(body, type=Installed)

@@ -1,0 +1,85 @@
+"""Versions of theta on the device: where training starts, what a new version says of itself, what its update holds."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+
+from homeroom.bundle import Bundle
+from homeroom.contract.update import RoundConfiguration, make_update
+from homeroom.errors import UpdateError
+from homeroom.store import Store, Version
+
+
+@dataclass(frozen=True)
+class Start:
+    """Where training begins: theta float32 [P], the global version it answers, and who is already inside."""
+
+    theta: np.ndarray
+    base: int
+    name: str
+    subjects: tuple[str, ...] = ()
+
+
+def facts(bundle: Bundle, **more: Any) -> dict[str, Any]:
+    """What a version says of itself; its segments by identity, so that a later bundle can still use them."""
+    layout = bundle.manifest.layout
+    places = {s.segment_id: [layout.slices[s.name].start, layout.slices[s.name].stop] for s in layout}
+    return {"bundle_id": bundle.bundle_id, "segments": places, **more}
+
+
+def theta_of(store: Store, bundle: Bundle, version: Version | None) -> np.ndarray:
+    """Theta float32 [P] for this bundle: the version's own, or what of it the bundle's layout still has."""
+    if version is None:
+        return bundle.theta()
+    theta = store.theta(version.version_id)
+    if version.facts["bundle_id"] == bundle.bundle_id:
+        return theta
+    old: Mapping[str, list[int]] = version.facts["segments"]
+    layout = bundle.manifest.layout
+    parts = {s.name: theta[slice(*old[s.segment_id])] for s in layout if s.segment_id in old}
+    return layout.join(parts, bundle.theta())
+
+
+def newest_global(store: Store, bundle: Bundle) -> Version | None:
+    """The newest global version of this bundle."""
+    ours = [v for v in store.versions() if v.kind == "global" and v.facts["bundle_id"] == bundle.bundle_id]
+    return max(ours, key=lambda version: version.base, default=None)
+
+
+def start_of_training(store: Store, bundle: Bundle) -> Start:
+    """The newest global theta, else the version in use, else the bundle's own."""
+    if found := newest_global(store, bundle):
+        return Start(theta_of(store, bundle, found), found.base, found.version_id)
+    if present := store.current():
+        return Start(theta_of(store, bundle, present), 0, present.version_id, store.subjects_of(present))
+    return Start(bundle.theta(), 0, "bundle")
+
+
+def queue_update(
+    store: Store, bundle: Bundle, version: Version, key: Ed25519PrivateKey, configuration: RoundConfiguration
+) -> str:
+    """Queue the update of a local version, one for each base; say "queued", or why not."""
+    base = newest_global(store, bundle)
+    if version.facts["bundle_id"] != bundle.bundle_id or version.base != (base.base if base else 0):
+        return "a newer global theta is here: train again first"
+    delta = theta_of(store, bundle, version) - theta_of(store, bundle, base)
+    try:
+        data = make_update(
+            key,
+            configuration,
+            bundle.manifest.layout,
+            delta,
+            version.facts["examples"],
+            version.base,
+            version.version_id,
+        )
+    except UpdateError as problem:
+        return str(problem)
+    if store.queue_update(version.version_id, data, version.base, store.subjects_of(version)):
+        return "queued"
+    return "this device's update for the present global theta is already on its way"

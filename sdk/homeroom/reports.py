@@ -1,0 +1,42 @@
+"""What the device tells after a step, as frozen data; imports nothing of the device."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+
+@dataclass(frozen=True)
+class TrainReport:
+    """One call of `train`. `scores` are on the validation subjects (empty without any); `left_out` samples lack features.
+
+    `finished` is False where the budget ended first: the best so far is in use, and the next call goes on from there.
+    """
+
+    version_id: str
+    samples: int
+    left_out: int
+    epochs: int
+    best_epoch: int
+    finished: bool
+    seconds: float
+    feature_seconds: float
+    scores: Mapping[str, Any] = field(default_factory=dict)
+    update: str = "not enrolled"  # "queued", "not enrolled", or why there is none
+    resumed: bool = False
+
+
+@dataclass(frozen=True)
+class SyncReport:
+    """One call of `sync`. `refused` gives the aggregator's reason by update id; `version` is the newest global one."""
+
+    sent: tuple[str, ...] = ()
+    refused: Mapping[str, str] = field(default_factory=dict)
+    unlearned: tuple[str, ...] = ()
+    version: int | None = None
+    in_use: str = "unchanged"  # "global", "local" (clearly better here) or "unchanged"
+    sent_bytes: int = 0
+    received_bytes: int = 0
+    global_scores: Mapping[str, Any] = field(default_factory=dict)
+    local_scores: Mapping[str, Any] = field(default_factory=dict)
