@@ -1,8 +1,9 @@
 """One process: MiniLM with PEFT's LoRA r=8, tuned as well as we could; torch, transformers and peft.
 
-What tuning found: batches of similar length instead of padding to 64 tokens halve the time; one-cycle with a peak of 1e-3 is the highest rate that does not diverge; the loss is balanced
-by class like Homeroom's own; the parameters of the best validation epoch are what is evaluated. Only the time up to
-that epoch's validation is counted, as if the right number of epochs had been known.
+What tuning found: batches of similar length instead of padding to 64 tokens halve the time; one-cycle with a peak of
+1e-3 is the highest rate that does not diverge; the loss is balanced by class like Homeroom's own. The parameters of the
+best validation epoch are what is evaluated, and only the time up to that epoch's validation is counted, as if the right
+number of epochs had been known.
 """
 
 from __future__ import annotations
