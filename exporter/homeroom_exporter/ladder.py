@@ -1,0 +1,116 @@
+"""The ladder of a modality and the fusion of modalities, as pure functions of their parameters; torch.
+
+Both are small and made of few, large operations: the step is run by a plain graph runtime on a small machine.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor
+
+from homeroom.contract.layout import Parameter, Segment
+from homeroom.contract.manifest import Modality
+
+EPSILON = 1e-5
+MASKED = -1e4
+POSITIONS_LIMIT = 16  # a modality of at most so many tokens, a fixed number, learns one vector for each place
+
+Parameters = Mapping[str, Tensor]
+
+
+def meaning(kind: str, **settings: object) -> str:
+    """The kind of a module and its settings as one canonical string; part of the segment's identity."""
+    return f"{kind} {json.dumps(settings, sort_keys=True, separators=(',', ':'))}"
+
+
+def rms(x: Tensor) -> Tensor:
+    """Root-mean-square normalisation of the last axis (Zhang and Sennrich 2019), without a gain of its own."""
+    return x * torch.rsqrt((x * x).mean(-1, keepdim=True) + EPSILON)
+
+
+def block(parameters: Parameters, x: Tensor) -> Tensor:
+    """A residual block of two layers on x [..., width]."""
+    inner = torch.relu(rms(x) @ parameters["up.weight"] + parameters["up.bias"])
+    return x + inner @ parameters["down.weight"]
+
+
+def has_positions(modality: Modality) -> bool:
+    return modality.name == "image" and modality.buckets[-1] <= POSITIONS_LIMIT
+
+
+def columns(x: Tensor) -> list[Tensor]:
+    """x [batch, n, ...] as n tensors [batch, ...]; one Split, whose gradient is one Concat."""
+    return [one.squeeze(1) for one in torch.split(x, 1, 1)]
+
+
+def ladder_segment(modality: Modality, width: int, hidden: int) -> Segment:
+    positions = modality.buckets[-1] if has_positions(modality) else 0
+    return Segment(
+        name=f"ladder.{modality.name}",
+        parameters=(
+            Parameter("in.weight", (len(modality.taps) * modality.dim, width)),
+            Parameter("in.bias", (width,)),
+            *((Parameter("positions", (positions, width)),) if positions else ()),
+            Parameter("up.weight", (width, hidden)),
+            Parameter("up.bias", (hidden,)),
+            Parameter("down.weight", (hidden, width)),
+            Parameter("pool.weight", (width, 1)),
+            Parameter("out.weight", (width, width)),
+            Parameter("out.bias", (width,)),
+        ),
+        meaning=meaning("ladder/1", width=width, hidden=hidden, positions=positions),
+        reads=(modality.features_id,),
+        modality=modality.name,
+    )
+
+
+def climb(parameters: Parameters, features: Tensor, scale: Tensor) -> Tensor:
+    """Features int8 [rows, taps, tokens, dim] to ladder tokens float32 [rows, tokens, width].
+
+    scale: float32 [taps, dim]. It is folded into the first weight, so that no dequantised copy is made.
+    """
+    rows, taps, tokens, dim = features.shape
+    x = features.permute(0, 2, 1, 3).reshape(rows, tokens, taps * dim).to(torch.float32)
+    h = x @ (parameters["in.weight"] * scale.reshape(-1, 1)) + parameters["in.bias"]
+    if "positions" in parameters:
+        h = h + parameters["positions"]
+    return block(parameters, rms(h))
+
+
+def pool(parameters: Parameters, h: Tensor, mask: Tensor, presence: Tensor) -> Tensor:
+    """Tokens h [rows, tokens, width] to one vector a row [rows, width]: attention with one learned query.
+
+    mask: [rows, tokens]; presence: [rows, 1]. An absent row gives zeros, and no gradient.
+    """
+    scores = (h @ parameters["pool.weight"]).squeeze(-1) + (mask - 1.0) * -MASKED
+    weights = torch.softmax(scores, -1).unsqueeze(1)
+    pooled = (weights @ h).squeeze(1)
+    return rms(pooled @ parameters["out.weight"] + parameters["out.bias"]) * presence
+
+
+def fusion_segment(width: int, hidden: int) -> Segment:
+    return Segment(
+        name="fusion",
+        parameters=(
+            Parameter("query", (width, 1)),
+            Parameter("up.weight", (width, hidden)),
+            Parameter("up.bias", (hidden,)),
+            Parameter("down.weight", (hidden, width)),
+        ),
+        meaning=meaning("fusion/1", width=width, hidden=hidden),
+    )
+
+
+def fuse(parameters: Parameters, pooled: Tensor, presence: Tensor, members: Tensor) -> Tensor:
+    """Pooled inputs [batch, inputs, width] to one vector for each set of inputs, [batch, sets, width].
+
+    presence: [batch, inputs]; members: [sets, inputs], 1.0 where a set reads an input. Any subset may be present; with
+    none the result is zero before the block.
+    """
+    scores = (pooled @ parameters["query"]).transpose(1, 2)
+    mask = presence.unsqueeze(1) * members
+    weights = torch.softmax(scores + (mask - 1.0) * -MASKED, -1) * mask
+    return block(parameters, weights @ pooled)

@@ -1,0 +1,184 @@
+"""The M3T model as one function of theta: ladders, fusion and heads over the features of named slots; torch."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from homeroom.contract.layout import Layout, Segment
+from homeroom.contract.manifest import Modality, Slot, Task
+from homeroom_exporter import heads, ladder
+from homeroom_exporter.heads import HeadKind
+from homeroom_exporter.losses import loss
+
+SHARPNESS = 10.0  # initial scale of a cosine
+LEVEL = 32.0  # typical size of an int8 feature; brings the ladder's input near 1
+
+Parts = Mapping[str, Mapping[str, Tensor]]
+Feeds = Mapping[str, Tensor]
+
+
+@dataclass(frozen=True)
+class Design:
+    """All that fixes theta's layout and the graphs. `scales`: float32 [taps, dim] by modality; `heads` by task."""
+
+    modalities: tuple[Modality, ...]
+    scales: Mapping[str, np.ndarray]
+    slots: tuple[Slot, ...]
+    tasks: tuple[Task, ...]
+    heads: Mapping[str, HeadKind]
+    width: int = 64
+    hidden: int = 128
+
+    @property
+    def inputs(self) -> tuple[tuple[str, str, int], ...]:
+        """(slot, modality, place), as `Manifest.inputs`."""
+        return tuple((s.name, s.modality, place) for s in self.slots for place in range(s.count))
+
+    def modality(self, name: str) -> Modality:
+        return next(m for m in self.modalities if m.name == name)
+
+    def slot(self, name: str) -> Slot:
+        return next(s for s in self.slots if s.name == name)
+
+    def columns(self, slot: str) -> list[int]:
+        """The columns of presence that belong to a slot."""
+        return [i for i, (name, _, _) in enumerate(self.inputs) if name == slot]
+
+    @property
+    def layout(self) -> Layout:
+        segments: list[Segment] = [ladder.ladder_segment(m, self.width, self.hidden) for m in self.modalities]
+        if "fused" in self.heads.values():
+            segments.append(ladder.fusion_segment(self.width, self.hidden))
+        for task in self.tasks:
+            reads = [self.modality(self.slot(name).modality).features_id for name in task.reads]
+            segments.append(heads.head_segment(task, self.heads[task.name], reads, self.width, self.hidden))
+        return Layout(tuple(segments))
+
+
+def initial_theta(layout: Layout, seed: int) -> np.ndarray:
+    """float32 [P]: weights from N(0, 1/fan-in), the last layer of a residual block and queries zero, biases zero."""
+    rng = np.random.default_rng(seed)
+    values = []
+    for segment in layout:
+        for parameter in segment.parameters:
+            size = int(np.prod(parameter.shape))
+            if parameter.name == "sharpness":
+                values.append(np.full(size, SHARPNESS))
+            elif parameter.name.endswith("weight") and parameter.name not in ("down.weight", "pool.weight"):
+                values.append(rng.standard_normal(size) * parameter.shape[0] ** -0.5)
+            elif parameter.name == "positions":
+                values.append(rng.standard_normal(size) * 0.1)
+            else:
+                values.append(np.zeros(size))
+    return np.concatenate(values).astype(np.float32)
+
+
+def unflatten(layout: Layout, theta: Tensor) -> list[Tensor]:
+    """theta [P] as one tensor for each parameter, in the layout's order."""
+    shapes = [p.shape for segment in layout for p in segment.parameters]
+    pieces = torch.split(theta, [int(np.prod(shape)) for shape in shapes])
+    return [piece.reshape(shape) for piece, shape in zip(pieces, shapes, strict=True)]
+
+
+def name_parts(layout: Layout, tensors: list[Tensor]) -> dict[str, dict[str, Tensor]]:
+    """The tensors of `unflatten` by segment and parameter name."""
+    rest = iter(tensors)
+    return {segment.name: {p.name: next(rest) for p in segment.parameters} for segment in layout}
+
+
+def forward(design: Design, parts: Parts, feeds: Feeds) -> dict[str, Tensor]:
+    """The output of every task, float32 [batch, width]; `feeds` are the predict graph's inputs but theta."""
+    presence = feeds["presence"]
+    places: dict[str, list[_Place]] = {slot.name: [] for slot in design.slots}
+    for modality in design.modalities:
+        slots = [s for s in design.slots if s.modality == modality.name]
+        columns = [column for s in slots for column in design.columns(s.name)]
+        encoded = _encode(design, modality, parts[f"ladder.{modality.name}"], slots, presence[:, columns], feeds)
+        for slot in (s for s in slots for _ in range(s.count)):
+            places[slot.name].append(next(encoded))
+    vectors = _fuse(design, parts, [place.vector for slot in design.slots for place in places[slot.name]], presence)
+    outputs = {}
+    for task in design.tasks:
+        kind, parameters = design.heads[task.name], parts[f"head.{task.name}"]
+        reads = [places[name] for name in task.reads]
+        if kind == "fused":
+            outputs[task.name] = heads.fused(parameters, vectors[task.name])
+        elif kind == "choice":
+            options = torch.stack([place.vector for place in reads[1]], 1)
+            here = presence[:, design.columns(task.reads[1])]
+            outputs[task.name] = heads.choice(parameters, reads[0][0].vector, options, here)
+        elif kind == "matching":
+            outputs[task.name] = heads.matching(parameters, reads[0][0].vector, reads[1][0].vector)
+        else:
+            here = presence[:, [design.columns(name)[0] for name in task.reads]]
+            masks = torch.stack([one[0].mask for one in reads], 1)
+            outputs[task.name] = heads.pair(
+                parameters, [one[0].tokens for one in reads], masks, here, [one[0].vector for one in reads]
+            )
+    return outputs
+
+
+class _Place(NamedTuple):
+    """One input of every row after its ladder: tokens [batch, tokens, width], mask, pooled vector [batch, width]."""
+
+    tokens: Tensor
+    mask: Tensor
+    vector: Tensor
+
+
+def _encode(
+    design: Design,
+    modality: Modality,
+    parameters: Mapping[str, Tensor],
+    slots: list[Slot],
+    presence: Tensor,
+    feeds: Feeds,
+) -> Iterator[_Place]:
+    """One pass of a modality's ladder over all its slots, then place by place; presence: [batch, places]."""
+    batch, count = presence.shape
+    features = torch.cat([feeds[f"{s.name}.features"] for s in slots], 1)
+    mask = torch.cat([feeds[f"{s.name}.mask"] for s in slots], 1)
+    scale = torch.from_numpy(normalised(design.scales[modality.name]))
+    h = ladder.climb(parameters, features.reshape(batch * count, *features.shape[2:]), scale)
+    vectors = ladder.pool(parameters, h, mask.reshape(batch * count, -1), presence.reshape(batch * count, 1))
+    columns = (
+        ladder.columns(h.reshape(batch, count, *h.shape[1:])),
+        ladder.columns(mask),
+        ladder.columns(vectors.reshape(batch, count, -1)),
+    )
+    return map(_Place, *columns)
+
+
+def _fuse(design: Design, parts: Parts, vectors: list[Tensor], presence: Tensor) -> dict[str, Tensor]:
+    """The fusion's vector [batch, width] of every task with a fused head; tasks that read the same slots share one."""
+    readers = {
+        task.name: tuple(sorted(column for name in task.reads for column in design.columns(name)))
+        for task in design.tasks
+        if design.heads[task.name] == "fused"
+    }
+    if not readers:
+        return {}
+    sets = sorted(set(readers.values()))
+    members = torch.tensor([[float(i in one) for i in range(len(vectors))] for one in sets])
+    fused = ladder.columns(ladder.fuse(parts["fusion"], torch.stack(vectors, 1), presence, members))
+    return {name: fused[sets.index(reads)] for name, reads in readers.items()}
+
+
+def normalised(scale: np.ndarray) -> np.ndarray:
+    """scale [taps, dim] divided a tap at a time, so that int8 * scale has a mean square near 1 in each tap."""
+    level = np.sqrt(np.square(scale, dtype=np.float64).mean(-1, keepdims=True)) * LEVEL
+    return (scale / np.maximum(level, 1e-12)).astype(np.float32)
+
+
+def objective(design: Design, parts: Parts, feeds: Feeds) -> tuple[Tensor, Tensor]:
+    """Sum over tasks and rows of weight * loss, and the sums by task [tasks]; `feeds` are the grad graph's inputs."""
+    outputs = forward(design, parts, feeds)
+    rows = torch.stack([loss(t.kind, outputs[t.name], feeds[f"{t.name}.target"]) for t in design.tasks], 1)
+    sums = (rows * feeds["weights"]).sum(0)
+    return sums.sum(), sums

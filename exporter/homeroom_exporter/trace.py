@@ -1,0 +1,113 @@
+"""From a design to the plain graphs of its training step: trace with torch, write as ONNX; torch.
+
+`torch.func.grad` of the loss is traced to ATen operations (`make_fx`), with shapes baked in, and `lower` translates
+them. Graphs hold no randomness and no optimizer.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import onnx
+import torch
+from torch import Tensor
+from torch._decomp import core_aten_decompositions
+from torch.fx.experimental.proxy_tensor import make_fx
+
+from homeroom_exporter.lower import lower
+from homeroom_exporter.model import Design, forward, name_parts, objective, unflatten
+
+
+def input_shapes(design: Design, batch: int, tokens: Mapping[str, int], *, targets: bool) -> dict[str, tuple[int, ...]]:
+    """Shape of every input but theta, by name, in the contract's order; features are int8, the rest float32."""
+    shapes: dict[str, tuple[int, ...]] = {}
+    for slot in design.slots:
+        modality = design.modality(slot.modality)
+        length = tokens[modality.name]
+        shapes[f"{slot.name}.features"] = (batch, slot.count, len(modality.taps), length, modality.dim)
+        shapes[f"{slot.name}.mask"] = (batch, slot.count, length)
+    shapes["presence"] = (batch, len(design.inputs))
+    if targets:
+        shapes |= {f"{task.name}.target": (batch, task.width) for task in design.tasks}
+        shapes["weights"] = (batch, len(design.tasks))
+    return shapes
+
+
+def example(
+    design: Design, batch: int, tokens: Mapping[str, int], *, targets: bool, seed: int = 0
+) -> dict[str, np.ndarray]:
+    """Random inputs of a batch (but theta) that a device could make: masks of any length, some inputs absent."""
+    rng = np.random.default_rng(seed)
+    feeds: dict[str, np.ndarray] = {}
+    presence = np.ones((batch, len(design.inputs)), np.float32)
+    for name, shape in input_shapes(design, batch, tokens, targets=targets).items():
+        if name.endswith(".features"):
+            feeds[name] = rng.integers(-90, 91, shape).astype(np.int8)
+        elif name.endswith(".mask"):
+            slot = name.removesuffix(".mask")
+            here = (rng.random(shape[:2]) < 0.8).astype(np.float32)
+            lengths = rng.integers(1, shape[2] + 1, (*shape[:2], 1))
+            feeds[name] = (np.arange(shape[2]) < lengths).astype(np.float32) * here[..., None]
+            feeds[f"{slot}.features"] = feeds[f"{slot}.features"] * feeds[name].astype(np.int8)[:, :, None, :, None]
+            presence[:, design.columns(slot)] = here
+        elif name == "presence":
+            feeds[name] = presence
+        elif name == "weights":
+            feeds[name] = rng.random(shape, dtype=np.float32) * (rng.random(shape) < 0.8).astype(np.float32)
+        else:
+            feeds[name] = _targets(design, name.removesuffix(".target"), shape, rng)
+    return feeds
+
+
+def _targets(design: Design, name: str, shape: tuple[int, ...], rng: np.random.Generator) -> np.ndarray:
+    kind = next(task.kind for task in design.tasks if task.name == name)
+    if kind in ("classification", "choice"):
+        return np.eye(shape[1], dtype=np.float32)[rng.integers(0, shape[1], shape[0])]
+    if kind == "ordinal":
+        return (np.arange(shape[1]) < rng.integers(0, shape[1] + 1, (shape[0], 1))).astype(np.float32)
+    if kind == "regression":
+        return rng.standard_normal(shape, dtype=np.float32) * 2
+    return (rng.random(shape) < 0.5).astype(np.float32)
+
+
+def predict_step(design: Design, theta: Tensor, feeds: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    layout = design.layout
+    outputs = forward(design, name_parts(layout, unflatten(layout, theta)), feeds)
+    return {f"{task.name}.output": outputs[task.name] for task in design.tasks}
+
+
+def grad_step(design: Design, theta: Tensor, feeds: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    layout = design.layout
+
+    # By parameter, joined at the end: the gradient of theta's slices would be a sum of P-long vectors.
+    def loss(tensors: list[Tensor]) -> tuple[Tensor, Tensor]:
+        return objective(design, name_parts(layout, tensors), feeds)
+
+    gradients, sums = torch.func.grad(loss, has_aux=True)(unflatten(layout, theta))
+    return {
+        "losses": sums,
+        "totals": feeds["weights"].sum(0),
+        "gradient": torch.cat([gradient.reshape(-1) for gradient in gradients]),
+    }
+
+
+STEPS = {"predict": predict_step, "grad": grad_step}
+
+
+def trace(design: Design, role: str, batch: int, tokens: Mapping[str, int]) -> onnx.ModelProto:
+    """The ONNX model of one variant of `predict` or `grad`."""
+    feeds = example(design, batch, tokens, targets=role == "grad")
+    names = list(feeds)
+    outputs: list[str] = []
+
+    def step(theta: Tensor, *values: Tensor) -> tuple[Tensor, ...]:
+        results = STEPS[role](design, theta, dict(zip(names, values, strict=True)))
+        outputs[:] = results
+        return tuple(results.values())
+
+    arguments: Any = (torch.zeros(design.layout.size), *(torch.from_numpy(feeds[name]) for name in names))
+    traced = make_fx(step, decomposition_table=core_aten_decompositions(), tracing_mode="real")(*arguments)
+    traced.graph.eliminate_dead_code()
+    return lower(traced, ["theta", *names], outputs)
