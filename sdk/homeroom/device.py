@@ -73,7 +73,7 @@ class Device:
         self.close()
 
     def add(self, *samples: Sample | str | Path) -> list[str]:
-        """Check and store samples, or those of a .jsonl or .csv file or folder: all of them, or none; return their ids."""
+        """Check and store samples, or those of a .jsonl or .csv file or folder, all or none; return their ids."""
         return self.store.add([resolve(s, self.bundle.manifest, base=base) for s, base in _each(samples)])
 
     def train(

@@ -1,4 +1,4 @@
-"""The steps of one `sync`: send what waits, ask to unlearn, fetch and judge the newest global theta; imports sync's client."""
+"""The steps of one `sync`: send what waits, ask to unlearn, fetch and judge the newest global theta."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def send_updates(store: Store, client: Client) -> tuple[list[str], dict[str, str
         except UpdateError as problem:
             if problem.code == "unknown_device":
                 raise
-            store.drop_update(update.update_id)
+            store.mark_refused(update.update_id)
             refused[update.update_id] = str(problem)
         else:
             store.mark_sent(update.update_id)

@@ -76,10 +76,10 @@ def queue_update(
             delta,
             version.facts["examples"],
             version.base,
-            version.version_id,
+            update_id=version.version_id,
         )
     except UpdateError as problem:
         return str(problem)
-    if store.queue_update(version.version_id, data, version.base, store.subjects_of(version)):
+    if store.queue_update(version.version_id, data, version.base, store.subjects_of(version), bundle.bundle_id):
         return "queued"
-    return "this device's update for the present global theta is already on its way"
+    return "this device's update for the present global theta is already on its way, or was refused"

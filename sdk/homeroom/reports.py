@@ -9,7 +9,7 @@ from typing import Any
 
 @dataclass(frozen=True)
 class TrainReport:
-    """One call of `train`. `scores` are on the validation subjects (empty without any); `left_out` samples lack features.
+    """One call of `train`. `scores` are on the validation subjects, if any; `left_out` samples lack features.
 
     `finished` is False where the budget ended first: the best so far is in use, and the next call goes on from there.
     """

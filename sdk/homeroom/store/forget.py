@@ -68,7 +68,7 @@ def _remove(opened: Opened, subject_id: int) -> ForgetReport:
         return [row[0] for row in database.rows(sql, (subject_id, kind))]
 
     versions, updates = entered("version"), entered("update")
-    sent = {row[0] for row in database.rows("SELECT update_id FROM updates WHERE state != 'pending'")}
+    sent = {row[0] for row in database.rows("SELECT update_id FROM updates WHERE state IN ('sending', 'sent')")}
     unsent = [update_id for update_id in updates if update_id not in sent]
     unlearning = [update_id for update_id in updates if update_id in sent]
     samples = database.write("DELETE FROM samples WHERE subject_id = ?", (subject_id,))

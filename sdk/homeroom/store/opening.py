@@ -240,9 +240,9 @@ def _notice_move(opened: Opened) -> None:
             opened.database.write("DELETE FROM secrets WHERE name LIKE 'identity.%'")
             opened.database.write(
                 "DELETE FROM lineage WHERE kind = 'update' AND item IN "
-                "(SELECT update_id FROM updates WHERE state != 'sent')"
+                "(SELECT update_id FROM updates WHERE data IS NOT NULL)"
             )
-            opened.database.write("DELETE FROM updates WHERE state != 'sent'")
+            opened.database.write("DELETE FROM updates WHERE data IS NOT NULL")
             opened.moved = True
 
 

@@ -24,8 +24,8 @@ CREATE TABLE versions (
     kind TEXT NOT NULL CHECK (kind IN ('local', 'global')), base INTEGER NOT NULL,
     facts BLOB NOT NULL, theta BLOB NOT NULL);
 CREATE TABLE updates (
-    update_id TEXT PRIMARY KEY, base INTEGER NOT NULL,
-    state TEXT NOT NULL CHECK (state IN ('pending', 'sending', 'sent')), data BLOB);
+    update_id TEXT PRIMARY KEY, bundle_id TEXT NOT NULL, base INTEGER NOT NULL,
+    state TEXT NOT NULL CHECK (state IN ('pending', 'sending', 'sent', 'refused')), data BLOB);
 CREATE TABLE unlearning (update_id TEXT PRIMARY KEY, state TEXT NOT NULL CHECK (state IN ('pending', 'sent')));
 CREATE TABLE lineage (
     subject_id INTEGER NOT NULL REFERENCES subjects, kind TEXT NOT NULL CHECK (kind IN ('version', 'update', 'state')),

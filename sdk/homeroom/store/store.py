@@ -193,21 +193,28 @@ class Store:
 
     # Outbox
 
-    def queue_update(self, update_id: str, data: bytes, base: int, subjects: Iterable[str]) -> bool:
-        """Queue a signed update in place of one of the same base; False if one of that base is on its way or sent."""
+    def queue_update(
+        self, update_id: str, data: bytes, base: int, subjects: Iterable[str], bundle_id: str = ""
+    ) -> bool:
+        """Queue a signed update in place of an unsent one of the same bundle and base.
+
+        False, and nothing changed, if one of that base is on its way or sent, or this very one was refused.
+        """
+        sql = "SELECT update_id, state FROM updates WHERE bundle_id = ? AND base = ?"
         with self._database.step():
-            if self._database.one("SELECT 1 FROM updates WHERE base = ? AND state != 'pending'", (base,)):
-                return False
-            for (old,) in self._database.rows("SELECT update_id FROM updates WHERE base = ?", (base,)):
+            for old, state in self._database.rows(sql, (bundle_id, base)):
+                if state in ("sending", "sent") or (state == "refused" and old == update_id):
+                    return False
                 self.drop_update(old)
             sealed = self._device.seal(data, "updates.data", update_id)
-            self._database.write("INSERT INTO updates VALUES (?, ?, 'pending', ?)", (update_id, base, sealed))
+            row = (update_id, bundle_id, base, sealed)
+            self._database.write("INSERT INTO updates VALUES (?, ?, ?, 'pending', ?)", row)
             self._link("update", update_id, subjects)
         return True
 
     def pending_updates(self) -> list[StoredUpdate]:
         """Updates to send, oldest base first; those whose sending was begun are sent again under the same id."""
-        rows = self._database.rows("SELECT update_id, base, data FROM updates WHERE state != 'sent' ORDER BY base")
+        rows = self._database.rows("SELECT update_id, base, data FROM updates WHERE data IS NOT NULL ORDER BY base")
         return [StoredUpdate(u, base, self._device.open(data, "updates.data", u)) for u, base, data in rows]
 
     def sent_updates(self) -> list[str]:
@@ -222,6 +229,12 @@ class Store:
         with self.step("sent", 1):
             self._database.write("UPDATE updates SET state = 'sent', data = NULL WHERE update_id = ?", (update_id,))
         self._opened.back_up()
+
+    def mark_refused(self, update_id: str) -> None:
+        """The aggregator will not have it: it is not sent again, and another may take its place."""
+        with self.step("refused", 1):
+            sql = "UPDATE updates SET state = 'refused', data = NULL WHERE update_id = ?"
+            self._database.write(sql, (update_id,))
 
     def drop_update(self, update_id: str) -> None:
         with self._database.step():
