@@ -1,0 +1,52 @@
+"""What a recipe says about an encoder, and what every family of encoders hands over; imports the contract and onnx."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+import msgspec
+import onnx
+
+from homeroom.contract.manifest import Column, Licence, ModalityName, Preprocess
+
+
+class EncoderSpec(msgspec.Struct, frozen=True, kw_only=True):
+    """One `[modality]` table of a recipe.
+
+    source: `pip:minilm`, `pip:efficientnet-lite0`, `pip:whisper-tiny-en`, `pip:speech-embedding`, `table`, or
+    `hf:<directory or hub name>`. taps: layers by number or name, or `auto`. dim: channels kept of each tap (<= 127 a
+    value as int8). buckets: token counts of text; ignored where the count is fixed. seconds: window of sound. grid:
+    regions a side of a picture. columns: those of a table; their order is the order of the row.
+    """
+
+    modality: ModalityName
+    source: str
+    taps: tuple[int | str, ...] | Literal["auto"] = "auto"
+    dim: int = 64
+    buckets: tuple[int, ...] = (16, 32, 64)
+    seconds: float | None = None
+    grid: int | None = None
+    quantize: Literal["int8", "none"] = "int8"
+    columns: tuple[Column, ...] = ()
+
+
+@dataclass(frozen=True)
+class Encoder:
+    """A float32 encoder as a graph whose outputs are its taps, float32 [batch, tokens, width], before compression.
+
+    scheme: how its weights become int8: `dynamic` for matrix products, `static` for convolutions (calibrated).
+    keep_float: prefixes of the names of nodes that stay in float32 whatever the scheme.
+    """
+
+    title: str
+    graph: onnx.ModelProto
+    taps: tuple[str, ...]
+    buckets: tuple[int, ...]
+    preprocess: Preprocess
+    scheme: Literal["dynamic", "static"]
+    float_bytes: int
+    licences: tuple[Licence, ...] = ()
+    files: dict[str, Path] = field(default_factory=dict)
+    keep_float: tuple[str, ...] = ()
