@@ -89,13 +89,13 @@ def pair(
     """Attend, compare and pool two or three texts (after Parikh et al. 2016, "decomposable attention").
 
     tokens: ([question,] reference, answer), each [batch, tokens, width]; masks: [batch, texts, tokens]; presence:
-    [batch, texts]; vectors: pooled texts, each [batch, width]. Reference and answer read each other, the answer reads the question
-    too. Where a text is absent, what it would be compared with contributes zeros. Returns logits [batch, n].
+    [batch, texts]; vectors: pooled texts, each [batch, width]. Reference and answer read each other, the answer reads
+    the question too. Where a text is absent, what it would be compared with contributes zeros. Returns logits [batch, n].
     """
     reference, answer = len(tokens) - 2, len(tokens) - 1
     left_of = [reference, answer] + [answer] * (len(tokens) - 2)
     right_of = [answer, reference] + [0] * (len(tokens) - 2)
-    batch, length, width = tokens[0].shape
+    batch, _, width = tokens[0].shape
     left = torch.stack([tokens[i] for i in left_of], 1)
     right = torch.stack([tokens[i] for i in right_of], 1)
     ask = left @ (parameters["attend.weight"] * width**-0.5)

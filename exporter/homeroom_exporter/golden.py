@@ -1,0 +1,124 @@
+"""Golden samples: a few inputs with the float reference's features and the first theta's outputs; onnxruntime.
+
+A device compares its own with them at install, since int8 arithmetic differs between processors.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import safetensors.numpy
+
+from homeroom.contract.manifest import Modality, Slot
+from homeroom.preprocess import collate, prepare
+from homeroom_exporter.model import Design
+
+Features = Mapping[tuple[str, int], np.ndarray]  # by (slot, place): int8 [taps, n, dim]
+Run = Callable[[Mapping[str, np.ndarray]], dict[str, np.ndarray]]
+SUFFIX = {"image": (b"\x89PNG", "png"), "audio": (b"RIFF", "wav")}
+
+
+def places(slot: Slot, value: Any) -> list[tuple[int, Any]]:
+    """The (place, value) of what a row holds for a slot; absent ones are left out."""
+    values = value if isinstance(value, list) else [value]
+    return [(place, one) for place, one in enumerate(values) if one is not None]
+
+
+def row_features(
+    design: Design, run: Mapping[str, Run], bundle_file: Callable[[str], Path], inputs: Mapping[str, Any]
+) -> dict[tuple[str, int], np.ndarray]:
+    """Features of one row, each input alone; `run` is the features graph of each modality."""
+    features = {}
+    for slot in design.slots:
+        modality = design.modality(slot.modality)
+        for place, value in places(slot, inputs.get(slot.name)):
+            features[slot.name, place] = features_of(modality, run[modality.name], bundle_file, [value])[0]
+    return features
+
+
+def features_of(
+    modality: Modality, run: Run, bundle_file: Callable[[str], Path], values: Sequence[Any]
+) -> list[np.ndarray]:
+    """Features int8 [taps, n, dim] of values of one modality, in one batch."""
+    prepared = [prepare(modality, value, bundle_file) for value in values]
+    batch = run(collate(modality, prepared))["features"]
+    return [np.ascontiguousarray(one[:, : p.tokens]) for one, p in zip(batch, prepared, strict=True)]
+
+
+def bucket(design: Design, rows: Sequence[Features]) -> dict[str, int]:
+    """The smallest token counts that hold every row, by modality."""
+    tokens = {}
+    for modality in design.modalities:
+        names = {slot.name for slot in design.slots if slot.modality == modality.name}
+        longest = max((f.shape[1] for row in rows for (slot, _), f in row.items() if slot in names), default=0)
+        tokens[modality.name] = next(b for b in modality.buckets if b >= longest)
+    return tokens
+
+
+def feeds(design: Design, rows: Sequence[Features], batch: int, tokens: Mapping[str, int]) -> dict[str, np.ndarray]:
+    """The predict graph's inputs but theta for at most `batch` rows, padded with absent ones."""
+    presence = np.zeros((batch, len(design.inputs)), np.float32)
+    result: dict[str, np.ndarray] = {}
+    for slot in design.slots:
+        modality = design.modality(slot.modality)
+        length, columns = tokens[modality.name], design.columns(slot.name)
+        features = np.zeros((batch, slot.count, len(modality.taps), length, modality.dim), np.int8)
+        mask = np.zeros((batch, slot.count, length), np.float32)
+        for i, row in enumerate(rows):
+            for place in range(slot.count):
+                if (one := row.get((slot.name, place))) is not None:
+                    features[i, place, :, : one.shape[1]] = one
+                    mask[i, place, : one.shape[1]] = 1.0
+                    presence[i, columns[place]] = 1.0
+        result[f"{slot.name}.features"], result[f"{slot.name}.mask"] = features, mask
+    result["presence"] = presence
+    return result
+
+
+def golden_files(
+    design: Design,
+    rows: Sequence[Mapping[str, Any]],
+    reference: Mapping[str, Run],
+    bundle_file: Callable[[str], Path],
+    predict: Callable[[Sequence[Features]], Mapping[str, np.ndarray]],
+) -> dict[str, bytes]:
+    """The files of the golden folder. rows: raw inputs by slot, `labels`, `subject`; media as bytes.
+
+    `predict` gives `{task}.output` float32 [rows, width] for the features of all rows.
+    """
+    files: dict[str, bytes] = {}
+    lines, computed = [], []
+    expected: dict[str, np.ndarray] = {}
+    for i, row in enumerate(rows):
+        features = row_features(design, reference, bundle_file, row)
+        computed.append(features)
+        expected |= {f"features.{i}.{slot}.{place}": value for (slot, place), value in features.items()}
+        lines.append(json.dumps(_line(design, i, row, files), ensure_ascii=False, sort_keys=True))
+    for name, values in predict(computed).items():
+        task = name.removesuffix(".output")
+        expected |= {f"output.{i}.{task}": np.ascontiguousarray(values[i], np.float32) for i in range(len(rows))}
+    files["samples.jsonl"] = ("\n".join(lines) + "\n").encode()
+    files["expected.safetensors"] = safetensors.numpy.save(dict(sorted(expected.items())))
+    return files
+
+
+def _line(design: Design, row: int, values: Mapping[str, Any], files: dict[str, bytes]) -> dict[str, Any]:
+    """One row in the JSONL sample form; its media are put into `files` under names of their own."""
+    line: dict[str, Any] = {"subject": f"golden-{row}", "labels": dict(values.get("labels", {}))}
+    for slot in design.slots:
+        if values.get(slot.name) is None:
+            continue
+        written: list[Any] = [None] * slot.count
+        for place, value in places(slot, values[slot.name]):
+            if isinstance(value, bytes):
+                magic, suffix = SUFFIX[slot.modality]
+                name = f"{row}-{slot.name}-{place}.{suffix if value.startswith(magic) else 'bin'}"
+                files[name] = value
+                value = name
+            written[place] = value
+        line[slot.name] = written if slot.count > 1 else written[0]
+    return line

@@ -1,0 +1,184 @@
+"""Writes a bundle: everything into a scratch directory, hashed, signed, then renamed into place at once."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import tempfile
+import zipfile
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import msgspec
+import numpy as np
+import onnx
+import safetensors.numpy
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+
+from homeroom.bundle import write_signature
+from homeroom.contract.canonical import canonical, digest_file
+from homeroom.contract.manifest import FORMAT, File, Graph, Licence, Manifest, ModalityName, Tensor, Training
+from homeroom.contract.signing import Certificate
+from homeroom.errors import ExportError
+from homeroom_exporter.model import Design
+
+THETA, SCALES, GOLDEN = "theta.safetensors", "scales.safetensors", "golden"
+ZIP_TIME = (1980, 1, 1, 0, 0, 0)  # the earliest that a zip can hold; a fixed one, for equal bytes
+DTYPES = {
+    onnx.TensorProto.FLOAT: "float32",
+    onnx.TensorProto.INT8: "int8",
+    onnx.TensorProto.INT32: "int32",
+    onnx.TensorProto.INT64: "int64",
+}
+
+
+@dataclass(frozen=True)
+class GraphFile:
+    """One graph in a scratch directory: what it is for, and the runtimes that ran it."""
+
+    path: Path
+    role: str
+    tried: tuple[str, ...] = ()
+    precision: str = "float32"
+    modality: ModalityName | None = None
+    batch: int = -1
+    tokens: Mapping[str, int] | None = None
+
+    @property
+    def name(self) -> str:
+        """Its place in the bundle."""
+        if self.role == "features":
+            return f"graphs/features.{self.modality}.{self.precision}.onnx"
+        text = f".text{self.tokens['text']}" if self.tokens and "text" in self.tokens else ""
+        return f"graphs/{self.role}{text}.batch{self.batch}.onnx"
+
+
+@dataclass(frozen=True)
+class Contents:
+    """What a bundle is made of. `files`: further files by their place; `scales`: float32 [taps, dim] by modality."""
+
+    name: str
+    version: int
+    design: Design
+    theta: np.ndarray
+    graphs: Sequence[GraphFile]
+    files: Mapping[str, Path]
+    golden: Mapping[str, bytes]
+    training: Training
+    licences: tuple[Licence, ...]
+    provenance: Mapping[str, str]
+
+
+def graph_entry(graph: GraphFile) -> Graph:
+    """The manifest's facts about a graph, read from the file itself."""
+    model = onnx.load(graph.path)
+
+    def tensors(values: Sequence[onnx.ValueInfoProto]) -> tuple[Tensor, ...]:
+        return tuple(
+            msgspec.convert(
+                {
+                    "name": v.name,
+                    "dtype": DTYPES[v.type.tensor_type.elem_type],
+                    "shape": [d.dim_value or -1 for d in v.type.tensor_type.shape.dim],
+                },
+                Tensor,
+            )
+            for v in values
+        )
+
+    return msgspec.convert(
+        {
+            "role": graph.role,
+            "file": graph.name,
+            "opset": next(o.version for o in model.opset_import if o.domain in ("", "ai.onnx")),
+            "precision": graph.precision,
+            "modality": graph.modality,
+            "batch": graph.batch,
+            "tokens": dict(graph.tokens or {}),
+            "inputs": tensors(model.graph.input),
+            "outputs": tensors(model.graph.output),
+            "tried": graph.tried,
+        },
+        Graph,
+    )
+
+
+def fill(folder: Path, contents: Contents) -> Manifest:
+    """Write every file of the bundle but its signature into `folder`; returns the manifest written."""
+    for graph in contents.graphs:
+        _copy(graph.path, folder / graph.name)
+    for name, path in contents.files.items():
+        _copy(path, folder / name)
+    blobs = {f"{GOLDEN}/{name}": data for name, data in contents.golden.items()}
+    blobs[THETA] = safetensors.numpy.save({"theta": np.ascontiguousarray(contents.theta, np.float32)})
+    blobs[SCALES] = safetensors.numpy.save(
+        {name: np.ascontiguousarray(scale, np.float32) for name, scale in sorted(contents.design.scales.items())}
+    )
+    for name, data in blobs.items():
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_bytes(data)
+    listed = sorted(p.relative_to(folder).as_posix() for p in folder.rglob("*") if p.is_file())
+    manifest = Manifest(
+        format=FORMAT,
+        name=contents.name,
+        version=contents.version,
+        files={name: File(digest_file(folder / name), (folder / name).stat().st_size) for name in listed},
+        modalities=contents.design.modalities,
+        slots=contents.design.slots,
+        tasks=contents.design.tasks,
+        segments=contents.design.layout.segments,
+        graphs=tuple(graph_entry(graph) for graph in contents.graphs),
+        theta=THETA,
+        golden=GOLDEN,
+        training=contents.training,
+        licences=contents.licences,
+        provenance=dict(contents.provenance),
+    )
+    (folder / "manifest.json").write_bytes(canonical(manifest))
+    return manifest
+
+
+@contextlib.contextmanager
+def staging(out: Path) -> Iterator[Path]:
+    """A scratch directory beside `out`, renamed to it at the end; on any error nothing is left, and `out` untouched."""
+    if out.exists():
+        raise ExportError("exists already", where=str(out), remedy="choose another place, or remove it first")
+    out.parent.mkdir(parents=True, exist_ok=True)
+    scratch = Path(tempfile.mkdtemp(prefix=f".{out.name}.", dir=out.parent))
+    try:
+        folder = scratch / "bundle"
+        folder.mkdir()
+        yield folder
+        for path in [p for p in folder.rglob("*") if p.is_file()]:
+            with path.open("rb+") as file:
+                os.fsync(file.fileno())
+        folder.rename(out)
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)
+
+
+def write_bundle(out: Path, contents: Contents, key: Ed25519PrivateKey, certificate: Certificate) -> Manifest:
+    """Write the signed bundle as the directory `out`, which must not exist."""
+    with staging(out) as folder:
+        manifest = fill(folder, contents)
+        write_signature(folder, manifest, certificate, key)
+    return manifest
+
+
+def zip_bundle(folder: Path, out: Path) -> None:
+    """The bundle as one `.homeroom` file: a zip with fixed order and times, so that equal bundles give equal bytes."""
+    partial = out.with_name(f".{out.name}.partial")
+    with zipfile.ZipFile(partial, "w", zipfile.ZIP_DEFLATED, compresslevel=6) as archive:
+        for path in sorted(p for p in folder.rglob("*") if p.is_file()):
+            entry = zipfile.ZipInfo(path.relative_to(folder).as_posix(), ZIP_TIME)
+            entry.compress_type = zipfile.ZIP_DEFLATED
+            entry.external_attr = 0o644 << 16
+            archive.writestr(entry, path.read_bytes())
+    partial.replace(out)
+
+
+def _copy(source: Path, target: Path) -> None:
+    target.parent.mkdir(parents=True, exist_ok=True)
+    shutil.copyfile(source, target)
