@@ -14,7 +14,7 @@ import pytest
 from faults.devices import SECRET_WORD, features, make_sample, numbers, open_store, texts, theta
 
 from homeroom.errors import DiskFullError, StoreError
-from homeroom.store import opening, schema
+from homeroom.store import Store, opening, schema
 from homeroom.store.clock import Clock, look
 from homeroom.vault import Ring
 
@@ -132,13 +132,18 @@ def test_one_update_waits_for_each_base_and_a_begun_upload_is_not_replaced(tmp_p
 
 def test_a_step_is_all_or_nothing(tmp_path: Path) -> None:
     with open_store(tmp_path) as store:
-        with pytest.raises(RuntimeError), store.step("train"):
-            store.add([make_sample(0, "new")])
-            store.put_version(theta(0), "local", 0, {}, ["new"])
-            raise RuntimeError
+        with pytest.raises(StoreError):
+            _fail_inside_a_step(store)
         assert (store.count(), store.versions(), store.subjects()) == (0, [], [])
         store.add([make_sample(0, "new")])
         assert store.count() == 1
+
+
+def _fail_inside_a_step(store: Store) -> None:
+    with store.step("train"):
+        store.add([make_sample(0, "new")])
+        store.put_version(theta(0), "local", 0, {}, ["new"])
+        raise StoreError("the rest went wrong")
 
 
 def test_state_is_for_one_training_only(tmp_path: Path) -> None:

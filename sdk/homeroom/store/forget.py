@@ -44,6 +44,7 @@ def remove_and_rotate(opened: Opened) -> ForgetReport:
             if row is not None:
                 report = _remove(opened, row[0])
         opened.keys.rotate(opened.ring)
+    opened.reload_keys()
     return report
 
 
@@ -115,6 +116,7 @@ def expire(opened: Opened, today: str) -> int:
             for subject_id, sample_ids in expired.items():
                 _end_retention(opened, subject_id, sample_ids)
             opened.keys.rotate(opened.ring)
+        opened.reload_keys()
     except DiskFullError:
         with contextlib.suppress(DiskFullError):
             opened.put_ring(before)

@@ -106,7 +106,7 @@ class KeyBook:
         self.reset()
 
     def reset(self) -> None:
-        """Forget what was read: after a rolled back step or a rotation."""
+        """Forget which subjects were read: after a step that was rolled back."""
         self._known.clear()
 
     def _wrap(self, key: bytes, index: bytes) -> bytes:
@@ -116,44 +116,47 @@ class KeyBook:
         return Cipher(self._master.open(wrapped, "subjects.data_key", index.hex(), self.generation))
 
     def rotate(self, ring: Ring) -> None:
-        """Inside a step: seal every key with the ring's newest, under new indexes and with a new device key."""
+        """Inside a step: seal every key with the ring's newest, under new indexes and with a new device key.
+
+        Once the step is done, a new key book is to be opened; this one is of before.
+        """
         subjects = list(self.all())
         generation = ring.newest
         master = ring.cipher(generation)
         assert master is not None
         device, indexer = Cipher(new_key()), Cipher(new_key())
-        sealed = {
-            name: self.device.open(body, "secrets", name) for name, body in self.database.rows("SELECT * FROM secrets")
-        }
-        for name, body in sealed.items():
-            self.database.write(
-                "UPDATE secrets SET body = ? WHERE name = ?", (device.seal(body, "secrets", name), name)
-            )
         for table, key, column in MIXED:
-            for identity, body in self.database.rows(f"SELECT {key}, {column} FROM {table} WHERE {column} IS NOT NULL"):
-                place = (f"{table}.{column}", identity)
+            for name, body in self.database.rows(f"SELECT {key}, {column} FROM {table} WHERE {column} IS NOT NULL"):
+                place = (table if table == "secrets" else f"{table}.{column}", name)
                 body = device.seal(self.device.open(body, *place), *place)
-                self.database.write(f"UPDATE {table} SET {column} = ? WHERE {key} = ?", (body, identity))
-        self._master, self.generation, self.device, self._index = master, generation, device, indexer
+                self.database.write(f"UPDATE {table} SET {column} = ? WHERE {key} = ?", (body, name))
         for subject in subjects:
-            index = self.index(subject.name)
+            index = indexer.index(subject.name)
+            wrapped = master.seal(subject.cipher.key, "subjects.data_key", index.hex(), generation)
             self.database.write(
                 "UPDATE subjects SET name_index = ?, data_key = ? WHERE subject_id = ?",
-                (index, self._wrap(subject.cipher.key, index), subject.subject_id),
+                (index, wrapped, subject.subject_id),
             )
-        self.database.write("UPDATE store SET generation = ?, device_key = ?, index_key = ?", self._store_row())
-        self.reset()
-
-    def _store_row(self) -> tuple[int, bytes, bytes]:
-        return (
-            self.generation,
-            self._master.seal(self.device.key, "store.device_key", self.generation),
-            self._master.seal(self._index.key, "store.index_key", self.generation),
+        self.database.write(
+            "UPDATE store SET generation = ?, device_key = ?, index_key = ?",
+            (generation, *wrap_store_keys(master, generation, device.key, indexer.key)),
         )
 
 
 SUBJECTS = "SELECT subject_id, name_index, data_key, name FROM subjects ORDER BY subject_id"
-MIXED = (("versions", "version_id", "facts"), ("versions", "version_id", "theta"), ("updates", "update_id", "data"))
+MIXED = (
+    ("secrets", "name", "body"),
+    ("versions", "version_id", "facts"),
+    ("versions", "version_id", "theta"),
+    ("updates", "update_id", "data"),
+)
+
+
+def wrap_store_keys(master: Cipher, generation: int, device_key: bytes, index_key: bytes) -> tuple[bytes, bytes]:
+    return (
+        master.seal(device_key, "store.device_key", generation),
+        master.seal(index_key, "store.index_key", generation),
+    )
 
 
 def first_row(connection: sqlite3.Connection, store_id: str, ring: Ring) -> None:
@@ -161,12 +164,5 @@ def first_row(connection: sqlite3.Connection, store_id: str, ring: Ring) -> None
     generation = ring.newest
     master = ring.cipher(generation)
     assert master is not None
-    connection.execute(
-        "INSERT INTO store VALUES (1, ?, ?, ?, ?)",
-        (
-            store_id,
-            generation,
-            master.seal(new_key(), "store.device_key", generation),
-            master.seal(new_key(), "store.index_key", generation),
-        ),
-    )
+    row = (store_id, generation, *wrap_store_keys(master, generation, new_key(), new_key()))
+    connection.execute("INSERT INTO store VALUES (1, ?, ?, ?, ?)", row)

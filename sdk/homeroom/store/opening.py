@@ -14,7 +14,7 @@ import msgspec
 
 from homeroom.backup import Backup
 from homeroom.durable import make_directory, write_durable
-from homeroom.errors import DiskFullError, InputError, StoreError
+from homeroom.errors import DiskFullError, HomeroomError, InputError, StoreError
 from homeroom.samples import StoredSample
 from homeroom.store import repair, schema
 from homeroom.store.clock import Clock, look
@@ -49,6 +49,7 @@ class Opened:
     backup: Backup
     clock: Clock
     moved: bool = False
+    copied: int = 0  # changes to device.db in this process that the copy has
     checked: bool = False  # every sealed value was opened in this process: the copy may be replaced
 
     def look_at_clock(self) -> Clock:
@@ -79,6 +80,10 @@ class Opened:
             self.keys.reset()
             raise
 
+    def reload_keys(self) -> None:
+        """After a rotation."""
+        self.keys = KeyBook(self.database, self.ring)
+
     def known(self, name: str) -> Subject:
         found = self.keys.find(name)
         if found is None:
@@ -91,11 +96,9 @@ class Opened:
             return
         if not self.checked:
             repair.mend(self)
-        if force:
+        with contextlib.nullcontext() if force else contextlib.suppress(DiskFullError):
             self.backup.make(self.database)
-        else:
-            with contextlib.suppress(DiskFullError):
-                self.backup.make(self.database)
+        self.copied = self.database.connection.total_changes
 
     def each_facts(self) -> Iterator[tuple[Subject, StoredSample]]:
         """Every sample without its inputs."""
@@ -116,6 +119,10 @@ class Opened:
             yield open_sample(subjects[subject_id], sample_id, facts, inputs)
 
     def close(self) -> None:
+        """Renew the copy if anything changed since, and let go of the directory."""
+        if self.database.connection.total_changes != self.copied:
+            with contextlib.suppress(HomeroomError, DamagedError):  # the next opening sees to it
+                self.back_up(force=True)
         self.cache.close()
         self.database.close()
         self.lock.close()
@@ -176,6 +183,8 @@ def _open_database(directory: Path, store_id: str, places: Keys, ring: Ring, loc
             lost += repair.restore(directory, backup, ring, "device.db was missing or empty")
         else:
             create(path, store_id, ring)
+    if repair.is_older_than_copy(directory, ring):
+        lost += repair.restore(directory, backup, ring, "device.db was from before a `forget`")
     try:
         database, keys = _sound(path, ring)
     except DamagedError as problem:

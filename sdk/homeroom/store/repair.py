@@ -51,6 +51,18 @@ def is_made(path: Path) -> bool:
     return True  # damaged, which is not the same as never made
 
 
+def is_older_than_copy(directory: Path, ring: Ring) -> bool:
+    """Whether device.db was sealed with a master key that is gone, or names none, and the copy with one that is there."""
+
+    def openable(path: Path) -> bool:
+        with contextlib.suppress(sqlite3.DatabaseError, TypeError), contextlib.closing(sqlite3.connect(path)) as c:
+            return c.execute("SELECT generation FROM store").fetchone()[0] in ring.keys
+        return False
+
+    copy = directory / "backup" / "device.db"
+    return copy.exists() and not openable(directory / "device.db") and openable(copy)
+
+
 def find_store_id(directory: Path) -> str | None:
     """The store's id, read from the databases when device.json is gone."""
     for path in (directory / "device.db", directory / "backup" / "device.db"):
