@@ -23,11 +23,14 @@ class DamagedError(Exception):
 
 
 class Database:
-    def __init__(self, path: Path, *, durable: bool = True) -> None:
+    def __init__(self, path: Path, *, durable: bool = True, any_thread: bool = False) -> None:
+        """any_thread: its owner sees to it that only one thread at a time is inside."""
         self.path = path
         self._depth = 0
         with self.refusals():
-            self.connection = sqlite3.connect(path, isolation_level=None, timeout=0.5)
+            self.connection = sqlite3.connect(
+                path, isolation_level=None, timeout=0.5, check_same_thread=not any_thread
+            )
             try:
                 self._prepare("FULL" if durable else "NORMAL")
             except BaseException:
