@@ -190,15 +190,19 @@ class Device:
         self._queue_update()
         unlearned = exchange.ask_unlearning(self.store, client)
         sent, refused, sent_bytes = exchange.send_updates(self.store, client)
-        version_id, received_bytes = exchange.fetch_global(self.store, self.bundle, client, self._root())
-        in_use, theirs, ours = "unchanged", {}, {}  # type: tuple[str, Mapping[str, Any], Mapping[str, Any]]
-        if version_id is not None:
-            in_use, theirs, ours = exchange.choose(self.store, self.bundle, version_id, self._validation_scores)
+        taken = exchange.take_global(self.store, self.bundle, client, self._root(), self._validation_scores)
         self.store.back_up()
         newest = lineage.newest_global(self.store, self.bundle)
-        version = newest.base if newest else None
         return SyncReport(
-            tuple(sent), refused, tuple(unlearned), version, in_use, sent_bytes, received_bytes, theirs, ours
+            sent=tuple(sent),
+            refused=refused,
+            unlearned=tuple(unlearned),
+            version=newest.base if newest else None,
+            in_use=taken.in_use,
+            sent_bytes=sent_bytes,
+            received_bytes=taken.received_bytes,
+            global_scores=taken.theirs,
+            local_scores=taken.ours,
         )
 
     def forget(self, subject: str) -> ForgetReport:

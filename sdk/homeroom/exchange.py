@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -48,36 +49,41 @@ def ask_unlearning(store: Store, client: Client) -> list[str]:
     return asked
 
 
-def fetch_global(store: Store, bundle: Bundle, client: Client, root: str) -> tuple[str | None, int]:
-    """Store the aggregator's newest theta if it is new and verifies; (its id in the store, bytes)."""
-    newest = newest_global(store, bundle)
+@dataclass(frozen=True)
+class Fetched:
+    """What became of the newest global theta: `in_use` is "global", "local" (clearly better here) or "unchanged"."""
+
+    in_use: str = "unchanged"
+    received_bytes: int = 0
+    theirs: Scores = field(default_factory=dict)
+    ours: Scores = field(default_factory=dict)
+
+
+def take_global(
+    store: Store, bundle: Bundle, client: Client, root: str, score: Callable[[np.ndarray], Scores]
+) -> Fetched:
+    """Fetch the newest global theta, verify it, and use it unless it is clearly worse on the validation samples.
+
+    Either way it is what the next training starts from.
+    """
+    newest, present = newest_global(store, bundle), store.current()
     after = newest.base if newest else 0
     data = client.latest(after)
     if data is None:
-        return None, 0
+        return Fetched()
     header, theta = read_version(
         data, bundle.manifest.layout, bundle_id=bundle.bundle_id, root_fingerprint=root, after=after
     )
     if header.version == after:
-        return None, len(data)
+        return Fetched(received_bytes=len(data))
+    theirs = score(theta)
+    ours = score(theta_of(store, bundle, present)) if present else {}
+    worse = clearly_worse(theirs, ours)
     with store.step("global theta", header.version):
         version_id = store.put_version(theta, "global", header.version, facts(bundle, devices=header.devices))
-    return version_id, len(data)
-
-
-def choose(
-    store: Store, bundle: Bundle, version_id: str, score: Callable[[np.ndarray], Scores]
-) -> tuple[str, Scores, Scores]:
-    """Use the new global theta, unless it is clearly worse on the validation samples than the one in use."""
-    present = store.current()
-    new = next(v for v in store.versions() if v.version_id == version_id)
-    theirs = score(theta_of(store, bundle, new))
-    ours = score(theta_of(store, bundle, present)) if present else {}
-    if present and clearly_worse(theirs, ours):
-        return "local", theirs, ours
-    with store.step("use global", new.base):
-        store.set_current(version_id)
-    return "global", theirs, ours
+        if not worse:
+            store.set_current(version_id)
+    return Fetched("local" if worse else "global", len(data), theirs, ours)
 
 
 def clearly_worse(new: Scores, old: Scores) -> bool:
