@@ -24,6 +24,7 @@ Name = Annotated[str, msgspec.Meta(pattern=r"^[a-z][a-z0-9_]{0,47}$")]
 Hash = Annotated[str, msgspec.Meta(pattern=r"^[0-9a-f]{64}$")]
 Count = Annotated[int, msgspec.Meta(ge=1, le=1 << 24)]
 ModalityName = Literal["text", "image", "audio", "table"]
+Precision = Literal["int8", "float32"]
 TaskKind = Literal["classification", "ordinal", "multilabel", "regression", "choice", "matching"]
 
 
@@ -152,7 +153,7 @@ class Graph(msgspec.Struct, frozen=True, kw_only=True):
     file: str
     runtime: Literal["onnx"] = "onnx"
     opset: int
-    precision: Literal["int8", "float32"] = "float32"
+    precision: Precision = "float32"
     modality: ModalityName | None = None  # role features
     batch: int = -1
     tokens: dict[str, int] = {}  # by modality, roles predict and grad

@@ -1,0 +1,62 @@
+"""Graphs of a bundle, loaded when first needed, behind an interface of one call; imports bundle and a runtime."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+
+from homeroom.bundle import Bundle
+from homeroom.contract.manifest import Graph as GraphFacts
+from homeroom.contract.manifest import Precision
+from homeroom.errors import BundleError
+
+
+class Graph(Protocol):
+    """A loaded graph: arrays by input name in, arrays by output name out."""
+
+    def __call__(self, feeds: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]: ...
+
+
+def load(path: Path, *, threads: int | None = None) -> Graph:
+    from homeroom.runtime.onnx import OnnxGraph
+
+    return OnnxGraph(path, threads)
+
+
+class Graphs:
+    """The graphs of one bundle. `precision`: which backbone of each modality this machine uses (int8 if absent)."""
+
+    def __init__(self, bundle: Bundle, precision: Mapping[str, Precision] | None = None, threads: int | None = None):
+        self.bundle, self.threads = bundle, threads
+        self.precision: dict[str, Precision] = {m.name: "int8" for m in bundle.manifest.modalities} | dict(
+            precision or {}
+        )
+        self._loaded: dict[str, Graph] = {}
+
+    def features_graph(self, modality: str) -> GraphFacts:
+        for graph in self.bundle.manifest.graphs:
+            if (graph.role, graph.modality, graph.precision) == ("features", modality, self.precision[modality]):
+                return graph
+        raise BundleError(f"has no {self.precision[modality]} backbone for {modality}", where="manifest.json")
+
+    def features(self, modality: str) -> Graph:
+        return self.loaded(self.features_graph(modality))
+
+    def release(self, modality: str) -> None:
+        """Give a backbone's memory back; it is loaded again when needed."""
+        self._loaded.pop(self.features_graph(modality).file, None)
+
+    def steps(self, role: str) -> list[GraphFacts]:
+        """The variants of `predict` or `grad`, the one with the smallest bucket first."""
+        found = [graph for graph in self.bundle.manifest.graphs if graph.role == role]
+        if not found:
+            raise BundleError(f"has no {role} graph", where="manifest.json", remedy="export the bundle again")
+        return sorted(found, key=lambda graph: (sorted(graph.tokens.items()), graph.batch))
+
+    def loaded(self, facts: GraphFacts) -> Graph:
+        if facts.file not in self._loaded:
+            self._loaded[facts.file] = load(self.bundle.file(facts.file), threads=self.threads)
+        return self._loaded[facts.file]
