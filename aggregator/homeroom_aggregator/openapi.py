@@ -1,0 +1,104 @@
+"""The OpenAPI document of the HTTP interface; imports the contracts only."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+
+import homeroom
+from homeroom.contract.signing import Certificate
+from homeroom.contract.update import REFUSALS, RoundConfiguration
+
+SECURITY = (
+    "HTTP message signature (RFC 9421, Ed25519, tag `homeroom`) over @method, @authority, @path and content-digest; "
+    "keyid is the public key in hexadecimal, nonce the last `homeroom-nonce` that this server gave."
+)
+
+
+def _object(**properties: Any) -> dict[str, Any]:
+    return {"type": "object", "properties": properties, "required": list(properties)}
+
+
+def document() -> dict[str, Any]:
+    """OpenAPI 3.1, made from the data classes that are really used."""
+    _, components = msgspec.json.schema_components((RoundConfiguration, Certificate), "#/components/schemas/{name}")
+    text, binary = {"type": "string"}, {"type": "string", "format": "binary"}
+    hexadecimal = {"type": "string", "pattern": "^[0-9a-f]{32}$"}
+    error = {
+        "description": "Refused; nothing was changed. Codes for updates: "
+        + "; ".join(f"`{code}`: {why}" for code, why in REFUSALS.items()),
+        "content": {"application/json": {"schema": {"$ref": "#/components/schemas/Refusal"}}},
+    }
+    components["Refusal"] = _object(code=text, message=text, remedy=text)
+
+    def operation(
+        summary: str, answer: Any, *, body: Any = None, signed: bool = True, media: str = "application/json"
+    ) -> dict[str, Any]:
+        told = {
+            "description": "OK",
+            "headers": {"homeroom-nonce": {"description": "for the next signed request", "schema": text}},
+            "content": {media: {"schema": answer}},
+        }
+        made: dict[str, Any] = {"summary": summary, "responses": {"200": told, "default": error}}
+        if signed:
+            made["security"] = [{"signature": []}]
+        if body is not None:
+            kind = "application/octet-stream" if body is binary else "application/json"
+            made["requestBody"] = {"required": True, "content": {kind: {"schema": body}}}
+        return made
+
+    octets = "application/octet-stream"
+    certificate = {"$ref": "#/components/schemas/Certificate"}
+    configuration = {"$ref": "#/components/schemas/RoundConfiguration"}
+    number = {"name": "number", "in": "path", "required": True, "schema": {"type": "integer", "minimum": 0}}
+    status = _object(update_id=hexadecimal, status={"enum": ["accepted", "already"]})
+    return {
+        "openapi": "3.1.0",
+        "info": {"title": "Homeroom aggregator", "version": "1", "description": homeroom.__doc__ or ""},
+        "paths": {
+            "/v1/health": {
+                "get": operation("Is it up?", _object(status=text, version={"type": "integer"}), signed=False)
+            },
+            "/v1/keys": {
+                "get": operation(
+                    "Whose key signs here",
+                    _object(institution=text, bundle_id=text, certificate=certificate),
+                    signed=False,
+                )
+            },
+            "/v1/join": {
+                "post": operation(
+                    "Enrol the signing key with an invitation's code",
+                    _object(device=text, bundle_id=text),
+                    body=_object(code=text),
+                )
+            },
+            "/v1/round": {
+                "get": operation(
+                    "What is asked for, signed for the purpose `round`",
+                    _object(configuration=configuration, certificate=certificate, signature=text),
+                )
+            },
+            "/v1/updates": {"post": operation("Send an update (docs/update.md)", status, body=binary)},
+            "/v1/versions/latest": {"get": operation("The newest theta", binary, media=octets)},
+            "/v1/versions/{number}": {
+                "get": {**operation("One version of theta", binary, media=octets), "parameters": [number]}
+            },
+            "/v1/unlearn": {
+                "post": operation(
+                    "Leave an update out from the next version on", status, body=_object(update_id=hexadecimal)
+                )
+            },
+            "/v1/metrics": {
+                "get": operation("For Prometheus; the operator only", text, signed=False, media="text/plain")
+            },
+            "/v1/openapi.json": {"get": operation("This document", {"type": "object"}, signed=False)},
+        },
+        "components": {
+            "schemas": components,
+            "securitySchemes": {
+                "signature": {"type": "apiKey", "in": "header", "name": "Signature", "description": SECURITY}
+            },
+        },
+    }

@@ -1,0 +1,168 @@
+"""The rounds: which update is let in, when a version is released, what is withdrawn; imports log, merge and replay.
+
+The owner sees to it that one thread at a time is inside. Whatever raises has changed nothing.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+
+from homeroom.bundle import Bundle
+from homeroom.contract.signing import Certificate, fingerprint
+from homeroom.contract.update import RoundConfiguration, Update, read_update
+from homeroom.contract.version import make_version, read_version
+from homeroom.errors import StoreError, TrustError, UpdateError
+from homeroom_aggregator.log import Log
+from homeroom_aggregator.replay import Rules, State, admit, due, release, replay
+
+
+class Rounds:
+    """One bundle's rounds over one log file. `state` is always what a replay of the log gives."""
+
+    def __init__(
+        self, path: Path, bundle: Bundle, configuration: RoundConfiguration, key: Ed25519PrivateKey, word: Certificate
+    ) -> None:
+        self.bundle, self.configuration, self.key, self.certificate = bundle, configuration, key, word
+        self.rules = Rules(bundle.manifest.layout, configuration, bundle.theta())
+        self.log = Log(path)
+        try:
+            self._check_identity(path)
+            self.state = replay(self.log.entries, self.rules)
+            if self.state.version != self.log.newest():
+                raise StoreError("versions and log do not agree", where=str(path), remedy="restore the last backup")
+        except BaseException:
+            self.log.close()
+            raise
+
+    def close(self) -> None:
+        self.log.close()
+
+    def _check_identity(self, path: Path) -> None:
+        """A log belongs to one bundle and one configuration: with another, its replay would give other bits."""
+        asked = self.configuration.configuration_id.encode()
+        known = self.log.fact("configuration")
+        if known is None:
+            self.log.put_fact("configuration", asked)
+        elif known != asked:
+            raise StoreError(
+                "was begun with another bundle or round configuration",
+                where=str(path),
+                remedy="serve it from a new folder",
+            )
+
+    def join(self, device: str, code: str) -> None:
+        """Enrol a device for a code that is known to be genuine; asked again by the same device, nothing happens."""
+        holder = self.log.holder(code)
+        if holder not in (None, device):
+            raise TrustError(
+                "this invitation was used by another device", where="invitation", remedy="ask for a new one"
+            )
+        if holder is None:
+            if self.log.device(device):
+                return
+            self.log.enrol(device, code)
+
+    def update(self, data: bytes, sender: str) -> tuple[str, Literal["accepted", "already"]]:
+        """Let an update in and release a version if one is due; UpdateError with the reason's code otherwise."""
+        update = read_update(data, self.configuration, self.rules.layout)
+        header = update.header
+        if header.device != sender:
+            raise UpdateError("it is signed by another device than the one that sends it", code="bad_signature")
+        holder = self.log.sender(header.update_id)
+        if holder not in (None, sender):
+            raise UpdateError("its id was used by another device", code="malformed", remedy="train again")
+        if holder or self.log.withdrawn(header.update_id):
+            return header.update_id, "already"
+        self._check_base(header.base_version)
+        self._take_in(update, data)
+        return header.update_id, "accepted"
+
+    def _check_base(self, base: int) -> None:
+        if base > self.state.version:
+            raise UpdateError(
+                f"version {base} was never released here", code="unknown_version", remedy="sync, train again"
+            )
+        if self.state.version - base > self.configuration.max_staleness:
+            raise UpdateError(
+                f"version {base} is {self.state.version - base} behind",
+                code="too_stale",
+                remedy="sync, then train again",
+            )
+
+    def _take_in(self, update: Update, data: bytes) -> None:
+        """The update and the release that it brings are one durable step; only then does the state change."""
+        state = self.state.copy()
+        with self.log.step():
+            self.log.append(
+                "update", state.version, update_id=update.header.update_id, device=update.header.device, body=data
+            )
+            admit(state, update, state.version, self.rules)
+            if due(state, self.rules):
+                self._release(state)
+        self.state = state
+
+    def release_now(self) -> int:
+        """Release what is ready although the buffer is not full; return the newest version."""
+        if self.state.sums.ready(self.configuration):
+            state = self.state.copy()
+            with self.log.step():
+                self._release(state)
+            self.state = state
+        return self.state.version
+
+    def _release(self, state: State) -> None:
+        devices = release(state, self.rules)
+        number = self.log.append("release", state.version)
+        body = make_version(self.key, self.certificate, self.bundle.bundle_id, state.version, state.theta, devices)
+        self.log.put_version(state.version, number, body)
+
+    def withdraw(self, update_id: str, sender: str) -> bool:
+        """Unlearn an update of this sender; False where it is another's. An id never seen stays out should it come."""
+        holder = self.log.sender(update_id)
+        if holder not in (None, sender):
+            return False
+        if not self.log.withdrawn(update_id):
+            with self.log.step():
+                self.log.append("withdraw", self.state.version, update_id=update_id, device=sender)
+                state = replay(self.log.entries, self.rules) if holder else self.state
+            self.state = state
+        return True
+
+    def version(self, number: int) -> bytes | None:
+        """The signed bytes of a released version, or None."""
+        return self.log.version(number)
+
+    def verify(self) -> list[str]:
+        """Compute every version again from the log; return what differs from what was released."""
+        problems: list[str] = []
+
+        def compare(version: int, theta: np.ndarray, devices: dict[str, int]) -> None:
+            body = self.log.version(version)
+            if body is None:
+                problems.append(f"version {version} is missing")
+                return
+            header, stored = read_version(
+                body,
+                self.rules.layout,
+                bundle_id=self.bundle.bundle_id,
+                root_fingerprint=fingerprint(self.certificate.root),
+            )
+            if stored.tobytes() != theta.tobytes() or header.devices != devices:
+                problems.append(f"version {version} is not what the log gives")
+
+        replay(self.log.entries, self.rules, released=compare)
+        return problems
+
+    def facts(self) -> dict[str, int]:
+        """Counts for /health and /metrics."""
+        return {
+            "version": self.state.version,
+            "pending": self.state.pending,
+            "devices": self.log.devices(),
+            "updates": self.log.count("update"),
+            "withdrawn": self.log.count("withdraw"),
+        }

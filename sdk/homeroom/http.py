@@ -1,0 +1,85 @@
+"""Signed requests (HTTP message signatures, RFC 9421), the same code at both ends; imports errors only of the house.
+
+A signature by the device's Ed25519 key covers the method, the authority (a proxy in front must keep Host), the path
+and the body's digest. Fresh is what carries a nonce that the server gave out and has not seen since; `created` is
+always 0, since a device's clock proves nothing.
+"""
+
+from __future__ import annotations
+
+import datetime
+from collections.abc import MutableMapping
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
+from http_message_signatures import HTTPMessageSigner, HTTPMessageVerifier, HTTPSignatureKeyResolver
+from http_message_signatures.algorithms import ED25519
+from http_message_signatures.exceptions import HTTPMessageSignaturesException
+
+from homeroom.errors import TrustError
+
+NONCE_HEADER = "homeroom-nonce"
+TAG = "homeroom"
+COVERED = ("@method", "@authority", "@path", "content-digest")
+NO_CLOCK = datetime.datetime.fromtimestamp(0, tz=datetime.UTC)
+
+
+class Message(Protocol):
+    """What a request of any HTTP library has."""
+
+    method: str
+    url: Any
+    headers: MutableMapping[str, str]
+
+
+@dataclass
+class Request:
+    """A request as the verifier reads it; `url` absolute, `headers` in lower case."""
+
+    method: str
+    url: str
+    headers: MutableMapping[str, str]
+
+
+class _Key(HTTPSignatureKeyResolver):
+    """Takes the key's identity to be the public key itself, 64 hexadecimal digits."""
+
+    def __init__(self, key: Ed25519PrivateKey | None = None) -> None:
+        self.key = key
+
+    def resolve_private_key(self, key_id: str) -> Any:
+        return self.key
+
+    def resolve_public_key(self, key_id: str) -> Any:
+        return Ed25519PublicKey.from_public_bytes(bytes.fromhex(key_id))
+
+
+def sign_request(message: Message, body: bytes, key: Ed25519PrivateKey, nonce: str) -> None:
+    """Add Content-Digest, Signature-Input and Signature to the headers."""
+    signer = HTTPMessageSigner(signature_algorithm=ED25519, key_resolver=_Key(key))
+    signer.sign(
+        message,
+        key_id=key.public_key().public_bytes_raw().hex(),
+        created=NO_CLOCK,
+        nonce=nonce,
+        tag=TAG,
+        covered_component_ids=COVERED,
+        body=body,
+    )
+
+
+def verify_request(message: Request, body: bytes) -> tuple[str, str]:
+    """Who signed (public key, hexadecimal) and the nonce; TrustError unless all of COVERED and the body are covered.
+
+    Whether that key is enrolled and the nonce fresh is the caller's to say.
+    """
+    verifier = HTTPMessageVerifier(signature_algorithm=ED25519, key_resolver=_Key())
+    try:
+        (result,) = verifier.verify(message, max_age=None, expect_tag=TAG, require_components=COVERED, body=body)
+        key, nonce = result.parameters["keyid"], result.parameters["nonce"]
+    except (HTTPMessageSignaturesException, KeyError, ValueError, TypeError):
+        raise TrustError("the request's signature does not hold", where="request") from None
+    if not isinstance(key, str) or not isinstance(nonce, str) or key != key.lower():
+        raise TrustError("the request's signature names no key or nonce", where="request")
+    return key, nonce
