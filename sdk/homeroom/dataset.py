@@ -1,0 +1,258 @@
+"""Training examples packed by length, so that a batch is a few array look-ups; imports the manifest's data classes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+
+import numpy as np
+
+from homeroom.contract.manifest import Graph, Manifest, Task
+from homeroom.errors import TrainError
+
+
+@dataclass(frozen=True)
+class Example:
+    """`inputs`: int8 [taps, n, dim] by (slot, place), n without padding; `targets`: float32 [width] by task."""
+
+    inputs: Mapping[tuple[str, int], np.ndarray]
+    targets: Mapping[str, np.ndarray]
+    subject: str = ""
+    sample_id: str = ""
+    weight: float = 1.0
+
+
+@dataclass(frozen=True)
+class Pack:
+    """The examples that fit one variant. `rows`: their numbers in the dataset; arrays begin with that axis."""
+
+    graphs: tuple[Graph, ...]  # equal but for their batch, the smallest first
+    rows: np.ndarray
+    features: Mapping[str, np.ndarray]  # int8 [n, count, taps, tokens, dim], only slots that any example fills
+    masks: Mapping[str, np.ndarray]  # float32 [n, count, tokens]
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Which rows of a pack make a batch; the graph is the smallest that holds them."""
+
+    pack: Pack
+    places: np.ndarray
+
+    @property
+    def graph(self) -> Graph:
+        return next((g for g in self.pack.graphs if g.batch >= len(self.places)), self.pack.graphs[-1])
+
+
+@dataclass
+class Dataset:
+    """Examples for one bundle."""
+
+    manifest: Manifest
+    examples: Sequence[Example]
+    _packs: dict[str, list[Pack]] = field(default_factory=dict, repr=False)
+
+    def __len__(self) -> int:
+        return len(self.examples)
+
+    @cached_property
+    def presence(self) -> np.ndarray:
+        """float32 [examples, inputs]."""
+        found = np.zeros((len(self), len(self.manifest.inputs)), np.float32)
+        for row, example in enumerate(self.examples):
+            for column, (slot, _, place) in enumerate(self.manifest.inputs):
+                found[row, column] = (slot, place) in example.inputs
+        return found
+
+    @cached_property
+    def labelled(self) -> np.ndarray:
+        """float32 [examples, tasks]: the example's weight where it has the label and an input the task can use, else 0."""
+        found = np.zeros((len(self), len(self.manifest.tasks)), np.float32)
+        for column, task in enumerate(self.manifest.tasks):
+            usable = self.usable(task, self.presence)
+            for row, example in enumerate(self.examples):
+                found[row, column] = example.weight * (task.name in example.targets and usable[row])
+        return found
+
+    @cached_property
+    def targets(self) -> dict[str, np.ndarray]:
+        """float32 [examples, width] by task; zeros where there is no label."""
+        return {
+            task.name: np.stack([e.targets.get(task.name, np.zeros(task.width, np.float32)) for e in self.examples])
+            for task in self.manifest.tasks
+        }
+
+    def usable(self, task: Task, presence: np.ndarray) -> np.ndarray:
+        """bool [rows]: whether the inputs at hand let the task say anything; presence: [rows, inputs]."""
+        here = np.stack([presence[:, self._columns(slot)].any(1) for slot in task.reads], 1)
+        return np.asarray(here.all(1) if needs_all(task, self.manifest) else here.any(1))
+
+    def split(self, fraction: float, seed: int) -> tuple[Dataset, Dataset | None]:
+        """(training, validation): every subject whole on one side; None where there are too few subjects or examples.
+
+        Subjects are drawn so that the rarest labels are seen on both sides where that is possible.
+        """
+        subjects = sorted({example.subject for example in self.examples})
+        rng = np.random.default_rng([seed, 0x5B117])
+        if len(subjects) < 2 or fraction <= 0:
+            # One subject, such as a whole classroom: single examples are drawn instead.
+            groups = [[row] for row in range(len(self))] if len(subjects) == 1 else []
+        else:
+            by_subject: dict[str, list[int]] = {name: [] for name in subjects}
+            for row, example in enumerate(self.examples):
+                by_subject[example.subject].append(row)
+            groups = list(by_subject.values())
+        wanted = round(fraction * len(self))
+        if not groups or wanted < 4:
+            return self, None
+        held = _draw([groups[i] for i in rng.permutation(len(groups))], wanted, self._strata())
+        kept = [row for row in range(len(self)) if row not in held]
+        if not kept or not held:
+            return self, None
+        return (
+            Dataset(self.manifest, [self.examples[row] for row in kept]),
+            Dataset(self.manifest, [self.examples[row] for row in sorted(held)]),
+        )
+
+    def examples_by_segment(self) -> dict[str, int]:
+        """How many examples taught each segment: those with its modality among what a labelled task reads, or its task."""
+        tasks = self.manifest.tasks
+        labelled = self.labelled > 0
+        counts: dict[str, int] = {}
+        for segment in self.manifest.segments:
+            if segment.task is not None:
+                column = [task.name for task in tasks].index(segment.task)
+                counts[segment.name] = int(labelled[:, column].sum())
+                continue
+            taught = np.zeros(len(self), bool)
+            for column, task in enumerate(tasks):
+                if segment.modality is None:
+                    taught |= labelled[:, column] & (not needs_all(task, self.manifest))
+                    continue
+                slots = [s for s in task.reads if self.manifest.slot(s).modality == segment.modality]
+                for slot in slots:
+                    taught |= labelled[:, column] & self.presence[:, self._columns(slot)].any(1)
+            counts[segment.name] = int(taught.sum())
+        return counts
+
+    def packs(self, variants: Sequence[Graph]) -> list[Pack]:
+        """The examples by the variant with the smallest tokens that holds them; packed once."""
+        key = variants[0].role
+        if key not in self._packs:
+            self._packs[key] = list(self._pack(variants))
+        return self._packs[key]
+
+    def plan(self, variants: Sequence[Graph], rng: np.random.Generator | None = None) -> list[Batch]:
+        """The batches of one pass over the examples, shuffled if there is an rng."""
+        batches = []
+        for pack in self.packs(variants):
+            order = np.arange(len(pack.rows)) if rng is None else rng.permutation(len(pack.rows))
+            size = pack.graphs[-1].batch
+            batches += [Batch(pack, order[start : start + size]) for start in range(0, len(order), size)]
+        return batches if rng is None else [batches[i] for i in rng.permutation(len(batches))]
+
+    def feeds(self, batch: Batch, theta: np.ndarray, presence: np.ndarray | None = None) -> dict[str, np.ndarray]:
+        """What `predict` reads for a batch; rows beyond it are padding, absent throughout."""
+        pack, places, graph = batch.pack, batch.places, batch.graph
+        here = np.zeros((graph.batch, len(self.manifest.inputs)), np.float32)
+        here[: len(places)] = self.presence[pack.rows[places]] if presence is None else presence
+        feeds = {"theta": theta, "presence": here}
+        for tensor in graph.inputs:
+            slot, _, kind = tensor.name.partition(".")
+            source = {"features": pack.features, "mask": pack.masks}.get(kind)
+            if source is None:
+                continue
+            array = np.zeros(tensor.shape, np.int8 if kind == "features" else np.float32)
+            if slot in source:
+                array[: len(places)] = source[slot][places]
+                if kind == "mask" and presence is not None:
+                    array[: len(places)] *= presence[:, self._columns(slot), None]
+            feeds[tensor.name] = array
+        return feeds
+
+    def targets_of(self, batch: Batch) -> dict[str, np.ndarray]:
+        """`{task}.target` float32 [batch, width], zeros in the padding."""
+        rows, size = batch.pack.rows[batch.places], batch.graph.batch
+        feeds = {}
+        for task in self.manifest.tasks:
+            feeds[f"{task.name}.target"] = np.zeros((size, task.width), np.float32)
+            feeds[f"{task.name}.target"][: len(rows)] = self.targets[task.name][rows]
+        return feeds
+
+    def _columns(self, slot: str) -> list[int]:
+        return [column for column, (name, _, _) in enumerate(self.manifest.inputs) if name == slot]
+
+    def _strata(self) -> list[str]:
+        """One word a row for its labels' classes, so that a draw can be even."""
+        tasks = [t for t in self.manifest.tasks if t.kind in ("classification", "ordinal")]
+        return [
+            "/".join(
+                f"{t.name}{e.targets[t.name].argmax()}{e.targets[t.name].sum()}" for t in tasks if t.name in e.targets
+            )
+            for e in self.examples
+        ]
+
+    def _longest(self, example: Example) -> dict[str, int]:
+        longest: dict[str, int] = {}
+        for (slot, _), array in example.inputs.items():
+            modality = self.manifest.slot(slot).modality
+            longest[modality] = max(longest.get(modality, 0), array.shape[1])
+        return longest
+
+    def _pack(self, variants: Sequence[Graph]) -> Iterator[Pack]:
+        shapes = sorted({tuple(sorted(v.tokens.items())) for v in variants})
+        shapes.sort(key=lambda shape: sum(size for _, size in shape))
+        members: dict[tuple[tuple[str, int], ...], list[int]] = {shape: [] for shape in shapes}
+        for row, example in enumerate(self.examples):
+            longest = self._longest(example)
+            shape = next((s for s in shapes if all(dict(s)[m] >= n for m, n in longest.items())), None)
+            if shape is None:
+                raise TrainError(f"no graph of the bundle holds {longest} tokens", remedy="export the bundle again")
+            members[shape].append(row)
+        for shape, rows in members.items():
+            if rows:
+                graphs = [v for v in variants if tuple(sorted(v.tokens.items())) == shape]
+                yield self._fill(tuple(sorted(graphs, key=lambda g: g.batch)), dict(shape), rows)
+
+    def _fill(self, graphs: tuple[Graph, ...], tokens: Mapping[str, int], rows: Sequence[int]) -> Pack:
+        features: dict[str, np.ndarray] = {}
+        masks: dict[str, np.ndarray] = {}
+        for slot in self.manifest.slots:
+            modality = self.manifest.modality(slot.modality)
+            length = tokens[slot.modality]
+            if not any((slot.name, place) in self.examples[row].inputs for row in rows for place in range(slot.count)):
+                continue
+            packed = np.zeros((len(rows), slot.count, len(modality.taps), length, modality.dim), np.int8)
+            mask = np.zeros((len(rows), slot.count, length), np.float32)
+            for at, row in enumerate(rows):
+                for place in range(slot.count):
+                    array = self.examples[row].inputs.get((slot.name, place))
+                    if array is not None:
+                        packed[at, place, :, : array.shape[1]] = array
+                        mask[at, place, : array.shape[1]] = 1.0
+            features[slot.name], masks[slot.name] = packed, mask
+        return Pack(graphs, np.array(rows), features, masks)
+
+
+def needs_all(task: Task, manifest: Manifest) -> bool:
+    """Whether a task can say nothing unless all its slots are there: a choice, a matching, a pair of one modality."""
+    modalities = [manifest.slot(slot).modality for slot in task.reads]
+    return task.kind in ("choice", "matching") or len(set(modalities)) < len(modalities)
+
+
+def _draw(groups: Sequence[Sequence[int]], wanted: int, strata: Sequence[str]) -> set[int]:
+    """Whole groups, about `wanted` rows, so that no stratum gives more than its share plus one group."""
+    share = wanted / len(strata)
+    room: dict[str, float] = {}
+    for name in strata:
+        room[name] = room.get(name, 0.5) + share
+    held: set[int] = set()
+    for group in groups:
+        if len(held) >= wanted:
+            break
+        if len(group) <= 2 * wanted and all(room[strata[row]] >= 1 for row in group[:1]):
+            held.update(group)
+            for row in group:
+                room[strata[row]] -= 1
+    return held

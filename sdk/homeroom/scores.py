@@ -1,0 +1,112 @@
+"""How good outputs are: accuracy, macro-F1, errors, log-loss, calibration error; numpy only."""
+
+from __future__ import annotations
+
+import msgspec
+import numpy as np
+
+from homeroom.contract.manifest import Task
+
+BINS = 10
+
+
+class Score(msgspec.Struct, frozen=True, kw_only=True):
+    """One task on `n` labelled samples. `mae` in the label's own unit, for ordinal (levels) and regression only."""
+
+    n: int
+    accuracy: float = 0.0
+    macro_f1: float = 0.0
+    log_loss: float = 0.0
+    ece: float = 0.0  # expected calibration error, Guo et al. 2017, 10 bins
+    mae: float | None = None
+
+    @property
+    def value(self) -> float:
+        """What models are chosen by, higher is better: macro-F1, accuracy of a choice, or -mae in units of the scale."""
+        return self.macro_f1
+
+
+def softmax(logits: np.ndarray) -> np.ndarray:
+    shifted = np.exp(logits - logits.max(-1, keepdims=True))
+    return np.asarray(shifted / shifted.sum(-1, keepdims=True))
+
+
+def sigmoid(logits: np.ndarray) -> np.ndarray:
+    return np.asarray(0.5 * (1.0 + np.tanh(0.5 * logits)))
+
+
+def probabilities(task: Task, outputs: np.ndarray, temperature: float = 1.0) -> np.ndarray:
+    """Outputs float32 [n, width] to probabilities: a row sums to 1 for classification, choice and ordinal (a level each).
+
+    Multilabel and matching give one probability a column; regression is returned as it is.
+    """
+    if task.kind == "regression":
+        return outputs
+    scaled = np.asarray(outputs, np.float64) / temperature
+    if task.kind in ("classification", "choice"):
+        return softmax(scaled)
+    each = sigmoid(scaled)
+    if task.kind != "ordinal":
+        return each
+    at_least = np.minimum.accumulate(np.hstack([np.ones((len(each), 1)), each]), axis=1)
+    return at_least - np.hstack([at_least[:, 1:], np.zeros((len(each), 1))])
+
+
+def score(task: Task, outputs: np.ndarray, targets: np.ndarray, temperature: float = 1.0) -> Score:
+    """outputs, targets: float32 [n, width] of labelled samples."""
+    n = len(outputs)
+    if not n:
+        return Score(n=0)
+    if task.kind == "regression":
+        error = np.abs(outputs - targets)
+        mae = float(error.mean())
+        return Score(n=n, accuracy=float((error < 0.5).mean()), macro_f1=-mae, log_loss=mae, mae=mae * task.scale)
+    chances = probabilities(task, outputs, temperature)
+    if task.kind in ("multilabel", "matching"):
+        truth, guess = targets > 0.5, chances > 0.5
+        confidence = np.maximum(chances, 1 - chances)
+        right = truth == guess
+        loss = -np.log(np.clip(np.where(truth, chances, 1 - chances), 1e-12, 1)).mean()
+        columns = [_f1(truth[:, c], guess[:, c]) for c in range(truth.shape[1])]
+        if task.kind == "matching":
+            columns.append(_f1(~truth[:, 0], ~guess[:, 0]))
+        return Score(
+            n=n,
+            accuracy=float(right.mean()),
+            macro_f1=float(np.mean(columns)),
+            log_loss=float(loss),
+            ece=_ece(confidence.ravel(), right.ravel()),
+        )
+    truth_index = targets.sum(1).round().astype(int) if task.kind == "ordinal" else targets.argmax(1)
+    guess_index = chances.argmax(1)
+    right = truth_index == guess_index
+    loss = -np.log(np.clip(chances[np.arange(n), truth_index], 1e-12, 1)).mean()
+    accuracy = float(right.mean())
+    return Score(
+        n=n,
+        accuracy=accuracy,
+        macro_f1=accuracy if task.kind == "choice" else macro_f1(truth_index, guess_index),
+        log_loss=float(loss),
+        ece=_ece(chances.max(1), right),
+        mae=float(np.abs(truth_index - guess_index).mean()) if task.kind == "ordinal" else None,
+    )
+
+
+def macro_f1(truth: np.ndarray, guess: np.ndarray) -> float:
+    """Mean F1 over the classes that occur in either; int [n] each."""
+    return float(np.mean([_f1(truth == label, guess == label) for label in np.union1d(truth, guess)]))
+
+
+def _f1(truth: np.ndarray, guess: np.ndarray) -> float:
+    both = int((truth & guess).sum())
+    return 2 * both / max(int(truth.sum()) + int(guess.sum()), 1)
+
+
+def _ece(confidence: np.ndarray, right: np.ndarray) -> float:
+    bins = np.minimum((confidence * BINS).astype(int), BINS - 1)
+    gaps = [
+        abs(float(confidence[bins == b].mean()) - float(right[bins == b].mean())) * float((bins == b).mean())
+        for b in range(BINS)
+        if (bins == b).any()
+    ]
+    return float(sum(gaps))

@@ -1,0 +1,256 @@
+"""Training of theta on cached features, within a budget, to be resumed at any step; imports runtime, dataset, optim."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import msgspec
+import numpy as np
+
+from homeroom.calibration import temperature
+from homeroom.contract.manifest import Manifest
+from homeroom.dataset import Batch, Dataset, needs_all
+from homeroom.errors import TrainError
+from homeroom.optim import AdamW, one_cycle
+from homeroom.runtime import Graphs
+from homeroom.scores import Score, score
+
+__all__ = ["Epoch", "Fit", "Score", "Settings", "TrainState", "evaluate", "fit", "outputs_of"]
+
+Progress = Callable[[str, int, int], None]
+
+
+class Settings(msgspec.Struct, frozen=True, kw_only=True):
+    """How to train. `balance`: 0 counts every sample alike, 1 every class; `proximal` is FedProx's mu (Li et al. 2020)."""
+
+    epochs: int = 12
+    learning_rate: float = 2e-3
+    weight_decay: float = 1e-2
+    warmup: float = 0.1
+    seed: int = 0
+    patience: int = 4  # epochs without a better validation score before training stops
+    validation: float = 0.2  # share of the samples, whole subjects
+    proximal: float = 0.0
+    balance: float = 0.5
+    task_weights: dict[str, float] = {}
+    modality_dropout: float = 0.0
+    constant_rate: bool = False  # for rounds of a federation, each a part of one long training
+    checkpoint_s: float = 5.0
+
+
+class Epoch(msgspec.Struct, frozen=True):
+    """`value`: mean over tasks of `Score.value` on validation data, -loss where there is none."""
+
+    loss: float
+    value: float
+
+
+class TrainState(msgspec.Struct, kw_only=True):
+    """All that is needed to go on exactly where training stopped; arrays are float32 [P]."""
+
+    theta: np.ndarray
+    first: np.ndarray
+    second: np.ndarray
+    steps: int = 0
+    epoch: int = 0
+    batch: int = 0  # batches of `epoch` that are done
+    loss: float = 0.0  # their sum
+    best: np.ndarray
+    best_epoch: int = -1
+    history: list[Epoch] = []
+
+    def encode(self) -> bytes:
+        return msgspec.msgpack.encode(self, enc_hook=lambda array: array.tobytes())
+
+    @classmethod
+    def decode(cls, data: bytes) -> TrainState:
+        return msgspec.msgpack.decode(data, type=cls, dec_hook=lambda _, raw: np.frombuffer(raw, np.float32).copy())
+
+
+@dataclass(frozen=True)
+class Fit:
+    """`theta` float32 [P] is the best of the epochs in `history`; `finished` is False where the budget ended first."""
+
+    theta: np.ndarray
+    history: tuple[Epoch, ...]
+    best_epoch: int
+    score: float
+    steps: int
+    seconds: float
+    finished: bool
+    temperatures: dict[str, float]
+
+
+def fit(
+    graphs: Graphs,
+    train: Dataset,
+    validation: Dataset | None,
+    theta0: np.ndarray,
+    settings: Settings,
+    *,
+    deadline_s: float | None = None,
+    resume: TrainState | None = None,
+    checkpoint: Callable[[TrainState], None] | None = None,
+    progress: Progress | None = None,
+) -> Fit:
+    """Minimise the mean loss of every task from theta0 [P]; the best epoch on validation data is kept.
+
+    deadline_s: time.monotonic() at which to stop, checked before every batch. Resuming gives the theta, bit for bit, of
+    a training that was never stopped. Raises TrainError without labels, or where the loss is not finite.
+    """
+    began = time.monotonic()
+    weights = sample_weights(train, settings)
+    if not weights.any():
+        raise TrainError("no sample has a label that its inputs can teach", remedy="add labelled samples")
+    variants = graphs.steps("grad")
+    state = resume or _begin(theta0)
+    optimiser = AdamW(len(theta0), settings.weight_decay)
+    optimiser.first, optimiser.second, optimiser.steps = state.first, state.second, state.steps
+    total, saved_s, in_time = 0, time.monotonic(), True
+    while state.epoch < settings.epochs and in_time and not _stale(state, settings):
+        batches = train.plan(variants, np.random.default_rng([settings.seed, state.epoch]))
+        total = settings.epochs * len(batches)
+        for batch in batches[state.batch :]:
+            if deadline_s is not None and time.monotonic() >= deadline_s:
+                in_time = False
+                break
+            loss, gradient = _gradient(graphs, train, batch, weights, settings, state)
+            if settings.proximal:
+                gradient = gradient + settings.proximal * (state.theta - theta0)
+            share = 1.0 if settings.constant_rate else one_cycle(state.steps, total, settings.warmup)
+            optimiser.step(state.theta, gradient, settings.learning_rate * share)
+            state.steps, state.batch, state.loss = optimiser.steps, state.batch + 1, state.loss + loss
+            if progress:
+                progress("training", state.steps, total)
+            if checkpoint and time.monotonic() - saved_s >= settings.checkpoint_s:
+                checkpoint(state)
+                saved_s = time.monotonic()
+        else:
+            _end_epoch(graphs, validation, state, len(batches))
+    # A training that the budget cut short in its first epoch keeps what it has: it is all there is.
+    theta = state.best if state.best_epoch >= 0 else state.theta.copy()
+    if checkpoint and not in_time:
+        checkpoint(state)
+    return Fit(
+        theta=theta,
+        history=tuple(state.history),
+        best_epoch=state.best_epoch,
+        score=state.history[state.best_epoch].value if state.best_epoch >= 0 else float("-inf"),
+        steps=state.steps,
+        seconds=time.monotonic() - began,
+        finished=in_time,
+        temperatures=_temperatures(graphs, train, validation, theta),
+    )
+
+
+def evaluate(graphs: Graphs, dataset: Dataset, theta: np.ndarray) -> dict[str, Score]:
+    """The score of each task on its labelled samples."""
+    outputs = outputs_of(graphs, dataset, theta)
+    scores = {}
+    for column, task in enumerate(dataset.manifest.tasks):
+        rows = dataset.labelled[:, column] > 0
+        scores[task.name] = score(task, outputs[task.name][rows], dataset.targets[task.name][rows])
+    return scores
+
+
+def outputs_of(graphs: Graphs, dataset: Dataset, theta: np.ndarray) -> dict[str, np.ndarray]:
+    """The output of every task, float32 [examples, width], in the dataset's order."""
+    theta = np.ascontiguousarray(theta, np.float32)
+    found = {task.name: np.zeros((len(dataset), task.width), np.float32) for task in dataset.manifest.tasks}
+    if len(dataset):
+        for batch in dataset.plan(graphs.steps("predict")):
+            made = graphs.loaded(batch.graph)(dataset.feeds(batch, theta))
+            for name, values in found.items():
+                values[batch.pack.rows[batch.places]] = made[f"{name}.output"][: len(batch.places)]
+    return found
+
+
+def sample_weights(dataset: Dataset, settings: Settings) -> np.ndarray:
+    """float32 [examples, tasks]: what each label counts, so that the sum over a mean batch is the mean loss of a task.
+
+    Classes weigh (n / (classes * n_class)) ** balance, scaled to a mean of 1.
+    """
+    weights = dataset.labelled.copy()
+    for column, task in enumerate(dataset.manifest.tasks):
+        rows = weights[:, column] > 0
+        if not rows.any():
+            continue
+        if task.kind in ("classification", "ordinal") and settings.balance:
+            targets = dataset.targets[task.name][rows]
+            index = targets.sum(1).round().astype(int) if task.kind == "ordinal" else targets.argmax(1)
+            counts = np.bincount(index)
+            factor = (len(index) / (np.count_nonzero(counts) * counts[index])) ** settings.balance
+            weights[rows, column] *= factor / factor.mean()
+        chosen = settings.task_weights.get(task.name, 1.0)
+        weights[:, column] *= chosen * len(dataset) / rows.sum()
+    return weights
+
+
+def _begin(theta0: np.ndarray) -> TrainState:
+    theta = np.array(theta0, np.float32)
+    return TrainState(theta=theta, first=np.zeros_like(theta), second=np.zeros_like(theta), best=theta.copy())
+
+
+def _stale(state: TrainState, settings: Settings) -> bool:
+    return bool(state.history) and state.epoch - 1 - state.best_epoch >= settings.patience
+
+
+def _gradient(
+    graphs: Graphs, train: Dataset, batch: Batch, weights: np.ndarray, settings: Settings, state: TrainState
+) -> tuple[float, np.ndarray]:
+    rows, size = batch.pack.rows[batch.places], batch.graph.batch
+    presence, kept = None, weights[rows]
+    if settings.modality_dropout:
+        rng = np.random.default_rng([settings.seed, state.epoch, state.batch, 1])
+        presence = drop_inputs(train.presence[rows], train.manifest, settings.modality_dropout, rng)
+        usable = np.stack([train.usable(task, presence) for task in train.manifest.tasks], 1)
+        kept = kept * usable
+    feeds = train.feeds(batch, state.theta, presence) | train.targets_of(batch)
+    feeds["weights"] = np.zeros((size, kept.shape[1]), np.float32)
+    feeds["weights"][: len(rows)] = kept / size
+    made = graphs.loaded(batch.graph)(feeds)
+    loss, gradient = float(made["losses"].sum()), made["gradient"]
+    if not np.isfinite(loss) or not np.isfinite(gradient).all():
+        raise TrainError(
+            f"the loss is no longer finite at step {state.steps}", remedy="train with a lower learning rate"
+        )
+    return loss, gradient
+
+
+def drop_inputs(presence: np.ndarray, manifest: Manifest, rate: float, rng: np.random.Generator) -> np.ndarray:
+    """presence [rows, inputs] with single slots of fused tasks left out at `rate`, never the last one of a row."""
+    names = {slot for task in manifest.tasks if not needs_all(task, manifest) for slot in task.reads}
+    columns = [i for i, (slot, _, _) in enumerate(manifest.inputs) if slot in names]
+    chance = rng.random((len(presence), len(columns)))
+    here = presence[:, columns] > 0
+    stays = here & ((chance >= rate) | (chance == np.where(here, chance, -1.0).max(1, keepdims=True)))
+    dropped = presence.copy()
+    dropped[:, columns] = stays
+    return dropped
+
+
+def _end_epoch(graphs: Graphs, validation: Dataset | None, state: TrainState, batches: int) -> None:
+    loss = state.loss / max(batches, 1)
+    value = float(state.epoch)  # without validation data the last epoch counts as the best
+    if validation is not None:
+        scores = [s.value for s in evaluate(graphs, validation, state.theta).values() if s.n]
+        value = float(np.mean(scores)) if scores else value
+    if state.best_epoch < 0 or value > state.history[state.best_epoch].value:
+        state.best, state.best_epoch = state.theta.copy(), state.epoch
+    state.history.append(Epoch(loss, value))
+    state.epoch, state.batch, state.loss = state.epoch + 1, 0, 0.0
+
+
+def _temperatures(graphs: Graphs, train: Dataset, validation: Dataset | None, theta: np.ndarray) -> dict[str, float]:
+    """By trained task; 1.0 where no validation sample has its label."""
+    tasks = train.manifest.tasks
+    found = {task.name: 1.0 for column, task in enumerate(tasks) if train.labelled[:, column].any()}
+    if validation is not None:
+        outputs = outputs_of(graphs, validation, theta)
+        for column, task in enumerate(tasks):
+            rows = validation.labelled[:, column] > 0
+            if task.name in found and rows.any():
+                found[task.name] = temperature(task, outputs[task.name][rows], validation.targets[task.name][rows])
+    return found
