@@ -67,7 +67,7 @@ class Dataset:
 
     @cached_property
     def labelled(self) -> np.ndarray:
-        """float32 [examples, tasks]: the example's weight where it has the label and an input the task can use, else 0."""
+        """float32 [examples, tasks]: the example's weight where it has a label that its inputs can teach, else 0."""
         found = np.zeros((len(self), len(self.manifest.tasks)), np.float32)
         for column, task in enumerate(self.manifest.tasks):
             usable = self.usable(task, self.presence)
@@ -116,7 +116,7 @@ class Dataset:
         )
 
     def examples_by_segment(self) -> dict[str, int]:
-        """How many examples taught each segment: those with its modality among what a labelled task reads, or its task."""
+        """How many examples taught each segment: those with its task, or its modality in what a labelled task reads."""
         tasks = self.manifest.tasks
         labelled = self.labelled > 0
         counts: dict[str, int] = {}
@@ -186,12 +186,7 @@ class Dataset:
     def _strata(self) -> list[str]:
         """One word a row for its labels' classes, so that a draw can be even."""
         tasks = [t for t in self.manifest.tasks if t.kind in ("classification", "ordinal")]
-        return [
-            "/".join(
-                f"{t.name}{e.targets[t.name].argmax()}{e.targets[t.name].sum()}" for t in tasks if t.name in e.targets
-            )
-            for e in self.examples
-        ]
+        return ["/".join(f"{t.name}{e.targets[t.name]}" for t in tasks if t.name in e.targets) for e in self.examples]
 
     def _longest(self, example: Example) -> dict[str, int]:
         longest: dict[str, int] = {}

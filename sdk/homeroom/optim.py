@@ -8,7 +8,7 @@ import numpy as np
 
 
 class AdamW:
-    """Decoupled weight decay (Loshchilov and Hutter 2019, algorithm 2) on a float32 vector [P]; no allocation a step."""
+    """Decoupled weight decay (Loshchilov and Hutter 2019, algorithm 2) on a float32 vector [P], in place."""
 
     beta1, beta2, epsilon = 0.9, 0.999, 1e-8
 

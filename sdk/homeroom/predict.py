@@ -42,11 +42,13 @@ def predict(
     trained: Collection[str] | None = None,
 ) -> list[dict[str, Answer]]:
     """An answer for each example and task. `trained`: tasks that theta ever learned; None if that is not known."""
+    if not examples:
+        return []
     dataset = Dataset(manifest, examples)
     outputs = outputs_of(graphs, dataset, theta)
     answers: list[dict[str, Answer]] = [{} for _ in examples]
     for task in manifest.tasks:
-        usable = dataset.usable(task, dataset.presence) if len(examples) else []
+        usable = dataset.usable(task, dataset.presence)
         chances = probabilities(task, outputs[task.name], temperatures.get(task.name, 1.0))
         for row, enough in enumerate(usable):
             if not enough:

@@ -186,7 +186,7 @@ def _value(slot: Slot, value: Any, manifest: Manifest, base: Path | None, where:
             raise InputError(
                 f"{len(value):,} characters are more than {TEXT_LIMIT:,}",
                 where=where,
-                remedy="split or shorten the text",
+                remedy="shorten the text",
             )
         return value
     if slot.modality == "table":

@@ -22,7 +22,7 @@ class Score(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def value(self) -> float:
-        """What models are chosen by, higher is better: macro-F1, accuracy of a choice, or -mae in units of the scale."""
+        """What models are chosen by, higher is better: macro-F1, accuracy of a choice, -mae in the task's scale."""
         return self.macro_f1
 
 
@@ -36,7 +36,7 @@ def sigmoid(logits: np.ndarray) -> np.ndarray:
 
 
 def probabilities(task: Task, outputs: np.ndarray, temperature: float = 1.0) -> np.ndarray:
-    """Outputs float32 [n, width] to probabilities: a row sums to 1 for classification, choice and ordinal (a level each).
+    """Outputs float32 [n, width] to probabilities: a row sums to 1 for classification, choice, ordinal.
 
     Multilabel and matching give one probability a column; regression is returned as it is.
     """
@@ -49,7 +49,7 @@ def probabilities(task: Task, outputs: np.ndarray, temperature: float = 1.0) -> 
     if task.kind != "ordinal":
         return each
     at_least = np.minimum.accumulate(np.hstack([np.ones((len(each), 1)), each]), axis=1)
-    return at_least - np.hstack([at_least[:, 1:], np.zeros((len(each), 1))])
+    return np.asarray(at_least - np.hstack([at_least[:, 1:], np.zeros((len(each), 1))]))
 
 
 def score(task: Task, outputs: np.ndarray, targets: np.ndarray, temperature: float = 1.0) -> Score:

@@ -23,7 +23,7 @@ Progress = Callable[[str, int, int], None]
 
 
 class Settings(msgspec.Struct, frozen=True, kw_only=True):
-    """How to train. `balance`: 0 counts every sample alike, 1 every class; `proximal` is FedProx's mu (Li et al. 2020)."""
+    """How to train. `balance`: 0 counts samples alike, 1 classes; `proximal` is FedProx's mu (Li et al. 2020)."""
 
     epochs: int = 12
     learning_rate: float = 2e-3

@@ -62,13 +62,13 @@ def prepare(spec: AudioPreprocess, data: bytes, tokens: int) -> Prepared:
 
 
 def log_mel(wave: np.ndarray) -> np.ndarray:
-    """float32 [n] at 16 kHz -> float32 [80, n // 160]: centred Hann frames, power, slaney mel, log10, floor at max - 8."""
+    """float32 [n] at 16 kHz -> float32 [80, n // 160]: centred frames, power, mel, log10, floor at max - 8."""
     padded = np.pad(wave.astype(np.float64), N_FFT // 2, mode="reflect")
     frames = np.lib.stride_tricks.sliding_window_view(padded, N_FFT)[::HOP][: len(wave) // HOP]
     window = 0.5 - 0.5 * np.cos(2 * np.pi * np.arange(N_FFT) / N_FFT)
     power = np.abs(np.fft.rfft(frames * window, axis=1)) ** 2
     mel = np.log10(np.maximum(power @ _filters(), 1e-10)).T
-    return ((np.maximum(mel, mel.max() - 8.0) + 4.0) / 4.0).astype(np.float32)
+    return np.asarray((np.maximum(mel, mel.max() - 8.0) + 4.0) / 4.0, np.float32)
 
 
 @lru_cache(maxsize=1)
@@ -88,4 +88,4 @@ def _filters() -> np.ndarray:
     slopes = edges[None, :] - bins[:, None]
     widths = np.diff(edges)
     down, up = -slopes[:, :-2] / widths[:-1], slopes[:, 2:] / widths[1:]
-    return np.maximum(0.0, np.minimum(down, up)) * (2.0 / (edges[2:] - edges[:-2]))
+    return np.asarray(np.maximum(0.0, np.minimum(down, up)) * (2.0 / (edges[2:] - edges[:-2])))

@@ -31,9 +31,8 @@ class Graphs:
 
     def __init__(self, bundle: Bundle, precision: Mapping[str, Precision] | None = None, threads: int | None = None):
         self.bundle, self.threads = bundle, threads
-        self.precision: dict[str, Precision] = {m.name: "int8" for m in bundle.manifest.modalities} | dict(
-            precision or {}
-        )
+        self.precision: dict[str, Precision] = dict.fromkeys((m.name for m in bundle.manifest.modalities), "int8")
+        self.precision.update(precision or {})
         self._loaded: dict[str, Graph] = {}
 
     def features_graph(self, modality: str) -> GraphFacts:
