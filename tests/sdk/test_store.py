@@ -247,9 +247,10 @@ def test_a_lost_device_json_is_written_again(tmp_path: Path) -> None:
 def test_a_store_of_a_newer_homeroom_is_left_alone(tmp_path: Path) -> None:
     open_store(tmp_path).close()
     path = tmp_path / "device" / "device.db"
-    raw = sqlite3.connect(path)
-    raw.execute("PRAGMA user_version = 99")
-    raw.close()
+    for written in (path, tmp_path / "device" / "backup" / "device.db"):
+        raw = sqlite3.connect(written)
+        raw.execute("PRAGMA user_version = 99")
+        raw.close()
     before = path.read_bytes()
     with pytest.raises(StoreError, match="update homeroom"):
         open_store(tmp_path)
@@ -260,6 +261,7 @@ def test_an_older_store_is_copied_and_then_brought_up_to_date(tmp_path: Path, mo
     with open_store(tmp_path) as store:
         store.add([make_sample(0)])
     monkeypatch.setattr(schema, "VERSION", schema.VERSION + 1)
+    monkeypatch.setattr(schema, "DEVICE", schema.DEVICE.replace("count INTEGER);", "count INTEGER, note TEXT);"))
     step = "ALTER TABLE audit ADD COLUMN note TEXT"
     monkeypatch.setitem(schema.MIGRATIONS, schema.VERSION - 1, lambda connection: connection.execute(step))
     with open_store(tmp_path) as store:

@@ -15,7 +15,7 @@ from typing import Any, Literal
 
 from homeroom.errors import DiskFullError, StoreError
 
-BUSY, FULL, READONLY, IOERR, CORRUPT, CANTOPEN, NOTADB = 5, 13, 8, 10, 11, 14, 26
+ERROR, BUSY, READONLY, IOERR, CORRUPT, FULL, CANTOPEN, NOTADB = 1, 5, 8, 10, 11, 13, 14, 26
 
 
 class DamagedError(Exception):
@@ -28,9 +28,7 @@ class Database:
         self.path = path
         self._depth = 0
         with self.refusals():
-            self.connection = sqlite3.connect(
-                path, isolation_level=None, timeout=0.5, check_same_thread=not any_thread
-            )
+            self.connection = sqlite3.connect(path, isolation_level=None, timeout=0.5, check_same_thread=not any_thread)
             try:
                 self._prepare("FULL" if durable else "NORMAL")
             except BaseException:
@@ -119,6 +117,12 @@ class Database:
             return str(problem)
         return None if found == "ok" else str(found)
 
+    def shape(self) -> list[tuple[Any, ...]]:
+        """Tables, columns and indexes, comparable with those of another database."""
+        objects = self.rows("SELECT type, name, tbl_name FROM sqlite_schema ORDER BY type, name")
+        columns = [self.rows(f"PRAGMA table_info('{name}')") for kind, name, _ in objects if kind == "table"]
+        return [*objects, *columns]
+
     def close(self) -> None:
         self.connection.close()
 
@@ -138,7 +142,7 @@ def refusal(problem: sqlite3.Error, path: Path) -> Exception:
         return StoreError(
             "cannot be opened for writing", where=where, remedy="make the directory writable, then try again"
         )
-    if code in (CORRUPT, NOTADB):
+    if code in (CORRUPT, NOTADB, ERROR, 0):  # a table or column that is not there, text that is no text
         return DamagedError(str(problem))
     if code == IOERR:
         return StoreError(f"the disk refused: {problem}", where=where, remedy="check free space and the disk's health")

@@ -13,6 +13,8 @@ from homeroom.store.keybook import KeyBook
 from homeroom.store.schema import CACHE
 from homeroom.vault import BrokenSealError, Cipher
 
+CHECKED_AT_OPEN_BYTES = 64 << 20  # a larger cache is not checked as a whole: a lost row is computed again
+
 
 class FeatureCache:
     """Features int8 [taps, n, dim] by (variant of the backbone, subject, digest of the input)."""
@@ -27,6 +29,9 @@ class FeatureCache:
             database = Database(self.path, durable=False)
             with database.refusals():
                 database.connection.executescript(CACHE)
+            if self.path.stat().st_size <= CHECKED_AT_OPEN_BYTES and database.check():
+                database.close()
+                raise DamagedError(str(self.path))
             return database
         except DamagedError:
             self._delete()

@@ -211,6 +211,7 @@ def _sound(path: Path, ring: Ring) -> tuple[Database, KeyBook]:
         if path.stat().st_size <= repair.CHECKED_AT_OPEN_BYTES and (found := database.check()):
             raise DamagedError(found)
         repair.migrate(database)
+        repair.check_shape(database)
         return database, KeyBook(database, ring)
     except BrokenSealError as problem:
         database.close()
@@ -262,8 +263,7 @@ def create(path: Path, store_id: str, ring: Ring) -> None:
         with database.refusals():
             database.connection.execute(f"PRAGMA application_id = {schema.APPLICATION_ID}")
         with database.step():
-            for statement in filter(str.strip, schema.DEVICE.split(";")):
-                database.write(statement)
+            schema.make(database.connection)
             first_row(database.connection, store_id, ring)
             database.write(f"PRAGMA user_version = {schema.VERSION}")
     finally:

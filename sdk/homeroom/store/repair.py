@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import os
 import sqlite3
-from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -52,7 +51,7 @@ def is_made(path: Path) -> bool:
 
 
 def is_older_than_copy(directory: Path, ring: Ring) -> bool:
-    """Whether device.db was sealed with a master key that is gone, or names none, and the copy with one that is there."""
+    """Whether device.db was sealed with a master key that is gone, and the copy with one that is there."""
 
     def openable(path: Path) -> bool:
         with contextlib.suppress(sqlite3.DatabaseError, TypeError), contextlib.closing(sqlite3.connect(path)) as c:
@@ -83,12 +82,14 @@ def discard(directory: Path) -> None:
 def migrate(database: Database) -> None:
     """Bring an older store up to this version, after a copy beside it was made."""
     found = database.one("PRAGMA user_version")[0]
-    if found > schema.VERSION:
+    if found > schema.VERSION and _copy_says(database.path.parent, "PRAGMA user_version") in (None, found):
         raise StoreError(
             f"device.db has version {found}, newer than {schema.VERSION}",
             where=str(database.path),
             remedy="update homeroom",
         )
+    if not schema.OLDEST <= found <= schema.VERSION:
+        raise DamagedError(f"it claims to be of version {found}")
     if found == schema.VERSION:
         return
     Backup(database.path.parent).make(database)
@@ -96,6 +97,27 @@ def migrate(database: Database) -> None:
         for version in range(found, schema.VERSION):
             schema.MIGRATIONS[version](database.connection)
         database.write(f"PRAGMA user_version = {schema.VERSION}")
+    Backup(database.path.parent).make(database)
+
+
+def check_shape(database: Database) -> None:
+    """DamagedError unless the tables are those of this version: a flipped bit in a name is no error to SQLite."""
+    expected = Database(Path(":memory:"))
+    try:
+        schema.make(expected.connection)
+        if expected.shape() != database.shape():
+            raise DamagedError("its tables are not those of a store")
+    finally:
+        expected.close()
+
+
+def _copy_says(directory: Path, sql: str) -> Any:
+    """The first value of a query on the copy in backup/, or None."""
+    path = directory / "backup" / "device.db"
+    if path.exists():
+        with contextlib.suppress(sqlite3.DatabaseError, TypeError), contextlib.closing(sqlite3.connect(path)) as copy:
+            return copy.execute(sql).fetchone()[0]
+    return None
 
 
 def note(opened: Opened, what: list[str]) -> None:
@@ -187,8 +209,7 @@ def restore(directory: Path, backup: Backup, ring: Ring, why: str) -> list[str]:
         os.fsync(file.fileno())
     replace_durable(beside, directory / "device.db.restored")
     finish_restore(directory)
-    lines = [f"{why}: restored from the last copy, with {saved} newer rows that could still be read"]
-    return lines + [f"{table}: rows after number {last} in the copy could not be read" for table, last in unread]
+    return [f"{why}: restored from the last copy, with {saved} newer rows that could still be read", *unread]
 
 
 def finish_restore(directory: Path) -> None:
@@ -207,8 +228,8 @@ def _unlink(path: Path) -> None:
         path.with_name(path.name + suffix).unlink(missing_ok=True)
 
 
-def _salvage(damaged: Path, database: Database, ring: Ring) -> tuple[int, list[tuple[str, int]]]:
-    """Copy rows that the damaged file has and the copy lacks, whose seals hold; (rows saved, tables cut short)."""
+def _salvage(damaged: Path, database: Database, ring: Ring) -> tuple[int, list[str]]:
+    """Copy rows that the damaged file has and the copy lacks, whose seals hold; (rows saved, what was lost)."""
     if not damaged.exists():
         return 0, []
     saved, unread = 0, []
@@ -219,20 +240,23 @@ def _salvage(damaged: Path, database: Database, ring: Ring) -> tuple[int, list[t
                 return 0, []
         for table in TABLES:
             marks = ", ".join("?" * len(_columns(database, table)))
-            last = 0
             try:
                 with database.step():
-                    for row in _readable(old, table):
-                        saved += database.write(f"INSERT OR IGNORE INTO {table} VALUES ({marks})", row)
+                    for row in old.execute(f"SELECT * FROM {table}"):
+                        saved += _save(database, f"INSERT OR IGNORE INTO {table} VALUES ({marks})", table, row)
             except (sqlite3.DatabaseError, HomeroomError, DamagedError):
-                last = database.one(f"SELECT count(*) FROM {table}")[0]
-                unread.append((table, last))
+                unread.append(f"{table}: newer rows that could not be read any more are lost")
     with database.step():
         for broken in list(broken_rows(database, keys, inputs=True)):
             _remove(database, broken)
+            unread.append(f"{_say(broken)} was damaged and is lost: the copy does not have it")
             saved -= 1
     return saved, unread
 
 
-def _readable(connection: sqlite3.Connection, table: str) -> Iterator[tuple[Any, ...]]:
-    yield from connection.execute(f"SELECT * FROM {table}")
+def _save(database: Database, insert: str, table: str, row: tuple[Any, ...]) -> int:
+    """Insert a row that is not there yet; under another number where a damaged row took its own."""
+    saved = database.write(insert, row)
+    if saved == 0 and table in ("samples", "versions"):
+        saved = database.write(insert, (None, *row[1:]))
+    return saved

@@ -5,6 +5,7 @@ from __future__ import annotations
 import sqlite3
 from collections.abc import Callable
 
+OLDEST = 1  # that can still be migrated
 VERSION = 1  # PRAGMA user_version of device.db
 APPLICATION_ID = 0x484D524D  # "HMRM"
 
@@ -35,6 +36,13 @@ CREATE TABLE secrets (name TEXT PRIMARY KEY, body BLOB NOT NULL);
 CREATE TABLE audit (number INTEGER PRIMARY KEY AUTOINCREMENT, at TEXT NOT NULL, event TEXT NOT NULL, count INTEGER);
 CREATE TABLE damage (number INTEGER PRIMARY KEY AUTOINCREMENT, at TEXT NOT NULL, what TEXT NOT NULL);
 """
+
+
+def make(connection: sqlite3.Connection) -> None:
+    """Make device.db's tables, inside the caller's transaction."""
+    for statement in filter(str.strip, DEVICE.split(";")):
+        connection.execute(statement)
+
 
 CACHE = """
 CREATE TABLE IF NOT EXISTS features (
