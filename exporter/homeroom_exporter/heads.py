@@ -10,7 +10,7 @@ from torch import Tensor
 
 from homeroom.contract.layout import Parameter, Segment
 from homeroom.contract.manifest import Task
-from homeroom_exporter.ladder import MASKED, Parameters, meaning
+from homeroom_exporter.ladder import MASKED, Parameters, meaning, relu
 
 HeadKind = Literal["fused", "choice", "matching", "pair"]
 EPSILON = 1e-6
@@ -103,10 +103,10 @@ def pair(
     attention = torch.softmax(ask @ right.transpose(2, 3) + hidden.unsqueeze(2), -1)
     aligned = attention @ right
     compared = torch.cat([left, aligned, left * aligned], -1) @ parameters["compare.weight"]
-    compared = torch.relu(compared + parameters["compare.bias"])
+    compared = relu(compared + parameters["compare.bias"])
     valid = masks[:, left_of]
     share = valid * (presence[:, right_of].unsqueeze(-1) / valid.sum(-1, keepdim=True).clamp(min=1.0))
     summary = (share.unsqueeze(2) @ compared).reshape(batch, len(left_of) * width)
     both = vectors[reference] * vectors[answer]
     joined = torch.cat([summary, both], -1) @ parameters["join.weight"] + parameters["join.bias"]
-    return torch.relu(joined) @ parameters["weight"] + parameters["bias"]
+    return relu(joined) @ parameters["weight"] + parameters["bias"]

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from typing import Any, cast
 
 import torch
 from torch import Tensor
@@ -16,6 +17,7 @@ from homeroom.contract.manifest import Modality
 
 EPSILON = 1e-5
 MASKED = -1e4
+STEEP = 1e30
 POSITIONS_LIMIT = 16  # a modality of at most so many tokens, a fixed number, learns one vector for each place
 
 Parameters = Mapping[str, Tensor]
@@ -31,9 +33,30 @@ def rms(x: Tensor) -> Tensor:
     return x * torch.rsqrt((x * x).mean(-1, keepdim=True) + EPSILON)
 
 
+class _Gate(torch.autograd.Function):
+    """ReLU whose gradient is a product with 0 or 1: onnxruntime's Where and Sign are several times slower than Mul."""
+
+    @staticmethod
+    def forward(x: Tensor) -> Tensor:
+        return torch.relu(x)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Tensor], output: Tensor) -> None:
+        ctx.save_for_backward(output)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> Tensor:
+        (output,) = ctx.saved_tensors
+        return gradient * (output * STEEP).clamp(max=1.0)
+
+
+def relu(x: Tensor) -> Tensor:
+    return cast(Tensor, _Gate.apply(x))
+
+
 def block(parameters: Parameters, x: Tensor) -> Tensor:
     """A residual block of two layers on x [..., width]."""
-    inner = torch.relu(rms(x) @ parameters["up.weight"] + parameters["up.bias"])
+    inner = relu(rms(x) @ parameters["up.weight"] + parameters["up.bias"])
     return x + inner @ parameters["down.weight"]
 
 

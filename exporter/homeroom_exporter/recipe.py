@@ -1,0 +1,269 @@
+"""A recipe: the TOML file that says what an export makes; imports the contract and the encoders' specification.
+
+`docs/recipe.md` describes every field. Each error names the line at fault.
+"""
+
+from __future__ import annotations
+
+import re
+import tomllib
+from pathlib import Path
+from typing import Annotated, Any, TypeVar
+
+import msgspec
+
+from homeroom.contract.manifest import SLOT_LIMIT, Column, Count, ModalityName, Name, Slot, Task, TaskKind, Training
+from homeroom.errors import RecipeError
+from homeroom_exporter.encoders.spec import EncoderSpec
+from homeroom_exporter.heads import HeadKind
+
+T = TypeVar("T")
+Size = Annotated[int, msgspec.Meta(ge=8, le=1024)]
+WITH_LABELS = ("classification", "ordinal", "multilabel")
+OWN_HEAD = ("choice", "matching")  # kinds whose head is always their own
+SLOT = re.compile(r"^(?P<modality>text|image|audio|table)(\[(?P<count>\d{1,2})\])?$")
+
+
+class Head(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """The top of the file, before the first table. `single`: also a predict graph for one sample at a time."""
+
+    name: Name
+    version: Count
+    seed: Annotated[int, msgspec.Meta(ge=0)] = 0
+    batch: Annotated[int, msgspec.Meta(ge=1, le=1024)] = 32
+    width: Size = 64
+    hidden: Size = 128
+    single: bool = False
+    golden: Annotated[int, msgspec.Meta(ge=1, le=64)] = 8
+
+
+class EncoderTable(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """One `[encoders.<modality>]`; the fields of `EncoderSpec` but the modality."""
+
+    source: str
+    taps: tuple[int | str, ...] | str = "auto"
+    dim: Annotated[int, msgspec.Meta(ge=4, le=1024)] = 64
+    buckets: Annotated[tuple[Count, ...], msgspec.Meta(min_length=1, max_length=16)] = (16, 32, 64)
+    seconds: Annotated[float, msgspec.Meta(gt=0, le=30)] | None = None
+    grid: Annotated[int, msgspec.Meta(ge=0, le=7)] | None = None
+    quantize: str = "int8"
+    columns: tuple[Column, ...] = ()
+
+
+class TaskTable(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """One `[tasks.<name>]`."""
+
+    kind: TaskKind
+    reads: Annotated[tuple[Name, ...], msgspec.Meta(min_length=1, max_length=16)]
+    head: HeadKind | None = None
+    labels: tuple[str, ...] = ()
+    offset: float = 0.0
+    scale: Annotated[float, msgspec.Meta(gt=0)] = 1.0
+    weight: Annotated[float, msgspec.Meta(ge=0)] = 1.0
+
+
+class TrainingTable(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """`[training]`: what the bundle recommends to devices."""
+
+    learning_rate: Annotated[float, msgspec.Meta(gt=0, le=1)] = 2e-3
+    weight_decay: Annotated[float, msgspec.Meta(ge=0, le=1)] = 1e-2
+    epochs: Count = 20
+    warmup: Annotated[float, msgspec.Meta(ge=0, le=1)] = 0.1
+
+
+class Recipe(msgspec.Struct, frozen=True, kw_only=True):
+    """A recipe that holds together. `heads`: the head of each task."""
+
+    name: str
+    version: int
+    seed: int
+    batch: int
+    width: int
+    hidden: int
+    single: bool
+    golden: int
+    encoders: tuple[EncoderSpec, ...]
+    slots: tuple[Slot, ...]
+    tasks: tuple[Task, ...]
+    heads: dict[str, HeadKind]
+    training: Training
+
+
+def read_recipe(path: Path) -> Recipe:
+    """Read and check a recipe file; RecipeError names file, line and field."""
+    try:
+        text = path.read_text(encoding="utf-8")
+    except OSError as problem:
+        raise RecipeError(f"cannot be read: {problem.strerror}", where=str(path)) from None
+    except UnicodeDecodeError:
+        raise RecipeError("is not UTF-8 text", where=str(path)) from None
+    return parse_recipe(text, path.name)
+
+
+def parse_recipe(text: str, file: str = "recipe") -> Recipe:
+    """As `read_recipe`, from the text; `file` is the name that errors give."""
+    try:
+        document = tomllib.loads(text)
+    except tomllib.TOMLDecodeError as problem:
+        found = re.search(r"\(at line (\d+)", str(problem))
+        raise RecipeError(
+            f"is not valid TOML: {problem}", where=f"{file} line {found[1]}" if found else file
+        ) from None
+    return _Reader(text, file).recipe(document)
+
+
+def line_of(text: str, path: tuple[str, ...]) -> int:
+    """The line, from 1, where a key such as ("tasks", "grade", "kind") stands; else that of the nearest table above."""
+    best, best_depth = 1, 0
+    table: tuple[str, ...] = ()
+    for number, line in enumerate(text.splitlines(), 1):
+        stripped = line.strip()
+        if header := re.match(r"^\[\[?([^\]]+)\]\]?", stripped):
+            table = tuple(part.strip().strip("\"'") for part in header[1].split("."))
+            here = table
+        elif key := re.match(r"^([A-Za-z0-9_.\-\"' ]+?)\s*=", stripped):
+            here = (*table, *(part.strip().strip("\"'") for part in key[1].split(".")))
+        else:
+            continue
+        depth = len(here) if here == path[: len(here)] else 0
+        if depth > best_depth:
+            best, best_depth = number, depth
+    return best
+
+
+class _Reader:
+    """One file being read: knows where it is, so that every refusal has a line."""
+
+    def __init__(self, text: str, file: str) -> None:
+        self.text, self.file = text, file
+
+    def refuse(self, what: str, *path: str, remedy: str = "") -> RecipeError:
+        name = ".".join(path)
+        line = line_of(self.text, path)
+        return RecipeError(f"{name}: {what}" if name else what, where=f"{self.file} line {line}", remedy=remedy)
+
+    def convert(self, value: Any, into: type[T], *path: str) -> T:
+        try:
+            return msgspec.convert(value, into)
+        except msgspec.ValidationError as problem:
+            message = str(problem)
+            field = re.search(r" - at `\$\.?([A-Za-z_]\w*)", message)
+            unknown = re.search(r"unknown field `(\w+)`", message)
+            leaf = unknown[1] if unknown else field[1] if field else None
+            what = re.sub(r" - at `\$.*$", "", message)
+            raise self.refuse(what[0].lower() + what[1:], *path, *([leaf] if leaf else [])) from None
+
+    def table(self, document: dict[str, Any], name: str) -> dict[str, Any]:
+        value = document.get(name, {})
+        if not isinstance(value, dict):
+            raise self.refuse("must be a table", name, remedy=f"write [{name}.…]")
+        return value
+
+    def recipe(self, document: dict[str, Any]) -> Recipe:
+        parts = ("encoders", "slots", "tasks", "training")
+        head = self.convert({k: v for k, v in document.items() if k not in parts}, Head)
+        encoders = tuple(self.encoder(n, v) for n, v in self.table(document, "encoders").items())
+        slots = tuple(self.slot(n, v, encoders) for n, v in self.table(document, "slots").items())
+        if not slots:
+            raise self.refuse("no slot is named", "slots", remedy='add [slots] with lines such as picture = "image"')
+        if sum(s.count for s in slots) > SLOT_LIMIT:
+            raise self.refuse(f"more than {SLOT_LIMIT} inputs", "slots")
+        for encoder in encoders:
+            if encoder.modality not in {s.modality for s in slots}:
+                raise self.refuse("no slot uses it", "encoders", encoder.modality, remedy="remove it or add a slot")
+        tables = {n: self.convert(v, TaskTable, "tasks", n) for n, v in self.table(document, "tasks").items()}
+        if not tables:
+            raise self.refuse("no task is named", "tasks", remedy="add a table such as [tasks.category]")
+        by_name = {s.name: s for s in slots}
+        tasks = tuple(self.task(n, t, by_name) for n, t in tables.items())
+        read = {name for task in tasks for name in task.reads}
+        for slot in slots:
+            if slot.name not in read:
+                raise self.refuse("no task reads it", "slots", slot.name, remedy="remove it or let a task read it")
+        training = self.convert(document.get("training", {}), TrainingTable, "training")
+        return Recipe(
+            name=head.name,
+            version=head.version,
+            seed=head.seed,
+            batch=head.batch,
+            width=head.width,
+            hidden=head.hidden,
+            single=head.single,
+            golden=head.golden,
+            encoders=encoders,
+            slots=slots,
+            tasks=tasks,
+            heads={name: self.head(name, table, by_name) for name, table in tables.items()},
+            training=Training(
+                **msgspec.structs.asdict(training), task_weights={name: table.weight for name, table in tables.items()}
+            ),
+        )
+
+    def encoder(self, name: str, value: Any) -> EncoderSpec:
+        modality = self.convert(name, ModalityName, "encoders", name)  # type: ignore[arg-type]
+        table = self.convert(value, EncoderTable, "encoders", name)
+        if list(table.buckets) != sorted(set(table.buckets)):
+            raise self.refuse("must rise", "encoders", name, "buckets", remedy="for example [16, 32, 64]")
+        names = [column.name for column in table.columns]
+        if (name == "table") != bool(names) or len(set(names)) != len(names):
+            raise self.refuse("a table, and only a table, names its columns, each once", "encoders", name, "columns")
+        return self.convert({**msgspec.structs.asdict(table), "modality": modality}, EncoderSpec, "encoders", name)
+
+    def slot(self, name: str, value: Any, encoders: tuple[EncoderSpec, ...]) -> Slot:
+        found = SLOT.match(value) if isinstance(value, str) else None
+        if found is None:
+            raise self.refuse(f"{value!r} is no kind of input", "slots", name, remedy='"text", "image[4]" and the like')
+        if found["modality"] not in {e.modality for e in encoders}:
+            raise self.refuse(
+                f"there is no encoder for {found['modality']}", "slots", name, remedy=f"add [encoders.{found['modality']}]"
+            )
+        slot = {"name": name, "modality": found["modality"], "count": int(found["count"] or 1)}
+        return self.convert(slot, Slot, "slots", name)
+
+    def task(self, name: str, table: TaskTable, slots: dict[str, Slot]) -> Task:
+        here = ("tasks", name)
+        for read in table.reads:
+            if read not in slots:
+                raise self.refuse(f"there is no slot {read!r}", *here, "reads", remedy=f"one of {sorted(slots)}")
+        if len(set(table.reads)) != len(table.reads):
+            raise self.refuse("names a slot twice", *here, "reads")
+        least = 2 if table.kind in ("classification", "ordinal") else 1
+        if table.kind in WITH_LABELS and (len(table.labels) < least or len(set(table.labels)) != len(table.labels)):
+            raise self.refuse(f"needs at least {least} different labels", *here, "labels")
+        if table.kind not in WITH_LABELS and table.labels:
+            raise self.refuse(f"a {table.kind} task has no labels", *here, "labels")
+        width = {
+            "classification": len(table.labels),
+            "ordinal": len(table.labels) - 1,
+            "multilabel": len(table.labels),
+            "choice": slots[table.reads[-1]].count,
+        }.get(table.kind, 1)
+        task = {
+            "name": name,
+            "kind": table.kind,
+            "reads": table.reads,
+            "labels": table.labels,
+            "width": width,
+            "offset": table.offset,
+            "scale": table.scale,
+        }
+        return self.convert(task, Task, *here)
+
+    def head(self, name: str, table: TaskTable, slots: dict[str, Slot]) -> HeadKind:
+        here = ("tasks", name)
+        reads = [slots[read] for read in table.reads]
+        kind: HeadKind = table.head or (table.kind if table.kind in OWN_HEAD else "fused")  # type: ignore[assignment]
+        if (table.kind in OWN_HEAD or kind in OWN_HEAD) and kind != table.kind:
+            raise self.refuse(f"a {table.kind} task cannot have the head {kind!r}", *here, "head")
+        single = all(slot.count == 1 for slot in reads)
+        if kind == "pair" and not (len(reads) in (2, 3) and single and all(s.modality == "text" for s in reads)):
+            raise self.refuse(
+                "a pair head reads two or three single texts", *here, "reads", remedy="([question,] reference, answer)"
+            )
+        if kind == "matching" and not (len(reads) == 2 and single):
+            raise self.refuse("matching reads two single slots", *here, "reads")
+        if kind == "choice" and not (len(reads) == 2 and reads[0].count == 1 and reads[1].count > 1):
+            raise self.refuse(
+                "choice reads one single slot and one slot of several places", *here, "reads", remedy='"image[4]"'
+            )
+        return kind
