@@ -65,7 +65,7 @@ async def read_body(request: Request, limit_bytes: int) -> bytes:
 
 
 async def signed(service: Service, request: Request, limit_bytes: int, *, stranger: bool = False) -> tuple[str, bytes]:
-    """Who sent a request (public key), and its body; RefusedError unless it is signed, fresh and from an enrolled device."""
+    """The sender (public key) and the body; RefusedError unless signed, fresh and from an enrolled device."""
     body = await read_body(request, limit_bytes)
     lines = [(name.decode("latin-1"), value.decode("latin-1")) for name, value in request.headers.raw]
     if len({name for name, _ in lines}) != len(lines):

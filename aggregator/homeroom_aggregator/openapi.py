@@ -22,7 +22,9 @@ def _object(**properties: Any) -> dict[str, Any]:
 
 def document() -> dict[str, Any]:
     """OpenAPI 3.1, made from the data classes that are really used."""
-    _, components = msgspec.json.schema_components((RoundConfiguration, Certificate), "#/components/schemas/{name}")
+    _, components = msgspec.json.schema_components(
+        (RoundConfiguration, Certificate), ref_template="#/components/schemas/{name}"
+    )
     text, binary = {"type": "string"}, {"type": "string", "format": "binary"}
     hexadecimal = {"type": "string", "pattern": "^[0-9a-f]{32}$"}
     error = {

@@ -30,7 +30,7 @@ class Message(Protocol):
 
     method: str
     url: Any
-    headers: MutableMapping[str, str]
+    headers: Any
 
 
 @dataclass
@@ -42,7 +42,7 @@ class Request:
     headers: MutableMapping[str, str]
 
 
-class _Key(HTTPSignatureKeyResolver):
+class _Key(HTTPSignatureKeyResolver):  # type: ignore[misc]
     """Takes the key's identity to be the public key itself, 64 hexadecimal digits."""
 
     def __init__(self, key: Ed25519PrivateKey | None = None) -> None:

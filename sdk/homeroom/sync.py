@@ -119,7 +119,7 @@ class Client:
         class Receipt(msgspec.Struct):
             status: str
 
-        return self._decode(self.send("POST", "/v1/updates", data), Receipt).status
+        return str(self._decode(self.send("POST", "/v1/updates", data), Receipt).status)
 
     def latest(self, after: int) -> bytes | None:
         """The newest version as it was signed, for the caller to check; None if there is none newer than `after`."""

@@ -1,0 +1,173 @@
+"""The aggregator's sub-commands; `homeroom.cli` loads them by name."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+
+import click
+import msgspec
+
+from homeroom.contract.canonical import decode
+from homeroom.contract.signing import Certificate, Role, certify, fingerprint, new_key, public_hex, read_key, write_key
+from homeroom.contract.update import RoundConfiguration
+from homeroom.durable import write_durable
+from homeroom.errors import InputError, StoreError
+
+FILE = click.Path(dir_okay=False, path_type=Path)
+FOLDER = click.Path(file_okay=False, path_type=Path)
+TOKEN = "HOMEROOM_OPERATOR_TOKEN"
+
+
+@click.group()
+def trust() -> None:
+    """Keys of the institution: the root, and those that it vouches for."""
+
+
+@trust.command("root")
+@click.argument("key", type=FILE)
+def trust_root(key: Path) -> None:
+    """Make the root key KEY, and print its fingerprint.
+
+    Keep it off every server, in two places. Example: homeroom trust root root.pem
+    """
+    _new(key)
+    click.echo(fingerprint(public_hex(read_key(key))))
+
+
+@trust.command("certify")
+@click.argument("role", type=click.Choice(["exporter", "aggregator"]))
+@click.argument("key", type=FILE)
+@click.option("--root-key", type=FILE, required=True)
+@click.option("--name", required=True, help="Who holds the key.")
+def trust_certify(role: Role, key: Path, root_key: Path, name: str) -> None:
+    """Make the key KEY (or take the one that is there) and certify it for ROLE in KEY's name with .json.
+
+    Example: homeroom trust certify exporter exporter.pem --root-key root.pem --name "District 7"
+    """
+    root = read_key(root_key)
+    if not key.exists():
+        _new(key)
+    certificate = certify(root, role, read_key(key), name)
+    write_durable(key.with_suffix(".json"), msgspec.json.format(msgspec.json.encode(certificate), indent=1))
+    click.echo(str(key.with_suffix(".json")))
+
+
+@click.command()
+@click.argument("folder", type=FOLDER)
+@click.option("--bundle", type=click.Path(path_type=Path), help="Bundle to serve; needed the first time.")
+@click.option("--root-key", type=FILE, help="Root key that certifies this aggregator, the first time.")
+@click.option("--key", type=FILE, help="Instead: a key that was certified elsewhere (`trust certify`).")
+@click.option("--certificate", type=FILE, help="Its certificate.")
+@click.option("--institution", default="Homeroom", show_default=True)
+@click.option(
+    "--buffer", "buffer_size", type=click.IntRange(1), default=5, show_default=True, help="Updates a release."
+)
+@click.option("--min-devices", type=click.IntRange(1), default=3, show_default=True, help="Devices before a release.")
+@click.option("--max-staleness", type=click.IntRange(0), default=20, show_default=True)
+@click.option("--host", default="127.0.0.1", show_default=True)
+@click.option("--port", type=click.IntRange(0, 65535), default=8340, show_default=True)
+def serve(
+    folder: Path,
+    bundle: Path | None,
+    root_key: Path | None,
+    key: Path | None,
+    certificate: Path | None,
+    institution: str,
+    buffer_size: int,
+    min_devices: int,
+    max_staleness: int,
+    host: str,
+    port: int,
+) -> None:
+    """Serve the aggregator in FOLDER, which is made the first time.
+
+    Put TLS in front of it. HOMEROOM_OPERATOR_TOKEN, if set, opens /v1/metrics from elsewhere.
+    Example: homeroom serve district/ --bundle vocabulary.homeroom --root-key root.pem
+    """
+    from homeroom_aggregator import place, serve
+
+    if bundle is not None and not (folder / place.FACTS).exists():
+        place.make(
+            folder,
+            bundle,
+            institution=institution,
+            root_key=read_key(root_key) if root_key else None,
+            key=read_key(key) if key else None,
+            certificate=_certificate(certificate) if certificate else None,
+            configuration=RoundConfiguration(
+                bundle_id="0" * 64, buffer_size=buffer_size, min_devices=min_devices, max_staleness=max_staleness
+            ),
+        )
+    facts = place.read(folder)
+    listening = serve.listen(host, port)
+    click.echo(f"{facts.institution}: root {facts.root}")
+    click.echo(f"listening on http://{host}:{listening.getsockname()[1]}")
+    serve.serve(folder, listening, os.environ.get(TOKEN))
+
+
+@click.command()
+@click.argument("folder", type=FOLDER)
+@click.option("--count", type=click.IntRange(1, 10_000), default=1, show_default=True)
+@click.option("--address", default="http://127.0.0.1:8340", show_default=True, help="As devices reach it.")
+@click.option("--out", type=FOLDER, default=Path(), help="Folder for the files.")
+def invite(folder: Path, count: int, address: str, out: Path) -> None:
+    """Write invitations for the aggregator in FOLDER; each enrols one device, once.
+
+    Example: homeroom invite district/ --count 5 --address https://homeroom.district.example
+    """
+    from homeroom_aggregator import place
+
+    try:
+        made = place.invite(folder, address, count)
+    except msgspec.ValidationError:
+        raise InputError("is not an address", where=address, remedy="https://name or http://name:port") from None
+    for number, invitation in enumerate(made, 1):
+        path = out / (f"invitation-{number}.json" if count > 1 else "invitation.json")
+        if path.exists():
+            raise InputError("is there already", where=str(path), remedy="move it away, or choose another --out")
+        write_durable(path, msgspec.json.format(msgspec.json.encode(invitation), indent=1))
+        click.echo(str(path))
+
+
+@click.command()
+@click.argument("folder", type=FOLDER)
+@click.option("--release", is_flag=True, help="Then release what is ready, without waiting for a full buffer.")
+def rebuild(folder: Path, release: bool) -> None:
+    """Compute every version of FOLDER again from its log, and compare bit for bit; stop the server first.
+
+    Example: homeroom rebuild district/
+    """
+    from homeroom_aggregator import place
+
+    rounds = place.open_rounds(folder)
+    try:
+        problems = rounds.verify()
+        if problems:
+            raise StoreError("; ".join(problems), where=str(folder), remedy="restore the last backup")
+        click.echo(json.dumps(rounds.facts()))
+        if release:
+            click.echo(f"version {rounds.release_now()}")
+    finally:
+        rounds.close()
+
+
+def _new(path: Path) -> None:
+    try:
+        write_key(path, new_key())
+    except FileExistsError:
+        raise InputError("is there already", where=str(path), remedy="a key is never overwritten") from None
+    except OSError as problem:
+        raise InputError(f"cannot be written: {problem.strerror}", where=str(path)) from None
+
+
+def _certificate(path: Path) -> Certificate:
+    try:
+        data = path.read_bytes()
+    except OSError as problem:
+        raise InputError(f"cannot be read: {problem.strerror}", where=str(path)) from None
+    return decode(data, Certificate, limit_bytes=1 << 16, where=str(path), error=InputError)
+
+
+commands: list[click.Command] = [trust, serve, invite, rebuild]

@@ -1,0 +1,151 @@
+"""An aggregator's folder: its key and certificate, its bundle, its round, the log; imports homeroom and rounds.
+
+aggregator.json    public facts: institution, root fingerprint, bundle, certificate, round configuration
+key.pem            the aggregator's own key; signs rounds and versions
+secret             proves invitation codes
+bundles/<id>/      the bundle it serves
+log.db             everything that happened (see `log`)
+"""
+
+from __future__ import annotations
+
+import secrets
+from pathlib import Path
+
+import msgspec
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+
+from homeroom.bundle import Bundle, install, open_bundle
+from homeroom.contract.canonical import decode
+from homeroom.contract.invitation import Invitation
+from homeroom.contract.manifest import Hash
+from homeroom.contract.signing import (
+    Certificate,
+    certify,
+    check_certificate,
+    fingerprint,
+    new_key,
+    public_hex,
+    read_key,
+    write_key,
+)
+from homeroom.contract.update import RoundConfiguration
+from homeroom.durable import write_durable
+from homeroom.errors import InputError, StoreError, TrustError
+from homeroom_aggregator.access import new_code
+from homeroom_aggregator.app import Service
+from homeroom_aggregator.rounds import Rounds
+
+FACTS, KEY, SECRET, LOG, BUNDLES = "aggregator.json", "key.pem", "secret", "log.db", "bundles"
+
+
+class Facts(msgspec.Struct, frozen=True, kw_only=True):
+    """aggregator.json; written once, when the folder is made."""
+
+    institution: str
+    root: Hash
+    bundle_id: Hash
+    certificate: Certificate
+    configuration: RoundConfiguration
+
+
+def make(
+    folder: Path,
+    bundle: Path,
+    *,
+    institution: str,
+    root_key: Ed25519PrivateKey | None = None,
+    key: Ed25519PrivateKey | None = None,
+    certificate: Certificate | None = None,
+    configuration: RoundConfiguration | None = None,
+) -> Facts:
+    """Make an aggregator's folder for a bundle of the same root.
+
+    Either `root_key` certifies a new key here and now, or `key` comes with a `certificate` that was made elsewhere.
+    configuration: its bundle_id is replaced by the bundle's. Raises TrustError if the roots differ.
+    """
+    if (folder / FACTS).exists():
+        raise InputError("is an aggregator's folder already", where=str(folder), remedy="serve it without --bundle")
+    if root_key is not None:
+        key = key or new_key()
+        certificate = certify(root_key, "aggregator", key, institution)
+    if key is None or certificate is None:
+        raise InputError(
+            "needs a key that the root certified",
+            where=str(folder),
+            remedy="give --root-key, or --key and --certificate",
+        )
+    if certificate.key != public_hex(key):
+        raise TrustError("the certificate is for another key", where=str(folder))
+    root = fingerprint(certificate.root)
+    check_certificate(certificate, role="aggregator", root_fingerprint=root, where=str(folder))
+    installed = install(bundle, folder / BUNDLES, root=root)
+    asked = msgspec.structs.replace(
+        configuration or RoundConfiguration(bundle_id=installed.bundle_id), bundle_id=installed.bundle_id
+    )
+    facts = Facts(
+        institution=institution, root=root, bundle_id=installed.bundle_id, certificate=certificate, configuration=asked
+    )
+    if not (folder / KEY).exists():
+        write_key(folder / KEY, key)
+    elif public_hex(read_key(folder / KEY)) != public_hex(key):
+        (folder / KEY).unlink()  # of a making that was cut short: nothing was signed with it
+        write_key(folder / KEY, key)
+    write_durable(folder / SECRET, secrets.token_bytes(32))
+    write_durable(folder / FACTS, msgspec.json.format(msgspec.json.encode(facts), indent=1))
+    return facts
+
+
+def read(folder: Path) -> Facts:
+    path = folder / FACTS
+    try:
+        data = path.read_bytes()
+    except FileNotFoundError:
+        raise InputError(
+            "is no aggregator's folder yet", where=str(folder), remedy="serve it with --bundle first"
+        ) from None
+    except OSError as problem:
+        raise StoreError(f"cannot be read: {problem.strerror}", where=str(path)) from None
+    return decode(data, Facts, limit_bytes=1 << 20, where=str(path), error=StoreError)
+
+
+def open_bundle_of(folder: Path, facts: Facts) -> Bundle:
+    return open_bundle(folder / BUNDLES / facts.bundle_id, root=facts.root)
+
+
+def open_rounds(folder: Path) -> Rounds:
+    """The rounds of a folder, replayed from their log; one process at a time."""
+    facts = read(folder)
+    bundle = open_bundle_of(folder, facts)
+    return Rounds(folder / LOG, bundle, facts.configuration, read_key(folder / KEY), facts.certificate)
+
+
+def open_service(folder: Path, token: str | None = None) -> Service:
+    facts = read(folder)
+    return Service(open_rounds(folder), facts.institution, _secret(folder), token)
+
+
+def invite(folder: Path, address: str, count: int) -> list[Invitation]:
+    """Invitations for so many devices; each code enrols one. Works while the aggregator runs."""
+    facts, secret = read(folder), _secret(folder)
+    return [
+        msgspec.convert(
+            {
+                "format": 1,
+                "address": address.rstrip("/"),
+                "root": facts.root,
+                "code": new_code(secret),
+                "institution": facts.institution,
+                "bundle_id": facts.bundle_id,
+            },
+            Invitation,
+        )
+        for _ in range(count)
+    ]
+
+
+def _secret(folder: Path) -> bytes:
+    try:
+        return (folder / SECRET).read_bytes()
+    except OSError as problem:
+        raise StoreError(f"cannot be read: {problem.strerror}", where=str(folder / SECRET)) from None
