@@ -6,7 +6,7 @@ It may import every module of the SDK; each step's work is done in a module of i
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from hashlib import sha256
 from pathlib import Path
@@ -74,15 +74,23 @@ class Device:
 
     def add(self, *samples: Sample | str | Path) -> list[str]:
         """Check and store samples, or those of a .jsonl or .csv file or folder, all or none; return their ids."""
-        return self.store.add([resolve(s, self.bundle.manifest, base=base) for s, base in _each(samples)])
+        return self.store.add(_resolve(samples, self.bundle))
 
     def train(
-        self, minutes: float = 10, epochs: int | None = None, *, seed: int = 0, progress: Progress | None = None
+        self,
+        minutes: float = 10,
+        epochs: int | None = None,
+        *,
+        settings: Settings | None = None,
+        progress: Progress | None = None,
     ) -> TrainReport:
-        """Learn from all labelled samples within the budget; goes on where a training was cut short."""
+        """Learn from all labelled samples within the budget; goes on where a training was cut short.
+
+        epochs, settings: in place of what the bundle recommends.
+        """
         begin = time.monotonic()
         self.store.expire()
-        settings, deadline_s = self._settings(epochs, seed), begin + 60 * minutes
+        settings, deadline_s = settings or self._settings(epochs), begin + 60 * minutes
         samples = [sample for sample in self.store.each_sample() if sample.labels]
         if not samples:
             raise TrainError("there is no labelled sample", remedy="add some with `add`")
@@ -107,7 +115,10 @@ class Device:
         )
         scores = evaluate(self.graphs, validation, result.theta) if validation else {}
         facts = lineage.facts(
-            self.bundle, examples=train.examples_by_segment(), temperatures=dict(result.temperatures), seed=seed
+            self.bundle,
+            examples=train.examples_by_segment(),
+            temperatures=dict(result.temperatures),
+            settings=msgspec.to_builtins(settings),
         )
         with self.store.step("train", len(samples)):
             version_id = self.store.put_version(result.theta, "local", start.base, facts, subjects)
@@ -139,13 +150,14 @@ class Device:
         stored = [resolve(sample, self.bundle.manifest) for sample in samples]
         version = self.store.current()
         temperatures = version.facts.get("temperatures", {}) if version else {}
+        trained = set(temperatures) if version and version.kind == "local" and version.base == 0 else None
         theta = lineage.theta_of(self.store, self.bundle, version)
         ready = examples(None, self.bundle, self.graphs, stored)
-        return predict(self.graphs, self.bundle.manifest, theta, ready, temperatures)
+        return predict(self.graphs, self.bundle.manifest, theta, ready, temperatures, trained)
 
     def score(self, *samples: Sample | str | Path) -> dict[str, Score]:
         """How well the theta in use does on labelled samples, which are not stored."""
-        stored = [resolve(s, self.bundle.manifest, base=base) for s, base in _each(samples)]
+        stored = _resolve(samples, self.bundle)
         theta = lineage.theta_of(self.store, self.bundle, self.store.current())
         ready = examples(None, self.bundle, self.graphs, stored)
         return evaluate(self.graphs, Dataset(self.bundle.manifest, ready), theta)
@@ -243,7 +255,7 @@ class Device:
 
     # Inside
 
-    def _settings(self, epochs: int | None, seed: int) -> Settings:
+    def _settings(self, epochs: int | None) -> Settings:
         advice = self.bundle.manifest.training
         return Settings(
             epochs=epochs or advice.epochs,
@@ -251,7 +263,6 @@ class Device:
             weight_decay=advice.weight_decay,
             warmup=advice.warmup,
             task_weights=advice.task_weights,
-            seed=seed,
         )
 
     def _datasets(self, ready: Sequence[Example], settings: Settings) -> tuple[Dataset, Dataset | None]:
@@ -265,7 +276,7 @@ class Device:
         if not samples or version is None:
             return {}
         ready = examples(self.store, self.bundle, self.graphs, samples)
-        _, validation = self._datasets(ready, self._settings(None, version.facts["seed"]))
+        _, validation = self._datasets(ready, msgspec.convert(version.facts["settings"], Settings))
         return evaluate(self.graphs, validation, theta) if validation else {}
 
     def _queue_update(self) -> str:
@@ -289,14 +300,15 @@ class Device:
         return known.root
 
 
-def _each(given: Sequence[Sample | str | Path]) -> Iterable[tuple[Sample, Path | None]]:
-    """Samples, those of files included, with the folder that their paths are relative to."""
+def _resolve(given: Sequence[Sample | str | Path], bundle: Bundle) -> list[StoredSample]:
+    """Check samples, and those of files and folders."""
+    found: list[StoredSample] = []
     for item in given:
         if isinstance(item, Sample):
-            yield item, None
+            found.append(resolve(item, bundle.manifest))
         else:
-            path = Path(item)
-            yield from ((sample, path if path.is_dir() else path.parent) for sample in ingest.read_samples(path))
+            found.extend(ingest.read_samples(Path(item), bundle.manifest))
+    return found
 
 
 def _tag(bundle: Bundle, start: lineage.Start, settings: Settings, samples: Sequence[StoredSample]) -> str:

@@ -50,6 +50,7 @@ class Sample:
         self.labels = dict(labels or {})
         self.subject, self.consent, self.source, self.language = subject, consent, source, language
         self.retain_until = retain_until
+        self.origin: str | None = None  # the file and row it was read from, for messages
 
     def __repr__(self) -> str:
         return f"Sample({', '.join(self.inputs)}; labels {self.labels}; subject {self.subject!r})"

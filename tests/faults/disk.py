@@ -1,8 +1,7 @@
 """What a disk may hold after the power went: a recording up to one moment, what was not synced lost or torn.
 
 What POSIX promises, and no more: data of a file is safe once the file was synced, a name in a directory once that
-directory was. What was not may be there, in part, or not at all; changes of one directory reach the disk in order, as on
-journalling file systems.
+directory was. What was not may be there, in part, or not at all; changes of one directory reach the disk in order.
 """
 
 from __future__ import annotations

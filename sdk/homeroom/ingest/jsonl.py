@@ -25,7 +25,9 @@ def read_jsonl(path: Path) -> Iterator[Sample]:
                 if len(line) > LINE_LIMIT_BYTES:
                     raise InputError(f"is longer than {LINE_LIMIT_BYTES:,} bytes", where=where)
                 if line.strip():
-                    yield to_sample(_decode(line, where), where)
+                    sample = to_sample(_decode(line, where), where)
+                    sample.origin = where
+                    yield sample
     except OSError as problem:
         raise InputError(f"cannot be read: {problem.strerror}", where=str(path)) from None
 
