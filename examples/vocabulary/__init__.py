@@ -1,0 +1,1 @@
+"""The vocabulary lesson: pictures, written words and spoken words for five schools."""
