@@ -137,13 +137,14 @@ def _sources_hash() -> str:
 
 def build(out: Path, work: Path) -> Manifest:
     """Export the tiny bundle to `out`, which must not exist, by the exporter's own code."""
+    from homeroom.bundle import write_signature
     from homeroom_exporter import export, write
 
     design, backbones = design_and_backbones(work)
     contents = export.assemble(
         design,
         backbones,
-        samples(6, seed=7),
+        [export.resolve(export.Sample(**row), draft()) for row in samples(6, seed=7)],
         scratch=work,
         name="tiny",
         version=1,
@@ -153,7 +154,40 @@ def build(out: Path, work: Path) -> Manifest:
         provenance={"made_by": "tests/tiny.py"},
         threads=1,
     )
-    return write.write_bundle(out, contents, EXPORTER, certify(ROOT, "exporter", EXPORTER, "tests"))
+    with write.staging(out) as folder:
+        manifest = write.fill(folder, contents)
+        write_signature(folder, manifest, certify(ROOT, "exporter", EXPORTER, "tests"), EXPORTER)
+    return manifest
+
+
+def draft() -> Manifest:
+    """The bundle's slots and tasks without its files, for `samples.resolve`."""
+    modalities = tuple(
+        Modality(
+            name=name,  # type: ignore[arg-type]
+            features_id="0" * 64,
+            encoder="tiny",
+            taps=TAPS[name],
+            dim=DIM,
+            buckets=BUCKETS[name],
+            preprocess=PREPROCESS[name],
+            tolerance=Tolerance(0.0, 0.0),
+        )
+        for name in TAPS
+    )
+    return Manifest(
+        format=1,
+        name="tiny",
+        version=1,
+        files={},
+        modalities=modalities,
+        slots=SLOTS,
+        tasks=TASKS,
+        segments=(),
+        graphs=(),
+        theta="",
+        golden="",
+    )
 
 
 def design_and_backbones(work: Path) -> tuple[Any, dict[str, Any]]:

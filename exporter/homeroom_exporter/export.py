@@ -1,31 +1,201 @@
-"""From a design and its backbones to the contents of a bundle: graphs, first theta, golden samples; torch."""
+"""The flow of an export: recipe -> backbones -> design -> graphs -> golden samples -> self-check -> written bundle."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import importlib.metadata
+import tempfile
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import numpy as np
 import onnxruntime
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from homeroom.contract.manifest import Training
-from homeroom_exporter import golden
+from homeroom import ingest
+from homeroom.bundle import write_signature
+from homeroom.contract.canonical import digest
+from homeroom.contract.manifest import (
+    FORMAT,
+    AudioPreprocess,
+    ImagePreprocess,
+    Manifest,
+    Modality,
+    Preprocess,
+    TablePreprocess,
+    TextPreprocess,
+    Tolerance,
+    Training,
+)
+from homeroom.contract.signing import Certificate
+from homeroom.errors import ExportError, InputError
+from homeroom.preprocess import content
+from homeroom.runtime import load
+from homeroom.samples import Sample, StoredSample, resolve
+from homeroom_exporter import backbone, check, golden
 from homeroom_exporter.backbone import Backbone
-from homeroom_exporter.golden import Features, Run
+from homeroom_exporter.golden import Features
 from homeroom_exporter.model import Design, initial_theta
+from homeroom_exporter.recipe import Recipe
 from homeroom_exporter.trace import trace
-from homeroom_exporter.write import Contents, GraphFile
+from homeroom_exporter.write import Contents, GraphFile, fill, staging
+
+CALIBRATION_LIMIT = {"text": 1024, "image": 256, "audio": 128, "table": 4096}  # values shown to a backbone's builder
+MADE_WITH = ("homeroom", "torch", "onnx", "onnxruntime", "numpy")
+
+Progress = Callable[[str], None]
 
 
-def session(path: Path, threads: int) -> Run:
-    """A graph as a function of its inputs by name."""
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = threads
-    options.enable_cpu_mem_arena = False
-    made = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
-    names = [output.name for output in made.get_outputs()]
-    return lambda feeds: dict(zip(names, made.run(names, dict(feeds)), strict=True))
+@dataclass(frozen=True)
+class Exported:
+    """A written bundle and the self-check that it passed."""
+
+    path: Path
+    manifest: Manifest
+    report: check.Report
+
+
+def export(
+    recipe: Recipe,
+    calibration: Path,
+    out: Path,
+    key: Ed25519PrivateKey,
+    certificate: Certificate,
+    *,
+    threads: int = 2,
+    progress: Progress = lambda stage: None,
+    show: Callable[[check.Report], None] = lambda report: None,
+) -> Exported:
+    """Make the bundle that the recipe describes and write it to the directory `out`, which must not exist.
+
+    calibration: samples (JSONL, CSV or a folder) that the backbones' compression and quantization are fitted on; the
+    labelled ones also serve the self-check, and a few become the golden samples. `show` gets the self-check's report.
+    Raises ExportError if it failed; nothing is written then.
+    """
+    with staging(out) as folder, tempfile.TemporaryDirectory(prefix="homeroom-export-") as temporary:
+        scratch = Path(temporary)
+        progress("reading the calibration samples")
+        base = calibration if calibration.is_dir() else calibration.parent
+        samples = resolve_all(ingest.read_samples(calibration), recipe, base)
+        backbones = {}
+        for encoder in recipe.encoders:
+            progress(f"building the {encoder.modality} backbone")
+            place = scratch / encoder.modality
+            place.mkdir()
+            backbones[encoder.modality] = backbone.build(encoder, values_of(recipe, encoder.modality, samples), place)
+        progress("tracing the training step")
+        contents = assemble(
+            design_of(recipe, backbones),
+            backbones,
+            representative(recipe, samples),
+            scratch=scratch,
+            name=recipe.name,
+            version=recipe.version,
+            batch=recipe.batch,
+            seed=recipe.seed,
+            training=recipe.training,
+            provenance={"recipe": digest(msgspec.json.encode(recipe)), **made_with()},
+            threads=threads,
+            single=recipe.single,
+        )
+        progress("checking itself")
+        report = check.check(contents, backbones, samples, threads=threads)
+        show(report)
+        if not report.passed:
+            raise ExportError(
+                f"the self-check failed: {'; '.join(report.failures)}",
+                where=recipe.name,
+                remedy="nothing was written",
+            )
+        progress("writing")
+        manifest = fill(folder, contents)
+        write_signature(folder, manifest, certificate, key)
+    return Exported(out, manifest, report)
+
+
+def made_with() -> dict[str, str]:
+    return {f"made_with.{name}": importlib.metadata.version(name) for name in MADE_WITH}
+
+
+def design_of(recipe: Recipe, backbones: Mapping[str, Backbone]) -> Design:
+    return Design(
+        modalities=tuple(b.modality for b in backbones.values()),
+        scales={name: b.scale for name, b in backbones.items()},
+        slots=recipe.slots,
+        tasks=recipe.tasks,
+        heads=recipe.heads,
+        width=recipe.width,
+        hidden=recipe.hidden,
+    )
+
+
+def resolve_all(samples: Iterable[Sample], recipe: Recipe, base: Path) -> list[StoredSample]:
+    """Check calibration samples as a device would, before there is a bundle to check them against."""
+    manifest = _draft(recipe)
+    resolved = [resolve(sample, manifest, base=base) for sample in samples]
+    if not resolved:
+        raise InputError("holds no sample", where=str(base), remedy="give a hundred or more, with labels")
+    return resolved
+
+
+def _draft(recipe: Recipe) -> Manifest:
+    forms: dict[str, Preprocess] = {
+        "text": TextPreprocess(tokenizer="none"),
+        "image": ImagePreprocess(size=1, resize=1, mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0)),
+        "audio": AudioPreprocess(rate=16_000, samples=16_000, form="waveform"),
+    }
+    modalities = tuple(
+        Modality(
+            name=e.modality,
+            features_id="0" * 64,
+            encoder=e.source,
+            taps=("0",),
+            dim=e.dim,
+            buckets=e.buckets,
+            preprocess=forms.get(e.modality, TablePreprocess(columns=e.columns)),
+            tolerance=Tolerance(0.0, 0.0),
+        )
+        for e in recipe.encoders
+    )
+    return Manifest(
+        format=FORMAT,
+        name=recipe.name,
+        version=recipe.version,
+        files={},
+        modalities=modalities,
+        slots=recipe.slots,
+        tasks=recipe.tasks,
+        segments=(),
+        graphs=(),
+        theta="",
+        golden="",
+    )
+
+
+def values_of(recipe: Recipe, modality: str, samples: Sequence[StoredSample]) -> list[Any]:
+    """Different values of one modality, spread over the samples, at most CALIBRATION_LIMIT of them."""
+    slots = [slot for slot in recipe.slots if slot.modality == modality]
+    found = {content(v): v for sample in samples for slot in slots for _, v in golden.places(slot, sample)}
+    if not found:
+        raise InputError(
+            f"no calibration sample has a value for {modality}", where=modality, remedy="add some, or drop the encoder"
+        )
+    values = list(found.values())
+    step = max(1, -(-len(values) // CALIBRATION_LIMIT[modality]))
+    return values[::step]
+
+
+def representative(recipe: Recipe, samples: Sequence[StoredSample]) -> list[StoredSample]:
+    """Golden samples, spread over the calibration samples, those that show a slot not yet shown first."""
+    order = [samples[i * len(samples) // recipe.golden] for i in range(min(recipe.golden, len(samples)))]
+    shown = {slot for sample in order for slot in sample.inputs}
+    for sample in samples:
+        if not sample.inputs.keys() <= shown:
+            order.append(sample)
+            shown |= sample.inputs.keys()
+    return order
 
 
 def variants(design: Design) -> list[dict[str, int]]:
@@ -50,7 +220,7 @@ def step_graphs(design: Design, scratch: Path, batch: int, *, single: bool) -> l
 def assemble(
     design: Design,
     backbones: Mapping[str, Backbone],
-    rows: Sequence[Mapping[str, Any]],
+    samples: Sequence[StoredSample],
     *,
     scratch: Path,
     name: str,
@@ -62,14 +232,14 @@ def assemble(
     threads: int,
     single: bool = False,
 ) -> Contents:
-    """Everything that the bundle holds, its files under `scratch`. rows: golden samples, raw inputs by slot."""
+    """Everything that the bundle holds, its files under `scratch`; `samples` become the golden ones."""
     theta = initial_theta(design.layout, seed)
     graphs = step_graphs(design, scratch, batch, single=single)
-    for backbone in backbones.values():
-        for precision, path in sorted(backbone.graphs.items()):
-            graphs.append(GraphFile(path, "features", (onnxruntime.__version__,), precision, backbone.modality.name))
-    files = {place: path for backbone in backbones.values() for place, path in backbone.files.items()}
-    reference = {m: session(backbone.graphs["float32"], threads) for m, backbone in backbones.items()}
+    for made in backbones.values():
+        for precision, path in sorted(made.graphs.items()):
+            graphs.append(GraphFile(path, "features", (onnxruntime.__version__,), precision, made.modality.name))
+    files = {place: path for made in backbones.values() for place, path in made.files.items()}
+    reference = {m: load(made.graphs["float32"], threads=threads) for m, made in backbones.items()}
     predict = Predictor(design, graphs, theta, batch, threads)
     return Contents(
         name=name,
@@ -78,15 +248,15 @@ def assemble(
         theta=theta,
         graphs=tuple(graphs),
         files=files,
-        golden=golden.golden_files(design, rows, reference, files.__getitem__, predict),
+        golden=golden.golden_files(design, samples, reference, files.__getitem__, predict),
         training=training,
-        licences=tuple(licence for backbone in backbones.values() for licence in backbone.licences),
+        licences=tuple(licence for made in backbones.values() for licence in made.licences),
         provenance={**provenance, "seed": str(seed)},
     )
 
 
 class Predictor:
-    """Outputs of every task for any number of rows of features, by the predict graphs themselves."""
+    """Outputs of every task for any number of samples' features, by the predict graphs themselves."""
 
     def __init__(
         self, design: Design, graphs: Sequence[GraphFile], theta: np.ndarray, batch: int, threads: int
@@ -97,7 +267,7 @@ class Predictor:
     def __call__(self, rows: Sequence[Features]) -> dict[str, np.ndarray]:
         """`{task}.output`: float32 [rows, width]."""
         tokens = golden.bucket(self.design, rows)
-        run = session(next(g.path for g in self.graphs if g.tokens == tokens), self.threads)
+        run = load(next(g.path for g in self.graphs if g.tokens == tokens), threads=self.threads)
         parts = [
             run({"theta": self.theta, **golden.feeds(self.design, rows[i : i + self.batch], self.batch, tokens)})
             for i in range(0, len(rows), self.batch)

@@ -15,33 +15,33 @@ import safetensors.numpy
 
 from homeroom.contract.manifest import Modality, Slot
 from homeroom.preprocess import collate, prepare
+from homeroom.runtime import Graph
+from homeroom.samples import StoredSample
 from homeroom_exporter.model import Design
 
 Features = Mapping[tuple[str, int], np.ndarray]  # by (slot, place): int8 [taps, n, dim]
-Run = Callable[[Mapping[str, np.ndarray]], dict[str, np.ndarray]]
-SUFFIX = {"image": (b"\x89PNG", "png"), "audio": (b"RIFF", "wav")}
+SUFFIXES = {b"\x89PNG": "png", b"\xff\xd8\xff": "jpg", b"RIFF": "wav", b"OggS": "ogg", b"fLaC": "flac"}
 
 
-def places(slot: Slot, value: Any) -> list[tuple[int, Any]]:
-    """The (place, value) of what a row holds for a slot; absent ones are left out."""
-    values = value if isinstance(value, list) else [value]
-    return [(place, one) for place, one in enumerate(values) if one is not None]
+def places(slot: Slot, sample: StoredSample) -> list[tuple[int, Any]]:
+    """The (place, value) of what a sample holds for a slot; absent ones are left out."""
+    return [(place, one) for place, one in enumerate(sample.inputs.get(slot.name, [])) if one is not None]
 
 
-def row_features(
-    design: Design, run: Mapping[str, Run], bundle_file: Callable[[str], Path], inputs: Mapping[str, Any]
+def sample_features(
+    design: Design, run: Mapping[str, Graph], bundle_file: Callable[[str], Path], sample: StoredSample
 ) -> dict[tuple[str, int], np.ndarray]:
-    """Features of one row, each input alone; `run` is the features graph of each modality."""
+    """Features of one sample, each input alone; `run` is the features graph of each modality."""
     features = {}
     for slot in design.slots:
         modality = design.modality(slot.modality)
-        for place, value in places(slot, inputs.get(slot.name)):
+        for place, value in places(slot, sample):
             features[slot.name, place] = features_of(modality, run[modality.name], bundle_file, [value])[0]
     return features
 
 
 def features_of(
-    modality: Modality, run: Run, bundle_file: Callable[[str], Path], values: Sequence[Any]
+    modality: Modality, run: Graph, bundle_file: Callable[[str], Path], values: Sequence[Any]
 ) -> list[np.ndarray]:
     """Features int8 [taps, n, dim] of values of one modality, in one batch."""
     prepared = [prepare(modality, value, bundle_file) for value in values]
@@ -81,44 +81,43 @@ def feeds(design: Design, rows: Sequence[Features], batch: int, tokens: Mapping[
 
 def golden_files(
     design: Design,
-    rows: Sequence[Mapping[str, Any]],
-    reference: Mapping[str, Run],
+    samples: Sequence[StoredSample],
+    reference: Mapping[str, Graph],
     bundle_file: Callable[[str], Path],
     predict: Callable[[Sequence[Features]], Mapping[str, np.ndarray]],
 ) -> dict[str, bytes]:
-    """The files of the golden folder. rows: raw inputs by slot, `labels`, `subject`; media as bytes.
+    """The files of the golden folder.
 
-    `predict` gives `{task}.output` float32 [rows, width] for the features of all rows.
+    `predict` gives `{task}.output` float32 [samples, width] for the features of all samples.
     """
     files: dict[str, bytes] = {}
     lines, computed = [], []
     expected: dict[str, np.ndarray] = {}
-    for i, row in enumerate(rows):
-        features = row_features(design, reference, bundle_file, row)
+    for i, sample in enumerate(samples):
+        features = sample_features(design, reference, bundle_file, sample)
         computed.append(features)
         expected |= {f"features.{i}.{slot}.{place}": value for (slot, place), value in features.items()}
-        lines.append(json.dumps(_line(design, i, row, files), ensure_ascii=False, sort_keys=True))
+        lines.append(json.dumps(_line(design, i, sample, files), ensure_ascii=False, sort_keys=True))
     for name, values in predict(computed).items():
         task = name.removesuffix(".output")
-        expected |= {f"output.{i}.{task}": np.ascontiguousarray(values[i], np.float32) for i in range(len(rows))}
+        expected |= {f"output.{i}.{task}": np.ascontiguousarray(values[i], np.float32) for i in range(len(samples))}
     files["samples.jsonl"] = ("\n".join(lines) + "\n").encode()
     files["expected.safetensors"] = safetensors.numpy.save(dict(sorted(expected.items())))
     return files
 
 
-def _line(design: Design, row: int, values: Mapping[str, Any], files: dict[str, bytes]) -> dict[str, Any]:
-    """One row in the JSONL sample form; its media are put into `files` under names of their own."""
-    line: dict[str, Any] = {"subject": f"golden-{row}", "labels": dict(values.get("labels", {}))}
+def _line(design: Design, row: int, sample: StoredSample, files: dict[str, bytes]) -> dict[str, Any]:
+    """A sample in the JSONL form, without whom it is about; its media are put into `files` under names of their own."""
+    line: dict[str, Any] = {"subject": f"golden-{row}", "labels": sample.labels}
     for slot in design.slots:
-        if values.get(slot.name) is None:
-            continue
         written: list[Any] = [None] * slot.count
-        for place, value in places(slot, values[slot.name]):
+        for place, value in places(slot, sample):
             if isinstance(value, bytes):
-                magic, suffix = SUFFIX[slot.modality]
-                name = f"{row}-{slot.name}-{place}.{suffix if value.startswith(magic) else 'bin'}"
+                suffix = next((s for magic, s in SUFFIXES.items() if value.startswith(magic)), "bin")
+                name = f"{row}-{slot.name}-{place}.{suffix}"
                 files[name] = value
                 value = name
             written[place] = value
-        line[slot.name] = written if slot.count > 1 else written[0]
+        if any(value is not None for value in written):
+            line[slot.name] = written if slot.count > 1 else written[0]
     return line

@@ -90,7 +90,8 @@ def pair(
 
     tokens: ([question,] reference, answer), each [batch, tokens, width]; masks: [batch, texts, tokens]; presence:
     [batch, texts]; vectors: pooled texts, each [batch, width]. Reference and answer read each other, the answer reads
-    the question too. Where a text is absent, what it would be compared with contributes zeros. Returns logits [batch, n].
+    the question too. Where a text is absent, what it would be compared with contributes zeros. Returns logits
+    [batch, n].
     """
     reference, answer = len(tokens) - 2, len(tokens) - 1
     left_of = [reference, answer] + [answer] * (len(tokens) - 2)

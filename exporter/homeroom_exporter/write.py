@@ -15,12 +15,9 @@ import msgspec
 import numpy as np
 import onnx
 import safetensors.numpy
-from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from homeroom.bundle import write_signature
 from homeroom.contract.canonical import canonical, digest_file
 from homeroom.contract.manifest import FORMAT, File, Graph, Licence, Manifest, ModalityName, Tensor, Training
-from homeroom.contract.signing import Certificate
 from homeroom.errors import ExportError
 from homeroom_exporter.model import Design
 
@@ -157,14 +154,6 @@ def staging(out: Path) -> Iterator[Path]:
         folder.rename(out)
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
-
-
-def write_bundle(out: Path, contents: Contents, key: Ed25519PrivateKey, certificate: Certificate) -> Manifest:
-    """Write the signed bundle as the directory `out`, which must not exist."""
-    with staging(out) as folder:
-        manifest = fill(folder, contents)
-        write_signature(folder, manifest, certificate, key)
-    return manifest
 
 
 def zip_bundle(folder: Path, out: Path) -> None:

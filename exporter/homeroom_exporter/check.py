@@ -1,0 +1,229 @@
+"""The self-check of an export, by the graphs that will be shipped: a bundle that fails it is not written; torch.
+
+For each backbone: size, cosine of int8 with float32 features, accuracy of a linear probe on both, time. For each
+variant of the step: gradients against torch's autograd, finite results at the edges, time and peak memory.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from homeroom.contract.manifest import Modality, Task
+from homeroom.golden import cosines
+from homeroom.preprocess import content
+from homeroom.runtime import Graph, load
+from homeroom.samples import StoredSample
+from homeroom_exporter import golden, probe
+from homeroom_exporter.backbone import Backbone
+from homeroom_exporter.footprint import Footprint, measure
+from homeroom_exporter.model import Design, forward, name_parts, objective, unflatten
+from homeroom_exporter.trace import example
+from homeroom_exporter.write import Contents, GraphFile
+
+PARITY = 1e-5  # largest relative error of a gradient or an output against torch
+VALUES = 400  # values of a modality that features are compared on
+SAMPLES = 600  # labelled samples of a probe
+BATCH = 16
+EDGES = ("zeros", "saturated", "empty", "longest")
+
+
+@dataclass(frozen=True)
+class BackboneCheck:
+    """Sizes in bytes; `cosine` (mean, worst) over `values` inputs; `ms` a value, int8, in batches."""
+
+    modality: str
+    float_bytes: int
+    bytes: dict[str, int]
+    values: int
+    cosine: tuple[float, float]
+    probes: tuple[probe.Probe, ...]
+    footprint: dict[str, Footprint]
+    batch: int
+
+
+@dataclass(frozen=True)
+class StepCheck:
+    """One variant of the step. `parity`: relative error against torch; `unfinite`: edges with a bad result."""
+
+    name: str
+    parity: float
+    unfinite: tuple[str, ...]
+    footprint: Footprint
+
+
+@dataclass(frozen=True)
+class Report:
+    backbones: tuple[BackboneCheck, ...]
+    steps: tuple[StepCheck, ...]
+    parameters: int
+    failures: tuple[str, ...]
+
+    @property
+    def passed(self) -> bool:
+        return not self.failures
+
+
+def check(
+    contents: Contents, backbones: Mapping[str, Backbone], samples: Sequence[StoredSample], *, threads: int
+) -> Report:
+    """Run every check; `samples` are those of the calibration, with labels where the user gave some."""
+    design = contents.design
+    checked = tuple(check_backbone(design, made, samples, threads) for made in backbones.values())
+    theta = contents.theta + np.random.default_rng(0).standard_normal(contents.theta.size).astype(np.float32) * 0.02
+    steps = tuple(check_step(design, theta, g, threads) for g in contents.graphs if g.role != "features")
+    failures = [message for made in checked for message in _failures(made, design.modality(made.modality))]
+    for step in steps:
+        if step.parity > PARITY:
+            failures.append(f"{step.name} differs from torch by {step.parity:.1e}")
+        failures += [f"{step.name} gives values that are not finite on {edge} inputs" for edge in step.unfinite]
+    return Report(checked, steps, design.layout.size, tuple(failures))
+
+
+def _failures(made: BackboneCheck, modality: Modality) -> list[str]:
+    failures = []
+    (mean, worst), limit = made.cosine, modality.tolerance
+    if mean < limit.mean or worst < limit.worst:
+        failures.append(
+            f"{made.modality}: int8 features are too far from float32 (cosine {mean:.4f}, worst {worst:.4f}; "
+            f"tolerance {limit.mean:.4f}, {limit.worst:.4f})"
+        )
+    failures += [
+        f"{made.modality}: the probe of {p.task} falls from {p.float32:.3f} to {p.int8:.3f} when quantized"
+        for p in made.probes
+        if p.worse
+    ]
+    return failures
+
+
+def check_backbone(design: Design, made: Backbone, samples: Sequence[StoredSample], threads: int) -> BackboneCheck:
+    """Compare the two precisions of a backbone on real values."""
+    modality = made.modality
+    slots = [slot for slot in design.slots if slot.modality == modality.name]
+    labelled = [s for s in samples if s.labels][:SAMPLES]
+    chosen: dict[bytes, Any] = {}
+    for sample in (*labelled, *samples):
+        if len(chosen) < VALUES or sample.labels:
+            chosen |= {content(v): v for slot in slots for _, v in golden.places(slot, sample)}
+    features = {
+        precision: compute(modality, load(path, threads=threads), made.files, chosen)
+        for precision, path in sorted(made.graphs.items())
+    }
+    int8 = features.get("int8", features["float32"])
+    some = [golden.prepare(modality, value, made.files.__getitem__) for value in list(chosen.values())[:BATCH]]
+    feeds = golden.collate(modality, some)
+    return BackboneCheck(
+        modality=modality.name,
+        float_bytes=made.float_bytes,
+        bytes={precision: path.stat().st_size for precision, path in made.graphs.items()},
+        values=len(chosen),
+        cosine=cosines([(int8[key], features["float32"][key]) for key in chosen]),
+        probes=tuple(
+            found
+            for task in design.tasks
+            if (found := _probe(design, task, modality, labelled, features["float32"], int8)) is not None
+        ),
+        footprint={precision: measure(path, feeds, threads) for precision, path in sorted(made.graphs.items())},
+        batch=len(some),
+    )
+
+
+def compute(
+    modality: Modality, run: Graph, files: Mapping[str, Path], values: Mapping[bytes, Any]
+) -> dict[bytes, np.ndarray]:
+    """Features int8 [taps, n, dim] of each value, short texts with short ones."""
+    keys = sorted(values, key=lambda key: len(values[key]) if modality.name == "text" else 0)
+    result: dict[bytes, np.ndarray] = {}
+    for start in range(0, len(keys), BATCH):
+        part = keys[start : start + BATCH]
+        made = golden.features_of(modality, run, files.__getitem__, [values[key] for key in part])
+        result |= dict(zip(part, made, strict=True))
+    return result
+
+
+def _probe(
+    design: Design,
+    task: Task,
+    modality: Modality,
+    samples: Sequence[StoredSample],
+    reference: Mapping[bytes, np.ndarray],
+    int8: Mapping[bytes, np.ndarray],
+) -> probe.Probe | None:
+    slots = [design.slot(name) for name in task.reads if design.slot(name).modality == modality.name]
+    if task.kind not in ("classification", "ordinal") or not slots:
+        return None
+    rows = [s for s in samples if task.name in s.labels and any(golden.places(slot, s) for slot in slots)]
+    labels = np.array([task.labels.index(str(s.labels[task.name])) for s in rows])
+
+    def table(features: Mapping[bytes, np.ndarray]) -> np.ndarray:
+        scale = design.scales[modality.name][:, None]
+        width = design.scales[modality.name].size
+        out = []
+        for sample in rows:
+            parts = []
+            for slot in slots:
+                here = [(features[content(v)] * scale).mean(1).ravel() for _, v in golden.places(slot, sample)]
+                parts.append(np.mean(here, 0) if here else np.zeros(width))
+            if len(parts) > 1:
+                parts.append(parts[-1] * parts[-2])
+            out.append(np.concatenate(parts))
+        return np.array(out)
+
+    return probe.compare(task.name, table(reference), table(int8), labels) if len(rows) else None
+
+
+def check_step(design: Design, theta: np.ndarray, graph: GraphFile, threads: int) -> StepCheck:
+    """One variant of `grad` or `predict` against torch, and at the edges of what a device may feed it."""
+    run, tokens = load(graph.path, threads=threads), dict(graph.tokens or {})
+    feeds = example(design, graph.batch, tokens, targets=graph.role == "grad", seed=1)
+    made = run({"theta": theta, **feeds})
+    wanted = _by_autograd(design, graph.role, theta, feeds)
+    parity = max(relative_error(made[name], value) for name, value in wanted.items())
+    unfinite = []
+    for edge in EDGES:
+        results = run({"theta": theta, **edge_feeds(feeds, edge)})
+        if not all(np.isfinite(value).all() for value in results.values()):
+            unfinite.append(edge)
+    return StepCheck(
+        Path(graph.name).stem, parity, tuple(unfinite), measure(graph.path, {"theta": theta, **feeds}, threads)
+    )
+
+
+def edge_feeds(feeds: Mapping[str, np.ndarray], edge: str) -> dict[str, np.ndarray]:
+    """`feeds` with all inputs zero, all at +-127, all absent, or all at full length; weights are 1."""
+    result = dict(feeds)
+    for name, value in feeds.items():
+        if name.endswith(".features") and edge != "longest":
+            sign = np.where(np.arange(value.shape[-1]) % 3, 127, -127).astype(np.int8)
+            result[name] = np.zeros_like(value) + (sign if edge == "saturated" else np.int8(0))
+        elif name.endswith(".mask") or name == "presence":
+            result[name] = np.full_like(value, 0.0 if edge == "empty" else 1.0)
+        elif name == "weights":
+            result[name] = np.ones_like(value)
+    return result
+
+
+def relative_error(made: np.ndarray, wanted: np.ndarray) -> float:
+    return float(np.linalg.norm(made - wanted) / max(float(np.linalg.norm(wanted)), 1e-12))
+
+
+def _by_autograd(
+    design: Design, role: str, theta: np.ndarray, feeds: Mapping[str, np.ndarray]
+) -> dict[str, np.ndarray]:
+    """What torch itself computes, untraced."""
+    layout = design.layout
+    values = {name: torch.from_numpy(value) for name, value in feeds.items()}
+    if role == "predict":
+        with torch.no_grad():
+            outputs = forward(design, name_parts(layout, unflatten(layout, torch.from_numpy(theta))), values)
+        return {f"{name}.output": value.numpy() for name, value in outputs.items()}
+    leaf = torch.from_numpy(theta).requires_grad_()
+    total, sums = objective(design, name_parts(layout, unflatten(layout, leaf)), values)
+    total.backward()  # type: ignore[no-untyped-call]
+    assert leaf.grad is not None
+    return {"losses": sums.detach().numpy(), "gradient": leaf.grad.numpy()}

@@ -1,0 +1,127 @@
+"""The command `homeroom export`; imports the rest of the exporter when it runs."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+
+from homeroom.contract.canonical import canonical, decode
+from homeroom.contract.signing import Certificate, certify, fingerprint, new_key, public_hex, read_key, write_key
+from homeroom.errors import ExportError, TrustError
+
+CERTIFICATE_LIMIT_BYTES = 1 << 16
+
+HELP = """Make a bundle from RECIPE and write it to OUT.
+
+A recipe is a TOML file:
+
+\b
+  name = "vocabulary"            # lower case, digits, _
+  version = 1                    # rises with every release
+  [encoders.text]                # text, image, audio or table
+  source = "pip:minilm"          # or "hf:DIRECTORY" and others
+  taps = [2, 4, 6]               # layers that are read
+  dim = 64                       # channels kept of each
+  buckets = [16, 32]             # token counts that texts are padded to
+  [slots]
+  word = "text"
+  pictures = "image[4]"          # four places
+  [tasks.category]
+  kind = "classification"        # ordinal multilabel regression choice matching
+  reads = ["word"]
+  labels = ["animal", "food"]
+  head = "fused"                 # or "pair": compares two or three texts
+  [training]
+  epochs = 20                    # what devices are told
+
+All fields are in docs/recipe.md.
+
+\b
+Example:
+  homeroom export examples/recipes/short_answers.toml short_answers/ --calibration answers.jsonl
+"""
+
+
+@click.command("export", help=HELP)
+@click.argument("recipe", type=click.Path(path_type=Path))
+@click.argument("out", type=click.Path(path_type=Path))
+@click.option(
+    "--calibration",
+    required=True,
+    type=click.Path(path_type=Path),
+    help="Samples (JSONL, CSV or a folder) to fit compression and quantization on, with labels for the self-check.",
+)
+@click.option("--key", type=click.Path(path_type=Path), help="The exporter's private key (PEM).")
+@click.option("--certificate", type=click.Path(path_type=Path), help="The root's certificate of that key (JSON).")
+@click.option("--zip", "zipped", is_flag=True, help="Also write OUT.homeroom, one file for transport.")
+@click.option("--threads", default=2, show_default=True, help="Threads of the runtime in the self-check.")
+def export_command(
+    recipe: Path, out: Path, calibration: Path, key: Path | None, certificate: Path | None, zipped: bool, threads: int
+) -> None:
+    from homeroom_exporter.recipe import read_recipe
+
+    plan = read_recipe(recipe)  # before torch is imported: a wrong recipe is told at once
+    if out.exists():
+        raise ExportError("exists already", where=str(out), remedy="choose another place, or remove it first")
+    if (key is None) != (certificate is None):
+        raise TrustError("--key and --certificate belong together", remedy="give both, or none for a trial")
+    if key is not None and certificate is not None:
+        private = read_key(key)
+        vouched = read_certificate(certificate)
+        if vouched.key != public_hex(private):
+            raise TrustError("is not the certificate of that key", where=str(certificate))
+    else:
+        private, vouched = trial_keys(out.with_name(f"{out.name}.keys"))
+
+    from rich.console import Console
+
+    from homeroom_exporter.export import export
+    from homeroom_exporter.report import show
+    from homeroom_exporter.write import zip_bundle
+
+    console = Console()
+    done = export(
+        plan,
+        calibration,
+        out,
+        private,
+        vouched,
+        threads=threads,
+        progress=lambda stage: click.echo(f"... {stage}", err=True),
+        show=lambda report: show(report, console),
+    )
+    click.echo(f"{out}: bundle {done.manifest.name} version {done.manifest.version}, {done.manifest.bundle_id}")
+    click.echo(f"root {fingerprint(vouched.root)}")
+    if zipped:
+        target = out.with_name(f"{out.name}.homeroom")
+        zip_bundle(out, target)
+        click.echo(f"{target}: {target.stat().st_size / 1e6:.1f} MB")
+
+
+def read_certificate(path: Path) -> Certificate:
+    try:
+        data = path.read_bytes()
+    except OSError as problem:
+        raise TrustError(f"cannot be read: {problem.strerror}", where=str(path)) from None
+    return decode(data, Certificate, limit_bytes=CERTIFICATE_LIMIT_BYTES, where=str(path), error=TrustError)
+
+
+def trial_keys(folder: Path) -> tuple[Ed25519PrivateKey, Certificate]:
+    """A root and an exporter key made on the spot, kept in `folder` and used again; says so."""
+    if not folder.exists():
+        root, key = new_key(), new_key()
+        write_key(folder / "root.pem", root)
+        write_key(folder / "exporter.pem", key)
+        (folder / "certificate.json").write_bytes(canonical(certify(root, "exporter", key, "trial")))
+    vouched = read_certificate(folder / "certificate.json")
+    click.echo(
+        f"No --key was given: signing for trial with a root made here, {folder} ({fingerprint(vouched.root)[:16]}...). "
+        "Anyone who holds that folder can sign bundles for devices that trust it.",
+        err=True,
+    )
+    return read_key(folder / "exporter.pem"), vouched
+
+
+commands: list[click.Command] = [export_command]
