@@ -57,11 +57,11 @@ def examples(
     inputs: list[dict[tuple[str, int], np.ndarray] | None] = [{} for _ in samples]
     for modality, wanted in places.items():
         for place in wanted:
-            array, row = features.get((modality, *place.key)), inputs[place.sample]
-            if array is None:
+            found, row = features.get((modality, *place.key)), inputs[place.sample]
+            if found is None:
                 inputs[place.sample] = None
             elif row is not None:
-                row[place.slot, place.place] = array
+                row[place.slot, place.place] = found
     return [
         Example(
             inputs=row,

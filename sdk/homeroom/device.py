@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
 from hashlib import sha256
 from pathlib import Path
 from types import TracebackType
@@ -31,6 +30,7 @@ from homeroom.predict import Answer, predict
 from homeroom.reports import SyncReport, TrainReport
 from homeroom.runtime import Graphs
 from homeroom.samples import Sample, StoredSample, resolve
+from homeroom.standing import standing
 from homeroom.store import Export, ForgetReport, Store
 from homeroom.training import Score, Settings, TrainState, evaluate, fit
 
@@ -233,25 +233,7 @@ class Device:
 
     def status(self) -> dict[str, Any]:
         """Counts and facts, nothing about single subjects."""
-        version, newest = self.store.current(), lineage.newest_global(self.store, self.bundle)
-        return {
-            "directory": str(self.store.directory),
-            "bundle": {"name": self.bundle.manifest.name, "version": self.bundle.manifest.version}
-            | {"bundle_id": self.bundle.bundle_id},
-            "samples": self.store.count(),
-            "subjects": len(self.store.subjects()),
-            "version_in_use": asdict(version) | {"facts": None} if version else "bundle",
-            "global_version": newest.base if newest else None,
-            "versions": len(self.store.versions()),
-            "joined": self.store.get_secret("identity.enrolment") is not None,
-            "updates_waiting": len(self.store.pending_updates()),
-            "updates_sent": len(self.store.sent_updates()),
-            "unlearning_waiting": len(self.store.pending_unlearn()),
-            "training_unfinished": self.store.get_secret("state") is not None,
-            "copied_here": self.store.moved,
-            "clock": self.store.clock_warning(),
-            "damage": self.store.damage(),
-        }
+        return standing(self.store, self.bundle)
 
     # Inside
 

@@ -94,4 +94,5 @@ def clearly_worse(new: Scores, old: Scores) -> bool:
     before = float(np.mean([old[task].accuracy for task in tasks]))
     after = float(np.mean([new[task].accuracy for task in tasks]))
     count = sum(old[task].n for task in tasks)
-    return before - after > CLEARLY * (max(before * (1 - before), 0.05) * 2 / count) ** 0.5
+    error = float(np.sqrt(max(before * (1 - before), 0.05) * 2 / count))
+    return before - after > CLEARLY * error

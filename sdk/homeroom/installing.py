@@ -8,6 +8,7 @@ import msgspec
 
 from homeroom import golden
 from homeroom.bundle import Bundle, install, open_bundle
+from homeroom.contract.manifest import Precision
 from homeroom.contract.signing import fingerprint
 from homeroom.errors import BundleError, InputError
 from homeroom.runtime import Graphs
@@ -21,7 +22,7 @@ class Installed(msgspec.Struct, frozen=True, kw_only=True):
     name: str
     version: int
     root: str
-    precision: dict[str, str]
+    precision: dict[str, Precision]
 
 
 def use_bundle(store: Store, source: Path | None, root: str | None, threads: int | None) -> tuple[Bundle, Graphs]:

@@ -1,7 +1,7 @@
 """Samples from a folder: files of one name belong together; a labels.csv beside them says more; imports samples.
 
-`cat.png`, `cat.ogg` and `cat.txt` make one sample. labels.csv has a column `file` (a name with or without its ending) and
-the columns of a CSV file of samples. Without it, the name of a sub-folder is the label where a task has such a label.
+`cat.png`, `cat.ogg` and `cat.txt` make one sample. labels.csv has a column `file` (a name with or without its ending)
+and the columns of a CSV file of samples. Without labels, a sub-folder's name is the label where a task has such a one.
 """
 
 from __future__ import annotations

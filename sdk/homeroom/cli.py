@@ -1,0 +1,107 @@
+"""The command line: `homeroom device …`, `homeroom bundle …`, and what the exporter and the aggregator add.
+
+A HomeroomError ends in one or two lines on stderr and its own exit code (`docs/cli.md`), never in a traceback.
+"""
+
+from __future__ import annotations
+
+import sys
+from importlib import import_module
+from typing import Any
+
+import click
+
+from homeroom.errors import HomeroomError, MissingExtraError
+
+ELSEWHERE = {
+    "export": "exporter",
+    "recipe": "exporter",
+    "trust": "aggregator",
+    "serve": "aggregator",
+    "invite": "aggregator",
+    "rebuild": "aggregator",
+    "simulate": "aggregator",
+}
+HERE = {"device": "homeroom.cli_device", "bundle": "homeroom.cli_bundle"}
+
+
+class Commands(click.Group):
+    """Loads a sub-command when it is asked for, so that `homeroom --help` needs no extra."""
+
+    def list_commands(self, _: click.Context) -> list[str]:
+        return [*HERE, *ELSEWHERE]
+
+    def get_command(self, _: click.Context, name: str) -> click.Command | None:
+        if name in HERE:
+            return _named(import_module(HERE[name]).commands, name)
+        if name not in ELSEWHERE:
+            return None
+        try:
+            return _named(import_module(f"homeroom_{ELSEWHERE[name]}.cli").commands, name)
+        except ModuleNotFoundError as problem:
+            return _missing(name, ELSEWHERE[name], problem)
+
+    def format_commands(self, context: click.Context, formatter: click.HelpFormatter) -> None:
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, ABOUT[name]) for name in self.list_commands(context)])
+
+
+ABOUT = {
+    "device": "What a school does: add samples, train, predict, join, sync, forget.",
+    "bundle": "Look into a bundle and check it.",
+    "export": "Make a bundle from a recipe [exporter].",
+    "recipe": "Check a recipe [exporter].",
+    "trust": "Make and certify the institution's keys [aggregator].",
+    "serve": "Serve an aggregator [aggregator].",
+    "invite": "Write invitations for devices [aggregator].",
+    "rebuild": "Recompute a global version from the log [aggregator].",
+    "simulate": "Run a federation of virtual schools in one process [aggregator].",
+}
+
+
+def _named(commands: list[click.Command], name: str) -> click.Command | None:
+    return next((command for command in commands if command.name == name), None)
+
+
+def _missing(name: str, extra: str, problem: ModuleNotFoundError) -> click.Command:
+    @click.command(name, context_settings={"ignore_unknown_options": True}, add_help_option=False)
+    @click.argument("rest", nargs=-1)
+    def missing(rest: tuple[str, ...]) -> None:
+        raise MissingExtraError(
+            f"`homeroom {name}` needs a part that is not installed ({problem.name})",
+            remedy=f"pip install 'homeroom[{extra}]'",
+        )
+
+    return missing
+
+
+@click.group(cls=Commands)
+@click.version_option(package_name="homeroom")
+def homeroom() -> None:
+    """Adapt one picture, text and sound model together with other schools; no pupil's data leaves yours."""
+
+
+def main(arguments: list[str] | None = None) -> Any:
+    """Run the command line; ends the process with the error's exit code."""
+    try:
+        return homeroom.main(args=arguments, prog_name="homeroom", standalone_mode=False) or 0
+    except HomeroomError as problem:
+        first = f"{problem.where}: {problem.what}" if problem.where else problem.what
+        click.echo(f"homeroom: {_one_line(first)}", err=True)
+        if problem.remedy:
+            click.echo(f"  {_one_line(problem.remedy)}", err=True)
+        sys.exit(problem.exit_code)
+    except click.ClickException as problem:
+        problem.show()
+        sys.exit(problem.exit_code)
+    except (click.Abort, KeyboardInterrupt):
+        click.echo("homeroom: stopped; what was done is kept", err=True)
+        sys.exit(130)
+    except BrokenPipeError:
+        sys.exit(141)
+
+
+def _one_line(text: str) -> str:
+    """At most 600 characters on one line, without control characters that a file's content may have brought."""
+    plain = "".join(c if c.isprintable() else " " for c in text)
+    return plain if len(plain) <= 600 else f"{plain[:597]}..."

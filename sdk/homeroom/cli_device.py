@@ -1,0 +1,285 @@
+"""`homeroom device …`: the verbs of a school's device; imports device when used."""
+
+from __future__ import annotations
+
+import datetime
+import json
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from homeroom.errors import InputError
+
+if TYPE_CHECKING:
+    from homeroom.device import Device
+
+DIRECTORY = click.Path(file_okay=False, path_type=Path)
+ANY = click.Path(path_type=Path)
+Command = Callable[..., Any]
+
+
+def with_bundle(command: Command) -> Command:
+    """The options of a command that may make the directory."""
+    command = click.option("--bundle", type=ANY, help="Bundle to install; needed the first time.")(command)
+    return click.option("--root", help="Fingerprint of the institution's root key.")(command)
+
+
+as_json = click.option("--json", "machine", is_flag=True, help="Print one JSON object.")
+
+
+@contextmanager
+def opened(directory: Path, bundle: Path | None = None, root: str | None = None, **options: bool) -> Iterator[Device]:
+    from homeroom.device import Device
+
+    if bundle is None and not directory.is_dir():
+        raise InputError("there is no such device directory", where=str(directory), remedy="make it with --bundle …")
+    with Device.open(directory, bundle, root, **options) as device:
+        yield device
+
+
+@click.group()
+def device() -> None:
+    """One directory that holds a school's samples and what was learned from them."""
+
+
+@device.command()
+@click.argument("directory", type=DIRECTORY)
+@with_bundle
+@click.option("--anew", is_flag=True, help="Start again in a directory whose key is not on this machine.")
+def init(directory: Path, bundle: Path | None, root: str | None, anew: bool) -> None:
+    """Make the device DIRECTORY with a bundle, or install a newer bundle in it.
+
+    Example: homeroom device init classroom/ --bundle vocabulary.homeroom
+    """
+    with opened(directory, bundle, root, anew=anew) as found:
+        click.echo(f"{directory}: {found.bundle.manifest.name} version {found.bundle.manifest.version}")
+
+
+@device.command()
+@click.argument("directory", type=DIRECTORY)
+@click.argument("samples", type=ANY, nargs=-1, required=True)
+@with_bundle
+def add(directory: Path, samples: tuple[Path, ...], bundle: Path | None, root: str | None) -> None:
+    """Add SAMPLES: .jsonl and .csv files, or folders with pictures, sounds and texts. All of them, or none.
+
+    Example: homeroom device add classroom/ lesson.csv --bundle vocabulary.homeroom
+    """
+    with opened(directory, bundle, root) as found:
+        before = found.store.count()
+        given = len(found.add(*samples))
+        new = found.store.count() - before
+        click.echo(f"{new} samples added" + (f", {given - new} were there already" if given > new else ""))
+
+
+@device.command()
+@click.argument("directory", type=DIRECTORY)
+@click.option("--minutes", type=click.FloatRange(0, min_open=True), default=10.0, show_default=True, help="Budget.")
+@click.option("--epochs", type=click.IntRange(1), help="In place of what the bundle recommends.")
+@as_json
+def train(directory: Path, minutes: float, epochs: int | None, machine: bool) -> None:
+    """Learn from all labelled samples within a budget; goes on where it was interrupted.
+
+    Example: homeroom device train classroom/ --minutes 10
+    """
+    with opened(directory) as found:
+        report = found.train(minutes, epochs, progress=None if machine else _progress)
+    if machine:
+        click.echo(_json(asdict(report)))
+        return
+    click.echo(f"\r{report.samples} samples, {report.epochs} epochs, {report.seconds:.1f} s".ljust(60))
+    for task, score in report.scores.items():
+        if score.n:
+            click.echo(f"  {task}: {score.accuracy:.0%} right on {score.n} samples of other pupils")
+    if not report.finished:
+        click.echo("  the budget ended first: run it again to go on")
+    click.echo(f"  update: {report.update}")
+
+
+@device.command()
+@click.argument("directory", type=DIRECTORY)
+@click.argument("inputs", nargs=-1, required=True, metavar="SLOT=VALUE…")
+@as_json
+def predict(directory: Path, inputs: tuple[str, ...], machine: bool) -> None:
+    """Answer every task for one sample; a value is a text or a file.
+
+    Example: homeroom device predict classroom/ image=photo.jpg text="el gato"
+    """
+    from homeroom.samples import Sample
+
+    pairs: dict[str, Any] = {}
+    for item in inputs:
+        slot, equals, value = item.partition("=")
+        if not equals:
+            raise InputError(f"{item!r} is not SLOT=VALUE", remedy='write for example text="el gato"')
+        if slot in pairs:
+            pairs[slot] = [*(pairs[slot] if isinstance(pairs[slot], list) else [pairs[slot]]), value]
+        else:
+            pairs[slot] = json.loads(value) if value.startswith("{") and _is_object(value) else value
+    with opened(directory) as found:
+        answers = found.predict(Sample(**pairs))
+    if machine:
+        click.echo(_json({task: asdict(answer) for task, answer in answers.items()}))
+        return
+    for task, answer in answers.items():
+        chance = answer.probabilities.get(
+            str(answer.best).lower() if answer.best in (True, False) else str(answer.best)
+        )
+        said = "-" if best is None else f"{best}" + (f" ({chance:.0%})" if chance is not None else "")
+        click.echo(f"{task}: {said}" + ("" if answer.sure else f"  not sure: {answer.reason}"))
+
+
+@device.command()
+@click.argument("directory", type=DIRECTORY)
+@click.argument("invitation", type=click.Path(dir_okay=False, path_type=Path))
+@with_bundle
+def join(directory: Path, invitation: Path, bundle: Path | None, root: str | None) -> None:
+    """Enrol with the aggregator that INVITATION names, once.
+
+    Example: homeroom device join classroom/ invitation.json
+    """
+    with opened(directory, bundle, root) as found:
+        found.join(invitation)
+    click.echo("joined")
+
+
+@device.command()
+@click.argument("directory", type=DIRECTORY)
+@as_json
+def sync(directory: Path, machine: bool) -> None:
+    """Send what waits, fetch the newest global theta, and use it unless it is clearly worse here.
+
+    Example: homeroom device sync classroom/
+    """
+    with opened(directory) as found:
+        report = found.sync()
+    if machine:
+        click.echo(_json(asdict(report)))
+        return
+    click.echo(f"sent {len(report.sent)} updates ({report.sent_bytes / 1e6:.2f} MB)")
+    for update_id, reason in report.refused.items():
+        click.echo(f"  refused {update_id[:8]}: {reason}")
+    if report.unlearned:
+        click.echo(f"asked to unlearn {len(report.unlearned)} updates")
+    click.echo(f"global version {report.version or 0}; in use: {report.in_use}")
+
+
+@device.command()
+@click.argument("directory", type=DIRECTORY)
+@click.argument("subject")
+@click.option("--yes", is_flag=True, help="Do not ask.")
+def forget(directory: Path, subject: str, yes: bool) -> None:
+    """Destroy the key of SUBJECT and everything under it. This cannot be undone, not with a backup either.
+
+    Example: homeroom device forget classroom/ p-17
+    """
+    if not yes:
+        click.confirm(f"Forget {subject} for ever?", abort=True)
+    with opened(directory) as found:
+        report = found.forget(subject)
+    click.echo(
+        f"forgotten: {report.samples} samples, {report.versions} versions, {report.unsent_updates} unsent updates; "
+        f"{len(report.unlearning)} sent updates will be unlearned at the next sync"
+    )
+
+
+@device.command()
+@click.argument("directory", type=DIRECTORY)
+@click.argument("subject")
+@click.option("--out", type=DIRECTORY, help="Write it into this folder, media as files; else print JSON without media.")
+def export(directory: Path, subject: str, out: Path | None) -> None:
+    """Show all that is held about SUBJECT.
+
+    Example: homeroom device export classroom/ p-17 --out p-17/
+    """
+    from homeroom.subject_files import describe, write_export
+
+    with opened(directory) as found:
+        held = found.export(subject)
+    if out is None:
+        click.echo(_json(describe(held)))
+    else:
+        click.echo(f"{write_export(held, out)} files in {out}")
+
+
+@device.command()
+@click.argument("directory", type=DIRECTORY)
+@as_json
+def status(directory: Path, machine: bool) -> None:
+    """Say what the device holds, what waits, and what was found damaged.
+
+    Example: homeroom device status classroom/
+    """
+    with opened(directory) as found:
+        facts = found.status()
+    if machine:
+        click.echo(_json(facts))
+        return
+    for name, value in facts.items():
+        if isinstance(value, list):
+            click.echo(f"{name.replace('_', ' ')}: {len(value) or 'none'}")
+            for line in value:
+                click.echo(f"  {line}")
+        else:
+            shown = ", ".join(str(v) for v in value.values() if v is not None) if isinstance(value, dict) else value
+            click.echo(f"{name.replace('_', ' ')}: {shown}")
+
+
+@device.command()
+@click.argument("directory", type=DIRECTORY)
+@click.argument("samples", type=ANY, nargs=-1, required=True)
+@as_json
+def score(directory: Path, samples: tuple[Path, ...], machine: bool) -> None:
+    """Say how well the theta in use does on labelled SAMPLES, which are not stored.
+
+    Example: homeroom device score classroom/ test.csv
+    """
+    with opened(directory) as found:
+        scores = found.score(*samples)
+    if machine:
+        click.echo(_json({task: _plain(value) for task, value in scores.items()}))
+        return
+    for task, value in scores.items():
+        if value.n:
+            click.echo(f"{task}: accuracy {value.accuracy:.3f}, macro-F1 {value.macro_f1:.3f}, {value.n} samples")
+
+
+@device.command()
+@click.argument("directory", type=DIRECTORY)
+def rollback(directory: Path) -> None:
+    """Use the version of theta before the present one.
+
+    Example: homeroom device rollback classroom/
+    """
+    with opened(directory) as found:
+        click.echo(f"in use: {found.rollback()}")
+
+
+def _progress(stage: str, done: int, total: int) -> None:
+    if done == total or done % max(1, total // 50) == 0:
+        click.echo(f"\r{stage}: {done} of {total}".ljust(60), nl=False, err=True)
+
+
+def _is_object(value: str) -> bool:
+    try:
+        return isinstance(json.loads(value), dict)
+    except ValueError:
+        return False
+
+
+def _plain(value: Any) -> Any:
+    import msgspec
+
+    if isinstance(value, datetime.date):
+        return value.isoformat()
+    return msgspec.to_builtins(value)
+
+
+def _json(document: Any) -> str:
+    return json.dumps(document, default=_plain, ensure_ascii=False, indent=1)
+
+
+commands: list[click.Command] = [device]

@@ -1,0 +1,34 @@
+"""How a device stands: counts and facts, nothing about single subjects; imports store and lineage."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from homeroom.bundle import Bundle
+from homeroom.lineage import newest_global
+from homeroom.store import Store
+
+
+def standing(store: Store, bundle: Bundle) -> dict[str, Any]:
+    version, newest = store.current(), newest_global(store, bundle)
+    in_use = {"kind": version.kind, "base": version.base, "version_id": version.version_id} if version else "bundle"
+    manifest = bundle.manifest
+    return {
+        "directory": str(store.directory),
+        "bundle": {"name": manifest.name, "version": manifest.version, "bundle_id": bundle.bundle_id},
+        "samples": store.count(),
+        "subjects": len(store.subjects()),
+        "in_use": {"kind": version.kind, "base": version.base, "version_id": version.version_id}
+        if version
+        else "bundle",
+        "global_version": newest.base if newest else 0,
+        "versions": len(store.versions()),
+        "joined": store.get_secret("identity.enrolment") is not None,
+        "updates_waiting": len(store.pending_updates()),
+        "updates_sent": len(store.sent_updates()),
+        "unlearning_waiting": len(store.pending_unlearn()),
+        "training_unfinished": store.get_secret("state") is not None,
+        "copied_here": store.moved,
+        "clock": store.clock_warning(),
+        "damage": store.damage(),
+    }

@@ -1,0 +1,66 @@
+"""What is held about one subject, as files that the subject can open; imports the store's records only."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from homeroom.durable import make_directory, write_durable
+from homeroom.store import Export
+
+ENDINGS = (
+    (b"\x89PNG", "png"),
+    (b"\xff\xd8\xff", "jpg"),
+    (b"GIF8", "gif"),
+    (b"RIFF", "wav"),
+    (b"OggS", "ogg"),
+    (b"fLaC", "flac"),
+    (b"ID3", "mp3"),
+)
+
+
+def describe(held: Export) -> dict[str, Any]:
+    """Everything but media, which are given by their size."""
+    return _document(held, lambda _sample, _slot, _place, data: f"{len(data)} bytes")
+
+
+def write_export(held: Export, folder: Path) -> int:
+    """Write export.json and the media beside it; return the number of files."""
+    make_directory(folder)
+    written: list[str] = []
+
+    def save(sample: int, slot: str, place: int, data: bytes) -> str:
+        name = f"{sample + 1:05d}-{slot}-{place}.{_ending(data)}"
+        write_durable(folder / name, data)
+        written.append(name)
+        return name
+
+    document = _document(held, save)
+    write_durable(folder / "export.json", msgspec.json.format(msgspec.json.encode(document), indent=1))
+    return len(written) + 1
+
+
+def _document(held: Export, media: Any) -> dict[str, Any]:
+    samples = []
+    for number, sample in enumerate(held.samples):
+        row = msgspec.structs.asdict(sample)
+        row["inputs"] = {
+            slot: [
+                media(number, slot, place, value) if isinstance(value, bytes) else value
+                for place, value in enumerate(places)
+            ]
+            for slot, places in sample.inputs.items()
+        }
+        samples.append(row)
+    return asdict(held) | {"samples": samples}
+
+
+def _ending(data: bytes) -> str:
+    if data[8:12] == b"WEBP":
+        return "webp"
+    if b"<svg" in data[:1000]:
+        return "svg"
+    return next((ending for start, ending in ENDINGS if data.startswith(start)), "bin")
