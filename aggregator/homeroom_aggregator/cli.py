@@ -153,6 +153,54 @@ def rebuild(folder: Path, release: bool) -> None:
         rounds.close()
 
 
+@click.command()
+@click.argument("bundle", type=click.Path(path_type=Path))
+@click.argument("schools", nargs=-1, required=True, type=click.Path(exists=True, path_type=Path))
+@click.option("--rounds", type=click.IntRange(1), default=20, show_default=True)
+@click.option("--epochs", type=click.IntRange(1), default=2, show_default=True, help="Of each school in each round.")
+@click.option("--participation", type=click.FloatRange(0, 1, min_open=True), default=1.0, show_default=True)
+@click.option(
+    "--lag", type=click.FloatRange(0, 1), default=0.0, show_default=True, help="Share that trains on old theta."
+)
+@click.option("--proximal", type=click.FloatRange(0), default=0.0, show_default=True, help="FedProx's mu.")
+@click.option("--seed", type=int, default=0, show_default=True)
+@click.option("--json", "out", type=FILE, help="Write every figure here.")
+def simulate(
+    bundle: Path,
+    schools: tuple[Path, ...],
+    rounds: int,
+    epochs: int,
+    participation: float,
+    lag: float,
+    proximal: float,
+    seed: int,
+    out: Path | None,
+) -> None:
+    """Train BUNDLE together with virtual schools in one process; SCHOOLS are folders, .jsonl or .csv files of samples.
+
+    Example: homeroom simulate vocabulary.homeroom schools/*.jsonl --rounds 30 --json simulated.json
+    """
+    import tempfile
+
+    from homeroom_aggregator import virtual
+
+    with tempfile.TemporaryDirectory() as scratch:
+        found = virtual.run(
+            bundle,
+            schools,
+            Path(scratch),
+            rounds=rounds,
+            epochs=epochs,
+            participation=participation,
+            lag=lag,
+            proximal=proximal,
+            seed=seed,
+            tell=click.echo,
+        )
+    if out:
+        write_durable(out, msgspec.json.format(msgspec.json.encode(virtual.document(found)), indent=1))
+
+
 def _new(path: Path) -> None:
     try:
         write_key(path, new_key())
@@ -170,4 +218,4 @@ def _certificate(path: Path) -> Certificate:
     return decode(data, Certificate, limit_bytes=1 << 16, where=str(path), error=InputError)
 
 
-commands: list[click.Command] = [trust, serve, invite, rebuild]
+commands: list[click.Command] = [trust, serve, invite, rebuild, simulate]

@@ -1,0 +1,155 @@
+"""Many virtual schools in one process: the device's own training, updates as bytes, the aggregator's own rounds.
+
+Only the network, the keys' secrecy and the devices' stores are left out. The same seed gives the same theta, bit for
+bit; the devices' keys are new each time and change nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import msgspec
+import numpy as np
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+
+from homeroom.bundle import Bundle
+from homeroom.contract.signing import certify, fingerprint, new_key, public_hex
+from homeroom.contract.update import RoundConfiguration, make_update
+from homeroom.contract.version import read_version
+from homeroom.dataset import Dataset
+from homeroom.errors import InputError, TrainError
+from homeroom.runtime import Graphs
+from homeroom.training import Score, Settings, evaluate, fit
+from homeroom_aggregator.rounds import Rounds
+
+Scores = Mapping[str, Score]
+
+
+@dataclass(frozen=True)
+class SchoolData:
+    """A virtual school. `validation`, where given, chooses the best local epoch and is what `Simulation` scores."""
+
+    name: str
+    train: Dataset
+    validation: Dataset | None = None
+
+
+@dataclass(frozen=True)
+class RoundFacts:
+    """One round. `refused`: the reason by school; `scores`: of the newest theta, by school and task, where measured."""
+
+    number: int
+    version: int
+    sent_bytes: int
+    refused: Mapping[str, str]
+    scores: Mapping[str, Scores]
+
+
+@dataclass(frozen=True)
+class Simulation:
+    """`theta` float32 [P] of the newest version."""
+
+    theta: np.ndarray
+    version: int
+    rounds: tuple[RoundFacts, ...]
+    settings: Settings
+    configuration: RoundConfiguration
+    seed: int
+
+
+def simulate(
+    bundle: Bundle,
+    schools: Sequence[SchoolData],
+    rounds: int,
+    settings: Settings,
+    configuration: RoundConfiguration | None = None,
+    *,
+    seed: int,
+    graphs: Graphs,
+    participation: float = 1.0,
+    lag: float = 0.0,
+    measure_every: int = 0,
+    progress: Callable[[RoundFacts], None] | None = None,
+) -> Simulation:
+    """Train together for so many rounds.
+
+    configuration: by default a release whenever as many updates came as schools take part. participation: the chance
+    that a school takes part in a round. lag: the chance that it trains on the version before the newest one.
+    measure_every: score every so many rounds, and at the end (0: only then).
+    """
+    if not schools or rounds < 1:
+        raise InputError("a simulation needs at least one school and one round")
+    if len({school.name for school in schools}) < len(schools):
+        raise InputError("two schools have the same name", remedy="give each a name of its own")
+    asked = configuration or RoundConfiguration(
+        bundle_id=bundle.bundle_id,
+        buffer_size=max(1, round(participation * len(schools))),
+        min_devices=min(3, len(schools)),
+    )
+    asked = msgspec.structs.replace(asked, bundle_id=bundle.bundle_id)
+    key, root = new_key(), new_key()
+    aggregator = Rounds(Path(":memory:"), bundle, asked, key, certify(root, "aggregator", key, "simulation"))
+    keys = {school.name: new_key() for school in schools}
+    rng = np.random.default_rng([seed, 0x51])
+    released = [bundle.theta()]
+    facts: list[RoundFacts] = []
+    try:
+        for number in range(1, rounds + 1):
+            sent_bytes, refused = 0, dict[str, str]()
+            for place, school in enumerate(schools):
+                takes_part, lags = rng.random() < participation, rng.random() < lag
+                if not takes_part:
+                    continue
+                base = max(0, len(released) - 1 - int(lags))
+                drawn = int(np.random.SeedSequence([seed, number, place]).generate_state(1)[0])
+                own = msgspec.structs.replace(settings, seed=drawn)
+                try:
+                    data = _update(school, keys[school.name], graphs, released[base], base, own, asked)
+                except TrainError as problem:
+                    refused[school.name] = str(problem)
+                    continue
+                sent_bytes += len(data)
+                aggregator.update(data, public_hex(keys[school.name]))
+                while len(released) <= aggregator.state.version:
+                    released.append(_released(aggregator, len(released)))
+            measured = number == rounds or (measure_every > 0 and number % measure_every == 0)
+            scores = {
+                s.name: evaluate(graphs, s.validation, released[-1]) for s in schools if measured and s.validation
+            }
+            facts.append(RoundFacts(number, len(released) - 1, sent_bytes, refused, scores))
+            if progress:
+                progress(facts[-1])
+        return Simulation(released[-1], len(released) - 1, tuple(facts), settings, asked, seed)
+    finally:
+        aggregator.close()
+
+
+def _update(
+    school: SchoolData,
+    key: Ed25519PrivateKey,
+    graphs: Graphs,
+    theta: np.ndarray,
+    base: int,
+    settings: Settings,
+    configuration: RoundConfiguration,
+) -> bytes:
+    """One school's signed update, as a device would queue it."""
+    trained = fit(graphs, school.train, school.validation, theta, settings)
+    layout = school.train.manifest.layout
+    return make_update(
+        key, configuration, layout, trained.theta - theta, school.train.examples_by_segment(), base_version=base
+    )
+
+
+def _released(aggregator: Rounds, version: int) -> np.ndarray:
+    """The theta of a version, read as a device reads it."""
+    body = aggregator.version(version)
+    assert body is not None  # it was just released
+    return read_version(
+        body,
+        aggregator.rules.layout,
+        bundle_id=aggregator.bundle.bundle_id,
+        root_fingerprint=fingerprint(aggregator.certificate.root),
+    )[1]

@@ -1,0 +1,80 @@
+"""Virtual schools: the same bits for the same seed, and what was learned is better than where it began."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import tiny
+from click.testing import CliRunner
+
+from homeroom import Sample
+from homeroom.bundle import Bundle, open_bundle
+from homeroom.collect import examples
+from homeroom.dataset import Dataset
+from homeroom.errors import InputError
+from homeroom.runtime import Graphs
+from homeroom.samples import resolve
+from homeroom.training import Settings, evaluate
+from homeroom_aggregator import cli
+from homeroom_aggregator.simulate import SchoolData, simulate
+
+SETTINGS = Settings(epochs=1, learning_rate=5e-3, constant_rate=True)
+
+
+@pytest.fixture(scope="module")
+def house(tiny_bundle: tiny.Tiny) -> tuple[Bundle, Graphs, list[SchoolData], Dataset]:
+    bundle = open_bundle(tiny_bundle.path, root=tiny_bundle.root)
+    graphs = Graphs(bundle, {}, threads=1)
+
+    def data(count: int, seed: int) -> Dataset:
+        stored = [resolve(Sample(**row), bundle.manifest) for row in tiny.samples(count, seed)]
+        return Dataset(bundle.manifest, examples(None, bundle, graphs, stored))
+
+    schools = [SchoolData(f"school-{seed}", data(24, seed)) for seed in range(3)]
+    return bundle, graphs, schools, data(60, 99)
+
+
+def run(house: Any, rounds: int = 3, **more: Any) -> Any:
+    bundle, graphs, schools, _ = house
+    return simulate(bundle, schools, rounds, SETTINGS, seed=5, graphs=graphs, **more)
+
+
+def test_the_same_seed_gives_the_same_theta_bit_for_bit(house: Any) -> None:
+    first, second = run(house, lag=0.3, participation=0.9), run(house, lag=0.3, participation=0.9)
+    assert first.theta.tobytes() == second.theta.tobytes()
+    assert first.version == second.version
+
+
+def test_together_they_learn(house: Any) -> None:
+    bundle, graphs, _, held_out = house
+    found = run(house, rounds=8)
+    assert found.version == 8
+    assert all(facts.sent_bytes > 3 * 1000 for facts in found.rounds)
+
+    def mean(theta: np.ndarray) -> float:
+        return float(np.mean([s.accuracy for s in evaluate(graphs, held_out, theta).values() if s.n]))
+
+    assert mean(found.theta) > mean(bundle.theta()) + 0.05
+
+
+def test_without_schools_there_is_nothing_to_simulate(house: Any) -> None:
+    bundle, graphs, _, _ = house
+    with pytest.raises(InputError):
+        simulate(bundle, [], 1, SETTINGS, seed=0, graphs=graphs)
+
+
+def test_the_command_reads_schools_from_files(tiny_bundle: tiny.Tiny, tmp_path: Path) -> None:
+    folders = []
+    for seed in range(3):
+        folder = tmp_path / f"school-{seed}"
+        folder.mkdir()
+        folders.append(str(tiny.write_samples(folder, tiny.samples(20, seed)) or folder / "samples.jsonl"))
+    out = tmp_path / "out.json"
+    arguments = [str(tiny_bundle.path), *folders, "--rounds", "2", "--epochs", "1", "--json", str(out)]
+    done = CliRunner().invoke(cli.simulate, arguments, catch_exceptions=False)
+    assert done.exit_code == 0, done.output
+    assert "round 2: version 2" in done.output
+    assert out.stat().st_size > 100
