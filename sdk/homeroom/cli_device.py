@@ -125,9 +125,8 @@ def predict(directory: Path, inputs: tuple[str, ...], machine: bool) -> None:
         click.echo(_json({task: asdict(answer) for task, answer in answers.items()}))
         return
     for task, answer in answers.items():
-        chance = answer.probabilities.get(
-            str(answer.best).lower() if answer.best in (True, False) else str(answer.best)
-        )
+        best = answer.best
+        chance = answer.probabilities.get(str(best).lower() if isinstance(best, bool) else str(best))
         said = "-" if best is None else f"{best}" + (f" ({chance:.0%})" if chance is not None else "")
         click.echo(f"{task}: {said}" + ("" if answer.sure else f"  not sure: {answer.reason}"))
 

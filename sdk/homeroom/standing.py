@@ -18,9 +18,7 @@ def standing(store: Store, bundle: Bundle) -> dict[str, Any]:
         "bundle": {"name": manifest.name, "version": manifest.version, "bundle_id": bundle.bundle_id},
         "samples": store.count(),
         "subjects": len(store.subjects()),
-        "in_use": {"kind": version.kind, "base": version.base, "version_id": version.version_id}
-        if version
-        else "bundle",
+        "in_use": in_use,
         "global_version": newest.base if newest else 0,
         "versions": len(store.versions()),
         "joined": store.get_secret("identity.enrolment") is not None,
