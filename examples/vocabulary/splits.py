@@ -101,4 +101,6 @@ def _digest(path: Path) -> str:
 if __name__ == "__main__":
     made = make(read(fetch()))
     FILE.write_text("".join(f"{r.name}\t{r.group}\t{r.part}\t{r.digest}\n" for r in made))
-    print(f"{len(made)} stamps, {len({r.group for r in made})} groups, {sum(r.part == 'test' for r in made)} for the test")
+    print(
+        f"{len(made)} stamps, {len({r.group for r in made})} groups, {sum(r.part == 'test' for r in made)} for the test"
+    )
