@@ -14,7 +14,7 @@ import pytest
 from faults.devices import SECRET_WORD, features, make_sample, numbers, open_store, texts, theta
 
 from homeroom.errors import DiskFullError, StoreError
-from homeroom.store import Store, opening, schema
+from homeroom.store import Store, clock, schema
 from homeroom.store.clock import Clock, look
 from homeroom.vault import Ring
 
@@ -306,10 +306,10 @@ def test_a_clock_that_jumps_years_destroys_nothing(tmp_path: Path, monkeypatch: 
 
 def test_a_day_is_believed_when_it_is_near_or_has_stood_for_a_week() -> None:
     day = datetime.date.fromisoformat
-    clock = look(None, day("2026-03-01"))
-    assert look(clock, day("2026-05-01")) == Clock(day("2026-05-01"))
-    assert look(clock, day("1970-01-01")) == clock
-    doubting = look(clock, day("2028-01-01"))
+    seen = look(None, day("2026-03-01"))
+    assert look(seen, day("2026-05-01")) == Clock(day("2026-05-01"))
+    assert look(seen, day("1970-01-01")) == seen
+    doubting = look(seen, day("2028-01-01"))
     assert doubting == Clock(day("2026-03-01"), day("2028-01-01"))
     assert look(doubting, day("2028-01-07")) == doubting
     assert look(doubting, day("2028-01-08")) == Clock(day("2028-01-08"))
@@ -317,7 +317,7 @@ def test_a_day_is_believed_when_it_is_near_or_has_stood_for_a_week() -> None:
 
 def _clock(monkeypatch: pytest.MonkeyPatch, today: str) -> None:
     moment = datetime.datetime.fromisoformat(f"{today}T12:00:00+00:00")
-    monkeypatch.setattr(opening, "now", lambda: moment)
+    monkeypatch.setattr(clock, "now", lambda: moment)
 
 
 def test_the_audit_log_names_no_one(tmp_path: Path) -> None:

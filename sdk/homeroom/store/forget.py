@@ -1,4 +1,4 @@
-"""`forget` and the end of retention: destroying keys so that no old copy brings a subject back; imports records only.
+"""`forget` and the end of retention: destroying keys so that no old copy brings a subject back; imports opened only.
 
 The order is what makes it hold through a power cut.
 1. The ring gets a second master key and the intention.
@@ -11,13 +11,10 @@ Cut short after 1, the next opening finishes it; before, it never happened.
 from __future__ import annotations
 
 import contextlib
-from typing import TYPE_CHECKING
 
 from homeroom.errors import DiskFullError
+from homeroom.store.opened import Opened
 from homeroom.store.records import ForgetReport
-
-if TYPE_CHECKING:
-    from homeroom.store.opening import Opened
 
 
 def forget_subject(opened: Opened, name: str) -> ForgetReport:

@@ -2,27 +2,22 @@
 
 from __future__ import annotations
 
-import contextlib
-import datetime
 import secrets
 import sqlite3
-from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 
 import msgspec
 
-from homeroom.backup import Backup
 from homeroom.durable import make_directory, write_durable
-from homeroom.errors import DiskFullError, HomeroomError, InputError, StoreError
-from homeroom.samples import StoredSample
-from homeroom.store import repair, schema
-from homeroom.store.clock import Clock, look
+from homeroom.errors import StoreError
+from homeroom.store import clock, repair, schema
+from homeroom.store.backup import Backup
+from homeroom.store.clock import Clock
 from homeroom.store.database import DamagedError, Database
 from homeroom.store.features import FeatureCache
 from homeroom.store.forget import expire, finish_rotation, remove_and_rotate
-from homeroom.store.keybook import KeyBook, Subject, first_row
-from homeroom.store.sealing import open_sample
+from homeroom.store.keybook import KeyBook, first_row
+from homeroom.store.opened import Opened
 from homeroom.vault import BrokenSealError, KeyPlace, Keys, Ring, find_keys, new_ring
 
 
@@ -32,100 +27,6 @@ class Facts(msgspec.Struct, frozen=True):
     format: int
     store_id: str
     keys: KeyPlace
-
-
-@dataclass
-class Opened:
-    """An open store's parts, shared by the modules of this package."""
-
-    directory: Path
-    store_id: str
-    places: Keys
-    ring: Ring
-    lock: sqlite3.Connection
-    database: Database
-    keys: KeyBook
-    cache: FeatureCache
-    backup: Backup
-    clock: Clock
-    moved: bool = False
-    copied: int = 0  # changes to device.db in this process that the copy has
-    checked: bool = False  # every sealed value was opened in this process: the copy may be replaced
-
-    def look_at_clock(self) -> Clock:
-        """The clock as it is to be believed now, remembered once a day."""
-        row = self.database.one("SELECT body FROM secrets WHERE name = 'clock'")
-        known = (
-            None if row is None else msgspec.json.decode(self.keys.device.open(row[0], "secrets", "clock"), type=Clock)
-        )
-        self.clock = look(known, now().date())
-        if self.clock != known:
-            sealed = self.keys.device.seal(msgspec.json.encode(self.clock), "secrets", "clock")
-            self.database.write("INSERT OR REPLACE INTO secrets VALUES ('clock', ?)", (sealed,))
-        return self.clock
-
-    def put_ring(self, ring: Ring) -> None:
-        self.places.write(self.store_id, ring)
-        self.ring = ring
-
-    @contextlib.contextmanager
-    def step(self, event: str, count: int | None = None) -> Iterator[None]:
-        """One durable step with its line in the audit log."""
-        try:
-            with self.database.step():
-                yield
-                row = (now().isoformat(timespec="seconds"), event, count)
-                self.database.write("INSERT INTO audit (at, event, count) VALUES (?, ?, ?)", row)
-        except BaseException:
-            self.keys.reset()
-            raise
-
-    def reload_keys(self) -> None:
-        """After a rotation."""
-        self.keys = KeyBook(self.database, self.ring)
-
-    def known(self, name: str) -> Subject:
-        found = self.keys.find(name)
-        if found is None:
-            raise InputError(f"nothing is held about subject {name!r}", where=str(self.directory))
-        return found
-
-    def back_up(self, *, force: bool = False) -> None:
-        """Renew the copy if it is cheap now, or at once; never from a store that was not checked."""
-        if not force and not self.backup.due:
-            return
-        if not self.checked:
-            repair.mend(self)
-        with contextlib.nullcontext() if force else contextlib.suppress(DiskFullError):
-            self.backup.make(self.database)
-        self.copied = self.database.connection.total_changes
-
-    def each_facts(self) -> Iterator[tuple[Subject, StoredSample]]:
-        """Every sample without its inputs."""
-        subjects, _ = self.keys.sound()
-        for sample_id, subject_id, facts in self.database.rows("SELECT sample_id, subject_id, facts FROM samples"):
-            yield subjects[subject_id], open_sample(subjects[subject_id], sample_id, facts)
-
-    def read_samples(self, name: str | None) -> Iterator[StoredSample]:
-        """Samples in the order they were added; damaged rows are mended first, or listed and left out."""
-        if not self.checked:
-            repair.mend(self)
-        subjects, _ = self.keys.sound()
-        where, parameters = "", ()
-        if name is not None:
-            where, parameters = "WHERE subject_id = ?", (self.known(name).subject_id,)  # type: ignore[assignment]
-        sql = f"SELECT sample_id, subject_id, facts, inputs FROM samples {where} ORDER BY number"
-        for sample_id, subject_id, facts, inputs in self.database.each(sql, parameters):
-            yield open_sample(subjects[subject_id], sample_id, facts, inputs)
-
-    def close(self) -> None:
-        """Renew the copy if anything changed since, and let go of the directory."""
-        if self.database.connection.total_changes != self.copied:
-            with contextlib.suppress(HomeroomError, DamagedError):  # the next opening sees to it
-                self.back_up(force=True)
-        self.cache.close()
-        self.database.close()
-        self.lock.close()
 
 
 def open_store(directory: Path, keys: Keys | None, *, anew: bool) -> Opened:
@@ -195,8 +96,8 @@ def _open_database(directory: Path, store_id: str, places: Keys, ring: Ring, loc
             raise repair.beyond_repair(directory) from None
     try:
         cache = FeatureCache(directory / "cache.db")
-        clock = Clock(now().date())
-        opened = Opened(directory, store_id, places, ring, lock, database, keys, cache, backup, clock)
+        believed = Clock(clock.now().date())
+        opened = Opened(directory, store_id, places, ring, lock, database, keys, cache, backup, believed)
         _settle(opened, lost)
     except BaseException:
         database.close()
@@ -223,9 +124,9 @@ def _sound(path: Path, ring: Ring) -> tuple[Database, KeyBook]:
 
 def _settle(opened: Opened, lost: list[str]) -> None:
     """Note damage, mend rows, finish a rotation that was cut short, and see whether the directory was moved."""
-    repair.note(opened, lost)
+    repair.note(opened.database, lost)
     if opened.directory.joinpath("device.db").stat().st_size <= repair.CHECKED_AT_OPEN_BYTES:
-        repair.mend(opened)
+        opened.mend()
     if len(opened.ring.keys) > 1:
         if opened.keys.generation != opened.ring.newest:
             remove_and_rotate(opened)
@@ -283,7 +184,3 @@ def _read_facts(directory: Path) -> Facts | None:
     if facts.format > schema.VERSION:
         raise StoreError("was written by a newer homeroom", where=str(directory), remedy="update homeroom")
     return facts
-
-
-def now() -> datetime.datetime:
-    return datetime.datetime.now(datetime.UTC)

@@ -6,19 +6,17 @@ import contextlib
 import os
 import sqlite3
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from homeroom.backup import Backup
 from homeroom.durable import replace_durable, sync_directory
 from homeroom.errors import HomeroomError, StoreError
 from homeroom.store import schema
+from homeroom.store.backup import Backup
+from homeroom.store.clock import now
 from homeroom.store.database import DamagedError, Database, refusal
 from homeroom.store.keybook import KeyBook
 from homeroom.store.sealing import Broken, broken_rows
 from homeroom.vault import BrokenSealError, Ring
-
-if TYPE_CHECKING:
-    from homeroom.store.opening import Opened
 
 CHECKED_AT_OPEN_BYTES = 64 << 20  # a larger store is checked before it is read or copied, not at every opening
 LOGS = ("-wal", "-shm", "-journal")
@@ -120,32 +118,26 @@ def _copy_says(directory: Path, sql: str) -> Any:
     return None
 
 
-def note(opened: Opened, what: list[str]) -> None:
+def note(database: Database, what: list[str]) -> None:
     """List damage, durably."""
-    from homeroom.store.opening import now
-
     at = now().isoformat(timespec="seconds")
-    opened.database.write_many("INSERT INTO damage (at, what) VALUES (?, ?)", [(at, w) for w in what])
+    database.write_many("INSERT INTO damage (at, what) VALUES (?, ?)", [(at, w) for w in what])
 
 
-def mend(opened: Opened) -> None:
+def mend(database: Database, keys: KeyBook, backup: Backup) -> None:
     """Open every sealed value; put damaged rows back from the copy, remove and list those that it does not have."""
-    database, keys = opened.database, opened.keys
-    broken = list(broken_rows(database, keys, inputs=True))
-    if broken:
-        copy = _read_copy(opened.backup)
-        with database.step():
-            for row in broken:
-                note(opened, [_put_back(database, copy, row)])
-            keys.reset()
-            still = list(broken_rows(database, keys, inputs=True))
-            for row in still:
-                _remove(database, row)
-                note(opened, [f"{_say(row)} was damaged and is lost: the copy does not have it"])
-        if copy is not None:
-            copy.close()
+    broken = list(broken_rows(database, keys))
+    if not broken:
+        return
+    copy = _read_copy(backup)
+    with database.step():
+        note(database, [_put_back(database, copy, row) for row in broken])
         keys.reset()
-    opened.checked = True
+        for row in list(broken_rows(database, keys)):
+            _remove(database, row)
+            note(database, [f"{_say(row)} was damaged and is lost: the copy does not have it"])
+    if copy is not None:
+        copy.close()
 
 
 def _read_copy(backup: Backup) -> sqlite3.Connection | None:
@@ -247,7 +239,7 @@ def _salvage(damaged: Path, database: Database, ring: Ring) -> tuple[int, list[s
             except (sqlite3.DatabaseError, HomeroomError, DamagedError):
                 unread.append(f"{table}: newer rows that could not be read any more are lost")
     with database.step():
-        for broken in list(broken_rows(database, keys, inputs=True)):
+        for broken in list(broken_rows(database, keys)):
             _remove(database, broken)
             unread.append(f"{_say(broken)} was damaged and is lost: the copy does not have it")
             saved -= 1

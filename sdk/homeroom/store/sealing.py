@@ -43,8 +43,8 @@ class Broken:
     name: Any
 
 
-def broken_rows(database: Database, keys: KeyBook, *, inputs: bool) -> Iterator[Broken]:
-    """Open every sealed value; yield the rows that were altered. `inputs`: the samples' media too."""
+def broken_rows(database: Database, keys: KeyBook) -> Iterator[Broken]:
+    """Open every sealed value; yield the rows that were altered."""
     good, broken = keys.sound()
     device = keys.device
     yield from (Broken("subjects", "subject_id", subject_id) for subject_id in broken)
@@ -57,8 +57,7 @@ def broken_rows(database: Database, keys: KeyBook, *, inputs: bool) -> Iterator[
     for name, data in database.rows("SELECT update_id, data FROM updates"):
         if not device.holds(data, "updates.data", name):
             yield Broken("updates", "update_id", name)
-    columns = "facts, inputs" if inputs else "facts, NULL"
-    for name, subject_id, facts, media in database.each(f"SELECT sample_id, subject_id, {columns} FROM samples"):
+    for name, subject_id, facts, media in database.each("SELECT sample_id, subject_id, facts, inputs FROM samples"):
         subject = good.get(subject_id)
         if subject is None or not (
             subject.cipher.holds(facts, "samples.facts", name) and subject.cipher.holds(media, "samples.inputs", name)

@@ -15,11 +15,12 @@ import msgspec
 import numpy as np
 
 from homeroom.samples import StoredSample
-from homeroom.store import opening
 from homeroom.store.database import Database
 from homeroom.store.features import FeatureCache
 from homeroom.store.forget import expire, forget_subject
 from homeroom.store.keybook import KeyBook, Subject
+from homeroom.store.opened import Opened
+from homeroom.store.opening import open_store
 from homeroom.store.records import Export, ForgetReport, StoredUpdate, Version
 from homeroom.store.sealing import pack_sample, seal_sample
 from homeroom.vault import Cipher, Keys
@@ -34,7 +35,7 @@ class Store:
     happened. `step` joins several into one.
     """
 
-    def __init__(self, opened: opening.Opened) -> None:
+    def __init__(self, opened: Opened) -> None:
         self._opened = opened
         self.directory = opened.directory
         self.store_id = opened.store_id
@@ -47,7 +48,7 @@ class Store:
         `anew` discards a store whose master key is not on this machine. Raises StoreError if another process holds it,
         the key is missing, or it cannot be written.
         """
-        return cls(opening.open_store(Path(directory), keys, anew=anew))
+        return cls(open_store(Path(directory), keys, anew=anew))
 
     def close(self) -> None:
         self._opened.close()
@@ -291,7 +292,7 @@ class Store:
 
     def clock_warning(self) -> str | None:
         """What is odd about the system's clock, if anything."""
-        return self._opened.clock.warning
+        return self._opened.believed.warning
 
     def expire(self) -> int:
         """Remove samples whose retention date has passed; return how many."""
