@@ -2,16 +2,34 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
+import msgspec
 import numpy as np
+import onnx
 from numpy.typing import NDArray
 
-from homeroom.contract.manifest import Licence, Modality
-from homeroom_exporter.encoders.spec import EncoderSpec
+from homeroom.contract.canonical import digest, digest_file, identity
+from homeroom.contract.manifest import Licence, Modality, Tolerance
+from homeroom.errors import ExportError
+from homeroom.preprocess import Prepared, prepare
+from homeroom.runtime import load
+from homeroom_exporter import compress, encoders, measure, quantize
+from homeroom_exporter.encoders.spec import Encoder, EncoderSpec
+from homeroom_exporter.measure import BATCH, batches, spread
+from homeroom_exporter.taps import canonical_bytes
 
-__all__ = ["Backbone", "EncoderSpec"]
+__all__ = ["Backbone", "EncoderSpec", "build"]
+
+TOKEN_LIMIT = 24_000  # calibration tokens that a compression is fitted on
+RANGE_INPUTS = 96  # calibration inputs that the ranges of activations are read from
+TOLERANCE_INPUTS = 96
+MARGIN = 1.5  # a device's features may drift so much further than they did here
+SLACK = 0.005
+UNKNOWN = "0" * 64
 
 
 @dataclass(frozen=True)
@@ -29,3 +47,88 @@ class Backbone:
     files: dict[str, Path]
     licences: tuple[Licence, ...]
     float_bytes: int
+
+
+def build(spec: EncoderSpec, calibration: Sequence[Any], scratch: Path) -> Backbone:
+    """Build a modality's backbone into `scratch`.
+
+    calibration: raw values (text, encoded picture or sound as bytes or a path to it, table row) that compression and
+    quantization are fitted on. The same spec and values give the same bytes. Raises ExportError for a spec that cannot
+    be met, InputError for a value that cannot be read.
+    """
+    encoder = encoders.load(spec, scratch)
+    modality = Modality(
+        name=spec.modality,
+        features_id=UNKNOWN,
+        encoder=encoder.title,
+        taps=encoder.taps,
+        dim=spec.dim,
+        buckets=encoder.buckets,
+        preprocess=encoder.preprocess,
+        tolerance=Tolerance(1.0, 1.0),
+        float_bytes=encoder.float_bytes,
+    )
+    if not calibration:
+        raise ExportError("has no calibration sample", where=spec.modality, remedy="give a hundred or more")
+    inputs = [prepare(modality, _value(value), encoder.files.__getitem__) for value in calibration]
+    reference, scale = _compressed(encoder, modality, inputs, scratch)
+    graphs = {"float32": _write(scratch / "features.float32.onnx", reference)}
+    tolerance = Tolerance(1.0 - SLACK, 1.0 - 2 * SLACK)
+    if spec.quantize == "int8" and encoder.scheme != "none":
+        graphs["int8"] = _write(scratch / "features.int8.onnx", _int8(encoder, reference, modality, inputs))
+        tolerance = _tolerance(modality, graphs, spread(inputs, TOLERANCE_INPUTS))
+    made = {
+        "preprocess": msgspec.to_builtins(modality.preprocess),
+        "files": {name: digest_file(path) for name, path in encoder.files.items() if not name.startswith("licences/")},
+        "reference": digest_file(graphs["float32"]),
+        "scale": digest(scale.tobytes()),
+        "taps": list(modality.taps),
+        "limit": modality.buckets[-1],
+        "tolerance": msgspec.to_builtins(tolerance),
+    }
+    modality = msgspec.structs.replace(modality, features_id=identity(made), tolerance=tolerance, dim=scale.shape[1])
+    return Backbone(modality, graphs, scale, dict(encoder.files), encoder.licences, encoder.float_bytes)
+
+
+def _compressed(
+    encoder: Encoder, modality: Modality, inputs: Sequence[Prepared], scratch: Path
+) -> tuple[onnx.ModelProto, NDArray[np.float32]]:
+    """The float32 graph with its compression inside, and the scale of its features."""
+    if encoder.scale is not None:
+        return encoder.graph, encoder.scale
+    path = _write(scratch / "taps.onnx", encoder.graph)
+    run = load(path, threads=1)
+    mean_tokens = sum(one.tokens for one in inputs) / len(inputs)
+    chosen = spread(inputs, max(BATCH, int(TOKEN_LIMIT / mean_tokens)))
+    collected: dict[str, list[NDArray[np.float32]]] = {tap: [] for tap in encoder.taps}
+    for feeds, counts in batches(modality, chosen):
+        for tap, rows in compress.valid_tokens(run(feeds), counts).items():
+            collected[tap].append(rows)
+    path.unlink()
+    fitted = compress.fit([np.concatenate(collected[tap]) for tap in encoder.taps], modality.dim, encoder.taps)
+    tokens = "tokens" if modality.name == "text" else modality.buckets[-1]
+    return compress.append(encoder.graph, encoder.taps, fitted, tokens), fitted.scale
+
+
+def _int8(
+    encoder: Encoder, reference: onnx.ModelProto, modality: Modality, inputs: Sequence[Prepared]
+) -> onnx.ModelProto:
+    if encoder.scheme == "dynamic":
+        return quantize.dynamic(reference, encoder.keep_float)
+    chosen = spread(inputs, RANGE_INPUTS)
+    return quantize.static(reference, (feeds for feeds, _ in batches(modality, chosen)), encoder.keep_float)
+
+
+def _tolerance(modality: Modality, graphs: dict[str, Path], inputs: Sequence[Prepared]) -> Tolerance:
+    """What int8 features differed from the float reference on the calibration inputs, with a margin, to 0.005."""
+    mean, worst = measure.agreement(modality, graphs["float32"], graphs["int8"], inputs)
+    return Tolerance(*(float(np.floor((1 - (1 - c) * MARGIN - SLACK) * 200) / 200) for c in (mean, worst)))
+
+
+def _write(path: Path, model: onnx.ModelProto) -> Path:
+    path.write_bytes(canonical_bytes(model))
+    return path
+
+
+def _value(value: Any) -> Any:
+    return value.read_bytes() if isinstance(value, Path) else value

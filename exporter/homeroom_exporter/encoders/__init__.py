@@ -1,1 +1,33 @@
-"""The frozen encoders that a recipe can name, one module a family; imports weights, torch and the contract."""
+"""The frozen encoders that a recipe can name, one module a family, imported when a recipe asks for it."""
+
+from __future__ import annotations
+
+import importlib
+from pathlib import Path
+
+from homeroom.errors import ExportError
+from homeroom_exporter.encoders.spec import Encoder, EncoderSpec
+
+SOURCES = {
+    "pip:minilm": ("text", "minilm"),
+    "pip:efficientnet-lite0": ("image", "efficientnet"),
+    "pip:speech-embedding": ("audio", "speech"),
+    "pip:whisper-tiny-en": ("audio", "whisper"),
+    "table": ("table", "table"),
+}
+
+
+def load(spec: EncoderSpec, scratch: Path) -> Encoder:
+    """The float32 encoder that a recipe names, its extra files written to `scratch`; ExportError if there is none."""
+    if spec.source.startswith("hf:"):
+        family = "hub"
+    elif spec.source in SOURCES:
+        modality, family = SOURCES[spec.source]
+        if modality != spec.modality:
+            raise ExportError(f"{spec.source} encodes {modality}", where=spec.modality, remedy="choose another source")
+    else:
+        known = ", ".join([*SOURCES, "hf:<directory or hub name>"])
+        raise ExportError(f"no source is called {spec.source}", where=spec.modality, remedy=f"one of {known}")
+    module = importlib.import_module(f"homeroom_exporter.encoders.{family}")
+    encoder: Encoder = module.load(spec, scratch)
+    return encoder

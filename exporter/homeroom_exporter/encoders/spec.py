@@ -7,7 +7,9 @@ from pathlib import Path
 from typing import Literal
 
 import msgspec
+import numpy as np
 import onnx
+from numpy.typing import NDArray
 
 from homeroom.contract.manifest import Column, Licence, ModalityName, Preprocess
 
@@ -36,8 +38,9 @@ class EncoderSpec(msgspec.Struct, frozen=True, kw_only=True):
 class Encoder:
     """A float32 encoder as a graph whose outputs are its taps, float32 [batch, tokens, width], before compression.
 
-    scheme: how its weights become int8: `dynamic` for matrix products, `static` for convolutions (calibrated).
-    keep_float: prefixes of the names of nodes that stay in float32 whatever the scheme.
+    scheme: how its weights become int8: `dynamic` for matrix products, `static` for convolutions (calibrated), `none`
+    where there is nothing to gain. keep_float: prefixes of the names of nodes that stay in float32 whatever the scheme.
+    scale: float32 [taps, dim] where the graph gives int8 features already and needs no compression.
     """
 
     title: str
@@ -45,8 +48,9 @@ class Encoder:
     taps: tuple[str, ...]
     buckets: tuple[int, ...]
     preprocess: Preprocess
-    scheme: Literal["dynamic", "static"]
+    scheme: Literal["dynamic", "static", "none"]
     float_bytes: int
     licences: tuple[Licence, ...] = ()
     files: dict[str, Path] = field(default_factory=dict)
     keep_float: tuple[str, ...] = ()
+    scale: NDArray[np.float32] | None = None

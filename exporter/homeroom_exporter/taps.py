@@ -1,0 +1,167 @@
+"""Surgery on ONNX graphs: name the taps, prune what they do not need, pool them to tokens, canonical bytes; onnx."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+from onnx import AttributeProto, NodeProto, TensorProto, helper, numpy_helper
+
+from homeroom.errors import ExportError
+
+OPSET = 17
+IR_VERSION = 8  # what onnxruntime 1.22 to 1.32 all read
+OURS = "homeroom."  # prefix of the names of nodes that are added here; quantization leaves them alone
+
+
+def expose(model: onnx.ModelProto, taps: Mapping[str, str]) -> onnx.ModelProto:
+    """The model with the values `taps` (tap name -> value name) as its only outputs, and nothing they do not need."""
+    graph = model.graph
+    made = {output for node in graph.node for output in node.output}
+    if lost := sorted(value for value in taps.values() if value not in made):
+        raise ExportError(f"the graph has no value {lost[0]}", where="taps", remedy="choose other layers")
+    needed = set(taps.values())
+    kept: list[NodeProto] = []
+    for node in reversed(graph.node):
+        if needed & set(node.output):
+            needed |= reads(node)
+            kept.append(node)
+    pruned = helper.make_graph(
+        [*reversed(kept), *(helper.make_node("Identity", [v], [t], name=f"{OURS}{t}") for t, v in taps.items())],
+        "features",
+        [value for value in graph.input if value.name in needed],
+        [helper.make_tensor_value_info(tap, TensorProto.FLOAT, ["batch", "tokens", "width"]) for tap in taps],
+        [tensor for tensor in graph.initializer if tensor.name in needed],
+    )
+    return assemble(pruned, model.opset_import)
+
+
+def reads(node: NodeProto) -> set[str]:
+    """Every value that a node reads, those that its inner graphs capture too."""
+    names = set(node.input)
+    for attribute in node.attribute:
+        if attribute.type == AttributeProto.GRAPH:
+            for inner in attribute.g.node:
+                names |= reads(inner)
+            names |= {output.name for output in attribute.g.output}
+    return names
+
+
+def assemble(graph: onnx.GraphProto, opsets: Sequence[onnx.OperatorSetIdProto]) -> onnx.ModelProto:
+    return helper.make_model(graph, opset_imports=list(opsets), ir_version=IR_VERSION, producer_name="homeroom")
+
+
+def constant(model: onnx.ModelProto, name: str, value: NDArray[np.generic]) -> str:
+    """Add an initializer; returns its name."""
+    model.graph.initializer.append(numpy_helper.from_array(np.ascontiguousarray(value), OURS + name))
+    return OURS + name
+
+
+def extend(model: onnx.ModelProto, kind: str, inputs: Sequence[str], name: str, **attributes: object) -> str:
+    """Append a node with one output; returns the output's name."""
+    model.graph.node.append(helper.make_node(kind, inputs, [OURS + name], name=OURS + name, **attributes))
+    return OURS + name
+
+
+def rename_output(model: onnx.ModelProto, tap: str) -> str:
+    """Free an output's name for a value computed from it; returns the new name of the old value."""
+    before = f"{tap}.raw"
+    for node in model.graph.node:
+        for i, output in enumerate(node.output):
+            if output == tap:
+                node.output[i] = before
+    return before
+
+
+def pool_time(model: onnx.ModelProto, tap: str, tokens: int, width: int) -> None:
+    """A tap [batch, positions, width] becomes means over equal spans of time, [batch, tokens, width]."""
+    raw = rename_output(model, tap)
+    shape = constant(model, f"{tap}.spans", np.array([0, tokens, -1, width], np.int64))
+    spans = extend(model, "Reshape", [raw, shape], f"{tap}.split")
+    model.graph.node.append(
+        helper.make_node("ReduceMean", [spans], [tap], name=f"{OURS}{tap}.mean", axes=[2], keepdims=0)
+    )
+
+
+def pool_regions(model: onnx.ModelProto, tap: str, channels: int, side: int, grid: int) -> None:
+    """A map [batch, channels, side, side] becomes [batch, 1 + grid * grid, channels]: its mean, then its regions'.
+
+    Regions are those of adaptive average pooling, row by row; they may overlap where grid does not divide side.
+    """
+    raw = rename_output(model, tap)
+    flat = extend(
+        model, "Reshape", [raw, constant(model, f"{tap}.shape", np.array([0, channels, -1], np.int64))], f"{tap}.flat"
+    )
+    pooled = extend(model, "MatMul", [flat, constant(model, f"{tap}.regions", regions(side, grid))], f"{tap}.pooled")
+    model.graph.node.append(helper.make_node("Transpose", [pooled], [tap], name=f"{OURS}{tap}.tokens", perm=[0, 2, 1]))
+
+
+def regions(side: int, grid: int) -> NDArray[np.float32]:
+    """Weights float32 [side * side, 1 + grid * grid] of the mean of a square map and of its regions."""
+    if not 1 <= grid <= side:
+        raise ExportError(f"a grid of {grid} does not fit a map of {side}", where="grid", remedy=f"at most {side}")
+    masks = [np.ones((side, side))]
+    for row in range(grid if grid > 1 else 0):
+        for column in range(grid):
+            mask = np.zeros((side, side))
+            top, left = row * side // grid, column * side // grid
+            mask[top : -(-(row + 1) * side // grid), left : -(-(column + 1) * side // grid)] = 1
+            masks.append(mask)
+    return np.stack([(mask / mask.sum()).ravel() for mask in masks], 1).astype(np.float32)
+
+
+def region_count(grid: int) -> int:
+    return 1 + grid * grid if grid > 1 else 1
+
+
+def name_inputs(model: onnx.ModelProto, shapes: Mapping[str, tuple[str, Sequence[str | int]]]) -> None:
+    """Rename inputs and state their dimensions: old name -> (new name, shape), in the order given."""
+    by_name = {value.name: value for value in model.graph.input}
+    values = []
+    for old, (new, shape) in shapes.items():
+        kind = by_name[old].type.tensor_type.elem_type
+        values.append(helper.make_tensor_value_info(new, kind, list(shape)))
+        for node in model.graph.node:
+            _rename(node, old, new)
+    del model.graph.input[:]
+    model.graph.input.extend(values)
+
+
+def canonical_bytes(model: onnx.ModelProto) -> bytes:
+    """The model's bytes without anything that tells where or when it was made."""
+    clean = onnx.ModelProto()
+    clean.CopyFrom(model)
+    clean.producer_name, clean.producer_version, clean.doc_string, clean.domain = "homeroom", "", "", ""
+    clean.ir_version = IR_VERSION
+    clean.model_version = 0
+    del clean.metadata_props[:]
+    del clean.training_info[:]
+    _strip(clean.graph)
+    clean.graph.name = "features"
+    return bytes(clean.SerializeToString(deterministic=True))
+
+
+def _strip(graph: onnx.GraphProto) -> None:
+    graph.doc_string = ""
+    del graph.value_info[:]
+    del graph.metadata_props[:]
+    for part in (*graph.node, *graph.initializer, *graph.input, *graph.output):
+        part.doc_string = ""
+        del part.metadata_props[:]
+    for node in graph.node:
+        for attribute in node.attribute:
+            attribute.doc_string = ""
+            if attribute.type == AttributeProto.GRAPH:
+                _strip(attribute.g)
+
+
+def _rename(node: NodeProto, old: str, new: str) -> None:
+    for i, name in enumerate(node.input):
+        if name == old:
+            node.input[i] = new
+    for attribute in node.attribute:
+        if attribute.type == AttributeProto.GRAPH:
+            for inner in attribute.g.node:
+                _rename(inner, old, new)
