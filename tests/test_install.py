@@ -113,7 +113,7 @@ def test_a_device_adds_trains_scores_exports_and_forgets_there(
 def test_the_command_line_works_there_and_names_a_missing_extra(installed: Path, tmp_path: Path) -> None:
     command = shutil.which("homeroom", path=str(installed.parent))
     assert command
-    assert "device" in run(installed, "-m", "homeroom.cli", "--help")
+    assert "device" in run(installed, "-m", "homeroom", "--help")
     done = subprocess.run([command, "serve", str(tmp_path)], capture_output=True, text=True, timeout=60)
     assert done.returncode == 13
     assert "homeroom[aggregator]" in done.stderr

@@ -5,6 +5,7 @@ Nothing an answer says is believed before its signature leads to the institution
 
 from __future__ import annotations
 
+import logging
 from typing import Any
 
 import httpx
@@ -24,6 +25,7 @@ ANSWER_LIMIT_BYTES = 1 << 20  # of every answer but a theta
 CONNECT_S, READ_S = 10.0, 60.0
 ATTEMPTS = 3
 LATER = "try again later; nothing is lost"
+logging.getLogger("stamina").addHandler(logging.NullHandler())  # else each retry prints a line on stderr
 
 
 class Enrolment(msgspec.Struct, frozen=True, kw_only=True):
