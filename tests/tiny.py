@@ -138,13 +138,14 @@ def _sources_hash() -> str:
 def build(out: Path, work: Path) -> Manifest:
     """Export the tiny bundle to `out`, which must not exist, by the exporter's own code."""
     from homeroom.bundle import write_signature
+    from homeroom.samples import Sample, resolve
     from homeroom_exporter import export, write
 
     design, backbones = design_and_backbones(work)
     contents = export.assemble(
         design,
         backbones,
-        [export.resolve(export.Sample(**row), draft()) for row in samples(6, seed=7)],
+        [resolve(Sample(**row), draft()) for row in samples(6, seed=7)],
         scratch=work,
         name="tiny",
         version=1,

@@ -16,7 +16,7 @@ import torch
 
 from homeroom.contract.manifest import Modality, Task
 from homeroom.golden import cosines
-from homeroom.preprocess import content
+from homeroom.preprocess import collate, content, prepare
 from homeroom.runtime import Graph, load
 from homeroom.samples import StoredSample
 from homeroom_exporter import golden, probe
@@ -115,8 +115,8 @@ def check_backbone(design: Design, made: Backbone, samples: Sequence[StoredSampl
         for precision, path in sorted(made.graphs.items())
     }
     int8 = features.get("int8", features["float32"])
-    some = [golden.prepare(modality, value, made.files.__getitem__) for value in list(chosen.values())[:BATCH]]
-    feeds = golden.collate(modality, some)
+    some = [prepare(modality, value, made.files.__getitem__) for value in list(chosen.values())[:BATCH]]
+    feeds = collate(modality, some)
     return BackboneCheck(
         modality=modality.name,
         float_bytes=made.float_bytes,
@@ -224,6 +224,6 @@ def _by_autograd(
         return {f"{name}.output": value.numpy() for name, value in outputs.items()}
     leaf = torch.from_numpy(theta).requires_grad_()
     total, sums = objective(design, name_parts(layout, unflatten(layout, leaf)), values)
-    total.backward()  # type: ignore[no-untyped-call]
+    total.backward()
     assert leaf.grad is not None
     return {"losses": sums.detach().numpy(), "gradient": leaf.grad.numpy()}

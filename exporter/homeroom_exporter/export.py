@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib.metadata
 import tempfile
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,7 +14,6 @@ import numpy as np
 import onnxruntime
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from homeroom import ingest
 from homeroom.bundle import write_signature
 from homeroom.contract.canonical import digest
 from homeroom.contract.manifest import (
@@ -31,9 +30,10 @@ from homeroom.contract.manifest import (
 )
 from homeroom.contract.signing import Certificate
 from homeroom.errors import ExportError, InputError
+from homeroom.ingest import read_samples
 from homeroom.preprocess import content
 from homeroom.runtime import load
-from homeroom.samples import Sample, StoredSample, resolve
+from homeroom.samples import StoredSample
 from homeroom_exporter import backbone, check, golden
 from homeroom_exporter.backbone import Backbone
 from homeroom_exporter.golden import Features
@@ -77,9 +77,10 @@ def export(
     with staging(out) as folder, tempfile.TemporaryDirectory(prefix="homeroom-export-") as temporary:
         scratch = Path(temporary)
         progress("reading the calibration samples")
-        base = calibration if calibration.is_dir() else calibration.parent
-        samples = resolve_all(ingest.read_samples(calibration), recipe, base)
-        backbones = {}
+        samples = list(read_samples(calibration, draft(recipe)))
+        if not samples:
+            raise InputError("holds no sample", where=str(calibration), remedy="give a hundred or more, with labels")
+        backbones: dict[str, Backbone] = {}
         for encoder in recipe.encoders:
             progress(f"building the {encoder.modality} backbone")
             place = scratch / encoder.modality
@@ -131,16 +132,8 @@ def design_of(recipe: Recipe, backbones: Mapping[str, Backbone]) -> Design:
     )
 
 
-def resolve_all(samples: Iterable[Sample], recipe: Recipe, base: Path) -> list[StoredSample]:
-    """Check calibration samples as a device would, before there is a bundle to check them against."""
-    manifest = _draft(recipe)
-    resolved = [resolve(sample, manifest, base=base) for sample in samples]
-    if not resolved:
-        raise InputError("holds no sample", where=str(base), remedy="give a hundred or more, with labels")
-    return resolved
-
-
-def _draft(recipe: Recipe) -> Manifest:
+def draft(recipe: Recipe) -> Manifest:
+    """The manifest's slots and tasks, to check samples against before there is a bundle."""
     forms: dict[str, Preprocess] = {
         "text": TextPreprocess(tokenizer="none"),
         "image": ImagePreprocess(size=1, resize=1, mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0)),
@@ -200,7 +193,7 @@ def representative(recipe: Recipe, samples: Sequence[StoredSample]) -> list[Stor
 
 def variants(design: Design) -> list[dict[str, int]]:
     """Token counts by modality of each variant: one for each bucket of text, or one where no text is read."""
-    fixed = {m.name: m.buckets[-1] for m in design.modalities}
+    fixed: dict[str, int] = {m.name: m.buckets[-1] for m in design.modalities}
     text = next((m for m in design.modalities if m.name == "text"), None)
     return [{**fixed, "text": bucket} for bucket in text.buckets] if text else [fixed]
 

@@ -30,7 +30,7 @@ def measure(graph: Path, feeds: Mapping[str, np.ndarray], threads: int) -> Footp
     """Run the graph a few times in a fresh process."""
     with tempfile.TemporaryDirectory(prefix="homeroom-measure-") as folder:
         inputs = Path(folder) / "feeds.npz"
-        np.savez(inputs, **feeds)
+        np.savez(inputs, allow_pickle=False, **feeds)
         done = subprocess.run(
             [sys.executable, "-m", __name__, str(graph), str(inputs), str(threads)],
             capture_output=True,

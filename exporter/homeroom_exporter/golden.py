@@ -51,7 +51,7 @@ def features_of(
 
 def bucket(design: Design, rows: Sequence[Features]) -> dict[str, int]:
     """The smallest token counts that hold every row, by modality."""
-    tokens = {}
+    tokens: dict[str, int] = {}
     for modality in design.modalities:
         names = {slot.name for slot in design.slots if slot.modality == modality.name}
         longest = max((f.shape[1] for row in rows for (slot, _), f in row.items() if slot in names), default=0)

@@ -33,7 +33,7 @@ def rms(x: Tensor) -> Tensor:
     return x * torch.rsqrt((x * x).mean(-1, keepdim=True) + EPSILON)
 
 
-class _Gate(torch.autograd.Function):
+class _Gate(torch.autograd.Function):  # type: ignore[misc]
     """ReLU whose gradient is a product with 0 or 1: onnxruntime's Where and Sign are several times slower than Mul."""
 
     @staticmethod

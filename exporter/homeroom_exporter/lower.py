@@ -20,6 +20,7 @@ from homeroom.errors import ExportError
 
 OPSET = 20
 IR_VERSION = 9
+UNIFORM = 64  # a constant of so many equal values is made by the graph, not stored
 ONNX_TYPE = {
     torch.float32: TensorProto.FLOAT,
     torch.int8: TensorProto.INT8,
@@ -47,6 +48,7 @@ class _Lowering:
         self.traced = traced
         self.nodes: list[onnx.NodeProto] = []
         self.initializers: dict[tuple[str, tuple[int, ...], bytes], onnx.TensorProto] = {}
+        self.uniform: dict[tuple[str, tuple[int, ...], bytes], str] = {}
         self.names: dict[Node, str] = {}
         self.constants: dict[Node, Any] = {}
         self.inputs, self.outputs = list(inputs), list(outputs)
@@ -84,7 +86,7 @@ class _Lowering:
         arguments = torch.fx.node.map_arg(node.args, lambda n: self.constants.get(n, n))
         if not any(isinstance(a, Node) for a in _flat(arguments)):
             keywords = {k: v for k, v in node.kwargs.items() if k not in ("device", "pin_memory", "layout")}
-            self.constants[node] = node.target(*arguments, **keywords)  # type: ignore[operator]
+            self.constants[node] = node.target(*arguments, **keywords)
             return
         kind = getattr(node.target, "__name__", str(node.target))
         rule = RULES.get(kind)
@@ -104,6 +106,11 @@ class _Lowering:
 
     def constant(self, array: np.ndarray) -> str:
         key = (array.dtype.str, array.shape, array.tobytes())
+        if array.size >= UNIFORM and (array == array.flat[0]).all():
+            if key not in self.uniform:
+                value = numpy_helper.from_array(array.reshape(-1)[:1], "value")
+                self.uniform[key] = self.emit("ConstantOfShape", self.integers(*array.shape), value=value)
+            return self.uniform[key]
         if key not in self.initializers:
             self.initializers[key] = numpy_helper.from_array(array, f"c{len(self.initializers)}")
         return str(self.initializers[key].name)
@@ -182,7 +189,7 @@ def _compare(kind: str) -> Callable[[_Lowering, Node], str]:
 
 
 def _softmax(kind: str) -> Callable[[_Lowering, Node], str]:
-    return lambda to, node: to.emit(kind, to.name(node.args[0]), axis=_axis(node, node.args[1]))  # type: ignore[arg-type]
+    return lambda to, node: to.emit(kind, to.name(node.args[0]), axis=_axis(node, node.args[1]))
 
 
 def _reduce(kind: str) -> Callable[[_Lowering, Node], str]:
@@ -257,29 +264,29 @@ def _cat(to: _Lowering, node: Node) -> str:
     axis = node.args[1] if len(node.args) > 1 else 0
     if len(parts) == 1:
         return to.name(parts[0])
-    return to.emit("Concat", *(to.name(part) for part in parts), axis=_axis(node, axis))  # type: ignore[arg-type]
+    return to.emit("Concat", *(to.name(part) for part in parts), axis=_axis(node, axis))
 
 
 def _slice(to: _Lowering, node: Node) -> str:
     source: Any = node.args[0]
-    axis, start, stop, step = (*node.args[1:], *(0, None, None, 1)[len(node.args) - 1 :])
-    axis = _axis(node, axis)  # type: ignore[arg-type]
+    given: list[Any] = [*node.args[1:], *(0, None, None, 1)[len(node.args) - 1 :]]
+    axis, step = _axis(node, given[0]), given[3]
     length = shape_of(source)[axis]
-    first = int(start or 0)  # type: ignore[call-overload]
-    last = length if stop is None else min(int(stop), length)  # type: ignore[call-overload]
+    first = int(given[1] or 0)
+    last = length if given[2] is None else min(int(given[2]), length)
     return to.emit(
         "Slice",
         to.name(source),
         to.integers(first),
         to.integers(last),
         to.integers(axis),
-        to.integers(int(step)),  # type: ignore[call-overload]
+        to.integers(int(step)),
     )
 
 
 def _select(to: _Lowering, node: Node) -> str:
     source: Any = node.args[0]
-    axis, index = _axis(source, node.args[1]), int(node.args[2])  # type: ignore[arg-type,call-overload]
+    axis, index = _axis(source, node.args[1]), int(node.args[2])
     length = shape_of(source)[axis]
     if length == 1:
         return to.reshape(to.name(source), shape_of(node))
@@ -298,19 +305,20 @@ def _index(to: _Lowering, node: Node) -> str:
 
 def _split(to: _Lowering, node: Node) -> str:
     sizes: Any = node.args[1]
-    axis = _axis(node.args[0], node.args[2] if len(node.args) > 2 else 0)  # type: ignore[arg-type]
+    axis = _axis(node.args[0], node.args[2] if len(node.args) > 2 else 0)
     first = to.emit("Split", to.name(node.args[0]), to.integers(*sizes), outputs=len(sizes), axis=axis)
     return first.removesuffix("_0")
 
 
 def _slice_scatter(to: _Lowering, node: Node) -> str:
     """A slice written into zeros, which is what the gradient of a slice is: one Pad."""
-    base, value, axis, start, stop = (*node.args, *(0, None, None)[len(node.args) - 2 :])[:5]
+    given: list[Any] = [*node.args, *(0, None, None)[len(node.args) - 2 :]]
+    base, value, axis, start, stop = given[:5]
     if base not in to.constants or bool(to.constants[base].any()):
         raise ExportError("writing a slice into a value that is not zero has no translation", where="training graph")
-    shape, axis = shape_of(node), _axis(node, axis)  # type: ignore[arg-type]
-    first = int(start or 0)  # type: ignore[call-overload]
-    last = shape[axis] if stop is None else min(int(stop), shape[axis])  # type: ignore[call-overload]
+    shape, axis = shape_of(node), _axis(node, axis)
+    first = int(start or 0)
+    last = shape[axis] if stop is None else min(int(stop), shape[axis])
     before, after = [0] * len(shape), [0] * len(shape)
     before[axis], after[axis] = first, shape[axis] - last
     return to.emit("Pad", to.name(value), to.integers(*before, *after))
@@ -343,7 +351,7 @@ def _cast(to: _Lowering, node: Node) -> str:
 
 
 def _full_like(to: _Lowering, node: Node) -> str:
-    return to.name(torch.full(shape_of(node), node.args[1], dtype=node.meta["val"].dtype))  # type: ignore[arg-type]
+    return to.name(torch.full(shape_of(node), node.args[1], dtype=node.meta["val"].dtype))
 
 
 def _where(to: _Lowering, node: Node) -> str:

@@ -173,7 +173,7 @@ def _fuse(design: Design, parts: Parts, vectors: list[Tensor], presence: Tensor)
 def normalised(scale: np.ndarray) -> np.ndarray:
     """scale [taps, dim] divided a tap at a time, so that int8 * scale has a mean square near 1 in each tap."""
     level = np.sqrt(np.square(scale, dtype=np.float64).mean(-1, keepdims=True)) * LEVEL
-    return (scale / np.maximum(level, 1e-12)).astype(np.float32)
+    return np.asarray(scale / np.maximum(level, 1e-12), np.float32)
 
 
 def objective(design: Design, parts: Parts, feeds: Feeds) -> tuple[Tensor, Tensor]:

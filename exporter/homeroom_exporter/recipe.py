@@ -8,7 +8,7 @@ from __future__ import annotations
 import re
 import tomllib
 from pathlib import Path
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any, TypeVar, get_args
 
 import msgspec
 
@@ -106,9 +106,7 @@ def parse_recipe(text: str, file: str = "recipe") -> Recipe:
         document = tomllib.loads(text)
     except tomllib.TOMLDecodeError as problem:
         found = re.search(r"\(at line (\d+)", str(problem))
-        raise RecipeError(
-            f"is not valid TOML: {problem}", where=f"{file} line {found[1]}" if found else file
-        ) from None
+        raise RecipeError(f"is not valid TOML: {problem}", where=f"{file} line {found[1]}" if found else file) from None
     return _Reader(text, file).recipe(document)
 
 
@@ -200,14 +198,15 @@ class _Reader:
         )
 
     def encoder(self, name: str, value: Any) -> EncoderSpec:
-        modality = self.convert(name, ModalityName, "encoders", name)  # type: ignore[arg-type]
+        if name not in get_args(ModalityName):
+            raise self.refuse(f"is none of {', '.join(get_args(ModalityName))}", "encoders", name)
         table = self.convert(value, EncoderTable, "encoders", name)
         if list(table.buckets) != sorted(set(table.buckets)):
             raise self.refuse("must rise", "encoders", name, "buckets", remedy="for example [16, 32, 64]")
         names = [column.name for column in table.columns]
         if (name == "table") != bool(names) or len(set(names)) != len(names):
             raise self.refuse("a table, and only a table, names its columns, each once", "encoders", name, "columns")
-        return self.convert({**msgspec.structs.asdict(table), "modality": modality}, EncoderSpec, "encoders", name)
+        return self.convert({**msgspec.structs.asdict(table), "modality": name}, EncoderSpec, "encoders", name)
 
     def slot(self, name: str, value: Any, encoders: tuple[EncoderSpec, ...]) -> Slot:
         found = SLOT.match(value) if isinstance(value, str) else None
@@ -215,7 +214,10 @@ class _Reader:
             raise self.refuse(f"{value!r} is no kind of input", "slots", name, remedy='"text", "image[4]" and the like')
         if found["modality"] not in {e.modality for e in encoders}:
             raise self.refuse(
-                f"there is no encoder for {found['modality']}", "slots", name, remedy=f"add [encoders.{found['modality']}]"
+                f"there is no encoder for {found['modality']}",
+                "slots",
+                name,
+                remedy=f"add [encoders.{found['modality']}]",
             )
         slot = {"name": name, "modality": found["modality"], "count": int(found["count"] or 1)}
         return self.convert(slot, Slot, "slots", name)
