@@ -27,8 +27,8 @@ from homeroom_exporter.trace import example
 from homeroom_exporter.write import Contents, GraphFile
 
 PARITY = 1e-5  # largest relative error of a gradient or an output against torch
-VALUES = 400  # values of a modality that features are compared on
-SAMPLES = 600  # labelled samples of a probe
+VALUES = 300  # values of a modality that features are compared on
+SAMPLES = 300  # labelled samples of a probe
 BATCH = 16
 EDGES = ("zeros", "saturated", "empty", "longest")
 
@@ -107,8 +107,8 @@ def check_backbone(design: Design, made: Backbone, samples: Sequence[StoredSampl
     slots = [slot for slot in design.slots if slot.modality == modality.name]
     labelled = [s for s in samples if s.labels][:SAMPLES]
     chosen: dict[bytes, Any] = {}
-    for sample in (*labelled, *samples):
-        if len(chosen) < VALUES or sample.labels:
+    for i, sample in enumerate((*labelled, *samples)):
+        if i < len(labelled) or len(chosen) < VALUES:
             chosen |= {content(v): v for slot in slots for _, v in golden.places(slot, sample)}
     features = {
         precision: compute(modality, load(path, threads=threads), made.files, chosen)

@@ -57,6 +57,11 @@ def _child(graph: str, inputs: str, threads: str) -> None:
 
 
 def _peak_mb() -> float | None:
+    status = Path("/proc/self/status")
+    if status.exists():  # Linux: getrusage would give the parent's peak, which a child inherits
+        line = next((line for line in status.read_text().splitlines() if line.startswith("VmHWM:")), None)
+        if line is not None:
+            return int(line.split()[1]) / 1024
     try:
         import resource
     except ImportError:  # not on Windows

@@ -21,8 +21,8 @@ def show(report: Report, console: Console) -> None:
 
 
 def _backbones(report: Report) -> Table:
-    table = Table(title="Backbones, float32 and int8", title_justify="left")
-    for name in ("modality", "original MB", "float32 MB", "int8 MB", "inputs", "cosine", "worst", "ms each", "peak MB"):
+    table = Table(title="Backbones: the original, float32 and int8", title_justify="left")
+    for name in ("modality", "MB", "float32", "int8", "inputs", "cosine", "worst", "ms each", "peak MB"):
         table.add_column(name, justify="left" if name == "modality" else "right")
     for made in report.backbones:
         mean, worst = made.cosine
@@ -57,8 +57,11 @@ def _probes(report: Report) -> Table:
 
 
 def _steps(report: Report) -> Table:
-    table = Table(title=f"Graphs of theta ({report.parameters:,} values)", title_justify="left")
-    for name in ("graph", f"error against torch (limit {PARITY:g})", "edges", "ms a batch", "peak MB"):
+    table = Table(
+        title=f"Graphs of theta ({report.parameters:,} values): error against torch, limit {PARITY:g}",
+        title_justify="left",
+    )
+    for name in ("graph", "error", "edges", "ms a batch", "peak MB"):
         table.add_column(name, justify="left" if name in ("graph", "edges") else "right")
     for step in report.steps:
         edges = "finite" if not step.unfinite else f"not finite: {', '.join(step.unfinite)}"
