@@ -124,7 +124,7 @@ def calibrate(pairs: Sequence[Pair], folder: Path) -> Path:
 
 def homeroom(*words: object) -> str:
     """Run the command line; its message is the demo's, should it fail."""
-    command = [sys.executable, "-m", "homeroom.cli", *map(str, words)]
+    command = [sys.executable, "-m", "homeroom", *map(str, words)]
     done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, check=False)
     if done.returncode:
         raise SystemExit(f"demo: homeroom {words[0]}: {done.stderr.strip()}")
@@ -134,7 +134,7 @@ def homeroom(*words: object) -> str:
 @contextmanager
 def serving(folder: Path, bundle: Path, root_key: Path) -> Iterator[tuple[str, str]]:
     """A real aggregator in its own process; (address, fingerprint of the root)."""
-    command = [sys.executable, "-m", "homeroom.cli", "serve", folder, "--bundle", bundle, "--root-key", root_key]
+    command = [sys.executable, "-m", "homeroom", "serve", folder, "--bundle", bundle, "--root-key", root_key]
     process = subprocess.Popen(
         [*map(str, command), "--port", "0", "--buffer", str(len(SCHOOLS)), "--institution", "Demo district"],
         stdout=subprocess.PIPE,

@@ -1,4 +1,7 @@
-"""The five schools of the lesson, which differ in senses, language, size and what they teach; written as JSON Lines."""
+"""The five schools of the lesson, which differ in senses, language, size and what they teach.
+
+Each school's samples are written to a folder of its own: JSON Lines, and beside them the pictures and sounds.
+"""
 
 from __future__ import annotations
 
@@ -10,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from examples.vocabulary.media import bring
 from examples.vocabulary.splits import Row, share
 from examples.vocabulary.stamps import Stamp
 
@@ -35,12 +39,12 @@ SCHOOLS = (
     School("Hillside", "en", ("word", "picture"), 170, 2.0),  # no sound
     School("Puerto", "es", ("word", "speech"), 160, 2.0),  # no pictures
     School("Lavande", "fr", ("word", "picture", "speech"), 170, 2.0),
-    School("Mirador", "es", ("picture", "speech"), 60, 1.0),  # nothing written
+    School("Mirador", "es", ("word", "picture", "speech"), 60, 1.0),  # few
     School("Brook", "en", ("word", "picture"), 30, 1.0),  # very few
 )
 
 
-def deal(pairs: Sequence[Pair], seed: int) -> dict[str, list[Pair]]:
+def deal(pairs: Sequence[Pair], seed: int, schools: Sequence[School] = SCHOOLS) -> dict[str, list[Pair]]:
     """The training stamps of each school: no group in two schools, categories mixed by a Dirichlet draw."""
     rng = np.random.default_rng([seed, 1])
     left: dict[str, list[list[Pair]]] = {}
@@ -53,8 +57,8 @@ def deal(pairs: Sequence[Pair], seed: int) -> dict[str, list[Pair]]:
     for groups in left.values():
         rng.shuffle(groups)  # type: ignore[arg-type]
     categories = sorted(left)
-    dealt: dict[str, list[Pair]] = {school.name: [] for school in SCHOOLS}
-    for school in sorted(SCHOOLS, key=lambda s: s.stamps):  # the small ones choose first
+    dealt: dict[str, list[Pair]] = {school.name: [] for school in schools}
+    for school in sorted(schools, key=lambda s: s.stamps):  # the small ones choose first
         chances = rng.dirichlet([school.mix] * len(categories))
         while len(dealt[school.name]) < school.stamps and any(left.values()):
             open_ = np.array([bool(left[c]) for c in categories])
@@ -69,11 +73,12 @@ def has(stamp: Stamp, school: School) -> bool:
 
 
 def exercises(school: School, pairs: Sequence[Pair], seed: int, *, repeats: int = REPEATS) -> list[dict[str, Any]]:
-    """Samples in the JSONL form; wrong options come from the same pairs and never from the right one's group."""
-    rng = np.random.default_rng([seed, 2, SCHOOLS.index(school)])
+    """Samples as they are written, media as paths; wrong options are other words of the same pairs, of other groups."""
+    rng = np.random.default_rng([seed, 2, *school.name.encode()])
     rows = []
     for stamp, row in pairs:
-        others = [pair for pair in pairs if pair[1].group != row.group]
+        said = stamp.captions[school.language]
+        others = [p for p in pairs if p[1].group != row.group and p[0].captions[school.language] != said]
         if len(others) < CHOICES:
             continue
         for repeat in range(repeats):
@@ -97,11 +102,11 @@ def _exercise(
     if "word" in senses:
         sample["word"] = stamp.captions[language]
     if "picture" in senses:
-        sample["picture"] = str(stamp.picture)
+        sample["picture"] = stamp
     if "speech" in senses:
-        sample["speech"] = str(stamp.sounds[language])
+        sample["speech"] = stamp
     if {"word", "picture"} <= set(senses):
-        sample["pictures"] = [str(option.picture) for option in options]
+        sample["pictures"] = list(options)
         sample["labels"]["picture_of_word"] = place
     if {"word", "speech"} <= set(senses):
         sample["words"] = [option.captions[language] for option in options]
@@ -113,20 +118,46 @@ def _exercise(
 
 
 def write(rows: Sequence[dict[str, Any]], path: Path) -> Path:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), "utf-8")
+    """Write samples as JSON Lines to `path` and what they show or play beside it."""
+    folder = path.parent
+    folder.mkdir(parents=True, exist_ok=True)
+    lines = []
+    for row in rows:
+        line = dict(row)
+        if "picture" in row:
+            line["picture"] = _picture(row["picture"], folder)
+        if "pictures" in row:
+            line["pictures"] = [_picture(stamp, folder) for stamp in row["pictures"]]
+        if "speech" in row:
+            stamp, language = row["speech"], row["language"]
+            line["speech"] = bring(stamp.sounds[language], folder, f"{stamp.name}.{language}")
+        lines.append(json.dumps(line, ensure_ascii=False) + "\n")
+    path.write_text("".join(lines), "utf-8")
     return path
 
 
-def write_all(pairs: Sequence[Pair], folder: Path, seed: int) -> dict[str, dict[str, Path]]:
-    """Write {school: {"train", "test"}} and return the paths; a school is tested on all test stamps it can use."""
-    dealt = deal(pairs, seed)
-    written = {}
-    for school in SCHOOLS:
+def _picture(stamp: Stamp, folder: Path) -> str:
+    return bring(stamp.picture, folder, stamp.name)
+
+
+def write_all(
+    pairs: Sequence[Pair], folder: Path, seed: int, schools: Sequence[School] = SCHOOLS
+) -> dict[str, dict[str, Path]]:
+    """Write {school: {"train", "test"}} and return the paths; a school is tested on all test stamps it can use.
+
+    "everything" holds the training samples of all schools, for the comparison with all data in one place.
+    """
+    dealt = deal(pairs, seed, schools)
+    written: dict[str, dict[str, Path]] = {}
+    everything = []
+    for school in schools:
         test = [pair for pair in pairs if pair[1].part == "test" and has(pair[0], school)]
+        train = exercises(school, dealt[school.name], seed)
+        everything += [{**row, "subject": f"{school.name} {row['subject']}"} for row in train]
         written[school.name] = {
-            "train": write(exercises(school, dealt[school.name], seed), folder / school.name / "train.jsonl"),
+            "train": write(train, folder / school.name / "train.jsonl"),
             # The test does not depend on the seed, so that seeds differ by their schools alone.
             "test": write(exercises(school, test, 0, repeats=1), folder / school.name / "test.jsonl"),
         }
+    written["everything"] = {"train": write(everything, folder / "everything" / "train.jsonl")}
     return written

@@ -9,12 +9,14 @@ import numpy as np
 import onnxruntime as ort
 
 from homeroom.errors import BundleError
+from homeroom.runtime.memory import give_back
 
 
 class OnnxGraph:
     """One session. The arena and the memory pattern are off: with many lengths they only grow (onnxruntime 11627)."""
 
     def __init__(self, path: Path, threads: int | None = None) -> None:
+        give_back()
         options = ort.SessionOptions()
         options.log_severity_level = 3
         options.enable_cpu_mem_arena = False
