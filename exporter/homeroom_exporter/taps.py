@@ -69,6 +69,7 @@ def rename_output(model: onnx.ModelProto, tap: str) -> str:
     """Free an output's name for a value computed from it; returns the new name of the old value."""
     before = f"{tap}.raw"
     for node in model.graph.node:
+        _rename(node, tap, before)
         for i, output in enumerate(node.output):
             if output == tap:
                 node.output[i] = before

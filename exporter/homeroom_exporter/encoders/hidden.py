@@ -44,7 +44,7 @@ def hidden_states(
     from optimum.exporters.onnx.convert import export_pytorch
     from optimum.exporters.tasks import TasksManager
 
-    with _silence():
+    with silence():
         base = TasksManager.get_exporter_config_constructor(
             exporter="onnx",
             model_type=model.config.model_type,
@@ -86,7 +86,7 @@ def _dynamic(shape: Sequence[str | int]) -> dict[int, str]:
 
 
 @contextlib.contextmanager
-def _silence() -> Iterator[None]:
+def silence() -> Iterator[None]:
     """The tracer's warnings speak of branches that these models take the same way for every input."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)  # folded constants then do not depend on the machine's cores
