@@ -26,8 +26,11 @@ KEY_BYTES, NONCE_BYTES = 32, 12
 KeyPlace = Literal["folder", "keyring", "user"]
 
 
-class BrokenSealError(Exception):
-    """A sealed value was altered, moved, or sealed with another key; caught by the store, never shown to a user."""
+class BrokenSealError(StoreError):
+    """A sealed value was altered, moved, or sealed with another key; the next opening repairs it."""
+
+    def __init__(self, place: str) -> None:
+        super().__init__(f"{place} does not open: it was altered", remedy="open the directory again to repair it")
 
 
 class Cipher:

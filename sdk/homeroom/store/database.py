@@ -18,8 +18,11 @@ from homeroom.errors import DiskFullError, StoreError
 ERROR, BUSY, READONLY, IOERR, CORRUPT, FULL, CANTOPEN, NOTADB = 1, 5, 8, 10, 11, 13, 14, 26
 
 
-class DamagedError(Exception):
-    """The file is not a valid SQLite database any more; caught by the store, which repairs it."""
+class DamagedError(StoreError):
+    """The file is not a valid SQLite database any more; the next opening repairs it."""
+
+    def __init__(self, what: str) -> None:
+        super().__init__(what, where="device.db", remedy="open the directory again: it is then repaired from its copy")
 
 
 class Database:

@@ -14,6 +14,10 @@ from homeroom.store.database import Database
 from homeroom.vault import BrokenSealError, Cipher, Ring, new_key
 
 
+class KeyGoneError(StoreError):
+    """The ring no longer has the master key that this device.db was sealed with."""
+
+
 @dataclass(frozen=True)
 class Subject:
     subject_id: int
@@ -30,7 +34,7 @@ class KeyBook:
         self.generation: int = row[0]
         master = ring.cipher(self.generation)
         if master is None:
-            raise StoreError(
+            raise KeyGoneError(
                 "this copy was made before a `forget`, and the key it was sealed with has been destroyed",
                 where=str(database.path.parent),
                 remedy="use the newest copy, or open the directory anew (everything in this copy is unreadable)",

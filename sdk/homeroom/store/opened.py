@@ -15,7 +15,7 @@ from homeroom.samples import StoredSample
 from homeroom.store import clock, repair
 from homeroom.store.backup import Backup
 from homeroom.store.clock import Clock
-from homeroom.store.database import DamagedError, Database
+from homeroom.store.database import Database
 from homeroom.store.features import FeatureCache
 from homeroom.store.keybook import KeyBook, Subject
 from homeroom.store.sealing import open_sample
@@ -49,7 +49,8 @@ class Opened:
         self.believed = clock.look(known, clock.now().date())
         if self.believed != known:
             sealed = self.keys.device.seal(msgspec.json.encode(self.believed), "secrets", "clock")
-            self.database.write("INSERT OR REPLACE INTO secrets VALUES ('clock', ?)", (sealed,))
+            with contextlib.suppress(DiskFullError):  # a full disk must not keep anyone from freeing it
+                self.database.write("INSERT OR REPLACE INTO secrets VALUES ('clock', ?)", (sealed,))
         return self.believed
 
     def put_ring(self, ring: Ring) -> None:
@@ -115,7 +116,7 @@ class Opened:
     def close(self) -> None:
         """Renew the copy if anything changed since, and let go of the directory."""
         if self.database.connection.total_changes != self.copied:
-            with contextlib.suppress(HomeroomError, DamagedError):  # the next opening sees to it
+            with contextlib.suppress(HomeroomError):  # the next opening sees to it
                 self.back_up(force=True)
         self.cache.close()
         self.database.close()

@@ -16,7 +16,7 @@ from homeroom.store.clock import Clock
 from homeroom.store.database import DamagedError, Database
 from homeroom.store.features import FeatureCache
 from homeroom.store.forget import expire, finish_rotation, remove_and_rotate
-from homeroom.store.keybook import KeyBook, first_row
+from homeroom.store.keybook import KeyBook, KeyGoneError, first_row
 from homeroom.store.opened import Opened
 from homeroom.vault import BrokenSealError, KeyPlace, Keys, Ring, find_keys, new_ring
 
@@ -79,19 +79,14 @@ def _open_database(directory: Path, store_id: str, places: Keys, ring: Ring, loc
     repair.finish_restore(directory)
     path = directory / "device.db"
     lost: list[str] = []
-    if not repair.is_made(path):
-        if backup.exists():
-            lost += repair.restore(directory, backup, ring, "device.db was missing or empty")
-        else:
-            create(path, store_id, ring)
-    if repair.is_older_than_copy(directory, ring):
-        lost += repair.restore(directory, backup, ring, "device.db was from before a `forget`")
+    if not path.exists() and backup.exists():
+        lost += repair.restore(directory, backup, ring, "device.db was missing")
     try:
-        database, keys = _sound(path, ring)
+        database, keys = _sound(path, store_id, ring, backup)
     except DamagedError as problem:
-        lost += repair.restore(directory, backup, ring, f"device.db was damaged ({problem})")
+        lost += repair.restore(directory, backup, ring, f"device.db was damaged ({problem.what})")
         try:
-            database, keys = _sound(path, ring)
+            database, keys = _sound(path, store_id, ring, backup)
         except DamagedError:
             raise repair.beyond_repair(directory) from None
     try:
@@ -105,10 +100,14 @@ def _open_database(directory: Path, store_id: str, places: Keys, ring: Ring, loc
     return opened
 
 
-def _sound(path: Path, ring: Ring) -> tuple[Database, KeyBook]:
-    """Open device.db and its keys; DamagedError if its structure or its keys do not hold."""
+def _sound(path: Path, store_id: str, ring: Ring, backup: Backup) -> tuple[Database, KeyBook]:
+    """Open device.db, made if there is none, and its keys; DamagedError if its structure or its keys do not hold."""
     database = Database(path)
     try:
+        if not database.shape():
+            if backup.exists():
+                raise DamagedError("it is empty")
+            _make(database, store_id, ring)
         if path.stat().st_size <= repair.CHECKED_AT_OPEN_BYTES and (found := database.check()):
             raise DamagedError(found)
         repair.migrate(database)
@@ -116,7 +115,12 @@ def _sound(path: Path, ring: Ring) -> tuple[Database, KeyBook]:
         return database, KeyBook(database, ring)
     except BrokenSealError as problem:
         database.close()
-        raise DamagedError(f"{problem} does not open") from None
+        raise DamagedError(problem.what) from None
+    except KeyGoneError as problem:
+        database.close()
+        if repair.copy_says(path.parent, "SELECT generation FROM store") in ring.keys:
+            raise DamagedError("it is from before a `forget`") from None
+        raise problem
     except BaseException:
         database.close()
         raise
@@ -157,18 +161,13 @@ def _notice_move(opened: Opened) -> None:
             opened.moved = True
 
 
-def create(path: Path, store_id: str, ring: Ring) -> None:
-    """Make an empty device.db in one transaction: it has its tables and keys, or it is not there."""
-    database = Database(path)
-    try:
-        with database.refusals():
-            database.connection.execute(f"PRAGMA application_id = {schema.APPLICATION_ID}")
-        with database.step():
-            schema.make(database.connection)
-            first_row(database.connection, store_id, ring)
-            database.write(f"PRAGMA user_version = {schema.VERSION}")
-    finally:
-        database.close()
+def _make(database: Database, store_id: str, ring: Ring) -> None:
+    """Make the tables and keys in one transaction: they are all there, or none is."""
+    database.rows(f"PRAGMA application_id = {schema.APPLICATION_ID}")
+    with database.step():
+        schema.make(database.connection)
+        first_row(database.connection, store_id, ring)
+        database.write(f"PRAGMA user_version = {schema.VERSION}")
 
 
 def _read_facts(directory: Path) -> Facts | None:

@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import contextlib
 import os
+import shutil
 import sqlite3
 from pathlib import Path
 from typing import Any
 
+from homeroom.durable import refusal as file_refusal
 from homeroom.durable import replace_durable, sync_directory
 from homeroom.errors import HomeroomError, StoreError
 from homeroom.store import schema
 from homeroom.store.backup import Backup
 from homeroom.store.clock import now
 from homeroom.store.database import DamagedError, Database, refusal
-from homeroom.store.keybook import KeyBook
+from homeroom.store.keybook import KeyBook, KeyGoneError
 from homeroom.store.sealing import Broken, broken_rows
 from homeroom.vault import BrokenSealError, Ring
 
@@ -36,37 +38,15 @@ def beyond_repair(directory: Path) -> StoreError:
 
 
 def holds_data(directory: Path) -> bool:
-    return is_made(directory / "device.db") or (directory / "backup" / "device.db").exists()
-
-
-def is_made(path: Path) -> bool:
-    """Whether device.db is more than an empty file or a creation that was cut short."""
-    if not path.exists() or path.stat().st_size == 0:
-        return False
-    with contextlib.suppress(sqlite3.DatabaseError), contextlib.closing(sqlite3.connect(path)) as connection:
-        return connection.execute("SELECT 1 FROM sqlite_schema WHERE name = 'store'").fetchone() is not None
-    return True  # damaged, which is not the same as never made
-
-
-def is_older_than_copy(directory: Path, ring: Ring) -> bool:
-    """Whether device.db was sealed with a master key that is gone, and the copy with one that is there."""
-
-    def openable(path: Path) -> bool:
-        with contextlib.suppress(sqlite3.DatabaseError, TypeError), contextlib.closing(sqlite3.connect(path)) as c:
-            return c.execute("SELECT generation FROM store").fetchone()[0] in ring.keys
-        return False
-
-    copy = directory / "backup" / "device.db"
-    return copy.exists() and not openable(directory / "device.db") and openable(copy)
+    path = directory / "device.db"
+    return (path.exists() and path.stat().st_size > 0) or (directory / "backup" / "device.db").exists()
 
 
 def find_store_id(directory: Path) -> str | None:
     """The store's id, read from the databases when device.json is gone."""
-    for path in (directory / "device.db", directory / "backup" / "device.db"):
-        if path.exists():
-            with contextlib.suppress(sqlite3.DatabaseError, TypeError), contextlib.closing(sqlite3.connect(path)) as c:
-                return str(c.execute("SELECT store_id FROM store").fetchone()[0])
-    return None
+    sql = "SELECT store_id FROM store"
+    found = copy_says(directory, sql) or _first_value(directory / "device.db", sql)
+    return None if found is None else str(found)
 
 
 def discard(directory: Path) -> None:
@@ -80,7 +60,7 @@ def discard(directory: Path) -> None:
 def migrate(database: Database) -> None:
     """Bring an older store up to this version, after a copy beside it was made."""
     found = database.one("PRAGMA user_version")[0]
-    if found > schema.VERSION and _copy_says(database.path.parent, "PRAGMA user_version") in (None, found):
+    if found > schema.VERSION and copy_says(database.path.parent, "PRAGMA user_version") in (None, found):
         raise StoreError(
             f"device.db has version {found}, newer than {schema.VERSION}",
             where=str(database.path),
@@ -109,12 +89,15 @@ def check_shape(database: Database) -> None:
         expected.close()
 
 
-def _copy_says(directory: Path, sql: str) -> Any:
+def copy_says(directory: Path, sql: str) -> Any:
     """The first value of a query on the copy in backup/, or None."""
-    path = directory / "backup" / "device.db"
+    return _first_value(directory / "backup" / "device.db", sql)
+
+
+def _first_value(path: Path, sql: str) -> Any:
     if path.exists():
-        with contextlib.suppress(sqlite3.DatabaseError, TypeError), contextlib.closing(sqlite3.connect(path)) as copy:
-            return copy.execute(sql).fetchone()[0]
+        with contextlib.suppress(sqlite3.DatabaseError, TypeError), contextlib.closing(sqlite3.connect(path)) as found:
+            return found.execute(sql).fetchone()[0]
     return None
 
 
@@ -184,16 +167,20 @@ def restore(directory: Path, backup: Backup, ring: Ring, why: str) -> list[str]:
         raise beyond_repair(directory)
     beside = directory / "device.db.new"
     _unlink(beside)
-    beside.write_bytes(backup.path.read_bytes())
     try:
+        shutil.copyfile(backup.path, beside)
         database = Database(beside)
+    except OSError as problem:
+        _unlink(beside)
+        raise file_refusal(problem, directory) from None
     except DamagedError:
         raise beyond_repair(directory) from None
     try:
         if database.check():
             raise beyond_repair(directory)
         saved, unread = _salvage(directory / "device.db", database, ring)
-    except (DamagedError, BrokenSealError):
+        database.empty_log()
+    except (DamagedError, BrokenSealError, KeyGoneError):
         raise beyond_repair(directory) from None
     finally:
         database.close()
@@ -236,7 +223,7 @@ def _salvage(damaged: Path, database: Database, ring: Ring) -> tuple[int, list[s
                 with database.step():
                     for row in old.execute(f"SELECT * FROM {table}"):
                         saved += _save(database, f"INSERT OR IGNORE INTO {table} VALUES ({marks})", table, row)
-            except (sqlite3.DatabaseError, HomeroomError, DamagedError):
+            except (sqlite3.DatabaseError, HomeroomError):
                 unread.append(f"{table}: newer rows that could not be read any more are lost")
     with database.step():
         for broken in list(broken_rows(database, keys)):

@@ -1,0 +1,149 @@
+"""`kill -9` at any moment of add, train and sync, in real processes: nothing accepted is lost, nothing counts twice."""
+
+from __future__ import annotations
+
+import random
+import shutil
+import subprocess
+import sys
+import time
+from collections import Counter
+from pathlib import Path
+
+import msgspec
+import pytest
+import tiny
+from aggregator.house import running
+from faults.work_device import SETTINGS, rows
+
+from homeroom import Device
+from homeroom.contract.update import RoundConfiguration
+from homeroom.training import TrainState
+
+SEED = 20261125
+KILLS = 30
+WORK = Path(__file__).with_name("work_device.py")
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture(autouse=True)
+def keys(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOMEROOM_KEYS", str(tmp_path / "keys"))
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+
+
+def killed_after(seconds: float, *arguments: object) -> list[str]:
+    """Start the work, kill it so long after it is ready, and return the lines it had printed."""
+    command = [sys.executable, str(WORK), *map(str, arguments)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        assert process.stderr is not None
+        first = process.stdout.readline()
+        assert first == "ready\n", process.stderr.read()
+        time.sleep(seconds)
+        process.kill()
+        return process.stdout.read().splitlines()
+
+
+def test_add_loses_and_doubles_no_sample(tiny_bundle: tiny.Tiny, tmp_path: Path) -> None:
+    chance, place = random.Random(SEED), tmp_path / "device"
+    Device.open(place, tiny_bundle.path, tiny_bundle.root, threads=1).close()
+    print(f"seed {SEED}")
+    told: set[int] = set()
+    start = 0
+    for _ in range(KILLS):
+        lines = killed_after(chance.uniform(0, 0.5), "add", place, start)
+        whole = [line for line in lines if line.startswith("added ")]
+        told |= {number + n for number in (int(line.split()[1]) for line in whole) for n in range(3)}
+        with Device.open(place, threads=1) as device:
+            held = Counter(int(sample.inputs["word"][0].split()[1]) for sample in device.store.samples())
+            assert device.store.damage() == []
+        assert max(held.values(), default=1) == 1, "doubled"
+        assert told <= held.keys(), "lost"
+        assert len(held) <= len(told) + 3 * KILLS
+        assert len(held) % 3 == 0, "half a step"
+        told = set(held)
+        start = max(held, default=-1) + 1
+    with Device.open(place, threads=1) as device:
+        count = device.store.count()
+        for number in range(0, 9, 3):
+            device.add(*rows(number, 3))
+        assert device.store.count() == count, "a file added again after a power cut adds nothing twice"
+    assert count > KILLS
+
+
+def test_train_goes_on_from_the_last_checkpoint_and_ends_the_same(tiny_bundle: tiny.Tiny, tmp_path: Path) -> None:
+    chance, fresh = random.Random(SEED + 1), tmp_path / "fresh"
+    with Device.open(fresh, tiny_bundle.path, tiny_bundle.root, threads=1) as device:
+        device.add(*rows(0, 24))
+    whole = tmp_path / "whole"
+    shutil.copytree(fresh, whole)
+    with Device.open(whole, threads=1) as device:
+        began = time.monotonic()
+        expected = device.store.theta(device.train(minutes=5, settings=SETTINGS).version_id)
+        duration = time.monotonic() - began
+    print(f"seed {SEED + 1}: a whole training takes {duration:.2f} s")
+    resumed = 0
+    for trial in range(KILLS):
+        place = tmp_path / str(trial)
+        shutil.copytree(fresh, place)
+        killed_after(chance.uniform(0, 1.3 * duration), "train", place)
+        with Device.open(place, threads=1) as device:
+            body = device.store.get_secret("state")
+            steps: list[int] = []
+
+            def note(stage: str, done: int, _: int, steps: list[int] = steps) -> None:
+                if stage == "training":
+                    steps.append(done)
+
+            assert device.store.count() == 24
+            assert device.store.damage() == []
+            if (current := device.store.current()) is None:
+                report = device.train(minutes=5, settings=SETTINGS, progress=note)
+                assert report.resumed == (body is not None)
+                if body is not None:
+                    saved = TrainState.decode(msgspec.msgpack.decode(body, type=tuple[str, bytes])[1])
+                    assert not steps or steps[0] == saved.steps + 1, "goes on where it was"
+                    resumed += 1
+                current = device.store.current()
+            assert current is not None
+            assert device.store.theta(current.version_id).tobytes() == expected.tobytes()
+            assert len(device.store.versions()) == 1
+            assert device.store.get_secret("state") is None
+        shutil.rmtree(place)
+    assert resumed > KILLS // 4
+
+
+def test_sync_counts_every_update_once(tiny_bundle: tiny.Tiny, tmp_path: Path) -> None:
+    from homeroom_aggregator import place as server
+
+    chance, folder = random.Random(SEED + 2), tmp_path / "district"
+    asked = RoundConfiguration(bundle_id="0" * 64, buffer_size=1, min_devices=1)
+    server.make(folder, tiny_bundle.path, institution="tests", root_key=tiny_bundle.root_key, configuration=asked)
+    service = server.open_service(folder)
+    home = tmp_path / "device"
+    print(f"seed {SEED + 2}")
+    with running(service) as address:
+        (invitation,) = server.invite(folder, address, 1)
+        (tmp_path / "invitation.json").write_bytes(msgspec.json.encode(invitation))
+        with Device.open(home, tiny_bundle.path, tiny_bundle.root, threads=1) as device:
+            device.add(*rows(0, 16))
+            device.join(tmp_path / "invitation.json")
+        sent_before_kill = 0
+        for trial in range(KILLS):
+            with Device.open(home, threads=1) as device:
+                assert device.train(minutes=1, epochs=1).update == "queued"
+            killed_after(chance.uniform(0, 0.5), "sync", home)
+            sent_before_kill += service.rounds.state.version == trial + 1
+            with Device.open(home, threads=1) as device:
+                device.sync()
+                status = device.status()
+                assert status["damage"] == []
+                assert (status["updates_waiting"], status["updates_sent"]) == (0, trial + 1)
+                assert status["global_version"] == trial + 1
+            assert service.rounds.state.version == trial + 1, "lost, or counted twice"
+        assert service.rounds.verify() == []
+    service.rounds.close()
+    print(f"{sent_before_kill} of {KILLS} updates had arrived before the kill")
+    assert sent_before_kill > 0
