@@ -96,11 +96,11 @@ def climb(parameters: Parameters, features: Tensor, scale: Tensor) -> Tensor:
     scale: float32 [taps, dim]. It is folded into the first weight, so that no dequantised copy is made.
     """
     rows, taps, tokens, dim = features.shape
-    x = features.permute(0, 2, 1, 3).reshape(rows, tokens, taps * dim).to(torch.float32)
+    x = features.permute(0, 2, 1, 3).reshape(rows * tokens, taps * dim).to(torch.float32)
     h = x @ (parameters["in.weight"] * scale.reshape(-1, 1)) + parameters["in.bias"]
     if "positions" in parameters:
-        h = h + parameters["positions"]
-    return block(parameters, rms(h))
+        h = (h.reshape(rows, -1) + parameters["positions"].reshape(-1)).reshape(rows * tokens, -1)
+    return block(parameters, rms(h)).reshape(rows, tokens, -1)
 
 
 def pool(parameters: Parameters, h: Tensor, mask: Tensor, presence: Tensor) -> Tensor:
