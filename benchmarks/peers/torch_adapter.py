@@ -1,0 +1,141 @@
+"""One process: torch trains the very adapter of a bundle from a device's cached features; torch and homeroom.
+
+The model is the exporter's own, the batches, class balance, schedule, validation and stopping are Homeroom's; only the
+gradient and AdamW are torch's. So what differs is the engine.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from device_homeroom import TASK, load, settings_of
+from peers import data, measure
+
+if TYPE_CHECKING:
+    from homeroom import Device
+    from homeroom.bundle import Bundle
+    from homeroom.dataset import Dataset
+    from homeroom_exporter.model import Design
+
+
+def main() -> None:
+    clock = measure.Clock()
+    parser = measure.arguments(__doc__ or "")
+    parser.add_argument("--bundle", type=Path, required=True)
+    parser.add_argument("--work", type=Path, required=True, help="directory of a device that has its features cached")
+    parser.add_argument("--threads", type=int, default=2)
+    args = parser.parse_args()
+
+    import torch
+
+    clock.mark("imports")
+    torch.set_num_threads(args.threads)
+    torch.manual_seed(args.seed)
+    answers = data.split(args.data, args.corpus, args.seed)
+    with load(args.bundle, args.work, answers, clock) as (device, parts):
+        train(args, clock, answers, device, parts)
+
+
+def design_of(bundle: Bundle) -> Design:
+    """The model of the bundle, from what the bundle says of itself."""
+    import safetensors.numpy
+
+    from homeroom_exporter.model import Design
+
+    manifest = bundle.manifest
+    sizes = json.loads(manifest.layout["ladder.text"].meaning.partition(" ")[2])
+    design = Design(
+        modalities=manifest.modalities,
+        scales=safetensors.numpy.load_file(bundle.file("scales.safetensors")),
+        slots=manifest.slots,
+        tasks=manifest.tasks,
+        heads={TASK: "pair"},
+        width=sizes["width"],
+        hidden=sizes["hidden"],
+    )
+    assert design.layout == manifest.layout, "the recipe's head is another one"
+    return design
+
+
+def train(
+    args: argparse.Namespace, clock: measure.Clock, answers: data.Split, device: Device, parts: dict[str, Dataset]
+) -> None:
+    import torch
+
+    from homeroom.optim import one_cycle
+    from homeroom.scores import score
+    from homeroom.training import sample_weights
+    from homeroom_exporter.model import forward, name_parts, objective, unflatten
+
+    bundle, graphs = device.bundle, device.graphs
+    start = bundle.theta()
+    manifest = bundle.manifest
+    design, layout = design_of(bundle), manifest.layout
+    settings = settings_of(manifest, args.seed)
+    tensors = [t.detach().clone().requires_grad_(True) for t in unflatten(layout, torch.from_numpy(start))]
+    optimizer = torch.optim.AdamW(tensors, lr=settings.learning_rate, weight_decay=settings.weight_decay)
+    weights = sample_weights(parts["train"], settings)
+
+    def outputs(name: str) -> np.ndarray:
+        """float32 [examples, classes] of a part, in its order."""
+        dataset = parts[name]
+        found = np.zeros((len(dataset), len(data.LABELS)), np.float32)
+        with torch.inference_mode():
+            for batch in dataset.plan(graphs.steps("predict")):
+                feeds = {k: torch.from_numpy(v) for k, v in dataset.feeds(batch, start).items() if k != "theta"}
+                made = forward(design, name_parts(layout, tensors), feeds)[TASK].numpy()
+                found[batch.pack.rows[batch.places]] = made[: len(batch.places)]
+        return found
+
+    task = manifest.task(TASK)
+    best, best_epoch, best_state, history, steps = -1.0, -1, tensors, [], 0
+    begun = time.monotonic()
+    for epoch in range(settings.epochs):
+        dataset = parts["train"]
+        batches = dataset.plan(graphs.steps("grad"), np.random.default_rng([settings.seed, epoch]))
+        for batch in batches:
+            feeds = dataset.feeds(batch, start) | dataset.targets_of(batch)
+            size = batch.graph.batch
+            rows = np.zeros((size, len(manifest.tasks)), np.float32)
+            rows[: len(batch.places)] = weights[batch.pack.rows[batch.places]] / size
+            feeds["weights"] = rows
+            given = {k: torch.from_numpy(v) for k, v in feeds.items() if k != "theta"}
+            total, _ = objective(design, name_parts(layout, tensors), given)
+            optimizer.zero_grad(set_to_none=True)
+            total.backward()
+            for group in optimizer.param_groups:
+                group["lr"] = settings.learning_rate * one_cycle(steps, settings.epochs * len(batches), settings.warmup)
+            optimizer.step()
+            steps += 1
+        dataset = parts["validation"]
+        value = score(task, outputs("validation"), dataset.targets[TASK]).value
+        history.append(value)
+        if value > best:
+            best, best_epoch, best_state = value, epoch, [t.detach().clone() for t in tensors]
+        elif epoch - best_epoch >= settings.patience:
+            break
+    fit_seconds = time.monotonic() - begun
+    clock.mark("trained")
+
+    tensors = best_state
+    names = [data.LABELS[i] for i in outputs("test").argmax(1)]
+    measure.report(
+        args.out,
+        clock,
+        predictions=names,
+        macro_f1=data.macro_f1([a.label for a in answers.test], names),
+        validation=history,
+        best_epoch=best_epoch,
+        steps=steps,
+        fit_seconds=fit_seconds,
+    )
+
+
+if __name__ == "__main__":
+    main()
