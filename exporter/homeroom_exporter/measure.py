@@ -1,11 +1,9 @@
-"""What a built backbone is like: int8 against float32, finite on extremes, size, time; onnx, the runtime."""
+"""What a built backbone is like: int8 against float32, finite on extreme inputs; onnx and the device's runtime."""
 
 from __future__ import annotations
 
 import tempfile
-import time
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,37 +17,6 @@ from homeroom.runtime import load
 
 BATCH = 16
 LIMIT = 127
-
-
-@dataclass(frozen=True)
-class Measured:
-    """One modality before and after quantization. cosine: of the int8 graph's features with the float32 graph's."""
-
-    float_bytes: int
-    bytes: dict[str, int]
-    cosine_mean: float
-    cosine_worst: float
-    ms: dict[str, float]
-    problems: tuple[str, ...]
-
-
-def measured(
-    modality: Modality, graphs: Mapping[str, Path], inputs: Sequence[Prepared], *, threads: int = 2
-) -> Measured:
-    """Measure a backbone's graphs on inputs it was not fitted on, and on extreme ones.
-
-    ms: by precision, milliseconds an input, batches by length, the first batch left out. problems: one sentence for
-    each extreme input that fails or gives anything but int8 features of the right shape within +-127.
-    """
-    mean, worst = agreement(modality, graphs["float32"], graphs["int8"], inputs) if "int8" in graphs else (1.0, 1.0)
-    return Measured(
-        float_bytes=modality.float_bytes,
-        bytes={precision: path.stat().st_size for precision, path in sorted(graphs.items())},
-        cosine_mean=mean,
-        cosine_worst=worst,
-        ms={precision: milliseconds(modality, path, inputs, threads) for precision, path in sorted(graphs.items())},
-        problems=tuple(f"{name}: {p}" for name, path in sorted(graphs.items()) for p in problems(modality, path)),
-    )
 
 
 def batches(modality: Modality, inputs: Sequence[Prepared]) -> Iterator[tuple[dict[str, NDArray[Any]], list[int]]]:
@@ -84,17 +51,6 @@ def agreement(modality: Modality, reference: Path, other: Path, inputs: Sequence
         norm = float(np.linalg.norm(x) * np.linalg.norm(y))
         found.append(float(x @ y) / norm if norm else float(np.array_equal(x, y)))
     return float(np.mean(found)), min(found)
-
-
-def milliseconds(modality: Modality, path: Path, inputs: Sequence[Prepared], threads: int) -> float:
-    """Time an input, in batches as on the device."""
-    run = load(path, threads=threads)
-    prepared = [feeds for feeds, _ in batches(modality, inputs)]
-    run(prepared[0])
-    started = time.perf_counter()
-    for feeds in prepared:
-        run(feeds)
-    return (time.perf_counter() - started) * 1e3 / len(inputs)
 
 
 def problems(modality: Modality, path: Path) -> list[str]:
