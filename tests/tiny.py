@@ -371,7 +371,8 @@ def _features_graph(name: str, scale: np.ndarray, precision: str, path: Path) ->
         embedded = node("Gather", ["table", "input_ids"], "embedded")
         mask = node("Unsqueeze", [node("Cast", ["attention_mask"], "m", to=1), constant("two", [2], np.int64)], "mask")
         total = node("ReduceSum", [node("Mul", [embedded, mask], "kept"), constant("one", [1], np.int64)], "total")
-        mean = node("Div", [total, node("ReduceSum", [mask, "one"], "count")], "mean")
+        count = node("Max", [node("ReduceSum", [mask, "one"], "tokens"), constant("least", 1.0, np.float32)], "count")
+        mean = node("Div", [total, count], "mean")
         mixed = node("Tanh", [node("MatMul", [node("Add", [embedded, mean], "both"), weight("w", DIM, DIM)], "x")], "y")
         taps = [node("Unsqueeze", [part, "one"], f"tap{i}") for i, part in enumerate((embedded, mixed))]
         float_features = node("Concat", taps, "f", axis=1)

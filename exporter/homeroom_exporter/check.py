@@ -22,6 +22,7 @@ from homeroom.samples import StoredSample
 from homeroom_exporter import golden, probe
 from homeroom_exporter.backbone import Backbone
 from homeroom_exporter.footprint import Footprint, measure
+from homeroom_exporter.measure import problems
 from homeroom_exporter.model import Design, forward, name_parts, objective, unflatten
 from homeroom_exporter.trace import example
 from homeroom_exporter.write import Contents, GraphFile
@@ -45,6 +46,7 @@ class BackboneCheck:
     probes: tuple[probe.Probe, ...]
     footprint: dict[str, Footprint]
     batch: int
+    problems: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -86,7 +88,7 @@ def check(
 
 
 def _failures(made: BackboneCheck, modality: Modality) -> list[str]:
-    failures = []
+    failures = list(made.problems)
     (mean, worst), limit = made.cosine, modality.tolerance
     if mean < limit.mean or worst < limit.worst:
         failures.append(
@@ -130,6 +132,11 @@ def check_backbone(design: Design, made: Backbone, samples: Sequence[StoredSampl
         ),
         footprint={precision: measure(path, feeds, threads) for precision, path in sorted(made.graphs.items())},
         batch=len(some),
+        problems=tuple(
+            f"{modality.name} {precision}: {problem}"
+            for precision, path in sorted(made.graphs.items())
+            for problem in problems(modality, path)
+        ),
     )
 
 
