@@ -113,7 +113,7 @@ def write_signature(path: Path, manifest: Manifest, certificate: Certificate, ke
 def install(source: Path, into: Path, *, root: str | None) -> Bundle:
     """Copy a bundle (a directory or a .homeroom zip) to `into`/<bundle_id>, verified, whole or not at all.
 
-    A bundle that is there already is verified and left as it is.
+    A bundle that is there already is verified and left as it is; a damaged one is replaced.
     """
     scratch = into / f".incoming-{uuid.uuid4().hex}"
     try:
@@ -128,9 +128,13 @@ def install(source: Path, into: Path, *, root: str | None) -> Bundle:
             raise BundleError("there is no such bundle", where=str(source), remedy="check the path")
         bundle = open_bundle(scratch, root=root)
         place = into / bundle.bundle_id
-        if not place.exists():
-            _flush(scratch)
-            scratch.rename(place)
+        if place.exists():
+            try:
+                return open_bundle(place, root=root)
+            except BundleError:
+                shutil.rmtree(place)
+        _flush(scratch)
+        scratch.rename(place)
         return open_bundle(place, root=root)
     except OSError as problem:
         if problem.errno == 28:  # ENOSPC, on every platform

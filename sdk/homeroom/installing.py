@@ -47,6 +47,7 @@ def use_bundle(store: Store, source: Path | None, root: str | None, threads: int
             where=str(source),
             remedy="use the newest bundle of your institution",
         )
+    bundle.theta()  # before it is in use: signed does not mean sound
     precision = golden.choose_precision(bundle, threads=threads)
     fact = Installed(
         bundle_id=bundle.bundle_id,
