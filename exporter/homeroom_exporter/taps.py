@@ -99,6 +99,16 @@ def pool_regions(model: onnx.ModelProto, tap: str, channels: int, side: int, gri
     model.graph.node.append(helper.make_node("Transpose", [pooled], [tap], name=f"{OURS}{tap}.tokens", perm=[0, 2, 1]))
 
 
+def pool_patches(model: onnx.ModelProto, tap: str, side: int, grid: int) -> None:
+    """A vision transformer's [batch, 1 + side * side, width] becomes its class token, then means over regions."""
+    raw = rename_output(model, tap)
+    weight = np.zeros((region_count(grid), 1 + side * side), np.float32)
+    weight[0, 0] = 1
+    weight[1:, 1:] = regions(side, grid).T[1:]
+    matrix = constant(model, f"{tap}.regions", weight)
+    model.graph.node.append(helper.make_node("MatMul", [matrix, raw], [tap], name=f"{OURS}{tap}.tokens"))
+
+
 def regions(side: int, grid: int) -> NDArray[np.float32]:
     """Weights float32 [side * side, 1 + grid * grid] of the mean of a square map and of its regions."""
     if not 1 <= grid <= side:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +12,9 @@ import torch
 from homeroom.contract.manifest import ImagePreprocess
 from homeroom.errors import ExportError
 from homeroom_exporter import weights
-from homeroom_exporter.encoders.hidden import silence
+from homeroom_exporter.encoders.hidden import float_bytes, traced
 from homeroom_exporter.encoders.spec import Encoder, EncoderSpec
-from homeroom_exporter.taps import OPSET, pool_regions, region_count
+from homeroom_exporter.taps import pool_regions, region_count
 
 SIZE = 224
 MEAN, STD = 127 / 255, 128 / 255  # the network was trained on (x - 127) / 128
@@ -56,20 +55,9 @@ def load(spec: EncoderSpec, scratch: Path) -> Encoder:
     pads = take_pads(network)
     model = Maps(network, taps).eval()
     pixels = torch.zeros(2, 3, SIZE, SIZE)
-    with silence(), tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "model.onnx"
+    with torch.no_grad():
         shapes = [tuple(one.shape[1:]) for one in model(pixels)]
-        torch.onnx.export(
-            model,
-            (pixels,),
-            path,
-            input_names=["pixels"],
-            output_names=list(taps),
-            dynamic_axes={name: {0: "batch"} for name in ("pixels", *taps)},
-            opset_version=OPSET,
-            dynamo=False,
-        )
-        graph = onnx.load(path)
+    graph = traced(model, pixels, "pixels", taps)
     give_pads(graph, pads)
     grid = spec.grid or GRID
     for tap, (channels, side, _) in zip(taps, shapes, strict=True):
@@ -87,7 +75,7 @@ def load(spec: EncoderSpec, scratch: Path) -> Encoder:
         buckets=(region_count(grid),),
         preprocess=ImagePreprocess(SIZE, SIZE, (MEAN,) * 3, (STD,) * 3),
         scheme="static",
-        float_bytes=sum(p.numel() * 4 for p in network.parameters()),
+        float_bytes=float_bytes(network),
         licences=(licence,),
         files=files,
         keep_float=KEEP_FLOAT,

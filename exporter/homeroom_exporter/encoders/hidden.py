@@ -77,6 +77,23 @@ def hidden_states(
     return graph
 
 
+def traced(module: Any, example: torch.Tensor, name: str, outputs: Sequence[str]) -> onnx.ModelProto:
+    """The graph of a module of one input with a dynamic batch; its outputs get the names given."""
+    with silence(), tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "model.onnx"
+        torch.onnx.export(
+            module.eval(),
+            (example,),
+            path,
+            input_names=[name],
+            output_names=list(outputs),
+            dynamic_axes={value: {0: "batch"} for value in (name, *outputs)},
+            opset_version=OPSET,
+            dynamo=False,
+        )
+        return onnx.load(path)
+
+
 def float_bytes(model: Any) -> int:
     return sum(p.numel() * 4 for p in model.parameters())
 

@@ -1,0 +1,39 @@
+"""Table rows and clickstream counts: the standardised row itself, as int8 with a fixed step; onnx."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+from onnx import TensorProto, helper
+
+from homeroom.contract.manifest import TablePreprocess
+from homeroom.errors import ExportError
+from homeroom_exporter.compress import LIMIT, finish
+from homeroom_exporter.encoders.spec import Encoder, EncoderSpec
+from homeroom_exporter.taps import OPSET, assemble, constant, extend
+
+RANGE = 8.0  # to which preprocessing clips a standardised value
+
+
+def load(spec: EncoderSpec, scratch: Path) -> Encoder:
+    """One tap, `row`, of one token, as wide as the row; there is nothing to compress, and nothing to quantize."""
+    if not spec.columns:
+        raise ExportError("names no column", where="columns", remedy="name the numeric and categorical columns")
+    preprocess = TablePreprocess(spec.columns)
+    width = preprocess.width
+    values = [helper.make_tensor_value_info("row", TensorProto.FLOAT, ["batch", width])]
+    model = assemble(helper.make_graph([], "features", values, []), [helper.make_opsetid("", OPSET)])
+    units = extend(model, "Mul", ["row", constant(model, "units", np.array(LIMIT / RANGE, np.float32))], "units.row")
+    shape = constant(model, "shape", np.array([-1, 1, 1, width], np.int64))
+    finish(model, extend(model, "Reshape", [units, shape], "tokens"), ["batch", 1, 1, width])
+    return Encoder(
+        title="standardised row",
+        graph=model,
+        taps=("row",),
+        buckets=(1,),
+        preprocess=preprocess,
+        scheme="none",
+        float_bytes=0,
+        scale=np.full((1, width), RANGE / LIMIT, np.float32),
+    )
