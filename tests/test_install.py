@@ -10,6 +10,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import tiny
 
 ROOT = Path(__file__).resolve().parents[1]
 LIMIT_MB = 260
@@ -99,10 +100,10 @@ def test_importing_homeroom_takes_half_a_second_at_most(installed: Path) -> None
 
 
 def test_a_device_adds_trains_scores_exports_and_forgets_there(
-    installed: Path, tiny_bundle: Path, tmp_path: Path
+    installed: Path, tiny_bundle: tiny.Tiny, tmp_path: Path
 ) -> None:
     (tmp_path / "keys").mkdir()
-    out = run(installed, "-c", ROUND_TRIP, str(tiny_bundle), str(tmp_path), HOMEROOM_KEYS=str(tmp_path / "keys"))
+    out = run(installed, "-c", ROUND_TRIP, str(tiny_bundle.path), str(tmp_path), HOMEROOM_KEYS=str(tmp_path / "keys"))
     result = json.loads(out.splitlines()[-1])
     assert result["torch"] == []
     assert result["epochs"] >= 1

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib.util
-import json
 import os
 import shutil
 import subprocess
@@ -13,6 +12,7 @@ from pathlib import Path
 from types import ModuleType
 
 import pytest
+import tiny
 
 from homeroom import Device
 
@@ -39,16 +39,10 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-def put(inbox: Path, bundle: Path, name: str = "monday.jsonl") -> int:
-    """The bundle's golden samples as a lesson with labels and four pupils; return how many rows."""
-    golden = bundle / "golden"
-    lesson = inbox / "files"
-    shutil.copytree(golden, lesson)
-    rows = [json.loads(line) for line in (golden / "samples.jsonl").read_text().splitlines()]
-    for number, row in enumerate(rows):
-        row["subject"] = f"p-{number % 4}"
-    (lesson / "samples.jsonl").unlink()
-    (inbox / name).write_text("".join(json.dumps(row) + "\n" for row in rows))
+def put(inbox: Path) -> int:
+    """A lesson with pictures, sounds and labels as one folder; return how many rows."""
+    rows = tiny.samples(12, seed=4)
+    tiny.write_samples(inbox / "monday", rows)
     return len(rows)
 
 
@@ -59,9 +53,9 @@ def run(place: Path, bundle: Path | None = None, *more: str) -> subprocess.Compl
     return subprocess.run([*command, *more], capture_output=True, text=True, timeout=120)
 
 
-def test_an_evening_takes_in_the_lesson_trains_and_leaves_nothing_unencrypted(place: Path, tiny_bundle: Path) -> None:
-    rows = put(place / "inbox", tiny_bundle)
-    done = run(place, tiny_bundle)
+def test_an_evening_takes_in_the_lesson_and_leaves_nothing_unencrypted(place: Path, tiny_bundle: tiny.Tiny) -> None:
+    rows = put(place / "inbox")
+    done = run(place, tiny_bundle.path)
     assert done.returncode == 0, done.stderr
     assert f"{rows} samples added" in done.stdout
     assert "trained" in done.stdout
@@ -71,9 +65,9 @@ def test_an_evening_takes_in_the_lesson_trains_and_leaves_nothing_unencrypted(pl
         assert device.status()["samples"] == rows
 
 
-def test_an_entry_that_cannot_be_used_is_put_aside_with_the_reason(place: Path, tiny_bundle: Path) -> None:
+def test_an_entry_that_cannot_be_used_is_put_aside_with_the_reason(place: Path, tiny_bundle: tiny.Tiny) -> None:
     (place / "inbox" / "broken.jsonl").write_text('{"nonsense": 1\n')
-    done = run(place, tiny_bundle)
+    done = run(place, tiny_bundle.path)
     assert done.returncode == 1
     assert "Traceback" not in done.stderr
     (why,) = (place / "inbox" / "refused").glob("*.why.txt")
