@@ -7,7 +7,7 @@ bit; the devices' keys are new each time and change nothing.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import msgspec
@@ -38,18 +38,22 @@ class SchoolData:
 
 @dataclass(frozen=True)
 class RoundFacts:
-    """One round. `refused`: the reason by school; `scores`: of the newest theta, by school and task, where measured."""
+    """One round. `refused`: the reason by school; `scores`: of the newest theta, by school and task, where measured.
+
+    theta: float32 [P], the newest after the round.
+    """
 
     number: int
     version: int
     sent_bytes: int
     refused: Mapping[str, str]
     scores: Mapping[str, Scores]
+    theta: np.ndarray = field(compare=False, repr=False)
 
 
 @dataclass(frozen=True)
 class Simulation:
-    """`theta` float32 [P] of the newest version."""
+    """`theta` float32 [P] of the newest version; `settings` those of the first round."""
 
     theta: np.ndarray
     version: int
@@ -63,7 +67,7 @@ def simulate(
     bundle: Bundle,
     schools: Sequence[SchoolData],
     rounds: int,
-    settings: Settings,
+    settings: Settings | Callable[[int], Settings],
     configuration: RoundConfiguration | None = None,
     *,
     seed: int,
@@ -75,6 +79,7 @@ def simulate(
 ) -> Simulation:
     """Train together for so many rounds.
 
+    settings: of local training; a function gives those of each round, from 1.
     configuration: by default a release whenever as many updates came as schools take part. participation: the chance
     that a school takes part in a round. lag: the chance that it trains on the version before the newest one.
     measure_every: score every so many rounds, and at the end (0: only then).
@@ -92,6 +97,7 @@ def simulate(
     key, root = new_key(), new_key()
     aggregator = Rounds(Path(":memory:"), bundle, asked, key, certify(root, "aggregator", key, "simulation"))
     keys = {school.name: new_key() for school in schools}
+    chosen = settings if callable(settings) else lambda number: settings
     rng = np.random.default_rng([seed, 0x51])
     released = [bundle.theta()]
     facts: list[RoundFacts] = []
@@ -104,7 +110,7 @@ def simulate(
                     continue
                 base = max(0, len(released) - 1 - int(lags))
                 drawn = int(np.random.SeedSequence([seed, number, place]).generate_state(1)[0])
-                own = msgspec.structs.replace(settings, seed=drawn)
+                own = msgspec.structs.replace(chosen(number), seed=drawn)
                 try:
                     data = _update(school, keys[school.name], graphs, released[base], base, own, asked)
                 except TrainError as problem:
@@ -118,10 +124,10 @@ def simulate(
             scores = {
                 s.name: evaluate(graphs, s.validation, released[-1]) for s in schools if measured and s.validation
             }
-            facts.append(RoundFacts(number, len(released) - 1, sent_bytes, refused, scores))
+            facts.append(RoundFacts(number, len(released) - 1, sent_bytes, refused, scores, released[-1]))
             if progress:
                 progress(facts[-1])
-        return Simulation(released[-1], len(released) - 1, tuple(facts), settings, asked, seed)
+        return Simulation(released[-1], len(released) - 1, tuple(facts), chosen(1), asked, seed)
     finally:
         aggregator.close()
 
