@@ -41,6 +41,16 @@ class Commands(click.Group):
         except ModuleNotFoundError as problem:
             return _missing(name, ELSEWHERE[name], problem)
 
+    def invoke(self, context: click.Context) -> Any:
+        """Run the sub-command; what it imports when it runs may be missing too."""
+        try:
+            return super().invoke(context)
+        except ModuleNotFoundError as problem:
+            name = context.invoked_subcommand or ""
+            if name not in ELSEWHERE:
+                raise
+            raise _missing_extra(name, ELSEWHERE[name], problem) from None
+
     def format_commands(self, context: click.Context, formatter: click.HelpFormatter) -> None:
         with formatter.section("Commands"):
             formatter.write_dl([(name, ABOUT[name]) for name in self.list_commands(context)])
@@ -67,12 +77,16 @@ def _missing(name: str, extra: str, problem: ModuleNotFoundError) -> click.Comma
     @click.command(name, context_settings={"ignore_unknown_options": True}, add_help_option=False)
     @click.argument("rest", nargs=-1)
     def missing(rest: tuple[str, ...]) -> None:
-        raise MissingExtraError(
-            f"`homeroom {name}` needs a part that is not installed ({problem.name})",
-            remedy=f"pip install 'homeroom[{extra}]'",
-        )
+        raise _missing_extra(name, extra, problem)
 
     return missing
+
+
+def _missing_extra(name: str, extra: str, problem: ModuleNotFoundError) -> MissingExtraError:
+    return MissingExtraError(
+        f"`homeroom {name}` needs a part that is not installed ({problem.name})",
+        remedy=f"pip install 'homeroom[{extra}]'",
+    )
 
 
 @click.group(cls=Commands)
