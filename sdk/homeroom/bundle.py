@@ -19,6 +19,7 @@ from safetensors import SafetensorError
 from homeroom.contract.canonical import decode, digest_file
 from homeroom.contract.manifest import MANIFEST_LIMIT_BYTES, Hash, Manifest, read_manifest
 from homeroom.contract.signing import Certificate, check_certificate, sign, verify
+from homeroom.durable import sync_directory
 from homeroom.errors import BundleError, DiskFullError, StoreError
 
 MANIFEST_FILE, SIGNATURE_FILE = "manifest.json", "signature.json"
@@ -135,6 +136,7 @@ def install(source: Path, into: Path, *, root: str | None) -> Bundle:
                 shutil.rmtree(place)
         _flush(scratch)
         scratch.rename(place)
+        sync_directory(into)
         return open_bundle(place, root=root)
     except OSError as problem:
         if problem.errno == 28:  # ENOSPC, on every platform

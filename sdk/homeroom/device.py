@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
-from hashlib import sha256
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -19,7 +18,6 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from homeroom import exchange, ingest, lineage
 from homeroom.bundle import Bundle
 from homeroom.collect import Progress, examples
-from homeroom.contract.canonical import canonical
 from homeroom.contract.invitation import read_invitation
 from homeroom.contract.signing import new_key
 from homeroom.contract.update import RoundConfiguration
@@ -94,14 +92,13 @@ class Device:
         samples = [sample for sample in self.store.each_sample() if sample.labels]
         if not samples:
             raise TrainError("there is no labelled sample", remedy="add some with `add`")
-        start = lineage.start_of_training(self.store, self.bundle)
+        start, tag, state = self._begin(settings, samples)
         subjects = {*start.subjects, *(sample.subject for sample in samples)}
-        tag = _tag(self.bundle, start, settings, samples)
 
         ready = examples(self.store, self.bundle, self.graphs, samples, progress=progress, deadline_s=deadline_s)
         feature_seconds = time.monotonic() - begin
         train, validation = self._datasets(ready, settings)
-        state = self.store.load_state(tag) if len(ready) == len(samples) else None
+        state = state if len(ready) == len(samples) else None  # it belongs to all of them
         result = fit(
             self.graphs,
             train,
@@ -119,6 +116,8 @@ class Device:
             examples=train.examples_by_segment(),
             temperatures=dict(result.temperatures),
             settings=msgspec.to_builtins(settings),
+            start=start.name,
+            finished=result.finished,
         )
         with self.store.step("train", len(samples)):
             version_id = self.store.put_version(result.theta, "local", start.base, facts, subjects)
@@ -247,6 +246,16 @@ class Device:
             task_weights=advice.task_weights,
         )
 
+    def _begin(self, settings: Settings, samples: Sequence[StoredSample]) -> tuple[lineage.Start, str, bytes | None]:
+        """Where to start, what the training is known by, and the state to go on from if it was cut short."""
+        start = lineage.start_of_training(self.store, self.bundle)
+        for candidate in (start, lineage.start_of_unfinished(self.store, self.bundle)):
+            if candidate and (
+                state := self.store.load_state(tag := lineage.tag(self.bundle, candidate, settings, samples))
+            ):
+                return candidate, tag, state
+        return start, lineage.tag(self.bundle, start, settings, samples), None
+
     def _datasets(self, ready: Sequence[Example], settings: Settings) -> tuple[Dataset, Dataset | None]:
         """Training and validation samples, no subject in both; no validation with too few subjects."""
         return Dataset(self.bundle.manifest, ready).split(settings.validation, settings.seed)
@@ -291,9 +300,3 @@ def _resolve(given: Sequence[Sample | str | Path], bundle: Bundle) -> list[Store
         else:
             found.extend(ingest.read_samples(Path(item), bundle.manifest))
     return found
-
-
-def _tag(bundle: Bundle, start: lineage.Start, settings: Settings, samples: Sequence[StoredSample]) -> str:
-    """What an unfinished training belongs to: it goes on only with the same bundle, start, settings and samples."""
-    ids = [sample.sample_id for sample in samples]
-    return sha256(canonical([bundle.bundle_id, start.name, msgspec.to_builtins(settings), ids])).hexdigest()

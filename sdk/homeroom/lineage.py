@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import msgspec
 import numpy as np
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from homeroom.bundle import Bundle
+from homeroom.contract.canonical import identity
 from homeroom.contract.update import RoundConfiguration, make_update
 from homeroom.errors import UpdateError
+from homeroom.samples import StoredSample
 from homeroom.store import Store, Version
+from homeroom.training import Settings
 
 
 @dataclass(frozen=True)
@@ -53,11 +57,30 @@ def newest_global(store: Store, bundle: Bundle) -> Version | None:
 
 def start_of_training(store: Store, bundle: Bundle) -> Start:
     """The newest global theta, else the version in use, else the bundle's own."""
-    if found := newest_global(store, bundle):
-        return Start(theta_of(store, bundle, found), found.base, found.version_id)
-    if present := store.current():
-        return Start(theta_of(store, bundle, present), 0, present.version_id, store.subjects_of(present))
-    return Start(bundle.theta(), 0, "bundle")
+    found = newest_global(store, bundle)
+    return _start(store, bundle, found or store.current())
+
+
+def start_of_unfinished(store: Store, bundle: Bundle) -> Start | None:
+    """Where the version in use was trained from, if the budget ended before it was finished."""
+    present = store.current()
+    if present is None or present.facts.get("finished", True):
+        return None
+    before = next((v for v in store.versions() if v.version_id == present.facts["start"]), None)
+    return _start(store, bundle, before)
+
+
+def _start(store: Store, bundle: Bundle, version: Version | None) -> Start:
+    if version is None:
+        return Start(bundle.theta(), 0, "bundle")
+    base = version.base if version.kind == "global" else 0
+    return Start(theta_of(store, bundle, version), base, version.version_id, store.subjects_of(version))
+
+
+def tag(bundle: Bundle, start: Start, settings: Settings, samples: Sequence[StoredSample]) -> str:
+    """What an unfinished training belongs to: it goes on only with the same bundle, start, settings and samples."""
+    ids = [sample.sample_id for sample in samples]
+    return identity([bundle.bundle_id, start.name, msgspec.to_builtins(settings), ids])
 
 
 def queue_update(

@@ -38,6 +38,7 @@ class Opened:
     believed: Clock
     moved: bool = False
     copied: int = 0  # changes to device.db in this process that the copy has
+    closed: bool = False
     checked: bool = False  # every sealed value was opened in this process: the copy may be replaced
 
     def look_at_clock(self) -> Clock:
@@ -115,6 +116,9 @@ class Opened:
 
     def close(self) -> None:
         """Renew the copy if anything changed since, and let go of the directory."""
+        if self.closed:
+            return
+        self.closed = True
         if self.database.connection.total_changes != self.copied:
             with contextlib.suppress(HomeroomError):  # the next opening sees to it
                 self.back_up(force=True)
