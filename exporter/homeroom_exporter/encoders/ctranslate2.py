@@ -1,8 +1,8 @@
 """Reads the weights of a CTranslate2 container (model.bin, version 6) as arrays; numpy.
 
-All numbers are little-endian: version u32, name of the specification, its revision u32, count u32; then each variable:
-name, rank u8, dimensions u32, type u8, size u32, bytes. A string is its length u16 and that many bytes, the last a zero.
-Aliases follow, which no encoder has.
+Little-endian: version u32, name of the specification, its revision u32, count u32; then each variable: name, rank u8,
+dimensions u32, type u8, size u32, bytes. A string is its length u16 and so many bytes, the last a zero. Aliases follow,
+which no encoder has.
 """
 
 from __future__ import annotations

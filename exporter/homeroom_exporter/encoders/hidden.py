@@ -39,6 +39,7 @@ def hidden_states(
 ) -> onnx.ModelProto:
     """The graph from the model's inputs to the hidden states after the chosen layers, named `layer.<n>`.
 
+    The last is taken after the model's final normalisation where it has one.
     inputs: the model's input -> (its name in our graph, its shape); the model's other inputs keep their defaults.
     """
     from optimum.exporters.onnx.convert import export_pytorch

@@ -114,8 +114,9 @@ def _exported(spec: EncoderSpec, model: Any, chosen: tuple[int, ...], inputs: An
     except ExportError:
         raise
     except Exception as problem:  # the exporter raises whatever the model's own code does
+        reason = next(iter(str(problem).splitlines()), type(problem).__name__)
         raise ExportError(
-            f"optimum cannot export {model.config.model_type}: {str(problem).splitlines()[0] if str(problem) else problem!r}",
+            f"optimum cannot export {model.config.model_type}: {reason}",
             where=spec.source,
             remedy="choose an encoder that optimum lists",
         ) from problem
