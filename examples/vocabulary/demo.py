@@ -1,7 +1,7 @@
 """The main job, end to end: export the model, five schools without torch, a real aggregator, and an honest report.
 
-Run from the repository's root: python -m examples.vocabulary.demo. HOMEROOM_DEVICE_PYTHON names the schools'
-interpreter, one without torch; the present one is used if it is not set.
+Run from the repository's root: python -m examples.vocabulary.demo. --device-python or HOMEROOM_DEVICE_PYTHON names the
+schools' interpreter, one without torch; the present one is used if neither is given.
 """
 
 from __future__ import annotations
@@ -13,25 +13,25 @@ import sys
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import msgspec
 from rich.console import Console
+from rich.text import Text
 
-from examples.vocabulary import report
+from examples.vocabulary import digits, report
+from examples.vocabulary.bundle import DIGITS, RECIPE, calibrate
 from examples.vocabulary.lesson import ROUNDS, SchoolResult
+from examples.vocabulary.page import as_page
 from examples.vocabulary.school import Job
-from examples.vocabulary.schools import SCHOOLS, Pair, School, exercises, has, write, write_all
+from examples.vocabulary.schools import SCHOOLS, Pair, School, write_all
 from examples.vocabulary.splits import lesson_stamps
 from examples.vocabulary.stamps import NoStampsError
 from homeroom.errors import HomeroomError
 
 ROOT = Path(__file__).parents[2]
-RECIPE = Path(__file__).with_name("recipe.toml")
-SEED = 0
-CALIBRATION = School("calibration", "en", (), 0, 1.0)
 
 console = Console()
 
@@ -40,39 +40,60 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--out", type=Path, default=ROOT / "demo-report.html", help="the report")
     parser.add_argument("--rounds", type=int, default=ROUNDS)
+    parser.add_argument("--seed", type=int, default=0, help="how the stamps are dealt to the schools")
+    parser.add_argument("--reduced", action="store_true", help="the lesson for machines without Debian's stamps")
+    parser.add_argument("--device-python", default=os.environ.get("HOMEROOM_DEVICE_PYTHON", sys.executable))
+    parser.add_argument("--bundle", type=Path, help="use this bundle in place of a new export; with --root-key")
+    parser.add_argument("--root-key", type=Path)
     options = parser.parse_args()
     try:
-        pairs = lesson_stamps()
-    except NoStampsError as problem:
-        from examples.vocabulary import digits
-
-        console.print(f"[yellow]The stamps cannot be had here ({problem}).[/]")
-        console.print("[yellow]A reduced lesson takes their place: handwritten digits and their names, no sound.[/]")
-        pairs = digits.pairs()
-    try:
+        lesson = choose(options.reduced)
         with TemporaryDirectory(prefix="homeroom-demo-") as folder:
-            teach(pairs, Path(folder), options.out, options.rounds)
+            teach(lesson, Path(folder), options)
     except HomeroomError as problem:
         raise SystemExit(f"demo: {problem}") from None
 
 
-def teach(pairs: Sequence[Pair], folder: Path, out: Path, rounds: int) -> None:
-    began = time.monotonic()
-    clock = report.Clock()
-    keys, bundle = folder / "keys", folder / "bundle"
-    files = write_all(pairs, folder / "data", SEED)
-    everything = folder / "data" / "everything.jsonl"
-    everything.write_text("".join(files[school.name]["train"].read_text("utf-8") for school in SCHOOLS), "utf-8")
+@dataclass(frozen=True)
+class Lesson:
+    """What is taught to whom. `note`: what the reader must know of a reduced lesson."""
 
-    homeroom("trust", "root", keys / "root.pem")
-    homeroom("trust", "certify", "exporter", keys / "exporter.pem", "--root-key", keys / "root.pem", "--name", "Demo")
-    with clock.stage("export"), console.status("Exporting the model"):
-        calibration = calibrate(pairs, folder / "data")
-        signed = ("--key", keys / "exporter.pem", "--certificate", keys / "exporter.json")
-        said = homeroom("export", RECIPE, bundle, "--calibration", calibration, *signed)
-    console.print(said.strip())
+    pairs: Sequence[Pair]
+    schools: Sequence[School]
+    recipe: Path
+    note: str = ""
 
-    with serving(folder / "district", bundle, keys / "root.pem") as (address, root):
+
+def choose(reduced: bool) -> Lesson:
+    """The stamps, or the digits where they cannot be had or were asked for."""
+    why = "as asked"
+    if not reduced:
+        try:
+            return Lesson(lesson_stamps(), SCHOOLS, RECIPE)
+        except NoStampsError as problem:
+            why = f"the stamps cannot be had here: {problem}"
+    note = f"Reduced lesson ({why}): handwritten digits and their names, no sound. Its figures are not the lesson's."
+    console.print(f"[yellow]{note}[/]")
+    return Lesson(digits.pairs(), digits.schools(), DIGITS, note)
+
+
+def teach(lesson: Lesson, folder: Path, options: argparse.Namespace) -> None:
+    began, clock, out, rounds = time.monotonic(), report.Clock(), options.out, options.rounds
+    keys, bundle = folder / "keys", options.bundle or folder / "bundle"
+    root_key = options.root_key or keys / "root.pem"
+    with clock.stage("samples"), console.status("Dealing the stamps to five schools"):
+        files = write_all(lesson.pairs, folder / "data", options.seed, lesson.schools)
+    if not options.bundle:
+        with clock.stage("export"), console.status("Exporting the model"):
+            homeroom("trust", "root", root_key)
+            certify = ("trust", "certify", "exporter", keys / "exporter.pem", "--root-key", root_key, "--name", "Demo")
+            homeroom(*certify)
+            calibration = calibrate(lesson.pairs, folder / "calibration")
+            signed = ("--key", keys / "exporter.pem", "--certificate", keys / "exporter.json")
+            said = homeroom("export", lesson.recipe, bundle, "--calibration", calibration, *signed)
+        console.print(Text(said.strip()))
+
+    with serving(folder / "district", bundle, root_key, len(lesson.schools)) as (address, root):
         homeroom("invite", folder / "district", "--count", len(SCHOOLS), "--address", address, "--out", folder)
         jobs = [
             Job(
@@ -86,40 +107,37 @@ def teach(pairs: Sequence[Pair], folder: Path, out: Path, rounds: int) -> None:
                 invitation=str(folder / f"invitation-{number}.json"),
                 rounds=rounds,
             )
-            for number, school in enumerate(SCHOOLS, 1)
+            for number, school in enumerate(lesson.schools, 1)
         ]
         with clock.stage("five schools"), console.status(f"Five schools learn alone, then together, {rounds} rounds"):
-            results = run_all(jobs, folder)
+            results = run_all(jobs, folder, options.device_python)
     homeroom("rebuild", folder / "district")  # every version again from the log, bit for bit
     pooled = Job(
         name="all data in one place",
         folder=str(folder / "devices" / "pooled"),
         bundle=str(bundle),
         root=root,
-        train=str(everything),
+        train=str(files["everything"]["train"]),
         test=jobs[0].test,
         out=str(folder / "pooled.json"),
         others={job.name: job.test for job in jobs},
     )
     with clock.stage("all in one place"), console.status("All data in one place, to compare"):
-        [central] = run_all([pooled], folder)
-    lesson = report.Lesson(results, central, clock.seconds, time.monotonic() - began, len(pairs))
-    console.print(report.as_table(lesson))
-    pictures = {stamp.name: stamp.picture for stamp, _ in pairs}
-    out.write_text(report.as_page(lesson, pictures), "utf-8")
+        [central] = run_all([pooled], folder, options.device_python)
+    shown = report.Shown(
+        schools=results,
+        facts={school.name: school for school in lesson.schools},
+        central=central,
+        stages=clock.seconds,
+        seconds=time.monotonic() - began,
+        stamps=len(lesson.pairs),
+        note=lesson.note,
+    )
+    console.print(report.as_table(shown))
+    out.write_text(as_page(shown), "utf-8")
+    stages = ", ".join(f"{name} {seconds / 60:.1f}" for name, seconds in clock.seconds.items())
+    console.print(f"Minutes: {stages}; in all {shown.seconds / 60:.1f}")
     console.print(f"Report: {out}")
-
-
-def calibrate(pairs: Sequence[Pair], folder: Path) -> Path:
-    """Samples that the exporter fits its compression on: training stamps with all senses, in every language."""
-    train = [pair for pair in pairs if pair[1].part == "train"]
-    rows = []
-    for language in ("en", "es", "fr"):
-        senses = ("word", "picture") if language == "en" else ("word", "picture", "speech")
-        school = replace(CALIBRATION, language=language, senses=senses)
-        usable = [pair for pair in train if has(pair[0], school)]
-        rows += exercises(school, usable[::3], SEED, repeats=1)
-    return write(rows, folder / "calibration.jsonl")
 
 
 def homeroom(*words: object) -> str:
@@ -132,11 +150,11 @@ def homeroom(*words: object) -> str:
 
 
 @contextmanager
-def serving(folder: Path, bundle: Path, root_key: Path) -> Iterator[tuple[str, str]]:
+def serving(folder: Path, bundle: Path, root_key: Path, schools: int) -> Iterator[tuple[str, str]]:
     """A real aggregator in its own process; (address, fingerprint of the root)."""
     command = [sys.executable, "-m", "homeroom", "serve", folder, "--bundle", bundle, "--root-key", root_key]
     process = subprocess.Popen(
-        [*map(str, command), "--port", "0", "--buffer", str(len(SCHOOLS)), "--institution", "Demo district"],
+        [*map(str, command), "--port", "0", "--buffer", str(schools), "--institution", "Demo district"],
         stdout=subprocess.PIPE,
         text=True,
         cwd=ROOT,
@@ -153,23 +171,33 @@ def serving(folder: Path, bundle: Path, root_key: Path) -> Iterator[tuple[str, s
         process.wait(30)
 
 
-def run_all(jobs: Sequence[Job], folder: Path) -> list[SchoolResult]:
+def run_all(jobs: Sequence[Job], folder: Path, python: str) -> list[SchoolResult]:
     """Each job in its own process, at the same time; the first failure ends the demo."""
-    python = os.environ.get("HOMEROOM_DEVICE_PYTHON", sys.executable)
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "HOMEROOM_KEYS": str(folder / "keyring")}
-    running = []
-    for job in jobs:
-        path = Path(job.out).with_suffix(".job")
-        path.write_bytes(msgspec.json.encode(job))
-        command = [python, "-m", "examples.vocabulary.school", str(path)]
-        running.append((job, subprocess.Popen(command, cwd=ROOT, env=environment, stderr=subprocess.PIPE, text=True)))
-    for job, process in running:
-        _, errors = process.communicate()
-        if process.returncode:
-            for _, other in running:
-                other.kill()
-            raise SystemExit(f"demo: {job.name} failed:\n{errors.strip()[-2000:]}")
+    running: list[tuple[Job, subprocess.Popen[bytes], Path]] = []
+    try:
+        for job in jobs:
+            path, errors = Path(job.out).with_suffix(".job"), Path(job.out).with_suffix(".errors")
+            path.write_bytes(msgspec.json.encode(job))
+            keys = folder / "keys of devices" / job.name  # outside the device's directory, as its rules want
+            environment = {**os.environ, "OMP_NUM_THREADS": "1", "HOMEROOM_KEYS": str(keys)}
+            with errors.open("wb") as file:
+                command = [python, "-m", "examples.vocabulary.school", str(path)]
+                running.append((job, subprocess.Popen(command, cwd=ROOT, env=environment, stderr=file), errors))
+        while any(process.poll() is None for _, process, _ in running):
+            _raise_failed(running)
+            time.sleep(0.2)
+        _raise_failed(running)
+    finally:
+        for _, process, _ in running:
+            process.kill()
+            process.wait()
     return [msgspec.json.decode(Path(job.out).read_bytes(), type=SchoolResult) for job in jobs]
+
+
+def _raise_failed(running: Sequence[tuple[Job, subprocess.Popen[bytes], Path]]) -> None:
+    for job, process, errors in running:
+        if process.poll():
+            raise SystemExit(f"demo: {job.name} failed:\n{errors.read_text('utf-8', 'replace').strip()[-2000:]}")
 
 
 if __name__ == "__main__":

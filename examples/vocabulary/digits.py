@@ -18,9 +18,9 @@ from examples.vocabulary.splits import TEST, Row, share
 from examples.vocabulary.stamps import Stamp, cache_folder
 
 NAMES = {
-    "en": "zero one two three four five six seven eight nine".split(),
-    "es": "cero uno dos tres cuatro cinco seis siete ocho nueve".split(),
-    "fr": "zéro un deux trois quatre cinq six sept huit neuf".split(),
+    "en": ["zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine"],
+    "es": ["cero", "uno", "dos", "tres", "cuatro", "cinco", "seis", "siete", "ocho", "nueve"],
+    "fr": ["zéro", "un", "deux", "trois", "quatre", "cinq", "six", "sept", "huit", "neuf"],
 }
 CATEGORIES = ("none", "small", "middle", "large")  # 0, 1 to 3, 4 to 6, 7 to 9
 EACH = 90  # pictures of one digit

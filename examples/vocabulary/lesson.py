@@ -2,25 +2,30 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 import msgspec
 
-from homeroom.training import Settings
+from homeroom.training import Score, Settings
 
-ROUNDS = 30
+ROUNDS = 20
 LOCAL_EPOCHS = 2
-EPOCHS = ROUNDS * LOCAL_EPOCHS  # alone and all together in one place: the same passes over the data
-OWN_EPOCHS = 4
+RATES = (1e-3, 2e-3)  # that the benchmark tries for each setting, on validation pupils
 
-ALONE = Settings(epochs=EPOCHS, learning_rate=1e-3, weight_decay=3e-2, patience=15, modality_dropout=0.2, balance=0.5)
-OWN = msgspec.structs.replace(ALONE, epochs=OWN_EPOCHS, learning_rate=3e-4)
+ALONE = Settings(epochs=60, learning_rate=1e-3, weight_decay=3e-2, patience=15, modality_dropout=0.2, balance=0.5)
+OWN = msgspec.structs.replace(ALONE, epochs=6, learning_rate=3e-4)
+TOGETHER_RATE = 1e-3  # in the demo; the rate that the benchmark's validation chose
 
 
-def round_settings(number: int, rounds: int = ROUNDS) -> Settings:
+def round_settings(number: int, rounds: int = ROUNDS, rate: float = TOGETHER_RATE) -> Settings:
     """Local training of round `number` (from 0): the rate falls over the rounds as it does over epochs alone."""
-    rate = ALONE.learning_rate * (1 - number / rounds)
-    return msgspec.structs.replace(
-        ALONE, epochs=LOCAL_EPOCHS, learning_rate=rate, constant_rate=True, patience=LOCAL_EPOCHS
-    )
+    falling = rate * (1 - number / rounds)
+    return changed(ALONE, epochs=LOCAL_EPOCHS, learning_rate=falling, constant_rate=True, patience=LOCAL_EPOCHS)
+
+
+def changed(settings: Settings, **fields: Any) -> Settings:
+    return msgspec.structs.replace(settings, **fields)
 
 
 class Round(msgspec.Struct, frozen=True):
@@ -31,12 +36,26 @@ class Round(msgspec.Struct, frozen=True):
     test: dict[str, float]
 
 
+class Example(msgspec.Struct, frozen=True, kw_only=True):
+    """A test sample with what the global theta of the last round says of it, for the report."""
+
+    source: str
+    word: str
+    truth: str
+    answer: str
+    probability: float
+    sure: bool
+    options: list[str] = []  # names of the stamps to choose from
+    right: int = -1
+    chosen: int = -1
+
+
 class SchoolResult(msgspec.Struct, kw_only=True):
     """What one school's process writes. Scores are accuracies by task on the school's test."""
 
     name: str
     samples: int
-    tested: int
+    tested: dict[str, int]
     before: dict[str, float]
     alone: dict[str, float]
     rounds: list[Round] = []
@@ -45,8 +64,14 @@ class SchoolResult(msgspec.Struct, kw_only=True):
     sent_bytes: int = 0
     received_bytes: int = 0
     minutes: float = 0.0
+    alone_minutes: float = 0.0
+    together_minutes: float = 0.0
     peak_mb: float = 0.0
-    examples: list[dict[str, str | float | bool]] = []
+    examples: list[Example] = []
+
+
+def accuracies(scores: Mapping[str, Score]) -> dict[str, float]:
+    return {task: score.accuracy for task, score in scores.items() if score.n}
 
 
 def best_round(schools: list[SchoolResult]) -> int:
@@ -55,5 +80,5 @@ def best_round(schools: list[SchoolResult]) -> int:
     return max(counts, key=lambda number: sum(mean(school.rounds[number].validation) for school in schools))
 
 
-def mean(scores: dict[str, float]) -> float:
+def mean(scores: Mapping[str, float]) -> float:
     return sum(scores.values()) / len(scores) if scores else 0.0

@@ -7,27 +7,39 @@ from __future__ import annotations
 
 import json
 import os
-import resource
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
+import httpx
 import msgspec
 import numpy as np
 
-from examples.vocabulary.lesson import ALONE, OWN, ROUNDS, Round, SchoolResult, round_settings
-from homeroom import Device
+from examples.vocabulary.lesson import (
+    ALONE,
+    OWN,
+    ROUNDS,
+    Example,
+    Round,
+    SchoolResult,
+    accuracies,
+    mean,
+    round_settings,
+)
+from homeroom import Device, Sample
 from homeroom.collect import examples
 from homeroom.dataset import Dataset
 from homeroom.errors import NetworkError
 from homeroom.ingest import read_samples
-from homeroom.ingest.jsonl import read_jsonl
 from homeroom.lineage import newest_global, theta_of
-from homeroom.training import Score, evaluate
+from homeroom.training import evaluate
 
 WAIT_S = 300.0
+POLL_S = 0.3
 SHOWN = 6
+FORBIDDEN = ("torch", "transformers", "onnx")
 
 Tested = Callable[[np.ndarray], dict[str, float]]
 
@@ -47,10 +59,6 @@ class Job(msgspec.Struct, frozen=True, kw_only=True):
     others: dict[str, str] = {}  # further tests by school, for the theta that was trained alone
 
 
-def accuracies(scores: Mapping[str, Score]) -> dict[str, float]:
-    return {task: score.accuracy for task, score in scores.items() if score.n}
-
-
 def run(job: Job) -> SchoolResult:
     began = time.monotonic()
     with Device.open(job.folder, bundle=job.bundle, root=job.root, threads=1) as device:
@@ -63,21 +71,24 @@ def run(job: Job) -> SchoolResult:
         def in_use() -> np.ndarray:
             return theta_of(device.store, device.bundle, device.store.current())
 
-        before = tested(in_use())
+        scores = evaluate(device.graphs, test, in_use())
+        before, counts = accuracies(scores), {task: score.n for task, score in scores.items() if score.n}
         device.train(minutes=5, settings=ALONE)
-        result = SchoolResult(name=job.name, samples=len(ids), tested=len(test), before=before, alone=tested(in_use()))
+        result = SchoolResult(name=job.name, samples=len(ids), tested=counts, before=before, alone=tested(in_use()))
+        result.alone_minutes = (time.monotonic() - began) / 60
         for name, path in job.others.items():
             result.elsewhere[name] = accuracies(evaluate(device.graphs, dataset(device, path), in_use()))
         if job.invitation:
+            started = time.monotonic()
             device.rollback()
             device.join(job.invitation)
             for number in range(job.rounds):
-                take_part(device, number, job.rounds, result, tested)
-            device.train(minutes=5, settings=OWN)
-            result.own = tested(in_use())
-        result.examples = shown(device, Path(job.test))
+                take_part(device, job, number, result, tested)
+            result.together_minutes = (time.monotonic() - started) / 60
+            result.examples = shown(device, Path(job.test))
+            result.own = own_epochs(device, result, tested)
     result.minutes = (time.monotonic() - began) / 60
-    result.peak_mb = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    result.peak_mb = peak_mb()
     return result
 
 
@@ -86,48 +97,91 @@ def dataset(device: Device, path: str) -> Dataset:
     return Dataset(device.bundle.manifest, examples(None, device.bundle, device.graphs, stored))
 
 
-def take_part(device: Device, number: int, rounds: int, result: SchoolResult, tested: Tested) -> None:
+def take_part(device: Device, job: Job, number: int, result: SchoolResult, tested: Tested) -> None:
     """Train, send, and wait until the others' updates have made the next global theta."""
-    device.train(minutes=5, settings=round_settings(number, rounds))
+    device.train(minutes=5, settings=round_settings(number, job.rounds))
+    address = json.loads(Path(job.invitation).read_text("utf-8"))["address"]
     deadline = time.monotonic() + WAIT_S
-    while time.monotonic() < deadline:
+    while True:
         report = device.sync()
         result.sent_bytes += report.sent_bytes
         result.received_bytes += report.received_bytes
         if report.version is not None and report.version > number:
             break
-        time.sleep(0.2)
-    else:
-        raise NetworkError(f"no new theta within {WAIT_S:.0f} seconds", where=f"round {number + 1}")
+        while httpx.get(f"{address}/v1/health").json()["version"] <= number:
+            if time.monotonic() > deadline:
+                raise NetworkError(f"no new theta within {WAIT_S:.0f} seconds", where=f"round {number + 1}")
+            time.sleep(POLL_S)
     theta = theta_of(device.store, device.bundle, newest_global(device.store, device.bundle))
     result.rounds.append(Round(report.version, accuracies(report.global_scores), tested(theta)))
 
 
-def shown(device: Device, path: Path) -> list[dict[str, str | float | bool]]:
-    """A few test samples with the answer to their category, for the report."""
-    samples = list(read_jsonl(path))
-    chosen = samples[:: max(1, len(samples) // SHOWN)][:SHOWN]
-    found: list[dict[str, str | float | bool]] = []
-    for sample, answers in zip(chosen, device.predict_many(chosen), strict=True):
-        said = answers["category"]
-        found.append(
-            {
-                "source": sample.source or "",
-                "truth": str(sample.labels["category"]),
-                "answer": str(said.best),
-                "probability": round(max(said.probabilities.values()), 3),
-                "sure": said.sure,
-            }
-        )
-    return found
+def own_epochs(device: Device, result: SchoolResult, tested: Tested) -> dict[str, float]:
+    """Some epochs of the school's own after the rounds; what does better on its validation pupils counts."""
+    together = theta_of(device.store, device.bundle, newest_global(device.store, device.bundle))
+    report = device.train(minutes=5, settings=OWN)
+    better = mean(accuracies(report.scores)) > mean(result.rounds[-1].validation)
+    return tested(theta_of(device.store, device.bundle, device.store.current()) if better else together)
+
+
+def shown(device: Device, path: Path) -> list[Example]:
+    """A few test samples with the answers of the newest global theta, for the report."""
+    rows = [json.loads(line) for line in path.read_text("utf-8").splitlines()]
+    chosen = rows[:: max(1, len(rows) // SHOWN)][:SHOWN]
+    return [_example(device, row, path.parent) for row in chosen]
+
+
+def _example(device: Device, row: dict[str, Any], folder: Path) -> Example:
+    def here(name: str) -> Path:
+        return folder / name
+
+    sample: dict[str, Any] = {"subject": row["subject"]}
+    if "picture" in row:
+        sample["picture"] = here(row["picture"])  # the category from the picture alone
+    else:
+        sample |= {"word": row["word"], "speech": here(row["speech"])} if "speech" in row else {"word": row["word"]}
+    said = device.predict(Sample(**sample))["category"]
+    options, right, chosen = [], -1, -1
+    if "pictures" in row:
+        options = [str(here(name)) for name in row["pictures"]]
+        asked = Sample(word=row["word"], pictures=[here(name) for name in row["pictures"]], subject=row["subject"])
+        chosen, right = _index(device.predict(asked)["picture_of_word"].best), row["labels"]["picture_of_word"]
+    elif "words" in row:
+        options = row["words"]
+        asked = Sample(speech=here(row["speech"]), words=row["words"], subject=row["subject"])
+        chosen, right = _index(device.predict(asked)["word_of_speech"].best), row["labels"]["word_of_speech"]
+    return Example(
+        source=str(here(row["picture"])) if "picture" in row else "",
+        word=row["word"],
+        truth=row["labels"]["category"],
+        answer=str(said.best),
+        probability=round(max(said.probabilities.values(), default=0.0), 3),
+        sure=said.sure,
+        options=options,
+        right=right,
+        chosen=chosen,
+    )
+
+
+def _index(best: Any) -> int:
+    return -1 if best is None else int(best)
+
+
+def peak_mb() -> float:
+    """Most memory that this process held, in MB; Linux and macOS."""
+    import resource
+
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak / (1 << 20 if sys.platform == "darwin" else 1 << 10)
 
 
 def main() -> None:
     job = msgspec.convert(json.loads(Path(sys.argv[1]).read_text("utf-8")), Job)
-    if any(name in sys.modules for name in ("torch", "transformers", "onnx")):
-        raise SystemExit("a school must not need torch")
     os.environ.setdefault("OMP_NUM_THREADS", "1")
-    Path(job.out).write_bytes(msgspec.json.encode(run(job)))
+    result = run(job)
+    if loaded := [name for name in FORBIDDEN if name in sys.modules]:
+        raise SystemExit(f"a school's process loaded {', '.join(loaded)}")
+    Path(job.out).write_bytes(msgspec.json.encode(result))
 
 
 if __name__ == "__main__":
