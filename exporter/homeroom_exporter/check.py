@@ -16,7 +16,7 @@ import torch
 
 from homeroom.contract.manifest import Modality, Task
 from homeroom.golden import cosines
-from homeroom.preprocess import collate, content, prepare
+from homeroom.preprocess import Prepared, collate, content, prepare
 from homeroom.runtime import Graph, load
 from homeroom.samples import StoredSample
 from homeroom_exporter import golden, probe
@@ -28,9 +28,10 @@ from homeroom_exporter.trace import example
 from homeroom_exporter.write import Contents, GraphFile
 
 PARITY = 1e-5  # largest relative error of a gradient or an output against torch
-VALUES = 300  # values of a modality that features are compared on
-SAMPLES = 300  # labelled samples of a probe
+VALUES = 150  # values of a modality that features are compared on
+SAMPLES = 240  # labelled samples of a probe
 BATCH = 16
+PROBED = ("classification", "ordinal")  # kinds of task that a linear probe can try
 EDGES = ("zeros", "saturated", "empty", "longest")
 
 
@@ -106,19 +107,15 @@ def _failures(made: BackboneCheck, modality: Modality) -> list[str]:
 def check_backbone(design: Design, made: Backbone, samples: Sequence[StoredSample], threads: int) -> BackboneCheck:
     """Compare the two precisions of a backbone on real values."""
     modality = made.modality
-    slots = [slot for slot in design.slots if slot.modality == modality.name]
     labelled = [s for s in samples if s.labels][:SAMPLES]
-    chosen: dict[bytes, Any] = {}
-    for i, sample in enumerate((*labelled, *samples)):
-        if i < len(labelled) or len(chosen) < VALUES:
-            chosen |= {content(v): v for slot in slots for _, v in golden.places(slot, sample)}
+    chosen = _values(design, modality, labelled, samples)
+    ready = {key: prepare(modality, value, made.files.__getitem__) for key, value in chosen.items()}
     features = {
-        precision: compute(modality, load(path, threads=threads), made.files, chosen)
+        precision: compute(modality, load(path, threads=threads), ready)
         for precision, path in sorted(made.graphs.items())
     }
     int8 = features.get("int8", features["float32"])
-    some = [prepare(modality, value, made.files.__getitem__) for value in list(chosen.values())[:BATCH]]
-    feeds = collate(modality, some)
+    feeds = collate(modality, list(ready.values())[:BATCH])
     return BackboneCheck(
         modality=modality.name,
         float_bytes=made.float_bytes,
@@ -131,7 +128,7 @@ def check_backbone(design: Design, made: Backbone, samples: Sequence[StoredSampl
             if (found := _probe(design, task, modality, labelled, features["float32"], int8)) is not None
         ),
         footprint={precision: measure(path, feeds, threads) for precision, path in sorted(made.graphs.items())},
-        batch=len(some),
+        batch=min(BATCH, len(ready)),
         problems=tuple(
             f"{modality.name} {precision}: {problem}"
             for precision, path in sorted(made.graphs.items())
@@ -140,16 +137,30 @@ def check_backbone(design: Design, made: Backbone, samples: Sequence[StoredSampl
     )
 
 
-def compute(
-    modality: Modality, run: Graph, files: Mapping[str, Path], values: Mapping[bytes, Any]
-) -> dict[bytes, np.ndarray]:
-    """Features int8 [taps, n, dim] of each value, short texts with short ones."""
-    keys = sorted(values, key=lambda key: len(values[key]) if modality.name == "text" else 0)
+def _values(
+    design: Design, modality: Modality, labelled: Sequence[StoredSample], samples: Sequence[StoredSample]
+) -> dict[bytes, Any]:
+    """By content: every value that a probe needs, and others until there are VALUES."""
+    slots = [slot for slot in design.slots if slot.modality == modality.name]
+    read = {name for task in design.tasks if task.kind in PROBED for name in task.reads}
+    chosen: dict[bytes, Any] = {}
+    for sample in labelled:
+        chosen |= {content(v): v for slot in slots if slot.name in read for _, v in golden.places(slot, sample)}
+    for sample in samples:
+        if len(chosen) < VALUES:
+            chosen |= {content(v): v for slot in slots for _, v in golden.places(slot, sample)}
+    return chosen
+
+
+def compute(modality: Modality, run: Graph, values: Mapping[bytes, Prepared]) -> dict[bytes, np.ndarray]:
+    """Features int8 [taps, n, dim] of each value, short ones with short ones."""
+    keys = sorted(values, key=lambda key: values[key].tokens)
     result: dict[bytes, np.ndarray] = {}
     for start in range(0, len(keys), BATCH):
         part = keys[start : start + BATCH]
-        made = golden.features_of(modality, run, files.__getitem__, [values[key] for key in part])
-        result |= dict(zip(part, made, strict=True))
+        made = run(collate(modality, [values[key] for key in part]))["features"]
+        for key, one in zip(part, made, strict=True):
+            result[key] = np.ascontiguousarray(one[:, : values[key].tokens])
     return result
 
 
@@ -162,7 +173,7 @@ def _probe(
     int8: Mapping[bytes, np.ndarray],
 ) -> probe.Probe | None:
     slots = [design.slot(name) for name in task.reads if design.slot(name).modality == modality.name]
-    if task.kind not in ("classification", "ordinal") or not slots:
+    if task.kind not in PROBED or not slots:
         return None
     rows = [s for s in samples if task.name in s.labels and any(golden.places(slot, s) for slot in slots)]
     labels = np.array([task.labels.index(str(s.labels[task.name])) for s in rows])

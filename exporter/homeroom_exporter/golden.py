@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import safetensors.numpy
 
-from homeroom.contract.manifest import Modality, Slot
+from homeroom.contract.manifest import Slot
 from homeroom.preprocess import collate, prepare
 from homeroom.runtime import Graph
 from homeroom.samples import StoredSample
@@ -36,17 +36,10 @@ def sample_features(
     for slot in design.slots:
         modality = design.modality(slot.modality)
         for place, value in places(slot, sample):
-            features[slot.name, place] = features_of(modality, run[modality.name], bundle_file, [value])[0]
+            prepared = prepare(modality, value, bundle_file)
+            made = run[modality.name](collate(modality, [prepared]))["features"]
+            features[slot.name, place] = np.ascontiguousarray(made[0, :, : prepared.tokens])
     return features
-
-
-def features_of(
-    modality: Modality, run: Graph, bundle_file: Callable[[str], Path], values: Sequence[Any]
-) -> list[np.ndarray]:
-    """Features int8 [taps, n, dim] of values of one modality, in one batch."""
-    prepared = [prepare(modality, value, bundle_file) for value in values]
-    batch = run(collate(modality, prepared))["features"]
-    return [np.ascontiguousarray(one[:, : p.tokens]) for one, p in zip(batch, prepared, strict=True)]
 
 
 def bucket(design: Design, rows: Sequence[Features]) -> dict[str, int]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
@@ -21,7 +22,9 @@ def show(report: Report, console: Console) -> None:
 
 
 def _backbones(report: Report) -> Table:
-    table = Table(title="Backbones: the original, float32 and int8", title_justify="left")
+    table = Table(
+        title="Backbones: the original, float32 and int8", title_justify="left", box=SIMPLE_HEAD, pad_edge=False
+    )
     for name in ("modality", "MB", "float32", "int8", "inputs", "cosine", "worst", "ms each", "peak MB"):
         table.add_column(name, justify="left" if name == "modality" else "right")
     for made in report.backbones:
@@ -42,11 +45,16 @@ def _backbones(report: Report) -> Table:
 
 
 def _each(made: BackboneCheck) -> str:
-    return " / ".join(f"{made.footprint[p].ms / made.batch:.1f}" for p in ("float32", "int8") if p in made.footprint)
+    return "/".join(f"{made.footprint[p].ms / made.batch:.1f}" for p in ("float32", "int8") if p in made.footprint)
 
 
 def _probes(report: Report) -> Table:
-    table = Table(title="Accuracy of a linear probe on the calibration samples, held out", title_justify="left")
+    table = Table(
+        title="Accuracy of a linear probe on the calibration samples, held out",
+        title_justify="left",
+        box=SIMPLE_HEAD,
+        pad_edge=False,
+    )
     for name in ("task", "modality", "samples", "majority", "float32", "int8", "standard error"):
         table.add_column(name, justify="left" if name in ("task", "modality") else "right")
     for made in report.backbones:
@@ -60,6 +68,8 @@ def _steps(report: Report) -> Table:
     table = Table(
         title=f"Graphs of theta ({report.parameters:,} values): error against torch, limit {PARITY:g}",
         title_justify="left",
+        box=SIMPLE_HEAD,
+        pad_edge=False,
     )
     for name in ("graph", "error", "edges", "ms a batch", "peak MB"):
         table.add_column(name, justify="left" if name in ("graph", "edges") else "right")
