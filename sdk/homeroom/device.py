@@ -13,16 +13,14 @@ from typing import Any
 
 import msgspec
 import numpy as np
-from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from homeroom import exchange, ingest, lineage
 from homeroom.bundle import Bundle
 from homeroom.collect import Progress, examples
 from homeroom.contract.invitation import read_invitation
-from homeroom.contract.signing import new_key
 from homeroom.contract.update import RoundConfiguration
 from homeroom.dataset import Dataset, Example
-from homeroom.errors import BundleError, InputError, TrainError, TrustError
+from homeroom.errors import TrainError
 from homeroom.installing import installed, use_bundle
 from homeroom.predict import Answer, predict
 from homeroom.reports import SyncReport, TrainReport
@@ -148,7 +146,7 @@ class Device:
         """As `predict`, for several samples at once."""
         stored = [resolve(sample, self.bundle.manifest) for sample in samples]
         version = self.store.current()
-        temperatures = version.facts.get("temperatures", {}) if version else {}
+        temperatures = lineage.temperatures(self.store, version)
         trained = set(temperatures) if version and version.kind == "local" and version.base == 0 else None
         theta = lineage.theta_of(self.store, self.bundle, version)
         ready = examples(None, self.bundle, self.graphs, stored)
@@ -163,24 +161,8 @@ class Device:
 
     def join(self, invitation: str | Path) -> None:
         """Enrol with an aggregator, once; the invitation's code is then spent."""
-        from homeroom.sync import Client, join
-
-        asked = read_invitation(Path(invitation))
-        if asked.bundle_id != self.bundle.bundle_id:
-            raise BundleError(
-                f"the invitation is for bundle {asked.bundle_id[:12]}, not {self.bundle.bundle_id[:12]}",
-                where=str(invitation),
-                remedy="install the institution's bundle first",
-            )
-        if asked.root != self._root():
-            raise TrustError("the invitation's root is not the one this device trusts", where=str(invitation))
-        secret = self.store.get_secret("identity.key")
-        key = Ed25519PrivateKey.from_private_bytes(secret) if secret else new_key()
-        self.store.put_secret("identity.key", key.private_bytes_raw())  # durable before the code is spent
-        enrolment = join(asked, key)
-        configuration = Client(enrolment, key).round()
+        configuration = exchange.enrol(self.store, self.bundle, read_invitation(Path(invitation)), self._root())
         with self.store.step("join"):
-            self.store.put_secret("identity.enrolment", msgspec.json.encode(enrolment))
             self.store.put_secret("identity.round", msgspec.json.encode(configuration))
             self._queue_update()
         self.store.back_up()
@@ -190,18 +172,12 @@ class Device:
 
         Raises NetworkError where there is no connection: everything stays queued.
         """
-        from homeroom.sync import Client, Enrolment
-
-        enrolment, key = self.store.get_secret("identity.enrolment"), self._key()
-        if enrolment is None or key is None:
-            why = "the directory was copied to this machine" if self.store.moved else "this device has not joined"
-            raise InputError(why, where=str(self.store.directory), remedy="join with a new invitation")
-        client = Client(msgspec.json.decode(enrolment, type=Enrolment), key)
-        self.store.put_secret("identity.round", msgspec.json.encode(client.round()))
-        self._queue_update()
-        unlearned = exchange.ask_unlearning(self.store, client)
-        sent, refused, sent_bytes = exchange.send_updates(self.store, client)
-        taken = exchange.take_global(self.store, self.bundle, client, self._root(), self._validation_scores)
+        with exchange.connected(self.store) as client:
+            self.store.put_secret("identity.round", msgspec.json.encode(client.round()))
+            self._queue_update()
+            unlearned = exchange.ask_unlearning(self.store, client)
+            sent, refused, sent_bytes = exchange.send_updates(self.store, client)
+            taken = exchange.take_global(self.store, self.bundle, client, self._root(), self._validation_scores)
         self.store.back_up()
         newest = lineage.newest_global(self.store, self.bundle)
         return SyncReport(
@@ -249,10 +225,9 @@ class Device:
     def _begin(self, settings: Settings, samples: Sequence[StoredSample]) -> tuple[lineage.Start, str, bytes | None]:
         """Where to start, what the training is known by, and the state to go on from if it was cut short."""
         start = lineage.start_of_training(self.store, self.bundle)
-        for candidate in (start, lineage.start_of_unfinished(self.store, self.bundle)):
-            if candidate and (
-                state := self.store.load_state(tag := lineage.tag(self.bundle, candidate, settings, samples))
-            ):
+        for candidate in filter(None, (start, lineage.start_of_unfinished(self.store, self.bundle))):
+            tag = lineage.tag(self.bundle, candidate, settings, samples)
+            if state := self.store.load_state(tag):
                 return candidate, tag, state
         return start, lineage.tag(self.bundle, start, settings, samples), None
 
@@ -272,7 +247,7 @@ class Device:
 
     def _queue_update(self) -> str:
         """Queue the update of the newest local version, if this device has joined."""
-        key, configuration = self._key(), self.store.get_secret("identity.round")
+        key, configuration = exchange.device_key(self.store), self.store.get_secret("identity.round")
         version = next((v for v in reversed(self.store.versions()) if v.kind == "local"), None)
         if key is None or configuration is None:
             return "not enrolled"
@@ -280,10 +255,6 @@ class Device:
             return "nothing trained yet"
         asked = msgspec.json.decode(configuration, type=RoundConfiguration)
         return lineage.queue_update(self.store, self.bundle, version, key, asked)
-
-    def _key(self) -> Ed25519PrivateKey | None:
-        secret = self.store.get_secret("identity.key")
-        return None if secret is None else Ed25519PrivateKey.from_private_bytes(secret)
 
     def _root(self) -> str:
         known = installed(self.store)
@@ -298,5 +269,5 @@ def _resolve(given: Sequence[Sample | str | Path], bundle: Bundle) -> list[Store
         if isinstance(item, Sample):
             found.append(resolve(item, bundle.manifest))
         else:
-            found.extend(ingest.read_samples(Path(item), bundle.manifest))
+            found += ingest.read_samples(Path(item), bundle.manifest)
     return found

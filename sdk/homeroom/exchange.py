@@ -1,23 +1,72 @@
-"""The steps of one `sync`: send what waits, ask to unlearn, fetch and judge the newest global theta."""
+"""Dealing with an aggregator: enrol, send what waits, ask to unlearn, fetch and judge the newest global theta."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import contextlib
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+import msgspec
 import numpy as np
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from homeroom.bundle import Bundle
+from homeroom.contract.invitation import Invitation
+from homeroom.contract.signing import new_key
+from homeroom.contract.update import RoundConfiguration
 from homeroom.contract.version import read_version
-from homeroom.errors import UpdateError
+from homeroom.errors import BundleError, InputError, TrustError, UpdateError
 from homeroom.lineage import facts, newest_global, theta_of
 from homeroom.store import Store
-from homeroom.sync import Client
+
+if TYPE_CHECKING:
+    from homeroom.sync import Client
 
 CLEARLY = 2.0  # standard errors by which a global theta must be worse here before the local one stays in use
 
 Scores = Mapping[str, Any]
+
+
+def enrol(store: Store, bundle: Bundle, invitation: Invitation, root: str) -> RoundConfiguration:
+    """Join the invitation's aggregator with this device's key; return what it asks for.
+
+    The key is durable before the code is spent, so that a join which was cut short can be repeated.
+    """
+    from homeroom.sync import Client, join
+
+    if invitation.bundle_id != bundle.bundle_id:
+        raise BundleError(
+            f"the invitation is for bundle {invitation.bundle_id[:12]}, not {bundle.bundle_id[:12]}",
+            remedy="install the institution's bundle first",
+        )
+    if invitation.root != root:
+        raise TrustError("the invitation's root is not the one this device trusts", remedy="ask who sent it")
+    key = device_key(store) or new_key()
+    store.put_secret("identity.key", key.private_bytes_raw())
+    enrolment = join(invitation, key)
+    with contextlib.closing(Client(enrolment, key)) as client:
+        configuration = client.round()
+    store.put_secret("identity.enrolment", msgspec.json.encode(enrolment))
+    return configuration
+
+
+@contextlib.contextmanager
+def connected(store: Store) -> Iterator[Client]:
+    """A client that speaks for this device; InputError if it has not joined."""
+    from homeroom.sync import Client, Enrolment
+
+    enrolment, key = store.get_secret("identity.enrolment"), device_key(store)
+    if enrolment is None or key is None:
+        why = "the directory was copied to this machine" if store.moved else "this device has not joined"
+        raise InputError(why, where=str(store.directory), remedy="join with a new invitation")
+    with contextlib.closing(Client(msgspec.json.decode(enrolment, type=Enrolment), key)) as client:
+        yield client
+
+
+def device_key(store: Store) -> Ed25519PrivateKey | None:
+    secret = store.get_secret("identity.key")
+    return None if secret is None else Ed25519PrivateKey.from_private_bytes(secret)
 
 
 def send_updates(store: Store, client: Client) -> tuple[list[str], dict[str, str], int]:

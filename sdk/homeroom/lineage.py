@@ -77,6 +77,13 @@ def _start(store: Store, bundle: Bundle, version: Version | None) -> Start:
     return Start(theta_of(store, bundle, version), base, version.version_id, store.subjects_of(version))
 
 
+def temperatures(store: Store, version: Version | None) -> dict[str, float]:
+    """By task, what calibrates a version's probabilities; a global one uses those of the newest local version."""
+    if version is not None and version.kind == "global":
+        version = next((v for v in reversed(store.versions()) if v.kind == "local"), None)
+    return dict(version.facts["temperatures"]) if version else {}
+
+
 def tag(bundle: Bundle, start: Start, settings: Settings, samples: Sequence[StoredSample]) -> str:
     """What an unfinished training belongs to: it goes on only with the same bundle, start, settings and samples."""
     ids = [sample.sample_id for sample in samples]
