@@ -5,6 +5,8 @@
 
 VENV := .venv
 DEVICE := .venv-device
+OLDEST := .venv-oldest
+OLDEST_RUNTIME := 1.22.0
 BIN := $(VENV)/bin
 PACKAGE := $(shell find sdk exporter aggregator -name '*.py')
 PYTEST_ARGS ?=
@@ -15,7 +17,7 @@ JSON ?=
 export PYTHON PIP_EXTRA
 export HOMEROOM_DEVICE_PYTHON := $(CURDIR)/$(DEVICE)/bin/python
 
-.PHONY: help demo test quick lint format types bench-device bench-federation freeze clean
+.PHONY: help demo test test-oldest quick lint format types bench-device bench-federation freeze clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-18s %s\n", $$1, $$2}' Makefile
@@ -25,6 +27,11 @@ demo: $(VENV)/.ready $(DEVICE)/.ready ## the vocabulary lesson: five schools, on
 
 test: $(VENV)/.ready $(DEVICE)/.ready ## every test, the slow ones too
 	$(BIN)/python -m pytest $(PYTEST_ARGS)
+
+test-oldest: $(VENV)/.ready $(OLDEST)/.ready ## the device's tests on the oldest runtime that is supported, without torch
+	cd tests && ../$(BIN)/python -c "import tiny; tiny.bundle()"
+	$(OLDEST)/bin/python -c "import onnxruntime; assert onnxruntime.__version__ == '$(OLDEST_RUNTIME)'"
+	$(OLDEST)/bin/python -m pytest -m "not slow" tests/sdk $(PYTEST_ARGS)
 
 quick: $(VENV)/.ready $(DEVICE)/.ready ## the tests without the slow ones
 	$(BIN)/python -m pytest -m "not slow" $(PYTEST_ARGS)
@@ -52,7 +59,7 @@ freeze: ## write constraints.txt anew from a clean install of the newest version
 	rm -rf .venv-freeze
 
 clean: ## remove the environments
-	rm -rf $(VENV) $(DEVICE) .venv-*
+	rm -rf $(VENV) $(DEVICE) $(OLDEST) .venv-*
 
 # The stamps: dependencies are installed again when they change, the package when a source file does.
 $(VENV)/.ready: pyproject.toml constraints.txt .ci/environment
@@ -65,4 +72,13 @@ $(DEVICE)/.dependencies: pyproject.toml constraints.txt .ci/environment
 
 $(DEVICE)/.ready: $(DEVICE)/.dependencies $(PACKAGE)
 	.ci/environment $(DEVICE) --no-deps --force-reinstall .
+	touch $@
+
+$(OLDEST)/.dependencies: pyproject.toml constraints.txt .ci/environment
+	mkdir -p build && sed '/^onnxruntime==/d' constraints.txt > build/oldest.txt
+	.ci/environment $(OLDEST) -c build/oldest.txt . onnxruntime==$(OLDEST_RUNTIME) pytest pytest-timeout hypothesis psutil
+	touch $@
+
+$(OLDEST)/.ready: $(OLDEST)/.dependencies $(PACKAGE)
+	.ci/environment $(OLDEST) --no-deps --force-reinstall .
 	touch $@
