@@ -47,6 +47,7 @@ class _Lowering:
     def __init__(self, traced: GraphModule, inputs: Sequence[str], outputs: Sequence[str]) -> None:
         self.traced = traced
         self.nodes: list[onnx.NodeProto] = []
+        self.made_by: dict[str, onnx.NodeProto] = {}
         self.initializers: dict[tuple[str, tuple[int, ...], bytes], onnx.TensorProto] = {}
         self.uniform: dict[tuple[str, tuple[int, ...], bytes], str] = {}
         self.names: dict[Node, str] = {}
@@ -123,11 +124,12 @@ class _Lowering:
         base = f"v{len(self.nodes)}"
         names = [base] if outputs == 1 else [f"{base}_{i}" for i in range(outputs)]
         self.nodes.append(helper.make_node(kind, list(inputs), names, **attributes))
+        self.made_by.update(dict.fromkeys(names, self.nodes[-1]))
         return names[0]
 
     def reshape(self, name: str, shape: Sequence[int]) -> str:
         """A Reshape, unless the value is a Reshape itself: then of what that one reads."""
-        source = next((n for n in reversed(self.nodes) if name in n.output), None)
+        source = self.made_by.get(name)
         if source is not None and source.op_type == "Reshape":
             name = source.input[0]
         return self.emit("Reshape", name, self.integers(*shape))

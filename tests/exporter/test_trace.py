@@ -16,6 +16,7 @@ from homeroom.contract.manifest import Slot, Task
 from homeroom.errors import ExportError
 from homeroom.runtime import load
 from homeroom_exporter import check
+from homeroom_exporter.export import step_graphs
 from homeroom_exporter.lower import lower
 from homeroom_exporter.model import Design, initial_theta
 from homeroom_exporter.trace import example, input_shapes, trace
@@ -84,6 +85,28 @@ def test_the_question_counts(design: Design, tmp_path: Path) -> None:
     before = run({"theta": theta, **feeds})["mark.output"]
     feeds["question.features"] = -feeds["question.features"]
     assert np.abs(run({"theta": theta, **feeds})["mark.output"] - before).max() > 1e-3
+
+
+def test_without_text_there_is_one_variant_and_one_sample_may_be_predicted_alone(
+    design: Design, tmp_path: Path
+) -> None:
+    table = Design(
+        modalities=(design.modality("table"),),
+        scales={"table": design.scales["table"]},
+        slots=(Slot("facts", "table"),),
+        tasks=(Task(name="weight", kind="regression", reads=("facts",), width=1),),
+        heads={"weight": "fused"},
+        width=16,
+        hidden=32,
+    )
+    graphs = step_graphs(table, tmp_path, 4, single=True)
+    assert [graph.name for graph in graphs] == [
+        "graphs/grad.batch4.onnx",
+        "graphs/predict.batch4.onnx",
+        "graphs/predict.batch1.onnx",
+    ]
+    theta = initial_theta(table.layout, 0)
+    assert all(check.check_step(table, theta, graph, threads=1).parity < check.PARITY for graph in graphs)
 
 
 def test_the_same_design_gives_the_same_bytes(design: Design) -> None:
