@@ -1,0 +1,85 @@
+"""What the device benchmark makes of its workers' results."""
+
+from __future__ import annotations
+
+import random
+from typing import Any
+
+import numpy as np
+import pytest
+
+import device
+from peers import compare, data, measure
+
+
+def result(predictions: list[str], truth: list[str], seconds: float, peak: float) -> dict[str, Any]:
+    return {
+        "macro_f1": data.macro_f1(truth, predictions),
+        "predictions": predictions,
+        "seconds": seconds,
+        "peak_rss_mb": peak,
+    }
+
+
+def answers(right: float, truth: list[str], seed: int) -> list[str]:
+    rng = random.Random(seed)
+    return [t if rng.random() < right else rng.choice(data.LABELS) for t in truth]
+
+
+TRUTH = [random.Random(1).choice(data.LABELS) for _ in range(300)]
+
+
+def test_the_vectorised_score_is_the_plain_one() -> None:
+    guess = answers(0.5, TRUTH, 2)
+    numbers = [np.array([data.LABELS.index(name) for name in names]) for names in (TRUTH, guess)]
+    fast = compare.macro_f1s(*numbers, np.ones((1, len(TRUTH))))
+    assert fast[0] == pytest.approx(data.macro_f1(TRUTH, guess))
+
+
+def test_the_interval_holds_the_difference_and_vanishes_between_equals() -> None:
+    good, poor = (result(answers(p, TRUTH, 3), TRUTH, 1, 1) for p in (0.8, 0.4))
+    low, high = compare.bootstrap(TRUTH, [good], [poor])
+    assert 0 < low < good["macro_f1"] - poor["macro_f1"] < high
+    assert compare.bootstrap(TRUTH, [good], [good]) == (0.0, 0.0)
+
+
+def test_every_target_is_judged_and_shown(capsys: pytest.CaptureFixture[str]) -> None:
+    def part(seconds: float, peak: float) -> dict[str, Any]:
+        return compare.summary({"beetle": [result(answers(0.7, TRUTH, s), TRUTH, seconds, peak) for s in range(2)]})
+
+    document: dict[str, Any] = {
+        "homeroom": {"from_raw_text": part(9, 300), "from_cached_features": part(4, 200), "installed_mb": 250.0},
+        "torch_peft_lora": {"corpora": part(100, 1000), "installed_mb": 1100.0},
+        "torch_same_adapter": {"corpora": part(5, 400)},
+        "difference": {"beetle": (-0.01, 0.02)},
+    }
+    document["ratio"] = compare.ratios(document)
+    document["targets"] = compare.judged(document["ratio"])
+    met = {t["name"]: t["met"] for t in document["targets"]}
+    assert met == {
+        "macro_f1": True,
+        "time_raw": True,
+        "time_cached": False,
+        "time_same_adapter": True,
+        "peak_memory": False,
+        "installed": True,
+    }
+    device.show(document)
+    shown = capsys.readouterr().out
+    assert shown.count("MISSED") == 2
+    assert "-1.0 to +2.0 points" in shown
+
+
+def test_a_file_of_another_hash_is_refused(tmp_path: Any) -> None:
+    path = tmp_path / data.FILE
+    path.parent.mkdir()
+    path.write_bytes(b"something else")
+    with pytest.raises(ValueError, match="sha256"):
+        data.read(tmp_path, "beetle")
+
+
+def test_installed_size_counts_what_a_distribution_needs_and_leaves_pip_out() -> None:
+    found = measure.closure(["homeroom"])
+    assert {"numpy", "onnxruntime", "homeroom"} <= found
+    assert "pip" not in found
+    assert measure.installed_mb(["numpy"]) > 10
