@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
-from homeroom.samples import StoredSample
 
+from homeroom.samples import StoredSample
 from homeroom.store import Store
 from homeroom.vault import FolderKeys
 

@@ -33,16 +33,17 @@ def keys(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
 
 
-def killed_after(seconds: float, *arguments: object) -> list[str]:
-    """Start the work, kill it so long after it is ready, and return the lines it had printed."""
+def killed_after(seconds: float | None, *arguments: object) -> list[str]:
+    """Start the work, kill it so long after it is ready (None: let it end), and return the lines it had printed."""
     command = [sys.executable, str(WORK), *map(str, arguments)]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
         assert process.stderr is not None
         first = process.stdout.readline()
         assert first == "ready\n", process.stderr.read()
-        time.sleep(seconds)
-        process.kill()
+        if seconds is not None:
+            time.sleep(seconds)
+            process.kill()
         return process.stdout.read().splitlines()
 
 
@@ -130,11 +131,14 @@ def test_sync_counts_every_update_once(tiny_bundle: tiny.Tiny, tmp_path: Path) -
         with Device.open(home, tiny_bundle.path, tiny_bundle.root, threads=1) as device:
             device.add(*rows(0, 16))
             device.join(tmp_path / "invitation.json")
-        sent_before_kill = 0
+        sent_before_kill, duration = 0, 0.5
         for trial in range(KILLS):
             with Device.open(home, threads=1) as device:
                 assert device.train(minutes=1, epochs=1).update == "queued"
-            killed_after(chance.uniform(0, 0.5), "sync", home)
+            if trial == 0:
+                duration = seconds_of_a_whole_sync(home)
+            else:
+                killed_after(chance.uniform(0.3, 1.1) * duration, "sync", home)
             sent_before_kill += service.rounds.state.version == trial + 1
             with Device.open(home, threads=1) as device:
                 device.sync()
@@ -146,4 +150,14 @@ def test_sync_counts_every_update_once(tiny_bundle: tiny.Tiny, tmp_path: Path) -
         assert service.rounds.verify() == []
     service.rounds.close()
     print(f"{sent_before_kill} of {KILLS} updates had arrived before the kill")
-    assert sent_before_kill > 0
+    assert sent_before_kill > 1
+
+
+def seconds_of_a_whole_sync(home: Path) -> float:
+    """From ready to its end, in a process of its own."""
+    began = time.monotonic()
+    killed_after(0.0, "status", home)
+    start_s = time.monotonic() - began
+    began = time.monotonic()
+    assert killed_after(None, "sync", home) == ["sent 1"]
+    return max(0.1, time.monotonic() - began - start_s)

@@ -1,4 +1,4 @@
-"""The work that is killed: `python work_device.py add|train|sync DIRECTORY [START]`; its lines say what is done."""
+"""The work that is killed: `work_device.py add|train|sync|status DIRECTORY [START]`; its lines say what is done."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def main(verb: str, directory: Path, start: int) -> None:
                 tell(f"added {number}")
         elif verb == "train":
             tell(device.train(minutes=5, settings=SETTINGS).version_id)
-        else:
+        elif verb == "sync":
             tell(f"sent {len(device.sync().sent)}")
 
 

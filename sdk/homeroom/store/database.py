@@ -7,6 +7,7 @@ that one process at a time owns the file and no shared memory is needed.
 
 from __future__ import annotations
 
+import os
 import sqlite3
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -141,7 +142,7 @@ def refusal(problem: sqlite3.Error, path: Path) -> Exception:
         return DiskFullError("no space left; nothing was changed", where=where, remedy="free some space, try again")
     if code == BUSY:
         return StoreError("is in use by another process", where=where, remedy="wait until it ends, or stop it")
-    if code in (READONLY, CANTOPEN):
+    if code in (READONLY, CANTOPEN) or (code == IOERR and not os.access(path.parent, os.W_OK)):
         return StoreError(
             "cannot be opened for writing", where=where, remedy="make the directory writable, then try again"
         )
