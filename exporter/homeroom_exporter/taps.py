@@ -32,7 +32,7 @@ def expose(model: onnx.ModelProto, taps: Mapping[str, str]) -> onnx.ModelProto:
         [*reversed(kept), *(helper.make_node("Identity", [v], [t], name=f"{OURS}{t}") for t, v in taps.items())],
         "features",
         [value for value in graph.input if value.name in needed],
-        [helper.make_tensor_value_info(tap, TensorProto.FLOAT, ["batch", "tokens", "width"]) for tap in taps],
+        [helper.make_tensor_value_info(tap, TensorProto.FLOAT, None) for tap in taps],
         [tensor for tensor in graph.initializer if tensor.name in needed],
     )
     return assemble(pruned, model.opset_import)

@@ -86,6 +86,7 @@ def keep_float(model: onnx.ModelProto) -> tuple[str, ...]:
 
 def spectrum(model: onnx.ModelProto, values: dict[str, NDArray[np.generic]]) -> None:
     """Replace the graph's loop over clips by the same log-mel spectrum for a whole batch: the DFT as a convolution."""
+    del model.graph.value_info[:]  # stale where nodes are replaced
     loop = next(node for node in model.graph.node if node.op_type == "Loop")
     stacked = next(node for node in model.graph.node if loop.output[2] in node.input).output[0]
     window = values[WINDOW].astype(np.float64)
