@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from examples.vocabulary.media import bring
+from examples.vocabulary.media import bring, draw
 from examples.vocabulary.splits import Row, share
 from examples.vocabulary.stamps import Stamp
 
@@ -147,6 +147,7 @@ def write_all(
 
     "everything" holds the training samples of all schools, for the comparison with all data in one place.
     """
+    draw({stamp.picture for stamp, _ in pairs})
     dealt = deal(pairs, seed, schools)
     written: dict[str, dict[str, Path]] = {}
     everything = []
