@@ -11,7 +11,7 @@ from homeroom.training import Score, Settings
 
 ROUNDS = 20
 LOCAL_EPOCHS = 2
-RATES = (1e-3, 2e-3)  # that the benchmark tries for each setting, on validation pupils
+RATES = (1e-3, 2e-3, 4e-3)  # that the benchmark tries for each setting, on validation pupils
 
 ALONE = Settings(epochs=60, learning_rate=1e-3, weight_decay=3e-2, patience=15, modality_dropout=0.2, balance=0.5)
 OWN = msgspec.structs.replace(ALONE, epochs=6, learning_rate=3e-4)
