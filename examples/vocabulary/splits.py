@@ -11,7 +11,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from examples.vocabulary.stamps import Stamp, fetch, read
+from examples.vocabulary.stamps import NoStampsError, Stamp, fetch, read
 from homeroom.errors import InputError
 from homeroom.preprocess.image import decode
 
@@ -41,13 +41,14 @@ def load() -> dict[str, Row]:
 
 
 def lesson_stamps() -> list[tuple[Stamp, Row]]:
-    """The stamps of the lesson with their row; ValueError if a picture is not the one that was split."""
-    rows, found = load(), []
-    for stamp in read(fetch()):
-        if row := rows.get(stamp.name):
-            if _digest(stamp.picture) != row.digest:
-                raise ValueError(f"{stamp.name} is another picture than the one in {FILE.name}")
-            found.append((stamp, row))
+    """The stamps of the lesson with their row; NoStampsError if the pictures are not those that were split."""
+    rows = load()
+    found = [(stamp, rows[stamp.name]) for stamp in read(fetch()) if stamp.name in rows]
+    differ = [stamp.name for stamp, row in found if _digest(stamp.picture) != row.digest]
+    if differ or len(found) < len(rows):
+        raise NoStampsError(
+            f"{len(differ)} pictures differ from those in {FILE.name} and {len(rows) - len(found)} are missing"
+        )
     return found
 
 

@@ -11,6 +11,7 @@ from pathlib import Path
 import platformdirs
 
 PACKAGE, VERSION = "tuxpaint-stamps-default", "2022.06.04-1"
+LIMIT_S = 900  # for a download
 LANGUAGES = ("en", "es", "fr")
 INSIDE = "usr/share/tuxpaint/stamps"
 SOUNDS = {"en": "_desc.ogg", "es": "_desc_es.ogg", "fr": "_desc_fr.ogg"}
@@ -57,22 +58,30 @@ def fetch() -> Path:
 
 
 def _download(folder: Path) -> None:
-    wanted = ["apt-get", "download", "-q", f"{PACKAGE}={VERSION}"]
-    try:
-        _run(wanted, folder)
-    except NoStampsError:
-        # No package lists, or not ours to refresh: keep lists of our own, which needs no root.
-        state = folder / "apt"
-        for part in ("lists/partial", "cache/archives/partial"):
-            (state / part).mkdir(parents=True, exist_ok=True)
-        own = ["-o", f"Dir::State::lists={state / 'lists'}", "-o", f"Dir::Cache={state / 'cache'}"]
-        own += ["-o", "APT::Sandbox::User=", "-o", "Debug::NoLocking=1"]
-        _run(["apt-get", *own, "update", "-q"], folder)
-        _run(["apt-get", *own, *wanted[1:]], folder)
+    """The version that was split, or else the distribution's: pictures that differ are found by their digests."""
+    state = folder / "apt"
+    # Lists of our own need no root, where the system has none or may not be refreshed by us.
+    own = ["-o", f"Dir::State::lists={state / 'lists'}", "-o", f"Dir::Cache={state / 'cache'}"]
+    own += ["-o", "APT::Sandbox::User=", "-o", "Debug::NoLocking=1"]
+    for options in ([], own):
+        if options:
+            for part in ("lists/partial", "cache/archives/partial"):
+                (state / part).mkdir(parents=True, exist_ok=True)
+            _run(["apt-get", *options, "-q", "update"], folder)
+        for wanted in (f"{PACKAGE}={VERSION}", PACKAGE):
+            try:
+                _run(["apt-get", *options, "-q", "download", wanted], folder)
+                return
+            except NoStampsError as problem:
+                last = problem
+    raise last
 
 
 def _run(command: list[str], folder: Path) -> None:
-    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=900, check=False)
+    try:
+        done = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=LIMIT_S, check=False)
+    except subprocess.TimeoutExpired:
+        raise NoStampsError(f"{' '.join(command[:1])} took longer than {LIMIT_S // 60} minutes") from None
     if done.returncode:
         raise NoStampsError(f"{' '.join(command[:2])} failed: {done.stderr.strip()[-300:]}")
 
