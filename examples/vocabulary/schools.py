@@ -55,7 +55,7 @@ def deal(pairs: Sequence[Pair], seed: int, schools: Sequence[School] = SCHOOLS) 
     for members in by_group.values():
         left.setdefault(members[0][0].category, []).append(members)
     for groups in left.values():
-        rng.shuffle(groups)  # type: ignore[arg-type]
+        rng.shuffle(groups)
     categories = sorted(left)
     dealt: dict[str, list[Pair]] = {school.name: [] for school in schools}
     for school in sorted(schools, key=lambda s: s.stamps):  # the small ones choose first
