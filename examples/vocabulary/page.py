@@ -7,7 +7,7 @@ import html
 import io
 from pathlib import Path
 
-from examples.vocabulary.lesson import Example, SchoolResult, mean
+from examples.vocabulary.lesson import ALONE, Example, SchoolResult, mean
 from examples.vocabulary.report import LANGUAGES, SETTINGS, TITLES, Shown
 from homeroom.preprocess.image import decode
 
@@ -44,8 +44,8 @@ taught; stamps that share a caption or look alike were kept on one side.</p>
 school's own samples only. <b>together</b>: the merged model of round {shown.chosen + 1} of
 {len(shown.schools[0].rounds)}, the one that did best on the schools' own validation pupils. <b>together, then own</b>:
 some more epochs at the school. <b>all in one place</b>: one device with everybody's samples, which the schools could
-not do. Settings pass over the data at most equally often, with one learning rate chosen on validation pupils; each
-stops where its validation pupils did best. Tests of {_least(shown)} and more answers: a figure's standard error is
+not do. No setting passes over its data more than {ALONE.epochs} times; all use the same rate, chosen on validation
+pupils; each stops where its validation pupils did best. Tests of {_least(shown)} and more answers: a figure's standard error is
 about 3 points, and this is one draw of the schools (<code>benchmarks/federation.py</code> repeats it).</p></section>
 <p class="small">Pictures, captions and sounds: Tux Paint stamps, GPL-2.</p>
 </main></body></html>
