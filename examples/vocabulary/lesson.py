@@ -13,9 +13,9 @@ ROUNDS = 20
 LOCAL_EPOCHS = 2
 RATES = (2e-3, 4e-3)  # that the benchmark tries for each setting, on validation pupils
 
-ALONE = Settings(epochs=60, learning_rate=2e-3, weight_decay=3e-2, patience=15, modality_dropout=0.2, balance=0.5)
+ALONE = Settings(epochs=60, learning_rate=4e-3, weight_decay=3e-2, patience=15, modality_dropout=0.2, balance=0.5)
 OWN = msgspec.structs.replace(ALONE, epochs=6, learning_rate=3e-4)
-TOGETHER_RATE = 2e-3  # in the demo, as alone and all in one place: what validation chose in the benchmark
+TOGETHER_RATE = 4e-3  # in the demo, as alone and all in one place: what validation chose in the benchmark
 
 
 def round_settings(number: int, rounds: int = ROUNDS, rate: float = TOGETHER_RATE) -> Settings:
