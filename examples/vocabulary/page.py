@@ -46,7 +46,8 @@ school's own samples only. <b>together</b>: the merged model of round {shown.cho
 some more epochs at the school. <b>all in one place</b>: one device with everybody's samples, which the schools could
 not do. No setting passes over its data more than {ALONE.epochs} times; all use the same rate, chosen on validation
 pupils; each stops where its validation pupils did best. Tests of {_least(shown)} and more answers: a figure's standard
-error is about 3 points, and this is one draw of the schools (<code>benchmarks/federation.py</code> repeats it).</p></section>
+error is about 3 points, and this is one draw of the schools (<code>benchmarks/federation.py</code> repeats
+it).</p></section>
 <p class="small">Pictures, captions and sounds: Tux Paint stamps, GPL-2.</p>
 </main></body></html>
 """
