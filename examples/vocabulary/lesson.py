@@ -21,7 +21,8 @@ TOGETHER_RATE = 4e-3  # in the demo, as alone and all in one place: what validat
 def round_settings(number: int, rounds: int = ROUNDS, rate: float = TOGETHER_RATE) -> Settings:
     """Local training of round `number` (from 0): the rate falls over the rounds as it does over epochs alone."""
     falling = rate * (1 - number / rounds)
-    return changed(ALONE, epochs=LOCAL_EPOCHS, learning_rate=falling, constant_rate=True, patience=LOCAL_EPOCHS)
+    fields = {"epochs": LOCAL_EPOCHS, "learning_rate": falling, "constant_rate": True, "patience": LOCAL_EPOCHS}
+    return changed(ALONE, **fields, draw=number)
 
 
 def changed(settings: Settings, **fields: Any) -> Settings:

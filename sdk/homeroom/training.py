@@ -30,6 +30,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     weight_decay: float = 1e-2
     warmup: float = 0.1
     seed: int = 0
+    draw: int = 0  # further seed of batches and dropout alone, for rounds that keep one split of the subjects
     patience: int = 4  # epochs without a better validation score before training stops
     validation: float = 0.2  # share of the samples, whole subjects
     proximal: float = 0.0
@@ -110,7 +111,7 @@ def fit(
     optimiser.first, optimiser.second, optimiser.steps = state.first, state.second, state.steps
     total, saved_s, in_time = 0, time.monotonic(), True
     while state.epoch < settings.epochs and in_time and not _stale(state, settings):
-        batches = train.plan(variants, np.random.default_rng([settings.seed, state.epoch]))
+        batches = train.plan(variants, np.random.default_rng([settings.seed, state.epoch, settings.draw]))
         total = settings.epochs * len(batches)
         for batch in batches[state.batch :]:
             if deadline_s is not None and time.monotonic() >= deadline_s:
@@ -203,7 +204,7 @@ def _gradient(
     rows, size = batch.pack.rows[batch.places], batch.graph.batch
     presence, kept = None, weights[rows]
     if settings.modality_dropout:
-        rng = np.random.default_rng([settings.seed, state.epoch, state.batch, 1])
+        rng = np.random.default_rng([settings.seed, state.epoch, state.batch, 1, settings.draw])
         presence = drop_inputs(train.presence[rows], train.manifest, settings.modality_dropout, rng)
         usable = np.stack([train.usable(task, presence) for task in train.manifest.tasks], 1)
         kept = kept * usable
