@@ -20,6 +20,7 @@ TITLES = {
     "own": "together, then own",
     "pooled": "all in one place",
 }
+SHORT = {"own": "then own", "pooled": "one place"}  # for a terminal of 80 columns
 LANGUAGES = {"en": "English", "es": "Spanish", "fr": "French"}
 
 
@@ -92,14 +93,14 @@ class Shown:
 
 def as_table(shown: Shown) -> Table:
     table = Table(title="Accuracy on the held-out test", caption=shown.verdict())
-    for column in ("school", "language", "task", "tested"):
-        table.add_column(column)
+    for column in ("school", "", "task", "tested"):
+        table.add_column(column, no_wrap=True)
     for setting in SETTINGS:
-        table.add_column(TITLES[setting], justify="right")
+        table.add_column(SHORT.get(setting, setting), justify="right")
     for school in shown.schools:
         scores = shown.scores(school)
         for number, task in enumerate(school.before):
-            first = (school.name, LANGUAGES[shown.facts[school.name].language]) if not number else ("", "")
+            first = (school.name, shown.facts[school.name].language) if not number else ("", "")
             row = (f"{scores[s].get(task, 0.0):.3f}" for s in SETTINGS)
             table.add_row(*first, task, str(school.tested[task]), *row)
         totals = (f"{mean(scores[s]):.3f}" for s in SETTINGS)
