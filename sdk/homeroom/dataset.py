@@ -237,17 +237,23 @@ def needs_all(task: Task, manifest: Manifest) -> bool:
 
 
 def _draw(groups: Sequence[Sequence[int]], wanted: int, strata: Sequence[str]) -> set[int]:
-    """Whole groups, about `wanted` rows, so that no stratum gives more than its share plus one group."""
+    """Whole groups, about `wanted` rows, so that no stratum gives more than its share plus one group.
+
+    Where most strata are too rare for that, as with several tasks at once, their shares no longer bind.
+    """
     share = wanted / len(strata)
     room: dict[str, float] = {}
     for name in strata:
         room[name] = room.get(name, 0.5) + share
     held: set[int] = set()
-    for group in groups:
-        if len(held) >= wanted:
+    for even in (True, False):
+        if not even and len(held) >= wanted / 2:
             break
-        if len(group) <= 2 * wanted and all(room[strata[row]] >= 1 for row in group[:1]):
-            held.update(group)
-            for row in group:
-                room[strata[row]] -= 1
+        for group in groups:
+            if len(held) >= wanted:
+                break
+            if held.isdisjoint(group) and len(group) <= 2 * wanted and (not even or room[strata[group[0]]] >= 1):
+                held.update(group)
+                for row in group:
+                    room[strata[row]] -= 1
     return held

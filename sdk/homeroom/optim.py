@@ -41,5 +41,5 @@ def one_cycle(step: int, total: int, warmup: float) -> float:
     """Share of the peak learning rate: up linearly over `warmup` of the steps, then down to 0 as a cosine."""
     rise = max(1.0, warmup * total)
     if step < rise:
-        return (step + 1) / rise
+        return min(1.0, (step + 1) / rise)
     return 0.5 * (1 + math.cos(math.pi * min(1.0, (step - rise) / max(1.0, total - rise))))

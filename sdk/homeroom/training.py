@@ -42,7 +42,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Epoch(msgspec.Struct, frozen=True):
-    """`value`: mean over tasks of `Score.value` on validation data, -loss where there is none."""
+    """`value`: mean over tasks of `Score.value` on validation data; the epoch's number where there is none."""
 
     loss: float
     value: float
