@@ -4,6 +4,11 @@ from __future__ import annotations
 
 import pytest
 import tiny
+from hypothesis import settings
+
+# A busy machine is no failure: the first example of a test may pay for an import.
+settings.register_profile("homeroom", deadline=None)
+settings.load_profile("homeroom")
 
 
 @pytest.fixture(scope="session")
