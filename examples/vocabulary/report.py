@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
+from rich import box
 from rich.table import Table
 
 from examples.vocabulary.lesson import SchoolResult, best_round, mean
@@ -92,17 +93,19 @@ class Shown:
 
 
 def as_table(shown: Shown) -> Table:
-    table = Table(title="Accuracy on the held-out test", caption=shown.verdict())
-    for column in ("school", "", "task", "tested"):
-        table.add_column(column, no_wrap=True)
+    """Per cent right, a row for each task of each school; fits 80 columns."""
+    title = "Right answers on the held-out test, per cent"
+    table = Table(title=title, caption=shown.verdict(), box=box.SIMPLE_HEAD, show_edge=False, padding=(0, 1, 0, 0))
+    for column in ("school", "task", "tested"):
+        table.add_column(column, no_wrap=True, justify="right" if column == "tested" else "left")
     for setting in SETTINGS:
-        table.add_column(SHORT.get(setting, setting), justify="right")
+        table.add_column(SHORT.get(setting, setting), justify="right", no_wrap=True)
     for school in shown.schools:
         scores = shown.scores(school)
         for number, task in enumerate(school.before):
-            first = (school.name, shown.facts[school.name].language) if not number else ("", "")
-            row = (f"{scores[s].get(task, 0.0):.3f}" for s in SETTINGS)
-            table.add_row(*first, task, str(school.tested[task]), *row)
-        totals = (f"{mean(scores[s]):.3f}" for s in SETTINGS)
-        table.add_row("", "", "mean", "", *totals, style="bold", end_section=True)
+            name = f"{school.name} ({shown.facts[school.name].language})" if not number else ""
+            row = (f"{100 * scores[s].get(task, 0.0):.1f}" for s in SETTINGS)
+            table.add_row(name, task, str(school.tested[task]), *row)
+        totals = (f"{100 * mean(scores[s]):.1f}" for s in SETTINGS)
+        table.add_row("", "mean", "", *totals, style="bold", end_section=True)
     return table

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 from PIL import Image
+from rich.console import Console
 
 sys.path.insert(0, str(Path(__file__).parents[2]))
 
@@ -208,7 +209,12 @@ def test_the_page_needs_nothing_from_elsewhere_and_shows_losers_too(tmp_path: Pa
     assert f"{SCHOOLS[0].name} did not" in page
     assert "<b>Una pera" not in page
     assert page.count('alt="') == page.count("<img")
-    assert as_table(shown).row_count == 2 * len(SCHOOLS)
+    table = as_table(shown)
+    assert table.row_count == 2 * len(SCHOOLS)
+    console = Console(width=80)
+    with console.capture() as printed:
+        console.print(table)
+    assert "…" not in printed.get()  # nothing is cut short on a narrow terminal
 
 
 def _result(name: str, rounds: list[Round], examples: list[Example] | None = None) -> SchoolResult:
