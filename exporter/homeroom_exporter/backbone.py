@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import msgspec
 import numpy as np
@@ -13,13 +13,14 @@ import onnx
 from numpy.typing import NDArray
 
 from homeroom.contract.canonical import digest, digest_file, identity
-from homeroom.contract.manifest import Licence, Modality, Tolerance
+from homeroom.contract.manifest import Licence, Modality, Precision, Tolerance
 from homeroom.errors import ExportError
 from homeroom.preprocess import Prepared, prepare
 from homeroom.runtime import load
 from homeroom_exporter import compress, encoders, measure, quantize
 from homeroom_exporter.encoders.spec import Encoder, EncoderSpec
 from homeroom_exporter.measure import BATCH, batches, spread
+from homeroom_exporter.sensitivity import Sweep, sweep
 from homeroom_exporter.taps import canonical_bytes
 
 __all__ = ["Backbone", "EncoderSpec", "build"]
@@ -27,6 +28,7 @@ __all__ = ["Backbone", "EncoderSpec", "build"]
 TOKEN_LIMIT = 24_000  # calibration tokens that a compression is fitted on
 RANGE_INPUTS = 96  # calibration inputs that the ranges of activations are read from
 TOLERANCE_INPUTS = 256
+SWEEP_INPUTS = 48  # calibration inputs that the drift of a trial is measured on
 MARGIN = 1.5  # a device's features may drift so much further than they did here
 SLACK = 0.005
 UNKNOWN = "0" * 64
@@ -36,7 +38,8 @@ UNKNOWN = "0" * 64
 class Backbone:
     """A built modality. Its files stand in the scratch directory that the caller gave.
 
-    graphs: precision (`float32`, `int8`) to file; both have the same compression inside and give int8 features.
+    graphs: precision (`float32`, and `int8` or `int4`) to file; both have the same compression inside and give int8
+    features. sweep: which layers kept a higher precision, and what that left of the drift.
     scale: float32 [taps, dim]; a feature's value is int8 * scale. files: bundle name to file (tokenizer, licences).
     float_bytes: size of the encoder's original float32 weights.
     """
@@ -47,6 +50,12 @@ class Backbone:
     files: dict[str, Path]
     licences: tuple[Licence, ...]
     float_bytes: int
+    sweep: Sweep | None = None
+
+    @property
+    def lowest(self) -> Precision:
+        """The precision that devices take first."""
+        return next(p for p in get_args(Precision) if p in self.graphs)
 
 
 def build(spec: EncoderSpec, calibration: Sequence[Any], scratch: Path) -> Backbone:
@@ -74,9 +83,11 @@ def build(spec: EncoderSpec, calibration: Sequence[Any], scratch: Path) -> Backb
     reference, scale = _compressed(encoder, modality, inputs, scratch)
     graphs = {"float32": _write(scratch / "features.float32.onnx", reference)}
     tolerance = Tolerance(1.0 - SLACK, 1.0 - 2 * SLACK)
-    if spec.quantize == "int8" and encoder.scheme != "none":
-        graphs["int8"] = _write(scratch / "features.int8.onnx", _int8(encoder, reference, modality, inputs))
-        tolerance = _tolerance(modality, graphs, spread(inputs, TOLERANCE_INPUTS))
+    found = None
+    if spec.quantize != "none" and encoder.scheme != "none":
+        small, found = _quantized(spec, encoder, reference, modality, inputs, scratch)
+        graphs[spec.quantize] = _write(scratch / f"features.{spec.quantize}.onnx", small)
+        tolerance = _tolerance(modality, graphs["float32"], graphs[spec.quantize], spread(inputs, TOLERANCE_INPUTS))
     made = {
         "preprocess": msgspec.to_builtins(modality.preprocess),
         "files": {name: digest_file(path) for name, path in encoder.files.items() if not name.startswith("licences/")},
@@ -87,7 +98,7 @@ def build(spec: EncoderSpec, calibration: Sequence[Any], scratch: Path) -> Backb
         "tolerance": msgspec.to_builtins(tolerance),
     }
     modality = msgspec.structs.replace(modality, features_id=identity(made), tolerance=tolerance, dim=scale.shape[1])
-    return Backbone(modality, graphs, scale, dict(encoder.files), encoder.licences, encoder.float_bytes)
+    return Backbone(modality, graphs, scale, dict(encoder.files), encoder.licences, encoder.float_bytes, found)
 
 
 def _compressed(
@@ -110,18 +121,40 @@ def _compressed(
     return compress.append(encoder.graph, encoder.taps, fitted, tokens), fitted.scale
 
 
-def _int8(
-    encoder: Encoder, reference: onnx.ModelProto, modality: Modality, inputs: Sequence[Prepared]
-) -> onnx.ModelProto:
-    if encoder.scheme == "dynamic":
-        return quantize.dynamic(reference, encoder.keep_float)
-    chosen = spread(inputs, RANGE_INPUTS)
-    return quantize.static(reference, (feeds for feeds, _ in batches(modality, chosen)), encoder.keep_float)
+def _quantized(
+    spec: EncoderSpec,
+    encoder: Encoder,
+    reference: onnx.ModelProto,
+    modality: Modality,
+    inputs: Sequence[Prepared],
+    scratch: Path,
+) -> tuple[onnx.ModelProto, Sweep]:
+    """The graph in low precision, but for the layers that the drift stated in the recipe cannot spare."""
+    seen, compared = spread(inputs, RANGE_INPUTS), spread(inputs, SWEEP_INPUTS)
+    if spec.quantize == "int4" and encoder.scheme == "static":
+        raise ExportError(
+            "int4 is for matrix products, and this encoder convolves", where=spec.source, remedy='quantize = "int8"'
+        )
+
+    def made(kept: Collection[str], shown: Sequence[Prepared] = compared) -> onnx.ModelProto:
+        if spec.quantize == "int4":
+            return quantize.blockwise(reference, encoder.keep_float, kept)
+        if encoder.scheme == "dynamic":
+            return quantize.dynamic(reference, encoder.keep_float, kept)
+        return quantize.static(reference, (feeds for feeds, _ in batches(modality, shown)), encoder.keep_float, kept)
+
+    def loss(kept: Collection[str]) -> float:
+        trial = _write(scratch / "trial.onnx", made(kept))
+        return 1.0 - measure.agreement(modality, scratch / "features.float32.onnx", trial, compared)[0]
+
+    found = sweep(quantize.candidates(reference, encoder.keep_float), loss, spec.drift)
+    (scratch / "trial.onnx").unlink()
+    return made(found.kept, seen), found
 
 
-def _tolerance(modality: Modality, graphs: dict[str, Path], inputs: Sequence[Prepared]) -> Tolerance:
-    """What int8 features differed from the float reference on the calibration inputs, with a margin, to 0.005."""
-    mean, worst = measure.agreement(modality, graphs["float32"], graphs["int8"], inputs)
+def _tolerance(modality: Modality, reference: Path, small: Path, inputs: Sequence[Prepared]) -> Tolerance:
+    """What quantized features differed from the float reference on the calibration inputs, with a margin, to 0.005."""
+    mean, worst = measure.agreement(modality, reference, small, inputs)
     return Tolerance(*(float(np.floor((1 - (1 - c) * MARGIN - SLACK) * 200) / 200) for c in (mean, worst)))
 
 

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from homeroom.contract.manifest import Modality, Task
+from homeroom.contract.manifest import Modality, Precision, Task
 from homeroom.golden import cosines
 from homeroom.preprocess import Prepared, collate, content, prepare
 from homeroom.runtime import Graph, load
@@ -37,9 +37,10 @@ EDGES = ("zeros", "saturated", "empty", "longest")
 
 @dataclass(frozen=True)
 class BackboneCheck:
-    """Sizes in bytes; `cosine` (mean, worst) over `values` inputs; `ms` a value, int8, in batches."""
+    """Sizes in bytes; `cosine` (mean, worst) over `values` inputs; `lowest`: the precision that is compared."""
 
     modality: str
+    lowest: Precision
     float_bytes: int
     bytes: dict[str, int]
     values: int
@@ -93,7 +94,7 @@ def _failures(made: BackboneCheck, modality: Modality) -> list[str]:
     (mean, worst), limit = made.cosine, modality.tolerance
     if mean < limit.mean or worst < limit.worst:
         failures.append(
-            f"{made.modality}: int8 features are too far from float32 (cosine {mean:.4f}, worst {worst:.4f}; "
+            f"{made.modality}: quantized features are too far from float32 (cosine {mean:.4f}, worst {worst:.4f}; "
             f"tolerance {limit.mean:.4f}, {limit.worst:.4f})"
         )
     failures += [
@@ -114,10 +115,11 @@ def check_backbone(design: Design, made: Backbone, samples: Sequence[StoredSampl
         precision: compute(modality, load(path, threads=threads), ready)
         for precision, path in sorted(made.graphs.items())
     }
-    int8 = features.get("int8", features["float32"])
+    int8 = features[made.lowest]
     feeds = collate(modality, list(ready.values())[:BATCH])
     return BackboneCheck(
         modality=modality.name,
+        lowest=made.lowest,
         float_bytes=made.float_bytes,
         bytes={precision: path.stat().st_size for precision, path in made.graphs.items()},
         values=len(chosen),

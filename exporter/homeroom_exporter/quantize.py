@@ -1,14 +1,16 @@
-"""Float graphs to int8 with 7-bit weights, the same on processors with and without VNNI; onnx, onnxruntime.
+"""Float graphs to int8 with 7-bit weights, the same on processors with and without VNNI, or to int4; onnx, onnxruntime.
 
 An 8-bit weight times an unsigned 8-bit activation, two of them added, overflows the 16 bits that AVX2 adds in: features
-then collapse on older laptops. With weights of 7 bits it cannot happen (onnxruntime's `reduce_range`).
+then collapse on older laptops. With weights of 7 bits it cannot happen (onnxruntime's `reduce_range`). int4 is of
+weights only, by blocks; sums are float32, so it has no such trap.
 """
 
 from __future__ import annotations
 
 import logging
 import tempfile
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -23,19 +25,25 @@ from onnxruntime.quantization import (
     quantize_dynamic,
     quantize_static,
 )
+from onnxruntime.quantization.matmul_nbits_quantizer import MatMulNBitsQuantizer
 
 from homeroom_exporter.taps import OURS
 
-TABLE_ROWS = 256  # a lookup table of at least so many rows becomes int8, each row with its own scale
+TABLE_ROWS = 256  # a lookup table of at least so many rows is quantized: int8 by row, or int4 by block
+FILTER_VALUES = 1 << 15  # a convolution's float32 weights are stored as int8 from so many values on
+BLOCK = 32  # weights that share a scale in int4
 
 Feeds = Mapping[str, NDArray[np.generic]]
 
 
-def dynamic(model: onnx.ModelProto, keep_float: Iterable[str] = ()) -> onnx.ModelProto:
-    """Matrix products in int8 (weights per channel, activations by batch), lookup tables in int8 by row."""
+def dynamic(model: onnx.ModelProto, keep_float: Iterable[str] = (), kept: Collection[str] = ()) -> onnx.ModelProto:
+    """Matrix products in int8 (weights per channel, activations by batch), lookup tables in int8 by row.
+
+    keep_float: prefixes of names of nodes that stay in float32; kept: whole names.
+    """
     with tempfile.TemporaryDirectory() as folder, _quiet():
         before, after = Path(folder) / "float.onnx", Path(folder) / "int8.onnx"
-        onnx.save(shrink_tables(model), before)
+        onnx.save(shrink_filters(shrink_tables(model, kept), kept), before)
         quantize_dynamic(
             before,
             after,
@@ -43,13 +51,15 @@ def dynamic(model: onnx.ModelProto, keep_float: Iterable[str] = ()) -> onnx.Mode
             per_channel=True,
             reduce_range=True,
             weight_type=QuantType.QInt8,
-            nodes_to_exclude=excluded(model, keep_float),
+            nodes_to_exclude=[*excluded(model, keep_float), *kept],
             extra_options={"MatMulConstBOnly": True},
         )
         return onnx.load(after)
 
 
-def static(model: onnx.ModelProto, feeds: Iterable[Feeds], keep_float: Iterable[str] = ()) -> onnx.ModelProto:
+def static(
+    model: onnx.ModelProto, feeds: Iterable[Feeds], keep_float: Iterable[str] = (), kept: Collection[str] = ()
+) -> onnx.ModelProto:
     """Convolutions and what lies between in int8 (QDQ), activations by the range seen on the calibration feeds."""
     with tempfile.TemporaryDirectory() as folder, _quiet():
         before, after = Path(folder) / "float.onnx", Path(folder) / "int8.onnx"
@@ -65,9 +75,56 @@ def static(model: onnx.ModelProto, feeds: Iterable[Feeds], keep_float: Iterable[
             activation_type=QuantType.QUInt8,
             weight_type=QuantType.QInt8,
             calibrate_method=CalibrationMethod.MinMax,
-            nodes_to_exclude=excluded(model, keep_float),
+            nodes_to_exclude=[*excluded(model, keep_float), *kept],
         )
         return onnx.load(after)
+
+
+def blockwise(model: onnx.ModelProto, keep_float: Iterable[str] = (), kept: Collection[str] = ()) -> onnx.ModelProto:
+    """Weights of matrix products and lookup tables in int4, by blocks of BLOCK; the nodes `kept` get 8 bits.
+
+    onnxruntime's MatMulNBits and GatherBlockQuantized: each block has a float32 scale and an integer zero point.
+    """
+    whole = {one.name for one in candidates(model, keep_float)}
+    small = shrink_filters(shrink_tables(model, whole - set(kept)))
+    for bits, wanted in ((4, whole - set(kept)), (8, whole & set(kept))):
+        with _quiet():
+            quantizer = MatMulNBitsQuantizer(
+                small,
+                bits=bits,
+                block_size=BLOCK,
+                nodes_to_exclude=[node.name for node in small.graph.node if node.name not in wanted],
+                op_types_to_quantize=("MatMul", "Gather") if bits == 4 else ("MatMul",),
+                quant_axes=(("MatMul", 0), ("Gather", 1)),
+            )
+            quantizer.process()
+        small = quantizer.model.model
+    said = {opset.domain: opset.version for opset in model.opset_import}
+    for opset in small.opset_import:  # the library raises it, for a type that only its own operators read
+        opset.version = said.get(opset.domain, opset.version)
+    return small
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A node whose weights can be quantized, and how many values they are."""
+
+    name: str
+    values: int
+
+
+def candidates(model: onnx.ModelProto, keep_float: Iterable[str] = ()) -> list[Candidate]:
+    """Matrix products by constants, large lookup tables and convolutions, in the graph's order."""
+    weights = {t.name: t for t in model.graph.initializer if t.data_type == TensorProto.FLOAT}
+    left_out = set(excluded(model, keep_float))
+    found = []
+    for node in model.graph.node:
+        place = {"MatMul": 1, "Gemm": 1, "Gather": 0, "Conv": 1}.get(node.op_type)
+        tensor = weights.get(node.input[place]) if place is not None else None
+        if tensor is None or node.name in left_out or (place == 0 and not _is_table(tensor)):
+            continue
+        found.append(Candidate(node.name, int(np.prod(tensor.dims))))
+    return found
 
 
 def excluded(model: onnx.ModelProto, keep_float: Iterable[str]) -> list[str]:
@@ -76,32 +133,77 @@ def excluded(model: onnx.ModelProto, keep_float: Iterable[str]) -> list[str]:
     return [node.name for node in model.graph.node if node.name.startswith(prefixes)]
 
 
-def shrink_tables(model: onnx.ModelProto) -> onnx.ModelProto:
-    """Each large lookup table [rows, width] as int8 with a float32 scale a row; twice as fine as one scale for all."""
-    small = onnx.ModelProto()
-    small.CopyFrom(model)
-    graph = small.graph
-    tables = {tensor.name: tensor for tensor in graph.initializer}
-    nodes: list[NodeProto] = []
-    done: set[str] = set()
-    for node in graph.node:
-        table = tables.get(node.input[0]) if node.op_type == "Gather" else None
-        if table is None or table.data_type != TensorProto.FLOAT or len(table.dims) != 2 or table.dims[0] < TABLE_ROWS:
-            nodes.append(node)
-            continue
-        name, indices, output = table.name, node.input[1], node.output[0]
-        if name not in done:
-            values = numpy_helper.to_array(table)
-            scale = np.maximum(np.abs(values).max(1, keepdims=True), 1e-6) / np.float32(127)
-            graph.initializer.append(numpy_helper.from_array(np.round(values / scale).astype(np.int8), f"{name}.int8"))
-            graph.initializer.append(numpy_helper.from_array(scale.astype(np.float32), f"{name}.scale"))
-            done.add(name)
-        nodes += [
+def shrink_tables(model: onnx.ModelProto, keep: Collection[str] = ()) -> onnx.ModelProto:
+    """Each large lookup table [rows, width] as int8 with a float32 scale a row; twice as fine as one scale for all.
+
+    keep: names of nodes whose tables are left as they are.
+    """
+
+    def lookup(node: NodeProto, name: str) -> list[NodeProto]:
+        indices, output = node.input[1], node.output[0]
+        return [
             helper.make_node("Gather", [f"{name}.int8", indices], [f"{output}.int8"], name=f"{OURS}{output}.rows"),
             helper.make_node("Cast", [f"{output}.int8"], [f"{output}.cast"], to=TensorProto.FLOAT),
             helper.make_node("Gather", [f"{name}.scale", indices], [f"{output}.scale"], name=f"{OURS}{output}.scales"),
             helper.make_node("Mul", [f"{output}.cast", f"{output}.scale"], [output]),
         ]
+
+    def wanted(node: NodeProto, tensor: TensorProto) -> bool:
+        return node.op_type == "Gather" and node.name not in keep and _is_table(tensor)
+
+    return _shrink(model, 0, wanted, lookup)
+
+
+def shrink_filters(model: onnx.ModelProto, keep: Collection[str] = ()) -> onnx.ModelProto:
+    """Large filters of convolutions as int8 with a scale a channel; the runtime makes float32 of them when it loads."""
+
+    def convolve(node: NodeProto, name: str) -> list[NodeProto]:
+        output = node.output[0]
+        cast, restored = f"{output}.filter.cast", f"{output}.filter"
+        back = helper.make_node("Cast", [f"{name}.int8"], [cast], name=OURS + cast, to=TensorProto.FLOAT)
+        scaled = helper.make_node("Mul", [cast, f"{name}.scale"], [restored], name=OURS + restored)
+        changed = NodeProto()
+        changed.CopyFrom(node)
+        changed.input[1] = restored
+        return [back, scaled, changed]
+
+    def wanted(node: NodeProto, tensor: TensorProto) -> bool:
+        return node.op_type == "Conv" and node.name not in keep and np.prod(tensor.dims) >= FILTER_VALUES
+
+    return _shrink(model, 1, wanted, convolve)
+
+
+def _is_table(tensor: TensorProto) -> bool:
+    return len(tensor.dims) == 2 and tensor.dims[0] >= TABLE_ROWS
+
+
+def _shrink(
+    model: onnx.ModelProto,
+    place: int,
+    wanted: Callable[[NodeProto, TensorProto], bool],
+    read: Callable[[NodeProto, str], list[NodeProto]],
+) -> onnx.ModelProto:
+    """Constants at an input `place` of the nodes wanted, as `<name>.int8` and `<name>.scale` of their first axis."""
+    small = onnx.ModelProto()
+    small.CopyFrom(model)
+    graph = small.graph
+    floats = {tensor.name: tensor for tensor in graph.initializer if tensor.data_type == TensorProto.FLOAT}
+    nodes: list[NodeProto] = []
+    done: set[str] = set()
+    for node in graph.node:
+        tensor = floats.get(node.input[place]) if len(node.input) > place else None
+        if tensor is None or not wanted(node, tensor):
+            nodes.append(node)
+            continue
+        name = tensor.name
+        if name not in done:
+            values = numpy_helper.to_array(tensor)
+            axes = tuple(range(1, values.ndim))
+            scale = np.maximum(np.abs(values).max(axes, keepdims=True), 1e-6) / np.float32(127)
+            graph.initializer.append(numpy_helper.from_array(np.round(values / scale).astype(np.int8), f"{name}.int8"))
+            graph.initializer.append(numpy_helper.from_array(scale.astype(np.float32), f"{name}.scale"))
+            done.add(name)
+        nodes += read(node, name)
     used = {name for node in nodes for name in node.input}
     kept = [tensor for tensor in graph.initializer if tensor.name in used or tensor.name not in done]
     del graph.node[:]

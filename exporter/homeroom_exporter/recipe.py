@@ -47,6 +47,7 @@ class EncoderTable(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_o
     seconds: Annotated[float, msgspec.Meta(gt=0, le=30)] | None = None
     grid: Annotated[int, msgspec.Meta(ge=0, le=7)] | None = None
     quantize: str = "int8"
+    drift: Annotated[float, msgspec.Meta(gt=0, le=1)] = 0.02
     columns: tuple[Column, ...] = ()
 
 

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from typing import get_args
+
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
+from homeroom.contract.manifest import Precision
 from homeroom_exporter.check import PARITY, BackboneCheck, Report
 from homeroom_exporter.footprint import Footprint
 
@@ -23,18 +26,18 @@ def show(report: Report, console: Console) -> None:
 
 def _backbones(report: Report) -> Table:
     table = Table(
-        title="Backbones: the original, float32 and int8", title_justify="left", box=SIMPLE_HEAD, pad_edge=False
+        title="Backbones: the original, float32 and quantized", title_justify="left", box=SIMPLE_HEAD, pad_edge=False
     )
-    for name in ("modality", "MB", "float32", "int8", "inputs", "cosine", "worst", "ms each", "peak MB"):
+    for name in ("modality", "MB", "float32", "quantized", "inputs", "cosine", "worst", "ms each", "peak MB"):
         table.add_column(name, justify="left" if name == "modality" else "right")
     for made in report.backbones:
         mean, worst = made.cosine
-        best = made.footprint.get("int8", made.footprint["float32"])
+        best = made.footprint[made.lowest]
         table.add_row(
             made.modality,
             _mb(made.float_bytes),
             _mb(made.bytes["float32"]),
-            _mb(made.bytes["int8"]) if "int8" in made.bytes else "-",
+            f"{made.lowest} {_mb(made.bytes[made.lowest])}" if len(made.bytes) > 1 else "-",
             str(made.values),
             f"{mean:.4f}",
             f"{worst:.4f}",
@@ -45,7 +48,9 @@ def _backbones(report: Report) -> Table:
 
 
 def _each(made: BackboneCheck) -> str:
-    return "/".join(f"{made.footprint[p].ms / made.batch:.1f}" for p in ("float32", "int8") if p in made.footprint)
+    return "/".join(
+        f"{made.footprint[p].ms / made.batch:.1f}" for p in reversed(get_args(Precision)) if p in made.bytes
+    )
 
 
 def _probes(report: Report) -> Table:
@@ -55,7 +60,7 @@ def _probes(report: Report) -> Table:
         box=SIMPLE_HEAD,
         pad_edge=False,
     )
-    for name in ("task", "modality", "samples", "majority", "float32", "int8", "standard error"):
+    for name in ("task", "modality", "samples", "majority", "float32", "quantized", "standard error"):
         table.add_column(name, justify="left" if name in ("task", "modality") else "right")
     for made in report.backbones:
         for p in made.probes:

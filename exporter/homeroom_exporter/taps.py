@@ -13,6 +13,7 @@ from homeroom.errors import ExportError
 
 OPSET = 17
 IR_VERSION = 8  # what onnxruntime 1.22 to 1.32 all read
+IR_VERSION_INT4 = 10  # the first that has 4-bit tensors; they read it too
 OURS = "homeroom."  # prefix of the names of nodes that are added here; quantization leaves them alone
 
 
@@ -145,7 +146,8 @@ def canonical_bytes(model: onnx.ModelProto) -> bytes:
     clean = onnx.ModelProto()
     clean.CopyFrom(model)
     clean.producer_name, clean.producer_version, clean.doc_string, clean.domain = "homeroom", "", "", ""
-    clean.ir_version = IR_VERSION
+    four = {TensorProto.INT4, TensorProto.UINT4} & {tensor.data_type for tensor in clean.graph.initializer}
+    clean.ir_version = IR_VERSION_INT4 if four else IR_VERSION
     clean.model_version = 0
     del clean.metadata_props[:]
     del clean.training_info[:]

@@ -24,7 +24,7 @@ Name = Annotated[str, msgspec.Meta(pattern=r"^[a-z][a-z0-9_]{0,47}$")]
 Hash = Annotated[str, msgspec.Meta(pattern=r"^[0-9a-f]{64}$")]
 Count = Annotated[int, msgspec.Meta(ge=1, le=1 << 24)]
 ModalityName = Literal["text", "image", "audio", "table"]
-Precision = Literal["int8", "float32"]
+Precision = Literal["int4", "int8", "float32"]  # of a backbone's weights, lowest first
 TaskKind = Literal["classification", "ordinal", "multilabel", "regression", "choice", "matching"]
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, get_args
 
 import numpy as np
 
@@ -27,11 +27,12 @@ def load(path: Path, *, threads: int | None = None) -> Graph:
 
 
 class Graphs:
-    """The graphs of one bundle. `precision`: which backbone of each modality this machine uses (int8 if absent)."""
+    """The graphs of one bundle. `precision`: which backbone of each modality is used here, the lowest if absent."""
 
     def __init__(self, bundle: Bundle, precision: Mapping[str, Precision] | None = None, threads: int | None = None):
         self.bundle, self.threads = bundle, threads
-        self.precision: dict[str, Precision] = dict.fromkeys((m.name for m in bundle.manifest.modalities), "int8")
+        lowest = sorted(bundle.manifest.graphs, key=lambda graph: -get_args(Precision).index(graph.precision))
+        self.precision: dict[str, Precision] = {g.modality: g.precision for g in lowest if g.modality is not None}
         self.precision.update(precision or {})
         self._loaded: dict[str, Graph] = {}
 
