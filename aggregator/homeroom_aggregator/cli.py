@@ -10,6 +10,7 @@ import click
 import msgspec
 
 from homeroom.contract.canonical import decode
+from homeroom.contract.codecs import Codec
 from homeroom.contract.signing import Certificate, Role, certify, fingerprint, new_key, public_hex, read_key, write_key
 from homeroom.contract.update import RoundConfiguration
 from homeroom.durable import write_durable
@@ -66,6 +67,13 @@ def trust_certify(role: Role, key: Path, root_key: Path, name: str) -> None:
 )
 @click.option("--min-devices", type=click.IntRange(1), default=3, show_default=True, help="Devices before a release.")
 @click.option("--max-staleness", type=click.IntRange(0), default=20, show_default=True)
+@click.option(
+    "--codec",
+    type=click.Choice(["fixed32", "int8", "int4", "topk"]),
+    default="fixed32",
+    show_default=True,
+    help="How updates travel: about 1/1, 1/4, 1/7 or 1/20 of float32.",
+)
 @click.option("--host", default="127.0.0.1", show_default=True)
 @click.option("--port", type=click.IntRange(0, 65535), default=8340, show_default=True)
 def serve(
@@ -78,6 +86,7 @@ def serve(
     buffer_size: int,
     min_devices: int,
     max_staleness: int,
+    codec: Codec,
     host: str,
     port: int,
 ) -> None:
@@ -97,7 +106,11 @@ def serve(
             key=read_key(key) if key else None,
             certificate=_certificate(certificate) if certificate else None,
             configuration=RoundConfiguration(
-                bundle_id="0" * 64, buffer_size=buffer_size, min_devices=min_devices, max_staleness=max_staleness
+                bundle_id="0" * 64,
+                buffer_size=buffer_size,
+                min_devices=min_devices,
+                max_staleness=max_staleness,
+                codec=codec,
             ),
         )
     facts = place.read(folder)

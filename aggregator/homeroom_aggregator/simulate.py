@@ -16,7 +16,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from homeroom.bundle import Bundle
 from homeroom.contract.signing import certify, fingerprint, new_key, public_hex
-from homeroom.contract.update import RoundConfiguration, make_update
+from homeroom.contract.update import RoundConfiguration, left_over, make_update, unpack_residual
 from homeroom.contract.version import read_version
 from homeroom.dataset import Dataset
 from homeroom.errors import InputError, TrainError
@@ -75,6 +75,7 @@ def simulate(
     participation: float = 1.0,
     lag: float = 0.0,
     measure_every: int = 0,
+    feedback: bool = True,
     progress: Callable[[RoundFacts], None] | None = None,
 ) -> Simulation:
     """Train together for so many rounds.
@@ -82,7 +83,8 @@ def simulate(
     settings: of local training; a function gives those of each round, from 1.
     configuration: by default a release whenever as many updates came as schools take part. participation: the chance
     that a school takes part in a round. lag: the chance that it trains on the version before the newest one.
-    measure_every: score every so many rounds, and at the end (0: only then).
+    measure_every: score every so many rounds, and at the end (0: only then). feedback: what a lossy codec could not
+    carry enters the school's next update, as on a device.
     """
     if not schools or rounds < 1:
         raise InputError("a simulation needs at least one school and one round")
@@ -100,6 +102,7 @@ def simulate(
     chosen = settings if callable(settings) else lambda number: settings
     rng = np.random.default_rng([seed, 0x51])
     released = [bundle.theta()]
+    residuals: dict[str, bytes] = {}
     facts: list[RoundFacts] = []
     try:
         for number in range(1, rounds + 1):
@@ -112,10 +115,20 @@ def simulate(
                 drawn = int(np.random.SeedSequence([seed, number, place]).generate_state(1)[0])
                 own = msgspec.structs.replace(chosen(number), seed=drawn)
                 try:
-                    data = _update(school, keys[school.name], graphs, released[base], base, own, asked)
+                    data, rest = _update(
+                        school,
+                        keys[school.name],
+                        graphs,
+                        released[base],
+                        base,
+                        own,
+                        asked,
+                        residuals.get(school.name, b""),
+                    )
                 except TrainError as problem:
                     refused[school.name] = str(problem)
                     continue
+                residuals[school.name] = rest if feedback else b""
                 sent_bytes += len(data)
                 aggregator.update(data, public_hex(keys[school.name]))
                 while len(released) <= aggregator.state.version:
@@ -140,13 +153,14 @@ def _update(
     base: int,
     settings: Settings,
     configuration: RoundConfiguration,
-) -> bytes:
-    """One school's signed update, as a device would queue it."""
+    residual: bytes,
+) -> tuple[bytes, bytes]:
+    """One school's signed update, as a device would queue it, and what it left over."""
     trained = fit(graphs, school.train, school.validation, theta, settings)
     layout = school.train.manifest.layout
-    return make_update(
-        key, configuration, layout, trained.theta - theta, school.train.examples_by_segment(), base_version=base
-    )
+    delta = trained.theta - theta + unpack_residual(residual, layout)
+    data = make_update(key, configuration, layout, delta, school.train.examples_by_segment(), base_version=base)
+    return data, left_over(data, configuration, layout, delta)
 
 
 def _released(aggregator: Rounds, version: int) -> np.ndarray:

@@ -12,7 +12,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from homeroom.bundle import Bundle
 from homeroom.contract.canonical import identity
-from homeroom.contract.update import RoundConfiguration, make_update
+from homeroom.contract.update import RoundConfiguration, left_over, make_update, unpack_residual
 from homeroom.errors import UpdateError
 from homeroom.samples import StoredSample
 from homeroom.store import Store, Version
@@ -97,19 +97,15 @@ def queue_update(
     base = newest_global(store, bundle)
     if version.facts["bundle_id"] != bundle.bundle_id or version.base != (base.base if base else 0):
         return "a newer global theta is here: train again first"
-    delta = theta_of(store, bundle, version) - theta_of(store, bundle, base)
+    layout, update_id = bundle.manifest.layout, version.version_id
+    residual, others = store.residual()
+    delta = theta_of(store, bundle, version) - theta_of(store, bundle, base) + unpack_residual(residual, layout)
+    subjects = {*store.subjects_of(version), *others}
     try:
-        data = make_update(
-            key,
-            configuration,
-            bundle.manifest.layout,
-            delta,
-            version.facts["examples"],
-            version.base,
-            update_id=version.version_id,
-        )
+        data = make_update(key, configuration, layout, delta, version.facts["examples"], version.base, update_id)
+        rest = left_over(data, configuration, layout, delta)
     except UpdateError as problem:
         return str(problem)
-    if store.queue_update(version.version_id, data, version.base, store.subjects_of(version), bundle.bundle_id):
+    if store.queue_update(update_id, data, version.base, subjects, bundle.bundle_id, rest):
         return "queued"
     return "this device's update for the present global theta is already on its way, or was refused"

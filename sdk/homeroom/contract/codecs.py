@@ -1,30 +1,144 @@
-"""How an update's values travel: exact fixed point, so that sums are the same in any order; numpy only.
+"""How an update's values travel: exact fixed point, or fewer bits that are brought to it; numpy only.
 
-`fixed32`: int32 = round(value * 2**scale_bits), half to even. Lossy codecs join here and are brought to the same
-integers before anything is summed.
+`fixed32`   int32 = round(value * 2**scale_bits), half to even; exact sums, the same in any order
+`int8`      blocks of 256 with one float32 step each: code * step (block-wise quantization, Dettmers et al. 2022)
+`int4`      the same with blocks of 64 and two codes a byte
+`topk`      of each block of 256 the largest values alone (Stich et al. 2018): a bitmap of places, and int4 codes
+
+Whoever reads a lossy one brings it to the integers of `fixed32` before anything is summed: one multiplication and one
+rounding in float32 (IEEE 754), the same on every machine. What a lossy codec could not carry, its sender adds to the
+next update (error feedback, Karimireddy et al. 2019): see `homeroom.residual`.
 """
 
 from __future__ import annotations
+
+from typing import Literal
 
 import numpy as np
 
 from homeroom.errors import UpdateError
 
+Codec = Literal["fixed32", "int8", "int4", "topk"]
+
 LIMIT = 1 << 24  # largest magnitude of one encoded value; 2**39 of them fit an int64 sum
+BLOCK = {"int8": 256, "int4": 64, "topk": 256}  # values that share one step
+LARGEST = {"int8": 127, "int4": 7, "topk": 7}  # largest code
+LEAST = np.float32(1e-30)  # a block of smaller steps is zeros: a quotient of subnormal numbers would not hold
+CHUNK = 1 << 15  # values worked on at once, so that what is in between stays in the processor's cache
 
 
 def encode_fixed(values: np.ndarray, scale_bits: int) -> np.ndarray:
     """float32 [n] -> int32 [n]; raises UpdateError on values that are not finite or do not fit."""
     scaled = np.rint(np.asarray(values, np.float64) * 2.0**scale_bits)
-    if not np.isfinite(scaled).all():
-        raise UpdateError("the update holds values that are not finite", code="not_finite", remedy="train again")
-    if np.abs(scaled).max(initial=0.0) > LIMIT:
-        raise UpdateError(
-            f"a value exceeds {LIMIT / 2**scale_bits:g}, the largest that the round's scale can hold", code="too_large"
-        )
+    _check(scaled, scale_bits)
     return scaled.astype(np.int32)
 
 
 def decode_fixed(encoded: np.ndarray, scale_bits: int) -> np.ndarray:
     """int32 [n] -> float64 [n], exactly."""
     return encoded.astype(np.float64) * 2.0**-scale_bits
+
+
+def encode(values: np.ndarray, codec: Codec, scale_bits: int, keep: int) -> np.ndarray:
+    """float32 [n] -> what travels: int32 [n] (`fixed32`) or uint8 [bytes].
+
+    keep: values of each block that `topk` sends. Raises UpdateError on values that are not finite or do not fit.
+    """
+    if codec == "fixed32":
+        return encode_fixed(values, scale_bits)
+    values = np.ascontiguousarray(values, np.float32)
+    _check(values * np.float32(2.0**scale_bits), scale_bits)
+    steps, marks, codes = [], [], []
+    for start in range(0, len(values), CHUNK):
+        part = _blocks(values[start : start + CHUNK], BLOCK[codec])
+        size = np.abs(part)
+        step = size.max(1) / np.float32(LARGEST[codec])
+        step[step < LEAST] = 0
+        code = np.rint(part / np.where(step > 0, step, np.float32(1))[:, None]).astype(np.int8)
+        steps.append(step)
+        if codec == "topk":
+            least = np.partition(size, BLOCK[codec] - keep, axis=1)[:, BLOCK[codec] - keep, None]
+            mark = (size >= least) & (code != 0)
+            marks.append(np.packbits(mark))
+            code = code[mark]
+        codes.append(code.ravel())
+    code = np.concatenate(codes)[: len(values)] if codec != "topk" else np.concatenate(codes)
+    body = code.view(np.uint8) if codec == "int8" else _nibbles(code)
+    return np.concatenate([np.concatenate(steps).astype("<f4").view(np.uint8), *marks, body])
+
+
+def decode(data: np.ndarray, codec: Codec, size: int, scale_bits: int) -> np.ndarray:
+    """What travelled -> int32 [size], magnitudes at most LIMIT; UpdateError if it is not `size` values of that codec.
+
+    Bounded by `size`, which is the segment's own length, whatever the data claims.
+    """
+    if codec == "fixed32":
+        if data.dtype != np.int32 or data.shape != (size,):
+            raise UpdateError(f"{data.dtype}{list(data.shape)} in place of int32[{size}]", code="wrong_shape")
+        if np.abs(data.astype(np.int64)).max(initial=0) > LIMIT:
+            raise UpdateError("holds a value beyond the scale", code="too_large")
+        return data
+    if data.dtype != np.uint8 or data.ndim != 1:
+        raise UpdateError(f"{data.dtype}{list(data.shape)} in place of bytes", code="wrong_shape")
+    block = BLOCK[codec]
+    blocks = -(-size // block)
+    steps, rest = data[: 4 * blocks], data[4 * blocks :]
+    mark = None
+    if codec == "topk":
+        packed, rest = rest[: blocks * block // 8], rest[blocks * block // 8 :]
+        mark = np.unpackbits(packed).view(bool)
+    count = size if mark is None else int(np.count_nonzero(mark[:size]))
+    whole = mark is None or (len(mark) == blocks * block and not mark[size:].any())
+    if len(steps) != 4 * blocks or not whole or len(rest) != (count if codec == "int8" else -(-count // 2)):
+        raise UpdateError(f"{len(data):,} bytes are not {size:,} values of {codec}", code="wrong_shape")
+    step = steps.view("<f4") * np.float32(2.0**scale_bits)
+    if not np.isfinite(step).all():
+        raise UpdateError("holds steps that are not finite", code="not_finite")
+    if (np.abs(step) * LARGEST[codec] > LIMIT + 4).any():  # 4: what the division by LARGEST may round up
+        raise UpdateError("holds a value beyond the scale", code="too_large")
+    code = rest.view(np.int8) if codec == "int8" else _from_nibbles(rest, count)
+    if mark is not None:
+        spread = np.zeros(blocks * block, np.int8)
+        spread[mark] = code
+        code = spread
+    return _scaled(code, step, block, size)
+
+
+def _scaled(code: np.ndarray, step: np.ndarray, block: int, size: int) -> np.ndarray:
+    """int8 codes times their block's step (float32, of the scale) -> int32 [size]."""
+    found = np.empty(size, np.int32)
+    for start in range(0, size, CHUNK):
+        part = _blocks(code[start : min(start + CHUNK, size)], block)
+        real = part * step[start // block :][: len(part), None]
+        found[start : start + CHUNK] = np.clip(np.rint(real), -LIMIT, LIMIT).ravel()[: size - start]
+    return found
+
+
+def _check(scaled: np.ndarray, scale_bits: int) -> None:
+    if not np.isfinite(scaled).all():
+        raise UpdateError("the update holds values that are not finite", code="not_finite", remedy="train again")
+    if np.abs(scaled).max(initial=0.0) > LIMIT:
+        raise UpdateError(
+            f"a value exceeds {LIMIT / 2**scale_bits:g}, the largest that the round's scale can hold", code="too_large"
+        )
+
+
+def _blocks(values: np.ndarray, block: int) -> np.ndarray:
+    """[n] -> [ceil(n / block), block], zeros at the end."""
+    missing = -len(values) % block
+    return (np.pad(values, (0, missing)) if missing else values).reshape(-1, block)
+
+
+def _nibbles(codes: np.ndarray) -> np.ndarray:
+    """int8 [n] of -7 to 7 -> uint8 [ceil(n / 2)], the first code in the low half."""
+    low = np.zeros(len(codes) + len(codes) % 2, np.uint8)
+    low[: len(codes)] = codes.view(np.uint8) & 15
+    pairs = low.view("<u2")
+    return ((pairs & 15) | (pairs >> 4)).astype(np.uint8)
+
+
+def _from_nibbles(data: np.ndarray, count: int) -> np.ndarray:
+    """uint8 [ceil(count / 2)] -> int8 [count]; -8 to 7."""
+    pairs = data.astype("<u2")
+    codes = ((pairs & 15) | ((pairs & 240) << 4)).view(np.uint8)[:count]
+    return (codes ^ 8).view(np.int8) - np.int8(8)

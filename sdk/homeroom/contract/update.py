@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import Mapping
-from typing import Annotated, Literal
+from typing import Annotated
 
 import msgspec
 import numpy as np
@@ -16,7 +16,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from homeroom.contract import envelope
 from homeroom.contract.canonical import digest, identity
-from homeroom.contract.codecs import LIMIT, encode_fixed
+from homeroom.contract.codecs import Codec, decode, encode
 from homeroom.contract.layout import Layout
 from homeroom.contract.manifest import Hash
 from homeroom.contract.signing import public_hex
@@ -44,12 +44,16 @@ REFUSALS = {
 
 
 class RoundConfiguration(msgspec.Struct, frozen=True, kw_only=True):
-    """What the aggregator asks for, signed by it. Weights are integers in sixteenths of an example."""
+    """What the aggregator asks for, signed by it. Weights are integers in sixteenths of an example.
+
+    codec: how values are to travel; a device may always send `fixed32`. keep: values of each 256 that `topk` sends.
+    """
 
     format: int = FORMAT
     bundle_id: Hash
     scale_bits: Annotated[int, msgspec.Meta(ge=0, le=30)] = 20
-    codec: Literal["fixed32"] = "fixed32"
+    codec: Codec = "fixed32"
+    keep: Annotated[int, msgspec.Meta(ge=1, le=128)] = 24
     buffer_size: Annotated[int, msgspec.Meta(ge=1)] = 5  # updates that make a release
     min_devices: Annotated[int, msgspec.Meta(ge=1)] = 3  # k: distinct devices before a segment is released
     max_staleness: Annotated[int, msgspec.Meta(ge=0)] = 20
@@ -78,14 +82,14 @@ class UpdateHeader(msgspec.Struct, frozen=True, kw_only=True):
     bundle_id: Hash
     base_version: Annotated[int, msgspec.Meta(ge=0)]
     tier: str = "full"
-    codec: Literal["fixed32"] = "fixed32"
+    codec: Codec = "fixed32"
     scale_bits: int
     segments: Annotated[tuple[SegmentEntry, ...], msgspec.Meta(max_length=4096)]
     payload_sha256: Hash
 
 
 class Update(msgspec.Struct, frozen=True):
-    """An update that was read and is well-formed. `values`: int32 [size] by segment name."""
+    """An update that was read and is well-formed. `values`: int32 [size] by segment name, whatever its codec."""
 
     header: UpdateHeader
     values: dict[str, np.ndarray]
@@ -102,26 +106,50 @@ def make_update(
 ) -> bytes:
     """Encode and sign theta_after - theta_before.
 
-    delta: float32 [P]. examples: by segment name, how many samples taught it; segments that are absent or zero are left
-    out. Raises UpdateError if nothing may be sent, or a value does not fit.
+    delta: float32 [P], with what earlier updates left over. examples: by segment name, how many samples taught it;
+    segments that are absent or zero are left out. Raises UpdateError if nothing may be sent, or a value does not fit.
     """
     parts = layout.split(delta)
     chosen = [s for s in layout if examples.get(s.name, 0) > 0 and s.scope == "shared"]
     if not chosen:
         raise UpdateError("no shared segment was trained", code="empty", remedy="add labelled samples and train first")
-    payload = safetensors.numpy.save(
-        {s.segment_id: encode_fixed(parts[s.name], configuration.scale_bits) for s in chosen}
-    )
+    codec, bits, keep = configuration.codec, configuration.scale_bits, configuration.keep
+    payload = safetensors.numpy.save({s.segment_id: encode(parts[s.name], codec, bits, keep) for s in chosen})
     header = UpdateHeader(
         update_id=update_id or uuid.uuid4().hex,
         device=public_hex(key),
         bundle_id=configuration.bundle_id,
         base_version=base_version,
-        scale_bits=configuration.scale_bits,
+        codec=codec,
+        scale_bits=bits,
         segments=tuple(SegmentEntry(s.segment_id, s.name, int(examples[s.name])) for s in chosen),
         payload_sha256=digest(payload),
     )
     return envelope.pack(MAGIC, "update", header, payload, key)
+
+
+def left_over(data: bytes, configuration: RoundConfiguration, layout: Layout, wanted: np.ndarray) -> bytes:
+    """What an update with a lossy codec could not carry of `wanted`, float32 [P], as its reader will see it.
+
+    safetensors: float32 [size] by segment_id. Empty where nothing was lost but the grid's own rounding.
+    """
+    read = read_update(data, configuration, layout)
+    if read.header.codec == "fixed32":
+        return b""
+    parts, grid = layout.split(wanted), np.float32(2.0**-read.header.scale_bits)
+    return safetensors.numpy.save(
+        {
+            layout[name].segment_id: parts[name] - values.astype(np.float32) * grid
+            for name, values in read.values.items()
+        }
+    )
+
+
+def unpack_residual(residual: bytes, layout: Layout) -> np.ndarray:
+    """float32 [P] of what an update left over: zeros where it has nothing, or this layout another segment."""
+    found = safetensors.numpy.load(residual) if residual else {}
+    parts = {s.name: found[s.segment_id] for s in layout if s.segment_id in found}
+    return layout.join(parts, np.zeros(layout.size, np.float32))
 
 
 def read_update(data: bytes, configuration: RoundConfiguration, layout: Layout) -> Update:
@@ -151,6 +179,8 @@ def read_update(data: bytes, configuration: RoundConfiguration, layout: Layout) 
         raise UpdateError(f"made with bundle {header.bundle_id[:12]}", code="other_bundle", remedy="install ours")
     if header.scale_bits != configuration.scale_bits:
         raise UpdateError(f"scale {header.scale_bits} is not the round's {configuration.scale_bits}", code="malformed")
+    if header.codec not in (configuration.codec, "fixed32"):
+        raise UpdateError(f"codec {header.codec} is not the round's {configuration.codec}", code="malformed")
     if not header.segments:
         raise UpdateError(REFUSALS["empty"], code="empty")
 
@@ -166,11 +196,10 @@ def read_update(data: bytes, configuration: RoundConfiguration, layout: Layout) 
             raise UpdateError(f"segment {entry.name!r} is not merged here", code="unknown_segment")
         if segment.scope != "shared":
             raise UpdateError(f"segment {segment.name} is {segment.scope}", code="personal_segment")
-        encoded = found[entry.segment_id]
-        if encoded.dtype != np.int32 or encoded.shape != (segment.size,):
-            raise UpdateError(f"segment {segment.name}: {encoded.dtype}{list(encoded.shape)}", code="wrong_shape")
-        if np.abs(encoded.astype(np.int64)).max(initial=0) > LIMIT:
-            raise UpdateError(f"segment {segment.name} holds a value beyond the scale", code="too_large")
+        try:
+            encoded = decode(found[entry.segment_id], header.codec, segment.size, header.scale_bits)
+        except UpdateError as problem:
+            raise UpdateError(problem.what, code=problem.code, where=f"segment {segment.name}") from None
         squares += float(np.square(encoded.astype(np.float64) * 2.0**-header.scale_bits).sum())
         values[segment.name] = encoded
     if squares**0.5 > configuration.max_norm:

@@ -152,7 +152,7 @@ def _notice_move(opened: Opened) -> None:
     with opened.step("opened on this machine"):
         opened.database.write("INSERT OR REPLACE INTO secrets VALUES ('machine', ?)", (sealed,))
         if before is not None:
-            opened.database.write("DELETE FROM secrets WHERE name LIKE 'identity.%'")
+            opened.database.write("DELETE FROM secrets WHERE name LIKE 'identity.%' OR name LIKE 'residual.%'")
             opened.database.write(
                 "DELETE FROM lineage WHERE kind = 'update' AND item IN "
                 "(SELECT update_id FROM updates WHERE data IS NOT NULL)"

@@ -25,6 +25,8 @@ from homeroom.store.records import Export, ForgetReport, StoredUpdate, Version
 from homeroom.store.sealing import pack_sample, seal_sample
 from homeroom.vault import Cipher, Keys
 
+RESIDUAL = "residual."  # of a secret's name; the update's id follows
+SPENT_RESIDUALS = "name IN (SELECT 'residual.' || update_id FROM updates WHERE state = 'sent')"
 KEPT_VERSIONS = 8  # newest versions of theta that stay, beside the current one
 
 
@@ -146,9 +148,7 @@ class Store:
 
     def subjects_of(self, version: Version) -> tuple[str, ...]:
         """Whose samples entered a version, by way of the versions it was trained from too."""
-        sql = "SELECT subject_id FROM lineage WHERE kind = 'version' AND item = ?"
-        entered = {row[0] for row in self._database.rows(sql, (version.version_id,))}
-        return tuple(subject.name for subject in self._keys.all() if subject.subject_id in entered)
+        return self._entered("version", version.version_id)
 
     def newest_global(self) -> Version | None:
         row = self._database.one(f"{VERSIONS} WHERE kind = 'global' ORDER BY base DESC, number DESC LIMIT 1")
@@ -195,11 +195,18 @@ class Store:
     # Outbox
 
     def queue_update(
-        self, update_id: str, data: bytes, base: int, subjects: Iterable[str], bundle_id: str = ""
+        self,
+        update_id: str,
+        data: bytes,
+        base: int,
+        subjects: Iterable[str],
+        bundle_id: str = "",
+        residual: bytes = b"",
     ) -> bool:
         """Queue a signed update in place of an unsent one of the same bundle and base.
 
-        False, and nothing changed, if one of that base is on its way or sent, or this very one was refused.
+        residual: what it could not carry, for the update after it. False, and nothing changed, if one of that base is
+        on its way or sent, or this very one was refused.
         """
         sql = "SELECT update_id, state FROM updates WHERE bundle_id = ? AND base = ?"
         with self._database.step():
@@ -211,7 +218,16 @@ class Store:
             row = (update_id, bundle_id, base, sealed)
             self._database.write("INSERT INTO updates VALUES (?, ?, ?, 'pending', ?)", row)
             self._link("update", update_id, subjects)
+            self.put_secret(f"{RESIDUAL}{update_id}", residual or None)
         return True
+
+    def residual(self) -> tuple[bytes, tuple[str, ...]]:
+        """What the last update that was sent, or begun to be, could not carry, and the subjects in it."""
+        sql = "SELECT update_id FROM updates WHERE state IN ('sending', 'sent') ORDER BY rowid DESC"
+        for (update_id,) in self._database.rows(sql):
+            if body := self.get_secret(f"{RESIDUAL}{update_id}"):
+                return body, self._entered("update", update_id)
+        return b"", ()
 
     def pending_updates(self) -> list[StoredUpdate]:
         """Updates to send, oldest base first; those whose sending was begun are sent again under the same id."""
@@ -229,6 +245,7 @@ class Store:
         """The aggregator has it: keep its id and lineage, not its bytes."""
         with self.step("sent", 1):
             self._database.write("UPDATE updates SET state = 'sent', data = NULL WHERE update_id = ?", (update_id,))
+            self._database.write(f"DELETE FROM secrets WHERE name != ? AND {SPENT_RESIDUALS}", (RESIDUAL + update_id,))
         self._opened.back_up()
 
     def mark_refused(self, update_id: str) -> None:
@@ -236,11 +253,13 @@ class Store:
         with self.step("refused", 1):
             sql = "UPDATE updates SET state = 'refused', data = NULL WHERE update_id = ?"
             self._database.write(sql, (update_id,))
+            self.put_secret(f"{RESIDUAL}{update_id}", None)
 
     def drop_update(self, update_id: str) -> None:
         with self._database.step():
             self._database.write("DELETE FROM updates WHERE update_id = ?", (update_id,))
             self._database.write("DELETE FROM lineage WHERE kind = 'update' AND item = ?", (update_id,))
+            self.put_secret(f"{RESIDUAL}{update_id}", None)
 
     def queue_unlearn(self, update_id: str) -> None:
         self._database.write("INSERT OR IGNORE INTO unlearning VALUES (?, 'pending')", (update_id,))
@@ -339,6 +358,11 @@ class Store:
     def _link(self, kind: str, item: str, subjects: Iterable[str]) -> None:
         rows = [(subject_id, kind, item) for subject_id in self._keys.ids(subjects)]
         self._database.write_many("INSERT OR IGNORE INTO lineage VALUES (?, ?, ?)", rows)
+
+    def _entered(self, kind: str, item: str) -> tuple[str, ...]:
+        rows = self._database.rows("SELECT subject_id FROM lineage WHERE kind = ? AND item = ?", (kind, item))
+        entered = {row[0] for row in rows}
+        return tuple(subject.name for subject in self._keys.all() if subject.subject_id in entered)
 
     def _items(self, subject: Subject, kind: str) -> list[str]:
         sql = "SELECT item FROM lineage WHERE subject_id = ? AND kind = ?"
