@@ -137,12 +137,9 @@ def left_over(data: bytes, configuration: RoundConfiguration, layout: Layout, wa
     if read.header.codec == "fixed32":
         return b""
     parts, grid = layout.split(wanted), np.float32(2.0**-read.header.scale_bits)
-    return safetensors.numpy.save(
-        {
-            layout[name].segment_id: parts[name] - values.astype(np.float32) * grid
-            for name, values in read.values.items()
-        }
-    )
+    lost = {name: parts[name] - grid * values.astype(np.float32) for name, values in read.values.items()}
+    packed: bytes = safetensors.numpy.save({layout[name].segment_id: values for name, values in lost.items()})
+    return packed
 
 
 def unpack_residual(residual: bytes, layout: Layout) -> np.ndarray:
