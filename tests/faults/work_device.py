@@ -36,7 +36,7 @@ def main(verb: str, directory: Path, start: int) -> None:
                 device.add(*rows(number, 3))
                 tell(f"added {number}")
         elif verb == "train":
-            tell(device.train(minutes=5, settings=SETTINGS).version_id)
+            device.train(minutes=5, settings=SETTINGS, progress=lambda stage, done, _: tell(f"{stage} {done}"))
         elif verb == "sync":
             tell(f"sent {len(device.sync().sent)}")
 
