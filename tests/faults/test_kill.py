@@ -27,6 +27,8 @@ SEED = 20261125
 KILLS = 30
 WORK = Path(__file__).with_name("work_device.py")
 
+Waiting = Callable[[IO[str]], object]
+
 pytestmark = pytest.mark.slow
 
 
@@ -36,9 +38,7 @@ def keys(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
 
 
-def killed_after(
-    seconds: float | None, *arguments: object, wait: Callable[[IO[str]], object] | None = None
-) -> list[str]:
+def killed_after(seconds: float | None, *arguments: object, wait: Waiting | None = None) -> list[str]:
     """Start the work, kill it so long after it is ready (None: let it end), and return the lines it had printed.
 
     With `wait`, the time counts from its return; it is called with the work's output.
