@@ -118,6 +118,8 @@ def run(args: argparse.Namespace, work: Path) -> dict[str, Any]:
 
 
 def show(document: dict[str, Any]) -> None:
+    from peers import compare
+
     rows = [
         ("homeroom, from raw text", document["homeroom"]["from_raw_text"]),
         ("homeroom, from its cache", document["homeroom"]["from_cached_features"]),
@@ -138,8 +140,9 @@ def show(document: dict[str, Any]) -> None:
     ours, theirs = document["homeroom"]["installed_mb"], document["torch_peft_lora"]["installed_mb"]
     print(f"installed: homeroom {ours:.0f} MB; torch, transformers and peft {theirs:.0f} MB")
     for target in document["targets"]:
-        verdict = "met   " if target["met"] else "MISSED"
-        print(f"{verdict} {target['what']}: {target['measured']:.3f} (at most {target['at_most']:.3f})")
+        what, _ = compare.TARGETS[target["name"]]
+        verdict = "met    " if target["met"] else "NOT MET"
+        print(f"{verdict}  {what}: {target['value']:.3f} (at most {target['bound']:.3f})")
 
 
 def main() -> int:

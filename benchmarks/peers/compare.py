@@ -96,6 +96,6 @@ def ratios(document: Mapping[str, Any]) -> dict[str, float]:
 
 def judged(ratio: Mapping[str, float]) -> list[dict[str, Any]]:
     return [
-        {"name": name, "what": what, "measured": ratio[name], "at_most": limit, "met": ratio[name] <= limit}
-        for name, (what, limit) in TARGETS.items()
+        {"name": name, "value": ratio[name], "bound": bound, "met": ratio[name] <= bound}
+        for name, (_, bound) in TARGETS.items()
     ]

@@ -66,7 +66,7 @@ def test_every_target_is_judged_and_shown(capsys: pytest.CaptureFixture[str]) ->
     }
     device.show(document)
     shown = capsys.readouterr().out
-    assert shown.count("MISSED") == 2
+    assert shown.count("NOT MET") == 2
     assert "-1.0 to +2.0 points" in shown
 
 
