@@ -108,6 +108,10 @@ class Tiny:
     root_key: Ed25519PrivateKey
     aggregator_key: Ed25519PrivateKey
 
+    @property
+    def bundle_id(self) -> str:
+        return hashlib.sha256((self.path / "manifest.json").read_bytes()).hexdigest()
+
 
 def bundle() -> Tiny:
     """The tiny bundle, built if the exporter's sources or the contracts changed since."""

@@ -92,7 +92,7 @@ def export_command(
         progress=lambda stage: click.echo(f"... {stage}", err=True),
         show=lambda report: show(report, console),
     )
-    click.echo(f"{out}: bundle {done.manifest.name} version {done.manifest.version}, {done.manifest.bundle_id}")
+    click.echo(f"{out}: bundle {done.manifest.name} version {done.manifest.version}, {done.bundle_id}")
     click.echo(f"root {fingerprint(vouched.root)}")
     if zipped:
         target = out.with_name(f"{out.name}.homeroom")

@@ -54,6 +54,7 @@ class Exported:
 
     path: Path
     manifest: Manifest
+    bundle_id: str
     report: check.Report
 
 
@@ -112,8 +113,8 @@ def export(
             )
         progress("writing")
         manifest = fill(folder, contents)
-        write_signature(folder, manifest, certificate, key)
-    return Exported(out, manifest, report)
+        bundle_id = write_signature(folder, manifest, certificate, key)
+    return Exported(out, manifest, bundle_id, report)
 
 
 def made_with() -> dict[str, str]:

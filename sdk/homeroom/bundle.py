@@ -16,7 +16,7 @@ import safetensors.numpy
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from safetensors import SafetensorError
 
-from homeroom.contract.canonical import decode, digest_file
+from homeroom.contract.canonical import decode, digest, digest_file
 from homeroom.contract.manifest import MANIFEST_LIMIT_BYTES, Hash, Manifest, read_manifest
 from homeroom.contract.signing import Certificate, check_certificate, sign, verify
 from homeroom.durable import sync_directory
@@ -73,7 +73,8 @@ def open_bundle(path: Path, *, root: str | None) -> Bundle:
     root: fingerprint of the trusted root key; None trusts the root that the bundle names (the caller pins it then).
     Raises BundleError where it is damaged or of another format, TrustError where it is not signed as it should be.
     """
-    manifest = read_manifest(_small_file(path, MANIFEST_FILE, MANIFEST_LIMIT_BYTES))
+    raw = _small_file(path, MANIFEST_FILE, MANIFEST_LIMIT_BYTES)
+    manifest, bundle_id = read_manifest(raw), digest(raw)
     signature = decode(
         _small_file(path, SIGNATURE_FILE, SIGNATURE_LIMIT_BYTES),
         BundleSignature,
@@ -83,7 +84,6 @@ def open_bundle(path: Path, *, root: str | None) -> Bundle:
     )
     check_certificate(signature.certificate, role="exporter", root_fingerprint=root, where=SIGNATURE_FILE)
     verify(signature.certificate.key, "bundle", signature.statement, signature.signature, where=SIGNATURE_FILE)
-    bundle_id = manifest.bundle_id
     if signature.statement != {"bundle_id": bundle_id, "name": manifest.name, "version": manifest.version}:
         raise BundleError("is not the manifest that was signed", where=MANIFEST_FILE, remedy=GET_AGAIN)
     for name, entry in manifest.files.items():
@@ -98,10 +98,10 @@ def open_bundle(path: Path, *, root: str | None) -> Bundle:
     return Bundle(path, manifest, bundle_id, signature.certificate)
 
 
-def write_signature(path: Path, manifest: Manifest, certificate: Certificate, key: Ed25519PrivateKey) -> None:
-    """Sign the manifest in the directory `path` with the exporter's key."""
+def write_signature(path: Path, manifest: Manifest, certificate: Certificate, key: Ed25519PrivateKey) -> str:
+    """Sign the manifest written in the directory `path` with the exporter's key; returns the bundle_id."""
     bare = BundleSignature(
-        bundle_id=manifest.bundle_id,
+        bundle_id=digest_file(path / MANIFEST_FILE),
         name=manifest.name,
         version=manifest.version,
         certificate=certificate,
@@ -109,6 +109,7 @@ def write_signature(path: Path, manifest: Manifest, certificate: Certificate, ke
     )
     signed = msgspec.structs.replace(bare, signature=sign(key, "bundle", bare.statement))
     (path / SIGNATURE_FILE).write_bytes(msgspec.json.format(msgspec.json.encode(signed), indent=1) + b"\n")
+    return bare.bundle_id
 
 
 def install(source: Path, into: Path, *, root: str | None) -> Bundle:

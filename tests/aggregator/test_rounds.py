@@ -35,9 +35,8 @@ def send(rounds: Rounds, school: School, delta: float, base: int | None = None) 
 def theta(rounds: Rounds, version: int) -> np.ndarray:
     body = rounds.version(version)
     assert body is not None
-    manifest = rounds.bundle.manifest
-    root = place.read(rounds.log.database.path.parent).root
-    return read_version(body, manifest.layout, bundle_id=manifest.bundle_id, root_fingerprint=root)[1]
+    bundle, root = rounds.bundle, place.read(rounds.log.database.path.parent).root
+    return read_version(body, bundle.manifest.layout, bundle_id=bundle.bundle_id, root_fingerprint=root)[1]
 
 
 def test_every_full_buffer_makes_a_version(rounds: Rounds) -> None:

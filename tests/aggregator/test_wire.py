@@ -53,9 +53,9 @@ def test_two_schools_join_send_and_fetch_the_version_that_both_made(service: Ser
     assert second.update(two.update(configuration, 0.75)) == "accepted"
     data = first.latest(0)
     assert data is not None
-    manifest = service.rounds.bundle.manifest
+    bundle = service.rounds.bundle
     header, theta = read_version(
-        data, manifest.layout, bundle_id=manifest.bundle_id, root_fingerprint=first.enrolment.root
+        data, bundle.manifest.layout, bundle_id=bundle.bundle_id, root_fingerprint=first.enrolment.root
     )
     assert header.version == 1
     assert header.devices == {"ladder.table": 2, "head.grade": 2}

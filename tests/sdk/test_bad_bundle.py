@@ -240,7 +240,7 @@ def test_a_sound_zip_is_installed_and_its_strangers_are_left_out(tiny_bundle: ti
     pack(tiny_bundle.path, path)
     traversal(path, "notes/extra.txt")
     with Device.open(tmp_path / "device", path, tiny_bundle.root, threads=1) as device:
-        assert device.bundle.bundle_id == tiny_bundle.manifest.bundle_id
+        assert device.bundle.bundle_id == tiny_bundle.bundle_id
         assert not device.bundle.file("notes").exists()
 
 

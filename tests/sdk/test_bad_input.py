@@ -260,7 +260,7 @@ def test_an_invitation_of_another_institution_or_bundle_is_refused(
     classroom: Path, tiny_bundle: tiny.Tiny, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     asked = {"address": "http://127.0.0.1:9", "root": tiny_bundle.root, "code": "c" * 16, "institution": "x"}
-    asked["bundle_id"] = tiny_bundle.manifest.bundle_id
+    asked["bundle_id"] = tiny_bundle.bundle_id
     path = tmp_path / "invitation.json"
     path.write_text(json.dumps(asked | {"root": "0" * 64}))
     assert_refused(*run(capsys, "device", "join", classroom, path), 6, "root")

@@ -126,7 +126,7 @@ def server(data: bytes | None) -> Any:
 
 def released(made: tiny.Tiny, number: int, theta: np.ndarray) -> bytes:
     certificate = certify(made.root_key, "aggregator", made.aggregator_key, "server")
-    return make_version(made.aggregator_key, certificate, made.manifest.bundle_id, number, theta, {})
+    return make_version(made.aggregator_key, certificate, made.bundle_id, number, theta, {})
 
 
 def scored(accuracy: float, n: int = 200) -> dict[str, Score]:

@@ -10,7 +10,7 @@ from typing import Annotated, Literal
 
 import msgspec
 
-from homeroom.contract.canonical import decode, identity
+from homeroom.contract.canonical import decode
 from homeroom.contract.layout import Layout, Segment
 from homeroom.errors import BundleError
 
@@ -181,6 +181,8 @@ class Licence(msgspec.Struct, frozen=True):
 
 
 class Manifest(msgspec.Struct, frozen=True, kw_only=True):
+    """`bundle_id` is not here: it is the SHA-256 of the file's bytes, so that fields unknown here count too."""
+
     format: int
     name: Name
     version: Count  # stated in the recipe; a device never goes back
@@ -195,10 +197,6 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True):
     training: Training = Training()
     licences: tuple[Licence, ...] = ()
     provenance: dict[str, str] = {}
-
-    @property
-    def bundle_id(self) -> str:
-        return identity(self)
 
     @property
     def layout(self) -> Layout:

@@ -31,6 +31,11 @@ class Certificate(msgspec.Struct, frozen=True, kw_only=True):
     root: Hash
     signature: str = ""
 
+    @property
+    def statement(self) -> dict[str, str]:
+        """What the root signs; fields that a later minor version adds are not part of it."""
+        return {"role": self.role, "key": self.key, "name": self.name, "root": self.root, "signature": ""}
+
 
 def public_hex(key: Ed25519PrivateKey | Ed25519PublicKey) -> str:
     public = key.public_key() if isinstance(key, Ed25519PrivateKey) else key
@@ -66,7 +71,7 @@ def _message(purpose: str, document: Any) -> bytes:
 
 def certify(root: Ed25519PrivateKey, role: Role, key: Ed25519PrivateKey | Ed25519PublicKey, name: str) -> Certificate:
     bare = Certificate(role=role, key=public_hex(key), name=name, root=public_hex(root))
-    return msgspec.structs.replace(bare, signature=sign(root, "certificate", bare))
+    return msgspec.structs.replace(bare, signature=sign(root, "certificate", bare.statement))
 
 
 def check_certificate(certificate: Certificate, *, role: Role, root_fingerprint: str | None, where: str) -> None:
@@ -82,7 +87,7 @@ def check_certificate(certificate: Certificate, *, role: Role, root_fingerprint:
     verify(
         certificate.root,
         "certificate",
-        msgspec.structs.replace(certificate, signature=""),
+        certificate.statement,
         certificate.signature,
         where=where,
     )
