@@ -110,7 +110,7 @@ async def join(service: Service, request: Request) -> Response:
 
 async def round_(service: Service, request: Request) -> Response:
     await signed(service, request, BODY_LIMIT_BYTES)
-    configuration = msgspec.to_builtins(service.rounds.configuration)
+    configuration = service.rounds.configuration.document
     return JSONResponse(
         {
             "configuration": configuration,

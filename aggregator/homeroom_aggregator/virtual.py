@@ -86,7 +86,7 @@ def document(found: Simulation) -> dict[str, Any]:
         "seed": found.seed,
         "version": found.version,
         "settings": msgspec.to_builtins(found.settings),
-        "configuration": msgspec.to_builtins(found.configuration),
+        "configuration": found.configuration.document,
         "rounds": [
             {
                 "round": facts.number,

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import Mapping
-from typing import Annotated
+from typing import Annotated, Any
 
 import msgspec
 import numpy as np
@@ -41,12 +41,20 @@ REFUSALS = {
     "too_large": "it is far larger than an honest update",
     "empty": "it holds no segment",
 }
+FIRST_FIELDS = frozenset(
+    {
+        *("format", "bundle_id", "scale_bits", "codec", "keep", "buffer_size", "min_devices", "max_staleness"),
+        *("cap_examples", "max_norm", "server_rate", "update_limit_bytes"),
+    }
+)
 
 
 class RoundConfiguration(msgspec.Struct, frozen=True, kw_only=True):
     """What the aggregator asks for, signed by it. Weights are integers in sixteenths of an example.
 
     codec: how values are to travel; a device may always send `fixed32`. keep: values of each 256 that `topk` sends.
+    A field that is added later needs a default, and is no part of `document` while it has it: a configuration from
+    before then keeps its identity, and so does the log that belongs to it.
     """
 
     format: int = FORMAT
@@ -63,8 +71,15 @@ class RoundConfiguration(msgspec.Struct, frozen=True, kw_only=True):
     update_limit_bytes: Annotated[int, msgspec.Meta(ge=1024)] = 64 << 20
 
     @property
+    def document(self) -> dict[str, Any]:
+        """What is signed and identified: the fields of the first release, and later ones that were chosen."""
+        later = {f.name: f.default for f in msgspec.structs.fields(self) if f.name not in FIRST_FIELDS}
+        chosen = msgspec.to_builtins(self)
+        return {n: v for n, v in chosen.items() if n not in later or getattr(self, n) != later[n]}
+
+    @property
     def configuration_id(self) -> str:
-        return identity(self)
+        return identity(self.document)
 
 
 class SegmentEntry(msgspec.Struct, frozen=True):

@@ -73,6 +73,13 @@ def test_what_an_earlier_release_wrote_is_read_as_it_was_meant(folder: Path) -> 
     assert facts(folder) == json.loads((folder / "facts.json").read_text())
 
 
+def test_a_round_configuration_of_an_earlier_release_keeps_its_identity() -> None:
+    signed = json.loads((FORMATS / "1" / "round.json").read_bytes())["configuration"]
+    asked = msgspec.convert(signed, RoundConfiguration)
+    assert asked.document == signed, "a field that is added later is left out while it has its default"
+    assert asked.configuration_id == "b4e71bf1725b6568a3cb4612afc9af4d5d133c36376e32bf9beaf00b9f04f6c3"
+
+
 def test_a_field_that_is_not_known_here_is_part_of_the_identity_and_read_over(tmp_path: Path) -> None:
     raw = (FORMATS / "1" / "manifest.json").read_bytes()
     newer = canonical({**json.loads(raw), "colour": "green"})
