@@ -12,6 +12,7 @@ from typing import Any
 import click
 
 from homeroom.errors import HomeroomError, MissingExtraError
+from homeroom.system import refuse_32_bit
 
 ELSEWHERE = {
     "export": "exporter",
@@ -22,7 +23,7 @@ ELSEWHERE = {
     "rebuild": "aggregator",
     "simulate": "aggregator",
 }
-HERE = {"device": "homeroom.cli_device", "bundle": "homeroom.cli_bundle"}
+HERE = {"device": "homeroom.cli_device", "bundle": "homeroom.cli_bundle", "doctor": "homeroom.cli_doctor"}
 
 
 class Commands(click.Group):
@@ -59,6 +60,7 @@ class Commands(click.Group):
 ABOUT = {
     "device": "What a school does: add samples, train, predict, join, sync, forget.",
     "bundle": "Look into a bundle and check it.",
+    "doctor": "Is this machine fit, and what is missing?",
     "export": "Make a bundle from a recipe [exporter].",
     "recipe": "Check a recipe [exporter].",
     "trust": "Make and certify the institution's keys [aggregator].",
@@ -98,6 +100,7 @@ def homeroom() -> None:
 def main(arguments: list[str] | None = None) -> Any:
     """Run the command line; ends the process with the error's exit code."""
     try:
+        refuse_32_bit()
         return homeroom.main(args=arguments, prog_name="homeroom", standalone_mode=False) or 0
     except HomeroomError as problem:
         first = f"{problem.where}: {problem.what}" if problem.where else problem.what

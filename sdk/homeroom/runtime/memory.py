@@ -23,3 +23,9 @@ def give_back() -> bool:
         return bool(ctypes.CDLL("libc.so.6").mallopt(M_MMAP_THRESHOLD, THRESHOLD_BYTES))
     except (OSError, AttributeError):  # another C library
         return False
+
+
+def trim() -> None:
+    """Give freed memory back now (glibc), so that a measurement counts what is used."""
+    if give_back():
+        ctypes.CDLL("libc.so.6").malloc_trim(0)

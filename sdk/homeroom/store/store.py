@@ -42,6 +42,7 @@ class Store:
         self.directory = opened.directory
         self.store_id = opened.store_id
         self.moved = opened.moved
+        self.key_place = opened.places.place
 
     @classmethod
     def open(cls, directory: Path, keys: Keys | None = None, *, anew: bool = False) -> Store:

@@ -1,0 +1,258 @@
+"""Tries and measures the runtime and a bundle in a process of its own: `python -m homeroom.probe [BUNDLE]`.
+
+Each stage is announced on a line before it begins, so that whoever started this process can name the stage that ended
+it. Imports the standard library alone; everything that could crash is imported inside its stage.
+"""
+
+from __future__ import annotations
+
+import importlib
+import json
+import platform
+import statistics
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from homeroom import system
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from homeroom.bundle import Bundle
+    from homeroom.measures import FeatureCost, StepCost
+    from homeroom.runtime import Graphs
+
+LIBRARIES = {  # module: what to install; onnxruntime has a stage of its own
+    "cryptography": "cryptography",
+    "msgspec": "msgspec",
+    "safetensors": "safetensors",
+    "tokenizers": "tokenizers",
+    "PIL": "Pillow",
+    "resvg_py": "resvg-py",
+    "soundfile": "soundfile",
+    "soxr": "soxr",
+    "httpx": "httpx",
+    "keyring": "keyring",
+}
+SIDE, COPY_BYTES = 512, 32 << 20
+LEAST_S = 0.05  # a measurement repeats until it has lasted this long
+
+
+def tell(**facts: Any) -> None:
+    sys.stdout.write(json.dumps(facts) + "\n")
+    sys.stdout.flush()
+
+
+def stage(name: str, work: Callable[[], dict[str, Any]]) -> dict[str, Any] | None:
+    """Announce, do, and tell what came of it; an exception is told as a problem, and None returned."""
+    tell(begin=name)
+    try:
+        facts = work()
+    except Exception as problem:
+        tell(stage=name, problem=f"{problem}" or type(problem).__name__, remedy=getattr(problem, "remedy", ""))
+        return None
+    tell(stage=name, **facts)
+    return facts
+
+
+def place() -> str:
+    """What a measurement belongs to: the runtime's version, the processor's kind and vector instructions, the cores."""
+    from importlib.metadata import version
+
+    kind = f"{platform.system()} {platform.machine()} {' '.join(system.simd())}"
+    return f"onnxruntime {version('onnxruntime')}, {kind}, {system.cores()} cores"
+
+
+def rates() -> dict[str, Any]:
+    """GFLOP/s of a float32 GEMM of 512 x 512 x 512, and GB/s of copying 32 MB, read and written; by numpy."""
+    import numpy as np
+
+    rng = np.random.default_rng(0)
+    a, b = (rng.standard_normal((SIDE, SIDE)).astype(np.float32) for _ in range(2))
+    out = np.empty_like(a)
+    source = np.ones(COPY_BYTES // 4, np.float32)
+    target = np.empty_like(source)
+    return {
+        "gemm_gflops": 2 * SIDE**3 / seconds_of(lambda: np.matmul(a, b, out=out)) / 1e9,
+        "copy_gbs": 2 * COPY_BYTES / seconds_of(lambda: np.copyto(target, source)) / 1e9,
+    }
+
+
+def seconds_of(work: Callable[[], Any]) -> float:
+    """Median of at least five runs after one that is not counted."""
+    work()
+    times: list[float] = []
+    while len(times) < 5 or sum(times) < LEAST_S:
+        began = time.perf_counter()
+        work()
+        times.append(time.perf_counter() - began)
+    return statistics.median(times)
+
+
+def try_library(name: str) -> dict[str, Any]:
+    importlib.import_module(name)
+    return {}
+
+
+def try_runtime() -> dict[str, Any]:
+    import onnxruntime
+
+    return {"version": onnxruntime.__version__}
+
+
+def main(path: Path | None) -> None:
+    stage("numpy", rates)
+    for name in LIBRARIES:
+        stage(f"library {name}", lambda name=name: try_library(name))  # type: ignore[misc]
+    runs = stage("onnxruntime", try_runtime)
+    if path is None or runs is None:
+        return
+    from homeroom.bundle import open_bundle
+
+    opened: list[Bundle] = []
+
+    def find() -> dict[str, Any]:
+        opened.append(open_bundle(path, root=None))
+        return {"bundle_id": opened[0].bundle_id, "place": place()}
+
+    if stage("bundle", find):
+        measure_bundle(opened[0])
+
+
+def measure_bundle(bundle: Bundle) -> None:
+    """Every backbone on the golden samples, lowest precision first until one comes out right, then every step."""
+    from homeroom.golden import samples
+    from homeroom.runtime import Graphs
+
+    values = inputs_by_modality(bundle, samples(bundle))
+    stage("base", lambda: {"bytes": fresh_peak()})
+    threads = stage("threads", lambda: choose_threads(bundle, values))
+    count = int(threads["threads"]) if threads else 1
+    for modality in bundle.manifest.modalities:
+        for precision in precisions(bundle, modality.name):
+            graphs = Graphs(bundle, {modality.name: precision}, count)
+            name = f"features {modality.name} {precision}"
+            found = stage(name, lambda g=graphs, m=modality.name: measure_features(bundle, g, m, values[m]))  # type: ignore[misc]
+            if found and found["within"]:
+                break
+    graphs = Graphs(bundle, None, count)
+    for role in ("grad", "predict"):
+        for facts in graphs.steps(role):
+            stage(f"step {facts.file}", lambda f=facts: measure_step(bundle, graphs, f))  # type: ignore[misc]
+
+
+def precisions(bundle: Bundle, modality: str) -> list[Any]:
+    """Those that the bundle offers for a modality, lowest first."""
+    from typing import get_args
+
+    from homeroom.contract.manifest import Precision
+
+    offered = {g.precision for g in bundle.manifest.graphs if g.role == "features" and g.modality == modality}
+    return [precision for precision in get_args(Precision) if precision in offered]
+
+
+def inputs_by_modality(bundle: Bundle, stored: list[Any]) -> dict[str, list[Any]]:
+    """The golden samples' inputs, those of one modality together."""
+    found: dict[str, list[Any]] = {modality.name: [] for modality in bundle.manifest.modalities}
+    for sample in stored:
+        for slot, values in sample.inputs.items():
+            found[bundle.manifest.slot(slot).modality] += [value for value in values if value is not None]
+    return found
+
+
+def choose_threads(bundle: Bundle, values: dict[str, list[Any]]) -> dict[str, Any]:
+    """The count, of one, half and all cores, that one pass over backbones and training steps is fastest with.
+
+    Of two within a twentieth the smaller wins: what is left over belongs to the lesson.
+    """
+    from homeroom.features import compute
+    from homeroom.runtime import Graphs
+
+    times: dict[int, float] = {}
+    for count in sorted({1, max(1, system.cores() // 2), system.cores()}):
+        graphs = Graphs(bundle, None, count)
+        largest = graphs.steps("grad")[-1]
+        feeds = zeros(bundle, largest)
+        graphs.loaded(largest)(feeds)
+        began = time.perf_counter()
+        for name, inputs in values.items():
+            list(compute(bundle, graphs, name, inputs))
+        graphs.loaded(largest)(feeds)
+        times[count] = time.perf_counter() - began
+    best = min(times.values())
+    return {"threads": min(n for n, seconds in times.items() if seconds <= best * 1.05), "seconds": times}
+
+
+def measure_features(bundle: Bundle, graphs: Graphs, modality: str, values: list[Any]) -> dict[str, Any]:
+    import msgspec
+
+    from homeroom.features import compute
+    from homeroom.golden import drift
+    from homeroom.measures import FeatureCost
+
+    before = fresh_peak()
+    found = drift(bundle, graphs, modality)  # gives the backbone back at its end
+    began = time.perf_counter()
+    graphs.features(modality)
+    load_s = time.perf_counter() - began
+    began = time.perf_counter()
+    list(compute(bundle, graphs, modality, values))
+    seconds = time.perf_counter() - began
+    texts = [len(value) for value in values if isinstance(value, str)]
+    cost: FeatureCost = FeatureCost(
+        precision=found.precision,
+        mean=found.mean,
+        worst=found.worst,
+        within=found.within,
+        seconds=seconds / max(1, len(values)),
+        size=statistics.mean(texts) if texts else 0.0,
+        load_s=load_s,
+        bytes=max(0, (system.peak_resident() or 0) - before),
+    )
+    facts: dict[str, Any] = msgspec.to_builtins(cost)
+    return facts
+
+
+def measure_step(bundle: Bundle, graphs: Graphs, facts: Any) -> dict[str, Any]:
+    import msgspec
+
+    from homeroom.measures import StepCost
+
+    before = fresh_peak()
+    began = time.perf_counter()
+    graph = graphs.loaded(facts)
+    load_s = time.perf_counter() - began
+    feeds = zeros(bundle, facts)
+    seconds = seconds_of(lambda: graph(feeds))
+    cost: StepCost = StepCost(seconds=seconds, load_s=load_s, bytes=max(0, (system.peak_resident() or 0) - before))
+    told: dict[str, Any] = msgspec.to_builtins(cost)
+    return told
+
+
+def fresh_peak() -> int:
+    """Bytes held now, from which the peak is measured anew where the system can."""
+    from homeroom.runtime.memory import trim
+
+    trim()
+    system.forget_peak()
+    return system.resident() or 0
+
+
+def zeros(bundle: Bundle, facts: Any) -> dict[str, np.ndarray]:
+    """Feeds of a step: the bundle's theta and nothing else in it."""
+    import numpy as np
+
+    feeds = {
+        tensor.name: np.zeros([size if size > 0 else 1 for size in tensor.shape], tensor.dtype)
+        for tensor in facts.inputs
+    }
+    if "theta" in feeds:
+        feeds["theta"] = bundle.theta()
+    return feeds
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]) if len(sys.argv) > 1 else None)
