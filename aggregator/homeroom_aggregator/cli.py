@@ -15,6 +15,7 @@ from homeroom.contract.signing import Certificate, Role, certify, fingerprint, n
 from homeroom.contract.update import RoundConfiguration
 from homeroom.durable import write_durable
 from homeroom.errors import InputError, StoreError
+from homeroom_aggregator import cli_operations
 
 FILE = click.Path(dir_okay=False, path_type=Path)
 FOLDER = click.Path(file_okay=False, path_type=Path)
@@ -74,6 +75,13 @@ def trust_certify(role: Role, key: Path, root_key: Path, name: str) -> None:
     show_default=True,
     help="How updates travel: about 1/1, 1/4, 1/7 or 1/20 of float32.",
 )
+@click.option(
+    "--retain",
+    type=click.IntRange(0),
+    default=0,
+    show_default=True,
+    help="Versions whose updates are kept at least; 0 keeps all. May change at each start.",
+)
 @click.option("--host", default="127.0.0.1", show_default=True)
 @click.option("--port", type=click.IntRange(0, 65535), default=8340, show_default=True)
 def serve(
@@ -87,6 +95,7 @@ def serve(
     min_devices: int,
     max_staleness: int,
     codec: Codec,
+    retain: int,
     host: str,
     port: int,
 ) -> None:
@@ -117,7 +126,7 @@ def serve(
     listening = serve.listen(host, port)
     click.echo(f"{facts.institution}: root {facts.root}")
     click.echo(f"listening on http://{host}:{listening.getsockname()[1]}")
-    serve.serve(folder, listening, os.environ.get(TOKEN))
+    serve.serve(folder, listening, os.environ.get(TOKEN), retain)
 
 
 @click.command()
@@ -231,4 +240,4 @@ def _certificate(path: Path) -> Certificate:
     return decode(data, Certificate, limit_bytes=1 << 16, where=str(path), error=InputError)
 
 
-commands: list[click.Command] = [trust, serve, invite, rebuild, simulate]
+commands: list[click.Command] = [trust, serve, invite, rebuild, simulate, *cli_operations.commands]

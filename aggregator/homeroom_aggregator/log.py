@@ -1,32 +1,22 @@
 """The log on disk: what happened, in order, and the versions that followed; SQLite through the store's Database.
 
-Three kinds of entry: `update` (its bytes as they were signed), `withdraw` (an update to unlearn) and `release` (a new
-version). Sums and theta are computed from it (`replay`); a released version is kept as it was signed.
+Kinds of entry: `update` (its bytes as they were signed), `withdraw` (an update to unlearn) and `release` (a new
+version). Sums and theta are computed from it (`replay`), from the last checkpoint on; a released version is kept as it
+was signed. One process writes rounds (`lock`); any other may read the file meanwhile.
 """
 
 from __future__ import annotations
 
+import contextlib
+import sqlite3
 from collections.abc import Iterator
-from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
 from homeroom.errors import StoreError
-from homeroom.store.database import DamagedError, Database
-
-SCHEMA = """
-CREATE TABLE IF NOT EXISTS facts (name TEXT PRIMARY KEY, value BLOB NOT NULL);
-CREATE TABLE IF NOT EXISTS devices (
-    device TEXT PRIMARY KEY, code TEXT NOT NULL UNIQUE, revoked INTEGER NOT NULL DEFAULT 0
-);
-CREATE TABLE IF NOT EXISTS log (
-    number INTEGER PRIMARY KEY AUTOINCREMENT, kind TEXT NOT NULL CHECK (kind IN ('update', 'withdraw', 'release')),
-    update_id TEXT, device TEXT, version INTEGER NOT NULL, body BLOB NOT NULL
-);
-CREATE UNIQUE INDEX IF NOT EXISTS log_updates ON log (kind, update_id) WHERE kind != 'release';
-CREATE TABLE IF NOT EXISTS versions (version INTEGER PRIMARY KEY, number INTEGER NOT NULL, body BLOB NOT NULL);
-"""
+from homeroom.store.database import DamagedError, Database, refusal
+from homeroom_aggregator import schema
 
 Kind = Literal["update", "withdraw", "release"]
 
@@ -47,51 +37,87 @@ class Entry:
 
 
 class Log:
-    """Opened by one process at a time; every write is durable when it returns."""
+    """Every write is durable when it returns. `path` may be `:memory:`."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, *, alone: bool = True) -> None:
+        """alone: hold the lock that one process at a time has; without it, read (and write devices) only."""
+        with contextlib.ExitStack() as opened:
+            if alone and str(path) != ":memory:":
+                opened.enter_context(contextlib.closing(lock(path)))
+            try:
+                self.database = Database(path, any_thread=True, shared=True)
+                opened.callback(self.database.close)
+                schema.prepare(self.database, path)
+                schema.check(self.database)
+            except DamagedError as problem:
+                raise StoreError(
+                    f"is damaged: {problem.what}",
+                    where=str(path),
+                    remedy="put the last backup of the folder in its place",
+                ) from None
+            self._opened = opened.pop_all()
+
+    @contextlib.contextmanager
+    def step(self) -> Iterator[None]:
+        """What is written inside is written together, or not at all; inside another step, which may go on after."""
+        if not self.stepping:
+            with self.database.step():
+                yield
+            return
+        self.database.write("SAVEPOINT part")
         try:
-            self.database = Database(path, any_thread=True)
-            for statement in filter(str.strip, SCHEMA.split(";")):
-                self.database.write(statement)
-            if damage := self.database.check():
-                raise DamagedError(damage)
-        except DamagedError as problem:
-            raise StoreError(
-                f"is damaged: {problem}", where=str(path), remedy="put the last backup of the folder in its place"
-            ) from None
+            yield
+        except BaseException:
+            if self.stepping:  # a full disk ends the whole step
+                self.database.write("ROLLBACK TO part")
+                self.database.write("RELEASE part")
+            raise
+        self.database.write("RELEASE part")
 
-    def step(self) -> AbstractContextManager[None]:
-        """What is written inside is written together, or not at all."""
-        return self.database.step()
+    @property
+    def stepping(self) -> bool:
+        return self.database.connection.in_transaction
 
     def close(self) -> None:
-        self.database.close()
+        self._opened.close()
 
     # Entries
 
     def append(
         self, kind: Kind, version: int, *, update_id: str | None = None, device: str = "", body: bytes = b""
     ) -> int:
-        with self.step():
+        with self.database.step():
             self.database.write(
-                "INSERT INTO log (kind, update_id, device, version, body) VALUES (?, ?, ?, ?, ?)",
-                (kind, update_id, device, version, body),
+                "INSERT INTO log (kind, update_id, device, version) VALUES (?, ?, ?, ?)",
+                (kind, update_id, device, version),
             )
-            return int(self.database.one("SELECT last_insert_rowid()")[0])
+            number = int(self.database.one("SELECT last_insert_rowid()")[0])
+            if body:
+                self.database.write("INSERT INTO bodies (number, body) VALUES (?, ?)", (number, body))
+            return number
 
-    def entries(self) -> Iterator[Entry]:
-        numbers = self.database.rows("SELECT number FROM log ORDER BY number")
-        for (number,) in numbers:  # one body in memory at a time
+    def entries(self, after: int = 0) -> Iterator[Entry]:
+        """In order; one body in memory at a time."""
+        for (number,) in self.database.rows("SELECT number FROM log WHERE number > ? ORDER BY number", (after,)):
             yield self.entry(number)
 
     def entry(self, number: int) -> Entry:
-        sql = "SELECT number, kind, COALESCE(update_id, ''), device, version, body FROM log WHERE number = ?"
-        return Entry(*self.database.one(sql, (number,)))
+        """StoreError if it is an update whose body is gone."""
+        sql = """SELECT number, kind, COALESCE(update_id, ''), COALESCE(device, ''), version, COALESCE(body, x'')
+                 FROM log LEFT JOIN bodies USING (number) WHERE number = ?"""
+        found = Entry(*self.database.one(sql, (number,)))
+        if found.kind == "update" and not found.body:
+            raise StoreError(f"entry {number} has lost its body", where="log.db", remedy="restore the last backup")
+        return found
 
     def sender(self, update_id: str) -> str | None:
         """The device whose update has this id, or None."""
         found = self.database.one("SELECT device FROM log WHERE kind = 'update' AND update_id = ?", (update_id,))
+        return found[0] if found else None
+
+    def number(self, update_id: str) -> int | None:
+        """The number of an update's entry, or None."""
+        found = self.database.one("SELECT number FROM log WHERE kind = 'update' AND update_id = ?", (update_id,))
         return found[0] if found else None
 
     def withdrawn(self, update_id: str) -> bool:
@@ -99,8 +125,16 @@ class Log:
             self.database.one("SELECT 1 FROM log WHERE kind = 'withdraw' AND update_id = ?", (update_id,)) is not None
         )
 
+    def all_withdrawn(self) -> frozenset[str]:
+        rows = self.database.rows("SELECT update_id FROM log WHERE kind = 'withdraw' AND update_id IS NOT NULL")
+        return frozenset(row[0] for row in rows)
+
     def count(self, kind: Kind) -> int:
         return int(self.database.one("SELECT count(*) FROM log WHERE kind = ?", (kind,))[0])
+
+    def last(self) -> int:
+        """The number of the newest entry; 0 where there is none."""
+        return int(self.database.one("SELECT COALESCE(max(number), 0) FROM log")[0])
 
     # Versions
 
@@ -114,6 +148,47 @@ class Log:
     def newest(self) -> int:
         """The number of the newest version; 0 is the bundle's own theta."""
         return int(self.database.one("SELECT COALESCE(max(version), 0) FROM versions")[0])
+
+    # Checkpoints: the state after an entry, so that what came before need not be computed again
+
+    def put_checkpoint(self, number: int, body: bytes) -> None:
+        self.database.write("INSERT OR REPLACE INTO checkpoints (number, body) VALUES (?, ?)", (number, body))
+
+    def checkpoint(self, number: int) -> bytes:
+        return bytes(self.database.one("SELECT body FROM checkpoints WHERE number = ?", (number,))[0])
+
+    def checkpoints(self) -> list[int]:
+        """Their entries' numbers, the oldest first."""
+        return [row[0] for row in self.database.rows("SELECT number FROM checkpoints ORDER BY number")]
+
+    def drop_checkpoints(self, first: int, last: int) -> None:
+        """Those from number `first` to `last`."""
+        self.database.write("DELETE FROM checkpoints WHERE number BETWEEN ? AND ?", (first, last))
+
+    def checkpoint_before(self, *, version: int) -> int | None:
+        """The newest one whose state is at most at this version."""
+        sql = "SELECT max(number) FROM checkpoints JOIN log USING (number) WHERE log.version <= ?"
+        found: int | None = self.database.one(sql, (version,))[0]
+        return found
+
+    @property
+    def base(self) -> int:
+        """The entry up to which bodies and versions may be gone; 0 where everything is kept."""
+        return int(self.fact("base") or 0)
+
+    def move_base(self, number: int) -> None:
+        """From now on keep what came after entry `number`, which has a checkpoint."""
+        with self.database.step():
+            self.put_fact("base", str(number).encode())
+            self.drop_checkpoints(0, number - 1)
+
+    def prune(self, most: int) -> None:
+        """Delete at most so many of the bodies, and of the versions, that the base has left behind."""
+        if base := self.base:
+            version = self.database.one("SELECT version FROM log WHERE number = ?", (base,))[0]
+            for table, column, bound in (("bodies", "number", base + 1), ("versions", "version", version)):
+                chosen = f"SELECT {column} FROM {table} WHERE {column} < ? ORDER BY {column} LIMIT ?"
+                self.database.write(f"DELETE FROM {table} WHERE {column} IN ({chosen})", (bound, most))
 
     # Devices
 
@@ -140,3 +215,22 @@ class Log:
 
     def put_fact(self, name: str, value: bytes) -> None:
         self.database.write("INSERT OR REPLACE INTO facts (name, value) VALUES (?, ?)", (name, value))
+
+
+def lock(path: Path) -> sqlite3.Connection:
+    """Hold `path`'s lock until the connection or the process ends; StoreError if another process has it.
+
+    SQLite's own file lock, on a file of its own: it is the same everywhere and never outlives a killed process.
+    """
+    beside = path.with_suffix(".lock")
+    try:
+        held = sqlite3.connect(beside, isolation_level=None, timeout=0.5, check_same_thread=False)
+        try:
+            held.execute("PRAGMA journal_mode = MEMORY")  # nothing is ever written
+            held.execute("BEGIN EXCLUSIVE")
+        except BaseException:
+            held.close()
+            raise
+    except sqlite3.DatabaseError as problem:
+        raise refusal(problem, beside) from None
+    return held

@@ -2,10 +2,12 @@
 
 Federated averaging with weights (McMahan et al. 2017), asynchronously as in FedBuff (Nguyen et al. 2022). Sums are
 integers, so the order of updates changes nothing; what follows is elementwise float64, so a replay gives the same bits.
+Updates are added in place: one of them is in memory at a time, and being integers they can be taken out again exactly.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from math import isqrt
 
 import numpy as np
@@ -15,6 +17,9 @@ from homeroom.contract.update import RoundConfiguration, Update
 
 UNITS = 16  # of weight, for one example
 TOTAL_LIMIT = 1 << 38  # of weight in one segment; with values below 2**24 no int64 sum can overflow
+CHUNK = 1 << 17  # values multiplied at once: the only memory that adding takes
+
+Undo = Callable[[], None]
 
 
 def weight(examples: int, staleness: int, configuration: RoundConfiguration) -> int:
@@ -23,26 +28,53 @@ def weight(examples: int, staleness: int, configuration: RoundConfiguration) -> 
     return max(1, isqrt(capped * capped // (1 + staleness)))
 
 
+def add_weighted(total: np.ndarray, values: np.ndarray, units: int) -> None:
+    """total += units * values, in place and exactly; total int64 [n], values int32 [n]."""
+    scratch = np.empty(min(len(values), CHUNK), np.int64)
+    for start in range(0, len(values), CHUNK):
+        part = scratch[: len(values) - start]
+        part[:] = values[start : start + CHUNK]
+        part *= units
+        total[start : start + CHUNK] += part
+
+
 class SegmentSums:
     """What waits to be released: by segment name the sums of weight * value, the weights, and who fed it."""
 
     def __init__(self) -> None:
-        self.numerators: dict[str, np.ndarray] = {}  # int64 [size]
+        self.numerators: dict[str, np.ndarray] = {}  # int64 [size], changed in place
         self.weights: dict[str, int] = {}
         self.devices: dict[str, set[str]] = {}
 
-    def add(self, update: Update, staleness: int, configuration: RoundConfiguration) -> None:
-        """Add every segment of an update that `read_update` has accepted."""
-        examples = {entry.segment_id: entry.examples for entry in update.header.segments}
-        names = dict(zip(update.values, (entry.segment_id for entry in update.header.segments), strict=True))
-        for name, values in update.values.items():
-            units = weight(examples[names[name]], staleness, configuration)
-            if self.weights.get(name, 0) + units > TOTAL_LIMIT:
+    def add(self, update: Update, staleness: int, configuration: RoundConfiguration) -> Undo:
+        """Add every segment of an update that `read_update` has accepted; return what takes it out again."""
+        device, segments = update.header.device, update.header.segments
+        units = {
+            name: weight(entry.examples, staleness, configuration)
+            for name, entry in zip(update.values, segments, strict=True)
+        }
+        for name in units:
+            if self.weights.get(name, 0) + units[name] > TOTAL_LIMIT:
                 raise OverflowError(f"segment {name} holds more than {TOTAL_LIMIT} units of weight")
-            part = values.astype(np.int64) * units
-            self.numerators[name] = self.numerators[name] + part if name in self.numerators else part
-            self.weights[name] = self.weights.get(name, 0) + units
-            self.devices.setdefault(name, set()).add(update.header.device)
+        known = {name for name in units if device in self.devices.get(name, ())}
+        for name, values in update.values.items():
+            if name not in self.numerators:
+                self.numerators[name] = np.zeros(len(values), np.int64)
+            add_weighted(self.numerators[name], values, units[name])
+            self.weights[name] = self.weights.get(name, 0) + units[name]
+            self.devices.setdefault(name, set()).add(device)
+
+        def undo() -> None:
+            for name, values in update.values.items():
+                if self.weights[name] == units[name]:
+                    self._pop(name)
+                    continue
+                add_weighted(self.numerators[name], values, -units[name])
+                self.weights[name] -= units[name]
+                if name not in known:
+                    self.devices[name].discard(device)
+
+        return undo
 
     def ready(self, configuration: RoundConfiguration) -> list[str]:
         """Segments that at least `min_devices` distinct devices fed, in alphabetical order."""
@@ -50,20 +82,33 @@ class SegmentSums:
 
     def release(
         self, theta: np.ndarray, layout: Layout, configuration: RoundConfiguration
-    ) -> tuple[np.ndarray, dict[str, int]]:
-        """A new theta float32 [P] and, by segment, how many devices fed it; the other segments go on waiting."""
+    ) -> tuple[np.ndarray, dict[str, int], Undo]:
+        """A new theta float32 [P]; by segment, how many devices fed it; what puts the sums back.
+
+        The other segments go on waiting.
+        """
         theta, devices = theta.copy(), {}
-        for name in self.ready(configuration):
-            mean = self.numerators.pop(name).astype(np.float64) / self.weights.pop(name)
-            step = mean * (configuration.server_rate * 2.0**-configuration.scale_bits)
+        taken = {name: self._pop(name) for name in self.ready(configuration)}
+        for name, (numerator, units, fed) in taken.items():
+            step = numerator.astype(np.float64)
+            step /= units
+            step *= configuration.server_rate * 2.0**-configuration.scale_bits
             where = layout.slices[name]
             theta[where] = (theta[where].astype(np.float64) + step).astype(np.float32)
-            devices[name] = len(self.devices.pop(name))
-        return theta, devices
+            devices[name] = len(fed)
+
+        def undo() -> None:
+            for name, (numerator, units, fed) in taken.items():
+                self.numerators[name], self.weights[name], self.devices[name] = numerator, units, fed
+
+        return theta, devices, undo
+
+    def _pop(self, name: str) -> tuple[np.ndarray, int, set[str]]:
+        return self.numerators.pop(name), self.weights.pop(name), self.devices.pop(name)
 
     def copy(self) -> SegmentSums:
         other = SegmentSums()
-        other.numerators = dict(self.numerators)  # arrays are never changed in place
+        other.numerators = {name: values.copy() for name, values in self.numerators.items()}
         other.weights = dict(self.weights)
         other.devices = {name: set(fed) for name, fed in self.devices.items()}
         return other

@@ -113,16 +113,16 @@ def open_bundle_of(folder: Path, facts: Facts) -> Bundle:
     return open_bundle(folder / BUNDLES / facts.bundle_id, root=facts.root)
 
 
-def open_rounds(folder: Path) -> Rounds:
-    """The rounds of a folder, replayed from their log; one process at a time."""
+def open_rounds(folder: Path, retain: int = 0) -> Rounds:
+    """The rounds of a folder, computed from the last checkpoint of their log; one process at a time."""
     facts = read(folder)
     bundle = open_bundle_of(folder, facts)
-    return Rounds(folder / LOG, bundle, facts.configuration, read_key(folder / KEY), facts.certificate)
+    return Rounds(folder / LOG, bundle, facts.configuration, read_key(folder / KEY), facts.certificate, retain=retain)
 
 
-def open_service(folder: Path, token: str | None = None) -> Service:
+def open_service(folder: Path, token: str | None = None, retain: int = 0) -> Service:
     facts = read(folder)
-    return Service(open_rounds(folder), facts.institution, _secret(folder), token)
+    return Service(open_rounds(folder, retain), facts.institution, _secret(folder), token)
 
 
 def invite(folder: Path, address: str, count: int) -> list[Invitation]:

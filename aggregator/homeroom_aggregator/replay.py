@@ -7,15 +7,16 @@ can read it off the difference. What other devices learned from a version that h
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass, field
 
 import numpy as np
 
 from homeroom.contract.layout import Layout
 from homeroom.contract.update import RoundConfiguration, Update, read_update
+from homeroom.errors import StoreError
 from homeroom_aggregator.log import Entry
-from homeroom_aggregator.merge import SegmentSums
+from homeroom_aggregator.merge import SegmentSums, Undo
 
 Released = Callable[[int, np.ndarray, dict[str, int]], None]  # version, theta, devices by segment
 
@@ -29,7 +30,10 @@ class Rules:
 
 @dataclass
 class State:
-    """Where the rounds stand. `pending`: updates since the last release."""
+    """Where the rounds stand. `theta` is replaced, `sums` change in place.
+
+    pending: updates since the last release.
+    """
 
     theta: np.ndarray
     version: int = 0
@@ -40,10 +44,16 @@ class State:
         return State(self.theta.copy(), self.version, self.pending, self.sums.copy())
 
 
-def admit(state: State, update: Update, version: int, rules: Rules) -> None:
-    """Take an update in that arrived when `version` was the newest."""
-    state.sums.add(update, version - update.header.base_version, rules.configuration)
+def admit(state: State, update: Update, version: int, rules: Rules) -> Undo:
+    """Take an update in that arrived when `version` was the newest; return what takes it out again."""
+    undo_sums = state.sums.add(update, version - update.header.base_version, rules.configuration)
     state.pending += 1
+
+    def undo() -> None:
+        undo_sums()
+        state.pending -= 1
+
+    return undo
 
 
 def due(state: State, rules: Rules) -> bool:
@@ -51,41 +61,61 @@ def due(state: State, rules: Rules) -> bool:
     return state.pending >= rules.configuration.buffer_size and bool(state.sums.ready(rules.configuration))
 
 
-def release(state: State, rules: Rules) -> dict[str, int]:
-    """Make the next version of what is ready; return by segment how many devices fed it."""
-    state.theta, devices = state.sums.release(state.theta, rules.layout, rules.configuration)
-    state.version += 1
-    state.pending = 0
-    return devices
+def release(state: State, rules: Rules) -> tuple[dict[str, int], Undo]:
+    """Make the next version of what is ready; return by segment how many devices fed it, and what undoes it."""
+    theta, version, pending = state.theta, state.version, state.pending
+    state.theta, devices, undo_sums = state.sums.release(state.theta, rules.layout, rules.configuration)
+    state.version, state.pending = version + 1, 0
+
+    def undo() -> None:
+        undo_sums()
+        state.theta, state.version, state.pending = theta, version, pending
+
+    return devices, undo
 
 
 def replay(
     entries: Callable[[], Iterable[Entry]],
     rules: Rules,
     *,
+    start: State | None = None,
     without: frozenset[str] = frozenset(),
     until: int | None = None,
     released: Released | None = None,
+    watched: Collection[int] = (),
+    watch: Callable[[int, State], None] | None = None,
 ) -> State:
-    """The state after all entries, or those before number `until`, as if the updates `without` had never come.
+    """The state after all entries, or those up to number `until`, as if the updates `without` had never come.
 
-    `released` is told every version on the way.
+    start: the state before the first entry, by default version 0. `released` is told every version on the way, `watch`
+    the state after each of the entries `watched`.
     """
-    state = State(rules.start.copy())
+    state = start.copy() if start else State(rules.start.copy())
     gone, merged, stale = set(without), set[str](), False
+
+    def again(until: int | None) -> State:
+        return replay(entries, rules, start=start, without=frozenset(gone), until=until)
+
     for entry in entries():
-        if until is not None and entry.number >= until:
+        if until is not None and entry.number > until:
             break
         if entry.kind == "withdraw":
             stale = stale or entry.update_id in merged
             gone.add(entry.update_id)
         elif entry.kind == "release":
             if stale:
-                state, stale = replay(entries, rules, without=frozenset(gone), until=entry.number), False
-            devices = release(state, rules)
+                state, stale = again(entry.number - 1), False
+            devices, _ = release(state, rules)
             if released:
                 released(state.version, state.theta, devices)
-        elif entry.update_id not in gone:
-            admit(state, read_update(entry.body, rules.configuration, rules.layout), entry.version, rules)
-            merged.add(entry.update_id)
-    return replay(entries, rules, without=frozenset(gone), until=until) if stale else state
+        elif entry.kind == "update":
+            if entry.update_id not in gone:
+                admit(state, read_update(entry.body, rules.configuration, rules.layout), entry.version, rules)
+                merged.add(entry.update_id)
+        else:
+            raise StoreError(f"holds an entry {entry.kind!r}", where="log.db", remedy="update homeroom")
+        if watch and entry.number in watched:
+            if stale:
+                state, stale = again(entry.number), False
+            watch(entry.number, state)
+    return again(until) if stale else state

@@ -1,10 +1,13 @@
-"""The rounds: which update is let in, when a version is released, what is withdrawn; imports log, merge and replay.
+"""The rounds: which update is let in, when a version is released, what is withdrawn; imports log, replay, checkpoint.
 
-The owner sees to it that one thread at a time is inside. Whatever raises has changed nothing.
+The owner sees to it that one thread at a time is inside. Whatever raises has changed nothing: sums change in place, and
+what cannot be made durable is taken out of them again.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Literal
 
@@ -16,22 +19,36 @@ from homeroom.contract.signing import Certificate, fingerprint
 from homeroom.contract.update import RoundConfiguration, Update, read_update
 from homeroom.contract.version import make_version, read_version
 from homeroom.errors import StoreError, TrustError, UpdateError
+from homeroom_aggregator import checkpoint
 from homeroom_aggregator.log import Log
+from homeroom_aggregator.merge import Undo
 from homeroom_aggregator.replay import Rules, State, admit, due, release, replay
+
+CHECKPOINT_ENTRIES, CHECKPOINT_BYTES = 1000, 256 << 20  # since the last one; the next start replays no more than that
+PRUNED_AT_ONCE = 16
 
 
 class Rounds:
     """One bundle's rounds over one log file. `state` is always what a replay of the log gives."""
 
     def __init__(
-        self, path: Path, bundle: Bundle, configuration: RoundConfiguration, key: Ed25519PrivateKey, word: Certificate
+        self,
+        path: Path,
+        bundle: Bundle,
+        configuration: RoundConfiguration,
+        key: Ed25519PrivateKey,
+        word: Certificate,
+        *,
+        retain: int = 0,
     ) -> None:
+        """retain: versions whose updates are kept at least; 0 keeps everything."""
+        self.retain, self._done = retain, list[Undo]()
         self.bundle, self.configuration, self.key, self.certificate = bundle, configuration, key, word
         self.rules = Rules(bundle.manifest.layout, configuration, bundle.theta())
         self.log = Log(path)
         try:
             self._check_identity(path)
-            self.state = replay(self.log.entries, self.rules)
+            self.state = self._resumed()
             if self.state.version != self.log.newest():
                 raise StoreError("versions and log do not agree", where=str(path), remedy="restore the last backup")
         except BaseException:
@@ -94,50 +111,100 @@ class Rounds:
             )
 
     def _take_in(self, update: Update, data: bytes) -> None:
-        """The update and the release that it brings are one durable step; only then does the state change."""
-        state = self.state.copy()
-        with self.log.step():
-            self.log.append(
-                "update", state.version, update_id=update.header.update_id, device=update.header.device, body=data
+        """The update and the release that it brings are one durable step."""
+        with self.change():
+            number = self.log.append(
+                "update", self.state.version, update_id=update.header.update_id, device=update.header.device, body=data
             )
-            admit(state, update, state.version, self.rules)
-            if due(state, self.rules):
-                self._release(state)
-        self.state = state
+            self._done.append(admit(self.state, update, self.state.version, self.rules))
+            if due(self.state, self.rules):
+                number = self._release()
+            self._since_bytes += len(data)
+            if number - self._mark >= CHECKPOINT_ENTRIES or self._since_bytes >= CHECKPOINT_BYTES:
+                self._put_checkpoint(number)
+            if self.retain:
+                self.log.prune(PRUNED_AT_ONCE)
+
+    @contextmanager
+    def change(self) -> Iterator[None]:
+        """What is done inside is durable together at its end, or nothing of it happened, in the state neither.
+
+        Inside another change a part of it, which may fail alone: so that many updates can share one fsync.
+        """
+        outer, self._done = self._done, []
+        try:
+            with self.log.step():
+                yield
+        except BaseException:
+            for undo in reversed(self._done):
+                undo()
+            raise
+        else:
+            if self.log.stepping:
+                outer.extend(self._done)
+        finally:
+            self._done = outer
 
     def release_now(self) -> int:
         """Release what is ready although the buffer is not full; return the newest version."""
         if self.state.sums.ready(self.configuration):
-            state = self.state.copy()
-            with self.log.step():
-                self._release(state)
-            self.state = state
+            with self.change():
+                self._release()
         return self.state.version
 
-    def _release(self, state: State) -> None:
-        devices = release(state, self.rules)
+    def _release(self) -> int:
+        """Make the next version; the number of its entry."""
+        state = self.state
+        devices, undo = release(state, self.rules)
+        self._done.append(undo)
         number = self.log.append("release", state.version)
         body = make_version(self.key, self.certificate, self.bundle.bundle_id, state.version, state.theta, devices)
         self.log.put_version(state.version, number, body)
+        if self.retain:
+            left = self.log.checkpoint_before(version=state.version - self.retain)
+            if left is not None and left > self.log.base:
+                self.log.move_base(left)
+        return number
 
     def withdraw(self, update_id: str, sender: str) -> bool:
-        """Unlearn an update of this sender; False where it is another's. An id never seen stays out should it come."""
-        holder = self.log.sender(update_id)
+        """Unlearn an update of this sender; False where it is another's, or so old that its bytes are gone.
+
+        An id never seen stays out should it come.
+        """
+        holder, number = self.log.sender(update_id), self.log.number(update_id)
         if holder not in (None, sender):
             return False
         if not self.log.withdrawn(update_id):
-            with self.log.step():
-                self.log.append("withdraw", self.state.version, update_id=update_id, device=sender)
-                state = replay(self.log.entries, self.rules) if holder else self.state
-            self.state = state
-        return True
+            with self.change():
+                entry = self.log.append("withdraw", self.state.version, update_id=update_id, device=sender)
+                if number is not None and number > self.log.base:
+                    self.log.drop_checkpoints(number, entry)  # they hold it
+                    before = self.state
+                    self._done.append(lambda: setattr(self, "state", before))
+                    self.state = self._resumed()
+        return number is None or number > self.log.base
+
+    def _resumed(self) -> State:
+        """The state that the log gives, from its newest checkpoint on."""
+        known = self.log.checkpoints()
+        after = known[-1] if known else 0
+        self._mark, self._since_bytes = after, 0
+        start = self._checkpoint(after) if known else None
+        return replay(lambda: self.log.entries(after), self.rules, start=start, without=self.log.all_withdrawn())
+
+    def _checkpoint(self, number: int) -> State:
+        return checkpoint.unpack(self.log.checkpoint(number), self.rules.layout)
+
+    def _put_checkpoint(self, number: int) -> None:
+        self.log.put_checkpoint(number, checkpoint.pack(self.state))
+        self._mark, self._since_bytes = number, 0
 
     def version(self, number: int) -> bytes | None:
         """The signed bytes of a released version, or None."""
         return self.log.version(number)
 
     def verify(self) -> list[str]:
-        """Compute every version again from the log; return what differs from what was released."""
+        """Compute every retained version and checkpoint again from the log; return what differs."""
         problems: list[str] = []
 
         def compare(version: int, theta: np.ndarray, devices: dict[str, int]) -> None:
@@ -154,7 +221,21 @@ class Rounds:
             if stored.tobytes() != theta.tobytes() or header.devices != devices:
                 problems.append(f"version {version} is not what the log gives")
 
-        replay(self.log.entries, self.rules, released=compare)
+        def compare_state(number: int, state: State) -> None:
+            if checkpoint.pack(state) != self.log.checkpoint(number):
+                problems.append(f"the checkpoint after entry {number} is not what the log gives")
+
+        base = self.log.base
+        state = replay(
+            lambda: self.log.entries(base),
+            self.rules,
+            start=self._checkpoint(base) if base else None,
+            released=compare,
+            watched=frozenset(self.log.checkpoints()) - {base},
+            watch=compare_state,
+        )
+        if checkpoint.pack(state) != checkpoint.pack(self.state):
+            problems.append("the present state is not what the log gives")
         return problems
 
     def facts(self) -> dict[str, int]:

@@ -22,9 +22,9 @@ def listen(host: str, port: int) -> socket.socket:
         ) from None
 
 
-def serve(folder: Path, listening: socket.socket, token: str | None = None) -> None:
+def serve(folder: Path, listening: socket.socket, token: str | None = None, retain: int = 0) -> None:
     """Serve until interrupted; what was accepted is durable at every moment, so it may also be killed."""
-    service = open_service(folder, token)
+    service = open_service(folder, token, retain)
     try:
         configuration = uvicorn.Config(make_app(service), log_level="warning", access_log=False, server_header=False)
         uvicorn.Server(configuration).run(sockets=[listening])

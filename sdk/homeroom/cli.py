@@ -21,6 +21,8 @@ ELSEWHERE = {
     "serve": "aggregator",
     "invite": "aggregator",
     "rebuild": "aggregator",
+    "backup": "aggregator",
+    "restore": "aggregator",
     "simulate": "aggregator",
 }
 HERE = {"device": "homeroom.cli_device", "bundle": "homeroom.cli_bundle", "doctor": "homeroom.cli_doctor"}
@@ -67,6 +69,8 @@ ABOUT = {
     "serve": "Serve an aggregator [aggregator].",
     "invite": "Write invitations for devices [aggregator].",
     "rebuild": "Recompute a global version from the log [aggregator].",
+    "backup": "Copy an aggregator while it serves [aggregator].",
+    "restore": "Put a backup of an aggregator in place [aggregator].",
     "simulate": "Run a federation of virtual schools in one process [aggregator].",
 }
 

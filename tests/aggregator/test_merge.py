@@ -48,7 +48,7 @@ def test_the_mean_is_weighted_by_examples() -> None:
     sums = SegmentSums()
     sums.add(read(SCHOOLS[0].update(ROUND, 1.0, ladder_table=30)), 0, ROUND)
     sums.add(read(SCHOOLS[1].update(ROUND, 0.0, ladder_table=10)), 0, ROUND)
-    theta, devices = sums.release(START, LAYOUT, ROUND)
+    theta, devices, _ = sums.release(START, LAYOUT, ROUND)
     np.testing.assert_array_equal(theta[:4], START[:4] + np.float32(0.75))
     assert devices == {"ladder.table": 2}
 
@@ -58,7 +58,7 @@ def test_a_school_without_a_segment_does_not_dilute_it() -> None:
     sums.add(read(SCHOOLS[0].update(ROUND, 1.0, ladder_table=5, head_grade=5)), 0, ROUND)
     sums.add(read(SCHOOLS[1].update(ROUND, 1.0, ladder_table=5, head_grade=5)), 0, ROUND)
     sums.add(read(SCHOOLS[2].update(ROUND, 0.0, head_grade=500)), 0, ROUND)
-    theta, _ = sums.release(START, LAYOUT, ROUND)
+    theta, *_ = sums.release(START, LAYOUT, ROUND)
     np.testing.assert_array_equal(theta[:4], START[:4] + np.float32(1.0))
     assert (theta[4:7] < START[4:7] + 0.1).all()
 
@@ -67,7 +67,7 @@ def test_a_segment_waits_until_enough_different_devices_fed_it() -> None:
     sums = SegmentSums()
     for _ in range(5):
         sums.add(read(SCHOOLS[0].update(ROUND, 1.0, ladder_table=5)), 0, ROUND)
-    theta, devices = sums.release(START, LAYOUT, ROUND)
+    theta, devices, _ = sums.release(START, LAYOUT, ROUND)
     assert devices == {}
     np.testing.assert_array_equal(theta, START)
     sums.add(read(SCHOOLS[1].update(ROUND, 1.0, ladder_table=5)), 0, ROUND)

@@ -36,23 +36,28 @@ class Backup:
     def make(self, database: Database) -> None:
         """Copy the database as it stands; a copy that fails leaves the one before."""
         start = time.monotonic()
-        make_directory(self.path.parent)
-        beside = self.path.with_name("device.db.new")
-        beside.unlink(missing_ok=True)
-        try:
-            copy = sqlite3.connect(beside, isolation_level=None)
-            try:
-                database.connection.backup(copy)
-                copy.execute("PRAGMA journal_mode = DELETE")  # one self-contained file
-            finally:
-                copy.close()
-            with beside.open("rb+") as file:
-                os.fsync(file.fileno())
-            replace_durable(beside, self.path)
-        except sqlite3.DatabaseError as problem:
-            beside.unlink(missing_ok=True)
-            raise refusal(problem, beside) from None
-        except OSError as problem:
-            beside.unlink(missing_ok=True)
-            raise file_refusal(problem, beside) from None
+        copy_whole(database, self.path)
         self._made, self._cost_s = time.monotonic(), time.monotonic() - start
+
+
+def copy_whole(database: Database, path: Path) -> None:
+    """Copy a database as it stands into one self-contained file, durably; one that fails leaves what was there."""
+    make_directory(path.parent)
+    beside = path.with_name(f"{path.name}.new")
+    beside.unlink(missing_ok=True)
+    try:
+        copy = sqlite3.connect(beside, isolation_level=None)
+        try:
+            database.connection.backup(copy)
+            copy.execute("PRAGMA journal_mode = DELETE")
+        finally:
+            copy.close()
+        with beside.open("rb+") as file:
+            os.fsync(file.fileno())
+        replace_durable(beside, path)
+    except sqlite3.DatabaseError as problem:
+        beside.unlink(missing_ok=True)
+        raise refusal(problem, beside) from None
+    except OSError as problem:
+        beside.unlink(missing_ok=True)
+        raise file_refusal(problem, beside) from None

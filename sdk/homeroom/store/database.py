@@ -2,7 +2,8 @@
 
 Write-ahead logging with `synchronous=FULL`: a step costs one fsync and is durable when it returns (with a rollback
 journal it would not be: SQLite then does not sync the directory after deleting the journal). The lock is exclusive, so
-that one process at a time owns the file and no shared memory is needed.
+that one process at a time owns the file and no shared memory is needed; a `shared` file
+can be read by others meanwhile.
 """
 
 from __future__ import annotations
@@ -27,10 +28,11 @@ class DamagedError(StoreError):
 
 
 class Database:
-    def __init__(self, path: Path, *, durable: bool = True, any_thread: bool = False) -> None:
+    def __init__(self, path: Path, *, durable: bool = True, any_thread: bool = False, shared: bool = False) -> None:
         """any_thread: its owner sees to it that only one thread at a time is inside."""
         self.path = path
         self._depth = 0
+        self._locking = "NORMAL" if shared else "EXCLUSIVE"
         with self.refusals():
             self.connection = sqlite3.connect(path, isolation_level=None, timeout=0.5, check_same_thread=not any_thread)
             try:
@@ -40,7 +42,7 @@ class Database:
                 raise
 
     def _prepare(self, synchronous: Literal["FULL", "NORMAL"]) -> None:
-        self.connection.execute("PRAGMA locking_mode = EXCLUSIVE")
+        self.connection.execute(f"PRAGMA locking_mode = {self._locking}")
         self.connection.execute("PRAGMA journal_mode = WAL")
         self.connection.execute(f"PRAGMA synchronous = {synchronous}")
         self.connection.execute("PRAGMA secure_delete = ON")

@@ -1,0 +1,60 @@
+"""A state as bytes and back, bit for bit: what a replay may start from; imports replay.
+
+32 bytes   SHA-256 of the rest
+4 bytes    length of the header, little-endian
+header     JSON: version, pending, and by segment its weight and the devices that fed it
+rest       safetensors: `theta` float32 [P], `sum/<segment>` int64 [size]
+"""
+
+from __future__ import annotations
+
+import hashlib
+import struct
+
+import msgspec
+import numpy as np
+import safetensors.numpy
+
+from homeroom.contract.layout import Layout
+from homeroom.errors import StoreError
+from homeroom_aggregator.merge import SegmentSums
+from homeroom_aggregator.replay import State
+
+
+class _Header(msgspec.Struct, frozen=True, kw_only=True):
+    version: int
+    pending: int
+    weights: dict[str, int]
+    devices: dict[str, list[str]]
+
+
+def pack(state: State) -> bytes:
+    """The same state gives the same bytes."""
+    sums = state.sums
+    header = _Header(
+        version=state.version,
+        pending=state.pending,
+        weights=dict(sorted(sums.weights.items())),
+        devices={name: sorted(fed) for name, fed in sorted(sums.devices.items())},
+    )
+    tensors = {"theta": state.theta} | {f"sum/{name}": values for name, values in sorted(sums.numerators.items())}
+    head = msgspec.json.encode(header)
+    body: bytes = struct.pack("<I", len(head)) + head + safetensors.numpy.save(tensors)
+    return hashlib.sha256(body).digest() + body
+
+
+def unpack(data: bytes, layout: Layout) -> State:
+    """StoreError unless it is whole and fits the layout."""
+    broken = StoreError("a checkpoint is damaged", where="log.db", remedy="restore the last backup")
+    if hashlib.sha256(data[32:]).digest() != data[:32]:
+        raise broken
+    (length,) = struct.unpack("<I", data[32:36])
+    header = msgspec.json.decode(data[36 : 36 + length], type=_Header)
+    tensors = safetensors.numpy.load(data[36 + length :])
+    theta = tensors.pop("theta")
+    sums = SegmentSums()
+    sums.numerators = {name.removeprefix("sum/"): values.copy() for name, values in tensors.items()}
+    sums.weights, sums.devices = header.weights, {name: set(fed) for name, fed in header.devices.items()}
+    if theta.shape != (layout.size,) or theta.dtype != np.float32:
+        raise broken
+    return State(theta.copy(), header.version, header.pending, sums)

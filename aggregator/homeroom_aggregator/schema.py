@@ -1,0 +1,93 @@
+"""The tables of log.db, and how an older log becomes a newer one; imports the store's database only.
+
+`PRAGMA user_version` says which layout a file has. A new kind of log entry needs no migration; a new table or column
+does. A log of before versions (0 with tables) counts as version 1.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+from homeroom.errors import StoreError
+from homeroom.store.backup import copy_whole
+from homeroom.store.database import DamagedError, Database
+
+VERSION = 2
+
+TABLES = """
+CREATE TABLE facts (name TEXT PRIMARY KEY, value BLOB NOT NULL);
+CREATE TABLE devices (device TEXT PRIMARY KEY, code TEXT NOT NULL UNIQUE, revoked INTEGER NOT NULL DEFAULT 0);
+CREATE TABLE log (
+    number INTEGER PRIMARY KEY AUTOINCREMENT, kind TEXT NOT NULL, update_id TEXT, device TEXT, version INTEGER NOT NULL
+);
+CREATE UNIQUE INDEX log_updates ON log (kind, update_id) WHERE update_id IS NOT NULL;
+CREATE TABLE bodies (number INTEGER PRIMARY KEY, body BLOB NOT NULL);
+CREATE TABLE versions (version INTEGER PRIMARY KEY, number INTEGER NOT NULL, body BLOB NOT NULL);
+CREATE TABLE checkpoints (number INTEGER PRIMARY KEY, body BLOB NOT NULL);
+"""
+SMALL = ("facts", "devices", "log")  # checked at each start; bodies are checked by their own hashes when they are read
+
+
+def _to_2(database: Database) -> None:
+    """Bodies get a table of their own, so that the log itself stays small; kinds are the code's to know."""
+    _run(
+        database,
+        """
+        CREATE TABLE bodies (number INTEGER PRIMARY KEY, body BLOB NOT NULL);
+        INSERT INTO bodies SELECT number, body FROM log WHERE length(body) > 0;
+        ALTER TABLE log RENAME TO log_1;
+        DROP INDEX log_updates;
+        CREATE TABLE log (
+            number INTEGER PRIMARY KEY AUTOINCREMENT, kind TEXT NOT NULL, update_id TEXT, device TEXT,
+            version INTEGER NOT NULL
+        );
+        INSERT INTO log SELECT number, kind, update_id, device, version FROM log_1;
+        DROP TABLE log_1;
+        CREATE UNIQUE INDEX log_updates ON log (kind, update_id) WHERE update_id IS NOT NULL;
+        CREATE TABLE checkpoints (number INTEGER PRIMARY KEY, body BLOB NOT NULL);
+        """,
+    )
+
+
+MIGRATIONS: dict[int, Callable[[Database], None]] = {1: _to_2}  # from each version to the next
+
+
+def version(database: Database) -> int:
+    """The layout's version; 0 for an empty file."""
+    found = int(database.one("PRAGMA user_version")[0])
+    tables = database.one("SELECT count(*) FROM sqlite_schema WHERE type = 'table' AND name = 'log'")[0]
+    return 1 if found == 0 and tables else found
+
+
+def prepare(database: Database, path: Path) -> None:
+    """Make the tables of an empty file, or bring older ones up to date, after a copy beside: all of it or nothing."""
+    found = version(database)
+    if found > VERSION:
+        raise StoreError(
+            f"has layout {found}, this Homeroom knows {VERSION}", where=str(path), remedy="update homeroom"
+        )
+    if found == VERSION:
+        return
+    if found:
+        copy_whole(database, path.with_name(f"{path.stem}.layout-{found}.db"))
+    with database.step():
+        if not found:
+            _run(database, TABLES)
+        else:
+            for step in range(found, VERSION):
+                MIGRATIONS[step](database)
+        database.write(f"PRAGMA user_version = {VERSION}")
+
+
+def check(database: Database) -> None:
+    """Raise DamagedError where SQLite finds the small tables damaged; takes no longer as bodies pile up."""
+    for table in SMALL:
+        found = database.one(f"PRAGMA quick_check({table})")[0]
+        if found != "ok":
+            raise DamagedError(str(found))
+
+
+def _run(database: Database, script: str) -> None:
+    for statement in filter(str.strip, script.split(";")):
+        database.write(statement)

@@ -1,0 +1,214 @@
+"""The log over the years: older layouts, checkpoints, retention, backups, and one server at a time."""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Iterator
+from contextlib import closing
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from aggregator.house import School, make_folder
+from homeroom.errors import DiskFullError, InputError, StoreError
+from homeroom_aggregator import backup, checkpoint, place, rounds, schema
+from homeroom_aggregator.replay import replay
+from homeroom_aggregator.rounds import Rounds
+
+SCHOOLS = [School() for _ in range(3)]
+
+
+@pytest.fixture
+def often(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A checkpoint after every second entry."""
+    monkeypatch.setattr(rounds, "CHECKPOINT_ENTRIES", 2)
+
+
+def send(opened: Rounds, count: int, seed: int = 0) -> list[str]:
+    rng = np.random.default_rng(seed)
+    ids = []
+    for number in range(count):
+        school = SCHOOLS[number % 3]
+        base = max(0, opened.state.version - int(rng.integers(2)))
+        data = school.update(opened.configuration, float(rng.normal()), base)
+        ids.append(opened.update(data, school.name)[0])
+    return ids
+
+
+@pytest.fixture
+def opened(tmp_path: Path, often: None) -> Iterator[Rounds]:
+    with closing(place.open_rounds(make_folder(tmp_path))) as found:
+        yield found
+
+
+LAYOUT_1 = """
+CREATE TABLE log_old (
+    number INTEGER PRIMARY KEY AUTOINCREMENT, kind TEXT NOT NULL CHECK (kind IN ('update', 'withdraw', 'release')),
+    update_id TEXT, device TEXT, version INTEGER NOT NULL, body BLOB NOT NULL
+);
+INSERT INTO log_old SELECT number, kind, update_id, device, version, COALESCE(body, x'')
+    FROM log LEFT JOIN bodies USING (number);
+DROP TABLE log; DROP TABLE bodies; DROP TABLE checkpoints;
+ALTER TABLE log_old RENAME TO log;
+CREATE UNIQUE INDEX log_updates ON log (kind, update_id) WHERE kind != 'release';
+PRAGMA user_version = 0;
+"""
+
+
+def test_a_log_of_the_first_layout_is_brought_up_to_date_after_a_copy(tmp_path: Path) -> None:
+    folder = make_folder(tmp_path)
+    with closing(place.open_rounds(folder)) as first:
+        gone = send(first, 5)[0]
+        first.withdraw(gone, SCHOOLS[0].name)
+        before = checkpoint.pack(first.state)
+    with closing(sqlite3.connect(folder / "log.db", isolation_level=None)) as raw:
+        raw.executescript(LAYOUT_1)
+    with closing(place.open_rounds(folder)) as again:
+        assert checkpoint.pack(again.state) == before
+        assert again.verify() == []
+        assert schema.version(again.log.database) == schema.VERSION
+    with closing(sqlite3.connect(folder / "log.layout-1.db")) as copy:
+        assert copy.execute("SELECT count(*) FROM log WHERE kind = 'update' AND length(body) > 0").fetchone() == (5,)
+
+
+def test_a_migration_that_fails_changes_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = make_folder(tmp_path)
+    place.open_rounds(folder).close()
+    with closing(sqlite3.connect(folder / "log.db", isolation_level=None)) as raw:
+        raw.executescript(LAYOUT_1)
+
+    def broken(database: object) -> None:
+        schema._to_2(database)  # type: ignore[arg-type]
+        raise DiskFullError("no space left")
+
+    with monkeypatch.context() as patched:
+        patched.setitem(schema.MIGRATIONS, 1, broken)
+        with pytest.raises(DiskFullError):
+            place.open_rounds(folder)
+    with closing(sqlite3.connect(folder / "log.db")) as raw:
+        assert raw.execute("PRAGMA user_version").fetchone() == (0,)
+    place.open_rounds(folder).close()
+
+
+def test_a_log_of_a_newer_homeroom_is_left_alone(tmp_path: Path) -> None:
+    folder = make_folder(tmp_path)
+    place.open_rounds(folder).close()
+    with closing(sqlite3.connect(folder / "log.db", isolation_level=None)) as raw:
+        raw.execute("PRAGMA user_version = 99")
+    with pytest.raises(StoreError, match="layout 99"):
+        place.open_rounds(folder)
+
+
+@settings(max_examples=15)
+@given(st.lists(st.tuples(st.sampled_from("uuuuw"), st.integers(0, 99)), max_size=24), st.integers(1, 4))
+def test_from_any_checkpoint_on_the_state_is_the_same_bit_for_bit(steps: list[tuple[str, int]], every: int) -> None:
+    """Whatever was sent and withdrawn: the log without any checkpoint gives the same."""
+    import tempfile
+
+    with tempfile.TemporaryDirectory() as scratch, pytest.MonkeyPatch.context() as patched:
+        patched.setattr(rounds, "CHECKPOINT_ENTRIES", every)
+        with closing(place.open_rounds(make_folder(Path(scratch)))) as opened:
+            sent: list[tuple[str, School]] = []
+            for kind, drawn in steps:
+                if kind == "u" or not sent:
+                    school = SCHOOLS[drawn % 3]
+                    data = school.update(opened.configuration, drawn / 50 - 1, opened.state.version)
+                    sent.append((opened.update(data, school.name)[0], school))
+                else:
+                    update_id, school = sent[drawn % len(sent)]
+                    opened.withdraw(update_id, school.name)
+            gone = opened.log.all_withdrawn()
+            plain = replay(opened.log.entries, opened.rules, without=gone)
+            assert checkpoint.pack(opened._resumed()) == checkpoint.pack(plain) == checkpoint.pack(opened.state)
+            assert opened.verify() == []
+
+
+def test_old_updates_go_and_what_is_kept_is_still_proved(tmp_path: Path, often: None) -> None:
+    folder = make_folder(tmp_path)
+    with closing(place.open_rounds(folder, retain=3)) as opened:
+        ids = send(opened, 60)
+        assert opened.log.base > 0
+        kept = opened.log.database.one("SELECT count(*) FROM bodies")[0]
+        assert kept < 40
+        assert opened.version(opened.state.version - 3) is not None
+        assert opened.version(1) is None
+        assert opened.verify() == []
+        assert not opened.withdraw(ids[0], SCHOOLS[0].name), "its bytes are gone"
+        assert opened.log.withdrawn(ids[0])
+        assert opened.withdraw(ids[-1], SCHOOLS[(len(ids) - 1) % 3].name)
+        before = checkpoint.pack(opened.state)
+        assert opened.update(SCHOOLS[0].update(opened.configuration, base=opened.state.version), SCHOOLS[0].name)
+    with closing(place.open_rounds(folder, retain=3)) as again:
+        assert again.log.sender(ids[0]) == SCHOOLS[0].name, "an id counts once, for ever"
+        assert again.verify() == []
+        assert checkpoint.pack(again.state) != before
+
+
+def test_a_damaged_checkpoint_is_noticed(opened: Rounds, tmp_path: Path) -> None:
+    send(opened, 6)
+    newest = opened.log.checkpoints()[-1]
+    body = bytearray(opened.log.checkpoint(newest))
+    body[-1] ^= 1
+    opened.log.put_checkpoint(newest, bytes(body))
+    opened.close()
+    with pytest.raises(StoreError, match="checkpoint"):
+        place.open_rounds(tmp_path / "district")
+
+
+def test_a_second_server_on_the_same_folder_is_refused(opened: Rounds, tmp_path: Path) -> None:
+    send(opened, 1)
+    with pytest.raises(StoreError, match="in use"):
+        place.open_rounds(tmp_path / "district")
+    send(opened, 2)
+    assert opened.verify() == []
+
+
+def test_a_backup_while_it_serves_is_the_aggregator_again(opened: Rounds, tmp_path: Path) -> None:
+    send(opened, 7)
+    saved = backup.backup(tmp_path / "district", tmp_path / "saved")
+    assert saved.version == opened.state.version
+    before = checkpoint.pack(opened.state)
+    send(opened, 4)
+    backup.restore(tmp_path / "saved", tmp_path / "again")
+    with closing(place.open_rounds(tmp_path / "again")) as restored:
+        assert checkpoint.pack(restored.state) == before
+        assert restored.verify() == []
+    with pytest.raises(InputError, match="already"):
+        backup.restore(tmp_path / "saved", tmp_path / "again")
+
+
+def test_a_backup_that_was_altered_is_not_restored(opened: Rounds, tmp_path: Path) -> None:
+    send(opened, 3)
+    backup.backup(tmp_path / "district", tmp_path / "saved")
+    path = tmp_path / "saved" / "log.db"
+    data = bytearray(path.read_bytes())
+    data[-1] ^= 1
+    path.write_bytes(data)
+    with pytest.raises(StoreError, match=r"log\.db is not as it was saved"):
+        backup.restore(tmp_path / "saved", tmp_path / "again")
+    assert not (tmp_path / "again").exists()
+
+
+def interrupted(opened: Rounds, count: int) -> None:
+    with opened.change():
+        send(opened, count)
+        raise ZeroDivisionError
+
+
+def test_updates_that_share_a_step_share_its_end(opened: Rounds, monkeypatch: pytest.MonkeyPatch) -> None:
+    send(opened, 1)
+    before, entries = checkpoint.pack(opened.state), opened.log.last()
+    with pytest.raises(ZeroDivisionError):
+        interrupted(opened, 5)
+    assert checkpoint.pack(opened.state) == before
+    assert opened.log.last() == entries
+    with opened.change():
+        send(opened, 2)
+        with pytest.raises(ZeroDivisionError):
+            interrupted(opened, 1)
+        send(opened, 1)
+    assert opened.log.count("update") == 4
+    assert opened.verify() == []
