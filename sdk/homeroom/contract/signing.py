@@ -1,6 +1,7 @@
 """Who may say what: Ed25519 keys (RFC 8032), certificates and signed documents; `cryptography` does the work.
 
-A root key signs the certificates of an exporter's and an aggregator's key; these sign bundles and versions of theta.
+A root key signs the certificates of an exporter's, an aggregator's and a roster's key; these sign bundles, versions of
+theta, and which devices may form a cohort.
 Nothing expires, since devices have no clock to trust.
 """
 
@@ -19,7 +20,7 @@ from homeroom.contract.canonical import canonical, digest
 from homeroom.contract.manifest import Hash
 from homeroom.errors import TrustError
 
-Role = Literal["exporter", "aggregator"]
+Role = Literal["exporter", "aggregator", "roster"]
 
 
 class Certificate(msgspec.Struct, frozen=True, kw_only=True):

@@ -1,0 +1,91 @@
+"""How many neighbours a device has, how many shares open a secret, and who must agree: computed, not configured.
+
+After Bell et al. 2020, section 3: on a Harary graph over a random ring the neighbours of a device are a random sample
+of the cohort, so that corrupted and absent ones among them follow hypergeometric laws; a union bound over the cohort
+gives what follows. n devices, of which c are corrupted and d drop out; k neighbours, half of them on each side.
+
+    no device has a threshold of corrupted neighbours   n P[H(n-1, c, k) >= t]        <= 2^-SECURITY
+    honest survivors stay connected                     n P[H(n, c, k/2) >= k/2 - m]  <= 2^-SECURITY
+    the secrets can be opened                           n P[H(n-1, d, k) > k - t]     <= 2^-CORRECTNESS
+    at most m of k/2 in a row are absent                n P[H(n, d, k/2) > m]         <= 2^-CORRECTNESS
+
+Bell et al. take absentees for random too. Here the server may choose them: each device looks at the ring itself, and
+refuses if more than m of any k/2 in a row are absent, so only corrupted ones could still cut it (second line).
+Where no such k is below n - 1 everybody is everybody's neighbour: then c < t <= n - 1 - d, and nothing is left to chance.
+
+The quorum is Byzantine: two sets of more than (n + c) / 2 signers share an honest device, and that signs once.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import lru_cache
+from math import ceil, comb, floor
+
+from homeroom.errors import InputError
+
+SECURITY_BITS = 40
+CORRECTNESS_BITS = 20
+
+
+@dataclass(frozen=True)
+class Parameters:
+    """`absent`: of each `degree // 2` in a row; None where the graph is complete. `drops`: as many as are promised."""
+
+    devices: int
+    degree: int
+    threshold: int
+    absent: int | None
+    quorum: int
+    drops: int
+    corrupted: int
+
+    @property
+    def complete(self) -> bool:
+        return self.absent is None
+
+
+def tail(population: int, marked: int, drawn: int, least: int) -> float:
+    """P[X >= least], exactly up to one rounding: X marked ones among `drawn` of `population` without replacement."""
+    ways = sum(
+        comb(marked, hits) * comb(population - marked, drawn - hits)
+        for hits in range(max(least, 0, drawn - (population - marked)), min(marked, drawn) + 1)
+    )
+    return ways / comb(population, drawn)
+
+
+@lru_cache(maxsize=256)
+def choose(devices: int, drop_rate: float, corrupt_rate: float) -> Parameters:
+    """The sparsest graph that keeps the promise for a cohort; InputError where none does."""
+    corrupted, drops = ceil(devices * corrupt_rate - 1e-9), floor(devices * drop_rate + 1e-9)
+    quorum = (devices + corrupted) // 2 + 1
+    if quorum > devices - drops or corrupted + 1 > devices - 1 - drops:
+        raise InputError(
+            f"{devices} devices cannot bear {drops} drop-outs and {corrupted} corrupted ones at once",
+            where="secure rounds",
+            remedy="choose lower rates, or a larger cohort",
+        )
+    for degree in range(2, devices - 1, 2):
+        absent = _absent(devices, degree // 2, drops, corrupted)
+        threshold = _threshold(devices, degree, drops, corrupted) if absent is not None else None
+        if threshold is not None:
+            return Parameters(devices, degree, threshold, absent, quorum, drops, corrupted)
+    return Parameters(devices, devices - 1, devices - 1 - drops, None, quorum, drops, corrupted)
+
+
+def _absent(devices: int, half: int, drops: int, corrupted: int) -> int | None:
+    """The most in a row of `half` whom honest drop-outs take away, if corrupted ones then still cut nothing."""
+    for absent in range(half):
+        if devices * tail(devices, drops, half, absent + 1) <= 2.0**-CORRECTNESS_BITS:
+            cut = devices * tail(devices, corrupted, half, half - absent)
+            return absent if cut <= 2.0**-SECURITY_BITS else None
+    return None
+
+
+def _threshold(devices: int, degree: int, drops: int, corrupted: int) -> int | None:
+    """The lowest safe threshold, if enough neighbours remain for it."""
+    for threshold in range(1, degree + 1):
+        if devices * tail(devices - 1, corrupted, degree, threshold) <= 2.0**-SECURITY_BITS:
+            short = devices * tail(devices - 1, drops, degree, degree - threshold + 1)
+            return threshold if short <= 2.0**-CORRECTNESS_BITS else None
+    return None

@@ -1,0 +1,75 @@
+"""How the primitives are called: X25519 (RFC 7748), HKDF (RFC 5869), ChaCha20-Poly1305 (RFC 8439), Shamir's shares.
+
+All from `cryptography`, and `pycryptodome` (the extra `secure`) for Shamir's scheme over GF(2^128).
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+
+from cryptography.exceptions import InvalidTag
+from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey, X25519PublicKey
+from cryptography.hazmat.primitives.ciphers.aead import ChaCha20Poly1305
+from cryptography.hazmat.primitives.hashes import SHA256
+from cryptography.hazmat.primitives.kdf.hkdf import HKDF
+
+from homeroom.errors import MissingExtraError, TrustError
+
+SEED_BYTES = 16  # 128 bits, the strength of X25519 and of AES-128; one element for Shamir's scheme
+
+
+def derive(secret: bytes, info: bytes, length: int, salt: bytes | None = None) -> bytes:
+    """HKDF-SHA-256, extract and expand."""
+    return HKDF(SHA256(), length, salt, info).derive(secret)
+
+
+def private_key(seed: bytes, info: bytes) -> X25519PrivateKey:
+    """The X25519 key of a seed of 16 bytes, so that one share recovers it."""
+    return X25519PrivateKey.from_private_bytes(derive(seed, b"homeroom/x25519/" + info, 32))
+
+
+def agree(own: X25519PrivateKey, other: bytes, info: bytes, length: int) -> bytes:
+    """A key of both ends for one purpose; TrustError for a public key of low order."""
+    try:
+        secret = own.exchange(X25519PublicKey.from_public_bytes(other))
+    except ValueError:
+        raise TrustError("a device's key is not one that can be agreed with", where="secure round") from None
+    return derive(secret, info, length)
+
+
+def seal(key: bytes, plain: bytes, bound: bytes) -> bytes:
+    """A fresh nonce and the ciphertext; `bound` is authenticated with it."""
+    nonce = os.urandom(12)
+    return nonce + ChaCha20Poly1305(key).encrypt(nonce, plain, bound)
+
+
+def unseal(key: bytes, sealed: bytes, bound: bytes) -> bytes:
+    """TrustError if it was altered, or sealed for another round, sender or receiver."""
+    try:
+        return ChaCha20Poly1305(key).decrypt(sealed[:12], sealed[12:], bound)
+    except InvalidTag:
+        raise TrustError(
+            "a sealed share does not open: it was altered, or is of another round or device", where="secure round"
+        ) from None
+
+
+def split(secret: bytes, threshold: int, count: int) -> list[bytes]:
+    """Shares 1 to `count` of 16 bytes, any `threshold` of which give it back (Shamir 1979)."""
+    return [share for _, share in _shamir().split(threshold, count, secret)]
+
+
+def combine(shares: Sequence[tuple[int, bytes]]) -> bytes:
+    """The secret of exactly as many numbered shares as its threshold; a wrong share gives another secret."""
+    secret: bytes = _shamir().combine(list(shares))
+    return secret
+
+
+def _shamir() -> type:
+    try:
+        from Crypto.Protocol.SecretSharing import Shamir
+    except ImportError:
+        raise MissingExtraError(
+            "secure rounds need Shamir's shares", remedy="pip install 'homeroom[secure]'"
+        ) from None
+    return Shamir  # type: ignore[no-any-return]
