@@ -94,14 +94,14 @@ def declared(*extras: str) -> set[str]:
     for extra in extras:
         lines += project["optional-dependencies"][extra]
     names = {re.split(r"[\s<>=!~\[;]", line)[0] for line in lines}
-    renamed = {"Pillow": "PIL", "scikit-learn": "sklearn", "resvg-py": "resvg_py"}
+    renamed = {"Pillow": "PIL", "scikit-learn": "sklearn", "resvg-py": "resvg_py", "pycryptodome": "Crypto"}
     return {renamed.get(name, name.replace("-", "_")).lower() for name in names}
 
 
 @pytest.mark.parametrize(
     ("package", "extras", "neighbours"),
     [
-        ("homeroom", (), set()),
+        ("homeroom", ("secure",), set()),
         ("homeroom_aggregator", ("aggregator",), {"homeroom"}),
         ("homeroom_exporter", ("exporter",), {"homeroom", *PINNED_WHEELS}),
     ],

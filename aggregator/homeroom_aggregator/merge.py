@@ -8,24 +8,16 @@ Updates are added in place: one of them is in memory at a time, and being intege
 from __future__ import annotations
 
 from collections.abc import Callable
-from math import isqrt
 
 import numpy as np
 
 from homeroom.contract.layout import Layout
-from homeroom.contract.update import RoundConfiguration, Update
+from homeroom.contract.update import RoundConfiguration, Update, weight
 
-UNITS = 16  # of weight, for one example
 TOTAL_LIMIT = 1 << 38  # of weight in one segment; with values below 2**24 no int64 sum can overflow
 CHUNK = 1 << 17  # values multiplied at once: the only memory that adding takes
 
 Undo = Callable[[], None]
-
-
-def weight(examples: int, staleness: int, configuration: RoundConfiguration) -> int:
-    """Integer weight of one segment: its examples, capped, over the root of 1 + staleness; at least 1."""
-    capped = UNITS * min(examples, configuration.cap_examples)
-    return max(1, isqrt(capped * capped // (1 + staleness)))
 
 
 def add_weighted(total: np.ndarray, values: np.ndarray, units: int) -> None:

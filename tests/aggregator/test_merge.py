@@ -8,8 +8,8 @@ from hypothesis import strategies as st
 
 from aggregator.house import SEGMENTS, START, School
 from homeroom.contract.layout import Layout
-from homeroom.contract.update import RoundConfiguration, Update, read_update
-from homeroom_aggregator.merge import UNITS, SegmentSums, weight
+from homeroom.contract.update import UNITS, RoundConfiguration, Update, read_update, weight
+from homeroom_aggregator.merge import SegmentSums
 
 LAYOUT = Layout(SEGMENTS)
 ROUND = RoundConfiguration(bundle_id="0" * 64, min_devices=2, buffer_size=2)

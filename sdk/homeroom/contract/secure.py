@@ -120,7 +120,7 @@ class Survivors(msgspec.Struct, frozen=True):
 
 
 class Consent(msgspec.Struct, frozen=True):
-    """A device's signature, for the purpose `secure-survivors`, over the one set of survivors that it will ever sign."""
+    """A device's signature, for the purpose `secure-survivors`, over the one set of survivors that it ever signs."""
 
     place: Place
     signature: Bytes64

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import Mapping
+from math import isqrt
 from typing import Annotated, Any
 
 import msgspec
@@ -19,11 +20,13 @@ from homeroom.contract.canonical import digest, identity
 from homeroom.contract.codecs import Codec, decode, encode
 from homeroom.contract.layout import Layout
 from homeroom.contract.manifest import Hash
+from homeroom.contract.secure import SecureRules
 from homeroom.contract.signing import public_hex
 from homeroom.errors import TrustError, UpdateError
 
 FORMAT = 1
 OLDEST_FORMAT = 1
+UNITS = 16  # of weight, for one example
 MAGIC = b"HRUPDAT1"
 REFUSALS = {
     "malformed": "it cannot be read as an update",
@@ -53,6 +56,7 @@ class RoundConfiguration(msgspec.Struct, frozen=True, kw_only=True):
     """What the aggregator asks for, signed by it. Weights are integers in sixteenths of an example.
 
     codec: how values are to travel; a device may always send `fixed32`. keep: values of each 256 that `topk` sends.
+    secure: where it is set, updates are summed in secure rounds and none is sent by itself (`docs/secure.md`).
     A field that is added later needs a default, and is no part of `document` while it has it: a configuration from
     before then keeps its identity, and so does the log that belongs to it.
     """
@@ -69,6 +73,7 @@ class RoundConfiguration(msgspec.Struct, frozen=True, kw_only=True):
     max_norm: float = 50.0  # L2 norm of the whole update
     server_rate: float = 1.0
     update_limit_bytes: Annotated[int, msgspec.Meta(ge=1024)] = 64 << 20
+    secure: SecureRules | None = None
 
     @property
     def document(self) -> dict[str, Any]:
@@ -80,6 +85,12 @@ class RoundConfiguration(msgspec.Struct, frozen=True, kw_only=True):
     @property
     def configuration_id(self) -> str:
         return identity(self.document)
+
+
+def weight(examples: int, staleness: int, configuration: RoundConfiguration) -> int:
+    """Integer weight of one segment: its examples, capped, over the root of 1 + staleness; at least 1."""
+    capped = UNITS * min(examples, configuration.cap_examples)
+    return max(1, isqrt(capped * capped // (1 + staleness)))
 
 
 class SegmentEntry(msgspec.Struct, frozen=True):

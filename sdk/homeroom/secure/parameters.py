@@ -11,7 +11,8 @@ gives what follows. n devices, of which c are corrupted and d drop out; k neighb
 
 Bell et al. take absentees for random too. Here the server may choose them: each device looks at the ring itself, and
 refuses if more than m of any k/2 in a row are absent, so only corrupted ones could still cut it (second line).
-Where no such k is below n - 1 everybody is everybody's neighbour: then c < t <= n - 1 - d, and nothing is left to chance.
+In a cohort of up to COMPLETE devices, or where no such k is below n - 1, everybody is everybody's neighbour: then
+t = n - 1 - d, the most that drop-outs allow, which is above c, and nothing is left to chance.
 
 The quorum is Byzantine: two sets of more than (n + c) / 2 signers share an honest device, and that signs once.
 """
@@ -26,6 +27,7 @@ from homeroom.errors import InputError
 
 SECURITY_BITS = 40
 CORRECTNESS_BITS = 20
+COMPLETE = 32
 
 
 @dataclass(frozen=True)
@@ -65,7 +67,7 @@ def choose(devices: int, drop_rate: float, corrupt_rate: float) -> Parameters:
             where="secure rounds",
             remedy="choose lower rates, or a larger cohort",
         )
-    for degree in range(2, devices - 1, 2):
+    for degree in range(2, devices - 1, 2) if devices > COMPLETE else ():
         absent = _absent(devices, degree // 2, drops, corrupted)
         threshold = _threshold(devices, degree, drops, corrupted) if absent is not None else None
         if threshold is not None:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
+from typing import Any
 
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey, X25519PublicKey
@@ -65,11 +66,9 @@ def combine(shares: Sequence[tuple[int, bytes]]) -> bytes:
     return secret
 
 
-def _shamir() -> type:
+def _shamir() -> Any:
     try:
         from Crypto.Protocol.SecretSharing import Shamir
     except ImportError:
-        raise MissingExtraError(
-            "secure rounds need Shamir's shares", remedy="pip install 'homeroom[secure]'"
-        ) from None
-    return Shamir  # type: ignore[no-any-return]
+        raise MissingExtraError("secure rounds need Shamir's shares", remedy="pip install 'homeroom[secure]'") from None
+    return Shamir
