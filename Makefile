@@ -17,7 +17,7 @@ JSON ?=
 export PYTHON PIP_EXTRA
 export HOMEROOM_DEVICE_PYTHON := $(CURDIR)/$(DEVICE)/bin/python
 
-.PHONY: help demo test test-oldest quick lint format types bench-device bench-federation freeze clean
+.PHONY: help demo test test-oldest quick lint format types bench-device bench-federation bench-codecs freeze clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-18s %s\n", $$1, $$2}' Makefile
@@ -50,6 +50,9 @@ bench-device: $(VENV)/.ready $(DEVICE)/.ready ## one school against torch + PEFT
 
 bench-federation: $(VENV)/.ready $(DEVICE)/.ready ## is it worth sharing? alone, together, all data in one place
 	$(BIN)/python benchmarks/federation.py $(if $(SEEDS),--seeds $(SEEDS)) $(if $(JSON),--json $(JSON))
+
+bench-codecs: $(VENV)/.ready ## how few bytes an update needs, and how fast each codec is (QUICK=1: minutes)
+	$(BIN)/python benchmarks/codecs.py $(if $(QUICK),--quick) $(if $(DATA),--data $(DATA)) $(if $(SEEDS),--seeds $(SEEDS)) $(if $(JSON),--json $(JSON))
 
 freeze: ## write constraints.txt anew from a clean install of the newest versions
 	rm -rf .venv-freeze

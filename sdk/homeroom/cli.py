@@ -26,6 +26,7 @@ ELSEWHERE = {
     "simulate": "aggregator",
 }
 HERE = {"device": "homeroom.cli_device", "bundle": "homeroom.cli_bundle", "doctor": "homeroom.cli_doctor"}
+MORE = {"device": ("homeroom.cli_network",)}  # modules that add commands to a group
 
 
 class Commands(click.Group):
@@ -36,7 +37,10 @@ class Commands(click.Group):
 
     def get_command(self, _: click.Context, name: str) -> click.Command | None:
         if name in HERE:
-            return _named(import_module(HERE[name]).commands, name)
+            found = _named(import_module(HERE[name]).commands, name)
+            for module in MORE.get(name, ()):
+                import_module(module)
+            return found
         if name not in ELSEWHERE:
             return None
         try:

@@ -21,6 +21,7 @@ from homeroom.lineage import facts, newest_global, theta_of
 from homeroom.store import Store
 
 if TYPE_CHECKING:
+    from homeroom.network import Network
     from homeroom.sync import Client
 
 CLEARLY = 2.0  # standard errors by which a global theta must be worse here before the local one stays in use
@@ -44,8 +45,9 @@ def enrol(store: Store, bundle: Bundle, invitation: Invitation, root: str) -> Ro
         raise TrustError("the invitation's root is not the one this device trusts", remedy="ask who sent it")
     key = device_key(store) or new_key()
     store.put_secret("identity.key", key.private_bytes_raw())
-    enrolment = join(invitation, key)
-    with contextlib.closing(Client(enrolment, key)) as client:
+    network = network_of(store)
+    enrolment = join(invitation, key, network)
+    with contextlib.closing(Client(enrolment, key, network)) as client:
         configuration = client.round()
     store.put_secret("identity.enrolment", msgspec.json.encode(enrolment))
     return configuration
@@ -54,14 +56,42 @@ def enrol(store: Store, bundle: Bundle, invitation: Invitation, root: str) -> Ro
 @contextlib.contextmanager
 def connected(store: Store) -> Iterator[Client]:
     """A client that speaks for this device; InputError if it has not joined."""
+    from homeroom.metered import check_metered
     from homeroom.sync import Client, Enrolment
 
     enrolment, key = store.get_secret("identity.enrolment"), device_key(store)
     if enrolment is None or key is None:
         why = "the directory was copied to this machine" if store.moved else "this device has not joined"
         raise InputError(why, where=str(store.directory), remedy="join with a new invitation")
-    with contextlib.closing(Client(msgspec.json.decode(enrolment, type=Enrolment), key)) as client:
+    network = network_of(store)
+    check_metered(network)
+    with contextlib.closing(Client(msgspec.json.decode(enrolment, type=Enrolment), key, network)) as client:
         yield client
+
+
+def network_of(store: Store) -> Network:
+    """How this device is to reach its aggregator; a clock that the store doubts is not held against a certificate."""
+    from homeroom.network import Network
+
+    body = store.get_secret("network")
+    found = Network() if body is None else msgspec.json.decode(body, type=Network)
+    return msgspec.structs.replace(found, clock="ignore") if store.clock_warning() else found
+
+
+def set_network(store: Store, **changes: str) -> Network:
+    """Change and remember some of the settings in `homeroom.network.Network`; InputError where one is impossible."""
+    from homeroom.network import Network
+
+    body = store.get_secret("network")
+    known = {} if body is None else msgspec.json.decode(body, type=dict[str, str])
+    try:
+        found = msgspec.convert({**known, **changes}, Network)
+    except msgspec.ValidationError as problem:
+        raise InputError(
+            f"no such setting: {problem}", remedy="an address is https://name, a proxy http://name:port"
+        ) from None
+    store.put_secret("network", msgspec.json.encode(found))
+    return found
 
 
 def device_key(store: Store) -> Ed25519PrivateKey | None:

@@ -1,16 +1,15 @@
-"""The device's side of the wire: join an aggregator, and speak with it in signed requests; imports httpx and stamina.
+"""The device's side of the wire: join an aggregator, and speak with it in signed requests; imports network and httpx.
 
 Nothing an answer says is believed before its signature leads to the institution's root.
 """
 
 from __future__ import annotations
 
-import logging
+from collections.abc import Mapping
 from typing import Any
 
 import httpx
 import msgspec
-import stamina
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from homeroom import http
@@ -20,12 +19,10 @@ from homeroom.contract.signing import Certificate, check_certificate, verify
 from homeroom.contract.update import REFUSALS, RoundConfiguration
 from homeroom.contract.version import LIMIT_BYTES
 from homeroom.errors import NetworkError, TrustError, UpdateError
+from homeroom.network import LATER, Answer, Connection, Network, bounded, retry_after
 
 ANSWER_LIMIT_BYTES = 1 << 20  # of every answer but a theta
-CONNECT_S, READ_S = 10.0, 60.0
-ATTEMPTS = 3
-LATER = "try again later; nothing is lost"
-logging.getLogger("stamina").addHandler(logging.NullHandler())  # else each retry prints a line on stderr
+NONCES = 4  # fresh ones that a request is signed with in turn, before giving up
 
 
 class Enrolment(msgspec.Struct, frozen=True, kw_only=True):
@@ -51,7 +48,13 @@ class _Round(msgspec.Struct, frozen=True):
     signature: str
 
 
-def join(invitation: Invitation, key: Ed25519PrivateKey, transport: httpx.BaseTransport | None = None) -> Enrolment:
+def join(
+    invitation: Invitation,
+    key: Ed25519PrivateKey,
+    network: Network | None = None,
+    *,
+    transport: httpx.BaseTransport | None = None,
+) -> Enrolment:
     """Enrol `key` with the invitation's code; asking again with the same key and code is harmless.
 
     Raises TrustError if the aggregator is not vouched for by the invitation's root, or takes the code for used.
@@ -62,7 +65,7 @@ def join(invitation: Invitation, key: Ed25519PrivateKey, transport: httpx.BaseTr
         institution=invitation.institution,
         bundle_id=invitation.bundle_id,
     )
-    client = Client(enrolment, key, transport)
+    client = Client(enrolment, key, network, transport=transport)
     client.check_server()
     client.send("POST", "/v1/join", msgspec.json.encode({"code": invitation.code}))
     return enrolment
@@ -72,17 +75,16 @@ class Client:
     """Speaks for one device key; every answer's nonce signs the next request."""
 
     def __init__(
-        self, enrolment: Enrolment, key: Ed25519PrivateKey, transport: httpx.BaseTransport | None = None
+        self,
+        enrolment: Enrolment,
+        key: Ed25519PrivateKey,
+        network: Network | None = None,
+        *,
+        transport: httpx.BaseTransport | None = None,
     ) -> None:
         self.enrolment, self.key = enrolment, key
         self._nonce: str | None = None
-        self._http = httpx.Client(
-            base_url=enrolment.address,
-            transport=transport,
-            timeout=httpx.Timeout(READ_S, connect=CONNECT_S),
-            headers={"user-agent": "homeroom", "accept-encoding": "identity"},
-            follow_redirects=False,
-        )
+        self._line = Connection(enrolment.address, network, transport=transport)
 
     def check_server(self) -> None:
         """Raise TrustError unless the aggregator shows a certificate by the trusted root, for this bundle."""
@@ -92,7 +94,7 @@ class Client:
             certificate: Certificate
 
         found = self._decode(self.send("GET", "/v1/keys", signed=False), Keys)
-        where = self.enrolment.address
+        where = self._line.address
         check_certificate(found.certificate, role="aggregator", root_fingerprint=self.enrolment.root, where=where)
         if found.bundle_id != self.enrolment.bundle_id:
             raise TrustError(
@@ -102,7 +104,7 @@ class Client:
     def round(self) -> RoundConfiguration:
         """What the aggregator asks for now, with its signature checked."""
         found = self._decode(self.send("GET", "/v1/round"), _Round)
-        where = f"{self.enrolment.address}/v1/round"
+        where = f"{self._line.address}/v1/round"
         check_certificate(found.certificate, role="aggregator", root_fingerprint=self.enrolment.root, where=where)
         verify(found.certificate.key, "round", found.configuration, found.signature, where=where)
         try:
@@ -131,7 +133,7 @@ class Client:
         self.send("POST", "/v1/unlearn", msgspec.json.encode({"update_id": update_id}))
 
     def close(self) -> None:
-        self._http.close()
+        self._line.close()
 
     def send(
         self,
@@ -147,65 +149,68 @@ class Client:
 
         Empty where nothing is newer than `after`. Raises NetworkError, TrustError or UpdateError.
         """
+        headers = {} if after is None else {"if-none-match": f'"{after}"'}
+        answer = self.ask(method, path, body, signed=signed, headers=headers, limit_bytes=limit_bytes)
+        said = self._said(answer)
+        if said is None or (after is not None and answer.status == 404 and said.code == "unknown_version"):
+            return answer.body if answer.status == 200 else b""
+        raise self._error(path, answer, said)
+
+    def ask(
+        self,
+        method: str,
+        path: str,
+        body: bytes = b"",
+        *,
+        signed: bool = True,
+        headers: Mapping[str, str] | None = None,
+        limit_bytes: int = ANSWER_LIMIT_BYTES,
+    ) -> Answer:
+        """One exchange, whatever its outcome; a lost answer may have used the nonce, so several are tried."""
+        read = bounded(limit_bytes, self._line.address)
+
+        def prepare() -> httpx.Request:
+            request = self._line.request(method, path, body)
+            request.headers.update(headers or {})
+            if signed:
+                http.sign_request(request, body, self.key, self._nonce or "")
+            return request
+
+        def keep_nonce(response: httpx.Response) -> bytes:
+            self._nonce = response.headers.get(http.NONCE_HEADER, self._nonce)
+            return read(response)
+
         if signed and self._nonce is None:
             self.send("GET", "/v1/keys", signed=False)
-        for _ in range(2):
-            status, answer = self._exchange(method, path, body, signed, after, limit_bytes)
-            said = self._said(status, answer)
+        for _ in range(NONCES):
+            answer = self._line.exchange(prepare, keep_nonce)
+            said = self._said(answer)
             if said is None or said.code != "nonce":
                 break
-        if said is None or (after is not None and status == 404 and said.code == "unknown_version"):
-            return answer if said is None and status == 200 else b""
-        raise self._error(path, status, said)
+        return answer
 
-    @stamina.retry(on=httpx.TransportError, attempts=ATTEMPTS, wait_initial=0.2, wait_max=2.0)
-    def _try(
-        self, method: str, path: str, body: bytes, signed: bool, after: int | None, limit_bytes: int
-    ) -> tuple[int, bytes]:
-        request = self._http.build_request(method, path, content=body)
-        if after is not None:
-            request.headers["if-none-match"] = f'"{after}"'
-        if signed:
-            http.sign_request(request, body, self.key, self._nonce or "")
-        response = self._http.send(request, stream=True)
-        self._nonce = response.headers.get(http.NONCE_HEADER, self._nonce)
-        answer = bytearray()
-        try:
-            for part in response.iter_bytes():
-                answer += part
-                if len(answer) > limit_bytes:
-                    raise NetworkError(f"answers with more than {limit_bytes:,} bytes", where=self.enrolment.address)
-        finally:
-            response.close()
-        return response.status_code, bytes(answer)
-
-    def _exchange(
-        self, method: str, path: str, body: bytes, signed: bool, after: int | None, limit_bytes: int
-    ) -> tuple[int, bytes]:
-        try:
-            return self._try(method, path, body, signed, after, limit_bytes)
-        except httpx.RequestError as problem:
-            raise NetworkError(f"no connection: {problem}", where=self.enrolment.address, remedy=LATER) from None
-
-    def _said(self, status: int, answer: bytes) -> Said | None:
-        if status in (200, 304):
+    def _said(self, answer: Answer) -> Said | None:
+        if answer.status in (200, 206, 304):
             return None
         try:
-            return msgspec.json.decode(answer, type=Said)
+            return msgspec.json.decode(answer.body, type=Said)
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
             return Said()
 
-    def _error(self, path: str, status: int, said: Said) -> Exception:
-        where = f"{self.enrolment.address}{path}"
+    def _error(self, path: str, answer: Answer, said: Said) -> Exception:
+        where = f"{self._line.address}{path}"
         message, remedy = said.message[:300], said.remedy[:300]
         if said.code == "bad_invitation":
             return TrustError(message, where=where, remedy=remedy)
         if said.code in REFUSALS:
             return UpdateError(message or REFUSALS[said.code], code=said.code, where=where, remedy=remedy)
-        return NetworkError(message or f"answered with status {status}", where=where, remedy=remedy or LATER)
+        wait_s = retry_after(answer.headers)
+        if wait_s is not None:
+            return NetworkError(message or "it is busy", where=where, remedy=f"try again in {wait_s:.0f} s")
+        return NetworkError(message or f"answered with status {answer.status}", where=where, remedy=remedy or LATER)
 
     def _decode(self, answer: bytes, into: type[Any]) -> Any:
         try:
             return msgspec.json.decode(answer, type=into)
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as problem:
-            raise NetworkError(f"an answer that cannot be read: {problem}", where=self.enrolment.address) from None
+            raise NetworkError(f"an answer that cannot be read: {problem}", where=self._line.address) from None

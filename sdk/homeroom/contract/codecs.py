@@ -29,9 +29,14 @@ CHUNK = 1 << 15  # values worked on at once, so that what is in between stays in
 
 def encode_fixed(values: np.ndarray, scale_bits: int) -> np.ndarray:
     """float32 [n] -> int32 [n]; raises UpdateError on values that are not finite or do not fit."""
-    scaled = np.rint(np.asarray(values, np.float64) * 2.0**scale_bits)
-    _check(scaled, scale_bits)
-    return scaled.astype(np.int32)
+    values = np.asarray(values)
+    found = np.empty(len(values), np.int32)
+    for start in range(0, len(values), CHUNK):
+        scaled = values[start : start + CHUNK] * np.float64(2.0**scale_bits)
+        np.rint(scaled, out=scaled)
+        _check(scaled, scale_bits)
+        found[start : start + CHUNK] = scaled
+    return found
 
 
 def decode_fixed(encoded: np.ndarray, scale_bits: int) -> np.ndarray:
@@ -47,21 +52,24 @@ def encode(values: np.ndarray, codec: Codec, scale_bits: int, keep: int) -> np.n
     if codec == "fixed32":
         return encode_fixed(values, scale_bits)
     values = np.ascontiguousarray(values, np.float32)
-    _check(values * np.float32(2.0**scale_bits), scale_bits)
     steps, marks, codes = [], [], []
     for start in range(0, len(values), CHUNK):
         part = _blocks(values[start : start + CHUNK], BLOCK[codec])
         size = np.abs(part)
-        step = size.max(1) / np.float32(LARGEST[codec])
+        largest = size.max(1)
+        _check(largest * np.float32(2.0**scale_bits), scale_bits)
+        step = largest / np.float32(LARGEST[codec])
         step[step < LEAST] = 0
-        code = np.rint(part / np.where(step > 0, step, np.float32(1))[:, None]).astype(np.int8)
+        divisor = np.where(step > 0, step, np.float32(np.inf))  # of a block of zeros, every code is zero
         steps.append(step)
         if codec == "topk":
-            least = np.partition(size, BLOCK[codec] - keep, axis=1)[:, BLOCK[codec] - keep, None]
-            mark = (size >= least) & (code != 0)
+            least = np.partition(size, BLOCK[codec] - keep, axis=1)[:, BLOCK[codec] - keep]
+            mark = size >= np.maximum(least, divisor / 2)[:, None]  # what is smaller would have the code zero
             marks.append(np.packbits(mark))
-            code = code[mark]
-        codes.append(code.ravel())
+            code = part[mark] / np.repeat(divisor, np.count_nonzero(mark, axis=1))
+        else:
+            code = (part / divisor[:, None]).ravel()
+        codes.append(np.rint(code, out=code).astype(np.int8))
     code = np.concatenate(codes)[: len(values)] if codec != "topk" else np.concatenate(codes)
     body = code.view(np.uint8) if codec == "int8" else _nibbles(code)
     return np.concatenate([np.concatenate(steps).astype("<f4").view(np.uint8), *marks, body])
@@ -75,7 +83,7 @@ def decode(data: np.ndarray, codec: Codec, size: int, scale_bits: int) -> np.nda
     if codec == "fixed32":
         if data.dtype != np.int32 or data.shape != (size,):
             raise UpdateError(f"{data.dtype}{list(data.shape)} in place of int32[{size}]", code="wrong_shape")
-        if np.abs(data.astype(np.int64)).max(initial=0) > LIMIT:
+        if data.max(initial=0) > LIMIT or data.min(initial=0) < -LIMIT:
             raise UpdateError("holds a value beyond the scale", code="too_large")
         return data
     if data.dtype != np.uint8 or data.ndim != 1:
@@ -110,7 +118,9 @@ def _scaled(code: np.ndarray, step: np.ndarray, block: int, size: int) -> np.nda
     for start in range(0, size, CHUNK):
         part = _blocks(code[start : min(start + CHUNK, size)], block)
         real = part * step[start // block :][: len(part), None]
-        found[start : start + CHUNK] = np.clip(np.rint(real), -LIMIT, LIMIT).ravel()[: size - start]
+        np.rint(real, out=real)
+        np.clip(real, -LIMIT, LIMIT, out=real)
+        found[start : start + CHUNK] = real.ravel()[: size - start]
     return found
 
 
