@@ -13,6 +13,7 @@ NAMES = (
     "lora",
     "peft",
     "gradients",
+    "clipping",
     "litert",
     "processors",
     "tiers",

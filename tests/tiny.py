@@ -158,6 +158,7 @@ def build(out: Path, work: Path) -> Manifest:
         training=Training(learning_rate=5e-3, epochs=8),
         provenance={"made_by": "tests/tiny.py"},
         threads=1,
+        clipped=True,
     )
     with write.staging(out) as folder:
         manifest = write.fill(folder, contents)

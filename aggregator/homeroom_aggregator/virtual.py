@@ -53,6 +53,7 @@ def run(
         learning_rate=advice.learning_rate,
         weight_decay=advice.weight_decay,
         task_weights=advice.task_weights,
+        clip_norm=advice.clip_norm,
         proximal=proximal,
         constant_rate=True,
     )

@@ -27,7 +27,7 @@ from homeroom_exporter.model import Design, forward, name_parts, objective, unfl
 from homeroom_exporter.trace import example
 from homeroom_exporter.write import Contents, GraphFile
 
-PARITY = 1e-5  # largest relative error of a gradient or an output against torch
+PARITY = {"predict": 1e-5, "grad": 1e-5, "grad_clipped": 1e-4}  # largest relative error against torch, by role
 VALUES = 150  # values of a modality that features are compared on
 SAMPLES = 240  # labelled samples of a probe
 BATCH = 16
@@ -53,9 +53,10 @@ class BackboneCheck:
 
 @dataclass(frozen=True)
 class StepCheck:
-    """One variant of the step. `parity`: relative error against torch; `unfinite`: edges with a bad result."""
+    """One variant of a step. `parity`: relative error against torch; `unfinite`: edges with a bad result."""
 
     name: str
+    role: str
     parity: float
     unfinite: tuple[str, ...]
     footprint: Footprint
@@ -83,7 +84,7 @@ def check(
     steps = tuple(check_step(design, theta, g, threads) for g in contents.graphs if g.role != "features")
     failures = [message for made in checked for message in _failures(made, design.modality(made.modality))]
     for step in steps:
-        if step.parity > PARITY:
+        if step.parity > PARITY[step.role]:
             failures.append(f"{step.name} differs from torch by {step.parity:.1e}")
         failures += [f"{step.name} gives values that are not finite on {edge} inputs" for edge in step.unfinite]
     return Report(checked, steps, design.layout.size, tuple(failures))
@@ -198,9 +199,9 @@ def _probe(
 
 
 def check_step(design: Design, theta: np.ndarray, graph: GraphFile, threads: int) -> StepCheck:
-    """One variant of `grad` or `predict` against torch, and at the edges of what a device may feed it."""
+    """One variant of a step against torch, and at the edges of what a device may feed it."""
     run, tokens = load(graph.path, threads=threads), dict(graph.tokens or {})
-    feeds = example(design, graph.batch, tokens, targets=graph.role == "grad", seed=1)
+    feeds = example(design, graph.role, graph.batch, tokens, seed=1)
     made = run({"theta": theta, **feeds})
     wanted = _by_autograd(design, graph.role, theta, feeds)
     parity = max(relative_error(made[name], value) for name, value in wanted.items())
@@ -209,9 +210,8 @@ def check_step(design: Design, theta: np.ndarray, graph: GraphFile, threads: int
         results = run({"theta": theta, **edge_feeds(feeds, edge)})
         if not all(np.isfinite(value).all() for value in results.values()):
             unfinite.append(edge)
-    return StepCheck(
-        Path(graph.name).stem, parity, tuple(unfinite), measure(graph.path, {"theta": theta, **feeds}, threads)
-    )
+    footprint = measure(graph.path, {"theta": theta, **feeds}, threads)
+    return StepCheck(Path(graph.name).stem, graph.role, parity, tuple(unfinite), footprint)
 
 
 def edge_feeds(feeds: Mapping[str, np.ndarray], edge: str) -> dict[str, np.ndarray]:
@@ -242,8 +242,24 @@ def _by_autograd(
         with torch.no_grad():
             outputs = forward(design, name_parts(layout, unflatten(layout, torch.from_numpy(theta))), values)
         return {f"{name}.output": value.numpy() for name, value in outputs.items()}
+    losses, gradient = _gradient(design, theta, values)
+    if role == "grad":
+        return {"losses": losses, "gradient": gradient}
+    groups, clip = feeds["groups"], float(feeds["clip"][0])
+    clipped, norms = np.zeros_like(gradient), np.zeros(len(groups), np.float32)
+    for number in range(len(groups)):
+        own = torch.from_numpy(feeds["weights"] * (groups == number)[:, None])
+        gradient = _gradient(design, theta, {**values, "weights": own})[1]
+        norms[number] = np.linalg.norm(gradient)
+        clipped += gradient * min(1.0, clip / max(float(norms[number]), 1e-12))
+    return {"losses": losses, "gradient": clipped, "norms": norms}
+
+
+def _gradient(design: Design, theta: np.ndarray, values: Mapping[str, torch.Tensor]) -> tuple[np.ndarray, np.ndarray]:
+    """Loss sums [tasks] and the gradient [P] of their sum."""
+    layout = design.layout
     leaf = torch.from_numpy(theta).requires_grad_()
     total, sums = objective(design, name_parts(layout, unflatten(layout, leaf)), values)
     total.backward()
     assert leaf.grad is not None
-    return {"losses": sums.detach().numpy(), "gradient": leaf.grad.numpy()}
+    return sums.detach().numpy(), leaf.grad.numpy()

@@ -101,6 +101,7 @@ def export(
             provenance={"recipe": digest(msgspec.json.encode(recipe)), **made_with()},
             threads=threads,
             single=recipe.single,
+            clipped=recipe.clipped,
         )
         progress("checking itself")
         report = check.check(contents, backbones, samples, threads=threads)
@@ -199,11 +200,16 @@ def variants(design: Design) -> list[dict[str, int]]:
     return [{**fixed, "text": bucket} for bucket in text.buckets] if text else [fixed]
 
 
-def step_graphs(design: Design, scratch: Path, batch: int, *, single: bool) -> list[GraphFile]:
-    """Trace every variant of `grad` and `predict` into `scratch`; `single`: predict for one sample too."""
+def step_graphs(
+    design: Design, scratch: Path, batch: int, *, single: bool = False, clipped: bool = False
+) -> list[GraphFile]:
+    """Trace every variant of every step into `scratch`; `single`: predict for one sample too, `clipped`: as Recipe."""
+    steps = [("grad", batch), ("predict", batch)]
+    steps += [("predict", 1)] if single else []
+    steps += [("grad_clipped", batch)] if clipped else []
     graphs = []
     for tokens in variants(design):
-        for role, size in (("grad", batch), ("predict", batch), *((("predict", 1),) if single else ())):
+        for role, size in steps:
             graph = GraphFile(scratch, role, (onnxruntime.__version__,), batch=size, tokens=tokens)
             path = scratch / Path(graph.name).name
             path.write_bytes(trace(design, role, size, tokens).SerializeToString(deterministic=True))
@@ -225,10 +231,11 @@ def assemble(
     provenance: Mapping[str, str],
     threads: int,
     single: bool = False,
+    clipped: bool = False,
 ) -> Contents:
     """Everything that the bundle holds, its files under `scratch`; `samples` become the golden ones."""
     theta = initial_theta(design.layout, seed)
-    graphs = step_graphs(design, scratch, batch, single=single)
+    graphs = step_graphs(design, scratch, batch, single=single, clipped=clipped)
     for made in backbones.values():
         for precision, path in sorted(made.graphs.items()):
             graphs.append(GraphFile(path, "features", (onnxruntime.__version__,), precision, made.modality.name))

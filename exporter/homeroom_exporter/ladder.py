@@ -36,6 +36,8 @@ def rms(x: Tensor) -> Tensor:
 class _Gate(torch.autograd.Function):  # type: ignore[misc]
     """ReLU whose gradient is a product with 0 or 1: onnxruntime's Where and Sign are several times slower than Mul."""
 
+    generate_vmap_rule = True
+
     @staticmethod
     def forward(x: Tensor) -> Tensor:
         return torch.relu(x)

@@ -25,7 +25,10 @@ SLOT = re.compile(r"^(?P<modality>text|image|audio|table)(\[(?P<count>\d{1,2})\]
 
 
 class Head(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """The top of the file, before the first table. `single`: also a predict graph for one sample at a time."""
+    """The top of the file, before the first table.
+
+    `single`: also a predict graph for one sample at a time; `clipped`: also `grad_clipped` graphs.
+    """
 
     name: Name
     version: Count
@@ -34,6 +37,7 @@ class Head(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True
     width: Size = 64
     hidden: Size = 128
     single: bool = False
+    clipped: bool = False
     golden: Annotated[int, msgspec.Meta(ge=1, le=64)] = 8
 
 
@@ -70,6 +74,7 @@ class TrainingTable(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_
     weight_decay: Annotated[float, msgspec.Meta(ge=0, le=1)] = 1e-2
     epochs: Count = 20
     warmup: Annotated[float, msgspec.Meta(ge=0, le=1)] = 0.1
+    clip_norm: Annotated[float, msgspec.Meta(ge=0)] = 0.0
 
 
 class Recipe(msgspec.Struct, frozen=True, kw_only=True):
@@ -82,6 +87,7 @@ class Recipe(msgspec.Struct, frozen=True, kw_only=True):
     width: int
     hidden: int
     single: bool
+    clipped: bool
     golden: int
     encoders: tuple[EncoderSpec, ...]
     slots: tuple[Slot, ...]
@@ -180,6 +186,8 @@ class _Reader:
             if slot.name not in read:
                 raise self.refuse("no task reads it", "slots", slot.name, remedy="remove it or let a task read it")
         training = self.convert(document.get("training", {}), TrainingTable, "training")
+        if training.clip_norm and not head.clipped:
+            raise self.refuse("needs graphs that clip", "training", "clip_norm", remedy="add clipped = true at the top")
         return Recipe(
             name=head.name,
             version=head.version,
@@ -188,6 +196,7 @@ class _Reader:
             width=head.width,
             hidden=head.hidden,
             single=head.single,
+            clipped=head.clipped,
             golden=head.golden,
             encoders=encoders,
             slots=slots,

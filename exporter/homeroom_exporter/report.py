@@ -71,7 +71,7 @@ def _probes(report: Report) -> Table:
 
 def _steps(report: Report) -> Table:
     table = Table(
-        title=f"Graphs of theta ({report.parameters:,} values): error against torch, limit {PARITY:g}",
+        title=f"Graphs of theta ({report.parameters:,} values): error against torch, limit {_limits()}",
         title_justify="left",
         box=SIMPLE_HEAD,
         pad_edge=False,
@@ -82,6 +82,10 @@ def _steps(report: Report) -> Table:
         edges = "finite" if not step.unfinite else f"not finite: {', '.join(step.unfinite)}"
         table.add_row(step.name, f"{step.parity:.1e}", edges, f"{step.footprint.ms:.1f}", _peak(step.footprint))
     return table
+
+
+def _limits() -> str:
+    return f"{PARITY['grad']:g} ({PARITY['grad_clipped']:g} when clipped)"
 
 
 def _mb(size: int) -> str:

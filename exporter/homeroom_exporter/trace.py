@@ -19,9 +19,12 @@ from torch.fx.experimental.proxy_tensor import make_fx
 from homeroom_exporter.lower import lower
 from homeroom_exporter.model import Design, forward, name_parts, objective, unflatten
 
+WITH_TARGETS = ("grad", "grad_clipped")
+EPSILON = 1e-12  # a group without gradient has norm 0
 
-def input_shapes(design: Design, batch: int, tokens: Mapping[str, int], *, targets: bool) -> dict[str, tuple[int, ...]]:
-    """Shape of every input but theta, by name, in the contract's order; features are int8, the rest float32."""
+
+def input_shapes(design: Design, role: str, batch: int, tokens: Mapping[str, int]) -> dict[str, tuple[int, ...]]:
+    """Shape of every input but theta, by name, in the contract's order; see `example` for the dtypes."""
     shapes: dict[str, tuple[int, ...]] = {}
     for slot in design.slots:
         modality = design.modality(slot.modality)
@@ -29,20 +32,25 @@ def input_shapes(design: Design, batch: int, tokens: Mapping[str, int], *, targe
         shapes[f"{slot.name}.features"] = (batch, slot.count, len(modality.taps), length, modality.dim)
         shapes[f"{slot.name}.mask"] = (batch, slot.count, length)
     shapes["presence"] = (batch, len(design.inputs))
-    if targets:
+    if role in WITH_TARGETS:
         shapes |= {f"{task.name}.target": (batch, task.width) for task in design.tasks}
         shapes["weights"] = (batch, len(design.tasks))
+    if role == "grad_clipped":
+        shapes |= {"groups": (batch,), "clip": (1,)}
     return shapes
 
 
 def example(
-    design: Design, batch: int, tokens: Mapping[str, int], *, targets: bool, seed: int = 0
+    design: Design, role: str, batch: int, tokens: Mapping[str, int], *, seed: int = 0
 ) -> dict[str, np.ndarray]:
-    """Random inputs of a batch (but theta) that a device could make: masks of any length, some inputs absent."""
+    """Random inputs of a batch (but theta) that a device could make: masks of any length, some inputs absent.
+
+    Features are int8, groups int32, the rest float32.
+    """
     rng = np.random.default_rng(seed)
     feeds: dict[str, np.ndarray] = {}
     presence = np.ones((batch, len(design.inputs)), np.float32)
-    for name, shape in input_shapes(design, batch, tokens, targets=targets).items():
+    for name, shape in input_shapes(design, role, batch, tokens).items():
         if name.endswith(".features"):
             feeds[name] = rng.integers(-90, 91, shape).astype(np.int8)
         elif name.endswith(".mask"):
@@ -56,6 +64,10 @@ def example(
             feeds[name] = presence
         elif name == "weights":
             feeds[name] = rng.random(shape, dtype=np.float32) * (rng.random(shape) < 0.8).astype(np.float32)
+        elif name == "groups":
+            feeds[name] = rng.integers(-1, max(1, batch // 2), shape).astype(np.int32)
+        elif name == "clip":
+            feeds[name] = np.full(shape, 0.5, np.float32)
         else:
             feeds[name] = _targets(design, name.removesuffix(".target"), shape, rng)
     return feeds
@@ -93,12 +105,39 @@ def grad_step(design: Design, theta: Tensor, feeds: Mapping[str, Tensor]) -> dic
     }
 
 
-STEPS = {"predict": predict_step, "grad": grad_step}
+def clipped_step(design: Design, theta: Tensor, feeds: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The sum over groups of their gradients, each scaled to a norm of at most `clip` (after Abadi et al. 2016, alg. 1,
+    with subjects in place of examples, as McMahan et al. 2018).
+    """
+    layout = design.layout
+    groups, clip = feeds["groups"], feeds["clip"]
+    rows = {name: value for name, value in feeds.items() if name not in ("groups", "clip")}
+
+    def loss(tensors: list[Tensor], row: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
+        return objective(design, name_parts(layout, tensors), {name: v.unsqueeze(0) for name, v in row.items()})
+
+    each = torch.func.vmap(torch.func.grad(loss, has_aux=True), in_dims=(None, 0))
+    gradients, sums = each(unflatten(layout, theta), rows)
+    batch = len(groups)
+    numbers = torch.arange(batch, dtype=torch.float32).unsqueeze(1)
+    members = (groups.to(torch.float32).unsqueeze(0) - numbers == 0).to(torch.float32)
+    by_group = members @ torch.cat([gradient.reshape(batch, -1) for gradient in gradients], 1)
+    squares = (by_group * by_group).sum(1)
+    factors = (clip * torch.rsqrt(squares + EPSILON)).clamp(max=1.0)
+    return {
+        "losses": sums.sum(0),
+        "totals": feeds["weights"].sum(0),
+        "gradient": (factors.unsqueeze(0) @ by_group).squeeze(0),
+        "norms": torch.sqrt(squares),
+    }
+
+
+STEPS = {"predict": predict_step, "grad": grad_step, "grad_clipped": clipped_step}
 
 
 def trace(design: Design, role: str, batch: int, tokens: Mapping[str, int]) -> onnx.ModelProto:
-    """The ONNX model of one variant of `predict` or `grad`."""
-    feeds = example(design, batch, tokens, targets=role == "grad")
+    """The ONNX model of one variant of a step, by its role."""
+    feeds = example(design, role, batch, tokens)
     names = list(feeds)
     outputs: list[str] = []
 

@@ -220,6 +220,7 @@ class Device:
             weight_decay=advice.weight_decay,
             warmup=advice.warmup,
             task_weights=advice.task_weights,
+            clip_norm=advice.clip_norm,
         )
 
     def _begin(self, settings: Settings, samples: Sequence[StoredSample]) -> tuple[lineage.Start, str, bytes | None]:

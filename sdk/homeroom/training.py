@@ -23,7 +23,11 @@ Progress = Callable[[str, int, int], None]
 
 
 class Settings(msgspec.Struct, frozen=True, kw_only=True):
-    """How to train. `balance`: 0 counts samples alike, 1 classes; `proximal` is FedProx's mu (Li et al. 2020)."""
+    """How to train. `balance`: 0 counts samples alike, 1 classes; `proximal` is FedProx's mu (Li et al. 2020).
+
+    `clip_norm`, where above 0, bounds what one subject's samples in a batch add to its gradient: the norm of their
+    summed gradient, each sample's weights having a mean of 1 (before the division by the batch's size).
+    """
 
     epochs: int = 12
     learning_rate: float = 2e-3
@@ -37,6 +41,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     balance: float = 0.5
     task_weights: dict[str, float] = {}
     modality_dropout: float = 0.0
+    clip_norm: float = 0.0
     constant_rate: bool = False  # for rounds of a federation, each a part of one long training
     checkpoint_s: float = 5.0
 
@@ -105,7 +110,7 @@ def fit(
     weights = sample_weights(train, settings)
     if not weights.any():
         raise TrainError("no sample has a label that its inputs can teach", remedy="add labelled samples")
-    variants = graphs.steps("grad")
+    variants = graphs.steps("grad_clipped" if settings.clip_norm else "grad")
     state = resume or _begin(theta0)
     optimiser = AdamW(len(theta0), settings.weight_decay)
     optimiser.first, optimiser.second, optimiser.steps = state.first, state.second, state.steps
@@ -210,14 +215,27 @@ def _gradient(
         kept = kept * usable
     feeds = train.feeds(batch, state.theta, presence) | train.targets_of(batch)
     feeds["weights"] = np.zeros((size, kept.shape[1]), np.float32)
-    feeds["weights"][: len(rows)] = kept / size
+    if settings.clip_norm:
+        feeds["weights"][: len(rows)] = kept
+        feeds |= _clipping(train, rows, size, settings.clip_norm)
+    else:
+        feeds["weights"][: len(rows)] = kept / size
     made = graphs.loaded(batch.graph)(feeds)
     loss, gradient = float(made["losses"].sum()), made["gradient"]
+    if settings.clip_norm:
+        loss, gradient = loss / size, gradient / np.float32(size)
     if not np.isfinite(loss) or not np.isfinite(gradient).all():
         raise TrainError(
             f"the loss is no longer finite at step {state.steps}", remedy="train with a lower learning rate"
         )
     return loss, gradient
+
+
+def _clipping(train: Dataset, rows: np.ndarray, size: int, clip_norm: float) -> dict[str, np.ndarray]:
+    """`groups` int32 [size], the number of each row's subject within the batch (-1: padding), and `clip` [1]."""
+    groups = np.full(size, -1, np.int32)
+    groups[: len(rows)] = np.unique([train.examples[row].subject for row in rows], return_inverse=True)[1]
+    return {"groups": groups, "clip": np.array([clip_norm], np.float32)}
 
 
 def drop_inputs(presence: np.ndarray, manifest: Manifest, rate: float, rng: np.random.Generator) -> np.ndarray:

@@ -51,7 +51,7 @@ def without(design: Design, feeds: dict[str, np.ndarray], modality: str) -> dict
 
 @pytest.mark.parametrize("modality", ["text", "image", "audio", "table"])
 def test_a_modality_that_is_absent_gets_no_gradient(design: Design, theta: np.ndarray, modality: str) -> None:
-    feeds = example(design, 8, TOKENS, targets=True)
+    feeds = example(design, "grad", 8, TOKENS)
     feeds["weights"][:] = 1
     assert np.abs(gradient(design, theta, feeds)[f"ladder.{modality}"]).max() > 0
     absent = gradient(design, theta, without(design, feeds, modality))
@@ -60,7 +60,7 @@ def test_a_modality_that_is_absent_gets_no_gradient(design: Design, theta: np.nd
 
 
 def test_a_task_without_weight_gets_no_gradient(design: Design, theta: np.ndarray) -> None:
-    feeds = example(design, 8, TOKENS, targets=True)
+    feeds = example(design, "grad", 8, TOKENS)
     feeds["weights"][:] = 1
     feeds["weights"][:, 0] = 0
     found = gradient(design, theta, feeds)
@@ -69,7 +69,7 @@ def test_a_task_without_weight_gets_no_gradient(design: Design, theta: np.ndarra
 
 
 def test_rows_of_zero_weight_pad_a_batch(design: Design, theta: np.ndarray) -> None:
-    feeds = example(design, 8, TOKENS, targets=True)
+    feeds = example(design, "grad", 8, TOKENS)
     feeds["weights"][5:] = 0
     padded = {name: value.copy() for name, value in feeds.items()}
     for name, value in padded.items():
@@ -81,7 +81,7 @@ def test_rows_of_zero_weight_pad_a_batch(design: Design, theta: np.ndarray) -> N
 
 
 def test_a_larger_bucket_changes_no_output(design: Design, theta: np.ndarray) -> None:
-    feeds = example(design, 4, TOKENS, targets=False)
+    feeds = example(design, "predict", 4, TOKENS)
     wide = dict(feeds)
     for slot in ("reference", "answer", "word"):
         wide[f"{slot}.features"] = np.pad(feeds[f"{slot}.features"], [(0, 0)] * 3 + [(0, 8), (0, 0)])
@@ -92,7 +92,7 @@ def test_a_larger_bucket_changes_no_output(design: Design, theta: np.ndarray) ->
 
 
 def test_the_pair_head_reads_both_texts_and_their_order(design: Design, theta: np.ndarray) -> None:
-    feeds = example(design, 4, TOKENS, targets=False)
+    feeds = example(design, "predict", 4, TOKENS)
     feeds["presence"][:] = 1
     for slot in ("reference", "answer"):
         feeds[f"{slot}.mask"][:] = 1
@@ -107,7 +107,7 @@ def test_the_pair_head_reads_both_texts_and_their_order(design: Design, theta: n
 
 
 def test_an_absent_option_is_never_chosen(design: Design, theta: np.ndarray) -> None:
-    feeds = example(design, 8, TOKENS, targets=False)
+    feeds = example(design, "predict", 8, TOKENS)
     feeds["presence"][:] = 1
     column = design.columns("pictures")[2]
     feeds["presence"][:, column] = 0

@@ -61,8 +61,24 @@ def test_every_variant_of_the_tiny_bundle_agrees_with_torch_and_stays_finite(
             continue
         made = GraphFile(tiny_bundle.path / graph.file, graph.role, batch=graph.batch, tokens=graph.tokens)
         found = check.check_step(design, theta, made, threads=1)
-        assert found.parity < check.PARITY, graph.file
+        assert found.parity < check.PARITY[graph.role], graph.file
         assert found.unfinite == (), graph.file
+
+
+def test_no_group_adds_more_than_the_clip_norm_and_a_row_of_none_adds_nothing(
+    design: Design, tiny_bundle: tiny.Tiny
+) -> None:
+    facts = next(g for g in tiny_bundle.manifest.graphs if g.role == "grad_clipped")
+    run, theta = load(tiny_bundle.path / facts.file, threads=1), initial_theta(design.layout, 0)
+    feeds = example(design, "grad_clipped", facts.batch, facts.tokens, seed=5)
+    feeds["weights"] *= 1e6
+    feeds["groups"][:] = 2
+    alone = run({"theta": theta, **feeds})
+    assert alone["norms"][2] > 1e3
+    assert np.count_nonzero(alone["norms"]) == 1
+    assert np.linalg.norm(alone["gradient"]) == pytest.approx(0.5, rel=1e-5)
+    feeds["groups"][:] = -1
+    assert not run({"theta": theta, **feeds})["gradient"].any()
 
 
 def test_a_triple_of_texts_agrees_with_torch(design: Design, tmp_path: Path) -> None:
@@ -72,7 +88,7 @@ def test_a_triple_of_texts_agrees_with_torch(design: Design, tmp_path: Path) -> 
         path = tmp_path / f"{role}.onnx"
         path.write_bytes(trace(triple, role, 4, {"text": 16}).SerializeToString())
         found = check.check_step(triple, theta, GraphFile(path, role, batch=4, tokens={"text": 16}), threads=1)
-        assert found.parity < check.PARITY
+        assert found.parity < check.PARITY[role]
         assert found.unfinite == ()
 
 
@@ -81,7 +97,7 @@ def test_the_question_counts(design: Design, tmp_path: Path) -> None:
     path = tmp_path / "predict.onnx"
     path.write_bytes(trace(triple, "predict", 4, {"text": 8}).SerializeToString())
     run, theta = load(path, threads=1), initial_theta(triple.layout, 0)
-    feeds = check.edge_feeds(example(triple, 4, {"text": 8}, targets=False), "longest")
+    feeds = check.edge_feeds(example(triple, "predict", 4, {"text": 8}), "longest")
     before = run({"theta": theta, **feeds})["mark.output"]
     feeds["question.features"] = -feeds["question.features"]
     assert np.abs(run({"theta": theta, **feeds})["mark.output"] - before).max() > 1e-3
@@ -106,7 +122,7 @@ def test_without_text_there_is_one_variant_and_one_sample_may_be_predicted_alone
         "graphs/predict.batch1.onnx",
     ]
     theta = initial_theta(table.layout, 0)
-    assert all(check.check_step(table, theta, graph, threads=1).parity < check.PARITY for graph in graphs)
+    assert all(check.check_step(table, theta, graph, threads=1).parity < check.PARITY[graph.role] for graph in graphs)
 
 
 def test_the_same_design_gives_the_same_bytes(design: Design) -> None:
@@ -119,13 +135,13 @@ def test_inputs_and_outputs_are_those_of_the_contract(tiny_bundle: tiny.Tiny, de
     for graph in tiny_bundle.manifest.graphs:
         if graph.role == "features":
             continue
-        shapes = input_shapes(design, graph.batch, graph.tokens, targets=graph.role == "grad")
+        shapes = input_shapes(design, graph.role, graph.batch, graph.tokens)
         names = [tensor.name for tensor in graph.inputs]
         assert names == ["theta", *shapes]
         assert [tensor.shape for tensor in graph.inputs[1:]] == list(shapes.values())
         outputs = [tensor.name for tensor in graph.outputs]
-        if graph.role == "grad":
-            assert outputs == ["losses", "totals", "gradient"]
+        if graph.role in ("grad", "grad_clipped"):
+            assert outputs == ["losses", "totals", "gradient", *(["norms"] if graph.role == "grad_clipped" else [])]
             assert graph.outputs[2].shape == (design.layout.size,)
         else:
             assert outputs == [f"{task.name}.output" for task in design.tasks]

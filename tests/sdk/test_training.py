@@ -6,7 +6,7 @@ import msgspec
 import numpy as np
 import pytest
 
-from homeroom.dataset import Dataset
+from homeroom.dataset import Dataset, Example
 from homeroom.errors import TrainError
 from homeroom.training import Settings, TrainState, drop_inputs, evaluate, fit, outputs_of
 from sdk.learning import dataset, opened, without
@@ -56,6 +56,45 @@ def test_a_budget_is_kept_and_the_rest_is_done_later() -> None:
     assert cut.steps == 0
     rest = fit(graphs, train, validation, bundle.theta(), SHORT, resume=TrainState.decode(states[-1]))
     assert np.array_equal(rest.theta, fit(graphs, train, validation, bundle.theta(), SHORT).theta)
+
+
+def test_clipping_far_above_every_gradient_changes_nothing() -> None:
+    bundle, graphs = opened()
+    plain, loose = (
+        fit(graphs, dataset(), None, bundle.theta(), msgspec.structs.replace(SHORT, clip_norm=clip)).theta
+        for clip in (0.0, 1e6)
+    )
+    assert np.linalg.norm(plain - loose) < 1e-3 * np.linalg.norm(plain - bundle.theta())
+
+
+def test_clipping_bounds_what_one_loud_subject_does_to_the_others() -> None:
+    """Every other subject has right labels; one, with weights a hundred times theirs, has wrong ones."""
+    bundle, graphs = opened()
+    train, validation = dataset(120).split(0.25, seed=0)
+    assert validation is not None
+    turned = {"category": np.roll(np.eye(4, dtype=np.float32), 1, 0)}
+    examples = [
+        Example(e.inputs, {"category": turned["category"][int(e.targets["category"].argmax())]}, "loud", weight=100.0)
+        if row % 10 == 0
+        else Example(e.inputs, {"category": e.targets["category"]}, f"{row}")
+        for row, e in enumerate(train.examples)
+        if "category" in e.targets
+    ]
+    data = Dataset(train.manifest, examples)
+    scores = []
+    for clip in (0.0, 0.1):
+        chosen = Settings(epochs=12, learning_rate=1e-2, clip_norm=clip, balance=0.0)
+        scores.append(evaluate(graphs, validation, fit(graphs, data, None, bundle.theta(), chosen).theta)["category"])
+    assert scores[1].accuracy > scores[0].accuracy + 0.2
+
+
+def test_clipping_resumes_bit_for_bit_too() -> None:
+    bundle, graphs = opened()
+    states: list[bytes] = []
+    clipped = msgspec.structs.replace(SHORT, epochs=2, clip_norm=0.5)
+    whole = fit(graphs, dataset(), None, bundle.theta(), clipped, checkpoint=lambda s: states.append(s.encode()))
+    middle = TrainState.decode(states[len(states) // 2])
+    assert np.array_equal(whole.theta, fit(graphs, dataset(), None, bundle.theta(), clipped, resume=middle).theta)
 
 
 def test_what_is_absent_moves_no_parameter_of_its_own() -> None:

@@ -149,14 +149,14 @@ class Tensor(msgspec.Struct, frozen=True):
 class Graph(msgspec.Struct, frozen=True, kw_only=True):
     """One variant of one graph. Facts are read from the file that was written, never from the recipe."""
 
-    role: Literal["features", "predict", "grad"]
+    role: Literal["features", "predict", "grad", "grad_clipped"]
     file: str
     runtime: Literal["onnx"] = "onnx"
     opset: int
     precision: Precision = "float32"
     modality: ModalityName | None = None  # role features
     batch: int = -1
-    tokens: dict[str, int] = {}  # by modality, roles predict and grad
+    tokens: dict[str, int] = {}  # by modality, all roles but features
     tier: str = "full"
     inputs: tuple[Tensor, ...]
     outputs: tuple[Tensor, ...]
@@ -164,13 +164,14 @@ class Graph(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Training(msgspec.Struct, frozen=True, kw_only=True):
-    """What the exporter recommends; a device may deviate."""
+    """What the exporter recommends; a device may deviate. `clip_norm`: see `homeroom.training.Settings`."""
 
     learning_rate: float = 2e-3
     weight_decay: float = 1e-2
     epochs: Count = 20
     warmup: float = 0.1
     task_weights: dict[str, float] = {}
+    clip_norm: float = 0.0
 
 
 class Licence(msgspec.Struct, frozen=True):
