@@ -20,10 +20,10 @@ class Graph(Protocol):
     def __call__(self, feeds: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]: ...
 
 
-def load(path: Path, *, threads: int | None = None) -> Graph:
+def load(path: Path, *, threads: int | None = None, lasting: bool = False) -> Graph:
     from homeroom.runtime.onnx import OnnxGraph
 
-    return OnnxGraph(path, threads)
+    return OnnxGraph(path, threads, lasting=lasting)
 
 
 class Graphs:
@@ -58,5 +58,7 @@ class Graphs:
 
     def loaded(self, facts: GraphFacts) -> Graph:
         if facts.file not in self._loaded:
-            self._loaded[facts.file] = load(self.bundle.file(facts.file), threads=self.threads)
+            self._loaded[facts.file] = load(
+                self.bundle.file(facts.file), threads=self.threads, lasting=facts.role != "features"
+            )
         return self._loaded[facts.file]
