@@ -6,41 +6,90 @@ import base64
 import hashlib
 import hmac
 import secrets
-from collections import OrderedDict
+import struct
+import time
+from collections.abc import Callable
 
-NONCES = 65_536  # given out and not yet used; the oldest is dropped, its holder asks again
+LIFE_S = 600  # a nonce may be used so long; with an older one a device is asked to sign again
+TWINS_REMEMBERED = 100_000
 
 
 class Nonces:
-    """One-time words in memory: after a restart every device is asked to sign again with a fresh one."""
+    """One-time words that prove themselves by a MAC, so that giving one out costs no memory; only used ones are kept.
 
-    def __init__(self) -> None:
-        self._open: OrderedDict[str, None] = OrderedDict()
+    The key is new at each start: every device is then asked to sign again with a fresh one. A nonce says to whom it was
+    given, and in what order: one client always uses the last that it got, so a device that comes with an earlier one,
+    not used yet, is two machines that share a key.
+    """
 
-    def new(self) -> str:
-        nonce = secrets.token_urlsafe(16)
-        self._open[nonce] = None
-        if len(self._open) > NONCES:
-            self._open.popitem(last=False)
-        return nonce
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._key, self._clock, self._count = secrets.token_bytes(32), clock, 0
+        self._used: set[str] = set()
+        self._used_before: set[str] = set()
+        self._turned_s = clock()
+        self._last: dict[str, int] = {}
 
-    def use(self, nonce: str) -> bool:
-        """True the first time a nonce comes back."""
-        return self._open.pop(nonce, self) is None
+    def new(self, device: str = "") -> str:
+        """A nonce for an answer to a device, or to somebody unknown."""
+        self._count += 1
+        if device:
+            if len(self._last) >= TWINS_REMEMBERED:
+                self._last.clear()
+            self._last[device] = self._count
+        body = struct.pack(">QI8s", self._count, int(self._clock()) & 0xFFFFFFFF, _short(device))
+        return base64.urlsafe_b64encode(body + self._mac(body)).decode()
+
+    def use(self, nonce: str, device: str) -> bool:
+        """True the first time a nonce comes back, unless it is too old."""
+        opened = self._open(nonce)
+        now_s = self._clock()
+        if now_s - self._turned_s > LIFE_S:
+            self._used_before, self._used, self._turned_s = self._used, set(), now_s
+        if opened is None or nonce in self._used or nonce in self._used_before:
+            return False
+        if (int(now_s) - opened[1]) & 0xFFFFFFFF > LIFE_S or opened[2] not in (_short(""), _short(device)):
+            return False
+        self._used.add(nonce)
+        return True
+
+    def out_of_turn(self, nonce: str, device: str) -> bool:
+        """Whether a nonce was given to this device before a later one: another machine got that."""
+        opened = self._open(nonce)
+        return opened is not None and opened[2] == _short(device) and opened[0] < self._last.get(device, 0)
+
+    def _open(self, nonce: str) -> tuple[int, int, bytes] | None:
+        try:
+            raw = base64.urlsafe_b64decode(nonce.encode("ascii"))
+        except (ValueError, UnicodeEncodeError):
+            return None
+        if len(raw) != 36 or not hmac.compare_digest(raw[20:], self._mac(raw[:20])):
+            return None
+        count, at_s, owner = struct.unpack(">QI8s", raw[:20])
+        return count, at_s, owner
+
+    def _mac(self, body: bytes) -> bytes:
+        return hmac.digest(self._key, body, "sha256")[:16]
+
+
+def _short(device: str) -> bytes:
+    return hashlib.sha256(device.encode()).digest()[:8] if device else bytes(8)
 
 
 def new_code(secret: bytes) -> str:
-    """An invitation's code: random, and genuine by its MAC, so that inviting needs no database."""
+    """An invitation's code: random, and genuine by its MAC, so that a made-up one never reaches the database."""
     random = secrets.token_bytes(18)
-    return base64.urlsafe_b64encode(random + _mac(secret, random)).decode()
+    return base64.urlsafe_b64encode(random + _mac(secret, 2, random)).decode()
 
 
-def genuine(secret: bytes, code: str) -> bool:
+def genuine(secret: bytes, code: str) -> int:
+    """0 for a made-up code, 2 for one that is written down (`Members.invitation`), 1 for an older one that is not."""
     try:
         raw = base64.urlsafe_b64decode(code.encode("ascii"))
     except (ValueError, UnicodeEncodeError):
-        return False
-    return len(raw) == 36 and hmac.compare_digest(raw[18:], _mac(secret, raw[:18]))
+        return 0
+    if len(raw) != 36:
+        return 0
+    return next((n for n in (2, 1) if hmac.compare_digest(raw[18:], _mac(secret, n, raw[:18]))), 0)
 
 
 def spent(code: str) -> str:
@@ -48,8 +97,9 @@ def spent(code: str) -> str:
     return hashlib.sha256(code.encode()).hexdigest()
 
 
-def _mac(secret: bytes, random: bytes) -> bytes:
-    return hmac.digest(secret, b"homeroom/invitation\n" + random, "sha256")[:18]
+def _mac(secret: bytes, generation: int, random: bytes) -> bytes:
+    label = b"homeroom/invitation\n" if generation == 1 else b"homeroom/invitation/2\n"
+    return hmac.digest(secret, label + random, "sha256")[:18]
 
 
 def operator(token: str | None, authorization: str | None, client: str | None) -> bool:

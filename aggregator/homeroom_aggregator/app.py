@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
+from math import ceil
 from typing import Any
 
 import msgspec
@@ -18,13 +19,16 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
 from homeroom import http
-from homeroom.contract.signing import sign
+from homeroom.contract.signing import sign, verify
 from homeroom.errors import DiskFullError, HomeroomError, StoreError, TrustError, UpdateError
-from homeroom_aggregator import access
+from homeroom_aggregator import access, audit
+from homeroom_aggregator.limits import Limits, Meter
+from homeroom_aggregator.members import ROLES, Invited, Member, Members, Role
 from homeroom_aggregator.openapi import document
 from homeroom_aggregator.rounds import Rounds
 
 BODY_LIMIT_BYTES = 1 << 16  # of every request but an update
+AUDIT_AT_ONCE = 1000
 BINARY = "application/octet-stream"
 
 
@@ -36,15 +40,25 @@ class Service:
     institution: str
     secret: bytes
     token: str | None = None
+    limits: Limits = field(default_factory=Limits)
     nonces: access.Nonces = field(default_factory=access.Nonces)
+    meter: Meter = field(init=False)
     refused: dict[str, int] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self.meter = Meter(self.limits)
+
+    @property
+    def members(self) -> Members:
+        return self.rounds.members
 
 
 class RefusedError(Exception):
     """Ends a request with a status, a code, a message and a remedy; changes nothing."""
 
-    def __init__(self, status: int, code: str, message: str, remedy: str = "") -> None:
+    def __init__(self, status: int, code: str, message: str, remedy: str = "", wait_s: float = 0) -> None:
         super().__init__(message)
+        self.wait_s = wait_s
         self.status, self.code, self.message, self.remedy = status, code, message, remedy
 
 
@@ -64,22 +78,40 @@ async def read_body(request: Request, limit_bytes: int) -> bytes:
     return bytes(body)
 
 
-async def signed(service: Service, request: Request, limit_bytes: int, *, stranger: bool = False) -> tuple[str, bytes]:
-    """The sender (public key) and the body; RefusedError unless signed, fresh and from an enrolled device."""
+async def verified(service: Service, request: Request, limit_bytes: int) -> tuple[str, str, bytes]:
+    """The key that signed, the instance it names, and the body; RefusedError unless signed and fresh."""
     body = await read_body(request, limit_bytes)
     lines = [(name.decode("latin-1"), value.decode("latin-1")) for name, value in request.headers.raw]
     if len({name for name, _ in lines}) != len(lines):
         raise RefusedError(400, "malformed", "a header is given twice")
     url = f"{request.url.scheme}://{request.headers.get('host', '')}{request.scope['raw_path'].decode('latin-1')}"
     try:
-        device, nonce = http.verify_request(http.Request(request.method, url, dict(lines)), body)
+        by = http.verify_request(http.Request(request.method, url, dict(lines)), body)
     except TrustError as problem:
         raise RefusedError(401, "bad_signature", problem.what, "sign it as docs/update.md says") from None
-    if not service.nonces.use(nonce):
+    if not service.nonces.use(by.nonce, by.key):
         raise RefusedError(401, "nonce", "the nonce is unknown or was used", "sign again with the one in this answer")
-    if not stranger and not service.rounds.log.device(device):
+    request.state.nonce = by.nonce
+    return by.key, by.instance, body
+
+
+async def signed(
+    service: Service, request: Request, limit_bytes: int, roles: tuple[Role, ...] = ROLES
+) -> tuple[Member, bytes]:
+    """The sender and the body; RefusedError unless signed, fresh, and from a member with one of these roles."""
+    key, instance, body = await verified(service, request, limit_bytes)
+    member = service.members.find(key)
+    if member is None:
         raise RefusedError(403, "unknown_device", "this device is not enrolled", "join with a new invitation")
-    return device, body
+    request.state.device = key
+    if wait_s := service.meter.request(key):
+        raise RefusedError(429, "too_many", "too many requests", "wait, then try again", wait_s)
+    if member.role not in roles:
+        raise RefusedError(403, "not_allowed", f"not for a member with the role {member.role}")
+    service.members.seen(member, instance)
+    if not member.twin and service.nonces.out_of_turn(request.state.nonce, key):
+        service.members.twin(member)
+    return member, body
 
 
 async def health(service: Service, _: Request) -> Response:
@@ -97,32 +129,45 @@ async def keys(service: Service, _: Request) -> Response:
 
 
 async def join(service: Service, request: Request) -> Response:
-    device, body = await signed(service, request, BODY_LIMIT_BYTES, stranger=True)
+    key, _, body = await verified(service, request, BODY_LIMIT_BYTES)
     code = _field(body, "code")
-    if not access.genuine(service.secret, code):
+    spent, made = access.spent(code), access.genuine(service.secret, code)
+    invited = service.members.invitation(spent) if made == 2 else Invited(spent) if made == 1 else None
+    if invited is None:
         raise RefusedError(403, "bad_invitation", "this invitation is not one of ours", "ask for a new one")
     try:
-        service.rounds.join(device, access.spent(code))
+        service.members.join(key, invited)
     except TrustError as problem:
         raise RefusedError(403, "bad_invitation", problem.what, problem.remedy) from None
-    return JSONResponse({"device": device, "bundle_id": service.rounds.bundle.bundle_id})
+    return JSONResponse({"device": key, "bundle_id": service.rounds.bundle.bundle_id})
 
 
 async def round_(service: Service, request: Request) -> Response:
+    """The configuration, and the server's time for this request alone."""
     await signed(service, request, BODY_LIMIT_BYTES)
-    configuration = service.rounds.configuration.document
+    rounds, configuration = service.rounds, service.rounds.configuration.document
+    time = {"time": audit.stamp(), "nonce": request.state.nonce}
     return JSONResponse(
         {
             "configuration": configuration,
-            "certificate": msgspec.to_builtins(service.rounds.certificate),
-            "signature": sign(service.rounds.key, "round", configuration),
+            "certificate": msgspec.to_builtins(rounds.certificate),
+            "signature": sign(rounds.key, "round", configuration),
+            "time": time["time"],
+            "time_signature": sign(rounds.key, "time", time),
         }
     )
 
 
 async def updates(service: Service, request: Request) -> Response:
-    device, body = await signed(service, request, service.rounds.configuration.update_limit_bytes)
-    update_id, status = service.rounds.update(body, device)
+    member, body = await signed(service, request, service.rounds.configuration.update_limit_bytes, ("device",))
+    if not service.members.consented(member.school):
+        remedy = "`homeroom consent` records it; the update waits on the device"
+        raise RefusedError(403, "no_consent", f"{member.school} has not consented", remedy)
+    if wait_s := service.meter.room(member.device, len(body)):
+        raise RefusedError(429, "too_many", "this device has sent its day's updates", "try again tomorrow", wait_s)
+    update_id, status = service.rounds.update(body, member.device, member.name)
+    if status == "accepted":
+        service.meter.accepted(member.device, len(body))
     return JSONResponse({"update_id": update_id, "status": status})
 
 
@@ -147,12 +192,60 @@ def _version(service: Service, request: Request, number: int) -> Response:
 
 
 async def unlearn(service: Service, request: Request) -> Response:
-    device, body = await signed(service, request, BODY_LIMIT_BYTES)
+    member, body = await signed(service, request, BODY_LIMIT_BYTES, ("device",))
     update_id = _field(body, "update_id")
     if len(update_id) != 32 or set(update_id) - set("0123456789abcdef"):
         raise RefusedError(422, "malformed", "update_id is not 32 hexadecimal digits")
-    service.rounds.withdraw(update_id, device)  # of another device: as for an id that was never seen, nothing is said
+    service.rounds.withdraw(
+        update_id, member.name
+    )  # of another device: as for an id that was never seen, nothing is said
     return JSONResponse({"update_id": update_id, "status": "accepted"})
+
+
+async def rotate(service: Service, request: Request) -> Response:
+    """The sender's new key takes its place; signed by the old one, and the new one has signed both."""
+    key, _, body = await verified(service, request, BODY_LIMIT_BYTES)
+    new, proof = _field(body, "key"), _field(body, "proof")
+    try:
+        verify(new, "rotate", {"old": key, "new": new}, proof, where="rotate")
+        service.members.rotate(key, new)
+    except TrustError as problem:
+        raise RefusedError(403, "bad_rotation", problem.what, problem.remedy) from None
+    return JSONResponse({"device": new})
+
+
+async def members(service: Service, request: Request) -> Response:
+    member, _ = await signed(service, request, BODY_LIMIT_BYTES, ("school", "district", "auditor"))
+    return JSONResponse({"members": service.members.every(member.school if member.role == "school" else None)})
+
+
+async def consent(service: Service, request: Request) -> Response:
+    """A school's own word; what it withdraws is refused from its next update on."""
+    member, body = await signed(service, request, BODY_LIMIT_BYTES, ("school", "district"))
+    school, given_by, action = (_field(body, name) for name in ("school", "by", "action"))
+    if member.role == "school" and school != member.school:
+        raise RefusedError(403, "not_allowed", "a school speaks for itself only")
+    if not school or len(school) > 200 or len(given_by) > 200 or action not in ("give", "withdraw"):
+        raise RefusedError(422, "malformed", "needs school, by (200 characters each), and action give or withdraw")
+    act = service.members.consent if action == "give" else service.members.withdraw_consent
+    act(school, given_by)
+    return JSONResponse({"school": school, "consented": service.members.consented(school)})
+
+
+async def revoke(service: Service, request: Request) -> Response:
+    member, body = await signed(service, request, BODY_LIMIT_BYTES, ("school", "district"))
+    found = service.members.find(key := _field(body, "device"))
+    if found is None or (member.role == "school" and (found.school, found.role) != (member.school, "device")):
+        raise RefusedError(404, "unknown_device", "no such device is enrolled here for you to revoke")
+    service.members.revoke(key, member.device)
+    return JSONResponse({"device": key})
+
+
+async def audited(service: Service, request: Request) -> Response:
+    """The audit log, a thousand entries at a time; `digest` chains them (`audit`)."""
+    await signed(service, request, BODY_LIMIT_BYTES, ("district", "auditor"))
+    found = audit.records(service.rounds.log.database, int(request.path_params["after"]) % (1 << 62), AUDIT_AT_ONCE)
+    return JSONResponse({"records": [msgspec.to_builtins(entry) for entry in found]})
 
 
 async def metrics(service: Service, request: Request) -> Response:
@@ -190,6 +283,11 @@ ROUTES: tuple[tuple[str, str, Handler], ...] = (
     ("GET", "/versions/latest", latest),
     ("GET", "/versions/{number:int}", version),
     ("POST", "/unlearn", unlearn),
+    ("POST", "/rotate", rotate),
+    ("GET", "/members", members),
+    ("POST", "/consent", consent),
+    ("POST", "/revoke", revoke),
+    ("GET", "/audit/{after:int}", audited),
     ("GET", "/metrics", metrics),
     ("GET", "/openapi.json", openapi),
 )
@@ -219,9 +317,11 @@ def endpoint(service: Service, handler: Handler) -> Callable[[Request], Awaitabl
             service.refused[said.code] = service.refused.get(said.code, 0) + 1
             body: dict[str, Any] = {"code": said.code, "message": said.message, "remedy": said.remedy}
             response = JSONResponse(body, status_code=said.status)
+            if said.wait_s:
+                response.headers["retry-after"] = str(ceil(said.wait_s))
         except ClientDisconnect:
             response = Response(status_code=400)
-        response.headers[http.NONCE_HEADER] = service.nonces.new()
+        response.headers[http.NONCE_HEADER] = service.nonces.new(getattr(request.state, "device", ""))
         response.headers["cache-control"] = "no-store"
         return response
 

@@ -9,13 +9,13 @@ from pathlib import Path
 import click
 import msgspec
 
-from homeroom.contract.canonical import decode
 from homeroom.contract.codecs import Codec
-from homeroom.contract.signing import Certificate, Role, certify, fingerprint, new_key, public_hex, read_key, write_key
+from homeroom.contract.signing import Role, certify, fingerprint, new_key, public_hex, read_key, write_key
 from homeroom.contract.update import RoundConfiguration
 from homeroom.durable import write_durable
 from homeroom.errors import InputError, StoreError
-from homeroom_aggregator import cli_operations
+from homeroom_aggregator import cli_members, cli_operations
+from homeroom_aggregator.cli_members import read_certificate
 
 FILE = click.Path(dir_okay=False, path_type=Path)
 FOLDER = click.Path(file_okay=False, path_type=Path)
@@ -113,7 +113,7 @@ def serve(
             institution=institution,
             root_key=read_key(root_key) if root_key else None,
             key=read_key(key) if key else None,
-            certificate=_certificate(certificate) if certificate else None,
+            certificate=read_certificate(certificate) if certificate else None,
             configuration=RoundConfiguration(
                 bundle_id="0" * 64,
                 buffer_size=buffer_size,
@@ -127,30 +127,6 @@ def serve(
     click.echo(f"{facts.institution}: root {facts.root}")
     click.echo(f"listening on http://{host}:{listening.getsockname()[1]}")
     serve.serve(folder, listening, os.environ.get(TOKEN), retain)
-
-
-@click.command()
-@click.argument("folder", type=FOLDER)
-@click.option("--count", type=click.IntRange(1, 10_000), default=1, show_default=True)
-@click.option("--address", default="http://127.0.0.1:8340", show_default=True, help="As devices reach it.")
-@click.option("--out", type=FOLDER, default=Path(), help="Folder for the files.")
-def invite(folder: Path, count: int, address: str, out: Path) -> None:
-    """Write invitations for the aggregator in FOLDER; each enrols one device, once.
-
-    Example: homeroom invite district/ --count 5 --address https://homeroom.district.example
-    """
-    from homeroom_aggregator import place
-
-    try:
-        made = place.invite(folder, address, count)
-    except msgspec.ValidationError:
-        raise InputError("is not an address", where=address, remedy="https://name or http://name:port") from None
-    for number, invitation in enumerate(made, 1):
-        path = out / (f"invitation-{number}.json" if count > 1 else "invitation.json")
-        if path.exists():
-            raise InputError("is there already", where=str(path), remedy="move it away, or choose another --out")
-        write_durable(path, msgspec.json.format(msgspec.json.encode(invitation), indent=1))
-        click.echo(str(path))
 
 
 @click.command()
@@ -232,12 +208,4 @@ def _new(path: Path) -> None:
         raise InputError(f"cannot be written: {problem.strerror}", where=str(path)) from None
 
 
-def _certificate(path: Path) -> Certificate:
-    try:
-        data = path.read_bytes()
-    except OSError as problem:
-        raise InputError(f"cannot be read: {problem.strerror}", where=str(path)) from None
-    return decode(data, Certificate, limit_bytes=1 << 16, where=str(path), error=InputError)
-
-
-commands: list[click.Command] = [trust, serve, invite, rebuild, simulate, *cli_operations.commands]
+commands: list[click.Command] = [trust, serve, rebuild, simulate, *cli_members.commands, *cli_operations.commands]

@@ -190,23 +190,6 @@ class Log:
                 chosen = f"SELECT {column} FROM {table} WHERE {column} < ? ORDER BY {column} LIMIT ?"
                 self.database.write(f"DELETE FROM {table} WHERE {column} IN ({chosen})", (bound, most))
 
-    # Devices
-
-    def device(self, key: str) -> bool:
-        """Whether a device is enrolled and not revoked."""
-        return self.database.one("SELECT 1 FROM devices WHERE device = ? AND NOT revoked", (key,)) is not None
-
-    def holder(self, code: str) -> str | None:
-        """The device that used an invitation's code, or None."""
-        found = self.database.one("SELECT device FROM devices WHERE code = ?", (code,))
-        return found[0] if found else None
-
-    def enrol(self, key: str, code: str) -> None:
-        self.database.write("INSERT INTO devices (device, code) VALUES (?, ?)", (key, code))
-
-    def devices(self) -> int:
-        return int(self.database.one("SELECT count(*) FROM devices WHERE NOT revoked")[0])
-
     # Facts
 
     def fact(self, name: str) -> bytes | None:

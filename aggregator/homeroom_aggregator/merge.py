@@ -38,9 +38,12 @@ class SegmentSums:
         self.weights: dict[str, int] = {}
         self.devices: dict[str, set[str]] = {}
 
-    def add(self, update: Update, staleness: int, configuration: RoundConfiguration) -> Undo:
-        """Add every segment of an update that `read_update` has accepted; return what takes it out again."""
-        device, segments = update.header.device, update.header.segments
+    def add(self, update: Update, staleness: int, configuration: RoundConfiguration, member: str = "") -> Undo:
+        """Add every segment of an update that `read_update` has accepted; return what takes it out again.
+
+        member: whom it counts for, where that is not the key that signed it.
+        """
+        device, segments = member or update.header.device, update.header.segments
         units = {
             name: weight(entry.examples, staleness, configuration)
             for name, entry in zip(update.values, segments, strict=True)

@@ -50,6 +50,7 @@ def document() -> dict[str, Any]:
             made["requestBody"] = {"required": True, "content": {kind: {"schema": body}}}
         return made
 
+    anything = {"type": "object"}
     octets = "application/octet-stream"
     certificate = {"$ref": "#/components/schemas/Certificate"}
     configuration = {"$ref": "#/components/schemas/RoundConfiguration"}
@@ -79,7 +80,13 @@ def document() -> dict[str, Any]:
             "/v1/round": {
                 "get": operation(
                     "What is asked for, signed for the purpose `round`",
-                    _object(configuration=configuration, certificate=certificate, signature=text),
+                    _object(
+                        configuration=configuration,
+                        certificate=certificate,
+                        signature=text,
+                        time=text,
+                        time_signature=text,
+                    ),
                 )
             },
             "/v1/updates": {"post": operation("Send an update (docs/update.md)", status, body=binary)},
@@ -91,6 +98,36 @@ def document() -> dict[str, Any]:
                 "post": operation(
                     "Leave an update out from the next version on", status, body=_object(update_id=hexadecimal)
                 )
+            },
+            "/v1/rotate": {
+                "post": operation(
+                    "A new key takes the sender's place; `proof` is its signature over both for the purpose `rotate`",
+                    _object(device=text),
+                    body=_object(key=text, proof=text),
+                )
+            },
+            "/v1/members": {
+                "get": operation("Who is enrolled; for district, auditor, and a school about itself", anything)
+            },
+            "/v1/consent": {
+                "post": operation(
+                    "A school gives its consent or withdraws it; for school and district",
+                    _object(school=text, consented={"type": "boolean"}),
+                    body=_object(school=text, by=text, action={"enum": ["give", "withdraw"]}),
+                )
+            },
+            "/v1/revoke": {
+                "post": operation(
+                    "A key opens nothing any more; for district, and a school's own devices",
+                    _object(device=text),
+                    body=_object(device=text),
+                )
+            },
+            "/v1/audit/{after}": {
+                "get": {
+                    **operation("The audit log after an entry; for district and auditor", anything),
+                    "parameters": [{**number, "name": "after"}],
+                }
             },
             "/v1/metrics": {
                 "get": operation("For Prometheus; the operator only", text, signed=False, media="text/plain")

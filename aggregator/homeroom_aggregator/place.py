@@ -9,7 +9,9 @@ log.db             everything that happened (see `log`)
 
 from __future__ import annotations
 
+import contextlib
 import secrets
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import msgspec
@@ -30,10 +32,13 @@ from homeroom.contract.signing import (
     write_key,
 )
 from homeroom.contract.update import RoundConfiguration
-from homeroom.durable import write_durable
+from homeroom.durable import replace_durable, write_durable
 from homeroom.errors import InputError, StoreError, TrustError
-from homeroom_aggregator.access import new_code
+from homeroom_aggregator import audit
+from homeroom_aggregator.access import new_code, spent
 from homeroom_aggregator.app import Service
+from homeroom_aggregator.log import Log
+from homeroom_aggregator.members import Invited, Members, Role
 from homeroom_aggregator.rounds import Rounds
 
 FACTS, KEY, SECRET, LOG, BUNDLES = "aggregator.json", "key.pem", "secret", "log.db", "bundles"
@@ -116,8 +121,10 @@ def open_bundle_of(folder: Path, facts: Facts) -> Bundle:
 def open_rounds(folder: Path, retain: int = 0) -> Rounds:
     """The rounds of a folder, computed from the last checkpoint of their log; one process at a time."""
     facts = read(folder)
-    bundle = open_bundle_of(folder, facts)
-    return Rounds(folder / LOG, bundle, facts.configuration, read_key(folder / KEY), facts.certificate, retain=retain)
+    bundle, key = open_bundle_of(folder, facts), read_key(folder / KEY)
+    if public_hex(key) != facts.certificate.key:
+        raise TrustError("key and certificate do not belong together", where=str(folder), remedy="`homeroom recover`")
+    return Rounds(folder / LOG, bundle, facts.configuration, key, facts.certificate, retain=retain)
 
 
 def open_service(folder: Path, token: str | None = None, retain: int = 0) -> Service:
@@ -125,23 +132,55 @@ def open_service(folder: Path, token: str | None = None, retain: int = 0) -> Ser
     return Service(open_rounds(folder, retain), facts.institution, _secret(folder), token)
 
 
+def open_log(folder: Path) -> Log:
+    """The log, to read and to write what `members` and `audit` do; works while the aggregator runs."""
+    read(folder)
+    return Log(folder / LOG, alone=False)
+
+
 def invite(folder: Path, address: str, count: int) -> list[Invitation]:
-    """Invitations for so many devices; each code enrols one. Works while the aggregator runs."""
+    """Invitations for so many devices of no named school; each code enrols one."""
+    return invite_for(folder, address, [("", "device")] * count)
+
+
+def invite_for(
+    folder: Path,
+    address: str,
+    rows: Sequence[tuple[str, Role]],
+    expires: str | None = None,
+    consents: Mapping[str, str] | None = None,
+) -> list[Invitation]:
+    """An invitation for each (school, role), noted in the log; works while the aggregator runs.
+
+    expires: ISO 8601, by the server's clock. consents: by school, who gave its consent.
+    """
     facts, secret = read(folder), _secret(folder)
-    return [
-        msgspec.convert(
-            {
-                "format": 1,
-                "address": address.rstrip("/"),
-                "root": facts.root,
-                "code": new_code(secret),
-                "institution": facts.institution,
-                "bundle_id": facts.bundle_id,
-            },
-            Invitation,
+    common = {"address": address.rstrip("/"), "root": facts.root, "institution": facts.institution}
+    common |= {"bundle_id": facts.bundle_id, "expires": expires or ""}
+    made = [msgspec.convert({**common, "code": new_code(secret), "school": school}, Invitation) for school, _ in rows]
+    with contextlib.closing(open_log(folder)) as log, log.step():
+        members = Members(log.database)
+        for school, given_by in (consents or {}).items():
+            members.consent(school, given_by)
+        members.invite(
+            Invited(spent(one.code), role, school, expires) for one, (school, role) in zip(made, rows, strict=True)
         )
-        for _ in range(count)
-    ]
+    return made
+
+
+def recover(folder: Path, key: Ed25519PrivateKey, certificate: Certificate) -> Facts:
+    """Put a newly certified key in place of a lost one, by the word of the same root; the server must be stopped."""
+    facts = read(folder)
+    if certificate.key != public_hex(key):
+        raise TrustError("the certificate is for another key", where=str(folder))
+    check_certificate(certificate, role="aggregator", root_fingerprint=facts.root, where=str(folder))
+    with contextlib.closing(Log(folder / LOG)) as log, log.step():
+        audit.record(log.database, "recovered", key=certificate.key, before=facts.certificate.key)
+        replaced = msgspec.structs.replace(facts, certificate=certificate)
+        write_key(folder / f"{KEY}.new", key)
+        replace_durable(folder / f"{KEY}.new", folder / KEY)
+        write_durable(folder / FACTS, msgspec.json.format(msgspec.json.encode(replaced), indent=1))
+    return replaced
 
 
 def _secret(folder: Path) -> bytes:

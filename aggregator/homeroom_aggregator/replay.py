@@ -44,9 +44,9 @@ class State:
         return State(self.theta.copy(), self.version, self.pending, self.sums.copy())
 
 
-def admit(state: State, update: Update, version: int, rules: Rules) -> Undo:
-    """Take an update in that arrived when `version` was the newest; return what takes it out again."""
-    undo_sums = state.sums.add(update, version - update.header.base_version, rules.configuration)
+def admit(state: State, update: Update, version: int, rules: Rules, member: str) -> Undo:
+    """Take a member's update in that arrived when `version` was the newest; return what takes it out again."""
+    undo_sums = state.sums.add(update, version - update.header.base_version, rules.configuration, member)
     state.pending += 1
 
     def undo() -> None:
@@ -110,7 +110,8 @@ def replay(
                 released(state.version, state.theta, devices)
         elif entry.kind == "update":
             if entry.update_id not in gone:
-                admit(state, read_update(entry.body, rules.configuration, rules.layout), entry.version, rules)
+                update = read_update(entry.body, rules.configuration, rules.layout)
+                admit(state, update, entry.version, rules, entry.device)
                 merged.add(entry.update_id)
         else:
             raise StoreError(f"holds an entry {entry.kind!r}", where="log.db", remedy="update homeroom")

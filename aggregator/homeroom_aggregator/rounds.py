@@ -15,12 +15,14 @@ import numpy as np
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from homeroom.bundle import Bundle
+from homeroom.contract.canonical import digest
 from homeroom.contract.signing import Certificate, fingerprint
 from homeroom.contract.update import RoundConfiguration, Update, read_update
 from homeroom.contract.version import make_version, read_version
-from homeroom.errors import StoreError, TrustError, UpdateError
-from homeroom_aggregator import checkpoint
+from homeroom.errors import StoreError, UpdateError
+from homeroom_aggregator import audit, checkpoint
 from homeroom_aggregator.log import Log
+from homeroom_aggregator.members import Members
 from homeroom_aggregator.merge import Undo
 from homeroom_aggregator.replay import Rules, State, admit, due, release, replay
 
@@ -46,6 +48,7 @@ class Rounds:
         self.bundle, self.configuration, self.key, self.certificate = bundle, configuration, key, word
         self.rules = Rules(bundle.manifest.layout, configuration, bundle.theta())
         self.log = Log(path)
+        self.members = Members(self.log.database)
         try:
             self._check_identity(path)
             self.state = self._resumed()
@@ -71,31 +74,22 @@ class Rounds:
                 remedy="serve it from a new folder",
             )
 
-    def join(self, device: str, code: str) -> None:
-        """Enrol a device for a code that is known to be genuine; asked again by the same device, nothing happens."""
-        holder = self.log.holder(code)
-        if holder not in (None, device):
-            raise TrustError(
-                "this invitation was used by another device", where="invitation", remedy="ask for a new one"
-            )
-        if holder is None:
-            if self.log.device(device):
-                return
-            self.log.enrol(device, code)
+    def update(self, data: bytes, sender: str, member: str = "") -> tuple[str, Literal["accepted", "already"]]:
+        """Let an update in and release a version if one is due; UpdateError with the reason's code otherwise.
 
-    def update(self, data: bytes, sender: str) -> tuple[str, Literal["accepted", "already"]]:
-        """Let an update in and release a version if one is due; UpdateError with the reason's code otherwise."""
-        update = read_update(data, self.configuration, self.rules.layout)
+        sender: the key that the request is signed with. member: whose that is, where it is not the member's first key.
+        """
+        update, member = read_update(data, self.configuration, self.rules.layout), member or sender
         header = update.header
-        if header.device != sender:
+        if header.device != sender and header.device not in self.members.names(sender):
             raise UpdateError("it is signed by another device than the one that sends it", code="bad_signature")
         holder = self.log.sender(header.update_id)
-        if holder not in (None, sender):
+        if holder not in (None, member):
             raise UpdateError("its id was used by another device", code="malformed", remedy="train again")
         if holder or self.log.withdrawn(header.update_id):
             return header.update_id, "already"
         self._check_base(header.base_version)
-        self._take_in(update, data)
+        self._take_in(update, data, member)
         return header.update_id, "accepted"
 
     def _check_base(self, base: int) -> None:
@@ -110,13 +104,12 @@ class Rounds:
                 remedy="sync, then train again",
             )
 
-    def _take_in(self, update: Update, data: bytes) -> None:
+    def _take_in(self, update: Update, data: bytes, member: str) -> None:
         """The update and the release that it brings are one durable step."""
         with self.change():
-            number = self.log.append(
-                "update", self.state.version, update_id=update.header.update_id, device=update.header.device, body=data
-            )
-            self._done.append(admit(self.state, update, self.state.version, self.rules))
+            version = self.state.version
+            number = self.log.append("update", version, update_id=update.header.update_id, device=member, body=data)
+            self._done.append(admit(self.state, update, version, self.rules, member))
             if due(self.state, self.rules):
                 number = self._release()
             self._since_bytes += len(data)
@@ -160,23 +153,25 @@ class Rounds:
         number = self.log.append("release", state.version)
         body = make_version(self.key, self.certificate, self.bundle.bundle_id, state.version, state.theta, devices)
         self.log.put_version(state.version, number, body)
+        audit.record(self.log.database, "released", version=state.version, sha256=digest(body), devices=devices)
         if self.retain:
             left = self.log.checkpoint_before(version=state.version - self.retain)
             if left is not None and left > self.log.base:
                 self.log.move_base(left)
         return number
 
-    def withdraw(self, update_id: str, sender: str) -> bool:
-        """Unlearn an update of this sender; False where it is another's, or so old that its bytes are gone.
+    def withdraw(self, update_id: str, member: str) -> bool:
+        """Unlearn an update of this member; False where it is another's, or so old that its bytes are gone.
 
         An id never seen stays out should it come.
         """
         holder, number = self.log.sender(update_id), self.log.number(update_id)
-        if holder not in (None, sender):
+        if holder not in (None, member):
             return False
         if not self.log.withdrawn(update_id):
             with self.change():
-                entry = self.log.append("withdraw", self.state.version, update_id=update_id, device=sender)
+                entry = self.log.append("withdraw", self.state.version, update_id=update_id, device=member)
+                audit.record(self.log.database, "withdrawn", device=member)
                 if number is not None and number > self.log.base:
                     self.log.drop_checkpoints(number, entry)  # they hold it
                     before = self.state
@@ -243,7 +238,7 @@ class Rounds:
         return {
             "version": self.state.version,
             "pending": self.state.pending,
-            "devices": self.log.devices(),
+            "devices": self.members.count(),
             "updates": self.log.count("update"),
             "withdrawn": self.log.count("withdraw"),
         }

@@ -13,11 +13,15 @@ from homeroom.errors import StoreError
 from homeroom.store.backup import copy_whole
 from homeroom.store.database import DamagedError, Database
 
-VERSION = 2
+VERSION = 3
 
 TABLES = """
 CREATE TABLE facts (name TEXT PRIMARY KEY, value BLOB NOT NULL);
-CREATE TABLE devices (device TEXT PRIMARY KEY, code TEXT NOT NULL UNIQUE, revoked INTEGER NOT NULL DEFAULT 0);
+CREATE TABLE devices (
+    device TEXT PRIMARY KEY, code TEXT NOT NULL UNIQUE, revoked INTEGER NOT NULL DEFAULT 0,
+    role TEXT NOT NULL DEFAULT 'device', school TEXT NOT NULL DEFAULT '', member TEXT, replaced_by TEXT,
+    instance TEXT NOT NULL DEFAULT '', twin INTEGER NOT NULL DEFAULT 0, joined TEXT NOT NULL DEFAULT ''
+);
 CREATE TABLE log (
     number INTEGER PRIMARY KEY AUTOINCREMENT, kind TEXT NOT NULL, update_id TEXT, device TEXT, version INTEGER NOT NULL
 );
@@ -26,7 +30,27 @@ CREATE TABLE bodies (number INTEGER PRIMARY KEY, body BLOB NOT NULL);
 CREATE TABLE versions (version INTEGER PRIMARY KEY, number INTEGER NOT NULL, body BLOB NOT NULL);
 CREATE TABLE checkpoints (number INTEGER PRIMARY KEY, body BLOB NOT NULL);
 """
-SMALL = ("facts", "devices", "log")  # checked at each start; bodies are checked by their own hashes when they are read
+PEOPLE = """
+CREATE TABLE invitations (
+    code TEXT PRIMARY KEY, role TEXT NOT NULL, school TEXT NOT NULL, expires TEXT, revoked INTEGER NOT NULL DEFAULT 0
+);
+CREATE TABLE consents (school TEXT PRIMARY KEY, given_by TEXT NOT NULL, at TEXT NOT NULL, withdrawn TEXT);
+CREATE TABLE instances (device TEXT NOT NULL, instance TEXT NOT NULL, PRIMARY KEY (device, instance)) WITHOUT ROWID;
+CREATE TABLE audit (
+    number INTEGER PRIMARY KEY AUTOINCREMENT, at TEXT NOT NULL, event TEXT NOT NULL, about TEXT NOT NULL,
+    digest TEXT NOT NULL
+);
+CREATE TRIGGER audit_is_never_changed BEFORE UPDATE ON audit BEGIN SELECT RAISE(ABORT, 'append only'); END;
+CREATE TRIGGER audit_is_never_cut BEFORE DELETE ON audit BEGIN SELECT RAISE(ABORT, 'append only'); END
+"""
+SMALL = (
+    "facts",
+    "devices",
+    "log",
+    "invitations",
+    "consents",
+    "audit",
+)  # checked at each start; bodies are checked by their own hashes when they are read
 
 
 def _to_2(database: Database) -> None:
@@ -50,7 +74,18 @@ def _to_2(database: Database) -> None:
     )
 
 
-MIGRATIONS: dict[int, Callable[[Database], None]] = {1: _to_2}  # from each version to the next
+def _to_3(database: Database) -> None:
+    """Roles, schools with their consents, key rotation, the audit log. `member` is the first key of a device."""
+    for column in (
+        *("role TEXT NOT NULL DEFAULT 'device'", "school TEXT NOT NULL DEFAULT ''", "member TEXT", "replaced_by TEXT"),
+        *("instance TEXT NOT NULL DEFAULT ''", "twin INTEGER NOT NULL DEFAULT 0", "joined TEXT NOT NULL DEFAULT ''"),
+    ):
+        database.write(f"ALTER TABLE devices ADD COLUMN {column}")
+    database.write("UPDATE devices SET member = device")
+    _make_people(database)
+
+
+MIGRATIONS: dict[int, Callable[[Database], None]] = {1: _to_2, 2: _to_3}  # from each version to the next
 
 
 def version(database: Database) -> int:
@@ -74,6 +109,7 @@ def prepare(database: Database, path: Path) -> None:
     with database.step():
         if not found:
             _run(database, TABLES)
+            _make_people(database)
         else:
             for step in range(found, VERSION):
                 MIGRATIONS[step](database)
@@ -90,4 +126,9 @@ def check(database: Database) -> None:
 
 def _run(database: Database, script: str) -> None:
     for statement in filter(str.strip, script.split(";")):
+        database.write(statement)
+
+
+def _make_people(database: Database) -> None:
+    for statement in PEOPLE.strip().split(";\n"):
         database.write(statement)

@@ -164,6 +164,22 @@ def sync(directory: Path, machine: bool) -> None:
     if report.unlearned:
         click.echo(f"asked to unlearn {len(report.unlearned)} updates")
     click.echo(f"global version {report.version or 0}; in use: {report.in_use}")
+    if report.clock_off_s is not None and abs(report.clock_off_s) > 86_400:
+        click.echo(
+            f"this machine's clock is {abs(report.clock_off_s) / 86_400:.0f} days off: retention dates depend on it"
+        )
+
+
+@device.command("rotate-key")
+@click.argument("directory", type=DIRECTORY)
+def rotate_key(directory: Path) -> None:
+    """Give this device a new key with its aggregator; the old one then opens nothing.
+
+    Example: homeroom device rotate-key classroom/
+    """
+    with opened(directory) as found:
+        found.rotate_key()
+    click.echo("a new key is in use")
 
 
 @device.command()

@@ -178,6 +178,7 @@ class Device:
             unlearned = exchange.ask_unlearning(self.store, client)
             sent, refused, sent_bytes = exchange.send_updates(self.store, client)
             taken = exchange.take_global(self.store, self.bundle, client, self._root(), self._validation_scores)
+            clock_off_s = exchange.clock_off_s(client)
         self.store.back_up()
         newest = lineage.newest_global(self.store, self.bundle)
         return SyncReport(
@@ -190,7 +191,13 @@ class Device:
             received_bytes=taken.received_bytes,
             global_scores=taken.theirs,
             local_scores=taken.ours,
+            clock_off_s=clock_off_s,
         )
+
+    def rotate_key(self) -> None:
+        """Let a new key speak for this device with its aggregator; the old one opens nothing any more."""
+        exchange.rotate(self.store)
+        self.store.back_up()
 
     def forget(self, subject: str) -> ForgetReport:
         """Destroy a subject's key and everything under it; ask the aggregator to unlearn what was sent."""

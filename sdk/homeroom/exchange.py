@@ -12,18 +12,22 @@ import numpy as np
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from homeroom.bundle import Bundle
+from homeroom.contract.canonical import digest
 from homeroom.contract.invitation import Invitation
-from homeroom.contract.signing import new_key
+from homeroom.contract.signing import new_key, public_hex
 from homeroom.contract.update import RoundConfiguration
 from homeroom.contract.version import read_version
 from homeroom.errors import BundleError, InputError, TrustError, UpdateError
 from homeroom.lineage import facts, newest_global, theta_of
+from homeroom.machine import machine_identity
 from homeroom.store import Store
+from homeroom.store.clock import now
 
 if TYPE_CHECKING:
     from homeroom.network import Network
     from homeroom.sync import Client
 
+NEXT_KEY = "identity.next"
 CLEARLY = 2.0  # standard errors by which a global theta must be worse here before the local one stays in use
 
 Scores = Mapping[str, Any]
@@ -65,7 +69,11 @@ def connected(store: Store) -> Iterator[Client]:
         raise InputError(why, where=str(store.directory), remedy="join with a new invitation")
     network = network_of(store)
     check_metered(network)
-    with contextlib.closing(Client(msgspec.json.decode(enrolment, type=Enrolment), key, network)) as client:
+    with contextlib.closing(
+        Client(msgspec.json.decode(enrolment, type=Enrolment), key, network, instance=_instance(key))
+    ) as client:
+        if store.get_secret(NEXT_KEY) is not None:
+            _take_next_key(store, client)
         yield client
 
 
@@ -94,6 +102,34 @@ def set_network(store: Store, **changes: str) -> Network:
     return found
 
 
+def rotate(store: Store) -> None:
+    """Let a new key speak for this device from now on; what was cut short is finished when it next connects."""
+    if store.get_secret(NEXT_KEY) is None:
+        store.put_secret(NEXT_KEY, new_key().private_bytes_raw())
+    with connected(store):
+        pass
+
+
+def _take_next_key(store: Store, client: Client) -> None:
+    raw = store.get_secret(NEXT_KEY)
+    assert raw is not None
+    client.rotate(Ed25519PrivateKey.from_private_bytes(raw))
+    with store.step("key rotated"):
+        store.put_secret("identity.key", raw)
+        store.put_secret(NEXT_KEY, None)
+
+
+def _instance(key: Ed25519PrivateKey) -> str:
+    """A name of this machine that tells the aggregator nothing else: a digest with the device's own key."""
+    return digest(public_hex(key).encode() + machine_identity().encode())[:32]
+
+
+def clock_off_s(client: Client) -> float | None:
+    """By how many seconds this machine's clock is ahead of the aggregator's; None where that is not known."""
+    told = client.server_time
+    return None if told is None else (now() - told).total_seconds()
+
+
 def device_key(store: Store) -> Ed25519PrivateKey | None:
     secret = store.get_secret("identity.key")
     return None if secret is None else Ed25519PrivateKey.from_private_bytes(secret)
@@ -110,7 +146,7 @@ def send_updates(store: Store, client: Client) -> tuple[list[str], dict[str, str
         try:
             client.update(update.data)
         except UpdateError as problem:
-            if problem.code == "unknown_device":
+            if problem.code in ("unknown_device", "no_consent"):  # it waits until that is mended
                 raise
             store.mark_refused(update.update_id)
             refused[update.update_id] = str(problem)

@@ -21,6 +21,7 @@ from homeroom.errors import TrustError
 
 NONCE_HEADER = "homeroom-nonce"
 TAG = "homeroom"
+INSTANCE_HEADER = "homeroom-instance"
 COVERED = ("@method", "@authority", "@path", "content-digest")
 NO_CLOCK = datetime.datetime.fromtimestamp(0, tz=datetime.UTC)
 
@@ -42,6 +43,15 @@ class Request:
     headers: MutableMapping[str, str]
 
 
+@dataclass(frozen=True)
+class Signer:
+    """Who signed a request: the public key, hexadecimal; the server's nonce; the machine it says it runs on, or ""."""
+
+    key: str
+    nonce: str
+    instance: str = ""
+
+
 class _Key(HTTPSignatureKeyResolver):  # type: ignore[misc]
     """Takes the key's identity to be the public key itself, 64 hexadecimal digits."""
 
@@ -55,8 +65,10 @@ class _Key(HTTPSignatureKeyResolver):  # type: ignore[misc]
         return Ed25519PublicKey.from_public_bytes(bytes.fromhex(key_id))
 
 
-def sign_request(message: Message, body: bytes, key: Ed25519PrivateKey, nonce: str) -> None:
-    """Add Content-Digest, Signature-Input and Signature to the headers."""
+def sign_request(message: Message, body: bytes, key: Ed25519PrivateKey, nonce: str, instance: str = "") -> None:
+    """Add Content-Digest, Signature-Input and Signature to the headers; the machine's name too, where there is one."""
+    if instance:
+        message.headers[INSTANCE_HEADER] = instance
     signer = HTTPMessageSigner(signature_algorithm=ED25519, key_resolver=_Key(key))
     signer.sign(
         message,
@@ -64,13 +76,13 @@ def sign_request(message: Message, body: bytes, key: Ed25519PrivateKey, nonce: s
         created=NO_CLOCK,
         nonce=nonce,
         tag=TAG,
-        covered_component_ids=COVERED,
+        covered_component_ids=(*COVERED, INSTANCE_HEADER) if instance else COVERED,
         body=body,
     )
 
 
-def verify_request(message: Request, body: bytes) -> tuple[str, str]:
-    """Who signed (public key, hexadecimal) and the nonce; TrustError unless all of COVERED and the body are covered.
+def verify_request(message: Request, body: bytes) -> Signer:
+    """Who signed; TrustError unless all of COVERED and the body are covered.
 
     Whether that key is enrolled and the nonce fresh is the caller's to say.
     """
@@ -82,4 +94,5 @@ def verify_request(message: Request, body: bytes) -> tuple[str, str]:
         raise TrustError("the request's signature does not hold", where="request") from None
     if not isinstance(key, str) or not isinstance(nonce, str) or key != key.lower():
         raise TrustError("the request's signature names no key or nonce", where="request")
-    return key, nonce
+    named = f'"{INSTANCE_HEADER}"' in result.covered_components
+    return Signer(key, nonce, message.headers.get(INSTANCE_HEADER, "")[:64] if named else "")

@@ -29,7 +29,10 @@ class TrainReport:
 
 @dataclass(frozen=True)
 class SyncReport:
-    """One call of `sync`. `refused` gives the aggregator's reason by update id; `version` is the newest global one."""
+    """One call of `sync`. `refused` gives the aggregator's reason by update id; `version` is the newest global one.
+
+    clock_off_s: by how much this machine's clock is ahead of the aggregator's signed time.
+    """
 
     sent: tuple[str, ...] = ()
     refused: Mapping[str, str] = field(default_factory=dict)
@@ -40,3 +43,4 @@ class SyncReport:
     received_bytes: int = 0
     global_scores: Mapping[str, Any] = field(default_factory=dict)
     local_scores: Mapping[str, Any] = field(default_factory=dict)
+    clock_off_s: float | None = None

@@ -5,6 +5,8 @@ Nothing an answer says is believed before its signature leads to the institution
 
 from __future__ import annotations
 
+import contextlib
+import datetime
 from collections.abc import Mapping
 from typing import Any
 
@@ -15,7 +17,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from homeroom import http
 from homeroom.contract.invitation import Invitation
 from homeroom.contract.manifest import Hash
-from homeroom.contract.signing import Certificate, check_certificate, verify
+from homeroom.contract.signing import Certificate, check_certificate, public_hex, sign, verify
 from homeroom.contract.update import REFUSALS, RoundConfiguration
 from homeroom.contract.version import LIMIT_BYTES
 from homeroom.errors import NetworkError, TrustError, UpdateError
@@ -46,6 +48,8 @@ class _Round(msgspec.Struct, frozen=True):
     configuration: dict[str, Any]
     certificate: Certificate
     signature: str
+    time: str = ""
+    time_signature: str = ""
 
 
 def join(
@@ -81,9 +85,13 @@ class Client:
         network: Network | None = None,
         *,
         transport: httpx.BaseTransport | None = None,
+        instance: str = "",
     ) -> None:
-        self.enrolment, self.key = enrolment, key
+        """instance: names the machine, so that the aggregator notices a key that two of them use."""
+        self.enrolment, self.key, self.instance = enrolment, key, instance
+        self.server_time: datetime.datetime | None = None  # as the aggregator last signed it for this client
         self._nonce: str | None = None
+        self._sent_nonce = ""
         self._line = Connection(enrolment.address, network, transport=transport)
 
     def check_server(self) -> None:
@@ -115,7 +123,19 @@ class Client:
             ) from None
         if configuration.bundle_id != self.enrolment.bundle_id:
             raise TrustError("the round is for another bundle", where=where, remedy="install the institution's bundle")
+        if found.time:
+            stated = {"time": found.time, "nonce": self._sent_nonce}
+            verify(found.certificate.key, "time", stated, found.time_signature, where=where)
+            with contextlib.suppress(ValueError):
+                self.server_time = datetime.datetime.fromisoformat(found.time)
         return configuration
+
+    def rotate(self, new: Ed25519PrivateKey) -> None:
+        """Let a new key take this one's place; asking again is harmless. The caller has made it durable before."""
+        pair = {"old": public_hex(self.key), "new": public_hex(new)}
+        body = {"key": pair["new"], "proof": sign(new, "rotate", pair)}
+        self.send("POST", "/v1/rotate", msgspec.json.encode(body))
+        self.key, self._nonce = new, None
 
     def update(self, data: bytes) -> str:
         """Send an update; return "accepted", or "already" where it had arrived before. UpdateError says why not."""
@@ -173,7 +193,8 @@ class Client:
             request = self._line.request(method, path, body)
             request.headers.update(headers or {})
             if signed:
-                http.sign_request(request, body, self.key, self._nonce or "")
+                self._sent_nonce = self._nonce or ""
+                http.sign_request(request, body, self.key, self._sent_nonce, self.instance)
             return request
 
         def keep_nonce(response: httpx.Response) -> bytes:
@@ -200,7 +221,7 @@ class Client:
     def _error(self, path: str, answer: Answer, said: Said) -> Exception:
         where = f"{self._line.address}{path}"
         message, remedy = said.message[:300], said.remedy[:300]
-        if said.code == "bad_invitation":
+        if said.code in ("bad_invitation", "bad_rotation"):
             return TrustError(message, where=where, remedy=remedy)
         if said.code in REFUSALS:
             return UpdateError(message or REFUSALS[said.code], code=said.code, where=where, remedy=remedy)

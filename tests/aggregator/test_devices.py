@@ -92,3 +92,28 @@ def test_without_a_network_the_update_waits_and_is_sent_later(
         assert len(device.sync().sent) == 1
         assert device.status()["updates_waiting"] == 0
     assert service.rounds.state.pending == 1
+
+
+def test_a_change_of_key_that_was_cut_short_is_finished_at_the_next_sync(
+    district: tuple[Service, str], tiny_bundle: tiny.Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    service, address = district
+    with open_school(tiny_bundle, tmp_path / "s", monkeypatch, 0) as device:
+        enrol(device, service, address, tmp_path, "s")
+        device.train(minutes=1, epochs=1)
+        before = device.store.get_secret("identity.key")
+
+        def cut(*_: object) -> None:
+            raise KeyboardInterrupt
+
+        with monkeypatch.context() as patched:
+            patched.setattr(device.store, "step", cut)
+            with pytest.raises(KeyboardInterrupt):
+                device.rotate_key()
+        assert device.store.get_secret("identity.key") == before
+        report = device.sync()
+        assert len(report.sent) == 1, "the update that the old key signed"
+        assert report.clock_off_s is not None
+        assert abs(report.clock_off_s) < 60
+        assert device.store.get_secret("identity.key") != before
+        assert service.members.count() == 1

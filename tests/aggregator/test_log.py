@@ -52,6 +52,10 @@ CREATE TABLE log_old (
 INSERT INTO log_old SELECT number, kind, update_id, device, version, COALESCE(body, x'')
     FROM log LEFT JOIN bodies USING (number);
 DROP TABLE log; DROP TABLE bodies; DROP TABLE checkpoints;
+CREATE TABLE devices_old (device TEXT PRIMARY KEY, code TEXT NOT NULL UNIQUE, revoked INTEGER NOT NULL DEFAULT 0);
+INSERT INTO devices_old SELECT device, code, revoked FROM devices;
+DROP TABLE devices; ALTER TABLE devices_old RENAME TO devices;
+DROP TABLE invitations; DROP TABLE consents; DROP TABLE instances; DROP TABLE audit;
 ALTER TABLE log_old RENAME TO log;
 CREATE UNIQUE INDEX log_updates ON log (kind, update_id) WHERE kind != 'release';
 PRAGMA user_version = 0;

@@ -33,6 +33,7 @@ REFUSALS = {
     "too_long": "it has more bytes than the round allows",
     "old_format": "its format is no longer read",
     "unknown_device": "this device is not enrolled",
+    "no_consent": "this device's school has not consented yet",
     "bad_signature": "its signature does not hold",
     "other_bundle": "it was made with a bundle that this aggregator does not serve",
     "unknown_version": "its base version was never released here",
