@@ -22,6 +22,7 @@ from homeroom import http
 from homeroom.contract.signing import sign, verify
 from homeroom.errors import DiskFullError, HomeroomError, StoreError, TrustError, UpdateError
 from homeroom_aggregator import access, audit
+from homeroom_aggregator.downloads import Downloads, ranged
 from homeroom_aggregator.limits import Limits, Meter
 from homeroom_aggregator.members import ROLES, Invited, Member, Members, Role
 from homeroom_aggregator.openapi import document
@@ -29,7 +30,6 @@ from homeroom_aggregator.rounds import Rounds
 
 BODY_LIMIT_BYTES = 1 << 16  # of every request but an update
 AUDIT_AT_ONCE = 1000
-BINARY = "application/octet-stream"
 
 
 @dataclass
@@ -39,6 +39,7 @@ class Service:
     rounds: Rounds
     institution: str
     secret: bytes
+    downloads: Downloads
     token: str | None = None
     limits: Limits = field(default_factory=Limits)
     nonces: access.Nonces = field(default_factory=access.Nonces)
@@ -124,8 +125,15 @@ async def keys(service: Service, _: Request) -> Response:
             "institution": service.institution,
             "bundle_id": service.rounds.bundle.bundle_id,
             "certificate": msgspec.to_builtins(service.rounds.certificate),
+            "bundle": service.downloads.bundle,
         }
     )
+
+
+async def bundle(service: Service, request: Request) -> Response:
+    if request.path_params["bundle_id"] != service.rounds.bundle.bundle_id:
+        raise RefusedError(404, "unknown_bundle", "this bundle is not served here", "see /v1/keys for the one that is")
+    return service.downloads.bundle_file()
 
 
 async def join(service: Service, request: Request) -> Response:
@@ -178,17 +186,38 @@ async def latest(service: Service, request: Request) -> Response:
 
 async def version(service: Service, request: Request) -> Response:
     await signed(service, request, BODY_LIMIT_BYTES)
-    return _version(service, request, int(request.path_params["number"]))
+    return _version(service, request, _number(request, "number"))
 
 
 def _version(service: Service, request: Request, number: int) -> Response:
     tag = f'"{number}"'
     if request.headers.get("if-none-match") == tag:
         return Response(status_code=304, headers={"etag": tag})
-    body = service.rounds.version(number) if number < 1 << 62 else None
+    body = service.rounds.version(number)
     if body is None:
         raise RefusedError(404, "unknown_version", "there is no such version", "version 0 is the bundle's own theta")
-    return Response(body, media_type=BINARY, headers={"etag": tag})
+    return ranged(request, body, tag)
+
+
+async def after(service: Service, request: Request) -> Response:
+    await signed(service, request, BODY_LIMIT_BYTES)
+    offer = service.downloads.offer(_number(request, "number"))
+    if offer is None:
+        raise RefusedError(404, "unknown_version", "there is no newer version")
+    return JSONResponse(offer)
+
+
+async def delta(service: Service, request: Request) -> Response:
+    await signed(service, request, BODY_LIMIT_BYTES)
+    number, base = _number(request, "number"), _number(request, "base")
+    body = service.downloads.delta(number, base)
+    if body is None:
+        raise RefusedError(404, "unknown_version", "there is no such difference", "fetch the whole version")
+    return ranged(request, body, f'"{number}-{base}"')
+
+
+def _number(request: Request, name: str) -> int:
+    return min(int(request.path_params[name]), 1 << 62)  # what SQLite can hold
 
 
 async def unlearn(service: Service, request: Request) -> Response:
@@ -281,7 +310,10 @@ ROUTES: tuple[tuple[str, str, Handler], ...] = (
     ("GET", "/round", round_),
     ("POST", "/updates", updates),
     ("GET", "/versions/latest", latest),
+    ("GET", "/versions/after/{number:int}", after),
     ("GET", "/versions/{number:int}", version),
+    ("GET", "/versions/{number:int}/from/{base:int}", delta),
+    ("GET", "/bundles/{bundle_id}", bundle),
     ("POST", "/unlearn", unlearn),
     ("POST", "/rotate", rotate),
     ("GET", "/members", members),

@@ -14,7 +14,7 @@ from homeroom.contract.signing import Role, certify, fingerprint, new_key, publi
 from homeroom.contract.update import RoundConfiguration
 from homeroom.durable import write_durable
 from homeroom.errors import InputError, StoreError
-from homeroom_aggregator import cli_members, cli_operations
+from homeroom_aggregator import cli_handover, cli_members, cli_operations
 from homeroom_aggregator.cli_members import read_certificate
 
 FILE = click.Path(dir_okay=False, path_type=Path)
@@ -208,4 +208,5 @@ def _new(path: Path) -> None:
         raise InputError(f"cannot be written: {problem.strerror}", where=str(path)) from None
 
 
-commands: list[click.Command] = [trust, serve, rebuild, simulate, *cli_members.commands, *cli_operations.commands]
+commands: list[click.Command] = [trust, serve, rebuild, simulate]
+commands += [*cli_members.commands, *cli_operations.commands, *cli_handover.commands]

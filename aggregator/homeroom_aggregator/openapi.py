@@ -55,6 +55,7 @@ def document() -> dict[str, Any]:
     certificate = {"$ref": "#/components/schemas/Certificate"}
     configuration = {"$ref": "#/components/schemas/RoundConfiguration"}
     number = {"name": "number", "in": "path", "required": True, "schema": {"type": "integer", "minimum": 0}}
+    parcel = _object(path=text, size={"type": "integer"}, sha256=text)
     status = _object(update_id=hexadecimal, status={"enum": ["accepted", "already"]})
     return {
         "openapi": "3.1.0",
@@ -66,7 +67,7 @@ def document() -> dict[str, Any]:
             "/v1/keys": {
                 "get": operation(
                     "Whose key signs here",
-                    _object(institution=text, bundle_id=text, certificate=certificate),
+                    _object(institution=text, bundle_id=text, certificate=certificate, bundle=parcel),
                     signed=False,
                 )
             },
@@ -91,6 +92,27 @@ def document() -> dict[str, Any]:
             },
             "/v1/updates": {"post": operation("Send an update (docs/update.md)", status, body=binary)},
             "/v1/versions/latest": {"get": operation("The newest theta", binary, media=octets)},
+            "/v1/versions/after/{number}": {
+                "get": {
+                    **operation(
+                        "What a device that has this version may fetch (docs/network.md)",
+                        _object(version={"type": "integer"}, whole=parcel, delta={"anyOf": [parcel, {"type": "null"}]}),
+                    ),
+                    "parameters": [number],
+                }
+            },
+            "/v1/versions/{number}/from/{base}": {
+                "get": {
+                    **operation("A version as its difference from another; Range", binary, media=octets),
+                    "parameters": [number, {**number, "name": "base"}],
+                }
+            },
+            "/v1/bundles/{bundle_id}": {
+                "get": {
+                    **operation("The bundle as one file; Range", binary, signed=False, media=octets),
+                    "parameters": [{**number, "name": "bundle_id", "schema": text}],
+                }
+            },
             "/v1/versions/{number}": {
                 "get": {**operation("One version of theta", binary, media=octets), "parameters": [number]}
             },

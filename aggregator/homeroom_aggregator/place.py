@@ -37,6 +37,7 @@ from homeroom.errors import InputError, StoreError, TrustError
 from homeroom_aggregator import audit
 from homeroom_aggregator.access import new_code, spent
 from homeroom_aggregator.app import Service
+from homeroom_aggregator.downloads import Downloads
 from homeroom_aggregator.log import Log
 from homeroom_aggregator.members import Invited, Members, Role
 from homeroom_aggregator.rounds import Rounds
@@ -63,8 +64,9 @@ def make(
     key: Ed25519PrivateKey | None = None,
     certificate: Certificate | None = None,
     configuration: RoundConfiguration | None = None,
+    secret: bytes | None = None,
 ) -> Facts:
-    """Make an aggregator's folder for a bundle of the same root.
+    """Make an aggregator's folder for a bundle of the same root. `secret` proves invitations, by default a new one.
 
     Either `root_key` certifies a new key here and now, or `key` comes with a `certificate` that was made elsewhere.
     configuration: its bundle_id is replaced by the bundle's. Raises TrustError if the roots differ.
@@ -96,7 +98,7 @@ def make(
     elif public_hex(read_key(folder / KEY)) != public_hex(key):
         (folder / KEY).unlink()  # of a making that was cut short: nothing was signed with it
         write_key(folder / KEY, key)
-    write_durable(folder / SECRET, secrets.token_bytes(32))
+    write_durable(folder / SECRET, secret or secrets.token_bytes(32))
     write_durable(folder / FACTS, msgspec.json.format(msgspec.json.encode(facts), indent=1))
     return facts
 
@@ -129,7 +131,9 @@ def open_rounds(folder: Path, retain: int = 0) -> Rounds:
 
 def open_service(folder: Path, token: str | None = None, retain: int = 0) -> Service:
     facts = read(folder)
-    return Service(open_rounds(folder, retain), facts.institution, _secret(folder), token)
+    rounds = open_rounds(folder, retain)
+    downloads = Downloads(rounds, folder / BUNDLES / f"{facts.bundle_id}.homeroom")
+    return Service(rounds, facts.institution, secret_of(folder), downloads, token)
 
 
 def open_log(folder: Path) -> Log:
@@ -154,7 +158,7 @@ def invite_for(
 
     expires: ISO 8601, by the server's clock. consents: by school, who gave its consent.
     """
-    facts, secret = read(folder), _secret(folder)
+    facts, secret = read(folder), secret_of(folder)
     common = {"address": address.rstrip("/"), "root": facts.root, "institution": facts.institution}
     common |= {"bundle_id": facts.bundle_id, "expires": expires or ""}
     made = [msgspec.convert({**common, "code": new_code(secret), "school": school}, Invitation) for school, _ in rows]
@@ -183,7 +187,7 @@ def recover(folder: Path, key: Ed25519PrivateKey, certificate: Certificate) -> F
     return replaced
 
 
-def _secret(folder: Path) -> bytes:
+def secret_of(folder: Path) -> bytes:
     try:
         return (folder / SECRET).read_bytes()
     except OSError as problem:

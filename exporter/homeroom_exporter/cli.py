@@ -77,9 +77,9 @@ def export_command(
 
     from rich.console import Console
 
+    from homeroom.bundle import zip_bundle
     from homeroom_exporter.export import export
     from homeroom_exporter.report import show
-    from homeroom_exporter.write import zip_bundle
 
     console = Console()
     done = export(

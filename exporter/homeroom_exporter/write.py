@@ -6,7 +6,6 @@ import contextlib
 import os
 import shutil
 import tempfile
-import zipfile
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,7 +21,6 @@ from homeroom.errors import ExportError
 from homeroom_exporter.model import Design
 
 THETA, SCALES, GOLDEN = "theta.safetensors", "scales.safetensors", "golden"
-ZIP_TIME = (1980, 1, 1, 0, 0, 0)  # the earliest that a zip can hold; a fixed one, for equal bytes
 DTYPES = {
     onnx.TensorProto.FLOAT: "float32",
     onnx.TensorProto.INT8: "int8",
@@ -154,18 +152,6 @@ def staging(out: Path) -> Iterator[Path]:
         folder.rename(out)
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
-
-
-def zip_bundle(folder: Path, out: Path) -> None:
-    """The bundle as one `.homeroom` file: a zip with fixed order and times, so that equal bundles give equal bytes."""
-    partial = out.with_name(f".{out.name}.partial")
-    with zipfile.ZipFile(partial, "w", zipfile.ZIP_DEFLATED, compresslevel=6) as archive:
-        for path in sorted(p for p in folder.rglob("*") if p.is_file()):
-            entry = zipfile.ZipInfo(path.relative_to(folder).as_posix(), ZIP_TIME)
-            entry.compress_type = zipfile.ZIP_DEFLATED
-            entry.external_attr = 0o644 << 16
-            archive.writestr(entry, path.read_bytes())
-    partial.replace(out)
 
 
 def _copy(source: Path, target: Path) -> None:

@@ -27,6 +27,7 @@ SIGNATURE_LIMIT_BYTES = 64 << 10
 ENTRY_LIMIT = 4096
 SIZE_LIMIT_BYTES = 8 << 30
 PIECE_BYTES = 1 << 20
+ZIP_TIME = (1980, 1, 1, 0, 0, 0)  # the earliest that a zip can hold; a fixed one, for equal bytes
 
 
 class BundleSignature(msgspec.Struct, frozen=True, kw_only=True):
@@ -145,6 +146,18 @@ def install(source: Path, into: Path, *, root: str | None) -> Bundle:
         raise StoreError(f"cannot install: {problem.strerror}", where=str(into)) from None
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
+
+
+def zip_bundle(folder: Path, out: Path) -> None:
+    """The bundle as one `.homeroom` file: a zip with fixed order and times, so that equal bundles give equal bytes."""
+    partial = out.with_name(f".{out.name}.partial")
+    with zipfile.ZipFile(partial, "w", zipfile.ZIP_DEFLATED, compresslevel=6) as archive:
+        for path in sorted(p for p in folder.rglob("*") if p.is_file()):
+            entry = zipfile.ZipInfo(path.relative_to(folder).as_posix(), ZIP_TIME)
+            entry.compress_type = zipfile.ZIP_DEFLATED
+            entry.external_attr = 0o644 << 16
+            archive.writestr(entry, path.read_bytes())
+    partial.replace(out)
 
 
 GET_AGAIN = "get the bundle again from its source"

@@ -1,4 +1,7 @@
-"""`homeroom device network`: how a device reaches its aggregator; imports device when used."""
+"""`homeroom device fetch`, `update`, `network`: getting bundles, and how a device reaches its aggregator.
+
+Imports device when used.
+"""
 
 from __future__ import annotations
 
@@ -35,3 +38,34 @@ def network(directory: Path, address: str | None, proxy: str | None, metered: st
     click.echo(f"proxy: {settings.proxy or 'as the environment says'}")
     click.echo(f"metered: {settings.metered} (this connection: {told})")
     click.echo(f"clock: {settings.clock}")
+
+
+@device.command()
+@click.argument("directory", type=DIRECTORY)
+@click.argument("invitation", type=click.Path(dir_okay=False, path_type=Path))
+def fetch(directory: Path, invitation: Path) -> None:
+    """Make the device DIRECTORY with the bundle of INVITATION, fetched from the aggregator; `join` comes next.
+
+    Run it again after a break: it goes on where it was. Example: homeroom device fetch classroom/ invitation.json
+    """
+    from homeroom.contract.invitation import read_invitation
+    from homeroom.exchange import DOWNLOADS, first_bundle
+
+    asked = read_invitation(invitation)
+    bundle = first_bundle(asked, directory / DOWNLOADS)
+    with opened(directory, bundle, asked.root) as found:
+        click.echo(f"{directory}: {found.bundle.manifest.name} version {found.bundle.manifest.version}")
+    bundle.unlink()
+
+
+@device.command()
+@click.argument("directory", type=DIRECTORY)
+def update(directory: Path) -> None:
+    """Fetch and install the bundle that the aggregator serves, if it is newer than the one in use.
+
+    Example: homeroom device update classroom/
+    """
+    with opened(directory) as found:
+        new = found.update_bundle()
+        manifest = found.bundle.manifest
+    click.echo(f"{manifest.name} version {manifest.version} " + ("is now in use" if new else "is the newest"))

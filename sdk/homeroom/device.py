@@ -21,7 +21,7 @@ from homeroom.contract.invitation import read_invitation
 from homeroom.contract.update import RoundConfiguration
 from homeroom.dataset import Dataset, Example
 from homeroom.errors import TrainError
-from homeroom.installing import installed, use_bundle
+from homeroom.installing import installed, take_newer, use_bundle
 from homeroom.predict import Answer, predict
 from homeroom.reports import SyncReport, TrainReport
 from homeroom.runtime import Graphs
@@ -198,6 +198,19 @@ class Device:
         """Let a new key speak for this device with its aggregator; the old one opens nothing any more."""
         exchange.rotate(self.store)
         self.store.back_up()
+
+    def update_bundle(self) -> bool:
+        """Fetch the bundle that the aggregator serves; use it if it is a newer one of the same name and root.
+
+        False if it is the one in use. Raises BundleError or TrustError, and changes nothing, if it is another one.
+        """
+        with exchange.connected(self.store) as client:
+            source = exchange.offered_bundle(client, self.store.directory / exchange.DOWNLOADS, self.bundle.bundle_id)
+        if source is None:
+            return False
+        self.bundle, self.graphs = take_newer(self.store, source, self.bundle, self.graphs.threads)
+        exchange.follow(self.store, self.bundle)
+        return True
 
     def forget(self, subject: str) -> ForgetReport:
         """Destroy a subject's key and everything under it; ask the aggregator to unlearn what was sent."""

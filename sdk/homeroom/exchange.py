@@ -5,19 +5,20 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import msgspec
 import numpy as np
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from homeroom.bundle import Bundle
+from homeroom.bundle import SIZE_LIMIT_BYTES, Bundle
 from homeroom.contract.canonical import digest
 from homeroom.contract.invitation import Invitation
 from homeroom.contract.signing import new_key, public_hex
 from homeroom.contract.update import RoundConfiguration
 from homeroom.contract.version import read_version
-from homeroom.errors import BundleError, InputError, TrustError, UpdateError
+from homeroom.errors import BundleError, InputError, NetworkError, TrustError, UpdateError
 from homeroom.lineage import facts, newest_global, theta_of
 from homeroom.machine import machine_identity
 from homeroom.store import Store
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
     from homeroom.sync import Client
 
 NEXT_KEY = "identity.next"
+DOWNLOADS = "downloads"  # folder of unfinished downloads in the device's directory
 CLEARLY = 2.0  # standard errors by which a global theta must be worse here before the local one stays in use
 
 Scores = Mapping[str, Any]
@@ -183,14 +185,15 @@ def take_global(
     """
     newest, present = newest_global(store, bundle), store.current()
     after = newest.base if newest else 0
-    data = client.latest(after)
+    old = theta_of(store, bundle, newest)
+    data, received = client.newest(after, old, store.directory / DOWNLOADS)
     if data is None:
-        return Fetched()
+        return Fetched(received_bytes=received)
     header, theta = read_version(
         data, bundle.manifest.layout, bundle_id=bundle.bundle_id, root_fingerprint=root, after=after
     )
     if header.version == after:
-        return Fetched(received_bytes=len(data))
+        return Fetched(received_bytes=received)
     theirs = score(theta)
     ours = score(theta_of(store, bundle, present)) if present else {}
     worse = clearly_worse(theirs, ours)
@@ -198,7 +201,41 @@ def take_global(
         version_id = store.put_version(theta, "global", header.version, facts(bundle, devices=header.devices))
         if not worse:
             store.set_current(version_id)
-    return Fetched("local" if worse else "global", len(data), theirs, ours)
+    return Fetched("local" if worse else "global", received, theirs, ours)
+
+
+def offered_bundle(client: Client, folder: Path, have: str | None) -> Path | None:
+    """The aggregator's bundle as a file in `folder`, to be verified and removed; None if it is the one we have."""
+    found = client.keys()
+    if found.bundle_id == have:
+        return None
+    if found.bundle is None:
+        raise NetworkError(
+            "does not hand out its bundle", where=client.enrolment.address, remedy="ask for the .homeroom file"
+        )
+    return client.fetch(found.bundle, folder, "bundle", SIZE_LIMIT_BYTES, signed=False)
+
+
+def first_bundle(invitation: Invitation, folder: Path) -> Path:
+    """The bundle of an invitation, for a device that has none yet."""
+    from homeroom.sync import Client, enrolment_of
+
+    with contextlib.closing(Client(enrolment_of(invitation), new_key())) as client:
+        client.check_server()
+        found = offered_bundle(client, folder, None)
+    assert found is not None  # every bundle is another one than none
+    return found
+
+
+def follow(store: Store, bundle: Bundle) -> None:
+    """From now on speak with the aggregator about this bundle."""
+    from homeroom.sync import Enrolment
+
+    body = store.get_secret("identity.enrolment")
+    if body is not None:
+        enrolment = msgspec.structs.replace(msgspec.json.decode(body, type=Enrolment), bundle_id=bundle.bundle_id)
+        store.put_secret("identity.enrolment", msgspec.json.encode(enrolment))
+        store.put_secret("identity.round", None)  # it was for the bundle of before
 
 
 def clearly_worse(new: Scores, old: Scores) -> bool:

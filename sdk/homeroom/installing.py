@@ -61,6 +61,22 @@ def use_bundle(store: Store, source: Path | None, root: str | None, threads: int
     return bundle, Graphs(bundle, precision, threads)
 
 
+def take_newer(store: Store, source: Path, present: Bundle, threads: int | None) -> tuple[Bundle, Graphs]:
+    """Use a downloaded bundle, which is then removed, in place of an older one of the same name."""
+    known = installed(store)
+    try:
+        bundle = install(source, store.directory / "bundles", root=known.root if known else None)
+    finally:
+        source.unlink(missing_ok=True)
+    new, old = bundle.manifest, present.manifest
+    if new.name != old.name or new.version <= old.version:
+        raise BundleError(
+            f"offers {new.name} version {new.version}, which is not newer than {old.name} version {old.version}",
+            remedy="ask your institution which bundle is right",
+        )
+    return use_bundle(store, bundle.path, None, threads)
+
+
 def installed(store: Store) -> Installed | None:
     body = store.get_secret("bundle")
     return None if body is None else msgspec.json.decode(body, type=Installed)

@@ -7,21 +7,25 @@ from __future__ import annotations
 
 import contextlib
 import datetime
-from collections.abc import Mapping
-from typing import Any
+from pathlib import Path
+from typing import Any, cast
 
 import httpx
 import msgspec
+import numpy as np
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from homeroom import http
+from homeroom.contract.canonical import digest
+from homeroom.contract.delta import apply_delta
 from homeroom.contract.invitation import Invitation
 from homeroom.contract.manifest import Hash
 from homeroom.contract.signing import Certificate, check_certificate, public_hex, sign, verify
 from homeroom.contract.update import REFUSALS, RoundConfiguration
 from homeroom.contract.version import LIMIT_BYTES
+from homeroom.download import Headers, Parcel, download, take
 from homeroom.errors import NetworkError, TrustError, UpdateError
-from homeroom.network import LATER, Answer, Connection, Network, bounded, retry_after
+from homeroom.network import LATER, Answer, Connection, Network, Read, bounded, retry_after
 
 ANSWER_LIMIT_BYTES = 1 << 20  # of every answer but a theta
 NONCES = 4  # fresh ones that a request is signed with in turn, before giving up
@@ -44,12 +48,37 @@ class Said(msgspec.Struct, frozen=True):
     remedy: str = ""
 
 
+class Keys(msgspec.Struct, frozen=True):
+    """Whose key signs at an aggregator, which bundle it serves, and where that may be fetched."""
+
+    bundle_id: str
+    certificate: Certificate
+    bundle: Parcel | None = None
+
+
+class Offer(msgspec.Struct, frozen=True):
+    """The newest version, whole and, where that is smaller, as a difference from the one that the device has."""
+
+    version: int
+    whole: Parcel
+    delta: Parcel | None = None
+
+
 class _Round(msgspec.Struct, frozen=True):
     configuration: dict[str, Any]
     certificate: Certificate
     signature: str
     time: str = ""
     time_signature: str = ""
+
+
+def enrolment_of(invitation: Invitation) -> Enrolment:
+    return Enrolment(
+        address=invitation.address,
+        root=invitation.root,
+        institution=invitation.institution,
+        bundle_id=invitation.bundle_id,
+    )
 
 
 def join(
@@ -63,12 +92,7 @@ def join(
 
     Raises TrustError if the aggregator is not vouched for by the invitation's root, or takes the code for used.
     """
-    enrolment = Enrolment(
-        address=invitation.address,
-        root=invitation.root,
-        institution=invitation.institution,
-        bundle_id=invitation.bundle_id,
-    )
+    enrolment = enrolment_of(invitation)
     client = Client(enrolment, key, network, transport=transport)
     client.check_server()
     client.send("POST", "/v1/join", msgspec.json.encode({"code": invitation.code}))
@@ -94,19 +118,20 @@ class Client:
         self._sent_nonce = ""
         self._line = Connection(enrolment.address, network, transport=transport)
 
-    def check_server(self) -> None:
-        """Raise TrustError unless the aggregator shows a certificate by the trusted root, for this bundle."""
-
-        class Keys(msgspec.Struct):
-            bundle_id: str
-            certificate: Certificate
-
+    def keys(self) -> Keys:
+        """Who answers; TrustError unless it shows a certificate by the trusted root."""
         found = self._decode(self.send("GET", "/v1/keys", signed=False), Keys)
         where = self._line.address
         check_certificate(found.certificate, role="aggregator", root_fingerprint=self.enrolment.root, where=where)
-        if found.bundle_id != self.enrolment.bundle_id:
+        return cast(Keys, found)
+
+    def check_server(self) -> None:
+        """Raise TrustError unless the aggregator shows a certificate by the trusted root, for this bundle."""
+        if self.keys().bundle_id != self.enrolment.bundle_id:
             raise TrustError(
-                "it serves another bundle than the invitation names", where=where, remedy="ask for a new one"
+                "it serves another bundle than the invitation names",
+                where=self._line.address,
+                remedy="ask for a new one",
             )
 
     def round(self) -> RoundConfiguration:
@@ -122,7 +147,7 @@ class Client:
                 f"a round this version cannot read: {problem}", where=where, remedy="update homeroom"
             ) from None
         if configuration.bundle_id != self.enrolment.bundle_id:
-            raise TrustError("the round is for another bundle", where=where, remedy="install the institution's bundle")
+            raise TrustError("the round is for another bundle", where=where, remedy="`homeroom device update DIR`")
         if found.time:
             stated = {"time": found.time, "nonce": self._sent_nonce}
             verify(found.certificate.key, "time", stated, found.time_signature, where=where)
@@ -149,6 +174,43 @@ class Client:
         """The newest version as it was signed, for the caller to check; None if there is none newer than `after`."""
         return self.send("GET", "/v1/versions/latest", after=after, limit_bytes=LIMIT_BYTES) or None
 
+    def newest(self, after: int, old: np.ndarray, folder: Path) -> tuple[bytes | None, int]:
+        """As `latest`, in pieces that a break does not lose, and the bytes that came.
+
+        old: float32 [P], the theta of version `after`. A difference that does not give what was offered is replaced by
+        the whole.
+        """
+        answer = self.ask("GET", f"/v1/versions/after/{after}")
+        said = self._said(answer)
+        if said is not None and said.code == "unknown_version":
+            return None, 0
+        if answer.status == 404:  # an aggregator of before there were offers
+            body = self.latest(after)
+            return body, len(body or b"")
+        if said is not None:
+            raise self._error("/v1/versions/after", answer, said)
+        offer, received = cast(Offer, self._decode(answer.body, Offer)), 0
+        if offer.delta is not None and offer.delta.size < offer.whole.size:
+            with contextlib.suppress(NetworkError):
+                delta = self.fetch(offer.delta, folder, "theta", LIMIT_BYTES)
+                received = offer.delta.size
+                version = apply_delta(old, take(delta))
+                if digest(version) == offer.whole.sha256:
+                    return version, received
+        version = take(self.fetch(offer.whole, folder, "theta", LIMIT_BYTES))
+        return version, received + len(version)
+
+    def fetch(self, parcel: Parcel, folder: Path, kind: str, limit_bytes: int, *, signed: bool = True) -> Path:
+        """Download a parcel, going on where an earlier attempt ended; the file is the caller's to remove."""
+
+        def part(path: str, headers: Headers, read: Read) -> Answer:
+            answer = self.ask("GET", path, signed=signed, headers=headers, read=read)
+            if (said := self._said(answer)) is not None:
+                raise self._error(path, answer, said)
+            return answer
+
+        return download(parcel, folder, kind, limit_bytes, part)
+
     def unlearn(self, update_id: str) -> None:
         self.send("POST", "/v1/unlearn", msgspec.json.encode({"update_id": update_id}))
 
@@ -170,7 +232,8 @@ class Client:
         Empty where nothing is newer than `after`. Raises NetworkError, TrustError or UpdateError.
         """
         headers = {} if after is None else {"if-none-match": f'"{after}"'}
-        answer = self.ask(method, path, body, signed=signed, headers=headers, limit_bytes=limit_bytes)
+        read = bounded(limit_bytes, self._line.address)
+        answer = self.ask(method, path, body, signed=signed, headers=lambda: headers, read=read)
         said = self._said(answer)
         if said is None or (after is not None and answer.status == 404 and said.code == "unknown_version"):
             return answer.body if answer.status == 200 else b""
@@ -183,15 +246,18 @@ class Client:
         body: bytes = b"",
         *,
         signed: bool = True,
-        headers: Mapping[str, str] | None = None,
-        limit_bytes: int = ANSWER_LIMIT_BYTES,
+        headers: Headers = dict,
+        read: Read | None = None,
     ) -> Answer:
-        """One exchange, whatever its outcome; a lost answer may have used the nonce, so several are tried."""
-        read = bounded(limit_bytes, self._line.address)
+        """One exchange, whatever its outcome; a lost answer may have used the nonce, so several are tried.
+
+        headers: made anew for each attempt. read: takes the body, by default into memory.
+        """
+        take_in = read or bounded(ANSWER_LIMIT_BYTES, self._line.address)
 
         def prepare() -> httpx.Request:
             request = self._line.request(method, path, body)
-            request.headers.update(headers or {})
+            request.headers.update(headers())
             if signed:
                 self._sent_nonce = self._nonce or ""
                 http.sign_request(request, body, self.key, self._sent_nonce, self.instance)
@@ -199,7 +265,7 @@ class Client:
 
         def keep_nonce(response: httpx.Response) -> bytes:
             self._nonce = response.headers.get(http.NONCE_HEADER, self._nonce)
-            return read(response)
+            return take_in(response)
 
         if signed and self._nonce is None:
             self.send("GET", "/v1/keys", signed=False)

@@ -31,7 +31,7 @@ SEGMENTS = (
 )
 
 
-def write_bundle(path: Path, *, name: str = "lesson") -> Path:
+def write_bundle(path: Path, *, name: str = "lesson", version: int = 1) -> Path:
     """A signed bundle with three segments, one of them personal, and no graph."""
     (path / "golden").mkdir(parents=True)
     (path / "golden" / "samples.jsonl").write_text("")
@@ -53,7 +53,7 @@ def write_bundle(path: Path, *, name: str = "lesson") -> Path:
     manifest = Manifest(
         format=1,
         name=name,
-        version=1,
+        version=version,
         files=files,
         modalities=(modality,),
         slots=(Slot("facts", "table"),),

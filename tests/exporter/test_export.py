@@ -13,14 +13,14 @@ import tiny
 from click.testing import CliRunner
 
 from homeroom import golden
-from homeroom.bundle import install, open_bundle
+from homeroom.bundle import install, open_bundle, zip_bundle
 from homeroom.errors import ExportError, HomeroomError
 from homeroom.runtime import Graphs
 from homeroom_exporter import backbone, check, probe
 from homeroom_exporter.cli import export_command
 from homeroom_exporter.export import draft, export, representative
 from homeroom_exporter.recipe import Recipe, parse_recipe
-from homeroom_exporter.write import staging, zip_bundle
+from homeroom_exporter.write import staging
 
 RECIPE = """\
 name = "tiny_lesson"
