@@ -96,18 +96,19 @@ def pair(
     reference, answer = len(tokens) - 2, len(tokens) - 1
     left_of = [reference, answer] + [answer] * (len(tokens) - 2)
     right_of = [answer, reference] + [0] * (len(tokens) - 2)
-    batch, _, width = tokens[0].shape
-    left = torch.stack([tokens[i] for i in left_of], 1)
-    right = torch.stack([tokens[i] for i in right_of], 1)
+    batch, length, width = tokens[0].shape
+    rows = (batch * len(left_of), length)  # three axes from here on: a transposed product of four is no single product
+    left = torch.stack([tokens[i] for i in left_of], 1).reshape(*rows, width)
+    right = torch.stack([tokens[i] for i in right_of], 1).reshape(*rows, width)
     ask = left @ (parameters["attend.weight"] * width**-0.5)
-    hidden = (masks[:, right_of] - 1.0) * -MASKED
-    attention = torch.softmax(ask @ right.transpose(2, 3) + hidden.unsqueeze(2), -1)
-    aligned = attention @ right
+    hidden = (masks[:, right_of].reshape(rows[0], 1, length) - 1.0) * -MASKED
+    attention = torch.softmax(torch.bmm(ask, right.transpose(1, 2)) + hidden, -1)
+    aligned = torch.bmm(attention, right)
     compared = torch.cat([left, aligned, left * aligned], -1) @ parameters["compare.weight"]
     compared = relu(compared + parameters["compare.bias"])
     valid = masks[:, left_of]
     share = valid * (presence[:, right_of].unsqueeze(-1) / valid.sum(-1, keepdim=True).clamp(min=1.0))
-    summary = (share.unsqueeze(2) @ compared).reshape(batch, len(left_of) * width)
+    summary = torch.bmm(share.reshape(rows[0], 1, length), compared).reshape(batch, len(left_of) * width)
     both = vectors[reference] * vectors[answer]
     joined = torch.cat([summary, both], -1) @ parameters["join.weight"] + parameters["join.bias"]
     return relu(joined) @ parameters["weight"] + parameters["bias"]

@@ -28,9 +28,30 @@ def meaning(kind: str, **settings: object) -> str:
     return f"{kind} {json.dumps(settings, sort_keys=True, separators=(',', ':'))}"
 
 
+class _Rms(torch.autograd.Function):  # type: ignore[misc]
+    """Root-mean-square normalisation with its gradient by hand: half the passes over x that autograd's takes."""
+
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(x: Tensor) -> tuple[Tensor, Tensor]:
+        inverse = torch.rsqrt((x * x).mean(-1, keepdim=True) + EPSILON)
+        return x * inverse, inverse
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Tensor], output: tuple[Tensor, Tensor]) -> None:
+        ctx.save_for_backward(*output)
+        ctx.mark_non_differentiable(output[1])
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor, _: Tensor) -> Tensor:
+        normal, inverse = ctx.saved_tensors
+        return inverse * (gradient - normal * (gradient * normal).mean(-1, keepdim=True))
+
+
 def rms(x: Tensor) -> Tensor:
     """Root-mean-square normalisation of the last axis (Zhang and Sennrich 2019), without a gain of its own."""
-    return x * torch.rsqrt((x * x).mean(-1, keepdim=True) + EPSILON)
+    return cast(Tensor, _Rms.apply(x)[0])
 
 
 class _Gate(torch.autograd.Function):  # type: ignore[misc]
