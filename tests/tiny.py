@@ -159,6 +159,7 @@ def build(out: Path, work: Path) -> Manifest:
         provenance={"made_by": "tests/tiny.py"},
         threads=1,
         clipped=True,
+        saliency=True,
     )
     with write.staging(out) as folder:
         manifest = write.fill(folder, contents)

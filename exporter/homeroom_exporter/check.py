@@ -27,7 +27,12 @@ from homeroom_exporter.model import Design, forward, name_parts, objective, unfl
 from homeroom_exporter.trace import example
 from homeroom_exporter.write import Contents, GraphFile
 
-PARITY = {"predict": 1e-5, "grad": 1e-5, "grad_clipped": 1e-4}  # largest relative error against torch, by role
+PARITY = {
+    "predict": 1e-5,
+    "grad": 1e-5,
+    "saliency": 1e-5,
+    "grad_clipped": 1e-4,
+}  # largest relative error against torch, by role
 VALUES = 150  # values of a modality that features are compared on
 SAMPLES = 240  # labelled samples of a probe
 BATCH = 16
@@ -242,6 +247,8 @@ def _by_autograd(
         with torch.no_grad():
             outputs = forward(design, name_parts(layout, unflatten(layout, torch.from_numpy(theta))), values)
         return {f"{name}.output": value.numpy() for name, value in outputs.items()}
+    if role == "saliency":
+        return _by_features(design, theta, values)
     losses, gradient = _gradient(design, theta, values)
     if role == "grad":
         return {"losses": losses, "gradient": gradient}
@@ -253,6 +260,17 @@ def _by_autograd(
         norms[number] = np.linalg.norm(gradient)
         clipped += gradient * min(1.0, clip / max(float(norms[number]), 1e-12))
     return {"losses": losses, "gradient": clipped, "norms": norms}
+
+
+def _by_features(design: Design, theta: np.ndarray, values: Mapping[str, torch.Tensor]) -> dict[str, np.ndarray]:
+    """The gradient of the selected outputs with respect to each slot's features."""
+    features = {f"{slot.name}.features": values[f"{slot.name}.features"].requires_grad_() for slot in design.slots}
+    outputs = forward(design, name_parts(design.layout, unflatten(design.layout, torch.from_numpy(theta))), values)
+    selected = [(outputs[t.name] * values[f"{t.name}.select"]).sum() for t in design.tasks]
+    gradients = torch.autograd.grad(torch.stack(selected).sum(), list(features.values()))
+    return {
+        name.replace(".features", ".gradient"): value.numpy() for name, value in zip(features, gradients, strict=True)
+    }
 
 
 def _gradient(design: Design, theta: np.ndarray, values: Mapping[str, torch.Tensor]) -> tuple[np.ndarray, np.ndarray]:

@@ -43,6 +43,7 @@ from homeroom_exporter.trace import trace
 from homeroom_exporter.write import Contents, GraphFile, fill, staging
 
 CALIBRATION_LIMIT = {"text": 1024, "image": 256, "audio": 128, "table": 4096}  # values shown to a backbone's builder
+SALIENCY_BATCH = 16  # points on the way to one sample that a device computes at once
 MADE_WITH = ("homeroom", "torch", "onnx", "onnxruntime", "numpy")
 
 Progress = Callable[[str], None]
@@ -102,6 +103,7 @@ def export(
             threads=threads,
             single=recipe.single,
             clipped=recipe.clipped,
+            saliency=recipe.saliency,
         )
         progress("checking itself")
         report = check.check(contents, backbones, samples, threads=threads)
@@ -201,12 +203,13 @@ def variants(design: Design) -> list[dict[str, int]]:
 
 
 def step_graphs(
-    design: Design, scratch: Path, batch: int, *, single: bool = False, clipped: bool = False
+    design: Design, scratch: Path, batch: int, *, single: bool = False, clipped: bool = False, saliency: bool = False
 ) -> list[GraphFile]:
-    """Trace every variant of every step into `scratch`; `single`: predict for one sample too, `clipped`: as Recipe."""
+    """Trace every variant of every step into `scratch`; the options are the recipe's."""
     steps = [("grad", batch), ("predict", batch)]
     steps += [("predict", 1)] if single else []
     steps += [("grad_clipped", batch)] if clipped else []
+    steps += [("saliency", min(batch, SALIENCY_BATCH))] if saliency else []
     graphs = []
     for tokens in variants(design):
         for role, size in steps:
@@ -232,10 +235,11 @@ def assemble(
     threads: int,
     single: bool = False,
     clipped: bool = False,
+    saliency: bool = False,
 ) -> Contents:
     """Everything that the bundle holds, its files under `scratch`; `samples` become the golden ones."""
     theta = initial_theta(design.layout, seed)
-    graphs = step_graphs(design, scratch, batch, single=single, clipped=clipped)
+    graphs = step_graphs(design, scratch, batch, single=single, clipped=clipped, saliency=saliency)
     for made in backbones.values():
         for precision, path in sorted(made.graphs.items()):
             graphs.append(GraphFile(path, "features", (onnxruntime.__version__,), precision, made.modality.name))

@@ -27,7 +27,8 @@ SLOT = re.compile(r"^(?P<modality>text|image|audio|table)(\[(?P<count>\d{1,2})\]
 class Head(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """The top of the file, before the first table.
 
-    `single`: also a predict graph for one sample at a time; `clipped`: also `grad_clipped` graphs.
+    `single`: also a predict graph for one sample at a time; `clipped`: also `grad_clipped` graphs; `saliency`: also
+    those that explain answers.
     """
 
     name: Name
@@ -38,6 +39,7 @@ class Head(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True
     hidden: Size = 128
     single: bool = False
     clipped: bool = False
+    saliency: bool = True
     golden: Annotated[int, msgspec.Meta(ge=1, le=64)] = 8
 
 
@@ -88,6 +90,7 @@ class Recipe(msgspec.Struct, frozen=True, kw_only=True):
     hidden: int
     single: bool
     clipped: bool
+    saliency: bool
     golden: int
     encoders: tuple[EncoderSpec, ...]
     slots: tuple[Slot, ...]
@@ -197,6 +200,7 @@ class _Reader:
             hidden=head.hidden,
             single=head.single,
             clipped=head.clipped,
+            saliency=head.saliency,
             golden=head.golden,
             encoders=encoders,
             slots=slots,

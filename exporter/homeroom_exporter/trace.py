@@ -37,6 +37,8 @@ def input_shapes(design: Design, role: str, batch: int, tokens: Mapping[str, int
         shapes["weights"] = (batch, len(design.tasks))
     if role == "grad_clipped":
         shapes |= {"groups": (batch,), "clip": (1,)}
+    if role == "saliency":
+        shapes |= {f"{task.name}.select": (batch, task.width) for task in design.tasks}
     return shapes
 
 
@@ -45,14 +47,14 @@ def example(
 ) -> dict[str, np.ndarray]:
     """Random inputs of a batch (but theta) that a device could make: masks of any length, some inputs absent.
 
-    Features are int8, groups int32, the rest float32.
+    Features are int8 (float32 where the gradient goes to them), groups int32, the rest float32.
     """
     rng = np.random.default_rng(seed)
     feeds: dict[str, np.ndarray] = {}
     presence = np.ones((batch, len(design.inputs)), np.float32)
     for name, shape in input_shapes(design, role, batch, tokens).items():
         if name.endswith(".features"):
-            feeds[name] = rng.integers(-90, 91, shape).astype(np.int8)
+            feeds[name] = rng.integers(-90, 91, shape).astype(np.float32 if role == "saliency" else np.int8)
         elif name.endswith(".mask"):
             slot = name.removesuffix(".mask")
             here = (rng.random(shape[:2]) < 0.8).astype(np.float32)
@@ -66,6 +68,8 @@ def example(
             feeds[name] = rng.random(shape, dtype=np.float32) * (rng.random(shape) < 0.8).astype(np.float32)
         elif name == "groups":
             feeds[name] = rng.integers(-1, max(1, batch // 2), shape).astype(np.int32)
+        elif name.endswith(".select"):
+            feeds[name] = rng.standard_normal(shape, dtype=np.float32)
         elif name == "clip":
             feeds[name] = np.full(shape, 0.5, np.float32)
         else:
@@ -132,7 +136,25 @@ def clipped_step(design: Design, theta: Tensor, feeds: Mapping[str, Tensor]) -> 
     }
 
 
-STEPS = {"predict": predict_step, "grad": grad_step, "grad_clipped": clipped_step}
+def saliency_step(design: Design, theta: Tensor, feeds: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The outputs, and the gradient of each row's sum of output * `{task}.select` with respect to its features."""
+    features = {name: value for name, value in feeds.items() if name.endswith(".features")}
+
+    def chosen(features: Mapping[str, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
+        outputs = predict_step(design, theta, {**feeds, **features})
+        values = [(outputs[f"{t.name}.output"] * feeds[f"{t.name}.select"]).sum() for t in design.tasks]
+        return torch.stack(values).sum(), outputs
+
+    gradients, outputs = torch.func.grad(chosen, has_aux=True)(features)
+    return {**outputs, **{name.replace(".features", ".gradient"): value for name, value in gradients.items()}}
+
+
+STEPS = {
+    "predict": predict_step,
+    "grad": grad_step,
+    "grad_clipped": clipped_step,
+    "saliency": saliency_step,
+}
 
 
 def trace(design: Design, role: str, batch: int, tokens: Mapping[str, int]) -> onnx.ModelProto:

@@ -11,16 +11,28 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from homeroom.device import Device
     from homeroom.errors import HomeroomError
+    from homeroom.explain import Explanation
     from homeroom.predict import Answer
     from homeroom.reports import SyncReport, TrainReport
     from homeroom.samples import Sample
     from homeroom.store import Export, ForgetReport
 
-__all__ = ["Answer", "Device", "Export", "ForgetReport", "HomeroomError", "Sample", "SyncReport", "TrainReport"]
+__all__ = [
+    "Answer",
+    "Device",
+    "Explanation",
+    "Export",
+    "ForgetReport",
+    "HomeroomError",
+    "Sample",
+    "SyncReport",
+    "TrainReport",
+]
 
 _HOMES = {
     "Answer": "predict",
     "Device": "device",
+    "Explanation": "explain",
     "Export": "store",
     "ForgetReport": "store",
     "HomeroomError": "errors",

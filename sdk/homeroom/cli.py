@@ -32,7 +32,7 @@ ELSEWHERE = {
     "simulate": "aggregator",
 }
 HERE = {"device": "homeroom.cli_device", "bundle": "homeroom.cli_bundle", "doctor": "homeroom.cli_doctor"}
-MORE = {"device": ("homeroom.cli_network",)}  # modules that add commands to a group
+MORE = {"device": ("homeroom.cli_network", "homeroom.cli_explain")}  # modules that add commands to a group
 
 
 class Commands(click.Group):

@@ -16,6 +16,7 @@ from homeroom.errors import InputError
 
 if TYPE_CHECKING:
     from homeroom.device import Device
+    from homeroom.samples import Sample
 
 DIRECTORY = click.Path(file_okay=False, path_type=Path)
 ANY = click.Path(path_type=Path)
@@ -108,19 +109,9 @@ def predict(directory: Path, inputs: tuple[str, ...], machine: bool) -> None:
 
     Example: homeroom device predict classroom/ image=photo.jpg text="el gato"
     """
-    from homeroom.samples import Sample
-
-    pairs: dict[str, Any] = {}
-    for item in inputs:
-        slot, equals, value = item.partition("=")
-        if not equals:
-            raise InputError(f"{item!r} is not SLOT=VALUE", remedy='write for example text="el gato"')
-        if slot in pairs:
-            pairs[slot] = [*(pairs[slot] if isinstance(pairs[slot], list) else [pairs[slot]]), value]
-        else:
-            pairs[slot] = json.loads(value) if value.startswith("{") and _is_object(value) else value
+    sample = sample_of(inputs)
     with opened(directory) as found:
-        answers = found.predict(Sample(**pairs))
+        answers = found.predict(sample)
     if machine:
         click.echo(_json({task: asdict(answer) for task, answer in answers.items()}))
         return
@@ -276,6 +267,22 @@ def rollback(directory: Path) -> None:
 def _progress(stage: str, done: int, total: int) -> None:
     if done == total or done % max(1, total // 50) == 0:
         click.echo(f"\r{stage}: {done} of {total}".ljust(60), nl=False, err=True)
+
+
+def sample_of(inputs: tuple[str, ...]) -> Sample:
+    """The sample that SLOT=VALUE words describe; a slot that comes again has several places."""
+    from homeroom.samples import Sample
+
+    pairs: dict[str, Any] = {}
+    for item in inputs:
+        slot, equals, value = item.partition("=")
+        if not equals:
+            raise InputError(f"{item!r} is not SLOT=VALUE", remedy='write for example text="el gato"')
+        if slot in pairs:
+            pairs[slot] = [*(pairs[slot] if isinstance(pairs[slot], list) else [pairs[slot]]), value]
+        else:
+            pairs[slot] = json.loads(value) if value.startswith("{") and _is_object(value) else value
+    return Sample(**pairs)
 
 
 def _is_object(value: str) -> bool:

@@ -21,11 +21,12 @@ from homeroom.contract.invitation import read_invitation
 from homeroom.contract.update import RoundConfiguration
 from homeroom.dataset import Dataset, Example
 from homeroom.errors import TrainError
+from homeroom.explain import Explanation, explain
 from homeroom.installing import installed, take_newer, use_bundle
 from homeroom.predict import Answer, predict
 from homeroom.reports import SyncReport, TrainReport
 from homeroom.runtime import Graphs
-from homeroom.samples import Sample, StoredSample, resolve
+from homeroom.samples import Sample, StoredSample, find_task, resolve
 from homeroom.standing import standing
 from homeroom.store import Export, ForgetReport, Store
 from homeroom.training import Score, Settings, TrainState, evaluate, fit
@@ -145,12 +146,24 @@ class Device:
     def predict_many(self, samples: Sequence[Sample]) -> list[dict[str, Answer]]:
         """As `predict`, for several samples at once."""
         stored = [resolve(sample, self.bundle.manifest) for sample in samples]
-        version = self.store.current()
-        temperatures = lineage.temperatures(self.store, version)
-        trained = set(temperatures) if version and version.kind == "local" and version.base == 0 else None
-        theta = lineage.theta_of(self.store, self.bundle, version)
-        ready = examples(None, self.bundle, self.graphs, stored)
-        return predict(self.graphs, self.bundle.manifest, theta, ready, temperatures, trained)
+        return self._answers(examples(None, self.bundle, self.graphs, stored))
+
+    def explain(self, sample: Sample, task: str, label: str | None = None) -> Explanation:
+        """Which words, regions, moments and columns speak for a task's answer (or for `label`), and which against.
+
+        Those that pull most are also taken away one at a time, to see what the answer would be. Raises InputError if
+        the inputs do not let the task answer, BundleError if the bundle was exported without its saliency graphs.
+        """
+        manifest, asked = self.bundle.manifest, find_task(task, self.bundle.manifest)
+        stored = resolve(sample, manifest)
+        theta = lineage.theta_of(self.store, self.bundle, self.store.current())
+
+        def answers(samples: Sequence[StoredSample]) -> list[Answer]:
+            return [found[task] for found in self._answers(examples(None, self.bundle, self.graphs, samples))]
+
+        (example,) = examples(None, self.bundle, self.graphs, [stored])
+        (answer,) = answers([stored])
+        return explain(self.bundle, self.graphs, theta, stored, example, answer, asked, label, answers)
 
     def score(self, *samples: Sample | str | Path) -> dict[str, Score]:
         """How well the theta in use does on labelled samples, which are not stored."""
@@ -231,6 +244,14 @@ class Device:
         return standing(self.store, self.bundle)
 
     # Inside
+
+    def _answers(self, ready: Sequence[Example]) -> list[dict[str, Answer]]:
+        """What the theta in use says of each example."""
+        version = self.store.current()
+        temperatures = lineage.temperatures(self.store, version)
+        trained = set(temperatures) if version and version.kind == "local" and version.base == 0 else None
+        theta = lineage.theta_of(self.store, self.bundle, version)
+        return predict(self.graphs, self.bundle.manifest, theta, ready, temperatures, trained)
 
     def _settings(self, epochs: int | None) -> Settings:
         advice = self.bundle.manifest.training

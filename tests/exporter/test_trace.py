@@ -144,7 +144,8 @@ def test_inputs_and_outputs_are_those_of_the_contract(tiny_bundle: tiny.Tiny, de
             assert outputs == ["losses", "totals", "gradient", *(["norms"] if graph.role == "grad_clipped" else [])]
             assert graph.outputs[2].shape == (design.layout.size,)
         else:
-            assert outputs == [f"{task.name}.output" for task in design.tasks]
+            gradients = [f"{slot.name}.gradient" for slot in design.slots] if graph.role == "saliency" else []
+            assert outputs == [*(f"{task.name}.output" for task in design.tasks), *gradients]
 
 
 def test_a_step_holds_no_optimizer_and_no_weights(tiny_bundle: tiny.Tiny) -> None:

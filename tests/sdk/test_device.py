@@ -234,6 +234,11 @@ def test_every_verb_of_the_command_line(
     assert json.loads(said("device", "train", place, "--epochs", "1", "--json"))["samples"] == 12
     assert "category: " in said("device", "predict", place, "word=cat", 'facts={"legs": 4}')
     assert json.loads(said("device", "predict", place, "word=cat", "--json"))["category"]["probabilities"]
+    why = said("device", "explain", place, "category", "word=the cat", "--html", str(tmp_path / "why.html"))
+    assert "in word" in why
+    assert "<mark" in (tmp_path / "why.html").read_text()
+    parts = json.loads(said("device", "explain", place, "category", "word=the cat", "--label", "dog", "--json"))
+    assert (parts["label"], parts["parts"][0]["slot"]) == ("dog", "word")
     assert json.loads(said("device", "score", place, rows, "--json"))["category"]["n"] > 0
     assert json.loads(said("device", "status", place, "--json"))["samples"] == 12
     assert "damage: none" in said("device", "status", place)

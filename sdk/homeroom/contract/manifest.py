@@ -149,7 +149,7 @@ class Tensor(msgspec.Struct, frozen=True):
 class Graph(msgspec.Struct, frozen=True, kw_only=True):
     """One variant of one graph. Facts are read from the file that was written, never from the recipe."""
 
-    role: Literal["features", "predict", "grad", "grad_clipped"]
+    role: Literal["features", "predict", "grad", "grad_clipped", "saliency"]
     file: str
     runtime: Literal["onnx"] = "onnx"
     opset: int

@@ -32,6 +32,17 @@ def prepare(tokenizer: Path, text: str, limit: int) -> Prepared:
     return Prepared({"input_ids": ids}, len(ids))
 
 
+def words(tokenizer: Path, text: str, limit: int) -> list[tuple[int, int] | None]:
+    """For each of the tokens that `prepare` gives, its word's [start, end) in characters; None for special tokens."""
+    encoding = _tokenizer(tokenizer, limit).encode(text)
+    edges: dict[int, tuple[int, int]] = {}
+    for number, (start, end) in zip(encoding.word_ids, encoding.offsets, strict=True):
+        if number is not None:
+            first, last = edges.get(number, (start, end))
+            edges[number] = (min(first, start), max(last, end))
+    return [None if number is None else edges[number] for number in encoding.word_ids]
+
+
 def collate(prepared: Sequence[Prepared], length: int, pad_id: int) -> dict[str, np.ndarray]:
     """`input_ids`, `attention_mask` int64 [batch, length]."""
     ids = np.full((len(prepared), length), pad_id, np.int64)
