@@ -79,15 +79,16 @@ def add(directory: Path, samples: tuple[Path, ...], bundle: Path | None, root: s
 @device.command()
 @click.argument("directory", type=DIRECTORY)
 @click.option("--minutes", type=click.FloatRange(0, min_open=True), default=10.0, show_default=True, help="Budget.")
+@click.option("--megabytes", type=click.FloatRange(0, min_open=True), help="Of memory, at most.")
 @click.option("--epochs", type=click.IntRange(1), help="In place of what the bundle recommends.")
 @as_json
-def train(directory: Path, minutes: float, epochs: int | None, machine: bool) -> None:
+def train(directory: Path, minutes: float, megabytes: float | None, epochs: int | None, machine: bool) -> None:
     """Learn from all labelled samples within a budget; goes on where it was interrupted.
 
     Example: homeroom device train classroom/ --minutes 10
     """
     with opened(directory) as found:
-        report = found.train(minutes, epochs, progress=None if machine else _progress)
+        report = found.train(minutes, epochs, megabytes=megabytes, progress=None if machine else _progress)
     if machine:
         click.echo(_json(asdict(report)))
         return
@@ -95,8 +96,14 @@ def train(directory: Path, minutes: float, epochs: int | None, machine: bool) ->
     for task, score in report.scores.items():
         if score.n:
             click.echo(f"  {task}: {score.accuracy:.0%} right on {score.n} samples of other pupils")
+    if report.plan is not None:
+        for reason in report.plan.why:
+            click.echo(f"  {reason}")
+        if report.plan.seconds is not None:
+            said = f"predicted {report.plan.seconds:.1f} s and {report.plan.megabytes:.0f} MB"
+            click.echo(f"  {said}; took {report.seconds:.1f} s and {report.megabytes:.0f} MB")
     if not report.finished:
-        click.echo("  the budget ended first: run it again to go on")
+        click.echo(f"  {report.stopped}: run it again to go on")
     click.echo(f"  update: {report.update}")
 
 

@@ -40,9 +40,9 @@ def examples(
     samples: Sequence[StoredSample],
     *,
     progress: Progress | None = None,
-    deadline_s: float | None = None,
+    stop: Callable[[], bool] = bool,
 ) -> list[Example]:
-    """Examples of those samples whose features are there when the deadline (time.monotonic) comes, in order.
+    """Examples of those samples whose features are there when `stop` says so, in order.
 
     Without a store nothing is cached, as for a sample that is only predicted.
     """
@@ -50,9 +50,7 @@ def examples(
     features: dict[tuple[str, str, bytes], np.ndarray] = {}
     places = {m.name: list(_places(bundle, samples, m.name)) for m in manifest.modalities}
     for modality, wanted in places.items():
-        for (subject, digest), array in _features(
-            store, bundle, graphs, modality, wanted, progress, deadline_s
-        ).items():
+        for (subject, digest), array in _features(store, bundle, graphs, modality, wanted, progress, stop).items():
             features[modality, subject, digest] = array
     inputs: list[dict[tuple[str, int], np.ndarray] | None] = [{} for _ in samples]
     for modality, wanted in places.items():
@@ -72,6 +70,16 @@ def examples(
         for sample, row in zip(samples, inputs, strict=True)
         if row is not None
     ]
+
+
+def missing(store: Store, bundle: Bundle, graphs: Graphs, samples: Sequence[StoredSample]) -> set[tuple[str, str, int]]:
+    """(sample id, slot, place) of the inputs whose features are still to be computed."""
+    found = set()
+    for modality in bundle.manifest.modalities:
+        places = list(_places(bundle, samples, modality.name))
+        held = store.held_features(variant(bundle, graphs, modality.name), {place.key for place in places})
+        found |= {(samples[p.sample].sample_id, p.slot, p.place) for p in places if p.key not in held}
+    return found
 
 
 def variant(bundle: Bundle, graphs: Graphs, modality: str) -> str:
@@ -97,7 +105,7 @@ def _features(
     modality: str,
     wanted: Sequence[Place],
     progress: Progress | None,
-    deadline_s: float | None,
+    stop: Callable[[], bool],
 ) -> dict[tuple[str, bytes], np.ndarray]:
     """Cached features, and the missing ones computed once an input, however many subjects gave it."""
     name = variant(bundle, graphs, modality)
@@ -115,9 +123,7 @@ def _features(
             store.write_features(name, unsaved)
         unsaved.clear()
 
-    for number, array in compute(
-        bundle, graphs, modality, [values[d] for d in digests], progress=progress, deadline=deadline_s
-    ):
+    for number, array in compute(bundle, graphs, modality, [values[d] for d in digests], progress=progress, stop=stop):
         made = {key: array for key in owners[digests[number]]}
         found.update(made)
         unsaved.update(made)

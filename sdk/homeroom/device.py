@@ -14,7 +14,8 @@ from typing import Any
 import msgspec
 import numpy as np
 
-from homeroom import exchange, ingest, lineage
+from homeroom import exchange, ingest, lineage, planner, planning
+from homeroom.budget import Budget
 from homeroom.bundle import Bundle
 from homeroom.collect import Progress, examples
 from homeroom.contract.invitation import read_invitation
@@ -78,23 +79,30 @@ class Device:
         minutes: float = 10,
         epochs: int | None = None,
         *,
+        megabytes: float | None = None,
+        budget: Budget | None = None,
         settings: Settings | None = None,
         progress: Progress | None = None,
     ) -> TrainReport:
         """Learn from all labelled samples within the budget; goes on where a training was cut short.
 
-        epochs, settings: in place of what the bundle recommends.
+        megabytes: of memory. budget: further limits, in place of both. epochs, settings: in place of what the bundle
+        recommends. Raises TrainError where there is nothing to learn from, or nothing that fits.
         """
         begin = time.monotonic()
+        watch = (budget or Budget(minutes=minutes, megabytes=megabytes)).begin(self.store.directory)
         self.store.expire()
-        settings, deadline_s = settings or self._settings(epochs), begin + 60 * minutes
+        settings = settings or self._settings(epochs)
         samples = [sample for sample in self.store.each_sample() if sample.labels]
         if not samples:
             raise TrainError("there is no labelled sample", remedy="add some with `add`")
+        plan = planning.plan(self.store, self.bundle, self.graphs, samples, watch.budget, settings)
+        samples = planner.apply(plan, self.bundle, samples)
         start, tag, state = self._begin(settings, samples)
         subjects = {*start.subjects, *(sample.subject for sample in samples)}
 
-        ready = examples(self.store, self.bundle, self.graphs, samples, progress=progress, deadline_s=deadline_s)
+        ready = examples(self.store, self.bundle, self.graphs, samples, progress=progress, stop=watch.over)
+        planning.check(watch, len(ready))
         feature_seconds = time.monotonic() - begin
         train, validation = self._datasets(ready, settings)
         state = state if len(ready) == len(samples) else None  # it belongs to all of them
@@ -104,7 +112,7 @@ class Device:
             validation,
             start.theta,
             settings,
-            deadline_s=deadline_s,
+            stop=watch.over,
             resume=TrainState.decode(state) if state else None,
             checkpoint=lambda now: self.store.save_state(now.encode(), tag, subjects),
             progress=progress,
@@ -137,6 +145,9 @@ class Device:
             scores=scores,
             update=update,
             resumed=state is not None,
+            stopped=watch.spent,
+            megabytes=watch.peak_bytes / 1e6,
+            plan=plan,
         )
 
     def predict(self, sample: Sample) -> dict[str, Answer]:

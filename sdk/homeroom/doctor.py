@@ -6,28 +6,23 @@ Whatever could crash runs in a child process: an illegal instruction is a senten
 from __future__ import annotations
 
 import datetime
-import json
 import os
 import platform
-import signal
 import statistics
-import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-import msgspec
-
 from homeroom import system
 from homeroom.errors import HomeroomError
-from homeroom.measures import Costs, FeatureCost, StepCost
+from homeroom.measures import Costs
 from homeroom.probe import LIBRARIES
+from homeroom.probing import Findings, run_probe
 
-CHILD_S = 300.0
 OLDEST_RUNTIME = (1, 22)
 LEAST_FREE_BYTES = 500_000_000
 LEAST_MEMORY_BYTES = 256_000_000
@@ -51,78 +46,6 @@ class Check:
     says: str
     state: State = "ok"
     remedy: str = ""
-
-
-@dataclass
-class Findings:
-    """What the child process told: by stage its facts; `crashed` names the stage that ended it, and how."""
-
-    stages: dict[str, dict[str, Any]] = field(default_factory=dict)
-    crashed: str = ""
-    how: str = ""
-
-    def costs(self) -> Costs | None:
-        """What the bundle was measured to cost, if it was measured whole."""
-        bundle, base, threads = (self.stages.get(name, {}) for name in ("bundle", "base", "threads"))
-        if self.crashed or "bundle_id" not in bundle or "bytes" not in base or "threads" not in threads:
-            return None
-        features = {
-            name.split()[1]: msgspec.convert(facts, FeatureCost)
-            for name, facts in self.stages.items()
-            if name.startswith("features ") and facts.get("within")
-        }
-        steps = {
-            name.removeprefix("step "): msgspec.convert(facts, StepCost)
-            for name, facts in self.stages.items()
-            if name.startswith("step ") and "seconds" in facts
-        }
-        return Costs(
-            bundle_id=bundle["bundle_id"],
-            place=bundle["place"],
-            threads=threads["threads"],
-            base_bytes=base["bytes"],
-            features=features,
-            steps=steps,
-        )
-
-
-def run_probe(bundle: Path | None = None, *, timeout_s: float = CHILD_S) -> Findings:
-    """Start `homeroom.probe` in a process of its own and read what it tells until it ends, however it ends."""
-    command = [sys.executable, "-m", "homeroom.probe", *([str(bundle)] if bundle else [])]
-    found, begun = Findings(), ""
-    with subprocess.Popen(
-        command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, stdin=subprocess.DEVNULL
-    ) as child:
-        try:
-            out, _ = child.communicate(timeout=timeout_s)
-        except subprocess.TimeoutExpired:
-            child.kill()
-            out, _ = child.communicate()
-            found.how = f"took more than {timeout_s:.0f} s"
-    for line in out.decode(errors="replace").splitlines():
-        try:
-            facts = json.loads(line)
-        except ValueError:
-            continue  # a library's own words
-        if "begin" in facts:
-            begun = facts["begin"]
-        elif "stage" in facts:
-            found.stages[facts.pop("stage")] = facts
-    if child.returncode:
-        found.crashed = begun or "python"
-        found.how = found.how or _ended(child.returncode)
-    return found
-
-
-def _ended(code: int) -> str:
-    if code in ILLEGAL_INSTRUCTION:
-        return f"uses an instruction that this processor does not have ({ILLEGAL_INSTRUCTION[code]})"
-    if code < 0:
-        try:
-            return f"ends the process with {signal.Signals(-code).name}"
-        except ValueError:
-            pass
-    return f"ends the process with code {code}"
 
 
 def examine(directory: Path | None = None, bundle: Path | None = None) -> tuple[list[Check], Costs | None]:
@@ -238,11 +161,12 @@ def _directory(directory: Path) -> tuple[list[Check], Path | None]:
 
 def _keep(directory: Path, costs: Costs) -> Iterator[Check]:
     """Leave what was measured in the directory, for the planner."""
+    from homeroom.planning import keep_costs
     from homeroom.store import Store
 
     try:
         with Store.open(directory) as store:
-            store.put_secret("costs", msgspec.json.encode(costs))
+            keep_costs(store, costs)
     except HomeroomError as problem:
         yield Check("directory", problem.what, "wrong", problem.remedy)
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
@@ -28,11 +27,11 @@ def compute(
     values: Sequence[Any],
     *,
     progress: Progress | None = None,
-    deadline: float | None = None,
+    stop: Callable[[], bool] = bool,
 ) -> Iterator[tuple[int, np.ndarray]]:
     """Yield (index of the value, int8 [taps, n, dim]) in the order they are computed; n counts no padding.
 
-    deadline: time.monotonic() after which no further batch is begun. The backbone is released at the end.
+    stop: asked before every batch whether to end there. The backbone is released at the end.
     """
     facts = bundle.manifest.modality(modality)
     textual = isinstance(facts.preprocess, TextPreprocess)
@@ -40,11 +39,11 @@ def compute(
     done = 0
     for start in range(0, len(values), size):
         numbers = range(start, min(start + size, len(values)))
-        if deadline is not None and time.monotonic() >= deadline:
+        if stop():
             break
         ready = {number: prepare(facts, values[number], bundle.file) for number in numbers}
         for batch in _batches(facts.buckets, {n: p.tokens for n, p in ready.items()}, textual):
-            if deadline is not None and time.monotonic() >= deadline:
+            if stop():
                 break
             made = graphs.features(modality)(collate(facts, [ready[number] for number in batch]))["features"]
             if made.dtype != np.int8 or made.shape[:2] != (len(batch), len(facts.taps)) or made.shape[3] != facts.dim:

@@ -11,7 +11,8 @@ import msgspec
 class FeatureCost(msgspec.Struct, frozen=True, kw_only=True):
     """One backbone: its precision here, how near it comes to the golden samples, and what an input costs.
 
-    `seconds` an input of mean `size` (characters of a text, else 0); `bytes` is the peak beside the process's base.
+    `seconds` an input of mean `size` (characters of a text, else 0) and mean `tokens`; `bytes` is the peak beside the
+    process's base.
     """
 
     precision: str
@@ -20,16 +21,18 @@ class FeatureCost(msgspec.Struct, frozen=True, kw_only=True):
     within: bool
     seconds: float
     size: float
+    tokens: float
     load_s: float
     bytes: int
 
 
 class StepCost(msgspec.Struct, frozen=True, kw_only=True):
-    """One variant of a graph: seconds a batch, and the bytes it holds while it runs and stays loaded."""
+    """One variant of a graph: seconds a batch, bytes at its peak, and `held_bytes` of them while it stays loaded."""
 
     seconds: float
     load_s: float
     bytes: int
+    held_bytes: int
 
 
 class Costs(msgspec.Struct, frozen=True, kw_only=True):

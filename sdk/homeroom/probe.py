@@ -199,7 +199,7 @@ def measure_features(bundle: Bundle, graphs: Graphs, modality: str, values: list
     graphs.features(modality)
     load_s = time.perf_counter() - began
     began = time.perf_counter()
-    list(compute(bundle, graphs, modality, values))
+    made = list(compute(bundle, graphs, modality, values))
     seconds = time.perf_counter() - began
     texts = [len(value) for value in values if isinstance(value, str)]
     cost: FeatureCost = FeatureCost(
@@ -209,6 +209,7 @@ def measure_features(bundle: Bundle, graphs: Graphs, modality: str, values: list
         within=found.within,
         seconds=seconds / max(1, len(values)),
         size=statistics.mean(texts) if texts else 0.0,
+        tokens=statistics.mean(array.shape[1] for _, array in made) if made else 0.0,
         load_s=load_s,
         bytes=max(0, (system.peak_resident() or 0) - before),
     )
@@ -227,7 +228,10 @@ def measure_step(bundle: Bundle, graphs: Graphs, facts: Any) -> dict[str, Any]:
     load_s = time.perf_counter() - began
     feeds = zeros(bundle, facts)
     seconds = seconds_of(lambda: graph(feeds))
-    cost: StepCost = StepCost(seconds=seconds, load_s=load_s, bytes=max(0, (system.peak_resident() or 0) - before))
+    peak = max(0, (system.peak_resident() or 0) - before)
+    cost: StepCost = StepCost(
+        seconds=seconds, load_s=load_s, bytes=peak, held_bytes=min(peak, max(0, fresh_peak() - before))
+    )
     told: dict[str, Any] = msgspec.to_builtins(cost)
     return told
 

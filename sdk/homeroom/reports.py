@@ -8,10 +8,28 @@ from typing import Any
 
 
 @dataclass(frozen=True)
+class Plan:
+    """What a training is to use, and what that was expected to take; None where nothing was measured here.
+
+    `batch` is the largest of a step, `samples` the most (the newest); `why` gives the reasons in sentences.
+    """
+
+    threads: int | None
+    batch: int
+    modalities: tuple[str, ...]
+    samples: int
+    seconds: float | None = None
+    feature_seconds: float | None = None
+    megabytes: float | None = None
+    why: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
 class TrainReport:
     """One call of `train`. `scores` are on the validation subjects, if any; `left_out` samples lack features.
 
-    `finished` is False where the budget ended first: the best so far is in use, and the next call goes on from there.
+    `finished` is False where the budget ended first: the best so far is in use, and the next call goes on from there;
+    `stopped` then says which limit it was. `megabytes` is the most memory that was in use; `plan` predicted it.
     """
 
     version_id: str
@@ -25,6 +43,9 @@ class TrainReport:
     scores: Mapping[str, Any] = field(default_factory=dict)
     update: str = "not enrolled"  # "queued", "not enrolled", or why there is none
     resumed: bool = False
+    stopped: str = ""
+    megabytes: float = 0.0
+    plan: Plan | None = None
 
 
 @dataclass(frozen=True)

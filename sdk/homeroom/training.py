@@ -96,15 +96,15 @@ def fit(
     theta0: np.ndarray,
     settings: Settings,
     *,
-    deadline_s: float | None = None,
+    stop: Callable[[], bool] = bool,
     resume: TrainState | None = None,
     checkpoint: Callable[[TrainState], None] | None = None,
     progress: Progress | None = None,
 ) -> Fit:
     """Minimise the mean loss of every task from theta0 [P]; the best epoch on validation data is kept.
 
-    deadline_s: time.monotonic() at which to stop, checked before every batch. Resuming gives the theta, bit for bit, of
-    a training that was never stopped. Raises TrainError without labels, or where the loss is not finite.
+    stop: asked before every batch whether to end there. Resuming gives the theta, bit for bit, of a training that was
+    never stopped. Raises TrainError without labels, or where the loss is not finite.
     """
     began = time.monotonic()
     weights = sample_weights(train, settings)
@@ -119,7 +119,7 @@ def fit(
         batches = train.plan(variants, np.random.default_rng([settings.seed, state.epoch, settings.draw]))
         total = settings.epochs * len(batches)
         for batch in batches[state.batch :]:
-            if deadline_s is not None and time.monotonic() >= deadline_s:
+            if stop():
                 in_time = False
                 break
             loss, gradient = _gradient(graphs, train, batch, weights, settings, state)

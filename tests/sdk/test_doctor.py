@@ -15,9 +15,10 @@ import tiny
 
 from homeroom import Device, doctor, system
 from homeroom.cli import main
-from homeroom.doctor import examine, run_probe
+from homeroom.doctor import examine
 from homeroom.errors import HomeroomError
 from homeroom.measures import Costs
+from homeroom.probing import Findings, run_probe
 
 CRASHES = "import os, signal\nos.kill(os.getpid(), signal.{name})\n"
 
@@ -96,9 +97,9 @@ def test_a_bundle_that_computes_other_features_here_is_wrong(tiny_bundle: tiny.T
 def test_features_that_are_too_far_are_wrong_only_if_no_precision_comes_near() -> None:
     far = {"precision": "int8", "mean": 0.5, "worst": 0.1, "within": False, "seconds": 0.1, "bytes": 1}
     near = far | {"precision": "float32", "mean": 1.0, "worst": 1.0, "within": True}
-    found = doctor.Findings({"features text int8": far, "features text float32": near})
+    found = Findings({"features text int8": far, "features text float32": near})
     assert [check.state for check in doctor._findings(found)] == ["note", "ok"]
-    found = doctor.Findings({"features text int8": far})
+    found = Findings({"features text int8": far})
     (_, verdict) = doctor._findings(found)
     assert (verdict.state, "every precision" in verdict.says) == ("wrong", True)
 

@@ -1,8 +1,5 @@
 """Features from the frozen backbone: one per value, the same in any company, within the time given."""
 
-import itertools
-import time
-
 import numpy as np
 import pytest
 import tiny
@@ -39,13 +36,13 @@ def test_a_value_has_the_same_features_alone_and_in_company(modality: str) -> No
         assert np.abs(alone.astype(int) - together[number]).max() <= 1  # one step of rounding
 
 
-def test_a_deadline_stops_before_the_next_batch(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_stop_comes_before_the_next_batch() -> None:
     bundle, graphs = opened()
-    looks = itertools.count()  # a clock that goes on by one second whenever somebody looks at it
-    monkeypatch.setattr(time, "monotonic", lambda: float(next(looks)))
-    assert list(compute(bundle, graphs, "text", TEXTS, deadline=-1.0)) == []
-    made = list(compute(bundle, graphs, "text", TEXTS * 200, deadline=float(next(looks)) + 4))
-    assert 0 < len(made) < len(TEXTS) * 200
+    assert list(compute(bundle, graphs, "text", TEXTS, stop=lambda: True)) == []
+    made: list[int] = []
+    for number, _ in compute(bundle, graphs, "text", TEXTS * 200, stop=lambda: len(made) > 50):
+        made.append(number)
+    assert 50 < len(made) < len(TEXTS) * 200
 
 
 def test_progress_is_told_and_the_backbone_given_back() -> None:

@@ -34,7 +34,15 @@ class Graphs:
         lowest = sorted(bundle.manifest.graphs, key=lambda graph: -get_args(Precision).index(graph.precision))
         self.precision: dict[str, Precision] = {g.modality: g.precision for g in lowest if g.modality is not None}
         self.precision.update(precision or {})
+        self.largest_batch: int | None = None  # of a step of training, where memory is short
         self._loaded: dict[str, Graph] = {}
+
+    def use(self, threads: int | None, largest_batch: int | None) -> None:
+        """From now on run on so many threads, and train in batches of at most so many."""
+        if threads is not None and threads != self.threads:
+            self.threads = threads
+            self._loaded.clear()
+        self.largest_batch = largest_batch
 
     def features_graph(self, modality: str) -> GraphFacts:
         for graph in self.bundle.manifest.graphs:
@@ -52,6 +60,8 @@ class Graphs:
     def steps(self, role: str) -> list[GraphFacts]:
         """The variants of `predict` or `grad`, the one with the smallest bucket first."""
         found = [graph for graph in self.bundle.manifest.graphs if graph.role == role]
+        if role == "grad" and self.largest_batch is not None:
+            found = [graph for graph in found if graph.batch <= self.largest_batch]
         if not found:
             raise BundleError(f"has no {role} graph", where="manifest.json", remedy="export the bundle again")
         return sorted(found, key=lambda graph: (sorted(graph.tokens.items()), graph.batch))

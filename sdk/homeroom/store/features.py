@@ -70,6 +70,22 @@ class FeatureCache:
             return {}
         return found
 
+    def held(self, keys: KeyBook, variant: str, wanted: Iterable[tuple[str, bytes]]) -> set[tuple[str, bytes]]:
+        """Which of the (subject, content digest) pairs have a row, without opening it."""
+        found = set()
+        try:
+            for name, content in wanted:
+                subject = keys.find(name)
+                if subject is not None:
+                    index = subject.cipher.index("features", variant, content)
+                    sql = "SELECT 1 FROM features WHERE subject_id = ? AND name = ?"
+                    if self._database.one(sql, (subject.subject_id, index)):
+                        found.add((name, content))
+        except DamagedError:
+            self.rebuild()
+            return set()
+        return found
+
     def write(self, keys: KeyBook, variant: str, features: Mapping[tuple[str, bytes], np.ndarray]) -> None:
         rows = []
         for (name, content), array in features.items():

@@ -106,6 +106,10 @@ class Store:
         """Cached features int8 [taps, n, dim] by (subject, content digest), as far as they are there."""
         return self._cache.read(self._keys, variant, wanted)
 
+    def held_features(self, variant: str, wanted: Iterable[tuple[str, bytes]]) -> set[tuple[str, bytes]]:
+        """Which of the (subject, content digest) pairs have cached features."""
+        return self._cache.held(self._keys, variant, wanted)
+
     def write_features(self, variant: str, features: Mapping[tuple[str, bytes], np.ndarray]) -> None:
         """Cache features by (subject, content digest); subjects that the store does not know are skipped."""
         self._cache.write(self._keys, variant, features)

@@ -1,0 +1,269 @@
+"""What a training should use so that it fits its budget, and what that will take; imports measures, dataset, budget.
+
+A prediction is arithmetic on rates that were measured on this machine (`homeroom doctor`) and on facts of the bundle;
+where nothing was measured, nothing is predicted. What does not fit is given up in this order: large batches, up to half
+of the samples (the oldest), modalities (the heaviest first), more samples.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field
+
+import msgspec
+
+from homeroom import system
+from homeroom.budget import Budget
+from homeroom.bundle import Bundle
+from homeroom.contract.manifest import Graph, Modality
+from homeroom.errors import TrainError
+from homeroom.measures import Costs
+from homeroom.reports import Plan
+from homeroom.samples import StoredInput, StoredSample
+
+SLACK = 1.15  # what runs took beside the sum of their parts: 146 MB for 131 (300 short answers, MiniLM int8)
+VECTORS = 8  # of theta's size: theta, start, best, gradient, two moments, and what numpy holds between
+LEAST_SAMPLES = 8  # fewer are no training
+
+
+@dataclass(frozen=True)
+class Work:
+    """One input of a sample: its modality, tokens (estimated for a text), whether its features are to be computed."""
+
+    modality: str
+    tokens: int
+    fresh: bool
+    size: int  # characters of a text, else bytes as stored
+
+
+@dataclass
+class Estimate:
+    """Seconds and bytes of one choice."""
+
+    feature_s: float = 0.0
+    step_s: float = 0.0
+    bytes: int = 0
+    parts: dict[str, int] = field(default_factory=dict)
+
+
+def plan(
+    bundle: Bundle,
+    costs: Costs | None,
+    samples: Sequence[StoredSample],
+    fresh: Collection[tuple[str, str, int]],
+    budget: Budget,
+    epochs: int,
+    validation: float,
+) -> Plan:
+    """Choose batch, threads, modalities and samples for a budget, and predict what they take.
+
+    fresh: (sample id, slot, place) of the inputs whose features are not cached. Raises TrainError where nothing fits,
+    with the least that would.
+    """
+    names = tuple(m.name for m in bundle.manifest.modalities)
+    largest = max(graph.batch for graph in bundle.manifest.graphs if graph.role == "grad")
+    threads = budget.threads or (costs.threads if costs else None)
+    if costs is None:
+        unknown = "nothing was measured here yet: `homeroom doctor DIRECTORY` does, and the next plan predicts"
+        return Plan(threads, largest, names, len(samples), why=(unknown,))
+    table = [_works(bundle, costs, sample, fresh) for sample in samples]
+    limit = budget.limit_bytes
+    choice = _Choice(bundle, costs, table, epochs, validation)
+    found = choice.search(limit)
+    if found is None:
+        least = choice.least()
+        raise TrainError(
+            f"nothing fits {(limit or 0) / 1e6:.0f} MB: the least is {_megabytes(least.bytes)} ({_parts(least)})",
+            remedy=f"give it megabytes={math.ceil(least.bytes / 1e6)} or more, or a bundle with a smaller backbone",
+        )
+    estimate, batch, kept, count, why = found
+    seconds = estimate.feature_s + estimate.step_s
+    if seconds > 60 * budget.minutes:
+        runs = math.ceil(seconds / 60 / budget.minutes)
+        why.append(f"about {seconds / 60:.1f} minutes: {runs} runs of {budget.minutes:g}, each going on from the last")
+    return Plan(
+        threads,
+        batch,
+        kept,
+        count,
+        seconds=seconds,
+        feature_seconds=estimate.feature_s,
+        megabytes=estimate.bytes / 1e6,
+        why=tuple(why),
+    )
+
+
+def apply(chosen: Plan, bundle: Bundle, samples: Sequence[StoredSample]) -> list[StoredSample]:
+    """The samples that the plan keeps, the newest, without the inputs of modalities that it leaves out."""
+    kept = {slot.name for slot in bundle.manifest.slots if slot.modality in chosen.modalities}
+    newest = samples[len(samples) - min(chosen.samples, len(samples)) :]
+    if len(kept) == len(bundle.manifest.slots):
+        return list(newest)
+    return [
+        msgspec.structs.replace(sample, inputs={name: v for name, v in sample.inputs.items() if name in kept})
+        for sample in newest
+    ]
+
+
+class _Choice:
+    """Estimates for one bundle, machine and set of samples."""
+
+    def __init__(
+        self, bundle: Bundle, costs: Costs, table: Sequence[Sequence[Work]], epochs: int, validation: float
+    ) -> None:
+        self.bundle, self.costs, self.table = bundle, costs, table
+        self.epochs, self.validation = epochs, validation
+        self.batches = sorted({g.batch for g in bundle.manifest.graphs if g.role == "grad"}, reverse=True)
+        self.measured = [m.name for m in bundle.manifest.modalities if m.name in costs.features]
+
+    def search(self, limit: int | None) -> tuple[Estimate, int, tuple[str, ...], int, list[str]] | None:
+        """The first choice, from the largest down, that fits the limit in bytes."""
+        kept, why = list(self.measured), [f"{m.name} cannot be computed right here" for m in self._unmeasured()]
+        while kept:
+            for batch in self.batches:
+                found = self.estimate(len(self.table), batch, kept)
+                if limit is None or found.bytes <= limit:
+                    if batch < self.batches[0]:
+                        why.append(f"batches of {batch} in place of {self.batches[0]}, to fit the memory")
+                    return found, batch, tuple(kept), len(self.table), why
+            if (count := self._most(kept, limit or 0)) >= len(self.table) / 2:
+                why.append(f"the newest {count} of {len(self.table)} samples, to fit the memory")
+                return self.estimate(count, self.batches[-1], kept), self.batches[-1], tuple(kept), count, why
+            if len(kept) == 1:
+                break
+            heaviest = max(kept, key=lambda name: self._weight(name))
+            kept.remove(heaviest)
+            why.append(f"without {heaviest}, to fit the memory")
+        if kept and (count := self._most(kept, limit or 0)) >= max(LEAST_SAMPLES, len(self.table) // 10):
+            why.append(f"the newest {count} of {len(self.table)} samples, to fit the memory")
+            return self.estimate(count, self.batches[-1], kept), self.batches[-1], tuple(kept), count, why
+        return None
+
+    def least(self) -> Estimate:
+        """What the smallest choice takes: one modality, the smallest batch, a tenth of the samples."""
+        count = min(max(LEAST_SAMPLES, len(self.table) // 10), len(self.table))
+        choices = [self.estimate(count, self.batches[-1], [name]) for name in self.measured]
+        return min(choices, key=lambda estimate: estimate.bytes)
+
+    def estimate(self, count: int, batch: int, kept: Sequence[str]) -> Estimate:
+        """Seconds and bytes for the newest `count` samples in steps of `batch` with some modalities."""
+        works = [[w for w in row if w.modality in kept] for row in self.table[len(self.table) - count :]]
+        features = {name: self.costs.features[name] for name in kept}
+        fresh = {name: [w for row in works for w in row if w.fresh and w.modality == name] for name in kept}
+        found = Estimate()
+        for name, inputs in fresh.items():
+            cost = features[name]
+            share = sum(w.size for w in inputs) / cost.size if cost.size else len(inputs)
+            found.feature_s += share * cost.seconds + (cost.load_s if inputs else 0.0)
+        variants = self._variants("grad", batch), self._variants("predict", batch)
+        grads, predicts = (self._spread(works, graphs) for graphs in variants)
+        train = 1 - self.validation
+        for use, share, graphs in ((grads, train, variants[0]), (predicts, self.validation, variants[1])):
+            for index, rows in use.items():
+                graph = graphs[index]
+                found.step_s += self.epochs * math.ceil(rows * share / graph.batch) * self._step(graph)
+        used = [
+            g.file for graphs, use in zip(variants, (grads, predicts), strict=True) for i in use for g in [graphs[i]]
+        ]
+        found.step_s += sum(self.costs.steps[file].load_s for file in used if file in self.costs.steps)
+        found.parts = {
+            "process": max(self.costs.base_bytes, system.resident() or 0),
+            "samples": sum(w.size for row in works for w in row),
+            "features": self._held(works, grads, variants[0]),
+        }
+        backbone = max((features[name].bytes for name, inputs in fresh.items() if inputs), default=0)
+        known = [self.costs.steps[file] for file in used if file in self.costs.steps]
+        steps = sum(cost.held_bytes for cost in known)
+        steps += max((cost.bytes - cost.held_bytes for cost in known), default=0)
+        steps += VECTORS * 4 * self.bundle.manifest.layout.size
+        found.parts["backbone" if backbone > steps else "steps"] = max(backbone, steps)
+        found.bytes = round(SLACK * sum(found.parts.values()))
+        return found
+
+    def _held(self, works: Sequence[Sequence[Work]], use: dict[int, int], graphs: Sequence[Graph]) -> int:
+        """Bytes of features as computed, and packed with padding beside them."""
+        shape: dict[str, int] = {m.name: len(m.taps) * m.dim for m in self.bundle.manifest.modalities}
+        plain = sum(w.tokens * shape[w.modality] for row in works for w in row)
+        slots = self.bundle.manifest.slots
+        packed = 0
+        for index, rows in use.items():
+            tokens = graphs[index].tokens
+            packed += rows * sum(s.count * tokens.get(s.modality, 0) * shape[s.modality] for s in slots)
+        return plain + packed
+
+    def _most(self, kept: Sequence[str], limit: int) -> int:
+        """How many of the newest samples fit, by bisection."""
+        low, high = 0, len(self.table)
+        while low < high:
+            middle = (low + high + 1) // 2
+            if self.estimate(middle, self.batches[-1], kept).bytes <= limit:
+                low = middle
+            else:
+                high = middle - 1
+        return low
+
+    def _weight(self, name: str) -> int:
+        """Bytes that a modality adds to the whole."""
+        rest = [other for other in self.measured if other != name]
+        count, batch = len(self.table), self.batches[-1]
+        return self.estimate(count, batch, self.measured).bytes - self.estimate(count, batch, rest).bytes
+
+    def _unmeasured(self) -> list[Modality]:
+        return [m for m in self.bundle.manifest.modalities if m.name not in self.costs.features]
+
+    def _variants(self, role: str, batch: int) -> list[Graph]:
+        """The graphs of a role with the largest batch up to `batch`, the smallest tokens first."""
+        by_tokens: dict[tuple[tuple[str, int], ...], Graph] = {}
+        for graph in sorted(self.bundle.manifest.graphs, key=lambda g: g.batch):
+            if graph.role == role and (graph.batch <= batch or role == "predict"):
+                by_tokens[tuple(sorted(graph.tokens.items()))] = graph
+        return [by_tokens[key] for key in sorted(by_tokens, key=lambda key: sum(size for _, size in key))]
+
+    def _spread(self, works: Sequence[Sequence[Work]], graphs: Sequence[Graph]) -> dict[int, int]:
+        """How many samples each graph would hold."""
+        use: dict[int, int] = {}
+        for row in works:
+            longest: dict[str, int] = {}
+            for work in row:
+                longest[work.modality] = max(longest.get(work.modality, 0), work.tokens)
+            index = next((i for i, g in enumerate(graphs) if _holds(g, longest)), len(graphs) - 1)
+            use[index] = use.get(index, 0) + 1
+        return use
+
+    def _step(self, graph: Graph) -> float:
+        known = self.costs.steps.get(graph.file)
+        return known.seconds if known else 0.0
+
+
+def _works(bundle: Bundle, costs: Costs, sample: StoredSample, fresh: Collection[tuple[str, str, int]]) -> list[Work]:
+    found = []
+    for slot in bundle.manifest.slots:
+        modality = bundle.manifest.modality(slot.modality)
+        for place, value in enumerate(sample.inputs.get(slot.name, ())):
+            if value is not None:
+                size = len(value) if isinstance(value, str | bytes) else 0
+                tokens = _tokens(modality, costs, value)
+                found.append(Work(modality.name, tokens, (sample.sample_id, slot.name, place) in fresh, size))
+    return found
+
+
+def _tokens(modality: Modality, costs: Costs, value: StoredInput) -> int:
+    """Fixed for all but texts; of a text by its length, as the golden samples' texts had tokens for characters."""
+    cost = costs.features.get(modality.name)
+    if not isinstance(value, str) or cost is None or not cost.size:
+        return modality.buckets[-1]
+    return min(modality.buckets[-1], max(1, round(len(value) * cost.tokens / cost.size)))
+
+
+def _holds(graph: Graph, longest: Mapping[str, int]) -> bool:
+    sizes: Mapping[str, int] = {**graph.tokens}
+    return all(sizes.get(modality, 0) >= count for modality, count in longest.items())
+
+
+def _megabytes(count: int) -> str:
+    return f"{count / 1e6:.0f} MB"
+
+
+def _parts(estimate: Estimate) -> str:
+    return ", ".join(f"{name} {_megabytes(size)}" for name, size in estimate.parts.items())
