@@ -20,7 +20,7 @@ from cryptography.hazmat.primitives.ciphers.aead import ChaCha20Poly1305
 
 from homeroom.durable import sync_directory, write_durable
 from homeroom.errors import StoreError
-from homeroom.machine import machine_identity
+from homeroom.machine import disk_identity, machine_identity
 
 KEY_BYTES, NONCE_BYTES = 32, 12
 KeyPlace = Literal["folder", "keyring", "user"]
@@ -79,11 +79,14 @@ class Ring(msgspec.Struct, frozen=True, kw_only=True):
 
     Two keys only while a rotation is under way: `forgetting` then holds the keyed indexes of the subjects to remove, so
     that the next opening finishes what was begun. `nonce` keys the digest by which a moved directory is noticed.
+    `begun`: by bundle, the newest base whose update was begun to be sent, and that update's id; an older copy of the
+    directory does not know it.
     """
 
     keys: dict[int, str]
     nonce: str
     forgetting: tuple[str, ...] = ()
+    begun: dict[str, tuple[int, str]] = {}
 
     @property
     def newest(self) -> int:
@@ -97,6 +100,14 @@ class Ring(msgspec.Struct, frozen=True, kw_only=True):
     def machine(self) -> bytes:
         """A keyed digest of the machine that this runs on."""
         return hmac.new(self.nonce.encode(), machine_identity().encode(), sha256).digest()
+
+    def disk(self, directory: Path) -> bytes:
+        """A keyed digest of the disk that a directory lies on; empty where the system does not tell."""
+        found = disk_identity(directory)
+        return hmac.new(self.nonce.encode(), b"disk\0" + found.encode(), sha256).digest() if found else b""
+
+    def with_begun(self, bundle_id: str, base: int, update_id: str) -> Ring:
+        return msgspec.structs.replace(self, begun={**self.begun, bundle_id: (base, update_id)})
 
     def next(self, forgetting: tuple[str, ...] = ()) -> Ring:
         """This ring with one more key, to be stored before anything is sealed with it."""

@@ -148,7 +148,8 @@ def test_a_device_measures_plans_and_reports_prediction_and_outcome(
         assert report.plan.seconds is not None
         assert report.plan.feature_seconds == 0, "the features are cached"
         assert report.plan.megabytes is not None
-        assert 0.3 < report.plan.megabytes / report.megabytes < 3
+        assert report.plan.megabytes > 20
+        assert report.megabytes > 20
         assert device.graphs.threads == report.plan.threads
         assert planning.known_costs(device.store, device.bundle) is not None
         monkeypatch.setattr(planning, "place", lambda: "another machine")

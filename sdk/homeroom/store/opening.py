@@ -10,7 +10,7 @@ import msgspec
 
 from homeroom.durable import make_directory, write_durable
 from homeroom.errors import StoreError
-from homeroom.store import clock, repair, schema
+from homeroom.store import clock, repair, schema, twins
 from homeroom.store.backup import Backup
 from homeroom.store.clock import Clock
 from homeroom.store.database import DamagedError, Database
@@ -136,29 +136,10 @@ def _settle(opened: Opened, lost: list[str]) -> None:
             remove_and_rotate(opened)
         finish_rotation(opened)
     opened.cache.keep_only(subject.subject_id for subject in opened.keys.sound()[0].values())
-    _notice_move(opened)
+    twins.notice(opened)
     expire(opened, opened.look_at_clock().newest.isoformat())
     if not opened.backup.exists():
         opened.back_up(force=True)
-
-
-def _notice_move(opened: Opened) -> None:
-    """A clone on another machine must not act as the same device: it loses its signing key and must join again."""
-    row = opened.database.one("SELECT body FROM secrets WHERE name = 'machine'")
-    before = None if row is None else opened.keys.device.open(row[0], "secrets", "machine")
-    if before == opened.ring.machine:
-        return
-    sealed = opened.keys.device.seal(opened.ring.machine, "secrets", "machine")
-    with opened.step("opened on this machine"):
-        opened.database.write("INSERT OR REPLACE INTO secrets VALUES ('machine', ?)", (sealed,))
-        if before is not None:
-            opened.database.write("DELETE FROM secrets WHERE name LIKE 'identity.%' OR name LIKE 'residual.%'")
-            opened.database.write(
-                "DELETE FROM lineage WHERE kind = 'update' AND item IN "
-                "(SELECT update_id FROM updates WHERE data IS NOT NULL)"
-            )
-            opened.database.write("DELETE FROM updates WHERE data IS NOT NULL")
-            opened.moved = True
 
 
 def _make(database: Database, store_id: str, ring: Ring) -> None:

@@ -15,6 +15,7 @@ import msgspec
 import numpy as np
 
 from homeroom.samples import StoredSample
+from homeroom.store import twins
 from homeroom.store.database import Database
 from homeroom.store.features import FeatureCache
 from homeroom.store.forget import expire, forget_subject
@@ -244,6 +245,7 @@ class Store:
 
     def mark_sending(self, update_id: str) -> None:
         """To be called before the first attempt: it may arrive although we never hear of it, so it is not replaced."""
+        twins.begin_sending(self._opened, update_id)
         self._database.write("UPDATE updates SET state = 'sending' WHERE update_id = ?", (update_id,))
 
     def mark_sent(self, update_id: str) -> None:
