@@ -64,6 +64,7 @@ class RefusedError(Exception):
 
 
 STATUS = {"too_long": 413, "unknown_device": 403, "bad_signature": 401, "too_stale": 409, "unknown_version": 409}
+STATUS |= {"once_a_release": 409, "budget_spent": 409}
 Handler = Callable[[Service, Request], Awaitable[Response]]
 
 
@@ -225,10 +226,9 @@ async def unlearn(service: Service, request: Request) -> Response:
     update_id = _field(body, "update_id")
     if len(update_id) != 32 or set(update_id) - set("0123456789abcdef"):
         raise RefusedError(422, "malformed", "update_id is not 32 hexadecimal digits")
-    service.rounds.withdraw(
-        update_id, member.name
-    )  # of another device: as for an id that was never seen, nothing is said
-    return JSONResponse({"update_id": update_id, "status": "accepted"})
+    service.rounds.withdraw(update_id, member.name)  # of another device: as for an unknown id, nothing is said
+    status = "bounded" if service.rounds.bounded(update_id, member.name) else "accepted"
+    return JSONResponse({"update_id": update_id, "status": status})
 
 
 async def rotate(service: Service, request: Request) -> Response:

@@ -11,11 +11,11 @@ import msgspec
 
 from homeroom.contract.codecs import Codec
 from homeroom.contract.signing import Role, certify, fingerprint, new_key, public_hex, read_key, write_key
-from homeroom.contract.update import RoundConfiguration
 from homeroom.durable import write_durable
 from homeroom.errors import InputError, StoreError
-from homeroom_aggregator import cli_handover, cli_members, cli_operations
+from homeroom_aggregator import cli_handover, cli_members, cli_operations, cli_privacy
 from homeroom_aggregator.cli_members import read_certificate
+from homeroom_aggregator.cli_privacy import asked, configuration, privacy_options
 
 FILE = click.Path(dir_okay=False, path_type=Path)
 FOLDER = click.Path(file_okay=False, path_type=Path)
@@ -82,6 +82,7 @@ def trust_certify(role: Role, key: Path, root_key: Path, name: str) -> None:
     show_default=True,
     help="Versions whose updates are kept at least; 0 keeps all. May change at each start.",
 )
+@privacy_options
 @click.option("--host", default="127.0.0.1", show_default=True)
 @click.option("--port", type=click.IntRange(0, 65535), default=8340, show_default=True)
 def serve(
@@ -96,6 +97,10 @@ def serve(
     max_staleness: int,
     codec: Codec,
     retain: int,
+    epsilon: float | None,
+    delta: float,
+    clip_norm: float | None,
+    noise_multiplier: float | None,
     host: str,
     port: int,
 ) -> None:
@@ -103,9 +108,11 @@ def serve(
 
     Put TLS in front of it. HOMEROOM_OPERATOR_TOKEN, if set, opens /v1/metrics from elsewhere.
     Example: homeroom serve district/ --bundle vocabulary.homeroom --root-key root.pem
+    Private rounds: --epsilon 8 --clip-norm 0.5 --noise-multiplier 1.2
     """
     from homeroom_aggregator import place, serve
 
+    promise = asked(epsilon, delta, clip_norm, noise_multiplier)
     if bundle is not None and not (folder / place.FACTS).exists():
         place.make(
             folder,
@@ -114,17 +121,23 @@ def serve(
             root_key=read_key(root_key) if root_key else None,
             key=read_key(key) if key else None,
             certificate=read_certificate(certificate) if certificate else None,
-            configuration=RoundConfiguration(
-                bundle_id="0" * 64,
+            configuration=configuration(
                 buffer_size=buffer_size,
                 min_devices=min_devices,
                 max_staleness=max_staleness,
                 codec=codec,
+                privacy=promise,
             ),
         )
     facts = place.read(folder)
+    if promise not in (None, facts.configuration.privacy):
+        raise InputError(
+            "was begun with another promise of privacy", where=str(folder), remedy="serve it from a new folder"
+        )
     listening = serve.listen(host, port)
     click.echo(f"{facts.institution}: root {facts.root}")
+    if promise := facts.configuration.privacy:
+        click.echo(f"private rounds: epsilon {promise.epsilon:g} at delta {promise.delta:g} for each device")
     click.echo(f"listening on http://{host}:{listening.getsockname()[1]}")
     serve.serve(folder, listening, os.environ.get(TOKEN), retain)
 
@@ -161,6 +174,7 @@ def rebuild(folder: Path, release: bool) -> None:
     "--lag", type=click.FloatRange(0, 1), default=0.0, show_default=True, help="Share that trains on old theta."
 )
 @click.option("--proximal", type=click.FloatRange(0), default=0.0, show_default=True, help="FedProx's mu.")
+@privacy_options
 @click.option("--seed", type=int, default=0, show_default=True)
 @click.option("--json", "out", type=FILE, help="Write every figure here.")
 def simulate(
@@ -171,6 +185,10 @@ def simulate(
     participation: float,
     lag: float,
     proximal: float,
+    epsilon: float | None,
+    delta: float,
+    clip_norm: float | None,
+    noise_multiplier: float | None,
     seed: int,
     out: Path | None,
 ) -> None:
@@ -192,6 +210,7 @@ def simulate(
             participation=participation,
             lag=lag,
             proximal=proximal,
+            privacy=asked(epsilon, delta, clip_norm, noise_multiplier),
             seed=seed,
             tell=click.echo,
         )
@@ -209,4 +228,4 @@ def _new(path: Path) -> None:
 
 
 commands: list[click.Command] = [trust, serve, rebuild, simulate]
-commands += [*cli_members.commands, *cli_operations.commands, *cli_handover.commands]
+commands += [*cli_members.commands, *cli_operations.commands, *cli_handover.commands, *cli_privacy.commands]

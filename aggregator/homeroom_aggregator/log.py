@@ -1,8 +1,9 @@
 """The log on disk: what happened, in order, and the versions that followed; SQLite through the store's Database.
 
-Kinds of entry: `update` (its bytes as they were signed), `withdraw` (an update to unlearn) and `release` (a new
-version). Sums and theta are computed from it (`replay`), from the last checkpoint on; a released version is kept as it
-was signed. One process writes rounds (`lock`); any other may read the file meanwhile.
+Kinds of entry: `update` (its bytes as they were signed), `withdraw` (an update to unlearn), `release` (a new version),
+`private_release` (a new version, with its sums after noise; its updates' bytes are gone from then on). Sums and theta
+are computed from it (`replay`), from the last checkpoint on; a released version is kept as it was signed. One process
+writes rounds (`lock`); any other may read the file meanwhile.
 """
 
 from __future__ import annotations
@@ -18,14 +19,14 @@ from homeroom.errors import StoreError
 from homeroom.store.database import DamagedError, Database, refusal
 from homeroom_aggregator import schema
 
-Kind = Literal["update", "withdraw", "release"]
+Kind = Literal["update", "withdraw", "release", "private_release"]
 
 
 @dataclass(frozen=True)
 class Entry:
     """One entry. `version`: the newest version when it happened, for a release the one it made.
 
-    `body`: the update's bytes, else empty.
+    `body`: the update's bytes (none of one that was released privately), a private release's sums, else empty.
     """
 
     number: int
@@ -102,13 +103,13 @@ class Log:
             yield self.entry(number)
 
     def entry(self, number: int) -> Entry:
-        """StoreError if it is an update whose body is gone."""
-        sql = """SELECT number, kind, COALESCE(update_id, ''), COALESCE(device, ''), version, COALESCE(body, x'')
+        """StoreError if it is an update whose body is gone, other than erased."""
+        sql = """SELECT number, kind, COALESCE(update_id, ''), COALESCE(device, ''), version, body
                  FROM log LEFT JOIN bodies USING (number) WHERE number = ?"""
-        found = Entry(*self.database.one(sql, (number,)))
-        if found.kind == "update" and not found.body:
+        _, kind, update_id, device, version, body = self.database.one(sql, (number,))
+        if kind == "update" and body is None:
             raise StoreError(f"entry {number} has lost its body", where="log.db", remedy="restore the last backup")
-        return found
+        return Entry(number, kind, update_id, device, version, body or b"")
 
     def sender(self, update_id: str) -> str | None:
         """The device whose update has this id, or None."""
@@ -128,6 +129,16 @@ class Log:
     def all_withdrawn(self) -> frozenset[str]:
         rows = self.database.rows("SELECT update_id FROM log WHERE kind = 'withdraw' AND update_id IS NOT NULL")
         return frozenset(row[0] for row in rows)
+
+    def erase_updates(self, update_id: str | None = None) -> None:
+        """Empty the body of one update, or of every one so far; that they came, and from whom, stays."""
+        chosen = "SELECT number FROM log WHERE kind = 'update' AND (?1 IS NULL OR update_id = ?1)"
+        sql = f"UPDATE bodies SET body = x'' WHERE body != x'' AND number IN ({chosen})"
+        self.database.write(sql, (update_id,))
+
+    def last_private(self) -> int:
+        """The number of the newest private release; 0 where there is none."""
+        return int(self.database.one("SELECT COALESCE(max(number), 0) FROM log WHERE kind = 'private_release'")[0])
 
     def count(self, kind: Kind) -> int:
         return int(self.database.one("SELECT count(*) FROM log WHERE kind = ?", (kind,))[0])

@@ -38,6 +38,7 @@ from homeroom_aggregator import audit
 from homeroom_aggregator.access import new_code, spent
 from homeroom_aggregator.app import Service
 from homeroom_aggregator.downloads import Downloads
+from homeroom_aggregator.ledger import releases_within
 from homeroom_aggregator.log import Log
 from homeroom_aggregator.members import Invited, Members, Role
 from homeroom_aggregator.rounds import Rounds
@@ -90,6 +91,8 @@ def make(
     asked = msgspec.structs.replace(
         configuration or RoundConfiguration(bundle_id=installed.bundle_id), bundle_id=installed.bundle_id
     )
+    if asked.privacy:
+        releases_within(asked.privacy, asked.scale_bits)  # a budget that not one release fits in is refused here
     facts = Facts(
         institution=institution, root=root, bundle_id=installed.bundle_id, certificate=certificate, configuration=asked
     )

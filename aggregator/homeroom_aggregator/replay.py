@@ -1,8 +1,9 @@
-"""From the log to sums and theta, bit for bit; imports merge and log.
+"""From the log to sums and theta, bit for bit; imports merge, private and log.
 
 A withdrawn update is left out as if it had never come: what waits is recomputed at once, and the next release starts
 from a theta recomputed without it. That version differs from the last one by more than the withdrawn update, so nobody
-can read it off the difference. What other devices learned from a version that held it is not undone.
+can read it off the difference. What other devices learned from a version that held it is not undone. A private release
+is replayed from its sums after noise, whatever is withdrawn later: what it says of one update is bounded by its noise.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from homeroom.contract.update import RoundConfiguration, Update, read_update
 from homeroom.errors import StoreError
 from homeroom_aggregator.log import Entry
 from homeroom_aggregator.merge import SegmentSums, Undo
+from homeroom_aggregator.private import apply
 
 Released = Callable[[int, np.ndarray, dict[str, int]], None]  # version, theta, devices by segment
 
@@ -61,15 +63,23 @@ def due(state: State, rules: Rules) -> bool:
     return state.pending >= rules.configuration.buffer_size and bool(state.sums.ready(rules.configuration))
 
 
-def release(state: State, rules: Rules) -> tuple[dict[str, int], Undo]:
-    """Make the next version of what is ready; return by segment how many devices fed it, and what undoes it."""
-    theta, version, pending = state.theta, state.version, state.pending
-    state.theta, devices, undo_sums = state.sums.release(state.theta, rules.layout, rules.configuration)
+def release(state: State, rules: Rules, body: bytes = b"") -> tuple[dict[str, int], Undo]:
+    """Make the next version of what is ready; return by segment how many devices fed it, and what undoes it.
+
+    body: of a private release, its sums after noise.
+    """
+    theta, version, pending, sums = state.theta, state.version, state.pending, state.sums
+    if rules.configuration.privacy:
+        state.theta, devices = apply(theta, body, rules.layout, rules.configuration)
+        state.sums, undo_sums = SegmentSums(), None
+    else:
+        state.theta, devices, undo_sums = sums.release(theta, rules.layout, rules.configuration)
     state.version, state.pending = version + 1, 0
 
     def undo() -> None:
-        undo_sums()
-        state.theta, state.version, state.pending = theta, version, pending
+        if undo_sums:
+            undo_sums()
+        state.theta, state.version, state.pending, state.sums = theta, version, pending, sums
 
     return devices, undo
 
@@ -102,14 +112,14 @@ def replay(
         if entry.kind == "withdraw":
             stale = stale or entry.update_id in merged
             gone.add(entry.update_id)
-        elif entry.kind == "release":
+        elif entry.kind in ("release", "private_release"):
             if stale:
                 state, stale = again(entry.number - 1), False
-            devices, _ = release(state, rules)
+            devices, _ = release(state, rules, entry.body)
             if released:
                 released(state.version, state.theta, devices)
         elif entry.kind == "update":
-            if entry.update_id not in gone:
+            if entry.update_id not in gone and entry.body:  # none is left of what was released privately
                 update = read_update(entry.body, rules.configuration, rules.layout)
                 admit(state, update, entry.version, rules, entry.device)
                 merged.add(entry.update_id)

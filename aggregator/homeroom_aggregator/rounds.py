@@ -1,4 +1,4 @@
-"""The rounds: which update is let in, when a version is released, what is withdrawn; imports log, replay, checkpoint.
+"""The rounds: which update is let in, when a version is released, what is withdrawn; imports log, replay, ledger.
 
 The owner sees to it that one thread at a time is inside. Whatever raises has changed nothing: sums change in place, and
 what cannot be made durable is taken out of them again.
@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Literal
 
+import msgspec
 import numpy as np
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
@@ -20,7 +21,8 @@ from homeroom.contract.signing import Certificate, fingerprint
 from homeroom.contract.update import RoundConfiguration, Update, read_update
 from homeroom.contract.version import make_version, read_version
 from homeroom.errors import StoreError, UpdateError
-from homeroom_aggregator import audit, checkpoint
+from homeroom_aggregator import audit, checkpoint, private
+from homeroom_aggregator.ledger import Ledger
 from homeroom_aggregator.log import Log
 from homeroom_aggregator.members import Members
 from homeroom_aggregator.merge import Undo
@@ -44,13 +46,17 @@ class Rounds:
         retain: int = 0,
     ) -> None:
         """retain: versions whose updates are kept at least; 0 keeps everything."""
-        self.retain, self._done = retain, list[Undo]()
+        self.retain, self._done, self._erased = retain, list[Undo](), False
         self.bundle, self.configuration, self.key, self.certificate = bundle, configuration, key, word
         self.rules = Rules(bundle.manifest.layout, configuration, bundle.theta())
         self.log = Log(path)
         self.members = Members(self.log.database)
         try:
             self._check_identity(path)
+            privacy, bits = configuration.privacy, configuration.scale_bits
+            self.ledger = Ledger(self.log.database, privacy, bits) if privacy else None
+            if self.ledger and self.ledger.missing():
+                raise StoreError("ledger and log do not agree", where=str(path), remedy="restore the last backup")
             self.state = self._resumed()
             if self.state.version != self.log.newest():
                 raise StoreError("versions and log do not agree", where=str(path), remedy="restore the last backup")
@@ -67,6 +73,9 @@ class Rounds:
         known = self.log.fact("configuration")
         if known is None:
             self.log.put_fact("configuration", asked)
+            if self.configuration.privacy:
+                promise = msgspec.to_builtins(self.configuration.privacy)
+                audit.record(self.log.database, "private rounds", promise=promise)
         elif known != asked:
             raise StoreError(
                 "was begun with another bundle or round configuration",
@@ -89,6 +98,9 @@ class Rounds:
         if holder or self.log.withdrawn(header.update_id):
             return header.update_id, "already"
         self._check_base(header.base_version)
+        if self.ledger:
+            private.once_a_release(self.state.sums, member)
+            self.ledger.check(member)
         self._take_in(update, data, member)
         return header.update_id, "accepted"
 
@@ -135,6 +147,9 @@ class Rounds:
         else:
             if self.log.stepping:
                 outer.extend(self._done)
+            elif self._erased:  # so that SQLite's write-ahead log does not keep what was erased
+                self.log.database.empty_log()
+                self._erased = False
         finally:
             self._done = outer
 
@@ -147,10 +162,16 @@ class Rounds:
 
     def _release(self) -> int:
         """Make the next version; the number of its entry."""
-        state = self.state
-        devices, undo = release(state, self.rules)
+        state, sums = self.state, b""
+        if self.ledger:
+            self.ledger.charge(state.version + 1, sorted(set().union(*state.sums.devices.values())))
+            sums = private.noised(state.sums, self.rules.layout, self.configuration)
+        devices, undo = release(state, self.rules, sums)
         self._done.append(undo)
-        number = self.log.append("release", state.version)
+        number = self.log.append("private_release" if self.ledger else "release", state.version, body=sums)
+        if self.ledger:
+            self.log.erase_updates()
+            self._erased = True
         body = make_version(self.key, self.certificate, self.bundle.bundle_id, state.version, state.theta, devices)
         self.log.put_version(state.version, number, body)
         audit.record(self.log.database, "released", version=state.version, sha256=digest(body), devices=devices)
@@ -163,15 +184,18 @@ class Rounds:
     def withdraw(self, update_id: str, member: str) -> bool:
         """Unlearn an update of this member; False where it is another's, or so old that its bytes are gone.
 
-        An id never seen stays out should it come.
+        An id never seen stays out should it come. What a private release holds is `bounded`, and stays in.
         """
         holder, number = self.log.sender(update_id), self.log.number(update_id)
-        if holder not in (None, member):
+        if holder not in (None, member) or self.bounded(update_id, member):
             return False
         if not self.log.withdrawn(update_id):
             with self.change():
                 entry = self.log.append("withdraw", self.state.version, update_id=update_id, device=member)
                 audit.record(self.log.database, "withdrawn", device=member)
+                if self.ledger:
+                    self.log.erase_updates(update_id)
+                    self._erased = True
                 if number is not None and number > self.log.base:
                     self.log.drop_checkpoints(number, entry)  # they hold it
                     before = self.state
@@ -191,8 +215,17 @@ class Rounds:
         return checkpoint.unpack(self.log.checkpoint(number), self.rules.layout)
 
     def _put_checkpoint(self, number: int) -> None:
+        if self.ledger and self.state.pending:
+            return  # a sum without noise is never written down: the next release brings the checkpoint
         self.log.put_checkpoint(number, checkpoint.pack(self.state))
         self._mark, self._since_bytes = number, 0
+
+    def bounded(self, update_id: str, member: str) -> bool:
+        """Whether this member's update went into a private release: it cannot be taken out, only told little of."""
+        number = self.log.number(update_id)
+        if number is None or self.log.sender(update_id) != member or self.log.withdrawn(update_id):
+            return False
+        return number < self.log.last_private()
 
     def version(self, number: int) -> bytes | None:
         """The signed bytes of a released version, or None."""
@@ -233,9 +266,12 @@ class Rounds:
             problems.append("the present state is not what the log gives")
         return problems
 
-    def facts(self) -> dict[str, int]:
+    def facts(self) -> dict[str, int | float]:
         """Counts for /health and /metrics."""
-        return {
+        private: dict[str, int | float] = {}
+        if self.ledger:
+            private = {"epsilon_spent": self.ledger.spent(), "epsilon_budget": self.ledger.privacy.epsilon}
+        return private | {
             "version": self.state.version,
             "pending": self.state.pending,
             "devices": self.members.count(),

@@ -1,7 +1,7 @@
 """Many virtual schools in one process: the device's own training, updates as bytes, the aggregator's own rounds.
 
 Only the network, the keys' secrecy and the devices' stores are left out. The same seed gives the same theta, bit for
-bit; the devices' keys are new each time and change nothing.
+bit, but for the noise of private rounds, which has no seed; the devices' keys are new each time and change nothing.
 """
 
 from __future__ import annotations
@@ -15,11 +15,12 @@ import numpy as np
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from homeroom.bundle import Bundle
+from homeroom.contract.privacy import Privacy
 from homeroom.contract.signing import certify, fingerprint, new_key, public_hex
 from homeroom.contract.update import RoundConfiguration, left_over, make_update, unpack_residual
 from homeroom.contract.version import read_version
 from homeroom.dataset import Dataset
-from homeroom.errors import InputError, TrainError
+from homeroom.errors import InputError, TrainError, UpdateError
 from homeroom.runtime import Graphs
 from homeroom.training import Score, Settings, evaluate, fit
 from homeroom_aggregator.rounds import Rounds
@@ -70,6 +71,7 @@ def simulate(
     settings: Settings | Callable[[int], Settings],
     configuration: RoundConfiguration | None = None,
     *,
+    privacy: Privacy | None = None,
     seed: int,
     graphs: Graphs,
     participation: float = 1.0,
@@ -81,7 +83,8 @@ def simulate(
     """Train together for so many rounds.
 
     settings: of local training; a function gives those of each round, from 1.
-    configuration: by default a release whenever as many updates came as schools take part. participation: the chance
+    configuration: by default a release whenever as many updates came as schools take part, private if `privacy` says
+    so. participation: the chance
     that a school takes part in a round. lag: the chance that it trains on the version before the newest one.
     measure_every: score every so many rounds, and at the end (0: only then). feedback: what a lossy codec could not
     carry enters the school's next update, as on a device.
@@ -90,10 +93,12 @@ def simulate(
         raise InputError("a simulation needs at least one school and one round")
     if len({school.name for school in schools}) < len(schools):
         raise InputError("two schools have the same name", remedy="give each a name of its own")
+    buffer_size = max(1, round(participation * len(schools)))
     asked = configuration or RoundConfiguration(
         bundle_id=bundle.bundle_id,
-        buffer_size=max(1, round(participation * len(schools))),
-        min_devices=min(3, len(schools)),
+        buffer_size=buffer_size,
+        min_devices=min(3, buffer_size if privacy else len(schools)),
+        privacy=privacy,
     )
     asked = msgspec.structs.replace(asked, bundle_id=bundle.bundle_id)
     key, root = new_key(), new_key()
@@ -130,7 +135,10 @@ def simulate(
                     continue
                 residuals[school.name] = rest if feedback else b""
                 sent_bytes += len(data)
-                aggregator.update(data, public_hex(keys[school.name]))
+                try:
+                    aggregator.update(data, public_hex(keys[school.name]))
+                except UpdateError as problem:
+                    refused[school.name] = str(problem)
                 while len(released) <= aggregator.state.version:
                     released.append(_released(aggregator, len(released)))
             measured = number == rounds or (measure_every > 0 and number % measure_every == 0)

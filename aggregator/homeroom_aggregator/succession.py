@@ -8,6 +8,7 @@ from pathlib import Path
 from homeroom.contract.signing import read_key
 from homeroom.store.database import Database
 from homeroom_aggregator import audit, place
+from homeroom_aggregator.ledger import Ledger
 from homeroom_aggregator.log import Log
 
 PEOPLE = ("devices", "invitations", "consents", "instances", "audit")
@@ -22,7 +23,10 @@ def succeed(folder: Path, old: Path, bundle: Path) -> place.Facts:
     folder.mkdir(parents=True, exist_ok=True)
     with contextlib.closing(place.open_log(old)) as before, contextlib.closing(Log(folder / place.LOG)) as log:
         if not log.database.one("SELECT 1 FROM audit"):
-            _take_over(log.database, before.database)
+            with log.database.step():
+                _take_over(log.database, before.database)
+                if privacy := facts.configuration.privacy:
+                    Ledger(log.database, privacy, facts.configuration.scale_bits).carry_over(before.database)
     return place.make(
         folder,
         bundle,
@@ -35,11 +39,10 @@ def succeed(folder: Path, old: Path, bundle: Path) -> place.Facts:
 
 
 def _take_over(new: Database, old: Database) -> None:
-    """Everybody who belongs, and the audit log, whose chain goes on; in one step."""
-    with new.step():
-        for table in PEOPLE:
-            rows = old.rows(f"SELECT * FROM {table}")
-            if rows:
-                places = ", ".join("?" * len(rows[0]))
-                new.write_many(f"INSERT INTO {table} VALUES ({places})", rows)
-        audit.record(new, "succeeded", members=len(old.rows("SELECT 1 FROM devices")))
+    """Everybody who belongs, and the audit log, whose chain goes on."""
+    for table in PEOPLE:
+        rows = old.rows(f"SELECT * FROM {table}")
+        if rows:
+            places = ", ".join("?" * len(rows[0]))
+            new.write_many(f"INSERT INTO {table} VALUES ({places})", rows)
+    audit.record(new, "succeeded", members=len(old.rows("SELECT 1 FROM devices")))

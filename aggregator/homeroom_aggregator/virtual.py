@@ -11,6 +11,7 @@ import msgspec
 from homeroom import golden
 from homeroom.bundle import Bundle, install
 from homeroom.collect import examples
+from homeroom.contract.privacy import Privacy
 from homeroom.dataset import Dataset
 from homeroom.ingest import read_samples
 from homeroom.runtime import Graphs
@@ -41,6 +42,7 @@ def run(
     participation: float,
     lag: float,
     proximal: float,
+    privacy: Privacy | None,
     seed: int,
     tell: Callable[[str], None],
 ) -> Simulation:
@@ -73,6 +75,7 @@ def run(
         schools,
         rounds,
         settings,
+        privacy=privacy,
         seed=seed,
         graphs=graphs,
         participation=participation,

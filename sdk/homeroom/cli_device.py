@@ -161,6 +161,10 @@ def sync(directory: Path, machine: bool) -> None:
         click.echo(f"  refused {update_id[:8]}: {reason}")
     if report.unlearned:
         click.echo(f"asked to unlearn {len(report.unlearned)} updates")
+    if report.bounded:
+        click.echo(
+            f"{len(report.bounded)} updates are in private releases: what these tell of them is bounded, not undone"
+        )
     click.echo(f"global version {report.version or 0}; in use: {report.in_use}")
     if report.clock_off_s is not None and abs(report.clock_off_s) > 86_400:
         click.echo(

@@ -14,12 +14,11 @@ from typing import Any
 import msgspec
 import numpy as np
 
-from homeroom import exchange, ingest, lineage, planner, planning
+from homeroom import exchange, ingest, lineage, planner, planning, spending
 from homeroom.budget import Budget
 from homeroom.bundle import Bundle
 from homeroom.collect import Progress, examples
 from homeroom.contract.invitation import read_invitation
-from homeroom.contract.update import RoundConfiguration
 from homeroom.dataset import Dataset, Example
 from homeroom.errors import TrainError
 from homeroom.explain import Explanation, explain
@@ -187,20 +186,23 @@ class Device:
         """Enrol with an aggregator, once; the invitation's code is then spent."""
         configuration = exchange.enrol(self.store, self.bundle, read_invitation(Path(invitation)), self._root())
         with self.store.step("join"):
-            self.store.put_secret("identity.round", msgspec.json.encode(configuration))
+            spending.agree(self.store, configuration)
             self._queue_update()
         self.store.back_up()
 
     def sync(self) -> SyncReport:
         """Send what waits, fetch the newest global theta and use it unless it is clearly worse here.
 
-        Raises NetworkError where there is no connection: everything stays queued.
+        Raises NetworkError where there is no connection: everything stays queued. Raises TrustError, and sends nothing,
+        where the aggregator promises less privacy than when this device joined.
         """
         with exchange.connected(self.store) as client:
-            self.store.put_secret("identity.round", msgspec.json.encode(client.round()))
+            asked = client.round()
+            spending.hold(self.store, asked)
             self._queue_update()
-            unlearned = exchange.ask_unlearning(self.store, client)
-            sent, refused, sent_bytes = exchange.send_updates(self.store, client)
+            unlearned, bounded = exchange.ask_unlearning(self.store, client)
+            layout = self.bundle.manifest.layout
+            sent, refused, sent_bytes = exchange.send_updates(self.store, client, asked, layout)
             taken = exchange.take_global(self.store, self.bundle, client, self._root(), self._validation_scores)
             clock_off_s = exchange.clock_off_s(client)
         self.store.back_up()
@@ -209,6 +211,7 @@ class Device:
             sent=tuple(sent),
             refused=refused,
             unlearned=tuple(unlearned),
+            bounded=tuple(bounded),
             version=newest.base if newest else None,
             in_use=taken.in_use,
             sent_bytes=sent_bytes,
@@ -300,13 +303,12 @@ class Device:
 
     def _queue_update(self) -> str:
         """Queue the update of the newest local version, if this device has joined."""
-        key, configuration = exchange.device_key(self.store), self.store.get_secret("identity.round")
+        key, asked = exchange.device_key(self.store), spending.known_round(self.store)
         version = next((v for v in reversed(self.store.versions()) if v.kind == "local"), None)
-        if key is None or configuration is None:
+        if key is None or asked is None:
             return "not enrolled"
         if version is None:
             return "nothing trained yet"
-        asked = msgspec.json.decode(configuration, type=RoundConfiguration)
         return lineage.queue_update(self.store, self.bundle, version, key, asked)
 
     def _root(self) -> str:

@@ -12,9 +12,11 @@ import msgspec
 import numpy as np
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
+from homeroom import spending
 from homeroom.bundle import SIZE_LIMIT_BYTES, Bundle
 from homeroom.contract.canonical import digest
 from homeroom.contract.invitation import Invitation
+from homeroom.contract.layout import Layout
 from homeroom.contract.signing import new_key, public_hex
 from homeroom.contract.update import RoundConfiguration
 from homeroom.contract.version import read_version
@@ -137,15 +139,21 @@ def device_key(store: Store) -> Ed25519PrivateKey | None:
     return None if secret is None else Ed25519PrivateKey.from_private_bytes(secret)
 
 
-def send_updates(store: Store, client: Client) -> tuple[list[str], dict[str, str], int]:
-    """Send every waiting update once more under its own id; (sent, refused with the reason, bytes)."""
+def send_updates(
+    store: Store, client: Client, configuration: RoundConfiguration, layout: Layout
+) -> tuple[list[str], dict[str, str], int]:
+    """Send every waiting update once more under its own id; (sent, refused with the reason, bytes).
+
+    In a private round the device refuses what is not as the round promises, before a byte of it leaves.
+    """
     sent: list[str] = []
     refused: dict[str, str] = {}
     size = 0
     for update in store.pending_updates():
-        store.mark_sending(update.update_id)
-        size += len(update.data)
         try:
+            spending.charge(store, update.data, update.update_id, configuration, layout)
+            store.mark_sending(update.update_id)
+            size += len(update.data)
             client.update(update.data)
         except UpdateError as problem:
             if problem.code in ("unknown_device", "no_consent"):  # it waits until that is mended
@@ -158,12 +166,14 @@ def send_updates(store: Store, client: Client) -> tuple[list[str], dict[str, str
     return sent, refused, size
 
 
-def ask_unlearning(store: Store, client: Client) -> list[str]:
-    asked = store.pending_unlearn()
-    for update_id in asked:
-        client.unlearn(update_id)
+def ask_unlearning(store: Store, client: Client) -> tuple[list[str], list[str]]:
+    """Ask for every update that is to be unlearned; (those that are, those that a private release bounds instead)."""
+    gone: list[str] = []
+    bounded: list[str] = []
+    for update_id in store.pending_unlearn():
+        (bounded if client.unlearn(update_id) == "bounded" else gone).append(update_id)
         store.mark_unlearned(update_id)
-    return asked
+    return gone, bounded
 
 
 @dataclass(frozen=True)

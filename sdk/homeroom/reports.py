@@ -58,6 +58,7 @@ class SyncReport:
     sent: tuple[str, ...] = ()
     refused: Mapping[str, str] = field(default_factory=dict)
     unlearned: tuple[str, ...] = ()
+    bounded: tuple[str, ...] = ()  # were to be unlearned, but went into a private release, which bounds what they tell
     version: int | None = None
     in_use: str = "unchanged"  # "global", "local" (clearly better here) or "unchanged"
     sent_bytes: int = 0

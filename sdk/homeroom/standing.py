@@ -1,4 +1,4 @@
-"""How a device stands: counts and facts, nothing about single subjects; imports store and lineage."""
+"""How a device stands: counts and facts, nothing about single subjects; imports store, lineage and spending."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from typing import Any
 
 from homeroom.bundle import Bundle
 from homeroom.lineage import newest_global
+from homeroom.spending import view
 from homeroom.store import Store
 
 
@@ -25,6 +26,7 @@ def standing(store: Store, bundle: Bundle) -> dict[str, Any]:
         "updates_waiting": len(store.pending_updates()),
         "updates_sent": len(store.sent_updates()),
         "unlearning_waiting": len(store.pending_unlearn()),
+        "privacy": view(store),
         "training_unfinished": store.get_secret("state") is not None,
         "copied_here": store.moved,
         "clock": store.clock_warning(),

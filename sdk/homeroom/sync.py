@@ -211,8 +211,14 @@ class Client:
 
         return download(parcel, folder, kind, limit_bytes, part)
 
-    def unlearn(self, update_id: str) -> None:
-        self.send("POST", "/v1/unlearn", msgspec.json.encode({"update_id": update_id}))
+    def unlearn(self, update_id: str) -> str:
+        """Ask to leave an update out; "accepted", or "bounded" where a private release holds it for good."""
+
+        class Answer(msgspec.Struct):
+            status: str = "accepted"
+
+        body = msgspec.json.encode({"update_id": update_id})
+        return str(self._decode(self.send("POST", "/v1/unlearn", body), Answer).status)
 
     def close(self) -> None:
         self._line.close()

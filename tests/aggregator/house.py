@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import safetensors.numpy
@@ -68,10 +69,10 @@ def write_bundle(path: Path, *, name: str = "lesson", version: int = 1) -> Path:
     return path
 
 
-def make_folder(tmp: Path, **configuration: int | float) -> Path:
+def make_folder(tmp: Path, **configuration: Any) -> Path:
     """An aggregator's folder for that bundle; two updates a release, two devices, unless said otherwise."""
     settings = {"bundle_id": "0" * 64, "buffer_size": 2, "min_devices": 2, **configuration}
-    asked = RoundConfiguration(**settings)  # type: ignore[arg-type]
+    asked = RoundConfiguration(**settings)
     bundle = tmp / "bundle"
     if not bundle.exists():
         write_bundle(bundle)

@@ -10,9 +10,10 @@ import pytest
 import tiny
 
 from aggregator.house import running
-from homeroom import Device, Sample
-from homeroom.contract.update import RoundConfiguration
-from homeroom.errors import NetworkError
+from homeroom import Device, Sample, exchange, spending
+from homeroom.contract.privacy import Privacy, squares
+from homeroom.contract.update import RoundConfiguration, read_update
+from homeroom.errors import NetworkError, TrustError
 from homeroom_aggregator import place
 from homeroom_aggregator.app import Service
 
@@ -21,6 +22,20 @@ from homeroom_aggregator.app import Service
 def district(tiny_bundle: tiny.Tiny, tmp_path: Path) -> Iterator[tuple[Service, str]]:
     folder = tmp_path / "district"
     asked = RoundConfiguration(bundle_id="0" * 64, buffer_size=2, min_devices=2)
+    place.make(folder, tiny_bundle.path, institution="tests", root_key=tiny_bundle.root_key, configuration=asked)
+    service = place.open_service(folder)
+    with running(service) as address:
+        yield service, address
+    service.rounds.close()
+
+
+PROMISE = Privacy(clip_norm=1.0, noise_multiplier=1.0, epsilon=12.0, delta=1e-5)
+
+
+@pytest.fixture
+def private_district(tiny_bundle: tiny.Tiny, tmp_path: Path) -> Iterator[tuple[Service, str]]:
+    folder = tmp_path / "private"
+    asked = RoundConfiguration(bundle_id="0" * 64, buffer_size=2, min_devices=2, privacy=PROMISE)
     place.make(folder, tiny_bundle.path, institution="tests", root_key=tiny_bundle.root_key, configuration=asked)
     service = place.open_service(folder)
     with running(service) as address:
@@ -117,3 +132,87 @@ def test_a_change_of_key_that_was_cut_short_is_finished_at_the_next_sync(
         assert abs(report.clock_off_s) < 60
         assert device.store.get_secret("identity.key") != before
         assert service.members.count() == 1
+
+
+def test_two_schools_in_private_rounds_end_with_the_same_noised_theta_and_know_what_it_cost(
+    private_district: tuple[Service, str], tiny_bundle: tiny.Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    service, address = private_district
+    schools = [open_school(tiny_bundle, tmp_path / f"s{n}", monkeypatch, n) for n in range(2)]
+    for number, device in enumerate(schools):
+        enrol(device, service, address, tmp_path, f"s{number}")
+        assert device.train(minutes=1, epochs=2).update == "queued"
+        (waiting,) = device.store.pending_updates()
+        sent = read_update(waiting.data, service.rounds.configuration, device.bundle.manifest.layout)
+        assert sum(squares(part) for part in sent.values.values()) <= PROMISE.clip_grid(20) ** 2
+    first = schools[0].sync()
+    assert schools[1].sync().version == 1
+    assert schools[0].sync().version == 1
+    a, b = (next(v for v in d.store.versions() if v.kind == "global") for d in schools)
+    assert schools[0].store.theta(a.version_id).tobytes() == schools[1].store.theta(b.version_id).tobytes()
+    for device in schools:
+        told = device.status()["privacy"]
+        assert told["updates_sent"] == 1
+        assert told["epsilon_spent"] == pytest.approx(service.rounds.facts()["epsilon_spent"], abs=1e-3)
+        assert "private rounds on" in [line["event"] for line in device.store.audit()]
+    schools[0].forget(schools[0].store.subjects()[0])
+    answered = schools[0].sync()
+    assert answered.bounded == first.sent
+    assert answered.unlearned == ()
+    assert service.rounds.verify() == []
+    for device in schools:
+        device.close()
+
+
+def test_an_aggregator_that_drops_its_promise_gets_nothing_until_the_school_joins_anew(
+    private_district: tuple[Service, str], tiny_bundle: tiny.Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    service, address = private_district
+    with open_school(tiny_bundle, tmp_path / "s", monkeypatch, 0) as device:
+        enrol(device, service, address, tmp_path, "s")
+        device.train(minutes=1, epochs=1)
+        exchange.follow(device.store, device.bundle)  # as after a change of bundle: the promise is not forgotten
+        for worse in (None, Privacy(clip_norm=1.0, noise_multiplier=0.1, epsilon=500.0, delta=1e-5)):
+            service.rounds.configuration = msgspec.structs.replace(service.rounds.configuration, privacy=worse)
+            with pytest.raises(TrustError, match="when this device joined"):
+                device.sync()
+        assert service.rounds.log.count("update") == 0
+        assert len(device.store.pending_updates()) == 1
+        assert spending.sent(device.store) == []
+
+
+def test_an_update_that_was_made_for_plain_rounds_never_leaves_for_private_ones(
+    private_district: tuple[Service, str], tiny_bundle: tiny.Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    service, address = private_district
+    with open_school(tiny_bundle, tmp_path / "s", monkeypatch, 0) as device:
+        enrol(device, service, address, tmp_path, "s")
+        device.train(minutes=1, epochs=1)
+        (waiting,) = device.store.pending_updates()
+        plain = RoundConfiguration(bundle_id=device.bundle.bundle_id)
+        device.store.drop_update(waiting.update_id)
+        spending.agree(device.store, plain)
+        device._queue_update()
+        (waiting,) = device.store.pending_updates()
+        device.store.mark_sending(waiting.update_id)  # begun before the rounds became private: it is not made anew
+        arrived: list[bytes] = []
+        monkeypatch.setattr(service.rounds, "update", lambda data, sender: arrived.append(data))
+        report = device.sync()
+        assert list(report.refused) == [waiting.update_id]
+        assert arrived == []
+        assert device.store.pending_updates() == []
+
+
+def test_a_device_stops_at_its_own_budget_whatever_the_aggregator_says(
+    private_district: tuple[Service, str], tiny_bundle: tiny.Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    service, address = private_district
+    with open_school(tiny_bundle, tmp_path / "s", monkeypatch, 0) as device:
+        enrol(device, service, address, tmp_path, "s")
+        device.train(minutes=1, epochs=1)
+        entered = [spending.Sent(f"{n:032x}", 1.0) for n in range(9)]
+        device.store.put_secret(spending.LEDGER, msgspec.json.encode(entered))
+        (reason,) = device.sync().refused.values()
+        assert "epsilon 12" in reason
+        assert service.rounds.log.count("update") == 0
+        assert device.status()["privacy"]["updates_sent"] == 9

@@ -20,6 +20,7 @@ from homeroom.contract.canonical import digest, identity
 from homeroom.contract.codecs import Codec, decode, encode
 from homeroom.contract.layout import Layout
 from homeroom.contract.manifest import Hash
+from homeroom.contract.privacy import Privacy, clip, squares
 from homeroom.contract.secure import SecureRules
 from homeroom.contract.signing import public_hex
 from homeroom.errors import TrustError, UpdateError
@@ -44,6 +45,10 @@ REFUSALS = {
     "not_finite": "it holds values that are not finite",
     "too_large": "it is far larger than an honest update",
     "empty": "it holds no segment",
+    "not_private": "it was not made as this private round asks",
+    "not_clipped": "it is longer than the clip norm of this private round",
+    "once_a_release": "this device has an update in the next private release already",
+    "budget_spent": "one more private release would pass this device's privacy budget",
 }
 FIRST_FIELDS = frozenset(
     {
@@ -75,6 +80,18 @@ class RoundConfiguration(msgspec.Struct, frozen=True, kw_only=True):
     server_rate: float = 1.0
     update_limit_bytes: Annotated[int, msgspec.Meta(ge=1024)] = 64 << 20
     secure: SecureRules | None = None
+    privacy: Privacy | None = None
+
+    def __post_init__(self) -> None:
+        if self.privacy is None:
+            return
+        self.privacy.check(self.scale_bits)
+        if self.codec != "fixed32":
+            raise ValueError(f"codec {self.codec} is lossy, and a private round needs fixed32")
+        if self.min_devices > self.buffer_size:
+            raise ValueError("min_devices above buffer_size: no private release would ever come")
+        if self.secure:
+            raise ValueError("noise at the aggregator needs what a secure round hides from it: choose one")
 
     @property
     def document(self) -> dict[str, Any]:
@@ -89,7 +106,12 @@ class RoundConfiguration(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def weight(examples: int, staleness: int, configuration: RoundConfiguration) -> int:
-    """Integer weight of one segment: its examples, capped, over the root of 1 + staleness; at least 1."""
+    """Integer weight of one segment: its examples, capped, over the root of 1 + staleness; at least 1.
+
+    In a private round every update weighs 1: a weight would tell of examples, and change the sensitivity.
+    """
+    if configuration.privacy:
+        return 1
     capped = UNITS * min(examples, configuration.cap_examples)
     return max(1, isqrt(capped * capped // (1 + staleness)))
 
@@ -101,7 +123,7 @@ class SegmentEntry(msgspec.Struct, frozen=True):
 
 
 class UpdateHeader(msgspec.Struct, frozen=True, kw_only=True):
-    """`device` is its public key. No time of day: devices have no clock."""
+    """`device`: its public key; `privacy`: what a private update was made for. No time of day, as devices have none."""
 
     format: int = FORMAT
     update_id: Annotated[str, msgspec.Meta(pattern=r"^[0-9a-f]{32}$")]
@@ -113,6 +135,7 @@ class UpdateHeader(msgspec.Struct, frozen=True, kw_only=True):
     scale_bits: int
     segments: Annotated[tuple[SegmentEntry, ...], msgspec.Meta(max_length=4096)]
     payload_sha256: Hash
+    privacy: Privacy | msgspec.UnsetType = msgspec.UNSET
 
 
 class Update(msgspec.Struct, frozen=True):
@@ -134,14 +157,23 @@ def make_update(
     """Encode and sign theta_after - theta_before.
 
     delta: float32 [P], with what earlier updates left over. examples: by segment name, how many samples taught it;
-    segments that are absent or zero are left out. Raises UpdateError if nothing may be sent, or a value does not fit.
+    segments that are absent or zero are left out. In a private round nothing is left out, everything is clipped as one,
+    and no count is told. Raises UpdateError if nothing may be sent, or a value does not fit.
     """
     parts = layout.split(delta)
     chosen = [s for s in layout if examples.get(s.name, 0) > 0 and s.scope == "shared"]
     if not chosen:
         raise UpdateError("no shared segment was trained", code="empty", remedy="add labelled samples and train first")
     codec, bits, keep = configuration.codec, configuration.scale_bits, configuration.keep
-    payload = safetensors.numpy.save({s.segment_id: encode(parts[s.name], codec, bits, keep) for s in chosen})
+    if configuration.privacy:
+        chosen = [s for s in layout if s.scope == "shared"]
+        examples = dict.fromkeys((s.name for s in chosen), 1)
+        whole = clip(np.concatenate([parts[s.name] for s in chosen]), configuration.privacy, bits)
+        ends = np.cumsum([s.size for s in chosen])[:-1]
+        encoded = dict(zip((s.segment_id for s in chosen), np.split(whole, ends), strict=True))
+    else:
+        encoded = {s.segment_id: encode(parts[s.name], codec, bits, keep) for s in chosen}
+    payload = safetensors.numpy.save(encoded)
     header = UpdateHeader(
         update_id=update_id or uuid.uuid4().hex,
         device=public_hex(key),
@@ -151,6 +183,7 @@ def make_update(
         scale_bits=bits,
         segments=tuple(SegmentEntry(s.segment_id, s.name, int(examples[s.name])) for s in chosen),
         payload_sha256=digest(payload),
+        privacy=configuration.privacy or msgspec.UNSET,
     )
     return envelope.pack(MAGIC, "update", header, payload, key)
 
@@ -213,7 +246,7 @@ def read_update(data: bytes, configuration: RoundConfiguration, layout: Layout) 
     if sorted(found) != sorted({e.segment_id for e in header.segments}) or len(found) != len(header.segments):
         raise UpdateError("the payload's segments are not those of the header", code="malformed")
     values: dict[str, np.ndarray] = {}
-    squares = 0.0
+    total = 0.0  # of squares
     for entry in header.segments:
         segment = known.get(entry.segment_id)
         if segment is None:
@@ -224,8 +257,26 @@ def read_update(data: bytes, configuration: RoundConfiguration, layout: Layout) 
             encoded = decode(found[entry.segment_id], header.codec, segment.size, header.scale_bits)
         except UpdateError as problem:
             raise UpdateError(problem.what, code=problem.code, where=f"segment {segment.name}") from None
-        squares += float(np.square(encoded.astype(np.float64) * 2.0**-header.scale_bits).sum())
+        total += float(np.square(encoded.astype(np.float64) * 2.0**-header.scale_bits).sum())
         values[segment.name] = encoded
-    if squares**0.5 > configuration.max_norm:
-        raise UpdateError(f"norm {squares**0.5:.3g} exceeds {configuration.max_norm:g}", code="too_large")
+    if configuration.privacy:
+        _check_private(header, values, configuration, configuration.privacy, layout)
+    elif total**0.5 > configuration.max_norm:
+        raise UpdateError(f"norm {total**0.5:.3g} exceeds {configuration.max_norm:g}", code="too_large")
     return Update(header, values)
+
+
+def _check_private(
+    header: UpdateHeader,
+    values: Mapping[str, np.ndarray],
+    configuration: RoundConfiguration,
+    privacy: Privacy,
+    layout: Layout,
+) -> None:
+    """Raise UpdateError unless one clip was put on the whole update, all of it is there, and no count is told."""
+    shared = {segment.name for segment in layout if segment.scope == "shared"}
+    if header.privacy != privacy or set(values) != shared or any(entry.examples != 1 for entry in header.segments):
+        raise UpdateError(REFUSALS["not_private"], code="not_private", remedy="sync, then train again")
+    limit = privacy.clip_grid(configuration.scale_bits)
+    if sum(squares(part) for part in values.values()) > limit * limit:
+        raise UpdateError(f"norm exceeds the clip of {privacy.clip_norm:g}", code="not_clipped", remedy="train again")

@@ -1,0 +1,79 @@
+"""What the private rounds of a folder promised and spent, as figures and in plain words, while it serves or not."""
+
+from __future__ import annotations
+
+import contextlib
+from math import exp
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from homeroom.contract.layout import Layout
+from homeroom.contract.update import RoundConfiguration
+from homeroom_aggregator import place
+from homeroom_aggregator.ledger import Ledger
+from homeroom_aggregator.log import Log
+
+
+def figures(folder: Path) -> dict[str, Any]:
+    """Everything the words below are made of."""
+    facts = place.read(folder)
+    privacy, layout = facts.configuration.privacy, place.open_bundle_of(folder, facts).manifest.layout
+    if privacy is None:
+        return {"institution": facts.institution, "private": False}
+    with contextlib.closing(Log(folder / place.LOG, alone=False)) as log:
+        ledger = Ledger(log.database, privacy, facts.configuration.scale_bits)
+        return {"institution": facts.institution, "private": True} | _figures(ledger, layout, facts.configuration)
+
+
+def _figures(ledger: Ledger, layout: Layout, configuration: RoundConfiguration) -> dict[str, Any]:
+    shares = ledger.shares()
+    return {
+        "promise": msgspec.to_builtins(ledger.privacy),
+        "noise_multiplier_on_grid": ledger.event.noise_multiplier,
+        "parameters": sum(segment.size for segment in layout if segment.scope == "shared"),
+        "buffer_size": configuration.buffer_size,
+        "releases": len(ledger.events()),
+        "releases_a_device": ledger.allowed,
+        "devices": len(shares),
+        "most_entered": max(shares.values(), default=0),
+        "epsilon_spent": ledger.spent(),
+        "devices_at_their_budget": sum(count >= ledger.allowed for count in shares.values()),
+        "right_guesses_at_most": right_guesses(ledger.privacy.epsilon, ledger.privacy.delta),
+    }
+
+
+def right_guesses(epsilon: float, delta: float) -> float:
+    """How often, at most, somebody is right who saw every release and guesses whether one device is in them.
+
+    From the bound on true and false positives (Kairouz, Oh, Viswanath 2015, theorem 2.1); 0.5 is a blind guess.
+    """
+    odds = exp(-epsilon)
+    return min(1.0, (1 + delta * odds) / (1 + odds))
+
+
+def words(found: dict[str, Any]) -> list[str]:
+    """The report, a line a paragraph."""
+    institution = found["institution"]
+    if not found["private"]:
+        return [
+            f"{institution}: plain rounds. Nothing here is differential privacy: the aggregator keeps each update, and "
+            "what a release says about one school has no bound.",
+        ]
+    promise, spent = found["promise"], found["epsilon_spent"]
+    clip, noise = promise["clip_norm"], promise["noise_multiplier"]
+    return [
+        f"{institution}: private rounds. The promise is part of the signed round configuration, and devices hold it.",
+        f"Promised: epsilon {promise['epsilon']:g} at delta {promise['delta']:g} for each device, over all releases. "
+        f"Whoever sees every release and guesses whether one device's updates are in them is right at most "
+        f"{100 * found['right_guesses_at_most']:.1f} % of the time; 50 % is a blind guess.",
+        f"How: an update is cut to a length of {clip:g}; the aggregator adds noise of {noise:g} times that to each of "
+        f"{found['parameters']:,} numbers of the sum of {found['buffer_size']} updates, and forgets the updates.",
+        f"Spent: {found['releases']} releases, {found['devices']} devices. The device that entered most entered "
+        f"{found['most_entered']} of them: epsilon {spent:.3g}.",
+        f"Left: a device may enter {found['releases_a_device']} releases; its updates are refused after that. "
+        f"{found['devices_at_their_budget']} devices are there.",
+        "Not covered: the aggregator itself, which sees each update until its release; that a device took part, and "
+        "when; several devices that hold data of the same pupil, each of which is protected by itself.",
+    ]

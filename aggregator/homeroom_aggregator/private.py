@@ -1,0 +1,63 @@
+"""The private release: an exact integer sum, discrete Gaussian noise once, and then only post-processing.
+
+**Mechanism**: each shared segment's sum of clipped updates plus noise from the system's secure generator, all on the
+fixed-point grid; divided by `buffer_size`, a constant. **Norm**: L2 over all shared segments together; one device has
+one update in a release, and its norm was checked as an integer, so it moves the sum by at most `clip_grid`. **Noise**:
+`noise_grid` in every coordinate, segments that nobody taught included. **Neighbours**: one device's update replaced by
+zero. **When it does not hold**: against the aggregator itself, which sees the updates until they are released; if its
+system's random generator is foreseeable; for who took part and when. The noise is never stored, nor, after the release,
+are the updates: the log keeps the noised sum, from which the version follows bit for bit.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import safetensors.numpy
+
+from homeroom.contract import envelope
+from homeroom.contract.layout import Layout
+from homeroom.contract.update import RoundConfiguration
+from homeroom.errors import StoreError, UpdateError
+from homeroom_aggregator.merge import SegmentSums
+from homeroom_aggregator.noise import discrete_gaussian
+
+DEVICES = "devices"  # beside the segments in a release: int64 [1], how many devices are in the sum
+
+
+def once_a_release(sums: SegmentSums, device: str) -> None:
+    """Raise UpdateError if the device is in the sums already: twice it would count double what the noise hides."""
+    if any(device in fed for fed in sums.devices.values()):
+        raise UpdateError(
+            "this device's update is in the next release already",
+            code="once_a_release",
+            remedy="sync after the next release, then train again",
+        )
+
+
+def noised(sums: SegmentSums, layout: Layout, configuration: RoundConfiguration) -> bytes:
+    """The sums with noise, ready to be logged; safetensors int64 [size] by segment_id, and how many devices fed it."""
+    assert configuration.privacy  # only private rounds come here
+    shared = [segment for segment in layout if segment.scope == "shared"]
+    noise = discrete_gaussian(
+        configuration.privacy.noise_grid(configuration.scale_bits), sum(segment.size for segment in shared)
+    )
+    parts = dict(zip(shared, np.split(noise, np.cumsum([s.size for s in shared])[:-1]), strict=True))
+    made = {segment.segment_id: sums.numerators[segment.name] + part for segment, part in parts.items()}
+    fed = len(sums.devices[shared[0].name])
+    packed: bytes = safetensors.numpy.save({**made, DEVICES: np.array([fed], np.int64)})
+    return packed
+
+
+def apply(
+    theta: np.ndarray, body: bytes, layout: Layout, configuration: RoundConfiguration
+) -> tuple[np.ndarray, dict[str, int]]:
+    """Theta float32 [P] moved by a logged release, and by segment the number of devices."""
+    found = envelope.tensors(body, where="private release", error=StoreError)
+    theta, fed = theta.copy(), int(found.pop(DEVICES)[0])
+    segments = [segment for segment in layout if segment.segment_id in found]
+    for segment in segments:
+        mean = found[segment.segment_id].astype(np.float64) / configuration.buffer_size
+        where = layout.slices[segment.name]
+        step = mean * (configuration.server_rate * 2.0**-configuration.scale_bits)
+        theta[where] = (theta[where].astype(np.float64) + step).astype(np.float32)
+    return theta, {segment.name: fed for segment in segments}

@@ -1,0 +1,101 @@
+"""The promise of a private round, and the clip that a device keeps it with; numpy and errors only.
+
+**Norm**: L2, over all shared segments of one update together. **Neighbouring relation**: one update is replaced by the
+zero vector ("zero-out", Kairouz et al. 2021, definition 1.1), which is why every update of a private round holds every
+shared segment and counts the same. **Sensitivity**: `clip_grid`, exactly, in units of the fixed-point grid: values are
+rounded towards zero, so rounding never adds to a norm. **When it does not hold**: for an update that went round `clip`;
+for what is visible from outside, such as that and when a device takes part; for one pupil whose data lie on several
+devices, each of which is protected by itself.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from fractions import Fraction
+from typing import Literal
+
+import msgspec
+import numpy as np
+
+from homeroom.contract.codecs import LIMIT
+from homeroom.errors import UpdateError
+
+CHUNK = 1 << 14  # squares of values up to LIMIT whose int64 sum cannot overflow
+NOISE_LIMIT = 1 << 40  # of the standard deviation, in grid units
+ORDERS = np.array([1 + x / 10 for x in range(1, 100)] + [*range(11, 64), 128, 256, 512, 1024])  # of Rényi divergence
+
+
+class Privacy(msgspec.Struct, frozen=True, kw_only=True):
+    """Part of a signed round configuration. There is one scale: the noise is `noise_multiplier` times `clip_norm`.
+
+    clip_norm: L2 bound of one update. epsilon, delta: the budget of one device over all releases that it enters.
+    mechanism: `central`, discrete Gaussian noise that the aggregator adds to a sum before anything of it is released.
+    """
+
+    clip_norm: float
+    noise_multiplier: float
+    epsilon: float
+    delta: float
+    mechanism: Literal["central"] = "central"
+
+    def __post_init__(self) -> None:
+        for name in ("clip_norm", "noise_multiplier", "epsilon", "delta"):
+            value = getattr(self, name)
+            if not (math.isfinite(value) and value > 0):
+                raise ValueError(f"{name} of a private round must be above 0, and is {value}")
+        if self.delta >= 1:
+            raise ValueError(f"delta is a chance that the promise fails, and {self.delta:g} is not below 1")
+
+    def clip_grid(self, scale_bits: int) -> int:
+        """The sensitivity, in units of the grid `2**-scale_bits`."""
+        return math.floor(Fraction(self.clip_norm) * (1 << scale_bits))
+
+    def noise_grid(self, scale_bits: int) -> int:
+        """The parameter sigma of the discrete Gaussian, in units of the grid; never below what was promised."""
+        return math.ceil(Fraction(self.noise_multiplier) * self.clip_grid(scale_bits))
+
+    def check(self, scale_bits: int) -> None:
+        """Raise ValueError unless clip and noise can be expressed on the grid."""
+        if not 1 <= self.clip_grid(scale_bits) <= LIMIT:
+            raise ValueError(f"clip_norm {self.clip_norm:g} does not fit a grid of 2^-{scale_bits}")
+        if self.noise_grid(scale_bits) > NOISE_LIMIT:
+            raise ValueError(f"noise_multiplier {self.noise_multiplier:g} does not fit a grid of 2^-{scale_bits}")
+
+
+def clip(values: np.ndarray, privacy: Privacy, scale_bits: int) -> np.ndarray:
+    """float [n], a whole update -> int32 [n] on the grid, whose L2 norm is at most `clip_grid`.
+
+    Scaled down as a whole where it is longer (Abadi et al. 2016, algorithm 1), then rounded towards zero. Raises
+    UpdateError on values that are not finite.
+    """
+    scaled = np.asarray(values, np.float64) * 2.0**scale_bits
+    length = float(np.sqrt(np.square(scaled).sum()))
+    if not math.isfinite(length):
+        raise UpdateError("holds values that are not finite", code="not_finite")
+    limit = privacy.clip_grid(scale_bits)
+    share = min(1.0, limit / length) if length else 1.0
+    while True:
+        grid = np.clip(np.trunc(scaled * share), -limit, limit).astype(np.int32)
+        if squares(grid) <= limit * limit:
+            return grid
+        share *= 1 - 2.0**-30  # the float length was rounded down: a little shorter fits
+
+
+def squares(values: np.ndarray) -> int:
+    """The squared L2 norm of int32 [n] with magnitudes up to LIMIT: an exact integer of any size."""
+    parts = (values[start : start + CHUNK].astype(np.int64) for start in range(0, len(values), CHUNK))
+    return sum(int((part * part).sum()) for part in parts)
+
+
+def spent(noise_multipliers: Iterable[float], delta: float) -> float:
+    """The epsilon at `delta` of one device that entered one release with each of these multipliers.
+
+    The discrete Gaussian is 1/(2 z^2)-concentrated (Canonne, Kamath, Steinke 2020, theorems 4 and 14), which adds up
+    over releases that depend on each other; proposition 12 there turns it into epsilon. No amplification is claimed.
+    """
+    rho = sum(0.5 / (z * z) for z in noise_multipliers)
+    if not rho:
+        return 0.0
+    found = rho * ORDERS + np.log1p(-1 / ORDERS) - np.log(delta * ORDERS) / (ORDERS - 1)
+    return max(0.0, float(found.min()))

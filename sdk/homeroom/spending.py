@@ -1,0 +1,104 @@
+"""What a device keeps of the promise of private rounds: it is not weakened unnoticed, and never overspent.
+
+The ledger of its own sent updates is sealed in the store and only ever grows; a device needs no aggregator, and no word
+of one, to know what it has spent. Imports store and contracts.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+
+from homeroom.contract.layout import Layout
+from homeroom.contract.privacy import Privacy, spent
+from homeroom.contract.update import RoundConfiguration, read_update
+from homeroom.errors import TrustError, UpdateError
+from homeroom.store import Store
+
+LEDGER, ROUND, PROMISE = "privacy.ledger", "identity.round", "identity.promise"
+
+
+class Sent(msgspec.Struct, frozen=True):
+    """One update of this device that went, or may have gone, into a private release."""
+
+    update_id: str
+    noise_multiplier: float
+
+
+def known_round(store: Store) -> RoundConfiguration | None:
+    """The round configuration that this device last agreed to."""
+    body = store.get_secret(ROUND)
+    return None if body is None else msgspec.json.decode(body, type=RoundConfiguration)
+
+
+def promised(store: Store) -> Privacy | None:
+    """The promise that this device last agreed to; it outlives a change of bundle."""
+    return msgspec.json.decode(store.get_secret(PROMISE) or b"null", type=Privacy | None)
+
+
+def agree(store: Store, configuration: RoundConfiguration) -> None:
+    """Keep a configuration that the user agreed to by joining; a change of its promise is written to the audit log."""
+    old, new = promised(store), configuration.privacy
+    store.put_secret(ROUND, msgspec.json.encode(configuration))
+    if old != new:
+        with store.step("private rounds on" if new else "private rounds off"):
+            store.put_secret(PROMISE, msgspec.json.encode(new))
+
+
+def hold(store: Store, configuration: RoundConfiguration) -> None:
+    """Keep a configuration that the aggregator gives now; TrustError if it promises other privacy than at joining."""
+    before = promised(store)
+    if before and before != configuration.privacy:
+        now = f"epsilon {configuration.privacy.epsilon:g}" if configuration.privacy else "no privacy"
+        raise TrustError(
+            f"the aggregator promises {now} now, and epsilon {before.epsilon:g} when this device joined",
+            where="round",
+            remedy="nothing was sent; join with a new invitation if your school agrees",
+        )
+    agree(store, configuration)
+
+
+def charge(store: Store, data: bytes, update_id: str, configuration: RoundConfiguration, layout: Layout) -> None:
+    """Check an update as the aggregator will and write it to the ledger, before its first byte leaves.
+
+    Nothing is asked of a plain round. Raises UpdateError if it was not clipped for this very promise, or if one more
+    release would pass the budget. An update that is sent again counts once.
+    """
+    privacy = configuration.privacy
+    if privacy is None:
+        return
+    read_update(data, configuration, layout)
+    ledger = sent(store)
+    if any(entry.update_id == update_id for entry in ledger):
+        return
+    after = [*ledger, Sent(update_id, _noise_multiplier(privacy, configuration))]
+    if spent((entry.noise_multiplier for entry in after), privacy.delta) > privacy.epsilon:
+        raise UpdateError(
+            f"one more private release would pass epsilon {privacy.epsilon:g}",
+            code="budget_spent",
+            remedy="this device can go on using new versions, and training for itself",
+        )
+    store.put_secret(LEDGER, msgspec.json.encode(after))
+
+
+def sent(store: Store) -> list[Sent]:
+    return msgspec.json.decode(store.get_secret(LEDGER) or b"[]", type=list[Sent])
+
+
+def view(store: Store) -> dict[str, Any] | None:
+    """What `status` says: None if this device never was in a private round."""
+    ledger, privacy = sent(store), promised(store)
+    if privacy is None:
+        return {"updates_sent": len(ledger), "promise": None} if ledger else None
+    return {
+        "updates_sent": len(ledger),
+        "epsilon_spent": round(spent((entry.noise_multiplier for entry in ledger), privacy.delta), 4),
+        "promise": msgspec.to_builtins(privacy),
+    }
+
+
+def _noise_multiplier(privacy: Privacy, configuration: RoundConfiguration) -> float:
+    """As it is on the grid, never below the promised one."""
+    bits = configuration.scale_bits
+    return privacy.noise_grid(bits) / privacy.clip_grid(bits)

@@ -1,0 +1,180 @@
+"""The clip of a private round: no update is longer than the sensitivity, whatever was trained."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import msgspec
+import numpy as np
+import pytest
+import safetensors.numpy
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from homeroom.contract import envelope, update
+from homeroom.contract.canonical import digest
+from homeroom.contract.codecs import LIMIT
+from homeroom.contract.layout import Layout, Parameter, Segment
+from homeroom.contract.privacy import Privacy, clip, spent, squares
+from homeroom.contract.signing import new_key, public_hex
+from homeroom.contract.update import RoundConfiguration, SegmentEntry, UpdateHeader, make_update, read_update
+from homeroom.errors import UpdateError
+
+KEY = new_key()
+LAYOUT = Layout(
+    (
+        Segment(name="ladder.text", parameters=(Parameter("w", (4, 3)),), meaning="ladder", modality="text"),
+        Segment(name="head.a", parameters=(Parameter("w", (5,)),), meaning="linear", task="a"),
+        Segment(name="head.own", parameters=(Parameter("w", (2,)),), meaning="linear", scope="personal"),
+    )
+)
+PROMISE = Privacy(clip_norm=0.5, noise_multiplier=2.0, epsilon=8.0, delta=1e-5)
+ROUND = RoundConfiguration(bundle_id="0" * 64, privacy=PROMISE)
+
+
+@settings(max_examples=80, deadline=None)
+@given(
+    st.lists(st.floats(allow_nan=False, allow_infinity=False, width=32), min_size=1, max_size=40),
+    st.floats(2e-6, 16.0),
+    st.integers(0, 2**32 - 1),
+    st.sampled_from([1, 1000, 60_000]),
+)
+def test_an_update_is_never_longer_than_the_sensitivity(values: list[float], norm: float, seed: int, size: int) -> None:
+    promise = Privacy(clip_norm=norm, noise_multiplier=1.0, epsilon=50.0, delta=1e-5)
+    limit = promise.clip_grid(20)
+    whole = np.random.default_rng(seed).choice(np.array(values, np.float32), size)
+    grid = clip(whole, promise, 20)
+    assert sum(int(v) ** 2 for v in grid.tolist()) == squares(grid) <= limit**2
+    assert limit <= norm * 2**20
+    length = float(np.linalg.norm(whole.astype(np.float64))) * 2**20
+    if length > 1e6 and limit > 1e6:  # what is long loses little to the rounding
+        assert math.sqrt(squares(grid)) >= 0.99 * min(length, limit) - math.sqrt(size)
+
+
+def test_a_short_update_keeps_its_direction_and_length() -> None:
+    whole = np.linspace(-0.1, 0.1, 17, dtype=np.float32)
+    assert np.abs(clip(whole, PROMISE, 20) * 2.0**-20 - whole).max() < 2.0**-20
+    long = clip(100 * whole, PROMISE, 20).astype(np.float64)
+    assert long @ whole / np.linalg.norm(long) / np.linalg.norm(whole) > 0.999999
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+def test_what_is_not_finite_is_not_clipped_but_refused(value: float) -> None:
+    with pytest.raises(UpdateError) as caught:
+        make_update(KEY, ROUND, LAYOUT, np.full(LAYOUT.size, value, np.float32), {"head.a": 1}, 0)
+    assert caught.value.code == "not_finite"
+
+
+def test_a_private_update_holds_everything_shared_and_tells_no_count() -> None:
+    data = make_update(KEY, ROUND, LAYOUT, np.ones(LAYOUT.size, np.float32), {"head.a": 77, "head.own": 3}, 0)
+    read = read_update(data, ROUND, LAYOUT)
+    assert set(read.values) == {"ladder.text", "head.a"}
+    assert {entry.examples for entry in read.header.segments} == {1}
+    assert read.header.privacy == PROMISE
+    assert sum(squares(v) for v in read.values.values()) <= PROMISE.clip_grid(20) ** 2
+
+
+def forged(values: dict[str, np.ndarray], **changes: Any) -> bytes:
+    """An update signed by a device that does not keep to the rules."""
+    payload = safetensors.numpy.save({LAYOUT[name].segment_id: v for name, v in values.items()})
+    examples = changes.pop("examples", 1)
+    fields = {
+        "update_id": "a" * 32,
+        "device": public_hex(KEY),
+        "bundle_id": ROUND.bundle_id,
+        "base_version": 0,
+        "scale_bits": ROUND.scale_bits,
+        "segments": tuple(SegmentEntry(LAYOUT[name].segment_id, name, examples) for name in values),
+        "payload_sha256": digest(payload),
+        "privacy": PROMISE,
+    } | changes
+    return envelope.pack(update.MAGIC, "update", UpdateHeader(**fields), payload, KEY)
+
+
+def zeros() -> dict[str, np.ndarray]:
+    return {"ladder.text": np.zeros(12, np.int32), "head.a": np.zeros(5, np.int32)}
+
+
+def longest(more: int = 0) -> dict[str, np.ndarray]:
+    values = zeros()
+    values["head.a"][0] = PROMISE.clip_grid(20) + more
+    return values
+
+
+@pytest.mark.parametrize(
+    ("data", "code"),
+    [
+        (forged(longest(1)), "not_clipped"),
+        (forged(longest() | {"ladder.text": np.eye(1, 12, dtype=np.int32)[0]}), "not_clipped"),
+        (forged({name: np.full_like(v, LIMIT) for name, v in zeros().items()}), "not_clipped"),
+        (forged({"head.a": np.zeros(5, np.int32)}), "not_private"),
+        (forged(zeros(), examples=30), "not_private"),
+        (forged(zeros(), privacy=msgspec.UNSET), "not_private"),
+        (forged(zeros(), privacy=msgspec.structs.replace(PROMISE, noise_multiplier=9.0)), "not_private"),
+    ],
+)
+def test_an_update_that_breaks_the_promise_is_refused(data: bytes, code: str) -> None:
+    with pytest.raises(UpdateError) as caught:
+        read_update(data, ROUND, LAYOUT)
+    assert caught.value.code == code
+
+
+def test_the_longest_honest_update_is_taken() -> None:
+    assert read_update(forged(longest()), ROUND, LAYOUT).values["head.a"][0] == PROMISE.clip_grid(20)
+
+
+def test_a_plain_update_is_none_of_a_private_round() -> None:
+    plain = RoundConfiguration(bundle_id="0" * 64)
+    data = make_update(KEY, plain, LAYOUT, np.zeros(LAYOUT.size, np.float32), {"head.a": 1}, 0)
+    with pytest.raises(UpdateError) as caught:
+        read_update(data, ROUND, LAYOUT)
+    assert caught.value.code == "not_private"
+
+
+@pytest.mark.parametrize(
+    ("promise", "round_", "says"),
+    [
+        ({"noise_multiplier": 0.0}, {}, "noise_multiplier"),
+        ({"clip_norm": 0.0}, {}, "clip_norm"),
+        ({"clip_norm": float("nan")}, {}, "clip_norm"),
+        ({"epsilon": float("inf")}, {}, "epsilon"),
+        ({"delta": 1.0}, {}, "delta"),
+        ({"clip_norm": 1e-9}, {}, "clip_norm"),
+        ({"clip_norm": 17.0}, {}, "clip_norm"),
+        ({"noise_multiplier": 1e9}, {}, "noise_multiplier"),
+        ({}, {"codec": "int8"}, "lossy"),
+        ({}, {"min_devices": 6}, "no private release"),
+    ],
+)
+def test_a_promise_that_cannot_be_kept_is_no_configuration(
+    promise: dict[str, float], round_: dict[str, Any], says: str
+) -> None:
+    fields = msgspec.structs.asdict(PROMISE) | promise
+    with pytest.raises(ValueError, match=says):
+        RoundConfiguration(bundle_id="0" * 64, privacy=Privacy(**fields), **round_)
+    document = {"bundle_id": "0" * 64, "privacy": fields} | round_
+    with pytest.raises(msgspec.ValidationError, match=says):
+        msgspec.convert(document, RoundConfiguration)
+
+
+def test_noise_is_never_less_than_promised_and_follows_from_the_clip() -> None:
+    for clip_norm in (0.1, 0.3, 1.0, 7.7):
+        for z in (0.1, 0.7, 1.3):
+            promise = Privacy(clip_norm=clip_norm, noise_multiplier=z, epsilon=1.0, delta=1e-5)
+            assert promise.noise_grid(20) >= z * promise.clip_grid(20)
+            assert promise.noise_grid(20) <= z * clip_norm * 2**20 + 1
+
+
+def test_the_same_promise_gives_the_same_round_and_another_promise_another() -> None:
+    again = msgspec.json.decode(msgspec.json.encode(ROUND.document), type=RoundConfiguration)
+    assert again.configuration_id == ROUND.configuration_id
+    assert ROUND.configuration_id != RoundConfiguration(bundle_id="0" * 64).configuration_id
+    assert "privacy" not in RoundConfiguration(bundle_id="0" * 64).document
+
+
+def test_each_release_costs_more_and_nothing_costs_nothing() -> None:
+    assert spent([], 1e-5) == 0.0
+    costs = [spent([2.0] * n, 1e-5) for n in range(1, 30)]
+    assert costs == sorted(costs)
+    assert spent([2.0, 3.0], 1e-5) < spent([2.0, 2.0], 1e-5)
