@@ -24,7 +24,7 @@ from homeroom.errors import DiskFullError, HomeroomError, StoreError, TrustError
 from homeroom_aggregator import access, audit
 from homeroom_aggregator.downloads import Downloads, ranged
 from homeroom_aggregator.limits import Limits, Meter
-from homeroom_aggregator.members import ROLES, Invited, Member, Members, Role
+from homeroom_aggregator.members import ROLES, Member, Members, Role, join_with_code
 from homeroom_aggregator.openapi import document
 from homeroom_aggregator.rounds import Rounds
 
@@ -140,12 +140,8 @@ async def bundle(service: Service, request: Request) -> Response:
 async def join(service: Service, request: Request) -> Response:
     key, _, body = await verified(service, request, BODY_LIMIT_BYTES)
     code = _field(body, "code")
-    spent, made = access.spent(code), access.genuine(service.secret, code)
-    invited = service.members.invitation(spent) if made == 2 else Invited(spent) if made == 1 else None
-    if invited is None:
-        raise RefusedError(403, "bad_invitation", "this invitation is not one of ours", "ask for a new one")
     try:
-        service.members.join(key, invited)
+        join_with_code(service.members, service.secret, key, code)
     except TrustError as problem:
         raise RefusedError(403, "bad_invitation", problem.what, problem.remedy) from None
     return JSONResponse({"device": key, "bundle_id": service.rounds.bundle.bundle_id})

@@ -1,4 +1,4 @@
-"""`homeroom succeed`: from one aggregator's folder to the next."""
+"""`homeroom succeed` and `carry`: from one aggregator's folder to the next, and letters that come by hand."""
 
 from __future__ import annotations
 
@@ -25,4 +25,27 @@ def succeed(folder: Path, old: Path, bundle: Path) -> None:
     click.echo(f"{folder}: bundle {facts.bundle_id[:12]}, root {facts.root}")
 
 
-commands: list[click.Command] = [succeed]
+@click.group()
+def carry() -> None:
+    """By hand, where schools have no network: what `homeroom device carry` writes to a stick, and back."""
+
+
+@carry.command("in")
+@click.argument("folder", type=FOLDER)
+@click.argument("stick", type=FOLDER)
+def carry_in(folder: Path, stick: Path) -> None:
+    """Take in the letters on STICK and leave answers; also prepares a new stick. Stop the server of FOLDER first.
+
+    Run it again if the stick was pulled out. Example: homeroom carry in district/ /media/stick
+    """
+    from homeroom_aggregator.letters import take_in
+
+    taken = take_in(folder, stick, click.echo)
+    told = f"{taken.accepted} updates accepted, {taken.already} were here, {taken.refused} refused"
+    waits = f", {taken.waits} wait for a school's consent" if taken.waits else ""
+    click.echo(f"{taken.letters} letters, {taken.joined} to join; {told}{waits}; {taken.unlearned} to unlearn")
+    for name, why in taken.unreadable.items():
+        click.echo(f"  left alone: {name}: {why}")
+
+
+commands: list[click.Command] = [succeed, carry]

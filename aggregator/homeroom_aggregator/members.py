@@ -14,7 +14,7 @@ from typing import Any, Literal, get_args
 from homeroom.errors import InputError, TrustError
 from homeroom.store.clock import now
 from homeroom.store.database import Database
-from homeroom_aggregator import audit
+from homeroom_aggregator import access, audit
 
 Role = Literal["device", "school", "district", "auditor"]
 ROLES: tuple[Role, ...] = get_args(Role)
@@ -192,3 +192,12 @@ class Members:
                  LEFT JOIN consents ON consents.school = name WHERE name != '' ORDER BY name"""
         names = ("school", "devices", "given_by", "at", "withdrawn")
         return [dict(zip(names, row, strict=True)) for row in self.database.rows(sql)]
+
+
+def join_with_code(members: Members, secret: bytes, key: str, code: str) -> None:
+    """Enrol a key for an invitation's code; TrustError if the code is made up, taken back, ended or another's."""
+    spent, made = access.spent(code), access.genuine(secret, code)
+    invited = members.invitation(spent) if made == 2 else Invited(spent) if made == 1 else None
+    if invited is None:
+        raise TrustError("this invitation is not one of ours", where="invitation", remedy=AGAIN)
+    members.join(key, invited)

@@ -28,12 +28,15 @@ ELSEWHERE = {
     "rebuild": "aggregator",
     "succeed": "aggregator",
     "privacy": "aggregator",
+    "carry": "aggregator",
     "backup": "aggregator",
     "restore": "aggregator",
     "simulate": "aggregator",
 }
 HERE = {"device": "homeroom.cli_device", "bundle": "homeroom.cli_bundle", "doctor": "homeroom.cli_doctor"}
-MORE = {"device": ("homeroom.cli_network", "homeroom.cli_explain")}  # modules that add commands to a group
+MORE = {  # modules that add commands to a group
+    "device": ("homeroom.cli_network", "homeroom.cli_carry", "homeroom.cli_explain")
+}
 
 
 class Commands(click.Group):
@@ -85,6 +88,7 @@ ABOUT = {
     "recover": "Give an aggregator a newly certified key [aggregator].",
     "audit": "Show and verify an aggregator's audit log [aggregator].",
     "succeed": "Go on with a newer bundle, the same key and the same devices [aggregator].",
+    "carry": "Take in what devices without a network sent on a stick [aggregator].",
     "rebuild": "Recompute a global version from the log [aggregator].",
     "privacy": "Say what private rounds promised and spent [aggregator].",
     "backup": "Copy an aggregator while it serves [aggregator].",

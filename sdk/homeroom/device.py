@@ -14,7 +14,7 @@ from typing import Any
 import msgspec
 import numpy as np
 
-from homeroom import exchange, ingest, lineage, planner, planning, spending
+from homeroom import carry, exchange, ingest, lineage, planner, planning, spending
 from homeroom.budget import Budget
 from homeroom.bundle import Bundle
 from homeroom.collect import Progress, examples
@@ -189,6 +189,23 @@ class Device:
             spending.agree(self.store, configuration)
             self._queue_update()
         self.store.back_up()
+
+    def join_by_hand(self, invitation: str | Path) -> None:
+        """As `join`, where there is no network: the request goes out with the next letter (`carry_out`)."""
+        carry.prepare_join(self.store, self.bundle, read_invitation(Path(invitation)), self._root())
+        self.store.back_up()
+
+    def carry_out(self, stick: str | Path) -> carry.CarriedOut:
+        """Write what waits to a folder that somebody carries to the aggregator; may be repeated."""
+        self._queue_update()
+        return carry.carry_out(self.store, self.bundle, Path(stick), self._root())
+
+    def carry_in(self, stick: str | Path) -> carry.CarriedIn:
+        """Take in the aggregator's answer: receipts, what it asks for, the newest global theta."""
+        found = carry.carry_in(self.store, self.bundle, Path(stick), self._root(), self._validation_scores)
+        self._queue_update()
+        self.store.back_up()
+        return found
 
     def sync(self) -> SyncReport:
         """Send what waits, fetch the newest global theta and use it unless it is clearly worse here.

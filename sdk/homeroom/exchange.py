@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -44,6 +44,17 @@ def enrol(store: Store, bundle: Bundle, invitation: Invitation, root: str) -> Ro
     """
     from homeroom.sync import Client, join
 
+    check_invitation(bundle, invitation, root)
+    key, network = make_key(store), network_of(store)
+    enrolment = join(invitation, key, network)
+    with contextlib.closing(Client(enrolment, key, network)) as client:
+        configuration = client.round()
+    store.put_secret("identity.enrolment", msgspec.json.encode(enrolment))
+    return configuration
+
+
+def check_invitation(bundle: Bundle, invitation: Invitation, root: str) -> None:
+    """Raise BundleError or TrustError unless the invitation is for this bundle and from the trusted root."""
     if invitation.bundle_id != bundle.bundle_id:
         raise BundleError(
             f"the invitation is for bundle {invitation.bundle_id[:12]}, not {bundle.bundle_id[:12]}",
@@ -51,14 +62,13 @@ def enrol(store: Store, bundle: Bundle, invitation: Invitation, root: str) -> Ro
         )
     if invitation.root != root:
         raise TrustError("the invitation's root is not the one this device trusts", remedy="ask who sent it")
+
+
+def make_key(store: Store) -> Ed25519PrivateKey:
+    """This device's key, durable before anything is done with it."""
     key = device_key(store) or new_key()
     store.put_secret("identity.key", key.private_bytes_raw())
-    network = network_of(store)
-    enrolment = join(invitation, key, network)
-    with contextlib.closing(Client(enrolment, key, network)) as client:
-        configuration = client.round()
-    store.put_secret("identity.enrolment", msgspec.json.encode(enrolment))
-    return configuration
+    return key
 
 
 @contextlib.contextmanager
@@ -193,17 +203,22 @@ def take_global(
 
     Either way it is what the next training starts from.
     """
+    newest = newest_global(store, bundle)
+    old = theta_of(store, bundle, newest)
+    data, received = client.newest(newest.base if newest else 0, old, store.directory / DOWNLOADS)
+    found = Fetched() if data is None else use_global(store, bundle, data, root, score)
+    return replace(found, received_bytes=received)
+
+
+def use_global(store: Store, bundle: Bundle, data: bytes, root: str, score: Callable[[np.ndarray], Scores]) -> Fetched:
+    """As `take_global`, for a version that is here as it was signed."""
     newest, present = newest_global(store, bundle), store.current()
     after = newest.base if newest else 0
-    old = theta_of(store, bundle, newest)
-    data, received = client.newest(after, old, store.directory / DOWNLOADS)
-    if data is None:
-        return Fetched(received_bytes=received)
     header, theta = read_version(
         data, bundle.manifest.layout, bundle_id=bundle.bundle_id, root_fingerprint=root, after=after
     )
     if header.version == after:
-        return Fetched(received_bytes=received)
+        return Fetched(received_bytes=len(data))
     theirs = score(theta)
     ours = score(theta_of(store, bundle, present)) if present else {}
     worse = clearly_worse(theirs, ours)
@@ -211,7 +226,7 @@ def take_global(
         version_id = store.put_version(theta, "global", header.version, facts(bundle, devices=header.devices))
         if not worse:
             store.set_current(version_id)
-    return Fetched("local" if worse else "global", received, theirs, ours)
+    return Fetched("local" if worse else "global", len(data), theirs, ours)
 
 
 def offered_bundle(client: Client, folder: Path, have: str | None) -> Path | None:
