@@ -14,6 +14,7 @@ import safetensors.numpy
 import uvicorn
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
+from homeroom import Device, lineage
 from homeroom.bundle import write_signature
 from homeroom.contract.canonical import canonical, digest_file
 from homeroom.contract.layout import Parameter, Segment
@@ -99,6 +100,15 @@ class School:
         counts = {name.replace("_", ".", 1): n for name, n in examples.items()} or {"ladder.table": 4, "head.grade": 4}
         values = np.broadcast_to(np.asarray(delta, np.float32), START.shape)
         return make_update(self.key, configuration, Layout(SEGMENTS), values, counts, base)
+
+
+def learn(device: Device, step: float) -> None:
+    """A training, without graphs: every shared value moves by `step`."""
+    newest = lineage.newest_global(device.store, device.bundle)
+    theta = lineage.theta_of(device.store, device.bundle, newest) + np.float32(step)
+    facts = lineage.facts(device.bundle, examples={"ladder.table": 4, "head.grade": 4}, temperatures={}, settings={})
+    base = newest.base if newest else 0
+    device.store.set_current(device.store.put_version(theta, "local", base, facts))
 
 
 @contextmanager

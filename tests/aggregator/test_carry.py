@@ -14,7 +14,7 @@ from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 from hypothesis import given
 from hypothesis import strategies as st
 
-from aggregator.house import START, make_folder
+from aggregator.house import START, learn, make_folder
 from homeroom import Device, carry, lineage
 from homeroom.cli import homeroom
 from homeroom.contract.letters import write_letter
@@ -66,15 +66,6 @@ def school(tmp_path: Path, district: Path, name: str = "classroom") -> Device:
     device = Device.open(tmp_path / name, tmp_path / "bundle")
     device.join_by_hand(tmp_path / f"{name}.json")
     return device
-
-
-def learn(device: Device, step: float) -> None:
-    """A training, without graphs: every shared value moves by `step`."""
-    newest = lineage.newest_global(device.store, device.bundle)
-    theta = lineage.theta_of(device.store, device.bundle, newest) + np.float32(step)
-    facts = lineage.facts(device.bundle, examples={"ladder.table": 4, "head.grade": 4}, temperatures={}, settings={})
-    base = newest.base if newest else 0
-    device.store.set_current(device.store.put_version(theta, "local", base, facts))
 
 
 def joined(tmp_path: Path, district: Path, stick: Path, *names: str) -> list[Device]:

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 
 FAULTS = ("truncate", "lost", "reset", "stall", "error", "garbage", "duplicate", "page")
-STALL_S = 0.3  # longer than the patience of the client under test
+STALL_S = 0.8  # longer than the patience of the client under test
 REQUEST_LIMIT_BYTES = 8 << 20
 
 ERROR = b"HTTP/1.1 503 Service Unavailable\r\ncontent-length: 0\r\nconnection: close\r\n\r\n"
