@@ -5,8 +5,10 @@ from __future__ import annotations
 import base64
 import hashlib
 import hmac
+import itertools
 import secrets
 import struct
+import threading
 import time
 from collections.abc import Callable
 
@@ -23,7 +25,8 @@ class Nonces:
     """
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
-        self._key, self._clock, self._count = secrets.token_bytes(32), clock, 0
+        self._key, self._clock, self._count = secrets.token_bytes(32), clock, itertools.count(1)
+        self._lock = threading.Lock()
         self._used: set[str] = set()
         self._used_before: set[str] = set()
         self._turned_s = clock()
@@ -31,25 +34,27 @@ class Nonces:
 
     def new(self, device: str = "") -> str:
         """A nonce for an answer to a device, or to somebody unknown."""
-        self._count += 1
+        count = next(self._count)
         if device:
             if len(self._last) >= TWINS_REMEMBERED:
                 self._last.clear()
-            self._last[device] = self._count
-        body = struct.pack(">QI8s", self._count, int(self._clock()) & 0xFFFFFFFF, _short(device))
+            self._last[device] = count
+        body = struct.pack(">QI8s", count, int(self._clock()) & 0xFFFFFFFF, _short(device))
         return base64.urlsafe_b64encode(body + self._mac(body)).decode()
 
     def use(self, nonce: str, device: str) -> bool:
         """True the first time a nonce comes back, unless it is too old."""
-        opened = self._open(nonce)
-        now_s = self._clock()
-        if now_s - self._turned_s > LIFE_S:
-            self._used_before, self._used, self._turned_s = self._used, set(), now_s
-        if opened is None or nonce in self._used or nonce in self._used_before:
+        opened, now_s = self._open(nonce), self._clock()
+        if opened is None or opened[2] not in (_short(""), _short(device)):
             return False
-        if (int(now_s) - opened[1]) & 0xFFFFFFFF > LIFE_S or opened[2] not in (_short(""), _short(device)):
+        if (int(now_s) - opened[1]) & 0xFFFFFFFF > LIFE_S:
             return False
-        self._used.add(nonce)
+        with self._lock:
+            if now_s - self._turned_s > LIFE_S:
+                self._used_before, self._used, self._turned_s = self._used, set(), now_s
+            if nonce in self._used or nonce in self._used_before:
+                return False
+            self._used.add(nonce)
         return True
 
     def out_of_turn(self, nonce: str, device: str) -> bool:

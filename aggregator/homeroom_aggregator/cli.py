@@ -85,6 +85,9 @@ def trust_certify(role: Role, key: Path, root_key: Path, name: str) -> None:
 @privacy_options
 @click.option("--host", default="127.0.0.1", show_default=True)
 @click.option("--port", type=click.IntRange(0, 65535), default=8340, show_default=True)
+@click.option("--tls-cert", type=FILE, help="PEM certificate chain; without it, put TLS in front.")
+@click.option("--tls-key", type=FILE, help="Its private key.")
+@click.option("--log-requests", is_flag=True, help="One line of JSON a request on stderr; nothing about people in it.")
 def serve(
     folder: Path,
     bundle: Path | None,
@@ -103,10 +106,14 @@ def serve(
     noise_multiplier: float | None,
     host: str,
     port: int,
+    tls_cert: Path | None,
+    tls_key: Path | None,
+    log_requests: bool,
 ) -> None:
     """Serve the aggregator in FOLDER, which is made the first time.
 
-    Put TLS in front of it. HOMEROOM_OPERATOR_TOKEN, if set, opens /v1/metrics from elsewhere.
+    TLS by --tls-cert and --tls-key, or by a proxy in front. HOMEROOM_OPERATOR_TOKEN, if set, opens /v1/metrics from
+    elsewhere.
     Example: homeroom serve district/ --bundle vocabulary.homeroom --root-key root.pem
     Private rounds: --epsilon 8 --clip-norm 0.5 --noise-multiplier 1.2
     """
@@ -134,12 +141,22 @@ def serve(
         raise InputError(
             "was begun with another promise of privacy", where=str(folder), remedy="serve it from a new folder"
         )
+    if (tls_cert is None) != (tls_key is None):
+        raise InputError("--tls-cert and --tls-key belong together")
     listening = serve.listen(host, port)
     click.echo(f"{facts.institution}: root {facts.root}")
     if promise := facts.configuration.privacy:
         click.echo(f"private rounds: epsilon {promise.epsilon:g} at delta {promise.delta:g} for each device")
-    click.echo(f"listening on http://{host}:{listening.getsockname()[1]}")
-    serve.serve(folder, listening, os.environ.get(TOKEN), retain)
+    click.echo(f"listening on {'https' if tls_cert else 'http'}://{host}:{listening.getsockname()[1]}")
+    serve.serve(
+        folder,
+        listening,
+        os.environ.get(TOKEN),
+        retain,
+        certificate=tls_cert,
+        key=tls_key,
+        log_requests=log_requests,
+    )
 
 
 @click.command()

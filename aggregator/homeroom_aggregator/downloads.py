@@ -17,6 +17,7 @@ from starlette.responses import FileResponse, Response
 from homeroom.bundle import zip_bundle
 from homeroom.contract.canonical import digest, digest_file
 from homeroom.contract.delta import make_delta, values_of
+from homeroom_aggregator.log import Log
 from homeroom_aggregator.rounds import Rounds
 
 BINARY = "application/octet-stream"
@@ -25,10 +26,13 @@ PART = re.compile(r"bytes=(\d{1,18})-(\d{0,18})")
 
 
 class Downloads:
-    """Of one aggregator; `archive` is the bundle's `.homeroom` file, made anew where it is missing."""
+    """Of one aggregator; `archive` is the bundle's `.homeroom` file, made anew where it is missing.
 
-    def __init__(self, rounds: Rounds, archive: Path) -> None:
-        self.rounds, self.archive = rounds, archive
+    reader: the event loop's own connection, which sees what is durable.
+    """
+
+    def __init__(self, rounds: Rounds, reader: Log, archive: Path) -> None:
+        self.rounds, self.reader, self.archive = rounds, reader, archive
         if not archive.exists():
             zip_bundle(rounds.bundle.path, archive)
         path = f"/v1/bundles/{rounds.bundle.bundle_id}"
@@ -37,8 +41,8 @@ class Downloads:
 
     def offer(self, after: int) -> dict[str, Any] | None:
         """What a device that has version `after` may fetch: the newest one, whole and as a difference if that helps."""
-        number = self.rounds.state.version
-        body = self.rounds.version(number) if number > after else None
+        number = self.reader.newest()
+        body = self.reader.version(number) if number > after else None
         if body is None:
             return None
         whole = _parcel(f"/v1/versions/{number}", body)
@@ -55,7 +59,7 @@ class Downloads:
         return self._deltas[number, base]
 
     def _make(self, number: int, base: int) -> bytes | None:
-        body, old = self.rounds.version(number), self._theta(base)
+        body, old = self.reader.version(number), self._theta(base)
         if body is None or old is None or number <= base:
             return None
         delta = make_delta(old, body)
@@ -64,7 +68,7 @@ class Downloads:
     def _theta(self, number: int) -> np.ndarray | None:
         if number == 0:
             return self.rounds.rules.start
-        body = self.rounds.version(number)
+        body = self.reader.version(number)
         return None if body is None else values_of(body, self.rounds.rules.layout.size)
 
     def bundle_file(self) -> Response:

@@ -36,8 +36,8 @@ from homeroom.durable import replace_durable, write_durable
 from homeroom.errors import InputError, StoreError, TrustError
 from homeroom_aggregator import audit
 from homeroom_aggregator.access import new_code, spent
-from homeroom_aggregator.app import Service
 from homeroom_aggregator.downloads import Downloads
+from homeroom_aggregator.gate import Service
 from homeroom_aggregator.ledger import releases_within
 from homeroom_aggregator.log import Log
 from homeroom_aggregator.members import Invited, Members, Role
@@ -135,7 +135,7 @@ def open_rounds(folder: Path, retain: int = 0) -> Rounds:
 def open_service(folder: Path, token: str | None = None, retain: int = 0) -> Service:
     facts = read(folder)
     rounds = open_rounds(folder, retain)
-    downloads = Downloads(rounds, folder / BUNDLES / f"{facts.bundle_id}.homeroom")
+    downloads = Downloads(rounds, open_log(folder), folder / BUNDLES / f"{facts.bundle_id}.homeroom")
     return Service(rounds, facts.institution, secret_of(folder), downloads, token)
 
 

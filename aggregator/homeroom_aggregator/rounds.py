@@ -214,6 +214,12 @@ class Rounds:
     def _checkpoint(self, number: int) -> State:
         return checkpoint.unpack(self.log.checkpoint(number), self.rules.layout)
 
+    def settle(self) -> None:
+        """Leave a checkpoint of where things stand."""
+        if (last := self.log.last()) > self._mark:
+            with self.change():
+                self._put_checkpoint(last)
+
     def _put_checkpoint(self, number: int) -> None:
         if self.ledger and self.state.pending:
             return  # a sum without noise is never written down: the next release brings the checkpoint

@@ -1,33 +1,101 @@
-"""Running the aggregator: one process, one thread, uvicorn."""
+"""Running the aggregator: one process, uvicorn's event loop and the writer's thread."""
 
 from __future__ import annotations
 
+import asyncio
+import logging
 import socket
+import ssl
+import sys
 from pathlib import Path
+from typing import Any
 
 import uvicorn
+from uvicorn.protocols.http.h11_impl import H11Protocol
 
-from homeroom.errors import NetworkError
+from homeroom.errors import InputError, NetworkError
 from homeroom_aggregator.app import make_app
+from homeroom_aggregator.gate import Service
+from homeroom_aggregator.metrics import LOGGER
 from homeroom_aggregator.place import open_service
+
+HEADERS_S = 20.0  # for a connection's first headers
+KEEP_S = 30  # an idle connection is kept so long
+CONNECTIONS = 2000  # at once; more are told to come back
+SWITCH_S = 0.0002  # the interpreter's turns: so that a poll waits little for the writer's thread
+
+
+class Impatient(H11Protocol):
+    """HTTP/1.1 that hangs up on who does not bring whole headers in time (slow loris)."""
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        super().connection_made(transport)
+        self._patience = self.loop.call_later(HEADERS_S, self._hang_up)
+
+    def _hang_up(self) -> None:
+        if self.cycle is None:
+            self.transport.close()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._patience.cancel()
+        super().connection_lost(exc)
 
 
 def listen(host: str, port: int) -> socket.socket:
     """A listening socket; port 0 takes a free one."""
     try:
-        return socket.create_server((host, port))
+        return socket.create_server((host, port), backlog=512)
     except OSError as problem:
         raise NetworkError(
             f"cannot listen: {problem.strerror}", where=f"{host}:{port}", remedy="choose another --port"
         ) from None
 
 
-def serve(folder: Path, listening: socket.socket, token: str | None = None, retain: int = 0) -> None:
-    """Serve until interrupted; what was accepted is durable at every moment, so it may also be killed."""
+def configuration(service: Service, certificate: Path | None = None, key: Path | None = None) -> uvicorn.Config:
+    """certificate and key: PEM files for TLS; without them a proxy in front brings it."""
+    more: dict[str, Any] = {"ssl_certfile": certificate, "ssl_keyfile": key} if certificate else {}
+    made = uvicorn.Config(
+        make_app(service),
+        http=Impatient,
+        ws="none",
+        lifespan="off",
+        log_level="warning",
+        access_log=False,
+        server_header=False,
+        timeout_keep_alive=KEEP_S,
+        limit_concurrency=CONNECTIONS,
+        timeout_graceful_shutdown=10,
+        **more,
+    )
+    try:
+        made.load()
+    except (OSError, ssl.SSLError) as problem:
+        where = f"{certificate}, {key}"
+        raise InputError(f"no TLS certificate and key: {problem}", where=where, remedy="give two PEM files") from None
+    return made
+
+
+def serve(
+    folder: Path,
+    listening: socket.socket,
+    token: str | None = None,
+    retain: int = 0,
+    *,
+    certificate: Path | None = None,
+    key: Path | None = None,
+    log_requests: bool = False,
+) -> None:
+    """Serve until it is told to stop (SIGTERM or SIGINT): what is under way is finished, nothing new is taken.
+
+    What was accepted is durable at every moment, so it may also be killed.
+    """
+    if log_requests:
+        LOGGER.addHandler(logging.StreamHandler(sys.stderr))
+        LOGGER.setLevel(logging.INFO)
+    sys.setswitchinterval(SWITCH_S)
     service = open_service(folder, token, retain)
     try:
-        configuration = uvicorn.Config(make_app(service), log_level="warning", access_log=False, server_header=False)
-        uvicorn.Server(configuration).run(sockets=[listening])
+        uvicorn.Server(configuration(service, certificate, key)).run(sockets=[listening])
     finally:
-        service.rounds.close()
+        service.close()
         listening.close()

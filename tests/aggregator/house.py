@@ -22,7 +22,7 @@ from homeroom.contract.manifest import File, Manifest, Modality, Slot, TablePrep
 from homeroom.contract.signing import certify, new_key
 from homeroom.contract.update import RoundConfiguration, make_update
 from homeroom_aggregator import place, serve
-from homeroom_aggregator.app import Service, make_app
+from homeroom_aggregator.gate import Service
 
 ROOT, EXPORTER = new_key(), new_key()
 START = np.linspace(-1, 1, 10, dtype=np.float32)
@@ -112,10 +112,10 @@ def learn(device: Device, step: float) -> None:
 
 
 @contextmanager
-def running(service: Service) -> Iterator[str]:
+def running(service: Service, certificate: Path | None = None, key: Path | None = None) -> Iterator[str]:
     """The real server on a free port of this machine; its address."""
     listening = serve.listen("127.0.0.1", 0)
-    server = uvicorn.Server(uvicorn.Config(make_app(service), log_level="warning", access_log=False))
+    server = uvicorn.Server(serve.configuration(service, certificate, key))
     thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]}, daemon=True)
     thread.start()
     try:

@@ -45,7 +45,7 @@ def test_an_invitation_is_all_that_a_new_device_needs_and_a_newer_bundle_follows
         assert not list((classroom / "downloads").iterdir())
         run("device", "join", classroom, invitation)
         assert "is the newest" in run("device", "update", classroom)
-    service.rounds.close()
+    service.close()
 
     write_bundle(tmp_path / "bundle-2", version=2)
     run("succeed", tmp_path / "new", old, "--bundle", tmp_path / "bundle-2")
@@ -58,7 +58,7 @@ def test_an_invitation_is_all_that_a_new_device_needs_and_a_newer_bundle_follows
         assert "lesson version 2 is now in use" in run("device", "update", classroom)
         with Device.open(classroom) as device:
             assert device.sync().version is None  # enrolled still, with the key it had
-    later.rounds.close()
+    later.close()
 
 
 def test_an_older_bundle_or_one_of_another_name_is_not_taken(tmp_path: Path) -> None:
@@ -72,7 +72,7 @@ def test_an_older_bundle_or_one_of_another_name_is_not_taken(tmp_path: Path) -> 
         run("device", "init", classroom, "--bundle", tmp_path / "bundle-3")
         with Device.open(classroom) as device, pytest.raises(BundleError, match="not newer"):
             device.update_bundle()
-    service.rounds.close()
+    service.close()
     succeed(tmp_path / "new", folder, tmp_path / "maths")
     other = place.open_service(tmp_path / "new")
     with running(other) as address:
@@ -81,7 +81,7 @@ def test_an_older_bundle_or_one_of_another_name_is_not_taken(tmp_path: Path) -> 
             with pytest.raises(BundleError, match="not newer"):
                 device.update_bundle()
             assert device.status()["bundle"]["version"] == 3
-    other.rounds.close()
+    other.close()
 
 
 def test_a_bundle_of_another_root_is_not_even_fetched(tmp_path: Path) -> None:
@@ -94,7 +94,7 @@ def test_a_bundle_of_another_root_is_not_even_fetched(tmp_path: Path) -> None:
         done = CliRunner().invoke(homeroom, ["device", "fetch", str(tmp_path / "c"), str(path)])
         assert isinstance(done.exception, TrustError)
         assert not (tmp_path / "c").exists()
-    service.rounds.close()
+    service.close()
 
 
 def test_a_server_that_hands_out_another_file_is_found_out(tmp_path: Path) -> None:
@@ -107,4 +107,4 @@ def test_a_server_that_hands_out_another_file_is_found_out(tmp_path: Path) -> No
         done = CliRunner().invoke(homeroom, ["device", "fetch", str(tmp_path / "c"), str(path)])
         assert isinstance(done.exception, NetworkError)
         assert not list((tmp_path / "c" / "downloads").iterdir())
-    service.rounds.close()
+    service.close()

@@ -15,7 +15,7 @@ from homeroom.contract.privacy import Privacy, squares
 from homeroom.contract.update import RoundConfiguration, read_update
 from homeroom.errors import NetworkError, TrustError
 from homeroom_aggregator import place
-from homeroom_aggregator.app import Service
+from homeroom_aggregator.gate import Service
 
 
 @pytest.fixture
@@ -26,7 +26,7 @@ def district(tiny_bundle: tiny.Tiny, tmp_path: Path) -> Iterator[tuple[Service, 
     service = place.open_service(folder)
     with running(service) as address:
         yield service, address
-    service.rounds.close()
+    service.close()
 
 
 PROMISE = Privacy(clip_norm=1.0, noise_multiplier=1.0, epsilon=12.0, delta=1e-5)
@@ -40,7 +40,7 @@ def private_district(tiny_bundle: tiny.Tiny, tmp_path: Path) -> Iterator[tuple[S
     service = place.open_service(folder)
     with running(service) as address:
         yield service, address
-    service.rounds.close()
+    service.close()
 
 
 def open_school(tiny_bundle: tiny.Tiny, folder: Path, monkeypatch: pytest.MonkeyPatch, seed: int) -> Device:

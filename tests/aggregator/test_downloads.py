@@ -27,7 +27,7 @@ from homeroom.errors import DiskFullError, NetworkError
 from homeroom.network import Connection, Network
 from homeroom.sync import Client, join
 from homeroom_aggregator import place
-from homeroom_aggregator.app import Service
+from homeroom_aggregator.gate import Service
 
 KEY = new_key()
 WORD = certify(new_key(), "aggregator", KEY, "tests")
@@ -37,7 +37,7 @@ WORD = certify(new_key(), "aggregator", KEY, "tests")
 def service(tmp_path: Path) -> Iterator[Service]:
     opened = place.open_service(make_folder(tmp_path, buffer_size=1, min_devices=1))
     yield opened
-    opened.rounds.close()
+    opened.close()
 
 
 @pytest.fixture

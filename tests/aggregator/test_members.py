@@ -22,7 +22,7 @@ from homeroom.contract.signing import certify, new_key, public_hex, write_key
 from homeroom.errors import InputError, NetworkError, StoreError, TrustError, UpdateError
 from homeroom.sync import Client, Enrolment, join
 from homeroom_aggregator import access, audit, members, place
-from homeroom_aggregator.app import Service
+from homeroom_aggregator.gate import Service
 from homeroom_aggregator.limits import DAY_S, Limits, Meter
 
 
@@ -31,7 +31,7 @@ def service(tmp_path: Path) -> Iterator[Service]:
     with closing(sqlite3.connect(":memory:")):
         opened = place.open_service(make_folder(tmp_path))
         yield opened
-        opened.rounds.close()
+        opened.close()
 
 
 @pytest.fixture
@@ -256,7 +256,7 @@ def test_a_lost_key_is_replaced_by_the_roots_word(tmp_path: Path) -> None:
     service = place.open_service(folder)
     with running(service) as address:
         enrolment: Enrolment = (client := enrol(service, address)).enrolment
-    service.rounds.close()
+    service.close()
     fresh = new_key()
     stranger = certify(new_key(), "aggregator", fresh, "thief")
     with pytest.raises(TrustError):
@@ -271,7 +271,7 @@ def test_a_lost_key_is_replaced_by_the_roots_word(tmp_path: Path) -> None:
         moved = Client(msgspec.structs.replace(enrolment, address=address), client.key)
         assert update(moved) == "accepted"
         assert events(again)[-1] == "recovered"
-    again.rounds.close()
+    again.close()
 
 
 def test_the_audit_log_cannot_be_changed_unnoticed(service: Service, address: str, tmp_path: Path) -> None:

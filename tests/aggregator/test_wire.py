@@ -18,14 +18,14 @@ from homeroom.contract.version import read_version
 from homeroom.errors import NetworkError, TrustError, UpdateError
 from homeroom.sync import Client, Enrolment, join
 from homeroom_aggregator import place
-from homeroom_aggregator.app import Service
+from homeroom_aggregator.gate import Service
 
 
 @pytest.fixture
 def service(tmp_path: Path) -> Iterator[Service]:
     opened = place.open_service(make_folder(tmp_path))
     yield opened
-    opened.rounds.close()
+    opened.close()
 
 
 @pytest.fixture
@@ -188,13 +188,13 @@ def test_after_a_restart_devices_go_on_with_a_fresh_nonce(tmp_path: Path) -> Non
     with running(service) as address:
         school, client = enrol(service, address)
         client.round()
-    service.rounds.close()
+    service.close()
     again = place.open_service(place_)
     with running(again) as address:
         moved = Client(msgspec.structs.replace(client.enrolment, address=address), school.key)
         moved._nonce = client._nonce  # of before the restart
         assert moved.update(school.update(moved.round())) == "accepted"
-    again.rounds.close()
+    again.close()
 
 
 def test_health_metrics_and_openapi(service: Service, address: str) -> None:

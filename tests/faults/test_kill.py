@@ -21,7 +21,7 @@ from faults.work_device import SETTINGS, rows
 from homeroom import Device
 from homeroom.contract.update import RoundConfiguration
 from homeroom.training import TrainState
-from homeroom_aggregator.app import Service
+from homeroom_aggregator.gate import Service
 
 SEED = 20261125
 KILLS = 30
@@ -162,7 +162,7 @@ def test_sync_counts_every_update_once(tiny_bundle: tiny.Tiny, tmp_path: Path) -
                 assert status["global_version"] == trial + 1
             assert service.rounds.state.version == trial + 1, "lost, or counted twice"
         assert service.rounds.verify() == []
-    service.rounds.close()
+    service.close()
     print(f"{sent_before_kill} of {KILLS} updates had arrived before the kill")
     assert sent_before_kill >= KILLS // 2
 

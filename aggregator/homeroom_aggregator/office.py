@@ -1,0 +1,53 @@
+"""Requests of people rather than devices: members, consent, revocation, the audit log, metrics; imports gate."""
+
+from __future__ import annotations
+
+import msgspec
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+
+from homeroom_aggregator import access, audit
+from homeroom_aggregator.gate import Call, RefusedError, Service
+
+AUDIT_AT_ONCE = 1000
+
+
+def members(service: Service, call: Call) -> Response:
+    school = call.who.school if call.who.role == "school" else None
+    return JSONResponse({"members": service.members.every(school)})
+
+
+def consent(service: Service, call: Call) -> Response:
+    """A school's own word; once it is withdrawn, its updates are refused."""
+    school, given_by, action = (call.text(name) for name in ("school", "by", "action"))
+    if call.who.role == "school" and school != call.who.school:
+        raise RefusedError(403, "not_allowed", "a school speaks for itself only")
+    if not school or len(school) > 200 or len(given_by) > 200 or action not in ("give", "withdraw"):
+        raise RefusedError(422, "malformed", "needs school, by (200 characters each), and action give or withdraw")
+    found = service.rounds.members
+    (found.consent if action == "give" else found.withdraw_consent)(school, given_by)
+    return JSONResponse({"school": school, "consented": found.consented(school)})
+
+
+def revoke(service: Service, call: Call) -> Response:
+    members, key = service.rounds.members, call.text("device")
+    found, who = members.find(key), call.who
+    if found is None or (who.role == "school" and (found.school, found.role) != (who.school, "device")):
+        raise RefusedError(404, "unknown_device", "no such device is enrolled here for you to revoke")
+    members.revoke(key, who.device)
+    return JSONResponse({"device": key})
+
+
+def audited(service: Service, call: Call) -> Response:
+    """The audit log, a thousand entries at a time; `digest` chains them (`audit`)."""
+    after = int(call.request.path_params["after"]) % (1 << 62)
+    found = audit.records(service.reader.database, after, AUDIT_AT_ONCE)
+    return JSONResponse({"records": [msgspec.to_builtins(entry) for entry in found]})
+
+
+def metrics(service: Service, request: Request) -> Response:
+    client = request.client.host if request.client else None
+    if not access.operator(service.token, request.headers.get("authorization"), client):
+        remedy = "ask from the same machine, or with the operator's token"
+        raise RefusedError(403, "operator_only", "for the operator", remedy)
+    return Response(service.metrics.text(service.rounds.facts()), media_type="text/plain; version=0.0.4")

@@ -1,0 +1,225 @@
+"""The server as a process on a network: slow, huge and strange requests, TLS, a full disk, a polite end."""
+
+from __future__ import annotations
+
+import asyncio
+import datetime
+import ipaddress
+import json
+import logging
+import socket
+import ssl
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import httpx
+import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.x509.oid import NameOID
+
+from aggregator.house import School, make_folder, running
+from homeroom.errors import DiskFullError, InputError, NetworkError, UpdateError
+from homeroom.sync import Client, join
+from homeroom_aggregator import checkpoint, gate, metrics, place, serve
+from homeroom_aggregator.gate import Service
+
+
+@pytest.fixture
+def service(tmp_path: Path) -> Iterator[Service]:
+    opened = place.open_service(make_folder(tmp_path))
+    yield opened
+    opened.close()
+
+
+@pytest.fixture
+def address(service: Service) -> Iterator[str]:
+    with running(service) as where:
+        yield where
+
+
+def enrol(service: Service, address: str) -> Client:
+    (invitation,) = place.invite(service.rounds.log.database.path.parent, address, 1)
+    key = School().key
+    return Client(join(invitation, key), key)
+
+
+def connect(address: str) -> socket.socket:
+    host, port = address.removeprefix("http://").split(":")
+    return socket.create_connection((host, int(port)), timeout=5)
+
+
+def test_who_sends_no_headers_is_hung_up_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(serve, "HEADERS_S", 0.2)
+    service = place.open_service(make_folder(tmp_path))
+    with running(service) as address, connect(address) as line:
+        line.sendall(b"GET /v1/health HTTP/1.1\r\nhost: x\r\n")
+        assert line.recv(100) == b""
+    service.close()
+
+
+def test_who_trickles_a_body_is_refused_while_others_are_served(
+    service: Service, address: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(gate, "BODY_S", 0.3)
+    with connect(address) as line:
+        line.sendall(b"POST /v1/updates HTTP/1.1\r\nhost: x\r\ncontent-length: 1000\r\n\r\nx")
+        assert httpx.get(f"{address}/v1/health").status_code == 200
+        assert b" 408 " in line.recv(1000)
+
+
+def test_a_compressed_body_and_a_false_length_are_refused(service: Service, address: str) -> None:
+    squeezed = httpx.post(f"{address}/v1/updates", content=b"x", headers={"content-encoding": "gzip"})
+    assert (squeezed.status_code, squeezed.json()["code"]) == (415, "malformed")
+    with connect(address) as line:
+        line.sendall(b"POST /v1/updates HTTP/1.1\r\nhost: x\r\ncontent-length: 99999999999\r\n\r\n")
+        assert b" 413 " in line.recv(1000)
+    assert httpx.post(f"{address}/v1/join", content=bytes(1 << 17)).status_code == 413
+
+
+def test_updates_that_come_together_share_a_step_and_fail_alone(service: Service) -> None:
+    rounds, schools = service.rounds, [School() for _ in range(6)]
+    updates = [s.update(rounds.configuration, 0.5) for s in schools]
+    updates[2] = b"no update"
+
+    async def all_at_once() -> list[object]:
+        jobs = (
+            service.writer.do(lambda u=u, s=s: rounds.update(u, s.name)[1])  # type: ignore[misc]
+            for u, s in zip(updates, schools, strict=True)
+        )
+        return await asyncio.gather(*jobs, return_exceptions=True)
+
+    found = asyncio.run(all_at_once())
+    assert [f for f in found if f == "accepted"] == ["accepted"] * 5
+    assert isinstance(found[2], UpdateError)
+    assert rounds.log.count("update") == 5
+    assert rounds.verify() == []
+
+
+def send_for_ever(client: Client) -> None:
+    configuration = client.round()
+    while True:
+        client.update(School(client.key).update(configuration, 0.5))
+
+
+def test_a_full_disk_refuses_all_that_shared_the_step_and_loses_nothing(service: Service, address: str) -> None:
+    clients = [enrol(service, address) for _ in range(3)]
+    updates = [School(c.key).update(c.round(), 0.5) for c in clients]
+    database = service.rounds.log.database
+    before = checkpoint.pack(service.rounds.state)
+    pages = database.one("PRAGMA page_count")[0]
+    database.write(f"PRAGMA max_page_count = {pages}")
+    with pytest.raises(NetworkError, match="disk is full"):
+        send_for_ever(clients[0])
+    told = service.rounds.log.count("update"), checkpoint.pack(service.rounds.state)
+    assert service.rounds.verify() == []
+    assert httpx.get(f"{address}/v1/health").status_code == 200
+    database.write(f"PRAGMA max_page_count = {1 << 30}")
+    assert clients[1].update(updates[1]) == "accepted"
+    assert service.rounds.log.count("update") == told[0] + 1
+    assert before != checkpoint.pack(service.rounds.state)
+    assert service.rounds.verify() == []
+
+
+def test_a_step_that_cannot_be_ended_is_told_to_everyone_in_it(
+    service: Service, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rounds, school = service.rounds, School()
+    before = checkpoint.pack(rounds.state)
+
+    def full() -> None:
+        rounds.log.database.connection.execute("ROLLBACK")  # as SQLite does by itself
+        raise DiskFullError("no space left")
+
+    async def both() -> list[object]:
+        data = school.update(rounds.configuration, 0.5)
+        jobs = (service.writer.do(lambda: rounds.update(data, school.name)), service.writer.do(full))
+        return await asyncio.gather(*jobs, return_exceptions=True)
+
+    assert all(isinstance(found, DiskFullError) for found in asyncio.run(both()))
+    assert checkpoint.pack(rounds.state) == before
+    assert rounds.log.count("update") == 0
+
+
+def test_a_polite_end_leaves_nothing_to_compute(tmp_path: Path) -> None:
+    folder = make_folder(tmp_path)
+    service = place.open_service(folder)
+    with running(service) as address:
+        client = enrol(service, address)
+        client.update(School(client.key).update(client.round(), 0.5))
+    service.close()
+    again = place.open_rounds(folder)
+    assert again.log.checkpoints()[-1] == again.log.last()
+    assert again.state.pending == 1
+    assert again.verify() == []
+    again.close()
+
+
+def test_a_line_for_each_request_tells_nothing_about_people(
+    service: Service, address: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    client = enrol(service, address)
+    with caplog.at_level(logging.INFO, logger=metrics.LOGGER.name):
+        client.round()
+        with pytest.raises(UpdateError):
+            client.update(b"no update")
+    lines = [json.loads(record.message) for record in caplog.records if record.name == metrics.LOGGER.name]
+    assert [line["route"] for line in lines] == ["/keys", "/round", "/updates"]
+    assert lines[-1]["code"] == "malformed"
+    assert set(lines[-1]) == {"at", "method", "route", "status", "ms", "bytes", "device", "code"}
+    assert lines[-1]["device"] == client.key.public_key().public_bytes_raw().hex()[:8]
+    assert 'homeroom_refused{code="malformed"} 1.0' in httpx.get(f"{address}/v1/metrics").text
+
+
+def self_signed(folder: Path) -> tuple[Path, Path]:
+    key, name = ec.generate_private_key(ec.SECP256R1()), x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "test")])
+    today = datetime.datetime.now(datetime.UTC)
+    certificate = (
+        x509.CertificateBuilder()
+        .subject_name(name)
+        .issuer_name(name)
+        .public_key(key.public_key())
+        .serial_number(1)
+        .not_valid_before(today - datetime.timedelta(days=1))
+        .not_valid_after(today + datetime.timedelta(days=1))
+        .add_extension(x509.SubjectAlternativeName([x509.IPAddress(ipaddress.ip_address("127.0.0.1"))]), False)
+        .sign(key, hashes.SHA256())
+    )
+    pem = serialization.Encoding.PEM
+    (folder / "tls.crt").write_bytes(certificate.public_bytes(pem))
+    private = key.private_bytes(pem, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
+    (folder / "tls.key").write_bytes(private)
+    return folder / "tls.crt", folder / "tls.key"
+
+
+def test_tls_by_two_files(service: Service, tmp_path: Path) -> None:
+    certificate, key = self_signed(tmp_path)
+    with running(service, certificate, key) as address:
+        trusting = ssl.create_default_context(cafile=certificate)
+        secure = address.replace("http://", "https://")
+        assert httpx.get(f"{secure}/v1/health", verify=trusting).json()["status"] == "ok"
+        with pytest.raises(httpx.ConnectError):
+            httpx.get(f"{secure}/v1/health")
+    with pytest.raises(InputError, match="no TLS"):
+        serve.configuration(service, key, certificate)
+
+
+def test_polls_are_answered_while_the_writer_is_busy(service: Service, address: str) -> None:
+    client = enrol(service, address)
+    client.round()
+
+    async def busy() -> None:
+        await service.writer.do(lambda: time.sleep(1.0))
+
+    import threading
+
+    working = threading.Thread(target=lambda: asyncio.run(busy()))
+    working.start()
+    start = time.monotonic()
+    client.round()
+    client.latest(0)
+    took_s = time.monotonic() - start
+    assert working.is_alive(), f"the polls waited for the writer: {took_s:.2f} s"
+    working.join()
