@@ -1,4 +1,4 @@
-"""The exact integer merge, segment by segment; numpy and the contracts only.
+"""The exact integer merge, segment by segment and ring by ring of the tiers; numpy and the contracts only.
 
 Federated averaging with weights (McMahan et al. 2017), asynchronously as in FedBuff (Nguyen et al. 2022). Sums are
 integers, so the order of updates changes nothing; what follows is elementwise float64, so a replay gives the same bits.
@@ -11,7 +11,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from homeroom.contract.layout import Layout
+from homeroom.contract.layout import Layout, segment_of
 from homeroom.contract.update import RoundConfiguration, Update, weight
 
 TOTAL_LIMIT = 1 << 38  # of weight in one segment; with values below 2**24 no int64 sum can overflow
@@ -31,7 +31,9 @@ def add_weighted(total: np.ndarray, values: np.ndarray, units: int) -> None:
 
 
 class SegmentSums:
-    """What waits to be released: by segment name the sums of weight * value, the weights, and who fed it."""
+    """What waits to be released: by ring (a segment, or what one tier adds to it: `Layout.rings`) the sums of
+    weight * value, the weights, and who fed it. So each value's mean is over those devices alone whose tier has it.
+    """
 
     def __init__(self) -> None:
         self.numerators: dict[str, np.ndarray] = {}  # int64 [size], changed in place
@@ -44,15 +46,16 @@ class SegmentSums:
         member: whom it counts for, where that is not the key that signed it.
         """
         device, segments = member or update.header.device, update.header.segments
-        units = {
+        weights = {
             name: weight(entry.examples, staleness, configuration)
             for name, entry in zip(update.values, segments, strict=True)
         }
+        units = {ring: weights[segment_of(ring)] for ring in update.rings}
         for name in units:
             if self.weights.get(name, 0) + units[name] > TOTAL_LIMIT:
                 raise OverflowError(f"segment {name} holds more than {TOTAL_LIMIT} units of weight")
         known = {name for name in units if device in self.devices.get(name, ())}
-        for name, values in update.values.items():
+        for name, values in update.rings.items():
             if name not in self.numerators:
                 self.numerators[name] = np.zeros(len(values), np.int64)
             add_weighted(self.numerators[name], values, units[name])
@@ -60,7 +63,7 @@ class SegmentSums:
             self.devices.setdefault(name, set()).add(device)
 
         def undo() -> None:
-            for name, values in update.values.items():
+            for name, values in update.rings.items():
                 if self.weights[name] == units[name]:
                     self._pop(name)
                     continue
@@ -72,7 +75,7 @@ class SegmentSums:
         return undo
 
     def ready(self, configuration: RoundConfiguration) -> list[str]:
-        """Segments that at least `min_devices` distinct devices fed, in alphabetical order."""
+        """Rings that at least `min_devices` distinct devices fed, in alphabetical order."""
         return sorted(name for name, fed in self.devices.items() if len(fed) >= configuration.min_devices)
 
     def release(
@@ -80,23 +83,23 @@ class SegmentSums:
     ) -> tuple[np.ndarray, dict[str, int], Undo]:
         """A new theta float32 [P]; by segment, how many devices fed it; what puts the sums back.
 
-        The other segments go on waiting.
+        The other rings go on waiting.
         """
-        theta, devices = theta.copy(), {}
+        theta, everyone = theta.copy(), dict[str, set[str]]()
         taken = {name: self._pop(name) for name in self.ready(configuration)}
         for name, (numerator, units, fed) in taken.items():
             step = numerator.astype(np.float64)
             step /= units
             step *= configuration.server_rate * 2.0**-configuration.scale_bits
-            where = layout.slices[name]
+            where = layout.where(name)
             theta[where] = (theta[where].astype(np.float64) + step).astype(np.float32)
-            devices[name] = len(fed)
+            everyone.setdefault(segment_of(name), set()).update(fed)
 
         def undo() -> None:
             for name, (numerator, units, fed) in taken.items():
                 self.numerators[name], self.weights[name], self.devices[name] = numerator, units, fed
 
-        return theta, devices, undo
+        return theta, {name: len(fed) for name, fed in everyone.items()}, undo
 
     def _pop(self, name: str) -> tuple[np.ndarray, int, set[str]]:
         return self.numerators.pop(name), self.weights.pop(name), self.devices.pop(name)

@@ -48,7 +48,7 @@ class Rounds:
         """retain: versions whose updates are kept at least; 0 keeps everything."""
         self.retain, self._done, self._erased = retain, list[Undo](), False
         self.bundle, self.configuration, self.key, self.certificate = bundle, configuration, key, word
-        self.rules = Rules(bundle.manifest.layout, configuration, bundle.theta())
+        self.rules = Rules(bundle.layout, configuration, bundle.theta())
         self.log = Log(path)
         self.members = Members(self.log.database)
         try:

@@ -30,11 +30,15 @@ Scores = Mapping[str, Score]
 
 @dataclass(frozen=True)
 class SchoolData:
-    """A virtual school. `validation`, where given, chooses the best local epoch and is what `Simulation` scores."""
+    """A virtual school. `validation`, where given, chooses the best local epoch and is what `Simulation` scores.
+
+    graphs: those of its tier, if not the simulation's.
+    """
 
     name: str
     train: Dataset
     validation: Dataset | None = None
+    graphs: Graphs | None = None
 
 
 @dataclass(frozen=True)
@@ -123,7 +127,7 @@ def simulate(
                     data, rest = _update(
                         school,
                         keys[school.name],
-                        graphs,
+                        school.graphs or graphs,
                         released[base],
                         base,
                         own,
@@ -143,7 +147,9 @@ def simulate(
                     released.append(_released(aggregator, len(released)))
             measured = number == rounds or (measure_every > 0 and number % measure_every == 0)
             scores = {
-                s.name: evaluate(graphs, s.validation, released[-1]) for s in schools if measured and s.validation
+                s.name: evaluate(s.graphs or graphs, s.validation, released[-1])
+                for s in schools
+                if measured and s.validation
             }
             facts.append(RoundFacts(number, len(released) - 1, sent_bytes, refused, scores, released[-1]))
             if progress:
@@ -165,9 +171,10 @@ def _update(
 ) -> tuple[bytes, bytes]:
     """One school's signed update, as a device would queue it, and what it left over."""
     trained = fit(graphs, school.train, school.validation, theta, settings)
-    layout = school.train.manifest.layout
+    layout = graphs.bundle.layout
     delta = trained.theta - theta + unpack_residual(residual, layout)
-    data = make_update(key, configuration, layout, delta, school.train.examples_by_segment(), base_version=base)
+    taught = school.train.examples_by_segment()
+    data = make_update(key, configuration, layout, delta, taught, base, tier=graphs.tier)
     return data, left_over(data, configuration, layout, delta)
 
 

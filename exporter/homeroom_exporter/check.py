@@ -86,7 +86,16 @@ def check(
     design = contents.design
     checked = tuple(check_backbone(design, made, samples, threads) for made in backbones.values())
     theta = contents.theta + np.random.default_rng(0).standard_normal(contents.theta.size).astype(np.float32) * 0.02
-    steps = tuple(check_step(design, theta, g, threads) for g in contents.graphs if g.role != "features")
+    steps = tuple(
+        check_step(
+            contents.tiers[g.tier].design if g.tier in contents.tiers else design,
+            theta[contents.tiers[g.tier].index] if g.tier in contents.tiers else theta,
+            g,
+            threads,
+        )
+        for g in contents.graphs
+        if g.role != "features"
+    )
     failures = [message for made in checked for message in _failures(made, design.modality(made.modality))]
     for step in steps:
         if step.parity > PARITY[step.role]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib.metadata
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from homeroom.bundle import write_signature
 from homeroom.contract.canonical import digest
+from homeroom.contract.layout import FULL
 from homeroom.contract.manifest import (
     FORMAT,
     AudioPreprocess,
@@ -39,6 +40,7 @@ from homeroom_exporter.backbone import Backbone
 from homeroom_exporter.golden import Features
 from homeroom_exporter.model import Design, initial_theta
 from homeroom_exporter.recipe import Recipe
+from homeroom_exporter.tiers import Tier, make_tiers
 from homeroom_exporter.trace import trace
 from homeroom_exporter.write import Contents, GraphFile, fill, staging
 
@@ -89,8 +91,9 @@ def export(
             place.mkdir()
             backbones[encoder.modality] = backbone.build(encoder, values_of(recipe, encoder.modality, samples), place)
         progress("tracing the training step")
+        design = design_of(recipe, backbones)
         contents = assemble(
-            design_of(recipe, backbones),
+            design,
             backbones,
             representative(recipe, samples),
             scratch=scratch,
@@ -104,6 +107,7 @@ def export(
             single=recipe.single,
             clipped=recipe.clipped,
             saliency=recipe.saliency,
+            tiers=make_tiers(design, recipe.tiers),
         )
         progress("checking itself")
         report = check.check(contents, backbones, samples, threads=threads)
@@ -203,9 +207,16 @@ def variants(design: Design) -> list[dict[str, int]]:
 
 
 def step_graphs(
-    design: Design, scratch: Path, batch: int, *, single: bool = False, clipped: bool = False, saliency: bool = False
+    design: Design,
+    scratch: Path,
+    batch: int,
+    *,
+    single: bool = False,
+    clipped: bool = False,
+    saliency: bool = False,
+    tier: str = FULL,
 ) -> list[GraphFile]:
-    """Trace every variant of every step into `scratch`; the options are the recipe's."""
+    """Trace every variant of every step of a tier into `scratch`; the options are the recipe's."""
     steps = [("grad", batch), ("predict", batch)]
     steps += [("predict", 1)] if single else []
     steps += [("grad_clipped", batch)] if clipped else []
@@ -213,10 +224,10 @@ def step_graphs(
     graphs = []
     for tokens in variants(design):
         for role, size in steps:
-            graph = GraphFile(scratch, role, (onnxruntime.__version__,), batch=size, tokens=tokens)
-            path = scratch / Path(graph.name).name
-            path.write_bytes(trace(design, role, size, tokens).SerializeToString(deterministic=True))
-            graphs.append(GraphFile(path, role, (onnxruntime.__version__,), batch=size, tokens=tokens))
+            graph = GraphFile(scratch, role, (onnxruntime.__version__,), batch=size, tokens=tokens, tier=tier)
+            graph = replace(graph, path=scratch / Path(graph.name).name)
+            graph.path.write_bytes(trace(design, role, size, tokens).SerializeToString(deterministic=True))
+            graphs.append(graph)
     return graphs
 
 
@@ -236,10 +247,15 @@ def assemble(
     single: bool = False,
     clipped: bool = False,
     saliency: bool = False,
+    tiers: Mapping[str, Tier] | None = None,
 ) -> Contents:
     """Everything that the bundle holds, its files under `scratch`; `samples` become the golden ones."""
     theta = initial_theta(design.layout, seed)
     graphs = step_graphs(design, scratch, batch, single=single, clipped=clipped, saliency=saliency)
+    for tier, small in (tiers or {}).items():
+        graphs += step_graphs(
+            small.design, scratch, batch, single=single, clipped=clipped, saliency=saliency, tier=tier
+        )
     for made in backbones.values():
         for precision, path in sorted(made.graphs.items()):
             graphs.append(GraphFile(path, "features", (onnxruntime.__version__,), precision, made.modality.name))
@@ -257,6 +273,7 @@ def assemble(
         training=training,
         licences=tuple(licence for made in backbones.values() for licence in made.licences),
         provenance={**provenance, "seed": str(seed)},
+        tiers=tiers or {},
     )
 
 
@@ -267,7 +284,7 @@ class Predictor:
         self, design: Design, graphs: Sequence[GraphFile], theta: np.ndarray, batch: int, threads: int
     ) -> None:
         self.design, self.theta, self.batch, self.threads = design, theta, batch, threads
-        self.graphs = [g for g in graphs if g.role == "predict" and g.batch == batch]
+        self.graphs = [g for g in graphs if (g.role, g.batch, g.tier) == ("predict", batch, FULL)]
 
     def __call__(self, rows: Sequence[Features]) -> dict[str, np.ndarray]:
         """`{task}.output`: float32 [rows, width]."""

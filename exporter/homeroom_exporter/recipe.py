@@ -8,7 +8,7 @@ from __future__ import annotations
 import re
 import tomllib
 from pathlib import Path
-from typing import Annotated, Any, TypeVar, get_args
+from typing import Annotated, Any, Literal, TypeVar, get_args
 
 import msgspec
 
@@ -19,6 +19,7 @@ from homeroom_exporter.heads import HeadKind
 
 T = TypeVar("T")
 Size = Annotated[int, msgspec.Meta(ge=8, le=1024)]
+TierName = Literal["eighth", "quarter", "half"]
 WITH_LABELS = ("classification", "ordinal", "multilabel")
 OWN_HEAD = ("choice", "matching")  # kinds whose head is always their own
 SLOT = re.compile(r"^(?P<modality>text|image|audio|table)(\[(?P<count>\d{1,2})\])?$")
@@ -28,7 +29,7 @@ class Head(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True
     """The top of the file, before the first table.
 
     `single`: also a predict graph for one sample at a time; `clipped`: also `grad_clipped` graphs; `saliency`: also
-    those that explain answers.
+    those that explain answers; `tiers`: also graphs of smaller adapters within theta.
     """
 
     name: Name
@@ -40,6 +41,7 @@ class Head(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True
     single: bool = False
     clipped: bool = False
     saliency: bool = True
+    tiers: tuple[TierName, ...] = ()
     golden: Annotated[int, msgspec.Meta(ge=1, le=64)] = 8
 
 
@@ -91,6 +93,7 @@ class Recipe(msgspec.Struct, frozen=True, kw_only=True):
     single: bool
     clipped: bool
     saliency: bool
+    tiers: tuple[TierName, ...]
     golden: int
     encoders: tuple[EncoderSpec, ...]
     slots: tuple[Slot, ...]
@@ -201,6 +204,7 @@ class _Reader:
             single=head.single,
             clipped=head.clipped,
             saliency=head.saliency,
+            tiers=head.tiers,
             golden=head.golden,
             encoders=encoders,
             slots=slots,

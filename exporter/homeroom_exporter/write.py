@@ -7,7 +7,7 @@ import os
 import shutil
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import msgspec
@@ -16,11 +16,14 @@ import onnx
 import safetensors.numpy
 
 from homeroom.contract.canonical import canonical, digest_file
+from homeroom.contract.layout import FULL
 from homeroom.contract.manifest import FORMAT, File, Graph, Licence, Manifest, ModalityName, Tensor, Training
+from homeroom.contract.manifest import Tier as TierFacts
 from homeroom.errors import ExportError
 from homeroom_exporter.model import Design
+from homeroom_exporter.tiers import Tier
 
-THETA, SCALES, GOLDEN = "theta.safetensors", "scales.safetensors", "golden"
+THETA, SCALES, TIERS, GOLDEN = "theta.safetensors", "scales.safetensors", "tiers.safetensors", "golden"
 DTYPES = {
     onnx.TensorProto.FLOAT: "float32",
     onnx.TensorProto.INT8: "int8",
@@ -40,14 +43,16 @@ class GraphFile:
     modality: ModalityName | None = None
     batch: int = -1
     tokens: Mapping[str, int] | None = None
+    tier: str = FULL
 
     @property
     def name(self) -> str:
         """Its place in the bundle."""
         if self.role == "features":
             return f"graphs/features.{self.modality}.{self.precision}.onnx"
+        tier = "" if self.tier == FULL else f".{self.tier}"
         text = f".text{self.tokens['text']}" if self.tokens and "text" in self.tokens else ""
-        return f"graphs/{self.role}{text}.batch{self.batch}.onnx"
+        return f"graphs/{self.role}{tier}{text}.batch{self.batch}.onnx"
 
 
 @dataclass(frozen=True)
@@ -64,6 +69,7 @@ class Contents:
     training: Training
     licences: tuple[Licence, ...]
     provenance: Mapping[str, str]
+    tiers: Mapping[str, Tier] = field(default_factory=dict)
 
 
 def graph_entry(graph: GraphFile) -> Graph:
@@ -92,6 +98,7 @@ def graph_entry(graph: GraphFile) -> Graph:
             "modality": graph.modality,
             "batch": graph.batch,
             "tokens": dict(graph.tokens or {}),
+            "tier": graph.tier,
             "inputs": tensors(model.graph.input),
             "outputs": tensors(model.graph.output),
             "tried": graph.tried,
@@ -111,6 +118,8 @@ def fill(folder: Path, contents: Contents) -> Manifest:
     blobs[SCALES] = safetensors.numpy.save(
         {name: np.ascontiguousarray(scale, np.float32) for name, scale in sorted(contents.design.scales.items())}
     )
+    if contents.tiers:
+        blobs[TIERS] = safetensors.numpy.save({name: tier.index for name, tier in sorted(contents.tiers.items())})
     for name, data in blobs.items():
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         (folder / name).write_bytes(data)
@@ -130,6 +139,8 @@ def fill(folder: Path, contents: Contents) -> Manifest:
         training=contents.training,
         licences=contents.licences,
         provenance=dict(contents.provenance),
+        tiers=tuple(TierFacts(name, len(tier.index)) for name, tier in contents.tiers.items()),
+        tier_index=TIERS if contents.tiers else None,
     )
     (folder / "manifest.json").write_bytes(canonical(manifest))
     return manifest

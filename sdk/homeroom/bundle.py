@@ -8,6 +8,7 @@ import stat
 import uuid
 import zipfile
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path, PurePosixPath
 
 import msgspec
@@ -17,6 +18,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from safetensors import SafetensorError
 
 from homeroom.contract.canonical import decode, digest, digest_file
+from homeroom.contract.layout import Layout
 from homeroom.contract.manifest import MANIFEST_LIMIT_BYTES, Hash, Manifest, read_manifest
 from homeroom.contract.signing import Certificate, check_certificate, sign, verify
 from homeroom.durable import sync_directory
@@ -55,6 +57,26 @@ class Bundle:
 
     def file(self, name: str) -> Path:
         return self.path / name
+
+    @cached_property
+    def layout(self) -> Layout:
+        """The manifest's layout with its tiers; BundleError if they are not what the manifest says."""
+        manifest = self.manifest
+        if not manifest.tiers or manifest.tier_index is None:
+            return manifest.layout
+        try:
+            found = safetensors.numpy.load_file(self.file(manifest.tier_index))
+        except (SafetensorError, OSError) as problem:
+            raise BundleError(f"holds no tiers: {problem}", where=manifest.tier_index) from None
+        within = np.arange(manifest.layout.size, dtype=np.int32)
+        for tier in reversed(manifest.tiers):
+            index = found.get(tier.name)
+            if index is None or index.dtype != np.int32 or index.shape != (tier.size,) or (np.diff(index) < 1).any():
+                raise BundleError(f"tier {tier.name} is not int32 [{tier.size}] and rising", where=manifest.tier_index)
+            if not np.isin(index, within).all():
+                raise BundleError(f"tier {tier.name} does not lie within the next", where=manifest.tier_index)
+            within = index
+        return Layout(manifest.segments, tuple((tier.name, found[tier.name]) for tier in manifest.tiers))
 
     def theta(self) -> np.ndarray:
         """The initial theta, float32 [P]."""

@@ -32,6 +32,8 @@ def inspect(path: Path, root: str | None, golden: bool) -> None:
         click.echo(f"root         {fingerprint(found.certificate.root)}")
         click.echo(f"signed by    {found.certificate.name}")
         click.echo(f"theta        {manifest.layout.size:,} values in {len(manifest.segments)} segments")
+        for tier in manifest.tiers:
+            click.echo(f"tier         {tier.name}: {tier.size:,} of these values")
         click.echo(f"size         {sum(file.bytes for file in manifest.files.values()) / 1e6:.1f} MB")
         for modality in manifest.modalities:
             click.echo(f"backbone     {modality.name}: {modality.encoder}, {len(modality.taps)} taps of {modality.dim}")

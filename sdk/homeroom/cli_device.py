@@ -33,7 +33,7 @@ as_json = click.option("--json", "machine", is_flag=True, help="Print one JSON o
 
 
 @contextmanager
-def opened(directory: Path, bundle: Path | None = None, root: str | None = None, **options: bool) -> Iterator[Device]:
+def opened(directory: Path, bundle: Path | None = None, root: str | None = None, **options: Any) -> Iterator[Device]:
     from homeroom.device import Device
 
     if bundle is None and not directory.is_dir():
@@ -50,13 +50,14 @@ def device() -> None:
 @device.command()
 @click.argument("directory", type=DIRECTORY)
 @with_bundle
+@click.option("--tier", help="How large an adapter, if not the full one: bundle inspect names those there are.")
 @click.option("--anew", is_flag=True, help="Start again in a directory whose key is not on this machine.")
-def init(directory: Path, bundle: Path | None, root: str | None, anew: bool) -> None:
+def init(directory: Path, bundle: Path | None, root: str | None, tier: str | None, anew: bool) -> None:
     """Make the device DIRECTORY with a bundle, or install a newer bundle in it.
 
     Example: homeroom device init classroom/ --bundle vocabulary.homeroom
     """
-    with opened(directory, bundle, root, anew=anew) as found:
+    with opened(directory, bundle, root, anew=anew, tier=tier) as found:
         click.echo(f"{directory}: {found.bundle.manifest.name} version {found.bundle.manifest.version}")
 
 

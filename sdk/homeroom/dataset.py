@@ -138,7 +138,7 @@ class Dataset:
 
     def packs(self, variants: Sequence[Graph]) -> list[Pack]:
         """The examples by the variant with the smallest tokens that holds them; packed once."""
-        key = variants[0].role
+        key = " ".join(variant.file for variant in variants)
         if key not in self._packs:
             self._packs[key] = list(self._pack(variants))
         return self._packs[key]

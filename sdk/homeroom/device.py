@@ -22,7 +22,7 @@ from homeroom.contract.invitation import read_invitation
 from homeroom.dataset import Dataset, Example
 from homeroom.errors import TrainError
 from homeroom.explain import Explanation, explain
-from homeroom.installing import installed, take_newer, use_bundle
+from homeroom.installing import installed, take_newer, use_bundle, use_tier
 from homeroom.predict import Answer, predict
 from homeroom.reports import SyncReport, TrainReport
 from homeroom.runtime import Graphs
@@ -47,15 +47,20 @@ class Device:
         *,
         threads: int | None = None,
         anew: bool = False,
+        tier: str | None = None,
     ) -> Device:
         """Open a device directory, made if need be; `bundle` (folder or .homeroom file) is installed the first time.
 
         root: fingerprint of the institution's root key; without one, the first bundle's is trusted from then on.
         anew: start again in a directory whose master key is not on this machine.
+        tier: how large an adapter to train and use, of those in the bundle ("full", or a smaller one); kept.
         """
         store = Store.open(Path(directory), anew=anew)
         try:
-            return cls(store, *use_bundle(store, Path(bundle) if bundle else None, root, threads))
+            found, graphs = use_bundle(store, Path(bundle) if bundle else None, root, threads)
+            if tier is not None:
+                use_tier(store, found, graphs, tier)
+            return cls(store, found, graphs)
         except BaseException:
             store.close()
             raise
@@ -124,6 +129,7 @@ class Device:
             settings=msgspec.to_builtins(settings),
             start=start.name,
             finished=result.finished,
+            tier=self.graphs.tier,
         )
         with self.store.step("train", len(samples)):
             version_id = self.store.put_version(result.theta, "local", start.base, facts, subjects)
@@ -299,10 +305,10 @@ class Device:
         """Where to start, what the training is known by, and the state to go on from if it was cut short."""
         start = lineage.start_of_training(self.store, self.bundle)
         for candidate in filter(None, (start, lineage.start_of_unfinished(self.store, self.bundle))):
-            tag = lineage.tag(self.bundle, candidate, settings, samples)
+            tag = lineage.tag(self.bundle, candidate, settings, samples, self.graphs.tier)
             if state := self.store.load_state(tag):
                 return candidate, tag, state
-        return start, lineage.tag(self.bundle, start, settings, samples), None
+        return start, lineage.tag(self.bundle, start, settings, samples, self.graphs.tier), None
 
     def _datasets(self, ready: Sequence[Example], settings: Settings) -> tuple[Dataset, Dataset | None]:
         """Training and validation samples, no subject in both; no validation with too few subjects."""

@@ -8,6 +8,7 @@ import msgspec
 
 from homeroom import golden
 from homeroom.bundle import Bundle, install, open_bundle
+from homeroom.contract.layout import FULL
 from homeroom.contract.manifest import Precision
 from homeroom.contract.signing import fingerprint
 from homeroom.errors import BundleError, InputError
@@ -37,10 +38,10 @@ def use_bundle(store: Store, source: Path | None, root: str | None, threads: int
         if known is None:
             raise InputError("holds no bundle yet", where=str(store.directory), remedy="open it with bundle=…")
         bundle = open_bundle(folder / known.bundle_id, root=root)
-        return bundle, Graphs(bundle, known.precision, threads)
+        return bundle, Graphs(bundle, known.precision, threads, kept_tier(store, bundle))
     bundle = install(source, folder, root=root)
     if known and known.bundle_id == bundle.bundle_id:
-        return bundle, Graphs(bundle, known.precision, threads)
+        return bundle, Graphs(bundle, known.precision, threads, kept_tier(store, bundle))
     if known and known.name == bundle.manifest.name and bundle.manifest.version < known.version:
         raise BundleError(
             f"version {bundle.manifest.version} is older than {known.version}, which is in use",
@@ -58,7 +59,7 @@ def use_bundle(store: Store, source: Path | None, root: str | None, threads: int
     )
     with store.step("bundle"):
         store.put_secret("bundle", msgspec.json.encode(fact))
-    return bundle, Graphs(bundle, precision, threads)
+    return bundle, Graphs(bundle, precision, threads, kept_tier(store, bundle))
 
 
 def take_newer(store: Store, source: Path, present: Bundle, threads: int | None) -> tuple[Bundle, Graphs]:
@@ -75,6 +76,22 @@ def take_newer(store: Store, source: Path, present: Bundle, threads: int | None)
             remedy="ask your institution which bundle is right",
         )
     return use_bundle(store, bundle.path, None, threads)
+
+
+def use_tier(store: Store, bundle: Bundle, graphs: Graphs, tier: str) -> None:
+    """Let `graphs` be a tier's, now and at later openings; InputError if the bundle has no such tier."""
+    known = [*(t.name for t in bundle.manifest.tiers), FULL]
+    if tier not in known:
+        raise InputError(f"the bundle has no tier {tier!r}", remedy=f"one of {', '.join(known)}")
+    with store.step("tier"):
+        store.put_secret("tier", tier.encode())
+    graphs.tier = tier
+
+
+def kept_tier(store: Store, bundle: Bundle) -> str:
+    """The tier that this device was last told to use; the full one if this bundle lacks it."""
+    kept = (store.get_secret("tier") or b"").decode()
+    return kept if kept in {tier.name for tier in bundle.manifest.tiers} else FULL
 
 
 def installed(store: Store) -> Installed | None:

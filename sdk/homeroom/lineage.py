@@ -12,6 +12,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from homeroom.bundle import Bundle
 from homeroom.contract.canonical import identity
+from homeroom.contract.layout import FULL
 from homeroom.contract.update import RoundConfiguration, left_over, make_update, unpack_residual
 from homeroom.errors import UpdateError
 from homeroom.samples import StoredSample
@@ -84,10 +85,12 @@ def temperatures(store: Store, version: Version | None) -> dict[str, float]:
     return dict(version.facts["temperatures"]) if version else {}
 
 
-def tag(bundle: Bundle, start: Start, settings: Settings, samples: Sequence[StoredSample]) -> str:
-    """What an unfinished training belongs to: it goes on only with the same bundle, start, settings and samples."""
+def tag(bundle: Bundle, start: Start, settings: Settings, samples: Sequence[StoredSample], tier: str = FULL) -> str:
+    """What an unfinished training belongs to: it goes on only with the same bundle, start, settings, samples, tier."""
     ids = [sample.sample_id for sample in samples]
-    return identity([bundle.bundle_id, start.name, msgspec.to_builtins(settings), ids])
+    return identity(
+        [bundle.bundle_id, start.name, msgspec.to_builtins(settings), ids, *([tier] if tier != FULL else [])]
+    )
 
 
 def queue_update(
@@ -97,12 +100,12 @@ def queue_update(
     base = newest_global(store, bundle)
     if version.facts["bundle_id"] != bundle.bundle_id or version.base != (base.base if base else 0):
         return "a newer global theta is here: train again first"
-    layout, update_id = bundle.manifest.layout, version.version_id
+    layout, update_id, tier = bundle.layout, version.version_id, version.facts.get("tier", FULL)
     residual, others = store.residual()
     delta = theta_of(store, bundle, version) - theta_of(store, bundle, base) + unpack_residual(residual, layout)
     subjects = {*store.subjects_of(version), *others}
     try:
-        data = make_update(key, configuration, layout, delta, version.facts["examples"], version.base, update_id)
+        data = make_update(key, configuration, layout, delta, version.facts["examples"], version.base, update_id, tier)
         rest = left_over(data, configuration, layout, delta)
     except UpdateError as problem:
         return str(problem)

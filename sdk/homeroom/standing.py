@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from homeroom.bundle import Bundle
+from homeroom.installing import kept_tier
 from homeroom.lineage import newest_global
 from homeroom.spending import view
 from homeroom.store import Store
@@ -17,6 +18,7 @@ def standing(store: Store, bundle: Bundle) -> dict[str, Any]:
     return {
         "directory": str(store.directory),
         "bundle": {"name": manifest.name, "version": manifest.version, "bundle_id": bundle.bundle_id},
+        "tier": kept_tier(store, bundle),
         "samples": store.count(),
         "subjects": len(store.subjects()),
         "in_use": in_use,

@@ -54,7 +54,7 @@ class Epoch(msgspec.Struct, frozen=True):
 
 
 class TrainState(msgspec.Struct, kw_only=True):
-    """All that is needed to go on exactly where training stopped; arrays are float32 [P]."""
+    """All that is needed to go on exactly where training stopped; arrays are float32, as many as the tier has."""
 
     theta: np.ndarray
     first: np.ndarray
@@ -103,10 +103,13 @@ def fit(
 ) -> Fit:
     """Minimise the mean loss of every task from theta0 [P]; the best epoch on validation data is kept.
 
+    Only what the graphs' tier has of theta is trained.
+
     stop: asked before every batch whether to end there. Resuming gives the theta, bit for bit, of a training that was
     never stopped. Raises TrainError without labels, or where the loss is not finite.
     """
     began = time.monotonic()
+    whole, theta0 = theta0, graphs.narrow(theta0)
     weights = sample_weights(train, settings)
     if not weights.any():
         raise TrainError("no sample has a label that its inputs can teach", remedy="add labelled samples")
@@ -140,7 +143,7 @@ def fit(
     if checkpoint and not in_time:
         checkpoint(state)
     return Fit(
-        theta=theta,
+        theta=graphs.widen(theta, whole),
         history=tuple(state.history),
         best_epoch=state.best_epoch,
         score=state.history[state.best_epoch].value if state.best_epoch >= 0 else float("-inf"),
@@ -163,7 +166,7 @@ def evaluate(graphs: Graphs, dataset: Dataset, theta: np.ndarray) -> dict[str, S
 
 def outputs_of(graphs: Graphs, dataset: Dataset, theta: np.ndarray) -> dict[str, np.ndarray]:
     """The output of every task, float32 [examples, width], in the dataset's order."""
-    theta = np.ascontiguousarray(theta, np.float32)
+    theta = graphs.narrow(theta)
     found = {task.name: np.zeros((len(dataset), task.width), np.float32) for task in dataset.manifest.tasks}
     if len(dataset):
         for batch in dataset.plan(graphs.steps("predict")):

@@ -54,10 +54,23 @@ class Segment(msgspec.Struct, frozen=True, kw_only=True):
         )
 
 
+FULL = "full"  # the tier that has everything
+Places = slice | np.ndarray
+
+
+def segment_of(ring: str) -> str:
+    """The segment that a ring belongs to."""
+    return ring.partition("@")[0]
+
+
 class Layout(msgspec.Struct, frozen=True, dict=True):
-    """The segments of a theta, in order and without holes."""
+    """The segments of a theta, in order and without holes.
+
+    `tiers`: smallest first, the name and the rising places in theta, int32 [p], of each; one lies within the next.
+    """
 
     segments: tuple[Segment, ...]
+    tiers: tuple[tuple[str, np.ndarray], ...] = ()
 
     @cached_property
     def slices(self) -> dict[str, slice]:
@@ -71,6 +84,50 @@ class Layout(msgspec.Struct, frozen=True, dict=True):
     def size(self) -> int:
         """P, the number of trainable values."""
         return sum(segment.size for segment in self.segments)
+
+    def places(self, segment: str, tier: str = FULL) -> Places:
+        """Where in theta a tier's part of a segment stands."""
+        where = self.slices[segment]
+        if tier == FULL:
+            return where
+        index = dict(self.tiers)[tier]
+        return index[np.searchsorted(index, where.start) : np.searchsorted(index, where.stop)]
+
+    @cached_property
+    def rings(self) -> dict[str, Places]:
+        """What is merged by itself: each segment, or, with tiers, what each tier adds to it (`segment@tier`)."""
+        rings: dict[str, Places] = {}
+        for name, where in self.slices.items():
+            if not self.tiers:
+                rings[name] = where
+                continue
+            inner: np.ndarray = np.empty(0, np.int32)
+            for tier in (*(tier for tier, _ in self.tiers), FULL):
+                outer = self.places(name, tier)
+                outer = np.arange(outer.start, outer.stop) if isinstance(outer, slice) else outer
+                if len(outer) > len(inner):
+                    rings[f"{name}@{tier}"] = np.setdiff1d(outer, inner, assume_unique=True)
+                inner = outer
+        return rings
+
+    def where(self, ring: str) -> Places:
+        """The places in theta of a ring, or of a whole segment."""
+        return self.slices[ring] if ring in self.slices else self.rings[ring]
+
+    def by_ring(self, segment: str, tier: str, values: np.ndarray) -> dict[str, np.ndarray]:
+        """A tier's values of a segment, one array for each ring that it has."""
+        if not self.tiers:
+            return {segment: values}
+        places = self.places(segment, tier)
+        found = {}
+        for name in (*(name for name, _ in self.tiers), FULL):
+            ring = self.rings.get(f"{segment}@{name}")
+            if isinstance(ring, np.ndarray):
+                at = ring - places.start if isinstance(places, slice) else np.searchsorted(places, ring)
+                found[f"{segment}@{name}"] = values[at]
+            if name == tier:
+                break
+        return found
 
     def __iter__(self) -> Iterator[Segment]:
         return iter(self.segments)

@@ -11,7 +11,7 @@ from typing import Annotated, Literal
 import msgspec
 
 from homeroom.contract.canonical import decode
-from homeroom.contract.layout import Layout, Segment
+from homeroom.contract.layout import FULL, Layout, Segment
 from homeroom.errors import BundleError
 
 FORMAT = 1  # readers accept this and the two before it
@@ -157,10 +157,17 @@ class Graph(msgspec.Struct, frozen=True, kw_only=True):
     modality: ModalityName | None = None  # role features
     batch: int = -1
     tokens: dict[str, int] = {}  # by modality, all roles but features
-    tier: str = "full"
+    tier: str = FULL
     inputs: tuple[Tensor, ...]
     outputs: tuple[Tensor, ...]
     tried: tuple[str, ...] = ()  # runtime versions that ran it at export
+
+
+class Tier(msgspec.Struct, frozen=True):
+    """A smaller adapter: `size` values of theta, named by an int32 array in the manifest's `tier_index` file."""
+
+    name: Name
+    size: Count
 
 
 class Training(msgspec.Struct, frozen=True, kw_only=True):
@@ -198,6 +205,8 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True):
     training: Training = Training()
     licences: tuple[Licence, ...] = ()
     provenance: dict[str, str] = {}
+    tiers: tuple[Tier, ...] = ()  # smallest first, each within the next; `full` is not among them
+    tier_index: str | None = None  # safetensors file with one int32 array a tier, rising places in theta
 
     @property
     def layout(self) -> Layout:
@@ -268,6 +277,14 @@ def read_manifest(data: bytes) -> Manifest:
             raise refuse(f"{graph.file} is for an unknown modality")
         if graph.role != "features" and graph.batch < 1:
             raise refuse(f"{graph.file} does not state its batch")
+    sizes = [tier.size for tier in manifest.tiers] + [manifest.layout.size]
+    if sorted(set(sizes)) != sizes or len({FULL, *(t.name for t in manifest.tiers)}) != len(sizes):
+        raise refuse("tiers need names of their own and rising sizes below theta's")
+    for graph in manifest.graphs:
+        if graph.tier not in (FULL, *(t.name for t in manifest.tiers)):
+            raise refuse(f"{graph.file} is for an unknown tier")
+    if manifest.tiers and manifest.tier_index not in manifest.files:
+        raise refuse("has tiers, but no file that says which values are theirs")
     for name in (manifest.theta, *(g.file for g in manifest.graphs)):
         if name not in manifest.files:
             raise refuse(f"{name} is named but not listed among the files")

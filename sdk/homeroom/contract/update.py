@@ -18,7 +18,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from homeroom.contract import envelope
 from homeroom.contract.canonical import digest, identity
 from homeroom.contract.codecs import Codec, decode, encode
-from homeroom.contract.layout import Layout
+from homeroom.contract.layout import FULL, Layout
 from homeroom.contract.manifest import Hash
 from homeroom.contract.privacy import Privacy, clip, squares
 from homeroom.contract.secure import SecureRules
@@ -94,6 +94,11 @@ class RoundConfiguration(msgspec.Struct, frozen=True, kw_only=True):
             raise ValueError("noise at the aggregator needs what a secure round hides from it: choose one")
 
     @property
+    def whole(self) -> bool:
+        """Whether segments are summed whole, whatever a device's tier: masks and noise take no part of a segment."""
+        return bool(self.secure or self.privacy)
+
+    @property
     def document(self) -> dict[str, Any]:
         """What is signed and identified: the fields of the first release, and later ones that were chosen."""
         later = {f.name: f.default for f in msgspec.structs.fields(self) if f.name not in FIRST_FIELDS}
@@ -130,7 +135,7 @@ class UpdateHeader(msgspec.Struct, frozen=True, kw_only=True):
     device: Hash
     bundle_id: Hash
     base_version: Annotated[int, msgspec.Meta(ge=0)]
-    tier: str = "full"
+    tier: str = FULL
     codec: Codec = "fixed32"
     scale_bits: int
     segments: Annotated[tuple[SegmentEntry, ...], msgspec.Meta(max_length=4096)]
@@ -139,10 +144,14 @@ class UpdateHeader(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Update(msgspec.Struct, frozen=True):
-    """An update that was read and is well-formed. `values`: int32 [size] by segment name, whatever its codec."""
+    """An update that was read and is well-formed.
+
+    values: int32 by segment name, as many as its tier has, whatever its codec; rings: the same by the layout's rings.
+    """
 
     header: UpdateHeader
     values: dict[str, np.ndarray]
+    rings: dict[str, np.ndarray]
 
 
 def make_update(
@@ -153,14 +162,17 @@ def make_update(
     examples: Mapping[str, int],
     base_version: int,
     update_id: str | None = None,
+    tier: str = FULL,
 ) -> bytes:
     """Encode and sign theta_after - theta_before.
 
     delta: float32 [P], with what earlier updates left over. examples: by segment name, how many samples taught it;
     segments that are absent or zero are left out. In a private round nothing is left out, everything is clipped as one,
-    and no count is told. Raises UpdateError if nothing may be sent, or a value does not fit.
+    and no count is told. tier: the one that trained; only its values travel, but in secure and private rounds. Raises
+    UpdateError if nothing may be sent, or a value does not fit.
     """
-    parts = layout.split(delta)
+    if configuration.whole:
+        tier = FULL  # what a smaller one lacks is a difference of zero
     chosen = [s for s in layout if examples.get(s.name, 0) > 0 and s.scope == "shared"]
     if not chosen:
         raise UpdateError("no shared segment was trained", code="empty", remedy="add labelled samples and train first")
@@ -168,17 +180,18 @@ def make_update(
     if configuration.privacy:
         chosen = [s for s in layout if s.scope == "shared"]
         examples = dict.fromkeys((s.name for s in chosen), 1)
-        whole = clip(np.concatenate([parts[s.name] for s in chosen]), configuration.privacy, bits)
+        whole = clip(np.concatenate([delta[layout.places(s.name)] for s in chosen]), configuration.privacy, bits)
         ends = np.cumsum([s.size for s in chosen])[:-1]
         encoded = dict(zip((s.segment_id for s in chosen), np.split(whole, ends), strict=True))
     else:
-        encoded = {s.segment_id: encode(parts[s.name], codec, bits, keep) for s in chosen}
+        encoded = {s.segment_id: encode(delta[layout.places(s.name, tier)], codec, bits, keep) for s in chosen}
     payload = safetensors.numpy.save(encoded)
     header = UpdateHeader(
         update_id=update_id or uuid.uuid4().hex,
         device=public_hex(key),
         bundle_id=configuration.bundle_id,
         base_version=base_version,
+        tier=tier,
         codec=codec,
         scale_bits=bits,
         segments=tuple(SegmentEntry(s.segment_id, s.name, int(examples[s.name])) for s in chosen),
@@ -196,8 +209,10 @@ def left_over(data: bytes, configuration: RoundConfiguration, layout: Layout, wa
     read = read_update(data, configuration, layout)
     if read.header.codec == "fixed32":
         return b""
-    parts, grid = layout.split(wanted), np.float32(2.0**-read.header.scale_bits)
-    lost = {name: parts[name] - grid * values.astype(np.float32) for name, values in read.values.items()}
+    rest, grid = wanted.copy(), np.float32(2.0**-read.header.scale_bits)
+    for name, values in read.values.items():
+        rest[layout.places(name, read.header.tier)] -= grid * values.astype(np.float32)
+    lost = {name: part for name, part in layout.split(rest).items() if name in read.values}
     packed: bytes = safetensors.numpy.save({layout[name].segment_id: values for name, values in lost.items()})
     return packed
 
@@ -241,6 +256,10 @@ def read_update(data: bytes, configuration: RoundConfiguration, layout: Layout) 
     if not header.segments:
         raise UpdateError(REFUSALS["empty"], code="empty")
 
+    if configuration.whole and header.tier != FULL:
+        raise UpdateError("this round sums whole segments", code="malformed", remedy="update homeroom")
+    if header.tier not in (FULL, *(name for name, _ in layout.tiers)):
+        raise UpdateError(f"tier {header.tier!r} is unknown here", code="malformed")
     known = {s.segment_id: s for s in layout}
     found = envelope.tensors(payload, where=where, error=UpdateError)
     if sorted(found) != sorted({e.segment_id for e in header.segments}) or len(found) != len(header.segments):
@@ -253,8 +272,10 @@ def read_update(data: bytes, configuration: RoundConfiguration, layout: Layout) 
             raise UpdateError(f"segment {entry.name!r} is not merged here", code="unknown_segment")
         if segment.scope != "shared":
             raise UpdateError(f"segment {segment.name} is {segment.scope}", code="personal_segment")
+        where_in = layout.places(segment.name, header.tier)
+        size = segment.size if isinstance(where_in, slice) else len(where_in)
         try:
-            encoded = decode(found[entry.segment_id], header.codec, segment.size, header.scale_bits)
+            encoded = decode(found[entry.segment_id], header.codec, size, header.scale_bits)
         except UpdateError as problem:
             raise UpdateError(problem.what, code=problem.code, where=f"segment {segment.name}") from None
         total += float(np.square(encoded.astype(np.float64) * 2.0**-header.scale_bits).sum())
@@ -263,7 +284,10 @@ def read_update(data: bytes, configuration: RoundConfiguration, layout: Layout) 
         _check_private(header, values, configuration, configuration.privacy, layout)
     elif total**0.5 > configuration.max_norm:
         raise UpdateError(f"norm {total**0.5:.3g} exceeds {configuration.max_norm:g}", code="too_large")
-    return Update(header, values)
+    if configuration.whole:
+        return Update(header, values, values)
+    rings = {ring: part for name in values for ring, part in layout.by_ring(name, header.tier, values[name]).items()}
+    return Update(header, values, rings)
 
 
 def _check_private(

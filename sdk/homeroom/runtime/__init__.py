@@ -9,6 +9,7 @@ from typing import Protocol, get_args
 import numpy as np
 
 from homeroom.bundle import Bundle
+from homeroom.contract.layout import FULL
 from homeroom.contract.manifest import Graph as GraphFacts
 from homeroom.contract.manifest import Precision
 from homeroom.errors import BundleError
@@ -27,10 +28,19 @@ def load(path: Path, *, threads: int | None = None, lasting: bool = False) -> Gr
 
 
 class Graphs:
-    """The graphs of one bundle. `precision`: which backbone of each modality is used here, the lowest if absent."""
+    """The graphs of one bundle and tier.
 
-    def __init__(self, bundle: Bundle, precision: Mapping[str, Precision] | None = None, threads: int | None = None):
-        self.bundle, self.threads = bundle, threads
+    `precision`: which backbone of each modality is used here, the lowest if absent.
+    """
+
+    def __init__(
+        self,
+        bundle: Bundle,
+        precision: Mapping[str, Precision] | None = None,
+        threads: int | None = None,
+        tier: str = FULL,
+    ):
+        self.bundle, self.threads, self.tier = bundle, threads, tier
         lowest = sorted(bundle.manifest.graphs, key=lambda graph: -get_args(Precision).index(graph.precision))
         self.precision: dict[str, Precision] = {g.modality: g.precision for g in lowest if g.modality is not None}
         self.precision.update(precision or {})
@@ -58,13 +68,36 @@ class Graphs:
         self._loaded.pop(self.features_graph(modality).file, None)
 
     def steps(self, role: str) -> list[GraphFacts]:
-        """The variants of `predict` or `grad`, the one with the smallest bucket first."""
-        found = [graph for graph in self.bundle.manifest.graphs if graph.role == role]
+        """The tier's variants of a step, the one with the smallest bucket first."""
+        found = [graph for graph in self.bundle.manifest.graphs if (graph.role, graph.tier) == (role, self.tier)]
         if role == "grad" and self.largest_batch is not None:
             found = [graph for graph in found if graph.batch <= self.largest_batch]
         if not found:
             raise BundleError(f"has no {role} graph", where="manifest.json", remedy="export the bundle again")
         return sorted(found, key=lambda graph: (sorted(graph.tokens.items()), graph.batch))
+
+    def narrow(self, theta: np.ndarray) -> np.ndarray:
+        """What the tier's graphs read of theta float32 [P]: theta[index]; what is narrow already stays as it is."""
+        index = self._index()
+        theta = np.ascontiguousarray(theta, np.float32)
+        return theta if index is None or len(theta) == len(index) else theta[index]
+
+    def widen(self, narrow: np.ndarray, theta: np.ndarray) -> np.ndarray:
+        """A copy of theta float32 [P] with the tier's values in their places."""
+        index = self._index()
+        if index is None:
+            return narrow
+        whole = np.array(theta, np.float32)
+        whole[index] = narrow
+        return whole
+
+    def _index(self) -> np.ndarray | None:
+        if self.tier == FULL:
+            return None
+        tiers = dict(self.bundle.layout.tiers)
+        if self.tier not in tiers:
+            raise BundleError(f"has no tier {self.tier}", where="manifest.json", remedy=f"one of {[*tiers, FULL]}")
+        return tiers[self.tier]
 
     def loaded(self, facts: GraphFacts) -> Graph:
         if facts.file not in self._loaded:

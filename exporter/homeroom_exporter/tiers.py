@@ -1,0 +1,74 @@
+"""Tiers: smaller, nested versions of a design whose theta is a part of the whole one's, theta[index]; numpy only.
+
+A tier keeps the first channels of every layer (as HeteroFL, Diao et al. 2021, and MatFormer, Devvrit et al. 2023), so
+that a small machine and a large one train the same numbers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from homeroom.errors import ExportError
+from homeroom_exporter.model import Design
+from homeroom_exporter.recipe import TierName
+
+SHARES: dict[TierName, float] = {"eighth": 1 / 8, "quarter": 1 / 4, "half": 1 / 2}  # of theta, about
+STEP = 4  # channels by which widths are tried
+WIDTH, HIDDEN = 1_000_003, 1_000_033  # primes that no other size is made of: they mark the axes that a tier cuts
+
+
+@dataclass(frozen=True)
+class Tier:
+    """A narrower design; its theta is theta[index], index int32 [p], rising."""
+
+    design: Design
+    index: np.ndarray
+
+
+def make_tiers(design: Design, names: tuple[TierName, ...]) -> dict[str, Tier]:
+    """The tiers asked for, smallest first, each within the next."""
+    found: dict[str, Tier] = {}
+    used: set[int] = set()
+    for name in (name for name in SHARES if name in names):
+        wanted = SHARES[name] * design.layout.size
+        width = min(range(STEP, design.width, STEP), key=lambda w: abs(narrowed(design, w).layout.size - wanted))
+        if width in used:
+            raise ExportError(
+                f"a model {design.width} wide has no tier {name} of its own", where="tiers", remedy="name fewer tiers"
+            )
+        used.add(width)
+        small = narrowed(design, width)
+        found[name] = Tier(small, tier_index(design, small))
+    return found
+
+
+def narrowed(design: Design, width: int) -> Design:
+    """The design with so many channels, and hidden ones in proportion."""
+    return replace(design, width=width, hidden=max(STEP, round(design.hidden * width / design.width / STEP) * STEP))
+
+
+def tier_index(design: Design, small: Design) -> np.ndarray:
+    """int32 [p]: where in the whole theta each value of the small design's stands."""
+    marks = replace(design, width=WIDTH, hidden=HIDDEN)
+    start, places = 0, []
+    for whole, part, marked in zip(_shapes(design), _shapes(small), _shapes(marks), strict=True):
+        axes = [_kept(*sizes, design, small) for sizes in zip(whole, part, marked, strict=True)]
+        places.append(start + np.ravel_multi_index(np.ix_(*axes), whole).ravel())
+        start += int(np.prod(whole))
+    return np.concatenate(places).astype(np.int32)
+
+
+def _shapes(design: Design) -> Iterator[tuple[int, ...]]:
+    return (parameter.shape for segment in design.layout for parameter in segment.parameters)
+
+
+def _kept(whole: int, part: int, marked: int, design: Design, small: Design) -> np.ndarray:
+    """Which places of an axis the small design has: the first of each block of `width` or `hidden`, else all."""
+    for mark, block, kept in ((WIDTH, design.width, small.width), (HIDDEN, design.hidden, small.hidden)):
+        if marked % mark == 0:
+            return np.concatenate([np.arange(kept) + i * block for i in range(marked // mark)])
+    assert whole == part
+    return np.arange(whole)
