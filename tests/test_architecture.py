@@ -101,7 +101,7 @@ def declared(*extras: str) -> set[str]:
 @pytest.mark.parametrize(
     ("package", "extras", "neighbours"),
     [
-        ("homeroom", ("secure",), set()),
+        ("homeroom", ("secure", "lan"), set()),
         ("homeroom_aggregator", ("aggregator",), {"homeroom"}),
         ("homeroom_exporter", ("exporter",), {"homeroom", *PINNED_WHEELS}),
     ],

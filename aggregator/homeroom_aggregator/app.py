@@ -32,9 +32,12 @@ def health(service: Service, _: Request) -> Response:
     return JSONResponse({"status": "ok", "version": service.reader.newest()})
 
 
-def keys(service: Service, _: Request) -> Response:
+def keys(service: Service, request: Request) -> Response:
+    challenge = request.headers.get(http.CHALLENGE_HEADER, "")
+    live = {"proof": sign(service.rounds.key, "challenge", {"challenge": challenge})} if len(challenge) == 64 else {}
     return JSONResponse(
         {
+            **live,
             "institution": service.institution,
             "bundle_id": service.rounds.bundle.bundle_id,
             "certificate": msgspec.to_builtins(service.rounds.certificate),

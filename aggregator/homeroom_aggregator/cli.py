@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 from pathlib import Path
@@ -85,6 +86,7 @@ def trust_certify(role: Role, key: Path, root_key: Path, name: str) -> None:
 @privacy_options
 @click.option("--host", default="127.0.0.1", show_default=True)
 @click.option("--port", type=click.IntRange(0, 65535), default=8340, show_default=True)
+@click.option("--announce", is_flag=True, help="Let devices on the local network find it [lan].")
 @click.option("--tls-cert", type=FILE, help="PEM certificate chain; without it, put TLS in front.")
 @click.option("--tls-key", type=FILE, help="Its private key.")
 @click.option("--log-requests", is_flag=True, help="One line of JSON a request on stderr; nothing about people in it.")
@@ -106,6 +108,7 @@ def serve(
     noise_multiplier: float | None,
     host: str,
     port: int,
+    announce: bool,
     tls_cert: Path | None,
     tls_key: Path | None,
     log_requests: bool,
@@ -117,6 +120,7 @@ def serve(
     Example: homeroom serve district/ --bundle vocabulary.homeroom --root-key root.pem
     Private rounds: --epsilon 8 --clip-norm 0.5 --noise-multiplier 1.2
     """
+    from homeroom import lan
     from homeroom_aggregator import place, serve
 
     promise = asked(epsilon, delta, clip_norm, noise_multiplier)
@@ -148,15 +152,19 @@ def serve(
     if promise := facts.configuration.privacy:
         click.echo(f"private rounds: epsilon {promise.epsilon:g} at delta {promise.delta:g} for each device")
     click.echo(f"listening on {'https' if tls_cert else 'http'}://{host}:{listening.getsockname()[1]}")
-    serve.serve(
-        folder,
-        listening,
-        os.environ.get(TOKEN),
-        retain,
-        certificate=tls_cert,
-        key=tls_key,
-        log_requests=log_requests,
-    )
+    with contextlib.ExitStack() as until_the_end:
+        if announce:
+            scheme, found = "https" if tls_cert else "http", listening.getsockname()[1]
+            until_the_end.enter_context(lan.announced(host, found, facts.root, scheme))
+        serve.serve(
+            folder,
+            listening,
+            os.environ.get(TOKEN),
+            retain,
+            certificate=tls_cert,
+            key=tls_key,
+            log_requests=log_requests,
+        )
 
 
 @click.command()

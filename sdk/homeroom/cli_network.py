@@ -22,7 +22,8 @@ from homeroom.cli_device import DIRECTORY, device, opened
     help="On mobile data: stay offline where the system tells (auto), sync (allow), or sync only where it says no.",
 )
 @click.option("--clock", type=click.Choice(["auto", "ignore"]), help="ignore: not the dates of TLS certificates.")
-def network(directory: Path, address: str | None, proxy: str | None, metered: str | None, clock: str | None) -> None:
+@click.option("--lan", type=click.Choice(["auto", "off"]), help="Look for the aggregator on the local network [lan].")
+def network(directory: Path, **given: str | None) -> None:
     """Show how the device reaches its aggregator, or change it.
 
     Example: homeroom device network classroom/ --proxy http://proxy.school:3128 --metered allow
@@ -30,7 +31,6 @@ def network(directory: Path, address: str | None, proxy: str | None, metered: st
     from homeroom.exchange import set_network
     from homeroom.metered import is_metered
 
-    given = {"address": address, "proxy": proxy, "metered": metered, "clock": clock}
     with opened(directory) as found:
         settings = set_network(found.store, **{name: value for name, value in given.items() if value is not None})
     told = {True: "yes", False: "no", None: "the system does not tell"}[is_metered()]
@@ -38,6 +38,7 @@ def network(directory: Path, address: str | None, proxy: str | None, metered: st
     click.echo(f"proxy: {settings.proxy or 'as the environment says'}")
     click.echo(f"metered: {settings.metered} (this connection: {told})")
     click.echo(f"clock: {settings.clock}")
+    click.echo(f"lan: {settings.lan}")
 
 
 @device.command()

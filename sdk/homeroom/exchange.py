@@ -42,10 +42,12 @@ def enrol(store: Store, bundle: Bundle, invitation: Invitation, root: str) -> Ro
 
     The key is durable before the code is spent, so that a join which was cut short can be repeated.
     """
-    from homeroom.sync import Client, join
+    from homeroom.lan import located
+    from homeroom.sync import Client, enrolment_of, join
 
     check_invitation(bundle, invitation, root)
-    key, network = make_key(store), network_of(store)
+    key = make_key(store)
+    network = located(enrolment_of(invitation), key, network_of(store))
     enrolment = join(invitation, key, network)
     with contextlib.closing(Client(enrolment, key, network)) as client:
         configuration = client.round()
@@ -74,6 +76,7 @@ def make_key(store: Store) -> Ed25519PrivateKey:
 @contextlib.contextmanager
 def connected(store: Store) -> Iterator[Client]:
     """A client that speaks for this device; InputError if it has not joined."""
+    from homeroom.lan import located
     from homeroom.metered import check_metered
     from homeroom.sync import Client, Enrolment
 
@@ -81,11 +84,10 @@ def connected(store: Store) -> Iterator[Client]:
     if enrolment is None or key is None:
         why = "the directory was copied to this machine" if store.moved else "this device has not joined"
         raise InputError(why, where=str(store.directory), remedy="join with a new invitation")
-    network = network_of(store)
+    network, known = network_of(store), msgspec.json.decode(enrolment, type=Enrolment)
     check_metered(network)
-    with contextlib.closing(
-        Client(msgspec.json.decode(enrolment, type=Enrolment), key, network, instance=_instance(key))
-    ) as client:
+    network = located(known, key, network)
+    with contextlib.closing(Client(known, key, network, instance=_instance(key))) as client:
         if store.get_secret(NEXT_KEY) is not None:
             _take_next_key(store, client)
         yield client

@@ -20,6 +20,7 @@ from http_message_signatures.exceptions import HTTPMessageSignaturesException
 from homeroom.errors import TrustError
 
 NONCE_HEADER = "homeroom-nonce"
+CHALLENGE_HEADER = "homeroom-challenge"  # 64 hexadecimal digits, for the aggregator to sign
 TAG = "homeroom"
 INSTANCE_HEADER = "homeroom-instance"
 COVERED = ("@method", "@authority", "@path", "content-digest")

@@ -42,12 +42,14 @@ class Network(msgspec.Struct, frozen=True, kw_only=True):
 
     clock: `ignore` looks at the chain and name of a TLS certificate, not at its dates (the default does so by itself
     where the clock is plainly wrong). metered: `auto` stays offline on mobile data where the system tells so.
+    lan: `auto` looks for the aggregator on the local network where its address does not answer and zeroconf is here.
     """
 
     address: Annotated[str, msgspec.Meta(pattern=r"^(https?://[^\s/]+)?$")] = ""
     proxy: Annotated[str, msgspec.Meta(pattern=r"^((http|https|socks5)://[^\s]+)?$")] = ""
     metered: Literal["auto", "allow", "refuse"] = "auto"
     clock: Literal["auto", "ignore"] = "auto"
+    lan: Literal["auto", "off"] = "auto"
 
 
 @dataclass(frozen=True)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import datetime
+import secrets
 from pathlib import Path
 from typing import Any, cast
 
@@ -54,6 +55,7 @@ class Keys(msgspec.Struct, frozen=True):
     bundle_id: str
     certificate: Certificate
     bundle: Parcel | None = None
+    proof: str = ""
 
 
 class Offer(msgspec.Struct, frozen=True):
@@ -124,6 +126,14 @@ class Client:
         where = self._line.address
         check_certificate(found.certificate, role="aggregator", root_fingerprint=self.enrolment.root, where=where)
         return cast(Keys, found)
+
+    def prove(self) -> None:
+        """Raise TrustError unless who answers signs a word chosen here and now with a key that the root vouches for."""
+        challenge = secrets.token_hex(32)
+        answer = self.ask("GET", "/v1/keys", signed=False, headers=lambda: {http.CHALLENGE_HEADER: challenge})
+        found, where = self._decode(answer.body, Keys), self._line.address
+        check_certificate(found.certificate, role="aggregator", root_fingerprint=self.enrolment.root, where=where)
+        verify(found.certificate.key, "challenge", {"challenge": challenge}, found.proof, where=where)
 
     def check_server(self) -> None:
         """Raise TrustError unless the aggregator shows a certificate by the trusted root, for this bundle."""

@@ -70,7 +70,7 @@ def many_syncs(service: Service, tmp_path: Path, count: int, every: int) -> None
         bad = proxy.Proxy(address, proxy.seeded(7, 0.3))
         made, failed, marks = 0, 0, list[tuple[int, int]]()
         with proxy.running(bad) as through:
-            set_network(device.store, address=through)
+            set_network(device.store, address=through, lan="off")
             for number in range(count):
                 if number % every == 0 and not device.store.pending_updates():
                     learn(device, 0.001)

@@ -1,0 +1,90 @@
+"""The aggregator on the school's own network: found without an address, believed only under the right root."""
+
+from __future__ import annotations
+
+import contextlib
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from aggregator.house import make_folder, running
+from homeroom import Device, lan
+from homeroom.contract.signing import new_key
+from homeroom.errors import MissingExtraError, NetworkError, TrustError
+from homeroom.exchange import set_network
+from homeroom.network import Network
+from homeroom.sync import Client, enrolment_of
+from homeroom_aggregator import place
+from homeroom_aggregator.app import Service
+
+pytest.importorskip("zeroconf")
+NOWHERE = "http://127.0.0.1:9"
+
+
+@pytest.fixture(autouse=True)
+def this_machine_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "keys").mkdir()
+    monkeypatch.setenv("HOMEROOM_KEYS", str(tmp_path / "keys"))
+    monkeypatch.setattr("homeroom.golden.choose_precision", lambda *_, **__: {})  # these bundles hold no graphs
+    monkeypatch.setattr(lan, "INTERFACES", ["127.0.0.1"])
+
+
+@pytest.fixture
+def service(tmp_path: Path) -> Iterator[Service]:
+    opened = place.open_service(make_folder(tmp_path))
+    yield opened
+    opened.rounds.close()
+
+
+@contextlib.contextmanager
+def announcing(service: Service, root: str) -> Iterator[str]:
+    with running(service) as address, lan.announced("0.0.0.0", int(address.rpartition(":")[2]), root):
+        yield address
+
+
+def test_a_device_joins_and_syncs_with_an_aggregator_whose_address_it_was_told_wrong(
+    service: Service, tmp_path: Path
+) -> None:
+    (invitation,) = place.invite(tmp_path / "district", NOWHERE, 1)
+    (tmp_path / "invitation.json").write_bytes(msgspec.json.encode(invitation))
+    with announcing(service, invitation.root), Device.open(tmp_path / "c", tmp_path / "bundle") as device:
+        device.join(tmp_path / "invitation.json")
+        assert device.sync().version is None
+        set_network(device.store, lan="off")
+        with pytest.raises(NetworkError, match="no connection"):
+            device.sync()
+
+
+def test_somebody_who_announces_the_root_without_its_key_is_not_spoken_with(service: Service, tmp_path: Path) -> None:
+    (invitation,) = place.invite(tmp_path / "district", NOWHERE, 1)
+    service.rounds.key = new_key()  # it shows the aggregator's certificate, which is public, but has not its key
+    with announcing(service, invitation.root) as address:
+        assert lan.find(invitation.root) == [address]
+        enrolment, key = enrolment_of(invitation), new_key()
+        with pytest.raises(TrustError):
+            Client(enrolment, key, Network(address=address)).prove()
+        assert lan.located(enrolment, key, Network()) == Network()
+
+
+def test_an_aggregator_of_another_root_is_not_even_looked_at(service: Service, tmp_path: Path) -> None:
+    with announcing(service, "0" * 64):
+        assert lan.find(place.read(tmp_path / "district").root, 0.5) == []
+
+
+def test_a_server_for_this_machine_alone_is_not_announced(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(lan, "INTERFACES", None)
+    with pytest.raises(NetworkError, match="this machine alone"), lan.announced("127.0.0.1", 8340, "0" * 64):
+        pass
+
+
+def test_without_the_extra_the_address_by_hand_still_works(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "zeroconf", None)
+    monkeypatch.setattr("importlib.util.find_spec", lambda _: None)
+    with pytest.raises(MissingExtraError, match="zeroconf"):
+        lan.find("0" * 64)
+    (invitation,) = place.invite(make_folder(tmp_path), NOWHERE, 1)
+    by_hand = Network(address="http://10.0.0.7:8340")
+    assert lan.located(enrolment_of(invitation), new_key(), by_hand) == by_hand
