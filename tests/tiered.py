@@ -30,7 +30,7 @@ def rows(count: int, seed: int) -> list[dict[str, Any]]:
     ]
 
 
-def design(work: Path) -> tuple[Any, dict[str, Any]]:
+def design(work: Path, weighting: str = "fixed") -> tuple[Any, dict[str, Any]]:
     whole, backbones = tiny.design_and_backbones(work)
     tasks = tuple(msgspec.structs.replace(task, reads=("facts",)) for task in whole.tasks if task.name in TASKS)
     small = replace(
@@ -40,16 +40,17 @@ def design(work: Path) -> tuple[Any, dict[str, Any]]:
         slots=(whole.slot("facts"),),
         tasks=tasks,
         heads=dict.fromkeys(TASKS, "fused"),
+        weighting=weighting,
     )
     return small, {"table": backbones["table"]}
 
 
-def build(work: Path) -> Bundle:
+def build(work: Path, tiers: tuple[str, ...] = TIERS, weighting: str = "fixed") -> Bundle:
     """Export it under `work`; returns it opened."""
     from homeroom_exporter import export, write
     from homeroom_exporter.tiers import make_tiers
 
-    small, backbones = design(work / "backbones")
+    small, backbones = design(work / "backbones", weighting)
     contents = export.assemble(
         small,
         backbones,
@@ -62,7 +63,7 @@ def build(work: Path) -> Bundle:
         training=Training(learning_rate=1e-2, epochs=8),
         provenance={"made_by": "tests/tiered.py"},
         threads=1,
-        tiers=make_tiers(small, TIERS),
+        tiers=make_tiers(small, tiers),
     )
     with write.staging(work / "bundle") as folder:
         manifest = write.fill(folder, contents)

@@ -137,6 +137,7 @@ def design_of(recipe: Recipe, backbones: Mapping[str, Backbone]) -> Design:
         heads=recipe.heads,
         width=recipe.width,
         hidden=recipe.hidden,
+        weighting=recipe.weighting,
     )
 
 

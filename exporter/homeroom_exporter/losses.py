@@ -1,13 +1,18 @@
-"""Loss of each kind of task, a row at a time; torch."""
+"""Loss of each kind of task, a row at a time, and what the tasks weigh against each other; torch."""
 
 from __future__ import annotations
+
+from typing import Literal
 
 import torch
 from torch import Tensor
 
-from homeroom.contract.manifest import TaskKind
+from homeroom.contract.layout import Parameter, Segment
+from homeroom.contract.manifest import Task, TaskKind
 
+Weighting = Literal["fixed", "uncertainty"]  # of the tasks' losses in their sum
 HUBER = 1.0  # |error|, in units of the task's scale, where the loss turns from square to linear
+LARGEST = 4.0  # magnitude of a log-variance: no task's weight leaves e^-4 to e^4
 
 
 def loss(kind: TaskKind, output: Tensor, target: Tensor) -> Tensor:
@@ -21,3 +26,23 @@ def loss(kind: TaskKind, output: Tensor, target: Tensor) -> Tensor:
     # BCE with logits: max(x, 0) - x*y + log(1 + exp(-|x|))
     cross = torch.relu(output) - output * target + torch.log(1.0 + torch.exp(-output.abs()))
     return cross.mean(-1)
+
+
+def weighting_segment(task: Task) -> Segment:
+    """The log-variance of a task, what `balanced` weighs it by; it tells how noisy labels are, so it stays here."""
+    return Segment(
+        name=f"weighting.{task.name}",
+        parameters=(Parameter("log_variance", (1,)),),
+        meaning=f"uncertainty/1 {task.kind}",
+        task=task.name,
+        scope="personal",
+    )
+
+
+def balanced(sums: Tensor, totals: Tensor, log_variances: Tensor) -> Tensor:
+    """The sum over tasks of exp(-s) * loss + s / 2 * weight (Kendall, Gal and Cipolla 2018, equations 7 and 10).
+
+    sums, totals, log_variances: float32 [tasks]. With s = 0 it is the plain sum.
+    """
+    s = log_variances.clamp(-LARGEST, LARGEST)
+    return (torch.exp(-s) * sums + 0.5 * s * totals).sum()

@@ -411,4 +411,5 @@ RULES: dict[str, Callable[[_Lowering, Node], str]] = {
     "gt.Scalar": _compare("Greater"),
     "eq.Scalar": _compare("Equal"),
     "logical_and.default": _binary("And"),
+    "logical_and_.default": _binary("And"),
 }

@@ -14,7 +14,7 @@ from homeroom.contract.layout import Layout, Segment
 from homeroom.contract.manifest import Modality, Slot, Task
 from homeroom_exporter import heads, ladder
 from homeroom_exporter.heads import HeadKind
-from homeroom_exporter.losses import loss
+from homeroom_exporter.losses import Weighting, balanced, loss, weighting_segment
 
 SHARPNESS = 10.0  # initial scale of a cosine
 LEVEL = 32.0  # typical size of an int8 feature; brings the ladder's input near 1
@@ -34,6 +34,7 @@ class Design:
     heads: Mapping[str, HeadKind]
     width: int = 64
     hidden: int = 128
+    weighting: Weighting = "fixed"
 
     @property
     def inputs(self) -> tuple[tuple[str, str, int], ...]:
@@ -58,6 +59,8 @@ class Design:
         for task in self.tasks:
             reads = [self.modality(self.slot(name).modality).features_id for name in task.reads]
             segments.append(heads.head_segment(task, self.heads[task.name], reads, self.width, self.hidden))
+        if self.weighting == "uncertainty":
+            segments += [weighting_segment(task) for task in self.tasks]
         return Layout(tuple(segments))
 
 
@@ -177,8 +180,14 @@ def normalised(scale: np.ndarray) -> np.ndarray:
 
 
 def objective(design: Design, parts: Parts, feeds: Feeds) -> tuple[Tensor, Tensor]:
-    """Sum over tasks and rows of weight * loss, and the sums by task [tasks]; `feeds` are the grad graph's inputs."""
+    """Sum over tasks and rows of weight * loss, and the sums by task [tasks]; `feeds` are the grad graph's inputs.
+
+    Where the design weighs tasks by their uncertainty, the first is `losses.balanced` of the second.
+    """
     outputs = forward(design, parts, feeds)
     rows = torch.stack([loss(t.kind, outputs[t.name], feeds[f"{t.name}.target"]) for t in design.tasks], 1)
     sums = (rows * feeds["weights"]).sum(0)
-    return sums.sum(), sums
+    if design.weighting == "fixed":
+        return sums.sum(), sums
+    variances = torch.cat([parts[f"weighting.{task.name}"]["log_variance"] for task in design.tasks])
+    return balanced(sums, feeds["weights"].sum(0), variances), sums

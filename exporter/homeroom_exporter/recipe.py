@@ -16,6 +16,7 @@ from homeroom.contract.manifest import SLOT_LIMIT, Column, Count, ModalityName, 
 from homeroom.errors import RecipeError
 from homeroom_exporter.encoders.spec import EncoderSpec
 from homeroom_exporter.heads import HeadKind
+from homeroom_exporter.losses import Weighting
 
 T = TypeVar("T")
 Size = Annotated[int, msgspec.Meta(ge=8, le=1024)]
@@ -79,6 +80,7 @@ class TrainingTable(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_
     epochs: Count = 20
     warmup: Annotated[float, msgspec.Meta(ge=0, le=1)] = 0.1
     clip_norm: Annotated[float, msgspec.Meta(ge=0)] = 0.0
+    weighting: Weighting = "fixed"
 
 
 class Recipe(msgspec.Struct, frozen=True, kw_only=True):
@@ -94,6 +96,7 @@ class Recipe(msgspec.Struct, frozen=True, kw_only=True):
     clipped: bool
     saliency: bool
     tiers: tuple[TierName, ...]
+    weighting: Weighting
     golden: int
     encoders: tuple[EncoderSpec, ...]
     slots: tuple[Slot, ...]
@@ -205,13 +208,15 @@ class _Reader:
             clipped=head.clipped,
             saliency=head.saliency,
             tiers=head.tiers,
+            weighting=training.weighting,
             golden=head.golden,
             encoders=encoders,
             slots=slots,
             tasks=tasks,
             heads={name: self.head(name, table, by_name) for name, table in tables.items()},
             training=Training(
-                **msgspec.structs.asdict(training), task_weights={name: table.weight for name, table in tables.items()}
+                **{name: value for name, value in msgspec.structs.asdict(training).items() if name != "weighting"},
+                task_weights={name: table.weight for name, table in tables.items()},
             ),
         )
 
