@@ -6,7 +6,8 @@
 1,500 training answers of each corpus, three labels, the official unseen-answers test. Every method and seed is a fresh
 process; its seconds run from the start of the process to the evaluated model, imports and validation included. LoRA's
 end with the epoch that validates best, Homeroom's and the same adapter's with the whole training. Exporting the bundle
-is not counted: it happens once, elsewhere. Means over seeds; the interval is a paired bootstrap over test answers.
+is not counted: it happens once, elsewhere. Mean scores and median seconds over seeds; the interval is a paired
+bootstrap over test answers.
 """
 
 from __future__ import annotations

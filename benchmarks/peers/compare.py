@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from statistics import fmean, stdev
+from statistics import fmean, median, stdev
 from typing import Any
 
 import numpy as np
@@ -57,7 +57,7 @@ def bootstrap(
 
 
 def summary(results: Results) -> dict[str, Any]:
-    """Means over seeds for each corpus, with the single values beside them."""
+    """Mean scores and median seconds over seeds for each corpus, with the single values beside them."""
     found: dict[str, Any] = {}
     for corpus, rows in results.items():
         scores = [r["macro_f1"] for r in rows]
@@ -66,7 +66,7 @@ def summary(results: Results) -> dict[str, Any]:
             "macro_f1": fmean(scores),
             "macro_f1_spread": stdev(scores) if len(scores) > 1 else None,
             "macro_f1_each": scores,
-            "seconds": fmean(r["seconds"] for r in rows),
+            "seconds": median(r["seconds"] for r in rows),
             "seconds_each": [r["seconds"] for r in rows],
             "peak_rss_mb": max(r["peak_rss_mb"] for r in rows),
             "runs": [{k: v for k, v in r.items() if k != "predictions"} for r in rows],
