@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 
 from homeroom.contract.manifest import Modality, Precision, Task
 from homeroom.golden import cosines
@@ -20,10 +19,12 @@ from homeroom.preprocess import Prepared, collate, content, prepare
 from homeroom.runtime import Graph, load
 from homeroom.samples import StoredSample
 from homeroom_exporter import golden, probe
+from homeroom_exporter.autograd import by_autograd
 from homeroom_exporter.backbone import Backbone
 from homeroom_exporter.footprint import Footprint, measure
+from homeroom_exporter.lora.agreement import InsideCheck, check_inside
 from homeroom_exporter.measure import problems
-from homeroom_exporter.model import Design, forward, name_parts, objective, unflatten
+from homeroom_exporter.model import Design
 from homeroom_exporter.trace import example
 from homeroom_exporter.write import Contents, GraphFile
 
@@ -73,6 +74,7 @@ class Report:
     steps: tuple[StepCheck, ...]
     parameters: int
     failures: tuple[str, ...]
+    inside: InsideCheck | None = None
 
     @property
     def passed(self) -> bool:
@@ -101,7 +103,8 @@ def check(
         if step.parity > PARITY[step.role]:
             failures.append(f"{step.name} differs from torch by {step.parity:.1e}")
         failures += [f"{step.name} gives values that are not finite on {edge} inputs" for edge in step.unfinite]
-    return Report(checked, steps, design.layout.size, tuple(failures))
+    inside = check_inside(contents, samples) if design.adapter else None
+    return Report(checked, steps, design.layout.size, tuple(failures), inside)
 
 
 def _failures(made: BackboneCheck, modality: Modality) -> list[str]:
@@ -217,7 +220,7 @@ def check_step(design: Design, theta: np.ndarray, graph: GraphFile, threads: int
     run, tokens = load(graph.path, threads=threads), dict(graph.tokens or {})
     feeds = example(design, graph.role, graph.batch, tokens, seed=1)
     made = run({"theta": theta, **feeds})
-    wanted = _by_autograd(design, graph.role, theta, feeds)
+    wanted = by_autograd(design, graph.role, theta, feeds)
     parity = max(relative_error(made[name], value) for name, value in wanted.items())
     unfinite = []
     for edge in EDGES:
@@ -229,12 +232,14 @@ def check_step(design: Design, theta: np.ndarray, graph: GraphFile, threads: int
 
 
 def edge_feeds(feeds: Mapping[str, np.ndarray], edge: str) -> dict[str, np.ndarray]:
-    """`feeds` with all inputs zero, all at +-127, all absent, or all at full length; weights are 1."""
+    """`feeds` with all inputs zero, all at +-127 (or the largest), all absent, or all at full length; weights are 1."""
     result = dict(feeds)
     for name, value in feeds.items():
         if name.endswith(".features") and edge != "longest":
             sign = np.where(np.arange(value.shape[-1]) % 3, 127, -127).astype(np.int8)
             result[name] = np.zeros_like(value) + (sign if edge == "saturated" else np.int8(0))
+        elif name.endswith((".input_ids", ".pixels")) and edge != "longest":
+            result[name] = np.full_like(value, value.max() if edge == "saturated" else 0)
         elif name.endswith(".mask") or name == "presence":
             result[name] = np.full_like(value, 0.0 if edge == "empty" else 1.0)
         elif name == "weights":
@@ -244,49 +249,3 @@ def edge_feeds(feeds: Mapping[str, np.ndarray], edge: str) -> dict[str, np.ndarr
 
 def relative_error(made: np.ndarray, wanted: np.ndarray) -> float:
     return float(np.linalg.norm(made - wanted) / max(float(np.linalg.norm(wanted)), 1e-12))
-
-
-def _by_autograd(
-    design: Design, role: str, theta: np.ndarray, feeds: Mapping[str, np.ndarray]
-) -> dict[str, np.ndarray]:
-    """What torch itself computes, untraced."""
-    layout = design.layout
-    values = {name: torch.from_numpy(value) for name, value in feeds.items()}
-    if role == "predict":
-        with torch.no_grad():
-            outputs = forward(design, name_parts(layout, unflatten(layout, torch.from_numpy(theta))), values)
-        return {f"{name}.output": value.numpy() for name, value in outputs.items()}
-    if role == "saliency":
-        return _by_features(design, theta, values)
-    losses, gradient = _gradient(design, theta, values)
-    if role == "grad":
-        return {"losses": losses, "gradient": gradient}
-    groups, clip = feeds["groups"], float(feeds["clip"][0])
-    clipped, norms = np.zeros_like(gradient), np.zeros(len(groups), np.float32)
-    for number in range(len(groups)):
-        own = torch.from_numpy(feeds["weights"] * (groups == number)[:, None])
-        gradient = _gradient(design, theta, {**values, "weights": own})[1]
-        norms[number] = np.linalg.norm(gradient)
-        clipped += gradient * min(1.0, clip / max(float(norms[number]), 1e-12))
-    return {"losses": losses, "gradient": clipped, "norms": norms}
-
-
-def _by_features(design: Design, theta: np.ndarray, values: Mapping[str, torch.Tensor]) -> dict[str, np.ndarray]:
-    """The gradient of the selected outputs with respect to each slot's features."""
-    features = {f"{slot.name}.features": values[f"{slot.name}.features"].requires_grad_() for slot in design.slots}
-    outputs = forward(design, name_parts(design.layout, unflatten(design.layout, torch.from_numpy(theta))), values)
-    selected = [(outputs[t.name] * values[f"{t.name}.select"]).sum() for t in design.tasks]
-    gradients = torch.autograd.grad(torch.stack(selected).sum(), list(features.values()))
-    return {
-        name.replace(".features", ".gradient"): value.numpy() for name, value in zip(features, gradients, strict=True)
-    }
-
-
-def _gradient(design: Design, theta: np.ndarray, values: Mapping[str, torch.Tensor]) -> tuple[np.ndarray, np.ndarray]:
-    """Loss sums [tasks] and the gradient [P] of their sum."""
-    layout = design.layout
-    leaf = torch.from_numpy(theta).requires_grad_()
-    total, sums = objective(design, name_parts(layout, unflatten(layout, leaf)), values)
-    total.backward()
-    assert leaf.grad is not None
-    return sums.detach().numpy(), leaf.grad.numpy()

@@ -25,6 +25,8 @@ A recipe is a TOML file:
   taps = [2, 4, 6]               # layers that are read
   dim = 64                       # channels kept of each
   buckets = [16, 32]             # token counts that texts are padded to
+  [adapter]                      # optional: LoRA inside the encoder, no ladder
+  family = "lora"
   [slots]
   word = "text"
   pictures = "image[4]"          # four places

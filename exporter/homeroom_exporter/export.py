@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.metadata
+import shutil
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -38,6 +39,9 @@ from homeroom.samples import StoredSample
 from homeroom_exporter import backbone, check, golden
 from homeroom_exporter.backbone import Backbone
 from homeroom_exporter.golden import Features
+from homeroom_exporter.lora import build as lora
+from homeroom_exporter.lora.build import Inside
+from homeroom_exporter.lora.plan import Checkpoint
 from homeroom_exporter.model import Design, initial_theta
 from homeroom_exporter.recipe import Recipe
 from homeroom_exporter.tiers import Tier, make_tiers
@@ -68,6 +72,7 @@ def export(
     key: Ed25519PrivateKey,
     certificate: Certificate,
     *,
+    start: Checkpoint | None = None,
     threads: int = 2,
     progress: Progress = lambda stage: None,
     show: Callable[[check.Report], None] = lambda report: None,
@@ -75,7 +80,8 @@ def export(
     """Make the bundle that the recipe describes and write it to the directory `out`, which must not exist.
 
     calibration: samples (JSONL, CSV or a folder) that the backbones' compression and quantization are fitted on; the
-    labelled ones also serve the self-check, and a few become the golden samples. `show` gets the self-check's report.
+    labelled ones also serve the self-check, and a few become the golden samples. start: a PEFT checkpoint whose layers,
+    ranks and values the recipe's adapter takes. `show` gets the self-check's report.
     Raises ExportError if it failed; nothing is written then.
     """
     with staging(out) as folder, tempfile.TemporaryDirectory(prefix="homeroom-export-") as temporary:
@@ -85,13 +91,18 @@ def export(
         if not samples:
             raise InputError("holds no sample", where=str(calibration), remedy="give a hundred or more, with labels")
         backbones: dict[str, Backbone] = {}
+        inside: Inside | None = None
         for encoder in recipe.encoders:
             progress(f"building the {encoder.modality} backbone")
             place = scratch / encoder.modality
             place.mkdir()
+            if recipe.adapter and recipe.adapter.modality == encoder.modality:
+                pairs = encoder.modality == "text" and "pair" in recipe.heads.values()
+                inside = lora.build(encoder, recipe.adapter, place, pairs=pairs, seed=recipe.seed, start=start)
+                continue
             backbones[encoder.modality] = backbone.build(encoder, values_of(recipe, encoder.modality, samples), place)
         progress("tracing the training step")
-        design = design_of(recipe, backbones)
+        design = design_of(recipe, backbones, inside)
         contents = assemble(
             design,
             backbones,
@@ -106,7 +117,8 @@ def export(
             threads=threads,
             single=recipe.single,
             clipped=recipe.clipped,
-            saliency=recipe.saliency,
+            saliency=recipe.saliency and not inside,
+            inside=inside,
             tiers=make_tiers(design, recipe.tiers),
         )
         progress("checking itself")
@@ -128,9 +140,12 @@ def made_with() -> dict[str, str]:
     return {f"made_with.{name}": importlib.metadata.version(name) for name in MADE_WITH}
 
 
-def design_of(recipe: Recipe, backbones: Mapping[str, Backbone]) -> Design:
+def design_of(recipe: Recipe, backbones: Mapping[str, Backbone], inside: Inside | None = None) -> Design:
+    made = {name: b.modality for name, b in backbones.items()}
+    if inside:
+        made[inside.adapter.modality.name] = inside.adapter.modality
     return Design(
-        modalities=tuple(b.modality for b in backbones.values()),
+        modalities=tuple(made[encoder.modality] for encoder in recipe.encoders),
         scales={name: b.scale for name, b in backbones.items()},
         slots=recipe.slots,
         tasks=recipe.tasks,
@@ -138,6 +153,7 @@ def design_of(recipe: Recipe, backbones: Mapping[str, Backbone]) -> Design:
         width=recipe.width,
         hidden=recipe.hidden,
         weighting=recipe.weighting,
+        adapter=inside.adapter if inside else None,
     )
 
 
@@ -216,6 +232,7 @@ def step_graphs(
     clipped: bool = False,
     saliency: bool = False,
     tier: str = FULL,
+    inside: Inside | None = None,
 ) -> list[GraphFile]:
     """Trace every variant of every step of a tier into `scratch`; the options are the recipe's."""
     steps = [("grad", batch), ("predict", batch)]
@@ -226,8 +243,13 @@ def step_graphs(
     for tokens in variants(design):
         for role, size in steps:
             graph = GraphFile(scratch, role, (onnxruntime.__version__,), batch=size, tokens=tokens, tier=tier)
+            if inside:
+                graph = replace(graph, precision=inside.adapter.precision)
             graph = replace(graph, path=scratch / Path(graph.name).name)
-            graph.path.write_bytes(trace(design, role, size, tokens).SerializeToString(deterministic=True))
+            model = trace(design, role, size, tokens)
+            if inside:
+                model = lora.attach(model, inside)
+            graph.path.write_bytes(model.SerializeToString(deterministic=True))
             graphs.append(graph)
     return graphs
 
@@ -249,10 +271,14 @@ def assemble(
     clipped: bool = False,
     saliency: bool = False,
     tiers: Mapping[str, Tier] | None = None,
+    inside: Inside | None = None,
 ) -> Contents:
     """Everything that the bundle holds, its files under `scratch`; `samples` become the golden ones."""
     theta = initial_theta(design.layout, seed)
-    graphs = step_graphs(design, scratch, batch, single=single, clipped=clipped, saliency=saliency)
+    if inside:
+        theta = inside.adapter.initial(design.layout, theta)
+        shutil.copyfile(inside.stored, scratch / inside.stored.name)
+    graphs = step_graphs(design, scratch, batch, single=single, clipped=clipped, saliency=saliency, inside=inside)
     for tier, small in (tiers or {}).items():
         graphs += step_graphs(
             small.design, scratch, batch, single=single, clipped=clipped, saliency=saliency, tier=tier
@@ -261,6 +287,10 @@ def assemble(
         for precision, path in sorted(made.graphs.items()):
             graphs.append(GraphFile(path, "features", (onnxruntime.__version__,), precision, made.modality.name))
     files = {place: path for made in backbones.values() for place, path in made.files.items()}
+    licences = [licence for made in backbones.values() for licence in made.licences]
+    if inside:
+        files |= {**inside.files, f"graphs/{inside.stored.name}": inside.stored}
+        licences += inside.licences
     reference = {m: load(made.graphs["float32"], threads=threads) for m, made in backbones.items()}
     predict = Predictor(design, graphs, theta, batch, threads)
     return Contents(
@@ -272,7 +302,7 @@ def assemble(
         files=files,
         golden=golden.golden_files(design, samples, reference, files.__getitem__, predict),
         training=training,
-        licences=tuple(licence for made in backbones.values() for licence in made.licences),
+        licences=tuple(licences),
         provenance={**provenance, "seed": str(seed)},
         tiers=tiers or {},
     )

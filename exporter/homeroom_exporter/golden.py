@@ -1,5 +1,7 @@
 """Golden samples: a few inputs with the float reference's features and the first theta's outputs; onnxruntime.
 
+Of an encoder with LoRA inside there are no features: its inputs go to the step as they were prepared.
+
 A device compares its own with them at install, since int8 arithmetic differs between processors.
 """
 
@@ -13,8 +15,9 @@ from typing import Any
 import numpy as np
 import safetensors.numpy
 
-from homeroom.contract.manifest import Slot
+from homeroom.contract.manifest import Modality, Slot
 from homeroom.preprocess import collate, prepare
+from homeroom.preprocess.direct import direct, direct_arrays, fill_direct, length_of
 from homeroom.runtime import Graph
 from homeroom.samples import StoredSample
 from homeroom_exporter.model import Design
@@ -37,6 +40,9 @@ def sample_features(
         modality = design.modality(slot.modality)
         for place, value in places(slot, sample):
             prepared = prepare(modality, value, bundle_file)
+            if modality.adapter == "lora":
+                features[slot.name, place] = direct(modality, prepared)
+                continue
             made = run[modality.name](collate(modality, [prepared]))["features"]
             features[slot.name, place] = np.ascontiguousarray(made[0, :, : prepared.tokens])
     return features
@@ -47,7 +53,7 @@ def bucket(design: Design, rows: Sequence[Features]) -> dict[str, int]:
     tokens: dict[str, int] = {}
     for modality in design.modalities:
         names = {slot.name for slot in design.slots if slot.modality == modality.name}
-        longest = max((f.shape[1] for row in rows for (slot, _), f in row.items() if slot in names), default=0)
+        longest = max((length_of(modality, f) for row in rows for (s, _), f in row.items() if s in names), default=0)
         tokens[modality.name] = next(b for b in modality.buckets if b >= longest)
     return tokens
 
@@ -59,6 +65,10 @@ def feeds(design: Design, rows: Sequence[Features], batch: int, tokens: Mapping[
     for slot in design.slots:
         modality = design.modality(slot.modality)
         length, columns = tokens[modality.name], design.columns(slot.name)
+        if modality.adapter == "lora":
+            result |= _direct(slot, modality, rows, batch, length)
+            presence[: len(rows), columns] = [[(slot.name, p) in row for p in range(slot.count)] for row in rows]
+            continue
         features = np.zeros((batch, slot.count, len(modality.taps), length, modality.dim), np.int8)
         mask = np.zeros((batch, slot.count, length), np.float32)
         for i, row in enumerate(rows):
@@ -70,6 +80,16 @@ def feeds(design: Design, rows: Sequence[Features], batch: int, tokens: Mapping[
         result[f"{slot.name}.features"], result[f"{slot.name}.mask"] = features, mask
     result["presence"] = presence
     return result
+
+
+def _direct(slot: Slot, modality: Modality, rows: Sequence[Features], batch: int, length: int) -> dict[str, np.ndarray]:
+    """The inputs of one slot whose encoder has LoRA inside."""
+    feeds = direct_arrays(modality, batch, slot.count, length)
+    for i, row in enumerate(rows):
+        for place in range(slot.count):
+            if (one := row.get((slot.name, place))) is not None:
+                fill_direct(feeds, i, place, one)
+    return {f"{slot.name}.{name}": value for name, value in feeds.items()}
 
 
 def golden_files(
@@ -84,16 +104,26 @@ def golden_files(
     `predict` gives `{task}.output` float32 [samples, width] for the features of all samples.
     """
     files: dict[str, bytes] = {}
-    lines, computed = [], []
+    lines: list[str] = []
+    computed: list[Features] = []
     expected: dict[str, np.ndarray] = {}
     for i, sample in enumerate(samples):
         features = sample_features(design, reference, bundle_file, sample)
         computed.append(features)
-        expected |= {f"features.{i}.{slot}.{place}": value for (slot, place), value in features.items()}
+        expected |= {
+            f"features.{i}.{slot}.{place}": value
+            for (slot, place), value in features.items()
+            if design.modality(design.slot(slot).modality).adapter == "ladder"
+        }
         lines.append(json.dumps(_line(design, i, sample, files), ensure_ascii=False, sort_keys=True))
     for name, values in predict(computed).items():
         task = name.removesuffix(".output")
         expected |= {f"output.{i}.{task}": np.ascontiguousarray(values[i], np.float32) for i in range(len(samples))}
+    if design.adapter:
+        inside = {slot.name for slot in design.slots if slot.modality == design.adapter.modality.name}
+        for name, values in predict([{k: v for k, v in row.items() if k[0] in inside} for row in computed]).items():
+            task = name.removesuffix(".output")
+            expected |= {f"direct.{i}.{task}": np.ascontiguousarray(values[i], np.float32) for i in range(len(samples))}
     files["samples.jsonl"] = ("\n".join(lines) + "\n").encode()
     files["expected.safetensors"] = safetensors.numpy.save(dict(sorted(expected.items())))
     return files

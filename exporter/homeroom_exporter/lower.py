@@ -8,7 +8,7 @@ takes milliseconds, gives the same bytes each time, and lets transposed products
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import onnx
@@ -20,10 +20,12 @@ from homeroom.errors import ExportError
 
 OPSET = 20
 IR_VERSION = 9
+BLOCKS_OPSET, BLOCKS_IR_VERSION = 21, 10  # the first with weights dequantized by blocks
 UNIFORM = 64  # a constant of so many equal values is made by the graph, not stored
 ONNX_TYPE = {
     torch.float32: TensorProto.FLOAT,
     torch.int8: TensorProto.INT8,
+    torch.uint8: TensorProto.UINT8,
     torch.int32: TensorProto.INT32,
     torch.int64: TensorProto.INT64,
     torch.bool: TensorProto.BOOL,
@@ -77,8 +79,10 @@ class _Lowering:
             [_value(name, node) for name, node in zip(self.outputs, results, strict=True)],
             [tensor for tensor in self.initializers.values() if tensor.name in used],
         )
-        model = helper.make_model(proto, opset_imports=[helper.make_opsetid("", OPSET)], producer_name="homeroom")
-        model.ir_version = IR_VERSION
+        blocks = any(node.op_type == "DequantizeLinear" for node in nodes)
+        opset = helper.make_opsetid("", BLOCKS_OPSET if blocks else OPSET)
+        model = helper.make_model(proto, opset_imports=[opset], producer_name="homeroom")
+        model.ir_version = BLOCKS_IR_VERSION if blocks else IR_VERSION
         onnx.checker.check_model(model, full_check=True)
         return model
 
@@ -261,6 +265,27 @@ def _mm(to: _Lowering, node: Node) -> str:
     return to.emit("Gemm", left, right, transA=turn_left, transB=turn_right)
 
 
+def _addmm(to: _Lowering, node: Node) -> str:
+    added, *operands = node.args
+    (left, turn_left), (right, turn_right) = (_transposed(to, operand) for operand in operands)
+    return to.emit("Gemm", left, right, to.name(added), transA=turn_left, transB=turn_right)
+
+
+def _layer_norm(to: _Lowering, node: Node) -> str:
+    source, _, gain, bias, epsilon = node.args
+    names = (to.name(value) for value in (source, gain, bias))
+    return to.emit("LayerNormalization", *names, outputs=3, axis=-1, epsilon=epsilon)
+
+
+def _dequantize(to: _Lowering, node: Node) -> str:
+    """`lora.frozen.dequantize`; that its scale has a zero of `after` added is what orders it, see there."""
+    codes, scale, after = cast(tuple[Node, Node, Node], node.args)
+    start = to.emit("Slice", to.reshape(to.name(after), [-1]), to.integers(0), to.integers(1))
+    ordered = to.emit("Add", to.name(scale), to.emit("Mul", start, to.name(0.0)))
+    block = shape_of(codes)[1] // shape_of(scale)[1]
+    return to.emit("DequantizeLinear", to.name(codes), ordered, axis=1, block_size=block)
+
+
 def _cat(to: _Lowering, node: Node) -> str:
     parts: Any = node.args[0]
     axis = node.args[1] if len(node.args) > 1 else 0
@@ -308,8 +333,7 @@ def _index(to: _Lowering, node: Node) -> str:
 def _split(to: _Lowering, node: Node) -> str:
     sizes: Any = node.args[1]
     axis = _axis(node.args[0], node.args[2] if len(node.args) > 2 else 0)
-    first = to.emit("Split", to.name(node.args[0]), to.integers(*sizes), outputs=len(sizes), axis=axis)
-    return first.removesuffix("_0")
+    return to.emit("Split", to.name(node.args[0]), to.integers(*sizes), outputs=len(sizes), axis=axis)
 
 
 def _slice_scatter(to: _Lowering, node: Node) -> str:
@@ -328,7 +352,8 @@ def _slice_scatter(to: _Lowering, node: Node) -> str:
 
 def _getitem(to: _Lowering, node: Node) -> str:
     source: Any = node.args[0]
-    return to.names[source] if len(source.args[1]) == 1 else f"{to.names[source]}_{node.args[1]}"
+    index: Any = node.args[1]
+    return str(to.made_by[to.names[source]].output[index])
 
 
 def _power(to: _Lowering, node: Node) -> str:
@@ -371,6 +396,7 @@ RULES: dict[str, Callable[[_Lowering, Node], str]] = {
     "permute.default": _permute,
     "expand.default": _expand,
     "mm.default": _mm,
+    "addmm.default": _addmm,
     "bmm.default": _binary("MatMul"),
     "mul.Tensor": _binary("Mul"),
     "mul.Scalar": _binary("Mul"),
@@ -393,6 +419,11 @@ RULES: dict[str, Callable[[_Lowering, Node], str]] = {
     "rsqrt.default": lambda to, node: to.emit("Reciprocal", to.emit("Sqrt", to.name(node.args[0]))),
     "_softmax.default": _softmax("Softmax"),
     "_log_softmax.default": _softmax("LogSoftmax"),
+    "native_layer_norm.default": _layer_norm,
+    "gelu.default": _unary("Gelu"),
+    "erf.default": _unary("Erf"),
+    "embedding.default": lambda to, node: to.emit("Gather", to.name(node.args[0]), to.name(node.args[1])),
+    "dequantize.default": _dequantize,
     "cat.default": _cat,
     "slice.Tensor": _slice,
     "select.int": _select,

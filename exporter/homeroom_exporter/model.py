@@ -14,6 +14,7 @@ from homeroom.contract.layout import Layout, Segment
 from homeroom.contract.manifest import Modality, Slot, Task
 from homeroom_exporter import heads, ladder
 from homeroom_exporter.heads import HeadKind
+from homeroom_exporter.lora.adapter import Adapter
 from homeroom_exporter.losses import Weighting, balanced, loss, weighting_segment
 
 SHARPNESS = 10.0  # initial scale of a cosine
@@ -25,7 +26,10 @@ Feeds = Mapping[str, Tensor]
 
 @dataclass(frozen=True)
 class Design:
-    """All that fixes theta's layout and the graphs. `scales`: float32 [taps, dim] by modality; `heads` by task."""
+    """All that fixes theta's layout and the graphs. `scales`: float32 [taps, dim] by modality; `heads` by task.
+
+    adapter: LoRA inside one modality's encoder, in place of its ladder.
+    """
 
     modalities: tuple[Modality, ...]
     scales: Mapping[str, np.ndarray]
@@ -35,6 +39,7 @@ class Design:
     width: int = 64
     hidden: int = 128
     weighting: Weighting = "fixed"
+    adapter: Adapter | None = None
 
     @property
     def inputs(self) -> tuple[tuple[str, str, int], ...]:
@@ -53,7 +58,12 @@ class Design:
 
     @property
     def layout(self) -> Layout:
-        segments: list[Segment] = [ladder.ladder_segment(m, self.width, self.hidden) for m in self.modalities]
+        segments: list[Segment] = []
+        for modality in self.modalities:
+            if self.adapter and self.adapter.modality == modality:
+                segments += self.adapter.segments(self.width)
+            else:
+                segments.append(ladder.ladder_segment(modality, self.width, self.hidden))
         if "fused" in self.heads.values():
             segments.append(ladder.fusion_segment(self.width, self.hidden))
         for task in self.tasks:
@@ -96,13 +106,17 @@ def name_parts(layout: Layout, tensors: list[Tensor]) -> dict[str, dict[str, Ten
 
 
 def forward(design: Design, parts: Parts, feeds: Feeds) -> dict[str, Tensor]:
-    """The output of every task, float32 [batch, width]; `feeds` are the predict graph's inputs but theta."""
+    """The output of every task, float32 [batch, width]; `feeds` are the predict graph's inputs but theta.
+
+    Where LoRA is inside an encoder, they also hold its `states`, see `lora_rows`.
+    """
     presence = feeds["presence"]
     places: dict[str, list[_Place]] = {slot.name: [] for slot in design.slots}
     for modality in design.modalities:
         slots = [s for s in design.slots if s.modality == modality.name]
         columns = [column for s in slots for column in design.columns(s.name)]
-        encoded = _encode(design, modality, parts[f"ladder.{modality.name}"], slots, presence[:, columns], feeds)
+        encode = _cross if design.adapter and design.adapter.modality == modality else _encode
+        encoded = encode(design, modality, parts, slots, presence[:, columns], feeds)
         for slot in (s for s in slots for _ in range(s.count)):
             places[slot.name].append(next(encoded))
     vectors = _fuse(design, parts, [place.vector for slot in design.slots for place in places[slot.name]], presence)
@@ -135,15 +149,40 @@ class _Place(NamedTuple):
     vector: Tensor
 
 
+def lora_rows(design: Design, feeds: Feeds) -> tuple[Tensor, Tensor]:
+    """Every place of every row as one batch of the encoder: inputs, and mask float32 [rows, tokens]."""
+    assert design.adapter is not None
+    slots = [s for s in design.slots if s.modality == design.adapter.modality.name]
+    inputs = torch.cat([feeds[f"{s.name}.{design.adapter.input}"] for s in slots], 1)
+    inputs = inputs.reshape(-1, *inputs.shape[2:])
+    if not design.adapter.textual:
+        return inputs, torch.ones(len(inputs), 1)
+    mask = torch.cat([feeds[f"{s.name}.mask"] for s in slots], 1)
+    return inputs, mask.reshape(-1, mask.shape[2])
+
+
+def _cross(
+    design: Design, modality: Modality, parts: Parts, slots: list[Slot], presence: Tensor, feeds: Feeds
+) -> Iterator[_Place]:
+    """As `_encode`, from the hidden states of the encoder that has LoRA inside."""
+    assert design.adapter is not None
+    batch, count = presence.shape
+    mask = lora_rows(design, feeds)[1]
+    here = presence.reshape(batch * count, 1)
+    tokens, vectors = design.adapter.cross(parts[design.adapter.bridge], feeds["states"], mask, here)
+    columns = (
+        ladder.columns(tokens.reshape(batch, count, *tokens.shape[1:])),
+        ladder.columns(mask.reshape(batch, count, -1)),
+        ladder.columns(vectors.reshape(batch, count, -1)),
+    )
+    return map(_Place, *columns)
+
+
 def _encode(
-    design: Design,
-    modality: Modality,
-    parameters: Mapping[str, Tensor],
-    slots: list[Slot],
-    presence: Tensor,
-    feeds: Feeds,
+    design: Design, modality: Modality, parts: Parts, slots: list[Slot], presence: Tensor, feeds: Feeds
 ) -> Iterator[_Place]:
     """One pass of a modality's ladder over all its slots, then place by place; presence: [batch, places]."""
+    parameters = parts[f"ladder.{modality.name}"]
     batch, count = presence.shape
     features = torch.cat([feeds[f"{s.name}.features"] for s in slots], 1)
     mask = torch.cat([feeds[f"{s.name}.mask"] for s in slots], 1)

@@ -16,6 +16,7 @@ from homeroom.contract.manifest import SLOT_LIMIT, Column, Count, ModalityName, 
 from homeroom.errors import RecipeError
 from homeroom_exporter.encoders.spec import EncoderSpec
 from homeroom_exporter.heads import HeadKind
+from homeroom_exporter.lora.plan import AdapterPlan
 from homeroom_exporter.losses import Weighting
 
 T = TypeVar("T")
@@ -84,7 +85,7 @@ class TrainingTable(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_
 
 
 class Recipe(msgspec.Struct, frozen=True, kw_only=True):
-    """A recipe that holds together. `heads`: the head of each task."""
+    """A recipe that holds together. `heads`: the head of each task; `adapter`: LoRA, its modality filled in."""
 
     name: str
     version: int
@@ -103,6 +104,7 @@ class Recipe(msgspec.Struct, frozen=True, kw_only=True):
     tasks: tuple[Task, ...]
     heads: dict[str, HeadKind]
     training: Training
+    adapter: AdapterPlan | None = None
 
 
 def read_recipe(path: Path) -> Recipe:
@@ -174,7 +176,7 @@ class _Reader:
         return value
 
     def recipe(self, document: dict[str, Any]) -> Recipe:
-        parts = ("encoders", "slots", "tasks", "training")
+        parts = ("encoders", "slots", "tasks", "training", "adapter")
         head = self.convert({k: v for k, v in document.items() if k not in parts}, Head)
         encoders = tuple(self.encoder(n, v) for n, v in self.table(document, "encoders").items())
         slots = tuple(self.slot(n, v, encoders) for n, v in self.table(document, "slots").items())
@@ -218,7 +220,26 @@ class _Reader:
                 **{name: value for name, value in msgspec.structs.asdict(training).items() if name != "weighting"},
                 task_weights={name: table.weight for name, table in tables.items()},
             ),
+            adapter=self.adapter(document["adapter"], encoders, head) if "adapter" in document else None,
         )
+
+    def adapter(self, value: Any, encoders: tuple[EncoderSpec, ...], head: Head) -> AdapterPlan:
+        plan = self.convert(value, AdapterPlan, "adapter")
+        names = [encoder.modality for encoder in encoders]
+        if plan.modality is None and len(names) > 1:
+            raise self.refuse("does not say whose encoder", "adapter", remedy=f'modality = "{names[0]}", for example')
+        for name in ("clipped", "tiers"):
+            if getattr(head, name):
+                raise self.refuse("is not built for LoRA", name, remedy="leave it out, or the adapter")
+        modality = plan.modality or names[0]
+        if modality not in names or modality not in ("text", "image"):
+            raise self.refuse(
+                f"there is no transformer for {modality}",
+                "adapter",
+                "modality",
+                remedy="text or image, with an encoder",
+            )
+        return msgspec.structs.replace(plan, modality=modality)
 
     def encoder(self, name: str, value: Any) -> EncoderSpec:
         if name not in get_args(ModalityName):

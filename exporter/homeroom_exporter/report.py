@@ -11,11 +11,15 @@ from rich.table import Table
 from homeroom.contract.manifest import Precision
 from homeroom_exporter.check import PARITY, BackboneCheck, Report
 from homeroom_exporter.footprint import Footprint
+from homeroom_exporter.lora.agreement import InsideCheck
 
 
 def show(report: Report, console: Console) -> None:
     """Print what was measured, and what failed."""
-    console.print(_backbones(report))
+    if report.backbones:
+        console.print(_backbones(report))
+    if report.inside:
+        console.print(_inside(report.inside))
     probes = _probes(report)
     if probes.row_count:
         console.print(probes)
@@ -44,6 +48,15 @@ def _backbones(report: Report) -> Table:
             _each(made),
             _peak(best),
         )
+    return table
+
+
+def _inside(made: InsideCheck) -> Table:
+    title = f"LoRA inside the encoder: gradient of {made.parameters:,} values on {made.rows} samples"
+    table = Table(title=title, title_justify="left", box=SIMPLE_HEAD, pad_edge=False)
+    for name in ("modality", "MB", "frozen weights", "cosine with float32"):
+        table.add_column(name, justify="left" if name == "modality" else "right")
+    table.add_row(made.modality, _mb(made.float_bytes), f"{made.precision} {_mb(made.bytes)}", f"{made.cosine:.5f}")
     return table
 
 

@@ -16,8 +16,9 @@ from torch import Tensor
 from torch._decomp import core_aten_decompositions
 from torch.fx.experimental.proxy_tensor import make_fx
 
+from homeroom.contract.manifest import ImagePreprocess
 from homeroom_exporter.lower import lower
-from homeroom_exporter.model import Design, forward, name_parts, objective, unflatten
+from homeroom_exporter.model import Design, forward, lora_rows, name_parts, objective, unflatten
 
 WITH_TARGETS = ("grad", "grad_clipped")
 EPSILON = 1e-12  # a group without gradient has norm 0
@@ -29,7 +30,14 @@ def input_shapes(design: Design, role: str, batch: int, tokens: Mapping[str, int
     for slot in design.slots:
         modality = design.modality(slot.modality)
         length = tokens[modality.name]
-        shapes[f"{slot.name}.features"] = (batch, slot.count, len(modality.taps), length, modality.dim)
+        if isinstance(modality.preprocess, ImagePreprocess) and modality.adapter == "lora":
+            side = modality.preprocess.size
+            shapes[f"{slot.name}.pixels"] = (batch, slot.count, 3, side, side)
+            continue
+        if modality.adapter == "lora":
+            shapes[f"{slot.name}.input_ids"] = (batch, slot.count, length)
+        else:
+            shapes[f"{slot.name}.features"] = (batch, slot.count, len(modality.taps), length, modality.dim)
         shapes[f"{slot.name}.mask"] = (batch, slot.count, length)
     shapes["presence"] = (batch, len(design.inputs))
     if role in WITH_TARGETS:
@@ -55,12 +63,21 @@ def example(
     for name, shape in input_shapes(design, role, batch, tokens).items():
         if name.endswith(".features"):
             feeds[name] = rng.integers(-90, 91, shape).astype(np.float32 if role == "saliency" else np.int8)
+        elif name.endswith(".pixels"):
+            feeds[name] = rng.integers(0, 256, shape).astype(np.uint8)
+            presence[:, design.columns(name.removesuffix(".pixels"))] = rng.random(shape[:2]) < 0.8
+        elif name.endswith(".input_ids"):
+            assert design.adapter is not None
+            feeds[name] = rng.integers(0, design.adapter.shape.words, shape)
         elif name.endswith(".mask"):
             slot = name.removesuffix(".mask")
             here = (rng.random(shape[:2]) < 0.8).astype(np.float32)
             lengths = rng.integers(1, shape[2] + 1, (*shape[:2], 1))
             feeds[name] = (np.arange(shape[2]) < lengths).astype(np.float32) * here[..., None]
-            feeds[f"{slot}.features"] = feeds[f"{slot}.features"] * feeds[name].astype(np.int8)[:, :, None, :, None]
+            if f"{slot}.features" in feeds:
+                feeds[f"{slot}.features"] *= feeds[name].astype(np.int8)[:, :, None, :, None]
+            else:
+                feeds[f"{slot}.input_ids"] *= feeds[name].astype(np.int64)
             presence[:, design.columns(slot)] = here
         elif name == "presence":
             feeds[name] = presence
@@ -90,18 +107,32 @@ def _targets(design: Design, name: str, shape: tuple[int, ...], rng: np.random.G
 
 def predict_step(design: Design, theta: Tensor, feeds: Mapping[str, Tensor]) -> dict[str, Tensor]:
     layout = design.layout
-    outputs = forward(design, name_parts(layout, unflatten(layout, theta)), feeds)
+    parts = name_parts(layout, unflatten(layout, theta))
+    if design.adapter:
+        feeds = {**feeds, "states": design.adapter.states(parts, feeds, *lora_rows(design, feeds), keep=False)[0]}
+    outputs = forward(design, parts, feeds)
     return {f"{task.name}.output": outputs[task.name] for task in design.tasks}
 
 
 def grad_step(design: Design, theta: Tensor, feeds: Mapping[str, Tensor]) -> dict[str, Tensor]:
     layout = design.layout
+    tensors = unflatten(layout, theta)
 
     # By parameter, joined at the end: the gradient of theta's slices would be a sum of P-long vectors.
-    def loss(tensors: list[Tensor]) -> tuple[Tensor, Tensor]:
-        return objective(design, name_parts(layout, tensors), feeds)
+    def loss(tensors: list[Tensor], states: Tensor | None) -> tuple[Tensor, Tensor]:
+        seen = feeds if states is None else {**feeds, "states": states}
+        return objective(design, name_parts(layout, tensors), seen)
 
-    gradients, sums = torch.func.grad(loss, has_aux=True)(unflatten(layout, theta))
+    if design.adapter is None:
+        gradients, sums = torch.func.grad(loss, has_aux=True)(tensors, None)
+    else:
+        parts, (inputs, mask) = name_parts(layout, tensors), lora_rows(design, feeds)
+        keep = not design.adapter.recompute
+        states, saved = design.adapter.states(parts, feeds, inputs, mask, keep=keep)
+        (gradients, back), sums = torch.func.grad(loss, argnums=(0, 1), has_aux=True)(tensors, states)
+        inside = design.adapter.gradients(parts, feeds, mask, saved, back)
+        places = [(segment.name, parameter.name) for segment in layout for parameter in segment.parameters]
+        gradients = [inside.get(s, {}).get(p, g) for (s, p), g in zip(places, gradients, strict=True)]
     return {
         "losses": sums,
         "totals": feeds["weights"].sum(0),
@@ -158,8 +189,12 @@ STEPS = {
 
 
 def trace(design: Design, role: str, batch: int, tokens: Mapping[str, int]) -> onnx.ModelProto:
-    """The ONNX model of one variant of a step, by its role."""
+    """The ONNX model of one variant of a step, by its role.
+
+    Frozen weights of an encoder with LoRA inside are inputs of it, which `lora.frozen.attach` turns into constants.
+    """
     feeds = example(design, role, batch, tokens)
+    feeds |= design.adapter.frozen.arrays if design.adapter else {}
     names = list(feeds)
     outputs: list[str] = []
 

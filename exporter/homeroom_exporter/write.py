@@ -27,6 +27,7 @@ THETA, SCALES, TIERS, GOLDEN = "theta.safetensors", "scales.safetensors", "tiers
 DTYPES = {
     onnx.TensorProto.FLOAT: "float32",
     onnx.TensorProto.INT8: "int8",
+    onnx.TensorProto.UINT8: "uint8",
     onnx.TensorProto.INT32: "int32",
     onnx.TensorProto.INT64: "int64",
 }
@@ -74,7 +75,7 @@ class Contents:
 
 def graph_entry(graph: GraphFile) -> Graph:
     """The manifest's facts about a graph, read from the file itself."""
-    model = onnx.load(graph.path)
+    model = onnx.load(graph.path, load_external_data=False)
 
     def tensors(values: Sequence[onnx.ValueInfoProto]) -> tuple[Tensor, ...]:
         return tuple(

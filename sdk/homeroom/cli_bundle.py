@@ -36,7 +36,8 @@ def inspect(path: Path, root: str | None, golden: bool) -> None:
             click.echo(f"tier         {tier.name}: {tier.size:,} of these values")
         click.echo(f"size         {sum(file.bytes for file in manifest.files.values()) / 1e6:.1f} MB")
         for modality in manifest.modalities:
-            click.echo(f"backbone     {modality.name}: {modality.encoder}, {len(modality.taps)} taps of {modality.dim}")
+            inside = f"{len(modality.taps)} taps of {modality.dim}" if modality.taps else "LoRA inside"
+            click.echo(f"backbone     {modality.name}: {modality.encoder}, {inside}")
         for slot in manifest.slots:
             click.echo(f"input        {slot.name}: {slot.modality}{f' x {slot.count}' if slot.count > 1 else ''}")
         for task in manifest.tasks:

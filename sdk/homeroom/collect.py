@@ -12,7 +12,8 @@ import numpy as np
 from homeroom.bundle import Bundle
 from homeroom.dataset import Example
 from homeroom.features import compute
-from homeroom.preprocess import content
+from homeroom.preprocess import content, prepare
+from homeroom.preprocess.direct import direct
 from homeroom.runtime import Graphs
 from homeroom.samples import StoredSample, target
 from homeroom.store import Store
@@ -107,7 +108,15 @@ def _features(
     progress: Progress | None,
     stop: Callable[[], bool],
 ) -> dict[tuple[str, bytes], np.ndarray]:
-    """Cached features, and the missing ones computed once an input, however many subjects gave it."""
+    """Cached features, and the missing ones computed once an input, however many subjects gave it.
+
+    An input that steps read themselves is prepared anew each time: that is quick, and nothing of it is cached.
+    """
+    facts = bundle.manifest.modality(modality)
+    if facts.adapter == "lora":
+        ready = {place.key[1]: place.value for place in wanted}
+        made = {digest: direct(facts, prepare(facts, value, bundle.file)) for digest, value in ready.items()}
+        return {place.key: made[place.key[1]] for place in wanted}
     name = variant(bundle, graphs, modality)
     keys = {place.key for place in wanted}
     found = store.read_features(name, keys) if store else {}
@@ -124,9 +133,9 @@ def _features(
         unsaved.clear()
 
     for number, array in compute(bundle, graphs, modality, [values[d] for d in digests], progress=progress, stop=stop):
-        made = {key: array for key in owners[digests[number]]}
-        found.update(made)
-        unsaved.update(made)
+        shared = {key: array for key in owners[digests[number]]}
+        found.update(shared)
+        unsaved.update(shared)
         if len(unsaved) >= SAVED_TOGETHER:
             save()
     save()

@@ -1,4 +1,4 @@
-"""Training examples packed by length, so that a batch is a few array look-ups; imports the manifest's data classes."""
+"""Training examples packed by length, so that a batch is a few array look-ups; imports the manifest, preprocess."""
 
 from __future__ import annotations
 
@@ -10,11 +10,15 @@ import numpy as np
 
 from homeroom.contract.manifest import Graph, Manifest, Task
 from homeroom.errors import TrainError
+from homeroom.preprocess.direct import direct_arrays, fill_direct, length_of
 
 
 @dataclass(frozen=True)
 class Example:
-    """`inputs`: int8 [taps, n, dim] by (slot, place), n without padding; `targets`: float32 [width] by task."""
+    """`inputs`: int8 [taps, n, dim] by (slot, place), n without padding; `targets`: float32 [width] by task.
+
+    Where LoRA is inside the backbone, an input is what `preprocess.direct` keeps of it.
+    """
 
     inputs: Mapping[tuple[str, int], np.ndarray]
     targets: Mapping[str, np.ndarray]
@@ -29,7 +33,7 @@ class Pack:
 
     graphs: tuple[Graph, ...]  # equal but for their batch, the smallest first
     rows: np.ndarray
-    features: Mapping[str, np.ndarray]  # int8 [n, count, taps, tokens, dim], only slots that any example fills
+    features: Mapping[str, np.ndarray]  # int8 [n, count, taps, tokens, dim] or direct inputs, only slots in use
     masks: Mapping[str, np.ndarray]  # float32 [n, count, tokens]
 
 
@@ -160,10 +164,10 @@ class Dataset:
         feeds = {"theta": theta, "presence": here}
         for tensor in graph.inputs:
             slot, _, kind = tensor.name.partition(".")
-            source = {"features": pack.features, "mask": pack.masks}.get(kind)
-            if source is None:
+            if kind not in ("features", "input_ids", "pixels", "mask"):
                 continue
-            array = np.zeros(tensor.shape, np.int8 if kind == "features" else np.float32)
+            source = pack.masks if kind == "mask" else pack.features
+            array = np.zeros(tensor.shape, tensor.dtype)
             if slot in source:
                 array[: len(places)] = source[slot][places]
                 if kind == "mask" and presence is not None:
@@ -192,7 +196,8 @@ class Dataset:
         longest: dict[str, int] = {}
         for (slot, _), array in example.inputs.items():
             modality = self.manifest.slot(slot).modality
-            longest[modality] = max(longest.get(modality, 0), array.shape[1])
+            length = length_of(self.manifest.modality(modality), array)
+            longest[modality] = max(longest.get(modality, 0), length)
         return longest
 
     def _pack(self, variants: Sequence[Graph]) -> Iterator[Pack]:
@@ -217,6 +222,16 @@ class Dataset:
             modality = self.manifest.modality(slot.modality)
             length = tokens[slot.modality]
             if not any((slot.name, place) in self.examples[row].inputs for row in rows for place in range(slot.count)):
+                continue
+            if modality.adapter == "lora":
+                made = direct_arrays(modality, len(rows), slot.count, length)
+                for at, row in enumerate(rows):
+                    for place in range(slot.count):
+                        if (array := self.examples[row].inputs.get((slot.name, place))) is not None:
+                            fill_direct(made, at, place, array)
+                features[slot.name] = made["pixels"] if "pixels" in made else made["input_ids"]
+                if "mask" in made:
+                    masks[slot.name] = made["mask"]
                 continue
             packed = np.zeros((len(rows), slot.count, len(modality.taps), length, modality.dim), np.int8)
             mask = np.zeros((len(rows), slot.count, length), np.float32)

@@ -1,4 +1,4 @@
-"""Golden samples: does this machine compute the features that the exporter saw? Imports bundle, runtime, features."""
+"""Golden samples: does this machine compute what the exporter saw? Imports bundle, runtime, features, training."""
 
 from __future__ import annotations
 
@@ -10,17 +10,24 @@ import numpy as np
 import safetensors.numpy
 
 from homeroom.bundle import Bundle
-from homeroom.contract.manifest import Precision
+from homeroom.contract.manifest import Modality, Precision
+from homeroom.dataset import Dataset, Example
 from homeroom.errors import BundleError
 from homeroom.features import compute
 from homeroom.ingest.jsonl import read_jsonl
+from homeroom.preprocess import prepare
+from homeroom.preprocess.direct import direct
 from homeroom.runtime import Graphs
 from homeroom.samples import StoredSample, resolve
+from homeroom.training import outputs_of
 
 
 @dataclass(frozen=True)
 class Drift:
-    """Cosine of this machine's features with the float reference, over the golden samples of one modality."""
+    """Cosine of this machine's features with the float reference, over the golden samples of one modality.
+
+    Where LoRA is inside the backbone: of the outputs of each task, with that modality's inputs alone.
+    """
 
     modality: str
     precision: Precision
@@ -35,7 +42,10 @@ def samples(bundle: Bundle) -> list[StoredSample]:
 
 
 def expected(bundle: Bundle) -> dict[str, np.ndarray]:
-    """`features.<row>.<slot>.<place>` int8 [taps, n, dim] and `output.<row>.<task>` float32 [width]."""
+    """`features.<row>.<slot>.<place>` int8 [taps, n, dim], `output.<row>.<task>` and `direct.<row>.<task>` [width].
+
+    The last are outputs with the inputs alone whose backbone has LoRA inside.
+    """
     return dict(safetensors.numpy.load_file(Path(bundle.file(bundle.manifest.golden)) / "expected.safetensors"))
 
 
@@ -71,12 +81,36 @@ def drift(bundle: Bundle, graphs: Graphs, modality: str) -> Drift:
     return Drift(modality, graphs.precision[modality], mean, worst, mean >= limit.mean and worst >= limit.worst)
 
 
+def direct_drift(bundle: Bundle, modality: Modality, threads: int | None) -> Drift:
+    """Compute the first theta's outputs from the golden samples' inputs of a modality whose steps read them."""
+    wanted, rows = expected(bundle), []
+    slots = [slot.name for slot in bundle.manifest.slots if slot.modality == modality.name]
+    for sample in samples(bundle):
+        places = [(s, i, v) for s in slots for i, v in enumerate(sample.inputs.get(s, ())) if v is not None]
+        inputs = {(s, i): direct(modality, prepare(modality, v, bundle.file)) for s, i, v in places}
+        rows.append(Example(inputs=inputs, targets={}))
+    graphs = Graphs(bundle, threads=threads)
+    made = outputs_of(graphs, Dataset(bundle.manifest, rows), bundle.theta())
+    try:
+        pairs = [(v, np.stack([wanted[f"direct.{i}.{t}"] for i in range(len(rows))])) for t, v in made.items()]
+    except KeyError as problem:
+        raise BundleError(f"lacks the expected {problem.args[0]}", where=bundle.manifest.golden) from None
+    mean, worst = cosines(pairs)
+    limit, precision = modality.tolerance, graphs.steps("predict")[0].precision
+    return Drift(modality.name, precision, mean, worst, mean >= limit.mean and worst >= limit.worst)
+
+
 def choose_precision(bundle: Bundle, *, threads: int | None = None) -> dict[str, Precision]:
     """For each modality the lowest precision whose golden samples come out right on this machine, else BundleError."""
     chosen: dict[str, Precision] = {}
     for modality in bundle.manifest.modalities:
         offered = {g.precision for g in bundle.manifest.graphs if g.role == "features" and g.modality == modality.name}
         tried: list[Drift] = []
+        if modality.adapter == "lora":
+            tried.append(direct_drift(bundle, modality, threads))
+            if tried[0].within:
+                chosen[modality.name] = tried[0].precision
+                continue
         for precision in (p for p in get_args(Precision) if p in offered):
             graphs = Graphs(bundle, {modality.name: precision}, threads)
             tried.append(drift(bundle, graphs, modality.name))

@@ -13,7 +13,11 @@ from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from transformers import (
     BertConfig,
     BertModel,
+    DistilBertConfig,
+    DistilBertModel,
     PreTrainedTokenizerFast,
+    RobertaConfig,
+    RobertaModel,
     ViTConfig,
     ViTImageProcessor,
     ViTModel,
@@ -24,8 +28,7 @@ from transformers import (
 WORDS = ("the", "a", "cat", "dog", "bird", "sees", "likes", "is", "big", "small", "red", "blue", "green", "and", "not")
 
 
-def bert(folder: Path) -> Path:
-    torch.manual_seed(1)
+def write_tokenizer(folder: Path) -> None:
     vocabulary = {word: i for i, word in enumerate(["[PAD]", "[UNK]", "[CLS]", "[SEP]", *WORDS])}
     tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token="[UNK]"))
     tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
@@ -33,6 +36,11 @@ def bert(folder: Path) -> Path:
         single="[CLS] $A [SEP]", special_tokens=[("[CLS]", 2), ("[SEP]", 3)]
     )
     PreTrainedTokenizerFast(tokenizer_object=tokenizer, pad_token="[PAD]", unk_token="[UNK]").save_pretrained(folder)
+
+
+def bert(folder: Path) -> Path:
+    torch.manual_seed(1)
+    write_tokenizer(folder)
     config = BertConfig(
         vocab_size=300,
         hidden_size=32,
@@ -44,6 +52,31 @@ def bert(folder: Path) -> Path:
     BertModel(config).save_pretrained(folder)
     (folder / "README.md").write_text("---\nlicense: mit\n---\n# A tiny model\n")
     (folder / "LICENSE").write_text("MIT License\n")
+    return folder
+
+
+def distilbert(folder: Path) -> Path:
+    torch.manual_seed(7)
+    write_tokenizer(folder)
+    config = DistilBertConfig(vocab_size=300, dim=32, n_layers=2, n_heads=4, hidden_dim=64, max_position_embeddings=32)
+    DistilBertModel(config).save_pretrained(folder)
+    return folder
+
+
+def roberta(folder: Path) -> Path:
+    torch.manual_seed(8)
+    write_tokenizer(folder)
+    config = RobertaConfig(
+        vocab_size=300,
+        hidden_size=32,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        intermediate_size=64,
+        max_position_embeddings=34,
+        type_vocab_size=1,
+        pad_token_id=0,
+    )
+    RobertaModel(config, add_pooling_layer=False).save_pretrained(folder)
     return folder
 
 

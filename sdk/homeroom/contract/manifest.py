@@ -101,7 +101,9 @@ class Tolerance(msgspec.Struct, frozen=True):
 class Modality(msgspec.Struct, frozen=True, kw_only=True):
     """One frozen backbone. Its features are int8 [batch, taps, tokens, dim]; value = int8 * scale[taps, dim].
 
-    `buckets` are the token counts that a batch is padded to, rising; one only where the count is fixed.
+    `buckets` are the token counts that a batch is padded to, rising; one only where the count is fixed. Where the
+    adapter is `lora`, inside the backbone, there are no features: steps read what preprocessing makes, `taps` is empty,
+    `dim` the backbone's width, and `tolerance` that of the golden outputs.
     """
 
     name: ModalityName
@@ -113,6 +115,7 @@ class Modality(msgspec.Struct, frozen=True, kw_only=True):
     preprocess: Preprocess
     tolerance: Tolerance
     float_bytes: int = 0
+    adapter: Literal["ladder", "lora"] = "ladder"
 
 
 class Slot(msgspec.Struct, frozen=True):
@@ -142,7 +145,7 @@ class Task(msgspec.Struct, frozen=True, kw_only=True):
 
 class Tensor(msgspec.Struct, frozen=True):
     name: str
-    dtype: Literal["float32", "int8", "int32", "int64"]
+    dtype: Literal["float32", "int8", "int32", "int64", "uint8"]
     shape: tuple[int, ...]  # -1 where any length is taken
 
 
