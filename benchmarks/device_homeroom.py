@@ -49,7 +49,7 @@ def load(bundle: Path, work: Path, answers: Split, clock: Clock) -> Iterator[tup
     with Device.open(work, bundle=bundle) as device:
         clock.mark("opened")
         if not device.store.count():
-            device.add(*(sample for name in PARTS for sample in samples(getattr(answers, name), name)))
+            device.add(*(sample for name in PARTS for sample in samples(getattr(answers, name), name)), gates=False)
         clock.mark("added")
         stored = list(device.store.each_sample())
         ready = examples(device.store, device.bundle, device.graphs, stored)

@@ -40,7 +40,7 @@ def trust_root(key: Path) -> None:
 
 
 @trust.command("certify")
-@click.argument("role", type=click.Choice(["exporter", "aggregator"]))
+@click.argument("role", type=click.Choice(["exporter", "aggregator", "institution"]))
 @click.argument("key", type=FILE)
 @click.option("--root-key", type=FILE, required=True)
 @click.option("--name", required=True, help="Who holds the key.")
@@ -55,6 +55,23 @@ def trust_certify(role: Role, key: Path, root_key: Path, name: str) -> None:
     certificate = certify(root, role, read_key(key), name)
     write_durable(key.with_suffix(".json"), msgspec.json.format(msgspec.json.encode(certificate), indent=1))
     click.echo(str(key.with_suffix(".json")))
+
+
+@trust.command("policy")
+@click.argument("draft", type=FILE)
+@click.option("--key", type=FILE, required=True, help="The institution's key.")
+@click.option("--certificate", type=FILE, help="Its certificate; by default KEY's name with .json.")
+@click.option("--out", type=FILE, default=Path("policy.json"), show_default=True)
+def trust_policy(draft: Path, key: Path, certificate: Path | None, out: Path) -> None:
+    """Sign DRAFT, the policy of an institution as TOML; devices take it with `homeroom device policy`.
+
+    Example: homeroom trust policy school.toml --key school.pem --out policy.json
+    """
+    from homeroom.contract import policy
+
+    word = read_certificate(certificate or key.with_suffix(".json"))
+    write_durable(out, policy.sign_policy(policy.draft(draft, word.name), read_key(key), word))
+    click.echo(str(out))
 
 
 @click.command()
@@ -84,6 +101,7 @@ def trust_certify(role: Role, key: Path, root_key: Path, name: str) -> None:
     help="Versions whose updates are kept at least; 0 keeps all. May change at each start.",
 )
 @privacy_options
+@click.option("--policy", type=FILE, help="Signed policy to merge by; its own institution's segments come here too.")
 @click.option("--host", default="127.0.0.1", show_default=True)
 @click.option("--port", type=click.IntRange(0, 65535), default=8340, show_default=True)
 @click.option("--announce", is_flag=True, help="Let devices on the local network find it [lan].")
@@ -106,6 +124,7 @@ def serve(
     delta: float,
     clip_norm: float | None,
     noise_multiplier: float | None,
+    policy: Path | None,
     host: str,
     port: int,
     announce: bool,
@@ -139,6 +158,7 @@ def serve(
                 codec=codec,
                 privacy=promise,
             ),
+            policy=policy,
         )
     facts = place.read(folder)
     if promise not in (None, facts.configuration.privacy):

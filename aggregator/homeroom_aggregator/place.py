@@ -21,6 +21,7 @@ from homeroom.bundle import Bundle, install, open_bundle
 from homeroom.contract.canonical import decode
 from homeroom.contract.invitation import Invitation
 from homeroom.contract.manifest import Hash
+from homeroom.contract.policy import LIMIT_BYTES, read_policy
 from homeroom.contract.signing import (
     Certificate,
     certify,
@@ -66,11 +67,14 @@ def make(
     certificate: Certificate | None = None,
     configuration: RoundConfiguration | None = None,
     secret: bytes | None = None,
+    policy: Path | None = None,
 ) -> Facts:
     """Make an aggregator's folder for a bundle of the same root. `secret` proves invitations, by default a new one.
 
     Either `root_key` certifies a new key here and now, or `key` comes with a `certificate` that was made elsewhere.
-    configuration: its bundle_id is replaced by the bundle's. Raises TrustError if the roots differ.
+    configuration: its bundle_id is replaced by the bundle's. policy: signed; its scopes and least number of devices
+    count here, and an aggregator in the name of its institution merges the institution's segments. Raises TrustError
+    if the roots differ.
     """
     if (folder / FACTS).exists():
         raise InputError("is an aggregator's folder already", where=str(folder), remedy="serve it without --bundle")
@@ -91,6 +95,8 @@ def make(
     asked = msgspec.structs.replace(
         configuration or RoundConfiguration(bundle_id=installed.bundle_id), bundle_id=installed.bundle_id
     )
+    if policy is not None:
+        asked = _by_policy(asked, policy, root, certificate.name)
     if asked.privacy:
         releases_within(asked.privacy, asked.scale_bits)  # a budget that not one release fits in is refused here
     facts = Facts(
@@ -104,6 +110,21 @@ def make(
     write_durable(folder / SECRET, secret or secrets.token_bytes(32))
     write_durable(folder / FACTS, msgspec.json.format(msgspec.json.encode(facts), indent=1))
     return facts
+
+
+def _by_policy(asked: RoundConfiguration, path: Path, root: str, name: str) -> RoundConfiguration:
+    """The configuration, as narrow as the policy wants it."""
+    try:
+        with path.open("rb") as file:
+            policy = read_policy(file.read(LIMIT_BYTES + 1), root_fingerprint=root, where=str(path))
+    except OSError as problem:
+        raise InputError(f"cannot be read: {problem.strerror}", where=str(path)) from None
+    return msgspec.structs.replace(
+        asked,
+        scopes=policy.scopes,
+        scope="institution" if policy.institution == name else "shared",
+        min_devices=max(asked.min_devices, policy.min_devices),
+    )
 
 
 def read(folder: Path) -> Facts:

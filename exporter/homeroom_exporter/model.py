@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import NamedTuple
 
+import msgspec
 import numpy as np
 import torch
 from torch import Tensor
 
-from homeroom.contract.layout import Layout, Segment
+from homeroom.contract.layout import Layout, Scope, Segment
 from homeroom.contract.manifest import Modality, Slot, Task
 from homeroom_exporter import heads, ladder
 from homeroom_exporter.heads import HeadKind
@@ -28,6 +29,7 @@ Feeds = Mapping[str, Tensor]
 class Design:
     """All that fixes theta's layout and the graphs. `scales`: float32 [taps, dim] by modality; `heads` by task.
 
+    `scopes`: how far a segment may go, by name, where that is not to the federation.
     adapter: LoRA inside one modality's encoder, in place of its ladder.
     """
 
@@ -40,6 +42,7 @@ class Design:
     hidden: int = 128
     weighting: Weighting = "fixed"
     adapter: Adapter | None = None
+    scopes: Mapping[str, Scope] = field(default_factory=dict)
 
     @property
     def inputs(self) -> tuple[tuple[str, str, int], ...]:
@@ -71,7 +74,11 @@ class Design:
             segments.append(heads.head_segment(task, self.heads[task.name], reads, self.width, self.hidden))
         if self.weighting == "uncertainty":
             segments += [weighting_segment(task) for task in self.tasks]
-        return Layout(tuple(segments))
+        return Layout(tuple(self._scoped(segment) for segment in segments))
+
+    def _scoped(self, segment: Segment) -> Segment:
+        scope = self.scopes.get(segment.name)
+        return msgspec.structs.replace(segment, scope=scope, widest=scope) if scope else segment
 
 
 def initial_theta(layout: Layout, seed: int) -> np.ndarray:

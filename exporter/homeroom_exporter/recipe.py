@@ -12,6 +12,7 @@ from typing import Annotated, Any, Literal, TypeVar, get_args
 
 import msgspec
 
+from homeroom.contract.layout import Scope
 from homeroom.contract.manifest import SLOT_LIMIT, Column, Count, ModalityName, Name, Slot, Task, TaskKind, Training
 from homeroom.errors import RecipeError
 from homeroom_exporter.encoders.spec import EncoderSpec
@@ -85,7 +86,9 @@ class TrainingTable(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_
 
 
 class Recipe(msgspec.Struct, frozen=True, kw_only=True):
-    """A recipe that holds together. `heads`: the head of each task; `adapter`: LoRA, its modality filled in."""
+    """A recipe that holds together. `heads`: the head of each task; `adapter`: LoRA, its modality filled in; `scopes`:
+    of the segments that are not shared.
+    """
 
     name: str
     version: int
@@ -105,6 +108,7 @@ class Recipe(msgspec.Struct, frozen=True, kw_only=True):
     heads: dict[str, HeadKind]
     training: Training
     adapter: AdapterPlan | None = None
+    scopes: dict[str, Scope] = {}
 
 
 def read_recipe(path: Path) -> Recipe:
@@ -176,7 +180,7 @@ class _Reader:
         return value
 
     def recipe(self, document: dict[str, Any]) -> Recipe:
-        parts = ("encoders", "slots", "tasks", "training", "adapter")
+        parts = ("encoders", "slots", "tasks", "training", "adapter", "scopes")
         head = self.convert({k: v for k, v in document.items() if k not in parts}, Head)
         encoders = tuple(self.encoder(n, v) for n, v in self.table(document, "encoders").items())
         slots = tuple(self.slot(n, v, encoders) for n, v in self.table(document, "slots").items())
@@ -221,7 +225,19 @@ class _Reader:
                 task_weights={name: table.weight for name, table in tables.items()},
             ),
             adapter=self.adapter(document["adapter"], encoders, head) if "adapter" in document else None,
+            scopes=self.scopes(document, [f"ladder.{e.modality}" for e in encoders] + [f"head.{n}" for n in tables]),
         )
+
+    def scopes(self, document: dict[str, Any], segments: list[str]) -> dict[str, Scope]:
+        found: dict[str, Scope] = {}
+        for name, value in self.table(document, "scopes").items():
+            # TOML reads `head.grade = …` as a table `head`.
+            inside = {f"{name}.{leaf}": scope for leaf, scope in value.items()} if isinstance(value, dict) else {}
+            for segment, scope in (inside or {name: value}).items():
+                if segment not in (*segments, "fusion"):
+                    raise self.refuse("there is no such segment", "scopes", *segment.split("."), remedy=str(segments))
+                found[segment] = self.convert(scope, Scope, "scopes", *segment.split("."))  # type: ignore[arg-type]
+        return found
 
     def adapter(self, value: Any, encoders: tuple[EncoderSpec, ...], head: Head) -> AdapterPlan:
         plan = self.convert(value, AdapterPlan, "adapter")

@@ -139,6 +139,7 @@ def _take_round(store: Store, header: AnswerHeader, where: str) -> bool:
     joining = store.get_secret(JOINING)
     with store.step("round by hand"):
         store.put_secret("identity.round", msgspec.json.encode(configuration))
+        store.put_secret("identity.aggregator", msgspec.json.encode(header.certificate))
         if joining is not None:
             invitation = msgspec.json.decode(joining, type=Invitation)
             store.put_secret("identity.enrolment", msgspec.json.encode(enrolment_of(invitation)))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime
 import json
+import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
@@ -16,6 +17,7 @@ from homeroom.errors import InputError
 
 if TYPE_CHECKING:
     from homeroom.device import Device
+    from homeroom.reports import Profile
     from homeroom.samples import Sample
 
 DIRECTORY = click.Path(file_okay=False, path_type=Path)
@@ -29,6 +31,7 @@ def with_bundle(command: Command) -> Command:
     return click.option("--root", help="Fingerprint of the institution's root key.")(command)
 
 
+for_person = click.option("--profile", metavar="PERSON", help="This person's own model.")
 as_json = click.option("--json", "machine", is_flag=True, help="Print one JSON object.")
 
 
@@ -64,17 +67,20 @@ def init(directory: Path, bundle: Path | None, root: str | None, tier: str | Non
 @device.command()
 @click.argument("directory", type=DIRECTORY)
 @click.argument("samples", type=ANY, nargs=-1, required=True)
+@click.option("--as-they-are", is_flag=True, help="Set none aside for its quality, or as a near copy.")
 @with_bundle
-def add(directory: Path, samples: tuple[Path, ...], bundle: Path | None, root: str | None) -> None:
+def add(directory: Path, samples: tuple[Path, ...], as_they_are: bool, bundle: Path | None, root: str | None) -> None:
     """Add SAMPLES: .jsonl and .csv files, or folders with pictures, sounds and texts. All of them, or none.
 
     Example: homeroom device add classroom/ lesson.csv --bundle vocabulary.homeroom
     """
     with opened(directory, bundle, root) as found:
-        before = found.store.count()
-        given = len(found.add(*samples))
-        new = found.store.count() - before
+        before, aside = found.store.count(), len(found.set_aside())
+        given = len(found.add(*samples, gates=not as_they_are))
+        new, poor = found.store.count() - before, len(found.set_aside()) - aside
         click.echo(f"{new} samples added" + (f", {given - new} were there already" if given > new else ""))
+        if poor:
+            click.echo(f"  {poor} of them set aside: see `homeroom device review {directory}`")
 
 
 @device.command()
@@ -82,21 +88,34 @@ def add(directory: Path, samples: tuple[Path, ...], bundle: Path | None, root: s
 @click.option("--minutes", type=click.FloatRange(0, min_open=True), default=10.0, show_default=True, help="Budget.")
 @click.option("--megabytes", type=click.FloatRange(0, min_open=True), help="Of memory, at most.")
 @click.option("--epochs", type=click.IntRange(1), help="In place of what the bundle recommends.")
+@for_person
 @as_json
-def train(directory: Path, minutes: float, megabytes: float | None, epochs: int | None, machine: bool) -> None:
+def train(
+    directory: Path, minutes: float, megabytes: float | None, epochs: int | None, profile: str | None, machine: bool
+) -> None:
     """Learn from all labelled samples within a budget; goes on where it was interrupted.
 
     Example: homeroom device train classroom/ --minutes 10
     """
     with opened(directory) as found:
-        report = found.train(minutes, epochs, megabytes=megabytes, progress=None if machine else _progress)
+        progress = None if machine else _progress
+        report = found.train(minutes, epochs, megabytes=megabytes, profile=profile, progress=progress)
     if machine:
         click.echo(_json(asdict(report)))
+        return
+    if profile is not None:
+        click.echo(f"\r{report.samples} samples, {report.seconds:.1f} s".ljust(60))
+        click.echo(_told(report.profile))
+        if not report.finished:
+            click.echo(f"  {report.stopped}: nothing was changed; give it more")
         return
     click.echo(f"\r{report.samples} samples, {report.epochs} epochs, {report.seconds:.1f} s".ljust(60))
     for task, score in report.scores.items():
         if score.n:
             click.echo(f"  {task}: {score.accuracy:.0%} right on {score.n} samples of other pupils")
+    for language, scores in report.by_language.items():
+        told = ", ".join(f"{task} {score.accuracy:.0%} of {score.n}" for task, score in scores.items() if score.n)
+        click.echo(f"  in language {language}: {told or 'no sample to judge by'}")
     if report.plan is not None:
         for reason in report.plan.why:
             click.echo(f"  {reason}")
@@ -111,15 +130,16 @@ def train(directory: Path, minutes: float, megabytes: float | None, epochs: int 
 @device.command()
 @click.argument("directory", type=DIRECTORY)
 @click.argument("inputs", nargs=-1, required=True, metavar="SLOT=VALUE…")
+@for_person
 @as_json
-def predict(directory: Path, inputs: tuple[str, ...], machine: bool) -> None:
+def predict(directory: Path, inputs: tuple[str, ...], profile: str | None, machine: bool) -> None:
     """Answer every task for one sample; a value is a text or a file.
 
     Example: homeroom device predict classroom/ image=photo.jpg text="el gato"
     """
     sample = sample_of(inputs)
     with opened(directory) as found:
-        answers = found.predict(sample)
+        answers = found.predict(sample, profile)
     if machine:
         click.echo(_json({task: asdict(answer) for task, answer in answers.items()}))
         return
@@ -199,7 +219,8 @@ def forget(directory: Path, subject: str, yes: bool) -> None:
     with opened(directory) as found:
         report = found.forget(subject)
     click.echo(
-        f"forgotten: {report.samples} samples, {report.versions} versions, {report.unsent_updates} unsent updates; "
+        f"forgotten: {report.samples} samples, {report.versions} versions, {report.profiles} profiles, "
+        f"{report.unsent_updates} unsent updates; "
         f"{len(report.unlearning)} sent updates will be unlearned at the next sync"
     )
 
@@ -267,6 +288,85 @@ def score(directory: Path, samples: tuple[Path, ...], machine: bool) -> None:
 
 @device.command()
 @click.argument("directory", type=DIRECTORY)
+@click.argument("document", type=ANY, required=False)
+@as_json
+def policy(directory: Path, document: Path | None, machine: bool) -> None:
+    """Keep an institution's signed policy from now on; without DOCUMENT, show what holds here.
+
+    Example: homeroom device policy classroom/ policy.json
+    """
+    from homeroom.policies import layout_here
+
+    with opened(directory) as found:
+        held = found.policy(document)
+        scopes = {s.name: s.scope for s in layout_here(found.store, found.bundle.manifest.layout)}
+    if machine:
+        click.echo(_json({"policy": held and _plain(held), "scopes": scopes}))
+        return
+    click.echo(f"{held.institution}, version {held.version}" if held else "no policy: the bundle's own scopes hold")
+    for name, scope in scopes.items():
+        click.echo(f"  {name}: {scope}")
+    if held:
+        click.echo(f"  consent: {'with each sample' if held.consent else 'not asked for'}")
+        click.echo(f"  kept: {f'at most {held.retain_days} days' if held.retain_days else 'as each sample says'}")
+        click.echo(f"  released from: {held.min_devices} devices")
+
+
+@device.command()
+@click.argument("directory", type=DIRECTORY)
+@click.option("--put-back", multiple=True, metavar="ID", help="Let this sample teach after all; may be repeated.")
+@as_json
+def review(directory: Path, put_back: tuple[str, ...], machine: bool) -> None:
+    """List the samples that were set aside, and why; or put some back.
+
+    Example: homeroom device review classroom/ --put-back 3f2a…
+    """
+    with opened(directory) as found:
+        found.put_back(*put_back)
+        samples = found.set_aside()
+    if machine:
+        rows = [{"id": s.sample_id, "subject": s.subject, "why": s.aside, "labels": s.labels} for s in samples]
+        click.echo(_json(rows))
+        return
+    for sample in samples:
+        click.echo(f"{sample.sample_id}  {sample.subject}: {sample.aside}")
+    if not samples:
+        click.echo("none is set aside")
+
+
+@device.command()
+@click.argument("directory", type=DIRECTORY)
+@click.argument("person")
+@click.option("--pack", type=click.Path(dir_okay=False, path_type=Path), help="Write it, sealed, for another device.")
+@as_json
+def profile(directory: Path, person: str, pack: Path | None, machine: bool) -> None:
+    """Show what is known about PERSON's own model, or pack it for another device of the same school.
+
+    Example: homeroom device profile classroom/ p-17 --pack p-17.profile
+    """
+    with opened(directory) as found:
+        if pack is not None:
+            found.pack_profile(person, pack, _passphrase(confirm=True))
+            click.echo(f"{pack}: keep the passphrase apart from it")
+            return
+        known = found.profile(person)
+    click.echo(_json(known and asdict(known)) if machine else _told(known))
+
+
+@device.command()
+@click.argument("directory", type=DIRECTORY)
+@click.argument("file", type=click.Path(exists=True, dir_okay=False, path_type=Path))
+def take(directory: Path, file: Path) -> None:
+    """Take the profile in FILE, which `profile --pack` wrote on another device of the same school.
+
+    Example: homeroom device take classroom/ p-17.profile
+    """
+    with opened(directory) as found:
+        click.echo(f"the profile of {found.take_profile(file, _passphrase())} is here")
+
+
+@device.command()
+@click.argument("directory", type=DIRECTORY)
 def rollback(directory: Path) -> None:
     """Use the version of theta before the present one.
 
@@ -274,6 +374,22 @@ def rollback(directory: Path) -> None:
     """
     with opened(directory) as found:
         click.echo(f"in use: {found.rollback()}")
+
+
+def _told(known: Profile | None) -> str:
+    if known is None:
+        return "  no profile: the shared model answers"
+    how = (
+        "the shared model, nothing was better" if known.method == "shared" else f"{known.method}, {known.share:.0%} own"
+    )
+    again = "" if known.fresh else "; a newer shared model is here, train it again"
+    return f"  {known.subject}: {how}, from {known.samples} samples{again}"
+
+
+def _passphrase(*, confirm: bool = False) -> str:
+    """From HOMEROOM_PASSPHRASE, or asked for without showing it."""
+    given = os.environ.get("HOMEROOM_PASSPHRASE")
+    return given or str(click.prompt("Passphrase", hide_input=True, confirmation_prompt=confirm, err=True))
 
 
 def _progress(stage: str, done: int, total: int) -> None:

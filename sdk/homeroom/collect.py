@@ -67,6 +67,7 @@ def examples(
             targets={name: target(manifest.task(name), label) for name, label in sample.labels.items()},
             subject=sample.subject,
             sample_id=sample.sample_id,
+            language=sample.language or "",
         )
         for sample, row in zip(samples, inputs, strict=True)
         if row is not None

@@ -25,6 +25,7 @@ class Example:
     subject: str = ""
     sample_id: str = ""
     weight: float = 1.0
+    language: str = ""
 
 
 @dataclass(frozen=True)

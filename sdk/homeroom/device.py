@@ -14,22 +14,26 @@ from typing import Any
 import msgspec
 import numpy as np
 
-from homeroom import carry, exchange, ingest, lineage, planner, planning, spending
-from homeroom.budget import Budget
+from homeroom import carry, exchange, ingest, lineage, moving, planner, planning, profiles, spending
+from homeroom.budget import Budget, Watch
 from homeroom.bundle import Bundle
 from homeroom.collect import Progress, examples
 from homeroom.contract.invitation import read_invitation
+from homeroom.contract.policy import Policy
 from homeroom.dataset import Dataset, Example
 from homeroom.errors import TrainError
 from homeroom.explain import Explanation, explain
 from homeroom.installing import installed, take_newer, use_bundle, use_tier
-from homeroom.predict import Answer, predict
-from homeroom.reports import SyncReport, TrainReport
+from homeroom.personalize.person import OutOfTimeError
+from homeroom.policies import admitted, may_teach, policy_in_force, take_policy
+from homeroom.predict import Answer, noted, predict
+from homeroom.reports import Profile, SyncReport, TrainReport
+from homeroom.review import add_examined, without_poor
 from homeroom.runtime import Graphs
 from homeroom.samples import Sample, StoredSample, find_task, resolve
 from homeroom.standing import standing
 from homeroom.store import Export, ForgetReport, Store
-from homeroom.training import Score, Settings, TrainState, evaluate, fit
+from homeroom.training import Score, Settings, TrainState, by_language, evaluate, fit
 
 
 class Device:
@@ -74,9 +78,21 @@ class Device:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
         self.close()
 
-    def add(self, *samples: Sample | str | Path) -> list[str]:
-        """Check and store samples, or those of a .jsonl or .csv file or folder, all or none; return their ids."""
-        return self.store.add(_resolve(samples, self.bundle))
+    def add(self, *samples: Sample | str | Path, gates: bool = True) -> list[str]:
+        """Check and store samples, or those of a .jsonl or .csv file or folder, all or none; return their ids.
+
+        gates: look at their quality, and set aside the poor ones and near copies until a person has (`set_aside`).
+        """
+        found = admitted(policy_in_force(self.store), _resolve(samples, self.bundle), self.store.today())
+        return add_examined(self.store, self.bundle.manifest, found) if gates else self.store.add(found)
+
+    def set_aside(self) -> list[StoredSample]:
+        """Samples that do not teach, without their inputs; `aside` says why."""
+        return self.store.set_aside()
+
+    def put_back(self, *sample_ids: str) -> None:
+        """Let samples that were set aside teach after all."""
+        self.store.put_back(sample_ids)
 
     def train(
         self,
@@ -85,19 +101,23 @@ class Device:
         *,
         megabytes: float | None = None,
         budget: Budget | None = None,
+        profile: str | None = None,
         settings: Settings | None = None,
         progress: Progress | None = None,
     ) -> TrainReport:
         """Learn from all labelled samples within the budget; goes on where a training was cut short.
 
         megabytes: of memory. budget: further limits, in place of both. epochs, settings: in place of what the bundle
-        recommends. Raises TrainError where there is nothing to learn from, or nothing that fits.
+        recommends. profile: a person, whose own samples alone then teach a model for that person, on top of the one in
+        use. Raises TrainError where there is nothing to learn from, or nothing that fits.
         """
         begin = time.monotonic()
         watch = (budget or Budget(minutes=minutes, megabytes=megabytes)).begin(self.store.directory)
         self.store.expire()
         settings = settings or self._settings(epochs)
-        samples = [sample for sample in self.store.each_sample() if sample.labels]
+        if profile is not None:
+            return self._train_profile(profile, begin, watch, settings, progress)
+        samples = self._lessons()
         if not samples:
             raise TrainError("there is no labelled sample", remedy="add some with `add`")
         plan = planning.plan(self.store, self.bundle, self.graphs, samples, watch.budget, settings)
@@ -153,16 +173,23 @@ class Device:
             stopped=watch.spent,
             megabytes=watch.peak_bytes / 1e6,
             plan=plan,
+            by_language=by_language(self.graphs, validation, result.theta) if validation else {},
         )
 
-    def predict(self, sample: Sample) -> dict[str, Answer]:
-        """An answer for every task, each with probabilities and whether there is enough to go on."""
-        return self.predict_many([sample])[0]
+    def predict(self, sample: Sample, profile: str | None = None) -> dict[str, Answer]:
+        """An answer for every task, each with probabilities and whether there is enough to go on.
 
-    def predict_many(self, samples: Sequence[Sample]) -> list[dict[str, Answer]]:
-        """As `predict`, for several samples at once."""
-        stored = [resolve(sample, self.bundle.manifest) for sample in samples]
-        return self._answers(examples(None, self.bundle, self.graphs, stored))
+        profile: a person whose own model answers; the shared one where there is none.
+        """
+        return self.predict_many([sample], profile)[0]
+
+    def predict_many(self, samples: Sequence[Sample], profile: str | None = None) -> list[dict[str, Answer]]:
+        """As `predict`, for several samples at once. Poor inputs are left out if others remain; `reason` says so."""
+        manifest = self.bundle.manifest
+        looked_at = [without_poor(resolve(sample, manifest), manifest) for sample in samples]
+        ready = examples(None, self.bundle, self.graphs, [sample for sample, _ in looked_at])
+        answers = self._answers(ready, profile)
+        return [noted(answer, note) for answer, (_, note) in zip(answers, looked_at, strict=True)]
 
     def explain(self, sample: Sample, task: str, label: str | None = None) -> Explanation:
         """Which words, regions, moments and columns speak for a task's answer (or for `label`), and which against.
@@ -181,12 +208,26 @@ class Device:
         (answer,) = answers([stored])
         return explain(self.bundle, self.graphs, theta, stored, example, answer, asked, label, answers)
 
-    def score(self, *samples: Sample | str | Path) -> dict[str, Score]:
-        """How well the theta in use does on labelled samples, which are not stored."""
+    def score(self, *samples: Sample | str | Path, profile: str | None = None) -> dict[str, Score]:
+        """How well the theta in use (or a person's own) does on labelled samples, which are not stored."""
         stored = _resolve(samples, self.bundle)
+        own = self.store.profile(profile) if profile else None
         theta = lineage.theta_of(self.store, self.bundle, self.store.current())
+        theta = profiles.theta_for(self.bundle, own, theta)
         ready = examples(None, self.bundle, self.graphs, stored)
         return evaluate(self.graphs, Dataset(self.bundle.manifest, ready), theta)
+
+    def profile(self, subject: str) -> Profile | None:
+        """What is known about a person's own model; None if there is none."""
+        return profiles.profile_of(self.store, subject)
+
+    def pack_profile(self, subject: str, path: str | Path, passphrase: str) -> None:
+        """Write a person's profile for another device of this institution, sealed with a passphrase."""
+        moving.pack_profile(self.store, subject, Path(path), passphrase, self._root())
+
+    def take_profile(self, path: str | Path, passphrase: str) -> str:
+        """Take a profile that another device of this institution packed; return whose it is."""
+        return moving.take_profile(self.store, self.bundle, Path(path), passphrase, self._root())
 
     def join(self, invitation: str | Path) -> None:
         """Enrol with an aggregator, once; the invitation's code is then spent."""
@@ -222,6 +263,7 @@ class Device:
         with exchange.connected(self.store) as client:
             asked = client.round()
             spending.hold(self.store, asked)
+            self.store.put_secret("identity.aggregator", msgspec.json.encode(client.certificate))
             self._queue_update()
             unlearned, bounded = exchange.ask_unlearning(self.store, client)
             layout = self.bundle.manifest.layout
@@ -262,6 +304,15 @@ class Device:
         exchange.follow(self.store, self.bundle)
         return True
 
+    def policy(self, document: str | Path | None = None) -> Policy | None:
+        """The institution's policy in force; `document` is a signed one that takes its place from now on."""
+        if document is None:
+            return policy_in_force(self.store)
+        taken = take_policy(self.store, self.bundle, Path(document), self._root())
+        self._queue_update()
+        self.store.back_up()
+        return taken
+
     def forget(self, subject: str) -> ForgetReport:
         """Destroy a subject's key and everything under it; ask the aggregator to unlearn what was sent."""
         return self.store.forget(subject)
@@ -282,13 +333,20 @@ class Device:
 
     # Inside
 
-    def _answers(self, ready: Sequence[Example]) -> list[dict[str, Answer]]:
-        """What the theta in use says of each example."""
+    def _answers(self, ready: Sequence[Example], profile: str | None = None) -> list[dict[str, Answer]]:
+        """What the theta in use, or a person's own, says of each example."""
         version = self.store.current()
         temperatures = lineage.temperatures(self.store, version)
         trained = set(temperatures) if version and version.kind == "local" and version.base == 0 else None
-        theta = lineage.theta_of(self.store, self.bundle, version)
+        own = self.store.profile(profile) if profile else None
+        theta = profiles.theta_for(self.bundle, own, lineage.theta_of(self.store, self.bundle, version))
+        temperatures = profiles.temperatures_for(own, temperatures)
         return predict(self.graphs, self.bundle.manifest, theta, ready, temperatures, trained)
+
+    def _lessons(self) -> list[StoredSample]:
+        """The stored samples that may be learned from."""
+        policy = policy_in_force(self.store)
+        return [sample for sample in self.store.each_sample() if may_teach(policy, sample)]
 
     def _settings(self, epochs: int | None) -> Settings:
         advice = self.bundle.manifest.training
@@ -310,13 +368,42 @@ class Device:
                 return candidate, tag, state
         return start, lineage.tag(self.bundle, start, settings, samples, self.graphs.tier), None
 
+    def _train_profile(
+        self, subject: str, begin: float, watch: Watch, settings: Settings, progress: Progress | None
+    ) -> TrainReport:
+        samples = [sample for sample in self._lessons() if sample.subject == subject]
+        if not samples:
+            raise TrainError(f"there is no labelled sample of {subject!r}", remedy="add some with `add`")
+        ready = examples(self.store, self.bundle, self.graphs, samples, progress=progress, stop=watch.over)
+        feature_seconds, finished = time.monotonic() - begin, len(ready) == len(samples)
+        if finished:
+            try:
+                profiles.train_profile(self.store, self.bundle, self.graphs, subject, ready, settings, watch.over)
+            except OutOfTimeError:
+                finished = False
+        version = self.store.current()
+        return TrainReport(
+            version_id=version.version_id if version else "bundle",
+            samples=len(ready),
+            left_out=len(samples) - len(ready),
+            epochs=0,
+            best_epoch=-1,
+            finished=finished,
+            seconds=time.monotonic() - begin,
+            feature_seconds=feature_seconds,
+            update="a profile stays here",
+            stopped=watch.spent,
+            megabytes=watch.peak_bytes / 1e6,
+            profile=self.profile(subject),
+        )
+
     def _datasets(self, ready: Sequence[Example], settings: Settings) -> tuple[Dataset, Dataset | None]:
         """Training and validation samples, no subject in both; no validation with too few subjects."""
         return Dataset(self.bundle.manifest, ready).split(settings.validation, settings.seed)
 
     def _validation_scores(self, theta: np.ndarray) -> Mapping[str, Score]:
         """How well theta does on the validation subjects of the last training."""
-        samples = [sample for sample in self.store.each_sample() if sample.labels]
+        samples = self._lessons()
         version = next((v for v in reversed(self.store.versions()) if v.kind == "local"), None)
         if not samples or version is None:
             return {}

@@ -21,7 +21,7 @@ from homeroom.contract.signing import new_key, public_hex
 from homeroom.contract.update import RoundConfiguration
 from homeroom.contract.version import read_version
 from homeroom.errors import BundleError, InputError, NetworkError, TrustError, UpdateError
-from homeroom.lineage import facts, newest_global, theta_of
+from homeroom.lineage import as_stored, facts, newest_global, theta_of, with_own_segments
 from homeroom.machine import machine_identity
 from homeroom.store import Store
 from homeroom.store.clock import now
@@ -51,6 +51,7 @@ def enrol(store: Store, bundle: Bundle, invitation: Invitation, root: str) -> Ro
     enrolment = join(invitation, key, network)
     with contextlib.closing(Client(enrolment, key, network)) as client:
         configuration = client.round()
+        store.put_secret("identity.aggregator", msgspec.json.encode(client.certificate))
     store.put_secret("identity.enrolment", msgspec.json.encode(enrolment))
     return configuration
 
@@ -206,7 +207,7 @@ def take_global(
     Either way it is what the next training starts from.
     """
     newest = newest_global(store, bundle)
-    old = theta_of(store, bundle, newest)
+    old = as_stored(store, bundle, newest)
     data, received = client.newest(newest.base if newest else 0, old, store.directory / DOWNLOADS)
     found = Fetched() if data is None else use_global(store, bundle, data, root, score)
     return replace(found, received_bytes=received)
@@ -221,7 +222,7 @@ def use_global(store: Store, bundle: Bundle, data: bytes, root: str, score: Call
     )
     if header.version == after:
         return Fetched(received_bytes=len(data))
-    theirs = score(theta)
+    theirs = score(with_own_segments(store, bundle, theta))
     ours = score(theta_of(store, bundle, present)) if present else {}
     worse = clearly_worse(theirs, ours)
     with store.step("global theta", header.version):

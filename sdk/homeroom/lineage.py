@@ -15,6 +15,7 @@ from homeroom.contract.canonical import identity
 from homeroom.contract.layout import FULL
 from homeroom.contract.update import RoundConfiguration, left_over, make_update, unpack_residual
 from homeroom.errors import UpdateError
+from homeroom.policies import layout_here, policy_in_force, refuses, segments_that_stay
 from homeroom.samples import StoredSample
 from homeroom.store import Store, Version
 from homeroom.training import Settings
@@ -38,7 +39,32 @@ def facts(bundle: Bundle, **more: Any) -> dict[str, Any]:
 
 
 def theta_of(store: Store, bundle: Bundle, version: Version | None) -> np.ndarray:
-    """Theta float32 [P] for this bundle: the version's own, or what of it the bundle's layout still has."""
+    """Theta float32 [P] for this bundle: the version's own, or what of it the bundle's layout still has.
+
+    A global one is assembled by owner: what stays on this device comes from its own newest training.
+    """
+    theta = as_stored(store, bundle, version)
+    return with_own_segments(store, bundle, theta) if version and version.kind == "global" else theta
+
+
+def with_own_segments(store: Store, bundle: Bundle, theta: np.ndarray) -> np.ndarray:
+    """A global theta [P] with this device's newest values of the segments that never leave it."""
+    layout, own = bundle.manifest.layout, _source_of_own(store, bundle)
+    if own is None:
+        return theta
+    mine = layout.split(as_stored(store, bundle, own))
+    return layout.join({name: mine[name] for name in segments_that_stay(store, layout)}, theta)
+
+
+def _source_of_own(store: Store, bundle: Bundle) -> Version | None:
+    """The newest local version, if any segment stays here."""
+    if not segments_that_stay(store, bundle.manifest.layout):
+        return None
+    return next((v for v in reversed(store.versions()) if v.kind == "local"), None)
+
+
+def as_stored(store: Store, bundle: Bundle, version: Version | None) -> np.ndarray:
+    """A version's own theta (as it was released, if global), brought to this bundle's layout."""
     if version is None:
         return bundle.theta()
     theta = store.theta(version.version_id)
@@ -62,6 +88,11 @@ def start_of_training(store: Store, bundle: Bundle) -> Start:
     return _start(store, bundle, found or store.current())
 
 
+def start_of_profile(store: Store, bundle: Bundle) -> Start:
+    """The theta in use, which everybody's answers come from."""
+    return _start(store, bundle, store.current())
+
+
 def start_of_unfinished(store: Store, bundle: Bundle) -> Start | None:
     """Where the version in use was trained from, if the budget ended before it was finished."""
     present = store.current()
@@ -74,8 +105,10 @@ def start_of_unfinished(store: Store, bundle: Bundle) -> Start | None:
 def _start(store: Store, bundle: Bundle, version: Version | None) -> Start:
     if version is None:
         return Start(bundle.theta(), 0, "bundle")
-    base = version.base if version.kind == "global" else 0
-    return Start(theta_of(store, bundle, version), base, version.version_id, store.subjects_of(version))
+    base, entered = (version.base, store.subjects_of(version)) if version.kind == "global" else (0, ())
+    own = _source_of_own(store, bundle) if version.kind == "global" else version
+    entered += store.subjects_of(own) if own else ()
+    return Start(theta_of(store, bundle, version), base, version.version_id, entered)
 
 
 def temperatures(store: Store, version: Version | None) -> dict[str, float]:
@@ -100,9 +133,15 @@ def queue_update(
     base = newest_global(store, bundle)
     if version.facts["bundle_id"] != bundle.bundle_id or version.base != (base.base if base else 0):
         return "a newer global theta is here: train again first"
-    layout, update_id, tier = bundle.layout, version.version_id, version.facts.get("tier", FULL)
+    if why := refuses(policy_in_force(store), configuration):
+        return why
+    layout, update_id = layout_here(store, bundle.layout), version.version_id
+    tier = version.facts.get("tier", FULL)
     residual, others = store.residual()
     delta = theta_of(store, bundle, version) - theta_of(store, bundle, base) + unpack_residual(residual, layout)
+    if configuration.privacy:  # everything must be there: what does not leave is zero
+        delta = layout.join({s.name: np.zeros(s.size) for s in layout if not configuration.takes(s)}, delta)
+        layout = bundle.layout
     subjects = {*store.subjects_of(version), *others}
     try:
         data = make_update(key, configuration, layout, delta, version.facts["examples"], version.base, update_id, tier)

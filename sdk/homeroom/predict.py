@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
@@ -24,7 +24,7 @@ class Answer:
     """`best` is a label, a list of labels, a number, an option's index or a truth; None where nothing can be said.
 
     `probabilities` are calibrated, by label (or option); `sure` is False where there is too little to go on, and
-    `reason` then says why.
+    `reason` then says why, or which poor inputs were left out.
     """
 
     best: Best
@@ -59,6 +59,15 @@ def predict(
                 said = Answer(said.best, said.probabilities, False, "this task was never taught here")
             answers[row][task.name] = said
     return answers
+
+
+def noted(answers: Mapping[str, Answer], note: str) -> dict[str, Answer]:
+    """The answers with a note added to each one's reason."""
+    if not note:
+        return dict(answers)
+    return {
+        task: replace(answer, reason="; ".join(filter(None, (answer.reason, note)))) for task, answer in answers.items()
+    }
 
 
 def _answer(task: Task, chances: np.ndarray, presence: np.ndarray, manifest: Manifest) -> Answer:

@@ -25,6 +25,22 @@ class Plan:
 
 
 @dataclass(frozen=True)
+class Profile:
+    """One person's own model. `method`: "fedrep", "ditto", "finetune", or "shared" where none was better.
+
+    `share` of the personal weights is mixed with the shared ones. `losses`: held-out log-loss of what was tried;
+    `fresh`: it was trained on top of the theta that is in use now.
+    """
+
+    subject: str
+    method: str
+    share: float
+    samples: int
+    losses: Mapping[str, float]
+    fresh: bool
+
+
+@dataclass(frozen=True)
 class TrainReport:
     """One call of `train`. `scores` are on the validation subjects, if any; `left_out` samples lack features.
 
@@ -46,6 +62,8 @@ class TrainReport:
     stopped: str = ""
     megabytes: float = 0.0
     plan: Plan | None = None
+    by_language: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)  # scores, where there are several
+    profile: Profile | None = None  # of a training for one person; nothing else changed then
 
 
 @dataclass(frozen=True)

@@ -57,7 +57,10 @@ class Sample:
 
 
 class StoredSample(msgspec.Struct, frozen=True, kw_only=True):
-    """A checked sample. `inputs`: by slot, a list with a value or None for each place; media as encoded files."""
+    """A checked sample. `inputs`: by slot, a list with a value or None for each place; media as encoded files.
+
+    `aside`: why it is kept out of training until a person has looked at it; empty where it is not.
+    """
 
     inputs: dict[str, list[StoredInput | None]]
     labels: dict[str, Label] = {}
@@ -66,6 +69,7 @@ class StoredSample(msgspec.Struct, frozen=True, kw_only=True):
     source: str | None = None
     retain_until: str | None = None
     language: str | None = None
+    aside: str = ""
     sample_id: str = ""
 
 

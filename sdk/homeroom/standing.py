@@ -7,6 +7,7 @@ from typing import Any
 from homeroom.bundle import Bundle
 from homeroom.installing import kept_tier
 from homeroom.lineage import newest_global
+from homeroom.policies import policy_in_force
 from homeroom.spending import view
 from homeroom.store import Store
 
@@ -14,16 +15,19 @@ from homeroom.store import Store
 def standing(store: Store, bundle: Bundle) -> dict[str, Any]:
     version, newest = store.current(), newest_global(store, bundle)
     in_use = {"kind": version.kind, "base": version.base, "version_id": version.version_id} if version else "bundle"
-    manifest = bundle.manifest
+    manifest, policy = bundle.manifest, policy_in_force(store)
     return {
         "directory": str(store.directory),
         "bundle": {"name": manifest.name, "version": manifest.version, "bundle_id": bundle.bundle_id},
         "tier": kept_tier(store, bundle),
         "samples": store.count(),
+        "set_aside": [f"{sample.sample_id[:12]}: {sample.aside}" for sample in store.set_aside()],
         "subjects": len(store.subjects()),
+        "profiles": store.profiles(),
         "in_use": in_use,
         "global_version": newest.base if newest else 0,
         "versions": len(store.versions()),
+        "policy": {"institution": policy.institution, "version": policy.version} if policy else None,
         "joined": store.get_secret("identity.enrolment") is not None,
         "updates_waiting": len(store.pending_updates()),
         "updates_sent": len(store.sent_updates()),

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 import msgspec
+import safetensors.numpy
 
 from homeroom.durable import make_directory, write_durable
 from homeroom.store import Export
@@ -39,6 +40,9 @@ def write_export(held: Export, folder: Path) -> int:
         return name
 
     document = _document(held, save)
+    if held.profile is not None:
+        write_durable(folder / "profile.safetensors", safetensors.numpy.save(held.profile.segments))
+        written.append("profile.safetensors")
     write_durable(folder / "export.json", msgspec.json.format(msgspec.json.encode(document), indent=1))
     return len(written) + 1
 
@@ -55,7 +59,11 @@ def _document(held: Export, media: Any) -> dict[str, Any]:
             for slot, places in sample.inputs.items()
         }
         samples.append(row)
-    return asdict(held) | {"samples": samples}
+    profile = None
+    if held.profile is not None:
+        sizes = {segment_id: len(values) for segment_id, values in held.profile.segments.items()}
+        profile = {**held.profile.facts, "segments": sizes}
+    return asdict(replace(held, profile=None)) | {"samples": samples, "profile": profile}
 
 
 def _ending(data: bytes) -> str:

@@ -116,6 +116,7 @@ class Client:
         """instance: names the machine, so that the aggregator notices a key that two of them use."""
         self.enrolment, self.key, self.instance = enrolment, key, instance
         self.server_time: datetime.datetime | None = None  # as the aggregator last signed it for this client
+        self.certificate: Certificate | None = None  # the aggregator's, once `round` has checked it
         self._nonce: str | None = None
         self._sent_nonce = ""
         self._line = Connection(enrolment.address, network, transport=transport)
@@ -163,6 +164,7 @@ class Client:
             verify(found.certificate.key, "time", stated, found.time_signature, where=where)
             with contextlib.suppress(ValueError):
                 self.server_time = datetime.datetime.fromisoformat(found.time)
+        self.certificate = found.certificate
         return configuration
 
     def rotate(self, new: Ed25519PrivateKey) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 
 import msgspec
@@ -11,7 +11,7 @@ import numpy as np
 
 from homeroom.calibration import temperature
 from homeroom.contract.manifest import Manifest
-from homeroom.dataset import Batch, Dataset, needs_all
+from homeroom.dataset import Batch, Dataset, Example, needs_all
 from homeroom.errors import TrainError
 from homeroom.optim import AdamW, one_cycle
 from homeroom.runtime import Graphs
@@ -44,6 +44,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     clip_norm: float = 0.0
     constant_rate: bool = False  # for rounds of a federation, each a part of one long training
     checkpoint_s: float = 5.0
+    frozen: tuple[str, ...] = ()  # segments that stay as they are
 
 
 class Epoch(msgspec.Struct, frozen=True):
@@ -114,6 +115,7 @@ def fit(
     if not weights.any():
         raise TrainError("no sample has a label that its inputs can teach", remedy="add labelled samples")
     variants = graphs.steps("grad_clipped" if settings.clip_norm else "grad")
+    still = graphs.narrow(_inside(train.manifest, settings.frozen, whole)) > 0
     state = resume or _begin(theta0)
     optimiser = AdamW(len(theta0), settings.weight_decay)
     optimiser.first, optimiser.second, optimiser.steps = state.first, state.second, state.steps
@@ -130,6 +132,8 @@ def fit(
                 gradient = gradient + settings.proximal * (state.theta - theta0)
             share = 1.0 if settings.constant_rate else one_cycle(state.steps, total, settings.warmup)
             optimiser.step(state.theta, gradient, settings.learning_rate * share)
+            if settings.frozen:
+                state.theta[still] = theta0[still]
             state.steps, state.batch, state.loss = optimiser.steps, state.batch + 1, state.loss + loss
             if progress:
                 progress("training", state.steps, total)
@@ -164,6 +168,19 @@ def evaluate(graphs: Graphs, dataset: Dataset, theta: np.ndarray) -> dict[str, S
     return scores
 
 
+def by_language(graphs: Graphs, dataset: Dataset, theta: np.ndarray) -> dict[str, dict[str, Score]]:
+    """As `evaluate`, for the samples of each language that any states; none where all are of one."""
+    found: dict[str, list[Example]] = {}
+    for example in dataset.examples:
+        found.setdefault(example.language, []).append(example)
+    if len(found) < 2:
+        return {}
+    return {
+        language or "unstated": evaluate(graphs, Dataset(dataset.manifest, examples), theta)
+        for language, examples in sorted(found.items())
+    }
+
+
 def outputs_of(graphs: Graphs, dataset: Dataset, theta: np.ndarray) -> dict[str, np.ndarray]:
     """The output of every task, float32 [examples, width], in the dataset's order."""
     theta = graphs.narrow(theta)
@@ -195,6 +212,14 @@ def sample_weights(dataset: Dataset, settings: Settings) -> np.ndarray:
         chosen = settings.task_weights.get(task.name, 1.0)
         weights[:, column] *= chosen * len(dataset) / rows.sum()
     return weights
+
+
+def _inside(manifest: Manifest, segments: Collection[str], theta: np.ndarray) -> np.ndarray:
+    """float32 [P]: 1 in these segments, else 0."""
+    found = np.zeros_like(theta)
+    for name in segments:
+        found[manifest.layout.slices[name]] = 1.0
+    return found
 
 
 def _begin(theta0: np.ndarray) -> TrainState:

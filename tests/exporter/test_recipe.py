@@ -85,6 +85,8 @@ def test_the_example_recipes_are_valid(path: Path) -> None:
         ('labels = ["low", "middle", "high"]', 'labels = ["low"]', 28, "at least 2"),
         ("epochs = 7", 'epochs = "7"', 31, "expected `int`"),
         ('other = "text"', 'other = "text"\nthird = "text"', 17, "no task reads it"),
+        ("epochs = 7", 'epochs = 7\n[scopes]\nhead.grades = "personal"', 33, "no such segment"),
+        ("epochs = 7", 'epochs = 7\n[scopes]\nfusion = "secret"', 33, "invalid enum value"),
     ],
 )
 def test_a_refusal_names_the_line_at_fault(old: str, new: str, line: int, says: str) -> None:

@@ -12,6 +12,11 @@ import numpy as np
 from homeroom.contract.canonical import identity
 
 Scope = Literal["shared", "institution", "personal"]
+SCOPES: tuple[Scope, ...] = ("shared", "institution", "personal")  # widest first
+
+
+def narrower(one: Scope, other: Scope) -> Scope:
+    return max(one, other, key=SCOPES.index)
 
 
 class Parameter(msgspec.Struct, frozen=True):
@@ -25,7 +30,9 @@ class Segment(msgspec.Struct, frozen=True, kw_only=True):
     """A named slice of theta.
 
     `modality` or `task`, where set, is what a sample must have for the segment to learn from it;
-    `reads` are the `features_id`s that it was made for; `meaning` is the module's kind and its settings.
+    `reads` are the `features_id`s that it was made for; `meaning` is the module's kind and its settings. `scope` is how
+    far it goes without a policy (shared: to the federation; institution: to one school's own aggregator; personal:
+    nowhere), and `widest` how far it may ever go.
     """
 
     name: str

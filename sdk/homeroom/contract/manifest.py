@@ -11,7 +11,7 @@ from typing import Annotated, Literal
 import msgspec
 
 from homeroom.contract.canonical import decode
-from homeroom.contract.layout import FULL, Layout, Segment
+from homeroom.contract.layout import FULL, Layout, Segment, narrower
 from homeroom.errors import BundleError
 
 FORMAT = 1  # readers accept this and the two before it
@@ -267,11 +267,7 @@ def read_manifest(data: bytes) -> Manifest:
     for segment in manifest.segments:
         if any(d < 1 for p in segment.parameters for d in p.shape):
             raise refuse(f"segment {segment.name} has an empty parameter")
-        if ("shared", "institution", "personal").index(segment.scope) < (
-            "shared",
-            "institution",
-            "personal",
-        ).index(segment.widest):
+        if narrower(segment.scope, segment.widest) != segment.scope:
             raise refuse(f"segment {segment.name} is wider than its widest scope")
     if manifest.layout.size > THETA_LIMIT:
         raise refuse(f"theta has more than {THETA_LIMIT:,} values")

@@ -1,7 +1,7 @@
 """Who may say what: Ed25519 keys (RFC 8032), certificates and signed documents; `cryptography` does the work.
 
-A root key signs the certificates of an exporter's, an aggregator's and a roster's key; these sign bundles, versions of
-theta, and which devices may form a cohort.
+A root key signs the certificates of an exporter's, an aggregator's, a roster's and an institution's key; these sign
+bundles, versions of theta, which devices may form a cohort, and policies.
 Nothing expires, since devices have no clock to trust.
 """
 
@@ -20,7 +20,7 @@ from homeroom.contract.canonical import canonical, digest
 from homeroom.contract.manifest import Hash
 from homeroom.errors import TrustError
 
-Role = Literal["exporter", "aggregator", "roster"]
+Role = Literal["exporter", "aggregator", "roster", "institution"]
 
 
 class Certificate(msgspec.Struct, frozen=True, kw_only=True):

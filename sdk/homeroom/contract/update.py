@@ -8,7 +8,7 @@ from __future__ import annotations
 import uuid
 from collections.abc import Mapping
 from math import isqrt
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import msgspec
 import numpy as np
@@ -18,8 +18,9 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from homeroom.contract import envelope
 from homeroom.contract.canonical import digest, identity
 from homeroom.contract.codecs import Codec, decode, encode
-from homeroom.contract.layout import FULL, Layout
+from homeroom.contract.layout import FULL, Layout, Scope, Segment, narrower
 from homeroom.contract.manifest import Hash
+from homeroom.contract.policy import narrowed
 from homeroom.contract.privacy import Privacy, clip, squares
 from homeroom.contract.secure import SecureRules
 from homeroom.contract.signing import public_hex
@@ -63,6 +64,8 @@ class RoundConfiguration(msgspec.Struct, frozen=True, kw_only=True):
 
     codec: how values are to travel; a device may always send `fixed32`. keep: values of each 256 that `topk` sends.
     secure: where it is set, updates are summed in secure rounds and none is sent by itself (`docs/secure.md`).
+    scope: how narrow a segment may be to be merged here: `institution` on a school's own aggregator. scopes: narrower
+    ones than the bundle's, from the policy of whoever serves it.
     A field that is added later needs a default, and is no part of `document` while it has it: a configuration from
     before then keeps its identity, and so does the log that belongs to it.
     """
@@ -81,6 +84,8 @@ class RoundConfiguration(msgspec.Struct, frozen=True, kw_only=True):
     update_limit_bytes: Annotated[int, msgspec.Meta(ge=1024)] = 64 << 20
     secure: SecureRules | None = None
     privacy: Privacy | None = None
+    scope: Literal["shared", "institution"] = "shared"
+    scopes: dict[str, Scope] = {}
 
     def __post_init__(self) -> None:
         if self.privacy is None:
@@ -101,13 +106,16 @@ class RoundConfiguration(msgspec.Struct, frozen=True, kw_only=True):
     @property
     def document(self) -> dict[str, Any]:
         """What is signed and identified: the fields of the first release, and later ones that were chosen."""
-        later = {f.name: f.default for f in msgspec.structs.fields(self) if f.name not in FIRST_FIELDS}
-        chosen = msgspec.to_builtins(self)
-        return {n: v for n, v in chosen.items() if n not in later or getattr(self, n) != later[n]}
+        chosen, unset = msgspec.to_builtins(self), RoundConfiguration(bundle_id=self.bundle_id)
+        return {n: v for n, v in chosen.items() if n in FIRST_FIELDS or getattr(self, n) != getattr(unset, n)}
 
     @property
     def configuration_id(self) -> str:
         return identity(self.document)
+
+    def takes(self, segment: Segment) -> bool:
+        """Whether a segment of this scope may come here."""
+        return narrower(segment.scope, self.scope) == self.scope
 
 
 def weight(examples: int, staleness: int, configuration: RoundConfiguration) -> int:
@@ -173,12 +181,15 @@ def make_update(
     """
     if configuration.whole:
         tier = FULL  # what a smaller one lacks is a difference of zero
-    chosen = [s for s in layout if examples.get(s.name, 0) > 0 and s.scope == "shared"]
+    leaving = [s for s in narrowed(layout, configuration.scopes) if configuration.takes(s)]
+    chosen = [s for s in leaving if examples.get(s.name, 0) > 0]
     if not chosen:
-        raise UpdateError("no shared segment was trained", code="empty", remedy="add labelled samples and train first")
+        raise UpdateError(
+            "no segment that may leave was trained", code="empty", remedy="add labelled samples and train first"
+        )
     codec, bits, keep = configuration.codec, configuration.scale_bits, configuration.keep
     if configuration.privacy:
-        chosen = [s for s in layout if s.scope == "shared"]
+        chosen = leaving
         examples = dict.fromkeys((s.name for s in chosen), 1)
         whole = clip(np.concatenate([delta[layout.places(s.name)] for s in chosen]), configuration.privacy, bits)
         ends = np.cumsum([s.size for s in chosen])[:-1]
@@ -260,7 +271,7 @@ def read_update(data: bytes, configuration: RoundConfiguration, layout: Layout) 
         raise UpdateError("this round sums whole segments", code="malformed", remedy="update homeroom")
     if header.tier not in (FULL, *(name for name, _ in layout.tiers)):
         raise UpdateError(f"tier {header.tier!r} is unknown here", code="malformed")
-    known = {s.segment_id: s for s in layout}
+    known = {s.segment_id: s for s in narrowed(layout, configuration.scopes)}
     found = envelope.tensors(payload, where=where, error=UpdateError)
     if sorted(found) != sorted({e.segment_id for e in header.segments}) or len(found) != len(header.segments):
         raise UpdateError("the payload's segments are not those of the header", code="malformed")
@@ -270,7 +281,7 @@ def read_update(data: bytes, configuration: RoundConfiguration, layout: Layout) 
         segment = known.get(entry.segment_id)
         if segment is None:
             raise UpdateError(f"segment {entry.name!r} is not merged here", code="unknown_segment")
-        if segment.scope != "shared":
+        if not configuration.takes(segment):
             raise UpdateError(f"segment {segment.name} is {segment.scope}", code="personal_segment")
         where_in = layout.places(segment.name, header.tier)
         size = segment.size if isinstance(where_in, slice) else len(where_in)
@@ -298,8 +309,8 @@ def _check_private(
     layout: Layout,
 ) -> None:
     """Raise UpdateError unless one clip was put on the whole update, all of it is there, and no count is told."""
-    shared = {segment.name for segment in layout if segment.scope == "shared"}
-    if header.privacy != privacy or set(values) != shared or any(entry.examples != 1 for entry in header.segments):
+    taken = {s.name for s in narrowed(layout, configuration.scopes) if configuration.takes(s)}
+    if header.privacy != privacy or set(values) != taken or any(entry.examples != 1 for entry in header.segments):
         raise UpdateError(REFUSALS["not_private"], code="not_private", remedy="sync, then train again")
     limit = privacy.clip_grid(configuration.scale_bits)
     if sum(squares(part) for part in values.values()) > limit * limit:

@@ -14,6 +14,7 @@ import contextlib
 
 from homeroom.errors import DiskFullError
 from homeroom.store.opened import Opened
+from homeroom.store.profiles import remove_profile
 from homeroom.store.records import ForgetReport
 
 
@@ -72,6 +73,9 @@ def _remove(opened: Opened, subject_id: int) -> ForgetReport:
     samples = database.write("DELETE FROM samples WHERE subject_id = ?", (subject_id,))
     if entered("state"):
         _drop_state(opened)
+    profiles = entered("profile")
+    for owner in profiles:
+        remove_profile(opened, int(owner))
     for kind, table, key, items in (
         ("version", "versions", "version_id", versions),
         ("update", "updates", "update_id", unsent),
@@ -86,7 +90,7 @@ def _remove(opened: Opened, subject_id: int) -> ForgetReport:
     database.write_many("INSERT OR IGNORE INTO unlearning VALUES (?, 'pending')", [(u,) for u in unlearning])
     database.write("DELETE FROM lineage WHERE subject_id = ?", (subject_id,))
     database.write("DELETE FROM subjects WHERE subject_id = ?", (subject_id,))
-    return ForgetReport(samples, len(versions), len(unsent), tuple(unlearning))
+    return ForgetReport(samples, len(versions), len(unsent), tuple(unlearning), len(profiles))
 
 
 def _drop_state(opened: Opened) -> None:

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from homeroom.errors import StoreError
 from homeroom.store.database import Database
-from homeroom.vault import BrokenSealError, Cipher, Ring, new_key
+from homeroom.vault import BrokenSealError, Cipher, Ring, new_key, open_twice, seal_twice
 
 
 class KeyGoneError(StoreError):
@@ -103,6 +103,14 @@ class KeyBook:
             places = (("samples.facts", sample_id), ("samples.inputs", sample_id))
             bodies = [new.seal(old.cipher.open(s, *p), *p) for s, p in zip(sealed, places, strict=True)]
             self.database.write("UPDATE samples SET facts = ?, inputs = ? WHERE sample_id = ?", (*bodies, sample_id))
+        for table, key, column, owner in PERSONAL:
+            for name, sealed in self.database.rows(
+                f"SELECT {key}, {column} FROM {table} WHERE {owner} = ?", (subject_id,)
+            ):
+                place = (f"{table}.{column}", name)
+                plain = open_twice(self.device, old.cipher, sealed, *place)
+                body = seal_twice(self.device, new, plain, *place)
+                self.database.write(f"UPDATE {table} SET {column} = ? WHERE {key} = ?", (body, name))
         self.database.write(
             "UPDATE subjects SET data_key = ?, name = ? WHERE subject_id = ?",
             (self._wrap(new.key, row[1]), new.seal(old.name.encode(), "subjects.name"), subject_id),
@@ -148,11 +156,16 @@ class KeyBook:
 
 
 SUBJECTS = "SELECT subject_id, name_index, data_key, name FROM subjects ORDER BY subject_id"
+PERSONAL = (  # sealed twice: with the owner's key, then with the device's
+    ("profiles", "subject_id", "facts", "subject_id"),
+    ("segments", "owner || '/' || segment_id", "body", "owner"),
+)
 MIXED = (
     ("secrets", "name", "body"),
     ("versions", "version_id", "facts"),
     ("versions", "version_id", "theta"),
     ("updates", "update_id", "data"),
+    *(entry[:3] for entry in PERSONAL),
 )
 
 

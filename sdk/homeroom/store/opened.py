@@ -103,16 +103,20 @@ class Opened:
             yield subjects[subject_id], open_sample(subjects[subject_id], sample_id, facts)
 
     def read_samples(self, name: str | None) -> Iterator[StoredSample]:
-        """Samples in the order they were added; damaged rows are mended first, or listed and left out."""
+        """Samples in the order they were added; damaged rows are mended first, or listed and left out.
+
+        One that was put back has no reason any more.
+        """
         if not self.checked:
             self.mend()
         subjects, _ = self.keys.sound()
         where, parameters = "", ()
         if name is not None:
             where, parameters = "WHERE subject_id = ?", (self.known(name).subject_id,)  # type: ignore[assignment]
-        sql = f"SELECT sample_id, subject_id, facts, inputs FROM samples {where} ORDER BY number"
-        for sample_id, subject_id, facts, inputs in self.database.each(sql, parameters):
-            yield open_sample(subjects[subject_id], sample_id, facts, inputs)
+        sql = f"SELECT sample_id, subject_id, facts, inputs, aside FROM samples {where} ORDER BY number"
+        for sample_id, subject_id, facts, inputs, aside in self.database.each(sql, parameters):
+            sample = open_sample(subjects[subject_id], sample_id, facts, inputs)
+            yield sample if aside else msgspec.structs.replace(sample, aside="")
 
     def close(self) -> None:
         """Renew the copy if anything changed since, and let go of the directory."""

@@ -1,9 +1,11 @@
-"""What the store hands out, as frozen data; imports nothing."""
+"""What the store hands out, as frozen data; imports numpy only."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
 from typing import Any, Literal
+
+import numpy as np
 
 
 @dataclass(frozen=True)
@@ -33,6 +35,17 @@ class ForgetReport:
     versions: int = 0
     unsent_updates: int = 0
     unlearning: tuple[str, ...] = ()
+    profiles: int = 0  # the subject's own, and those of others that grew from a theta with the subject in it
+
+
+@dataclass(frozen=True)
+class StoredProfile:
+    """One person's own theta. `segments`: float32 [size] by segment_id; `subjects`: who entered it, the owner too."""
+
+    subject: str
+    facts: dict[str, Any]
+    segments: dict[str, np.ndarray]
+    subjects: tuple[str, ...]
 
 
 @dataclass(frozen=True)
@@ -44,4 +57,5 @@ class Export:
     versions: tuple[str, ...]
     updates: tuple[str, ...]
     cached_features: int
+    profile: StoredProfile | None = None
     audit: tuple[dict[str, Any], ...] = field(default=())

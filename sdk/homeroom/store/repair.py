@@ -22,7 +22,7 @@ from homeroom.vault import BrokenSealError, Ring
 
 CHECKED_AT_OPEN_BYTES = 64 << 20  # a larger store is checked before it is read or copied, not at every opening
 LOGS = ("-wal", "-shm", "-journal")
-TABLES = ("subjects", "samples", "versions", "updates", "unlearning", "lineage", "secrets")
+TABLES = ("subjects", "samples", "versions", "updates", "unlearning", "lineage", "secrets", "profiles", "segments")
 
 
 def locked(problem: sqlite3.Error, directory: Path) -> Exception:
@@ -145,6 +145,10 @@ def _put_back(database: Database, copy: sqlite3.Connection | None, broken: Broke
 
 def _remove(database: Database, broken: Broken) -> None:
     kind = {"versions": "version", "updates": "update"}.get(broken.table)
+    if broken.table in ("subjects", "profiles"):
+        database.write("DELETE FROM segments WHERE owner = ?", (broken.name,))
+        database.write("DELETE FROM profiles WHERE subject_id = ?", (broken.name,))
+        database.write("DELETE FROM lineage WHERE kind = 'profile' AND item = ?", (str(broken.name),))
     if broken.table == "subjects":
         database.write("DELETE FROM lineage WHERE subject_id = ?", (broken.name,))
         database.write("DELETE FROM samples WHERE subject_id = ?", (broken.name,))

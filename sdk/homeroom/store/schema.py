@@ -6,7 +6,7 @@ import sqlite3
 from collections.abc import Callable
 
 OLDEST = 1  # that can still be migrated
-VERSION = 1  # PRAGMA user_version of device.db
+VERSION = 3  # PRAGMA user_version of device.db
 APPLICATION_ID = 0x484D524D  # "HMRM"
 
 DEVICE = """
@@ -18,8 +18,10 @@ CREATE TABLE subjects (
     data_key BLOB NOT NULL, name BLOB NOT NULL);
 CREATE TABLE samples (
     number INTEGER PRIMARY KEY AUTOINCREMENT, sample_id TEXT NOT NULL UNIQUE,
-    subject_id INTEGER NOT NULL REFERENCES subjects, facts BLOB NOT NULL, inputs BLOB NOT NULL);
+    subject_id INTEGER NOT NULL REFERENCES subjects, facts BLOB NOT NULL, inputs BLOB NOT NULL,
+    aside INTEGER NOT NULL DEFAULT 0, near BLOB);
 CREATE INDEX samples_by_subject ON samples (subject_id);
+CREATE INDEX samples_by_near ON samples (near);
 CREATE TABLE versions (
     number INTEGER PRIMARY KEY AUTOINCREMENT, version_id TEXT NOT NULL UNIQUE,
     kind TEXT NOT NULL CHECK (kind IN ('local', 'global')), base INTEGER NOT NULL,
@@ -29,9 +31,14 @@ CREATE TABLE updates (
     state TEXT NOT NULL CHECK (state IN ('pending', 'sending', 'sent', 'refused')), data BLOB);
 CREATE TABLE unlearning (update_id TEXT PRIMARY KEY, state TEXT NOT NULL CHECK (state IN ('pending', 'sent')));
 CREATE TABLE lineage (
-    subject_id INTEGER NOT NULL REFERENCES subjects, kind TEXT NOT NULL CHECK (kind IN ('version', 'update', 'state')),
+    subject_id INTEGER NOT NULL REFERENCES subjects,
+    kind TEXT NOT NULL CHECK (kind IN ('version', 'update', 'state', 'profile')),
     item TEXT NOT NULL, PRIMARY KEY (subject_id, kind, item)) WITHOUT ROWID;
 CREATE INDEX lineage_by_item ON lineage (kind, item);
+CREATE TABLE profiles (subject_id INTEGER PRIMARY KEY REFERENCES subjects, facts BLOB NOT NULL);
+CREATE TABLE segments (
+    owner INTEGER NOT NULL REFERENCES subjects, segment_id TEXT NOT NULL, body BLOB NOT NULL,
+    PRIMARY KEY (owner, segment_id));
 CREATE TABLE secrets (name TEXT PRIMARY KEY, body BLOB NOT NULL);
 CREATE TABLE audit (number INTEGER PRIMARY KEY AUTOINCREMENT, at TEXT NOT NULL, event TEXT NOT NULL, count INTEGER);
 CREATE TABLE damage (number INTEGER PRIMARY KEY AUTOINCREMENT, at TEXT NOT NULL, what TEXT NOT NULL);
@@ -50,5 +57,23 @@ CREATE TABLE IF NOT EXISTS features (
     UNIQUE (subject_id, name));
 """
 
+
+def _profiles(connection: sqlite3.Connection) -> None:
+    """1 to 2: tables for personal theta; lineage knows one kind more."""
+    rows = connection.execute("SELECT * FROM lineage").fetchall()
+    connection.execute("DROP TABLE lineage")
+    for statement in DEVICE.split(";"):
+        if any(f" {name} " in statement.split("(")[0] for name in ("lineage", "profiles", "segments")):
+            connection.execute(statement)
+    connection.executemany("INSERT INTO lineage VALUES (?, ?, ?)", rows)
+
+
+def _aside(connection: sqlite3.Connection) -> None:
+    """2 to 3: a sample can be set aside, and found by what near copies have in common."""
+    connection.execute("ALTER TABLE samples ADD COLUMN aside INTEGER NOT NULL DEFAULT 0")
+    connection.execute("ALTER TABLE samples ADD COLUMN near BLOB")
+    connection.execute("CREATE INDEX samples_by_near ON samples (near)")
+
+
 # From each older version to the next; run inside one transaction, after a copy was made.
-MIGRATIONS: dict[int, Callable[[sqlite3.Connection], None]] = {}
+MIGRATIONS: dict[int, Callable[[sqlite3.Connection], None]] = {1: _profiles, 2: _aside}

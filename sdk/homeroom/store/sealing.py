@@ -10,13 +10,13 @@ import msgspec
 
 from homeroom.samples import StoredSample
 from homeroom.store.database import Database
-from homeroom.store.keybook import KeyBook, Subject
+from homeroom.store.keybook import PERSONAL, KeyBook, Subject
 from homeroom.vault import Cipher
 
 
 def pack_sample(sample: StoredSample) -> tuple[bytes, bytes]:
     """Facts (labels, consent, dates) and inputs (text, media) as MessagePack, apart so that facts are quick to read."""
-    facts = {name: getattr(sample, name) for name in FACTS}
+    facts = {name: getattr(sample, name) for name in FACTS} | ({"aside": sample.aside} if sample.aside else {})
     return msgspec.msgpack.encode(facts, order="sorted"), msgspec.msgpack.encode(sample.inputs, order="sorted")
 
 
@@ -57,6 +57,13 @@ def broken_rows(database: Database, keys: KeyBook) -> Iterator[Broken]:
     for name, data in database.rows("SELECT update_id, data FROM updates"):
         if not device.holds(data, "updates.data", name):
             yield Broken("updates", "update_id", name)
+    for table, key, column, owner in PERSONAL:
+        for name, body, subject_id in database.each(f"SELECT {key}, {column}, {owner} FROM {table}"):
+            subject, place = good.get(subject_id), (f"{table}.{column}", name)
+            if subject is None or not (
+                device.holds(body, *place) and subject.cipher.holds(device.open(body, *place), *place)
+            ):
+                yield Broken(table, key, name)
     for name, subject_id, facts, media in database.each("SELECT sample_id, subject_id, facts, inputs FROM samples"):
         subject = good.get(subject_id)
         if subject is None or not (

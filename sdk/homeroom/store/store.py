@@ -5,6 +5,7 @@ It may import vault, backup, samples and its own parts; no other module of the d
 
 from __future__ import annotations
 
+import datetime
 import secrets
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
@@ -22,8 +23,9 @@ from homeroom.store.forget import expire, forget_subject
 from homeroom.store.keybook import KeyBook, Subject
 from homeroom.store.opened import Opened
 from homeroom.store.opening import open_store
-from homeroom.store.records import Export, ForgetReport, StoredUpdate, Version
-from homeroom.store.sealing import pack_sample, seal_sample
+from homeroom.store.profiles import put_profile, read_profile
+from homeroom.store.records import Export, ForgetReport, StoredProfile, StoredUpdate, Version
+from homeroom.store.samples import add_samples, put_back, set_aside
 from homeroom.vault import Cipher, Keys
 
 RESIDUAL = "residual."  # of a secret's name; the update's id follows
@@ -69,23 +71,20 @@ class Store:
 
     # Samples
 
-    def add(self, samples: Sequence[StoredSample]) -> list[str]:
-        """Store samples; return their ids. A sample that is already there, content and labels alike, is not doubled."""
-        ids = []
-        with self.step("add", len(samples)):
-            for sample in samples:
-                subject = self._keys.find_or_make(sample.subject)
-                facts, inputs = pack_sample(sample)
-                sample_id = subject.cipher.index("sample", facts, inputs).hex()
-                row = (sample_id, subject.subject_id, *seal_sample(subject.cipher, sample_id, facts, inputs))
-                self._database.write(
-                    "INSERT INTO samples (sample_id, subject_id, facts, inputs) VALUES (?, ?, ?, ?) "
-                    "ON CONFLICT (sample_id) DO NOTHING",
-                    row,
-                )
-                ids.append(sample_id)
-        self._opened.back_up()
-        return ids
+    def add(self, samples: Sequence[StoredSample], prints: Sequence[bytes] | None = None) -> list[str]:
+        """Store samples; return their ids. A sample that is already there, content and labels alike, is not doubled.
+
+        prints: by sample, what near copies have in common (b"": not to be compared); see `homeroom.store.samples`.
+        """
+        return add_samples(self._opened, samples, prints or [b""] * len(samples))
+
+    def set_aside(self) -> list[StoredSample]:
+        """Samples that are kept out of training, without their inputs; `aside` says why."""
+        return set_aside(self._opened)
+
+    def put_back(self, sample_ids: Sequence[str]) -> None:
+        """Let samples teach after all; InputError, and nothing changed, if one of them is not set aside."""
+        put_back(self._opened, sample_ids)
 
     def samples(self, subject: str | None = None) -> list[StoredSample]:
         """Every sample, or one subject's, in the order they were added."""
@@ -198,6 +197,21 @@ class Store:
             self._database.write("DELETE FROM secrets WHERE name = 'state'")
             self._database.write("DELETE FROM lineage WHERE kind = 'state'")
 
+    # Personal theta
+
+    def put_profile(
+        self, subject: str, facts: Mapping[str, Any], segments: Mapping[str, np.ndarray], subjects: Iterable[str]
+    ) -> None:
+        """Store a person's own float32 [size] by segment_id, and who entered it, in place of what was there."""
+        put_profile(self._opened, subject, facts, segments, subjects)
+
+    def profile(self, subject: str) -> StoredProfile | None:
+        return read_profile(self._opened, subject)
+
+    def profiles(self) -> int:
+        """How many persons have one."""
+        return int(self._database.one("SELECT count(*) FROM profiles")[0])
+
     # Outbox
 
     def queue_update(
@@ -262,6 +276,13 @@ class Store:
             self._database.write(sql, (update_id,))
             self.put_secret(f"{RESIDUAL}{update_id}", None)
 
+    def call_off(self, update_id: str) -> None:
+        """Do not send an update: dropped if nobody can have it, else left as sent, so that it is not counted twice."""
+        sql = "UPDATE updates SET state = 'sent', data = NULL WHERE update_id = ? AND state = 'sending'"
+        with self._database.step():
+            if not self._database.write(sql, (update_id,)):
+                self.drop_update(update_id)
+
     def drop_update(self, update_id: str) -> None:
         with self._database.step():
             self._database.write("DELETE FROM updates WHERE update_id = ?", (update_id,))
@@ -307,6 +328,7 @@ class Store:
             versions=tuple(self._items(found, "version")),
             updates=tuple(self._items(found, "update")),
             cached_features=self._cache.count(found.subject_id),
+            profile=self.profile(subject),
         )
 
     def audit(self) -> list[dict[str, Any]]:
@@ -316,13 +338,17 @@ class Store:
             for at, event, count in self._database.rows("SELECT at, event, count FROM audit ORDER BY number")
         ]
 
+    def today(self) -> datetime.date:
+        """The day that retention goes by."""
+        return self._opened.look_at_clock().newest
+
     def clock_warning(self) -> str | None:
         """What is odd about the system's clock, if anything."""
         return self._opened.believed.warning
 
     def expire(self) -> int:
         """Remove samples whose retention date has passed; return how many."""
-        return expire(self._opened, self._opened.look_at_clock().newest.isoformat())
+        return expire(self._opened, self.today().isoformat())
 
     def damage(self) -> list[str]:
         """What was found damaged so far, and what became of it, oldest first."""
@@ -376,8 +402,8 @@ class Store:
         return [row[0] for row in self._database.rows(sql, (subject.subject_id, kind))]
 
     def _drop_old_versions(self) -> None:
-        current, newest = self.current(), self.newest_global()
-        kept = {v.version_id for v in (current, newest) if v}
+        local = next((v for v in reversed(self.versions()) if v.kind == "local"), None)  # has the segments that stay
+        kept = {v.version_id for v in (self.current(), self.newest_global(), local) if v}
         for (version_id,) in self._database.rows(
             "SELECT version_id FROM versions ORDER BY number DESC LIMIT -1 OFFSET ?", (KEPT_VERSIONS,)
         ):

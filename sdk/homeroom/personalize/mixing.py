@@ -1,0 +1,16 @@
+"""Mixing: a share of the personal weights, the rest of the shared ones.
+
+Deng et al. 2020, "Adaptive Personalized Federated Learning" (APFL), equation 3: alpha v + (1 - alpha) w; here alpha is
+chosen on held-out samples instead of by gradient.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+SHARES = (0.25, 0.5, 0.75, 1.0)
+
+
+def mix(shared: np.ndarray, personal: np.ndarray, share: float) -> np.ndarray:
+    """float32, the shape of both."""
+    return np.asarray(shared + np.float32(share) * (personal - shared), np.float32)

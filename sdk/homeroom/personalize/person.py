@@ -1,0 +1,39 @@
+"""What every method of personalization starts from; imports training only."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import msgspec
+import numpy as np
+
+from homeroom.dataset import Dataset
+from homeroom.runtime import Graphs
+from homeroom.training import Settings, fit
+
+
+class OutOfTimeError(Exception):
+    """The budget ended inside a method; what it had is not used."""
+
+
+@dataclass(frozen=True)
+class Person:
+    """`shared`: float32 [P], the model of all; `settings`: of the device's training; `stop`: whether to end there."""
+
+    graphs: Graphs
+    shared: np.ndarray
+    settings: Settings
+    stop: Callable[[], bool] = bool
+
+    def train(self, own: Dataset, **changes: Any) -> np.ndarray:
+        """Theta [P] after training from the shared one on `own`, with some settings changed."""
+        settings = msgspec.structs.replace(self.settings, **changes)
+        found = fit(self.graphs, own, None, self.shared, settings, stop=self.stop)
+        if not found.finished:
+            raise OutOfTimeError
+        return found.theta
+
+
+Method = Callable[[Person, Dataset], np.ndarray]

@@ -1,0 +1,77 @@
+"""Samples in the store: added all or none, set aside with a reason, put back; imports opened only."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import msgspec
+
+from homeroom.errors import InputError
+from homeroom.samples import SUBJECT, StoredSample
+from homeroom.store.keybook import Subject
+from homeroom.store.opened import Opened
+from homeroom.store.sealing import open_sample, pack_sample, seal_sample
+
+INSERT = (
+    "INSERT INTO samples (sample_id, subject_id, facts, inputs, aside, near) VALUES (?, ?, ?, ?, ?, ?) "
+    "ON CONFLICT (sample_id) DO NOTHING"
+)
+
+
+def add_samples(opened: Opened, samples: Sequence[StoredSample], prints: Sequence[bytes]) -> list[str]:
+    """Store samples; those with `aside` set are kept out of training. prints: what near copies have in common, or b"".
+
+    A near copy of the same person's that has the same labels, or contradicts them, is set aside too. Its exact double
+    is not stored again.
+    """
+    ids = []
+    with opened.step("add", len(samples)):
+        for sample, near in zip(samples, prints, strict=True):
+            subject = opened.keys.find_or_make(sample.subject)
+            sample_id = subject.cipher.index("sample", *pack_sample(msgspec.structs.replace(sample, aside=""))).hex()
+            key = subject.cipher.index("near", near) if near else None
+            if key and not sample.aside:
+                sample = msgspec.structs.replace(sample, aside=_copy_of(opened, subject, key, sample, sample_id))
+            facts, inputs = seal_sample(subject.cipher, sample_id, *pack_sample(sample))
+            row = (sample_id, subject.subject_id, facts, inputs, int(bool(sample.aside)), key)
+            opened.database.write(INSERT, row)
+            ids.append(sample_id)
+    opened.back_up()
+    return ids
+
+
+def set_aside(opened: Opened) -> list[StoredSample]:
+    """Samples that are kept out of training, without their inputs; `aside` says why."""
+    subjects, _ = opened.keys.sound()
+    sql = "SELECT sample_id, subject_id, facts FROM samples WHERE aside = 1 ORDER BY number"
+    return [open_sample(subjects[owner], sample_id, facts) for sample_id, owner, facts in opened.database.rows(sql)]
+
+
+def put_back(opened: Opened, sample_ids: Sequence[str]) -> None:
+    """Let samples teach after all; InputError, and nothing changed, if one of them is not set aside."""
+    with opened.step("put back", len(sample_ids)):
+        for sample_id in sample_ids:
+            if not opened.database.write(
+                "UPDATE samples SET aside = 0 WHERE sample_id = ? AND aside = 1", (sample_id,)
+            ):
+                raise InputError("no such sample is set aside", where=sample_id, remedy="list them with `review`")
+    opened.back_up()
+
+
+def _copy_of(opened: Opened, subject: Subject, key: bytes, sample: StoredSample, sample_id: str) -> str:
+    """Why a near copy should not teach: it says the same again, or something else; empty if neither."""
+    sql = "SELECT sample_id, facts FROM samples WHERE near = ? AND aside = 0 AND sample_id != ?"
+    for other_id, facts in opened.database.rows(sql, (key, sample_id)):
+        other = open_sample(subject, other_id, facts)
+        both = sample.labels.keys() & other.labels.keys()
+        if any(sample.labels[task] != other.labels[task] for task in both):
+            return f"contradicts sample {other_id[:8]}, which is the same with other labels"
+        if both == sample.labels.keys():
+            return f"a near copy of sample {other_id[:8]}"
+    return ""
+
+
+def comparable(sample: StoredSample) -> bool:
+    """Whether a copy of it is a mistake: pupils who share the default name may well write the same words."""
+    media = any(isinstance(value, bytes) for places in sample.inputs.values() for value in places)
+    return media or sample.subject != SUBJECT

@@ -1,0 +1,253 @@
+"""Poor inputs are set aside with a reason when they are added, good ones are not, and a person has the last word."""
+
+from __future__ import annotations
+
+import io
+import json
+import sqlite3
+import wave
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import tiny
+from faults.devices import make_sample, numbers, open_store
+from PIL import Image, ImageDraw, ImageFilter
+
+from homeroom import Device, Sample
+from homeroom.cli import main
+from homeroom.contract.manifest import AudioPreprocess
+from homeroom.errors import InputError
+from homeroom.quality import audio, image, text
+from homeroom.training import Settings
+
+SPEC = AudioPreprocess(rate=16_000, samples=48_000, form="waveform")
+RNG = np.random.default_rng(0)
+
+
+def drawing(seed: int = 0, size: int = 200) -> Image.Image:
+    """Shapes on white, as in a picture book."""
+    rng = np.random.default_rng(seed)
+    picture = Image.new("RGB", (size, size), "white")
+    draw = ImageDraw.Draw(picture)
+    for _ in range(6):
+        x, y = rng.integers(0, max(1, size - 40), 2)
+        draw.ellipse([x, y, x + 40, y + 30], fill=tuple(int(v) for v in rng.integers(0, 255, 3)), outline="black")
+    return picture
+
+
+def png(picture: Image.Image, kind: str = "PNG") -> bytes:
+    buffer = io.BytesIO()
+    picture.save(buffer, kind)
+    return buffer.getvalue()
+
+
+def photo() -> Image.Image:
+    """Noise over a gradient: a sharp photograph has texture everywhere."""
+    ramp = np.linspace(40, 200, 200)[None, :, None] + RNG.normal(0, 25, (200, 200, 3))
+    return Image.fromarray(np.clip(ramp, 0, 255).astype(np.uint8))
+
+
+def darker(picture: Image.Image, factor: float) -> Image.Image:
+    return picture.point(lambda value: int(value * factor))
+
+
+@pytest.mark.parametrize("picture", [drawing(1), drawing(2), photo(), darker(photo(), 0.4), drawing(3, 40)])
+def test_a_good_picture_passes(picture: Image.Image) -> None:
+    assert image.poor(png(picture)) is None
+
+
+@pytest.mark.parametrize(
+    ("picture", "says"),
+    [
+        (darker(photo(), 0.05), "too dark"),
+        (Image.new("RGB", (200, 200), "white"), "burnt out"),
+        (photo().point(lambda value: min(255, value + 250)), "burnt out"),
+        (Image.new("RGB", (200, 200), (120, 120, 120)), "without content"),
+        (drawing(1).filter(ImageFilter.GaussianBlur(8)), "blurred"),
+        (drawing(2).filter(ImageFilter.BoxBlur(12)), "blurred"),
+    ],
+)
+def test_a_poor_picture_is_told(picture: Image.Image, says: str) -> None:
+    assert says in (image.poor(png(picture)) or "")
+
+
+def test_the_blur_effect_rises_with_blur() -> None:
+    effects = [
+        image.blur_effect(np.asarray(photo().filter(ImageFilter.GaussianBlur(radius)).convert("L"), np.float32))
+        for radius in (0, 1, 2, 4, 8)
+    ]
+    assert effects == sorted(effects)
+    assert effects[0] < 0.3
+    assert effects[-1] > 0.7
+
+
+def wav(samples: np.ndarray, rate: int = 16_000) -> bytes:
+    buffer = io.BytesIO()
+    with wave.open(buffer, "wb") as file:
+        file.setnchannels(1)
+        file.setsampwidth(2)
+        file.setframerate(rate)
+        file.writeframes((np.clip(samples, -1, 1) * 32767).astype("<i2").tobytes())
+    return buffer.getvalue()
+
+
+def speech(loud: float = 0.3, seconds: float = 1.0, rate: int = 16_000) -> np.ndarray:
+    """Bursts of noise, as loud as said, with pauses."""
+    times = np.arange(int(seconds * rate)) / rate
+    return loud * RNG.normal(0, 0.4, len(times)) * (np.sin(2 * np.pi * 3 * times) > 0)
+
+
+def test_good_sounds_pass_quiet_ones_and_a_knock_too() -> None:
+    knock = np.zeros(16_000)
+    knock[8_000:8_400] = np.sin(np.arange(400))
+    for sound in (speech(), speech(0.02), knock, speech(rate=8_000)):
+        assert audio.poor(wav(sound), SPEC) is None
+    assert audio.poor(wav(speech(rate=8_000), 8_000), SPEC) is None
+
+
+def test_poor_sounds_are_told() -> None:
+    for sound, rate, says in (
+        (speech(0.0005), 16_000, "silent"),
+        (np.zeros(16_000), 16_000, "silent"),
+        (speech(12.0), 16_000, "clipped"),
+        (speech(seconds=0.05), 16_000, "long"),
+        (speech(rate=4_000), 4_000, "4000 Hz"),
+    ):
+        assert says in (audio.poor(wav(sound, rate), SPEC) or ""), says
+
+
+@pytest.mark.parametrize(
+    ("words", "language", "says"),
+    [
+        ("el gato", "es", None),
+        ("gato", "en", None),  # a single word is never judged by its language
+        ("3 + 4 = 7", "en", None),
+        ("________ is an animal", None, None),
+        ("El gato de la casa no es de color y por eso se va con los otros", "es", None),
+        ("Der Hund ist nicht in dem Haus und die Katze auch nicht", "de-AT", None),
+        ("Der Hund ist nicht in dem Haus und die Katze auch nicht", "en", "words are those of 'de'"),
+        ("The cat is not in the house and the dog is with it", "fr", "words are those of 'en'"),
+        ("The cat is not in the house and the dog is with it", None, None),
+        ("кошка", "es", "another script"),
+        ("кошка", "ru", None),
+        ("猫は動物です", "ja", None),
+        ("gato", "zh", "another script"),
+        ("?!... --", "en", "without a letter"),
+        ("aaaaaaaaaaaaaaaa", "en", "in a row"),
+        ("whatever", "tlh", None),  # a language that is not known here
+    ],
+)
+def test_texts(words: str, language: str | None, says: str | None) -> None:
+    why = text.poor(words, language)
+    assert why is None if says is None else says in (why or "")
+
+
+# On a device
+
+
+@pytest.fixture(autouse=True)
+def keys(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOMEROOM_KEYS", str(tmp_path / "keys"))
+
+
+@pytest.fixture
+def device(tiny_bundle: tiny.Tiny, tmp_path: Path) -> Any:
+    with Device.open(tmp_path / "device", tiny_bundle.path, tiny_bundle.root, threads=1) as opened:
+        yield opened
+
+
+def test_the_tests_own_samples_pass(device: Device) -> None:
+    device.add(*(Sample(**row) for row in tiny.samples(30, 0)))
+    assert device.set_aside() == []
+
+
+def test_a_poor_sample_is_stored_and_shown_but_does_not_teach_until_it_is_put_back(
+    device: Device, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rows = [Sample(**row) for row in tiny.samples(12, 0)]
+    black = Sample(picture=png(Image.new("RGB", (40, 40))), labels={"category": "cat"}, subject="pupil-0")
+    ids = device.add(*rows, black)
+    (aside,) = device.set_aside()
+    assert aside.sample_id == ids[-1]
+    assert "picture: too dark" in aside.aside
+    assert device.status()["samples"] == 13
+    assert "too dark" in device.status()["set_aside"][0]
+    assert device.train(settings=Settings(epochs=1)).samples == 12
+    assert device.export("pupil-0").samples[-1].aside == aside.aside
+    place = str(device.store.directory)
+    device.close()
+    main(["device", "review", place, "--json"])
+    (row,) = json.loads(capsys.readouterr().out)
+    assert (row["id"], row["labels"]) == (ids[-1], {"category": "cat"})
+    main(["device", "review", place, "--put-back", ids[-1]])
+    assert "none is set aside" in capsys.readouterr().out
+    with Device.open(place, threads=1) as again:
+        assert again.train(settings=Settings(epochs=1)).samples == 13
+        with pytest.raises(InputError, match="no such sample"):
+            again.put_back(ids[-1])
+        assert again.add(black) == [ids[-1]], "the same sample, not one more"
+        assert again.set_aside() == []
+
+
+def test_a_poor_input_is_left_out_of_an_answer_and_it_says_so(device: Device) -> None:
+    black = png(Image.new("RGB", (40, 40)))
+    answer = device.predict(Sample(word="the cat", picture=black))["category"]
+    assert answer.probabilities == device.predict(Sample(word="the cat"))["category"].probabilities
+    assert "left out picture: too dark" in answer.reason
+    alone = device.predict(Sample(picture=black))["category"]
+    assert alone.best is not None, "where it is all there is, it is looked at"
+    assert device.predict_many([]) == []
+
+
+def test_gates_can_be_left_open(device: Device) -> None:
+    device.add(Sample(picture=png(Image.new("RGB", (40, 40))), labels={"category": "cat"}), gates=False)
+    assert device.set_aside() == []
+
+
+def test_near_copies_and_contradictions_are_set_aside_within_one_person_only(device: Device) -> None:
+    picture = drawing(5)
+
+    def sample(kind: str, label: str, subject: str, **more: Any) -> Sample:
+        return Sample(picture=png(picture, kind), labels={"category": label, **more}, subject=subject)
+
+    device.add(sample("PNG", "cat", "ana"))
+    device.add(sample("WEBP", "cat", "ana"))
+    device.add(sample("JPEG", "dog", "ana"))
+    device.add(sample("PNG", "cat", "ben"), sample("PNG", "cat", "ana", size="big"))
+    device.add(Sample(picture=png(drawing(6)), labels={"category": "cat"}, subject="ana"))
+    reasons = [aside.aside for aside in device.set_aside()]
+    assert len(reasons) == 2
+    assert "near copy" in reasons[0]
+    assert "contradicts" in reasons[1]
+    device.add(Sample(word="El  Gato!", labels={"category": "cat"}, subject="ana"))
+    device.add(Sample(word="el gato", labels={"category": "cat"}, subject="ana"))
+    assert len(device.set_aside()) == 3
+    device.add(Sample(word="I do not know.", labels={"category": "cat"}))
+    device.add(Sample(word="i do not know", labels={"category": "dog"}))
+    assert len(device.set_aside()) == 3, "pupils without a name of their own may write the same"
+
+
+def test_scores_are_shown_by_language(device: Device) -> None:
+    rows = tiny.samples(42, 0, subjects=7)
+    device.add(*(Sample(**row, language="en" if i % 2 else "es") for i, row in enumerate(rows)))
+    found = device.train(settings=Settings(epochs=2)).by_language
+    assert sorted(found) == ["en", "es"]
+    whole = sum(found[language]["category"].n for language in found)
+    assert whole == device.train(settings=Settings(epochs=2)).scores["category"].n
+
+
+def test_a_store_of_the_second_version_is_brought_up(tmp_path: Path) -> None:
+    with open_store(tmp_path) as store:
+        store.add([make_sample(0), make_sample(1)])
+    raw = sqlite3.connect(tmp_path / "device" / "device.db")
+    raw.executescript(
+        "DROP INDEX samples_by_near; ALTER TABLE samples DROP COLUMN near; ALTER TABLE samples DROP COLUMN aside;"
+        "PRAGMA user_version = 2;"
+    )
+    raw.close()
+    with open_store(tmp_path) as store:
+        assert numbers(store) == [0, 1]
+        assert store.set_aside() == []
+        assert store.damage() == []
