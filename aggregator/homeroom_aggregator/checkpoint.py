@@ -18,6 +18,7 @@ import safetensors.numpy
 from homeroom.contract.layout import Layout
 from homeroom.errors import StoreError
 from homeroom_aggregator.merge import SegmentSums
+from homeroom_aggregator.optimizers import Moments
 from homeroom_aggregator.replay import State
 
 
@@ -38,6 +39,8 @@ def pack(state: State) -> bytes:
         devices={name: sorted(fed) for name, fed in sorted(sums.devices.items())},
     )
     tensors = {"theta": state.theta} | {f"sum/{name}": values for name, values in sorted(sums.numerators.items())}
+    for segment, moments in sorted(state.moments.items()):
+        tensors |= {f"moment/{name}/{segment}": values for name, values in sorted(moments.items())}
     head = msgspec.json.encode(header)
     body: bytes = struct.pack("<I", len(head)) + head + safetensors.numpy.save(tensors)
     return hashlib.sha256(body).digest() + body
@@ -53,8 +56,15 @@ def unpack(data: bytes, layout: Layout) -> State:
     tensors = safetensors.numpy.load(data[36 + length :])
     theta = tensors.pop("theta")
     sums = SegmentSums()
-    sums.numerators = {name.removeprefix("sum/"): values.copy() for name, values in tensors.items()}
+    remembered: dict[str, Moments] = {}
+    for key, values in tensors.items():
+        kind, _, name = key.partition("/")
+        if kind == "sum":
+            sums.numerators[name] = values.copy()
+        else:
+            moment, _, segment = name.partition("/")
+            remembered.setdefault(segment, {})[moment] = values.copy()
     sums.weights, sums.devices = header.weights, {name: set(fed) for name, fed in header.devices.items()}
     if theta.shape != (layout.size,) or theta.dtype != np.float32:
         raise broken
-    return State(theta.copy(), header.version, header.pending, sums)
+    return State(theta.copy(), header.version, header.pending, sums, remembered)

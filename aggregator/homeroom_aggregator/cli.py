@@ -17,6 +17,7 @@ from homeroom.errors import InputError, StoreError
 from homeroom_aggregator import cli_handover, cli_members, cli_operations, cli_privacy
 from homeroom_aggregator.cli_members import read_certificate
 from homeroom_aggregator.cli_privacy import asked, configuration, privacy_options
+from homeroom_aggregator.cli_rounds import chosen, optimizer_options
 
 FILE = click.Path(dir_okay=False, path_type=Path)
 FOLDER = click.Path(file_okay=False, path_type=Path)
@@ -100,6 +101,7 @@ def trust_policy(draft: Path, key: Path, certificate: Path | None, out: Path) ->
     show_default=True,
     help="Versions whose updates are kept at least; 0 keeps all. May change at each start.",
 )
+@optimizer_options
 @privacy_options
 @click.option("--policy", type=FILE, help="Signed policy to merge by; its own institution's segments come here too.")
 @click.option("--host", default="127.0.0.1", show_default=True)
@@ -120,6 +122,11 @@ def serve(
     max_staleness: int,
     codec: Codec,
     retain: int,
+    optimizer: str,
+    server_rate: float,
+    beta1: float,
+    beta2: float,
+    tau: float,
     epsilon: float | None,
     delta: float,
     clip_norm: float | None,
@@ -156,6 +163,8 @@ def serve(
                 min_devices=min_devices,
                 max_staleness=max_staleness,
                 codec=codec,
+                optimizer=chosen(optimizer, beta1, beta2, tau),
+                server_rate=server_rate,
                 privacy=promise,
             ),
             policy=policy,
@@ -219,6 +228,7 @@ def rebuild(folder: Path, release: bool) -> None:
     "--lag", type=click.FloatRange(0, 1), default=0.0, show_default=True, help="Share that trains on old theta."
 )
 @click.option("--proximal", type=click.FloatRange(0), default=0.0, show_default=True, help="FedProx's mu.")
+@optimizer_options
 @privacy_options
 @click.option("--seed", type=int, default=0, show_default=True)
 @click.option("--json", "out", type=FILE, help="Write every figure here.")
@@ -230,6 +240,11 @@ def simulate(
     participation: float,
     lag: float,
     proximal: float,
+    optimizer: str,
+    server_rate: float,
+    beta1: float,
+    beta2: float,
+    tau: float,
     epsilon: float | None,
     delta: float,
     clip_norm: float | None,
@@ -256,6 +271,8 @@ def simulate(
             lag=lag,
             proximal=proximal,
             privacy=asked(epsilon, delta, clip_norm, noise_multiplier),
+            optimizer=chosen(optimizer, beta1, beta2, tau),
+            server_rate=server_rate,
             seed=seed,
             tell=click.echo,
         )

@@ -13,6 +13,7 @@ import numpy as np
 
 from homeroom.contract.layout import Layout, segment_of
 from homeroom.contract.update import RoundConfiguration, Update, weight
+from homeroom_aggregator.optimizers import Server
 
 TOTAL_LIMIT = 1 << 38  # of weight in one segment; with values below 2**24 no int64 sum can overflow
 CHUNK = 1 << 17  # values multiplied at once: the only memory that adding takes
@@ -79,20 +80,21 @@ class SegmentSums:
         return sorted(name for name, fed in self.devices.items() if len(fed) >= configuration.min_devices)
 
     def release(
-        self, theta: np.ndarray, layout: Layout, configuration: RoundConfiguration
+        self, theta: np.ndarray, layout: Layout, configuration: RoundConfiguration, server: Server | None = None
     ) -> tuple[np.ndarray, dict[str, int], Undo]:
         """A new theta float32 [P]; by segment, how many devices fed it; what puts the sums back.
 
-        The other rings go on waiting.
+        The other rings go on waiting. server: keeps the optimizer's moments, ring by ring.
         """
+        server = server or Server(configuration, {})
         theta, everyone = theta.copy(), dict[str, set[str]]()
         taken = {name: self._pop(name) for name in self.ready(configuration)}
         for name, (numerator, units, fed) in taken.items():
-            step = numerator.astype(np.float64)
-            step /= units
-            step *= configuration.server_rate * 2.0**-configuration.scale_bits
+            mean = numerator.astype(np.float64)
+            mean /= units
+            mean *= 2.0**-configuration.scale_bits
             where = layout.where(name)
-            theta[where] = (theta[where].astype(np.float64) + step).astype(np.float32)
+            theta[where] = server.move(name, theta[where], mean)
             everyone.setdefault(segment_of(name), set()).update(fed)
 
         def undo() -> None:

@@ -20,6 +20,7 @@ from homeroom.contract.update import RoundConfiguration
 from homeroom.errors import StoreError, UpdateError
 from homeroom_aggregator.merge import SegmentSums
 from homeroom_aggregator.noise import discrete_gaussian
+from homeroom_aggregator.optimizers import Server
 
 DEVICES = "devices"  # beside the segments in a release: int64 [1], how many devices are in the sum
 
@@ -49,15 +50,18 @@ def noised(sums: SegmentSums, layout: Layout, configuration: RoundConfiguration)
 
 
 def apply(
-    theta: np.ndarray, body: bytes, layout: Layout, configuration: RoundConfiguration
+    theta: np.ndarray, body: bytes, layout: Layout, configuration: RoundConfiguration, server: Server | None = None
 ) -> tuple[np.ndarray, dict[str, int]]:
-    """Theta float32 [P] moved by a logged release, and by segment the number of devices."""
+    """Theta float32 [P] moved by a logged release, and by segment the number of devices.
+
+    server: keeps the optimizer's moments, which are made of what was released alone.
+    """
+    server = server or Server(configuration, {})
     found = envelope.tensors(body, where="private release", error=StoreError)
     theta, fed = theta.copy(), int(found.pop(DEVICES)[0])
     segments = [segment for segment in layout if segment.segment_id in found]
     for segment in segments:
         mean = found[segment.segment_id].astype(np.float64) / configuration.buffer_size
         where = layout.slices[segment.name]
-        step = mean * (configuration.server_rate * 2.0**-configuration.scale_bits)
-        theta[where] = (theta[where].astype(np.float64) + step).astype(np.float32)
+        theta[where] = server.move(segment.name, theta[where], mean * 2.0**-configuration.scale_bits)
     return theta, {segment.name: fed for segment in segments}

@@ -18,6 +18,7 @@ from homeroom.contract.update import RoundConfiguration, Update, read_update
 from homeroom.errors import StoreError
 from homeroom_aggregator.log import Entry
 from homeroom_aggregator.merge import SegmentSums, Undo
+from homeroom_aggregator.optimizers import Moments, Server
 from homeroom_aggregator.private import apply
 
 Released = Callable[[int, np.ndarray, dict[str, int]], None]  # version, theta, devices by segment
@@ -32,18 +33,19 @@ class Rules:
 
 @dataclass
 class State:
-    """Where the rounds stand. `theta` is replaced, `sums` change in place.
+    """Where the rounds stand. `theta` and `moments` are replaced, `sums` change in place.
 
-    pending: updates since the last release.
+    pending: updates since the last release. moments: what the server's optimizer remembers, by segment.
     """
 
     theta: np.ndarray
     version: int = 0
     pending: int = 0
     sums: SegmentSums = field(default_factory=SegmentSums)
+    moments: dict[str, Moments] = field(default_factory=dict)
 
     def copy(self) -> State:
-        return State(self.theta.copy(), self.version, self.pending, self.sums.copy())
+        return State(self.theta.copy(), self.version, self.pending, self.sums.copy(), dict(self.moments))
 
 
 def admit(state: State, update: Update, version: int, rules: Rules, member: str) -> Undo:
@@ -68,18 +70,20 @@ def release(state: State, rules: Rules, body: bytes = b"") -> tuple[dict[str, in
 
     body: of a private release, its sums after noise.
     """
-    theta, version, pending, sums = state.theta, state.version, state.pending, state.sums
+    theta, version, pending, sums, moments = state.theta, state.version, state.pending, state.sums, state.moments
+    server = Server(rules.configuration, dict(moments))
     if rules.configuration.privacy:
-        state.theta, devices = apply(theta, body, rules.layout, rules.configuration)
+        state.theta, devices = apply(theta, body, rules.layout, rules.configuration, server)
         state.sums, undo_sums = SegmentSums(), None
     else:
-        state.theta, devices, undo_sums = sums.release(theta, rules.layout, rules.configuration)
-    state.version, state.pending = version + 1, 0
+        state.theta, devices, undo_sums = sums.release(theta, rules.layout, rules.configuration, server)
+    state.version, state.pending, state.moments = version + 1, 0, server.moments
 
     def undo() -> None:
         if undo_sums:
             undo_sums()
         state.theta, state.version, state.pending, state.sums = theta, version, pending, sums
+        state.moments = moments
 
     return devices, undo
 

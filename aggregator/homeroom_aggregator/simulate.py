@@ -17,7 +17,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from homeroom.bundle import Bundle
 from homeroom.contract.privacy import Privacy
 from homeroom.contract.signing import certify, fingerprint, new_key, public_hex
-from homeroom.contract.update import RoundConfiguration, left_over, make_update, unpack_residual
+from homeroom.contract.update import RoundConfiguration, ServerOptimizer, left_over, make_update, unpack_residual
 from homeroom.contract.version import read_version
 from homeroom.dataset import Dataset
 from homeroom.errors import InputError, TrainError, UpdateError
@@ -76,6 +76,8 @@ def simulate(
     configuration: RoundConfiguration | None = None,
     *,
     privacy: Privacy | None = None,
+    optimizer: ServerOptimizer | None = None,
+    server_rate: float = 1.0,
     seed: int,
     graphs: Graphs,
     participation: float = 1.0,
@@ -103,6 +105,8 @@ def simulate(
         buffer_size=buffer_size,
         min_devices=min(3, buffer_size if privacy else len(schools)),
         privacy=privacy,
+        optimizer=optimizer,
+        server_rate=server_rate,
     )
     asked = msgspec.structs.replace(asked, bundle_id=bundle.bundle_id)
     key, root = new_key(), new_key()

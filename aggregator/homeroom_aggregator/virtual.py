@@ -12,6 +12,7 @@ from homeroom import golden
 from homeroom.bundle import Bundle, install
 from homeroom.collect import examples
 from homeroom.contract.privacy import Privacy
+from homeroom.contract.update import ServerOptimizer
 from homeroom.dataset import Dataset
 from homeroom.ingest import read_samples
 from homeroom.runtime import Graphs
@@ -43,6 +44,8 @@ def run(
     lag: float,
     proximal: float,
     privacy: Privacy | None,
+    optimizer: ServerOptimizer | None,
+    server_rate: float,
     seed: int,
     tell: Callable[[str], None],
 ) -> Simulation:
@@ -76,6 +79,8 @@ def run(
         rounds,
         settings,
         privacy=privacy,
+        optimizer=optimizer,
+        server_rate=server_rate,
         seed=seed,
         graphs=graphs,
         participation=participation,

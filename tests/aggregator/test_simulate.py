@@ -74,7 +74,9 @@ def test_the_command_reads_schools_from_files(tiny_bundle: tiny.Tiny, tmp_path: 
         folders.append(str(tiny.write_samples(folder, tiny.samples(20, seed)) or folder / "samples.jsonl"))
     out = tmp_path / "out.json"
     arguments = [str(tiny_bundle.path), *folders, "--rounds", "2", "--epochs", "1", "--json", str(out)]
+    arguments += ["--optimizer", "fedyogi", "--server-rate", "0.05"]
     done = CliRunner().invoke(cli.simulate, arguments, catch_exceptions=False)
     assert done.exit_code == 0, done.output
     assert "round 2: version 2" in done.output
     assert out.stat().st_size > 100
+    assert '"name": "fedyogi"' in out.read_text()

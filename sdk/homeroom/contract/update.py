@@ -59,6 +59,15 @@ FIRST_FIELDS = frozenset(
 )
 
 
+class ServerOptimizer(msgspec.Struct, frozen=True, kw_only=True):
+    """What the aggregator does with a mean update (`homeroom_aggregator.optimizers`); its rate is `server_rate`."""
+
+    name: Literal["fedavg", "fedavgm", "fedadam", "fedyogi"] = "fedavg"
+    beta1: Annotated[float, msgspec.Meta(ge=0, lt=1)] = 0.9
+    beta2: Annotated[float, msgspec.Meta(ge=0, lt=1)] = 0.99
+    tau: Annotated[float, msgspec.Meta(gt=0)] = 1e-3
+
+
 class RoundConfiguration(msgspec.Struct, frozen=True, kw_only=True):
     """What the aggregator asks for, signed by it. Weights are integers in sixteenths of an example.
 
@@ -86,6 +95,7 @@ class RoundConfiguration(msgspec.Struct, frozen=True, kw_only=True):
     privacy: Privacy | None = None
     scope: Literal["shared", "institution"] = "shared"
     scopes: dict[str, Scope] = {}
+    optimizer: ServerOptimizer | None = None  # None: FedAvg
 
     def __post_init__(self) -> None:
         if self.privacy is None:

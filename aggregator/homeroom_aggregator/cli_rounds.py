@@ -1,0 +1,43 @@
+"""The options by which `serve` and `simulate` choose what the server does with a mean update."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import click
+import msgspec
+
+from homeroom.contract.update import ServerOptimizer
+from homeroom.errors import InputError
+
+OPTIONS = (
+    click.option(
+        "--optimizer",
+        type=click.Choice(["fedavg", "fedavgm", "fedadam", "fedyogi"]),
+        default="fedavg",
+        show_default=True,
+        help="Of the server.",
+    ),
+    click.option("--server-rate", type=click.FloatRange(0, min_open=True), default=1.0, show_default=True),
+    click.option("--beta1", type=float, default=0.9, show_default=True, help="FedAvgM, FedAdam, FedYogi."),
+    click.option("--beta2", type=float, default=0.99, show_default=True, help="FedAdam, FedYogi."),
+    click.option("--tau", type=float, default=1e-3, show_default=True, help="FedAdam, FedYogi."),
+)
+
+
+def optimizer_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Adds the options; `chosen` reads them."""
+    for option in reversed(OPTIONS):
+        command = option(command)
+    return command
+
+
+def chosen(name: str, beta1: float, beta2: float, tau: float) -> ServerOptimizer | None:
+    """None for FedAvg, so that a round which uses nothing else keeps its identity."""
+    if name == "fedavg":
+        return None
+    try:
+        return msgspec.convert({"name": name, "beta1": beta1, "beta2": beta2, "tau": tau}, ServerOptimizer)
+    except msgspec.ValidationError as problem:
+        raise InputError(f"no such optimizer: {problem}", where="options", remedy="0 <= beta < 1, tau > 0") from None

@@ -1,0 +1,277 @@
+"""The aggregator under load: merging, HTTP with signatures and SQLite, and starting on a long log.
+
+    python benchmarks/aggregator.py --json aggregator.json       about ten minutes on an idle machine
+    python benchmarks/aggregator.py --quick                      a tenth of everything
+
+1. Merging 1 MB updates, 10 to 10,000 of them, each count in a fresh process (`aggregator_merge.py`): processor time
+   against a bare numpy running sum over the same bytes, update by update in turn; decoding and checks apart; peak
+   memory. With --flower PYTHON (an interpreter that has flwr) also Flower's `aggregate_inplace`; without it that is
+   said to be not measured.
+2. `homeroom serve` as a process: 10,000 enrolled devices send one signed update each (about 4 kB), over 1, 8 and 64
+   connections, from a second process, while a third one polls for versions (`aggregator_load.py`).
+3. `homeroom serve` on a log of 100,000 such updates, after a kill: seconds to the first answer.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import json
+import os
+import platform
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import numpy as np
+import safetensors.numpy
+
+from aggregator_load import key_of
+from homeroom.bundle import write_signature
+from homeroom.contract.canonical import canonical, digest_file
+from homeroom.contract.layout import Layout, Parameter, Segment
+from homeroom.contract.manifest import File, Manifest, Modality, Slot, TablePreprocess, Task, Tolerance
+from homeroom.contract.signing import certify, new_key, public_hex
+from homeroom.contract.update import RoundConfiguration, make_update
+from homeroom_aggregator import place
+from homeroom_aggregator.members import Invited
+from homeroom_aggregator.rounds import Rounds
+
+HERE = Path(__file__).resolve().parent
+SMALL = 960  # values of a small update: about 4 kB with its header
+LIMIT_S = 3600
+LOADS = {1: 500, 8: 2000, 64: 7500}  # devices by connections; 10,000 in all
+POLLER = 10_000  # the number of the device that polls
+ROOT = new_key()
+
+
+def make_folder(work: Path, name: str) -> Path:
+    """An aggregator's folder with a bundle of SMALL values, and its round and layout for the workers."""
+    bundle = work / f"{name}-bundle"
+    (bundle / "golden").mkdir(parents=True)
+    (bundle / "golden" / "samples.jsonl").write_text("")
+    (bundle / "theta.safetensors").write_bytes(safetensors.numpy.save({"theta": np.zeros(SMALL, np.float32)}))
+    paths = ("theta.safetensors", "golden/samples.jsonl")
+    modality = Modality(
+        name="table",
+        features_id="1" * 64,
+        encoder="none",
+        taps=("row",),
+        dim=2,
+        buckets=(1,),
+        preprocess=TablePreprocess(columns=()),
+        tolerance=Tolerance(0.9, 0.9),
+    )
+    manifest = Manifest(
+        format=1,
+        name="load",
+        version=1,
+        files={p: File(digest_file(bundle / p), (bundle / p).stat().st_size) for p in paths},
+        modalities=(modality,),
+        slots=(Slot("facts", "table"),),
+        tasks=(Task(name="grade", kind="classification", reads=("facts",), labels=("a", "b"), width=2),),
+        segments=tuple(
+            Segment(name=f"s{n}", parameters=(Parameter("w", (SMALL // 2,)),), meaning="load") for n in range(2)
+        ),
+        graphs=(),
+        theta="theta.safetensors",
+        golden="golden",
+    )
+    exporter = new_key()
+    (bundle / "manifest.json").write_bytes(canonical(manifest))
+    write_signature(bundle, manifest, certify(ROOT, "exporter", exporter, "load"), exporter)
+    asked = RoundConfiguration(bundle_id="0" * 64, buffer_size=100, min_devices=3, max_staleness=1 << 30)
+    facts = place.make(work / name, bundle, institution="load", root_key=ROOT, configuration=asked)
+    told = {"configuration": msgspec.to_builtins(facts.configuration), "layout": msgspec.to_builtins(manifest.layout)}
+    (work / f"{name}.json").write_text(json.dumps(told))
+    return work / name
+
+
+def enrol(rounds: Rounds, count: int) -> None:
+    with rounds.change():
+        for number in range(count):
+            rounds.members.join(public_hex(key_of(number)), Invited(f"benchmark {number}"))
+
+
+@contextlib.contextmanager
+def serving(folder: Path) -> Iterator[tuple[int, float, int]]:
+    """`homeroom serve` in a process of its own: (port, seconds to the first answer, process id); killed at the end."""
+    command = [sys.executable, "-m", "homeroom", "serve", str(folder), "--port", "0"]
+    start = time.perf_counter()
+    environment = os.environ | {"PYTHONUNBUFFERED": "1"}
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment) as process:
+        try:
+            assert process.stdout is not None
+            port = next(int(line.rsplit(":", 1)[1]) for line in process.stdout if line.startswith("listening"))
+            urllib.request.urlopen(f"http://127.0.0.1:{port}/v1/health", timeout=LIMIT_S).read()
+            yield port, time.perf_counter() - start, process.pid
+        finally:
+            process.kill()
+
+
+def worker(name: str, *arguments: object, python: str = sys.executable) -> dict[str, Any]:
+    done = subprocess.run(
+        [python, str(HERE / name), *map(str, arguments)], stdout=subprocess.PIPE, timeout=LIMIT_S, check=True
+    )
+    return dict(json.loads(done.stdout)) if done.stdout.strip() else {}
+
+
+def cpu_s(pid: int) -> float:
+    fields = Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
+def rss_mb(pid: int) -> float:
+    status = Path(f"/proc/{pid}/status").read_text()
+    return next(int(line.split()[1]) for line in status.splitlines() if line.startswith("VmHWM")) / 1024
+
+
+def merging(work: Path, quick: bool, python: str | None) -> dict[str, Any]:
+    folder = work / "updates"
+    folder.mkdir()
+    worker("aggregator_merge.py", "write", "--folder", folder)
+    found = [
+        worker("aggregator_merge.py", "merge", "--folder", folder, "--count", count)
+        for count in ((10, 100, 1000) if quick else (10, 100, 1000, 10_000))
+    ]
+    for row in found:
+        print("merge", json.dumps(row), flush=True)
+    flowers = (
+        [worker("aggregator_merge.py", "flower", "--count", 200, python=python) for _ in range(3)] if python else []
+    )
+    return {"counts": found, "flower": flowers or "not measured: no --flower interpreter was given"}
+
+
+def over_http(work: Path, quick: bool) -> dict[str, Any]:
+    folder, scale = make_folder(work, "http"), 10 if quick else 1
+    rounds = place.open_rounds(folder)
+    enrol(rounds, POLLER + 1)
+    rounds.close()
+    loads, first = [], 0
+    with serving(folder) as (port, _, pid):
+        for connections, devices in LOADS.items():
+            until, count = work / f"until-{connections}", devices // scale
+            common = ["--port", port, "--round", work / "http.json"]
+            command = [
+                sys.executable,
+                HERE / "aggregator_load.py",
+                "poll",
+                *common,
+                "--first",
+                POLLER,
+                "--until",
+                until,
+            ]
+            with subprocess.Popen([str(c) for c in command], stdout=subprocess.PIPE) as poller:
+                before, start = cpu_s(pid), time.perf_counter()
+                send = ("send", *common, "--first", first, "--count", count, "--connections", connections)
+                row = worker("aggregator_load.py", *send)
+                row["server_cpu_share_of_whole_run"] = (cpu_s(pid) - before) / (time.perf_counter() - start)
+                until.touch()
+                polled, _ = poller.communicate(timeout=60)
+            row["poll"], row["server_peak_mb"] = json.loads(polled), rss_mb(pid)
+            loads.append(row)
+            first += count
+            print("http", json.dumps(row), flush=True)
+    again = place.open_rounds(folder)
+    facts, problems = again.facts(), again.verify()
+    again.close()
+    return {"loads": loads, "logged_updates": facts["updates"], "version": facts["version"], "problems": problems}
+
+
+def starting(work: Path, quick: bool) -> dict[str, Any]:
+    folder, count = make_folder(work, "long"), 10_000 if quick else 100_000
+    rounds = place.open_rounds(folder)
+    layout, asked = Layout(rounds.rules.layout.segments), rounds.configuration
+    keys = [key_of(n) for n in range(20)]
+    delta = np.random.default_rng(2).normal(0, 0.001, SMALL).astype(np.float32)
+    start = time.perf_counter()
+    for first in range(0, count, 1000):
+        with rounds.change():
+            for number in range(first, first + 1000):
+                key = keys[number % 20]
+                update = make_update(key, asked, layout, delta, {"s0": 20, "s1": 20}, rounds.state.version)
+                rounds.update(update, public_hex(key))
+    rounds.close()  # without a last checkpoint, as after a kill
+    filled_s, seconds = time.perf_counter() - start, []
+    cpus: list[float] = []
+    for _ in range(5):
+        with serving(folder) as (_, took_s, pid):
+            seconds.append(took_s)
+            cpus.append(cpu_s(pid))
+    begun = time.perf_counter()
+    subprocess.run([sys.executable, "-c", "import homeroom_aggregator.serve, homeroom_aggregator.cli"], check=True)
+    size_mb = (folder / "log.db").stat().st_size / 1e6
+    found: dict[str, Any] = {"updates": count, "seconds": statistics.median(seconds), "all": seconds, "log_mb": size_mb}
+    found["processor_seconds"] = statistics.median(cpus)
+    print("start", json.dumps(found), flush=True)
+    return {**found, "imports_alone_s": time.perf_counter() - begun, "filled_s": filled_s}
+
+
+def judged(document: dict[str, Any]) -> list[dict[str, Any]]:
+    targets: list[dict[str, Any]] = []
+
+    def target(name: str, value: float | None, bound: float, at_most: bool = True) -> None:
+        met = value is not None and (value <= bound if at_most else value >= bound)
+        targets.append({"name": name, "value": value, "bound": bound, "at_most": at_most, "met": met})
+
+    rows = document["merging"]["counts"]
+    peaks = [row["peak_mb"] for row in rows]
+    target("merge_over_bare_numpy", statistics.median(r["merge_ms"] / r["bare_numpy_ms"] for r in rows[1:]), 1.5)
+    target("merge_peak_spread_mb", max(peaks) - min(peaks), 20)
+    target("merge_growth_after_first_quarter_mb", rows[-1]["growth_after_first_quarter_mb"], 1)
+    flower = document["merging"]["flower"]
+    rate = statistics.median(f["ms"] for f in flower) / rows[-1]["merge_ms"] if isinstance(flower, list) else None
+    target("merge_rate_over_flower", rate, 2, at_most=False)
+    loads = document["http"]["loads"]
+    errors = sum(load["errors"] + load["poll"]["errors"] for load in loads) + len(document["http"]["problems"])
+    target("http_devices_without_error", sum(load["sent"] for load in loads) if not errors else 0, 10_000, False)
+    target("http_version_poll_p99_ms", max(load["poll"]["p99_ms"] for load in loads), 20)
+    start = document["start"]
+    target("start_logged_updates", start["updates"], 100_000, at_most=False)
+    target("start_s", start["seconds"], 2)
+    return targets
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--json", type=Path, help="write every figure here")
+    parser.add_argument(
+        "--quick", action="store_true", help="a tenth of everything; its targets are not meant to be met"
+    )
+    parser.add_argument("--flower", help="a Python that has flwr, in an environment of its own")
+    parser.add_argument("--check", action="store_true", help="exit with 1 where a target is missed")
+    args = parser.parse_args()
+    document: dict[str, Any] = {
+        "machine": {
+            "processor": platform.processor() or platform.machine(),
+            "cores": os.cpu_count(),
+            "load_average_before": os.getloadavg()[0],
+        },
+        "quick": args.quick,
+    }
+    with tempfile.TemporaryDirectory() as scratch:
+        work = Path(scratch)
+        document["merging"] = merging(work, args.quick, args.flower)
+        document["http"] = over_http(work, args.quick)
+        document["start"] = starting(work, args.quick)
+    document["machine"]["load_average_after"] = os.getloadavg()[0]
+    document["targets"] = judged(document)
+    for row in document["targets"]:
+        value = "not measured" if row["value"] is None else f"{row['value']:.3f}"
+        sign = "at most" if row["at_most"] else "at least"
+        print(f"{'met    ' if row['met'] else 'NOT MET'}  {row['name']}: {value} ({sign} {row['bound']})")
+    if args.json:
+        args.json.write_text(json.dumps(document, indent=1) + "\n")
+    return int(args.check and not all(row["met"] for row in document["targets"]))
+
+
+if __name__ == "__main__":
+    sys.exit(main())
