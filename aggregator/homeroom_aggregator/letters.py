@@ -93,11 +93,13 @@ def answer_to(rounds: Rounds, secret: bytes, header: LetterHeader, updates: list
         return msgspec.structs.replace(bare, refused=str(problem))
     for update_id in header.unlearn:
         rounds.withdraw(update_id, member.name)
-    configuration = msgspec.to_builtins(rounds.configuration)
+    bounded = tuple(update_id for update_id in header.unlearn if rounds.bounded(update_id, member.name))
+    configuration = rounds.configuration.document
     return msgspec.structs.replace(
         bare,
         receipts=tuple(_receipt(rounds, member, update) for update in updates),
-        unlearned=header.unlearn,
+        unlearned=tuple(update_id for update_id in header.unlearn if update_id not in bounded),
+        bounded=bounded,
         round=configuration,
         round_signature=sign(rounds.key, "round", configuration),
     )

@@ -13,6 +13,7 @@ import msgspec
 import numpy as np
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 
+from homeroom import spending
 from homeroom.bundle import Bundle
 from homeroom.contract.canonical import digest
 from homeroom.contract.invitation import Invitation
@@ -21,7 +22,7 @@ from homeroom.contract.sealed import check_sealing_key
 from homeroom.contract.signing import public_hex, verify
 from homeroom.contract.update import RoundConfiguration
 from homeroom.durable import write_durable
-from homeroom.errors import InputError, NetworkError, TrustError
+from homeroom.errors import InputError, NetworkError, TrustError, UpdateError
 from homeroom.exchange import Fetched, Scores, check_invitation, device_key, make_key, use_global
 from homeroom.lineage import newest_global
 from homeroom.stick import Stick, read, remove
@@ -34,23 +35,31 @@ ROOM_BYTES = LETTER_LIMIT_BYTES - (4 << 20)  # for updates in one letter; what h
 
 @dataclass(frozen=True)
 class CarriedOut:
-    """A letter that was written: how many updates and unlearning requests are in it, and whether it asks to join."""
+    """A letter that was written: how many updates and unlearning requests are in it, and whether it asks to join.
+
+    refused: why an update may not leave, by its id; in a private round that is this device's to say.
+    """
 
     path: Path
     updates: int
     unlearning: int
     joins: bool
     size_bytes: int
+    refused: dict[str, str]
 
 
 @dataclass(frozen=True)
 class CarriedIn:
-    """An answer that was taken in; `fetched` is what became of the version in it."""
+    """An answer that was taken in; `fetched` is what became of the version in it.
+
+    bounded: updates that went into a private release, which cannot be taken out and says little of anyone.
+    """
 
     joined: bool
     sent: tuple[str, ...]
     refused: dict[str, str]
     unlearned: tuple[str, ...]
+    bounded: tuple[str, ...]
     fetched: Fetched
     size_bytes: int
 
@@ -76,11 +85,21 @@ def carry_out(store: Store, bundle: Bundle, stick: Path, root: str) -> CarriedOu
         )
     place = Stick(stick, root)
     receiver = check_sealing_key(place.receiver(), root_fingerprint=root, where=str(stick))
-    newest, updates, size = newest_global(store, bundle), [], 0
+    newest, updates, size = newest_global(store, bundle), list[bytes](), 0
+    refused: dict[str, str] = {}
+    asked = spending.known_round(store)
     for update in store.pending_updates():
+        if asked is None:
+            break  # it has not joined yet
         size += len(update.data)
         if size > ROOM_BYTES:
             break
+        try:
+            spending.charge(store, update.data, update.update_id, asked, bundle.layout)
+        except UpdateError as problem:
+            store.mark_refused(update.update_id)
+            refused[update.update_id] = str(problem)
+            continue
         store.mark_sending(update.update_id)  # it may arrive although no answer ever comes back
         updates.append(update.data)
     unlearn = store.pending_unlearn()[:4096]
@@ -96,7 +115,7 @@ def carry_out(store: Store, bundle: Bundle, stick: Path, root: str) -> CarriedOu
     )
     path = place.letter(public_hex(key))
     write_durable(path, letter)
-    return CarriedOut(path, len(updates), len(unlearn), joining is not None, len(letter))
+    return CarriedOut(path, len(updates), len(unlearn), joining is not None, len(letter), refused)
 
 
 def carry_in(store: Store, bundle: Bundle, stick: Path, root: str, score: Callable[[np.ndarray], Scores]) -> CarriedIn:
@@ -117,10 +136,10 @@ def carry_in(store: Store, bundle: Bundle, stick: Path, root: str, score: Callab
         remove(path)
         raise NetworkError(f"the letter was refused: {header.refused}", where=where, remedy="ask the district")
     joined = _take_round(store, header, where)
-    sent, refused, unlearned = _take_receipts(store, header)
+    sent, refused, unlearned, bounded = _take_receipts(store, header)
     fetched = use_global(store, bundle, version, root, score) if version else Fetched()
     remove(path)
-    return CarriedIn(joined, sent, refused, unlearned, fetched, len(data))
+    return CarriedIn(joined, sent, refused, unlearned, bounded, fetched, len(data))
 
 
 def _take_round(store: Store, header: AnswerHeader, where: str) -> bool:
@@ -138,17 +157,21 @@ def _take_round(store: Store, header: AnswerHeader, where: str) -> bool:
         raise TrustError("the round is for another bundle", where=where)
     joining = store.get_secret(JOINING)
     with store.step("round by hand"):
-        store.put_secret("identity.round", msgspec.json.encode(configuration))
         store.put_secret("identity.aggregator", msgspec.json.encode(header.certificate))
-        if joining is not None:
+        if joining is None:
+            spending.hold(store, configuration)
+        else:
+            spending.agree(store, configuration)
             invitation = msgspec.json.decode(joining, type=Invitation)
             store.put_secret("identity.enrolment", msgspec.json.encode(enrolment_of(invitation)))
             store.put_secret(JOINING, None)
     return joining is not None
 
 
-def _take_receipts(store: Store, header: AnswerHeader) -> tuple[tuple[str, ...], dict[str, str], tuple[str, ...]]:
-    """What was sent, refused (with the reason) and unlearned; only what really waited here counts."""
+def _take_receipts(
+    store: Store, header: AnswerHeader
+) -> tuple[tuple[str, ...], dict[str, str], tuple[str, ...], tuple[str, ...]]:
+    """What was sent, refused (with the reason), unlearned and bounded; only what really waited here counts."""
     waiting = {digest(update.data): update.update_id for update in store.pending_updates()}
     asked = set(store.pending_unlearn())
     sent, refused = [], {}
@@ -164,9 +187,10 @@ def _take_receipts(store: Store, header: AnswerHeader) -> tuple[tuple[str, ...],
             store.mark_refused(update_id)
         refused[update_id] = f"{receipt.message} ({receipt.remedy})" if receipt.remedy else receipt.message
     unlearned = tuple(update_id for update_id in header.unlearned if update_id in asked)
-    for update_id in unlearned:
+    bounded = tuple(update_id for update_id in header.bounded if update_id in asked)
+    for update_id in (*unlearned, *bounded):
         store.mark_unlearned(update_id)
-    return tuple(sent), refused, unlearned
+    return tuple(sent), refused, unlearned, bounded
 
 
 def _sealing(store: Store) -> X25519PrivateKey:

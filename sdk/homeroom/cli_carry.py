@@ -38,6 +38,8 @@ def carry_out(directory: Path, stick: Path) -> None:
     """
     with opened(directory) as found:
         written = found.carry_out(stick)
+    for update_id, reason in written.refused.items():
+        click.echo(f"  not carried, {update_id[:8]}: {reason}")
     asks = ", a request to join" if written.joins else ""
     click.echo(f"{written.path}: {written.updates} updates, {written.unlearning} to unlearn{asks}")
 

@@ -15,9 +15,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from aggregator.house import START, learn, make_folder
-from homeroom import Device, carry, lineage
+from homeroom import Device, carry, lineage, spending
 from homeroom.cli import homeroom
 from homeroom.contract.letters import write_letter
+from homeroom.contract.privacy import Privacy
 from homeroom.contract.sealed import public_hex, seal, unseal
 from homeroom.contract.signing import certify, new_key
 from homeroom.errors import DiskFullError, InputError, NetworkError, TrustError
@@ -131,6 +132,24 @@ def test_an_unlearning_request_goes_by_hand_too(tmp_path: Path, district: Path, 
     rounds = place.open_rounds(district)
     assert rounds.log.withdrawn(sent)
     rounds.close()
+
+
+def test_by_hand_a_private_round_is_charged_once_and_its_promise_is_held(tmp_path: Path, stick: Path) -> None:
+    promise = Privacy(clip_norm=1.0, noise_multiplier=2.0, epsilon=6.0, delta=1e-5)
+    district = make_folder(tmp_path, privacy=promise)
+    deliver(district, stick)
+    (device,) = joined(tmp_path, district, stick, "one")
+    learn(device, 0.1)
+    for _ in range(3):  # written again and again, it is one update
+        assert device.carry_out(stick).updates == 1
+    assert len(spending.sent(device.store)) == 1
+    deliver(district, stick)
+    device.store.put_secret(spending.PROMISE, msgspec.json.encode(msgspec.structs.replace(promise, epsilon=1.0)))
+    with pytest.raises(TrustError, match="promises epsilon 6 now"):
+        device.carry_in(stick)
+    device.store.put_secret(spending.PROMISE, msgspec.json.encode(promise))
+    assert len(device.carry_in(stick).sent) == 1
+    device.close()
 
 
 def test_a_torn_letter_is_left_alone_and_the_next_one_brings_everything(

@@ -5,6 +5,7 @@ nothing counts twice, nothing grows, nothing wrong is believed.
 from __future__ import annotations
 
 import contextlib
+import datetime
 import gc
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -112,6 +113,22 @@ def test_a_thousand_syncs_through_a_faulty_line_let_nothing_grow(service: Servic
     many_syncs(service, tmp_path, 1000, every=10)
 
 
+@pytest.mark.parametrize("year", [1970, 2093])
+def test_joining_and_syncing_ask_nothing_of_the_clock(
+    service: Service, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, year: int
+) -> None:
+    then = datetime.datetime(year, 1, 1, tzinfo=datetime.UTC)
+    for module in ("homeroom.exchange.now", "homeroom.store.clock.now", "homeroom.network._now"):
+        monkeypatch.setattr(module, lambda: then)
+    with running(service) as address, classroom(service, tmp_path, address) as device:
+        learn(device, 0.5)
+        report = device.sync()
+        assert len(report.sent) == 1
+        assert report.version == 1
+        assert report.clock_off_s is not None
+        assert abs(report.clock_off_s) > 365 * 86_400
+
+
 # A server that lies
 
 
@@ -159,8 +176,8 @@ def test_a_version_that_does_not_hold_changes_nothing(
         theta = device.store.theta(before["in_use"]["version_id"])
         body = LIES[lie](service)
         with monkeypatch.context() as lying:
-            lying.setattr(service.rounds, "version", lambda _: body)
-            lying.setattr(service.rounds.state, "version", 2)
+            lying.setattr(service.reader, "version", lambda _: body)
+            lying.setattr(service.reader, "newest", lambda: 2)
             with pytest.raises(HomeroomError):
                 device.sync()
         assert device.status() == before

@@ -59,6 +59,8 @@ class Receipt(msgspec.Struct, frozen=True, kw_only=True):
 class AnswerHeader(msgspec.Struct, frozen=True, kw_only=True):
     """From the aggregator, to one device. `refused`: why the whole letter was, if it was.
 
+    unlearned, bounded: updates that are out from the next version on; that went into a private release instead.
+
     round: the configuration, `round_signature` over it as over HTTP. The payload is the newest version, or nothing.
     """
 
@@ -69,6 +71,7 @@ class AnswerHeader(msgspec.Struct, frozen=True, kw_only=True):
     refused: str = ""
     receipts: tuple[Receipt, ...] = ()
     unlearned: tuple[str, ...] = ()
+    bounded: tuple[str, ...] = ()
     round: dict[str, Any] = {}
     round_signature: str = ""
     payload_sha256: Hash
