@@ -1,4 +1,4 @@
-"""The command `homeroom export`; imports the rest of the exporter when it runs."""
+"""The commands `homeroom export` and `homeroom to-peft`; imports the rest of the exporter when it runs."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from homeroom.contract.canonical import canonical, decode
 from homeroom.contract.signing import Certificate, certify, fingerprint, new_key, public_hex, read_key, write_key
-from homeroom.errors import ExportError, TrustError
+from homeroom.errors import ExportError, RecipeError, TrustError
 
 CERTIFICATE_LIMIT_BYTES = 1 << 16
 
@@ -58,13 +58,27 @@ Example:
 @click.option("--key", type=click.Path(path_type=Path), help="The exporter's private key (PEM).")
 @click.option("--certificate", type=click.Path(path_type=Path), help="The root's certificate of that key (JSON).")
 @click.option("--zip", "zipped", is_flag=True, help="Also write OUT.homeroom, one file for transport.")
+@click.option("--peft", type=click.Path(path_type=Path), help="Start from this PEFT checkpoint of LoRA (a folder).")
 @click.option("--threads", default=2, show_default=True, help="Threads of the runtime in the self-check.")
 def export_command(
-    recipe: Path, out: Path, calibration: Path, key: Path | None, certificate: Path | None, zipped: bool, threads: int
+    recipe: Path,
+    out: Path,
+    calibration: Path,
+    key: Path | None,
+    certificate: Path | None,
+    zipped: bool,
+    peft: Path | None,
+    threads: int,
 ) -> None:
+    from homeroom_exporter.interchange.peft import read
     from homeroom_exporter.recipe import read_recipe
 
     plan = read_recipe(recipe)  # before torch is imported: a wrong recipe is told at once
+    if peft is not None and plan.adapter is None:
+        raise RecipeError(
+            "has no [adapter] to start from a checkpoint", where=recipe.name, remedy='add family = "lora"'
+        )
+    start = read(peft) if peft is not None else None
     if out.exists():
         raise ExportError("exists already", where=str(out), remedy="choose another place, or remove it first")
     if (key is None) != (certificate is None):
@@ -90,6 +104,7 @@ def export_command(
         out,
         private,
         vouched,
+        start=start,
         threads=threads,
         progress=lambda stage: click.echo(f"... {stage}", err=True),
         show=lambda report: show(report, console),
@@ -126,4 +141,25 @@ def trial_keys(folder: Path) -> tuple[Ed25519PrivateKey, Certificate]:
     return read_key(folder / "exporter.pem"), vouched
 
 
-commands: list[click.Command] = [export_command]
+@click.command("to-peft")
+@click.argument("bundle", type=click.Path(path_type=Path))
+@click.argument("theta", type=click.Path(path_type=Path))
+@click.argument("out", type=click.Path(path_type=Path))
+@click.option("--root", help="Fingerprint of the root key that must vouch for the bundle.")
+def to_peft(bundle: Path, theta: Path, out: Path, root: str | None) -> None:
+    """Write the LoRA factors in THETA as a checkpoint OUT that PEFT loads on the bundle's encoder.
+
+    BUNDLE is a folder; THETA a device's folder, or a safetensors file with `theta`, such as the bundle's own.
+
+    Example: homeroom to-peft lesson/ classroom/ lesson-peft/
+    """
+    from homeroom.bundle import open_bundle
+    from homeroom_exporter.interchange import peft
+
+    opened = open_bundle(bundle, root=root)
+    layers = peft.write(opened, peft.theta_of(opened, theta), out)
+    click.echo(f"{out}: LoRA of {len(layers)} layers; heads beside it in {peft.REST}")
+    click.echo(peft.said_of_the_base(opened))
+
+
+commands: list[click.Command] = [export_command, to_peft]

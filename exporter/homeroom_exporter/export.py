@@ -39,6 +39,7 @@ from homeroom.samples import StoredSample
 from homeroom_exporter import backbone, check, golden
 from homeroom_exporter.backbone import Backbone
 from homeroom_exporter.golden import Features
+from homeroom_exporter.interchange import peft
 from homeroom_exporter.lora import build as lora
 from homeroom_exporter.lora.build import Inside
 from homeroom_exporter.lora.plan import Checkpoint
@@ -113,7 +114,7 @@ def export(
             batch=recipe.batch,
             seed=recipe.seed,
             training=recipe.training,
-            provenance={"recipe": digest(msgspec.json.encode(recipe)), **made_with()},
+            provenance={"recipe": digest(msgspec.json.encode(recipe)), **made_with(), **(start.facts if start else {})},
             threads=threads,
             single=recipe.single,
             clipped=recipe.clipped,
@@ -291,6 +292,9 @@ def assemble(
     licences = [licence for made in backbones.values() for licence in made.licences]
     if inside:
         files |= {**inside.files, f"graphs/{inside.stored.name}": inside.stored}
+        for place, data in peft.files(inside.adapter).items():
+            files[place] = scratch / Path(place).name
+            files[place].write_bytes(data)
         licences += inside.licences
     reference = {m: load(made.graphs["float32"], threads=threads) for m, made in backbones.items()}
     predict = Predictor(design, graphs, theta, batch, threads)

@@ -16,6 +16,7 @@ from homeroom.system import refuse_32_bit
 
 ELSEWHERE = {
     "export": "exporter",
+    "to-peft": "exporter",
     "recipe": "exporter",
     "trust": "aggregator",
     "serve": "aggregator",
@@ -78,6 +79,7 @@ ABOUT = {
     "bundle": "Look into a bundle and check it.",
     "doctor": "Is this machine fit, and what is missing?",
     "export": "Make a bundle from a recipe [exporter].",
+    "to-peft": "Write what LoRA learned as a PEFT checkpoint [exporter].",
     "recipe": "Check a recipe [exporter].",
     "trust": "Make and certify the institution's keys [aggregator].",
     "serve": "Serve an aggregator [aggregator].",

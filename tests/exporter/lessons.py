@@ -8,13 +8,14 @@ from pathlib import Path
 import numpy as np
 import tiny
 
-from homeroom.bundle import Bundle, open_bundle
-from homeroom_exporter.export import design_of, export, step_graphs
+from homeroom.bundle import Bundle, open_bundle, write_signature
+from homeroom.ingest import read_samples
+from homeroom_exporter.export import assemble, design_of, draft, export, step_graphs
 from homeroom_exporter.lora import build as lora
 from homeroom_exporter.lora.plan import Checkpoint
 from homeroom_exporter.model import Design
 from homeroom_exporter.recipe import Recipe, parse_recipe
-from homeroom_exporter.write import GraphFile
+from homeroom_exporter.write import GraphFile, fill
 
 RECIPE = """\
 name = "lesson"
@@ -74,13 +75,44 @@ def write_rows(path: Path, count: int, seed: int) -> Path:
     return path
 
 
-def traced(folder: Path, model: Path, **changes: str) -> tuple[Design, list[GraphFile]]:
+def traced(
+    folder: Path, model: Path, start: Checkpoint | None = None, **changes: str
+) -> tuple[Design, list[GraphFile]]:
     """The steps alone, without samples and self-check."""
     plan = recipe(model, **changes)
     assert plan.adapter
-    inside = lora.build(plan.encoders[0], plan.adapter, folder, pairs=True, seed=0)
+    inside = lora.build(plan.encoders[0], plan.adapter, folder, pairs=True, seed=0, start=start)
     design = design_of(plan, {}, inside)
     return design, step_graphs(design, folder, plan.batch, single=False, inside=inside)
+
+
+def assembled(folder: Path, plan: Recipe, samples: Path, start: Checkpoint | None = None) -> tuple[Bundle, Design]:
+    """The recipe's whole bundle in `folder`/bundle, without the self-check."""
+    assert plan.adapter
+    work = folder / "work"
+    work.mkdir()
+    pairs = plan.encoders[0].modality == "text"
+    inside = lora.build(plan.encoders[0], plan.adapter, work, pairs=pairs, seed=0, start=start)
+    design = design_of(plan, {}, inside)
+    contents = assemble(
+        design,
+        {},
+        list(read_samples(samples, draft(plan)))[:6],
+        scratch=folder,
+        name=plan.name,
+        version=1,
+        batch=plan.batch,
+        seed=0,
+        training=plan.training,
+        provenance={},
+        threads=1,
+        inside=inside,
+    )
+    out = folder / "bundle"
+    out.mkdir()
+    manifest = fill(out, contents)
+    write_signature(out, manifest, tiny.certify(tiny.ROOT, "exporter", tiny.EXPORTER, "tests"), tiny.EXPORTER)
+    return open_bundle(out, root=None), design
 
 
 def exported(folder: Path, model: Path, start: Checkpoint | None = None, **changes: str) -> Bundle:

@@ -10,6 +10,7 @@ from typing import Annotated, Any, Literal
 import msgspec
 import numpy as np
 
+from homeroom.contract.canonical import digest, identity
 from homeroom.contract.manifest import ModalityName
 
 Rank = Annotated[int, msgspec.Meta(ge=1, le=512)]
@@ -48,6 +49,12 @@ class Checkpoint:
             if isinstance(t := self.config["target_modules"], str) and t != "all-linear"
             else ([t] if isinstance(t, str) else list(t))
         )
+
+    @property
+    def facts(self) -> dict[str, str]:
+        """For the bundle's provenance: the values that it started from."""
+        values = [[path, digest(a.tobytes()), digest(b.tobytes())] for path, (a, b) in sorted(self.factors.items())]
+        return {"peft": identity(values)}
 
     def rank(self, path: str) -> int:
         return int(self._exception("rank_pattern", path, self.config["r"]))
