@@ -149,7 +149,7 @@ def gather(
         delta = rng.normal(0, 0.01, values).astype(np.float32)
         data = make_update(key, configuration, shape, delta, counts, base_version=place % 3)
         update = read_update(data, configuration, shape)
-        bits = feeds(shape, set(update.values))
+        bits = feeds(shape, configuration, set(update.values))
         member = steps.advertise(notice, roster, configuration, key, update_id=update.header.update_id, segments=bits)
         devices.append(Device(key, update, member))
     cohort = Cohort(tuple(device.member.advertisement for device in devices))

@@ -21,6 +21,7 @@ from homeroom_aggregator.downloads import ranged
 from homeroom_aggregator.gate import Call, RefusedError, Service
 from homeroom_aggregator.members import ROLES, Role, join_with_code
 from homeroom_aggregator.openapi import document
+from homeroom_aggregator.secure.cohorts import Cohorts
 
 BODY_LIMIT_BYTES = 1 << 16  # of every request but an update
 
@@ -125,15 +126,46 @@ def join(service: Service, call: Call) -> Response:
 
 def updates(service: Service, call: Call) -> Response:
     member, body = call.who, call.body
-    if not service.rounds.members.consented(member.school):
-        remedy = "`homeroom consent` records it; the update waits on the device"
-        raise RefusedError(403, "no_consent", f"{member.school} has not consented", remedy)
-    if wait_s := service.meter.room(member.device, len(body)):
-        raise RefusedError(429, "too_many", "this device has sent its day's updates", "try again tomorrow", wait_s)
+    _may_send(service, call)
     update_id, status = service.rounds.update(body, member.device, member.name)
     if status == "accepted":
         service.meter.accepted(member.device, len(body))
     return JSONResponse({"update_id": update_id, "status": status})
+
+
+def _may_send(service: Service, call: Call) -> None:
+    """RefusedError unless the device's school has consented, and its day has room for so many bytes."""
+    member = call.who
+    if not service.rounds.members.consented(member.school):
+        remedy = "`homeroom consent` records it; the update waits on the device"
+        raise RefusedError(403, "no_consent", f"{member.school} has not consented", remedy)
+    if wait_s := service.meter.room(member.device, len(call.body)):
+        raise RefusedError(429, "too_many", "this device has sent its day's updates", "try again tomorrow", wait_s)
+
+
+def secure_standing(service: Service, call: Call) -> Response:
+    told = _cohorts(service).standing(call.who.device)
+    return JSONResponse(told) if told else Response(b"null", media_type="application/json")
+
+
+def secure_get(service: Service, call: Call) -> Response:
+    found = _cohorts(service).get(str(call.request.path_params["round"]), call.who.device)
+    return Response(found, media_type="application/octet-stream")
+
+
+def secure_put(service: Service, call: Call) -> Response:
+    cohorts, phase = _cohorts(service), str(call.request.path_params["phase"])
+    _may_send(service, call)
+    cohorts.put(str(call.request.path_params["round"]), phase, call.who.device, call.body)
+    if phase == "input":
+        service.meter.accepted(call.who.device, len(call.body))
+    return JSONResponse({"status": "accepted"})
+
+
+def _cohorts(service: Service) -> Cohorts:
+    if service.cohorts is None:
+        raise RefusedError(404, "plain_rounds", "there are no secure rounds here", "sync again")
+    return service.cohorts
 
 
 def unlearn(service: Service, call: Call) -> Response:
@@ -193,6 +225,9 @@ RULES = (
     Rule("POST", "/rotate", signed=rotate, writes=True, roles=()),
     Rule("POST", "/updates", signed=updates, writes=True, roles=("device",), long=True),
     Rule("POST", "/unlearn", signed=unlearn, writes=True, roles=("device",)),
+    Rule("GET", "/secure", signed=secure_standing, writes=True, roles=("device",)),
+    Rule("GET", "/secure/{round}", signed=secure_get, writes=True, roles=("device",)),
+    Rule("POST", "/secure/{round}/{phase}", signed=secure_put, writes=True, roles=("device",), long=True),
     Rule("GET", "/members", signed=office.members, roles=("school", "district", "auditor")),
     Rule("POST", "/consent", signed=office.consent, writes=True, roles=("school", "district")),
     Rule("POST", "/revoke", signed=office.revoke, writes=True, roles=("school", "district")),

@@ -11,6 +11,8 @@ import click
 import msgspec
 
 from homeroom.contract.codecs import Codec
+from homeroom.contract.roster import LEAST, make_roster, read_roster
+from homeroom.contract.secure import SecureRules
 from homeroom.contract.signing import Role, certify, fingerprint, new_key, public_hex, read_key, write_key
 from homeroom.durable import write_durable
 from homeroom.errors import InputError, StoreError
@@ -41,7 +43,7 @@ def trust_root(key: Path) -> None:
 
 
 @trust.command("certify")
-@click.argument("role", type=click.Choice(["exporter", "aggregator", "institution"]))
+@click.argument("role", type=click.Choice(["exporter", "aggregator", "institution", "roster"]))
 @click.argument("key", type=FILE)
 @click.option("--root-key", type=FILE, required=True)
 @click.option("--name", required=True, help="Who holds the key.")
@@ -75,6 +77,36 @@ def trust_policy(draft: Path, key: Path, certificate: Path | None, out: Path) ->
     click.echo(str(out))
 
 
+@trust.command("roster")
+@click.argument("out", type=FILE)
+@click.option("--key", type=FILE, required=True, help="Key that the root certified for `roster`; its .json beside it.")
+@click.option("--device", "devices", multiple=True, help="Key of a device (`homeroom device status`); may be repeated.")
+@click.option("--devices", "listed", type=FILE, help="A file with one key a line.")
+@click.option("--minimum", type=click.IntRange(LEAST), default=5, show_default=True, help="Least devices in a sum.")
+@click.option("--serial", type=click.IntRange(1), required=True, help="Higher than that of the roster before.")
+@click.option("--institution", default="Homeroom", show_default=True)
+def trust_roster(
+    out: Path, key: Path, devices: tuple[str, ...], listed: Path | None, minimum: int, serial: int, institution: str
+) -> None:
+    """Sign which devices may form a cohort in secure rounds; give OUT to the server with `serve --roster`.
+
+    Example: homeroom trust roster roster.json --key signer.pem --devices keys.txt --minimum 5 --serial 1
+    """
+    names = [*devices, *(_read(listed).decode(errors="replace").split() if listed else ())]
+    if wrong := [name for name in names if len(name) != 64 or set(name) - set("0123456789abcdef")]:
+        raise InputError(f"{wrong[0][:80]!r} is no device's key", remedy="64 hexadecimal digits, from `device status`")
+    if len(set(names)) < minimum:
+        raise InputError(f"{len(set(names))} devices are fewer than the minimum of {minimum}", where=str(out))
+    if out.resolve() == key.with_suffix(".json").resolve():
+        raise InputError("is the key's certificate", where=str(out), remedy="choose another name for the roster")
+    word = read_certificate(key.with_suffix(".json"))
+    made = make_roster(read_key(key), word, names, serial=serial, minimum=minimum, institution=institution)
+    data = msgspec.json.format(msgspec.json.encode(made), indent=1)
+    read_roster(data, root_fingerprint=fingerprint(word.root))  # a key that may not is told now
+    write_durable(out, data)
+    click.echo(f"{len(made.devices)} devices, at least {minimum} in a sum")
+
+
 @click.command()
 @click.argument("folder", type=FOLDER)
 @click.option("--bundle", type=click.Path(path_type=Path), help="Bundle to serve; needed the first time.")
@@ -104,6 +136,12 @@ def trust_policy(draft: Path, key: Path, certificate: Path | None, out: Path) ->
 @optimizer_options
 @privacy_options
 @click.option("--policy", type=FILE, help="Signed policy to merge by; its own institution's segments come here too.")
+@click.option("--secure", is_flag=True, help="Secure rounds: the server sees sums only (docs/secure.md).")
+@click.option("--cohort", type=click.IntRange(3, 10_000), default=20, show_default=True, help="Devices of one sum.")
+@click.option("--drop-rate", type=click.FloatRange(0, 0.45), default=0.3, show_default=True)
+@click.option("--corrupt-rate", type=click.FloatRange(0, 0.3), default=0.1, show_default=True)
+@click.option("--phase-hours", type=click.FloatRange(0, min_open=True), default=24.0, show_default=True)
+@click.option("--roster", type=FILE, help="Who may form cohorts (`trust roster`); may be given anew at each start.")
 @click.option("--host", default="127.0.0.1", show_default=True)
 @click.option("--port", type=click.IntRange(0, 65535), default=8340, show_default=True)
 @click.option("--announce", is_flag=True, help="Let devices on the local network find it [lan].")
@@ -132,6 +170,12 @@ def serve(
     clip_norm: float | None,
     noise_multiplier: float | None,
     policy: Path | None,
+    secure: bool,
+    cohort: int,
+    drop_rate: float,
+    corrupt_rate: float,
+    phase_hours: float,
+    roster: Path | None,
     host: str,
     port: int,
     announce: bool,
@@ -166,6 +210,15 @@ def serve(
                 optimizer=chosen(optimizer, beta1, beta2, tau),
                 server_rate=server_rate,
                 privacy=promise,
+                secure=SecureRules(
+                    minimum=max(LEAST, min_devices),
+                    cohort=cohort,
+                    drop_rate=drop_rate,
+                    corrupt_rate=corrupt_rate,
+                    phase_s=max(1, round(phase_hours * 3600)),
+                )
+                if secure
+                else None,
             ),
             policy=policy,
         )
@@ -176,6 +229,9 @@ def serve(
         )
     if (tls_cert is None) != (tls_key is None):
         raise InputError("--tls-cert and --tls-key belong together")
+    if roster is not None:
+        found = place.put_roster(folder, _read(roster))
+        click.echo(f"roster {found.serial}: {len(found.devices)} devices, at least {found.minimum} in a sum")
     listening = serve.listen(host, port)
     click.echo(f"{facts.institution}: root {facts.root}")
     if promise := facts.configuration.privacy:
@@ -287,6 +343,13 @@ def _new(path: Path) -> None:
         raise InputError("is there already", where=str(path), remedy="a key is never overwritten") from None
     except OSError as problem:
         raise InputError(f"cannot be written: {problem.strerror}", where=str(path)) from None
+
+
+def _read(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as problem:
+        raise InputError(f"cannot be read: {problem.strerror}", where=str(path)) from None
 
 
 commands: list[click.Command] = [trust, serve, rebuild, simulate]

@@ -21,18 +21,20 @@ from homeroom_aggregator.limits import Limits, Meter
 from homeroom_aggregator.members import Member, Members, Role
 from homeroom_aggregator.metrics import Metrics
 from homeroom_aggregator.rounds import Rounds
+from homeroom_aggregator.secure.cohorts import Cohorts
 from homeroom_aggregator.writer import Writer
 
 BODY_S = 120.0  # for a whole body: a sender that trickles is cut off
 STATUS = {"too_long": 413, "unknown_device": 403, "bad_signature": 401, "too_stale": 409, "unknown_version": 409}
 STATUS |= {"once_a_release": 409, "budget_spent": 409}
+STATUS |= {"secure_only": 409, "past_phase": 409, "not_member": 403}
 
 
 @dataclass
 class Service:
     """What all handlers share. `rounds` belongs to the writer's thread, `reader` to the event loop's.
 
-    secret: proves invitation codes. token: the operator's, if one is set.
+    secret: proves invitation codes. token: the operator's, if one is set. cohorts: where rounds are secure.
     """
 
     rounds: Rounds
@@ -43,6 +45,7 @@ class Service:
     limits: Limits = field(default_factory=Limits)
     nonces: access.Nonces = field(default_factory=access.Nonces)
     metrics: Metrics = field(default_factory=Metrics)
+    cohorts: Cohorts | None = None
 
     def __post_init__(self) -> None:
         self.meter = Meter(self.limits)
@@ -56,6 +59,8 @@ class Service:
         self.reader.close()
         self.rounds.settle()
         self.rounds.close()
+        if self.cohorts:
+            self.cohorts.close()
 
 
 class RefusedError(Exception):

@@ -1,9 +1,9 @@
 """The log on disk: what happened, in order, and the versions that followed; SQLite through the store's Database.
 
-Kinds of entry: `update` (its bytes as they were signed), `withdraw` (an update to unlearn), `release` (a new version),
-`private_release` (a new version, with its sums after noise; its updates' bytes are gone from then on). Sums and theta
-are computed from it (`replay`), from the last checkpoint on; a released version is kept as it was signed. One process
-writes rounds (`lock`); any other may read the file meanwhile.
+Kinds of entry: `update` (its bytes as they were signed), `secure` (the sum of a cohort), `withdraw` (an update to
+unlearn), `release` (a new version), `private_release` (a new version, with its sums after noise; its updates' bytes are
+gone from then on). Sums and theta are computed from it (`replay`), from the last checkpoint on; a released version is
+kept as it was signed. One process writes rounds (`lock`); any other may read the file meanwhile.
 """
 
 from __future__ import annotations
@@ -19,14 +19,15 @@ from homeroom.errors import StoreError
 from homeroom.store.database import DamagedError, Database, refusal
 from homeroom_aggregator import schema
 
-Kind = Literal["update", "withdraw", "release", "private_release"]
+Kind = Literal["update", "withdraw", "release", "private_release", "secure"]
 
 
 @dataclass(frozen=True)
 class Entry:
     """One entry. `version`: the newest version when it happened, for a release the one it made.
 
-    `body`: the update's bytes (none of one that was released privately), a private release's sums, else empty.
+    `body`: the update's bytes (none of one that was released privately), the sums of a cohort or of a private release,
+    else empty.
     """
 
     number: int
@@ -107,7 +108,7 @@ class Log:
         sql = """SELECT number, kind, COALESCE(update_id, ''), COALESCE(device, ''), version, body
                  FROM log LEFT JOIN bodies USING (number) WHERE number = ?"""
         _, kind, update_id, device, version, body = self.database.one(sql, (number,))
-        if kind == "update" and body is None:
+        if kind in ("update", "secure") and body is None:
             raise StoreError(f"entry {number} has lost its body", where="log.db", remedy="restore the last backup")
         return Entry(number, kind, update_id, device, version, body or b"")
 
@@ -120,6 +121,16 @@ class Log:
         """The number of an update's entry, or None."""
         found = self.database.one("SELECT number FROM log WHERE kind = 'update' AND update_id = ?", (update_id,))
         return found[0] if found else None
+
+    def has(self, kind: Kind, update_id: str) -> bool:
+        sql = "SELECT 1 FROM log WHERE kind = ? AND update_id = ?"
+        return self.database.one(sql, (kind, update_id)) is not None
+
+    def sums(self) -> Iterator[Entry]:
+        """The entries of cohorts' sums whose bodies are kept, the newest first; one body in memory at a time."""
+        sql = "SELECT number FROM log JOIN bodies USING (number) WHERE kind = 'secure' ORDER BY number DESC"
+        for (number,) in self.database.rows(sql):
+            yield self.entry(number)
 
     def withdrawn(self, update_id: str) -> bool:
         return (

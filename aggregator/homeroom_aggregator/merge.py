@@ -75,6 +75,24 @@ class SegmentSums:
 
         return undo
 
+    def add_sum(self, numerators: dict[str, np.ndarray], weights: dict[str, int], fed: dict[str, list[str]]) -> Undo:
+        """Add what many devices summed among themselves; numerators int64 [size]; return what takes it out again."""
+        before = self.copy()
+        for name in numerators:
+            if self.weights.get(name, 0) + weights[name] > TOTAL_LIMIT:
+                raise OverflowError(f"segment {name} holds more than {TOTAL_LIMIT} units of weight")
+        for name, values in numerators.items():
+            if name not in self.numerators:
+                self.numerators[name] = np.zeros(len(values), np.int64)
+            self.numerators[name] += values
+            self.weights[name] = self.weights.get(name, 0) + weights[name]
+            self.devices.setdefault(name, set()).update(fed[name])
+
+        def undo() -> None:
+            self.numerators, self.weights, self.devices = before.numerators, before.weights, before.devices
+
+        return undo
+
     def ready(self, configuration: RoundConfiguration) -> list[str]:
         """Rings that at least `min_devices` distinct devices fed, in alphabetical order."""
         return sorted(name for name, fed in self.devices.items() if len(fed) >= configuration.min_devices)

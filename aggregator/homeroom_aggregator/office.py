@@ -50,4 +50,5 @@ def metrics(service: Service, request: Request) -> Response:
     if not access.operator(service.token, request.headers.get("authorization"), client):
         remedy = "ask from the same machine, or with the operator's token"
         raise RefusedError(403, "operator_only", "for the operator", remedy)
-    return Response(service.metrics.text(service.rounds.facts()), media_type="text/plain; version=0.0.4")
+    facts = service.rounds.facts() | (service.cohorts.facts() if service.cohorts else {})
+    return Response(service.metrics.text(facts), media_type="text/plain; version=0.0.4")

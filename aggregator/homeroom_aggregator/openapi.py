@@ -7,6 +7,8 @@ from typing import Any
 import msgspec
 
 import homeroom
+from homeroom.contract.roster import Roster
+from homeroom.contract.secure import PHASES, Notice, Standing
 from homeroom.contract.signing import Certificate
 from homeroom.contract.update import REFUSALS, RoundConfiguration
 
@@ -23,7 +25,7 @@ def _object(**properties: Any) -> dict[str, Any]:
 def document() -> dict[str, Any]:
     """OpenAPI 3.1, made from the data classes that are really used."""
     _, components = msgspec.json.schema_components(
-        (RoundConfiguration, Certificate), ref_template="#/components/schemas/{name}"
+        (RoundConfiguration, Certificate, Notice, Roster, Standing), ref_template="#/components/schemas/{name}"
     )
     text, binary = {"type": "string"}, {"type": "string", "format": "binary"}
     hexadecimal = {"type": "string", "pattern": "^[0-9a-f]{32}$"}
@@ -56,6 +58,8 @@ def document() -> dict[str, Any]:
     configuration = {"$ref": "#/components/schemas/RoundConfiguration"}
     number = {"name": "number", "in": "path", "required": True, "schema": {"type": "integer", "minimum": 0}}
     parcel = _object(path=text, size={"type": "integer"}, sha256=text)
+    round_id = {"name": "round", "in": "path", "required": True, "schema": {"type": "string"}}
+    phase = {"name": "phase", "in": "path", "required": True, "schema": {"enum": list(PHASES)}}
     status = _object(update_id=hexadecimal, status={"enum": ["accepted", "already"]})
     return {
         "openapi": "3.1.0",
@@ -149,6 +153,27 @@ def document() -> dict[str, Any]:
                 "get": {
                     **operation("The audit log after an entry; for district and auditor", anything),
                     "parameters": [{**number, "name": "after"}],
+                }
+            },
+            "/v1/secure": {
+                "get": operation(
+                    "The secure round under way, as signed, and what it wants of this device; null without a roster",
+                    _object(
+                        notice={"$ref": "#/components/schemas/Notice"},
+                        signature=text,
+                        certificate=certificate,
+                        roster={"$ref": "#/components/schemas/Roster"},
+                        standing={"$ref": "#/components/schemas/Standing"},
+                    ),
+                )
+            },
+            "/v1/secure/{round}": {
+                "get": {**operation("What the present phase reads", binary, media=octets), "parameters": [round_id]}
+            },
+            "/v1/secure/{round}/{phase}": {
+                "post": {
+                    **operation("A device's part of a phase (docs/secure.md)", _object(status=text), body=binary),
+                    "parameters": [round_id, phase],
                 }
             },
             "/v1/metrics": {

@@ -5,6 +5,8 @@ key.pem            the aggregator's own key; signs rounds and versions
 secret             proves invitation codes
 bundles/<id>/      the bundle it serves
 log.db             everything that happened (see `log`)
+roster.json        which devices may form a cohort, signed by the institution, where there are secure rounds
+secure.db          the secure round that is under way; not worth a backup, it must not outlive the round
 """
 
 from __future__ import annotations
@@ -22,6 +24,7 @@ from homeroom.contract.canonical import decode
 from homeroom.contract.invitation import Invitation
 from homeroom.contract.manifest import Hash
 from homeroom.contract.policy import LIMIT_BYTES, read_policy
+from homeroom.contract.roster import Roster, read_roster
 from homeroom.contract.signing import (
     Certificate,
     certify,
@@ -43,8 +46,10 @@ from homeroom_aggregator.ledger import releases_within
 from homeroom_aggregator.log import Log
 from homeroom_aggregator.members import Invited, Members, Role
 from homeroom_aggregator.rounds import Rounds
+from homeroom_aggregator.secure.cohorts import Cohorts
 
 FACTS, KEY, SECRET, LOG, BUNDLES = "aggregator.json", "key.pem", "secret", "log.db", "bundles"
+ROSTER, SECURE = "roster.json", "secure.db"
 
 
 class Facts(msgspec.Struct, frozen=True, kw_only=True):
@@ -157,13 +162,33 @@ def open_service(folder: Path, token: str | None = None, retain: int = 0) -> Ser
     facts = read(folder)
     rounds = open_rounds(folder, retain)
     downloads = Downloads(rounds, open_log(folder), folder / BUNDLES / f"{facts.bundle_id}.homeroom")
-    return Service(rounds, facts.institution, secret_of(folder), downloads, token)
+    service = Service(rounds, facts.institution, secret_of(folder), downloads, token)
+    if facts.configuration.secure:
+        service.cohorts = Cohorts(folder / SECURE, rounds, open_log(folder), lambda: roster(folder))
+    return service
 
 
 def open_log(folder: Path) -> Log:
     """The log, to read and to write what `members` and `audit` do; works while the aggregator runs."""
     read(folder)
     return Log(folder / LOG, alone=False)
+
+
+def roster(folder: Path) -> Roster | None:
+    """The institution's newest word on who may form a cohort, if it has given one; TrustError if it is not that."""
+    try:
+        data = (folder / ROSTER).read_bytes()
+    except FileNotFoundError:
+        return None
+    return read_roster(data, root_fingerprint=read(folder).root)
+
+
+def put_roster(folder: Path, data: bytes) -> Roster:
+    """Take a roster for the cohorts to come; TrustError if it is not the institution's, or older than the last."""
+    present = roster(folder)
+    found = read_roster(data, root_fingerprint=read(folder).root, after=present.serial if present else 0)
+    write_durable(folder / ROSTER, data)
+    return found
 
 
 def invite(folder: Path, address: str, count: int) -> list[Invitation]:

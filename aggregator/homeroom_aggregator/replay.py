@@ -20,6 +20,8 @@ from homeroom_aggregator.log import Entry
 from homeroom_aggregator.merge import SegmentSums, Undo
 from homeroom_aggregator.optimizers import Moments, Server
 from homeroom_aggregator.private import apply
+from homeroom_aggregator.secure import sums
+from homeroom_aggregator.secure.sums import SecureSum
 
 Released = Callable[[int, np.ndarray, dict[str, int]], None]  # version, theta, devices by segment
 
@@ -56,6 +58,18 @@ def admit(state: State, update: Update, version: int, rules: Rules, member: str)
     def undo() -> None:
         undo_sums()
         state.pending -= 1
+
+    return undo
+
+
+def admit_sum(state: State, found: SecureSum) -> Undo:
+    """Take a cohort's sum in, which counts as an update of each of its devices; return what takes it out again."""
+    undo_sums = state.sums.add_sum(found.numerators, found.header.weights, found.header.fed)
+    state.pending += len(found.header.updates)
+
+    def undo() -> None:
+        undo_sums()
+        state.pending -= len(found.header.updates)
 
     return undo
 
@@ -127,6 +141,11 @@ def replay(
                 update = read_update(entry.body, rules.configuration, rules.layout)
                 admit(state, update, entry.version, rules, entry.device)
                 merged.add(entry.update_id)
+        elif entry.kind == "secure":
+            found = sums.unpack(entry.body, rules.layout)
+            if not gone & found.header.updates.keys():  # one that is unlearned takes the sum along that hides it
+                admit_sum(state, found)
+                merged.update(found.header.updates)
         else:
             raise StoreError(f"holds an entry {entry.kind!r}", where="log.db", remedy="update homeroom")
         if watch and entry.number in watched:

@@ -18,7 +18,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from homeroom.bundle import Bundle
 from homeroom.contract.canonical import digest
 from homeroom.contract.signing import Certificate, fingerprint
-from homeroom.contract.update import RoundConfiguration, Update, read_update
+from homeroom.contract.update import REFUSALS, RoundConfiguration, Update, read_update
 from homeroom.contract.version import make_version, read_version
 from homeroom.errors import StoreError, UpdateError
 from homeroom_aggregator import audit, checkpoint, private
@@ -26,7 +26,9 @@ from homeroom_aggregator.ledger import Ledger
 from homeroom_aggregator.log import Log
 from homeroom_aggregator.members import Members
 from homeroom_aggregator.merge import Undo
-from homeroom_aggregator.replay import Rules, State, admit, due, release, replay
+from homeroom_aggregator.replay import Rules, State, admit, admit_sum, due, release, replay
+from homeroom_aggregator.secure import sums
+from homeroom_aggregator.secure.sums import SecureSum
 
 CHECKPOINT_ENTRIES, CHECKPOINT_BYTES = 1000, 256 << 20  # since the last one; the next start replays no more than that
 PRUNED_AT_ONCE = 16
@@ -88,6 +90,8 @@ class Rounds:
 
         sender: the key that the request is signed with. member: whose that is, where it is not the member's first key.
         """
+        if self.configuration.secure:
+            raise UpdateError(REFUSALS["secure_only"], code="secure_only", remedy="update homeroom, then sync again")
         update, member = read_update(data, self.configuration, self.rules.layout), member or sender
         header = update.header
         if header.device != sender and header.device not in self.members.names(sender):
@@ -124,11 +128,33 @@ class Rounds:
             self._done.append(admit(self.state, update, version, self.rules, member))
             if due(self.state, self.rules):
                 number = self._release()
-            self._since_bytes += len(data)
-            if number - self._mark >= CHECKPOINT_ENTRIES or self._since_bytes >= CHECKPOINT_BYTES:
-                self._put_checkpoint(number)
-            if self.retain:
-                self.log.prune(PRUNED_AT_ONCE)
+            self._note(number, len(data))
+
+    def _note(self, number: int, size: int) -> None:
+        """After so many bytes up to entry `number`: a checkpoint if it is time for one, and away with what is old."""
+        self._since_bytes += size
+        if number - self._mark >= CHECKPOINT_ENTRIES or self._since_bytes >= CHECKPOINT_BYTES:
+            self._put_checkpoint(number)
+        if self.retain:
+            self.log.prune(PRUNED_AT_ONCE)
+
+    def take_sum(self, found: SecureSum) -> None:
+        """Merge a cohort's sum and release a version, in one durable step; a round that was merged is left alone."""
+        if self.log.has("secure", found.header.round_id):
+            return
+        with self.change():
+            body = sums.pack(found)
+            number = self.log.append("secure", self.state.version, update_id=found.header.round_id, body=body)
+            if not any(self.log.withdrawn(update_id) for update_id in found.header.updates):
+                self._done.append(admit_sum(self.state, found))
+            if self.state.sums.ready(self.configuration):
+                number = self._release()
+            self._note(number, len(body))
+
+    def release_unchanged(self) -> None:
+        """A new version with the present theta, so that devices whose update is spent may train anew."""
+        with self.change():
+            self._release()
 
     @contextmanager
     def change(self) -> Iterator[None]:
@@ -187,6 +213,8 @@ class Rounds:
         An id never seen stays out should it come. What a private release holds is `bounded`, and stays in.
         """
         holder, number = self.log.sender(update_id), self.log.number(update_id)
+        if holder is None:
+            holder, number = self._in_a_sum(update_id, member)
         if holder not in (None, member) or self.bounded(update_id, member):
             return False
         if not self.log.withdrawn(update_id):
@@ -202,6 +230,13 @@ class Rounds:
                     self._done.append(lambda: setattr(self, "state", before))
                     self.state = self._resumed()
         return number is None or number > self.log.base
+
+    def _in_a_sum(self, update_id: str, member: str) -> tuple[str | None, int | None]:
+        """Whose an update is that went into a cohort's sum, and that entry's number; `member` if one of its keys."""
+        for entry in self.log.sums():
+            if key := sums.read_header(entry.body).updates.get(update_id):
+                return member if key == member or member in self.members.names(key) else key, entry.number
+        return None, None
 
     def _resumed(self) -> State:
         """The state that the log gives, from its newest checkpoint on."""

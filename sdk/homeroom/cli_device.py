@@ -177,7 +177,10 @@ def sync(directory: Path, machine: bool) -> None:
     if machine:
         click.echo(_json(asdict(report)))
         return
-    click.echo(f"sent {len(report.sent)} updates ({report.sent_bytes / 1e6:.2f} MB)")
+    if report.secure:
+        click.echo(f"secure round: {report.secure}")
+    else:
+        click.echo(f"sent {len(report.sent)} updates ({report.sent_bytes / 1e6:.2f} MB)")
     for update_id, reason in report.refused.items():
         click.echo(f"  refused {update_id[:8]}: {reason}")
     if report.unlearned:

@@ -14,7 +14,7 @@ from typing import Any
 import msgspec
 import numpy as np
 
-from homeroom import carry, exchange, ingest, lineage, moving, planner, planning, profiles, spending
+from homeroom import carry, cohort, exchange, ingest, lineage, moving, planner, planning, profiles, spending
 from homeroom.budget import Budget, Watch
 from homeroom.bundle import Bundle
 from homeroom.collect import Progress, examples
@@ -257,17 +257,22 @@ class Device:
     def sync(self) -> SyncReport:
         """Send what waits, fetch the newest global theta and use it unless it is clearly worse here.
 
+        In secure rounds no update is sent by itself: the device does its next steps in its cohort and says how far.
         Raises NetworkError where there is no connection: everything stays queued. Raises TrustError, and sends nothing,
         where the aggregator promises less privacy than when this device joined.
         """
+        sent, refused, sent_bytes, secure = list[str](), dict[str, str](), 0, ""
         with exchange.connected(self.store) as client:
             asked = client.round()
             spending.hold(self.store, asked)
             self.store.put_secret("identity.aggregator", msgspec.json.encode(client.certificate))
             self._queue_update()
             unlearned, bounded = exchange.ask_unlearning(self.store, client)
-            layout = self.bundle.manifest.layout
-            sent, refused, sent_bytes = exchange.send_updates(self.store, client, asked, layout)
+            if asked.secure:
+                secure = cohort.take_part(cohort.Self(self.store, self.bundle, client, client.key, self._root(), asked))
+            else:
+                layout = self.bundle.manifest.layout
+                sent, refused, sent_bytes = exchange.send_updates(self.store, client, asked, layout)
             taken = exchange.take_global(self.store, self.bundle, client, self._root(), self._validation_scores)
             clock_off_s = exchange.clock_off_s(client)
         self.store.back_up()
@@ -284,6 +289,7 @@ class Device:
             global_scores=taken.theirs,
             local_scores=taken.ours,
             clock_off_s=clock_off_s,
+            secure=secure,
         )
 
     def rotate_key(self) -> None:

@@ -71,6 +71,7 @@ class SyncReport:
     """One call of `sync`. `refused` gives the aggregator's reason by update id; `version` is the newest global one.
 
     clock_off_s: by how much this machine's clock is ahead of the aggregator's signed time.
+    secure: how this device stands in the secure round under way, in words; empty in plain rounds.
     """
 
     sent: tuple[str, ...] = ()
@@ -84,3 +85,4 @@ class SyncReport:
     global_scores: Mapping[str, Any] = field(default_factory=dict)
     local_scores: Mapping[str, Any] = field(default_factory=dict)
     clock_off_s: float | None = None
+    secure: str = ""

@@ -1,4 +1,4 @@
-"""What a device keeps of the promise of private rounds: it is not weakened unnoticed, and never overspent.
+"""What a device keeps of the promise of private or secure rounds: it is not weakened unnoticed, and never overspent.
 
 The ledger of its own sent updates is sealed in the store and only ever grows; a device needs no aggregator, and no word
 of one, to know what it has spent. Imports store and contracts.
@@ -17,6 +17,7 @@ from homeroom.errors import TrustError, UpdateError
 from homeroom.store import Store
 
 LEDGER, ROUND, PROMISE = "privacy.ledger", "identity.round", "identity.promise"
+SECURE = "identity.secure"  # there since this device agreed to secure rounds
 
 
 class Sent(msgspec.Struct, frozen=True):
@@ -41,14 +42,21 @@ def agree(store: Store, configuration: RoundConfiguration) -> None:
     """Keep a configuration that the user agreed to by joining; a change of its promise is written to the audit log."""
     old, new = promised(store), configuration.privacy
     store.put_secret(ROUND, msgspec.json.encode(configuration))
+    store.put_secret(SECURE, b"1" if configuration.secure else None)
     if old != new:
         with store.step("private rounds on" if new else "private rounds off"):
             store.put_secret(PROMISE, msgspec.json.encode(new))
 
 
 def hold(store: Store, configuration: RoundConfiguration) -> None:
-    """Keep a configuration that the aggregator gives now; TrustError if it promises other privacy than at joining."""
+    """Keep a configuration that the aggregator gives now; TrustError if it promises less than at joining."""
     before = promised(store)
+    if store.get_secret(SECURE) and not configuration.secure:
+        raise TrustError(
+            "the aggregator asks for plain updates now, but this device joined for secure rounds",
+            where="round",
+            remedy="nothing was sent; join with a new invitation if your school agrees",
+        )
     if before and before != configuration.privacy:
         now = f"epsilon {configuration.privacy.epsilon:g}" if configuration.privacy else "no privacy"
         raise TrustError(

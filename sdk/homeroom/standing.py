@@ -5,6 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 from homeroom.bundle import Bundle
+from homeroom.contract.signing import public_hex
+from homeroom.exchange import device_key
 from homeroom.installing import kept_tier
 from homeroom.lineage import newest_global
 from homeroom.policies import policy_in_force
@@ -13,7 +15,7 @@ from homeroom.store import Store
 
 
 def standing(store: Store, bundle: Bundle) -> dict[str, Any]:
-    version, newest = store.current(), newest_global(store, bundle)
+    version, newest, key = store.current(), newest_global(store, bundle), device_key(store)
     in_use = {"kind": version.kind, "base": version.base, "version_id": version.version_id} if version else "bundle"
     manifest, policy = bundle.manifest, policy_in_force(store)
     return {
@@ -29,6 +31,7 @@ def standing(store: Store, bundle: Bundle) -> dict[str, Any]:
         "versions": len(store.versions()),
         "policy": {"institution": policy.institution, "version": policy.version} if policy else None,
         "joined": store.get_secret("identity.enrolment") is not None,
+        "device_key": public_hex(key) if key else None,
         "updates_waiting": len(store.pending_updates()),
         "updates_sent": len(store.sent_updates()),
         "unlearning_waiting": len(store.pending_unlearn()),

@@ -12,6 +12,9 @@ import tiny
 from aggregator.house import running
 from homeroom import Device, Sample, exchange, spending
 from homeroom.contract.privacy import Privacy, squares
+from homeroom.contract.roster import make_roster
+from homeroom.contract.secure import SecureRules
+from homeroom.contract.signing import certify, new_key
 from homeroom.contract.update import RoundConfiguration, read_update
 from homeroom.errors import NetworkError, TrustError
 from homeroom_aggregator import place
@@ -216,3 +219,35 @@ def test_a_device_stops_at_its_own_budget_whatever_the_aggregator_says(
         assert "epsilon 12" in reason
         assert service.rounds.log.count("update") == 0
         assert device.status()["privacy"]["updates_sent"] == 9
+
+
+def test_whole_devices_sum_in_secret_and_one_forgets_a_pupil(
+    tiny_bundle: tiny.Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder, signer = tmp_path / "district", new_key()
+    rules = SecureRules(minimum=3, cohort=3, drop_rate=0.0)
+    asked = RoundConfiguration(bundle_id="0" * 64, secure=rules)
+    place.make(folder, tiny_bundle.path, institution="tests", root_key=tiny_bundle.root_key, configuration=asked)
+    service = place.open_service(folder)
+    schools = [open_school(tiny_bundle, tmp_path / f"s{n}", monkeypatch, n) for n in range(3)]
+    with running(service) as address:
+        for number, device in enumerate(schools):
+            enrol(device, service, address, tmp_path, f"s{number}")
+            assert device.train(minutes=1, epochs=1).update == "queued"
+        names = [device.status()["device_key"] for device in schools]
+        word = certify(tiny_bundle.root_key, "roster", signer, "tests")
+        roster = make_roster(signer, word, names, serial=1, minimum=3, institution="tests")
+        place.put_roster(folder, msgspec.json.encode(roster))
+        said = [device.sync().secure for _ in range(5) for device in schools if service.rounds.state.version == 0]
+        assert said[0] == "joined a cohort; waits for others to join"
+        assert service.rounds.state.version == 1
+        assert service.rounds.log.count("update") == 0
+        reports = [device.sync() for device in schools]
+        assert {report.version for report in reports} == {1}
+        schools[0].forget(schools[0].store.subjects()[0])
+        assert len(schools[0].sync().unlearned) == 1
+        assert service.rounds.state.theta.tobytes() == service.rounds.bundle.theta().tobytes()
+        assert service.rounds.verify() == []
+    for device in schools:
+        device.close()
+    service.close()

@@ -62,7 +62,7 @@ class Notice(msgspec.Struct, frozen=True, kw_only=True):
 class Advertisement(msgspec.Struct, frozen=True, kw_only=True):
     """A device's keys for one round. channel, mask: X25519 public keys. seed_digest: SHA-256 of the self-mask's seed.
 
-    segments: a bit for each shared segment of the layout that the update feeds, the first in the lowest bit.
+    segments: a bit for each segment that the round takes, set if the update feeds it; the first in the lowest bit.
     """
 
     device: Bytes32
@@ -138,7 +138,7 @@ class Reveal(msgspec.Struct, frozen=True):
 
 
 class Standing(msgspec.Struct, frozen=True):
-    """Where a round stands, for one device; `wanted` says whether this device's part of the phase is missing."""
+    """Where a round stands, for one device. wanted: its part of the phase is missing. member: it did not drop out."""
 
     round_id: str
     phase: Phase

@@ -50,6 +50,9 @@ REFUSALS = {
     "not_clipped": "it is longer than the clip norm of this private round",
     "once_a_release": "this device has an update in the next private release already",
     "budget_spent": "one more private release would pass this device's privacy budget",
+    "secure_only": "updates are summed in secure rounds here, and none is taken by itself",
+    "past_phase": "its part of a secure round came too late, or twice and different",
+    "not_member": "this device is not in that cohort",
 }
 FIRST_FIELDS = frozenset(
     {

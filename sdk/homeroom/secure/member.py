@@ -88,6 +88,10 @@ class View:
                 return place
         refuse("the cohort does not hold this device")
 
+    def feeders(self, layout: Layout, configuration: RoundConfiguration) -> dict[str, set[int]]:
+        """By segment, the places of those who feed it."""
+        return feeders(layout, configuration, self.cohort)
+
     def terms(self, layout: Layout, configuration: RoundConfiguration, minimum: int) -> Terms:
         return choose_terms(layout, configuration, self.cohort, minimum, self.parameters.drops)
 
@@ -100,7 +104,7 @@ class View:
             refuse("the survivors are no set of the cohort's")
         if len(places) < minimum:
             refuse(f"only {len(places)} devices are left of the {minimum} that a sum needs")
-        fed = feeders(layout, self.cohort)
+        fed = self.feeders(layout, configuration)
         for name in self.terms(layout, configuration, minimum).segments:
             if len(fed[name] & set(places)) < minimum:
                 refuse(f"segment {name} is left with fewer than {minimum} devices")

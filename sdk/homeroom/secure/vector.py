@@ -10,6 +10,7 @@ import numpy as np
 
 from homeroom.contract.codecs import LIMIT
 from homeroom.contract.layout import Layout
+from homeroom.contract.policy import narrowed
 from homeroom.contract.secure import Cohort
 from homeroom.contract.update import UNITS, RoundConfiguration, Update, weight
 from homeroom.errors import TrustError
@@ -31,15 +32,16 @@ class Terms:
         return sum(self.sizes) + len(self.sizes)
 
 
-def feeds(layout: Layout, names: set[str]) -> bytes:
+def feeds(layout: Layout, configuration: RoundConfiguration, names: set[str]) -> bytes:
     """The bits of an advertisement for the segments that an update holds."""
-    bits = sum(1 << place for place, name in enumerate(_shared(layout)) if name in names)
-    return bits.to_bytes(-(-len(_shared(layout)) // 8), "little")
+    taken = _taken(layout, configuration)
+    bits = sum(1 << place for place, name in enumerate(taken) if name in names)
+    return bits.to_bytes(-(-len(taken) // 8), "little")
 
 
-def feeders(layout: Layout, cohort: Cohort) -> dict[str, set[int]]:
-    """By shared segment, the places of those who feed it; TrustError for bits of segments that there are not."""
-    names = _shared(layout)
+def feeders(layout: Layout, configuration: RoundConfiguration, cohort: Cohort) -> dict[str, set[int]]:
+    """By segment of the round, the places of those who feed it; TrustError for bits of segments that there are not."""
+    names = _taken(layout, configuration)
     found: dict[str, set[int]] = {name: set() for name in names}
     for place, member in enumerate(cohort.members):
         bits = int.from_bytes(member.segments, "little")
@@ -58,8 +60,8 @@ def choose_terms(
 
     noise_limit: the largest magnitude of what a device's noise may add to one value.
     """
-    fed = feeders(layout, cohort)
-    chosen = tuple(name for name in _shared(layout) if len(fed[name]) >= minimum + drops)
+    fed = feeders(layout, configuration, cohort)
+    chosen = tuple(name for name in fed if len(fed[name]) >= minimum + drops)
     return Terms(
         chosen, tuple(layout[name].size for name in chosen), ring_width(len(cohort.members), configuration, noise_limit)
     )
@@ -107,5 +109,6 @@ def decode(terms: Terms, total: np.ndarray) -> tuple[dict[str, np.ndarray], dict
     )
 
 
-def _shared(layout: Layout) -> list[str]:
-    return [segment.name for segment in layout if segment.scope == "shared"]
+def _taken(layout: Layout, configuration: RoundConfiguration) -> list[str]:
+    """The segments whose scope allows them to come here, in the layout's order."""
+    return [segment.name for segment in narrowed(layout, configuration.scopes) if configuration.takes(segment)]

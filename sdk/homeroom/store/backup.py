@@ -34,14 +34,20 @@ class Backup:
         return time.monotonic() - self._made >= self._cost_s / SHARE
 
     def make(self, database: Database) -> None:
-        """Copy the database as it stands; a copy that fails leaves the one before."""
+        """Copy the database as it stands; a copy that fails leaves the one before.
+
+        A secure round's secrets are left out: brought back, they could mask a second vector or open a second sum.
+        """
         start = time.monotonic()
-        copy_whole(database, self.path)
+        copy_whole(database, self.path, without="DELETE FROM secrets WHERE name LIKE 'secure.%'")
         self._made, self._cost_s = time.monotonic(), time.monotonic() - start
 
 
-def copy_whole(database: Database, path: Path) -> None:
-    """Copy a database as it stands into one self-contained file, durably; one that fails leaves what was there."""
+def copy_whole(database: Database, path: Path, *, without: str = "") -> None:
+    """Copy a database as it stands into one self-contained file, durably; one that fails leaves what was there.
+
+    without: a statement that removes from the copy what it must not hold.
+    """
     make_directory(path.parent)
     beside = path.with_name(f"{path.name}.new")
     beside.unlink(missing_ok=True)
@@ -50,6 +56,9 @@ def copy_whole(database: Database, path: Path) -> None:
         try:
             database.connection.backup(copy)
             copy.execute("PRAGMA journal_mode = DELETE")
+            if without:
+                copy.execute("PRAGMA secure_delete = ON")
+                copy.execute(without)
         finally:
             copy.close()
         with beside.open("rb+") as file:

@@ -85,6 +85,7 @@ def _remove(opened: Opened, subject_id: int) -> ForgetReport:
             database.write("DELETE FROM lineage WHERE kind = ? AND item = ?", (kind, item))
     # What an update could not carry stands in for its subjects; the update after it has them in its lineage too.
     database.write_many("DELETE FROM secrets WHERE name = 'residual.' || ?", [(u,) for u in updates])
+    database.write_many("DELETE FROM secrets WHERE name = 'secure.' || ?", [(u,) for u in updates])
     for update_id in unlearning:  # an upload that was begun may have arrived: it is not tried again, only taken back
         database.write("UPDATE updates SET state = 'sent', data = NULL WHERE update_id = ?", (update_id,))
     database.write_many("INSERT OR IGNORE INTO unlearning VALUES (?, 'pending')", [(u,) for u in unlearning])

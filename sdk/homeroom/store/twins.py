@@ -56,7 +56,8 @@ def _notice_move(opened: Opened) -> None:
             sealed = opened.keys.device.seal(body, "secrets", name)
             opened.database.write("INSERT OR REPLACE INTO secrets VALUES (?, ?)", (name, sealed))
         if moved:
-            opened.database.write("DELETE FROM secrets WHERE name LIKE 'identity.%' OR name LIKE 'residual.%'")
+            for kind in ("identity", "residual", "secure"):
+                opened.database.write(f"DELETE FROM secrets WHERE name LIKE '{kind}.%'")
             _drop_waiting(opened, "state = 'pending'")
             opened.database.write("UPDATE updates SET state = 'sent', data = NULL WHERE state = 'sending'")
             opened.moved = True
@@ -79,7 +80,7 @@ def _notice_older(opened: Opened) -> None:
             # Who was in it is not known here: whoever is forgotten from now on has it unlearned.
             sql = "INSERT INTO lineage (subject_id, kind, item) SELECT subject_id, 'update', ? FROM subjects"
             database.write(sql, (update_id,))
-            database.write("DELETE FROM secrets WHERE name LIKE 'residual.%'")
+            database.write("DELETE FROM secrets WHERE name LIKE 'residual.%' OR name LIKE 'secure.%'")
             repair.note(database, [OLDER])
 
 
