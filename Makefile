@@ -17,7 +17,7 @@ JSON ?=
 export PYTHON PIP_EXTRA
 export HOMEROOM_DEVICE_PYTHON := $(CURDIR)/$(DEVICE)/bin/python
 
-.PHONY: help demo test test-oldest quick lint format types bench-device bench-federation bench-codecs bench-aggregator freeze clean
+.PHONY: help demo test test-oldest quick lint format types bench-device bench-federation bench-codecs bench-privacy bench-aggregator freeze clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-18s %s\n", $$1, $$2}' Makefile
@@ -56,6 +56,9 @@ bench-codecs: $(VENV)/.ready ## how few bytes an update needs, and how fast each
 
 bench-aggregator: $(VENV)/.ready ## merging, HTTP under load, starting on a long log (QUICK=1: a tenth of it; FLOWER=a Python with flwr)
 	$(BIN)/python benchmarks/aggregator.py $(if $(QUICK),--quick) $(if $(FLOWER),--flower $(FLOWER)) $(if $(JSON),--json $(JSON))
+
+bench-privacy: $(VENV)/.ready ## do private rounds keep their promise, and what does it cost? (QUICK=1: minutes)
+	$(BIN)/python benchmarks/privacy.py $(if $(QUICK),--quick) $(if $(JSON),--json $(JSON))
 
 freeze: ## write constraints.txt anew from a clean install of the newest versions
 	rm -rf .venv-freeze

@@ -32,7 +32,7 @@ def _figures(ledger: Ledger, layout: Layout, configuration: RoundConfiguration) 
     return {
         "promise": msgspec.to_builtins(ledger.privacy),
         "noise_multiplier_on_grid": ledger.event.noise_multiplier,
-        "parameters": sum(segment.size for segment in layout if segment.scope == "shared"),
+        "parameters": sum(segment.size for segment in configuration.merged(layout)),
         "buffer_size": configuration.buffer_size,
         "releases": len(ledger.events()),
         "releases_a_device": ledger.allowed,

@@ -1,7 +1,7 @@
 """The private release: an exact integer sum, discrete Gaussian noise once, and then only post-processing.
 
-**Mechanism**: each shared segment's sum of clipped updates plus noise from the system's secure generator, all on the
-fixed-point grid; divided by `buffer_size`, a constant. **Norm**: L2 over all shared segments together; one device has
+**Mechanism**: each merged segment's sum of clipped updates plus noise from the system's secure generator, all on the
+fixed-point grid; divided by `buffer_size`, a constant. **Norm**: L2 over all merged segments together; one device has
 one update in a release, and its norm was checked as an integer, so it moves the sum by at most `clip_grid`. **Noise**:
 `noise_grid` in every coordinate, segments that nobody taught included. **Neighbours**: one device's update replaced by
 zero. **When it does not hold**: against the aggregator itself, which sees the updates until they are released; if its
@@ -38,13 +38,12 @@ def once_a_release(sums: SegmentSums, device: str) -> None:
 def noised(sums: SegmentSums, layout: Layout, configuration: RoundConfiguration) -> bytes:
     """The sums with noise, ready to be logged; safetensors int64 [size] by segment_id, and how many devices fed it."""
     assert configuration.privacy  # only private rounds come here
-    shared = [segment for segment in layout if segment.scope == "shared"]
-    noise = discrete_gaussian(
-        configuration.privacy.noise_grid(configuration.scale_bits), sum(segment.size for segment in shared)
-    )
-    parts = dict(zip(shared, np.split(noise, np.cumsum([s.size for s in shared])[:-1]), strict=True))
-    made = {segment.segment_id: sums.numerators[segment.name] + part for segment, part in parts.items()}
-    fed = len(sums.devices[shared[0].name])
+    merged = configuration.merged(layout)
+    sigma = configuration.privacy.noise_grid(configuration.scale_bits)
+    noise = discrete_gaussian(sigma, sum(segment.size for segment in merged))
+    parts = zip(merged, np.split(noise, np.cumsum([s.size for s in merged])[:-1]), strict=True)
+    made = {segment.segment_id: sums.numerators[segment.name] + part for segment, part in parts}
+    fed = len(sums.devices[merged[0].name])
     packed: bytes = safetensors.numpy.save({**made, DEVICES: np.array([fed], np.int64)})
     return packed
 

@@ -323,6 +323,16 @@ def test_releasing_early_keeps_the_denominator_and_the_k_rule(tmp_path: Path) ->
     rounds.close()
 
 
+def test_a_segment_that_a_policy_keeps_back_is_neither_sent_nor_noised(tmp_path: Path) -> None:
+    rounds = place.open_rounds(make_folder(tmp_path, privacy=PROMISE, scopes={"head.grade": "personal"}))
+    release(rounds, A, B)
+    moved = rounds.state.theta - START
+    assert (moved[:4] != 0).all()
+    np.testing.assert_array_equal(moved[4:], 0)
+    assert rounds.verify() == []
+    rounds.close()
+
+
 def test_a_budget_that_no_release_fits_in_is_refused_before_anything_is_made(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="one release alone"):
         make_folder(tmp_path, privacy=msgspec.structs.replace(PROMISE, epsilon=0.5))

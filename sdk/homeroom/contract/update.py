@@ -130,6 +130,10 @@ class RoundConfiguration(msgspec.Struct, frozen=True, kw_only=True):
         """Whether a segment of this scope may come here."""
         return narrower(segment.scope, self.scope) == self.scope
 
+    def merged(self, layout: Layout) -> list[Segment]:
+        """The segments that are merged here, in the layout's order, each with its scope under this policy."""
+        return [segment for segment in narrowed(layout, self.scopes) if self.takes(segment)]
+
 
 def weight(examples: int, staleness: int, configuration: RoundConfiguration) -> int:
     """Integer weight of one segment: its examples, capped, over the root of 1 + staleness; at least 1.
@@ -194,7 +198,7 @@ def make_update(
     """
     if configuration.whole:
         tier = FULL  # what a smaller one lacks is a difference of zero
-    leaving = [s for s in narrowed(layout, configuration.scopes) if configuration.takes(s)]
+    leaving = configuration.merged(layout)
     chosen = [s for s in leaving if examples.get(s.name, 0) > 0]
     if not chosen:
         raise UpdateError(
@@ -322,7 +326,7 @@ def _check_private(
     layout: Layout,
 ) -> None:
     """Raise UpdateError unless one clip was put on the whole update, all of it is there, and no count is told."""
-    taken = {s.name for s in narrowed(layout, configuration.scopes) if configuration.takes(s)}
+    taken = {segment.name for segment in configuration.merged(layout)}
     if header.privacy != privacy or set(values) != taken or any(entry.examples != 1 for entry in header.segments):
         raise UpdateError(REFUSALS["not_private"], code="not_private", remedy="sync, then train again")
     limit = privacy.clip_grid(configuration.scale_bits)
