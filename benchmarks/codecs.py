@@ -6,7 +6,8 @@
 Twenty rounds of five schools in one process (`homeroom_aggregator.simulate`): training, updates as signed bytes, and
 the merge are the product's own code. `fixed32` sends four bytes a value, as float32 would. The score is that of the
 last global theta on test samples: mean accuracy over the lesson's tasks and schools, macro-F1 of short answers; it is
-compared seed by seed, so both sides saw the same batches. Speeds are medians of repeated runs, in megabytes of float32
+compared seed by seed, so both sides saw the same batches. What comes down is measured too: a version as its difference
+from the one before (`homeroom.contract.delta`). Speeds are medians of repeated runs, in megabytes of float32
 a second of this thread's processor time: one thread does the work, and what else the machine does is not the codec's.
 Beside it stands the same by the clock. Runs to its end whether or not the targets are met.
 """
@@ -20,6 +21,7 @@ import tempfile
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, get_args
 
@@ -39,6 +41,7 @@ from homeroom import Sample, golden
 from homeroom.bundle import Bundle, open_bundle
 from homeroom.collect import examples
 from homeroom.contract.codecs import Codec, decode, encode
+from homeroom.contract.delta import make_delta
 from homeroom.contract.update import RoundConfiguration
 from homeroom.dataset import Dataset
 from homeroom.errors import HomeroomError
@@ -77,7 +80,13 @@ def run(task: Task, codec: Codec, seed: int, *, feedback: bool = True) -> dict[s
         task.bundle, task.schools, ROUNDS, task.settings, asked, seed=seed, graphs=task.graphs, feedback=feedback
     )
     sent = sum(facts.sent_bytes for facts in found.rounds)
-    return {"score": task.score(found.theta), "bytes_up_a_round": sent / ROUNDS}
+    thetas = [task.bundle.theta(), *(facts.theta for facts in found.rounds)]
+    down = [len(make_delta(old, new.tobytes())) / new.nbytes for old, new in pairwise(thetas)]
+    return {
+        "score": task.score(found.theta),
+        "bytes_up_a_round": sent / ROUNDS,
+        "difference_down_of_float32": float(np.mean(down)),
+    }
 
 
 # The two tasks
@@ -225,9 +234,9 @@ def measure(args: argparse.Namespace, work: Path, tell: Tell) -> dict[str, Any]:
         for name, codec, feedback in ways:
             one = run(task, codec, seed, feedback=feedback)
             rows.setdefault(name, []).append(one)
-            tell(
-                f"{task.name:14} seed {seed}  {name:18} {one['score']:6.2f}  {one['bytes_up_a_round']:12,.0f} bytes up"
-            )
+            line = f"{one['score']:6.2f} points, {one['bytes_up_a_round']:,.0f} bytes up a round, "
+            line += f"{one['difference_down_of_float32']:.3f} of float32 down"
+            tell(f"{task.name:14} seed {seed}  {name:18} {line}")
     return {
         "rounds": ROUNDS,
         "seeds": seeds,
