@@ -154,6 +154,7 @@ def design_of(recipe: Recipe, backbones: Mapping[str, Backbone], inside: Inside 
         width=recipe.width,
         hidden=recipe.hidden,
         weighting=recipe.weighting,
+        objectives=recipe.objectives,
         adapter=inside.adapter if inside else None,
         scopes=recipe.scopes,
     )

@@ -12,11 +12,12 @@ import torch
 from torch import Tensor
 
 from homeroom.contract.layout import Layout, Scope, Segment
-from homeroom.contract.manifest import Modality, Slot, Task
+from homeroom.contract.manifest import Modality, Objective, Slot, Task
 from homeroom_exporter import heads, ladder
 from homeroom_exporter.heads import HeadKind
 from homeroom_exporter.lora.adapter import Adapter
 from homeroom_exporter.losses import Weighting, balanced, loss, weighting_segment
+from homeroom_exporter.objectives import alignment
 
 SHARPNESS = 10.0  # initial scale of a cosine
 LEVEL = 32.0  # typical size of an int8 feature; brings the ladder's input near 1
@@ -43,6 +44,7 @@ class Design:
     weighting: Weighting = "fixed"
     adapter: Adapter | None = None
     scopes: Mapping[str, Scope] = field(default_factory=dict)
+    objectives: tuple[Objective, ...] = ()
 
     @property
     def inputs(self) -> tuple[tuple[str, str, int], ...]:
@@ -117,6 +119,11 @@ def forward(design: Design, parts: Parts, feeds: Feeds) -> dict[str, Tensor]:
 
     Where LoRA is inside an encoder, they also hold its `states`, see `lora_rows`.
     """
+    return _answers(design, parts, _places(design, parts, feeds), feeds["presence"])
+
+
+def _places(design: Design, parts: Parts, feeds: Feeds) -> dict[str, list[_Place]]:
+    """Every input of every row after its ladder, by slot and place."""
     presence = feeds["presence"]
     places: dict[str, list[_Place]] = {slot.name: [] for slot in design.slots}
     for modality in design.modalities:
@@ -126,6 +133,10 @@ def forward(design: Design, parts: Parts, feeds: Feeds) -> dict[str, Tensor]:
         encoded = encode(design, modality, parts, slots, presence[:, columns], feeds)
         for slot in (s for s in slots for _ in range(s.count)):
             places[slot.name].append(next(encoded))
+    return places
+
+
+def _answers(design: Design, parts: Parts, places: Mapping[str, list[_Place]], presence: Tensor) -> dict[str, Tensor]:
     vectors = _fuse(design, parts, [place.vector for slot in design.slots for place in places[slot.name]], presence)
     outputs = {}
     for task in design.tasks:
@@ -226,14 +237,20 @@ def normalised(scale: np.ndarray) -> np.ndarray:
 
 
 def objective(design: Design, parts: Parts, feeds: Feeds) -> tuple[Tensor, Tensor]:
-    """Sum over tasks and rows of weight * loss, and the sums by task [tasks]; `feeds` are the grad graph's inputs.
+    """Sum over columns and rows of weight * loss, and the sums by column: tasks, then objectives without labels.
 
-    Where the design weighs tasks by their uncertainty, the first is `losses.balanced` of the second.
+    feeds: the grad graph's inputs. Where the design weighs tasks by their uncertainty, the tasks' part of the first is
+    `losses.balanced`.
     """
-    outputs = forward(design, parts, feeds)
-    rows = torch.stack([loss(t.kind, outputs[t.name], feeds[f"{t.name}.target"]) for t in design.tasks], 1)
-    sums = (rows * feeds["weights"]).sum(0)
+    places, presence, weights = _places(design, parts, feeds), feeds["presence"], feeds["weights"]
+    outputs = _answers(design, parts, places, presence)
+    columns = [loss(t.kind, outputs[t.name], feeds[f"{t.name}.target"]) for t in design.tasks]
+    for found in design.objectives:
+        here = presence[:, [design.columns(name)[0] for name in found.reads]]
+        columns.append(alignment([places[name][0].vector for name in found.reads], here))
+    sums = (torch.stack(columns, 1) * weights).sum(0)
     if design.weighting == "fixed":
         return sums.sum(), sums
+    count = len(design.tasks)
     variances = torch.cat([parts[f"weighting.{task.name}"]["log_variance"] for task in design.tasks])
-    return balanced(sums, feeds["weights"].sum(0), variances), sums
+    return balanced(sums[:count], weights.sum(0)[:count], variances) + sums[count:].sum(), sums

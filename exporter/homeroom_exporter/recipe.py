@@ -13,7 +13,18 @@ from typing import Annotated, Any, Literal, TypeVar, get_args
 import msgspec
 
 from homeroom.contract.layout import Scope
-from homeroom.contract.manifest import SLOT_LIMIT, Column, Count, ModalityName, Name, Slot, Task, TaskKind, Training
+from homeroom.contract.manifest import (
+    SLOT_LIMIT,
+    Column,
+    Count,
+    ModalityName,
+    Name,
+    Objective,
+    Slot,
+    Task,
+    TaskKind,
+    Training,
+)
 from homeroom.errors import RecipeError
 from homeroom_exporter.encoders.spec import EncoderSpec
 from homeroom_exporter.heads import HeadKind
@@ -74,6 +85,14 @@ class TaskTable(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only
     weight: Annotated[float, msgspec.Meta(ge=0)] = 1.0
 
 
+class ObjectiveTable(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """One `[objectives.<name>]`: what samples teach without a label."""
+
+    kind: Literal["alignment"]
+    reads: Annotated[tuple[Name, ...], msgspec.Meta(min_length=2, max_length=16)]
+    weight: Annotated[float, msgspec.Meta(gt=0)] = 1.0
+
+
 class TrainingTable(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """`[training]`: what the bundle recommends to devices."""
 
@@ -101,6 +120,7 @@ class Recipe(msgspec.Struct, frozen=True, kw_only=True):
     saliency: bool
     tiers: tuple[TierName, ...]
     weighting: Weighting
+    objectives: tuple[Objective, ...]
     golden: int
     encoders: tuple[EncoderSpec, ...]
     slots: tuple[Slot, ...]
@@ -180,7 +200,7 @@ class _Reader:
         return value
 
     def recipe(self, document: dict[str, Any]) -> Recipe:
-        parts = ("encoders", "slots", "tasks", "training", "adapter", "scopes")
+        parts = ("encoders", "slots", "tasks", "objectives", "training", "adapter", "scopes")
         head = self.convert({k: v for k, v in document.items() if k not in parts}, Head)
         encoders = tuple(self.encoder(n, v) for n, v in self.table(document, "encoders").items())
         slots = tuple(self.slot(n, v, encoders) for n, v in self.table(document, "slots").items())
@@ -200,6 +220,7 @@ class _Reader:
         for slot in slots:
             if slot.name not in read:
                 raise self.refuse("no task reads it", "slots", slot.name, remedy="remove it or let a task read it")
+        objectives = tuple(self.objective(n, v, by_name) for n, v in self.table(document, "objectives").items())
         training = self.convert(document.get("training", {}), TrainingTable, "training")
         if training.clip_norm and not head.clipped:
             raise self.refuse("needs graphs that clip", "training", "clip_norm", remedy="add clipped = true at the top")
@@ -215,6 +236,7 @@ class _Reader:
             saliency=head.saliency,
             tiers=head.tiers,
             weighting=training.weighting,
+            objectives=objectives,
             golden=head.golden,
             encoders=encoders,
             slots=slots,
@@ -310,6 +332,17 @@ class _Reader:
             "scale": table.scale,
         }
         return self.convert(task, Task, *here)
+
+    def objective(self, name: str, value: Any, slots: dict[str, Slot]) -> Objective:
+        here = ("objectives", name)
+        table = self.convert(value, ObjectiveTable, *here)
+        for read in table.reads:
+            if read not in slots:
+                raise self.refuse(f"there is no slot {read!r}", *here, "reads", remedy=f"one of {sorted(slots)}")
+        reads = [slots[read] for read in table.reads]
+        if len({slot.modality for slot in reads}) < len(reads) or any(slot.count > 1 for slot in reads):
+            raise self.refuse("alignment reads single slots of different modalities", *here, "reads")
+        return self.convert({**msgspec.structs.asdict(table), "name": name}, Objective, *here)
 
     def head(self, name: str, table: TaskTable, slots: dict[str, Slot]) -> HeadKind:
         here = ("tasks", name)

@@ -42,7 +42,7 @@ def input_shapes(design: Design, role: str, batch: int, tokens: Mapping[str, int
     shapes["presence"] = (batch, len(design.inputs))
     if role in WITH_TARGETS:
         shapes |= {f"{task.name}.target": (batch, task.width) for task in design.tasks}
-        shapes["weights"] = (batch, len(design.tasks))
+        shapes["weights"] = (batch, len(design.tasks) + len(design.objectives))
     if role == "grad_clipped":
         shapes |= {"groups": (batch,), "clip": (1,)}
     if role == "saliency":

@@ -134,6 +134,7 @@ def fill(folder: Path, contents: Contents) -> Manifest:
         slots=contents.design.slots,
         tasks=contents.design.tasks,
         segments=contents.design.layout.segments,
+        objectives=contents.design.objectives,
         graphs=tuple(graph_entry(graph) for graph in contents.graphs),
         theta=THETA,
         golden=GOLDEN,

@@ -81,6 +81,20 @@ class Dataset:
         return found
 
     @cached_property
+    def aligned(self) -> np.ndarray:
+        """float32 [examples, objectives]: the example's weight where its inputs teach without a label, else 0."""
+        weights = np.array([example.weight for example in self.examples], np.float32)
+        return self.paired(self.presence) * weights[:, None]
+
+    def paired(self, presence: np.ndarray) -> np.ndarray:
+        """float32 [rows, objectives]: 1 where two or more of its inputs are there; presence: [rows, inputs]."""
+        found = np.zeros((len(presence), len(self.manifest.objectives)), np.float32)
+        for column, objective in enumerate(self.manifest.objectives):
+            here = [presence[:, self._columns(slot)].any(1) for slot in objective.reads]
+            found[:, column] = np.sum(here, 0) >= 2
+        return found
+
+    @cached_property
     def targets(self) -> dict[str, np.ndarray]:
         """float32 [examples, width] by task; zeros where there is no label."""
         return {
@@ -138,6 +152,10 @@ class Dataset:
                 slots = [s for s in task.reads if self.manifest.slot(s).modality == segment.modality]
                 for slot in slots:
                     taught |= labelled[:, column] & self.presence[:, self._columns(slot)].any(1)
+            for column, objective in enumerate(self.manifest.objectives):
+                for slot in objective.reads:
+                    if self.manifest.slot(slot).modality == segment.modality:
+                        taught |= (self.aligned[:, column] > 0) & self.presence[:, self._columns(slot)].any(1)
             counts[segment.name] = int(taught.sum())
         return counts
 

@@ -105,7 +105,9 @@ class Device:
         settings: Settings | None = None,
         progress: Progress | None = None,
     ) -> TrainReport:
-        """Learn from all labelled samples within the budget; goes on where a training was cut short.
+        """Learn from all samples that teach something within the budget; goes on where a training was cut short.
+
+        Those are the labelled ones, and all others too where the bundle has objectives that need no label.
 
         megabytes: of memory. budget: further limits, in place of both. epochs, settings: in place of what the bundle
         recommends. profile: a person, whose own samples alone then teach a model for that person, on top of the one in
@@ -351,8 +353,8 @@ class Device:
 
     def _lessons(self) -> list[StoredSample]:
         """The stored samples that may be learned from."""
-        policy = policy_in_force(self.store)
-        return [sample for sample in self.store.each_sample() if may_teach(policy, sample)]
+        policy, unlabelled = policy_in_force(self.store), bool(self.bundle.manifest.objectives)
+        return [sample for sample in self.store.each_sample() if may_teach(policy, sample, unlabelled)]
 
     def _settings(self, epochs: int | None) -> Settings:
         advice = self.bundle.manifest.training
@@ -377,7 +379,7 @@ class Device:
     def _train_profile(
         self, subject: str, begin: float, watch: Watch, settings: Settings, progress: Progress | None
     ) -> TrainReport:
-        samples = [sample for sample in self._lessons() if sample.subject == subject]
+        samples = [sample for sample in self._lessons() if sample.subject == subject and sample.labels]
         if not samples:
             raise TrainError(f"there is no labelled sample of {subject!r}", remedy="add some with `add`")
         ready = examples(self.store, self.bundle, self.graphs, samples, progress=progress, stop=watch.over)

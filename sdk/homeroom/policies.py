@@ -110,6 +110,11 @@ def admitted(policy: Policy | None, samples: Iterable[StoredSample], today: date
     return [msgspec.structs.replace(s, retain_until=min(s.retain_until or last, last)) for s in found]
 
 
-def may_teach(policy: Policy | None, sample: StoredSample) -> bool:
-    """Whether a stored sample may be trained on: some are set aside, some lack a consent that is now asked for."""
-    return bool(sample.labels) and not sample.aside and (policy is None or not policy.consent or bool(sample.consent))
+def may_teach(policy: Policy | None, sample: StoredSample, unlabelled: bool = False) -> bool:
+    """Whether a stored sample may be trained on: some are set aside, some lack a consent that is now asked for.
+
+    unlabelled: whether those without a label teach something too.
+    """
+    if sample.aside or not (sample.labels or unlabelled):
+        return False
+    return policy is None or not policy.consent or bool(sample.consent)

@@ -194,7 +194,7 @@ def outputs_of(graphs: Graphs, dataset: Dataset, theta: np.ndarray) -> dict[str,
 
 
 def sample_weights(dataset: Dataset, settings: Settings) -> np.ndarray:
-    """float32 [examples, tasks]: what each label counts, so that the sum over a mean batch is the mean loss of a task.
+    """float32 [examples, tasks + objectives]: what each counts, so that the sum over a mean batch is its mean loss.
 
     Classes weigh (n / (classes * n_class)) ** balance, scaled to a mean of 1.
     """
@@ -211,7 +211,10 @@ def sample_weights(dataset: Dataset, settings: Settings) -> np.ndarray:
             weights[rows, column] *= factor / factor.mean()
         chosen = settings.task_weights.get(task.name, 1.0)
         weights[:, column] *= chosen * len(dataset) / rows.sum()
-    return weights
+    aligned = dataset.aligned.copy()
+    for column, objective in enumerate(dataset.manifest.objectives):
+        aligned[:, column] *= objective.weight * len(dataset) / max(1, int(np.count_nonzero(aligned[:, column])))
+    return np.hstack([weights, aligned])
 
 
 def _inside(manifest: Manifest, segments: Collection[str], theta: np.ndarray) -> np.ndarray:
@@ -240,7 +243,7 @@ def _gradient(
         rng = np.random.default_rng([settings.seed, state.epoch, state.batch, 1, settings.draw])
         presence = drop_inputs(train.presence[rows], train.manifest, settings.modality_dropout, rng)
         usable = np.stack([train.usable(task, presence) for task in train.manifest.tasks], 1)
-        kept = kept * usable
+        kept = kept * np.hstack([usable, train.paired(presence)])
     feeds = train.feeds(batch, state.theta, presence) | train.targets_of(batch)
     feeds["weights"] = np.zeros((size, kept.shape[1]), np.float32)
     if settings.clip_norm:

@@ -143,6 +143,19 @@ class Task(msgspec.Struct, frozen=True, kw_only=True):
     scale: float = 1.0
 
 
+class Objective(msgspec.Struct, frozen=True, kw_only=True):
+    """What samples teach without a label; a column after the tasks' in `weights`, `losses` and `totals`.
+
+    alignment: inputs of one sample, of `reads` (single slots of different modalities), are brought together, those of
+    different samples of a batch apart. `weight`: of its mean loss beside the tasks'.
+    """
+
+    name: Name
+    kind: Literal["alignment"]
+    reads: tuple[Name, ...]
+    weight: float = 1.0
+
+
 class Tensor(msgspec.Struct, frozen=True):
     name: str
     dtype: Literal["float32", "int8", "int32", "int64", "uint8"]
@@ -209,6 +222,7 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True):
     licences: tuple[Licence, ...] = ()
     provenance: dict[str, str] = {}
     tiers: tuple[Tier, ...] = ()  # smallest first, each within the next; `full` is not among them
+    objectives: tuple[Objective, ...] = ()
     tier_index: str | None = None  # safetensors file with one int32 array a tier, rising places in theta
 
     @property
@@ -264,6 +278,9 @@ def read_manifest(data: bytes) -> Manifest:
     for task in manifest.tasks:
         if unknown := [name for name in task.reads if name not in slots]:
             raise refuse(f"task {task.name} reads unknown slots {unknown}")
+    for objective in manifest.objectives:
+        if unknown := [name for name in objective.reads if name not in slots]:
+            raise refuse(f"objective {objective.name} reads unknown slots {unknown}")
     for segment in manifest.segments:
         if any(d < 1 for p in segment.parameters for d in p.shape):
             raise refuse(f"segment {segment.name} has an empty parameter")
