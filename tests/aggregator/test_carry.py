@@ -20,6 +20,7 @@ from homeroom.cli import homeroom
 from homeroom.contract.letters import write_letter
 from homeroom.contract.privacy import Privacy
 from homeroom.contract.sealed import public_hex, seal, unseal
+from homeroom.contract.secure import SecureRules
 from homeroom.contract.signing import certify, new_key
 from homeroom.errors import DiskFullError, InputError, NetworkError, TrustError
 from homeroom.exchange import device_key
@@ -149,6 +150,17 @@ def test_by_hand_a_private_round_is_charged_once_and_its_promise_is_held(tmp_pat
         device.carry_in(stick)
     device.store.put_secret(spending.PROMISE, msgspec.json.encode(promise))
     assert len(device.carry_in(stick).sent) == 1
+    device.close()
+
+
+def test_where_rounds_are_secure_no_update_is_carried_by_itself(tmp_path: Path, stick: Path) -> None:
+    district = make_folder(tmp_path, secure=SecureRules(minimum=3, cohort=4), min_devices=3)
+    deliver(district, stick)
+    (device,) = joined(tmp_path, district, stick, "one")
+    learn(device, 0.5)
+    assert device.carry_out(stick).updates == 0
+    assert deliver(district, stick).accepted == 0
+    assert device.carry_in(stick).sent == ()
     device.close()
 
 
