@@ -63,6 +63,9 @@ def openapi(_: Service, __: Request) -> Response:
 def round_(service: Service, call: Call) -> Response:
     """The configuration, and the server's time for this request alone."""
     rounds, configuration = service.rounds, service.rounds.configuration.document
+    asked = not rounds.cohort or (
+        call.who.role == "device" and rounds.cohort.ask(call.who.name, service.reader.newest())
+    )
     time = {"time": audit.stamp(), "nonce": call.nonce}
     return JSONResponse(
         {
@@ -71,6 +74,7 @@ def round_(service: Service, call: Call) -> Response:
             "signature": sign(rounds.key, "round", configuration),
             "time": time["time"],
             "time_signature": sign(rounds.key, "time", time),
+            "selected": asked,
         }
     )
 
@@ -237,7 +241,9 @@ RULES = (
 
 async def answered(service: Service, rule: Rule, request: Request, body: bytes) -> Response:
     """What a route answers, in the event loop where it only reads, else from the writer's thread."""
-    handler = rule.signed
+    handler, rounds = rule.signed, service.rounds
+    if rounds.cohort and rounds.cohort.verdict(rounds.state.version, rounds.state.pending) != "wait":
+        await service.writer.do(rounds.look_at_the_clock)
     if handler is None:
         opened = rule.opened
         assert opened is not None

@@ -19,7 +19,7 @@ from homeroom.errors import InputError, StoreError
 from homeroom_aggregator import cli_handover, cli_members, cli_operations, cli_privacy
 from homeroom_aggregator.cli_members import read_certificate
 from homeroom_aggregator.cli_privacy import asked, configuration, privacy_options
-from homeroom_aggregator.cli_rounds import chosen, optimizer_options
+from homeroom_aggregator.cli_rounds import chosen, cohort_options, optimizer_options, synchronous
 
 FILE = click.Path(dir_okay=False, path_type=Path)
 FOLDER = click.Path(file_okay=False, path_type=Path)
@@ -133,6 +133,7 @@ def trust_roster(
     show_default=True,
     help="Versions whose updates are kept at least; 0 keeps all. May change at each start.",
 )
+@cohort_options
 @optimizer_options
 @privacy_options
 @click.option("--policy", type=FILE, help="Signed policy to merge by; its own institution's segments come here too.")
@@ -160,6 +161,9 @@ def serve(
     max_staleness: int,
     codec: Codec,
     retain: int,
+    deadline: float | None,
+    quorum: int | None,
+    over: float,
     optimizer: str,
     server_rate: float,
     beta1: float,
@@ -205,7 +209,8 @@ def serve(
             configuration=configuration(
                 buffer_size=buffer_size,
                 min_devices=min_devices,
-                max_staleness=max_staleness,
+                max_staleness=0 if deadline else max_staleness,
+                cohort=synchronous(deadline, quorum, over),
                 codec=codec,
                 optimizer=chosen(optimizer, beta1, beta2, tau),
                 server_rate=server_rate,

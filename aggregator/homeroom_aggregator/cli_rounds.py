@@ -1,4 +1,4 @@
-"""The options by which `serve` and `simulate` choose what the server does with a mean update."""
+"""The options by which `serve` and `simulate` choose the server's optimizer, and `serve` synchronous rounds."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 import click
 import msgspec
 
-from homeroom.contract.update import ServerOptimizer
+from homeroom.contract.update import CohortRules, ServerOptimizer
 from homeroom.errors import InputError
 
 OPTIONS = (
@@ -31,6 +31,29 @@ def optimizer_options(command: Callable[..., Any]) -> Callable[..., Any]:
     for option in reversed(OPTIONS):
         command = option(command)
     return command
+
+
+COHORT = (
+    click.option("--deadline", type=click.FloatRange(0, min_open=True), help="Synchronous rounds: seconds for one."),
+    click.option("--quorum", type=click.IntRange(1), help="Updates that make a release at the deadline."),
+    click.option(
+        "--over", type=click.FloatRange(1, 10), default=1.3, show_default=True, help="Devices asked, of buffer."
+    ),
+)
+
+
+def cohort_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Adds the options of synchronous rounds; `synchronous` reads them."""
+    for option in reversed(COHORT):
+        command = option(command)
+    return command
+
+
+def synchronous(deadline: float | None, quorum: int | None, over: float) -> CohortRules | None:
+    """None where rounds are asynchronous; InputError if only a part was given."""
+    if (deadline is None) != (quorum is None):
+        raise InputError("--deadline and --quorum belong together", where="options")
+    return None if deadline is None or quorum is None else CohortRules(deadline_s=deadline, quorum=quorum, over=over)
 
 
 def chosen(name: str, beta1: float, beta2: float, tau: float) -> ServerOptimizer | None:

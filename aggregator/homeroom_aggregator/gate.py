@@ -26,7 +26,7 @@ from homeroom_aggregator.writer import Writer
 
 BODY_S = 120.0  # for a whole body: a sender that trickles is cut off
 STATUS = {"too_long": 413, "unknown_device": 403, "bad_signature": 401, "too_stale": 409, "unknown_version": 409}
-STATUS |= {"once_a_release": 409, "budget_spent": 409}
+STATUS |= {"not_selected": 409, "once_a_release": 409, "budget_spent": 409}
 STATUS |= {"secure_only": 409, "past_phase": 409, "not_member": 403}
 
 

@@ -91,6 +91,7 @@ def document() -> dict[str, Any]:
                         signature=text,
                         time=text,
                         time_signature=text,
+                        selected={"type": "boolean"},
                     ),
                 )
             },

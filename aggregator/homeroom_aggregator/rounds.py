@@ -22,6 +22,7 @@ from homeroom.contract.update import REFUSALS, RoundConfiguration, Update, read_
 from homeroom.contract.version import make_version, read_version
 from homeroom.errors import StoreError, UpdateError
 from homeroom_aggregator import audit, checkpoint, private
+from homeroom_aggregator.cohort import Cohort
 from homeroom_aggregator.ledger import Ledger
 from homeroom_aggregator.log import Log
 from homeroom_aggregator.members import Members
@@ -50,6 +51,7 @@ class Rounds:
         """retain: versions whose updates are kept at least; 0 keeps everything."""
         self.retain, self._done, self._erased = retain, list[Undo](), False
         self.bundle, self.configuration, self.key, self.certificate = bundle, configuration, key, word
+        self.cohort = Cohort(configuration.cohort, configuration.buffer_size) if configuration.cohort else None
         self.rules = Rules(bundle.layout, configuration, bundle.theta())
         self.log = Log(path)
         self.members = Members(self.log.database)
@@ -102,6 +104,8 @@ class Rounds:
         if holder or self.log.withdrawn(header.update_id):
             return header.update_id, "already"
         self._check_base(header.base_version)
+        if self.cohort:
+            self.cohort.check(member, self.state.version, self.fed())
         if self.ledger:
             private.once_a_release(self.state.sums, member)
             self.ledger.check(member)
@@ -178,6 +182,21 @@ class Rounds:
                 self._erased = False
         finally:
             self._done = outer
+
+    def fed(self) -> set[str]:
+        """Who is in the sums that wait."""
+        return set().union(*self.state.sums.devices.values())
+
+    def look_at_the_clock(self) -> None:
+        """End a synchronous round whose deadline has passed: with a release, or by asking anew."""
+        verdict = self.cohort.verdict(self.state.version, self.state.pending) if self.cohort else "wait"
+        if self.cohort and verdict != "wait":
+            before = self.state.version
+            if verdict == "release":
+                self.release_now()
+            if self.state.version == before:  # too few, or no segment that enough devices fed
+                self.cohort.begin_again()
+                audit.record(self.log.database, "round asked anew", version=before, updates=self.state.pending)
 
     def release_now(self) -> int:
         """Release what is ready although the buffer is not full; return the newest version."""

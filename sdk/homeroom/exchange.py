@@ -169,6 +169,8 @@ def send_updates(
             size += len(update.data)
             client.update(update.data)
         except UpdateError as problem:
+            if problem.code == "not_selected":  # it waits for a round that asks this device
+                break
             if problem.code in ("unknown_device", "no_consent"):  # it waits until that is mended
                 raise
             store.mark_refused(update.update_id)

@@ -15,7 +15,7 @@ from homeroom.contract.privacy import Privacy, squares
 from homeroom.contract.roster import make_roster
 from homeroom.contract.secure import SecureRules
 from homeroom.contract.signing import certify, new_key
-from homeroom.contract.update import RoundConfiguration, read_update
+from homeroom.contract.update import CohortRules, RoundConfiguration, read_update
 from homeroom.errors import NetworkError, TrustError
 from homeroom_aggregator import place
 from homeroom_aggregator.gate import Service
@@ -250,4 +250,25 @@ def test_whole_devices_sum_in_secret_and_one_forgets_a_pupil(
         assert service.rounds.verify() == []
     for device in schools:
         device.close()
+    service.close()
+
+
+def test_a_device_that_is_not_asked_into_a_synchronous_round_keeps_its_update(
+    tiny_bundle: tiny.Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder, rules = tmp_path / "district", CohortRules(deadline_s=3600, quorum=1, over=1)
+    asked = RoundConfiguration(bundle_id="0" * 64, buffer_size=1, min_devices=1, max_staleness=0, cohort=rules)
+    place.make(folder, tiny_bundle.path, institution="tests", root_key=tiny_bundle.root_key, configuration=asked)
+    service = place.open_service(folder)
+    with running(service) as address, open_school(tiny_bundle, tmp_path / "s", monkeypatch, 0) as device:
+        assert service.rounds.cohort
+        assert service.rounds.cohort.ask("another", 0)
+        enrol(device, service, address, tmp_path, "s")
+        device.train(minutes=1, epochs=1)
+        report = device.sync()
+        assert (report.sent, report.refused) == ((), {})
+        assert device.status()["updates_waiting"] == 1
+        service.rounds.cohort.begin_again()
+        assert len(device.sync().sent) == 1
+    assert service.rounds.state.version == 1
     service.close()

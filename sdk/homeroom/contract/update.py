@@ -35,6 +35,7 @@ REFUSALS = {
     "too_long": "it has more bytes than the round allows",
     "old_format": "its format is no longer read",
     "unknown_device": "this device is not enrolled",
+    "not_selected": "this device was not asked into this round; it is asked again later",
     "no_consent": "this device's school has not consented yet",
     "bad_signature": "its signature does not hold",
     "other_bundle": "it was made with a bundle that this aggregator does not serve",
@@ -71,6 +72,14 @@ class ServerOptimizer(msgspec.Struct, frozen=True, kw_only=True):
     tau: Annotated[float, msgspec.Meta(gt=0)] = 1e-3
 
 
+class CohortRules(msgspec.Struct, frozen=True, kw_only=True):
+    """A synchronous round: `buffer_size` updates, or `quorum` at the deadline; so many times more devices are asked."""
+
+    deadline_s: Annotated[float, msgspec.Meta(gt=0)]
+    quorum: Annotated[int, msgspec.Meta(ge=1)]
+    over: Annotated[float, msgspec.Meta(ge=1, le=10)] = 1.3
+
+
 class RoundConfiguration(msgspec.Struct, frozen=True, kw_only=True):
     """What the aggregator asks for, signed by it. Weights are integers in sixteenths of an example.
 
@@ -99,8 +108,13 @@ class RoundConfiguration(msgspec.Struct, frozen=True, kw_only=True):
     scope: Literal["shared", "institution"] = "shared"
     scopes: dict[str, Scope] = {}
     optimizer: ServerOptimizer | None = None  # None: FedAvg
+    cohort: CohortRules | None = None  # None: asynchronous
 
     def __post_init__(self) -> None:
+        if self.cohort and (self.max_staleness or self.cohort.quorum > self.buffer_size):
+            raise ValueError("a synchronous round has max_staleness 0 and a quorum up to buffer_size")
+        if self.cohort and (self.secure or self.privacy):
+            raise ValueError("synchronous rounds are plain ones: neither secure nor private")
         if self.privacy is None:
             return
         self.privacy.check(self.scale_bits)

@@ -1,0 +1,118 @@
+"""Whatever bytes come: every decoder of the aggregator answers with one of the house's errors, or reads them."""
+
+from __future__ import annotations
+
+import contextlib
+import tempfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from aggregator.house import SEGMENTS, START, School
+from homeroom import http
+from homeroom.contract.invitation import Invitation, as_text, read_invitation
+from homeroom.contract.layout import Layout
+from homeroom.contract.update import RoundConfiguration, read_update
+from homeroom.errors import InputError, StoreError, TrustError, UpdateError
+from homeroom_aggregator import access, checkpoint, inviting
+from homeroom_aggregator.merge import SegmentSums
+from homeroom_aggregator.replay import State
+
+LAYOUT = Layout(SEGMENTS)
+ROUND = RoundConfiguration(bundle_id="0" * 64, update_limit_bytes=1 << 16)
+SCHOOL = School()
+UPDATE = SCHOOL.update(ROUND, 0.5)
+INVITATION = as_text(
+    Invitation(address="https://d.example", root="0" * 64, code="c" * 48, institution="D", bundle_id="1" * 64)
+).encode()
+
+
+def state() -> State:
+    found = State(START.copy(), 3, 1, SegmentSums(), {"head.grade": {"m": np.ones(3)}})
+    found.sums.add(read_update(UPDATE, ROUND, LAYOUT), 0, ROUND)
+    return found
+
+
+CHECKPOINT = checkpoint.pack(state())
+
+
+@st.composite
+def changed(draw: st.DrawFn, original: bytes) -> bytes:
+    """Bytes near the original: some overwritten, a piece cut out or put in, or the end cut off."""
+    data = bytearray(original)
+    for place, value in draw(st.lists(st.tuples(st.integers(0, len(data) - 1), st.integers(0, 255)), max_size=4)):
+        data[place] = value
+    start = draw(st.integers(0, len(data)))
+    data[start : start + draw(st.integers(0, 16))] = draw(st.binary(max_size=16))
+    return bytes(data[: draw(st.integers(0, len(data)))] if draw(st.booleans()) else data)
+
+
+@given(st.one_of(st.binary(max_size=600), changed(UPDATE)))
+def test_an_update(data: bytes) -> None:
+    if data == UPDATE:
+        assert read_update(data, ROUND, LAYOUT).header.device == SCHOOL.name
+    else:
+        with pytest.raises(UpdateError):
+            read_update(data, ROUND, LAYOUT)
+
+
+@given(changed(CHECKPOINT))
+def test_a_checkpoint(data: bytes) -> None:
+    if data == CHECKPOINT:
+        assert checkpoint.pack(checkpoint.unpack(data, LAYOUT)) == CHECKPOINT
+    else:
+        with pytest.raises(StoreError):
+            checkpoint.unpack(data, LAYOUT)
+
+
+@given(st.one_of(st.binary(max_size=300), changed(INVITATION)))
+def test_an_invitation(data: bytes) -> None:
+    with tempfile.TemporaryDirectory() as scratch, contextlib.suppress(InputError):
+        path = Path(scratch) / "invitation"
+        path.write_bytes(data)
+        read_invitation(path)
+
+
+@given(st.one_of(st.binary(max_size=200), changed(b"school,devices,role,consent\nHill,2,device,letter\n")))
+def test_a_sheet_of_schools(data: bytes) -> None:
+    with tempfile.TemporaryDirectory() as scratch, contextlib.suppress(InputError):
+        path = Path(scratch) / "schools.csv"
+        path.write_bytes(data)
+        for wanted in inviting.read_sheet(path):
+            assert 1 <= wanted.count <= inviting.MOST
+            assert all(p.parent == Path(scratch) for _, p in inviting.files([wanted], Path(scratch)))
+
+
+@given(st.one_of(st.text(max_size=80), changed(access.Nonces().new("a").encode()).map(lambda b: b.decode("latin-1"))))
+def test_a_nonce_and_a_code_of_another_server(text: str) -> None:
+    assert not access.Nonces().use(text, "a")
+    assert access.genuine(b"s" * 32, text) == 0
+
+
+def signed() -> dict[str, str]:
+    request = http.Request("POST", "http://d.example/v1/updates", {"host": "d.example"})
+    http.sign_request(request, b"body", SCHOOL.key, "n" * 48, "machine")
+    return {name.lower(): value for name, value in dict(request.headers).items()}
+
+
+SIGNED = signed()
+
+
+@given(
+    st.sampled_from(["signature", "signature-input", "content-digest", "homeroom-instance"]),
+    st.one_of(st.text(st.characters(max_codepoint=255), max_size=120), st.none()),
+    st.data(),
+)
+def test_a_signed_request(name: str, value: str | None, data: st.DataObject) -> None:
+    headers = dict(SIGNED)
+    if value is None:
+        value = data.draw(changed(headers[name].encode("latin-1"))).decode("latin-1")
+    headers[name] = value
+    try:
+        by = http.verify_request(http.Request("POST", "http://d.example/v1/updates", headers), b"body")
+    except TrustError:
+        return
+    assert (by.key, by.nonce, by.instance) == (SCHOOL.name, "n" * 48, "machine")
