@@ -248,9 +248,12 @@ def offered_bundle(client: Client, folder: Path, have: str | None) -> Path | Non
 
 def first_bundle(invitation: Invitation, folder: Path) -> Path:
     """The bundle of an invitation, for a device that has none yet."""
+    from homeroom.lan import located
+    from homeroom.network import Network
     from homeroom.sync import Client, enrolment_of
 
-    with contextlib.closing(Client(enrolment_of(invitation), new_key())) as client:
+    enrolment, key = enrolment_of(invitation), new_key()
+    with contextlib.closing(Client(enrolment, key, located(enrolment, key, Network()))) as client:
         client.check_server()
         found = offered_bundle(client, folder, None)
     assert found is not None  # every bundle is another one than none

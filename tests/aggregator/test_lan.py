@@ -9,9 +9,11 @@ from pathlib import Path
 
 import msgspec
 import pytest
+from click.testing import CliRunner
 
 from aggregator.house import make_folder, running
 from homeroom import Device, lan
+from homeroom.cli import homeroom
 from homeroom.contract.signing import new_key
 from homeroom.errors import MissingExtraError, NetworkError, TrustError
 from homeroom.exchange import set_network
@@ -30,6 +32,7 @@ def this_machine_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HOMEROOM_KEYS", str(tmp_path / "keys"))
     monkeypatch.setattr("homeroom.golden.choose_precision", lambda *_, **__: {})  # these bundles hold no graphs
     monkeypatch.setattr(lan, "INTERFACES", ["127.0.0.1"])
+    monkeypatch.setattr("tenacity.nap.time.sleep", lambda _: None)
 
 
 @pytest.fixture
@@ -56,6 +59,24 @@ def test_a_device_joins_and_syncs_with_an_aggregator_whose_address_it_was_told_w
         set_network(device.store, lan="off")
         with pytest.raises(NetworkError, match="no connection"):
             device.sync()
+
+
+def test_a_device_is_made_from_an_invitation_whose_address_is_wrong(service: Service, tmp_path: Path) -> None:
+    (invitation,) = place.invite(tmp_path / "district", NOWHERE, 1)
+    (tmp_path / "invitation.json").write_bytes(msgspec.json.encode(invitation))
+    with announcing(service, invitation.root):
+        done = CliRunner().invoke(homeroom, ["device", "fetch", str(tmp_path / "c"), str(tmp_path / "invitation.json")])
+    assert "lesson version 1" in done.output
+
+
+def test_serve_announces_what_it_serves_until_it_ends(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = make_folder(tmp_path)
+    root, found = place.read(folder).root, list[str]()
+    monkeypatch.setattr("homeroom_aggregator.serve.serve", lambda *_, **__: found.extend(lan.find(root)))
+    done = CliRunner().invoke(homeroom, ["serve", str(folder), "--port", "0", "--announce"], catch_exceptions=False)
+    assert found
+    assert f"listening on {found[0]}" in done.output
+    assert lan.find(root, 0.3) == []
 
 
 def test_somebody_who_announces_the_root_without_its_key_is_not_spoken_with(service: Service, tmp_path: Path) -> None:
