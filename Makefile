@@ -7,6 +7,7 @@ VENV := .venv
 DEVICE := .venv-device
 OLDEST := .venv-oldest
 OLDEST_RUNTIME := 1.22.0
+FLOWER_ENV := .venv-flower
 BIN := $(VENV)/bin
 PACKAGE := $(shell find sdk exporter aggregator -name '*.py')
 PYTEST_ARGS ?=
@@ -17,7 +18,7 @@ JSON ?=
 export PYTHON PIP_EXTRA
 export HOMEROOM_DEVICE_PYTHON := $(CURDIR)/$(DEVICE)/bin/python
 
-.PHONY: help demo test test-oldest quick lint format types bench-device bench-federation bench-codecs bench-privacy bench-aggregator freeze clean
+.PHONY: help demo test test-oldest quick lint format types bench-device bench-federation bench-secure bench-codecs bench-privacy bench-aggregator freeze clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-18s %s\n", $$1, $$2}' Makefile
@@ -60,6 +61,9 @@ bench-aggregator: $(VENV)/.ready ## merging, HTTP under load, starting on a long
 bench-privacy: $(VENV)/.ready ## do private rounds keep their promise, and what does it cost? (QUICK=1: minutes)
 	$(BIN)/python benchmarks/privacy.py $(if $(QUICK),--quick) $(if $(JSON),--json $(JSON))
 
+bench-secure: $(VENV)/.ready $(FLOWER_ENV)/.ready ## secure rounds: exact sums, masking, against Flower's SecAgg+ (half an hour; QUICK=1: minutes)
+	$(BIN)/python benchmarks/secure_aggregation.py $(if $(QUICK),--quick) $(if $(JSON),--json $(JSON))
+
 freeze: ## write constraints.txt anew from a clean install of the newest versions
 	rm -rf .venv-freeze
 	.ci/environment .venv-freeze '.[dev]'
@@ -85,9 +89,13 @@ $(DEVICE)/.ready: $(DEVICE)/.dependencies $(PACKAGE)
 
 $(OLDEST)/.dependencies: pyproject.toml constraints.txt .ci/environment
 	mkdir -p build && sed '/^onnxruntime==/d' constraints.txt > build/oldest.txt
-	.ci/environment $(OLDEST) -c build/oldest.txt . onnxruntime==$(OLDEST_RUNTIME) pytest pytest-timeout hypothesis psutil
+	.ci/environment $(OLDEST) -c build/oldest.txt '.[secure]' onnxruntime==$(OLDEST_RUNTIME) pytest pytest-timeout hypothesis psutil
 	touch $@
 
 $(OLDEST)/.ready: $(OLDEST)/.dependencies $(PACKAGE)
 	.ci/environment $(OLDEST) --no-deps --force-reinstall .
+	touch $@
+
+$(FLOWER_ENV)/.ready: .ci/environment
+	.ci/environment $(FLOWER_ENV) flwr==1.42.0 numpy==2.4.6
 	touch $@

@@ -6,14 +6,14 @@ each value.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 from cryptography.hazmat.primitives.ciphers import Cipher, CipherContext, algorithms, modes
 
 from homeroom.errors import UpdateError
 
-CHUNK_BYTES = 1 << 17  # of keystream at once: stays in the processor's cache
+CHUNK_BYTES = 1 << 16  # of keystream at once: stays in the processor's cache
 ZEROS = memoryview(bytes(CHUNK_BYTES))
 
 
@@ -45,8 +45,11 @@ def add_masks(vector: np.ndarray, added: Sequence[bytes], taken: Sequence[bytes]
 
 
 def pack(vector: np.ndarray, width: int) -> bytes:
-    """uint64 or uint32 [n] -> n * width bytes, little-endian: the values modulo 256^width."""
-    return np.ascontiguousarray(vector).view(np.uint8).reshape(-1, vector.dtype.itemsize)[:, :width].tobytes()
+    """uint64 or uint32 [n] -> n * width bytes: the values modulo 256^width, in planes.
+
+    A plane holds for every value 8, 4, 2 or 1 of its bytes, little-endian, those of the lowest order first (6 = 4 + 2).
+    """
+    return b"".join((vector >> vector.dtype.type(8 * at)).astype(kind).tobytes() for at, kind in _planes(width))
 
 
 def unpack(data: bytes, count: int, width: int) -> np.ndarray:
@@ -54,9 +57,19 @@ def unpack(data: bytes, count: int, width: int) -> np.ndarray:
     if len(data) != count * width:
         raise UpdateError(f"{len(data):,} bytes are not {count:,} values of {width} bytes", code="wrong_shape")
     kind = word(width)
-    whole = np.zeros((count, kind.itemsize), np.uint8)
-    whole[:, :width] = np.frombuffer(data, np.uint8).reshape(count, width)
-    return whole.view(kind).ravel()
+    whole = np.zeros(count, kind)
+    for at, plane in _planes(width):
+        whole |= np.frombuffer(data, plane, count, count * at).astype(kind) << kind.type(8 * at)
+    return whole
+
+
+def _planes(width: int) -> Iterator[tuple[int, np.dtype[np.unsignedinteger]]]:
+    """The first byte and the dtype of each plane."""
+    at = 0
+    for size in (8, 4, 2, 1):
+        if width & size:
+            yield at, np.dtype(f"<u{size}")
+            at += size
 
 
 def signed(vector: np.ndarray, width: int) -> np.ndarray:

@@ -90,7 +90,7 @@ def test_the_keystream_is_aes_ctr_of_nist_sp_800_38a() -> None:
     assert masks.keystream(key).update(bytes(64)) == blocks
 
 
-@pytest.mark.parametrize("width", [3, 4, 6, 8])
+@pytest.mark.parametrize("width", [3, 4, 5, 6, 7, 8])
 @pytest.mark.parametrize("count", [0, 1, 1000, masks.CHUNK_BYTES // 8 + 7])
 def test_masks_go_on_and_come_off(width: int, count: int) -> None:
     rng = np.random.default_rng(count + width)
