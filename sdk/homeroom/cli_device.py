@@ -93,7 +93,7 @@ def add(directory: Path, samples: tuple[Path, ...], as_they_are: bool, bundle: P
 def train(
     directory: Path, minutes: float, megabytes: float | None, epochs: int | None, profile: str | None, machine: bool
 ) -> None:
-    """Learn from all labelled samples within a budget; goes on where it was interrupted.
+    """Learn from all samples that teach something within a budget; goes on where it was interrupted.
 
     Example: homeroom device train classroom/ --minutes 10
     """
