@@ -6,11 +6,13 @@ import contextlib
 from pathlib import Path
 
 from homeroom.contract.signing import read_key
+from homeroom.durable import write_durable
 from homeroom.store.database import Database
-from homeroom_aggregator import audit, place
+from homeroom_aggregator import audit, letters, place
 from homeroom_aggregator.ledger import Ledger
 from homeroom_aggregator.log import Log
 
+KEPT = (place.ROSTER, letters.KEY)  # who may form a cohort; what letters that are on their way are sealed to
 PEOPLE = ("devices", "invitations", "consents", "instances", "audit")
 
 
@@ -27,6 +29,9 @@ def succeed(folder: Path, old: Path, bundle: Path) -> place.Facts:
                 _take_over(log.database, before.database)
                 if privacy := facts.configuration.privacy:
                     Ledger(log.database, privacy, facts.configuration.scale_bits).carry_over(before.database)
+    for name in KEPT:
+        with contextlib.suppress(FileNotFoundError):
+            write_durable(folder / name, (old / name).read_bytes())
     return place.make(
         folder,
         bundle,

@@ -61,6 +61,18 @@ def test_an_invitation_is_all_that_a_new_device_needs_and_a_newer_bundle_follows
     later.close()
 
 
+def test_letters_on_their_way_open_in_the_folder_that_takes_over(tmp_path: Path) -> None:
+    old, stick = make_folder(tmp_path), tmp_path / "stick"
+    stick.mkdir()
+    run("carry", "in", old, stick)
+    (prepared,) = stick.rglob("receiver.json")
+    before = prepared.read_bytes()
+    write_bundle(tmp_path / "bundle-2", version=2)
+    run("succeed", tmp_path / "new", old, "--bundle", tmp_path / "bundle-2")
+    run("carry", "in", tmp_path / "new", stick)
+    assert prepared.read_bytes() == before
+
+
 def test_an_older_bundle_or_one_of_another_name_is_not_taken(tmp_path: Path) -> None:
     folder, classroom = make_folder(tmp_path), tmp_path / "classroom"
     write_bundle(tmp_path / "bundle-3", version=3)
