@@ -28,6 +28,7 @@ from dp_accounting.rdp import RdpAccountant
 from scipy import stats
 
 import privacy_digits as digits
+from homeroom import noise
 from homeroom.bundle import Bundle, open_bundle
 from homeroom.contract.privacy import Privacy, spent
 from homeroom.contract.signing import certify, new_key, public_hex
@@ -35,7 +36,7 @@ from homeroom.contract.update import RoundConfiguration, Update, make_update, re
 from homeroom.dataset import Dataset
 from homeroom.runtime import Graphs
 from homeroom.training import Settings, fit
-from homeroom_aggregator import noise, private
+from homeroom_aggregator import private
 from homeroom_aggregator.replay import Rules, State, admit, release
 from homeroom_aggregator.rounds import Rounds
 from homeroom_aggregator.simulate import SchoolData, simulate

@@ -197,7 +197,7 @@ def serve(
     from homeroom import lan
     from homeroom_aggregator import place, serve
 
-    promise = asked(epsilon, delta, clip_norm, noise_multiplier)
+    promise = asked(epsilon, delta, clip_norm, noise_multiplier, secure=secure)
     if bundle is not None and not (folder / place.FACTS).exists():
         place.make(
             folder,

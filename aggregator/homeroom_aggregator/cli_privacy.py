@@ -29,9 +29,17 @@ def privacy_options(command: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def asked(
-    epsilon: float | None, delta: float, clip_norm: float | None, noise_multiplier: float | None
+    epsilon: float | None,
+    delta: float,
+    clip_norm: float | None,
+    noise_multiplier: float | None,
+    *,
+    secure: bool = False,
 ) -> Privacy | None:
-    """The promise that the options ask for; InputError if only a part of one was given."""
+    """The promise that the options ask for; InputError if only a part of one was given.
+
+    secure: the devices add the noise.
+    """
     given = {"--epsilon": epsilon, "--clip-norm": clip_norm, "--noise-multiplier": noise_multiplier}
     missing = [name for name, value in given.items() if value is None]
     if len(missing) == len(given):
@@ -43,7 +51,13 @@ def asked(
             remedy="a clip without noise, or noise without a budget, promises nothing",
         )
     try:
-        return Privacy(epsilon=epsilon, delta=delta, clip_norm=clip_norm, noise_multiplier=noise_multiplier)
+        return Privacy(
+            epsilon=epsilon,
+            delta=delta,
+            clip_norm=clip_norm,
+            noise_multiplier=noise_multiplier,
+            mechanism="distributed" if secure else "central",
+        )
     except ValueError as problem:
         raise InputError(str(problem), where="options") from None
 

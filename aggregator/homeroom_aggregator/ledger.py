@@ -130,11 +130,11 @@ class Ledger:
         rows = self.database.rows("SELECT number, event FROM ledger ORDER BY number")
         return {number: msgspec.json.decode(event, type=Event) for number, event in rows}
 
-    def missing(self) -> list[int]:
-        """Versions that the log released privately and the ledger does not know."""
-        sql = """SELECT version FROM log WHERE kind = 'private_release'
-                 AND version NOT IN (SELECT version FROM ledger WHERE version IS NOT NULL)"""
-        return [version for (version,) in self.database.rows(sql)]
+    def missing(self) -> int:
+        """How many private releases and secure sums the log holds and the ledger does not know."""
+        sql = """SELECT (SELECT count(*) FROM log WHERE kind IN ('private_release', 'secure'))
+                 - (SELECT count(*) FROM ledger WHERE version IS NOT NULL)"""
+        return max(0, int(self.database.one(sql)[0]))
 
     def entered(self, device: str) -> int:
         return int(self.database.one("SELECT count(*) FROM entered WHERE device = ?", (device,))[0])

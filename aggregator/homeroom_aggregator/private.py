@@ -18,8 +18,8 @@ from homeroom.contract import envelope
 from homeroom.contract.layout import Layout
 from homeroom.contract.update import RoundConfiguration
 from homeroom.errors import StoreError, UpdateError
+from homeroom.noise import discrete_gaussian
 from homeroom_aggregator.merge import SegmentSums
-from homeroom_aggregator.noise import discrete_gaussian
 from homeroom_aggregator.optimizers import Server
 
 DEVICES = "devices"  # beside the segments in a release: int64 [1], how many devices are in the sum

@@ -86,7 +86,7 @@ def release(state: State, rules: Rules, body: bytes = b"") -> tuple[dict[str, in
     """
     theta, version, pending, sums, moments = state.theta, state.version, state.pending, state.sums, state.moments
     server = Server(rules.configuration, dict(moments))
-    if rules.configuration.privacy:
+    if rules.configuration.central:
         state.theta, devices = apply(theta, body, rules.layout, rules.configuration, server)
         state.sums, undo_sums = SegmentSums(), None
     else:

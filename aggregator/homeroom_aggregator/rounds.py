@@ -148,6 +148,10 @@ class Rounds:
             return
         with self.change():
             body = sums.pack(found)
+            if self.ledger:  # its noise is in it: the sum is the release, whatever becomes of it
+                known = {key: self.members.find(key) for key in found.header.updates.values()}
+                names = {member.name if member else key for key, member in known.items()}
+                self.ledger.charge(self.state.version, sorted(names))
             number = self.log.append("secure", self.state.version, update_id=found.header.round_id, body=body)
             if not any(self.log.withdrawn(update_id) for update_id in found.header.updates):
                 self._done.append(admit_sum(self.state, found))
@@ -208,13 +212,14 @@ class Rounds:
     def _release(self) -> int:
         """Make the next version; the number of its entry."""
         state, sums = self.state, b""
-        if self.ledger:
+        central = self.configuration.central
+        if self.ledger and central:
             self.ledger.charge(state.version + 1, sorted(set().union(*state.sums.devices.values())))
             sums = private.noised(state.sums, self.rules.layout, self.configuration)
         devices, undo = release(state, self.rules, sums)
         self._done.append(undo)
-        number = self.log.append("private_release" if self.ledger else "release", state.version, body=sums)
-        if self.ledger:
+        number = self.log.append("private_release" if central else "release", state.version, body=sums)
+        if central:
             self.log.erase_updates()
             self._erased = True
         body = make_version(self.key, self.certificate, self.bundle.bundle_id, state.version, state.theta, devices)

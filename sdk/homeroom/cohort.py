@@ -9,8 +9,10 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import msgspec
+import numpy as np
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
+from homeroom import spending
 from homeroom.bundle import Bundle
 from homeroom.contract.roster import Roster, read_roster
 from homeroom.contract.secure import (
@@ -30,7 +32,8 @@ from homeroom.contract.update import RoundConfiguration, Update, read_update
 from homeroom.errors import NetworkError, TrustError, UpdateError
 from homeroom.secure import member as steps
 from homeroom.secure.member import Member
-from homeroom.secure.vector import encode, feeds
+from homeroom.secure.noising import share
+from homeroom.secure.vector import Terms, encode, feeds
 from homeroom.store import Store
 
 if TYPE_CHECKING:
@@ -148,6 +151,7 @@ def _waiting(own: Self, notice: Notice) -> Update | None:
     for update in reversed(own.store.pending_updates()):
         try:
             found = read_update(update.data, own.asked, own.bundle.layout)
+            spending.check(own.store, update.update_id, own.asked)
         except UpdateError:
             own.store.mark_refused(update.update_id)
             continue
@@ -185,7 +189,7 @@ def _do(own: Self, call: Call, member: Member) -> None:
         update = _update(own, member)
         member = _save(
             own.store,
-            steps.mask(member, inbox, asked, layout, lambda terms: encode(terms, update, call.notice.version, asked)),
+            steps.mask(member, inbox, asked, layout, lambda terms: _vector(own, call, member, update, terms)),
         )
         _send(own, call, "input", member.masked or b"")
     elif phase == "consent":
@@ -198,9 +202,18 @@ def _do(own: Self, call: Call, member: Member) -> None:
         _send(own, call, "reveal", pack(steps.reveal(member, told, asked)))
 
 
+def _vector(own: Self, call: Call, member: Member, update: Update, terms: Terms) -> np.ndarray:
+    """What is masked: the update, and in a private round this device's share of the noise on its values."""
+    assert member.cohort is not None
+    add, size = share(own.asked, len(member.cohort.members), member.minimum), sum(terms.sizes)
+    return encode(terms, update, call.notice.version, own.asked, lambda vector: add(vector, size))
+
+
 def _consent(own: Self, call: Call, member: Member, survivors: Survivors) -> None:
     """Agree, once and durably, in the copy too; the update is then spent, whatever becomes of the round."""
     agreed = steps.consent(member, survivors, own.asked, own.bundle.layout, own.key)
+    if own.asked.privacy and member.consent is None:
+        spending.charge(own.store, _bytes(own, member), _update_id(member), own.asked, own.bundle.layout)
     _save(own.store, msgspec.structs.replace(agreed, masked=None))
     _spend(own.store, agreed)
     own.store.back_up()
@@ -248,8 +261,15 @@ def _settle(store: Store, round_id: str) -> None:
 
 
 def _update(own: Self, member: Member) -> Update:
-    wanted = member.advertisement.update_id.hex()
+    return read_update(_bytes(own, member), own.asked, own.bundle.layout)
+
+
+def _update_id(member: Member) -> str:
+    return member.advertisement.update_id.hex()
+
+
+def _bytes(own: Self, member: Member) -> bytes:
     for update in own.store.pending_updates():
-        if update.update_id == wanted:
-            return read_update(update.data, own.asked, own.bundle.layout)
+        if update.update_id == _update_id(member):
+            return update.data
     raise TrustError("its update is gone", where="secure round", remedy="train again")

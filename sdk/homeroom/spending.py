@@ -77,9 +77,14 @@ def charge(store: Store, data: bytes, update_id: str, configuration: RoundConfig
     if privacy is None:
         return
     read_update(data, configuration, layout)
-    ledger = sent(store)
-    if any(entry.update_id == update_id for entry in ledger):
-        return
+    store.put_secret(LEDGER, msgspec.json.encode(check(store, update_id, configuration)))
+
+
+def check(store: Store, update_id: str, configuration: RoundConfiguration) -> list[Sent]:
+    """The ledger with this update in it; UpdateError if that would pass the round's budget."""
+    ledger, privacy = sent(store), configuration.privacy
+    if privacy is None or any(entry.update_id == update_id for entry in ledger):
+        return ledger
     after = [*ledger, Sent(update_id, _noise_multiplier(privacy, configuration))]
     if spent((entry.noise_multiplier for entry in after), privacy.delta) > privacy.epsilon:
         raise UpdateError(
@@ -87,7 +92,7 @@ def charge(store: Store, data: bytes, update_id: str, configuration: RoundConfig
             code="budget_spent",
             remedy="this device can go on using new versions, and training for itself",
         )
-    store.put_secret(LEDGER, msgspec.json.encode(after))
+    return after
 
 
 def sent(store: Store) -> list[Sent]:

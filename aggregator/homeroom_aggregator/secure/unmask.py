@@ -97,6 +97,11 @@ def read_sum(
     fed: by segment, how many of the survivors feed it.
     """
     numerators, weights = decode(terms, found)
+    if privacy := configuration.privacy:  # every update weighs 1, and noise has no bound but its scale
+        most = max(fed.values(), default=0) * (LIMIT + 12 * privacy.noise_grid(configuration.scale_bits))
+        if weights != fed or any(int(np.abs(values).max(initial=0)) > most for values in numerators.values()):
+            raise UpdateError("no such sum comes of honest devices", code="too_large")
+        return numerators, weights
     squares = 0.0
     for name, values in numerators.items():
         if not fed[name] <= weights[name] <= fed[name] * UNITS * configuration.cap_examples:

@@ -30,14 +30,15 @@ class Privacy(msgspec.Struct, frozen=True, kw_only=True):
     """Part of a signed round configuration. There is one scale: the noise is `noise_multiplier` times `clip_norm`.
 
     clip_norm: L2 bound of one update. epsilon, delta: the budget of one device over all releases that it enters.
-    mechanism: `central`, discrete Gaussian noise that the aggregator adds to a sum before anything of it is released.
+    mechanism: discrete Gaussian noise, which the aggregator adds to a sum before anything of it is released
+    (`central`), or of which each device adds a share inside a secure round (`distributed`).
     """
 
     clip_norm: float
     noise_multiplier: float
     epsilon: float
     delta: float
-    mechanism: Literal["central"] = "central"
+    mechanism: Literal["central", "distributed"] = "central"
 
     def __post_init__(self) -> None:
         for name in ("clip_norm", "noise_multiplier", "epsilon", "delta"):

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import hashlib
+from math import floor
 from typing import Annotated, Literal, TypeVar
 
 import msgspec
@@ -41,6 +42,10 @@ class SecureRules(msgspec.Struct, frozen=True, kw_only=True):
     drop_rate: Annotated[float, msgspec.Meta(ge=0, le=0.45)] = 0.3
     corrupt_rate: Annotated[float, msgspec.Meta(ge=0, le=0.3)] = 0.1
     phase_s: Annotated[int, msgspec.Meta(ge=1)] = 86_400
+
+    def honest(self, cohort: int, minimum: int) -> int:
+        """How many of `minimum` devices in a sum are honest if the corrupt share of a cohort is all among them."""
+        return minimum - floor(self.corrupt_rate * cohort)
 
 
 class Notice(msgspec.Struct, frozen=True, kw_only=True):

@@ -122,8 +122,15 @@ class RoundConfiguration(msgspec.Struct, frozen=True, kw_only=True):
             raise ValueError(f"codec {self.codec} is lossy, and a private round needs fixed32")
         if self.min_devices > self.buffer_size:
             raise ValueError("min_devices above buffer_size: no private release would ever come")
-        if self.secure:
-            raise ValueError("noise at the aggregator needs what a secure round hides from it: choose one")
+        if (self.privacy.mechanism == "distributed") != bool(self.secure):
+            raise ValueError("noise is distributed in secure rounds, and central in others")
+        if self.secure and self.secure.honest(self.secure.cohort, self.secure.minimum) < 1:
+            raise ValueError("with so many corrupt devices in a cohort, no sum is sure to hold an honest one's noise")
+
+    @property
+    def central(self) -> bool:
+        """Whether the aggregator adds noise at the release."""
+        return self.privacy is not None and self.privacy.mechanism == "central"
 
     @property
     def whole(self) -> bool:

@@ -3,7 +3,7 @@
 After Canonne, Kamath, Steinke 2020, "The Discrete Gaussian for Differential Privacy", algorithms 1 to 3, for whole
 arrays at once. Every chance is a fraction of integers that is tried with uniform integers: no floating point takes
 part, so the attacks that read a secret off the low bits of a noised float (Mironov 2012) have nothing to read. No seed
-exists and none is recorded. How long a draw takes depends on what is drawn: who can time the server's sampler to
+exists and none is recorded. How long a draw takes depends on what is drawn: who can time the sampler to
 microseconds is not kept out.
 """
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from homeroom_aggregator import noise
+from homeroom import noise
 
 SURE = 1e-6  # a true sampler fails one run in a million: what fails here is wrong
 
