@@ -173,7 +173,9 @@ def over_http(work: Path, quick: bool) -> dict[str, Any]:
                 before, start = cpu_s(pid), time.perf_counter()
                 send = ("send", *common, "--first", first, "--count", count, "--connections", connections)
                 row = worker("aggregator_load.py", *send)
-                row["server_cpu_share_of_whole_run"] = (cpu_s(pid) - before) / (time.perf_counter() - start)
+                used_s = cpu_s(pid) - before
+                row["server_cpu_share_of_whole_run"] = used_s / (time.perf_counter() - start)
+                row["server_cpu_ms_an_update"] = 1000 * used_s / count  # polls and nonces included
                 until.touch()
                 polled, _ = poller.communicate(timeout=60)
             row["poll"], row["server_peak_mb"] = json.loads(polled), rss_mb(pid)
@@ -228,7 +230,14 @@ def judged(document: dict[str, Any]) -> list[dict[str, Any]]:
     target("merge_peak_spread_mb", max(peaks) - min(peaks), 20)
     target("merge_growth_after_first_quarter_mb", rows[-1]["growth_after_first_quarter_mb"], 1)
     flower = document["merging"]["flower"]
-    rate = statistics.median(f["ms"] for f in flower) / rows[-1]["merge_ms"] if isinstance(flower, list) else None
+    rate = None
+    if isinstance(flower, list):
+        theirs, ours = statistics.median(f["ms"] for f in flower), rows[-1]["merge_ms"]
+        rate = theirs / ours
+        # Theirs decodes as well, ours also verifies a signature, a hash and every bound: said beside the target.
+        document["merging"]["rate_over_flower_with_decoding_and_checks"] = theirs / (
+            ours + rows[-1]["decode_and_checks_ms"]
+        )
     target("merge_rate_over_flower", rate, 2, at_most=False)
     loads = document["http"]["loads"]
     errors = sum(load["errors"] + load["poll"]["errors"] for load in loads) + len(document["http"]["problems"])
