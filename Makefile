@@ -18,7 +18,7 @@ JSON ?=
 export PYTHON PIP_EXTRA
 export HOMEROOM_DEVICE_PYTHON := $(CURDIR)/$(DEVICE)/bin/python
 
-.PHONY: help demo test test-oldest quick lint format types bench-device bench-federation bench-secure bench-codecs bench-privacy bench-aggregator freeze clean
+.PHONY: help demo test test-oldest quick lint format types bench-device bench-federation bench-secure bench-codecs bench-privacy bench-aggregator bench-personalization freeze clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-18s %s\n", $$1, $$2}' Makefile
@@ -63,6 +63,9 @@ bench-privacy: $(VENV)/.ready ## do private rounds keep their promise, and what 
 
 bench-secure: $(VENV)/.ready $(FLOWER_ENV)/.ready ## secure rounds: exact sums, masking, against Flower's SecAgg+ (half an hour; QUICK=1: minutes)
 	$(BIN)/python benchmarks/secure_aggregation.py $(if $(QUICK),--quick) $(if $(JSON),--json $(JSON))
+
+bench-personalization: $(VENV)/.ready ## a hundred devices with models of their own (QUICK=1: minutes)
+	$(BIN)/python benchmarks/personalization.py $(if $(QUICK),--quick) $(if $(SEEDS),--seeds $(SEEDS)) $(if $(JSON),--json $(JSON))
 
 freeze: ## write constraints.txt anew from a clean install of the newest versions
 	rm -rf .venv-freeze

@@ -312,7 +312,7 @@ def policy(directory: Path, document: Path | None, machine: bool) -> None:
     if held:
         click.echo(f"  consent: {'with each sample' if held.consent else 'not asked for'}")
         click.echo(f"  kept: {f'at most {held.retain_days} days' if held.retain_days else 'as each sample says'}")
-        click.echo(f"  released from: {held.min_devices} devices")
+        click.echo(f"  released from: {held.min_devices} devices, in rounds that are {' or '.join(held.rounds)}")
 
 
 @device.command()

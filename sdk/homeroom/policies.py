@@ -81,11 +81,20 @@ def segments_that_stay(store: Store, layout: Layout) -> list[str]:
 
 def refuses(policy: Policy | None, configuration: RoundConfiguration) -> str | None:
     """Why a round gets no update from here, if so."""
-    if policy is not None and configuration.min_devices < policy.min_devices:
+    if policy is None:
+        return None
+    if configuration.min_devices < policy.min_devices:
         return (
             f"the policy asks for at least {policy.min_devices} devices in a release, "
             f"the aggregator releases from {configuration.min_devices}"
         )
+    promise = configuration.privacy
+    kind = "private" if promise else "secure" if configuration.secure else "plain"
+    if kind not in policy.rounds:
+        return f"the policy allows rounds that are {' or '.join(policy.rounds)}, the aggregator's are {kind}"
+    for name, most in (("epsilon", policy.epsilon), ("delta", policy.delta)):
+        if promise and most is not None and getattr(promise, name) > most:
+            return f"the policy allows {name} up to {most:g}, the aggregator promises {getattr(promise, name):g}"
     return None
 
 

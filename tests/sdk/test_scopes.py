@@ -14,6 +14,7 @@ import tiny
 from homeroom import Device, Sample, exchange, lineage
 from homeroom.cli import main
 from homeroom.contract.policy import Policy, sign_policy
+from homeroom.contract.privacy import Privacy
 from homeroom.contract.signing import certify, new_key, write_key
 from homeroom.contract.update import RoundConfiguration, read_update
 from homeroom.contract.version import make_version
@@ -157,6 +158,33 @@ def test_consent_retention_and_the_least_number_of_devices_are_kept(
     assert report.samples == 4, "what came before the policy and lacks its consent does not teach"
     assert "at least 5 devices" in report.update
     assert device.store.pending_updates() == []
+
+
+def test_the_kind_of_round_and_its_promise_are_held_to_the_policy(
+    device: Device, tiny_bundle: tiny.Tiny, tmp_path: Path
+) -> None:
+    device.policy(write_policy(tmp_path, tiny_bundle, rounds=("private",), epsilon=4.0, delta=1e-5))
+    weak = Privacy(clip_norm=1.0, noise_multiplier=1.0, epsilon=9.0, delta=1e-5)
+    for promise, says in ((None, "are plain"), (weak, "epsilon up to 4")):
+        join(device, tiny_bundle, "District 7", privacy=promise)
+        assert says in device.train(settings=FAST).update
+        assert device.store.pending_updates() == []
+    join(device, tiny_bundle, "District 7", privacy=msgspec.structs.replace(weak, epsilon=4.0))
+    assert device.train(settings=FAST).update == "queued"
+
+
+def test_in_a_private_round_what_may_not_leave_goes_as_zeros(
+    device: Device, tiny_bundle: tiny.Tiny, tmp_path: Path
+) -> None:
+    promise = Privacy(clip_norm=1.0, noise_multiplier=1.0, epsilon=4.0, delta=1e-5)
+    device.policy(write_policy(tmp_path, tiny_bundle, scopes={"head.*": "personal"}))
+    join(device, tiny_bundle, "District 7", privacy=promise)
+    assert device.train(settings=FAST).update == "queued"
+    (update,) = device.store.pending_updates()
+    asked = RoundConfiguration(bundle_id=tiny_bundle.bundle_id, privacy=promise)
+    values = read_update(update.data, asked, tiny_bundle.manifest.layout).values
+    assert {name for name, sent in values.items() if sent.any()} & {"fusion", "ladder.text"}
+    assert not any(sent.any() for name, sent in values.items() if name.startswith("head."))
 
 
 def test_an_update_whose_sending_was_begun_is_not_sent_again_under_a_new_policy(

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import msgspec
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
@@ -19,6 +19,7 @@ from homeroom.contract.manifest import Count
 from homeroom.contract.signing import Certificate, check_certificate, public_hex, sign, verify
 from homeroom.errors import InputError, TrustError
 
+RoundKind = Literal["plain", "secure", "private"]
 FORMAT = 1
 LIMIT_BYTES = 1 << 20
 
@@ -27,7 +28,8 @@ class Policy(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     """`scopes`: by a segment's name, or the beginning of names with a `*` (`head.*`); the narrowest that fits counts.
 
     consent: no sample without it is stored or trained on. retain_days: none is kept longer after it was added.
-    min_devices: a round that would release what fewer devices fed gets no update from here.
+    min_devices: a round that would release what fewer devices fed gets no update from here. rounds: nor does one of
+    another kind. epsilon, delta: nor does a private round that promises each device less than this.
     """
 
     format: int = FORMAT
@@ -37,6 +39,9 @@ class Policy(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     consent: bool = False
     retain_days: Annotated[int, msgspec.Meta(ge=1, le=36_500)] | None = None
     min_devices: Annotated[int, msgspec.Meta(ge=1)] = 1
+    rounds: tuple[RoundKind, ...] = ("plain", "secure", "private")
+    epsilon: Annotated[float, msgspec.Meta(gt=0)] | None = None
+    delta: Annotated[float, msgspec.Meta(gt=0, lt=1)] | None = None
 
 
 class SignedPolicy(msgspec.Struct, frozen=True, kw_only=True):
