@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from homeroom import cli_agent
 from homeroom.errors import InputError
 
 if TYPE_CHECKING:
@@ -435,4 +436,6 @@ def _json(document: Any) -> str:
     return json.dumps(document, default=_plain, ensure_ascii=False, indent=1)
 
 
+for command in cli_agent.commands:
+    device.add_command(command)
 commands: list[click.Command] = [device]

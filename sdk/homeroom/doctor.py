@@ -91,10 +91,11 @@ def _machine() -> Iterator[Check]:
     battery = "no battery" if power.share is None else f"battery {power.share:.0%}"
     plugged = {True: ", plugged in", False: ", not plugged in", None: ""}[power.plugged]
     yield Check("power", battery + plugged + ("" if heat is None else f", processor {heat:.0f} °C"))
-    yield _clock(datetime.datetime.now(datetime.UTC))
+    yield clock(datetime.datetime.now(datetime.UTC))
 
 
-def _clock(now: datetime.datetime) -> Check:
+def clock(now: datetime.datetime) -> Check:
+    """Whether what the system says can be right."""
     said = f"{now:%Y-%m-%d %H:%M} UTC"
     if BUILT <= now.date() <= BUILT + LIFETIME:
         return Check("clock", said)

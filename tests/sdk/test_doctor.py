@@ -114,7 +114,7 @@ def test_a_directory_that_is_in_use_or_empty_is_said_so(tiny_bundle: tiny.Tiny, 
 
 @pytest.mark.parametrize("year", [1970, 2024, 2070])
 def test_a_clock_that_cannot_be_right_is_wrong(year: int) -> None:
-    found = doctor._clock(datetime.datetime(year, 1, 1, tzinfo=datetime.UTC))
+    found = doctor.clock(datetime.datetime(year, 1, 1, tzinfo=datetime.UTC))
     assert found.state == "wrong"
     assert found.remedy
 

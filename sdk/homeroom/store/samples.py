@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import msgspec
 
@@ -56,6 +57,28 @@ def put_back(opened: Opened, sample_ids: Sequence[str]) -> None:
             ):
                 raise InputError("no such sample is set aside", where=sample_id, remedy="list them with `review`")
     opened.back_up()
+
+
+def read_sample(opened: Opened, sample_id: str) -> StoredSample | None:
+    row = opened.database.one("SELECT subject_id, facts, inputs FROM samples WHERE sample_id = ?", (sample_id,))
+    return None if row is None else open_sample(opened.keys.sound()[0][row[0]], sample_id, row[1], row[2])
+
+
+def relabel(opened: Opened, sample_id: str, labels: Mapping[str, Any]) -> str:
+    """Give a sample other labels, in place of all it has; return its new id. InputError if it is not there."""
+    sample = read_sample(opened, sample_id)
+    if sample is None:
+        raise InputError("there is no such sample", remedy="look again: it may have changed")
+    sample = msgspec.structs.replace(sample, labels=dict(labels))
+    subject = opened.known(sample.subject)
+    new_id = subject.cipher.index("sample", *pack_sample(msgspec.structs.replace(sample, aside=""))).hex()
+    with opened.step("relabel", 1):
+        kept = opened.database.one("SELECT aside, near FROM samples WHERE sample_id = ?", (sample_id,))
+        opened.database.write("DELETE FROM samples WHERE sample_id = ?", (sample_id,))
+        facts, inputs = seal_sample(subject.cipher, new_id, *pack_sample(sample))
+        opened.database.write(INSERT, (new_id, subject.subject_id, facts, inputs, *kept))
+    opened.back_up()
+    return new_id
 
 
 def _copy_of(opened: Opened, subject: Subject, key: bytes, sample: StoredSample, sample_id: str) -> str:

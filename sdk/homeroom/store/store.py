@@ -25,7 +25,7 @@ from homeroom.store.opened import Opened
 from homeroom.store.opening import open_store
 from homeroom.store.profiles import put_profile, read_profile
 from homeroom.store.records import Export, ForgetReport, StoredProfile, StoredUpdate, Version
-from homeroom.store.samples import add_samples, put_back, set_aside
+from homeroom.store.samples import add_samples, put_back, read_sample, relabel, set_aside
 from homeroom.vault import Cipher, Keys
 
 RESIDUAL = "residual."  # of a secret's name; the update's id follows
@@ -85,6 +85,21 @@ class Store:
     def put_back(self, sample_ids: Sequence[str]) -> None:
         """Let samples teach after all; InputError, and nothing changed, if one of them is not set aside."""
         put_back(self._opened, sample_ids)
+
+    def relabel(self, sample_id: str, labels: Mapping[str, Any]) -> str:
+        """Give a sample other labels, in place of all it has; return its new id. InputError if it is not there."""
+        return relabel(self._opened, sample_id, labels)
+
+    def sample(self, sample_id: str) -> StoredSample | None:
+        return read_sample(self._opened, sample_id)
+
+    def each_facts(self) -> Iterator[StoredSample]:
+        """Every sample without its inputs, in no order."""
+        return (sample for _, sample in self._opened.each_facts())
+
+    def samples_mark(self) -> str:
+        """Changes whenever a sample comes, goes, is labelled anew or put back."""
+        return "/".join(map(str, self._database.one("SELECT count(*), max(number), sum(aside) FROM samples")))
 
     def samples(self, subject: str | None = None) -> list[StoredSample]:
         """Every sample, or one subject's, in the order they were added."""

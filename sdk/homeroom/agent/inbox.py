@@ -1,0 +1,97 @@
+"""The inbox: a folder whose settled entries are taken in, then deleted: the device's copy is encrypted; imports device.
+
+It may stand on a network share: what is still being copied is left alone, and what cannot be used is put aside with the
+reason beside it.
+"""
+
+from __future__ import annotations
+
+import shutil
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+from homeroom.device import Device
+from homeroom.errors import BundleError, HomeroomError, InputError
+
+SETTLED_S = 30.0  # what changed more recently may still be on its way in
+UNFINISHED = (".part", ".tmp", ".crdownload", ".filepart")
+REFUSED = "refused"
+INVITATION = "invitation.json"
+
+
+@dataclass(frozen=True)
+class Entries:
+    """What lies in the inbox and has settled, by what is to be done with it."""
+
+    samples: tuple[Path, ...] = ()
+    bundles: tuple[Path, ...] = ()
+    invitation: Path | None = None
+
+    def __bool__(self) -> bool:
+        return bool(self.samples or self.bundles or self.invitation)
+
+
+def look(inbox: Path, settled_s: float = SETTLED_S) -> Entries:
+    """Entries that are complete: not hidden, not half copied, and quiet for `settled_s` seconds."""
+    found = settled(inbox, time.time(), settled_s)
+    samples = tuple(entry for entry in found if entry.is_dir() or entry.suffix in (".jsonl", ".csv"))
+    bundles = tuple(entry for entry in found if entry.suffix == ".homeroom" and entry.is_file())
+    return Entries(samples, bundles, next((entry for entry in found if entry.name == INVITATION), None))
+
+
+def settled(inbox: Path, now: float, settled_s: float) -> list[Path]:
+    """now: in seconds since the epoch, as files' times are; a file of the future (a clock was set back) is settled."""
+
+    def quiet(entry: Path) -> bool:
+        paths = [entry, *entry.rglob("*")] if entry.is_dir() else [entry]
+        newest = max(path.stat().st_mtime for path in paths)
+        return newest > now + 86_400 or now - newest >= settled_s
+
+    try:
+        entries = sorted(inbox.iterdir())
+    except OSError:
+        return []  # a share that is away
+    found = []
+    for entry in entries:
+        if entry.name.startswith(".") or entry.name == REFUSED or entry.suffix in UNFINISHED:
+            continue
+        try:
+            if quiet(entry):
+                found.append(entry)
+        except OSError:
+            continue  # it went while it was looked at
+    return found
+
+
+def take_in(device: Device, entries: tuple[Path, ...]) -> tuple[int, int]:
+    """Add each entry (a folder, .jsonl or .csv) and delete it; return how many samples are new, entries refused.
+
+    A power cut between adding and deleting adds the same samples again, which the device recognises by their content.
+    """
+    before, refused = device.store.count(), 0
+    for entry in entries:
+        try:
+            device.add(entry)
+        except (InputError, BundleError) as problem:
+            put_aside(entry, problem)
+            refused += 1
+        else:
+            remove(entry)
+    return device.store.count() - before, refused
+
+
+def put_aside(entry: Path, problem: HomeroomError) -> None:
+    """Move an entry to refused/, with the reason in a text file beside it."""
+    aside = entry.parent / REFUSED
+    aside.mkdir(exist_ok=True)
+    moved = aside / f"{time.strftime('%Y%m%d-%H%M%S', time.gmtime())}-{entry.name}"
+    shutil.move(entry, moved)
+    moved.with_name(moved.name + ".why.txt").write_text(f"{problem}\n", encoding="utf-8")
+
+
+def remove(entry: Path) -> None:
+    if entry.is_dir():
+        shutil.rmtree(entry)
+    else:
+        entry.unlink()

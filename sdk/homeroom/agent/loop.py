@@ -1,0 +1,312 @@
+"""The agent's loop: look, open the device only where there is something to do, do it, say how it stands.
+
+Between two looks the directory is closed, so that a teacher's own commands find it free. One thread works; the page
+asks it for things through `ask`.
+"""
+
+from __future__ import annotations
+
+import datetime
+import logging
+import os
+import queue
+import random
+import time
+from collections.abc import Callable
+from concurrent.futures import Future
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from homeroom import doctor, lineage
+from homeroom.agent import inbox, upkeep, words
+from homeroom.agent.inbox import SETTLED_S
+from homeroom.agent.words import Standing
+from homeroom.budget import Budget, Span
+from homeroom.device import Device
+from homeroom.errors import HomeroomError, NetworkError, TrainError
+
+log = logging.getLogger("homeroom.agent")
+AGAIN_S = (300.0, 21_600.0)  # after a failed sync: first and longest wait
+TRY_S = 300.0  # after a training that could not begin or was stopped
+CLOCK_OFF_S = 900.0  # by which the clock may differ from the aggregator's before it is said
+SECRET = "agent.training"
+
+Job = tuple[Callable[[Device], Any], "Future[Any]"]
+
+
+@dataclass(frozen=True)
+class Settings:
+    """`window`: hours in which it may train, any if empty; `budget.minutes` are of a day. `look_s`: between looks."""
+
+    directory: Path
+    inbox: Path | None = None
+    window: tuple[Span, ...] = ()
+    budget: Budget = field(default_factory=Budget)
+    sync_minutes: float = 60.0
+    settled_s: float = SETTLED_S
+    look_s: float = 20.0
+    root: str | None = None
+
+
+class Trained(msgspec.Struct, frozen=True):
+    """What the last finished training was of, and the seconds spent on a day."""
+
+    mark: str = ""
+    day: str = ""
+    seconds: float = 0.0
+
+
+class Agent:
+    """Owns what is remembered between two looks; the device's directory is opened and closed by each."""
+
+    def __init__(self, settings: Settings) -> None:
+        self.settings = settings
+        before = words.read(settings.directory)
+        self.standing = replace_standing(before or Standing(), doing="starting", problems={}, training_waits="")
+        self._jobs: queue.Queue[Job] = queue.Queue()
+        self._next_sync_s = 0.0
+        self._failures = 0
+        self._hours = ("", False)  # the day, and whether it may train, at the last look
+        self._again_s: float | None = None  # when to try training again
+        self._counted: tuple[str, int] = ("", 0)
+        self._clock_off_s = 0.0
+        self._look_inside = True  # whether the directory must be opened to know what there is to do
+
+    def ask(self, work: Callable[[Device], Any], timeout_s: float = 60.0) -> Any:
+        """From another thread: let the agent do `work` with the open device, and return what it returns."""
+        future: Future[Any] = Future()
+        self._jobs.put((work, future))
+        return future.result(timeout_s)
+
+    def run(self) -> None:
+        """Look again and again, until a KeyboardInterrupt."""
+        while True:
+            self.cycle()
+            self._wait()
+
+    def cycle(self) -> bool:
+        """One look, and what there is to do; whether the directory was opened."""
+        entries = inbox.look(self.settings.inbox, self.settings.settled_s) if self.settings.inbox else inbox.Entries()
+        came = self._hours_came()
+        due = bool(entries) or came or self._look_inside or self._sync_due() or not self._jobs.empty()
+        if due:
+            self._attempt("bundle", lambda: self._change_bundles(entries.bundles))
+            self._attempt("directory", lambda: self._work(entries))
+        self.say(doing="resting")
+        return due
+
+    def _hours_came(self) -> bool:
+        """Whether training may begin since the last look: a new day, its hours, or the end of a wait."""
+        if self._again_s is not None and time.monotonic() >= self._again_s:
+            self._again_s = None
+            return True
+        before, self._hours = self._hours, (datetime.date.today().isoformat(), self.in_window())
+        return self._hours[1] and self._hours != before
+
+    def in_window(self) -> bool:
+        now = datetime.datetime.now()
+        return not self.settings.window or any(span.holds(now) for span in self.settings.window)
+
+    def say(self, **changes: Any) -> None:
+        """Change how the agent stands, and write it down where that is possible."""
+        self.standing = replace_standing(self.standing, at=words.now(), **changes)
+        try:
+            words.write(self.settings.directory, self.standing)
+        except HomeroomError as problem:
+            log.warning("the status cannot be written: %s", words.plain(problem))
+
+    # Inside
+
+    def _work(self, entries: inbox.Entries) -> None:
+        with Device.open(self.settings.directory, root=self.settings.root) as device:
+            self._look_inside = False
+            self._do_jobs(device)
+            if entries.samples:
+                self._attempt("inbox", lambda: self._take_in(device, entries))
+            if entries.invitation:
+                self._attempt("joining", lambda: self._join(device, entries.invitation))
+            self._attempt("training", lambda: self._train(device))
+            if self._sync_due(device):
+                self._attempt("sync", lambda: self._sync(device))
+            self._do_jobs(device)
+            self._count(device)
+
+    def _attempt(self, area: str, work: Callable[[], None]) -> None:
+        """Do it; a problem is noted in words that name nobody, and the agent goes on."""
+        try:
+            work()
+        except Exception as problem:
+            text = words.plain(problem)
+            log.warning("%s: %s", area, text)
+            self.say(problems={**self.standing.problems, area: text})
+            if area == "directory":
+                self._look_inside = True
+                self._fail_jobs(problem)
+        else:
+            others = {name: text for name, text in self.standing.problems.items() if name != area}
+            self.standing = replace_standing(self.standing, problems=others)
+
+    def _change_bundles(self, bundles: tuple[Path, ...]) -> None:
+        for source in bundles:
+            self.say(doing="trying a new bundle")
+            try:
+                name = upkeep.change_bundle(self.settings.directory, source, self.settings.root)
+            except HomeroomError as problem:
+                inbox.put_aside(source, problem)
+                self.say(refused_entries=self.standing.refused_entries + 1)
+                raise
+            inbox.remove(source)
+            log.info("bundle in use: %s", name)
+            self._look_inside = True
+
+    def _take_in(self, device: Device, entries: inbox.Entries) -> None:
+        self.say(doing="taking in")
+        added, refused = inbox.take_in(device, entries.samples)
+        log.info("inbox: %d samples added, %d entries refused", added, refused)
+        self.say(refused_entries=self.standing.refused_entries + refused)
+
+    def _join(self, device: Device, invitation: Path | None) -> None:
+        assert invitation is not None
+        self.say(doing="joining")
+        try:
+            device.join(invitation)
+        except NetworkError:
+            raise  # it stays where it is, for the next look
+        except HomeroomError as problem:
+            inbox.put_aside(invitation, problem)
+            raise
+        inbox.remove(invitation)  # its code works once
+        log.info("joined")
+
+    def _train(self, device: Device) -> None:
+        known = self._trained(device)
+        mark = self._mark(device)
+        unfinished = device.store.get_secret("state") is not None
+        waits = ""
+        if mark == known.mark and not unfinished:
+            return self.say(training_waits="")
+        today = datetime.date.today().isoformat()
+        left = self.settings.budget.minutes - (known.seconds / 60 if known.day == today else 0.0)
+        if not self.in_window():
+            waits = "its hours have not come"
+        elif left <= 0.05:
+            waits = "today's minutes are spent"
+        if waits:
+            return self.say(training_waits=waits)
+        self.say(doing="training", training_waits="")
+        before = device.store.current()
+        began = time.monotonic()
+        spent = known.seconds if known.day == today else 0.0
+        try:
+            budget = replace(self.settings.budget, minutes=left)
+            report = device.train(budget=budget, progress=lambda *_: self._do_jobs(device))
+        except TrainError as problem:
+            if "no labelled sample" in problem.what:
+                return self._remember(device, Trained(mark, today, spent))
+            self._again_s = time.monotonic() + TRY_S
+            raise
+        finally:
+            spent += time.monotonic() - began
+        self._remember(device, Trained(mark if report.finished else known.mark, today, spent))
+        log.info("trained %d epochs on %d samples in %.0f s", report.epochs, report.samples, report.seconds)
+        back = upkeep.keep_the_better(device, before, report.version_id)
+        if back:
+            log.warning("what was learned is clearly worse than before and is not used")
+        self._next_sync_s = 0.0
+        if not report.finished:
+            self._again_s = time.monotonic() + TRY_S
+        return self.say(
+            last_trained=words.now(),
+            trained_samples=report.samples,
+            rolled_back=self.standing.rolled_back + back,
+            training_waits="" if report.finished else report.stopped,
+        )
+
+    def _sync_due(self, device: Device | None = None) -> bool:
+        joined = self.standing.joined if device is None else device.store.get_secret("identity.enrolment") is not None
+        return joined and time.monotonic() >= self._next_sync_s
+
+    def _sync(self, device: Device) -> None:
+        self.say(doing="syncing")
+        first, longest = AGAIN_S
+        wait_s = min(longest, first * 2**self._failures) * random.uniform(0.8, 1.2)
+        self._failures += 1
+        self._next_sync_s = time.monotonic() + wait_s
+        if upkeep.follow_bundle(device):
+            log.info("a newer bundle of the aggregator is in use")
+        report = device.sync()
+        self._failures, self._clock_off_s = 0, report.clock_off_s or 0.0
+        self._next_sync_s = time.monotonic() + 60 * self.settings.sync_minutes * random.uniform(0.8, 1.2)
+        log.info("synced: %d sent, %d refused, %s theta in use", len(report.sent), len(report.refused), report.in_use)
+        self.say(last_seen=words.now())
+        if report.refused:
+            raise HomeroomError("the aggregator refused an update")
+
+    def _count(self, device: Device) -> None:
+        facts = device.status()
+        clock = doctor.clock(datetime.datetime.now(datetime.UTC))
+        mark = device.store.samples_mark()
+        if self._counted[0] != mark:
+            self._counted = (mark, sum(not sample.labels for sample in device.store.each_facts()))
+        self.say(
+            bundle=f"{facts['bundle']['name']} version {facts['bundle']['version']}",
+            samples=facts["samples"],
+            unlabelled=self._counted[1],
+            updates_waiting=facts["updates_waiting"],
+            joined=facts["joined"],
+            global_version=facts["global_version"],
+            damage=len(facts["damage"]),
+            clock=facts["clock"] or (clock.says if clock.state == "wrong" else self._clock_off()),
+        )
+
+    def _clock_off(self) -> str | None:
+        off = self._clock_off_s
+        if abs(off) < CLOCK_OFF_S:
+            return None
+        return f"it is {abs(off) / 60:.0f} minutes {'ahead of' if off > 0 else 'behind'} the aggregator's"
+
+    def _mark(self, device: Device) -> str:
+        """Changes whenever there is something new to learn from."""
+        newest = lineage.newest_global(device.store, device.bundle)
+        return f"{device.bundle.bundle_id} {newest.base if newest else 0} {device.store.samples_mark()}"
+
+    def _trained(self, device: Device) -> Trained:
+        body = device.store.get_secret(SECRET)
+        return Trained() if body is None else msgspec.json.decode(body, type=Trained)
+
+    def _remember(self, device: Device, trained: Trained) -> None:
+        device.store.put_secret(SECRET, msgspec.json.encode(trained))
+
+    def _do_jobs(self, device: Device) -> None:
+        while not self._jobs.empty():
+            work, future = self._jobs.get_nowait()
+            try:
+                future.set_result(work(device))
+            except Exception as problem:
+                future.set_exception(problem)
+            self._look_inside = True
+
+    def _fail_jobs(self, problem: Exception) -> None:
+        while not self._jobs.empty():
+            self._jobs.get_nowait()[1].set_exception(problem)
+
+    def _wait(self) -> None:
+        """Until the next look, or until the page asks for something."""
+        try:
+            job = self._jobs.get(timeout=self.settings.look_s)
+        except queue.Empty:
+            return
+        self._jobs.put(job)
+
+
+def replace_standing(standing: Standing, **changes: Any) -> Standing:
+    return msgspec.structs.replace(standing, **changes)
+
+
+def step_back() -> None:
+    """Let every other program go first, where the system has a word for it."""
+    if hasattr(os, "nice"):
+        os.nice(10)

@@ -1,0 +1,204 @@
+"""The agent's page for this machine alone: 127.0.0.1, a random token, no scripts; imports loop and views.
+
+Whoever has the token (it stands in a file that only the agent's user can read) sees how the device stands, and gives or
+corrects labels. Requests with another host's name are refused, so that no web page can reach it by a renamed address.
+"""
+
+from __future__ import annotations
+
+import hmac
+import secrets
+import threading
+from concurrent.futures import TimeoutError as TooSlowError
+from http import HTTPStatus
+from http.cookies import CookieError, SimpleCookie
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+from urllib.parse import parse_qs, urlsplit
+
+import msgspec
+
+from homeroom.agent import views, words
+from homeroom.agent.loop import Agent
+from homeroom.device import Device
+from homeroom.durable import write_durable
+from homeroom.errors import HomeroomError, InputError
+from homeroom.samples import check_label
+
+HOST, FILE, COOKIE = "127.0.0.1", "page.json", "homeroom"
+BODY_LIMIT_BYTES = 64 << 10
+SOME = 20  # samples on one page
+PATIENCE_S = 30.0  # a request waits this long for the agent to come to it
+POLICY = "default-src 'none'; style-src 'unsafe-inline'; img-src 'self'; media-src 'self'; form-action 'self'"
+KINDS = ((b"\x89PNG", "image/png"), (b"\xff\xd8", "image/jpeg"), (b"RIFF", "audio/wav"), (b"OggS", "audio/ogg"))
+MORE_KINDS = ((b"fLaC", "audio/flac"), (b"GIF8", "image/gif"), (b"ID3", "audio/mpeg"))
+
+
+class Address(msgspec.Struct, frozen=True):
+    """Where the page is; in a file beside the status, for the agent's user alone."""
+
+    port: int
+    token: str
+
+    @property
+    def url(self) -> str:
+        return f"http://{HOST}:{self.port}/?token={self.token}"
+
+
+class Page(ThreadingHTTPServer):
+    """Serves from threads of its own until `close`; what it needs of the device, the agent's thread does."""
+
+    daemon_threads = True
+
+    def __init__(self, agent: Agent, port: int = 0) -> None:
+        super().__init__((HOST, port), Handler)
+        self.agent = agent
+        self.address = Address(self.server_port, secrets.token_urlsafe(24))
+        self.hosts = {f"{HOST}:{self.server_port}", f"localhost:{self.server_port}"}
+        folder = agent.settings.directory / words.FOLDER
+        write_durable(folder / FILE, msgspec.json.encode(self.address))
+        self._thread = threading.Thread(target=self.serve_forever, name="homeroom page", daemon=True)
+        self._thread.start()
+
+    def close(self) -> None:
+        self.shutdown()
+        self.server_close()
+        (self.agent.settings.directory / words.FOLDER / FILE).unlink(missing_ok=True)
+
+
+def find(directory: Path) -> Address | None:
+    """Where the page of a directory's agent is, if it runs."""
+    try:
+        return msgspec.json.decode((directory / words.FOLDER / FILE).read_bytes(), type=Address)
+    except (OSError, msgspec.DecodeError):
+        return None
+
+
+class Handler(BaseHTTPRequestHandler):
+    """One request. GET: /, /status.json, /media/SAMPLE/SLOT/PLACE. POST: /label."""
+
+    server: Page
+    timeout = 20.0
+    server_version, sys_version = "homeroom", ""
+
+    def log_message(self, *_: Any) -> None:
+        """Requests are not logged: an address could name a sample."""
+
+    def do_GET(self) -> None:
+        self._answer(self._get)
+
+    def do_POST(self) -> None:
+        self._answer(self._post)
+
+    def _answer(self, work: Any) -> None:
+        try:
+            if self.headers.get("Host") not in self.server.hosts:
+                self._send(HTTPStatus.FORBIDDEN, "this page is for this machine alone")
+            else:
+                work()
+        except TooSlowError:
+            self._send(HTTPStatus.SERVICE_UNAVAILABLE, "the device is busy: try again in a minute")
+        except HomeroomError as problem:
+            self._send(HTTPStatus.BAD_REQUEST, str(problem))
+
+    def _get(self) -> None:
+        parts = urlsplit(self.path)
+        query = parse_qs(parts.query)
+        if given := query.get("token"):
+            if not self._right(given[0]):
+                return self._send(HTTPStatus.FORBIDDEN, "the token is not the right one")
+            self.send_response(HTTPStatus.SEE_OTHER)
+            cookie = f"{COOKIE}={self.server.address.token}; HttpOnly; SameSite=Strict; Path=/"
+            self._headers({"Location": "/", "Set-Cookie": cookie, "Content-Length": "0"})
+            return None
+        if not self._right(self._cookie()):
+            return self._send(HTTPStatus.FORBIDDEN, "open the address with its token: `homeroom device page DIRECTORY`")
+        if parts.path == "/status.json":
+            return self._send(HTTPStatus.OK, msgspec.json.encode(self.server.agent.standing), "application/json")
+        if parts.path.startswith("/media/"):
+            return self._media(parts.path.split("/")[2:])
+        if parts.path != "/":
+            return self._send(HTTPStatus.NOT_FOUND, "there is no such page")
+        start = query.get("from", ["0"])[0]
+        return self._page(int(start) if start.isdigit() and len(start) < 8 else 0, "")
+
+    def _post(self) -> None:
+        length = self.headers.get("Content-Length", "")
+        if not length.isdigit() or int(length) > BODY_LIMIT_BYTES:
+            return self._send(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, "that is more than a form holds")
+        body = self.rfile.read(int(length)).decode("utf-8", errors="replace")
+        given = parse_qs(body, keep_blank_values=True, max_num_fields=500)
+        if not self._right(self._cookie()) or not self._right(given.get("token", [""])[0]):
+            return self._send(HTTPStatus.FORBIDDEN, "open the address with its token: `homeroom device page DIRECTORY`")
+        if self.path != "/label":
+            return self._send(HTTPStatus.NOT_FOUND, "there is no such page")
+        sample_id = given.get("sample", [""])[0]
+        self.server.agent.ask(lambda device: give_labels(device, sample_id, given), PATIENCE_S)
+        return self._page(0, "The labels are saved; the next training learns from them.")
+
+    def _page(self, start: int, said: str) -> None:
+        token = self.server.address.token
+        shown = self.server.agent.ask(lambda device: list_samples(device, token, start), PATIENCE_S)
+        self._send(HTTPStatus.OK, views.page(self.server.agent.standing, shown, said).encode(), "text/html")
+
+    def _media(self, parts: list[str]) -> None:
+        found = self.server.agent.ask(lambda device: read_media(device, parts), PATIENCE_S) if len(parts) == 3 else None
+        if found is None:
+            return self._send(HTTPStatus.NOT_FOUND, "there is no such file")
+        kind = next(
+            (kind for start, kind in (*KINDS, *MORE_KINDS) if found.startswith(start)), "application/octet-stream"
+        )
+        return self._send(HTTPStatus.OK, found, kind)
+
+    def _right(self, token: str) -> bool:
+        return hmac.compare_digest(token.encode(), self.server.address.token.encode())
+
+    def _cookie(self) -> str:
+        try:
+            found = SimpleCookie(self.headers.get("Cookie", "")).get(COOKIE)
+        except CookieError:
+            return ""
+        return found.value if found else ""
+
+    def _send(self, status: HTTPStatus, body: str | bytes, kind: str = "text/plain") -> None:
+        data = body.encode() if isinstance(body, str) else body
+        self.send_response(status)
+        text = kind.startswith("text/") or kind.endswith("json")
+        self._headers({"Content-Type": f"{kind}; charset=utf-8" if text else kind, "Content-Length": str(len(data))})
+        self.wfile.write(data)
+
+    def _headers(self, more: dict[str, str]) -> None:
+        safe = {"Cache-Control": "no-store", "Content-Security-Policy": POLICY, "X-Content-Type-Options": "nosniff"}
+        for name, value in {**safe, "Referrer-Policy": "no-referrer", **more}.items():
+            self.send_header(name, value)
+        self.end_headers()
+
+
+def list_samples(device: Device, token: str, start: int) -> str:
+    """The samples from number `start` on, those without labels first, then the newest."""
+    facts = [(sample.sample_id, bool(sample.labels)) for sample in device.store.each_facts()]
+    order = [sample_id for sample_id, labelled in reversed(facts) if not labelled]
+    order += [sample_id for sample_id, labelled in reversed(facts) if labelled]
+    found = [device.store.sample(sample_id) for sample_id in order[start : start + SOME]]
+    shown = [sample for sample in found if sample is not None]
+    return views.listing(device.bundle.manifest, shown, token, start, len(order), SOME)
+
+
+def give_labels(device: Device, sample_id: str, given: dict[str, list[str]]) -> None:
+    """Check a form's labels and put them in place of the sample's; InputError where one is not the task's."""
+    manifest = device.bundle.manifest
+    labels = {name: check_label(manifest.task(name), value) for name, value in views.labels_of(manifest, given).items()}
+    sample = device.store.sample(sample_id)
+    if sample is None:
+        raise InputError("there is no such sample", remedy="open the page again: it may have changed")
+    other = {name: label for name, label in sample.labels.items() if name not in {t.name for t in manifest.tasks}}
+    device.store.relabel(sample_id, other | labels)
+
+
+def read_media(device: Device, parts: list[str]) -> bytes | None:
+    sample_id, slot, place = parts
+    sample = device.store.sample(sample_id)
+    values = sample.inputs.get(slot, []) if sample else []
+    value = values[int(place)] if place.isdigit() and int(place) < len(values) else None
+    return value if isinstance(value, bytes) else None

@@ -1,0 +1,160 @@
+"""The agent's page: for this machine and its token alone, safe against what pupils wrote; its labels count."""
+
+from __future__ import annotations
+
+import http.client
+import re
+import threading
+from collections.abc import Iterator
+from typing import Any
+from urllib.parse import urlencode
+
+import pytest
+import tiny
+
+from homeroom import Device, Sample
+from homeroom.agent import page as pages
+from homeroom.agent.loop import Agent, Settings
+from homeroom.agent.page import Page, find
+
+EVIL = "<script>alert('x')</script>"
+
+
+@pytest.fixture(scope="module")
+def page(tmp_path_factory: pytest.TempPathFactory, tiny_bundle: tiny.Tiny) -> Iterator[Page]:
+    """A page of an agent that works in a thread of its own, over a device with three samples, one without a label."""
+    tmp_path, patch = tmp_path_factory.mktemp("page"), pytest.MonkeyPatch()
+    patch.setenv("HOMEROOM_KEYS", str(tmp_path / "keys"))
+    patch.setattr(Agent, "in_window", lambda _: False)  # it does not train meanwhile
+    with Device.open(tmp_path / "device", tiny_bundle.path, tiny_bundle.root, threads=1) as device:
+        for row in tiny.samples(2, 1):
+            device.add(Sample(**row))
+        device.add(Sample(word=EVIL, picture=tiny.samples(1, 1)[0]["picture"]))
+    agent = Agent(Settings(tmp_path / "device", look_s=0.05))
+    stopping = threading.Event()
+
+    def work() -> None:
+        while not stopping.is_set():
+            agent.cycle()
+            agent._wait()
+
+    served = Page(agent)
+    thread = threading.Thread(target=work)
+    thread.start()
+    yield served
+    stopping.set()
+    thread.join(60)
+    served.close()
+    patch.undo()
+
+
+def ask(
+    page: Page, path: str = "/", body: dict[str, Any] | None = None, **headers: str
+) -> tuple[int, dict[str, str], bytes]:
+    connection = http.client.HTTPConnection("127.0.0.1", page.server_port, timeout=90)
+    given = {"Cookie": f"homeroom={page.address.token}", **headers}
+    if body is None:
+        connection.request("GET", path, headers=given)
+    else:
+        form = {"Content-Type": "application/x-www-form-urlencoded", **given}
+        connection.request("POST", path, urlencode(body, doseq=True), form)
+    answer = connection.getresponse()
+    found = answer.status, dict(answer.getheaders()), answer.read()
+    connection.close()
+    return found
+
+
+def first_sample(page: Page) -> str:
+    text = ask(page)[2].decode()
+    return re.findall(r"name=sample value='([0-9a-f]+)'", text)[0]
+
+
+def stored(page: Page, sample_id: str) -> Any:
+    return page.agent.ask(lambda device: device.store.sample(sample_id))
+
+
+def test_it_listens_on_this_machine_alone(page: Page) -> None:
+    assert page.server_address[0] == "127.0.0.1"
+    found = find(page.agent.settings.directory)
+    assert found == page.address
+
+
+@pytest.mark.parametrize("path", ["/", "/status.json", "/media/x/y/0", "/?token=wrong", "/?token="])
+def test_without_the_token_nothing_is_shown(page: Page, path: str) -> None:
+    for cookie in ("", "homeroom=", "homeroom=guess", "homeroom=\x7f;;=,"):
+        status, _, body = ask(page, path, Cookie=cookie)
+        assert status == 403
+        assert b"Labels" not in body
+
+
+def test_a_renamed_address_is_refused(page: Page) -> None:
+    assert ask(page, Host="evil.example")[0] == 403
+    assert ask(page, Host=f"evil.example:{page.server_port}")[0] == 403
+    assert ask(page, "/label", {"token": page.address.token}, Host="evil.example")[0] == 403
+
+
+def test_the_address_with_the_token_opens_the_page_and_keeps_it_out_of_the_history(page: Page) -> None:
+    status, headers, _ = ask(page, f"/?token={page.address.token}", Cookie="")
+    assert (status, headers["Location"]) == (303, "/")
+    assert "HttpOnly" in headers["Set-Cookie"]
+    assert "SameSite=Strict" in headers["Set-Cookie"]
+    status, headers, body = ask(page)
+    assert status == 200
+    assert b"not joined" in body
+    assert "script" not in headers["Content-Security-Policy"].replace("default-src", "")
+    assert ask(page, "/nothing")[0] == 404
+
+
+def test_what_a_pupil_wrote_is_text_and_nothing_else(page: Page) -> None:
+    body = ask(page)[2].decode()
+    assert EVIL not in body
+    assert "&lt;script&gt;" in body
+
+
+@pytest.mark.parametrize(
+    "wrong", [{"task.category": "unicorn"}, {"task.weight": "heavy"}, {"sample": "f" * 32}, {"task.same": "perhaps"}]
+)
+def test_a_wrong_label_is_one_sentence_and_changes_nothing(page: Page, wrong: dict[str, str]) -> None:
+    before = page.agent.ask(lambda device: device.store.samples_mark())
+    status, _, body = ask(page, "/label", {"token": page.address.token, "sample": first_sample(page)} | wrong)
+    assert status == 400
+    assert b"Traceback" not in body
+    assert page.agent.ask(lambda device: device.store.samples_mark()) == before
+
+
+def test_a_form_without_the_token_or_too_long_is_refused(page: Page) -> None:
+    sample_id = first_sample(page)
+    for token in ("", "guess"):
+        assert ask(page, "/label", {"token": token, "sample": sample_id, "task.category": "dog"})[0] == 403
+    assert ask(page, "/label", {"token": page.address.token, "x": "y" * pages.BODY_LIMIT_BYTES})[0] == 413
+    assert stored(page, sample_id).labels == {}
+
+
+def test_pictures_are_shown_and_nothing_else_of_the_store(page: Page) -> None:
+    sample_id = first_sample(page)
+    status, headers, body = ask(page, f"/media/{sample_id}/picture/0")
+    assert (status, headers["Content-Type"]) == (200, "image/png")
+    assert body.startswith(b"\x89PNG")
+    for path in ("word/0", "picture/1", "picture/-1", "../../device.db/0", "nothing/0"):
+        assert ask(page, f"/media/{sample_id}/{path}")[0] in (403, 404)
+
+
+def test_the_status_is_told_as_json(page: Page) -> None:
+    status, headers, body = ask(page, "/status.json")
+    assert status == 200
+    assert headers["Content-Type"].startswith("application/json")
+    assert b'"samples":3' in body
+
+
+def test_a_label_given_on_the_page_is_learned_from(page: Page) -> None:
+    sample_id = first_sample(page)
+    assert stored(page, sample_id).labels == {}
+    form = {"token": page.address.token, "sample": sample_id, "task.category": "dog", "task.traits": ["fur", "swims"]}
+    form |= {"task.size": "", "task.weight": "3.5", "given.traits": "0"}
+    status, _, body = ask(page, "/label", form)
+    assert status == 200
+    assert b"are saved" in body
+    assert stored(page, sample_id) is None
+    labels = page.agent.ask(lambda device: [sample.labels for sample in device.store.samples()])
+    assert {"category": "dog", "traits": ["fur", "swims"], "weight": 3.5} in labels
+    assert len(labels) == 3
