@@ -1,8 +1,8 @@
 """What a training should use so that it fits its budget, and what that will take; imports measures, dataset, budget.
 
 A prediction is arithmetic on rates that were measured on this machine (`homeroom doctor`) and on facts of the bundle;
-where nothing was measured, nothing is predicted. What does not fit is given up in this order: large batches, up to half
-of the samples (the oldest), modalities (the heaviest first), more samples.
+where nothing was measured, nothing is predicted. What does not fit is given up in this order: large batches, tiers of
+the adapter, up to half of the samples (the oldest), modalities (the heaviest first), more samples.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ import msgspec
 from homeroom import system
 from homeroom.budget import Budget
 from homeroom.bundle import Bundle
+from homeroom.contract.layout import FULL
 from homeroom.contract.manifest import Graph, Modality
 from homeroom.errors import TrainError
 from homeroom.measures import Costs
@@ -55,21 +56,22 @@ def plan(
     budget: Budget,
     epochs: int,
     validation: float,
+    tier: str = FULL,
 ) -> Plan:
-    """Choose batch, threads, modalities and samples for a budget, and predict what they take.
+    """Choose tier, batch, threads, modalities and samples for a budget, and predict what they take.
 
-    fresh: (sample id, slot, place) of the inputs whose features are not cached. Raises TrainError where nothing fits,
-    with the least that would.
+    fresh: (sample id, slot, place) of the inputs whose features are not cached. tier: the largest to use. Raises
+    TrainError where nothing fits, with the least that would.
     """
     names = tuple(m.name for m in bundle.manifest.modalities)
-    largest = max(graph.batch for graph in bundle.manifest.graphs if graph.role == "grad")
+    first = shapes(bundle, tier)[0]
     threads = budget.threads or (costs.threads if costs else None)
     if costs is None:
         unknown = "nothing was measured here yet: `homeroom doctor DIRECTORY` does, and the next plan predicts"
-        return Plan(threads, largest, names, len(samples), why=(unknown,))
+        return Plan(threads, first.batch, names, len(samples), tier, why=(unknown,))
     table = [_works(bundle, costs, sample, fresh) for sample in samples]
     limit = budget.limit_bytes
-    choice = _Choice(bundle, costs, table, epochs, validation)
+    choice = _Choice(bundle, costs, table, epochs, validation, tier)
     found = choice.search(limit)
     if found is None:
         least = choice.least()
@@ -77,21 +79,32 @@ def plan(
             f"nothing fits {(limit or 0) / 1e6:.0f} MB: the least is {_megabytes(least.bytes)} ({_parts(least)})",
             remedy=f"give it megabytes={math.ceil(least.bytes / 1e6)} or more, or a bundle with a smaller backbone",
         )
-    estimate, batch, kept, count, why = found
+    estimate, why = found.estimate, list(found.why)
     seconds = estimate.feature_s + estimate.step_s
     if seconds > 60 * budget.minutes:
         runs = math.ceil(seconds / 60 / budget.minutes)
         why.append(f"about {seconds / 60:.1f} minutes: {runs} runs of {budget.minutes:g}, each going on from the last")
     return Plan(
         threads,
-        batch,
-        kept,
-        count,
+        found.shape.batch,
+        found.modalities,
+        found.samples,
+        found.shape.tier,
         seconds=seconds,
         feature_seconds=estimate.feature_s,
         megabytes=estimate.bytes / 1e6,
         why=tuple(why),
     )
+
+
+def shapes(bundle: Bundle, tier: str) -> list[Shape]:
+    """Tiers from `tier` down, and in each the batches that its training step was exported with, the largest first."""
+    names = [*(t.name for t in bundle.manifest.tiers), FULL]
+    found = []
+    for name in reversed(names[: names.index(tier) + 1]):
+        batches = {g.batch for g in bundle.manifest.graphs if (g.role, g.tier) == ("grad", name)}
+        found += [Shape(name, batch) for batch in sorted(batches, reverse=True)]
+    return found
 
 
 def apply(chosen: Plan, bundle: Bundle, samples: Sequence[StoredSample]) -> list[StoredSample]:
@@ -106,48 +119,73 @@ def apply(chosen: Plan, bundle: Bundle, samples: Sequence[StoredSample]) -> list
     ]
 
 
+@dataclass(frozen=True)
+class Shape:
+    """Which steps are used: an adapter's tier, and the largest batch."""
+
+    tier: str
+    batch: int
+
+
+@dataclass(frozen=True)
+class Found:
+    """A choice that fits, what it takes, and what was given up for it."""
+
+    estimate: Estimate
+    shape: Shape
+    modalities: tuple[str, ...]
+    samples: int
+    why: tuple[str, ...]
+
+
 class _Choice:
     """Estimates for one bundle, machine and set of samples."""
 
     def __init__(
-        self, bundle: Bundle, costs: Costs, table: Sequence[Sequence[Work]], epochs: int, validation: float
+        self, bundle: Bundle, costs: Costs, table: Sequence[Sequence[Work]], epochs: int, validation: float, tier: str
     ) -> None:
         self.bundle, self.costs, self.table = bundle, costs, table
         self.epochs, self.validation = epochs, validation
-        self.batches = sorted({g.batch for g in bundle.manifest.graphs if g.role == "grad"}, reverse=True)
+        self.shapes = shapes(bundle, tier)
         self.measured = [m.name for m in bundle.manifest.modalities if m.name in costs.features]
 
-    def search(self, limit: int | None) -> tuple[Estimate, int, tuple[str, ...], int, list[str]] | None:
+    def search(self, limit: int | None) -> Found | None:
         """The first choice, from the largest down, that fits the limit in bytes."""
         kept, why = list(self.measured), [f"{m.name} cannot be computed right here" for m in self._unmeasured()]
+        everything, least = len(self.table), self.shapes[-1]
         while kept:
-            for batch in self.batches:
-                found = self.estimate(len(self.table), batch, kept)
+            for shape in self.shapes:
+                found = self.estimate(everything, shape, kept)
                 if limit is None or found.bytes <= limit:
-                    if batch < self.batches[0]:
-                        why.append(f"batches of {batch} in place of {self.batches[0]}, to fit the memory")
-                    return found, batch, tuple(kept), len(self.table), why
-            if (count := self._most(kept, limit or 0)) >= len(self.table) / 2:
-                why.append(f"the newest {count} of {len(self.table)} samples, to fit the memory")
-                return self.estimate(count, self.batches[-1], kept), self.batches[-1], tuple(kept), count, why
-            if len(kept) == 1:
-                break
+                    return Found(found, shape, tuple(kept), everything, (*why, *self._smaller(shape)))
+            count = self._most(kept, limit or 0)
+            enough = everything / 2 if len(kept) > 1 else max(LEAST_SAMPLES, everything // 10)
+            if count >= enough:
+                why.append(f"the newest {count} of {everything} samples, to fit the memory")
+                found = self.estimate(count, least, kept)
+                return Found(found, least, tuple(kept), count, (*why, *self._smaller(least)))
             heaviest = max(kept, key=lambda name: self._weight(name))
             kept.remove(heaviest)
             why.append(f"without {heaviest}, to fit the memory")
-        if kept and (count := self._most(kept, limit or 0)) >= max(LEAST_SAMPLES, len(self.table) // 10):
-            why.append(f"the newest {count} of {len(self.table)} samples, to fit the memory")
-            return self.estimate(count, self.batches[-1], kept), self.batches[-1], tuple(kept), count, why
         return None
 
     def least(self) -> Estimate:
-        """What the smallest choice takes: one modality, the smallest batch, a tenth of the samples."""
+        """What the smallest choice takes: one modality, the smallest tier and batch, a tenth of the samples."""
         count = min(max(LEAST_SAMPLES, len(self.table) // 10), len(self.table))
-        choices = [self.estimate(count, self.batches[-1], [name]) for name in self.measured]
+        choices = [self.estimate(count, self.shapes[-1], [name]) for name in self.measured]
         return min(choices, key=lambda estimate: estimate.bytes)
 
-    def estimate(self, count: int, batch: int, kept: Sequence[str]) -> Estimate:
-        """Seconds and bytes for the newest `count` samples in steps of `batch` with some modalities."""
+    def _smaller(self, shape: Shape) -> list[str]:
+        """What a shape gives up against the first."""
+        first, found = self.shapes[0], []
+        if shape.tier != first.tier:
+            found.append(f"the adapter's tier {shape.tier} in place of {first.tier}, to fit the memory")
+        if shape.batch < first.batch:
+            found.append(f"batches of {shape.batch} in place of {first.batch}, to fit the memory")
+        return found
+
+    def estimate(self, count: int, shape: Shape, kept: Sequence[str]) -> Estimate:
+        """Seconds and bytes for the newest `count` samples in steps of a shape with some modalities."""
         works = [[w for w in row if w.modality in kept] for row in self.table[len(self.table) - count :]]
         features = {name: self.costs.features[name] for name in kept}
         fresh = {name: [w for row in works for w in row if w.fresh and w.modality == name] for name in kept}
@@ -156,7 +194,7 @@ class _Choice:
             cost = features[name]
             share = sum(w.size for w in inputs) / cost.size if cost.size else len(inputs)
             found.feature_s += share * cost.seconds + (cost.load_s if inputs else 0.0)
-        variants = self._variants("grad", batch), self._variants("predict", batch)
+        variants = self._variants("grad", shape), self._variants("predict", shape)
         grads, predicts = (self._spread(works, graphs) for graphs in variants)
         train = 1 - self.validation
         for use, share, graphs in ((grads, train, variants[0]), (predicts, self.validation, variants[1])):
@@ -197,7 +235,7 @@ class _Choice:
         low, high = 0, len(self.table)
         while low < high:
             middle = (low + high + 1) // 2
-            if self.estimate(middle, self.batches[-1], kept).bytes <= limit:
+            if self.estimate(middle, self.shapes[-1], kept).bytes <= limit:
                 low = middle
             else:
                 high = middle - 1
@@ -206,17 +244,17 @@ class _Choice:
     def _weight(self, name: str) -> int:
         """Bytes that a modality adds to the whole."""
         rest = [other for other in self.measured if other != name]
-        count, batch = len(self.table), self.batches[-1]
-        return self.estimate(count, batch, self.measured).bytes - self.estimate(count, batch, rest).bytes
+        count, shape = len(self.table), self.shapes[-1]
+        return self.estimate(count, shape, self.measured).bytes - self.estimate(count, shape, rest).bytes
 
     def _unmeasured(self) -> list[Modality]:
         return [m for m in self.bundle.manifest.modalities if m.name not in self.costs.features]
 
-    def _variants(self, role: str, batch: int) -> list[Graph]:
-        """The graphs of a role with the largest batch up to `batch`, the smallest tokens first."""
+    def _variants(self, role: str, shape: Shape) -> list[Graph]:
+        """The tier's graphs of a role with the largest batch up to the shape's, the smallest tokens first."""
         by_tokens: dict[tuple[tuple[str, int], ...], Graph] = {}
         for graph in sorted(self.bundle.manifest.graphs, key=lambda g: g.batch):
-            if graph.role == role and (graph.batch <= batch or role == "predict"):
+            if (graph.role, graph.tier) == (role, shape.tier) and (graph.batch <= shape.batch or role == "predict"):
                 by_tokens[tuple(sorted(graph.tokens.items()))] = graph
         return [by_tokens[key] for key in sorted(by_tokens, key=lambda key: sum(size for _, size in key))]
 

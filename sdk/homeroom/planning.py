@@ -11,6 +11,7 @@ from homeroom.budget import Budget, Watch
 from homeroom.bundle import Bundle
 from homeroom.collect import missing
 from homeroom.errors import TrainError
+from homeroom.installing import use_tier
 from homeroom.measures import Costs
 from homeroom.probe import place
 from homeroom.probing import run_probe
@@ -34,7 +35,9 @@ def plan(
     if costs is None and budget.limit_bytes is not None:
         costs = measure(store, bundle)
     fresh = missing(store, bundle, graphs, samples) if costs else set()
-    found = planner.plan(bundle, costs, samples, fresh, budget, settings.epochs, settings.validation)
+    found = planner.plan(bundle, costs, samples, fresh, budget, settings.epochs, settings.validation, graphs.tier)
+    if found.tier != graphs.tier:
+        use_tier(store, bundle, graphs, found.tier)  # kept: `Device.open(tier=…)` takes it back
     graphs.use(graphs.threads if budget.threads is None and graphs.threads else found.threads, found.batch)
     return found
 

@@ -18,6 +18,7 @@ class Plan:
     batch: int
     modalities: tuple[str, ...]
     samples: int
+    tier: str = "full"
     seconds: float | None = None
     feature_seconds: float | None = None
     megabytes: float | None = None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from hypothesis import strategies as st
 from homeroom import Device, Sample, planner, planning
 from homeroom.budget import Budget
 from homeroom.bundle import Bundle, open_bundle
+from homeroom.contract.manifest import Tier
 from homeroom.errors import TrainError
 from homeroom.measures import Costs, FeatureCost, StepCost
 from homeroom.samples import StoredSample, resolve
@@ -154,3 +156,28 @@ def test_a_device_measures_plans_and_reports_prediction_and_outcome(
         assert planning.known_costs(device.store, device.bundle) is not None
         monkeypatch.setattr(planning, "place", lambda: "another machine")
         assert planning.known_costs(device.store, device.bundle) is None
+
+
+def test_a_smaller_tier_is_taken_before_samples_or_modalities_are_given_up() -> None:
+    bundle = opened()
+    graphs = bundle.manifest.graphs
+    half = [msgspec.structs.replace(graph, file=f"half.{graph.file}", tier="half") for graph in graphs if graph.tokens]
+    manifest = msgspec.structs.replace(bundle.manifest, tiers=(Tier("half", 500),), graphs=(*graphs, *half))
+    tiered = dataclasses.replace(bundle, manifest=manifest)
+    known = costs(text=1, image=1)
+    known.features["audio"] = feature(1)
+    for graph in graphs:
+        if graph.tokens:
+            known.steps[graph.file] = StepCost(seconds=0.02, load_s=0.1, bytes=90 * MB, held_bytes=40 * MB)
+            known.steps[f"half.{graph.file}"] = StepCost(seconds=0.01, load_s=0.1, bytes=9 * MB, held_bytes=4 * MB)
+
+    def chosen(megabytes: float | None, tier: str = "full") -> Any:
+        return planner.plan(tiered, known, SAMPLES, set(), Budget(megabytes=megabytes), 8, 0.2, tier)
+
+    whole = chosen(None)
+    assert whole.tier == "full"
+    small = chosen(whole.megabytes - 20)
+    assert (small.tier, small.samples, small.modalities) == ("half", 40, whole.modalities)
+    assert any("tier half in place of full" in reason for reason in small.why)
+    assert small.seconds < whole.seconds
+    assert chosen(None, "half").tier == "half", "never more than the device was told"
