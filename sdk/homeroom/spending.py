@@ -77,7 +77,10 @@ def charge(store: Store, data: bytes, update_id: str, configuration: RoundConfig
     if privacy is None:
         return
     read_update(data, configuration, layout)
-    store.put_secret(LEDGER, msgspec.json.encode(check(store, update_id, configuration)))
+    after = check(store, update_id, configuration)
+    if after[-1].update_id == update_id:
+        store.note_charge(repr(after[-1].noise_multiplier), update_id)
+    store.put_secret(LEDGER, msgspec.json.encode(after))
 
 
 def check(store: Store, update_id: str, configuration: RoundConfiguration) -> list[Sent]:
@@ -96,7 +99,12 @@ def check(store: Store, update_id: str, configuration: RoundConfiguration) -> li
 
 
 def sent(store: Store) -> list[Sent]:
-    return msgspec.json.decode(store.get_secret(LEDGER) or b"[]", type=list[Sent])
+    """The ledger, and what stands outside the directory only, where an older copy of it was put back."""
+    ledger = msgspec.json.decode(store.get_secret(LEDGER) or b"[]", type=list[Sent])
+    for noise, count in store.charges().items():
+        known = sum(repr(entry.noise_multiplier) == noise for entry in ledger)
+        ledger += [Sent(f"before this copy {number}", float(noise)) for number in range(known, count)]
+    return ledger
 
 
 def view(store: Store) -> dict[str, Any] | None:

@@ -89,13 +89,14 @@ class Ring(msgspec.Struct, frozen=True, kw_only=True):
     Two keys only while a rotation is under way: `forgetting` then holds the keyed indexes of the subjects to remove, so
     that the next opening finishes what was begun. `nonce` keys the digest by which a moved directory is noticed.
     `begun`: by bundle, the newest base whose update was begun to be sent, and that update's id; an older copy of the
-    directory does not know it.
+    directory does not know it. `charged`: by noise multiplier, how many private updates were begun, and the last one.
     """
 
     keys: dict[int, str]
     nonce: str
     forgetting: tuple[str, ...] = ()
     begun: dict[str, tuple[int, str]] = {}
+    charged: dict[str, tuple[int, str]] = {}
 
     @property
     def newest(self) -> int:

@@ -5,11 +5,15 @@ from __future__ import annotations
 import os
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 from faults.devices import make_sample, open_store, theta
 
-from homeroom.errors import StoreError
+from homeroom import spending
+from homeroom.contract.privacy import Privacy
+from homeroom.errors import StoreError, UpdateError
 from homeroom.machine import disk_identity
 from homeroom.store import Store
 
@@ -141,6 +145,36 @@ def test_the_power_may_go_between_the_note_and_the_step(tmp_path: Path, monkeypa
         assert store.damage() == []
 
 
+def test_an_older_copy_does_not_spend_its_privacy_budget_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    privacy = Privacy(clip_norm=1.0, noise_multiplier=2.0, epsilon=8.0, delta=1e-6)
+    monkeypatch.setattr(spending, "read_update", lambda *_: None)  # that it is clipped is tested elsewhere
+    monkeypatch.setattr(spending, "_noise_multiplier", lambda *_: 2.0)
+    asked: Any = SimpleNamespace(privacy=privacy)
+    layout: Any = None
+
+    def spend(store: Store) -> int:
+        for number in range(1, 1000):
+            try:
+                spending.charge(store, b"", f"{number:032x}", asked, layout)
+            except UpdateError:
+                break
+        return len(spending.sent(store))
+
+    copy = used(tmp_path)
+    with open_store(tmp_path) as store:
+        spending.charge(store, b"", "first", asked, layout)
+        spending.charge(store, b"", "first", asked, layout)
+        assert len(spending.sent(store)) == 1, "sent again, it counts once"
+        whole = spend(store)
+        assert whole > 1
+    put_back(tmp_path, copy)
+    with open_store(tmp_path) as store:
+        assert store.get_secret(spending.LEDGER) is None
+        assert len(spending.sent(store)) == whole
+        with pytest.raises(UpdateError, match="would pass epsilon"):
+            spending.charge(store, b"", "another", asked, layout)
+
+
 @pytest.mark.parametrize("changed", ["machine", "disk"])
 def test_another_machine_or_another_disk_is_another_device(
     changed: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -170,7 +204,7 @@ def test_another_machine_or_another_disk_is_another_device(
 def test_a_ring_of_before_is_still_read(tmp_path: Path) -> None:
     used(tmp_path)
     (path,) = (tmp_path / "keys").glob("*.json")
-    path.write_text(path.read_text().replace(',"begun":{}', ""))
+    path.write_text(path.read_text().replace(',"begun":{},"charged":{}', ""))
     assert "begun" not in path.read_text()
     with open_store(tmp_path) as store:
         assert len(send(store)) == 1

@@ -277,6 +277,14 @@ class Store:
         twins.begin_sending(self._opened, update_id)
         self._database.write("UPDATE updates SET state = 'sending' WHERE update_id = ?", (update_id,))
 
+    def note_charge(self, noise: str, update_id: str) -> None:
+        """Count a private update of a noise multiplier outside the directory, before its first byte leaves."""
+        twins.note_charge(self._opened, noise, update_id)
+
+    def charges(self) -> dict[str, int]:
+        """How many private updates were begun, by noise multiplier, whatever copy of the directory this is."""
+        return {noise: count for noise, (count, _) in self._opened.ring.charged.items()}
+
     def mark_sent(self, update_id: str) -> None:
         """The aggregator has it: keep its id and lineage, not its bytes."""
         with self.step("sent", 1):

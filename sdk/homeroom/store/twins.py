@@ -7,6 +7,8 @@ bundle the newest base whose update was begun to be sent.
 
 from __future__ import annotations
 
+import msgspec
+
 from homeroom.errors import StoreError
 from homeroom.store import repair
 from homeroom.store.opened import Opened
@@ -38,6 +40,17 @@ def begin_sending(opened: Opened, update_id: str) -> None:
         )
     if base < row[1]:
         opened.put_ring(ring.with_begun(row[0], row[1], update_id))
+
+
+def note_charge(opened: Opened, noise: str, update_id: str) -> None:
+    """Count a private update outside the directory, so that an older copy does not spend its budget again.
+
+    The same update noted twice in a row, after a power cut, counts once.
+    """
+    ring = opened.places.read(opened.store_id) or opened.ring
+    count, last = ring.charged.get(noise, (0, ""))
+    if last != update_id:
+        opened.put_ring(msgspec.structs.replace(ring, charged={**ring.charged, noise: (count + 1, update_id)}))
 
 
 def _notice_move(opened: Opened) -> None:
