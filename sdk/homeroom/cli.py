@@ -11,7 +11,7 @@ from typing import Any
 
 import click
 
-from homeroom.errors import HomeroomError, MissingExtraError
+from homeroom.errors import HomeroomError, MissingExtraError, TrainError
 from homeroom.system import refuse_32_bit
 
 ELSEWHERE = {
@@ -136,6 +136,10 @@ def main(arguments: list[str] | None = None) -> Any:
         if problem.remedy:
             click.echo(f"  {_one_line(problem.remedy)}", err=True)
         sys.exit(problem.exit_code)
+    except MemoryError:
+        click.echo("homeroom: memory ran out; what was done is kept", err=True)
+        click.echo("  close other programs, or train with --megabytes, so that what is chosen fits", err=True)
+        sys.exit(TrainError.exit_code)
     except click.ClickException as problem:
         problem.show()
         sys.exit(problem.exit_code)

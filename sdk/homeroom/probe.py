@@ -1,4 +1,6 @@
-"""Tries and measures the runtime and a bundle in a process of its own: `python -m homeroom.probe [BUNDLE]`.
+"""Tries and measures runtime and bundle in a process of its own: `python -m homeroom.probe [BUNDLE [THREADS]]`.
+
+With THREADS, what the bundle costs is measured; that process did nothing before, so that its memory says what is used.
 
 Each stage is announced on a line before it begins, so that whoever started this process can name the stage that ended
 it. Imports the standard library alone; everything that could crash is imported inside its stage.
@@ -63,7 +65,8 @@ def place() -> str:
     from importlib.metadata import version
 
     kind = f"{platform.system()} {platform.machine()} {' '.join(system.simd())}"
-    return f"onnxruntime {version('onnxruntime')}, {kind}, {system.cores()} cores"
+    made = f"homeroom {version('homeroom')}, onnxruntime {version('onnxruntime')}"
+    return f"{made}, {kind}, {system.cores()} cores"
 
 
 def rates() -> dict[str, Any]:
@@ -103,7 +106,10 @@ def try_runtime() -> dict[str, Any]:
     return {"version": onnxruntime.__version__}
 
 
-def main(path: Path | None) -> None:
+def main(path: Path | None, threads: int | None = None) -> None:
+    if path is not None and threads is not None:
+        measure_bundle(path, threads)
+        return
     stage("numpy", rates)
     for name in LIBRARIES:
         stage(f"library {name}", lambda name=name: try_library(name))  # type: ignore[misc]
@@ -119,18 +125,20 @@ def main(path: Path | None) -> None:
         return {"bundle_id": opened[0].bundle_id, "place": place()}
 
     if stage("bundle", find):
-        measure_bundle(opened[0])
+        stage("threads", lambda: choose_threads(opened[0]))
 
 
-def measure_bundle(bundle: Bundle) -> None:
+def measure_bundle(path: Path, count: int) -> None:
     """Every backbone on the golden samples, lowest precision first until one comes out right, then every step."""
+    from homeroom.bundle import open_bundle
     from homeroom.golden import samples
     from homeroom.runtime import Graphs
 
+    importlib.import_module("homeroom.device")  # what a device holds before it loads a graph
+    try_runtime()
+    bundle = open_bundle(path, root=None)
     values = inputs_by_modality(bundle, samples(bundle))
     stage("base", lambda: {"bytes": fresh_peak()})
-    threads = stage("threads", lambda: choose_threads(bundle, values))
-    count = int(threads["threads"]) if threads else 1
     for modality in bundle.manifest.modalities:
         for precision in precisions(bundle, modality.name):
             graphs = Graphs(bundle, {modality.name: precision}, count)
@@ -140,7 +148,8 @@ def measure_bundle(bundle: Bundle) -> None:
                 break
     graphs = Graphs(bundle, None, count)
     for role in ("grad", "predict"):
-        for facts in (graph for graph in bundle.manifest.graphs if graph.role == role):
+        steps = [graph for graph in bundle.manifest.graphs if graph.role == role]
+        for facts in sorted(steps, key=lambda graph: (sum(graph.tokens.values()), graph.batch)):
             stage(f"step {facts.file}", lambda f=facts: measure_step(bundle, graphs, f))  # type: ignore[misc]
 
 
@@ -163,14 +172,16 @@ def inputs_by_modality(bundle: Bundle, stored: list[Any]) -> dict[str, list[Any]
     return found
 
 
-def choose_threads(bundle: Bundle, values: dict[str, list[Any]]) -> dict[str, Any]:
+def choose_threads(bundle: Bundle) -> dict[str, Any]:
     """The count, of one, half and all cores, that one pass over backbones and training steps is fastest with.
 
     Of two within a twentieth the smaller wins: what is left over belongs to the lesson.
     """
     from homeroom.features import compute
+    from homeroom.golden import samples
     from homeroom.runtime import Graphs
 
+    values = inputs_by_modality(bundle, samples(bundle))
     times: dict[int, float] = {}
     for count in sorted({1, max(1, system.cores() // 2), system.cores()}):
         graphs = Graphs(bundle, None, count)
@@ -259,4 +270,4 @@ def zeros(bundle: Bundle, facts: Any) -> dict[str, np.ndarray]:
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]) if len(sys.argv) > 1 else None)
+    main(Path(sys.argv[1]) if len(sys.argv) > 1 else None, int(sys.argv[2]) if len(sys.argv) > 2 else None)

@@ -55,8 +55,20 @@ class Findings:
 
 
 def run_probe(bundle: Path | None = None, *, timeout_s: float = CHILD_S) -> Findings:
-    """Start `homeroom.probe` in a process of its own and read what it tells until it ends, however it ends."""
-    command = [sys.executable, "-m", "homeroom.probe", *([str(bundle)] if bundle else [])]
+    """Start `homeroom.probe` in a process of its own and read what it tells until it ends, however it ends.
+
+    What a bundle costs is measured in a second one, once the first has found how many threads suit.
+    """
+    found = _run([str(bundle)] if bundle else [], timeout_s)
+    threads = found.stages.get("threads", {}).get("threads")
+    if bundle is None or found.crashed or threads is None:
+        return found
+    more = _run([str(bundle), str(threads)], timeout_s)
+    return Findings({**found.stages, **more.stages}, more.crashed, more.how)
+
+
+def _run(arguments: list[str], timeout_s: float) -> Findings:
+    command = [sys.executable, "-m", "homeroom.probe", *arguments]
     found, begun = Findings(), ""
     with subprocess.Popen(
         command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, stdin=subprocess.DEVNULL

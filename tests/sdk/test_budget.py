@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 
 from homeroom import Device, Sample, system
 from homeroom.budget import Budget, read_span
+from homeroom.cli import main
 from homeroom.errors import InputError, TrainError
 from homeroom.training import Settings
 
@@ -126,6 +127,29 @@ def test_memory_that_is_spent_among_the_features_is_an_error_that_keeps_them(
     with pytest.raises(TrainError, match=r"features that were computed are kept"):
         device.train(megabytes=(system.resident() or 0) / 1e6 - 10)
     assert device.train(epochs=1).finished
+
+
+def test_memory_that_the_system_refuses_is_one_sentence(
+    device: Device, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    device.train(epochs=1)
+
+    class Refusing:
+        def run(self, *_: Any) -> None:
+            raise RuntimeError("bfc_arena.cc:360 Failed to allocate memory for requested buffer of size 2359296")
+
+    (graph,) = device.graphs.steps("grad")[:1]
+    loaded: Any = device.graphs.loaded(graph)
+    monkeypatch.setattr(loaded, "_session", Refusing())
+    with pytest.raises(TrainError, match="memory ran out"):
+        loaded({})
+    monkeypatch.setattr(Device, "train", lambda *_, **__: bytearray(1 << 62))
+    directory = str(device.store.directory)
+    device.close()
+    with pytest.raises(SystemExit) as ended:
+        main(["device", "train", directory])
+    assert ended.value.code == 9
+    assert "memory ran out" in capsys.readouterr().err
 
 
 WITHIN = """

@@ -62,8 +62,8 @@ def keep_the_better(device: Device, before: Version | None, learned: str) -> boo
 
     Both are judged on the validation subjects of that training; an update of it that was not yet begun to be sent goes.
     """
-    ours = device.validation_scores(lineage.theta_of(device.store, device.bundle, before))
-    theirs = device.validation_scores(device.store.theta(learned))
+    ours = device._validation_scores(lineage.theta_of(device.store, device.bundle, before))
+    theirs = device._validation_scores(device.store.theta(learned))
     present = device.store.current()
     if present is None or present.version_id != learned or not exchange.clearly_worse(theirs, ours):
         return False

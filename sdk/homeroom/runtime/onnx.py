@@ -9,8 +9,9 @@ from pathlib import Path
 import numpy as np
 import onnxruntime as ort
 
-from homeroom.errors import BundleError
+from homeroom.errors import BundleError, HomeroomError, TrainError
 
+MEMORY = "close other programs, or train with --megabytes, so that what is chosen fits"
 AS_REQUESTED = 1  # arena_extend_strategy: not to the next power of two
 
 
@@ -23,7 +24,7 @@ class OnnxGraph:
 
     def __init__(self, path: Path, threads: int | None = None, *, lasting: bool = False) -> None:
         options = ort.SessionOptions()
-        options.log_severity_level = 3
+        options.log_severity_level = 4  # what goes wrong is raised
         options.enable_mem_pattern = False  # with many lengths it only grows (onnxruntime 11627)
         options.inter_op_num_threads = 1
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
@@ -35,8 +36,8 @@ class OnnxGraph:
         try:
             self._session = ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
         except Exception as problem:  # onnxruntime raises many types of its own
-            raise BundleError(
-                f"onnxruntime {ort.__version__} cannot load it: {problem}", where=path.name, remedy="update onnxruntime"
+            raise _refusal(
+                problem, f"onnxruntime {ort.__version__} cannot load it", path, "update onnxruntime"
             ) from None
         self._path = path
         self._outputs = [output.name for output in self._session.get_outputs()]
@@ -45,7 +46,14 @@ class OnnxGraph:
         try:
             return dict(zip(self._outputs, self._session.run(None, dict(feeds)), strict=True))
         except Exception as problem:
-            raise BundleError(f"the graph failed: {problem}", where=self._path.name) from None
+            raise _refusal(problem, "the graph failed", self._path) from None
+
+
+def _refusal(problem: Exception, what: str, path: Path, remedy: str = "") -> HomeroomError:
+    """The runtime has no type of its own for memory that ran out, only words."""
+    if any(words in f"{problem}" for words in ("allocate memory", "bad_alloc", "bad allocation")):
+        return TrainError("memory ran out", where=path.name, remedy=MEMORY)
+    return BundleError(f"{what}: {problem}", where=path.name, remedy=remedy)
 
 
 @cache
