@@ -213,6 +213,17 @@ def test_a_server_killed_after_the_merge_and_before_it_forgot_the_round_merges_n
     assert district.service.rounds.log.count("secure") == 1
 
 
+def test_a_backup_of_the_server_holds_the_roster_and_nothing_of_the_round_under_way(district: District) -> None:
+    from homeroom_aggregator.backup import backup
+
+    district.until("shares")
+    backup(district.folder, district.tmp / "copy")
+    copied = {path.name for path in (district.tmp / "copy").iterdir()}
+    assert place.ROSTER in copied
+    assert not [name for name in copied if name.startswith("secure")]
+    assert place.roster(district.tmp / "copy") == place.roster(district.folder)
+
+
 @pytest.mark.parametrize("phase", ["shares", "input", "reveal"])
 def test_a_device_that_does_not_come_back_is_left_out_when_time_is_over(district: District, phase: str) -> None:
     everybody = [0, 1, 2, 3]
