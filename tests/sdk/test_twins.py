@@ -95,6 +95,18 @@ def test_who_is_forgotten_in_an_older_copy_has_the_unknown_update_unlearned(tmp_
         assert store.pending_unlearn() == [f"{1:032x}"]
 
 
+def test_an_update_that_went_into_a_secure_sum_is_answered_in_an_older_copy_too(tmp_path: Path) -> None:
+    with open_store(tmp_path) as store:
+        store.add([make_sample(1)])
+    shutil.copytree(tmp_path / "device", tmp_path / "copy")
+    with open_store(tmp_path) as store:
+        store.mark_sent(queue(store, 1, 3))  # masked: it was never sent by itself
+    put_back(tmp_path, tmp_path / "copy")
+    with open_store(tmp_path) as store:
+        assert queue(store, 2, 3) == ""
+        assert queue(store, 3, 4)
+
+
 def test_two_copies_on_one_machine_do_not_both_answer_a_base(tmp_path: Path) -> None:
     copy = used(tmp_path)
     twin = tmp_path / "twin"

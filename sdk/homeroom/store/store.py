@@ -286,7 +286,8 @@ class Store:
         return {noise: count for noise, (count, _) in self._opened.ring.charged.items()}
 
     def mark_sent(self, update_id: str) -> None:
-        """The aggregator has it: keep its id and lineage, not its bytes."""
+        """The aggregator has it, or its part in a sum: keep its id and lineage, not its bytes."""
+        twins.begin_sending(self._opened, update_id)
         with self.step("sent", 1):
             self._database.write("UPDATE updates SET state = 'sent', data = NULL WHERE update_id = ?", (update_id,))
             self._database.write(f"DELETE FROM secrets WHERE name != ? AND {SPENT_RESIDUALS}", (RESIDUAL + update_id,))
