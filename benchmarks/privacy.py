@@ -21,6 +21,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import numpy as np
 from dp_accounting import dp_event, privacy_accountant
 from dp_accounting.pld import PLDAccountant
@@ -31,6 +32,7 @@ import privacy_digits as digits
 from homeroom import noise
 from homeroom.bundle import Bundle, open_bundle
 from homeroom.contract.privacy import Privacy, spent
+from homeroom.contract.secure import SecureRules
 from homeroom.contract.signing import certify, new_key, public_hex
 from homeroom.contract.update import RoundConfiguration, Update, make_update, read_update
 from homeroom.dataset import Dataset
@@ -43,6 +45,8 @@ from homeroom_aggregator.simulate import SchoolData, simulate
 
 DEVICES, DELTA, CLIP = 200, 1e-5, 0.5
 LOCAL = Settings(epochs=2, learning_rate=1e-2, weight_decay=0.0, constant_rate=True, balance=0.0)
+RULES = SecureRules(minimum=140, cohort=DEVICES, drop_rate=0.3, corrupt_rate=0.1)
+EXCESS = math.sqrt(DEVICES / RULES.honest(DEVICES, RULES.minimum))  # of distributed noise over what is counted on
 SHARE, COSINE, SUCCEEDS, SURE = 0.6, 0.3, 0.95, 1e-4
 
 
@@ -75,27 +79,38 @@ def asked(bundle: Bundle, privacy: Privacy | None) -> RoundConfiguration:
 
 
 def learning(bundle: Bundle, graphs: Graphs, plan: Plan, tell: Any) -> list[dict[str, Any]]:
-    """By setting: accuracy and the first release's cosine with the plain one, a value for each seed."""
-    found: dict[float | None, dict[str, Any]] = {}
+    """By setting: accuracy and the first release's cosine with the plain one, a value for each seed.
+
+    distributed: all devices of a secure round survive and add their share, of which the ledger counts the honest ones';
+    the sum of the shares is drawn at once, at the aggregator. Masks change nothing of it and are left out.
+    """
+    found: dict[tuple[str, float | None], dict[str, Any]] = {}
+    settings: list[tuple[str, float | None]] = [("none", None), *(("central", e) for e in reversed(plan.epsilons))]
+    settings += [("distributed", e) for e in reversed(plan.epsilons)]
     for seed in range(plan.seeds):
         data = digits.load(bundle, graphs, DEVICES, seed)
         schools = [SchoolData(str(place), device) for place, device in enumerate(data.devices)]
         true = None
-        for epsilon in (None, *reversed(plan.epsilons)):
+        for mechanism, epsilon in settings:
             privacy = promise(epsilon, plan.rounds) if epsilon else None
+            z = privacy.noise_multiplier if privacy else 0.0
+            if privacy and mechanism == "distributed":
+                privacy = msgspec.structs.replace(privacy, noise_multiplier=z * EXCESS)
             run = simulate(bundle, schools, plan.rounds, LOCAL, asked(bundle, privacy), seed=seed, graphs=graphs)
             moved = run.rounds[0].theta - bundle.theta()
             true = moved if true is None else true
-            row = found.setdefault(epsilon, {"accuracy": [], "cosine": [], "refused": 0, "releases": run.version})
+            row = found.setdefault(
+                (mechanism, epsilon), {"accuracy": [], "cosine": [], "refused": 0, "releases": run.version}
+            )
             row["accuracy"].append(digits.accuracy(graphs, data.test, run.theta))
             row["cosine"].append(float(moved @ true / np.linalg.norm(moved) / np.linalg.norm(true)))
             row["refused"] += sum(len(facts.refused) for facts in run.rounds)
             if privacy:
-                z = privacy.noise_multiplier
-                row |= {"noise_multiplier": z, "epsilon_a_round": spent([z], DELTA)}
+                row |= {"noise_multiplier": privacy.noise_multiplier, "epsilon_a_round": spent([z], DELTA)}
                 row["epsilon_spent"] = spent([z] * run.version, DELTA)
-            tell(f"seed {seed}, epsilon {epsilon}: accuracy {row['accuracy'][-1]:.3f}, cosine {row['cosine'][-1]:.3f}")
-    return [{"mechanism": "central" if e else "none", "epsilon": e} | row for e, row in found.items()]
+            told = f"accuracy {row['accuracy'][-1]:.3f}, cosine {row['cosine'][-1]:.3f}"
+            tell(f"seed {seed}, {mechanism}, epsilon {epsilon}: {told}")
+    return [{"mechanism": mechanism, "epsilon": e} | row for (mechanism, e), row in found.items()]
 
 
 def ledger(bundle: Bundle, graphs: Graphs) -> dict[str, Any]:
@@ -239,8 +254,9 @@ def targets(document: dict[str, Any]) -> list[dict[str, Any]]:
     apart = max(abs(a - b) for a, b in zip(book["device"], book["dp_accounting"], strict=True))
     below = min(a - b for a, b in zip(book["ledger"], book["privacy_loss_distribution"], strict=True))
     p = min(tests["chi_square_p"], tests["kolmogorov_smirnov_p"])
-    mean = {row["epsilon"]: float(np.mean(row["accuracy"])) for row in rows}
-    cosine = {row["epsilon"]: float(np.mean(row["cosine"])) for row in rows}
+    central = [row for row in rows if row["mechanism"] != "distributed"]
+    mean = {row["epsilon"]: float(np.mean(row["accuracy"])) for row in central}
+    cosine = {row["epsilon"]: float(np.mean(row["cosine"])) for row in central}
     over = max(row["epsilon_spent"] - row["epsilon"] for row in rows if row["epsilon"])
     bare = next(row["advantage"] for row in guesses if row["epsilon"] is None)
     noisy = [row for row in guesses if row["epsilon"]]

@@ -22,8 +22,15 @@ def document(**changes: Any) -> dict[str, Any]:
         },
         "noise": {"chi_square_p": 0.4, "kolmogorov_smirnov_p": 0.2},
         "learning": [
-            {"epsilon": None, "accuracy": [0.9, 0.8], "cosine": [1.0, 1.0]},
-            {"epsilon": 8.0, "accuracy": [0.7, 0.7], "cosine": [0.5, 0.6], "epsilon_spent": 7.99},
+            {"mechanism": "none", "epsilon": None, "accuracy": [0.9, 0.8], "cosine": [1.0, 1.0]},
+            {
+                "mechanism": "central",
+                "epsilon": 8.0,
+                "accuracy": [0.7, 0.7],
+                "cosine": [0.5, 0.6],
+                "epsilon_spent": 8.0,
+            },
+            {"mechanism": "distributed", "epsilon": 8.0, "accuracy": [0.6], "cosine": [0.2], "epsilon_spent": 8.0},
         ],
         "attack": [
             {"epsilon": None, "advantage": 1.0, "standard_error": 0.01},
