@@ -43,8 +43,9 @@ def backup(folder: Path, out: Path) -> Contents:
     try:
         for name in (place.FACTS, place.KEY, place.SECRET):
             write_durable(beside / name, (folder / name).read_bytes())
-        if (folder / place.ROSTER).exists():  # secure.db stays behind: a round's secrets must not outlive it
-            write_durable(beside / place.ROSTER, (folder / place.ROSTER).read_bytes())
+        for name in (place.ROSTER, place.SEALING):  # secure.db stays behind: a round's secrets must not outlive it
+            if (folder / name).exists():
+                write_durable(beside / name, (folder / name).read_bytes())
         _copy_tree(folder / place.BUNDLES / facts.bundle_id, beside / place.BUNDLES / facts.bundle_id)
         version = 0
         if (folder / place.LOG).exists():

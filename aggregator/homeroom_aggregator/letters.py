@@ -25,8 +25,6 @@ from homeroom_aggregator import place
 from homeroom_aggregator.members import Member, join_with_code
 from homeroom_aggregator.rounds import Rounds
 
-KEY = "sealing.pem"  # in the aggregator's folder
-
 
 @dataclass(frozen=True)
 class Taken:
@@ -50,7 +48,7 @@ def take_in(folder: Path, stick: Path, tell: Callable[[str], None]) -> Taken:
     """
     rounds, secret = place.open_rounds(folder), place.secret_of(folder)
     try:
-        key = _key(folder / KEY)
+        key = _key(folder / place.SEALING)
         here = Stick(stick, fingerprint(rounds.certificate.root))
         here.put_receiver(sealing_key(key, rounds.key, rounds.certificate))
         counts = dict.fromkeys(("letters", "joined", "accepted", "already", "refused", "waits", "unlearned"), 0)

@@ -5,6 +5,7 @@ key.pem            the aggregator's own key; signs rounds and versions
 secret             proves invitation codes
 bundles/<id>/      the bundle it serves
 log.db             everything that happened (see `log`)
+sealing.pem        what letters that come by hand are sealed to (see `letters`)
 roster.json        which devices may form a cohort, signed by the institution, where there are secure rounds
 secure.db          the secure round that is under way; not worth a backup, it must not outlive the round
 """
@@ -49,7 +50,7 @@ from homeroom_aggregator.rounds import Rounds
 from homeroom_aggregator.secure.cohorts import Cohorts
 
 FACTS, KEY, SECRET, LOG, BUNDLES = "aggregator.json", "key.pem", "secret", "log.db", "bundles"
-ROSTER, SECURE = "roster.json", "secure.db"
+ROSTER, SECURE, SEALING = "roster.json", "secure.db", "sealing.pem"
 
 
 class Facts(msgspec.Struct, frozen=True, kw_only=True):

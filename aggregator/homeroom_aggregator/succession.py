@@ -8,11 +8,11 @@ from pathlib import Path
 from homeroom.contract.signing import read_key
 from homeroom.durable import write_durable
 from homeroom.store.database import Database
-from homeroom_aggregator import audit, letters, place
+from homeroom_aggregator import audit, place
 from homeroom_aggregator.ledger import Ledger
 from homeroom_aggregator.log import Log
 
-KEPT = (place.ROSTER, letters.KEY)  # who may form a cohort; what letters that are on their way are sealed to
+KEPT = (place.ROSTER, place.SEALING)  # who may form a cohort; what letters that are on their way are sealed to
 PEOPLE = ("devices", "invitations", "consents", "instances", "audit")
 
 

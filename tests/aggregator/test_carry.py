@@ -24,7 +24,7 @@ from homeroom.contract.secure import SecureRules
 from homeroom.contract.signing import certify, new_key
 from homeroom.errors import DiskFullError, InputError, NetworkError, TrustError
 from homeroom.exchange import device_key
-from homeroom_aggregator import letters, place
+from homeroom_aggregator import backup, letters, place
 
 
 @pytest.fixture(autouse=True)
@@ -311,6 +311,15 @@ def test_a_letter_signed_by_one_device_cannot_bring_anothers_update(
     assert (taken.accepted, taken.refused) == (0, 1)
     one.close()
     two.close()
+
+
+def test_a_letter_on_its_way_opens_after_a_backup_was_put_in_place(tmp_path: Path, district: Path, stick: Path) -> None:
+    (device,) = joined(tmp_path, district, stick, "one")
+    learn(device, 0.5)
+    device.carry_out(stick)
+    backup.backup(district, tmp_path / "copy")
+    assert deliver(tmp_path / "copy", stick).accepted == 1
+    device.close()
 
 
 def test_what_is_missing_is_said_with_what_to_do(tmp_path: Path, stick: Path) -> None:
