@@ -133,17 +133,12 @@ def test_what_a_lossy_codec_left_over_keeps_what_the_tier_could_not_carry(codec:
         np.testing.assert_allclose(rest[segment.segment_id], whole, atol=1e-6)
 
 
-@pytest.fixture(scope="module")
-def bundle(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
-    return tiered.build(tmp_path_factory.mktemp("tiered"))
-
-
-def test_a_small_device_trains_its_part_of_theta_alone(bundle: Bundle, tmp_path: Path) -> None:
-    index = dict(bundle.layout.tiers)["eighth"]
-    with Device.open(tmp_path / "small", bundle.path, tier="eighth", threads=1) as device:
+def test_a_small_device_trains_its_part_of_theta_alone(tiered_bundle: Bundle, tmp_path: Path) -> None:
+    index = dict(tiered_bundle.layout.tiers)["eighth"]
+    with Device.open(tmp_path / "small", tiered_bundle.path, tier="eighth", threads=1) as device:
         device.add(*(Sample(**row) for row in tiered.rows(24, seed=1)))
         assert device.train(epochs=3).finished
-        moved = device.store.theta(device.store.current().version_id) - bundle.theta()  # type: ignore[union-attr]
+        moved = device.store.theta(device.store.current().version_id) - tiered_bundle.theta()  # type: ignore[union-attr]
         assert set(np.flatnonzero(moved)) <= set(index)
         assert len(np.flatnonzero(moved)) > len(index) / 2
     with Device.open(tmp_path / "small", threads=1) as device:
@@ -155,38 +150,43 @@ def test_a_small_device_trains_its_part_of_theta_alone(bundle: Bundle, tmp_path:
         Device.open(tmp_path / "small", tier="tenth")
 
 
-def test_a_bundle_whose_tiers_are_not_what_it_says_is_refused(bundle: Bundle) -> None:
-    wrong = msgspec.structs.replace(bundle.manifest.tiers[0], size=bundle.manifest.tiers[0].size + 1)
-    manifest = msgspec.structs.replace(bundle.manifest, tiers=(wrong, bundle.manifest.tiers[1]))
+def test_a_bundle_whose_tiers_are_not_what_it_says_is_refused(tiered_bundle: Bundle) -> None:
+    wrong = msgspec.structs.replace(tiered_bundle.manifest.tiers[0], size=tiered_bundle.manifest.tiers[0].size + 1)
+    manifest = msgspec.structs.replace(tiered_bundle.manifest, tiers=(wrong, tiered_bundle.manifest.tiers[1]))
     with pytest.raises(BundleError, match="tier eighth is not"):
-        _ = Bundle(bundle.path, manifest, bundle.bundle_id, bundle.certificate).layout
+        _ = Bundle(tiered_bundle.path, manifest, tiered_bundle.bundle_id, tiered_bundle.certificate).layout
 
 
-def test_schools_of_unequal_tiers_train_one_theta_together(bundle: Bundle) -> None:
-    manifest = bundle.manifest
-    graphs = {tier: Graphs(bundle, {}, 1, tier) for tier in (*tiered.TIERS, FULL)}
+def test_schools_of_unequal_tiers_train_one_theta_together(tiered_bundle: Bundle) -> None:
+    manifest = tiered_bundle.manifest
+    graphs = {tier: Graphs(tiered_bundle, {}, 1, tier) for tier in (*tiered.TIERS, FULL)}
 
     def school(name: str, seed: int, tier: str) -> SchoolData:
         stored = [resolve(Sample(**row), manifest) for row in tiered.rows(24, seed)]
-        return SchoolData(name, Dataset(manifest, examples(None, bundle, graphs[FULL], stored)), None, graphs[tier])
+        return SchoolData(
+            name, Dataset(manifest, examples(None, tiered_bundle, graphs[FULL], stored)), None, graphs[tier]
+        )
 
     schools = [school("a", 1, "eighth"), school("b", 2, "half"), school("c", 3, FULL)]
-    asked = RoundConfiguration(bundle_id=bundle.bundle_id, min_devices=1, buffer_size=3)
+    asked = RoundConfiguration(bundle_id=tiered_bundle.bundle_id, min_devices=1, buffer_size=3)
     chosen = Settings(epochs=2, learning_rate=1e-2, constant_rate=True)
-    found = simulate(bundle, schools, 4, chosen, asked, seed=0, graphs=graphs[FULL])
+    found = simulate(tiered_bundle, schools, 4, chosen, asked, seed=0, graphs=graphs[FULL])
     assert found.version == 4
-    again = simulate(bundle, schools, 4, chosen, asked, seed=0, graphs=graphs[FULL])
+    again = simulate(tiered_bundle, schools, 4, chosen, asked, seed=0, graphs=graphs[FULL])
     assert np.array_equal(found.theta, again.theta)
-    first = simulate(bundle, schools, 1, chosen, asked, seed=0, graphs=graphs[FULL]).theta - bundle.theta()
+    first = (
+        simulate(tiered_bundle, schools, 1, chosen, asked, seed=0, graphs=graphs[FULL]).theta - tiered_bundle.theta()
+    )
     drawn = [int(np.random.SeedSequence([0, 1, place]).generate_state(1)[0]) for place in range(3)]
     moves = [
-        fit(s.graphs, s.train, None, bundle.theta(), msgspec.structs.replace(chosen, seed=seed)).theta - bundle.theta()  # type: ignore[arg-type]
+        fit(s.graphs, s.train, None, tiered_bundle.theta(), msgspec.structs.replace(chosen, seed=seed)).theta
+        - tiered_bundle.theta()  # type: ignore[arg-type]
         for s, seed in zip(schools, drawn, strict=True)
     ]
-    outside = np.setdiff1d(np.arange(manifest.layout.size), dict(bundle.layout.tiers)["half"])
+    outside = np.setdiff1d(np.arange(manifest.layout.size), dict(tiered_bundle.layout.tiers)["half"])
     np.testing.assert_allclose(first[outside], moves[2][outside], atol=1e-6)  # one device alone has these
     np.testing.assert_allclose(
-        first[dict(bundle.layout.tiers)["eighth"]],
-        np.mean(moves, 0)[dict(bundle.layout.tiers)["eighth"]],
+        first[dict(tiered_bundle.layout.tiers)["eighth"]],
+        np.mean(moves, 0)[dict(tiered_bundle.layout.tiers)["eighth"]],
         atol=1e-6,
     )

@@ -108,7 +108,7 @@ def test_pairs_without_a_label_teach_pictures_what_labelled_words_mean(bundle: B
             device.add(*labelled(40, 11, "word"), gates=False)
             if pairs:
                 device.add(*unlabelled(pairs, 12), gates=False)
-            assert device.train(epochs=15).finished
+            assert device.train(epochs=10).finished
             accuracy[name] = device.score(*test)["category"].accuracy
     assert accuracy["labels"] < 0.5
     assert accuracy["labels and pairs"] > accuracy["labels"] + 0.3

@@ -17,11 +17,6 @@ from homeroom_exporter.tiers import SHARES, make_tiers
 from homeroom_exporter.write import GraphFile
 
 
-@pytest.fixture(scope="module")
-def bundle(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
-    return tiered.build(tmp_path_factory.mktemp("tiered"))
-
-
 def test_tiers_are_nested_rising_parts_of_about_the_share_asked_for(tmp_path: Path) -> None:
     design, _ = tiny.design_and_backbones(tmp_path)
     tiers = make_tiers(design, ("half", "eighth", "quarter"))
@@ -45,18 +40,20 @@ def test_of_a_layer_over_several_vectors_the_first_channels_of_each_are_kept(tmp
     assert rows.tolist() == [i * width + j for i in range(3) for j in range(kept)]
 
 
-def test_every_graph_of_a_tier_agrees_with_torch_on_its_part_of_theta(bundle: Bundle, tmp_path: Path) -> None:
+def test_every_graph_of_a_tier_agrees_with_torch_on_its_part_of_theta(tiered_bundle: Bundle, tmp_path: Path) -> None:
     design, _ = tiered.design(tmp_path)
     theta = initial_theta(design.layout, 0)
     theta += np.random.default_rng(0).standard_normal(theta.size).astype(np.float32) * 0.05
     tiers = make_tiers(design, tiered.TIERS)
-    graphs = [graph for graph in bundle.manifest.graphs if graph.tier in tiers]
+    graphs = [graph for graph in tiered_bundle.manifest.graphs if graph.tier in tiers]
     assert len(graphs) == 2 * len(tiers)
     for graph in graphs:
-        made = GraphFile(bundle.path / graph.file, graph.role, batch=graph.batch, tokens=graph.tokens, tier=graph.tier)
+        made = GraphFile(
+            tiered_bundle.path / graph.file, graph.role, batch=graph.batch, tokens=graph.tokens, tier=graph.tier
+        )
         tier = tiers[graph.tier]
         assert check.check_step(tier.design, theta[tier.index], made, threads=1).parity < check.PARITY[graph.role]
-        assert np.array_equal(dict(bundle.layout.tiers)[graph.tier], tier.index)
+        assert np.array_equal(dict(tiered_bundle.layout.tiers)[graph.tier], tier.index)
 
 
 def test_a_design_too_narrow_for_a_tier_is_refused(tmp_path: Path) -> None:
