@@ -115,9 +115,11 @@ def _features(
     """
     facts = bundle.manifest.modality(modality)
     if facts.adapter == "lora":
-        ready = {place.key[1]: place.value for place in wanted}
-        made = {digest: direct(facts, prepare(facts, value, bundle.file)) for digest, value in ready.items()}
-        return {place.key: made[place.key[1]] for place in wanted}
+        made: dict[bytes, np.ndarray] = {}
+        for place in wanted:
+            if place.key[1] not in made and not stop():
+                made[place.key[1]] = direct(facts, prepare(facts, place.value, bundle.file))
+        return {place.key: made[place.key[1]] for place in wanted if place.key[1] in made}
     name = variant(bundle, graphs, modality)
     keys = {place.key for place in wanted}
     found = store.read_features(name, keys) if store else {}

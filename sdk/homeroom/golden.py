@@ -64,6 +64,8 @@ def cosines(pairs: list[tuple[np.ndarray, np.ndarray]]) -> tuple[float, float]:
 
 def drift(bundle: Bundle, graphs: Graphs, modality: str) -> Drift:
     """Compute the golden samples' features with the variant that `graphs` uses and compare."""
+    if bundle.manifest.modality(modality).adapter == "lora":
+        return direct_drift(bundle, bundle.manifest.modality(modality), graphs.threads)
     wanted = expected(bundle)
     slots = {slot.name for slot in bundle.manifest.slots if slot.modality == modality}
     keys, values = [], []

@@ -20,6 +20,7 @@ from homeroom.contract.layout import FULL
 from homeroom.contract.manifest import Graph, Modality
 from homeroom.errors import TrainError
 from homeroom.measures import Costs
+from homeroom.preprocess.direct import token_bytes
 from homeroom.reports import Plan
 from homeroom.samples import StoredInput, StoredSample
 
@@ -221,7 +222,7 @@ class _Choice:
 
     def _held(self, works: Sequence[Sequence[Work]], use: dict[int, int], graphs: Sequence[Graph]) -> int:
         """Bytes of features as computed, and packed with padding beside them."""
-        shape: dict[str, int] = {m.name: len(m.taps) * m.dim for m in self.bundle.manifest.modalities}
+        shape: dict[str, int] = {m.name: token_bytes(m) for m in self.bundle.manifest.modalities}
         plain = sum(w.tokens * shape[w.modality] for row in works for w in row)
         slots = self.bundle.manifest.slots
         packed = 0

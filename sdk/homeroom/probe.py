@@ -159,6 +159,8 @@ def precisions(bundle: Bundle, modality: str) -> list[Any]:
 
     from homeroom.contract.manifest import Precision
 
+    if bundle.manifest.modality(modality).adapter == "lora":
+        return [next(g.precision for g in bundle.manifest.graphs if g.role == "grad")]  # its steps hold the backbone
     offered = {g.precision for g in bundle.manifest.graphs if g.role == "features" and g.modality == modality}
     return [precision for precision in get_args(Precision) if precision in offered]
 
@@ -190,7 +192,8 @@ def choose_threads(bundle: Bundle) -> dict[str, Any]:
         graphs.loaded(largest)(feeds)
         began = time.perf_counter()
         for name, inputs in values.items():
-            list(compute(bundle, graphs, name, inputs))
+            if bundle.manifest.modality(name).adapter == "ladder":
+                list(compute(bundle, graphs, name, inputs))
         graphs.loaded(largest)(feeds)
         times[count] = time.perf_counter() - began
     best = min(times.values())
@@ -203,14 +206,16 @@ def measure_features(bundle: Bundle, graphs: Graphs, modality: str, values: list
     from homeroom.features import compute
     from homeroom.golden import drift
     from homeroom.measures import FeatureCost
+    from homeroom.preprocess.direct import length_of
 
-    before = fresh_peak()
+    before, direct = fresh_peak(), bundle.manifest.modality(modality).adapter == "lora"
     found = drift(bundle, graphs, modality)  # gives the backbone back at its end
     began = time.perf_counter()
-    graphs.features(modality)
+    if not direct:  # else there are no features, only inputs to be prepared
+        graphs.features(modality)
     load_s = time.perf_counter() - began
     began = time.perf_counter()
-    made = list(compute(bundle, graphs, modality, values))
+    made = prepared(bundle, modality, values) if direct else list(compute(bundle, graphs, modality, values))
     seconds = time.perf_counter() - began
     texts = [len(value) for value in values if isinstance(value, str)]
     cost: FeatureCost = FeatureCost(
@@ -220,12 +225,21 @@ def measure_features(bundle: Bundle, graphs: Graphs, modality: str, values: list
         within=found.within,
         seconds=seconds / max(1, len(values)),
         size=statistics.mean(texts) if texts else 0.0,
-        tokens=statistics.mean(array.shape[1] for _, array in made) if made else 0.0,
+        tokens=statistics.mean(length_of(bundle.manifest.modality(modality), one) for _, one in made) if made else 0.0,
         load_s=load_s,
         bytes=max(0, (system.peak_resident() or 0) - before),
     )
     facts: dict[str, Any] = msgspec.to_builtins(cost)
     return facts
+
+
+def prepared(bundle: Bundle, modality: str, values: list[Any]) -> list[tuple[int, np.ndarray]]:
+    """Inputs of a backbone with LoRA inside, as its steps read them."""
+    from homeroom.preprocess import prepare
+    from homeroom.preprocess.direct import direct
+
+    facts = bundle.manifest.modality(modality)
+    return [(i, direct(facts, prepare(facts, value, bundle.file))) for i, value in enumerate(values)]
 
 
 def measure_step(bundle: Bundle, graphs: Graphs, facts: Any) -> dict[str, Any]:

@@ -17,11 +17,15 @@ from peft import LoraConfig, get_peft_model
 from transformers import AutoModel, BertConfig, BertModel
 
 from exporter import lessons, models
-from homeroom import Device, Sample, golden
+from homeroom import Device, Sample, golden, probe
 from homeroom.bundle import Bundle
+from homeroom.collect import examples
 from homeroom.contract.update import RoundConfiguration
+from homeroom.dataset import Dataset
 from homeroom.errors import BundleError, ExportError, RecipeError
 from homeroom.runtime import Graphs, load
+from homeroom.samples import resolve
+from homeroom.training import outputs_of
 from homeroom_aggregator import place
 from homeroom_exporter import check
 from homeroom_exporter.lora import encoder, frozen
@@ -158,11 +162,6 @@ def test_a_change_of_theta_far_below_a_step_of_the_quantizer_is_seen_in_full(bun
 
 
 def outputs(bundle: Bundle, graphs: Graphs, theta: np.ndarray, data: list[dict[str, Any]]) -> np.ndarray:
-    from homeroom.collect import examples
-    from homeroom.dataset import Dataset
-    from homeroom.samples import resolve
-    from homeroom.training import outputs_of
-
     stored = [resolve(Sample(**row), bundle.manifest) for row in data]
     ready = Dataset(bundle.manifest, examples(None, bundle, graphs, stored))
     return np.concatenate(list(outputs_of(graphs, ready, theta).values()), 1)
@@ -235,6 +234,22 @@ def test_golden_outputs_find_a_machine_that_computes_something_else(
     monkeypatch.setattr(golden, "expected", lambda _: other)
     with pytest.raises(BundleError, match="golden samples"):
         golden.choose_precision(bundle, threads=1)
+
+
+def test_the_doctor_measures_a_bundle_that_has_no_features(bundle: Bundle) -> None:
+    values = probe.inputs_by_modality(bundle, golden.samples(bundle))
+    assert probe.precisions(bundle, "text") == ["int8"]
+    cost = probe.measure_features(bundle, Graphs(bundle, threads=1), "text", values["text"])
+    assert cost["within"]
+    assert 5 < cost["tokens"] < 12
+    assert probe.choose_threads(bundle, values)["threads"] >= 1
+
+
+def test_inputs_that_are_not_ready_in_time_are_left_out(bundle: Bundle) -> None:
+    stored = [resolve(Sample(**row), bundle.manifest) for row in lessons.rows(6, 3)]
+    turns = iter(range(100))
+    ready = examples(None, bundle, Graphs(bundle, threads=1), stored, stop=lambda: next(turns) >= 4)
+    assert 0 < len(ready) < len(stored)
 
 
 def test_pictures_go_to_the_step_as_they_are(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

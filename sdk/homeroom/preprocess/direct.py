@@ -29,6 +29,14 @@ def length_of(modality: Modality, array: np.ndarray) -> int:
     return len(array) if array.ndim == 1 else 1
 
 
+def token_bytes(modality: Modality) -> int:
+    """Bytes that are held for one token of an input, features or not; of a picture without features, for all of it."""
+    if modality.adapter == "ladder":
+        return len(modality.taps) * modality.dim
+    spec = modality.preprocess
+    return 3 * spec.size**2 if isinstance(spec, ImagePreprocess) else np.dtype(np.int64).itemsize
+
+
 def direct_arrays(modality: Modality, rows: int, count: int, tokens: int) -> dict[str, np.ndarray]:
     """Arrays [rows, count, ...] by what follows the slot's name in the graph's inputs, every place absent."""
     if isinstance(modality.preprocess, ImagePreprocess):
