@@ -57,6 +57,8 @@ class Database:
             yield
         except sqlite3.DatabaseError as problem:
             raise refusal(problem, self.path) from None
+        except UnicodeDecodeError:  # its message quotes the bytes of a damaged schema
+            raise DamagedError("malformed database schema") from None
 
     @contextmanager
     def step(self) -> Iterator[None]:
