@@ -18,6 +18,7 @@ from typing import Any, Literal
 from homeroom.errors import DiskFullError, StoreError
 
 ERROR, BUSY, READONLY, IOERR, CORRUPT, FULL, CANTOPEN, NOTADB = 1, 5, 8, 10, 11, 13, 14, 26
+REFUSED = (sqlite3.DatabaseError, UnicodeDecodeError)  # the latter where SQLite's message quotes a damaged schema
 
 
 class DamagedError(StoreError):
@@ -55,10 +56,8 @@ class Database:
         """Turn SQLite's errors into ours."""
         try:
             yield
-        except sqlite3.DatabaseError as problem:
+        except REFUSED as problem:
             raise refusal(problem, self.path) from None
-        except UnicodeDecodeError:  # its message quotes the bytes of a damaged schema
-            raise DamagedError("malformed database schema") from None
 
     @contextmanager
     def step(self) -> Iterator[None]:
@@ -121,7 +120,7 @@ class Database:
         """What SQLite's own check finds wrong with the file's structure, or None."""
         try:
             found = self.connection.execute("PRAGMA integrity_check(1)").fetchone()[0]
-        except sqlite3.DatabaseError as problem:
+        except REFUSED as problem:
             return str(problem)
         return None if found == "ok" else str(found)
 
@@ -135,12 +134,14 @@ class Database:
         self.connection.close()
 
 
-def primary_code(problem: sqlite3.Error) -> int:
+def primary_code(problem: Exception) -> int:
     return (getattr(problem, "sqlite_errorcode", None) or 0) & 0xFF
 
 
-def refusal(problem: sqlite3.Error, path: Path) -> Exception:
+def refusal(problem: Exception, path: Path) -> Exception:
     """The error to raise for one of SQLite's."""
+    if isinstance(problem, UnicodeDecodeError):
+        return DamagedError("malformed database schema")
     code, where = primary_code(problem), str(path)
     if code == FULL:
         return DiskFullError("no space left; nothing was changed", where=where, remedy="free some space, try again")

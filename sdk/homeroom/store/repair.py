@@ -15,7 +15,7 @@ from homeroom.errors import HomeroomError, StoreError
 from homeroom.store import schema
 from homeroom.store.backup import Backup
 from homeroom.store.clock import now
-from homeroom.store.database import DamagedError, Database, refusal
+from homeroom.store.database import REFUSED, DamagedError, Database, refusal
 from homeroom.store.keybook import KeyBook, KeyGoneError
 from homeroom.store.sealing import Broken, broken_rows
 from homeroom.vault import BrokenSealError, Ring
@@ -96,7 +96,7 @@ def copy_says(directory: Path, sql: str) -> Any:
 
 def _first_value(path: Path, sql: str) -> Any:
     if path.exists():
-        with contextlib.suppress(sqlite3.DatabaseError, TypeError), contextlib.closing(sqlite3.connect(path)) as found:
+        with contextlib.suppress(*REFUSED, TypeError), contextlib.closing(sqlite3.connect(path)) as found:
             return found.execute(sql).fetchone()[0]
     return None
 
@@ -132,7 +132,7 @@ def _read_copy(backup: Backup) -> sqlite3.Connection | None:
 def _put_back(database: Database, copy: sqlite3.Connection | None, broken: Broken) -> str:
     row = None
     if copy is not None:
-        with contextlib.suppress(sqlite3.DatabaseError):
+        with contextlib.suppress(*REFUSED):
             sql = f"SELECT * FROM {broken.table} WHERE {broken.key} = ?"
             row = copy.execute(sql, (broken.name,)).fetchone()
     if row is None:
@@ -218,7 +218,7 @@ def _salvage(damaged: Path, database: Database, ring: Ring) -> tuple[int, list[s
     saved, unread = 0, []
     keys = KeyBook(database, ring)
     with contextlib.closing(sqlite3.connect(damaged)) as old:
-        with contextlib.suppress(sqlite3.DatabaseError):
+        with contextlib.suppress(*REFUSED):
             if old.execute("SELECT generation FROM store").fetchone()[0] != keys.generation:
                 return 0, []
         for table in TABLES:
@@ -227,7 +227,7 @@ def _salvage(damaged: Path, database: Database, ring: Ring) -> tuple[int, list[s
                 with database.step():
                     for row in old.execute(f"SELECT * FROM {table}"):
                         saved += _save(database, f"INSERT OR IGNORE INTO {table} VALUES ({marks})", table, row)
-            except (sqlite3.DatabaseError, HomeroomError):
+            except (*REFUSED, HomeroomError):
                 unread.append(f"{table}: newer rows that could not be read any more are lost")
     with database.step():
         for broken in list(broken_rows(database, keys)):
