@@ -18,7 +18,7 @@ JSON ?=
 export PYTHON PIP_EXTRA
 export HOMEROOM_DEVICE_PYTHON := $(CURDIR)/$(DEVICE)/bin/python
 
-.PHONY: help demo test test-oldest quick lint format types bench-device bench-federation bench-secure bench-codecs bench-privacy bench-aggregator bench-personalization freeze clean
+.PHONY: help demo test test-extra test-oldest quick lint format types bench-device bench-federation bench-secure bench-codecs bench-privacy bench-aggregator bench-personalization freeze clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-18s %s\n", $$1, $$2}' Makefile
@@ -26,16 +26,19 @@ help: ## this list
 demo: $(VENV)/.ready $(DEVICE)/.ready ## the vocabulary lesson: five schools, one aggregator, a report
 	$(BIN)/python -m examples.vocabulary.demo
 
-test: $(VENV)/.ready $(DEVICE)/.ready ## every test, the slow ones too
-	$(BIN)/python -m pytest $(PYTEST_ARGS)
+test: $(VENV)/.ready $(DEVICE)/.ready ## every test but those that take minutes
+	$(BIN)/python -m pytest -m "not extra" $(PYTEST_ARGS)
+
+test-extra: $(VENV)/.ready $(DEVICE)/.ready ## the tests that take minutes each
+	$(BIN)/python -m pytest -m extra $(PYTEST_ARGS)
 
 test-oldest: $(VENV)/.ready $(OLDEST)/.ready ## the device's tests on the oldest runtime that is supported, without torch
 	cd tests && ../$(BIN)/python -c "import tiny; tiny.bundle()"
 	$(OLDEST)/bin/python -c "import onnxruntime; assert onnxruntime.__version__ == '$(OLDEST_RUNTIME)'"
-	$(OLDEST)/bin/python -m pytest -m "not slow" tests/sdk $(PYTEST_ARGS)
+	$(OLDEST)/bin/python -m pytest -m "not slow and not extra" tests/sdk $(PYTEST_ARGS)
 
 quick: $(VENV)/.ready $(DEVICE)/.ready ## the tests without the slow ones
-	$(BIN)/python -m pytest -m "not slow" $(PYTEST_ARGS)
+	$(BIN)/python -m pytest -m "not slow and not extra" $(PYTEST_ARGS)
 
 lint: $(VENV)/.ready ## ruff and mypy
 	$(BIN)/ruff check .

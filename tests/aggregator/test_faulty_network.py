@@ -107,7 +107,7 @@ def test_syncs_through_a_faulty_line_bring_every_update_exactly_once(service: Se
     many_syncs(service, tmp_path, 20, every=2)
 
 
-@pytest.mark.slow
+@pytest.mark.extra
 @pytest.mark.timeout(1800)
 def test_a_thousand_syncs_through_a_faulty_line_let_nothing_grow(service: Service, tmp_path: Path) -> None:
     many_syncs(service, tmp_path, 1000, every=10)
