@@ -242,7 +242,7 @@ def test_the_doctor_measures_a_bundle_that_has_no_features(bundle: Bundle) -> No
     cost = probe.measure_features(bundle, Graphs(bundle, threads=1), "text", values["text"])
     assert cost["within"]
     assert 5 < cost["tokens"] < 12
-    assert probe.choose_threads(bundle, values)["threads"] >= 1
+    assert probe.choose_threads(bundle)["threads"] >= 1
 
 
 def test_inputs_that_are_not_ready_in_time_are_left_out(bundle: Bundle) -> None:
