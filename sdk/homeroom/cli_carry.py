@@ -11,7 +11,10 @@ from homeroom.cli_device import DIRECTORY, device, opened
 
 @device.group()
 def carry() -> None:
-    """By hand, where there is no network: a letter out on a stick, an answer in from it."""
+    """By hand, where there is no network: a letter out on a stick, an answer in from it.
+
+    Example: homeroom device carry out classroom/ /media/stick
+    """
 
 
 @carry.command("join")

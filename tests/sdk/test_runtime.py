@@ -61,5 +61,5 @@ def test_wrong_inputs_name_the_graph() -> None:
 
 def test_a_role_that_a_bundle_lacks_is_said() -> None:
     _, graphs = opened()
-    with pytest.raises(BundleError, match="saliency"):
-        graphs.steps("saliency")
+    with pytest.raises(BundleError, match="features of next year"):
+        graphs.steps("features of next year")
