@@ -173,6 +173,7 @@ def serve(
     delta: float,
     clip_norm: float | None,
     noise_multiplier: float | None,
+    subjects: int | None,
     policy: Path | None,
     secure: bool,
     cohort: int,
@@ -197,7 +198,7 @@ def serve(
     from homeroom import lan
     from homeroom_aggregator import place, serve
 
-    promise = asked(epsilon, delta, clip_norm, noise_multiplier, secure=secure)
+    promise = asked(epsilon, delta, clip_norm, noise_multiplier, subjects, secure=secure)
     if bundle is not None and not (folder / place.FACTS).exists():
         place.make(
             folder,
@@ -240,7 +241,7 @@ def serve(
     listening = serve.listen(host, port)
     click.echo(f"{facts.institution}: root {facts.root}")
     if promise := facts.configuration.privacy:
-        click.echo(f"private rounds: epsilon {promise.epsilon:g} at delta {promise.delta:g} for each device")
+        click.echo(f"private rounds: epsilon {promise.epsilon:g} at delta {promise.delta:g} for each {promise.unit}")
     click.echo(f"listening on {'https' if tls_cert else 'http'}://{host}:{listening.getsockname()[1]}")
     with contextlib.ExitStack() as until_the_end:
         if announce:
@@ -310,6 +311,7 @@ def simulate(
     delta: float,
     clip_norm: float | None,
     noise_multiplier: float | None,
+    subjects: int | None,
     seed: int,
     out: Path | None,
 ) -> None:
@@ -331,7 +333,7 @@ def simulate(
             participation=participation,
             lag=lag,
             proximal=proximal,
-            privacy=asked(epsilon, delta, clip_norm, noise_multiplier),
+            privacy=asked(epsilon, delta, clip_norm, noise_multiplier, subjects),
             optimizer=chosen(optimizer, beta1, beta2, tau),
             server_rate=server_rate,
             seed=seed,

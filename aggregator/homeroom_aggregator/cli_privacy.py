@@ -18,11 +18,16 @@ OPTIONS = (
     click.option("--delta", type=float, default=1e-5, show_default=True, help="Chance that the promise fails."),
     click.option("--clip-norm", type=float, help="Longest update (L2) of a private round."),
     click.option("--noise-multiplier", type=float, help="Noise of a private release, in clip norms."),
+    click.option(
+        "--subjects",
+        type=click.IntRange(1, 1 << 14),
+        help="Promise it to each subject (pupil) of a device; the most of them in one update.",
+    ),
 )
 
 
 def privacy_options(command: Callable[..., Any]) -> Callable[..., Any]:
-    """Adds the four options; `asked` reads them."""
+    """Adds these options; `asked` reads them."""
     for option in reversed(OPTIONS):
         command = option(command)
     return command
@@ -33,6 +38,7 @@ def asked(
     delta: float,
     clip_norm: float | None,
     noise_multiplier: float | None,
+    subjects: int | None = None,
     *,
     secure: bool = False,
 ) -> Privacy | None:
@@ -42,7 +48,7 @@ def asked(
     """
     given = {"--epsilon": epsilon, "--clip-norm": clip_norm, "--noise-multiplier": noise_multiplier}
     missing = [name for name, value in given.items() if value is None]
-    if len(missing) == len(given):
+    if len(missing) == len(given) and subjects is None:
         return None
     if missing or epsilon is None or clip_norm is None or noise_multiplier is None:
         raise InputError(
@@ -57,6 +63,7 @@ def asked(
             clip_norm=clip_norm,
             noise_multiplier=noise_multiplier,
             mechanism="distributed" if secure else "central",
+            subjects=msgspec.UNSET if subjects is None else subjects,
         )
     except ValueError as problem:
         raise InputError(str(problem), where="options") from None

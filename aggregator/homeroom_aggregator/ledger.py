@@ -34,13 +34,15 @@ MOST = 1 << 20  # releases that are counted on for one device
 
 
 class Event(msgspec.Struct, frozen=True, kw_only=True):
-    """One private release: discrete Gaussian noise of parameter `sigma` on a sum in which one device counts at most
-    `sensitivity` (L2), both in units of the grid `2**-scale_bits`. Who entered it stands in the table beside it."""
+    """One private release: discrete Gaussian noise of parameter `sigma` on a sum in which one unit (a device, or a
+    subject of one) counts at most `sensitivity` (L2), both in units of the grid `2**-scale_bits`. Which devices entered
+    it stands in the table beside it."""
 
     mechanism: Literal["discrete_gaussian"] = "discrete_gaussian"
     sensitivity: int
     sigma: int
     scale_bits: int
+    unit: Literal["device", "subject"] = "device"
 
     @property
     def noise_multiplier(self) -> float:
@@ -49,7 +51,12 @@ class Event(msgspec.Struct, frozen=True, kw_only=True):
 
 def planned(privacy: Privacy, scale_bits: int) -> Event:
     """The event that each release under this promise will be."""
-    return Event(sensitivity=privacy.clip_grid(scale_bits), sigma=privacy.noise_grid(scale_bits), scale_bits=scale_bits)
+    return Event(
+        sensitivity=privacy.clip_grid(scale_bits),
+        sigma=privacy.noise_grid(scale_bits),
+        scale_bits=scale_bits,
+        unit=privacy.unit,
+    )
 
 
 def epsilon(events: Iterable[tuple[Event, int]], delta: float) -> float:

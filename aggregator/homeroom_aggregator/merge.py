@@ -109,7 +109,7 @@ class SegmentSums:
         taken = {name: self._pop(name) for name in self.ready(configuration)}
         for name, (numerator, units, fed) in taken.items():
             mean = numerator.astype(np.float64)
-            mean /= units
+            mean /= units * configuration.parts
             mean *= 2.0**-configuration.scale_bits
             where = layout.where(name)
             theta[where] = server.move(name, theta[where], mean)

@@ -63,6 +63,16 @@ def words(found: dict[str, Any]) -> list[str]:
         ]
     promise, spent = found["promise"], found["epsilon_spent"]
     clip, noise = promise["clip_norm"], promise["noise_multiplier"]
+    subjects = promise.get("subjects")
+    unit = "subject (pupil) of a device" if subjects else "device"
+    one = "one subject's samples" if subjects else "one device's updates"
+    cut = (
+        f"the part of an update that one subject's samples make is cut to a length of {clip:g}, by the device itself, "
+        f"at most {subjects} such parts are in an update,"
+        if subjects
+        else f"an update is cut to a length of {clip:g},"
+    )
+    names = "; a pupil under several names" if subjects else ""
     how = f"The aggregator adds it to the sum of {found['buffer_size']} updates, and forgets them."
     server = "the aggregator itself, which sees each update until its release"
     if promise["mechanism"] == "distributed":
@@ -70,15 +80,15 @@ def words(found: dict[str, Any]) -> list[str]:
         server = "a cohort of which more is corrupt than its rules count on"
     return [
         f"{institution}: private rounds. The promise is part of the signed round configuration, and devices hold it.",
-        f"Promised: epsilon {promise['epsilon']:g} at delta {promise['delta']:g} for each device, over all releases. "
-        f"Whoever sees every release and guesses whether one device's updates are in them is right at most "
+        f"Promised: epsilon {promise['epsilon']:g} at delta {promise['delta']:g} for each {unit}, over all releases. "
+        f"Whoever sees every release and guesses whether {one} are in them is right at most "
         f"{100 * found['right_guesses_at_most']:.1f} % of the time; 50 % is a blind guess.",
-        f"How: an update is cut to a length of {clip:g}, and each of the {found['parameters']:,} numbers of a sum gets "
+        f"How: {cut} and each of the {found['parameters']:,} numbers of a sum gets "
         f"noise of {noise:g} times that. {how}",
         f"Spent: {found['releases']} releases, {found['devices']} devices. The device that entered most entered "
         f"{found['most_entered']} of them: epsilon {spent:.3g}.",
         f"Left: a device may enter {found['releases_a_device']} releases; its updates are refused after that. "
         f"{found['devices_at_their_budget']} devices are there.",
         f"Not covered: {server}; that a device took part, and when; several devices that hold data of the same pupil, "
-        "each of which is protected by itself.",
+        f"each of which is protected by itself{names}.",
     ]

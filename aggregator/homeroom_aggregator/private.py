@@ -4,9 +4,11 @@
 fixed-point grid; divided by `buffer_size`, a constant. **Norm**: L2 over all merged segments together; one device has
 one update in a release, and its norm was checked as an integer, so it moves the sum by at most `clip_grid`. **Noise**:
 `noise_grid` in every coordinate, segments that nobody taught included. **Neighbours**: one device's update replaced by
-zero. **When it does not hold**: against the aggregator itself, which sees the updates until they are released; if its
-system's random generator is foreseeable; for who took part and when. The noise is never stored, nor, after the release,
-are the updates: the log keeps the noised sum, from which the version follows bit for bit.
+zero. **By subject**, one subject's part is; that each is at most `clip_grid` long only its device knows, which answers
+for its own subjects, and the aggregator checks that a whole update is at most `subjects` times that; the constant is
+`buffer_size * subjects`. **When it does not hold**: against the aggregator itself, which sees the updates until they
+are released; if its system's random generator is foreseeable; for who took part and when. The noise is never stored,
+nor, after the release, are the updates: the log keeps the noised sum, from which the version follows bit for bit.
 """
 
 from __future__ import annotations
@@ -60,7 +62,7 @@ def apply(
     theta, fed = theta.copy(), int(found.pop(DEVICES)[0])
     segments = [segment for segment in layout if segment.segment_id in found]
     for segment in segments:
-        mean = found[segment.segment_id].astype(np.float64) / configuration.buffer_size
+        mean = found[segment.segment_id].astype(np.float64) / (configuration.buffer_size * configuration.parts)
         where = layout.slices[segment.name]
         theta[where] = server.move(segment.name, theta[where], mean * 2.0**-configuration.scale_bits)
     return theta, {segment.name: fed for segment in segments}

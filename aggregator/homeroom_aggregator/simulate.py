@@ -17,8 +17,16 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from homeroom.bundle import Bundle
 from homeroom.contract.privacy import Privacy
 from homeroom.contract.signing import certify, fingerprint, new_key, public_hex
-from homeroom.contract.update import RoundConfiguration, ServerOptimizer, left_over, make_update, unpack_residual
+from homeroom.contract.update import (
+    RoundConfiguration,
+    ServerOptimizer,
+    left_over,
+    make_private,
+    make_update,
+    unpack_residual,
+)
 from homeroom.contract.version import read_version
+from homeroom.contributions import contributions
 from homeroom.dataset import Dataset
 from homeroom.errors import InputError, TrainError, UpdateError
 from homeroom.runtime import Graphs
@@ -174,8 +182,11 @@ def _update(
     residual: bytes,
 ) -> tuple[bytes, bytes]:
     """One school's signed update, as a device would queue it, and what it left over."""
-    trained = fit(graphs, school.train, school.validation, theta, settings)
     layout = graphs.bundle.layout
+    if configuration.by_subject:
+        parts = contributions(graphs, school.train, theta, settings, configuration.parts)
+        return make_private(key, configuration, layout, (moved for _, moved in parts), base), b""
+    trained = fit(graphs, school.train, school.validation, theta, settings)
     delta = trained.theta - theta + unpack_residual(residual, layout)
     taught = school.train.examples_by_segment()
     data = make_update(key, configuration, layout, delta, taught, base, tier=graphs.tier)

@@ -132,6 +132,8 @@ class Device:
         feature_seconds = time.monotonic() - begin
         train, validation = self._datasets(ready, settings)
         state = state if len(ready) == len(samples) else None  # it belongs to all of them
+        key, asked = exchange.device_key(self.store), spending.known_round(self.store)
+        parts = lineage.clipped_parts(self.store, self.bundle, self.graphs, ready, settings, key, asked, watch.over)
         result = fit(
             self.graphs,
             train,
@@ -158,7 +160,7 @@ class Device:
             self.store.set_current(version_id)
             if result.finished:
                 self.store.drop_state()
-            update = self._queue_update()
+            update = self._queue_update(parts)
         self.store.back_up()
         return TrainReport(
             version_id=version_id,
@@ -419,7 +421,7 @@ class Device:
         _, validation = self._datasets(ready, msgspec.convert(version.facts["settings"], Settings))
         return evaluate(self.graphs, validation, theta) if validation else {}
 
-    def _queue_update(self) -> str:
+    def _queue_update(self, parts: lineage.Parts | None = None) -> str:
         """Queue the update of the newest local version, if this device has joined."""
         key, asked = exchange.device_key(self.store), spending.known_round(self.store)
         version = next((v for v in reversed(self.store.versions()) if v.kind == "local"), None)
@@ -427,7 +429,7 @@ class Device:
             return "not enrolled"
         if version is None:
             return "nothing trained yet"
-        return lineage.queue_update(self.store, self.bundle, version, key, asked)
+        return lineage.queue_update(self.store, self.bundle, version, key, asked, parts)
 
     def _root(self) -> str:
         known = installed(self.store)

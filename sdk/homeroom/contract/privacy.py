@@ -1,11 +1,12 @@
 """The promise of a private round, and the clip that a device keeps it with; numpy and errors only.
 
-**Norm**: L2, over all shared segments of one update together. **Neighbouring relation**: one update is replaced by the
+**Norm**: L2, over all shared segments together, of one update, or of each subject's part of one where the promise is by
+subject. **Neighbouring relation**: one update, or one subject's part, is replaced by the
 zero vector ("zero-out", Kairouz et al. 2021, definition 1.1), which is why every update of a private round holds every
 shared segment and counts the same. **Sensitivity**: `clip_grid`, exactly, in units of the fixed-point grid: values are
 rounded towards zero, so rounding never adds to a norm. **When it does not hold**: for an update that went round `clip`;
 for what is visible from outside, such as that and when a device takes part; for one pupil whose data lie on several
-devices, each of which is protected by itself.
+devices, each of which is protected by itself, or, by subject, whose data lie under several names.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable
 from fractions import Fraction
-from typing import Literal
+from typing import Annotated, Literal
 
 import msgspec
 import numpy as np
@@ -31,7 +32,10 @@ class Privacy(msgspec.Struct, frozen=True, kw_only=True):
 
     clip_norm: L2 bound of one update. epsilon, delta: the budget of one device over all releases that it enters.
     mechanism: discrete Gaussian noise, which the aggregator adds to a sum before anything of it is released
-    (`central`), or of which each device adds a share inside a secure round (`distributed`).
+    (`central`), or of which each device adds a share inside a secure round (`distributed`). subjects: where it is set,
+    the promise is about one subject (a pupil) of a device in place of all of the device: an update is the sum of at
+    most so many parts, each made of one subject's samples alone and at most `clip_norm` long.
+    Fields that came later are unset by default, and then no part of what is signed or identified.
     """
 
     clip_norm: float
@@ -39,6 +43,7 @@ class Privacy(msgspec.Struct, frozen=True, kw_only=True):
     epsilon: float
     delta: float
     mechanism: Literal["central", "distributed"] = "central"
+    subjects: Annotated[int, msgspec.Meta(ge=1, le=1 << 14)] | msgspec.UnsetType = msgspec.UNSET
 
     def __post_init__(self) -> None:
         for name in ("clip_norm", "noise_multiplier", "epsilon", "delta"):
@@ -48,9 +53,23 @@ class Privacy(msgspec.Struct, frozen=True, kw_only=True):
         if self.delta >= 1:
             raise ValueError(f"delta is a chance that the promise fails, and {self.delta:g} is not below 1")
 
+    @property
+    def parts(self) -> int:
+        """How many parts of at most `clip_norm` one update may hold."""
+        return 1 if self.subjects is msgspec.UNSET else self.subjects
+
+    @property
+    def unit(self) -> Literal["device", "subject"]:
+        """Whose data the promise is about."""
+        return "device" if self.subjects is msgspec.UNSET else "subject"
+
     def clip_grid(self, scale_bits: int) -> int:
         """The sensitivity, in units of the grid `2**-scale_bits`."""
         return math.floor(Fraction(self.clip_norm) * (1 << scale_bits))
+
+    def limit_grid(self, scale_bits: int) -> int:
+        """The longest that a whole update may be, in units of the grid."""
+        return self.parts * self.clip_grid(scale_bits)
 
     def noise_grid(self, scale_bits: int) -> int:
         """The parameter sigma of the discrete Gaussian, in units of the grid; never below what was promised."""
@@ -58,14 +77,15 @@ class Privacy(msgspec.Struct, frozen=True, kw_only=True):
 
     def check(self, scale_bits: int) -> None:
         """Raise ValueError unless clip and noise can be expressed on the grid."""
-        if not 1 <= self.clip_grid(scale_bits) <= LIMIT:
-            raise ValueError(f"clip_norm {self.clip_norm:g} does not fit a grid of 2^-{scale_bits}")
+        if self.clip_grid(scale_bits) < 1 or self.limit_grid(scale_bits) > LIMIT:
+            most = f" times {self.parts}" if self.parts > 1 else ""
+            raise ValueError(f"clip_norm {self.clip_norm:g}{most} does not fit a grid of 2^-{scale_bits}")
         if self.noise_grid(scale_bits) > NOISE_LIMIT:
             raise ValueError(f"noise_multiplier {self.noise_multiplier:g} does not fit a grid of 2^-{scale_bits}")
 
 
 def clip(values: np.ndarray, privacy: Privacy, scale_bits: int) -> np.ndarray:
-    """float [n], a whole update -> int32 [n] on the grid, whose L2 norm is at most `clip_grid`.
+    """float [n], a whole update or subject's part -> int32 [n] on the grid, whose L2 norm is at most `clip_grid`.
 
     Scaled down as a whole where it is longer (Abadi et al. 2016, algorithm 1), then rounded towards zero. Raises
     UpdateError on values that are not finite.

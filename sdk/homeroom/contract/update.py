@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 import uuid
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from math import isqrt
 from typing import Annotated, Any, Literal
 
@@ -138,6 +138,16 @@ class RoundConfiguration(msgspec.Struct, frozen=True, kw_only=True):
         return bool(self.secure or self.privacy)
 
     @property
+    def by_subject(self) -> bool:
+        """Whether an update is clipped subject by subject."""
+        return self.privacy is not None and self.privacy.unit == "subject"
+
+    @property
+    def parts(self) -> int:
+        """How many subjects' parts one update counts as."""
+        return self.privacy.parts if self.privacy else 1
+
+    @property
     def document(self) -> dict[str, Any]:
         """What is signed and identified: the fields of the first release, and later ones that were chosen."""
         chosen, unset = msgspec.to_builtins(self), RoundConfiguration(bundle_id=self.bundle_id)
@@ -227,13 +237,51 @@ def make_update(
         )
     codec, bits, keep = configuration.codec, configuration.scale_bits, configuration.keep
     if configuration.privacy:
-        chosen = leaving
-        examples = dict.fromkeys((s.name for s in chosen), 1)
-        whole = clip(np.concatenate([delta[layout.places(s.name)] for s in chosen]), configuration.privacy, bits)
-        ends = np.cumsum([s.size for s in chosen])[:-1]
-        encoded = dict(zip((s.segment_id for s in chosen), np.split(whole, ends), strict=True))
-    else:
-        encoded = {s.segment_id: encode(delta[layout.places(s.name, tier)], codec, bits, keep) for s in chosen}
+        if configuration.by_subject:
+            raise UpdateError("it was not clipped subject by subject", code="not_clipped", remedy="train again")
+        return make_private(key, configuration, layout, [delta], base_version, update_id)
+    encoded = {s.segment_id: encode(delta[layout.places(s.name, tier)], codec, bits, keep) for s in chosen}
+    entries = tuple(SegmentEntry(s.segment_id, s.name, int(examples[s.name])) for s in chosen)
+    return _packed(key, configuration, encoded, entries, base_version, update_id, tier)
+
+
+def make_private(
+    key: Ed25519PrivateKey,
+    configuration: RoundConfiguration,
+    layout: Layout,
+    parts: Iterable[np.ndarray],
+    base_version: int,
+    update_id: str | None = None,
+) -> bytes:
+    """Clip each part by itself and as a whole, add them up in integers, encode and sign the sum.
+
+    parts: float32 [P]: the whole update, or what each subject's samples alone change, where the promise is by subject.
+    There is no other way into a private round, and this one clips. Raises UpdateError if there is no part, or too many.
+    """
+    privacy, chosen, bits = configuration.privacy, configuration.merged(layout), configuration.scale_bits
+    assert privacy
+    total, count = np.zeros(sum(s.size for s in chosen), np.int32), 0
+    for count, part in enumerate(parts, 1):
+        if count > privacy.parts:
+            raise UpdateError(f"more than {privacy.parts} parts are in it", code="not_clipped", remedy="train again")
+        total += clip(np.concatenate([part[layout.places(s.name)] for s in chosen]), privacy, bits)
+    if not count:
+        raise UpdateError("nobody's samples taught anything", code="empty", remedy="add labelled samples and train")
+    ends = np.cumsum([s.size for s in chosen])[:-1]
+    encoded = dict(zip((s.segment_id for s in chosen), np.split(total, ends), strict=True))
+    entries = tuple(SegmentEntry(s.segment_id, s.name, 1) for s in chosen)
+    return _packed(key, configuration, encoded, entries, base_version, update_id, FULL)
+
+
+def _packed(
+    key: Ed25519PrivateKey,
+    configuration: RoundConfiguration,
+    encoded: dict[str, np.ndarray],
+    entries: tuple[SegmentEntry, ...],
+    base_version: int,
+    update_id: str | None,
+    tier: str,
+) -> bytes:
     payload = safetensors.numpy.save(encoded)
     header = UpdateHeader(
         update_id=update_id or uuid.uuid4().hex,
@@ -241,9 +289,9 @@ def make_update(
         bundle_id=configuration.bundle_id,
         base_version=base_version,
         tier=tier,
-        codec=codec,
-        scale_bits=bits,
-        segments=tuple(SegmentEntry(s.segment_id, s.name, int(examples[s.name])) for s in chosen),
+        codec=configuration.codec,
+        scale_bits=configuration.scale_bits,
+        segments=entries,
         payload_sha256=digest(payload),
         privacy=configuration.privacy or msgspec.UNSET,
     )
@@ -350,6 +398,8 @@ def _check_private(
     taken = {segment.name for segment in configuration.merged(layout)}
     if header.privacy != privacy or set(values) != taken or any(entry.examples != 1 for entry in header.segments):
         raise UpdateError(REFUSALS["not_private"], code="not_private", remedy="sync, then train again")
-    limit = privacy.clip_grid(configuration.scale_bits)
+    limit = privacy.limit_grid(configuration.scale_bits)
     if sum(squares(part) for part in values.values()) > limit * limit:
-        raise UpdateError(f"norm exceeds the clip of {privacy.clip_norm:g}", code="not_clipped", remedy="train again")
+        raise UpdateError(
+            f"norm exceeds the clip of {privacy.parts * privacy.clip_norm:g}", code="not_clipped", remedy="train again"
+        )

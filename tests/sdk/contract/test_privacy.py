@@ -18,7 +18,14 @@ from homeroom.contract.codecs import LIMIT
 from homeroom.contract.layout import Layout, Parameter, Segment
 from homeroom.contract.privacy import Privacy, clip, spent, squares
 from homeroom.contract.signing import new_key, public_hex
-from homeroom.contract.update import RoundConfiguration, SegmentEntry, UpdateHeader, make_update, read_update
+from homeroom.contract.update import (
+    RoundConfiguration,
+    SegmentEntry,
+    UpdateHeader,
+    make_private,
+    make_update,
+    read_update,
+)
 from homeroom.errors import UpdateError
 
 KEY = new_key()
@@ -150,7 +157,7 @@ def test_a_plain_update_is_none_of_a_private_round() -> None:
 def test_a_promise_that_cannot_be_kept_is_no_configuration(
     promise: dict[str, float], round_: dict[str, Any], says: str
 ) -> None:
-    fields = msgspec.structs.asdict(PROMISE) | promise
+    fields = msgspec.to_builtins(PROMISE) | promise
     with pytest.raises(ValueError, match=says):
         RoundConfiguration(bundle_id="0" * 64, privacy=Privacy(**fields), **round_)
     document = {"bundle_id": "0" * 64, "privacy": fields} | round_
@@ -178,3 +185,56 @@ def test_each_release_costs_more_and_nothing_costs_nothing() -> None:
     costs = [spent([2.0] * n, 1e-5) for n in range(1, 30)]
     assert costs == sorted(costs)
     assert spent([2.0, 3.0], 1e-5) < spent([2.0, 2.0], 1e-5)
+
+
+BY_SUBJECT = msgspec.structs.replace(PROMISE, subjects=4)
+PUPILS = RoundConfiguration(bundle_id="0" * 64, privacy=BY_SUBJECT)
+
+
+def test_a_promise_from_before_subjects_keeps_its_round() -> None:
+    assert ROUND.configuration_id == "f8f6a636fd91439192a2cabc3d33eeddee60e99ce12d8fbabf51a13d89a84b1a"
+    assert "subjects" not in ROUND.document["privacy"]
+    assert PUPILS.configuration_id != ROUND.configuration_id
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    st.lists(st.floats(-100, 100, width=32), min_size=4, max_size=4),
+    st.integers(0, 3),
+    st.integers(0, 2**32 - 1),
+)
+def test_one_subject_more_or_less_moves_an_update_by_at_most_the_clip(
+    sizes: list[float], left_out: int, seed: int
+) -> None:
+    rng = np.random.default_rng(seed)
+    parts = [np.float32(size) * rng.standard_normal(LAYOUT.size).astype(np.float32) for size in sizes]
+    others = [np.zeros(LAYOUT.size, np.float32) if n == left_out else part for n, part in enumerate(parts)]
+    whole, without = (
+        np.concatenate([*read_update(make_private(KEY, PUPILS, LAYOUT, p, 0), PUPILS, LAYOUT).values.values()])
+        for p in (parts, others)
+    )
+    assert squares(whole - without) <= BY_SUBJECT.clip_grid(20) ** 2
+    assert squares(whole) <= BY_SUBJECT.limit_grid(20) ** 2 == (4 * BY_SUBJECT.clip_grid(20)) ** 2
+
+
+def test_by_subject_nothing_is_made_that_was_not_clipped_by_subject() -> None:
+    ones = np.ones(LAYOUT.size, np.float32)
+    for make in (
+        lambda: make_update(KEY, PUPILS, LAYOUT, ones, {"head.a": 3}, 0),
+        lambda: make_private(KEY, PUPILS, LAYOUT, [ones] * 5, 0),
+    ):
+        with pytest.raises(UpdateError) as caught:
+            make()
+        assert caught.value.code == "not_clipped"
+    with pytest.raises(UpdateError) as caught:
+        make_private(KEY, PUPILS, LAYOUT, [], 0)
+    assert caught.value.code == "empty"
+    with pytest.raises(ValueError, match="times 40"):
+        RoundConfiguration(bundle_id="0" * 64, privacy=msgspec.structs.replace(PROMISE, subjects=40))
+
+
+def test_an_update_that_was_clipped_as_a_whole_is_none_of_a_round_by_subject() -> None:
+    data = make_update(KEY, ROUND, LAYOUT, np.ones(LAYOUT.size, np.float32), {"head.a": 1}, 0)
+    with pytest.raises(UpdateError) as caught:
+        read_update(data, PUPILS, LAYOUT)
+    assert caught.value.code == "not_private"
