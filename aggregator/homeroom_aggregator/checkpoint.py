@@ -2,7 +2,7 @@
 
 32 bytes   SHA-256 of the rest
 4 bytes    length of the header, little-endian
-header     JSON: version, pending, and by segment its weight and the devices that fed it
+header     JSON: version, pending, by segment its weight and the devices that fed it, the clip where it adapts
 rest       safetensors: `theta` float32 [P], `sum/<segment>` int64 [size]
 """
 
@@ -27,6 +27,7 @@ class _Header(msgspec.Struct, frozen=True, kw_only=True):
     pending: int
     weights: dict[str, int]
     devices: dict[str, list[str]]
+    clip: int | msgspec.UnsetType = msgspec.UNSET  # where it adapts
 
 
 def pack(state: State) -> bytes:
@@ -37,6 +38,7 @@ def pack(state: State) -> bytes:
         pending=state.pending,
         weights=dict(sorted(sums.weights.items())),
         devices={name: sorted(fed) for name, fed in sorted(sums.devices.items())},
+        clip=state.clip or msgspec.UNSET,
     )
     tensors = {"theta": state.theta} | {f"sum/{name}": values for name, values in sorted(sums.numerators.items())}
     for segment, moments in sorted(state.moments.items()):
@@ -67,4 +69,5 @@ def unpack(data: bytes, layout: Layout) -> State:
     sums.weights, sums.devices = header.weights, {name: set(fed) for name, fed in header.devices.items()}
     if theta.shape != (layout.size,) or theta.dtype != np.float32:
         raise broken
-    return State(theta.copy(), header.version, header.pending, sums, remembered)
+    clip = 0 if header.clip is msgspec.UNSET else header.clip
+    return State(theta.copy(), header.version, header.pending, sums, remembered, clip)

@@ -174,6 +174,7 @@ def serve(
     clip_norm: float | None,
     noise_multiplier: float | None,
     subjects: int | None,
+    clip_quantile: float | None,
     policy: Path | None,
     secure: bool,
     cohort: int,
@@ -198,7 +199,7 @@ def serve(
     from homeroom import lan
     from homeroom_aggregator import place, serve
 
-    promise = asked(epsilon, delta, clip_norm, noise_multiplier, subjects, secure=secure)
+    promise = asked(epsilon, delta, clip_norm, noise_multiplier, subjects, clip_quantile, secure=secure)
     if bundle is not None and not (folder / place.FACTS).exists():
         place.make(
             folder,
@@ -312,6 +313,7 @@ def simulate(
     clip_norm: float | None,
     noise_multiplier: float | None,
     subjects: int | None,
+    clip_quantile: float | None,
     seed: int,
     out: Path | None,
 ) -> None:
@@ -333,7 +335,7 @@ def simulate(
             participation=participation,
             lag=lag,
             proximal=proximal,
-            privacy=asked(epsilon, delta, clip_norm, noise_multiplier, subjects),
+            privacy=asked(epsilon, delta, clip_norm, noise_multiplier, subjects, clip_quantile),
             optimizer=chosen(optimizer, beta1, beta2, tau),
             server_rate=server_rate,
             seed=seed,

@@ -23,6 +23,11 @@ OPTIONS = (
         type=click.IntRange(1, 1 << 14),
         help="Promise it to each subject (pupil) of a device; the most of them in one update.",
     ),
+    click.option(
+        "--clip-quantile",
+        type=click.FloatRange(0, 1, min_open=True, max_open=True),
+        help="Let the clip follow the updates, so that this share of them is within it; --clip-norm is the first one.",
+    ),
 )
 
 
@@ -39,6 +44,7 @@ def asked(
     clip_norm: float | None,
     noise_multiplier: float | None,
     subjects: int | None = None,
+    clip_quantile: float | None = None,
     *,
     secure: bool = False,
 ) -> Privacy | None:
@@ -48,7 +54,7 @@ def asked(
     """
     given = {"--epsilon": epsilon, "--clip-norm": clip_norm, "--noise-multiplier": noise_multiplier}
     missing = [name for name, value in given.items() if value is None]
-    if len(missing) == len(given) and subjects is None:
+    if len(missing) == len(given) and subjects is None and clip_quantile is None:
         return None
     if missing or epsilon is None or clip_norm is None or noise_multiplier is None:
         raise InputError(
@@ -64,6 +70,7 @@ def asked(
             noise_multiplier=noise_multiplier,
             mechanism="distributed" if secure else "central",
             subjects=msgspec.UNSET if subjects is None else subjects,
+            quantile=msgspec.UNSET if clip_quantile is None else clip_quantile,
         )
     except ValueError as problem:
         raise InputError(str(problem), where="options") from None

@@ -10,6 +10,8 @@ buffer that devices fill when they like does not give.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from fractions import Fraction
+from math import floor
 from typing import Literal
 
 import msgspec
@@ -50,7 +52,18 @@ class Event(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def planned(privacy: Privacy, scale_bits: int) -> Event:
-    """The event that each release under this promise will be."""
+    """An event that costs no less than any release under this promise.
+
+    The noise is rounded up on the grid; how far depends on the clip, so one that adapts is counted without that.
+    """
+    event = made(privacy, scale_bits)
+    if not privacy.adapts:
+        return event
+    return msgspec.structs.replace(event, sigma=floor(Fraction(privacy.noise_multiplier) * event.sensitivity))
+
+
+def made(privacy: Privacy, scale_bits: int) -> Event:
+    """The event that a release is whose clip in force is the promise's."""
     return Event(
         sensitivity=privacy.clip_grid(scale_bits),
         sigma=privacy.noise_grid(scale_bits),
@@ -100,7 +113,7 @@ class Ledger:
 
     def __init__(self, database: Database, privacy: Privacy, scale_bits: int) -> None:
         self.database, self.privacy = database, privacy
-        self.event = planned(privacy, scale_bits)
+        self.scale_bits, self.event = scale_bits, planned(privacy, scale_bits)
         self.allowed = releases_within(privacy, scale_bits)
         for statement in TABLES:
             database.write(statement)
@@ -114,11 +127,15 @@ class Ledger:
                 remedy="this device can go on using new versions, and training for itself",
             )
 
-    def charge(self, version: int, devices: Sequence[str]) -> None:
-        """Write a release down, inside the caller's step; raise rather than pass anybody's budget."""
+    def charge(self, version: int, devices: Sequence[str], privacy: Privacy | None = None) -> None:
+        """Write a release down, inside the caller's step; raise rather than pass anybody's budget.
+
+        privacy: with the clip in force, where it adapts.
+        """
         for device in devices:
             self.check(device)
-        self._write(version, msgspec.json.encode(self.event), devices)
+        event = made(privacy or self.privacy, self.scale_bits)
+        self._write(version, msgspec.json.encode(event), devices)
 
     def carry_over(self, old: Database) -> None:
         """What a folder before this one released, inside the caller's step: a new folder is no new budget."""
@@ -157,5 +174,5 @@ class Ledger:
         return epsilon([(events[number], 1) for (number,) in rows], self.privacy.delta)
 
     def spent(self) -> float:
-        """Epsilon of the device that entered most releases: every release here costs the same."""
+        """Epsilon of the device that entered most releases: every release here costs at most `event`."""
         return epsilon([(self.event, max(self.shares().values(), default=0))], self.privacy.delta)

@@ -40,6 +40,7 @@ class SegmentSums:
         self.numerators: dict[str, np.ndarray] = {}  # int64 [size], changed in place
         self.weights: dict[str, int] = {}
         self.devices: dict[str, set[str]] = {}
+        self.signal = 0  # of private updates, where the clip adapts to it
 
     def add(self, update: Update, staleness: int, configuration: RoundConfiguration, member: str = "") -> Undo:
         """Add every segment of an update that `read_update` has accepted; return what takes it out again.
@@ -62,8 +63,10 @@ class SegmentSums:
             add_weighted(self.numerators[name], values, units[name])
             self.weights[name] = self.weights.get(name, 0) + units[name]
             self.devices.setdefault(name, set()).add(device)
+        self.signal += update.signal
 
         def undo() -> None:
+            self.signal -= update.signal
             for name, values in update.rings.items():
                 if self.weights[name] == units[name]:
                     self._pop(name)
@@ -129,4 +132,5 @@ class SegmentSums:
         other.numerators = {name: values.copy() for name, values in self.numerators.items()}
         other.weights = dict(self.weights)
         other.devices = {name: set(fed) for name, fed in self.devices.items()}
+        other.signal = self.signal
         return other

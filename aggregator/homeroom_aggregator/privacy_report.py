@@ -32,6 +32,9 @@ def _figures(ledger: Ledger, layout: Layout, configuration: RoundConfiguration) 
     return {
         "promise": msgspec.to_builtins(ledger.privacy),
         "noise_multiplier_on_grid": ledger.event.noise_multiplier,
+        "clip_norms": [event.sensitivity * 2.0**-event.scale_bits for event in ledger.events().values()]
+        if ledger.privacy.adapts
+        else [],
         "parameters": sum(segment.size for segment in configuration.merged(layout)),
         "buffer_size": configuration.buffer_size,
         "releases": len(ledger.events()),
@@ -78,13 +81,20 @@ def words(found: dict[str, Any]) -> list[str]:
     if promise["mechanism"] == "distributed":
         how = "The honest devices of a cohort add at least that, before they mask what they send."
         server = "a cohort of which more is corrupt than its rules count on"
+    follows = ""
+    if promise.get("quantile"):
+        last = found["clip_norms"][-1] if found["clip_norms"] else clip
+        follows = (
+            f" The clip follows the updates, so that {100 * promise['quantile']:g} % of them are within it: {last:.3g} "
+            f"at the last release, {clip:g} at the first. What it follows is noised and counted like the rest."
+        )
     return [
         f"{institution}: private rounds. The promise is part of the signed round configuration, and devices hold it.",
         f"Promised: epsilon {promise['epsilon']:g} at delta {promise['delta']:g} for each {unit}, over all releases. "
         f"Whoever sees every release and guesses whether {one} are in them is right at most "
         f"{100 * found['right_guesses_at_most']:.1f} % of the time; 50 % is a blind guess.",
         f"How: {cut} and each of the {found['parameters']:,} numbers of a sum gets "
-        f"noise of {noise:g} times that. {how}",
+        f"noise of {noise:g} times that. {how}{follows}",
         f"Spent: {found['releases']} releases, {found['devices']} devices. The device that entered most entered "
         f"{found['most_entered']} of them: epsilon {spent:.3g}.",
         f"Left: a device may enter {found['releases_a_device']} releases; its updates are refused after that. "

@@ -13,18 +13,21 @@ nor, after the release, are the updates: the log keeps the noised sum, from whic
 
 from __future__ import annotations
 
+import msgspec
 import numpy as np
 import safetensors.numpy
 
-from homeroom.contract import envelope
+from homeroom.contract import adaptive, envelope
 from homeroom.contract.layout import Layout
-from homeroom.contract.update import RoundConfiguration
+from homeroom.contract.privacy import clip
+from homeroom.contract.update import RoundConfiguration, Update
 from homeroom.errors import StoreError, UpdateError
 from homeroom.noise import discrete_gaussian
 from homeroom_aggregator.merge import SegmentSums
 from homeroom_aggregator.optimizers import Server
 
 DEVICES = "devices"  # beside the segments in a release: int64 [1], how many devices are in the sum
+SIGNAL = "signal"  # int64 [1], where the clip adapts: the noised sum of who was within it
 
 
 def once_a_release(sums: SegmentSums, device: str) -> None:
@@ -38,16 +41,61 @@ def once_a_release(sums: SegmentSums, device: str) -> None:
 
 
 def noised(sums: SegmentSums, layout: Layout, configuration: RoundConfiguration) -> bytes:
-    """The sums with noise, ready to be logged; safetensors int64 [size] by segment_id, and how many devices fed it."""
+    """The sums with noise, ready to be logged; safetensors int64 [size] by segment_id, and how many devices fed it.
+
+    configuration: with the clip in force, where that adapts.
+    """
     assert configuration.privacy  # only private rounds come here
     merged = configuration.merged(layout)
     sigma = configuration.privacy.noise_grid(configuration.scale_bits)
-    noise = discrete_gaussian(sigma, sum(segment.size for segment in merged))
-    parts = zip(merged, np.split(noise, np.cumsum([s.size for s in merged])[:-1]), strict=True)
+    ends = np.cumsum([segment.size for segment in merged])
+    noise = discrete_gaussian(sigma, int(ends[-1]) + configuration.privacy.adapts)
+    parts = zip(merged, np.split(noise[: ends[-1]], ends[:-1]), strict=True)
     made = {segment.segment_id: sums.numerators[segment.name] + part for segment, part in parts}
-    fed = len(sums.devices[merged[0].name])
-    packed: bytes = safetensors.numpy.save({**made, DEVICES: np.array([fed], np.int64)})
+    made[DEVICES] = np.array([len(sums.devices[merged[0].name])], np.int64)
+    if configuration.privacy.adapts:
+        made[SIGNAL] = sums.signal + noise[ends[-1] :]
+    packed: bytes = safetensors.numpy.save(made)
     return packed
+
+
+def next_clip(clip_grid: int, body: bytes, configuration: RoundConfiguration) -> int:
+    """The clip that a logged release leaves in force, in units of the grid; 0 where it does not adapt."""
+    start, bits = configuration.privacy, configuration.scale_bits
+    if start is None or not start.adapts:
+        return 0
+    total = int(envelope.tensors(body, where="private release", error=StoreError)[SIGNAL][0])
+    found = adaptive.next_clip(adaptive.at(start, clip_grid, bits), total, configuration.buffer_size, bits)
+    return adaptive.bounded(found, start, bits)
+
+
+def first_clip(configuration: RoundConfiguration) -> int:
+    """The clip in force at version 0, in units of the grid; 0 where it does not adapt."""
+    privacy = configuration.privacy
+    return privacy.clip_grid(configuration.scale_bits) if privacy and privacy.adapts else 0
+
+
+def in_force(configuration: RoundConfiguration, clip_grid: int) -> RoundConfiguration:
+    """The configuration with the clip in force, of a state or version."""
+    return configuration.at(clip_grid * 2.0**-configuration.scale_bits) if clip_grid else configuration
+
+
+def shortened(update: Update, now: int, configuration: RoundConfiguration) -> Update:
+    """A private update as it counts under a clip in force of `now` units of the grid, if it was made for a longer one.
+
+    Scaled as a whole and rounded towards zero, as its device would have cut it. As it is where no clip adapts (0).
+    """
+    made_for, bits = update.header.privacy, configuration.scale_bits
+    before = 0 if made_for is msgspec.UNSET else made_for.clip_grid(bits)
+    if not now or before <= now or configuration.privacy is None:
+        return update
+    longest = adaptive.values_grid(adaptive.at(configuration.privacy, now, bits), bits)
+    ends = np.cumsum([len(part) for part in update.values.values()])[:-1]
+    whole = np.concatenate([*update.values.values()]).astype(np.float64)
+    cut = clip(whole * (now / before), longest, 0)
+    values = dict(zip(update.values, np.split(cut, ends), strict=True))
+    told = int(update.signal * now / before)  # towards zero
+    return Update(msgspec.structs.replace(update.header, signal=told), values, values)
 
 
 def apply(

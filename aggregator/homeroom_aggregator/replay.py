@@ -16,10 +16,10 @@ import numpy as np
 from homeroom.contract.layout import Layout
 from homeroom.contract.update import RoundConfiguration, Update, read_update
 from homeroom.errors import StoreError
+from homeroom_aggregator import private
 from homeroom_aggregator.log import Entry
 from homeroom_aggregator.merge import SegmentSums, Undo
 from homeroom_aggregator.optimizers import Moments, Server
-from homeroom_aggregator.private import apply
 from homeroom_aggregator.secure import sums
 from homeroom_aggregator.secure.sums import SecureSum
 
@@ -32,12 +32,17 @@ class Rules:
     configuration: RoundConfiguration
     start: np.ndarray  # float32 [P], the bundle's theta: version 0
 
+    def begin(self) -> State:
+        """The state of version 0."""
+        return State(self.start.copy(), clip=private.first_clip(self.configuration))
+
 
 @dataclass
 class State:
     """Where the rounds stand. `theta` and `moments` are replaced, `sums` change in place.
 
-    pending: updates since the last release. moments: what the server's optimizer remembers, by segment.
+    pending: updates since the last release. moments: what the server's optimizer remembers, by segment. clip: the clip
+    in force, in units of the grid, where it adapts; else 0.
     """
 
     theta: np.ndarray
@@ -45,13 +50,15 @@ class State:
     pending: int = 0
     sums: SegmentSums = field(default_factory=SegmentSums)
     moments: dict[str, Moments] = field(default_factory=dict)
+    clip: int = 0
 
     def copy(self) -> State:
-        return State(self.theta.copy(), self.version, self.pending, self.sums.copy(), dict(self.moments))
+        return State(self.theta.copy(), self.version, self.pending, self.sums.copy(), dict(self.moments), self.clip)
 
 
 def admit(state: State, update: Update, version: int, rules: Rules, member: str) -> Undo:
     """Take a member's update in that arrived when `version` was the newest; return what takes it out again."""
+    update = private.shortened(update, state.clip, rules.configuration)
     undo_sums = state.sums.add(update, version - update.header.base_version, rules.configuration, member)
     state.pending += 1
 
@@ -84,10 +91,12 @@ def release(state: State, rules: Rules, body: bytes = b"") -> tuple[dict[str, in
 
     body: of a private release, its sums after noise.
     """
-    theta, version, pending, sums, moments = state.theta, state.version, state.pending, state.sums, state.moments
+    theta, version, pending, sums = state.theta, state.version, state.pending, state.sums
+    moments, clip = state.moments, state.clip
     server = Server(rules.configuration, dict(moments))
     if rules.configuration.central:
-        state.theta, devices = apply(theta, body, rules.layout, rules.configuration, server)
+        state.theta, devices = private.apply(theta, body, rules.layout, rules.configuration, server)
+        state.clip = private.next_clip(clip, body, rules.configuration)
         state.sums, undo_sums = SegmentSums(), None
     else:
         state.theta, devices, undo_sums = sums.release(theta, rules.layout, rules.configuration, server)
@@ -97,7 +106,7 @@ def release(state: State, rules: Rules, body: bytes = b"") -> tuple[dict[str, in
         if undo_sums:
             undo_sums()
         state.theta, state.version, state.pending, state.sums = theta, version, pending, sums
-        state.moments = moments
+        state.moments, state.clip = moments, clip
 
     return devices, undo
 
@@ -118,7 +127,7 @@ def replay(
     start: the state before the first entry, by default version 0. `released` is told every version on the way, `watch`
     the state after each of the entries `watched`.
     """
-    state = start.copy() if start else State(rules.start.copy())
+    state = start.copy() if start else rules.begin()
     gone, merged, stale = set(without), set[str](), False
 
     def again(until: int | None) -> State:

@@ -214,15 +214,19 @@ class Rounds:
         state, sums = self.state, b""
         central = self.configuration.central
         if self.ledger and central:
-            self.ledger.charge(state.version + 1, sorted(set().union(*state.sums.devices.values())))
-            sums = private.noised(state.sums, self.rules.layout, self.configuration)
+            asked = private.in_force(self.configuration, state.clip)
+            self.ledger.charge(state.version + 1, sorted(set().union(*state.sums.devices.values())), asked.privacy)
+            sums = private.noised(state.sums, self.rules.layout, asked)
         devices, undo = release(state, self.rules, sums)
         self._done.append(undo)
         number = self.log.append("private_release" if central else "release", state.version, body=sums)
         if central:
             self.log.erase_updates()
             self._erased = True
-        body = make_version(self.key, self.certificate, self.bundle.bundle_id, state.version, state.theta, devices)
+        clip = self.clip_norm(state.clip)
+        body = make_version(
+            self.key, self.certificate, self.bundle.bundle_id, state.version, state.theta, devices, clip
+        )
         self.log.put_version(state.version, number, body)
         audit.record(self.log.database, "released", version=state.version, sha256=digest(body), devices=devices)
         if self.retain:
@@ -230,6 +234,10 @@ class Rounds:
             if left is not None and left > self.log.base:
                 self.log.move_base(left)
         return number
+
+    def clip_norm(self, clip_grid: int) -> float | msgspec.UnsetType:
+        """What a version says of a clip that adapts."""
+        return clip_grid * 2.0**-self.configuration.scale_bits if clip_grid else msgspec.UNSET
 
     def withdraw(self, update_id: str, member: str) -> bool:
         """Unlearn an update of this member; False where it is another's, or so old that its bytes are gone.

@@ -122,7 +122,7 @@ def simulate(
     keys = {school.name: new_key() for school in schools}
     chosen = settings if callable(settings) else lambda number: settings
     rng = np.random.default_rng([seed, 0x51])
-    released = [bundle.theta()]
+    released, clips = [bundle.theta()], list[float | msgspec.UnsetType]([msgspec.UNSET])
     residuals: dict[str, bytes] = {}
     facts: list[RoundFacts] = []
     try:
@@ -143,7 +143,7 @@ def simulate(
                         released[base],
                         base,
                         own,
-                        asked,
+                        asked.at(clips[base]),
                         residuals.get(school.name, b""),
                     )
                 except TrainError as problem:
@@ -156,7 +156,9 @@ def simulate(
                 except UpdateError as problem:
                     refused[school.name] = str(problem)
                 while len(released) <= aggregator.state.version:
-                    released.append(_released(aggregator, len(released)))
+                    theta, clip_norm = _released(aggregator, len(released))
+                    released.append(theta)
+                    clips.append(clip_norm)
             measured = number == rounds or (measure_every > 0 and number % measure_every == 0)
             scores = {
                 s.name: evaluate(s.graphs or graphs, s.validation, released[-1])
@@ -193,13 +195,14 @@ def _update(
     return data, left_over(data, configuration, layout, delta)
 
 
-def _released(aggregator: Rounds, version: int) -> np.ndarray:
-    """The theta of a version, read as a device reads it."""
+def _released(aggregator: Rounds, version: int) -> tuple[np.ndarray, float | msgspec.UnsetType]:
+    """The theta of a version and the clip in force, read as a device reads them."""
     body = aggregator.version(version)
     assert body is not None  # it was just released
-    return read_version(
+    header, theta = read_version(
         body,
         aggregator.rules.layout,
         bundle_id=aggregator.bundle.bundle_id,
         root_fingerprint=fingerprint(aggregator.certificate.root),
-    )[1]
+    )
+    return theta, header.clip_norm

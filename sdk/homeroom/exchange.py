@@ -226,9 +226,11 @@ def use_global(store: Store, bundle: Bundle, data: bytes, root: str, score: Call
         return Fetched(received_bytes=len(data))
     theirs = score(with_own_segments(store, bundle, theta))
     ours = score(theta_of(store, bundle, present)) if present else {}
-    worse = clearly_worse(theirs, ours)
+    worse, told = clearly_worse(theirs, ours), {}
+    if header.clip_norm is not msgspec.UNSET:
+        told["clip_norm"] = header.clip_norm
     with store.step("global theta", header.version):
-        version_id = store.put_version(theta, "global", header.version, facts(bundle, devices=header.devices))
+        version_id = store.put_version(theta, "global", header.version, facts(bundle, devices=header.devices, **told))
         if not worse:
             store.set_current(version_id)
     return Fetched("local" if worse else "global", len(data), theirs, ours)

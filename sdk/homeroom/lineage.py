@@ -202,6 +202,7 @@ def queue_update(
         return why
     if configuration.by_subject:
         return _queue_parts(store, bundle, version.base, parts)
+    configuration = configuration.at(base.facts.get("clip_norm", msgspec.UNSET) if base else msgspec.UNSET)
     layout, update_id = layout_here(store, bundle.layout), version.version_id
     tier = version.facts.get("tier", FULL)
     residual, others = store.residual()

@@ -120,6 +120,8 @@ def view(store: Store) -> dict[str, Any] | None:
 
 
 def _noise_multiplier(privacy: Privacy, configuration: RoundConfiguration) -> float:
-    """As it is on the grid, never below the promised one."""
+    """As it is on the grid, never below the promised one, which counts where the clip at the release is not known."""
+    if privacy.adapts:
+        return privacy.noise_multiplier
     bits = configuration.scale_bits
     return privacy.noise_grid(bits) / privacy.clip_grid(bits)

@@ -19,10 +19,9 @@ from hypothesis import strategies as st
 
 from aggregator.house import SEGMENTS, START, School, make_folder, write_bundle
 from homeroom.cli import main
-from homeroom.contract import envelope
 from homeroom.contract.layout import Layout
 from homeroom.contract.privacy import Privacy, spent
-from homeroom.contract.update import MAGIC, RoundConfiguration, UpdateHeader, make_private, make_update
+from homeroom.contract.update import RoundConfiguration, make_update
 from homeroom.errors import DiskFullError, InputError, StoreError, UpdateError
 from homeroom_aggregator import cli_privacy, ledger, place, private
 from homeroom_aggregator import rounds as rounds_module
@@ -411,48 +410,3 @@ def test_an_update_made_by_the_rules_is_taken(rounds: Rounds) -> None:
     asked = RoundConfiguration(**{f: getattr(rounds.configuration, f) for f in rounds.configuration.__struct_fields__})
     data = make_update(A.key, asked, layout, np.full(10, 100, np.float32), {"head.grade": 9}, 0)
     assert rounds.update(data, A.name)[1] == "accepted"
-
-
-def test_a_promise_by_subject_divides_by_what_an_update_may_hold_and_bounds_it(tmp_path: Path) -> None:
-    by_subject = msgspec.structs.replace(PROMISE, subjects=3, noise_multiplier=1000.0, epsilon=1.0, clip_norm=2.0)
-    folder = make_folder(tmp_path, privacy=by_subject)
-    rounds = place.open_rounds(folder)
-    asked, layout = rounds.configuration, rounds.rules.layout
-    part = np.full(10, 0.5, np.float32)
-    for school in (A, B):
-        rounds.update(make_private(school.key, asked, layout, [part, part, part], 0), school.name)
-    noise = by_subject.noise_multiplier * 2.0 / (2 * 3)
-    moved = (rounds.state.theta - START)[:7]
-    assert 0 < np.sqrt(np.mean(np.square(moved))) < 4 * noise
-    assert rounds.ledger
-    (event,) = rounds.ledger.events().values()
-    assert (event.unit, event.sensitivity, event.sigma) == ("subject", 2 << 20, 2000 << 20)
-    assert rounds.verify() == []
-    greedy = msgspec.structs.replace(asked, privacy=msgspec.structs.replace(by_subject, subjects=4))
-    data = make_private(C.key, greedy, layout, [10 * part] * 4, 1)
-    with pytest.raises(UpdateError) as caught:
-        rounds.update(_claiming(data, by_subject, C.key), C.name)
-    assert caught.value.code == "not_clipped"
-    text = _run("report", str(folder))
-    assert "for each subject (pupil) of a device" in text
-    assert "at most 3 such parts" in text
-    rounds.close()
-
-
-def _claiming(data: bytes, promise: Privacy, key: Any) -> bytes:
-    """The update with another promise in its header."""
-    header, payload, _ = envelope.unpack(
-        data, MAGIC, "update", UpdateHeader, limit_bytes=1 << 20, where="update", error=UpdateError
-    )
-    return envelope.pack(MAGIC, "update", msgspec.structs.replace(header, privacy=promise), payload, key)
-
-
-def test_without_noise_worth_the_name_the_mean_is_that_of_the_parts(tmp_path: Path) -> None:
-    by_subject = msgspec.structs.replace(PROMISE, subjects=3, noise_multiplier=1e-4, epsilon=1e12)
-    rounds = place.open_rounds(make_folder(tmp_path, privacy=by_subject))
-    asked, layout = rounds.configuration, rounds.rules.layout
-    parts = [np.full(10, value, np.float32) for value in (0.1, 0.2, -0.05)]
-    for school in (A, B):
-        rounds.update(make_private(school.key, asked, layout, parts, 0), school.name)
-    np.testing.assert_allclose((rounds.state.theta - START)[:7], 0.25 / 3, atol=1e-3)
-    rounds.close()

@@ -34,7 +34,9 @@ class Privacy(msgspec.Struct, frozen=True, kw_only=True):
     mechanism: discrete Gaussian noise, which the aggregator adds to a sum before anything of it is released
     (`central`), or of which each device adds a share inside a secure round (`distributed`). subjects: where it is set,
     the promise is about one subject (a pupil) of a device in place of all of the device: an update is the sum of at
-    most so many parts, each made of one subject's samples alone and at most `clip_norm` long.
+    most so many parts, each made of one subject's samples alone and at most `clip_norm` long. quantile: where it is
+    set, `clip_norm` is that of version 0 alone, and follows the share of updates that are within it
+    (`homeroom.contract.adaptive`); the clip in force stands in each version's header.
     Fields that came later are unset by default, and then no part of what is signed or identified.
     """
 
@@ -44,6 +46,7 @@ class Privacy(msgspec.Struct, frozen=True, kw_only=True):
     delta: float
     mechanism: Literal["central", "distributed"] = "central"
     subjects: Annotated[int, msgspec.Meta(ge=1, le=1 << 14)] | msgspec.UnsetType = msgspec.UNSET
+    quantile: float | msgspec.UnsetType = msgspec.UNSET
 
     def __post_init__(self) -> None:
         for name in ("clip_norm", "noise_multiplier", "epsilon", "delta"):
@@ -52,6 +55,12 @@ class Privacy(msgspec.Struct, frozen=True, kw_only=True):
                 raise ValueError(f"{name} of a private round must be above 0, and is {value}")
         if self.delta >= 1:
             raise ValueError(f"delta is a chance that the promise fails, and {self.delta:g} is not below 1")
+        if self.quantile is msgspec.UNSET:
+            return
+        if not 0 < self.quantile < 1:
+            raise ValueError(f"quantile {self.quantile:g} is not between 0 and 1")
+        if self.mechanism != "central" or self.unit != "device":
+            raise ValueError("a clip adapts where the aggregator adds the noise, and the promise is by device")
 
     @property
     def parts(self) -> int:
@@ -62,6 +71,11 @@ class Privacy(msgspec.Struct, frozen=True, kw_only=True):
     def unit(self) -> Literal["device", "subject"]:
         """Whose data the promise is about."""
         return "device" if self.subjects is msgspec.UNSET else "subject"
+
+    @property
+    def adapts(self) -> bool:
+        """Whether the clip is another one for each version."""
+        return self.quantile is not msgspec.UNSET
 
     def clip_grid(self, scale_bits: int) -> int:
         """The sensitivity, in units of the grid `2**-scale_bits`."""
@@ -80,22 +94,27 @@ class Privacy(msgspec.Struct, frozen=True, kw_only=True):
         if self.clip_grid(scale_bits) < 1 or self.limit_grid(scale_bits) > LIMIT:
             most = f" times {self.parts}" if self.parts > 1 else ""
             raise ValueError(f"clip_norm {self.clip_norm:g}{most} does not fit a grid of 2^-{scale_bits}")
-        if self.noise_grid(scale_bits) > NOISE_LIMIT:
+        longest = LIMIT if self.adapts else 0
+        if max(self.noise_grid(scale_bits), math.ceil(self.noise_multiplier * longest)) > NOISE_LIMIT:
             raise ValueError(f"noise_multiplier {self.noise_multiplier:g} does not fit a grid of 2^-{scale_bits}")
 
 
-def clip(values: np.ndarray, privacy: Privacy, scale_bits: int) -> np.ndarray:
-    """float [n], a whole update or subject's part -> int32 [n] on the grid, whose L2 norm is at most `clip_grid`.
+def length(values: np.ndarray, scale_bits: int) -> float:
+    """The L2 norm of float [n] in units of the grid; UpdateError on values that are not finite."""
+    found = float(np.sqrt(np.square(np.asarray(values, np.float64) * 2.0**scale_bits).sum()))
+    if not math.isfinite(found):
+        raise UpdateError("holds values that are not finite", code="not_finite")
+    return found
+
+
+def clip(values: np.ndarray, limit: int, scale_bits: int) -> np.ndarray:
+    """float [n], a whole update or subject's part -> int32 [n] on the grid, whose L2 norm is at most `limit` units.
 
     Scaled down as a whole where it is longer (Abadi et al. 2016, algorithm 1), then rounded towards zero. Raises
     UpdateError on values that are not finite.
     """
-    scaled = np.asarray(values, np.float64) * 2.0**scale_bits
-    length = float(np.sqrt(np.square(scaled).sum()))
-    if not math.isfinite(length):
-        raise UpdateError("holds values that are not finite", code="not_finite")
-    limit = privacy.clip_grid(scale_bits)
-    share = min(1.0, limit / length) if length else 1.0
+    long, scaled = length(values, scale_bits), np.asarray(values, np.float64) * 2.0**scale_bits
+    share = min(1.0, limit / long) if long else 1.0
     while True:
         grid = np.clip(np.trunc(scaled * share), -limit, limit).astype(np.int32)
         if squares(grid) <= limit * limit:

@@ -15,13 +15,13 @@ import numpy as np
 import safetensors.numpy
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from homeroom.contract import envelope
+from homeroom.contract import adaptive, envelope
 from homeroom.contract.canonical import digest, identity
 from homeroom.contract.codecs import Codec, decode, encode
 from homeroom.contract.layout import FULL, Layout, Scope, Segment, narrower
 from homeroom.contract.manifest import Hash
 from homeroom.contract.policy import narrowed
-from homeroom.contract.privacy import Privacy, clip, squares
+from homeroom.contract.privacy import Privacy, clip, length, squares
 from homeroom.contract.secure import SecureRules
 from homeroom.contract.signing import public_hex
 from homeroom.errors import TrustError, UpdateError
@@ -147,6 +147,12 @@ class RoundConfiguration(msgspec.Struct, frozen=True, kw_only=True):
         """How many subjects' parts one update counts as."""
         return self.privacy.parts if self.privacy else 1
 
+    def at(self, clip_norm: float | msgspec.UnsetType) -> RoundConfiguration:
+        """As it is for the updates of one version, whose header says so where the clip adapts."""
+        if self.privacy is None or not self.privacy.adapts or clip_norm is msgspec.UNSET:
+            return self
+        return msgspec.structs.replace(self, privacy=msgspec.structs.replace(self.privacy, clip_norm=clip_norm))
+
     @property
     def document(self) -> dict[str, Any]:
         """What is signed and identified: the fields of the first release, and later ones that were chosen."""
@@ -184,7 +190,9 @@ class SegmentEntry(msgspec.Struct, frozen=True):
 
 
 class UpdateHeader(msgspec.Struct, frozen=True, kw_only=True):
-    """`device`: its public key; `privacy`: what a private update was made for. No time of day, as devices have none."""
+    """`device`: its public key; `privacy`: what a private update was made for, with the clip of its base version.
+    `signal`: where the clip adapts, whether the update was within it. No time of day, as devices have none.
+    """
 
     format: int = FORMAT
     update_id: Annotated[str, msgspec.Meta(pattern=r"^[0-9a-f]{32}$")]
@@ -197,6 +205,7 @@ class UpdateHeader(msgspec.Struct, frozen=True, kw_only=True):
     segments: Annotated[tuple[SegmentEntry, ...], msgspec.Meta(max_length=4096)]
     payload_sha256: Hash
     privacy: Privacy | msgspec.UnsetType = msgspec.UNSET
+    signal: int | msgspec.UnsetType = msgspec.UNSET
 
 
 class Update(msgspec.Struct, frozen=True):
@@ -208,6 +217,10 @@ class Update(msgspec.Struct, frozen=True):
     header: UpdateHeader
     values: dict[str, np.ndarray]
     rings: dict[str, np.ndarray]
+
+    @property
+    def signal(self) -> int:
+        return 0 if self.header.signal is msgspec.UNSET else self.header.signal
 
 
 def make_update(
@@ -260,17 +273,21 @@ def make_private(
     """
     privacy, chosen, bits = configuration.privacy, configuration.merged(layout), configuration.scale_bits
     assert privacy
-    total, count = np.zeros(sum(s.size for s in chosen), np.int32), 0
+    longest = adaptive.values_grid(privacy, bits)
+    total, count, within = np.zeros(sum(s.size for s in chosen), np.int32), 0, True
     for count, part in enumerate(parts, 1):
         if count > privacy.parts:
             raise UpdateError(f"more than {privacy.parts} parts are in it", code="not_clipped", remedy="train again")
-        total += clip(np.concatenate([part[layout.places(s.name)] for s in chosen]), privacy, bits)
+        leaving = np.concatenate([part[layout.places(s.name)] for s in chosen])
+        total += clip(leaving, longest, bits)
+        within = length(leaving, bits) <= longest
     if not count:
         raise UpdateError("nobody's samples taught anything", code="empty", remedy="add labelled samples and train")
     ends = np.cumsum([s.size for s in chosen])[:-1]
     encoded = dict(zip((s.segment_id for s in chosen), np.split(total, ends), strict=True))
     entries = tuple(SegmentEntry(s.segment_id, s.name, 1) for s in chosen)
-    return _packed(key, configuration, encoded, entries, base_version, update_id, FULL)
+    told = adaptive.signal(privacy, within, bits) if privacy.adapts else msgspec.UNSET
+    return _packed(key, configuration, encoded, entries, base_version, update_id, FULL, told)
 
 
 def _packed(
@@ -281,6 +298,7 @@ def _packed(
     base_version: int,
     update_id: str | None,
     tier: str,
+    signal: int | msgspec.UnsetType = msgspec.UNSET,
 ) -> bytes:
     payload = safetensors.numpy.save(encoded)
     header = UpdateHeader(
@@ -294,6 +312,7 @@ def _packed(
         segments=entries,
         payload_sha256=digest(payload),
         privacy=configuration.privacy or msgspec.UNSET,
+        signal=signal,
     )
     return envelope.pack(MAGIC, "update", header, payload, key)
 
@@ -394,12 +413,20 @@ def _check_private(
     privacy: Privacy,
     layout: Layout,
 ) -> None:
-    """Raise UpdateError unless one clip was put on the whole update, all of it is there, and no count is told."""
-    taken = {segment.name for segment in configuration.merged(layout)}
-    if header.privacy != privacy or set(values) != taken or any(entry.examples != 1 for entry in header.segments):
+    """Raise UpdateError unless one clip was put on the whole update, all of it is there, and no count is told.
+
+    Where the clip adapts, it is the one that the update itself names; the aggregator brings it to the one in force.
+    """
+    taken, bits, told = {segment.name for segment in configuration.merged(layout)}, configuration.scale_bits, 0
+    if privacy.adapts and header.privacy is not msgspec.UNSET and header.signal is not msgspec.UNSET:
+        clip_grid, told = header.privacy.clip_grid(bits), header.signal
+        if clip_grid == adaptive.bounded(clip_grid, privacy, bits):
+            privacy = adaptive.at(privacy, clip_grid, bits)
+    whole = set(values) == taken and (header.signal is not msgspec.UNSET) == privacy.adapts
+    if header.privacy != privacy or not whole or any(entry.examples != 1 for entry in header.segments):
         raise UpdateError(REFUSALS["not_private"], code="not_private", remedy="sync, then train again")
-    limit = privacy.limit_grid(configuration.scale_bits)
-    if sum(squares(part) for part in values.values()) > limit * limit:
+    limit = privacy.limit_grid(bits)
+    if sum(squares(part) for part in values.values()) + told * told > limit * limit:
         raise UpdateError(
             f"norm exceeds the clip of {privacy.parts * privacy.clip_norm:g}", code="not_clipped", remedy="train again"
         )

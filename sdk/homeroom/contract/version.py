@@ -22,7 +22,10 @@ LIMIT_BYTES = 512 << 20
 
 
 class VersionHeader(msgspec.Struct, frozen=True, kw_only=True):
-    """`devices`: by segment name, how many distinct devices fed this version's change (absent: unchanged)."""
+    """`devices`: by segment name, how many distinct devices fed this version's change (absent: unchanged).
+
+    clip_norm: of updates to this version, where the private round's clip adapts.
+    """
 
     format: int = FORMAT
     bundle_id: Hash
@@ -30,6 +33,7 @@ class VersionHeader(msgspec.Struct, frozen=True, kw_only=True):
     certificate: Certificate
     devices: dict[str, int] = {}
     payload_sha256: Hash
+    clip_norm: float | msgspec.UnsetType = msgspec.UNSET
 
 
 def make_version(
@@ -39,11 +43,17 @@ def make_version(
     version: int,
     theta: np.ndarray,
     devices: dict[str, int],
+    clip_norm: float | msgspec.UnsetType = msgspec.UNSET,
 ) -> bytes:
-    """theta: float32 [P]."""
+    """theta: float32 [P]. clip_norm: in force from this version on, where it adapts."""
     payload = safetensors.numpy.save({"theta": np.ascontiguousarray(theta, np.float32)})
     header = VersionHeader(
-        bundle_id=bundle_id, version=version, certificate=certificate, devices=devices, payload_sha256=digest(payload)
+        bundle_id=bundle_id,
+        version=version,
+        certificate=certificate,
+        devices=devices,
+        payload_sha256=digest(payload),
+        clip_norm=clip_norm,
     )
     return envelope.pack(MAGIC, "version", header, payload, key)
 

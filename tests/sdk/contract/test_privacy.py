@@ -51,7 +51,7 @@ def test_an_update_is_never_longer_than_the_sensitivity(values: list[float], nor
     promise = Privacy(clip_norm=norm, noise_multiplier=1.0, epsilon=50.0, delta=1e-5)
     limit = promise.clip_grid(20)
     whole = np.random.default_rng(seed).choice(np.array(values, np.float32), size)
-    grid = clip(whole, promise, 20)
+    grid = clip(whole, promise.clip_grid(20), 20)
     assert sum(int(v) ** 2 for v in grid.tolist()) == squares(grid) <= limit**2
     assert limit <= norm * 2**20
     length = float(np.linalg.norm(whole.astype(np.float64))) * 2**20
@@ -61,8 +61,8 @@ def test_an_update_is_never_longer_than_the_sensitivity(values: list[float], nor
 
 def test_a_short_update_keeps_its_direction_and_length() -> None:
     whole = np.linspace(-0.1, 0.1, 17, dtype=np.float32)
-    assert np.abs(clip(whole, PROMISE, 20) * 2.0**-20 - whole).max() < 2.0**-20
-    long = clip(100 * whole, PROMISE, 20).astype(np.float64)
+    assert np.abs(clip(whole, PROMISE.clip_grid(20), 20) * 2.0**-20 - whole).max() < 2.0**-20
+    long = clip(100 * whole, PROMISE.clip_grid(20), 20).astype(np.float64)
     assert long @ whole / np.linalg.norm(long) / np.linalg.norm(whole) > 0.999999
 
 
