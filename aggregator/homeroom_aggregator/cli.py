@@ -175,6 +175,7 @@ def serve(
     noise_multiplier: float | None,
     subjects: int | None,
     clip_quantile: float | None,
+    bands: int | None,
     policy: Path | None,
     secure: bool,
     cohort: int,
@@ -199,7 +200,7 @@ def serve(
     from homeroom import lan
     from homeroom_aggregator import place, serve
 
-    promise = asked(epsilon, delta, clip_norm, noise_multiplier, subjects, clip_quantile, secure=secure)
+    promise = asked(epsilon, delta, clip_norm, noise_multiplier, subjects, clip_quantile, bands, secure=secure)
     if bundle is not None and not (folder / place.FACTS).exists():
         place.make(
             folder,
@@ -314,6 +315,7 @@ def simulate(
     noise_multiplier: float | None,
     subjects: int | None,
     clip_quantile: float | None,
+    bands: int | None,
     seed: int,
     out: Path | None,
 ) -> None:
@@ -335,7 +337,7 @@ def simulate(
             participation=participation,
             lag=lag,
             proximal=proximal,
-            privacy=asked(epsilon, delta, clip_norm, noise_multiplier, subjects, clip_quantile),
+            privacy=asked(epsilon, delta, clip_norm, noise_multiplier, subjects, clip_quantile, bands),
             optimizer=chosen(optimizer, beta1, beta2, tau),
             server_rate=server_rate,
             seed=seed,

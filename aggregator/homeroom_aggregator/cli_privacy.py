@@ -28,6 +28,11 @@ OPTIONS = (
         type=click.FloatRange(0, 1, min_open=True, max_open=True),
         help="Let the clip follow the updates, so that this share of them is within it; --clip-norm is the first one.",
     ),
+    click.option(
+        "--bands",
+        type=click.IntRange(2, 64),
+        help="Correlate the noise of so many releases in a row, of which a device then enters one at most.",
+    ),
 )
 
 
@@ -45,6 +50,7 @@ def asked(
     noise_multiplier: float | None,
     subjects: int | None = None,
     clip_quantile: float | None = None,
+    bands: int | None = None,
     *,
     secure: bool = False,
 ) -> Privacy | None:
@@ -54,7 +60,7 @@ def asked(
     """
     given = {"--epsilon": epsilon, "--clip-norm": clip_norm, "--noise-multiplier": noise_multiplier}
     missing = [name for name, value in given.items() if value is None]
-    if len(missing) == len(given) and subjects is None and clip_quantile is None:
+    if len(missing) == len(given) and subjects is None and clip_quantile is None and bands is None:
         return None
     if missing or epsilon is None or clip_norm is None or noise_multiplier is None:
         raise InputError(
@@ -71,6 +77,7 @@ def asked(
             mechanism="distributed" if secure else "central",
             subjects=msgspec.UNSET if subjects is None else subjects,
             quantile=msgspec.UNSET if clip_quantile is None else clip_quantile,
+            bands=msgspec.UNSET if bands is None else bands,
         )
     except ValueError as problem:
         raise InputError(str(problem), where="options") from None

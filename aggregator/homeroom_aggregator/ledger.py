@@ -38,13 +38,15 @@ MOST = 1 << 20  # releases that are counted on for one device
 class Event(msgspec.Struct, frozen=True, kw_only=True):
     """One private release: discrete Gaussian noise of parameter `sigma` on a sum in which one unit (a device, or a
     subject of one) counts at most `sensitivity` (L2), both in units of the grid `2**-scale_bits`. Which devices entered
-    it stands in the table beside it."""
+    it stands in the table beside it. bands: above 1 in a stream, where who enters a release counts in so many, with
+    that sensitivity over all of them, and enters none of the others."""
 
     mechanism: Literal["discrete_gaussian"] = "discrete_gaussian"
     sensitivity: int
     sigma: int
     scale_bits: int
     unit: Literal["device", "subject"] = "device"
+    bands: int = 1
 
     @property
     def noise_multiplier(self) -> float:
@@ -65,10 +67,11 @@ def planned(privacy: Privacy, scale_bits: int) -> Event:
 def made(privacy: Privacy, scale_bits: int) -> Event:
     """The event that a release is whose clip in force is the promise's."""
     return Event(
-        sensitivity=privacy.clip_grid(scale_bits),
+        sensitivity=privacy.sensitivity_grid(scale_bits),
         sigma=privacy.noise_grid(scale_bits),
-        scale_bits=scale_bits,
+        scale_bits=scale_bits + privacy.finer_bits,
         unit=privacy.unit,
+        bands=privacy.apart,
     )
 
 
@@ -118,8 +121,8 @@ class Ledger:
         for statement in TABLES:
             database.write(statement)
 
-    def check(self, device: str) -> None:
-        """Raise UpdateError if one more release would pass this device's budget."""
+    def check(self, device: str, version: int) -> None:
+        """Raise UpdateError if entering the release of `version` would pass this device's budget, or be too soon."""
         if self.entered(device) >= self.allowed:
             raise UpdateError(
                 f"it entered {self.allowed} private releases, and one more would pass epsilon {self.privacy.epsilon:g}",
@@ -127,13 +130,27 @@ class Ledger:
                 remedy="this device can go on using new versions, and training for itself",
             )
 
+        last, apart = self._last(device), self.privacy.apart
+        if last is not None and version - last < apart:
+            raise UpdateError(
+                f"it is in version {last}, and this stream takes a device once in {apart} versions",
+                code="not_selected",
+                remedy=f"the update waits for version {last + apart}",
+            )
+
+    def _last(self, device: str) -> int | None:
+        """The newest version of this folder that the device entered."""
+        sql = "SELECT max(version) FROM entered JOIN ledger USING (number) WHERE device = ?"
+        found = self.database.one(sql, (device,))[0] if self.privacy.apart > 1 else None
+        return None if found is None else int(found)
+
     def charge(self, version: int, devices: Sequence[str], privacy: Privacy | None = None) -> None:
         """Write a release down, inside the caller's step; raise rather than pass anybody's budget.
 
         privacy: with the clip in force, where it adapts.
         """
         for device in devices:
-            self.check(device)
+            self.check(device, version)
         event = made(privacy or self.privacy, self.scale_bits)
         self._write(version, msgspec.json.encode(event), devices)
 

@@ -88,6 +88,11 @@ def words(found: dict[str, Any]) -> list[str]:
             f" The clip follows the updates, so that {100 * promise['quantile']:g} % of them are within it: {last:.3g} "
             f"at the last release, {clip:g} at the first. What it follows is noised and counted like the rest."
         )
+    if bands := promise.get("bands"):
+        follows = (
+            f" The noise of {bands} releases in a row is correlated, so that much of it cancels out; a device enters one "
+            f"of them at most, and the exact sums of the last {bands - 1} lie in the aggregator's log."
+        )
     return [
         f"{institution}: private rounds. The promise is part of the signed round configuration, and devices hold it.",
         f"Promised: epsilon {promise['epsilon']:g} at delta {promise['delta']:g} for each {unit}, over all releases. "

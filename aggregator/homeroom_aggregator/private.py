@@ -8,10 +8,13 @@ zero. **By subject**, one subject's part is; that each is at most `clip_grid` lo
 for its own subjects, and the aggregator checks that a whole update is at most `subjects` times that; the constant is
 `buffer_size * subjects`. **When it does not hold**: against the aggregator itself, which sees the updates until they
 are released; if its system's random generator is foreseeable; for who took part and when. The noise is never stored,
-nor, after the release, are the updates: the log keeps the noised sum, from which the version follows bit for bit.
+nor, after the release, are the updates: the log keeps the noised sum, from which the version follows bit for bit. In a stream of releases
+the noise is another one, and what is kept too: `stream`.
 """
 
 from __future__ import annotations
+
+from collections.abc import Callable
 
 import msgspec
 import numpy as np
@@ -40,21 +43,31 @@ def once_a_release(sums: SegmentSums, device: str) -> None:
         )
 
 
-def noised(sums: SegmentSums, layout: Layout, configuration: RoundConfiguration) -> bytes:
+def noised(
+    sums: SegmentSums,
+    layout: Layout,
+    configuration: RoundConfiguration,
+    correlated: Callable[[np.ndarray], np.ndarray] | None = None,
+) -> bytes:
     """The sums with noise, ready to be logged; safetensors int64 [size] by segment_id, and how many devices fed it.
 
-    configuration: with the clip in force, where that adapts.
+    configuration: with the clip in force, where that adapts. correlated: adds the noise of a stream to all sums,
+    int64 [n], in place of noise of this release's own.
     """
     assert configuration.privacy  # only private rounds come here
     merged = configuration.merged(layout)
-    sigma = configuration.privacy.noise_grid(configuration.scale_bits)
-    ends = np.cumsum([segment.size for segment in merged])
-    noise = discrete_gaussian(sigma, int(ends[-1]) + configuration.privacy.adapts)
-    parts = zip(merged, np.split(noise[: ends[-1]], ends[:-1]), strict=True)
-    made = {segment.segment_id: sums.numerators[segment.name] + part for segment, part in parts}
+    whole = np.concatenate([*(sums.numerators[s.name] for s in merged), np.array([sums.signal], np.int64)])
+    if not configuration.privacy.adapts:
+        whole = whole[:-1]
+    if correlated:
+        whole = correlated(whole)
+    else:
+        whole = whole + discrete_gaussian(configuration.privacy.noise_grid(configuration.scale_bits), len(whole))
+    *parts, rest = np.split(whole, np.cumsum([segment.size for segment in merged]))
+    made = {segment.segment_id: part for segment, part in zip(merged, parts, strict=True)}
     made[DEVICES] = np.array([len(sums.devices[merged[0].name])], np.int64)
     if configuration.privacy.adapts:
-        made[SIGNAL] = sums.signal + noise[ends[-1] :]
+        made[SIGNAL] = rest
     packed: bytes = safetensors.numpy.save(made)
     return packed
 

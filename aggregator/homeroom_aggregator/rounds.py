@@ -6,7 +6,7 @@ what cannot be made durable is taken out of them again.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Literal
@@ -21,7 +21,7 @@ from homeroom.contract.signing import Certificate, fingerprint
 from homeroom.contract.update import REFUSALS, RoundConfiguration, Update, read_update
 from homeroom.contract.version import make_version, read_version
 from homeroom.errors import StoreError, UpdateError
-from homeroom_aggregator import audit, checkpoint, private
+from homeroom_aggregator import audit, checkpoint, private, stream
 from homeroom_aggregator.cohort import Cohort
 from homeroom_aggregator.ledger import Ledger
 from homeroom_aggregator.log import Log
@@ -108,7 +108,7 @@ class Rounds:
             self.cohort.check(member, self.state.version, self.fed())
         if self.ledger:
             private.once_a_release(self.state.sums, member)
-            self.ledger.check(member)
+            self.ledger.check(member, self.state.version + 1)
         self._take_in(update, data, member)
         return header.update_id, "accepted"
 
@@ -216,7 +216,7 @@ class Rounds:
         if self.ledger and central:
             asked = private.in_force(self.configuration, state.clip)
             self.ledger.charge(state.version + 1, sorted(set().union(*state.sums.devices.values())), asked.privacy)
-            sums = private.noised(state.sums, self.rules.layout, asked)
+            sums = private.noised(state.sums, self.rules.layout, asked, self._correlated())
         devices, undo = release(state, self.rules, sums)
         self._done.append(undo)
         number = self.log.append("private_release" if central else "release", state.version, body=sums)
@@ -234,6 +234,13 @@ class Rounds:
             if left is not None and left > self.log.base:
                 self.log.move_base(left)
         return number
+
+    def _correlated(self) -> Callable[[np.ndarray], np.ndarray] | None:
+        """What adds the noise of the next version, where that is one of a stream."""
+        privacy, bits, version = self.configuration.privacy, self.configuration.scale_bits, self.state.version + 1
+        if privacy is None or privacy.bands is msgspec.UNSET:
+            return None
+        return lambda exact: stream.release(self.log.database, version, exact, privacy, bits)
 
     def clip_norm(self, clip_grid: int) -> float | msgspec.UnsetType:
         """What a version says of a clip that adapts."""

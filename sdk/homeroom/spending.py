@@ -124,4 +124,4 @@ def _noise_multiplier(privacy: Privacy, configuration: RoundConfiguration) -> fl
     if privacy.adapts:
         return privacy.noise_multiplier
     bits = configuration.scale_bits
-    return privacy.noise_grid(bits) / privacy.clip_grid(bits)
+    return privacy.noise_grid(bits) / privacy.sensitivity_grid(bits)

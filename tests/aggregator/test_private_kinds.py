@@ -1,4 +1,4 @@
-"""Private rounds of other kinds on the server: by subject, with a clip that adapts."""
+"""Private rounds of other kinds on the server: by subject, with a clip that adapts, in a stream."""
 
 from __future__ import annotations
 
@@ -12,12 +12,14 @@ import pytest
 from aggregator.house import SEGMENTS, START, School, make_folder
 from aggregator.test_private import PROMISE, A, B, C, directly
 from homeroom.contract import adaptive, envelope
+from homeroom.contract.banded import coefficients
 from homeroom.contract.layout import Layout
 from homeroom.contract.privacy import Privacy, squares
 from homeroom.contract.update import MAGIC, RoundConfiguration, UpdateHeader, make_private, read_update
 from homeroom.contract.version import read_version
-from homeroom.errors import UpdateError
-from homeroom_aggregator import place, private
+from homeroom.errors import DiskFullError, UpdateError
+from homeroom.store.database import Database
+from homeroom_aggregator import place, private, stream
 from homeroom_aggregator.privacy_report import figures, words
 from homeroom_aggregator.rounds import Rounds
 
@@ -184,4 +186,101 @@ def test_a_promise_with_a_clip_that_adapts_costs_what_dp_accounting_says(tmp_pat
     with pytest.raises(UpdateError) as caught:
         rounds.update(A.update(msgspec.structs.replace(rounds.configuration, privacy=PROMISE), 0.1, 3), A.name)
     assert caught.value.code == "not_private"
+    rounds.close()
+
+
+STREAM = msgspec.structs.replace(PROMISE, bands=4)
+
+
+def matrix(length: int, bands: int) -> np.ndarray:
+    """C of the factorization, float64 [length, length]."""
+    factors = coefficients(bands)
+    return np.array(
+        [[factors[t - s] / 1024 if 0 <= t - s < bands else 0.0 for s in range(length)] for t in range(length)]
+    )
+
+
+def test_in_a_stream_fresh_noise_is_added_to_the_banded_sums_and_much_of_it_cancels_out() -> None:
+    steps, size, rng = 24, 1500, np.random.default_rng(3)
+    exact = rng.integers(-(1 << 20), 1 << 20, (steps, size))
+    database = Database(Path(":memory:"), any_thread=True)
+    made = np.array([stream.release(database, t + 1, exact[t], STREAM, 20) for t in range(steps)])
+    assert [version for (version,) in database.rows("SELECT version FROM stream ORDER BY version")] == [22, 23, 24]
+    database.close()
+    fresh = matrix(steps, 4) @ (made - exact)
+    sigma = STREAM.noise_grid(20) / 1024
+    assert 0.97 < fresh.std() / sigma < 1.03
+    across = np.corrcoef(fresh)
+    assert np.abs(across[~np.eye(steps, dtype=bool)]).max() < 0.15, "it is drawn anew for each release"
+    prefix = (made - exact).cumsum(0).std(1)
+    wanted = sigma * np.sqrt(np.square(np.tril(np.ones((steps, steps))) @ np.linalg.inv(matrix(steps, 4))).sum(1))
+    np.testing.assert_allclose(prefix, wanted, rtol=0.12)
+    alone = PROMISE.noise_grid(20) * np.sqrt(np.arange(1, steps + 1))
+    assert prefix[-1] < 0.65 * alone[-1], "the same promise without a stream"
+
+
+def test_one_part_moves_what_is_noised_by_the_sensitivity_at_most() -> None:
+    for bands in (2, 8, 64):
+        promise = msgspec.structs.replace(STREAM, bands=bands)
+        least = sum((a * promise.clip_grid(20)) ** 2 for a in coefficients(bands))
+        assert least <= promise.sensitivity_grid(20) ** 2
+        assert promise.sensitivity_grid(20) - 1 < least**0.5
+        assert promise.noise_grid(20) >= promise.noise_multiplier * promise.sensitivity_grid(20)
+        assert list(coefficients(bands)) == sorted(set(coefficients(bands)), reverse=True) or bands == 64
+    for wrong in ({"mechanism": "distributed"}, {"quantile": 0.5}):
+        with pytest.raises(ValueError, match="correlated where"):
+            msgspec.structs.replace(STREAM, **wrong)
+
+
+def test_a_device_enters_one_of_so_many_releases_and_its_update_waits_for_the_next(tmp_path: Path) -> None:
+    folder = make_folder(tmp_path, privacy=STREAM)
+    rounds = place.open_rounds(folder)
+    pairs = [(School(), School()) for _ in range(4)]
+
+    def enter(school: School) -> None:
+        rounds.update(school.update(rounds.configuration, 0.1, rounds.state.version), school.name)
+
+    for number, pair in enumerate(pairs):
+        for school in pair:
+            enter(school)
+        assert rounds.state.version == number + 1
+        for school in (s for earlier in pairs[max(0, number - 2) : number + 1] for s in earlier):
+            with pytest.raises(UpdateError) as caught:
+                enter(school)
+            assert caught.value.code == "not_selected"
+    assert rounds.verify() == []
+    theta = rounds.state.theta.tobytes()
+    rounds.close()
+    again = place.open_rounds(folder)
+    assert again.state.theta.tobytes() == theta
+    rounds = again
+    with pytest.raises(UpdateError):
+        enter(pairs[1][0])
+    for school in pairs[0]:
+        enter(school)
+    assert rounds.state.version == 5
+    assert rounds.verify() == []
+    assert rounds.ledger
+    assert rounds.ledger.cost(pairs[0][0].name) == pytest.approx(directly(2.0, 2), rel=1e-6)
+    assert rounds.ledger.cost(pairs[1][0].name) == pytest.approx(directly(2.0, 1), rel=1e-6)
+    assert {(event.bands, event.scale_bits) for event in rounds.ledger.events().values()} == {(4, 30)}
+    assert "correlated" in "\n".join(words(figures(folder)))
+    rounds.close()
+
+
+def test_a_full_disk_takes_no_release_out_of_a_stream(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    rounds = place.open_rounds(make_folder(tmp_path, privacy=STREAM))
+    rounds.update(A.update(rounds.configuration, 0.1), A.name)
+
+    def full(*_: object) -> None:
+        raise DiskFullError("no space left")
+
+    monkeypatch.setattr(rounds.log, "put_version", full)
+    data = B.update(rounds.configuration, 0.1)
+    with pytest.raises(DiskFullError):
+        rounds.update(data, B.name)
+    monkeypatch.undo()
+    rounds.update(data, B.name)
+    assert rounds.log.database.rows("SELECT version FROM stream") == [(1,)]
+    assert rounds.verify() == []
     rounds.close()

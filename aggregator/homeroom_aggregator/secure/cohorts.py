@@ -154,7 +154,7 @@ class Cohorts:
             raise UpdateError("this update was withdrawn", code="past_phase")
         if self.rounds.ledger:
             member = self.rounds.members.find(device)
-            self.rounds.ledger.check(member.name if member else device)
+            self.rounds.ledger.check(member.name if member else device, self.rounds.state.version)
         others = [other for known, other in self._advertised().items() if known != device]
         if {told.mask, told.channel} & {key for other in others for key in (other.mask, other.channel)}:
             raise UpdateError("its keys are another device's", code="malformed")

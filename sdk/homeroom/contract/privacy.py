@@ -19,6 +19,7 @@ from typing import Annotated, Literal
 import msgspec
 import numpy as np
 
+from homeroom.contract.banded import MOST, SHIFT, coefficients
 from homeroom.contract.codecs import LIMIT
 from homeroom.errors import UpdateError
 
@@ -36,7 +37,9 @@ class Privacy(msgspec.Struct, frozen=True, kw_only=True):
     the promise is about one subject (a pupil) of a device in place of all of the device: an update is the sum of at
     most so many parts, each made of one subject's samples alone and at most `clip_norm` long. quantile: where it is
     set, `clip_norm` is that of version 0 alone, and follows the share of updates that are within it
-    (`homeroom.contract.adaptive`); the clip in force stands in each version's header.
+    (`homeroom.contract.adaptive`); the clip in force stands in each version's header. bands: where it is set, the
+    noise of so many releases in a row is correlated, and a device enters at most one of them
+    (`homeroom.contract.banded`, `homeroom_aggregator.stream`).
     Fields that came later are unset by default, and then no part of what is signed or identified.
     """
 
@@ -47,6 +50,7 @@ class Privacy(msgspec.Struct, frozen=True, kw_only=True):
     mechanism: Literal["central", "distributed"] = "central"
     subjects: Annotated[int, msgspec.Meta(ge=1, le=1 << 14)] | msgspec.UnsetType = msgspec.UNSET
     quantile: float | msgspec.UnsetType = msgspec.UNSET
+    bands: Annotated[int, msgspec.Meta(ge=2, le=MOST)] | msgspec.UnsetType = msgspec.UNSET
 
     def __post_init__(self) -> None:
         for name in ("clip_norm", "noise_multiplier", "epsilon", "delta"):
@@ -55,6 +59,8 @@ class Privacy(msgspec.Struct, frozen=True, kw_only=True):
                 raise ValueError(f"{name} of a private round must be above 0, and is {value}")
         if self.delta >= 1:
             raise ValueError(f"delta is a chance that the promise fails, and {self.delta:g} is not below 1")
+        if self.bands is not msgspec.UNSET and (self.mechanism != "central" or self.adapts):
+            raise ValueError("noise is correlated where the aggregator adds it, to sums of one and the same clip")
         if self.quantile is msgspec.UNSET:
             return
         if not 0 < self.quantile < 1:
@@ -77,17 +83,37 @@ class Privacy(msgspec.Struct, frozen=True, kw_only=True):
         """Whether the clip is another one for each version."""
         return self.quantile is not msgspec.UNSET
 
+    @property
+    def apart(self) -> int:
+        """Of how many releases in a row a device may enter one."""
+        return 1 if self.bands is msgspec.UNSET else self.bands
+
+    @property
+    def finer_bits(self) -> int:
+        """By how many bits the grid is finer that noise and sensitivity are on."""
+        return 0 if self.bands is msgspec.UNSET else SHIFT
+
     def clip_grid(self, scale_bits: int) -> int:
-        """The sensitivity, in units of the grid `2**-scale_bits`."""
+        """The longest that one part may be, in units of the grid `2**-scale_bits`."""
         return math.floor(Fraction(self.clip_norm) * (1 << scale_bits))
+
+    def sensitivity_grid(self, scale_bits: int) -> int:
+        """By how much one part moves what is noised, over all releases: `clip_grid`, but in a stream.
+
+        In units of a grid that is `finer_bits` finer.
+        """
+        clip_grid = self.clip_grid(scale_bits)
+        if self.bands is msgspec.UNSET:
+            return clip_grid
+        return math.isqrt(clip_grid**2 * sum(a * a for a in coefficients(self.bands)) - 1) + 1
 
     def limit_grid(self, scale_bits: int) -> int:
         """The longest that a whole update may be, in units of the grid."""
         return self.parts * self.clip_grid(scale_bits)
 
     def noise_grid(self, scale_bits: int) -> int:
-        """The parameter sigma of the discrete Gaussian, in units of the grid; never below what was promised."""
-        return math.ceil(Fraction(self.noise_multiplier) * self.clip_grid(scale_bits))
+        """The parameter sigma of the discrete Gaussian, in units of that grid; never below what was promised."""
+        return math.ceil(Fraction(self.noise_multiplier) * self.sensitivity_grid(scale_bits))
 
     def check(self, scale_bits: int) -> None:
         """Raise ValueError unless clip and noise can be expressed on the grid."""

@@ -29,6 +29,7 @@ from homeroom.errors import TrustError, UpdateError
 FORMAT = 1
 OLDEST_FORMAT = 1
 UNITS = 16  # of weight, for one example
+MOST_DEVICES = 1 << 24  # in a private release: times LIMIT, and a stream's coefficients, below 2**62
 MAGIC = b"HRUPDAT1"
 REFUSALS = {
     "malformed": "it cannot be read as an update",
@@ -124,6 +125,8 @@ class RoundConfiguration(msgspec.Struct, frozen=True, kw_only=True):
             raise ValueError("min_devices above buffer_size: no private release would ever come")
         if (self.privacy.mechanism == "distributed") != bool(self.secure):
             raise ValueError("noise is distributed in secure rounds, and central in others")
+        if self.buffer_size > MOST_DEVICES:
+            raise ValueError(f"buffer_size above {MOST_DEVICES:,}: the integers of a private release would overflow")
         if self.secure and self.secure.honest(self.secure.cohort, self.secure.minimum) < 1:
             raise ValueError("with so many corrupt devices in a cohort, no sum is sure to hold an honest one's noise")
 
