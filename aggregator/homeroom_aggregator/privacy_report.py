@@ -90,8 +90,8 @@ def words(found: dict[str, Any]) -> list[str]:
         )
     if bands := promise.get("bands"):
         follows = (
-            f" The noise of {bands} releases in a row is correlated, so that much of it cancels out; a device enters one "
-            f"of them at most, and the exact sums of the last {bands - 1} lie in the aggregator's log."
+            f" The noise of {bands} releases in a row is correlated, so that much of it cancels out; a device enters "
+            f"one of them at most, and the exact sums of the last {bands - 1} lie in the aggregator's log."
         )
     return [
         f"{institution}: private rounds. The promise is part of the signed round configuration, and devices hold it.",

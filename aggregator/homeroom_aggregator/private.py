@@ -8,8 +8,8 @@ zero. **By subject**, one subject's part is; that each is at most `clip_grid` lo
 for its own subjects, and the aggregator checks that a whole update is at most `subjects` times that; the constant is
 `buffer_size * subjects`. **When it does not hold**: against the aggregator itself, which sees the updates until they
 are released; if its system's random generator is foreseeable; for who took part and when. The noise is never stored,
-nor, after the release, are the updates: the log keeps the noised sum, from which the version follows bit for bit. In a stream of releases
-the noise is another one, and what is kept too: `stream`.
+nor, after the release, are the updates: the log keeps the noised sum, from which the version follows bit for bit. In
+a stream of releases the noise is another one, and what is kept too: `stream`.
 """
 
 from __future__ import annotations

@@ -6,9 +6,9 @@ released, y_t = (w_t - sum over k > 0 of a_k y_{t-k}) / a_0, rounded to the grid
 **Sensitivity**: one part of x_t at most `clip_grid` long is in w_t..w_{t+b-1}, together at most `sensitivity_grid` =
 clip_grid * |a| long. That later updates depend on earlier releases changes nothing: given those, w_s of two neighbours
 differ by a_{s-t} times that part, and zero-concentrated costs of the steps add up to those of one Gaussian of
-`noise_grid / sensitivity_grid` (Bun, Steinke 2016, lemma 2.3), which is what the ledger holds for each release entered.
-**Participation**: a device enters at most one of any `bands` releases in a row (the ledger refuses it before), so two of
-its updates are never in one w. **When it does not hold**: as in `private`; and against who reads the database: the
+`noise_grid / sensitivity_grid` (Bun, Steinke 2016, lemma 2.3): that is the ledger's event for each release entered.
+**Participation**: a device enters at most one of any `bands` releases in a row (the ledger refuses it before), so two
+of its updates are never in one w. **When it does not hold**: as in `private`; and against who reads the database: the
 exact sums of the last `bands - 1` releases lie in it, since the next ones need them, and are overwritten afterwards.
 """
 
@@ -47,4 +47,5 @@ def release(database: Database, version: int, exact: np.ndarray, privacy: Privac
     released /= first
     database.write("INSERT INTO stream VALUES (?, ?, ?)", (version, exact.tobytes(), released.tobytes()))
     database.write("DELETE FROM stream WHERE version <= ?", (version - len(others),))
-    return np.rint(released).astype(np.int64)
+    rounded: np.ndarray = np.rint(released).astype(np.int64)
+    return rounded

@@ -19,7 +19,7 @@ from homeroom.training import Settings
 from sdk.learning import dataset, opened, without
 
 FAST = Settings(epochs=2, patience=10)
-PROMISE = Privacy(clip_norm=0.25, noise_multiplier=2.0, epsilon=8.0, delta=1e-5, subjects=3)
+PROMISE = Privacy(clip_norm=0.05, noise_multiplier=2.0, epsilon=8.0, delta=1e-5, subjects=3)
 
 
 def parts(data: Dataset, most: int = 99) -> dict[str, np.ndarray]:

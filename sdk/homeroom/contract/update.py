@@ -423,7 +423,7 @@ def _check_private(
     taken, bits, told = {segment.name for segment in configuration.merged(layout)}, configuration.scale_bits, 0
     if privacy.adapts and header.privacy is not msgspec.UNSET and header.signal is not msgspec.UNSET:
         clip_grid, told = header.privacy.clip_grid(bits), header.signal
-        if clip_grid == adaptive.bounded(clip_grid, privacy, bits):
+        if header.privacy != privacy and clip_grid == adaptive.bounded(clip_grid, privacy, bits):
             privacy = adaptive.at(privacy, clip_grid, bits)
     whole = set(values) == taken and (header.signal is not msgspec.UNSET) == privacy.adapts
     if header.privacy != privacy or not whole or any(entry.examples != 1 for entry in header.segments):
