@@ -1,7 +1,7 @@
 # Homeroom's commands. Each makes the environment that it needs, once; `make help` lists them.
 # PYTHON=…      another Python (3.11 or newer)
 # PIP_EXTRA=…   options for pip, where torch's CPU build does not come from the usual index
-# PYTEST_ARGS=… further arguments for pytest; DATA=… the folder of the shared data sets; SEEDS=…; JSON=…
+# PYTEST_ARGS=… further arguments for pytest; WORKERS=… test files at a time; DATA=… the folder of the shared data sets; SEEDS=…; JSON=…
 
 VENV := .venv
 DEVICE := .venv-device
@@ -10,6 +10,9 @@ OLDEST_RUNTIME := 1.22.0
 FLOWER_ENV := .venv-flower
 BIN := $(VENV)/bin
 PACKAGE := $(shell find sdk exporter aggregator -name '*.py')
+# Two files at a time: one core each, so that libraries with threads of their own do not fight over them.
+WORKERS ?= 2
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile
 PYTEST_ARGS ?=
 DATA ?=
 SEEDS ?=
@@ -27,10 +30,10 @@ demo: $(VENV)/.ready $(DEVICE)/.ready ## the vocabulary lesson: five schools, on
 	$(BIN)/python -m examples.vocabulary.demo
 
 test: $(VENV)/.ready $(DEVICE)/.ready ## every test but those that take minutes
-	$(BIN)/python -m pytest -m "not extra" $(PYTEST_ARGS)
+	$(PYTEST) -m "not extra" $(PYTEST_ARGS)
 
 test-extra: $(VENV)/.ready $(DEVICE)/.ready ## the tests that take minutes each
-	$(BIN)/python -m pytest -m extra $(PYTEST_ARGS)
+	$(PYTEST) -m extra $(PYTEST_ARGS)
 
 test-oldest: $(VENV)/.ready $(OLDEST)/.ready ## the device's tests on the oldest runtime that is supported, without torch
 	cd tests && ../$(BIN)/python -c "import tiny; tiny.bundle()"
@@ -38,7 +41,7 @@ test-oldest: $(VENV)/.ready $(OLDEST)/.ready ## the device's tests on the oldest
 	$(OLDEST)/bin/python -m pytest -m "not slow and not extra" tests/sdk $(PYTEST_ARGS)
 
 quick: $(VENV)/.ready $(DEVICE)/.ready ## the tests without the slow ones
-	$(BIN)/python -m pytest -m "not slow and not extra" $(PYTEST_ARGS)
+	$(PYTEST) -m "not slow and not extra" $(PYTEST_ARGS)
 
 lint: $(VENV)/.ready ## ruff and mypy
 	$(BIN)/ruff check .
@@ -49,8 +52,8 @@ format: $(VENV)/.ready ## let ruff format and fix
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-bench-device: $(VENV)/.ready $(DEVICE)/.ready ## one school against torch + PEFT (about an hour; QUICK=1: minutes)
-	$(BIN)/python benchmarks/device.py $(if $(QUICK),--quick) $(if $(DATA),--data $(DATA)) $(if $(SEEDS),--seeds $(SEEDS)) $(if $(JSON),--json $(JSON))
+bench-device: $(VENV)/.ready $(DEVICE)/.ready ## one school against torch + PEFT, speech, footprint (over an hour; QUICK=1: minutes; ONLY=…)
+	$(BIN)/python benchmarks/device.py $(if $(QUICK),--quick) $(if $(ONLY),--only $(ONLY)) $(if $(DATA),--data $(DATA)) $(if $(SEEDS),--seeds $(SEEDS)) $(if $(JSON),--json $(JSON))
 
 bench-federation: $(VENV)/.ready $(DEVICE)/.ready ## is it worth sharing? alone, together, all data in one place
 	$(BIN)/python benchmarks/federation.py $(if $(SEEDS),--seeds $(SEEDS)) $(if $(JSON),--json $(JSON))

@@ -135,7 +135,7 @@ def _sources_hash() -> str:
     house = Path(__file__).resolve().parents[1]
     paths = [Path(__file__), *(house / "sdk/homeroom").glob("bundle.py")]
     for folder in ("exporter/homeroom_exporter", "sdk/homeroom/contract", "sdk/homeroom/preprocess"):
-        paths += sorted((house / folder).glob("*.py"))
+        paths += sorted((house / folder).rglob("*.py"))
     return hashlib.sha256(b"".join(path.read_bytes() for path in paths)).hexdigest()
 
 

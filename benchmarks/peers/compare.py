@@ -15,15 +15,24 @@ RESAMPLES = 2000
 Result = Mapping[str, Any]  # what `measure.report` wrote
 Results = Mapping[str, Sequence[Result]]  # by corpus
 
-# name -> (what is compared, the most it may be)
-TARGETS = {
-    "macro_f1": ("points of macro-F1 that homeroom's mean is below LoRA's", 1.0),
-    "time_raw": ("seconds to the score from raw text, of LoRA's", 1 / 10),
-    "time_cached": ("seconds to the score from cached features, of LoRA's", 1 / 30),
-    "time_same_adapter": ("seconds to the score, of torch training the same adapter from the same cache", 1.0),
-    "peak_memory": ("peak resident memory, of LoRA's", 1 / 4),
-    "installed": ("installed megabytes, of torch + transformers + peft", 1 / 4),
-}
+# (name, figure of `ratios`, what is compared, the most it may be)
+TARGETS = (
+    ("macro_f1", "macro_f1", "points of macro-F1 that homeroom's mean is below LoRA's", 1.0),
+    ("time_raw", "time_raw", "seconds to the score from raw text, of LoRA's", 1 / 10),
+    ("time_raw_best", "time_raw", "the same, as the device is meant to have it", 1 / 20),
+    ("time_cached", "time_cached", "seconds to the score from cached features, of LoRA's", 1 / 30),
+    ("time_cached_best", "time_cached", "the same, as the device is meant to have it", 1 / 60),
+    (
+        "time_same_adapter",
+        "time_same_adapter",
+        "seconds to the score, of torch training the same adapter from the same cache",
+        1.0,
+    ),
+    ("step_same_adapter", "step_same_adapter", "one cached step, of torch's step on the same adapter", 1 / 1.5),
+    ("peak_memory", "peak_memory", "peak resident memory, of LoRA's", 1 / 4),
+    ("peak_text", "peak_text", "peak resident megabytes with text", 200.0),
+    ("installed", "installed", "installed megabytes, of torch + transformers + peft", 1 / 4),
+)
 
 
 def macro_f1s(labels: np.ndarray, predictions: np.ndarray, weights: np.ndarray) -> np.ndarray:
@@ -68,6 +77,8 @@ def summary(results: Results) -> dict[str, Any]:
             "macro_f1_each": scores,
             "seconds": median(r["seconds"] for r in rows),
             "seconds_each": [r["seconds"] for r in rows],
+            "cpu_s": median(r.get("cpu_s", 0.0) for r in rows),
+            "step_s": median(r["fit_seconds"] / r["steps"] for r in rows) if "fit_seconds" in rows[0] else None,
             "peak_rss_mb": max(r["peak_rss_mb"] for r in rows),
             "runs": [{k: v for k, v in r.items() if k != "predictions"} for r in rows],
         }
@@ -89,6 +100,8 @@ def ratios(document: Mapping[str, Any]) -> dict[str, float]:
         "time_raw": over(raw, "seconds") / over(lora["corpora"], "seconds"),
         "time_cached": over(cached, "seconds") / over(lora["corpora"], "seconds"),
         "time_same_adapter": over(cached, "seconds") / over(same["corpora"], "seconds"),
+        "step_same_adapter": over(cached, "step_s") / over(same["corpora"], "step_s"),
+        "peak_text": memory,
         "peak_memory": memory / min(part["peak_rss_mb"] for part in lora["corpora"].values()),
         "installed": document["homeroom"]["installed_mb"] / lora["installed_mb"],
     }
@@ -96,6 +109,6 @@ def ratios(document: Mapping[str, Any]) -> dict[str, float]:
 
 def judged(ratio: Mapping[str, float]) -> list[dict[str, Any]]:
     return [
-        {"name": name, "value": ratio[name], "bound": bound, "met": ratio[name] <= bound}
-        for name, (_, bound) in TARGETS.items()
+        {"name": name, "what": what, "value": ratio[figure], "bound": bound, "met": ratio[figure] <= bound}
+        for name, figure, what, bound in TARGETS
     ]

@@ -56,14 +56,18 @@ def arguments(description: str) -> argparse.ArgumentParser:
 
 
 def report(out: Path, clock: Clock, *, predictions: list[str], macro_f1: float, **more: Any) -> None:
+    """As `write`, for a worker that graded short answers."""
+    write(out, clock, macro_f1=macro_f1, predictions=predictions, **more)
+
+
+def write(out: Path, clock: Clock, **found: Any) -> None:
     """Write what a worker found; `seconds` is the time since the process was started, to the evaluated model."""
     document = {
-        "macro_f1": macro_f1,
-        "predictions": predictions,
         "seconds": clock.mark("evaluated"),
         "marks": clock.marks,
+        "cpu_s": time.process_time(),
         "peak_rss_mb": peak_rss_mb(),
-        **more,
+        **found,
     }
     out.write_text(json.dumps(document))
 

@@ -17,7 +17,7 @@ import safetensors.numpy
 
 from homeroom.contract.manifest import Modality, Slot
 from homeroom.preprocess import collate, prepare
-from homeroom.preprocess.direct import direct, direct_arrays, fill_direct, length_of
+from homeroom.preprocess.direct import direct, direct_arrays, fill, length_of
 from homeroom.runtime import Graph
 from homeroom.samples import StoredSample
 from homeroom_exporter.model import Design
@@ -88,7 +88,7 @@ def _direct(slot: Slot, modality: Modality, rows: Sequence[Features], batch: int
     for i, row in enumerate(rows):
         for place in range(slot.count):
             if (one := row.get((slot.name, place))) is not None:
-                fill_direct(feeds, i, place, one)
+                fill(feeds, i, place, one)
     return {f"{slot.name}.{name}": value for name, value in feeds.items()}
 
 

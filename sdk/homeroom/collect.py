@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from hashlib import sha256
+from itertools import islice
 from typing import Any
 
 import numpy as np
@@ -12,26 +12,29 @@ import numpy as np
 from homeroom.bundle import Bundle
 from homeroom.dataset import Example
 from homeroom.features import compute
-from homeroom.preprocess import content, prepare
-from homeroom.preprocess.direct import direct
+from homeroom.preprocess import prepare
+from homeroom.preprocess.direct import direct, length_of
 from homeroom.runtime import Graphs
-from homeroom.samples import StoredSample, target
+from homeroom.samples import Kept, StoredInput, StoredSample, digest_of, target
+from homeroom.shelf import Shelf
 from homeroom.store import Store
 
 SAVED_TOGETHER = 64  # features written in one step: what a power cut may cost to compute again
+READ_TOGETHER = 256  # features opened at once, before it is settled whether they stay in memory
 
 Progress = Callable[[str, int, int], None]  # stage, done, total
+Key = tuple[str, bytes]  # subject, digest of the content
 
 
 @dataclass(frozen=True)
 class Place:
-    """Where one input belongs: sample number, slot, place in the slot; `key` is (subject, digest of the content)."""
+    """Where one input belongs: sample number, slot, place in the slot."""
 
     sample: int
     slot: str
     place: int
-    key: tuple[str, bytes]
-    value: Any
+    key: Key
+    value: StoredInput
 
 
 def examples(
@@ -42,34 +45,54 @@ def examples(
     *,
     progress: Progress | None = None,
     stop: Callable[[], bool] = bool,
+    room: int | None = None,
 ) -> list[Example]:
     """Examples of those samples whose features are there when `stop` says so, in order.
 
-    Without a store nothing is cached, as for a sample that is only predicted.
+    Without a store nothing is cached, as for a sample that is only predicted. room: bytes of features to hold; what has
+    no room is read from the store again whenever a batch needs it.
     """
-    manifest = bundle.manifest
-    features: dict[tuple[str, str, bytes], np.ndarray] = {}
-    places = {m.name: list(_places(bundle, samples, m.name)) for m in manifest.modalities}
-    for modality, wanted in places.items():
-        for (subject, digest), array in _features(store, bundle, graphs, modality, wanted, progress, stop).items():
-            features[modality, subject, digest] = array
-    inputs: list[dict[tuple[str, int], np.ndarray] | None] = [{} for _ in samples]
-    for modality, wanted in places.items():
-        for place in wanted:
-            found, row = features.get((modality, *place.key)), inputs[place.sample]
-            if found is None:
+
+    def again(key: tuple[str, str, bytes]) -> np.ndarray:
+        if store and (found := store.read_features(names[key[0]], [key[1:]])):
+            return found[key[1:]]
+        # It was lost since: computed anew.
+        wanted = (place for place in _places(bundle, samples, key[0]) if place.key == key[1:])
+        return dict(_features(store, bundle, graphs, key[0], islice(wanted, 1), None, bool))[key[1:]]
+
+    ladders = [m.name for m in bundle.manifest.modalities if m.adapter == "ladder"]
+    names: dict[str, str] = {name: variant(bundle, graphs, name) for name in ladders}
+    shelf = Shelf(room if store and ladders == [m.name for m in bundle.manifest.modalities] else None, again)
+    inputs: list[dict[tuple[str, int], tuple[str, str, bytes]] | None] = [{} for _ in samples]
+    longest: list[dict[str, int]] = [{} for _ in samples]
+    for facts in bundle.manifest.modalities:
+        wanted = _places(bundle, samples, facts.name)
+        for key, array in _features(store, bundle, graphs, facts.name, wanted, progress, stop):
+            shelf.put((facts.name, *key), array, length_of(facts, array))
+        for place in _places(bundle, samples, facts.name):
+            found, row = (facts.name, *place.key), inputs[place.sample]
+            if found not in shelf:
                 inputs[place.sample] = None
             elif row is not None:
                 row[place.slot, place.place] = found
+                known = longest[place.sample]
+                known[facts.name] = max(known.get(facts.name, 0), shelf.tokens(found))
+    shared: dict[Any, Any] = {}  # equal parts of many examples are one object
+
+    def targets(labels: Mapping[str, Any]) -> Mapping[str, np.ndarray]:
+        made = {name: target(bundle.manifest.task(name), label) for name, label in labels.items()}
+        return shared.setdefault(repr(labels), made)  # type: ignore[no-any-return]
+
     return [
         Example(
-            inputs=row,
-            targets={name: target(manifest.task(name), label) for name, label in sample.labels.items()},
+            inputs=shelf.row(row),
+            targets=targets(sample.labels),
             subject=sample.subject,
             sample_id=sample.sample_id,
             language=sample.language or "",
+            longest=shared.setdefault(tuple(tokens.items()), tokens),
         )
-        for sample, row in zip(samples, inputs, strict=True)
+        for sample, row, tokens in zip(samples, inputs, longest, strict=True)
         if row is not None
     ]
 
@@ -96,8 +119,7 @@ def _places(bundle: Bundle, samples: Sequence[StoredSample], modality: str) -> I
         for slot in slots:
             for place, value in enumerate(sample.inputs.get(slot, ())):
                 if value is not None:
-                    key = (sample.subject, sha256(content(value)).digest())
-                    yield Place(number, slot, place, key, value)
+                    yield Place(number, slot, place, (sample.subject, digest_of(value)), value)
 
 
 def _features(
@@ -105,41 +127,69 @@ def _features(
     bundle: Bundle,
     graphs: Graphs,
     modality: str,
-    wanted: Sequence[Place],
+    wanted: Iterable[Place],
     progress: Progress | None,
     stop: Callable[[], bool],
-) -> dict[tuple[str, bytes], np.ndarray]:
-    """Cached features, and the missing ones computed once an input, however many subjects gave it.
+) -> Iterator[tuple[Key, np.ndarray]]:
+    """Cached features, then the missing ones, computed once an input, however many subjects gave it.
 
     An input that steps read themselves is prepared anew each time: that is quick, and nothing of it is cached.
     """
     facts = bundle.manifest.modality(modality)
+    values: dict[bytes, StoredInput] = {}  # to be computed, by digest
+    owners: dict[bytes, list[Key]] = {}
+    name = variant(bundle, graphs, modality) if facts.adapter == "ladder" else ""
+    for some in _batched({place.key: place.value for place in wanted}.items(), READ_TOGETHER):
+        found = store.read_features(name, [key for key, _ in some]) if store and name else {}
+        yield from found.items()
+        for key, value in some:
+            if key not in found:
+                values[key[1]] = value
+                owners.setdefault(key[1], []).append(key)
+    given = _Values(store, list(values.values()))
     if facts.adapter == "lora":
-        made: dict[bytes, np.ndarray] = {}
-        for place in wanted:
-            if place.key[1] not in made and not stop():
-                made[place.key[1]] = direct(facts, prepare(facts, place.value, bundle.file))
-        return {place.key: made[place.key[1]] for place in wanted if place.key[1] in made}
-    name = variant(bundle, graphs, modality)
-    keys = {place.key for place in wanted}
-    found = store.read_features(name, keys) if store else {}
-    owners: dict[bytes, list[tuple[str, bytes]]] = {}
-    values = {place.key[1]: place.value for place in wanted if place.key not in found}
-    for key in keys - found.keys():
-        owners.setdefault(key[1], []).append(key)
-    digests = list(values)
-    unsaved: dict[tuple[str, bytes], np.ndarray] = {}
+        for number, digest in enumerate(values):
+            if stop():
+                return
+            array = direct(facts, prepare(facts, given[number], bundle.file))
+            yield from ((key, array) for key in owners[digest])
+        return
+    unsaved: dict[Key, np.ndarray] = {}
 
     def save() -> None:
         if store:
             store.write_features(name, unsaved)
         unsaved.clear()
 
-    for number, array in compute(bundle, graphs, modality, [values[d] for d in digests], progress=progress, stop=stop):
-        shared = {key: array for key in owners[digests[number]]}
-        found.update(shared)
-        unsaved.update(shared)
+    digests = list(values)
+    for number, array in compute(bundle, graphs, modality, given, progress=progress, stop=stop):
+        for key in owners[digests[number]]:
+            unsaved[key] = array
+            yield key, array
         if len(unsaved) >= SAVED_TOGETHER:
             save()
     save()
-    return found
+
+
+class _Values(Sequence[Any]):
+    """Inputs, those that stayed in the store read when they are asked for."""
+
+    def __init__(self, store: Store | None, values: Sequence[StoredInput]) -> None:
+        self._store, self._values = store, values
+
+    def __len__(self) -> int:
+        return len(self._values)
+
+    def __getitem__(self, number: Any) -> Any:
+        value = self._values[number]
+        if not isinstance(value, Kept):
+            return value
+        sample = self._store.sample(value.sample_id) if self._store else None
+        assert sample is not None  # one process at a time opens a device's directory
+        return sample.inputs[value.slot][value.place]
+
+
+def _batched(items: Iterable[tuple[Key, StoredInput]], size: int) -> Iterator[list[tuple[Key, StoredInput]]]:
+    rest = iter(items)
+    while some := list(islice(rest, size)):
+        yield some

@@ -1,4 +1,4 @@
-"""Training examples packed by length, so that a batch is a few array look-ups; imports the manifest, preprocess."""
+"""Training examples by length, and the batches made of them; imports the manifest, preprocess."""
 
 from __future__ import annotations
 
@@ -10,14 +10,17 @@ import numpy as np
 
 from homeroom.contract.manifest import Graph, Manifest, Task
 from homeroom.errors import TrainError
-from homeroom.preprocess.direct import direct_arrays, fill_direct, length_of
+from homeroom.preprocess.direct import fill, length_of, pad_id
+
+INPUTS = ("features", "input_ids", "pixels", "mask")  # of a slot, as a step's graph names them
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Example:
     """`inputs`: int8 [taps, n, dim] by (slot, place), n without padding; `targets`: float32 [width] by task.
 
-    Where LoRA is inside the backbone, an input is what `preprocess.direct` keeps of it.
+    Where LoRA is inside the backbone, an input is what `preprocess.direct` keeps of it. `longest`: the tokens of the
+    longest input by modality, where that is known without reading them.
     """
 
     inputs: Mapping[tuple[str, int], np.ndarray]
@@ -26,16 +29,15 @@ class Example:
     sample_id: str = ""
     weight: float = 1.0
     language: str = ""
+    longest: Mapping[str, int] | None = None
 
 
 @dataclass(frozen=True)
 class Pack:
-    """The examples that fit one variant. `rows`: their numbers in the dataset; arrays begin with that axis."""
+    """The examples that fit one variant. `rows`: their numbers in the dataset."""
 
     graphs: tuple[Graph, ...]  # equal but for their batch, the smallest first
     rows: np.ndarray
-    features: Mapping[str, np.ndarray]  # int8 [n, count, taps, tokens, dim] or direct inputs, only slots in use
-    masks: Mapping[str, np.ndarray]  # float32 [n, count, tokens]
 
 
 @dataclass(frozen=True)
@@ -177,21 +179,27 @@ class Dataset:
 
     def feeds(self, batch: Batch, theta: np.ndarray, presence: np.ndarray | None = None) -> dict[str, np.ndarray]:
         """What `predict` reads for a batch; rows beyond it are padding, absent throughout."""
-        pack, places, graph = batch.pack, batch.places, batch.graph
+        rows, graph = batch.pack.rows[batch.places], batch.graph
         here = np.zeros((graph.batch, len(self.manifest.inputs)), np.float32)
-        here[: len(places)] = self.presence[pack.rows[places]] if presence is None else presence
+        here[: len(rows)] = self.presence[rows] if presence is None else presence
         feeds = {"theta": theta, "presence": here}
+        read: dict[str, dict[str, np.ndarray]] = {}  # by slot: what the graph reads of it, by kind
         for tensor in graph.inputs:
             slot, _, kind = tensor.name.partition(".")
-            if kind not in ("features", "input_ids", "pixels", "mask"):
-                continue
-            source = pack.masks if kind == "mask" else pack.features
-            array = np.zeros(tensor.shape, tensor.dtype)
-            if slot in source:
-                array[: len(places)] = source[slot][places]
-                if kind == "mask" and presence is not None:
-                    array[: len(places)] *= presence[:, self._columns(slot), None]
-            feeds[tensor.name] = array
+            if kind in INPUTS:
+                feeds[tensor.name] = array = np.zeros(tensor.shape, tensor.dtype)
+                read.setdefault(slot, {})[kind] = array
+                if kind == "input_ids":
+                    array[: len(rows)] = pad_id(self.manifest.modality(self.manifest.slot(slot).modality))
+        for at, row in enumerate(rows):
+            inputs = self.examples[row].inputs
+            for slot, place in inputs:
+                if slot in read:
+                    fill(read[slot], at, place, inputs[slot, place])
+        if presence is not None:
+            for slot, arrays in read.items():
+                if "mask" in arrays:
+                    arrays["mask"][: len(rows)] *= presence[:, self._columns(slot), None]
         return feeds
 
     def targets_of(self, batch: Batch) -> dict[str, np.ndarray]:
@@ -211,7 +219,9 @@ class Dataset:
         tasks = [t for t in self.manifest.tasks if t.kind in ("classification", "ordinal")]
         return ["/".join(f"{t.name}{e.targets[t.name]}" for t in tasks if t.name in e.targets) for e in self.examples]
 
-    def _longest(self, example: Example) -> dict[str, int]:
+    def _longest(self, example: Example) -> Mapping[str, int]:
+        if example.longest is not None:
+            return example.longest
         longest: dict[str, int] = {}
         for (slot, _), array in example.inputs.items():
             modality = self.manifest.slot(slot).modality
@@ -232,36 +242,7 @@ class Dataset:
         for shape, rows in members.items():
             if rows:
                 graphs = [v for v in variants if tuple(sorted(v.tokens.items())) == shape]
-                yield self._fill(tuple(sorted(graphs, key=lambda g: g.batch)), dict(shape), rows)
-
-    def _fill(self, graphs: tuple[Graph, ...], tokens: Mapping[str, int], rows: Sequence[int]) -> Pack:
-        features: dict[str, np.ndarray] = {}
-        masks: dict[str, np.ndarray] = {}
-        for slot in self.manifest.slots:
-            modality = self.manifest.modality(slot.modality)
-            length = tokens[slot.modality]
-            if not any((slot.name, place) in self.examples[row].inputs for row in rows for place in range(slot.count)):
-                continue
-            if modality.adapter == "lora":
-                made = direct_arrays(modality, len(rows), slot.count, length)
-                for at, row in enumerate(rows):
-                    for place in range(slot.count):
-                        if (array := self.examples[row].inputs.get((slot.name, place))) is not None:
-                            fill_direct(made, at, place, array)
-                features[slot.name] = made["pixels"] if "pixels" in made else made["input_ids"]
-                if "mask" in made:
-                    masks[slot.name] = made["mask"]
-                continue
-            packed = np.zeros((len(rows), slot.count, len(modality.taps), length, modality.dim), np.int8)
-            mask = np.zeros((len(rows), slot.count, length), np.float32)
-            for at, row in enumerate(rows):
-                for place in range(slot.count):
-                    array = self.examples[row].inputs.get((slot.name, place))
-                    if array is not None:
-                        packed[at, place, :, : array.shape[1]] = array
-                        mask[at, place, : array.shape[1]] = 1.0
-            features[slot.name], masks[slot.name] = packed, mask
-        return Pack(graphs, np.array(rows), features, masks)
+                yield Pack(tuple(sorted(graphs, key=lambda g: g.batch)), np.array(rows))
 
 
 def needs_all(task: Task, manifest: Manifest) -> bool:

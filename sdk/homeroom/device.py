@@ -30,7 +30,7 @@ from homeroom.predict import Answer, noted, predict
 from homeroom.reports import Profile, SyncReport, TrainReport
 from homeroom.review import add_examined, without_poor
 from homeroom.runtime import Graphs
-from homeroom.samples import Sample, StoredSample, find_task, resolve
+from homeroom.samples import Sample, StoredSample, find_task, resolve, without_media
 from homeroom.standing import standing
 from homeroom.store import Export, ForgetReport, Store
 from homeroom.training import Score, Settings, TrainState, by_language, evaluate, fit
@@ -83,7 +83,7 @@ class Device:
 
         gates: look at their quality, and set aside the poor ones and near copies until a person has (`set_aside`).
         """
-        found = admitted(policy_in_force(self.store), _resolve(samples, self.bundle), self.store.today())
+        found = admitted(policy_in_force(self.store), ingest.given(samples, self.bundle.manifest), self.store.today())
         return add_examined(self.store, self.bundle.manifest, found) if gates else self.store.add(found)
 
     def set_aside(self) -> list[StoredSample]:
@@ -127,7 +127,9 @@ class Device:
         start, tag, state = self._begin(settings, samples)
         subjects = {*start.subjects, *(sample.subject for sample in samples)}
 
-        ready = examples(self.store, self.bundle, self.graphs, samples, progress=progress, stop=watch.over)
+        ready = examples(
+            self.store, self.bundle, self.graphs, samples, progress=progress, stop=watch.over, room=plan.room
+        )
         planning.check(watch, len(ready))
         feature_seconds = time.monotonic() - begin
         train, validation = self._datasets(ready, settings)
@@ -214,7 +216,7 @@ class Device:
 
     def score(self, *samples: Sample | str | Path, profile: str | None = None) -> dict[str, Score]:
         """How well the theta in use (or a person's own) does on labelled samples, which are not stored."""
-        stored = _resolve(samples, self.bundle)
+        stored = ingest.given(samples, self.bundle.manifest)
         own = self.store.profile(profile) if profile else None
         theta = lineage.theta_of(self.store, self.bundle, self.store.current())
         theta = profiles.theta_for(self.bundle, own, theta)
@@ -356,7 +358,8 @@ class Device:
     def _lessons(self) -> list[StoredSample]:
         """The stored samples that may be learned from."""
         policy, unlabelled = policy_in_force(self.store), bool(self.bundle.manifest.objectives)
-        return [sample for sample in self.store.each_sample() if may_teach(policy, sample, unlabelled)]
+        found = (without_media(sample) for sample in self.store.each_sample())
+        return [sample for sample in found if may_teach(policy, sample, unlabelled)]
 
     def _settings(self, epochs: int | None) -> Settings:
         advice = self.bundle.manifest.training
@@ -417,7 +420,7 @@ class Device:
         version = next((v for v in reversed(self.store.versions()) if v.kind == "local"), None)
         if not samples or version is None:
             return {}
-        ready = examples(self.store, self.bundle, self.graphs, samples)
+        ready = examples(self.store, self.bundle, self.graphs, samples, room=planner.free_room())
         _, validation = self._datasets(ready, msgspec.convert(version.facts["settings"], Settings))
         return evaluate(self.graphs, validation, theta) if validation else {}
 
@@ -435,14 +438,3 @@ class Device:
         known = installed(self.store)
         assert known is not None  # a device has a bundle
         return known.root
-
-
-def _resolve(given: Sequence[Sample | str | Path], bundle: Bundle) -> list[StoredSample]:
-    """Check samples, and those of files and folders."""
-    found: list[StoredSample] = []
-    for item in given:
-        if isinstance(item, Sample):
-            found.append(resolve(item, bundle.manifest))
-        else:
-            found += ingest.read_samples(Path(item), bundle.manifest)
-    return found

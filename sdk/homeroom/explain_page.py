@@ -15,7 +15,7 @@ import numpy as np
 from homeroom.contract.manifest import AudioPreprocess, ImagePreprocess, Manifest
 from homeroom.explain import Explanation, Part
 from homeroom.parts import png, seen
-from homeroom.samples import StoredSample
+from homeroom.samples import Kept, StoredSample
 
 FOR, AGAINST = "29, 111, 214", "222, 110, 20"  # red, green, blue; told apart by colour-blind eyes too
 SIDE = 420  # pixels of a picture on the page
@@ -65,6 +65,7 @@ def _input(why: Explanation, sample: StoredSample, manifest: Manifest, slot: str
         return ""  # no task that was asked reads it
     value = sample.inputs[slot][place]
     assert value is not None
+    assert not isinstance(value, Kept)  # what is explained is all here
     share = sum(abs(part.share) for part in parts)
     name = f"{slot} {place + 1}" if len(sample.inputs[slot]) > 1 else slot
     heading = f"<h2>{escape(name)} <span class=note>{share:.0%} of all pull</span></h2>"

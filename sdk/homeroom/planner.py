@@ -1,8 +1,9 @@
 """What a training should use so that it fits its budget, and what that will take; imports measures, dataset, budget.
 
 A prediction is arithmetic on rates that were measured on this machine (`homeroom doctor`) and on facts of the bundle;
-where nothing was measured, nothing is predicted. What does not fit is given up in this order: large batches, tiers of
-the adapter, up to half of the samples (the oldest), modalities (the heaviest first), more samples.
+where nothing was measured, nothing is predicted. What does not fit is given up in this order: features kept in memory
+(what has no room is read again for each step), large batches, tiers of the adapter, up to half of the samples (the
+oldest), modalities (the heaviest first), more samples.
 """
 
 from __future__ import annotations
@@ -27,6 +28,9 @@ from homeroom.samples import StoredInput, StoredSample
 SLACK = 1.15  # what runs took beside the sum of their parts: 146 MB for 131 (300 short answers, MiniLM int8)
 VECTORS = 8  # of theta's size: theta, start, best, gradient, two moments, and what numpy holds between
 LEAST_SAMPLES = 8  # fewer are no training
+LEAST_ROOM = 16 << 20  # bytes of features in memory
+FREE_SHARE = 4  # of the memory that is free, one such part may hold features
+SAMPLE_BYTES = 1000  # of Python's objects for one training example
 
 
 @dataclass(frozen=True)
@@ -36,7 +40,7 @@ class Work:
     modality: str
     tokens: int
     fresh: bool
-    size: int  # characters of a text, else bytes as stored
+    size: int  # characters of a text, else 0
 
 
 @dataclass
@@ -69,7 +73,7 @@ def plan(
     threads = budget.threads or (costs.threads if costs else None)
     if costs is None:
         unknown = "nothing was measured here yet: `homeroom doctor DIRECTORY` does, and the next plan predicts"
-        return Plan(threads, first.batch, names, len(samples), tier, why=(unknown,))
+        return Plan(threads, first.batch, names, len(samples), tier, why=(unknown,), room=free_room())
     table = [_works(bundle, costs, sample, fresh) for sample in samples]
     limit = budget.limit_bytes
     choice = _Choice(bundle, costs, table, epochs, validation, tier)
@@ -95,7 +99,13 @@ def plan(
         feature_seconds=estimate.feature_s,
         megabytes=estimate.bytes / 1e6,
         why=tuple(why),
+        room=found.room,
     )
+
+
+def free_room() -> int:
+    """Bytes of features that this machine can well hold now."""
+    return max(LEAST_ROOM, (system.memory().available or 0) // FREE_SHARE)
 
 
 def shapes(bundle: Bundle, tier: str) -> list[Shape]:
@@ -136,6 +146,7 @@ class Found:
     shape: Shape
     modalities: tuple[str, ...]
     samples: int
+    room: int
     why: tuple[str, ...]
 
 
@@ -156,19 +167,37 @@ class _Choice:
         everything, least = len(self.table), self.shapes[-1]
         while kept:
             for shape in self.shapes:
-                found = self.estimate(everything, shape, kept)
-                if limit is None or found.bytes <= limit:
-                    return Found(found, shape, tuple(kept), everything, (*why, *self._smaller(shape)))
+                for room in (free_room(), LEAST_ROOM):
+                    found = self.estimate(everything, shape, kept, room)
+                    if limit is None or found.bytes <= limit:
+                        return self._found(found, shape, kept, everything, room, limit, why)
             count = self._most(kept, limit or 0)
             enough = everything / 2 if len(kept) > 1 else max(LEAST_SAMPLES, everything // 10)
             if count >= enough:
                 why.append(f"the newest {count} of {everything} samples, to fit the memory")
                 found = self.estimate(count, least, kept)
-                return Found(found, least, tuple(kept), count, (*why, *self._smaller(least)))
+                return self._found(found, least, kept, count, LEAST_ROOM, limit, why)
             heaviest = max(kept, key=lambda name: self._weight(name))
             kept.remove(heaviest)
             why.append(f"without {heaviest}, to fit the memory")
         return None
+
+    def _found(
+        self,
+        estimate: Estimate,
+        shape: Shape,
+        kept: Sequence[str],
+        count: int,
+        room: int,
+        limit: int | None,
+        why: Sequence[str],
+    ) -> Found:
+        """With what the limit leaves besides as room for features."""
+        if limit is not None:
+            spare = max(0, int((limit - estimate.bytes) / SLACK))
+            room = min(free_room(), room + spare)
+            estimate = self.estimate(count, shape, kept, room)
+        return Found(estimate, shape, tuple(kept), count, room, (*why, *self._smaller(shape)))
 
     def least(self) -> Estimate:
         """What the smallest choice takes: one modality, the smallest tier and batch, a tenth of the samples."""
@@ -185,7 +214,7 @@ class _Choice:
             found.append(f"batches of {shape.batch} in place of {first.batch}, to fit the memory")
         return found
 
-    def estimate(self, count: int, shape: Shape, kept: Sequence[str]) -> Estimate:
+    def estimate(self, count: int, shape: Shape, kept: Sequence[str], room: int = LEAST_ROOM) -> Estimate:
         """Seconds and bytes for the newest `count` samples in steps of a shape with some modalities."""
         works = [[w for w in row if w.modality in kept] for row in self.table[len(self.table) - count :]]
         features = {name: self.costs.features[name] for name in kept}
@@ -206,10 +235,12 @@ class _Choice:
             g.file for graphs, use in zip(variants, (grads, predicts), strict=True) for i in use for g in [graphs[i]]
         ]
         found.step_s += sum(self.costs.steps[file].load_s for file in used if file in self.costs.steps)
+        resident = system.resident() or 0  # the samples' texts are in it by now
+        texts = 0 if resident else sum(w.size for row in works for w in row)
         found.parts = {
-            "process": max(self.costs.base_bytes, system.resident() or 0),
-            "samples": sum(w.size for row in works for w in row),
-            "features": self._held(works, grads, variants[0]),
+            "process": max(self.costs.base_bytes, resident),
+            "samples": SAMPLE_BYTES * len(works) + texts,
+            "features": min(room, self._held(works)),
         }
         backbone = max((features[name].bytes for name, inputs in fresh.items() if inputs), default=0)
         known = [self.costs.steps[file] for file in used if file in self.costs.steps]
@@ -220,16 +251,10 @@ class _Choice:
         found.bytes = round(SLACK * sum(found.parts.values()))
         return found
 
-    def _held(self, works: Sequence[Sequence[Work]], use: dict[int, int], graphs: Sequence[Graph]) -> int:
-        """Bytes of features as computed, and packed with padding beside them."""
+    def _held(self, works: Sequence[Sequence[Work]]) -> int:
+        """Bytes of all features."""
         shape: dict[str, int] = {m.name: token_bytes(m) for m in self.bundle.manifest.modalities}
-        plain = sum(w.tokens * shape[w.modality] for row in works for w in row)
-        slots = self.bundle.manifest.slots
-        packed = 0
-        for index, rows in use.items():
-            tokens = graphs[index].tokens
-            packed += rows * sum(s.count * tokens.get(s.modality, 0) * shape[s.modality] for s in slots)
-        return plain + packed
+        return sum(w.tokens * shape[w.modality] for row in works for w in row)
 
     def _most(self, kept: Sequence[str], limit: int) -> int:
         """How many of the newest samples fit, by bisection."""
@@ -281,7 +306,7 @@ def _works(bundle: Bundle, costs: Costs, sample: StoredSample, fresh: Collection
         modality = bundle.manifest.modality(slot.modality)
         for place, value in enumerate(sample.inputs.get(slot.name, ())):
             if value is not None:
-                size = len(value) if isinstance(value, str | bytes) else 0
+                size = len(value) if isinstance(value, str) else 0  # pictures and sounds stay in the store
                 tokens = _tokens(modality, costs, value)
                 found.append(Work(modality.name, tokens, (sample.sample_id, slot.name, place) in fresh, size))
     return found

@@ -6,6 +6,7 @@ import datetime
 import difflib
 import math
 from collections.abc import Mapping, Sequence
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ import numpy as np
 
 from homeroom.contract.manifest import Manifest, Slot, Task
 from homeroom.errors import InputError
-from homeroom.preprocess import check_value
+from homeroom.preprocess import check_value, content
 
 TEXT_LIMIT = 20_000  # characters; far more than any bucket holds
 MEDIA_LIMIT_BYTES = 64 << 20
@@ -22,7 +23,6 @@ SUBJECT = "classroom"  # whom a sample is about when nobody says
 NAME_LIMIT = 256
 
 Row = dict[str, float | str | None]
-StoredInput = str | bytes | Row
 Label = str | int | float | bool | list[str]
 RESERVED = ("labels", "subject", "consent", "source", "retain_until", "language")
 
@@ -56,6 +56,19 @@ class Sample:
         return f"Sample({', '.join(self.inputs)}; labels {self.labels}; subject {self.subject!r})"
 
 
+class Kept(msgspec.Struct, frozen=True):
+    """Stands for a picture or a sound that stays in the store; digest: SHA-256 of its `preprocess.content`."""
+
+    sample_id: str
+    slot: str
+    place: int
+    digest: bytes
+    size: int
+
+
+StoredInput = str | bytes | Row | Kept
+
+
 class StoredSample(msgspec.Struct, frozen=True, kw_only=True):
     """A checked sample. `inputs`: by slot, a list with a value or None for each place; media as encoded files.
 
@@ -71,6 +84,23 @@ class StoredSample(msgspec.Struct, frozen=True, kw_only=True):
     language: str | None = None
     aside: str = ""
     sample_id: str = ""
+
+
+def without_media(sample: StoredSample) -> StoredSample:
+    """The same sample, its pictures and sounds left where they are: thousands of them need not fit in memory."""
+
+    def kept(slot: str, place: int, value: StoredInput | None) -> StoredInput | None:
+        if not isinstance(value, bytes):
+            return value
+        return Kept(sample.sample_id, slot, place, digest_of(value), len(value))
+
+    inputs = {slot: [kept(slot, i, value) for i, value in enumerate(row)] for slot, row in sample.inputs.items()}
+    return msgspec.structs.replace(sample, inputs=inputs)
+
+
+def digest_of(value: StoredInput) -> bytes:
+    """SHA-256 of an input's content, by which its features are found."""
+    return value.digest if isinstance(value, Kept) else sha256(content(value)).digest()
 
 
 def resolve(sample: Sample, manifest: Manifest, *, base: Path | None = None) -> StoredSample:

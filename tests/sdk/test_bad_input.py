@@ -236,6 +236,12 @@ def test_other_mistakes_end_in_one_message_too(
     assert_refused(*run(capsys, "device", "status", tmp_path / "none"), 3, "no such device")
     (tmp_path / "empty").mkdir()
     assert_refused(*run(capsys, "device", "status", tmp_path / "empty"), 3, "no bundle")
+    (tmp_path / "nothing.jsonl").write_text("\n")
+    assert_refused(*run(capsys, "device", "add", classroom, tmp_path / "nothing.jsonl"), 3, "holds no sample")
+    (tmp_path / "invitation.json").write_bytes(b"")
+    assert_refused(
+        *run(capsys, "device", "join", classroom, tmp_path / "invitation.json"), 3, "is empty", "get it again"
+    )
     (tmp_path / "file").write_text("x")
     assert run(capsys, "device", "train", classroom, "--minutes", "-1")[0] == 2
     with Device.open(classroom, threads=1):

@@ -42,6 +42,8 @@ def decode(data: bytes, into: type[T], *, limit_bytes: int, where: str, error: t
     """
     if len(data) > limit_bytes:
         raise error(f"{len(data):,} bytes are more than the {limit_bytes:,} allowed", where=where)
+    if not data.strip():
+        raise error("is empty", where=where, remedy="get it again from whoever made it")
     try:
         return msgspec.json.decode(data, type=into)
     except (msgspec.DecodeError, RecursionError, UnicodeDecodeError) as problem:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from homeroom.contract.manifest import Manifest
@@ -10,9 +10,17 @@ from homeroom.errors import InputError
 from homeroom.ingest.folder import read_folder
 from homeroom.ingest.jsonl import read_jsonl
 from homeroom.ingest.sheet import read_csv
-from homeroom.samples import StoredSample, resolve
+from homeroom.samples import Sample, StoredSample, resolve
 
-__all__ = ["read_samples"]
+__all__ = ["given", "read_samples"]
+
+
+def given(samples: Sequence[Sample | str | Path], manifest: Manifest) -> list[StoredSample]:
+    """Check samples, and those of files and folders."""
+    found: list[StoredSample] = []
+    for item in samples:
+        found += [resolve(item, manifest)] if isinstance(item, Sample) else read_samples(Path(item), manifest)
+    return found
 
 
 def read_samples(path: Path, manifest: Manifest) -> Iterator[StoredSample]:
@@ -31,9 +39,13 @@ def read_samples(path: Path, manifest: Manifest) -> Iterator[StoredSample]:
             where=str(path),
             remedy="give a .jsonl or .csv file, or a folder with pictures, sounds and texts",
         )
+    empty = True
     for sample in found:
+        empty = False
         try:
             yield resolve(sample, manifest, base=base)
         except InputError as problem:
             where = " ".join(filter(None, (str(sample.origin or path.name), problem.where)))
             raise InputError(problem.what, where=where, remedy=problem.remedy) from None
+    if empty:
+        raise InputError("holds no sample", where=str(path), remedy="check that it is the right file")

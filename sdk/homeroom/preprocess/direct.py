@@ -37,22 +37,30 @@ def token_bytes(modality: Modality) -> int:
     return 3 * spec.size**2 if isinstance(spec, ImagePreprocess) else np.dtype(np.int64).itemsize
 
 
+def pad_id(modality: Modality) -> int:
+    """The token that fills up a text."""
+    return int(getattr(modality.preprocess, "pad_id", 0))
+
+
 def direct_arrays(modality: Modality, rows: int, count: int, tokens: int) -> dict[str, np.ndarray]:
     """Arrays [rows, count, ...] by what follows the slot's name in the graph's inputs, every place absent."""
     if isinstance(modality.preprocess, ImagePreprocess):
         size = modality.preprocess.size
         return {"pixels": np.zeros((rows, count, 3, size, size), np.uint8)}
-    pad_id = getattr(modality.preprocess, "pad_id", 0)
     return {
-        "input_ids": np.full((rows, count, tokens), pad_id, np.int64),
+        "input_ids": np.full((rows, count, tokens), pad_id(modality), np.int64),
         "mask": np.zeros((rows, count, tokens), np.float32),
     }
 
 
-def fill_direct(arrays: Mapping[str, np.ndarray], row: int, place: int, one: np.ndarray) -> None:
-    """Put one input in its place of `direct_arrays`."""
+def fill(arrays: Mapping[str, np.ndarray], row: int, place: int, one: np.ndarray) -> None:
+    """Put one input, features or not, in its place of what a step reads of its slot: arrays [rows, count, ...]."""
     if "pixels" in arrays:
         arrays["pixels"][row, place] = one
+        return
+    tokens = one.shape[-2] if "features" in arrays else len(one)
+    if "features" in arrays:
+        arrays["features"][row, place, :, :tokens] = one
     else:
-        arrays["input_ids"][row, place, : len(one)] = one
-        arrays["mask"][row, place, : len(one)] = 1.0
+        arrays["input_ids"][row, place, :tokens] = one
+    arrays["mask"][row, place, :tokens] = 1.0

@@ -1,0 +1,138 @@
+"""The workers of `device_footprint`, each a process: fill a device, start it cold, train it once, time one step."""
+
+from __future__ import annotations
+
+import argparse
+import time
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+from peers import data, measure
+
+SUBJECTS = 40  # pupils that give the same answers, so that many samples need few features
+BUDGET_MB = 400.0
+REPEATS = 30
+
+
+def fill(args: argparse.Namespace) -> dict[str, Any]:
+    """Short answers until there are enough, their features cached; a pupil more where the answers begin again."""
+    from homeroom import Device, Sample
+    from homeroom.collect import examples
+    from homeroom.samples import without_media
+
+    answers, _ = data.read(args.data, "beetle")
+    rows = [
+        Sample(
+            reference=answer.reference,
+            answer=answer.answer,
+            labels={"grade": answer.label},
+            subject=f"p-{number // len(answers)}-{number % SUBJECTS}",
+            source=f"{number}",
+        )
+        for number, answer in ((n, answers[n % len(answers)]) for n in range(args.count))
+    ]
+    with Device.open(args.work, bundle=args.bundle) as device:
+        device.add(*rows, gates=False)
+        stored = [without_media(sample) for sample in device.store.each_sample()]
+        examples(device.store, device.bundle, device.graphs, stored, room=0)
+    return {"samples": args.count}
+
+
+def start(args: argparse.Namespace) -> dict[str, Any]:
+    from homeroom import Device, Sample
+
+    with Device.open(args.work) as device:
+        answer = device.predict(Sample(reference="a closed path", answer="the path is closed"))["grade"]
+    return {"answer": str(answer.best)}
+
+
+def train(args: argparse.Namespace) -> dict[str, Any]:
+    """One epoch as a school runs it, within a budget of memory."""
+    from homeroom import Device
+
+    with Device.open(args.work) as device:
+        report = device.train(minutes=30, epochs=1, megabytes=BUDGET_MB)
+    assert report.plan is not None
+    seconds = report.seconds / report.samples
+    return {"samples": report.samples, "sample_ms": 1000 * seconds, "budget_mb": BUDGET_MB, "why": report.plan.why}
+
+
+def step(args: argparse.Namespace) -> dict[str, Any]:
+    """The largest step on real features, and numpy's matrix products of the same shapes, as many as it has."""
+    import numpy as np
+    import onnx
+
+    from homeroom import Device
+    from homeroom.collect import examples
+    from homeroom.dataset import Dataset
+
+    with Device.open(args.work, threads=args.threads) as device:
+        stored = list(device.store.each_sample())
+        dataset = Dataset(device.bundle.manifest, examples(device.store, device.bundle, device.graphs, stored))
+        batches = dataset.plan(device.graphs.steps("grad"), np.random.default_rng(0))
+        batch = max(batches, key=lambda b: (len(b.places), sum(n for _, n in sorted(b.graph.tokens.items()))))
+        feeds = dataset.feeds(batch, device.bundle.theta()) | dataset.targets_of(batch)
+        feeds["weights"] = np.full((batch.graph.batch, len(device.bundle.manifest.tasks)), 1 / 32, np.float32)
+        graph = device.graphs.loaded(batch.graph)
+        step_s = timed(lambda: graph(feeds))
+        path = device.bundle.file(batch.graph.file)
+    model = onnx.shape_inference.infer_shapes(onnx.load(path), data_prop=True)
+    pairs = list(products(model))
+    rng = np.random.default_rng(0)
+    arrays = [tuple(rng.standard_normal(shape).astype(np.float32) for shape in pair) for pair in pairs]
+    gemm_s = sum(timed(lambda a=a, b=b: np.matmul(a, b)) for a, b in arrays)
+    flop = sum(2 * np.prod(np.broadcast_shapes(a[:-2], b[:-2])) * a[-2] * a[-1] * b[-1] for a, b in pairs)
+    return {
+        "graph": path.name,
+        "step_ms": 1000 * step_s,
+        "gemm_ms": 1000 * gemm_s,
+        "gflop": float(flop) / 1e9,
+        "products": len(pairs),
+        "share": gemm_s / step_s,
+    }
+
+
+def products(model: Any) -> Any:
+    """The two shapes of each MatMul and Gemm, transposed as it is computed."""
+    shapes = {v.name: [d.dim_value for d in v.type.tensor_type.shape.dim] for v in model.graph.value_info}
+    shapes |= {v.name: [d.dim_value for d in v.type.tensor_type.shape.dim] for v in model.graph.input}
+    shapes |= {v.name: list(v.dims) for v in model.graph.initializer}
+    for node in model.graph.node:
+        if node.op_type in ("MatMul", "Gemm", "FusedMatMul"):
+            a, b = (list(shapes[name]) for name in node.input[:2])
+            flags = {attribute.name: attribute.i for attribute in node.attribute}
+            if flags.get("transA"):
+                a[-1], a[-2] = a[-2], a[-1]
+            if flags.get("transB"):
+                b[-1], b[-2] = b[-2], b[-1]
+            yield tuple(a), tuple(b)
+
+
+def timed(work: Any) -> float:
+    """Median seconds of a call."""
+    work()
+    found = []
+    for _ in range(REPEATS):
+        begun = time.perf_counter()
+        work()
+        found.append(time.perf_counter() - begun)
+    return median(found)
+
+
+def main() -> None:
+    clock = measure.Clock()
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("what", choices=["fill", "start", "train", "step"])
+    parser.add_argument("--data", type=Path, required=True)
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--bundle", type=Path, required=True)
+    parser.add_argument("--work", type=Path, required=True)
+    parser.add_argument("--count", type=int, default=300)
+    parser.add_argument("--threads", type=int, default=2)
+    args = parser.parse_args()
+    measure.write(args.out, clock, **globals()[args.what](args))
+
+
+if __name__ == "__main__":
+    main()

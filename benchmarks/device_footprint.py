@@ -1,0 +1,82 @@
+"""What a device takes: three modalities, a cold start, a step beside its matrix products, fifty thousand samples."""
+
+from __future__ import annotations
+
+import sys
+from statistics import median
+from typing import Any
+
+from peers.process import HERE, Workers
+
+STARTS = 7
+MANY = (1_000, 50_000)
+
+
+def run(workers: Workers) -> dict[str, Any]:
+    from peers import digits_bundle, prepare
+
+    answers = prepare.export(workers.data, "beetle", workers.work / "bundle-beetle")
+    digits = digits_bundle.export(workers.data, workers.work / "bundle-digits")
+    lesson = digits_bundle.lesson(workers.data, workers.work / "digits-all", ("word", "picture", "speech"))
+    own = ["--bundle", str(digits), "--work", str(workers.work / "device-digits"), "--lesson", str(lesson)]
+    three = workers.result(workers.homeroom, [str(HERE / "device_digits.py"), *own], "three-modalities")
+    cost = str(HERE / "device_cost.py")
+
+    def costs(what: str, name: str, *more: str, python: str = workers.homeroom) -> dict[str, Any]:
+        return workers.result(python, [cost, what, "--bundle", str(answers), *more], name)
+
+    room = str(workers.work / "device-cold")
+    costs("fill", "cold-fill", "--work", room, "--count", "300")
+    starts = [costs("start", f"cold-{n}", "--work", room)["seconds"] for n in range(STARTS)]
+    step = costs("step", "step", "--work", room, "--threads", str(workers.threads), python=sys.executable)
+    many = {}
+    for count in MANY[: 1 if workers.quick else 2]:
+        work = str(workers.work / f"device-{count}")
+        costs("fill", f"fill-{count}", "--work", work, "--count", str(count))
+        many[str(count)] = costs("train", f"train-{count}", "--work", work)
+    document: dict[str, Any] = {
+        "three_modalities": three,
+        "cold_start_s": {"median": median(starts), "each": starts},
+        "step": step,
+        "many": many,
+    }
+    document["targets"] = list(_judged(document))
+    return document
+
+
+def _judged(document: dict[str, Any]) -> list[dict[str, Any]]:
+    three, start, step = document["three_modalities"], document["cold_start_s"], document["step"]
+    rate = "FLOP rate of a cached step, of the matrix products alone"
+    found = [
+        _target("peak_three", "peak resident megabytes with three modalities", three["peak_rss_mb"], 350),
+        _target("cold_start", "seconds from start to the first prediction", start["median"], 1.5),
+        _target("gemm_rate", rate, step["share"], 0.4, at_least=True),
+    ]
+    rows = list(document["many"].values())
+    if len(rows) > 1:
+        for name, what in (("sample_ms", "cost a sample"), ("peak_rss_mb", "memory")):
+            change = abs(rows[-1][name] / rows[0][name] - 1)
+            words = f"{what}, change from {MANY[0]:,} to {MANY[-1]:,} samples"
+            found.append(_target(f"flat_{name}", words, change, 0.1))
+    return found
+
+
+def _target(name: str, what: str, value: float, bound: float, *, at_least: bool = False) -> dict[str, Any]:
+    met = value >= bound if at_least else value <= bound
+    return {"name": name, "what": what, "value": value, "bound": bound, "at_least": at_least, "met": met}
+
+
+def show(document: dict[str, Any]) -> None:
+    three, step = document["three_modalities"], document["step"]
+    print(f"\nthree modalities, 400 samples: {three['seconds']:.1f} s, peak {three['peak_rss_mb']:.0f} MB")
+    print(f"cold start to the first prediction: {document['cold_start_s']['median']:.2f} s (median of {STARTS})")
+    print(
+        f"a cached step ({step['graph']}): {step['step_ms']:.1f} ms, {step['gflop']:.2f} GFLOP of matrix products, "
+        f"which take {step['gemm_ms']:.1f} ms alone"
+    )
+    for count, row in document["many"].items():
+        print(
+            f"{int(count):>7,} cached samples: {row['sample_ms']:.3f} ms a sample and epoch, "
+            f"peak {row['peak_rss_mb']:.0f} MB"
+        )
+    print()
