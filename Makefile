@@ -21,7 +21,7 @@ JSON ?=
 export PYTHON PIP_EXTRA
 export HOMEROOM_DEVICE_PYTHON := $(CURDIR)/$(DEVICE)/bin/python
 
-.PHONY: help demo test test-extra test-oldest quick lint format types bench-device bench-federation bench-secure bench-codecs bench-privacy bench-aggregator bench-personalization freeze clean
+.PHONY: help demo test test-extra test-oldest quick lint format types bench-device bench-federation bench-secure bench-codecs bench-privacy bench-aggregator bench-personalization freeze freeze-pi clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-18s %s\n", $$1, $$2}' Makefile
@@ -79,6 +79,9 @@ freeze: ## write constraints.txt anew from a clean install of the newest version
 	{ sed -n '/^#/p' constraints.txt; .venv-freeze/bin/python -m pip freeze | sed -n 's/+cpu$$//; /^homeroom/d; /==/p' | LC_ALL=C sort -f; } > constraints.new
 	mv constraints.new constraints.txt
 	rm -rf .venv-freeze
+
+freeze-pi: $(VENV)/.ready ## write the Raspberry Pi's pins anew, after constraints.txt
+	$(BIN)/python examples/raspberry_pi/pin.py
 
 clean: ## remove the environments
 	rm -rf $(VENV) $(DEVICE) $(OLDEST) .venv-*

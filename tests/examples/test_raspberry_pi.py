@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 import importlib.util
+import json
 import os
+import re
 import shlex
 import shutil
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 from types import ModuleType
 
 import pytest
 import tiny
 
-from homeroom import Device
+from homeroom import Device, Sample
 from homeroom.agent.inbox import look, take_in
+from homeroom.bundle import zip_bundle
 
 EXAMPLE = Path(__file__).resolve().parents[2] / "examples" / "raspberry_pi"
 
@@ -123,16 +127,157 @@ def test_a_missing_camera_program_names_its_package(tmp_path: Path, monkeypatch:
 
 
 @pytest.mark.skipif(shutil.which("systemd-analyze") is None, reason="systemd-analyze is not installed")
-def test_the_unit_is_valid_and_hardened(tmp_path: Path) -> None:
-    # Only the program's path, which this machine does not have, is replaced.
-    text = (
-        (EXAMPLE / "homeroom-classroom.service").read_text().replace("/opt/homeroom/venv/bin/homeroom", sys.executable)
-    )
-    service = tmp_path / "homeroom-classroom.service"
-    service.write_text(text)
+@pytest.mark.parametrize("unit", ["homeroom-classroom", "homeroom-first-boot", "homeroom-ssh-keys"])
+def test_the_units_are_valid_and_hardened(tmp_path: Path, unit: str) -> None:
+    # Only the programs' paths, which this machine may not have, are replaced.
+    text = (EXAMPLE / f"{unit}.service").read_text().replace("/opt/homeroom/venv/bin/homeroom", sys.executable)
+    service = tmp_path / f"{unit}.service"
+    service.write_text(text.replace("ExecStart=/usr/bin/ssh-keygen", f"ExecStart={sys.executable}"))
     done = subprocess.run(["systemd-analyze", "verify", service], capture_output=True, text=True, timeout=60)
     assert done.returncode == 0, done.stderr
-    assert "homeroom-classroom" not in done.stderr, done.stderr
+    assert unit not in done.stderr, done.stderr
     command = ["systemd-analyze", "security", "--offline=true", "--threshold=30", str(service)]
     checked = subprocess.run(command, capture_output=True, text=True, timeout=60)
     assert checked.returncode == 0, checked.stdout[-500:]
+
+
+# Installing, and cards for many classrooms
+
+
+def shell(script: str, *arguments: object, **environment: str) -> subprocess.CompletedProcess[str]:
+    command = ["sh", str(EXAMPLE / script), *map(str, arguments)]
+    return subprocess.run(command, env=os.environ | environment, capture_output=True, text=True, timeout=120)
+
+
+def tools(folder: Path, **says: str) -> str:
+    """A PATH on which these programs say this."""
+    folder.mkdir()
+    for name, text in says.items():
+        (folder / name).write_text(f"#!/bin/sh\necho {text}\n")
+        (folder / name).chmod(0o755)
+    return f"{folder}:{os.environ['PATH']}"
+
+
+@pytest.mark.parametrize(
+    ("says", "arguments", "sentence"),
+    [
+        ({"getconf": "32", "uname": "aarch64"}, [], "this is a 32-bit system"),
+        ({"uname": "armv7l"}, [], "this script is for arm64"),
+        ({"uname": "aarch64"}, ["--bundle", "gone.homeroom"], "there is no such bundle"),
+        ({}, ["--wheels"], "--wheels needs a value"),
+        ({}, ["--colour"], "there is no option --colour"),
+        ({}, ["--purge"], "--purge goes with --uninstall"),
+    ],
+)
+def test_an_installation_that_cannot_be_is_refused_in_one_sentence(
+    tmp_path: Path, says: dict[str, str], arguments: list[str], sentence: str
+) -> None:
+    path = tools(tmp_path / "tools", **says)
+    done = shell("install.sh", *arguments, INTO=str(tmp_path / "into"), PATH=path, PYTHON=sys.executable)
+    assert done.returncode == 1
+    (told,) = done.stderr.splitlines()
+    assert told.startswith("error: ")
+    assert sentence in told
+    assert not (tmp_path / "into").exists(), "nothing was changed"
+
+
+def test_who_is_not_root_is_told_so(tmp_path: Path) -> None:
+    done = shell("install.sh", PATH=tools(tmp_path / "tools", id="1000"))
+    assert (done.returncode, done.stderr.startswith("error: an installation is made by root")) == (1, True)
+
+
+def test_every_pinned_package_has_its_hashes_and_the_base_is_whole() -> None:
+    text = (EXAMPLE / "wheels-arm64.txt").read_text()
+    pinned = [line.split("==")[0] for line in text.splitlines() if "==" in line]
+    assert text.count("--hash=sha256:") >= len(pinned)
+    wanted = tomllib.loads((EXAMPLE.parents[1] / "pyproject.toml").read_text())["project"]["dependencies"]
+    names = {re.split(r"[<>=\[ ]", line)[0].lower().replace("_", "-") for line in wanted}
+    assert names <= set(pinned), "run examples/raspberry_pi/pin.py"
+    entries = [entry.split() for entry in text.replace("\\\n", " ").splitlines() if not entry.startswith("#")]
+    assert all(len(entry) >= 2 for entry in entries), "a package without a hash"
+
+
+@pytest.fixture(scope="module")
+def used_card(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What the install script leaves on a card, with this machine's homeroom, after its first boot."""
+    into = tmp_path_factory.mktemp("used") / "card"
+    for name in (
+        "opt/homeroom/venv/bin",
+        "var/lib/homeroom-keys",
+        "srv/homeroom/inbox",
+        "etc/ssh",
+        "var/log/journal/1",
+    ):
+        (into / name).mkdir(parents=True)
+    zip_bundle(tiny.bundle().path, into / "srv/homeroom/bundle.homeroom")
+    program = into / "opt/homeroom/venv/bin/homeroom"
+    program.write_text(f'#!/bin/sh\nexec {sys.executable} -m homeroom "$@"\n')
+    program.chmod(0o755)
+    (into / "etc/machine-id").write_text("0123456789abcdef0123456789abcdef\n")
+    (into / "etc/ssh/ssh_host_ed25519_key").write_text("secret")
+    first_boot(into)
+    return into
+
+
+@pytest.fixture
+def card(used_card: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(used_card, tmp_path / "card"))
+
+
+def first_boot(card: Path) -> dict[str, str]:
+    """What the first boot's unit does on a card; the device's id and key, which no other card may have."""
+    text = (EXAMPLE / "homeroom-first-boot.service").read_text()
+    words = shlex.split(next(line for line in text.splitlines() if line.startswith("ExecStart="))[10:])
+    command = [str(card) + word if word.startswith("/") else word for word in words if word != "$ROOT_KEY"]
+    environment = os.environ | {"HOMEROOM_KEYS": str(card / "var/lib/homeroom-keys")}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    told = json.loads((card / "var/lib/homeroom/device.json").read_text())
+    (key,) = (card / "var/lib/homeroom-keys").iterdir()
+    return {"id": told["store_id"], "key": key.read_text()}
+
+
+def test_each_copy_of_a_sealed_card_becomes_a_device_of_its_own(card: Path, tmp_path: Path) -> None:
+    before = json.loads((card / "var/lib/homeroom/device.json").read_text())["store_id"]
+    done = shell("seal-card.sh", INTO=str(card))
+    assert done.returncode == 0, done.stderr
+    assert (card / "etc/machine-id").read_text() == ""
+    for emptied in ("var/lib/homeroom", "var/lib/homeroom-keys", "etc/ssh", "var/log/journal"):
+        assert not list((card / emptied).iterdir()), emptied
+    found = []
+    for name in ("a", "b"):
+        shutil.copytree(card, tmp_path / name)
+        found.append(first_boot(tmp_path / name))
+    assert len({before, *(one["id"] for one in found)}) == 3
+    assert found[0]["key"] != found[1]["key"]
+
+
+@pytest.mark.parametrize("where", ["device", "inbox"])
+def test_a_card_with_pupils_samples_is_not_sealed_unless_told_to(
+    card: Path, monkeypatch: pytest.MonkeyPatch, where: str
+) -> None:
+    monkeypatch.setenv("HOMEROOM_KEYS", str(card / "var/lib/homeroom-keys"))
+    if where == "device":
+        with Device.open(card / "var/lib/homeroom", threads=1) as device:
+            device.add(*(Sample(**row) for row in tiny.samples(2, seed=1)))
+    else:
+        (card / "srv/homeroom/inbox/p-17.txt").write_text("the cat sleeps")
+    done = shell("seal-card.sh", INTO=str(card))
+    assert (done.returncode, "pupils' samples are on this card" in done.stderr) == (1, True), done.stderr
+    with Device.open(card / "var/lib/homeroom", threads=1) as device:
+        assert device.status()["samples"] == (2 if where == "device" else 0)
+    assert shell("seal-card.sh", "--discard", INTO=str(card)).returncode == 0
+    assert not list((card / "var/lib/homeroom").iterdir())
+    assert not list((card / "srv/homeroom/inbox").iterdir())
+
+
+def test_uninstalling_keeps_pupils_data_unless_told_to_purge(card: Path) -> None:
+    done = shell("install.sh", "--uninstall", INTO=str(card))
+    assert (done.returncode, "pupils' data stay" in done.stdout) == (0, True), done.stderr
+    assert not (card / "opt/homeroom").exists()
+    assert (card / "var/lib/homeroom/device.db").exists()
+    assert list((card / "var/lib/homeroom-keys").iterdir())
+    assert shell("install.sh", "--uninstall", "--purge", INTO=str(card)).returncode == 0
+    assert not [
+        name for name in ("var/lib/homeroom", "var/lib/homeroom-keys", "srv/homeroom") if (card / name).exists()
+    ]
