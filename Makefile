@@ -21,7 +21,7 @@ JSON ?=
 export PYTHON PIP_EXTRA
 export HOMEROOM_DEVICE_PYTHON := $(CURDIR)/$(DEVICE)/bin/python
 
-.PHONY: help demo test test-extra test-oldest quick lint format types bench-device bench-federation bench-secure bench-codecs bench-privacy bench-aggregator bench-personalization freeze freeze-pi clean
+.PHONY: help demo test test-extra test-oldest quick lint format types bench-device bench-federation bench-secure bench-codecs bench-privacy bench-aggregator bench-personalization bench-faults freeze freeze-pi clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-18s %s\n", $$1, $$2}' Makefile
@@ -72,6 +72,9 @@ bench-secure: $(VENV)/.ready $(FLOWER_ENV)/.ready ## secure rounds: exact sums, 
 
 bench-personalization: $(VENV)/.ready ## a hundred devices with models of their own (QUICK=1: minutes)
 	$(BIN)/python benchmarks/personalization.py $(if $(QUICK),--quick) $(if $(SEEDS),--seeds $(SEEDS)) $(if $(JSON),--json $(JSON))
+
+bench-faults: $(VENV)/.ready ## power cuts, kills, damage, full disks, bad lines: tried and survived (half an hour; QUICK=1: minutes)
+	$(BIN)/python benchmarks/faults.py $(if $(QUICK),--quick) $(if $(JSON),--json $(JSON))
 
 freeze: ## write constraints.txt anew from a clean install of the newest versions
 	rm -rf .venv-freeze

@@ -4,30 +4,22 @@ from __future__ import annotations
 
 import random
 import shutil
-import subprocess
-import sys
-import time
 from collections import Counter
-from collections.abc import Callable
 from pathlib import Path
-from typing import IO
 
 import msgspec
 import pytest
 import tiny
 from aggregator.house import running
+from faults.killing import counted, killed_after, lines, seconds_of_a_whole_sync
 from faults.work_device import SETTINGS, rows
 
 from homeroom import Device
 from homeroom.contract.update import RoundConfiguration
 from homeroom.training import TrainState
-from homeroom_aggregator.gate import Service
 
 SEED = 20261125
 KILLS = 30
-WORK = Path(__file__).with_name("work_device.py")
-
-Waiting = Callable[[IO[str]], object]
 
 pytestmark = pytest.mark.slow
 
@@ -36,25 +28,6 @@ pytestmark = pytest.mark.slow
 def keys(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HOMEROOM_KEYS", str(tmp_path / "keys"))
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
-
-
-def killed_after(seconds: float | None, *arguments: object, wait: Waiting | None = None) -> list[str]:
-    """Start the work, kill it so long after it is ready (None: let it end), and return the lines it had printed.
-
-    With `wait`, the time counts from its return; it is called with the work's output.
-    """
-    command = [sys.executable, str(WORK), *map(str, arguments)]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
-        assert process.stdout is not None
-        assert process.stderr is not None
-        first = process.stdout.readline()
-        assert first == "ready\n", process.stderr.read()
-        if wait is not None:
-            wait(process.stdout)
-        if seconds is not None:
-            time.sleep(seconds)
-            process.kill()
-        return process.stdout.read().splitlines()
 
 
 def test_add_loses_and_doubles_no_sample(tiny_bundle: tiny.Tiny, tmp_path: Path) -> None:
@@ -152,7 +125,7 @@ def test_sync_counts_every_update_once(tiny_bundle: tiny.Tiny, tmp_path: Path) -
             elif trial % 2:
                 killed_after(chance.uniform(0.3, 1.1) * duration, "sync", home)
             else:
-                killed_after(0, "sync", home, wait=lambda _, t=trial: counted(service, t + 1))
+                killed_after(0, "sync", home, wait=counted(service, trial + 1))
             sent_before_kill += service.rounds.state.version == trial + 1
             with Device.open(home, threads=1) as device:
                 device.sync()
@@ -165,24 +138,3 @@ def test_sync_counts_every_update_once(tiny_bundle: tiny.Tiny, tmp_path: Path) -
     service.close()
     print(f"{sent_before_kill} of {KILLS} updates had arrived before the kill")
     assert sent_before_kill >= KILLS // 2
-
-
-def lines(count: int) -> Waiting:
-    """Wait for so many lines of the work's output."""
-    return lambda output: [output.readline() for _ in range(count)]
-
-
-def counted(service: Service, version: int) -> None:
-    """Wait until the aggregator has merged to this version; the device may not know it yet."""
-    while service.rounds.state.version < version:
-        time.sleep(0.001)
-
-
-def seconds_of_a_whole_sync(home: Path) -> float:
-    """From ready to its end, in a process of its own."""
-    began = time.monotonic()
-    killed_after(0.0, "status", home)
-    start_s = time.monotonic() - began
-    began = time.monotonic()
-    assert killed_after(None, "sync", home) == ["sent 1"]
-    return max(0.1, time.monotonic() - began - start_s)
