@@ -49,7 +49,7 @@ def _by_features(design: Design, theta: np.ndarray, values: Mapping[str, Tensor]
     """The gradient of the selected outputs with respect to each slot's features."""
     features = {f"{slot.name}.features": values[f"{slot.name}.features"].requires_grad_() for slot in design.slots}
     outputs = forward(design, name_parts(design.layout, unflatten(design.layout, torch.from_numpy(theta))), values)
-    selected = [(outputs[t.name] * values[f"{t.name}.select"]).sum() for t in design.tasks]
+    selected = [(outputs[t.name] * values[f"{t.name}.select"]).sum() for t in design.explained]
     gradients = torch.autograd.grad(torch.stack(selected).sum(), list(features.values()))
     return {
         name.replace(".features", ".gradient"): value.numpy() for name, value in zip(features, gradients, strict=True)

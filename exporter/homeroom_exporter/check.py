@@ -235,7 +235,7 @@ def edge_feeds(feeds: Mapping[str, np.ndarray], edge: str) -> dict[str, np.ndarr
     """`feeds` with all inputs zero, all at +-127 (or the largest), all absent, or all at full length; weights are 1."""
     result = dict(feeds)
     for name, value in feeds.items():
-        if name.endswith(".features") and edge != "longest":
+        if name.endswith((".features", ".augmented")) and edge != "longest":
             sign = np.where(np.arange(value.shape[-1]) % 3, 127, -127).astype(np.int8)
             result[name] = np.zeros_like(value) + (sign if edge == "saturated" else np.int8(0))
         elif name.endswith((".input_ids", ".pixels")) and edge != "longest":

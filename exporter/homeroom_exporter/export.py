@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.metadata
+import itertools
 import shutil
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
@@ -25,6 +26,7 @@ from homeroom.contract.manifest import (
     Manifest,
     Modality,
     Preprocess,
+    SequencePreprocess,
     TablePreprocess,
     TextPreprocess,
     Tolerance,
@@ -37,7 +39,7 @@ from homeroom.preprocess import content
 from homeroom.runtime import load
 from homeroom.samples import StoredSample
 from homeroom_exporter import backbone, check, golden
-from homeroom_exporter.backbone import Backbone
+from homeroom_exporter.backbone import Backbone, EncoderSpec
 from homeroom_exporter.golden import Features
 from homeroom_exporter.interchange import peft
 from homeroom_exporter.lora import build as lora
@@ -47,9 +49,15 @@ from homeroom_exporter.model import Design, initial_theta
 from homeroom_exporter.recipe import Recipe
 from homeroom_exporter.tiers import Tier, make_tiers
 from homeroom_exporter.trace import trace
-from homeroom_exporter.write import Contents, GraphFile, fill, staging
+from homeroom_exporter.write import VARYING, Contents, GraphFile, fill, staging
 
-CALIBRATION_LIMIT = {"text": 1024, "image": 256, "audio": 128, "table": 4096}  # values shown to a backbone's builder
+CALIBRATION_LIMIT = {
+    "text": 1024,
+    "image": 256,
+    "audio": 128,
+    "table": 4096,
+    "sequence": 1024,
+}  # values shown to a backbone's builder
 SALIENCY_BATCH = 16  # points on the way to one sample that a device computes at once
 MADE_WITH = ("homeroom", "torch", "onnx", "onnxruntime", "numpy")
 
@@ -98,7 +106,7 @@ def export(
             place = scratch / encoder.modality
             place.mkdir()
             if recipe.adapter and recipe.adapter.modality == encoder.modality:
-                pairs = encoder.modality == "text" and "pair" in recipe.heads.values()
+                pairs = encoder.modality == "text" and not {"pair", "spans"}.isdisjoint(recipe.heads.values())
                 inside = lora.build(encoder, recipe.adapter, place, pairs=pairs, seed=recipe.seed, start=start)
                 continue
             backbones[encoder.modality] = backbone.build(encoder, values_of(recipe, encoder.modality, samples), place)
@@ -118,7 +126,7 @@ def export(
             threads=threads,
             single=recipe.single,
             clipped=recipe.clipped,
-            saliency=recipe.saliency and not inside,
+            saliency=recipe.saliency and not inside and bool(design.explained),
             inside=inside,
             tiers=make_tiers(design, recipe.tiers),
         )
@@ -162,11 +170,6 @@ def design_of(recipe: Recipe, backbones: Mapping[str, Backbone], inside: Inside 
 
 def draft(recipe: Recipe) -> Manifest:
     """The manifest's slots and tasks, to check samples against before there is a bundle."""
-    forms: dict[str, Preprocess] = {
-        "text": TextPreprocess(tokenizer="none"),
-        "image": ImagePreprocess(size=1, resize=1, mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0)),
-        "audio": AudioPreprocess(rate=16_000, samples=16_000, form="waveform"),
-    }
     modalities = tuple(
         Modality(
             name=e.modality,
@@ -175,7 +178,7 @@ def draft(recipe: Recipe) -> Manifest:
             taps=("0",),
             dim=e.dim,
             buckets=e.buckets,
-            preprocess=forms.get(e.modality, TablePreprocess(columns=e.columns)),
+            preprocess=_form(e),
             tolerance=Tolerance(0.0, 0.0),
         )
         for e in recipe.encoders
@@ -193,6 +196,21 @@ def draft(recipe: Recipe) -> Manifest:
         theta="",
         golden="",
     )
+
+
+def _form(encoder: EncoderSpec) -> Preprocess:
+    """Enough of an encoder's preprocessing to check samples by."""
+    match encoder.modality:
+        case "text":
+            return TextPreprocess(tokenizer="none")
+        case "image":
+            return ImagePreprocess(size=1, resize=1, mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0))
+        case "audio":
+            return AudioPreprocess(rate=16_000, samples=16_000, form="waveform")
+        case "table":
+            return TablePreprocess(columns=encoder.columns)
+        case "sequence":
+            return SequencePreprocess(skills=encoder.skills)
 
 
 def values_of(recipe: Recipe, modality: str, samples: Sequence[StoredSample]) -> list[Any]:
@@ -220,10 +238,13 @@ def representative(recipe: Recipe, samples: Sequence[StoredSample]) -> list[Stor
 
 
 def variants(design: Design) -> list[dict[str, int]]:
-    """Token counts by modality of each variant: one for each bucket of text, or one where no text is read."""
+    """Token counts by modality of each variant: one for each bucket of text (with each of sequences), else one."""
     fixed: dict[str, int] = {m.name: m.buckets[-1] for m in design.modalities}
-    text = next((m for m in design.modalities if m.name == "text"), None)
-    return [{**fixed, "text": bucket} for bucket in text.buckets] if text else [fixed]
+    varying = [m for m in design.modalities if m.name in VARYING]
+    return [
+        {**fixed, **{m.name: bucket for m, bucket in zip(varying, buckets, strict=True)}}
+        for buckets in itertools.product(*(m.buckets for m in varying))
+    ]
 
 
 def step_graphs(
@@ -324,7 +345,7 @@ class Predictor:
         self.graphs = [g for g in graphs if (g.role, g.batch, g.tier) == ("predict", batch, FULL)]
 
     def __call__(self, rows: Sequence[Features]) -> dict[str, np.ndarray]:
-        """`{task}.output`: float32 [rows, width]."""
+        """`{task}.output`: float32 [rows, width], or [rows, tokens, width]."""
         tokens = golden.bucket(self.design, rows)
         run = load(next(g.path for g in self.graphs if g.tokens == tokens), threads=self.threads)
         parts = [

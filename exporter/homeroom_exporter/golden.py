@@ -101,7 +101,7 @@ def golden_files(
 ) -> dict[str, bytes]:
     """The files of the golden folder.
 
-    `predict` gives `{task}.output` float32 [samples, width] for the features of all samples.
+    `predict` gives `{task}.output` float32 [samples, width], or [samples, tokens, width], for the features of all.
     """
     files: dict[str, bytes] = {}
     lines: list[str] = []
@@ -116,17 +116,29 @@ def golden_files(
             if design.modality(design.slot(slot).modality).adapter == "ladder"
         }
         lines.append(json.dumps(_line(design, i, sample, files), ensure_ascii=False, sort_keys=True))
-    for name, values in predict(computed).items():
-        task = name.removesuffix(".output")
-        expected |= {f"output.{i}.{task}": np.ascontiguousarray(values[i], np.float32) for i in range(len(samples))}
+    expected |= _outputs(design, "output", predict(computed), computed)
     if design.adapter:
         inside = {slot.name for slot in design.slots if slot.modality == design.adapter.modality.name}
-        for name, values in predict([{k: v for k, v in row.items() if k[0] in inside} for row in computed]).items():
-            task = name.removesuffix(".output")
-            expected |= {f"direct.{i}.{task}": np.ascontiguousarray(values[i], np.float32) for i in range(len(samples))}
+        alone = [{k: v for k, v in row.items() if k[0] in inside} for row in computed]
+        expected |= _outputs(design, "direct", predict(alone), alone)
     files["samples.jsonl"] = ("\n".join(lines) + "\n").encode()
     files["expected.safetensors"] = safetensors.numpy.save(dict(sorted(expected.items())))
     return files
+
+
+def _outputs(
+    design: Design, kind: str, outputs: Mapping[str, np.ndarray], rows: Sequence[Features]
+) -> dict[str, np.ndarray]:
+    """`<kind>.<row>.<task>` float32 [width], of tasks per token [n, width], n tokens that are not padding."""
+    found = {}
+    for task in design.tasks:
+        for i, (row, made) in enumerate(zip(rows, outputs[f"{task.name}.output"], strict=True)):
+            if task.per_token:
+                read = row.get((task.reads[0], 0))
+                modality = design.modality(design.slot(task.reads[0]).modality)
+                made = made[: 0 if read is None else length_of(modality, read)]
+            found[f"{kind}.{i}.{task.name}"] = np.ascontiguousarray(made, np.float32)
+    return found
 
 
 def _line(design: Design, row: int, sample: StoredSample, files: dict[str, bytes]) -> dict[str, Any]:

@@ -393,6 +393,7 @@ RULES: dict[str, Callable[[_Lowering, Node], str]] = {
     "squeeze.dim": _view,
     "clone.default": _alias,
     "alias.default": _alias,
+    "detach.default": _alias,
     "permute.default": _permute,
     "expand.default": _expand,
     "mm.default": _mm,

@@ -11,7 +11,14 @@ import numpy as np
 import onnx
 from numpy.typing import NDArray
 
-from homeroom.contract.manifest import AudioPreprocess, ImagePreprocess, Modality, TablePreprocess, TextPreprocess
+from homeroom.contract.manifest import (
+    AudioPreprocess,
+    ImagePreprocess,
+    Modality,
+    SequencePreprocess,
+    TablePreprocess,
+    TextPreprocess,
+)
 from homeroom.preprocess import Prepared, collate
 from homeroom.runtime import load
 
@@ -62,7 +69,8 @@ def problems(modality: Modality, path: Path) -> list[str]:
             outputs = run(feeds)
             made = outputs.pop("features")
             rows = len(next(iter(feeds.values())))
-            tokens = feeds["input_ids"].shape[1] if "input_ids" in feeds else modality.buckets[-1]
+            lengths = [feeds[name].shape[1] for name in ("input_ids", "steps") if name in feeds]
+            (tokens,) = lengths or [modality.buckets[-1]]
             if not all(np.isfinite(value).all() for value in outputs.values()):
                 found.append(f"{name} gives values that are not finite")
             if made.shape != (rows, len(modality.taps), tokens, modality.dim) or made.dtype != np.int8:
@@ -105,3 +113,7 @@ def extremes(modality: Modality) -> Iterator[tuple[str, dict[str, NDArray[Any]]]
         case TablePreprocess(width=width):
             for name, value in (("zero", 0.0), ("largest", 8.0), ("smallest", -8.0)):
                 yield f"{name} row", {"row": np.full((3 if value else 1, width), value, np.float32)}
+        case SequencePreprocess(width=width):
+            for length in (modality.buckets[0], modality.buckets[-1]):
+                for name, value in (("zero", 0.0), ("largest", 1.0)):
+                    yield f"{name} sequence of {length}", {"steps": np.full((3, length, width), value, np.float32)}

@@ -13,11 +13,13 @@ from torch import Tensor
 
 from homeroom.contract.layout import Layout, Scope, Segment
 from homeroom.contract.manifest import Modality, Objective, Slot, Task
+from homeroom.preprocess.sequence import SKILLS
 from homeroom_exporter import heads, ladder
+from homeroom_exporter.compress import LIMIT
 from homeroom_exporter.heads import HeadKind
 from homeroom_exporter.lora.adapter import Adapter
 from homeroom_exporter.losses import Weighting, balanced, loss, weighting_segment
-from homeroom_exporter.objectives import alignment
+from homeroom_exporter.objectives import AUGMENTING, alignment, consistency, masked, masked_segment
 
 SHARPNESS = 10.0  # initial scale of a cosine
 LEVEL = 32.0  # typical size of an int8 feature; brings the ladder's input near 1
@@ -51,6 +53,22 @@ class Design:
         """(slot, modality, place), as `Manifest.inputs`."""
         return tuple((s.name, s.modality, place) for s in self.slots for place in range(s.count))
 
+    @property
+    def augmented(self) -> tuple[str, ...]:
+        """The slots that a training step also reads with a part hidden."""
+        found = {slot for one in self.objectives if one.kind in AUGMENTING for slot in one.reads}
+        return tuple(slot.name for slot in self.slots if slot.name in found)
+
+    def consistent(self, objective: Objective) -> list[Task]:
+        """The tasks whose answers a consistency objective compares."""
+        tasks = [task for task in self.explained if task.kind != "regression"]
+        return [task for task in tasks if not set(task.reads).isdisjoint(objective.reads)]
+
+    @property
+    def explained(self) -> tuple[Task, ...]:
+        """The tasks whose answers a saliency graph speaks of: those with one answer a sample."""
+        return tuple(task for task in self.tasks if not task.per_token)
+
     def modality(self, name: str) -> Modality:
         return next(m for m in self.modalities if m.name == name)
 
@@ -74,6 +92,9 @@ class Design:
         for task in self.tasks:
             reads = [self.modality(self.slot(name).modality).features_id for name in task.reads]
             segments.append(heads.head_segment(task, self.heads[task.name], reads, self.width, self.hidden))
+        for objective in (one for one in self.objectives if one.kind == "masked"):
+            names = dict.fromkeys(self.slot(slot).modality for slot in objective.reads)
+            segments.append(masked_segment(objective, [self.modality(name) for name in names], self.width))
         if self.weighting == "uncertainty":
             segments += [weighting_segment(task) for task in self.tasks]
         return Layout(tuple(self._scoped(segment) for segment in segments))
@@ -115,11 +136,12 @@ def name_parts(layout: Layout, tensors: list[Tensor]) -> dict[str, dict[str, Ten
 
 
 def forward(design: Design, parts: Parts, feeds: Feeds) -> dict[str, Tensor]:
-    """The output of every task, float32 [batch, width]; `feeds` are the predict graph's inputs but theta.
+    """The output of every task, float32 [batch, width], per token [batch, tokens, width].
 
-    Where LoRA is inside an encoder, they also hold its `states`, see `lora_rows`.
+    `feeds` are the predict graph's inputs but theta. Where LoRA is inside an encoder, they also hold its `states`, see
+    `lora_rows`.
     """
-    return _answers(design, parts, _places(design, parts, feeds), feeds["presence"])
+    return _answers(design, parts, _places(design, parts, feeds), feeds)
 
 
 def _places(design: Design, parts: Parts, feeds: Feeds) -> dict[str, list[_Place]]:
@@ -136,7 +158,8 @@ def _places(design: Design, parts: Parts, feeds: Feeds) -> dict[str, list[_Place
     return places
 
 
-def _answers(design: Design, parts: Parts, places: Mapping[str, list[_Place]], presence: Tensor) -> dict[str, Tensor]:
+def _answers(design: Design, parts: Parts, places: Mapping[str, list[_Place]], feeds: Feeds) -> dict[str, Tensor]:
+    presence = feeds["presence"]
     vectors = _fuse(design, parts, [place.vector for slot in design.slots for place in places[slot.name]], presence)
     outputs = {}
     for task in design.tasks:
@@ -148,6 +171,11 @@ def _answers(design: Design, parts: Parts, places: Mapping[str, list[_Place]], p
             options = torch.stack([place.vector for place in reads[1]], 1)
             here = presence[:, design.columns(task.reads[1])]
             outputs[task.name] = heads.choice(parameters, reads[0][0].vector, options, here)
+        elif kind == "spans":
+            outputs[task.name] = heads.fused(parameters, reads[0][0].tokens)
+        elif kind == "tracing":
+            answers = _interactions(feeds[f"{task.reads[0]}.features"])
+            outputs[task.name] = heads.tracing(parameters, answers, reads[0][0].tokens, reads[0][0].mask)
         elif kind == "matching":
             outputs[task.name] = heads.matching(parameters, reads[0][0].vector, reads[1][0].vector)
         else:
@@ -165,6 +193,12 @@ class _Place(NamedTuple):
     tokens: Tensor
     mask: Tensor
     vector: Tensor
+
+
+def _interactions(features: Tensor) -> Tensor:
+    """Of a sequence's features [batch, 1, 1, tokens, dim] what was answered, 0.0 or 1.0 [batch, tokens, 2 skills]."""
+    steps = features.reshape(len(features), *features.shape[3:]).to(torch.float32)
+    return torch.relu(steps[:, :, SKILLS:]) * (1 / LIMIT)
 
 
 def lora_rows(design: Design, feeds: Feeds) -> tuple[Tensor, Tensor]:
@@ -243,14 +277,39 @@ def objective(design: Design, parts: Parts, feeds: Feeds) -> tuple[Tensor, Tenso
     `losses.balanced`.
     """
     places, presence, weights = _places(design, parts, feeds), feeds["presence"], feeds["weights"]
-    outputs = _answers(design, parts, places, presence)
+    outputs = _answers(design, parts, places, feeds)
     columns = [loss(t.kind, outputs[t.name], feeds[f"{t.name}.target"]) for t in design.tasks]
+    rest = _places(design, parts, {**feeds, **_hidden(design, feeds)}) if design.augmented else places
     for found in design.objectives:
         here = presence[:, [design.columns(name)[0] for name in found.reads]]
-        columns.append(alignment([places[name][0].vector for name in found.reads], here))
+        if found.kind == "alignment":
+            columns.append(alignment([places[name][0].vector for name in found.reads], here))
+        elif found.kind == "masked":
+            inputs = [_pair(design, name, feeds) for name in found.reads]
+            vectors = [rest[name][0].vector for name in found.reads]
+            columns.append(masked(parts[found.segment], inputs, vectors, here))
+        else:
+            columns.append(consistency(design.consistent(found), outputs, _answers(design, parts, rest, feeds)))
     sums = (torch.stack(columns, 1) * weights).sum(0)
     if design.weighting == "fixed":
         return sums.sum(), sums
     count = len(design.tasks)
     variances = torch.cat([parts[f"weighting.{task.name}"]["log_variance"] for task in design.tasks])
     return balanced(sums[:count], weights.sum(0)[:count], variances) + sums[count:].sum(), sums
+
+
+def _hidden(design: Design, feeds: Feeds) -> dict[str, Tensor]:
+    """Features and masks of the slots with a part hidden; a token that is all zeros is no longer there."""
+    found: dict[str, Tensor] = {}
+    for name in design.augmented:
+        rest = feeds[f"{name}.augmented"]
+        shown = rest.to(torch.float32).abs().sum((2, 4)).clamp(max=1.0)
+        found |= {f"{name}.features": rest, f"{name}.mask": feeds[f"{name}.mask"] * shown}
+    return found
+
+
+def _pair(design: Design, slot: str, feeds: Feeds) -> tuple[str, Tensor, Tensor, Tensor]:
+    """A single slot's modality, its features, those with a part hidden, and their scale."""
+    modality = design.slot(slot).modality
+    scale = torch.from_numpy(normalised(design.scales[modality]))
+    return modality, feeds[f"{slot}.features"].squeeze(1), feeds[f"{slot}.augmented"].squeeze(1), scale

@@ -34,9 +34,10 @@ from homeroom_exporter.losses import Weighting
 T = TypeVar("T")
 Size = Annotated[int, msgspec.Meta(ge=8, le=1024)]
 TierName = Literal["eighth", "quarter", "half"]
-WITH_LABELS = ("classification", "ordinal", "multilabel")
-OWN_HEAD = ("choice", "matching")  # kinds whose head is always their own
-SLOT = re.compile(r"^(?P<modality>text|image|audio|table)(\[(?P<count>\d{1,2})\])?$")
+WITH_LABELS = ("classification", "ordinal", "multilabel", "spans")
+SKILL_LIMIT = 500  # of a sequence: each has two values in a token, and two weights rows in theta
+OWN_HEAD = ("choice", "matching", "spans", "tracing")  # kinds whose head is always their own
+SLOT = re.compile(r"^(?P<modality>text|image|audio|table|sequence)(\[(?P<count>\d{1,2})\])?$")
 
 
 class Head(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -71,6 +72,7 @@ class EncoderTable(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_o
     quantize: str = "int8"
     drift: Annotated[float, msgspec.Meta(gt=0, le=1)] = 0.02
     columns: tuple[Column, ...] = ()
+    skills: Annotated[tuple[str, ...], msgspec.Meta(max_length=SKILL_LIMIT)] = ()
 
 
 class TaskTable(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -88,8 +90,8 @@ class TaskTable(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only
 class ObjectiveTable(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """One `[objectives.<name>]`: what samples teach without a label."""
 
-    kind: Literal["alignment"]
-    reads: Annotated[tuple[Name, ...], msgspec.Meta(min_length=2, max_length=16)]
+    kind: Literal["alignment", "masked", "consistency"]
+    reads: Annotated[tuple[Name, ...], msgspec.Meta(min_length=1, max_length=16)]
     weight: Annotated[float, msgspec.Meta(gt=0)] = 1.0
 
 
@@ -215,12 +217,16 @@ class _Reader:
         if not tables:
             raise self.refuse("no task is named", "tasks", remedy="add a table such as [tasks.category]")
         by_name = {s.name: s for s in slots}
-        tasks = tuple(self.task(n, t, by_name) for n, t in tables.items())
+        skills = next((encoder.skills for encoder in encoders if encoder.modality == "sequence"), ())
+        tasks = tuple(self.task(n, t, by_name, skills) for n, t in tables.items())
         read = {name for task in tasks for name in task.reads}
         for slot in slots:
             if slot.name not in read:
                 raise self.refuse("no task reads it", "slots", slot.name, remedy="remove it or let a task read it")
-        objectives = tuple(self.objective(n, v, by_name) for n, v in self.table(document, "objectives").items())
+        inside = document.get("adapter") is not None
+        objectives = tuple(
+            self.objective(n, v, by_name, tasks, inside) for n, v in self.table(document, "objectives").items()
+        )
         training = self.convert(document.get("training", {}), TrainingTable, "training")
         if training.clip_norm and not head.clipped:
             raise self.refuse("needs graphs that clip", "training", "clip_norm", remedy="add clipped = true at the top")
@@ -288,6 +294,10 @@ class _Reader:
         names = [column.name for column in table.columns]
         if (name == "table") != bool(names) or len(set(names)) != len(names):
             raise self.refuse("a table, and only a table, names its columns, each once", "encoders", name, "columns")
+        if (name == "sequence") != bool(table.skills) or len(set(table.skills)) != len(table.skills):
+            raise self.refuse(
+                "a sequence, and only a sequence, names its skills, each once", "encoders", name, "skills"
+            )
         return self.convert({**msgspec.structs.asdict(table), "modality": name}, EncoderSpec, "encoders", name)
 
     def slot(self, name: str, value: Any, encoders: tuple[EncoderSpec, ...]) -> Slot:
@@ -304,7 +314,7 @@ class _Reader:
         slot = {"name": name, "modality": found["modality"], "count": int(found["count"] or 1)}
         return self.convert(slot, Slot, "slots", name)
 
-    def task(self, name: str, table: TaskTable, slots: dict[str, Slot]) -> Task:
+    def task(self, name: str, table: TaskTable, slots: dict[str, Slot], skills: tuple[str, ...]) -> Task:
         here = ("tasks", name)
         for read in table.reads:
             if read not in slots:
@@ -321,27 +331,39 @@ class _Reader:
             "ordinal": len(table.labels) - 1,
             "multilabel": len(table.labels),
             "choice": slots[table.reads[-1]].count,
+            "spans": 1 + len(table.labels),
+            "tracing": len(skills) or 1,
         }.get(table.kind, 1)
         task = {
             "name": name,
             "kind": table.kind,
             "reads": table.reads,
-            "labels": table.labels,
+            "labels": skills if table.kind == "tracing" else table.labels,
             "width": width,
             "offset": table.offset,
             "scale": table.scale,
         }
         return self.convert(task, Task, *here)
 
-    def objective(self, name: str, value: Any, slots: dict[str, Slot]) -> Objective:
+    def objective(
+        self, name: str, value: Any, slots: dict[str, Slot], tasks: tuple[Task, ...], inside: bool
+    ) -> Objective:
         here = ("objectives", name)
         table = self.convert(value, ObjectiveTable, *here)
         for read in table.reads:
             if read not in slots:
                 raise self.refuse(f"there is no slot {read!r}", *here, "reads", remedy=f"one of {sorted(slots)}")
         reads = [slots[read] for read in table.reads]
-        if len({slot.modality for slot in reads}) < len(reads) or any(slot.count > 1 for slot in reads):
+        single = all(slot.count == 1 for slot in reads) and len(set(table.reads)) == len(reads)
+        if table.kind == "alignment" and not (single and len({s.modality for s in reads}) == len(reads) > 1):
             raise self.refuse("alignment reads single slots of different modalities", *here, "reads")
+        if table.kind == "masked" and not single:
+            raise self.refuse("masked reads single slots, each once", *here, "reads")
+        if table.kind != "alignment" and inside:
+            raise self.refuse(f"{table.kind} hides features, which an adapter has none of", *here, "kind")
+        compared = [t for t in tasks if t.kind != "regression" and not t.per_token and set(t.reads) & set(table.reads)]
+        if table.kind == "consistency" and not compared:
+            raise self.refuse("no task with labels reads any of it", *here, "reads", remedy="name what a task reads")
         return self.convert({**msgspec.structs.asdict(table), "name": name}, Objective, *here)
 
     def head(self, name: str, table: TaskTable, slots: dict[str, Slot]) -> HeadKind:
@@ -357,6 +379,9 @@ class _Reader:
             )
         if kind == "matching" and not (len(reads) == 2 and single):
             raise self.refuse("matching reads two single slots", *here, "reads")
+        for one, modality in (("spans", "text"), ("tracing", "sequence")):
+            if kind == one and not (len(reads) == 1 and single and reads[0].modality == modality):
+                raise self.refuse(f"{one} reads one single {modality} slot", *here, "reads")
         if kind == "choice" and not (len(reads) == 2 and reads[0].count == 1 and reads[1].count > 1):
             raise self.refuse(
                 "choice reads one single slot and one slot of several places", *here, "reads", remedy='"image[4]"'

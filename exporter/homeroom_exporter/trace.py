@@ -16,7 +16,7 @@ from torch import Tensor
 from torch._decomp import core_aten_decompositions
 from torch.fx.experimental.proxy_tensor import make_fx
 
-from homeroom.contract.manifest import ImagePreprocess
+from homeroom.contract.manifest import PER_TOKEN, ImagePreprocess
 from homeroom_exporter.lower import lower
 from homeroom_exporter.model import Design, forward, lora_rows, name_parts, objective, unflatten
 
@@ -41,12 +41,15 @@ def input_shapes(design: Design, role: str, batch: int, tokens: Mapping[str, int
         shapes[f"{slot.name}.mask"] = (batch, slot.count, length)
     shapes["presence"] = (batch, len(design.inputs))
     if role in WITH_TARGETS:
-        shapes |= {f"{task.name}.target": (batch, task.width) for task in design.tasks}
+        shapes |= {f"{slot}.augmented": shapes[f"{slot}.features"] for slot in design.augmented}
+        for task in design.tasks:
+            each = (tokens[design.slot(task.reads[0]).modality],) if task.per_token else ()
+            shapes[f"{task.name}.target"] = (batch, *each, task.width)
         shapes["weights"] = (batch, len(design.tasks) + len(design.objectives))
     if role == "grad_clipped":
         shapes |= {"groups": (batch,), "clip": (1,)}
     if role == "saliency":
-        shapes |= {f"{task.name}.select": (batch, task.width) for task in design.tasks}
+        shapes |= {f"{task.name}.select": (batch, task.width) for task in design.explained}
     return shapes
 
 
@@ -81,6 +84,9 @@ def example(
             presence[:, design.columns(slot)] = here
         elif name == "presence":
             feeds[name] = presence
+        elif name.endswith(".augmented"):
+            whole = feeds[f"{name.removesuffix('.augmented')}.features"]
+            feeds[name] = whole * (rng.random((*shape[:2], 1, shape[3], 1 if shape[3] > 1 else shape[4])) < 0.7)
         elif name == "weights":
             feeds[name] = rng.random(shape, dtype=np.float32) * (rng.random(shape) < 0.8).astype(np.float32)
         elif name == "groups":
@@ -96,6 +102,10 @@ def example(
 
 def _targets(design: Design, name: str, shape: tuple[int, ...], rng: np.random.Generator) -> np.ndarray:
     kind = next(task.kind for task in design.tasks if task.name == name)
+    if kind in PER_TOKEN:
+        shown = np.eye(shape[-1], dtype=np.float32)[rng.integers(0, shape[-1], shape[:-1])]
+        signs = rng.integers(-1, 2, shape[:-1]) if kind == "tracing" else rng.random(shape[:-1]) < 0.8
+        return shown * signs.astype(np.float32)[..., None]
     if kind in ("classification", "choice"):
         return np.eye(shape[1], dtype=np.float32)[rng.integers(0, shape[1], shape[0])]
     if kind == "ordinal":
@@ -173,7 +183,7 @@ def saliency_step(design: Design, theta: Tensor, feeds: Mapping[str, Tensor]) ->
 
     def chosen(features: Mapping[str, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
         outputs = predict_step(design, theta, {**feeds, **features})
-        values = [(outputs[f"{t.name}.output"] * feeds[f"{t.name}.select"]).sum() for t in design.tasks]
+        values = [(outputs[f"{t.name}.output"] * feeds[f"{t.name}.select"]).sum() for t in design.explained]
         return torch.stack(values).sum(), outputs
 
     gradients, outputs = torch.func.grad(chosen, has_aux=True)(features)

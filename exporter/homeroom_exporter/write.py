@@ -24,6 +24,7 @@ from homeroom_exporter.model import Design
 from homeroom_exporter.tiers import Tier
 
 THETA, SCALES, TIERS, GOLDEN = "theta.safetensors", "scales.safetensors", "tiers.safetensors", "golden"
+VARYING = ("text", "sequence")  # modalities whose inputs differ in length: a graph for each bucket
 DTYPES = {
     onnx.TensorProto.FLOAT: "float32",
     onnx.TensorProto.INT8: "int8",
@@ -52,8 +53,8 @@ class GraphFile:
         if self.role == "features":
             return f"graphs/features.{self.modality}.{self.precision}.onnx"
         tier = "" if self.tier == FULL else f".{self.tier}"
-        text = f".text{self.tokens['text']}" if self.tokens and "text" in self.tokens else ""
-        return f"graphs/{self.role}{tier}{text}.batch{self.batch}.onnx"
+        lengths = [f".{name}{self.tokens[name]}" for name in VARYING if self.tokens and name in self.tokens]
+        return f"graphs/{self.role}{tier}{''.join(lengths)}.batch{self.batch}.onnx"
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,10 @@ SHRINK = 20  # validation samples at which the fitted temperature counts as much
 
 
 def temperature(task: Task, outputs: np.ndarray, targets: np.ndarray) -> float:
-    """The temperature with the least log-loss on validation outputs [n, width], drawn towards 1 where n is small."""
+    """The temperature with the least log-loss on validation outputs [n, width], drawn towards 1 where n is small.
+
+    outputs, targets: as `scores.score` takes them.
+    """
     if task.kind == "regression" or not len(outputs):
         return 1.0
     losses = [score(task, outputs, targets, float(t)).log_loss for t in GRID]

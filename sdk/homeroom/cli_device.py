@@ -147,7 +147,8 @@ def predict(directory: Path, inputs: tuple[str, ...], profile: str | None, machi
     for task, answer in answers.items():
         best = answer.best
         chance = answer.probabilities.get(str(best).lower() if isinstance(best, bool) else str(best))
-        said = "-" if best is None else f"{best}" + (f" ({chance:.0%})" if chance is not None else "")
+        named = ", ".join(map(str, best)) or "none" if isinstance(best, list) else best
+        said = "-" if best is None else f"{named}" + (f" ({chance:.0%})" if chance is not None else "")
         click.echo(f"{task}: {said}" + ("" if answer.sure else f"  not sure: {answer.reason}"))
 
 
@@ -287,7 +288,8 @@ def score(directory: Path, samples: tuple[Path, ...], machine: bool) -> None:
         return
     for task, value in scores.items():
         if value.n:
-            click.echo(f"{task}: accuracy {value.accuracy:.3f}, macro-F1 {value.macro_f1:.3f}, {value.n} samples")
+            area = "" if value.auc is None else f"AUC {value.auc:.3f}, "
+            click.echo(f"{task}: {area}accuracy {value.accuracy:.3f}, macro-F1 {value.macro_f1:.3f}, {value.n} samples")
 
 
 @device.command()
@@ -413,15 +415,17 @@ def sample_of(inputs: tuple[str, ...]) -> Sample:
         if slot in pairs:
             pairs[slot] = [*(pairs[slot] if isinstance(pairs[slot], list) else [pairs[slot]]), value]
         else:
-            pairs[slot] = json.loads(value) if value.startswith("{") and _is_object(value) else value
+            pairs[slot] = json.loads(value) if value.startswith(("{", "[")) and _is_json(value) else value
     return Sample(**pairs)
 
 
-def _is_object(value: str) -> bool:
+def _is_json(value: str) -> bool:
+    """An object, or a list of interactions."""
     try:
-        return isinstance(json.loads(value), dict)
+        found = json.loads(value)
     except ValueError:
         return False
+    return isinstance(found, dict) or (isinstance(found, list) and all(isinstance(one, list | dict) for one in found))
 
 
 def _plain(value: Any) -> Any:

@@ -18,6 +18,7 @@ from homeroom.runtime import Graphs
 from homeroom.samples import Kept, StoredInput, StoredSample, digest_of, target
 from homeroom.shelf import Shelf
 from homeroom.store import Store
+from homeroom.tokens import note_of, targets_of, words_of
 
 SAVED_TOGETHER = 64  # features written in one step: what a power cut may cost to compute again
 READ_TOGETHER = 256  # features opened at once, before it is settled whether they stay in memory
@@ -78,20 +79,30 @@ def examples(
                 known = longest[place.sample]
                 known[facts.name] = max(known.get(facts.name, 0), shelf.tokens(found))
     shared: dict[Any, Any] = {}  # equal parts of many examples are one object
+    whole = {task.name: task for task in bundle.manifest.tasks if not task.per_token}
 
     def targets(labels: Mapping[str, Any]) -> Mapping[str, np.ndarray]:
-        made = {name: target(bundle.manifest.task(name), label) for name, label in labels.items()}
+        made = {name: target(whole[name], label) for name, label in labels.items() if name in whole}
         return shared.setdefault(repr(labels), made)  # type: ignore[no-any-return]
 
-    return [
-        Example(
-            inputs=shelf.row(row),
-            targets=targets(sample.labels),
+    def example(
+        sample: StoredSample, arrays: Mapping[tuple[str, int], np.ndarray], tokens: Mapping[str, int]
+    ) -> Example:
+        words = words_of(bundle, sample)
+        found, each = targets(sample.labels), targets_of(bundle, sample, arrays, words)
+        return Example(
+            inputs=arrays,
+            targets={**found, **each} if each else found,
             subject=sample.subject,
             sample_id=sample.sample_id,
             language=sample.language or "",
             longest=shared.setdefault(tuple(tokens.items()), tokens),
+            words=words or shared.setdefault("no words", words),
+            note=note_of(bundle, sample),
         )
+
+    return [
+        example(sample, shelf.row(row), tokens)
         for sample, row, tokens in zip(samples, inputs, longest, strict=True)
         if row is not None
     ]

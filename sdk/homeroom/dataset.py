@@ -11,6 +11,7 @@ import numpy as np
 from homeroom.contract.manifest import Graph, Manifest, Task
 from homeroom.errors import TrainError
 from homeroom.preprocess.direct import fill, length_of, pad_id
+from homeroom.tokens import Words
 
 INPUTS = ("features", "input_ids", "pixels", "mask")  # of a slot, as a step's graph names them
 
@@ -20,7 +21,8 @@ class Example:
     """`inputs`: int8 [taps, n, dim] by (slot, place), n without padding; `targets`: float32 [width] by task.
 
     Where LoRA is inside the backbone, an input is what `preprocess.direct` keeps of it. `longest`: the tokens of the
-    longest input by modality, where that is known without reading them.
+    longest input by modality, where that is known without reading them. Of a task that answers for each token the
+    target is [tokens, width], see `homeroom.tokens`, as are `words`, by slot. `note`: for who is answered.
     """
 
     inputs: Mapping[tuple[str, int], np.ndarray]
@@ -30,6 +32,8 @@ class Example:
     weight: float = 1.0
     language: str = ""
     longest: Mapping[str, int] | None = None
+    words: Mapping[str, Words] = field(default_factory=dict)
+    note: str = ""
 
 
 @dataclass(frozen=True)
@@ -89,20 +93,31 @@ class Dataset:
         return self.paired(self.presence) * weights[:, None]
 
     def paired(self, presence: np.ndarray) -> np.ndarray:
-        """float32 [rows, objectives]: 1 where two or more of its inputs are there; presence: [rows, inputs]."""
+        """float32 [rows, objectives]: 1 where it has two inputs to align, else one; presence: [rows, inputs]."""
         found = np.zeros((len(presence), len(self.manifest.objectives)), np.float32)
         for column, objective in enumerate(self.manifest.objectives):
             here = [presence[:, self._columns(slot)].any(1) for slot in objective.reads]
-            found[:, column] = np.sum(here, 0) >= 2
+            found[:, column] = np.sum(here, 0) >= (2 if objective.kind == "alignment" else 1)
         return found
 
     @cached_property
     def targets(self) -> dict[str, np.ndarray]:
-        """float32 [examples, width] by task; zeros where there is no label."""
+        """float32 [examples, width] by task, but for those per token; zeros where there is no label."""
         return {
             task.name: np.stack([e.targets.get(task.name, np.zeros(task.width, np.float32)) for e in self.examples])
             for task in self.manifest.tasks
+            if not task.per_token
         }
+
+    def compared_tokens(self, task: Task) -> np.ndarray:
+        """float32 [examples]: how many of its tokens a task per token is compared at."""
+        counts = [np.any(e.targets[task.name], -1).sum() if task.name in e.targets else 0 for e in self.examples]
+        return np.array(counts, np.float32)
+
+    def one_sided(self, task: Task) -> bool:
+        """Whether of a tracing task's answers all are right, or all wrong."""
+        targets = [e.targets[task.name] for e in self.examples if task.name in e.targets]
+        return not (any((one > 0).any() for one in targets) and any((one < 0).any() for one in targets))
 
     def usable(self, task: Task, presence: np.ndarray) -> np.ndarray:
         """bool [rows]: whether the inputs at hand let the task say anything; presence: [rows, inputs]."""
@@ -145,6 +160,10 @@ class Dataset:
             if segment.task is not None:
                 column = [task.name for task in tasks].index(segment.task)
                 counts[segment.name] = int(labelled[:, column].sum())
+                continue
+            own = [o.segment == segment.name for o in self.manifest.objectives]
+            if any(own):
+                counts[segment.name] = int((self.aligned[:, own.index(True)] > 0).sum())
                 continue
             taught = np.zeros(len(self), bool)
             for column, task in enumerate(tasks):
@@ -203,12 +222,20 @@ class Dataset:
         return feeds
 
     def targets_of(self, batch: Batch) -> dict[str, np.ndarray]:
-        """`{task}.target` float32 [batch, width], zeros in the padding."""
+        """`{task}.target` float32 [batch, width] or [batch, tokens, width], zeros in the padding."""
         rows, size = batch.pack.rows[batch.places], batch.graph.batch
         feeds = {}
         for task in self.manifest.tasks:
-            feeds[f"{task.name}.target"] = np.zeros((size, task.width), np.float32)
-            feeds[f"{task.name}.target"][: len(rows)] = self.targets[task.name][rows]
+            if task.per_token:
+                tokens = batch.graph.tokens[self.manifest.slot(task.reads[0]).modality]
+                made = np.zeros((size, tokens, task.width), np.float32)
+                for place, row in enumerate(rows):
+                    if (target := self.examples[row].targets.get(task.name)) is not None:
+                        made[place, : len(target)] = target
+            else:
+                made = np.zeros((size, task.width), np.float32)
+                made[: len(rows)] = self.targets[task.name][rows]
+            feeds[f"{task.name}.target"] = made
         return feeds
 
     def _columns(self, slot: str) -> list[int]:

@@ -107,7 +107,7 @@ class Device:
     ) -> TrainReport:
         """Learn from all samples that teach something within the budget; goes on where a training was cut short.
 
-        Those are the labelled ones, and all others too where the bundle has objectives that need no label.
+        Those are the labelled ones, and all others too where the bundle has a task or objectives that need no label.
 
         megabytes: of memory. budget: further limits, in place of both. epochs, settings: in place of what the bundle
         recommends. profile: a person, whose own samples alone then teach a model for that person, on top of the one in
@@ -357,7 +357,7 @@ class Device:
 
     def _lessons(self) -> list[StoredSample]:
         """The stored samples that may be learned from."""
-        policy, unlabelled = policy_in_force(self.store), bool(self.bundle.manifest.objectives)
+        policy, unlabelled = policy_in_force(self.store), self.bundle.manifest.needs_no_label
         found = (without_media(sample) for sample in self.store.each_sample())
         return [sample for sample in found if may_teach(policy, sample, unlabelled)]
 

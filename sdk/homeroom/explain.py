@@ -101,6 +101,8 @@ def explain(
     theta: float32 [P]. predict: the task's answers for further samples. Raises InputError where there is no answer,
     BundleError where the bundle has no saliency graph.
     """
+    if task.per_token:
+        raise InputError(f"answers of {task.kind} are not explained", where=task.name, remedy="ask for another task")
     if answer.best is None:
         raise InputError(f"there is no answer: {answer.reason}", where=task.name)
     chosen = label if label is not None else _best(task, answer)

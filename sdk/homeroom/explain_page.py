@@ -72,7 +72,7 @@ def _input(why: Explanation, sample: StoredSample, manifest: Manifest, slot: str
     spec = manifest.modality(manifest.slot(slot).modality).preprocess
     if isinstance(value, str):
         return heading + _text(value, parts)
-    if isinstance(value, Mapping):
+    if isinstance(value, Mapping | list):
         return heading + _table(parts)
     if isinstance(spec, ImagePreprocess):
         return heading + _picture(value, parts, spec)

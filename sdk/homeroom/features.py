@@ -8,14 +8,13 @@ from typing import Any
 import numpy as np
 
 from homeroom.bundle import Bundle
-from homeroom.contract.manifest import TextPreprocess
 from homeroom.errors import BundleError
-from homeroom.preprocess import bucket, collate, prepare
+from homeroom.preprocess import bucket, collate, of_any_length, prepare
 from homeroom.runtime import Graphs
 
-BATCH_TOKENS = 1024  # rows x tokens of one text batch: bounds memory whatever the length
+BATCH_TOKENS = 1024  # rows x tokens of one batch of texts or sequences: bounds memory whatever the length
 BATCH_MEDIA = 8  # pictures or clips at once: their decoded arrays are large
-WINDOW = 512  # texts tokenised, then sorted by length, at a time
+WINDOW = 512  # texts tokenised (or sequences), then sorted by length, at a time
 
 Progress = Callable[[str, int, int], None]  # stage, done, total
 
@@ -34,15 +33,15 @@ def compute(
     stop: asked before every batch whether to end there. The backbone is released at the end.
     """
     facts = bundle.manifest.modality(modality)
-    textual = isinstance(facts.preprocess, TextPreprocess)
-    size = WINDOW if textual else BATCH_MEDIA
+    padded = of_any_length(facts.preprocess)
+    size = WINDOW if padded else BATCH_MEDIA
     done = 0
     for start in range(0, len(values), size):
         numbers = range(start, min(start + size, len(values)))
         if stop():
             break
         ready = {number: prepare(facts, values[number], bundle.file) for number in numbers}
-        for batch in _batches(facts.buckets, {n: p.tokens for n, p in ready.items()}, textual):
+        for batch in _batches(facts.buckets, {n: p.tokens for n, p in ready.items()}, padded):
             if stop():
                 break
             made = graphs.features(modality)(collate(facts, [ready[number] for number in batch]))["features"]
@@ -56,8 +55,8 @@ def compute(
     graphs.release(modality)
 
 
-def _batches(buckets: Sequence[int], tokens: dict[int, int], textual: bool) -> Iterator[list[int]]:
-    if not textual:
+def _batches(buckets: Sequence[int], tokens: dict[int, int], padded: bool) -> Iterator[list[int]]:
+    if not padded:
         yield list(tokens)
         return
     by_bucket: dict[int, list[int]] = {}

@@ -19,7 +19,7 @@ from homeroom.preprocess import prepare
 from homeroom.preprocess.direct import direct
 from homeroom.runtime import Graphs
 from homeroom.samples import StoredSample, resolve
-from homeroom.training import outputs_of
+from homeroom.training import all_outputs_of
 
 
 @dataclass(frozen=True)
@@ -44,7 +44,8 @@ def samples(bundle: Bundle) -> list[StoredSample]:
 def expected(bundle: Bundle) -> dict[str, np.ndarray]:
     """`features.<row>.<slot>.<place>` int8 [taps, n, dim], `output.<row>.<task>` and `direct.<row>.<task>` [width].
 
-    The last are outputs with the inputs alone whose backbone has LoRA inside.
+    Of tasks per token these are [n, width], n tokens that are not padding. The last are outputs with the inputs alone
+    whose backbone has LoRA inside.
     """
     return dict(safetensors.numpy.load_file(Path(bundle.file(bundle.manifest.golden)) / "expected.safetensors"))
 
@@ -92,9 +93,13 @@ def direct_drift(bundle: Bundle, modality: Modality, threads: int | None) -> Dri
         inputs = {(s, i): direct(modality, prepare(modality, v, bundle.file)) for s, i, v in places}
         rows.append(Example(inputs=inputs, targets={}))
     graphs = Graphs(bundle, threads=threads)
-    made = outputs_of(graphs, Dataset(bundle.manifest, rows), bundle.theta())
+    whole, tokens = all_outputs_of(graphs, Dataset(bundle.manifest, rows), bundle.theta())
     try:
-        pairs = [(v, np.stack([wanted[f"direct.{i}.{t}"] for i in range(len(rows))])) for t, v in made.items()]
+        pairs = [(v, np.stack([wanted[f"direct.{i}.{t}"] for i in range(len(rows))])) for t, v in whole.items()]
+        for task, made in tokens.items():
+            seen = [wanted[f"direct.{i}.{task}"] for i in range(len(rows))]
+            here = [one[: len(other)] for one, other in zip(made, seen, strict=True)]
+            pairs.append((np.concatenate(here), np.concatenate(seen)))
     except KeyError as problem:
         raise BundleError(f"lacks the expected {problem.args[0]}", where=bundle.manifest.golden) from None
     mean, worst = cosines(pairs)

@@ -15,7 +15,8 @@ from typing import Any
 import msgspec
 import numpy as np
 
-from homeroom.contract.manifest import AudioPreprocess, ImagePreprocess, Modality, TextPreprocess
+from homeroom.contract.manifest import AudioPreprocess, ImagePreprocess, Modality, SequencePreprocess, TextPreprocess
+from homeroom.preprocess.sequence import Interaction
 from homeroom.samples import StoredInput, StoredSample
 
 MOMENTS = 10  # a sound is told in at most so many
@@ -28,7 +29,7 @@ class Region:
     """One part of one input. `tokens`: its places in the features; empty for a column, which has no token of its own.
 
     `where`: characters [start, end) of a text; left, top, right, bottom of a picture as shares of what the model sees
-    of it; seconds [start, end) of a sound; () for a column or the input as a whole.
+    of it; seconds [start, end) of a sound; places [start, end) of a sequence; () for a column or the input as a whole.
     """
 
     name: str
@@ -46,6 +47,9 @@ def regions(modality: Modality, value: StoredInput, tokens: int, bundle_file: Ca
             return _cells(tokens)
         case AudioPreprocess() as spec:
             return _moments(tokens, spec.samples / spec.rate / modality.buckets[-1])
+        case SequencePreprocess():
+            assert isinstance(value, list)
+            return _interactions(value, tokens)
         case spec:
             assert isinstance(value, Mapping)
             given = [c.name for c in spec.columns if value.get(c.name) is not None]
@@ -67,6 +71,17 @@ def _words(tokenizer: Path, text: str, limit: int, tokens: int) -> list[Region]:
         if word is None
         else Region(f"“{text[word[0] : word[1]]}”", tuple(places), tuple(map(float, word)))
         for word, places in found.items()
+    ]
+
+
+def _interactions(history: list[Interaction], tokens: int) -> list[Region]:
+    """Those that are read: the start, if it is among the tokens, counts as the whole."""
+    whole = tokens - min(len(history), tokens)
+    first = len(history) - (tokens - whole)
+    return [Region(WHOLE, (0,))] * whole + [
+        Region(f"{skill} {'right' if right else 'wrong'}", (place - first + whole,), (place, place + 1))
+        for place, (skill, right, _) in enumerate(history)
+        if place >= first
     ]
 
 
@@ -129,6 +144,8 @@ def _take_away(value: StoredInput, region: Region, modality: Modality) -> Stored
         start, end = (int(edge) for edge in region.where)
         left = " ".join(f"{value[:start]} {value[end:]}".split())
         return left or None
+    if isinstance(value, list):
+        return [one for place, one in enumerate(value) if place != int(region.where[0])] or None
     assert isinstance(value, bytes)
     if isinstance(modality.preprocess, ImagePreprocess):
         return _grey(value, region.where, modality.preprocess)

@@ -313,7 +313,9 @@ def _works(bundle: Bundle, costs: Costs, sample: StoredSample, fresh: Collection
 
 
 def _tokens(modality: Modality, costs: Costs, value: StoredInput) -> int:
-    """Fixed for all but texts; of a text by its length, as the golden samples' texts had tokens for characters."""
+    """Of a text by its length, as the golden samples' texts had tokens for characters; of a sequence its own."""
+    if isinstance(value, list):
+        return min(modality.buckets[-1], len(value) + 1)
     cost = costs.features.get(modality.name)
     if not isinstance(value, str) or cost is None or not cost.size:
         return modality.buckets[-1]

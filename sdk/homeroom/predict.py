@@ -11,20 +11,23 @@ from homeroom.contract.manifest import Manifest, Task
 from homeroom.dataset import Dataset, Example
 from homeroom.runtime import Graphs
 from homeroom.scores import probabilities
-from homeroom.training import outputs_of
+from homeroom.tokens import Span, spans_in
+from homeroom.training import all_outputs_of
 
 LEAD = 0.2  # by which the best answer's probability must exceed the next one's
 LEAST = 0.5  # and what it must reach
+FEW = 3  # interactions that a tracing is sure from on
 
-Best = str | int | float | bool | list[str] | None
+Best = str | int | float | bool | list[str] | list[Span] | None
 
 
 @dataclass(frozen=True)
 class Answer:
-    """`best` is a label, a list of labels, a number, an option's index or a truth; None where nothing can be said.
+    """`best` is a label, a list of labels or spans, a number, an option's index or a truth; None where nothing can be
+    said. Of tracing it lists the skills that would more likely than not be answered right next.
 
-    `probabilities` are calibrated, by label (or option); `sure` is False where there is too little to go on, and
-    `reason` then says why, or which poor inputs were left out.
+    `probabilities` are calibrated, by label (option, skill), and empty for spans, which have their own; `sure` is False
+    where there is too little to go on, and `reason` then says why, or what was left out.
     """
 
     best: Best
@@ -45,20 +48,27 @@ def predict(
     if not examples:
         return []
     dataset = Dataset(manifest, examples)
-    outputs = outputs_of(graphs, dataset, theta)
+    outputs, tokens = all_outputs_of(graphs, dataset, theta)
     answers: list[dict[str, Answer]] = [{} for _ in examples]
     for task in manifest.tasks:
         usable = dataset.usable(task, dataset.presence)
-        chances = probabilities(task, outputs[task.name], temperatures.get(task.name, 1.0))
+        heat = temperatures.get(task.name, 1.0)
+        chances: Sequence[np.ndarray]
+        if task.per_token:
+            chances = [probabilities(task, one, heat) for one in tokens[task.name]]
+        else:
+            chances = list(probabilities(task, outputs[task.name], heat))
         for row, enough in enumerate(usable):
             if not enough:
                 said = Answer(None, {}, False, f"needs {' and '.join(task.reads)}")
+            elif task.per_token:
+                said = _answer_by_token(task, chances[row], examples[row])
             else:
                 said = _answer(task, chances[row], dataset.presence[row], manifest)
             if enough and trained is not None and task.name not in trained:
                 said = Answer(said.best, said.probabilities, False, "this task was never taught here")
             answers[row][task.name] = said
-    return answers
+    return [noted(answer, example.note) for answer, example in zip(answers, examples, strict=True)]
 
 
 def noted(answers: Mapping[str, Answer], note: str) -> dict[str, Answer]:
@@ -91,6 +101,19 @@ def _answer(task: Task, chances: np.ndarray, presence: np.ndarray, manifest: Man
         return _judge(int(max(given, key=lambda option: given[option])), given)
     named = {label: float(p) for label, p in zip(task.labels, chances, strict=True)}
     return _judge(max(named, key=lambda label: named[label]), named)
+
+
+def _answer_by_token(task: Task, chances: np.ndarray, example: Example) -> Answer:
+    """chances: [tokens and padding, width]."""
+    slot = task.reads[0]
+    if task.kind == "spans":
+        found = spans_in(task, chances, example.words[slot])
+        unclear = [str(span) for span in found if span.probability < LEAST + LEAD / 2]
+        return Answer(found, {}, not unclear, f"unclear: {', '.join(unclear)}" if unclear else "")
+    seen = example.inputs[slot, 0].shape[1]
+    after = {skill: float(p) for skill, p in zip(task.labels, chances[seen - 1], strict=True)}
+    best = [skill for skill, p in after.items() if p > 0.5]
+    return Answer(best, after, seen > FEW, "" if seen > FEW else f"so far only {seen - 1} interactions")
 
 
 def _judge(best: Best, found: Mapping[str, float]) -> Answer:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime
 import difflib
+import itertools
 import math
 from collections.abc import Mapping, Sequence
 from hashlib import sha256
@@ -13,26 +14,33 @@ from typing import Any
 import msgspec
 import numpy as np
 
-from homeroom.contract.manifest import Manifest, Slot, Task
+from homeroom.contract.manifest import Manifest, SequencePreprocess, Slot, Task
 from homeroom.errors import InputError
 from homeroom.preprocess import check_value, content
+from homeroom.preprocess.sequence import Interaction
 
 TEXT_LIMIT = 20_000  # characters; far more than any bucket holds
+HISTORY_LIMIT = 10_000  # interactions of one sequence
 MEDIA_LIMIT_BYTES = 64 << 20
 SUBJECT = "classroom"  # whom a sample is about when nobody says
 NAME_LIMIT = 256
 
 Row = dict[str, float | str | None]
-Label = str | int | float | bool | list[str]
+SpanLabel = dict[str, str | int]  # start, end (characters), label
+Label = str | int | float | bool | list[str | SpanLabel]
+RIGHT = {"true": True, "yes": True, "1": True, "1.0": True, "false": False, "no": False, "0": False, "0.0": False}
 RESERVED = ("labels", "subject", "consent", "source", "retain_until", "language")
 
 
 class Sample:
     """One example: inputs by slot name, or by modality as the short form; any subset may be given.
 
-    A text is a string; a picture or a sound the path of a file or its bytes; a table row a mapping. A slot of several
-    places takes a list. Labels are by task name: the class, the level, a list of classes, a number, the index of the
-    right option, or whether two inputs match. `subject` is the person the sample is about.
+    A text is a string; a picture or a sound the path of a file or its bytes; a table row a mapping; a sequence a list
+    of interactions, the oldest first, each (skill, right) or (skill, right, seconds), or a mapping with `skill`,
+    `correct` and `time`. A slot of several places takes a list. Labels are by task name: the class, the level, a list
+    of classes, a number, the index of the right option, whether two inputs match, or a list of spans, each (start, end,
+    label) in characters. A tracing task takes no label: its sequence holds what there is to learn. `subject` is the
+    person the sample is about.
     """
 
     def __init__(
@@ -66,7 +74,7 @@ class Kept(msgspec.Struct, frozen=True):
     size: int
 
 
-StoredInput = str | bytes | Row | Kept
+StoredInput = str | bytes | Row | list[Interaction] | Kept
 
 
 class StoredSample(msgspec.Struct, frozen=True, kw_only=True):
@@ -125,6 +133,7 @@ def resolve(sample: Sample, manifest: Manifest, *, base: Path | None = None) -> 
     labels = {name: check_label(find_task(name, manifest), label) for name, label in sample.labels.items()}
     for name, label in labels.items():
         _check_option(manifest.task(name), label, inputs)
+        _check_ends(manifest.task(name), label, inputs)
     return StoredSample(
         inputs=inputs,
         labels=labels,
@@ -167,7 +176,7 @@ def check_label(task: Task, label: Any) -> Label:
     if task.kind == "multilabel":
         if not isinstance(label, list | tuple | set) or isinstance(label, str):
             raise InputError("needs a list of labels", where=where, remedy=f"some of {list(task.labels)}")
-        return sorted({_class(task, one, where) for one in label})
+        return list(sorted({_class(task, one, where) for one in label}))
     if task.kind == "regression":
         if isinstance(label, bool) or not isinstance(label, int | float) or not math.isfinite(label):
             raise InputError(f"{label!r} is not a finite number", where=where)
@@ -176,13 +185,20 @@ def check_label(task: Task, label: Any) -> Label:
         if isinstance(label, bool) or not isinstance(label, int) or not 0 <= label < task.width:
             raise InputError(f"{label!r} is not the index of an option", where=where, remedy=f"0 to {task.width - 1}")
         return label
+    if task.kind == "spans":
+        return _spans(task, label, where)
+    if task.kind == "tracing":
+        raise InputError("takes no label", where=where, remedy=f"{task.reads[0]} itself says what was right")
     if label not in (True, False):
         raise InputError(f"{label!r} is neither true nor false", where=where)
     return bool(label)
 
 
 def target(task: Task, label: Label) -> np.ndarray:
-    """What the training graph compares with: float32 [width], as `Task` and the losses say."""
+    """What the training graph compares with: float32 [width], as `Task` and the losses say.
+
+    Not for tasks that answer for each token: see `tokens.target`.
+    """
     values = np.zeros(task.width, np.float32)
     if task.kind == "classification":
         values[task.labels.index(str(label))] = 1.0
@@ -190,7 +206,7 @@ def target(task: Task, label: Label) -> np.ndarray:
         values[: task.labels.index(str(label))] = 1.0
     elif task.kind == "multilabel":
         assert isinstance(label, list)
-        values[[task.labels.index(one) for one in label]] = 1.0
+        values[[task.labels.index(str(one)) for one in label]] = 1.0
     elif task.kind == "choice":
         values[int(label)] = 1.0  # type: ignore[arg-type]
     elif task.kind == "regression":
@@ -228,6 +244,8 @@ def _value(slot: Slot, value: Any, manifest: Manifest, base: Path | None, where:
         if not isinstance(value, Mapping):
             raise InputError(f"needs a mapping of columns, not {type(value).__name__}", where=where)
         return _row(modality.preprocess.columns, value, where)  # type: ignore[union-attr]
+    if isinstance(modality.preprocess, SequencePreprocess):
+        return _history(modality.preprocess.skills, value, where)
     data, where = _media(value, base, where)
     check_value(modality, data, where)
     return data
@@ -279,6 +297,93 @@ def _row(columns: Sequence[Any], value: Mapping[str, Any], where: str) -> Row:
     if all(cell is None for cell in row.values()):
         raise InputError("every cell is missing", where=where, remedy="leave the input out instead")
     return row
+
+
+def _history(skills: Sequence[str], value: Any, where: str) -> list[Interaction]:
+    if isinstance(value, Mapping):
+        value = [value]
+    if isinstance(value, str | bytes) or not isinstance(value, Sequence):
+        raise InputError(f"needs a list of interactions, not {type(value).__name__}", where=where)
+    if not value:
+        raise InputError("the sequence is empty", where=where, remedy="leave the input out instead")
+    if len(value) > HISTORY_LIMIT:
+        raise InputError(f"{len(value):,} interactions are more than {HISTORY_LIMIT:,}", where=where)
+    known = set(skills)
+    found: list[Interaction] = []
+    latest = -math.inf
+    for number, one in enumerate(value):
+        here = f"{where}[{number}]"
+        if not isinstance(one, Mapping):
+            if isinstance(one, str) or not isinstance(one, Sequence) or len(one) not in (2, 3):
+                raise InputError(f"{one!r} is no interaction", where=here, remedy='write ["fractions", true]')
+            one = dict(zip(("skill", "correct", "time"), one, strict=False))
+        if unknown := sorted(map(str, one.keys() - {"skill", "correct", "time"})):
+            raise InputError(f"an interaction has no {unknown[0]!r}", where=here, remedy="skill, correct and time")
+        skill, right = one.get("skill"), RIGHT.get(str(one.get("correct")).strip().lower())
+        if skill is None or skill == "":
+            raise InputError("the skill is missing", where=here, remedy="name the skill that was practised")
+        if str(skill) not in known:
+            raise InputError(f"the bundle has no skill {skill!r}", where=here, remedy=_near(str(skill), skills))
+        if right is None:
+            raise InputError(f"{one.get('correct')!r} is neither right nor wrong", where=here, remedy="true or false")
+        time_s = _seconds(one.get("time"), here)
+        if time_s is not None and time_s < latest:
+            raise InputError("is earlier than one before it", where=here, remedy="put the oldest interaction first")
+        latest = latest if time_s is None else time_s
+        found.append((str(skill), right, time_s))
+    return found
+
+
+def _seconds(value: Any, where: str) -> float | None:
+    if value is None or value == "":
+        return None
+    try:
+        seconds = float(value)
+    except (TypeError, ValueError, OverflowError):
+        seconds = math.nan
+    if not math.isfinite(seconds):
+        raise InputError(f"{value!r} is no time", where=where, remedy="give seconds, from any moment on")
+    return seconds
+
+
+def _spans(task: Task, label: Any, where: str) -> list[str | SpanLabel]:
+    """Spans as mappings, the first in the text first; they must not overlap."""
+    if isinstance(label, str) or not isinstance(label, Sequence):
+        raise InputError("needs a list of spans", where=where, remedy='[{"start": 0, "end": 5, "label": …}, …]')
+    found = []
+    for one in label:
+        if not isinstance(one, Mapping) and not (isinstance(one, Sequence) and len(one) == 3):
+            raise InputError(f"{one!r} is no span", where=where, remedy="give its start, end and label")
+        span = dict(one) if isinstance(one, Mapping) else dict(zip(("start", "end", "label"), one, strict=True))
+        edges = [span.get("start"), span.get("end")]
+        if span.keys() != {"start", "end", "label"} or not all(type(edge) is int for edge in edges):
+            raise InputError(f"{one!r} is no span", where=where, remedy="give its start, end and label")
+        if not 0 <= span["start"] < span["end"]:
+            raise InputError(f"characters {span['start']} to {span['end']} are no span", where=where)
+        found.append({"start": span["start"], "end": span["end"], "label": _class(task, span["label"], where)})
+    found.sort(key=lambda span: (span["start"], span["end"]))
+    for before, after in itertools.pairwise(found):
+        if after["start"] < before["end"]:
+            raise InputError(
+                f"spans {before['start']} to {before['end']} and {after['start']} to {after['end']} overlap",
+                where=where,
+            )
+    return list(found)
+
+
+def _check_ends(task: Task, label: Label, inputs: Mapping[str, list[StoredInput | None]]) -> None:
+    if task.kind != "spans":
+        return
+    (text,) = inputs.get(task.reads[0], [None])
+    if not isinstance(text, str):
+        raise InputError(f"{task.reads[0]} is not given", where=f"labels.{task.name}", remedy="give the text, too")
+    assert isinstance(label, list)
+    for span in label:
+        assert isinstance(span, dict)
+        if int(span["end"]) > len(text):
+            raise InputError(
+                f"the span to {span['end']} leads past the text's {len(text)} characters", where=f"labels.{task.name}"
+            )
 
 
 def _class(task: Task, label: Any, where: str) -> str:

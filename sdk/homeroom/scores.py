@@ -1,4 +1,4 @@
-"""How good outputs are: accuracy, macro-F1, errors, log-loss, calibration error; numpy only."""
+"""How good outputs are: accuracy, macro-F1, AUC, errors, log-loss, calibration error; numpy only."""
 
 from __future__ import annotations
 
@@ -11,7 +11,9 @@ BINS = 10
 
 
 class Score(msgspec.Struct, frozen=True, kw_only=True):
-    """One task on `n` labelled samples. `mae` in the label's own unit, for ordinal (levels) and regression only."""
+    """One task on `n` labelled samples, tokens or interactions. `mae` in the label's own unit, for ordinal (levels) and
+    regression only; `auc`, the area under the ROC curve, for tracing only, None where all answers are right, or wrong.
+    """
 
     n: int
     accuracy: float = 0.0
@@ -19,11 +21,14 @@ class Score(msgspec.Struct, frozen=True, kw_only=True):
     log_loss: float = 0.0
     ece: float = 0.0  # expected calibration error, Guo et al. 2017, 10 bins
     mae: float | None = None
+    auc: float | None = None
 
     @property
     def value(self) -> float:
-        """What models are chosen by, higher is better: macro-F1, accuracy of a choice, -mae in the task's scale."""
-        return self.macro_f1
+        """What models are chosen by, higher is better: macro-F1, accuracy of a choice, -mae in the task's scale, AUC of
+        tracing.
+        """
+        return self.macro_f1 if self.auc is None else self.auc
 
 
 def softmax(logits: np.ndarray) -> np.ndarray:
@@ -36,14 +41,14 @@ def sigmoid(logits: np.ndarray) -> np.ndarray:
 
 
 def probabilities(task: Task, outputs: np.ndarray, temperature: float = 1.0) -> np.ndarray:
-    """Outputs float32 [n, width] to probabilities: a row sums to 1 for classification, choice, ordinal.
+    """Outputs float32 [n, width] to probabilities: a row sums to 1 for classification, choice, ordinal, spans.
 
-    Multilabel and matching give one probability a column; regression is returned as it is.
+    Multilabel, matching and tracing give one probability a column; regression is returned as it is.
     """
     if task.kind == "regression":
         return outputs
     scaled = np.asarray(outputs, np.float64) / temperature
-    if task.kind in ("classification", "choice"):
+    if task.kind in ("classification", "choice", "spans"):
         return softmax(scaled)
     each = sigmoid(scaled)
     if task.kind != "ordinal":
@@ -53,7 +58,7 @@ def probabilities(task: Task, outputs: np.ndarray, temperature: float = 1.0) -> 
 
 
 def score(task: Task, outputs: np.ndarray, targets: np.ndarray, temperature: float = 1.0) -> Score:
-    """outputs, targets: float32 [n, width] of labelled samples."""
+    """outputs, targets: float32 [n, width] of labelled samples, or what `tokens.compared` gives of tasks per token."""
     n = len(outputs)
     if not n:
         return Score(n=0)
@@ -62,13 +67,13 @@ def score(task: Task, outputs: np.ndarray, targets: np.ndarray, temperature: flo
         mae = float(error.mean())
         return Score(n=n, accuracy=float((error < 0.5).mean()), macro_f1=-mae, log_loss=mae, mae=mae * task.scale)
     chances = probabilities(task, outputs, temperature)
-    if task.kind in ("multilabel", "matching"):
+    if task.kind in ("multilabel", "matching", "tracing"):
         truth, guess = targets > 0.5, chances > 0.5
         confidence = np.maximum(chances, 1 - chances)
         right = truth == guess
         loss = -np.log(np.clip(np.where(truth, chances, 1 - chances), 1e-12, 1)).mean()
         columns = [_f1(truth[:, c], guess[:, c]) for c in range(truth.shape[1])]
-        if task.kind == "matching":
+        if task.kind != "multilabel":
             columns.append(_f1(~truth[:, 0], ~guess[:, 0]))
         return Score(
             n=n,
@@ -76,6 +81,7 @@ def score(task: Task, outputs: np.ndarray, targets: np.ndarray, temperature: flo
             macro_f1=float(np.mean(columns)),
             log_loss=float(loss),
             ece=_ece(confidence.ravel(), right.ravel()),
+            auc=auc(truth[:, 0], chances[:, 0]) if task.kind == "tracing" else None,
         )
     truth_index = targets.sum(1).round().astype(int) if task.kind == "ordinal" else targets.argmax(1)
     guess_index = chances.argmax(1)
@@ -90,6 +96,16 @@ def score(task: Task, outputs: np.ndarray, targets: np.ndarray, temperature: flo
         ece=_ece(chances.max(1), right),
         mae=float(np.abs(truth_index - guess_index).mean()) if task.kind == "ordinal" else None,
     )
+
+
+def auc(truth: np.ndarray, chances: np.ndarray) -> float | None:
+    """How often a right one is given the higher chance of a right and a wrong one, ties halved; truth: bool [n]."""
+    right, wrong = int(truth.sum()), int((~truth).sum())
+    if not right or not wrong:
+        return None
+    _, places, counts = np.unique(chances, return_inverse=True, return_counts=True)
+    ranks = (np.cumsum(counts) - (counts - 1) / 2)[places]
+    return float((ranks[truth].sum() - right * (right + 1) / 2) / (right * wrong))
 
 
 def macro_f1(truth: np.ndarray, guess: np.ndarray) -> float:

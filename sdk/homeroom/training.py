@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
 
 import msgspec
 import numpy as np
 
+from homeroom.augment import augmented
 from homeroom.calibration import temperature
 from homeroom.contract.manifest import Manifest
 from homeroom.dataset import Batch, Dataset, Example, needs_all
@@ -16,6 +17,7 @@ from homeroom.errors import TrainError
 from homeroom.optim import AdamW, one_cycle
 from homeroom.runtime import Graphs
 from homeroom.scores import Score, score
+from homeroom.tokens import compared
 
 __all__ = ["Epoch", "Fit", "Score", "Settings", "TrainState", "evaluate", "fit", "outputs_of"]
 
@@ -113,6 +115,8 @@ def fit(
     whole, theta0 = theta0, graphs.narrow(theta0)
     weights = sample_weights(train, settings)
     if not weights.any():
+        if any(task.kind == "tracing" and train.one_sided(task) for task in train.manifest.tasks):
+            raise TrainError("all answers in the sequences are right, or all wrong", remedy="add sequences with both")
         raise TrainError("no sample has a label that its inputs can teach", remedy="add labelled samples")
     variants = graphs.steps("grad_clipped" if settings.clip_norm else "grad")
     still = graphs.narrow(_inside(train.manifest, settings.frozen, whole)) > 0
@@ -160,12 +164,8 @@ def fit(
 
 def evaluate(graphs: Graphs, dataset: Dataset, theta: np.ndarray) -> dict[str, Score]:
     """The score of each task on its labelled samples."""
-    outputs = outputs_of(graphs, dataset, theta)
-    scores = {}
-    for column, task in enumerate(dataset.manifest.tasks):
-        rows = dataset.labelled[:, column] > 0
-        scores[task.name] = score(task, outputs[task.name][rows], dataset.targets[task.name][rows])
-    return scores
+    pairs = compared_of(graphs, dataset, theta)
+    return {task.name: score(task, *pairs[task.name]) for task in dataset.manifest.tasks}
 
 
 def by_language(graphs: Graphs, dataset: Dataset, theta: np.ndarray) -> dict[str, dict[str, Score]]:
@@ -182,26 +182,70 @@ def by_language(graphs: Graphs, dataset: Dataset, theta: np.ndarray) -> dict[str
 
 
 def outputs_of(graphs: Graphs, dataset: Dataset, theta: np.ndarray) -> dict[str, np.ndarray]:
-    """The output of every task, float32 [examples, width], in the dataset's order."""
-    theta = graphs.narrow(theta)
-    found = {task.name: np.zeros((len(dataset), task.width), np.float32) for task in dataset.manifest.tasks}
-    if len(dataset):
-        for batch in dataset.plan(graphs.steps("predict")):
-            made = graphs.loaded(batch.graph)(dataset.feeds(batch, theta))
-            for name, values in found.items():
-                values[batch.pack.rows[batch.places]] = made[f"{name}.output"][: len(batch.places)]
+    """The output of every task but those per token, float32 [examples, width], in the dataset's order."""
+    return all_outputs_of(graphs, dataset, theta)[0]
+
+
+def all_outputs_of(
+    graphs: Graphs, dataset: Dataset, theta: np.ndarray
+) -> tuple[dict[str, np.ndarray], dict[str, list[np.ndarray]]]:
+    """As `outputs_of`; and of the tasks per token, for each example, float32 [tokens and padding, width]."""
+    tasks = dataset.manifest.tasks
+    whole = {t.name: np.zeros((len(dataset), t.width), np.float32) for t in tasks if not t.per_token}
+    each = {t.name: [np.zeros((0, t.width), np.float32)] * len(dataset) for t in tasks if t.per_token}
+    for rows, made in _passed(graphs, dataset, theta):
+        for name, values in whole.items():
+            values[rows] = made[name]
+        for name, found in each.items():
+            for place, row in enumerate(rows):
+                found[row] = made[name][place]
+    return whole, each
+
+
+def compared_of(graphs: Graphs, dataset: Dataset, theta: np.ndarray) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+    """By task the outputs and targets of its labelled samples, as `scores.score` takes them."""
+    tasks = dataset.manifest.tasks
+    whole = {t.name: np.zeros((len(dataset), t.width), np.float32) for t in tasks if not t.per_token}
+    pairs = {t.name: [compared(t, *[np.zeros((0, t.width), np.float32)] * 2)] for t in tasks if t.per_token}
+    labelled = {t.name: dataset.labelled[:, column] > 0 for column, t in enumerate(tasks)}
+    for rows, made in _passed(graphs, dataset, theta):
+        for task in tasks:
+            if not task.per_token:
+                whole[task.name][rows] = made[task.name]
+                continue
+            for place, row in enumerate(rows):
+                if labelled[task.name][row]:  # at once, since the outputs of all tokens would fill the memory
+                    target = dataset.examples[row].targets[task.name]
+                    pairs[task.name].append(compared(task, made[task.name][place], target))
+    found = {name: (made[labelled[name]], dataset.targets[name][labelled[name]]) for name, made in whole.items()}
+    for name, parts in pairs.items():
+        outputs, targets = zip(*parts, strict=True)
+        found[name] = np.concatenate(outputs), np.concatenate(targets)
     return found
+
+
+def _passed(graphs: Graphs, dataset: Dataset, theta: np.ndarray) -> Iterator[tuple[np.ndarray, dict[str, np.ndarray]]]:
+    """Batch by batch, the numbers of its examples and their outputs by task."""
+    theta = graphs.narrow(theta)
+    for batch in dataset.plan(graphs.steps("predict")) if len(dataset) else ():
+        made = graphs.loaded(batch.graph)(dataset.feeds(batch, theta))
+        names = [task.name for task in dataset.manifest.tasks]
+        yield batch.pack.rows[batch.places], {name: made[f"{name}.output"][: len(batch.places)] for name in names}
 
 
 def sample_weights(dataset: Dataset, settings: Settings) -> np.ndarray:
     """float32 [examples, tasks + objectives]: what each counts, so that the sum over a mean batch is its mean loss.
 
-    Classes weigh (n / (classes * n_class)) ** balance, scaled to a mean of 1.
+    Classes weigh (n / (classes * n_class)) ** balance, scaled to a mean of 1. Sequences whose answers are all right, or
+    all wrong, have nothing to tell apart and teach nothing.
     """
     weights = dataset.labelled.copy()
     for column, task in enumerate(dataset.manifest.tasks):
         rows = weights[:, column] > 0
         if not rows.any():
+            continue
+        if task.kind == "tracing" and dataset.one_sided(task):
+            weights[:, column] = 0.0
             continue
         if task.kind in ("classification", "ordinal") and settings.balance:
             targets = dataset.targets[task.name][rows]
@@ -209,6 +253,9 @@ def sample_weights(dataset: Dataset, settings: Settings) -> np.ndarray:
             counts = np.bincount(index)
             factor = (len(index) / (np.count_nonzero(counts) * counts[index])) ** settings.balance
             weights[rows, column] *= factor / factor.mean()
+        if task.per_token:  # a sample counts as often as it is compared
+            tokens = dataset.compared_tokens(task)
+            weights[rows, column] *= tokens[rows] / tokens[rows].mean()
         chosen = settings.task_weights.get(task.name, 1.0)
         weights[:, column] *= chosen * len(dataset) / rows.sum()
     aligned = dataset.aligned.copy()
@@ -245,6 +292,9 @@ def _gradient(
         usable = np.stack([train.usable(task, presence) for task in train.manifest.tasks], 1)
         kept = kept * np.hstack([usable, train.paired(presence)])
     feeds = train.feeds(batch, state.theta, presence) | train.targets_of(batch)
+    rng = np.random.default_rng([settings.seed, state.epoch, state.batch, 2, settings.draw])
+    for slot in (t.name.removesuffix(".augmented") for t in batch.graph.inputs if t.name.endswith(".augmented")):
+        feeds[f"{slot}.augmented"] = augmented(feeds[f"{slot}.features"], feeds[f"{slot}.mask"], rng)
     feeds["weights"] = np.zeros((size, kept.shape[1]), np.float32)
     if settings.clip_norm:
         feeds["weights"][: len(rows)] = kept
@@ -298,9 +348,8 @@ def _temperatures(graphs: Graphs, train: Dataset, validation: Dataset | None, th
     tasks = train.manifest.tasks
     found = {task.name: 1.0 for column, task in enumerate(tasks) if train.labelled[:, column].any()}
     if validation is not None:
-        outputs = outputs_of(graphs, validation, theta)
-        for column, task in enumerate(tasks):
-            rows = validation.labelled[:, column] > 0
-            if task.name in found and rows.any():
-                found[task.name] = temperature(task, outputs[task.name][rows], validation.targets[task.name][rows])
+        pairs = compared_of(graphs, validation, theta)
+        for task in tasks:
+            if task.name in found and len(pairs[task.name][0]):
+                found[task.name] = temperature(task, *pairs[task.name])
     return found

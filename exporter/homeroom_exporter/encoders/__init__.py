@@ -14,6 +14,7 @@ SOURCES = {
     "pip:speech-embedding": ("audio", "speech"),
     "pip:whisper-tiny-en": ("audio", "whisper"),
     "table": ("table", "table"),
+    "interactions": ("sequence", "sequence"),
 }
 
 

@@ -28,7 +28,9 @@ def load(spec: EncoderSpec, scratch: Path) -> Encoder:
     model, source, where = network(spec)
     families = {"text": _text, "image": _image, "audio": _audio}
     if spec.modality not in families:
-        raise ExportError("no Hugging Face model encodes it", where=spec.modality, remedy='use source = "table"')
+        raise ExportError(
+            "no Hugging Face model encodes it", where=spec.modality, remedy='use "table" or "interactions"'
+        )
     licences, files = licence(source, where, scratch)
     return families[spec.modality](spec, model, source, where, scratch, licences, files)
 

@@ -17,11 +17,12 @@ from homeroom.contract.manifest import Column, Licence, ModalityName, Preprocess
 class EncoderSpec(msgspec.Struct, frozen=True, kw_only=True):
     """One `[modality]` table of a recipe.
 
-    source: `pip:minilm`, `pip:efficientnet-lite0`, `pip:whisper-tiny-en`, `pip:speech-embedding`, `table`, or
-    `hf:<directory or hub name>`. taps: layers by number or name, or `auto`. dim: channels kept of each tap (<= 127 a
-    value as int8). buckets: token counts of text; ignored where the count is fixed. seconds: window of sound. grid:
-    regions a side of a picture. columns: those of a table; their order is the order of the row. drift: how far, as
-    1 - mean cosine, quantized features may be from float32; the layers that matter most then keep a higher precision.
+    source: `pip:minilm`, `pip:efficientnet-lite0`, `pip:whisper-tiny-en`, `pip:speech-embedding`, `table`,
+    `interactions`, or `hf:<directory or hub name>`. taps: layers by number or name, or `auto`. dim: channels kept of
+    each tap (<= 127 a value as int8). buckets: token counts of text and sequences; ignored where the count is fixed.
+    seconds: window of sound. grid: regions a side of a picture. columns: those of a table; their order is the order of
+    the row. skills: those of a sequence. drift: how far, as 1 - mean cosine, quantized features may be from float32;
+    the layers that matter most then keep a higher precision.
     """
 
     modality: ModalityName
@@ -34,6 +35,7 @@ class EncoderSpec(msgspec.Struct, frozen=True, kw_only=True):
     quantize: Literal["int8", "int4", "none"] = "int8"
     drift: float = 0.02
     columns: tuple[Column, ...] = ()
+    skills: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)

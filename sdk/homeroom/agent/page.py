@@ -192,7 +192,8 @@ def give_labels(device: Device, sample_id: str, given: dict[str, list[str]]) -> 
     sample = device.store.sample(sample_id)
     if sample is None:
         raise InputError("there is no such sample", remedy="open the page again: it may have changed")
-    other = {name: label for name, label in sample.labels.items() if name not in {t.name for t in manifest.tasks}}
+    asked = {task.name for task in manifest.tasks if not task.per_token}  # spans are not marked on this page
+    other = {name: label for name, label in sample.labels.items() if name not in asked}
     device.store.relabel(sample_id, other | labels)
 
 

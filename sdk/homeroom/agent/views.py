@@ -71,6 +71,8 @@ def _input(manifest: Manifest, sample_id: str, slot: str, values: Iterable[Any])
             shown.append(f"<img src='{source}' alt='{escape(slot)}'>")
         elif modality == "audio":
             shown.append(f"<audio controls preload=none src='{source}'></audio>")
+        elif isinstance(value, list):
+            shown.append(escape(", ".join(f"{skill} {'right' if right else 'wrong'}" for skill, right, _ in value)))
         elif isinstance(value, dict):
             shown.append(escape(", ".join(f"{k}: {v}" for k, v in value.items() if v is not None)))
         else:
@@ -98,6 +100,8 @@ def field(task: Task, value: Any) -> str:
         )
         given = f"<input type=hidden name='given.{task.name}' value={'1' if value is not None else '0'}>"
         return f"<span>{escape(task.name)}: {boxes}{given}</span>"
+    if task.per_token:
+        return f"<span>{escape(task.name)}: {len(value or [])} marked</span>" if task.kind == "spans" else ""
     shown = "" if value is None else str(value)
     return f"<label>{escape(task.name)} <input name='{name}' size=6 value='{escape(shown)}'></label>"
 
@@ -105,7 +109,7 @@ def field(task: Task, value: Any) -> str:
 def labels_of(manifest: Manifest, given: dict[str, list[str]]) -> dict[str, Any]:
     """Labels from a form's fields, by task, still to be checked; a number that is none stays a text."""
     found: dict[str, Any] = {}
-    for task in manifest.tasks:
+    for task in (one for one in manifest.tasks if not one.per_token):
         values = [value for value in given.get(f"task.{task.name}", []) if value]
         if task.kind == "multilabel":
             if values or given.get(f"given.{task.name}") == ["1"]:

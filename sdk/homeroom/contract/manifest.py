@@ -23,9 +23,10 @@ SLOT_LIMIT = 64  # inputs over all slots
 Name = Annotated[str, msgspec.Meta(pattern=r"^[a-z][a-z0-9_]{0,47}$")]
 Hash = Annotated[str, msgspec.Meta(pattern=r"^[0-9a-f]{64}$")]
 Count = Annotated[int, msgspec.Meta(ge=1, le=1 << 24)]
-ModalityName = Literal["text", "image", "audio", "table"]
+ModalityName = Literal["text", "image", "audio", "table", "sequence"]
 Precision = Literal["int4", "int8", "float32"]  # of a backbone's weights, lowest first
-TaskKind = Literal["classification", "ordinal", "multilabel", "regression", "choice", "matching"]
+TaskKind = Literal["classification", "ordinal", "multilabel", "regression", "choice", "matching", "spans", "tracing"]
+PER_TOKEN = ("spans", "tracing")  # kinds that answer for each token of one slot
 
 
 class File(msgspec.Struct, frozen=True):
@@ -88,7 +89,22 @@ class TablePreprocess(msgspec.Struct, frozen=True, tag="table", tag_field="kind"
         return sum(len(c.categories) or 1 for c in self.columns) + len(self.columns)
 
 
-Preprocess = TextPreprocess | ImagePreprocess | AudioPreprocess | TablePreprocess
+class SequencePreprocess(msgspec.Struct, frozen=True, tag="sequence", tag_field="kind"):
+    """A person's interactions in order: one token each, after one for the start, which is left out with the oldest
+    interactions where there are more than the largest bucket holds.
+
+    A token: 1.0 in the first value for the start; the second is log(1 + s) / log(1 + a year's seconds), at most 1.0, of
+    the s seconds since the interaction before; then two a skill, wrong and right, 1.0 in the one that happened.
+    """
+
+    skills: tuple[str, ...]
+
+    @property
+    def width(self) -> int:
+        return 2 + 2 * len(self.skills)
+
+
+Preprocess = TextPreprocess | ImagePreprocess | AudioPreprocess | TablePreprocess | SequencePreprocess
 
 
 class Tolerance(msgspec.Struct, frozen=True):
@@ -131,7 +147,9 @@ class Task(msgspec.Struct, frozen=True, kw_only=True):
 
     classification: logits over `labels`. ordinal: one logit for each of `labels` but the first (is it at least this?).
     multilabel: one logit a label. regression: (value - offset) / scale. choice: `reads` is (query, options), one logit
-    an option. matching: `reads` is two slots, one logit (do they belong together?).
+    an option. matching: `reads` is two slots, one logit (do they belong together?). Of these two the output is
+    [batch, tokens, width], for each token of the one slot that `reads` names. spans: logits over no label and `labels`,
+    of a text. tracing: after each interaction one logit a skill, in `labels`: is the next answer right, if it is that?
     """
 
     name: Name
@@ -142,18 +160,29 @@ class Task(msgspec.Struct, frozen=True, kw_only=True):
     offset: float = 0.0
     scale: float = 1.0
 
+    @property
+    def per_token(self) -> bool:
+        return self.kind in PER_TOKEN
+
 
 class Objective(msgspec.Struct, frozen=True, kw_only=True):
     """What samples teach without a label; a column after the tasks' in `weights`, `losses` and `totals`.
 
     alignment: inputs of one sample, of `reads` (single slots of different modalities), are brought together, those of
-    different samples of a batch apart. `weight`: of its mean loss beside the tasks'.
+    different samples of a batch apart. masked: what is hidden of the inputs is predicted from the rest of them.
+    consistency: tasks are to answer alike with and without what is hidden. `weight`: of its mean loss beside the
+    tasks'.
     """
 
     name: Name
-    kind: Literal["alignment"]
+    kind: Literal["alignment", "masked", "consistency"]
     reads: tuple[Name, ...]
     weight: float = 1.0
+
+    @property
+    def segment(self) -> str:
+        """Of what it trains for itself, if it does."""
+        return f"objective.{self.name}"
 
 
 class Tensor(msgspec.Struct, frozen=True):
@@ -230,6 +259,11 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True):
         return Layout(self.segments)
 
     @property
+    def needs_no_label(self) -> bool:
+        """Whether samples without a label teach something."""
+        return bool(self.objectives) or any(task.kind == "tracing" for task in self.tasks)
+
+    @property
     def inputs(self) -> tuple[tuple[str, str, int], ...]:
         """(slot, modality, place) of every single input, in the order of the columns of `presence`."""
         return tuple((s.name, s.modality, place) for s in self.slots for place in range(s.count))
@@ -278,6 +312,8 @@ def read_manifest(data: bytes) -> Manifest:
     for task in manifest.tasks:
         if unknown := [name for name in task.reads if name not in slots]:
             raise refuse(f"task {task.name} reads unknown slots {unknown}")
+        if task.per_token and [slots[name].count for name in task.reads] != [1]:
+            raise refuse(f"task {task.name} does not read one single slot")
     for objective in manifest.objectives:
         if unknown := [name for name in objective.reads if name not in slots]:
             raise refuse(f"objective {objective.name} reads unknown slots {unknown}")

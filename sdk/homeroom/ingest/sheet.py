@@ -1,26 +1,29 @@
-"""Samples from a CSV file, one a row; imports samples.
+"""Samples from a CSV file, one a row, or one interaction a row; imports samples.
 
 Columns: a slot's name; `slot.0`, `slot.1` for a slot of several places; `slot.column` for a table; `label.task`; and
-subject, consent, source, retain_until, language. An empty cell is a missing value. Several labels are parted by `|`.
+subject, consent, source, retain_until, language. An empty cell is a missing value. Several labels are parted by `|`;
+spans are written `4-9:label`. Of a sequence a row is one interaction, in the columns `slot.skill`, `slot.correct` and
+perhaps `slot.time`; a person's rows, the oldest first, become one sample.
 """
 
 from __future__ import annotations
 
 import csv
+import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from homeroom.contract.manifest import Manifest
 from homeroom.errors import InputError
+from homeroom.ingest.gather import gathered
 from homeroom.samples import RESERVED, Sample, find_slot, find_task
 
 CELL_LIMIT = 1 << 20  # characters
 
 
 def read_csv(path: Path, manifest: Manifest) -> Iterator[Sample]:
-    for row, where in read_rows(path):
-        yield to_sample(row, manifest, where)
+    yield from gathered((to_sample(row, manifest, where) for row, where in read_rows(path)), manifest)
 
 
 def read_rows(path: Path) -> Iterator[tuple[dict[str, str], str]]:
@@ -72,6 +75,8 @@ def label_of(kind: str, cell: str) -> Any:
     """A cell as the kind of task wants it; what does not fit is left as it is, for the check that names the task."""
     if kind == "multilabel":
         return [part.strip() for part in cell.split("|") if part.strip()]
+    if kind == "spans":
+        return [_span(part.strip()) for part in cell.split("|") if part.strip()]
     try:
         if kind == "regression":
             return float(cell)
@@ -82,6 +87,11 @@ def label_of(kind: str, cell: str) -> Any:
     if kind == "matching":
         return {"true": True, "yes": True, "1": True, "false": False, "no": False, "0": False}.get(cell.lower(), cell)
     return cell
+
+
+def _span(part: str) -> Any:
+    found = re.fullmatch(r"(\d{1,9})-(\d{1,9}):(.+)", part)
+    return (int(found[1]), int(found[2]), found[3].strip()) if found else part
 
 
 def _put(inputs: dict[str, Any], count: int, slot: str, rest: str, cell: str) -> None:

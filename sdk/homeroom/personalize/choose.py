@@ -2,6 +2,7 @@
 
 Every method's theta is judged on samples that it was not trained on, at each share of mixing, by mean log-loss; then
 the best is trained again on all of them. A person with too few samples, or whom nothing helps, keeps the shared model.
+Tasks that answer for each token are not judged.
 """
 
 from __future__ import annotations
@@ -44,7 +45,8 @@ class Choice:
 
 def choose(person: Person, own: Dataset, methods: Mapping[str, Method] = METHODS) -> Choice:
     """The best method and share for one person's labelled samples; OutOfTimeError if the budget ends first."""
-    if int((own.labelled > 0).any(1).sum()) < LEAST:
+    judged = [column for column, task in enumerate(own.manifest.tasks) if not task.per_token]
+    if int((own.labelled[:, judged] > 0).any(1).sum()) < LEAST:
         return Choice(SHARED, 0.0, person.shared)
     held: dict[tuple[str, float], Outputs] = {(SHARED, 0.0): outputs_of(person.graphs, own, person.shared)}
     for train, rows in folds(own, person.settings.seed):
@@ -79,7 +81,7 @@ def loss(own: Dataset, outputs: Outputs) -> float:
     found = []
     for column, task in enumerate(own.manifest.tasks):
         rows = own.labelled[:, column] > 0
-        if rows.any():
+        if rows.any() and task.name in outputs:
             found.append(score(task, outputs[task.name][rows], own.targets[task.name][rows]).log_loss)
     return float(np.mean(found))
 
@@ -88,6 +90,6 @@ def _temperatures(own: Dataset, outputs: Outputs) -> dict[str, float]:
     found = {}
     for column, task in enumerate(own.manifest.tasks):
         rows = own.labelled[:, column] > 0
-        if rows.any():
+        if rows.any() and task.name in outputs:
             found[task.name] = temperature(task, outputs[task.name][rows], own.targets[task.name][rows])
     return found

@@ -16,12 +16,14 @@ from homeroom.contract.manifest import (
     AudioPreprocess,
     ImagePreprocess,
     Modality,
+    Preprocess,
+    SequencePreprocess,
     TablePreprocess,
     TextPreprocess,
 )
 from homeroom.preprocess.prepared import Prepared, bucket
 
-__all__ = ["Prepared", "bucket", "check_value", "collate", "content", "prepare"]
+__all__ = ["Prepared", "bucket", "check_value", "collate", "content", "of_any_length", "prepare"]
 
 
 def prepare(modality: Modality, value: Any, bundle_file: Callable[[str], Path]) -> Prepared:
@@ -46,15 +48,28 @@ def prepare(modality: Modality, value: Any, bundle_file: Callable[[str], Path]) 
             from homeroom.preprocess import table
 
             return table.prepare(spec, value)
+        case SequencePreprocess() as spec:
+            from homeroom.preprocess import sequence
+
+            return sequence.prepare(spec, value, modality.buckets[-1])
+
+
+def of_any_length(spec: Preprocess) -> bool:
+    """Whether inputs differ in their tokens and are padded to a bucket."""
+    return isinstance(spec, TextPreprocess | SequencePreprocess)
 
 
 def collate(modality: Modality, prepared: Sequence[Prepared]) -> dict[str, np.ndarray]:
-    """The feeds of a features graph for a batch; texts are padded to the smallest bucket that holds them all."""
+    """The feeds of a features graph for a batch, padded to the smallest bucket that holds them all."""
     if isinstance(modality.preprocess, TextPreprocess):
         from homeroom.preprocess import text
 
         length = bucket(modality.buckets, max(p.tokens for p in prepared))
         return text.collate(prepared, length, modality.preprocess.pad_id)
+    if isinstance(modality.preprocess, SequencePreprocess):
+        from homeroom.preprocess import sequence
+
+        return sequence.collate(prepared, bucket(modality.buckets, max(p.tokens for p in prepared)))
     return {name: np.stack([p.arrays[name] for p in prepared]) for name in prepared[0].arrays}
 
 
@@ -62,6 +77,8 @@ def content(value: Any) -> bytes:
     """The bytes whose hash identifies an input."""
     if isinstance(value, Mapping):
         return b"row\0" + json.dumps(value, sort_keys=True).encode()
+    if isinstance(value, list):
+        return b"sequence\0" + json.dumps(value).encode()
     return b"text\0" + value.encode() if isinstance(value, str) else b"file\0" + bytes(value)
 
 

@@ -1,0 +1,47 @@
+"""A device that learns to trace knowledge, in a process of its own: what is installed at a school, no torch.
+
+python tracer.py BUNDLE TRAINING.jsonl TEST.jsonl SEED OUT.json
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+from homeroom import Device
+from homeroom.training import Settings
+from peers.measure import peak_rss_mb
+
+
+def main(bundle: str, training: str, test: str, seed: str, out: str) -> None:
+    with tempfile.TemporaryDirectory() as folder, Device.open(folder, bundle, threads=1) as device:
+        device.add(training)
+        recommended = device.bundle.manifest.training
+        settings = Settings(
+            epochs=recommended.epochs,
+            learning_rate=recommended.learning_rate,
+            weight_decay=recommended.weight_decay,
+            warmup=recommended.warmup,
+            seed=int(seed),
+        )
+        began = time.monotonic()
+        report = device.train(settings=settings)
+        seconds = time.monotonic() - began
+        score = device.score(test)["next_answer"]
+    found = {
+        "auc": score.auc,
+        "log_loss": score.log_loss,
+        "interactions": score.n,
+        "seconds": seconds,
+        "epochs": report.epochs,
+        "peak_rss_mb": peak_rss_mb(),
+        "torch": "torch" in sys.modules,
+    }
+    Path(out).write_text(json.dumps(found))
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

@@ -1,0 +1,37 @@
+"""A person's interactions: each as one int8 token, skill and outcome in a place of their own; onnx."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+from onnx import TensorProto, helper
+
+from homeroom.contract.manifest import SequencePreprocess
+from homeroom.errors import ExportError
+from homeroom_exporter.compress import LIMIT, finish
+from homeroom_exporter.encoders.spec import Encoder, EncoderSpec
+from homeroom_exporter.taps import OPSET, assemble, constant, extend
+
+
+def load(spec: EncoderSpec, scratch: Path) -> Encoder:
+    """One tap, `steps`, as wide as the token; there is nothing to compress, and nothing to quantize."""
+    if not spec.skills:
+        raise ExportError("names no skill", where="skills", remedy="list what is practised")
+    preprocess = SequencePreprocess(spec.skills)
+    width = preprocess.width
+    values = [helper.make_tensor_value_info("steps", TensorProto.FLOAT, ["batch", "tokens", width])]
+    model = assemble(helper.make_graph([], "features", values, []), [helper.make_opsetid("", OPSET)])
+    units = extend(model, "Mul", ["steps", constant(model, "units", np.array(LIMIT, np.float32))], "units.steps")
+    taps = extend(model, "Unsqueeze", [units, constant(model, "axis", np.array([1], np.int64))], "taps")
+    finish(model, taps, ["batch", 1, "tokens", width])
+    return Encoder(
+        title="interactions",
+        graph=model,
+        taps=("steps",),
+        buckets=spec.buckets,
+        preprocess=preprocess,
+        scheme="none",
+        float_bytes=0,
+        scale=np.full((1, width), 1 / LIMIT, np.float32),
+    )
