@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
@@ -87,6 +88,13 @@ def load(bundle: Bundle, graphs: Graphs, count: int, seed: int) -> Data:
 
 def accuracy(graphs: Graphs, test: Dataset, theta: np.ndarray) -> float:
     return float(evaluate(graphs, test, theta)["digit"].accuracy)
+
+
+@lru_cache(maxsize=1)
+def opened(path: Path) -> tuple[Bundle, Graphs]:
+    """The bundle and its graphs, once a process."""
+    bundle = open_bundle(path, root=None)
+    return bundle, open_graphs(bundle)
 
 
 def open_graphs(bundle: Bundle) -> Graphs:

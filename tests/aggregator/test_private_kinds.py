@@ -15,11 +15,13 @@ from homeroom.contract import adaptive, envelope
 from homeroom.contract.banded import coefficients
 from homeroom.contract.layout import Layout
 from homeroom.contract.privacy import Privacy, squares
+from homeroom.contract.secure import SecureRules
 from homeroom.contract.update import MAGIC, RoundConfiguration, UpdateHeader, make_private, read_update
 from homeroom.contract.version import read_version
 from homeroom.errors import DiskFullError, UpdateError
 from homeroom.store.database import Database
 from homeroom_aggregator import place, private, stream
+from homeroom_aggregator.merge import SegmentSums
 from homeroom_aggregator.privacy_report import figures, words
 from homeroom_aggregator.rounds import Rounds
 
@@ -284,3 +286,15 @@ def test_a_full_disk_takes_no_release_out_of_a_stream(tmp_path: Path, monkeypatc
     assert rounds.log.database.rows("SELECT version FROM stream") == [(1,)]
     assert rounds.verify() == []
     rounds.close()
+
+
+def test_by_subject_the_noised_sums_of_secure_rounds_are_divided_alike() -> None:
+    rules = SecureRules(minimum=3, cohort=4, drop_rate=0.3, corrupt_rate=0.1)
+    promise = msgspec.structs.replace(PROMISE, subjects=5, mechanism="distributed")
+    asked = RoundConfiguration(bundle_id="0" * 64, privacy=promise, secure=rules, min_devices=3)
+    sums, names = SegmentSums(), [A.name, B.name, C.name]
+    total = {"ladder.table": np.full(4, 15 << 20, np.int64), "head.grade": np.full(3, -30 << 20, np.int64)}
+    sums.add_sum(total, dict.fromkeys(total, 3), dict.fromkeys(total, names))
+    theta, devices, _ = sums.release(np.zeros(10, np.float32), LAYOUT, asked)
+    np.testing.assert_allclose(theta[:7], [1, 1, 1, 1, -2, -2, -2])
+    assert devices == dict.fromkeys(total, 3)

@@ -10,6 +10,14 @@ import privacy
 from homeroom.contract.privacy import spent
 
 
+def row(
+    mechanism: str, epsilon: float | None, accuracy: list[float], cosine: list[float], in_turn: bool = False
+) -> dict[str, Any]:
+    """One setting's figures."""
+    found = {"mechanism": mechanism, "epsilon": epsilon, "in_turn": in_turn, "accuracy": accuracy, "cosine": cosine}
+    return found | {"cosine_end": cosine, "refused": 0, "epsilon_spent": epsilon}
+
+
 def document(**changes: Any) -> dict[str, Any]:
     """Figures of a run where all is well, with some replaced."""
     good = {
@@ -22,15 +30,14 @@ def document(**changes: Any) -> dict[str, Any]:
         },
         "noise": {"chi_square_p": 0.4, "kolmogorov_smirnov_p": 0.2},
         "learning": [
-            {"mechanism": "none", "epsilon": None, "accuracy": [0.9, 0.8], "cosine": [1.0, 1.0]},
-            {
-                "mechanism": "central",
-                "epsilon": 8.0,
-                "accuracy": [0.7, 0.7],
-                "cosine": [0.5, 0.6],
-                "epsilon_spent": 8.0,
-            },
-            {"mechanism": "distributed", "epsilon": 8.0, "accuracy": [0.6], "cosine": [0.2], "epsilon_spent": 8.0},
+            row("none", None, [0.9, 0.8], [1.0, 1.0]),
+            row("central", 8.0, [0.7, 0.7], [0.5, 0.6]),
+            row("distributed", 8.0, [0.6], [0.2]),
+            row("subject", 8.0, [0.8, 0.8], [0.9, 0.9]),
+            row("long clip", 8.0, [0.5], [0.2]),
+            row("adaptive", 8.0, [0.6], [0.3]),
+            row("rotating", 8.0, [0.5], [0.2], in_turn=True),
+            row("stream", 8.0, [0.5], [0.4], in_turn=True),
         ],
         "attack": [
             {"epsilon": None, "advantage": 1.0, "standard_error": 0.01},
@@ -57,6 +64,10 @@ def test_a_run_where_all_is_well_meets_every_target() -> None:
         ("learning", 1, {"epsilon_spent": 8.1}, "beyond the budget"),
         ("learning", 1, {"accuracy": [0.1, 0.1]}, "accuracy"),
         ("learning", 1, {"cosine": [0.001, 0.001]}, "cosine"),
+        ("learning", 2, {"refused": 3}, "refused"),
+        ("learning", 3, {"accuracy": [0.6, 0.7]}, "by subject"),
+        ("learning", 5, {"accuracy": [0.4]}, "adapted"),
+        ("learning", 7, {"cosine_end": [0.1]}, "correlated"),
         ("attack", 0, {"advantage": 0.5}, "without noise"),
         ("attack", 1, {"advantage": 0.9}, "exact bound"),
         ("attack", 1, {"advantage": 1.0, "standard_error": 0.0}, "beyond its bound"),

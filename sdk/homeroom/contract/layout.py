@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from functools import cached_property
+from functools import cached_property, lru_cache
 from typing import Literal
 
 import msgspec
@@ -51,14 +51,13 @@ class Segment(msgspec.Struct, frozen=True, kw_only=True):
     @property
     def segment_id(self) -> str:
         """Identity for merging: equal where name, shapes, meaning and the features read are equal."""
-        return identity(
-            {
-                "name": self.name,
-                "parameters": [[p.name, list(p.shape)] for p in self.parameters],
-                "meaning": self.meaning,
-                "reads": list(self.reads),
-            }
-        )
+        return _segment_id(self.name, self.parameters, self.meaning, self.reads)
+
+
+@lru_cache(maxsize=1 << 12)  # asked for several times an update, and half of what reading a small one takes
+def _segment_id(name: str, parameters: tuple[Parameter, ...], meaning: str, reads: tuple[str, ...]) -> str:
+    shapes = [[parameter.name, list(parameter.shape)] for parameter in parameters]
+    return identity({"name": name, "parameters": shapes, "meaning": meaning, "reads": list(reads)})
 
 
 FULL = "full"  # the tier that has everything
