@@ -24,6 +24,7 @@ from homeroom_aggregator.openapi import document
 from homeroom_aggregator.secure.cohorts import Cohorts
 
 BODY_LIMIT_BYTES = 1 << 16  # of every request but an update
+Later = Callable[[], Response]  # what is left to do in the downloads' thread
 
 
 # Open to everybody
@@ -75,41 +76,67 @@ def round_(service: Service, call: Call) -> Response:
             "time": time["time"],
             "time_signature": sign(rounds.key, "time", time),
             "selected": asked,
+            **_school(service, call),
         }
     )
 
 
-def latest(service: Service, call: Call) -> Response:
+def _school(service: Service, call: Call) -> dict[str, str]:
+    """The school whose own segments this device may feed, said for this request alone."""
+    rounds, school = service.rounds, call.who.school
+    if not rounds.merges_for(school, service.members):
+        return {}
+    said = {"school": school, "nonce": call.nonce}
+    return {"school": school, "school_signature": sign(rounds.key, "school", said)}
+
+
+def latest(service: Service, call: Call) -> Response | Later:
     return _version(service, call, service.reader.newest())
 
 
-def version(service: Service, call: Call) -> Response:
+def version(service: Service, call: Call) -> Response | Later:
     return _version(service, call, _number(call, "number"))
 
 
-def _version(service: Service, call: Call, number: int) -> Response:
+def _version(service: Service, call: Call, number: int) -> Response | Later:
     tag = f'"{number}"'
     if call.request.headers.get("if-none-match") == tag:
         return Response(status_code=304, headers={"etag": tag})
-    body = service.reader.version(number)
-    if body is None:
-        raise RefusedError(404, "unknown_version", "there is no such version", "version 0 is the bundle's own theta")
-    return ranged(call.request, body, tag)
+
+    def read() -> Response:
+        body = service.downloads.version(number, call.who.school)
+        if body is None:
+            remedy = "version 0 is the bundle's own theta"
+            raise RefusedError(404, "unknown_version", "there is no such version", remedy)
+        return ranged(call.request, body, tag)
+
+    return read
 
 
-def after(service: Service, call: Call) -> Response:
-    offer = service.downloads.offer(_number(call, "number"))
-    if offer is None:
+def after(service: Service, call: Call) -> Later:
+    number = _number(call, "number")
+    if service.reader.newest() <= number:
         raise RefusedError(404, "unknown_version", "there is no newer version")
-    return JSONResponse(offer)
+
+    def read() -> Response:
+        offer = service.downloads.offer(number, call.who.school)
+        if offer is None:
+            raise RefusedError(404, "unknown_version", "there is no newer version")
+        return JSONResponse(offer)
+
+    return read
 
 
-def delta(service: Service, call: Call) -> Response:
+def delta(service: Service, call: Call) -> Later:
     number, base = _number(call, "number"), _number(call, "base")
-    body = service.downloads.delta(number, base)
-    if body is None:
-        raise RefusedError(404, "unknown_version", "there is no such difference", "fetch the whole version")
-    return ranged(call.request, body, f'"{number}-{base}"')
+
+    def read() -> Response:
+        body = service.downloads.delta(number, base, call.who.school)
+        if body is None:
+            raise RefusedError(404, "unknown_version", "there is no such difference", "fetch the whole version")
+        return ranged(call.request, body, f'"{number}-{base}"')
+
+    return read
 
 
 def _number(call: Call, name: str) -> int:
@@ -195,7 +222,7 @@ def rotate(service: Service, call: Call) -> Response:
 
 
 Open = Callable[[Service, Request], Response]
-Signed = Callable[[Service, Call], Response]
+Signed = Callable[[Service, Call], "Response | Later"]
 
 
 @dataclass(frozen=True)
@@ -255,13 +282,16 @@ async def answered(service: Service, rule: Rule, request: Request, body: bytes) 
             if rule.roles:
                 call = gate.admitted(service, service.rounds.members, call, rule.roles)
                 gate.remark(service, call)
-            return handler(service, call)
+            found = handler(service, call)
+            assert isinstance(found, Response)  # downloads write nothing
+            return found
 
         return await service.writer.do(written)
     call = gate.admitted(service, service.members, gate.verified(service, request, body), rule.roles)
     if gate.remarkable(service, call):
         await service.writer.do(lambda: gate.remark(service, call))
-    return handler(service, call)
+    found = handler(service, call)
+    return found if isinstance(found, Response) else await service.downloads.aside(found)
 
 
 def endpoint(service: Service, rule: Rule) -> Callable[[Request], Awaitable[Response]]:

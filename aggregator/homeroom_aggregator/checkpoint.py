@@ -3,7 +3,8 @@
 32 bytes   SHA-256 of the rest
 4 bytes    length of the header, little-endian
 header     JSON: version, pending, by segment its weight and the devices that fed it, the clip where it adapts
-rest       safetensors: `theta` float32 [P], `sum/<segment>` int64 [size]
+rest       safetensors: `theta` float32 [P], `sum/<segment>` int64 [size], of optimizers `moment/<name>/<segment>`, and
+           `own/<segment>`, float32 [size], of schools' own segments; those are named as in `merge.owned`
 """
 
 from __future__ import annotations
@@ -17,9 +18,9 @@ import safetensors.numpy
 
 from homeroom.contract.layout import Layout
 from homeroom.errors import StoreError
-from homeroom_aggregator.merge import SegmentSums
+from homeroom_aggregator.merge import SegmentSums, owned, ring_of, school_of
 from homeroom_aggregator.optimizers import Moments
-from homeroom_aggregator.replay import State
+from homeroom_aggregator.replay import Own, State
 
 
 class _Header(msgspec.Struct, frozen=True, kw_only=True):
@@ -43,6 +44,8 @@ def pack(state: State) -> bytes:
     tensors = {"theta": state.theta} | {f"sum/{name}": values for name, values in sorted(sums.numerators.items())}
     for segment, moments in sorted(state.moments.items()):
         tensors |= {f"moment/{name}/{segment}": values for name, values in sorted(moments.items())}
+    for school, own in sorted(state.own.items()):
+        tensors |= {f"own/{owned(segment, school)}": values for segment, values in sorted(own.items())}
     head = msgspec.json.encode(header)
     body: bytes = struct.pack("<I", len(head)) + head + safetensors.numpy.save(tensors)
     return hashlib.sha256(body).digest() + body
@@ -59,10 +62,13 @@ def unpack(data: bytes, layout: Layout) -> State:
     theta = tensors.pop("theta")
     sums = SegmentSums()
     remembered: dict[str, Moments] = {}
+    schools: dict[str, Own] = {}
     for key, values in tensors.items():
         kind, _, name = key.partition("/")
         if kind == "sum":
             sums.numerators[name] = values.copy()
+        elif kind == "own":
+            schools.setdefault(school_of(name), {})[ring_of(name)] = values.copy()
         else:
             moment, _, segment = name.partition("/")
             remembered.setdefault(segment, {})[moment] = values.copy()
@@ -70,4 +76,4 @@ def unpack(data: bytes, layout: Layout) -> State:
     if theta.shape != (layout.size,) or theta.dtype != np.float32:
         raise broken
     clip = 0 if header.clip is msgspec.UNSET else header.clip
-    return State(theta.copy(), header.version, header.pending, sums, remembered, clip)
+    return State(theta.copy(), header.version, header.pending, sums, remembered, clip, schools)

@@ -39,11 +39,12 @@ COHORT = (
     click.option(
         "--over", type=click.FloatRange(1, 10), default=1.3, show_default=True, help="Devices asked, of buffer."
     ),
+    click.option("--by-school", is_flag=True, help="Merge a school's own segments among its devices (docs/policy.md)."),
 )
 
 
 def cohort_options(command: Callable[..., Any]) -> Callable[..., Any]:
-    """Adds the options of synchronous rounds; `synchronous` reads them."""
+    """Adds the options of synchronous rounds, which `synchronous` reads, and `by_school`."""
     for option in reversed(COHORT):
         command = option(command)
     return command

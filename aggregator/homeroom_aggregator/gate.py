@@ -18,6 +18,7 @@ from homeroom.errors import DiskFullError, HomeroomError, StoreError, TrustError
 from homeroom_aggregator import access
 from homeroom_aggregator.downloads import Downloads
 from homeroom_aggregator.limits import Limits, Meter
+from homeroom_aggregator.log import Log
 from homeroom_aggregator.members import Member, Members, Role
 from homeroom_aggregator.metrics import Metrics
 from homeroom_aggregator.rounds import Rounds
@@ -41,6 +42,7 @@ class Service:
     institution: str
     secret: bytes
     downloads: Downloads
+    reader: Log
     token: str | None = None
     limits: Limits = field(default_factory=Limits)
     nonces: access.Nonces = field(default_factory=access.Nonces)
@@ -50,12 +52,12 @@ class Service:
     def __post_init__(self) -> None:
         self.meter = Meter(self.limits)
         self.writer = Writer(self.rounds)
-        self.reader = self.downloads.reader
         self.members = Members(self.reader.database)
 
     def close(self) -> None:
         """Finish what is under way, and leave a checkpoint, so that the next start has nothing to compute."""
         self.writer.close()
+        self.downloads.close()
         self.reader.close()
         self.rounds.settle()
         self.rounds.close()

@@ -100,6 +100,7 @@ def answer_to(rounds: Rounds, secret: bytes, header: LetterHeader, updates: list
         bounded=bounded,
         round=configuration,
         round_signature=sign(rounds.key, "round", configuration),
+        school=member.school if rounds.merges_for(member.school, rounds.members) else "",
     )
 
 
@@ -126,8 +127,8 @@ def _receipt(rounds: Rounds, member: Member, update: bytes) -> Receipt:
 
 
 def _newer(rounds: Rounds, header: LetterHeader) -> bytes:
-    number = rounds.state.version
-    return (rounds.version(number) or b"") if number > header.after else b""
+    number, member = rounds.state.version, rounds.members.find(header.device)
+    return (rounds.version(number, member.school if member else "") or b"") if number > header.after else b""
 
 
 def _key(path: Path) -> X25519PrivateKey:

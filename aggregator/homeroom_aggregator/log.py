@@ -112,6 +112,10 @@ class Log:
             raise StoreError(f"entry {number} has lost its body", where="log.db", remedy="restore the last backup")
         return Entry(number, kind, update_id, device, version, body or b"")
 
+    def entry_version(self, number: int) -> int:
+        """The newest version when an entry happened."""
+        return int(self.database.one("SELECT version FROM log WHERE number = ?", (number,))[0])
+
     def sender(self, update_id: str) -> str | None:
         """The device whose update has this id, or None."""
         found = self.database.one("SELECT device FROM log WHERE kind = 'update' AND update_id = ?", (update_id,))
@@ -207,7 +211,7 @@ class Log:
     def prune(self, most: int) -> None:
         """Delete at most so many of the bodies, and of the versions, that the base has left behind."""
         if base := self.base:
-            version = self.database.one("SELECT version FROM log WHERE number = ?", (base,))[0]
+            version = self.entry_version(base)
             for table, column, bound in (("bodies", "number", base + 1), ("versions", "version", version)):
                 chosen = f"SELECT {column} FROM {table} WHERE {column} < ? ORDER BY {column} LIMIT ?"
                 self.database.write(f"DELETE FROM {table} WHERE {column} IN ({chosen})", (bound, most))

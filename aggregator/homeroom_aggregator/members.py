@@ -54,6 +54,16 @@ class Members:
         found = self.database.one(sql, (key,))
         return Member(*found) if found else None
 
+    def school(self, name: str) -> str:
+        """The school of a member by its first key, revoked or not; it never changes, so a log may be replayed by it."""
+        found = self.database.one("SELECT school FROM devices WHERE device = ?", (name,))
+        return str(found[0]) if found else ""
+
+    def at_least(self, count: int, school: str) -> bool:
+        """Whether a school has so many enrolled devices."""
+        sql = "SELECT 1 FROM devices WHERE school = ? AND role = 'device' AND NOT revoked LIMIT ?"
+        return len(self.database.rows(sql, (school, count))) == count
+
     def count(self) -> int:
         return int(self.database.one("SELECT count(*) FROM devices WHERE NOT revoked AND role = 'device'")[0])
 

@@ -3,6 +3,7 @@
 Federated averaging with weights (McMahan et al. 2017), asynchronously as in FedBuff (Nguyen et al. 2022). Sums are
 integers, so the order of updates changes nothing; what follows is elementwise float64, so a replay gives the same bits.
 Updates are added in place: one of them is in memory at a time, and being integers they can be taken out again exactly.
+A school's own segments have sums of their own, under the name of the ring and the school (`owned`).
 """
 
 from __future__ import annotations
@@ -19,6 +20,19 @@ TOTAL_LIMIT = 1 << 38  # of weight in one segment; with values below 2**24 no in
 CHUNK = 1 << 17  # values multiplied at once: the only memory that adding takes
 
 Undo = Callable[[], None]
+
+
+def owned(ring: str, school: str) -> str:
+    """The name of a ring's sums: its own, or, where a school's devices alone feed them, with the school's."""
+    return f"{ring}\n{school}" if school else ring
+
+
+def ring_of(name: str) -> str:
+    return name.partition("\n")[0]
+
+
+def school_of(name: str) -> str:
+    return name.partition("\n")[2]
 
 
 def add_weighted(total: np.ndarray, values: np.ndarray, units: int) -> None:
@@ -52,7 +66,7 @@ class SegmentSums:
             name: weight(entry.examples, staleness, configuration)
             for name, entry in zip(update.values, segments, strict=True)
         }
-        units = {ring: weights[segment_of(ring)] for ring in update.rings}
+        units = {name: weights[segment_of(ring_of(name))] for name in update.rings}
         for name in units:
             if self.weights.get(name, 0) + units[name] > TOTAL_LIMIT:
                 raise OverflowError(f"segment {name} holds more than {TOTAL_LIMIT} units of weight")
@@ -101,22 +115,28 @@ class SegmentSums:
         return sorted(name for name, fed in self.devices.items() if len(fed) >= configuration.min_devices)
 
     def release(
-        self, theta: np.ndarray, layout: Layout, configuration: RoundConfiguration, server: Server | None = None
+        self,
+        theta: np.ndarray,
+        layout: Layout,
+        configuration: RoundConfiguration,
+        server: Server | None = None,
+        school: str = "",
     ) -> tuple[np.ndarray, dict[str, int], Undo]:
         """A new theta float32 [P]; by segment, how many devices fed it; what puts the sums back.
 
-        The other rings go on waiting. server: keeps the optimizer's moments, ring by ring.
+        The other rings go on waiting. server: keeps the optimizer's moments, ring by ring. school: release what its
+        devices alone have fed, in a theta with its own segments.
         """
         server = server or Server(configuration, {})
         theta, everyone = theta.copy(), dict[str, set[str]]()
-        taken = {name: self._pop(name) for name in self.ready(configuration)}
+        taken = {name: self._pop(name) for name in self.ready(configuration) if school_of(name) == school}
         for name, (numerator, units, fed) in taken.items():
             mean = numerator.astype(np.float64)
             mean /= units * configuration.parts
             mean *= 2.0**-configuration.scale_bits
-            where = layout.where(name)
+            where = layout.where(ring_of(name))
             theta[where] = server.move(name, theta[where], mean)
-            everyone.setdefault(segment_of(name), set()).update(fed)
+            everyone.setdefault(segment_of(ring_of(name)), set()).update(fed)
 
         def undo() -> None:
             for name, (numerator, units, fed) in taken.items():

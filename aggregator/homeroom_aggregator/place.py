@@ -128,7 +128,7 @@ def _by_policy(asked: RoundConfiguration, path: Path, root: str, name: str) -> R
     return msgspec.structs.replace(
         asked,
         scopes=policy.scopes,
-        scope="institution" if policy.institution == name else "shared",
+        scope="institution" if policy.institution == name and not asked.by_school else "shared",
         min_devices=max(asked.min_devices, policy.min_devices),
     )
 
@@ -163,7 +163,7 @@ def open_service(folder: Path, token: str | None = None, retain: int = 0) -> Ser
     facts = read(folder)
     rounds = open_rounds(folder, retain)
     downloads = Downloads(rounds, open_log(folder), folder / BUNDLES / f"{facts.bundle_id}.homeroom")
-    service = Service(rounds, facts.institution, secret_of(folder), downloads, token)
+    service = Service(rounds, facts.institution, secret_of(folder), downloads, open_log(folder), token)
     if facts.configuration.secure:
         service.cohorts = Cohorts(folder / SECURE, rounds, open_log(folder), lambda: roster(folder))
     return service

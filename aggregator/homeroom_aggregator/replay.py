@@ -11,26 +11,30 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass, field
 
+import msgspec
 import numpy as np
 
-from homeroom.contract.layout import Layout
+from homeroom.contract.layout import Layout, segment_of
 from homeroom.contract.update import RoundConfiguration, Update, read_update
 from homeroom.errors import StoreError
 from homeroom_aggregator import private
 from homeroom_aggregator.log import Entry
-from homeroom_aggregator.merge import SegmentSums, Undo
+from homeroom_aggregator.merge import SegmentSums, Undo, owned, school_of
 from homeroom_aggregator.optimizers import Moments, Server
 from homeroom_aggregator.secure import sums
 from homeroom_aggregator.secure.sums import SecureSum
 
-Released = Callable[[int, np.ndarray, dict[str, int]], None]  # version, theta, devices by segment
+Own = dict[str, np.ndarray]  # a school's own segments by name, float32 [size]
 
 
 @dataclass(frozen=True)
 class Rules:
+    """start: float32 [P], the bundle's theta, version 0. school: of a member by its name, the same for ever."""
+
     layout: Layout
     configuration: RoundConfiguration
-    start: np.ndarray  # float32 [P], the bundle's theta: version 0
+    start: np.ndarray
+    school: Callable[[str], str] = lambda _: ""
 
     def begin(self) -> State:
         """The state of version 0."""
@@ -39,10 +43,11 @@ class Rules:
 
 @dataclass
 class State:
-    """Where the rounds stand. `theta` and `moments` are replaced, `sums` change in place.
+    """Where the rounds stand. `theta`, `moments` and `own` are replaced, `sums` change in place.
 
     pending: updates since the last release. moments: what the server's optimizer remembers, by segment. clip: the clip
-    in force, in units of the grid, where it adapts; else 0.
+    in force, in units of the grid, where it adapts; else 0. own: by school, those of its own segments that were ever
+    released; `theta` holds the bundle's values in their place.
     """
 
     theta: np.ndarray
@@ -51,14 +56,32 @@ class State:
     sums: SegmentSums = field(default_factory=SegmentSums)
     moments: dict[str, Moments] = field(default_factory=dict)
     clip: int = 0
+    own: dict[str, Own] = field(default_factory=dict)
 
     def copy(self) -> State:
-        return State(self.theta.copy(), self.version, self.pending, self.sums.copy(), dict(self.moments), self.clip)
+        sums, moments, own = self.sums.copy(), dict(self.moments), dict(self.own)
+        return State(self.theta.copy(), self.version, self.pending, sums, moments, self.clip, own)
+
+
+@dataclass(frozen=True)
+class Made:
+    """What a release changed: by segment how many devices fed it; the same by school; and what undoes it."""
+
+    devices: dict[str, int]
+    schools: dict[str, dict[str, int]]
+    undo: Undo
+
+
+Released = Callable[[State, Made], None]
 
 
 def admit(state: State, update: Update, version: int, rules: Rules, member: str) -> Undo:
     """Take a member's update in that arrived when `version` was the newest; return what takes it out again."""
     update = private.shortened(update, state.clip, rules.configuration)
+    if apart := rules.configuration.apart(rules.layout) & update.values.keys():
+        school = rules.school(member)
+        rings = {owned(r, school if segment_of(r) in apart else ""): v for r, v in update.rings.items()}
+        update = msgspec.structs.replace(update, rings=rings)
     undo_sums = state.sums.add(update, version - update.header.base_version, rules.configuration, member)
     state.pending += 1
 
@@ -86,29 +109,35 @@ def due(state: State, rules: Rules) -> bool:
     return state.pending >= rules.configuration.buffer_size and bool(state.sums.ready(rules.configuration))
 
 
-def release(state: State, rules: Rules, body: bytes = b"") -> tuple[dict[str, int], Undo]:
-    """Make the next version of what is ready; return by segment how many devices fed it, and what undoes it.
-
-    body: of a private release, its sums after noise.
-    """
+def release(state: State, rules: Rules, body: bytes = b"") -> Made:
+    """Make the next version of what is ready. body: of a private release, its sums after noise."""
     theta, version, pending, sums = state.theta, state.version, state.pending, state.sums
-    moments, clip = state.moments, state.clip
+    moments, clip, own = state.moments, state.clip, state.own
     server = Server(rules.configuration, dict(moments))
+    schools, undone = dict[str, dict[str, int]](), list[Undo]()
+    for school in sorted({school_of(name) for name in sums.ready(rules.configuration)} - {""}):
+        before = own.get(school, {})
+        start = rules.layout.join(before, rules.start)
+        after, schools[school], undo_school = sums.release(start, rules.layout, rules.configuration, server, school)
+        undone.append(undo_school)
+        parts = rules.layout.split(after)
+        state.own = {**state.own, school: {**before, **{name: parts[name].copy() for name in schools[school]}}}
     if rules.configuration.central:
         state.theta, devices = private.apply(theta, body, rules.layout, rules.configuration, server)
         state.clip = private.next_clip(clip, body, rules.configuration)
-        state.sums, undo_sums = SegmentSums(), None
+        state.sums = SegmentSums()
     else:
         state.theta, devices, undo_sums = sums.release(theta, rules.layout, rules.configuration, server)
+        undone.append(undo_sums)
     state.version, state.pending, state.moments = version + 1, 0, server.moments
 
     def undo() -> None:
-        if undo_sums:
-            undo_sums()
+        for undo_one in undone:
+            undo_one()
         state.theta, state.version, state.pending, state.sums = theta, version, pending, sums
-        state.moments, state.clip = moments, clip
+        state.moments, state.clip, state.own = moments, clip, own
 
-    return devices, undo
+    return Made(devices, schools, undo)
 
 
 def replay(
@@ -142,9 +171,9 @@ def replay(
         elif entry.kind in ("release", "private_release"):
             if stale:
                 state, stale = again(entry.number - 1), False
-            devices, _ = release(state, rules, entry.body)
+            made = release(state, rules, entry.body)
             if released:
-                released(state.version, state.theta, devices)
+                released(state, made)
         elif entry.kind == "update":
             if entry.update_id not in gone and entry.body:  # none is left of what was released privately
                 update = read_update(entry.body, rules.configuration, rules.layout)

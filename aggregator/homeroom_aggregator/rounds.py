@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Literal
 
 import msgspec
-import numpy as np
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from homeroom.bundle import Bundle
@@ -21,13 +20,13 @@ from homeroom.contract.signing import Certificate, fingerprint
 from homeroom.contract.update import REFUSALS, RoundConfiguration, Update, read_update
 from homeroom.contract.version import make_version, read_version
 from homeroom.errors import StoreError, UpdateError
-from homeroom_aggregator import audit, checkpoint, private, stream
+from homeroom_aggregator import audit, checkpoint, private, schools, stream
 from homeroom_aggregator.cohort import Cohort
 from homeroom_aggregator.ledger import Ledger
 from homeroom_aggregator.log import Log
 from homeroom_aggregator.members import Members
 from homeroom_aggregator.merge import Undo
-from homeroom_aggregator.replay import Rules, State, admit, admit_sum, due, release, replay
+from homeroom_aggregator.replay import Made, Own, Rules, State, admit, admit_sum, due, release, replay
 from homeroom_aggregator.secure import sums
 from homeroom_aggregator.secure.sums import SecureSum
 
@@ -52,10 +51,12 @@ class Rounds:
         self.retain, self._done, self._erased = retain, list[Undo](), False
         self.bundle, self.configuration, self.key, self.certificate = bundle, configuration, key, word
         self.cohort = Cohort(configuration.cohort, configuration.buffer_size) if configuration.cohort else None
-        self.rules = Rules(bundle.layout, configuration, bundle.theta())
         self.log = Log(path)
         self.members = Members(self.log.database)
+        self.rules = Rules(bundle.layout, configuration, bundle.theta(), self.members.school)
         try:
+            if configuration.by_school:
+                self.log.database.write(schools.TABLE)
             self._check_identity(path)
             privacy, bits = configuration.privacy, configuration.scale_bits
             self.ledger = Ledger(self.log.database, privacy, bits) if privacy else None
@@ -104,6 +105,10 @@ class Rounds:
         if holder or self.log.withdrawn(header.update_id):
             return header.update_id, "already"
         self._check_base(header.base_version)
+        own = sorted(self.configuration.apart(self.rules.layout) & update.values.keys())
+        if own and not self.members.school(member):
+            why = f"segment {own[0]} is merged by school, and this device is of none"
+            raise UpdateError(why, code="personal_segment", remedy="sync, then train again")
         if self.cohort:
             self.cohort.check(member, self.state.version, self.fed())
         if self.ledger:
@@ -141,6 +146,8 @@ class Rounds:
             self._put_checkpoint(number)
         if self.retain:
             self.log.prune(PRUNED_AT_ONCE)
+            if self.configuration.by_school and self.log.base:
+                schools.prune(self.log.database, self.log.entry_version(self.log.base), PRUNED_AT_ONCE)
 
     def take_sum(self, found: SecureSum) -> None:
         """Merge a cohort's sum and release a version, in one durable step; a round that was merged is left alone."""
@@ -217,18 +224,21 @@ class Rounds:
             asked = private.in_force(self.configuration, state.clip)
             self.ledger.charge(state.version + 1, sorted(set().union(*state.sums.devices.values())), asked.privacy)
             sums = private.noised(state.sums, self.rules.layout, asked, self._correlated())
-        devices, undo = release(state, self.rules, sums)
-        self._done.append(undo)
+        made = release(state, self.rules, sums)
+        self._done.append(made.undo)
         number = self.log.append("private_release" if central else "release", state.version, body=sums)
         if central:
             self.log.erase_updates()
             self._erased = True
         clip = self.clip_norm(state.clip)
         body = make_version(
-            self.key, self.certificate, self.bundle.bundle_id, state.version, state.theta, devices, clip
+            self.key, self.certificate, self.bundle.bundle_id, state.version, state.theta, made.devices, clip
         )
         self.log.put_version(state.version, number, body)
-        audit.record(self.log.database, "released", version=state.version, sha256=digest(body), devices=devices)
+        for school, devices in made.schools.items():
+            schools.put(self.log.database, state.version, school, devices, state.own[school])
+        about = {"version": state.version, "sha256": digest(body), "devices": made.devices}
+        audit.record(self.log.database, "released", **about, **({"schools": made.schools} if made.schools else {}))
         if self.retain:
             left = self.log.checkpoint_before(version=state.version - self.retain)
             if left is not None and left > self.log.base:
@@ -307,16 +317,30 @@ class Rounds:
             return False
         return number < self.log.last_private()
 
-    def version(self, number: int) -> bytes | None:
-        """The signed bytes of a released version, or None."""
-        return self.log.version(number)
+    def version(self, number: int, school: str = "") -> bytes | None:
+        """The signed bytes of a released version, as a device of this school gets it, or None."""
+        return self.version_in(self.log, number, school)
+
+    def version_in(self, log: Log, number: int, school: str = "") -> bytes | None:
+        """As `version`, through a connection of the caller's own."""
+        body = log.version(number)
+        if body is None or not school or not self.configuration.by_school:
+            return body
+        owned = schools.at(log.database, number, school)
+        signer = schools.Signer(self.key, self.certificate, self.bundle.bundle_id, self.rules.layout)
+        return body if owned is None else schools.assembled(signer, body, owned)
+
+    def merges_for(self, school: str, members: Members) -> bool:
+        """Whether enough devices of a school are enrolled for its own segments to be released."""
+        least = self.configuration.min_devices
+        return self.configuration.by_school and bool(school) and members.at_least(least, school)
 
     def verify(self) -> list[str]:
         """Compute every retained version and checkpoint again from the log; return what differs."""
         problems: list[str] = []
 
-        def compare(version: int, theta: np.ndarray, devices: dict[str, int]) -> None:
-            body = self.log.version(version)
+        def compare(state: State, made: Made) -> None:
+            version, body = state.version, self.log.version(state.version)
             if body is None:
                 problems.append(f"version {version} is missing")
                 return
@@ -326,8 +350,12 @@ class Rounds:
                 bundle_id=self.bundle.bundle_id,
                 root_fingerprint=fingerprint(self.certificate.root),
             )
-            if stored.tobytes() != theta.tobytes() or header.devices != devices:
+            if stored.tobytes() != state.theta.tobytes() or header.devices != made.devices:
                 problems.append(f"version {version} is not what the log gives")
+            for school, devices in made.schools.items():
+                owned = schools.at(self.log.database, version, school)
+                if owned is None or owned.devices != devices or not _same(owned.segments, state.own[school]):
+                    problems.append(f"version {version} of {school} is not what the log gives")
 
         def compare_state(number: int, state: State) -> None:
             if checkpoint.pack(state) != self.log.checkpoint(number):
@@ -358,3 +386,7 @@ class Rounds:
             "updates": self.log.count("update"),
             "withdrawn": self.log.count("withdraw"),
         }
+
+
+def _same(some: Own, others: Own) -> bool:
+    return some.keys() == others.keys() and all(some[name].tobytes() == others[name].tobytes() for name in some)

@@ -158,6 +158,7 @@ def _take_round(store: Store, header: AnswerHeader, where: str) -> bool:
     joining = store.get_secret(JOINING)
     with store.step("round by hand"):
         store.put_secret("identity.aggregator", msgspec.json.encode(header.certificate))
+        store.put_secret("identity.school", header.school.encode())
         if joining is None:
             spending.hold(store, configuration)
         else:

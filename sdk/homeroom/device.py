@@ -271,7 +271,7 @@ class Device:
         with exchange.connected(self.store) as client:
             asked = client.round()
             spending.hold(self.store, asked)
-            self.store.put_secret("identity.aggregator", msgspec.json.encode(client.certificate))
+            exchange.remember(self.store, client)
             self._queue_update()
             unlearned, bounded = exchange.ask_unlearning(self.store, client)
             if asked.secure:

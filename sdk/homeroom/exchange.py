@@ -51,9 +51,15 @@ def enrol(store: Store, bundle: Bundle, invitation: Invitation, root: str) -> Ro
     enrolment = join(invitation, key, network)
     with contextlib.closing(Client(enrolment, key, network)) as client:
         configuration = client.round()
-        store.put_secret("identity.aggregator", msgspec.json.encode(client.certificate))
+        remember(store, client)
     store.put_secret("identity.enrolment", msgspec.json.encode(enrolment))
     return configuration
+
+
+def remember(store: Store, client: Client) -> None:
+    """Keep who the aggregator is, and which school it takes this device for."""
+    store.put_secret("identity.aggregator", msgspec.json.encode(client.certificate))
+    store.put_secret("identity.school", client.school.encode())
 
 
 def check_invitation(bundle: Bundle, invitation: Invitation, root: str) -> None:

@@ -59,22 +59,35 @@ def policy_in_force(store: Store) -> Policy | None:
 def layout_here(store: Store, layout: Layout) -> Layout:
     """The layout with the scopes that hold on this device.
 
-    Only the aggregator that the root certified in the name of the policy's institution is that institution's own: with
-    any other, its segments stay.
+    Only the aggregator that the root certified in the name of the policy's institution is that institution's own, or
+    one that the policy names and that merges this institution apart: with any other, its segments stay.
     """
-    policy, certificate = policy_in_force(store), store.get_secret("identity.aggregator")
+    policy = policy_in_force(store)
     found = narrowed(layout, policy.scopes if policy else {})
-    name = msgspec.json.decode(certificate, type=Certificate).name if certificate else None
-    if policy is not None and name == policy.institution:
+    if policy is not None and _is_own(store, policy):
         return found
     staying = {s.name: "personal" for s in found if s.scope == "institution"}
     return narrowed(found, staying)  # type: ignore[arg-type]
 
 
+def _is_own(store: Store, policy: Policy) -> bool:
+    """Whether the aggregator may have the segments of the policy's institution."""
+    certificate, asked = store.get_secret("identity.aggregator"), _round_in_force(store)
+    name = msgspec.json.decode(certificate, type=Certificate).name if certificate else None
+    if asked is None or not asked.by_school:
+        return name == policy.institution
+    school = (store.get_secret("identity.school") or b"").decode()
+    return bool(school) and (name == policy.institution or (name in policy.merged_by and school == policy.institution))
+
+
+def _round_in_force(store: Store) -> RoundConfiguration | None:
+    body = store.get_secret("identity.round")
+    return None if body is None else msgspec.json.decode(body, type=RoundConfiguration)
+
+
 def segments_that_stay(store: Store, layout: Layout) -> list[str]:
     """Names of the segments that no global theta can bring: this device's own values of them count."""
-    body = store.get_secret("identity.round")
-    asked = msgspec.json.decode(body, type=RoundConfiguration) if body else None
+    asked = _round_in_force(store)
     here = narrowed(layout_here(store, layout), asked.scopes if asked else {})
     return [s.name for s in here if not (asked.takes(s) if asked else s.scope == "shared")]
 

@@ -72,6 +72,8 @@ class _Round(msgspec.Struct, frozen=True):
     signature: str
     time: str = ""
     time_signature: str = ""
+    school: str = ""
+    school_signature: str = ""
 
 
 def enrolment_of(invitation: Invitation) -> Enrolment:
@@ -117,6 +119,7 @@ class Client:
         self.enrolment, self.key, self.instance = enrolment, key, instance
         self.server_time: datetime.datetime | None = None  # as the aggregator last signed it for this client
         self.certificate: Certificate | None = None  # the aggregator's, once `round` has checked it
+        self.school = ""  # whose own segments this device may feed, as the aggregator last signed it for this client
         self._nonce: str | None = None
         self._sent_nonce = ""
         self._line = Connection(enrolment.address, network, transport=transport)
@@ -164,7 +167,10 @@ class Client:
             verify(found.certificate.key, "time", stated, found.time_signature, where=where)
             with contextlib.suppress(ValueError):
                 self.server_time = datetime.datetime.fromisoformat(found.time)
-        self.certificate = found.certificate
+        if found.school:
+            stated = {"school": found.school, "nonce": self._sent_nonce}
+            verify(found.certificate.key, "school", stated, found.school_signature, where=where)
+        self.certificate, self.school = found.certificate, found.school
         return configuration
 
     def rotate(self, new: Ed25519PrivateKey) -> None:

@@ -221,7 +221,7 @@ def test_a_lie_in_the_difference_costs_a_whole_download_and_nothing_else(
     front = 12 + len(right) - 4 * len(START)
     lies = [b"HRDELTA1" + bytes(100), make_delta(START, right)[:front] + zlib.compress(bytes(4 * len(START)))]
     for lie in lies:  # no difference at all; and one that changes nothing
-        service.downloads._deltas.clear()
+        service.downloads._kept.clear()
         monkeypatch.setattr("homeroom_aggregator.downloads.make_delta", lambda *_, lie=lie: lie)
         data, received = client.newest(0, START, tmp_path)
         assert data == right

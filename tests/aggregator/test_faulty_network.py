@@ -176,8 +176,9 @@ def test_a_version_that_does_not_hold_changes_nothing(
         theta = device.store.theta(before["in_use"]["version_id"])
         body = LIES[lie](service)
         with monkeypatch.context() as lying:
-            lying.setattr(service.reader, "version", lambda _: body)
-            lying.setattr(service.reader, "newest", lambda: 2)
+            lying.setattr(service.downloads.reader, "version", lambda _: body)
+            for reader in (service.reader, service.downloads.reader):
+                lying.setattr(reader, "newest", lambda: 2)
             with pytest.raises(HomeroomError):
                 device.sync()
         assert device.status() == before

@@ -61,7 +61,8 @@ class AnswerHeader(msgspec.Struct, frozen=True, kw_only=True):
 
     unlearned, bounded: updates that are out from the next version on; that went into a private release instead.
 
-    round: the configuration, `round_signature` over it as over HTTP. The payload is the newest version, or nothing.
+    round: the configuration, `round_signature` over it as over HTTP. school: as in `/v1/round`. The payload is the
+    newest version, or nothing.
     """
 
     format: int = FORMAT
@@ -74,6 +75,7 @@ class AnswerHeader(msgspec.Struct, frozen=True, kw_only=True):
     bounded: tuple[str, ...] = ()
     round: dict[str, Any] = {}
     round_signature: str = ""
+    school: str = ""
     payload_sha256: Hash
 
 

@@ -29,7 +29,8 @@ class Policy(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
 
     consent: no sample without it is stored or trained on. retain_days: none is kept longer after it was added.
     min_devices: a round that would release what fewer devices fed gets no update from here. rounds: nor does one of
-    another kind. epsilon, delta: nor does a private round that promises each device less than this.
+    another kind. epsilon, delta: nor does a private round that promises each device less than this. merged_by: names of
+    aggregators that merge this institution's own segments for it, apart from everybody else's (`by_school`).
     """
 
     format: int = FORMAT
@@ -42,6 +43,7 @@ class Policy(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     rounds: tuple[RoundKind, ...] = ("plain", "secure", "private")
     epsilon: Annotated[float, msgspec.Meta(gt=0)] | None = None
     delta: Annotated[float, msgspec.Meta(gt=0, lt=1)] | None = None
+    merged_by: Annotated[tuple[str, ...], msgspec.Meta(max_length=64)] = ()
 
 
 class SignedPolicy(msgspec.Struct, frozen=True, kw_only=True):
@@ -55,6 +57,8 @@ class SignedPolicy(msgspec.Struct, frozen=True, kw_only=True):
 def sign_policy(policy: Policy, key: Ed25519PrivateKey, certificate: Certificate) -> bytes:
     """The policy as a file; TrustError unless the certificate is this key's and names this institution."""
     plain = msgspec.to_builtins(policy)
+    if not policy.merged_by:
+        del plain["merged_by"]  # so that devices from before it take the policy
     signed = SignedPolicy(policy=plain, certificate=certificate, signature=sign(key, "policy", plain))
     if certificate.key != public_hex(key):
         raise TrustError("the certificate is for another key", where="policy")

@@ -87,7 +87,8 @@ class RoundConfiguration(msgspec.Struct, frozen=True, kw_only=True):
     codec: how values are to travel; a device may always send `fixed32`. keep: values of each 256 that `topk` sends.
     secure: where it is set, updates are summed in secure rounds and none is sent by itself (`docs/secure.md`).
     scope: how narrow a segment may be to be merged here: `institution` on a school's own aggregator. scopes: narrower
-    ones than the bundle's, from the policy of whoever serves it.
+    ones than the bundle's, from the policy of whoever serves it. by_school: segments of scope `institution` are merged
+    too, among the devices of each school alone.
     A field that is added later needs a default, and is no part of `document` while it has it: a configuration from
     before then keeps its identity, and so does the log that belongs to it.
     """
@@ -110,8 +111,11 @@ class RoundConfiguration(msgspec.Struct, frozen=True, kw_only=True):
     scopes: dict[str, Scope] = {}
     optimizer: ServerOptimizer | None = None  # None: FedAvg
     cohort: CohortRules | None = None  # None: asynchronous
+    by_school: bool = False
 
     def __post_init__(self) -> None:
+        if self.by_school and (self.secure or self.privacy or self.scope != "shared"):
+            raise ValueError("schools' own segments are merged in plain rounds of several schools only")
         if self.cohort and (self.max_staleness or self.cohort.quorum > self.buffer_size):
             raise ValueError("a synchronous round has max_staleness 0 and a quorum up to buffer_size")
         if self.cohort and (self.secure or self.privacy):
@@ -168,7 +172,14 @@ class RoundConfiguration(msgspec.Struct, frozen=True, kw_only=True):
 
     def takes(self, segment: Segment) -> bool:
         """Whether a segment of this scope may come here."""
-        return narrower(segment.scope, self.scope) == self.scope
+        reach: Scope = "institution" if self.by_school else self.scope
+        return narrower(segment.scope, reach) == reach
+
+    def apart(self, layout: Layout) -> frozenset[str]:
+        """Names of the segments that are merged by school."""
+        if not self.by_school:
+            return frozenset()
+        return frozenset(segment.name for segment in self.merged(layout) if segment.scope == "institution")
 
     def merged(self, layout: Layout) -> list[Segment]:
         """The segments that are merged here, in the layout's order, each with its scope under this policy."""
