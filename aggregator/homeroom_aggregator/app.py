@@ -9,6 +9,7 @@ from math import ceil
 
 import msgspec
 from starlette.applications import Starlette
+from starlette.convertors import Convertor, register_url_convertor
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
@@ -20,11 +21,27 @@ from homeroom_aggregator import audit, gate, office
 from homeroom_aggregator.downloads import ranged
 from homeroom_aggregator.gate import Call, RefusedError, Service
 from homeroom_aggregator.members import ROLES, Role, join_with_code
+from homeroom_aggregator.metrics import LOGGER
 from homeroom_aggregator.openapi import document
 from homeroom_aggregator.secure.cohorts import Cohorts
 
 BODY_LIMIT_BYTES = 1 << 16  # of every request but an update
 Later = Callable[[], Response]  # what is left to do in the downloads' thread
+
+
+class _Number(Convertor[int]):
+    """What SQLite can hold; a longer one is no address."""
+
+    regex = "[0-9]{1,18}"
+
+    def convert(self, value: str) -> int:
+        return int(value)
+
+    def to_string(self, value: int) -> str:
+        return str(value)
+
+
+register_url_convertor("number", _Number())
 
 
 # Open to everybody
@@ -140,7 +157,7 @@ def delta(service: Service, call: Call) -> Later:
 
 
 def _number(call: Call, name: str) -> int:
-    return min(int(call.request.path_params[name]), 1 << 62)  # what SQLite can hold
+    return int(call.request.path_params[name])
 
 
 # Signed, and writing
@@ -249,9 +266,9 @@ RULES = (
     Rule("GET", "/metrics", office.metrics, writes=True),
     Rule("GET", "/round", signed=round_),
     Rule("GET", "/versions/latest", signed=latest),
-    Rule("GET", "/versions/after/{number:int}", signed=after),
-    Rule("GET", "/versions/{number:int}", signed=version),
-    Rule("GET", "/versions/{number:int}/from/{base:int}", signed=delta),
+    Rule("GET", "/versions/after/{number:number}", signed=after),
+    Rule("GET", "/versions/{number:number}", signed=version),
+    Rule("GET", "/versions/{number:number}/from/{base:number}", signed=delta),
     Rule("POST", "/join", signed=join, writes=True, roles=()),
     Rule("POST", "/rotate", signed=rotate, writes=True, roles=()),
     Rule("POST", "/updates", signed=updates, writes=True, roles=("device",), long=True),
@@ -262,7 +279,7 @@ RULES = (
     Rule("GET", "/members", signed=office.members, roles=("school", "district", "auditor")),
     Rule("POST", "/consent", signed=office.consent, writes=True, roles=("school", "district")),
     Rule("POST", "/revoke", signed=office.revoke, writes=True, roles=("school", "district")),
-    Rule("GET", "/audit/{after:int}", signed=office.audited, roles=("district", "auditor")),
+    Rule("GET", "/audit/{after:number}", signed=office.audited, roles=("district", "auditor")),
 )
 
 
@@ -311,6 +328,10 @@ def endpoint(service: Service, rule: Rule) -> Callable[[Request], Awaitable[Resp
                 response.headers["retry-after"] = str(ceil(said.wait_s))
         except ClientDisconnect:
             code, response = "gone", Response(status_code=400)
+        except Exception as problem:  # a fault of ours: whoever asked hears that it is, the operator what it was
+            LOGGER.exception("%s %s failed", rule.method, rule.path, exc_info=problem)
+            said = RefusedError(500, "internal", "the aggregator failed", "try again later; tell the operator")
+            code, response = said.code, JSONResponse(gate.body_of(said), status_code=said.status)
         device = getattr(request.state, "device", "")
         response.headers[http.NONCE_HEADER] = service.nonces.new(device)
         response.headers["cache-control"] = "no-store"
@@ -322,4 +343,15 @@ def endpoint(service: Service, rule: Rule) -> Callable[[Request], Awaitable[Resp
 
 
 def make_app(service: Service) -> Starlette:
-    return Starlette(routes=[Route(f"/v1{r.path}", endpoint(service, r), methods=[r.method]) for r in RULES])
+    async def nowhere(request: Request, problem: Exception) -> Response:
+        """What no route answers is refused, counted and logged like the rest."""
+        status = getattr(problem, "status_code", 404)
+        code, message = (
+            ("no_method", "this is not done here") if status == 405 else ("no_route", "there is nothing here")
+        )
+        service.metrics.answered(request.method, "none", status, 0.0, 0, "", code)
+        said = RefusedError(status, code, message, "see /v1/openapi.json")
+        return JSONResponse(gate.body_of(said), status_code=status, headers=getattr(problem, "headers", None))
+
+    routes = [Route(f"/v1{r.path}", endpoint(service, r), methods=[r.method]) for r in RULES]
+    return Starlette(routes=routes, exception_handlers={404: nowhere, 405: nowhere})

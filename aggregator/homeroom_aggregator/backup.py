@@ -7,6 +7,7 @@ all, and so does what is restored from it.
 from __future__ import annotations
 
 import contextlib
+import datetime
 import os
 import shutil
 import sqlite3
@@ -18,10 +19,11 @@ from homeroom.contract.canonical import decode, digest_file
 from homeroom.durable import make_directory, refusal, sync_directory, write_durable
 from homeroom.errors import InputError, StoreError
 from homeroom.store.backup import copy_whole
+from homeroom.store.clock import now
 from homeroom_aggregator import place
 from homeroom_aggregator.log import Log
 
-LIST = "backup.json"
+LIST = place.BACKUP
 
 
 class Contents(msgspec.Struct, frozen=True, kw_only=True):
@@ -65,7 +67,10 @@ def backup(folder: Path, out: Path) -> Contents:
 
 
 def restore(source: Path, folder: Path) -> Contents:
-    """Put a backup in place as FOLDER, which must not exist; StoreError if a byte of the backup has changed."""
+    """Put a backup in place as FOLDER, which must not exist; StoreError if a byte of the backup has changed.
+
+    Its theta is released once more there, under a number above all that devices may have seen since the backup.
+    """
     contents = _read(source)
     if folder.exists():
         raise InputError("is there already", where=str(folder), remedy="move it away first; nothing is overwritten")
@@ -78,6 +83,9 @@ def restore(source: Path, folder: Path) -> Contents:
     try:
         _copy_tree(source, beside)
         (beside / LIST).unlink()
+        if (beside / place.LOG).exists():
+            with contextlib.closing(place.open_rounds(beside)) as rounds:
+                rounds.continue_at(number_at(now()))
         os.replace(beside, folder)
         sync_directory(folder.parent)
     except OSError as problem:
@@ -85,6 +93,15 @@ def restore(source: Path, folder: Path) -> Contents:
     finally:
         shutil.rmtree(beside, ignore_errors=True)
     return contents
+
+
+def number_at(moment: datetime.datetime) -> int:
+    """The version's number for a restore at this moment, UTC: its digits to the second, and two more.
+
+    So it is above every number before, however often and from whatever backup one restores, as long as the clock goes
+    forward and there are fewer than a hundred releases a second; and it tells people when that was.
+    """
+    return 100 * int(moment.astimezone(datetime.UTC).strftime("%Y%m%d%H%M%S"))
 
 
 def _read(source: Path) -> Contents:

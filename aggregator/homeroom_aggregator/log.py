@@ -1,9 +1,10 @@
 """The log on disk: what happened, in order, and the versions that followed; SQLite through the store's Database.
 
 Kinds of entry: `update` (its bytes as they were signed), `secure` (the sum of a cohort), `withdraw` (an update to
-unlearn), `release` (a new version), `private_release` (a new version, with its sums after noise; its updates' bytes are
-gone from then on). Sums and theta are computed from it (`replay`), from the last checkpoint on; a released version is
-kept as it was signed. One process writes rounds (`lock`); any other may read the file meanwhile.
+unlearn), `release` (a new version), `private_release` (a new version, with its sums after noise; its updates' bytes
+are gone from then on), `restored` (the same theta under a number that nobody has seen, after a backup was put back).
+Sums and theta are computed from it (`replay`), from the last checkpoint on; a released version is kept as it was
+signed. One process writes rounds (`lock`); any other may read the file meanwhile.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from homeroom.errors import StoreError
 from homeroom.store.database import DamagedError, Database, refusal
 from homeroom_aggregator import schema
 
-Kind = Literal["update", "withdraw", "release", "private_release", "secure"]
+Kind = Literal["update", "withdraw", "release", "private_release", "secure", "restored"]
 
 
 @dataclass(frozen=True)
@@ -155,6 +156,10 @@ class Log:
         """The number of the newest private release; 0 where there is none."""
         return int(self.database.one("SELECT COALESCE(max(number), 0) FROM log WHERE kind = 'private_release'")[0])
 
+    def last_restored(self) -> int:
+        """The version that the newest restore from a backup released; 0 where there was none."""
+        return int(self.database.one("SELECT COALESCE(max(version), 0) FROM log WHERE kind = 'restored'")[0])
+
     def count(self, kind: Kind) -> int:
         return int(self.database.one("SELECT count(*) FROM log WHERE kind = ?", (kind,))[0])
 
@@ -191,10 +196,11 @@ class Log:
         """Those from number `first` to `last`."""
         self.database.write("DELETE FROM checkpoints WHERE number BETWEEN ? AND ?", (first, last))
 
-    def checkpoint_before(self, *, version: int) -> int | None:
-        """The newest one whose state is at most at this version."""
+    def checkpoint_before(self, *, versions: int) -> int | None:
+        """The newest one whose state is that of a version before so many newest ones."""
+        left = self.database.one("SELECT version FROM versions ORDER BY version DESC LIMIT 1 OFFSET ?", (versions,))
         sql = "SELECT max(number) FROM checkpoints JOIN log USING (number) WHERE log.version <= ?"
-        found: int | None = self.database.one(sql, (version,))[0]
+        found: int | None = self.database.one(sql, left)[0] if left else None
         return found
 
     @property

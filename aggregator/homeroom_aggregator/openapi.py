@@ -92,7 +92,8 @@ def document() -> dict[str, Any]:
                         time=text,
                         time_signature=text,
                         selected={"type": "boolean"},
-                    ),
+                    )
+                    | {"description": "With `by_school` also `school` and `school_signature`."},
                 )
             },
             "/v1/updates": {"post": operation("Send an update (docs/update.md)", status, body=binary)},

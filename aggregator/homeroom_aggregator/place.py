@@ -51,6 +51,7 @@ from homeroom_aggregator.secure.cohorts import Cohorts
 
 FACTS, KEY, SECRET, LOG, BUNDLES = "aggregator.json", "key.pem", "secret", "log.db", "bundles"
 ROSTER, SECURE, SEALING = "roster.json", "secure.db", "sealing.pem"
+BACKUP = "backup.json"  # in a folder that `homeroom backup` made: what is in it
 
 
 class Facts(msgspec.Struct, frozen=True, kw_only=True):
@@ -153,6 +154,8 @@ def open_bundle_of(folder: Path, facts: Facts) -> Bundle:
 def open_rounds(folder: Path, retain: int = 0) -> Rounds:
     """The rounds of a folder, computed from the last checkpoint of their log; one process at a time."""
     facts = read(folder)
+    if (folder / BACKUP).exists():  # its versions would get numbers that devices have seen with other values
+        raise InputError("is a backup", where=str(folder), remedy="`homeroom restore` puts it in place")
     bundle, key = open_bundle_of(folder, facts), read_key(folder / KEY)
     if public_hex(key) != facts.certificate.key:
         raise TrustError("key and certificate do not belong together", where=str(folder), remedy="`homeroom recover`")

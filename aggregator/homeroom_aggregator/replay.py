@@ -168,10 +168,13 @@ def replay(
         if entry.kind == "withdraw":
             stale = stale or entry.update_id in merged
             gone.add(entry.update_id)
-        elif entry.kind in ("release", "private_release"):
+        elif entry.kind in ("release", "private_release", "restored"):
             if stale:
                 state, stale = again(entry.number - 1), False
-            made = release(state, rules, entry.body)
+            if entry.kind == "restored":
+                state.version, made = entry.version, Made({}, {}, lambda: None)
+            else:
+                made = release(state, rules, entry.body)
             if released:
                 released(state, made)
         elif entry.kind == "update":

@@ -62,7 +62,7 @@ class Rounds:
             self.ledger = Ledger(self.log.database, privacy, bits) if privacy else None
             if self.ledger and self.ledger.missing():
                 raise StoreError("ledger and log do not agree", where=str(path), remedy="restore the last backup")
-            self.state = self._resumed()
+            self.state, self._oldest = self._resumed(), self.log.last_restored()
             if self.state.version != self.log.newest():
                 raise StoreError("versions and log do not agree", where=str(path), remedy="restore the last backup")
         except BaseException:
@@ -122,12 +122,12 @@ class Rounds:
             raise UpdateError(
                 f"version {base} was never released here", code="unknown_version", remedy="sync, train again"
             )
+        again = "sync, then train again"
         if self.state.version - base > self.configuration.max_staleness:
-            raise UpdateError(
-                f"version {base} is {self.state.version - base} behind",
-                code="too_stale",
-                remedy="sync, then train again",
-            )
+            why = f"version {base} is {self.state.version - base} behind"
+            raise UpdateError(why, code="too_stale", remedy=again)
+        if base < self._oldest:
+            raise UpdateError(f"version {base} is of before a restore", code="too_stale", remedy=again)
 
     def _take_in(self, update: Update, data: bytes, member: str) -> None:
         """The update and the release that it brings are one durable step."""
@@ -240,7 +240,7 @@ class Rounds:
         about = {"version": state.version, "sha256": digest(body), "devices": made.devices}
         audit.record(self.log.database, "released", **about, **({"schools": made.schools} if made.schools else {}))
         if self.retain:
-            left = self.log.checkpoint_before(version=state.version - self.retain)
+            left = self.log.checkpoint_before(versions=self.retain)
             if left is not None and left > self.log.base:
                 self.log.move_base(left)
         return number
@@ -255,6 +255,24 @@ class Rounds:
     def clip_norm(self, clip_grid: int) -> float | msgspec.UnsetType:
         """What a version says of a clip that adapts."""
         return clip_grid * 2.0**-self.configuration.scale_bits if clip_grid else msgspec.UNSET
+
+    def continue_at(self, version: int) -> None:
+        """Release the present theta once more as `version`, which must be a higher number than any before."""
+        before, theta = self.state.version, self.state.theta
+        if version <= before:
+            raise StoreError(
+                f"its newest version is {before}, and the clock would give the next one {version}",
+                where=str(self.log.database.path),
+                remedy="set this machine's clock, then try again",
+            )
+        with self.change():
+            number = self.log.append("restored", version)
+            self._done.append(lambda: setattr(self.state, "version", before))
+            self.state.version = self._oldest = version
+            clip = self.clip_norm(self.state.clip)
+            body = make_version(self.key, self.certificate, self.bundle.bundle_id, version, theta, {}, clip)
+            self.log.put_version(version, number, body)
+            audit.record(self.log.database, "restored", version=version, after=before, sha256=digest(body))
 
     def withdraw(self, update_id: str, member: str) -> bool:
         """Unlearn an update of this member; False where it is another's, or so old that its bytes are gone.

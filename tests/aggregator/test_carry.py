@@ -318,7 +318,12 @@ def test_a_letter_on_its_way_opens_after_a_backup_was_put_in_place(tmp_path: Pat
     learn(device, 0.5)
     device.carry_out(stick)
     backup.backup(district, tmp_path / "copy")
-    assert deliver(tmp_path / "copy", stick).accepted == 1
+    backup.restore(tmp_path / "copy", tmp_path / "again")
+    taken = deliver(tmp_path / "again", stick)
+    assert (taken.letters, taken.refused, taken.unreadable) == (1, 1, {}), "it opens; its update is too old"
+    found = device.carry_in(stick)
+    assert found.fetched.in_use in ("global", "local")
+    assert version_of(tmp_path / "again") == device.status()["global_version"], "and the next training is on this one"
     device.close()
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime
 import sqlite3
 from collections.abc import Iterator
 from contextlib import closing
@@ -13,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from aggregator.house import School, make_folder
-from homeroom.errors import DiskFullError, InputError, StoreError
+from homeroom.errors import DiskFullError, InputError, StoreError, UpdateError
 from homeroom_aggregator import backup, checkpoint, place, rounds, schema
 from homeroom_aggregator.replay import replay
 from homeroom_aggregator.rounds import Rounds
@@ -32,7 +33,7 @@ def send(opened: Rounds, count: int, seed: int = 0) -> list[str]:
     ids = []
     for number in range(count):
         school = SCHOOLS[number % 3]
-        base = max(0, opened.state.version - int(rng.integers(2)))
+        base = max(opened.log.last_restored(), opened.state.version - int(rng.integers(2)))
         data = school.update(opened.configuration, float(rng.normal()), base)
         ids.append(opened.update(data, school.name)[0])
     return ids
@@ -174,14 +175,59 @@ def test_a_backup_while_it_serves_is_the_aggregator_again(opened: Rounds, tmp_pa
     send(opened, 7)
     saved = backup.backup(tmp_path / "district", tmp_path / "saved")
     assert saved.version == opened.state.version
-    before = checkpoint.pack(opened.state)
+    theta, waits = opened.state.theta.tobytes(), opened.state.pending
     send(opened, 4)
     backup.restore(tmp_path / "saved", tmp_path / "again")
     with closing(place.open_rounds(tmp_path / "again")) as restored:
-        assert checkpoint.pack(restored.state) == before
+        assert (restored.state.theta.tobytes(), restored.state.pending) == (theta, waits)
         assert restored.verify() == []
     with pytest.raises(InputError, match="already"):
         backup.restore(tmp_path / "saved", tmp_path / "again")
+
+
+def test_after_a_restore_no_number_means_two_versions(
+    opened: Rounds, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    send(opened, 7)
+    backup.backup(tmp_path / "district", tmp_path / "saved")
+    send(opened, 4)
+    lost, numbers = opened.state.version, list[int]()
+    for second, name in enumerate(("first", "again")):
+        moment = datetime.datetime(2026, 11, 25, 2, 54, second, tzinfo=datetime.UTC)
+        monkeypatch.setattr(backup, "now", lambda moment=moment: moment)
+        backup.restore(tmp_path / "saved", tmp_path / name)
+        with closing(place.open_rounds(tmp_path / name, retain=2)) as restored:
+            number = restored.state.version
+            for base in (lost, 3):  # of a future that is lost, and of the past
+                with pytest.raises(UpdateError, match="behind"):
+                    restored.update(SCHOOLS[0].update(restored.configuration, base=base), SCHOOLS[0].name)
+            send(restored, 9)
+            assert restored.log.version(number) is not None or restored.log.base
+            assert restored.verify() == []
+            numbers += [number, restored.state.version]
+        with closing(place.open_rounds(tmp_path / name)) as replayed:
+            assert replayed.state.version == numbers[-1]
+            assert replayed.verify() == []
+    assert numbers[0] == 2026112502540000
+    assert numbers == sorted(set(numbers)), "also where one backup is put back twice"
+
+
+def test_a_restore_by_a_clock_that_went_back_is_refused(
+    opened: Rounds, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    backup.backup(tmp_path / "district", tmp_path / "saved")
+    backup.restore(tmp_path / "saved", tmp_path / "again")
+    backup.backup(tmp_path / "again", tmp_path / "later")
+    monkeypatch.setattr(backup, "now", lambda: datetime.datetime(1970, 1, 2, tzinfo=datetime.UTC))
+    with pytest.raises(StoreError, match="clock"):
+        backup.restore(tmp_path / "later", tmp_path / "third")
+    assert not (tmp_path / "third").exists()
+
+
+def test_a_backup_is_not_served(opened: Rounds, tmp_path: Path) -> None:
+    backup.backup(tmp_path / "district", tmp_path / "saved")
+    with pytest.raises(InputError, match="is a backup"):
+        place.open_rounds(tmp_path / "saved")
 
 
 def test_a_backup_that_was_altered_is_not_restored(opened: Rounds, tmp_path: Path) -> None:
