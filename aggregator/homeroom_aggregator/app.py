@@ -316,16 +316,18 @@ def endpoint(service: Service, rule: Rule) -> Callable[[Request], Awaitable[Resp
     limit = service.rounds.configuration.update_limit_bytes if rule.long else BODY_LIMIT_BYTES
 
     async def answer(request: Request) -> Response:
-        code, body, start_s = "", b"", time.monotonic()
+        code, body, whole, start_s = "", b"", False, time.monotonic()
         try:
             body = await gate.read_body(request, limit)
-            start_s = time.monotonic()
+            whole, start_s = True, time.monotonic()
             response = await answered(service, rule, request, body)
         except (HomeroomError, RefusedError) as problem:
             said = gate.refusal(problem)
             code, response = said.code, JSONResponse(gate.body_of(said), status_code=said.status)
             if said.wait_s:
                 response.headers["retry-after"] = str(ceil(said.wait_s))
+            if not whole:
+                response.headers["connection"] = "close"  # what is left of the body is not waited for
         except ClientDisconnect:
             code, response = "gone", Response(status_code=400)
         except Exception as problem:  # a fault of ours: whoever asked hears that it is, the operator what it was

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import logging
 import socket
 import ssl
@@ -11,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import uvicorn
-from uvicorn.protocols.http.h11_impl import H11Protocol
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from homeroom.errors import InputError, NetworkError
 from homeroom_aggregator.app import make_app
@@ -19,26 +20,59 @@ from homeroom_aggregator.gate import Service
 from homeroom_aggregator.metrics import LOGGER
 from homeroom_aggregator.place import open_service
 
-HEADERS_S = 20.0  # for a connection's first headers
+HEADERS_S = 20.0  # for a request's headers
+HEADERS_BYTES = 1 << 16
 KEEP_S = 30  # an idle connection is kept so long
 CONNECTIONS = 2000  # at once; more are told to come back
 SWITCH_S = 0.0002  # the interpreter's turns: so that a poll waits little for the writer's thread
 
 
-class Impatient(H11Protocol):
-    """HTTP/1.1 that hangs up on who does not bring whole headers in time (slow loris)."""
+class Impatient(HttpToolsProtocol):
+    """HTTP/1.1 that hangs up on who does not bring whole headers in time (slow loris), or brings no end of them."""
+
+    _patience: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
-        self._patience = self.loop.call_later(HEADERS_S, self._hang_up)
+        self._wait()
 
-    def _hang_up(self) -> None:
-        if self.cycle is None:
-            self.transport.close()
+    def on_message_begin(self) -> None:
+        super().on_message_begin()
+        if self._patience is None:
+            self._wait()
+
+    def data_received(self, data: bytes) -> None:
+        super().data_received(data)
+        if self._patience is not None:
+            self._head_bytes += len(data)
+            if self._head_bytes > HEADERS_BYTES:
+                self._hang_up()
+
+    def on_headers_complete(self) -> None:
+        self._be_patient()
+        super().on_headers_complete()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        self._patience.cancel()
+        self._be_patient()
         super().connection_lost(exc)
+
+    def send_400_response(self, msg: str) -> None:
+        """What is no HTTP is refused in the same words as everything else; uvicorn has logged it."""
+        said = json.dumps({"code": "malformed", "message": msg, "remedy": "speak HTTP/1.1"})
+        head = "HTTP/1.1 400 Bad Request\r\ncontent-type: application/json\r\nconnection: close\r\n"
+        self.transport.write(f"{head}content-length: {len(said)}\r\n\r\n{said}".encode())
+        self.transport.close()
+
+    def _wait(self) -> None:
+        self._head_bytes, self._patience = 0, self.loop.call_later(HEADERS_S, self._hang_up)
+
+    def _be_patient(self) -> None:
+        if self._patience is not None:
+            self._patience.cancel()
+            self._patience = None
+
+    def _hang_up(self) -> None:
+        self.transport.close()
 
 
 def listen(host: str, port: int) -> socket.socket:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import threading
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
@@ -279,3 +280,31 @@ def test_a_version_comes_whole_through_a_line_that_cuts_many_answers(
     )
     assert header.version == 1
     np.testing.assert_array_equal(theta[:7], START[:7] + np.float32(0.5))
+
+
+def test_polls_are_answered_while_a_difference_is_computed(
+    service: Service, address: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from homeroom_aggregator import downloads
+
+    began, goes_on = threading.Event(), threading.Event()
+
+    def slow(old: np.ndarray, version: bytes) -> bytes:
+        began.set()
+        assert goes_on.wait(20)
+        return make_delta(old, version)
+
+    school, client = enrol(service, address)
+    client.update(school.update(client.round(), 0.5))
+    monkeypatch.setattr(downloads, "make_delta", slow)
+    found: list[bytes | None] = []
+    fetching = threading.Thread(target=lambda: found.append(client.newest(0, START, tmp_path / "parts")[0]))
+    fetching.start()
+    assert began.wait(10)
+    _, other = enrol(service, address)
+    assert other.send("GET", "/v1/versions/latest", after=1) == b"", "who has it already hears so at once"
+    assert other.update(School(other.key).update(other.round(), 0.5)) == "accepted"
+    assert not found
+    goes_on.set()
+    fetching.join(10)
+    assert found == [service.rounds.version(1)]

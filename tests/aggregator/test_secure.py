@@ -241,6 +241,16 @@ def test_a_device_that_does_not_come_back_is_left_out_when_time_is_over(district
     assert district.service.rounds.verify() == []
 
 
+def test_a_servers_clock_that_is_set_back_holds_no_phase_for_ever(district: District) -> None:
+    district.until("shares")
+    district.later_s -= 365 * 86_400
+    district.visit(0, 1)
+    assert district.phase == "shares"
+    district.later_s += RULES.phase_s + 1
+    district.visit(0)
+    assert district.phase == "input", "the third is left out after the phase's hours"
+
+
 def test_past_the_promise_the_round_fails_closed_and_its_updates_may_go_into_the_next(district: District) -> None:
     wanted = expected(district, [0, 1, 2, 3])
     district.until("input")

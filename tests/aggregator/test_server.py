@@ -60,6 +60,58 @@ def test_who_sends_no_headers_is_hung_up_on(tmp_path: Path, monkeypatch: pytest.
     service.close()
 
 
+def for_ever(line: socket.socket) -> None:
+    for number in range(20_000):
+        line.sendall(b"x-%d: %s\r\n" % (number, b"y" * 1000))
+
+
+def test_who_sends_no_end_of_headers_or_slow_ones_later_is_hung_up_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(serve, "HEADERS_S", 0.2)
+    service = place.open_service(make_folder(tmp_path))
+    good = b"GET /v1/health HTTP/1.1\r\nhost: x\r\n\r\n"
+    with running(service) as address:
+        with connect(address) as line:
+            line.sendall(b"GET /v1/health HTTP/1.1\r\nhost: x\r\n")
+            with pytest.raises((BrokenPipeError, ConnectionResetError)):
+                for_ever(line)
+        with connect(address) as line:
+            line.sendall(good)
+            assert b" 200 " in line.recv(1000)
+            line.sendall(good[:20])  # the second request of the same connection
+            assert line.recv(100) == b""
+        assert httpx.get(f"{address}/v1/health").status_code == 200
+    service.close()
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03",
+        b"GET /\xff HTTP/1.1\r\nhost: x\r\n\r\n",
+        b"POST /v1/join HTTP/1.1\r\nhost: x\r\ncontent-length: 5\r\ntransfer-encoding: chunked\r\n\r\n0\r\n\r\n",
+        b"POST /v1/join HTTP/1.1\r\nhost: x\r\ncontent-length: -5\r\n\r\n",
+        b"POST /v1/join HTTP/1.1\r\nhost: x\r\ntransfer-encoding: chunked\r\n\r\nZZ\r\n",
+        b"NONSENSE\r\n\r\n",
+    ],
+    ids=["tls", "not ascii", "two lengths", "negative length", "no chunk", "no request"],
+)
+def test_what_is_no_http_is_refused_in_the_same_words(service: Service, address: str, said: bytes) -> None:
+    with connect(address) as line:
+        line.sendall(said)
+        answer = b"".join(iter(lambda: line.recv(4096), b""))
+        assert answer.startswith(b"HTTP/1.1 400")
+        assert json.loads(answer.split(b"\r\n\r\n")[1])["code"] == "malformed"
+    assert httpx.get(f"{address}/v1/health").status_code == 200
+
+
+def test_after_a_refused_body_the_connection_ends(service: Service, address: str) -> None:
+    with connect(address) as line:
+        line.sendall(b"POST /v1/join HTTP/1.1\r\nhost: x\r\ncontent-length: 99999999999\r\n\r\n" + bytes(1000))
+        assert b"connection: close" in line.recv(4096).lower()
+
+
 def test_who_trickles_a_body_is_refused_while_others_are_served(
     service: Service, address: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -171,6 +223,37 @@ def test_a_line_for_each_request_tells_nothing_about_people(
     assert set(lines[-1]) == {"at", "method", "route", "status", "ms", "bytes", "device", "code"}
     assert lines[-1]["device"] == client.key.public_key().public_bytes_raw().hex()[:8]
     assert 'homeroom_refused{code="malformed"} 1.0' in httpx.get(f"{address}/v1/metrics").text
+
+
+@pytest.mark.parametrize(
+    ("path", "method", "status", "code"),
+    [
+        ("/v1/nothing", "GET", 404, "no_route"),
+        ("/", "GET", 404, "no_route"),
+        ("/v1/round", "DELETE", 405, "no_method"),
+        ("/v1/versions/" + "9" * 5000, "GET", 404, "no_route"),
+        ("/v1/versions/" + "9" * 18, "GET", 401, "bad_signature"),
+        ("/v1/versions/-1", "GET", 404, "no_route"),
+    ],
+)
+def test_what_no_route_answers_has_a_code_and_a_line_in_the_log(
+    address: str, caplog: pytest.LogCaptureFixture, path: str, method: str, status: int, code: str
+) -> None:
+    with caplog.at_level(logging.INFO, logger=metrics.LOGGER.name):
+        answer = httpx.request(method, address + path)
+    assert (answer.status_code, answer.json()["code"]) == (status, code)
+    lines = [json.loads(record.message) for record in caplog.records if record.name == metrics.LOGGER.name]
+    assert [line["code"] for line in lines] == [code]
+
+
+def test_a_fault_of_the_servers_own_is_told_without_a_traceback(
+    service: Service, address: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(service.reader, "newest", lambda: 1 // 0)
+    answer = httpx.get(f"{address}/v1/health")
+    assert (answer.status_code, answer.json()["code"]) == (500, "internal")
+    assert "division" not in answer.text
+    assert any(record.exc_info for record in caplog.records), "the operator sees what it was"
 
 
 def self_signed(folder: Path) -> tuple[Path, Path]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import httpx
@@ -14,6 +15,7 @@ from aggregator.house import START, School, make_folder, running
 from homeroom import http
 from homeroom.contract.layout import Layout
 from homeroom.contract.signing import new_key
+from homeroom.contract.update import read_update
 from homeroom.contract.version import read_version
 from homeroom.errors import NetworkError, TrustError, UpdateError
 from homeroom.sync import Client, Enrolment, join
@@ -69,6 +71,25 @@ def test_an_update_sent_twice_counts_once(service: Service, address: str) -> Non
     data = school.update(client.round())
     assert [client.update(data), client.update(data)] == ["accepted", "already"]
     assert service.rounds.state.pending == 1
+
+
+def test_an_update_sent_by_many_connections_at_once_counts_once(service: Service, address: str) -> None:
+    school, client = enrol(service, address)
+    data = school.update(client.round())
+    clients = [Client(client.enrolment, school.key) for _ in range(8)]
+    with ThreadPoolExecutor(8) as pool:
+        found = list(pool.map(lambda one: one.update(data), clients))
+    assert sorted(found) == ["accepted", *["already"] * 7]
+    assert service.rounds.state.pending == service.rounds.log.count("update") == 1
+
+
+def test_what_is_withdrawn_before_it_comes_stays_out(service: Service, address: str) -> None:
+    school, client = enrol(service, address)
+    data = school.update(client.round())
+    update_id = read_update(data, service.rounds.configuration, service.rounds.rules.layout).header.update_id
+    assert client.unlearn(update_id) == "accepted"
+    assert [client.update(data), client.unlearn(update_id), client.update(data)] == ["already", "accepted", "already"]
+    assert service.rounds.state.pending == 0
 
 
 def test_an_invitation_enrols_one_device_and_may_be_repeated_by_it(service: Service, address: str) -> None:

@@ -203,7 +203,10 @@ class Cohorts:
 
     def _go_on(self, live: Live) -> bool:
         """End the phase if it may end, or the round if it must; whether anything changed."""
-        over = self.clock() - live.since >= self.rules.phase_s
+        now = self.clock()
+        if now < live.since:  # it was set back: the phase's time begins anew, or it would never be over
+            self.desk.save(msgspec.structs.replace(live, since=now))
+        over = now - live.since >= self.rules.phase_s
         came = self.desk.senders(live.phase)
         if live.phase == "keys":
             return self._close_cohort(live, came, over)
