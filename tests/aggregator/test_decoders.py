@@ -6,20 +6,30 @@ import contextlib
 import tempfile
 from pathlib import Path
 
+import msgspec
 import numpy as np
 import pytest
+from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 from hypothesis import given
 from hypothesis import strategies as st
 
-from aggregator.house import SEGMENTS, START, School
+from aggregator.house import ROOT, SEGMENTS, START, School
 from homeroom import http
+from homeroom.contract import sealed, secure
 from homeroom.contract.invitation import Invitation, as_text, read_invitation
 from homeroom.contract.layout import Layout
+from homeroom.contract.letters import read_letter, write_letter
+from homeroom.contract.policy import Policy, read_policy, sign_policy
+from homeroom.contract.roster import make_roster, read_roster
+from homeroom.contract.secure import Advertisement, Consents, Inbox, Reveal, Shares, Survivors
+from homeroom.contract.signing import certify, fingerprint, new_key, public_hex
 from homeroom.contract.update import RoundConfiguration, read_update
-from homeroom.errors import InputError, StoreError, TrustError, UpdateError
+from homeroom.contract.version import make_version, read_version
+from homeroom.errors import InputError, NetworkError, StoreError, TrustError, UpdateError
 from homeroom_aggregator import access, checkpoint, inviting
 from homeroom_aggregator.merge import SegmentSums
 from homeroom_aggregator.replay import State
+from homeroom_aggregator.secure import sums
 
 LAYOUT = Layout(SEGMENTS)
 ROUND = RoundConfiguration(bundle_id="0" * 64, update_limit_bytes=1 << 16)
@@ -116,3 +126,98 @@ def test_a_signed_request(name: str, value: str | None, data: st.DataObject) -> 
     except TrustError:
         return
     assert (by.key, by.nonce, by.instance) == (SCHOOL.name, "n" * 48, "machine")
+
+
+# What comes the other way, and by hand: devices and the aggregator read these before they trust anybody
+
+ROOT_PRINT = fingerprint(public_hex(ROOT))
+SPEAKER = new_key()
+VERSION = make_version(SPEAKER, certify(ROOT, "aggregator", SPEAKER, "t"), "0" * 64, 3, START, {"head.grade": 3})
+POLICY = sign_policy(
+    Policy(institution="Hill", version=1, scopes={"own": "personal"}),
+    SPEAKER,
+    certify(ROOT, "institution", SPEAKER, "Hill"),
+)
+ROSTER = msgspec.json.encode(
+    make_roster(
+        SPEAKER,
+        certify(ROOT, "roster", SPEAKER, "t"),
+        [School().name for _ in range(4)],
+        serial=1,
+        minimum=3,
+        institution="t",
+    )
+)
+SEALING = X25519PrivateKey.generate()
+LETTER = write_letter(
+    SCHOOL.key, SEALING, sealed.public_hex(SEALING), bundle_id="0" * 64, after=1, code="c" * 20, updates=(UPDATE,)
+)
+SUM = sums.pack(
+    sums.SecureSum(
+        sums.SumHeader(
+            round_id="r", roster_id="r", cohort_id="c", updates={}, weights={"own": 3}, fed={"own": []}, signatures={}
+        ),
+        {"own": np.arange(3)},
+    )
+)
+
+
+@given(changed(VERSION))
+def test_a_version(data: bytes) -> None:
+    with contextlib.suppress(TrustError, NetworkError):
+        header, theta = read_version(data, LAYOUT, bundle_id="0" * 64, root_fingerprint=ROOT_PRINT)
+        assert (header.version, theta.tobytes()) == (3, START.tobytes())
+
+
+@given(changed(POLICY))
+def test_a_policy(data: bytes) -> None:
+    with contextlib.suppress(TrustError, InputError):
+        assert read_policy(data, root_fingerprint=ROOT_PRINT).scopes == {"own": "personal"}
+
+
+@given(changed(ROSTER), st.one_of(st.none(), st.integers(0, 1 << 70)))
+def test_a_roster(data: bytes, serial: int | None) -> None:
+    if serial is not None:
+        data = ROSTER.replace(b'"serial":1', b'"serial":%d' % serial)
+    with contextlib.suppress(TrustError):
+        assert read_roster(data, root_fingerprint=ROOT_PRINT).serial == 1
+
+
+@given(changed(LETTER))
+def test_a_letter(data: bytes) -> None:
+    with contextlib.suppress(TrustError, NetworkError):
+        assert read_letter(data, SEALING, where="stick")[1] == [UPDATE]
+
+
+@given(st.binary(max_size=200), changed(LETTER[40:400]))
+def test_what_somebody_sealed_who_may_be_anybody(data: bytes, more: bytes) -> None:
+    for plain in (data, b"HRLETTR1" + data, more):
+        with pytest.raises((TrustError, NetworkError)):
+            read_letter(sealed.seal(plain, sealed.public_hex(SEALING), "letter"), SEALING, where="stick")
+
+
+@given(changed(SUM))
+def test_a_cohorts_sum(data: bytes) -> None:
+    if data == SUM:
+        assert sums.pack(sums.unpack(data, LAYOUT)) == SUM
+    else:
+        with pytest.raises(StoreError):
+            sums.unpack(data, LAYOUT)
+
+
+@given(
+    st.sampled_from([Advertisement, secure.Cohort, Shares, Inbox, Survivors, Consents, Reveal]),
+    st.one_of(st.binary(max_size=200), st.recursive(st.one_of(st.binary(max_size=40), st.integers()), st.lists)),
+)
+def test_a_message_of_a_secure_round(kind: type, told: object) -> None:
+    data = told if isinstance(told, bytes) else msgspec.msgpack.encode(_small(told))
+    with contextlib.suppress(UpdateError):
+        found = secure.unpack(data, kind, where="round", error=UpdateError)
+        assert secure.unpack(secure.pack(found), kind, where="round", error=UpdateError) == found
+
+
+def _small(told: object) -> object:
+    """Integers that MessagePack can hold."""
+    if isinstance(told, list):
+        return [_small(one) for one in told]
+    return told % (1 << 63) if isinstance(told, int) else told
