@@ -40,11 +40,11 @@ def run(workers: Workers) -> dict[str, Any]:
         "step": step,
         "many": many,
     }
-    document["targets"] = list(_judged(document))
+    document["targets"] = list(judged(document))
     return document
 
 
-def _judged(document: dict[str, Any]) -> list[dict[str, Any]]:
+def judged(document: dict[str, Any]) -> list[dict[str, Any]]:
     three, start, step = document["three_modalities"], document["cold_start_s"], document["step"]
     rate = "FLOP rate of a cached step, of the matrix products alone"
     found = [

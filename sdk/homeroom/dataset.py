@@ -241,10 +241,13 @@ class Dataset:
     def _columns(self, slot: str) -> list[int]:
         return [column for column, (name, _, _) in enumerate(self.manifest.inputs) if name == slot]
 
-    def _strata(self) -> list[str]:
+    def _strata(self) -> list[bytes]:
         """One word a row for its labels' classes, so that a draw can be even."""
-        tasks = [t for t in self.manifest.tasks if t.kind in ("classification", "ordinal")]
-        return ["/".join(f"{t.name}{e.targets[t.name]}" for t in tasks if t.name in e.targets) for e in self.examples]
+        names = [t.name for t in self.manifest.tasks if t.kind in ("classification", "ordinal")]
+        return [
+            b"/".join(name.encode() + e.targets[name].tobytes() for name in names if name in e.targets)
+            for e in self.examples
+        ]
 
     def _longest(self, example: Example) -> Mapping[str, int]:
         if example.longest is not None:
@@ -278,13 +281,13 @@ def needs_all(task: Task, manifest: Manifest) -> bool:
     return task.kind in ("choice", "matching") or len(set(modalities)) < len(modalities)
 
 
-def _draw(groups: Sequence[Sequence[int]], wanted: int, strata: Sequence[str]) -> set[int]:
+def _draw(groups: Sequence[Sequence[int]], wanted: int, strata: Sequence[bytes]) -> set[int]:
     """Whole groups, about `wanted` rows, so that no stratum gives more than its share plus one group.
 
     Where most strata are too rare for that, as with several tasks at once, their shares no longer bind.
     """
     share = wanted / len(strata)
-    room: dict[str, float] = {}
+    room: dict[bytes, float] = {}
     for name in strata:
         room[name] = room.get(name, 0.5) + share
     held: set[int] = set()

@@ -10,6 +10,7 @@ import pytest
 
 import device
 import device_corpora
+import device_footprint
 from peers import compare, data, measure
 
 
@@ -86,3 +87,22 @@ def test_installed_size_counts_what_a_distribution_needs_and_leaves_pip_out() ->
     assert {"numpy", "onnxruntime", "homeroom"} <= found
     assert "pip" not in found
     assert measure.installed_mb(["numpy"]) > 10
+
+
+def test_the_footprint_is_judged_and_shown(capsys: pytest.CaptureFixture[str]) -> None:
+    document: dict[str, Any] = {
+        "three_modalities": {"seconds": 20.0, "peak_rss_mb": 180.0},
+        "cold_start_s": {"median": 1.1, "each": [1.1]},
+        "step": {"graph": "grad.onnx", "step_ms": 8.0, "gemm_ms": 2.0, "gflop": 0.2, "share": 0.25},
+        "many": {
+            "1000": {"sample_ms": 0.5, "peak_rss_mb": 147.0},
+            "50000": {"sample_ms": 0.54, "peak_rss_mb": 300.0},
+        },
+    }
+    targets = device_footprint.judged(document)
+    assert {t["name"] for t in targets if not t["met"]} == {"gemm_rate", "flat_peak_rss_mb"}
+    device_footprint.show(document)
+    device.show(targets)
+    shown = capsys.readouterr().out
+    assert "50,000 cached samples: 0.540 ms" in shown
+    assert shown.count("NOT MET") == 2
