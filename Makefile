@@ -21,7 +21,7 @@ JSON ?=
 export PYTHON PIP_EXTRA
 export HOMEROOM_DEVICE_PYTHON := $(CURDIR)/$(DEVICE)/bin/python
 
-.PHONY: help demo test test-extra test-oldest quick lint format types bench-device bench-federation bench-secure bench-codecs bench-privacy bench-aggregator bench-personalization bench-faults freeze freeze-pi clean
+.PHONY: help demo test test-extra test-oldest test-flower quick lint format types bench-device bench-federation bench-secure bench-codecs bench-privacy bench-aggregator bench-personalization bench-faults freeze freeze-pi freeze-flower clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-18s %s\n", $$1, $$2}' Makefile
@@ -39,6 +39,10 @@ test-oldest: $(VENV)/.ready $(OLDEST)/.ready ## the device's tests on the oldest
 	cd tests && ../$(BIN)/python -c "import tiny; tiny.bundle()"
 	$(OLDEST)/bin/python -c "import onnxruntime; assert onnxruntime.__version__ == '$(OLDEST_RUNTIME)'"
 	$(OLDEST)/bin/python -m pytest -m "not slow and not extra" tests/sdk $(PYTEST_ARGS)
+
+test-flower: $(VENV)/.ready $(FLOWER_ENV)/.ready ## Flower's engine: simulation, and SuperLink and SuperNodes as processes
+	cd tests && ../$(BIN)/python -c "import tiny; tiny.bundle()"
+	$(FLOWER_ENV)/bin/python -m pytest tests/flower $(PYTEST_ARGS)
 
 quick: $(VENV)/.ready $(DEVICE)/.ready ## the tests without the slow ones
 	$(PYTEST) -m "not slow and not extra" $(PYTEST_ARGS)
@@ -86,6 +90,13 @@ freeze: ## write constraints.txt anew from a clean install of the newest version
 freeze-pi: $(VENV)/.ready ## write the Raspberry Pi's pins anew, after constraints.txt
 	$(BIN)/python examples/raspberry_pi/pin.py
 
+freeze-flower: ## write constraints-flower.txt anew, which Flower's environment has of its own
+	rm -rf .venv-freeze
+	.ci/environment .venv-freeze '.[flower]' pytest pytest-timeout hypothesis psutil
+	{ sed -n '/^#/p' constraints-flower.txt; .venv-freeze/bin/python -m pip freeze | sed -n '/^homeroom/d; /==/p' | LC_ALL=C sort -f; } > constraints.new
+	mv constraints.new constraints-flower.txt
+	rm -rf .venv-freeze
+
 clean: ## remove the environments
 	rm -rf $(VENV) $(DEVICE) $(OLDEST) .venv-*
 
@@ -111,6 +122,10 @@ $(OLDEST)/.ready: $(OLDEST)/.dependencies $(PACKAGE)
 	.ci/environment $(OLDEST) --no-deps --force-reinstall .
 	touch $@
 
-$(FLOWER_ENV)/.ready: .ci/environment
-	.ci/environment $(FLOWER_ENV) flwr==1.42.0 numpy==2.4.6
+$(FLOWER_ENV)/.dependencies: pyproject.toml constraints-flower.txt .ci/environment
+	.ci/environment $(FLOWER_ENV) -c constraints-flower.txt '.[flower]' pytest pytest-timeout hypothesis psutil
+	touch $@
+
+$(FLOWER_ENV)/.ready: $(FLOWER_ENV)/.dependencies $(PACKAGE)
+	.ci/environment $(FLOWER_ENV) --no-deps --force-reinstall .
 	touch $@

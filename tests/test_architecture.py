@@ -102,7 +102,7 @@ def declared(*extras: str) -> set[str]:
     ("package", "extras", "neighbours"),
     [
         ("homeroom", ("secure", "lan"), set()),
-        ("homeroom_aggregator", ("aggregator",), {"homeroom"}),
+        ("homeroom_aggregator", ("aggregator", "flower"), {"homeroom"}),
         ("homeroom_exporter", ("exporter",), {"homeroom", *PINNED_WHEELS}),
     ],
 )

@@ -16,7 +16,7 @@ from homeroom.contract.secure import SecureRules
 from homeroom.contract.signing import Role, certify, fingerprint, new_key, public_hex, read_key, write_key
 from homeroom.durable import write_durable
 from homeroom.errors import InputError, StoreError
-from homeroom_aggregator import cli_handover, cli_members, cli_operations, cli_privacy
+from homeroom_aggregator import cli_handover, cli_members, cli_operations, cli_privacy, cli_simulate
 from homeroom_aggregator.cli_members import read_certificate
 from homeroom_aggregator.cli_privacy import asked, configuration, privacy_options
 from homeroom_aggregator.cli_rounds import chosen, cohort_options, optimizer_options, synchronous
@@ -284,71 +284,6 @@ def rebuild(folder: Path, release: bool) -> None:
         rounds.close()
 
 
-@click.command()
-@click.argument("bundle", type=click.Path(path_type=Path))
-@click.argument("schools", nargs=-1, required=True, type=click.Path(exists=True, path_type=Path))
-@click.option("--rounds", type=click.IntRange(1), default=20, show_default=True)
-@click.option("--epochs", type=click.IntRange(1), default=2, show_default=True, help="Of each school in each round.")
-@click.option("--participation", type=click.FloatRange(0, 1, min_open=True), default=1.0, show_default=True)
-@click.option(
-    "--lag", type=click.FloatRange(0, 1), default=0.0, show_default=True, help="Share that trains on old theta."
-)
-@click.option("--proximal", type=click.FloatRange(0), default=0.0, show_default=True, help="FedProx's mu.")
-@optimizer_options
-@privacy_options
-@click.option("--seed", type=int, default=0, show_default=True)
-@click.option("--json", "out", type=FILE, help="Write every figure here.")
-def simulate(
-    bundle: Path,
-    schools: tuple[Path, ...],
-    rounds: int,
-    epochs: int,
-    participation: float,
-    lag: float,
-    proximal: float,
-    optimizer: str,
-    server_rate: float,
-    beta1: float,
-    beta2: float,
-    tau: float,
-    epsilon: float | None,
-    delta: float,
-    clip_norm: float | None,
-    noise_multiplier: float | None,
-    subjects: int | None,
-    clip_quantile: float | None,
-    bands: int | None,
-    seed: int,
-    out: Path | None,
-) -> None:
-    """Train BUNDLE together with virtual schools in one process; SCHOOLS are folders, .jsonl or .csv files of samples.
-
-    Example: homeroom simulate vocabulary.homeroom schools/*.jsonl --rounds 30 --json simulated.json
-    """
-    import tempfile
-
-    from homeroom_aggregator import virtual
-
-    with tempfile.TemporaryDirectory() as scratch:
-        found = virtual.run(
-            bundle,
-            schools,
-            Path(scratch),
-            rounds=rounds,
-            epochs=epochs,
-            participation=participation,
-            lag=lag,
-            proximal=proximal,
-            privacy=asked(epsilon, delta, clip_norm, noise_multiplier, subjects, clip_quantile, bands),
-            optimizer=chosen(optimizer, beta1, beta2, tau),
-            server_rate=server_rate,
-            seed=seed,
-            tell=click.echo,
-        )
-    if out:
-        write_durable(out, msgspec.json.format(msgspec.json.encode(virtual.document(found)), indent=1))
-
-
 def _new(path: Path) -> None:
     try:
         write_key(path, new_key())
@@ -365,5 +300,5 @@ def _read(path: Path) -> bytes:
         raise InputError(f"cannot be read: {problem.strerror}", where=str(path)) from None
 
 
-commands: list[click.Command] = [trust, serve, rebuild, simulate]
+commands: list[click.Command] = [trust, serve, rebuild, cli_simulate.simulate]
 commands += [*cli_members.commands, *cli_operations.commands, *cli_handover.commands, *cli_privacy.commands]

@@ -48,7 +48,7 @@ def take_in(folder: Path, stick: Path, tell: Callable[[str], None]) -> Taken:
     """
     rounds, secret = place.open_rounds(folder), place.secret_of(folder)
     try:
-        key = _key(folder / place.SEALING)
+        key = sealing_key_of(folder)
         here = Stick(stick, fingerprint(rounds.certificate.root))
         here.put_receiver(sealing_key(key, rounds.key, rounds.certificate))
         counts = dict.fromkeys(("letters", "joined", "accepted", "already", "refused", "waits", "unlearned"), 0)
@@ -62,7 +62,7 @@ def take_in(folder: Path, stick: Path, tell: Callable[[str], None]) -> Taken:
                 continue
             answers.append((path, header, answer_to(rounds, secret, header, updates)))
         for path, header, answer in answers:  # only now, so that each brings the version that all of them made
-            version = _newer(rounds, header) if not answer.refused else b""
+            version = newer(rounds, header) if not answer.refused else b""
             write_durable(here.answer(header.device), write_answer(rounds.key, answer, version, header.sealing))
             remove(path)
             counts["letters"] += 1
@@ -126,13 +126,15 @@ def _receipt(rounds: Rounds, member: Member, update: bytes) -> Receipt:
         return Receipt(update=digest(update), status="refused", **what)
 
 
-def _newer(rounds: Rounds, header: LetterHeader) -> bytes:
+def newer(rounds: Rounds, header: LetterHeader) -> bytes:
+    """The newest version as it was signed; empty where the letter's device has it."""
     number, member = rounds.state.version, rounds.members.find(header.device)
     return (rounds.version(number, member.school if member else "") or b"") if number > header.after else b""
 
 
-def _key(path: Path) -> X25519PrivateKey:
-    """The key that letters are sealed to, made the first time."""
+def sealing_key_of(folder: Path) -> X25519PrivateKey:
+    """The key that letters to the aggregator in `folder` are sealed to, made the first time."""
+    path = folder / place.SEALING
     if not path.exists():
         made = X25519PrivateKey.generate()
         write_durable(

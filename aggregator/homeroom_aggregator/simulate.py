@@ -1,18 +1,19 @@
-"""Many virtual schools in one process: the device's own training, updates as bytes, the aggregator's own rounds.
+"""Many virtual schools: the device's own training, updates as bytes, the aggregator's own rounds.
 
 Only the network, the keys' secrecy and the devices' stores are left out. The same seed gives the same theta, bit for
-bit, but for the noise of private rounds, which has no seed; the devices' keys are new each time and change nothing.
+bit, wherever the schools train (an `Engine`), but for the noise of private rounds, which has no seed; the devices' keys
+are new each time and change nothing.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Protocol
 
 import msgspec
 import numpy as np
-from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from homeroom.bundle import Bundle
 from homeroom.contract.privacy import Privacy
@@ -34,6 +35,7 @@ from homeroom.training import Score, Settings, evaluate, fit
 from homeroom_aggregator.rounds import Rounds
 
 Scores = Mapping[str, Score]
+Arrived = Callable[[int, int], None]  # told how many schools are done with a round, and of how many
 
 
 @dataclass(frozen=True)
@@ -76,6 +78,87 @@ class Simulation:
     seed: int
 
 
+@dataclass(frozen=True)
+class Task:
+    """What one school, by its place in the list, is asked for in a round: an update from version `base` of theta.
+
+    configuration: with the clip that is in force for updates of that version.
+    """
+
+    place: int
+    base: int
+    settings: Settings
+    configuration: RoundConfiguration
+
+
+@dataclass(frozen=True)
+class Trained:
+    """A school's signed update and the key that signed it; or the `problem`, if it could not train."""
+
+    place: int
+    device: str = ""
+    update: bytes = b""
+    problem: str = ""
+
+
+class Engine(Protocol):
+    """Where the schools are: it trains and scores them, and keeps their keys and residuals."""
+
+    def train(self, tasks: Sequence[Task], released: Sequence[np.ndarray]) -> Iterable[Trained]:
+        """What comes of each task, in the order of the places; released: float32 [P] by version."""
+
+    def score(self, theta: np.ndarray) -> dict[str, Scores]:
+        """By school and task, of theta float32 [P] on the validation samples of those that have some."""
+
+
+class Student:
+    """One virtual school: its key, and what its last update left over."""
+
+    def __init__(self, school: SchoolData, graphs: Graphs, *, feedback: bool = True) -> None:
+        self.school, self.graphs, self.feedback = school, school.graphs or graphs, feedback
+        self.key, self.residual = new_key(), b""
+
+    def train(self, task: Task, theta: np.ndarray) -> Trained:
+        """A signed update as a device would queue it; theta: float32 [P] of the task's base version."""
+        school, layout, configuration = self.school, self.graphs.bundle.layout, task.configuration
+        if configuration.by_subject:
+            parts = contributions(self.graphs, school.train, theta, task.settings, configuration.parts)
+            private = make_private(self.key, configuration, layout, (moved for _, moved in parts), task.base)
+            return Trained(task.place, public_hex(self.key), private)
+        try:
+            trained = fit(self.graphs, school.train, school.validation, theta, task.settings)
+        except TrainError as problem:
+            return Trained(task.place, problem=str(problem))
+        delta = trained.theta - theta + unpack_residual(self.residual, layout)
+        taught = school.train.examples_by_segment()
+        data = make_update(self.key, configuration, layout, delta, taught, task.base, tier=self.graphs.tier)
+        self.residual = left_over(data, configuration, layout, delta) if self.feedback else b""
+        return Trained(task.place, public_hex(self.key), data)
+
+    def score(self, theta: np.ndarray) -> dict[str, Score]:
+        """By task, of theta float32 [P]; empty without validation samples."""
+        return evaluate(self.graphs, self.school.validation, theta) if self.school.validation else {}
+
+
+class Here:
+    """The engine of this process: one school after the other."""
+
+    def __init__(
+        self, schools: Sequence[SchoolData], graphs: Graphs, arrived: Arrived | None = None, *, feedback: bool = True
+    ) -> None:
+        self.students = [Student(school, graphs, feedback=feedback) for school in schools]
+        self.arrived = arrived
+
+    def train(self, tasks: Sequence[Task], released: Sequence[np.ndarray]) -> Iterator[Trained]:
+        for done, task in enumerate(tasks, 1):
+            yield self.students[task.place].train(task, released[task.base])
+            if self.arrived:
+                self.arrived(done, len(tasks))
+
+    def score(self, theta: np.ndarray) -> dict[str, Scores]:
+        return {one.school.name: one.score(theta) for one in self.students if one.school.validation}
+
+
 def simulate(
     bundle: Bundle,
     schools: Sequence[SchoolData],
@@ -94,105 +177,112 @@ def simulate(
     feedback: bool = True,
     progress: Callable[[RoundFacts], None] | None = None,
 ) -> Simulation:
-    """Train together for so many rounds.
+    """Train together for so many rounds, in this process.
 
-    settings: of local training; a function gives those of each round, from 1.
-    configuration: by default a release whenever as many updates came as schools take part, private if `privacy` says
-    so. participation: the chance
-    that a school takes part in a round. lag: the chance that it trains on the version before the newest one.
-    measure_every: score every so many rounds, and at the end (0: only then). feedback: what a lossy codec could not
-    carry enters the school's next update, as on a device.
+    configuration: by default `usual`. feedback: what a lossy codec could not carry enters the school's next update, as
+    on a device. The others as for `federate`.
     """
-    if not schools or rounds < 1:
-        raise InputError("a simulation needs at least one school and one round")
-    if len({school.name for school in schools}) < len(schools):
-        raise InputError("two schools have the same name", remedy="give each a name of its own")
-    buffer_size = max(1, round(participation * len(schools)))
-    asked = configuration or RoundConfiguration(
+    asked = configuration or usual(
+        bundle, len(schools), participation, privacy=privacy, optimizer=optimizer, server_rate=server_rate
+    )
+    return federate(
+        bundle,
+        [school.name for school in schools],
+        rounds,
+        settings,
+        asked,
+        engine=Here(schools, graphs, feedback=feedback),
+        seed=seed,
+        participation=participation,
+        lag=lag,
+        measure_every=measure_every,
+        progress=progress,
+    )
+
+
+def usual(
+    bundle: Bundle,
+    schools: int,
+    participation: float = 1.0,
+    *,
+    privacy: Privacy | None = None,
+    optimizer: ServerOptimizer | None = None,
+    server_rate: float = 1.0,
+) -> RoundConfiguration:
+    """A release whenever as many updates came as schools take part in a round; private if `privacy` says so."""
+    buffer_size = max(1, round(participation * schools))
+    return RoundConfiguration(
         bundle_id=bundle.bundle_id,
         buffer_size=buffer_size,
-        min_devices=min(3, buffer_size if privacy else len(schools)),
+        min_devices=max(1, min(3, buffer_size if privacy else schools)),
         privacy=privacy,
         optimizer=optimizer,
         server_rate=server_rate,
     )
-    asked = msgspec.structs.replace(asked, bundle_id=bundle.bundle_id)
+
+
+def federate(
+    bundle: Bundle,
+    names: Sequence[str],
+    rounds: int,
+    settings: Settings | Callable[[int], Settings],
+    configuration: RoundConfiguration,
+    *,
+    engine: Engine,
+    seed: int,
+    participation: float = 1.0,
+    lag: float = 0.0,
+    measure_every: int = 0,
+    progress: Callable[[RoundFacts], None] | None = None,
+) -> Simulation:
+    """Let the schools of these names train wherever the engine has them, and merge what they send.
+
+    settings: of local training; a function gives those of each round, from 1. participation: the chance that a school
+    takes part in a round. lag: the chance that it trains on the version before the one that is newest when the round
+    begins. measure_every: score every so many rounds, and at the end (0: only then).
+    """
+    if not names or rounds < 1:
+        raise InputError("a simulation needs at least one school and one round")
+    if len(set(names)) < len(names):
+        raise InputError("two schools have the same name", remedy="give each a name of its own")
+    asked = msgspec.structs.replace(configuration, bundle_id=bundle.bundle_id)
     key, root = new_key(), new_key()
     aggregator = Rounds(Path(":memory:"), bundle, asked, key, certify(root, "aggregator", key, "simulation"))
-    keys = {school.name: new_key() for school in schools}
     chosen = settings if callable(settings) else lambda number: settings
     rng = np.random.default_rng([seed, 0x51])
     released, clips = [bundle.theta()], list[float | msgspec.UnsetType]([msgspec.UNSET])
-    residuals: dict[str, bytes] = {}
     facts: list[RoundFacts] = []
     try:
         for number in range(1, rounds + 1):
-            sent_bytes, refused = 0, dict[str, str]()
-            for place, school in enumerate(schools):
+            tasks = list[Task]()
+            for place in range(len(names)):
                 takes_part, lags = rng.random() < participation, rng.random() < lag
-                if not takes_part:
-                    continue
-                base = max(0, len(released) - 1 - int(lags))
-                drawn = int(np.random.SeedSequence([seed, number, place]).generate_state(1)[0])
-                own = msgspec.structs.replace(chosen(number), seed=drawn)
+                if takes_part:
+                    drawn = int(np.random.SeedSequence([seed, number, place]).generate_state(1)[0])
+                    own = msgspec.structs.replace(chosen(number), seed=drawn)
+                    base = max(0, len(released) - 1 - int(lags))
+                    tasks.append(Task(place, base, own, asked.at(clips[base])))
+            sent_bytes, refused = 0, dict[str, str]()
+            for trained in engine.train(tasks, released):
+                sent_bytes += len(trained.update)
                 try:
-                    data, rest = _update(
-                        school,
-                        keys[school.name],
-                        school.graphs or graphs,
-                        released[base],
-                        base,
-                        own,
-                        asked.at(clips[base]),
-                        residuals.get(school.name, b""),
-                    )
-                except TrainError as problem:
-                    refused[school.name] = str(problem)
-                    continue
-                residuals[school.name] = rest if feedback else b""
-                sent_bytes += len(data)
-                try:
-                    aggregator.update(data, public_hex(keys[school.name]))
-                except UpdateError as problem:
-                    refused[school.name] = str(problem)
-                while len(released) <= aggregator.state.version:
-                    theta, clip_norm = _released(aggregator, len(released))
-                    released.append(theta)
-                    clips.append(clip_norm)
+                    if trained.problem:
+                        raise TrainError(trained.problem)
+                    aggregator.update(trained.update, trained.device)
+                except (TrainError, UpdateError) as problem:
+                    refused[names[trained.place]] = str(problem)
+            for version in range(len(released), aggregator.state.version + 1):
+                theta, clip_norm = _released(aggregator, version)
+                released.append(theta)
+                clips.append(clip_norm)
             measured = number == rounds or (measure_every > 0 and number % measure_every == 0)
-            scores = {
-                s.name: evaluate(s.graphs or graphs, s.validation, released[-1])
-                for s in schools
-                if measured and s.validation
-            }
+            scores = engine.score(released[-1]) if measured else {}
             facts.append(RoundFacts(number, len(released) - 1, sent_bytes, refused, scores, released[-1]))
             if progress:
                 progress(facts[-1])
         return Simulation(released[-1], len(released) - 1, tuple(facts), chosen(1), asked, seed)
     finally:
         aggregator.close()
-
-
-def _update(
-    school: SchoolData,
-    key: Ed25519PrivateKey,
-    graphs: Graphs,
-    theta: np.ndarray,
-    base: int,
-    settings: Settings,
-    configuration: RoundConfiguration,
-    residual: bytes,
-) -> tuple[bytes, bytes]:
-    """One school's signed update, as a device would queue it, and what it left over."""
-    layout = graphs.bundle.layout
-    if configuration.by_subject:
-        parts = contributions(graphs, school.train, theta, settings, configuration.parts)
-        return make_private(key, configuration, layout, (moved for _, moved in parts), base), b""
-    trained = fit(graphs, school.train, school.validation, theta, settings)
-    delta = trained.theta - theta + unpack_residual(residual, layout)
-    taught = school.train.examples_by_segment()
-    data = make_update(key, configuration, layout, delta, taught, base, tier=graphs.tier)
-    return data, left_over(data, configuration, layout, delta)
 
 
 def _released(aggregator: Rounds, version: int) -> tuple[np.ndarray, float | msgspec.UnsetType]:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -11,13 +12,23 @@ import msgspec
 from homeroom import golden
 from homeroom.bundle import Bundle, install
 from homeroom.collect import examples
+from homeroom.contract.manifest import Precision
 from homeroom.contract.privacy import Privacy
 from homeroom.contract.update import ServerOptimizer
 from homeroom.dataset import Dataset
 from homeroom.ingest import read_samples
 from homeroom.runtime import Graphs
 from homeroom.training import Settings
-from homeroom_aggregator.simulate import RoundFacts, SchoolData, Simulation, simulate
+from homeroom_aggregator.simulate import (
+    Arrived,
+    Here,
+    RoundFacts,
+    SchoolData,
+    Scores,
+    Simulation,
+    federate,
+    usual,
+)
 
 
 def names(paths: Sequence[Path]) -> list[str]:
@@ -33,6 +44,20 @@ def school(bundle: Bundle, graphs: Graphs, path: Path, name: str, seed: int) -> 
     return SchoolData(name, *data.split(Settings().validation, seed))
 
 
+@dataclass(frozen=True)
+class Plan:
+    """What another process needs to know of the schools: the installed bundle, and samples and name by place."""
+
+    bundle: Path
+    precision: tuple[tuple[str, Precision], ...]
+    paths: tuple[Path, ...]
+    names: tuple[str, ...]
+    seed: int
+
+
+Elsewhere = Callable[[Plan, Mapping[str, Any], Arrived | None], Simulation]  # runs `federate` with these arguments
+
+
 def run(
     source: Path,
     paths: Sequence[Path],
@@ -46,12 +71,18 @@ def run(
     privacy: Privacy | None,
     optimizer: ServerOptimizer | None,
     server_rate: float,
+    measure_every: int = 0,
     seed: int,
     tell: Callable[[str], None],
+    arrived: Arrived | None = None,
+    elsewhere: Elsewhere | None = None,
 ) -> Simulation:
-    """Simulate with a bundle's own advice for training; `tell` gets one line a round."""
+    """Simulate with a bundle's own advice for training; `tell` gets one line a round.
+
+    elsewhere: another engine than this process.
+    """
     bundle = install(source, scratch, root=None)
-    graphs = Graphs(bundle, golden.choose_precision(bundle))
+    precision = golden.choose_precision(bundle)
     advice = bundle.manifest.training
     settings = Settings(
         epochs=epochs,
@@ -62,31 +93,50 @@ def run(
         proximal=proximal,
         constant_rate=True,
     )
-    schools = [school(bundle, graphs, p, name, seed) for p, name in zip(paths, names(paths), strict=True)]
+    told: dict[str, Any] = {
+        "rounds": rounds,
+        "settings": settings,
+        "configuration": usual(
+            bundle, len(paths), participation, privacy=privacy, optimizer=optimizer, server_rate=server_rate
+        ),
+        "seed": seed,
+        "participation": participation,
+        "lag": lag,
+        "measure_every": measure_every,
+        "progress": lambda facts: _line(facts, tell),
+    }
+    called = names(paths)
+    if elsewhere:
+        plan = Plan(bundle.path, tuple(precision.items()), tuple(p.resolve() for p in paths), tuple(called), seed)
+        return elsewhere(plan, told, arrived)
+    graphs = Graphs(bundle, precision)
+    schools = [school(bundle, graphs, path, name, seed) for path, name in zip(paths, called, strict=True)]
     for one in schools:
         tell(f"{one.name}: {len(one.train)} samples, {len(one.validation or ())} for validation")
+    return federate(bundle, called, engine=Here(schools, graphs, arrived), **told)
 
-    def line(facts: RoundFacts) -> None:
-        refused = "".join(f"; {name}: {why}" for name, why in facts.refused.items())
-        tell(f"round {facts.number}: version {facts.version}, {facts.sent_bytes / 1e6:.2f} MB sent{refused}")
-        for name, scores in facts.scores.items():
-            parts = ", ".join(f"{task} {score.accuracy:.3f} (n {score.n})" for task, score in scores.items() if score.n)
-            tell(f"  {name}: {parts}")
 
-    return simulate(
-        bundle,
-        schools,
-        rounds,
-        settings,
-        privacy=privacy,
-        optimizer=optimizer,
-        server_rate=server_rate,
-        seed=seed,
-        graphs=graphs,
-        participation=participation,
-        lag=lag,
-        progress=line,
-    )
+MOST_LINES = 12  # of scores a round; of more schools, the span and the mean are told
+
+
+def _line(facts: RoundFacts, tell: Callable[[str], None]) -> None:
+    refused = "".join(f"; {name}: {why}" for name, why in facts.refused.items())
+    tell(f"round {facts.number}: version {facts.version}, {facts.sent_bytes / 1e6:.2f} MB sent{refused}")
+    found = accuracies(facts.scores)
+    if len(found) > MOST_LINES:
+        worst = min(found, key=lambda name: found[name])
+        mean = sum(found.values()) / len(found)
+        tell(f"  {len(found)} schools: mean accuracy {mean:.3f}, worst {found[worst]:.3f} ({worst})")
+        return
+    for name, scores in facts.scores.items():
+        parts = ", ".join(f"{task} {score.accuracy:.3f} (n {score.n})" for task, score in scores.items() if score.n)
+        tell(f"  {name}: {parts}")
+
+
+def accuracies(scores: Mapping[str, Scores]) -> dict[str, float]:
+    """The mean accuracy over the tasks of each school that has a validation sample of any."""
+    rated = {name: [s.accuracy for s in tasks.values() if s.n] for name, tasks in scores.items()}
+    return {name: sum(values) / len(values) for name, values in rated.items() if values}
 
 
 def document(found: Simulation) -> dict[str, Any]:

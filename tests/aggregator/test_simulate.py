@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 from typing import Any
+from xml.etree import ElementTree
 
 import numpy as np
 import pytest
@@ -14,7 +15,7 @@ from homeroom import Sample
 from homeroom.bundle import Bundle, open_bundle
 from homeroom.collect import examples
 from homeroom.dataset import Dataset
-from homeroom.errors import InputError
+from homeroom.errors import InputError, MissingExtraError
 from homeroom.runtime import Graphs
 from homeroom.samples import resolve
 from homeroom.training import Settings, evaluate
@@ -75,8 +76,28 @@ def test_the_command_reads_schools_from_files(tiny_bundle: tiny.Tiny, tmp_path: 
     out = tmp_path / "out.json"
     arguments = [str(tiny_bundle.path), *folders, "--rounds", "2", "--epochs", "1", "--json", str(out)]
     arguments += ["--optimizer", "fedyogi", "--server-rate", "0.05"]
-    done = CliRunner().invoke(cli.simulate, arguments, catch_exceptions=False)
+    done = CliRunner().invoke(cli.cli_simulate.simulate, arguments, catch_exceptions=False)
     assert done.exit_code == 0, done.output
     assert "round 2: version 2" in done.output
     assert out.stat().st_size > 100
     assert '"name": "fedyogi"' in out.read_text()
+
+
+def test_the_picture_shows_the_mean_and_the_worst_school(tiny_bundle: tiny.Tiny, tmp_path: Path) -> None:
+    paths = [tiny.write_samples(tmp_path / f"school <{n}>", tiny.samples(30, n)) for n in range(2)]
+    plot = tmp_path / "out.svg"
+    arguments = [str(tiny_bundle.path), *map(str, paths), "--rounds", "2", "--epochs", "1", "--plot", str(plot)]
+    done = CliRunner().invoke(cli.cli_simulate.simulate, arguments, catch_exceptions=False)
+    assert done.exit_code == 0, done.output
+    picture = ElementTree.fromstring(plot.read_text())  # well-formed
+    assert len(picture.findall(".//{*}polyline")) == 2
+    described = picture.find("{*}desc")
+    assert described is not None
+    assert "2 schools after round 2" in str(described.text)
+
+
+def test_without_flower_one_sentence_names_the_extra(tiny_bundle: tiny.Tiny, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("homeroom_aggregator.flower.find_spec", lambda _: None)
+    arguments = [str(tiny_bundle.path), str(tiny_bundle.path), "--engine", "flower"]
+    with pytest.raises(MissingExtraError, match=r"homeroom\[flower\]"):
+        CliRunner().invoke(cli.cli_simulate.simulate, arguments, catch_exceptions=False)

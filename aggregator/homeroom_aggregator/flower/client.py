@@ -1,0 +1,83 @@
+"""The ClientApp: one device's directory as a Flower node; imports homeroom and flwr, nothing of the server.
+
+Node configuration: `device`, the directory; and where the device has not joined, `invitation`, the file. Everything a
+device promises holds here too: it trains with its own budget, and only what `homeroom device carry out` would write
+leaves it, sealed to the aggregator.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from pathlib import Path
+
+from flwr.app import Context, Message, RecordDict
+from flwr.clientapp import ClientApp
+
+from homeroom import Device
+from homeroom.contract.canonical import decode
+from homeroom.contract.sealed import SealingKey
+from homeroom.contract.signing import public_hex
+from homeroom.durable import write_durable
+from homeroom.errors import InputError, NetworkError, TrainError
+from homeroom.exchange import device_key
+from homeroom.installing import installed
+from homeroom.stick import RECEIVER_LIMIT_BYTES, Stick
+from homeroom_aggregator.flower.records import answering, packed, unpacked
+
+
+def train(message: Message, context: Context) -> RecordDict:
+    """Take in the answer to the last letter, train, and write the next; a device that has not joined asks to join."""
+    asked = unpacked(message)
+    where, limit = f"run {context.run_id}", RECEIVER_LIMIT_BYTES
+    receiver = decode(asked["receiver"], SealingKey, limit_bytes=limit, where=where, error=NetworkError)
+    with _opened(context) as device:
+        _take_in(device, asked["answer"])
+        if not device.status()["joined"]:
+            device.join_by_hand(_named(context, "invitation"))
+        elif not device.status()["updates_waiting"]:  # what waits may have arrived already: first its receipt
+            try:
+                device.train(minutes=asked["minutes"], epochs=asked["epochs"] or None)
+            except TrainError as problem:
+                print(f"not trained: {problem}")  # Flower's own log of this node
+        with tempfile.TemporaryDirectory() as folder:
+            Stick(Path(folder), _root(device)).put_receiver(receiver)
+            return packed(letter=device.carry_out(folder).path.read_bytes())
+
+
+def evaluate(message: Message, context: Context) -> RecordDict:
+    """Take in the answer to the last letter of a run."""
+    with _opened(context) as device:
+        _take_in(device, unpacked(message)["answer"])
+    return packed(taken=True)
+
+
+def _take_in(device: Device, answer: bytes) -> None:
+    """Receipts, and the newest version if it is not clearly worse here; nothing where no answer came."""
+    key = device_key(device.store)
+    if not answer or key is None:
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        write_durable(Stick(Path(folder), _root(device)).answer(public_hex(key)), answer)
+        device.carry_in(folder)
+
+
+def _opened(context: Context) -> Device:
+    return Device.open(_named(context, "device"))
+
+
+def _root(device: Device) -> str:
+    known = installed(device.store)
+    assert known is not None  # a device has a bundle
+    return known.root
+
+
+def _named(context: Context, name: str) -> Path:
+    value = context.node_config.get(name)
+    if not value:
+        raise InputError(f"this node names no {name}", remedy=f"flower-supernode --node-config '{name}=\"…\"'")
+    return Path(str(value))
+
+
+app = ClientApp()
+app.train()(answering(train))
+app.evaluate()(answering(evaluate))

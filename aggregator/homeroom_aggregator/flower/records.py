@@ -1,0 +1,47 @@
+"""What Flower's messages carry for us: values by name in one record; imports flwr.app and the errors."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from flwr.app import ConfigRecord, Context, Message, RecordDict
+
+from homeroom.errors import HomeroomError, NetworkError
+
+RECORD = "homeroom"
+Handler = Callable[[Message, Context], RecordDict]
+
+
+def packed(**values: Any) -> RecordDict:
+    """values: bytes, text, whole numbers."""
+    return RecordDict({RECORD: ConfigRecord(values)})
+
+
+def unpacked(message: Message) -> dict[str, Any]:
+    """The values of a message; NetworkError where the other side failed, or said why it cannot."""
+    if message.has_error():
+        raise NetworkError(f"a node failed: {message.error.reason.strip()}", where=_node(message))
+    record = message.content.config_records.get(RECORD)
+    if record is None:
+        raise NetworkError("a message that is not one of ours", where=_node(message), remedy="update homeroom")
+    if problem := record.get("problem"):
+        raise NetworkError(str(problem), where=_node(message))
+    return dict(record)
+
+
+def answering(handle: Handler) -> Callable[[Message, Context], Message]:
+    """A function of a ClientApp; what the user could have been told is told, in the reply."""
+
+    def answer(message: Message, context: Context) -> Message:
+        try:
+            content = handle(message, context)
+        except HomeroomError as problem:
+            content = packed(problem=str(problem))
+        return Message(content, reply_to=message)
+
+    return answer
+
+
+def _node(message: Message) -> str:
+    return f"node {message.metadata.src_node_id}"

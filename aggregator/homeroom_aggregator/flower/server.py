@@ -1,0 +1,34 @@
+"""The ServerApp: an aggregator's folder as the state of a Flower run; `flwr run examples/flower`.
+
+Run configuration: `folder` as `homeroom serve` makes it (its log goes on, and `homeroom serve` may go on with it
+afterwards), `rounds`, `nodes` to wait for, `wait-s`, and for the devices `minutes` and `epochs` (0: as the bundle
+advises). The first round of a device that has not joined yet enrols it.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from flwr.app import ConfigRecord, Context
+from flwr.common import log
+from flwr.serverapp import Grid, ServerApp
+
+from homeroom.errors import InputError
+from homeroom_aggregator.flower.strategy import Letters
+
+INFO = 20
+
+
+def main(grid: Grid, context: Context) -> None:
+    asked = context.run_config
+    if not asked.get("folder"):
+        raise InputError("the run names no aggregator's folder", remedy="flwr run --run-config 'folder=\"district\"'")
+    rounds, wait_s = int(asked.get("rounds", 1)), float(asked.get("wait-s", 3600))
+    folder, nodes = Path(str(asked["folder"])), int(asked.get("nodes", 1))
+    told = ConfigRecord({"minutes": float(asked.get("minutes", 10)), "epochs": int(asked.get("epochs", 0))})
+    with Letters(folder, last=rounds, nodes=nodes, wait_s=wait_s, tell=lambda line: log(INFO, line)) as strategy:
+        strategy.start(grid, strategy.arrays, num_rounds=rounds, timeout=wait_s, train_config=told)
+
+
+app = ServerApp()
+app.main()(main)

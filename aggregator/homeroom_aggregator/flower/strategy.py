@@ -1,0 +1,131 @@
+"""Rounds over Flower as a `Strategy` of its own: letters in, answers out, and the aggregator's own log between.
+
+A letter is what a device would put on a stick (`homeroom.carry`): signed updates, sealed so that the SuperLink cannot
+open them. It goes through the same admission into the same log, and theta follows from the same exact integer merge
+(`homeroom_aggregator.merge`); what Flower adds is the transport and the scheduling.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from collections.abc import Callable, Iterable
+from pathlib import Path
+
+import msgspec
+from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord
+from flwr.serverapp import Grid
+from flwr.serverapp.strategy import Strategy
+
+from homeroom.contract.letters import AnswerHeader, LetterHeader, read_letter, write_answer
+from homeroom.contract.sealed import sealing_key
+from homeroom.errors import HomeroomError, InputError, NetworkError
+from homeroom_aggregator import letters, place
+from homeroom_aggregator.flower.records import packed, unpacked
+
+PULL_S = 0.5  # between two looks for nodes
+
+
+class Letters(Strategy):  # type: ignore[misc]
+    """One aggregator's folder; use it in a `with`, since one process at a time may have it open.
+
+    A round asks every node that is there for a letter and merges what comes. Each is answered, with the newest version,
+    when it is asked again, and after the last round: one process a round at each node.
+    last: the number of the last round. nodes: how many must be there before a round begins. wait_s: for that long at
+    most.
+    """
+
+    def __init__(self, folder: Path, *, last: int, nodes: int, wait_s: float, tell: Callable[[str], None]) -> None:
+        self.last, self.nodes, self.wait_s, self.tell = last, nodes, wait_s, tell
+        configuration = place.read(folder).configuration
+        if configuration.secure or configuration.cohort:
+            raise InputError(
+                "its rounds are secure or synchronous, and neither goes by letters",
+                where=str(folder),
+                remedy="serve it over HTTP",
+            )
+        self.rounds, self.secret = place.open_rounds(folder), place.secret_of(folder)
+        self.key = letters.sealing_key_of(folder)
+        self.receiver = msgspec.json.encode(sealing_key(self.key, self.rounds.key, self.rounds.certificate))
+        self.answers: dict[int, tuple[LetterHeader, AnswerHeader]] = {}  # by node, not delivered yet
+
+    def __enter__(self) -> Letters:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.rounds.close()
+
+    @property
+    def arrays(self) -> ArrayRecord:
+        """Theta as Flower's own record, for its results; devices take it from their signed answers alone."""
+        return ArrayRecord([self.rounds.state.theta])
+
+    def summary(self) -> None:
+        self.tell(f"version {self.rounds.state.version}, {self.rounds.members.count()} devices enrolled")
+
+    def configure_train(
+        self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
+    ) -> Iterable[Message]:
+        told, nodes = {"receiver": self.receiver, **dict(config)}, self._present(grid)
+        return [
+            Message(packed(answer=self._answer(node), **told), node, "train", group_id=str(server_round))
+            for node in nodes
+        ]
+
+    def aggregate_train(self, server_round: int, replies: Iterable[Message]) -> tuple[ArrayRecord, MetricRecord]:
+        """Take every letter in; one that does not hold, or a node that failed, changes nothing for the others."""
+        counts = Counter(accepted=0, already=0, refused=0, waits=0, failed=0)
+        for reply in replies:
+            node = reply.metadata.src_node_id
+            try:
+                header, updates = read_letter(unpacked(reply)["letter"], self.key, where=f"node {node}")
+            except HomeroomError as problem:
+                counts["failed"] += 1
+                self.tell(f"round {server_round}: {problem}")
+                continue
+            answer = letters.answer_to(self.rounds, self.secret, header, updates)
+            self.answers[node] = header, answer
+            counts.update(receipt.status for receipt in answer.receipts)
+            for receipt in answer.receipts:
+                if receipt.status == "refused":
+                    self.tell(f"round {server_round}: node {node}: {receipt.message}")
+        found = {**counts, "version": self.rounds.state.version}
+        self.tell(f"round {server_round}: " + ", ".join(f"{name} {count}" for name, count in found.items()))
+        return self.arrays, MetricRecord(found)
+
+    def configure_evaluate(
+        self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
+    ) -> Iterable[Message]:
+        """After the last round, the answers that are left; a list, since Flower's grid goes over it twice."""
+        left = list(self.answers) if server_round == self.last else []
+        return [
+            Message(packed(answer=self._answer(node)), node, "evaluate", group_id=str(server_round)) for node in left
+        ]
+
+    def aggregate_evaluate(self, server_round: int, replies: Iterable[Message]) -> MetricRecord:
+        """How many devices took their last answer in; one that did not gets the same with its next letter."""
+        taken = 0
+        for reply in replies:
+            try:
+                taken += bool(unpacked(reply)["taken"])
+            except HomeroomError as problem:
+                self.tell(f"round {server_round}: {problem}")
+        return MetricRecord({"answers_taken": taken})
+
+    def _answer(self, node: int) -> bytes:
+        """The answer to a node's last letter, with the newest version; empty where none is due."""
+        if node not in self.answers:
+            return b""
+        header, answer = self.answers.pop(node)
+        version = b"" if answer.refused else letters.newer(self.rounds, header)
+        return write_answer(self.rounds.key, answer, version, header.sealing)
+
+    def _present(self, grid: Grid) -> list[int]:
+        begun = time.monotonic()
+        while len(found := sorted(grid.get_node_ids())) < self.nodes:
+            if time.monotonic() - begun > self.wait_s:
+                raise NetworkError(
+                    f"{len(found)} of {self.nodes} nodes came within {self.wait_s:g} s", remedy="start the SuperNodes"
+                )
+            time.sleep(PULL_S)
+        return found
