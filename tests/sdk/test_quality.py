@@ -99,10 +99,11 @@ def speech(loud: float = 0.3, seconds: float = 1.0, rate: int = 16_000) -> np.nd
     return loud * RNG.normal(0, 0.4, len(times)) * (np.sin(2 * np.pi * 3 * times) > 0)
 
 
-def test_good_sounds_pass_quiet_ones_and_a_knock_too() -> None:
+def test_good_sounds_pass_quiet_ones_and_loud_ones_and_a_knock_too() -> None:
     knock = np.zeros(16_000)
     knock[8_000:8_400] = np.sin(np.arange(400))
-    for sound in (speech(), speech(0.02), knock, speech(rate=8_000)):
+    assert 0.1 < audio.clipped_share(np.clip(speech(4.0), -1, 1)) < 0.2, "as recordings for classrooms are"
+    for sound in (speech(), speech(0.02), speech(4.0), knock, speech(rate=8_000)):
         assert audio.poor(wav(sound), SPEC) is None
     assert audio.poor(wav(speech(rate=8_000), 8_000), SPEC) is None
 
