@@ -26,6 +26,10 @@ export HOMEROOM_DEVICE_PYTHON := $(CURDIR)/$(DEVICE)/bin/python
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-18s %s\n", $$1, $$2}' Makefile
 
+.PHONY: pictures
+pictures: $(VENV)/.ready ## the dashboard's pictures in docs/images, drawn by Debian's Chromium
+	cd tests && ../$(BIN)/python -m browser.pictures
+
 demo: $(VENV)/.ready $(DEVICE)/.ready ## the vocabulary lesson: five schools, one aggregator, a report
 	$(BIN)/python -m examples.vocabulary.demo
 

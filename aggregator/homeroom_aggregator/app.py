@@ -276,6 +276,8 @@ RULES = (
     Rule("GET", "/secure", signed=secure_standing, writes=True, roles=("device",)),
     Rule("GET", "/secure/{round}", signed=secure_get, writes=True, roles=("device",)),
     Rule("POST", "/secure/{round}/{phase}", signed=secure_put, writes=True, roles=("device",), long=True),
+    Rule("POST", "/report", signed=office.report, writes=True, roles=("device",)),
+    Rule("POST", "/dashboard", signed=office.dashboard, writes=True, roles=("district", "auditor")),
     Rule("GET", "/members", signed=office.members, roles=("school", "district", "auditor")),
     Rule("POST", "/consent", signed=office.consent, writes=True, roles=("school", "district")),
     Rule("POST", "/revoke", signed=office.revoke, writes=True, roles=("school", "district")),
@@ -295,6 +297,7 @@ async def answered(service: Service, rule: Rule, request: Request, body: bytes) 
     if rule.writes:
 
         def written() -> Response:
+            service.contacts.write(rounds.log.database)
             call = gate.verified(service, request, body)
             if rule.roles:
                 call = gate.admitted(service, service.rounds.members, call, rule.roles)
@@ -334,7 +337,8 @@ def endpoint(service: Service, rule: Rule) -> Callable[[Request], Awaitable[Resp
             LOGGER.exception("%s %s failed", rule.method, rule.path, exc_info=problem)
             said = RefusedError(500, "internal", "the aggregator failed", "try again later; tell the operator")
             code, response = said.code, JSONResponse(gate.body_of(said), status_code=said.status)
-        device = getattr(request.state, "device", "")
+        if device := getattr(request.state, "device", ""):
+            service.contacts.note(device)
         response.headers[http.NONCE_HEADER] = service.nonces.new(device)
         response.headers["cache-control"] = "no-store"
         seconds = time.monotonic() - start_s

@@ -16,7 +16,14 @@ from homeroom.contract.secure import SecureRules
 from homeroom.contract.signing import Role, certify, fingerprint, new_key, public_hex, read_key, write_key
 from homeroom.durable import write_durable
 from homeroom.errors import InputError, StoreError
-from homeroom_aggregator import cli_handover, cli_members, cli_operations, cli_privacy, cli_simulate
+from homeroom_aggregator import (
+    cli_dashboard,
+    cli_handover,
+    cli_members,
+    cli_operations,
+    cli_privacy,
+    cli_simulate,
+)
 from homeroom_aggregator.cli_members import read_certificate
 from homeroom_aggregator.cli_privacy import asked, configuration, privacy_options
 from homeroom_aggregator.cli_rounds import chosen, cohort_options, optimizer_options, synchronous
@@ -302,3 +309,4 @@ def _read(path: Path) -> bytes:
 
 commands: list[click.Command] = [trust, serve, rebuild, cli_simulate.simulate]
 commands += [*cli_members.commands, *cli_operations.commands, *cli_handover.commands, *cli_privacy.commands]
+commands += cli_dashboard.commands

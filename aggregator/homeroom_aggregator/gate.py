@@ -16,6 +16,7 @@ from starlette.requests import Request
 from homeroom import http
 from homeroom.errors import DiskFullError, HomeroomError, StoreError, TrustError, UpdateError
 from homeroom_aggregator import access
+from homeroom_aggregator.contacts import Contacts
 from homeroom_aggregator.downloads import Downloads
 from homeroom_aggregator.limits import Limits, Meter
 from homeroom_aggregator.log import Log
@@ -52,6 +53,7 @@ class Service:
     def __post_init__(self) -> None:
         self.meter = Meter(self.limits)
         self.writer = Writer(self.rounds)
+        self.contacts = Contacts(self.rounds.log.database)
         self.members = Members(self.reader.database)
 
     def close(self) -> None:
@@ -59,6 +61,7 @@ class Service:
         self.writer.close()
         self.downloads.close()
         self.reader.close()
+        self.contacts.write(self.rounds.log.database)
         self.rounds.settle()
         self.rounds.close()
         if self.cohorts:

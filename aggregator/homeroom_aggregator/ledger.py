@@ -9,6 +9,7 @@ buffer that devices fill when they like does not give.
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterable, Sequence
 from fractions import Fraction
 from math import floor
@@ -120,6 +121,12 @@ class Ledger:
         self.allowed = releases_within(privacy, scale_bits)
         for statement in TABLES:
             database.write(statement)
+
+    def through(self, database: Database) -> Ledger:
+        """The same ledger, read over another connection."""
+        other = copy.copy(self)
+        other.database = database
+        return other
 
     def check(self, device: str, version: int) -> None:
         """Raise UpdateError if entering the release of `version` would pass this device's budget, or be too soon."""

@@ -2,9 +2,10 @@
 
 Kinds of entry: `update` (its bytes as they were signed), `secure` (the sum of a cohort), `withdraw` (an update to
 unlearn), `release` (a new version), `private_release` (a new version, with its sums after noise; its updates' bytes
-are gone from then on), `restored` (the same theta under a number that nobody has seen, after a backup was put back).
-Sums and theta are computed from it (`replay`), from the last checkpoint on; a released version is kept as it was
-signed. One process writes rounds (`lock`); any other may read the file meanwhile.
+are gone from then on), `rollback` (a new version with the theta of an older one), `restored` (the same theta under a
+number that nobody has seen, after a backup was put back). Sums and theta are computed from it (`replay`), from the last
+checkpoint on; a released version is kept as it was signed. One process writes rounds (`lock`); any other may read the
+file meanwhile.
 """
 
 from __future__ import annotations
@@ -20,15 +21,15 @@ from homeroom.errors import StoreError
 from homeroom.store.database import DamagedError, Database, refusal
 from homeroom_aggregator import schema
 
-Kind = Literal["update", "withdraw", "release", "private_release", "secure", "restored"]
+Kind = Literal["update", "withdraw", "release", "private_release", "secure", "rollback", "restored"]
 
 
 @dataclass(frozen=True)
 class Entry:
-    """One entry. `version`: the newest version when it happened, for a release the one it made.
+    """One entry. `version`: the newest version when it happened, for a release or a rollback the one it made.
 
     `body`: the update's bytes (none of one that was released privately), the sums of a cohort or of a private release,
-    else empty.
+    the theta that was gone back to, else empty.
     """
 
     number: int

@@ -6,7 +6,8 @@ import msgspec
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
-from homeroom_aggregator import access, audit
+from homeroom.contract.report import Report
+from homeroom_aggregator import access, audit, contacts, links
 from homeroom_aggregator.gate import Call, RefusedError, Service
 
 AUDIT_AT_ONCE = 1000
@@ -43,6 +44,26 @@ def audited(service: Service, call: Call) -> Response:
     after = int(call.request.path_params["after"]) % (1 << 62)
     found = audit.records(service.reader.database, after, AUDIT_AT_ONCE)
     return JSONResponse({"records": [msgspec.to_builtins(entry) for entry in found]})
+
+
+def dashboard(service: Service, call: Call) -> Response:
+    """A code that opens the dashboard once, for the member that asks."""
+    who = call.who
+    rank: links.Rank = "district" if who.role == "district" else "auditor"
+    link = links.Link(rank, who.device, f"{who.role} {who.device[:8]}")
+    return JSONResponse({"code": links.make(service.rounds.log.database, service.secret, link)})
+
+
+def report(service: Service, call: Call) -> Response:
+    """What a device's school lets it tell of how a version does there."""
+    try:
+        told = msgspec.json.decode(call.body, type=Report)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as problem:
+        raise RefusedError(422, "malformed", f"no report that can be read: {problem}") from None
+    if told.version > service.rounds.state.version:
+        raise RefusedError(409, "unknown_version", f"version {told.version} was never released here")
+    contacts.keep_report(service.rounds.log.database, call.who.device, told)
+    return JSONResponse({"status": "accepted"})
 
 
 def metrics(service: Service, request: Request) -> Response:

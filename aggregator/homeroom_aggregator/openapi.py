@@ -7,6 +7,7 @@ from typing import Any
 import msgspec
 
 import homeroom
+from homeroom.contract.report import Report
 from homeroom.contract.roster import Roster
 from homeroom.contract.secure import PHASES, Notice, Standing
 from homeroom.contract.signing import Certificate
@@ -25,7 +26,7 @@ def _object(**properties: Any) -> dict[str, Any]:
 def document() -> dict[str, Any]:
     """OpenAPI 3.1, made from the data classes that are really used."""
     _, components = msgspec.json.schema_components(
-        (RoundConfiguration, Certificate, Notice, Roster, Standing), ref_template="#/components/schemas/{name}"
+        (RoundConfiguration, Certificate, Notice, Report, Roster, Standing), ref_template="#/components/schemas/{name}"
     )
     text, binary = {"type": "string"}, {"type": "string", "format": "binary"}
     hexadecimal = {"type": "string", "pattern": "^[0-9a-f]{32}$"}
@@ -133,6 +134,16 @@ def document() -> dict[str, Any]:
                     _object(device=text),
                     body=_object(key=text, proof=text),
                 )
+            },
+            "/v1/report": {
+                "post": operation(
+                    "How a version does at a device whose school lets it tell (docs/network.md)",
+                    _object(status=text),
+                    body={"$ref": "#/components/schemas/Report"},
+                )
+            },
+            "/v1/dashboard": {
+                "post": operation("A code that opens the dashboard once; for district and auditor", _object(code=text))
             },
             "/v1/members": {
                 "get": operation("Who is enrolled; for district, auditor, and a school about itself", anything)

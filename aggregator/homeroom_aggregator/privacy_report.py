@@ -24,10 +24,11 @@ def figures(folder: Path) -> dict[str, Any]:
         return {"institution": facts.institution, "private": False}
     with contextlib.closing(Log(folder / place.LOG, alone=False)) as log:
         ledger = Ledger(log.database, privacy, facts.configuration.scale_bits)
-        return {"institution": facts.institution, "private": True} | _figures(ledger, layout, facts.configuration)
+        return {"institution": facts.institution, "private": True} | of_ledger(ledger, layout, facts.configuration)
 
 
-def _figures(ledger: Ledger, layout: Layout, configuration: RoundConfiguration) -> dict[str, Any]:
+def of_ledger(ledger: Ledger, layout: Layout, configuration: RoundConfiguration) -> dict[str, Any]:
+    """What a ledger says, for `words`; `institution` and `private` are the caller's to add."""
     shares = ledger.shares()
     return {
         "promise": msgspec.to_builtins(ledger.privacy),

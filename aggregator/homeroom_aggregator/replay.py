@@ -1,4 +1,4 @@
-"""From the log to sums and theta, bit for bit; imports merge, private and log.
+"""From the log to sums and theta, bit for bit; imports merge, private, rollback and log.
 
 A withdrawn update is left out as if it had never come: what waits is recomputed at once, and the next release starts
 from a theta recomputed without it. That version differs from the last one by more than the withdrawn update, so nobody
@@ -17,7 +17,7 @@ import numpy as np
 from homeroom.contract.layout import Layout, segment_of
 from homeroom.contract.update import RoundConfiguration, Update, read_update
 from homeroom.errors import StoreError
-from homeroom_aggregator import private
+from homeroom_aggregator import private, rollback
 from homeroom_aggregator.log import Entry
 from homeroom_aggregator.merge import SegmentSums, Undo, owned, school_of
 from homeroom_aggregator.optimizers import Moments, Server
@@ -140,6 +140,20 @@ def release(state: State, rules: Rules, body: bytes = b"") -> Made:
     return Made(devices, schools, undo)
 
 
+def go_back(state: State, theta: np.ndarray) -> Undo:
+    """Make the next version out of an older one's theta; return what undoes it.
+
+    What waits goes on waiting. The server's optimizer begins anew: its momentum led to where one goes back from.
+    """
+    before, moments = state.theta, state.moments
+    state.theta, state.version, state.moments = theta, state.version + 1, {}
+
+    def undo() -> None:
+        state.theta, state.version, state.moments = before, state.version - 1, moments
+
+    return undo
+
+
 def replay(
     entries: Callable[[], Iterable[Entry]],
     rules: Rules,
@@ -148,19 +162,21 @@ def replay(
     without: frozenset[str] = frozenset(),
     until: int | None = None,
     released: Released | None = None,
+    targets: Collection[int] = (),
     watched: Collection[int] = (),
     watch: Callable[[int, State], None] | None = None,
 ) -> State:
     """The state after all entries, or those up to number `until`, as if the updates `without` had never come.
 
     start: the state before the first entry, by default version 0. `released` is told every version on the way, `watch`
-    the state after each of the entries `watched`.
+    the state after each of the entries `watched`. targets: the versions that are gone back to.
     """
     state = start.copy() if start else rules.begin()
     gone, merged, stale = set(without), set[str](), False
+    passed = {state.version: state.theta} if state.version in targets else {}
 
     def again(until: int | None) -> State:
-        return replay(entries, rules, start=start, without=frozenset(gone), until=until)
+        return replay(entries, rules, start=start, without=frozenset(gone), until=until, targets=targets)
 
     for entry in entries():
         if until is not None and entry.number > until:
@@ -168,13 +184,19 @@ def replay(
         if entry.kind == "withdraw":
             stale = stale or entry.update_id in merged
             gone.add(entry.update_id)
-        elif entry.kind in ("release", "private_release", "restored"):
+        elif entry.kind in ("release", "private_release", "rollback", "restored"):
             if stale:
                 state, stale = again(entry.number - 1), False
+            made = Made({}, {}, lambda: None)
             if entry.kind == "restored":
-                state.version, made = entry.version, Made({}, {}, lambda: None)
+                state.version = entry.version
+            elif entry.kind == "rollback":
+                to, theta = rollback.unpack(entry.body, len(state.theta))
+                go_back(state, passed.get(to, theta))
             else:
                 made = release(state, rules, entry.body)
+            if state.version in targets:
+                passed[state.version] = state.theta
             if released:
                 released(state, made)
         elif entry.kind == "update":

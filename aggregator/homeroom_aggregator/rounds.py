@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import msgspec
 import numpy as np
@@ -19,15 +19,15 @@ from homeroom.bundle import Bundle
 from homeroom.contract.canonical import digest
 from homeroom.contract.signing import Certificate, fingerprint
 from homeroom.contract.update import REFUSALS, RoundConfiguration, Update, read_update
-from homeroom.contract.version import make_version, read_version
+from homeroom.contract.version import VersionHeader, make_version, read_version
 from homeroom.errors import StoreError, UpdateError
-from homeroom_aggregator import audit, checkpoint, private, schools, stream
+from homeroom_aggregator import audit, checkpoint, private, rollback, schools, stream
 from homeroom_aggregator.cohort import Cohort
 from homeroom_aggregator.ledger import Ledger
 from homeroom_aggregator.log import Log
 from homeroom_aggregator.members import Members
 from homeroom_aggregator.merge import Undo
-from homeroom_aggregator.replay import Made, Own, Rules, State, admit, admit_sum, due, release, replay
+from homeroom_aggregator.replay import Made, Own, Rules, State, admit, admit_sum, due, go_back, release, replay
 from homeroom_aggregator.secure import sums
 from homeroom_aggregator.secure.sums import SecureSum
 
@@ -217,6 +217,18 @@ class Rounds:
                 self._release()
         return self.state.version
 
+    def roll_back(self, to: int, by: str, why: str) -> int:
+        """A new version with the theta of the older version `to`; its number. InputError where one may not go back."""
+        rollback.check_words(by, why)
+        rollback.check(self.log.database, to)
+        theta = self.rules.start if to == 0 else self._kept(to)[1]
+        with self.change():
+            self._done.append(go_back(self.state, theta))
+            number = self.log.append("rollback", self.state.version, body=rollback.pack(to, theta))
+            self._publish(number, "rolled back", to=to, by=by, why=why)
+            self._note(number, 4 * len(theta))
+        return self.state.version
+
     def _release(self) -> int:
         """Make the next version; the number of its entry."""
         state, sums = self.state, b""
@@ -231,20 +243,22 @@ class Rounds:
         if central:
             self.log.erase_updates()
             self._erased = True
-        clip = self.clip_norm(state.clip)
-        body = make_version(
-            self.key, self.certificate, self.bundle.bundle_id, state.version, state.theta, made.devices, clip
-        )
-        self.log.put_version(state.version, number, body)
+        self._publish(number, "released", devices=made.devices, **({"schools": made.schools} if made.schools else {}))
         for school, devices in made.schools.items():
             schools.put(self.log.database, state.version, school, devices, state.own[school])
-        about = {"version": state.version, "sha256": digest(body), "devices": made.devices}
-        audit.record(self.log.database, "released", **about, **({"schools": made.schools} if made.schools else {}))
+        return number
+
+    def _publish(self, number: int, event: str, **about: Any) -> None:
+        """Sign the state as the version that entry `number` made, and write down that it was."""
+        state, devices = self.state, about.get("devices", {})
+        theta, clip = state.theta, self.clip_norm(state.clip)
+        body = make_version(self.key, self.certificate, self.bundle.bundle_id, state.version, theta, devices, clip)
+        self.log.put_version(state.version, number, body)
+        audit.record(self.log.database, event, version=state.version, sha256=digest(body), **about)
         if self.retain:
             left = self.log.checkpoint_before(versions=self.retain)
             if left is not None and left > self.log.base:
                 self.log.move_base(left)
-        return number
 
     def _correlated(self) -> Callable[[np.ndarray], np.ndarray] | None:
         """What adds the noise of the next version, where that is one of a stream."""
@@ -311,8 +325,9 @@ class Rounds:
         known = self.log.checkpoints()
         after = known[-1] if known else 0
         self._mark, self._since_bytes = after, 0
-        start = self._checkpoint(after) if known else None
-        return replay(lambda: self.log.entries(after), self.rules, start=start, without=self.log.all_withdrawn())
+        start, targets = self._checkpoint(after) if known else None, rollback.targets(self.log.database)
+        gone = self.log.all_withdrawn()
+        return replay(lambda: self.log.entries(after), self.rules, start=start, without=gone, targets=targets)
 
     def _checkpoint(self, number: int) -> State:
         return checkpoint.unpack(self.log.checkpoint(number), self.rules.layout)
@@ -354,21 +369,23 @@ class Rounds:
         least = self.configuration.min_devices
         return self.configuration.by_school and bool(school) and members.at_least(least, school)
 
+    def _kept(self, number: int) -> tuple[VersionHeader, np.ndarray]:
+        """A version that is kept, its signature checked, and its theta float32 [P]."""
+        root, bundle_id = fingerprint(self.certificate.root), self.bundle.bundle_id
+        body = self.log.version(number)
+        assert body is not None
+        return read_version(body, self.rules.layout, bundle_id=bundle_id, root_fingerprint=root)
+
     def verify(self) -> list[str]:
         """Compute every retained version and checkpoint again from the log; return what differs."""
         problems: list[str] = []
 
         def compare(state: State, made: Made) -> None:
-            version, body = state.version, self.log.version(state.version)
-            if body is None:
+            version = state.version
+            if self.log.version(version) is None:
                 problems.append(f"version {version} is missing")
                 return
-            header, stored = read_version(
-                body,
-                self.rules.layout,
-                bundle_id=self.bundle.bundle_id,
-                root_fingerprint=fingerprint(self.certificate.root),
-            )
+            header, stored = self._kept(version)
             if stored.tobytes() != state.theta.tobytes() or header.devices != made.devices:
                 problems.append(f"version {version} is not what the log gives")
             for school, devices in made.schools.items():
@@ -386,6 +403,7 @@ class Rounds:
             self.rules,
             start=self._checkpoint(base) if base else None,
             released=compare,
+            targets=rollback.targets(self.log.database),
             watched=frozenset(self.log.checkpoints()) - {base},
             watch=compare_state,
         )

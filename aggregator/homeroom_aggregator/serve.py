@@ -16,6 +16,7 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from homeroom.errors import InputError, NetworkError
 from homeroom_aggregator.app import make_app
+from homeroom_aggregator.dashboard import routes
 from homeroom_aggregator.gate import Service
 from homeroom_aggregator.metrics import LOGGER
 from homeroom_aggregator.place import open_service
@@ -89,7 +90,7 @@ def configuration(service: Service, certificate: Path | None = None, key: Path |
     """certificate and key: PEM files for TLS; without them a proxy in front brings it."""
     more: dict[str, Any] = {"ssl_certfile": certificate, "ssl_keyfile": key} if certificate else {}
     made = uvicorn.Config(
-        make_app(service),
+        routes.mount(make_app(service), service),
         http=Impatient,
         ws="none",
         lifespan="off",

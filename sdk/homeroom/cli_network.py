@@ -23,6 +23,11 @@ from homeroom.cli_device import DIRECTORY, device, opened
 )
 @click.option("--clock", type=click.Choice(["auto", "ignore"]), help="ignore: not the dates of TLS certificates.")
 @click.option("--lan", type=click.Choice(["auto", "off"]), help="Look for the aggregator on the local network [lan].")
+@click.option(
+    "--scores",
+    type=click.Choice(["keep", "tell"]),
+    help="tell: the aggregator learns how each new version does on the validation samples here (docs/network.md).",
+)
 def network(directory: Path, **given: str | None) -> None:
     """Show how the device reaches its aggregator, or change it.
 
@@ -39,6 +44,7 @@ def network(directory: Path, **given: str | None) -> None:
     click.echo(f"metered: {settings.metered} (this connection: {told})")
     click.echo(f"clock: {settings.clock}")
     click.echo(f"lan: {settings.lan}")
+    click.echo(f"scores: {settings.scores}")
 
 
 @device.command()

@@ -17,6 +17,7 @@ from homeroom.bundle import SIZE_LIMIT_BYTES, Bundle
 from homeroom.contract.canonical import digest
 from homeroom.contract.invitation import Invitation
 from homeroom.contract.layout import Layout
+from homeroom.contract.report import make_report
 from homeroom.contract.signing import new_key, public_hex
 from homeroom.contract.update import RoundConfiguration
 from homeroom.contract.version import read_version
@@ -218,7 +219,21 @@ def take_global(
     old = as_stored(store, bundle, newest)
     data, received = client.newest(newest.base if newest else 0, old, store.directory / DOWNLOADS)
     found = Fetched() if data is None else use_global(store, bundle, data, root, score)
+    tell_scores(store, bundle, client, found)
     return replace(found, received_bytes=received)
+
+
+def tell_scores(store: Store, bundle: Bundle, client: Client, taken: Fetched) -> None:
+    """Tell the aggregator how a version that was just taken does here, if this device may (`Network.scores`).
+
+    What goes wrong with it is not worth a failed sync: the next version is told about again.
+    """
+    newest = newest_global(store, bundle)
+    if taken.in_use == "unchanged" or newest is None or network_of(store).scores != "tell":
+        return
+    if (told := make_report(newest.base, taken.in_use, taken.theirs, taken.ours)) is not None:
+        with contextlib.suppress(NetworkError, UpdateError):
+            client.report(told)
 
 
 def use_global(store: Store, bundle: Bundle, data: bytes, root: str, score: Callable[[np.ndarray], Scores]) -> Fetched:

@@ -43,6 +43,7 @@ class Network(msgspec.Struct, frozen=True, kw_only=True):
     clock: `ignore` looks at the chain and name of a TLS certificate, not at its dates (the default does so by itself
     where the clock is plainly wrong). metered: `auto` stays offline on mobile data where the system tells so.
     lan: `auto` looks for the aggregator on the local network where its address does not answer and zeroconf is here.
+    scores: `tell` lets the aggregator know how each new version does on this device's validation samples.
     """
 
     address: Annotated[str, msgspec.Meta(pattern=r"^(https?://[^\s/]+)?$")] = ""
@@ -50,6 +51,7 @@ class Network(msgspec.Struct, frozen=True, kw_only=True):
     metered: Literal["auto", "allow", "refuse"] = "auto"
     clock: Literal["auto", "ignore"] = "auto"
     lan: Literal["auto", "off"] = "auto"
+    scores: Literal["keep", "tell"] = "keep"
 
 
 @dataclass(frozen=True)

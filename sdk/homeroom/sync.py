@@ -21,6 +21,7 @@ from homeroom.contract.canonical import digest
 from homeroom.contract.delta import apply_delta
 from homeroom.contract.invitation import Invitation
 from homeroom.contract.manifest import Hash
+from homeroom.contract.report import Report
 from homeroom.contract.signing import Certificate, check_certificate, public_hex, sign, verify
 from homeroom.contract.update import REFUSALS, RoundConfiguration
 from homeroom.contract.version import LIMIT_BYTES
@@ -237,6 +238,10 @@ class Client:
 
         body = msgspec.json.encode({"update_id": update_id})
         return str(self._decode(self.send("POST", "/v1/unlearn", body), Answer).status)
+
+    def report(self, told: Report) -> None:
+        """Tell how a global version does here."""
+        self.send("POST", "/v1/report", msgspec.json.encode(told))
 
     def close(self) -> None:
         self._line.close()

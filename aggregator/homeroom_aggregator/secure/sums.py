@@ -1,4 +1,4 @@
-"""What the log keeps of a secure round: the sum, by segment, and who is in it; imports the contracts only.
+"""What the log keeps of a secure round: the sum, by segment, and who is in it; imports contracts and database.
 
 32 bytes   SHA-256 of the rest
 4 bytes    length of the header, little-endian
@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import struct
+from collections.abc import Iterator
 
 import msgspec
 import numpy as np
@@ -17,6 +18,7 @@ import safetensors.numpy
 
 from homeroom.contract.layout import Layout
 from homeroom.errors import StoreError
+from homeroom.store.database import Database
 
 
 class SumHeader(msgspec.Struct, frozen=True, kw_only=True):
@@ -50,6 +52,15 @@ def pack(found: SecureSum) -> bytes:
 def read_header(data: bytes) -> SumHeader:
     (length,) = struct.unpack("<I", data[32:36])
     return msgspec.json.decode(data[36 : 36 + length], type=SumHeader)
+
+
+def headers(database: Database, after: int, until: int) -> Iterator[SumHeader]:
+    """Those of the sums among a log's entries between two, without reading the numbers."""
+    sql = """SELECT log.number, substr(body, 33, 4) FROM log JOIN bodies USING (number)
+             WHERE kind = 'secure' AND log.number > ? AND log.number < ? ORDER BY log.number"""
+    for number, length in database.rows(sql, (after, until)):
+        bound = 36 + struct.unpack("<I", length)[0]
+        yield read_header(database.one("SELECT substr(body, 1, ?) FROM bodies WHERE number = ?", (bound, number))[0])
 
 
 def unpack(data: bytes, layout: Layout) -> SecureSum:
