@@ -127,7 +127,7 @@ def test_a_word_of_several_tokens_is_marked_as_one() -> None:
 
 
 @pytest.mark.extra
-@pytest.mark.parametrize("extra", ["clipped = true\n", "[adapter]\nfamily = 'lora'\nrank = 2\n"])
+@pytest.mark.parametrize("extra", ["clipped = true\n", "[adapter]\nfamily = 'lora'\nrank = 2\ntargets = ['q_lin']\n"])
 def test_the_example_recipe_passes_its_self_check_with_and_without_an_adapter(tmp_path: Path, extra: str) -> None:
     plan = recipe(models.distilbert(tmp_path / "model"), extra)
     certificate = certify(tiny.ROOT, "exporter", tiny.EXPORTER, "tests")
