@@ -8,6 +8,7 @@ DEVICE := .venv-device
 OLDEST := .venv-oldest
 OLDEST_RUNTIME := 1.22.0
 FLOWER_ENV := .venv-flower
+LITERT := .venv-litert
 BIN := $(VENV)/bin
 PACKAGE := $(shell find sdk exporter aggregator -name '*.py')
 # Two files at a time: one core each, so that libraries with threads of their own do not fight over them.
@@ -20,6 +21,7 @@ JSON ?=
 
 export PYTHON PIP_EXTRA
 export HOMEROOM_DEVICE_PYTHON := $(CURDIR)/$(DEVICE)/bin/python
+export HOMEROOM_LITERT_PYTHON := $(CURDIR)/$(LITERT)/bin/python
 
 .PHONY: help demo test test-extra test-oldest test-flower quick lint format types bench-device bench-federation bench-secure bench-codecs bench-privacy bench-aggregator bench-personalization bench-faults freeze freeze-pi freeze-flower clean
 
@@ -36,7 +38,7 @@ demo: $(VENV)/.ready $(DEVICE)/.ready ## the vocabulary lesson: five schools, on
 test: $(VENV)/.ready $(DEVICE)/.ready ## every test but those that take minutes
 	$(PYTEST) -m "not extra" $(PYTEST_ARGS)
 
-test-extra: $(VENV)/.ready $(DEVICE)/.ready ## the tests that take minutes each
+test-extra: $(VENV)/.ready $(DEVICE)/.ready $(LITERT)/.ready ## the tests that take minutes each
 	$(PYTEST) -m extra $(PYTEST_ARGS)
 
 test-oldest: $(VENV)/.ready $(OLDEST)/.ready ## the device's tests on the oldest runtime that is supported, without torch
@@ -124,6 +126,16 @@ $(OLDEST)/.dependencies: pyproject.toml constraints.txt .ci/environment
 
 $(OLDEST)/.ready: $(OLDEST)/.dependencies $(PACKAGE)
 	.ci/environment $(OLDEST) --no-deps --force-reinstall .
+	touch $@
+
+# litert-torch wants an older typing_extensions than the rest, so it has an environment of its own.
+$(LITERT)/.dependencies: pyproject.toml constraints.txt .ci/environment
+	mkdir -p build && sed '/^anyio==/d;/^typing_extensions==/d' constraints.txt > build/litert.txt
+	.ci/environment $(LITERT) -c build/litert.txt '.[exporter,convert]'
+	touch $@
+
+$(LITERT)/.ready: $(LITERT)/.dependencies $(PACKAGE)
+	.ci/environment $(LITERT) --no-deps --force-reinstall .
 	touch $@
 
 $(FLOWER_ENV)/.dependencies: pyproject.toml constraints-flower.txt .ci/environment

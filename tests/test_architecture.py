@@ -101,9 +101,9 @@ def declared(*extras: str) -> set[str]:
 @pytest.mark.parametrize(
     ("package", "extras", "neighbours"),
     [
-        ("homeroom", ("secure", "lan"), set()),
+        ("homeroom", ("secure", "lan", "litert"), set()),
         ("homeroom_aggregator", ("aggregator", "flower"), {"homeroom"}),
-        ("homeroom_exporter", ("exporter",), {"homeroom", *PINNED_WHEELS}),
+        ("homeroom_exporter", ("exporter", "litert", "convert"), {"homeroom", *PINNED_WHEELS}),
     ],
 )
 def test_a_package_imports_only_what_its_installation_brings(
@@ -241,7 +241,18 @@ for name in {names!r}:
 
 
 def test_importing_homeroom_loads_no_runtime_and_no_network_library() -> None:
-    heavy = ("onnxruntime", "httpx", "keyring", "soundfile", "PIL", "resvg_py", "tokenizers", "stamina", "torch")
+    heavy = (
+        "onnxruntime",
+        "ai_edge_litert",
+        "httpx",
+        "keyring",
+        "soundfile",
+        "PIL",
+        "resvg_py",
+        "tokenizers",
+        "stamina",
+        "torch",
+    )
     script = f"import sys, homeroom; print([m for m in {heavy!r} if m in sys.modules])"
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=60, check=True)
     assert done.stdout.strip() == "[]"

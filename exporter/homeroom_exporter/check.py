@@ -7,7 +7,7 @@ variant of the step: gradients against torch's autograd, finite results at the e
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +21,7 @@ from homeroom.samples import StoredSample
 from homeroom_exporter import golden, probe
 from homeroom_exporter.autograd import by_autograd
 from homeroom_exporter.backbone import Backbone
-from homeroom_exporter.footprint import Footprint, measure
+from homeroom_exporter.footprint import Footprint, Twin, measure
 from homeroom_exporter.lora.agreement import InsideCheck, check_inside
 from homeroom_exporter.measure import problems
 from homeroom_exporter.model import Design
@@ -70,11 +70,15 @@ class StepCheck:
 
 @dataclass(frozen=True)
 class Report:
+    """`litert`: graphs that LiteRT runs too; `unconverted`: those that it does not, and why."""
+
     backbones: tuple[BackboneCheck, ...]
     steps: tuple[StepCheck, ...]
     parameters: int
     failures: tuple[str, ...]
     inside: InsideCheck | None = None
+    litert: tuple[Twin, ...] = ()
+    unconverted: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def passed(self) -> bool:

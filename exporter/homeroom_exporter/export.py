@@ -35,13 +35,14 @@ from homeroom.contract.manifest import (
 from homeroom.contract.signing import Certificate
 from homeroom.errors import ExportError, InputError
 from homeroom.ingest import read_samples
-from homeroom.preprocess import content
+from homeroom.preprocess import Prepared, content, prepare
 from homeroom.runtime import load
 from homeroom.samples import StoredSample
-from homeroom_exporter import backbone, check, golden
+from homeroom_exporter import backbone, check, golden, measure
 from homeroom_exporter.backbone import Backbone, EncoderSpec
+from homeroom_exporter.footprint import Twin
 from homeroom_exporter.golden import Features
-from homeroom_exporter.interchange import peft
+from homeroom_exporter.interchange import litert, peft
 from homeroom_exporter.lora import build as lora
 from homeroom_exporter.lora.build import Inside
 from homeroom_exporter.lora.plan import Checkpoint
@@ -93,6 +94,8 @@ def export(
     ranks and values the recipe's adapter takes. `show` gets the self-check's report.
     Raises ExportError if it failed; nothing is written then.
     """
+    if "litert" in recipe.runtimes:
+        litert.converter()  # said before the long work
     with staging(out) as folder, tempfile.TemporaryDirectory(prefix="homeroom-export-") as temporary:
         scratch = Path(temporary)
         progress("reading the calibration samples")
@@ -130,8 +133,16 @@ def export(
             inside=inside,
             tiers=make_tiers(design, recipe.tiers),
         )
+        twins: tuple[Twin, ...] = ()
+        if "litert" in recipe.runtimes:
+            inputs = {name: _prepared(made, values_of(recipe, name, samples)) for name, made in backbones.items()}
+            place = scratch / "litert"
+            place.mkdir()
+            found = litert.convert(contents, inputs, place, threads=threads, progress=progress)
+            contents, twins = replace(contents, converted=found.graphs, unconverted=found.refused), found.twins
         progress("checking itself")
         report = check.check(contents, backbones, samples, threads=threads)
+        report = replace(report, litert=twins, unconverted=contents.unconverted)
         show(report)
         if not report.passed:
             raise ExportError(
@@ -143,6 +154,11 @@ def export(
         manifest = fill(folder, contents)
         bundle_id = write_signature(folder, manifest, certificate, key)
     return Exported(out, manifest, bundle_id, report)
+
+
+def _prepared(made: Backbone, values: Sequence[Any]) -> list[Prepared]:
+    chosen = [value.read_bytes() if isinstance(value, Path) else value for value in values]
+    return [prepare(made.modality, value, made.files.__getitem__) for value in measure.spread(chosen, litert.INPUTS)]
 
 
 def made_with() -> dict[str, str]:

@@ -26,6 +26,16 @@ class Footprint:
     peak_mb: float | None
 
 
+@dataclass(frozen=True)
+class Twin:
+    """One graph in both runtimes, each in fresh processes. `said`: how their results compare."""
+
+    name: str
+    said: str
+    onnx: Footprint
+    litert: Footprint
+
+
 def measure(graph: Path, feeds: Mapping[str, np.ndarray], threads: int) -> Footprint:
     """Run the graph a few times in a fresh process."""
     with tempfile.TemporaryDirectory(prefix="homeroom-measure-") as folder:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import tempfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import onnx
@@ -22,6 +22,7 @@ from homeroom.contract.manifest import (
 from homeroom.preprocess import Prepared, collate
 from homeroom.runtime import load
 
+T = TypeVar("T")
 BATCH = 16
 LIMIT = 127
 
@@ -34,7 +35,7 @@ def batches(modality: Modality, inputs: Sequence[Prepared]) -> Iterator[tuple[di
         yield collate(modality, chosen), [one.tokens for one in chosen]
 
 
-def spread(inputs: Sequence[Prepared], limit: int) -> list[Prepared]:
+def spread(inputs: Sequence[T], limit: int) -> list[T]:
     """At most `limit` inputs, evenly taken from all."""
     return [inputs[i * len(inputs) // limit] for i in range(limit)] if len(inputs) > limit else list(inputs)
 

@@ -20,6 +20,7 @@ from homeroom.contract.manifest import (
     ModalityName,
     Name,
     Objective,
+    Runtime,
     Slot,
     Task,
     TaskKind,
@@ -44,7 +45,7 @@ class Head(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True
     """The top of the file, before the first table.
 
     `single`: also a predict graph for one sample at a time; `clipped`: also `grad_clipped` graphs; `saliency`: also
-    those that explain answers; `tiers`: also graphs of smaller adapters within theta.
+    those that explain answers; `tiers`: also graphs of smaller adapters within theta; `runtimes`: what they are for.
     """
 
     name: Name
@@ -57,6 +58,7 @@ class Head(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True
     clipped: bool = False
     saliency: bool = True
     tiers: tuple[TierName, ...] = ()
+    runtimes: tuple[Runtime, ...] = ("onnx",)
     golden: Annotated[int, msgspec.Meta(ge=1, le=64)] = 8
 
 
@@ -121,6 +123,7 @@ class Recipe(msgspec.Struct, frozen=True, kw_only=True):
     clipped: bool
     saliency: bool
     tiers: tuple[TierName, ...]
+    runtimes: tuple[Runtime, ...]
     weighting: Weighting
     objectives: tuple[Objective, ...]
     golden: int
@@ -204,6 +207,8 @@ class _Reader:
     def recipe(self, document: dict[str, Any]) -> Recipe:
         parts = ("encoders", "slots", "tasks", "objectives", "training", "adapter", "scopes")
         head = self.convert({k: v for k, v in document.items() if k not in parts}, Head)
+        if "onnx" not in head.runtimes:
+            raise self.refuse("every bundle has graphs for onnxruntime", "runtimes", remedy='["onnx", "litert"]')
         encoders = tuple(self.encoder(n, v) for n, v in self.table(document, "encoders").items())
         slots = tuple(self.slot(n, v, encoders) for n, v in self.table(document, "slots").items())
         if not slots:
@@ -241,6 +246,7 @@ class _Reader:
             clipped=head.clipped,
             saliency=head.saliency,
             tiers=head.tiers,
+            runtimes=head.runtimes,
             weighting=training.weighting,
             objectives=objectives,
             golden=head.golden,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import get_args
 
 from rich.box import SIMPLE_HEAD
@@ -24,6 +25,8 @@ def show(report: Report, console: Console) -> None:
     if probes.row_count:
         console.print(probes)
     console.print(_steps(report))
+    if report.litert or report.unconverted:
+        console.print(_litert(report))
     for failure in report.failures:
         console.print(f"failed: {failure}", style="bold red", markup=False)
 
@@ -94,6 +97,23 @@ def _steps(report: Report) -> Table:
     for step in report.steps:
         edges = "finite" if not step.unfinite else f"not finite: {', '.join(step.unfinite)}"
         table.add_row(step.name, f"{step.parity:.1e}", edges, f"{step.footprint.ms:.1f}", _peak(step.footprint))
+    return table
+
+
+def _litert(report: Report) -> Table:
+    table = Table(
+        title="LiteRT beside onnxruntime: difference, and what a batch takes in each",
+        title_justify="left",
+        box=SIMPLE_HEAD,
+        pad_edge=False,
+    )
+    for name in ("graph", "difference", "onnx ms", "LiteRT ms", "onnx MB", "LiteRT MB"):
+        table.add_column(name, justify="left" if name in ("graph", "difference") else "right")
+    for twin in report.litert:
+        times = (f"{made.ms:.1f}" for made in (twin.onnx, twin.litert))
+        table.add_row(twin.name, twin.said, *times, *(_peak(made) for made in (twin.onnx, twin.litert)))
+    for file, reason in report.unconverted.items():
+        table.add_row(Path(file).stem, f"none: {reason}")
     return table
 
 

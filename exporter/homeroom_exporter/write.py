@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import contextlib
+import importlib.metadata
 import os
 import shutil
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import numpy as np
@@ -17,14 +19,16 @@ import safetensors.numpy
 
 from homeroom.contract.canonical import canonical, digest_file
 from homeroom.contract.layout import FULL
-from homeroom.contract.manifest import FORMAT, File, Graph, Licence, Manifest, ModalityName, Tensor, Training
+from homeroom.contract.manifest import FORMAT, File, Graph, Licence, Manifest, ModalityName, Runtime, Tensor, Training
 from homeroom.contract.manifest import Tier as TierFacts
 from homeroom.errors import ExportError
+from homeroom.runtime import SUFFIXES
 from homeroom_exporter.model import Design
 from homeroom_exporter.tiers import Tier
 
 THETA, SCALES, TIERS, GOLDEN = "theta.safetensors", "scales.safetensors", "tiers.safetensors", "golden"
 VARYING = ("text", "sequence")  # modalities whose inputs differ in length: a graph for each bucket
+LITERT_FORMAT = 3  # of the file's schema, "TFL3"
 DTYPES = {
     onnx.TensorProto.FLOAT: "float32",
     onnx.TensorProto.INT8: "int8",
@@ -46,20 +50,25 @@ class GraphFile:
     batch: int = -1
     tokens: Mapping[str, int] | None = None
     tier: str = FULL
+    runtime: Runtime = "onnx"
 
     @property
     def name(self) -> str:
         """Its place in the bundle."""
+        suffix = SUFFIXES[self.runtime]
         if self.role == "features":
-            return f"graphs/features.{self.modality}.{self.precision}.onnx"
+            return f"graphs/features.{self.modality}.{self.precision}{suffix}"
         tier = "" if self.tier == FULL else f".{self.tier}"
         lengths = [f".{name}{self.tokens[name]}" for name in VARYING if self.tokens and name in self.tokens]
-        return f"graphs/{self.role}{tier}{''.join(lengths)}.batch{self.batch}.onnx"
+        return f"graphs/{self.role}{tier}{''.join(lengths)}.batch{self.batch}{suffix}"
 
 
 @dataclass(frozen=True)
 class Contents:
-    """What a bundle is made of. `files`: further files by their place; `scales`: float32 [taps, dim] by modality."""
+    """What a bundle is made of. `files`: further files by their place; `scales`: float32 [taps, dim] by modality.
+
+    `converted`: graphs again for LiteRT; `unconverted`: the places of those that are not among them, and why.
+    """
 
     name: str
     version: int
@@ -72,11 +81,29 @@ class Contents:
     licences: tuple[Licence, ...]
     provenance: Mapping[str, str]
     tiers: Mapping[str, Tier] = field(default_factory=dict)
+    converted: Sequence[GraphFile] = ()
+    unconverted: Mapping[str, str] = field(default_factory=dict)
 
 
 def graph_entry(graph: GraphFile) -> Graph:
     """The manifest's facts about a graph, read from the file itself."""
-    model = onnx.load(graph.path, load_external_data=False)
+    facts = {
+        "role": graph.role,
+        "file": graph.name,
+        "runtime": graph.runtime,
+        "precision": graph.precision,
+        "modality": graph.modality,
+        "batch": graph.batch,
+        "tokens": dict(graph.tokens or {}),
+        "tier": graph.tier,
+        "tried": graph.tried,
+    }
+    read = _onnx_facts if graph.runtime == "onnx" else _litert_facts
+    return msgspec.convert({**facts, **read(graph.path)}, Graph)
+
+
+def _onnx_facts(path: Path) -> dict[str, Any]:
+    model = onnx.load(path, load_external_data=False)
 
     def tensors(values: Sequence[onnx.ValueInfoProto]) -> tuple[Tensor, ...]:
         return tuple(
@@ -91,27 +118,42 @@ def graph_entry(graph: GraphFile) -> Graph:
             for v in values
         )
 
-    return msgspec.convert(
-        {
-            "role": graph.role,
-            "file": graph.name,
-            "opset": next(o.version for o in model.opset_import if o.domain in ("", "ai.onnx")),
-            "precision": graph.precision,
-            "modality": graph.modality,
-            "batch": graph.batch,
-            "tokens": dict(graph.tokens or {}),
-            "tier": graph.tier,
-            "inputs": tensors(model.graph.input),
-            "outputs": tensors(model.graph.output),
-            "tried": graph.tried,
-        },
-        Graph,
-    )
+    opset = next(o.version for o in model.opset_import if o.domain in ("", "ai.onnx"))
+    return {"opset": opset, "inputs": tensors(model.graph.input), "outputs": tensors(model.graph.output)}
+
+
+def _litert_facts(path: Path) -> dict[str, Any]:
+    """Of all signatures together: a length that differs between them is -1."""
+    from ai_edge_litert.interpreter import Interpreter
+
+    opened = Interpreter(model_path=str(path))
+    runners = [opened.get_signature_runner(name) for name in opened.get_signature_list()]
+
+    def tensors(details: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+        shapes = {name: np.array([each[name]["shape"] for each in details]) for name in sorted(details[0])}
+        return [
+            {
+                "name": name,
+                "dtype": np.dtype(details[0][name]["dtype"]).name,
+                "shape": np.where((each == each[0]).all(0), each[0], -1).tolist(),
+            }
+            for name, each in shapes.items()
+        ]
+
+    return {
+        "opset": LITERT_FORMAT,
+        "inputs": tensors([runner.get_input_details() for runner in runners]),
+        "outputs": tensors([runner.get_output_details() for runner in runners]),
+    }
+
+
+def litert_version() -> str:
+    return importlib.metadata.version("ai-edge-litert")
 
 
 def fill(folder: Path, contents: Contents) -> Manifest:
     """Write every file of the bundle but its signature into `folder`; returns the manifest written."""
-    for graph in contents.graphs:
+    for graph in (*contents.graphs, *contents.converted):
         _copy(graph.path, folder / graph.name)
     for name, path in contents.files.items():
         _copy(path, folder / name)
@@ -137,6 +179,8 @@ def fill(folder: Path, contents: Contents) -> Manifest:
         segments=contents.design.layout.segments,
         objectives=contents.design.objectives,
         graphs=tuple(graph_entry(graph) for graph in contents.graphs),
+        converted=tuple(graph_entry(graph) for graph in contents.converted),
+        unconverted=dict(contents.unconverted),
         theta=THETA,
         golden=GOLDEN,
         training=contents.training,

@@ -35,6 +35,10 @@ def inspect(path: Path, root: str | None, golden: bool) -> None:
         for tier in manifest.tiers:
             click.echo(f"tier         {tier.name}: {tier.size:,} of these values")
         click.echo(f"size         {sum(file.bytes for file in manifest.files.values()) / 1e6:.1f} MB")
+        if manifest.converted:
+            click.echo(f"litert       {len(manifest.converted)} of {len(manifest.graphs)} graphs for LiteRT too")
+        for file, reason in manifest.unconverted.items():
+            click.echo(f"             not {file}: {reason}")
         for modality in manifest.modalities:
             inside = f"{len(modality.taps)} taps of {modality.dim}" if modality.taps else "LoRA inside"
             click.echo(f"backbone     {modality.name}: {modality.encoder}, {inside}")

@@ -55,13 +55,16 @@ def device() -> None:
 @click.argument("directory", type=DIRECTORY)
 @with_bundle
 @click.option("--tier", help="How large an adapter, if not the full one: bundle inspect names those there are.")
+@click.option("--runtime", type=click.Choice(["onnx", "litert"]), help="What runs the graphs, from now on.")
 @click.option("--anew", is_flag=True, help="Start again in a directory whose key is not on this machine.")
-def init(directory: Path, bundle: Path | None, root: str | None, tier: str | None, anew: bool) -> None:
+def init(
+    directory: Path, bundle: Path | None, root: str | None, tier: str | None, runtime: str | None, anew: bool
+) -> None:
     """Make the device DIRECTORY with a bundle, or install a newer bundle in it.
 
     Example: homeroom device init classroom/ --bundle vocabulary.homeroom
     """
-    with opened(directory, bundle, root, anew=anew, tier=tier) as found:
+    with opened(directory, bundle, root, anew=anew, tier=tier, runtime=runtime) as found:
         click.echo(f"{directory}: {found.bundle.manifest.name} version {found.bundle.manifest.version}")
 
 

@@ -19,6 +19,7 @@ from homeroom.budget import Budget, Watch
 from homeroom.bundle import Bundle
 from homeroom.collect import Progress, examples
 from homeroom.contract.invitation import read_invitation
+from homeroom.contract.manifest import Runtime
 from homeroom.contract.policy import Policy
 from homeroom.dataset import Dataset, Example
 from homeroom.errors import TrainError
@@ -52,16 +53,18 @@ class Device:
         threads: int | None = None,
         anew: bool = False,
         tier: str | None = None,
+        runtime: Runtime | None = None,
     ) -> Device:
         """Open a device directory, made if need be; `bundle` (folder or .homeroom file) is installed the first time.
 
         root: fingerprint of the institution's root key; without one, the first bundle's is trusted from then on.
         anew: start again in a directory whose master key is not on this machine.
         tier: how large an adapter to train and use, of those in the bundle ("full", or a smaller one); kept.
+        runtime: what runs the graphs, "onnx" or "litert" (extra `litert`); kept.
         """
         store = Store.open(Path(directory), anew=anew)
         try:
-            found, graphs = use_bundle(store, Path(bundle) if bundle else None, root, threads)
+            found, graphs = use_bundle(store, Path(bundle) if bundle else None, root, threads, runtime)
             if tier is not None:
                 use_tier(store, found, graphs, tier)
             return cls(store, found, graphs)

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from homeroom import system
+from homeroom.contract.manifest import Runtime
 from homeroom.errors import HomeroomError
 from homeroom.measures import Costs
 from homeroom.probe import LIBRARIES
@@ -56,14 +57,15 @@ def examine(directory: Path | None = None, bundle: Path | None = None) -> tuple[
     system.refuse_32_bit()
     checks = [*_machine(), *_disk(directory or Path(tempfile.gettempdir()))]
     with tempfile.TemporaryDirectory() as scratch:
-        place = None
+        place: Path | None = None
+        runtime: Runtime = "onnx"
         if directory is not None:
-            found, place = _directory(directory)
+            found, place, runtime = _directory(directory)
             checks += found
         if bundle is not None:
             found, place = _unpacked(bundle, Path(scratch))
             checks += found
-        findings = run_probe(place)
+        findings = run_probe(place, runtime=runtime)
     checks += _findings(findings)
     costs = findings.costs()
     if directory is not None and bundle is None and costs is not None:
@@ -134,20 +136,20 @@ def fsync_seconds(folder: Path, runs: int = 5) -> float:
     return statistics.median(times)
 
 
-def _directory(directory: Path) -> tuple[list[Check], Path | None]:
-    """The device directory's own checks, and where its bundle is."""
+def _directory(directory: Path) -> tuple[list[Check], Path | None, Runtime]:
+    """The device directory's own checks, where its bundle is, and what runs its graphs."""
     from homeroom.installing import installed
     from homeroom.store import Store
 
     if not directory.is_dir():
         remedy = f"homeroom device init {directory} --bundle BUNDLE"
-        return [Check("directory", f"there is none at {directory}", "wrong", remedy)], None
+        return [Check("directory", f"there is none at {directory}", "wrong", remedy)], None, "onnx"
     try:
         with Store.open(directory) as store:
             known, warning, damage = installed(store), store.clock_warning(), store.damage()
             said = f"{store.count()} samples, master key in {_KEYS[store.key_place]}"
     except HomeroomError as problem:
-        return [Check("directory", str(problem.what), "wrong", problem.remedy)], None
+        return [Check("directory", str(problem.what), "wrong", problem.remedy)], None, "onnx"
     checks = [Check("directory", said)]
     if warning:
         checks.append(Check("clock", warning, "note", "set the clock; it is believed after a week"))
@@ -156,8 +158,8 @@ def _directory(directory: Path) -> tuple[list[Check], Path | None]:
         checks.append(Check("damage", last, "note", "replace the card or disk if this goes on"))
     if known is None:
         remedy = f"homeroom device init {directory} --bundle BUNDLE"
-        return [*checks, Check("bundle", "none is installed", "wrong", remedy)], None
-    return checks, directory / "bundles" / known.bundle_id
+        return [*checks, Check("bundle", "none is installed", "wrong", remedy)], None, "onnx"
+    return checks, directory / "bundles" / known.bundle_id, known.runtime
 
 
 def _keep(directory: Path, costs: Costs) -> Iterator[Check]:

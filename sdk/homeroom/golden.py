@@ -4,20 +4,19 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import get_args
 
 import numpy as np
 import safetensors.numpy
 
 from homeroom.bundle import Bundle
-from homeroom.contract.manifest import Modality, Precision
+from homeroom.contract.manifest import Modality, Precision, Runtime
 from homeroom.dataset import Dataset, Example
 from homeroom.errors import BundleError
 from homeroom.features import compute
 from homeroom.ingest.jsonl import read_jsonl
 from homeroom.preprocess import prepare
 from homeroom.preprocess.direct import direct
-from homeroom.runtime import Graphs
+from homeroom.runtime import Graphs, offered
 from homeroom.samples import StoredSample, resolve
 from homeroom.training import all_outputs_of
 
@@ -66,7 +65,7 @@ def cosines(pairs: list[tuple[np.ndarray, np.ndarray]]) -> tuple[float, float]:
 def drift(bundle: Bundle, graphs: Graphs, modality: str) -> Drift:
     """Compute the golden samples' features with the variant that `graphs` uses and compare."""
     if bundle.manifest.modality(modality).adapter == "lora":
-        return direct_drift(bundle, bundle.manifest.modality(modality), graphs.threads)
+        return direct_drift(bundle, bundle.manifest.modality(modality), graphs.threads, graphs.runtime)
     wanted = expected(bundle)
     slots = {slot.name for slot in bundle.manifest.slots if slot.modality == modality}
     keys, values = [], []
@@ -84,7 +83,7 @@ def drift(bundle: Bundle, graphs: Graphs, modality: str) -> Drift:
     return Drift(modality, graphs.precision[modality], mean, worst, mean >= limit.mean and worst >= limit.worst)
 
 
-def direct_drift(bundle: Bundle, modality: Modality, threads: int | None) -> Drift:
+def direct_drift(bundle: Bundle, modality: Modality, threads: int | None, runtime: Runtime = "onnx") -> Drift:
     """Compute the first theta's outputs from the golden samples' inputs of a modality whose steps read them."""
     wanted, rows = expected(bundle), []
     slots = [slot.name for slot in bundle.manifest.slots if slot.modality == modality.name]
@@ -92,7 +91,7 @@ def direct_drift(bundle: Bundle, modality: Modality, threads: int | None) -> Dri
         places = [(s, i, v) for s in slots for i, v in enumerate(sample.inputs.get(s, ())) if v is not None]
         inputs = {(s, i): direct(modality, prepare(modality, v, bundle.file)) for s, i, v in places}
         rows.append(Example(inputs=inputs, targets={}))
-    graphs = Graphs(bundle, threads=threads)
+    graphs = Graphs(bundle, threads=threads, runtime=runtime)
     whole, tokens = all_outputs_of(graphs, Dataset(bundle.manifest, rows), bundle.theta())
     try:
         pairs = [(v, np.stack([wanted[f"direct.{i}.{t}"] for i in range(len(rows))])) for t, v in whole.items()]
@@ -107,19 +106,18 @@ def direct_drift(bundle: Bundle, modality: Modality, threads: int | None) -> Dri
     return Drift(modality.name, precision, mean, worst, mean >= limit.mean and worst >= limit.worst)
 
 
-def choose_precision(bundle: Bundle, *, threads: int | None = None) -> dict[str, Precision]:
+def choose_precision(bundle: Bundle, *, threads: int | None = None, runtime: Runtime = "onnx") -> dict[str, Precision]:
     """For each modality the lowest precision whose golden samples come out right on this machine, else BundleError."""
     chosen: dict[str, Precision] = {}
     for modality in bundle.manifest.modalities:
-        offered = {g.precision for g in bundle.manifest.graphs if g.role == "features" and g.modality == modality.name}
         tried: list[Drift] = []
         if modality.adapter == "lora":
-            tried.append(direct_drift(bundle, modality, threads))
+            tried.append(direct_drift(bundle, modality, threads, runtime))
             if tried[0].within:
                 chosen[modality.name] = tried[0].precision
                 continue
-        for precision in (p for p in get_args(Precision) if p in offered):
-            graphs = Graphs(bundle, {modality.name: precision}, threads)
+        for precision in offered(bundle, modality.name, runtime):
+            graphs = Graphs(bundle, {modality.name: precision}, threads, runtime=runtime)
             tried.append(drift(bundle, graphs, modality.name))
             if tried[-1].within:
                 chosen[modality.name] = tried[-1].precision
@@ -129,6 +127,6 @@ def choose_precision(bundle: Bundle, *, threads: int | None = None) -> dict[str,
             raise BundleError(
                 f"this machine computes other {modality.name} features than the bundle's golden samples: {seen}",
                 where=f"features/{modality.name}",
-                remedy="update onnxruntime, or ask the exporter for a bundle for this processor",
+                remedy="update the runtime, or ask the exporter for a bundle for this processor",
             )
     return chosen

@@ -9,7 +9,7 @@ import msgspec
 from homeroom import golden
 from homeroom.bundle import Bundle, install, open_bundle
 from homeroom.contract.layout import FULL
-from homeroom.contract.manifest import Precision
+from homeroom.contract.manifest import Precision, Runtime
 from homeroom.contract.signing import fingerprint
 from homeroom.errors import BundleError, InputError
 from homeroom.runtime import Graphs
@@ -17,20 +17,26 @@ from homeroom.store import Store
 
 
 class Installed(msgspec.Struct, frozen=True, kw_only=True):
-    """The bundle in use; `root` is the fingerprint trusted from the first bundle on; `precision` by modality."""
+    """The bundle in use; `root` is the fingerprint trusted from the first bundle on; `precision` by modality, as the
+    golden samples came out right in that `runtime`.
+    """
 
     bundle_id: str
     name: str
     version: int
     root: str
     precision: dict[str, Precision]
+    runtime: Runtime = "onnx"
 
 
-def use_bundle(store: Store, source: Path | None, root: str | None, threads: int | None) -> tuple[Bundle, Graphs]:
+def use_bundle(
+    store: Store, source: Path | None, root: str | None, threads: int | None, runtime: Runtime | None = None
+) -> tuple[Bundle, Graphs]:
     """Open the directory's bundle, after installing `source` if that is another one.
 
+    runtime: what runs its graphs from now on; if None, what did so far where the bundle has graphs for it.
     Raises TrustError if it is not vouched for by the trusted root, BundleError if it is damaged, older than the one in
-    use, or gives other features on this machine than its golden samples say.
+    use, has no graph for the runtime, or gives other features on this machine than its golden samples say.
     """
     folder, known = store.directory / "bundles", installed(store)
     root = known.root if known and root is None else root
@@ -38,28 +44,42 @@ def use_bundle(store: Store, source: Path | None, root: str | None, threads: int
         if known is None:
             raise InputError("holds no bundle yet", where=str(store.directory), remedy="open it with bundle=…")
         bundle = open_bundle(folder / known.bundle_id, root=root)
-        return bundle, Graphs(bundle, known.precision, threads, kept_tier(store, bundle))
-    bundle = install(source, folder, root=root)
-    if known and known.bundle_id == bundle.bundle_id:
-        return bundle, Graphs(bundle, known.precision, threads, kept_tier(store, bundle))
+    else:
+        bundle = install(source, folder, root=root)
+    runtime = runtime_for(bundle, runtime, known)
+    if known and (known.bundle_id, known.runtime) == (bundle.bundle_id, runtime):
+        return bundle, Graphs(bundle, known.precision, threads, kept_tier(store, bundle), runtime)
     if known and known.name == bundle.manifest.name and bundle.manifest.version < known.version:
         raise BundleError(
             f"version {bundle.manifest.version} is older than {known.version}, which is in use",
-            where=str(source),
+            where=str(source or store.directory),
             remedy="use the newest bundle of your institution",
         )
     bundle.theta()  # before it is in use: signed does not mean sound
-    precision = golden.choose_precision(bundle, threads=threads)
+    precision = golden.choose_precision(bundle, threads=threads, runtime=runtime)
     fact = Installed(
         bundle_id=bundle.bundle_id,
         name=bundle.manifest.name,
         version=bundle.manifest.version,
         root=fingerprint(bundle.certificate.root),
         precision=precision,
+        runtime=runtime,
     )
     with store.step("bundle"):
         store.put_secret("bundle", msgspec.json.encode(fact))
-    return bundle, Graphs(bundle, precision, threads, kept_tier(store, bundle))
+    return bundle, Graphs(bundle, precision, threads, kept_tier(store, bundle), runtime)
+
+
+def runtime_for(bundle: Bundle, asked: Runtime | None, known: Installed | None) -> Runtime:
+    """The runtime that was asked for, or that was in use; BundleError if the bundle has no graph for the one asked."""
+    wanted = asked or (known.runtime if known else "onnx")
+    if wanted == "onnx" or any(graph.runtime == wanted for graph in bundle.manifest.converted):
+        return wanted
+    if asked is None:
+        return "onnx"
+    raise BundleError(
+        "has no graph for LiteRT", where=bundle.manifest.name, remedy='export it with runtimes = ["onnx", "litert"]'
+    )
 
 
 def take_newer(store: Store, source: Path, present: Bundle, threads: int | None) -> tuple[Bundle, Graphs]:

@@ -10,6 +10,7 @@ from homeroom import planner
 from homeroom.budget import Budget, Watch
 from homeroom.bundle import Bundle
 from homeroom.collect import missing
+from homeroom.contract.manifest import Runtime
 from homeroom.errors import TrainError
 from homeroom.installing import use_tier
 from homeroom.measures import Costs
@@ -31,9 +32,9 @@ def plan(
 
     Raises TrainError where nothing fits.
     """
-    costs = known_costs(store, bundle)
+    costs = known_costs(store, bundle, graphs.runtime)
     if costs is None and budget.limit_bytes is not None:
-        costs = measure(store, bundle)
+        costs = measure(store, bundle, graphs.runtime)
     fresh = missing(store, bundle, graphs, samples) if costs else set()
     found = planner.plan(bundle, costs, samples, fresh, budget, settings.epochs, settings.validation, graphs.tier)
     if found.tier != graphs.tier:
@@ -42,8 +43,8 @@ def plan(
     return found
 
 
-def known_costs(store: Store, bundle: Bundle) -> Costs | None:
-    """What this bundle was measured to cost on this very machine."""
+def known_costs(store: Store, bundle: Bundle, runtime: Runtime = "onnx") -> Costs | None:
+    """What this bundle was measured to cost on this very machine and runtime."""
     body = store.get_secret(SECRET)
     if body is None:
         return None
@@ -51,16 +52,16 @@ def known_costs(store: Store, bundle: Bundle) -> Costs | None:
         costs = msgspec.json.decode(body, type=Costs)
     except msgspec.DecodeError:
         return None  # of another version
-    return costs if costs.belongs_to(bundle.bundle_id, place()) else None
+    return costs if costs.belongs_to(bundle.bundle_id, place(runtime)) else None
 
 
 def keep_costs(store: Store, costs: Costs) -> None:
     store.put_secret(SECRET, msgspec.json.encode(costs))
 
 
-def measure(store: Store, bundle: Bundle) -> Costs | None:
+def measure(store: Store, bundle: Bundle, runtime: Runtime) -> Costs | None:
     """Measure the bundle in a process of its own and keep what it costs; None where that process did not end well."""
-    costs = run_probe(bundle.path).costs()
+    costs = run_probe(bundle.path, runtime=runtime).costs()
     if costs is not None:
         keep_costs(store, costs)
     return costs

@@ -1,4 +1,4 @@
-"""Tries and measures runtime and bundle in a process of its own: `python -m homeroom.probe [BUNDLE [THREADS]]`.
+"""Tries and measures runtime and bundle in a process of its own: `python -m homeroom.probe [BUNDLE RUNTIME [THREADS]]`.
 
 With THREADS, what the bundle costs is measured; that process did nothing before, so that its memory says what is used.
 
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     import numpy as np
 
     from homeroom.bundle import Bundle
+    from homeroom.contract.manifest import Runtime
     from homeroom.measures import FeatureCost, StepCost
     from homeroom.runtime import Graphs
 
@@ -39,6 +40,7 @@ LIBRARIES = {  # module: what to install; onnxruntime has a stage of its own
     "httpx": "httpx",
     "keyring": "keyring",
 }
+PACKAGES: dict[Runtime, str] = {"onnx": "onnxruntime", "litert": "ai-edge-litert"}
 SIDE, COPY_BYTES = 512, 32 << 20
 LEAST_S = 0.05  # a measurement repeats until it has lasted this long
 
@@ -60,12 +62,12 @@ def stage(name: str, work: Callable[[], dict[str, Any]]) -> dict[str, Any] | Non
     return facts
 
 
-def place() -> str:
+def place(runtime: Runtime = "onnx") -> str:
     """What a measurement belongs to: the runtime's version, the processor's kind and vector instructions, the cores."""
     from importlib.metadata import version
 
     kind = f"{platform.system()} {platform.machine()} {' '.join(system.simd())}"
-    made = f"homeroom {version('homeroom')}, onnxruntime {version('onnxruntime')}"
+    made = f"homeroom {version('homeroom')}, {PACKAGES[runtime]} {version(PACKAGES[runtime])}"
     return f"{made}, {kind}, {system.cores()} cores"
 
 
@@ -106,9 +108,9 @@ def try_runtime() -> dict[str, Any]:
     return {"version": onnxruntime.__version__}
 
 
-def main(path: Path | None, threads: int | None = None) -> None:
+def main(path: Path | None = None, runtime: Runtime = "onnx", threads: int | None = None) -> None:
     if path is not None and threads is not None:
-        measure_bundle(path, threads)
+        measure_bundle(path, threads, runtime)
         return
     stage("numpy", rates)
     for name in LIBRARIES:
@@ -122,13 +124,13 @@ def main(path: Path | None, threads: int | None = None) -> None:
 
     def find() -> dict[str, Any]:
         opened.append(open_bundle(path, root=None))
-        return {"bundle_id": opened[0].bundle_id, "place": place()}
+        return {"bundle_id": opened[0].bundle_id, "place": place(runtime)}
 
     if stage("bundle", find):
-        stage("threads", lambda: choose_threads(opened[0]))
+        stage("threads", lambda: choose_threads(opened[0], runtime))
 
 
-def measure_bundle(path: Path, count: int) -> None:
+def measure_bundle(path: Path, count: int, runtime: Runtime) -> None:
     """Every backbone on the golden samples, lowest precision first until one comes out right, then every step."""
     from homeroom.bundle import open_bundle
     from homeroom.golden import samples
@@ -140,29 +142,26 @@ def measure_bundle(path: Path, count: int) -> None:
     values = inputs_by_modality(bundle, samples(bundle))
     stage("base", lambda: {"bytes": fresh_peak()})
     for modality in bundle.manifest.modalities:
-        for precision in precisions(bundle, modality.name):
-            graphs = Graphs(bundle, {modality.name: precision}, count)
+        for precision in precisions(bundle, modality.name, runtime):
+            graphs = Graphs(bundle, {modality.name: precision}, count, runtime=runtime)
             name = f"features {modality.name} {precision}"
             found = stage(name, lambda g=graphs, m=modality.name: measure_features(bundle, g, m, values[m]))  # type: ignore[misc]
             if found and found["within"]:
                 break
-    graphs = Graphs(bundle, None, count)
+    graphs = Graphs(bundle, None, count, runtime=runtime)
     for role in ("grad", "predict"):
         steps = [graph for graph in bundle.manifest.graphs if graph.role == role]
         for facts in sorted(steps, key=lambda graph: (sum(graph.tokens.values()), graph.batch)):
             stage(f"step {facts.file}", lambda f=facts: measure_step(bundle, graphs, f))  # type: ignore[misc]
 
 
-def precisions(bundle: Bundle, modality: str) -> list[Any]:
+def precisions(bundle: Bundle, modality: str, runtime: Runtime = "onnx") -> list[Any]:
     """Those that the bundle offers for a modality, lowest first."""
-    from typing import get_args
-
-    from homeroom.contract.manifest import Precision
+    from homeroom.runtime import offered
 
     if bundle.manifest.modality(modality).adapter == "lora":
         return [next(g.precision for g in bundle.manifest.graphs if g.role == "grad")]  # its steps hold the backbone
-    offered = {g.precision for g in bundle.manifest.graphs if g.role == "features" and g.modality == modality}
-    return [precision for precision in get_args(Precision) if precision in offered]
+    return [*offered(bundle, modality, runtime)]
 
 
 def inputs_by_modality(bundle: Bundle, stored: list[Any]) -> dict[str, list[Any]]:
@@ -174,7 +173,7 @@ def inputs_by_modality(bundle: Bundle, stored: list[Any]) -> dict[str, list[Any]
     return found
 
 
-def choose_threads(bundle: Bundle) -> dict[str, Any]:
+def choose_threads(bundle: Bundle, runtime: Runtime = "onnx") -> dict[str, Any]:
     """The count, of one, half and all cores, that one pass over backbones and training steps is fastest with.
 
     Of two within a twentieth the smaller wins: what is left over belongs to the lesson.
@@ -186,7 +185,7 @@ def choose_threads(bundle: Bundle) -> dict[str, Any]:
     values = inputs_by_modality(bundle, samples(bundle))
     times: dict[int, float] = {}
     for count in sorted({1, max(1, system.cores() // 2), system.cores()}):
-        graphs = Graphs(bundle, None, count)
+        graphs = Graphs(bundle, None, count, runtime=runtime)
         largest = graphs.steps("grad")[-1]
         feeds = zeros(bundle, largest)
         graphs.loaded(largest)(feeds)
@@ -284,4 +283,8 @@ def zeros(bundle: Bundle, facts: Any) -> dict[str, np.ndarray]:
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]) if len(sys.argv) > 1 else None, int(sys.argv[2]) if len(sys.argv) > 2 else None)
+    match sys.argv[1:]:
+        case [bundle, runtime, *threads]:
+            main(Path(bundle), runtime, *map(int, threads))  # type: ignore[arg-type]
+        case _:
+            main()

@@ -15,6 +15,7 @@ from typing import Any
 
 import msgspec
 
+from homeroom.contract.manifest import Runtime
 from homeroom.measures import Costs, FeatureCost, StepCost
 
 CHILD_S = 300.0
@@ -54,16 +55,16 @@ class Findings:
         )
 
 
-def run_probe(bundle: Path | None = None, *, timeout_s: float = CHILD_S) -> Findings:
+def run_probe(bundle: Path | None = None, *, runtime: Runtime = "onnx", timeout_s: float = CHILD_S) -> Findings:
     """Start `homeroom.probe` in a process of its own and read what it tells until it ends, however it ends.
 
     What a bundle costs is measured in a second one, once the first has found how many threads suit.
     """
-    found = _run([str(bundle)] if bundle else [], timeout_s)
+    found = _run([str(bundle), runtime] if bundle else [], timeout_s)
     threads = found.stages.get("threads", {}).get("threads")
     if bundle is None or found.crashed or threads is None:
         return found
-    more = _run([str(bundle), str(threads)], timeout_s)
+    more = _run([str(bundle), runtime, str(threads)], timeout_s)
     return Findings({**found.stages, **more.stages}, more.crashed, more.how)
 
 

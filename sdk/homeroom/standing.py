@@ -7,7 +7,7 @@ from typing import Any
 from homeroom.bundle import Bundle
 from homeroom.contract.signing import public_hex
 from homeroom.exchange import device_key
-from homeroom.installing import kept_tier
+from homeroom.installing import installed, kept_tier
 from homeroom.lineage import newest_global
 from homeroom.policies import policy_in_force
 from homeroom.spending import view
@@ -15,6 +15,7 @@ from homeroom.store import Store
 
 
 def standing(store: Store, bundle: Bundle) -> dict[str, Any]:
+    known = installed(store)
     version, newest, key = store.current(), newest_global(store, bundle), device_key(store)
     in_use = {"kind": version.kind, "base": version.base, "version_id": version.version_id} if version else "bundle"
     manifest, policy = bundle.manifest, policy_in_force(store)
@@ -22,6 +23,7 @@ def standing(store: Store, bundle: Bundle) -> dict[str, Any]:
         "directory": str(store.directory),
         "bundle": {"name": manifest.name, "version": manifest.version, "bundle_id": bundle.bundle_id},
         "tier": kept_tier(store, bundle),
+        "runtime": known.runtime if known else "onnx",
         "samples": store.count(),
         "set_aside": [f"{sample.sample_id[:12]}: {sample.aside}" for sample in store.set_aside()],
         "subjects": len(store.subjects()),

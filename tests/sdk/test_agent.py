@@ -241,7 +241,7 @@ def test_a_bundle_that_ends_the_process_that_tries_it_is_not_used(
 
     newer(tiny_bundle, place)
     crash = Findings({}, crashed="features text int8", how="ends the process with SIGILL")
-    monkeypatch.setattr(upkeep, "run_probe", lambda *_: crash)
+    monkeypatch.setattr(upkeep, "run_probe", lambda *_, **__: crash)
     agent = made(place)
     agent.cycle()
     assert agent.standing.bundle == "tiny version 1"

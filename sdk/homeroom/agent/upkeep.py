@@ -9,19 +9,19 @@ from homeroom import exchange, lineage
 from homeroom.bundle import install
 from homeroom.device import Device
 from homeroom.errors import BundleError
-from homeroom.installing import installed, take_newer
+from homeroom.installing import Installed, installed, runtime_for, take_newer
 from homeroom.probing import run_probe
 from homeroom.store import Version
 
 
-def try_bundle(source: Path, root: str | None) -> None:
+def try_bundle(source: Path, root: str | None, known: Installed | None = None) -> None:
     """Verify a bundle and compute its golden samples in a process of its own; BundleError or TrustError if it fails.
 
     A graph that would end the process ends that one, and the bundle in use stays.
     """
     with tempfile.TemporaryDirectory() as scratch:
         unpacked = install(source, Path(scratch), root=root)
-        found = run_probe(unpacked.path)
+        found = run_probe(unpacked.path, runtime=runtime_for(unpacked, None, known))
         if found.crashed:
             raise BundleError(f"trying it, {found.crashed} {found.how}", where=source.name)
         right = {name.split()[1] for name, facts in found.stages.items() if facts.get("within")}
@@ -35,22 +35,23 @@ def change_bundle(directory: Path, source: Path, root: str | None) -> str:
 
     The device must be closed. Its store is copied first.
     """
-    try_bundle(source, root)
     with Device.open(directory) as device:
+        known = installed(device.store)
         device.store.back_up()
+    try_bundle(source, root, known)
     with Device.open(directory, source, root) as device:
         return f"{device.bundle.manifest.name} version {device.bundle.manifest.version}"
 
 
 def follow_bundle(device: Device) -> bool:
     """Use the bundle that the aggregator serves if it is a newer one, after a trial; whether it is another now."""
-    root = installed(device.store)
+    known = installed(device.store)
     folder = device.store.directory / exchange.DOWNLOADS
     with exchange.connected(device.store) as client:
         source = exchange.offered_bundle(client, folder, device.bundle.bundle_id)
     if source is None:
         return False
-    try_bundle(source, root.root if root else None)
+    try_bundle(source, known.root if known else None, known)
     device.store.back_up()
     device.bundle, device.graphs = take_newer(device.store, source, device.bundle, device.graphs.threads)
     exchange.follow(device.store, device.bundle)

@@ -25,6 +25,7 @@ Hash = Annotated[str, msgspec.Meta(pattern=r"^[0-9a-f]{64}$")]
 Count = Annotated[int, msgspec.Meta(ge=1, le=1 << 24)]
 ModalityName = Literal["text", "image", "audio", "table", "sequence"]
 Precision = Literal["int4", "int8", "float32"]  # of a backbone's weights, lowest first
+Runtime = Literal["onnx", "litert"]
 TaskKind = Literal["classification", "ordinal", "multilabel", "regression", "choice", "matching", "spans", "tracing"]
 PER_TOKEN = ("spans", "tracing")  # kinds that answer for each token of one slot
 
@@ -192,11 +193,14 @@ class Tensor(msgspec.Struct, frozen=True):
 
 
 class Graph(msgspec.Struct, frozen=True, kw_only=True):
-    """One variant of one graph. Facts are read from the file that was written, never from the recipe."""
+    """One variant of one graph. Facts are read from the file that was written, never from the recipe.
+
+    `opset`: of ONNX's operators; of a LiteRT file the version of its format.
+    """
 
     role: Literal["features", "predict", "grad", "grad_clipped", "saliency"]
     file: str
-    runtime: Literal["onnx"] = "onnx"
+    runtime: Runtime = "onnx"
     opset: int
     precision: Precision = "float32"
     modality: ModalityName | None = None  # role features
@@ -252,6 +256,8 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True):
     provenance: dict[str, str] = {}
     tiers: tuple[Tier, ...] = ()  # smallest first, each within the next; `full` is not among them
     objectives: tuple[Objective, ...] = ()
+    converted: tuple[Graph, ...] = ()  # some of `graphs` again, for another runtime; older readers pass over them
+    unconverted: dict[str, str] = {}  # the files of `graphs` that are not among them, and why
     tier_index: str | None = None  # safetensors file with one int32 array a tier, rising places in theta
 
     @property
@@ -324,7 +330,8 @@ def read_manifest(data: bytes) -> Manifest:
             raise refuse(f"segment {segment.name} is wider than its widest scope")
     if manifest.layout.size > THETA_LIMIT:
         raise refuse(f"theta has more than {THETA_LIMIT:,} values")
-    for graph in manifest.graphs:
+    every = (*manifest.graphs, *manifest.converted)
+    for graph in every:
         if graph.role == "features" and graph.modality not in modalities:
             raise refuse(f"{graph.file} is for an unknown modality")
         if graph.role != "features" and graph.batch < 1:
@@ -332,12 +339,14 @@ def read_manifest(data: bytes) -> Manifest:
     sizes = [tier.size for tier in manifest.tiers] + [manifest.layout.size]
     if sorted(set(sizes)) != sizes or len({FULL, *(t.name for t in manifest.tiers)}) != len(sizes):
         raise refuse("tiers need names of their own and rising sizes below theta's")
-    for graph in manifest.graphs:
+    for graph in every:
         if graph.tier not in (FULL, *(t.name for t in manifest.tiers)):
             raise refuse(f"{graph.file} is for an unknown tier")
+    if any(graph.runtime != "onnx" for graph in manifest.graphs):
+        raise refuse("lists a graph of another runtime among those of onnxruntime")
     if manifest.tiers and manifest.tier_index not in manifest.files:
         raise refuse("has tiers, but no file that says which values are theirs")
-    for name in (manifest.theta, *(g.file for g in manifest.graphs)):
+    for name in (manifest.theta, *(g.file for g in every)):
         if name not in manifest.files:
             raise refuse(f"{name} is named but not listed among the files")
     for name in manifest.files:

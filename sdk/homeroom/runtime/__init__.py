@@ -11,8 +11,10 @@ import numpy as np
 from homeroom.bundle import Bundle
 from homeroom.contract.layout import FULL
 from homeroom.contract.manifest import Graph as GraphFacts
-from homeroom.contract.manifest import Precision
+from homeroom.contract.manifest import Precision, Runtime
 from homeroom.errors import BundleError
+
+SUFFIXES: dict[Runtime, str] = {"onnx": ".onnx", "litert": ".tflite"}
 
 
 class Graph(Protocol):
@@ -22,6 +24,11 @@ class Graph(Protocol):
 
 
 def load(path: Path, *, threads: int | None = None, lasting: bool = False) -> Graph:
+    """The graph in the runtime that its file is for; MissingExtraError if that is LiteRT and not installed."""
+    if path.suffix == SUFFIXES["litert"]:
+        from homeroom.runtime.litert import LitertGraph
+
+        return LitertGraph(path, threads)
     from homeroom.runtime.onnx import OnnxGraph
 
     return OnnxGraph(path, threads, lasting=lasting)
@@ -30,7 +37,8 @@ def load(path: Path, *, threads: int | None = None, lasting: bool = False) -> Gr
 class Graphs:
     """The graphs of one bundle and tier.
 
-    `precision`: which backbone of each modality is used here, the lowest if absent.
+    `precision`: which backbone of each modality is used here, the lowest if absent. `runtime`: what runs them; a graph
+    that the bundle does not have for it runs in onnxruntime.
     """
 
     def __init__(
@@ -39,10 +47,11 @@ class Graphs:
         precision: Mapping[str, Precision] | None = None,
         threads: int | None = None,
         tier: str = FULL,
+        runtime: Runtime = "onnx",
     ):
-        self.bundle, self.threads, self.tier = bundle, threads, tier
-        lowest = sorted(bundle.manifest.graphs, key=lambda graph: -get_args(Precision).index(graph.precision))
-        self.precision: dict[str, Precision] = {g.modality: g.precision for g in lowest if g.modality is not None}
+        self.bundle, self.threads, self.tier, self.runtime = bundle, threads, tier, runtime
+        each = {modality.name: offered(bundle, modality.name, runtime) for modality in bundle.manifest.modalities}
+        self.precision: dict[str, Precision] = {name: found[0] for name, found in each.items() if found}
         self.precision.update(precision or {})
         self.largest_batch: int | None = None  # of a step of training, where memory is short
         self._loaded: dict[str, Graph] = {}
@@ -55,8 +64,8 @@ class Graphs:
         self.largest_batch = largest_batch
 
     def features_graph(self, modality: str) -> GraphFacts:
-        for graph in self.bundle.manifest.graphs:
-            if (graph.role, graph.modality, graph.precision) == ("features", modality, self.precision[modality]):
+        for graph in variants(self.bundle, modality, self.runtime):
+            if graph.precision == self.precision[modality]:
                 return graph
         raise BundleError(f"has no {self.precision[modality]} backbone for {modality}", where="manifest.json")
 
@@ -100,8 +109,30 @@ class Graphs:
         return tiers[self.tier]
 
     def loaded(self, facts: GraphFacts) -> Graph:
-        if facts.file not in self._loaded:
-            self._loaded[facts.file] = load(
-                self.bundle.file(facts.file), threads=self.threads, lasting=facts.role != "features"
-            )
-        return self._loaded[facts.file]
+        """The graph, or what it was converted to for the runtime in use."""
+        file = twin(self.bundle, facts, self.runtime).file
+        if file not in self._loaded:
+            self._loaded[file] = load(self.bundle.file(file), threads=self.threads, lasting=facts.role != "features")
+        return self._loaded[file]
+
+
+def twin(bundle: Bundle, facts: GraphFacts, runtime: Runtime) -> GraphFacts:
+    """The same graph for a runtime; the one given where the bundle has none."""
+    key = (facts.role, facts.modality, facts.precision, facts.batch, facts.tokens, facts.tier)
+    for other in bundle.manifest.converted:
+        if (other.role, other.modality, other.precision, other.batch, other.tokens, other.tier) == key:
+            return other if other.runtime == runtime else facts
+    return facts
+
+
+def variants(bundle: Bundle, modality: str, runtime: Runtime) -> list[GraphFacts]:
+    """A modality's backbones for a runtime, the lowest precision first; onnxruntime's if there are none for it."""
+    every = [g for g in (*bundle.manifest.converted, *bundle.manifest.graphs) if g.role == "features"]
+    of_modality = [g for g in every if g.modality == modality]
+    found = [g for g in of_modality if g.runtime == runtime] or [g for g in of_modality if g.runtime == "onnx"]
+    return sorted(found, key=lambda graph: get_args(Precision).index(graph.precision))
+
+
+def offered(bundle: Bundle, modality: str, runtime: Runtime) -> list[Precision]:
+    """The precisions of a modality's backbones for a runtime, lowest first."""
+    return [graph.precision for graph in variants(bundle, modality, runtime)]

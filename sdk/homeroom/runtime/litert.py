@@ -1,0 +1,84 @@
+"""A graph in LiteRT (the successor of TensorFlow Lite); imports ai_edge_litert when a graph is loaded."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from homeroom.errors import BundleError, HomeroomError, MissingExtraError, TrainError
+from homeroom.system import cores
+
+MEMORY = "close other programs, or train with --megabytes, so that what is chosen fits"
+
+
+class LitertGraph:
+    """One file, whose signatures are the shapes that it was converted for: a text backbone has one for each bucket.
+
+    Rows beyond a signature's batch make further runs, which is right for a backbone; a step gets its own batch.
+    Integers are narrowed to the 32 bits that LiteRT's kernels take. Only the signature last used keeps its arrays, so
+    that those of a long text do not stay beside those of a short one.
+    """
+
+    def __init__(self, path: Path, threads: int | None = None) -> None:
+        self._path, self._threads = path, threads or cores()
+        opened = self._opened()
+        runners = {name: opened.get_signature_runner(name) for name in opened.get_signature_list()}
+        self._shapes: dict[str, dict[str, tuple[int, ...]]] = {
+            name: {key: tuple(map(int, one["shape"])) for key, one in runner.get_input_details().items()}
+            for name, runner in runners.items()
+        }
+        self._name = ""
+        self._runner: Any = None
+
+    def __call__(self, feeds: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+        name = self._signature(feeds)
+        if name != self._name:
+            self._name, self._runner = "", None  # before the next one takes its arrays
+            self._name, self._runner = name, self._opened().get_signature_runner(name)
+        shapes = self._shapes[name]
+        first, shape = next(iter(shapes.items()))
+        rows, batch = len(feeds[first]), shape[0]
+        if rows == batch:
+            return self._run(feeds)
+        parts = [self._run({k: _filled(feeds[k][i : i + batch], batch) for k in shapes}) for i in range(0, rows, batch)]
+        return {key: np.concatenate([part[key] for part in parts])[:rows] for key in parts[0]}
+
+    def _run(self, feeds: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+        details = self._runner.get_input_details()
+        try:
+            return dict(self._runner(**{k: np.ascontiguousarray(feeds[k], d["dtype"]) for k, d in details.items()}))
+        except (RuntimeError, ValueError, MemoryError) as problem:
+            raise _refusal(problem, "the graph failed", self._path) from None
+
+    def _signature(self, feeds: Mapping[str, np.ndarray]) -> str:
+        """The one for inputs of these names and shapes, the first axis aside."""
+        for name, shapes in self._shapes.items():
+            if all(key in feeds and feeds[key].shape[1:] == shape[1:] for key, shape in shapes.items()):
+                return name
+        given = {key: list(value.shape) for key, value in feeds.items()}
+        raise BundleError(f"the graph takes no inputs of the shapes {given}", where=self._path.name)
+
+    def _opened(self) -> Any:
+        try:
+            from ai_edge_litert.interpreter import Interpreter
+        except ImportError:
+            remedy = "pip install 'homeroom[litert]', or open the device with runtime=\"onnx\""
+            raise MissingExtraError("LiteRT is not installed", where=self._path.name, remedy=remedy) from None
+        try:
+            return Interpreter(model_path=str(self._path), num_threads=self._threads)
+        except (RuntimeError, ValueError, MemoryError) as problem:
+            raise _refusal(problem, "LiteRT cannot load it", self._path, "pip install -U ai-edge-litert") from None
+
+
+def _filled(rows: np.ndarray, batch: int) -> np.ndarray:
+    missing = batch - len(rows)
+    return rows if not missing else np.concatenate([rows, np.zeros((missing, *rows.shape[1:]), rows.dtype)])
+
+
+def _refusal(problem: Exception, what: str, path: Path, remedy: str = "") -> HomeroomError:
+    if isinstance(problem, MemoryError) or "alloc" in f"{problem}".lower():
+        return TrainError("memory ran out", where=path.name, remedy=MEMORY)
+    return BundleError(f"{what}: {problem}", where=path.name, remedy=remedy)

@@ -1,0 +1,103 @@
+"""Graphs for LiteRT: the torch form of an ONNX graph computes the same, what is converted too, and reasons are told."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import lite
+import numpy as np
+import onnx
+import pytest
+import tiny
+import torch
+
+from homeroom.errors import ExportError, MissingExtraError, RecipeError
+from homeroom.runtime import load
+from homeroom_exporter.interchange import litert
+from homeroom_exporter.interchange.litert_child import fixed
+from homeroom_exporter.interchange.onnx_torch import OnnxModule
+from homeroom_exporter.recipe import parse_recipe
+from homeroom_exporter.trace import example
+
+RECIPE = """
+name = "lesson"
+version = 1
+runtimes = {runtimes}
+[encoders.text]
+source = "pip:minilm"
+[slots]
+word = "text"
+[tasks.kind]
+kind = "classification"
+reads = ["word"]
+labels = ["a", "b"]
+"""
+
+
+def test_the_torch_form_of_every_kind_of_graph_computes_what_onnxruntime_does(
+    tiny_bundle: tiny.Tiny, tmp_path: Path
+) -> None:
+    design, _ = tiny.design_and_backbones(tmp_path)
+    for facts in tiny_bundle.manifest.graphs:
+        if facts.precision != "float32" or facts.tokens.get("text", 8) != 8:
+            continue
+        path, rng = tiny_bundle.path / facts.file, np.random.default_rng(0)
+        if facts.role == "features":
+            shapes = [
+                [2 if size < 0 else size for size in t.shape[:1]] + [8 if s < 0 else s for s in t.shape[1:]]
+                for t in facts.inputs
+            ]
+            feeds = {
+                t.name: rng.random(shape, dtype=np.float32) if t.dtype == "float32" else np.ones(shape, np.int64)
+                for t, shape in zip(facts.inputs, shapes, strict=True)
+            }
+        else:
+            theta = rng.standard_normal(design.layout.size).astype(np.float32) * np.float32(0.3)
+            feeds = {"theta": theta, **example(design, facts.role, facts.batch, facts.tokens)}
+        module = OnnxModule(fixed(path, {name: value.shape for name, value in feeds.items()}))
+        narrow = [v.astype(np.int32) if v.dtype == np.int64 else v for v in (feeds[name] for name in module.inputs)]
+        with torch.no_grad():
+            made = dict(zip(module.results, module(*map(torch.from_numpy, narrow)), strict=True))
+        for name, wanted in load(path, threads=1)(feeds).items():
+            error = np.linalg.norm(made[name].numpy().astype(float) - wanted) / max(np.linalg.norm(wanted), 1e-12)
+            assert error < 1e-5, (facts.file, name, error)
+
+
+def test_an_operation_without_a_translation_is_named() -> None:
+    value = onnx.helper.make_tensor_value_info("x", onnx.TensorProto.FLOAT, [3])
+    nodes = [onnx.helper.make_node("Det", ["x"], ["y"])]
+    graph = onnx.helper.make_graph(nodes, "g", [value], [onnx.helper.make_tensor_value_info("y", 1, [])])
+    with pytest.raises(ExportError, match="the operation Det has no translation to LiteRT"):
+        OnnxModule(onnx.helper.make_model(graph))
+
+
+def test_where_nothing_converts_one_sentence_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(litert.PYTHON, "")
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None if name == "litert_torch" else name)
+    with pytest.raises(MissingExtraError, match=r"pip install 'homeroom\[exporter,convert\]'"):
+        litert.converter()
+
+
+def test_a_recipe_names_the_runtimes_and_onnxruntime_is_always_among_them() -> None:
+    assert parse_recipe(RECIPE.format(runtimes='["onnx", "litert"]')).runtimes == ("onnx", "litert")
+    for wrong in ('["litert"]', '["onnx", "tflite"]'):
+        with pytest.raises(RecipeError, match="line 4"):
+            parse_recipe(RECIPE.format(runtimes=wrong))
+
+
+@pytest.mark.extra
+@pytest.mark.skipif(
+    not Path(os.environ.get(litert.PYTHON, "")).is_file(),
+    reason="needs the environment that converts (make test-extra)",
+)
+def test_a_bundle_converts_whole_and_again_to_the_same_bytes(tmp_path: Path) -> None:
+    bundle = lite.build(tmp_path)
+    assert not bundle.manifest.unconverted
+    assert {graph.runtime for graph in bundle.manifest.converted} == {"litert"}
+    assert len(bundle.manifest.converted) == len(bundle.manifest.graphs)
+    step = next(graph for graph in bundle.manifest.graphs if graph.role == "predict")
+    shapes = {"step": {tensor.name: tensor.shape for tensor in step.inputs}}
+    litert.run_converter(bundle.path / step.file, tmp_path / "again.tflite", shapes)
+    twin = next(graph for graph in bundle.manifest.converted if graph.role == "predict" and graph.tokens == step.tokens)
+    assert (tmp_path / "again.tflite").read_bytes() == (bundle.path / twin.file).read_bytes()
