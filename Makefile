@@ -23,7 +23,7 @@ export PYTHON PIP_EXTRA
 export HOMEROOM_DEVICE_PYTHON := $(CURDIR)/$(DEVICE)/bin/python
 export HOMEROOM_LITERT_PYTHON := $(CURDIR)/$(LITERT)/bin/python
 
-.PHONY: help demo test test-extra test-oldest test-flower quick lint format types bench-device bench-federation bench-secure bench-codecs bench-privacy bench-aggregator bench-personalization bench-faults freeze freeze-pi freeze-flower clean
+.PHONY: help demo test test-extra test-oldest test-flower quick lint format types bench-device bench-federation bench-secure bench-codecs bench-privacy bench-aggregator bench-personalization bench-faults bench-scale freeze freeze-pi freeze-flower clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-18s %s\n", $$1, $$2}' Makefile
@@ -73,6 +73,9 @@ bench-codecs: $(VENV)/.ready ## how few bytes an update needs, and how fast each
 
 bench-aggregator: $(VENV)/.ready ## merging, HTTP under load, starting on a long log (QUICK=1: a tenth of it; FLOWER=a Python with flwr)
 	$(BIN)/python benchmarks/aggregator.py $(if $(QUICK),--quick) $(if $(FLOWER),--flower $(FLOWER)) $(if $(JSON),--json $(JSON))
+
+bench-scale: $(VENV)/.ready ## the tables of docs/scale.md (AGGREGATOR=what bench-aggregator wrote; QUICK=1: a tenth of it)
+	$(BIN)/python benchmarks/scale.py $(if $(QUICK),--quick) $(if $(AGGREGATOR),--aggregator $(AGGREGATOR)) $(if $(JSON),--json $(JSON))
 
 bench-privacy: $(VENV)/.ready ## do private rounds keep their promise, and what does it cost? (QUICK=1: minutes)
 	$(BIN)/python benchmarks/privacy.py $(if $(QUICK),--quick) $(if $(JSON),--json $(JSON))
