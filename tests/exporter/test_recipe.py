@@ -10,7 +10,7 @@ from homeroom.contract.manifest import Slot
 from homeroom.errors import RecipeError
 from homeroom_exporter.recipe import line_of, parse_recipe, read_recipe
 
-RECIPES = sorted((Path(__file__).parents[2] / "examples").rglob("*.toml"))
+RECIPES = sorted(path for path in (Path(__file__).parents[2] / "examples").rglob("*.toml") if path.stem != "pyproject")
 GOOD = """\
 name = "lesson"
 version = 2
