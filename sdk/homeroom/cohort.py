@@ -88,7 +88,7 @@ def take_part(own: Self) -> str:
         call = _call(own)
         if call is None:
             return "the institution has not given a roster yet"
-        _settle(own.store, call.notice.round_id)
+        _settle(own, call)
         if said := _move(own, call):
             return said
     return "the round goes on; sync again"
@@ -251,8 +251,13 @@ def _spend(store: Store, member: Member) -> None:
         store.mark_sent(update_id)
 
 
-def _settle(store: Store, round_id: str) -> None:
-    """Put a round that is over away: an update that was agreed to is spent, any other may join the next round."""
+def _settle(own: Self, call: Call) -> None:
+    """Put a round that is over away: an update that was agreed to, or is in a sum, is spent; others may join again."""
+    store, round_id = own.store, call.notice.round_id
+    for update in store.pending_updates():
+        if update.update_id in call.standing.summed:
+            spending.charge(store, update.data, update.update_id, own.asked, own.bundle.layout)
+            store.mark_sent(update.update_id)
     member = _load(store)
     if member is not None and member.consent is not None:
         _spend(store, member)

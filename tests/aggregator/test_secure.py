@@ -174,6 +174,20 @@ def test_devices_that_sleep_and_lose_power_make_a_version_that_none_of_them_show
     assert all(len(member.store.sent_updates()) == 1 for member in district.members)
 
 
+def test_a_device_that_was_away_when_the_sum_was_opened_learns_that_it_is_in_it(district: District) -> None:
+    wanted = expected(district, [0, 1, 2, 3])
+    district.until("consent")
+    signed = district.cohorts.desk.senders("consent")
+    away = next(n for n in range(4) if district.members[n].school.name not in signed)
+    for _ in range(3):
+        if district.version == 0:
+            district.visit(*(n for n in range(4) if n != away))
+    assert district.theta == wanted
+    district.restart()
+    assert district.visit(away) == ["nothing to contribute yet"], "else the same update would be summed twice"
+    assert len(district.members[away].store.sent_updates()) == 1
+
+
 def test_a_server_that_is_killed_between_any_two_requests_merges_the_sum_once(district: District) -> None:
     wanted = expected(district, [0, 1, 2, 3])
     while district.version == 0:

@@ -211,10 +211,6 @@ def test_a_death_on_either_side_in_each_phase_costs_nothing(folder: Path) -> Non
 
 @pytest.mark.extra
 @pytest.mark.timeout(900)
-@pytest.mark.xfail(
-    reason="a device that was away when others opened a sum that it is in may join the next with that update",
-    strict=False,
-)
 def test_fifty_deaths_at_seeded_moments_of_secure_rounds_lose_and_repeat_nothing(folder: Path) -> None:
     chance, killed, version = random.Random(20261125), 0, 0
     while killed < 50:

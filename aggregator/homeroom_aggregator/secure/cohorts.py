@@ -10,6 +10,7 @@ import logging
 import secrets
 import time
 from collections.abc import Callable
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -41,7 +42,7 @@ from homeroom.secure.vector import feeders
 from homeroom_aggregator.log import Log
 from homeroom_aggregator.rounds import Rounds
 from homeroom_aggregator.secure.desk import Desk, Live
-from homeroom_aggregator.secure.sums import SecureSum, SumHeader
+from homeroom_aggregator.secure.sums import SecureSum, SumHeader, read_header
 from homeroom_aggregator.secure.unmask import Opening, read_sum, total
 
 FAILED, SUMMED = "failed", "summed"
@@ -65,6 +66,9 @@ class Cohorts:
         self.desk = Desk(path)
         self._seen: tuple[str, View] | None = None
         self._opening: Opening | None = None
+        self._in_sums: dict[str, set[str]] = {}  # by device, its updates in sums that one may still be based on
+        for entry in islice(rounds.log.sums(), rounds.configuration.max_staleness + 1):
+            self._note_summed(entry.body)
 
     def close(self) -> None:
         self.desk.close()
@@ -83,7 +87,8 @@ class Cohorts:
         notice = msgspec.to_builtins(live.notice)
         inside = self._inside(live, device)
         wanted = inside and self.desk.body(live.phase, device) is None
-        told = Standing(live.notice.round_id, live.phase, wanted, inside)
+        summed = tuple(sorted(self._in_sums.get(device, ())))
+        told = Standing(live.notice.round_id, live.phase, wanted, inside, summed)
         return {
             "notice": notice,
             "signature": sign(self.rounds.key, "secure-round", notice),
@@ -152,6 +157,8 @@ class Cohorts:
             raise UpdateError(problem.what, code="bad_signature") from None
         if self.rounds.log.withdrawn(told.update_id.hex()):
             raise UpdateError("this update was withdrawn", code="past_phase")
+        if told.update_id.hex() in self._in_sums.get(device, ()):
+            raise UpdateError("this update is in a sum already", code="past_phase", remedy="sync, then train again")
         if self.rounds.ledger:
             member = self.rounds.members.find(device)
             self.rounds.ledger.check(member.name if member else device, self.rounds.state.version)
@@ -313,9 +320,15 @@ class Cohorts:
             live.phase,
             outcome,
         )
+        if outcome == SUMMED:
+            self._note_summed(next(self.rounds.log.sums()).body)
         self.desk.end(live.notice.round_id, outcome)
         self._opening = None
         return True
+
+    def _note_summed(self, body: bytes) -> None:
+        for update_id, device in read_header(body).updates.items():
+            self._in_sums.setdefault(device, set()).add(update_id)
 
     def _announce(self) -> Live | None:
         roster = self.roster()

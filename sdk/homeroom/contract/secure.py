@@ -143,12 +143,16 @@ class Reveal(msgspec.Struct, frozen=True):
 
 
 class Standing(msgspec.Struct, frozen=True):
-    """Where a round stands, for one device. wanted: its part of the phase is missing. member: it did not drop out."""
+    """Where a round stands, for one device. wanted: its part of the phase is missing. member: it did not drop out.
+
+    summed: its updates that are in the sums of rounds before, also where it was away when those were opened.
+    """
 
     round_id: str
     phase: Phase
     wanted: bool
     member: bool
+    summed: Annotated[tuple[str, ...], msgspec.Meta(max_length=10_000)] = ()
 
 
 def pack(message: msgspec.Struct) -> bytes:
