@@ -78,7 +78,10 @@ def test_who_sends_no_end_of_headers_or_slow_ones_later_is_hung_up_on(
                 for_ever(line)
         with connect(address) as line:
             line.sendall(good)
-            assert b" 200 " in line.recv(1000)
+            answer = line.recv(1000)
+            while not answer.endswith(b"}"):  # head and body may come apart
+                answer += line.recv(1000)
+            assert b" 200 " in answer
             line.sendall(good[:20])  # the second request of the same connection
             assert line.recv(100) == b""
         assert httpx.get(f"{address}/v1/health").status_code == 200
