@@ -13,7 +13,7 @@ import onnx
 from numpy.typing import NDArray
 
 from homeroom.contract.canonical import digest, digest_file, identity
-from homeroom.contract.manifest import Licence, Modality, Precision, Tolerance
+from homeroom.contract.manifest import Licence, Modality, Precision, Tolerance, identifying
 from homeroom.errors import ExportError
 from homeroom.preprocess import Prepared, prepare
 from homeroom.runtime import load
@@ -89,7 +89,7 @@ def build(spec: EncoderSpec, calibration: Sequence[Any], scratch: Path) -> Backb
         graphs[spec.quantize] = _write(scratch / f"features.{spec.quantize}.onnx", small)
         tolerance = _tolerance(modality, graphs["float32"], graphs[spec.quantize], spread(inputs, TOLERANCE_INPUTS))
     made = {
-        "preprocess": msgspec.to_builtins(modality.preprocess),
+        "preprocess": identifying(modality.preprocess),
         "files": {name: digest_file(path) for name, path in encoder.files.items() if not name.startswith("licences/")},
         "reference": digest_file(graphs["float32"]),
         "scale": digest(scale.tobytes()),

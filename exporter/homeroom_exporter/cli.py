@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
@@ -10,6 +11,9 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from homeroom.contract.canonical import canonical, decode
 from homeroom.contract.signing import Certificate, certify, fingerprint, new_key, public_hex, read_key, write_key
 from homeroom.errors import ExportError, RecipeError, TrustError
+
+if TYPE_CHECKING:
+    from homeroom_exporter.recipe import Recipe
 
 CERTIFICATE_LIMIT_BYTES = 1 << 16
 
@@ -43,15 +47,15 @@ All fields are in docs/recipe.md.
 \b
 Example:
   homeroom export examples/recipes/short_answers.toml short_answers/ --calibration answers.jsonl
+  homeroom export examples/recipes/short_answers.toml --dry-run
 """
 
 
 @click.command("export", help=HELP)
 @click.argument("recipe", type=click.Path(path_type=Path))
-@click.argument("out", type=click.Path(path_type=Path))
+@click.argument("out", required=False, type=click.Path(path_type=Path))
 @click.option(
     "--calibration",
-    required=True,
     type=click.Path(path_type=Path),
     help="Samples (JSONL, CSV or a folder) to fit compression and quantization on, with labels for the self-check.",
 )
@@ -60,15 +64,17 @@ Example:
 @click.option("--zip", "zipped", is_flag=True, help="Also write OUT.homeroom, one file for transport.")
 @click.option("--peft", type=click.Path(path_type=Path), help="Start from this PEFT checkpoint of LoRA (a folder).")
 @click.option("--threads", default=2, show_default=True, help="Threads of the runtime in the self-check.")
+@click.option("--dry-run", is_flag=True, help="Write nothing; estimate sizes, and minutes on a Pi 4 and a laptop.")
 def export_command(
     recipe: Path,
-    out: Path,
-    calibration: Path,
+    out: Path | None,
+    calibration: Path | None,
     key: Path | None,
     certificate: Path | None,
     zipped: bool,
     peft: Path | None,
     threads: int,
+    dry_run: bool,
 ) -> None:
     from homeroom_exporter.interchange.peft import read
     from homeroom_exporter.recipe import read_recipe
@@ -78,6 +84,11 @@ def export_command(
         raise RecipeError(
             "has no [adapter] to start from a checkpoint", where=recipe.name, remedy='add family = "lora"'
         )
+    if dry_run:
+        _dry_run(plan, threads)
+        return
+    if out is None or calibration is None:
+        raise click.UsageError("needs OUT and --calibration, or --dry-run")
     start = read(peft) if peft is not None else None
     if out.exists():
         raise ExportError("exists already", where=str(out), remedy="choose another place, or remove it first")
@@ -94,6 +105,7 @@ def export_command(
     from rich.console import Console
 
     from homeroom.bundle import zip_bundle
+    from homeroom_exporter.card import write_papers
     from homeroom_exporter.export import export
     from homeroom_exporter.report import show
 
@@ -111,10 +123,20 @@ def export_command(
     )
     click.echo(f"{out}: bundle {done.manifest.name} version {done.manifest.version}, {done.bundle_id}")
     click.echo(f"root {fingerprint(vouched.root)}")
+    for paper in write_papers(out, done.manifest, done.bundle_id, done.report):
+        click.echo(f"{paper}: {paper.stat().st_size / 1e3:.0f} KB, beside the bundle")
     if zipped:
         target = out.with_name(f"{out.name}.homeroom")
         zip_bundle(out, target)
         click.echo(f"{target}: {target.stat().st_size / 1e6:.1f} MB")
+
+
+def _dry_run(plan: Recipe, threads: int) -> None:
+    from rich.console import Console
+
+    from homeroom_exporter.estimate import estimate, show
+
+    show(estimate(plan, threads=threads, progress=lambda stage: click.echo(f"... {stage}", err=True)), Console())
 
 
 def read_certificate(path: Path) -> Certificate:

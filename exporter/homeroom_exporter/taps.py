@@ -100,12 +100,31 @@ def pool_regions(model: onnx.ModelProto, tap: str, channels: int, side: int, gri
     model.graph.node.append(helper.make_node("Transpose", [pooled], [tap], name=f"{OURS}{tap}.tokens", perm=[0, 2, 1]))
 
 
-def pool_patches(model: onnx.ModelProto, tap: str, side: int, grid: int) -> None:
-    """A vision transformer's [batch, 1 + side * side, width] becomes its class token, then means over regions."""
+def pool_patches(model: onnx.ModelProto, tap: str, side: int, grid: int, special: int = 1) -> None:
+    """A vision transformer's [batch, special + side * side, width] becomes its class token, then means over regions.
+
+    `special`: tokens before the patches (the class token, then registers and the like, which are dropped); where there
+    is none, the mean over all patches stands for the class token.
+    """
     raw = rename_output(model, tap)
-    weight = np.zeros((region_count(grid), 1 + side * side), np.float32)
-    weight[0, 0] = 1
-    weight[1:, 1:] = regions(side, grid).T[1:]
+    weight = np.zeros((region_count(grid), special + side * side), np.float32)
+    weight[:, special:] = regions(side, grid).T
+    if special:
+        weight[0] = 0
+        weight[0, 0] = 1
+    _pool(model, tap, raw, weight)
+
+
+def pool_spans(model: onnx.ModelProto, tap: str, frames: int, tokens: int) -> None:
+    """A tap [batch, frames, width] becomes means over spans of time, [batch, tokens, width]; spans may overlap."""
+    weight = np.zeros((tokens, frames), np.float32)
+    for token in range(tokens):
+        first, last = token * frames // tokens, -(-(token + 1) * frames // tokens)
+        weight[token, first:last] = 1 / (last - first)
+    _pool(model, tap, rename_output(model, tap), weight)
+
+
+def _pool(model: onnx.ModelProto, tap: str, raw: str, weight: NDArray[np.float32]) -> None:
     matrix = constant(model, f"{tap}.regions", weight)
     model.graph.node.append(helper.make_node("MatMul", [matrix, raw], [tap], name=f"{OURS}{tap}.tokens"))
 

@@ -103,8 +103,8 @@ def _text(text: str, parts: Sequence[Part]) -> str:
 
 
 def _picture(data: bytes, parts: Sequence[Part], spec: ImagePreprocess) -> str:
-    picture, (left, top, side) = seen(data, spec)
-    square = picture.crop((round(left), round(top), round(left + side), round(top + side))).resize((SIDE, SIDE))
+    picture, (left, top, wide, high) = seen(data, spec)
+    square = picture.crop((round(left), round(top), round(left + wide), round(top + high))).resize((SIDE, SIDE))
     source = base64.b64encode(png(np.asarray(square))).decode()
     largest, cells = _largest(parts), []
     for part in (p for p in parts if p.where):

@@ -152,21 +152,22 @@ def _take_away(value: StoredInput, region: Region, modality: Modality) -> Stored
     return _silent(value, region.where)
 
 
-def seen(data: bytes, spec: ImagePreprocess) -> tuple[Any, tuple[float, float, float]]:
-    """The picture as decoded, and (left, top, side) in its pixels of the square that the model sees."""
+def seen(data: bytes, spec: ImagePreprocess) -> tuple[Any, tuple[float, float, float, float]]:
+    """The picture as decoded, and (left, top, width, height) in its pixels of what the model sees as a square."""
     from homeroom.preprocess.image import decode
 
     picture = decode(data)
-    side = min(picture.size) * spec.size / spec.resize
-    return picture, ((picture.width - side) / 2, (picture.height - side) / 2, side)
+    sides = picture.size if spec.fit == "squash" else (min(picture.size),) * 2
+    wide, high = (side * spec.size / spec.resize for side in sides)
+    return picture, ((picture.width - wide) / 2, (picture.height - high) / 2, wide, high)
 
 
 def _grey(data: bytes, box: tuple[float, ...], spec: ImagePreprocess) -> bytes:
     """The picture with a box filled with its mean colour, as PNG."""
-    picture, (left, top, side) = seen(data, spec)
+    picture, (left, top, wide, high) = seen(data, spec)
     pixels = np.array(picture)
-    x0, x1 = (round(left + edge * side) for edge in (box[0], box[2]))
-    y0, y1 = (round(top + edge * side) for edge in (box[1], box[3]))
+    x0, x1 = (round(left + edge * wide) for edge in (box[0], box[2]))
+    y0, y1 = (round(top + edge * high) for edge in (box[1], box[3]))
     pixels[max(y0, 0) : y1, max(x0, 0) : x1] = pixels.reshape(-1, 3).mean(0)
     return png(pixels)
 

@@ -1,4 +1,4 @@
-"""Small random models in the shapes of BERT, ViT and Whisper, saved as Hugging Face directories; transformers."""
+"""Small random models in the shapes of well-known ones, saved as Hugging Face directories; transformers."""
 
 from __future__ import annotations
 
@@ -13,14 +13,27 @@ from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from transformers import (
     BertConfig,
     BertModel,
+    BitImageProcessor,
+    CLIPConfig,
+    CLIPImageProcessor,
+    CLIPModel,
+    Dinov2Config,
+    Dinov2Model,
     DistilBertConfig,
     DistilBertModel,
+    HubertConfig,
+    HubertModel,
     PreTrainedTokenizerFast,
+    ResNetConfig,
+    ResNetModel,
     RobertaConfig,
     RobertaModel,
     ViTConfig,
     ViTImageProcessor,
     ViTModel,
+    Wav2Vec2Config,
+    Wav2Vec2FeatureExtractor,
+    Wav2Vec2Model,
     WhisperConfig,
     WhisperModel,
 )
@@ -111,6 +124,102 @@ def whisper(folder: Path) -> Path:
     )
     WhisperModel(config).save_pretrained(folder)
     return folder
+
+
+def dinov2(folder: Path) -> Path:
+    """Trained on larger pictures (config) than its processor makes, as the published ones are."""
+    torch.manual_seed(9)
+    config = Dinov2Config(
+        hidden_size=32, num_hidden_layers=3, num_attention_heads=2, mlp_ratio=2, image_size=56, patch_size=8
+    )
+    Dinov2Model(config).save_pretrained(folder)
+    processor = BitImageProcessor(size={"shortest_edge": 36}, crop_size={"height": 32, "width": 32})
+    processor.save_pretrained(folder)
+    return folder
+
+
+def resnet(folder: Path) -> Path:
+    torch.manual_seed(10)
+    config = ResNetConfig(
+        embedding_size=16, hidden_sizes=[16, 24, 32, 40], depths=[1, 1, 1, 1], layer_type="basic", hidden_act="relu"
+    )
+    model = ResNetModel(config)
+    for module in model.modules():
+        if isinstance(module, torch.nn.BatchNorm2d):  # else random maps die out
+            torch.nn.init.uniform_(module.running_var, 0.5, 1.5)
+    model.save_pretrained(folder)
+    ViTImageProcessor(size={"height": 64, "width": 64}, resample=3).save_pretrained(folder)
+    return folder
+
+
+def clip(folder: Path) -> Path:
+    torch.manual_seed(11)
+    write_tokenizer(folder)
+    part = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2}
+    config = CLIPConfig(
+        text_config={**part, "vocab_size": 300, "max_position_embeddings": 32, "pad_token_id": 0, "eos_token_id": 3},
+        vision_config={**part, "image_size": 32, "patch_size": 8},
+        projection_dim=16,
+    )
+    CLIPModel(config).save_pretrained(folder)
+    CLIPImageProcessor(size={"shortest_edge": 32}, crop_size={"height": 32, "width": 32}).save_pretrained(folder)
+    return folder
+
+
+SOUND = {
+    "hidden_size": 32,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 2,
+    "intermediate_size": 64,
+    "conv_dim": (16, 16, 16),
+    "conv_kernel": (10, 8, 4),
+    "conv_stride": (8, 8, 5),
+    "num_conv_pos_embeddings": 16,
+    "num_conv_pos_embedding_groups": 2,
+    "num_feat_extract_layers": 3,
+}
+
+
+def wav2vec2(folder: Path, norm: str = "group") -> Path:
+    torch.manual_seed(12)
+    Wav2Vec2Model(Wav2Vec2Config(**SOUND, feat_extract_norm=norm)).save_pretrained(folder)
+    Wav2Vec2FeatureExtractor(do_normalize=True, return_attention_mask=norm == "layer").save_pretrained(folder)
+    return folder
+
+
+def hubert(folder: Path) -> Path:
+    torch.manual_seed(13)
+    HubertModel(HubertConfig(**SOUND)).save_pretrained(folder)
+    Wav2Vec2FeatureExtractor(do_normalize=True, return_attention_mask=False).save_pretrained(folder)
+    return folder
+
+
+def foreign_text(folder: Path) -> Path:
+    """An ONNX file as another tool makes it: a BERT with its three inputs and one result, opset 14."""
+    torch.manual_seed(14)
+    write_tokenizer(folder)
+    config = BertConfig(
+        vocab_size=300,
+        hidden_size=32,
+        num_hidden_layers=3,
+        num_attention_heads=2,
+        intermediate_size=64,
+        max_position_embeddings=32,
+    )
+    config._attn_implementation = "eager"
+    names = ["input_ids", "attention_mask", "token_type_ids"]
+    values = torch.ones(2, 5, dtype=torch.int64)
+    torch.onnx.export(
+        BertModel(config, add_pooling_layer=False).eval(),
+        (values, values, values * 0),
+        folder / "model.onnx",
+        input_names=names,
+        output_names=["last_hidden_state"],
+        dynamic_axes={name: {0: "b", 1: "n"} for name in [*names, "last_hidden_state"]},
+        opset_version=14,
+        dynamo=False,
+    )
+    return folder / "model.onnx"
 
 
 def texts(count: int = 60) -> list[str]:

@@ -22,12 +22,14 @@ def load(spec: EncoderSpec, scratch: Path) -> Encoder:
     """The float32 encoder that a recipe names, its extra files written to `scratch`; ExportError if there is none."""
     if spec.source.startswith("hf:"):
         family = "hub"
+    elif spec.source.startswith("onnx:"):
+        family = "foreign"
     elif spec.source in SOURCES:
         modality, family = SOURCES[spec.source]
         if modality != spec.modality:
             raise ExportError(f"{spec.source} encodes {modality}", where=spec.modality, remedy="choose another source")
     else:
-        known = ", ".join([*SOURCES, "hf:<directory or hub name>"])
+        known = ", ".join([*SOURCES, "hf:<directory or hub name>", "onnx:<file>"])
         raise ExportError(f"no source is called {spec.source}", where=spec.modality, remedy=f"one of {known}")
     module = importlib.import_module(f"homeroom_exporter.encoders.{family}")
     encoder: Encoder = module.load(spec, scratch)

@@ -78,17 +78,43 @@ def hidden_states(
     return graph
 
 
+class States(torch.nn.Module):  # type: ignore[misc]
+    """A model's hidden states after the chosen layers, the last one after its final normalisation, as a module."""
+
+    def __init__(self, model: Any, chosen: Sequence[int]) -> None:
+        super().__init__()
+        self.model, self.chosen = model, tuple(chosen)
+
+    def forward(self, *inputs: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        made = self.model(*inputs, output_hidden_states=True)
+        states = [*made.hidden_states[:-1], last_state(made)]
+        return tuple(states[i] for i in self.chosen)
+
+
+def last_state(made: Any) -> torch.Tensor:
+    """What a model hands on; the last hidden state where that has another form."""
+    state, final = made.hidden_states[-1], made.last_hidden_state
+    return final if final.shape == state.shape else state
+
+
 def traced(module: Any, example: torch.Tensor, name: str, outputs: Sequence[str]) -> onnx.ModelProto:
     """The graph of a module of one input with a dynamic batch; its outputs get the names given."""
+    return traced_many(module, {name: example}, outputs, {0: "batch"})
+
+
+def traced_many(
+    module: Any, examples: Mapping[str, torch.Tensor], outputs: Sequence[str], dynamic: Mapping[int, str]
+) -> onnx.ModelProto:
+    """As `traced`, of inputs by name; all inputs and outputs are dynamic in the axes given."""
     with silence(), tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "model.onnx"
         torch.onnx.export(
             module.eval(),
-            (example,),
+            tuple(examples.values()),
             path,
-            input_names=[name],
+            input_names=list(examples),
             output_names=list(outputs),
-            dynamic_axes={value: {0: "batch"} for value in (name, *outputs)},
+            dynamic_axes={value: dict(dynamic) for value in (*examples, *outputs)},
             opset_version=OPSET,
             dynamo=False,
         )

@@ -9,30 +9,47 @@ import re
 from pathlib import Path
 from typing import Any
 
-from homeroom.contract.manifest import ImagePreprocess, Licence, TextPreprocess
+import torch
+
+from homeroom.contract.manifest import Licence, TextPreprocess
 from homeroom.errors import ExportError
-from homeroom_exporter.encoders import whisper
-from homeroom_exporter.encoders.hidden import float_bytes, hidden_states, layers, silence
+from homeroom_exporter.encoders import vision, waveform, whisper
+from homeroom_exporter.encoders.hidden import States, float_bytes, hidden_states, layers, silence, traced_many
 from homeroom_exporter.encoders.minilm import TEXT_INPUTS, TOKENIZER, check_buckets, write_tokenizer
 from homeroom_exporter.encoders.spec import Encoder, EncoderSpec
-from homeroom_exporter.taps import pool_patches, region_count
+from homeroom_exporter.taps import expose, name_inputs
 
-GRID = 2
-RESAMPLE = {1: "lanczos", 2: "bilinear", 3: "bicubic"}  # Pillow's numbers, as processors store them
 OFFSET_POSITIONS = ("roberta", "xlm-roberta", "camembert")  # positions start after the padding's
+SIDES = ("clip_text_model",)  # of a dual model, which optimum exports with its projection only
 LICENCE_FILES = ("LICENSE", "LICENSE.txt", "LICENSE.md", "LICENCE")
 
 
 def load(spec: EncoderSpec, scratch: Path) -> Encoder:
-    """A text model with a fast tokenizer, a vision transformer, or a Whisper model; taps are `layer.<n>`."""
-    model, source, where = network(spec)
-    families = {"text": _text, "image": _image, "audio": _audio}
-    if spec.modality not in families:
+    """A text model with a fast tokenizer, a vision transformer or net of convolutions, a Whisper- or wav2vec2-shaped
+    model, or one side of a CLIP-shaped one; taps are `layer.<n>`.
+    """
+    if spec.modality not in ("text", "image", "audio"):
         raise ExportError(
             "no Hugging Face model encodes it", where=spec.modality, remedy='use "table" or "interactions"'
         )
+    model, source, where = network(spec)
+    model = side(model, spec)
     licences, files = licence(source, where, scratch)
-    return families[spec.modality](spec, model, source, where, scratch, licences, files)
+    name = title(source, model.config)
+    if spec.modality == "text":
+        return _text(spec, model, source, where, scratch, licences, files)
+    if spec.modality == "image":
+        return vision.load(spec, model, source, where, name, licences, files)
+    if model.config.model_type == "whisper":
+        state = dict(model.encoder.state_dict())
+        return whisper.windowed(spec, f"{name} encoder", model.config, state, licences, files)
+    return waveform.load(spec, model, source, where, name, licences, files)
+
+
+def side(model: Any, spec: EncoderSpec) -> Any:
+    """Of a dual model such as CLIP the encoder of the modality, else the model itself."""
+    part = {"text": "text_model", "image": "vision_model"}.get(spec.modality, "")
+    return getattr(model, part) if hasattr(model, "text_model") and hasattr(model, "vision_model") else model
 
 
 def network(spec: EncoderSpec) -> tuple[Any, str, dict[str, Any]]:
@@ -90,43 +107,15 @@ def tokens(
     }
 
 
-def _image(
-    spec: EncoderSpec, model: Any, source: str, where: Any, scratch: Path, licences: Any, files: dict[str, Path]
-) -> Encoder:
-    config = model.config
-    size, patch = getattr(config, "image_size", None), getattr(config, "patch_size", None)
-    if not isinstance(size, int) or not isinstance(patch, int):
-        raise ExportError(f"{config.model_type} is no vision transformer with square pictures", where=spec.source)
-    chosen, grid = layers(spec, config.num_hidden_layers), spec.grid or GRID
-    graph = _exported(spec, model, chosen, {"pixel_values": ("pixels", ("batch", 3, size, size))})
-    for i in chosen:
-        pool_patches(graph, f"layer.{i}", size // patch, grid)
-    return Encoder(
-        title=title(source, config),
-        graph=graph,
-        taps=tuple(f"layer.{i}" for i in chosen),
-        buckets=(region_count(grid),),
-        preprocess=pixels(source, where, size),
-        scheme="dynamic",
-        float_bytes=float_bytes(model),
-        licences=licences,
-        files=files,
-    )
-
-
-def _audio(
-    spec: EncoderSpec, model: Any, source: str, where: Any, scratch: Path, licences: Any, files: dict[str, Path]
-) -> Encoder:
-    if model.config.model_type != "whisper":
-        raise ExportError(
-            f"sound by {model.config.model_type} is not supported", where=spec.source, remedy="use a Whisper model"
-        )
-    state = dict(model.encoder.state_dict())
-    return whisper.windowed(spec, f"{title(source, model.config)} encoder", model.config, state, licences, files)
-
-
 def _exported(spec: EncoderSpec, model: Any, chosen: tuple[int, ...], inputs: Any) -> Any:
     try:
+        if model.config.model_type in SIDES:
+            names = [f"hidden.{i}" for i in chosen]
+            examples = dict.fromkeys(inputs, torch.ones(2, 5, dtype=torch.int64))
+            graph = traced_many(States(model, chosen), examples, names, {0: "batch", 1: "tokens"})
+            graph = expose(graph, {f"layer.{i}": value for i, value in zip(chosen, names, strict=True)})
+            name_inputs(graph, inputs)
+            return graph
         return hidden_states(model, chosen, inputs, model.config.num_hidden_layers)
     except ExportError:
         raise
@@ -137,20 +126,6 @@ def _exported(spec: EncoderSpec, model: Any, chosen: tuple[int, ...], inputs: An
             where=spec.source,
             remedy="choose an encoder that optimum lists",
         ) from problem
-
-
-def pixels(source: str, where: Any, size: int) -> ImagePreprocess:
-    """What the model's own processor says of mean, deviation and filter; halves and bicubic where it says nothing."""
-    from transformers.image_processing_base import ImageProcessingMixin
-
-    try:
-        with silence():
-            said, _ = ImageProcessingMixin.get_image_processor_dict(source, **where)
-    except OSError:
-        said = {}
-    mean, std = (tuple(said.get(key) or (0.5, 0.5, 0.5)) for key in ("image_mean", "image_std"))
-    resample: Any = RESAMPLE.get(said.get("resample", 3), "bicubic")
-    return ImagePreprocess(size, size, mean, std, resample)
 
 
 def title(source: str, config: Any) -> str:

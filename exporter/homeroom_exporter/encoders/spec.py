@@ -18,11 +18,11 @@ class EncoderSpec(msgspec.Struct, frozen=True, kw_only=True):
     """One `[modality]` table of a recipe.
 
     source: `pip:minilm`, `pip:efficientnet-lite0`, `pip:whisper-tiny-en`, `pip:speech-embedding`, `table`,
-    `interactions`, or `hf:<directory or hub name>`. taps: layers by number or name, or `auto`. dim: channels kept of
-    each tap (<= 127 a value as int8). buckets: token counts of text and sequences; ignored where the count is fixed.
-    seconds: window of sound. grid: regions a side of a picture. columns: those of a table; their order is the order of
-    the row. skills: those of a sequence. drift: how far, as 1 - mean cosine, quantized features may be from float32;
-    the layers that matter most then keep a higher precision.
+    `interactions`, `hf:<directory or hub name>` or `onnx:<file>`. taps: layers by number or name, or `auto`. dim:
+    channels kept of each tap (<= 127 a value as int8). buckets: token counts of text and sequences; ignored where the
+    count is fixed. seconds: window of sound. grid: regions a side of a picture. columns: those of a table; their order
+    is the order of the row. skills: those of a sequence. drift: how far, as 1 - mean cosine, quantized features may be
+    from float32; the layers that matter most then keep a higher precision.
     """
 
     modality: ModalityName

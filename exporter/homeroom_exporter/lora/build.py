@@ -8,15 +8,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import msgspec
 import numpy as np
 import onnx
 
 from homeroom.contract.canonical import digest, identity
-from homeroom.contract.manifest import Licence, Modality, Preprocess, Tolerance
+from homeroom.contract.manifest import Licence, Modality, Preprocess, Tolerance, identifying
 from homeroom.errors import ExportError
 from homeroom_exporter import weights
-from homeroom_exporter.encoders import hub, minilm
+from homeroom_exporter.encoders import hub, minilm, vision
 from homeroom_exporter.encoders.hidden import float_bytes
 from homeroom_exporter.encoders.spec import EncoderSpec
 from homeroom_exporter.lora import frozen
@@ -61,7 +60,7 @@ def build(
     stored = scratch / f"frozen.{spec.modality}.bin"
     places = frozen.store(kept, stored)
     made = {
-        "preprocess": msgspec.to_builtins(preprocess),
+        "preprocess": identifying(preprocess),
         "files": {
             place: digest(path.read_bytes()) for place, path in files.items() if not place.startswith("licences/")
         },
@@ -126,7 +125,11 @@ def _read(spec: EncoderSpec, scratch: Path) -> tuple[Any, str, str, Preprocess, 
     size = getattr(model.config, "image_size", None)
     if spec.modality != "image" or not isinstance(size, int):
         raise ExportError(f"LoRA inside an encoder of {spec.modality} is not built", where=spec.source)
-    return model, base, title, hub.pixels(source, where, size), texts, licences
+    pixels = vision.pixels(source, where, size)
+    if pixels.size != size:
+        said = f"reads pictures of {size} pixels a side, but its processor makes them {pixels.size}"
+        raise ExportError(said, where=spec.source)
+    return model, base, title, pixels, texts, licences
 
 
 def _drawn(

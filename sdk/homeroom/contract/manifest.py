@@ -45,7 +45,8 @@ class TextPreprocess(msgspec.Struct, frozen=True, tag="text", tag_field="kind"):
 class ImagePreprocess(msgspec.Struct, frozen=True, tag="image", tag_field="kind"):
     """RGB on white, resized so that the shorter side is `resize`, centre-cropped to `size`, (x/255 - mean) / std, NCHW.
 
-    `resample` is Pillow's filter name.
+    `resample` is Pillow's filter name. `fit`: `cover` rounds the longer side to the nearest pixel, `cover-floor` down
+    (as transformers does), `squash` makes both sides `resize`, whatever the picture's shape.
     """
 
     size: Count
@@ -53,10 +54,12 @@ class ImagePreprocess(msgspec.Struct, frozen=True, tag="image", tag_field="kind"
     mean: tuple[float, float, float]
     std: tuple[float, float, float]
     resample: Literal["bilinear", "bicubic", "lanczos"] = "bicubic"
+    fit: Literal["cover", "cover-floor", "squash"] = "cover"
 
 
 class AudioPreprocess(msgspec.Struct, frozen=True, tag="audio", tag_field="kind"):
-    """Mono, resampled to `rate` Hz, cut or zero-padded to `samples`.
+    """Mono, resampled to `rate` Hz, cut or zero-padded to `samples`; `normalize`: the clip itself, before it is padded,
+    to mean 0 and variance 1 (over variance + 1e-7).
 
     `form` is `waveform` (float32 in [-1, 1], times `gain`) or `whisper-mel` (log-mel of OpenAI's Whisper: 400-point
     Hann window, hop 160, 80 slaney mel bands, log10, floor at max - 8, (x + 4) / 4).
@@ -66,6 +69,7 @@ class AudioPreprocess(msgspec.Struct, frozen=True, tag="audio", tag_field="kind"
     samples: Count
     form: Literal["waveform", "whisper-mel"]
     gain: float = 1.0
+    normalize: bool = False
 
 
 class Column(msgspec.Struct, frozen=True):
@@ -106,6 +110,13 @@ class SequencePreprocess(msgspec.Struct, frozen=True, tag="sequence", tag_field=
 
 
 Preprocess = TextPreprocess | ImagePreprocess | AudioPreprocess | TablePreprocess | SequencePreprocess
+LATER: dict[str, object] = {"fit": "cover", "normalize": False}  # fields that came later, as they were before
+
+
+def identifying(preprocess: Preprocess) -> dict[str, object]:
+    """What of a preprocessing goes into `features_id`: a later field only where it says something else than before."""
+    document: dict[str, object] = msgspec.to_builtins(preprocess)
+    return {name: value for name, value in document.items() if name not in LATER or value != LATER[name]}
 
 
 class Tolerance(msgspec.Struct, frozen=True):

@@ -19,6 +19,7 @@ LIMIT_S = 600.0
 CHANNEL_LIMIT = 16
 RATES = (1_000, 384_000)
 N_FFT, HOP, MELS = 400, 160, 80
+NORMAL_EPSILON = np.float32(1e-7)
 
 
 def decode(data: bytes, where: str = "sound") -> tuple[np.ndarray, int]:
@@ -56,6 +57,8 @@ def prepare(spec: AudioPreprocess, data: bytes, tokens: int) -> Prepared:
         wave = soxr.resample(wave, rate, spec.rate).astype(np.float32)
     wave = wave[: spec.samples]
     valid = min(tokens, max(1, math.ceil(tokens * len(wave) / spec.samples)))
+    if spec.normalize:
+        wave = (wave - wave.mean()) / np.sqrt(wave.var() + NORMAL_EPSILON)
     wave = np.pad(wave, (0, spec.samples - len(wave)))
     audio = log_mel(wave) if spec.form == "whisper-mel" else wave * np.float32(spec.gain)
     return Prepared({"audio": audio}, valid)

@@ -52,14 +52,24 @@ def decode(data: bytes, where: str = "picture") -> Image.Image:
 def prepare(spec: ImagePreprocess, data: bytes, tokens: int) -> Prepared:
     """`pixels` float32 [3, size, size]."""
     picture = decode(data)
-    scale = spec.resize / min(picture.size)
-    width, height = (max(spec.size, round(side * scale)) for side in picture.size)
+    width, height = resized(spec, picture.size)
     picture = picture.resize((width, height), RESAMPLE[spec.resample])
     left, top = (width - spec.size) // 2, (height - spec.size) // 2
     picture = picture.crop((left, top, left + spec.size, top + spec.size))
     pixels = np.asarray(picture, np.float32).transpose(2, 0, 1) / 255.0
     mean, std = (np.array(values, np.float32)[:, None, None] for values in (spec.mean, spec.std))
     return Prepared({"pixels": np.ascontiguousarray((pixels - mean) / std)}, tokens)
+
+
+def resized(spec: ImagePreprocess, sides: tuple[int, int]) -> tuple[int, int]:
+    """The sides before the crop."""
+    if spec.fit == "squash":
+        return spec.resize, spec.resize
+    if spec.fit == "cover-floor":
+        width, height = (spec.resize * side // min(sides) for side in sides)
+    else:
+        width, height = (round(side * (spec.resize / min(sides))) for side in sides)
+    return max(spec.size, width), max(spec.size, height)
 
 
 def _on_white(picture: Image.Image) -> Image.Image:

@@ -1,0 +1,163 @@
+"""Which shapes of models become backbones: a table, made by trying a small random model of each.
+
+    python benchmarks/shapes.py                    every shape, as Markdown (some minutes)
+    python benchmarks/shapes.py --only bert,vit --json shapes.json
+
+A shape counts as exporting if its graph runs in onnxruntime and gives what transformers computes in float32, within
+1e-3 of the largest value; the others are shown with the reason that a user would be told.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnxruntime
+import torch
+from tokenizers import Tokenizer, models, pre_tokenizers, processors
+from transformers import AutoConfig, AutoModel, PreTrainedTokenizerFast
+
+from homeroom.errors import HomeroomError
+from homeroom_exporter.encoders import load
+from homeroom_exporter.encoders.hidden import silence
+from homeroom_exporter.encoders.hub import side
+from homeroom_exporter.encoders.spec import Encoder, EncoderSpec
+
+LIMIT = 1e-3
+BLOCKS = {"hidden_size": 32, "num_hidden_layers": 3, "num_attention_heads": 2, "intermediate_size": 64}
+TEXT = {**BLOCKS, "vocab_size": 300, "max_position_embeddings": 40, "pad_token_id": 0}
+PICTURE = {**BLOCKS, "image_size": 32, "patch_size": 8}
+SOUND = {
+    **BLOCKS,
+    "conv_dim": (16, 16),
+    "conv_kernel": (10, 8),
+    "conv_stride": (10, 8),
+    "num_feat_extract_layers": 2,
+    "num_conv_pos_embeddings": 16,
+    "num_conv_pos_embedding_groups": 2,
+}
+STAGES = {"embedding_size": 16, "hidden_sizes": [16, 24, 32, 40], "depths": [1, 1, 1, 1], "layer_type": "basic"}
+DUAL = {"text_config": {**TEXT, "eos_token_id": 3}, "vision_config": PICTURE, "projection_dim": 16}
+SHAPES: tuple[tuple[str, str, dict[str, Any]], ...] = (
+    ("text", "bert", TEXT),
+    ("text", "distilbert", {"dim": 32, "n_layers": 3, "n_heads": 2, "hidden_dim": 64, "vocab_size": 300}),
+    ("text", "roberta", TEXT),
+    ("text", "xlm-roberta", TEXT),
+    ("text", "camembert", TEXT),
+    ("text", "electra", {**TEXT, "embedding_size": 32}),
+    ("text", "albert", {**TEXT, "embedding_size": 32}),
+    ("text", "mpnet", TEXT),
+    ("text", "deberta-v2", TEXT),
+    ("text", "clip", DUAL),
+    ("image", "vit", PICTURE),
+    ("image", "deit", PICTURE),
+    ("image", "dinov2", {**PICTURE, "mlp_ratio": 2}),
+    ("image", "dinov2_with_registers", {**PICTURE, "mlp_ratio": 2}),
+    ("image", "beit", PICTURE),
+    (
+        "image",
+        "swin",
+        {"image_size": 64, "patch_size": 4, "embed_dim": 16, "depths": [1, 1], "num_heads": [2, 2], "window_size": 4},
+    ),
+    ("image", "resnet", {**STAGES, "image_size": 64}),
+    ("image", "convnext", {"hidden_sizes": [16, 24, 32, 40], "depths": [1, 1, 1, 1], "image_size": 64}),
+    ("image", "clip", DUAL),
+    ("image", "siglip", DUAL),
+    ("audio", "wav2vec2", {**SOUND, "feat_extract_norm": "group"}),
+    ("audio", "hubert", {**SOUND, "feat_extract_norm": "group"}),
+    ("audio", "wavlm", {**SOUND, "feat_extract_norm": "group"}),
+    ("audio", "wav2vec2", {**SOUND, "feat_extract_norm": "layer"}),
+    ("audio", "audio-spectrogram-transformer", BLOCKS),
+)
+
+
+def tokenizer(folder: Path) -> None:
+    words = {word: i for i, word in enumerate(["[PAD]", "[UNK]", "[CLS]", "[SEP]", *"abcdefghij"])}
+    made = Tokenizer(models.WordLevel(words, unk_token="[UNK]"))
+    made.pre_tokenizer = pre_tokenizers.Whitespace()
+    ends = [("[CLS]", 2), ("[SEP]", 3)]
+    made.post_processor = processors.TemplateProcessing(single="[CLS] $A [SEP]", special_tokens=ends)
+    PreTrainedTokenizerFast(tokenizer_object=made, pad_token="[PAD]", unk_token="[UNK]").save_pretrained(folder)
+
+
+def difference(encoder: Encoder, spec: EncoderSpec, folder: Path) -> float:
+    """Largest difference of the first token of the last tap from the model's own, over its largest value."""
+    model = side(AutoModel.from_pretrained(folder, attn_implementation="eager").eval(), spec)
+    draw = np.random.default_rng(0)
+    if spec.modality == "text":
+        feeds = {"input_ids": draw.integers(4, 14, (2, 9)), "attention_mask": np.ones((2, 9), np.int64)}
+        values = {name: torch.from_numpy(value) for name, value in feeds.items()}
+    else:
+        (given,) = encoder.graph.graph.input
+        sizes = [d.dim_value or 2 for d in given.type.tensor_type.shape.dim]
+        feeds = {given.name: draw.standard_normal(sizes).astype(np.float32)}
+        values = {"pixel_values" if spec.modality == "image" else "input_values": torch.from_numpy(feeds[given.name])}
+    session = onnxruntime.InferenceSession(encoder.graph.SerializeToString(), providers=["CPUExecutionProvider"])
+    tap = encoder.taps[-1]
+    (got,) = session.run([tap], feeds)
+    with torch.no_grad(), silence():
+        state = model(**values, output_hidden_states=True).hidden_states[int(tap.removeprefix("layer."))].numpy()
+    if spec.modality == "audio":
+        wanted = state[:, : -(-state.shape[1] // got.shape[1])].mean(1)
+    elif spec.modality == "image":
+        flat = state.reshape(*state.shape[:2], -1).swapaxes(1, 2) if state.ndim == 4 else state
+        square = float(np.sqrt(flat.shape[1])).is_integer()
+        wanted = flat.mean(1) if square else flat[:, 0]
+    else:
+        wanted = state[:, 0]
+    return float(np.abs(got[:, 0] - wanted).max() / max(1.0, float(np.abs(wanted).max())))
+
+
+def tried(modality: str, kind: str, settings: dict[str, Any]) -> dict[str, Any]:
+    """One row: what came of a small random model."""
+    row: dict[str, Any] = {"modality": modality, "shape": kind, "exports": False}
+    if settings.get("feat_extract_norm") == "layer":
+        row["shape"] = f"{kind}, normalised by layer"
+    with tempfile.TemporaryDirectory() as name:
+        folder, scratch = Path(name) / "model", Path(name) / "scratch"
+        scratch.mkdir()
+        torch.manual_seed(0)
+        with silence():
+            AutoModel.from_config(AutoConfig.for_model(kind, **settings)).save_pretrained(folder)
+        tokenizer(folder)
+        size = settings.get("image_size", 32)
+        said = {"size": {"height": size, "width": size}, "do_normalize": True, "sampling_rate": 16_000}
+        (folder / "preprocessor_config.json").write_text(json.dumps(said))
+        spec = EncoderSpec(modality=modality, source=f"hf:{folder}", buckets=(8, 16), seconds=0.5)  # type: ignore[arg-type]
+        try:
+            encoder = load(spec, scratch)
+            error = difference(encoder, spec, folder)
+        except HomeroomError as problem:
+            return {**row, "says": problem.what}
+        except Exception as problem:  # a shape that nobody thought of: a figure too
+            return {**row, "says": f"{type(problem).__name__}: {next(iter(str(problem).splitlines()), '')[:90]}"}
+    return {**row, "exports": error <= LIMIT, "taps": len(encoder.taps), "difference": error, "says": ""}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--json", type=Path)
+    parser.add_argument("--only", help="shapes, with commas between them")
+    args = parser.parse_args()
+    wanted = args.only.split(",") if args.only else None
+    rows = []
+    print("| modality | shape | exports | difference from transformers | |\n|---|---|---|---|---|")
+    for modality, kind, settings in SHAPES:
+        if wanted is None or kind in wanted:
+            row = tried(modality, kind, settings)
+            rows.append(row)
+            error = f"{row['difference']:.0e}" if "difference" in row else "-"
+            print(
+                f"| {modality} | {row['shape']} | {'yes' if row['exports'] else 'no'} | {error} | {row['says']} |",
+                flush=True,
+            )
+    if args.json:
+        args.json.write_text(json.dumps({"rows": rows, "targets": []}, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,216 @@
+"""An encoder from someone else's ONNX file (`onnx:<file>`): its taps are found by running it and looking; onnxruntime.
+
+What stands beside the file says how inputs are made, as Hugging Face's layout has it: tokenizer.json for texts,
+preprocessor_config.json for pictures and sound.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import onnxruntime
+import tokenizers
+from onnx import TensorProto, helper
+
+from homeroom.contract.manifest import AudioPreprocess, ImagePreprocess, Preprocess, TextPreprocess
+from homeroom.errors import ExportError
+from homeroom_exporter.encoders import hub, vision, waveform
+from homeroom_exporter.encoders.minilm import TEXT_INPUTS, TOKENIZER, check_buckets, write_tokenizer
+from homeroom_exporter.encoders.spec import Encoder, EncoderSpec
+from homeroom_exporter.taps import OPSET, OURS, expose, name_inputs, pool_spans, region_count
+
+STREAM = ("Add", "LayerNormalization", "Relu", "Clip", "Concat")  # what ends a block or a stage
+LENGTH = 7  # tokens of the trial run: a number that no width is likely to be
+SPLIT, CONFIG = "tokenizer.json", "preprocessor_config.json"
+LIMIT = 1 << 20  # bytes of a configuration that is read
+
+Shape = tuple[int, ...]
+
+
+def load(spec: EncoderSpec, scratch: Path) -> Encoder:
+    """Taps are values of the graph by name, or `layer.<n>` counted through those that are found; `auto` is three."""
+    path = Path(spec.source.removeprefix("onnx:"))
+    model = read(path, spec)
+    preprocess, files, feeds = inputs(spec, model, path, scratch)
+    found = candidates(model, feeds)
+    if not found:
+        raise ExportError("has no value that could be a tap", where=spec.source, remedy="name one in taps")
+    chosen = choose(spec, found)
+    graph = expose(model, {f"layer.{number}": name for number, name in chosen.items()})
+    axes: dict[str, Sequence[str | int]] = {name: _dynamic(spec, value.shape) for name, value in feeds.items()}
+    names = _names(spec, feeds)
+    name_inputs(graph, {name: (names[name], axes[name]) for name in feeds})
+    buckets = _pooled(spec, graph, {f"layer.{n}": found[name] for n, name in chosen.items()})
+    licences, texts = hub.licence(str(path.parent), {}, scratch)
+    convolves = len(next(iter(found.values()))) == 4
+    return Encoder(
+        title=path.stem,
+        graph=graph,
+        taps=tuple(f"layer.{number}" for number in chosen),
+        buckets=buckets,
+        preprocess=preprocess,
+        scheme="static" if convolves else "dynamic",
+        float_bytes=sum(_size(tensor) for tensor in model.graph.initializer),
+        licences=licences,
+        files={**texts, **files},
+    )
+
+
+def read(path: Path, spec: EncoderSpec) -> onnx.ModelProto:
+    """The model in the exporter's opset; ExportError where it cannot be read, or has operators of a maker's own."""
+    try:
+        model = onnx.load(path)
+    except Exception as problem:  # onnx raises protobuf's own errors too
+        raise ExportError(f"cannot be read as ONNX: {type(problem).__name__}", where=spec.source) from None
+    if foreign := sorted({node.domain for node in model.graph.node if node.domain not in ("", "ai.onnx")}):
+        node = next(node for node in model.graph.node if node.domain == foreign[0])
+        raise ExportError(
+            f"the node {node.name} is {node.op_type} of {foreign[0]}, which devices do not have",
+            where=spec.source,
+            remedy="export the model without a provider's optimizations",
+        )
+    version = next(o.version for o in model.opset_import if o.domain in ("", "ai.onnx"))
+    if version == OPSET:
+        return model
+    try:
+        return onnx.version_converter.convert_version(model, OPSET)
+    except Exception as problem:
+        reason = next(iter(str(problem).splitlines()), type(problem).__name__)
+        raise ExportError(
+            f"opset {version} cannot be made {OPSET}: {reason}",
+            where=spec.source,
+            remedy=f"export it with opset {OPSET}",
+        ) from None
+
+
+def inputs(
+    spec: EncoderSpec, model: onnx.ModelProto, path: Path, scratch: Path
+) -> tuple[Preprocess, dict[str, Path], dict[str, np.ndarray]]:
+    """How inputs are made, further files, and one trial input of the graph; ids of segments become zeros inside it."""
+    given = {v.name: v for v in model.graph.input if v.name not in {t.name for t in model.graph.initializer}}
+    if spec.modality == "text":
+        if "token_type_ids" in given:
+            _zeros(model, "token_type_ids", "input_ids")
+            del given["token_type_ids"]
+        if given.keys() != TEXT_INPUTS.keys():
+            raise ExportError(f"reads {sorted(given)}, not {sorted(TEXT_INPUTS)}", where=spec.source)
+        check_buckets(spec, 1 << 24)
+        text = _beside(path, SPLIT, spec)
+        pad = tokenizers.Tokenizer.from_str(text).token_to_id("[PAD]") or 0
+        files = {TOKENIZER: write_tokenizer(text, scratch)}
+        ones = np.ones((1, LENGTH), np.int64)
+        return TextPreprocess(TOKENIZER, pad), files, {name: ones for name in given}
+    if len(given) != 1:
+        raise ExportError(f"reads {sorted(given)}, not one input", where=spec.source)
+    (name,) = given
+    said = json.loads(_beside(path, CONFIG, spec))
+    if spec.modality == "image":
+        pixels: ImagePreprocess = vision.read_processor(said, None, spec.source)
+        return pixels, {}, {name: np.zeros((1, 3, pixels.size, pixels.size), np.float32)}
+    rate = int(said.get("sampling_rate", waveform.RATE))
+    samples = round((spec.seconds or waveform.SECONDS) * rate)
+    sound = AudioPreprocess(rate, samples, "waveform", normalize=bool(said.get("do_normalize", False)))
+    return sound, {}, {name: np.zeros((1, samples), np.float32)}
+
+
+def candidates(model: onnx.ModelProto, feeds: dict[str, np.ndarray]) -> dict[str, Shape]:
+    """The values that blocks or stages hand on, in order, with their shapes in a trial run.
+
+    Those are float values with a batch axis that end a residual sum or a normalisation and are read twice or more
+    (or are results), of the commonest width; of maps the last one of each size.
+    """
+    readers = Counter(name for node in model.graph.node for name in set(node.input))
+    results = {value.name for value in model.graph.output}
+    names = [
+        node.output[0]
+        for node in model.graph.node
+        if node.op_type in STREAM and (readers[node.output[0]] > 1 or node.output[0] in results)
+    ]
+    trial = onnx.ModelProto()
+    trial.CopyFrom(model)
+    del trial.graph.output[:]
+    trial.graph.output.extend(helper.make_tensor_value_info(name, TensorProto.FLOAT, None) for name in names)
+    for value in trial.graph.input:
+        value.type.tensor_type.ClearField("shape")
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 4
+    try:
+        session = onnxruntime.InferenceSession(trial.SerializeToString(), options, providers=["CPUExecutionProvider"])
+        made = dict(zip(names, session.run(names, feeds), strict=True))
+    except Exception as problem:
+        raise ExportError(f"cannot be run: {str(problem).splitlines()[0]}", where="encoder") from None
+    shapes = {
+        name: value.shape for name, value in made.items() if value.dtype == np.float32 and value.shape[:1] == (1,)
+    }
+    maps = {name: shape for name, shape in shapes.items() if len(shape) == 4 and shape[2] == shape[3] > 1}
+    flat = {name: shape for name, shape in shapes.items() if len(shape) == 3}
+    if flat:
+        usual, _ = Counter(flat.values()).most_common(1)[0]
+        return {name: shape for name, shape in flat.items() if shape == usual}
+    last = {shape[2]: name for name, shape in maps.items()}
+    return {name: maps[name] for name in maps if name in last.values()}
+
+
+def choose(spec: EncoderSpec, found: dict[str, Shape]) -> dict[int, str]:
+    """Numbers (from 1) and names of the taps; ExportError lists what there is."""
+    names = list(found)
+    if spec.taps == "auto":
+        numbers = sorted({max(1, round(len(names) * part / 3)) for part in (1, 2, 3)})
+        return {number: names[number - 1] for number in numbers}
+    chosen = {}
+    for tap in spec.taps:
+        number = tap if isinstance(tap, int) else names.index(tap) + 1 if tap in names else 0
+        if not 1 <= number <= len(names):
+            listed = ", ".join(f"{i} {name}" for i, name in enumerate(names, 1))
+            raise ExportError(f"has no tap {tap}", where=spec.source, remedy=f"one of {listed}")
+        chosen[number] = names[number - 1]
+    return chosen
+
+
+def _pooled(spec: EncoderSpec, graph: onnx.ModelProto, shapes: dict[str, Shape]) -> tuple[int, ...]:
+    if spec.modality == "text":
+        return spec.buckets
+    if spec.modality == "image":
+        grid = spec.grid or vision.GRID
+        for tap, shape in shapes.items():
+            vision.pool(spec, graph, tap, shape, grid, None)
+        return (region_count(grid),)
+    frames = min(shape[1] for shape in shapes.values())
+    tokens = min(frames, max(1, round((spec.seconds or waveform.SECONDS) * waveform.TOKENS_A_SECOND)))
+    for tap, shape in shapes.items():
+        pool_spans(graph, tap, shape[1], tokens)
+    return (tokens,)
+
+
+def _zeros(model: onnx.ModelProto, name: str, like: str) -> None:
+    """An input becomes zeros of another one's shape."""
+    kept = [value for value in model.graph.input if value.name != name]
+    del model.graph.input[:]
+    model.graph.input.extend(kept)
+    model.graph.node.insert(0, helper.make_node("Sub", [like, like], [name], name=f"{OURS}{name}"))
+
+
+def _names(spec: EncoderSpec, feeds: dict[str, Any]) -> dict[str, str]:
+    single = {"image": "pixels", "audio": "audio"}
+    return {name: single.get(spec.modality, name) for name in feeds}
+
+
+def _dynamic(spec: EncoderSpec, shape: Shape) -> tuple[str | int, ...]:
+    return ("batch", "tokens") if spec.modality == "text" else ("batch", *shape[1:])
+
+
+def _beside(path: Path, name: str, spec: EncoderSpec) -> str:
+    place = path.with_name(name)
+    if not place.is_file() or place.stat().st_size > LIMIT * 64:
+        raise ExportError(f"needs {name} beside it", where=spec.source, remedy="copy it from the model's own folder")
+    return place.read_text("utf-8")
+
+
+def _size(tensor: TensorProto) -> int:
+    return int(np.prod(tensor.dims)) * 4 if tensor.data_type == TensorProto.FLOAT else 0

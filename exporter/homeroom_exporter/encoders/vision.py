@@ -1,0 +1,132 @@
+"""Pictures by a transformers model: ViT-, DINOv2-, CLIP- and Swin-shaped, or a net of convolutions; torch.
+
+What a picture is turned into is read from the model's own processor, and equals it pixel by pixel.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import onnx
+import torch
+
+from homeroom.contract.manifest import ImagePreprocess
+from homeroom.errors import ExportError
+from homeroom_exporter.encoders.hidden import States, float_bytes, layers, silence, traced
+from homeroom_exporter.encoders.spec import Encoder, EncoderSpec
+from homeroom_exporter.taps import expose, name_inputs, pool_patches, pool_regions, region_count
+
+GRID = 2
+HALVES = (0.5, 0.5, 0.5)
+RESAMPLE = {1: "lanczos", 2: "bilinear", 3: "bicubic"}  # Pillow's numbers, as processors store them
+SPECIAL = (0, 1, 2, 5)  # tokens before the patches: none, a class token, a distilled one too, four registers too
+
+
+def load(
+    spec: EncoderSpec, model: Any, source: str, where: Any, name: str, licences: Any, files: dict[str, Path]
+) -> Encoder:
+    """Taps are `layer.<n>`: what stands after a block of a transformer, or after a stage of convolutions."""
+    config = model.config
+    preprocess = pixels(source, where, getattr(config, "image_size", None))
+    side = preprocess.size
+    states = shapes(spec, model, side)
+    chosen = layers(spec, len(states) - 1)
+    names = [f"hidden.{i}" for i in chosen]
+    graph = traced(States(model, chosen), torch.zeros(2, 3, side, side), "pixels", names)
+    graph = expose(graph, {f"layer.{i}": value for i, value in zip(chosen, names, strict=True)})
+    name_inputs(graph, {"pixels": ("pixels", ("batch", 3, side, side))})
+    grid = spec.grid or GRID
+    patch = getattr(config, "patch_size", None)
+    for i in chosen:
+        pool(spec, graph, f"layer.{i}", states[i], grid, side // patch if isinstance(patch, int) else None)
+    convolves = len(states[chosen[-1]]) == 4
+    return Encoder(
+        title=name,
+        graph=graph,
+        taps=tuple(f"layer.{i}" for i in chosen),
+        buckets=(region_count(grid),),
+        preprocess=preprocess,
+        scheme="static" if convolves else "dynamic",
+        float_bytes=float_bytes(model),
+        licences=licences,
+        files=files,
+    )
+
+
+def shapes(spec: EncoderSpec, model: Any, side: int) -> list[tuple[int, ...]]:
+    """The shape of every hidden state for one picture."""
+    try:
+        with silence():
+            made = model.eval()(torch.zeros(1, 3, side, side), output_hidden_states=True)
+        return [tuple(state.shape) for state in made.hidden_states]
+    except Exception as problem:  # whatever the model's own code raises
+        reason = next(iter(str(problem).splitlines()), type(problem).__name__)
+        raise ExportError(
+            f"{model.config.model_type} gives no hidden states of pictures: {reason}",
+            where=spec.source,
+            remedy="choose a model for pictures",
+        ) from None
+
+
+def pool(
+    spec: EncoderSpec, graph: onnx.ModelProto, tap: str, shape: tuple[int, ...], grid: int, patches: int | None
+) -> None:
+    """A hidden state of any form becomes 1 + grid * grid tokens: the whole, then regions."""
+    if len(shape) == 4 and shape[2] == shape[3]:
+        pool_regions(graph, tap, shape[1], shape[2], grid)
+        return
+    if len(shape) == 3:
+        sides = {count: math.isqrt(shape[1] - count) for count in SPECIAL if shape[1] > count}
+        fits = [count for count, side in sides.items() if side * side == shape[1] - count]
+        exact = [count for count in fits if sides[count] == patches] or fits
+        if exact:
+            pool_patches(graph, tap, sides[exact[0]], grid, exact[0])
+            return
+    raise ExportError(f"{tap} of shape {list(shape)} is no square of patches", where=spec.source, remedy="other taps")
+
+
+def pixels(source: str, where: Any, size: int | None) -> ImagePreprocess:
+    """What the model's own processor says; without one, both sides `size`, halves and bicubic."""
+    from transformers.image_processing_base import ImageProcessingMixin
+
+    try:
+        with silence():
+            said, _ = ImageProcessingMixin.get_image_processor_dict(source, **where)
+    except OSError:
+        said = {}
+    return read_processor(said, size, source)
+
+
+def read_processor(said: Mapping[str, Any], size: int | None, source: str) -> ImagePreprocess:
+    """A processor's settings (preprocessor_config.json) as the contract's; ExportError where it has no such form."""
+    resample: Any = RESAMPLE.get(said.get("resample", 3), "bicubic")
+    plain = said.get("do_normalize", True)
+    mean, std = (tuple(said.get(key) or HALVES) for key in ("image_mean", "image_std"))
+    if not plain:
+        mean, std = (0.0, 0.0, 0.0), (1.0, 1.0, 1.0)
+    if not math.isclose(said.get("rescale_factor", 1 / 255), 1 / 255, rel_tol=1e-6):
+        raise ExportError("its processor scales pixels by other than 1/255", where=source)
+    crop = sides(said.get("crop_size")) if said.get("do_center_crop") else None
+    wanted = said.get("size") or size
+    if isinstance(wanted, Mapping) and "shortest_edge" in wanted:
+        resize, fit = int(wanted["shortest_edge"]), "cover-floor"
+    elif isinstance(wanted, int) and said.get("do_center_crop"):
+        resize, fit = wanted, "cover-floor"
+    else:
+        square = sides(wanted)
+        if square is None:
+            raise ExportError("does not say how large its pictures are", where=source, remedy="add image_size to it")
+        resize, fit = square, "squash"
+    return ImagePreprocess(crop or resize, resize, mean, std, resample, fit)  # type: ignore[arg-type]
+
+
+def sides(size: Any) -> int | None:
+    """The side of a square that a processor or config names; None where it is none."""
+    if isinstance(size, int):
+        return size
+    if isinstance(size, Mapping) and size.get("height") == size.get("width") and isinstance(size.get("height"), int):
+        return int(size["height"])
+    return None

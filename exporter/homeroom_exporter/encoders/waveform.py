@@ -1,0 +1,79 @@
+"""Sound by a transformers model that reads the waveform: wav2vec2-, HuBERT- and WavLM-shaped; torch, transformers.
+
+Baevski et al. 2020, Hsu et al. 2021. Models whose first layer normalises over the window (`feat_extract_norm` "group",
+the base sizes) read clips that are padded with zeros; the others need a mask that a bundle's windows do not have.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from homeroom.contract.manifest import AudioPreprocess
+from homeroom.errors import ExportError
+from homeroom_exporter.encoders.hidden import States, float_bytes, layers, silence, traced
+from homeroom_exporter.encoders.spec import Encoder, EncoderSpec
+from homeroom_exporter.taps import expose, name_inputs, pool_spans
+
+TOKENS_A_SECOND = 10
+SECONDS = 2.0
+RATE = 16_000
+
+
+def load(
+    spec: EncoderSpec, model: Any, source: str, where: Any, name: str, licences: Any, files: dict[str, Path]
+) -> Encoder:
+    """Taps are `layer.<n>`; frames of 20 ms are averaged to tokens of 100 ms."""
+    config = model.config
+    if not hasattr(config, "conv_stride"):
+        raise ExportError(
+            f"sound by {config.model_type} is not supported",
+            where=spec.source,
+            remedy="use a Whisper-, wav2vec2- or HuBERT-shaped model",
+        )
+    if config.feat_extract_norm != "group":
+        raise ExportError(
+            "needs a mask beside each clip, which a window of sound does not have",
+            where=spec.source,
+            remedy='use a model with feat_extract_norm = "group", such as the base sizes',
+        )
+    config.apply_spec_augment = False
+    seconds = spec.seconds or SECONDS
+    said = extractor(source, where)
+    rate = int(said.get("sampling_rate", RATE))
+    samples, tokens = round(seconds * rate), max(1, round(seconds * TOKENS_A_SECOND))
+    chosen = layers(spec, config.num_hidden_layers)
+    names = [f"hidden.{i}" for i in chosen]
+    module, silent = States(model.eval(), chosen), torch.zeros(2, samples)
+    with silence():
+        shape = module(silent)[0].shape
+    graph = traced(module, silent, "audio", names)
+    graph = expose(graph, {f"layer.{i}": value for i, value in zip(chosen, names, strict=True)})
+    name_inputs(graph, {"audio": ("audio", ("batch", samples))})
+    for i in chosen:
+        pool_spans(graph, f"layer.{i}", shape[1], min(tokens, shape[1]))
+    return Encoder(
+        title=name,
+        graph=graph,
+        taps=tuple(f"layer.{i}" for i in chosen),
+        buckets=(min(tokens, shape[1]),),
+        preprocess=AudioPreprocess(rate, samples, "waveform", normalize=bool(said.get("do_normalize", True))),
+        scheme="dynamic",
+        float_bytes=float_bytes(model),
+        licences=licences,
+        files=files,
+    )
+
+
+def extractor(source: str, where: Any) -> dict[str, Any]:
+    """The model's own feature extractor's settings; empty where it has none."""
+    from transformers import FeatureExtractionMixin
+
+    try:
+        with silence():
+            said, _ = FeatureExtractionMixin.get_feature_extractor_dict(source, **where)
+    except OSError:
+        return {}
+    return dict(said)
