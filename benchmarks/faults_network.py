@@ -89,7 +89,8 @@ def lies(folder: Path, quick: bool) -> Trials:
 
         def attempt(body: bytes) -> None:
             with (
-                mock.patch.object(service.reader, "version", return_value=body),
+                mock.patch.object(service.downloads.reader, "version", return_value=body),
+                mock.patch.object(service.downloads.reader, "newest", return_value=2),
                 mock.patch.object(service.reader, "newest", return_value=2),
                 pytest.raises(HomeroomError),
             ):
