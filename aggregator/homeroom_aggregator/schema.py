@@ -90,9 +90,10 @@ MIGRATIONS: dict[int, Callable[[Database], None]] = {1: _to_2, 2: _to_3}  # from
 
 def version(database: Database) -> int:
     """The layout's version; 0 for an empty file."""
-    found = int(database.one("PRAGMA user_version")[0])
-    tables = database.one("SELECT count(*) FROM sqlite_schema WHERE type = 'table' AND name = 'log'")[0]
-    return 1 if found == 0 and tables else found
+    count = "SELECT count(*) FROM sqlite_schema WHERE type = 'table' AND name = 'log'"
+    # One statement sees one state, whatever another process does meanwhile.
+    found, tables = database.one(f"SELECT user_version, ({count}) FROM pragma_user_version")
+    return 1 if found == 0 and tables else int(found)
 
 
 def prepare(database: Database, path: Path) -> None:
@@ -107,6 +108,8 @@ def prepare(database: Database, path: Path) -> None:
     if found:
         copy_whole(database, path.with_name(f"{path.stem}.layout-{found}.db"))
     with database.step():
+        if version(database) == VERSION:
+            return  # another process was faster
         if not found:
             _run(database, TABLES)
             _make_people(database)

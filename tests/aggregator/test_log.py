@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import datetime
 import sqlite3
+import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from pathlib import Path
 
@@ -15,6 +17,7 @@ from hypothesis import strategies as st
 
 from aggregator.house import School, make_folder
 from homeroom.errors import DiskFullError, InputError, StoreError, UpdateError
+from homeroom.store.database import Database
 from homeroom_aggregator import backup, checkpoint, place, rounds, schema
 from homeroom_aggregator.replay import replay
 from homeroom_aggregator.rounds import Rounds
@@ -262,3 +265,20 @@ def test_updates_that_share_a_step_share_its_end(opened: Rounds, monkeypatch: py
         send(opened, 1)
     assert opened.log.count("update") == 4
     assert opened.verify() == []
+
+
+def test_two_processes_may_make_a_new_log_at_once(tmp_path: Path) -> None:
+    def make(path: Path, database: Database, together: threading.Barrier) -> int:
+        together.wait()
+        schema.prepare(database, path)
+        return schema.version(database)
+
+    for number in range(20):
+        path, together = tmp_path / f"{number}.db", threading.Barrier(2)
+        with (
+            closing(Database(path, any_thread=True, shared=True)) as one,
+            closing(Database(path, any_thread=True, shared=True)) as other,
+            ThreadPoolExecutor(2) as both,
+        ):
+            found = [both.submit(make, path, database, together) for database in (one, other)]
+            assert [made.result() for made in found] == [schema.VERSION] * 2
