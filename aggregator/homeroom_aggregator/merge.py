@@ -17,7 +17,7 @@ from homeroom.contract.update import RoundConfiguration, Update, weight
 from homeroom_aggregator.optimizers import Server
 
 TOTAL_LIMIT = 1 << 38  # of weight in one segment; with values below 2**24 no int64 sum can overflow
-CHUNK = 1 << 17  # values multiplied at once: the only memory that adding takes
+CHUNK = 1 << 16  # values multiplied at once: the only memory that adding takes
 
 Undo = Callable[[], None]
 
@@ -39,10 +39,10 @@ def add_weighted(total: np.ndarray, values: np.ndarray, units: int) -> None:
     """total += units * values, in place and exactly; total int64 [n], values int32 [n]."""
     scratch = np.empty(min(len(values), CHUNK), np.int64)
     for start in range(0, len(values), CHUNK):
-        part = scratch[: len(values) - start]
+        part, into = scratch[: len(values) - start], total[start : start + CHUNK]
         part[:] = values[start : start + CHUNK]
         part *= units
-        total[start : start + CHUNK] += part
+        into += part  # a name for the slice: `total[…] += part` would copy it onto itself afterwards
 
 
 class SegmentSums:

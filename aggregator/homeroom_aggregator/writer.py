@@ -15,7 +15,7 @@ from typing import Any, TypeVar
 
 from homeroom_aggregator.rounds import Rounds
 
-TOGETHER = 16  # jobs that share a step at most; more would come back to the event loop in one burst
+TOGETHER = 32  # jobs that share a step and its fsync at most
 T = TypeVar("T")
 
 
@@ -33,6 +33,18 @@ class _Job:
                 self.future.set_result(self.found)
             else:
                 self.future.set_exception(self.problem)
+
+
+def _tell(jobs: list[_Job]) -> None:
+    """One job in a turn of the event loop, so that a poll comes in between and not after all of them."""
+
+    def turn() -> None:
+        job.tell()
+        if rest:
+            _tell(rest)
+
+    job, *rest = jobs
+    job.loop.call_soon_threadsafe(turn)
 
 
 class Writer:
@@ -68,8 +80,7 @@ class Writer:
                 if job is not None:
                     jobs.append(job)
             self._together(jobs)
-            for job in jobs:
-                job.loop.call_soon_threadsafe(job.tell)
+            _tell(jobs)
             if ended:
                 return
 

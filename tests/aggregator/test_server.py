@@ -153,6 +153,49 @@ def test_updates_that_come_together_share_a_step_and_fail_alone(service: Service
     assert rounds.verify() == []
 
 
+def test_jobs_that_shared_a_step_come_back_one_in_a_turn_of_the_event_loop(service: Service) -> None:
+    turns: list[int] = []
+
+    async def watched() -> None:
+        now, over = 0, False
+
+        async def count() -> None:
+            nonlocal now
+            while not over:
+                now += 1
+                await asyncio.sleep(0)
+
+        async def job() -> None:
+            await service.writer.do(lambda: None)
+            turns.append(now)
+
+        counting = asyncio.create_task(count())
+        hold = asyncio.create_task(service.writer.do(lambda: time.sleep(0.1)))  # so that the others gather behind it
+        await asyncio.gather(hold, *(job() for _ in range(6)))
+        over = True
+        await counting
+
+    asyncio.run(watched())
+    assert len(set(turns)) == 6, "a poll would have waited for all of them"
+
+
+def test_an_answer_in_two_parts_does_not_wait_for_an_acknowledgement(
+    service: Service, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    at_once: list[int] = []
+    made = serve.Impatient.connection_made
+
+    def watched(self: serve.Impatient, transport: asyncio.Transport) -> None:
+        made(self, transport)
+        at_once.append(transport.get_extra_info("socket").getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY))
+
+    monkeypatch.setattr(serve.Impatient, "connection_made", watched)
+    with running(service) as address:
+        assert httpx.get(f"{address}/v1/health").status_code == 200
+    assert at_once
+    assert all(at_once)
+
+
 def send_for_ever(client: Client) -> None:
     configuration = client.round()
     while True:
