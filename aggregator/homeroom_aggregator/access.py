@@ -44,18 +44,22 @@ class Nonces:
 
     def use(self, nonce: str, device: str) -> bool:
         """True the first time a nonce comes back, unless it is too old."""
-        opened, now_s = self._open(nonce), self._clock()
-        if opened is None or opened[2] not in (_short(""), _short(device)):
-            return False
-        if (int(now_s) - opened[1]) & 0xFFFFFFFF > LIFE_S:
-            return False
         with self._lock:
-            if now_s - self._turned_s > LIFE_S:
-                self._used_before, self._used, self._turned_s = self._used, set(), now_s
-            if nonce in self._used or nonce in self._used_before:
+            if not self.unused(nonce, device):
                 return False
+            if self._clock() - self._turned_s > LIFE_S:
+                self._used_before, self._used, self._turned_s = self._used, set(), self._clock()
             self._used.add(nonce)
         return True
+
+    def unused(self, nonce: str, device: str) -> bool:
+        """Whether a nonce was given to this device, lately, and has not come back yet."""
+        opened = self._open(nonce)
+        if opened is None or opened[2] not in (_short(""), _short(device)):
+            return False
+        if (int(self._clock()) - opened[1]) & 0xFFFFFFFF > LIFE_S:
+            return False
+        return nonce not in self._used and nonce not in self._used_before
 
     def out_of_turn(self, nonce: str, device: str) -> bool:
         """Whether a nonce was given to this device before a later one: another machine got that."""

@@ -20,12 +20,11 @@ from homeroom.errors import HomeroomError, TrustError
 from homeroom_aggregator import audit, gate, office
 from homeroom_aggregator.downloads import ranged
 from homeroom_aggregator.gate import Call, RefusedError, Service
-from homeroom_aggregator.members import ROLES, Role, join_with_code
+from homeroom_aggregator.members import ROLES, Role, invited, join_with_code
 from homeroom_aggregator.metrics import LOGGER
 from homeroom_aggregator.openapi import document
 from homeroom_aggregator.secure.cohorts import Cohorts
 
-BODY_LIMIT_BYTES = 1 << 16  # of every request but an update
 Later = Callable[[], Response]  # what is left to do in the downloads' thread
 
 
@@ -65,13 +64,18 @@ def keys(service: Service, request: Request) -> Response:
     )
 
 
-def bundle(service: Service, request: Request) -> Response:
-    if request.path_params["bundle_id"] != service.rounds.bundle.bundle_id:
+def bundle(service: Service, call: Call) -> Response:
+    """For members, and for whoever holds an invitation: a device has its bundle before it joins."""
+    code = call.request.headers.get(http.INVITATION_HEADER, "")
+    if service.members.find(call.key) is None and invited(service.members, service.secret, code) is None:
+        raise RefusedError(403, "unknown_device", "this device is not enrolled", "fetch it with an invitation")
+    if call.request.path_params["bundle_id"] != service.rounds.bundle.bundle_id:
         raise RefusedError(404, "unknown_bundle", "this bundle is not served here", "see /v1/keys for the one that is")
     return service.downloads.bundle_file()
 
 
-def openapi(_: Service, __: Request) -> Response:
+def openapi(service: Service, request: Request) -> Response:
+    office.check_operator(service, request)
     return JSONResponse(document())
 
 
@@ -177,7 +181,7 @@ def updates(service: Service, call: Call) -> Response:
     _may_send(service, call)
     update_id, status = service.rounds.update(body, member.device, member.name)
     if status == "accepted":
-        service.meter.accepted(member.device, len(body))
+        service.meter.accepted(member.name, len(body))
     return JSONResponse({"update_id": update_id, "status": status})
 
 
@@ -187,7 +191,7 @@ def _may_send(service: Service, call: Call) -> None:
     if not service.rounds.members.consented(member.school):
         remedy = "`homeroom consent` records it; the update waits on the device"
         raise RefusedError(403, "no_consent", f"{member.school} has not consented", remedy)
-    if wait_s := service.meter.room(member.device, len(call.body)):
+    if wait_s := service.meter.room(member.name, len(call.body)):
         raise RefusedError(429, "too_many", "this device has sent its day's updates", "try again tomorrow", wait_s)
 
 
@@ -206,7 +210,7 @@ def secure_put(service: Service, call: Call) -> Response:
     _may_send(service, call)
     cohorts.put(str(call.request.path_params["round"]), phase, call.who.device, call.body)
     if phase == "input":
-        service.meter.accepted(call.who.device, len(call.body))
+        service.meter.accepted(call.who.name, len(call.body))
     return JSONResponse({"status": "accepted"})
 
 
@@ -261,9 +265,9 @@ class Rule:
 RULES = (
     Rule("GET", "/health", health),
     Rule("GET", "/keys", keys),
-    Rule("GET", "/bundles/{bundle_id}", bundle),
     Rule("GET", "/openapi.json", openapi),
     Rule("GET", "/metrics", office.metrics, writes=True),
+    Rule("GET", "/bundles/{bundle_id}", signed=bundle, roles=()),
     Rule("GET", "/round", signed=round_),
     Rule("GET", "/versions/latest", signed=latest),
     Rule("GET", "/versions/after/{number:number}", signed=after),
@@ -307,8 +311,10 @@ async def answered(service: Service, rule: Rule, request: Request, body: bytes) 
             return found
 
         return await service.writer.do(written)
-    call = gate.admitted(service, service.members, gate.verified(service, request, body), rule.roles)
-    if gate.remarkable(service, call):
+    call = gate.verified(service, request, body)
+    if rule.roles:
+        call = gate.admitted(service, service.members, call, rule.roles)
+    if rule.roles and gate.remarkable(service, call):
         await service.writer.do(lambda: gate.remark(service, call))
     found = handler(service, call)
     return found if isinstance(found, Response) else await service.downloads.aside(found)
@@ -316,12 +322,14 @@ async def answered(service: Service, rule: Rule, request: Request, body: bytes) 
 
 def endpoint(service: Service, rule: Rule) -> Callable[[Request], Awaitable[Response]]:
     """A route whose refusals become answers; every answer brings the next nonce and is counted."""
-    limit = service.rounds.configuration.update_limit_bytes if rule.long else BODY_LIMIT_BYTES
+    limit = service.rounds.configuration.update_limit_bytes if rule.long else gate.BODY_LIMIT_BYTES
 
     async def answer(request: Request) -> Response:
         code, body, whole, start_s = "", b"", False, time.monotonic()
         try:
-            body = await gate.read_body(request, limit)
+            if rule.long:
+                gate.check_head(service, request)
+            body = await gate.read_body(request, limit, service.room)
             whole, start_s = True, time.monotonic()
             response = await answered(service, rule, request, body)
         except (HomeroomError, RefusedError) as problem:
@@ -337,6 +345,7 @@ def endpoint(service: Service, rule: Rule) -> Callable[[Request], Awaitable[Resp
             LOGGER.exception("%s %s failed", rule.method, rule.path, exc_info=problem)
             said = RefusedError(500, "internal", "the aggregator failed", "try again later; tell the operator")
             code, response = said.code, JSONResponse(gate.body_of(said), status_code=said.status)
+        service.room.give_back(len(body))
         if device := getattr(request.state, "device", ""):
             service.contacts.note(device)
         response.headers[http.NONCE_HEADER] = service.nonces.new(device)

@@ -18,7 +18,7 @@ from homeroom.errors import DiskFullError, HomeroomError, StoreError, TrustError
 from homeroom_aggregator import access
 from homeroom_aggregator.contacts import Contacts
 from homeroom_aggregator.downloads import Downloads
-from homeroom_aggregator.limits import Limits, Meter
+from homeroom_aggregator.limits import Limits, Meter, Room
 from homeroom_aggregator.log import Log
 from homeroom_aggregator.members import Member, Members, Role
 from homeroom_aggregator.metrics import Metrics
@@ -27,6 +27,9 @@ from homeroom_aggregator.secure.cohorts import Cohorts
 from homeroom_aggregator.writer import Writer
 
 BODY_S = 120.0  # for a whole body: a sender that trickles is cut off
+BODIES_BYTES = 512 << 20  # of all bodies in memory at once; who comes then is told to come back
+BODY_LIMIT_BYTES = 1 << 16  # of a body from anybody; a longer one is read only after its head was found signed
+BUSY_S = 10.0
 STATUS = {"too_long": 413, "unknown_device": 403, "bad_signature": 401, "too_stale": 409, "unknown_version": 409}
 STATUS |= {"not_selected": 409, "once_a_release": 409, "budget_spent": 409}
 STATUS |= {"secure_only": 409, "past_phase": 409, "not_member": 403}
@@ -48,6 +51,7 @@ class Service:
     limits: Limits = field(default_factory=Limits)
     nonces: access.Nonces = field(default_factory=access.Nonces)
     metrics: Metrics = field(default_factory=Metrics)
+    room: Room = field(default_factory=lambda: Room(BODIES_BYTES))
     cohorts: Cohorts | None = None
 
     def __post_init__(self) -> None:
@@ -101,8 +105,11 @@ class Call:
             raise RefusedError(422, "malformed", f"the body is not a JSON object with a text {name!r}") from None
 
 
-async def read_body(request: Request, limit_bytes: int) -> bytes:
-    """The body as it was sent, never more than the limit in memory, and not for ever."""
+async def read_body(request: Request, limit_bytes: int, room: Room | None = None) -> bytes:
+    """The body as it was sent, never more than the limit in memory, and not for ever.
+
+    room: where its bytes count until the caller gives them back.
+    """
     if request.headers.get("content-encoding", "identity") != "identity":
         raise RefusedError(415, "malformed", "a compressed body is not read", "send it as it is")
     try:
@@ -111,40 +118,70 @@ async def read_body(request: Request, limit_bytes: int) -> bytes:
         raise RefusedError(400, "malformed", "content-length is no number") from None
     if declared > limit_bytes:
         raise RefusedError(413, "too_long", f"more than {limit_bytes:,} bytes")
-    body = bytearray()
+    body, whole = bytearray(), False
     try:
         async with asyncio.timeout(BODY_S):
             async for part in request.stream():
+                if room and not room.take(len(part)):
+                    raise RefusedError(503, "busy", "too many are sending at once", "try again in a while", BUSY_S)
                 body += part
                 if len(body) > limit_bytes:
                     raise RefusedError(413, "too_long", f"more than {limit_bytes:,} bytes")
+        whole = True
     except TimeoutError:
         raise RefusedError(408, "too_slow", f"the body took over {BODY_S:g} s", "send it again") from None
+    finally:
+        if room and not whole:
+            room.give_back(len(body))
     return bytes(body)
+
+
+def check_head(service: Service, request: Request) -> None:
+    """Before a long body is read: RefusedError unless an enrolled key signed for it. So no stranger fills memory."""
+    declared = request.headers.get("content-length", "")
+    if declared.isdecimal() and int(declared) <= BODY_LIMIT_BYTES:
+        return
+    by = _signer(request, None)
+    if service.members.find(by.key) is None:
+        raise _unknown()
+    if not service.nonces.unused(by.nonce, by.key):
+        raise _used_nonce()
 
 
 def verified(service: Service, request: Request, body: bytes) -> Call:
     """Who signed; RefusedError unless it is signed and fresh."""
+    by = _signer(request, body)
+    if not service.nonces.use(by.nonce, by.key):
+        raise _used_nonce()
+    return Call(request, body, by.key, by.nonce, by.instance)
+
+
+def _signer(request: Request, body: bytes | None) -> http.Signer:
     lines = [(name.decode("latin-1"), value.decode("latin-1")) for name, value in request.headers.raw]
     if len({name for name, _ in lines}) != len(lines):
         raise RefusedError(400, "malformed", "a header is given twice")
     url = f"{request.url.scheme}://{request.headers.get('host', '')}{request.scope['raw_path'].decode('latin-1')}"
     try:
-        by = http.verify_request(http.Request(request.method, url, dict(lines)), body)
+        return http.verify_request(http.Request(request.method, url, dict(lines)), body)
     except TrustError as problem:
         raise RefusedError(401, "bad_signature", problem.what, "sign it as docs/update.md says") from None
-    if not service.nonces.use(by.nonce, by.key):
-        raise RefusedError(401, "nonce", "the nonce is unknown or was used", "sign again with the one in this answer")
-    return Call(request, body, by.key, by.nonce, by.instance)
+
+
+def _used_nonce() -> RefusedError:
+    return RefusedError(401, "nonce", "the nonce is unknown or was used", "sign again with the one in this answer")
+
+
+def _unknown() -> RefusedError:
+    return RefusedError(403, "unknown_device", "this device is not enrolled", "join with a new invitation")
 
 
 def admitted(service: Service, members: Members, call: Call, roles: tuple[Role, ...]) -> Call:
     """The call with its member; RefusedError unless enrolled, within its limits, and with one of these roles."""
     member = members.find(call.key)
     if member is None:
-        raise RefusedError(403, "unknown_device", "this device is not enrolled", "join with a new invitation")
+        raise _unknown()
     call.request.state.device = call.key
-    if wait_s := service.meter.request(call.key):
+    if wait_s := service.meter.request(member.name):
         raise RefusedError(429, "too_many", "too many requests", "wait, then try again", wait_s)
     if member.role not in roles:
         raise RefusedError(403, "not_allowed", f"not for a member with the role {member.role}")

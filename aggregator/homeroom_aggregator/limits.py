@@ -1,6 +1,6 @@
-"""How much one device may ask for: a token bucket of requests, and a day's updates; imports nothing of the house.
+"""How much may be asked for: by one device, in requests and a day's updates; by all together, in bytes held at once.
 
-Counted in memory by the server's monotonic clock: a restart begins anew.
+Counted in memory by the server's monotonic clock: a restart begins anew. Imports nothing of the house.
 """
 
 from __future__ import annotations
@@ -14,12 +14,29 @@ DAY_S = 86_400.0
 
 @dataclass(frozen=True)
 class Limits:
-    """For each device. 0 means no limit."""
+    """For each device, whatever key it has now. 0 means no limit."""
 
     requests_a_minute: int = 600
     burst: int = 300
     updates_a_day: int = 1000
     mb_a_day: int = 4096
+
+
+@dataclass
+class Room:
+    """Memory for the bodies of all requests that are read or wait to be done; used by the event loop alone."""
+
+    limit_bytes: int
+    used_bytes: int = 0
+
+    def take(self, size_bytes: int) -> bool:
+        """Whether so many bytes more fit; then they count until they are given back."""
+        fits = self.used_bytes + size_bytes <= self.limit_bytes
+        self.used_bytes += size_bytes if fits else 0
+        return fits
+
+    def give_back(self, size_bytes: int) -> None:
+        self.used_bytes -= size_bytes
 
 
 @dataclass

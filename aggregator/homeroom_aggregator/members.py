@@ -204,10 +204,15 @@ class Members:
         return [dict(zip(names, row, strict=True)) for row in self.database.rows(sql)]
 
 
+def invited(members: Members, secret: bytes, code: str) -> Invited | None:
+    """The invitation of a code, used or not; None if the code is made up or was taken back."""
+    spent, made = access.spent(code), access.genuine(secret, code)
+    return members.invitation(spent) if made == 2 else Invited(spent) if made == 1 else None
+
+
 def join_with_code(members: Members, secret: bytes, key: str, code: str) -> None:
     """Enrol a key for an invitation's code; TrustError if the code is made up, taken back, ended or another's."""
-    spent, made = access.spent(code), access.genuine(secret, code)
-    invited = members.invitation(spent) if made == 2 else Invited(spent) if made == 1 else None
-    if invited is None:
+    found = invited(members, secret, code)
+    if found is None:
         raise TrustError("this invitation is not one of ours", where="invitation", remedy=AGAIN)
-    members.join(key, invited)
+    members.join(key, found)

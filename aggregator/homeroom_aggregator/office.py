@@ -66,10 +66,15 @@ def report(service: Service, call: Call) -> Response:
     return JSONResponse({"status": "accepted"})
 
 
-def metrics(service: Service, request: Request) -> Response:
+def check_operator(service: Service, request: Request) -> None:
+    """RefusedError unless it is asked from this machine, or with the operator's token."""
     client = request.client.host if request.client else None
     if not access.operator(service.token, request.headers.get("authorization"), client):
         remedy = "ask from the same machine, or with the operator's token"
         raise RefusedError(403, "operator_only", "for the operator", remedy)
+
+
+def metrics(service: Service, request: Request) -> Response:
+    check_operator(service, request)
     facts = service.rounds.facts() | (service.cohorts.facts() if service.cohorts else {})
     return Response(service.metrics.text(facts), media_type="text/plain; version=0.0.4")

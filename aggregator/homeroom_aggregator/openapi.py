@@ -116,7 +116,7 @@ def document() -> dict[str, Any]:
             },
             "/v1/bundles/{bundle_id}": {
                 "get": {
-                    **operation("The bundle as one file; Range", binary, signed=False, media=octets),
+                    **operation("The bundle as one file, also with an invitation; Range", binary, media=octets),
                     "parameters": [{**number, "name": "bundle_id", "schema": text}],
                 }
             },
@@ -192,7 +192,7 @@ def document() -> dict[str, Any]:
             "/v1/metrics": {
                 "get": operation("For Prometheus; the operator only", text, signed=False, media="text/plain")
             },
-            "/v1/openapi.json": {"get": operation("This document", {"type": "object"}, signed=False)},
+            "/v1/openapi.json": {"get": operation("This document; for the operator", {"type": "object"}, signed=False)},
         },
         "components": {
             "schemas": components,

@@ -257,8 +257,11 @@ def use_global(store: Store, bundle: Bundle, data: bytes, root: str, score: Call
     return Fetched("local" if worse else "global", len(data), theirs, ours)
 
 
-def offered_bundle(client: Client, folder: Path, have: str | None) -> Path | None:
-    """The aggregator's bundle as a file in `folder`, to be verified and removed; None if it is the one we have."""
+def offered_bundle(client: Client, folder: Path, have: str | None, code: str = "") -> Path | None:
+    """The aggregator's bundle as a file in `folder`, to be verified and removed; None if it is the one we have.
+
+    code: of an invitation, for a device that has not joined.
+    """
     found = client.keys()
     if found.bundle_id == have:
         return None
@@ -266,7 +269,7 @@ def offered_bundle(client: Client, folder: Path, have: str | None) -> Path | Non
         raise NetworkError(
             "does not hand out its bundle", where=client.enrolment.address, remedy="ask for the .homeroom file"
         )
-    return client.fetch(found.bundle, folder, "bundle", SIZE_LIMIT_BYTES, signed=False)
+    return client.fetch(found.bundle, folder, "bundle", SIZE_LIMIT_BYTES, code=code)
 
 
 def first_bundle(invitation: Invitation, folder: Path) -> Path:
@@ -278,7 +281,7 @@ def first_bundle(invitation: Invitation, folder: Path) -> Path:
     enrolment, key = enrolment_of(invitation), new_key()
     with contextlib.closing(Client(enrolment, key, located(enrolment, key, Network()))) as client:
         client.check_server()
-        found = offered_bundle(client, folder, None)
+        found = offered_bundle(client, folder, None, invitation.code)
     assert found is not None  # every bundle is another one than none
     return found
 

@@ -23,6 +23,7 @@ NONCE_HEADER = "homeroom-nonce"
 CHALLENGE_HEADER = "homeroom-challenge"  # 64 hexadecimal digits, for the aggregator to sign
 TAG = "homeroom"
 INSTANCE_HEADER = "homeroom-instance"
+INVITATION_HEADER = "homeroom-invitation"  # the code, from who fetches a bundle before it is enrolled
 COVERED = ("@method", "@authority", "@path", "content-digest")
 NO_CLOCK = datetime.datetime.fromtimestamp(0, tz=datetime.UTC)
 
@@ -82,9 +83,10 @@ def sign_request(message: Message, body: bytes, key: Ed25519PrivateKey, nonce: s
     )
 
 
-def verify_request(message: Request, body: bytes) -> Signer:
+def verify_request(message: Request, body: bytes | None) -> Signer:
     """Who signed; TrustError unless all of COVERED and the body are covered.
 
+    body: None while it has not come: its digest is signed for, and not compared yet.
     Whether that key is enrolled and the nonce fresh is the caller's to say.
     """
     verifier = HTTPMessageVerifier(signature_algorithm=ED25519, key_resolver=_Key())

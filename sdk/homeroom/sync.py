@@ -219,11 +219,15 @@ class Client:
         version = take(self.fetch(offer.whole, folder, "theta", LIMIT_BYTES))
         return version, received + len(version)
 
-    def fetch(self, parcel: Parcel, folder: Path, kind: str, limit_bytes: int, *, signed: bool = True) -> Path:
-        """Download a parcel, going on where an earlier attempt ended; the file is the caller's to remove."""
+    def fetch(self, parcel: Parcel, folder: Path, kind: str, limit_bytes: int, *, code: str = "") -> Path:
+        """Download a parcel, going on where an earlier attempt ended; the file is the caller's to remove.
+
+        code: an invitation's, where this key is not enrolled yet.
+        """
+        known = {http.INVITATION_HEADER: code} if code else {}
 
         def part(path: str, headers: Headers, read: Read) -> Answer:
-            answer = self.ask("GET", path, signed=signed, headers=headers, read=read)
+            answer = self.ask("GET", path, headers=lambda: {**headers(), **known}, read=read)
             if (said := self._said(answer)) is not None:
                 raise self._error(path, answer, said)
             return answer

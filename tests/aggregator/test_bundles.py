@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import httpx
 import msgspec
 import pytest
 from click.testing import CliRunner
@@ -13,6 +14,8 @@ from homeroom import Device
 from homeroom.cli import homeroom
 from homeroom.contract.signing import fingerprint, new_key, public_hex
 from homeroom.errors import BundleError, NetworkError, TrustError
+from homeroom.http import INVITATION_HEADER
+from homeroom.sync import Client, enrolment_of
 from homeroom_aggregator import place
 from homeroom_aggregator.succession import succeed
 
@@ -94,6 +97,22 @@ def test_an_older_bundle_or_one_of_another_name_is_not_taken(tmp_path: Path) -> 
                 device.update_bundle()
             assert device.status()["bundle"]["version"] == 3
     other.close()
+
+
+def test_a_bundle_is_for_members_and_for_who_holds_an_invitation(tmp_path: Path) -> None:
+    folder = make_folder(tmp_path)
+    service = place.open_service(folder)
+    with running(service) as address:
+        path = f"/v1/bundles/{service.rounds.bundle.bundle_id}"
+        assert httpx.get(f"{address}{path}").json()["code"] == "bad_signature"
+        (invitation,) = place.invite(folder, address, 1)
+        stranger = Client(enrolment_of(invitation), new_key())
+        for code, status in (("", 403), ("A" * 48, 403), (invitation.code, 200)):
+            answer = stranger.ask("GET", path, headers=lambda code=code: {INVITATION_HEADER: code})  # type: ignore[misc]
+            assert answer.status == status
+        service.rounds.log.database.write("UPDATE invitations SET revoked = 1")
+        assert stranger.ask("GET", path, headers=lambda: {INVITATION_HEADER: invitation.code}).status == 403
+    service.close()
 
 
 def test_a_bundle_of_another_root_is_not_even_fetched(tmp_path: Path) -> None:

@@ -230,15 +230,15 @@ def test_a_lie_in_the_difference_costs_a_whole_download_and_nothing_else(
 
 
 def test_ranges_are_served_as_they_are_asked_for(service: Service, address: str, tmp_path: Path) -> None:
-    where = f"{address}{service.downloads.bundle['path']}"
-    whole = httpx.get(where)
-    assert digest(whole.content) == service.downloads.bundle["sha256"]
-    part = httpx.get(where, headers={"range": "bytes=100-"})
-    assert part.status_code == 206
-    assert part.content == whole.content[100:]
-    (tmp_path / "b.homeroom").write_bytes(whole.content)
+    _, client = enrol(service, address)
+    where = str(service.downloads.bundle["path"])
+    whole = client.ask("GET", where).body
+    assert digest(whole) == service.downloads.bundle["sha256"]
+    part = client.ask("GET", where, headers=lambda: {"range": "bytes=100-"})
+    assert (part.status, part.body) == (206, whole[100:])
+    (tmp_path / "b.homeroom").write_bytes(whole)
     assert install(tmp_path / "b.homeroom", tmp_path / "here", root=None).bundle_id == service.rounds.bundle.bundle_id
-    assert httpx.get(f"{address}/v1/bundles/{'0' * 64}").status_code == 404
+    assert client.ask("GET", f"/v1/bundles/{'0' * 64}").status == 404
 
 
 def test_parts_of_a_version_are_served_and_impossible_ones_refused(service: Service, address: str) -> None:

@@ -224,6 +224,15 @@ def test_too_many_requests_wait_and_a_days_updates_are_bounded(service: Service,
     assert service.rounds.log.count("update") == 1
 
 
+def test_a_new_key_is_no_new_day(service: Service, address: str) -> None:
+    client = enrol(service, address)
+    service.meter = Meter(Limits(requests_a_minute=0, updates_a_day=1))
+    assert update(client) == "accepted"
+    client.rotate(new_key())
+    with pytest.raises(NetworkError, match="day's updates"):
+        update(client)
+
+
 def test_a_bucket_fills_again_and_a_day_ends() -> None:
     clock = [0.0]
     meter = Meter(Limits(requests_a_minute=60, burst=2, updates_a_day=1, mb_a_day=1), lambda: clock[0])

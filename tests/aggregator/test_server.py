@@ -18,9 +18,11 @@ import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.x509.oid import NameOID
 
 from aggregator.house import School, make_folder, running
+from homeroom import http
 from homeroom.errors import DiskFullError, InputError, NetworkError, UpdateError
 from homeroom.sync import Client, join
 from homeroom_aggregator import checkpoint, gate, metrics, place, serve
@@ -125,12 +127,63 @@ def test_who_trickles_a_body_is_refused_while_others_are_served(
         assert b" 408 " in line.recv(1000)
 
 
+LONG = "content-length: 50000000\r\n"
+
+
+def head_of(key: Ed25519PrivateKey, address: str, length: str = LONG) -> bytes:
+    """The head of a signed update, of which no byte ever follows."""
+    host = address.removeprefix("http://")
+    nonce = httpx.get(f"{address}/v1/health").headers[http.NONCE_HEADER]
+    request = http.Request("POST", f"{address}/v1/updates", {"Host": host})
+    http.sign_request(request, b"never sent", key, nonce)
+    lines = "".join(f"{name}: {value}\r\n" for name, value in request.headers.items())
+    return f"POST /v1/updates HTTP/1.1\r\n{lines}{length}\r\n".encode()
+
+
+def said(address: str, head: bytes) -> str:
+    """The code of the refusal that comes although the body does not."""
+    with connect(address) as line:
+        line.sendall(head)
+        answer = b"".join(iter(lambda: line.recv(4096), b""))
+        return str(json.loads(answer.split(b"\r\n\r\n")[1])["code"])
+
+
+@pytest.mark.parametrize("length", [LONG, "transfer-encoding: chunked\r\n"], ids=["declared", "chunked"])
+def test_no_long_body_of_a_stranger_is_read(service: Service, address: str, length: str) -> None:
+    member = enrol(service, address).key
+    assert said(address, f"POST /v1/updates HTTP/1.1\r\nhost: x\r\n{length}\r\n".encode()) == "bad_signature"
+    assert said(address, head_of(School().key, address, length)) == "unknown_device"
+    stranger, mine = School(), School(member)
+    forged = head_of(stranger.key, address, length).replace(stranger.name.encode(), mine.name.encode())
+    assert said(address, forged) == "bad_signature", "it names a member's key, and has not got it"
+    with connect(address) as line:
+        line.sendall(head_of(member, address, length))
+        line.settimeout(0.3)
+        with pytest.raises(TimeoutError):  # the member's is waited for
+            line.recv(1)
+    assert service.room.used_bytes == 0
+
+
+def test_bodies_that_fill_the_memory_are_told_to_come_back(service: Service, address: str) -> None:
+    client = enrol(service, address)
+    data = School(client.key).update(client.round(), 0.5)
+    service.room.limit_bytes = len(data) - 1
+    with pytest.raises(NetworkError, match="too many are sending"):
+        client.update(data)
+    assert service.room.used_bytes == 0
+    service.room.limit_bytes = len(data)
+    assert client.update(data) == "accepted"
+    assert service.room.used_bytes == 0
+
+
 def test_a_compressed_body_and_a_false_length_are_refused(service: Service, address: str) -> None:
     squeezed = httpx.post(f"{address}/v1/updates", content=b"x", headers={"content-encoding": "gzip"})
     assert (squeezed.status_code, squeezed.json()["code"]) == (415, "malformed")
     with connect(address) as line:
-        line.sendall(b"POST /v1/updates HTTP/1.1\r\nhost: x\r\ncontent-length: 99999999999\r\n\r\n")
+        line.sendall(b"POST /v1/unlearn HTTP/1.1\r\nhost: x\r\ncontent-length: 99999999999\r\n\r\n")
         assert b" 413 " in line.recv(1000)
+    member = enrol(service, address).key
+    assert said(address, head_of(member, address, LONG.replace("5", "999"))) == "too_long"
     assert httpx.post(f"{address}/v1/join", content=bytes(1 << 17)).status_code == 413
 
 

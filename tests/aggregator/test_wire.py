@@ -232,6 +232,7 @@ def test_health_metrics_and_openapi(service: Service, address: str) -> None:
 def test_metrics_ask_for_the_token_once_there_is_one(service: Service, address: str) -> None:
     service.token = "word"
     assert httpx.get(f"{address}/v1/metrics").status_code == 403
+    assert httpx.get(f"{address}/v1/openapi.json").json()["code"] == "operator_only"
     headers = {"authorization": "Bearer word"}
     assert httpx.get(f"{address}/v1/metrics", headers=headers).status_code == 200
 

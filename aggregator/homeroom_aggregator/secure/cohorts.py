@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 import secrets
 import time
+from collections import deque
 from collections.abc import Callable
 from itertools import islice
 from pathlib import Path
@@ -66,9 +67,10 @@ class Cohorts:
         self.desk = Desk(path)
         self._seen: tuple[str, View] | None = None
         self._opening: Opening | None = None
-        self._in_sums: dict[str, set[str]] = {}  # by device, its updates in sums that one may still be based on
-        for entry in islice(rounds.log.sums(), rounds.configuration.max_staleness + 1):
-            self._note_summed(entry.body)
+        most = rounds.configuration.max_staleness + 1  # sums whose updates may still be offered
+        self._past: deque[dict[str, str]] = deque(maxlen=most)  # the device of each update id
+        for entry in reversed(list(islice(rounds.log.sums(), most))):
+            self._past.append(read_header(entry.body).updates)
 
     def close(self) -> None:
         self.desk.close()
@@ -87,7 +89,7 @@ class Cohorts:
         notice = msgspec.to_builtins(live.notice)
         inside = self._inside(live, device)
         wanted = inside and self.desk.body(live.phase, device) is None
-        summed = tuple(sorted(self._in_sums.get(device, ())))
+        summed = tuple(sorted(self._in_sums(device)))
         told = Standing(live.notice.round_id, live.phase, wanted, inside, summed)
         return {
             "notice": notice,
@@ -157,7 +159,7 @@ class Cohorts:
             raise UpdateError(problem.what, code="bad_signature") from None
         if self.rounds.log.withdrawn(told.update_id.hex()):
             raise UpdateError("this update was withdrawn", code="past_phase")
-        if told.update_id.hex() in self._in_sums.get(device, ()):
+        if told.update_id.hex() in self._in_sums(device):
             raise UpdateError("this update is in a sum already", code="past_phase", remedy="sync, then train again")
         if self.rounds.ledger:
             member = self.rounds.members.find(device)
@@ -321,14 +323,13 @@ class Cohorts:
             outcome,
         )
         if outcome == SUMMED:
-            self._note_summed(next(self.rounds.log.sums()).body)
+            self._past.append(read_header(next(self.rounds.log.sums()).body).updates)
         self.desk.end(live.notice.round_id, outcome)
         self._opening = None
         return True
 
-    def _note_summed(self, body: bytes) -> None:
-        for update_id, device in read_header(body).updates.items():
-            self._in_sums.setdefault(device, set()).add(update_id)
+    def _in_sums(self, device: str) -> set[str]:
+        return {update_id for updates in self._past for update_id, owner in updates.items() if owner == device}
 
     def _announce(self) -> Live | None:
         roster = self.roster()

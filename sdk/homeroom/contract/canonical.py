@@ -12,6 +12,7 @@ import rfc8785
 from homeroom.errors import HomeroomError
 
 T = TypeVar("T")
+AGAIN = "it may be cut short; get it again from whoever made it"
 
 
 def canonical(document: Any) -> bytes:
@@ -43,8 +44,8 @@ def decode(data: bytes, into: type[T], *, limit_bytes: int, where: str, error: t
     if len(data) > limit_bytes:
         raise error(f"{len(data):,} bytes are more than the {limit_bytes:,} allowed", where=where)
     if not data.strip():
-        raise error("is empty", where=where, remedy="get it again from whoever made it")
+        raise error("is empty", where=where, remedy=AGAIN)
     try:
         return msgspec.json.decode(data, type=into)
     except (msgspec.DecodeError, RecursionError, UnicodeDecodeError) as problem:
-        raise error(f"not a valid document: {problem}", where=where) from None
+        raise error(f"not a valid document: {problem}", where=where, remedy=AGAIN) from None
