@@ -17,6 +17,7 @@ from onnx import TensorProto, helper, numpy_helper
 from torch.fx import GraphModule, Node
 
 from homeroom.errors import ExportError
+from homeroom_exporter.lora import operations
 
 OPSET = 20
 IR_VERSION = 9
@@ -268,22 +269,14 @@ def _mm(to: _Lowering, node: Node) -> str:
 def _addmm(to: _Lowering, node: Node) -> str:
     added, *operands = node.args
     (left, turn_left), (right, turn_right) = (_transposed(to, operand) for operand in operands)
-    return to.emit("Gemm", left, right, to.name(added), transA=turn_left, transB=turn_right)
+    scales = {name: float(cast(float, value)) for name, value in node.kwargs.items() if value != 1.0}
+    return to.emit("Gemm", left, right, to.name(added), transA=turn_left, transB=turn_right, **scales)
 
 
 def _layer_norm(to: _Lowering, node: Node) -> str:
     source, _, gain, bias, epsilon = node.args
     names = (to.name(value) for value in (source, gain, bias))
     return to.emit("LayerNormalization", *names, outputs=3, axis=-1, epsilon=epsilon)
-
-
-def _dequantize(to: _Lowering, node: Node) -> str:
-    """`lora.frozen.dequantize`; that its scale has a zero of `after` added is what orders it, see there."""
-    codes, scale, after = cast(tuple[Node, Node, Node], node.args)
-    start = to.emit("Slice", to.reshape(to.name(after), [-1]), to.integers(0), to.integers(1))
-    ordered = to.emit("Add", to.name(scale), to.emit("Mul", start, to.name(0.0)))
-    block = shape_of(codes)[1] // shape_of(scale)[1]
-    return to.emit("DequantizeLinear", to.name(codes), ordered, axis=1, block_size=block)
 
 
 def _cat(to: _Lowering, node: Node) -> str:
@@ -321,11 +314,11 @@ def _select(to: _Lowering, node: Node) -> str:
 
 
 def _index(to: _Lowering, node: Node) -> str:
-    """Indexing by one list of constants along one axis."""
+    """Indexing by one list along one axis."""
     picks: Any = node.args[1]
     chosen = [(axis, pick) for axis, pick in enumerate(picks) if pick is not None]
-    if len(chosen) != 1 or chosen[0][1] not in to.constants:
-        raise ExportError("an index that is not one constant list has no translation to ONNX", where="training graph")
+    if len(chosen) != 1 or len(shape_of(chosen[0][1])) != 1:
+        raise ExportError("an index that is not one list has no translation to ONNX", where="training graph")
     axis, pick = chosen[0]
     return to.emit("Gather", to.name(node.args[0]), to.name(pick), axis=axis)
 
@@ -424,7 +417,9 @@ RULES: dict[str, Callable[[_Lowering, Node], str]] = {
     "gelu.default": _unary("Gelu"),
     "erf.default": _unary("Erf"),
     "embedding.default": lambda to, node: to.emit("Gather", to.name(node.args[0]), to.name(node.args[1])),
-    "dequantize.default": _dequantize,
+    "dequantize.default": operations.dequantize,
+    "regroup.default": operations.regroup,
+    "places.default": operations.places,
     "cat.default": _cat,
     "slice.Tensor": _slice,
     "select.int": _select,

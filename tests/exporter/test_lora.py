@@ -30,6 +30,7 @@ from homeroom_aggregator import place
 from homeroom_exporter import check
 from homeroom_exporter.lora import encoder, frozen
 from homeroom_exporter.lora.build import targeted
+from homeroom_exporter.lora.rows import Rows
 from homeroom_exporter.lora.shapes import Shape, shape_of, weights_of
 from homeroom_exporter.trace import example
 
@@ -76,18 +77,20 @@ def test_states_and_gradients_are_those_of_transformers_with_peft(name: str, tmp
         mask[1, 5:] = 0
         ids[1, 5:] = 0
         wanted = wrapped(input_ids=ids, attention_mask=mask.long()).last_hidden_state
-        inputs, bias = ids, (mask - 1).reshape(3, 1, 1, 9) * 1e4
+        inputs, rows = ids, Rows(3, 9, shape.heads, mask)
         kept = mask.reshape(-1, 1)
     else:
         pixels = torch.randn(3, 3, 32, 32)
         wanted = wrapped(pixel_values=pixels).last_hidden_state
-        inputs, bias, kept = encoder.patched(shape, pixels), None, torch.ones(1)
-    x = encoder.embed(shape, weights, inputs)
-    direction = torch.randn(len(x), shape.width) * kept  # of the loss, nothing on padding
+        inputs, kept = encoder.patched(shape, pixels), torch.ones(1)
+        rows = Rows(3, encoder.tokens_of(shape), shape.heads)
+    x = encoder.embed(shape, weights, inputs, rows)
+    direction = torch.randn(rows.count * rows.tokens, shape.width) * kept  # of the loss, nothing on padding
     for keep in (True, False):
-        made, saved = encoder.forward(shape, weights, factors, x, bias, keep=keep)
-        torch.testing.assert_close(made * kept, wanted.reshape(made.shape) * kept, rtol=1e-4, atol=2e-5)
-        found = encoder.backward(shape, weights, factors, saved, bias, direction)
+        y, saved = encoder.forward(shape, weights, factors, x, rows, keep=keep)
+        made = rows.unpack(y)
+        torch.testing.assert_close(made, wanted.reshape(made.shape) * kept, rtol=1e-4, atol=2e-5)
+        found = encoder.backward(shape, weights, factors, saved, rows, rows.pack(direction))
         (wanted.reshape(direction.shape) * direction).sum().backward(retain_graph=True)
         for layer, (a, b) in own.items():
             torch.testing.assert_close(found[layer][0], a.grad, rtol=1e-3, atol=1e-4)
@@ -182,7 +185,21 @@ def test_recomputing_gives_the_same_gradient_from_twice_the_work(tmp_path: Path)
         softmaxes.append(sum(node.op_type == "Softmax" for node in nodes))
     assert np.linalg.norm(made[0]) > 1e-3
     np.testing.assert_allclose(made[1], made[0], rtol=1e-4, atol=1e-6)
-    assert softmaxes[1] == softmaxes[0] + 3  # one more a layer
+    assert softmaxes[1] == softmaxes[0] + 2  # one more a layer, but the last
+
+
+def test_padding_takes_part_in_no_product_of_a_layer(tmp_path: Path) -> None:
+    design, graphs = lessons.traced(tmp_path, models.bert(tmp_path / "bert"))
+    graph = next(g for g in graphs if g.role == "grad")
+    model = onnx.load(graph.path, load_external_data=False)
+    inner = next(node.output[0] for node in model.graph.node if node.op_type == "Erf")  # of the first MLP
+    model.graph.output.append(onnx.helper.make_tensor_value_info(inner, onnx.TensorProto.FLOAT, None))
+    graph.path.write_bytes(model.SerializeToString())
+    run, theta = load(graph.path, threads=1), design.adapter.initial(design.layout, np.zeros(design.layout.size, "f4"))
+    for seed in (1, 2):
+        feeds = example(design, "grad", graph.batch, {"text": 16}, seed=seed)
+        there = sum(feeds[f"{slot.name}.mask"].sum() for slot in design.slots)
+        assert 0 <= len(run({"theta": theta, **feeds})[inner]) - there <= 1
 
 
 def test_two_devices_train_lora_and_an_aggregator_merges_it(

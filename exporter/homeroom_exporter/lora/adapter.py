@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 import numpy as np
@@ -15,8 +15,9 @@ from homeroom.contract.layout import Layout, Parameter, Segment
 from homeroom.contract.manifest import ImagePreprocess, Modality, Precision
 from homeroom_exporter import ladder
 from homeroom_exporter.lora import encoder
-from homeroom_exporter.lora.encoder import MASKED, Saved
+from homeroom_exporter.lora.encoder import Saved
 from homeroom_exporter.lora.frozen import Frozen
+from homeroom_exporter.lora.rows import Rows
 from homeroom_exporter.lora.shapes import Shape
 
 Trained = Literal["a-frozen", "both"]
@@ -134,18 +135,22 @@ class Adapter:
     def states(
         self, parts: Parts, feeds: Feeds, inputs: Tensor, mask: Tensor, *, keep: bool
     ) -> tuple[Tensor, list[Saved]]:
-        """Hidden states [rows, tokens, width], and what `gradients` needs; inputs, mask: of every row as one batch."""
-        weights, (x, bias) = self.weights(feeds), self._begin(feeds, inputs, mask)
-        y, saved = encoder.forward(self.shape, weights, self.scaled(parts, feeds), x, bias, keep=keep)
-        return y.reshape(len(inputs), -1, self.shape.width), saved
+        """Hidden states [rows, tokens, width], zeros for padding, and what `gradients` needs of them.
+
+        inputs, mask: of every row as one batch.
+        """
+        weights, rows = self.weights(feeds), self._rows(mask)
+        x = self._embedded(feeds, inputs, rows)
+        y, saved = encoder.forward(self.shape, weights, self.scaled(parts, feeds), x, rows, keep=keep)
+        return rows.unpack(y).reshape(rows.count, -1, self.shape.width), saved
 
     def gradients(
         self, parts: Parts, feeds: Feeds, mask: Tensor, saved: list[Saved], dy: Tensor
     ) -> dict[str, dict[str, Tensor]]:
         """By segment and parameter; dy: the gradient of `states`."""
-        factors, bias = self.scaled(parts, feeds), self._bias(mask)
-        flat = dy.reshape(-1, self.shape.width)
-        made = encoder.backward(self.shape, self.weights(feeds), factors, saved, bias, flat)
+        factors, rows = self.scaled(parts, feeds), self._rows(mask)
+        flat = rows.pack(dy.reshape(-1, self.shape.width))
+        made = encoder.backward(self.shape, self.weights(feeds), factors, saved, rows, flat)
         found = {}
         for factor in self.factors:
             da, db = made[factor.name]
@@ -156,20 +161,24 @@ class Adapter:
 
     def plain_states(self, parts: Parts, feeds: Feeds, inputs: Tensor, mask: Tensor) -> Tensor:
         """As `states`, in the textbook form that torch's autograd differentiates."""
-        x, bias = self._begin(feeds, inputs, mask)
-        y = encoder.plain(self.shape, self.weights(feeds), self.scaled(parts, feeds), x, bias)
-        return y.reshape(len(inputs), -1, self.shape.width)
+        rows = self._rows(mask)
+        x = self._embedded(feeds, inputs, replace(rows, mask=None))
+        y = encoder.plain(self.shape, self.weights(feeds), self.scaled(parts, feeds), x, rows)
+        y = y.reshape(rows.count, -1, self.shape.width)
+        return y * mask.unsqueeze(-1) if self.textual else y
 
-    def _begin(self, feeds: Feeds, inputs: Tensor, mask: Tensor) -> tuple[Tensor, Tensor | None]:
+    def _embedded(self, feeds: Feeds, inputs: Tensor, rows: Rows) -> Tensor:
         if isinstance(self.modality.preprocess, ImagePreprocess):
             spec = self.modality.preprocess
             mean, std = (torch.tensor(values).reshape(1, 3, 1, 1) for values in (spec.mean, spec.std))
             pixels = inputs.to(torch.float32) * (1 / (255 * std)) - mean / std
             inputs = encoder.patched(self.shape, pixels)
-        return encoder.embed(self.shape, self.weights(feeds), inputs), self._bias(mask)
+        return encoder.embed(self.shape, self.weights(feeds), inputs, rows)
 
-    def _bias(self, mask: Tensor) -> Tensor | None:
-        return (mask - 1.0).reshape(len(mask), 1, 1, -1) * -MASKED if self.textual else None
+    def _rows(self, mask: Tensor) -> Rows:
+        if self.textual:
+            return Rows(*mask.shape, self.shape.heads, mask)
+        return Rows(len(mask), encoder.tokens_of(self.shape), self.shape.heads)
 
     def weights(self, feeds: Feeds) -> dict[str, Tensor]:
         return {name.removeprefix(PREFIX): value for name, value in feeds.items() if name.startswith(PREFIX)}

@@ -1,9 +1,9 @@
 """A frozen transformer encoder with LoRA inside, forward and backward by hand; torch.
 
 Why by hand: a traced autograd step keeps what it does not need and passes over each activation a dozen times. Here W
-and its LoRA product are one matrix for the length of one multiplication, the sums of a backward pass are the additive
-term of the next multiplication, and the softmax's backward needs one sum of the small output (Dao et al. 2022, section
-3.1, "D"). `check` compares all of it with torch's autograd of the plain textbook form.
+and its LoRA product are one matrix, the sums of a backward pass are the additive term of the next multiplication,
+constant factors are the multiplication's own, and the softmax's backward needs one sum of the small output (Dao et al.
+2022, section 3.1, "D"). `check` compares all of it with torch's autograd of the plain textbook form.
 """
 
 from __future__ import annotations
@@ -16,39 +16,41 @@ import torch
 from torch import Tensor
 
 from homeroom_exporter.lora.frozen import matrix, rows_of
+from homeroom_exporter.lora.rows import Rows
 from homeroom_exporter.lora.shapes import LINEARS, Shape
 
-MASKED = -1e4
 Weights = Mapping[str, Tensor]
 Factors = Mapping[str, tuple[Tensor, Tensor]]  # by linear layer: A [rank, in], and B [out, rank] times its scaling
 Saved = dict[str, Any]
 
 
-def embed(shape: Shape, weights: Weights, inputs: Tensor) -> Tensor:
-    """What the first block reads, [rows * tokens, width]. inputs: ids int64 [rows, tokens], or patches as `patched`."""
+def embed(shape: Shape, weights: Weights, inputs: Tensor, rows: Rows) -> Tensor:
+    """What the first block reads, [n, width]. inputs: ids int64 [rows, tokens], or patches as `patched`."""
     if shape.modality == "image":
-        rows, count, values = inputs.shape
-        flat = inputs.reshape(rows * count, values)
+        count, patches, values = inputs.shape
+        flat = inputs.reshape(count * patches, values)
         x = torch.addmm(weights["patches.bias"], flat, matrix(weights, "patches", flat).t())
-        first = weights["first"].unsqueeze(0).expand(rows, 1, shape.width)
-        x = torch.cat([first, x.reshape(rows, count, -1)], 1) + weights["places"]
+        first = weights["first"].unsqueeze(0).expand(count, 1, shape.width)
+        x = torch.cat([first, x.reshape(count, patches, -1)], 1) + weights["places"]
         return x.reshape(-1, shape.width)
-    rows, tokens = inputs.shape
-    x = rows_of(weights, "words", inputs.reshape(-1)).reshape(rows, tokens, -1) + weights["places"][:tokens]
-    return _norm(shape, weights, "norm.0", x.reshape(-1, shape.width))[0]
+    words = rows_of(weights, "words", rows.pack(inputs.reshape(-1)))
+    return _norm(shape, weights, "norm.0", words + torch.embedding(weights["places"], rows.position))[0]
 
 
 def forward(
-    shape: Shape, weights: Weights, factors: Factors, x: Tensor, bias: Tensor | None, *, keep: bool
+    shape: Shape, weights: Weights, factors: Factors, x: Tensor, rows: Rows, *, keep: bool
 ) -> tuple[Tensor, list[Saved]]:
-    """All blocks on x [rows * tokens, width]; the last hidden states, and what `backward` needs of each block.
+    """All blocks on x [n, width]; the last hidden states, and what `backward` needs of each block.
 
-    bias: [rows, 1, 1, tokens], 0 or MASKED. keep: False saves the input of each block alone, to compute it again.
+    keep: False saves one matrix [n, width] of each block, to compute the rest again; of the last block, which is needed
+    at once, everything.
     """
     saved = []
     for i in range(shape.layers):
-        y, kept = _block(shape, weights, factors, i, x, bias)
-        saved.append(kept if keep else {"x": x})
+        y, kept = _block(shape, weights, factors, i, x, rows)
+        if not keep and i < shape.layers - 1:
+            kept = {name: kept[name] for name in (("x",) if shape.before else ("x", "norm.2")[i > 0 :])}
+        saved.append(kept)
         x = y
     if shape.before:
         x, last = _norm(shape, weights, "norm.0", x)
@@ -57,50 +59,66 @@ def forward(
 
 
 def backward(
-    shape: Shape, weights: Weights, factors: Factors, saved: list[Saved], bias: Tensor | None, dx: Tensor
+    shape: Shape, weights: Weights, factors: Factors, saved: list[Saved], rows: Rows, dx: Tensor
 ) -> dict[str, tuple[Tensor, Tensor]]:
-    """Gradients of each A and of each scaled B, by linear layer; dx: [rows * tokens, width] of `forward`'s result."""
+    """Gradients of each A and of each scaled B, by linear layer; dx: [n, width] of `forward`'s result."""
     gradients: dict[str, tuple[Tensor, Tensor]] = {}
     if shape.before:
         dx = _norm_back(weights, "norm.0", saved[-1], dx)
     for i in reversed(range(shape.layers)):
         kept = saved[i]
-        if len(kept) == 1:  # compute the block again, once the gradient is there and not before
-            again = kept["x"] + 0.0 * dx.reshape(-1)[:1]
-            kept = _block(shape, weights, factors, i, again, bias)[1]
-        dx = _block_back(shape, weights, factors, i, kept, dx, gradients)
+        if "whole" not in kept:
+            x = _again(shape, weights, saved, i, after=dx)
+            kept = {**_block(shape, weights, factors, i, x, rows)[1], **kept}
+        dx = _block_back(shape, weights, factors, i, kept, rows, dx, gradients)
     return gradients
 
 
-def _block(
-    shape: Shape, weights: Weights, factors: Factors, i: int, x: Tensor, bias: Tensor | None
-) -> tuple[Tensor, Saved]:
-    kept: Saved = {"x": x}
+def _again(shape: Shape, weights: Weights, saved: list[Saved], i: int, after: Tensor) -> Tensor:
+    """What block i read, once `after` is there and not before: what the block before gave, which was not saved itself
+    where a norm makes it of what was.
+    """
+    ready = 0.0 * after[:1, :1]
+    if "x" in saved[i]:
+        return torch.add(saved[i]["x"], ready)
+    return _norm(shape, weights, f"{i - 1}.norm.2", saved[i - 1]["norm.2"]["x"] + ready)[0]
 
-    def linear(kind: str, value: Tensor) -> Tensor:
+
+def _block(shape: Shape, weights: Weights, factors: Factors, i: int, x: Tensor, rows: Rows) -> tuple[Tensor, Saved]:
+    whole: dict[str, Tensor] = {}
+    kept: Saved = {"x": x, "whole": whole}
+
+    def linear(kind: str, value: Tensor, scale: float = 1.0) -> Tensor:
+        """scale times the layer's product and bias."""
         name = f"{i}.{kind}"
-        return torch.addmm(weights[f"{name}.bias"], value, _whole(weights, factors, name, value).t())
+        whole[kind] = _whole(weights, factors, name, value)
+        return torch.addmm(weights[f"{name}.bias"], value, whole[kind].t(), beta=scale, alpha=scale)
 
     inside = x
     if shape.before:
         inside, kept["norm.1"] = _norm(shape, weights, f"{i}.norm.1", x)
     kept["inside"] = inside
-    rows = bias.shape[0] if bias is not None else x.shape[0] // tokens_of(shape)
-    q, k, v = (_heads(shape, linear(kind, inside), rows) for kind in ("query", "key", "value"))
-    scores = (q @ k.transpose(-1, -2)) * (shape.width // shape.heads) ** -0.5
-    p = torch.softmax(scores if bias is None else scores + bias, -1)
-    context = _flat(p @ v)
-    kept |= {"q": q, "k": k, "v": v, "p": p, "context": context}
-    x = linear("out", context) + x
+    q = rows.split(linear("query", inside, _sharpness(shape)))
+    k, v = (rows.split(linear(kind, inside)) for kind in ("key", "value"))
+    scores = q @ k.transpose(-1, -2)
+    if rows.bias is not None:
+        scores = (scores.reshape(rows.count, -1, *scores.shape[1:]) + rows.bias).reshape(scores.shape)
+    p = torch.softmax(scores, -1)
+    context = p @ v
+    kept |= {"q": q, "k": k, "v": v, "p": p, "context": context, "merged": rows.merge(context)}
+    x = linear("out", kept["merged"]) + x
     if shape.before:
         inside, kept["norm.2"] = _norm(shape, weights, f"{i}.norm.2", x)
     else:
         x, kept["norm.1"] = _norm(shape, weights, f"{i}.norm.1", x)
         inside = x
     kept["middle"] = inside
-    kept["up"] = linear("up", inside)
-    kept["active"] = torch.nn.functional.gelu(kept["up"])
-    x = linear("down", kept["active"]) + x
+    # GELU(z) = z Phi(z) = sqrt(1/2) u (1 + erf(u)), where u = sqrt(1/2) z.
+    kept["u"] = linear("up", inside, math.sqrt(0.5))
+    kept["e"] = torch.erf(kept["u"]) + 1.0
+    whole["down"] = _whole(weights, factors, f"{i}.down", kept["u"])
+    down = kept["u"] * kept["e"], whole["down"].t()
+    x = torch.addmm(weights[f"{i}.down.bias"], *down, alpha=math.sqrt(0.5)) + x
     if not shape.before:
         x, kept["norm.2"] = _norm(shape, weights, f"{i}.norm.2", x)
     return x, kept
@@ -112,39 +130,50 @@ def _block_back(
     factors: Factors,
     i: int,
     kept: Saved,
+    rows: Rows,
     dy: Tensor,
     gradients: dict[str, tuple[Tensor, Tensor]],
 ) -> Tensor:
-    def linear(kind: str, value: Tensor, dy: Tensor, plus: Tensor | None) -> Tensor:
-        """The gradient of a linear layer's input, added to `plus`; that of its factors goes to `gradients`."""
-        name = f"{i}.{kind}"
-        if name in factors:
-            a, b = factors[name]
-            gradients[name] = ((dy @ b).t() @ value, dy.t() @ (value @ a.t()))
-        whole = _whole(weights, factors, name, dy)
-        return dy @ whole if plus is None else torch.addmm(plus, dy, whole)
+    def learn(kind: str, value: Tensor, dy: Tensor, scale: float = 1.0) -> None:
+        """The gradient of a layer's factors, where it has some; `scale` of the layer's product."""
+        if f"{i}.{kind}" in factors:
+            a, b = factors[f"{i}.{kind}"]
+            da, db = (dy @ b).t() @ value, dy.t() @ (value @ a.t())
+            gradients[f"{i}.{kind}"] = (da, db) if scale == 1.0 else (da * scale, db * scale)
+
+    def linear(kind: str, value: Tensor, dy: Tensor, plus: Tensor | None = None, scale: float = 1.0) -> Tensor:
+        """The gradient of a layer's input, added to `plus`."""
+        learn(kind, value, dy, scale)
+        if plus is not None:
+            return torch.addmm(plus, dy, kept["whole"][kind], alpha=scale)
+        dx = dy @ kept["whole"][kind]
+        return dx if scale == 1.0 else dx * scale
 
     if not shape.before:
         dy = _norm_back(weights, f"{i}.norm.2", kept["norm.2"], dy)
-    inner = _gelu_back(kept["up"], linear("down", kept["active"], dy, None))
+    u, e = kept["u"], kept["e"]
+    learn("down", u * e, dy, math.sqrt(0.5))
+    slope = e + u * torch.exp(math.log(2 / math.sqrt(math.pi)) - u * u)
+    inner = (dy @ kept["whole"]["down"]) * slope  # lacks sqrt(1/2), which the next product has in its place
     if shape.before:
-        dx = dy + _norm_back(weights, f"{i}.norm.2", kept["norm.2"], linear("up", kept["middle"], inner, None))
+        inner = linear("up", kept["middle"], inner, scale=0.5)
+        dx = dy + _norm_back(weights, f"{i}.norm.2", kept["norm.2"], inner)
     else:
-        dx = _norm_back(weights, f"{i}.norm.1", kept["norm.1"], linear("up", kept["middle"], inner, dy))
+        dx = _norm_back(weights, f"{i}.norm.1", kept["norm.1"], linear("up", kept["middle"], inner, dy, 0.5))
     q, k, v, p, context = (kept[name] for name in ("q", "k", "v", "p", "context"))
-    rows = q.shape[0]
-    dflat = linear("out", context, dx, None)
-    dcontext = _heads(shape, dflat, rows)
-    sums = (dflat * context).reshape(rows, -1, shape.heads, shape.width // shape.heads).sum(-1, keepdim=True)
+    dcontext = rows.split(linear("out", kept["merged"], dx), zeros=True)
     dv = p.transpose(-1, -2) @ dcontext
-    dscores = p * (dcontext @ v.transpose(-1, -2) - sums.transpose(1, 2))
-    scale = (shape.width // shape.heads) ** -0.5
-    dq, dk = (dscores @ k) * scale, (dscores.transpose(-1, -2) @ q) * scale
+    dscores = p * (dcontext @ v.transpose(-1, -2) - (dcontext * context).sum(-1, keepdim=True))
+    dq, dk = dscores @ k, dscores.transpose(-1, -2) @ q
     plus = None if shape.before else dx
-    for kind, value in (("query", dq), ("key", dk), ("value", dv)):
-        plus = linear(kind, kept["inside"], _flat(value), plus)
+    for kind, value, scale in (("key", dk, 1.0), ("value", dv, 1.0), ("query", dq, _sharpness(shape))):
+        plus = linear(kind, kept["inside"], rows.merge(value), plus, scale)
     assert plus is not None
     return dx + _norm_back(weights, f"{i}.norm.1", kept["norm.1"], plus) if shape.before else plus
+
+
+def _sharpness(shape: Shape) -> float:
+    return float((shape.width // shape.heads) ** -0.5)
 
 
 def _whole(weights: Weights, factors: Factors, name: str, after: Tensor) -> Tensor:
@@ -159,12 +188,6 @@ def _whole(weights: Weights, factors: Factors, name: str, after: Tensor) -> Tens
 def _heads(shape: Shape, x: Tensor, rows: int) -> Tensor:
     """[rows * tokens, width] -> [rows, heads, tokens, width / heads]."""
     return x.reshape(rows, -1, shape.heads, shape.width // shape.heads).transpose(1, 2)
-
-
-def _flat(x: Tensor) -> Tensor:
-    """The inverse of `_heads`."""
-    rows, heads, tokens, depth = x.shape
-    return x.transpose(1, 2).reshape(rows * tokens, heads * depth)
 
 
 def _norm(shape: Shape, weights: Weights, name: str, x: Tensor) -> tuple[Tensor, Saved]:
@@ -183,12 +206,6 @@ def _norm_back(weights: Weights, name: str, kept: Saved, dy: Tensor) -> Tensor:
     return d * rstd - x * second + (second * mean - first * rstd)
 
 
-def _gelu_back(x: Tensor, dy: Tensor) -> Tensor:
-    """dy * (Phi(x) + x phi(x))."""
-    density = torch.exp(x * x * -0.5) * (1 / math.sqrt(2 * math.pi))
-    return dy * (torch.erf(x * math.sqrt(0.5)) * 0.5 + 0.5 + x * density)
-
-
 def tokens_of(shape: Shape) -> int:
     """Tokens of a picture: its patches and the first."""
     return (shape.size // shape.patch) ** 2 + 1
@@ -201,8 +218,11 @@ def patched(shape: Shape, pixels: Tensor) -> Tensor:
     return x.reshape(-1, side * side, 3 * p * p)
 
 
-def plain(shape: Shape, weights: Weights, factors: Factors, x: Tensor, bias: Tensor | None) -> Tensor:
-    """The textbook form of `forward`, LoRA beside the frozen product, for torch's own autograd to differentiate."""
+def plain(shape: Shape, weights: Weights, factors: Factors, x: Tensor, rows: Rows) -> Tensor:
+    """The textbook form of `forward` on x [count * tokens, width], padding too, LoRA beside the frozen product.
+
+    For torch's own autograd to differentiate.
+    """
     f = torch.nn.functional
 
     def norm(name: str, value: Tensor) -> Tensor:
@@ -219,10 +239,10 @@ def plain(shape: Shape, weights: Weights, factors: Factors, x: Tensor, bias: Ten
             return y
 
         inside = norm(f"{i}.norm.1", x) if shape.before else x
-        rows = bias.shape[0] if bias is not None else x.shape[0] // tokens_of(shape)
-        q, k, v = (_heads(shape, linear(kind, inside), rows) for kind in LINEARS[:3])
+        q, k, v = (_heads(shape, linear(kind, inside), rows.count) for kind in LINEARS[:3])
         scores = q @ k.transpose(-1, -2) / math.sqrt(shape.width // shape.heads)
-        x = x + linear("out", _flat(torch.softmax(scores if bias is None else scores + bias, -1) @ v))
+        p = torch.softmax(scores if rows.bias is None else scores + rows.bias, -1)
+        x = x + linear("out", (p @ v).transpose(1, 2).reshape(x.shape))
         x = x if shape.before else norm(f"{i}.norm.1", x)
         x = x + linear("down", f.gelu(linear("up", norm(f"{i}.norm.2", x) if shape.before else x)))
         x = x if shape.before else norm(f"{i}.norm.2", x)

@@ -12,7 +12,7 @@ import onnxruntime as ort
 from homeroom.errors import BundleError, HomeroomError, TrainError
 
 MEMORY = "close other programs, or train with --megabytes, so that what is chosen fits"
-AS_REQUESTED = 1  # arena_extend_strategy: not to the next power of two
+DOUBLING = 0  # arena_extend_strategy: blocks of just the size asked for are of no use to the next batch's other sizes
 
 
 class OnnxGraph:
@@ -60,4 +60,4 @@ def _refusal(problem: Exception, what: str, path: Path, remedy: str = "") -> Hom
 def _share_arena() -> None:
     """One arena for all lasting sessions: they run one after the other, and the largest needs no more than alone."""
     place = ort.OrtMemoryInfo("Cpu", ort.OrtAllocatorType.ORT_ARENA_ALLOCATOR, 0, ort.OrtMemType.DEFAULT)
-    ort.create_and_register_allocator(place, ort.OrtArenaCfg(0, AS_REQUESTED, -1, -1))
+    ort.create_and_register_allocator(place, ort.OrtArenaCfg(0, DOUBLING, -1, -1))

@@ -1,0 +1,56 @@
+"""LoRA's own operations as ONNX: frozen weights in few bits, and tokens without their padding; torch.fx and onnx.
+
+Each takes the graph that is being written, see `lower`, and a traced call; it returns the name of the result.
+"""
+
+from __future__ import annotations
+
+from typing import Any, cast
+
+import numpy as np
+from onnx import TensorProto
+from torch.fx import Node
+
+Lowering = Any  # `lower._Lowering`, which imports this
+
+
+def dequantize(to: Lowering, node: Node) -> str:
+    """`frozen.dequantize`; that its scale has a zero of `after` added is what orders it, see there."""
+    codes, scale, after = cast(tuple[Node, Node, Node], node.args)
+    start = to.emit("Slice", to.reshape(to.name(after), [-1]), to.integers(0), to.integers(1))
+    ordered = to.emit("Add", to.name(scale), to.emit("Mul", start, to.name(0.0)))
+    block = codes.meta["val"].shape[1] // scale.meta["val"].shape[1]
+    return str(to.emit("DequantizeLinear", to.name(codes), ordered, axis=1, block_size=block))
+
+
+def regroup(to: Lowering, node: Node) -> str:
+    """`rows.regroup`."""
+    x, index, width, columns = cast(tuple[Node, Node, int, int], node.args)
+    picked = to.emit("Gather", to.reshape(to.name(x), [-1, width]), to.name(index), axis=0)
+    return str(picked if width == columns else to.reshape(picked, [-1, columns]))
+
+
+def places(to: Lowering, node: Node) -> str:
+    """`rows.places`. How many tokens are there is known when the graph runs: no shape here holds their number."""
+    mask, heads, kind = cast(tuple[Node, int, str], node.args)
+    rows, tokens = mask.meta["val"].shape
+    first = to.constant(np.ones(1, np.float32))
+    rest = to.emit("Slice", to.reshape(to.name(mask), [-1]), to.integers(1), to.integers(rows * tokens))
+    flags = to.emit("Concat", first, rest, axis=0)
+    present = to.reshape(to.emit("NonZero", flags), [-1])
+    counted = to.emit("Cast", to.emit("CumSum", flags, to.constant(np.array(0, np.int64))), to=TensorProto.INT64)
+    inverse = to.emit("Sub", counted, to.integers(1))
+    head = np.arange(heads, dtype=np.int64)
+    if kind == "present":
+        return str(present)
+    if kind == "inverse":
+        return str(inverse)
+    if kind == "split":
+        each = to.emit("Mul", to.reshape(inverse, [rows, 1, tokens]), to.integers(heads))
+        return str(to.reshape(to.emit("Add", each, to.constant(head.reshape(1, heads, 1))), [-1]))
+    position = to.emit("Mod", present, to.integers(tokens))
+    if kind == "position":
+        return str(position)
+    whole = to.emit("Mul", to.emit("Sub", present, position), to.integers(heads - 1))
+    each = to.emit("Reshape", to.emit("Add", present, whole), to.integers(-1, 1))
+    return str(to.reshape(to.emit("Add", each, to.constant(head.reshape(1, heads) * tokens)), [-1]))
