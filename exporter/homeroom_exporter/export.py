@@ -287,8 +287,8 @@ def step_graphs(
                 graph = replace(graph, precision=inside.adapter.precision)
             graph = replace(graph, path=scratch / Path(graph.name).name)
             model = trace(design, role, size, tokens)
-            if inside:
-                model = lora.attach(model, inside)
+            if inside and design.adapter:
+                model = lora.attach(model, replace(inside, adapter=design.adapter))
             graph.path.write_bytes(model.SerializeToString(deterministic=True))
             graphs.append(graph)
     return graphs
@@ -321,7 +321,7 @@ def assemble(
     graphs = step_graphs(design, scratch, batch, single=single, clipped=clipped, saliency=saliency, inside=inside)
     for tier, small in (tiers or {}).items():
         graphs += step_graphs(
-            small.design, scratch, batch, single=single, clipped=clipped, saliency=saliency, tier=tier
+            small.design, scratch, batch, single=single, clipped=clipped, saliency=saliency, tier=tier, inside=inside
         )
     for made in backbones.values():
         for precision, path in sorted(made.graphs.items()):

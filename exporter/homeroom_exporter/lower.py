@@ -269,7 +269,7 @@ def _mm(to: _Lowering, node: Node) -> str:
 def _addmm(to: _Lowering, node: Node) -> str:
     added, *operands = node.args
     (left, turn_left), (right, turn_right) = (_transposed(to, operand) for operand in operands)
-    scales = {name: float(cast(float, value)) for name, value in node.kwargs.items() if value != 1.0}
+    scales: dict[str, Any] = {name: float(cast(float, value)) for name, value in node.kwargs.items() if value != 1.0}
     return to.emit("Gemm", left, right, to.name(added), transA=turn_left, transB=turn_right, **scales)
 
 

@@ -258,7 +258,7 @@ class _Reader:
                 **{name: value for name, value in msgspec.structs.asdict(training).items() if name != "weighting"},
                 task_weights={name: table.weight for name, table in tables.items()},
             ),
-            adapter=self.adapter(document["adapter"], encoders, head) if "adapter" in document else None,
+            adapter=self.adapter(document["adapter"], encoders) if "adapter" in document else None,
             scopes=self.scopes(document, [f"ladder.{e.modality}" for e in encoders] + [f"head.{n}" for n in tables]),
         )
 
@@ -273,14 +273,11 @@ class _Reader:
                 found[segment] = self.convert(scope, Scope, "scopes", *segment.split("."))  # type: ignore[arg-type]
         return found
 
-    def adapter(self, value: Any, encoders: tuple[EncoderSpec, ...], head: Head) -> AdapterPlan:
+    def adapter(self, value: Any, encoders: tuple[EncoderSpec, ...]) -> AdapterPlan:
         plan = self.convert(value, AdapterPlan, "adapter")
         names = [encoder.modality for encoder in encoders]
         if plan.modality is None and len(names) > 1:
             raise self.refuse("does not say whose encoder", "adapter", remedy=f'modality = "{names[0]}", for example')
-        for name in ("clipped", "tiers"):
-            if getattr(head, name):
-                raise self.refuse("is not built for LoRA", name, remedy="leave it out, or the adapter")
         modality = plan.modality or names[0]
         if modality not in names or modality not in ("text", "image"):
             raise self.refuse(

@@ -1,12 +1,13 @@
 """Tiers: smaller, nested versions of a design whose theta is a part of the whole one's, theta[index]; numpy only.
 
-A tier keeps the first channels of every layer (as HeteroFL, Diao et al. 2021, and MatFormer, Devvrit et al. 2023), so
-that a small machine and a large one train the same numbers.
+A tier keeps the first channels of every layer (as HeteroFL, Diao et al. 2021, and MatFormer, Devvrit et al. 2023), and
+the first rank components of LoRA (as HetLoRA, Cho et al. 2024), so that a small machine and a large one train the same
+numbers.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -17,7 +18,8 @@ from homeroom_exporter.recipe import TierName
 
 SHARES: dict[TierName, float] = {"eighth": 1 / 8, "quarter": 1 / 4, "half": 1 / 2}  # of theta, about
 STEP = 4  # channels by which widths are tried
-WIDTH, HIDDEN = 1_000_003, 1_000_033  # primes that no other size is made of: they mark the axes that a tier cuts
+# Primes that no other size is made of: they mark the axes that a tier cuts.
+WIDTH, HIDDEN, RANK = 1_000_003, 1_000_033, 1_000_037
 
 
 @dataclass(frozen=True)
@@ -46,13 +48,19 @@ def make_tiers(design: Design, names: tuple[TierName, ...]) -> dict[str, Tier]:
 
 
 def narrowed(design: Design, width: int) -> Design:
-    """The design with so many channels, and hidden ones in proportion."""
-    return replace(design, width=width, hidden=max(STEP, round(design.hidden * width / design.width / STEP) * STEP))
+    """The design with so many channels, and hidden ones and ranks in proportion."""
+    share = width / design.width
+    hidden = max(STEP, round(design.hidden * share / STEP) * STEP)
+    return _with_ranks(replace(design, width=width, hidden=hidden), lambda rank: max(1, round(rank * share)))
+
+
+def _with_ranks(design: Design, rank: Callable[[int], int]) -> Design:
+    return replace(design, adapter=design.adapter.ranked(rank)) if design.adapter else design
 
 
 def tier_index(design: Design, small: Design) -> np.ndarray:
     """int32 [p]: where in the whole theta each value of the small design's stands."""
-    marks = replace(design, width=WIDTH, hidden=HIDDEN)
+    marks = _with_ranks(replace(design, width=WIDTH, hidden=HIDDEN), lambda _: RANK)
     start, places = 0, []
     for whole, part, marked in zip(_shapes(design), _shapes(small), _shapes(marks), strict=True):
         axes = [_kept(*sizes, design, small) for sizes in zip(whole, part, marked, strict=True)]
@@ -66,9 +74,9 @@ def _shapes(design: Design) -> Iterator[tuple[int, ...]]:
 
 
 def _kept(whole: int, part: int, marked: int, design: Design, small: Design) -> np.ndarray:
-    """Which places of an axis the small design has: the first of each block of `width` or `hidden`, else all."""
+    """Which places of an axis the small design has: the first, of each block of `width` or `hidden`; else all."""
     for mark, block, kept in ((WIDTH, design.width, small.width), (HIDDEN, design.hidden, small.hidden)):
         if marked % mark == 0:
             return np.concatenate([np.arange(kept) + i * block for i in range(marked // mark)])
-    assert whole == part
-    return np.arange(whole)
+    assert whole == part or marked == RANK
+    return np.arange(part)

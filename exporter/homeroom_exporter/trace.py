@@ -16,7 +16,9 @@ from torch import Tensor
 from torch._decomp import core_aten_decompositions
 from torch.fx.experimental.proxy_tensor import make_fx
 
+from homeroom.contract.layout import Layout
 from homeroom.contract.manifest import PER_TOKEN, ImagePreprocess
+from homeroom_exporter.lora.adapter import PREFIX
 from homeroom_exporter.lower import lower
 from homeroom_exporter.model import Design, forward, lora_rows, name_parts, objective, unflatten
 
@@ -141,8 +143,7 @@ def grad_step(design: Design, theta: Tensor, feeds: Mapping[str, Tensor]) -> dic
         states, saved = design.adapter.states(parts, feeds, inputs, mask, keep=keep)
         (gradients, back), sums = torch.func.grad(loss, argnums=(0, 1), has_aux=True)(tensors, states)
         inside = design.adapter.gradients(parts, feeds, mask, saved, back)
-        places = [(segment.name, parameter.name) for segment in layout for parameter in segment.parameters]
-        gradients = [inside.get(s, {}).get(p, g) for (s, p), g in zip(places, gradients, strict=True)]
+        gradients = _with_those_inside(layout, gradients, inside)
     return {
         "losses": sums,
         "totals": feeds["weights"].sum(0),
@@ -150,19 +151,41 @@ def grad_step(design: Design, theta: Tensor, feeds: Mapping[str, Tensor]) -> dic
     }
 
 
+def _with_those_inside(
+    layout: Layout, gradients: list[Tensor], inside: Mapping[str, Mapping[str, Tensor]]
+) -> list[Tensor]:
+    """By parameter in the layout's order, LoRA's own in place of the zeros that autograd found."""
+    places = [(segment.name, parameter.name) for segment in layout for parameter in segment.parameters]
+    return [inside.get(s, {}).get(p, g) for (s, p), g in zip(places, gradients, strict=True)]
+
+
 def clipped_step(design: Design, theta: Tensor, feeds: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """The sum over groups of their gradients, each scaled to a norm of at most `clip` (after Abadi et al. 2016, alg. 1,
     with subjects in place of examples, as McMahan et al. 2018).
+
+    Of LoRA each sample's gradient is a product of its activations and its output gradients (Li et al. 2022, section 4).
     """
     layout = design.layout
     groups, clip = feeds["groups"], feeds["clip"]
-    rows = {name: value for name, value in feeds.items() if name not in ("groups", "clip")}
+    rows = {n: v for n, v in feeds.items() if n not in ("groups", "clip") and not n.startswith(PREFIX)}
 
-    def loss(tensors: list[Tensor], row: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
-        return objective(design, name_parts(layout, tensors), {name: v.unsqueeze(0) for name, v in row.items()})
+    def loss(tensors: list[Tensor], states: Tensor | None, row: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
+        seen = {name: value.unsqueeze(0) for name, value in row.items()}
+        seen |= {} if states is None else {"states": states}
+        return objective(design, name_parts(layout, tensors), seen)
 
-    each = torch.func.vmap(torch.func.grad(loss, has_aux=True), in_dims=(None, 0))
-    gradients, sums = each(unflatten(layout, theta), rows)
+    tensors = unflatten(layout, theta)
+    if design.adapter is None:
+        each = torch.func.vmap(torch.func.grad(loss, has_aux=True), in_dims=(None, None, 0))
+        gradients, sums = each(tensors, None, rows)
+    else:
+        parts, (inputs, mask) = name_parts(layout, tensors), lora_rows(design, feeds)
+        keep = not design.adapter.recompute
+        states, saved = design.adapter.states(parts, feeds, inputs, mask, keep=keep)
+        each = torch.func.vmap(torch.func.grad(loss, argnums=(0, 1), has_aux=True), in_dims=(None, 0, 0))
+        (gradients, back), sums = each(tensors, states.reshape(len(groups), -1, *states.shape[1:]), rows)
+        inside = design.adapter.gradients(parts, feeds, mask, saved, back, each=len(groups))
+        gradients = _with_those_inside(layout, gradients, inside)
     batch = len(groups)
     numbers = torch.arange(batch, dtype=torch.float32).unsqueeze(1)
     members = (groups.to(torch.float32).unsqueeze(0) - numbers == 0).to(torch.float32)

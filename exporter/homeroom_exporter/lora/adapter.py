@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
@@ -66,10 +66,12 @@ class Adapter:
         found = []
         reads = (self.modality.features_id,)
         for factor in self.factors:
-            a, b = self.first[factor.path]
+            out, into = self.shape.dimensions(factor.name)
             settings: dict[str, object] = {"rank": factor.rank, "scaling": factor.scaling}
-            sides = [("A", a.shape), ("B", b.shape)] if self.trained == "both" else [("B", b.shape)]
+            sides = [("A", (factor.rank, into))] if self.trained == "both" else []
+            sides.append(("B", (out, factor.rank)))
             if self.trained == "a-frozen":
+                a = self.first[factor.path][0]
                 settings["a"] = digest(a.tobytes())[:16]  # a B means nothing beside another A
             for side, shape in sides:
                 found.append(
@@ -110,6 +112,16 @@ class Adapter:
         """What follows a slot's name in the graph's input."""
         return "input_ids" if self.textual else "pixels"
 
+    def ranked(self, rank: Callable[[int], int]) -> Adapter:
+        """The adapter with the first components of each layer, as many as `rank` says of all; scaling stays."""
+        factors = tuple(replace(factor, rank=rank(factor.rank)) for factor in self.factors)
+        ranks = {factor.path: factor.rank for factor in factors}
+        first = {path: (a[: ranks[path]], b[:, : ranks[path]]) for path, (a, b) in self.first.items()}
+        frozen = self.frozen
+        if self.trained == "a-frozen":
+            frozen = frozen.having({f"{PREFIX}{factor.name}.A": first[factor.path][0] for factor in factors})
+        return replace(self, factors=factors, first=first, frozen=frozen)
+
     def initial(self, layout: Layout, theta: np.ndarray) -> np.ndarray:
         """theta [P] with the first factors in their places."""
         parts = {}
@@ -145,12 +157,14 @@ class Adapter:
         return rows.unpack(y).reshape(rows.count, -1, self.shape.width), saved
 
     def gradients(
-        self, parts: Parts, feeds: Feeds, mask: Tensor, saved: list[Saved], dy: Tensor
+        self, parts: Parts, feeds: Feeds, mask: Tensor, saved: list[Saved], dy: Tensor, *, each: int | None = None
     ) -> dict[str, dict[str, Tensor]]:
-        """By segment and parameter; dy: the gradient of `states`."""
+        """By segment and parameter; dy: the gradient of `states`. each: so many samples that the rows belong to, in
+        order, and gradients of each by itself, [each, ...].
+        """
         factors, rows = self.scaled(parts, feeds), self._rows(mask)
         flat = rows.pack(dy.reshape(-1, self.shape.width))
-        made = encoder.backward(self.shape, self.weights(feeds), factors, saved, rows, flat)
+        made = encoder.backward(self.shape, self.weights(feeds), factors, saved, rows, flat, each)
         found = {}
         for factor in self.factors:
             da, db = made[factor.name]
@@ -177,7 +191,7 @@ class Adapter:
 
     def _rows(self, mask: Tensor) -> Rows:
         if self.textual:
-            return Rows(*mask.shape, self.shape.heads, mask)
+            return Rows(len(mask), mask.shape[1], self.shape.heads, mask)
         return Rows(len(mask), encoder.tokens_of(self.shape), self.shape.heads)
 
     def weights(self, feeds: Feeds) -> dict[str, Tensor]:

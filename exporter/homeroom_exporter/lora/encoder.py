@@ -59,9 +59,18 @@ def forward(
 
 
 def backward(
-    shape: Shape, weights: Weights, factors: Factors, saved: list[Saved], rows: Rows, dx: Tensor
+    shape: Shape,
+    weights: Weights,
+    factors: Factors,
+    saved: list[Saved],
+    rows: Rows,
+    dx: Tensor,
+    each: int | None = None,
 ) -> dict[str, tuple[Tensor, Tensor]]:
-    """Gradients of each A and of each scaled B, by linear layer; dx: [n, width] of `forward`'s result."""
+    """Gradients of each A and of each scaled B, by linear layer; dx: [n, width] of `forward`'s result.
+
+    each: so many samples that the rows belong to, in order; gradients are then each sample's own, [each, ...].
+    """
     gradients: dict[str, tuple[Tensor, Tensor]] = {}
     if shape.before:
         dx = _norm_back(weights, "norm.0", saved[-1], dx)
@@ -70,7 +79,7 @@ def backward(
         if "whole" not in kept:
             x = _again(shape, weights, saved, i, after=dx)
             kept = {**_block(shape, weights, factors, i, x, rows)[1], **kept}
-        dx = _block_back(shape, weights, factors, i, kept, rows, dx, gradients)
+        dx = _block_back(shape, weights, factors, i, kept, rows, dx, gradients, each)
     return gradients
 
 
@@ -133,12 +142,13 @@ def _block_back(
     rows: Rows,
     dy: Tensor,
     gradients: dict[str, tuple[Tensor, Tensor]],
+    each: int | None,
 ) -> Tensor:
     def learn(kind: str, value: Tensor, dy: Tensor, scale: float = 1.0) -> None:
         """The gradient of a layer's factors, where it has some; `scale` of the layer's product."""
         if f"{i}.{kind}" in factors:
             a, b = factors[f"{i}.{kind}"]
-            da, db = (dy @ b).t() @ value, dy.t() @ (value @ a.t())
+            da, db = _product(dy @ b, value, rows, each), _product(dy, value @ a.t(), rows, each)
             gradients[f"{i}.{kind}"] = (da, db) if scale == 1.0 else (da * scale, db * scale)
 
     def linear(kind: str, value: Tensor, dy: Tensor, plus: Tensor | None = None, scale: float = 1.0) -> Tensor:
@@ -170,6 +180,14 @@ def _block_back(
         plus = linear(kind, kept["inside"], rows.merge(value), plus, scale)
     assert plus is not None
     return dx + _norm_back(weights, f"{i}.norm.1", kept["norm.1"], plus) if shape.before else plus
+
+
+def _product(dy: Tensor, x: Tensor, rows: Rows, each: int | None) -> Tensor:
+    """dy^T x over all tokens, or over those of each sample: from its low-rank factors, one small product a sample."""
+    if each is None:
+        return dy.t() @ x
+    dy, x = (rows.unpack(one).reshape(each, -1, one.shape[1]) for one in (dy, x))
+    return dy.transpose(1, 2) @ x
 
 
 def _sharpness(shape: Shape) -> float:

@@ -156,6 +156,7 @@ def attach(
         tensor = TensorProto(name=name, dims=value.shape, data_location=TensorProto.EXTERNAL)
         tensor.data_type = TensorProto.INT4 if name in frozen.nibbles else helper.np_dtype_to_tensor_dtype(value.dtype)
         offset, length = places[name]
+        length = min(length, value.nbytes)  # a tier has the first rows of an A
         for key, said in (("location", location), ("offset", offset), ("length", length)):
             tensor.external_data.add(key=key, value=str(said))
         model.graph.initializer.append(tensor)
