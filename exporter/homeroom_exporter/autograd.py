@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 
 import numpy as np
 import torch
@@ -46,14 +47,28 @@ def _textbook(
 
 
 def _by_features(design: Design, theta: np.ndarray, values: Mapping[str, Tensor]) -> dict[str, np.ndarray]:
-    """The gradient of the selected outputs with respect to each slot's features."""
-    features = {f"{slot.name}.features": values[f"{slot.name}.features"].requires_grad_() for slot in design.slots}
-    outputs = forward(design, name_parts(design.layout, unflatten(design.layout, torch.from_numpy(theta))), values)
+    """The gradient of the selected outputs with respect to each slot's features, or the pull of its tokens."""
+    parts = name_parts(design.layout, unflatten(design.layout, torch.from_numpy(theta)))
+    seen = dict(values)
+    ladders = [slot.name for slot in design.slots if f"{slot.name}.features" in values]
+    leaves = {f"{name}.gradient": values[f"{name}.features"].requires_grad_() for name in ladders}
+    if design.adapter:
+        inputs, mask = lora_rows(design, values)
+        count = len(inputs) // len(values["along"])
+        rows = replace(design.adapter.rows(mask), mask=None)
+        along, references = values["along"].repeat_interleave(count), lora_rows(design, values, "reference")[0]
+        x, difference = design.adapter.between(values, inputs, references, along, rows)
+        leaves["pull"] = x.requires_grad_()
+        seen["states"] = design.adapter.plain_states(parts, values, inputs, mask, x)
+    outputs = forward(design, parts, seen)
     selected = [(outputs[t.name] * values[f"{t.name}.select"]).sum() for t in design.explained]
-    gradients = torch.autograd.grad(torch.stack(selected).sum(), list(features.values()))
-    return {
-        name.replace(".features", ".gradient"): value.numpy() for name, value in zip(features, gradients, strict=True)
-    }
+    gradients = torch.autograd.grad(torch.stack(selected).sum(), list(leaves.values()))
+    found = dict(zip(leaves, gradients, strict=True))
+    if design.adapter:
+        pulled = (found.pop("pull") * difference).sum(-1).reshape(len(values["along"]), count, -1)
+        each = pulled.split([slot.count for slot in design.inside], 1)
+        found |= {f"{slot.name}.pull": pull for slot, pull in zip(design.inside, each, strict=True)}
+    return {name: value.numpy() for name, value in found.items()}
 
 
 def _gradient(design: Design, theta: np.ndarray, values: Mapping[str, Tensor]) -> tuple[np.ndarray, np.ndarray]:

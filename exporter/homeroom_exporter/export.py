@@ -129,7 +129,7 @@ def export(
             threads=threads,
             single=recipe.single,
             clipped=recipe.clipped,
-            saliency=recipe.saliency and not inside and bool(design.explained),
+            saliency=recipe.saliency and bool(design.explained),
             inside=inside,
             tiers=make_tiers(design, recipe.tiers),
         )

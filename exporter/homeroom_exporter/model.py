@@ -69,6 +69,11 @@ class Design:
         """The tasks whose answers a saliency graph speaks of: those with one answer a sample."""
         return tuple(task for task in self.tasks if not task.per_token)
 
+    @property
+    def inside(self) -> tuple[Slot, ...]:
+        """The slots whose encoder has LoRA inside."""
+        return tuple(s for s in self.slots if self.adapter and s.modality == self.adapter.modality.name)
+
     def modality(self, name: str) -> Modality:
         return next(m for m in self.modalities if m.name == name)
 
@@ -201,11 +206,14 @@ def _interactions(features: Tensor) -> Tensor:
     return torch.relu(steps[:, :, SKILLS:]) * (1 / LIMIT)
 
 
-def lora_rows(design: Design, feeds: Feeds) -> tuple[Tensor, Tensor]:
-    """Every place of every row as one batch of the encoder: inputs, and mask float32 [rows, tokens]."""
+def lora_rows(design: Design, feeds: Feeds, kind: str | None = None) -> tuple[Tensor, Tensor]:
+    """Every place of every row as one batch of the encoder: inputs, and mask float32 [rows, tokens].
+
+    kind: what follows a slot's name in place of the inputs, such as `reference`.
+    """
     assert design.adapter is not None
-    slots = [s for s in design.slots if s.modality == design.adapter.modality.name]
-    inputs = torch.cat([feeds[f"{s.name}.{design.adapter.input}"] for s in slots], 1)
+    slots = design.inside
+    inputs = torch.cat([feeds[f"{s.name}.{kind or design.adapter.input}"] for s in slots], 1)
     inputs = inputs.reshape(-1, *inputs.shape[2:])
     if not design.adapter.textual:
         return inputs, torch.ones(len(inputs), 1)

@@ -35,22 +35,22 @@ def make_tiers(design: Design, names: tuple[TierName, ...]) -> dict[str, Tier]:
     found: dict[str, Tier] = {}
     used: set[int] = set()
     for name in (name for name in SHARES if name in names):
-        wanted = SHARES[name] * design.layout.size
-        width = min(range(STEP, design.width, STEP), key=lambda w: abs(narrowed(design, w).layout.size - wanted))
+        share, whole = SHARES[name], design.layout.size
+        sizes = {w: narrowed(design, w, share).layout.size for w in range(STEP, design.width, STEP)}
+        width = min(sizes, key=lambda w: abs(sizes[w] - share * whole))
         if width in used:
             raise ExportError(
                 f"a model {design.width} wide has no tier {name} of its own", where="tiers", remedy="name fewer tiers"
             )
         used.add(width)
-        small = narrowed(design, width)
+        small = narrowed(design, width, share)
         found[name] = Tier(small, tier_index(design, small))
     return found
 
 
-def narrowed(design: Design, width: int) -> Design:
-    """The design with so many channels, and hidden ones and ranks in proportion."""
-    share = width / design.width
-    hidden = max(STEP, round(design.hidden * share / STEP) * STEP)
+def narrowed(design: Design, width: int, share: float) -> Design:
+    """The design with so many channels and hidden ones in proportion, and its share of each rank."""
+    hidden = max(STEP, round(design.hidden * width / design.width / STEP) * STEP)
     return _with_ranks(replace(design, width=width, hidden=hidden), lambda rank: max(1, round(rank * share)))
 
 

@@ -51,6 +51,9 @@ def input_shapes(design: Design, role: str, batch: int, tokens: Mapping[str, int
     if role == "grad_clipped":
         shapes |= {"groups": (batch,), "clip": (1,)}
     if role == "saliency":
+        if design.adapter:
+            shapes |= {f"{s.name}.reference": shapes[f"{s.name}.{design.adapter.input}"] for s in design.inside}
+            shapes["along"] = (batch,)
         shapes |= {f"{task.name}.select": (batch, task.width) for task in design.explained}
     return shapes
 
@@ -71,7 +74,9 @@ def example(
         elif name.endswith(".pixels"):
             feeds[name] = rng.integers(0, 256, shape).astype(np.uint8)
             presence[:, design.columns(name.removesuffix(".pixels"))] = rng.random(shape[:2]) < 0.8
-        elif name.endswith(".input_ids"):
+        elif name.endswith(".reference") and len(shape) > 3:
+            feeds[name] = rng.integers(0, 256, shape).astype(np.uint8)
+        elif name.endswith((".input_ids", ".reference")):
             assert design.adapter is not None
             feeds[name] = rng.integers(0, design.adapter.shape.words, shape)
         elif name.endswith(".mask"):
@@ -89,6 +94,8 @@ def example(
         elif name.endswith(".augmented"):
             whole = feeds[f"{name.removesuffix('.augmented')}.features"]
             feeds[name] = whole * (rng.random((*shape[:2], 1, shape[3], 1 if shape[3] > 1 else shape[4])) < 0.7)
+        elif name == "along":
+            feeds[name] = rng.random(shape, dtype=np.float32)
         elif name == "weights":
             feeds[name] = rng.random(shape, dtype=np.float32) * (rng.random(shape) < 0.8).astype(np.float32)
         elif name == "groups":
@@ -201,16 +208,36 @@ def clipped_step(design: Design, theta: Tensor, feeds: Mapping[str, Tensor]) -> 
 
 
 def saliency_step(design: Design, theta: Tensor, feeds: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The outputs, and the gradient of each row's sum of output * `{task}.select` with respect to its features."""
+    """The outputs, and the gradient of each row's sum of output * `{task}.select` with respect to its features.
+
+    Where LoRA is inside an encoder, the point is `along` on the line from `{slot}.reference` to the input, between
+    their embeddings, and `{slot}.pull` is the gradient there times their difference, by token.
+    """
     features = {name: value for name, value in feeds.items() if name.endswith(".features")}
+    parts = name_parts(design.layout, unflatten(design.layout, theta))
 
-    def chosen(features: Mapping[str, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
-        outputs = predict_step(design, theta, {**feeds, **features})
-        values = [(outputs[f"{t.name}.output"] * feeds[f"{t.name}.select"]).sum() for t in design.explained]
-        return torch.stack(values).sum(), outputs
+    def chosen(features: Mapping[str, Tensor], states: Tensor | None) -> tuple[Tensor, dict[str, Tensor]]:
+        seen = {**feeds, **features} | ({} if states is None else {"states": states})
+        outputs = forward(design, parts, seen)
+        values = [(outputs[t.name] * feeds[f"{t.name}.select"]).sum() for t in design.explained]
+        return torch.stack(values).sum(), {f"{task.name}.output": outputs[task.name] for task in design.tasks}
 
-    gradients, outputs = torch.func.grad(chosen, has_aux=True)(features)
-    return {**outputs, **{name.replace(".features", ".gradient"): value for name, value in gradients.items()}}
+    if design.adapter is None:
+        gradients, outputs = torch.func.grad(chosen, has_aux=True)(features, None)
+        pulls = {}
+    else:
+        inputs, mask = lora_rows(design, feeds)
+        references, count = lora_rows(design, feeds, "reference")[0], len(inputs) // len(feeds["along"])
+        along = feeds["along"].unsqueeze(1).expand(-1, count).reshape(-1)
+        x, difference = design.adapter.between(feeds, inputs, references, along, design.adapter.rows(mask))
+        keep = not design.adapter.recompute
+        states, saved = design.adapter.states(parts, feeds, inputs, mask, keep=keep, x=x)
+        (gradients, back), outputs = torch.func.grad(chosen, argnums=(0, 1), has_aux=True)(features, states)
+        pulled = design.adapter.pulls(parts, feeds, mask, saved, back, difference)
+        each = pulled.reshape(-1, count, pulled.shape[1]).split([slot.count for slot in design.inside], 1)
+        pulls = {f"{slot.name}.pull": pull for slot, pull in zip(design.inside, each, strict=True)}
+    slopes = {name.replace(".features", ".gradient"): value for name, value in gradients.items()}
+    return {**outputs, **slopes, **pulls}
 
 
 STEPS = {

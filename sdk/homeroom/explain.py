@@ -2,8 +2,10 @@
 
 Expected gradients (Erion et al. 2021, equation 2): from the features of a reference to those of the sample on a
 straight line, the gradient of the answer times the difference, averaged over references and places on the line. The
-references are the bundle's golden samples. A part's pull is the sum over its tokens; that all pulls together make up
-the difference of the sample's output and the references' mean output is how it can be checked (see the tests).
+references are the bundle's golden samples. Where LoRA is inside an encoder there are no features, and the line is
+between the embeddings of its tokens, drawn by the graph. A part's pull is the sum over its tokens; that all pulls
+together make up the difference of the sample's output and the references' mean output is how it can be checked (see
+the tests).
 """
 
 from __future__ import annotations
@@ -15,12 +17,14 @@ import numpy as np
 
 from homeroom import golden
 from homeroom.bundle import Bundle
-from homeroom.contract.manifest import Task
+from homeroom.contract.manifest import Task, Tensor
 from homeroom.dataset import Dataset, Example
 from homeroom.errors import InputError
 from homeroom.features import compute
 from homeroom.parts import WHOLE, Region, regions, without
 from homeroom.predict import Answer
+from homeroom.preprocess import prepare
+from homeroom.preprocess.direct import direct, length_of
 from homeroom.runtime import Graphs
 from homeroom.samples import StoredSample
 
@@ -168,7 +172,7 @@ def selection(task: Task, label: str, answer: Answer) -> np.ndarray:
 @dataclass(frozen=True)
 class Pulls:
     """By slot: `tokens` float64 [count, tokens], the pull of each token; `slopes` [count, taps, tokens, dim], the mean
-    gradient with respect to the features (of int8 units).
+    gradient with respect to the features (of int8 units), of slots that have features.
     """
 
     tokens: Mapping[str, np.ndarray]
@@ -190,10 +194,19 @@ def pulls_of(
         if tensor.name.endswith(".select"):
             feeds[tensor.name] = np.zeros(tensor.shape, np.float32)
     feeds[f"{task}.select"] += select
-    here = {s.name: feeds[f"{s.name}.features"][0].astype(np.float32) for s in manifest.slots}
-    masks = {s.name: feeds[f"{s.name}.mask"][0][:, None, :, None] for s in manifest.slots}
-    references = {s.name: _references(bundle, s.modality, here[s.name]) for s in manifest.slots}
+    cached = [s for s in manifest.slots if manifest.modality(s.modality).adapter == "ladder"]
+    here = {s.name: feeds[f"{s.name}.features"][0].astype(np.float32) for s in cached}
+    masks = {s.name: feeds[f"{s.name}.mask"][0][:, None, :, None] for s in cached}
+    references = {s.name: _references(bundle, s.modality, here[s.name]) for s in cached}
+    inputs = {tensor.name: tensor for tensor in batch.graph.inputs}
+    direct = {
+        s.name: _direct_references(bundle, s.modality, inputs[f"{s.name}.reference"])
+        for s in manifest.slots
+        if s not in cached
+    }
+    shapes = {tensor.name: tensor.shape for tensor in batch.graph.outputs}
     tokens = {name: np.zeros((len(value), value.shape[2])) for name, value in here.items()}
+    tokens |= {name: np.zeros(shapes[f"{name}.pull"][1:]) for name in direct}
     slopes = {name: np.zeros(value.shape) for name, value in here.items()}
     points = REFERENCES * POINTS
     for start in range(0, points, size):
@@ -206,7 +219,12 @@ def pulls_of(
             differences[name] = (value - chosen) * masks[name]
             where = along[:, None, None, None, None].astype(np.float32)
             feeds[f"{name}.features"] = (value - (1 - where) * differences[name]).astype(np.float32)
+        for name, given in direct.items():
+            feeds["along"] = along.astype(np.float32)
+            feeds[f"{name}.reference"] = given[numbers // POINTS % len(given)]
         made = run(feeds)
+        for name in direct:
+            tokens[name] += (made[f"{name}.pull"].astype(np.float64) * counted[:, None, None]).sum(0)
         for name, difference in differences.items():
             gradient = made[f"{name}.gradient"].astype(np.float64) * counted[:, None, None, None, None]
             tokens[name] += (gradient * difference).sum((0, 2, 4))
@@ -233,6 +251,21 @@ def _references(bundle: Bundle, modality: str, like: np.ndarray) -> np.ndarray:
     return np.repeat(np.stack(found)[:, None].astype(np.float32), len(like), 1)
 
 
+def _direct_references(bundle: Bundle, modality: str, like: Tensor) -> np.ndarray:
+    """[references, count, ...]: the golden samples' token ids or pixels at every place, ids repeated to length.
+
+    like: the graph's input, [batch, count, ...].
+    """
+    described = bundle.manifest.modality(modality)
+    slots = [slot.name for slot in bundle.manifest.slots if slot.modality == modality]
+    values = [v for one in golden.samples(bundle) for slot in slots for v in one.inputs.get(slot, ()) if v is not None]
+    values = values[:: max(1, len(values) // REFERENCES)][:REFERENCES]
+    found = [direct(described, prepare(described, value, bundle.file)) for value in values]
+    count, *shape = like.shape[1:]
+    ready = [np.resize(one, shape) for one in found] or [np.zeros(shape, like.dtype)]
+    return np.repeat(np.stack(ready)[:, None], count, 1)
+
+
 def _regions(
     bundle: Bundle, graphs: Graphs, sample: StoredSample, example: Example, pulls: Pulls, task: Task
 ) -> list[tuple[str, int, Region, float]]:
@@ -244,7 +277,9 @@ def _regions(
             continue
         modality, value = manifest.modality(manifest.slot(slot).modality), sample.inputs[slot][place]
         assert value is not None
-        for region in regions(modality, value, features.shape[1], bundle.file):
+        pixels = features.dtype == np.uint8
+        length = pulls.tokens[slot].shape[1] if pixels else length_of(modality, features)
+        for region in regions(modality, value, length, bundle.file):
             if region.column is None:
                 pull = float(pulls.tokens[slot][place][list(region.tokens)].sum())
             else:

@@ -1,4 +1,4 @@
-"""LoRA's further steps: gradients clipped by subject, and tiers by rank; torch's numbers, on real devices."""
+"""LoRA's further steps: gradients clipped by subject, tiers by rank, saliency; torch's numbers, on real devices."""
 
 from __future__ import annotations
 
@@ -8,11 +8,15 @@ import numpy as np
 import pytest
 
 from exporter import lessons, models
-from homeroom import Device
+from homeroom import Device, Sample, explain
 from homeroom.bundle import Bundle
+from homeroom.collect import examples
+from homeroom.contract.manifest import Tensor
+from homeroom.dataset import Dataset, Example
 from homeroom.lineage import theta_of
 from homeroom.runtime import load
-from homeroom.training import Settings
+from homeroom.samples import resolve
+from homeroom.training import Settings, outputs_of
 from homeroom_exporter import check
 from homeroom_exporter.export import design_of, step_graphs
 from homeroom_exporter.lora import build as lora
@@ -93,6 +97,15 @@ def test_a_tier_is_the_first_rank_components_of_every_layer(setting: str, tmp_pa
             assert found.parity < check.PARITY[graph.role], graph.name
 
 
+@pytest.mark.parametrize(("modality", "setting"), [("text", "recomputing"), ("image", "both, everywhere")])
+def test_the_pull_of_each_token_is_that_of_torch(modality: str, setting: str, tmp_path: Path) -> None:
+    design, _, graphs = steps(tmp_path, modality, SETTINGS[setting], saliency=True)
+    (graph,) = (g for g in graphs if g.role == "saliency")
+    found = check.check_step(design, moved(design), graph, threads=1)
+    assert found.parity < check.PARITY["saliency"]
+    assert found.unfinite == ()
+
+
 @pytest.fixture(scope="module")
 def bundle(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
     folder = tmp_path_factory.mktemp("lesson")
@@ -115,3 +128,34 @@ def test_a_weak_and_private_device_trains_lora(bundle: Bundle, tmp_path: Path, m
     assert np.isin(changed, within).all()
     b = bundle.layout.slices["lora.encoder.layer.1.attention.self.value.B"]
     assert ((changed >= b.start) & (changed < b.stop)).sum() == 32 * 2
+
+
+def test_an_answer_is_explained_by_its_words_and_their_pulls_add_up(
+    bundle: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "keys").mkdir()
+    monkeypatch.setenv("HOMEROOM_KEYS", str(tmp_path / "keys"))
+    with Device.open(tmp_path / "device", bundle=bundle.path, threads=1) as device:
+        device.add(lessons.write_rows(tmp_path / "rows.jsonl", 48, 10))
+        device.train(minutes=2, epochs=12)
+        found = [
+            device.explain(Sample(question="is the dog big", answer=f"the red {animal} likes a bird"), "animal")
+            for animal in ("cat", "dog")
+        ]
+        sample = resolve(Sample(answer="the red cat likes a bird"), bundle.manifest)
+        (mine,) = examples(None, bundle, device.graphs, [sample])
+        theta = theta_of(device.store, device.bundle, device.store.current())
+        pulls = explain.pulls_of(bundle, device.graphs, theta, mine, "animal", np.array([1, 0], np.float32))
+        ids = explain._direct_references(bundle, "text", _input(bundle, "answer.reference"))[:, 0]
+        length = len(mine.inputs["answer", 0])
+        lines = [Example({("answer", 0): ids[i % len(ids)][:length]}, {}) for i in range(explain.REFERENCES)]
+        outputs = outputs_of(device.graphs, Dataset(bundle.manifest, [mine, *lines]), theta)["animal"][:, 0]
+    assert [one.answer.best for one in found] == ["cat", "dog"]
+    assert [(one.parts[0].slot, one.parts[0].name) for one in found] == [("answer", "“cat”"), ("answer", "“dog”")]
+    rose = float(outputs[0] - outputs[1:].mean())
+    assert float(pulls.tokens["answer"].sum()) == pytest.approx(rose, abs=0.1 * float(np.ptp(outputs)) + 0.05)
+
+
+def _input(bundle: Bundle, name: str) -> Tensor:
+    graph = next(g for g in bundle.manifest.graphs if g.role == "saliency")
+    return next(tensor for tensor in graph.inputs if tensor.name == name)

@@ -145,16 +145,27 @@ class Adapter:
         return found
 
     def states(
-        self, parts: Parts, feeds: Feeds, inputs: Tensor, mask: Tensor, *, keep: bool
+        self, parts: Parts, feeds: Feeds, inputs: Tensor, mask: Tensor, *, keep: bool, x: Tensor | None = None
     ) -> tuple[Tensor, list[Saved]]:
         """Hidden states [rows, tokens, width], zeros for padding, and what `gradients` needs of them.
 
-        inputs, mask: of every row as one batch.
+        inputs, mask: of every row as one batch. x: what the first block reads in place of the inputs, see `between`.
         """
-        weights, rows = self.weights(feeds), self._rows(mask)
-        x = self._embedded(feeds, inputs, rows)
+        weights, rows = self.weights(feeds), self.rows(mask)
+        x = self._embedded(feeds, inputs, rows) if x is None else x
         y, saved = encoder.forward(self.shape, weights, self.scaled(parts, feeds), x, rows, keep=keep)
         return rows.unpack(y).reshape(rows.count, -1, self.shape.width), saved
+
+    def between(
+        self, feeds: Feeds, inputs: Tensor, references: Tensor, along: Tensor, rows: Rows
+    ) -> tuple[Tensor, Tensor]:
+        """What the first block reads on the straight line from references (`along` 0) to inputs (1), and the two ends'
+        difference, [n, width]; along: float32 [rows].
+        """
+        start = self._embedded(feeds, references, rows)
+        difference = self._embedded(feeds, inputs, rows) - start
+        each = rows.pack(along.unsqueeze(1).expand(-1, rows.tokens).reshape(-1, 1))
+        return start + each * difference, difference
 
     def gradients(
         self, parts: Parts, feeds: Feeds, mask: Tensor, saved: list[Saved], dy: Tensor, *, each: int | None = None
@@ -162,9 +173,9 @@ class Adapter:
         """By segment and parameter; dy: the gradient of `states`. each: so many samples that the rows belong to, in
         order, and gradients of each by itself, [each, ...].
         """
-        factors, rows = self.scaled(parts, feeds), self._rows(mask)
+        factors, rows = self.scaled(parts, feeds), self.rows(mask)
         flat = rows.pack(dy.reshape(-1, self.shape.width))
-        made = encoder.backward(self.shape, self.weights(feeds), factors, saved, rows, flat, each)
+        made, _ = encoder.backward(self.shape, self.weights(feeds), factors, saved, rows, flat, each)
         found = {}
         for factor in self.factors:
             da, db = made[factor.name]
@@ -173,10 +184,19 @@ class Adapter:
                 found[segment_name(factor.path, "A")] = {"lora_A": da}
         return found
 
-    def plain_states(self, parts: Parts, feeds: Feeds, inputs: Tensor, mask: Tensor) -> Tensor:
+    def pulls(
+        self, parts: Parts, feeds: Feeds, mask: Tensor, saved: list[Saved], dy: Tensor, difference: Tensor
+    ) -> Tensor:
+        """The gradient of what the first block read times `difference`, summed by token: [rows, tokens]."""
+        factors, rows = self.scaled(parts, feeds), self.rows(mask)
+        flat = rows.pack(dy.reshape(-1, self.shape.width))
+        _, dx = encoder.backward(self.shape, self.weights(feeds), factors, saved, rows, flat)
+        return rows.unpack((dx * difference).sum(-1, keepdim=True)).reshape(rows.count, rows.tokens)
+
+    def plain_states(self, parts: Parts, feeds: Feeds, inputs: Tensor, mask: Tensor, x: Tensor | None = None) -> Tensor:
         """As `states`, in the textbook form that torch's autograd differentiates."""
-        rows = self._rows(mask)
-        x = self._embedded(feeds, inputs, replace(rows, mask=None))
+        rows = self.rows(mask)
+        x = self._embedded(feeds, inputs, replace(rows, mask=None)) if x is None else x
         y = encoder.plain(self.shape, self.weights(feeds), self.scaled(parts, feeds), x, rows)
         y = y.reshape(rows.count, -1, self.shape.width)
         return y * mask.unsqueeze(-1) if self.textual else y
@@ -189,7 +209,7 @@ class Adapter:
             inputs = encoder.patched(self.shape, pixels)
         return encoder.embed(self.shape, self.weights(feeds), inputs, rows)
 
-    def _rows(self, mask: Tensor) -> Rows:
+    def rows(self, mask: Tensor) -> Rows:
         if self.textual:
             return Rows(len(mask), mask.shape[1], self.shape.heads, mask)
         return Rows(len(mask), encoder.tokens_of(self.shape), self.shape.heads)

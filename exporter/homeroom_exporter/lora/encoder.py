@@ -66,8 +66,8 @@ def backward(
     rows: Rows,
     dx: Tensor,
     each: int | None = None,
-) -> dict[str, tuple[Tensor, Tensor]]:
-    """Gradients of each A and of each scaled B, by linear layer; dx: [n, width] of `forward`'s result.
+) -> tuple[dict[str, tuple[Tensor, Tensor]], Tensor]:
+    """Gradients of each A and of each scaled B, by linear layer, and of what the first block read; dx: of the result.
 
     each: so many samples that the rows belong to, in order; gradients are then each sample's own, [each, ...].
     """
@@ -80,7 +80,7 @@ def backward(
             x = _again(shape, weights, saved, i, after=dx)
             kept = {**_block(shape, weights, factors, i, x, rows)[1], **kept}
         dx = _block_back(shape, weights, factors, i, kept, rows, dx, gradients, each)
-    return gradients
+    return gradients, dx
 
 
 def _again(shape: Shape, weights: Weights, saved: list[Saved], i: int, after: Tensor) -> Tensor:
