@@ -18,6 +18,7 @@ from homeroom.runtime import load
 from homeroom.samples import resolve
 from homeroom.training import Settings, outputs_of
 from homeroom_exporter import check
+from homeroom_exporter.autograd import by_autograd
 from homeroom_exporter.export import design_of, step_graphs
 from homeroom_exporter.lora import build as lora
 from homeroom_exporter.model import Design, initial_theta
@@ -54,15 +55,25 @@ def moved(design: Design) -> np.ndarray:
     return theta + np.random.default_rng(0).standard_normal(theta.size).astype(np.float32) * np.float32(0.05)
 
 
+def agrees(design: Design, theta: np.ndarray, graph: GraphFile) -> bool:
+    """As `check.check_step`, without the cost of a step: torch's numbers, and finite ones at every edge."""
+    run = load(graph.path, threads=1)
+    feeds = example(design, graph.role, graph.batch, dict(graph.tokens or {}), seed=1)
+    made, wanted = run({"theta": theta, **feeds}), by_autograd(design, graph.role, theta, feeds)
+    for edge in check.EDGES:
+        at_edge = run({"theta": theta, **check.edge_feeds(feeds, edge)})
+        assert all(np.isfinite(value).all() for value in at_edge.values()), edge
+    assert wanted.keys() <= made.keys()
+    return max(check.relative_error(made[n], v) for n, v in wanted.items()) < check.PARITY[graph.role]
+
+
 @pytest.mark.parametrize(
     ("modality", "setting"), [*(("text", setting) for setting in SETTINGS), ("image", "both, everywhere")]
 )
 def test_clipped_gradients_of_subjects_are_those_of_torch(modality: str, setting: str, tmp_path: Path) -> None:
     design, _, graphs = steps(tmp_path, modality, SETTINGS[setting], clipped=True)
     (graph,) = (g for g in graphs if g.role == "grad_clipped")
-    found = check.check_step(design, moved(design), graph, threads=1)
-    assert found.parity < check.PARITY["grad_clipped"]
-    assert found.unfinite == ()
+    assert agrees(design, moved(design), graph)
 
 
 def test_no_subject_moves_lora_by_more_than_the_clip_norm(tmp_path: Path) -> None:
@@ -93,17 +104,14 @@ def test_a_tier_is_the_first_rank_components_of_every_layer(setting: str, tmp_pa
         assert rank == {"quarter": 1, "half": 2}[name]
         np.testing.assert_array_equal(part[b].reshape(32, rank), whole[b].reshape(32, 4)[:, :rank])
         for graph in step_graphs(tier.design, tmp_path, 4, clipped=True, tier=name, inside=inside):
-            found = check.check_step(tier.design, theta[tier.index], graph, threads=1)
-            assert found.parity < check.PARITY[graph.role], graph.name
+            assert agrees(tier.design, theta[tier.index], graph), graph.name
 
 
 @pytest.mark.parametrize(("modality", "setting"), [("text", "recomputing"), ("image", "both, everywhere")])
 def test_the_pull_of_each_token_is_that_of_torch(modality: str, setting: str, tmp_path: Path) -> None:
     design, _, graphs = steps(tmp_path, modality, SETTINGS[setting], saliency=True)
     (graph,) = (g for g in graphs if g.role == "saliency")
-    found = check.check_step(design, moved(design), graph, threads=1)
-    assert found.parity < check.PARITY["saliency"]
-    assert found.unfinite == ()
+    assert agrees(design, moved(design), graph)
 
 
 @pytest.fixture(scope="module")
