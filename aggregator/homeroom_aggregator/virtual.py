@@ -88,6 +88,7 @@ def run(
         epochs=epochs,
         learning_rate=advice.learning_rate,
         weight_decay=advice.weight_decay,
+        modality_dropout=advice.modality_dropout,
         task_weights=advice.task_weights,
         clip_norm=advice.clip_norm,
         proximal=proximal,

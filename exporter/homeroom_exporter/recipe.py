@@ -105,6 +105,7 @@ class TrainingTable(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_
     epochs: Count = 20
     warmup: Annotated[float, msgspec.Meta(ge=0, le=1)] = 0.1
     clip_norm: Annotated[float, msgspec.Meta(ge=0)] = 0.0
+    modality_dropout: Annotated[float, msgspec.Meta(ge=0, lt=1)] = 0.4
     weighting: Weighting = "fixed"
 
 

@@ -84,7 +84,7 @@ def add(directory: Path, samples: tuple[Path, ...], as_they_are: bool, bundle: P
         new, poor = found.store.count() - before, len(found.set_aside()) - aside
         click.echo(f"{new} samples added" + (f", {given - new} were there already" if given > new else ""))
         if poor:
-            click.echo(f"  {poor} of them set aside: see `homeroom device review {directory}`")
+            click.echo(f"  {poor} of them set aside, or one of their inputs: see `homeroom device review {directory}`")
 
 
 @device.command()
@@ -326,7 +326,7 @@ def policy(directory: Path, document: Path | None, machine: bool) -> None:
 @click.option("--put-back", multiple=True, metavar="ID", help="Let this sample teach after all; may be repeated.")
 @as_json
 def review(directory: Path, put_back: tuple[str, ...], machine: bool) -> None:
-    """List the samples that were set aside, and why; or put some back.
+    """List the samples that were set aside, wholly or in part, and why; or put some back.
 
     Example: homeroom device review classroom/ --put-back 3f2a…
     """
@@ -334,11 +334,11 @@ def review(directory: Path, put_back: tuple[str, ...], machine: bool) -> None:
         found.put_back(*put_back)
         samples = found.set_aside()
     if machine:
-        rows = [{"id": s.sample_id, "subject": s.subject, "why": s.aside, "labels": s.labels} for s in samples]
+        rows = [{"id": s.sample_id, "subject": s.subject, "why": s.why, "labels": s.labels} for s in samples]
         click.echo(_json(rows))
         return
     for sample in samples:
-        click.echo(f"{sample.sample_id}  {sample.subject}: {sample.aside}")
+        click.echo(f"{sample.sample_id}  {sample.subject}: {sample.why}")
     if not samples:
         click.echo("none is set aside")
 

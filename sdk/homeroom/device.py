@@ -29,7 +29,7 @@ from homeroom.personalize.person import OutOfTimeError
 from homeroom.policies import admitted, may_teach, policy_in_force, take_policy
 from homeroom.predict import Answer, noted, predict
 from homeroom.reports import Profile, SyncReport, TrainReport
-from homeroom.review import add_examined, without_poor
+from homeroom.review import add_examined, as_taught, without_poor
 from homeroom.runtime import Graphs
 from homeroom.samples import Sample, StoredSample, find_task, resolve, without_media
 from homeroom.standing import standing
@@ -84,17 +84,17 @@ class Device:
     def add(self, *samples: Sample | str | Path, gates: bool = True) -> list[str]:
         """Check and store samples, or those of a .jsonl or .csv file or folder, all or none; return their ids.
 
-        gates: look at their quality, and set aside the poor ones and near copies until a person has (`set_aside`).
+        gates: look at their quality, and set aside what is poor and near copies until a person has (`set_aside`).
         """
         found = admitted(policy_in_force(self.store), ingest.given(samples, self.bundle.manifest), self.store.today())
         return add_examined(self.store, self.bundle.manifest, found) if gates else self.store.add(found)
 
     def set_aside(self) -> list[StoredSample]:
-        """Samples that do not teach, without their inputs; `aside` says why."""
+        """Samples that do not teach, or not with all inputs (`left_out`), without their inputs; `aside` says why."""
         return self.store.set_aside()
 
     def put_back(self, *sample_ids: str) -> None:
-        """Let samples that were set aside teach after all."""
+        """Let samples that were set aside teach after all, with all their inputs."""
         self.store.put_back(sample_ids)
 
     def train(
@@ -359,10 +359,10 @@ class Device:
         return predict(self.graphs, self.bundle.manifest, theta, ready, temperatures, trained)
 
     def _lessons(self) -> list[StoredSample]:
-        """The stored samples that may be learned from."""
-        policy, unlabelled = policy_in_force(self.store), self.bundle.manifest.needs_no_label
+        """The stored samples that may be learned from, without those of their inputs that are left out."""
+        policy, manifest = policy_in_force(self.store), self.bundle.manifest
         found = (without_media(sample) for sample in self.store.each_sample())
-        return [sample for sample in found if may_teach(policy, sample, unlabelled)]
+        return [as_taught(one, manifest) for one in found if may_teach(policy, one, manifest.needs_no_label)]
 
     def _settings(self, epochs: int | None) -> Settings:
         advice = self.bundle.manifest.training
@@ -371,6 +371,7 @@ class Device:
             learning_rate=advice.learning_rate,
             weight_decay=advice.weight_decay,
             warmup=advice.warmup,
+            modality_dropout=advice.modality_dropout,
             task_weights=advice.task_weights,
             clip_norm=advice.clip_norm,
         )

@@ -126,7 +126,7 @@ def temperatures(store: Store, version: Version | None) -> dict[str, float]:
 
 def tag(bundle: Bundle, start: Start, settings: Settings, samples: Sequence[StoredSample], tier: str = FULL) -> str:
     """What an unfinished training belongs to: it goes on only with the same bundle, start, settings, samples, tier."""
-    ids = [sample.sample_id for sample in samples]
+    ids = [sample.sample_id + ("-" if sample.left_out else "") for sample in samples]
     return identity(
         [bundle.bundle_id, start.name, msgspec.to_builtins(settings), ids, *([tier] if tier != FULL else [])]
     )

@@ -29,7 +29,7 @@ class Plan:
 
 @dataclass(frozen=True)
 class Profile:
-    """One person's own model. `method`: "fedrep", "ditto", "finetune", or "shared" where none was better.
+    """One person's own model. `method`: "prior", "fedrep", "ditto", "finetune", or "shared" where there is too little.
 
     `share` of the personal weights is mixed with the shared ones. `losses`: held-out log-loss of what was tried;
     `fresh`: it was trained on top of the theta that is in use now.

@@ -80,7 +80,8 @@ StoredInput = str | bytes | Row | list[Interaction] | Kept
 class StoredSample(msgspec.Struct, frozen=True, kw_only=True):
     """A checked sample. `inputs`: by slot, a list with a value or None for each place; media as encoded files.
 
-    `aside`: why it is kept out of training until a person has looked at it; empty where it is not.
+    `aside`: why it is kept out of training until a person has looked at it; empty where it is not. `left_out`: by slot,
+    the places of its inputs that this is about, where the others teach all the same; empty where it is about all.
     """
 
     inputs: dict[str, list[StoredInput | None]]
@@ -91,7 +92,13 @@ class StoredSample(msgspec.Struct, frozen=True, kw_only=True):
     retain_until: str | None = None
     language: str | None = None
     aside: str = ""
+    left_out: dict[str, list[int]] = {}
     sample_id: str = ""
+
+    @property
+    def why(self) -> str:
+        """`aside` for a person, who is told where the rest of the sample teaches."""
+        return self.aside + (f" ({', '.join(self.left_out)} left out, the rest teaches)" if self.left_out else "")
 
 
 def without_media(sample: StoredSample) -> StoredSample:

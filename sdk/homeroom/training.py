@@ -29,6 +29,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
 
     `clip_norm`, where above 0, bounds what one subject's samples in a batch add to its gradient: the norm of their
     summed gradient, each sample's weights having a mean of 1 (before the division by the batch's size).
+    `modality_dropout`: the chance with which each input of a task over any subset is left out of a step.
     """
 
     epochs: int = 12
@@ -323,6 +324,8 @@ def drop_inputs(presence: np.ndarray, manifest: Manifest, rate: float, rng: np.r
     """presence [rows, inputs] with single slots of fused tasks left out at `rate`, never the last one of a row."""
     names = {slot for task in manifest.tasks if not needs_all(task, manifest) for slot in task.reads}
     columns = [i for i, (slot, _, _) in enumerate(manifest.inputs) if slot in names]
+    if len(columns) < 2:  # such as answers that are compared with a reference: nothing could be left out
+        return presence
     chance = rng.random((len(presence), len(columns)))
     here = presence[:, columns] > 0
     stays = here & ((chance >= rate) | (chance == np.where(here, chance, -1.0).max(1, keepdims=True)))

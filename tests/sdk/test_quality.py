@@ -15,7 +15,7 @@ import tiny
 from faults.devices import make_sample, numbers, open_store
 from PIL import Image, ImageDraw, ImageFilter
 
-from homeroom import Device, Sample
+from homeroom import Device, Sample, lineage
 from homeroom.cli import main
 from homeroom.contract.manifest import AudioPreprocess
 from homeroom.errors import InputError
@@ -190,6 +190,72 @@ def test_a_poor_sample_is_stored_and_shown_but_does_not_teach_until_it_is_put_ba
             again.put_back(ids[-1])
         assert again.add(black) == [ids[-1]], "the same sample, not one more"
         assert again.set_aside() == []
+
+
+BLACK = Image.new("RGB", (40, 40))
+
+
+def theta_of(place: Path, made: tiny.Tiny, *samples: Sample, again: bool = False) -> Any:
+    """What a new device learns from these; `again`: after all that was set aside was put back."""
+    with Device.open(place, made.path, made.root, threads=1) as device:
+        device.add(*samples)
+        if again:
+            device.put_back(*(sample.sample_id for sample in device.set_aside()))
+        device.train(settings=Settings(epochs=2))
+        return lineage.theta_of(device.store, device.bundle, device.store.current())
+
+
+def test_what_is_not_poor_of_a_sample_teaches_and_the_rest_once_it_is_put_back(
+    device: Device, tiny_bundle: tiny.Tiny, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rows = [Sample(**row) for row in tiny.samples(12, 0)]
+    labels: Any = {"category": "cat", "size": "small"}
+    partly = Sample(word="the cat", picture=png(BLACK), labels=labels, subject="pupil-0")
+    device.add(*rows, partly)
+    (aside,) = device.set_aside()
+    assert aside.left_out == {"picture": [0]}
+    assert "too dark" in device.status()["set_aside"][0]
+    assert "picture left out, the rest teaches" in device.status()["set_aside"][0]
+    assert device.train(settings=Settings(epochs=1)).samples == 13
+    place = str(device.store.directory)
+    device.close()
+    main(["device", "review", place])
+    assert "picture left out, the rest teaches" in capsys.readouterr().out
+    learned = theta_of(tmp_path / "one", tiny_bundle, *rows, partly)
+    word = Sample(word="the cat", labels=labels, subject="pupil-0")
+    assert np.array_equal(learned, theta_of(tmp_path / "two", tiny_bundle, *rows, word)), "as if it had no picture"
+    back = theta_of(tmp_path / "three", tiny_bundle, *rows, partly, again=True)
+    assert not np.array_equal(learned, back)
+
+
+def test_a_choice_whose_right_option_is_poor_is_not_asked(device: Device) -> None:
+    good = [png(drawing(seed)) for seed in range(3)]
+    labels: Any = {"which_picture": 3, "weight": 4.0}
+    first = Sample(word="the cat", pictures=[*good, png(BLACK)], labels=labels, subject="a")
+    second = Sample(word="the cat", pictures=[png(BLACK), *good], labels=labels, subject="b")
+    device.add(first, second)
+    one, two = device.set_aside()
+    assert (one.left_out, two.left_out) == ({"pictures": [3]}, {"pictures": [0]})
+    assert one.labels == labels, "a person sees what was given"
+    learned = {sample.subject: sample.labels for sample in device._lessons()}
+    assert learned == {"a": {"weight": 4.0}, "b": labels}
+
+
+def test_a_sample_that_teaches_nothing_without_its_poor_input_is_set_aside_as_a_whole(device: Device) -> None:
+    device.add(Sample(word="the cat", picture=png(BLACK), labels={"size": "small"}))
+    (aside,) = device.set_aside()
+    assert aside.left_out == {}
+    assert not device._lessons()
+
+
+def test_near_copies_of_a_partly_poor_sample_are_told(device: Device) -> None:
+    for _ in range(2):
+        device.add(Sample(word="the cat", picture=png(BLACK), labels={"category": "cat"}, subject="ana"))
+    assert len(device.set_aside()) == 1, "the very same sample is not stored again"
+    device.add(Sample(word="The Cat!", picture=png(BLACK), labels={"category": "dog"}, subject="ana"))
+    one, two = device.set_aside()
+    assert one.left_out
+    assert (two.left_out, "contradicts" in two.aside) == ({}, True)
 
 
 def test_a_poor_input_is_left_out_of_an_answer_and_it_says_so(device: Device) -> None:

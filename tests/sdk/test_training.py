@@ -138,3 +138,9 @@ def test_dropout_of_inputs_never_leaves_a_sample_with_nothing() -> None:
     assert (dropped <= data.presence).all()
     assert (dropped < data.presence).any()
     assert dropped.any(1).all()
+
+
+def test_where_one_input_alone_could_be_left_out_none_is() -> None:
+    data = dataset()
+    pairs = msgspec.structs.replace(data.manifest, tasks=tuple(t for t in data.manifest.tasks if t.name == "grade"))
+    assert drop_inputs(data.presence, pairs, 0.9, np.random.default_rng(0)) is data.presence

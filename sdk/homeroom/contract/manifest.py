@@ -231,7 +231,9 @@ class Tier(msgspec.Struct, frozen=True):
 
 
 class Training(msgspec.Struct, frozen=True, kw_only=True):
-    """What the exporter recommends; a device may deviate. `clip_norm`: see `homeroom.training.Settings`."""
+    """What the exporter recommends; a device may deviate. `clip_norm`, `modality_dropout`: see
+    `homeroom.training.Settings`.
+    """
 
     learning_rate: float = 2e-3
     weight_decay: float = 1e-2
@@ -239,6 +241,7 @@ class Training(msgspec.Struct, frozen=True, kw_only=True):
     warmup: float = 0.1
     task_weights: dict[str, float] = {}
     clip_norm: float = 0.0
+    modality_dropout: Annotated[float, msgspec.Meta(ge=0, lt=1)] = 0.4
 
 
 class Licence(msgspec.Struct, frozen=True):

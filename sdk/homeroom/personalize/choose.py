@@ -1,8 +1,10 @@
-"""The default: which method and how much of it, by cross-validation on the person's own samples; else the shared model.
+"""The default: the prior correction, unless another method is clearly better on the person's own held-out samples.
 
-Every method's theta is judged on samples that it was not trained on, at each share of mixing, by mean log-loss; then
-the best is trained again on all of them. A person with too few samples, or whom nothing helps, keeps the shared model.
-Tasks that answer for each token are not judged.
+Every method's theta is judged on samples that it was not trained on, at each share of mixing, by mean log-loss. Another
+than the prior correction, or the shared model, is taken where that is lower by CLEARLY standard errors: with a dozen
+samples the least of many losses is mostly chance (Breiman et al. 1984, "Classification and Regression Trees", section
+3.4.3). It is then trained again on all samples. A person with few gets the prior correction at most, one with too few
+keeps the shared model. Tasks that answer for each token are not judged.
 """
 
 from __future__ import annotations
@@ -17,21 +19,24 @@ from homeroom.dataset import Dataset
 from homeroom.personalize.ditto import ditto
 from homeroom.personalize.fedrep import fedrep
 from homeroom.personalize.finetune import finetune
-from homeroom.personalize.mixing import SHARES, mix
+from homeroom.personalize.mixing import mix, shares
 from homeroom.personalize.person import Method, Person
+from homeroom.personalize.prior import prior
 from homeroom.scores import score
 from homeroom.training import outputs_of
 
-METHODS: Mapping[str, Method] = {"fedrep": fedrep, "ditto": ditto, "finetune": finetune}
+METHODS: Mapping[str, Method] = {"prior": prior, "fedrep": fedrep, "ditto": ditto, "finetune": finetune}
 SHARED = "shared"
-LEAST, FOLDS = 10, 4  # samples with which anything is tried; parts that they are dealt into
+LEAST, FEW = 10, 20  # samples with which the prior correction is tried; with which every method is
+FOLDS = 4  # parts that the samples are dealt into
+USUAL, CLEARLY = ("prior", 0.75), 2.0  # method and share; standard errors of the paired difference
 
 Outputs = dict[str, np.ndarray]  # float32 [samples, width] by task
 
 
 @dataclass(frozen=True)
 class Choice:
-    """`theta` float32 [P] of the method, to be mixed by `share`; the shared theta itself where nothing was better.
+    """`theta` float32 [P] of the method, to be mixed by `share`; the shared theta itself where there is too little.
 
     `losses`: mean log-loss of each candidate ("ditto 0.5") on held-out samples; `temperatures` by task.
     """
@@ -46,20 +51,28 @@ class Choice:
 def choose(person: Person, own: Dataset, methods: Mapping[str, Method] = METHODS) -> Choice:
     """The best method and share for one person's labelled samples; OutOfTimeError if the budget ends first."""
     judged = [column for column, task in enumerate(own.manifest.tasks) if not task.per_token]
-    if int((own.labelled[:, judged] > 0).any(1).sum()) < LEAST:
+    samples = int((own.labelled[:, judged] > 0).any(1).sum())
+    if samples < FEW:
+        methods = {name: method for name, method in methods.items() if method is prior and samples >= LEAST}
+    if not methods:
         return Choice(SHARED, 0.0, person.shared)
     held: dict[tuple[str, float], Outputs] = {(SHARED, 0.0): outputs_of(person.graphs, own, person.shared)}
     for train, rows in folds(own, person.settings.seed):
         test = Dataset(own.manifest, [own.examples[row] for row in rows])
         for name, method in methods.items():
             personal = method(person, train)
-            for share in SHARES:
+            for share in shares(samples):
                 found = outputs_of(person.graphs, test, mix(person.shared, personal, share))
                 for task, values in found.items():
                     place = held.setdefault((name, share), {}).setdefault(task, np.zeros((len(own), values.shape[1])))
                     place[rows] = values
-    losses = {candidate: loss(own, outputs) for candidate, outputs in held.items()}
+    each = {candidate: losses_of(own, outputs) for candidate, outputs in held.items()}
+    losses = {candidate: float(values.mean()) for candidate, values in each.items()}
     name, share = min(losses, key=lambda candidate: losses[candidate])
+    usual = USUAL if losses.get(USUAL, losses[SHARED, 0.0]) != losses[SHARED, 0.0] else (SHARED, 0.0)
+    ahead = each[usual] - each[name, share]
+    if ahead.mean() <= CLEARLY * ahead.std(ddof=1) / len(ahead) ** 0.5:
+        name, share = usual
     theta = person.shared if name == SHARED else methods[name](person, own)
     named = {f"{method} {part:g}" if part else method: value for (method, part), value in losses.items()}
     return Choice(name, share, theta, named, _temperatures(own, held[name, share]))
@@ -76,14 +89,17 @@ def folds(own: Dataset, seed: int) -> Iterator[tuple[Dataset, list[int]]]:
         yield Dataset(own.manifest, kept), rows
 
 
-def loss(own: Dataset, outputs: Outputs) -> float:
-    """Mean over tasks of the log-loss on labelled samples."""
-    found = []
+def losses_of(own: Dataset, outputs: Outputs) -> np.ndarray:
+    """float64 [samples], whose mean is the mean over tasks of the log-loss on labelled samples."""
+    found, tasks = np.zeros(len(own)), 0
     for column, task in enumerate(own.manifest.tasks):
-        rows = own.labelled[:, column] > 0
-        if rows.any() and task.name in outputs:
-            found.append(score(task, outputs[task.name][rows], own.targets[task.name][rows]).log_loss)
-    return float(np.mean(found))
+        rows = np.flatnonzero(own.labelled[:, column] > 0)
+        if len(rows) and task.name in outputs:
+            tasks += 1
+            made, targets = outputs[task.name], own.targets[task.name]
+            single = [score(task, made[row : row + 1], targets[row : row + 1]).log_loss for row in rows]
+            found[rows] += np.array(single) * len(own) / len(rows)
+    return found / tasks
 
 
 def _temperatures(own: Dataset, outputs: Outputs) -> dict[str, float]:

@@ -1,14 +1,21 @@
 """Mixing: a share of the personal weights, the rest of the shared ones.
 
 Deng et al. 2020, "Adaptive Personalized Federated Learning" (APFL), equation 3: alpha v + (1 - alpha) w; here alpha is
-chosen on held-out samples instead of by gradient.
+chosen on held-out samples instead of by gradient. With few samples it is never all personal: a class that the person
+has not shown yet is in no held-out sample either, so these speak for more than is good.
 """
 
 from __future__ import annotations
 
 import numpy as np
 
-SHARES = (0.25, 0.5, 0.75, 1.0)
+SHARES = (0.25, 0.5, 0.75)
+MANY = 100  # samples from which on a share of all is tried too
+
+
+def shares(samples: int) -> tuple[float, ...]:
+    """What is tried for a person with so many samples."""
+    return (*SHARES, 1.0) if samples >= MANY else SHARES
 
 
 def mix(shared: np.ndarray, personal: np.ndarray, share: float) -> np.ndarray:

@@ -18,7 +18,7 @@ from homeroom.store.clock import Clock
 from homeroom.store.database import Database
 from homeroom.store.features import FeatureCache
 from homeroom.store.keybook import KeyBook, Subject
-from homeroom.store.sealing import open_sample
+from homeroom.store.sealing import AS_IT_IS, open_sample
 from homeroom.vault import Keys, Ring
 
 
@@ -116,7 +116,7 @@ class Opened:
         sql = f"SELECT sample_id, subject_id, facts, inputs, aside FROM samples {where} ORDER BY number"
         for sample_id, subject_id, facts, inputs, aside in self.database.each(sql, parameters):
             sample = open_sample(subjects[subject_id], sample_id, facts, inputs)
-            yield sample if aside else msgspec.structs.replace(sample, aside="")
+            yield sample if aside else msgspec.structs.replace(sample, **AS_IT_IS)
 
     def close(self) -> None:
         """Renew the copy if anything changed since, and let go of the directory."""

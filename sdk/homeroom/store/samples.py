@@ -1,4 +1,7 @@
-"""Samples in the store: added all or none, set aside with a reason, put back; imports opened only."""
+"""Samples in the store: added all or none, set aside with a reason, put back; imports opened only.
+
+The column `aside` is 0 for a sample that teaches, 1 for one that does not, 2 for one that teaches without some inputs.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +14,7 @@ from homeroom.errors import InputError
 from homeroom.samples import SUBJECT, StoredSample
 from homeroom.store.keybook import Subject
 from homeroom.store.opened import Opened
-from homeroom.store.sealing import open_sample, pack_sample, seal_sample
+from homeroom.store.sealing import AS_IT_IS, open_sample, pack_sample, seal_sample
 
 INSERT = (
     "INSERT INTO samples (sample_id, subject_id, facts, inputs, aside, near) VALUES (?, ?, ?, ?, ?, ?) "
@@ -20,7 +23,9 @@ INSERT = (
 
 
 def add_samples(opened: Opened, samples: Sequence[StoredSample], prints: Sequence[bytes]) -> list[str]:
-    """Store samples; those with `aside` set are kept out of training. prints: what near copies have in common, or b"".
+    """Store samples; those with `aside` set are kept out of training, or what `left_out` names of them.
+
+    prints: what near copies have in common, or b"".
 
     A near copy of the same person's that has the same labels, or contradicts them, is set aside too. Its exact double
     is not stored again.
@@ -29,12 +34,13 @@ def add_samples(opened: Opened, samples: Sequence[StoredSample], prints: Sequenc
     with opened.step("add", len(samples)):
         for sample, near in zip(samples, prints, strict=True):
             subject = opened.keys.find_or_make(sample.subject)
-            sample_id = subject.cipher.index("sample", *pack_sample(msgspec.structs.replace(sample, aside=""))).hex()
+            sample_id = subject.cipher.index("sample", *pack_sample(msgspec.structs.replace(sample, **AS_IT_IS))).hex()
             key = subject.cipher.index("near", near) if near else None
-            if key and not sample.aside:
-                sample = msgspec.structs.replace(sample, aside=_copy_of(opened, subject, key, sample, sample_id))
+            teaches = not sample.aside or sample.left_out
+            if key and teaches and (copy := _copy_of(opened, subject, key, sample, sample_id)):
+                sample = msgspec.structs.replace(sample, aside=copy, left_out={})
             facts, inputs = seal_sample(subject.cipher, sample_id, *pack_sample(sample))
-            row = (sample_id, subject.subject_id, facts, inputs, int(bool(sample.aside)), key)
+            row = (sample_id, subject.subject_id, facts, inputs, 2 if sample.left_out else int(bool(sample.aside)), key)
             opened.database.write(INSERT, row)
             ids.append(sample_id)
     opened.back_up()
@@ -42,18 +48,18 @@ def add_samples(opened: Opened, samples: Sequence[StoredSample], prints: Sequenc
 
 
 def set_aside(opened: Opened) -> list[StoredSample]:
-    """Samples that are kept out of training, without their inputs; `aside` says why."""
+    """Samples that are kept out of training, wholly or in part, without their inputs; `aside` says why."""
     subjects, _ = opened.keys.sound()
-    sql = "SELECT sample_id, subject_id, facts FROM samples WHERE aside = 1 ORDER BY number"
+    sql = "SELECT sample_id, subject_id, facts FROM samples WHERE aside > 0 ORDER BY number"
     return [open_sample(subjects[owner], sample_id, facts) for sample_id, owner, facts in opened.database.rows(sql)]
 
 
 def put_back(opened: Opened, sample_ids: Sequence[str]) -> None:
-    """Let samples teach after all; InputError, and nothing changed, if one of them is not set aside."""
+    """Let samples teach after all, all of them; InputError, and nothing changed, if one of them is not set aside."""
     with opened.step("put back", len(sample_ids)):
         for sample_id in sample_ids:
             if not opened.database.write(
-                "UPDATE samples SET aside = 0 WHERE sample_id = ? AND aside = 1", (sample_id,)
+                "UPDATE samples SET aside = 0 WHERE sample_id = ? AND aside > 0", (sample_id,)
             ):
                 raise InputError("no such sample is set aside", where=sample_id, remedy="list them with `review`")
     opened.back_up()
@@ -71,7 +77,7 @@ def relabel(opened: Opened, sample_id: str, labels: Mapping[str, Any]) -> str:
         raise InputError("there is no such sample", remedy="look again: it may have changed")
     sample = msgspec.structs.replace(sample, labels=dict(labels))
     subject = opened.known(sample.subject)
-    new_id = subject.cipher.index("sample", *pack_sample(msgspec.structs.replace(sample, aside=""))).hex()
+    new_id = subject.cipher.index("sample", *pack_sample(msgspec.structs.replace(sample, **AS_IT_IS))).hex()
     with opened.step("relabel", 1):
         kept = opened.database.one("SELECT aside, near FROM samples WHERE sample_id = ?", (sample_id,))
         opened.database.write("DELETE FROM samples WHERE sample_id = ?", (sample_id,))
@@ -83,7 +89,7 @@ def relabel(opened: Opened, sample_id: str, labels: Mapping[str, Any]) -> str:
 
 def _copy_of(opened: Opened, subject: Subject, key: bytes, sample: StoredSample, sample_id: str) -> str:
     """Why a near copy should not teach: it says the same again, or something else; empty if neither."""
-    sql = "SELECT sample_id, facts FROM samples WHERE near = ? AND aside = 0 AND sample_id != ?"
+    sql = "SELECT sample_id, facts FROM samples WHERE near = ? AND aside != 1 AND sample_id != ?"
     for other_id, facts in opened.database.rows(sql, (key, sample_id)):
         other = open_sample(subject, other_id, facts)
         both = sample.labels.keys() & other.labels.keys()

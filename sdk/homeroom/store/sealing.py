@@ -16,7 +16,8 @@ from homeroom.vault import Cipher
 
 def pack_sample(sample: StoredSample) -> tuple[bytes, bytes]:
     """Facts (labels, consent, dates) and inputs (text, media) as MessagePack, apart so that facts are quick to read."""
-    facts = {name: getattr(sample, name) for name in FACTS} | ({"aside": sample.aside} if sample.aside else {})
+    facts = {name: getattr(sample, name) for name in FACTS}
+    facts |= {name: getattr(sample, name) for name in WHY if getattr(sample, name)}
     return msgspec.msgpack.encode(facts, order="sorted"), msgspec.msgpack.encode(sample.inputs, order="sorted")
 
 
@@ -32,6 +33,8 @@ def open_sample(subject: Subject, sample_id: str, facts: bytes, inputs: bytes | 
 
 
 FACTS = ("labels", "consent", "source", "retain_until", "language")
+WHY = ("aside", "left_out")  # only of samples that were found poor
+AS_IT_IS: dict[str, Any] = {"aside": "", "left_out": {}}  # of one that was put back; also what an id is made of
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,41 @@
+"""Prior correction: how often a person's samples are of each class is added to what everybody's model finds likely.
+
+Saerens et al. 2002, "Adjusting the Outputs of a Classifier to New a Priori Probabilities: A Simple Procedure", equation
+2.4: where only the classes' shares differ, the right posterior is the model's, times the new share of each class over
+the old one. In logits that is a sum, so it goes into the bias of the head. The person's shares are those of the own
+labels with SMOOTH more of each class; the shared model's are taken as even. Mixing says how much of it to believe.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from homeroom.contract.layout import Segment
+from homeroom.dataset import Dataset
+from homeroom.personalize.person import Person
+
+SMOOTH = 0.5  # Jeffreys' prior of a share
+
+
+def prior(person: Person, own: Dataset) -> np.ndarray:
+    """The shared theta with the bias of each classification moved; other tasks stay as they are."""
+    theta, layout = person.shared.copy(), own.manifest.layout
+    for column, task in enumerate(own.manifest.tasks):
+        rows = own.labelled[:, column] > 0
+        where = bias_of(next(segment for segment in layout if segment.name == f"head.{task.name}"))
+        if task.kind == "classification" and where is not None and rows.any():
+            counts = own.targets[task.name][rows].sum(0) + SMOOTH
+            start = layout.slices[f"head.{task.name}"].start
+            theta[start + where.start : start + where.stop] += np.log(counts / counts.mean())
+    return theta
+
+
+def bias_of(head: Segment) -> slice | None:
+    """Where in a head its last bias stands, if it has one: one value an output."""
+    at = 0
+    for parameter in head.parameters:
+        size = int(np.prod(parameter.shape))
+        if parameter.name == "bias":
+            return slice(at, at + size)
+        at += size
+    return None
