@@ -20,7 +20,7 @@ from homeroom.runtime import load
 from homeroom_exporter import compress, encoders, measure, quantize
 from homeroom_exporter.encoders.spec import Encoder, EncoderSpec
 from homeroom_exporter.measure import BATCH, batches, spread
-from homeroom_exporter.sensitivity import Sweep, sweep
+from homeroom_exporter.sensitivity import Progress, Sweep, sweep
 from homeroom_exporter.taps import canonical_bytes
 
 __all__ = ["Backbone", "EncoderSpec", "build"]
@@ -58,7 +58,9 @@ class Backbone:
         return next(p for p in get_args(Precision) if p in self.graphs)
 
 
-def build(spec: EncoderSpec, calibration: Sequence[Any], scratch: Path) -> Backbone:
+def build(
+    spec: EncoderSpec, calibration: Sequence[Any], scratch: Path, *, progress: Progress = lambda stage: None
+) -> Backbone:
     """Build a modality's backbone into `scratch`.
 
     calibration: raw values (text, encoded picture or sound as bytes or a path to it, table row) that compression and
@@ -85,7 +87,7 @@ def build(spec: EncoderSpec, calibration: Sequence[Any], scratch: Path) -> Backb
     tolerance = Tolerance(1.0 - SLACK, 1.0 - 2 * SLACK)
     found = None
     if spec.quantize != "none" and encoder.scheme != "none":
-        small, found = _quantized(spec, encoder, reference, modality, inputs, scratch)
+        small, found = _quantized(spec, encoder, reference, modality, inputs, scratch, progress)
         graphs[spec.quantize] = _write(scratch / f"features.{spec.quantize}.onnx", small)
         tolerance = _tolerance(modality, graphs["float32"], graphs[spec.quantize], spread(inputs, TOLERANCE_INPUTS))
     made = {
@@ -128,6 +130,7 @@ def _quantized(
     modality: Modality,
     inputs: Sequence[Prepared],
     scratch: Path,
+    progress: Progress,
 ) -> tuple[onnx.ModelProto, Sweep]:
     """The graph in low precision, but for the layers that the drift stated in the recipe cannot spare."""
     seen, compared = spread(inputs, RANGE_INPUTS), spread(inputs, SWEEP_INPUTS)
@@ -147,7 +150,7 @@ def _quantized(
         trial = _write(scratch / "trial.onnx", made(kept))
         return 1.0 - measure.agreement(modality, scratch / "features.float32.onnx", trial, compared)[0]
 
-    found = sweep(quantize.candidates(reference, encoder.keep_float), loss, spec.drift)
+    found = sweep(quantize.candidates(reference, encoder.keep_float), loss, spec.drift, progress=progress)
     (scratch / "trial.onnx").unlink()
     return made(found.kept, seen), found
 

@@ -42,6 +42,7 @@ def model_card(manifest: Manifest, bundle_id: str, report: Report) -> str:
         f"Frozen encoders and {manifest.layout.size:,} trainable values, which devices train and share.",
         "",
         *(f"- {m.name}: {m.encoder}, {_inside(len(m.taps), m.dim)}" for m in manifest.modalities),
+        *(f"- {choice.modality} taps: {choice.said}" for choice in report.taps),
         "",
         "## What it is for",
         *(f"- {t.name}: {t.kind} from {', '.join(t.reads)}{_labels(t.labels)}" for t in manifest.tasks),

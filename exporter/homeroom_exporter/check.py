@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from homeroom.contract.manifest import Modality, Precision, Task
+from homeroom.contract.manifest import Modality, Precision, Slot, Task
 from homeroom.golden import cosines
 from homeroom.preprocess import Prepared, collate, content, prepare
 from homeroom.runtime import Graph, load
@@ -25,6 +25,7 @@ from homeroom_exporter.footprint import Footprint, Twin, measure
 from homeroom_exporter.lora.agreement import InsideCheck, check_inside
 from homeroom_exporter.measure import problems
 from homeroom_exporter.model import Design
+from homeroom_exporter.tap_probe import TapChoice
 from homeroom_exporter.trace import example
 from homeroom_exporter.write import Contents, GraphFile
 
@@ -37,7 +38,6 @@ PARITY = {
 VALUES = 150  # values of a modality that features are compared on
 SAMPLES = 240  # labelled samples of a probe
 BATCH = 16
-PROBED = ("classification", "ordinal")  # kinds of task that a linear probe can try
 EDGES = ("zeros", "saturated", "empty", "longest")
 
 
@@ -70,7 +70,7 @@ class StepCheck:
 
 @dataclass(frozen=True)
 class Report:
-    """`litert`: graphs that LiteRT runs too; `unconverted`: those that it does not, and why."""
+    """`litert`: graphs that LiteRT runs too; `unconverted`: those that it does not, and why; `taps`: by probes."""
 
     backbones: tuple[BackboneCheck, ...]
     steps: tuple[StepCheck, ...]
@@ -79,6 +79,7 @@ class Report:
     inside: InsideCheck | None = None
     litert: tuple[Twin, ...] = ()
     unconverted: Mapping[str, str] = field(default_factory=dict)
+    taps: tuple[TapChoice, ...] = ()
 
     @property
     def passed(self) -> bool:
@@ -166,7 +167,7 @@ def _values(
 ) -> dict[bytes, Any]:
     """By content: every value that a probe needs, and others until there are VALUES."""
     slots = [slot for slot in design.slots if slot.modality == modality.name]
-    read = {name for task in design.tasks if task.kind in PROBED for name in task.reads}
+    read = {name for task in design.tasks if task.kind in probe.PROBED for name in task.reads}
     chosen: dict[bytes, Any] = {}
     for sample in labelled:
         chosen |= {content(v): v for slot in slots if slot.name in read for _, v in golden.places(slot, sample)}
@@ -197,7 +198,7 @@ def _probe(
     int8: Mapping[bytes, np.ndarray],
 ) -> probe.Probe | None:
     slots = [design.slot(name) for name in task.reads if design.slot(name).modality == modality.name]
-    if task.kind not in PROBED or not slots:
+    if task.kind not in probe.PROBED or not slots:
         return None
     rows = [s for s in samples if task.name in s.labels and any(golden.places(slot, s) for slot in slots)]
     labels = np.array([task.labels.index(str(s.labels[task.name])) for s in rows])
@@ -205,16 +206,11 @@ def _probe(
     def table(features: Mapping[bytes, np.ndarray]) -> np.ndarray:
         scale = design.scales[modality.name][:, None]
         width = design.scales[modality.name].size
-        out = []
-        for sample in rows:
-            parts = []
-            for slot in slots:
-                here = [(features[content(v)] * scale).mean(1).ravel() for _, v in golden.places(slot, sample)]
-                parts.append(np.mean(here, 0) if here else np.zeros(width))
-            if len(parts) > 1:
-                parts.append(parts[-1] * parts[-2])
-            out.append(np.concatenate(parts))
-        return np.array(out)
+
+        def vectors(sample: StoredSample, slot: Slot) -> list[np.ndarray]:
+            return [(features[content(v)] * scale).mean(1).ravel() for _, v in golden.places(slot, sample)]
+
+        return np.array([probe.joined([vectors(sample, slot) for slot in slots], width) for sample in rows])
 
     return probe.compare(task.name, table(reference), table(int8), labels) if len(rows) else None
 

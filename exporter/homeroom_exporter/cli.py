@@ -85,7 +85,7 @@ def export_command(
             "has no [adapter] to start from a checkpoint", where=recipe.name, remedy='add family = "lora"'
         )
     if dry_run:
-        _dry_run(plan, threads)
+        _dry_run(plan, calibration, threads)
         return
     if out is None or calibration is None:
         raise click.UsageError("needs OUT and --calibration, or --dry-run")
@@ -131,12 +131,13 @@ def export_command(
         click.echo(f"{target}: {target.stat().st_size / 1e6:.1f} MB")
 
 
-def _dry_run(plan: Recipe, threads: int) -> None:
+def _dry_run(plan: Recipe, calibration: Path | None, threads: int) -> None:
     from rich.console import Console
 
     from homeroom_exporter.estimate import estimate, show
 
-    show(estimate(plan, threads=threads, progress=lambda stage: click.echo(f"... {stage}", err=True)), Console())
+    found = estimate(plan, calibration, threads=threads, progress=lambda stage: click.echo(f"... {stage}", err=True))
+    show(found, Console())
 
 
 def read_certificate(path: Path) -> Certificate:

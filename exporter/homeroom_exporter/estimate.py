@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
+import msgspec
 import numpy as np
 import onnx
 from rich.box import SIMPLE_HEAD
@@ -18,16 +19,18 @@ from rich.console import Console
 from rich.table import Table
 
 from homeroom.contract.manifest import Modality, Tolerance
+from homeroom.ingest import read_samples
 from homeroom.probe import rates
 from homeroom_exporter import encoders
 from homeroom_exporter.backbone import UNKNOWN, Backbone
 from homeroom_exporter.encoders.spec import EncoderSpec
-from homeroom_exporter.export import design_of, variants
+from homeroom_exporter.export import design_of, draft, variants
 from homeroom_exporter.footprint import Footprint, measure
 from homeroom_exporter.lora import build as lora
 from homeroom_exporter.lora.build import Inside
 from homeroom_exporter.model import initial_theta
 from homeroom_exporter.recipe import Recipe
+from homeroom_exporter.tap_probe import MODALITIES, TapChoice, choose, named
 from homeroom_exporter.taps import canonical_bytes
 from homeroom_exporter.trace import example, trace
 
@@ -43,7 +46,10 @@ SMALLER = {"int8": 0.27, "int4": 0.22, "none": 1.0}  # of float32: the bounds th
 
 @dataclass(frozen=True)
 class Part:
-    """One encoder: its taps, bytes in float32, and one input of full length here; None where steps hold it."""
+    """One encoder: its taps, bytes in float32, and one input of full length here; None where steps hold it.
+
+    auto: the recipe leaves the taps open, and no labelled samples were there to choose them by.
+    """
 
     modality: str
     title: str
@@ -51,6 +57,7 @@ class Part:
     float_bytes: int
     small_bytes: int
     cost: Footprint | None
+    auto: bool = False
 
 
 @dataclass(frozen=True)
@@ -66,6 +73,7 @@ class Estimate:
     gflops: float
     inputs: Mapping[str, int]
     epochs: int
+    chosen: tuple[TapChoice, ...] = ()
 
     def feature_minutes(self, gflops: float) -> float:
         """Of SAMPLES samples whose every slot holds an input of full length."""
@@ -82,11 +90,22 @@ class Estimate:
         return None if None in peaks else max(peak for peak in peaks if peak is not None)
 
 
-def estimate(recipe: Recipe, *, threads: int = 2, progress: Callable[[str], None] = lambda stage: None) -> Estimate:
-    """Build what the recipe names without calibration, and run it. Raises ExportError for what cannot be built."""
+def estimate(
+    recipe: Recipe,
+    calibration: Path | None = None,
+    *,
+    threads: int = 2,
+    progress: Callable[[str], None] = lambda stage: None,
+) -> Estimate:
+    """Build what the recipe names without compression, and run it. Raises ExportError for what cannot be built.
+
+    calibration: samples by whose labels the taps are chosen that the recipe leaves open.
+    """
+    samples = list(read_samples(calibration, draft(recipe))) if calibration else []
     with tempfile.TemporaryDirectory(prefix="homeroom-estimate-") as folder:
         scratch = Path(folder)
         parts: list[Part] = []
+        chosen: list[TapChoice] = []
         made: dict[str, Backbone] = {}
         inside: Inside | None = None
         for spec in recipe.encoders:
@@ -100,8 +119,12 @@ def estimate(recipe: Recipe, *, threads: int = 2, progress: Callable[[str], None
                 size = inside.stored.stat().st_size
                 parts.append(Part(spec.modality, found.encoder, (), found.float_bytes, size, None))
                 continue
+            choice = choose(recipe, spec, samples, place, progress=progress)
+            if choice:
+                chosen.append(choice)
+                spec = msgspec.structs.replace(spec, taps=named(choice))
             made[spec.modality], part = _encoder(spec, place, threads)
-            parts.append(part)
+            parts.append(replace(part, auto=spec.taps == "auto" and spec.modality in MODALITIES))
         progress("trying a training step")
         design = design_of(recipe, made, inside)
         tokens = variants(design)[-1]
@@ -124,6 +147,7 @@ def estimate(recipe: Recipe, *, threads: int = 2, progress: Callable[[str], None
             gflops=rates()["gemm_gflops"],
             inputs={m.name: sum(s.count for s in design.slots if s.modality == m.name) for m in design.modalities},
             epochs=recipe.training.epochs,
+            chosen=tuple(chosen),
         )
 
 
@@ -173,6 +197,10 @@ def show(found: Estimate, console: Console) -> None:
         sizes = (f"{part.float_bytes / 1e6:.1f}", f"{part.small_bytes / 1e6:.1f}")
         table.add_row(part.modality, part.title, taps, *sizes, took)
     console.print(table)
+    for choice in found.chosen:
+        console.print(f"{choice.modality} taps: {choice.said}", markup=False)
+    if left := [part.modality for part in found.parts if part.auto]:
+        console.print(f"taps of {', '.join(left)}: the usual; with --calibration a probe of its labels may find better")
     weights = sum(part.float_bytes + part.small_bytes for part in found.parts)
     console.print(
         f"bundle: at most about {(weights + found.graph_bytes) / 1e6:.0f} MB; theta: {found.values:,} values, an "

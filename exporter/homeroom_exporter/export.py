@@ -38,7 +38,7 @@ from homeroom.ingest import read_samples
 from homeroom.preprocess import Prepared, content, prepare
 from homeroom.runtime import load
 from homeroom.samples import StoredSample
-from homeroom_exporter import backbone, check, golden, measure
+from homeroom_exporter import backbone, check, golden, measure, tap_probe
 from homeroom_exporter.backbone import Backbone, EncoderSpec
 from homeroom_exporter.footprint import Twin
 from homeroom_exporter.golden import Features
@@ -104,6 +104,7 @@ def export(
             raise InputError("holds no sample", where=str(calibration), remedy="give a hundred or more, with labels")
         backbones: dict[str, Backbone] = {}
         inside: Inside | None = None
+        chosen: list[tap_probe.TapChoice] = []
         for encoder in recipe.encoders:
             progress(f"building the {encoder.modality} backbone")
             place = scratch / encoder.modality
@@ -112,7 +113,11 @@ def export(
                 pairs = encoder.modality == "text" and not {"pair", "spans"}.isdisjoint(recipe.heads.values())
                 inside = lora.build(encoder, recipe.adapter, place, pairs=pairs, seed=recipe.seed, start=start)
                 continue
-            backbones[encoder.modality] = backbone.build(encoder, values_of(recipe, encoder.modality, samples), place)
+            if choice := tap_probe.choose(recipe, encoder, samples, place, progress=progress):
+                encoder = msgspec.structs.replace(encoder, taps=tap_probe.named(choice))
+                chosen.append(choice)
+            values = values_of(recipe, encoder.modality, samples)
+            backbones[encoder.modality] = backbone.build(encoder, values, place, progress=progress)
         progress("tracing the training step")
         design = design_of(recipe, backbones, inside)
         contents = assemble(
@@ -125,7 +130,12 @@ def export(
             batch=recipe.batch,
             seed=recipe.seed,
             training=recipe.training,
-            provenance={"recipe": digest(msgspec.json.encode(recipe)), **made_with(), **(start.facts if start else {})},
+            provenance={
+                "recipe": digest(msgspec.json.encode(recipe)),
+                **made_with(),
+                **{f"taps.{choice.modality}": choice.said for choice in chosen},
+                **(start.facts if start else {}),
+            },
             threads=threads,
             single=recipe.single,
             clipped=recipe.clipped,
@@ -142,7 +152,7 @@ def export(
             contents, twins = replace(contents, converted=found.graphs, unconverted=found.refused), found.twins
         progress("checking itself")
         report = check.check(contents, backbones, samples, threads=threads)
-        report = replace(report, litert=twins, unconverted=contents.unconverted)
+        report = replace(report, litert=twins, unconverted=contents.unconverted, taps=tuple(chosen))
         show(report)
         if not report.passed:
             raise ExportError(

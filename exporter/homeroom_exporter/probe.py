@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 FOLDS = 4
+PROBED = ("classification", "ordinal")  # kinds of task that a linear probe can try
 LEAST = 40  # labelled samples below which a probe says nothing
 RIDGE = 0.1  # on the diagonal of the kernel, whose entries are near 1
 DROP = 0.02  # accuracy that quantization may cost beyond twice the standard error of the difference
@@ -41,6 +43,14 @@ def compare(task: str, reference: np.ndarray, quantized: np.ndarray, labels: np.
         int8=float(second.mean()),
         error=float(np.sqrt((first != second).sum()) / len(labels)),
     )
+
+
+def joined(parts: Sequence[Sequence[np.ndarray]], width: int) -> np.ndarray:
+    """One sample's row: the mean of each slot's vectors [width], zeros where it has none; the last two's product."""
+    means = [np.mean(vectors, 0) if len(vectors) else np.zeros(width) for vectors in parts]
+    if len(means) > 1:
+        means.append(means[-1] * means[-2])
+    return np.concatenate(means)
 
 
 def held_out(x: np.ndarray, labels: np.ndarray) -> np.ndarray:

@@ -19,6 +19,8 @@ def show(report: Report, console: Console) -> None:
     """Print what was measured, and what failed."""
     if report.backbones:
         console.print(_backbones(report))
+    for choice in report.taps:
+        console.print(f"{choice.modality} taps: {choice.said}", markup=False)
     if report.inside:
         console.print(_inside(report.inside))
     probes = _probes(report)

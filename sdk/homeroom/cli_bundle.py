@@ -42,6 +42,9 @@ def inspect(path: Path, root: str | None, golden: bool) -> None:
         for modality in manifest.modalities:
             inside = f"{len(modality.taps)} taps of {modality.dim}" if modality.taps else "LoRA inside"
             click.echo(f"backbone     {modality.name}: {modality.encoder}, {inside}")
+            if modality.taps:
+                why = manifest.provenance.get(f"taps.{modality.name}") or ", ".join(modality.taps)
+                click.echo(f"taps         {modality.name}: {why}")
         for slot in manifest.slots:
             click.echo(f"input        {slot.name}: {slot.modality}{f' x {slot.count}' if slot.count > 1 else ''}")
         for task in manifest.tasks:

@@ -32,8 +32,10 @@ hidden = 32
 golden = 3
 [encoders.text]
 source = "pip:minilm"
+taps = [2, 4, 6]
 [encoders.image]
 source = "pip:efficientnet-lite0"
+taps = ["head"]
 [slots]
 reference = "text"
 answer = "text"
@@ -65,7 +67,7 @@ def calibration(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def tiny_encoders(monkeypatch: pytest.MonkeyPatch) -> None:
     """`backbone.build` hands out the tiny encoders; its own tests build the real ones."""
 
-    def build(spec: backbone.EncoderSpec, values: list[Any], scratch: Path) -> backbone.Backbone:
+    def build(spec: backbone.EncoderSpec, values: list[Any], scratch: Path, **_: Any) -> backbone.Backbone:
         assert values
         return tiny.design_and_backbones(scratch)[1][spec.modality]
 

@@ -83,9 +83,11 @@ def load(spec: EncoderSpec, scratch: Path) -> Encoder:
 
 
 def chosen_taps(spec: EncoderSpec, blocks: int) -> tuple[str, ...]:
+    known = [*(f"block.{i}" for i in range(1, blocks + 1)), "head"]
+    if spec.every:
+        return tuple(known)
     if spec.taps == "auto":
         return AUTO
-    known = [*(f"block.{i}" for i in range(1, blocks + 1)), "head"]
     taps = tuple(f"block.{tap}" if isinstance(tap, int) else tap for tap in spec.taps)
     if wrong := [tap for tap in taps if tap not in known]:
         raise ExportError(f"has no tap {wrong[0]}", where=spec.source, remedy=f"block.1 to block.{blocks}, or head")

@@ -160,6 +160,8 @@ def candidates(model: onnx.ModelProto, feeds: dict[str, np.ndarray]) -> dict[str
 def choose(spec: EncoderSpec, found: dict[str, Shape]) -> dict[int, str]:
     """Numbers (from 1) and names of the taps; ExportError lists what there is."""
     names = list(found)
+    if spec.every:
+        return dict(enumerate(names, 1))
     if spec.taps == "auto":
         numbers = sorted({max(1, round(len(names) * part / 3)) for part in (1, 2, 3)})
         return {number: names[number - 1] for number in numbers}

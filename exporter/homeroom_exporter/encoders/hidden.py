@@ -21,6 +21,8 @@ from homeroom_exporter.taps import OPSET, expose, name_inputs
 
 def layers(spec: EncoderSpec, count: int) -> tuple[int, ...]:
     """The layers that a recipe chose, 1 to `count` (0: the embeddings); `auto` is three, evenly spread."""
+    if spec.every:
+        return tuple(range(1, count + 1))
     if spec.taps == "auto":
         return tuple(sorted({max(1, round(count * part / 3)) for part in (1, 2, 3)}))
     chosen = []

@@ -22,7 +22,8 @@ class EncoderSpec(msgspec.Struct, frozen=True, kw_only=True):
     channels kept of each tap (<= 127 a value as int8). buckets: token counts of text and sequences; ignored where the
     count is fixed. seconds: window of sound. grid: regions a side of a picture. columns: those of a table; their order
     is the order of the row. skills: those of a sequence. drift: how far, as 1 - mean cosine, quantized features may be
-    from float32; the layers that matter most then keep a higher precision.
+    from float32; the layers that matter most then keep a higher precision. every: all layers whatever `taps` says, so
+    that they can be compared; no recipe says that.
     """
 
     modality: ModalityName
@@ -36,6 +37,7 @@ class EncoderSpec(msgspec.Struct, frozen=True, kw_only=True):
     drift: float = 0.02
     columns: tuple[Column, ...] = ()
     skills: tuple[str, ...] = ()
+    every: bool = False
 
 
 @dataclass(frozen=True)

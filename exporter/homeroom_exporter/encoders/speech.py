@@ -47,6 +47,7 @@ def load(spec: EncoderSpec, scratch: Path) -> Encoder:
     spectrum(model, values)
     stages = [node.output[0] for node in model.graph.node if node.op_type == "MaxPool"]
     known = {**{f"stage.{i}": value for i, value in enumerate(stages, 1)}, "embedding": embedding(model)}
+    taps = tuple(known) if spec.every else taps
     if wrong := [tap for tap in taps if tap not in known]:
         raise ExportError(f"has no tap {wrong[0]}", where=spec.source, remedy=f"one of {', '.join(known)}")
     graph = expose(model, {tap: known[tap] for tap in (*taps, "embedding")})
