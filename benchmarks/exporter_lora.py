@@ -1,4 +1,4 @@
-"""Section `lora`: LoRA inside MiniLM on real answers: parity, quantized weights, a step against torch + PEFT."""
+"""Section `lora`: LoRA inside MiniLM on real answers: a step and a hundred against torch + PEFT."""
 
 from __future__ import annotations
 
@@ -17,8 +17,6 @@ import torch
 
 from exporter_section import Section, Target
 from homeroom.preprocess import prepare
-from homeroom.runtime import load
-from homeroom_exporter.autograd import by_autograd
 from homeroom_exporter.encoders import minilm
 from homeroom_exporter.export import design_of, step_graphs
 from homeroom_exporter.interchange import peft
@@ -92,28 +90,6 @@ def feeds_of(shown: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
     }
 
 
-def agreement(folder: Path, data: Path, seeds: int) -> dict[str, Any]:
-    """Worst over seeds: error of the float32 graph; cosine of the factors' gradient with float32's, by precision."""
-    design, inside = made(folder / "float32", "none")
-    run = load(graph_of(design, inside, folder / "float32"), threads=THREADS)
-    small = {name: made(folder / name, name)[1].adapter.frozen.arrays for name in ("int8", "int4")}
-    found: dict[str, Any] = {"error": [], "int8": [], "int4": []}
-    for seed in range(seeds):
-        theta = inside.adapter.initial(design.layout, initial_theta(design.layout, seed))
-        theta += np.random.default_rng(seed).standard_normal(theta.size).astype(np.float32) * np.float32(0.02)
-        feeds = feeds_of(batches(data, inside, 1, seed))
-        wanted = by_autograd(design, "grad", theta, feeds)["gradient"]
-        graph = run({"theta": theta, **feeds})["gradient"]
-        found["error"].append(float(np.linalg.norm(graph - wanted) / np.linalg.norm(wanted)))
-        inner = np.concatenate([wanted[s] for n, s in design.layout.slices.items() if n.startswith("lora.")])
-        for name, arrays in small.items():
-            quantized = replace(design.adapter, frozen=replace(design.adapter.frozen, arrays=arrays))  # type: ignore[type-var]
-            other = by_autograd(replace(design, adapter=quantized), "grad", theta, feeds)["gradient"]
-            other = np.concatenate([other[s] for n, s in design.layout.slices.items() if n.startswith("lora.")])
-            found[name].append(float(inner @ other / np.linalg.norm(inner) / np.linalg.norm(other)))
-    return found
-
-
 def start(folder: Path, data: Path, design: Design, inside: Inside) -> Path:
     """The model as transformers loads it with a PEFT checkpoint of the first factors in it, and the batches."""
     model = folder / "model"
@@ -158,7 +134,6 @@ def windows(losses: list[float]) -> np.ndarray:
 def run(quick: bool, data: Path) -> Section:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        near = agreement(folder, data, 1 if quick else 3)
         float_design, float_inside = made(folder / "float32", "none")
         design, inside = made(folder / "int8", "int8")
         model = start(folder, data, design, inside)
@@ -177,10 +152,10 @@ def run(quick: bool, data: Path) -> Section:
         curves = {"torch + PEFT": worker("torch", model, folder, steps)["losses"]}
         for name in ("float32", "int8"):
             curves[name] = worker("graph", graphs[name], folder, steps)["losses"]
-    return report(near, runs, curves)
+    return report(runs, curves)
 
 
-def report(near: dict[str, Any], runs: dict[str, list[dict[str, Any]]], curves: dict[str, list[float]]) -> Section:
+def report(runs: dict[str, list[dict[str, Any]]], curves: dict[str, list[float]]) -> Section:
     ms = {name: statistics.median(t for one in found for t in one["ms"][2:]) for name, found in runs.items()}
     peak = {name: max(one["peak_mb"] for one in found) for name, found in runs.items()}
     processor = {name: statistics.median(one["processor_s"] / len(one["ms"]) for one in f) for name, f in runs.items()}
@@ -203,11 +178,8 @@ def report(near: dict[str, Any], runs: dict[str, list[dict[str, Any]]], curves: 
     return Section(
         title=f"LoRA rank 8 (query, value) in MiniLM, {BATCH} x {TOKENS} tokens, {THREADS} threads, fresh processes",
         rows=rows,
-        figures={"agreement": near, "runs": runs, "curves": curves, "ms": ms, "peak_mb": peak, "apart": apart},
+        figures={"runs": runs, "curves": curves, "ms": ms, "peak_mb": peak, "apart": apart},
         targets=[
-            Target("relative error of the float32 gradient against torch", max(near["error"]), 1e-5),
-            Target("cosine of the int8 gradient with float32's", min(near["int8"]), 0.999, at_least=True),
-            Target("cosine of the int4 gradient with float32's", min(near["int4"]), 0.98, at_least=True),
             Target("time of an int8 step, of torch + PEFT's", ms["int8"] / base_ms, 0.6),
             Target("peak memory, of torch + PEFT's", peak["int8"] / base_mb, 0.55),
             Target("time in recomputation mode", ms[again] / base_ms, 0.9),
