@@ -147,7 +147,9 @@ def test_no_value_of_theta_passes_a_quantizer(precision: str, tmp_path: Path) ->
         stored = {tensor.name: tensor.data_type for tensor in model.graph.initializer}
         read = {node.input[0] for node in model.graph.node if node.op_type == "DequantizeLinear"}
         assert read <= set(stored)
-        assert {stored[name] for name in read} == {getattr(onnx.TensorProto, precision.upper())}
+        kinds = {stored[name] for name in read}
+        assert kinds <= {onnx.TensorProto.INT8, getattr(onnx.TensorProto, precision.upper())}
+        assert getattr(onnx.TensorProto, precision.upper()) in kinds
         assert check.check_step(design, theta, graph, threads=1).parity < check.PARITY[graph.role]
 
 
@@ -338,6 +340,29 @@ def test_blocks_are_quantized_to_within_their_step(bits: int, limit: float) -> N
     assert np.linalg.norm(back - value) / np.linalg.norm(value) < limit
     zero, _ = frozen.quantize(np.zeros((2, 32), np.float32), bits, 32)
     assert not zero.any()
+
+
+def test_int4_keeps_sensitive_layers_in_eight_bits_within_its_share_of_float32() -> None:
+    rng = np.random.default_rng(0)
+    weights = {"words": rng.standard_normal((400, 64)).astype(np.float32)}
+    for i in range(2):
+        for kind in ("query", "key", "value", "out"):
+            weights[f"{i}.{kind}"] = rng.standard_normal((64, 64)).astype(np.float32)
+        weights[f"{i}.up"] = rng.standard_normal((256, 64)).astype(np.float32)
+        weights[f"{i}.down"] = rng.standard_normal((64, 256)).astype(np.float32)
+    kept = frozen.freeze(weights, "int4")
+    whole = sum(value.nbytes for value in weights.values())
+    held = sum(v.nbytes / (2 if name in kept.nibbles else 1) for name, v in kept.arrays.items())
+    assert 0.19 * whole < held <= frozen.BUDGET * whole
+    assert not {"0.up.codes", "1.up.codes"} & kept.nibbles
+    assert {"0.query.codes", "1.query.codes"} <= kept.nibbles
+    back = frozen.dense(kept)
+    assert back.keys() == weights.keys()
+    for name, value in weights.items():
+        assert np.linalg.norm(back[name] - value) / np.linalg.norm(value) < 0.1, name
+    ids = torch.tensor([3, 0, 399, 3])
+    looked_up = frozen.rows_of({k: torch.from_numpy(v) for k, v in kept.arrays.items()}, "words", ids)
+    np.testing.assert_allclose(looked_up.numpy(), back["words"][ids.numpy()], rtol=1e-6)
 
 
 def test_four_bit_codes_are_packed_as_onnx_reads_them() -> None:

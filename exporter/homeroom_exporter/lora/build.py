@@ -66,7 +66,7 @@ def build(
         },
         "weights": {key: digest(value.tobytes()) for key, value in sorted(arrays.items())},
         "shape": [shape.family, shape.heads, shape.epsilon],
-        "precision": precision,
+        "precision": f"int4 within {frozen.BUDGET}" if precision == "int4" else precision,
         "limit": buckets[-1],
     }
     modality = Modality(

@@ -23,6 +23,14 @@ def dequantize(to: Lowering, node: Node) -> str:
     return str(to.emit("DequantizeLinear", to.name(codes), ordered, axis=1, block_size=block))
 
 
+def scaled(to: Lowering, node: Node) -> str:
+    """`frozen.scaled`."""
+    codes, scale = cast(tuple[Node, Node], node.args)
+    (_, columns), (_, blocks) = codes.meta["val"].shape, scale.meta["val"].shape
+    each = to.reshape(to.name(codes), [-1, blocks, columns // blocks])
+    return str(to.reshape(to.emit("Mul", each, to.reshape(to.name(scale), [-1, blocks, 1])), [-1, columns]))
+
+
 def regroup(to: Lowering, node: Node) -> str:
     """`rows.regroup`."""
     x, index, width, columns = cast(tuple[Node, Node, int, int], node.args)
