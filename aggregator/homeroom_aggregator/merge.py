@@ -37,12 +37,11 @@ def school_of(name: str) -> str:
 
 def add_weighted(total: np.ndarray, values: np.ndarray, units: int) -> None:
     """total += units * values, in place and exactly; total int64 [n], values int32 [n]."""
-    scratch = np.empty(min(len(values), CHUNK), np.int64)
     for start in range(0, len(values), CHUNK):
-        part, into = scratch[: len(values) - start], total[start : start + CHUNK]
-        part[:] = values[start : start + CHUNK]
+        part = values[start : start + CHUNK].astype(np.int64)
         part *= units
-        into += part  # a name for the slice: `total[…] += part` would copy it onto itself afterwards
+        into = total[start : start + CHUNK]
+        into += part  # by name: `total[…] += part` would copy the slice onto itself afterwards
 
 
 class SegmentSums:

@@ -36,8 +36,6 @@ class Impatient(HttpToolsProtocol):
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
         self._wait()
-        # asyncio does this only where a socket names IPPROTO_TCP; without it an answer waits 40 ms for an ACK
-        transport.get_extra_info("socket").setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
 
     def on_message_begin(self) -> None:
         super().on_message_begin()
@@ -81,7 +79,9 @@ class Impatient(HttpToolsProtocol):
 def listen(host: str, port: int) -> socket.socket:
     """A listening socket; port 0 takes a free one."""
     try:
-        return socket.create_server((host, port), backlog=512)
+        made = socket.create_server((host, port), backlog=512)
+        # Named as TCP, since asyncio sets TCP_NODELAY only then; without it an answer waits 40 ms for an ACK.
+        return socket.socket(made.family, made.type, socket.IPPROTO_TCP, fileno=made.detach())
     except OSError as problem:
         raise NetworkError(
             f"cannot listen: {problem.strerror}", where=f"{host}:{port}", remedy="choose another --port"

@@ -232,19 +232,25 @@ def test_jobs_that_shared_a_step_come_back_one_in_a_turn_of_the_event_loop(servi
     assert len(set(turns)) == 6, "a poll would have waited for all of them"
 
 
-def test_an_answer_in_two_parts_does_not_wait_for_an_acknowledgement(
-    service: Service, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_an_answer_in_two_parts_does_not_wait_for_an_acknowledgement() -> None:
     at_once: list[int] = []
-    made = serve.Impatient.connection_made
 
-    def watched(self: serve.Impatient, transport: asyncio.Transport) -> None:
-        made(self, transport)
-        at_once.append(transport.get_extra_info("socket").getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY))
+    async def accepted() -> None:
+        done = asyncio.Event()
 
-    monkeypatch.setattr(serve.Impatient, "connection_made", watched)
-    with running(service) as address:
-        assert httpx.get(f"{address}/v1/health").status_code == 200
+        async def look(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            line = writer.get_extra_info("socket")
+            at_once.append(line.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY))
+            writer.close()
+            done.set()
+
+        with serve.listen("127.0.0.1", 0) as listening:
+            async with await asyncio.start_server(look, sock=listening):
+                _, writer = await asyncio.open_connection(*listening.getsockname())
+                await done.wait()
+                writer.close()
+
+    asyncio.run(accepted())
     assert at_once
     assert all(at_once)
 
