@@ -71,8 +71,8 @@ def show(document: dict[str, Any]) -> None:
     print(f"\nthree modalities, 400 samples: {three['seconds']:.1f} s, peak {three['peak_rss_mb']:.0f} MB")
     print(f"cold start to the first prediction: {document['cold_start_s']['median']:.2f} s (median of {STARTS})")
     print(
-        f"a cached step ({step['graph']}): {step['step_ms']:.1f} ms, {step['gflop']:.2f} GFLOP of matrix products, "
-        f"which take {step['gemm_ms']:.1f} ms alone"
+        f"a cached step ({step['parts']} x {step['graph']}): {step['step_ms']:.1f} ms, {step['gflop']:.2f} GFLOP "
+        f"of matrix products, which take {step['gemm_ms']:.1f} ms alone"
     )
     for count, row in document["many"].items():
         print(

@@ -63,6 +63,11 @@ def design_of(bundle: Bundle) -> Design:
     return design
 
 
+def joined(parts: list[dict[str, np.ndarray]]) -> dict[str, np.ndarray]:
+    """The feeds of a batch's parts one under the other, without theta."""
+    return {name: np.concatenate([part[name] for part in parts]) for name in parts[0] if name != "theta"}
+
+
 def train(
     args: argparse.Namespace, clock: measure.Clock, answers: data.Split, device: Device, parts: dict[str, Dataset]
 ) -> None:
@@ -90,7 +95,7 @@ def train(
             for batch in dataset.plan(graphs.steps("predict")):
                 feeds = {k: torch.from_numpy(v) for k, v in dataset.feeds(batch, start).items() if k != "theta"}
                 made = forward(design, name_parts(layout, tensors), feeds)[TASK].numpy()
-                found[batch.pack.rows[batch.places]] = made[: len(batch.places)]
+                found[batch.rows] = made[: len(batch.places)]
         return found
 
     task = manifest.task(TASK)
@@ -98,14 +103,16 @@ def train(
     begun = time.monotonic()
     for epoch in range(settings.epochs):
         dataset = parts["train"]
-        batches = dataset.plan(graphs.steps("grad"), np.random.default_rng([settings.seed, epoch]))
+        batches = dataset.plan(
+            graphs.steps("grad"), np.random.default_rng([settings.seed, epoch]), manifest.training.batch
+        )
         for batch in batches:
-            feeds = dataset.feeds(batch, start) | dataset.targets_of(batch)
-            size = batch.graph.batch
-            rows = np.zeros((size, len(manifest.tasks)), np.float32)
-            rows[: len(batch.places)] = weights[batch.pack.rows[batch.places]] / size
+            # In one piece, which suits torch best.
+            feeds = joined([dataset.feeds(part, start) | dataset.targets_of(part) for part in batch.parts()])
+            rows = np.zeros((len(feeds["presence"]), len(manifest.tasks)), np.float32)
+            rows[: len(batch.places)] = weights[batch.rows] / batch.size
             feeds["weights"] = rows
-            given = {k: torch.from_numpy(v) for k, v in feeds.items() if k != "theta"}
+            given = {k: torch.from_numpy(v) for k, v in feeds.items()}
             total, _ = objective(design, name_parts(layout, tensors), given)
             optimizer.zero_grad(set_to_none=True)
             total.backward()

@@ -59,6 +59,7 @@ CALIBRATION_LIMIT = {
     "table": 4096,
     "sequence": 1024,
 }  # values shown to a backbone's builder
+PART = 16  # rows that a training graph holds of a batch: half of the default, for a machine with two cores
 SALIENCY_BATCH = 16  # points on the way to one sample that a device computes at once
 MADE_WITH = ("homeroom", "torch", "onnx", "onnxruntime", "numpy")
 
@@ -273,6 +274,15 @@ def variants(design: Design) -> list[dict[str, int]]:
     ]
 
 
+def part_of(design: Design, batch: int) -> int:
+    """Rows of a `grad` graph: a part of the batch, so that a device runs several side by side and holds less.
+
+    All of it where rows are compared with each other, and with a backbone inside, whose weights each part would unpack.
+    """
+    whole = design.adapter or any(objective.kind == "alignment" for objective in design.objectives)
+    return batch if whole or batch % PART else PART
+
+
 def step_graphs(
     design: Design,
     scratch: Path,
@@ -285,7 +295,7 @@ def step_graphs(
     inside: Inside | None = None,
 ) -> list[GraphFile]:
     """Trace every variant of every step of a tier into `scratch`; the options are the recipe's."""
-    steps = [("grad", batch), ("predict", batch)]
+    steps = [("grad", part_of(design, batch)), ("predict", batch)]
     steps += [("predict", 1)] if single else []
     steps += [("grad_clipped", batch)] if clipped else []
     steps += [("saliency", min(batch, SALIENCY_BATCH))] if saliency else []
@@ -354,7 +364,7 @@ def assemble(
         graphs=tuple(graphs),
         files=files,
         golden=golden.golden_files(design, samples, reference, files.__getitem__, predict),
-        training=training,
+        training=msgspec.structs.replace(training, batch=batch),
         licences=tuple(licences),
         provenance={**provenance, "seed": str(seed)},
         tiers=tiers or {},

@@ -46,14 +46,25 @@ class Pack:
 
 @dataclass(frozen=True)
 class Batch:
-    """Which rows of a pack make a batch; the graph is the smallest that holds them."""
+    """Which rows of a pack make a batch, `size` where it is full; the graph is the smallest that holds them."""
 
     pack: Pack
     places: np.ndarray
+    size: int
 
     @property
     def graph(self) -> Graph:
         return next((g for g in self.pack.graphs if g.batch >= len(self.places)), self.pack.graphs[-1])
+
+    @property
+    def rows(self) -> np.ndarray:
+        """Their numbers in the dataset."""
+        return np.asarray(self.pack.rows[self.places])
+
+    def parts(self) -> list[Batch]:
+        """The batch in pieces that its largest graph holds."""
+        most = self.pack.graphs[-1].batch
+        return [Batch(self.pack, self.places[at : at + most], self.size) for at in range(0, len(self.places), most)]
 
 
 @dataclass
@@ -187,18 +198,21 @@ class Dataset:
             self._packs[key] = list(self._pack(variants))
         return self._packs[key]
 
-    def plan(self, variants: Sequence[Graph], rng: np.random.Generator | None = None) -> list[Batch]:
-        """The batches of one pass over the examples, shuffled if there is an rng."""
+    def plan(self, variants: Sequence[Graph], rng: np.random.Generator | None = None, rows: int = 0) -> list[Batch]:
+        """The batches of one pass over the examples, shuffled if there is an rng; rows: of a batch, else its graph's.
+
+        A batch of more rows than its graph holds is run in `parts`.
+        """
         batches = []
         for pack in self.packs(variants):
             order = np.arange(len(pack.rows)) if rng is None else rng.permutation(len(pack.rows))
-            size = pack.graphs[-1].batch
-            batches += [Batch(pack, order[start : start + size]) for start in range(0, len(order), size)]
+            size = rows or pack.graphs[-1].batch
+            batches += [Batch(pack, order[start : start + size], size) for start in range(0, len(order), size)]
         return batches if rng is None else [batches[i] for i in rng.permutation(len(batches))]
 
     def feeds(self, batch: Batch, theta: np.ndarray, presence: np.ndarray | None = None) -> dict[str, np.ndarray]:
         """What `predict` reads for a batch; rows beyond it are padding, absent throughout."""
-        rows, graph = batch.pack.rows[batch.places], batch.graph
+        rows, graph = batch.rows, batch.graph
         here = np.zeros((graph.batch, len(self.manifest.inputs)), np.float32)
         here[: len(rows)] = self.presence[rows] if presence is None else presence
         feeds = {"theta": theta, "presence": here}
@@ -223,7 +237,7 @@ class Dataset:
 
     def targets_of(self, batch: Batch) -> dict[str, np.ndarray]:
         """`{task}.target` float32 [batch, width] or [batch, tokens, width], zeros in the padding."""
-        rows, size = batch.pack.rows[batch.places], batch.graph.batch
+        rows, size = batch.rows, batch.graph.batch
         feeds = {}
         for task in self.manifest.tasks:
             if task.per_token:

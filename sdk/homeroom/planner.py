@@ -23,6 +23,7 @@ from homeroom.errors import TrainError
 from homeroom.measures import Costs
 from homeroom.preprocess.direct import token_bytes
 from homeroom.reports import Plan
+from homeroom.runtime import at_once
 from homeroom.samples import StoredInput, StoredSample
 
 SLACK = 1.15  # what runs took beside the sum of their parts: 146 MB for 131 (300 short answers, MiniLM int8)
@@ -76,7 +77,7 @@ def plan(
         return Plan(threads, first.batch, names, len(samples), tier, why=(unknown,), room=free_room())
     table = [_works(bundle, costs, sample, fresh) for sample in samples]
     limit = budget.limit_bytes
-    choice = _Choice(bundle, costs, table, epochs, validation, tier)
+    choice = _Choice(bundle, costs, table, epochs, validation, tier, threads or 1)
     found = choice.search(limit)
     if found is None:
         least = choice.least()
@@ -154,10 +155,17 @@ class _Choice:
     """Estimates for one bundle, machine and set of samples."""
 
     def __init__(
-        self, bundle: Bundle, costs: Costs, table: Sequence[Sequence[Work]], epochs: int, validation: float, tier: str
+        self,
+        bundle: Bundle,
+        costs: Costs,
+        table: Sequence[Sequence[Work]],
+        epochs: int,
+        validation: float,
+        tier: str,
+        threads: int,
     ) -> None:
         self.bundle, self.costs, self.table = bundle, costs, table
-        self.epochs, self.validation = epochs, validation
+        self.epochs, self.validation, self.threads = epochs, validation, threads
         self.shapes = shapes(bundle, tier)
         self.measured = [m.name for m in bundle.manifest.modalities if m.name in costs.features]
 
@@ -231,10 +239,9 @@ class _Choice:
             for index, rows in use.items():
                 graph = graphs[index]
                 found.step_s += self.epochs * math.ceil(rows * share / graph.batch) * self._step(graph)
-        used = [
-            g.file for graphs, use in zip(variants, (grads, predicts), strict=True) for i in use for g in [graphs[i]]
-        ]
-        found.step_s += sum(self.costs.steps[file].load_s for file in used if file in self.costs.steps)
+        used = [graphs[i] for graphs, use in zip(variants, (grads, predicts), strict=True) for i in use]
+        known = [(self.costs.steps[g.file], self._at_once(g)) for g in used if g.file in self.costs.steps]
+        found.step_s += sum(step.load_s for step, _ in known)
         resident = system.resident() or 0  # the samples' texts are in it by now
         texts = 0 if resident else sum(w.size for row in works for w in row)
         found.parts = {
@@ -243,9 +250,8 @@ class _Choice:
             "features": min(room, self._held(works)),
         }
         backbone = max((features[name].bytes for name, inputs in fresh.items() if inputs), default=0)
-        known = [self.costs.steps[file] for file in used if file in self.costs.steps]
-        steps = sum(cost.held_bytes for cost in known)
-        steps += max((cost.bytes - cost.held_bytes for cost in known), default=0)
+        steps = sum(step.held_bytes for step, _ in known)
+        steps += max((count * (step.bytes - step.held_bytes) for step, count in known), default=0)
         steps += VECTORS * 4 * self.bundle.manifest.layout.size
         found.parts["backbone" if backbone > steps else "steps"] = max(backbone, steps)
         found.bytes = round(SLACK * sum(found.parts.values()))
@@ -297,7 +303,10 @@ class _Choice:
 
     def _step(self, graph: Graph) -> float:
         known = self.costs.steps.get(graph.file)
-        return known.seconds if known else 0.0
+        return known.seconds / self._at_once(graph) if known else 0.0
+
+    def _at_once(self, graph: Graph) -> int:
+        return at_once(self.bundle.manifest, graph, self.threads)
 
 
 def _works(bundle: Bundle, costs: Costs, sample: StoredSample, fresh: Collection[tuple[str, str, int]]) -> list[Work]:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import importlib
 import json
+import math
 import platform
 import statistics
 import sys
@@ -187,13 +188,13 @@ def choose_threads(bundle: Bundle, runtime: Runtime = "onnx") -> dict[str, Any]:
     for count in sorted({1, max(1, system.cores() // 2), system.cores()}):
         graphs = Graphs(bundle, None, count, runtime=runtime)
         largest = graphs.steps("grad")[-1]
-        feeds = zeros(bundle, largest)
-        graphs.loaded(largest)(feeds)
+        step = [(largest, zeros(bundle, largest))] * max(1, math.ceil(bundle.manifest.training.batch / largest.batch))
+        list(graphs.each(step))
         began = time.perf_counter()
         for name, inputs in values.items():
             if bundle.manifest.modality(name).adapter == "ladder":
                 list(compute(bundle, graphs, name, inputs))
-        graphs.loaded(largest)(feeds)
+        list(graphs.each(step))
         times[count] = time.perf_counter() - began
     best = min(times.values())
     return {"threads": min(n for n, seconds in times.items() if seconds <= best * 1.05), "seconds": times}

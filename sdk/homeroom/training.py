@@ -11,7 +11,7 @@ import numpy as np
 
 from homeroom.augment import augmented
 from homeroom.calibration import temperature
-from homeroom.contract.manifest import Manifest
+from homeroom.contract.manifest import Graph, Manifest
 from homeroom.dataset import Batch, Dataset, Example, needs_all
 from homeroom.errors import TrainError
 from homeroom.optim import AdamW, one_cycle
@@ -120,13 +120,15 @@ def fit(
             raise TrainError("all answers in the sequences are right, or all wrong", remedy="add sequences with both")
         raise TrainError("no sample has a label that its inputs can teach", remedy="add labelled samples")
     variants = graphs.steps("grad_clipped" if settings.clip_norm else "grad")
+    # What is clipped is a subject's gradient within a batch: that cannot be the sum of its parts'.
+    rows = 0 if settings.clip_norm else train.manifest.training.batch
     still = graphs.narrow(_inside(train.manifest, settings.frozen, whole)) > 0
     state = resume or _begin(theta0)
     optimiser = AdamW(len(theta0), settings.weight_decay)
     optimiser.first, optimiser.second, optimiser.steps = state.first, state.second, state.steps
     total, saved_s, in_time = 0, time.monotonic(), True
     while state.epoch < settings.epochs and in_time and not _stale(state, settings):
-        batches = train.plan(variants, np.random.default_rng([settings.seed, state.epoch, settings.draw]))
+        batches = train.plan(variants, np.random.default_rng([settings.seed, state.epoch, settings.draw]), rows)
         total = settings.epochs * len(batches)
         for batch in batches[state.batch :]:
             if stop():
@@ -227,11 +229,11 @@ def compared_of(graphs: Graphs, dataset: Dataset, theta: np.ndarray) -> dict[str
 
 def _passed(graphs: Graphs, dataset: Dataset, theta: np.ndarray) -> Iterator[tuple[np.ndarray, dict[str, np.ndarray]]]:
     """Batch by batch, the numbers of its examples and their outputs by task."""
-    theta = graphs.narrow(theta)
-    for batch in dataset.plan(graphs.steps("predict")) if len(dataset) else ():
-        made = graphs.loaded(batch.graph)(dataset.feeds(batch, theta))
-        names = [task.name for task in dataset.manifest.tasks]
-        yield batch.pack.rows[batch.places], {name: made[f"{name}.output"][: len(batch.places)] for name in names}
+    theta, names = graphs.narrow(theta), [task.name for task in dataset.manifest.tasks]
+    batches = dataset.plan(graphs.steps("predict")) if len(dataset) else []
+    work = ((batch.graph, dataset.feeds(batch, theta)) for batch in batches)
+    for batch, made in zip(batches, graphs.each(work), strict=True):
+        yield batch.rows, {name: made[f"{name}.output"][: len(batch.places)] for name in names}
 
 
 def sample_weights(dataset: Dataset, settings: Settings) -> np.ndarray:
@@ -285,32 +287,57 @@ def _stale(state: TrainState, settings: Settings) -> bool:
 def _gradient(
     graphs: Graphs, train: Dataset, batch: Batch, weights: np.ndarray, settings: Settings, state: TrainState
 ) -> tuple[float, np.ndarray]:
-    rows, size = batch.pack.rows[batch.places], batch.graph.batch
-    presence, kept = None, weights[rows]
+    """Loss and gradient [P] of a batch, the sums of its parts'."""
+    presence, kept = None, weights[batch.rows]
     if settings.modality_dropout:
         rng = np.random.default_rng([settings.seed, state.epoch, state.batch, 1, settings.draw])
-        presence = drop_inputs(train.presence[rows], train.manifest, settings.modality_dropout, rng)
+        presence = drop_inputs(train.presence[batch.rows], train.manifest, settings.modality_dropout, rng)
         usable = np.stack([train.usable(task, presence) for task in train.manifest.tasks], 1)
         kept = kept * np.hstack([usable, train.paired(presence)])
-    feeds = train.feeds(batch, state.theta, presence) | train.targets_of(batch)
     rng = np.random.default_rng([settings.seed, state.epoch, state.batch, 2, settings.draw])
-    for slot in (t.name.removesuffix(".augmented") for t in batch.graph.inputs if t.name.endswith(".augmented")):
-        feeds[f"{slot}.augmented"] = augmented(feeds[f"{slot}.features"], feeds[f"{slot}.mask"], rng)
-    feeds["weights"] = np.zeros((size, kept.shape[1]), np.float32)
+    if not settings.clip_norm:
+        kept = kept / batch.size
+
+    def work() -> Iterator[tuple[Graph, dict[str, np.ndarray]]]:
+        start = 0
+        for part in batch.parts():
+            end = start + len(part.places)
+            here = None if presence is None else presence[start:end]
+            yield part.graph, _feeds(train, part, here, kept[start:end], settings, state, rng)
+            start = end
+
+    loss, gradient = 0.0, np.zeros_like(state.theta)
+    for made in graphs.each(work()):
+        loss += float(made["losses"].sum())
+        gradient += made["gradient"]
     if settings.clip_norm:
-        feeds["weights"][: len(rows)] = kept
-        feeds |= _clipping(train, rows, size, settings.clip_norm)
-    else:
-        feeds["weights"][: len(rows)] = kept / size
-    made = graphs.loaded(batch.graph)(feeds)
-    loss, gradient = float(made["losses"].sum()), made["gradient"]
-    if settings.clip_norm:
-        loss, gradient = loss / size, gradient / np.float32(size)
+        loss, gradient = loss / batch.size, gradient / np.float32(batch.size)
     if not np.isfinite(loss) or not np.isfinite(gradient).all():
         raise TrainError(
             f"the loss is no longer finite at step {state.steps}", remedy="train with a lower learning rate"
         )
     return loss, gradient
+
+
+def _feeds(
+    train: Dataset,
+    part: Batch,
+    presence: np.ndarray | None,
+    kept: np.ndarray,
+    settings: Settings,
+    state: TrainState,
+    rng: np.random.Generator,
+) -> dict[str, np.ndarray]:
+    """What a `grad` graph reads for a part of a batch; kept: weights float32 [rows, tasks + objectives]."""
+    size = part.graph.batch
+    feeds = train.feeds(part, state.theta, presence) | train.targets_of(part)
+    for slot in (t.name.removesuffix(".augmented") for t in part.graph.inputs if t.name.endswith(".augmented")):
+        feeds[f"{slot}.augmented"] = augmented(feeds[f"{slot}.features"], feeds[f"{slot}.mask"], rng)
+    feeds["weights"] = np.zeros((size, kept.shape[1]), np.float32)
+    feeds["weights"][: len(kept)] = kept
+    if settings.clip_norm:
+        feeds |= _clipping(train, part.rows, size, settings.clip_norm)
+    return feeds
 
 
 def _clipping(train: Dataset, rows: np.ndarray, size: int, clip_norm: float) -> dict[str, np.ndarray]:

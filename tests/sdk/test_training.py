@@ -1,12 +1,18 @@
 """Training on cached features: it learns, keeps its budget, and goes on exactly where it stopped."""
 
+from copy import deepcopy
+from dataclasses import replace
+
 import msgspec
 import numpy as np
 import pytest
 
+from homeroom.bundle import Bundle
 from homeroom.dataset import Dataset, Example
 from homeroom.errors import TrainError
-from homeroom.training import Settings, TrainState, drop_inputs, evaluate, fit, outputs_of
+from homeroom.optim import AdamW
+from homeroom.runtime import Graphs
+from homeroom.training import Settings, TrainState, drop_inputs, evaluate, fit, outputs_of, sample_weights
 from sdk.learning import dataset, opened, without
 
 SHORT = Settings(epochs=3, learning_rate=5e-3, modality_dropout=0.2, checkpoint_s=0.0)
@@ -144,3 +150,45 @@ def test_where_one_input_alone_could_be_left_out_none_is() -> None:
     data = dataset()
     pairs = msgspec.structs.replace(data.manifest, tasks=tuple(t for t in data.manifest.tasks if t.name == "grade"))
     assert drop_inputs(data.presence, pairs, 0.9, np.random.default_rng(0)) is data.presence
+
+
+def in_parts(rows: int, threads: int) -> tuple[Bundle, Graphs, Dataset]:
+    """The tiny bundle, whose graphs hold eight rows, with a training of so many rows a step."""
+    bundle, _ = opened()
+    advice = msgspec.structs.replace(bundle.manifest.training, batch=rows)
+    bundle = replace(bundle, manifest=msgspec.structs.replace(bundle.manifest, training=advice))
+    return bundle, Graphs(bundle, threads=threads), Dataset(bundle.manifest, dataset().examples)
+
+
+def test_a_step_in_parts_has_the_gradient_of_its_rows() -> None:
+    bundle, graphs, data = in_parts(24, threads=2)
+    train = Dataset(bundle.manifest, data.examples[:20])
+    (batch,) = train.plan(graphs.steps("grad"), rows=24)
+    assert [len(part.places) for part in batch.parts()] == [8, 8, 4]
+
+    states: list[TrainState] = []
+    once = Settings(epochs=1, checkpoint_s=0.0)
+    fit(graphs, train, None, bundle.theta(), once, checkpoint=lambda state: states.append(deepcopy(state)))
+    by_hand = np.zeros_like(bundle.theta())
+    for row, weights in enumerate(sample_weights(train, once)):  # each row in a batch of its own
+        alone = Dataset(bundle.manifest, [train.examples[row]])
+        (single,) = alone.plan(graphs.steps("grad"))
+        feeds = alone.feeds(single, bundle.theta()) | alone.targets_of(single)
+        feeds["weights"] = np.zeros((single.graph.batch, len(weights)), np.float32)
+        feeds["weights"][0] = weights / 24
+        by_hand += graphs.loaded(single.graph)(feeds)["gradient"]
+    (state,) = states
+    assert np.allclose(state.first / (1 - AdamW.beta1), by_hand, rtol=1e-3, atol=1e-6)
+
+
+@pytest.mark.parametrize("rows", [16, 24])
+def test_parts_side_by_side_give_what_they_give_one_after_the_other(rows: int) -> None:
+    found = []
+    for threads in (1, 3):
+        bundle, graphs, data = in_parts(rows, threads)
+        train, validation = data.split(0.25, seed=0)
+        found.append(fit(graphs, train, validation, bundle.theta(), SHORT))
+    assert np.array_equal(found[0].theta, found[1].theta)
+    assert found[0].history == found[1].history
+    eight = Dataset(opened()[0].manifest, train.examples)
+    assert found[0].steps < fit(opened()[1], eight, validation, bundle.theta(), SHORT).steps

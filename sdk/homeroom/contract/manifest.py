@@ -233,6 +233,9 @@ class Tier(msgspec.Struct, frozen=True):
 class Training(msgspec.Struct, frozen=True, kw_only=True):
     """What the exporter recommends; a device may deviate. `clip_norm`, `modality_dropout`: see
     `homeroom.training.Settings`.
+
+    `batch`: samples of one step, in parts where a `grad` graph holds fewer, whose losses and gradients are added; 0: as
+    many as the graph holds.
     """
 
     learning_rate: float = 2e-3
@@ -242,6 +245,7 @@ class Training(msgspec.Struct, frozen=True, kw_only=True):
     task_weights: dict[str, float] = {}
     clip_norm: float = 0.0
     modality_dropout: Annotated[float, msgspec.Meta(ge=0, lt=1)] = 0.4
+    batch: Annotated[int, msgspec.Meta(ge=0, le=1 << 16)] = 0
 
 
 class Licence(msgspec.Struct, frozen=True):

@@ -13,7 +13,7 @@ from homeroom.store.keybook import KeyBook
 from homeroom.store.schema import CACHE
 from homeroom.vault import BrokenSealError, Cipher
 
-CHECKED_AT_OPEN_BYTES = 64 << 20  # a larger cache is not checked as a whole: a lost row is computed again
+CHECKED_AT_OPEN_BYTES = 4 << 20  # a larger cache is not checked as a whole: a lost row is computed again
 
 
 class FeatureCache:
