@@ -324,23 +324,23 @@ def policy(directory: Path, document: Path | None, machine: bool) -> None:
 @device.command()
 @click.argument("directory", type=DIRECTORY)
 @click.option("--put-back", multiple=True, metavar="ID", help="Let this sample teach after all; may be repeated.")
+@click.option("--doubt", is_flag=True, help="First set aside labels that look wrong; this trains for some minutes.")
 @as_json
-def review(directory: Path, put_back: tuple[str, ...], machine: bool) -> None:
+def review(directory: Path, put_back: tuple[str, ...], doubt: bool, machine: bool) -> None:
     """List the samples that were set aside, wholly or in part, and why; or put some back.
 
     Example: homeroom device review classroom/ --put-back 3f2a…
     """
     with opened(directory) as found:
         found.put_back(*put_back)
+        if doubt:
+            found.doubt()
         samples = found.set_aside()
     if machine:
         rows = [{"id": s.sample_id, "subject": s.subject, "why": s.why, "labels": s.labels} for s in samples]
         click.echo(_json(rows))
         return
-    for sample in samples:
-        click.echo(f"{sample.sample_id}  {sample.subject}: {sample.why}")
-    if not samples:
-        click.echo("none is set aside")
+    click.echo("\n".join(f"{s.sample_id}  {s.subject}: {s.why}" for s in samples) or "none is set aside")
 
 
 @device.command()

@@ -14,7 +14,7 @@ from typing import Any
 import msgspec
 import numpy as np
 
-from homeroom import carry, cohort, exchange, ingest, lineage, moving, planner, planning, profiles, spending
+from homeroom import carry, cohort, doubts, exchange, ingest, lineage, moving, planner, planning, profiles, spending
 from homeroom.budget import Budget, Watch
 from homeroom.bundle import Bundle
 from homeroom.collect import Progress, examples
@@ -92,6 +92,12 @@ class Device:
     def set_aside(self) -> list[StoredSample]:
         """Samples that do not teach, or not with all inputs (`left_out`), without their inputs; `aside` says why."""
         return self.store.set_aside()
+
+    def doubt(self, minutes: float = 10) -> list[str]:
+        """Set aside samples whose labels look wrong in cross-validation, for a person to look at; return their ids."""
+        watch, samples = Budget(minutes=minutes).begin(self.store.directory), self._lessons()
+        ready = examples(self.store, self.bundle, self.graphs, samples, stop=watch.over, room=planner.free_room())
+        return doubts.set_aside(self.store, self.bundle, self.graphs, ready, self._settings(None), watch.over)
 
     def put_back(self, *sample_ids: str) -> None:
         """Let samples that were set aside teach after all, with all their inputs."""
@@ -197,8 +203,7 @@ class Device:
         manifest = self.bundle.manifest
         looked_at = [without_poor(resolve(sample, manifest), manifest) for sample in samples]
         ready = examples(None, self.bundle, self.graphs, [sample for sample, _ in looked_at])
-        answers = self._answers(ready, profile)
-        return [noted(answer, note) for answer, (_, note) in zip(answers, looked_at, strict=True)]
+        return [noted(answer, note) for answer, (_, note) in zip(self._answers(ready, profile), looked_at, strict=True)]
 
     def explain(self, sample: Sample, task: str, label: str | None = None) -> Explanation:
         """Which words, regions, moments and columns speak for a task's answer (or for `label`), and which against.

@@ -54,6 +54,29 @@ def set_aside(opened: Opened) -> list[StoredSample]:
     return [open_sample(subjects[owner], sample_id, facts) for sample_id, owner, facts in opened.database.rows(sql)]
 
 
+def put_aside(opened: Opened, reasons: Mapping[str, str]) -> list[str]:
+    """Keep samples out of training from now on, but for those that a person has put back; return the ids of the others.
+
+    reasons: why, by sample id.
+    """
+    moved = []
+    with opened.step("set aside", len(reasons)):
+        for sample_id, why in reasons.items():
+            sql = "SELECT subject_id, facts, aside FROM samples WHERE sample_id = ?"
+            for owner, facts, aside in opened.database.rows(sql, (sample_id,)):
+                subject = opened.keys.sound()[0][owner]
+                sample = open_sample(subject, sample_id, facts)
+                if aside == 1 or (sample.aside and not aside):
+                    continue
+                both = "; ".join(filter(None, (sample.aside, why)))
+                sample = msgspec.structs.replace(sample, aside=both, left_out={})
+                facts, _ = seal_sample(subject.cipher, sample_id, *pack_sample(sample))
+                opened.database.write("UPDATE samples SET facts = ?, aside = 1 WHERE sample_id = ?", (facts, sample_id))
+                moved.append(sample_id)
+    opened.back_up()
+    return moved
+
+
 def put_back(opened: Opened, sample_ids: Sequence[str]) -> None:
     """Let samples teach after all, all of them; InputError, and nothing changed, if one of them is not set aside."""
     with opened.step("put back", len(sample_ids)):

@@ -25,7 +25,7 @@ from homeroom.store.opened import Opened
 from homeroom.store.opening import open_store
 from homeroom.store.profiles import put_profile, read_profile
 from homeroom.store.records import Export, ForgetReport, StoredProfile, StoredUpdate, Version
-from homeroom.store.samples import add_samples, put_back, read_sample, relabel, set_aside
+from homeroom.store.samples import add_samples, put_aside, put_back, read_sample, relabel, set_aside
 from homeroom.vault import Cipher, Keys
 
 RESIDUAL = "residual."  # of a secret's name; the update's id follows
@@ -81,6 +81,10 @@ class Store:
     def set_aside(self) -> list[StoredSample]:
         """Samples that are kept out of training, without their inputs; `aside` says why."""
         return set_aside(self._opened)
+
+    def put_aside(self, reasons: Mapping[str, str]) -> list[str]:
+        """Keep samples out of training, each for its reason; return their ids. Those that were put back before stay."""
+        return put_aside(self._opened, reasons)
 
     def put_back(self, sample_ids: Sequence[str]) -> None:
         """Let samples teach after all; InputError, and nothing changed, if one of them is not set aside."""

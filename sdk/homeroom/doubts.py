@@ -1,0 +1,97 @@
+"""Labels that look wrong: what models that never saw a sample make of its label; a person decides. It may import store.
+
+Northcutt, Jiang and Chuang 2021, "Confident Learning: Estimating Uncertainty in Dataset Labels", equations 1 and 2: a
+label is doubted where another class is, in cross-validation, at least as probable as it is on average for the samples
+that are said to be of it, and the most probable of the classes that are. Tasks with one class a sample are judged.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import msgspec
+import numpy as np
+
+from homeroom.bundle import Bundle
+from homeroom.contract.manifest import Task
+from homeroom.dataset import Dataset, Example
+from homeroom.personalize.choose import folds
+from homeroom.runtime import Graphs
+from homeroom.scores import probabilities
+from homeroom.store import Store
+from homeroom.training import Settings, fit, outputs_of
+
+EPOCHS = 10  # few: a model that is trained for long learns wrong labels too
+LEAST = 20  # labelled samples of a task that is judged
+
+
+@dataclass(frozen=True)
+class Doubt:
+    """`row`: the number of the example; `probability`, held out, of the label that it looks like."""
+
+    row: int
+    task: str
+    label: str
+    instead: str
+    probability: float
+
+    def __str__(self) -> str:
+        return f"{self.task}: said to be {self.label!r}, but looks like {self.instead!r} ({self.probability:.0%})"
+
+
+def set_aside(
+    store: Store, bundle: Bundle, graphs: Graphs, ready: list[Example], settings: Settings, stop: Callable[[], bool]
+) -> list[str]:
+    """Keep examples' samples with a doubtful label out of training; return their ids. Those put back before stay."""
+    reasons: dict[str, str] = {}
+    for doubt in doubtful(graphs, bundle.theta(), Dataset(bundle.manifest, ready), settings, stop):
+        sample_id = ready[doubt.row].sample_id
+        reasons[sample_id] = "; ".join(filter(None, (reasons.get(sample_id), str(doubt))))
+    return store.put_aside(reasons)
+
+
+def doubtful(
+    graphs: Graphs, start: np.ndarray, own: Dataset, settings: Settings, stop: Callable[[], bool] = bool
+) -> list[Doubt]:
+    """The doubts about the labels of a dataset, in its order; none where the budget ends first.
+
+    start: float32 [P], a theta that was not trained on these samples.
+    """
+    tasks = [
+        (column, task)
+        for column, task in enumerate(own.manifest.tasks)
+        if task.kind in ("classification", "ordinal") and np.count_nonzero(own.labelled[:, column]) >= LEAST
+    ]
+    if not tasks:
+        return []
+    short = msgspec.structs.replace(settings, epochs=EPOCHS, balance=0.0, clip_norm=0.0)
+    held = {task.name: np.zeros((len(own), len(task.labels))) for _, task in tasks}
+    for train, rows in folds(own, settings.seed):
+        found = fit(graphs, train, None, start, short, stop=stop)
+        if not found.finished:
+            return []
+        outputs = outputs_of(graphs, Dataset(own.manifest, [own.examples[row] for row in rows]), found.theta)
+        for _, task in tasks:
+            held[task.name][rows] = probabilities(task, outputs[task.name])
+    doubts = [
+        doubt
+        for column, task in tasks
+        for doubt in _judged(task, held[task.name], own.targets[task.name], np.flatnonzero(own.labelled[:, column]))
+    ]
+    return sorted(doubts, key=lambda doubt: doubt.row)
+
+
+def _judged(task: Task, chances: np.ndarray, targets: np.ndarray, rows: np.ndarray) -> list[Doubt]:
+    """chances: [examples, classes], held out; targets: as the task's; rows: those with a label."""
+    said = targets[rows].sum(1).round().astype(int) if task.kind == "ordinal" else targets[rows].argmax(1)
+    chances = chances[rows]
+    usual = np.full(len(task.labels), np.inf)  # a class that nobody has is never what a sample looks like
+    for label in np.unique(said):
+        usual[label] = chances[said == label, label].mean()
+    reached = np.where(chances >= usual, chances, -1.0)
+    looks = np.where(reached.max(1) >= 0, reached.argmax(1), said)
+    return [
+        Doubt(int(rows[i]), task.name, task.labels[said[i]], task.labels[looks[i]], float(chances[i, looks[i]]))
+        for i in np.flatnonzero(looks != said)
+    ]
