@@ -139,19 +139,23 @@ def _quantized(
             "int4 is for matrix products, and this encoder convolves", where=spec.source, remedy='quantize = "int8"'
         )
 
-    def made(kept: Collection[str], shown: Sequence[Prepared] = compared) -> onnx.ModelProto:
+    def made(kept: Collection[str], shown: Sequence[Prepared], ranges: Path | None = None) -> onnx.ModelProto:
         if spec.quantize == "int4":
             return quantize.blockwise(reference, encoder.keep_float, kept)
         if encoder.scheme == "dynamic":
             return quantize.dynamic(reference, encoder.keep_float, kept)
-        return quantize.static(reference, (feeds for feeds, _ in batches(modality, shown)), encoder.keep_float, kept)
+        feeds = (feeds for feeds, _ in batches(modality, shown))
+        return quantize.static(reference, feeds, encoder.keep_float, kept, ranges)
+
+    wanted = list(measure.features(modality, scratch / "features.float32.onnx", compared))
 
     def loss(kept: Collection[str]) -> float:
-        trial = _write(scratch / "trial.onnx", made(kept))
-        return 1.0 - measure.agreement(modality, scratch / "features.float32.onnx", trial, compared)[0]
+        trial = _write(scratch / "trial.onnx", made(kept, compared, scratch / "ranges.json"))
+        return 1.0 - measure.similarity(wanted, measure.features(modality, trial, compared))[0]
 
     found = sweep(quantize.candidates(reference, encoder.keep_float), loss, spec.drift, progress=progress)
-    (scratch / "trial.onnx").unlink()
+    for name in ("trial.onnx", "ranges.json"):
+        (scratch / name).unlink(missing_ok=True)
     return made(found.kept, seen), found
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -51,10 +51,14 @@ def features(
 
 
 def agreement(modality: Modality, reference: Path, other: Path, inputs: Sequence[Prepared]) -> tuple[float, float]:
-    """Mean and worst cosine, over inputs, of two graphs' features; two of zeros count 1."""
-    pairs = zip(features(modality, reference, inputs), features(modality, other, inputs), strict=True)
+    """Mean and worst cosine, over inputs, of two graphs' features."""
+    return similarity(features(modality, reference, inputs), features(modality, other, inputs))
+
+
+def similarity(reference: Iterable[NDArray[np.int8]], other: Iterable[NDArray[np.int8]]) -> tuple[float, float]:
+    """Mean and worst cosine of pairs of features; two of zeros count 1."""
     found = []
-    for a, b in pairs:
+    for a, b in zip(reference, other, strict=True):
         x, y = a.astype(np.float64).ravel(), b.astype(np.float64).ravel()
         norm = float(np.linalg.norm(x) * np.linalg.norm(y))
         found.append(float(x @ y) / norm if norm else float(np.array_equal(x, y)))

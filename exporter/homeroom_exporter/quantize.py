@@ -58,9 +58,16 @@ def dynamic(model: onnx.ModelProto, keep_float: Iterable[str] = (), kept: Collec
 
 
 def static(
-    model: onnx.ModelProto, feeds: Iterable[Feeds], keep_float: Iterable[str] = (), kept: Collection[str] = ()
+    model: onnx.ModelProto,
+    feeds: Iterable[Feeds],
+    keep_float: Iterable[str] = (),
+    kept: Collection[str] = (),
+    ranges: Path | None = None,
 ) -> onnx.ModelProto:
-    """Convolutions and what lies between in int8 (QDQ), activations by the range seen on the calibration feeds."""
+    """Convolutions and what lies between in int8 (QDQ), activations by the range seen on the calibration feeds.
+
+    ranges: a file for those ranges, which do not depend on `kept`; where it is there already, the feeds are not read.
+    """
     with tempfile.TemporaryDirectory() as folder, _quiet():
         before, after = Path(folder) / "float.onnx", Path(folder) / "int8.onnx"
         onnx.save(model, before)
@@ -75,6 +82,7 @@ def static(
             activation_type=QuantType.QUInt8,
             weight_type=QuantType.QInt8,
             calibrate_method=CalibrationMethod.MinMax,
+            calibration_cache_path=ranges,
             nodes_to_exclude=[*excluded(model, keep_float), *kept],
         )
         return onnx.load(after)
