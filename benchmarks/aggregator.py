@@ -192,13 +192,13 @@ def starting(work: Path, quick: bool) -> dict[str, Any]:
     folder, count = make_folder(work, "long"), 10_000 if quick else 100_000
     rounds = place.open_rounds(folder)
     layout, asked = Layout(rounds.rules.layout.segments), rounds.configuration
-    keys = [key_of(n) for n in range(20)]
+    keys = [key_of(n) for n in range(100)]  # one update of each in a release
     delta = np.random.default_rng(2).normal(0, 0.001, SMALL).astype(np.float32)
     start = time.perf_counter()
     for first in range(0, count, 1000):
         with rounds.change():
             for number in range(first, first + 1000):
-                key = keys[number % 20]
+                key = keys[number % 100]
                 update = make_update(key, asked, layout, delta, {"s0": 20, "s1": 20}, rounds.state.version)
                 rounds.update(update, public_hex(key))
     rounds.close()  # without a last checkpoint, as after a kill

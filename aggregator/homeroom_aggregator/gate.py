@@ -31,7 +31,7 @@ BODIES_BYTES = 512 << 20  # of all bodies in memory at once; who comes then is t
 BODY_LIMIT_BYTES = 1 << 16  # of a body from anybody; a longer one is read only after its head was found signed
 BUSY_S = 10.0
 STATUS = {"too_long": 413, "unknown_device": 403, "bad_signature": 401, "too_stale": 409, "unknown_version": 409}
-STATUS |= {"not_selected": 409, "once_a_release": 409, "budget_spent": 409}
+STATUS |= {"not_selected": 409, "once_a_version": 409, "once_a_release": 409, "budget_spent": 409}
 STATUS |= {"secure_only": 409, "past_phase": 409, "not_member": 403}
 
 

@@ -21,6 +21,8 @@ from homeroom.errors import StoreError
 from homeroom.store.database import DamagedError, Database, refusal
 from homeroom_aggregator import schema
 
+BASES = """CREATE TABLE IF NOT EXISTS bases (
+    member TEXT NOT NULL, base INTEGER NOT NULL, update_id TEXT NOT NULL, PRIMARY KEY (member, base)) WITHOUT ROWID"""
 Kind = Literal["update", "withdraw", "release", "private_release", "secure", "rollback", "restored"]
 
 
@@ -167,6 +169,20 @@ class Log:
     def last(self) -> int:
         """The number of the newest entry; 0 where there is none."""
         return int(self.database.one("SELECT COALESCE(max(number), 0) FROM log")[0])
+
+    # Who has sent what on which version, as far back as updates are taken
+
+    def sent_on(self, member: str, base: int) -> str | None:
+        """The id of the update that a member sent on a base version, or None."""
+        found = self.database.one("SELECT update_id FROM bases WHERE member = ? AND base = ?", (member, base))
+        return found[0] if found else None
+
+    def note_sent(self, member: str, base: int, update_id: str) -> None:
+        self.database.write("INSERT OR REPLACE INTO bases VALUES (?, ?, ?)", (member, base, update_id))
+
+    def forget_sent(self, before: int) -> None:
+        """What was sent on older versions than `before`, on which none is taken any more."""
+        self.database.write("DELETE FROM bases WHERE base < ?", (before,))
 
     # Versions
 

@@ -24,7 +24,7 @@ from homeroom.errors import StoreError, UpdateError
 from homeroom_aggregator import audit, checkpoint, private, rollback, schools, stream
 from homeroom_aggregator.cohort import Cohort
 from homeroom_aggregator.ledger import Ledger
-from homeroom_aggregator.log import Log
+from homeroom_aggregator.log import BASES, Log
 from homeroom_aggregator.members import Members
 from homeroom_aggregator.merge import Undo
 from homeroom_aggregator.replay import Made, Own, Rules, State, admit, admit_sum, due, go_back, release, replay
@@ -56,6 +56,7 @@ class Rounds:
         self.members = Members(self.log.database)
         self.rules = Rules(bundle.layout, configuration, bundle.theta(), self.members.school)
         try:
+            self.log.database.write(BASES)
             if configuration.by_school:
                 self.log.database.write(schools.TABLE)
             self._check_identity(path)
@@ -115,6 +116,7 @@ class Rounds:
         if self.ledger:
             private.once_a_release(self.state.sums, member)
             self.ledger.check(member, self.state.version + 1)
+        self._check_first(member, header.base_version)
         self._take_in(update, data, member)
         return header.update_id, "accepted"
 
@@ -130,11 +132,22 @@ class Rounds:
         if base < self._oldest:
             raise UpdateError(f"version {base} is of before a restore", code="too_stale", remedy=again)
 
+    def _check_first(self, member: str, base: int) -> None:
+        """A device counts once for each version that it trained on; what was taken back does not count."""
+        sent = self.log.sent_on(member, base)
+        if sent and not self.log.withdrawn(sent):
+            raise UpdateError(
+                f"this device has sent an update on version {base} already",
+                code="once_a_version",
+                remedy="sync; what it learned since goes into its update on the next version",
+            )
+
     def _take_in(self, update: Update, data: bytes, member: str) -> None:
         """The update and the release that it brings are one durable step."""
         with self.change():
             version = self.state.version
             number = self.log.append("update", version, update_id=update.header.update_id, device=member, body=data)
+            self.log.note_sent(member, update.header.base_version, update.header.update_id)
             self._done.append(admit(self.state, update, version, self.rules, member))
             if due(self.state, self.rules):
                 number = self._release()
@@ -255,6 +268,7 @@ class Rounds:
         body = make_version(self.key, self.certificate, self.bundle.bundle_id, state.version, theta, devices, clip)
         self.log.put_version(state.version, number, body)
         audit.record(self.log.database, event, version=state.version, sha256=digest(body), **about)
+        self.log.forget_sent(state.version - self.configuration.max_staleness)
         if self.retain:
             left = self.log.checkpoint_before(versions=self.retain)
             if left is not None and left > self.log.base:

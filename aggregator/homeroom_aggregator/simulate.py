@@ -239,7 +239,9 @@ def federate(
 
     settings: of local training; a function gives those of each round, from 1. participation: the chance that a school
     takes part in a round. lag: the chance that it trains on the version before the one that is newest when the round
-    begins. measure_every: score every so many rounds, and at the end (0: only then).
+    begins, if it has not trained on that already: a device sends one update on a version. Where all have trained on the
+    newest one, what waits is released although the buffer is not full. measure_every: score every so many rounds, and
+    at the end (0: only then).
     """
     if not names or rounds < 1:
         raise InputError("a simulation needs at least one school and one round")
@@ -252,15 +254,19 @@ def federate(
     rng = np.random.default_rng([seed, 0x51])
     released, clips = [bundle.theta()], list[float | msgspec.UnsetType]([msgspec.UNSET])
     facts: list[RoundFacts] = []
+    trained_on = set[tuple[int, int]]()  # place and version
     try:
         for number in range(1, rounds + 1):
             tasks = list[Task]()
             for place in range(len(names)):
                 takes_part, lags = rng.random() < participation, rng.random() < lag
-                if takes_part:
+                newest = len(released) - 1
+                base = max(0, newest - int(lags))
+                base = newest if (place, base) in trained_on else base
+                if takes_part and (place, base) not in trained_on:
+                    trained_on.add((place, base))
                     drawn = int(np.random.SeedSequence([seed, number, place]).generate_state(1)[0])
                     own = msgspec.structs.replace(chosen(number), seed=drawn)
-                    base = max(0, len(released) - 1 - int(lags))
                     tasks.append(Task(place, base, own, asked.at(clips[base])))
             sent_bytes, refused = 0, dict[str, str]()
             for trained in engine.train(tasks, released):
@@ -271,6 +277,9 @@ def federate(
                     aggregator.update(trained.update, trained.device)
                 except (TrainError, UpdateError) as problem:
                     refused[names[trained.place]] = str(problem)
+            newest = len(released) - 1
+            if aggregator.state.version == newest and all((n, newest) in trained_on for n in range(len(names))):
+                aggregator.release_now()
             for version in range(len(released), aggregator.state.version + 1):
                 theta, clip_norm = _released(aggregator, version)
                 released.append(theta)

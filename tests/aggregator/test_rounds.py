@@ -14,6 +14,7 @@ from aggregator.house import START, School, make_folder
 from homeroom.contract.version import read_version
 from homeroom.errors import DiskFullError, InputError, StoreError, UpdateError
 from homeroom_aggregator import place
+from homeroom_aggregator.members import Invited
 from homeroom_aggregator.replay import replay
 from homeroom_aggregator.rounds import Rounds
 
@@ -47,12 +48,52 @@ def test_every_full_buffer_makes_a_version(rounds: Rounds) -> None:
     np.testing.assert_array_equal(theta(rounds, 3)[:7], START[:7] + np.float32(3 * 0.375))
 
 
-def test_a_full_buffer_of_one_device_waits_for_a_second(rounds: Rounds) -> None:
-    for _ in range(3):
-        send(rounds, A, 0.5)
+def test_a_full_buffer_of_one_device_waits_for_a_second(tmp_path: Path) -> None:
+    rounds = place.open_rounds(make_folder(tmp_path, buffer_size=1))
+    send(rounds, A, 0.5)
     assert rounds.state.version == 0
     send(rounds, B, 0.5)
     assert rounds.state.version == 1
+    rounds.close()
+
+
+def test_a_device_counts_once_for_a_version_whatever_its_key_and_however_late(tmp_path: Path) -> None:
+    folder = make_folder(tmp_path)
+    rounds = place.open_rounds(folder)
+    first, renewed = School(), School()
+    rounds.members.join(first.name, Invited("code"))
+
+    def refused(school: School, base: int) -> None:
+        before = rounds.facts()
+        with pytest.raises(UpdateError) as caught:
+            rounds.update(school.update(rounds.configuration, 0.25, base), school.name, first.name)
+        assert (caught.value.code, rounds.facts()) == ("once_a_version", before)
+
+    sent = send(rounds, first, 0.5)
+    refused(first, 0)  # while it waits
+    rounds.members.rotate(first.name, renewed.name)
+    refused(renewed, 0)
+    send(rounds, B, 0.5)
+    refused(first, 0)  # when it was released
+    rounds.close()
+    rounds = place.open_rounds(folder)
+    refused(first, 0)  # after a restart
+    assert send(rounds, first, 0.5, base=1)
+    rounds.withdraw(sent, first.name)
+    assert send(rounds, first, 0.25, base=0), "the one before was taken back"
+    refused(first, 0)
+    refused(first, 1)
+    assert rounds.verify() == []
+    rounds.close()
+
+
+def test_what_was_sent_on_a_version_is_remembered_as_long_as_it_may_be_sent(tmp_path: Path) -> None:
+    rounds = place.open_rounds(make_folder(tmp_path, max_staleness=2))
+    for _ in range(6):
+        send(rounds, A, 0.125)
+        send(rounds, B, 0.125)
+    assert rounds.log.database.one("SELECT min(base), count(*) FROM bases") == (4, 4)
+    rounds.close()
 
 
 def test_a_base_that_was_never_released_or_is_too_old_is_refused(tmp_path: Path) -> None:
@@ -113,7 +154,9 @@ def test_any_version_can_be_computed_again_bit_for_bit(rounds: Rounds) -> None:
     rng = np.random.default_rng(1)
     for _ in range(6):
         for school in (A, B, C):
-            send(rounds, school, float(rng.normal()), base=max(0, rounds.state.version - int(rng.integers(2))))
+            late = max(0, rounds.state.version - int(rng.integers(2)))
+            fresh = rounds.log.sent_on(school.name, late) is None
+            send(rounds, school, float(rng.normal()), base=late if fresh else rounds.state.version)
     assert rounds.state.version >= 6
     assert rounds.verify() == []
 

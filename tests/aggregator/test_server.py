@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import datetime
 import ipaddress
+import itertools
 import json
 import logging
 import socket
@@ -255,10 +256,12 @@ def test_an_answer_in_two_parts_does_not_wait_for_an_acknowledgement() -> None:
     assert all(at_once)
 
 
-def send_for_ever(client: Client) -> None:
-    configuration = client.round()
-    while True:
-        client.update(School(client.key).update(configuration, 0.5))
+def send_for_ever(clients: list[Client]) -> None:
+    """Two of them, each on version after version."""
+    configuration = clients[0].round()
+    for version in itertools.count():
+        for client in clients:
+            client.update(School(client.key).update(configuration, 0.5, version))
 
 
 def test_a_full_disk_refuses_all_that_shared_the_step_and_loses_nothing(service: Service, address: str) -> None:
@@ -269,7 +272,7 @@ def test_a_full_disk_refuses_all_that_shared_the_step_and_loses_nothing(service:
     pages = database.one("PRAGMA page_count")[0]
     database.write(f"PRAGMA max_page_count = {pages}")
     with pytest.raises(NetworkError, match="disk is full"):
-        send_for_ever(clients[0])
+        send_for_ever([clients[0], clients[2]])
     told = service.rounds.log.count("update"), checkpoint.pack(service.rounds.state)
     assert service.rounds.verify() == []
     assert httpx.get(f"{address}/v1/health").status_code == 200

@@ -14,6 +14,7 @@ from click.testing import CliRunner
 from homeroom import Sample
 from homeroom.bundle import Bundle, open_bundle
 from homeroom.collect import examples
+from homeroom.contract.update import RoundConfiguration
 from homeroom.dataset import Dataset
 from homeroom.errors import InputError, MissingExtraError
 from homeroom.runtime import Graphs
@@ -59,6 +60,14 @@ def test_together_they_learn(house: Any) -> None:
         return float(np.mean([s.accuracy for s in evaluate(graphs, held_out, theta).values() if s.n]))
 
     assert mean(found.theta) > mean(bundle.theta()) + 0.05
+
+
+def test_a_school_trains_once_on_a_version_and_a_buffer_that_nobody_can_fill_holds_up_nothing(house: Any) -> None:
+    bundle, *_ = house
+    asked = RoundConfiguration(bundle_id=bundle.bundle_id, buffer_size=50, min_devices=2)
+    found = run(house, rounds=2, configuration=asked, lag=0.5)
+    assert found.version == 2
+    assert [dict(facts.refused) for facts in found.rounds] == [{}, {}]
 
 
 def test_without_schools_there_is_nothing_to_simulate(house: Any) -> None:

@@ -50,6 +50,7 @@ REFUSALS = {
     "empty": "it holds no segment",
     "not_private": "it was not made as this private round asks",
     "not_clipped": "it is longer than the clip norm of this private round",
+    "once_a_version": "this device has sent an update on that base version already",
     "once_a_release": "this device has an update in the next private release already",
     "budget_spent": "one more private release would pass this device's privacy budget",
     "secure_only": "updates are summed in secure rounds here, and none is taken by itself",
