@@ -15,7 +15,8 @@ from homeroom.contract.privacy import Privacy
 from homeroom.contract.update import ServerOptimizer
 from homeroom.contract.version import read_version
 from homeroom.errors import InputError, StoreError
-from homeroom_aggregator import audit, checkpoint, place, rounds
+from homeroom_aggregator import audit, backup, checkpoint, place, rounds
+from homeroom_aggregator.members import Invited
 from homeroom_aggregator.rounds import Rounds
 
 A, B, C = School(), School(), School()
@@ -37,8 +38,8 @@ def release(found: Rounds, delta: float) -> None:
     send(found, B, delta)
 
 
-def theta(found: Rounds, version: int) -> np.ndarray:
-    body = found.version(version)
+def theta(found: Rounds, version: int, school: str = "") -> np.ndarray:
+    body = found.version(version, school)
     assert body is not None
     root = place.read(found.log.database.path.parent).root
     layout = found.rules.layout
@@ -174,6 +175,66 @@ def test_a_stream_of_private_releases_goes_on_after_it(tmp_path: Path) -> None:
     assert back(found, 1) == 3
     release(found, 0.1)
     assert found.state.version == 4
+    assert found.verify() == []
+    found.close()
+
+
+def test_going_back_after_a_backup_was_put_in_place(tmp_path: Path) -> None:
+    """To versions of before and after the restore; devices see higher numbers only, and the log still proves each."""
+    folder = make_folder(tmp_path)
+    found = place.open_rounds(folder)
+    for delta in (0.5, 0.25):
+        release(found, delta)
+    back(found, 1)
+    found.close()
+    backup.backup(folder, tmp_path / "saved")
+    backup.restore(tmp_path / "saved", tmp_path / "again")
+    found = place.open_rounds(tmp_path / "again")
+    restored = found.state.version
+    assert theta(found, restored).tobytes() == theta(found, 1).tobytes()
+    assert back(found, 2) == restored + 1
+    assert theta(found, restored + 1).tobytes() == theta(found, 2).tobytes()
+    release(found, 0.125)
+    assert back(found, restored) == restored + 3
+    assert theta(found, restored + 3).tobytes() == theta(found, 1).tobytes()
+    before = checkpoint.pack(found.state)
+    assert found.verify() == []
+    found.close()
+    backup.backup(tmp_path / "again", tmp_path / "later")
+    found = place.open_rounds(tmp_path / "again")
+    assert checkpoint.pack(found.state) == before
+    assert found.verify() == []
+    found.close()
+    backup.restore(tmp_path / "later", tmp_path / "third")
+    found = place.open_rounds(tmp_path / "third")
+    assert theta(found, found.state.version).tobytes() == theta(found, 1).tobytes()
+    assert found.verify() == []
+    found.close()
+
+
+def test_what_schools_own_stays_as_it_is_and_goes_on_from_there(tmp_path: Path) -> None:
+    folder = make_folder(tmp_path, by_school=True, scopes={"head.grade": "institution"})
+    found = place.open_rounds(folder)
+    for school in (A, B):
+        found.members.join(school.name, Invited(school.name, school="Hill"))
+
+    def hill(version: int) -> np.ndarray:
+        return theta(found, version, "Hill")
+
+    for delta in (0.5, 0.25):
+        release(found, delta)
+    assert back(found, 1) == 3
+    np.testing.assert_array_equal(hill(3)[:4], START[:4] + np.float32(0.5), "what all share went back")
+    np.testing.assert_array_equal(hill(3)[4:7], START[4:7] + np.float32(0.75), "what is the school's did not")
+    assert theta(found, 3).tobytes() == theta(found, 1).tobytes()
+    release(found, 0.125)
+    np.testing.assert_array_equal(hill(4)[:4], START[:4] + np.float32(0.625))
+    np.testing.assert_array_equal(hill(4)[4:7], START[4:7] + np.float32(0.875))
+    before = checkpoint.pack(found.state)
+    assert found.verify() == []
+    found.close()
+    found = place.open_rounds(folder)
+    assert checkpoint.pack(found.state) == before
     assert found.verify() == []
     found.close()
 

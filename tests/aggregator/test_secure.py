@@ -17,7 +17,7 @@ from homeroom.contract.roster import Roster, make_roster
 from homeroom.contract.secure import SecureRules
 from homeroom.contract.signing import certify, new_key
 from homeroom.contract.update import read_update, weight
-from homeroom.errors import TrustError, UpdateError
+from homeroom.errors import InputError, TrustError, UpdateError
 from homeroom.spending import SECURE, hold
 from homeroom.store import Store
 from homeroom.sync import Client, join
@@ -367,6 +367,29 @@ def test_unlearning_takes_the_whole_sum_that_hides_it_out_of_the_next_version(di
     assert district.service.rounds.verify() == []
     district.members[1].client.unlearn(district.members[2].update_id)  # another's: nothing happens
     assert district.service.rounds.log.count("withdraw") == 1
+
+
+def test_going_back_between_two_sums_and_while_one_is_gathered(district: District) -> None:
+    """A cohort that is under way ends as it would have; its sum moves the theta that was gone back to."""
+    first, rounds = expected(district, [0, 1, 2, 3]), district.service.rounds
+    while district.version == 0:
+        district.visit(0, 1, 2, 3)
+    for member in district.members:
+        assert member.queue(base=1)
+    district.until("input")
+    assert rounds.roll_back(0, "Ms Lee", "worse grades") == 2
+    assert district.theta == START.tobytes()
+    for _ in range(4):
+        if district.version == 2:
+            district.visit(0, 1, 2, 3)
+    assert district.version == 3
+    assert district.theta == first, "the same four updates, from the same theta as the first time"
+    assert rounds.log.count("secure") == 2
+    assert rounds.verify() == []
+    district.members[1].client.unlearn(district.members[1].update_id)  # it is in the first sum
+    with pytest.raises(InputError, match="unlearned"):
+        rounds.roll_back(1, "Ms Lee", "better after all")
+    assert rounds.verify() == []
 
 
 def test_no_copy_of_a_device_holds_the_secrets_of_its_round_and_forgetting_destroys_them(district: District) -> None:
