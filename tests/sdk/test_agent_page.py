@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import http.client
+import io
 import re
 import threading
 from collections.abc import Iterator
@@ -11,6 +12,7 @@ from urllib.parse import urlencode
 
 import pytest
 import tiny
+from PIL import Image
 
 from homeroom import Device, Sample
 from homeroom.agent import page as pages
@@ -46,6 +48,12 @@ def page(tmp_path_factory: pytest.TempPathFactory, tiny_bundle: tiny.Tiny) -> It
     thread.join(60)
     served.close()
     patch.undo()
+
+
+def black_picture() -> bytes:
+    buffer = io.BytesIO()
+    Image.new("RGB", (40, 40)).save(buffer, "PNG")
+    return buffer.getvalue()
 
 
 def ask(
@@ -158,3 +166,24 @@ def test_a_label_given_on_the_page_is_learned_from(page: Page) -> None:
     labels = page.agent.ask(lambda device: [sample.labels for sample in device.store.samples()])
     assert {"category": "dog", "traits": ["fur", "swims"], "weight": 3.5} in labels
     assert len(labels) == 3
+
+
+def test_what_was_set_aside_comes_first_with_its_reason_and_can_be_put_back(page: Page) -> None:
+    def add(device: Device) -> str:
+        (black,) = device.add(
+            Sample(word="the cat", picture=black_picture(), labels={"category": "cat"}, subject="<b>")
+        )
+        return black
+
+    black = page.agent.ask(add)
+    text = ask(page)[2].decode()
+    assert first_sample(page) == black
+    assert "Set aside: picture: too dark" in text
+    assert "picture left out, the rest teaches" in text
+    form = {"token": page.address.token, "sample": black}
+    assert ask(page, "/put-back", {**form, "token": "wrong"})[0] == 403
+    status, _, body = ask(page, "/put-back", form)
+    assert (status, b"It is back" in body, b"Set aside" in body) == (200, True, False)
+    assert page.agent.ask(lambda device: device.set_aside()) == []
+    assert stored(page, black).aside == ""
+    assert ask(page, "/put-back", form)[0] == 400, "it is not set aside any more"

@@ -76,7 +76,7 @@ def find(directory: Path) -> Address | None:
 
 
 class Handler(BaseHTTPRequestHandler):
-    """One request. GET: /, /status.json, /media/SAMPLE/SLOT/PLACE. POST: /label."""
+    """One request. GET: /, /status.json, /media/SAMPLE/SLOT/PLACE. POST: /label, /put-back."""
 
     server: Page
     timeout = 20.0
@@ -131,9 +131,12 @@ class Handler(BaseHTTPRequestHandler):
         given = parse_qs(body, keep_blank_values=True, max_num_fields=500)
         if not self._right(self._cookie()) or not self._right(given.get("token", [""])[0]):
             return self._send(HTTPStatus.FORBIDDEN, "open the address with its token: `homeroom device page DIRECTORY`")
-        if self.path != "/label":
+        if self.path not in ("/label", "/put-back"):
             return self._send(HTTPStatus.NOT_FOUND, "there is no such page")
         sample_id = given.get("sample", [""])[0]
+        if self.path == "/put-back":
+            self.server.agent.ask(lambda device: device.put_back(sample_id), PATIENCE_S)
+            return self._page(0, "It is back: the next training learns from all of it.")
         self.server.agent.ask(lambda device: give_labels(device, sample_id, given), PATIENCE_S)
         return self._page(0, "The labels are saved; the next training learns from them.")
 
@@ -176,10 +179,12 @@ class Handler(BaseHTTPRequestHandler):
 
 
 def list_samples(device: Device, token: str, start: int) -> str:
-    """The samples from number `start` on, those without labels first, then the newest."""
+    """The samples from number `start` on: those set aside, those without labels, then the newest."""
     facts = [(sample.sample_id, bool(sample.labels)) for sample in device.store.each_facts()]
-    order = [sample_id for sample_id, labelled in reversed(facts) if not labelled]
-    order += [sample_id for sample_id, labelled in reversed(facts) if labelled]
+    order = [sample.sample_id for sample in device.set_aside()]
+    aside = set(order)
+    for wanted in (False, True):
+        order += [one for one, labelled in reversed(facts) if labelled == wanted and one not in aside]
     found = [device.store.sample(sample_id) for sample_id in order[start : start + SOME]]
     shown = [sample for sample in found if sample is not None]
     return views.listing(device.bundle.manifest, shown, token, start, len(order), SOME)

@@ -39,7 +39,7 @@ def page(standing: Standing, listing: str, said: str = "") -> str:
 
 
 def listing(manifest: Manifest, samples: Sequence[StoredSample], token: str, start: int, total: int, some: int) -> str:
-    """Samples with their inputs and a form for their labels, those without labels first."""
+    """Samples with their inputs and a form for their labels; of those set aside also why, and a button against it."""
     articles = "".join(article(manifest, sample, token) for sample in samples)
     more = f"<p><a href='/?from={start + some}'>the next {some}</a></p>" if start + some < total else ""
     return f"<h2>Labels ({min(start + 1, total)} to {min(start + some, total)} of {total})</h2>{articles}{more}"
@@ -48,11 +48,18 @@ def listing(manifest: Manifest, samples: Sequence[StoredSample], token: str, sta
 def article(manifest: Manifest, sample: StoredSample, token: str) -> str:
     inputs = "".join(_input(manifest, sample.sample_id, slot, values) for slot, values in sample.inputs.items())
     fields = "".join(field(task, sample.labels.get(task.name)) for task in manifest.tasks if _asked(task, sample))
-    return (
-        f"<article>{inputs}<form method=post action=/label><input type=hidden name=token value='{escape(token)}'>"
-        f"<input type=hidden name=sample value='{escape(sample.sample_id)}'>{fields}<button>Save</button></form>"
-        "</article>"
+    hidden = (
+        f"<input type=hidden name=token value='{escape(token)}'>"
+        f"<input type=hidden name=sample value='{escape(sample.sample_id)}'>"
     )
+    aside = (
+        f"<form method=post action=/put-back class=said>Set aside: {escape(sample.why)} {hidden}"
+        "<button>Let all of it teach</button></form>"
+        if sample.aside
+        else ""
+    )
+    labels = f"<form method=post action=/label>{hidden}{fields}<button>Save</button></form>"
+    return f"<article>{inputs}{aside}{labels}</article>"
 
 
 def _asked(task: Task, sample: StoredSample) -> bool:

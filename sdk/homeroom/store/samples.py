@@ -89,8 +89,12 @@ def put_back(opened: Opened, sample_ids: Sequence[str]) -> None:
 
 
 def read_sample(opened: Opened, sample_id: str) -> StoredSample | None:
-    row = opened.database.one("SELECT subject_id, facts, inputs FROM samples WHERE sample_id = ?", (sample_id,))
-    return None if row is None else open_sample(opened.keys.sound()[0][row[0]], sample_id, row[1], row[2])
+    """One that was put back has no reason any more."""
+    row = opened.database.one("SELECT subject_id, facts, inputs, aside FROM samples WHERE sample_id = ?", (sample_id,))
+    if row is None:
+        return None
+    sample = open_sample(opened.keys.sound()[0][row[0]], sample_id, row[1], row[2])
+    return sample if row[3] else msgspec.structs.replace(sample, **AS_IT_IS)
 
 
 def relabel(opened: Opened, sample_id: str, labels: Mapping[str, Any]) -> str:
