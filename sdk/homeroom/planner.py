@@ -25,16 +25,17 @@ from homeroom.preprocess.direct import token_bytes
 from homeroom.reports import Plan
 from homeroom.runtime import at_once
 from homeroom.samples import StoredInput, StoredSample
+from homeroom.shelf import OBJECT_BYTES
 
 SLACK = 1.15  # what runs took beside the sum of their parts: 146 MB for 131 (300 short answers, MiniLM int8)
 VECTORS = 8  # of theta's size: theta, start, best, gradient, two moments, and what numpy holds between
 LEAST_SAMPLES = 8  # fewer are no training
 LEAST_ROOM = 16 << 20  # bytes of features in memory
 FREE_SHARE = 4  # of the memory that is free, one such part may hold features
-SAMPLE_BYTES = 1000  # of Python's objects for one training example
+SAMPLE_BYTES = 400  # of Python's objects for one training example
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Work:
     """One input of a sample: its modality, tokens (estimated for a text), whether its features are to be computed."""
 
@@ -260,7 +261,7 @@ class _Choice:
     def _held(self, works: Sequence[Sequence[Work]]) -> int:
         """Bytes of all features."""
         shape: dict[str, int] = {m.name: token_bytes(m) for m in self.bundle.manifest.modalities}
-        return sum(w.tokens * shape[w.modality] for row in works for w in row)
+        return sum(w.tokens * shape[w.modality] + OBJECT_BYTES for row in works for w in row)
 
     def _most(self, kept: Sequence[str], limit: int) -> int:
         """How many of the newest samples fit, by bisection."""

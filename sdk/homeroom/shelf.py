@@ -1,67 +1,119 @@
-"""Features of many inputs, as many in memory as there is room for; the others are read again for each batch; numpy."""
+"""Which content each input of many samples has, and what is held of its features; numpy and the manifest.
+
+Fifty thousand samples are as many rows of a few arrays, not objects: about a hundred bytes a sample.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Iterator, Mapping
-from typing import Any, Generic, TypeVar
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
 import numpy as np
 
-Key = TypeVar("Key", bound=Hashable)
+from homeroom.contract.manifest import Manifest
+from homeroom.samples import StoredInput, StoredSample, digest_of
+
+OBJECT_BYTES = 250  # of Python's objects for one array that is held
+
+Key = tuple[str, bytes]  # subject, digest of the content
+Place = tuple[str, int]  # slot, place in the slot
 
 
-class Shelf(Generic[Key]):
-    """Arrays by key. Which ones are held is settled as they come: passes over all of them would empty any other cache.
+class Contents:
+    """Every input of some samples by a number that stands for its (modality, subject, content).
 
-    room: bytes to hold at most, None for all. again: reads one that is not held.
+    numbers: int32 [samples, inputs], -1 where there is none. Contents are numbered as they first occur.
     """
 
-    def __init__(self, room: int | None, again: Callable[[Key], np.ndarray]) -> None:
-        self.room, self._again = room, again
-        self._held: dict[Key, np.ndarray] = {}
-        self._tokens: dict[Key, int] = {}
-        self.held_bytes = 0
-
-    def put(self, key: Key, array: np.ndarray, tokens: int) -> None:
-        self._tokens[key] = tokens
-        if self.room is None or self.held_bytes + array.nbytes <= self.room:
-            self._held[key] = array
-            self.held_bytes += array.nbytes
-
-    def __contains__(self, key: Key) -> bool:
-        return key in self._tokens
-
-    def __getitem__(self, key: Key) -> np.ndarray:
-        found = self._held.get(key)
-        return self._again(key) if found is None else found
-
-    def tokens(self, key: Key) -> int:
-        """How many there are of one, held or not."""
-        return self._tokens[key]
-
-    def row(self, places: Mapping[tuple[str, int], Key]) -> Mapping[tuple[str, int], np.ndarray]:
-        """The arrays of one example by (slot, place)."""
-        if all(key in self._held for key in places.values()):
-            return {place: self._held[key] for place, key in places.items()}
-        return Row(self, dict(places))
-
-
-class Row(Mapping[tuple[str, int], np.ndarray]):
-    """One example's arrays, each looked up when it is asked for."""
-
-    __slots__ = ("_places", "_shelf")
-
-    def __init__(self, shelf: Shelf[Any], places: dict[tuple[str, int], Any]) -> None:
-        self._shelf, self._places = shelf, places
-
-    def __getitem__(self, place: tuple[str, int]) -> np.ndarray:
-        return self._shelf[self._places[place]]
-
-    def __iter__(self) -> Iterator[tuple[str, int]]:
-        return iter(self._places)
+    def __init__(self, manifest: Manifest, samples: Sequence[StoredSample]) -> None:
+        self.samples = samples
+        self.places = tuple((slot, place) for slot, _, place in manifest.inputs)
+        self.columns = {place: column for column, place in enumerate(self.places)}
+        self._modalities: list[str] = [modality for _, modality, _ in manifest.inputs]
+        subjects: dict[str, int] = {}
+        found = np.zeros(len(samples) * len(self.places), "S38")  # modality, digest, subject and an end that is not 0
+        for row, sample in enumerate(samples):
+            owner = subjects.setdefault(sample.subject, len(subjects)).to_bytes(4, "big") + b"\1"
+            for column, (slot, place) in enumerate(self.places):
+                if (value := _at(sample, slot, place)) is not None:
+                    kind = bytes([self._modalities.index(self._modalities[column])])
+                    found[row * len(self.places) + column] = kind + digest_of(value) + owner
+        here = np.flatnonzero(found != b"")
+        unique, first, inverse = np.unique(found[here], return_index=True, return_inverse=True)
+        order = np.argsort(first)
+        self._subjects, self._unique, self._first = list(subjects), unique[order], here[first[order]]
+        self.numbers = np.full((len(samples), len(self.places)), -1, np.int32)
+        self.numbers.reshape(-1)[here] = np.argsort(order)[inverse]
 
     def __len__(self) -> int:
-        return len(self._places)
+        return len(self._unique)
+
+    def of(self, modality: str) -> Iterator[int]:
+        """The numbers of a modality's contents."""
+        return (number for number in range(len(self)) if self.modality(number) == modality)
+
+    def modality(self, number: int) -> str:
+        return self._modalities[int(self._unique[number][0])]
+
+    def key(self, number: int) -> Key:
+        raw = bytes(self._unique[number])
+        return self._subjects[int.from_bytes(raw[33:37], "big")], raw[1:33]
+
+    def value(self, number: int) -> StoredInput:
+        row, column = divmod(int(self._first[number]), len(self.places))
+        value = _at(self.samples[row], *self.places[column])
+        assert value is not None  # it was there when it was numbered
+        return value
+
+
+class Shelf:
+    """Features by number, as many held as there is room for; the others are read again for each batch.
+
+    Which ones are held is settled as they come: passes over all of them would empty any other cache. room: bytes to
+    hold at most, None for all. again: reads one that is not held.
+    """
+
+    def __init__(self, room: int | None, again: Callable[[int], np.ndarray]) -> None:
+        self.room, self._again = room, again
+        self._held: dict[int, np.ndarray] = {}
+        self.held_bytes = 0
+
+    def put(self, number: int, array: np.ndarray) -> None:
+        size = array.nbytes + OBJECT_BYTES
+        if self.room is None or self.held_bytes + size <= self.room:
+            self._held[number] = array
+            self.held_bytes += size
+
+    def __getitem__(self, number: int) -> np.ndarray:
+        found = self._held.get(number)
+        return self._again(number) if found is None else found
+
+
+class Row(Mapping[Place, np.ndarray]):
+    """One sample's arrays by (slot, place), each looked up when it is asked for."""
+
+    __slots__ = ("_contents", "_row", "_shelf")
+
+    def __init__(self, shelf: Shelf, contents: Contents, row: int) -> None:
+        self._shelf, self._contents, self._row = shelf, contents, row
+
+    def __getitem__(self, place: Place) -> np.ndarray:
+        number = self._contents.numbers.item(self._row, self._contents.columns[place])
+        if number < 0:
+            raise KeyError(place)
+        return self._shelf[number]
+
+    def __iter__(self) -> Iterator[Place]:
+        numbers = self._contents.numbers[self._row].tolist()
+        return (place for place, number in zip(self._contents.places, numbers, strict=True) if number >= 0)
+
+    def __len__(self) -> int:
+        return int(np.count_nonzero(self._contents.numbers[self._row] >= 0))
 
     def __contains__(self, place: object) -> bool:
-        return place in self._places
+        column = self._contents.columns.get(place)  # type: ignore[call-overload]
+        return column is not None and self._contents.numbers.item(self._row, column) >= 0
+
+
+def _at(sample: StoredSample, slot: str, place: int) -> StoredInput | None:
+    values = sample.inputs.get(slot, ())
+    return values[place] if place < len(values) else None

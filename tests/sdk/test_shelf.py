@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import tracemalloc
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -15,8 +16,10 @@ from PIL import Image
 
 from homeroom import Device, Sample, planner
 from homeroom.lineage import theta_of
-from homeroom.shelf import Shelf
+from homeroom.samples import StoredSample, digest_of
+from homeroom.shelf import OBJECT_BYTES, Contents, Row, Shelf
 from homeroom.training import Settings
+from sdk import learning
 
 FAST = Settings(epochs=2, patience=10)
 
@@ -34,7 +37,7 @@ def room_for(count: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(planner, "free_room", lambda: count)
 
 
-@given(sizes=st.lists(st.integers(0, 60), max_size=20), room=st.none() | st.integers(0, 300))
+@given(sizes=st.lists(st.integers(0, 60), max_size=20), room=st.none() | st.integers(0, 3000))
 def test_a_shelf_gives_back_what_was_put_whatever_its_room(sizes: list[int], room: int | None) -> None:
     arrays = {number: np.full(size, number, np.int8) for number, size in enumerate(sizes)}
     asked: list[int] = []
@@ -43,14 +46,39 @@ def test_a_shelf_gives_back_what_was_put_whatever_its_room(sizes: list[int], roo
         asked.append(key)
         return arrays[key]
 
-    shelf = Shelf[int](room, again)
-    for key, array in arrays.items():
-        shelf.put(key, array, len(array))
-    row = shelf.row({("slot", key): key for key in arrays})
-    assert all(np.array_equal(row["slot", key], array) for key, array in arrays.items())
-    assert [shelf.tokens(key) for key in arrays] == sizes
+    shelf = Shelf(room, again)
+    for number, array in arrays.items():
+        shelf.put(number, array)
+    assert all(np.array_equal(shelf[number], array) for number, array in arrays.items())
     assert room is None or shelf.held_bytes <= room
-    assert shelf.held_bytes + sum(arrays[key].nbytes for key in asked) == sum(sizes)
+    assert shelf.held_bytes == sum(array.nbytes + OBJECT_BYTES for key, array in arrays.items() if key not in asked)
+
+
+GIVEN = st.none() | st.sampled_from(["", "a", "el gato", "\0", "b\0"])
+
+
+@given(rows=st.lists(st.tuples(st.sampled_from(["classroom", "p-1", "p-2"]), GIVEN, GIVEN, GIVEN), max_size=12))
+def test_contents_are_numbered_by_subject_modality_and_words(rows: list[tuple[str, Any, Any, Any]]) -> None:
+    manifest = learning.opened()[0].manifest
+    slots = [slot for slot in manifest.slots if slot.count == 1][:3]
+    samples = [
+        StoredSample(inputs={slot.name: [value] for slot, value in zip(slots, values, strict=True)}, subject=subject)
+        for subject, *values in rows
+    ]
+    contents = Contents(manifest, samples)
+    places = [
+        (row, slot, value) for row, (_, *values) in enumerate(rows) for slot, value in zip(slots, values, strict=True)
+    ]
+    numbers = {}
+    for row, slot, value in places:
+        place, shelf = (slot.name, 0), Shelf(None, lambda number: np.array([number]))
+        assert (place in Row(shelf, contents, row)) == (value is not None)
+        if value is not None:
+            (number,) = Row(shelf, contents, row)[place]
+            assert contents.key(number) == (rows[row][0], digest_of(value))
+            assert (contents.value(number), contents.modality(number)) == (value, slot.modality)
+            numbers[rows[row][0], slot.modality, value] = number
+    assert sorted(numbers.values()) == list(range(len(contents)))  # equal contents share a number, others do not
 
 
 def learned(bundle: tiny.Tiny, folder: Path, *, lose_features: bool = False) -> np.ndarray:
