@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import os
+import subprocess
+import sys
 from pathlib import Path
 
 import lite
@@ -12,7 +15,8 @@ import pytest
 import tiny
 import torch
 
-from homeroom.bundle import install
+from homeroom import Device, Sample
+from homeroom.bundle import install, open_bundle
 from homeroom.errors import ExportError, MissingExtraError, RecipeError
 from homeroom.runtime import load
 from homeroom_exporter.interchange import litert
@@ -73,6 +77,29 @@ def test_an_operation_without_a_translation_is_named() -> None:
         OnnxModule(onnx.helper.make_model(graph))
 
 
+WEEKS = """
+name = "help"
+version = 1
+batch = 8
+width = 8
+hidden = 8
+saliency = false
+runtimes = ["onnx", "litert"]
+[encoders.table]
+source = "table"
+columns = [{ name = "minutes", mean = 120.0, std = 60.0 }]
+[slots]
+week = "table"
+[tasks.needs_help]
+kind = "classification"
+reads = ["week"]
+labels = ["no", "yes"]
+[training]
+learning_rate = 1e-2
+epochs = 20
+"""
+
+
 def test_where_nothing_converts_one_sentence_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(litert.PYTHON, "")
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None if name == "litert_torch" else name)
@@ -87,11 +114,42 @@ def test_a_recipe_names_the_runtimes_and_onnxruntime_is_always_among_them() -> N
             parse_recipe(RECIPE.format(runtimes=wrong))
 
 
-@pytest.mark.extra
-@pytest.mark.skipif(
+CONVERTING = pytest.mark.skipif(
     not Path(os.environ.get(litert.PYTHON, "")).is_file(),
     reason="needs the environment that converts (make test-extra)",
 )
+
+
+@pytest.mark.extra
+@CONVERTING
+def test_a_recipe_is_exported_for_both_runtimes_and_a_device_trains_in_the_other(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "keys").mkdir()
+    monkeypatch.setenv("HOMEROOM_KEYS", str(tmp_path / "keys"))
+    recipe = tmp_path / "recipe.toml"
+    recipe.write_text(WEEKS)
+    weeks = np.random.default_rng(0).uniform(0, 240, 80).round()
+    rows = [
+        {"week": {"minutes": m}, "labels": {"needs_help": "yes" if m < 120 else "no"}, "subject": f"p{i}"}
+        for i, m in enumerate(weeks)
+    ]
+    calibration = tmp_path / "weeks.jsonl"
+    calibration.write_text("\n".join(json.dumps(row) for row in rows) + "\n")
+    command = [sys.executable, "-m", "homeroom", "export", recipe, tmp_path / "help", "--calibration", calibration]
+    done = subprocess.run(list(map(str, command)), capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    manifest = open_bundle(tmp_path / "help", root=None).manifest
+    assert manifest.unconverted == {}
+    assert {g.role for g in manifest.converted} == {"features", "grad", "predict"}
+    with Device.open(tmp_path / "device", bundle=tmp_path / "help", threads=1, runtime="litert") as device:
+        device.add(calibration)
+        assert device.train(minutes=1).scores["needs_help"].accuracy > 0.9
+        assert device.predict(Sample(week={"minutes": 200.0}))["needs_help"].best == "no"
+
+
+@pytest.mark.extra
+@CONVERTING
 def test_a_graph_converts_again_to_the_bytes_that_a_bundle_holds(tmp_path: Path) -> None:
     bundle = install(lite.STORED, tmp_path / "bundles", root=None)
     assert not bundle.manifest.unconverted
