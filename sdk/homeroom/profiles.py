@@ -39,7 +39,7 @@ def train_profile(
     own, start = Dataset(bundle.manifest, ready), lineage.start_of_profile(store, bundle)
     if not own.labelled.any():
         raise TrainError(f"{subject} has no sample with a label that its inputs can teach", remedy="add some")
-    chosen = choose(Person(graphs, start.theta, settings, stop), own)
+    chosen = choose(Person(graphs, start.theta, settings, stop, _labels_of_others(store, bundle, subject)), own)
     layout = bundle.manifest.layout
     before, after = layout.split(start.theta), layout.split(chosen.theta)
     moved = {s.segment_id: after[s.name] for s in layout if not np.array_equal(before[s.name], after[s.name])}
@@ -47,6 +47,17 @@ def train_profile(
     store.back_up()
     found = profile_of(store, subject)
     assert found is not None  # it was just stored
+    return found
+
+
+def _labels_of_others(store: Store, bundle: Bundle, subject: str) -> dict[str, np.ndarray]:
+    """As `Person.others`."""
+    tasks = [task for task in bundle.manifest.tasks if task.kind == "classification"]
+    found = {task.name: np.zeros(task.width) for task in tasks}
+    for sample in store.each_facts():
+        for task in tasks if sample.subject != subject else ():
+            if sample.labels.get(task.name) in task.labels:
+                found[task.name][task.labels.index(str(sample.labels[task.name]))] += 1
     return found
 
 

@@ -13,7 +13,7 @@ import pytest
 import tiny
 from faults.devices import make_sample, open_store
 
-from homeroom import Device, Sample
+from homeroom import Device, Sample, profiles
 from homeroom.cli import main
 from homeroom.errors import InputError, TrainError, TrustError
 from homeroom.personalize.choose import FEW
@@ -80,6 +80,20 @@ def test_the_prior_correction_adds_the_persons_shares_to_the_bias_and_moves_noth
     counts = sum(e.targets["category"] for e in own.examples if "category" in e.targets) + SMOOTH
     shown = outputs_of(graphs, own, moved)["category"] - outputs_of(graphs, own, bundle.theta())["category"]
     assert np.allclose(shown, np.log(counts / counts.mean()), atol=1e-4), "Saerens et al., equation 2.4, in logits"
+    many = {"category": 1e4 * counts, "grade": np.ones(3)}
+    like_others = Person(graphs, bundle.theta(), Settings(balance=0.0), others=many)
+    start = bundle.manifest.layout.split(bundle.theta())["head.category"]
+    still = bundle.manifest.layout.split(prior(like_others, own))["head.category"] - start
+    assert np.abs(still).max() < 0.01, "who meets the classes as often as everybody else is answered as before"
+
+
+def test_what_is_usual_comes_from_the_labels_of_everybody_else(device: Device) -> None:
+    labels = device.bundle.manifest.task("category").labels
+    found = profiles._labels_of_others(device.store, device.bundle, "p-17")["category"]
+    rows = [row["labels"]["category"] for row in tiny.samples(18, 0, subjects=3)]
+    assert found.tolist() == [rows.count(name) for name in labels]
+    everybody = profiles._labels_of_others(device.store, device.bundle, "nobody")["category"]
+    assert everybody.sum() == 18 + 16
 
 
 def test_a_person_with_few_samples_is_not_trained_for_but_corrected_at_most(device: Device) -> None:

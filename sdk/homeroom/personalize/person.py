@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 import msgspec
@@ -20,12 +20,16 @@ class OutOfTimeError(Exception):
 
 @dataclass(frozen=True)
 class Person:
-    """`shared`: float32 [P], the model of all; `settings`: of the device's training; `stop`: whether to end there."""
+    """`shared`: float32 [P], the model of all; `settings`: of the device's training; `stop`: whether to end there.
+
+    `others`: by classification task, how many labels of each class [classes] other people's samples have here.
+    """
 
     graphs: Graphs
     shared: np.ndarray
     settings: Settings
     stop: Callable[[], bool] = bool
+    others: Mapping[str, np.ndarray] = field(default_factory=dict)
 
     def train(self, own: Dataset, **changes: Any) -> np.ndarray:
         """Theta [P] after training from the shared one on `own`, with some settings changed."""

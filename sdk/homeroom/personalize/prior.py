@@ -3,7 +3,10 @@
 Saerens et al. 2002, "Adjusting the Outputs of a Classifier to New a Priori Probabilities: A Simple Procedure", equation
 2.4: where only the classes' shares differ, the right posterior is the model's, times the new share of each class over
 the old one. In logits that is a sum, so it goes into the bias of the head. The person's shares are those of the own
-labels with SMOOTH more of each class; the shared model's are taken as even. Mixing says how much of it to believe.
+labels with SMOOTH more of each class. What the shared model takes for usual is guessed from everybody else's labels on
+this device, with EVEN more of each class, to the power of what training leaves of it: classes that are weighted by
+their count to the power of -balance are learned as if there were count ** (1 - balance) of each. Mixing says how much
+of it to believe.
 """
 
 from __future__ import annotations
@@ -15,6 +18,7 @@ from homeroom.dataset import Dataset
 from homeroom.personalize.person import Person
 
 SMOOTH = 0.5  # Jeffreys' prior of a share
+EVEN = 5.0  # labels of each class; how firmly the shared model's shares are held for even without other people's
 
 
 def prior(person: Person, own: Dataset) -> np.ndarray:
@@ -26,7 +30,9 @@ def prior(person: Person, own: Dataset) -> np.ndarray:
         if task.kind == "classification" and where is not None and rows.any():
             counts = own.targets[task.name][rows].sum(0) + SMOOTH
             start = layout.slices[f"head.{task.name}"].start
-            theta[start + where.start : start + where.stop] += np.log(counts / counts.mean())
+            usual = person.others.get(task.name, np.zeros(task.width)) + EVEN
+            moved = np.log(counts / counts.mean()) - (1 - person.settings.balance) * np.log(usual / usual.mean())
+            theta[start + where.start : start + where.stop] += moved
     return theta
 
 
