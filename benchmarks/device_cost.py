@@ -48,14 +48,30 @@ def start(args: argparse.Namespace) -> dict[str, Any]:
 
 
 def train(args: argparse.Namespace) -> dict[str, Any]:
-    """One epoch as a school runs it, within a budget of memory; what a sample costs, once the features are at hand."""
+    """Two epochs as a school runs them, within a budget of memory.
+
+    What a sample costs is the second epoch's, its validation included: loading the graphs is paid once, however many
+    samples there are.
+    """
     from homeroom import Device
 
+    marks: list[tuple[int, int, float]] = []
+
+    def progress(stage: str, done: int, total: int) -> None:
+        if stage == "training":
+            marks.append((done, total, time.perf_counter()))
+
     with Device.open(args.work) as device:
-        report = device.train(minutes=30, epochs=1, megabytes=BUDGET_MB)
+        report = device.train(minutes=30, epochs=2, megabytes=BUDGET_MB, progress=progress)
     assert report.plan is not None
-    seconds = (report.seconds - report.feature_seconds) / report.samples
-    return {"samples": report.samples, "sample_ms": 1000 * seconds, "budget_mb": BUDGET_MB, "why": report.plan.why}
+    begun = next(at for done, total, at in marks if done == total // 2)
+    return {
+        "samples": report.samples,
+        "sample_ms": 1000 * (marks[-1][2] - begun) / report.samples,
+        "seconds_once": report.seconds - 2 * (marks[-1][2] - begun),
+        "budget_mb": BUDGET_MB,
+        "why": report.plan.why,
+    }
 
 
 def step(args: argparse.Namespace) -> dict[str, Any]:

@@ -81,6 +81,18 @@ def test_contents_are_numbered_by_subject_modality_and_words(rows: list[tuple[st
     assert sorted(numbers.values()) == list(range(len(contents)))  # equal contents share a number, others do not
 
 
+def test_what_is_known_of_many_inputs_is_some_bytes_each() -> None:
+    samples = [StoredSample(inputs={"answer": [f"answer {n}"]}, subject=f"p-{n % 40}") for n in range(4000)]
+    manifest = learning.opened()[0].manifest
+    tracemalloc.start()
+    try:
+        contents = Contents(manifest, samples)
+        assert len(contents) == 4000
+        assert tracemalloc.get_traced_memory()[0] < 4000 * (60 + 4 * len(contents.places))
+    finally:
+        tracemalloc.stop()
+
+
 def learned(bundle: tiny.Tiny, folder: Path, *, lose_features: bool = False) -> np.ndarray:
     """What thirty samples teach; the cache of features may be lost after some steps."""
     with opened(bundle, folder) as device:
