@@ -116,11 +116,7 @@ def _unpack(folder: Path, final: Path) -> None:
         _run(["dpkg-deb", "-x", str(package), str(folder)], folder)
     qemu = shutil.which("qemu-aarch64-static") or shutil.which("qemu-aarch64")
     if qemu is None:
-        _run(["apt-get", "download", "-q", "qemu-user-static"], apt)
-        (package,) = apt.glob("qemu-user-static*.deb")
-        unpack = f'dpkg-deb --fsys-tarfile "{package.name}" | tar x ./usr/bin/qemu-aarch64-static'
-        _run(["sh", "-c", unpack], apt)
-        shutil.move(apt / "usr/bin/qemu-aarch64-static", folder / "qemu-aarch64-static")
+        _emulator_into(folder, "qemu-aarch64-static")
         qemu = str(final / "qemu-aarch64-static")
     wrapper, tools = folder / "usr/bin/python3", folder / "tools"
     wrapper.unlink(missing_ok=True)
@@ -131,6 +127,25 @@ def _unpack(folder: Path, final: Path) -> None:
     (tools / "uname").chmod(0o755)
     shutil.rmtree(apt)
     shutil.rmtree(packages)
+
+
+def emulator(program: str) -> Path:
+    """One of QEMU's user-mode emulators, such as `qemu-x86_64-static`: this system's, else Debian's own package's."""
+    if found := shutil.which(program) or shutil.which(program.removesuffix("-static")):
+        return Path(found)
+    if sys.platform != "linux" or not all(map(shutil.which, ("apt-get", "dpkg-deb"))):
+        raise UnavailableError(f"there is no {program} here, and no apt-get to fetch it")
+    return _once(cache() / f"emulator-{program}", lambda folder, _: _emulator_into(folder, program)) / program
+
+
+def _emulator_into(folder: Path, program: str) -> None:
+    with tempfile.TemporaryDirectory(dir=folder) as name:
+        apt = Path(name)
+        _run(["apt-get", "download", "-q", "qemu-user-static"], apt)
+        (package,) = apt.glob("qemu-user-static*.deb")
+        unpack = f'dpkg-deb --fsys-tarfile "{package.name}" | tar x ./usr/bin/{program}'
+        _run(["sh", "-c", unpack], apt)
+        shutil.move(apt / "usr/bin" / program, folder / program)
 
 
 def _download_wheels(folder: Path, _: Path) -> None:
