@@ -11,6 +11,7 @@ import datetime
 import os
 import shutil
 import sqlite3
+from collections.abc import Iterator
 from pathlib import Path
 
 import msgspec
@@ -39,10 +40,8 @@ def backup(folder: Path, out: Path) -> Contents:
     facts = place.read(folder)
     if out.exists():
         raise InputError("is there already", where=str(out), remedy="name a new folder")
-    beside = out.with_name(f"{out.name}.new")
-    shutil.rmtree(beside, ignore_errors=True)
-    make_directory(beside)
-    try:
+    with _whole(out) as beside:
+        make_directory(beside)
         for name in (place.FACTS, place.KEY, place.SECRET):
             write_durable(beside / name, (folder / name).read_bytes())
         for name in (place.ROSTER, place.SEALING):  # secure.db stays behind: a round's secrets must not outlive it
@@ -57,12 +56,6 @@ def backup(folder: Path, out: Path) -> Contents:
         files = {path.relative_to(beside).as_posix(): digest_file(path) for path in _files(beside)}
         contents = Contents(files=files, version=version)
         write_durable(beside / LIST, msgspec.json.format(msgspec.json.encode(contents), indent=1))
-        os.replace(beside, out)
-        sync_directory(out.parent)
-    except OSError as problem:
-        raise refusal(problem, out) from None
-    finally:
-        shutil.rmtree(beside, ignore_errors=True)
     return contents
 
 
@@ -78,21 +71,28 @@ def restore(source: Path, folder: Path) -> Contents:
     wrong = sorted(name for name in found.keys() | contents.files.keys() if found.get(name) != contents.files.get(name))
     if wrong:
         raise StoreError(f"{wrong[0]} is not as it was saved", where=str(source), remedy="take another backup")
-    beside = folder.with_name(f"{folder.name}.new")
-    shutil.rmtree(beside, ignore_errors=True)
-    try:
+    with _whole(folder) as beside:
         _copy_tree(source, beside)
         (beside / LIST).unlink()
         if (beside / place.LOG).exists():
             with contextlib.closing(place.open_rounds(beside)) as rounds:
                 rounds.continue_at(number_at(now()))
-        os.replace(beside, folder)
-        sync_directory(folder.parent)
+    return contents
+
+
+@contextlib.contextmanager
+def _whole(out: Path) -> Iterator[Path]:
+    """A folder to write, which appears as `out` when all of it is there, or not at all."""
+    beside = out.with_name(f"{out.name}.new")
+    shutil.rmtree(beside, ignore_errors=True)
+    try:
+        yield beside
+        os.replace(beside, out)
+        sync_directory(out.parent)
     except OSError as problem:
-        raise refusal(problem, folder) from None
+        raise refusal(problem, out) from None
     finally:
         shutil.rmtree(beside, ignore_errors=True)
-    return contents
 
 
 def number_at(moment: datetime.datetime) -> int:

@@ -26,7 +26,7 @@ from homeroom_aggregator.log import Log
 from homeroom_aggregator.rounds import Rounds
 
 BINARY = "application/octet-stream"
-KEPT = 8  # files computed for one device, handed to the next
+KEPT, KEPT_BYTES = 8, 64 << 20  # files computed for one device, handed to the next; of them at most so much
 PART = re.compile(r"bytes=(\d{1,18})-(\d{0,18})")
 
 
@@ -78,7 +78,7 @@ class Downloads:
         found = self._kept.get(name)
         if found is None and (found := make()) is not None:
             self._kept[name] = found
-            while len(self._kept) > KEPT:
+            while len(self._kept) > KEPT or (len(self._kept) > 1 and sum(map(len, self._kept.values())) > KEPT_BYTES):
                 self._kept.popitem(last=False)
         return found
 

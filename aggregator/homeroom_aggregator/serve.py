@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
+import signal
 import socket
 import ssl
 import sys
@@ -130,6 +131,9 @@ def serve(
         LOGGER.addHandler(logging.StreamHandler(sys.stderr))
         LOGGER.setLevel(logging.INFO)
     sys.setswitchinterval(SWITCH_S)
+    # uvicorn raises the signal that ended it once more: left to its default that would end the process before its log
+    # is settled. Until uvicorn listens to it, the same word ends the start.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
     service = open_service(folder, token, retain)
     try:
         uvicorn.Server(configuration(service, certificate, key)).run(sockets=[listening])

@@ -15,9 +15,11 @@ from contextlib import closing
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 
-from aggregator.house import School, make_folder
+from aggregator.house import School, learn, make_folder, running
+from homeroom import Device, exchange
 from homeroom.store.database import Database
 from homeroom_aggregator import audit, checkpoint, merge, place, replay, rounds, schema
 from homeroom_aggregator.log import Log
@@ -108,6 +110,46 @@ def test_nothing_accepted_is_lost_or_merged_twice_whenever_it_dies(tmp_path: Pat
                 assert replay.due(opened.state, opened.rules) is False
     assert killed == DEATHS
     assert len(accepted) > DEATHS
+
+
+@pytest.mark.parametrize("late", [False, True], ids=["before", "after"])
+def test_a_death_in_the_evaluation_of_a_version_costs_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, late: bool
+) -> None:
+    """Devices evaluate what they fetch: by then it is durable at the server, and the next sync evaluates it again."""
+    (tmp_path / "keys").mkdir()
+    monkeypatch.setenv("HOMEROOM_KEYS", str(tmp_path / "keys"))
+    monkeypatch.setattr("homeroom.golden.choose_precision", lambda *_, **__: {})  # these bundles hold no graphs
+    folder = make_folder(tmp_path, buffer_size=1, min_devices=1)
+
+    def sync(first: bool) -> int | None:
+        with (
+            closing(place.open_service(folder)) as service,
+            running(service) as address,
+            Device.open(tmp_path / "room", tmp_path / "bundle") as device,
+        ):
+            if first:
+                (invitation,) = place.invite(folder, address, 1)
+                (tmp_path / "invitation.json").write_bytes(msgspec.json.encode(invitation))
+                device.join(tmp_path / "invitation.json")
+                learn(device, 0.5)
+                monkeypatch.setattr(exchange, "clearly_worse", dying(exchange.clearly_worse, 1, late))
+            exchange.set_network(device.store, address=address, lan="off")
+            return device.sync().version
+
+    child = os.fork()
+    if child == 0:
+        try:
+            sync(True)
+        finally:
+            os._exit(0)
+    assert os.WIFSIGNALED(os.waitpid(child, 0)[1])
+    with closing(place.open_rounds(folder)) as rounds_:
+        assert (rounds_.state.version, rounds_.log.count("update")) == (1, 1)
+        assert rounds_.verify() == []
+    assert sync(False) == 1
+    with closing(place.open_rounds(folder)) as rounds_:
+        assert (rounds_.state.version, rounds_.log.count("update")) == (1, 1)
 
 
 def test_a_migration_may_die_anywhere(tmp_path: Path) -> None:

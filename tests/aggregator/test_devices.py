@@ -182,6 +182,10 @@ def test_an_aggregator_that_drops_its_promise_gets_nothing_until_the_school_join
         assert service.rounds.log.count("update") == 0
         assert len(device.store.pending_updates()) == 1
         assert spending.sent(device.store) == []
+        service.rounds.configuration = msgspec.structs.replace(service.rounds.configuration, privacy=None)
+        enrol(device, service, address, tmp_path, "agreed")
+        events = [line["event"] for line in device.store.audit()]
+        assert [e for e in events if e.startswith("private rounds")] == ["private rounds on", "private rounds off"]
 
 
 def test_an_update_that_was_made_for_plain_rounds_never_leaves_for_private_ones(

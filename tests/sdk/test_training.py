@@ -30,6 +30,18 @@ def test_it_learns_every_task_and_keeps_the_best_epoch() -> None:
     assert found.finished
 
 
+def test_fedprox_keeps_theta_near_where_it_began_the_more_the_larger_mu() -> None:
+    bundle, graphs = opened()
+    train, start = dataset(60), bundle.theta()
+
+    def moved(mu: float) -> float:
+        settings = msgspec.structs.replace(SHORT, constant_rate=True, proximal=mu)
+        return float(np.linalg.norm(fit(graphs, train, None, start, settings).theta - start))
+
+    far, near, nearest = (moved(mu) for mu in (0.0, 1.0, 100.0))
+    assert far > 1.2 * near > 1.44 * nearest > 0
+
+
 def test_resuming_at_any_step_gives_the_same_theta_bit_for_bit() -> None:
     bundle, graphs = opened()
     train, validation = dataset().split(0.25, seed=0)

@@ -45,6 +45,7 @@ def simulate(plan: Plan, told: Mapping[str, Any], arrived: Arrived | None = None
         bundle = open_bundle(plan.bundle, root=None)
         found.append(federate(bundle, plan.names, engine=Nodes(grid, plan.names, arrived), **told))
 
+    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")  # else ray warns of what is to come, every time
     logging.getLogger("flwr").setLevel(logging.CRITICAL)  # what matters is raised
     server = ServerApp()
     server.main()(main)
