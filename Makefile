@@ -23,7 +23,7 @@ export PYTHON PIP_EXTRA
 export HOMEROOM_DEVICE_PYTHON := $(CURDIR)/$(DEVICE)/bin/python
 export HOMEROOM_LITERT_PYTHON := $(CURDIR)/$(LITERT)/bin/python
 
-.PHONY: help demo test test-extra test-oldest test-flower quick lint format types bench-device bench-federation bench-secure bench-codecs bench-privacy bench-aggregator bench-personalization bench-faults bench-scale freeze freeze-pi freeze-flower clean
+.PHONY: help demo test test-extra test-oldest test-flower quick lint format types bench-device bench-federation bench-secure bench-codecs bench-privacy bench-aggregator bench-personalization bench-modalities bench-faults bench-scale freeze freeze-pi freeze-flower clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-18s %s\n", $$1, $$2}' Makefile
@@ -85,6 +85,9 @@ bench-secure: $(VENV)/.ready $(FLOWER_ENV)/.ready ## secure rounds: exact sums, 
 
 bench-personalization: $(VENV)/.ready ## a hundred devices with models of their own (QUICK=1: minutes)
 	$(BIN)/python benchmarks/personalization.py $(if $(QUICK),--quick) $(if $(SEEDS),--seeds $(SEEDS)) $(if $(JSON),--json $(JSON))
+
+bench-modalities: $(VENV)/.ready ## any subset of senses, and what missing ones and wrong labels cost (over half an hour; QUICK=1: minutes)
+	$(BIN)/python benchmarks/modalities.py $(if $(QUICK),--quick) $(if $(SEEDS),--seeds $(SEEDS)) $(if $(JSON),--json $(JSON))
 
 bench-faults: $(VENV)/.ready ## power cuts, kills, damage, full disks, bad lines: tried and survived (half an hour; QUICK=1: minutes)
 	$(BIN)/python benchmarks/faults.py $(if $(QUICK),--quick) $(if $(JSON),--json $(JSON))

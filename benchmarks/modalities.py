@@ -1,0 +1,339 @@
+"""Any subset of senses, and data as it really is: the vocabulary lesson, with senses missing and labels wrong.
+
+    python benchmarks/modalities.py --json modalities.json
+    python benchmarks/modalities.py --quick               one seed, Spanish alone, fewer epochs and rates
+    python benchmarks/modalities.py --bundle DIR          a bundle of the lesson, in place of a new export
+
+Every stamp with a picture, a word and a recording is one sample. Subsets: one model, taught with all senses under the
+device's defaults, is tested with every subset of them, beside models that never had the missing sense, and beside the
+same without modality dropout. Faults, at 10 to 50 percent (the rates of FedMultimodal, Feng et al. 2023, section 4):
+
+* a sense missing: each input is, at the rate, what a device records where nothing is there (a covered or blinded lens,
+  an unplugged microphone, a text without letters or of one key), never all three. Without gates it counts as an input;
+  with them, what they find poor is left out. Once at the test alone, once in training alone, once in both.
+* a label missing: the sample is not there to learn the category from.
+* a label wrong: another category, in training. The gate sets aside what cross-validation doubts.
+
+What is lost is counted from the model of good data on good questions. Where a question lacks a sense, a part of that
+is lost whatever one does. The test stamps are only looked at to report. Runs to its end whether or not the targets are
+met.
+"""
+
+from __future__ import annotations
+
+import argparse
+import io
+import itertools
+import json
+import sys
+import time
+import wave
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any, cast
+
+import numpy as np
+from PIL import Image
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
+from examples.vocabulary import lesson
+from examples.vocabulary.bundle import make_bundle
+from examples.vocabulary.media import square
+from examples.vocabulary.schools import Pair, School, has
+from examples.vocabulary.splits import lesson_stamps, share
+from examples.vocabulary.stamps import NoStampsError, cache_folder
+from federation import FeatureCache
+from homeroom import golden
+from homeroom.bundle import Bundle, open_bundle
+from homeroom.collect import examples
+from homeroom.dataset import Dataset, Example
+from homeroom.doubts import doubtful
+from homeroom.errors import HomeroomError
+from homeroom.quality import poor_inputs
+from homeroom.runtime import Graphs
+from homeroom.samples import Sample, StoredSample, resolve
+from homeroom.store import Store
+from homeroom.training import Settings, evaluate, fit
+
+TASK, SENSES = "category", ("word", "picture", "speech")
+RATES = (0.1, 0.2, 0.3, 0.4, 0.5)
+VARIANTS = 6  # of what is recorded where nothing is there, of each sense
+BEHIND, HALF = 1.0, 0.5
+SUBSETS = [s for n in (3, 2, 1) for s in itertools.combinations(SENSES, n)]
+WHERE = ("test", "training", "both")
+
+
+@dataclass(frozen=True)
+class Empty:
+    """What is recorded of a sense where nothing is there: its features, and whether the gates find it poor."""
+
+    features: np.ndarray
+    poor: bool
+
+
+@dataclass(frozen=True)
+class Asked:
+    """A sample as it is given, and the senses of it that the gates find poor."""
+
+    example: Example
+    poor: frozenset[str] = frozenset()
+
+    def gated(self) -> Example:
+        return (
+            only(self.example, [s for s in SENSES if s not in self.poor]) if set(SENSES) - self.poor else self.example
+        )
+
+
+@dataclass(frozen=True)
+class Lesson:
+    graphs: Graphs
+    bundle: Bundle
+    train: Sequence[Asked]
+    test: Sequence[Asked]
+    empty: Mapping[str, Sequence[Empty]]
+    settings: Settings
+
+    def learn(self, found: Sequence[Example], **changes: Any) -> np.ndarray:
+        """Theta after training on these examples, its epoch chosen on validation pupils among them."""
+        train, validation = Dataset(self.bundle.manifest, found).split(0.2, 0)
+        settings = lesson.changed(self.settings, **changes)
+        return fit(self.graphs, train, validation, self.bundle.theta(), settings).theta
+
+    def points(self, theta: np.ndarray, found: Sequence[Example]) -> float:
+        """Accuracy over 100."""
+        return 100 * evaluate(self.graphs, Dataset(self.bundle.manifest, found), theta)[TASK].accuracy
+
+
+def load(bundle: Bundle, graphs: Graphs, pairs: Sequence[Pair], languages: Sequence[str], settings: Settings) -> Lesson:
+    cache = cast(Store, FeatureCache(cache_folder() / "vocabulary-features"))
+    parts: dict[str, list[Asked]] = {"train": [], "test": []}
+    for language in languages:
+        usable = [pair for pair in pairs if has(pair[0], School("everybody", language, SENSES, 0, 1.0))]
+        stored = [resolve(_sample(pair, language), bundle.manifest) for pair in usable]
+        made = examples(cache, bundle, graphs, stored)
+        for pair, sample, example in zip(usable, stored, made, strict=True):
+            parts[pair[1].part].append(Asked(example, _poor(sample, bundle)))
+    return Lesson(graphs, bundle, parts["train"], parts["test"], empties(bundle, graphs), settings)
+
+
+def _sample(pair: Pair, language: str) -> Sample:
+    stamp, row = pair
+    return Sample(
+        word=stamp.captions[language],
+        picture=square(stamp.picture).read_bytes(),
+        speech=stamp.sounds[language].read_bytes(),
+        labels={TASK: stamp.category},
+        subject=f"pupil-{int(share('pupil', row.group) * 12)}",
+        language=language,
+    )
+
+
+def _poor(sample: StoredSample, bundle: Bundle) -> frozenset[str]:
+    return frozenset(slot for slot, _ in poor_inputs(sample, bundle.manifest))
+
+
+def empties(bundle: Bundle, graphs: Graphs) -> dict[str, list[Empty]]:
+    rng = np.random.default_rng(0xE391)
+    noise = [np.abs(rng.normal(0, 2, (160, 160, 3))) for _ in range(VARIANTS)]
+    values: dict[str, list[Any]] = {
+        "word": ["?", "?!", "...", "-", "aaaaaaaaaaaa", "kkkkkkkkkkkkkkkk"],
+        "picture": [_png(grey if n % 2 else 255 - grey / 2) for n, grey in enumerate(noise)],
+        "speech": [_wav(rng.normal(0, 5e-4, 32_000)) for _ in range(VARIANTS)],
+    }
+    found = {}
+    for sense, given in values.items():
+        stored = [resolve(Sample(**{sense: value}), bundle.manifest) for value in given]
+        made = examples(None, bundle, graphs, stored)
+        found[sense] = [
+            Empty(example.inputs[sense, 0], bool(_poor(sample, bundle)))
+            for sample, example in zip(stored, made, strict=True)
+        ]
+    return found
+
+
+def _png(grey: np.ndarray) -> bytes:
+    buffer = io.BytesIO()
+    Image.fromarray(grey.astype(np.uint8)).save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+def _wav(samples: np.ndarray, rate: int = 16_000) -> bytes:
+    buffer = io.BytesIO()
+    with wave.open(buffer, "wb") as file:
+        file.setnchannels(1)
+        file.setsampwidth(2)
+        file.setframerate(rate)
+        file.writeframes((samples * 32767).astype("<i2").tobytes())
+    return buffer.getvalue()
+
+
+# Subsets
+
+
+def only(example: Example, senses: Sequence[str]) -> Example:
+    return replace(example, inputs={key: array for key, array in example.inputs.items() if key[0] in senses})
+
+
+def subsets(one: Lesson, good: np.ndarray) -> dict[str, dict[str, float]]:
+    """By subset of the senses, the points of the one model, of one without dropout, of one that had only these."""
+    train, test = [p.example for p in one.train], [p.example for p in one.test]
+    plain, found = one.learn(train, modality_dropout=0.0), {}
+    for senses in SUBSETS:
+        there = [only(e, senses) for e in test]
+        figures = {"one model": one.points(good, there), "no dropout": one.points(plain, there)}
+        if len(senses) == 2:
+            figures["taught with these alone"] = one.points(one.learn([only(e, senses) for e in train]), there)
+        found["+".join(senses)] = figures
+    return found
+
+
+# Faults
+
+
+def faults(one: Lesson, good: np.ndarray, rates: Sequence[float], seed: int) -> dict[str, Any]:
+    """Points on the test by fault and rate; "none" is without any."""
+    test = [p.example for p in one.test]
+    found: dict[str, Any] = {"none": one.points(good, test)}
+    for name in (*(f"sense missing, {w}, {g}" for w in WHERE for g in ("no gates", "gates")), *LABELS):
+        found[name] = {}
+    for rate in rates:
+        rng = np.random.default_rng([seed, round(100 * rate)])
+        taught, asked = ([without_some(one, p, rate, rng) for p in part] for part in (one.train, one.test))
+        for gates, as_given in (("no gates", lambda p: p.example), ("gates", Asked.gated)):
+            given: Callable[[Asked], Example] = as_given
+            theta, questions = one.learn([given(p) for p in taught]), [given(p) for p in asked]
+            points = (one.points(good, questions), one.points(theta, test), one.points(theta, questions))
+            for where, value in zip(WHERE, points, strict=True):
+                found[f"sense missing, {where}, {gates}"][str(rate)] = value
+        for name, values in labels(one, rate, rng).items():
+            found[name][str(rate)] = values
+    return found
+
+
+LABELS = ("label missing", "label wrong, no gates", "label wrong, gates")
+
+
+def labels(one: Lesson, rate: float, rng: np.random.Generator) -> dict[str, float]:
+    train, test = [p.example for p in one.train], [p.example for p in one.test]
+    given = [e for e in train if rng.random() >= rate]
+    wrong = [_mislabelled(e, rate, rng) for e in train]
+    doubts = doubtful(one.graphs, one.bundle.theta(), Dataset(one.bundle.manifest, wrong), one.settings)
+    doubted = {doubt.row for doubt in doubts}
+    kept = [e for row, e in enumerate(wrong) if row not in doubted]
+    return dict(zip(LABELS, (one.points(one.learn(some), test) for some in (given, wrong, kept)), strict=True))
+
+
+def without_some(one: Lesson, asked: Asked, rate: float, rng: np.random.Generator) -> Asked:
+    gone = [sense for sense in SENSES if rng.random() < rate]
+    if len(gone) == len(SENSES):
+        gone.pop(int(rng.integers(len(SENSES))))
+    inputs, poor = dict(asked.example.inputs), set(asked.poor) - set(gone)
+    for sense in gone:
+        empty = one.empty[sense][int(rng.integers(VARIANTS))]
+        inputs[sense, 0] = empty.features
+        poor |= {sense} if empty.poor else set()
+    return Asked(replace(asked.example, inputs=inputs, longest=None), frozenset(poor))
+
+
+def _mislabelled(example: Example, rate: float, rng: np.random.Generator) -> Example:
+    target = example.targets[TASK]
+    shift, wrong = int(rng.integers(1, len(target))), rng.random() < rate
+    return replace(example, targets={TASK: np.roll(target, shift)}) if wrong else example
+
+
+# Targets
+
+
+def targets(runs: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Medians over the seeds of what is compared within each; losses are means over the rates."""
+    found = []
+    for senses in (s for s in SUBSETS if len(s) == 2):
+        of = [run["subsets"]["+".join(senses)] for run in runs]
+        ahead = float(np.median([one["one model"] - one["taught with these alone"] for one in of]))
+        missing = next(s for s in SENSES if s not in senses)
+        what = f"{missing} missing at the test: the one model minus one taught without it, points"
+        found.append(_target(what, ahead, f">= -{BEHIND:g}", ahead >= -BEHIND))
+    for fault in (*(f"sense missing, {where}" for where in WHERE), "label wrong"):
+        ours, theirs = (float(np.median([lost(run["faults"], f"{fault}, {g}") for run in runs])) for g in GATES)
+        ratio = ours / theirs if theirs > 0 else float("inf")
+        what = f"{fault}: points that gates lose ({ours:.1f}) of what no gates lose ({theirs:.1f})"
+        found.append(_target(what, ratio, f"< {HALF:g}", ratio < HALF))
+    return found
+
+
+GATES = ("gates", "no gates")
+
+
+def lost(one: Mapping[str, Any], name: str) -> float:
+    """Points below the model of good data on good questions, mean over the rates."""
+    return float(np.mean([one["none"] - value for value in one[name].values()]))
+
+
+def _target(name: str, value: float, bound: str, met: bool) -> dict[str, Any]:
+    return {"name": name, "value": round(value, 2), "bound": bound, "met": bool(met)}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--json", type=Path)
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--bundle", type=Path, help="a bundle of the lesson, in place of a new export")
+    parser.add_argument("--quick", action="store_true", help="minutes; targets are then a hint only")
+    options = parser.parse_args()
+    began = time.monotonic()
+    try:
+        with TemporaryDirectory(prefix="homeroom-modalities-") as folder:
+            document = measure(options, Path(folder))
+    except (HomeroomError, NoStampsError) as problem:
+        raise SystemExit(f"modalities: {problem}") from None
+    document["minutes"] = round((time.monotonic() - began) / 60, 2)
+    if options.json:
+        options.json.write_text(json.dumps(document, indent=1) + "\n", "utf-8")
+    for target in document["targets"]:
+        print(f"{'met    ' if target['met'] else 'NOT MET'}  {target['name']}: {target['value']} ({target['bound']})")
+    print(f"{document['minutes']} minutes")
+
+
+def measure(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
+    pairs = lesson_stamps()
+    bundle = open_bundle(options.bundle or make_bundle(pairs, folder, lambda line: print(line, flush=True)), root=None)
+    graphs = Graphs(bundle, golden.choose_precision(bundle), threads=1)
+    languages, seeds, epochs, rates = (("es", "fr"), options.seeds, 60, RATES)
+    if options.quick:
+        languages, seeds, epochs, rates = ("es",), 1, 25, (0.1, 0.5)
+    advice = bundle.manifest.training
+    settings = lesson.changed(lesson.ALONE, epochs=epochs, patience=10, modality_dropout=advice.modality_dropout)
+    one = load(bundle, graphs, pairs, languages, settings)
+    alarms = 100 * float(np.mean([bool(p.poor) for p in (*one.train, *one.test)]))
+    noticed = 100 * float(np.mean([e.poor for some in one.empty.values() for e in some]))
+    print(
+        f"{len(one.train)} samples, {len(one.test)} for the test; gates leave out an input of {alarms:.1f} % of these, "
+        f"and notice {noticed:.0f} % of the empty inputs",
+        flush=True,
+    )
+    runs = []
+    for seed in range(seeds):
+        seeded = replace(one, settings=lesson.changed(settings, seed=seed))
+        good = seeded.learn([p.example for p in one.train])
+        run = {"subsets": subsets(seeded, good), "faults": faults(seeded, good, rates, seed)}
+        for name, figures in run["subsets"].items():
+            print(f"seed {seed}: {name:20} " + "  ".join(f"{k} {v:.1f}" for k, v in figures.items()), flush=True)
+        for name, value in run["faults"].items():
+            shown = value if isinstance(value, dict) else {"": value}
+            print(f"seed {seed}: {name:34} " + "  ".join(f"{k} {v:.1f}" for k, v in shown.items()), flush=True)
+        runs.append(run)
+    return {
+        "bundle_id": bundle.bundle_id,
+        "settings": {"quick": options.quick, "languages": languages, "seeds": seeds, "epochs": epochs, "rates": rates},
+        "samples": {"train": len(one.train), "test": len(one.test)},
+        "gates": {"good samples that lose an input": alarms, "empty inputs noticed": noticed},
+        "runs": runs,
+        "targets": targets(runs),
+    }
+
+
+if __name__ == "__main__":
+    main()
