@@ -7,11 +7,10 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from math import ceil
 
-import msgspec
 from starlette.applications import Starlette
 from starlette.convertors import Convertor, register_url_convertor
 from starlette.requests import ClientDisconnect, Request
-from starlette.responses import JSONResponse, Response
+from starlette.responses import Response
 from starlette.routing import Route
 
 from homeroom import http
@@ -47,18 +46,18 @@ register_url_convertor("number", _Number())
 
 
 def health(service: Service, _: Request) -> Response:
-    return JSONResponse({"status": "ok", "version": service.reader.newest()})
+    return gate.Json({"status": "ok", "version": service.reader.newest()})
 
 
 def keys(service: Service, request: Request) -> Response:
     challenge = request.headers.get(http.CHALLENGE_HEADER, "")
     live = {"proof": sign(service.rounds.key, "challenge", {"challenge": challenge})} if len(challenge) == 64 else {}
-    return JSONResponse(
+    return gate.Json(
         {
             **live,
             "institution": service.institution,
             "bundle_id": service.rounds.bundle.bundle_id,
-            "certificate": msgspec.to_builtins(service.rounds.certificate),
+            "certificate": service.rounds.certificate,
             "bundle": service.downloads.bundle,
         }
     )
@@ -76,7 +75,7 @@ def bundle(service: Service, call: Call) -> Response:
 
 def openapi(service: Service, request: Request) -> Response:
     office.check_operator(service, request)
-    return JSONResponse(document())
+    return gate.Json(document())
 
 
 # Signed, and only reading
@@ -89,10 +88,10 @@ def round_(service: Service, call: Call) -> Response:
         call.who.role == "device" and rounds.cohort.ask(call.who.name, service.reader.newest())
     )
     time = {"time": audit.stamp(), "nonce": call.nonce}
-    return JSONResponse(
+    return gate.Json(
         {
             "configuration": configuration,
-            "certificate": msgspec.to_builtins(rounds.certificate),
+            "certificate": rounds.certificate,
             "signature": sign(rounds.key, "round", configuration),
             "time": time["time"],
             "time_signature": sign(rounds.key, "time", time),
@@ -143,7 +142,7 @@ def after(service: Service, call: Call) -> Later:
         offer = service.downloads.offer(number, call.who.school)
         if offer is None:
             raise RefusedError(404, "unknown_version", "there is no newer version")
-        return JSONResponse(offer)
+        return gate.Json(offer)
 
     return read
 
@@ -173,7 +172,7 @@ def join(service: Service, call: Call) -> Response:
         join_with_code(service.rounds.members, service.secret, call.key, code)
     except TrustError as problem:
         raise RefusedError(403, "bad_invitation", problem.what, problem.remedy) from None
-    return JSONResponse({"device": call.key, "bundle_id": service.rounds.bundle.bundle_id})
+    return gate.Json({"device": call.key, "bundle_id": service.rounds.bundle.bundle_id})
 
 
 def updates(service: Service, call: Call) -> Response:
@@ -182,7 +181,7 @@ def updates(service: Service, call: Call) -> Response:
     update_id, status = service.rounds.update(body, member.device, member.name)
     if status == "accepted":
         service.meter.accepted(member.name, len(body))
-    return JSONResponse({"update_id": update_id, "status": status})
+    return gate.Json({"update_id": update_id, "status": status})
 
 
 def _may_send(service: Service, call: Call) -> None:
@@ -197,7 +196,7 @@ def _may_send(service: Service, call: Call) -> None:
 
 def secure_standing(service: Service, call: Call) -> Response:
     told = _cohorts(service).standing(call.who.device)
-    return JSONResponse(told) if told else Response(b"null", media_type="application/json")
+    return gate.Json(told or None)
 
 
 def secure_get(service: Service, call: Call) -> Response:
@@ -211,7 +210,7 @@ def secure_put(service: Service, call: Call) -> Response:
     cohorts.put(str(call.request.path_params["round"]), phase, call.who.device, call.body)
     if phase == "input":
         service.meter.accepted(call.who.name, len(call.body))
-    return JSONResponse({"status": "accepted"})
+    return gate.Json({"status": "accepted"})
 
 
 def _cohorts(service: Service) -> Cohorts:
@@ -226,9 +225,7 @@ def unlearn(service: Service, call: Call) -> Response:
         raise RefusedError(422, "malformed", "update_id is not 32 hexadecimal digits")
     rounds, name = service.rounds, call.who.name
     rounds.withdraw(update_id, name)  # of another device: as for an unknown id, nothing is said
-    return JSONResponse(
-        {"update_id": update_id, "status": "bounded" if rounds.bounded(update_id, name) else "accepted"}
-    )
+    return gate.Json({"update_id": update_id, "status": "bounded" if rounds.bounded(update_id, name) else "accepted"})
 
 
 def rotate(service: Service, call: Call) -> Response:
@@ -239,7 +236,7 @@ def rotate(service: Service, call: Call) -> Response:
         service.rounds.members.rotate(call.key, new)
     except TrustError as problem:
         raise RefusedError(403, "bad_rotation", problem.what, problem.remedy) from None
-    return JSONResponse({"device": new})
+    return gate.Json({"device": new})
 
 
 Open = Callable[[Service, Request], Response]
@@ -334,7 +331,7 @@ def endpoint(service: Service, rule: Rule) -> Callable[[Request], Awaitable[Resp
             response = await answered(service, rule, request, body)
         except (HomeroomError, RefusedError) as problem:
             said = gate.refusal(problem)
-            code, response = said.code, JSONResponse(gate.body_of(said), status_code=said.status)
+            code, response = said.code, gate.Json(gate.body_of(said), status_code=said.status)
             if said.wait_s:
                 response.headers["retry-after"] = str(ceil(said.wait_s))
             if not whole:
@@ -344,7 +341,7 @@ def endpoint(service: Service, rule: Rule) -> Callable[[Request], Awaitable[Resp
         except Exception as problem:  # a fault of ours: whoever asked hears that it is, the operator what it was
             LOGGER.exception("%s %s failed", rule.method, rule.path, exc_info=problem)
             said = RefusedError(500, "internal", "the aggregator failed", "try again later; tell the operator")
-            code, response = said.code, JSONResponse(gate.body_of(said), status_code=said.status)
+            code, response = said.code, gate.Json(gate.body_of(said), status_code=said.status)
         service.room.give_back(len(body))
         if device := getattr(request.state, "device", ""):
             service.contacts.note(device)
@@ -366,7 +363,7 @@ def make_app(service: Service) -> Starlette:
         )
         service.metrics.answered(request.method, "none", status, 0.0, 0, "", code)
         said = RefusedError(status, code, message, "see /v1/openapi.json")
-        return JSONResponse(gate.body_of(said), status_code=status, headers=getattr(problem, "headers", None))
+        return gate.Json(gate.body_of(said), status_code=status, headers=getattr(problem, "headers", None))
 
     routes = [Route(f"/v1{r.path}", endpoint(service, r), methods=[r.method]) for r in RULES]
     return Starlette(routes=routes, exception_handlers={404: nowhere, 405: nowhere})

@@ -12,6 +12,7 @@ from typing import Any
 
 import msgspec
 from starlette.requests import Request
+from starlette.responses import Response
 
 from homeroom import http
 from homeroom.errors import DiskFullError, HomeroomError, StoreError, TrustError, UpdateError
@@ -33,6 +34,15 @@ BUSY_S = 10.0
 STATUS = {"too_long": 413, "unknown_device": 403, "bad_signature": 401, "too_stale": 409, "unknown_version": 409}
 STATUS |= {"not_selected": 409, "once_a_version": 409, "once_a_release": 409, "budget_spent": 409}
 STATUS |= {"secure_only": 409, "past_phase": 409, "not_member": 403}
+
+
+class Json(Response):
+    """An answer of JSON: of plain values, and of the contracts' own structures."""
+
+    media_type = "application/json"
+
+    def render(self, content: Any) -> bytes:
+        return msgspec.json.encode(content)
 
 
 @dataclass
@@ -116,6 +126,8 @@ async def read_body(request: Request, limit_bytes: int, room: Room | None = None
         declared = int(request.headers.get("content-length") or 0)
     except ValueError:
         raise RefusedError(400, "malformed", "content-length is no number") from None
+    if not declared and "transfer-encoding" not in request.headers:
+        return b""  # RFC 9112, section 6.3
     if declared > limit_bytes:
         raise RefusedError(413, "too_long", f"more than {limit_bytes:,} bytes")
     body, whole = bytearray(), False

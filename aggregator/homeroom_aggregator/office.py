@@ -4,18 +4,18 @@ from __future__ import annotations
 
 import msgspec
 from starlette.requests import Request
-from starlette.responses import JSONResponse, Response
+from starlette.responses import Response
 
 from homeroom.contract.report import Report
 from homeroom_aggregator import access, audit, contacts, links
-from homeroom_aggregator.gate import Call, RefusedError, Service
+from homeroom_aggregator.gate import Call, Json, RefusedError, Service
 
 AUDIT_AT_ONCE = 1000
 
 
 def members(service: Service, call: Call) -> Response:
     school = call.who.school if call.who.role == "school" else None
-    return JSONResponse({"members": service.members.every(school)})
+    return Json({"members": service.members.every(school)})
 
 
 def consent(service: Service, call: Call) -> Response:
@@ -27,7 +27,7 @@ def consent(service: Service, call: Call) -> Response:
         raise RefusedError(422, "malformed", "needs school, by (200 characters each), and action give or withdraw")
     found = service.rounds.members
     (found.consent if action == "give" else found.withdraw_consent)(school, given_by)
-    return JSONResponse({"school": school, "consented": found.consented(school)})
+    return Json({"school": school, "consented": found.consented(school)})
 
 
 def revoke(service: Service, call: Call) -> Response:
@@ -36,14 +36,14 @@ def revoke(service: Service, call: Call) -> Response:
     if found is None or (who.role == "school" and (found.school, found.role) != (who.school, "device")):
         raise RefusedError(404, "unknown_device", "no such device is enrolled here for you to revoke")
     members.revoke(key, who.device)
-    return JSONResponse({"device": key})
+    return Json({"device": key})
 
 
 def audited(service: Service, call: Call) -> Response:
     """The audit log, a thousand entries at a time; `digest` chains them (`audit`)."""
     after = int(call.request.path_params["after"]) % (1 << 62)
     found = audit.records(service.reader.database, after, AUDIT_AT_ONCE)
-    return JSONResponse({"records": [msgspec.to_builtins(entry) for entry in found]})
+    return Json({"records": list(found)})
 
 
 def dashboard(service: Service, call: Call) -> Response:
@@ -51,7 +51,7 @@ def dashboard(service: Service, call: Call) -> Response:
     who = call.who
     rank: links.Rank = "district" if who.role == "district" else "auditor"
     link = links.Link(rank, who.device, f"{who.role} {who.device[:8]}")
-    return JSONResponse({"code": links.make(service.rounds.log.database, service.secret, link)})
+    return Json({"code": links.make(service.rounds.log.database, service.secret, link)})
 
 
 def report(service: Service, call: Call) -> Response:
@@ -63,7 +63,7 @@ def report(service: Service, call: Call) -> Response:
     if told.version > service.rounds.state.version:
         raise RefusedError(409, "unknown_version", f"version {told.version} was never released here")
     contacts.keep_report(service.rounds.log.database, call.who.device, told)
-    return JSONResponse({"status": "accepted"})
+    return Json({"status": "accepted"})
 
 
 def check_operator(service: Service, request: Request) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import json
 import logging
 import signal
@@ -136,7 +137,10 @@ def serve(
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
     service = open_service(folder, token, retain)
     try:
-        uvicorn.Server(configuration(service, certificate, key)).run(sockets=[listening])
+        server = uvicorn.Server(configuration(service, certificate, key))
+        gc.collect()
+        gc.freeze()  # what is there now stays: searching it for garbage again and again would hold polls up for 50 ms
+        server.run(sockets=[listening])
     finally:
         service.close()
         listening.close()

@@ -15,7 +15,7 @@ from typing import Any, TypeVar
 
 from homeroom_aggregator.rounds import Rounds
 
-TOGETHER = 32  # jobs that share a step and its fsync at most
+TOGETHER = 8  # jobs that share a step and its fsync at most; behind more, polls wait longer
 T = TypeVar("T")
 
 
