@@ -8,19 +8,21 @@ import subprocess
 import sys
 from pathlib import Path
 
+import flatbuffers
 import lite
 import numpy as np
 import onnx
 import pytest
 import tiny
 import torch
+from ai_edge_litert import schema_py_generated as schema
 
 from homeroom import Device, Sample
 from homeroom.bundle import install, open_bundle
 from homeroom.errors import ExportError, MissingExtraError, RecipeError
 from homeroom.runtime import load
 from homeroom_exporter.interchange import litert
-from homeroom_exporter.interchange.litert_child import fixed
+from homeroom_exporter.interchange.litert_child import finished, fixed
 from homeroom_exporter.interchange.onnx_torch import OnnxModule
 from homeroom_exporter.recipe import parse_recipe
 from homeroom_exporter.trace import example
@@ -112,6 +114,40 @@ def test_a_recipe_names_the_runtimes_and_onnxruntime_is_always_among_them() -> N
     for wrong in ('["litert"]', '["onnx", "tflite"]'):
         with pytest.raises(RecipeError, match="line 4"):
             parse_recipe(RECIPE.format(runtimes=wrong))
+
+
+def test_constants_that_stand_behind_a_model_are_kept(tmp_path: Path) -> None:
+    """As the quantizer writes more than 256 KB of them, and the runtime could then not load the model."""
+    bundle = install(lite.STORED, tmp_path / "bundles", root=None)
+    twin = next(graph for graph in bundle.manifest.converted if graph.role == "predict")
+    source = (bundle.path / twin.file).read_bytes()
+    model = schema.ModelT.InitFromObj(schema.Model.GetRootAs(source, 0))
+    contents = {i: bytes(buffer.data) for i, buffer in enumerate(model.buffers) if buffer.data is not None}
+    assert len(contents) > 5
+    (signature,) = model.signatureDefs
+    names = [[tensor.name.decode() for tensor in side] for side in (signature.inputs, signature.outputs)]
+    for side in (signature.inputs, signature.outputs):
+        for number, tensor in enumerate(side):
+            tensor.name = f"args_{number}"  # as the converter calls them
+
+    def moved(start: int) -> tuple[bytes, bytes]:
+        """The model without its constants, which stand from `start` on, and these."""
+        behind = b""
+        for number, content in contents.items():
+            buffer = model.buffers[number]
+            buffer.data, buffer.offset, buffer.size = None, start + len(behind), len(content)
+            behind += content
+        builder = flatbuffers.Builder(len(source))
+        builder.Finish(model.Pack(builder), b"TFL3")
+        return bytes(builder.Output()), behind
+
+    again = tmp_path / "again.tflite"
+    again.write_bytes(finished(b"".join(moved(len(moved(1000)[0]))), *names))
+    rng = np.random.default_rng(0)
+    feeds = {t.name: (rng.standard_normal(t.shape) * 4).astype(t.dtype) for t in twin.inputs}
+    wanted = load(bundle.path / twin.file, threads=1)(feeds)
+    for name, value in load(again, threads=1)(feeds).items():
+        np.testing.assert_array_equal(value, wanted[name])
 
 
 CONVERTING = pytest.mark.skipif(

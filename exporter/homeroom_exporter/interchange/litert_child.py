@@ -13,6 +13,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import onnx
 import onnxruntime
 import torch
@@ -84,6 +85,10 @@ def finished(made: bytes, inputs: Sequence[str], outputs: Sequence[str]) -> byte
     from ai_edge_litert import schema_py_generated as schema
 
     model = schema.ModelT.InitFromObj(schema.Model.GetRootAs(made, 0))
+    for buffer in model.buffers:
+        if buffer.data is None and buffer.offset > 1:  # the quantizer lets more than 256 KB stand behind the model
+            buffer.data = np.frombuffer(made, np.uint8, buffer.size, buffer.offset)
+        buffer.offset = buffer.size = 0
     for signature in model.signatureDefs:
         for tensors, names in ((signature.inputs, inputs), (signature.outputs, outputs)):
             for tensor in tensors:
