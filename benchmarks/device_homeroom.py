@@ -68,16 +68,9 @@ def load(bundle: Path, work: Path, answers: Split, clock: Clock) -> Iterator[tup
 
 def settings_of(manifest: Manifest, seed: int) -> Settings:
     """What the exporter recommends, as `Device.train` takes it."""
-    from homeroom.training import Settings
+    from homeroom.training import advised
 
-    advice = manifest.training
-    return Settings(
-        epochs=advice.epochs,
-        learning_rate=advice.learning_rate,
-        weight_decay=advice.weight_decay,
-        warmup=advice.warmup,
-        seed=seed,
-    )
+    return advised(manifest, seed=seed)
 
 
 def main() -> None:

@@ -177,6 +177,7 @@ def serve(
     beta1: float,
     beta2: float,
     tau: float,
+    proximal: float,
     epsilon: float | None,
     delta: float,
     clip_norm: float | None,
@@ -226,6 +227,7 @@ def serve(
                 codec=codec,
                 optimizer=chosen(optimizer, beta1, beta2, tau),
                 server_rate=server_rate,
+                proximal=proximal,
                 privacy=promise,
                 secure=SecureRules(
                     minimum=max(LEAST, min_devices),

@@ -1,4 +1,4 @@
-"""The options by which `serve` and `simulate` choose the server's optimizer, and `serve` synchronous rounds."""
+"""The options by which `serve` and `simulate` choose optimizer and FedProx, and `serve` synchronous rounds."""
 
 from __future__ import annotations
 
@@ -23,6 +23,7 @@ OPTIONS = (
     click.option("--beta1", type=float, default=0.9, show_default=True, help="FedAvgM, FedAdam, FedYogi."),
     click.option("--beta2", type=float, default=0.99, show_default=True, help="FedAdam, FedYogi."),
     click.option("--tau", type=float, default=1e-3, show_default=True, help="FedAdam, FedYogi."),
+    click.option("--proximal", type=click.FloatRange(0), default=0.0, show_default=True, help="FedProx's mu."),
 )
 
 

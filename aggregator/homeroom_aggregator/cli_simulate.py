@@ -25,7 +25,6 @@ FILE = click.Path(dir_okay=False, path_type=Path)
 @click.option(
     "--lag", type=click.FloatRange(0, 1), default=0.0, show_default=True, help="Share that trains on old theta."
 )
-@click.option("--proximal", type=click.FloatRange(0), default=0.0, show_default=True, help="FedProx's mu.")
 @optimizer_options
 @privacy_options
 @click.option("--seed", type=int, default=0, show_default=True)

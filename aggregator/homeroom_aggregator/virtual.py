@@ -18,7 +18,7 @@ from homeroom.contract.update import ServerOptimizer
 from homeroom.dataset import Dataset
 from homeroom.ingest import read_samples
 from homeroom.runtime import Graphs
-from homeroom.training import Settings
+from homeroom.training import Settings, advised
 from homeroom_aggregator.simulate import (
     Arrived,
     Here,
@@ -83,17 +83,7 @@ def run(
     """
     bundle = install(source, scratch, root=None)
     precision = golden.choose_precision(bundle)
-    advice = bundle.manifest.training
-    settings = Settings(
-        epochs=epochs,
-        learning_rate=advice.learning_rate,
-        weight_decay=advice.weight_decay,
-        modality_dropout=advice.modality_dropout,
-        task_weights=advice.task_weights,
-        clip_norm=advice.clip_norm,
-        proximal=proximal,
-        constant_rate=True,
-    )
+    settings = advised(bundle.manifest, epochs=epochs, proximal=proximal, constant_rate=True)
     told: dict[str, Any] = {
         "rounds": rounds,
         "settings": settings,

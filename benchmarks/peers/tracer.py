@@ -12,21 +12,14 @@ import time
 from pathlib import Path
 
 from homeroom import Device
-from homeroom.training import Settings
+from homeroom.training import advised
 from peers.measure import peak_rss_mb
 
 
 def main(bundle: str, training: str, test: str, seed: str, out: str) -> None:
     with tempfile.TemporaryDirectory() as folder, Device.open(folder, bundle, threads=1) as device:
         device.add(training)
-        recommended = device.bundle.manifest.training
-        settings = Settings(
-            epochs=recommended.epochs,
-            learning_rate=recommended.learning_rate,
-            weight_decay=recommended.weight_decay,
-            warmup=recommended.warmup,
-            seed=int(seed),
-        )
+        settings = advised(device.bundle.manifest, seed=int(seed))
         began = time.monotonic()
         report = device.train(settings=settings)
         seconds = time.monotonic() - began

@@ -34,7 +34,7 @@ from homeroom.runtime import Graphs
 from homeroom.samples import Sample, StoredSample, find_task, resolve, without_media
 from homeroom.standing import standing
 from homeroom.store import Export, ForgetReport, Store
-from homeroom.training import Score, Settings, TrainState, by_language, evaluate, fit
+from homeroom.training import Score, Settings, TrainState, advised, by_language, evaluate, fit
 
 
 class Device:
@@ -370,16 +370,9 @@ class Device:
         return [as_taught(one, manifest) for one in found if may_teach(policy, one, manifest.needs_no_label)]
 
     def _settings(self, epochs: int | None) -> Settings:
-        advice = self.bundle.manifest.training
-        return Settings(
-            epochs=epochs or advice.epochs,
-            learning_rate=advice.learning_rate,
-            weight_decay=advice.weight_decay,
-            warmup=advice.warmup,
-            modality_dropout=advice.modality_dropout,
-            task_weights=advice.task_weights,
-            clip_norm=advice.clip_norm,
-        )
+        asked = spending.known_round(self.store)
+        chosen = {"epochs": epochs} if epochs else {}
+        return advised(self.bundle.manifest, proximal=asked.proximal if asked else 0.0, **chosen)
 
     def _begin(self, settings: Settings, samples: Sequence[StoredSample]) -> tuple[lineage.Start, str, bytes | None]:
         """Where to start, what the training is known by, and the state to go on from if it was cut short."""

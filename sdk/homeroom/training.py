@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import msgspec
 import numpy as np
@@ -48,6 +49,14 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     constant_rate: bool = False  # for rounds of a federation, each a part of one long training
     checkpoint_s: float = 5.0
     frozen: tuple[str, ...] = ()  # segments that stay as they are
+
+
+ADVICE = ("epochs", "learning_rate", "weight_decay", "warmup", "modality_dropout", "task_weights", "clip_norm")
+
+
+def advised(manifest: Manifest, **chosen: Any) -> Settings:
+    """What a bundle recommends, but for what is `chosen`."""
+    return Settings(**({name: getattr(manifest.training, name) for name in ADVICE} | chosen))
 
 
 class Epoch(msgspec.Struct, frozen=True):

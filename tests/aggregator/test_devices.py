@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import msgspec
+import numpy as np
 import pytest
 import tiny
 
@@ -59,6 +60,24 @@ def enrol(device: Device, service: Service, address: str, tmp_path: Path, name: 
     path = tmp_path / f"{name}.json"
     path.write_bytes(msgspec.json.encode(invitation))
     device.join(path)
+
+
+def test_a_device_trains_with_the_proximal_term_that_its_aggregator_asks_for(
+    tiny_bundle: tiny.Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    moved: list[float] = []
+    for number, mu in enumerate((0.0, 20.0)):
+        folder = tmp_path / f"d{number}"
+        asked = RoundConfiguration(bundle_id="0" * 64, proximal=mu)
+        place.make(folder, tiny_bundle.path, institution="tests", root_key=tiny_bundle.root_key, configuration=asked)
+        service, device = place.open_service(folder), open_school(tiny_bundle, tmp_path / f"s{number}", monkeypatch, 0)
+        with running(service) as address:
+            enrol(device, service, address, tmp_path, f"s{number}")
+        service.close()
+        trained = device.train(minutes=1, epochs=2)
+        moved.append(float(np.linalg.norm(device.store.theta(trained.version_id) - device.bundle.theta())))
+        device.close()
+    assert 0 < moved[1] < moved[0]
 
 
 def test_two_schools_learn_together_and_one_forgets_a_pupil(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -15,6 +16,7 @@ from homeroom.contract.privacy import Privacy
 from homeroom.contract.update import ServerOptimizer
 from homeroom.contract.version import read_version
 from homeroom.errors import InputError, StoreError
+from homeroom.store.clock import now
 from homeroom_aggregator import audit, backup, checkpoint, place, rounds
 from homeroom_aggregator.members import Invited
 from homeroom_aggregator.rounds import Rounds
@@ -179,7 +181,7 @@ def test_a_stream_of_private_releases_goes_on_after_it(tmp_path: Path) -> None:
     found.close()
 
 
-def test_going_back_after_a_backup_was_put_in_place(tmp_path: Path) -> None:
+def test_going_back_after_a_backup_was_put_in_place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """To versions of before and after the restore; devices see higher numbers only, and the log still proves each."""
     folder = make_folder(tmp_path)
     found = place.open_rounds(folder)
@@ -205,6 +207,8 @@ def test_going_back_after_a_backup_was_put_in_place(tmp_path: Path) -> None:
     assert checkpoint.pack(found.state) == before
     assert found.verify() == []
     found.close()
+    later = now() + datetime.timedelta(hours=1)
+    monkeypatch.setattr(backup, "now", lambda: later)
     backup.restore(tmp_path / "later", tmp_path / "third")
     found = place.open_rounds(tmp_path / "third")
     assert theta(found, found.state.version).tobytes() == theta(found, 1).tobytes()

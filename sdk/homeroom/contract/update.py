@@ -113,6 +113,7 @@ class RoundConfiguration(msgspec.Struct, frozen=True, kw_only=True):
     optimizer: ServerOptimizer | None = None  # None: FedAvg
     cohort: CohortRules | None = None  # None: asynchronous
     by_school: bool = False
+    proximal: Annotated[float, msgspec.Meta(ge=0)] = 0.0  # FedProx's mu, with which devices train
 
     def __post_init__(self) -> None:
         if self.by_school and (self.secure or self.privacy or self.scope != "shared"):

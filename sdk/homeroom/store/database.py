@@ -30,12 +30,14 @@ class DamagedError(StoreError):
 
 class Database:
     def __init__(self, path: Path, *, durable: bool = True, any_thread: bool = False, shared: bool = False) -> None:
-        """any_thread: its owner sees to it that only one thread at a time is inside."""
+        """any_thread: its owner sees to it that only one thread at a time is inside. shared: wait for others' steps."""
         self.path = path
         self._depth = 0
         self._locking = "NORMAL" if shared else "EXCLUSIVE"
         with self.refusals():
-            self.connection = sqlite3.connect(path, isolation_level=None, timeout=0.5, check_same_thread=not any_thread)
+            self.connection = sqlite3.connect(
+                path, isolation_level=None, timeout=10 if shared else 0.5, check_same_thread=not any_thread
+            )
             try:
                 self._prepare("FULL" if durable else "NORMAL")
             except BaseException:
