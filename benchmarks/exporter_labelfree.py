@@ -22,17 +22,16 @@ import numpy as np
 
 from exporter_section import Section, Target
 from homeroom import Sample
-from homeroom.bundle import Bundle, open_bundle, write_signature
+from homeroom.bundle import Bundle
 from homeroom.collect import examples
-from homeroom.contract.signing import certify, new_key
 from homeroom.dataset import Dataset, Example
 from homeroom.runtime import Graphs
 from homeroom.samples import resolve
 from homeroom.training import Settings, evaluate, fit
-from homeroom_exporter import backbone, write
-from homeroom_exporter.export import assemble, design_of, draft, representative, values_of
+from homeroom_exporter.export import draft
 from homeroom_exporter.recipe import Recipe, parse_recipe
 from peers import data as answers
+from peers.bundles import assembled, signed
 
 DIGITS = "spoken_digits/spoken_digits.zip"
 DIGITS_SHA256 = "473b9414d0ea99c32968433a8f6e4722bb630346bdf376ce71ea3fc1cdc25208"
@@ -125,26 +124,10 @@ def short_answers(data: Path, seed: int, quick: bool) -> Corpus:
 
 def export(corpus: Corpus, folder: Path) -> Bundle:
     """The bundle without the self-check's tables; calibrated on the training part, whose labels are not used."""
-    recipe, (spec,) = corpus.recipe, corpus.recipe.encoders
+    recipe = corpus.recipe
     samples = [resolve(sample, draft(recipe)) for sample in corpus.train[:: max(1, len(corpus.train) // 200)]]
-    made = {spec.modality: backbone.build(spec, values_of(recipe, spec.modality, samples), folder)}
-    contents = assemble(
-        design_of(recipe, made),
-        made,
-        representative(recipe, samples),
-        scratch=folder,
-        name=recipe.name,
-        version=1,
-        batch=recipe.batch,
-        seed=recipe.seed,
-        training=recipe.training,
-        provenance={},
-        threads=1,
-    )
-    root, key = new_key(), new_key()
-    with write.staging(folder / "bundle") as out:
-        write_signature(out, write.fill(out, contents), certify(root, "exporter", key, "benchmark"), key)
-    return open_bundle(folder / "bundle", root=None)
+    contents, _ = assembled(recipe, samples, folder)
+    return signed(contents, folder)
 
 
 def tenth(rows: Sequence[Example], seed: int) -> set[int]:

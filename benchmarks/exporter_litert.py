@@ -19,23 +19,23 @@ import onnx
 
 from exporter_section import Section, Target
 from exporter_tiers import RECIPE, stored
-from homeroom.bundle import Bundle, open_bundle, write_signature
+from homeroom.bundle import Bundle
 from homeroom.collect import examples
 from homeroom.contract.manifest import Modality, Runtime
-from homeroom.contract.signing import certify, new_key
 from homeroom.dataset import Dataset
 from homeroom.preprocess import Prepared, prepare
 from homeroom.runtime import Graphs, load
 from homeroom.training import Settings, evaluate, fit
-from homeroom_exporter import backbone, measure, write
+from homeroom_exporter import measure
 from homeroom_exporter.backbone import Backbone
 from homeroom_exporter.check import relative_error
-from homeroom_exporter.export import assemble, design_of, draft, representative, values_of
+from homeroom_exporter.export import design_of, draft, values_of
 from homeroom_exporter.interchange import litert
 from homeroom_exporter.model import initial_theta
 from homeroom_exporter.recipe import read_recipe
 from homeroom_exporter.trace import example
 from peers import data as answers
+from peers.bundles import assembled, signed
 
 BUCKETS = (32, 64)
 LIMIT = 1e-4
@@ -49,31 +49,13 @@ def export(folder: Path, rows: Sequence[answers.Answer]) -> tuple[Bundle, litert
     (spec,) = recipe.encoders
     recipe = msgspec.structs.replace(recipe, encoders=(msgspec.structs.replace(spec, buckets=BUCKETS),))
     samples = stored(rows, draft(recipe))
-    values = values_of(recipe, "text", samples)
-    made = backbone.build(recipe.encoders[0], values, folder)
-    contents = assemble(
-        design_of(recipe, {"text": made}),
-        {"text": made},
-        representative(recipe, samples),
-        scratch=folder,
-        name=recipe.name,
-        version=1,
-        batch=recipe.batch,
-        seed=recipe.seed,
-        training=recipe.training,
-        provenance={},
-        threads=1,
-        clipped=True,
-        saliency=True,
-    )
+    contents, backbones = assembled(recipe, samples, folder, clipped=True, saliency=True)
+    made, values = backbones["text"], values_of(recipe, "text", samples)
     texts = [prepare(made.modality, value, made.files.__getitem__) for value in values]
     (folder / "litert").mkdir()
     found = litert.convert(contents, {"text": texts}, folder / "litert", threads=1)
     contents = replace(contents, converted=found.graphs, unconverted=found.refused)
-    root, key = new_key(), new_key()
-    with write.staging(folder / "bundle") as out:
-        write_signature(out, write.fill(out, contents), certify(root, "exporter", key, "benchmark"), key)
-    return open_bundle(folder / "bundle", root=None), found, made, texts
+    return signed(contents, folder), found, made, texts
 
 
 def before_rounding(modality: Modality, source: Path, texts: Sequence[Prepared], folder: Path) -> float:

@@ -19,21 +19,20 @@ import numpy as np
 from exporter_clipping import milliseconds
 from exporter_section import Section, Target
 from homeroom import Sample
-from homeroom.bundle import Bundle, open_bundle, write_signature
+from homeroom.bundle import Bundle
 from homeroom.collect import examples
 from homeroom.contract.layout import FULL
-from homeroom.contract.signing import certify, new_key
+from homeroom.contract.signing import new_key
 from homeroom.contract.update import RoundConfiguration, make_update
 from homeroom.dataset import Dataset
 from homeroom.runtime import Graphs
 from homeroom.samples import StoredSample, resolve
 from homeroom.training import Settings, evaluate
 from homeroom_aggregator.simulate import SchoolData, simulate
-from homeroom_exporter import backbone, write
-from homeroom_exporter.export import assemble, design_of, draft, representative, values_of
+from homeroom_exporter.export import draft
 from homeroom_exporter.recipe import read_recipe
-from homeroom_exporter.tiers import make_tiers
 from peers import data as answers
+from peers.bundles import assembled, signed
 
 RECIPE = Path(__file__).resolve().parents[1] / "examples" / "recipes" / "short_answers.toml"
 TIERS = ("eighth", "quarter", "half")
@@ -60,26 +59,8 @@ def export(folder: Path, calibration: Sequence[answers.Answer]) -> Bundle:
     (spec,) = recipe.encoders
     recipe = msgspec.structs.replace(recipe, encoders=(msgspec.structs.replace(spec, buckets=(32, 64)),))
     samples = stored(calibration, draft(recipe))
-    made = {"text": backbone.build(recipe.encoders[0], values_of(recipe, "text", samples), folder)}
-    design = design_of(recipe, made)
-    contents = assemble(
-        design,
-        made,
-        representative(recipe, samples),
-        scratch=folder,
-        name=recipe.name,
-        version=1,
-        batch=recipe.batch,
-        seed=recipe.seed,
-        training=recipe.training,
-        provenance={},
-        threads=1,
-        tiers=make_tiers(design, TIERS),
-    )
-    root, key = new_key(), new_key()
-    with write.staging(folder / "bundle") as out:
-        write_signature(out, write.fill(out, contents), certify(root, "exporter", key, "benchmark"), key)
-    return open_bundle(folder / "bundle", root=None)
+    contents, _ = assembled(recipe, samples, folder, tiers=TIERS)
+    return signed(contents, folder)
 
 
 def schools(data: Dataset, seed: int, tiers: Sequence[str], graphs: dict[str, Graphs]) -> list[SchoolData]:

@@ -11,7 +11,6 @@ to its end whether or not the targets are met.
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import sys
 import time
@@ -43,6 +42,7 @@ from homeroom.runtime import Graphs
 from homeroom.store import Store
 from homeroom.training import Score, Settings, evaluate, fit
 from homeroom_aggregator.simulate import SchoolData, simulate
+from peers.verdict import finish, target
 
 SETTINGS = ("before", "alone", "together", "own", "pooled")
 GAIN, SPREADS, SCHOOLS_AHEAD, BEHIND = 5.0, 2.0, 4, 2.0
@@ -202,21 +202,17 @@ def targets(runs: Sequence[Mapping[str, Scores]], samples: Mapping[str, int]) ->
     most = set(sorted(names, key=lambda name: -gains[name])[:2])
     ahead = sum(value > 0 for value in gains.values())
     return [
-        _target("together against alone, mean over schools, points", gain, f">= {GAIN:g}", gain >= GAIN),
-        _target(
+        target("together against alone, mean over schools, points", gain, f">= {GAIN:g}", gain >= GAIN),
+        target(
             "the same, over the spread (standard deviation of the seeds' means, the larger of both settings)",
             gain / spread if spread else None,
             f"> {SPREADS:g}",
             len(runs) > 1 and gain > SPREADS * spread,
         ),
-        _target(f"schools of {len(names)} that gain", ahead, f">= {SCHOOLS_AHEAD}", ahead >= SCHOOLS_AHEAD),
-        _target("all data in one place against together, points", behind, f"<= {BEHIND:g}", behind <= BEHIND),
-        _target("the two schools that gain most", sorted(most), " and ".join(sorted(least)), most == least),
+        target(f"schools of {len(names)} that gain", ahead, f">= {SCHOOLS_AHEAD}", ahead >= SCHOOLS_AHEAD),
+        target("all data in one place against together, points", behind, f"<= {BEHIND:g}", behind <= BEHIND),
+        target("the two schools that gain most", sorted(most), " and ".join(sorted(least)), most == least),
     ]
-
-
-def _target(name: str, value: Any, bound: str, met: bool) -> dict[str, Any]:
-    return {"name": name, "value": round(value, 3) if isinstance(value, float) else value, "bound": bound, "met": met}
 
 
 def _rated(settings: Settings, rate: float) -> Settings:
@@ -243,11 +239,7 @@ def main() -> None:
     except (HomeroomError, NoStampsError) as problem:
         raise SystemExit(f"federation: {problem}") from None
     document["minutes"] = round((time.monotonic() - began) / 60, 2)
-    if options.json:
-        options.json.write_text(json.dumps(document, indent=1) + "\n", "utf-8")
-    for target in document["targets"]:
-        print(f"{'met    ' if target['met'] else 'NOT MET'}  {target['name']}: {target['value']} ({target['bound']})")
-    print(f"{document['minutes']} minutes")
+    finish(document, options.json)
 
 
 def measure(seeds: int, given: Path | None) -> dict[str, Any]:

@@ -24,7 +24,6 @@ from __future__ import annotations
 import argparse
 import io
 import itertools
-import json
 import sys
 import time
 import wave
@@ -57,6 +56,7 @@ from homeroom.runtime import Graphs
 from homeroom.samples import Sample, StoredSample, resolve
 from homeroom.store import Store
 from homeroom.training import Settings, evaluate, fit
+from peers.verdict import finish, target
 
 TASK, SENSES = "category", ("word", "picture", "speech")
 RATES = (0.1, 0.2, 0.3, 0.4, 0.5)
@@ -255,12 +255,12 @@ def targets(runs: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
         ahead = float(np.median([one["one model"] - one["taught with these alone"] for one in of]))
         missing = next(s for s in SENSES if s not in senses)
         what = f"{missing} missing at the test: the one model minus one taught without it, points"
-        found.append(_target(what, ahead, f">= -{BEHIND:g}", ahead >= -BEHIND))
+        found.append(target(what, ahead, f">= -{BEHIND:g}", ahead >= -BEHIND))
     for fault in (*(f"sense missing, {where}" for where in WHERE), "label wrong"):
         ours, theirs = (float(np.median([lost(run["faults"], f"{fault}, {g}") for run in runs])) for g in GATES)
         ratio = ours / theirs if theirs > 0 else float("inf")
         what = f"{fault}: points that gates lose ({ours:.1f}) of what no gates lose ({theirs:.1f})"
-        found.append(_target(what, ratio, f"< {HALF:g}", ratio < HALF))
+        found.append(target(what, ratio, f"< {HALF:g}", ratio < HALF))
     return found
 
 
@@ -270,10 +270,6 @@ GATES = ("gates", "no gates")
 def lost(one: Mapping[str, Any], name: str) -> float:
     """Points below the model of good data on good questions, mean over the rates."""
     return float(np.mean([one["none"] - value for value in one[name].values()]))
-
-
-def _target(name: str, value: float, bound: str, met: bool) -> dict[str, Any]:
-    return {"name": name, "value": round(value, 2), "bound": bound, "met": bool(met)}
 
 
 def main() -> None:
@@ -290,11 +286,7 @@ def main() -> None:
     except (HomeroomError, NoStampsError) as problem:
         raise SystemExit(f"modalities: {problem}") from None
     document["minutes"] = round((time.monotonic() - began) / 60, 2)
-    if options.json:
-        options.json.write_text(json.dumps(document, indent=1) + "\n", "utf-8")
-    for target in document["targets"]:
-        print(f"{'met    ' if target['met'] else 'NOT MET'}  {target['name']}: {target['value']} ({target['bound']})")
-    print(f"{document['minutes']} minutes")
+    finish(document, options.json)
 
 
 def measure(options: argparse.Namespace, folder: Path) -> dict[str, Any]:

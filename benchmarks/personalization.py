@@ -40,6 +40,7 @@ from homeroom.runtime import Graphs
 from homeroom.samples import Sample, resolve
 from homeroom.training import Settings, fit, outputs_of
 from homeroom_aggregator.simulate import SchoolData, simulate
+from peers.verdict import finish, target
 
 DEVICES, CLASSES, MIX = 100, 10, 0.3
 LEAST, MOST = 12, 80  # samples of a device, drawn evenly in the logarithm
@@ -188,14 +189,10 @@ def targets(runs: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     gain = float(np.median([100 * (o - a).mean() for o, a in zip(own, alone, strict=True)]))
     devices = min(len(o) for o in own)
     return [
-        _target("virtual devices", devices, ">= 100", devices >= 100),
-        _target("devices for which the default beats the shared model, percent", better, ">= 80", better >= 80),
-        _target("the default against local only, mean over devices, points", gain, "> 0", gain > 0),
+        target("virtual devices", devices, ">= 100", devices >= 100),
+        target("devices for which the default beats the shared model, percent", better, ">= 80", better >= 80),
+        target("the default against local only, mean over devices, points", gain, "> 0", gain > 0),
     ]
-
-
-def _target(name: str, value: float, bound: str, met: bool) -> dict[str, Any]:
-    return {"name": name, "value": round(value, 2), "bound": bound, "met": bool(met)}
 
 
 def main() -> None:
@@ -222,16 +219,12 @@ def main() -> None:
         "targets": targets(runs),
         "minutes": round((time.monotonic() - began) / 60, 2),
     }
-    if options.json:
-        options.json.write_text(json.dumps(document, indent=1) + "\n", "utf-8")
     for name in names:
         shown = {key: np.median([summary(one[name])[key] for one in runs]) for key in summary([0.0])}
         print(f"{name:9}" + "  ".join(f"{key} {value:5.1f}" for key, value in shown.items()))
     for method, facts in groups(runs[0]).items():
         print(f"seed 0, {method}: " + ", ".join(f"{key} {value:.1f}" for key, value in facts.items()))
-    for target in document["targets"]:
-        print(f"{'met    ' if target['met'] else 'NOT MET'}  {target['name']}: {target['value']} ({target['bound']})")
-    print(f"{document['minutes']} minutes")
+    finish(document, options.json)
 
 
 if __name__ == "__main__":

@@ -14,20 +14,19 @@ from pathlib import Path
 import numpy as np
 
 from homeroom import Sample
-from homeroom.bundle import Bundle, open_bundle, write_signature
+from homeroom.bundle import Bundle
 from homeroom.collect import examples
 from homeroom.contract.manifest import Precision
-from homeroom.contract.signing import certify, new_key
 from homeroom.dataset import Dataset, Example
 from homeroom.runtime import Graphs
 from homeroom.samples import resolve
 from homeroom.training import Settings, evaluate, fit
-from homeroom_exporter import backbone, write
 from homeroom_exporter.backbone import Backbone
-from homeroom_exporter.export import assemble, design_of, draft, representative, values_of
+from homeroom_exporter.export import draft
 from homeroom_exporter.recipe import parse_recipe
 from peers import data as answers
 from peers import digits
+from peers.bundles import assembled, signed
 
 TASK = "label"
 CALIBRATION = {"text": 300, "image": 128, "audio": 96}  # samples shown to the exporter, all of the training part
@@ -131,25 +130,8 @@ def export(lesson: Lesson, folder: Path, quantize: str) -> tuple[Bundle, Backbon
     train, _ = lesson.split(0)
     shown = train[:: max(1, len(train) // CALIBRATION[lesson.name])]
     samples = [resolve(lesson.samples[i], draft(recipe)) for i in shown]
-    values = values_of(recipe, lesson.name, samples)
-    made = {lesson.name: backbone.build(recipe.encoders[0], values, folder, progress=lambda stage: print("   ", stage))}
-    contents = assemble(
-        design_of(recipe, made),
-        made,
-        representative(recipe, samples),
-        scratch=folder,
-        name=recipe.name,
-        version=1,
-        batch=recipe.batch,
-        seed=recipe.seed,
-        training=recipe.training,
-        provenance={},
-        threads=1,
-    )
-    root, key = new_key(), new_key()
-    with write.staging(folder / "bundle") as out:
-        write_signature(out, write.fill(out, contents), certify(root, "exporter", key, "benchmark"), key)
-    return open_bundle(folder / "bundle", root=None), made[lesson.name]
+    contents, made = assembled(recipe, samples, folder, progress=lambda stage: print("   ", stage))
+    return signed(contents, folder), made[lesson.name]
 
 
 def features(lesson: Lesson, bundle: Bundle, precision: Precision, rows: Sequence[int]) -> dict[int, Example]:

@@ -1,0 +1,61 @@
+"""Bundles as the exporter makes them, without the self-check's tables: what its benchmarks train on."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from homeroom.bundle import Bundle, open_bundle, write_signature
+from homeroom.contract.signing import certify, new_key
+from homeroom.samples import StoredSample
+from homeroom_exporter import backbone, write
+from homeroom_exporter.backbone import Backbone
+from homeroom_exporter.export import assemble, design_of, representative, values_of
+from homeroom_exporter.recipe import Recipe
+from homeroom_exporter.tiers import make_tiers
+from homeroom_exporter.write import Contents
+
+
+def assembled(
+    recipe: Recipe,
+    samples: Sequence[StoredSample],
+    folder: Path,
+    *,
+    tiers: tuple[str, ...] = (),
+    progress: Callable[[str], None] = lambda stage: None,
+    **graphs: Any,
+) -> tuple[Contents, dict[str, Backbone]]:
+    """What the bundle holds, its files in `folder`, and its backbones by modality; samples calibrate them.
+
+    graphs: which further ones, as in `homeroom_exporter.export.assemble`.
+    """
+    made = {
+        spec.modality: backbone.build(spec, values_of(recipe, spec.modality, samples), folder, progress=progress)
+        for spec in recipe.encoders
+    }
+    design = design_of(recipe, made)
+    contents = assemble(
+        design,
+        made,
+        representative(recipe, samples),
+        scratch=folder,
+        name=recipe.name,
+        version=1,
+        batch=recipe.batch,
+        seed=recipe.seed,
+        training=recipe.training,
+        provenance={},
+        threads=1,
+        tiers=make_tiers(design, tiers),
+        **graphs,
+    )
+    return contents, made
+
+
+def signed(contents: Contents, folder: Path) -> Bundle:
+    """The bundle in `folder`/bundle, signed with keys of its own."""
+    root, key = new_key(), new_key()
+    with write.staging(folder / "bundle") as out:
+        write_signature(out, write.fill(out, contents), certify(root, "exporter", key, "benchmark"), key)
+    return open_bundle(folder / "bundle", root=None)

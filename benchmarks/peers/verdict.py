@@ -1,0 +1,23 @@
+"""How a benchmark ends: its targets, judged, in the JSON and on the screen."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+
+def target(name: str, value: Any, bound: str, met: bool) -> dict[str, Any]:
+    """A figure beside what it should be. bound: as people read it, such as "<= 2"."""
+    value = round(value, 3) if isinstance(value, float) else value
+    return {"name": name, "value": value, "bound": bound, "met": bool(met)}
+
+
+def finish(document: Mapping[str, Any], path: Path | None) -> None:
+    """Write the document, if a path is given, and print its `targets` and `minutes`."""
+    if path:
+        path.write_text(json.dumps(document, indent=1) + "\n", "utf-8")
+    for one in document["targets"]:
+        print(f"{'met    ' if one['met'] else 'NOT MET'}  {one['name']}: {one['value']} ({one['bound']})")
+    print(f"{document['minutes']} minutes")
