@@ -21,12 +21,11 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args()
 
-    from device_homeroom import settings_of
     from homeroom import Device
     from homeroom.collect import examples
     from homeroom.dataset import Dataset
     from homeroom.samples import without_media
-    from homeroom.training import fit, outputs_of
+    from homeroom.training import advised, fit, outputs_of
 
     clock.mark("imports")
     with Device.open(args.work, bundle=args.bundle) as device:
@@ -40,7 +39,7 @@ def main() -> None:
             part: Dataset(manifest, [e for e, s in zip(ready, stored, strict=True) if str(s.source).startswith(part)])
             for part in ("train", "validation", "test")
         }
-        settings = settings_of(manifest, args.seed)
+        settings = advised(manifest, seed=args.seed)
         found = fit(device.graphs, parts["train"], parts["validation"], device.bundle.theta(), settings)
         clock.mark("trained")
         outputs = outputs_of(device.graphs, parts["test"], found.theta)["digit"]

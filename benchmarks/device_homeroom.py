@@ -16,9 +16,7 @@ from peers.measure import Clock, arguments, report
 
 if TYPE_CHECKING:
     from homeroom import Device, Sample
-    from homeroom.contract.manifest import Manifest
     from homeroom.dataset import Dataset
-    from homeroom.training import Settings
 
 TASK = "grade"
 PARTS = ("train", "validation", "test")
@@ -66,13 +64,6 @@ def load(bundle: Path, work: Path, answers: Split, clock: Clock) -> Iterator[tup
         )
 
 
-def settings_of(manifest: Manifest, seed: int) -> Settings:
-    """What the exporter recommends, as `Device.train` takes it."""
-    from homeroom.training import advised
-
-    return advised(manifest, seed=seed)
-
-
 def main() -> None:
     clock = Clock()
     parser = arguments(__doc__ or "")
@@ -80,12 +71,12 @@ def main() -> None:
     parser.add_argument("--work", type=Path, required=True, help="the device's directory")
     args = parser.parse_args()
 
-    from homeroom.training import fit, outputs_of
+    from homeroom.training import advised, fit, outputs_of
 
     clock.mark("imports")
     answers = split(args.data, args.corpus, args.seed)
     with load(args.bundle, args.work, answers, clock) as (device, parts):
-        settings = settings_of(device.bundle.manifest, args.seed)
+        settings = advised(device.bundle.manifest, seed=args.seed)
         found = fit(device.graphs, parts["train"], parts["validation"], device.bundle.theta(), settings)
         clock.mark("trained")
         outputs = outputs_of(device.graphs, parts["test"], found.theta)[TASK]

@@ -15,7 +15,6 @@ NAMES = (
     "gradients",
     "clipping",
     "litert",
-    "processors",
     "tiers",
     "labelfree",
     "tracing",

@@ -311,8 +311,8 @@ async def answered(service: Service, rule: Rule, request: Request, body: bytes) 
     call = gate.verified(service, request, body)
     if rule.roles:
         call = gate.admitted(service, service.members, call, rule.roles)
-    if rule.roles and gate.remarkable(service, call):
-        await service.writer.do(lambda: gate.remark(service, call))
+        if gate.remarkable(service, call):
+            await service.writer.do(lambda: gate.remark(service, call))
     found = handler(service, call)
     return found if isinstance(found, Response) else await service.downloads.aside(found)
 
@@ -342,7 +342,8 @@ def endpoint(service: Service, rule: Rule) -> Callable[[Request], Awaitable[Resp
             LOGGER.exception("%s %s failed", rule.method, rule.path, exc_info=problem)
             said = RefusedError(500, "internal", "the aggregator failed", "try again later; tell the operator")
             code, response = said.code, gate.Json(gate.body_of(said), status_code=said.status)
-        service.room.give_back(len(body))
+        finally:
+            service.room.give_back(len(body))
         if device := getattr(request.state, "device", ""):
             service.contacts.note(device)
         response.headers[http.NONCE_HEADER] = service.nonces.new(device)
@@ -362,7 +363,7 @@ def make_app(service: Service) -> Starlette:
             ("no_method", "this is not done here") if status == 405 else ("no_route", "there is nothing here")
         )
         service.metrics.answered(request.method, "none", status, 0.0, 0, "", code)
-        said = RefusedError(status, code, message, "see /v1/openapi.json")
+        said = RefusedError(status, code, message, "see docs/update.md for what is served")
         return gate.Json(gate.body_of(said), status_code=status, headers=getattr(problem, "headers", None))
 
     routes = [Route(f"/v1{r.path}", endpoint(service, r), methods=[r.method]) for r in RULES]

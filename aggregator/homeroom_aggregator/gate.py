@@ -130,7 +130,7 @@ async def read_body(request: Request, limit_bytes: int, room: Room | None = None
         return b""  # RFC 9112, section 6.3
     if declared > limit_bytes:
         raise RefusedError(413, "too_long", f"more than {limit_bytes:,} bytes")
-    body, whole = bytearray(), False
+    body, found = bytearray(), None
     try:
         async with asyncio.timeout(BODY_S):
             async for part in request.stream():
@@ -139,13 +139,13 @@ async def read_body(request: Request, limit_bytes: int, room: Room | None = None
                 body += part
                 if len(body) > limit_bytes:
                     raise RefusedError(413, "too_long", f"more than {limit_bytes:,} bytes")
-        whole = True
+        found = bytes(body)
     except TimeoutError:
         raise RefusedError(408, "too_slow", f"the body took over {BODY_S:g} s", "send it again") from None
     finally:
-        if room and not whole:
+        if room and found is None:
             room.give_back(len(body))
-    return bytes(body)
+    return found
 
 
 def check_head(service: Service, request: Request) -> None:

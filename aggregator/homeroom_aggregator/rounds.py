@@ -135,7 +135,8 @@ class Rounds:
     def _check_first(self, member: str, base: int) -> None:
         """A device counts once for each version that it trained on; what was taken back does not count."""
         sent = self.log.sent_on(member, base)
-        if sent and not self.log.withdrawn(sent):
+        taken_out = sent and self.log.withdrawn(sent) and (self.log.number(sent) or 0) > self.log.base
+        if sent and not taken_out:
             raise UpdateError(
                 f"this device has sent an update on version {base} already",
                 code="once_a_version",

@@ -142,5 +142,6 @@ def serve(
         gc.freeze()  # what is there now stays: searching it for garbage again and again would hold polls up for 50 ms
         server.run(sockets=[listening])
     finally:
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)  # it is ending already
         service.close()
         listening.close()

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from device_homeroom import TASK, load, settings_of
+from device_homeroom import TASK, load
 from peers import data, measure
 
 if TYPE_CHECKING:
@@ -75,14 +75,14 @@ def train(
 
     from homeroom.optim import one_cycle
     from homeroom.scores import score
-    from homeroom.training import sample_weights
+    from homeroom.training import advised, sample_weights
     from homeroom_exporter.model import forward, name_parts, objective, unflatten
 
     bundle, graphs = device.bundle, device.graphs
     start = bundle.theta()
     manifest = bundle.manifest
     design, layout = design_of(bundle), manifest.layout
-    settings = settings_of(manifest, args.seed)
+    settings = advised(manifest, seed=args.seed)
     tensors = [t.detach().clone().requires_grad_(True) for t in unflatten(layout, torch.from_numpy(start))]
     optimizer = torch.optim.AdamW(tensors, lr=settings.learning_rate, weight_decay=settings.weight_decay)
     weights = sample_weights(parts["train"], settings)

@@ -24,7 +24,7 @@ from homeroom.probe import rates
 from homeroom_exporter import encoders
 from homeroom_exporter.backbone import UNKNOWN, Backbone
 from homeroom_exporter.encoders.spec import EncoderSpec
-from homeroom_exporter.export import design_of, draft, variants
+from homeroom_exporter.export import design_of, draft, lora_pairs, part_of, variants
 from homeroom_exporter.footprint import Footprint, measure
 from homeroom_exporter.lora import build as lora
 from homeroom_exporter.lora.build import Inside
@@ -62,11 +62,13 @@ class Part:
 
 @dataclass(frozen=True)
 class Estimate:
-    """`grad`, `predict`: a batch of full length here; `gflops`: this machine's matrix speed."""
+    """`grad`: `rows` samples of full length here, a step or a part of it; `predict`: a batch; `gflops`: this machine's
+    matrix speed.
+    """
 
     parts: tuple[Part, ...]
     values: int
-    batch: int
+    rows: int
     grad: Footprint
     predict: Footprint
     graph_bytes: int
@@ -81,7 +83,7 @@ class Estimate:
         return spent * SAMPLES / 60e3 * self.gflops / gflops
 
     def training_minutes(self, gflops: float) -> float:
-        return self.grad.ms * -(-SAMPLES // self.batch) * self.epochs / 60e3 * self.gflops / gflops
+        return self.grad.ms * -(-SAMPLES // self.rows) * self.epochs / 60e3 * self.gflops / gflops
 
     @property
     def peak_mb(self) -> float | None:
@@ -113,8 +115,7 @@ def estimate(
             place = scratch / spec.modality
             place.mkdir()
             if recipe.adapter and recipe.adapter.modality == spec.modality:
-                pairs = spec.modality == "text" and "pair" in recipe.heads.values()
-                inside = lora.build(spec, recipe.adapter, place, pairs=pairs, seed=recipe.seed)
+                inside = lora.build(spec, recipe.adapter, place, pairs=lora_pairs(recipe, spec), seed=recipe.seed)
                 found = inside.adapter.modality
                 size = inside.stored.stat().st_size
                 parts.append(Part(spec.modality, found.encoder, (), found.float_bytes, size, None))
@@ -128,19 +129,20 @@ def estimate(
         progress("trying a training step")
         design = design_of(recipe, made, inside)
         tokens = variants(design)[-1]
+        rows = part_of(design, recipe.batch)
         costs, sizes = {}, []
-        for role in ("grad", "predict"):
+        for role, count in (("grad", rows), ("predict", recipe.batch)):
             path = (inside.stored.parent if inside else scratch) / f"{role}.onnx"
-            model = trace(design, role, recipe.batch, tokens)
+            model = trace(design, role, count, tokens)
             model = lora.attach(model, inside) if inside else model
             path.write_bytes(model.SerializeToString())
-            feeds = {"theta": initial_theta(design.layout, 0), **example(design, role, recipe.batch, tokens)}
+            feeds = {"theta": initial_theta(design.layout, 0), **example(design, role, count, tokens)}
             costs[role] = measure(path, feeds, threads)
             sizes.append(path.stat().st_size)
         return Estimate(
             parts=tuple(parts),
             values=design.layout.size,
-            batch=recipe.batch,
+            rows=rows,
             grad=costs["grad"],
             predict=costs["predict"],
             graph_bytes=sum(sizes) * len(variants(design)),
@@ -208,7 +210,7 @@ def show(found: Estimate, console: Console) -> None:
     )
     peak = "not known" if found.peak_mb is None else f"{found.peak_mb:.0f} MB"
     console.print(
-        f"here: a training step of {found.batch} samples {found.grad.ms:.1f} ms, peak memory {peak} (float32, measured)"
+        f"here: training on {found.rows} samples at once {found.grad.ms:.1f} ms, peak memory {peak} (float32, measured)"
     )
     table = Table(title=f"Estimate for {SAMPLES} samples of full length", title_justify="left", box=SIMPLE_HEAD)
     for name in ("minutes", *MATRIX):

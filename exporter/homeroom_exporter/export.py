@@ -111,7 +111,7 @@ def export(
             place = scratch / encoder.modality
             place.mkdir()
             if recipe.adapter and recipe.adapter.modality == encoder.modality:
-                pairs = encoder.modality == "text" and not {"pair", "spans"}.isdisjoint(recipe.heads.values())
+                pairs = lora_pairs(recipe, encoder)
                 inside = lora.build(encoder, recipe.adapter, place, pairs=pairs, seed=recipe.seed, start=start)
                 continue
             if choice := tap_probe.choose(recipe, encoder, samples, place, progress=progress):
@@ -272,6 +272,11 @@ def variants(design: Design) -> list[dict[str, int]]:
         {**fixed, **{m.name: bucket for m, bucket in zip(varying, buckets, strict=True)}}
         for buckets in itertools.product(*(m.buckets for m in varying))
     ]
+
+
+def lora_pairs(recipe: Recipe, spec: EncoderSpec) -> bool:
+    """Whether an encoder with LoRA inside reads two texts at once, or keeps every token."""
+    return spec.modality == "text" and not {"pair", "spans"}.isdisjoint(recipe.heads.values())
 
 
 def part_of(design: Design, batch: int) -> int:

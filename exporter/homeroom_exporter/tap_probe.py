@@ -68,8 +68,9 @@ def choose(
 
     Every layer is probed alone; then at most as many as usual are taken, each the one that adds most to those before.
     """
-    tables = _labelled(recipe, spec, samples)
-    if spec.taps != "auto" or spec.modality not in MODALITIES or not tables or recipe_adapts(recipe, spec):
+    if spec.taps != "auto" or spec.modality not in MODALITIES:
+        return None
+    if not (tables := _labelled(recipe, spec, samples)):
         return None
     progress(f"probing the layers of the {spec.modality} encoder")
     with tempfile.TemporaryDirectory(dir=scratch) as name:
@@ -107,11 +108,6 @@ def choose(
 def _best(found: Mapping[str, Right]) -> str:
     """The layer with the most right; of equals the deepest."""
     return max(reversed(list(found)), key=lambda tap: float(found[tap].mean()))
-
-
-def recipe_adapts(recipe: Recipe, spec: EncoderSpec) -> bool:
-    """Whether LoRA stands inside this encoder, which then has no taps."""
-    return recipe.adapter is not None and recipe.adapter.modality == spec.modality
 
 
 def named(choice: TapChoice) -> tuple[int | str, ...]:

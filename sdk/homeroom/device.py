@@ -366,8 +366,8 @@ class Device:
     def _lessons(self) -> list[StoredSample]:
         """The stored samples that may be learned from, without those of their inputs that are left out."""
         policy, manifest, shared = policy_in_force(self.store), self.bundle.manifest, dict[Any, Any]()
-        found = (without_media(sample, shared) for sample in self.store.each_sample())
-        return [as_taught(one, manifest) for one in found if may_teach(policy, one, manifest.needs_no_label)]
+        found = (one for one in self.store.each_sample() if may_teach(policy, one, manifest.needs_no_label))
+        return [as_taught(without_media(one, shared), manifest) for one in found]
 
     def _settings(self, epochs: int | None) -> Settings:
         asked = spending.known_round(self.store)

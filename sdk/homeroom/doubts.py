@@ -16,6 +16,7 @@ import numpy as np
 from homeroom.bundle import Bundle
 from homeroom.contract.manifest import Task
 from homeroom.dataset import Dataset, Example
+from homeroom.errors import TrainError
 from homeroom.personalize.choose import folds
 from homeroom.runtime import Graphs
 from homeroom.scores import probabilities
@@ -54,7 +55,7 @@ def set_aside(
 def doubtful(
     graphs: Graphs, start: np.ndarray, own: Dataset, settings: Settings, stop: Callable[[], bool] = bool
 ) -> list[Doubt]:
-    """The doubts about the labels of a dataset, in its order; none where the budget ends first.
+    """The doubts about the labels of a dataset, in its order; TrainError where the budget ends first.
 
     start: float32 [P], a theta that was not trained on these samples.
     """
@@ -70,7 +71,7 @@ def doubtful(
     for train, rows in folds(own, settings.seed):
         found = fit(graphs, train, None, start, short, stop=stop)
         if not found.finished:
-            return []
+            raise TrainError("the time ended before the labels were judged", remedy="give it more minutes")
         outputs = outputs_of(graphs, Dataset(own.manifest, [own.examples[row] for row in rows]), found.theta)
         for _, task in tasks:
             held[task.name][rows] = probabilities(task, outputs[task.name])

@@ -18,7 +18,7 @@ from homeroom import system
 from homeroom.budget import Budget
 from homeroom.bundle import Bundle
 from homeroom.contract.layout import FULL
-from homeroom.contract.manifest import Graph, Modality
+from homeroom.contract.manifest import Graph, Modality, Runtime
 from homeroom.errors import TrainError
 from homeroom.measures import Costs
 from homeroom.preprocess.direct import token_bytes
@@ -64,6 +64,7 @@ def plan(
     epochs: int,
     validation: float,
     tier: str = FULL,
+    runtime: Runtime = "onnx",
 ) -> Plan:
     """Choose tier, batch, threads, modalities and samples for a budget, and predict what they take.
 
@@ -78,7 +79,7 @@ def plan(
         return Plan(threads, first.batch, names, len(samples), tier, why=(unknown,), room=free_room())
     table = [_works(bundle, costs, sample, fresh) for sample in samples]
     limit = budget.limit_bytes
-    choice = _Choice(bundle, costs, table, epochs, validation, tier, threads or 1)
+    choice = _Choice(bundle, costs, table, epochs, validation, tier, threads or 1, runtime)
     found = choice.search(limit)
     if found is None:
         least = choice.least()
@@ -164,7 +165,9 @@ class _Choice:
         validation: float,
         tier: str,
         threads: int,
+        runtime: Runtime,
     ) -> None:
+        self.runtime = runtime
         self.bundle, self.costs, self.table = bundle, costs, table
         self.epochs, self.validation, self.threads = epochs, validation, threads
         self.shapes = shapes(bundle, tier)
@@ -307,7 +310,7 @@ class _Choice:
         return known.seconds / self._at_once(graph) if known else 0.0
 
     def _at_once(self, graph: Graph) -> int:
-        return at_once(self.bundle.manifest, graph, self.threads)
+        return at_once(self.bundle.manifest, graph, self.threads, self.runtime)
 
 
 def _works(bundle: Bundle, costs: Costs, sample: StoredSample, fresh: Collection[tuple[str, str, int]]) -> list[Work]:

@@ -36,7 +36,8 @@ def plan(
     if costs is None and budget.limit_bytes is not None:
         costs = measure(store, bundle, graphs.runtime)
     fresh = missing(store, bundle, graphs, samples) if costs else set()
-    found = planner.plan(bundle, costs, samples, fresh, budget, settings.epochs, settings.validation, graphs.tier)
+    epochs, validation = settings.epochs, settings.validation
+    found = planner.plan(bundle, costs, samples, fresh, budget, epochs, validation, graphs.tier, graphs.runtime)
     if found.tier != graphs.tier:
         use_tier(store, bundle, graphs, found.tier)  # kept: `Device.open(tier=…)` takes it back
     graphs.use(graphs.threads if budget.threads is None and graphs.threads else found.threads, found.batch)

@@ -8,6 +8,7 @@ import numpy as np
 from homeroom.contract.manifest import Task
 
 BINS = 10
+BY_COLUMN = ("multilabel", "matching", "tracing")  # one probability a column
 
 
 class Score(msgspec.Struct, frozen=True, kw_only=True):
@@ -57,6 +58,16 @@ def probabilities(task: Task, outputs: np.ndarray, temperature: float = 1.0) -> 
     return np.asarray(at_least - np.hstack([at_least[:, 1:], np.zeros((len(each), 1))]))
 
 
+def losses(task: Task, outputs: np.ndarray, targets: np.ndarray, temperature: float = 1.0) -> np.ndarray:
+    """Of each sample float [n], what `Score.log_loss` is the mean of; outputs, targets: as of `score`."""
+    if task.kind == "regression":
+        return np.asarray(np.abs(outputs - targets).mean(1))
+    chances = probabilities(task, outputs, temperature)
+    if task.kind in BY_COLUMN:
+        return np.asarray(-np.log(np.clip(np.where(targets > 0.5, chances, 1 - chances), 1e-12, 1)).mean(1))
+    return np.asarray(-np.log(np.clip(chances[np.arange(len(chances)), _index(task, targets)], 1e-12, 1)))
+
+
 def score(task: Task, outputs: np.ndarray, targets: np.ndarray, temperature: float = 1.0) -> Score:
     """outputs, targets: float32 [n, width] of labelled samples, or what `tokens.compared` gives of tasks per token."""
     n = len(outputs)
@@ -66,12 +77,11 @@ def score(task: Task, outputs: np.ndarray, targets: np.ndarray, temperature: flo
         error = np.abs(outputs - targets)
         mae = float(error.mean())
         return Score(n=n, accuracy=float((error < 0.5).mean()), macro_f1=-mae, log_loss=mae, mae=mae * task.scale)
-    chances = probabilities(task, outputs, temperature)
-    if task.kind in ("multilabel", "matching", "tracing"):
+    chances, loss = probabilities(task, outputs, temperature), float(losses(task, outputs, targets, temperature).mean())
+    if task.kind in BY_COLUMN:
         truth, guess = targets > 0.5, chances > 0.5
         confidence = np.maximum(chances, 1 - chances)
         right = truth == guess
-        loss = -np.log(np.clip(np.where(truth, chances, 1 - chances), 1e-12, 1)).mean()
         columns = [_f1(truth[:, c], guess[:, c]) for c in range(truth.shape[1])]
         if task.kind != "multilabel":
             columns.append(_f1(~truth[:, 0], ~guess[:, 0]))
@@ -79,23 +89,27 @@ def score(task: Task, outputs: np.ndarray, targets: np.ndarray, temperature: flo
             n=n,
             accuracy=float(right.mean()),
             macro_f1=float(np.mean(columns)),
-            log_loss=float(loss),
+            log_loss=loss,
             ece=_ece(confidence.ravel(), right.ravel()),
             auc=auc(truth[:, 0], chances[:, 0]) if task.kind == "tracing" else None,
         )
-    truth_index = targets.sum(1).round().astype(int) if task.kind == "ordinal" else targets.argmax(1)
+    truth_index = _index(task, targets)
     guess_index = chances.argmax(1)
     right = truth_index == guess_index
-    loss = -np.log(np.clip(chances[np.arange(n), truth_index], 1e-12, 1)).mean()
     accuracy = float(right.mean())
     return Score(
         n=n,
         accuracy=accuracy,
         macro_f1=accuracy if task.kind == "choice" else macro_f1(truth_index, guess_index),
-        log_loss=float(loss),
+        log_loss=loss,
         ece=_ece(chances.max(1), right),
         mae=float(np.abs(truth_index - guess_index).mean()) if task.kind == "ordinal" else None,
     )
+
+
+def _index(task: Task, targets: np.ndarray) -> np.ndarray:
+    """The right class of each row, int [n]."""
+    return np.asarray(targets.sum(1).round().astype(int) if task.kind == "ordinal" else targets.argmax(1))
 
 
 def auc(truth: np.ndarray, chances: np.ndarray) -> float | None:

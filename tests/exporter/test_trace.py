@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -12,11 +13,11 @@ import torch
 from torch._decomp import core_aten_decompositions
 from torch.fx.experimental.proxy_tensor import make_fx
 
-from homeroom.contract.manifest import Slot, Task
+from homeroom.contract.manifest import Objective, Slot, Task
 from homeroom.errors import ExportError
 from homeroom.runtime import load
 from homeroom_exporter import check
-from homeroom_exporter.export import step_graphs
+from homeroom_exporter.export import part_of, step_graphs
 from homeroom_exporter.lower import lower
 from homeroom_exporter.model import Design, initial_theta
 from homeroom_exporter.trace import example, input_shapes, trace
@@ -28,6 +29,12 @@ TOKENS = {"text": 8, "image": 5, "audio": 20, "table": 1}
 @pytest.fixture(scope="module")
 def design(tmp_path_factory: pytest.TempPathFactory) -> Design:
     return tiny.design_and_backbones(tmp_path_factory.mktemp("backbones"))[0]
+
+
+def test_a_step_is_cut_into_parts_but_where_rows_are_compared(design: Design) -> None:
+    assert [part_of(design, batch) for batch in (8, 16, 24, 32)] == [8, 16, 24, 16]
+    aligned = replace(design, objectives=(Objective(name="same", kind="alignment", reads=("word", "picture")),))
+    assert part_of(aligned, 32) == 32
 
 
 def with_question(design: Design) -> Design:

@@ -14,6 +14,7 @@ from homeroom import Device, Sample
 from homeroom.cli import main
 from homeroom.dataset import Dataset
 from homeroom.doubts import LEAST, doubtful
+from homeroom.errors import TrainError
 from homeroom.training import Settings
 from sdk.learning import dataset, opened
 
@@ -40,7 +41,8 @@ def test_most_wrong_labels_are_doubted_and_few_right_ones() -> None:
     labels = bundle.manifest.task("category").labels
     hits = [labels[good[row].targets["category"].argmax()] == instead for row, instead in right.items()]
     assert np.mean(hits) > 0.7, "it also says what they are"
-    assert not doubtful(graphs, bundle.theta(), mixed, SETTINGS, stop=lambda: True), "no half judgement"
+    with pytest.raises(TrainError, match="the time ended"):  # no half judgement
+        doubtful(graphs, bundle.theta(), mixed, SETTINGS, stop=lambda: True)
 
 
 def test_few_labels_are_not_judged() -> None:

@@ -22,7 +22,7 @@ from homeroom.personalize.finetune import finetune
 from homeroom.personalize.mixing import mix, shares
 from homeroom.personalize.person import Method, Person
 from homeroom.personalize.prior import prior
-from homeroom.scores import score
+from homeroom.scores import losses
 from homeroom.training import outputs_of
 
 METHODS: Mapping[str, Method] = {"prior": prior, "fedrep": fedrep, "ditto": ditto, "finetune": finetune}
@@ -97,8 +97,7 @@ def losses_of(own: Dataset, outputs: Outputs) -> np.ndarray:
         if len(rows) and task.name in outputs:
             tasks += 1
             made, targets = outputs[task.name], own.targets[task.name]
-            single = [score(task, made[row : row + 1], targets[row : row + 1]).log_loss for row in rows]
-            found[rows] += np.array(single) * len(own) / len(rows)
+            found[rows] += losses(task, made[rows], targets[rows]) * len(own) / len(rows)
     return found / tasks
 
 

@@ -26,8 +26,9 @@ def prior(person: Person, own: Dataset) -> np.ndarray:
     theta, layout = person.shared.copy(), own.manifest.layout
     for column, task in enumerate(own.manifest.tasks):
         rows = own.labelled[:, column] > 0
-        where = bias_of(next(segment for segment in layout if segment.name == f"head.{task.name}"))
-        if task.kind == "classification" and where is not None and rows.any():
+        if task.kind != "classification" or not rows.any():
+            continue
+        if where := bias_of(layout[f"head.{task.name}"]):
             counts = own.targets[task.name][rows].sum(0) + SMOOTH
             start = layout.slices[f"head.{task.name}"].start
             usual = person.others.get(task.name, np.zeros(task.width)) + EVEN
@@ -37,7 +38,7 @@ def prior(person: Person, own: Dataset) -> np.ndarray:
 
 
 def bias_of(head: Segment) -> slice | None:
-    """Where in a head its last bias stands, if it has one: one value an output."""
+    """Where in a head its bias stands, if it has one: one value an output."""
     at = 0
     for parameter in head.parameters:
         size = int(np.prod(parameter.shape))

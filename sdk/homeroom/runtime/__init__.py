@@ -141,20 +141,21 @@ class Graphs:
             yield running.popleft().result()
 
     def _at_once(self, facts: GraphFacts) -> int:
-        return 1 if self.runtime != "onnx" else at_once(self.bundle.manifest, facts, self.threads or cores())
+        return at_once(self.bundle.manifest, facts, self.threads or cores(), self.runtime)
 
     @cached_property
     def _pool(self) -> ThreadPoolExecutor:
         return ThreadPoolExecutor(self.threads or cores(), "graph")
 
 
-def at_once(manifest: Manifest, facts: GraphFacts, threads: int) -> int:
+def at_once(manifest: Manifest, facts: GraphFacts, threads: int, runtime: Runtime) -> int:
     """How many runs of a step are best under way together, each on its share of so many threads.
 
     A ladder's step is many small operations: a second thread inside of it is hardly felt, two parts side by side take
-    little more than half the time. A step with a backbone inside is large enough, and so is its memory.
+    little more than half the time. A step with a backbone inside is large enough, and so is its memory. LiteRT's runs
+    share their buffers.
     """
-    if any(modality.adapter == "lora" for modality in manifest.modalities):
+    if runtime != "onnx" or any(modality.adapter == "lora" for modality in manifest.modalities):
         return 1
     if facts.role == "predict":
         return threads

@@ -58,6 +58,6 @@ def _refusal(problem: Exception, what: str, path: Path, remedy: str = "") -> Hom
 
 @cache
 def _share_arena() -> None:
-    """One arena for all lasting sessions: they run one after the other, and the largest needs no more than alone."""
+    """One arena for all lasting sessions; those that run at once each have their own part of it."""
     place = ort.OrtMemoryInfo("Cpu", ort.OrtAllocatorType.ORT_ARENA_ALLOCATOR, 0, ort.OrtMemType.DEFAULT)
     ort.create_and_register_allocator(place, ort.OrtArenaCfg(0, DOUBLING, -1, -1))

@@ -59,12 +59,12 @@ def put_aside(opened: Opened, reasons: Mapping[str, str]) -> list[str]:
 
     reasons: why, by sample id.
     """
-    moved = []
+    moved, (subjects, _) = [], opened.keys.sound()
     with opened.step("set aside", len(reasons)):
         for sample_id, why in reasons.items():
             sql = "SELECT subject_id, facts, aside FROM samples WHERE sample_id = ?"
             for owner, facts, aside in opened.database.rows(sql, (sample_id,)):
-                subject = opened.keys.sound()[0][owner]
+                subject = subjects[owner]
                 sample = open_sample(subject, sample_id, facts)
                 if aside == 1 or (sample.aside and not aside):
                     continue
