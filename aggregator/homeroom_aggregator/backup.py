@@ -40,6 +40,8 @@ def backup(folder: Path, out: Path) -> Contents:
     facts = place.read(folder)
     if out.exists():
         raise InputError("is there already", where=str(out), remedy="name a new folder")
+    if out.resolve().is_relative_to(folder.resolve()):
+        raise InputError("lies in the folder that it would copy", where=str(out), remedy="name one outside of it")
     with _whole(out) as beside:
         make_directory(beside)
         for name in (place.FACTS, place.KEY, place.SECRET):

@@ -10,11 +10,12 @@ from pathlib import Path
 import click
 import msgspec
 
+from homeroom.cli_numbers import Finite, Whole
 from homeroom.contract.codecs import Codec
 from homeroom.contract.roster import LEAST, make_roster, read_roster
 from homeroom.contract.secure import SecureRules
 from homeroom.contract.signing import Role, certify, fingerprint, new_key, public_hex, read_key, write_key
-from homeroom.durable import write_durable
+from homeroom.durable import refusal, write_durable
 from homeroom.errors import InputError, StoreError
 from homeroom_aggregator import (
     cli_dashboard,
@@ -89,8 +90,8 @@ def trust_policy(draft: Path, key: Path, certificate: Path | None, out: Path) ->
 @click.option("--key", type=FILE, required=True, help="Key that the root certified for `roster`; its .json beside it.")
 @click.option("--device", "devices", multiple=True, help="Key of a device (`homeroom device status`); may be repeated.")
 @click.option("--devices", "listed", type=FILE, help="A file with one key a line.")
-@click.option("--minimum", type=click.IntRange(LEAST), default=5, show_default=True, help="Least devices in a sum.")
-@click.option("--serial", type=click.IntRange(1), required=True, help="Higher than that of the roster before.")
+@click.option("--minimum", type=Whole(LEAST), default=5, show_default=True, help="Least devices in a sum.")
+@click.option("--serial", type=Whole(1), required=True, help="Higher than that of the roster before.")
 @click.option("--institution", default="Homeroom", show_default=True)
 def trust_roster(
     out: Path, key: Path, devices: tuple[str, ...], listed: Path | None, minimum: int, serial: int, institution: str
@@ -121,11 +122,9 @@ def trust_roster(
 @click.option("--key", type=FILE, help="Instead: a key that was certified elsewhere (`trust certify`).")
 @click.option("--certificate", type=FILE, help="Its certificate.")
 @click.option("--institution", default="Homeroom", show_default=True)
-@click.option(
-    "--buffer", "buffer_size", type=click.IntRange(1), default=5, show_default=True, help="Updates a release."
-)
-@click.option("--min-devices", type=click.IntRange(1), default=3, show_default=True, help="Devices before a release.")
-@click.option("--max-staleness", type=click.IntRange(0), default=20, show_default=True)
+@click.option("--buffer", "buffer_size", type=Whole(1), default=5, show_default=True, help="Updates a release.")
+@click.option("--min-devices", type=Whole(1), default=3, show_default=True, help="Devices before a release.")
+@click.option("--max-staleness", type=Whole(0), default=20, show_default=True)
 @click.option(
     "--codec",
     type=click.Choice(["fixed32", "int8", "int4", "topk"]),
@@ -135,7 +134,7 @@ def trust_roster(
 )
 @click.option(
     "--retain",
-    type=click.IntRange(0),
+    type=Whole(0),
     default=0,
     show_default=True,
     help="Versions whose updates are kept at least; 0 keeps all. May change at each start.",
@@ -146,9 +145,9 @@ def trust_roster(
 @click.option("--policy", type=FILE, help="Signed policy to merge by; its own institution's segments come here too.")
 @click.option("--secure", is_flag=True, help="Secure rounds: the server sees sums only (docs/secure.md).")
 @click.option("--cohort", type=click.IntRange(3, 10_000), default=20, show_default=True, help="Devices of one sum.")
-@click.option("--drop-rate", type=click.FloatRange(0, 0.45), default=0.3, show_default=True)
-@click.option("--corrupt-rate", type=click.FloatRange(0, 0.3), default=0.1, show_default=True)
-@click.option("--phase-hours", type=click.FloatRange(0, min_open=True), default=24.0, show_default=True)
+@click.option("--drop-rate", type=Finite(0, 0.45), default=0.3, show_default=True)
+@click.option("--corrupt-rate", type=Finite(0, 0.3), default=0.1, show_default=True)
+@click.option("--phase-hours", type=Finite(0, 8760, min_open=True), default=24.0, show_default=True)
 @click.option("--roster", type=FILE, help="Who may form cohorts (`trust roster`); may be given anew at each start.")
 @click.option("--host", default="127.0.0.1", show_default=True)
 @click.option("--port", type=click.IntRange(0, 65535), default=8340, show_default=True)
@@ -299,7 +298,7 @@ def _new(path: Path) -> None:
     except FileExistsError:
         raise InputError("is there already", where=str(path), remedy="a key is never overwritten") from None
     except OSError as problem:
-        raise InputError(f"cannot be written: {problem.strerror}", where=str(path)) from None
+        raise refusal(problem, path) from None
 
 
 def _read(path: Path) -> bytes:

@@ -8,6 +8,7 @@ from urllib.parse import quote, urlsplit
 
 import click
 
+from homeroom.cli_numbers import Finite, Whole
 from homeroom.errors import InputError
 from homeroom_aggregator.links import LIFE_MINUTES, Rank
 
@@ -19,7 +20,7 @@ LOCAL = ("127.0.0.1", "::1", "localhost")
 @click.option("--role", type=click.Choice(["district", "auditor"]), default="district", show_default=True)
 @click.option("--key", type=click.Path(dir_okay=False, path_type=Path), help="With an invitation: your own key.")
 @click.option("--address", default="http://127.0.0.1:8340", show_default=True, help="As your browser reaches a FOLDER.")
-@click.option("--minutes", type=click.FloatRange(0, 1440, min_open=True), default=LIFE_MINUTES, show_default=True)
+@click.option("--minutes", type=Finite(0, 1440, min_open=True), default=LIFE_MINUTES, show_default=True)
 @click.option("--qr", is_flag=True, help="Draw the link as a QR code too, for a phone.")
 def dashboard(place: Path, role: Rank, key: Path | None, address: str, minutes: float, qr: bool) -> None:
     """Print a link that opens the dashboard once. PLACE is the aggregator's folder, or an invitation and your --key.
@@ -71,7 +72,7 @@ def _by_key(path: Path, key: Path) -> tuple[str, str]:
 
 @click.command()
 @click.argument("folder", type=click.Path(file_okay=False, path_type=Path))
-@click.argument("version", type=click.IntRange(0))
+@click.argument("version", type=Whole(0))
 @click.option("--by", required=True, help="Who goes back; it stands in the audit log.")
 @click.option("--why", required=True, help="Why; it stands in the audit log.")
 def rollback(folder: Path, version: int, by: str, why: str) -> None:

@@ -9,6 +9,7 @@ from pathlib import Path
 import click
 import msgspec
 
+from homeroom.cli_numbers import Finite
 from homeroom.contract.canonical import decode
 from homeroom.contract.signing import Certificate, read_key
 from homeroom.errors import InputError, StoreError
@@ -26,9 +27,7 @@ BY = "operator"
 @click.option("--consent", default="", help="Who gave the school's consent, and how; recorded now.")
 @click.option("--role", type=click.Choice(ROLES), default="device", show_default=True)
 @click.option("--csv", "sheet", type=FILE, help="Many schools: columns school, devices, role, consent.")
-@click.option(
-    "--days", type=click.FloatRange(0, min_open=True), help="How long they may be used; without it, for ever."
-)
+@click.option("--days", type=Finite(0, 36_500, min_open=True), help="How long they may be used; without it, for ever.")
 @click.option("--address", default="http://127.0.0.1:8340", show_default=True, help="As devices reach it.")
 @click.option("--out", type=FOLDER, default=Path(), help="Folder for the files.")
 @click.option("--qr", is_flag=True, help="Beside each also one line of text (.txt) and a QR code (.svg).")

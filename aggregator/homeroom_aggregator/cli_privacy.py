@@ -9,15 +9,16 @@ from typing import Any
 import click
 import msgspec
 
+from homeroom.cli_numbers import Finite
 from homeroom.contract.privacy import Privacy
 from homeroom.contract.update import RoundConfiguration
 from homeroom.errors import InputError
 
 OPTIONS = (
-    click.option("--epsilon", type=float, help="Private rounds: the budget of one device over all releases."),
-    click.option("--delta", type=float, default=1e-5, show_default=True, help="Chance that the promise fails."),
-    click.option("--clip-norm", type=float, help="Longest update (L2) of a private round."),
-    click.option("--noise-multiplier", type=float, help="Noise of a private release, in clip norms."),
+    click.option("--epsilon", type=Finite(), help="Private rounds: the budget of one device over all releases."),
+    click.option("--delta", type=Finite(), default=1e-5, show_default=True, help="Chance that the promise fails."),
+    click.option("--clip-norm", type=Finite(), help="Longest update (L2) of a private round."),
+    click.option("--noise-multiplier", type=Finite(), help="Noise of a private release, in clip norms."),
     click.option(
         "--subjects",
         type=click.IntRange(1, 1 << 14),
@@ -25,7 +26,7 @@ OPTIONS = (
     ),
     click.option(
         "--clip-quantile",
-        type=click.FloatRange(0, 1, min_open=True, max_open=True),
+        type=Finite(0, 1, min_open=True, max_open=True),
         help="Let the clip follow the updates, so that this share of them is within it; --clip-norm is the first one.",
     ),
     click.option(

@@ -8,6 +8,7 @@ from typing import Any
 import click
 import msgspec
 
+from homeroom.cli_numbers import Finite, Whole
 from homeroom.contract.update import CohortRules, ServerOptimizer
 from homeroom.errors import InputError
 
@@ -19,11 +20,11 @@ OPTIONS = (
         show_default=True,
         help="Of the server.",
     ),
-    click.option("--server-rate", type=click.FloatRange(0, min_open=True), default=1.0, show_default=True),
-    click.option("--beta1", type=float, default=0.9, show_default=True, help="FedAvgM, FedAdam, FedYogi."),
-    click.option("--beta2", type=float, default=0.99, show_default=True, help="FedAdam, FedYogi."),
-    click.option("--tau", type=float, default=1e-3, show_default=True, help="FedAdam, FedYogi."),
-    click.option("--proximal", type=click.FloatRange(0), default=0.0, show_default=True, help="FedProx's mu."),
+    click.option("--server-rate", type=Finite(0, min_open=True), default=1.0, show_default=True),
+    click.option("--beta1", type=Finite(), default=0.9, show_default=True, help="FedAvgM, FedAdam, FedYogi."),
+    click.option("--beta2", type=Finite(), default=0.99, show_default=True, help="FedAdam, FedYogi."),
+    click.option("--tau", type=Finite(), default=1e-3, show_default=True, help="FedAdam, FedYogi."),
+    click.option("--proximal", type=Finite(0), default=0.0, show_default=True, help="FedProx's mu."),
 )
 
 
@@ -35,11 +36,9 @@ def optimizer_options(command: Callable[..., Any]) -> Callable[..., Any]:
 
 
 COHORT = (
-    click.option("--deadline", type=click.FloatRange(0, min_open=True), help="Synchronous rounds: seconds for one."),
-    click.option("--quorum", type=click.IntRange(1), help="Updates that make a release at the deadline."),
-    click.option(
-        "--over", type=click.FloatRange(1, 10), default=1.3, show_default=True, help="Devices asked, of buffer."
-    ),
+    click.option("--deadline", type=Finite(0, min_open=True), help="Synchronous rounds: seconds for one."),
+    click.option("--quorum", type=Whole(1), help="Updates that make a release at the deadline."),
+    click.option("--over", type=Finite(1, 10), default=1.3, show_default=True, help="Devices asked, of buffer."),
     click.option("--by-school", is_flag=True, help="Merge a school's own segments among its devices (docs/policy.md)."),
 )
 

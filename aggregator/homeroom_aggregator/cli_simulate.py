@@ -8,6 +8,7 @@ from pathlib import Path
 import click
 import msgspec
 
+from homeroom.cli_numbers import Finite, Whole
 from homeroom.durable import write_durable
 from homeroom_aggregator import flower
 from homeroom_aggregator.cli_privacy import asked, privacy_options
@@ -19,12 +20,10 @@ FILE = click.Path(dir_okay=False, path_type=Path)
 @click.command()
 @click.argument("bundle", type=click.Path(path_type=Path))
 @click.argument("schools", nargs=-1, required=True, type=click.Path(exists=True, path_type=Path))
-@click.option("--rounds", type=click.IntRange(1), default=20, show_default=True)
-@click.option("--epochs", type=click.IntRange(1), default=2, show_default=True, help="Of each school in each round.")
-@click.option("--participation", type=click.FloatRange(0, 1, min_open=True), default=1.0, show_default=True)
-@click.option(
-    "--lag", type=click.FloatRange(0, 1), default=0.0, show_default=True, help="Share that trains on old theta."
-)
+@click.option("--rounds", type=Whole(1), default=20, show_default=True)
+@click.option("--epochs", type=Whole(1), default=2, show_default=True, help="Of each school in each round.")
+@click.option("--participation", type=Finite(0, 1, min_open=True), default=1.0, show_default=True)
+@click.option("--lag", type=Finite(0, 1), default=0.0, show_default=True, help="Share that trains on old theta.")
 @optimizer_options
 @privacy_options
 @click.option("--seed", type=int, default=0, show_default=True)
@@ -35,7 +34,7 @@ FILE = click.Path(dir_okay=False, path_type=Path)
     show_default=True,
     help="Where the schools train: this process, or Flower's simulation on every core [flower].",
 )
-@click.option("--measure-every", type=click.IntRange(1), help="Score every so many rounds, not only the last.")
+@click.option("--measure-every", type=Whole(1), help="Score every so many rounds, not only the last.")
 @click.option("--plot", type=FILE, help="Draw the schools' accuracy round by round into this .svg.")
 @click.option("--json", "out", type=FILE, help="Write every figure here.")
 def simulate(

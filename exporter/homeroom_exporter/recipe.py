@@ -66,7 +66,7 @@ class EncoderTable(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_o
     """One `[encoders.<modality>]`; the fields of `EncoderSpec` but the modality."""
 
     source: str
-    taps: tuple[int | str, ...] | str = "auto"
+    taps: Annotated[tuple[int | str, ...], msgspec.Meta(min_length=1)] | str = "auto"
     dim: Annotated[int, msgspec.Meta(ge=4, le=1024)] = 64
     buckets: Annotated[tuple[Count, ...], msgspec.Meta(min_length=1, max_length=16)] = (16, 32, 64)
     seconds: Annotated[float, msgspec.Meta(gt=0, le=30)] | None = None

@@ -11,13 +11,13 @@ from typing import Any
 
 import click
 
-from homeroom.errors import HomeroomError, MissingExtraError, TrainError
+from homeroom.durable import FULL
+from homeroom.errors import DiskFullError, HomeroomError, MissingExtraError, TrainError
 from homeroom.system import refuse_32_bit
 
 ELSEWHERE = {
     "export": "exporter",
     "to-peft": "exporter",
-    "recipe": "exporter",
     "trust": "aggregator",
     "serve": "aggregator",
     "invite": "aggregator",
@@ -82,7 +82,6 @@ ABOUT = {
     "doctor": "Is this machine fit, and what is missing?",
     "export": "Make a bundle from a recipe [exporter].",
     "to-peft": "Write what LoRA learned as a PEFT checkpoint [exporter].",
-    "recipe": "Check a recipe [exporter].",
     "trust": "Make and certify the institution's keys [aggregator].",
     "serve": "Serve an aggregator [aggregator].",
     "invite": "Write invitations for devices [aggregator].",
@@ -152,6 +151,11 @@ def main(arguments: list[str] | None = None) -> Any:
         sys.exit(130)
     except BrokenPipeError:
         sys.exit(141)
+    except OSError as problem:
+        if problem.errno not in FULL:
+            raise
+        click.echo("homeroom: no space left for what is printed; what was done is kept", err=True)
+        sys.exit(DiskFullError.exit_code)
 
 
 def _one_line(text: str) -> str:

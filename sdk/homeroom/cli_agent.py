@@ -12,12 +12,13 @@ from typing import Any
 
 import click
 
+from homeroom.cli_numbers import Finite
 from homeroom.errors import InputError
 
 DIRECTORY = click.Path(file_okay=False, path_type=Path)
 FORMAT = "%(asctime)s %(levelname)s %(message)s"
 LOG_BYTES, LOGS = 500_000, 2
-POSITIVE = click.FloatRange(0, min_open=True)
+POSITIVE = Finite(0, min_open=True)
 SPANS = "Such as 'mon-fri 16:00-20:00'; may be given again."
 
 
@@ -26,12 +27,10 @@ SPANS = "Such as 'mon-fri 16:00-20:00'; may be given again."
 @click.option("--inbox", type=DIRECTORY, help="What lies in this folder is taken in.")
 @click.option("--window", multiple=True, help=f"Hours in which it may train; any if none is given. {SPANS}")
 @click.option("--quiet", multiple=True, help=f"Hours in which it never trains. {SPANS}")
-@click.option(
-    "--minutes", type=click.FloatRange(0, min_open=True), default=20.0, show_default=True, help="Of training a day."
-)
+@click.option("--minutes", type=Finite(0, min_open=True), default=20.0, show_default=True, help="Of training a day.")
 @click.option("--megabytes", type=POSITIVE, help="Of memory, at most.")
-@click.option("--sync-minutes", type=click.FloatRange(1), default=60.0, show_default=True, help="Between two syncs.")
-@click.option("--settled", type=click.FloatRange(0), default=30.0, show_default=True, help="Seconds without a change.")
+@click.option("--sync-minutes", type=Finite(1), default=60.0, show_default=True, help="Between two syncs.")
+@click.option("--settled", type=Finite(0), default=30.0, show_default=True, help="Seconds without a change.")
 @click.option(
     "--port", type=click.IntRange(0, 65535), default=0, show_default=True, help="Of the page; 0 takes a free one."
 )

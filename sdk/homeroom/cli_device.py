@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from homeroom import cli_agent
+from homeroom.cli_numbers import Finite, Whole
 from homeroom.errors import InputError
 
 if TYPE_CHECKING:
@@ -39,9 +40,10 @@ as_json = click.option("--json", "machine", is_flag=True, help="Print one JSON o
 @contextmanager
 def opened(directory: Path, bundle: Path | None = None, root: str | None = None, **options: Any) -> Iterator[Device]:
     from homeroom.device import Device
+    from homeroom.store.opening import is_device
 
-    if bundle is None and not directory.is_dir():
-        raise InputError("there is no such device directory", where=str(directory), remedy="make it with --bundle …")
+    if bundle is None and not is_device(directory):
+        raise InputError("is no device directory", where=str(directory), remedy="make it with --bundle …")
     with Device.open(directory, bundle, root, **options) as device:
         yield device
 
@@ -89,9 +91,9 @@ def add(directory: Path, samples: tuple[Path, ...], as_they_are: bool, bundle: P
 
 @device.command()
 @click.argument("directory", type=DIRECTORY)
-@click.option("--minutes", type=click.FloatRange(0, min_open=True), default=10.0, show_default=True, help="Budget.")
-@click.option("--megabytes", type=click.FloatRange(0, min_open=True), help="Of memory, at most.")
-@click.option("--epochs", type=click.IntRange(1), help="In place of what the bundle recommends.")
+@click.option("--minutes", type=Finite(0, min_open=True), default=10.0, show_default=True, help="Budget.")
+@click.option("--megabytes", type=Finite(0, min_open=True), help="Of memory, at most.")
+@click.option("--epochs", type=Whole(1), help="In place of what the bundle recommends.")
 @for_person
 @as_json
 def train(
@@ -336,11 +338,9 @@ def review(directory: Path, put_back: tuple[str, ...], doubt: bool, machine: boo
         if doubt:
             found.doubt()
         samples = found.set_aside()
-    if machine:
-        rows = [{"id": s.sample_id, "subject": s.subject, "why": s.why, "labels": s.labels} for s in samples]
-        click.echo(_json(rows))
-        return
-    click.echo("\n".join(f"{s.sample_id}  {s.subject}: {s.why}" for s in samples) or "none is set aside")
+    rows = [{"id": s.sample_id, "subject": s.subject, "why": s.why, "labels": s.labels} for s in samples]
+    lines = "\n".join(f"{s.sample_id}  {s.subject}: {s.why}" for s in samples)
+    click.echo(_json(rows) if machine else lines or "none is set aside")
 
 
 @device.command()

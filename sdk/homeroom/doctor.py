@@ -140,10 +140,11 @@ def _directory(directory: Path) -> tuple[list[Check], Path | None, Runtime]:
     """The device directory's own checks, where its bundle is, and what runs its graphs."""
     from homeroom.installing import installed
     from homeroom.store import Store
+    from homeroom.store.opening import is_device
 
-    if not directory.is_dir():
+    if not is_device(directory):
         remedy = f"homeroom device init {directory} --bundle BUNDLE"
-        return [Check("directory", f"there is none at {directory}", "wrong", remedy)], None, "onnx"
+        return [Check("directory", f"there is no device in {directory}", "wrong", remedy)], None, "onnx"
     try:
         with Store.open(directory) as store:
             known, warning, damage = installed(store), store.clock_warning(), store.damage()

@@ -65,7 +65,10 @@ def doubtful(
         if task.kind in ("classification", "ordinal") and np.count_nonzero(own.labelled[:, column]) >= LEAST
     ]
     if not tasks:
-        return []
+        raise TrainError(
+            "no label was judged: too few samples",
+            remedy=f"a task needs {LEAST} labelled samples, of classes or levels",
+        )
     short = msgspec.structs.replace(settings, epochs=EPOCHS, balance=0.0, clip_norm=0.0)
     held = {task.name: np.zeros((len(own), len(task.labels))) for _, task in tasks}
     for train, rows in folds(own, settings.seed):

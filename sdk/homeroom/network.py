@@ -79,7 +79,7 @@ class Connection:
         self, address: str, network: Network | None = None, *, transport: httpx.BaseTransport | None = None
     ) -> None:
         network = network or Network()
-        self.address = network.address or address
+        self.address, self._proxy = network.address or address, network.proxy
         ignore_dates = network.clock == "ignore" or _now() < RELEASED
         try:
             self._http = httpx.Client(
@@ -144,7 +144,8 @@ class Connection:
     def _explained(self, problem: httpx.RequestError) -> NetworkError:
         wrong = _certificate_problem(problem)
         if wrong is None:
-            return NetworkError(f"no connection: {problem}", where=self.address, remedy=LATER)
+            through = f" through the proxy {httpx.URL(self._proxy).host}" if self._proxy else ""
+            return NetworkError(f"no connection{through}: {problem}", where=self.address, remedy=LATER)
         if wrong.verify_code in OUT_OF_TIME:
             return NetworkError(
                 f"its TLS certificate does not hold at this machine's time, {_now():%Y-%m-%d}: {wrong.verify_message}",

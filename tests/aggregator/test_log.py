@@ -235,6 +235,13 @@ def test_a_restore_by_a_clock_that_went_back_is_refused(
     assert not (tmp_path / "third").exists()
 
 
+def test_a_backup_does_not_go_into_what_it_copies(opened: Rounds) -> None:
+    folder = opened.log.database.path.parent
+    with pytest.raises(InputError, match="lies in the folder"):
+        backup.backup(folder, folder / "saved")
+    assert not (folder / "saved").exists()
+
+
 def test_a_backup_is_not_served(opened: Rounds, tmp_path: Path) -> None:
     backup.backup(tmp_path / "district", tmp_path / "saved")
     with pytest.raises(InputError, match="is a backup"):

@@ -21,6 +21,7 @@ from PIL import Image
 from homeroom import Device, Sample
 from homeroom.cli import main
 from homeroom.errors import InputError
+from homeroom.ingest import read_samples
 
 
 @pytest.fixture(scope="module")
@@ -233,9 +234,9 @@ def test_other_mistakes_end_in_one_message_too(
     assert_refused(*run(capsys, "device", "export", classroom, "nobody"), 3, "nothing is held")
     assert_refused(*run(capsys, "device", "sync", classroom), 3, "join")
     assert_refused(*run(capsys, "device", "predict", classroom, "cat"), 3, "SLOT=VALUE")
-    assert_refused(*run(capsys, "device", "status", tmp_path / "none"), 3, "no such device")
+    assert_refused(*run(capsys, "device", "status", tmp_path / "none"), 3, "no device directory")
     (tmp_path / "empty").mkdir()
-    assert_refused(*run(capsys, "device", "status", tmp_path / "empty"), 3, "no bundle")
+    assert_refused(*run(capsys, "device", "status", tmp_path / "empty"), 3, "no device directory")
     (tmp_path / "nothing.jsonl").write_text("\n")
     assert_refused(*run(capsys, "device", "add", classroom, tmp_path / "nothing.jsonl"), 3, "holds no sample")
     (tmp_path / "invitation.json").write_bytes(b"")
@@ -282,3 +283,30 @@ def test_a_real_process_prints_no_traceback(classroom: Path, tmp_path: Path) -> 
     command = [sys.executable, "-m", "homeroom", "device", "add", str(classroom), str(tmp_path / "rows.jsonl")]
     done = subprocess.run(command, capture_output=True, text=True, timeout=60)
     assert_refused(done.returncode, done.stderr, 3, "line 1")
+
+
+@pytest.mark.parametrize("number", ["nan", "inf", "-inf", "1e309"])
+def test_a_number_that_is_none_is_refused_before_anything_is_made(
+    number: str, classroom: Path, capsys: pytest.CaptureFixture[str], tmp_path: Path, tiny_bundle: tiny.Tiny
+) -> None:
+    code, said = run(capsys, "device", "train", classroom, f"--megabytes={number}")
+    assert (code, "--megabytes" in said) == (2, True), said
+    serve = ("serve", tmp_path / "district", "--bundle", tiny_bundle.path, f"--proximal={number}")
+    code, said = run(capsys, *serve)
+    assert (code, "--proximal" in said) == (2, True), said
+    assert not (tmp_path / "district").exists()
+
+
+def test_a_folder_that_is_no_device_is_left_as_it_is(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    (tmp_path / "cat.jpg").write_bytes(b"a picture")
+    code, said = run(capsys, "device", "status", tmp_path)
+    assert_refused(code, said, 3, "no device directory")
+    assert run(capsys, "doctor", tmp_path)[0] == 1
+    assert [path.name for path in tmp_path.iterdir()] == ["cat.jpg"]
+
+
+def test_a_file_with_a_byte_order_mark_is_read(classroom: Path, tmp_path: Path) -> None:
+    file = tmp_path / "saved by an office program.jsonl"
+    file.write_bytes(b"\xef\xbb\xbf" + b'{"word": "el gato"}\r\n')
+    (sample,) = read_samples(file, tiny.draft())
+    assert sample.inputs["word"] == ["el gato"]

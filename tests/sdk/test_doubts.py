@@ -48,7 +48,8 @@ def test_most_wrong_labels_are_doubted_and_few_right_ones() -> None:
 def test_few_labels_are_not_judged() -> None:
     bundle, graphs = opened()
     few = Dataset(bundle.manifest, dataset(120).examples[: LEAST - 1])
-    assert doubtful(graphs, bundle.theta(), few, SETTINGS) == []
+    with pytest.raises(TrainError, match="no label was judged"):
+        doubtful(graphs, bundle.theta(), few, SETTINGS)
 
 
 def test_a_person_has_the_last_word_on_a_doubted_label(

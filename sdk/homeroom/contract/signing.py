@@ -105,9 +105,13 @@ def write_key(path: Path, key: Ed25519PrivateKey) -> None:
     )
     path.parent.mkdir(parents=True, exist_ok=True)
     with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
+        try:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        except OSError:
+            path.unlink()  # half a key would stand in the way of the next attempt
+            raise
 
 
 def read_key(path: Path) -> Ed25519PrivateKey:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -45,9 +46,11 @@ def to_sample(row: dict[str, Any], where: str) -> Sample:
 
 def _decode(line: bytes, where: str) -> dict[str, Any]:
     try:
-        row = msgspec.json.decode(line)
+        row = msgspec.json.decode(line.removeprefix(codecs.BOM_UTF8))
     except (msgspec.DecodeError, RecursionError, UnicodeDecodeError) as problem:
-        raise InputError(f"is not valid JSON: {problem}", where=where) from None
+        raise InputError(
+            f"is not valid JSON: {problem}", where=where, remedy="one object a line, saved as UTF-8"
+        ) from None
     if not isinstance(row, dict):
         raise InputError("is not an object", where=where, remedy='write {"text": "…", "labels": {…}}')
     return row

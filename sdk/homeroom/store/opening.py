@@ -29,6 +29,11 @@ class Facts(msgspec.Struct, frozen=True):
     keys: KeyPlace
 
 
+def is_device(directory: Path) -> bool:
+    """Whether a folder is a device's, damaged or not: `open` would make one of any other."""
+    return any((directory / name).exists() for name in ("device.json", "device.db", "backup/device.db"))
+
+
 def open_store(directory: Path, keys: Keys | None, *, anew: bool) -> Opened:
     make_directory(directory)
     lock = _lock(directory)
