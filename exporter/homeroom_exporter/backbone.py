@@ -21,7 +21,7 @@ from homeroom_exporter import compress, encoders, measure, quantize
 from homeroom_exporter.encoders.spec import Encoder, EncoderSpec
 from homeroom_exporter.measure import BATCH, batches, spread
 from homeroom_exporter.sensitivity import Progress, Sweep, sweep
-from homeroom_exporter.taps import canonical_bytes
+from homeroom_exporter.taps import canonical_bytes, short_names
 
 __all__ = ["Backbone", "EncoderSpec", "build"]
 
@@ -88,7 +88,7 @@ def build(
     found = None
     if spec.quantize != "none" and encoder.scheme != "none":
         small, found = _quantized(spec, encoder, reference, modality, inputs, scratch, progress)
-        graphs[spec.quantize] = _write(scratch / f"features.{spec.quantize}.onnx", small)
+        graphs[spec.quantize] = _write(scratch / f"features.{spec.quantize}.onnx", short_names(small))
         tolerance = _tolerance(modality, graphs["float32"], graphs[spec.quantize], spread(inputs, TOLERANCE_INPUTS))
     made = {
         "preprocess": identifying(modality.preprocess),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from itertools import count
 
 import numpy as np
 import onnx
@@ -173,6 +174,26 @@ def canonical_bytes(model: onnx.ModelProto) -> bytes:
     _strip(clean.graph)
     clean.graph.name = "features"
     return bytes(clean.SerializeToString(deterministic=True))
+
+
+def short_names(model: onnx.ModelProto) -> onnx.ModelProto:
+    """The same graph with numbers for the names of its nodes and of what flows between them.
+
+    In a small encoder's int8 file, exported names are a percent of the bytes. The float32 file keeps them.
+    """
+    short = onnx.ModelProto()
+    short.CopyFrom(model)
+    graph = short.graph
+    if any(attribute.type == AttributeProto.GRAPH for node in graph.node for attribute in node.attribute):
+        return short  # a branch reads the values around it by name
+    told = {value.name for value in (*graph.input, *graph.output, *graph.initializer)}
+    flowing = dict.fromkeys(name for node in graph.node for name in node.output if name and name not in told)
+    names = dict(zip(flowing, (n for n in map(str, count()) if n not in told), strict=False))
+    for node in graph.node:
+        node.name = ""
+        for places in (node.input, node.output):
+            places[:] = [names.get(name, name) for name in places]
+    return short
 
 
 def _strip(graph: onnx.GraphProto) -> None:
