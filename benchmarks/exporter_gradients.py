@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from exporter_clipping import RECIPES, SHAPES, design_of
+from exporter_clipping import NOISE, RECIPES, SHAPES, design_of, moved
 from exporter_lora import THREADS, batches, feeds_of, graph_of, made
 from exporter_section import Section, Target
 from homeroom.runtime import load
@@ -26,7 +26,6 @@ from homeroom_exporter.trace import example, trace
 PARITY = 1e-5
 COSINES = {"int8": 0.999, "int4": 0.98}
 SIZES = {"int8": 0.27, "int4": 0.22}  # of the float32 weights
-NOISE = {"ladder": 0.05, "lora": 0.02}  # theta away from its start
 
 
 def ladder(place: str, seeds: int, folder: Path) -> tuple[list[float], str]:
@@ -43,11 +42,6 @@ def ladder(place: str, seeds: int, folder: Path) -> tuple[list[float], str]:
         wanted = by_autograd(design, "grad", theta, feeds)["gradient"]
         errors.append(relative_error(run({"theta": theta, **feeds})["gradient"], wanted))
     return errors, f"{batch} x {tokens.get('text', 1)}"
-
-
-def moved(theta: np.ndarray, seed: int, noise: float) -> np.ndarray:
-    draw = np.random.default_rng(seed).standard_normal(theta.size).astype(np.float32)
-    return theta + draw * np.float32(noise)
 
 
 def agreement(folder: Path, data: Path, seeds: int) -> dict[str, Any]:

@@ -56,12 +56,13 @@ def made(folder: Path, quantize: str) -> tuple[Design, Inside]:
     return design_of(plan, {}, inside), inside
 
 
-def graph_of(design: Design, inside: Inside, folder: Path, recompute: bool = False) -> Path:
-    """The grad graph, beside the frozen weights that it reads."""
+def graph_of(design: Design, inside: Inside, folder: Path, recompute: bool = False, role: str = "grad") -> Path:
+    """The graph of a step, `grad` or `grad_clipped`, beside the frozen weights that it reads."""
     assert design.adapter
     design = replace(design, adapter=replace(design.adapter, recompute=recompute))
-    (graph,) = (g for g in step_graphs(design, folder, BATCH, inside=inside) if g.role == "grad")
-    return graph.path.rename(folder / f"grad.{recompute}.onnx")
+    graphs = step_graphs(design, folder, BATCH, clipped=role == "grad_clipped", inside=inside)
+    (graph,) = (g for g in graphs if g.role == role)
+    return graph.path.rename(folder / f"{role}.{recompute}.onnx")
 
 
 def batches(data: Path, inside: Inside, count: int, seed: int) -> dict[str, np.ndarray]:
