@@ -13,10 +13,10 @@ import torch
 from torch import Tensor
 
 from homeroom.contract.layout import Parameter, Segment
-from homeroom.contract.manifest import Modality
+from homeroom.contract.manifest import ABSENT, Modality
 
 EPSILON = 1e-5
-MASKED = -1e4
+MASKED = -ABSENT
 STEEP = 1e30
 POSITIONS_LIMIT = 16  # a modality of at most so many tokens, a fixed number, learns one vector for each place
 
@@ -154,7 +154,7 @@ def fuse(parameters: Parameters, pooled: Tensor, presence: Tensor, members: Tens
     """Pooled inputs [batch, inputs, width] to one vector for each set of inputs, [batch, sets, width].
 
     presence: [batch, inputs]; members: [sets, inputs], 1.0 where a set reads an input. Any subset may be present; with
-    none the result is zero before the block.
+    none the result is zero before the block. A presence of 1 + ln(w) / ABSENT multiplies an input's attention by w.
     """
     scores = (pooled @ parameters["query"]).transpose(1, 2)
     mask = presence.unsqueeze(1) * members

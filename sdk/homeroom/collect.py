@@ -18,6 +18,7 @@ from homeroom.samples import Kept, StoredInput, StoredSample, target
 from homeroom.shelf import Contents, Key, Row, Shelf
 from homeroom.store import Store
 from homeroom.tokens import note_of, targets_of, words_of
+from homeroom.weighing import USUAL
 
 SAVED_TOGETHER = 64  # features written in one step: what a power cut may cost to compute again
 READ_TOGETHER = 256  # features opened at once, before it is settled whether they stay in memory
@@ -34,11 +35,12 @@ def examples(
     progress: Progress | None = None,
     stop: Callable[[], bool] = bool,
     room: int | None = None,
+    weights: Mapping[str, float] | None = None,
 ) -> list[Example]:
     """Examples of those samples whose features are there when `stop` says so, in order.
 
     Without a store nothing is cached, as for a sample that is only predicted. room: bytes of features to hold; what has
-    no room is read from the store again whenever a batch needs it.
+    no room is read from the store again whenever a batch needs it. weights: of poor inputs, by modality.
     """
 
     def again(number: int) -> np.ndarray:
@@ -60,6 +62,7 @@ def examples(
             shelf.put(number, array)
             tokens[number] = length_of(facts, array)
     longest = tokens[contents.numbers]  # [samples, inputs]
+    weigh = {slot: (weights or {}).get(modality, USUAL) for slot, modality, _ in bundle.manifest.inputs}
     shared: dict[Any, Any] = {}  # equal parts of many examples are one object
     whole = {task.name: task for task in bundle.manifest.tasks if not task.per_token}
 
@@ -83,6 +86,7 @@ def examples(
             longest=shared.setdefault(tuple(lengths.items()), lengths),
             words=words or shared.setdefault("no words", words),
             note=note_of(bundle, sample),
+            counts={(slot, place): weigh[slot] for slot, places in sample.weighed.items() for place in places},
         )
 
     there = np.all(longest >= 0, axis=1).tolist()

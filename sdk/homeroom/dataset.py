@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 
 import numpy as np
 
-from homeroom.contract.manifest import Graph, Manifest, Task
+from homeroom.contract.manifest import ABSENT, Graph, Manifest, Task
 from homeroom.errors import TrainError
 from homeroom.preprocess.direct import fill, length_of, pad_id
 from homeroom.tokens import Words
@@ -22,7 +23,8 @@ class Example:
 
     Where LoRA is inside the backbone, an input is what `preprocess.direct` keeps of it. `longest`: the tokens of the
     longest input by modality, where that is known without reading them. Of a task that answers for each token the
-    target is [tokens, width], see `homeroom.tokens`, as are `words`, by slot. `note`: for who is answered.
+    target is [tokens, width], see `homeroom.tokens`, as are `words`, by slot. `note`: for who is answered. `counts`:
+    what a poor input counts in the fusion, above 0; 1 where it is not named.
     """
 
     inputs: Mapping[tuple[str, int], np.ndarray]
@@ -34,6 +36,7 @@ class Example:
     longest: Mapping[str, int] | None = None
     words: Mapping[str, Words] = field(default_factory=dict)
     note: str = ""
+    counts: Mapping[tuple[str, int], float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -80,11 +83,12 @@ class Dataset:
 
     @cached_property
     def presence(self) -> np.ndarray:
-        """float32 [examples, inputs]."""
+        """float32 [examples, inputs]: 0 absent, 1 present, just under 1 where it counts less."""
         found = np.zeros((len(self), len(self.manifest.inputs)), np.float32)
         for row, example in enumerate(self.examples):
             for column, (slot, _, place) in enumerate(self.manifest.inputs):
-                found[row, column] = (slot, place) in example.inputs
+                if (slot, place) in example.inputs:
+                    found[row, column] = 1 + math.log(example.counts.get((slot, place), 1.0)) / ABSENT
         return found
 
     @cached_property
@@ -293,6 +297,11 @@ def needs_all(task: Task, manifest: Manifest) -> bool:
     """Whether a task can say nothing unless all its slots are there: a choice, a matching, a pair of one modality."""
     modalities = [manifest.slot(slot).modality for slot in task.reads]
     return task.kind in ("choice", "matching") or len(set(modalities)) < len(modalities)
+
+
+def fusing(manifest: Manifest) -> set[str]:
+    """The slots of tasks that take any subset of what they read."""
+    return {slot for task in manifest.tasks if not needs_all(task, manifest) for slot in task.reads}
 
 
 def _draw(groups: Sequence[Sequence[int]], wanted: int, strata: Sequence[bytes]) -> set[int]:

@@ -29,12 +29,13 @@ from homeroom.personalize.person import OutOfTimeError
 from homeroom.policies import admitted, may_teach, policy_in_force, take_policy
 from homeroom.predict import Answer, noted, predict
 from homeroom.reports import Profile, SyncReport, TrainReport
-from homeroom.review import add_examined, as_taught, without_poor
+from homeroom.review import add_examined, as_asked, as_taught
 from homeroom.runtime import Graphs
 from homeroom.samples import Sample, StoredSample, find_task, resolve, without_media
 from homeroom.standing import standing
 from homeroom.store import Export, ForgetReport, Store
 from homeroom.training import Score, Settings, TrainState, advised, by_language, evaluate, fit
+from homeroom.weighing import learned_weights
 
 
 class Device:
@@ -90,13 +91,13 @@ class Device:
         return add_examined(self.store, self.bundle.manifest, found) if gates else self.store.add(found)
 
     def set_aside(self) -> list[StoredSample]:
-        """Samples that do not teach, or not with all inputs (`left_out`), without their inputs; `aside` says why."""
+        """Samples that do not teach, or not with all inputs or in full, without their inputs; `aside` says why."""
         return self.store.set_aside()
 
     def doubt(self, minutes: float = 10) -> list[str]:
         """Set aside samples whose labels look wrong in cross-validation, for a person to look at; return their ids."""
         watch, samples = Budget(minutes=minutes).begin(self.store.directory), self._lessons()
-        ready = examples(self.store, self.bundle, self.graphs, samples, stop=watch.over, room=planner.free_room())
+        ready = self._examples(samples, stop=watch.over, room=planner.free_room())
         return doubts.set_aside(self.store, self.bundle, self.graphs, ready, self._settings(None), watch.over)
 
     def put_back(self, *sample_ids: str) -> None:
@@ -133,12 +134,10 @@ class Device:
             raise TrainError("there is no labelled sample", remedy="add some with `add`")
         plan = planning.plan(self.store, self.bundle, self.graphs, samples, watch.budget, settings)
         samples = planner.apply(plan, self.bundle, samples)
-        start, tag, state = self._begin(settings, samples)
+        start, tag, state = lineage.begin(self.store, self.bundle, self.graphs, settings, samples)
         subjects = {*start.subjects, *(sample.subject for sample in samples)}
 
-        ready = examples(
-            self.store, self.bundle, self.graphs, samples, progress=progress, stop=watch.over, room=plan.room
-        )
+        ready = self._examples(samples, progress=progress, stop=watch.over, room=plan.room)
         planning.check(watch, len(ready))
         feature_seconds = time.monotonic() - begin
         train, validation = self._datasets(ready, settings)
@@ -157,10 +156,14 @@ class Device:
             progress=progress,
         )
         scores = evaluate(self.graphs, validation, result.theta) if validation else {}
+        weights = lineage.weights(self.store, self.store.current())
+        if result.finished and validation:
+            weights = learned_weights(self.graphs, validation, result.theta, weights)
         facts = lineage.facts(
             self.bundle,
             examples=train.examples_by_segment(),
             temperatures=dict(result.temperatures),
+            weights=weights,
             settings=msgspec.to_builtins(settings),
             start=start.name,
             finished=result.finished,
@@ -199,11 +202,10 @@ class Device:
         return self.predict_many([sample], profile)[0]
 
     def predict_many(self, samples: Sequence[Sample], profile: str | None = None) -> list[dict[str, Answer]]:
-        """As `predict`, for several samples at once. Poor inputs are left out if others remain; `reason` says so."""
-        manifest = self.bundle.manifest
-        looked_at = [without_poor(resolve(sample, manifest), manifest) for sample in samples]
-        ready = examples(None, self.bundle, self.graphs, [sample for sample, _ in looked_at])
-        return [noted(answer, note) for answer, (_, note) in zip(self._answers(ready, profile), looked_at, strict=True)]
+        """As `predict`, for several samples at once. Poor inputs are left out or count less; `reason` says so."""
+        asked = [self._asked(sample) for sample in samples]
+        ready = self._examples([sample for sample, _ in asked], kept=False)
+        return [noted(answer, note) for answer, (_, note) in zip(self._answers(ready, profile), asked, strict=True)]
 
     def explain(self, sample: Sample, task: str, label: str | None = None) -> Explanation:
         """Which words, regions, moments and columns speak for a task's answer (or for `label`), and which against.
@@ -211,15 +213,14 @@ class Device:
         Those that pull most are also taken away one at a time, to see what the answer would be. Raises InputError if
         the inputs do not let the task answer, BundleError if the bundle was exported without its saliency graphs.
         """
-        manifest, asked = self.bundle.manifest, find_task(task, self.bundle.manifest)
-        stored = resolve(sample, manifest)
+        asked, (stored, note) = find_task(task, self.bundle.manifest), self._asked(sample)
         theta = lineage.theta_of(self.store, self.bundle, self.store.current())
 
         def answers(samples: Sequence[StoredSample]) -> list[Answer]:
-            return [found[task] for found in self._answers(examples(None, self.bundle, self.graphs, samples))]
+            return [found[asked.name] for found in self._answers(self._examples(samples, kept=False))]
 
-        (example,) = examples(None, self.bundle, self.graphs, [stored])
-        (answer,) = answers([stored])
+        (example,) = self._examples([stored], kept=False)
+        answer = noted({task: answers([stored])[0]}, note)[task]
         return explain(self.bundle, self.graphs, theta, stored, example, answer, asked, label, answers)
 
     def score(self, *samples: Sample | str | Path, profile: str | None = None) -> dict[str, Score]:
@@ -353,6 +354,15 @@ class Device:
 
     # Inside
 
+    def _examples(self, samples: Sequence[StoredSample], kept: bool = True, **how: Any) -> list[Example]:
+        """As `collect.examples`, poor inputs weighed as the version in use has learned; kept: features are cached."""
+        weights = lineage.weights(self.store, self.store.current())
+        return examples(self.store if kept else None, self.bundle, self.graphs, samples, weights=weights, **how)
+
+    def _asked(self, sample: Sample) -> tuple[StoredSample, str]:
+        manifest, weights = self.bundle.manifest, lineage.weights(self.store, self.store.current())
+        return as_asked(resolve(sample, manifest), manifest, weights)
+
     def _answers(self, ready: Sequence[Example], profile: str | None = None) -> list[dict[str, Answer]]:
         """What the theta in use, or a person's own, says of each example."""
         version = self.store.current()
@@ -374,22 +384,13 @@ class Device:
         chosen = {"epochs": epochs} if epochs else {}
         return advised(self.bundle.manifest, proximal=asked.proximal if asked else 0.0, **chosen)
 
-    def _begin(self, settings: Settings, samples: Sequence[StoredSample]) -> tuple[lineage.Start, str, bytes | None]:
-        """Where to start, what the training is known by, and the state to go on from if it was cut short."""
-        start = lineage.start_of_training(self.store, self.bundle)
-        for candidate in filter(None, (start, lineage.start_of_unfinished(self.store, self.bundle))):
-            tag = lineage.tag(self.bundle, candidate, settings, samples, self.graphs.tier)
-            if state := self.store.load_state(tag):
-                return candidate, tag, state
-        return start, lineage.tag(self.bundle, start, settings, samples, self.graphs.tier), None
-
     def _train_profile(
         self, subject: str, begin: float, watch: Watch, settings: Settings, progress: Progress | None
     ) -> TrainReport:
         samples = [sample for sample in self._lessons() if sample.subject == subject and sample.labels]
         if not samples:
             raise TrainError(f"there is no labelled sample of {subject!r}", remedy="add some with `add`")
-        ready = examples(self.store, self.bundle, self.graphs, samples, progress=progress, stop=watch.over)
+        ready = self._examples(samples, progress=progress, stop=watch.over)
         feature_seconds, finished = time.monotonic() - begin, len(ready) == len(samples)
         if finished:
             try:
@@ -422,7 +423,7 @@ class Device:
         version = next((v for v in reversed(self.store.versions()) if v.kind == "local"), None)
         if not samples or version is None:
             return {}
-        ready = examples(self.store, self.bundle, self.graphs, samples, room=planner.free_room())
+        ready = self._examples(samples, room=planner.free_room())
         _, validation = self._datasets(ready, msgspec.convert(version.facts["settings"], Settings))
         return evaluate(self.graphs, validation, theta) if validation else {}
 

@@ -119,17 +119,44 @@ def _start(store: Store, bundle: Bundle, version: Version | None) -> Start:
 
 def temperatures(store: Store, version: Version | None) -> dict[str, float]:
     """By task, what calibrates a version's probabilities; a global one uses those of the newest local version."""
+    return dict(_learned_here(store, version).get("temperatures", {}))
+
+
+def weights(store: Store, version: Version | None) -> dict[str, float]:
+    """By modality, how often a poor input counts, as `weighing` learned it with a version; of a global one as above."""
+    return dict(_learned_here(store, version).get("weights", {}))
+
+
+def _learned_here(store: Store, version: Version | None) -> Mapping[str, Any]:
     if version is not None and version.kind == "global":
         version = next((v for v in reversed(store.versions()) if v.kind == "local"), None)
-    return dict(version.facts["temperatures"]) if version else {}
+    return version.facts if version else {}
 
 
-def tag(bundle: Bundle, start: Start, settings: Settings, samples: Sequence[StoredSample], tier: str = FULL) -> str:
-    """What an unfinished training belongs to: it goes on only with the same bundle, start, settings, samples, tier."""
-    ids = [sample.sample_id + ("-" if sample.left_out else "") for sample in samples]
-    return identity(
-        [bundle.bundle_id, start.name, msgspec.to_builtins(settings), ids, *([tier] if tier != FULL else [])]
-    )
+def tag(
+    bundle: Bundle,
+    start: Start,
+    settings: Settings,
+    samples: Sequence[StoredSample],
+    weights: Mapping[str, float],
+    tier: str = FULL,
+) -> str:
+    """What an unfinished training belongs to: it goes on only if all of these are the same."""
+    ids = [sample.sample_id + ("-" if sample.left_out or sample.weighed else "") for sample in samples]
+    more = [*([dict(weights)] if weights else []), *([tier] if tier != FULL else [])]
+    return identity([bundle.bundle_id, start.name, msgspec.to_builtins(settings), ids, *more])
+
+
+def begin(
+    store: Store, bundle: Bundle, graphs: Graphs, settings: Settings, samples: Sequence[StoredSample]
+) -> tuple[Start, str, bytes | None]:
+    """Where to start, what the training is known by, and the state to go on from if it was cut short."""
+    start, weighed = start_of_training(store, bundle), weights(store, store.current())
+    for candidate in filter(None, (start, start_of_unfinished(store, bundle))):
+        known_by = tag(bundle, candidate, settings, samples, weighed, graphs.tier)
+        if state := store.load_state(known_by):
+            return candidate, known_by, state
+    return start, tag(bundle, start, settings, samples, weighed, graphs.tier), None
 
 
 @dataclass(frozen=True)

@@ -137,6 +137,6 @@ def may_teach(policy: Policy | None, sample: StoredSample, unlabelled: bool = Fa
 
     unlabelled: whether those without a label teach something too.
     """
-    if (sample.aside and not sample.left_out) or not (sample.labels or unlabelled):
+    if not sample.teaches or not (sample.labels or unlabelled):
         return False
     return policy is None or not policy.consent or bool(sample.consent)

@@ -2,23 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 
 import msgspec
 
 from homeroom.contract.manifest import Manifest, Task
-from homeroom.dataset import needs_all
-from homeroom.quality import poor_inputs
+from homeroom.dataset import fusing, needs_all
+from homeroom.quality import Poor, poor_inputs
 from homeroom.quality.near import fingerprint
 from homeroom.samples import StoredInput, StoredSample
 from homeroom.store import Store
 from homeroom.store.samples import comparable
+from homeroom.weighing import USUAL
+
+Place = tuple[str, int]
 
 
 def add_examined(store: Store, manifest: Manifest, samples: Sequence[StoredSample]) -> list[str]:
     """Store samples, near copies and what is poor set aside; return their ids.
 
-    Of a sample that still teaches something without its poor inputs, only these are left out.
+    Of a sample that still teaches something without its poor inputs, only these are left out, or count less.
     """
     examined = [_examined(sample, manifest) for sample in samples]
     return store.add(examined, [fingerprint(s, manifest) if comparable(s) else b"" for s in samples])
@@ -26,34 +29,60 @@ def add_examined(store: Store, manifest: Manifest, samples: Sequence[StoredSampl
 
 def as_taught(sample: StoredSample, manifest: Manifest) -> StoredSample:
     """A stored sample as training sees it: without what was left out, or labels that ask about that."""
-    if not sample.left_out:
-        return sample
-    kept = _without(sample, {(slot, place) for slot, places in sample.left_out.items() for place in places})
-    labels = {name: label for name, label in kept.labels.items() if _asks_what_is_there(manifest.task(name), kept)}
-    return msgspec.structs.replace(kept, labels=labels)
+    return _teaching(sample, _listed(sample.left_out), manifest)
 
 
-def without_poor(sample: StoredSample, manifest: Manifest) -> tuple[StoredSample, str]:
-    """A sample without its poor inputs, and which they are; as it is where nothing else would be left."""
+def as_asked(sample: StoredSample, manifest: Manifest, weights: Mapping[str, float]) -> tuple[StoredSample, str]:
+    """A sample to be answered, without what is left out of it, and a note on its poor inputs.
+
+    It stays as it is where nothing else would be left. weights: as of `collect.examples`.
+    """
     poor = poor_inputs(sample, manifest)
-    kept = _without(sample, poor.keys())
-    if not poor or not any(value is not None for places in kept.inputs.values() for value in places):
+    left_out, weighed = _sorted(poor, manifest)
+    kept = msgspec.structs.replace(_without(sample, _listed(left_out)), weighed=weighed)
+    if not any(value is not None for places in kept.inputs.values() for value in places):
         return sample, ""
-    return kept, f"left out {'; '.join(poor.values())}"
+    notes = [f"left out {poor[place].why}" for place in _listed(left_out)]
+    for slot, place in _listed(weighed):
+        weight = weights.get(manifest.slot(slot).modality, USUAL)
+        notes.append(f"{poor[slot, place].why}, so it counts {weight:g} times what a good one does")
+    return kept, "; ".join(notes)
 
 
 def _examined(sample: StoredSample, manifest: Manifest) -> StoredSample:
     poor = poor_inputs(sample, manifest)
     if not poor:
         return sample
-    places: dict[str, list[int]] = {}
+    why = msgspec.structs.replace(sample, aside="; ".join(one.why for one in poor.values()))
+    if not _teaches(_teaching(why, poor.keys(), manifest), manifest):
+        return why
+    left_out, weighed = _sorted(poor, manifest)
+    return msgspec.structs.replace(why, left_out=left_out, weighed=weighed)
+
+
+def _sorted(poor: Mapping[Place, Poor], manifest: Manifest) -> tuple[dict[str, list[int]], dict[str, list[int]]]:
+    """By slot, the places of poor inputs that are left out, and of those that count less: the fusion alone weighs."""
+    left_out, weighed, slots = dict[str, list[int]](), dict[str, list[int]](), fusing(manifest)
     for slot, place in sorted(poor):
-        places.setdefault(slot, []).append(place)
-    partly = msgspec.structs.replace(sample, aside="; ".join(poor.values()), left_out=places)
-    return partly if _teaches(as_taught(partly, manifest), manifest) else msgspec.structs.replace(partly, left_out={})
+        into = left_out if poor[slot, place].empty or slot not in slots else weighed
+        into.setdefault(slot, []).append(place)
+    return left_out, weighed
 
 
-def _without(sample: StoredSample, places: Collection[tuple[str, int]]) -> StoredSample:
+def _listed(places: Mapping[str, Sequence[int]]) -> list[Place]:
+    return [(slot, place) for slot, some in places.items() for place in some]
+
+
+def _teaching(sample: StoredSample, gone: Collection[Place], manifest: Manifest) -> StoredSample:
+    """A sample without some inputs, and the labels that ask about them."""
+    if not gone:
+        return sample
+    kept = _without(sample, gone)
+    labels = {name: label for name, label in kept.labels.items() if _asks_what_is_there(manifest.task(name), kept)}
+    return msgspec.structs.replace(kept, labels=labels)
+
+
+def _without(sample: StoredSample, places: Collection[Place]) -> StoredSample:
     inputs: dict[str, list[StoredInput | None]] = {
         slot: [None if (slot, place) in places else value for place, value in enumerate(values)]
         for slot, values in sample.inputs.items()

@@ -80,8 +80,8 @@ StoredInput = str | bytes | Row | list[Interaction] | Kept
 class StoredSample(msgspec.Struct, frozen=True, kw_only=True):
     """A checked sample. `inputs`: by slot, a list with a value or None for each place; media as encoded files.
 
-    `aside`: why it is kept out of training until a person has looked at it; empty where it is not. `left_out`: by slot,
-    the places of its inputs that this is about, where the others teach all the same; empty where it is about all.
+    `aside`: why it is kept out of training until a person has looked at it; empty where it is not. By slot, the places
+    of its inputs that this is about, where the others teach all the same: `left_out`, and `weighed`, which count less.
     """
 
     inputs: dict[str, list[StoredInput | None]]
@@ -93,12 +93,20 @@ class StoredSample(msgspec.Struct, frozen=True, kw_only=True):
     language: str | None = None
     aside: str = ""
     left_out: dict[str, list[int]] = {}
+    weighed: dict[str, list[int]] = {}
     sample_id: str = ""
 
     @property
     def why(self) -> str:
         """`aside` for a person, who is told where the rest of the sample teaches."""
-        return self.aside + (f" ({', '.join(self.left_out)} left out, the rest teaches)" if self.left_out else "")
+        said = [f"{', '.join(self.left_out)} left out"] if self.left_out else []
+        said += [f"{', '.join(self.weighed)} counts less"] if self.weighed else []
+        return self.aside + (f" ({', '.join(said)}, the rest teaches)" if said else "")
+
+    @property
+    def teaches(self) -> bool:
+        """Whether any of it does."""
+        return not self.aside or bool(self.left_out or self.weighed)
 
 
 def without_media(sample: StoredSample, shared: dict[Any, Any] | None = None) -> StoredSample:

@@ -13,7 +13,7 @@ import numpy as np
 from homeroom.augment import augmented
 from homeroom.calibration import temperature
 from homeroom.contract.manifest import Graph, Manifest
-from homeroom.dataset import Batch, Dataset, Example, needs_all
+from homeroom.dataset import Batch, Dataset, Example, fusing
 from homeroom.errors import TrainError
 from homeroom.optim import AdamW, one_cycle
 from homeroom.runtime import Graphs
@@ -358,7 +358,7 @@ def _clipping(train: Dataset, rows: np.ndarray, size: int, clip_norm: float) -> 
 
 def drop_inputs(presence: np.ndarray, manifest: Manifest, rate: float, rng: np.random.Generator) -> np.ndarray:
     """presence [rows, inputs] with single slots of fused tasks left out at `rate`, never the last one of a row."""
-    names = {slot for task in manifest.tasks if not needs_all(task, manifest) for slot in task.reads}
+    names = fusing(manifest)
     columns = [i for i, (slot, _, _) in enumerate(manifest.inputs) if slot in names]
     if len(columns) < 2:  # such as answers that are compared with a reference: nothing could be left out
         return presence
@@ -366,7 +366,7 @@ def drop_inputs(presence: np.ndarray, manifest: Manifest, rate: float, rng: np.r
     here = presence[:, columns] > 0
     stays = here & ((chance >= rate) | (chance == np.where(here, chance, -1.0).max(1, keepdims=True)))
     dropped = presence.copy()
-    dropped[:, columns] = stays
+    dropped[:, columns] *= stays
     return dropped
 
 

@@ -17,9 +17,11 @@ from PIL import Image, ImageDraw, ImageFilter
 
 from homeroom import Device, Sample, lineage
 from homeroom.cli import main
+from homeroom.collect import examples
 from homeroom.contract.manifest import AudioPreprocess
 from homeroom.errors import InputError
 from homeroom.quality import audio, image, text
+from homeroom.samples import resolve
 from homeroom.training import Settings
 
 SPEC = AudioPreprocess(rate=16_000, samples=48_000, form="waveform")
@@ -59,18 +61,21 @@ def test_a_good_picture_passes(picture: Image.Image) -> None:
 
 
 @pytest.mark.parametrize(
-    ("picture", "says"),
+    ("picture", "says", "empty"),
     [
-        (darker(photo(), 0.05), "too dark"),
-        (Image.new("RGB", (200, 200), "white"), "burnt out"),
-        (photo().point(lambda value: min(255, value + 250)), "burnt out"),
-        (Image.new("RGB", (200, 200), (120, 120, 120)), "without content"),
-        (drawing(1).filter(ImageFilter.GaussianBlur(8)), "blurred"),
-        (drawing(2).filter(ImageFilter.BoxBlur(12)), "blurred"),
+        (darker(photo(), 0.05), "too dark", False),
+        (Image.new("RGB", (200, 200)), "too dark", True),
+        (Image.new("RGB", (200, 200), "white"), "burnt out", True),
+        (photo().point(lambda value: min(255, value + 250)), "burnt out", True),
+        (Image.new("RGB", (200, 200), (120, 120, 120)), "without content", True),
+        (drawing(1).filter(ImageFilter.GaussianBlur(8)), "blurred", False),
+        (drawing(2).filter(ImageFilter.BoxBlur(12)), "blurred", False),
     ],
 )
-def test_a_poor_picture_is_told(picture: Image.Image, says: str) -> None:
-    assert says in (image.poor(png(picture)) or "")
+def test_a_poor_picture_is_told(picture: Image.Image, says: str, empty: bool) -> None:
+    found = image.poor(png(picture))
+    assert found is not None
+    assert (says in found.why, found.empty) == (True, empty)
 
 
 def test_the_blur_effect_rises_with_blur() -> None:
@@ -109,14 +114,16 @@ def test_good_sounds_pass_quiet_ones_and_loud_ones_and_a_knock_too() -> None:
 
 
 def test_poor_sounds_are_told() -> None:
-    for sound, rate, says in (
-        (speech(0.0005), 16_000, "silent"),
-        (np.zeros(16_000), 16_000, "silent"),
-        (speech(12.0), 16_000, "clipped"),
-        (speech(seconds=0.05), 16_000, "long"),
-        (speech(rate=4_000), 4_000, "4000 Hz"),
+    for sound, rate, says, empty in (
+        (speech(0.0005), 16_000, "silent", True),
+        (np.zeros(4_000), 4_000, "silent", True),
+        (speech(12.0), 16_000, "clipped", False),
+        (speech(seconds=0.05), 16_000, "long", True),
+        (speech(rate=4_000), 4_000, "4000 Hz", False),
     ):
-        assert says in (audio.poor(wav(sound, rate), SPEC) or ""), says
+        found = audio.poor(wav(sound, rate), SPEC)
+        assert found is not None
+        assert (says in found.why, found.empty) == (True, empty), says
 
 
 @pytest.mark.parametrize(
@@ -141,8 +148,9 @@ def test_poor_sounds_are_told() -> None:
     ],
 )
 def test_texts(words: str, language: str | None, says: str | None) -> None:
-    why = text.poor(words, language)
-    assert why is None if says is None else says in (why or "")
+    found = text.poor(words, language)
+    assert found is None if says is None else found is not None and says in found.why
+    assert found is None or found.empty == ("letter" in found.why and "script" not in found.why)
 
 
 # On a device
@@ -266,6 +274,71 @@ def test_a_poor_input_is_left_out_of_an_answer_and_it_says_so(device: Device) ->
     alone = device.predict(Sample(picture=black))["category"]
     assert alone.best is not None, "where it is all there is, it is looked at"
     assert device.predict_many([]) == []
+
+
+BLURRED = png(drawing(1).filter(ImageFilter.GaussianBlur(8)))
+
+
+def test_what_can_still_be_seen_counts_less_and_in_full_once_it_is_put_back(
+    device: Device, tiny_bundle: tiny.Tiny, tmp_path: Path
+) -> None:
+    rows = [Sample(**row) for row in tiny.samples(12, 0)]
+    labels: Any = {"category": "cat"}
+    blurred = Sample(word="the cat", picture=BLURRED, labels=labels, subject="pupil-0")
+    device.add(*rows, blurred)
+    (aside,) = device.set_aside()
+    assert (aside.left_out, aside.weighed) == ({}, {"picture": [0]})
+    assert "blurred" in aside.why
+    assert "(picture counts less, the rest teaches)" in aside.why
+    assert device.train(settings=Settings(epochs=1)).samples == 13
+    less = theta_of(tmp_path / "one", tiny_bundle, *rows, blurred)
+    word = theta_of(tmp_path / "two", tiny_bundle, *rows, Sample(word="the cat", labels=labels, subject="pupil-0"))
+    full = theta_of(tmp_path / "three", tiny_bundle, *rows, blurred, again=True)
+    assert not np.array_equal(less, word)
+    assert not np.array_equal(less, full)
+
+
+def test_an_option_that_is_poor_is_left_out_since_only_the_fusion_weighs(device: Device) -> None:
+    good = [png(drawing(seed)) for seed in range(3)]
+    device.add(Sample(word="the cat", pictures=[BLURRED, *good], labels={"which_picture": 1}))
+    (aside,) = device.set_aside()
+    assert (aside.left_out, aside.weighed) == ({"pictures": [0]}, {})
+
+
+def test_an_answer_says_how_much_a_poor_input_counted_and_so_does_its_explanation(device: Device) -> None:
+    device.add(*(Sample(**row) for row in tiny.samples(40, 0)))
+    device.train(settings=Settings(epochs=5, learning_rate=1e-2))
+    asked = Sample(word="the cat", picture=BLURRED)
+    answer = device.predict(asked)["category"]
+    assert "picture: blurred" in answer.reason
+    assert "counts 0.5 times" in answer.reason
+    word = device.predict(Sample(word="the cat"))["category"]
+    stored = resolve(asked, device.bundle.manifest)
+    full = device._answers(examples(None, device.bundle, device.graphs, [stored]))[0]["category"]
+    chances = [one.probabilities["cat"] for one in (word, answer, full)]
+    assert len(set(chances)) == 3
+    assert device.explain(asked, "category").answer == answer
+
+
+def test_what_a_poor_picture_counts_is_learned_where_pupils_give_many(device: Device) -> None:
+    def sample(row: dict[str, Any], picture: bytes) -> Sample:
+        return Sample(
+            word=row["word"], picture=picture, labels={"category": row["labels"]["category"]}, subject=row["subject"]
+        )
+
+    rows = tiny.samples(120, 0)
+    device.add(*(sample(row, row["picture"]) for row in rows if "picture" in row))
+    rng, colours = np.random.default_rng(0), list(tiny.COLOURS)
+    for row in tiny.samples(80, 1):  # whatever is on them, it is not what the word says
+        other = tiny.COLOURS[colours[(colours.index(row["labels"]["category"]) + 1) % 4]]
+        dim = Image.new("RGB", (64, 64), tuple(int(v * 0.1 + rng.normal(0, 1)) for v in other))
+        dim.paste((0, 0, 0), (0, 0, 32, 64))
+        device.add(sample(row, png(dim)))
+    assert sum("picture" in one.weighed for one in device.set_aside()) > 60
+    device.train(settings=Settings(epochs=8, learning_rate=1e-2))
+    version = device.store.current()
+    assert version is not None
+    assert version.facts["weights"]["image"] != 0.5
 
 
 def test_gates_can_be_left_open(device: Device) -> None:

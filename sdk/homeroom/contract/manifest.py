@@ -255,6 +255,9 @@ class Licence(msgspec.Struct, frozen=True):
     source: str = ""
 
 
+ABSENT = 1e4  # what presence 0 takes from an input's score in the fusion: 1 + ln(w) / ABSENT counts it w times
+
+
 class Manifest(msgspec.Struct, frozen=True, kw_only=True):
     """`bundle_id` is not here: it is the SHA-256 of the file's bytes, so that fields unknown here count too."""
 

@@ -6,6 +6,7 @@ import numpy as np
 
 from homeroom.contract.manifest import AudioPreprocess
 from homeroom.preprocess.audio import decode
+from homeroom.quality.found import Poor
 
 FRAME_S = 0.05  # over which loudness is measured
 SILENT_DB = -50.0  # relative to full scale: the loudest frame of a silent clip is below
@@ -17,17 +18,17 @@ SHORTEST_S = 0.1
 LOWEST = 0.45  # share of the rate that the model listens at: below, most of speech is missing
 
 
-def poor(data: bytes, spec: AudioPreprocess) -> str | None:
+def poor(data: bytes, spec: AudioPreprocess) -> Poor | None:
     wave, rate = decode(data)
-    if rate < LOWEST * spec.rate:
-        return f"recorded at {rate} Hz, while the model listens at {spec.rate} Hz"
     if len(wave) < SHORTEST_S * rate:
-        return f"only {len(wave) / rate:.2f} s long"
+        return Poor(f"only {len(wave) / rate:.2f} s long", empty=True)
     loudest = loudest_db(wave[: int(spec.samples / spec.rate * rate)], rate)
     if loudest < SILENT_DB:
-        return f"silent (at most {loudest:.0f} dB of full scale)"
+        return Poor(f"silent (at most {loudest:.0f} dB of full scale)", empty=True)
+    if rate < LOWEST * spec.rate:
+        return Poor(f"recorded at {rate} Hz, while the model listens at {spec.rate} Hz")
     if (share := clipped_share(wave)) > CLIPPED:
-        return f"clipped ({share:.0%} of it at full scale)"
+        return Poor(f"clipped ({share:.0%} of it at full scale)")
     return None
 
 

@@ -10,6 +10,7 @@ import numpy as np
 from PIL import Image
 
 from homeroom.preprocess.image import decode
+from homeroom.quality.found import Poor
 
 SIDE = 224  # pixels of the longer side at which all is measured: about what a backbone sees
 DARK = 25.0  # grey level (0 to 255) that 99 of 100 pixels of a dark picture stay below
@@ -19,17 +20,18 @@ BLURRED = 0.8  # of the blur effect
 BLUR_WINDOW = 11  # pixels
 
 
-def poor(data: bytes) -> str | None:
+def poor(data: bytes) -> Poor | None:
     grey = _grey(decode(data))
+    empty = float(grey.std()) < FLAT
     if float(np.quantile(grey, 0.99)) < DARK:
-        return f"too dark (99 % of the pixels are below {DARK:g} of 255)"
+        return Poor(f"too dark (99 % of the pixels are below {DARK:g} of 255)", empty)
     if float(np.quantile(grey, 0.001)) >= BURNT:
-        return f"burnt out or empty (99.9 % of the pixels are at {BURNT:g} of 255 or above)"
-    if float(grey.std()) < FLAT:
-        return f"without content (its grey levels spread by less than {FLAT:g} of 255)"
+        return Poor(f"burnt out or empty (99.9 % of the pixels are at {BURNT:g} of 255 or above)", empty=True)
+    if empty:
+        return Poor(f"without content (its grey levels spread by less than {FLAT:g} of 255)", empty)
     effect = blur_effect(grey)
     if effect > BLURRED:
-        return f"blurred (blur effect {effect:.2f}, over {BLURRED:g})"
+        return Poor(f"blurred (blur effect {effect:.2f}, over {BLURRED:g})")
     return None
 
 

@@ -1,4 +1,4 @@
-"""Texts: without words, one key held down, in another script or language than the sample says; standard library only.
+"""Texts: without words, one key held down, in another script or language than the sample says; standard library.
 
 The language check is deliberately light: the script, and the commonest words of a few languages in texts long enough to
 have some. A single word is never judged by its language, only by its script.
@@ -10,6 +10,8 @@ import itertools
 import re
 import unicodedata
 from collections import Counter
+
+from homeroom.quality.found import Poor
 
 LONGEST_RUN = 8  # of one letter
 FOREIGN = 0.5  # share of the letters in another script than the language's
@@ -55,19 +57,19 @@ WRITTEN = {code: frozenset(scripts) for scripts, codes in _read(SCRIPTS) for cod
 WORDS = {codes[0]: frozenset(words) for codes, words in _read(COMMON) if codes}
 
 
-def poor(value: str, language: str | None) -> str | None:
+def poor(value: str, language: str | None) -> Poor | None:
     letters = [c for c in value if c.isalpha()]
     if not any(c.isalnum() for c in value):
-        return "without a letter or a digit"
+        return Poor("without a letter or a digit", empty=True)
     if max((len(list(run)) for c, run in itertools.groupby(value) if c.isalpha()), default=0) > LONGEST_RUN:
-        return f"one letter more than {LONGEST_RUN} times in a row"
+        return Poor(f"one letter more than {LONGEST_RUN} times in a row", empty=True)
     code = (language or "").lower().replace("_", "-").split("-")[0]
     if code in WRITTEN and letters:
         foreign = sum(script(c) not in WRITTEN[code] for c in letters) / len(letters)
         if foreign > FOREIGN:
-            return f"said to be {code!r}, but {foreign:.0%} of the letters are of another script"
+            return Poor(f"said to be {code!r}, but {foreign:.0%} of the letters are of another script")
     if code in WORDS and (other := _spoken(value, code)):
-        return f"said to be {code!r}, but its words are those of {other!r}"
+        return Poor(f"said to be {code!r}, but its words are those of {other!r}")
     return None
 
 

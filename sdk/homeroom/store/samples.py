@@ -1,6 +1,6 @@
 """Samples in the store: added all or none, set aside with a reason, put back; imports opened only.
 
-The column `aside` is 0 for a sample that teaches, 1 for one that does not, 2 for one that teaches without some inputs.
+The column `aside` is 0 for a sample that teaches, 1 for one that does not, 2 for one that teaches in part.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ INSERT = (
 
 
 def add_samples(opened: Opened, samples: Sequence[StoredSample], prints: Sequence[bytes]) -> list[str]:
-    """Store samples; those with `aside` set are kept out of training, or what `left_out` names of them.
+    """Store samples; those with `aside` set are kept out of training, but for what teaches all the same.
 
     prints: what near copies have in common, or b"".
 
@@ -36,11 +36,11 @@ def add_samples(opened: Opened, samples: Sequence[StoredSample], prints: Sequenc
             subject = opened.keys.find_or_make(sample.subject)
             sample_id = subject.cipher.index("sample", *pack_sample(msgspec.structs.replace(sample, **AS_IT_IS))).hex()
             key = subject.cipher.index("near", near) if near else None
-            teaches = not sample.aside or sample.left_out
-            if key and teaches and (copy := _copy_of(opened, subject, key, sample, sample_id)):
-                sample = msgspec.structs.replace(sample, aside=copy, left_out={})
+            if key and sample.teaches and (copy := _copy_of(opened, subject, key, sample, sample_id)):
+                sample = msgspec.structs.replace(sample, **AS_IT_IS | {"aside": copy})
             facts, inputs = seal_sample(subject.cipher, sample_id, *pack_sample(sample))
-            row = (sample_id, subject.subject_id, facts, inputs, 2 if sample.left_out else int(bool(sample.aside)), key)
+            aside = (2 if sample.teaches else 1) if sample.aside else 0
+            row = (sample_id, subject.subject_id, facts, inputs, aside, key)
             opened.database.write(INSERT, row)
             ids.append(sample_id)
     opened.back_up()
@@ -69,7 +69,7 @@ def put_aside(opened: Opened, reasons: Mapping[str, str]) -> list[str]:
                 if aside == 1 or (sample.aside and not aside):
                     continue
                 both = "; ".join(filter(None, (sample.aside, why)))
-                sample = msgspec.structs.replace(sample, aside=both, left_out={})
+                sample = msgspec.structs.replace(sample, **AS_IT_IS | {"aside": both})
                 facts, _ = seal_sample(subject.cipher, sample_id, *pack_sample(sample))
                 opened.database.write("UPDATE samples SET facts = ?, aside = 1 WHERE sample_id = ?", (facts, sample_id))
                 moved.append(sample_id)

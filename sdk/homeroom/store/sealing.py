@@ -33,8 +33,13 @@ def open_sample(subject: Subject, sample_id: str, facts: bytes, inputs: bytes | 
 
 
 FACTS = ("labels", "consent", "source", "retain_until", "language")
-WHY = ("aside", "left_out")  # only of samples that were found poor
-AS_IT_IS: dict[str, Any] = {"aside": "", "left_out": {}}  # of one that was put back; also what an id is made of
+WHY = ("aside", "left_out", "weighed")  # only of samples that were found poor
+# Of one that was put back; also what an id is made of.
+AS_IT_IS: dict[str, Any] = {
+    "aside": "",
+    "left_out": {},
+    "weighed": {},
+}
 
 
 @dataclass(frozen=True)
