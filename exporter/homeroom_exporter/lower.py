@@ -21,7 +21,6 @@ from homeroom_exporter.lora import operations
 
 OPSET = 20
 IR_VERSION = 9
-BLOCKS_OPSET, BLOCKS_IR_VERSION = 21, 10  # the first with weights dequantized by blocks
 UNIFORM = 64  # a constant of so many equal values is made by the graph, not stored
 ONNX_TYPE = {
     torch.float32: TensorProto.FLOAT,
@@ -80,10 +79,8 @@ class _Lowering:
             [_value(name, node) for name, node in zip(self.outputs, results, strict=True)],
             [tensor for tensor in self.initializers.values() if tensor.name in used],
         )
-        blocks = any(node.op_type == "DequantizeLinear" for node in nodes)
-        opset = helper.make_opsetid("", BLOCKS_OPSET if blocks else OPSET)
-        model = helper.make_model(proto, opset_imports=[opset], producer_name="homeroom")
-        model.ir_version = BLOCKS_IR_VERSION if blocks else IR_VERSION
+        model = helper.make_model(proto, opset_imports=[helper.make_opsetid("", OPSET)], producer_name="homeroom")
+        model.ir_version = IR_VERSION
         onnx.checker.check_model(model, full_check=True)
         return model
 
@@ -418,7 +415,7 @@ RULES: dict[str, Callable[[_Lowering, Node], str]] = {
     "gelu.default": _unary("Gelu"),
     "erf.default": _unary("Erf"),
     "embedding.default": lambda to, node: to.emit("Gather", to.name(node.args[0]), to.name(node.args[1])),
-    "dequantize.default": operations.dequantize,
+    "later.default": operations.later,
     "regroup.default": operations.regroup,
     "scaled.default": operations.scaled,
     "places.default": operations.places,

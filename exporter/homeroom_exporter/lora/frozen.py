@@ -27,24 +27,18 @@ SENSITIVE = ("patches", "up", "value", "down", "out", "key", "query")
 
 @dataclass(frozen=True)
 class Frozen:
-    """Arrays by name, as graphs read them; a quantized matrix is `<name>.codes` int8 [rows, columns] (-8 to 7 where
-    it has 4 bits) and `<name>.scale` float32 [rows, blocks]. `nibbles`: the codes that are stored as int4. A lookup
-    table in 4 bits is `<name>.pairs` uint8 [rows, columns / 2], see `paired`.
+    """Arrays by name, as graphs read them; a quantized matrix is `<name>.scale` float32 [rows, blocks] and
+    `<name>.codes` int8 [rows, columns], or in 4 bits `<name>.pairs` uint8 [rows, columns / 2], see `paired`.
     """
 
     arrays: Mapping[str, np.ndarray]
     precision: Precision
-    nibbles: frozenset[str] = frozenset()
 
     def having(self, more: Mapping[str, np.ndarray]) -> Frozen:
-        return Frozen({**self.arrays, **more}, self.precision, self.nibbles)
+        return Frozen({**self.arrays, **more}, self.precision)
 
     def prefixed(self, prefix: str) -> Frozen:
-        return Frozen(
-            {prefix + name: value for name, value in self.arrays.items()},
-            self.precision,
-            frozenset(prefix + name for name in self.nibbles),
-        )
+        return Frozen({prefix + name: value for name, value in self.arrays.items()}, self.precision)
 
 
 def freeze(weights: Mapping[str, np.ndarray], precision: Precision) -> Frozen:
@@ -58,19 +52,16 @@ def freeze(weights: Mapping[str, np.ndarray], precision: Precision) -> Frozen:
     if precision == "int4":
         bits = _within(weights, list(bits))
     arrays: dict[str, np.ndarray] = {}
-    nibbles = set()
     for name, value in weights.items():
         if name not in bits:
             arrays[name] = value
             continue
-        codes, scale = quantize(value, bits[name], _block(name, value, bits[name]))
-        if name == "words" and bits[name] == 4:
-            arrays[name + PAIRS], arrays[name + SCALE] = paired(codes), scale
-            continue
-        arrays[name + CODES], arrays[name + SCALE] = codes, scale
-        if bits[name] == 4 and value.size % 2 == 0:
-            nibbles.add(name + CODES)
-    return Frozen(arrays, precision, frozenset(nibbles))
+        codes, arrays[name + SCALE] = quantize(value, bits[name], _block(name, value, bits[name]))
+        if bits[name] == 4:
+            arrays[name + PAIRS] = paired(codes)
+        else:
+            arrays[name + CODES] = codes
+    return Frozen(arrays, precision)
 
 
 def _is_matrix(name: str, value: np.ndarray) -> bool:
@@ -88,15 +79,13 @@ def _within(weights: Mapping[str, np.ndarray], matrices: list[str]) -> dict[str,
         value = weights[name]
         return value.size * (bits / 8 + 4 / _block(name, value, bits))
 
-    bits = dict.fromkeys(matrices, 4)
-    if "words" in bits and weights["words"].shape[1] % 2:
-        bits["words"] = 8
+    bits = {name: 8 if weights[name].shape[1] % 2 else 4 for name in matrices}
     spare = BUDGET * sum(value.nbytes for value in weights.values())
     spare -= sum(size(n, bits[n]) if n in bits else value.nbytes for n, value in weights.items())
     ranked = [name for kind in SENSITIVE for name in matrices if name.rpartition(".")[2] == kind]
     for name in ranked:
         more = size(name, 8) - size(name, 4)
-        if more <= spare:
+        if bits[name] == 4 and more <= spare:
             bits[name], spare = 8, spare - more
     return bits
 
@@ -104,7 +93,7 @@ def _within(weights: Mapping[str, np.ndarray], matrices: list[str]) -> dict[str,
 def paired(codes: np.ndarray) -> np.ndarray:
     """int4 codes [rows, columns] as uint8 [rows, columns / 2]: 8 more of the first half, 16 times that of the second.
 
-    In this form a runtime looks rows up; it cannot in ONNX's int4.
+    In this form a runtime looks rows up, which it cannot in ONNX's int4, and has floats of it twice as fast.
     """
     low, high = np.split(codes.astype(np.int16) + 8, 2, 1)
     return np.asarray(low + 16 * high, np.uint8)
@@ -133,27 +122,28 @@ def quantize(value: np.ndarray, bits: int, block: int) -> tuple[np.ndarray, np.n
     return codes.reshape(rows, columns), np.ascontiguousarray(scale[..., 0], np.float32)
 
 
-@torch.library.custom_op("homeroom::dequantize", mutates_args=())  # type: ignore[untyped-decorator]
-def dequantize(codes: Tensor, scale: Tensor, after: Tensor) -> Tensor:
-    """int8 [rows, columns] by its scale [rows, blocks] -> float32.
+@torch.library.custom_op("homeroom::later", mutates_args=())  # type: ignore[untyped-decorator]
+def later(stored: Tensor, after: Tensor) -> Tensor:
+    """`stored` as it is, once `after` has been computed.
 
-    after: what must have been computed before. A runtime would else make all matrices float32 at the start, or keep
-    those of the forward pass for the backward pass: the float32 model whole, in memory.
+    A runtime would else make all matrices float32 at the start, or keep those of the forward pass for the backward
+    pass: the float32 model whole, in memory.
     """
-    rows, columns = codes.shape
-    return (codes.reshape(rows, scale.shape[1], -1).float() * scale.unsqueeze(-1)).reshape(rows, columns)
+    return stored.clone()
 
 
-@dequantize.register_fake  # type: ignore[untyped-decorator]
-def _(codes: Tensor, scale: Tensor, after: Tensor) -> Tensor:
-    return codes.new_empty(codes.shape, dtype=torch.float32)
+@later.register_fake  # type: ignore[untyped-decorator]
+def _(stored: Tensor, after: Tensor) -> Tensor:
+    return torch.empty_like(stored)
 
 
 def matrix(weights: Mapping[str, Tensor], name: str, after: Tensor) -> Tensor:
-    """A frozen matrix as float32 [rows, columns]."""
+    """A frozen matrix as float32 [rows, columns]; after: see `later`."""
     if name in weights:
         return weights[name]
-    return dequantize(weights[name + CODES], weights[name + SCALE], after)
+    if name + CODES in weights:
+        return scaled(later(weights[name + CODES], after).float(), weights[name + SCALE])
+    return scaled(_halves(later(weights[name + PAIRS], after)), weights[name + SCALE])
 
 
 def rows_of(weights: Mapping[str, Tensor], name: str, ids: Tensor) -> Tensor:
@@ -162,16 +152,26 @@ def rows_of(weights: Mapping[str, Tensor], name: str, ids: Tensor) -> Tensor:
         return torch.embedding(weights[name], ids)
     scale = torch.embedding(weights[name + SCALE], ids)
     if name + CODES in weights:
-        return torch.embedding(weights[name + CODES], ids).float() * scale
-    pairs = torch.embedding(weights[name + PAIRS], ids).float()
-    high = torch.floor(pairs * (1 / 16))
-    return scaled(torch.cat([pairs - high * 16, high], 1) - 8.0, scale)
+        return scaled(torch.embedding(weights[name + CODES], ids).float(), scale)
+    return scaled(_halves(torch.embedding(weights[name + PAIRS], ids)), scale)
+
+
+def _halves(pairs: Tensor) -> Tensor:
+    """What `paired` made, as float32 codes [rows, columns]."""
+    values = pairs.float()
+    high = torch.floor(values * (1 / 16))
+    return torch.cat([values - high * 16, high], 1) - 8.0
 
 
 @torch.library.custom_op("homeroom::scaled", mutates_args=())  # type: ignore[untyped-decorator]
 def scaled(codes: Tensor, scale: Tensor) -> Tensor:
-    """float32 [n, columns] by its scale [n, blocks], n known when the graph runs."""
+    """float32 [n, columns] by its scale [n, blocks]; n may be known only when the graph runs."""
     return (codes.reshape(*scale.shape, -1) * scale.unsqueeze(-1)).reshape(codes.shape)
+
+
+@scaled.register_fake  # type: ignore[untyped-decorator]
+def _(codes: Tensor, scale: Tensor) -> Tensor:
+    return torch.empty_like(codes)
 
 
 def dense(frozen: Frozen) -> dict[str, np.ndarray]:
@@ -190,19 +190,13 @@ def dense(frozen: Frozen) -> dict[str, np.ndarray]:
     return found
 
 
-def packed(codes: np.ndarray) -> bytes:
-    """int4 codes, two a byte, the first in the low half, as ONNX stores them."""
-    low = codes.reshape(-1, 2).astype(np.uint8) & 15
-    return (low[:, 0] | (low[:, 1] << 4)).tobytes()
-
-
 def store(frozen: Frozen, path: Path) -> dict[str, tuple[int, int]]:
     """Write all arrays to one file; (offset, length) of each by name."""
     places = {}
     with path.open("wb") as file:
         for name, value in frozen.arrays.items():
             file.write(bytes(-file.tell() % ALIGNED))
-            data = packed(value) if name in frozen.nibbles else np.ascontiguousarray(value).tobytes()
+            data = np.ascontiguousarray(value).tobytes()
             places[name] = (file.tell(), len(data))
             file.write(data)
     return places
@@ -218,7 +212,7 @@ def attach(
         if name not in used:
             continue
         tensor = TensorProto(name=name, dims=value.shape, data_location=TensorProto.EXTERNAL)
-        tensor.data_type = TensorProto.INT4 if name in frozen.nibbles else helper.np_dtype_to_tensor_dtype(value.dtype)
+        tensor.data_type = helper.np_dtype_to_tensor_dtype(value.dtype)
         offset, length = places[name]
         length = min(length, value.nbytes)  # a tier has the first rows of an A
         for key, said in (("location", location), ("offset", offset), ("length", length)):

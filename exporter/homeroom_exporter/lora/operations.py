@@ -14,13 +14,12 @@ from torch.fx import Node
 Lowering = Any  # `lower._Lowering`, which imports this
 
 
-def dequantize(to: Lowering, node: Node) -> str:
-    """`frozen.dequantize`; that its scale has a zero of `after` added is what orders it, see there."""
-    codes, scale, after = cast(tuple[Node, Node, Node], node.args)
-    start = to.emit("Slice", to.reshape(to.name(after), [-1]), to.integers(0), to.integers(1))
-    ordered = to.emit("Add", to.name(scale), to.emit("Mul", start, to.name(0.0)))
-    block = codes.meta["val"].shape[1] // scale.meta["val"].shape[1]
-    return str(to.emit("DequantizeLinear", to.name(codes), ordered, axis=1, block_size=block))
+def later(to: Lowering, node: Node) -> str:
+    """`frozen.later`: to a shape with a zero added that takes a value of `after` to compute; no NaN is greater."""
+    stored, after = cast(tuple[Node, Node], node.args)
+    first = to.emit("Slice", to.reshape(to.name(after), [-1]), to.integers(0), to.integers(1))
+    zero = to.emit("Cast", to.emit("Greater", first, first), to=TensorProto.INT64)
+    return str(to.emit("Reshape", to.name(stored), to.emit("Add", to.integers(*stored.meta["val"].shape), zero)))
 
 
 def scaled(to: Lowering, node: Node) -> str:
