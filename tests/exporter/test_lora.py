@@ -348,7 +348,7 @@ def test_int4_keeps_sensitive_layers_in_eight_bits_within_its_share_of_float32()
         weights[f"{i}.down"] = rng.standard_normal((64, 256)).astype(np.float32)
     kept = frozen.freeze(weights, "int4")
     whole = sum(value.nbytes for value in weights.values())
-    assert 0.19 * whole < sum(value.nbytes for value in kept.arrays.values()) <= frozen.BUDGET * whole
+    assert 0.19 * whole < sum(value.nbytes for value in kept.arrays.values()) <= frozen.BUDGET["int4"] * whole
     assert {"0.up.codes", "1.up.codes", "0.query.pairs", "1.query.pairs"} <= set(kept.arrays)
     back = frozen.dense(kept)
     assert back.keys() == weights.keys()

@@ -15,11 +15,12 @@ from torch import Tensor
 
 from homeroom.contract.manifest import Precision
 
-BLOCK = {8: 64, 4: 32}  # values along a row that share a scale
+# Bits, and values along a row that share a scale: of most matrices, and of as many sensitive ones as BUDGET holds.
+FORMS = {"int8": ((8, 64), (8, 16)), "int4": ((4, 32), (8, 64))}
 ALIGNED = 4096  # a page: the runtime maps the file and copies nothing
 TABLE_ROWS = 64  # lookup tables of fewer rows stay float32
 CODES, SCALE, PAIRS = ".codes", ".scale", ".pairs"
-BUDGET = 0.215  # of the float32 weights' bytes: what int4 may take in all, layers in 8 bits among them
+BUDGET = {"int8": 0.269, "int4": 0.215}  # of the float32 weights' bytes, all arrays together
 # Most sensitive first: in a simulation MiniLM's LoRA gradient had a cosine of 0.952 with float32's where `up` alone was
 # in 4 bits, then 0.984, 0.986, 0.991, 0.995 and 0.997, and of 0.996 where the table of words alone was.
 SENSITIVE = ("patches", "up", "value", "down", "out", "key", "query")
@@ -42,22 +43,19 @@ class Frozen:
 
 
 def freeze(weights: Mapping[str, np.ndarray], precision: Precision) -> Frozen:
-    """Quantize every matrix but positions and single rows.
-
-    int4 has 4 bits in all, the table of words too, and gives 8 to as many matrices as BUDGET holds, by SENSITIVE.
+    """Quantize every matrix but positions and single rows; int4 has 4 bits in all, the table of words too, and then 8
+    in some.
     """
     if precision == "float32":
         return Frozen(dict(weights), precision)
-    bits = {name: 8 for name, value in weights.items() if _is_matrix(name, value)}
-    if precision == "int4":
-        bits = _within(weights, list(bits))
+    forms = _forms(weights, precision)
     arrays: dict[str, np.ndarray] = {}
     for name, value in weights.items():
-        if name not in bits:
+        if name not in forms:
             arrays[name] = value
             continue
-        codes, arrays[name + SCALE] = quantize(value, bits[name], _block(name, value, bits[name]))
-        if bits[name] == 4:
+        codes, arrays[name + SCALE] = quantize(value, *forms[name])
+        if forms[name][0] == 4:
             arrays[name + PAIRS] = paired(codes)
         else:
             arrays[name + CODES] = codes
@@ -68,26 +66,30 @@ def _is_matrix(name: str, value: np.ndarray) -> bool:
     return value.ndim == 2 and name != "places" and len(value) >= (TABLE_ROWS if name == "words" else 2)
 
 
-def _block(name: str, value: np.ndarray, bits: int) -> int:
-    return int(value.shape[1] if name == "words" and bits == 8 else math.gcd(value.shape[1], BLOCK[bits]))
+def _forms(weights: Mapping[str, np.ndarray], precision: Precision) -> dict[str, tuple[int, int]]:
+    """Bits and block of each matrix."""
+    coarse, fine = FORMS[precision]
 
+    def form(name: str, wanted: tuple[int, int]) -> tuple[int, int]:
+        bits, block = wanted
+        columns = weights[name].shape[1]
+        return bits, columns if name == "words" and bits == 8 else math.gcd(columns, block)
 
-def _within(weights: Mapping[str, np.ndarray], matrices: list[str]) -> dict[str, int]:
-    """The bits of each matrix."""
+    def size(name: str, bits: int, block: int) -> float:
+        return weights[name].size * (bits / 8 + 4 / block)
 
-    def size(name: str, bits: int) -> float:
-        value = weights[name]
-        return value.size * (bits / 8 + 4 / _block(name, value, bits))
-
-    bits = {name: 8 if weights[name].shape[1] % 2 else 4 for name in matrices}
-    spare = BUDGET * sum(value.nbytes for value in weights.values())
-    spare -= sum(size(n, bits[n]) if n in bits else value.nbytes for n, value in weights.items())
-    ranked = [name for kind in SENSITIVE for name in matrices if name.rpartition(".")[2] == kind]
-    for name in ranked:
-        more = size(name, 8) - size(name, 4)
-        if bits[name] == 4 and more <= spare:
-            bits[name], spare = 8, spare - more
-    return bits
+    forms: dict[str, tuple[int, int]] = {}
+    for name, value in weights.items():
+        if _is_matrix(name, value):
+            forms[name] = form(name, fine if value.shape[1] % 2 else coarse)
+    spare = BUDGET[precision] * sum(value.nbytes for value in weights.values())
+    spare -= sum(size(name, *forms[name]) if name in forms else value.nbytes for name, value in weights.items())
+    for name in (name for kind in SENSITIVE for name in forms if name.rpartition(".")[2] == kind):
+        better = form(name, fine)
+        more = size(name, *better) - size(name, *forms[name])
+        if more <= spare:
+            forms[name], spare = better, spare - more
+    return forms
 
 
 def paired(codes: np.ndarray) -> np.ndarray:
