@@ -10,7 +10,7 @@ from pathlib import Path
 import click
 import msgspec
 
-from homeroom.cli_numbers import Finite, Whole
+from homeroom.cli_numbers import Finite, Folder, Whole
 from homeroom.contract.codecs import Codec
 from homeroom.contract.roster import LEAST, make_roster, read_roster
 from homeroom.contract.secure import SecureRules
@@ -30,7 +30,7 @@ from homeroom_aggregator.cli_privacy import asked, configuration, privacy_option
 from homeroom_aggregator.cli_rounds import chosen, cohort_options, optimizer_options, synchronous
 
 FILE = click.Path(dir_okay=False, path_type=Path)
-FOLDER = click.Path(file_okay=False, path_type=Path)
+FOLDER = Folder()
 TOKEN = "HOMEROOM_OPERATOR_TOKEN"
 
 

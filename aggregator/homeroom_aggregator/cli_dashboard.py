@@ -8,7 +8,7 @@ from urllib.parse import quote, urlsplit
 
 import click
 
-from homeroom.cli_numbers import Finite, Whole
+from homeroom.cli_numbers import Finite, Folder, Whole
 from homeroom.errors import InputError
 from homeroom_aggregator.links import LIFE_MINUTES, Rank
 
@@ -71,7 +71,7 @@ def _by_key(path: Path, key: Path) -> tuple[str, str]:
 
 
 @click.command()
-@click.argument("folder", type=click.Path(file_okay=False, path_type=Path))
+@click.argument("folder", type=Folder())
 @click.argument("version", type=Whole(0))
 @click.option("--by", required=True, help="Who goes back; it stands in the audit log.")
 @click.option("--why", required=True, help="Why; it stands in the audit log.")

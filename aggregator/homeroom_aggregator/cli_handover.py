@@ -6,7 +6,9 @@ from pathlib import Path
 
 import click
 
-FOLDER = click.Path(file_okay=False, path_type=Path)
+from homeroom.cli_numbers import Folder
+
+FOLDER = Folder()
 
 
 @click.command()

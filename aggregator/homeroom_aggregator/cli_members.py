@@ -9,14 +9,14 @@ from pathlib import Path
 import click
 import msgspec
 
-from homeroom.cli_numbers import Finite
+from homeroom.cli_numbers import Finite, Folder
 from homeroom.contract.canonical import decode
 from homeroom.contract.signing import Certificate, read_key
 from homeroom.errors import InputError, StoreError
 from homeroom_aggregator.members import ROLES, Role
 
 FILE = click.Path(dir_okay=False, path_type=Path)
-FOLDER = click.Path(file_okay=False, path_type=Path)
+FOLDER = Folder()
 BY = "operator"
 
 

@@ -9,7 +9,7 @@ from typing import Any
 import click
 import msgspec
 
-from homeroom.cli_numbers import Finite
+from homeroom.cli_numbers import Finite, Folder
 from homeroom.contract.privacy import Privacy
 from homeroom.contract.update import RoundConfiguration
 from homeroom.errors import InputError
@@ -98,7 +98,7 @@ def privacy() -> None:
 
 
 @privacy.command("report")
-@click.argument("folder", type=click.Path(file_okay=False, path_type=Path))
+@click.argument("folder", type=Folder())
 @click.option("--json", "machine", is_flag=True, help="Print one JSON object.")
 def report(folder: Path, machine: bool) -> None:
     """Say in plain words what the releases of FOLDER may tell about one device, while it serves or not.

@@ -10,6 +10,7 @@ import msgspec
 
 from homeroom.cli_numbers import Finite, Whole
 from homeroom.durable import write_durable
+from homeroom.errors import InputError
 from homeroom_aggregator import flower
 from homeroom_aggregator.cli_privacy import asked, privacy_options
 from homeroom_aggregator.cli_rounds import chosen, optimizer_options
@@ -26,7 +27,7 @@ FILE = click.Path(dir_okay=False, path_type=Path)
 @click.option("--lag", type=Finite(0, 1), default=0.0, show_default=True, help="Share that trains on old theta.")
 @optimizer_options
 @privacy_options
-@click.option("--seed", type=int, default=0, show_default=True)
+@click.option("--seed", type=Whole(0), default=0, show_default=True)
 @click.option(
     "--engine",
     type=click.Choice(["homeroom", "flower"]),
@@ -72,6 +73,9 @@ def simulate(
 
     from homeroom_aggregator import chart, virtual
 
+    if plot and plot.suffix.lower() != ".svg":
+        raise InputError("the picture is an .svg", where=str(plot), remedy=f"name it {plot.with_suffix('.svg').name}")
+
     elsewhere = None
     if engine == "flower":
         flower.check_installed()
@@ -101,6 +105,7 @@ def simulate(
         write_durable(out, msgspec.json.format(msgspec.json.encode(virtual.document(found)), indent=1))
     if plot:
         write_durable(plot, chart.svg(found, f"{len(schools)} schools, {rounds} rounds").encode())
+    virtual.check_finite(found)
 
 
 def _arrived(done: int, of: int) -> None:

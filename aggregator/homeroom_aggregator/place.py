@@ -37,7 +37,7 @@ from homeroom.contract.signing import (
     write_key,
 )
 from homeroom.contract.update import RoundConfiguration
-from homeroom.durable import replace_durable, write_durable
+from homeroom.durable import replace_durable, whole_or_gone, write_durable
 from homeroom.errors import InputError, StoreError, TrustError
 from homeroom_aggregator import audit
 from homeroom_aggregator.access import new_code, spent
@@ -98,24 +98,29 @@ def make(
         raise TrustError("the certificate is for another key", where=str(folder))
     root = fingerprint(certificate.root)
     check_certificate(certificate, role="aggregator", root_fingerprint=root, where=str(folder))
-    installed = install(bundle, folder / BUNDLES, root=root)
-    asked = msgspec.structs.replace(
-        configuration or RoundConfiguration(bundle_id=installed.bundle_id), bundle_id=installed.bundle_id
-    )
-    if policy is not None:
-        asked = _by_policy(asked, policy, root, certificate.name)
-    if asked.privacy:
-        releases_within(asked.privacy, asked.scale_bits)  # a budget that not one release fits in is refused here
-    facts = Facts(
-        institution=institution, root=root, bundle_id=installed.bundle_id, certificate=certificate, configuration=asked
-    )
-    if not (folder / KEY).exists():
-        write_key(folder / KEY, key)
-    elif public_hex(read_key(folder / KEY)) != public_hex(key):
-        (folder / KEY).unlink()  # of a making that was cut short: nothing was signed with it
-        write_key(folder / KEY, key)
-    write_durable(folder / SECRET, secret or secrets.token_bytes(32))
-    write_durable(folder / FACTS, msgspec.json.format(msgspec.json.encode(facts), indent=1))
+    with whole_or_gone(folder):
+        installed = install(bundle, folder / BUNDLES, root=root)
+        asked = msgspec.structs.replace(
+            configuration or RoundConfiguration(bundle_id=installed.bundle_id), bundle_id=installed.bundle_id
+        )
+        if policy is not None:
+            asked = _by_policy(asked, policy, root, certificate.name)
+        if asked.privacy:
+            releases_within(asked.privacy, asked.scale_bits)  # a budget that not one release fits in is refused here
+        facts = Facts(
+            institution=institution,
+            root=root,
+            bundle_id=installed.bundle_id,
+            certificate=certificate,
+            configuration=asked,
+        )
+        if not (folder / KEY).exists():
+            write_key(folder / KEY, key)
+        elif public_hex(read_key(folder / KEY)) != public_hex(key):
+            (folder / KEY).unlink()  # of a making that was cut short: nothing was signed with it
+            write_key(folder / KEY, key)
+        write_durable(folder / SECRET, secret or secrets.token_bytes(32))
+        write_durable(folder / FACTS, msgspec.json.format(msgspec.json.encode(facts), indent=1))
     return facts
 
 

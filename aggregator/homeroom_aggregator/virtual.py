@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
+import numpy as np
 
 from homeroom import golden
 from homeroom.bundle import Bundle, install
@@ -16,6 +17,7 @@ from homeroom.contract.manifest import Precision
 from homeroom.contract.privacy import Privacy
 from homeroom.contract.update import ServerOptimizer
 from homeroom.dataset import Dataset
+from homeroom.errors import TrainError
 from homeroom.ingest import read_samples
 from homeroom.runtime import Graphs
 from homeroom.training import Settings, advised
@@ -128,6 +130,16 @@ def accuracies(scores: Mapping[str, Scores]) -> dict[str, float]:
     """The mean accuracy over the tasks of each school that has a validation sample of any."""
     rated = {name: [s.accuracy for s in tasks.values() if s.n] for name, tasks in scores.items()}
     return {name: sum(values) / len(values) for name, values in rated.items() if values}
+
+
+def check_finite(found: Simulation) -> None:
+    """TrainError where what was learned is no longer numbers: every school failed last, or its theta answers so."""
+    asked = [facts for facts in found.rounds if facts.sent_bytes or facts.refused]
+    stuck = asked[-1].refused if asked and not asked[-1].sent_bytes else {}
+    told = [score.log_loss for tasks in found.rounds[-1].scores.values() for score in tasks.values()]
+    if stuck or not np.isfinite(told).all():
+        why = next(iter(stuck.values()), "the loss of the last version is not finite")
+        raise TrainError(f"it broke down: {why}", remedy="give a lower --server-rate, or another --optimizer")
 
 
 def document(found: Simulation) -> dict[str, Any]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -10,6 +12,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from homeroom.contract.canonical import canonical, decode
 from homeroom.contract.signing import Certificate, certify, fingerprint, new_key, public_hex, read_key, write_key
+from homeroom.durable import whole_or_gone
 from homeroom.errors import ExportError, RecipeError, TrustError
 
 if TYPE_CHECKING:
@@ -63,7 +66,13 @@ Example:
 @click.option("--certificate", type=click.Path(path_type=Path), help="The root's certificate of that key (JSON).")
 @click.option("--zip", "zipped", is_flag=True, help="Also write OUT.homeroom, one file for transport.")
 @click.option("--peft", type=click.Path(path_type=Path), help="Start from this PEFT checkpoint of LoRA (a folder).")
-@click.option("--threads", default=2, show_default=True, help="Threads of the runtime in the self-check.")
+@click.option(
+    "--threads",
+    type=click.IntRange(1, 1024),
+    default=2,
+    show_default=True,
+    help="Threads of the runtime in the self-check.",
+)
 @click.option("--dry-run", is_flag=True, help="Write nothing; estimate sizes, and minutes on a Pi 4 and a laptop.")
 def export_command(
     recipe: Path,
@@ -92,16 +101,6 @@ def export_command(
     start = read(peft) if peft is not None else None
     if out.exists():
         raise ExportError("exists already", where=str(out), remedy="choose another place, or remove it first")
-    if (key is None) != (certificate is None):
-        raise TrustError("--key and --certificate belong together", remedy="give both, or none for a trial")
-    if key is not None and certificate is not None:
-        private = read_key(key)
-        vouched = read_certificate(certificate)
-        if vouched.key != public_hex(private):
-            raise TrustError("is not the certificate of that key", where=str(certificate))
-    else:
-        private, vouched = trial_keys(out.with_name(f"{out.name}.keys"))
-
     from rich.console import Console
 
     from homeroom.bundle import zip_bundle
@@ -110,17 +109,18 @@ def export_command(
     from homeroom_exporter.report import show
 
     console = Console()
-    done = export(
-        plan,
-        calibration,
-        out,
-        private,
-        vouched,
-        start=start,
-        threads=threads,
-        progress=lambda stage: click.echo(f"... {stage}", err=True),
-        show=lambda report: show(report, console),
-    )
+    with signer(out, key, certificate) as (private, vouched):
+        done = export(
+            plan,
+            calibration,
+            out,
+            private,
+            vouched,
+            start=start,
+            threads=threads,
+            progress=lambda stage: click.echo(f"... {stage}", err=True),
+            show=lambda report: show(report, console),
+        )
     click.echo(f"{out}: bundle {done.manifest.name} version {done.manifest.version}, {done.bundle_id}")
     click.echo(f"root {fingerprint(vouched.root)}")
     for paper in write_papers(out, done.manifest, done.bundle_id, done.report):
@@ -138,6 +138,22 @@ def _dry_run(plan: Recipe, calibration: Path | None, threads: int) -> None:
 
     found = estimate(plan, calibration, threads=threads, progress=lambda stage: click.echo(f"... {stage}", err=True))
     show(found, Console())
+
+
+@contextmanager
+def signer(out: Path, key: Path | None, certificate: Path | None) -> Iterator[tuple[Ed25519PrivateKey, Certificate]]:
+    """The key that signs a bundle and its certificate; trial ones that are made here go again where the work fails."""
+    if key is not None and certificate is not None:
+        private, vouched = read_key(key), read_certificate(certificate)
+        if vouched.key != public_hex(private):
+            raise TrustError("is not the certificate of that key", where=str(certificate))
+        yield private, vouched
+        return
+    if key or certificate:
+        raise TrustError("--key and --certificate belong together", remedy="give both, or none for a trial")
+    folder = out.with_name(f"{out.name}.keys")
+    with whole_or_gone(folder):
+        yield trial_keys(folder)
 
 
 def read_certificate(path: Path) -> Certificate:

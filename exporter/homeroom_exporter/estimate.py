@@ -21,7 +21,7 @@ from rich.table import Table
 from homeroom.contract.manifest import Modality, Tolerance
 from homeroom.ingest import read_samples
 from homeroom.probe import rates
-from homeroom_exporter import encoders
+from homeroom_exporter import encoders, probe
 from homeroom_exporter.backbone import UNKNOWN, Backbone
 from homeroom_exporter.encoders.spec import EncoderSpec
 from homeroom_exporter.export import design_of, draft, lora_pairs, part_of, variants
@@ -104,6 +104,8 @@ def estimate(
     calibration: samples by whose labels the taps are chosen that the recipe leaves open.
     """
     samples = list(read_samples(calibration, draft(recipe))) if calibration else []
+    for line in probe.alike(recipe.tasks, samples):
+        progress(line)
     with tempfile.TemporaryDirectory(prefix="homeroom-estimate-") as folder:
         scratch = Path(folder)
         parts: list[Part] = []

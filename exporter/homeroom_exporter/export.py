@@ -38,7 +38,7 @@ from homeroom.ingest import read_samples
 from homeroom.preprocess import Prepared, content, prepare
 from homeroom.runtime import load
 from homeroom.samples import StoredSample
-from homeroom_exporter import backbone, check, golden, measure, tap_probe
+from homeroom_exporter import backbone, check, golden, measure, probe, tap_probe
 from homeroom_exporter.backbone import Backbone, EncoderSpec
 from homeroom_exporter.footprint import Twin
 from homeroom_exporter.golden import Features
@@ -103,6 +103,8 @@ def export(
         samples = list(read_samples(calibration, draft(recipe)))
         if not samples:
             raise InputError("holds no sample", where=str(calibration), remedy="give a hundred or more, with labels")
+        for line in probe.alike(recipe.tasks, samples):
+            progress(line)
         backbones: dict[str, Backbone] = {}
         inside: Inside | None = None
         chosen: list[tap_probe.TapChoice] = []

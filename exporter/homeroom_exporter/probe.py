@@ -7,6 +7,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from homeroom.contract.manifest import Task
+from homeroom.samples import StoredSample
+
 FOLDS = 4
 PROBED = ("classification", "ordinal")  # kinds of task that a linear probe can try
 LEAST = 40  # labelled samples below which a probe says nothing
@@ -43,6 +46,16 @@ def compare(task: str, reference: np.ndarray, quantized: np.ndarray, labels: np.
         int8=float(second.mean()),
         error=float(np.sqrt((first != second).sum()) / len(labels)),
     )
+
+
+def alike(tasks: Sequence[Task], samples: Sequence[StoredSample]) -> list[str]:
+    """A sentence for each task whose labels in the samples are all the same: no probe can judge it."""
+    found = []
+    for task in tasks:
+        said = [str(sample.labels[task.name]) for sample in samples if task.name in sample.labels]
+        if task.kind in PROBED and said and len(set(said)) == 1:
+            found.append(f"{task.name}: every label is {said[0]!r}, so nothing here shows whether it can be learned")
+    return found
 
 
 def joined(parts: Sequence[Sequence[np.ndarray]], width: int) -> np.ndarray:

@@ -12,10 +12,10 @@ from typing import Any
 
 import click
 
-from homeroom.cli_numbers import Finite
+from homeroom.cli_numbers import Finite, Folder
 from homeroom.errors import InputError
 
-DIRECTORY = click.Path(file_okay=False, path_type=Path)
+DIRECTORY = Folder()
 FORMAT = "%(asctime)s %(levelname)s %(message)s"
 LOG_BYTES, LOGS = 500_000, 2
 POSITIVE = Finite(0, min_open=True)

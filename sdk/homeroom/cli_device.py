@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from homeroom import cli_agent
-from homeroom.cli_numbers import Finite, Whole
+from homeroom.cli_numbers import Finite, Folder, Whole
 from homeroom.errors import InputError
 
 if TYPE_CHECKING:
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from homeroom.reports import Profile
     from homeroom.samples import Sample
 
-DIRECTORY = click.Path(file_okay=False, path_type=Path)
+DIRECTORY = Folder()
 ANY = click.Path(path_type=Path)
 Command = Callable[..., Any]
 

@@ -8,9 +8,11 @@ from pathlib import Path
 
 import click
 
+from homeroom.cli_numbers import Folder
+
 
 @click.command()
-@click.argument("directory", type=click.Path(file_okay=False, path_type=Path), required=False)
+@click.argument("directory", type=Folder(), required=False)
 @click.option("--bundle", type=click.Path(path_type=Path), help="A bundle to try, in place of the directory's.")
 @click.option("--json", "machine", is_flag=True, help="Print one JSON object.")
 @click.pass_context

@@ -1,8 +1,9 @@
-"""Numbers on the command line: finite, and no larger than the contracts can write."""
+"""Values on the command line: finite numbers no larger than the contracts can write, folders that have a name."""
 
 from __future__ import annotations
 
 import math
+from pathlib import Path
 from typing import Any
 
 import click
@@ -18,6 +19,18 @@ class Finite(click.FloatRange):
         if not math.isfinite(found):
             self.fail(f"{value} is not a finite number.", param, ctx)
         return found
+
+
+class Folder(click.Path):
+    """A folder's path; an empty one, such as that of a variable that is not set, does not stand for the one at hand."""
+
+    def __init__(self) -> None:
+        super().__init__(file_okay=False, path_type=Path)
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        if not str(value):
+            self.fail("an empty name is no folder; `.` is the one you are in.", param, ctx)
+        return super().convert(value, param, ctx)
 
 
 class Whole(click.IntRange):

@@ -5,6 +5,9 @@ from __future__ import annotations
 import errno
 import os
 import secrets
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from homeroom.errors import DiskFullError, StoreError
@@ -44,6 +47,18 @@ def make_directory(path: Path) -> None:
         sync_directory(path.parent)
     except OSError as problem:
         raise refusal(problem, path) from None
+
+
+@contextmanager
+def whole_or_gone(folder: Path) -> Iterator[None]:
+    """Where the work in it fails, a folder that was not there before goes again, and so do the parents made for it."""
+    made = [path for path in (folder, *folder.parents) if not path.exists()]
+    try:
+        yield
+    except BaseException:
+        if made:
+            shutil.rmtree(made[-1], ignore_errors=True)
+        raise
 
 
 def write_durable(path: Path, data: bytes) -> None:

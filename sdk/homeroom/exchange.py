@@ -112,7 +112,7 @@ def network_of(store: Store) -> Network:
 
 def set_network(store: Store, **changes: str) -> Network:
     """Change and remember some of the settings in `homeroom.network.Network`; InputError where one is impossible."""
-    from homeroom.network import Network
+    from homeroom.network import Network, check_urls
 
     body = store.get_secret("network")
     known = {} if body is None else msgspec.json.decode(body, type=dict[str, str])
@@ -122,6 +122,7 @@ def set_network(store: Store, **changes: str) -> Network:
         raise InputError(
             f"no such setting: {problem}", remedy="an address is https://name, a proxy http://name:port"
         ) from None
+    check_urls(found)
     store.put_secret("network", msgspec.json.encode(found))
     return found
 

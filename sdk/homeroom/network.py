@@ -16,6 +16,7 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from email.utils import parsedate_to_datetime
+from importlib.util import find_spec
 from typing import Annotated, Literal
 
 import httpx
@@ -52,6 +53,21 @@ class Network(msgspec.Struct, frozen=True, kw_only=True):
     clock: Literal["auto", "ignore"] = "auto"
     lan: Literal["auto", "off"] = "auto"
     scores: Literal["keep", "tell"] = "keep"
+
+
+def check_urls(network: Network) -> None:
+    """InputError where address or proxy cannot be: no name, a port that is none, SOCKS without what speaks it."""
+    for url in filter(None, (network.address, network.proxy)):
+        try:
+            parts = httpx.URL(url)
+        except httpx.InvalidURL as problem:
+            raise InputError(f"is no address: {problem}", where=url) from None
+        if not parts.host or not 1 <= (443 if parts.port is None else parts.port) <= 65535:
+            raise InputError("needs a name, and a port from 1 to 65535", where=url)
+    if network.proxy.startswith("socks5:") and find_spec("socksio") is None:
+        raise InputError(
+            "SOCKS needs a package that is not installed", where=network.proxy, remedy="pip install socksio"
+        )
 
 
 @dataclass(frozen=True)

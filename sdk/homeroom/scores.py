@@ -133,6 +133,8 @@ def _f1(truth: np.ndarray, guess: np.ndarray) -> float:
 
 
 def _ece(confidence: np.ndarray, right: np.ndarray) -> float:
+    if not np.isfinite(confidence).all():
+        return float("nan")
     bins = np.minimum((confidence * BINS).astype(int), BINS - 1)
     gaps = [
         abs(float(confidence[bins == b].mean()) - float(right[bins == b].mean())) * float((bins == b).mean())

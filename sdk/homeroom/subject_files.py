@@ -10,6 +10,7 @@ import msgspec
 import safetensors.numpy
 
 from homeroom.durable import make_directory, write_durable
+from homeroom.errors import InputError
 from homeroom.store import Export
 
 ENDINGS = (
@@ -29,8 +30,10 @@ def describe(held: Export) -> dict[str, Any]:
 
 
 def write_export(held: Export, folder: Path) -> int:
-    """Write export.json and the media beside it; return the number of files."""
+    """Write export.json and the media beside it; return the number of files. InputError if the folder holds any."""
     make_directory(folder)
+    if any(folder.iterdir()):
+        raise InputError("is not empty", where=str(folder), remedy="name a new folder: what is there might stay in it")
     written: list[str] = []
 
     def save(sample: int, slot: str, place: int, data: bytes) -> str:

@@ -13,6 +13,7 @@ from click.testing import CliRunner
 
 from homeroom import Sample
 from homeroom.bundle import Bundle, open_bundle
+from homeroom.cli import main
 from homeroom.collect import examples
 from homeroom.contract.update import RoundConfiguration
 from homeroom.dataset import Dataset
@@ -110,3 +111,31 @@ def test_without_flower_one_sentence_names_the_extra(tiny_bundle: tiny.Tiny, mon
     arguments = [str(tiny_bundle.path), str(tiny_bundle.path), "--engine", "flower"]
     with pytest.raises(MissingExtraError, match=r"homeroom\[flower\]"):
         CliRunner().invoke(cli.cli_simulate.simulate, arguments, catch_exceptions=False)
+
+
+@pytest.mark.parametrize(
+    ("options", "code", "words"),
+    [
+        (["--seed", "-1"], 2, "--seed"),
+        (["--plot", "out.png"], 3, "name it out.svg"),
+        (["--server-rate", "1e30"], 9, "it broke down: the loss of the last version is not finite"),
+        (["--server-rate", "1e30", "--rounds", "2"], 9, "it broke down: the loss is no longer finite at step 0"),
+    ],
+)
+def test_a_simulation_that_cannot_be_or_breaks_down_says_so(
+    options: list[str],
+    code: int,
+    words: str,
+    tiny_bundle: tiny.Tiny,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    path = tiny.write_samples(tmp_path / "school", tiny.samples(20, 0))
+    with pytest.raises(SystemExit) as ended:
+        main(["simulate", str(tiny_bundle.path), str(path), "--rounds", "1", "--epochs", "1", *options])
+    assert ended.value.code == code
+    said = capsys.readouterr()
+    assert words in said.err
+    assert ("round 1" in said.out) == (code == 9)

@@ -62,6 +62,38 @@ def test_without_a_dry_run_the_command_says_what_it_needs(tmp_path: Path, capsys
     assert "--calibration" in capsys.readouterr().err
 
 
+def test_an_export_that_fails_leaves_no_keys_behind(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    recipe, samples, out = tmp_path / "help.toml", tmp_path / "week.jsonl", tmp_path / "help"
+    recipe.write_text(TABLE)
+    samples.write_text('{"week": {"lessons": 1}}\n')
+    with pytest.raises(SystemExit) as ended:
+        main(["export", str(recipe), str(out), "--calibration", str(samples)])
+    assert ended.value.code == 3
+    assert "no column 'lessons'" in capsys.readouterr().err
+    assert sorted(tmp_path.iterdir()) == [recipe, samples]
+
+
+def test_fewer_threads_than_one_are_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    recipe = tmp_path / "help.toml"
+    recipe.write_text(TABLE)
+    with pytest.raises(SystemExit) as ended:
+        main(["export", str(recipe), "--dry-run", "--threads", "-3"])
+    assert ended.value.code == 2
+    assert "--threads" in capsys.readouterr().err
+
+
+def test_calibration_samples_of_one_class_are_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    recipe, samples = tmp_path / "help.toml", tmp_path / "week.jsonl"
+    recipe.write_text(TABLE)
+    week = '{"week": {"minutes": 30.0, "right": 0.5}, "labels": {"needs_help": "%s"}, "subject": "%s"}\n'
+    told = []
+    for second in ("no", "yes"):
+        samples.write_text(week % ("no", "p-1") + week % (second, "p-2"))
+        main(["export", str(recipe), "--dry-run", "--threads", "1", "--calibration", str(samples)])
+        told.append("needs_help: every label is 'no'" in capsys.readouterr().err)
+    assert told == [True, False]
+
+
 def test_the_papers_stand_beside_the_bundle_and_name_what_a_reader_asks_for(
     tmp_path: Path, tiny_bundle: tiny.Tiny
 ) -> None:

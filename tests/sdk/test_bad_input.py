@@ -297,6 +297,59 @@ def test_a_number_that_is_none_is_refused_before_anything_is_made(
     assert not (tmp_path / "district").exists()
 
 
+@pytest.mark.parametrize(
+    ("option", "url", "words"),
+    [
+        ("--proxy", "http://proxy:99999", "from 1 to 65535"),
+        ("--proxy", "http://proxy:0", "from 1 to 65535"),
+        ("--proxy", "http://proxy:many", "Invalid port"),
+        ("--proxy", "http://:3128", "needs a name"),
+        ("--address", "https://district:70000", "from 1 to 65535"),
+        ("--proxy", "socks5://proxy:1080", "pip install socksio"),
+    ],
+)
+def test_a_way_out_that_cannot_be_is_refused_when_it_is_set(
+    option: str,
+    url: str,
+    words: str,
+    classroom: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("homeroom.network.find_spec", lambda _: None)
+    assert_refused(*run(capsys, "device", "network", classroom, option, url), 3, url, words)
+    assert main(["device", "network", str(classroom)]) == 0
+    assert url not in capsys.readouterr().out
+
+
+def test_an_empty_name_is_not_the_folder_at_hand(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, tiny_bundle: tiny.Tiny, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    code, said = run(capsys, "device", "init", "", "--bundle", tiny_bundle.path)
+    assert (code, "empty name" in said) == (2, True), said
+    assert not list(tmp_path.iterdir())
+
+
+def test_what_is_held_of_a_pupil_is_not_mixed_into_a_folder(
+    classroom: Path, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    (tmp_path / "export.json").write_text("another pupil's")
+    code, said = run(capsys, "device", "export", classroom, "pupil-0", "--out", tmp_path)
+    assert_refused(code, said, 3, str(tmp_path), "not empty")
+    assert [path.read_text() for path in tmp_path.iterdir()] == ["another pupil's"]
+
+
+def test_an_aggregator_that_cannot_be_made_leaves_no_folder(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, tiny_bundle: tiny.Tiny
+) -> None:
+    assert main(["trust", "root", str(tmp_path / "root.pem")]) == 0  # another than the bundle's
+    for bundle in (tmp_path / "none", tiny_bundle.path):
+        serve = ("serve", tmp_path / "all" / "district", "--bundle", bundle, "--root-key", tmp_path / "root.pem")
+        assert run(capsys, *serve)[0] in (4, 6)
+    assert [path.name for path in tmp_path.iterdir()] == ["root.pem"]
+
+
 def test_a_folder_that_is_no_device_is_left_as_it_is(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     (tmp_path / "cat.jpg").write_bytes(b"a picture")
     code, said = run(capsys, "device", "status", tmp_path)
