@@ -11,6 +11,8 @@ same without modality dropout. Faults, at 10 to 50 percent (the rates of FedMult
 * a sense missing: each input is, at the rate, what a device records where nothing is there (a covered or blinded lens,
   an unplugged microphone, a text without letters or of one key), never all three. Without gates it counts as an input;
   with them, what they find poor is left out. Once at the test alone, once in training alone, once in both.
+* a sense poor: in Spanish, at the middle rate, pictures are blurred and recordings over-driven, in training and test.
+  Left out; with the weight that validation pupils teach, as on a device; in full. Reported without a target.
 * a label missing: the sample is not there to learn the category from.
 * a label wrong: another category, in training. The gate sets aside what cross-validation doubts.
 
@@ -28,13 +30,13 @@ import sys
 import time
 import wave
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, cast
 
 import numpy as np
-from PIL import Image
+from PIL import Image, ImageFilter
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
@@ -51,15 +53,18 @@ from homeroom.collect import examples
 from homeroom.dataset import Dataset, Example
 from homeroom.doubts import doubtful
 from homeroom.errors import HomeroomError
+from homeroom.preprocess import audio
 from homeroom.quality import poor_inputs
 from homeroom.runtime import Graphs
 from homeroom.samples import Sample, StoredSample, resolve
 from homeroom.store import Store
 from homeroom.training import Settings, evaluate, fit
+from homeroom.weighing import USUAL, counted, learned_weights
 from peers.verdict import finish, target
 
 TASK, SENSES = "category", ("word", "picture", "speech")
 RATES = (0.1, 0.2, 0.3, 0.4, 0.5)
+BLUR, OVERDRIVEN = 7, 60  # pixels of 256; times its loudest
 VARIANTS = 6  # of what is recorded where nothing is there, of each sense
 BEHIND, HALF = 1.0, 0.5
 SUBSETS = [s for n in (3, 2, 1) for s in itertools.combinations(SENSES, n)]
@@ -68,22 +73,31 @@ WHERE = ("test", "training", "both")
 
 @dataclass(frozen=True)
 class Empty:
-    """What is recorded of a sense where nothing is there: its features, and whether the gates find it poor."""
+    """What is recorded of a sense where nothing is there: its features, and whether the gates find it empty."""
 
     features: np.ndarray
-    poor: bool
+    noticed: bool
 
 
 @dataclass(frozen=True)
 class Asked:
-    """A sample as it is given, and the senses of it that the gates find poor."""
+    """A sample as it is given, the senses of it that the gates find empty, and those that they find poor.
+
+    spoilt: the features of its picture blurred and its recording over-driven, where they are asked for.
+    """
 
     example: Example
+    empty: frozenset[str] = frozenset()
     poor: frozenset[str] = frozenset()
+    spoilt: Mapping[str, np.ndarray] = field(default_factory=dict)
 
-    def gated(self) -> Example:
-        return (
-            only(self.example, [s for s in SENSES if s not in self.poor]) if set(SENSES) - self.poor else self.example
+    def gated(self, weight: float = USUAL) -> Example:
+        """The example as a device takes it; weight: what a poor sense counts, 0 if it is left out too."""
+        out = self.empty if weight else self.empty | self.poor
+        if not set(SENSES) - out:
+            return self.example
+        return replace(
+            only(self.example, [s for s in SENSES if s not in out]), counts={(s, 0): weight for s in self.poor - out}
         )
 
 
@@ -114,8 +128,11 @@ def load(bundle: Bundle, graphs: Graphs, pairs: Sequence[Pair], languages: Seque
         usable = [pair for pair in pairs if has(pair[0], School("everybody", language, SENSES, 0, 1.0))]
         stored = [resolve(_sample(pair, language), bundle.manifest) for pair in usable]
         made = examples(cache, bundle, graphs, stored)
-        for pair, sample, example in zip(usable, stored, made, strict=True):
-            parts[pair[1].part].append(Asked(example, _poor(sample, bundle)))
+        badly = [resolve(_spoilt(pair, language), bundle.manifest) for pair in usable if language == languages[0]]
+        inputs = [e.inputs for e in examples(cache, bundle, graphs, badly)] or [{}] * len(usable)
+        for pair, sample, example, bad in zip(usable, stored, made, inputs, strict=True):
+            spoilt = {sense: array for (sense, _), array in bad.items()}
+            parts[pair[1].part].append(Asked(example, *_flaws(sample, bundle), spoilt))
     return Lesson(graphs, bundle, parts["train"], parts["test"], empties(bundle, graphs), settings)
 
 
@@ -131,8 +148,18 @@ def _sample(pair: Pair, language: str) -> Sample:
     )
 
 
-def _poor(sample: StoredSample, bundle: Bundle) -> frozenset[str]:
-    return frozenset(slot for slot, _ in poor_inputs(sample, bundle.manifest))
+def _flaws(sample: StoredSample, bundle: Bundle) -> tuple[frozenset[str], frozenset[str]]:
+    """The senses that are empty, and those that are poor."""
+    found = {slot: flaw.empty for (slot, _), flaw in poor_inputs(sample, bundle.manifest).items()}
+    return frozenset(s for s, empty in found.items() if empty), frozenset(s for s, empty in found.items() if not empty)
+
+
+def _spoilt(pair: Pair, language: str) -> Sample:
+    stamp, _ = pair
+    wave, rate = audio.decode(stamp.sounds[language].read_bytes())
+    loud = np.clip(wave / max(float(np.abs(wave).max()), 1e-6) * OVERDRIVEN, -1, 1)
+    picture = Image.open(square(stamp.picture)).convert("RGB").filter(ImageFilter.GaussianBlur(BLUR))
+    return Sample(picture=_png(np.asarray(picture)), speech=_wav(loud, rate), language=language)
 
 
 def empties(bundle: Bundle, graphs: Graphs) -> dict[str, list[Empty]]:
@@ -148,7 +175,7 @@ def empties(bundle: Bundle, graphs: Graphs) -> dict[str, list[Empty]]:
         stored = [resolve(Sample(**{sense: value}), bundle.manifest) for value in given]
         made = examples(None, bundle, graphs, stored)
         found[sense] = [
-            Empty(example.inputs[sense, 0], bool(_poor(sample, bundle)))
+            Empty(example.inputs[sense, 0], bool(_flaws(sample, bundle)[0]))
             for sample, example in zip(stored, made, strict=True)
         ]
     return found
@@ -197,7 +224,7 @@ def faults(one: Lesson, good: np.ndarray, rates: Sequence[float], seed: int) -> 
     """Points on the test by fault and rate; "none" is without any."""
     test = [p.example for p in one.test]
     found: dict[str, Any] = {"none": one.points(good, test)}
-    for name in (*(f"sense missing, {w}, {g}" for w in WHERE for g in ("no gates", "gates")), *LABELS):
+    for name in (*(f"sense missing, {w}, {g}" for w in WHERE for g in ("no gates", "gates")), *LABELS, *BADLY):
         found[name] = {}
     for rate in rates:
         rng = np.random.default_rng([seed, round(100 * rate)])
@@ -208,9 +235,28 @@ def faults(one: Lesson, good: np.ndarray, rates: Sequence[float], seed: int) -> 
             points = (one.points(good, questions), one.points(theta, test), one.points(theta, questions))
             for where, value in zip(WHERE, points, strict=True):
                 found[f"sense missing, {where}, {gates}"][str(rate)] = value
-        for name, values in labels(one, rate, rng).items():
-            found[name][str(rate)] = values
+        values = labels(one, rate, rng) | (seen_badly(one, rate, rng) if rate == rates[len(rates) // 2] else {})
+        for name, value in values.items():
+            found[name][str(rate)] = value
     return found
+
+
+def seen_badly(one: Lesson, rate: float, rng: np.random.Generator) -> dict[str, float]:
+    taught, asked = ([spoil_some(p, rate, rng) for p in part if p.spoilt] for part in (one.train, one.test))
+    found = {}
+    for name, weight in zip(BADLY, (0.0, USUAL, 1.0), strict=True):
+        given, questions = ([p.gated(weight) for p in part] for part in (taught, asked))
+        theta = one.learn(given)
+        if weight == USUAL:
+            _, validation = Dataset(one.bundle.manifest, given).split(0.2, 0)
+            for modality, learned in learned_weights(one.graphs, validation, theta, {}).items() if validation else ():
+                slots = {slot for slot, its, _ in one.bundle.manifest.inputs if its == modality}
+                questions = [counted(e, slots, learned) for e in questions]
+        found[name] = one.points(theta, questions)
+    return found
+
+
+BADLY = ("sense poor, left out", "sense poor, weighed", "sense poor, in full")
 
 
 LABELS = ("label missing", "label wrong, no gates", "label wrong, gates")
@@ -230,12 +276,23 @@ def without_some(one: Lesson, asked: Asked, rate: float, rng: np.random.Generato
     gone = [sense for sense in SENSES if rng.random() < rate]
     if len(gone) == len(SENSES):
         gone.pop(int(rng.integers(len(SENSES))))
-    inputs, poor = dict(asked.example.inputs), set(asked.poor) - set(gone)
+    inputs, empty = dict(asked.example.inputs), set(asked.empty) - set(gone)
     for sense in gone:
-        empty = one.empty[sense][int(rng.integers(VARIANTS))]
-        inputs[sense, 0] = empty.features
-        poor |= {sense} if empty.poor else set()
-    return Asked(replace(asked.example, inputs=inputs, longest=None), frozenset(poor))
+        nothing = one.empty[sense][int(rng.integers(VARIANTS))]
+        inputs[sense, 0] = nothing.features
+        empty |= {sense} if nothing.noticed else set()
+    return replace(
+        asked,
+        example=replace(asked.example, inputs=inputs, longest=None),
+        empty=frozenset(empty),
+        poor=asked.poor - set(gone),
+    )
+
+
+def spoil_some(asked: Asked, rate: float, rng: np.random.Generator) -> Asked:
+    spoilt = {sense: array for sense, array in asked.spoilt.items() if rng.random() < rate}
+    inputs = {**asked.example.inputs, **{(sense, 0): array for sense, array in spoilt.items()}}
+    return replace(asked, example=replace(asked.example, inputs=inputs, longest=None), poor=asked.poor | set(spoilt))
 
 
 def _mislabelled(example: Example, rate: float, rng: np.random.Generator) -> Example:
@@ -299,10 +356,10 @@ def measure(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
     advice = bundle.manifest.training
     settings = lesson.changed(lesson.ALONE, epochs=epochs, patience=10, modality_dropout=advice.modality_dropout)
     one = load(bundle, graphs, pairs, languages, settings)
-    alarms = 100 * float(np.mean([bool(p.poor) for p in (*one.train, *one.test)]))
-    noticed = 100 * float(np.mean([e.poor for some in one.empty.values() for e in some]))
+    alarms = 100 * float(np.mean([bool(p.empty or p.poor) for p in (*one.train, *one.test)]))
+    noticed = 100 * float(np.mean([e.noticed for some in one.empty.values() for e in some]))
     print(
-        f"{len(one.train)} samples, {len(one.test)} for the test; gates leave out an input of {alarms:.1f} % of these, "
+        f"{len(one.train)} samples, {len(one.test)} for the test; gates find an input of {alarms:.1f} % of these poor, "
         f"and notice {noticed:.0f} % of the empty inputs",
         flush=True,
     )
@@ -321,7 +378,7 @@ def measure(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
         "bundle_id": bundle.bundle_id,
         "settings": {"quick": options.quick, "languages": languages, "seeds": seeds, "epochs": epochs, "rates": rates},
         "samples": {"train": len(one.train), "test": len(one.test)},
-        "gates": {"good samples that lose an input": alarms, "empty inputs noticed": noticed},
+        "gates": {"good samples with an input found poor": alarms, "empty inputs noticed": noticed},
         "runs": runs,
         "targets": targets(runs),
     }

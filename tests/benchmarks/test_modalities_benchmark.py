@@ -43,8 +43,20 @@ def test_a_sample_never_loses_all_senses_and_gates_leave_out_what_they_noticed()
         asked = modalities.without_some(one, modalities.Asked(Example(inputs, {})), 0.9, rng)
         values = {sense: int(asked.example.inputs[sense, 0].item()) for sense in modalities.SENSES}
         assert 0 in values.values()
-        assert asked.poor == {sense for sense, value in values.items() if value % 2}
-        assert {sense for sense, _ in asked.gated().inputs} == set(modalities.SENSES) - asked.poor
+        assert asked.empty == {sense for sense, value in values.items() if value % 2}
+        assert {sense for sense, _ in asked.gated().inputs} == set(modalities.SENSES) - asked.empty
+
+
+def test_a_poor_sense_is_weighed_or_left_out_with_those_that_are_empty() -> None:
+    inputs = {(sense, 0): np.zeros((1, 1, 1), np.int8) for sense in modalities.SENSES}
+    spoilt = {"picture": np.ones((1, 1, 1), np.int8)}
+    asked = modalities.Asked(Example(inputs, {}), empty=frozenset({"word"}), spoilt=spoilt)
+    badly = modalities.spoil_some(asked, 1.0, np.random.default_rng(0))
+    assert badly.example.inputs["picture", 0].item() == 1
+    assert badly.poor == {"picture"}
+    assert set(badly.gated(0.0).inputs) == {("speech", 0)}
+    assert set(badly.gated(0.5).inputs) == {("picture", 0), ("speech", 0)}
+    assert badly.gated(0.5).counts == {("picture", 0): 0.5}
 
 
 def test_a_wrong_label_is_another_one() -> None:
@@ -57,14 +69,20 @@ def test_a_wrong_label_is_another_one() -> None:
 
 
 def test_it_runs_from_samples_to_targets() -> None:
+    def spoilt(example: Example) -> dict[str, np.ndarray]:
+        return {sense: example.inputs[sense, 0] // 2 for sense in ("picture", "speech")}
+
     bundle, graphs = opened()
     found = [modalities.only(e, modalities.SENSES) for e in dataset(120).examples]
-    asked = [modalities.Asked(e) for e in found if len(e.inputs) == 3 and modalities.TASK in e.targets]
+    asked = [
+        modalities.Asked(e, spoilt=spoilt(e)) for e in found if len(e.inputs) == 3 and modalities.TASK in e.targets
+    ]
     empty = modalities.empties(bundle, graphs)
-    assert all(one.poor for some in empty.values() for one in some), "the gates notice what is empty"
+    assert all(one.noticed for some in empty.values() for one in some), "the gates notice what is empty"
     one = modalities.Lesson(graphs, bundle, asked[:50], asked[50:], empty, Settings(epochs=3, learning_rate=1e-2))
     good = one.learn([p.example for p in one.train])
     run = {"subsets": modalities.subsets(one, good), "faults": modalities.faults(one, good, (0.3,), 0)}
     assert set(run["subsets"]) == {"+".join(s) for s in modalities.SUBSETS}
     assert all(list(value) == ["0.3"] for name, value in run["faults"].items() if name != "none")
+    assert set(modalities.BADLY) < set(run["faults"])
     assert len(modalities.targets([run])) == 7
