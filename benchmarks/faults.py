@@ -28,6 +28,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests"))
 import faults_device
 import faults_network
 import faults_store
+from peers.verdict import target
 
 Trial = tuple[int, Callable[[], object]]  # how many tries it stands for; raises where one was not survived
 
@@ -94,14 +95,12 @@ def shown(row: Row) -> str:
 
 def targets(rows: Sequence[Row]) -> list[dict[str, Any]]:
     """Every fault was tried, and each try survived."""
-    found = [_target(f"{row.fault}: survived, percent of {row.tried}", row) for row in rows]
+    found = []
+    for row in rows:
+        share, name = 100 * row.survived / max(1, row.tried), f"{row.fault}: survived, percent of {row.tried}"
+        found.append(target(name, share, "= 100", share == 100))
     kills = sum(row.tried for row in rows if row.fault.startswith("kill -9"))
-    return [*found, {"name": "seeded kill -9", "value": kills, "bound": ">= 200", "met": kills >= 200}]
-
-
-def _target(name: str, row: Row) -> dict[str, Any]:
-    share = 100 * row.survived / row.tried if row.tried else 0.0
-    return {"name": name, "value": round(share, 2), "bound": "= 100", "met": bool(row.tried) and share == 100}
+    return [*found, target("seeded kill -9", kills, ">= 200", kills >= 200)]
 
 
 def main() -> None:
@@ -122,7 +121,7 @@ def main() -> None:
     }
     if options.json:
         options.json.write_text(json.dumps(document, indent=1) + "\n", "utf-8")
-    met = sum(target["met"] for target in document["targets"])
+    met = sum(one["met"] for one in document["targets"])
     print(f"{met} of {len(document['targets'])} targets met; {document['minutes']} minutes")
 
 

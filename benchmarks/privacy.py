@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import json
 import multiprocessing
 import os
 import tempfile
@@ -38,6 +37,7 @@ from homeroom.contract.update import RoundConfiguration, make_update
 from homeroom.runtime import Graphs
 from homeroom.training import fit
 from homeroom_aggregator.rounds import Rounds
+from peers.verdict import finish, target
 from privacy_attack import attack
 from privacy_learning import learning
 from privacy_plan import CLIP, DELTA, DEVICES, FULL, LOCAL, QUICK, Plan, promise
@@ -132,48 +132,44 @@ def targets(document: dict[str, Any]) -> list[dict[str, Any]]:
     refused = sum(row["refused"] for row in rows)
     most = max(epsilon for epsilon in mean if epsilon)
     return [
-        _target(
+        target(
             "ledger's epsilon against dp-accounting called directly, largest difference", off, "<= 1e-12", off <= 1e-12
         ),
-        _target("a device's own epsilon against dp-accounting, largest difference", apart, "<= 1e-9", apart <= 1e-9),
-        _target("ledger's epsilon less that of privacy loss distributions, smallest", below, ">= 0", below >= 0),
-        _target("every version rebuilt from the log, bit for bit", book["rebuilt"], "true", book["rebuilt"]),
-        _target("noise: least p of two tests", p, f"> {SURE:g}", p > SURE),
-        _target("epsilon spent beyond the budget, largest", over, "<= 0", over <= 0),
-        _target(
+        target("a device's own epsilon against dp-accounting, largest difference", apart, "<= 1e-9", apart <= 1e-9),
+        target("ledger's epsilon less that of privacy loss distributions, smallest", below, ">= 0", below >= 0),
+        target("every version rebuilt from the log, bit for bit", book["rebuilt"], "true", book["rebuilt"]),
+        target("noise: least p of two tests", p, f"> {SURE:g}", p > SURE),
+        target("epsilon spent beyond the budget, largest", over, "<= 0", over <= 0),
+        target(
             f"accuracy at epsilon {most:g} over that without noise",
             mean[most] / mean[None],
             f">= {SHARE}",
             mean[most] / mean[None] >= SHARE,
         ),
-        _target(
+        target(
             f"cosine of a release at epsilon {most:g} with the true one",
             cosine[most],
             f">= {COSINE}",
             cosine[most] >= COSINE,
         ),
-        _target(f"accuracy at epsilon {least:g}: a promise by subject less one by device", pupils, "> 0", pupils > 0),
-        _target(f"accuracy at epsilon {least:g}: too long a clip, adapted less kept", adapted, "> 0", adapted > 0),
-        _target(
+        target(f"accuracy at epsilon {least:g}: a promise by subject less one by device", pupils, "> 0", pupils > 0),
+        target(f"accuracy at epsilon {least:g}: too long a clip, adapted less kept", adapted, "> 0", adapted > 0),
+        target(
             f"cosine of the whole training at epsilon {least:g}: correlated noise less independent",
             streamed,
             "> 0",
             streamed > 0,
         ),
-        _target("updates refused", refused, "0", refused == 0),
-        _target("attack without noise: advantage", bare, f">= {SUCCEEDS}", bare >= SUCCEEDS),
-        _target(
+        target("updates refused", refused, "0", refused == 0),
+        target("attack without noise: advantage", bare, f">= {SUCCEEDS}", bare >= SUCCEEDS),
+        target(
             "attack with noise: advantage, less 2 standard errors, beyond its bound, largest",
             beyond,
             "<= 0",
             beyond <= 0,
         ),
-        _target("the same, 3 standard errors, beyond the exact bound of this noise", sharper, "<= 0", sharper <= 0),
+        target("the same, 3 standard errors, beyond the exact bound of this noise", sharper, "<= 0", sharper <= 0),
     ]
-
-
-def _target(name: str, value: Any, bound: str, met: bool) -> dict[str, Any]:
-    return {"name": name, "value": value, "bound": bound, "met": bool(met)}
 
 
 def measure(plan: Plan, given: Path | None, tell: Any) -> dict[str, Any]:
@@ -207,12 +203,7 @@ def main() -> None:
     parser.add_argument("--bundle", type=Path, help="a bundle of the digits, in place of a new export")
     options = parser.parse_args()
     document = measure(QUICK if options.quick else FULL, options.bundle, lambda line: print(line, flush=True))
-    if options.json:
-        options.json.write_text(json.dumps(document, indent=1) + "\n", "utf-8")
-    for target in document["targets"]:
-        value = f"{target['value']:.4g}" if isinstance(target["value"], float) else target["value"]
-        print(f"{'met    ' if target['met'] else 'NOT MET'}  {target['name']}: {value} ({target['bound']})")
-    print(f"{document['minutes']} minutes")
+    finish(document, options.json)
 
 
 if __name__ == "__main__":

@@ -10,7 +10,7 @@ from typing import Any
 
 def target(name: str, value: Any, bound: str, met: bool) -> dict[str, Any]:
     """A figure beside what it should be. bound: as people read it, such as "<= 2"."""
-    value = round(value, 3) if isinstance(value, float) else value
+    value = float(f"{value:.4g}") if isinstance(value, float) else value
     return {"name": name, "value": value, "bound": bound, "met": bool(met)}
 
 

@@ -25,7 +25,7 @@ def test_the_targets_of_senses_follow_from_the_runs() -> None:
     good = modalities.targets([run(-0.9, 2.0, 6.0)])
     assert len(good) == 7
     assert all(target["met"] for target in good)
-    assert {target["value"] for target in good} == {-0.9, 0.333}
+    assert {target["value"] for target in good} == {-0.9, 0.3333}
     assert not any(target["met"] for target in modalities.targets([run(-1.1, 3.0, 6.0)])), "half is not less than half"
     assert not any(t["met"] for t in modalities.targets([run(-2.0, -1.0, 0.0)])), (
         "where nothing is lost nothing is shown"
