@@ -10,7 +10,7 @@ from torch import Tensor
 
 from homeroom.contract.layout import Parameter, Segment
 from homeroom.contract.manifest import Task
-from homeroom_exporter.ladder import MASKED, Parameters, meaning, relu, rms
+from homeroom_exporter.ladder import MASKED, Parameters, attention, meaning, relu, rms
 
 HeadKind = Literal["fused", "choice", "matching", "pair", "spans", "tracing"]
 EPSILON = 1e-6
@@ -115,9 +115,8 @@ def pair(
     left = torch.stack([tokens[i] for i in left_of], 1).reshape(*rows, width)
     right = torch.stack([tokens[i] for i in right_of], 1).reshape(*rows, width)
     ask = left @ (parameters["attend.weight"] * width**-0.5)
-    hidden = (masks[:, right_of].reshape(rows[0], 1, length) - 1.0) * -MASKED
-    attention = torch.softmax(torch.bmm(ask, right.transpose(1, 2)) + hidden, -1)
-    aligned = torch.bmm(attention, right)
+    seen = masks[:, right_of].reshape(rows[0], 1, length)
+    aligned = torch.bmm(attention(torch.bmm(ask, right.transpose(1, 2)), seen), right)
     compared = torch.cat([left, aligned, left * aligned], -1) @ parameters["compare.weight"]
     compared = relu(compared + parameters["compare.bias"])
     valid = masks[:, left_of]
