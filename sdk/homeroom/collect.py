@@ -9,12 +9,13 @@ from typing import Any
 import numpy as np
 
 from homeroom.bundle import Bundle
+from homeroom.columns import Columns
 from homeroom.dataset import Example
 from homeroom.features import compute
 from homeroom.preprocess import prepare
 from homeroom.preprocess.direct import direct, length_of
 from homeroom.runtime import Graphs
-from homeroom.samples import Kept, StoredInput, StoredSample, target
+from homeroom.samples import Kept, StoredInput, StoredSample
 from homeroom.shelf import Contents, Key, Row, Shelf
 from homeroom.store import Store
 from homeroom.tokens import note_of, targets_of, words_of
@@ -36,61 +37,50 @@ def examples(
     stop: Callable[[], bool] = bool,
     room: int | None = None,
     weights: Mapping[str, float] | None = None,
-) -> list[Example]:
+) -> Sequence[Example]:
     """Examples of those samples whose features are there when `stop` says so, in order.
 
-    Without a store nothing is cached, as for a sample that is only predicted. room: bytes of features to hold; what has
-    no room is read from the store again whenever a batch needs it. weights: of poor inputs, by modality.
+    Without a store nothing is cached, as for a sample that is only predicted. room: bytes of features to hold, None for
+    all; what has no room is read from the store again whenever a batch needs it. weights: of poor inputs, by
+    modality.
     """
-
-    def again(number: int) -> np.ndarray:
-        name = contents.modality(number)
-        if store and (found := store.read_features(names[name], [contents.key(number)])):
-            return found[contents.key(number)]
-        # It was lost since: computed anew.
-        return dict(_features(store, bundle, graphs, contents, name, [number], None, bool))[number]
-
     contents = Contents(bundle.manifest, samples)
     ladders = [m.name for m in bundle.manifest.modalities if m.adapter == "ladder"]
-    names: dict[str, str] = {name: variant(bundle, graphs, name) for name in ladders}
+    variants = {name: variant(bundle, graphs, name) for name in ladders}
+    names: np.ndarray = np.zeros(len(contents), "V16")  # in the cache, of features that have no room
+
+    def again(numbers: set[int]) -> dict[int, np.ndarray]:
+        assert store
+        wanted = {(contents.subject(number), names[number].tobytes()): number for number in numbers}
+        found = {wanted[name]: array for name, array in store.read_named(wanted).items()}
+        lost = [number for number in numbers if number not in found]
+        for modality in {contents.modality(number) for number in lost}:
+            these = [number for number in lost if contents.modality(number) == modality]
+            found |= _features(store, bundle, graphs, contents, modality, these, None, bool)
+        return found
+
     shelf = Shelf(room if store and ladders == [m.name for m in bundle.manifest.modalities] else None, again)
     tokens = np.full(len(contents) + 1, -1, np.int32)  # of each content; the last stands for what is absent
     tokens[-1] = 0
     for facts in bundle.manifest.modalities:
         wanted = contents.of(facts.name)
         for number, array in _features(store, bundle, graphs, contents, facts.name, wanted, progress, stop):
-            shelf.put(number, array)
+            if not shelf.put(number, array) and store:
+                names[number] = store.feature_name(variants[facts.name], contents.key(number))
             tokens[number] = length_of(facts, array)
-    longest = tokens[contents.numbers]  # [samples, inputs]
+    contents.let_go()
+    there = np.all(tokens[contents.numbers] >= 0, axis=1)
     weigh = {slot: (weights or {}).get(modality, USUAL) for slot, modality, _ in bundle.manifest.inputs}
-    shared: dict[Any, Any] = {}  # equal parts of many examples are one object
-    whole = {task.name: task for task in bundle.manifest.tasks if not task.per_token}
-
-    def targets(labels: Mapping[str, Any]) -> Mapping[str, np.ndarray]:
-        made = {name: target(whole[name], label) for name, label in labels.items() if name in whole}
-        return shared.setdefault(repr(labels), made)  # type: ignore[no-any-return]
-
-    def example(row: int, sample: StoredSample) -> Example:
-        arrays, words = Row(shelf, contents, row), words_of(bundle, sample)
-        found, each = targets(sample.labels), targets_of(bundle, sample, arrays, words)
-        lengths: dict[str, int] = {}
-        for (_, modality, _), count in zip(bundle.manifest.inputs, longest[row].tolist(), strict=True):
-            if count:
-                lengths[modality] = max(lengths.get(modality, 0), count)
-        return Example(
-            inputs=arrays,
-            targets={**found, **each} if each else found,
-            subject=sample.subject,
-            sample_id=sample.sample_id,
-            language=sample.language or "",
-            longest=shared.setdefault(tuple(lengths.items()), lengths),
-            words=words or shared.setdefault("no words", words),
-            note=note_of(bundle, sample),
-            counts={(slot, place): weigh[slot] for slot, places in sample.weighed.items() for place in places},
-        )
-
-    there = np.all(longest >= 0, axis=1).tolist()
-    return [example(row, sample) for row, sample in enumerate(samples) if there[row]]
+    found = Columns(bundle.manifest, contents, shelf, tokens, np.flatnonzero(there).astype(np.int32))
+    at = 0
+    for row, sample in enumerate(samples):
+        if there[row]:
+            words = words_of(bundle, sample)
+            each = targets_of(bundle, sample, Row(shelf, contents, row), words)
+            counts = {(slot, place): weigh[slot] for slot, places in sample.weighed.items() for place in places}
+            found.put(at, sample, each, words=words, note=note_of(bundle, sample), counts=counts)
+            at += 1
+    return found
 
 
 def missing(store: Store, bundle: Bundle, graphs: Graphs, samples: Sequence[StoredSample]) -> set[tuple[str, str, int]]:

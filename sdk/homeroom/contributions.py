@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator, Sequence
 import msgspec
 import numpy as np
 
-from homeroom.dataset import Dataset, Example
+from homeroom.dataset import Dataset
 from homeroom.errors import TrainError
 from homeroom.runtime import Graphs
 from homeroom.training import Settings, fit
@@ -36,14 +36,14 @@ def contributions(
     nobody out for good. One that teaches nothing is left out, which is a part of zero.
     """
     own = msgspec.structs.replace(settings, epochs=EPOCHS, constant_rate=True, weight_decay=0.0, balance=0.0)
-    by_subject: dict[str, list[Example]] = {}
-    for example in train.examples:
-        by_subject.setdefault(example.subject, []).append(example)
+    by_subject: dict[str, list[int]] = {}
+    for row, example in enumerate(train.examples):
+        by_subject.setdefault(example.subject, []).append(row)
     for subject in _drawn(sorted(by_subject))[:most]:
         if stop():
             return
         try:
-            moved = fit(graphs, Dataset(train.manifest, by_subject[subject]), None, theta, own).theta
+            moved = fit(graphs, train.some(by_subject[subject]), None, theta, own).theta
         except TrainError:
             continue
         yield subject, moved - theta

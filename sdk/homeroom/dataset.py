@@ -6,6 +6,7 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 
@@ -37,6 +38,34 @@ class Example:
     words: Mapping[str, Words] = field(default_factory=dict)
     note: str = ""
     counts: Mapping[tuple[str, int], float] = field(default_factory=dict)
+
+
+class Examples(Sequence[Example]):
+    """Examples that need not be in memory: each is made when it is asked for, the inputs of several at once."""
+
+    def inputs_of(self, rows: np.ndarray) -> list[Mapping[tuple[str, int], np.ndarray]]:
+        raise NotImplementedError
+
+
+class Some(Examples):
+    """Some of many examples, by their numbers."""
+
+    def __init__(self, every: Sequence[Example], rows: np.ndarray) -> None:
+        self._every, self._rows = every, rows
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    def __getitem__(self, row: Any) -> Any:
+        return Some(self._every, self._rows[row]) if isinstance(row, slice) else self._every[self._rows.item(row)]
+
+    def inputs_of(self, rows: np.ndarray) -> list[Mapping[tuple[str, int], np.ndarray]]:
+        return inputs_of(self._every, self._rows[rows])
+
+
+def inputs_of(examples: Sequence[Example], rows: np.ndarray) -> list[Mapping[tuple[str, int], np.ndarray]]:
+    """The inputs of the examples with these numbers."""
+    return examples.inputs_of(rows) if isinstance(examples, Examples) else [examples[row].inputs for row in rows]
 
 
 @dataclass(frozen=True)
@@ -81,6 +110,10 @@ class Dataset:
     def __len__(self) -> int:
         return len(self.examples)
 
+    def some(self, rows: Sequence[int] | np.ndarray) -> Dataset:
+        """Those of the examples with these numbers."""
+        return Dataset(self.manifest, Some(self.examples, np.asarray(rows, np.int32)))
+
     @cached_property
     def presence(self) -> np.ndarray:
         """float32 [examples, inputs]: 0 absent, 1 present, just under 1 where it counts less."""
@@ -118,11 +151,11 @@ class Dataset:
     @cached_property
     def targets(self) -> dict[str, np.ndarray]:
         """float32 [examples, width] by task, but for those per token; zeros where there is no label."""
-        return {
-            task.name: np.stack([e.targets.get(task.name, np.zeros(task.width, np.float32)) for e in self.examples])
-            for task in self.manifest.tasks
-            if not task.per_token
-        }
+        found = {t.name: np.zeros((len(self), t.width), np.float32) for t in self.manifest.tasks if not t.per_token}
+        for row, example in enumerate(self.examples):
+            for name in found.keys() & example.targets.keys():
+                found[name][row] = example.targets[name]
+        return found
 
     def compared_tokens(self, task: Task) -> np.ndarray:
         """float32 [examples]: how many of its tokens a task per token is compared at."""
@@ -144,16 +177,16 @@ class Dataset:
 
         Subjects are drawn so that the rarest labels are seen on both sides where that is possible.
         """
-        subjects = sorted({example.subject for example in self.examples})
+        by_subject: dict[str, list[int]] = {}
+        for row, example in enumerate(self.examples):
+            by_subject.setdefault(example.subject, []).append(row)
+        subjects = sorted(by_subject)
         rng = np.random.default_rng([seed, 0x5B117])
         if len(subjects) < 2 or fraction <= 0:
             # One subject, such as a whole classroom: single examples are drawn instead.
             groups = [[row] for row in range(len(self))] if len(subjects) == 1 else []
         else:
-            by_subject: dict[str, list[int]] = {name: [] for name in subjects}
-            for row, example in enumerate(self.examples):
-                by_subject[example.subject].append(row)
-            groups = list(by_subject.values())
+            groups = [by_subject[name] for name in subjects]
         wanted = round(fraction * len(self))
         if not groups or wanted < 4:
             return self, None
@@ -161,10 +194,7 @@ class Dataset:
         kept = [row for row in range(len(self)) if row not in held]
         if not kept or not held:
             return self, None
-        return (
-            Dataset(self.manifest, [self.examples[row] for row in kept]),
-            Dataset(self.manifest, [self.examples[row] for row in sorted(held)]),
-        )
+        return self.some(kept), self.some(sorted(held))
 
     def examples_by_segment(self) -> dict[str, int]:
         """How many examples taught each segment: those with its task, or its modality in what a labelled task reads."""
@@ -228,8 +258,7 @@ class Dataset:
                 read.setdefault(slot, {})[kind] = array
                 if kind == "input_ids":
                     array[: len(rows)] = pad_id(self.manifest.modality(self.manifest.slot(slot).modality))
-        for at, row in enumerate(rows):
-            inputs = self.examples[row].inputs
+        for at, inputs in enumerate(inputs_of(self.examples, rows)):
             for slot, place in inputs:
                 if slot in read:
                     fill(read[slot], at, place, inputs[slot, place])
@@ -262,10 +291,9 @@ class Dataset:
     def _strata(self) -> list[bytes]:
         """One word a row for its labels' classes, so that a draw can be even."""
         names = [t.name for t in self.manifest.tasks if t.kind in ("classification", "ordinal")]
-        return [
-            b"/".join(name.encode() + e.targets[name].tobytes() for name in names if name in e.targets)
-            for e in self.examples
-        ]
+        words = (b"/".join(n.encode() + e.targets[n].tobytes() for n in names if n in e.targets) for e in self.examples)
+        same: dict[bytes, bytes] = {}  # equal words are one object
+        return [same.setdefault(word, word) for word in words]
 
     def _longest(self, example: Example) -> Mapping[str, int]:
         if example.longest is not None:

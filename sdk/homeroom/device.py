@@ -32,6 +32,7 @@ from homeroom.reports import Profile, SyncReport, TrainReport
 from homeroom.review import add_examined, as_asked, as_taught
 from homeroom.runtime import Graphs
 from homeroom.samples import Sample, StoredSample, find_task, resolve, without_media
+from homeroom.shelf import ROOM_BYTES
 from homeroom.standing import standing
 from homeroom.store import Export, ForgetReport, Store
 from homeroom.training import Score, Settings, TrainState, advised, by_language, evaluate, fit
@@ -97,7 +98,7 @@ class Device:
     def doubt(self, minutes: float = 10) -> list[str]:
         """Set aside samples whose labels look wrong in cross-validation, for a person to look at; return their ids."""
         watch, samples = Budget(minutes=minutes).begin(self.store.directory), self._lessons()
-        ready = self._examples(samples, stop=watch.over, room=planner.free_room())
+        ready = self._examples(samples, stop=watch.over)
         return doubts.set_aside(self.store, self.bundle, self.graphs, ready, self._settings(None), watch.over)
 
     def put_back(self, *sample_ids: str) -> None:
@@ -137,7 +138,7 @@ class Device:
         start, tag, state = lineage.begin(self.store, self.bundle, self.graphs, settings, samples)
         subjects = {*start.subjects, *(sample.subject for sample in samples)}
 
-        ready = self._examples(samples, progress=progress, stop=watch.over, room=plan.room)
+        ready = self._examples(samples, progress=progress, stop=watch.over)
         planning.check(watch, len(ready))
         feature_seconds = time.monotonic() - begin
         train, validation = self._datasets(ready, settings)
@@ -354,10 +355,11 @@ class Device:
 
     # Inside
 
-    def _examples(self, samples: Sequence[StoredSample], kept: bool = True, **how: Any) -> list[Example]:
+    def _examples(self, samples: Sequence[StoredSample], kept: bool = True, **how: Any) -> Sequence[Example]:
         """As `collect.examples`, poor inputs weighed as the version in use has learned; kept: features are cached."""
         weights = lineage.weights(self.store, self.store.current())
-        return examples(self.store if kept else None, self.bundle, self.graphs, samples, weights=weights, **how)
+        how |= {"weights": weights, "room": ROOM_BYTES}
+        return examples(self.store if kept else None, self.bundle, self.graphs, samples, **how)
 
     def _asked(self, sample: Sample) -> tuple[StoredSample, str]:
         manifest, weights = self.bundle.manifest, lineage.weights(self.store, self.store.current())
@@ -423,7 +425,7 @@ class Device:
         version = next((v for v in reversed(self.store.versions()) if v.kind == "local"), None)
         if not samples or version is None:
             return {}
-        ready = self._examples(samples, room=planner.free_room())
+        ready = self._examples(samples)
         _, validation = self._datasets(ready, msgspec.convert(version.facts["settings"], Settings))
         return evaluate(self.graphs, validation, theta) if validation else {}
 

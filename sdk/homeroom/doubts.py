@@ -7,7 +7,7 @@ wrong labels where 10 to 30 % are wrong, this 1 to 9 %, as precisely. Tasks with
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import msgspec
@@ -42,7 +42,7 @@ class Doubt:
 
 
 def set_aside(
-    store: Store, bundle: Bundle, graphs: Graphs, ready: list[Example], settings: Settings, stop: Callable[[], bool]
+    store: Store, bundle: Bundle, graphs: Graphs, ready: Sequence[Example], settings: Settings, stop: Callable[[], bool]
 ) -> list[str]:
     """Keep examples' samples with a doubtful label out of training; return their ids. Those put back before stay."""
     reasons: dict[str, str] = {}
@@ -75,7 +75,7 @@ def doubtful(
         found = fit(graphs, train, None, start, short, stop=stop)
         if not found.finished:
             raise TrainError("the time ended before the labels were judged", remedy="give it more minutes")
-        outputs = outputs_of(graphs, Dataset(own.manifest, [own.examples[row] for row in rows]), found.theta)
+        outputs = outputs_of(graphs, own.some(rows), found.theta)
         for _, task in tasks:
             held[task.name][rows] = probabilities(task, outputs[task.name])
     doubts = [

@@ -1,9 +1,8 @@
 """What a training should use so that it fits its budget, and what that will take; imports measures, dataset, budget.
 
 A prediction is arithmetic on rates that were measured on this machine (`homeroom doctor`) and on facts of the bundle;
-where nothing was measured, nothing is predicted. What does not fit is given up in this order: features kept in memory
-(what has no room is read again for each step), large batches, tiers of the adapter, up to half of the samples (the
-oldest), modalities (the heaviest first), more samples.
+where nothing was measured, nothing is predicted. What does not fit is given up in this order: large batches, tiers of
+the adapter, up to half of the samples (the oldest), modalities (the heaviest first), more samples.
 """
 
 from __future__ import annotations
@@ -25,13 +24,11 @@ from homeroom.preprocess.direct import token_bytes
 from homeroom.reports import Plan
 from homeroom.runtime import at_once
 from homeroom.samples import StoredInput, StoredSample
-from homeroom.shelf import OBJECT_BYTES
+from homeroom.shelf import OBJECT_BYTES, ROOM_BYTES
 
 SLACK = 1.15  # what runs took beside the sum of their parts: 146 MB for 131 (300 short answers, MiniLM int8)
 VECTORS = 8  # of theta's size: theta, start, best, gradient, two moments, and what numpy holds between
 LEAST_SAMPLES = 8  # fewer are no training
-LEAST_ROOM = 16 << 20  # bytes of features in memory
-FREE_SHARE = 4  # of the memory that is free, one such part may hold features
 SAMPLE_BYTES = 400  # of Python's objects for one training example
 
 
@@ -76,7 +73,7 @@ def plan(
     threads = budget.threads or (costs.threads if costs else None)
     if costs is None:
         unknown = "nothing was measured here yet: `homeroom doctor DIRECTORY` does, and the next plan predicts"
-        return Plan(threads, first.batch, names, len(samples), tier, why=(unknown,), room=free_room())
+        return Plan(threads, first.batch, names, len(samples), tier, why=(unknown,))
     table = [_works(bundle, costs, sample, fresh) for sample in samples]
     limit = budget.limit_bytes
     choice = _Choice(bundle, costs, table, epochs, validation, tier, threads or 1, runtime)
@@ -102,13 +99,7 @@ def plan(
         feature_seconds=estimate.feature_s,
         megabytes=estimate.bytes / 1e6,
         why=tuple(why),
-        room=found.room,
     )
-
-
-def free_room() -> int:
-    """Bytes of features that this machine can well hold now."""
-    return max(LEAST_ROOM, (system.memory().available or 0) // FREE_SHARE)
 
 
 def shapes(bundle: Bundle, tier: str) -> list[Shape]:
@@ -149,7 +140,6 @@ class Found:
     shape: Shape
     modalities: tuple[str, ...]
     samples: int
-    room: int
     why: tuple[str, ...]
 
 
@@ -179,37 +169,22 @@ class _Choice:
         everything, least = len(self.table), self.shapes[-1]
         while kept:
             for shape in self.shapes:
-                for room in (free_room(), LEAST_ROOM):
-                    found = self.estimate(everything, shape, kept, room)
-                    if limit is None or found.bytes <= limit:
-                        return self._found(found, shape, kept, everything, room, limit, why)
+                found = self.estimate(everything, shape, kept)
+                if limit is None or found.bytes <= limit:
+                    return self._found(found, shape, kept, everything, why)
             count = self._most(kept, limit or 0)
             enough = everything / 2 if len(kept) > 1 else max(LEAST_SAMPLES, everything // 10)
             if count >= enough:
                 why.append(f"the newest {count} of {everything} samples, to fit the memory")
                 found = self.estimate(count, least, kept)
-                return self._found(found, least, kept, count, LEAST_ROOM, limit, why)
+                return self._found(found, least, kept, count, why)
             heaviest = max(kept, key=lambda name: self._weight(name))
             kept.remove(heaviest)
             why.append(f"without {heaviest}, to fit the memory")
         return None
 
-    def _found(
-        self,
-        estimate: Estimate,
-        shape: Shape,
-        kept: Sequence[str],
-        count: int,
-        room: int,
-        limit: int | None,
-        why: Sequence[str],
-    ) -> Found:
-        """With what the limit leaves besides as room for features."""
-        if limit is not None:
-            spare = max(0, int((limit - estimate.bytes) / SLACK))
-            room = min(free_room(), room + spare)
-            estimate = self.estimate(count, shape, kept, room)
-        return Found(estimate, shape, tuple(kept), count, room, (*why, *self._smaller(shape)))
+    def _found(self, estimate: Estimate, shape: Shape, kept: Sequence[str], count: int, why: Sequence[str]) -> Found:
+        return Found(estimate, shape, tuple(kept), count, (*why, *self._smaller(shape)))
 
     def least(self) -> Estimate:
         """What the smallest choice takes: one modality, the smallest tier and batch, a tenth of the samples."""
@@ -226,7 +201,7 @@ class _Choice:
             found.append(f"batches of {shape.batch} in place of {first.batch}, to fit the memory")
         return found
 
-    def estimate(self, count: int, shape: Shape, kept: Sequence[str], room: int = LEAST_ROOM) -> Estimate:
+    def estimate(self, count: int, shape: Shape, kept: Sequence[str]) -> Estimate:
         """Seconds and bytes for the newest `count` samples in steps of a shape with some modalities."""
         works = [[w for w in row if w.modality in kept] for row in self.table[len(self.table) - count :]]
         features = {name: self.costs.features[name] for name in kept}
@@ -251,7 +226,7 @@ class _Choice:
         found.parts = {
             "process": max(self.costs.base_bytes, resident),
             "samples": SAMPLE_BYTES * len(works) + texts,
-            "features": min(room, self._held(works)),
+            "features": min(ROOM_BYTES, self._held(works)),
         }
         backbone = max((features[name].bytes for name, inputs in fresh.items() if inputs), default=0)
         steps = sum(step.held_bytes for step, _ in known)

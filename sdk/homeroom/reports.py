@@ -11,8 +11,7 @@ from typing import Any
 class Plan:
     """What a training is to use, and what that was expected to take; None where nothing was measured here.
 
-    `batch` is the largest of a step, `samples` the most (the newest); `room` the bytes of features that stay in memory
-    between steps; `why` gives the reasons in sentences.
+    `batch` is the largest of a step, `samples` the most (the newest); `why` gives the reasons in sentences.
     """
 
     threads: int | None
@@ -24,7 +23,6 @@ class Plan:
     feature_seconds: float | None = None
     megabytes: float | None = None
     why: tuple[str, ...] = ()
-    room: int | None = None
 
 
 @dataclass(frozen=True)

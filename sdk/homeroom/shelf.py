@@ -1,11 +1,11 @@
 """Which content each input of many samples has, and what is held of its features; numpy and the manifest.
 
-Fifty thousand samples are as many rows of a few arrays, not objects: about a hundred bytes a sample.
+Fifty thousand samples are as many rows of a few arrays, not objects: some dozen bytes a sample.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 
 import numpy as np
 
@@ -13,6 +13,7 @@ from homeroom.contract.manifest import Manifest
 from homeroom.samples import StoredInput, StoredSample, digest_of
 
 OBJECT_BYTES = 250  # of Python's objects for one array that is held
+ROOM_BYTES = 4 << 20  # of features in memory; the system's own cache of files holds the others, sealed, as it can
 
 Key = tuple[str, bytes]  # subject, digest of the content
 Place = tuple[str, int]  # slot, place in the slot
@@ -40,23 +41,33 @@ class Contents:
         here = np.flatnonzero(found != b"")
         unique, first, inverse = np.unique(found[here], return_index=True, return_inverse=True)
         order = np.argsort(first)
-        self._subjects, self._unique, self._first = list(subjects), unique[order], here[first[order]]
+        self._subjects, self._first = list(subjects), here[first[order]].astype(np.int32)
+        parts = unique[order].view(np.uint8).reshape(-1, found.itemsize)
+        self._kinds, self._owners = parts[:, 0].copy(), parts[:, 33:37].copy().view(">u4")[:, 0].astype(np.int32)
+        self._digests: np.ndarray | None = parts[:, 1:33].copy()
         self.numbers = np.full((len(samples), len(self.places)), -1, np.int32)
         self.numbers.reshape(-1)[here] = np.argsort(order)[inverse]
 
     def __len__(self) -> int:
-        return len(self._unique)
+        return len(self._first)
 
     def of(self, modality: str) -> Iterator[int]:
         """The numbers of a modality's contents."""
         return (number for number in range(len(self)) if self.modality(number) == modality)
 
     def modality(self, number: int) -> str:
-        return self._modalities[int(self._unique[number][0])]
+        return self._modalities[self._kinds.item(number)]
+
+    def subject(self, number: int) -> str:
+        return self._subjects[self._owners.item(number)]
 
     def key(self, number: int) -> Key:
-        raw = bytes(self._unique[number])
-        return self._subjects[int.from_bytes(raw[33:37], "big")], raw[1:33]
+        digest = digest_of(self.value(number)) if self._digests is None else self._digests[number].tobytes()
+        return self.subject(number), digest
+
+    def let_go(self) -> None:
+        """Of the digests, once every content was looked for: a key is seldom asked for after that."""
+        self._digests = None
 
     def value(self, number: int) -> StoredInput:
         row, column = divmod(int(self._first[number]), len(self.places))
@@ -69,23 +80,32 @@ class Shelf:
     """Features by number, as many held as there is room for; the others are read again for each batch.
 
     Which ones are held is settled as they come: passes over all of them would empty any other cache. room: bytes to
-    hold at most, None for all. again: reads one that is not held.
+    hold at most, None for all. again: reads those that are not held.
     """
 
-    def __init__(self, room: int | None, again: Callable[[int], np.ndarray]) -> None:
+    def __init__(self, room: int | None, again: Callable[[set[int]], dict[int, np.ndarray]]) -> None:
         self.room, self._again = room, again
         self._held: dict[int, np.ndarray] = {}
         self.held_bytes = 0
 
-    def put(self, number: int, array: np.ndarray) -> None:
+    def put(self, number: int, array: np.ndarray) -> bool:
+        """Whether there was room."""
         size = array.nbytes + OBJECT_BYTES
-        if self.room is None or self.held_bytes + size <= self.room:
-            self._held[number] = array
-            self.held_bytes += size
+        if self.room is not None and self.held_bytes + size > self.room:
+            return False
+        self._held[number] = array
+        self.held_bytes += size
+        return True
 
     def __getitem__(self, number: int) -> np.ndarray:
-        found = self._held.get(number)
-        return self._again(number) if found is None else found
+        return self.some([number])[number]
+
+    def some(self, numbers: Collection[int]) -> Mapping[int, np.ndarray]:
+        """At least these, those that are not held read together."""
+        lacking = {number for number in numbers if number not in self._held}
+        if not lacking:
+            return self._held
+        return {n: self._held[n] for n in numbers if n not in lacking} | self._again(lacking)
 
 
 class Row(Mapping[Place, np.ndarray]):

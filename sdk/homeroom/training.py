@@ -13,7 +13,7 @@ import numpy as np
 from homeroom.augment import augmented
 from homeroom.calibration import temperature
 from homeroom.contract.manifest import Graph, Manifest
-from homeroom.dataset import Batch, Dataset, Example, fusing
+from homeroom.dataset import Batch, Dataset, fusing
 from homeroom.errors import TrainError
 from homeroom.optim import AdamW, one_cycle
 from homeroom.runtime import Graphs
@@ -182,15 +182,12 @@ def evaluate(graphs: Graphs, dataset: Dataset, theta: np.ndarray) -> dict[str, S
 
 def by_language(graphs: Graphs, dataset: Dataset, theta: np.ndarray) -> dict[str, dict[str, Score]]:
     """As `evaluate`, for the samples of each language that any states; none where all are of one."""
-    found: dict[str, list[Example]] = {}
-    for example in dataset.examples:
-        found.setdefault(example.language, []).append(example)
+    found: dict[str, list[int]] = {}
+    for row, example in enumerate(dataset.examples):
+        found.setdefault(example.language, []).append(row)
     if len(found) < 2:
         return {}
-    return {
-        language or "unstated": evaluate(graphs, Dataset(dataset.manifest, examples), theta)
-        for language, examples in sorted(found.items())
-    }
+    return {lang or "unstated": evaluate(graphs, dataset.some(rows), theta) for lang, rows in sorted(found.items())}
 
 
 def outputs_of(graphs: Graphs, dataset: Dataset, theta: np.ndarray) -> dict[str, np.ndarray]:

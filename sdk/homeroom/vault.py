@@ -39,6 +39,7 @@ class Cipher:
     def __init__(self, key: bytes) -> None:
         self.key = key
         self._aead = ChaCha20Poly1305(key)
+        self._index_key = hmac.digest(key, b"homeroom/index", "sha256")
 
     def seal(self, plain: bytes, *place: str | int) -> bytes:
         nonce = secrets.token_bytes(NONCE_BYTES)
@@ -61,9 +62,8 @@ class Cipher:
 
     def index(self, *parts: str | bytes) -> bytes:
         """A keyed digest, 16 bytes, by which a value can be found again without being readable."""
-        inner = hmac.new(self.key, b"homeroom/index", sha256).digest()
         message = b"\0".join(sha256(p.encode() if isinstance(p, str) else p).digest() for p in parts)
-        return hmac.new(inner, message, sha256).digest()[:16]
+        return hmac.digest(self._index_key, message, "sha256")[:16]
 
 
 def seal_twice(outer: Cipher, inner: Cipher, plain: bytes, *place: str | int) -> bytes:

@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from homeroom import Device, Sample, planner
+from homeroom import Device, Sample, device
 from homeroom.lineage import theta_of
 from homeroom.samples import StoredSample, digest_of
 from homeroom.shelf import OBJECT_BYTES, Contents, Row, Shelf
@@ -34,7 +34,7 @@ def opened(bundle: tiny.Tiny, folder: Path) -> Device:
 
 
 def room_for(count: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(planner, "free_room", lambda: count)
+    monkeypatch.setattr(device, "ROOM_BYTES", count)
 
 
 @given(sizes=st.lists(st.integers(0, 60), max_size=20), room=st.none() | st.integers(0, 3000))
@@ -42,9 +42,9 @@ def test_a_shelf_gives_back_what_was_put_whatever_its_room(sizes: list[int], roo
     arrays = {number: np.full(size, number, np.int8) for number, size in enumerate(sizes)}
     asked: list[int] = []
 
-    def again(key: int) -> np.ndarray:
-        asked.append(key)
-        return arrays[key]
+    def again(numbers: set[int]) -> dict[int, np.ndarray]:
+        asked.extend(numbers)
+        return {number: arrays[number] for number in numbers}
 
     shelf = Shelf(room, again)
     for number, array in arrays.items():
@@ -71,7 +71,7 @@ def test_contents_are_numbered_by_subject_modality_and_words(rows: list[tuple[st
     ]
     numbers = {}
     for row, slot, value in places:
-        place, shelf = (slot.name, 0), Shelf(None, lambda number: np.array([number]))
+        place, shelf = (slot.name, 0), Shelf(None, lambda numbers: {n: np.array([n]) for n in numbers})
         assert (place in Row(shelf, contents, row)) == (value is not None)
         if value is not None:
             (number,) = Row(shelf, contents, row)[place]

@@ -58,7 +58,7 @@ def choose(person: Person, own: Dataset, methods: Mapping[str, Method] = METHODS
         return Choice(SHARED, 0.0, person.shared)
     held: dict[tuple[str, float], Outputs] = {(SHARED, 0.0): outputs_of(person.graphs, own, person.shared)}
     for train, rows in folds(own, person.settings.seed):
-        test = Dataset(own.manifest, [own.examples[row] for row in rows])
+        test = own.some(rows)
         for name, method in methods.items():
             personal = method(person, train)
             for share in shares(samples):
@@ -85,8 +85,7 @@ def folds(own: Dataset, seed: int) -> Iterator[tuple[Dataset, list[int]]]:
     dealt = sorted(order, key=lambda row: words[row])
     for part in range(FOLDS):
         rows = sorted(int(row) for row in dealt[part::FOLDS])
-        kept = [example for row, example in enumerate(own.examples) if row not in set(rows)]
-        yield Dataset(own.manifest, kept), rows
+        yield own.some(np.setdiff1d(np.arange(len(own)), rows)), rows
 
 
 def losses_of(own: Dataset, outputs: Outputs) -> np.ndarray:

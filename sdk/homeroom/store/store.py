@@ -125,6 +125,14 @@ class Store:
         """Cached features int8 [taps, n, dim] by (subject, content digest), as far as they are there."""
         return self._cache.read(self._keys, variant, wanted)
 
+    def feature_name(self, variant: str, key: tuple[str, bytes]) -> bytes:
+        """What the features of a (subject, content digest) go by in the cache: 16 bytes, always the same."""
+        return self._cache.name(self._keys, variant, key)
+
+    def read_named(self, wanted: Iterable[tuple[str, bytes]]) -> dict[tuple[str, bytes], np.ndarray]:
+        """As `read_features`, by (subject, name), for those who ask again and again."""
+        return self._cache.read_named(self._keys, wanted)
+
     def held_features(self, variant: str, wanted: Iterable[tuple[str, bytes]]) -> set[tuple[str, bytes]]:
         """Which of the (subject, content digest) pairs have cached features."""
         return self._cache.held(self._keys, variant, wanted)
@@ -191,8 +199,7 @@ class Store:
 
     def step_back(self) -> Version | None:
         """Make the version before the current one current (None: the bundle's) and return it."""
-        present = self.current()
-        if present is not None:
+        if (present := self.current()) is not None:
             self._put_history([v for v in self._history() if v != present.version_id])
         return self.current()
 
@@ -205,8 +212,7 @@ class Store:
 
     def load_state(self, tag: str) -> bytes | None:
         """The state of an unfinished training of the same `tag`."""
-        body = self.get_secret("state")
-        if body is None:
+        if (body := self.get_secret("state")) is None:
             return None
         found, data = msgspec.msgpack.decode(body, type=tuple[str, bytes])
         return data if found == tag else None
@@ -421,8 +427,8 @@ class Store:
         self._database.write_many("INSERT OR IGNORE INTO lineage VALUES (?, ?, ?)", rows)
 
     def _entered(self, kind: str, item: str) -> tuple[str, ...]:
-        rows = self._database.rows("SELECT subject_id FROM lineage WHERE kind = ? AND item = ?", (kind, item))
-        entered = {row[0] for row in rows}
+        sql = "SELECT subject_id FROM lineage WHERE kind = ? AND item = ?"
+        entered = {row[0] for row in self._database.rows(sql, (kind, item))}
         return tuple(subject.name for subject in self._keys.all() if subject.subject_id in entered)
 
     def _items(self, subject: Subject, kind: str) -> list[str]:
