@@ -83,8 +83,8 @@ def examples(
     return found
 
 
-def missing(store: Store, bundle: Bundle, graphs: Graphs, samples: Sequence[StoredSample]) -> set[tuple[str, str, int]]:
-    """(sample id, slot, place) of the inputs whose features are still to be computed."""
+def missing(store: Store, bundle: Bundle, graphs: Graphs, samples: Sequence[StoredSample]) -> np.ndarray:
+    """bool [samples, inputs]: where features are still to be computed."""
     contents = Contents(bundle.manifest, samples)
     lacking = np.zeros(len(contents) + 1, bool)
     for modality in bundle.manifest.modalities:
@@ -93,8 +93,7 @@ def missing(store: Store, bundle: Bundle, graphs: Graphs, samples: Sequence[Stor
             keys = {number: contents.key(number) for number in some}
             held = store.held_features(name, keys.values())
             lacking[[number for number, key in keys.items() if key not in held]] = True
-    found = np.argwhere(lacking[contents.numbers])
-    return {(samples[row].sample_id, *contents.places[column]) for row, column in found.tolist()}
+    return np.asarray(lacking[contents.numbers])
 
 
 def variant(bundle: Bundle, graphs: Graphs, modality: str) -> str:

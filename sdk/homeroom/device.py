@@ -32,7 +32,7 @@ from homeroom.reports import Profile, SyncReport, TrainReport
 from homeroom.review import add_examined, as_asked, as_taught
 from homeroom.runtime import Graphs
 from homeroom.samples import Sample, StoredSample, find_task, resolve, without_media
-from homeroom.shelf import ROOM_BYTES
+from homeroom.shelf import ROOM_BYTES, Seen
 from homeroom.standing import standing
 from homeroom.store import Export, ForgetReport, Store
 from homeroom.training import Score, Settings, TrainState, advised, by_language, evaluate, fit
@@ -375,11 +375,14 @@ class Device:
         temperatures = profiles.temperatures_for(own, temperatures)
         return predict(self.graphs, self.bundle.manifest, theta, ready, temperatures, trained)
 
-    def _lessons(self) -> list[StoredSample]:
-        """The stored samples that may be learned from, without those of their inputs that are left out."""
-        policy, manifest, shared = policy_in_force(self.store), self.bundle.manifest, dict[Any, Any]()
-        found = (one for one in self.store.each_sample() if may_teach(policy, one, manifest.needs_no_label))
-        return [as_taught(without_media(one, shared), manifest) for one in found]
+    def _lessons(self, subject: str | None = None) -> Sequence[StoredSample]:
+        """The stored samples (of one subject) that may be learned from, without those of their inputs left out."""
+        policy, manifest = policy_in_force(self.store), self.bundle.manifest
+
+        def chosen(one: StoredSample) -> bool:
+            return may_teach(policy, one, manifest.needs_no_label) and subject in (None, one.subject)
+
+        return Seen(self.store.those(chosen), lambda one: as_taught(without_media(one), manifest))
 
     def _settings(self, epochs: int | None) -> Settings:
         asked = spending.known_round(self.store)
@@ -389,7 +392,7 @@ class Device:
     def _train_profile(
         self, subject: str, begin: float, watch: Watch, settings: Settings, progress: Progress | None
     ) -> TrainReport:
-        samples = [sample for sample in self._lessons() if sample.subject == subject and sample.labels]
+        samples = [sample for sample in self._lessons(subject) if sample.labels]
         if not samples:
             raise TrainError(f"there is no labelled sample of {subject!r}", remedy="add some with `add`")
         ready = self._examples(samples, progress=progress, stop=watch.over)

@@ -8,10 +8,11 @@ the adapter, up to half of the samples (the oldest), modalities (the heaviest fi
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 import msgspec
+import numpy as np
 
 from homeroom import system
 from homeroom.budget import Budget
@@ -24,22 +25,24 @@ from homeroom.preprocess.direct import token_bytes
 from homeroom.reports import Plan
 from homeroom.runtime import at_once
 from homeroom.samples import StoredInput, StoredSample
-from homeroom.shelf import OBJECT_BYTES, ROOM_BYTES
+from homeroom.shelf import OBJECT_BYTES, ROOM_BYTES, Seen, value_at
 
 SLACK = 1.15  # what runs took beside the sum of their parts: 146 MB for 131 (300 short answers, MiniLM int8)
 VECTORS = 8  # of theta's size: theta, start, best, gradient, two moments, and what numpy holds between
 LEAST_SAMPLES = 8  # fewer are no training
-SAMPLE_BYTES = 400  # of Python's objects for one training example
+SAMPLE_BYTES = 250  # of the columns for one training example
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Work:
-    """One input of a sample: its modality, tokens (estimated for a text), whether its features are to be computed."""
+    """What there is to do, [samples, inputs] each. `tokens`: int32, 0 where there is no input, estimated for a text.
 
-    modality: str
-    tokens: int
-    fresh: bool
-    size: int  # characters of a text, else 0
+    `fresh`: bool, whether features are to be computed. `sizes`: int32, characters of a text, else 0.
+    """
+
+    tokens: np.ndarray
+    fresh: np.ndarray
+    sizes: np.ndarray
 
 
 @dataclass
@@ -56,7 +59,7 @@ def plan(
     bundle: Bundle,
     costs: Costs | None,
     samples: Sequence[StoredSample],
-    fresh: Collection[tuple[str, str, int]],
+    fresh: np.ndarray,
     budget: Budget,
     epochs: int,
     validation: float,
@@ -65,7 +68,7 @@ def plan(
 ) -> Plan:
     """Choose tier, batch, threads, modalities and samples for a budget, and predict what they take.
 
-    fresh: (sample id, slot, place) of the inputs whose features are not cached. tier: the largest to use. Raises
+    fresh: bool [samples, inputs], where features are to be computed. tier: the largest to use. Raises
     TrainError where nothing fits, with the least that would.
     """
     names = tuple(m.name for m in bundle.manifest.modalities)
@@ -74,7 +77,7 @@ def plan(
     if costs is None:
         unknown = "nothing was measured here yet: `homeroom doctor DIRECTORY` does, and the next plan predicts"
         return Plan(threads, first.batch, names, len(samples), tier, why=(unknown,))
-    table = [_works(bundle, costs, sample, fresh) for sample in samples]
+    table = _work(bundle, costs, samples, fresh)
     limit = budget.limit_bytes
     choice = _Choice(bundle, costs, table, epochs, validation, tier, threads or 1, runtime)
     found = choice.search(limit)
@@ -112,16 +115,17 @@ def shapes(bundle: Bundle, tier: str) -> list[Shape]:
     return found
 
 
-def apply(chosen: Plan, bundle: Bundle, samples: Sequence[StoredSample]) -> list[StoredSample]:
+def apply(chosen: Plan, bundle: Bundle, samples: Sequence[StoredSample]) -> Sequence[StoredSample]:
     """The samples that the plan keeps, the newest, without the inputs of modalities that it leaves out."""
     kept = {slot.name for slot in bundle.manifest.slots if slot.modality in chosen.modalities}
     newest = samples[len(samples) - min(chosen.samples, len(samples)) :]
     if len(kept) == len(bundle.manifest.slots):
-        return list(newest)
-    return [
-        msgspec.structs.replace(sample, inputs={name: v for name, v in sample.inputs.items() if name in kept})
-        for sample in newest
-    ]
+        return newest
+
+    def without(sample: StoredSample) -> StoredSample:
+        return msgspec.structs.replace(sample, inputs={name: v for name, v in sample.inputs.items() if name in kept})
+
+    return Seen(newest, without)
 
 
 @dataclass(frozen=True)
@@ -150,7 +154,7 @@ class _Choice:
         self,
         bundle: Bundle,
         costs: Costs,
-        table: Sequence[Sequence[Work]],
+        table: Work,
         epochs: int,
         validation: float,
         tier: str,
@@ -160,13 +164,14 @@ class _Choice:
         self.runtime = runtime
         self.bundle, self.costs, self.table = bundle, costs, table
         self.epochs, self.validation, self.threads = epochs, validation, threads
+        self.samples = len(table.tokens)
         self.shapes = shapes(bundle, tier)
         self.measured = [m.name for m in bundle.manifest.modalities if m.name in costs.features]
 
     def search(self, limit: int | None) -> Found | None:
         """The first choice, from the largest down, that fits the limit in bytes."""
         kept, why = list(self.measured), [f"{m.name} cannot be computed right here" for m in self._unmeasured()]
-        everything, least = len(self.table), self.shapes[-1]
+        everything, least = self.samples, self.shapes[-1]
         while kept:
             for shape in self.shapes:
                 found = self.estimate(everything, shape, kept)
@@ -188,7 +193,7 @@ class _Choice:
 
     def least(self) -> Estimate:
         """What the smallest choice takes: one modality, the smallest tier and batch, a tenth of the samples."""
-        count = min(max(LEAST_SAMPLES, len(self.table) // 10), len(self.table))
+        count = min(max(LEAST_SAMPLES, self.samples // 10), self.samples)
         choices = [self.estimate(count, self.shapes[-1], [name]) for name in self.measured]
         return min(choices, key=lambda estimate: estimate.bytes)
 
@@ -203,16 +208,19 @@ class _Choice:
 
     def estimate(self, count: int, shape: Shape, kept: Sequence[str]) -> Estimate:
         """Seconds and bytes for the newest `count` samples in steps of a shape with some modalities."""
-        works = [[w for w in row if w.modality in kept] for row in self.table[len(self.table) - count :]]
+        table = Work(
+            *(part[self.samples - count :] for part in (self.table.tokens, self.table.fresh, self.table.sizes))
+        )
         features = {name: self.costs.features[name] for name in kept}
-        fresh = {name: [w for row in works for w in row if w.fresh and w.modality == name] for name in kept}
+        fresh = {name: table.fresh[:, self._columns(name)] for name in kept}
         found = Estimate()
-        for name, inputs in fresh.items():
-            cost = features[name]
-            share = sum(w.size for w in inputs) / cost.size if cost.size else len(inputs)
-            found.feature_s += share * cost.seconds + (cost.load_s if inputs else 0.0)
+        for name, chosen in fresh.items():
+            cost, inputs = features[name], int(np.count_nonzero(chosen))
+            share = table.sizes[:, self._columns(name)][chosen].sum() / cost.size if cost.size else inputs
+            found.feature_s += float(share) * cost.seconds + (cost.load_s if inputs else 0.0)
+        longest = {name: table.tokens[:, self._columns(name)].max(1, initial=0) for name in kept}
         variants = self._variants("grad", shape), self._variants("predict", shape)
-        grads, predicts = (self._spread(works, graphs) for graphs in variants)
+        grads, predicts = (_spread(longest, count, graphs) for graphs in variants)
         train = 1 - self.validation
         for use, share, graphs in ((grads, train, variants[0]), (predicts, self.validation, variants[1])):
             for index, rows in use.items():
@@ -221,14 +229,12 @@ class _Choice:
         used = [graphs[i] for graphs, use in zip(variants, (grads, predicts), strict=True) for i in use]
         known = [(self.costs.steps[g.file], self._at_once(g)) for g in used if g.file in self.costs.steps]
         found.step_s += sum(step.load_s for step, _ in known)
-        resident = system.resident() or 0  # the samples' texts are in it by now
-        texts = 0 if resident else sum(w.size for row in works for w in row)
         found.parts = {
-            "process": max(self.costs.base_bytes, resident),
-            "samples": SAMPLE_BYTES * len(works) + texts,
-            "features": min(ROOM_BYTES, self._held(works)),
+            "process": max(self.costs.base_bytes, system.resident() or 0),
+            "samples": SAMPLE_BYTES * count,
+            "features": min(ROOM_BYTES, sum(self._held(table.tokens, name) for name in kept)),
         }
-        backbone = max((features[name].bytes for name, inputs in fresh.items() if inputs), default=0)
+        backbone = max((features[name].bytes for name, chosen in fresh.items() if chosen.any()), default=0)
         steps = sum(step.held_bytes for step, _ in known)
         steps += max((count * (step.bytes - step.held_bytes) for step, count in known), default=0)
         steps += VECTORS * 4 * self.bundle.manifest.layout.size
@@ -236,14 +242,18 @@ class _Choice:
         found.bytes = round(SLACK * sum(found.parts.values()))
         return found
 
-    def _held(self, works: Sequence[Sequence[Work]]) -> int:
-        """Bytes of all features."""
-        shape: dict[str, int] = {m.name: token_bytes(m) for m in self.bundle.manifest.modalities}
-        return sum(w.tokens * shape[w.modality] + OBJECT_BYTES for row in works for w in row)
+    def _held(self, tokens: np.ndarray, name: str) -> int:
+        """Bytes of all features of a modality."""
+        own = tokens[:, self._columns(name)]
+        one = token_bytes(self.bundle.manifest.modality(name))
+        return int(own.sum()) * one + int(np.count_nonzero(own)) * OBJECT_BYTES
+
+    def _columns(self, name: str) -> list[int]:
+        return [column for column, (_, modality, _) in enumerate(self.bundle.manifest.inputs) if modality == name]
 
     def _most(self, kept: Sequence[str], limit: int) -> int:
         """How many of the newest samples fit, by bisection."""
-        low, high = 0, len(self.table)
+        low, high = 0, self.samples
         while low < high:
             middle = (low + high + 1) // 2
             if self.estimate(middle, self.shapes[-1], kept).bytes <= limit:
@@ -255,7 +265,7 @@ class _Choice:
     def _weight(self, name: str) -> int:
         """Bytes that a modality adds to the whole."""
         rest = [other for other in self.measured if other != name]
-        count, shape = len(self.table), self.shapes[-1]
+        count, shape = self.samples, self.shapes[-1]
         return self.estimate(count, shape, self.measured).bytes - self.estimate(count, shape, rest).bytes
 
     def _unmeasured(self) -> list[Modality]:
@@ -269,17 +279,6 @@ class _Choice:
                 by_tokens[tuple(sorted(graph.tokens.items()))] = graph
         return [by_tokens[key] for key in sorted(by_tokens, key=lambda key: sum(size for _, size in key))]
 
-    def _spread(self, works: Sequence[Sequence[Work]], graphs: Sequence[Graph]) -> dict[int, int]:
-        """How many samples each graph would hold."""
-        use: dict[int, int] = {}
-        for row in works:
-            longest: dict[str, int] = {}
-            for work in row:
-                longest[work.modality] = max(longest.get(work.modality, 0), work.tokens)
-            index = next((i for i, g in enumerate(graphs) if _holds(g, longest)), len(graphs) - 1)
-            use[index] = use.get(index, 0) + 1
-        return use
-
     def _step(self, graph: Graph) -> float:
         known = self.costs.steps.get(graph.file)
         return known.seconds / self._at_once(graph) if known else 0.0
@@ -288,16 +287,24 @@ class _Choice:
         return at_once(self.bundle.manifest, graph, self.threads, self.runtime)
 
 
-def _works(bundle: Bundle, costs: Costs, sample: StoredSample, fresh: Collection[tuple[str, str, int]]) -> list[Work]:
-    found = []
-    for slot in bundle.manifest.slots:
-        modality = bundle.manifest.modality(slot.modality)
-        for place, value in enumerate(sample.inputs.get(slot.name, ())):
-            if value is not None:
-                size = len(value) if isinstance(value, str) else 0  # pictures and sounds stay in the store
-                tokens = _tokens(modality, costs, value)
-                found.append(Work(modality.name, tokens, (sample.sample_id, slot.name, place) in fresh, size))
-    return found
+def _work(bundle: Bundle, costs: Costs, samples: Sequence[StoredSample], fresh: np.ndarray) -> Work:
+    inputs = [(slot, place, bundle.manifest.modality(modality)) for slot, modality, place in bundle.manifest.inputs]
+    tokens, sizes = np.zeros((2, len(samples), len(inputs)), np.int32)
+    for row, sample in enumerate(samples):
+        for column, (slot, place, modality) in enumerate(inputs):
+            if (value := value_at(sample, slot, place)) is not None:
+                sizes[row, column] = len(value) if isinstance(value, str) else 0
+                tokens[row, column] = _tokens(modality, costs, value)
+    return Work(tokens, fresh & (tokens > 0), sizes)
+
+
+def _spread(longest: Mapping[str, np.ndarray], count: int, graphs: Sequence[Graph]) -> dict[int, int]:
+    """How many of `count` samples each graph would hold; longest: tokens int32 [samples] by modality."""
+    index = np.full(count, len(graphs) - 1)
+    for number in reversed(range(len(graphs))):
+        sizes: Mapping[str, int] = {**graphs[number].tokens}
+        index[np.all([sizes.get(name, 0) >= tokens for name, tokens in longest.items()], axis=0)] = number
+    return {int(number): int(rows) for number, rows in zip(*np.unique(index, return_counts=True), strict=True)}
 
 
 def _tokens(modality: Modality, costs: Costs, value: StoredInput) -> int:
@@ -308,11 +315,6 @@ def _tokens(modality: Modality, costs: Costs, value: StoredInput) -> int:
     if not isinstance(value, str) or cost is None or not cost.size:
         return modality.buckets[-1]
     return min(modality.buckets[-1], max(1, round(len(value) * cost.tokens / cost.size)))
-
-
-def _holds(graph: Graph, longest: Mapping[str, int]) -> bool:
-    sizes: Mapping[str, int] = {**graph.tokens}
-    return all(sizes.get(modality, 0) >= count for modality, count in longest.items())
 
 
 def _megabytes(count: int) -> str:

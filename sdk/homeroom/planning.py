@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import msgspec
+import numpy as np
 
 from homeroom import planner
 from homeroom.budget import Budget, Watch
@@ -35,7 +36,7 @@ def plan(
     costs = known_costs(store, bundle, graphs.runtime)
     if costs is None and budget.limit_bytes is not None:
         costs = measure(store, bundle, graphs.runtime)
-    fresh = missing(store, bundle, graphs, samples) if costs else set()
+    fresh = missing(store, bundle, graphs, samples) if costs else np.zeros(0, bool)
     epochs, validation = settings.epochs, settings.validation
     found = planner.plan(bundle, costs, samples, fresh, budget, epochs, validation, graphs.tier, graphs.runtime)
     if found.tier != graphs.tier:

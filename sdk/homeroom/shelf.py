@@ -6,6 +6,7 @@ Fifty thousand samples are as many rows of a few arrays, not objects: some dozen
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 
@@ -35,7 +36,7 @@ class Contents:
         for row, sample in enumerate(samples):
             owner = subjects.setdefault(sample.subject, len(subjects)).to_bytes(4, "big") + b"\1"
             for column, (slot, place) in enumerate(self.places):
-                if (value := _at(sample, slot, place)) is not None:
+                if (value := value_at(sample, slot, place)) is not None:
                     kind = bytes([self._modalities.index(self._modalities[column])])
                     found[row * len(self.places) + column] = kind + digest_of(value) + owner
         here = np.flatnonzero(found != b"")
@@ -71,7 +72,7 @@ class Contents:
 
     def value(self, number: int) -> StoredInput:
         row, column = divmod(int(self._first[number]), len(self.places))
-        value = _at(self.samples[row], *self.places[column])
+        value = value_at(self.samples[row], *self.places[column])
         assert value is not None  # it was there when it was numbered
         return value
 
@@ -134,6 +135,23 @@ class Row(Mapping[Place, np.ndarray]):
         return column is not None and self._contents.numbers.item(self._row, column) >= 0
 
 
-def _at(sample: StoredSample, slot: str, place: int) -> StoredInput | None:
+class Seen(Sequence[StoredSample]):
+    """Samples as a function makes them, one whenever it is asked for."""
+
+    def __init__(self, samples: Sequence[StoredSample], make: Callable[[StoredSample], StoredSample]) -> None:
+        self._samples, self._make = samples, make
+
+    def __len__(self) -> int:
+        return len(self._samples)
+
+    def __iter__(self) -> Iterator[StoredSample]:
+        return map(self._make, self._samples)
+
+    def __getitem__(self, at: Any) -> Any:
+        return Seen(self._samples[at], self._make) if isinstance(at, slice) else self._make(self._samples[at])
+
+
+def value_at(sample: StoredSample, slot: str, place: int) -> StoredInput | None:
+    """A sample's input, if it is there."""
     values = sample.inputs.get(slot, ())
     return values[place] if place < len(values) else None

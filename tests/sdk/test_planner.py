@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
+import numpy as np
 import pytest
 import tiny
 from hypothesis import given, settings
@@ -53,9 +54,8 @@ def stored(count: int) -> list[StoredSample]:
 
 
 SAMPLES = stored(40)
-FRESH = {
-    (s.sample_id, slot, place) for s in SAMPLES for slot, values in s.inputs.items() for place in range(len(values))
-}
+FRESH = np.ones((len(SAMPLES), len(TINY.manifest.inputs)), bool)
+CACHED = np.zeros_like(FRESH)
 
 
 @pytest.fixture(autouse=True)
@@ -112,8 +112,8 @@ def test_whatever_is_chosen_fits_the_limit(limit: int, base: int, image: int, te
 def test_features_that_are_cached_and_slower_steps_change_the_prediction() -> None:
     budget = Budget(megabytes=4000)
     first = planner.plan(opened(), costs(), SAMPLES, FRESH, budget, 8, 0.2)
-    again = planner.plan(opened(), costs(), SAMPLES, set(), budget, 8, 0.2)
-    slower = planner.plan(opened(), costs(step=0.2), SAMPLES, set(), budget, 8, 0.2)
+    again = planner.plan(opened(), costs(), SAMPLES, CACHED, budget, 8, 0.2)
+    slower = planner.plan(opened(), costs(step=0.2), SAMPLES, CACHED, budget, 8, 0.2)
     assert again.feature_seconds == 0
     assert again.seconds < first.seconds
     assert slower.seconds > again.seconds
@@ -172,7 +172,7 @@ def test_a_smaller_tier_is_taken_before_samples_or_modalities_are_given_up() -> 
             known.steps[f"half.{graph.file}"] = StepCost(seconds=0.01, load_s=0.1, bytes=9 * MB, held_bytes=4 * MB)
 
     def chosen(megabytes: float | None, tier: str = "full") -> Any:
-        return planner.plan(tiered, known, SAMPLES, set(), Budget(megabytes=megabytes), 8, 0.2, tier)
+        return planner.plan(tiered, known, SAMPLES, CACHED, Budget(megabytes=megabytes), 8, 0.2, tier)
 
     whole = chosen(None)
     assert whole.tier == "full"

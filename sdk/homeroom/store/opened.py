@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import sqlite3
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -99,20 +99,25 @@ class Opened:
     def each_facts(self) -> Iterator[tuple[Subject, StoredSample]]:
         """Every sample without its inputs."""
         subjects, _ = self.keys.sound()
-        for sample_id, subject_id, facts in self.database.rows("SELECT sample_id, subject_id, facts FROM samples"):
+        for sample_id, subject_id, facts in self.database.each("SELECT sample_id, subject_id, facts FROM samples"):
             yield subjects[subject_id], open_sample(subjects[subject_id], sample_id, facts)
 
     def read_samples(self, name: str | None) -> Iterator[StoredSample]:
-        """Samples in the order they were added; damaged rows are mended first, or listed and left out.
+        """Samples in the order they were added; damaged rows are mended first, or listed and left out."""
+        subjects = self.sound_subjects()
+        where, parameters = ("", []) if name is None else ("WHERE subject_id = ?", [self.known(name).subject_id])
+        yield from self.open_samples(subjects, where, parameters)
 
-        One that was put back has no reason any more.
-        """
+    def sound_subjects(self) -> dict[int, Subject]:
+        """By id, after damaged rows were mended, or listed and left out."""
         if not self.checked:
             self.mend()
-        subjects, _ = self.keys.sound()
-        where, parameters = "", ()
-        if name is not None:
-            where, parameters = "WHERE subject_id = ?", (self.known(name).subject_id,)  # type: ignore[assignment]
+        return self.keys.sound()[0]
+
+    def open_samples(
+        self, subjects: Mapping[int, Subject], where: str, parameters: Sequence[int]
+    ) -> Iterator[StoredSample]:
+        """Those samples, in the order they were added. One that was put back has no reason any more."""
         sql = f"SELECT sample_id, subject_id, facts, inputs, aside FROM samples {where} ORDER BY number"
         for sample_id, subject_id, facts, inputs, aside in self.database.each(sql, parameters):
             sample = open_sample(subjects[subject_id], sample_id, facts, inputs)

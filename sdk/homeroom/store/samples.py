@@ -5,10 +5,11 @@ The column `aside` is 0 for a sample that teaches, 1 for one that does not, 2 fo
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import msgspec
+import numpy as np
 
 from homeroom.errors import InputError
 from homeroom.samples import SUBJECT, StoredSample
@@ -16,10 +17,49 @@ from homeroom.store.keybook import Subject
 from homeroom.store.opened import Opened
 from homeroom.store.sealing import AS_IT_IS, open_sample, pack_sample, seal_sample
 
+READ_TOGETHER = 128  # samples of one query, their media in memory together
 INSERT = (
     "INSERT INTO samples (sample_id, subject_id, facts, inputs, aside, near) VALUES (?, ?, ?, ?, ?, ?) "
     "ON CONFLICT (sample_id) DO NOTHING"
 )
+
+
+class Those(Sequence[StoredSample]):
+    """Samples by the numbers of their rows (int64, rising), each read when it is asked for: eight bytes in memory."""
+
+    def __init__(self, opened: Opened, subjects: Mapping[int, Subject], numbers: np.ndarray) -> None:
+        self._opened, self._subjects, self._numbers = opened, subjects, numbers
+
+    def __len__(self) -> int:
+        return len(self._numbers)
+
+    def __getitem__(self, at: Any) -> Any:
+        if isinstance(at, slice):
+            return Those(self._opened, self._subjects, self._numbers[at])
+        (sample,) = self._read([self._numbers.item(at)])
+        return sample
+
+    def __iter__(self) -> Iterator[StoredSample]:
+        for start in range(0, len(self), READ_TOGETHER):
+            yield from self._read(self._numbers[start : start + READ_TOGETHER].tolist())
+
+    def _read(self, numbers: list[int]) -> Iterator[StoredSample]:
+        where = f"WHERE number IN ({','.join('?' * len(numbers))})"
+        return self._opened.open_samples(self._subjects, where, numbers)
+
+
+def those(opened: Opened, chosen: Callable[[StoredSample], bool]) -> Those:
+    """Samples that are chosen by their facts."""
+    subjects = opened.sound_subjects()
+    sql = "SELECT number, subject_id, sample_id, facts, aside FROM samples ORDER BY number"
+
+    def numbers() -> Iterator[int]:
+        for number, owner, sample_id, facts, aside in opened.database.each(sql):
+            sample = open_sample(subjects[owner], sample_id, facts)
+            if chosen(sample if aside else msgspec.structs.replace(sample, **AS_IT_IS)):
+                yield number
+
+    return Those(opened, subjects, np.fromiter(numbers(), np.int64))
 
 
 def add_samples(opened: Opened, samples: Sequence[StoredSample], prints: Sequence[bytes]) -> list[str]:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import datetime
 import secrets
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any, Literal
@@ -25,7 +25,7 @@ from homeroom.store.opened import Opened
 from homeroom.store.opening import open_store
 from homeroom.store.profiles import put_profile, read_profile
 from homeroom.store.records import Export, ForgetReport, StoredProfile, StoredUpdate, Version
-from homeroom.store.samples import add_samples, put_aside, put_back, read_sample, relabel, set_aside
+from homeroom.store.samples import add_samples, put_aside, put_back, read_sample, relabel, set_aside, those
 from homeroom.vault import Cipher, Keys
 
 RESIDUAL = "residual."  # of a secret's name; the update's id follows
@@ -42,9 +42,7 @@ class Store:
 
     def __init__(self, opened: Opened) -> None:
         self._opened = opened
-        self.directory = opened.directory
-        self.store_id = opened.store_id
-        self.moved = opened.moved
+        self.directory, self.store_id, self.moved = opened.directory, opened.store_id, opened.moved
         self.key_place = opened.places.place
 
     @classmethod
@@ -100,6 +98,10 @@ class Store:
     def each_facts(self) -> Iterator[StoredSample]:
         """Every sample without its inputs, in no order."""
         return (sample for _, sample in self._opened.each_facts())
+
+    def those(self, chosen: Callable[[StoredSample], bool]) -> Sequence[StoredSample]:
+        """Samples that are `chosen` by their facts, in the order they were added, each read when it is asked for."""
+        return those(self._opened, chosen)
 
     def samples_mark(self) -> str:
         """Changes whenever a sample comes, goes, is labelled anew or put back."""
@@ -367,10 +369,8 @@ class Store:
 
     def audit(self) -> list[dict[str, Any]]:
         """What was done, oldest first; no names."""
-        return [
-            {"at": at, "event": event, "count": count}
-            for at, event, count in self._database.rows("SELECT at, event, count FROM audit ORDER BY number")
-        ]
+        rows = self._database.rows("SELECT at, event, count FROM audit ORDER BY number")
+        return [dict(zip(("at", "event", "count"), row, strict=True)) for row in rows]
 
     def today(self) -> datetime.date:
         """The day that retention goes by."""
