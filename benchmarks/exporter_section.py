@@ -15,6 +15,7 @@ NAMES = (
     "gradients",
     "clipping",
     "litert",
+    "processors",
     "tiers",
     "labelfree",
     "tracing",
