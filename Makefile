@@ -68,8 +68,8 @@ bench-device: $(VENV)/.ready $(DEVICE)/.ready ## one school against torch + PEFT
 bench-federation: $(VENV)/.ready $(DEVICE)/.ready ## is it worth sharing? alone, together, all data in one place
 	$(BIN)/python benchmarks/federation.py $(if $(SEEDS),--seeds $(SEEDS)) $(if $(JSON),--json $(JSON))
 
-bench-codecs: $(VENV)/.ready ## how few bytes an update needs, and how fast each codec is (QUICK=1: minutes)
-	$(BIN)/python benchmarks/codecs.py $(if $(QUICK),--quick) $(if $(DATA),--data $(DATA)) $(if $(SEEDS),--seeds $(SEEDS)) $(if $(JSON),--json $(JSON))
+bench-codecs: $(VENV)/.ready ## how few bytes an update needs, and how fast each codec is (QUICK=1: minutes; VOCABULARY=1: the lesson too)
+	$(BIN)/python benchmarks/codecs.py $(if $(QUICK),--quick) $(if $(VOCABULARY),--vocabulary) $(if $(DATA),--data $(DATA)) $(if $(SEEDS),--seeds $(SEEDS)) $(if $(JSON),--json $(JSON))
 
 bench-aggregator: $(VENV)/.ready ## merging, HTTP under load, starting on a long log (QUICK=1: a tenth of it; FLOWER=a Python with flwr)
 	$(BIN)/python benchmarks/aggregator.py $(if $(QUICK),--quick) $(if $(FLOWER),--flower $(FLOWER)) $(if $(JSON),--json $(JSON))

@@ -1,43 +1,44 @@
 """How few bytes an update needs: top-k with error feedback against the exact codec, and how fast each codec is.
 
-    python benchmarks/codecs.py --json codecs.json              three seeds, the vocabulary lesson and short answers
-    python benchmarks/codecs.py --quick                         one seed, short answers alone
+    python benchmarks/codecs.py --json codecs.json      short answers and spoken digits
+    python benchmarks/codecs.py --vocabulary            the vocabulary lesson too, three seeds at most
+    python benchmarks/codecs.py --quick                 one seed
 
-Twenty rounds of five schools in one process (`homeroom_aggregator.simulate`): training, updates as signed bytes, and
+Twenty rounds of a few schools in one process (`homeroom_aggregator.simulate`): training, updates as signed bytes, and
 the merge are the product's own code. `fixed32` sends four bytes a value, as float32 would. The score is that of the
-last global theta on test samples: mean accuracy over the lesson's tasks and schools, macro-F1 of short answers; it is
-compared seed by seed, so both sides saw the same batches. What comes down is measured too: a version as its difference
-from the one before (`homeroom.contract.delta`). Speeds are medians of repeated runs, in megabytes of float32
-a second of this thread's processor time: one thread does the work, and what else the machine does is not the codec's.
-Beside it stands the same by the clock. Runs to its end whether or not the targets are met.
+last global theta on test samples: macro-F1 of short answers and of digits, mean accuracy over the vocabulary lesson's
+tasks and schools; it is compared seed by seed, so both sides saw the same batches. A school has whole questions, or the
+clips of one speaker; the test is answers to the same questions, or a speaker whom no school knows. What comes down is
+measured too: a version as its difference from the one before (`homeroom.contract.delta`). Speeds are medians of
+repeated runs, in megabytes of float32 a second of this thread's processor time: one thread does the work, and what else
+the machine does is not the codec's. Beside it stands the same by the clock. Runs to its end whether or not the targets
+are met.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 import tempfile
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from itertools import pairwise
 from pathlib import Path
 from typing import Any, get_args
 
-import msgspec
 import numpy as np
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from examples.vocabulary import lesson
 from examples.vocabulary.bundle import make_bundle
-from examples.vocabulary.lesson import accuracies, mean
+from examples.vocabulary.lesson import accuracies, mean, round_settings
 from examples.vocabulary.schools import write_all
 from examples.vocabulary.splits import lesson_stamps
 from examples.vocabulary.stamps import NoStampsError, cache_folder
 from federation import FeatureCache
-from homeroom import Sample, golden
+from homeroom import golden
 from homeroom.bundle import Bundle, open_bundle
 from homeroom.collect import examples
 from homeroom.contract.codecs import Codec, decode, encode
@@ -47,19 +48,20 @@ from homeroom.dataset import Dataset
 from homeroom.errors import HomeroomError
 from homeroom.ingest import read_samples
 from homeroom.runtime import Graphs
-from homeroom.samples import resolve
 from homeroom.training import Settings, evaluate
 from homeroom_aggregator.simulate import SchoolData, simulate
-from peers import data, prepare
+from peers import lessons
+from peers.verdict import finish, target
 
 ROUNDS = 20
 CODECS: tuple[Codec, ...] = get_args(Codec)
 SHARE, WITHIN, SPEED = 1 / 16, 0.5, 200.0
-SCHOOLS = 5  # of short answers; each gets whole questions, in a Dirichlet mix
+SCHOOLS = 5  # at most: each has whole questions, or the clips of one speaker
 VALUES = 1 << 22  # of the speed test: 16.8 MB of float32
 REPEATS = 9
 
 Tell = Callable[[str], None]
+Split = Callable[[int], tuple[list[int], list[int]]]  # by seed: places of the samples to learn from, and of the test
 
 
 @dataclass(frozen=True)
@@ -67,6 +69,7 @@ class Task:
     """Schools of one seed; `score` is what a theta reaches on their test, in points."""
 
     name: str
+    seed: int
     bundle: Bundle
     graphs: Graphs
     schools: Sequence[SchoolData]
@@ -74,10 +77,10 @@ class Task:
     score: Callable[[np.ndarray], float]
 
 
-def run(task: Task, codec: Codec, seed: int, *, feedback: bool = True) -> dict[str, float]:
+def run(task: Task, codec: Codec, *, feedback: bool = True) -> dict[str, float]:
     asked = RoundConfiguration(bundle_id=task.bundle.bundle_id, codec=codec, buffer_size=len(task.schools))
     found = simulate(
-        task.bundle, task.schools, ROUNDS, task.settings, asked, seed=seed, graphs=task.graphs, feedback=feedback
+        task.bundle, task.schools, ROUNDS, task.settings, asked, seed=task.seed, graphs=task.graphs, feedback=feedback
     )
     sent = sum(facts.sent_bytes for facts in found.rounds)
     thetas = [task.bundle.theta(), *(facts.theta for facts in found.rounds)]
@@ -89,31 +92,47 @@ def run(task: Task, codec: Codec, seed: int, *, feedback: bool = True) -> dict[s
     }
 
 
-# The two tasks
+# The tasks, one for each seed
 
 
-class Memory:
-    """The two methods of the device's store that `collect.examples` calls: features are computed once."""
-
-    def __init__(self) -> None:
-        self.known: dict[tuple[str, bytes], np.ndarray] = {}
-
-    def read_features(self, variant: str, keys: set[tuple[str, bytes]]) -> dict[tuple[str, bytes], np.ndarray]:
-        return {key: self.known[variant, key[1]] for key in keys if (variant, key[1]) in self.known}
-
-    def write_features(self, variant: str, features: dict[tuple[str, bytes], np.ndarray]) -> None:
-        self.known |= {(variant, digest): array for (_, digest), array in features.items()}
+def unheard(clips: lessons.Lesson, seed: int) -> tuple[list[int], list[int]]:
+    """One speaker's clips are the test: of speakers who are known, every method knows every digit."""
+    speakers = sorted({str(sample.subject) for sample in clips.samples})
+    held = [sample.subject == speakers[seed % len(speakers)] for sample in clips.samples]
+    return [i for i, out in enumerate(held) if not out], [i for i, out in enumerate(held) if out]
 
 
-def prepared(path: Path) -> tuple[Bundle, Graphs]:
-    bundle = open_bundle(path, root=None)
-    return bundle, Graphs(bundle, golden.choose_precision(bundle))
+def tasks_of(lesson: lessons.Lesson, split: Split, work: Path, seeds: Sequence[int]) -> list[Task]:
+    bundle, _ = lessons.export(lesson, work / lesson.name, "int8")
+    graphs = Graphs(bundle, threads=1)
+    made = lessons.features(lesson, bundle, "int8", range(len(lesson.samples)))
+
+    def settings(number: int) -> Settings:
+        """The lesson's epochs and rate, spread over the rounds."""
+        falling = lessons.RATE * (1 - (number - 1) / ROUNDS)
+        epochs = max(1, lesson.epochs // ROUNDS)
+        return Settings(epochs=epochs, learning_rate=falling, weight_decay=lessons.DECAY, constant_rate=True)
+
+    def task(seed: int) -> Task:
+        train, test = split(seed)
+        subjects = np.random.default_rng([seed, 0xC0]).permutation(sorted({lesson.samples[i].subject for i in train}))
+        parts = [set(subjects[n::SCHOOLS]) for n in range(min(SCHOOLS, len(subjects)))]
+        schools = [
+            SchoolData(
+                f"school {n}", Dataset(bundle.manifest, [made[i] for i in train if lesson.samples[i].subject in part])
+            )
+            for n, part in enumerate(parts)
+        ]
+        score = partial(lessons.score, bundle, made, test)
+        return Task(lesson.title, seed, bundle, graphs, schools, settings, score)
+
+    return [task(seed) for seed in seeds]
 
 
-def lesson_tasks(work: Path, seeds: int, tell: Tell) -> list[Task]:
+def vocabulary_tasks(work: Path, seeds: Sequence[int], tell: Tell) -> list[Task]:
     pairs = lesson_stamps()
-    path = work / "lesson" / "bundle"
-    bundle, graphs = prepared(path if path.exists() else make_bundle(pairs, work / "lesson", tell))
+    bundle = open_bundle(make_bundle(pairs, work / "vocabulary", tell), root=None)
+    graphs = Graphs(bundle, golden.choose_precision(bundle))
     cache = FeatureCache(cache_folder() / "vocabulary-features")  # as `federation.py` leaves them
 
     def dataset(path: Path) -> Dataset:
@@ -129,53 +148,9 @@ def lesson_tasks(work: Path, seeds: int, tell: Tell) -> list[Task]:
         def score(theta: np.ndarray) -> float:
             return 100 * float(np.mean([mean(accuracies(evaluate(graphs, test, theta))) for test in tests]))
 
-        return Task("lesson", bundle, graphs, schools, lambda n: lesson.round_settings(n - 1, ROUNDS), score)
+        return Task("vocabulary", seed, bundle, graphs, schools, lambda n: round_settings(n - 1, ROUNDS), score)
 
-    return [task(seed) for seed in range(seeds)]
-
-
-def answer_tasks(folder: Path, work: Path, seeds: int, corpus: str = "beetle") -> list[Task]:
-    bundle, graphs = prepared(prepare.export(folder, corpus, work / f"bundle-{corpus}"))
-    training, test = data.read(folder, corpus)
-    memory = Memory()
-
-    def dataset(answers: Sequence[data.Answer]) -> Dataset:
-        stored = [
-            resolve(
-                Sample(reference=a.reference, answer=a.answer, labels={"grade": a.label}, source=str(n)),
-                bundle.manifest,
-            )
-            for n, a in enumerate(answers)
-        ]
-        return Dataset(bundle.manifest, examples(memory, bundle, graphs, stored))  # type: ignore[arg-type]
-
-    tested, advice = dataset(test), bundle.manifest.training
-
-    def settings(number: int) -> Settings:
-        return Settings(
-            epochs=1,
-            learning_rate=advice.learning_rate * (1 - (number - 1) / ROUNDS),
-            weight_decay=advice.weight_decay,
-            constant_rate=True,
-        )
-
-    def task(seed: int) -> Task:
-        rng = np.random.default_rng([seed, 0xC0])
-        questions = sorted({a.question for a in training})
-        owner = dict(zip(questions, rng.permutation(len(questions)) % SCHOOLS, strict=True))
-        schools = [
-            SchoolData(f"school {n}", dataset([a for a in training if owner[a.question] == n])) for n in range(SCHOOLS)
-        ]
-        return Task(
-            "short answers",
-            bundle,
-            graphs,
-            schools,
-            settings,
-            lambda theta: 100 * evaluate(graphs, tested, theta)["grade"].macro_f1,
-        )
-
-    return [task(seed) for seed in range(seeds)]
+    return [task(seed) for seed in seeds]
 
 
 # Speed
@@ -220,29 +195,29 @@ def measure(args: argparse.Namespace, work: Path, tell: Tell) -> dict[str, Any]:
     for codec, one in speed.items():
         rates = f"encode {one['encode_mb_s']:6.0f} MB/s, decode {one['decode_mb_s']:6.0f} MB/s"
         tell(f"{codec:8} {rates}, {one['share_of_float32']:.4f} of float32")
-    seeds = 1 if args.quick else args.seeds
-    tasks = answer_tasks(args.data, work, seeds)
-    if not args.quick:
-        tasks += lesson_tasks(work, seeds, tell)
+    seeds = range(1 if args.quick else args.seeds)
+    answers, clips = lessons.text(args.data), lessons.audio(args.data)
+    tasks = tasks_of(answers, answers.split, work, seeds) + tasks_of(clips, partial(unheard, clips), work, seeds)
+    if args.vocabulary:
+        tasks += vocabulary_tasks(work, seeds[:3], tell)
     runs: dict[str, dict[str, list[dict[str, float]]]] = {}
-    for number, task in enumerate(tasks):
-        seed = number % seeds
+    for task in tasks:
         rows = runs.setdefault(task.name, {})
         ways: list[tuple[str, Codec, bool]] = [("fixed32", "fixed32", True), ("topk", "topk", True)]
-        if seed == 0 and not args.quick:
+        if task.seed == 0 and not args.quick:
             ways += [("int8", "int8", True), ("int4", "int4", True), ("topk, no feedback", "topk", False)]
         for name, codec, feedback in ways:
-            one = run(task, codec, seed, feedback=feedback)
+            one = run(task, codec, feedback=feedback)
             rows.setdefault(name, []).append(one)
             line = f"{one['score']:6.2f} points, {one['bytes_up_a_round']:,.0f} bytes up a round, "
             line += f"{one['difference_down_of_float32']:.3f} of float32 down"
-            tell(f"{task.name:14} seed {seed}  {name:18} {line}")
+            tell(f"{task.name:14} seed {task.seed}  {name:18} {line}")
     return {
         "rounds": ROUNDS,
-        "seeds": seeds,
+        "seeds": len(seeds),
         "keep": RoundConfiguration(bundle_id="0" * 64).keep,
         "parameters": {task.name: task.bundle.manifest.layout.size for task in tasks},
-        "before": {task.name: task.score(task.bundle.theta()) for task in tasks[::seeds]},
+        "before": {task.name: task.score(task.bundle.theta()) for task in tasks if task.seed == 0},
         "runs": runs,
         "speed": speed,
         "targets": targets(runs, speed),
@@ -254,47 +229,35 @@ def targets(
 ) -> list[dict[str, Any]]:
     found = []
     for task, rows in runs.items():
-        share = np.mean([b["bytes_up_a_round"] / a["bytes_up_a_round"] for a, b in _pairs(rows)])
-        behind = np.mean([a["score"] - b["score"] for a, b in _pairs(rows)])
-        found.append(_target(f"{task}: topk, bytes up a round against float32", share, SHARE, share <= SHARE, "<="))
-        found.append(_target(f"{task}: fixed32 minus topk, points", behind, WITHIN, behind <= WITHIN, "<="))
+        pairs = list(zip(rows["fixed32"], rows["topk"], strict=True))
+        share = float(np.mean([b["bytes_up_a_round"] / a["bytes_up_a_round"] for a, b in pairs]))
+        behind = float(np.mean([a["score"] - b["score"] for a, b in pairs]))
+        found.append(target(f"{task}: topk, bytes up a round against float32", share, f"<= {SHARE:g}", share <= SHARE))
+        found.append(target(f"{task}: fixed32 minus topk, points", behind, f"<= {WITHIN:g}", behind <= WITHIN))
     for codec, one in speed.items():
         for way in ("encode", "decode"):
             value = one[f"{way}_mb_s"]
-            found.append(_target(f"{codec}: {way}, MB/s of processor time", value, SPEED, value >= SPEED, ">="))
+            found.append(target(f"{codec}: {way}, MB/s of processor time", value, f">= {SPEED:g}", value >= SPEED))
     return found
-
-
-def _pairs(rows: dict[str, list[dict[str, float]]]) -> list[tuple[dict[str, float], dict[str, float]]]:
-    return list(zip(rows["fixed32"], rows["topk"], strict=True))
-
-
-def _target(name: str, value: Any, bound: float, met: Any, sign: str) -> dict[str, Any]:
-    return {"name": name, "value": round(float(value), 4), "bound": f"{sign} {bound:g}", "met": bool(met)}
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, default=Path(__file__).parents[2] / "shared" / "data")
     parser.add_argument("--json", type=Path, help="write every figure here")
-    parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--quick", action="store_true", help="one seed, short answers alone")
-    parser.add_argument("--work", type=Path, help="keep the exported bundles in this folder")
+    parser.add_argument("--seeds", type=int, default=5)
+    parser.add_argument("--vocabulary", action="store_true", help="a third task, whose pictures are downloaded")
+    parser.add_argument("--quick", action="store_true", help="one seed")
     args = parser.parse_args()
     began = time.monotonic()
-    with tempfile.TemporaryDirectory(prefix="homeroom-codecs-") as scratch:
-        work = (args.work or Path(scratch)).resolve()
-        work.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix="homeroom-codecs-") as work:
         try:
-            document = measure(args, work, lambda line: print(line, flush=True))
+            document = measure(args, Path(work), lambda line: print(line, flush=True))
         except (OSError, ValueError, HomeroomError, NoStampsError) as problem:
-            raise SystemExit(f"codecs: {problem}; --data names the folder that holds short_answers/") from None
+            folders = "short_answers/ and spoken_digits/"
+            raise SystemExit(f"codecs: {problem}; --data names the folder that holds {folders}") from None
     document["minutes"] = round((time.monotonic() - began) / 60, 2)
-    if args.json:
-        args.json.write_bytes(msgspec.json.format(json.dumps(document).encode(), indent=1) + b"\n")
-    for target in document["targets"]:
-        print(f"{'met    ' if target['met'] else 'NOT MET'}  {target['name']}: {target['value']} ({target['bound']})")
-    print(f"{document['minutes']} minutes")
+    finish(document, args.json)
 
 
 if __name__ == "__main__":

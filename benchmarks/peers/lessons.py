@@ -29,6 +29,7 @@ from peers import digits
 from peers.bundles import assembled, signed
 
 TASK = "label"
+RATE, DECAY = 2e-3, 3e-2  # of AdamW
 CALIBRATION = {"text": 300, "image": 128, "audio": 96}  # samples shown to the exporter, all of the training part
 HEAD = """\
 name = "{name}"
@@ -112,7 +113,7 @@ def image(_: Path, limit: int = 1797) -> Lesson:
 
 def audio(data: Path) -> Lesson:
     samples = [
-        Sample(clip=clip.data, labels={TASK: str(clip.digit)}, subject=clip.name, source=clip.name)
+        Sample(clip=clip.data, labels={TASK: str(clip.digit)}, subject=clip.name.split("_")[1], source=clip.name)
         for clip in digits.clips(data)
     ]
     task = f'reads = ["clip"]\nlabels = {_list(map(str, range(10)))}\n'
@@ -146,7 +147,7 @@ def trained(
 ) -> np.ndarray:
     """Theta after the lesson's epochs, all of them, on these features."""
     rows = Dataset(bundle.manifest, [made[i] for i in train])
-    settings = Settings(epochs=3 if quick else lesson.epochs, learning_rate=2e-3, weight_decay=3e-2, seed=seed)
+    settings = Settings(epochs=3 if quick else lesson.epochs, learning_rate=RATE, weight_decay=DECAY, seed=seed)
     return fit(_steps(bundle), rows, None, bundle.theta(), settings).theta
 
 

@@ -20,7 +20,7 @@ LAYOUT = Layout((Segment(name="ladder.text", parameters=(Parameter("w", (70, 10)
 KEY = new_key()
 
 
-def real(values: np.ndarray, codec: Codec, keep: int = 24) -> np.ndarray:
+def real(values: np.ndarray, codec: Codec, keep: int = 32) -> np.ndarray:
     return decode(encode(values, codec, BITS, keep), codec, len(values), BITS) * 2.0**-BITS
 
 
