@@ -9,7 +9,9 @@ from typing import Any
 from peers.process import HERE, Workers
 
 STARTS = 7
-MANY = (1_000, 50_000)
+MANY = (1_000, 10_000, 50_000)
+WATTS = 1.6  # of a Raspberry Pi 4 for each busy core: 6.4 W with all four busy, 2.7 W of them idle
+WATTS_SOURCE = "pidramble.com/wiki/benchmarks/power-consumption, Raspberry Pi 4 B under `stress --cpu 4`"
 
 
 def run(workers: Workers) -> dict[str, Any]:
@@ -30,7 +32,7 @@ def run(workers: Workers) -> dict[str, Any]:
     starts = [costs("start", f"cold-{n}", "--work", room)["seconds"] for n in range(STARTS)]
     step = costs("step", "step", "--work", room, "--threads", str(workers.threads), python=sys.executable)
     many = {}
-    for count in MANY[: 1 if workers.quick else 2]:
+    for count in MANY[: 1 if workers.quick else None]:
         work = str(workers.work / f"device-{count}")
         costs("fill", f"fill-{count}", "--work", work, "--count", str(count))
         many[str(count)] = costs("train", f"train-{count}", "--work", work)
@@ -39,6 +41,12 @@ def run(workers: Workers) -> dict[str, Any]:
         "cold_start_s": {"median": median(starts), "each": starts},
         "step": step,
         "many": many,
+        "energy": {
+            "estimate": "CPU seconds on this machine, each at the watts of a busy core there",
+            "watts": WATTS,
+            "source": WATTS_SOURCE,
+            "joules": {count: WATTS * row["cpu_s"] for count, row in many.items()} | {"three": WATTS * three["cpu_s"]},
+        },
     }
     document["targets"] = list(judged(document))
     return document
@@ -77,6 +85,9 @@ def show(document: dict[str, Any]) -> None:
     for count, row in document["many"].items():
         print(
             f"{int(count):>7,} cached samples: {row['sample_ms']:.3f} ms a sample and epoch, "
-            f"peak {row['peak_rss_mb']:.0f} MB"
+            f"peak {row['peak_rss_mb']:.0f} MB, about {document['energy']['joules'][count]:.0f} J in all"
         )
+    energy = document["energy"]
+    print(f"three modalities: about {energy['joules']['three']:.0f} J. All joules are estimates: {energy['estimate']},")
+    print(f"{energy['watts']} W ({energy['source']})")
     print()

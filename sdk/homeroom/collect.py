@@ -15,6 +15,7 @@ from homeroom.features import compute
 from homeroom.preprocess import prepare
 from homeroom.preprocess.direct import direct, length_of
 from homeroom.runtime import Graphs
+from homeroom.runtime.memory import trim
 from homeroom.samples import Kept, StoredInput, StoredSample
 from homeroom.shelf import Contents, Key, Row, Shelf
 from homeroom.store import Store
@@ -80,6 +81,8 @@ def examples(
             counts = {(slot, place): weigh[slot] for slot, places in sample.weighed.items() for place in places}
             found.put(at, sample, each, words=words, note=note_of(bundle, sample), counts=counts)
             at += 1
+    if store:
+        trim()  # a step's arena would not take what getting ready has left on the heap
     return found
 
 

@@ -31,12 +31,12 @@ class Columns(Examples):
         self._numbers: dict[str, int] = {}  # of subjects and languages
         self._names: list[str] = []
         self._said = np.zeros((len(rows), 2), np.int32)
-        self._ids = np.zeros(len(rows), "S32")
+        self._ids: np.ndarray = np.zeros(len(rows), "V16")
         self._more: dict[int, tuple[Mapping[str, np.ndarray], dict[str, Any]]] = {}
 
     def put(self, at: int, sample: StoredSample, each: Mapping[str, np.ndarray], **more: Any) -> None:
         """each: targets per token, by task; more: of what an `Example` may have besides."""
-        self._ids[at] = sample.sample_id.encode()
+        self._ids[at] = bytes.fromhex(sample.sample_id)
         self._said[at] = self._number(sample.subject), self._number(sample.language or "")
         for name, task in self._tasks.items():
             if name in sample.labels:
@@ -62,7 +62,7 @@ class Columns(Examples):
             inputs=Row(self._shelf, self._contents, row),
             targets={name: self._targets[name][at] for name in self._tasks if self._given[name][at]} | dict(each),
             subject=subject,
-            sample_id=self._ids[at].decode(),
+            sample_id=self._ids[at].tobytes().hex() if any(self._ids[at].tobytes()) else "",
             language=language,
             longest=longest,
             **more,

@@ -318,7 +318,7 @@ class Dataset:
         for shape, rows in members.items():
             if rows:
                 graphs = [v for v in variants if tuple(sorted(v.tokens.items())) == shape]
-                yield Pack(tuple(sorted(graphs, key=lambda g: g.batch)), np.array(rows))
+                yield Pack(tuple(sorted(graphs, key=lambda g: g.batch)), np.array(rows, np.int32))
 
 
 def needs_all(task: Task, manifest: Manifest) -> bool:

@@ -79,7 +79,7 @@ class KeyBook:
                 subject = self._open(row)
                 if self.index(subject.name) != row[1]:
                     raise BrokenSealError("subjects.name_index")
-                good[subject.subject_id] = subject
+                good[subject.subject_id] = self._known.setdefault(subject.name, subject)
             except BrokenSealError:
                 broken.append(row[0])
         return good, broken
