@@ -49,12 +49,13 @@ def start(args: argparse.Namespace) -> dict[str, Any]:
 
 
 def train(args: argparse.Namespace) -> dict[str, Any]:
-    """Some epochs as a school runs them, within a budget of memory; more of few samples, so that all lengths meet.
+    """Some epochs within a budget of memory, of 1,000 samples as many steps as of 10,000: an arena grows for a while.
 
     What a sample costs is the last epoch's, its validation included: loading the graphs is paid once, however many
     samples there are.
     """
     from homeroom import Device
+    from homeroom.training import advised
 
     marks: list[tuple[int, int, float]] = []
 
@@ -63,8 +64,9 @@ def train(args: argparse.Namespace) -> dict[str, Any]:
             marks.append((done, total, time.perf_counter()))
 
     with Device.open(args.work) as device:
-        epochs = max(2, min(10, 20_000 // args.count))
-        report = device.train(minutes=30, epochs=epochs, megabytes=BUDGET_MB, progress=progress)
+        epochs = max(2, 20_000 // args.count)
+        settings = advised(device.bundle.manifest, epochs=epochs, patience=epochs)
+        report = device.train(minutes=30, settings=settings, megabytes=BUDGET_MB, progress=progress)
     assert report.plan is not None
     last, total, end = marks[-1]
     epoch_s = end - next(at for done, _, at in marks if done == last - total // epochs)

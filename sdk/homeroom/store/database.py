@@ -52,6 +52,7 @@ class Database:
         self.connection.execute("PRAGMA foreign_keys = ON")
         self.connection.execute("PRAGMA cell_size_check = ON")
         self.connection.execute("PRAGMA journal_size_limit = 1048576")
+        self.connection.execute("PRAGMA cache_size = -512")  # kilobytes of pages; the system holds the others
 
     @contextmanager
     def refusals(self) -> Iterator[None]:
