@@ -14,7 +14,7 @@ from homeroom.contract.manifest import Manifest
 from homeroom.samples import StoredInput, StoredSample, digest_of
 
 OBJECT_BYTES = 250  # of Python's objects for one array that is held
-ROOM_BYTES = 4 << 20  # of features in memory; the system's own cache of files holds the others, sealed, as it can
+ROOM_BYTES = 6 << 20  # of features in memory; the system's own cache of files holds the others, sealed, as it can
 
 Key = tuple[str, bytes]  # subject, digest of the content
 Place = tuple[str, int]  # slot, place in the slot
