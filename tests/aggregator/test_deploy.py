@@ -17,6 +17,7 @@ from pathlib import Path
 import click
 import msgspec
 import pytest
+import tiny
 from click.testing import CliRunner
 
 from aggregator.house import School, make_folder, running
@@ -85,3 +86,12 @@ def test_sigterm_ends_it_politely_and_its_log_is_proved_or_not(tmp_path: Path) -
         raw.execute("INSERT OR REPLACE INTO checkpoints VALUES (1, ?)", (body,))
     with pytest.raises(StoreError, match="the checkpoint after entry 1 is not what the log gives"):
         CliRunner().invoke(homeroom, ["rebuild", str(folder)], catch_exceptions=False)
+
+
+def test_a_server_that_cannot_be_made_leaves_no_folder(tmp_path: Path, tiny_bundle: tiny.Tiny) -> None:
+    run, key = CliRunner().invoke, tmp_path / "root.pem"
+    assert run(homeroom, ["trust", "root", str(key)]).exit_code == 0  # another than the bundle's
+    for bundle in (tmp_path / "none", tiny_bundle.path):
+        words = ["serve", str(tmp_path / "all" / "district"), "--bundle", str(bundle), "--root-key", str(key)]
+        assert run(homeroom, words).exit_code != 0
+    assert [path.name for path in tmp_path.iterdir()] == ["root.pem"]

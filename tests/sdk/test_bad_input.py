@@ -340,16 +340,6 @@ def test_what_is_held_of_a_pupil_is_not_mixed_into_a_folder(
     assert [path.read_text() for path in tmp_path.iterdir()] == ["another pupil's"]
 
 
-def test_an_aggregator_that_cannot_be_made_leaves_no_folder(
-    capsys: pytest.CaptureFixture[str], tmp_path: Path, tiny_bundle: tiny.Tiny
-) -> None:
-    assert main(["trust", "root", str(tmp_path / "root.pem")]) == 0  # another than the bundle's
-    for bundle in (tmp_path / "none", tiny_bundle.path):
-        serve = ("serve", tmp_path / "all" / "district", "--bundle", bundle, "--root-key", tmp_path / "root.pem")
-        assert run(capsys, *serve)[0] in (4, 6)
-    assert [path.name for path in tmp_path.iterdir()] == ["root.pem"]
-
-
 def test_a_folder_that_is_no_device_is_left_as_it_is(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     (tmp_path / "cat.jpg").write_bytes(b"a picture")
     code, said = run(capsys, "device", "status", tmp_path)
