@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from abc import abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -43,8 +44,9 @@ class Example:
 class Examples(Sequence[Example]):
     """Examples that need not be in memory: each is made when it is asked for, the inputs of several at once."""
 
+    @abstractmethod
     def inputs_of(self, rows: np.ndarray) -> list[Mapping[tuple[str, int], np.ndarray]]:
-        raise NotImplementedError
+        """The inputs of the examples with these numbers, read together."""
 
 
 class Some(Examples):
