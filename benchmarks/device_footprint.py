@@ -35,7 +35,7 @@ def run(workers: Workers) -> dict[str, Any]:
     for count in MANY[: 1 if workers.quick else None]:
         work = str(workers.work / f"device-{count}")
         costs("fill", f"fill-{count}", "--work", work, "--count", str(count))
-        many[str(count)] = costs("train", f"train-{count}", "--work", work)
+        many[str(count)] = costs("train", f"train-{count}", "--work", work, "--count", str(count))
     document: dict[str, Any] = {
         "three_modalities": three,
         "cold_start_s": {"median": median(starts), "each": starts},

@@ -24,7 +24,7 @@ from homeroom.contract.policy import Policy
 from homeroom.dataset import Dataset, Example
 from homeroom.errors import TrainError
 from homeroom.explain import Explanation, explain
-from homeroom.installing import installed, take_newer, use_bundle, use_tier
+from homeroom.installing import installed, open_device, take_newer
 from homeroom.personalize.person import OutOfTimeError
 from homeroom.policies import admitted, may_teach, policy_in_force, take_policy
 from homeroom.predict import Answer, noted, predict
@@ -64,15 +64,8 @@ class Device:
         tier: how large an adapter to train and use, of those in the bundle ("full", or a smaller one); kept.
         runtime: what runs the graphs, "onnx" or "litert" (extra `litert`); kept.
         """
-        store = Store.open(Path(directory), anew=anew)
-        try:
-            found, graphs = use_bundle(store, Path(bundle) if bundle else None, root, threads, runtime)
-            if tier is not None:
-                use_tier(store, found, graphs, tier)
-            return cls(store, found, graphs)
-        except BaseException:
-            store.close()
-            raise
+        source = Path(bundle) if bundle else None
+        return cls(*open_device(Path(directory), source, root, threads=threads, anew=anew, tier=tier, runtime=runtime))
 
     def close(self) -> None:
         self.store.close()

@@ -11,6 +11,7 @@ from homeroom.bundle import Bundle, install, open_bundle
 from homeroom.contract.layout import FULL
 from homeroom.contract.manifest import Precision, Runtime
 from homeroom.contract.signing import fingerprint
+from homeroom.durable import whole_or_gone
 from homeroom.errors import BundleError, InputError
 from homeroom.runtime import Graphs
 from homeroom.store import Store
@@ -27,6 +28,29 @@ class Installed(msgspec.Struct, frozen=True, kw_only=True):
     root: str
     precision: dict[str, Precision]
     runtime: Runtime = "onnx"
+
+
+def open_device(
+    directory: Path,
+    source: Path | None,
+    root: str | None,
+    *,
+    threads: int | None,
+    anew: bool,
+    tier: str | None,
+    runtime: Runtime | None,
+) -> tuple[Store, Bundle, Graphs]:
+    """As `Device.open`; where it fails, no directory that was not there before is left."""
+    with whole_or_gone(directory):
+        store = Store.open(directory, anew=anew)
+        try:
+            bundle, graphs = use_bundle(store, source, root, threads, runtime)
+            if tier is not None:
+                use_tier(store, bundle, graphs, tier)
+        except BaseException:
+            store.close()
+            raise
+    return store, bundle, graphs
 
 
 def use_bundle(

@@ -19,7 +19,7 @@ from homeroom import Device, Sample, exchange, lineage
 from homeroom.cli import main
 from homeroom.contract.signing import certify
 from homeroom.contract.version import make_version
-from homeroom.errors import InputError, StoreError, TrainError, TrustError
+from homeroom.errors import BundleError, InputError, StoreError, TrainError, TrustError
 from homeroom.scores import Score
 from homeroom.training import Settings
 
@@ -50,6 +50,20 @@ def test_it_learns_and_answers_with_probabilities(device: Device) -> None:
     assert sum(answer.probabilities.values()) == pytest.approx(1.0)
     assert answer != before["category"]
     assert device.predict(Sample(word="cat"))["grade"].sure is False
+
+
+def test_a_device_that_cannot_be_made_leaves_nothing(tiny_bundle: tiny.Tiny, tmp_path: Path) -> None:
+    place, none = tmp_path / "school" / "one", tmp_path / "none.homeroom"
+    for more in ([], ["--bundle", str(none)], ["--bundle", str(tiny_bundle.path), "--tier", "huge"]):
+        with pytest.raises(SystemExit) as ended:
+            main(["device", "init", str(place), *more])
+        assert ended.value.code
+    assert not place.parent.exists()
+    Device.open(place, tiny_bundle.path, tiny_bundle.root).close()
+    with pytest.raises(BundleError):
+        Device.open(place, none)
+    with Device.open(place) as opened:
+        assert opened.bundle.bundle_id == tiny_bundle.bundle_id
 
 
 def test_features_are_computed_once(device: Device, monkeypatch: pytest.MonkeyPatch) -> None:
