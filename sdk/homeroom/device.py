@@ -219,7 +219,7 @@ class Device:
 
     def score(self, *samples: Sample | str | Path, profile: str | None = None) -> dict[str, Score]:
         """How well the theta in use (or a person's own) does on labelled samples, which are not stored."""
-        stored = ingest.given(samples, self.bundle.manifest)
+        stored = list(ingest.given(samples, self.bundle.manifest))
         own = self.store.profile(profile) if profile else None
         theta = lineage.theta_of(self.store, self.bundle, self.store.current())
         theta = profiles.theta_for(self.bundle, own, theta)

@@ -6,7 +6,7 @@ Without one, the bundle's own scopes hold, and nothing else is asked of samples 
 from __future__ import annotations
 
 import datetime
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import msgspec
@@ -111,25 +111,22 @@ def refuses(policy: Policy | None, configuration: RoundConfiguration) -> str | N
     return None
 
 
-def admitted(policy: Policy | None, samples: Iterable[StoredSample], today: datetime.date) -> list[StoredSample]:
+def admitted(policy: Policy | None, samples: Iterable[StoredSample], today: datetime.date) -> Iterator[StoredSample]:
     """Samples as they may be stored: none without the consent that the policy asks for, none kept longer than it says.
 
-    Raises InputError, and nothing is stored.
+    Raises InputError at the first that may not be stored.
     """
-    found = list(samples)
-    if policy is None:
-        return found
-    for sample in found:
-        if policy.consent and not sample.consent:
+    last = None
+    if policy and policy.retain_days is not None:
+        last = (today + datetime.timedelta(policy.retain_days)).isoformat()
+    for sample in samples:
+        if policy and policy.consent and not sample.consent:
             raise InputError(
                 f"the policy of {policy.institution} asks for consent with each sample",
                 where=f"a sample of {sample.subject}",
                 remedy="say in `consent` who gave it",
             )
-    if policy.retain_days is None:
-        return found
-    last = (today + datetime.timedelta(policy.retain_days)).isoformat()
-    return [msgspec.structs.replace(s, retain_until=min(s.retain_until or last, last)) for s in found]
+        yield msgspec.structs.replace(sample, retain_until=min(sample.retain_until or last, last)) if last else sample
 
 
 def may_teach(policy: Policy | None, sample: StoredSample, unlabelled: bool = False) -> bool:

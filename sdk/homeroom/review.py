@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 
 import msgspec
 
@@ -12,19 +12,17 @@ from homeroom.quality import Poor, poor_inputs
 from homeroom.quality.near import fingerprint
 from homeroom.samples import StoredInput, StoredSample
 from homeroom.store import Store
-from homeroom.store.samples import comparable
 from homeroom.weighing import USUAL
 
 Place = tuple[str, int]
 
 
-def add_examined(store: Store, manifest: Manifest, samples: Sequence[StoredSample]) -> list[str]:
+def add_examined(store: Store, manifest: Manifest, samples: Iterable[StoredSample]) -> list[str]:
     """Store samples, near copies and what is poor set aside; return their ids.
 
     Of a sample that still teaches something without its poor inputs, only these are left out, or count less.
     """
-    examined = [_examined(sample, manifest) for sample in samples]
-    return store.add(examined, [fingerprint(s, manifest) if comparable(s) else b"" for s in samples])
+    return store.add((_examined(sample, manifest) for sample in samples), lambda sample: fingerprint(sample, manifest))
 
 
 def as_taught(sample: StoredSample, manifest: Manifest) -> StoredSample:

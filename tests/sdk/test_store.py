@@ -7,13 +7,17 @@ import shutil
 import sqlite3
 import subprocess
 import sys
+import tracemalloc
+from collections.abc import Iterator
 from pathlib import Path
 
+import msgspec
 import numpy as np
 import pytest
 from faults.devices import SECRET_WORD, features, make_sample, numbers, open_store, texts, theta
 
-from homeroom.errors import DiskFullError, StoreError
+from homeroom.errors import DiskFullError, InputError, StoreError
+from homeroom.samples import StoredSample
 from homeroom.store import Store, clock, schema
 from homeroom.store.clock import Clock, look
 from homeroom.vault import Ring
@@ -36,6 +40,26 @@ def test_adding_the_same_again_doubles_nothing(tmp_path: Path) -> None:
         assert store.add([make_sample(1), make_sample(0), make_sample(2)])[:2] == ids[::-1]
         assert numbers(store) == [0, 1, 2]
         assert store.add([make_sample(0, "p-18")]) != ids[:1]
+
+
+def test_many_samples_are_held_one_at_a_time_and_kept_all_or_none(tmp_path: Path) -> None:
+    def large(many: int, fails: bool = False) -> Iterator[StoredSample]:
+        for number in range(many):
+            picture = np.random.default_rng(number).bytes(200_000)
+            yield msgspec.structs.replace(make_sample(number, f"new-{number}"), inputs={"picture": [picture]})
+        if fails:
+            raise InputError("row 81 is damaged")
+
+    with open_store(tmp_path) as store:
+        tracemalloc.start()
+        with pytest.raises(InputError):
+            store.add(large(80, fails=True))
+        assert (store.count(), store.subjects()) == (0, [])
+        ids = store.add(large(80))
+        peak = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+        assert len(set(ids)) == store.count() == 80
+        assert peak < 3e6  # of 16 MB
 
 
 def test_no_file_of_the_directory_shows_a_name_a_text_or_a_picture(tmp_path: Path) -> None:

@@ -15,12 +15,10 @@ from homeroom.samples import Sample, StoredSample, resolve
 __all__ = ["given", "read_samples"]
 
 
-def given(samples: Sequence[Sample | str | Path], manifest: Manifest) -> list[StoredSample]:
-    """Check samples, and those of files and folders."""
-    found: list[StoredSample] = []
+def given(samples: Sequence[Sample | str | Path], manifest: Manifest) -> Iterator[StoredSample]:
+    """Samples and those of files and folders, each read and checked when its turn comes."""
     for item in samples:
-        found += [resolve(item, manifest)] if isinstance(item, Sample) else read_samples(Path(item), manifest)
-    return found
+        yield from [resolve(item, manifest)] if isinstance(item, Sample) else read_samples(Path(item), manifest)
 
 
 def read_samples(path: Path, manifest: Manifest) -> Iterator[StoredSample]:

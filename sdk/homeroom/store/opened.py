@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import sqlite3
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence, Sized
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -59,12 +59,13 @@ class Opened:
         self.ring = ring
 
     @contextlib.contextmanager
-    def step(self, event: str, count: int | None = None) -> Iterator[None]:
-        """One durable step with its line in the audit log."""
+    def step(self, event: str, count: int | Sized | None = None) -> Iterator[None]:
+        """One durable step with its line in the audit log; count: a number, or what has that many in the end."""
         try:
             with self.database.step():
                 yield
-                row = (clock.now().isoformat(timespec="seconds"), event, count)
+                many = len(count) if isinstance(count, Sized) else count
+                row = (clock.now().isoformat(timespec="seconds"), event, many)
                 self.database.write("INSERT INTO audit (at, event, count) VALUES (?, ?, ?)", row)
         except BaseException:
             self.keys.reset()

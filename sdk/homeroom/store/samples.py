@@ -5,7 +5,7 @@ The column `aside` is 0 for a sample that teaches, 1 for one that does not, 2 fo
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import msgspec
@@ -62,19 +62,23 @@ def those(opened: Opened, chosen: Callable[[StoredSample], bool]) -> Those:
     return Those(opened, subjects, np.fromiter(numbers(), np.int64))
 
 
-def add_samples(opened: Opened, samples: Sequence[StoredSample], prints: Sequence[bytes]) -> list[str]:
+def add_samples(
+    opened: Opened, samples: Iterable[StoredSample], fingerprint: Callable[[StoredSample], bytes] | None
+) -> list[str]:
     """Store samples; those with `aside` set are kept out of training, but for what teaches all the same.
 
-    prints: what near copies have in common, or b"".
+    samples: one at a time in memory; where asking for the next raises, none is stored. fingerprint: what near copies
+    have in common, of a sample that may be compared.
 
     A near copy of the same person's that has the same labels, or contradicts them, is set aside too. Its exact double
     is not stored again.
     """
-    ids = []
-    with opened.step("add", len(samples)):
-        for sample, near in zip(samples, prints, strict=True):
+    ids: list[str] = []
+    with opened.step("add", ids):
+        for sample in samples:
             subject = opened.keys.find_or_make(sample.subject)
             sample_id = subject.cipher.index("sample", *pack_sample(msgspec.structs.replace(sample, **AS_IT_IS))).hex()
+            near = fingerprint(sample) if fingerprint and _comparable(sample) else b""
             key = subject.cipher.index("near", near) if near else None
             if key and sample.teaches and (copy := _copy_of(opened, subject, key, sample, sample_id)):
                 sample = msgspec.structs.replace(sample, **AS_IT_IS | {"aside": copy})
@@ -167,7 +171,7 @@ def _copy_of(opened: Opened, subject: Subject, key: bytes, sample: StoredSample,
     return ""
 
 
-def comparable(sample: StoredSample) -> bool:
+def _comparable(sample: StoredSample) -> bool:
     """Whether a copy of it is a mistake: pupils who share the default name may well write the same words."""
     media = any(isinstance(value, bytes) for places in sample.inputs.values() for value in places)
     return media or sample.subject != SUBJECT

@@ -69,12 +69,14 @@ class Store:
 
     # Samples
 
-    def add(self, samples: Sequence[StoredSample], prints: Sequence[bytes] | None = None) -> list[str]:
-        """Store samples; return their ids. A sample that is already there, content and labels alike, is not doubled.
+    def add(
+        self, samples: Iterable[StoredSample], fingerprint: Callable[[StoredSample], bytes] | None = None
+    ) -> list[str]:
+        """Store all samples or none; return their ids. One that is there, content and labels alike, is not doubled.
 
-        prints: by sample, what near copies have in common (b"": not to be compared); see `homeroom.store.samples`.
+        fingerprint: what near copies have in common; see `homeroom.store.samples`.
         """
-        return add_samples(self._opened, samples, prints or [b""] * len(samples))
+        return add_samples(self._opened, samples, fingerprint)
 
     def set_aside(self) -> list[StoredSample]:
         """Samples that are kept out of training, without their inputs; `aside` says why."""
