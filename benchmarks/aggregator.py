@@ -43,6 +43,7 @@ from homeroom.contract.update import RoundConfiguration, make_update
 from homeroom_aggregator import place
 from homeroom_aggregator.members import Invited
 from homeroom_aggregator.rounds import Rounds
+from peers.verdict import limited, shown
 
 HERE = Path(__file__).resolve().parent
 SMALL = 960  # values of a small update: about 4 kB with its header
@@ -218,17 +219,9 @@ def starting(work: Path, quick: bool) -> dict[str, Any]:
 
 
 def judged(document: dict[str, Any]) -> list[dict[str, Any]]:
-    targets: list[dict[str, Any]] = []
-
-    def target(name: str, value: float | None, bound: float, at_most: bool = True) -> None:
-        met = value is not None and (value <= bound if at_most else value >= bound)
-        targets.append({"name": name, "value": value, "bound": bound, "at_most": at_most, "met": met})
-
     rows = document["merging"]["counts"]
     peaks = [row["peak_mb"] for row in rows]
-    target("merge_over_bare_numpy", statistics.median(r["merge_ms"] / r["bare_numpy_ms"] for r in rows[1:]), 1.5)
-    target("merge_peak_spread_mb", max(peaks) - min(peaks), 20)
-    target("merge_growth_after_first_quarter_mb", rows[-1]["growth_after_first_quarter_mb"], 1)
+    over_numpy = statistics.median(r["merge_ms"] / r["bare_numpy_ms"] for r in rows[1:])
     flower = document["merging"]["flower"]
     rate = None
     if isinstance(flower, list):
@@ -238,15 +231,19 @@ def judged(document: dict[str, Any]) -> list[dict[str, Any]]:
         document["merging"]["rate_over_flower_with_decoding_and_checks"] = theirs / (
             ours + rows[-1]["decode_and_checks_ms"]
         )
-    target("merge_rate_over_flower", rate, 2, at_most=False)
     loads = document["http"]["loads"]
     errors = sum(load["errors"] + load["poll"]["errors"] for load in loads) + len(document["http"]["problems"])
-    target("http_devices_without_error", sum(load["sent"] for load in loads) if not errors else 0, 10_000, False)
-    target("http_version_poll_p99_ms", max(load["poll"]["p99_ms"] for load in loads), 20)
-    start = document["start"]
-    target("start_logged_updates", start["updates"], 100_000, at_most=False)
-    target("start_s", start["seconds"], 2)
-    return targets
+    sent, start = 0 if errors else sum(load["sent"] for load in loads), document["start"]
+    return [
+        limited("merge_over_bare_numpy", over_numpy, 1.5),
+        limited("merge_peak_spread_mb", max(peaks) - min(peaks), 20),
+        limited("merge_growth_after_first_quarter_mb", rows[-1]["growth_after_first_quarter_mb"], 1),
+        limited("merge_rate_over_flower", rate, 2, at_least=True),
+        limited("http_devices_without_error", sent, 10_000, at_least=True),
+        limited("http_version_poll_p99_ms", max(load["poll"]["p99_ms"] for load in loads), 20),
+        limited("start_logged_updates", start["updates"], 100_000, at_least=True),
+        limited("start_s", start["seconds"], 2),
+    ]
 
 
 def main() -> int:
@@ -274,9 +271,7 @@ def main() -> int:
     document["machine"]["load_average_after"] = os.getloadavg()[0]
     document["targets"] = judged(document)
     for row in document["targets"]:
-        value = "not measured" if row["value"] is None else f"{row['value']:.3f}"
-        sign = "at most" if row["at_most"] else "at least"
-        print(f"{'met    ' if row['met'] else 'NOT MET'}  {row['name']}: {value} ({sign} {row['bound']})")
+        print(shown(row))
     if args.json:
         args.json.write_text(json.dumps(document, indent=1) + "\n")
     return int(args.check and not all(row["met"] for row in document["targets"]))

@@ -22,17 +22,10 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from peers import process
+from peers import process, verdict
 
 ROOT = Path(__file__).resolve().parents[1]
 PARTS = ("corpora", "speech", "footprint")
-
-
-def show(targets: list[dict[str, Any]]) -> None:
-    for target in targets:
-        verdict = "met    " if target["met"] else "NOT MET"
-        sign = "at least" if target.get("at_least") else "at most"
-        print(f"{verdict}  {target['what']}: {target['value']:.3f} ({sign} {target['bound']:.3f})")
 
 
 def main() -> int:
@@ -78,7 +71,8 @@ def main() -> int:
             document[part] = found
             document["targets"] += targets
             module.show(found)
-            show(targets)
+            for one in targets:
+                print(verdict.shown(one))
             if args.json:
                 args.json.write_text(json.dumps(document, indent=1) + "\n")
     return int(args.check and not all(t["met"] for t in document["targets"]))

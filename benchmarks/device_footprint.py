@@ -7,6 +7,7 @@ from statistics import median
 from typing import Any
 
 from peers.process import HERE, Workers
+from peers.verdict import limited
 
 STARTS = 7
 MANY = (1_000, 10_000, 50_000)
@@ -56,22 +57,16 @@ def judged(document: dict[str, Any]) -> list[dict[str, Any]]:
     three, start, step = document["three_modalities"], document["cold_start_s"], document["step"]
     rate = "FLOP rate of a cached step, of the matrix products alone"
     found = [
-        _target("peak_three", "peak resident megabytes with three modalities", three["peak_rss_mb"], 350),
-        _target("cold_start", "seconds from start to the first prediction", start["median"], 1.5),
-        _target("gemm_rate", rate, step["share"], 0.4, at_least=True),
+        limited("peak resident megabytes with three modalities", three["peak_rss_mb"], 350),
+        limited("seconds from start to the first prediction", start["median"], 1.5),
+        limited(rate, step["share"], 0.4, at_least=True),
     ]
     rows = list(document["many"].values())
     if len(rows) > 1:
         for name, what in (("sample_ms", "cost a sample"), ("peak_rss_mb", "memory")):
             change = abs(rows[-1][name] / rows[0][name] - 1)
-            words = f"{what}, change from {MANY[0]:,} to {MANY[-1]:,} samples"
-            found.append(_target(f"flat_{name}", words, change, 0.1))
+            found.append(limited(f"{what}, change from {MANY[0]:,} to {MANY[-1]:,} samples", change, 0.1))
     return found
-
-
-def _target(name: str, what: str, value: float, bound: float, *, at_least: bool = False) -> dict[str, Any]:
-    met = value >= bound if at_least else value <= bound
-    return {"name": name, "what": what, "value": value, "bound": bound, "at_least": at_least, "met": met}
 
 
 def show(document: dict[str, Any]) -> None:

@@ -6,6 +6,7 @@ import sys
 from typing import Any
 
 from peers.process import HERE, Workers
+from peers.verdict import limited
 
 BOUND = 1 / 10  # of the peer's time
 
@@ -22,8 +23,7 @@ def run(workers: Workers) -> dict[str, Any]:
     peer = ["-m", "peers.whisper_head", "--threads", str(workers.threads), "--epochs", epochs]
     theirs = workers.result(sys.executable, peer, "whisper")
     ratio = ours["seconds"] / theirs["seconds"]
-    what = "seconds from raw sound to the score, of the Whisper example's in torch"
-    target = {"name": "time_raw_sound", "what": what, "value": ratio, "bound": BOUND, "met": ratio <= BOUND}
+    target = limited("seconds from raw sound to the score, of the Whisper example's in torch", ratio, BOUND)
     return {"homeroom": ours, "torch_whisper_head": theirs, "targets": [target]}
 
 

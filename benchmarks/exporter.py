@@ -24,6 +24,7 @@ from pathlib import Path
 from typing import Any
 
 from exporter_section import NAMES, Section, data_folder
+from peers.verdict import shown, target
 
 HERE = Path(__file__).resolve().parent
 LIMIT_S = 4 * 3600  # of one section
@@ -58,7 +59,7 @@ def main() -> None:
         show(name, section)
         if args.json:
             args.json.write_text(json.dumps(document, indent=1) + "\n")
-    met = sum(target["met"] for target in document["targets"])
+    met = sum(one["met"] for one in document["targets"])
     print(f"\n{met} of {len(document['targets'])} targets met")
 
 
@@ -75,7 +76,7 @@ def measured(name: str, args: argparse.Namespace) -> dict[str, Any]:
             problem = f"took longer than {LIMIT_S // 3600} hours"
         if problem is None:
             return {**json.loads(out.read_text()), "seconds": time.monotonic() - started}
-    failed = {"name": "runs to its end", "value": None, "bound": 0.0, "at_least": False, "met": False}
+    failed = target("runs to its end", None, "true", met=False)
     return {"title": name, "rows": [], "figures": {}, "targets": [failed], "notes": [f"the section {problem}"]}
 
 
@@ -87,10 +88,8 @@ def show(name: str, section: dict[str, Any]) -> None:
         print("  ".join([row[0].ljust(len(first)), *others]))
     for note in section["notes"]:
         print(f"  {note}")
-    for target in section["targets"]:
-        value = "not measured" if target["value"] is None else f"{target['value']:.4g}"
-        sign = ">=" if target["at_least"] else "<="
-        print(f"  {'met    ' if target['met'] else 'NOT MET'} {target['name']}: {value} ({sign} {target['bound']:g})")
+    for one in section["targets"]:
+        print(f"  {shown(one)}")
     sys.stdout.flush()
 
 

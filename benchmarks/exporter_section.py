@@ -6,6 +6,8 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from peers.verdict import limited
+
 NAMES = (
     "sizes",
     "speed",
@@ -33,11 +35,8 @@ class Target:
     bound: float
     at_least: bool = False
 
-    @property
-    def met(self) -> bool:
-        if self.value is None:
-            return False
-        return self.value >= self.bound if self.at_least else self.value <= self.bound
+    def judged(self) -> dict[str, Any]:
+        return limited(self.name, self.value, self.bound, at_least=self.at_least)
 
 
 @dataclass(frozen=True)
@@ -51,7 +50,7 @@ class Section:
     notes: list[str] = field(default_factory=list)
 
     def document(self) -> dict[str, Any]:
-        return {**asdict(self), "targets": [{**asdict(t), "met": t.met} for t in self.targets]}
+        return {**asdict(self), "targets": [target.judged() for target in self.targets]}
 
 
 def data_folder() -> Path:

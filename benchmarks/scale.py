@@ -23,6 +23,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from peers.verdict import limited
+
 MARKS = ("<!-- scale:begin -->", "<!-- scale:end -->")
 VALUES = 100_236  # of the vocabulary lesson's theta, made even
 CODECS = ("fixed32", "int8", "int4", "topk")
@@ -351,7 +353,7 @@ def main() -> int:
         }
     held = Assumed(**found["assumed"])
     value = held.load * 3600e3 / found["sync"]["server_cpu_ms"] / held.busiest_hour / held.syncs_a_day
-    found["targets"] = [{"name": "devices_one_process_holds", "value": value, "bound": 10_000, "met": value >= 10_000}]
+    found["targets"] = [limited("devices_one_process_holds", value, 10_000, at_least=True)]
     print(tables(found))
     if args.json:
         args.json.write_text(json.dumps(found, indent=1) + "\n")

@@ -43,6 +43,7 @@ from homeroom.errors import TrustError  # noqa: E402
 from homeroom.secure import masks  # noqa: E402
 from homeroom.secure import member as steps  # noqa: E402
 from homeroom_aggregator.secure.unmask import Opening, total  # noqa: E402
+from peers.verdict import limited, shown  # noqa: E402
 
 VALUES = 250_000  # 1 MB of float32
 FLOWER = HERE.parent / ".venv-flower" / "bin" / "python"
@@ -281,11 +282,6 @@ def flower(python: Path, **settings: int) -> dict[str, Any] | None:
     return found
 
 
-def target(name: str, value: float | None, bound: float, *, at_least: bool) -> dict[str, Any]:
-    met = value is not None and (value >= bound if at_least else value <= bound)
-    return {"name": name, "value": value, "bound": bound, "at_least": at_least, "met": met}
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--json", type=Path, help="write every figure and the targets here")
@@ -340,11 +336,11 @@ def main() -> None:
         masks_faster = median_of(measured, "mask_seconds") / (same["mask_seconds"] + same["agree_seconds"])
     exact = sum(row["exact"] for row in sums) / len(sums)
     targets = [
-        target("sums that are exact, 0 to 30 % drop-outs in every phase", exact, 1.0, at_least=True),
-        target("phases that fail closed past the promise", sum(closed.values()) / len(closed), 1.0, at_least=True),
-        target("masking against raw keystream for the same neighbours", masked["ratio"], 1.5, at_least=False),
-        target("masking, times faster than Flower's", masks_faster, 1.6, at_least=True),
-        target("a whole round, times faster than Flower's SecAgg+", faster, 3.0, at_least=True),
+        limited("sums that are exact, 0 to 30 % drop-outs in every phase", exact, 1.0, at_least=True),
+        limited("phases that fail closed past the promise", sum(closed.values()) / len(closed), 1.0, at_least=True),
+        limited("masking against raw keystream for the same neighbours", masked["ratio"], 1.5),
+        limited("masking, times faster than Flower's", masks_faster, 1.6, at_least=True),
+        limited("a whole round, times faster than Flower's SecAgg+", faster, 3.0, at_least=True),
     ]
     document = {
         "machine": {"processor": platform.processor() or platform.machine(), "cores": os.cpu_count()},
@@ -360,9 +356,7 @@ def main() -> None:
     if args.json:
         args.json.write_text(json.dumps(document, indent=1) + "\n")
     for one in targets:
-        value = "not measured" if one["value"] is None else f"{one['value']:.4g}"
-        sign = ">=" if one["at_least"] else "<="
-        say(f"{'met    ' if one['met'] else 'NOT MET'} {one['name']}: {value} ({sign} {one['bound']:g})")
+        say(shown(one))
 
 
 def median_of(rows: list[dict[str, Any]], name: str) -> float:

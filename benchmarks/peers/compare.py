@@ -9,29 +9,25 @@ from typing import Any
 import numpy as np
 
 from peers import data
+from peers.verdict import limited
 
 RESAMPLES = 2000
 
 Result = Mapping[str, Any]  # what `measure.report` wrote
 Results = Mapping[str, Sequence[Result]]  # by corpus
 
-# (name, figure of `ratios`, what is compared, the most it may be)
+# (figure of `ratios`, what is compared, the most it may be)
 TARGETS = (
-    ("macro_f1", "macro_f1", "points of macro-F1 that homeroom's mean is below LoRA's", 1.0),
-    ("time_raw", "time_raw", "seconds to the score from raw text, of LoRA's", 1 / 10),
-    ("time_raw_best", "time_raw", "the same, as the device is meant to have it", 1 / 20),
-    ("time_cached", "time_cached", "seconds to the score from cached features, of LoRA's", 1 / 30),
-    ("time_cached_best", "time_cached", "the same, as the device is meant to have it", 1 / 60),
-    (
-        "time_same_adapter",
-        "time_same_adapter",
-        "seconds to the score, of torch training the same adapter from the same cache",
-        1.0,
-    ),
-    ("step_same_adapter", "step_same_adapter", "one cached step, of torch's step on the same adapter", 1 / 1.5),
-    ("peak_memory", "peak_memory", "peak resident memory, of LoRA's", 1 / 4),
-    ("peak_text", "peak_text", "peak resident megabytes with text", 200.0),
-    ("installed", "installed", "installed megabytes, of torch + transformers + peft", 1 / 4),
+    ("macro_f1", "points of macro-F1 that homeroom's mean is below LoRA's", 1.0),
+    ("time_raw", "seconds to the score from raw text, of LoRA's", 1 / 10),
+    ("time_raw", "seconds to the score from raw text, of LoRA's, as the device is meant to have it", 1 / 20),
+    ("time_cached", "seconds to the score from cached features, of LoRA's", 1 / 30),
+    ("time_cached", "seconds to the score from cached features, of LoRA's, as the device is meant to have it", 1 / 60),
+    ("time_same_adapter", "seconds to the score, of torch training the same adapter from the same cache", 1.0),
+    ("step_same_adapter", "one cached step, of torch's step on the same adapter", 1 / 1.5),
+    ("peak_memory", "peak resident memory, of LoRA's", 1 / 4),
+    ("peak_text", "peak resident megabytes with text", 200.0),
+    ("installed", "installed megabytes, of torch + transformers + peft", 1 / 4),
 )
 
 
@@ -108,7 +104,4 @@ def ratios(document: Mapping[str, Any]) -> dict[str, float]:
 
 
 def judged(ratio: Mapping[str, float]) -> list[dict[str, Any]]:
-    return [
-        {"name": name, "what": what, "value": ratio[figure], "bound": bound, "met": ratio[figure] <= bound}
-        for name, figure, what, bound in TARGETS
-    ]
+    return [limited(what, ratio[figure], bound) for figure, what, bound in TARGETS]

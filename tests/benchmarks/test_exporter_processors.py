@@ -24,7 +24,7 @@ def judged(one: section.Seen, ours: bool = True, caught: bool = True) -> dict[st
     found = {modality: dict.fromkeys(section.PROCESSORS, one) for modality in MODALITIES}
     checked = {modality: drift(ours) for modality in MODALITIES}
     checked["saturating"] = drift(not caught)
-    return {target.name: target.met for target in section.targets(found, checked)}
+    return {target.name: target.judged()["met"] for target in section.targets(found, checked)}
 
 
 def test_the_worse_way_of_each_processor_and_modality_is_held_to_a_point() -> None:
@@ -56,4 +56,4 @@ def test_a_processor_that_cannot_be_emulated_is_said_and_unmet(monkeypatch: pyte
     assert notes == [f"{name} cannot be emulated here: there is no qemu" for name in section.PROCESSORS]
     made = section.targets({modality: {} for modality in MODALITIES}, {})
     assert len(made) == 13
-    assert {(target.value, target.met) for target in made} == {(None, False)}
+    assert {(target.value, target.judged()["met"]) for target in made} == {(None, False)}
