@@ -16,7 +16,7 @@ from homeroom.preprocess import prepare
 from homeroom.preprocess.direct import direct, length_of
 from homeroom.runtime import Graphs
 from homeroom.runtime.memory import trim
-from homeroom.samples import Kept, StoredInput, StoredSample
+from homeroom.samples import Kept, StoredSample
 from homeroom.shelf import Contents, Key, Row, Shelf
 from homeroom.store import Store
 from homeroom.tokens import note_of, targets_of, words_of
@@ -120,25 +120,20 @@ def _features(
     An input that steps read themselves is prepared anew each time: that is quick, and nothing of it is cached.
     """
     facts = bundle.manifest.modality(modality)
-    values: dict[bytes, StoredInput] = {}  # to be computed, by digest
-    owners: dict[bytes, list[int]] = {}
+    lacking: list[int] = []
     name = variant(bundle, graphs, modality) if facts.adapter == "ladder" else ""
     for some in _batched(wanted, READ_TOGETHER):
         keys = {number: contents.key(number) for number in some}
         found = store.read_features(name, keys.values()) if store and name else {}
-        for number, key in keys.items():
-            if key in found:
-                yield number, found[key]
-            else:
-                values.setdefault(key[1], contents.value(number))
-                owners.setdefault(key[1], []).append(number)
-    given = _Values(store, list(values.values()))
+        lacking.extend(number for number, key in keys.items() if key not in found)
+        yield from ((number, found[key]) for number, key in keys.items() if key in found)
+    values = _Values(store, contents, lacking)
     if facts.adapter == "lora":
-        for at, digest in enumerate(values):
+        for at in range(len(values)):
             if stop():
                 return
-            array = direct(facts, prepare(facts, given[at], bundle.file))
-            yield from ((number, array) for number in owners[digest])
+            kept = direct(facts, prepare(facts, values[at], bundle.file))
+            yield from ((number, kept) for number in values.owners(at))
         return
     unsaved: dict[Key, np.ndarray] = {}
 
@@ -147,27 +142,36 @@ def _features(
             store.write_features(name, unsaved)
         unsaved.clear()
 
-    digests = list(values)
-    for at, array in compute(bundle, graphs, modality, given, progress=progress, stop=stop):
-        for number in owners[digests[at]]:
-            unsaved[contents.key(number)] = array
-            yield number, array
+    for at, made in compute(bundle, graphs, modality, values, progress=progress, stop=stop):
+        for number in values.owners(at):
+            unsaved[contents.key(number)] = made
+            yield number, made
         if len(unsaved) >= SAVED_TOGETHER:
             save()
     save()
 
 
 class _Values(Sequence[Any]):
-    """Inputs, those that stayed in the store read when they are asked for."""
+    """What features are to be computed of, each content once, in the order they first occur: read when asked for."""
 
-    def __init__(self, store: Store | None, values: Sequence[StoredInput]) -> None:
-        self._store, self._values = store, values
+    def __init__(self, store: Store | None, contents: Contents, numbers: Sequence[int]) -> None:
+        self._store, self._contents = store, contents
+        digests = np.fromiter((contents.key(number)[1] for number in numbers), "V32", len(numbers))
+        _, first, same = np.unique(digests, return_index=True, return_inverse=True)
+        place = np.argsort(np.argsort(first))[same]  # of each number's content
+        order = np.argsort(place, kind="stable")
+        self._numbers = np.asarray(numbers, np.int32)[order]
+        self._starts = np.searchsorted(place[order], np.arange(len(first) + 1)).astype(np.int32)
 
     def __len__(self) -> int:
-        return len(self._values)
+        return len(self._starts) - 1
 
-    def __getitem__(self, number: Any) -> Any:
-        value = self._values[number]
+    def owners(self, at: int) -> list[int]:
+        """The numbers that a content goes by, one for each subject that gave it."""
+        return self._numbers[self._starts[at] : self._starts[at + 1]].tolist()  # type: ignore[no-any-return]
+
+    def __getitem__(self, at: Any) -> Any:
+        value = self._contents.value(self.owners(at)[0])
         if not isinstance(value, Kept):
             return value
         sample = self._store.sample(value.sample_id) if self._store else None

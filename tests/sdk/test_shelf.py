@@ -137,3 +137,50 @@ def test_pictures_stay_in_the_store(tiny_bundle: tiny.Tiny, tmp_path: Path) -> N
             assert tracemalloc.get_traced_memory()[1] < total / 3
         finally:
             tracemalloc.stop()
+
+
+def test_what_is_to_be_computed_is_read_a_window_at_a_time_and_once_whoever_wrote_it(
+    tiny_bundle: tiny.Tiny, tmp_path: Path
+) -> None:
+    def essay(number: int) -> str:
+        return f"the cat sleeps {number} " + "and the dog flies " * 1000
+
+    rows = [
+        Sample(word=essay(n // 2), labels={"category": ("cat", "dog")[n % 2]}, subject=f"p{n % 3}") for n in range(600)
+    ]
+    total = sum(len(row.inputs["word"]) for row in rows)
+    with opened(tiny_bundle, tmp_path / "device") as device:
+        device.add(*rows, gates=False)
+        del rows
+        told: list[tuple[str, int]] = []
+        tracemalloc.start()
+        try:
+            device.train(settings=FAST, progress=lambda stage, done, total: told.append((stage, total)))
+            assert tracemalloc.get_traced_memory()[1] < total / 3
+        finally:
+            tracemalloc.stop()
+        assert ("text features", 300) in told
+
+
+def test_four_times_as_many_samples_take_some_hundred_bytes_more_each(
+    tiny_bundle: tiny.Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    room_for(20_000, monkeypatch)
+
+    def peak(count: int) -> int:
+        rows = [
+            Sample(word=f"the cat {n % 200}", facts={"legs": n}, labels={"category": "cat"}, subject=f"p{n % 9}")
+            for n in range(count)
+        ]
+        with opened(tiny_bundle, tmp_path / f"{count}") as device:
+            device.add(*rows, gates=False)
+            del rows
+            device.train(settings=Settings(epochs=1))
+            tracemalloc.start()
+            try:
+                device.train(settings=Settings(epochs=1))
+                return tracemalloc.get_traced_memory()[1]
+            finally:
+                tracemalloc.stop()
+
+    assert peak(1600) - peak(400) < 1200 * 1000

@@ -62,6 +62,26 @@ def test_many_samples_are_held_one_at_a_time_and_kept_all_or_none(tmp_path: Path
         assert peak < 3e6  # of 16 MB
 
 
+def test_those_are_chosen_by_what_is_said_about_them_and_read_one_at_a_time(tmp_path: Path) -> None:
+    with open_store(tmp_path) as store:
+        poor = msgspec.structs.replace(make_sample(7, "p-1"), aside="too dark")
+        ids = store.add([*(make_sample(number, f"p-{number % 2}") for number in range(6)), poor])
+        asked: list[StoredSample] = []
+
+        def chosen(one: StoredSample) -> bool:
+            asked.append(one)
+            return one.subject == "p-1" and not one.aside
+
+        found = store.those(chosen)
+        assert [one.inputs for one in asked] == [{}] * 7, "a choice needs no picture"
+        assert [one.sample_id for one in found] == ids[1:6:2]
+        assert [one.inputs for one in found[1:]] == [make_sample(number).inputs for number in (3, 5)]
+        assert (len(found), found[-1].sample_id, list(found[3:])) == (3, ids[5], [])
+        store.put_back(ids[6:])
+        found = store.those(chosen)
+        assert (found[3].sample_id, found[3].aside) == (ids[6], "")
+
+
 def test_no_file_of_the_directory_shows_a_name_a_text_or_a_picture(tmp_path: Path) -> None:
     array = np.full((2, 50, 8), 7, np.int8)
     with open_store(tmp_path) as store:
