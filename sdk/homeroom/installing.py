@@ -15,6 +15,7 @@ from homeroom.durable import whole_or_gone
 from homeroom.errors import BundleError, InputError
 from homeroom.runtime import Graphs
 from homeroom.store import Store
+from homeroom.store.opening import is_device, open_store, remove
 
 
 class Installed(msgspec.Struct, frozen=True, kw_only=True):
@@ -40,15 +41,19 @@ def open_device(
     tier: str | None,
     runtime: Runtime | None,
 ) -> tuple[Store, Bundle, Graphs]:
-    """As `Device.open`; where it fails, no directory that was not there before is left."""
+    """As `Device.open`; where it fails, no device, key or directory that was not there before is left."""
+    made = not is_device(directory)
     with whole_or_gone(directory):
-        store = Store.open(directory, anew=anew)
+        opened = open_store(directory, None, anew=anew)
+        store = Store(opened)
         try:
             bundle, graphs = use_bundle(store, source, root, threads, runtime)
             if tier is not None:
                 use_tier(store, bundle, graphs, tier)
         except BaseException:
             store.close()
+            if made:
+                remove(opened)
             raise
     return store, bundle, graphs
 

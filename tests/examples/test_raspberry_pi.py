@@ -20,6 +20,9 @@ import tiny
 from homeroom import Device, Sample
 from homeroom.agent.inbox import look, take_in
 from homeroom.bundle import zip_bundle
+from homeroom.installing import installed
+from homeroom.store import Store
+from homeroom.vault import FolderKeys
 
 EXAMPLE = Path(__file__).resolve().parents[2] / "examples" / "raspberry_pi"
 
@@ -225,13 +228,15 @@ def card(used_card: Path, tmp_path: Path) -> Path:
 
 
 def first_boot(card: Path) -> dict[str, str]:
-    """What the first boot's unit does on a card; the device's id and key, which no other card may have."""
-    text = (EXAMPLE / "homeroom-first-boot.service").read_text()
-    words = shlex.split(next(line for line in text.splitlines() if line.startswith("ExecStart="))[10:])
-    command = [str(card) + word if word.startswith("/") else word for word in words if word != "$ROOT_KEY"]
-    environment = os.environ | {"HOMEROOM_KEYS": str(card / "var/lib/homeroom-keys")}
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120)
-    assert done.returncode == 0, done.stderr
+    """What the unit does on a card where its conditions hold; the device's id and key, which no other may have."""
+    lines = [line.partition("=") for line in (EXAMPLE / "homeroom-first-boot.service").read_text().splitlines()]
+    wanted = [path for name, _, path in lines if name == "ConditionPathExists"]
+    if all((card / path.lstrip("!/")).exists() != path.startswith("!") for path in wanted):
+        for command in (shlex.split(words) for name, _, words in lines if name in ("ExecStart", "ExecStartPost")):
+            here = [re.sub("^/(?!usr/)", f"{card}/", word) for word in command if word != "$ROOT_KEY"]
+            environment = os.environ | {"HOMEROOM_KEYS": str(card / "var/lib/homeroom-keys")}
+            done = subprocess.run(here, env=environment, capture_output=True, text=True, timeout=120)
+            assert done.returncode == 0, done.stderr
     told = json.loads((card / "var/lib/homeroom/device.json").read_text())
     (key,) = (card / "var/lib/homeroom-keys").iterdir()
     return {"id": told["store_id"], "key": key.read_text()}
@@ -250,6 +255,20 @@ def test_each_copy_of_a_sealed_card_becomes_a_device_of_its_own(card: Path, tmp_
         found.append(first_boot(tmp_path / name))
     assert len({before, *(one["id"] for one in found)}) == 3
     assert found[0]["key"] != found[1]["key"]
+
+
+def test_a_first_boot_that_a_power_cut_ended_is_done_again_and_a_whole_one_is_not(
+    used_card: Path, tmp_path: Path
+) -> None:
+    card = tmp_path / "card"
+    for part in ("opt", "srv"):
+        shutil.copytree(used_card / part, card / part)
+    Store.open(card / "var/lib/homeroom", FolderKeys(card / "var/lib/homeroom-keys")).close()
+    made = first_boot(card)
+    with Store.open(card / "var/lib/homeroom", FolderKeys(card / "var/lib/homeroom-keys")) as store:
+        assert installed(store), "the bundle's installing was what the power cut ended"
+    (card / "srv/homeroom/bundle.homeroom").write_bytes(b"read at the first boot only")
+    assert first_boot(card) == made
 
 
 @pytest.mark.parametrize("where", ["device", "inbox"])

@@ -21,6 +21,7 @@ from homeroom.contract.signing import certify
 from homeroom.contract.version import make_version
 from homeroom.errors import BundleError, InputError, StoreError, TrainError, TrustError
 from homeroom.scores import Score
+from homeroom.store.opening import is_device
 from homeroom.training import Settings
 
 FAST = Settings(epochs=3, patience=10)
@@ -59,6 +60,11 @@ def test_a_device_that_cannot_be_made_leaves_nothing(tiny_bundle: tiny.Tiny, tmp
             main(["device", "init", str(place), *more])
         assert ended.value.code
     assert not place.parent.exists()
+    place.mkdir(parents=True)
+    with pytest.raises(BundleError):
+        Device.open(place, none)
+    assert not is_device(place)
+    assert not list(tmp_path.joinpath("keys").iterdir()), "no key stays either"
     Device.open(place, tiny_bundle.path, tiny_bundle.root).close()
     with pytest.raises(BundleError):
         Device.open(place, none)

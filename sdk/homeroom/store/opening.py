@@ -44,6 +44,12 @@ def open_store(directory: Path, keys: Keys | None, *, anew: bool) -> Opened:
         raise
 
 
+def remove(opened: Opened) -> None:
+    """Undo the making of a store that is closed again: its files, and last the key, without which they say nothing."""
+    repair.discard(opened.directory)
+    opened.places.delete(opened.store_id)
+
+
 def _lock(directory: Path) -> sqlite3.Connection:
     """Hold the directory for this process: SQLite's own locks work on every system and end with the process."""
     lock = sqlite3.connect(directory / "lock", isolation_level=None, timeout=0.5)

@@ -413,9 +413,8 @@ class Store:
         return self._opened.cache
 
     def _version(self, row: Sequence[Any]) -> Version:
-        version_id, kind, base, facts = row
-        plain = msgspec.json.decode(self._device.open(facts, "versions.facts", version_id))
-        return Version(version_id, kind, base, plain)
+        facts = self._device.open(row[3], "versions.facts", row[0])
+        return Version(row[0], row[1], row[2], msgspec.json.decode(facts))
 
     def _history(self) -> list[str]:
         body = self.get_secret("history")
@@ -440,9 +439,8 @@ class Store:
     def _drop_old_versions(self) -> None:
         local = next((v for v in reversed(self.versions()) if v.kind == "local"), None)  # has the segments that stay
         kept = {v.version_id for v in (self.current(), self.newest_global(), local) if v}
-        for (version_id,) in self._database.rows(
-            "SELECT version_id FROM versions ORDER BY number DESC LIMIT -1 OFFSET ?", (KEPT_VERSIONS,)
-        ):
+        sql = "SELECT version_id FROM versions ORDER BY number DESC LIMIT -1 OFFSET ?"
+        for (version_id,) in self._database.rows(sql, (KEPT_VERSIONS,)):
             if version_id not in kept:
                 self._database.write("DELETE FROM versions WHERE version_id = ?", (version_id,))
                 self._database.write("DELETE FROM lineage WHERE kind = 'version' AND item = ?", (version_id,))
