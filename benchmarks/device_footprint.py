@@ -11,8 +11,11 @@ from peers.verdict import limited
 
 STARTS = 7
 MANY = (1_000, 10_000, 50_000)
-WATTS = 1.6  # of a Raspberry Pi 4 for each busy core: 6.4 W with all four busy, 2.7 W of them idle
-WATTS_SOURCE = "pidramble.com/wiki/benchmarks/power-consumption, Raspberry Pi 4 B under `stress --cpu 4`"
+WATTS = (1.3, 1.6)  # of a Raspberry Pi 4, a quarter of what the whole board takes with four busy cores
+WATTS_SOURCE = (
+    "a Raspberry Pi 4 under full load: 5.1 and 5.4 W by two USB meters, 6.3 W at the wall, "
+    "chipwired.com/raspberry-pi-power-use; 6.4 W under `stress --cpu 4` as pidramble.com is quoted elsewhere"
+)
 
 
 def run(workers: Workers) -> dict[str, Any]:
@@ -43,10 +46,10 @@ def run(workers: Workers) -> dict[str, Any]:
         "step": step,
         "many": many,
         "energy": {
-            "estimate": "CPU seconds on this machine, each at the watts of a busy core there",
+            "estimate": "CPU seconds on this machine, each at the least and the most watts of a busy core there",
             "watts": WATTS,
             "source": WATTS_SOURCE,
-            "joules": {count: WATTS * row["cpu_s"] for count, row in many.items()} | {"three": WATTS * three["cpu_s"]},
+            "joules": {name: [w * row["cpu_s"] for w in WATTS] for name, row in {**many, "three": three}.items()},
         },
     }
     document["targets"] = list(judged(document))
@@ -80,9 +83,14 @@ def show(document: dict[str, Any]) -> None:
     for count, row in document["many"].items():
         print(
             f"{int(count):>7,} cached samples: {row['sample_ms']:.3f} ms a sample and epoch, "
-            f"peak {row['peak_rss_mb']:.0f} MB, about {document['energy']['joules'][count]:.0f} J in all"
+            f"peak {row['peak_rss_mb']:.0f} MB, {joules(document, count)} in all"
         )
     energy = document["energy"]
-    print(f"three modalities: about {energy['joules']['three']:.0f} J. All joules are estimates: {energy['estimate']},")
-    print(f"{energy['watts']} W ({energy['source']})")
+    print(f"three modalities: {joules(document, 'three')}. All joules are estimates: {energy['estimate']},")
+    print(f"{energy['watts'][0]} to {energy['watts'][1]} W ({energy['source']})")
     print()
+
+
+def joules(document: dict[str, Any], name: str) -> str:
+    least, most = document["energy"]["joules"][name]
+    return f"{least:.0f} to {most:.0f} J"

@@ -30,11 +30,6 @@ LEAST_MEMORY_BYTES = 256_000_000
 SLOW_FSYNC_S = 0.5
 BUILT = datetime.date(2026, 1, 1)  # no clock that is right shows a day before this
 LIFETIME = datetime.timedelta(days=365 * 20)
-ILLEGAL_INSTRUCTION = {
-    -4: "SIGILL",
-    0xC000001D: "STATUS_ILLEGAL_INSTRUCTION",
-    -1073741795: "STATUS_ILLEGAL_INSTRUCTION",
-}
 
 State = Literal["ok", "note", "wrong"]
 
