@@ -12,23 +12,21 @@ from typing import Any
 
 import click
 
+from homeroom.cli_budget import SPANS, budget_of, budget_options
 from homeroom.cli_numbers import Finite, Folder
 from homeroom.errors import InputError
 
 DIRECTORY = Folder()
 FORMAT = "%(asctime)s %(levelname)s %(message)s"
 LOG_BYTES, LOGS = 500_000, 2
-POSITIVE = Finite(0, min_open=True)
-SPANS = "Such as 'mon-fri 16:00-20:00'; may be given again."
 
 
 @click.command()
 @click.argument("directory", type=DIRECTORY)
 @click.option("--inbox", type=DIRECTORY, help="What lies in this folder is taken in.")
 @click.option("--window", multiple=True, help=f"Hours in which it may train; any if none is given. {SPANS}")
-@click.option("--quiet", multiple=True, help=f"Hours in which it never trains. {SPANS}")
 @click.option("--minutes", type=Finite(0, min_open=True), default=20.0, show_default=True, help="Of training a day.")
-@click.option("--megabytes", type=POSITIVE, help="Of memory, at most.")
+@budget_options
 @click.option("--sync-minutes", type=Finite(1), default=60.0, show_default=True, help="Between two syncs.")
 @click.option("--settled", type=Finite(0), default=30.0, show_default=True, help="Seconds without a change.")
 @click.option(
@@ -41,12 +39,11 @@ SPANS = "Such as 'mon-fri 16:00-20:00'; may be given again."
 @click.pass_context
 def run(
     context: click.Context,
+    /,
     directory: Path,
     inbox: Path | None,
     window: tuple[str, ...],
-    quiet: tuple[str, ...],
     minutes: float,
-    megabytes: float | None,
     sync_minutes: float,
     settled: float,
     port: int,
@@ -54,6 +51,7 @@ def run(
     once: bool,
     bundle: Path | None,
     root: str | None,
+    **limits: Any,
 ) -> None:
     """Run the agent of DIRECTORY: take in, train in its hours, sync when it can, until it is stopped.
 
@@ -61,7 +59,7 @@ def run(
     """
     from homeroom.agent.loop import Agent, Settings, step_back
     from homeroom.agent.page import Page
-    from homeroom.budget import Budget, read_span
+    from homeroom.budget import read_span
     from homeroom.device import Device
 
     if bundle is None and not directory.is_dir():
@@ -70,7 +68,7 @@ def run(
         directory=directory,
         inbox=inbox,
         window=tuple(map(read_span, window)),
-        budget=Budget(minutes=minutes, megabytes=megabytes, quiet=tuple(map(read_span, quiet))),
+        budget=budget_of(minutes, limits),
         sync_minutes=sync_minutes,
         settled_s=settled,
         root=root,

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from homeroom import cli_agent
+from homeroom.cli_budget import budget_of, budget_options
 from homeroom.cli_numbers import Finite, Folder, Whole
 from homeroom.errors import InputError
 
@@ -92,20 +93,20 @@ def add(directory: Path, samples: tuple[Path, ...], as_they_are: bool, bundle: P
 @device.command()
 @click.argument("directory", type=DIRECTORY)
 @click.option("--minutes", type=Finite(0, min_open=True), default=10.0, show_default=True, help="Budget.")
-@click.option("--megabytes", type=Finite(0, min_open=True), help="Of memory, at most.")
+@budget_options
 @click.option("--epochs", type=Whole(1), help="In place of what the bundle recommends.")
 @for_person
 @as_json
 def train(
-    directory: Path, minutes: float, megabytes: float | None, epochs: int | None, profile: str | None, machine: bool
+    directory: Path, minutes: float, epochs: int | None, profile: str | None, machine: bool, **limits: Any
 ) -> None:
     """Learn from all samples that teach something within a budget; goes on where it was interrupted.
 
     Example: homeroom device train classroom/ --minutes 10
     """
+    budget, progress = budget_of(minutes, limits), None if machine else _progress
     with opened(directory) as found:
-        progress = None if machine else _progress
-        report = found.train(minutes, epochs, megabytes=megabytes, profile=profile, progress=progress)
+        report = found.train(epochs=epochs, budget=budget, profile=profile, progress=progress)
     if machine:
         click.echo(_json(asdict(report)))
         return

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import datetime
+import json
 import os
 import subprocess
 import sys
@@ -86,6 +87,35 @@ def test_a_weak_battery_that_is_plugged_in_trains(device: Device, monkeypatch: p
 def test_quiet_hours_keep_it_from_training(device: Device) -> None:
     with pytest.raises(TrainError, match="quiet hours"):
         device.train(budget=Budget(quiet=(read_span("00:00-23:59"), read_span("23:59-00:00"))))
+
+
+LIMITS = [
+    ("--battery=50", "the battery is at 40% and not plugged in"),
+    ("--celsius=60", "the processor is at 70 °C"),
+    ("--free-megabytes=2000000", "only 1000000 MB of disk are free"),
+    ("--quiet=00:00-23:59", "these are quiet hours"),
+]
+
+
+@pytest.mark.parametrize(("limit", "said"), LIMITS)
+def test_each_limit_can_be_set_where_a_training_or_the_agent_is_started(
+    device: Device, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], limit: str, said: str
+) -> None:
+    monkeypatch.setattr(system, "power", lambda *_: system.Power(0.4, False))
+    monkeypatch.setattr(system, "celsius", lambda *_: 70.0)
+    monkeypatch.setattr(system, "disk_free", lambda *_: 10**12)
+    place = str(device.store.directory)
+    device.close()
+    for command in (["train", place, "--epochs=1"], ["run", place, "--once", "--no-page"]):
+        more = ["--quiet=23:59-00:00"] if "quiet" in limit else []
+        with contextlib.suppress(SystemExit):
+            main(["device", *command, limit, *more])
+        told = capsys.readouterr()
+        assert said in told.out + told.err, command
+    with contextlib.suppress(SystemExit):
+        main(["device", "train", place, "--epochs=1", "--threads=1", "--battery=40", "--celsius=70", "--json"])
+    report = json.loads(capsys.readouterr().out)
+    assert (report["epochs"], report["plan"]["threads"]) == (1, 1)
 
 
 def test_a_machine_that_gets_hot_ends_the_training_and_keeps_what_was_learned(
