@@ -130,10 +130,10 @@ class Dataset:
     def labelled(self) -> np.ndarray:
         """float32 [examples, tasks]: the example's weight where it has a label that its inputs can teach, else 0."""
         found = np.zeros((len(self), len(self.manifest.tasks)), np.float32)
+        for row, example in enumerate(self.examples):
+            found[row] = [example.weight * (task.name in example.targets) for task in self.manifest.tasks]
         for column, task in enumerate(self.manifest.tasks):
-            usable = self.usable(task, self.presence)
-            for row, example in enumerate(self.examples):
-                found[row, column] = example.weight * (task.name in example.targets and usable[row])
+            found[:, column] *= self.usable(task, self.presence)
         return found
 
     @cached_property

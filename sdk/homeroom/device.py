@@ -129,11 +129,10 @@ class Device:
         plan = planning.plan(self.store, self.bundle, self.graphs, samples, watch.budget, settings)
         samples = planner.apply(plan, self.bundle, samples)
         start, tag, state = lineage.begin(self.store, self.bundle, self.graphs, settings, samples)
-        subjects = {*start.subjects, *(sample.subject for sample in samples)}
-
         ready = self._examples(samples, progress=progress, stop=watch.over)
         planning.check(watch, len(ready))
         feature_seconds = time.monotonic() - begin
+        subjects = {*start.subjects, *(example.subject for example in ready)}
         train, validation = self._datasets(ready, settings)
         state = state if len(ready) == len(samples) else None  # it belongs to all of them
         key, asked = exchange.device_key(self.store), spending.known_round(self.store)

@@ -137,14 +137,13 @@ def tag(
     bundle: Bundle,
     start: Start,
     settings: Settings,
-    samples: Sequence[StoredSample],
+    ids: Sequence[str],
     weights: Mapping[str, float],
     tier: str = FULL,
 ) -> str:
     """What an unfinished training belongs to: it goes on only if all of these are the same."""
-    ids = [sample.sample_id + ("-" if sample.left_out or sample.weighed else "") for sample in samples]
     more = [*([dict(weights)] if weights else []), *([tier] if tier != FULL else [])]
-    return identity([bundle.bundle_id, start.name, msgspec.to_builtins(settings), ids, *more])
+    return identity([bundle.bundle_id, start.name, msgspec.to_builtins(settings), [*ids], *more])
 
 
 def begin(
@@ -152,11 +151,12 @@ def begin(
 ) -> tuple[Start, str, bytes | None]:
     """Where to start, what the training is known by, and the state to go on from if it was cut short."""
     start, weighed = start_of_training(store, bundle), weights(store, store.current())
+    ids = [sample.sample_id + ("-" if sample.left_out or sample.weighed else "") for sample in samples]
     for candidate in filter(None, (start, start_of_unfinished(store, bundle))):
-        known_by = tag(bundle, candidate, settings, samples, weighed, graphs.tier)
+        known_by = tag(bundle, candidate, settings, ids, weighed, graphs.tier)
         if state := store.load_state(known_by):
             return candidate, known_by, state
-    return start, tag(bundle, start, settings, samples, weighed, graphs.tier), None
+    return start, tag(bundle, start, settings, ids, weighed, graphs.tier), None
 
 
 @dataclass(frozen=True)

@@ -109,20 +109,16 @@ class StoredSample(msgspec.Struct, frozen=True, kw_only=True):
         return not self.aside or bool(self.left_out or self.weighed)
 
 
-def without_media(sample: StoredSample, shared: dict[Any, Any] | None = None) -> StoredSample:
-    """The same sample, its pictures and sounds left where they are: thousands of them need not fit in memory.
-
-    shared: of earlier samples, whose equal texts and labels take the place of this one's.
-    """
+def without_media(sample: StoredSample) -> StoredSample:
+    """The same sample, its pictures and sounds left where they are: thousands of them need not fit in memory."""
 
     def kept(slot: str, place: int, value: StoredInput | None) -> StoredInput | None:
-        if isinstance(value, bytes):
-            return Kept(sample.sample_id, slot, place, digest_of(value), len(value))
-        return value if shared is None or not isinstance(value, str) else shared.setdefault(value, value)
+        if not isinstance(value, bytes):
+            return value
+        return Kept(sample.sample_id, slot, place, digest_of(value), len(value))
 
     inputs = {slot: [kept(slot, i, value) for i, value in enumerate(row)] for slot, row in sample.inputs.items()}
-    labels = sample.labels if shared is None else shared.setdefault(("labels", repr(sample.labels)), sample.labels)
-    return msgspec.structs.replace(sample, inputs=inputs, labels=labels)
+    return msgspec.structs.replace(sample, inputs=inputs)
 
 
 def digest_of(value: StoredInput) -> bytes:

@@ -91,7 +91,7 @@ class FeatureCache:
             for name, content in wanted:
                 subject = keys.find(name)
                 if subject is not None:
-                    index = subject.cipher.index("features", variant, content)
+                    index = self.name(keys, variant, (name, content))
                     sql = "SELECT 1 FROM features WHERE subject_id = ? AND name = ?"
                     if self._database.one(sql, (subject.subject_id, index)):
                         found.add((name, content))
