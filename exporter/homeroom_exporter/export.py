@@ -48,7 +48,7 @@ from homeroom_exporter.lora.build import Inside
 from homeroom_exporter.lora.plan import Checkpoint
 from homeroom_exporter.model import Design, initial_theta
 from homeroom_exporter.recipe import Recipe
-from homeroom_exporter.tiers import Tier, make_tiers
+from homeroom_exporter.tiers import Tier, make_tiers, sheltered
 from homeroom_exporter.trace import trace
 from homeroom_exporter.write import VARYING, Contents, GraphFile, fill, staging
 
@@ -342,6 +342,8 @@ def assemble(
 ) -> Contents:
     """Everything that the bundle holds, its files under `scratch`; `samples` become the golden ones."""
     theta = initial_theta(design.layout, seed)
+    if training.nested:
+        theta = sheltered(design, tiers or {}, theta)
     if inside:
         theta = inside.adapter.initial(design.layout, theta)
         shutil.copyfile(inside.stored, scratch / inside.stored.name)

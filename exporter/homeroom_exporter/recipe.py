@@ -107,6 +107,7 @@ class TrainingTable(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_
     clip_norm: Annotated[float, msgspec.Meta(ge=0)] = 0.0
     modality_dropout: Annotated[float, msgspec.Meta(ge=0, lt=1)] = 0.4
     weighting: Weighting = "fixed"
+    nested: bool = False
 
 
 class Recipe(msgspec.Struct, frozen=True, kw_only=True):
@@ -236,6 +237,8 @@ class _Reader:
         training = self.convert(document.get("training", {}), TrainingTable, "training")
         if training.clip_norm and not head.clipped:
             raise self.refuse("needs graphs that clip", "training", "clip_norm", remedy="add clipped = true at the top")
+        if training.nested and not head.tiers:
+            raise self.refuse("needs tiers to nest", "training", "nested", remedy='add tiers = ["half"] at the top')
         return Recipe(
             name=head.name,
             version=head.version,

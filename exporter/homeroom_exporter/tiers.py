@@ -7,7 +7,7 @@ numbers.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -67,6 +67,25 @@ def tier_index(design: Design, small: Design) -> np.ndarray:
         places.append(start + np.ravel_multi_index(np.ix_(*axes), whole).ravel())
         start += int(np.prod(whole))
     return np.concatenate(places).astype(np.int32)
+
+
+def sheltered(design: Design, tiers: Mapping[str, Tier], theta: np.ndarray) -> np.ndarray:
+    """A copy of theta float32 [P] in which no channel feeds one of a smaller tier: those weights begin at zero.
+
+    So what the smallest tier learns is not drowned, in a larger one, by random channels that few devices train (as a
+    net that grows keeps its function: Net2Net, Chen et al. 2016).
+    """
+    level = np.full(theta.size, len(tiers))
+    for number, tier in reversed(list(enumerate(tiers.values()))):
+        level[tier.index] = number
+    theta, start = theta.copy(), 0
+    for parameter in (parameter for segment in design.layout for parameter in segment.parameters):
+        end = start + int(np.prod(parameter.shape))
+        if parameter.name.endswith("weight"):
+            into = level[start:end].reshape(parameter.shape)  # weights are [from, to]
+            theta[start:end][(into > into.min(0)).ravel()] = 0.0
+        start = end
+    return theta
 
 
 def _shapes(design: Design) -> Iterator[tuple[int, ...]]:

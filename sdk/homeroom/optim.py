@@ -17,8 +17,8 @@ class AdamW:
         self.first, self.second = np.zeros(size, np.float32), np.zeros(size, np.float32)
         self._a, self._b = np.empty(size, np.float32), np.empty(size, np.float32)
 
-    def step(self, theta: np.ndarray, gradient: np.ndarray, rate: float) -> None:
-        """Move theta [P] against gradient [P] by learning rate `rate`; both float32, theta changes in place."""
+    def step(self, theta: np.ndarray, gradient: np.ndarray, rate: float | np.ndarray) -> None:
+        """Move theta [P] against gradient [P] by learning rate `rate`, one or [P]; float32, theta changes in place."""
         self.steps += 1
         a, b = self._a, self._b
         np.multiply(gradient, 1 - self.beta1, out=a)

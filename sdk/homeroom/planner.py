@@ -227,6 +227,10 @@ class _Choice:
                 graph = graphs[index]
                 found.step_s += self.epochs * math.ceil(rows * share / graph.batch) * self._step(graph)
         used = [graphs[i] for graphs, use in zip(variants, (grads, predicts), strict=True) for i in use]
+        if self.bundle.manifest.training.nested:  # the smaller tiers' steps, quicker ones, are held beside its own
+            names = [tier.name for tier in self.bundle.manifest.tiers]
+            names = names[: names.index(shape.tier)] if shape.tier in names else names
+            used += [graph for name in names for graph in self._variants("grad", Shape(name, shape.batch))]
         known = [(self.costs.steps[g.file], self._at_once(g)) for g in used if g.file in self.costs.steps]
         found.step_s += sum(step.load_s for step, _ in known)
         found.parts = {

@@ -31,6 +31,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     `clip_norm`, where above 0, bounds what one subject's samples in a batch add to its gradient: the norm of their
     summed gradient, each sample's weights having a mean of 1 (before the division by the batch's size).
     `modality_dropout`: the chance with which each input of a task over any subset is left out of a step.
+    `nested`: a step trains a tier drawn from those up to its own, so that the smaller ones answer well by themselves
+    (ordered dropout: FjORD, Horvath et al. 2021); what the smallest lacks learns at OUTER_RATE of the rate.
     """
 
     epochs: int = 12
@@ -49,9 +51,20 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     constant_rate: bool = False  # for rounds of a federation, each a part of one long training
     checkpoint_s: float = 5.0
     frozen: tuple[str, ...] = ()  # segments that stay as they are
+    nested: bool = False
 
 
-ADVICE = ("epochs", "learning_rate", "weight_decay", "warmup", "modality_dropout", "task_weights", "clip_norm")
+ADVICE = (
+    "epochs",
+    "learning_rate",
+    "weight_decay",
+    "warmup",
+    "modality_dropout",
+    "task_weights",
+    "clip_norm",
+    "nested",
+)
+OUTER_RATE = 1 / 3  # fewer devices feed these values, and a wide layer takes longer strides at the same rate
 
 
 def advised(manifest: Manifest, **chosen: Any) -> Settings:
@@ -128,26 +141,37 @@ def fit(
         if any(task.kind == "tracing" and train.one_sided(task) for task in train.manifest.tasks):
             raise TrainError("all answers in the sequences are right, or all wrong", remedy="add sequences with both")
         raise TrainError("no sample has a label that its inputs can teach", remedy="add labelled samples")
-    variants = graphs.steps("grad_clipped" if settings.clip_norm else "grad")
+    tiers, role = graphs.within(), "grad_clipped" if settings.clip_norm else "grad"
+    tiers = tiers if settings.nested else tiers[-1:]
     # What is clipped is a subject's gradient within a batch: that cannot be the sum of its parts'.
     rows = 0 if settings.clip_norm else train.manifest.training.batch
     still = graphs.narrow(_inside(train.manifest, settings.frozen, whole)) > 0
+    speed: float | np.ndarray = 1.0
+    if len(tiers) > 1:
+        speed = np.full(len(theta0), OUTER_RATE, np.float32)
+        speed[tiers[0][1]] = 1.0
     state = resume or _begin(theta0)
     optimiser = AdamW(len(theta0), settings.weight_decay)
     optimiser.first, optimiser.second, optimiser.steps = state.first, state.second, state.steps
     total, saved_s, in_time = 0, time.monotonic(), True
     while state.epoch < settings.epochs and in_time and not _stale(state, settings):
-        batches = train.plan(variants, np.random.default_rng([settings.seed, state.epoch, settings.draw]), rows)
-        total = settings.epochs * len(batches)
-        for batch in batches[state.batch :]:
+        order = [settings.seed, state.epoch, settings.draw]  # of every tier's batches, which are the same rows then
+        plans = [train.plan(tier.steps(role), np.random.default_rng(order), rows) for tier, _ in tiers]
+        batches = len(plans[-1])
+        total = settings.epochs * batches
+        while state.batch < batches:
             if stop():
                 in_time = False
                 break
-            loss, gradient = _gradient(graphs, train, batch, weights, settings, state)
+            drawn = [settings.seed, state.epoch, state.batch, 3, settings.draw]
+            number = int(np.random.default_rng(drawn).integers(len(tiers)))
+            tier, places = tiers[number]
+            batch = plans[number][state.batch]
+            loss, gradient = _gradient(tier, train, batch, weights, settings, state, places)
             if settings.proximal:
                 gradient = gradient + settings.proximal * (state.theta - theta0)
             share = 1.0 if settings.constant_rate else one_cycle(state.steps, total, settings.warmup)
-            optimiser.step(state.theta, gradient, settings.learning_rate * share)
+            optimiser.step(state.theta, gradient, settings.learning_rate * share * speed)
             if settings.frozen:
                 state.theta[still] = theta0[still]
             state.steps, state.batch, state.loss = optimiser.steps, state.batch + 1, state.loss + loss
@@ -157,7 +181,7 @@ def fit(
                 checkpoint(state)
                 saved_s = time.monotonic()
         else:
-            _end_epoch(graphs, validation, state, len(batches))
+            _end_epoch(graphs, validation, state, batches)
     # A training that the budget cut short in its first epoch keeps what it has: it is all there is.
     theta = state.best if state.best_epoch >= 0 else state.theta.copy()
     if checkpoint and not in_time:
@@ -291,9 +315,15 @@ def _stale(state: TrainState, settings: Settings) -> bool:
 
 
 def _gradient(
-    graphs: Graphs, train: Dataset, batch: Batch, weights: np.ndarray, settings: Settings, state: TrainState
+    graphs: Graphs,
+    train: Dataset,
+    batch: Batch,
+    weights: np.ndarray,
+    settings: Settings,
+    state: TrainState,
+    places: np.ndarray | slice,
 ) -> tuple[float, np.ndarray]:
-    """Loss and gradient [P] of a batch, the sums of its parts'."""
+    """Loss and gradient [P] of a batch, the sums of its parts'; places: where in theta the graphs' own values stand."""
     presence, kept = None, weights[batch.rows]
     if settings.modality_dropout:
         rng = np.random.default_rng([settings.seed, state.epoch, state.batch, 1, settings.draw])
@@ -309,13 +339,14 @@ def _gradient(
         for part in batch.parts():
             end = start + len(part.places)
             here = None if presence is None else presence[start:end]
-            yield part.graph, _feeds(train, part, here, kept[start:end], settings, state, rng)
+            yield part.graph, _feeds(train, part, here, kept[start:end], settings, theta, rng)
             start = end
 
+    theta = state.theta[places]
     loss, gradient = 0.0, np.zeros_like(state.theta)
     for made in graphs.each(work()):
         loss += float(made["losses"].sum())
-        gradient += made["gradient"]
+        gradient[places] += made["gradient"]
     if settings.clip_norm:
         loss, gradient = loss / batch.size, gradient / np.float32(batch.size)
     if not np.isfinite(loss) or not np.isfinite(gradient).all():
@@ -331,12 +362,12 @@ def _feeds(
     presence: np.ndarray | None,
     kept: np.ndarray,
     settings: Settings,
-    state: TrainState,
+    theta: np.ndarray,
     rng: np.random.Generator,
 ) -> dict[str, np.ndarray]:
     """What a `grad` graph reads for a part of a batch; kept: weights float32 [rows, tasks + objectives]."""
     size = part.graph.batch
-    feeds = train.feeds(part, state.theta, presence) | train.targets_of(part)
+    feeds = train.feeds(part, theta, presence) | train.targets_of(part)
     for slot in (t.name.removesuffix(".augmented") for t in part.graph.inputs if t.name.endswith(".augmented")):
         feeds[f"{slot}.augmented"] = augmented(feeds[f"{slot}.features"], feeds[f"{slot}.mask"], rng)
     feeds["weights"] = np.zeros((size, kept.shape[1]), np.float32)

@@ -84,6 +84,7 @@ def test_the_example_recipes_are_valid(path: Path) -> None:
         ('reads = ["word", "other"]', 'reads = ["word", "word"]', 27, "twice"),
         ('labels = ["low", "middle", "high"]', 'labels = ["low"]', 28, "at least 2"),
         ("epochs = 7", 'epochs = "7"', 31, "expected `int`"),
+        ("epochs = 7", "epochs = 7\nnested = true", 32, "needs tiers to nest"),
         ('other = "text"', 'other = "text"\nthird = "text"', 17, "no task reads it"),
         ("epochs = 7", 'epochs = 7\n[scopes]\nhead.grades = "personal"', 33, "no such segment"),
         ("epochs = 7", 'epochs = 7\n[scopes]\nfusion = "secret"', 33, "invalid enum value"),

@@ -13,7 +13,7 @@ from homeroom.bundle import Bundle
 from homeroom.errors import ExportError
 from homeroom_exporter import check
 from homeroom_exporter.model import initial_theta
-from homeroom_exporter.tiers import SHARES, make_tiers
+from homeroom_exporter.tiers import SHARES, make_tiers, sheltered
 from homeroom_exporter.write import GraphFile
 
 
@@ -54,6 +54,21 @@ def test_every_graph_of_a_tier_agrees_with_torch_on_its_part_of_theta(tiered_bun
         tier = tiers[graph.tier]
         assert check.check_step(tier.design, theta[tier.index], made, threads=1).parity < check.PARITY[graph.role]
         assert np.array_equal(dict(tiered_bundle.layout.tiers)[graph.tier], tier.index)
+
+
+def test_at_first_no_channel_feeds_one_of_a_smaller_tier_and_nothing_else_is_changed(tmp_path: Path) -> None:
+    design, _ = tiered.design(tmp_path)
+    tiers, theta = make_tiers(design, tiered.TIERS), initial_theta(design.layout, 0)
+    found = sheltered(design, tiers, theta)
+    assert np.array_equal(found[tiers["eighth"].index], theta[tiers["eighth"].index])
+    width, small, half = design.width, tiers["eighth"].design.width, tiers["half"].design.width
+    start = design.layout.slices["ladder.table"].stop - width * width - width  # out.weight [from, to] before out.bias
+    weight, before = (values[start : start + width * width].reshape(width, width) for values in (found, theta))
+    assert not weight[small:, :small].any()
+    assert not weight[half:, :half].any()
+    assert np.array_equal(weight[:, half:], before[:, half:])
+    assert np.array_equal(weight[:half, small:half], before[:half, small:half])
+    assert np.array_equal(sheltered(design, {}, theta), theta)
 
 
 def test_a_design_too_narrow_for_a_tier_is_refused(tmp_path: Path) -> None:

@@ -181,3 +181,6 @@ def test_a_smaller_tier_is_taken_before_samples_or_modalities_are_given_up() -> 
     assert any("tier half in place of full" in reason for reason in small.why)
     assert small.seconds < whole.seconds
     assert chosen(None, "half").tier == "half", "never more than the device was told"
+    nested = msgspec.structs.replace(manifest.training, nested=True)
+    tiered = dataclasses.replace(bundle, manifest=msgspec.structs.replace(manifest, training=nested))
+    assert chosen(None).megabytes > whole.megabytes + 4, "steps of both tiers are held"

@@ -231,7 +231,7 @@ class Tier(msgspec.Struct, frozen=True):
 
 
 class Training(msgspec.Struct, frozen=True, kw_only=True):
-    """What the exporter recommends; a device may deviate. `clip_norm`, `modality_dropout`: see
+    """What the exporter recommends; a device may deviate. `clip_norm`, `modality_dropout`, `nested`: see
     `homeroom.training.Settings`.
 
     `batch`: samples of one step, in parts where a `grad` graph holds fewer, whose losses and gradients are added; 0: as
@@ -246,6 +246,7 @@ class Training(msgspec.Struct, frozen=True, kw_only=True):
     clip_norm: float = 0.0
     modality_dropout: Annotated[float, msgspec.Meta(ge=0, lt=1)] = 0.4
     batch: Annotated[int, msgspec.Meta(ge=0, le=1 << 16)] = 0
+    nested: bool = False
 
 
 class Licence(msgspec.Struct, frozen=True):

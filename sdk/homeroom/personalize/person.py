@@ -32,8 +32,8 @@ class Person:
     others: Mapping[str, np.ndarray] = field(default_factory=dict)
 
     def train(self, own: Dataset, **changes: Any) -> np.ndarray:
-        """Theta [P] after training from the shared one on `own`, with some settings changed."""
-        settings = msgspec.structs.replace(self.settings, **changes)
+        """Theta [P] after training from the shared one on `own`, with some settings changed; never for other tiers."""
+        settings = msgspec.structs.replace(self.settings, **{"nested": False} | changes)
         found = fit(self.graphs, own, None, self.shared, settings, stop=self.stop)
         if not found.finished:
             raise OutOfTimeError

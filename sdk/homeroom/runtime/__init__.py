@@ -6,6 +6,7 @@ import math
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
+from copy import copy
 from functools import cached_property
 from pathlib import Path
 from typing import Protocol, get_args
@@ -68,6 +69,19 @@ class Graphs:
             self._loaded.clear()
             self.__dict__.pop("_pool", None)
         self.largest_batch = largest_batch
+
+    def within(self) -> list[tuple[Graphs, np.ndarray | slice]]:
+        """The graphs of each tier up to this one, the smallest first, and where in this one's theta its values stand.
+
+        What is loaded is held once.
+        """
+        names = [*(tier.name for tier in self.bundle.manifest.tiers), FULL]
+        own, found = self._index(), list[tuple[Graphs, np.ndarray | slice]]()
+        for name in names[: names.index(self.tier)]:
+            smaller, index = copy(self), dict(self.bundle.layout.tiers)[name]
+            smaller.tier = name
+            found.append((smaller, index if own is None else np.searchsorted(own, index)))
+        return [*found, (self, slice(None))]
 
     def features_graph(self, modality: str) -> GraphFacts:
         for graph in variants(self.bundle, modality, self.runtime):
