@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
 
 from homeroom.bundle import Bundle
+from homeroom.contract.manifest import Modality
 from homeroom.errors import BundleError
-from homeroom.preprocess import bucket, collate, of_any_length, prepare
+from homeroom.preprocess import Prepared, bucket, collate, of_any_length, prepare
 from homeroom.runtime import Graphs
 
 BATCH_TOKENS = 1024  # rows x tokens of one batch of texts or sequences: bounds memory whatever the length
 BATCH_MEDIA = 8  # pictures or clips at once: their decoded arrays are large
+AHEAD_BYTES = 1 << 20  # of encoded media that wait to be decoded
 WINDOW = 512  # texts tokenised (or sequences), then sorted by length, at a time
 
 Progress = Callable[[str, int, int], None]  # stage, done, total
@@ -34,13 +37,10 @@ def compute(
     """
     facts = bundle.manifest.modality(modality)
     padded = of_any_length(facts.preprocess)
-    size = WINDOW if padded else BATCH_MEDIA
     done = 0
-    for start in range(0, len(values), size):
-        numbers = range(start, min(start + size, len(values)))
+    for ready in _windows(bundle, facts, values) if padded else _decoded(bundle, facts, values):
         if stop():
             break
-        ready = {number: prepare(facts, values[number], bundle.file) for number in numbers}
         for batch in _batches(facts.buckets, {n: p.tokens for n, p in ready.items()}, padded):
             if stop():
                 break
@@ -53,6 +53,29 @@ def compute(
             if progress:
                 progress(f"{modality} features", done, len(values))
     graphs.release(modality)
+
+
+def _windows(bundle: Bundle, facts: Modality, values: Sequence[Any]) -> Iterator[dict[int, Prepared]]:
+    for start in range(0, len(values), WINDOW):
+        numbers = range(start, min(start + WINDOW, len(values)))
+        yield {number: prepare(facts, values[number], bundle.file) for number in numbers}
+
+
+def _decoded(bundle: Bundle, facts: Modality, values: Sequence[Any]) -> Iterator[dict[int, Prepared]]:
+    """Batches of media; a worker decodes the next one, a megabyte of it at most, while the backbone runs on one."""
+    ahead: dict[int, Future[Prepared]] = {}
+    with ThreadPoolExecutor(1, "decode") as worker:
+        for start in range(0, len(values), BATCH_MEDIA):
+            now, after = (range(len(values))[at : at + BATCH_MEDIA] for at in (start, start + BATCH_MEDIA))
+            ready = {n: ahead[n].result() if n in ahead else prepare(facts, values[n], bundle.file) for n in now}
+            ahead, held = {}, 0
+            for number in after:
+                if held > AHEAD_BYTES:
+                    break
+                value = values[number]  # read in this thread, which the store belongs to
+                held += len(value)
+                ahead[number] = worker.submit(prepare, facts, value, bundle.file)
+            yield ready
 
 
 def _batches(buckets: Sequence[int], tokens: dict[int, int], padded: bool) -> Iterator[list[int]]:

@@ -1,10 +1,17 @@
 """Features from the frozen backbone: one per value, the same in any company, within the time given."""
 
+import threading
+from typing import Any
+
 import numpy as np
 import pytest
 import tiny
 
-from homeroom.features import compute
+from homeroom import features
+from homeroom.contract.manifest import Modality
+from homeroom.errors import InputError
+from homeroom.features import BATCH_MEDIA, compute
+from homeroom.preprocess import Prepared
 from homeroom.runtime import Graphs
 from sdk.learning import opened
 
@@ -53,3 +60,35 @@ def test_progress_is_told_and_the_backbone_given_back() -> None:
     assert told[-1] == ("text features", len(TEXTS), len(TEXTS))
     assert [done for _, done, _ in told] == sorted(done for _, done, _ in told)
     assert not graphs._loaded
+
+
+def test_the_next_pictures_are_decoded_while_the_backbone_runs(monkeypatch: pytest.MonkeyPatch) -> None:
+    bundle, graphs = opened()
+    pictures = [row["picture"] for row in tiny.samples(40, seed=4) if "picture" in row][: 3 * BATCH_MEDIA]
+    backbone, begun, waited = graphs.features("image"), [threading.Event() for _ in pictures], []
+    plain = features.prepare
+
+    def prepare(facts: Modality, value: Any, file: Any) -> Prepared:
+        begun[pictures.index(value)].set()
+        return plain(facts, value, file)
+
+    def run(feeds: Any) -> Any:
+        following = BATCH_MEDIA * (len(waited) + 1)
+        waited.append(following >= len(pictures) or begun[following].wait(10))
+        return backbone(feeds)
+
+    expected = dict(compute(bundle, graphs, "image", pictures))
+    for event in begun:
+        event.clear()
+    monkeypatch.setattr(features, "prepare", prepare)
+    monkeypatch.setattr(graphs, "features", lambda _: run)
+    made = dict(compute(bundle, graphs, "image", pictures))
+    assert waited == [True] * 3
+    assert all(np.array_equal(made[number], expected[number]) for number in range(len(pictures)))
+
+
+def test_a_picture_that_cannot_be_decoded_is_the_same_error_as_alone() -> None:
+    bundle, graphs = opened()
+    pictures = [row["picture"] for row in tiny.samples(20, seed=4) if "picture" in row][:10]
+    with pytest.raises(InputError):
+        list(compute(bundle, graphs, "image", [*pictures, b"no picture", *pictures]))
