@@ -62,8 +62,6 @@ def run(
     from homeroom.budget import read_span
     from homeroom.device import Device
 
-    if bundle is None and not directory.is_dir():
-        raise InputError("there is no such device directory", where=str(directory), remedy="make it with --bundle …")
     settings = Settings(
         directory=directory,
         inbox=inbox,

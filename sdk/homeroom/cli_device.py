@@ -41,10 +41,7 @@ as_json = click.option("--json", "machine", is_flag=True, help="Print one JSON o
 @contextmanager
 def opened(directory: Path, bundle: Path | None = None, root: str | None = None, **options: Any) -> Iterator[Device]:
     from homeroom.device import Device
-    from homeroom.store.opening import is_device
 
-    if bundle is None and not is_device(directory):
-        raise InputError("is no device directory", where=str(directory), remedy="make it with --bundle …")
     with Device.open(directory, bundle, root, **options) as device:
         yield device
 

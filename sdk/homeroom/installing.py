@@ -43,6 +43,8 @@ def open_device(
 ) -> tuple[Store, Bundle, Graphs]:
     """As `Device.open`; where it fails, no device, key or directory that was not there before is left."""
     made = not is_device(directory)
+    if made and source is None:
+        raise InputError("is no device directory", where=str(directory), remedy="make it with a bundle: --bundle …")
     with whole_or_gone(directory):
         opened = open_store(directory, None, anew=anew)
         store = Store(opened)

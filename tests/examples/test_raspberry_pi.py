@@ -85,7 +85,7 @@ def test_an_evening_takes_in_the_lesson_and_leaves_nothing_unencrypted(place: Pa
 def test_without_a_device_the_unit_ends_in_one_sentence_and_its_exit_code(place: Path) -> None:
     done = run(place)
     assert done.returncode == 3
-    assert "no such device directory" in done.stderr
+    assert "is no device directory" in done.stderr
     assert "Traceback" not in done.stderr
 
 

@@ -236,7 +236,9 @@ def test_other_mistakes_end_in_one_message_too(
     assert_refused(*run(capsys, "device", "predict", classroom, "cat"), 3, "SLOT=VALUE")
     assert_refused(*run(capsys, "device", "status", tmp_path / "none"), 3, "no device directory")
     (tmp_path / "empty").mkdir()
-    assert_refused(*run(capsys, "device", "status", tmp_path / "empty"), 3, "no device directory")
+    for command in ("status", "run"):
+        assert_refused(*run(capsys, "device", command, tmp_path / "empty"), 3, "no device directory")
+    assert not list((tmp_path / "empty").iterdir())
     (tmp_path / "nothing.jsonl").write_text("\n")
     assert_refused(*run(capsys, "device", "add", classroom, tmp_path / "nothing.jsonl"), 3, "holds no sample")
     (tmp_path / "invitation.json").write_bytes(b"")
