@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import re
 import tomllib
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar, get_args
 
@@ -31,6 +32,7 @@ from homeroom_exporter.encoders.spec import EncoderSpec
 from homeroom_exporter.heads import HeadKind
 from homeroom_exporter.lora.plan import AdapterPlan
 from homeroom_exporter.losses import Weighting
+from homeroom_exporter.wording import explain
 
 T = TypeVar("T")
 Size = Annotated[int, msgspec.Meta(ge=8, le=1024)]
@@ -39,6 +41,8 @@ WITH_LABELS = ("classification", "ordinal", "multilabel", "spans")
 SKILL_LIMIT = 500  # of a sequence: each has two values in a token, and two weights rows in theta
 OWN_HEAD = ("choice", "matching", "spans", "tracing")  # kinds whose head is always their own
 SLOT = re.compile(r"^(?P<modality>text|image|audio|table|sequence)(\[(?P<count>\d{1,2})\])?$")
+
+BEGIN = "begin from one of examples/recipes, or from what `homeroom export --help` shows"
 
 
 class Head(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -160,7 +164,7 @@ def parse_recipe(text: str, file: str = "recipe") -> Recipe:
 
 
 def line_of(text: str, path: tuple[str, ...]) -> int:
-    """The line, from 1, where a key such as ("tasks", "grade", "kind") stands; else that of the nearest table above."""
+    """The line, from 1, where a key such as ("tasks", "grade", "kind") stands; else that of the nearest table."""
     best, best_depth = 1, 0
     table: tuple[str, ...] = ()
     for number, line in enumerate(text.splitlines(), 1):
@@ -172,8 +176,8 @@ def line_of(text: str, path: tuple[str, ...]) -> int:
             here = (*table, *(part.strip().strip("\"'") for part in key[1].split(".")))
         else:
             continue
-        depth = len(here) if here == path[: len(here)] else 0
-        if depth > best_depth:
+        depth = min(len(here), len(path))
+        if depth > best_depth and here[:depth] == path[:depth]:
             best, best_depth = number, depth
     return best
 
@@ -189,16 +193,12 @@ class _Reader:
         line = line_of(self.text, path)
         return RecipeError(f"{name}: {what}" if name else what, where=f"{self.file} line {line}", remedy=remedy)
 
-    def convert(self, value: Any, into: type[T], *path: str) -> T:
+    def convert(self, value: Any, into: type[T], *path: str, others: Sequence[str] = ()) -> T:
         try:
             return msgspec.convert(value, into)
         except msgspec.ValidationError as problem:
-            message = str(problem)
-            field = re.search(r" - at `\$\.?([A-Za-z_]\w*)", message)
-            unknown = re.search(r"unknown field `(\w+)`", message)
-            leaf = unknown[1] if unknown else field[1] if field else None
-            what = re.sub(r" - at `\$.*$", "", message)
-            raise self.refuse(what[0].lower() + what[1:], *path, *([leaf] if leaf else [])) from None
+            fault = explain(problem, into, others)
+            raise self.refuse(fault.what, *path, *fault.field, remedy=fault.remedy) from None
 
     def table(self, document: dict[str, Any], name: str) -> dict[str, Any]:
         value = document.get(name, {})
@@ -207,8 +207,10 @@ class _Reader:
         return value
 
     def recipe(self, document: dict[str, Any]) -> Recipe:
+        if not document:
+            raise self.refuse("is empty", remedy=BEGIN)
         parts = ("encoders", "slots", "tasks", "objectives", "training", "adapter", "scopes")
-        head = self.convert({k: v for k, v in document.items() if k not in parts}, Head)
+        head = self.convert({k: v for k, v in document.items() if k not in parts}, Head, others=parts)
         if "onnx" not in head.runtimes:
             raise self.refuse("every bundle has graphs for onnxruntime", "runtimes", remedy='["onnx", "litert"]')
         encoders = tuple(self.encoder(n, v) for n, v in self.table(document, "encoders").items())

@@ -1,4 +1,4 @@
-"""The command line: `homeroom device …`, `homeroom bundle …`, and what the exporter and the aggregator add.
+"""The command line: `homeroom device …`, `homeroom inspect`, and what the exporter and the aggregator add.
 
 A HomeroomError ends in one or two lines on stderr and its own exit code (`docs/cli.md`), never in a traceback.
 """
@@ -36,7 +36,7 @@ ELSEWHERE = {
     "restore": "aggregator",
     "simulate": "aggregator",
 }
-HERE = {"device": "homeroom.cli_device", "bundle": "homeroom.cli_bundle", "doctor": "homeroom.cli_doctor"}
+HERE = {"device": "homeroom.cli_device", "inspect": "homeroom.cli_inspect", "doctor": "homeroom.cli_doctor"}
 MORE = {  # modules that add commands to a group
     "device": ("homeroom.cli_network", "homeroom.cli_carry", "homeroom.cli_explain")
 }
@@ -78,7 +78,7 @@ class Commands(click.Group):
 
 ABOUT = {
     "device": "What a school does: add samples, train, predict, join, sync, forget.",
-    "bundle": "Look into a bundle and check it.",
+    "inspect": "Verify a bundle and say what it holds.",
     "doctor": "Is this machine fit, and what is missing?",
     "export": "Make a bundle from a recipe [exporter].",
     "to-peft": "Write what LoRA learned as a PEFT checkpoint [exporter].",

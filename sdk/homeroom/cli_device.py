@@ -54,7 +54,7 @@ def device() -> None:
 @device.command()
 @click.argument("directory", type=DIRECTORY)
 @with_bundle
-@click.option("--tier", help="How large an adapter, if not the full one: bundle inspect names those there are.")
+@click.option("--tier", help="How large an adapter, if not the full one: inspect names those there are.")
 @click.option("--runtime", type=click.Choice(["onnx", "litert"]), help="What runs the graphs, from now on.")
 @click.option("--anew", is_flag=True, help="Start again in a directory whose key is not on this machine.")
 def init(

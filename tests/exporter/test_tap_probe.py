@@ -12,7 +12,7 @@ from transformers import BertConfig, BertModel
 
 from exporter import models
 from homeroom.bundle import open_bundle
-from homeroom.cli_bundle import bundle
+from homeroom.cli_inspect import inspect
 from homeroom.ingest import read_samples
 from homeroom_exporter import tap_probe
 from homeroom_exporter.card import model_card
@@ -84,7 +84,7 @@ def test_a_layer_that_says_nothing_is_not_read_and_the_bundle_says_why(tmp_path:
     assert max(choice.scores[f"layer.{n}"] for n in range(2, LAYERS + 1)) < 0.7
     assert choice.before == ("layer.2", "layer.4", "layer.6")
     assert f"text taps: {choice.said}" in model_card(manifest, made.bundle_id, made.report)
-    shown = CliRunner().invoke(bundle, ["inspect", str(tmp_path / "out")])
+    shown = CliRunner().invoke(inspect, [str(tmp_path / "out")])
     assert choice.said in shown.output
 
 

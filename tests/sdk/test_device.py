@@ -275,7 +275,25 @@ def test_every_verb_of_the_command_line(
     assert all((tmp_path / "held" / name).exists() for name in media if name)
     assert "in use: " in said("device", "rollback", place)
     assert "forgotten: " in said("device", "forget", place, subject, "--yes")
-    assert "golden       text" in said("bundle", "inspect", str(tiny_bundle.path), "--golden")
+
+
+def test_inspect_names_graphs_taps_segments_licences_provenance_and_hashes(
+    tiny_bundle: tiny.Tiny, capsys: pytest.CaptureFixture[str]
+) -> None:
+    main(["inspect", str(tiny_bundle.path), "--golden"])
+    said = [line.split(maxsplit=1) for line in capsys.readouterr().out.splitlines()]
+    manifest = tiny_bundle.manifest
+    assert ["golden", "text: int8 gives the expected features on this machine"] in said
+    for kind, count in (
+        ("graph", len(manifest.graphs)),
+        ("segment", len(manifest.segments)),
+        ("taps", len(manifest.modalities)),
+    ):
+        assert len([words for words in said if words[0] == kind]) == count, kind
+    assert {words[1].split(":")[0] for words in said if words[0] == "provenance"} == manifest.provenance.keys()
+    assert {words[1].split(":")[0] for words in said if words[0] == "licence"} == {x.subject for x in manifest.licences}
+    for name, file in manifest.files.items():
+        assert any(words[0] == "file" and file.sha256 in words[1] and name in words[1] for words in said), name
 
 
 def test_every_command_shows_an_example(capsys: pytest.CaptureFixture[str]) -> None:
