@@ -23,7 +23,7 @@ from transformers import AutoConfig, AutoModel, PreTrainedTokenizerFast
 
 from homeroom.errors import HomeroomError
 from homeroom_exporter.encoders import load
-from homeroom_exporter.encoders.hidden import silence
+from homeroom_exporter.encoders.hidden import last_state, silence
 from homeroom_exporter.encoders.hub import side
 from homeroom_exporter.encoders.spec import Encoder, EncoderSpec
 
@@ -100,7 +100,9 @@ def difference(encoder: Encoder, spec: EncoderSpec, folder: Path) -> float:
     tap = encoder.taps[-1]
     (got,) = session.run([tap], feeds)
     with torch.no_grad(), silence():
-        state = model(**values, output_hidden_states=True).hidden_states[int(tap.removeprefix("layer."))].numpy()
+        made = model(**values, output_hidden_states=True)
+    states = [*made.hidden_states[:-1], last_state(made)]
+    state = states[int(tap.removeprefix("layer."))].numpy()
     if spec.modality == "audio":
         wanted = state[:, : -(-state.shape[1] // got.shape[1])].mean(1)
     elif spec.modality == "image":

@@ -23,7 +23,7 @@ from homeroom.errors import ExportError
 from homeroom.preprocess import audio, image, text
 from homeroom_exporter import backbone
 from homeroom_exporter.encoders import load
-from homeroom_exporter.encoders.hidden import silence
+from homeroom_exporter.encoders.hidden import silence, traced
 from homeroom_exporter.encoders.spec import Encoder, EncoderSpec
 from homeroom_exporter.taps import regions
 
@@ -163,3 +163,13 @@ def test_a_whole_backbone_is_made_of_a_net_of_convolutions(tmp_path: Path) -> No
     found = backbone.build(spec, models.pictures(24), tmp_path / "work")
     assert found.lowest == "int8"
     assert found.modality.taps == ("layer.3", "layer.4")
+
+
+def test_an_operator_that_no_graph_has_is_named() -> None:
+    class Resized(torch.nn.Module):  # type: ignore[misc]
+        def forward(self, pixels: torch.Tensor) -> torch.Tensor:
+            return torch.nn.functional.interpolate(pixels, size=(5, 5), mode="bicubic", antialias=True)
+
+    with pytest.raises(ExportError, match=r"aten::_upsample_bicubic2d_aa.*docs/shapes\.md") as refused:
+        traced(Resized(), torch.zeros(2, 3, 8, 8), "pixels", ["out"])
+    assert refused.value.where == "Resized"

@@ -107,19 +107,27 @@ def traced(module: Any, example: torch.Tensor, name: str, outputs: Sequence[str]
 def traced_many(
     module: Any, examples: Mapping[str, torch.Tensor], outputs: Sequence[str], dynamic: Mapping[int, str]
 ) -> onnx.ModelProto:
-    """As `traced`, of inputs by name; all inputs and outputs are dynamic in the axes given."""
+    """As `traced`, of inputs by name; all are dynamic in the axes given. ExportError names an unknown operator."""
     with silence(), tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "model.onnx"
-        torch.onnx.export(
-            module.eval(),
-            tuple(examples.values()),
-            path,
-            input_names=list(examples),
-            output_names=list(outputs),
-            dynamic_axes={value: dict(dynamic) for value in (*examples, *outputs)},
-            opset_version=OPSET,
-            dynamo=False,
-        )
+        try:
+            torch.onnx.export(
+                module.eval(),
+                tuple(examples.values()),
+                path,
+                input_names=list(examples),
+                output_names=list(outputs),
+                dynamic_axes={value: dict(dynamic) for value in (*examples, *outputs)},
+                opset_version=OPSET,
+                dynamo=False,
+            )
+        except Exception as problem:  # the tracer raises whatever it or the model's own code does
+            reason = next(iter(str(problem).split(". Please")[0].splitlines()), type(problem).__name__)
+            raise ExportError(
+                f"cannot become a graph: {reason}",
+                where=type(getattr(module, "model", module)).__name__,
+                remedy="choose a model of a shape that docs/shapes.md lists",
+            ) from None
         return onnx.load(path)
 
 
