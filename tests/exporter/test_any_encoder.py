@@ -173,3 +173,17 @@ def test_an_operator_that_no_graph_has_is_named() -> None:
     with pytest.raises(ExportError, match=r"aten::_upsample_bicubic2d_aa.*docs/shapes\.md") as refused:
         traced(Resized(), torch.zeros(2, 3, 8, 8), "pixels", ["out"])
     assert refused.value.where == "Resized"
+
+
+@pytest.mark.parametrize(
+    ("config", "file", "says"),
+    [
+        ('{"model_type": "bert"}', "pytorch_model.bin", "model.safetensors.*no pickle is read"),
+        ('{"auto_map": {"AutoConfig": "c.C", "AutoModel": "c.M"}}', "c.py", "code of its authors, which is never run"),
+    ],
+)
+def test_pickles_and_code_of_a_models_authors_are_refused(config: str, file: str, says: str, tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text(config)
+    (tmp_path / file).write_text("raise SystemExit")
+    with pytest.raises(ExportError, match=says):
+        load(EncoderSpec(modality="text", source=f"hf:{tmp_path}"), tmp_path)

@@ -64,10 +64,16 @@ def network(spec: EncoderSpec) -> tuple[Any, str, dict[str, Any]]:
                 source, attn_implementation="eager", use_safetensors=True, dtype="float32", **where
             )
     except (OSError, ValueError, ImportError) as problem:
+        if "custom code" in str(problem):
+            raise ExportError(
+                "needs code of its authors, which is never run here",
+                where=spec.source,
+                remedy="choose a model that transformers has itself: docs/shapes.md",
+            ) from None
         raise ExportError(
             f"cannot be loaded: {str(problem).splitlines()[0]}",
             where=spec.source,
-            remedy="give a directory with config.json and model.safetensors, or connect to the hub once",
+            remedy="a directory with config.json and model.safetensors (no pickle is read), or connect once",
         ) from None
     return model, source, where
 
