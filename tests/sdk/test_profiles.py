@@ -107,7 +107,7 @@ def test_a_person_with_few_samples_is_not_trained_for_but_corrected_at_most(devi
     assert ours > theirs
     many = [*contrary(MANY, 2)]
     device.add(*many)
-    assert "fedrep 1" in (device.train(minutes=1, profile="p-17", settings=Settings(epochs=1)).profile or known).losses
+    assert "fedrep 1" in (device.train(minutes=10, profile="p-17", settings=Settings(epochs=1)).profile or known).losses
 
 
 def test_too_few_samples_keep_the_shared_model_and_none_is_an_error(device: Device) -> None:
