@@ -139,7 +139,9 @@ def main(arguments: list[str] | None = None) -> Any:
         if problem.remedy:
             click.echo(f"  {_one_line(problem.remedy)}", err=True)
         sys.exit(problem.exit_code)
-    except MemoryError:
+    except (MemoryError, ImportError) as problem:
+        if isinstance(problem, ImportError) and "bad_alloc" not in str(problem):  # a library that found no room
+            raise
         click.echo("homeroom: memory ran out; what was done is kept", err=True)
         click.echo("  close other programs, or train with --megabytes, so that what is chosen fits", err=True)
         sys.exit(TrainError.exit_code)
