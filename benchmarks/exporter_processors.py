@@ -205,7 +205,8 @@ def run(quick: bool, data: Path) -> Section:
                     notes.append(f"not measured, {modality}: {problem}")
                     continue
                 found = compare(one, processor.runtime, made, seconds, ours, quick)
-                print(f"    {modality} on {processor.name}: cosine {found.median:.5f}, {found.seconds:.0f} s", flush=True)
+                told = f"cosine {found.median:.5f}, {found.seconds:.0f} s"
+                print(f"    {modality} on {processor.name}: {told}", flush=True)
                 seen[modality][processor.name] = found
         for (key, _), job in checks.items():
             try:
