@@ -6,16 +6,12 @@ from dataclasses import replace
 import msgspec
 import numpy as np
 import pytest
-import tiered
 
 from homeroom.bundle import Bundle
-from homeroom.collect import examples
-from homeroom.contract.layout import FULL
 from homeroom.dataset import Dataset, Example
 from homeroom.errors import TrainError
 from homeroom.optim import AdamW
 from homeroom.runtime import Graphs
-from homeroom.samples import Sample, resolve
 from homeroom.training import Settings, TrainState, drop_inputs, evaluate, fit, outputs_of, sample_weights
 from sdk.learning import dataset, opened, without
 
@@ -166,48 +162,6 @@ def test_where_one_input_alone_could_be_left_out_none_is() -> None:
     data = dataset()
     pairs = msgspec.structs.replace(data.manifest, tasks=tuple(t for t in data.manifest.tasks if t.name == "grade"))
     assert drop_inputs(data.presence, pairs, 0.9, np.random.default_rng(0)) is data.presence
-
-
-def tiered_rows(bundle: Bundle) -> Dataset:
-    stored = [resolve(Sample(**row), bundle.manifest) for row in tiered.rows(60, seed=5)]
-    return Dataset(bundle.manifest, examples(None, bundle, Graphs(bundle, {}, 1), stored))
-
-
-def test_a_large_device_that_trains_nested_leaves_a_small_one_a_part_that_answers(tiered_bundle: Bundle) -> None:
-    data, small, large = tiered_rows(tiered_bundle), *(Graphs(tiered_bundle, {}, 1, t) for t in ("eighth", FULL))
-    chosen = Settings(epochs=12, learning_rate=1e-2)
-    scores = {
-        nested: evaluate(
-            small,
-            data,
-            fit(large, data, None, tiered_bundle.theta(), msgspec.structs.replace(chosen, nested=nested)).theta,
-        )
-        for nested in (False, True)
-    }
-    assert np.mean([s.value for s in scores[True].values()]) > np.mean([s.value for s in scores[False].values()]) + 0.1
-
-
-def test_the_smallest_tier_trains_nested_or_not_alike(tiered_bundle: Bundle) -> None:
-    data, small = tiered_rows(tiered_bundle), Graphs(tiered_bundle, {}, 1, "eighth")
-    alone, nested = (
-        fit(small, data, None, tiered_bundle.theta(), msgspec.structs.replace(SHORT, nested=nested)).theta
-        for nested in (False, True)
-    )
-    assert np.array_equal(alone, nested)
-
-
-@pytest.mark.parametrize("tier", ["half", FULL])
-def test_a_nested_training_resumes_bit_for_bit_and_keeps_to_its_tier(tiered_bundle: Bundle, tier: str) -> None:
-    data, graphs, theta = tiered_rows(tiered_bundle), Graphs(tiered_bundle, {}, 1, tier), tiered_bundle.theta()
-    states: list[bytes] = []
-    nested = msgspec.structs.replace(SHORT, nested=True)
-    whole = fit(graphs, data, None, theta, nested, checkpoint=lambda s: states.append(s.encode()))
-    middle = TrainState.decode(states[len(states) // 2])
-    assert np.array_equal(whole.theta, fit(graphs, data, None, theta, nested, resume=middle).theta)
-    moved = np.flatnonzero(whole.theta != theta)
-    index = dict(tiered_bundle.layout.tiers).get(tier, np.arange(theta.size))
-    assert np.isin(moved, index).all()
-    assert len(moved) > 0.9 * len(index)
 
 
 def in_parts(rows: int, threads: int) -> tuple[Bundle, Graphs, Dataset]:
