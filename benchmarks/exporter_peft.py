@@ -86,7 +86,8 @@ def run(quick: bool, data: Path) -> Section:
 
         trained = theta + np.random.default_rng(1).standard_normal(theta.size).astype(np.float32) * np.float32(0.02)
         peft.write(bundle, trained, folder / "out")
-        loaded = PeftModel.from_pretrained(AutoModel.from_pretrained(folder / "base"), folder / "out").eval()
+        again = AutoModel.from_pretrained(folder / "base", use_safetensors=True)
+        loaded = PeftModel.from_pretrained(again, folder / "out").eval()
         wanted = by_peft(design, trained, feeds, loaded)
         figures["out"] = float(np.abs(by_graph(bundle, trained, feeds) - wanted).max() / np.abs(wanted).max())
         figures["moved"] = float(np.abs(wanted - by_peft(design, theta, feeds, model)).max() / np.abs(wanted).max())

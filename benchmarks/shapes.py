@@ -86,7 +86,8 @@ def tokenizer(folder: Path) -> None:
 
 def difference(encoder: Encoder, spec: EncoderSpec, folder: Path) -> float:
     """Largest difference of the first token of the last tap from the model's own, over its largest value."""
-    model = side(AutoModel.from_pretrained(folder, attn_implementation="eager").eval(), spec)
+    model = AutoModel.from_pretrained(folder, attn_implementation="eager", use_safetensors=True)
+    model = side(model.eval(), spec)
     draw = np.random.default_rng(0)
     if spec.modality == "text":
         feeds = {"input_ids": draw.integers(4, 14, (2, 9)), "attention_mask": np.ones((2, 9), np.int64)}

@@ -226,7 +226,7 @@ def _unzip(source: Path, into: Path) -> None:
     except (
         zipfile.BadZipFile,
         zipfile.LargeZipFile,
-        NotImplementedError,
+        NotImplementedError,  # zipfile's, of a compression that it lacks
         EOFError,
         RuntimeError,
         ValueError,

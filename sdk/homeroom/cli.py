@@ -101,6 +101,8 @@ ABOUT = {
     "simulate": "Run a federation of virtual schools in one process [aggregator].",
 }
 
+NO_ROOM = ("bad_alloc", "failed to map segment", "cannot allocate memory", "Cannot allocate memory")  # of a library
+
 
 def _named(commands: list[click.Command], name: str) -> click.Command | None:
     return next((command for command in commands if command.name == name), None)
@@ -140,7 +142,7 @@ def main(arguments: list[str] | None = None) -> Any:
             click.echo(f"  {_one_line(problem.remedy)}", err=True)
         sys.exit(problem.exit_code)
     except (MemoryError, ImportError) as problem:
-        if isinstance(problem, ImportError) and "bad_alloc" not in str(problem):  # a library that found no room
+        if isinstance(problem, ImportError) and not any(words in str(problem) for words in NO_ROOM):
             raise
         click.echo("homeroom: memory ran out; what was done is kept", err=True)
         click.echo("  close other programs, or train with --megabytes, so that what is chosen fits", err=True)

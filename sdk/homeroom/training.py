@@ -141,8 +141,8 @@ def fit(
         if any(task.kind == "tracing" and train.one_sided(task) for task in train.manifest.tasks):
             raise TrainError("all answers in the sequences are right, or all wrong", remedy="add sequences with both")
         raise TrainError("no sample has a label that its inputs can teach", remedy="add labelled samples")
-    tiers, role = graphs.within(), "grad_clipped" if settings.clip_norm else "grad"
-    tiers = tiers if settings.nested else tiers[-1:]
+    tiers = graphs.within() if settings.nested else [(graphs, slice(None))]
+    role = "grad_clipped" if settings.clip_norm else "grad"
     # What is clipped is a subject's gradient within a batch: that cannot be the sum of its parts'.
     rows = 0 if settings.clip_norm else train.manifest.training.batch
     still = graphs.narrow(_inside(train.manifest, settings.frozen, whole)) > 0
@@ -163,8 +163,7 @@ def fit(
             if stop():
                 in_time = False
                 break
-            drawn = [settings.seed, state.epoch, state.batch, 3, settings.draw]
-            number = int(np.random.default_rng(drawn).integers(len(tiers)))
+            number = _drawn(len(tiers), settings, state)
             tier, places = tiers[number]
             batch = plans[number][state.batch]
             loss, gradient = _gradient(tier, train, batch, weights, settings, state, places)
@@ -312,6 +311,14 @@ def _begin(theta0: np.ndarray) -> TrainState:
 
 def _stale(state: TrainState, settings: Settings) -> bool:
     return bool(state.history) and state.epoch - 1 - state.best_epoch >= settings.patience
+
+
+def _drawn(tiers: int, settings: Settings, state: TrainState) -> int:
+    """Which of so many tiers the step trains."""
+    if tiers == 1:
+        return 0
+    rng = np.random.default_rng([settings.seed, state.epoch, state.batch, 3, settings.draw])
+    return int(rng.integers(tiers))
 
 
 def _gradient(

@@ -121,6 +121,8 @@ def traced_many(
                 opset_version=OPSET,
                 dynamo=False,
             )
+        except MemoryError:
+            raise
         except Exception as problem:  # the tracer raises whatever it or the model's own code does
             reason = next(iter(str(problem).split(". Please")[0].splitlines()), type(problem).__name__)
             raise ExportError(

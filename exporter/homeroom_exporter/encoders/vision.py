@@ -61,6 +61,8 @@ def shapes(spec: EncoderSpec, model: Any, side: int) -> list[tuple[int, ...]]:
     try:
         with silence():
             made = model.eval()(torch.zeros(1, 3, side, side), output_hidden_states=True)
+        if made.hidden_states is None:
+            raise ValueError("it hands none on")
         return [tuple(state.shape) for state in made.hidden_states]
     except Exception as problem:  # whatever the model's own code raises
         reason = next(iter(str(problem).splitlines()), type(problem).__name__)

@@ -73,13 +73,13 @@ class Graphs:
     def within(self) -> list[tuple[Graphs, np.ndarray | slice]]:
         """The graphs of each tier up to this one, the smallest first, and where in this one's theta its values stand.
 
-        What is loaded is held once.
+        What is loaded is held once, and so are the threads.
         """
         names = [*(tier.name for tier in self.bundle.manifest.tiers), FULL]
         own, found = self._index(), list[tuple[Graphs, np.ndarray | slice]]()
         for name in names[: names.index(self.tier)]:
             smaller, index = copy(self), dict(self.bundle.layout.tiers)[name]
-            smaller.tier = name
+            smaller.tier, smaller._pool = name, self._pool
             found.append((smaller, index if own is None else np.searchsorted(own, index)))
         return [*found, (self, slice(None))]
 
