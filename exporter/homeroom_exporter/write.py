@@ -21,7 +21,9 @@ from homeroom.contract.canonical import canonical, digest_file
 from homeroom.contract.layout import FULL
 from homeroom.contract.manifest import FORMAT, File, Graph, Licence, Manifest, ModalityName, Runtime, Tensor, Training
 from homeroom.contract.manifest import Tier as TierFacts
-from homeroom.errors import ExportError
+from homeroom.durable import FULL as NO_SPACE
+from homeroom.durable import refusal
+from homeroom.errors import DiskFullError, ExportError
 from homeroom.runtime import SUFFIXES
 from homeroom_exporter.model import Design
 from homeroom_exporter.tiers import Tier
@@ -198,8 +200,11 @@ def staging(out: Path) -> Iterator[Path]:
     """A scratch directory beside `out`, renamed to it at the end; on any error nothing is left, and `out` untouched."""
     if out.exists():
         raise ExportError("exists already", where=str(out), remedy="choose another place, or remove it first")
-    out.parent.mkdir(parents=True, exist_ok=True)
-    scratch = Path(tempfile.mkdtemp(prefix=f".{out.name}.", dir=out.parent))
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        scratch = Path(tempfile.mkdtemp(prefix=f".{out.name}.", dir=out.parent))
+    except OSError as problem:
+        raise refusal(problem, out.parent) from None
     try:
         folder = scratch / "bundle"
         folder.mkdir()
@@ -208,6 +213,12 @@ def staging(out: Path) -> Iterator[Path]:
             with path.open("rb+") as file:
                 os.fsync(file.fileno())
         folder.rename(out)
+    except OSError as problem:
+        if problem.errno not in NO_SPACE:
+            raise
+        places = f"{out.parent}, or {tempfile.gettempdir()} where it is put together"
+        remedy = "free some space, or name another folder for the work in TMPDIR"
+        raise DiskFullError("no space left; nothing was written", where=places, remedy=remedy) from None
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
 

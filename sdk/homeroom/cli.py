@@ -158,7 +158,8 @@ def main(arguments: list[str] | None = None) -> Any:
     except OSError as problem:
         if problem.errno not in FULL:
             raise
-        click.echo("homeroom: no space left for what is printed; what was done is kept", err=True)
+        what = problem.filename or "what is printed"
+        click.echo(f"homeroom: no space left for {what}; what was done is kept", err=True)
         sys.exit(DiskFullError.exit_code)
 
 

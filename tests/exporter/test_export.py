@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import resource
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -14,10 +15,12 @@ from click.testing import CliRunner
 
 from homeroom import golden
 from homeroom.bundle import install, open_bundle, zip_bundle
-from homeroom.errors import ExportError, HomeroomError
+from homeroom.errors import DiskFullError, ExportError, HomeroomError, StoreError
 from homeroom.runtime import Graphs
 from homeroom_exporter import backbone, check, probe
 from homeroom_exporter.cli import export_command
+from homeroom_exporter.encoders import hub
+from homeroom_exporter.encoders.spec import EncoderSpec
 from homeroom_exporter.export import draft, export, representative
 from homeroom_exporter.recipe import Recipe, parse_recipe
 from homeroom_exporter.write import staging
@@ -114,6 +117,28 @@ def test_a_bundle_that_fails_its_self_check_is_not_written(
         export(recipe(), calibration, tmp_path / "out", tiny.EXPORTER, certificate, threads=1, show=shown.append)
     assert not shown[0].passed
     assert list(tmp_path.iterdir()) == []
+
+
+def test_where_no_space_is_left_that_is_said_and_nothing_stays(tmp_path: Path) -> None:
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1000, limits[1]))
+    try:
+        with pytest.raises(DiskFullError, match="nothing was written"), staging(tmp_path / "new" / "out") as folder:
+            (folder / "graph.onnx").write_bytes(bytes(5000))
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert not any((tmp_path / "new").iterdir())
+    with pytest.raises(StoreError, match="cannot be written"), staging(Path("/proc/homeroom/out")):
+        raise AssertionError("unreached")
+
+
+def test_a_hub_that_cannot_be_reached_is_one_sentence(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("HF_HOME", str(tmp_path))
+    monkeypatch.setenv("HTTPS_PROXY", "http://127.0.0.1:9")
+    spec = EncoderSpec(modality="text", source="hf:nobody/no-such-model")
+    with pytest.raises(ExportError, match="the hub cannot be reached \\(connect to the network once") as refused:
+        hub.network(spec)
+    assert len(str(refused.value)) < 250
 
 
 def test_what_exists_is_never_overwritten(tmp_path: Path) -> None:

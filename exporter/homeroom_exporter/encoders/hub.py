@@ -21,6 +21,7 @@ from homeroom_exporter.taps import expose, name_inputs
 
 OFFSET_POSITIONS = ("roberta", "xlm-roberta", "camembert")  # positions start after the padding's
 SIDES = ("clip_text_model",)  # of a dual model, which optimum exports with its projection only
+UNREACHED = ("ConnectionError", "ConnectError", "Timeout", "TimeoutException")  # of requests and of httpx
 LICENCE_FILES = ("LICENSE", "LICENSE.txt", "LICENSE.md", "LICENCE")
 
 
@@ -69,6 +70,12 @@ def network(spec: EncoderSpec) -> tuple[Any, str, dict[str, Any]]:
                 "needs code of its authors, which is never run here",
                 where=spec.source,
                 remedy="choose a model that transformers has itself: docs/shapes.md",
+            ) from None
+        if any(kind.__name__ in UNREACHED for kind in type(problem).__mro__):
+            raise ExportError(
+                "is not on this machine, and the hub cannot be reached",
+                where=spec.source,
+                remedy="connect to the network once (HTTPS_PROXY names a proxy), or give a directory",
             ) from None
         raise ExportError(
             f"cannot be loaded: {str(problem).splitlines()[0]}",
