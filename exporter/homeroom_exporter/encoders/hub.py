@@ -71,7 +71,8 @@ def network(spec: EncoderSpec) -> tuple[Any, str, dict[str, Any]]:
                 where=spec.source,
                 remedy="choose a model that transformers has itself: docs/shapes.md",
             ) from None
-        if any(kind.__name__ in UNREACHED for kind in type(problem).__mro__):
+        unreached = any(kind.__name__ in UNREACHED for kind in type(problem).__mro__)
+        if unreached or "couldn't connect to" in str(problem):  # the latter is transformers' own, with nothing cached
             raise ExportError(
                 "is not on this machine, and the hub cannot be reached",
                 where=spec.source,
