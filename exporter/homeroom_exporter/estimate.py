@@ -104,8 +104,7 @@ def estimate(
     calibration: samples by whose labels the taps are chosen that the recipe leaves open.
     """
     samples = list(read_samples(calibration, draft(recipe))) if calibration else []
-    for line in probe.alike(recipe.tasks, samples):
-        progress(line)
+    probe.refuse_one_class(recipe.tasks, samples, str(calibration))
     with tempfile.TemporaryDirectory(prefix="homeroom-estimate-") as folder:
         scratch = Path(folder)
         parts: list[Part] = []

@@ -103,8 +103,7 @@ def export(
         samples = list(read_samples(calibration, draft(recipe)))
         if not samples:
             raise InputError("holds no sample", where=str(calibration), remedy="give a hundred or more, with labels")
-        for line in probe.alike(recipe.tasks, samples):
-            progress(line)
+        probe.refuse_one_class(recipe.tasks, samples, str(calibration))
         backbones: dict[str, Backbone] = {}
         inside: Inside | None = None
         chosen: list[tap_probe.TapChoice] = []

@@ -8,10 +8,12 @@ from dataclasses import dataclass
 import numpy as np
 
 from homeroom.contract.manifest import Task
+from homeroom.errors import InputError
 from homeroom.samples import StoredSample
 
 FOLDS = 4
 PROBED = ("classification", "ordinal")  # kinds of task that a linear probe can try
+WITH_CLASSES = (*PROBED, "multilabel")  # kinds whose labels must not be all the same
 LEAST = 40  # labelled samples below which a probe says nothing
 RIDGE = 0.1  # on the diagonal of the kernel, whose entries are near 1
 DROP = 0.02  # accuracy that quantization may cost beyond twice the standard error of the difference
@@ -48,14 +50,16 @@ def compare(task: str, reference: np.ndarray, quantized: np.ndarray, labels: np.
     )
 
 
-def alike(tasks: Sequence[Task], samples: Sequence[StoredSample]) -> list[str]:
-    """A sentence for each task whose labels in the samples are all the same: no probe can judge it."""
-    found = []
+def refuse_one_class(tasks: Sequence[Task], samples: Sequence[StoredSample], file: str) -> None:
+    """InputError for a task whose labels in the samples are all the same; without labels it is fine."""
     for task in tasks:
-        said = [str(sample.labels[task.name]) for sample in samples if task.name in sample.labels]
-        if task.kind in PROBED and said and len(set(said)) == 1:
-            found.append(f"{task.name}: every label is {said[0]!r}, so nothing here shows whether it can be learned")
-    return found
+        said = [sample.labels[task.name] for sample in samples if task.name in sample.labels]
+        if task.kind in WITH_CLASSES and said and all(one == said[0] for one in said):
+            raise InputError(
+                f"{task.name}: every label is {said[0]!r}, so nothing here shows whether it can be learned",
+                where=file,
+                remedy="add samples of other labels, or leave this task's labels out",
+            )
 
 
 def joined(parts: Sequence[Sequence[np.ndarray]], width: int) -> np.ndarray:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from html.parser import HTMLParser
 from pathlib import Path
@@ -82,16 +83,34 @@ def test_fewer_threads_than_one_are_refused(tmp_path: Path, capsys: pytest.Captu
     assert "--threads" in capsys.readouterr().err
 
 
-def test_calibration_samples_of_one_class_are_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.parametrize(
+    ("kind", "labels"),
+    [("classification", ('"no"', '"yes"')), ("ordinal", ('"no"', '"yes"')), ("multilabel", ("[]", '["no"]'))],
+)
+def test_calibration_samples_of_one_class_are_refused_and_leave_nothing(
+    kind: str, labels: tuple[str, str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    recipe, samples, out = tmp_path / "help.toml", tmp_path / "week.jsonl", tmp_path / "help"
+    recipe.write_text(TABLE.replace("classification", kind))
+    week = '{"week": {"minutes": 30.0, "right": 0.5}, "labels": {"needs_help": %s}, "subject": "%s"}\n'
+    samples.write_text(week % (labels[0], "p-1") + week % (labels[0], "p-2"))
+    for rest in ([str(out)], ["--dry-run"]):
+        with pytest.raises(SystemExit) as ended:
+            main(["export", str(recipe), *rest, "--calibration", str(samples)])
+        assert ended.value.code == 3
+        said = capsys.readouterr().err
+        assert f"{samples}: needs_help: every label is {labels[0].replace(chr(34), chr(39))}" in said
+        assert "leave this task's labels out" in said
+    assert sorted(tmp_path.iterdir()) == [recipe, samples]
+
+
+def test_calibration_samples_of_two_classes_or_without_labels_are_taken(tmp_path: Path) -> None:
     recipe, samples = tmp_path / "help.toml", tmp_path / "week.jsonl"
     recipe.write_text(TABLE)
-    week = '{"week": {"minutes": 30.0, "right": 0.5}, "labels": {"needs_help": "%s"}, "subject": "%s"}\n'
-    told = []
-    for second in ("no", "yes"):
-        samples.write_text(week % ("no", "p-1") + week % (second, "p-2"))
+    week = '{"week": {"minutes": 30.0, "right": 0.5}, "labels": %s}\n'
+    for first, second in (({"needs_help": "no"}, {"needs_help": "yes"}), ({}, {})):
+        samples.write_text(week % json.dumps(first) + week % json.dumps(second))
         main(["export", str(recipe), "--dry-run", "--threads", "1", "--calibration", str(samples)])
-        told.append("needs_help: every label is 'no'" in capsys.readouterr().err)
-    assert told == [True, False]
 
 
 def test_the_papers_stand_beside_the_bundle_and_name_what_a_reader_asks_for(
