@@ -22,7 +22,10 @@ def by_autograd(design: Design, role: str, theta: np.ndarray, feeds: Mapping[str
     if role == "saliency":
         return _by_features(design, theta, values)
     losses, gradient = _gradient(design, theta, values)
-    if role == "grad":
+    if role == "grad_heads":
+        for segment in (segment for segment in design.layout if segment.task is None):
+            gradient[design.layout.slices[segment.name]] = 0.0
+    if role in ("grad", "grad_heads"):
         return {"losses": losses, "gradient": gradient}
     groups, clip = feeds["groups"], float(feeds["clip"][0])
     clipped, norms = np.zeros_like(gradient), np.zeros(len(groups), np.float32)

@@ -32,6 +32,7 @@ from homeroom_exporter.write import Contents, GraphFile
 PARITY = {
     "predict": 1e-5,
     "grad": 1e-5,
+    "grad_heads": 1e-5,
     "saliency": 1e-5,
     "grad_clipped": 1e-4,
 }  # largest relative error against torch, by role

@@ -303,6 +303,7 @@ def step_graphs(
     """Trace every variant of every step of a tier into `scratch`; the options are the recipe's."""
     steps = [("grad", part_of(design, batch)), ("predict", batch)]
     steps += [("predict", 1)] if single else []
+    steps += [("grad_heads", part_of(design, batch))] if not inside else []
     steps += [("grad_clipped", batch)] if clipped else []
     steps += [("saliency", min(batch, SALIENCY_BATCH))] if saliency else []
     graphs = []

@@ -22,7 +22,7 @@ from homeroom_exporter.lora.adapter import PREFIX
 from homeroom_exporter.lower import lower
 from homeroom_exporter.model import Design, forward, lora_rows, name_parts, objective, unflatten
 
-WITH_TARGETS = ("grad", "grad_clipped")
+WITH_TARGETS = ("grad", "grad_heads", "grad_clipped")
 EPSILON = 1e-12  # a group without gradient has norm 0
 
 
@@ -158,6 +158,26 @@ def grad_step(design: Design, theta: Tensor, feeds: Mapping[str, Tensor]) -> dic
     }
 
 
+def heads_step(design: Design, theta: Tensor, feeds: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """As `grad_step`, the gradient left at zero in every segment that belongs to no task: nothing is passed back."""
+    layout = design.layout
+    tensors = unflatten(layout, theta)
+    of_task = [segment.task is not None for segment in layout for _ in segment.parameters]
+
+    def loss(heads: dict[int, Tensor]) -> tuple[Tensor, Tensor]:
+        parts = [heads.get(place, tensor) for place, tensor in enumerate(tensors)]
+        return objective(design, name_parts(layout, parts), feeds)
+
+    heads = {place: tensor for place, tensor in enumerate(tensors) if of_task[place]}
+    gradients, sums = torch.func.grad(loss, has_aux=True)(heads)
+    every = [gradients.get(place, torch.zeros_like(tensor)) for place, tensor in enumerate(tensors)]
+    return {
+        "losses": sums,
+        "totals": feeds["weights"].sum(0),
+        "gradient": torch.cat([gradient.reshape(-1) for gradient in every]),
+    }
+
+
 def _with_those_inside(
     layout: Layout, gradients: list[Tensor], inside: Mapping[str, Mapping[str, Tensor]]
 ) -> list[Tensor]:
@@ -243,6 +263,7 @@ def saliency_step(design: Design, theta: Tensor, feeds: Mapping[str, Tensor]) ->
 STEPS = {
     "predict": predict_step,
     "grad": grad_step,
+    "grad_heads": heads_step,
     "grad_clipped": clipped_step,
     "saliency": saliency_step,
 }

@@ -78,7 +78,7 @@ def _facts(manifest: Manifest) -> Iterator[tuple[str, str]]:
         yield "segment", f"{segment.name}: {segment.size:,} values, {segment.scope}"
     for tier in manifest.tiers:
         yield "tier", f"{tier.name}: {tier.size:,} of these values"
-    for graph in (*manifest.graphs, *manifest.converted):
+    for graph in manifest.every_graph:
         yield "graph", _graph(graph)
     if manifest.converted:
         yield "litert", f"{len(manifest.converted)} of {len(manifest.graphs)} graphs for LiteRT too"

@@ -185,6 +185,7 @@ class Device:
             megabytes=watch.peak_bytes / 1e6,
             plan=plan,
             by_language=by_language(self.graphs, validation, result.theta) if validation else {},
+            settled_after=result.settled_after,
         )
 
     def predict(self, sample: Sample, profile: str | None = None) -> dict[str, Answer]:

@@ -231,6 +231,8 @@ class _Choice:
             names = [tier.name for tier in self.bundle.manifest.tiers]
             names = names[: names.index(shape.tier)] if shape.tier in names else names
             used += [graph for name in names for graph in self._variants("grad", Shape(name, shape.batch))]
+        if self.bundle.manifest.settled:  # once the trunk has settled, the heads' steps are held beside the whole ones
+            used += [variants[0][i] for i in grads]
         known = [(self.costs.steps[g.file], self._at_once(g)) for g in used if g.file in self.costs.steps]
         found.step_s += sum(step.load_s for step, _ in known)
         found.parts = {

@@ -65,6 +65,7 @@ class TrainReport:
     plan: Plan | None = None
     by_language: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)  # scores, where there are several
     profile: Profile | None = None  # of a training for one person; nothing else changed then
+    settled_after: int | None = None  # epochs, after which the heads alone moved
 
 
 @dataclass(frozen=True)

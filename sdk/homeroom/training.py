@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,6 +18,7 @@ from homeroom.errors import TrainError
 from homeroom.optim import AdamW, one_cycle
 from homeroom.runtime import Graphs
 from homeroom.scores import Score, score
+from homeroom.settling import places_of, settled_after, trunk
 from homeroom.tokens import compared
 
 __all__ = ["Epoch", "Fit", "Score", "Settings", "TrainState", "evaluate", "fit", "outputs_of"]
@@ -73,10 +74,14 @@ def advised(manifest: Manifest, **chosen: Any) -> Settings:
 
 
 class Epoch(msgspec.Struct, frozen=True):
-    """`value`: mean over tasks of `Score.value` on validation data; the epoch's number where there is none."""
+    """`value`: mean over tasks of `Score.value` on validation data; the epoch's number where there is none.
+
+    `moved`: how far the trunk went, the norm of its difference.
+    """
 
     loss: float
     value: float
+    moved: float = 0.0
 
 
 class TrainState(msgspec.Struct, kw_only=True):
@@ -92,6 +97,7 @@ class TrainState(msgspec.Struct, kw_only=True):
     best: np.ndarray
     best_epoch: int = -1
     history: list[Epoch] = []
+    began: np.ndarray = msgspec.field(default_factory=lambda: np.empty(0, np.float32))  # theta as `epoch` began
 
     def encode(self) -> bytes:
         return msgspec.msgpack.encode(self, enc_hook=lambda array: array.tobytes())
@@ -113,6 +119,7 @@ class Fit:
     seconds: float
     finished: bool
     temperatures: dict[str, float]
+    settled_after: int | None = None  # epochs, after which only the heads moved
 
 
 def fit(
@@ -129,7 +136,7 @@ def fit(
 ) -> Fit:
     """Minimise the mean loss of every task from theta0 [P]; the best epoch on validation data is kept.
 
-    Only what the graphs' tier has of theta is trained.
+    Only what the graphs' tier has of theta is trained; the trunk until it has settled, if nothing needs it to go on.
 
     stop: asked before every batch whether to end there. Resuming gives the theta, bit for bit, of a training that was
     never stopped. Raises TrainError without labels, or where the loss is not finite.
@@ -142,10 +149,12 @@ def fit(
             raise TrainError("all answers in the sequences are right, or all wrong", remedy="add sequences with both")
         raise TrainError("no sample has a label that its inputs can teach", remedy="add labelled samples")
     tiers = graphs.within() if settings.nested else [(graphs, slice(None))]
-    role = "grad_clipped" if settings.clip_norm else "grad"
     # What is clipped is a subject's gradient within a batch: that cannot be the sum of its parts'.
     rows = 0 if settings.clip_norm else train.manifest.training.batch
-    still = graphs.narrow(_inside(train.manifest, settings.frozen, whole)) > 0
+    frozen, body = places_of(graphs, settings.frozen), places_of(graphs, trunk(train.manifest.layout))
+    # A constant rate is for a part of a training, and the other terms draw on the trunk to the end.
+    needed = settings.constant_rate or settings.proximal or settings.clip_norm or train.manifest.objectives
+    settles = not needed and len(tiers) == 1 and graphs.steps("grad_heads")[0].role == "grad_heads"
     speed: float | np.ndarray = 1.0
     if len(tiers) > 1:
         speed = np.full(len(theta0), OUTER_RATE, np.float32)
@@ -155,6 +164,9 @@ def fit(
     optimiser.first, optimiser.second, optimiser.steps = state.first, state.second, state.steps
     total, saved_s, in_time = 0, time.monotonic(), True
     while state.epoch < settings.epochs and in_time and not _stale(state, settings):
+        still = frozen | body if _settled(state, settings, settles) else frozen
+        role = "grad_clipped" if settings.clip_norm else "grad_heads" if still[body].all() else "grad"
+        pace = np.where(still, np.float32(0), speed) if still.any() else speed
         order = [settings.seed, state.epoch, settings.draw]  # of every tier's batches, which are the same rows then
         plans = [train.plan(tier.steps(role), np.random.default_rng(order), rows) for tier, _ in tiers]
         batches = len(plans[-1])
@@ -170,9 +182,7 @@ def fit(
             if settings.proximal:
                 gradient = gradient + settings.proximal * (state.theta - theta0)
             share = 1.0 if settings.constant_rate else one_cycle(state.steps, total, settings.warmup)
-            optimiser.step(state.theta, gradient, settings.learning_rate * share * speed)
-            if settings.frozen:
-                state.theta[still] = theta0[still]
+            optimiser.step(state.theta, gradient, settings.learning_rate * share * pace)
             state.steps, state.batch, state.loss = optimiser.steps, state.batch + 1, state.loss + loss
             if progress:
                 progress("training", state.steps, total)
@@ -180,7 +190,7 @@ def fit(
                 checkpoint(state)
                 saved_s = time.monotonic()
         else:
-            _end_epoch(graphs, validation, state, batches)
+            _end_epoch(graphs, validation, state, batches, body)
     # A training that the budget cut short in its first epoch keeps what it has: it is all there is.
     theta = state.best if state.best_epoch >= 0 else state.theta.copy()
     if checkpoint and not in_time:
@@ -194,6 +204,7 @@ def fit(
         seconds=time.monotonic() - began,
         finished=in_time,
         temperatures=_temperatures(graphs, train, validation, theta),
+        settled_after=_settled(state, settings, settles),
     )
 
 
@@ -296,21 +307,18 @@ def sample_weights(dataset: Dataset, settings: Settings) -> np.ndarray:
     return np.hstack([weights, aligned])
 
 
-def _inside(manifest: Manifest, segments: Collection[str], theta: np.ndarray) -> np.ndarray:
-    """float32 [P]: 1 in these segments, else 0."""
-    found = np.zeros_like(theta)
-    for name in segments:
-        found[manifest.layout.slices[name]] = 1.0
-    return found
-
-
 def _begin(theta0: np.ndarray) -> TrainState:
     theta = np.array(theta0, np.float32)
-    return TrainState(theta=theta, first=np.zeros_like(theta), second=np.zeros_like(theta), best=theta.copy())
+    zeros = np.zeros_like(theta)
+    return TrainState(theta=theta, first=zeros, second=zeros.copy(), best=theta.copy(), began=theta.copy())
 
 
 def _stale(state: TrainState, settings: Settings) -> bool:
     return bool(state.history) and state.epoch - 1 - state.best_epoch >= settings.patience
+
+
+def _settled(state: TrainState, settings: Settings, settles: bool) -> int | None:
+    return settled_after([epoch.moved for epoch in state.history], settings.epochs) if settles else None
 
 
 def _drawn(tiers: int, settings: Settings, state: TrainState) -> int:
@@ -405,7 +413,8 @@ def drop_inputs(presence: np.ndarray, manifest: Manifest, rate: float, rng: np.r
     return dropped
 
 
-def _end_epoch(graphs: Graphs, validation: Dataset | None, state: TrainState, batches: int) -> None:
+def _end_epoch(graphs: Graphs, validation: Dataset | None, state: TrainState, batches: int, trunk: np.ndarray) -> None:
+    """trunk: bool [P]."""
     loss = state.loss / max(batches, 1)
     value = float(state.epoch)  # without validation data the last epoch counts as the best
     if validation is not None:
@@ -413,7 +422,9 @@ def _end_epoch(graphs: Graphs, validation: Dataset | None, state: TrainState, ba
         value = float(np.mean(scores)) if scores else value
     if state.best_epoch < 0 or value > state.history[state.best_epoch].value:
         state.best, state.best_epoch = state.theta.copy(), state.epoch
-    state.history.append(Epoch(loss, value))
+    moved = float(np.linalg.norm((state.theta - state.began)[trunk])) if state.began.size else 0.0
+    state.history.append(Epoch(loss, value, moved))
+    state.began = state.theta.copy()
     state.epoch, state.batch, state.loss = state.epoch + 1, 0, 0.0
 
 

@@ -63,13 +63,29 @@ def test_every_variant_of_the_tiny_bundle_agrees_with_torch_and_stays_finite(
 ) -> None:
     theta = initial_theta(design.layout, 0)
     theta += np.random.default_rng(0).standard_normal(theta.size).astype(np.float32) * 0.05
-    for graph in tiny_bundle.manifest.graphs:
+    for graph in tiny_bundle.manifest.every_graph:
         if graph.role == "features":
             continue
         made = GraphFile(tiny_bundle.path / graph.file, graph.role, batch=graph.batch, tokens=graph.tokens)
         found = check.check_step(design, theta, made, threads=1)
         assert found.parity < check.PARITY[graph.role], graph.file
         assert found.unfinite == (), graph.file
+
+
+def test_a_step_of_the_heads_gives_their_part_of_the_gradient_and_passes_nothing_back(
+    design: Design, tiny_bundle: tiny.Tiny
+) -> None:
+    theta = initial_theta(design.layout, 0)
+    heads = np.concatenate([np.full(segment.size, segment.task is not None) for segment in design.layout])
+    whole = [graph for graph in tiny_bundle.manifest.graphs if graph.role == "grad"]
+    assert [graph.tokens for graph in whole] == [graph.tokens for graph in tiny_bundle.manifest.settled]
+    for one, other in zip(whole, tiny_bundle.manifest.settled, strict=True):
+        feeds = {"theta": theta, **example(design, "grad", one.batch, one.tokens)}
+        wanted, made = (load(tiny_bundle.path / graph.file, threads=1)(feeds) for graph in (one, other))
+        assert np.allclose(made["gradient"], np.where(heads, wanted["gradient"], 0.0), rtol=1e-5, atol=1e-7)
+        assert np.allclose(made["losses"], wanted["losses"])
+        nodes = [len(onnx.load(tiny_bundle.path / graph.file).graph.node) for graph in (one, other)]
+        assert nodes[1] < 0.8 * nodes[0]
 
 
 def test_no_group_adds_more_than_the_clip_norm_and_a_row_of_none_adds_nothing(
@@ -127,6 +143,7 @@ def test_without_text_there_is_one_variant_and_one_sample_may_be_predicted_alone
         "graphs/grad.batch4.onnx",
         "graphs/predict.batch4.onnx",
         "graphs/predict.batch1.onnx",
+        "graphs/grad_heads.batch4.onnx",
     ]
     theta = initial_theta(table.layout, 0)
     assert all(check.check_step(table, theta, graph, threads=1).parity < check.PARITY[graph.role] for graph in graphs)
@@ -139,7 +156,7 @@ def test_the_same_design_gives_the_same_bytes(design: Design) -> None:
 
 
 def test_inputs_and_outputs_are_those_of_the_contract(tiny_bundle: tiny.Tiny, design: Design) -> None:
-    for graph in tiny_bundle.manifest.graphs:
+    for graph in tiny_bundle.manifest.every_graph:
         if graph.role == "features":
             continue
         shapes = input_shapes(design, graph.role, graph.batch, graph.tokens)
@@ -147,7 +164,7 @@ def test_inputs_and_outputs_are_those_of_the_contract(tiny_bundle: tiny.Tiny, de
         assert names == ["theta", *shapes]
         assert [tensor.shape for tensor in graph.inputs[1:]] == list(shapes.values())
         outputs = [tensor.name for tensor in graph.outputs]
-        if graph.role in ("grad", "grad_clipped"):
+        if graph.role in ("grad", "grad_heads", "grad_clipped"):
             assert outputs == ["losses", "totals", "gradient", *(["norms"] if graph.role == "grad_clipped" else [])]
             assert graph.outputs[2].shape == (design.layout.size,)
         else:

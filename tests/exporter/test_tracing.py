@@ -188,7 +188,7 @@ def test_the_example_recipe_passes_its_self_check_in_every_size_and_clipped(tmp_
     )
     certificate = certify(tiny.ROOT, "exporter", tiny.EXPORTER, "tests")
     found = export(parse_recipe(text), calibration(tmp_path), tmp_path / "out", tiny.EXPORTER, certificate, threads=1)
-    assert {step.role for step in found.report.steps} == {"grad", "predict", "grad_clipped"}
+    assert {step.role for step in found.report.steps} == {"grad", "grad_heads", "predict", "grad_clipped"}
 
 
 def test_no_answer_depends_on_a_later_one() -> None:

@@ -285,7 +285,7 @@ def test_inspect_names_graphs_taps_segments_licences_provenance_and_hashes(
     manifest = tiny_bundle.manifest
     assert ["golden", "text: int8 gives the expected features on this machine"] in said
     for kind, count in (
-        ("graph", len(manifest.graphs)),
+        ("graph", len(manifest.every_graph)),
         ("segment", len(manifest.segments)),
         ("taps", len(manifest.modalities)),
     ):

@@ -82,6 +82,8 @@ def convert(
     refused: dict[str, str] = {}
     floats = {g.modality: g.path for g in contents.graphs if g.role == "features" and g.precision == "float32"}
     for graph in contents.graphs:
+        if graph.role == "grad_heads":  # a device may do without
+            continue
         progress(f"converting {Path(graph.name).stem} for LiteRT")
         try:
             if graph.role == "features":

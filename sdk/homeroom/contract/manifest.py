@@ -209,7 +209,7 @@ class Graph(msgspec.Struct, frozen=True, kw_only=True):
     `opset`: of ONNX's operators; of a LiteRT file the version of its format.
     """
 
-    role: Literal["features", "predict", "grad", "grad_clipped", "saliency"]
+    role: Literal["features", "predict", "grad", "grad_heads", "grad_clipped", "saliency"]
     file: str
     runtime: Runtime = "onnx"
     opset: int
@@ -280,11 +280,16 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True):
     objectives: tuple[Objective, ...] = ()
     converted: tuple[Graph, ...] = ()  # some of `graphs` again, for another runtime; older readers pass over them
     unconverted: dict[str, str] = {}  # the files of `graphs` that are not among them, and why
+    settled: tuple[Graph, ...] = ()  # role grad_heads, beside each `grad`; older readers pass over them
     tier_index: str | None = None  # safetensors file with one int32 array a tier, rising places in theta
 
     @property
     def layout(self) -> Layout:
         return Layout(self.segments)
+
+    @property
+    def every_graph(self) -> tuple[Graph, ...]:
+        return *self.graphs, *self.settled, *self.converted
 
     @property
     def needs_no_label(self) -> bool:
@@ -352,8 +357,7 @@ def read_manifest(data: bytes) -> Manifest:
             raise refuse(f"segment {segment.name} is wider than its widest scope")
     if manifest.layout.size > THETA_LIMIT:
         raise refuse(f"theta has more than {THETA_LIMIT:,} values")
-    every = (*manifest.graphs, *manifest.converted)
-    for graph in every:
+    for graph in manifest.every_graph:
         if graph.role == "features" and graph.modality not in modalities:
             raise refuse(f"{graph.file} is for an unknown modality")
         if graph.role != "features" and graph.batch < 1:
@@ -361,14 +365,14 @@ def read_manifest(data: bytes) -> Manifest:
     sizes = [tier.size for tier in manifest.tiers] + [manifest.layout.size]
     if sorted(set(sizes)) != sizes or len({FULL, *(t.name for t in manifest.tiers)}) != len(sizes):
         raise refuse("tiers need names of their own and rising sizes below theta's")
-    for graph in every:
+    for graph in manifest.every_graph:
         if graph.tier not in (FULL, *(t.name for t in manifest.tiers)):
             raise refuse(f"{graph.file} is for an unknown tier")
-    if any(graph.runtime != "onnx" for graph in manifest.graphs):
+    if any(graph.runtime != "onnx" for graph in (*manifest.graphs, *manifest.settled)):
         raise refuse("lists a graph of another runtime among those of onnxruntime")
     if manifest.tiers and manifest.tier_index not in manifest.files:
         raise refuse("has tiers, but no file that says which values are theirs")
-    for name in (manifest.theta, *(g.file for g in every)):
+    for name in (manifest.theta, *(g.file for g in manifest.every_graph)):
         if name not in manifest.files:
             raise refuse(f"{name} is named but not listed among the files")
     for name in manifest.files:

@@ -20,6 +20,7 @@ from homeroom.contract.manifest import Manifest, Precision, Runtime
 from homeroom.errors import BundleError
 from homeroom.system import cores
 
+GRADIENTS = ("grad", "grad_heads")  # steps in parts
 SUFFIXES: dict[Runtime, str] = {"onnx": ".onnx", "litert": ".tflite"}
 
 
@@ -97,9 +98,15 @@ class Graphs:
         self._loaded.pop(self.features_graph(modality).file, None)
 
     def steps(self, role: str) -> list[GraphFacts]:
-        """The tier's variants of a step, the one with the smallest bucket first."""
-        found = [graph for graph in self.bundle.manifest.graphs if (graph.role, graph.tier) == (role, self.tier)]
-        if role == "grad" and self.largest_batch is not None:
+        """The tier's variants of a step, the one with the smallest bucket first.
+
+        Those of `grad` serve for `grad_heads` too, where the bundle or the runtime has none.
+        """
+        every = (*self.bundle.manifest.graphs, *self.bundle.manifest.settled)
+        found = [graph for graph in every if (graph.role, graph.tier) == (role, self.tier)]
+        if role == "grad_heads" and (self.runtime != "onnx" or not found):
+            return self.steps("grad")
+        if role in GRADIENTS and self.largest_batch is not None:
             found = [graph for graph in found if graph.batch <= self.largest_batch]
         if not found:
             raise BundleError(f"has no {role} graph", where="manifest.json", remedy="export the bundle again")
@@ -173,7 +180,7 @@ def at_once(manifest: Manifest, facts: GraphFacts, threads: int, runtime: Runtim
         return 1
     if facts.role == "predict":
         return threads
-    parts = math.ceil(manifest.training.batch / facts.batch) if facts.role == "grad" else 1
+    parts = math.ceil(manifest.training.batch / facts.batch) if facts.role in GRADIENTS else 1
     return max(1, min(threads, parts))
 
 
