@@ -13,6 +13,7 @@ from homeroom.contract.layout import FULL
 from homeroom.dataset import Dataset
 from homeroom.runtime import Graphs
 from homeroom.samples import Sample, resolve
+from homeroom.settling import places_of, trunk
 from homeroom.training import Settings, TrainState, evaluate, fit
 
 SHORT = Settings(epochs=3, learning_rate=5e-3, modality_dropout=0.2, checkpoint_s=0.0)
@@ -58,3 +59,17 @@ def test_a_nested_training_resumes_bit_for_bit_and_keeps_to_its_tier(tiered_bund
     index = dict(tiered_bundle.layout.tiers).get(tier, np.arange(theta.size))
     assert np.isin(moved, index).all()
     assert len(moved) > 0.9 * len(index)
+
+
+def test_a_tier_settles_by_its_own_graphs_but_not_while_smaller_ones_are_trained_with_it(tiered_bundle: Bundle) -> None:
+    data, half, theta = tiered_rows(tiered_bundle), Graphs(tiered_bundle, {}, 1, "half"), tiered_bundle.theta()
+    assert [(graph.role, graph.tier) for graph in half.steps("grad_heads")] == [("grad_heads", "half")]
+    settings = Settings(epochs=8, learning_rate=1e-2)
+    nested = msgspec.structs.replace(settings, nested=True)
+    assert fit(half, data, None, theta, settings).settled_after is not None
+    assert fit(half, data, None, theta, nested).settled_after is None
+    body = trunk(tiered_bundle.layout)
+    heads = fit(half, data, None, theta, msgspec.structs.replace(nested, frozen=body)).theta
+    stays = places_of(Graphs(tiered_bundle, {}, 1), body)
+    assert np.array_equal(heads[stays], theta[stays])
+    assert not np.array_equal(heads, theta)
