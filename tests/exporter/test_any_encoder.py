@@ -165,7 +165,7 @@ def test_a_whole_backbone_is_made_of_a_net_of_convolutions(tmp_path: Path) -> No
     assert found.modality.taps == ("layer.3", "layer.4")
 
 
-def test_an_operator_that_no_graph_has_is_named() -> None:
+def test_an_operator_that_no_graph_has_is_named_and_nothing_else_is_printed(capfd: pytest.CaptureFixture[str]) -> None:
     class Resized(torch.nn.Module):  # type: ignore[misc]
         def forward(self, pixels: torch.Tensor) -> torch.Tensor:
             return torch.nn.functional.interpolate(pixels, size=(5, 5), mode="bicubic", antialias=True)
@@ -173,6 +173,7 @@ def test_an_operator_that_no_graph_has_is_named() -> None:
     with pytest.raises(ExportError, match=r"aten::_upsample_bicubic2d_aa.*docs/shapes\.md") as refused:
         traced(Resized(), torch.zeros(2, 3, 8, 8), "pixels", ["out"])
     assert refused.value.where == "Resized"
+    assert capfd.readouterr() == ("", "")
 
 
 @pytest.mark.parametrize(

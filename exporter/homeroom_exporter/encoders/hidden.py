@@ -5,9 +5,12 @@ from __future__ import annotations
 import contextlib
 import io
 import logging
+import os
+import re
+import sys
 import tempfile
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +20,8 @@ import torch
 from homeroom.errors import ExportError
 from homeroom_exporter.encoders.spec import EncoderSpec
 from homeroom_exporter.taps import OPSET, expose, name_inputs
+
+TORCH = Path(torch.__file__).parent
 
 
 def layers(spec: EncoderSpec, count: int) -> tuple[int, ...]:
@@ -67,13 +72,14 @@ def hidden_states(
 
         with tempfile.TemporaryDirectory() as folder:
             path = Path(folder) / "model.onnx"
-            export_pytorch(
-                model.eval(),
-                Taps(model.config, task="feature-extraction"),
-                OPSET,
-                path,
-                model_kwargs={"output_hidden_states": True},
-            )
+            with hushed():
+                export_pytorch(
+                    model.eval(),
+                    Taps(model.config, task="feature-extraction"),
+                    OPSET,
+                    path,
+                    model_kwargs={"output_hidden_states": True},
+                )
             graph = onnx.load(path)
     graph = expose(graph, {f"layer.{i}": f"hidden_states.{i}" for i in chosen})
     name_inputs(graph, inputs)
@@ -108,7 +114,7 @@ def traced_many(
     module: Any, examples: Mapping[str, torch.Tensor], outputs: Sequence[str], dynamic: Mapping[int, str]
 ) -> onnx.ModelProto:
     """As `traced`, of inputs by name; all are dynamic in the axes given. ExportError names an unknown operator."""
-    with silence(), tempfile.TemporaryDirectory() as folder:
+    with silence(), tempfile.TemporaryDirectory() as folder, hushed() as said:
         path = Path(folder) / "model.onnx"
         try:
             torch.onnx.export(
@@ -124,13 +130,45 @@ def traced_many(
         except MemoryError:
             raise
         except Exception as problem:  # the tracer raises whatever it or the model's own code does
-            reason = next(iter(str(problem).split(". Please")[0].splitlines()), type(problem).__name__)
             raise ExportError(
-                f"cannot become a graph: {reason}",
+                f"cannot become a graph: {reason(problem, said())}",
                 where=type(getattr(module, "model", module)).__name__,
                 remedy="choose a model of a shape that docs/shapes.md lists",
             ) from None
         return onnx.load(path)
+
+
+def reason(problem: BaseException, said: str = "") -> str:
+    """One line of what was raised; said: the tracer's graph, which has the module and the line of an operator."""
+    text = re.split(r"\. Please|  \[Caused", str(problem))[0].strip()
+    line = next(iter(text.splitlines()), type(problem).__name__)
+    operator = re.search(r"operator '?(?:aten::)?(\w+)", line)
+    node = operator and re.search(rf"= aten::{operator[1]}\(.*?scope: ([^#\n]*)(?:# (.+):(\d+):)?", said)
+    if not node:
+        return line
+    inner = node[1].strip().rpartition("::")[2]
+    ours = node[2] and not Path(node[2]).is_relative_to(TORCH)
+    places = [f"module {inner}"] * bool(inner) + [f"{Path(node[2]).name} line {node[3]}"] * bool(ours)
+    return f"{line}: {', '.join(places)}" if places else line
+
+
+@contextlib.contextmanager
+def hushed() -> Iterator[Callable[[], str]]:
+    """Catch file descriptor 1: torch's tracer prints its whole graph there where an operator is unknown to it."""
+    sys.stdout.flush()
+    with tempfile.TemporaryFile() as file:
+
+        def said() -> str:
+            file.seek(0)
+            return file.read().decode(errors="replace")
+
+        kept = os.dup(1)
+        os.dup2(file.fileno(), 1)
+        try:
+            yield said
+        finally:
+            os.dup2(kept, 1)
+            os.close(kept)
 
 
 def float_bytes(model: Any) -> int:
