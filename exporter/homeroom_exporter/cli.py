@@ -28,7 +28,7 @@ A recipe is a TOML file:
   name = "vocabulary"            # lower case, digits, _
   version = 1                    # rises with every release
   [encoders.text]                # text, image, audio or table
-  source = "pip:minilm"          # or "hf:DIRECTORY" and others
+  source = "pip:minilm"          # or "hf:DIRECTORY", "onnx:FILE", "torch:FILE.py:FACTORY"
   taps = [2, 4, 6]               # layers that are read
   dim = 64                       # channels kept of each
   buckets = [16, 32]             # token counts that texts are padded to

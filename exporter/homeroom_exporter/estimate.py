@@ -10,6 +10,7 @@ import tempfile
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import numpy as np
@@ -29,7 +30,7 @@ from homeroom_exporter.footprint import Footprint, measure
 from homeroom_exporter.lora import build as lora
 from homeroom_exporter.lora.build import Inside
 from homeroom_exporter.model import initial_theta
-from homeroom_exporter.recipe import Recipe
+from homeroom_exporter.recipe import Recipe, handed
 from homeroom_exporter.tap_probe import MODALITIES, TapChoice, choose, named
 from homeroom_exporter.taps import canonical_bytes
 from homeroom_exporter.trace import example, trace
@@ -96,13 +97,15 @@ def estimate(
     recipe: Recipe,
     calibration: Path | None = None,
     *,
+    modules: Mapping[str, Any] | None = None,
     threads: int = 2,
     progress: Callable[[str], None] = lambda stage: None,
 ) -> Estimate:
     """Build what the recipe names without compression, and run it. Raises ExportError for what cannot be built.
 
-    calibration: samples by whose labels the taps are chosen that the recipe leaves open.
+    calibration: samples by whose labels the taps are chosen that the recipe leaves open. modules: as for `export`.
     """
+    recipe = handed(recipe, modules or {})
     samples = list(read_samples(calibration, draft(recipe))) if calibration else []
     probe.refuse_one_class(recipe.tasks, samples, str(calibration))
     with tempfile.TemporaryDirectory(prefix="homeroom-estimate-") as folder:

@@ -47,7 +47,7 @@ from homeroom_exporter.lora import build as lora
 from homeroom_exporter.lora.build import Inside
 from homeroom_exporter.lora.plan import Checkpoint
 from homeroom_exporter.model import Design, initial_theta
-from homeroom_exporter.recipe import Recipe
+from homeroom_exporter.recipe import Recipe, handed
 from homeroom_exporter.tiers import Tier, make_tiers, sheltered
 from homeroom_exporter.trace import trace
 from homeroom_exporter.write import VARYING, Contents, GraphFile, fill, staging
@@ -83,6 +83,7 @@ def export(
     key: Ed25519PrivateKey,
     certificate: Certificate,
     *,
+    modules: Mapping[str, Any] | None = None,
     start: Checkpoint | None = None,
     threads: int = 2,
     progress: Progress = lambda stage: None,
@@ -91,12 +92,14 @@ def export(
     """Make the bundle that the recipe describes and write it to the directory `out`, which must not exist.
 
     calibration: samples (JSONL, CSV or a folder) that the backbones' compression and quantization are fitted on; the
-    labelled ones also serve the self-check, and a few become the golden samples. start: a PEFT checkpoint whose layers,
+    labelled ones also serve the self-check, and a few become the golden samples. modules: torch modules by modality for
+    encoders whose source is `torch:<folder>`; they are copied, never changed. start: a PEFT checkpoint whose layers,
     ranks and values the recipe's adapter takes. `show` gets the self-check's report.
     Raises ExportError if it failed; nothing is written then.
     """
     if "litert" in recipe.runtimes:
         litert.converter()  # said before the long work
+    stated, recipe = digest(msgspec.json.encode(recipe)), handed(recipe, modules or {})
     with staging(out) as folder, tempfile.TemporaryDirectory(prefix="homeroom-export-") as temporary:
         scratch = Path(temporary)
         progress("reading the calibration samples")
@@ -108,7 +111,7 @@ def export(
         inside: Inside | None = None
         chosen: list[tap_probe.TapChoice] = []
         for encoder in recipe.encoders:
-            progress(f"building the {encoder.modality} backbone")
+            progress(f"building the {encoder.modality} backbone from {encoder.source}")
             place = scratch / encoder.modality
             place.mkdir()
             if recipe.adapter and recipe.adapter.modality == encoder.modality:
@@ -133,7 +136,7 @@ def export(
             seed=recipe.seed,
             training=recipe.training,
             provenance={
-                "recipe": digest(msgspec.json.encode(recipe)),
+                "recipe": stated,
                 **made_with(),
                 **{f"taps.{choice.modality}": choice.said for choice in chosen},
                 **(start.facts if start else {}),

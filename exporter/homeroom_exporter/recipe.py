@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 import tomllib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar, get_args
 
@@ -161,6 +161,18 @@ def parse_recipe(text: str, file: str = "recipe") -> Recipe:
         found = re.search(r"\(at line (\d+)", str(problem))
         raise RecipeError(f"is not valid TOML: {problem}", where=f"{file} line {found[1]}" if found else file) from None
     return _Reader(text, file).recipe(document)
+
+
+def handed(recipe: Recipe, modules: Mapping[str, Any]) -> Recipe:
+    """The recipe with torch modules by modality for those encoders whose source is `torch:<folder>`."""
+    sources: dict[str, str] = {encoder.modality: encoder.source for encoder in recipe.encoders}
+    for modality in modules:
+        if not sources.get(modality, "").startswith("torch:"):
+            raise RecipeError(
+                f"has no module to be handed for {modality}", where=recipe.name, remedy='source = "torch:FOLDER"'
+            )
+    encoders = tuple(msgspec.structs.replace(e, module=modules.get(e.modality)) for e in recipe.encoders)
+    return msgspec.structs.replace(recipe, encoders=encoders)
 
 
 def line_of(text: str, path: tuple[str, ...]) -> int:

@@ -24,12 +24,14 @@ def load(spec: EncoderSpec, scratch: Path) -> Encoder:
         family = "hub"
     elif spec.source.startswith("onnx:"):
         family = "foreign"
+    elif spec.source.startswith("torch:"):
+        family = "own"
     elif spec.source in SOURCES:
         modality, family = SOURCES[spec.source]
         if modality != spec.modality:
             raise ExportError(f"{spec.source} encodes {modality}", where=spec.modality, remedy="choose another source")
     else:
-        known = ", ".join([*SOURCES, "hf:<directory or hub name>", "onnx:<file>"])
+        known = ", ".join([*SOURCES, "hf:<directory or hub name>", "onnx:<file>", "torch:<file.py>:<factory>"])
         raise ExportError(f"no source is called {spec.source}", where=spec.modality, remedy=f"one of {known}")
     module = importlib.import_module(f"homeroom_exporter.encoders.{family}")
     encoder: Encoder = module.load(spec, scratch)

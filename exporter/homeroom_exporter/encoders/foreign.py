@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -33,32 +34,57 @@ LIMIT = 1 << 20  # bytes of a configuration that is read
 Shape = tuple[int, ...]
 
 
+@dataclass(frozen=True)
+class Given:
+    """How inputs are made by what stands beside a model, further files, and a trial input by its name in our graphs."""
+
+    preprocess: Preprocess
+    files: dict[str, Path]
+    feeds: dict[str, np.ndarray]
+
+
 def load(spec: EncoderSpec, scratch: Path) -> Encoder:
     """Taps are values of the graph by name, or `layer.<n>` counted through those that are found; `auto` is three."""
     path = Path(spec.source.removeprefix("onnx:"))
     model = read(path, spec)
-    preprocess, files, feeds = inputs(spec, model, path, scratch)
-    found = candidates(model, feeds)
+    given = beside(spec, path, scratch)
+    return adopt(spec, model, given, inputs(spec, model, given), path, path.stem, scratch)
+
+
+def adopt(
+    spec: EncoderSpec,
+    model: onnx.ModelProto,
+    given: Given,
+    names: Mapping[str, str],
+    path: Path,
+    title: str,
+    scratch: Path,
+) -> Encoder:
+    """The encoder of a graph; names: its inputs by ours. path: what licence and configuration stand beside."""
+    feeds = {name: given.feeds[ours] for name, ours in names.items()}
+    found = candidates(spec, model, feeds)
     if not found:
-        raise ExportError("has no value that could be a tap", where=spec.source, remedy="name one in taps")
+        raise ExportError(
+            "has no value that could be a tap",
+            where=spec.source,
+            remedy="it is to hand on hidden states [batch, tokens, width] or maps [batch, channels, side, side]",
+        )
     chosen = choose(spec, found)
     graph = expose(model, {f"layer.{number}": name for number, name in chosen.items()})
-    axes: dict[str, Sequence[str | int]] = {name: _dynamic(spec, value.shape) for name, value in feeds.items()}
-    names = _names(spec, feeds)
-    name_inputs(graph, {name: (names[name], axes[name]) for name in feeds})
+    name_inputs(graph, {name: (names[name], _dynamic(spec, value.shape)) for name, value in feeds.items()})
     buckets = _pooled(spec, graph, {f"layer.{n}": found[name] for n, name in chosen.items()})
-    licences, texts = hub.licence(str(path.parent), {}, scratch)
+    licences, texts = hub.licence(str(path.resolve().parent), {}, scratch)
     convolves = len(next(iter(found.values()))) == 4
     return Encoder(
-        title=path.stem,
+        title=title,
         graph=graph,
         taps=tuple(f"layer.{number}" for number in chosen),
         buckets=buckets,
-        preprocess=preprocess,
+        preprocess=given.preprocess,
         scheme="static" if convolves else "dynamic",
         float_bytes=sum(_size(tensor) for tensor in model.graph.initializer),
         licences=licences,
-        files={**texts, **files},
+        files={**texts, **given.files},
     )
 
 
@@ -89,60 +115,68 @@ def read(path: Path, spec: EncoderSpec) -> onnx.ModelProto:
         ) from None
 
 
-def inputs(
-    spec: EncoderSpec, model: onnx.ModelProto, path: Path, scratch: Path
-) -> tuple[Preprocess, dict[str, Path], dict[str, np.ndarray]]:
-    """How inputs are made, further files, and one trial input of the graph; ids of segments become zeros inside it."""
-    given = {v.name: v for v in model.graph.input if v.name not in {t.name for t in model.graph.initializer}}
+def beside(spec: EncoderSpec, path: Path, scratch: Path) -> Given:
+    """What the files beside `path` say; ExportError for one that is missing."""
     if spec.modality == "text":
-        if "token_type_ids" in given:
-            _zeros(model, "token_type_ids", "input_ids")
-            del given["token_type_ids"]
-        if given.keys() != TEXT_INPUTS.keys():
-            raise ExportError(f"reads {sorted(given)}, not {sorted(TEXT_INPUTS)}", where=spec.source)
         check_buckets(spec, 1 << 24)
         text = _beside(path, SPLIT, spec)
         pad = tokenizers.Tokenizer.from_str(text).token_to_id("[PAD]") or 0
-        files = {TOKENIZER: write_tokenizer(text, scratch)}
         ones = np.ones((1, LENGTH), np.int64)
-        return TextPreprocess(TOKENIZER, pad), files, {name: ones for name in given}
-    if len(given) != 1:
-        raise ExportError(f"reads {sorted(given)}, not one input", where=spec.source)
-    (name,) = given
-    said = json.loads(_beside(path, CONFIG, spec))
+        files = {TOKENIZER: write_tokenizer(text, scratch)}
+        return Given(TextPreprocess(TOKENIZER, pad), files, {name: ones for name in TEXT_INPUTS})
+    if spec.modality not in ("image", "audio"):
+        raise ExportError("no such model encodes it", where=spec.modality, remedy='use "table" or "interactions"')
+    said = _read(path, spec)
     if spec.modality == "image":
         pixels: ImagePreprocess = vision.read_processor(said, None, spec.source)
-        return pixels, {}, {name: np.zeros((1, 3, pixels.size, pixels.size), np.float32)}
+        return Given(pixels, {}, {"pixels": np.zeros((1, 3, pixels.size, pixels.size), np.float32)})
     rate = int(said.get("sampling_rate", waveform.RATE))
     samples = round((spec.seconds or waveform.SECONDS) * rate)
     sound = AudioPreprocess(rate, samples, "waveform", normalize=bool(said.get("do_normalize", False)))
-    return sound, {}, {name: np.zeros((1, samples), np.float32)}
+    return Given(sound, {}, {"audio": np.zeros((1, samples), np.float32)})
 
 
-def candidates(model: onnx.ModelProto, feeds: dict[str, np.ndarray]) -> dict[str, Shape]:
+def inputs(spec: EncoderSpec, model: onnx.ModelProto, given: Given) -> dict[str, str]:
+    """Our names of the graph's inputs; ids of segments become zeros inside it."""
+    stored = {tensor.name for tensor in model.graph.initializer}
+    found = [value.name for value in model.graph.input if value.name not in stored]
+    if spec.modality == "text":
+        if "token_type_ids" in found:
+            _zeros(model, "token_type_ids", "input_ids")
+            found.remove("token_type_ids")
+        if set(found) != given.feeds.keys():
+            raise ExportError(f"reads {sorted(found)}, not {sorted(given.feeds)}", where=spec.source)
+        return {name: name for name in found}
+    if len(found) != 1:
+        raise ExportError(f"reads {sorted(found)}, not one input", where=spec.source)
+    return {found[0]: next(iter(given.feeds))}
+
+
+def candidates(spec: EncoderSpec, model: onnx.ModelProto, feeds: Mapping[str, np.ndarray]) -> dict[str, Shape]:
     """The values that blocks or stages hand on, in order, with their shapes in a trial run.
 
-    Those are float values with a batch axis that end a residual sum or a normalisation and are read twice or more
-    (or are results), of the commonest width; of maps the last one of each size.
+    Those are float values with a batch axis that end a residual sum or a normalisation and are read twice or more, or
+    are results, of the commonest width; of texts and sound with as many tokens as a result; of maps the last one of
+    each size.
     """
     readers = Counter(name for node in model.graph.node for name in set(node.input))
     results = {value.name for value in model.graph.output}
     names = [
         node.output[0]
         for node in model.graph.node
-        if node.op_type in STREAM and (readers[node.output[0]] > 1 or node.output[0] in results)
+        if node.output[0] in results or (node.op_type in STREAM and readers[node.output[0]] > 1)
     ]
     trial = onnx.ModelProto()
     trial.CopyFrom(model)
     del trial.graph.output[:]
-    trial.graph.output.extend(helper.make_tensor_value_info(name, TensorProto.FLOAT, None) for name in names)
+    trial.graph.output.extend(onnx.ValueInfoProto(name=name) for name in names)  # some are counts
     for value in trial.graph.input:
         value.type.tensor_type.ClearField("shape")
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 4
     try:
         session = onnxruntime.InferenceSession(trial.SerializeToString(), options, providers=["CPUExecutionProvider"])
-        made = dict(zip(names, session.run(names, feeds), strict=True))
+        made = dict(zip(names, session.run(names, dict(feeds)), strict=True))
     except Exception as problem:
         raise ExportError(f"cannot be run: {str(problem).splitlines()[0]}", where="encoder") from None
     shapes = {
@@ -150,6 +184,9 @@ def candidates(model: onnx.ModelProto, feeds: dict[str, np.ndarray]) -> dict[str
     }
     maps = {name: shape for name, shape in shapes.items() if len(shape) == 4 and shape[2] == shape[3] > 1}
     flat = {name: shape for name, shape in shapes.items() if len(shape) == 3}
+    counts = {shape[1] for name, shape in flat.items() if name in results}
+    if spec.modality != "image" and counts:  # sound that is convolved is [batch, channels, frames] on its way
+        flat = {name: shape for name, shape in flat.items() if shape[1] in counts}
     if flat:
         usual, _ = Counter(flat.values()).most_common(1)[0]
         return {name: shape for name, shape in flat.items() if shape == usual}
@@ -198,11 +235,6 @@ def _zeros(model: onnx.ModelProto, name: str, like: str) -> None:
     model.graph.node.insert(0, helper.make_node("Sub", [like, like], [name], name=f"{OURS}{name}"))
 
 
-def _names(spec: EncoderSpec, feeds: dict[str, Any]) -> dict[str, str]:
-    single = {"image": "pixels", "audio": "audio"}
-    return {name: single.get(spec.modality, name) for name in feeds}
-
-
 def _dynamic(spec: EncoderSpec, shape: Shape) -> tuple[str | int, ...]:
     return ("batch", "tokens") if spec.modality == "text" else ("batch", *shape[1:])
 
@@ -212,6 +244,14 @@ def _beside(path: Path, name: str, spec: EncoderSpec) -> str:
     if not place.is_file() or place.stat().st_size > LIMIT * 64:
         raise ExportError(f"needs {name} beside it", where=spec.source, remedy="copy it from the model's own folder")
     return place.read_text("utf-8")
+
+
+def _read(path: Path, spec: EncoderSpec) -> dict[str, Any]:
+    try:
+        said = json.loads(_beside(path, CONFIG, spec))
+    except ValueError as problem:
+        raise ExportError(f"{CONFIG} beside it is no JSON: {problem}", where=spec.source) from None
+    return dict(said)
 
 
 def _size(tensor: TensorProto) -> int:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import msgspec
 import numpy as np
@@ -18,12 +18,13 @@ class EncoderSpec(msgspec.Struct, frozen=True, kw_only=True):
     """One `[modality]` table of a recipe.
 
     source: `pip:minilm`, `pip:efficientnet-lite0`, `pip:whisper-tiny-en`, `pip:speech-embedding`, `table`,
-    `interactions`, `hf:<directory or hub name>` or `onnx:<file>`. taps: layers by number or name, or `auto`. dim:
-    channels kept of each tap (<= 127 a value as int8). buckets: token counts of text and sequences; ignored where the
-    count is fixed. seconds: window of sound. grid: regions a side of a picture. columns: those of a table; their order
-    is the order of the row. skills: those of a sequence. drift: how far, as 1 - mean cosine, quantized features may be
-    from float32; the layers that matter most then keep a higher precision. every: all layers whatever `taps` says, so
-    that they can be compared; no recipe says that.
+    `interactions`, `hf:<directory or hub name>`, `onnx:<file>`, `torch:<file.py>:<factory>`, or `torch:<folder>` where
+    `module` was handed over in Python. taps: layers by number or name, or `auto`. dim: channels kept of each tap
+    (<= 127 a value as int8). buckets: token counts of text and sequences; ignored where the count is fixed. seconds:
+    window of sound. grid: regions a side of a picture. columns: those of a table; their order is the order of the row.
+    skills: those of a sequence. drift: how far, as 1 - mean cosine, quantized features may be from float32; the layers
+    that matter most then keep a higher precision. No recipe says the last two. every: all layers whatever `taps` says,
+    so that they can be compared. module: a torch module.
     """
 
     modality: ModalityName
@@ -38,6 +39,7 @@ class EncoderSpec(msgspec.Struct, frozen=True, kw_only=True):
     columns: tuple[Column, ...] = ()
     skills: tuple[str, ...] = ()
     every: bool = False
+    module: Any = None
 
 
 @dataclass(frozen=True)
