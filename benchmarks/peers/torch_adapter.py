@@ -73,7 +73,7 @@ def train(
 ) -> None:
     import torch
 
-    from homeroom.optim import one_cycle
+    from homeroom.optim import cooling, one_cycle, spent_after
     from homeroom.scores import score
     from homeroom.training import advised, sample_weights
     from homeroom_exporter.model import forward, name_parts, objective, unflatten
@@ -102,11 +102,14 @@ def train(
     best, best_epoch, best_state, history, steps = -1.0, -1, tensors, [], 0
     begun = time.monotonic()
     for epoch in range(settings.epochs):
+        spent = spent_after(history, settings.patience)
+        if spent is not None and epoch >= spent + settings.cooldown:
+            break
         dataset = parts["train"]
         batches = dataset.plan(
             graphs.steps("grad"), np.random.default_rng([settings.seed, epoch]), manifest.training.batch
         )
-        for batch in batches:
+        for number, batch in enumerate(batches):
             # In one piece, which suits torch best.
             feeds = joined([dataset.feeds(part, start) | dataset.targets_of(part) for part in batch.parts()])
             rows = np.zeros((len(feeds["presence"]), len(manifest.tasks)), np.float32)
@@ -117,7 +120,9 @@ def train(
             optimizer.zero_grad(set_to_none=True)
             total.backward()
             for group in optimizer.param_groups:
-                group["lr"] = settings.learning_rate * one_cycle(steps, settings.epochs * len(batches), settings.warmup)
+                share = one_cycle(steps, settings.epochs * len(batches), settings.warmup)
+                share *= cooling(epoch + number / len(batches), spent, settings.cooldown)
+                group["lr"] = settings.learning_rate * share
             optimizer.step()
             steps += 1
         dataset = parts["validation"]
@@ -125,8 +130,6 @@ def train(
         history.append(value)
         if value > best:
             best, best_epoch, best_state = value, epoch, [t.detach().clone() for t in tensors]
-        elif epoch - best_epoch >= settings.patience:
-            break
     fit_seconds = time.monotonic() - begun
     clock.mark("trained")
 

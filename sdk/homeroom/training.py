@@ -15,7 +15,7 @@ from homeroom.calibration import temperature
 from homeroom.contract.manifest import Graph, Manifest
 from homeroom.dataset import Batch, Dataset, fusing
 from homeroom.errors import TrainError
-from homeroom.optim import AdamW, one_cycle
+from homeroom.optim import AdamW, cooling, one_cycle, spent_after
 from homeroom.runtime import Graphs
 from homeroom.scores import Score, score
 from homeroom.settling import places_of, settled_after, trunk
@@ -42,7 +42,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     warmup: float = 0.1
     seed: int = 0
     draw: int = 0  # further seed of batches and dropout alone, for rounds that keep one split of the subjects
-    patience: int = 4  # epochs without a better validation score before training stops
+    patience: int = 4  # epochs without a better validation score before training cools down
+    cooldown: int = 4  # epochs over which the rate then falls to 0, before training stops
     validation: float = 0.2  # share of the samples, whole subjects
     proximal: float = 0.0
     balance: float = 0.5
@@ -163,7 +164,11 @@ def fit(
     optimiser = AdamW(len(theta0), settings.weight_decay)
     optimiser.first, optimiser.second, optimiser.steps = state.first, state.second, state.steps
     total, saved_s, in_time = 0, time.monotonic(), True
-    while state.epoch < settings.epochs and in_time and not _stale(state, settings):
+    cooldown = 0 if settings.constant_rate else settings.cooldown
+    while state.epoch < settings.epochs and in_time:
+        spent = spent_after([epoch.value for epoch in state.history], settings.patience)
+        if spent is not None and state.epoch >= spent + cooldown:
+            break
         still = frozen | body if _settled(state, settings, settles) else frozen
         role = "grad_clipped" if settings.clip_norm else "grad_heads" if still[body].all() else "grad"
         pace = np.where(still, np.float32(0), speed) if still.any() else speed
@@ -182,6 +187,7 @@ def fit(
             if settings.proximal:
                 gradient = gradient + settings.proximal * (state.theta - theta0)
             share = 1.0 if settings.constant_rate else one_cycle(state.steps, total, settings.warmup)
+            share *= cooling(state.epoch + state.batch / batches, spent, cooldown)
             optimiser.step(state.theta, gradient, settings.learning_rate * share * pace)
             state.steps, state.batch, state.loss = optimiser.steps, state.batch + 1, state.loss + loss
             if progress:
@@ -311,10 +317,6 @@ def _begin(theta0: np.ndarray) -> TrainState:
     theta = np.array(theta0, np.float32)
     zeros = np.zeros_like(theta)
     return TrainState(theta=theta, first=zeros, second=zeros.copy(), best=theta.copy(), began=theta.copy())
-
-
-def _stale(state: TrainState, settings: Settings) -> bool:
-    return bool(state.history) and state.epoch - 1 - state.best_epoch >= settings.patience
 
 
 def _settled(state: TrainState, settings: Settings, settles: bool) -> int | None:

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from homeroom.optim import AdamW, one_cycle
+from homeroom.optim import AdamW, cooling, one_cycle, spent_after
 
 
 @given(st.integers(0, 2**31), st.floats(1e-4, 1e-1), st.floats(0, 0.5))
@@ -57,3 +57,13 @@ def test_the_rate_rises_once_then_falls_to_nothing(total: int, warmup: float) ->
     assert shares[peak:] == sorted(shares[peak:], reverse=True)
     assert shares[0] > 0
     assert peak <= warmup * total + 1
+
+
+def test_patience_is_spent_after_so_many_epochs_that_were_no_better_and_stays_so() -> None:
+    assert spent_after([], 2) is spent_after([1, 2, 3], 2) is spent_after([3, 2], 2) is None
+    assert spent_after([3, 2, 3], 2) == spent_after([3, 2, 3, 9, 9], 2) == 3
+
+
+def test_the_rate_cools_down_in_a_line_once_patience_is_spent() -> None:
+    assert cooling(7.5, None, 4) == 1
+    assert [cooling(done, 8, 4) for done in (8, 9, 10.5, 12)] == pytest.approx([1, 0.75, 0.375, 0])

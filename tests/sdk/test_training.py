@@ -10,7 +10,7 @@ import pytest
 from homeroom.bundle import Bundle
 from homeroom.dataset import Dataset, Example
 from homeroom.errors import TrainError
-from homeroom.optim import AdamW
+from homeroom.optim import AdamW, spent_after
 from homeroom.runtime import Graphs
 from homeroom.training import Settings, TrainState, drop_inputs, evaluate, fit, outputs_of, sample_weights
 from sdk.learning import dataset, opened, without
@@ -53,6 +53,30 @@ def test_resuming_at_any_step_gives_the_same_theta_bit_for_bit() -> None:
         resumed = fit(graphs, train, validation, bundle.theta(), SHORT, resume=TrainState.decode(data))
         assert np.array_equal(whole.theta, resumed.theta)
         assert whole.history == resumed.history
+
+
+def test_a_training_that_gets_no_better_cools_down_before_it_stops_and_resuming_changes_nothing() -> None:
+    bundle, graphs = opened()
+    train, validation = dataset(120).split(0.25, seed=0)
+    settings = Settings(epochs=60, learning_rate=1e-2, patience=2, cooldown=3, checkpoint_s=0.0)
+    states: list[bytes] = []
+    whole = fit(
+        graphs, train, validation, bundle.theta(), settings, checkpoint=lambda state: states.append(state.encode())
+    )
+    spent = spent_after([epoch.value for epoch in whole.history], settings.patience)
+    assert spent is not None
+    assert len(whole.history) == spent + settings.cooldown < settings.epochs
+    ways = [epoch.moved for epoch in whole.history[spent - 1 :]]
+    assert ways == sorted(ways, reverse=True)
+    assert ways[-1] < ways[0] / 3
+    decoded = map(TrainState.decode, states)
+    cooling = next(state for state in decoded if state.epoch == spent + 1 and state.batch > 0)
+    rest = fit(graphs, train, validation, bundle.theta(), settings, resume=cooling)
+    assert np.array_equal(whole.theta, rest.theta)
+    assert whole.history == rest.history
+    round_of_many = msgspec.structs.replace(settings, constant_rate=True)
+    steady = fit(graphs, train, validation, bundle.theta(), round_of_many).history
+    assert len(steady) == spent_after([epoch.value for epoch in steady], settings.patience)
 
 
 def test_a_budget_is_kept_and_the_rest_is_done_later() -> None:
