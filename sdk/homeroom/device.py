@@ -32,7 +32,7 @@ from homeroom.reports import Profile, SyncReport, TrainReport
 from homeroom.review import add_examined, as_asked, as_taught
 from homeroom.runtime import Graphs
 from homeroom.samples import Sample, StoredSample, find_task, resolve, without_media
-from homeroom.shelf import ROOM_BYTES, Seen
+from homeroom.shelf import Seen, room_beside
 from homeroom.standing import standing
 from homeroom.store import Export, ForgetReport, Store
 from homeroom.training import Score, Settings, TrainState, advised, by_language, evaluate, fit
@@ -351,7 +351,7 @@ class Device:
     def _examples(self, samples: Sequence[StoredSample], kept: bool = True, **how: Any) -> Sequence[Example]:
         """As `collect.examples`, poor inputs weighed as the version in use has learned; kept: features are cached."""
         weights = lineage.weights(self.store, self.store.current())
-        how |= {"weights": weights, "room": ROOM_BYTES}
+        how |= {"weights": weights, "room": room_beside(len(samples))}
         return examples(self.store if kept else None, self.bundle, self.graphs, samples, **how)
 
     def _asked(self, sample: Sample) -> tuple[StoredSample, str]:

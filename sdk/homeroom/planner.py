@@ -25,7 +25,7 @@ from homeroom.preprocess.direct import token_bytes
 from homeroom.reports import Plan
 from homeroom.runtime import at_once
 from homeroom.samples import StoredInput, StoredSample
-from homeroom.shelf import OBJECT_BYTES, ROOM_BYTES, Seen, value_at
+from homeroom.shelf import OBJECT_BYTES, Seen, room_beside, value_at
 
 SLACK = 1.15  # what runs took beside the sum of their parts: 146 MB for 131 (300 short answers, MiniLM int8)
 VECTORS = 8  # of theta's size: theta, start, best, gradient, two moments, and what numpy holds between
@@ -238,7 +238,7 @@ class _Choice:
         found.parts = {
             "process": max(self.costs.base_bytes, system.resident() or 0),
             "samples": SAMPLE_BYTES * count,
-            "features": min(ROOM_BYTES, sum(self._held(table.tokens, name) for name in kept)),
+            "features": min(room_beside(count), sum(self._held(table.tokens, name) for name in kept)),
         }
         backbone = max((features[name].bytes for name, chosen in fresh.items() if chosen.any()), default=0)
         steps = sum(step.held_bytes for step, _ in known)

@@ -15,9 +15,15 @@ from homeroom.samples import StoredInput, StoredSample, digest_of
 
 OBJECT_BYTES = 250  # of Python's objects for one array that is held
 ROOM_BYTES = 6 << 20  # of features in memory; the system's own cache of files holds the others, sealed, as it can
+KNOWN_BYTES = 130  # of what is known of one sample: it takes of the same room, so that many need no more memory
 
 Key = tuple[str, bytes]  # subject, digest of the content
 Place = tuple[str, int]  # slot, place in the slot
+
+
+def room_beside(samples: int) -> int:
+    """Bytes of features to hold where so many samples are known."""
+    return max(0, ROOM_BYTES - KNOWN_BYTES * samples)
 
 
 class Contents:

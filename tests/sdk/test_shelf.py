@@ -34,7 +34,7 @@ def opened(bundle: tiny.Tiny, folder: Path) -> Device:
 
 
 def room_for(count: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(device, "ROOM_BYTES", count)
+    monkeypatch.setattr(device, "room_beside", lambda samples: count)
 
 
 @given(sizes=st.lists(st.integers(0, 60), max_size=20), room=st.none() | st.integers(0, 3000))
