@@ -165,19 +165,24 @@ def read_certificate(path: Path) -> Certificate:
 
 
 def trial_keys(folder: Path) -> tuple[Ed25519PrivateKey, Certificate]:
-    """A root and an exporter key made on the spot, kept in `folder` and used again; says so."""
-    if not folder.exists():
-        root, key = new_key(), new_key()
-        write_key(folder / "root.pem", root)
-        write_key(folder / "exporter.pem", key)
-        (folder / "certificate.json").write_bytes(canonical(certify(root, "exporter", key, "trial")))
-    vouched = read_certificate(folder / "certificate.json")
+    """A root and an exporter key made on the spot, kept in `folder` and used again, half of them too; says so."""
+    certificate = folder / "certificate.json"
+    if not certificate.exists():
+        root, key = (_kept(folder / name) for name in ("root.pem", "exporter.pem"))
+        certificate.write_bytes(canonical(certify(root, "exporter", key, "trial")))
+    vouched = read_certificate(certificate)
     click.echo(
         f"No --key was given: signing for trial with a root made here, {folder} ({fingerprint(vouched.root)[:16]}...). "
         "Anyone who holds that folder can sign bundles for devices that trust it.",
         err=True,
     )
     return read_key(folder / "exporter.pem"), vouched
+
+
+def _kept(path: Path) -> Ed25519PrivateKey:
+    if not path.exists():
+        write_key(path, new_key())
+    return read_key(path)
 
 
 @click.command("to-peft")

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Callable, Mapping
+from contextlib import closing
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -31,6 +32,7 @@ from homeroom_exporter.lora import build as lora
 from homeroom_exporter.lora.build import Inside
 from homeroom_exporter.model import initial_theta
 from homeroom_exporter.recipe import Recipe, handed
+from homeroom_exporter.scratch import claim
 from homeroom_exporter.tap_probe import MODALITIES, TapChoice, choose, named
 from homeroom_exporter.taps import canonical_bytes
 from homeroom_exporter.trace import example, trace
@@ -108,8 +110,8 @@ def estimate(
     recipe = handed(recipe, modules or {})
     samples = list(read_samples(calibration, draft(recipe))) if calibration else []
     probe.refuse_one_class(recipe.tasks, samples, str(calibration))
-    with tempfile.TemporaryDirectory(prefix="homeroom-estimate-") as folder:
-        scratch = Path(folder)
+    with closing(claim(Path(tempfile.gettempdir()), "homeroom-estimate-")) as work:
+        scratch = work.path
         parts: list[Part] = []
         chosen: list[TapChoice] = []
         made: dict[str, Backbone] = {}

@@ -7,6 +7,7 @@ import itertools
 import shutil
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -48,6 +49,7 @@ from homeroom_exporter.lora.build import Inside
 from homeroom_exporter.lora.plan import Checkpoint
 from homeroom_exporter.model import Design, initial_theta
 from homeroom_exporter.recipe import Recipe, handed
+from homeroom_exporter.scratch import claim
 from homeroom_exporter.tiers import Tier, make_tiers, sheltered
 from homeroom_exporter.trace import trace
 from homeroom_exporter.write import VARYING, Contents, GraphFile, fill, staging
@@ -100,8 +102,8 @@ def export(
     if "litert" in recipe.runtimes:
         litert.converter()  # said before the long work
     stated, recipe = digest(msgspec.json.encode(recipe)), handed(recipe, modules or {})
-    with staging(out) as folder, tempfile.TemporaryDirectory(prefix="homeroom-export-") as temporary:
-        scratch = Path(temporary)
+    with staging(out) as folder, closing(claim(Path(tempfile.gettempdir()), "homeroom-export-")) as work:
+        scratch = work.path
         progress("reading the calibration samples")
         samples = list(read_samples(calibration, draft(recipe)))
         if not samples:

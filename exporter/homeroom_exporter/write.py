@@ -26,6 +26,7 @@ from homeroom.durable import refusal
 from homeroom.errors import DiskFullError, ExportError
 from homeroom.runtime import SUFFIXES
 from homeroom_exporter.model import Design
+from homeroom_exporter.scratch import claim
 from homeroom_exporter.tiers import Tier
 
 THETA, SCALES, TIERS, GOLDEN = "theta.safetensors", "scales.safetensors", "tiers.safetensors", "golden"
@@ -198,16 +199,19 @@ def fill(folder: Path, contents: Contents) -> Manifest:
 
 @contextlib.contextmanager
 def staging(out: Path) -> Iterator[Path]:
-    """A scratch directory beside `out`, renamed to it at the end; on any error nothing is left, and `out` untouched."""
+    """A scratch directory beside `out`, renamed to it at the end; on any error nothing is left, and `out` untouched.
+
+    What an export into the same place left that was killed goes first.
+    """
     if out.exists():
         raise ExportError("exists already", where=str(out), remedy="choose another place, or remove it first")
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
-        scratch = Path(tempfile.mkdtemp(prefix=f".{out.name}.", dir=out.parent))
+        scratch = claim(out.parent, f".{out.name}.")
     except OSError as problem:
         raise refusal(problem, out.parent) from None
     try:
-        folder = scratch / "bundle"
+        folder = scratch.path / "bundle"
         folder.mkdir()
         yield folder
         for path in [p for p in folder.rglob("*") if p.is_file()]:
@@ -221,7 +225,7 @@ def staging(out: Path) -> Iterator[Path]:
         remedy = "free some space, or name another folder for the work in TMPDIR"
         raise DiskFullError("no space left; nothing was written", where=places, remedy=remedy) from None
     finally:
-        shutil.rmtree(scratch, ignore_errors=True)
+        scratch.close()
 
 
 def _copy(source: Path, target: Path) -> None:

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import resource
+import signal
+import subprocess
+import sys
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -18,11 +22,12 @@ from homeroom.bundle import install, open_bundle, zip_bundle
 from homeroom.errors import DiskFullError, ExportError, HomeroomError, StoreError
 from homeroom.runtime import Graphs
 from homeroom_exporter import backbone, check, probe
-from homeroom_exporter.cli import export_command
+from homeroom_exporter.cli import export_command, trial_keys
 from homeroom_exporter.encoders import hub
 from homeroom_exporter.encoders.spec import EncoderSpec
 from homeroom_exporter.export import draft, export, representative
 from homeroom_exporter.recipe import Recipe, parse_recipe
+from homeroom_exporter.scratch import claim
 from homeroom_exporter.write import staging
 
 RECIPE = """\
@@ -156,6 +161,55 @@ def test_a_crash_while_writing_leaves_nothing(tmp_path: Path) -> None:
     with pytest.raises(RuntimeError):
         crash()
     assert list(tmp_path.iterdir()) == []
+
+
+KILLED = """
+import os, signal, sys
+from pathlib import Path
+from homeroom_exporter.scratch import claim
+from homeroom_exporter.scratch import claim
+from homeroom_exporter.write import staging
+work = claim(Path(sys.argv[1]), "homeroom-export-")
+(work.path / "graph.onnx").write_bytes(bytes(1000))
+with staging(Path(sys.argv[1]) / "out") as folder:
+    (folder / "half").write_text("x")
+    print(flush=True)
+    sys.stdin.readline()
+    os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+def test_what_a_killed_export_left_goes_with_the_next_and_what_a_living_one_holds_stays(tmp_path: Path) -> None:
+    (tmp_path / ".out.of-mine").mkdir()
+    command = [sys.executable, "-c", KILLED, str(tmp_path)]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as other:
+        assert other.stdin is not None
+        assert other.stdout is not None
+        other.stdout.readline()
+        held = {path for path in tmp_path.iterdir() if path.name != ".out.of-mine"}
+        assert len(held) == 2
+        for alive in (True, False):
+            with contextlib.suppress(KeyError), staging(tmp_path / "out"):
+                claim(tmp_path, "homeroom-export-").close()
+                assert all(path.exists() for path in held) == alive
+                assert any(path.exists() for path in held) == alive
+                raise KeyError
+            if alive:
+                other.communicate("\n")
+    assert other.returncode == -signal.SIGKILL
+    assert [path.name for path in tmp_path.iterdir()] == [".out.of-mine"]
+
+
+def test_trial_keys_that_a_killed_export_left_half_are_made_whole(tmp_path: Path) -> None:
+    folder = tmp_path / "out.keys"
+    trial_keys(folder)
+    root = (folder / "root.pem").read_bytes()
+    for lost in (("certificate.json",), ("certificate.json", "exporter.pem")):
+        for name in lost:
+            (folder / name).unlink()
+        key, certificate = trial_keys(folder)
+        assert certificate.key == tiny.public_hex(key)
+        assert (folder / "root.pem").read_bytes() == root
 
 
 def test_the_tiny_bundle_passes_its_own_golden_samples(tiny_bundle: tiny.Tiny) -> None:

@@ -1,0 +1,54 @@
+"""Scratch folders that go with their owner: what a killed process left is cleared by the next one; standard library.
+
+Each holds a file that its owner keeps locked through SQLite, on every system, and that is free once the owner is dead.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import sqlite3
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+
+LOCK = "in-use"
+
+
+@dataclass(frozen=True)
+class Scratch:
+    """A folder of this process alone; `close` removes it."""
+
+    path: Path
+    lock: sqlite3.Connection | None
+
+    def close(self) -> None:
+        if self.lock is not None:
+            self.lock.close()
+        shutil.rmtree(self.path, ignore_errors=True)
+
+
+def claim(folder: Path, prefix: str) -> Scratch:
+    """A new folder in `folder` whose name begins with the prefix, after clearing those of dead owners; OSError."""
+    with contextlib.suppress(OSError):
+        for path in folder.iterdir():
+            if path.name.startswith(prefix) and _ours(path / LOCK) and (lock := _locked(path / LOCK)):
+                Scratch(path, lock).close()
+    path = Path(tempfile.mkdtemp(prefix=prefix, dir=folder))
+    return Scratch(path, _locked(path / LOCK))
+
+
+def _ours(path: Path) -> bool:
+    return path.is_file() and not path.is_symlink() and (os.name == "nt" or path.stat().st_uid == os.getuid())
+
+
+def _locked(path: Path) -> sqlite3.Connection | None:
+    """The lock of a file; None where somebody has it, or where files cannot be locked."""
+    connection = sqlite3.connect(path, timeout=0, isolation_level=None)
+    try:
+        connection.execute("BEGIN EXCLUSIVE")
+    except sqlite3.Error:
+        connection.close()
+        return None
+    return connection
