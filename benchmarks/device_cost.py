@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import argparse
+import functools
 import time
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -132,7 +134,42 @@ def step(args: argparse.Namespace) -> dict[str, Any]:
         "gflop": float(flop) * len(work) / 1e9,
         "products": len(pairs),
         "share": gemm_s / step_s,
+        "ways_ms": {name: 1000 * seconds for name, seconds in ways(str(path), work[0][1]).items()},
     }
+
+
+def ways(path: str, feeds: Mapping[str, Any]) -> dict[str, float]:
+    """Median seconds of one part on one thread, by how onnxruntime runs it; the first is how a device does."""
+    import numpy as np
+    import onnxruntime as ort
+
+    def session(**asked: bool) -> Any:
+        options = ort.SessionOptions()
+        options.intra_op_num_threads, options.enable_mem_pattern = 1, False
+        for name, value in asked.items():
+            setattr(options, name, value)
+        return ort.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+
+    plain = session()
+    binding = plain.io_binding()
+    outputs = {one.name: np.zeros(one.shape, np.float32) for one in plain.get_outputs()}
+    for name, array in feeds.items():
+        binding.bind_input(name, "cpu", 0, array.dtype, array.shape, array.ctypes.data)
+    for name, array in outputs.items():
+        binding.bind_output(name, "cpu", 0, array.dtype, array.shape, array.ctypes.data)
+    each: dict[str, Callable[[], Any]] = {
+        "plain": lambda: plain.run(None, feeds),
+        "IO binding": lambda: plain.run_with_iobinding(binding),
+    }
+    for name, asked in (("memory pattern", {"enable_mem_pattern": True}), ("no arena", {"enable_cpu_mem_arena": False})):
+        each[name] = functools.partial(session(**asked).run, None, feeds)
+    found = {name: list[float]() for name in each}
+    for _ in range(REPEATS):  # in turns, so that a slow moment of the machine meets all of them
+        for name, run in each.items():
+            begun = time.perf_counter()
+            run()
+            found[name].append(time.perf_counter() - begun)
+    return {name: median(seconds) for name, seconds in found.items()}
 
 
 def products(model: Any) -> Any:

@@ -80,6 +80,8 @@ def show(document: dict[str, Any]) -> None:
         f"a cached step ({step['parts']} x {step['graph']}): {step['step_ms']:.1f} ms, {step['gflop']:.2f} GFLOP "
         f"of matrix products, which take {step['gemm_ms']:.1f} ms alone"
     )
+    ways = ", ".join(f"{name} {found:.2f}" for name, found in step["ways_ms"].items())
+    print(f"milliseconds of one part on one thread: {ways}")
     for count, row in document["many"].items():
         print(
             f"{int(count):>7,} cached samples: {row['sample_ms']:.3f} ms a sample and epoch, "
