@@ -161,7 +161,10 @@ def ways(path: str, feeds: Mapping[str, Any]) -> dict[str, float]:
         "plain": lambda: plain.run(None, feeds),
         "IO binding": lambda: plain.run_with_iobinding(binding),
     }
-    for name, asked in (("memory pattern", {"enable_mem_pattern": True}), ("no arena", {"enable_cpu_mem_arena": False})):
+    for name, asked in (
+        ("memory pattern", {"enable_mem_pattern": True}),
+        ("no arena", {"enable_cpu_mem_arena": False}),
+    ):
         each[name] = functools.partial(session(**asked).run, None, feeds)
     found = {name: list[float]() for name in each}
     for _ in range(REPEATS):  # in turns, so that a slow moment of the machine meets all of them

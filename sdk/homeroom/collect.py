@@ -18,6 +18,7 @@ from homeroom.runtime import Graphs
 from homeroom.runtime.memory import trim
 from homeroom.samples import Kept, StoredSample
 from homeroom.shelf import Contents, Key, Row, Shelf
+from homeroom.spill import Spill
 from homeroom.store import Store
 from homeroom.tokens import note_of, targets_of, words_of
 from homeroom.weighing import USUAL
@@ -42,32 +43,29 @@ def examples(
     """Examples of those samples whose features are there when `stop` says so, in order.
 
     Without a store nothing is cached, as for a sample that is only predicted. room: bytes of features to hold, None for
-    all; what has no room is read from the store again whenever a batch needs it. weights: of poor inputs, by
+    all; what has no room is spilled, and read again whenever a batch needs it. weights: of poor inputs, by
     modality.
     """
     contents = Contents(bundle.manifest, samples)
     ladders = [m.name for m in bundle.manifest.modalities if m.adapter == "ladder"]
-    variants = {name: variant(bundle, graphs, name) for name in ladders}
-    names: np.ndarray = np.zeros(len(contents), "V16")  # in the cache, of features that have no room
 
     def again(numbers: set[int]) -> dict[int, np.ndarray]:
-        assert store
-        wanted = {(contents.subject(number), names[number].tobytes()): number for number in numbers}
-        found = {wanted[name]: array for name, array in store.read_named(wanted).items()}
-        lost = [number for number in numbers if number not in found]
-        for modality in {contents.modality(number) for number in lost}:
-            these = [number for number in lost if contents.modality(number) == modality]
+        found: dict[int, np.ndarray] = {}
+        for modality in {contents.modality(number) for number in numbers}:
+            these = [number for number in numbers if contents.modality(number) == modality]
             found |= _features(store, bundle, graphs, contents, modality, these, None, bool)
         return found
 
-    shelf = Shelf(room if store and ladders == [m.name for m in bundle.manifest.modalities] else None, again)
+    if store and room is not None and ladders == [m.name for m in bundle.manifest.modalities]:
+        shelf = Shelf(room, again, Spill(store.directory, len(contents)))
+    else:
+        shelf = Shelf(None, again)
     tokens = np.full(len(contents) + 1, -1, np.int32)  # of each content; the last stands for what is absent
     tokens[-1] = 0
     for facts in bundle.manifest.modalities:
         wanted = contents.of(facts.name)
         for number, array in _features(store, bundle, graphs, contents, facts.name, wanted, progress, stop):
-            if not shelf.put(number, array) and store:
-                names[number] = store.feature_name(variants[facts.name], contents.key(number))
+            shelf.put(number, array)
             tokens[number] = length_of(facts, array)
     contents.let_go()
     there = np.all(tokens[contents.numbers] >= 0, axis=1)

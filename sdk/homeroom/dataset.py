@@ -179,24 +179,21 @@ class Dataset:
 
         Subjects are drawn so that the rarest labels are seen on both sides where that is possible.
         """
-        by_subject: dict[str, list[int]] = {}
-        for row, example in enumerate(self.examples):
-            by_subject.setdefault(example.subject, []).append(row)
-        subjects = sorted(by_subject)
+        names: dict[str, int] = {}
+        given = (names.setdefault(example.subject, len(names)) for example in self.examples)
+        owner = np.fromiter(given, np.int32, len(self))
         rng = np.random.default_rng([seed, 0x5B117])
-        if len(subjects) < 2 or fraction <= 0:
-            # One subject, such as a whole classroom: single examples are drawn instead.
-            groups = [[row] for row in range(len(self))] if len(subjects) == 1 else []
-        else:
-            groups = [by_subject[name] for name in subjects]
         wanted = round(fraction * len(self))
-        if not groups or wanted < 4:
+        if wanted < 4 or not names:
             return self, None
-        held = _draw([groups[i] for i in rng.permutation(len(groups))], wanted, self._strata())
-        kept = [row for row in range(len(self)) if row not in held]
-        if not kept or not held:
+        if len(names) == 1:  # such as a whole classroom: single examples are drawn instead
+            owner = np.arange(len(self), dtype=np.int32)
+        else:
+            owner = np.argsort(np.argsort(list(names)))[owner].astype(np.int32)  # by name, whoever came first
+        held = _draw(owner, rng.permutation(int(owner.max()) + 1), wanted, self._strata())
+        if held.all() or not held.any():
             return self, None
-        return self.some(kept), self.some(sorted(held))
+        return self.some(np.flatnonzero(~held)), self.some(np.flatnonzero(held))
 
     def examples_by_segment(self) -> dict[str, int]:
         """How many examples taught each segment: those with its task, or its modality in what a labelled task reads."""
@@ -290,12 +287,12 @@ class Dataset:
     def _columns(self, slot: str) -> list[int]:
         return [column for column, (name, _, _) in enumerate(self.manifest.inputs) if name == slot]
 
-    def _strata(self) -> list[bytes]:
-        """One word a row for its labels' classes, so that a draw can be even."""
+    def _strata(self) -> np.ndarray:
+        """int32 [examples]: one number for each combination of labels' classes, so that a draw can be even."""
         names = [t.name for t in self.manifest.tasks if t.kind in ("classification", "ordinal")]
         words = (b"/".join(n.encode() + e.targets[n].tobytes() for n in names if n in e.targets) for e in self.examples)
-        same: dict[bytes, bytes] = {}  # equal words are one object
-        return [same.setdefault(word, word) for word in words]
+        same: dict[bytes, int] = {}
+        return np.fromiter((same.setdefault(word, len(same)) for word in words), np.int32, len(self))
 
     def _longest(self, example: Example) -> Mapping[str, int]:
         if example.longest is not None:
@@ -334,24 +331,27 @@ def fusing(manifest: Manifest) -> set[str]:
     return {slot for task in manifest.tasks if not needs_all(task, manifest) for slot in task.reads}
 
 
-def _draw(groups: Sequence[Sequence[int]], wanted: int, strata: Sequence[bytes]) -> set[int]:
-    """Whole groups, about `wanted` rows, so that no stratum gives more than its share plus one group.
+def _draw(owner: np.ndarray, order: np.ndarray, wanted: int, strata: np.ndarray) -> np.ndarray:
+    """bool [rows]: whole groups, about `wanted` rows, so that no stratum gives more than its share plus one group.
 
-    Where most strata are too rare for that, as with several tasks at once, their shares no longer bind.
+    owner: the number of each row's group; order: in which groups are asked. Where most strata are too rare for an even
+    draw, as with several tasks at once, their shares no longer bind.
     """
-    share = wanted / len(strata)
-    room: dict[bytes, float] = {}
-    for name in strata:
-        room[name] = room.get(name, 0.5) + share
-    held: set[int] = set()
+    rows = np.argsort(owner, kind="stable").astype(np.int32)  # group by group
+    starts = np.searchsorted(owner[rows], np.arange(len(order) + 1))
+    room = np.full(int(strata.max()) + 1, 0.5)
+    np.add.at(room, strata, wanted / len(strata))
+    held = np.zeros(len(owner), bool)
     for even in (True, False):
-        if not even and len(held) >= wanted / 2:
+        if not even and np.count_nonzero(held) >= wanted / 2:
             break
-        for group in groups:
-            if len(held) >= wanted:
+        taken = np.count_nonzero(held)
+        for number in order:
+            if taken >= wanted:
                 break
-            if held.isdisjoint(group) and len(group) <= 2 * wanted and (not even or room[strata[group[0]]] >= 1):
-                held.update(group)
-                for row in group:
-                    room[strata[row]] -= 1
+            group = rows[starts[number] : starts[number + 1]]
+            if not held[group[0]] and len(group) <= 2 * wanted and (not even or room[strata[group[0]]] >= 1):
+                held[group] = True
+                taken += len(group)
+                np.subtract.at(room, strata[group], 1)
     return held

@@ -12,9 +12,10 @@ import numpy as np
 
 from homeroom.contract.manifest import Manifest
 from homeroom.samples import StoredInput, StoredSample, digest_of
+from homeroom.spill import Spill
 
 OBJECT_BYTES = 250  # of Python's objects for one array that is held
-ROOM_BYTES = 6 << 20  # of features in memory; the system's own cache of files holds the others, sealed, as it can
+ROOM_BYTES = 6 << 20  # of features in memory; the system's own cache of files holds what is spilled, as it can
 KNOWN_BYTES = 130  # of what is known of one sample: it takes of the same room, so that many need no more memory
 
 Key = tuple[str, bytes]  # subject, digest of the content
@@ -84,25 +85,26 @@ class Contents:
 
 
 class Shelf:
-    """Features by number, as many held as there is room for; the others are read again for each batch.
+    """Features by number, as many held as there is room for; the others are spilled and read again for each batch.
 
     Which ones are held is settled as they come: passes over all of them would empty any other cache. room: bytes to
-    hold at most, None for all. again: reads those that are not held.
+    hold at most, None for all. again: finds those that are neither held nor spilled.
     """
 
-    def __init__(self, room: int | None, again: Callable[[set[int]], dict[int, np.ndarray]]) -> None:
-        self.room, self._again = room, again
+    def __init__(
+        self, room: int | None, again: Callable[[set[int]], dict[int, np.ndarray]], spill: Spill | None = None
+    ) -> None:
+        self.room, self._again, self._spill = room, again, spill
         self._held: dict[int, np.ndarray] = {}
         self.held_bytes = 0
 
-    def put(self, number: int, array: np.ndarray) -> bool:
-        """Whether there was room."""
+    def put(self, number: int, array: np.ndarray) -> None:
         size = array.nbytes + OBJECT_BYTES
-        if self.room is not None and self.held_bytes + size > self.room:
-            return False
-        self._held[number] = array
-        self.held_bytes += size
-        return True
+        if self.room is None or self.held_bytes + size <= self.room:
+            self._held[number] = array
+            self.held_bytes += size
+        elif self._spill is not None:
+            self._spill.put(number, array)
 
     def __getitem__(self, number: int) -> np.ndarray:
         return self.some([number])[number]
@@ -112,7 +114,11 @@ class Shelf:
         lacking = {number for number in numbers if number not in self._held}
         if not lacking:
             return self._held
-        return {n: self._held[n] for n in numbers if n not in lacking} | self._again(lacking)
+        found = {n: self._held[n] for n in numbers if n not in lacking}
+        if self._spill is not None:
+            found |= self._spill.some(lacking)
+        lost = lacking - found.keys()
+        return found | self._again(lost) if lost else found
 
 
 class Row(Mapping[Place, np.ndarray]):

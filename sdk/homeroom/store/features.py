@@ -53,29 +53,23 @@ class FeatureCache:
         self, keys: KeyBook, variant: str, wanted: Iterable[tuple[str, bytes]]
     ) -> dict[tuple[str, bytes], np.ndarray]:
         """What is there of the (subject, content digest) pairs; a damaged row counts as absent and is removed."""
-        keyed = {(key[0], self.name(keys, variant, key)): key for key in wanted}
-        return {keyed[name]: array for name, array in self.read_named(keys, keyed).items()}
-
-    def name(self, keys: KeyBook, variant: str, key: tuple[str, bytes]) -> bytes:
-        """What features go by, 16 bytes; none of a subject that is not known."""
-        subject = keys.find(key[0])
-        return subject.cipher.index("features", variant, key[1]) if subject else b""
-
-    def read_named(self, keys: KeyBook, wanted: Iterable[tuple[str, bytes]]) -> dict[tuple[str, bytes], np.ndarray]:
-        """As `read`, by (subject, name)."""
         found: dict[tuple[str, bytes], np.ndarray] = {}
         rest = iter(wanted)
         try:
             while some := list(islice(rest, READ_TOGETHER)):
-                known = {(s.subject_id, name): s for subject, name in some if (s := keys.find(subject))}
+                known = {
+                    (s.subject_id, s.cipher.index("features", variant, content)): (s, content)
+                    for subject, content in some
+                    if (s := keys.find(subject))
+                }
                 if not known:
                     continue
                 where = " OR ".join(["(subject_id = ? AND name = ?)"] * len(known))
                 sql = f"SELECT subject_id, name, body FROM features WHERE {where}"
                 for owner, name, body in self._database.rows(sql, [part for key in known for part in key]):
-                    subject = known[owner, name]
+                    subject, content = known[owner, name]
                     try:
-                        found[subject.name, name] = _unpack(subject.cipher, body, name)
+                        found[subject.name, content] = _unpack(subject.cipher, body, name)
                     except BrokenSealError:
                         self.rebuilt = True
                         self._database.write("DELETE FROM features WHERE name = ?", (name,))
@@ -91,7 +85,7 @@ class FeatureCache:
             for name, content in wanted:
                 subject = keys.find(name)
                 if subject is not None:
-                    index = self.name(keys, variant, (name, content))
+                    index = subject.cipher.index("features", variant, content)
                     sql = "SELECT 1 FROM features WHERE subject_id = ? AND name = ?"
                     if self._database.one(sql, (subject.subject_id, index)):
                         found.add((name, content))

@@ -129,14 +129,6 @@ class Store:
         """Cached features int8 [taps, n, dim] by (subject, content digest), as far as they are there."""
         return self._cache.read(self._keys, variant, wanted)
 
-    def feature_name(self, variant: str, key: tuple[str, bytes]) -> bytes:
-        """What the features of a (subject, content digest) go by in the cache: 16 bytes, always the same."""
-        return self._cache.name(self._keys, variant, key)
-
-    def read_named(self, wanted: Iterable[tuple[str, bytes]]) -> dict[tuple[str, bytes], np.ndarray]:
-        """As `read_features`, by (subject, name), for those who ask again and again."""
-        return self._cache.read_named(self._keys, wanted)
-
     def held_features(self, variant: str, wanted: Iterable[tuple[str, bytes]]) -> set[tuple[str, bytes]]:
         """Which of the (subject, content digest) pairs have cached features."""
         return self._cache.held(self._keys, variant, wanted)

@@ -1,0 +1,68 @@
+"""Features of one training that have no room in memory, in a file without a name; numpy and cryptography."""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+from collections.abc import Iterable
+from pathlib import Path
+from struct import Struct
+from typing import IO
+
+import numpy as np
+from cryptography.exceptions import InvalidTag
+from cryptography.hazmat.primitives.ciphers.aead import ChaCha20Poly1305
+
+SHAPE = Struct("<3I")
+
+
+class Spill:
+    """Arrays int8 [taps, n, dim] by number, written once each, and read again for a batch in some microseconds.
+
+    The file goes with the process, however that ends. It is sealed with ChaCha20-Poly1305 (RFC 8439) under a key that
+    is never written down; a number is its record's nonce. It takes half of the disk that is free at most; what has no
+    room, or does not open again, is simply not there.
+    """
+
+    def __init__(self, directory: Path, count: int) -> None:
+        self._aead = ChaCha20Poly1305(ChaCha20Poly1305.generate_key())
+        self._starts, self._sizes = np.zeros(count, np.int64), np.zeros(count, np.int32)  # size 0: not there
+        self._end, self._limit = 0, 0
+        self._file: IO[bytes] | None = None
+        try:
+            self._file = tempfile.TemporaryFile(dir=directory, buffering=0)  # noqa: SIM115
+            self._limit = shutil.disk_usage(directory).free // 2
+        except OSError:  # a disk that only reads
+            pass
+
+    def put(self, number: int, array: np.ndarray) -> None:
+        sealed = self._aead.encrypt(_nonce(number), SHAPE.pack(*array.shape) + array.tobytes(), None)
+        if self._file is None or self._end + len(sealed) > self._limit:
+            return
+        try:
+            self._file.seek(self._end)
+            if self._file.write(sealed) < len(sealed):
+                raise OSError("no room")
+        except OSError:
+            self._limit = 0
+            return
+        self._starts[number], self._sizes[number] = self._end, len(sealed)
+        self._end += len(sealed)
+
+    def some(self, numbers: Iterable[int]) -> dict[int, np.ndarray]:
+        """Those of the arrays that are there."""
+        found: dict[int, np.ndarray] = {}
+        for number in numbers:
+            size = self._sizes.item(number)
+            if size and self._file is not None:
+                try:
+                    self._file.seek(self._starts.item(number))
+                    plain = self._aead.decrypt(_nonce(number), self._file.read(size), None)
+                except (OSError, InvalidTag):
+                    continue
+                found[number] = np.frombuffer(plain, np.int8, offset=SHAPE.size).reshape(SHAPE.unpack_from(plain))
+        return found
+
+
+def _nonce(number: int) -> bytes:
+    return number.to_bytes(12, "big")
