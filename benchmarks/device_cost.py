@@ -54,7 +54,7 @@ def train(args: argparse.Namespace) -> dict[str, Any]:
     """Some epochs within a budget of memory, of 1,000 samples as many steps as of 10,000: an arena grows for a while.
 
     What a sample costs is the last epoch's, its validation included: loading the graphs is paid once, however many
-    samples there are.
+    samples there are. The rate is constant, so that no layer settles: the last epoch is the same work for all.
     """
     from homeroom import Device
     from homeroom.training import advised
@@ -67,7 +67,7 @@ def train(args: argparse.Namespace) -> dict[str, Any]:
 
     with Device.open(args.work) as device:
         epochs = max(2, 20_000 // args.count)
-        settings = advised(device.bundle.manifest, epochs=epochs, patience=epochs)
+        settings = advised(device.bundle.manifest, epochs=epochs, patience=epochs, constant_rate=True)
         report = device.train(minutes=30, settings=settings, megabytes=BUDGET_MB, progress=progress)
     assert report.plan is not None
     last, total, end = marks[-1]
