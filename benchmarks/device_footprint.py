@@ -10,6 +10,7 @@ from peers.process import HERE, Workers
 from peers.verdict import limited
 
 STARTS = 7
+TRAININGS = 3
 MANY = (1_000, 10_000, 50_000)
 WATTS = (1.3, 1.6)  # of a Raspberry Pi 4, a quarter of what the whole board takes with four busy cores
 WATTS_SOURCE = (
@@ -39,7 +40,9 @@ def run(workers: Workers) -> dict[str, Any]:
     for count in MANY[: 1 if workers.quick else None]:
         work = str(workers.work / f"device-{count}")
         costs("fill", f"fill-{count}", "--work", work, "--count", str(count))
-        many[str(count)] = costs("train", f"train-{count}", "--work", work, "--count", str(count))
+        runs = [costs("train", f"train-{count}-{n}", "--work", work, "--count", str(count)) for n in range(TRAININGS)]
+        middle = {name: median(run[name] for run in runs) for name in ("sample_ms", "peak_rss_mb", "cpu_s")}
+        many[str(count)] = runs[0] | middle | {"runs": runs}
     document: dict[str, Any] = {
         "three_modalities": three,
         "cold_start_s": {"median": median(starts), "each": starts},
