@@ -4,8 +4,8 @@
     python benchmarks/modalities.py --quick               one seed, Spanish alone, two rates
     python benchmarks/modalities.py --bundle DIR          a bundle of the lesson, in place of a new export
 
-Every stamp with a picture, a word and a recording is one sample. Subsets: one model, taught with all senses under the
-device's defaults, is tested with every subset of them, beside models that never had the missing sense, and beside the
+Every stamp with a picture, a word and a recording is one sample. Subsets: one model, taught with all senses until its
+rate is 0, is tested with every subset of them, beside models that never had the missing sense, and beside the
 same without modality dropout. Faults, at 10 to 50 percent (the rates of FedMultimodal, Feng et al. 2023, section 4):
 
 * a sense missing: each input is, at the rate, what a device records where nothing is there (a covered or blinded lens,
