@@ -91,7 +91,15 @@ def test_the_footprint_is_judged_and_shown(capsys: pytest.CaptureFixture[str]) -
     document: dict[str, Any] = {
         "three_modalities": {"seconds": 20.0, "peak_rss_mb": 180.0},
         "cold_start_s": {"median": 1.1, "each": [1.1]},
-        "step": {"parts": 2, "graph": "grad.onnx", "step_ms": 8.0, "gemm_ms": 2.0, "gflop": 0.2, "share": 0.25},
+        "step": {
+            "parts": 2,
+            "graph": "grad.onnx",
+            "step_ms": 8.0,
+            "gemm_ms": 2.0,
+            "gflop": 0.2,
+            "share": 0.25,
+            "ways_ms": {"plain": 2.6, "IO binding": 2.5},
+        },
         "many": {
             "1000": {"sample_ms": 0.5, "peak_rss_mb": 147.0},
             "50000": {"sample_ms": 0.54, "peak_rss_mb": 300.0},

@@ -19,8 +19,8 @@ class OnnxGraph:
     """One session. `lasting` ones share an arena; another has its own, which goes when the session goes.
 
     Without an arena each intermediate array is mapped anew and its pages faulted in: a step took 17 ms in place of 8.
-    IO binding would save the copy of the gradient alone, 1 to 9 % of a step in three runs of `benchmarks/device.py`, and
-    needs buffers that runs side by side cannot share; a memory pattern saves nothing.
+    IO binding would save the copy of the gradient alone, 1 to 9 % of a step (`benchmarks/device.py`), and needs buffers
+    that runs side by side cannot share; a memory pattern saves nothing.
     Threads wait asleep: where other programs run too, a training step of 48 tokens took 18 ms in place of 39 ms.
     """
 
