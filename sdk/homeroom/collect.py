@@ -43,8 +43,7 @@ def examples(
     """Examples of those samples whose features are there when `stop` says so, in order.
 
     Without a store nothing is cached, as for a sample that is only predicted. room: bytes of features to hold, None for
-    all; what has no room is spilled, and read again whenever a batch needs it. weights: of poor inputs, by
-    modality.
+    all; what has no room is spilled, and read again whenever a batch needs it. weights: of poor inputs, by modality.
     """
     contents = Contents(bundle.manifest, samples)
     ladders = [m.name for m in bundle.manifest.modalities if m.adapter == "ladder"]
@@ -61,13 +60,14 @@ def examples(
     else:
         shelf = Shelf(None, again)
     tokens = np.full(len(contents) + 1, -1, np.int32)  # of each content; the last stands for what is absent
-    tokens[-1] = 0
+    tokens[-1], roomy = 0, True
     for facts in bundle.manifest.modalities:
         wanted = contents.of(facts.name)
         for number, array in _features(store, bundle, graphs, contents, facts.name, wanted, progress, stop):
-            shelf.put(number, array)
+            roomy &= shelf.put(number, array)
             tokens[number] = length_of(facts, array)
-    contents.let_go()
+    if roomy:  # else the cache is asked for the others again and again, by digest
+        contents.let_go()
     there = np.all(tokens[contents.numbers] >= 0, axis=1)
     weigh = {slot: (weights or {}).get(modality, USUAL) for slot, modality, _ in bundle.manifest.inputs}
     found = Columns(bundle.manifest, contents, shelf, tokens, np.flatnonzero(there).astype(np.int32))

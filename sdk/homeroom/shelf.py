@@ -98,13 +98,14 @@ class Shelf:
         self._held: dict[int, np.ndarray] = {}
         self.held_bytes = 0
 
-    def put(self, number: int, array: np.ndarray) -> None:
+    def put(self, number: int, array: np.ndarray) -> bool:
+        """Whether there was room, in memory or in the spill."""
         size = array.nbytes + OBJECT_BYTES
-        if self.room is None or self.held_bytes + size <= self.room:
-            self._held[number] = array
-            self.held_bytes += size
-        elif self._spill is not None:
-            self._spill.put(number, array)
+        if self.room is not None and self.held_bytes + size > self.room:
+            return self._spill is not None and self._spill.put(number, array)
+        self._held[number] = array
+        self.held_bytes += size
+        return True
 
     def __getitem__(self, number: int) -> np.ndarray:
         return self.some([number])[number]

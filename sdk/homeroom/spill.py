@@ -27,27 +27,27 @@ class Spill:
     def __init__(self, directory: Path, count: int) -> None:
         self._aead = ChaCha20Poly1305(ChaCha20Poly1305.generate_key())
         self._starts, self._sizes = np.zeros(count, np.int64), np.zeros(count, np.int32)  # size 0: not there
-        self._end, self._limit = 0, 0
+        self._directory, self._end, self._limit = directory, 0, 1
         self._file: IO[bytes] | None = None
-        try:
-            self._file = tempfile.TemporaryFile(dir=directory, buffering=0)  # noqa: SIM115
-            self._limit = shutil.disk_usage(directory).free // 2
-        except OSError:  # a disk that only reads
-            pass
 
-    def put(self, number: int, array: np.ndarray) -> None:
+    def put(self, number: int, array: np.ndarray) -> bool:
+        """Whether it is there from now on."""
+        if self._end >= self._limit:
+            return False
         sealed = self._aead.encrypt(_nonce(number), SHAPE.pack(*array.shape) + array.tobytes(), None)
-        if self._file is None or self._end + len(sealed) > self._limit:
-            return
         try:
+            if self._file is None:  # only now: most trainings have room in memory
+                self._file = tempfile.TemporaryFile(dir=self._directory, buffering=0)  # noqa: SIM115
+                self._limit = shutil.disk_usage(self._directory).free // 2
             self._file.seek(self._end)
-            if self._file.write(sealed) < len(sealed):
+            if self._end + len(sealed) > self._limit or self._file.write(sealed) < len(sealed):
                 raise OSError("no room")
-        except OSError:
+        except OSError:  # nor for any other, or the disk only reads
             self._limit = 0
-            return
+            return False
         self._starts[number], self._sizes[number] = self._end, len(sealed)
         self._end += len(sealed)
+        return True
 
     def some(self, numbers: Iterable[int]) -> dict[int, np.ndarray]:
         """Those of the arrays that are there."""
