@@ -1,8 +1,8 @@
 """Float graphs to int8 with 7-bit weights, the same on processors with and without VNNI, or to int4; onnx, onnxruntime.
 
 An 8-bit weight times an unsigned 8-bit activation, two of them added, overflows the 16 bits that AVX2 adds in: features
-then collapse on older laptops. With weights of 7 bits it cannot happen (onnxruntime's `reduce_range`). int4 is of
-weights only, by blocks; sums are float32, so it has no such trap.
+then collapse on older laptops. With weights of 7 bits it cannot happen (onnxruntime's `reduce_range`). Convolutions
+that stay in float32 are made `exact`. int4 is of weights only, by blocks; sums are float32, so it has no such trap.
 """
 
 from __future__ import annotations
@@ -25,8 +25,10 @@ from onnxruntime.quantization import (
     quantize_dynamic,
     quantize_static,
 )
+from onnxruntime.quantization.calibrate import TensorData, load_tensors_data
 from onnxruntime.quantization.matmul_nbits_quantizer import MatMulNBitsQuantizer
 
+from homeroom_exporter.exact import exact
 from homeroom_exporter.taps import OURS
 
 TABLE_ROWS = 256  # a lookup table of at least so many rows is quantized: int8 by row, or int4 by block
@@ -66,11 +68,13 @@ def static(
 ) -> onnx.ModelProto:
     """Convolutions and what lies between in int8 (QDQ), activations by the range seen on the calibration feeds.
 
-    Large filters of the nodes `kept` are stored as int8 too, and become float32 when the runtime loads them.
+    Large filters of the nodes `kept` are stored as int8 too, and become float32 when the runtime loads them; small
+    ones are made exact, so that the whole is the same on all processors.
     ranges: a file for those ranges, which do not depend on `kept`; where it is there already, the feeds are not read.
     """
     with tempfile.TemporaryDirectory() as folder, _quiet():
         before, after = Path(folder) / "float.onnx", Path(folder) / "int8.onnx"
+        ranges = ranges or Path(folder) / "ranges.json"
         onnx.save(shrink_filters(model, {node.name for node in model.graph.node} - set(kept)), before)
         quantize_static(
             before,
@@ -86,7 +90,18 @@ def static(
             calibration_cache_path=ranges,
             nodes_to_exclude=[*excluded(model, keep_float), *kept],
         )
-        return onnx.load(after)
+        made = onnx.load(after)
+        return exact(made, _largest(made, load_tensors_data(ranges).data))
+
+
+def _largest(model: onnx.ModelProto, seen: Mapping[str, TensorData]) -> dict[str, float]:
+    """The greatest absolute value of what was seen, and of what int8 stands for."""
+    found = {name: float(np.abs(one.range_value).max()) for name, one in seen.items()}
+    constants = {one.name: numpy_helper.to_array(one) for one in model.graph.initializer}
+    for node in model.graph.node:
+        if node.op_type == "DequantizeLinear" and constants.get(node.input[1], np.empty(0)).size == 1:
+            found[node.output[0]] = float(constants[node.input[1]]) * np.iinfo(np.uint8).max
+    return found
 
 
 def blockwise(model: onnx.ModelProto, keep_float: Iterable[str] = (), kept: Collection[str] = ()) -> onnx.ModelProto:
