@@ -85,24 +85,23 @@ class Proxy:
 
 @contextmanager
 def running(proxy: Proxy) -> Iterator[str]:
-    """The proxy's address."""
-    loop = asyncio.new_event_loop()
-    started = threading.Event()
-    port: list[int] = []
+    """The proxy's address. What is still open at the end is dropped."""
+    started, stopped = threading.Event(), asyncio.Event()
+    found: list[tuple[asyncio.AbstractEventLoop, int]] = []
 
     async def serve() -> None:
         server = await asyncio.start_server(proxy.handle, "127.0.0.1", 0)
-        port.append(server.sockets[0].getsockname()[1])
+        found.append((asyncio.get_running_loop(), server.sockets[0].getsockname()[1]))
         started.set()
-        with suppress(asyncio.CancelledError):
-            await server.serve_forever()
+        await stopped.wait()
+        server.close()
 
-    task = loop.create_task(serve())
-    thread = threading.Thread(target=lambda: loop.run_until_complete(task), daemon=True)
+    thread = threading.Thread(target=lambda: asyncio.run(serve()), daemon=True)
     thread.start()
     assert started.wait(10)
+    loop, port = found[0]
     try:
-        yield f"http://127.0.0.1:{port[0]}"
+        yield f"http://127.0.0.1:{port}"
     finally:
-        loop.call_soon_threadsafe(task.cancel)
+        loop.call_soon_threadsafe(stopped.set)
         thread.join(10)
