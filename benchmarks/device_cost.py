@@ -106,7 +106,7 @@ def step(args: argparse.Namespace) -> dict[str, Any]:
         batch = max(batches, key=lambda b: (len(b.places), sum(n for _, n in sorted(b.graph.tokens.items()))))
         work = []
         for part in batch.parts():
-            feeds = dataset.feeds(part, device.bundle.theta()) | dataset.targets_of(part)
+            feeds = dataset.feeds(part) | {"theta": device.bundle.theta()} | dataset.targets_of(part)
             feeds["weights"] = np.full((part.graph.batch, len(manifest.tasks)), 1 / batch.size, np.float32)
             work.append((part.graph, feeds))
         step_s = timed(lambda: list(graphs.each(work)))

@@ -64,8 +64,8 @@ def design_of(bundle: Bundle) -> Design:
 
 
 def joined(parts: list[dict[str, np.ndarray]]) -> dict[str, np.ndarray]:
-    """The feeds of a batch's parts one under the other, without theta."""
-    return {name: np.concatenate([part[name] for part in parts]) for name in parts[0] if name != "theta"}
+    """The feeds of a batch's parts one under the other."""
+    return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
 
 
 def train(
@@ -93,7 +93,7 @@ def train(
         found = np.zeros((len(dataset), len(data.LABELS)), np.float32)
         with torch.inference_mode():
             for batch in dataset.plan(graphs.steps("predict")):
-                feeds = {k: torch.from_numpy(v) for k, v in dataset.feeds(batch, start).items() if k != "theta"}
+                feeds = {k: torch.from_numpy(v) for k, v in dataset.feeds(batch).items()}
                 made = forward(design, name_parts(layout, tensors), feeds)[TASK].numpy()
                 found[batch.rows] = made[: len(batch.places)]
         return found
@@ -111,7 +111,7 @@ def train(
         )
         for number, batch in enumerate(batches):
             # In one piece, which suits torch best.
-            feeds = joined([dataset.feeds(part, start) | dataset.targets_of(part) for part in batch.parts()])
+            feeds = joined([dataset.feeds(part) | dataset.targets_of(part) for part in batch.parts()])
             rows = np.zeros((len(feeds["presence"]), len(manifest.tasks)), np.float32)
             rows[: len(batch.places)] = weights[batch.rows] / batch.size
             feeds["weights"] = rows

@@ -138,8 +138,11 @@ def write_signature(path: Path, manifest: Manifest, certificate: Certificate, ke
 def install(source: Path, into: Path, *, root: str | None) -> Bundle:
     """Copy a bundle (a directory or a .homeroom zip) to `into`/<bundle_id>, verified, whole or not at all.
 
-    A bundle that is there already is verified and left as it is; a damaged one is replaced.
+    A bundle that is there already is verified and left as it is, whatever else the source holds; a damaged one is
+    replaced.
     """
+    if present := _present(source, into, root):
+        return present
     scratch = into / f".incoming-{uuid.uuid4().hex}"
     try:
         into.mkdir(parents=True, exist_ok=True)
@@ -182,6 +185,14 @@ def zip_bundle(folder: Path, out: Path) -> None:
     partial.replace(out)
 
 
+UNREADABLE = (
+    zipfile.BadZipFile,
+    zipfile.LargeZipFile,
+    NotImplementedError,  # zipfile's, of a compression that it lacks
+    EOFError,
+    RuntimeError,
+    ValueError,
+)
 GET_AGAIN = "get the bundle again from its source"
 
 
@@ -195,6 +206,22 @@ def _small_file(folder: Path, name: str, limit_bytes: int) -> bytes:
         raise BundleError(f"has no {name}: not a bundle, or cut short", where=str(folder), remedy=GET_AGAIN) from None
     except OSError as problem:
         raise BundleError(f"cannot be read: {problem.strerror}", where=name, remedy=GET_AGAIN) from None
+
+
+def _present(source: Path, into: Path, root: str | None) -> Bundle | None:
+    """The bundle whose manifest and signature the source holds, if it is installed and sound; raises TrustError."""
+    limits = {MANIFEST_FILE: MANIFEST_LIMIT_BYTES, SIGNATURE_FILE: SIGNATURE_LIMIT_BYTES}
+    try:
+        if source.is_dir():
+            manifest, signature = (_small_file(source, name, limit) for name, limit in limits.items())
+        else:
+            with zipfile.ZipFile(source) as archive:
+                manifest, signature = (archive.open(name).read(limit) for name, limit in limits.items())
+        place = into / digest(manifest)
+        same = signature == _small_file(place, SIGNATURE_FILE, SIGNATURE_LIMIT_BYTES)
+        return open_bundle(place, root=root) if same else None
+    except (BundleError, KeyError, OSError, *UNREADABLE):
+        return None  # what is wrong with the source is said when it is copied
 
 
 def _copy(source: Path, into: Path) -> None:
@@ -223,14 +250,7 @@ def _unzip(source: Path, into: Path) -> None:
                 if name not in names:
                     raise BundleError("is missing from the zip", where=name, remedy=GET_AGAIN)
                 _extract(archive, names[name], into, listed.bytes)
-    except (
-        zipfile.BadZipFile,
-        zipfile.LargeZipFile,
-        NotImplementedError,  # zipfile's, of a compression that it lacks
-        EOFError,
-        RuntimeError,
-        ValueError,
-    ) as problem:
+    except UNREADABLE as problem:
         raise BundleError(f"is not a readable bundle: {problem}", where=str(source), remedy=GET_AGAIN) from None
 
 

@@ -243,12 +243,12 @@ class Dataset:
             batches += [Batch(pack, order[start : start + size], size) for start in range(0, len(order), size)]
         return batches if rng is None else [batches[i] for i in rng.permutation(len(batches))]
 
-    def feeds(self, batch: Batch, theta: np.ndarray, presence: np.ndarray | None = None) -> dict[str, np.ndarray]:
-        """What `predict` reads for a batch; rows beyond it are padding, absent throughout."""
+    def feeds(self, batch: Batch, presence: np.ndarray | None = None) -> dict[str, np.ndarray]:
+        """What `predict` reads for a batch, but for theta; rows beyond it are padding, absent throughout."""
         rows, graph = batch.rows, batch.graph
         here = np.zeros((graph.batch, len(self.manifest.inputs)), np.float32)
         here[: len(rows)] = self.presence[rows] if presence is None else presence
-        feeds = {"theta": theta, "presence": here}
+        feeds: dict[str, np.ndarray] = {"presence": here}
         read: dict[str, dict[str, np.ndarray]] = {}  # by slot: what the graph reads of it, by kind
         for tensor in graph.inputs:
             slot, _, kind = tensor.name.partition(".")

@@ -186,7 +186,7 @@ def pulls_of(
     manifest = bundle.manifest
     dataset = Dataset(manifest, [example])
     batch = dataset.plan(graphs.steps("saliency"))[0]
-    feeds = dataset.feeds(batch, graphs.narrow(theta))
+    feeds = dataset.feeds(batch) | {"theta": graphs.narrow(theta)}
     size, run = batch.graph.batch, graphs.loaded(batch.graph)
     for name in feeds.keys() - {"theta"}:
         feeds[name] = np.repeat(feeds[name][:1], size, 0)

@@ -5,73 +5,38 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any
 
 import msgspec
 import numpy as np
 
-from homeroom.augment import augmented
 from homeroom.calibration import temperature
-from homeroom.contract.manifest import Graph, Manifest
-from homeroom.dataset import Batch, Dataset, fusing
+from homeroom.dataset import Dataset
 from homeroom.errors import TrainError
 from homeroom.optim import AdamW, cooling, one_cycle, spent_after
 from homeroom.runtime import Graphs
 from homeroom.scores import Score, score
+from homeroom.settings import Settings, advised
 from homeroom.settling import places_of, settled_after, trunk
+from homeroom.steps import Steps, drop_inputs, gradient
 from homeroom.tokens import compared
 
-__all__ = ["Epoch", "Fit", "Score", "Settings", "TrainState", "evaluate", "fit", "outputs_of"]
+__all__ = [
+    "Epoch",
+    "Fit",
+    "Score",
+    "Settings",
+    "TrainState",
+    "advised",
+    "drop_inputs",
+    "evaluate",
+    "fit",
+    "outputs_of",
+]
 
 Progress = Callable[[str, int, int], None]
 
 
-class Settings(msgspec.Struct, frozen=True, kw_only=True):
-    """How to train. `balance`: 0 counts samples alike, 1 classes; `proximal` is FedProx's mu (Li et al. 2020).
-
-    `clip_norm`, where above 0, bounds what one subject's samples in a batch add to its gradient: the norm of their
-    summed gradient, each sample's weights having a mean of 1 (before the division by the batch's size).
-    `modality_dropout`: the chance with which each input of a task over any subset is left out of a step.
-    `nested`: a step trains a tier drawn from those up to its own, so that the smaller ones answer well by themselves
-    (ordered dropout: FjORD, Horvath et al. 2021); what the smallest lacks learns at OUTER_RATE of the rate.
-    """
-
-    epochs: int = 12
-    learning_rate: float = 2e-3
-    weight_decay: float = 1e-2
-    warmup: float = 0.1
-    seed: int = 0
-    draw: int = 0  # further seed of batches and dropout alone, for rounds that keep one split of the subjects
-    patience: int = 4  # epochs without a better validation score before training cools down
-    cooldown: int = 4  # epochs over which the rate then falls to 0, before training stops
-    validation: float = 0.2  # share of the samples, whole subjects
-    proximal: float = 0.0
-    balance: float = 0.5
-    task_weights: dict[str, float] = {}
-    modality_dropout: float = 0.0
-    clip_norm: float = 0.0
-    constant_rate: bool = False  # for rounds of a federation, each a part of one long training
-    checkpoint_s: float = 5.0
-    frozen: tuple[str, ...] = ()  # segments that stay as they are
-    nested: bool = False
-
-
-ADVICE = (
-    "epochs",
-    "learning_rate",
-    "weight_decay",
-    "warmup",
-    "modality_dropout",
-    "task_weights",
-    "clip_norm",
-    "nested",
-)
 OUTER_RATE = 1 / 3  # fewer devices feed these values, and a wide layer takes longer strides at the same rate
-
-
-def advised(manifest: Manifest, **chosen: Any) -> Settings:
-    """What a bundle recommends, but for what is `chosen`."""
-    return Settings(**({name: getattr(manifest.training, name) for name in ADVICE} | chosen))
 
 
 class Epoch(msgspec.Struct, frozen=True):
@@ -176,19 +141,22 @@ def fit(
         plans = [train.plan(tier.steps(role), np.random.default_rng(order), rows) for tier, _ in tiers]
         batches = len(plans[-1])
         total = settings.epochs * batches
+        for (tier, _), plan in zip(tiers, plans, strict=True):
+            tier.warm(part.graph for batch in plan for part in batch.parts())
+        steps, following = Steps(train, plans, weights, settings, state.epoch), None
         while state.batch < batches:
             if stop():
                 in_time = False
                 break
-            number = _drawn(len(tiers), settings, state)
-            tier, places = tiers[number]
-            batch = plans[number][state.batch]
-            loss, gradient = _gradient(tier, train, batch, weights, settings, state, places)
+            step = following or steps[state.batch]
+            following = steps[state.batch + 1] if state.batch + 1 < batches else None
+            tier, places = tiers[step.tier]
+            loss, slope = gradient(tier, step, state.theta, places, following)
             if settings.proximal:
-                gradient = gradient + settings.proximal * (state.theta - theta0)
+                slope = slope + settings.proximal * (state.theta - theta0)
             share = 1.0 if settings.constant_rate else one_cycle(state.steps, total, settings.warmup)
             share *= cooling(state.epoch + state.batch / batches, spent, cooldown)
-            optimiser.step(state.theta, gradient, settings.learning_rate * share * pace)
+            optimiser.step(state.theta, slope, settings.learning_rate * share * pace)
             state.steps, state.batch, state.loss = optimiser.steps, state.batch + 1, state.loss + loss
             if progress:
                 progress("training", state.steps, total)
@@ -277,7 +245,8 @@ def _passed(graphs: Graphs, dataset: Dataset, theta: np.ndarray) -> Iterator[tup
     """Batch by batch, the numbers of its examples and their outputs by task."""
     theta, names = graphs.narrow(theta), [task.name for task in dataset.manifest.tasks]
     batches = dataset.plan(graphs.steps("predict")) if len(dataset) else []
-    work = ((batch.graph, dataset.feeds(batch, theta)) for batch in batches)
+    graphs.warm(batch.graph for batch in batches)
+    work = ((batch.graph, dataset.feeds(batch) | {"theta": theta}) for batch in batches)
     for batch, made in zip(batches, graphs.each(work), strict=True):
         yield batch.rows, {name: made[f"{name}.output"][: len(batch.places)] for name in names}
 
@@ -321,98 +290,6 @@ def _begin(theta0: np.ndarray) -> TrainState:
 
 def _settled(state: TrainState, settings: Settings, settles: bool) -> int | None:
     return settled_after([epoch.moved for epoch in state.history], settings.epochs) if settles else None
-
-
-def _drawn(tiers: int, settings: Settings, state: TrainState) -> int:
-    """Which of so many tiers the step trains."""
-    if tiers == 1:
-        return 0
-    rng = np.random.default_rng([settings.seed, state.epoch, state.batch, 3, settings.draw])
-    return int(rng.integers(tiers))
-
-
-def _gradient(
-    graphs: Graphs,
-    train: Dataset,
-    batch: Batch,
-    weights: np.ndarray,
-    settings: Settings,
-    state: TrainState,
-    places: np.ndarray | slice,
-) -> tuple[float, np.ndarray]:
-    """Loss and gradient [P] of a batch, the sums of its parts'; places: where in theta the graphs' own values stand."""
-    presence, kept = None, weights[batch.rows]
-    if settings.modality_dropout:
-        rng = np.random.default_rng([settings.seed, state.epoch, state.batch, 1, settings.draw])
-        presence = drop_inputs(train.presence[batch.rows], train.manifest, settings.modality_dropout, rng)
-        usable = np.stack([train.usable(task, presence) for task in train.manifest.tasks], 1)
-        kept = kept * np.hstack([usable, train.paired(presence)])
-    rng = np.random.default_rng([settings.seed, state.epoch, state.batch, 2, settings.draw])
-    if not settings.clip_norm:
-        kept = kept / batch.size
-
-    def work() -> Iterator[tuple[Graph, dict[str, np.ndarray]]]:
-        start = 0
-        for part in batch.parts():
-            end = start + len(part.places)
-            here = None if presence is None else presence[start:end]
-            yield part.graph, _feeds(train, part, here, kept[start:end], settings, theta, rng)
-            start = end
-
-    theta = state.theta[places]
-    loss, gradient = 0.0, np.zeros_like(state.theta)
-    for made in graphs.each(work()):
-        loss += float(made["losses"].sum())
-        gradient[places] += made["gradient"]
-    if settings.clip_norm:
-        loss, gradient = loss / batch.size, gradient / np.float32(batch.size)
-    if not np.isfinite(loss) or not np.isfinite(gradient).all():
-        raise TrainError(
-            f"the loss is no longer finite at step {state.steps}", remedy="train with a lower learning rate"
-        )
-    return loss, gradient
-
-
-def _feeds(
-    train: Dataset,
-    part: Batch,
-    presence: np.ndarray | None,
-    kept: np.ndarray,
-    settings: Settings,
-    theta: np.ndarray,
-    rng: np.random.Generator,
-) -> dict[str, np.ndarray]:
-    """What a `grad` graph reads for a part of a batch; kept: weights float32 [rows, tasks + objectives]."""
-    size = part.graph.batch
-    feeds = train.feeds(part, theta, presence) | train.targets_of(part)
-    for slot in (t.name.removesuffix(".augmented") for t in part.graph.inputs if t.name.endswith(".augmented")):
-        feeds[f"{slot}.augmented"] = augmented(feeds[f"{slot}.features"], feeds[f"{slot}.mask"], rng)
-    feeds["weights"] = np.zeros((size, kept.shape[1]), np.float32)
-    feeds["weights"][: len(kept)] = kept
-    if settings.clip_norm:
-        feeds |= _clipping(train, part.rows, size, settings.clip_norm)
-    return feeds
-
-
-def _clipping(train: Dataset, rows: np.ndarray, size: int, clip_norm: float) -> dict[str, np.ndarray]:
-    """`groups` int32 [size], the number of each row's subject within the batch (-1: padding), and `clip` [1]."""
-    groups = np.full(size, -1, np.int32)
-    groups[: len(rows)] = np.unique([train.examples[row].subject for row in rows], return_inverse=True)[1]
-    return {"groups": groups, "clip": np.array([clip_norm], np.float32)}
-
-
-def drop_inputs(presence: np.ndarray, manifest: Manifest, rate: float, rng: np.random.Generator) -> np.ndarray:
-    """presence [rows, inputs] with single slots of fused tasks left out at `rate`, never the last one of a row."""
-    names = fusing(manifest)
-    columns = [i for i, (slot, _, _) in enumerate(manifest.inputs) if slot in names]
-    if len(columns) < 2:  # such as answers that are compared with a reference: nothing could be left out
-        return presence
-    chance = rng.random((len(presence), len(columns)))
-    here = presence[:, columns] > 0
-    stays = here & ((chance >= rate) | (chance == np.where(here, chance, -1.0).max(1, keepdims=True)))
-    dropped = presence.copy()
-    dropped[:, columns] *= stays
-    return dropped
 
 
 def _end_epoch(graphs: Graphs, validation: Dataset | None, state: TrainState, batches: int, trunk: np.ndarray) -> None:

@@ -81,7 +81,7 @@ def test_a_dataset_of_them_is_one_of_plain_examples() -> None:
         plans = [data.plan(variants, np.random.default_rng(0), 16) for data in (mine, theirs)]
         for batch, same in zip(*plans, strict=True):
             for part, equal in zip(batch.parts(), same.parts(), strict=True):
-                fed, feeds = mine.feeds(part, bundle.theta()), theirs.feeds(equal, bundle.theta())
+                fed, feeds = mine.feeds(part), theirs.feeds(equal)
                 fed, feeds = fed | mine.targets_of(part), feeds | theirs.targets_of(equal)
                 assert fed.keys() == feeds.keys()
                 assert all(np.array_equal(fed[name], feeds[name]) for name in fed)

@@ -11,7 +11,7 @@ def test_every_example_is_in_one_batch_and_padding_is_absent() -> None:
     data, (_, graphs) = dataset(), opened()
     seen: list[int] = []
     for batch in data.plan(graphs.steps("grad"), np.random.default_rng(0)):
-        feeds = data.feeds(batch, np.zeros(data.manifest.layout.size, np.float32))
+        feeds = data.feeds(batch)
         seen += [int(row) for row in batch.pack.rows[batch.places]]
         for tensor in batch.graph.inputs:
             if tensor.name in feeds:
@@ -24,7 +24,7 @@ def test_every_example_is_in_one_batch_and_padding_is_absent() -> None:
 def test_features_arrive_where_the_manifest_says() -> None:
     data, (_, graphs) = dataset(12), opened()
     for batch in data.plan(graphs.steps("predict")):
-        feeds = data.feeds(batch, np.zeros(data.manifest.layout.size, np.float32))
+        feeds = data.feeds(batch)
         for at, row in enumerate(batch.pack.rows[batch.places]):
             for (slot, place), array in data.examples[row].inputs.items():
                 n = array.shape[1]

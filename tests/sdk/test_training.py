@@ -209,7 +209,7 @@ def test_a_step_in_parts_has_the_gradient_of_its_rows() -> None:
     for row, weights in enumerate(sample_weights(train, once)):  # each row in a batch of its own
         alone = Dataset(bundle.manifest, [train.examples[row]])
         (single,) = alone.plan(graphs.steps("grad"))
-        feeds = alone.feeds(single, bundle.theta()) | alone.targets_of(single)
+        feeds = alone.feeds(single) | {"theta": bundle.theta()} | alone.targets_of(single)
         feeds["weights"] = np.zeros((single.graph.batch, len(weights)), np.float32)
         feeds["weights"][0] = weights / 24
         by_hand += graphs.loaded(single.graph)(feeds)["gradient"]

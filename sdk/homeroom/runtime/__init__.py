@@ -139,10 +139,17 @@ class Graphs:
         """The graph, or what it was converted to for the runtime in use."""
         file = twin(self.bundle, facts, self.runtime).file
         if file not in self._loaded:
-            share = self._at_once(facts)
+            share = self.at_once(facts)
             threads = max(1, (self.threads or cores()) // share) if share > 1 else self.threads
             self._loaded[file] = load(self.bundle.file(file), threads=threads, lasting=facts.role != "features")
         return self._loaded[file]
+
+    def warm(self, every: Iterable[GraphFacts]) -> None:
+        """Load graphs that are about to run side by side, several at once."""
+        files = {twin(self.bundle, facts, self.runtime).file: facts for facts in every if self.at_once(facts) > 1}
+        missing = [facts for file, facts in files.items() if file not in self._loaded]
+        for _ in self._pool.map(self.loaded, missing):
+            pass
 
     def each(self, work: Iterable[tuple[GraphFacts, Mapping[str, np.ndarray]]]) -> Iterator[dict[str, np.ndarray]]:
         """The outputs of many runs, in their order; some at once, on their share of the threads, where that is quicker.
@@ -151,7 +158,7 @@ class Graphs:
         """
         running: deque[Future[dict[str, np.ndarray]]] = deque()
         for facts, feeds in work:
-            run, most = self.loaded(facts), self._at_once(facts)
+            run, most = self.loaded(facts), self.at_once(facts)
             while len(running) >= most:
                 yield running.popleft().result()
             if most == 1:
@@ -161,7 +168,8 @@ class Graphs:
         while running:
             yield running.popleft().result()
 
-    def _at_once(self, facts: GraphFacts) -> int:
+    def at_once(self, facts: GraphFacts) -> int:
+        """How many runs of a graph are best under way together."""
         return at_once(self.bundle.manifest, facts, self.threads or cores(), self.runtime)
 
     @cached_property

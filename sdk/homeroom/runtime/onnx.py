@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
+from threading import Lock
 
 import numpy as np
 import onnxruntime as ort
@@ -12,6 +13,7 @@ import onnxruntime as ort
 from homeroom.errors import BundleError, HomeroomError, TrainError
 
 MEMORY = "close other programs, or train with --megabytes, so that what is chosen fits"
+_sharing = Lock()
 DOUBLING = 0  # arena_extend_strategy: blocks of just the size asked for are of no use to the next batch's other sizes
 
 
@@ -58,8 +60,13 @@ def _refusal(problem: Exception, what: str, path: Path, remedy: str = "") -> Hom
     return BundleError(f"{what}: {problem}", where=path.name, remedy=remedy)
 
 
-@cache
 def _share_arena() -> None:
     """One arena for all lasting sessions; those that run at once each have their own part of it."""
+    with _sharing:
+        _make_arena()
+
+
+@cache
+def _make_arena() -> None:
     place = ort.OrtMemoryInfo("Cpu", ort.OrtAllocatorType.ORT_ARENA_ALLOCATOR, 0, ort.OrtMemType.DEFAULT)
     ort.create_and_register_allocator(place, ort.OrtArenaCfg(0, DOUBLING, -1, -1))
