@@ -17,7 +17,7 @@ import pytest
 import safetensors.numpy
 import tiny
 
-from homeroom import Device
+from homeroom import Device, Sample
 from homeroom.bundle import write_signature
 from homeroom.cli import main
 from homeroom.contract.canonical import digest_file
@@ -254,6 +254,23 @@ def test_once_trusted_a_root_stays_the_only_one_and_an_older_bundle_is_not_taken
     assert ended.value.code == 6
     with Device.open(place, threads=1) as device:
         assert device.bundle.manifest.version == 5
+
+
+@pytest.mark.parametrize("packed", [False, True])
+def test_a_bundle_that_is_installed_is_not_copied_again(
+    tiny_bundle: tiny.Tiny, copy: Path, tmp_path: Path, packed: bool
+) -> None:
+    place = tmp_path / "device"
+    Device.open(place, copy, threads=1).close()
+    graph(copy).unlink()  # of the source no more is read than who made it, and what it is
+    source = tmp_path / "lesson.homeroom" if packed else copy
+    if packed:
+        pack(copy, source)
+    with Device.open(place, source, threads=1) as device:
+        assert device.bundle.bundle_id == tiny_bundle.bundle_id
+        assert device.predict(Sample(word="cat"))["grade"]
+    with pytest.raises(BundleError, match="missing"):
+        Device.open(tmp_path / "another", source, threads=1)
 
 
 def test_an_installed_bundle_that_was_altered_is_noticed(tiny_bundle: tiny.Tiny, tmp_path: Path) -> None:
