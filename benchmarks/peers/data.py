@@ -10,6 +10,7 @@ import gzip
 import hashlib
 import json
 import random
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -37,12 +38,21 @@ class Split:
     test: tuple[Answer, ...]  # the official unseen answers, all of them
 
 
+def pinned(folder: Path, name: str, sha256: str) -> bytes:
+    """A data set's file; where it is missing or another, the benchmark ends with a sentence."""
+    path = folder / name
+    try:
+        data = path.read_bytes()
+    except OSError as problem:
+        sys.exit(f"{path}: {problem.strerror}; say with --data in which folder the data sets are")
+    if hashlib.sha256(data).hexdigest() != sha256:
+        sys.exit(f"{path} is not the file that this benchmark was made for (sha256 {sha256})")
+    return data
+
+
 def read(folder: Path, corpus: str) -> tuple[list[Answer], list[Answer]]:
-    """Answers of the official training part and of the unseen-answers test; ValueError when the file is another."""
-    path = folder / FILE
-    data = path.read_bytes()
-    if hashlib.sha256(data).hexdigest() != SHA256:
-        raise ValueError(f"{path} is not the file this benchmark was made for (sha256 {SHA256})")
+    """Answers of the official training part and of the unseen-answers test."""
+    data = pinned(folder, FILE, SHA256)
     rows = [row for row in map(json.loads, gzip.decompress(data).decode().splitlines()) if row["corpus"] == corpus]
 
     def part(name: str) -> list[Answer]:

@@ -71,11 +71,13 @@ def test_every_target_is_judged_and_shown(capsys: pytest.CaptureFixture[str]) ->
     assert "-1.0 to +2.0 points" in capsys.readouterr().out
 
 
-def test_a_file_of_another_hash_is_refused(tmp_path: Any) -> None:
+def test_a_data_set_that_is_missing_or_another_ends_the_benchmark_with_a_sentence(tmp_path: Any) -> None:
+    with pytest.raises(SystemExit, match="No such file or directory; say with --data"):
+        data.read(tmp_path, "beetle")
     path = tmp_path / data.FILE
     path.parent.mkdir()
     path.write_bytes(b"something else")
-    with pytest.raises(ValueError, match="sha256"):
+    with pytest.raises(SystemExit, match="sha256"):
         data.read(tmp_path, "beetle")
 
 
