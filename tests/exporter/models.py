@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import soundfile
@@ -19,6 +20,8 @@ from transformers import (
     CLIPModel,
     Dinov2Config,
     Dinov2Model,
+    Dinov2WithRegistersConfig,
+    Dinov2WithRegistersModel,
     DistilBertConfig,
     DistilBertModel,
     HubertConfig,
@@ -28,6 +31,8 @@ from transformers import (
     ResNetModel,
     RobertaConfig,
     RobertaModel,
+    SiglipConfig,
+    SiglipModel,
     ViTConfig,
     ViTImageProcessor,
     ViTModel,
@@ -126,13 +131,31 @@ def whisper(folder: Path) -> Path:
     return folder
 
 
+DINO = {"hidden_size": 32, "num_hidden_layers": 3, "num_attention_heads": 2, "mlp_ratio": 2, "patch_size": 8}
+
+
 def dinov2(folder: Path) -> Path:
+    return _dino(folder, Dinov2Model, Dinov2Config)
+
+
+def dinov2_registers(folder: Path) -> Path:
+    return _dino(folder, Dinov2WithRegistersModel, Dinov2WithRegistersConfig)
+
+
+def siglip(folder: Path) -> Path:
+    """Both sides; the one for pictures has no class token."""
+    torch.manual_seed(12)
+    part = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 64}
+    config = SiglipConfig(vision_config={**part, "image_size": 32, "patch_size": 8}, text_config=part)
+    SiglipModel(config).save_pretrained(folder)
+    ViTImageProcessor(size={"height": 32, "width": 32}).save_pretrained(folder)
+    return folder
+
+
+def _dino(folder: Path, model: Any, config: Any) -> Path:
     """Trained on larger pictures (config) than its processor makes, as the published ones are."""
     torch.manual_seed(9)
-    config = Dinov2Config(
-        hidden_size=32, num_hidden_layers=3, num_attention_heads=2, mlp_ratio=2, image_size=56, patch_size=8
-    )
-    Dinov2Model(config).save_pretrained(folder)
+    model(config(**DINO, image_size=56)).save_pretrained(folder)
     processor = BitImageProcessor(size={"shortest_edge": 36}, crop_size={"height": 32, "width": 32})
     processor.save_pretrained(folder)
     return folder
@@ -185,6 +208,11 @@ def wav2vec2(folder: Path, norm: str = "group") -> Path:
     Wav2Vec2Model(Wav2Vec2Config(**SOUND, feat_extract_norm=norm)).save_pretrained(folder)
     Wav2Vec2FeatureExtractor(do_normalize=True, return_attention_mask=norm == "layer").save_pretrained(folder)
     return folder
+
+
+def wav2vec2_by_layer(folder: Path) -> Path:
+    """Normalised by layer, as the large sizes are: these are given a mask beside clips of several lengths."""
+    return wav2vec2(folder, "layer")
 
 
 def hubert(folder: Path) -> Path:

@@ -14,7 +14,14 @@ import pytest
 import soundfile
 import torch
 from PIL import Image
-from transformers import AutoFeatureExtractor, AutoImageProcessor, AutoModel, AutoTokenizer
+from transformers import (
+    AutoFeatureExtractor,
+    AutoImageProcessor,
+    AutoModel,
+    AutoTokenizer,
+    CLIPVisionModel,
+    SiglipVisionModel,
+)
 
 from exporter import models
 from exporter.test_encoders import run
@@ -57,52 +64,54 @@ def test_pictures_are_made_as_the_models_own_processor_makes_them(
     assert np.allclose(ours, original(picture)["pixel_values"][0], atol=1e-5)
 
 
-@pytest.mark.parametrize("shape", [models.dinov2, models.clip, models.resnet])
-def test_taps_of_pictures_are_the_models_own_hidden_states(tmp_path: Path, shape: Callable[[Path], Path]) -> None:
+@pytest.mark.parametrize(
+    ("shape", "special"),
+    [(models.dinov2, 1), (models.dinov2_registers, 5), (models.clip, 1), (models.siglip, 0), (models.resnet, 0)],
+)
+def test_taps_of_pictures_are_the_models_own_hidden_states(
+    tmp_path: Path, shape: Callable[[Path], Path], special: int
+) -> None:
     folder = shape(tmp_path / "model")
     encoder = made(tmp_path, "image", folder, grid=2)
     assert isinstance(encoder.preprocess, ImagePreprocess)
     side = encoder.preprocess.size
     pixels = torch.randn(2, 3, side, side, generator=torch.Generator().manual_seed(1))
-    whole = AutoModel.from_pretrained(folder).eval()
-    model = getattr(whole, "vision_model", whole)
+    kind = {models.siglip: SiglipVisionModel, models.clip: CLIPVisionModel}.get(shape, AutoModel)
+    model = kind.from_pretrained(folder).eval()
     with torch.no_grad():
         states = all_states(model(pixels, output_hidden_states=True))
     for tap, got in zip(encoder.taps, run(encoder.graph, encoder.taps, {"pixels": pixels.numpy()}), strict=True):
         state = states[int(tap.removeprefix("layer."))]
-        rows = state.flatten(2).transpose(1, 2) if state.dim() == 4 else state[:, 1:]
+        rows = state.flatten(2).transpose(1, 2) if state.dim() == 4 else state[:, special:]
         wanted = regions(math.isqrt(rows.shape[1]), 2).T @ rows.numpy()
-        if state.dim() == 3:
+        if special:
             wanted[:, 0] = state[:, 0].numpy()
         assert np.abs(got - wanted).max() < 1e-3 * max(1.0, np.abs(wanted).max()), tap
 
 
-@pytest.mark.parametrize("shape", [models.wav2vec2, models.hubert])
+@pytest.mark.parametrize("shape", [models.wav2vec2, models.wav2vec2_by_layer, models.hubert])
 def test_sounds_and_their_taps_are_those_of_the_original_library(tmp_path: Path, shape: Callable[[Path], Path]) -> None:
     folder = shape(tmp_path / "model")
     encoder = made(tmp_path, "audio", folder, seconds=0.5)
     assert isinstance(encoder.preprocess, AudioPreprocess)
     original = AutoFeatureExtractor.from_pretrained(folder)
-    clips = []
-    for seconds in (0.5, 0.3):
+    clips, mask = [], np.zeros((2, 8000), np.int64)
+    for row, seconds in enumerate((0.5, 0.3)):
         wave = (np.random.default_rng(2).standard_normal(int(16_000 * seconds)) * 0.1).astype(np.float32)
         buffer = io.BytesIO()
         soundfile.write(buffer, wave, 16_000, format="WAV", subtype="FLOAT")
         clips.append(audio.prepare(encoder.preprocess, buffer.getvalue(), 5).arrays["audio"])
         wanted = original(wave, sampling_rate=16_000)["input_values"][0]
         assert np.allclose(clips[-1], np.pad(wanted, (0, 8000 - len(wanted))), atol=1e-4)
+        mask[row, : len(wanted)] = 1
+    said = {"attention_mask": torch.from_numpy(mask)} if original.return_attention_mask else {}
     model = AutoModel.from_pretrained(folder).eval()
     with torch.no_grad():
-        states = all_states(model(torch.from_numpy(np.stack(clips)), output_hidden_states=True))
+        states = all_states(model(torch.from_numpy(np.stack(clips)), **said, output_hidden_states=True))
     for tap, got in zip(encoder.taps, run(encoder.graph, encoder.taps, {"audio": np.stack(clips)}), strict=True):
         state = states[int(tap.removeprefix("layer."))].numpy()
         assert got.shape == (2, 5, 32)
         assert np.allclose(got[:, 0], state[:, : -(-state.shape[1] // 5)].mean(1), atol=1e-4)
-
-
-def test_a_sound_model_that_needs_a_mask_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(ExportError, match="needs a mask"):
-        made(tmp_path, "audio", models.wav2vec2(tmp_path / "model", "layer"))
 
 
 def test_the_text_side_of_a_dual_model_reads_and_computes_as_the_original(tmp_path: Path) -> None:

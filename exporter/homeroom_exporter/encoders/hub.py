@@ -5,6 +5,7 @@ Weights are read from safetensors only, and no code of the model's authors is ru
 
 from __future__ import annotations
 
+import inspect
 import re
 from pathlib import Path
 from typing import Any
@@ -50,7 +51,16 @@ def load(spec: EncoderSpec, scratch: Path) -> Encoder:
 def side(model: Any, spec: EncoderSpec) -> Any:
     """Of a dual model such as CLIP the encoder of the modality, else the model itself."""
     part = {"text": "text_model", "image": "vision_model"}.get(spec.modality, "")
-    return getattr(model, part) if hasattr(model, "text_model") and hasattr(model, "vision_model") else model
+    if not (part and hasattr(model, "text_model") and hasattr(model, "vision_model")):
+        return model
+    found = getattr(model, part)
+    if "output_hidden_states" in inspect.signature(found.forward).parameters:
+        return found
+    from transformers import AutoModel
+
+    whole = AutoModel.from_config(found.config)  # SigLIP: the model around it collects its hidden states
+    setattr(whole, part, found)
+    return whole
 
 
 def network(spec: EncoderSpec) -> tuple[Any, str, dict[str, Any]]:

@@ -6,7 +6,7 @@ What a picture is turned into is read from the model's own processor, and equals
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +32,7 @@ def load(
     config = model.config
     preprocess = pixels(source, where, getattr(config, "image_size", None))
     side = preprocess.size
+    keep_positions(model)
     states = shapes(spec, model, side)
     chosen = layers(spec, len(states) - 1)
     names = [f"hidden.{i}" for i in chosen]
@@ -54,6 +55,27 @@ def load(
         licences=licences,
         files=files,
     )
+
+
+def keep_positions(model: Any) -> None:
+    """Position embeddings are fitted to the pictures' size once, on the model's first run, and then stand in the graph.
+
+    All pictures have one size here; and the resampling of DINOv2 with registers has no ONNX operator.
+    """
+
+    def once(fitted: Callable[..., torch.Tensor]) -> Callable[..., torch.Tensor]:
+        made: list[torch.Tensor] = []
+
+        def kept(*arguments: Any) -> torch.Tensor:
+            if not made:
+                made.append(fitted(*arguments).detach())
+            return made[0]
+
+        return kept
+
+    for module in model.modules():
+        if hasattr(module, "interpolate_pos_encoding"):
+            module.interpolate_pos_encoding = once(module.interpolate_pos_encoding)
 
 
 def shapes(spec: EncoderSpec, model: Any, side: int) -> list[tuple[int, ...]]:

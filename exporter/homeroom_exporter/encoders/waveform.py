@@ -1,7 +1,7 @@
 """Sound by a transformers model that reads the waveform: wav2vec2-, HuBERT- and WavLM-shaped; torch, transformers.
 
 Baevski et al. 2020, Hsu et al. 2021. Models whose first layer normalises over the window (`feat_extract_norm` "group",
-the base sizes) read clips that are padded with zeros; the others need a mask that a bundle's windows do not have.
+the base sizes) read clips that are padded with zeros; the others (the large sizes, XLS-R) attend to no padding.
 """
 
 from __future__ import annotations
@@ -22,6 +22,20 @@ SECONDS = 2.0
 RATE = 16_000
 
 
+class Heard(States):
+    """Hidden states of a model that attends to a clip's own samples alone: those up to the last that is not 0."""
+
+    def forward(self, audio: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        first = 1  # samples that a frame is made of, which count even in a window of zeros
+        for kernel, stride in zip(
+            self.model.config.conv_kernel[::-1], self.model.config.conv_stride[::-1], strict=True
+        ):
+            first = (first - 1) * stride + kernel
+        sounds = torch.cat([torch.ones_like(audio[:, :first]), (audio[:, first:] != 0).to(audio.dtype)], 1)
+        mask = (sounds.flip(1).cumsum(1) > 0).flip(1).long()
+        return super().forward(audio, mask)
+
+
 def load(
     spec: EncoderSpec, model: Any, source: str, where: Any, name: str, licences: Any, files: dict[str, Path]
 ) -> Encoder:
@@ -33,12 +47,6 @@ def load(
             where=spec.source,
             remedy="use a Whisper-, wav2vec2- or HuBERT-shaped model",
         )
-    if config.feat_extract_norm != "group":
-        raise ExportError(
-            "needs a mask beside each clip, which a window of sound does not have",
-            where=spec.source,
-            remedy='use a model with feat_extract_norm = "group", such as the base sizes',
-        )
     config.apply_spec_augment = False
     seconds = spec.seconds or SECONDS
     said = extractor(source, where)
@@ -46,7 +54,8 @@ def load(
     samples, tokens = round(seconds * rate), max(1, round(seconds * TOKENS_A_SECOND))
     chosen = layers(spec, config.num_hidden_layers)
     names = [f"hidden.{i}" for i in chosen]
-    module, silent = States(model.eval(), chosen), torch.zeros(2, samples)
+    kind = States if config.feat_extract_norm == "group" else Heard
+    module, silent = kind(model.eval(), chosen), torch.zeros(2, samples)
     with silence():
         shape = module(silent)[0].shape
     graph = traced(module, silent, "audio", names)
