@@ -113,7 +113,8 @@ def train(
         if not report.finished:
             click.echo(f"  {report.stopped}: nothing was changed; give it more")
         return
-    click.echo(f"\r{report.samples} samples, {report.epochs} epochs, {report.seconds:.1f} s".ljust(60))
+    settled = f" (the heads alone after {report.settled_after})" if report.settled_after else ""
+    click.echo(f"\r{report.samples} samples, {report.epochs} epochs{settled}, {report.seconds:.1f} s".ljust(60))
     for task, score in report.scores.items():
         if score.n:
             click.echo(f"  {task}: {score.accuracy:.0%} right on {score.n} samples of other pupils")

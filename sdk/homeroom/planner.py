@@ -234,7 +234,7 @@ class _Choice:
         if self.bundle.manifest.settled:  # once the trunk has settled, the heads' steps are held beside the whole ones
             used += [variants[0][i] for i in grads]
         known = [(self.costs.steps[g.file], self._at_once(g)) for g in used if g.file in self.costs.steps]
-        found.step_s += sum(step.load_s for step, _ in known)
+        found.step_s += sum(step.load_s / count for step, count in known)  # side by side, as they run
         found.parts = {
             "process": max(self.costs.base_bytes, system.resident() or 0),
             "samples": SAMPLE_BYTES * count,

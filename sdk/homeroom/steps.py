@@ -56,14 +56,14 @@ class Steps:
     def _parts(self, number: int, batch: Batch) -> Iterator[Part]:
         train, settings = self.train, self.settings
         presence, kept = None, self.weights[batch.rows]
-        if settings.modality_dropout:
-            rate, rng = settings.modality_dropout, self._rng(number, 1)
-            presence = drop_inputs(train.presence[batch.rows], train.manifest, rate, rng)
+        if settings.modality_dropout and droppable(train.manifest):
+            rate, chances = settings.modality_dropout, self._rng(number, 1)
+            presence = drop_inputs(train.presence[batch.rows], train.manifest, rate, chances)
             usable = np.stack([train.usable(task, presence) for task in train.manifest.tasks], 1)
             kept = kept * np.hstack([usable, train.paired(presence)])
         if not settings.clip_norm:
             kept = kept / batch.size
-        rng, start = self._rng(number, 2), 0
+        start, rng = 0, self._rng(number, 2) if train.manifest.objectives else None
         for part in batch.parts():
             end = start + len(part.places)
             here = None if presence is None else presence[start:end]
@@ -106,13 +106,14 @@ def _feeds(
     presence: np.ndarray | None,
     kept: np.ndarray,
     clip_norm: float,
-    rng: np.random.Generator,
+    rng: np.random.Generator | None,
 ) -> dict[str, np.ndarray]:
     """What a `grad` graph reads for a part of a batch; kept: weights float32 [rows, tasks + objectives]."""
     size = part.graph.batch
     feeds = train.feeds(part, presence) | train.targets_of(part)
-    for slot in (t.name.removesuffix(".augmented") for t in part.graph.inputs if t.name.endswith(".augmented")):
-        feeds[f"{slot}.augmented"] = augmented(feeds[f"{slot}.features"], feeds[f"{slot}.mask"], rng)
+    if rng:  # there are objectives without labels
+        for slot in (t.name.removesuffix(".augmented") for t in part.graph.inputs if t.name.endswith(".augmented")):
+            feeds[f"{slot}.augmented"] = augmented(feeds[f"{slot}.features"], feeds[f"{slot}.mask"], rng)
     feeds["weights"] = np.zeros((size, kept.shape[1]), np.float32)
     feeds["weights"][: len(kept)] = kept
     if clip_norm:
@@ -127,11 +128,17 @@ def _clipping(train: Dataset, rows: np.ndarray, size: int, clip_norm: float) -> 
     return {"groups": groups, "clip": np.array([clip_norm], np.float32)}
 
 
-def drop_inputs(presence: np.ndarray, manifest: Manifest, rate: float, rng: np.random.Generator) -> np.ndarray:
-    """presence [rows, inputs] with single slots of fused tasks left out at `rate`, never the last one of a row."""
+def droppable(manifest: Manifest) -> list[int]:
+    """Columns of inputs that may be left out, those of fused tasks; none where a task would be left with nothing."""
     names = fusing(manifest)
     columns = [i for i, (slot, _, _) in enumerate(manifest.inputs) if slot in names]
-    if len(columns) < 2:  # such as answers that are compared with a reference: nothing could be left out
+    return columns if len(columns) > 1 else []  # such as answers that are compared with a reference
+
+
+def drop_inputs(presence: np.ndarray, manifest: Manifest, rate: float, rng: np.random.Generator) -> np.ndarray:
+    """presence [rows, inputs] with single slots of fused tasks left out at `rate`, never the last one of a row."""
+    columns = droppable(manifest)
+    if not columns:
         return presence
     chance = rng.random((len(presence), len(columns)))
     here = presence[:, columns] > 0
