@@ -152,6 +152,10 @@ def fit(
             following = steps[state.batch + 1] if state.batch + 1 < batches else None
             tier, places = tiers[step.tier]
             loss, slope = gradient(tier, step, state.theta, places, following)
+            if not np.isfinite(loss) or not np.isfinite(slope).all():
+                raise TrainError(
+                    f"the loss is no longer finite at step {state.steps}", remedy="train with a lower learning rate"
+                )
             if settings.proximal:
                 slope = slope + settings.proximal * (state.theta - theta0)
             share = 1.0 if settings.constant_rate else one_cycle(state.steps, total, settings.warmup)
