@@ -17,11 +17,7 @@ from onnx import NodeProto, TensorProto, helper, numpy_helper
 from homeroom_exporter.taps import OURS
 
 BITS = 24  # of a float32's significand
-INPUT_BITS = (
-    12,
-    11,
-    10,
-)  # of an input, the finest that leaves enough for the weights; one more is room above the range
+INPUT_BITS = (12, 11, 10)  # of an input, with one that is room above the range; the finest that weights leave is taken
 LOST = 0.004  # of a filter's norm at most; 8 bits a channel lose twice as much
 KINDS = ("weight", "bias")
 

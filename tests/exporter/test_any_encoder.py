@@ -114,6 +114,11 @@ def test_sounds_and_their_taps_are_those_of_the_original_library(tmp_path: Path,
         assert np.allclose(got[:, 0], state[:, : -(-state.shape[1] // 5)].mean(1), atol=1e-4)
 
 
+def test_a_window_of_sound_shorter_than_a_frame_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ExportError, match="shorter than a frame of the model"):
+        made(tmp_path, "audio", models.wav2vec2(tmp_path / "model"), seconds=0.01)
+
+
 def test_the_text_side_of_a_dual_model_reads_and_computes_as_the_original(tmp_path: Path) -> None:
     folder = models.clip(tmp_path / "model")
     encoder = made(tmp_path, "text", folder, buckets=(8, 16))

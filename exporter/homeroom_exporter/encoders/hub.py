@@ -58,7 +58,8 @@ def side(model: Any, spec: EncoderSpec) -> Any:
         return found
     from transformers import AutoModel
 
-    whole = AutoModel.from_config(found.config)  # SigLIP: the model around it collects its hidden states
+    with torch.device("meta"):  # SigLIP: the model around it collects its hidden states; it has no weights of its own
+        whole = AutoModel.from_config(found.config)
     setattr(whole, part, found)
     return whole
 

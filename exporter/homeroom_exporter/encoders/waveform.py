@@ -26,14 +26,18 @@ class Heard(States):
     """Hidden states of a model that attends to a clip's own samples alone: those up to the last that is not 0."""
 
     def forward(self, audio: torch.Tensor) -> tuple[torch.Tensor, ...]:
-        first = 1  # samples that a frame is made of, which count even in a window of zeros
-        for kernel, stride in zip(
-            self.model.config.conv_kernel[::-1], self.model.config.conv_stride[::-1], strict=True
-        ):
-            first = (first - 1) * stride + kernel
+        first = frame(self.model.config)  # counts even in a window of zeros
         sounds = torch.cat([torch.ones_like(audio[:, :first]), (audio[:, first:] != 0).to(audio.dtype)], 1)
         mask = (sounds.flip(1).cumsum(1) > 0).flip(1).long()
         return super().forward(audio, mask)
+
+
+def frame(config: Any) -> int:
+    """The samples that one frame is made of."""
+    samples = 1
+    for kernel, stride in zip(config.conv_kernel[::-1], config.conv_stride[::-1], strict=True):
+        samples = (samples - 1) * stride + kernel
+    return samples
 
 
 def load(
@@ -52,6 +56,12 @@ def load(
     said = extractor(source, where)
     rate = int(said.get("sampling_rate", RATE))
     samples, tokens = round(seconds * rate), max(1, round(seconds * TOKENS_A_SECOND))
+    if samples < frame(config):
+        raise ExportError(
+            f"a window of {seconds:g} s is shorter than a frame of the model, {frame(config)} samples",
+            where=spec.source,
+            remedy=f"seconds = {SECONDS:g}, or what the longest clips take",
+        )
     chosen = layers(spec, config.num_hidden_layers)
     names = [f"hidden.{i}" for i in chosen]
     kind = States if config.feat_extract_norm == "group" else Heard
