@@ -34,15 +34,15 @@ import numpy as np
 import safetensors.numpy
 
 from aggregator_load import key_of
-from homeroom.bundle import write_signature
-from homeroom.contract.canonical import canonical, digest_file
+from homeroom.contract.canonical_json import canonical, digest_file
 from homeroom.contract.layout import Layout, Parameter, Segment
 from homeroom.contract.manifest import File, Manifest, Modality, Slot, TablePreprocess, Task, Tolerance
 from homeroom.contract.signing import certify, new_key, public_hex
 from homeroom.contract.update import RoundConfiguration, make_update
-from homeroom_aggregator import place
-from homeroom_aggregator.members import Invited
-from homeroom_aggregator.rounds import Rounds
+from homeroom.runtime.bundle import write_signature
+from homeroom_aggregator.admin import folder as place
+from homeroom_aggregator.merge.rounds import Rounds
+from homeroom_aggregator.state.members import Invited
 from peers.verdict import limited, shown
 
 HERE = Path(__file__).resolve().parent
@@ -210,7 +210,9 @@ def starting(work: Path, quick: bool) -> dict[str, Any]:
             seconds.append(took_s)
             cpus.append(cpu_s(pid))
     begun = time.perf_counter()
-    subprocess.run([sys.executable, "-c", "import homeroom_aggregator.serve, homeroom_aggregator.cli"], check=True)
+    subprocess.run(
+        [sys.executable, "-c", "import homeroom_aggregator.server.serve, homeroom_aggregator.cli.main"], check=True
+    )
     size_mb = (folder / "log.db").stat().st_size / 1e6
     found: dict[str, Any] = {"updates": count, "seconds": statistics.median(seconds), "all": seconds, "log_mb": size_mb}
     found["processor_seconds"] = statistics.median(cpus)

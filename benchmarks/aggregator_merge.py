@@ -52,7 +52,7 @@ def write_updates(folder: Path) -> None:
 
 def merge(folder: Path, count: int) -> dict[str, Any]:
     from homeroom.contract.update import read_update
-    from homeroom_aggregator.replay import Rules, State, admit
+    from homeroom_aggregator.merge.replay import Rules, State, admit
 
     rules = Rules(layout(), configuration(), np.zeros(VALUES, np.float32))
     state, bare = State(rules.start.copy()), np.zeros(VALUES, np.int64)

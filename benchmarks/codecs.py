@@ -4,15 +4,15 @@
     python benchmarks/codecs.py --vocabulary            the vocabulary lesson too, three seeds at most
     python benchmarks/codecs.py --quick                 one seed
 
-Twenty rounds of a few schools in one process (`homeroom_aggregator.simulate`): training, updates as signed bytes, and
-the merge are the product's own code. `fixed32` sends four bytes a value, as float32 would. The score is that of the
-last global theta on test samples: macro-F1 of short answers and of digits, mean accuracy over the vocabulary lesson's
-tasks and schools; it is compared seed by seed, so both sides saw the same batches. A school has whole questions, or the
-clips of one speaker; the test is answers to the same questions, or a speaker whom no school knows. What comes down is
-measured too: a version as its difference from the one before (`homeroom.contract.delta`). Speeds are medians of
-repeated runs, in megabytes of float32 a second of this thread's processor time: one thread does the work, and what else
-the machine does is not the codec's. Beside it stands the same by the clock. Runs to its end whether or not the targets
-are met.
+Twenty rounds of a few schools in one process (`homeroom_aggregator.simulation.federate`): training, updates as signed
+bytes, and the merge are the product's own code. `fixed32` sends four bytes a value, as float32 would. The score is
+that of the last global theta on test samples: macro-F1 of short answers and of digits, mean accuracy over the
+vocabulary lesson's tasks and schools; it is compared seed by seed, so both sides saw the same batches. A school has
+whole questions, or the clips of one speaker; the test is answers to the same questions, or a speaker whom no school
+knows. What comes down is measured too: a version as its difference from the one before (`homeroom.contract.delta`).
+Speeds are medians of repeated runs, in megabytes of float32 a second of this thread's processor time: one thread does
+the work, and what else the machine does is not the codec's. Beside it stands the same by the clock. Runs to its end
+whether or not the targets are met.
 """
 
 from __future__ import annotations
@@ -38,18 +38,18 @@ from examples.vocabulary.schools import write_all
 from examples.vocabulary.splits import lesson_stamps
 from examples.vocabulary.stamps import NoStampsError, cache_folder
 from federation import FeatureCache
-from homeroom import golden
-from homeroom.bundle import Bundle, open_bundle
-from homeroom.collect import examples
 from homeroom.contract.codecs import Codec, decode, encode
 from homeroom.contract.delta import make_delta
 from homeroom.contract.update import RoundConfiguration
-from homeroom.dataset import Dataset
+from homeroom.data.ingest import read_samples
 from homeroom.errors import HomeroomError
-from homeroom.ingest import read_samples
-from homeroom.runtime import Graphs
-from homeroom.training import Settings, evaluate
-from homeroom_aggregator.simulate import SchoolData, simulate
+from homeroom.inference import golden
+from homeroom.runtime.bundle import Bundle, open_bundle
+from homeroom.runtime.graphs import Graphs
+from homeroom.train.features.dataset import Dataset
+from homeroom.train.features.examples import examples
+from homeroom.train.fit import Settings, evaluate
+from homeroom_aggregator.simulation.federate import SchoolData, simulate
 from peers import lessons
 from peers.verdict import finish, target
 

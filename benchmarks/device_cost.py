@@ -20,8 +20,8 @@ REPEATS = 30
 def fill(args: argparse.Namespace) -> dict[str, Any]:
     """Short answers from all over the corpus, their features cached; a pupil more where the answers begin again."""
     from homeroom import Device, Sample
-    from homeroom.collect import examples
-    from homeroom.samples import without_media
+    from homeroom.data.samples import without_media
+    from homeroom.train.features.examples import examples
 
     answers, _ = data.read(args.data, "beetle")
     answers = answers[:: max(1, len(answers) // args.count)]  # long and short ones as in all of them
@@ -57,7 +57,7 @@ def train(args: argparse.Namespace) -> dict[str, Any]:
     samples there are. The rate is constant, so that no layer settles: the last epoch is the same work for all.
     """
     from homeroom import Device
-    from homeroom.training import advised
+    from homeroom.train.fit import advised
 
     marks: list[tuple[int, int, float]] = []
 
@@ -95,8 +95,8 @@ def step(args: argparse.Namespace) -> dict[str, Any]:
     from threadpoolctl import threadpool_limits
 
     from homeroom import Device
-    from homeroom.collect import examples
-    from homeroom.dataset import Dataset
+    from homeroom.train.features.dataset import Dataset
+    from homeroom.train.features.examples import examples
 
     with Device.open(args.work, threads=args.threads) as device:
         manifest, graphs = device.bundle.manifest, device.graphs

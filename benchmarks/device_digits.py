@@ -22,10 +22,10 @@ def main() -> None:
     args = parser.parse_args()
 
     from homeroom import Device
-    from homeroom.collect import examples
-    from homeroom.dataset import Dataset
-    from homeroom.samples import without_media
-    from homeroom.training import advised, fit, outputs_of
+    from homeroom.data.samples import without_media
+    from homeroom.train.features.dataset import Dataset
+    from homeroom.train.features.examples import examples
+    from homeroom.train.fit import advised, fit, outputs_of
 
     clock.mark("imports")
     with Device.open(args.work, bundle=args.bundle) as device:

@@ -16,7 +16,7 @@ from peers.measure import Clock, arguments, report
 
 if TYPE_CHECKING:
     from homeroom import Device, Sample
-    from homeroom.dataset import Dataset
+    from homeroom.train.features.dataset import Dataset
 
 TASK = "grade"
 PARTS = ("train", "validation", "test")
@@ -41,8 +41,8 @@ def samples(part: Sequence[Answer], name: str) -> list[Sample]:
 def load(bundle: Path, work: Path, answers: Split, clock: Clock) -> Iterator[tuple[Device, dict[str, Dataset]]]:
     """The device in `work`, filled the first time, and its datasets; features come from the cache where they are."""
     from homeroom import Device
-    from homeroom.collect import examples
-    from homeroom.dataset import Dataset
+    from homeroom.train.features.dataset import Dataset
+    from homeroom.train.features.examples import examples
 
     with Device.open(work, bundle=bundle) as device:
         clock.mark("opened")
@@ -71,7 +71,7 @@ def main() -> None:
     parser.add_argument("--work", type=Path, required=True, help="the device's directory")
     args = parser.parse_args()
 
-    from homeroom.training import advised, fit, outputs_of
+    from homeroom.train.fit import advised, fit, outputs_of
 
     clock.mark("imports")
     answers = split(args.data, args.corpus, args.seed)

@@ -17,11 +17,11 @@ import torch
 
 from exporter_lora import BATCH, TOKENS, batches, feeds_of, graph_of, made
 from exporter_section import Section, Target
-from homeroom.runtime import Graph, load
-from homeroom_exporter.export import draft, variants
-from homeroom_exporter.model import Design, initial_theta, lora_rows, name_parts, objective, unflatten
-from homeroom_exporter.recipe import read_recipe
-from homeroom_exporter.trace import example, trace
+from homeroom.runtime.graphs import Graph, load
+from homeroom_exporter.export.pipeline import draft, variants
+from homeroom_exporter.model.design import Design, initial_theta, lora_rows, name_parts, objective, unflatten
+from homeroom_exporter.recipe.recipe import read_recipe
+from homeroom_exporter.trace.trace import example, trace
 
 RECIPES = Path(__file__).resolve().parents[1] / "examples"
 SHAPES = {"short answers": "recipes/short_answers.toml", "vocabulary": "vocabulary/recipe.toml"}

@@ -19,21 +19,21 @@ import onnx
 
 from exporter_section import Section, Target
 from exporter_tiers import RECIPE, stored
-from homeroom.bundle import Bundle
-from homeroom.collect import examples
 from homeroom.contract.manifest import Modality, Runtime
-from homeroom.dataset import Dataset
-from homeroom.preprocess import Prepared, prepare
-from homeroom.runtime import Graphs, load
-from homeroom.training import Settings, evaluate, fit
-from homeroom_exporter import measure
-from homeroom_exporter.backbone import Backbone
-from homeroom_exporter.check import relative_error
-from homeroom_exporter.export import design_of, draft, values_of
+from homeroom.data.preprocess import Prepared, prepare
+from homeroom.runtime.bundle import Bundle
+from homeroom.runtime.graphs import Graphs, load
+from homeroom.train.features.dataset import Dataset
+from homeroom.train.features.examples import examples
+from homeroom.train.fit import Settings, evaluate, fit
+from homeroom_exporter.check.check import relative_error
+from homeroom_exporter.encoders.backbone import Backbone
+from homeroom_exporter.export.pipeline import design_of, draft, values_of
 from homeroom_exporter.interchange import litert
-from homeroom_exporter.model import initial_theta
-from homeroom_exporter.recipe import read_recipe
-from homeroom_exporter.trace import example
+from homeroom_exporter.model.design import initial_theta
+from homeroom_exporter.quantize import fidelity
+from homeroom_exporter.recipe.recipe import read_recipe
+from homeroom_exporter.trace.trace import example
 from peers import data as answers
 from peers.bundles import assembled, signed
 
@@ -66,7 +66,7 @@ def before_rounding(modality: Modality, source: Path, texts: Sequence[Prepared],
     model.graph.output.append(onnx.helper.make_tensor_value_info(rounded.input[0], onnx.TensorProto.FLOAT, None))
     onnx.save(model, folder / "values.onnx")
     errors = []
-    for number, (feeds, _) in enumerate(measure.batches(modality, texts)):
+    for number, (feeds, _) in enumerate(fidelity.batches(modality, texts)):
         if not number:
             shapes = litert.signatures(modality, feeds)
             litert.run_converter(folder / "values.onnx", folder / "values.tflite", shapes)
@@ -112,7 +112,7 @@ def run(quick: bool, data: Path) -> Section:
         training, _ = answers.read(data, "beetle")
         bundle, found, made, texts = export(folder, training[:: max(1, len(training) // 300)])
         recipe = msgspec.structs.replace(read_recipe(RECIPE))
-        features = before_rounding(made.modality, made.graphs["float32"], measure.spread(texts, 48), folder)
+        features = before_rounding(made.modality, made.graphs["float32"], fidelity.spread(texts, 48), folder)
         errors = step_errors(bundle, design_of(recipe, {"text": made}))
         scores: dict[str, list[float]] = {"onnx": [], "litert": []}
         for seed in range(seeds):

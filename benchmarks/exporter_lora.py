@@ -16,14 +16,14 @@ import numpy as np
 import torch
 
 from exporter_section import Section, Target
-from homeroom.preprocess import prepare
+from homeroom.data.preprocess import prepare
 from homeroom_exporter.encoders import minilm
-from homeroom_exporter.export import design_of, step_graphs
+from homeroom_exporter.export.pipeline import design_of, step_graphs
 from homeroom_exporter.interchange import peft
-from homeroom_exporter.lora import build as lora
-from homeroom_exporter.lora.build import Inside
-from homeroom_exporter.model import Design, initial_theta
-from homeroom_exporter.recipe import parse_recipe
+from homeroom_exporter.model.design import Design, initial_theta
+from homeroom_exporter.model.lora import build as lora
+from homeroom_exporter.model.lora.build import Inside
+from homeroom_exporter.recipe.recipe import parse_recipe
 from peers import data as answers
 
 BATCH, TOKENS, STEPS, WINDOW, THREADS = 16, 64, 100, 10, 2

@@ -23,13 +23,13 @@ from unittest.mock import patch
 import numpy as np
 
 from exporter_section import Section, Target
-from homeroom.bundle import Bundle
-from homeroom.dataset import Example
-from homeroom.golden import cosines
-from homeroom.preprocess import Prepared, content, prepare
-from homeroom.samples import StoredSample, resolve
-from homeroom_exporter import quantize
-from homeroom_exporter.measure import batches
+from homeroom.data.preprocess import Prepared, content, prepare
+from homeroom.data.samples import StoredSample, resolve
+from homeroom.inference.golden import cosines
+from homeroom.runtime.bundle import Bundle
+from homeroom.train.features.dataset import Example
+from homeroom_exporter.quantize import quantize
+from homeroom_exporter.quantize.fidelity import batches
 from peers import emulated, lessons
 
 PROCESSORS: dict[str, Callable[[Path], emulated.Processor]] = {
@@ -160,7 +160,7 @@ def compare(one: Subject, runtime: str, made: Made, seconds: float, ours: Own, q
 
 
 def golden(processor: emulated.Processor, bundle: Bundle) -> Any:
-    """The `homeroom.golden.Drift` of the bundle's one modality there, as a dictionary. UnavailableError."""
+    """The `homeroom.inference.golden.Drift` of the bundle's one modality there, as a dictionary. UnavailableError."""
     return json.loads(processor.run("golden_child.py", bundle.path))
 
 

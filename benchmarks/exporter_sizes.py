@@ -27,7 +27,7 @@ def vit(folder: Path) -> str:
     """A model directory of DeiT-tiny's form with random weights."""
     from transformers import ViTConfig, ViTModel
 
-    from homeroom_exporter.encoders.hidden import silence
+    from homeroom_exporter.encoders.hidden_states import silence
 
     torch.manual_seed(0)
     with silence():

@@ -12,9 +12,9 @@ from pathlib import Path
 from typing import Any
 
 from exporter_section import Section, Target
-from homeroom.preprocess import collate, prepare
-from homeroom.runtime import load
-from homeroom.samples import resolve
+from homeroom.data.preprocess import collate, prepare
+from homeroom.data.samples import resolve
+from homeroom.runtime.graphs import load
 from peers import lessons
 
 BATCH, ROUNDS = 16, 25

@@ -20,18 +20,18 @@ import numpy as np
 from exporter_clipping import milliseconds
 from exporter_section import Section, Target
 from homeroom import Sample
-from homeroom.bundle import Bundle
-from homeroom.collect import examples
 from homeroom.contract.layout import FULL
 from homeroom.contract.signing import new_key
 from homeroom.contract.update import RoundConfiguration, make_update
-from homeroom.dataset import Dataset
-from homeroom.runtime import Graphs
-from homeroom.samples import StoredSample, resolve
-from homeroom.training import Settings, evaluate
-from homeroom_aggregator.simulate import SchoolData, simulate
-from homeroom_exporter.export import draft
-from homeroom_exporter.recipe import read_recipe
+from homeroom.data.samples import StoredSample, resolve
+from homeroom.runtime.bundle import Bundle
+from homeroom.runtime.graphs import Graphs
+from homeroom.train.features.dataset import Dataset
+from homeroom.train.features.examples import examples
+from homeroom.train.fit import Settings, evaluate
+from homeroom_aggregator.simulation.federate import SchoolData, simulate
+from homeroom_exporter.export.pipeline import draft
+from homeroom_exporter.recipe.recipe import read_recipe
 from peers import data as answers
 from peers.bundles import assembled, signed
 

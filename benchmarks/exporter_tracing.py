@@ -22,10 +22,10 @@ import numpy as np
 
 from exporter_section import Section, Target
 from homeroom.contract.signing import certify, new_key
-from homeroom.scores import auc
-from homeroom_exporter.export import export
-from homeroom_exporter.recipe import parse_recipe
-from homeroom_exporter.weights import Package, importable
+from homeroom.data.tasks.metrics import auc
+from homeroom_exporter.encoders.packages import Package, importable
+from homeroom_exporter.export.pipeline import export
+from homeroom_exporter.recipe.recipe import parse_recipe
 from peers import dkt
 
 PYBKT = Package(

@@ -13,13 +13,13 @@ from pathlib import Path
 
 import msgspec
 import tiny
-from aggregator.house import running
+from aggregator.institution import running
 from faults.killing import counted, killed_after, lines, seconds_of_a_whole_sync
 from faults.work_device import SETTINGS, rows
 
 from homeroom import Device
 from homeroom.contract.update import RoundConfiguration
-from homeroom_aggregator import place as server
+from homeroom_aggregator.admin import folder as server
 
 SEED = 20261126
 KILLS = {"add": 80, "train": 60, "sync": 60}

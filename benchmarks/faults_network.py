@@ -9,15 +9,15 @@ from pathlib import Path
 from unittest import mock
 
 import pytest
-from aggregator.house import learn, make_folder, running
+from aggregator.institution import learn, make_folder, running
+from aggregator.server import test_faulty_network as lines
 from faults import proxy
 
-from aggregator import test_faulty_network as lines
 from homeroom.errors import HomeroomError, NetworkError
-from homeroom.exchange import set_network
-from homeroom_aggregator import place
-from homeroom_aggregator.gate import Service
-from homeroom_aggregator.limits import Limits
+from homeroom.federation.sync import set_network
+from homeroom_aggregator.admin import folder as place
+from homeroom_aggregator.server.rate_limits import Limits
+from homeroom_aggregator.server.requests import Service
 
 Trials = Iterator[tuple[int, Callable[[], object]]]
 
@@ -26,9 +26,9 @@ Trials = Iterator[tuple[int, Callable[[], object]]]
 def district(folder: Path) -> Iterator[Service]:
     """An aggregator without limits whose bundle holds no graphs, and devices that do not wait between tries."""
     with (
-        mock.patch("homeroom.golden.choose_precision", return_value={}),
+        mock.patch("homeroom.inference.golden.choose_precision", return_value={}),
         mock.patch("tenacity.nap.time.sleep", return_value=None),
-        mock.patch("homeroom.network.READ_S", 0.5),
+        mock.patch("homeroom.federation.network.transport.READ_S", 0.5),
     ):
         service = place.open_service(make_folder(folder, buffer_size=1, min_devices=1, max_staleness=10_000))
         service.meter.limits = Limits(0, 0, 0, 0)
@@ -109,7 +109,11 @@ def clocks(folder: Path, quick: bool) -> Trials:
     def attempt(year: int) -> None:
         then = datetime.datetime(year, 1, 1, tzinfo=datetime.UTC)
         with contextlib.ExitStack() as stack:
-            for name in ("homeroom.exchange.now", "homeroom.store.clock.now", "homeroom.network._now"):
+            for name in (
+                "homeroom.federation.sync.now",
+                "homeroom.store.retention_clock.now",
+                "homeroom.federation.network.transport._now",
+            ):
                 stack.enter_context(mock.patch(name, return_value=then))
             service = stack.enter_context(district(folder / str(year)))
             address = stack.enter_context(running(service))

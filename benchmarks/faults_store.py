@@ -264,7 +264,7 @@ def clock_jumps(folder: Path, quick: bool) -> Trials:
 
     def on(day: datetime.date) -> Any:
         moment = datetime.datetime.combine(day, datetime.time(12), datetime.UTC)
-        return mock.patch("homeroom.store.clock.now", return_value=moment)
+        return mock.patch("homeroom.store.retention_clock.now", return_value=moment)
 
     start = datetime.date(2026, 3, 1)
     with on(start), open_store(home) as store:

@@ -2,10 +2,10 @@
 
     python benchmarks/federation.py --seeds 3 --json federation.json
 
-Training and merge are the device's and the aggregator's own code (`homeroom_aggregator.simulate`); features are
-computed once and kept in the cache folder. Every setting tries the same number of learning rates on the first seed's
-validation pupils, and stops where its own validation pupils do best; the test stamps are only looked at to report. Runs
-to its end whether or not the targets are met.
+Training and merge are the device's and the aggregator's own code (`homeroom_aggregator.simulation.federate`);
+features are computed once and kept in the cache folder. Every setting tries the same number of learning rates on the
+first seed's validation pupils, and stops where its own validation pupils do best; the test stamps are only looked at
+to report. Runs to its end whether or not the targets are met.
 """
 
 from __future__ import annotations
@@ -31,17 +31,17 @@ from examples.vocabulary.lesson import accuracies, mean
 from examples.vocabulary.schools import SCHOOLS, Pair, write_all
 from examples.vocabulary.splits import lesson_stamps
 from examples.vocabulary.stamps import NoStampsError, cache_folder
-from homeroom import golden
-from homeroom.bundle import Bundle, open_bundle
-from homeroom.collect import examples
 from homeroom.contract.update import RoundConfiguration
-from homeroom.dataset import Dataset
+from homeroom.data.ingest import read_samples
 from homeroom.errors import HomeroomError
-from homeroom.ingest import read_samples
-from homeroom.runtime import Graphs
+from homeroom.inference import golden
+from homeroom.runtime.bundle import Bundle, open_bundle
+from homeroom.runtime.graphs import Graphs
 from homeroom.store import Store
-from homeroom.training import Score, Settings, evaluate, fit
-from homeroom_aggregator.simulate import SchoolData, simulate
+from homeroom.train.features.dataset import Dataset
+from homeroom.train.features.examples import examples
+from homeroom.train.fit import Score, Settings, evaluate, fit
+from homeroom_aggregator.simulation.federate import SchoolData, simulate
 from peers.verdict import finish, target
 
 SETTINGS = ("before", "alone", "together", "own", "pooled")

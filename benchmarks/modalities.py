@@ -50,19 +50,19 @@ from examples.vocabulary.schools import Pair, School, has
 from examples.vocabulary.splits import lesson_stamps, share
 from examples.vocabulary.stamps import NoStampsError, cache_folder
 from federation import FeatureCache
-from homeroom import golden
-from homeroom.bundle import Bundle, open_bundle
-from homeroom.collect import examples
-from homeroom.dataset import Dataset, Example
-from homeroom.doubts import doubtful
+from homeroom.data.preprocess import audio
+from homeroom.data.quality import poor_inputs
+from homeroom.data.samples import Sample, StoredSample, resolve
 from homeroom.errors import HomeroomError
-from homeroom.preprocess import audio
-from homeroom.quality import poor_inputs
-from homeroom.runtime import Graphs
-from homeroom.samples import Sample, StoredSample, resolve
+from homeroom.inference import golden
+from homeroom.runtime.bundle import Bundle, open_bundle
+from homeroom.runtime.graphs import Graphs
 from homeroom.store import Store
-from homeroom.training import Settings, evaluate, fit
-from homeroom.weighing import USUAL, counted, learned_weights
+from homeroom.train.features.dataset import Dataset, Example
+from homeroom.train.features.examples import examples
+from homeroom.train.fit import Settings, evaluate, fit
+from homeroom.train.input_weights import USUAL, counted, learned_weights
+from homeroom.train.label_errors import doubtful
 from peers.verdict import finish, target
 
 TASK, SENSES = "category", ("word", "picture", "speech")

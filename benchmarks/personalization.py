@@ -6,12 +6,12 @@
 Scikit-learn's digits (UCI, CC BY 4.0) as rows of 64 pixels, a small bundle of them made by the exporter. Each device
 draws its class mix (Dirichlet) and its samples from the training pictures; the shared model is trained by federated
 rounds over all devices (the device's training, the aggregator's merge); then each device personalizes by the default,
-`homeroom.personalize.choose`. Devices differ in their shares of classes alone, for which adding these to the model's
-logits is the right correction (Saerens et al. 2002, equation 2.4: `personalize/prior.py`, tried first); what a dozen
-to eighty samples tell of the shares is the limit. A tie with the shared model counts as not better. Which method a
-device uses is decided on its own held-out samples; the test pictures, which are on no device, are only looked at to
-report: a device's accuracy is that of each class, weighted by its mix. Runs to its end whether or not the targets are
-met.
+`homeroom.train.personalize.choose`. Devices differ in their shares of classes alone, for which adding these to the
+model's logits is the right correction (Saerens et al. 2002, equation 2.4: `personalize/prior.py`, tried first); what
+a dozen to eighty samples tell of the shares is the limit. A tie with the shared model counts as not better. Which
+method a device uses is decided on its own held-out samples; the test pictures, which are on no device, are only
+looked at to report: a device's accuracy is that of each class, weighted by its mix. Runs to its end whether or not
+the targets are met.
 """
 
 from __future__ import annotations
@@ -29,17 +29,17 @@ from typing import Any
 import msgspec
 import numpy as np
 
-from homeroom.bundle import Bundle, open_bundle
-from homeroom.collect import examples
 from homeroom.contract.signing import certify, new_key
-from homeroom.dataset import Dataset, Example
-from homeroom.personalize.choose import METHODS, Choice, choose
-from homeroom.personalize.mixing import mix
-from homeroom.personalize.person import Person
-from homeroom.runtime import Graphs
-from homeroom.samples import Sample, resolve
-from homeroom.training import Settings, fit, outputs_of
-from homeroom_aggregator.simulate import SchoolData, simulate
+from homeroom.data.samples import Sample, resolve
+from homeroom.runtime.bundle import Bundle, open_bundle
+from homeroom.runtime.graphs import Graphs
+from homeroom.train.features.dataset import Dataset, Example
+from homeroom.train.features.examples import examples
+from homeroom.train.fit import Settings, fit, outputs_of
+from homeroom.train.personalize.choose import METHODS, Choice, choose
+from homeroom.train.personalize.mixing import mix
+from homeroom.train.personalize.person import Person
+from homeroom_aggregator.simulation.federate import SchoolData, simulate
 from peers.verdict import finish, target
 
 DEVICES, CLASSES, MIX = 100, 10, 0.3
@@ -84,8 +84,8 @@ def make_bundle(folder: Path) -> tuple[Bundle, list[Example], np.ndarray]:
     """A bundle for the digits, every picture as an example, and their classes."""
     from sklearn.datasets import load_digits
 
-    from homeroom_exporter.export import export
-    from homeroom_exporter.recipe import parse_recipe
+    from homeroom_exporter.export.pipeline import export
+    from homeroom_exporter.recipe.recipe import parse_recipe
 
     pixels, digits = load_digits(return_X_y=True)
     rows = [

@@ -3,7 +3,7 @@
     python benchmarks/privacy.py --json privacy.json        three seeds, 200 devices, epsilon 1, 2, 4, 8 and none
     python benchmarks/privacy.py --quick                    one seed, epsilon 2, 8 and none, fewer trials
 
-Training, clip, noise, ledger and merge are the product's own (`homeroom_aggregator.simulate`); the lesson is
+Training, clip, noise, ledger and merge are the product's own (`homeroom_aggregator.simulation.federate`); the lesson is
 handwritten digits through a real bundle, seven pictures a device. Mechanisms (`privacy_plan.py`): noise from the
 aggregator (central) or the devices (distributed); a promise to each of a device's pupils (subject); a first clip four
 times too long, kept or adapted (long clip, adaptive); a quarter of the devices in each release, with noise of its own
@@ -29,14 +29,14 @@ from dp_accounting.rdp import RdpAccountant
 from scipy import stats
 
 import privacy_digits as digits
-from homeroom import noise
-from homeroom.bundle import Bundle
 from homeroom.contract.privacy import Privacy, spent
 from homeroom.contract.signing import certify, new_key, public_hex
 from homeroom.contract.update import RoundConfiguration, make_update
-from homeroom.runtime import Graphs
-from homeroom.training import fit
-from homeroom_aggregator.rounds import Rounds
+from homeroom.privacy import discrete_gaussian
+from homeroom.runtime.bundle import Bundle
+from homeroom.runtime.graphs import Graphs
+from homeroom.train.fit import fit
+from homeroom_aggregator.merge.rounds import Rounds
 from peers.verdict import finish, target
 from privacy_attack import attack
 from privacy_learning import learning
@@ -90,14 +90,14 @@ def _accounted(accountant: Any, noise_multiplier: float, count: int) -> float:
 
 def noise_tests(draws: int) -> dict[str, float]:
     """Chances that a true sampler looks this odd: counts of small integers, the shape of wide noise."""
-    small = noise.discrete_gaussian(3, draws)
+    small = discrete_gaussian.discrete_gaussian(3, draws)
     k = np.arange(-13, 14)
     chance = np.exp(-(k**2) / 18.0)
     inside = small[np.abs(small) <= 13]
     counted = stats.chisquare(np.bincount(inside + 13, minlength=27), chance / chance.sum() * len(inside))
     began = time.process_time()
     sigma = int(2.5 * CLIP * 2**20)
-    wide = noise.discrete_gaussian(sigma, draws)
+    wide = discrete_gaussian.discrete_gaussian(sigma, draws)
     return {
         "chi_square_p": float(counted.pvalue),
         "kolmogorov_smirnov_p": float(stats.kstest(wide / sigma, "norm").pvalue),

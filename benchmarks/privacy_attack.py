@@ -18,20 +18,20 @@ import numpy as np
 from scipy import stats
 
 import privacy_digits as digits
-from homeroom.bundle import Bundle
 from homeroom.contract import envelope
-from homeroom.contract.banded import coefficients
+from homeroom.contract.banded_matrix import coefficients
 from homeroom.contract.layout import Layout
 from homeroom.contract.signing import new_key
 from homeroom.contract.update import RoundConfiguration, make_private, make_update, read_update
-from homeroom.contributions import contributions
-from homeroom.dataset import Dataset
 from homeroom.errors import StoreError
-from homeroom.runtime import Graphs
-from homeroom.store.database import Database
-from homeroom.training import fit
-from homeroom_aggregator import private, stream
-from homeroom_aggregator.merge import SegmentSums
+from homeroom.federation.subject_updates import contributions
+from homeroom.runtime.bundle import Bundle
+from homeroom.runtime.graphs import Graphs
+from homeroom.system.sqlite import Database
+from homeroom.train.features.dataset import Dataset
+from homeroom.train.fit import fit
+from homeroom_aggregator.merge import correlated_noise, private_release
+from homeroom_aggregator.merge.segment_sums import SegmentSums
 from privacy_plan import ATTACKED, BANDS, DELTA, DEVICES, ENTERED, LOCAL, PUPILS, Mechanism, Plan, Setting
 
 Look = Callable[[bool], float]  # what the attacker sees along the direction, with the canary in the releases or not
@@ -154,7 +154,7 @@ def _view(scene: Scene, asked: RoundConfiguration, rounds: int) -> tuple[Look, f
         )
 
     def look(there: bool) -> float:
-        body = private.noised(within if there else without, scene.layout, asked)
+        body = private_release.noised(within if there else without, scene.layout, asked)
         return float((_vector(body, asked, scene.layout) - vectors[0]) @ direction)
 
     return lambda there: sum(look(there) for _ in range(rounds)), rounds * strength / 2
@@ -172,7 +172,8 @@ def _streamed(
     database = Database(Path(":memory:"), any_thread=True)
     sums = [vectors[there] - vectors[0], *(np.zeros_like(vectors[0]) for _ in range(BANDS - 1))]
     made = [
-        stream.release(database, number, exact, asked.privacy, asked.scale_bits) for number, exact in enumerate(sums, 1)
+        correlated_noise.release(database, number, exact, asked.privacy, asked.scale_bits)
+        for number, exact in enumerate(sums, 1)
     ]
     database.close()
     seen = [sum(factors[k] * made[t - k].astype(np.float64) for k in range(t + 1)) for t in range(BANDS)]
@@ -190,5 +191,5 @@ def _vector(body: bytes, asked: RoundConfiguration, layout: Layout) -> np.ndarra
     """The same after noise, from the log."""
     assert asked.privacy
     found = envelope.tensors(body, where="release", error=StoreError)
-    told = [found[private.SIGNAL]] if asked.privacy.adapts else []
+    told = [found[private_release.SIGNAL]] if asked.privacy.adapts else []
     return np.concatenate([*(found[s.segment_id] for s in asked.merged(layout)), *told])

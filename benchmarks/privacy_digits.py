@@ -14,14 +14,15 @@ from pathlib import Path
 import numpy as np
 from sklearn.datasets import load_digits
 
-from homeroom import Sample, golden
-from homeroom.bundle import Bundle, open_bundle
-from homeroom.collect import examples
+from homeroom import Sample
 from homeroom.contract.signing import certify, new_key
-from homeroom.dataset import Dataset
-from homeroom.runtime import Graphs
-from homeroom.samples import resolve
-from homeroom.training import evaluate
+from homeroom.data.samples import resolve
+from homeroom.inference import golden
+from homeroom.runtime.bundle import Bundle, open_bundle
+from homeroom.runtime.graphs import Graphs
+from homeroom.train.features.dataset import Dataset
+from homeroom.train.features.examples import examples
+from homeroom.train.fit import evaluate
 
 TEST = 397  # of 1,797 pictures; the others go to the devices
 DIGITS = load_digits()
@@ -56,8 +57,8 @@ def rows(order: np.ndarray) -> list[dict[str, object]]:
 
 def make_bundle(folder: Path) -> Bundle:
     """Export it, signed under a root of its own."""
-    from homeroom_exporter.export import export
-    from homeroom_exporter.recipe import read_recipe
+    from homeroom_exporter.export.pipeline import export
+    from homeroom_exporter.recipe.recipe import read_recipe
 
     root, key = new_key(), new_key()
     calibration = folder / "calibration.jsonl"

@@ -8,11 +8,11 @@ from typing import Literal
 
 import msgspec
 
-from homeroom.bundle import Bundle
 from homeroom.contract.privacy import Privacy, spent
-from homeroom.contract.secure import SecureRules
+from homeroom.contract.secagg import SecureRules
 from homeroom.contract.update import RoundConfiguration
-from homeroom.training import Settings
+from homeroom.runtime.bundle import Bundle
+from homeroom.train.fit import Settings
 
 DEVICES, DELTA, CLIP = 200, 1e-5, 0.5
 PUPILS = 7  # of a device, with a picture each

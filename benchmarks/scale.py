@@ -52,8 +52,8 @@ def measure(syncs: int) -> dict[str, Any]:
     import aggregator as server_side
     from homeroom.contract.layout import Layout
     from homeroom.contract.update import RoundConfiguration, make_update
-    from homeroom.sync import Client, Enrolment
-    from homeroom_aggregator import place
+    from homeroom.federation.network.client import Client, Enrolment
+    from homeroom_aggregator.admin import folder as place
 
     rng = np.random.default_rng(1)
     with tempfile.TemporaryDirectory() as scratch:
@@ -120,13 +120,13 @@ def _folder(work: Path, root: Any) -> Path:
     """An aggregator's folder for a bundle of VALUES trainable values, which releases after every ten updates."""
     import safetensors.numpy
 
-    from homeroom.bundle import write_signature
-    from homeroom.contract.canonical import canonical, digest_file
+    from homeroom.contract.canonical_json import canonical, digest_file
     from homeroom.contract.layout import Parameter, Segment
     from homeroom.contract.manifest import File, Manifest, Modality, Slot, TablePreprocess, Task, Tolerance
     from homeroom.contract.signing import certify, new_key
     from homeroom.contract.update import RoundConfiguration
-    from homeroom_aggregator import place
+    from homeroom.runtime.bundle import write_signature
+    from homeroom_aggregator.admin import folder as place
 
     bundle, exporter = work / "bundle", new_key()
     (bundle / "golden").mkdir(parents=True)

@@ -4,10 +4,10 @@
     python benchmarks/secure_aggregation.py --quick               small cohorts, a minute; targets are then a hint only
     make bench-secure                                             makes the environment for Flower's SecAgg+ too
 
-Every device runs the product's own steps (`homeroom.secure.member`), without a network; so does Flower, whose own
-client and server code runs in the interpreter that --flower names (`.venv-flower`). If that is not there, its targets
-are not measured. Medians of repeated runs. Masking is in CPU seconds, so that a busy machine changes it little; rounds
-are in seconds of the clock.
+Every device runs the product's own steps (`homeroom.privacy.secagg.client`), without a network; so does Flower, whose
+own client and server code runs in the interpreter that --flower names (`.venv-flower`). If that is not there, its
+targets are not measured. Medians of repeated runs. Masking is in CPU seconds, so that a busy machine changes it
+little; rounds are in seconds of the clock.
 
 In the exact sums the drop-outs of one cohort branch off one run: what every device did before its phase is done once,
 and a signature that one device of the process has found right is not checked again by the next (in all that is timed
@@ -36,13 +36,13 @@ import numpy as np
 HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE.parent / "tests"))
 
-from cohort import Round, gather  # noqa: E402
+from secagg_clients import Round, gather  # noqa: E402
 
-from homeroom.contract.secure import SecureRules, pack  # noqa: E402
+from homeroom.contract.secagg import SecureRules, pack  # noqa: E402
 from homeroom.errors import TrustError  # noqa: E402
-from homeroom.secure import masks  # noqa: E402
-from homeroom.secure import member as steps  # noqa: E402
-from homeroom_aggregator.secure.unmask import Opening, total  # noqa: E402
+from homeroom.privacy.secagg import client as steps  # noqa: E402
+from homeroom.privacy.secagg import masks  # noqa: E402
+from homeroom_aggregator.secagg.unmask import Opening, total  # noqa: E402
 from peers.verdict import limited, shown  # noqa: E402
 
 VALUES = 250_000  # 1 MB of float32

@@ -23,7 +23,7 @@ from transformers import AutoConfig, AutoModel, PreTrainedTokenizerFast
 
 from homeroom.errors import HomeroomError
 from homeroom_exporter.encoders import load
-from homeroom_exporter.encoders.hidden import last_state, silence
+from homeroom_exporter.encoders.hidden_states import last_state, silence
 from homeroom_exporter.encoders.hub import side
 from homeroom_exporter.encoders.spec import Encoder, EncoderSpec
 

@@ -7,7 +7,7 @@ import tiered
 import tiny
 from hypothesis import settings
 
-from homeroom.bundle import Bundle
+from homeroom.runtime.bundle import Bundle
 
 # A busy machine is no failure: the first example of a test may pay for an import.
 settings.register_profile("homeroom", deadline=None)

@@ -15,10 +15,10 @@ from typing import Any
 import msgspec
 import tiny
 
-from homeroom.bundle import Bundle, open_bundle, write_signature, zip_bundle
 from homeroom.contract.manifest import Training
 from homeroom.contract.signing import certify
-from homeroom.samples import Sample, resolve
+from homeroom.data.samples import Sample, resolve
+from homeroom.runtime.bundle import Bundle, open_bundle, write_signature, zip_bundle
 
 STORED = Path(__file__).with_name("sdk") / "litert" / "lite.homeroom"
 SLOTS, TASKS = ("reference", "answer"), ("grade",)
@@ -51,14 +51,15 @@ def design(work: Path) -> tuple[Any, dict[str, Any]]:
 
 def build(work: Path, **options: Any) -> Bundle:
     """Export and convert it under `work`; returns it opened. options: of `export.assemble`."""
-    from homeroom.preprocess import prepare
-    from homeroom_exporter import export, write
+    from homeroom.data.preprocess import prepare
+    from homeroom_exporter.bundle import write
+    from homeroom_exporter.export import pipeline
     from homeroom_exporter.interchange import litert
 
     small, backbones = design(work / "backbones")
     draft = msgspec.structs.replace(tiny.draft(), slots=small.slots, tasks=small.tasks)
     samples = [resolve(Sample(**row), draft) for row in rows(12, seed=7)]
-    contents = export.assemble(
+    contents = pipeline.assemble(
         small,
         backbones,
         samples[:4],

@@ -60,31 +60,33 @@ def imports(path: Path) -> Iterator[tuple[str, int]]:
             yield from ((f"{node.module}.{name.name}", node.lineno) for name in node.names)
 
 
+def named(path: Path, known: set[str]) -> set[str]:
+    """Modules that a string names whole, to import or to run them: the rule holds for these too."""
+    strings = {node.value for node in ast.walk(tree(path)) if isinstance(node, ast.Constant) and node.value in known}
+    return {str(name) for name in strings}
+
+
 def inside(package: str, known: set[str]) -> dict[str, set[str]]:
     """For every module of a package, the modules of `known` that it imports."""
     graph = {}
     for module, path in modules(package).items():
-        graph[module] = {name for name, _ in imports(path) if name in known and name != module}
+        graph[module] = ({name for name, _ in imports(path) if name in known} | named(path, known)) - {module}
         # `from a.b import c` names both a.b and a.b.c; where c is a module, only c is meant
         graph[module] -= {n for n in graph[module] if any(other.startswith(n + ".") for other in graph[module])}
     return graph
 
 
-def layers(package: str) -> list[set[str]]:
-    """The numbered layers that the page gives a package, lowest first: `1. `a`, `b.*` - what they are`."""
-    section = re.search(rf"^#+ .*`{package}`.*?\n(.*?)(?=^#|\Z)", PAGE, re.S | re.M)
-    assert section, f"docs/architecture.md has no section with the layers of {package}"
-    return [
-        set(re.findall(r"`([\w.*]+)`", row.split(" - ")[0])) for row in re.findall(r"^\d+\. (.*)$", section[1], re.M)
-    ]
+def folders(package: str) -> list[str]:
+    """The folders (or single modules) of a package in the page's order: "- `name` - what it is", lowest first."""
+    section = re.search(rf"^#+ Folders of `{package}`\n(.*?)(?=^#|\Z)", PAGE, re.S | re.M)
+    assert section, f"docs/architecture.md has no section with the folders of {package}"
+    lines = re.findall(r"^- (.*?) - ", section[1], re.M)
+    return [name for line in lines for name in re.findall(r"`(\w+)`", line)]
 
 
-def layer_of(module: str, package: str) -> int:
-    name = module.removeprefix(package).lstrip(".") or "__init__"
-    for number, patterns in enumerate(layers(package)):
-        if any(name == p or (p.endswith(".*") and (name + ".").startswith(p[:-1])) for p in patterns):
-            return number
-    pytest.fail(f"{module} stands in no layer of docs/architecture.md")
+def folder_of(module: str) -> str:
+    """The folder right below its package, or the module itself where it lies flat; `__init__` of the package."""
+    return module.split(".")[1] if "." in module else "__init__"
 
 
 def declared(*extras: str) -> set[str]:
@@ -132,12 +134,13 @@ def test_torch_and_its_family_live_in_the_exporter_only(package: str) -> None:
 
 
 @pytest.mark.parametrize("package", list(PACKAGES))
-def test_modules_import_only_from_their_own_layer_or_below(package: str) -> None:
+def test_modules_import_only_from_their_own_folder_or_one_named_before_it(package: str) -> None:
+    order = folders(package)
     wrong = [
         f"{module} imports {other}, which stands above it"
         for module, others in inside(package, set(modules(package))).items()
         for other in others
-        if other != package and layer_of(other, package) > layer_of(module, package)
+        if other != package and order.index(folder_of(other)) > order.index(folder_of(module))
     ]
     assert not wrong
 
@@ -158,17 +161,9 @@ def test_no_modules_import_each_other_in_a_circle(package: str) -> None:
         visit(module, ())
 
 
-def test_every_layer_of_the_page_names_modules_that_exist() -> None:
-    missing = []
-    for package in PACKAGES:
-        names = {m.removeprefix(package).lstrip(".") or "__init__" for m in modules(package)}
-        for patterns in layers(package):
-            missing += [
-                f"{package}.{p}"
-                for p in patterns
-                if not any(n == p or (n + ".").startswith(p.rstrip("*")) for n in names)
-            ]
-    assert not missing
+@pytest.mark.parametrize("package", list(PACKAGES))
+def test_the_page_names_every_folder_once_and_no_other(package: str) -> None:
+    assert sorted(folders(package)) == sorted({folder_of(module) for module in modules(package)})
 
 
 def sources() -> list[Path]:

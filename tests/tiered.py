@@ -9,10 +9,10 @@ from typing import Any
 import msgspec
 import tiny
 
-from homeroom.bundle import Bundle, open_bundle, write_signature
 from homeroom.contract.manifest import Training
 from homeroom.contract.signing import certify
-from homeroom.samples import Sample, resolve
+from homeroom.data.samples import Sample, resolve
+from homeroom.runtime.bundle import Bundle, open_bundle, write_signature
 
 TIERS = ("eighth", "half")
 TASKS = ("size", "weight")
@@ -47,11 +47,12 @@ def design(work: Path, weighting: str = "fixed") -> tuple[Any, dict[str, Any]]:
 
 def build(work: Path, tiers: tuple[str, ...] = TIERS, weighting: str = "fixed") -> Bundle:
     """Export it under `work`; returns it opened."""
-    from homeroom_exporter import export, write
-    from homeroom_exporter.tiers import make_tiers
+    from homeroom_exporter.bundle import write
+    from homeroom_exporter.export import pipeline
+    from homeroom_exporter.model.tiers import make_tiers
 
     small, backbones = design(work / "backbones", weighting)
-    contents = export.assemble(
+    contents = pipeline.assemble(
         small,
         backbones,
         [resolve(Sample(**row), draft(small)) for row in rows(4, seed=7)],

@@ -133,20 +133,21 @@ def bundle() -> Tiny:
 
 def _sources_hash() -> str:
     house = Path(__file__).resolve().parents[1]
-    paths = [Path(__file__), *(house / "sdk/homeroom").glob("bundle.py")]
-    for folder in ("exporter/homeroom_exporter", "sdk/homeroom/contract", "sdk/homeroom/preprocess"):
+    paths = [Path(__file__), *(house / "sdk/homeroom/runtime").glob("bundle.py")]
+    for folder in ("exporter/homeroom_exporter", "sdk/homeroom/contract", "sdk/homeroom/data/preprocess"):
         paths += sorted((house / folder).rglob("*.py"))
     return hashlib.sha256(b"".join(path.read_bytes() for path in paths)).hexdigest()
 
 
 def build(out: Path, work: Path) -> Manifest:
     """Export the tiny bundle to `out`, which must not exist, by the exporter's own code."""
-    from homeroom.bundle import write_signature
-    from homeroom.samples import Sample, resolve
-    from homeroom_exporter import export, write
+    from homeroom.data.samples import Sample, resolve
+    from homeroom.runtime.bundle import write_signature
+    from homeroom_exporter.bundle import write
+    from homeroom_exporter.export import pipeline
 
     design, backbones = design_and_backbones(work)
-    contents = export.assemble(
+    contents = pipeline.assemble(
         design,
         backbones,
         [resolve(Sample(**row), draft()) for row in samples(6, seed=7)],
@@ -199,8 +200,8 @@ def draft() -> Manifest:
 
 def design_and_backbones(work: Path) -> tuple[Any, dict[str, Any]]:
     """The design, and one tiny backbone for each modality with its files under `work`."""
-    from homeroom_exporter.backbone import Backbone
-    from homeroom_exporter.model import Design
+    from homeroom_exporter.encoders.backbone import Backbone
+    from homeroom_exporter.model.design import Design
 
     work.mkdir(parents=True, exist_ok=True)
     backbones: dict[str, Any] = {}

@@ -6,15 +6,16 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from homeroom.bundle import Bundle, open_bundle, write_signature
 from homeroom.contract.signing import certify, new_key
-from homeroom.samples import StoredSample
-from homeroom_exporter import backbone, write
-from homeroom_exporter.backbone import Backbone
-from homeroom_exporter.export import assemble, design_of, representative, values_of
-from homeroom_exporter.recipe import Recipe
-from homeroom_exporter.tiers import make_tiers
-from homeroom_exporter.write import Contents
+from homeroom.data.samples import StoredSample
+from homeroom.runtime.bundle import Bundle, open_bundle, write_signature
+from homeroom_exporter.bundle import write
+from homeroom_exporter.bundle.write import Contents
+from homeroom_exporter.encoders import backbone
+from homeroom_exporter.encoders.backbone import Backbone
+from homeroom_exporter.export.pipeline import assemble, design_of, representative, values_of
+from homeroom_exporter.model.tiers import make_tiers
+from homeroom_exporter.recipe.recipe import Recipe
 
 
 def assembled(
@@ -28,7 +29,7 @@ def assembled(
 ) -> tuple[Contents, dict[str, Backbone]]:
     """What the bundle holds, its files in `folder`, and its backbones by modality; samples calibrate them.
 
-    graphs: which further ones, as in `homeroom_exporter.export.assemble`.
+    graphs: which further ones, as in `homeroom_exporter.export.pipeline.assemble`.
     """
     made = {
         spec.modality: backbone.build(spec, values_of(recipe, spec.modality, samples), folder, progress=progress)

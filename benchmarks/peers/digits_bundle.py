@@ -86,8 +86,8 @@ def lesson(data: Path, folder: Path, senses: tuple[str, ...]) -> Path:
 def export(data: Path, out: Path) -> Path:
     """The bundle; one that is there from an earlier run is used again."""
     from homeroom.contract.signing import certify, new_key
-    from homeroom_exporter.export import export as export_bundle
-    from homeroom_exporter.recipe import read_recipe
+    from homeroom_exporter.export.pipeline import export as export_bundle
+    from homeroom_exporter.recipe.recipe import read_recipe
 
     if (out / "signature.json").exists():
         return out

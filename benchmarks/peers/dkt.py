@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from homeroom.scores import auc
+from homeroom.data.tasks.metrics import auc
 
 Steps = Sequence[tuple[int, bool]]  # skill's number, right
 EPOCHS, PATIENCE, BATCH, RATE, CLIP = 40, 6, 32, 5e-3, 5.0

@@ -1,6 +1,7 @@
 """The golden samples of a bundle, wherever the SDK runs: what a device asks before it takes an int8 backbone.
 
-`python golden_child.py BUNDLE` prints a line of JSON for each modality's lowest precision, as `homeroom.golden.Drift`.
+`python golden_child.py BUNDLE` prints a line of JSON for each modality's lowest precision, as
+`homeroom.inference.golden.Drift`.
 """
 
 from __future__ import annotations
@@ -10,9 +11,9 @@ import sys
 from dataclasses import asdict
 from pathlib import Path
 
-from homeroom.bundle import open_bundle
-from homeroom.golden import drift
-from homeroom.runtime import Graphs, offered
+from homeroom.inference.golden import drift
+from homeroom.runtime.bundle import open_bundle
+from homeroom.runtime.graphs import Graphs, offered
 
 
 def main(folder: str) -> None:

@@ -14,16 +14,16 @@ from pathlib import Path
 import numpy as np
 
 from homeroom import Sample
-from homeroom.bundle import Bundle
-from homeroom.collect import examples
 from homeroom.contract.manifest import Precision
-from homeroom.dataset import Dataset, Example
-from homeroom.runtime import Graphs
-from homeroom.samples import resolve
-from homeroom.training import Settings, evaluate, fit
-from homeroom_exporter.backbone import Backbone
-from homeroom_exporter.export import draft
-from homeroom_exporter.recipe import parse_recipe
+from homeroom.data.samples import resolve
+from homeroom.runtime.bundle import Bundle
+from homeroom.runtime.graphs import Graphs
+from homeroom.train.features.dataset import Dataset, Example
+from homeroom.train.features.examples import examples
+from homeroom.train.fit import Settings, evaluate, fit
+from homeroom_exporter.encoders.backbone import Backbone
+from homeroom_exporter.export.pipeline import draft
+from homeroom_exporter.recipe.recipe import parse_recipe
 from peers import data as answers
 from peers import digits
 from peers.bundles import assembled, signed

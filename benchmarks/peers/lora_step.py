@@ -56,8 +56,8 @@ def by_torch(model: Path, stored: dict[str, np.ndarray], threads: int) -> tuple[
 
 
 def by_graph(graph: Path, stored: dict[str, np.ndarray], threads: int) -> tuple[list[float], list[float]]:
-    from homeroom.optim import AdamW
-    from homeroom.runtime import load
+    from homeroom.runtime.graphs import load
+    from homeroom.train.optimizer import AdamW
 
     run = load(graph, threads=threads, lasting=True)
     theta = stored["theta"].copy()

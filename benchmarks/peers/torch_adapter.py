@@ -19,9 +19,9 @@ from peers import data, measure
 
 if TYPE_CHECKING:
     from homeroom import Device
-    from homeroom.bundle import Bundle
-    from homeroom.dataset import Dataset
-    from homeroom_exporter.model import Design
+    from homeroom.runtime.bundle import Bundle
+    from homeroom.train.features.dataset import Dataset
+    from homeroom_exporter.model.design import Design
 
 
 def main() -> None:
@@ -46,7 +46,7 @@ def design_of(bundle: Bundle) -> Design:
     """The model of the bundle, from what the bundle says of itself."""
     import safetensors.numpy
 
-    from homeroom_exporter.model import Design
+    from homeroom_exporter.model.design import Design
 
     manifest = bundle.manifest
     sizes = json.loads(manifest.layout["ladder.text"].meaning.partition(" ")[2])
@@ -73,10 +73,10 @@ def train(
 ) -> None:
     import torch
 
-    from homeroom.optim import cooling, one_cycle, spent_after
-    from homeroom.scores import score
-    from homeroom.training import advised, sample_weights
-    from homeroom_exporter.model import forward, name_parts, objective, unflatten
+    from homeroom.data.tasks.metrics import score
+    from homeroom.train.fit import advised, sample_weights
+    from homeroom.train.optimizer import cooling, one_cycle, spent_after
+    from homeroom_exporter.model.design import forward, name_parts, objective, unflatten
 
     bundle, graphs = device.bundle, device.graphs
     start = bundle.theta()

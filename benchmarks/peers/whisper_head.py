@@ -36,14 +36,14 @@ def main() -> None:
     from transformers import WhisperConfig, WhisperFeatureExtractor
     from transformers.models.whisper.modeling_whisper import WhisperEncoder
 
-    from homeroom_exporter import weights
+    from homeroom_exporter.encoders import packages
     from homeroom_exporter.encoders.ctranslate2 import read_container
     from homeroom_exporter.encoders.whisper import MODEL, encoder_state
 
     clock.mark("imports")
     torch.set_num_threads(args.threads)
     torch.manual_seed(0)
-    values = read_container(weights.read(weights.WHISPER_TINY_EN, MODEL), weights.WHISPER_TINY_EN.file)
+    values = read_container(packages.read(packages.WHISPER_TINY_EN, MODEL), packages.WHISPER_TINY_EN.file)
     config = WhisperConfig(
         d_model=384, encoder_layers=4, encoder_attention_heads=6, encoder_ffn_dim=1536, num_mel_bins=80
     )

@@ -31,8 +31,8 @@ def calibrate(pairs: Sequence[Pair], folder: Path) -> Path:
 
 def make_bundle(pairs: Sequence[Pair], folder: Path, tell: Callable[[str], None]) -> Path:
     """Export into `folder` under a root of its own, for benchmarks; the demo goes through the command line."""
-    from homeroom_exporter.export import export
-    from homeroom_exporter.recipe import read_recipe
+    from homeroom_exporter.export.pipeline import export
+    from homeroom_exporter.recipe.recipe import read_recipe
 
     root, key = new_key(), new_key()
     word = certify(root, "exporter", key, "benchmark")

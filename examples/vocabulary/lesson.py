@@ -7,7 +7,7 @@ from typing import Any
 
 import msgspec
 
-from homeroom.training import Score, Settings
+from homeroom.train.fit import Score, Settings
 
 ROUNDS = 20
 LOCAL_EPOCHS = 2

@@ -16,7 +16,7 @@ from pathlib import Path
 from PIL import Image, ImageOps
 
 from examples.vocabulary.stamps import cache_folder
-from homeroom.preprocess.image import decode
+from homeroom.data.preprocess.image import decode
 
 SIDE, MARGIN = 256, 8
 NEARLY_WHITE = 12  # how far from white a pixel may be, of 255

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from examples.vocabulary.lesson import ALONE, Example, SchoolResult, mean
 from examples.vocabulary.report import LANGUAGES, SETTINGS, TITLES, Shown
-from homeroom.preprocess.image import decode
+from homeroom.data.preprocess.image import decode
 
 TASKS = {
     "category": "which kind of thing is it?",

@@ -29,12 +29,12 @@ from examples.vocabulary.lesson import (
     round_settings,
 )
 from homeroom import Device, Sample
-from homeroom.collect import examples
-from homeroom.dataset import Dataset
+from homeroom.data.ingest import read_samples
 from homeroom.errors import NetworkError
-from homeroom.ingest import read_samples
-from homeroom.lineage import newest_global, theta_of
-from homeroom.training import evaluate
+from homeroom.federation.versions import newest_global, theta_of
+from homeroom.train.features.dataset import Dataset
+from homeroom.train.features.examples import examples
+from homeroom.train.fit import evaluate
 
 WAIT_S = 300.0
 POLL_S = 0.3

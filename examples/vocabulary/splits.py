@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from examples.vocabulary.stamps import NoStampsError, Stamp, fetch, read
+from homeroom.data.preprocess.image import decode
 from homeroom.errors import InputError
-from homeroom.preprocess.image import decode
 
 FILE = Path(__file__).with_name("splits.txt")
 SEED = "vocabulary-1"

@@ -10,13 +10,13 @@ from typing import TYPE_CHECKING
 import click
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from homeroom.contract.canonical import canonical, decode
+from homeroom.contract.canonical_json import canonical, decode
 from homeroom.contract.signing import Certificate, certify, fingerprint, new_key, public_hex, read_key, write_key
-from homeroom.durable import whole_or_gone
 from homeroom.errors import ExportError, RecipeError, TrustError
+from homeroom.system.files import whole_or_gone
 
 if TYPE_CHECKING:
-    from homeroom_exporter.recipe import Recipe
+    from homeroom_exporter.recipe.recipe import Recipe
 
 CERTIFICATE_LIMIT_BYTES = 1 << 16
 
@@ -86,7 +86,7 @@ def export_command(
     dry_run: bool,
 ) -> None:
     from homeroom_exporter.interchange.peft import read
-    from homeroom_exporter.recipe import read_recipe
+    from homeroom_exporter.recipe.recipe import read_recipe
 
     plan = read_recipe(recipe)  # before torch is imported: a wrong recipe is told at once
     if peft is not None and plan.adapter is None:
@@ -103,10 +103,10 @@ def export_command(
         raise ExportError("exists already", where=str(out), remedy="choose another place, or remove it first")
     from rich.console import Console
 
-    from homeroom.bundle import zip_bundle
-    from homeroom_exporter.card import write_papers
-    from homeroom_exporter.export import export
-    from homeroom_exporter.report import show
+    from homeroom.runtime.bundle import zip_bundle
+    from homeroom_exporter.export.model_card import write_papers
+    from homeroom_exporter.export.pipeline import export
+    from homeroom_exporter.export.report import show
 
     console = Console()
     with signer(out, key, certificate) as (private, vouched):
@@ -134,7 +134,7 @@ def export_command(
 def _dry_run(plan: Recipe, calibration: Path | None, threads: int) -> None:
     from rich.console import Console
 
-    from homeroom_exporter.estimate import estimate, show
+    from homeroom_exporter.export.estimate import estimate, show
 
     found = estimate(plan, calibration, threads=threads, progress=lambda stage: click.echo(f"... {stage}", err=True))
     show(found, Console())
@@ -197,7 +197,7 @@ def to_peft(bundle: Path, theta: Path, out: Path, root: str | None) -> None:
 
     Example: homeroom to-peft lesson/ classroom/ lesson-peft/
     """
-    from homeroom.bundle import open_bundle
+    from homeroom.runtime.bundle import open_bundle
     from homeroom_exporter.interchange import peft
 
     opened = open_bundle(bundle, root=root)

@@ -9,12 +9,12 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from homeroom.device import Device
+    from homeroom.data.samples import Sample
+    from homeroom.device.device import Device
+    from homeroom.device.reports import SyncReport, TrainReport
     from homeroom.errors import HomeroomError
-    from homeroom.explain import Explanation
-    from homeroom.predict import Answer
-    from homeroom.reports import SyncReport, TrainReport
-    from homeroom.samples import Sample
+    from homeroom.inference.explain import Explanation
+    from homeroom.inference.predict import Answer
     from homeroom.store import Export, ForgetReport
 
 __all__ = [
@@ -30,15 +30,15 @@ __all__ = [
 ]
 
 _HOMES = {
-    "Answer": "predict",
-    "Device": "device",
-    "Explanation": "explain",
+    "Answer": "inference.predict",
+    "Device": "device.device",
+    "Explanation": "inference.explain",
     "Export": "store",
     "ForgetReport": "store",
     "HomeroomError": "errors",
-    "Sample": "samples",
-    "SyncReport": "reports",
-    "TrainReport": "reports",
+    "Sample": "data.samples",
+    "SyncReport": "device.reports",
+    "TrainReport": "device.reports",
 }
 
 

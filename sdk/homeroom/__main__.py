@@ -2,7 +2,7 @@
 
 import sys
 
-from homeroom.cli import main
+from homeroom.cli.main import main
 
 if __name__ == "__main__":
     sys.exit(main())

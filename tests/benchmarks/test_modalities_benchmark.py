@@ -8,8 +8,8 @@ import numpy as np
 from sdk.learning import dataset, opened
 
 import modalities
-from homeroom.dataset import Example
-from homeroom.training import Settings
+from homeroom.train.features.dataset import Example
+from homeroom.train.fit import Settings
 
 
 def run(ahead: float, gates: float, no_gates: float) -> dict[str, Any]:

@@ -11,7 +11,7 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 from onnxruntime.quantization import QuantType, quantize_dynamic
 
-from homeroom_exporter import quantize
+from homeroom_exporter.quantize import quantize
 from peers import emulated
 
 pytestmark = [pytest.mark.extra, pytest.mark.timeout(1200)]

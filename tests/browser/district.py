@@ -15,13 +15,14 @@ from typing import Any
 import msgspec
 import pytest
 import tiny
-from aggregator.house import running
+from aggregator.institution import running
 
 from homeroom import Device, Sample
 from homeroom.contract.update import RoundConfiguration
-from homeroom.exchange import set_network
-from homeroom_aggregator import links, place
-from homeroom_aggregator.gate import Service
+from homeroom.federation.sync import set_network
+from homeroom_aggregator.admin import folder as place
+from homeroom_aggregator.server.requests import Service
+from homeroom_aggregator.state import login_links
 
 SLOTS, TASKS = ("word", "picture", "facts"), ("category", "size", "weight")  # what the schools record
 HILL, LAKE, MILL, GONE = "Hill School", "Lake School", "Mill Lane Primary", "Bridge Street School"
@@ -36,9 +37,9 @@ class District:
     address: str
     folder: Path
 
-    def link(self, rank: links.Rank = "district") -> str:
+    def link(self, rank: login_links.Rank = "district") -> str:
         with contextlib.closing(place.open_log(self.folder)) as log:
-            code = links.make(log.database, place.secret_of(self.folder), links.Link(rank))
+            code = login_links.make(log.database, place.secret_of(self.folder), login_links.Link(rank))
         return f"{self.address}/dashboard/enter?code={code}"
 
 

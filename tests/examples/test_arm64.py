@@ -16,11 +16,11 @@ import msgspec
 import numpy as np
 import pytest
 import tiny
-from aggregator.house import running
+from aggregator.institution import running
 
-from homeroom.bundle import open_bundle, zip_bundle
 from homeroom.contract.update import RoundConfiguration
-from homeroom_aggregator import place as server
+from homeroom.runtime.bundle import open_bundle, zip_bundle
+from homeroom_aggregator.admin import folder as server
 
 EPOCHS, ROWS = 2, 16
 TOLERANCE = 1e-4  # of probabilities, and of the merged theta, which moves by a hundred times as much

@@ -19,10 +19,10 @@ import tiny
 
 from homeroom import Device, Sample
 from homeroom.agent.inbox import look, take_in
-from homeroom.bundle import zip_bundle
-from homeroom.installing import installed
+from homeroom.device.install import installed
+from homeroom.runtime.bundle import zip_bundle
 from homeroom.store import Store
-from homeroom.vault import FolderKeys
+from homeroom.store.encryption import FolderKeys
 
 EXAMPLE = Path(__file__).resolve().parents[2] / "examples" / "raspberry_pi"
 

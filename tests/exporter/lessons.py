@@ -8,14 +8,14 @@ from pathlib import Path
 import numpy as np
 import tiny
 
-from homeroom.bundle import Bundle, open_bundle, write_signature
-from homeroom.ingest import read_samples
-from homeroom_exporter.export import assemble, design_of, draft, export, step_graphs
-from homeroom_exporter.lora import build as lora
-from homeroom_exporter.lora.plan import Checkpoint
-from homeroom_exporter.model import Design
-from homeroom_exporter.recipe import Recipe, parse_recipe
-from homeroom_exporter.write import GraphFile, fill
+from homeroom.data.ingest import read_samples
+from homeroom.runtime.bundle import Bundle, open_bundle, write_signature
+from homeroom_exporter.bundle.write import GraphFile, fill
+from homeroom_exporter.export.pipeline import assemble, design_of, draft, export, step_graphs
+from homeroom_exporter.model.design import Design
+from homeroom_exporter.model.lora import build as lora
+from homeroom_exporter.model.lora.plan import Checkpoint
+from homeroom_exporter.recipe.recipe import Recipe, parse_recipe
 
 RECIPE = """\
 name = "lesson"

@@ -6,13 +6,14 @@ from pathlib import Path
 
 import tiny
 
-from homeroom.bundle import Bundle, open_bundle, write_signature
 from homeroom.contract.signing import certify
-from homeroom.ingest import read_samples
-from homeroom_exporter import backbone, write
-from homeroom_exporter.export import assemble, design_of, draft, representative, values_of
-from homeroom_exporter.model import Design
-from homeroom_exporter.recipe import Recipe
+from homeroom.data.ingest import read_samples
+from homeroom.runtime.bundle import Bundle, open_bundle, write_signature
+from homeroom_exporter.bundle import write
+from homeroom_exporter.encoders import backbone
+from homeroom_exporter.export.pipeline import assemble, design_of, draft, representative, values_of
+from homeroom_exporter.model.design import Design
+from homeroom_exporter.recipe.recipe import Recipe
 
 
 def assembled(recipe: Recipe, calibration: Path, folder: Path) -> tuple[Bundle, Design]:

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import numpy as np
 
-from homeroom.samples import StoredSample
+from homeroom.data.samples import StoredSample
 from homeroom.store import Store
-from homeroom.vault import FolderKeys
+from homeroom.store.encryption import FolderKeys
 
 SECRET_WORD = "wolframite"  # nobody but a pupil writes this
 

@@ -10,13 +10,13 @@ from pathlib import Path
 import msgspec
 import pytest
 import tiny
-from aggregator.house import running
+from aggregator.institution import running
 from faults.killing import counted, killed_after, lines, seconds_of_a_whole_sync
 from faults.work_device import SETTINGS, rows
 
 from homeroom import Device
 from homeroom.contract.update import RoundConfiguration
-from homeroom.training import TrainState
+from homeroom.train.fit import TrainState
 
 SEED = 20261125
 KILLS = 30
@@ -102,7 +102,7 @@ def test_train_goes_on_from_the_last_checkpoint_and_ends_the_same(tiny_bundle: t
 
 
 def test_sync_counts_every_update_once(tiny_bundle: tiny.Tiny, tmp_path: Path) -> None:
-    from homeroom_aggregator import place as server
+    from homeroom_aggregator.admin import folder as server
 
     chance, folder = random.Random(SEED + 2), tmp_path / "district"
     asked = RoundConfiguration(bundle_id="0" * 64, buffer_size=1, min_devices=1)

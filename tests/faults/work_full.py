@@ -14,9 +14,9 @@ sys.path.insert(0, str(Path(__file__).parent.parent))
 from faults.devices import make_sample, open_store, theta
 from faults.work_store import describe
 
-from homeroom.durable import write_durable
 from homeroom.errors import DiskFullError, StoreError
 from homeroom.store import Store
+from homeroom.system.files import write_durable
 
 LIMIT_BYTES = 300_000
 

@@ -10,11 +10,11 @@ import msgspec
 import numpy as np
 import pytest
 import tiny
-from aggregator.house import running
+from aggregator.institution import running
 
 from homeroom import Device, Sample
 from homeroom.contract.update import RoundConfiguration
-from homeroom_aggregator import place
+from homeroom_aggregator.admin import folder as place
 
 CLASSROOMS = ("one", "two")
 

@@ -15,14 +15,15 @@ pytest.importorskip("flwr")
 pytest.importorskip("ray")
 
 from flower.loop import Loop
-from homeroom.bundle import Bundle, install
 from homeroom.contract.update import RoundConfiguration
 from homeroom.errors import NetworkError
-from homeroom.runtime import Graphs
-from homeroom.training import Settings
-from homeroom_aggregator import cli_simulate, virtual
+from homeroom.runtime.bundle import Bundle, install
+from homeroom.runtime.graphs import Graphs
+from homeroom.train.fit import Settings
+from homeroom_aggregator.cli import simulate
 from homeroom_aggregator.flower.simulation import Nodes, nodes_app
-from homeroom_aggregator.simulate import Here, federate
+from homeroom_aggregator.simulation import schools as virtual
+from homeroom_aggregator.simulation.federate import Here, federate
 
 SCHOOLS = 6
 
@@ -88,7 +89,7 @@ def test_the_command_gives_the_same_with_processes_of_ray_and_draws_it(
         out, plot = tmp_path / f"{engine}.json", tmp_path / f"{engine}.svg"
         arguments = [str(tiny_bundle.path), *map(str, plan.paths), "--engine", engine, "--rounds", "3", "--epochs", "1"]
         arguments += ["--participation", "0.8", "--lag", "0.3", "--json", str(out), "--plot", str(plot)]
-        done = CliRunner().invoke(cli_simulate.simulate, arguments, catch_exceptions=False)
+        done = CliRunner().invoke(simulate.simulate, arguments, catch_exceptions=False)
         assert done.exit_code == 0, done.output
         assert f"{SCHOOLS} schools after round 3" in plot.read_text()
         found[engine] = json.loads(out.read_text())

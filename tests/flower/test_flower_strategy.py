@@ -16,10 +16,10 @@ from flwr.app import ConfigRecord
 from flower.lessons import by_our_own_server, classrooms, copies, district, invitations, result
 from flower.loop import Loop
 from homeroom import Device
-from homeroom.bundle import open_bundle
-from homeroom.contract.secure import SecureRules
+from homeroom.contract.secagg import SecureRules
 from homeroom.errors import InputError, NetworkError
-from homeroom_aggregator import place
+from homeroom.runtime.bundle import open_bundle
+from homeroom_aggregator.admin import folder as place
 from homeroom_aggregator.flower.client import app
 from homeroom_aggregator.flower.strategy import Letters
 

@@ -7,11 +7,11 @@ from functools import cache
 
 import tiny
 
-from homeroom.bundle import Bundle, open_bundle
-from homeroom.collect import examples
-from homeroom.dataset import Dataset, Example
-from homeroom.runtime import Graphs
-from homeroom.samples import Sample, resolve
+from homeroom.data.samples import Sample, resolve
+from homeroom.runtime.bundle import Bundle, open_bundle
+from homeroom.runtime.graphs import Graphs
+from homeroom.train.features.dataset import Dataset, Example
+from homeroom.train.features.examples import examples
 
 
 @cache

@@ -14,14 +14,14 @@ from flwr.app import Context, Message, RecordDict
 from flwr.clientapp import ClientApp
 
 from homeroom import Device
-from homeroom.contract.canonical import decode
-from homeroom.contract.sealed import SealingKey
+from homeroom.contract.canonical_json import decode
+from homeroom.contract.offline_folder import RECEIVER_LIMIT_BYTES, Stick
+from homeroom.contract.sealed_box import SealingKey
 from homeroom.contract.signing import public_hex
-from homeroom.durable import write_durable
+from homeroom.device.install import installed
 from homeroom.errors import InputError, NetworkError, TrainError
-from homeroom.exchange import device_key
-from homeroom.installing import installed
-from homeroom.stick import RECEIVER_LIMIT_BYTES, Stick
+from homeroom.federation.sync import device_key
+from homeroom.system.files import write_durable
 from homeroom_aggregator.flower.records import answering, packed, unpacked
 
 

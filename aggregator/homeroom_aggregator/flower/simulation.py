@@ -21,15 +21,15 @@ from flwr.clientapp import ClientApp
 from flwr.serverapp import Grid, ServerApp
 from flwr.simulation import run_simulation
 
-from homeroom.bundle import open_bundle
 from homeroom.contract.signing import new_key
 from homeroom.contract.update import RoundConfiguration
 from homeroom.errors import NetworkError
-from homeroom.runtime import Graphs
-from homeroom.training import Score, Settings
+from homeroom.runtime.bundle import open_bundle
+from homeroom.runtime.graphs import Graphs
+from homeroom.train.fit import Score, Settings
 from homeroom_aggregator.flower.records import RECORD, answering, packed, unpacked
-from homeroom_aggregator.simulate import Arrived, Scores, Simulation, Student, Task, Trained, federate
-from homeroom_aggregator.virtual import Plan, school
+from homeroom_aggregator.simulation.federate import Arrived, Scores, Simulation, Student, Task, Trained, federate
+from homeroom_aggregator.simulation.schools import Plan, school
 
 START_S, PULL_S = 120.0, 0.05  # to wait for the nodes; between two looks for replies
 

@@ -1,8 +1,8 @@
 """Rounds over Flower as a `Strategy` of its own: letters in, answers out, and the aggregator's own log between.
 
-A letter is what a device would put on a stick (`homeroom.carry`): signed updates, sealed so that the SuperLink cannot
-open them. It goes through the same admission into the same log, and theta follows from the same exact integer merge
-(`homeroom_aggregator.merge`); what Flower adds is the transport and the scheduling.
+A letter is what a device would put on a stick (`homeroom.federation.offline`): signed updates, sealed so that the
+SuperLink cannot open them. It goes through the same admission into the same log, and theta follows from the same
+exact integer merge (`homeroom_aggregator.merge.segment_sums`); what Flower adds is the transport and the scheduling.
 """
 
 from __future__ import annotations
@@ -17,10 +17,11 @@ from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord
 from flwr.serverapp import Grid
 from flwr.serverapp.strategy import Strategy
 
-from homeroom.contract.letters import AnswerHeader, LetterHeader, read_letter, write_answer
-from homeroom.contract.sealed import sealing_key
+from homeroom.contract.offline_message import AnswerHeader, LetterHeader, read_letter, write_answer
+from homeroom.contract.sealed_box import sealing_key
 from homeroom.errors import HomeroomError, InputError, NetworkError
-from homeroom_aggregator import letters, place
+from homeroom_aggregator.admin import folder as place
+from homeroom_aggregator.admin import offline
 from homeroom_aggregator.flower.records import packed, unpacked
 
 PULL_S = 0.5  # between two looks for nodes
@@ -45,7 +46,7 @@ class Letters(Strategy):  # type: ignore[misc]
                 remedy="serve it over HTTP",
             )
         self.rounds, self.secret = place.open_rounds(folder), place.secret_of(folder)
-        self.key = letters.sealing_key_of(folder)
+        self.key = offline.sealing_key_of(folder)
         self.receiver = msgspec.json.encode(sealing_key(self.key, self.rounds.key, self.rounds.certificate))
         self.answers: dict[int, tuple[LetterHeader, AnswerHeader]] = {}  # by node, not delivered yet
 
@@ -83,7 +84,7 @@ class Letters(Strategy):  # type: ignore[misc]
                 counts["failed"] += 1
                 self.tell(f"round {server_round}: {problem}")
                 continue
-            answer = letters.answer_to(self.rounds, self.secret, header, updates)
+            answer = offline.answer_to(self.rounds, self.secret, header, updates)
             self.answers[node] = header, answer
             counts.update(receipt.status for receipt in answer.receipts)
             for receipt in answer.receipts:
@@ -117,7 +118,7 @@ class Letters(Strategy):  # type: ignore[misc]
         if node not in self.answers:
             return b""
         header, answer = self.answers.pop(node)
-        version = b"" if answer.refused else letters.newer(self.rounds, header)
+        version = b"" if answer.refused else offline.newer(self.rounds, header)
         return write_answer(self.rounds.key, answer, version, header.sealing)
 
     def _present(self, grid: Grid) -> list[int]:

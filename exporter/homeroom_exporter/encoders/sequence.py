@@ -9,9 +9,9 @@ from onnx import TensorProto, helper
 
 from homeroom.contract.manifest import SequencePreprocess
 from homeroom.errors import ExportError
-from homeroom_exporter.compress import LIMIT, finish
 from homeroom_exporter.encoders.spec import Encoder, EncoderSpec
-from homeroom_exporter.taps import OPSET, assemble, constant, extend
+from homeroom_exporter.quantize.compress import LIMIT, finish
+from homeroom_exporter.quantize.graph_surgery import OPSET, assemble, constant, extend
 
 
 def load(spec: EncoderSpec, scratch: Path) -> Encoder:

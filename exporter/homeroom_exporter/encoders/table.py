@@ -9,9 +9,9 @@ from onnx import TensorProto, helper
 
 from homeroom.contract.manifest import TablePreprocess
 from homeroom.errors import ExportError
-from homeroom_exporter.compress import LIMIT, finish
 from homeroom_exporter.encoders.spec import Encoder, EncoderSpec
-from homeroom_exporter.taps import OPSET, assemble, constant, extend
+from homeroom_exporter.quantize.compress import LIMIT, finish
+from homeroom_exporter.quantize.graph_surgery import OPSET, assemble, constant, extend
 
 RANGE = 8.0  # to which preprocessing clips a standardised value
 

@@ -15,9 +15,9 @@ import torch
 
 from homeroom.contract.manifest import ImagePreprocess
 from homeroom.errors import ExportError
-from homeroom_exporter.encoders.hidden import States, float_bytes, layers, silence, traced
+from homeroom_exporter.encoders.hidden_states import States, float_bytes, layers, silence, traced
 from homeroom_exporter.encoders.spec import Encoder, EncoderSpec
-from homeroom_exporter.taps import expose, name_inputs, pool_patches, pool_regions, region_count
+from homeroom_exporter.quantize.graph_surgery import expose, name_inputs, pool_patches, pool_regions, region_count
 
 GRID = 2
 HALVES = (0.5, 0.5, 0.5)

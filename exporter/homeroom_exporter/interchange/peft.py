@@ -16,11 +16,11 @@ import numpy as np
 import safetensors.numpy
 from safetensors import SafetensorError
 
-from homeroom.bundle import Bundle
 from homeroom.errors import ExportError, InputError
-from homeroom_exporter.lora.adapter import Adapter
-from homeroom_exporter.lora.plan import Checkpoint
-from homeroom_exporter.write import staging
+from homeroom.runtime.bundle import Bundle
+from homeroom_exporter.bundle.write import staging
+from homeroom_exporter.model.lora.adapter import Adapter
+from homeroom_exporter.model.lora.plan import Checkpoint
 
 CONFIG, MODEL, REST = "adapter_config.json", "adapter_model.safetensors", "homeroom_heads.safetensors"
 FROZEN = "adapter/frozen.safetensors"  # in a bundle: every A that stays as it is, by layer
@@ -170,7 +170,7 @@ def theta_of(bundle: Bundle, source: Path) -> np.ndarray:
     """Theta float32 [P] from a device's folder (what it uses now), or from a safetensors file with `theta`."""
     if (source / "device.json").is_file():
         from homeroom import Device
-        from homeroom.lineage import theta_of
+        from homeroom.federation.versions import theta_of
 
         with Device.open(source) as device:
             if device.bundle.bundle_id != bundle.bundle_id:

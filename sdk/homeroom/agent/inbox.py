@@ -11,7 +11,7 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
-from homeroom.device import Device
+from homeroom.device.device import Device
 from homeroom.errors import BundleError, HomeroomError, InputError
 
 SETTLED_S = 30.0  # what changed more recently may still be on its way in

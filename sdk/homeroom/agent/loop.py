@@ -20,13 +20,14 @@ from typing import Any
 
 import msgspec
 
-from homeroom import doctor, lineage
-from homeroom.agent import inbox, upkeep, words
+from homeroom.agent import bundle_updates, inbox, status
 from homeroom.agent.inbox import SETTLED_S
-from homeroom.agent.words import Standing
-from homeroom.budget import Budget, Span
-from homeroom.device import Device
+from homeroom.agent.status import Standing
+from homeroom.device import doctor
+from homeroom.device.device import Device
+from homeroom.device.resources.budget import Budget, Span
 from homeroom.errors import HomeroomError, NetworkError, TrainError
+from homeroom.federation import versions
 
 log = logging.getLogger("homeroom.agent")
 AGAIN_S = (300.0, 21_600.0)  # after a failed sync: first and longest wait
@@ -64,7 +65,7 @@ class Agent:
 
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
-        before = words.read(settings.directory)
+        before = status.read(settings.directory)
         self.standing = replace_standing(before or Standing(), doing="starting", problems={}, training_waits="")
         self._jobs: queue.Queue[Job] = queue.Queue()
         self._next_sync_s = 0.0
@@ -112,11 +113,11 @@ class Agent:
 
     def say(self, **changes: Any) -> None:
         """Change how the agent stands, and write it down where that is possible."""
-        self.standing = replace_standing(self.standing, at=words.now(), **changes)
+        self.standing = replace_standing(self.standing, at=status.now(), **changes)
         try:
-            words.write(self.settings.directory, self.standing)
+            status.write(self.settings.directory, self.standing)
         except HomeroomError as problem:
-            log.warning("the status cannot be written: %s", words.plain(problem))
+            log.warning("the status cannot be written: %s", status.plain(problem))
 
     # Inside
 
@@ -139,7 +140,7 @@ class Agent:
         try:
             work()
         except Exception as problem:
-            text = words.plain(problem)
+            text = status.plain(problem)
             log.warning("%s: %s", area, text)
             self.say(problems={**self.standing.problems, area: text})
             if area == "directory":
@@ -153,7 +154,7 @@ class Agent:
         for source in bundles:
             self.say(doing="trying a new bundle")
             try:
-                name = upkeep.change_bundle(self.settings.directory, source, self.settings.root)
+                name = bundle_updates.change_bundle(self.settings.directory, source, self.settings.root)
             except HomeroomError as problem:
                 inbox.put_aside(source, problem)
                 self.say(refused_entries=self.standing.refused_entries + 1)
@@ -212,14 +213,14 @@ class Agent:
             spent += time.monotonic() - began
         self._remember(device, Trained(mark if report.finished else known.mark, today, spent))
         log.info("trained %d epochs on %d samples in %.0f s", report.epochs, report.samples, report.seconds)
-        back = upkeep.keep_the_better(device, before, report.version_id)
+        back = bundle_updates.keep_the_better(device, before, report.version_id)
         if back:
             log.warning("what was learned is clearly worse than before and is not used")
         self._next_sync_s = 0.0
         if not report.finished:
             self._again_s = time.monotonic() + TRY_S
         return self.say(
-            last_trained=words.now(),
+            last_trained=status.now(),
             trained_samples=report.samples,
             rolled_back=self.standing.rolled_back + back,
             training_waits="" if report.finished else report.stopped,
@@ -235,13 +236,13 @@ class Agent:
         wait_s = min(longest, first * 2**self._failures) * random.uniform(0.8, 1.2)
         self._failures += 1
         self._next_sync_s = time.monotonic() + wait_s
-        if upkeep.follow_bundle(device):
+        if bundle_updates.follow_bundle(device):
             log.info("a newer bundle of the aggregator is in use")
         report = device.sync()
         self._failures, self._clock_off_s = 0, report.clock_off_s or 0.0
         self._next_sync_s = time.monotonic() + 60 * self.settings.sync_minutes * random.uniform(0.8, 1.2)
         log.info("synced: %d sent, %d refused, %s theta in use", len(report.sent), len(report.refused), report.in_use)
-        self.say(last_seen=words.now())
+        self.say(last_seen=status.now())
         if report.refused:
             raise HomeroomError("the aggregator refused an update")
 
@@ -270,7 +271,7 @@ class Agent:
 
     def _mark(self, device: Device) -> str:
         """Changes whenever there is something new to learn from."""
-        newest = lineage.newest_global(device.store, device.bundle)
+        newest = versions.newest_global(device.store, device.bundle)
         return f"{device.bundle.bundle_id} {newest.base if newest else 0} {device.store.samples_mark()}"
 
     def _trained(self, device: Device) -> Trained:

@@ -19,12 +19,13 @@ from urllib.parse import parse_qs, urlsplit
 
 import msgspec
 
-from homeroom.agent import views, words
+from homeroom.agent import page_html
+from homeroom.agent import status as words
 from homeroom.agent.loop import Agent
-from homeroom.device import Device
-from homeroom.durable import write_durable
+from homeroom.data.samples import check_label
+from homeroom.device.device import Device
 from homeroom.errors import HomeroomError, InputError
-from homeroom.samples import check_label
+from homeroom.system.files import write_durable
 
 HOST, FILE, COOKIE = "127.0.0.1", "page.json", "homeroom"
 BODY_LIMIT_BYTES = 64 << 10
@@ -143,7 +144,7 @@ class Handler(BaseHTTPRequestHandler):
     def _page(self, start: int, said: str) -> None:
         token = self.server.address.token
         shown = self.server.agent.ask(lambda device: list_samples(device, token, start), PATIENCE_S)
-        self._send(HTTPStatus.OK, views.page(self.server.agent.standing, shown, said).encode(), "text/html")
+        self._send(HTTPStatus.OK, page_html.page(self.server.agent.standing, shown, said).encode(), "text/html")
 
     def _media(self, parts: list[str]) -> None:
         found = self.server.agent.ask(lambda device: read_media(device, parts), PATIENCE_S) if len(parts) == 3 else None
@@ -187,13 +188,15 @@ def list_samples(device: Device, token: str, start: int) -> str:
         order += [one for one, labelled in reversed(facts) if labelled == wanted and one not in aside]
     found = [device.store.sample(sample_id) for sample_id in order[start : start + SOME]]
     shown = [sample for sample in found if sample is not None]
-    return views.listing(device.bundle.manifest, shown, token, start, len(order), SOME)
+    return page_html.listing(device.bundle.manifest, shown, token, start, len(order), SOME)
 
 
 def give_labels(device: Device, sample_id: str, given: dict[str, list[str]]) -> None:
     """Check a form's labels and put them in place of the sample's; InputError where one is not the task's."""
     manifest = device.bundle.manifest
-    labels = {name: check_label(manifest.task(name), value) for name, value in views.labels_of(manifest, given).items()}
+    labels = {
+        name: check_label(manifest.task(name), value) for name, value in page_html.labels_of(manifest, given).items()
+    }
     sample = device.store.sample(sample_id)
     if sample is None:
         raise InputError("there is no such sample", remedy="open the page again: it may have changed")

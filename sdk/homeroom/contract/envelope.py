@@ -19,7 +19,7 @@ import safetensors.numpy
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from safetensors import SafetensorError
 
-from homeroom.contract.canonical import canonical, decode, digest
+from homeroom.contract.canonical_json import canonical, decode, digest
 from homeroom.contract.signing import sign, verify
 from homeroom.errors import HomeroomError
 

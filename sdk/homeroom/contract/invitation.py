@@ -11,7 +11,7 @@ from typing import Annotated
 
 import msgspec
 
-from homeroom.contract.canonical import decode
+from homeroom.contract.canonical_json import decode
 from homeroom.contract.manifest import Hash
 from homeroom.errors import InputError
 

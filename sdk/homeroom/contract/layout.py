@@ -9,7 +9,7 @@ from typing import Literal
 import msgspec
 import numpy as np
 
-from homeroom.contract.canonical import identity
+from homeroom.contract.canonical_json import identity
 
 Scope = Literal["shared", "institution", "personal"]
 SCOPES: tuple[Scope, ...] = ("shared", "institution", "personal")  # widest first

@@ -13,7 +13,7 @@ from typing import Annotated, Any, Literal
 import msgspec
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from homeroom.contract.canonical import decode
+from homeroom.contract.canonical_json import decode
 from homeroom.contract.layout import Layout, Scope, narrower
 from homeroom.contract.manifest import Count
 from homeroom.contract.signing import Certificate, check_certificate, public_hex, sign, verify

@@ -19,7 +19,7 @@ from typing import Annotated, Literal
 import msgspec
 import numpy as np
 
-from homeroom.contract.banded import MOST, SHIFT, coefficients
+from homeroom.contract.banded_matrix import MOST, SHIFT, coefficients
 from homeroom.contract.codecs import LIMIT
 from homeroom.errors import UpdateError
 
@@ -37,9 +37,9 @@ class Privacy(msgspec.Struct, frozen=True, kw_only=True):
     the promise is about one subject (a pupil) of a device in place of all of the device: an update is the sum of at
     most so many parts, each made of one subject's samples alone and at most `clip_norm` long. quantile: where it is
     set, `clip_norm` is that of version 0 alone, and follows the share of updates that are within it
-    (`homeroom.contract.adaptive`); the clip in force stands in each version's header. bands: where it is set, the
-    noise of so many releases in a row is correlated, and a device enters at most one of them
-    (`homeroom.contract.banded`, `homeroom_aggregator.stream`).
+    (`homeroom.contract.adaptive_clipping`); the clip in force stands in each version's header. bands: where it is set,
+    the noise of so many releases in a row is correlated, and a device enters at most one of them
+    (`homeroom.contract.banded_matrix`, `homeroom_aggregator.merge.correlated_noise`).
     Fields that came later are unset by default, and then no part of what is signed or identified.
     """
 

@@ -12,7 +12,7 @@ from typing import Annotated, Any
 import msgspec
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from homeroom.contract.canonical import decode, identity
+from homeroom.contract.canonical_json import decode, identity
 from homeroom.contract.manifest import Hash
 from homeroom.contract.signing import Certificate, check_certificate, sign, verify
 from homeroom.errors import TrustError

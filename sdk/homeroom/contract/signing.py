@@ -16,7 +16,7 @@ from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 
-from homeroom.contract.canonical import canonical, digest
+from homeroom.contract.canonical_json import canonical, digest
 from homeroom.contract.manifest import Hash
 from homeroom.errors import TrustError
 

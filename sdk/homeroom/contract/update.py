@@ -15,14 +15,14 @@ import numpy as np
 import safetensors.numpy
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from homeroom.contract import adaptive, envelope
-from homeroom.contract.canonical import digest, identity
+from homeroom.contract import adaptive_clipping, envelope
+from homeroom.contract.canonical_json import digest, identity
 from homeroom.contract.codecs import Codec, decode, encode
 from homeroom.contract.layout import FULL, Layout, Scope, Segment, narrower
 from homeroom.contract.manifest import Hash
 from homeroom.contract.policy import narrowed
 from homeroom.contract.privacy import Privacy, clip, length, squares
-from homeroom.contract.secure import SecureRules
+from homeroom.contract.secagg import SecureRules
 from homeroom.contract.signing import public_hex
 from homeroom.errors import TrustError, UpdateError
 
@@ -66,7 +66,7 @@ FIRST_FIELDS = frozenset(
 
 
 class ServerOptimizer(msgspec.Struct, frozen=True, kw_only=True):
-    """What the aggregator does with a mean update (`homeroom_aggregator.optimizers`); its rate is `server_rate`."""
+    """What the aggregator does with a mean update (`merge.server_optimizers`); its rate is `server_rate`."""
 
     name: Literal["fedavg", "fedavgm", "fedadam", "fedyogi"] = "fedavg"
     beta1: Annotated[float, msgspec.Meta(ge=0, lt=1)] = 0.9
@@ -289,7 +289,7 @@ def make_private(
     """
     privacy, chosen, bits = configuration.privacy, configuration.merged(layout), configuration.scale_bits
     assert privacy
-    longest = adaptive.values_grid(privacy, bits)
+    longest = adaptive_clipping.values_grid(privacy, bits)
     total, count, within = np.zeros(sum(s.size for s in chosen), np.int32), 0, True
     for count, part in enumerate(parts, 1):
         if count > privacy.parts:
@@ -302,7 +302,7 @@ def make_private(
     ends = np.cumsum([s.size for s in chosen])[:-1]
     encoded = dict(zip((s.segment_id for s in chosen), np.split(total, ends), strict=True))
     entries = tuple(SegmentEntry(s.segment_id, s.name, 1) for s in chosen)
-    told = adaptive.signal(privacy, within, bits) if privacy.adapts else msgspec.UNSET
+    told = adaptive_clipping.signal(privacy, within, bits) if privacy.adapts else msgspec.UNSET
     return _packed(key, configuration, encoded, entries, base_version, update_id, FULL, told)
 
 
@@ -436,8 +436,8 @@ def _check_private(
     taken, bits, told = {segment.name for segment in configuration.merged(layout)}, configuration.scale_bits, 0
     if privacy.adapts and header.privacy is not msgspec.UNSET and header.signal is not msgspec.UNSET:
         clip_grid, told = header.privacy.clip_grid(bits), header.signal
-        if header.privacy != privacy and clip_grid == adaptive.bounded(clip_grid, privacy, bits):
-            privacy = adaptive.at(privacy, clip_grid, bits)
+        if header.privacy != privacy and clip_grid == adaptive_clipping.bounded(clip_grid, privacy, bits):
+            privacy = adaptive_clipping.at(privacy, clip_grid, bits)
     whole = set(values) == taken and (header.signal is not msgspec.UNSET) == privacy.adapts
     if header.privacy != privacy or not whole or any(entry.examples != 1 for entry in header.segments):
         raise UpdateError(REFUSALS["not_private"], code="not_private", remedy="sync, then train again")

@@ -10,7 +10,7 @@ import safetensors.numpy
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from homeroom.contract import envelope
-from homeroom.contract.canonical import digest
+from homeroom.contract.canonical_json import digest
 from homeroom.contract.layout import Layout
 from homeroom.contract.manifest import Hash
 from homeroom.contract.signing import Certificate, check_certificate

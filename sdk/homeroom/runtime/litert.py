@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from homeroom.errors import BundleError, HomeroomError, MissingExtraError, TrainError
-from homeroom.system import cores
+from homeroom.system.hardware import cores
 
 MEMORY = "close other programs, or train with --megabytes, so that what is chosen fits"
 

@@ -7,9 +7,9 @@ import sqlite3
 import time
 from pathlib import Path
 
-from homeroom.durable import make_directory, replace_durable, sync_directory
-from homeroom.durable import refusal as file_refusal
-from homeroom.store.database import Database, refusal
+from homeroom.system.files import make_directory, replace_durable, sync_directory
+from homeroom.system.files import refusal as file_refusal
+from homeroom.system.sqlite import Database, refusal
 
 SHARE = 0.05  # at most this share of the time goes into copying, unless a copy is forced
 

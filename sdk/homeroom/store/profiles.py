@@ -12,9 +12,9 @@ from typing import Any
 import msgspec
 import numpy as np
 
-from homeroom.store.opened import Opened
+from homeroom.store.context import Opened
+from homeroom.store.encryption import open_twice, seal_twice
 from homeroom.store.records import StoredProfile
-from homeroom.vault import open_twice, seal_twice
 
 
 def put_profile(

@@ -9,16 +9,16 @@ import sqlite3
 from pathlib import Path
 from typing import Any
 
-from homeroom.durable import refusal as file_refusal
-from homeroom.durable import replace_durable, sync_directory
 from homeroom.errors import HomeroomError, StoreError
 from homeroom.store import schema
 from homeroom.store.backup import Backup
-from homeroom.store.clock import now
-from homeroom.store.database import REFUSED, DamagedError, Database, refusal
-from homeroom.store.keybook import KeyBook, KeyGoneError
-from homeroom.store.sealing import Broken, broken_rows
-from homeroom.vault import BrokenSealError, Ring
+from homeroom.store.data_keys import KeyBook, KeyGoneError
+from homeroom.store.encryption import BrokenSealError, Ring
+from homeroom.store.retention_clock import now
+from homeroom.store.sealed_rows import Broken, broken_rows
+from homeroom.system.files import refusal as file_refusal
+from homeroom.system.files import replace_durable, sync_directory
+from homeroom.system.sqlite import REFUSED, DamagedError, Database, refusal
 
 CHECKED_AT_OPEN_BYTES = 64 << 20  # a larger store is checked before it is read or copied, not at every opening
 LOGS = ("-wal", "-shm", "-journal")

@@ -11,11 +11,11 @@ from typing import Any
 import msgspec
 import numpy as np
 
+from homeroom.data.samples import SUBJECT, StoredSample
 from homeroom.errors import InputError
-from homeroom.samples import SUBJECT, StoredSample
-from homeroom.store.keybook import Subject
-from homeroom.store.opened import Opened
-from homeroom.store.sealing import AS_IT_IS, open_sample, pack_sample, seal_sample
+from homeroom.store.context import Opened
+from homeroom.store.data_keys import Subject
+from homeroom.store.sealed_rows import AS_IT_IS, open_sample, pack_sample, seal_sample
 
 READ_TOGETHER = 128  # samples of one query, their media in memory together
 INSERT = (

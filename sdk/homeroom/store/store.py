@@ -15,18 +15,18 @@ from typing import Any, Literal
 import msgspec
 import numpy as np
 
-from homeroom.samples import StoredSample
-from homeroom.store import twins
-from homeroom.store.database import Database
-from homeroom.store.features import FeatureCache
-from homeroom.store.forget import expire, forget_subject
-from homeroom.store.keybook import KeyBook, Subject
-from homeroom.store.opened import Opened
-from homeroom.store.opening import open_store
+from homeroom.data.samples import StoredSample
+from homeroom.store import clone_detection
+from homeroom.store.context import Opened
+from homeroom.store.data_keys import KeyBook, Subject
+from homeroom.store.encryption import Cipher, Keys
+from homeroom.store.erasure import expire, forget_subject
+from homeroom.store.feature_cache import FeatureCache
+from homeroom.store.open import open_store
 from homeroom.store.profiles import put_profile, read_profile
 from homeroom.store.records import Export, ForgetReport, StoredProfile, StoredUpdate, Version
 from homeroom.store.samples import add_samples, put_aside, put_back, read_sample, relabel, set_aside, those
-from homeroom.vault import Cipher, Keys
+from homeroom.system.sqlite import Database
 
 RESIDUAL = "residual."  # of a secret's name; the update's id follows
 SPENT_RESIDUALS = "name IN (SELECT 'residual.' || update_id FROM updates WHERE state = 'sent')"
@@ -280,12 +280,12 @@ class Store:
 
     def mark_sending(self, update_id: str) -> None:
         """To be called before the first attempt: it may arrive although we never hear of it, so it is not replaced."""
-        twins.begin_sending(self._opened, update_id)
+        clone_detection.begin_sending(self._opened, update_id)
         self._database.write("UPDATE updates SET state = 'sending' WHERE update_id = ?", (update_id,))
 
     def note_charge(self, noise: str, update_id: str) -> None:
         """Count a private update of a noise multiplier outside the directory, before its first byte leaves."""
-        twins.note_charge(self._opened, noise, update_id)
+        clone_detection.note_charge(self._opened, noise, update_id)
 
     def charges(self) -> dict[str, int]:
         """How many private updates were begun, by noise multiplier, whatever copy of the directory this is."""
@@ -293,7 +293,7 @@ class Store:
 
     def mark_sent(self, update_id: str) -> None:
         """The aggregator has it, or its part in a sum: keep its id and lineage, not its bytes."""
-        twins.begin_sending(self._opened, update_id)
+        clone_detection.begin_sending(self._opened, update_id)
         with self.step("sent", 1):
             self._database.write("UPDATE updates SET state = 'sent', data = NULL WHERE update_id = ?", (update_id,))
             self._database.write(f"DELETE FROM secrets WHERE name != ? AND {SPENT_RESIDUALS}", (RESIDUAL + update_id,))

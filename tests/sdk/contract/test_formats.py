@@ -15,14 +15,14 @@ import numpy as np
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from homeroom.bundle import BundleSignature
-from homeroom.contract.canonical import canonical, digest
+from homeroom.contract.canonical_json import canonical, digest
 from homeroom.contract.invitation import Invitation, read_invitation
 from homeroom.contract.layout import Layout
 from homeroom.contract.manifest import read_manifest
 from homeroom.contract.signing import certify, check_certificate, fingerprint, public_hex, sign, verify
 from homeroom.contract.update import FORMAT, RoundConfiguration, make_update, read_update
 from homeroom.contract.version import make_version, read_version
+from homeroom.runtime.bundle import BundleSignature
 
 FORMATS = Path(__file__).with_name("formats")
 KEYS = {

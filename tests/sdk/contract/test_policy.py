@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from homeroom.contract.canonical import identity
+from homeroom.contract.canonical_json import identity
 from homeroom.contract.layout import SCOPES, Layout, Parameter, Segment
 from homeroom.contract.policy import Policy, draft, narrowed, read_policy, sign_policy, unmatched
 from homeroom.contract.signing import certify, fingerprint, new_key, public_hex, sign

@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from homeroom.contract import envelope, update
-from homeroom.contract.canonical import digest
+from homeroom.contract.canonical_json import digest
 from homeroom.contract.codecs import LIMIT
 from homeroom.contract.layout import Layout, Parameter, Segment
 from homeroom.contract.privacy import Privacy, clip, spent, squares

@@ -14,7 +14,7 @@ from cryptography.hazmat.primitives.serialization import load_pem_private_key
 from http_message_signatures import HTTPMessageSigner, HTTPMessageVerifier
 from http_message_signatures.algorithms import ED25519
 
-from homeroom import http as ours
+from homeroom.contract import http_signatures as ours
 from homeroom.contract.signing import public_hex
 from homeroom.errors import TrustError
 

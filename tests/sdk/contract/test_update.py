@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from homeroom.contract import envelope, update
-from homeroom.contract.canonical import canonical, digest
+from homeroom.contract.canonical_json import canonical, digest
 from homeroom.contract.codecs import LIMIT, decode_fixed, encode_fixed
 from homeroom.contract.layout import Layout, Parameter, Segment
 from homeroom.contract.signing import new_key, public_hex, sign

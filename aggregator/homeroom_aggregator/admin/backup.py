@@ -1,0 +1,136 @@
+"""A whole aggregator's folder copied while it serves, and put back; imports place.
+
+A backup is a folder of the same form with `backup.json` beside: the SHA-256 of every file. It appears whole or not at
+all, and so does what is restored from it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import datetime
+import os
+import shutil
+import sqlite3
+from collections.abc import Iterator
+from pathlib import Path
+
+import msgspec
+
+from homeroom.contract.canonical_json import decode, digest_file
+from homeroom.errors import InputError, StoreError
+from homeroom.store.backup import copy_whole
+from homeroom.store.retention_clock import now
+from homeroom.system.files import make_directory, refusal, sync_directory, write_durable
+from homeroom_aggregator.admin import folder as place
+from homeroom_aggregator.state.log import Log
+
+LIST = place.BACKUP
+
+
+class Contents(msgspec.Struct, frozen=True, kw_only=True):
+    """backup.json. `files`: SHA-256 by path; `version`: the newest version of theta in it."""
+
+    format: int = 1
+    files: dict[str, str]
+    version: int
+
+
+def backup(folder: Path, out: Path) -> Contents:
+    """Copy FOLDER as it stands, whether it is served or not; OUT must not exist."""
+    facts = place.read(folder)
+    if out.exists():
+        raise InputError("is there already", where=str(out), remedy="name a new folder")
+    if out.resolve().is_relative_to(folder.resolve()):
+        raise InputError("lies in the folder that it would copy", where=str(out), remedy="name one outside of it")
+    with _whole(out) as beside:
+        make_directory(beside)
+        for name in (place.FACTS, place.KEY, place.SECRET):
+            write_durable(beside / name, (folder / name).read_bytes())
+        for name in (place.ROSTER, place.SEALING):  # secure.db stays behind: a round's secrets must not outlive it
+            if (folder / name).exists():
+                write_durable(beside / name, (folder / name).read_bytes())
+        _copy_tree(folder / place.BUNDLES / facts.bundle_id, beside / place.BUNDLES / facts.bundle_id)
+        version = 0
+        if (folder / place.LOG).exists():
+            with contextlib.closing(Log(folder / place.LOG, alone=False)) as log:
+                copy_whole(log.database, beside / place.LOG)
+            version = _newest(beside / place.LOG)
+        files = {path.relative_to(beside).as_posix(): digest_file(path) for path in _files(beside)}
+        contents = Contents(files=files, version=version)
+        write_durable(beside / LIST, msgspec.json.format(msgspec.json.encode(contents), indent=1))
+    return contents
+
+
+def restore(source: Path, folder: Path) -> Contents:
+    """Put a backup in place as FOLDER, which must not exist; StoreError if a byte of the backup has changed.
+
+    Its theta is released once more there, under a number above all that devices may have seen since the backup.
+    """
+    contents = _read(source)
+    if folder.exists():
+        raise InputError("is there already", where=str(folder), remedy="move it away first; nothing is overwritten")
+    found = {path.relative_to(source).as_posix(): digest_file(path) for path in _files(source) if path.name != LIST}
+    wrong = sorted(name for name in found.keys() | contents.files.keys() if found.get(name) != contents.files.get(name))
+    if wrong:
+        raise StoreError(f"{wrong[0]} is not as it was saved", where=str(source), remedy="take another backup")
+    with _whole(folder) as beside:
+        _copy_tree(source, beside)
+        (beside / LIST).unlink()
+        if (beside / place.LOG).exists():
+            with contextlib.closing(place.open_rounds(beside)) as rounds:
+                rounds.continue_at(number_at(now()))
+    return contents
+
+
+@contextlib.contextmanager
+def _whole(out: Path) -> Iterator[Path]:
+    """A folder to write, which appears as `out` when all of it is there, or not at all."""
+    beside = out.with_name(f"{out.name}.new")
+    shutil.rmtree(beside, ignore_errors=True)
+    try:
+        yield beside
+        os.replace(beside, out)
+        sync_directory(out.parent)
+    except OSError as problem:
+        raise refusal(problem, out) from None
+    finally:
+        shutil.rmtree(beside, ignore_errors=True)
+
+
+def number_at(moment: datetime.datetime) -> int:
+    """The version's number for a restore at this moment, UTC: its digits to the second, and two more.
+
+    So it is above every number before, however often and from whatever backup one restores, as long as the clock goes
+    forward and there are fewer than a hundred releases a second; and it tells people when that was.
+    """
+    return 100 * int(moment.astimezone(datetime.UTC).strftime("%Y%m%d%H%M%S"))
+
+
+def _read(source: Path) -> Contents:
+    try:
+        data = (source / LIST).read_bytes()
+    except OSError:
+        raise InputError(
+            "is no backup", where=str(source), remedy="name a folder that `homeroom backup` made"
+        ) from None
+    return decode(data, Contents, limit_bytes=1 << 22, where=str(source / LIST), error=StoreError)
+
+
+def _newest(path: Path) -> int:
+    with contextlib.closing(sqlite3.connect(f"{path.resolve().as_uri()}?mode=ro", uri=True)) as copied:
+        return int(copied.execute("SELECT COALESCE(max(version), 0) FROM versions").fetchone()[0])
+
+
+def _files(folder: Path) -> list[Path]:
+    return sorted(path for path in folder.rglob("*") if path.is_file())
+
+
+def _copy_tree(source: Path, target: Path) -> None:
+    """Every file, synced, and readable by this user only."""
+    for path in _files(source):
+        copy = target / path.relative_to(source)
+        make_directory(copy.parent)
+        shutil.copyfile(path, copy)
+        os.chmod(copy, 0o600)
+        with copy.open("rb+") as file:
+            os.fsync(file.fileno())

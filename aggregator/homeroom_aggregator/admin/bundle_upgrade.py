@@ -1,0 +1,54 @@
+"""A folder that takes over from another for a newer bundle: the same key, members and audit log; imports place."""
+
+from __future__ import annotations
+
+import contextlib
+from pathlib import Path
+
+from homeroom.contract.signing import read_key
+from homeroom.system.files import write_durable
+from homeroom.system.sqlite import Database
+from homeroom_aggregator.admin import folder as place
+from homeroom_aggregator.state import audit
+from homeroom_aggregator.state.log import Log
+from homeroom_aggregator.state.privacy_ledger import Ledger
+
+KEPT = (place.ROSTER, place.SEALING)  # who may form a cohort; what letters that are on their way are sealed to
+PEOPLE = ("devices", "invitations", "consents", "instances", "audit")
+
+
+def succeed(folder: Path, old: Path, bundle: Path) -> place.Facts:
+    """Make `folder`, to be served at the address of `old`: devices find the newer bundle there and stay enrolled.
+
+    Its rounds have the old configuration and begin with the bundle's own theta. May be repeated if it was cut short.
+    """
+    facts = place.read(old)
+    folder.mkdir(parents=True, exist_ok=True)
+    with contextlib.closing(place.open_log(old)) as before, contextlib.closing(Log(folder / place.LOG)) as log:
+        if not log.database.one("SELECT 1 FROM audit"):
+            with log.database.step():
+                _take_over(log.database, before.database)
+                if privacy := facts.configuration.privacy:
+                    Ledger(log.database, privacy, facts.configuration.scale_bits).carry_over(before.database)
+    for name in KEPT:
+        with contextlib.suppress(FileNotFoundError):
+            write_durable(folder / name, (old / name).read_bytes())
+    return place.make(
+        folder,
+        bundle,
+        institution=facts.institution,
+        key=read_key(old / place.KEY),
+        certificate=facts.certificate,
+        configuration=facts.configuration,
+        secret=place.secret_of(old),
+    )
+
+
+def _take_over(new: Database, old: Database) -> None:
+    """Everybody who belongs, and the audit log, whose chain goes on."""
+    for table in PEOPLE:
+        rows = old.rows(f"SELECT * FROM {table}")
+        if rows:
+            places = ", ".join("?" * len(rows[0]))
+            new.write_many(f"INSERT INTO {table} VALUES ({places})", rows)
+    audit.record(new, "succeeded", members=len(old.rows("SELECT 1 FROM devices")))

@@ -1,0 +1,96 @@
+"""Invitations in bulk: from a number or a sheet to files, one line of text and a QR code each; imports place.
+
+A sheet (CSV, UTF-8) has a column `school` and may have `devices` (how many, 1), `role` and `consent` (who gave the
+school's consent, where it was given on paper). It is read to its end before anything is written.
+"""
+
+from __future__ import annotations
+
+import csv
+import datetime
+import io
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import msgspec
+import segno
+
+from homeroom.contract.invitation import Invitation, as_text
+from homeroom.errors import InputError
+from homeroom.store.retention_clock import now
+from homeroom.system.files import write_durable
+from homeroom_aggregator.admin import folder as place
+from homeroom_aggregator.state.members import ROLES, Role
+
+MOST = 10_000
+COLUMNS = {"school", "devices", "role", "consent"}
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """So many invitations for a school. `consent`: by whom it was given, or "" where it still has to be."""
+
+    school: str = ""
+    count: int = 1
+    role: Role = "device"
+    consent: str = ""
+
+
+def read_sheet(path: Path) -> list[Wanted]:
+    """Every row, or one InputError that names the first wrong one."""
+    try:
+        rows = list(csv.DictReader(io.StringIO(path.read_text("utf-8-sig"))))
+    except (OSError, UnicodeDecodeError, csv.Error) as problem:
+        raise InputError(f"cannot be read: {problem}", where=str(path)) from None
+    return [_wanted(row, f"{path}:{line}") for line, row in enumerate(rows, 2)]
+
+
+def _wanted(row: dict[str, str | None], where: str) -> Wanted:
+    if unknown := {str(name) for name in row} - COLUMNS:
+        raise InputError(f"unknown column {sorted(unknown)[0]!r}", where=where, remedy=", ".join(sorted(COLUMNS)))
+    school, role, count = ((row.get(n) or d).strip() for n, d in (("school", ""), ("role", "device"), ("devices", "1")))
+    if not school or len(school) > 200:
+        raise InputError("needs a school's name (200 characters)", where=where)
+    if role not in ROLES:
+        raise InputError(f"{role!r} is no role", where=where, remedy=", ".join(ROLES))
+    if not count.isdecimal() or not 1 <= int(count) <= MOST:
+        raise InputError(f"{count!r} is not a number of devices from 1 to {MOST:,}", where=where)
+    return Wanted(school, int(count), next(r for r in ROLES if r == role), (row.get("consent") or "").strip())
+
+
+def files(wanted: Sequence[Wanted], out: Path) -> list[tuple[Wanted, Path]]:
+    """Where each invitation goes; InputError if one is there already, or there are too many."""
+    total = sum(one.count for one in wanted)
+    if total > MOST:
+        raise InputError(f"{total:,} invitations at once", remedy=f"at most {MOST:,}")
+    found: dict[Path, Wanted] = {}
+    for one in wanted:
+        stem = re.sub(r"\W+", "-", one.school).strip("-") or "invitation"
+        for number in range(1, one.count + 1):
+            path = out / (f"{stem}.json" if total == 1 or one.count == 1 else f"{stem}-{number}.json")
+            while path in found:
+                path = path.with_name(f"{path.stem}-{number}.json")
+            found[path] = one
+            if path.exists():
+                raise InputError("is there already", where=str(path), remedy="move it away, or choose another --out")
+    return [(one, path) for path, one in found.items()]
+
+
+def write(folder: Path, address: str, planned: Sequence[tuple[Wanted, Path]], days: float | None, qr: bool) -> None:
+    """Note every invitation in the aggregator's log, then write the files."""
+    expires = (now() + datetime.timedelta(days=days)).replace(microsecond=0).isoformat() if days else None
+    rows = [(one.school, one.role) for one, _ in planned]
+    made = place.invite_for(folder, address, rows, expires, {o.school: o.consent for o, _ in planned if o.consent})
+    for invitation, (_, path) in zip(made, planned, strict=True):
+        _write(invitation, path, qr)
+
+
+def _write(invitation: Invitation, path: Path, qr: bool) -> None:
+    write_durable(path, msgspec.json.format(msgspec.json.encode(invitation), indent=1))
+    if qr:
+        line, picture = as_text(invitation), io.BytesIO()
+        segno.make(line, error="l", micro=False).save(picture, kind="svg", scale=3)
+        write_durable(path.with_suffix(".txt"), (line + "\n").encode())
+        write_durable(path.with_suffix(".svg"), picture.getvalue())

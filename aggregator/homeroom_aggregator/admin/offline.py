@@ -1,0 +1,159 @@
+"""Letters that came by hand: the same admission as over HTTP, one sealed answer each; imports place.
+
+The order makes a pulled-out stick harmless: what a letter brings is durable, then the answer is on the stick, then the
+letter goes. Delivered again, a letter changes nothing and gets the same answer.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import msgspec
+from cryptography.hazmat.primitives import serialization
+from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
+
+from homeroom.contract.canonical_json import digest
+from homeroom.contract.offline_folder import Stick, read, remove
+from homeroom.contract.offline_message import (
+    LETTER_LIMIT_BYTES,
+    AnswerHeader,
+    LetterHeader,
+    Receipt,
+    read_letter,
+    write_answer,
+)
+from homeroom.contract.sealed_box import sealing_key
+from homeroom.contract.signing import fingerprint, sign
+from homeroom.errors import HomeroomError, InputError, NetworkError, StoreError, TrustError, UpdateError
+from homeroom.system.files import write_durable
+from homeroom_aggregator.admin import folder as place
+from homeroom_aggregator.merge.rounds import Rounds
+from homeroom_aggregator.state.members import Member, join_with_code
+
+
+@dataclass(frozen=True)
+class Taken:
+    """What became of the letters on one stick. `unreadable`: why, by file name; those letters stay where they are."""
+
+    letters: int
+    joined: int
+    accepted: int
+    already: int
+    refused: int
+    waits: int
+    unlearned: int
+    unreadable: dict[str, str]
+
+
+def take_in(folder: Path, stick: Path, tell: Callable[[str], None]) -> Taken:
+    """Take in every letter on the stick and leave an answer for each, and the key that letters are sealed to.
+
+    The aggregator in `folder` must be stopped. Raises StoreError or DiskFullError where folder or stick fail: run it
+    again, nothing is lost or counted twice.
+    """
+    rounds, secret = place.open_rounds(folder), place.secret_of(folder)
+    try:
+        key = sealing_key_of(folder)
+        here = Stick(stick, fingerprint(rounds.certificate.root))
+        here.put_receiver(sealing_key(key, rounds.key, rounds.certificate))
+        counts = dict.fromkeys(("letters", "joined", "accepted", "already", "refused", "waits", "unlearned"), 0)
+        unreadable: dict[str, str] = {}
+        answers: list[tuple[Path, LetterHeader, AnswerHeader]] = []
+        for path in here.letters():
+            try:
+                header, updates = read_letter(read(path, LETTER_LIMIT_BYTES), key, where=path.name)
+            except (TrustError, NetworkError, InputError) as problem:
+                unreadable[path.name] = problem.what
+                continue
+            answers.append((path, header, answer_to(rounds, secret, header, updates)))
+        for path, header, answer in answers:  # only now, so that each brings the version that all of them made
+            version = newer(rounds, header) if not answer.refused else b""
+            write_durable(here.answer(header.device), write_answer(rounds.key, answer, version, header.sealing))
+            remove(path)
+            counts["letters"] += 1
+            counts["joined"] += bool(header.code) and not answer.refused
+            counts["unlearned"] += len(answer.unlearned)
+            for receipt in answer.receipts:
+                counts[receipt.status] += 1
+            done = f"{len(answer.receipts)} updates, {len(answer.unlearned)} to unlearn"
+            tell(f"{header.device[:8]}: {answer.refused or done}")
+        return Taken(**counts, unreadable=unreadable)
+    finally:
+        rounds.close()
+
+
+def answer_to(rounds: Rounds, secret: bytes, header: LetterHeader, updates: list[bytes]) -> AnswerHeader:
+    """Do what a letter asks for, as far as its device may; what is refused is said in the answer."""
+    bare = AnswerHeader(
+        device=header.device,
+        bundle_id=rounds.bundle.bundle_id,
+        certificate=rounds.certificate,
+        payload_sha256=digest(b""),
+    )
+    try:
+        member = _member(rounds, secret, header)
+    except HomeroomError as problem:
+        return msgspec.structs.replace(bare, refused=str(problem))
+    for update_id in header.unlearn:
+        rounds.withdraw(update_id, member.name)
+    bounded = tuple(update_id for update_id in header.unlearn if rounds.bounded(update_id, member.name))
+    configuration = rounds.configuration.document
+    return msgspec.structs.replace(
+        bare,
+        receipts=tuple(_receipt(rounds, member, update) for update in updates),
+        unlearned=tuple(update_id for update_id in header.unlearn if update_id not in bounded),
+        bounded=bounded,
+        round=configuration,
+        round_signature=sign(rounds.key, "round", configuration),
+        school=member.school if rounds.merges_for(member.school, rounds.members) else "",
+    )
+
+
+def _member(rounds: Rounds, secret: bytes, header: LetterHeader) -> Member:
+    if header.bundle_id != rounds.bundle.bundle_id:
+        raise InputError("it is about another bundle", remedy="install the institution's bundle")
+    if header.code:
+        join_with_code(rounds.members, secret, header.device, header.code)
+    member = rounds.members.find(header.device)
+    if member is None or member.role != "device":
+        raise TrustError("this device is not enrolled", remedy="join with a new invitation")
+    return member
+
+
+def _receipt(rounds: Rounds, member: Member, update: bytes) -> Receipt:
+    try:
+        if not rounds.members.consented(member.school):
+            return Receipt(update=digest(update), status="waits", message=f"{member.school} has not consented")
+        _, status = rounds.update(update, member.device, member.name)
+        return Receipt(update=digest(update), status=status)
+    except UpdateError as problem:
+        what = {"code": problem.code, "message": problem.what, "remedy": problem.remedy}
+        return Receipt(update=digest(update), status="refused", **what)
+
+
+def newer(rounds: Rounds, header: LetterHeader) -> bytes:
+    """The newest version as it was signed; empty where the letter's device has it."""
+    number, member = rounds.state.version, rounds.members.find(header.device)
+    return (rounds.version(number, member.school if member else "") or b"") if number > header.after else b""
+
+
+def sealing_key_of(folder: Path) -> X25519PrivateKey:
+    """The key that letters to the aggregator in `folder` are sealed to, made the first time."""
+    path = folder / place.SEALING
+    if not path.exists():
+        made = X25519PrivateKey.generate()
+        write_durable(
+            path,
+            made.private_bytes(
+                serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
+            ),
+        )
+    try:
+        key = serialization.load_pem_private_key(path.read_bytes(), password=None)
+    except (OSError, ValueError, TypeError) as problem:
+        raise StoreError(f"cannot be read: {problem}", where=str(path), remedy="restore it from a backup") from None
+    if not isinstance(key, X25519PrivateKey):
+        raise StoreError("is not an X25519 key", where=str(path))
+    return key

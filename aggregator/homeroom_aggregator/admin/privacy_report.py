@@ -1,0 +1,110 @@
+"""What the private rounds of a folder promised and spent, as figures and in plain words, while it serves or not."""
+
+from __future__ import annotations
+
+import contextlib
+from math import exp
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from homeroom.contract.layout import Layout
+from homeroom.contract.update import RoundConfiguration
+from homeroom_aggregator.admin import folder as place
+from homeroom_aggregator.state.log import Log
+from homeroom_aggregator.state.privacy_ledger import Ledger
+
+
+def figures(folder: Path) -> dict[str, Any]:
+    """Everything the words below are made of."""
+    facts = place.read(folder)
+    privacy, layout = facts.configuration.privacy, place.open_bundle_of(folder, facts).manifest.layout
+    if privacy is None:
+        return {"institution": facts.institution, "private": False}
+    with contextlib.closing(Log(folder / place.LOG, alone=False)) as log:
+        ledger = Ledger(log.database, privacy, facts.configuration.scale_bits)
+        return {"institution": facts.institution, "private": True} | of_ledger(ledger, layout, facts.configuration)
+
+
+def of_ledger(ledger: Ledger, layout: Layout, configuration: RoundConfiguration) -> dict[str, Any]:
+    """What a ledger says, for `words`; `institution` and `private` are the caller's to add."""
+    shares = ledger.shares()
+    return {
+        "promise": msgspec.to_builtins(ledger.privacy),
+        "noise_multiplier_on_grid": ledger.event.noise_multiplier,
+        "clip_norms": [event.sensitivity * 2.0**-event.scale_bits for event in ledger.events().values()]
+        if ledger.privacy.adapts
+        else [],
+        "parameters": sum(segment.size for segment in configuration.merged(layout)),
+        "buffer_size": configuration.buffer_size,
+        "releases": len(ledger.events()),
+        "releases_a_device": ledger.allowed,
+        "devices": len(shares),
+        "most_entered": max(shares.values(), default=0),
+        "epsilon_spent": ledger.spent(),
+        "devices_at_their_budget": sum(count >= ledger.allowed for count in shares.values()),
+        "right_guesses_at_most": right_guesses(ledger.privacy.epsilon, ledger.privacy.delta),
+    }
+
+
+def right_guesses(epsilon: float, delta: float) -> float:
+    """How often, at most, somebody is right who saw every release and guesses whether one device is in them.
+
+    From the bound on true and false positives (Kairouz, Oh, Viswanath 2015, theorem 2.1); 0.5 is a blind guess.
+    """
+    odds = exp(-epsilon)
+    return min(1.0, (1 + delta * odds) / (1 + odds))
+
+
+def words(found: dict[str, Any]) -> list[str]:
+    """The report, a line a paragraph."""
+    institution = found["institution"]
+    if not found["private"]:
+        return [
+            f"{institution}: plain rounds. Nothing here is differential privacy: the aggregator keeps each update, and "
+            "what a release says about one school has no bound.",
+        ]
+    promise, spent = found["promise"], found["epsilon_spent"]
+    clip, noise = promise["clip_norm"], promise["noise_multiplier"]
+    subjects = promise.get("subjects")
+    unit = "subject (pupil) of a device" if subjects else "device"
+    one = "one subject's samples" if subjects else "one device's updates"
+    cut = (
+        f"the part of an update that one subject's samples make is cut to a length of {clip:g}, by the device itself, "
+        f"at most {subjects} such parts are in an update,"
+        if subjects
+        else f"an update is cut to a length of {clip:g},"
+    )
+    names = "; a pupil under several names" if subjects else ""
+    how = f"The aggregator adds it to the sum of {found['buffer_size']} updates, and forgets them."
+    server = "the aggregator itself, which sees each update until its release"
+    if promise["mechanism"] == "distributed":
+        how = "The honest devices of a cohort add at least that, before they mask what they send."
+        server = "a cohort of which more is corrupt than its rules count on"
+    follows = ""
+    if promise.get("quantile"):
+        last = found["clip_norms"][-1] if found["clip_norms"] else clip
+        follows = (
+            f" The clip follows the updates, so that {100 * promise['quantile']:g} % of them are within it: {last:.3g} "
+            f"at the last release, {clip:g} at the first. What it follows is noised and counted like the rest."
+        )
+    if bands := promise.get("bands"):
+        follows = (
+            f" The noise of {bands} releases in a row is correlated, so that much of it cancels out; a device enters "
+            f"one of them at most, and the exact sums of the last {bands - 1} lie in the aggregator's log."
+        )
+    return [
+        f"{institution}: private rounds. The promise is part of the signed round configuration, and devices hold it.",
+        f"Promised: epsilon {promise['epsilon']:g} at delta {promise['delta']:g} for each {unit}, over all releases. "
+        f"Whoever sees every release and guesses whether {one} are in them is right at most "
+        f"{100 * found['right_guesses_at_most']:.1f} % of the time; 50 % is a blind guess.",
+        f"How: {cut} and each of the {found['parameters']:,} numbers of a sum gets "
+        f"noise of {noise:g} times that. {how}{follows}",
+        f"Spent: {found['releases']} releases, {found['devices']} devices. The device that entered most entered "
+        f"{found['most_entered']} of them: epsilon {spent:.3g}.",
+        f"Left: a device may enter {found['releases_a_device']} releases; its updates are refused after that. "
+        f"{found['devices_at_their_budget']} devices are there.",
+        f"Not covered: {server}; that a device took part, and when; several devices that hold data of the same pupil, "
+        f"each of which is protected by itself{names}.",
+    ]

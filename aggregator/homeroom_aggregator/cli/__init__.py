@@ -1,0 +1,1 @@
+"""The aggregator's commands; one module a group."""

@@ -1,0 +1,178 @@
+"""Sub-commands about who belongs to the institution: invite, members, revoke, consent, recover, audit."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+from pathlib import Path
+
+import click
+import msgspec
+
+from homeroom.cli.numbers import Finite, Folder
+from homeroom.contract.canonical_json import decode
+from homeroom.contract.signing import Certificate, read_key
+from homeroom.errors import InputError, StoreError
+from homeroom_aggregator.state.members import ROLES, Role
+
+FILE = click.Path(dir_okay=False, path_type=Path)
+FOLDER = Folder()
+BY = "operator"
+
+
+@click.command()
+@click.argument("folder", type=FOLDER)
+@click.option("--count", type=click.IntRange(1, 10_000), default=1, show_default=True)
+@click.option("--school", default="", help="Whose devices; its consent must be recorded before updates are accepted.")
+@click.option("--consent", default="", help="Who gave the school's consent, and how; recorded now.")
+@click.option("--role", type=click.Choice(ROLES), default="device", show_default=True)
+@click.option("--csv", "sheet", type=FILE, help="Many schools: columns school, devices, role, consent.")
+@click.option("--days", type=Finite(0, 36_500, min_open=True), help="How long they may be used; without it, for ever.")
+@click.option("--address", default="http://127.0.0.1:8340", show_default=True, help="As devices reach it.")
+@click.option("--out", type=FOLDER, default=Path(), help="Folder for the files.")
+@click.option("--qr", is_flag=True, help="Beside each also one line of text (.txt) and a QR code (.svg).")
+@click.option("--dry-run", is_flag=True, help="Check everything and say what would be written.")
+def invite(
+    folder: Path,
+    count: int,
+    school: str,
+    consent: str,
+    role: Role,
+    sheet: Path | None,
+    days: float | None,
+    address: str,
+    out: Path,
+    qr: bool,
+    dry_run: bool,
+) -> None:
+    """Write invitations for the aggregator in FOLDER; each enrols one key, once. Works while it serves.
+
+    Example: homeroom invite district/ --csv schools.csv --days 30 --qr --address https://homeroom.district.example
+    """
+    from homeroom_aggregator.admin import folder as place
+    from homeroom_aggregator.admin import invitations
+
+    place.read(folder)
+    if consent and not school:
+        raise InputError("--consent needs --school")
+    wanted = invitations.read_sheet(sheet) if sheet else [invitations.Wanted(school, count, role, consent)]
+    planned = invitations.files(wanted, out)
+    if not dry_run:
+        try:
+            invitations.write(folder, address, planned, days, qr)
+        except msgspec.ValidationError:
+            raise InputError("is not an address", where=address, remedy="https://name or http://name:port") from None
+    for _, path in planned:
+        click.echo(f"would write {path}" if dry_run else str(path))
+
+
+@click.command()
+@click.argument("folder", type=FOLDER)
+@click.option("--schools", is_flag=True, help="Schools and their consents instead of keys.")
+def members(folder: Path, schools: bool) -> None:
+    """List who is enrolled in FOLDER, as JSON lines.
+
+    Example: homeroom members district/ --schools
+    """
+    from homeroom_aggregator.admin import folder as place
+    from homeroom_aggregator.state.members import Members
+
+    with contextlib.closing(place.open_log(folder)) as log:
+        found = Members(log.database)
+        for row in found.schools() if schools else found.every():
+            click.echo(json.dumps(row, ensure_ascii=False))
+
+
+@click.command()
+@click.argument("folder", type=FOLDER)
+@click.argument("key")
+def revoke(folder: Path, key: str) -> None:
+    """Let KEY, or the one key that begins so, open nothing any more. Works while the aggregator serves.
+
+    Example: homeroom revoke district/ 3f9a02
+    """
+    from homeroom_aggregator.admin import folder as place
+    from homeroom_aggregator.state.members import Members
+
+    with contextlib.closing(place.open_log(folder)) as log:
+        Members(log.database).revoke(key, BY)
+
+
+@click.command()
+@click.argument("folder", type=FOLDER)
+@click.argument("school")
+@click.option("--by", required=True, help="Who gave it, and how: a name, a letter's date.")
+@click.option("--withdraw", is_flag=True, help="The school takes it back; its updates are refused from now on.")
+def consent(folder: Path, school: str, by: str, withdraw: bool) -> None:
+    """Record that SCHOOL has consented. Until then no update of a device invited for it is accepted.
+
+    Example: homeroom consent district/ "Hill School" --by "Ms Lee, letter of 3 March"
+    """
+    from homeroom_aggregator.admin import folder as place
+    from homeroom_aggregator.state.members import Members
+
+    with contextlib.closing(place.open_log(folder)) as log:
+        found = Members(log.database)
+        (found.withdraw_consent if withdraw else found.consent)(school, by)
+
+
+@click.command()
+@click.argument("folder", type=FOLDER)
+@click.option("--key", type=FILE, required=True, help="The new key.")
+@click.option("--certificate", type=FILE, required=True, help="The root's word for it (`homeroom trust certify`).")
+def recover(folder: Path, key: Path, certificate: Path) -> None:
+    """Give the aggregator in FOLDER a new key after the old one was lost or stolen; stop the server first.
+
+    Example: homeroom recover district/ --key new.pem --certificate new.json
+    """
+    from homeroom_aggregator.admin import folder as place
+
+    place.recover(folder, read_key(key), read_certificate(certificate))
+
+
+@click.group()
+def audit() -> None:
+    """What was done, by whom, in a log that cannot be changed unnoticed."""
+
+
+@audit.command("show")
+@click.argument("folder", type=FOLDER)
+def audit_show(folder: Path) -> None:
+    """Print every entry as one JSON line. Example: homeroom audit show district/"""
+    from homeroom_aggregator.admin import folder as place
+    from homeroom_aggregator.state import audit
+
+    with contextlib.closing(place.open_log(folder)) as log:
+        for entry in audit.records(log.database):
+            click.echo(json.dumps(msgspec.to_builtins(entry), ensure_ascii=False))
+
+
+@audit.command("verify")
+@click.argument("folder", type=FOLDER)
+@click.option("--noted", help="A digest that was printed before; it must be in the log still.")
+def audit_verify(folder: Path, noted: str | None) -> None:
+    """Check the chain of hashes, and print the newest: note it elsewhere, and a later cut is seen as well.
+
+    Example: homeroom audit verify district/ --noted 5d41402a…
+    """
+    from homeroom_aggregator.admin import folder as place
+    from homeroom_aggregator.state import audit
+
+    with contextlib.closing(place.open_log(folder)) as log:
+        count, newest, wrong = audit.verify(log.database)
+        if wrong is None and noted and not any(e.digest == noted for e in audit.records(log.database)):
+            wrong = "the noted digest is not in it: entries were cut off or replaced"
+    if wrong:
+        raise StoreError(wrong, where=f"{folder}: audit log", remedy="compare with a backup")
+    click.echo(f"{count} entries hold; newest {newest}")
+
+
+def read_certificate(path: Path) -> Certificate:
+    try:
+        data = path.read_bytes()
+    except OSError as problem:
+        raise InputError(f"cannot be read: {problem.strerror}", where=str(path)) from None
+    return decode(data, Certificate, limit_bytes=1 << 16, where=str(path), error=InputError)
+
+
+commands: list[click.Command] = [invite, members, revoke, consent, recover, audit]

@@ -1,0 +1,1 @@
+"""Rounds: admission, exact sums, releases, replay."""

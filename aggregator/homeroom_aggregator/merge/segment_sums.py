@@ -1,0 +1,155 @@
+"""The exact integer merge, segment by segment and ring by ring of the tiers; numpy and the contracts only.
+
+Federated averaging with weights (McMahan et al. 2017), asynchronously as in FedBuff (Nguyen et al. 2022). Sums are
+integers, so the order of updates changes nothing; what follows is elementwise float64, so a replay gives the same bits.
+Updates are added in place: one of them is in memory at a time, and being integers they can be taken out again exactly.
+A school's own segments have sums of their own, under the name of the ring and the school (`owned`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+
+from homeroom.contract.layout import Layout, segment_of
+from homeroom.contract.update import RoundConfiguration, Update, weight
+from homeroom_aggregator.merge.server_optimizers import Server
+
+TOTAL_LIMIT = 1 << 38  # of weight in one segment; with values below 2**24 no int64 sum can overflow
+CHUNK = 1 << 16  # values multiplied at once: the only memory that adding takes
+
+Undo = Callable[[], None]
+
+
+def owned(ring: str, school: str) -> str:
+    """The name of a ring's sums: its own, or, where a school's devices alone feed them, with the school's."""
+    return f"{ring}\n{school}" if school else ring
+
+
+def ring_of(name: str) -> str:
+    return name.partition("\n")[0]
+
+
+def school_of(name: str) -> str:
+    return name.partition("\n")[2]
+
+
+def add_weighted(total: np.ndarray, values: np.ndarray, units: int) -> None:
+    """total += units * values, in place and exactly; total int64 [n], values int32 [n]."""
+    for start in range(0, len(values), CHUNK):
+        part = values[start : start + CHUNK].astype(np.int64)
+        part *= units
+        into = total[start : start + CHUNK]
+        into += part  # by name: `total[…] += part` would copy the slice onto itself afterwards
+
+
+class SegmentSums:
+    """What waits to be released: by ring (a segment, or what one tier adds to it: `Layout.rings`) the sums of
+    weight * value, the weights, and who fed it. So each value's mean is over those devices alone whose tier has it.
+    """
+
+    def __init__(self) -> None:
+        self.numerators: dict[str, np.ndarray] = {}  # int64 [size], changed in place
+        self.weights: dict[str, int] = {}
+        self.devices: dict[str, set[str]] = {}
+        self.signal = 0  # of private updates, where the clip adapts to it
+
+    def add(self, update: Update, staleness: int, configuration: RoundConfiguration, member: str = "") -> Undo:
+        """Add every segment of an update that `read_update` has accepted; return what takes it out again.
+
+        member: whom it counts for, where that is not the key that signed it.
+        """
+        device, segments = member or update.header.device, update.header.segments
+        weights = {
+            name: weight(entry.examples, staleness, configuration)
+            for name, entry in zip(update.values, segments, strict=True)
+        }
+        units = {name: weights[segment_of(ring_of(name))] for name in update.rings}
+        for name in units:
+            if self.weights.get(name, 0) + units[name] > TOTAL_LIMIT:
+                raise OverflowError(f"segment {name} holds more than {TOTAL_LIMIT} units of weight")
+        known = {name for name in units if device in self.devices.get(name, ())}
+        for name, values in update.rings.items():
+            if name not in self.numerators:
+                self.numerators[name] = np.zeros(len(values), np.int64)
+            add_weighted(self.numerators[name], values, units[name])
+            self.weights[name] = self.weights.get(name, 0) + units[name]
+            self.devices.setdefault(name, set()).add(device)
+        self.signal += update.signal
+
+        def undo() -> None:
+            self.signal -= update.signal
+            for name, values in update.rings.items():
+                if self.weights[name] == units[name]:
+                    self._pop(name)
+                    continue
+                add_weighted(self.numerators[name], values, -units[name])
+                self.weights[name] -= units[name]
+                if name not in known:
+                    self.devices[name].discard(device)
+
+        return undo
+
+    def add_sum(self, numerators: dict[str, np.ndarray], weights: dict[str, int], fed: dict[str, list[str]]) -> Undo:
+        """Add what many devices summed among themselves; numerators int64 [size]; return what takes it out again."""
+        before = self.copy()
+        for name in numerators:
+            if self.weights.get(name, 0) + weights[name] > TOTAL_LIMIT:
+                raise OverflowError(f"segment {name} holds more than {TOTAL_LIMIT} units of weight")
+        for name, values in numerators.items():
+            if name not in self.numerators:
+                self.numerators[name] = np.zeros(len(values), np.int64)
+            self.numerators[name] += values
+            self.weights[name] = self.weights.get(name, 0) + weights[name]
+            self.devices.setdefault(name, set()).update(fed[name])
+
+        def undo() -> None:
+            self.numerators, self.weights, self.devices = before.numerators, before.weights, before.devices
+
+        return undo
+
+    def ready(self, configuration: RoundConfiguration) -> list[str]:
+        """Rings that at least `min_devices` distinct devices fed, in alphabetical order."""
+        return sorted(name for name, fed in self.devices.items() if len(fed) >= configuration.min_devices)
+
+    def release(
+        self,
+        theta: np.ndarray,
+        layout: Layout,
+        configuration: RoundConfiguration,
+        server: Server | None = None,
+        school: str = "",
+    ) -> tuple[np.ndarray, dict[str, int], Undo]:
+        """A new theta float32 [P]; by segment, how many devices fed it; what puts the sums back.
+
+        The other rings go on waiting. server: keeps the optimizer's moments, ring by ring. school: release what its
+        devices alone have fed, in a theta with its own segments.
+        """
+        server = server or Server(configuration, {})
+        theta, everyone = theta.copy(), dict[str, set[str]]()
+        taken = {name: self._pop(name) for name in self.ready(configuration) if school_of(name) == school}
+        for name, (numerator, units, fed) in taken.items():
+            mean = numerator.astype(np.float64)
+            mean /= units * configuration.parts
+            mean *= 2.0**-configuration.scale_bits
+            where = layout.where(ring_of(name))
+            theta[where] = server.move(name, theta[where], mean)
+            everyone.setdefault(segment_of(ring_of(name)), set()).update(fed)
+
+        def undo() -> None:
+            for name, (numerator, units, fed) in taken.items():
+                self.numerators[name], self.weights[name], self.devices[name] = numerator, units, fed
+
+        return theta, {name: len(fed) for name, fed in everyone.items()}, undo
+
+    def _pop(self, name: str) -> tuple[np.ndarray, int, set[str]]:
+        return self.numerators.pop(name), self.weights.pop(name), self.devices.pop(name)
+
+    def copy(self) -> SegmentSums:
+        other = SegmentSums()
+        other.numerators = {name: values.copy() for name, values in self.numerators.items()}
+        other.weights = dict(self.weights)
+        other.devices = {name: set(fed) for name, fed in self.devices.items()}
+        other.signal = self.signal
+        return other

@@ -1,0 +1,102 @@
+"""secure.db: the one secure round that is under way, its messages, and how earlier rounds ended.
+
+It is emptied with each round, and freed pages are zeroed (`secure_delete`): a masked vector and the shares that open
+masks stay no longer than the round.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import msgspec
+
+from homeroom.contract.roster import Roster
+from homeroom.contract.secagg import Cohort, Notice, Phase, pack
+from homeroom.system.sqlite import Database
+
+TABLES = """
+CREATE TABLE IF NOT EXISTS live (
+    id INTEGER PRIMARY KEY CHECK (id = 1), notice BLOB NOT NULL, roster BLOB NOT NULL, phase TEXT NOT NULL,
+    since REAL NOT NULL, cohort BLOB, sharers BLOB, survivors BLOB);
+CREATE TABLE IF NOT EXISTS messages (
+    phase TEXT NOT NULL, device TEXT NOT NULL, body BLOB NOT NULL, PRIMARY KEY (phase, device)) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS outcomes (round_id TEXT PRIMARY KEY, outcome TEXT NOT NULL);
+"""
+
+
+class Live(msgspec.Struct, frozen=True, kw_only=True):
+    """The round under way. `since`: when its phase began, in seconds; places as in the cohort."""
+
+    notice: Notice
+    roster: Roster
+    phase: Phase
+    since: float
+    cohort: Cohort | None = None
+    sharers: tuple[int, ...] = ()
+    survivors: tuple[int, ...] = ()
+
+
+class Desk:
+    """Owns secure.db; every write is durable when it returns."""
+
+    def __init__(self, path: Path) -> None:
+        self.database = Database(path, any_thread=True)
+        for statement in filter(str.strip, TABLES.split(";")):
+            self.database.write(statement)
+
+    def close(self) -> None:
+        self.database.close()
+
+    def save(self, live: Live) -> None:
+        row = (
+            msgspec.json.encode(live.notice),
+            msgspec.json.encode(live.roster),
+            live.phase,
+            live.since,
+            pack(live.cohort) if live.cohort else None,
+            msgspec.msgpack.encode(live.sharers),
+            msgspec.msgpack.encode(live.survivors),
+        )
+        self.database.write("INSERT OR REPLACE INTO live VALUES (1, ?, ?, ?, ?, ?, ?, ?)", row)
+
+    def live(self) -> Live | None:
+        row = self.database.one("SELECT notice, roster, phase, since, cohort, sharers, survivors FROM live")
+        if row is None:
+            return None
+        notice, roster, phase, since, cohort, sharers, survivors = row
+        return Live(
+            notice=msgspec.json.decode(notice, type=Notice),
+            roster=msgspec.json.decode(roster, type=Roster),
+            phase=phase,
+            since=since,
+            cohort=msgspec.msgpack.decode(cohort, type=Cohort) if cohort else None,
+            sharers=msgspec.msgpack.decode(sharers, type=tuple[int, ...]),
+            survivors=msgspec.msgpack.decode(survivors, type=tuple[int, ...]),
+        )
+
+    def body(self, phase: str, device: str) -> bytes | None:
+        row = self.database.one("SELECT body FROM messages WHERE phase = ? AND device = ?", (phase, device))
+        return None if row is None else row[0]
+
+    def bodies(self, phase: str) -> dict[str, bytes]:
+        return dict(self.database.rows("SELECT device, body FROM messages WHERE phase = ?", (phase,)))
+
+    def senders(self, phase: str) -> list[str]:
+        return [row[0] for row in self.database.rows("SELECT device FROM messages WHERE phase = ?", (phase,))]
+
+    def put(self, phase: str, device: str, body: bytes) -> None:
+        self.database.write("INSERT OR REPLACE INTO messages VALUES (?, ?, ?)", (phase, device, body))
+
+    def end(self, round_id: str, outcome: str) -> None:
+        """Forget the round and every message of it."""
+        with self.database.step():
+            self.database.write("DELETE FROM messages")
+            self.database.write("DELETE FROM live")
+            self.database.write("INSERT OR IGNORE INTO outcomes VALUES (?, ?)", (round_id, outcome))
+
+    def ended(self, outcome: str) -> int:
+        """How many rounds ended so."""
+        return int(self.database.one("SELECT count(*) FROM outcomes WHERE outcome = ?", (outcome,))[0])
+
+    def outcomes(self) -> int:
+        return int(self.database.one("SELECT count(*) FROM outcomes")[0])

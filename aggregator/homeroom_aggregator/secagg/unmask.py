@@ -1,0 +1,114 @@
+"""From revealed shares to the sum: pure functions; numpy and the device's own protocol modules.
+
+What a share should open is known beforehand: a self-mask's seed by its digest, a drop-out's key by its public half. So
+a wrong share is noticed, and a sum that could be wrong is never given.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable
+from itertools import combinations, islice
+
+import numpy as np
+
+from homeroom.contract.codecs import LIMIT
+from homeroom.contract.secagg import Reveal
+from homeroom.contract.update import UNITS, RoundConfiguration
+from homeroom.errors import UpdateError
+from homeroom.privacy.secagg.client import View, mask_private, pair_key, self_key
+from homeroom.privacy.secagg.encoding import Terms, decode
+from homeroom.privacy.secagg.masks import add_masks, signed, unpack, word
+from homeroom.privacy.secagg.primitives import combine
+
+TRIES = 32  # of a secret, with different shares, each time one more has come
+
+
+class Opening:
+    """Collects shares until every secret that the sum needs is open; `secrets` by place."""
+
+    def __init__(self, view: View, round_id: str, sharers: Iterable[int], survivors: Iterable[int]) -> None:
+        self.view, self.round_id = view, round_id
+        self.sharers, self.survivors = set(sharers), set(survivors)
+        self.secrets: dict[int, bytes] = {}
+        self._shares: dict[int, list[tuple[int, bytes]]] = {place: [] for place in self.sharers}
+
+    @property
+    def missing(self) -> set[int]:
+        """Whose secret is not open yet."""
+        return self.sharers - self.secrets.keys()
+
+    def add(self, place: int, reveal: Reveal) -> None:
+        """Take one device's shares in; UpdateError unless it is one share for each neighbour that shared."""
+        owners = [other for other in self.view.graph.neighbours(place) if other in self.sharers]
+        if place not in self.survivors or len(reveal.shares) != len(owners):
+            raise UpdateError(f"{len(reveal.shares)} shares are not {len(owners)}", code="malformed")
+        for owner, share in zip(owners, reveal.shares, strict=True):
+            if owner not in self.secrets:
+                number = self.view.graph.neighbours(owner).index(place) + 1
+                self._shares[owner].append((number, share))
+                self._try(owner)
+
+    def _try(self, owner: int) -> None:
+        """Open a secret with the newest share and any others, if that gives what was announced."""
+        *others, newest = self._shares[owner]
+        threshold = self.view.parameters.threshold
+        for chosen in islice(combinations(reversed(others), threshold - 1), TRIES):
+            secret = combine([newest, *chosen])
+            if self._right(owner, secret):
+                self.secrets[owner] = secret
+                del self._shares[owner]
+                return
+
+    def _right(self, owner: int, secret: bytes) -> bool:
+        told = self.view.cohort.members[owner]
+        if owner in self.survivors:
+            return hashlib.sha256(secret).digest() == told.seed_digest
+        return mask_private(secret, self.round_id).public_key().public_bytes_raw() == told.mask
+
+    def keys(self) -> tuple[list[bytes], list[bytes]]:
+        """The streams to add to the sum and those to take away, so that what remains is the plain sum."""
+        added, taken = list[bytes](), list[bytes]()
+        for place in sorted(self.sharers):
+            if place in self.survivors:
+                taken.append(self_key(self.secrets[place], self.view))
+                continue
+            secret = mask_private(self.secrets[place], self.round_id)
+            for other in self.view.graph.neighbours(place):
+                if other in self.survivors:  # the lower place of a pair had added
+                    (taken if other < place else added).append(pair_key(secret, self.view, other))
+        return added, taken
+
+
+def total(inputs: Iterable[bytes], terms: Terms, opening: Opening) -> np.ndarray:
+    """The sum of the survivors' vectors, int64 [count]; one masked vector in memory at a time."""
+    masked = np.zeros(terms.count, word(terms.width))
+    for data in inputs:
+        masked += unpack(data, terms.count, terms.width)
+    add_masks(masked, *opening.keys())
+    return signed(masked, terms.width)
+
+
+def read_sum(
+    found: np.ndarray, terms: Terms, fed: dict[str, int], configuration: RoundConfiguration
+) -> tuple[dict[str, np.ndarray], dict[str, int]]:
+    """Numerators and weights by segment; UpdateError if no set of honest devices could have such a sum.
+
+    fed: by segment, how many of the survivors feed it.
+    """
+    numerators, weights = decode(terms, found)
+    if privacy := configuration.privacy:  # every update weighs 1, and noise has no bound but its scale
+        most = max(fed.values(), default=0) * (LIMIT + 12 * privacy.noise_grid(configuration.scale_bits))
+        if weights != fed or any(int(np.abs(values).max(initial=0)) > most for values in numerators.values()):
+            raise UpdateError("no such sum comes of honest devices", code="too_large")
+        return numerators, weights
+    squares = 0.0
+    for name, values in numerators.items():
+        if not fed[name] <= weights[name] <= fed[name] * UNITS * configuration.cap_examples:
+            raise UpdateError(f"segment {name} has an impossible weight", code="too_large")
+        if int(np.abs(values).max(initial=0)) > weights[name] * LIMIT:
+            raise UpdateError(f"segment {name} has an impossible sum", code="too_large")
+        squares += float(np.square(values / weights[name] * 2.0**-configuration.scale_bits).sum())
+    if squares**0.5 > configuration.max_norm * len(numerators) ** 0.5:
+        raise UpdateError(f"the mean's norm {squares**0.5:.3g} is beyond an honest one", code="too_large")
+    return numerators, weights

@@ -1,0 +1,81 @@
+"""Requests of people rather than devices: members, consent, revocation, the audit log, metrics; imports gate."""
+
+from __future__ import annotations
+
+import msgspec
+from starlette.requests import Request
+from starlette.responses import Response
+
+from homeroom.contract.evaluation_report import Report
+from homeroom_aggregator.server import auth
+from homeroom_aggregator.server.requests import Call, Json, RefusedError, Service
+from homeroom_aggregator.state import audit, last_seen, login_links
+
+AUDIT_AT_ONCE = 1000
+
+
+def members(service: Service, call: Call) -> Response:
+    school = call.who.school if call.who.role == "school" else None
+    return Json({"members": service.members.every(school)})
+
+
+def consent(service: Service, call: Call) -> Response:
+    """A school's own word; once it is withdrawn, its updates are refused."""
+    school, given_by, action = (call.text(name) for name in ("school", "by", "action"))
+    if call.who.role == "school" and school != call.who.school:
+        raise RefusedError(403, "not_allowed", "a school speaks for itself only")
+    if not school or len(school) > 200 or len(given_by) > 200 or action not in ("give", "withdraw"):
+        raise RefusedError(422, "malformed", "needs school, by (200 characters each), and action give or withdraw")
+    found = service.rounds.members
+    (found.consent if action == "give" else found.withdraw_consent)(school, given_by)
+    return Json({"school": school, "consented": found.consented(school)})
+
+
+def revoke(service: Service, call: Call) -> Response:
+    members, key = service.rounds.members, call.text("device")
+    found, who = members.find(key), call.who
+    if found is None or (who.role == "school" and (found.school, found.role) != (who.school, "device")):
+        raise RefusedError(404, "unknown_device", "no such device is enrolled here for you to revoke")
+    members.revoke(key, who.device)
+    return Json({"device": key})
+
+
+def audited(service: Service, call: Call) -> Response:
+    """The audit log, a thousand entries at a time; `digest` chains them (`audit`)."""
+    after = int(call.request.path_params["after"]) % (1 << 62)
+    found = audit.records(service.reader.database, after, AUDIT_AT_ONCE)
+    return Json({"records": list(found)})
+
+
+def dashboard(service: Service, call: Call) -> Response:
+    """A code that opens the dashboard once, for the member that asks."""
+    who = call.who
+    rank: login_links.Rank = "district" if who.role == "district" else "auditor"
+    link = login_links.Link(rank, who.device, f"{who.role} {who.device[:8]}")
+    return Json({"code": login_links.make(service.rounds.log.database, service.secret, link)})
+
+
+def report(service: Service, call: Call) -> Response:
+    """What a device's school lets it tell of how a version does there."""
+    try:
+        told = msgspec.json.decode(call.body, type=Report)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as problem:
+        raise RefusedError(422, "malformed", f"no report that can be read: {problem}") from None
+    if told.version > service.rounds.state.version:
+        raise RefusedError(409, "unknown_version", f"version {told.version} was never released here")
+    last_seen.keep_report(service.rounds.log.database, call.who.device, told)
+    return Json({"status": "accepted"})
+
+
+def check_operator(service: Service, request: Request) -> None:
+    """RefusedError unless it is asked from this machine, or with the operator's token."""
+    client = request.client.host if request.client else None
+    if not auth.operator(service.token, request.headers.get("authorization"), client):
+        remedy = "ask from the same machine, or with the operator's token"
+        raise RefusedError(403, "operator_only", "for the operator", remedy)
+
+
+def metrics(service: Service, request: Request) -> Response:
+    check_operator(service, request)
+    facts = service.rounds.facts() | (service.cohorts.facts() if service.cohorts else {})
+    return Response(service.metrics.text(facts), media_type="text/plain; version=0.0.4")

@@ -1,0 +1,121 @@
+"""Who may speak: nonces, invitation codes, the operator's token; imports the contracts."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import hmac
+import itertools
+import secrets
+import struct
+import threading
+import time
+from collections.abc import Callable
+
+LIFE_S = 600  # a nonce may be used so long; with an older one a device is asked to sign again
+TWINS_REMEMBERED = 100_000
+
+
+class Nonces:
+    """One-time words that prove themselves by a MAC, so that giving one out costs no memory; only used ones are kept.
+
+    The key is new at each start: every device is then asked to sign again with a fresh one. A nonce says to whom it was
+    given, and in what order: one client always uses the last that it got, so a device that comes with an earlier one,
+    not used yet, is two machines that share a key.
+    """
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._key, self._clock, self._count = secrets.token_bytes(32), clock, itertools.count(1)
+        self._lock = threading.Lock()
+        self._used: set[str] = set()
+        self._used_before: set[str] = set()
+        self._turned_s = clock()
+        self._last: dict[str, int] = {}
+
+    def new(self, device: str = "") -> str:
+        """A nonce for an answer to a device, or to somebody unknown."""
+        count = next(self._count)
+        if device:
+            if len(self._last) >= TWINS_REMEMBERED:
+                self._last.clear()
+            self._last[device] = count
+        body = struct.pack(">QI8s", count, int(self._clock()) & 0xFFFFFFFF, _short(device))
+        return base64.urlsafe_b64encode(body + self._mac(body)).decode()
+
+    def use(self, nonce: str, device: str) -> bool:
+        """True the first time a nonce comes back, unless it is too old."""
+        with self._lock:
+            if not self.unused(nonce, device):
+                return False
+            if self._clock() - self._turned_s > LIFE_S:
+                self._used_before, self._used, self._turned_s = self._used, set(), self._clock()
+            self._used.add(nonce)
+        return True
+
+    def unused(self, nonce: str, device: str) -> bool:
+        """Whether a nonce was given to this device, lately, and has not come back yet."""
+        opened = self._open(nonce)
+        if opened is None or opened[2] not in (_short(""), _short(device)):
+            return False
+        if (int(self._clock()) - opened[1]) & 0xFFFFFFFF > LIFE_S:
+            return False
+        return nonce not in self._used and nonce not in self._used_before
+
+    def out_of_turn(self, nonce: str, device: str) -> bool:
+        """Whether a nonce was given to this device before a later one: another machine got that."""
+        opened = self._open(nonce)
+        return opened is not None and opened[2] == _short(device) and opened[0] < self._last.get(device, 0)
+
+    def _open(self, nonce: str) -> tuple[int, int, bytes] | None:
+        try:
+            raw = base64.urlsafe_b64decode(nonce.encode("ascii"))
+        except (ValueError, UnicodeEncodeError):
+            return None
+        if len(raw) != 36 or not hmac.compare_digest(raw[20:], self._mac(raw[:20])):
+            return None
+        count, at_s, owner = struct.unpack(">QI8s", raw[:20])
+        return count, at_s, owner
+
+    def _mac(self, body: bytes) -> bytes:
+        return hmac.digest(self._key, body, "sha256")[:16]
+
+
+def _short(device: str) -> bytes:
+    return hashlib.sha256(device.encode()).digest()[:8] if device else bytes(8)
+
+
+def new_code(secret: bytes) -> str:
+    """An invitation's code: random, and genuine by its MAC, so that a made-up one never reaches the database."""
+    random = secrets.token_bytes(18)
+    return base64.urlsafe_b64encode(random + _mac(secret, 2, random)).decode()
+
+
+def genuine(secret: bytes, code: str) -> int:
+    """0 for a made-up code, 2 for one that is written down (`Members.invitation`), 1 for an older one that is not."""
+    try:
+        raw = base64.urlsafe_b64decode(code.encode("ascii"))
+    except (ValueError, UnicodeEncodeError):
+        return 0
+    if len(raw) != 36:
+        return 0
+    return next((n for n in (2, 1) if hmac.compare_digest(raw[18:], _mac(secret, n, raw[:18]))), 0)
+
+
+def spent(code: str) -> str:
+    """How a used code is written down: its digest, so that the log tells nobody a code."""
+    return hashlib.sha256(code.encode()).hexdigest()
+
+
+def _mac(secret: bytes, generation: int, random: bytes) -> bytes:
+    label = b"homeroom/invitation\n" if generation == 1 else b"homeroom/invitation/2\n"
+    return hmac.digest(secret, label + random, "sha256")[:18]
+
+
+def operator(token: str | None, authorization: str | None, client: str | None) -> bool:
+    """Whether a request is the operator's: from this machine, or with the token as `Authorization: Bearer …`.
+
+    Behind a proxy every request seems to come from this machine; a token, once set, is therefore always asked for.
+    """
+    if token is None:
+        return client in ("127.0.0.1", "::1")
+    return hmac.compare_digest((authorization or "").encode(), f"Bearer {token}".encode())

@@ -1,0 +1,113 @@
+"""Figures in words: days, shares, standings, and what an entry of the audit log says; imports nothing but the clock."""
+
+from __future__ import annotations
+
+import datetime
+from collections.abc import Mapping
+from typing import Any
+
+from homeroom.store.retention_clock import now
+
+TONE = {  # how a standing looks, beside its word
+    "no consent": "bad",
+    "loses": "bad",
+    "slips": "warn",
+    "silent": "warn",
+    "behind": "warn",
+    "not started": "plain",
+    "steady": "plain",
+    "gains": "good",
+}
+MEANS = {
+    "no consent": "its updates are refused until its consent is recorded",
+    "loses": "the newest version is clearly worse there, and its own stays in use",
+    "slips": "a task got worse there by more than a standard error",
+    "silent": "none of its devices was here for two weeks",
+    "behind": "trains on a version that is three or more behind",
+    "not started": "has sent no update yet",
+    "steady": "takes part; no change worth a word was told",
+    "gains": "a task got better there by more than a standard error, and none slipped",
+}
+
+
+def moment(at: str) -> str:
+    """`24 Nov 2026, 10:12 UTC` of an ISO 8601 time; `unknown` of nothing."""
+    if not at:
+        return "unknown"
+    found = datetime.datetime.fromisoformat(at).astimezone(datetime.UTC)
+    return f"{found.day} {found:%b %Y, %H:%M} UTC"
+
+
+def day(at: str) -> str:
+    """A day in words: `today`, `yesterday`, `5 days ago`, or the date; `never` of nothing."""
+    if not at:
+        return "never"
+    found = datetime.date.fromisoformat(at[:10])
+    days = (now().date() - found).days
+    if days <= 0:
+        return "today"
+    if days == 1:
+        return "yesterday"
+    return f"{days} days ago" if days < 60 else f"{found.day} {found:%b %Y}"
+
+
+def count(number: int, one: str, many: str = "") -> str:
+    """`1 device`, `2 devices`."""
+    return f"{number:,} {one if number == 1 else many or one + 's'}"
+
+
+def percent(share: float) -> str:
+    return f"{100 * share:.0f} %"
+
+
+def points(change: float) -> str:
+    """A change of a share, in percentage points, with its sign."""
+    rounded = round(100 * change)
+    return f"{'+' if rounded > 0 else '−' if rounded < 0 else '±'}{abs(rounded)}"
+
+
+def short(text: str) -> str:
+    """The beginning of a key or digest."""
+    return text[:8]
+
+
+def school(name: str) -> str:
+    return name or "The district's own devices"
+
+
+def title(task: str) -> str:
+    return task.replace("_", " ").capitalize()
+
+
+def event(name: str, about: Mapping[str, Any]) -> str:
+    """An audit entry as one sentence; one that this version does not know, as it stands."""
+    told = {key: _short(value) for key, value in about.items()}
+    of = f" ({told['school']})" if told.get("school") else ""
+    sentences = {
+        "invited": "Invited a {role}{of}",
+        "joined": "A {role} joined{of}: key {device}",
+        "rotated": "Key {device} was changed to {to}",
+        "revoked": "Key {device} was revoked by {by}",
+        "moved": "Device {device} speaks from another machine",
+        "twin": "Key {device} is used by two machines{of}",
+        "consent given": "Consent of {school} was recorded: {by}",
+        "consent withdrawn": "Consent of {school} was withdrawn: {by}",
+        "released": "Version {version} was released",
+        "rolled back": "Version {version} was made from version {to} by {by}: {why}",
+        "withdrawn": "Device {device} withdrew an update",
+        "round asked anew": "The deadline passed with {updates} updates; the round after version {version} asks anew",
+        "private rounds": "Private rounds began",
+        "restored": "A backup was put back: version {version} is version {after} again",
+        "recovered": "The aggregator got a new key",
+        "link made": "A link to this dashboard was made for {by} ({rank})",
+        "dashboard opened": "The dashboard was opened by {by} ({rank})",
+    }
+    try:
+        return sentences[name].format(of=of, **told)
+    except KeyError:
+        return name.capitalize()
+
+
+def _short(value: Any) -> str:
+    text = str(value)
+    return text[:8] if len(text) == 64 and set(text) <= set("0123456789abcdef") else text

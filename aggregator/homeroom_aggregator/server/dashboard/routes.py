@@ -1,0 +1,249 @@
+"""The dashboard's addresses: signing in by a one-time link, the pages, going back to a version; starlette.
+
+Without a session nothing is told, not even whose dashboard it is. A link only shows a button, so that a program which
+looks links up for somebody does not use it up; the button's form brings a cookie that no script and no other site can
+use. Forms count with their session's word and this site's own Origin. No page needs a script, and none may run.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import Awaitable, Callable
+from functools import partial
+from math import ceil
+from urllib.parse import parse_qs, urlsplit
+
+import anyio.to_thread
+from starlette.applications import Starlette
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import HTMLResponse, RedirectResponse, Response
+from starlette.routing import Route
+
+from homeroom.errors import HomeroomError
+from homeroom.system.sqlite import Database
+from homeroom_aggregator.server import requests
+from homeroom_aggregator.server.dashboard import pages, queries
+from homeroom_aggregator.server.dashboard.pages import Ask
+from homeroom_aggregator.server.dashboard.queries import Chain
+from homeroom_aggregator.server.dashboard.sessions import LIFE_S, Session, Sessions
+from homeroom_aggregator.server.metrics import LOGGER
+from homeroom_aggregator.server.rate_limits import Limits, Meter
+from homeroom_aggregator.server.requests import RefusedError, Service
+from homeroom_aggregator.state import login_links
+
+COOKIE, HOME = "homeroom-office", "/dashboard"
+FORM_LIMIT_BYTES = 8 << 10
+VERIFIED_S = 60.0  # a whole check of the audit log stands so long
+LIMITS = Limits(requests_a_minute=120, burst=60)
+POLICY = (
+    f"default-src 'none'; style-src 'sha256-{pages.STYLE_HASH}'; img-src data:; form-action 'self'; base-uri 'none'; "
+    "frame-ancestors 'none'"
+)
+HEADERS = {
+    "content-security-policy": POLICY,
+    "cache-control": "no-store",
+    "referrer-policy": "same-origin",
+    "x-content-type-options": "nosniff",
+    "x-frame-options": "DENY",
+    "cross-origin-opener-policy": "same-origin",
+    "cross-origin-resource-policy": "same-origin",
+    "permissions-policy": "camera=(), microphone=(), geolocation=()",
+}
+CLOSED = "Run `homeroom dashboard` with the aggregator's folder, or with your invitation and key; it prints a link."
+
+
+class Office:
+    """One server's dashboard: who is signed in, and what was found when the audit log was last checked."""
+
+    def __init__(self, service: Service) -> None:
+        self.service, self.sessions, self.meter = service, Sessions(), Meter(LIMITS)
+        self._chain: tuple[float, Chain] | None = None
+
+    def chain(self, database: Database) -> Chain:
+        if self._chain is None or time.monotonic() - self._chain[0] > VERIFIED_S:
+            self._chain = (time.monotonic(), queries.chain(database))
+        return self._chain[1]
+
+    def session(self, request: Request) -> Session:
+        """Whose request it is; RefusedError without one, or where there were too many."""
+        token = request.cookies.get(COOKIE, "")
+        session = self.sessions.find(token, self.service.members)
+        if session is None:
+            raise RefusedError(401, "no_session", "You are not signed in", CLOSED)
+        if wait_s := self.meter.request(session.form):
+            raise RefusedError(429, "too_many", "Too many requests", "Wait a moment, then try again.", wait_s)
+        return session
+
+    async def ask(self, request: Request, session: Session, page: Callable[[Ask], str]) -> str:
+        """A page, made in a thread over a connection of its own, which sees what is durable."""
+        service = self.service
+        waiting = await service.writer.do(partial(queries.waiting, service.rounds))
+        given = {name: value for name, value in request.query_params.items() if len(value) < 200}
+
+        def made() -> str:
+            path = service.rounds.log.database.path
+            with contextlib.closing(Database(path, any_thread=True, shared=True)) as database:
+                return page(
+                    Ask(
+                        database=database,
+                        rounds=service.rounds,
+                        institution=service.institution,
+                        contacts=service.contacts,
+                        waiting=waiting,
+                        session=session,
+                        chain=self.chain,
+                        given=given,
+                    )
+                )
+
+        return await anyio.to_thread.run_sync(made)
+
+
+async def show(office: Office, request: Request) -> Response:
+    session = office.session(request)
+    page = pages.PAGES.get(request.path_params.get("page", ""))
+    if page is None:
+        raise RefusedError(404, "no_page", "There is no such page")
+    return HTMLResponse(await office.ask(request, session, page))
+
+
+async def knock(office: Office, request: Request) -> Response:
+    """A link shows a button that uses it up; whether it is good is said when it is pressed."""
+    code = request.query_params.get("code", "")[:100]
+    said = ["The link opens it once, on this device. You are signed out after an hour without a look, or after eight."]
+    return HTMLResponse(pages.render("plain", heading="Homeroom", sentences=said, code=code))
+
+
+async def enter(office: Office, request: Request) -> Response:
+    service, code = office.service, (await _form(request)).get("code", "")
+    link = None
+    if login_links.genuine(service.secret, code):
+        link = await service.writer.do(lambda: login_links.take(service.rounds.log.database, code))
+    if link is None:
+        raise RefusedError(403, "bad_link", "This link opens nothing", f"It was used, or its time is over. {CLOSED}")
+    answer = RedirectResponse(HOME, 303)
+    secure = request.url.scheme == "https"
+    answer.set_cookie(
+        COOKIE,
+        office.sessions.begin(link),
+        max_age=int(LIFE_S),
+        path=HOME,
+        secure=secure,
+        httponly=True,
+        samesite="strict",
+    )
+    return answer
+
+
+async def leave(office: Office, request: Request) -> Response:
+    await _own_form(request, office.session(request))
+    office.sessions.end(request.cookies.get(COOKIE, ""))
+    answer = HTMLResponse(pages.render("plain", heading="Signed out", sentences=[CLOSED]))
+    answer.delete_cookie(COOKIE, path=HOME)
+    return answer
+
+
+async def consider(office: Office, request: Request) -> Response:
+    """The page that asks whether to go back to a version."""
+    session, number = _may_go_back(office.session(request)), _number(request)
+    return HTMLResponse(await office.ask(request, session, lambda ask: pages.going_back(ask, number)))
+
+
+async def go_back(office: Office, request: Request) -> Response:
+    session, number = _may_go_back(office.session(request)), _number(request)
+    given, service = await _own_form(request, session), office.service
+    why = " ".join(given.get("why", "").split())
+    if not why:
+        page = await office.ask(request, session, lambda ask: pages.going_back(ask, number, "Say why."))
+        return HTMLResponse(page, 422)
+
+    def done() -> None:
+        if given.get("newest") != str(service.rounds.state.version):
+            raise RefusedError(409, "moved_on", "A newer version came meanwhile", "Look at the versions again.")
+        service.rounds.roll_back(number, session.link.name, why)
+
+    await service.writer.do(done)
+    return RedirectResponse(f"{HOME}/versions", 303)
+
+
+def _may_go_back(session: Session) -> Session:
+    if session.link.rank != "district":
+        raise RefusedError(403, "not_allowed", "An auditor sees, and changes nothing", "Ask the district's office.")
+    return session
+
+
+def _number(request: Request) -> int:
+    return int(request.path_params["number"])
+
+
+async def _form(request: Request) -> dict[str, str]:
+    """The fields of a form from this very site."""
+    origin, host = request.headers.get("origin"), request.headers.get("host", "")
+    if origin is not None and urlsplit(origin).netloc != host:
+        raise RefusedError(403, "foreign", "This form came from another site", "Use the dashboard's own pages.")
+    body = await requests.read_body(request, FORM_LIMIT_BYTES)
+    try:
+        given = parse_qs(body.decode(), keep_blank_values=True, max_num_fields=20)
+    except ValueError:
+        raise RefusedError(422, "malformed", "That is no form") from None
+    return {name: values[0] for name, values in given.items()}
+
+
+async def _own_form(request: Request, session: Session) -> dict[str, str]:
+    given = await _form(request)
+    if given.get("form") != session.form:
+        raise RefusedError(403, "foreign", "This form is not of your session", "Open the page again.")
+    return given
+
+
+Answer = Callable[[Office, Request], Awaitable[Response]]
+ROUTES: tuple[tuple[str, str, Answer], ...] = (
+    ("GET", "/enter", knock),
+    ("POST", "/enter", enter),
+    ("POST", "/leave", leave),
+    ("GET", "/versions/{number:number}/back", consider),
+    ("POST", "/versions/{number:number}/back", go_back),
+    ("GET", "", show),
+    ("GET", "/{page}", show),
+)
+
+
+def endpoint(office: Office, method: str, path: str, work: Answer) -> Callable[[Request], Awaitable[Response]]:
+    """A page whose refusals become pages too; every answer is counted, and tells the browser to be strict."""
+
+    async def answer(request: Request) -> Response:
+        start_s, code = time.monotonic(), ""
+        try:
+            response = await work(office, request)
+        except (HomeroomError, RefusedError) as problem:
+            said = requests.refusal(problem)
+            code = said.code
+            sentences = [f"{said.remedy[:1].upper()}{said.remedy[1:]}"] if said.remedy else []
+            back = {} if said.status == 401 or code == "bad_link" else {"back": HOME}
+            heading = said.message if isinstance(problem, RefusedError) else str(problem).capitalize()
+            response = HTMLResponse(pages.render("plain", heading=heading, sentences=sentences, **back), said.status)
+            if said.wait_s:
+                response.headers["retry-after"] = str(ceil(said.wait_s))
+        except ClientDisconnect:
+            code, response = "gone", Response(status_code=400)
+        except Exception as problem:  # a fault of ours: whoever looks hears that it is, the operator what it was
+            LOGGER.exception("%s %s%s failed", method, HOME, path, exc_info=problem)
+            sorry = "Nothing was changed. Try again later, and tell whoever runs the server."
+            page = pages.render("plain", heading="It failed", sentences=[sorry])
+            code, response = "internal", HTMLResponse(page, 500)
+        response.headers.update(HEADERS)
+        seconds = time.monotonic() - start_s
+        office.service.metrics.answered(method, f"{HOME}{path}", response.status_code, seconds, 0, "", code)
+        return response
+
+    return answer
+
+
+def mount(app: Starlette, service: Service) -> Starlette:
+    """Serve the dashboard beside the API."""
+    office = Office(service)
+    app.router.routes += [
+        Route(f"{HOME}{path}", endpoint(office, method, path, work), methods=[method]) for method, path, work in ROUTES
+    ]
+    return app

@@ -1,0 +1,246 @@
+"""How each school stands, the worst first: may it take part, is it here, does a version help it; imports contacts.
+
+What a version does at a school only its devices know, and they tell if the school wants it (`contract.report`); without
+that the server sees who comes, on which version, and nothing of how well anybody does.
+"""
+
+from __future__ import annotations
+
+import datetime
+import struct
+from bisect import bisect_right
+from collections import defaultdict
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from math import sqrt
+from typing import Any, Literal, get_args
+
+import msgspec
+
+from homeroom.contract.evaluation_report import Report, TaskReport
+from homeroom.contract.update import UpdateHeader
+from homeroom.store.retention_clock import now
+from homeroom.system.sqlite import Database
+from homeroom_aggregator.server.dashboard import formatting
+from homeroom_aggregator.state import secure_sum
+from homeroom_aggregator.state.last_seen import Contacts, reports
+from homeroom_aggregator.state.members import Members
+
+SILENT_DAYS = 14  # not here for so long
+BEHIND = 3  # versions
+ERRORS = 1.0  # standard errors by which a task's accuracy must change to be spoken of
+SUMS_READ = 50  # the newest cohorts' sums that are looked through for who was in them
+HEADER_BYTES = 1 << 16  # of an update's header that is read here
+
+Standing = Literal["no consent", "loses", "slips", "silent", "behind", "not started", "steady", "gains"]
+WORST_FIRST: tuple[Standing, ...] = get_args(Standing)
+
+
+@dataclass(frozen=True)
+class Machine:
+    """One device. `version`: the newest it is known to have had, None where it never showed; `day`: last here."""
+
+    name: str
+    key: str
+    joined: str
+    twin: bool = False
+    updates: int = 0
+    version: int | None = None
+    day: str = ""
+    told: str = ""
+    report: Report | None = None
+    waits: bool = False
+
+    def behind(self, versions: Sequence[int]) -> int:
+        """How many of these versions, in order, are newer than its own."""
+        return len(versions) - bisect_right(versions, self.version or 0)
+
+    @property
+    def worst(self) -> tuple[str, TaskReport] | None:
+        """The task that the version helped least here."""
+        tasks = self.report.tasks.items() if self.report else ()
+        return min(tasks, key=lambda task: (change(task[1]), task[1].now), default=None)
+
+
+@dataclass(frozen=True)
+class School:
+    """`name` is empty for the devices that are the district's own. `invited`: invitations that nobody used yet.
+
+    versions: the numbers of those that are kept, in order; there may be gaps.
+    """
+
+    name: str
+    versions: Sequence[int]
+    machines: tuple[Machine, ...] = ()
+    invited: int = 0
+    consent: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def consented(self) -> bool:
+        return not self.name or (bool(self.consent.get("given_by")) and not self.consent.get("withdrawn"))
+
+    @property
+    def updates(self) -> int:
+        return sum(machine.updates for machine in self.machines)
+
+    @property
+    def day(self) -> str:
+        """When any of its devices was last here."""
+        return max((machine.day for machine in self.machines), default="")
+
+    @property
+    def behind(self) -> int:
+        """Of the device that is furthest behind, among those that ever sent anything."""
+        return max((m.behind(self.versions) for m in self.machines if m.version is not None), default=0)
+
+    @property
+    def worst(self) -> tuple[Machine, str, TaskReport] | None:
+        """The device and the task that the newest version they told of helped least."""
+        found = [(m, *m.worst) for m in self.machines if m.worst]
+        return min(found, key=lambda one: (change(one[2]), one[2].now), default=None)
+
+    @property
+    def silent_days(self) -> int | None:
+        since = self.day or max((machine.joined[:10] for machine in self.machines), default="")
+        return (now().date() - datetime.date.fromisoformat(since)).days if since else None
+
+    @property
+    def kept(self) -> Machine | None:
+        """A device on which the newest version was clearly worse, so that its own stays in use."""
+        return next((m for m in self.machines if m.report and m.report.in_use == "local"), None)
+
+    @property
+    def standing(self) -> Standing:
+        worst, days = self.worst, self.silent_days
+        if not self.consented and (self.machines or self.invited):
+            return "no consent"
+        if self.kept:
+            return "loses"
+        if worst and clear(worst[2]) and change(worst[2]) < 0:
+            return "slips"
+        if self.machines and days is not None and days >= SILENT_DAYS:
+            return "silent"
+        if self.behind >= BEHIND:
+            return "behind"
+        if not self.updates:
+            return "not started"
+        tasks = [task for m in self.machines if m.report for task in m.report.tasks.values()]
+        return "gains" if any(clear(task) and change(task) > 0 for task in tasks) else "steady"
+
+    @property
+    def says(self) -> str:
+        """Its standing as a sentence with its figures."""
+        standing, worst = self.standing, self.worst
+        if standing == "slips" and worst:
+            machine, name, task = worst
+            version = machine.report.version if machine.report else 0
+            was, now = formatting.percent(task.before or 0.0), formatting.percent(task.now)
+            return f"{formatting.title(name).lower()} fell from {was} to {now} with version {version}"
+        if standing == "loses" and self.kept and self.kept.report:
+            return f"keeps its own version, since version {self.kept.report.version} is clearly worse there"
+        if standing == "silent":
+            return f"none of its devices was here for {self.silent_days} days"
+        if standing == "behind":
+            return f"trains on a version that is {self.behind} behind"
+        return formatting.MEANS[standing]
+
+    @property
+    def order(self) -> tuple[Any, ...]:
+        worst = self.worst
+        return WORST_FIRST.index(self.standing), change(worst[2]) if worst else 0.0, -self.behind, self.name
+
+
+def change(task: TaskReport) -> float:
+    """What a version changed for a task; 0 where there was nothing before it."""
+    return 0.0 if task.before is None else task.now - task.before
+
+
+def clear(task: TaskReport) -> bool:
+    """Whether a change is larger than the chance in so few samples would often bring."""
+    share = task.before if task.before is not None else task.now
+    return abs(change(task)) > ERRORS * sqrt(2 * max(share * (1 - share), 0.05) / task.samples)
+
+
+def schools(database: Database, contacts: Contacts, waiting: frozenset[str]) -> list[School]:
+    """Every school, the worst first. waiting: the members whose updates the next version has."""
+    members = Members(database)
+    versions = [number for (number,) in database.rows("SELECT version FROM versions ORDER BY version")]
+    machines: dict[str, list[Machine]] = defaultdict(list)
+    for school, machine in _machines(database, members, contacts, waiting):
+        machines[school].append(machine)
+    invited = dict(database.rows(_UNUSED, (now().isoformat(timespec="seconds"),)))
+    consents = {row["school"]: row for row in members.schools()}
+    names = consents.keys() | machines.keys() | invited.keys()
+    found = []
+    for name in names:
+        own = sorted(machines[name], key=lambda m: (-m.behind(versions), m.day))
+        found.append(School(name, versions, tuple(own), invited.get(name, 0), consents.get(name, {})))
+    return sorted((school for school in found if school.machines or school.invited), key=lambda school: school.order)
+
+
+_UNUSED = """SELECT school, count(*) FROM invitations WHERE role = 'device' AND NOT revoked
+             AND (expires IS NULL OR expires > ?) AND code NOT IN (SELECT code FROM devices) GROUP BY school"""
+
+
+def _machines(
+    database: Database, members: Members, contacts: Contacts, waiting: frozenset[str]
+) -> Iterator[tuple[str, Machine]]:
+    rows = [row for row in members.every() if row["role"] == "device"]
+    member_of = {row["device"]: row["member"] for row in rows}
+    sent, known = _sent(database, member_of)
+    told = {member_of.get(key, key): found for key, found in sorted(reports(database).items(), key=lambda r: r[1][0])}
+    days: dict[str, str] = {}
+    for key, day in contacts.days(database).items():
+        days[member_of.get(key, key)] = max(day, days.get(member_of.get(key, key), ""))
+    first = {row["member"]: row["joined"] for row in reversed(rows)}
+    for row in rows:
+        if row["revoked"]:
+            continue
+        name = row["member"]
+        day, report = told.get(name, ("", None))
+        versions = [v for v in (known.get(name), report.version if report else None) if v is not None]
+        yield (
+            row["school"],
+            Machine(
+                name=name,
+                key=row["device"],
+                joined=first[name] or row["joined"],
+                twin=bool(row["twin"]),
+                updates=sent.get(name, 0),
+                version=max(versions, default=None),
+                day=days.get(name, ""),
+                told=day,
+                report=report,
+                waits=name in waiting,
+            ),
+        )
+
+
+def _sent(database: Database, member_of: Mapping[str, str]) -> tuple[dict[str, int], dict[str, int]]:
+    """By member: updates, and the version that the newest of them was trained on (where it is not told: had)."""
+    sent, known = dict[str, int](), dict[str, int]()
+    sql = "SELECT device, count(*), max(number) FROM log WHERE kind = 'update' GROUP BY device"
+    for member, count, number in database.rows(sql):
+        sent[member], base = count, _base(database, number)
+        if base is not None:
+            known[member] = base
+    sql = "SELECT number, version FROM log WHERE kind = 'secure' ORDER BY number DESC LIMIT ?"
+    for number, version in reversed(database.rows(sql, (SUMS_READ,))):
+        for header in secure_sum.headers(database, number - 1, number + 1):
+            for key in header.updates.values():
+                member = member_of.get(key, key)
+                sent[member], known[member] = sent.get(member, 0) + 1, version
+    return sent, known
+
+
+def _base(database: Database, number: int) -> int | None:
+    """The base version in an update's header; for one whose bytes are gone, the newest when it came."""
+    sql = "SELECT substr(body, 1, ?), version FROM log LEFT JOIN bodies USING (number) WHERE number = ?"
+    head, version = database.one(sql, (HEADER_BYTES, number))
+    if not head:
+        return int(version)
+    (length,) = struct.unpack("<I", head[8:12])
+    try:
+        return msgspec.json.decode(head[12 : 12 + length], type=UpdateHeader).base_version
+    except msgspec.DecodeError:  # a header longer than what is read here
+        return None

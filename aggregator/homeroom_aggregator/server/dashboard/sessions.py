@@ -1,0 +1,65 @@
+"""Who is signed in to the dashboard: kept in memory, by the digest of a cookie; a restart signs everybody out."""
+
+from __future__ import annotations
+
+import hashlib
+import secrets
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from homeroom_aggregator.state.login_links import Link
+from homeroom_aggregator.state.members import Members
+
+LIFE_S, IDLE_S = 8 * 3600.0, 3600.0
+MOST = 200  # at once; the longest idle one makes room
+
+
+@dataclass
+class Session:
+    """`form`: a word that every form of this session carries, so that no other site's form is taken for one."""
+
+    link: Link
+    form: str
+    began_s: float
+    seen_s: float
+
+
+class Sessions:
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
+        self._open: dict[str, Session] = {}
+
+    def begin(self, link: Link) -> str:
+        """The cookie's value of a new session."""
+        if len(self._open) >= MOST:
+            del self._open[min(self._open, key=lambda name: self._open[name].seen_s)]
+        token, at_s = secrets.token_urlsafe(32), self._clock()
+        self._open[_name(token)] = Session(link, secrets.token_urlsafe(24), at_s, at_s)
+        return token
+
+    def find(self, token: str, members: Members) -> Session | None:
+        """The session, unless it is over, or whoever it is for was revoked or has another role now."""
+        session, at_s = self._open.get(_name(token)), self._clock()
+        if session is None:
+            return None
+        over = at_s - session.began_s > LIFE_S or at_s - session.seen_s > IDLE_S
+        if over or not _still(session.link, members):
+            self.end(token)
+            return None
+        session.seen_s = at_s
+        return session
+
+    def end(self, token: str) -> None:
+        self._open.pop(_name(token), None)
+
+
+def _still(link: Link, members: Members) -> bool:
+    if not link.holder:
+        return True
+    member = members.find(link.holder)
+    return member is not None and member.role == link.rank
+
+
+def _name(token: str) -> str:
+    return hashlib.sha256(token.encode()).hexdigest()

@@ -1,0 +1,117 @@
+"""What devices fetch in pieces: versions of theta, their differences, the bundle as one file; starlette.
+
+A part is asked for with Range (RFC 9110, section 14); what is handed out never changes under its address, where one
+school's devices may get another theta than others (`schools`). Reading versions and comparing them takes a thread of
+its own, so that polls are answered meanwhile.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import re
+from collections import OrderedDict
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from starlette.requests import Request
+from starlette.responses import FileResponse, Response
+
+from homeroom.contract.canonical_json import digest, digest_file
+from homeroom.contract.delta import make_delta, values_of
+from homeroom.runtime.bundle import zip_bundle
+from homeroom_aggregator.merge.rounds import Rounds
+from homeroom_aggregator.state.log import Log
+
+BINARY = "application/octet-stream"
+KEPT, KEPT_BYTES = 8, 64 << 20  # files computed for one device, handed to the next; of them at most so much
+PART = re.compile(r"bytes=(\d{1,18})-(\d{0,18})")
+
+
+class Downloads:
+    """Of one aggregator; `archive` is the bundle's `.homeroom` file, made anew where it is missing.
+
+    reader: the downloads' own connection, which sees what is durable; used inside `aside` only.
+    """
+
+    def __init__(self, rounds: Rounds, reader: Log, archive: Path) -> None:
+        self.rounds, self.reader, self.archive = rounds, reader, archive
+        self._thread = ThreadPoolExecutor(1, "downloads")
+        if not archive.exists():
+            zip_bundle(rounds.bundle.path, archive)
+        path = f"/v1/bundles/{rounds.bundle.bundle_id}"
+        self.bundle = {"path": path, "size": archive.stat().st_size, "sha256": digest_file(archive)}
+        self._kept: OrderedDict[tuple[int, int, str], bytes] = OrderedDict()
+
+    async def aside(self, work: Callable[[], Response]) -> Response:
+        """Do it in the downloads' thread."""
+        return await asyncio.get_running_loop().run_in_executor(self._thread, work)
+
+    def close(self) -> None:
+        self._thread.shutdown()
+        self.reader.close()
+
+    def version(self, number: int, school: str) -> bytes | None:
+        """A version's file as the devices of this school get it."""
+        if not (school and self.rounds.configuration.by_school):
+            return self.reader.version(number)
+        return self._once((number, -1, school), lambda: self.rounds.version_in(self.reader, number, school))
+
+    def offer(self, after: int, school: str) -> dict[str, Any] | None:
+        """What a device that has version `after` may fetch: the newest one, whole and as a difference if that helps."""
+        number = self.reader.newest()
+        body = self.version(number, school) if number > after else None
+        if body is None:
+            return None
+        whole = _parcel(f"/v1/versions/{number}", body)
+        delta = self.delta(number, after, school)
+        part = None if delta is None else _parcel(f"/v1/versions/{number}/from/{after}", delta)
+        return {"version": number, "whole": whole, "delta": part}
+
+    def delta(self, number: int, base: int, school: str) -> bytes | None:
+        """The difference of version `number` from `base`; None where there is none, or it is no smaller."""
+        return self._once((number, base, school), lambda: self._make(number, base, school)) or None
+
+    def _once(self, name: tuple[int, int, str], make: Callable[[], bytes | None]) -> bytes | None:
+        found = self._kept.get(name)
+        if found is None and (found := make()) is not None:
+            self._kept[name] = found
+            while len(self._kept) > KEPT or (len(self._kept) > 1 and sum(map(len, self._kept.values())) > KEPT_BYTES):
+                self._kept.popitem(last=False)
+        return found
+
+    def _make(self, number: int, base: int, school: str) -> bytes | None:
+        """None where a version is not there, empty where the difference is no smaller."""
+        body, old = self.version(number, school), self._theta(base, school)
+        if body is None or old is None or number <= base:
+            return None
+        delta = make_delta(old, body)
+        return delta if len(delta) < len(body) else b""
+
+    def _theta(self, number: int, school: str) -> np.ndarray | None:
+        if number == 0:
+            return self.rounds.rules.start
+        body = self.version(number, school)
+        return None if body is None else values_of(body, self.rounds.rules.layout.size)
+
+    def bundle_file(self) -> Response:
+        return FileResponse(self.archive, media_type=BINARY)
+
+
+def ranged(request: Request, body: bytes, tag: str) -> Response:
+    """All of `body`, or the one part that is asked for; several parts at once are not served."""
+    headers = {"etag": tag, "accept-ranges": "bytes"}
+    asked = PART.fullmatch(request.headers.get("range", ""))
+    if asked is None or request.headers.get("if-range", tag) != tag:
+        return Response(body, media_type=BINARY, headers=headers)
+    first, last = int(asked[1]), min(int(asked[2] or len(body)), len(body) - 1)
+    if first > last:
+        return Response(status_code=416, headers={**headers, "content-range": f"bytes */{len(body)}"})
+    headers["content-range"] = f"bytes {first}-{last}/{len(body)}"
+    return Response(body[first : last + 1], 206, media_type=BINARY, headers=headers)
+
+
+def _parcel(path: str, body: bytes) -> dict[str, Any]:
+    return {"path": path, "size": len(body), "sha256": digest(body)}

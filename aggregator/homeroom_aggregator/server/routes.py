@@ -1,0 +1,373 @@
+"""The HTTP interface, version 1: what each route does, and the table of routes; starlette, imports gate and office."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from math import ceil
+
+from starlette.applications import Starlette
+from starlette.convertors import Convertor, register_url_convertor
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import Response
+from starlette.routing import Route
+
+from homeroom.contract import http_signatures
+from homeroom.contract.signing import sign, verify
+from homeroom.errors import HomeroomError, TrustError
+from homeroom_aggregator.secagg.coordinator import Cohorts
+from homeroom_aggregator.server import admin_routes, requests
+from homeroom_aggregator.server.downloads import ranged
+from homeroom_aggregator.server.metrics import LOGGER
+from homeroom_aggregator.server.openapi import document
+from homeroom_aggregator.server.requests import Call, RefusedError, Service
+from homeroom_aggregator.state import audit
+from homeroom_aggregator.state.members import ROLES, Role, invited, join_with_code
+
+Later = Callable[[], Response]  # what is left to do in the downloads' thread
+
+
+class _Number(Convertor[int]):
+    """What SQLite can hold; a longer one is no address."""
+
+    regex = "[0-9]{1,18}"
+
+    def convert(self, value: str) -> int:
+        return int(value)
+
+    def to_string(self, value: int) -> str:
+        return str(value)
+
+
+register_url_convertor("number", _Number())
+
+
+# Open to everybody
+
+
+def health(service: Service, _: Request) -> Response:
+    return requests.Json({"status": "ok", "version": service.reader.newest()})
+
+
+def keys(service: Service, request: Request) -> Response:
+    challenge = request.headers.get(http_signatures.CHALLENGE_HEADER, "")
+    live = {"proof": sign(service.rounds.key, "challenge", {"challenge": challenge})} if len(challenge) == 64 else {}
+    return requests.Json(
+        {
+            **live,
+            "institution": service.institution,
+            "bundle_id": service.rounds.bundle.bundle_id,
+            "certificate": service.rounds.certificate,
+            "bundle": service.downloads.bundle,
+        }
+    )
+
+
+def bundle(service: Service, call: Call) -> Response:
+    """For members, and for whoever holds an invitation: a device has its bundle before it joins."""
+    code = call.request.headers.get(http_signatures.INVITATION_HEADER, "")
+    if service.members.find(call.key) is None and invited(service.members, service.secret, code) is None:
+        raise RefusedError(403, "unknown_device", "this device is not enrolled", "fetch it with an invitation")
+    if call.request.path_params["bundle_id"] != service.rounds.bundle.bundle_id:
+        raise RefusedError(404, "unknown_bundle", "this bundle is not served here", "see /v1/keys for the one that is")
+    return service.downloads.bundle_file()
+
+
+def openapi(service: Service, request: Request) -> Response:
+    admin_routes.check_operator(service, request)
+    return requests.Json(document())
+
+
+# Signed, and only reading
+
+
+def round_(service: Service, call: Call) -> Response:
+    """The configuration, and the server's time for this request alone."""
+    rounds, configuration = service.rounds, service.rounds.configuration.document
+    asked = not rounds.cohort or (
+        call.who.role == "device" and rounds.cohort.ask(call.who.name, service.reader.newest())
+    )
+    time = {"time": audit.stamp(), "nonce": call.nonce}
+    return requests.Json(
+        {
+            "configuration": configuration,
+            "certificate": rounds.certificate,
+            "signature": sign(rounds.key, "round", configuration),
+            "time": time["time"],
+            "time_signature": sign(rounds.key, "time", time),
+            "selected": asked,
+            **_school(service, call),
+        }
+    )
+
+
+def _school(service: Service, call: Call) -> dict[str, str]:
+    """The school whose own segments this device may feed, said for this request alone."""
+    rounds, school = service.rounds, call.who.school
+    if not rounds.merges_for(school, service.members):
+        return {}
+    said = {"school": school, "nonce": call.nonce}
+    return {"school": school, "school_signature": sign(rounds.key, "school", said)}
+
+
+def latest(service: Service, call: Call) -> Response | Later:
+    return _version(service, call, service.reader.newest())
+
+
+def version(service: Service, call: Call) -> Response | Later:
+    return _version(service, call, _number(call, "number"))
+
+
+def _version(service: Service, call: Call, number: int) -> Response | Later:
+    tag = f'"{number}"'
+    if call.request.headers.get("if-none-match") == tag:
+        return Response(status_code=304, headers={"etag": tag})
+
+    def read() -> Response:
+        body = service.downloads.version(number, call.who.school)
+        if body is None:
+            remedy = "version 0 is the bundle's own theta"
+            raise RefusedError(404, "unknown_version", "there is no such version", remedy)
+        return ranged(call.request, body, tag)
+
+    return read
+
+
+def after(service: Service, call: Call) -> Later:
+    number = _number(call, "number")
+    if service.reader.newest() <= number:
+        raise RefusedError(404, "unknown_version", "there is no newer version")
+
+    def read() -> Response:
+        offer = service.downloads.offer(number, call.who.school)
+        if offer is None:
+            raise RefusedError(404, "unknown_version", "there is no newer version")
+        return requests.Json(offer)
+
+    return read
+
+
+def delta(service: Service, call: Call) -> Later:
+    number, base = _number(call, "number"), _number(call, "base")
+
+    def read() -> Response:
+        body = service.downloads.delta(number, base, call.who.school)
+        if body is None:
+            raise RefusedError(404, "unknown_version", "there is no such difference", "fetch the whole version")
+        return ranged(call.request, body, f'"{number}-{base}"')
+
+    return read
+
+
+def _number(call: Call, name: str) -> int:
+    return int(call.request.path_params[name])
+
+
+# Signed, and writing
+
+
+def join(service: Service, call: Call) -> Response:
+    code = call.text("code")
+    try:
+        join_with_code(service.rounds.members, service.secret, call.key, code)
+    except TrustError as problem:
+        raise RefusedError(403, "bad_invitation", problem.what, problem.remedy) from None
+    return requests.Json({"device": call.key, "bundle_id": service.rounds.bundle.bundle_id})
+
+
+def updates(service: Service, call: Call) -> Response:
+    member, body = call.who, call.body
+    _may_send(service, call)
+    update_id, status = service.rounds.update(body, member.device, member.name)
+    if status == "accepted":
+        service.meter.accepted(member.name, len(body))
+    return requests.Json({"update_id": update_id, "status": status})
+
+
+def _may_send(service: Service, call: Call) -> None:
+    """RefusedError unless the device's school has consented, and its day has room for so many bytes."""
+    member = call.who
+    if not service.rounds.members.consented(member.school):
+        remedy = "`homeroom consent` records it; the update waits on the device"
+        raise RefusedError(403, "no_consent", f"{member.school} has not consented", remedy)
+    if wait_s := service.meter.room(member.name, len(call.body)):
+        raise RefusedError(429, "too_many", "this device has sent its day's updates", "try again tomorrow", wait_s)
+
+
+def secure_standing(service: Service, call: Call) -> Response:
+    told = _cohorts(service).standing(call.who.device)
+    return requests.Json(told or None)
+
+
+def secure_get(service: Service, call: Call) -> Response:
+    found = _cohorts(service).get(str(call.request.path_params["round"]), call.who.device)
+    return Response(found, media_type="application/octet-stream")
+
+
+def secure_put(service: Service, call: Call) -> Response:
+    cohorts, phase = _cohorts(service), str(call.request.path_params["phase"])
+    _may_send(service, call)
+    cohorts.put(str(call.request.path_params["round"]), phase, call.who.device, call.body)
+    if phase == "input":
+        service.meter.accepted(call.who.name, len(call.body))
+    return requests.Json({"status": "accepted"})
+
+
+def _cohorts(service: Service) -> Cohorts:
+    if service.cohorts is None:
+        raise RefusedError(404, "plain_rounds", "there are no secure rounds here", "sync again")
+    return service.cohorts
+
+
+def unlearn(service: Service, call: Call) -> Response:
+    update_id = call.text("update_id")
+    if len(update_id) != 32 or set(update_id) - set("0123456789abcdef"):
+        raise RefusedError(422, "malformed", "update_id is not 32 hexadecimal digits")
+    rounds, name = service.rounds, call.who.name
+    rounds.withdraw(update_id, name)  # of another device: as for an unknown id, nothing is said
+    return requests.Json(
+        {"update_id": update_id, "status": "bounded" if rounds.bounded(update_id, name) else "accepted"}
+    )
+
+
+def rotate(service: Service, call: Call) -> Response:
+    """The sender's new key takes its place; signed by the old one, and the new one has signed both."""
+    new, proof = call.text("key"), call.text("proof")
+    try:
+        verify(new, "rotate", {"old": call.key, "new": new}, proof, where="rotate")
+        service.rounds.members.rotate(call.key, new)
+    except TrustError as problem:
+        raise RefusedError(403, "bad_rotation", problem.what, problem.remedy) from None
+    return requests.Json({"device": new})
+
+
+Open = Callable[[Service, Request], Response]
+Signed = Callable[[Service, Call], "Response | Later"]
+
+
+@dataclass(frozen=True)
+class Rule:
+    """A route: `opened` for everybody, or `signed` by a member with one of `roles` (none: by any key at all).
+
+    writes: in the writer's thread, since it changes the rounds or has to see them whole.
+    """
+
+    method: str
+    path: str
+    opened: Open | None = None
+    signed: Signed | None = None
+    writes: bool = False
+    roles: tuple[Role, ...] = ROLES
+    long: bool = False  # the body may be as long as an update
+
+
+RULES = (
+    Rule("GET", "/health", health),
+    Rule("GET", "/keys", keys),
+    Rule("GET", "/openapi.json", openapi),
+    Rule("GET", "/metrics", admin_routes.metrics, writes=True),
+    Rule("GET", "/bundles/{bundle_id}", signed=bundle, roles=()),
+    Rule("GET", "/round", signed=round_),
+    Rule("GET", "/versions/latest", signed=latest),
+    Rule("GET", "/versions/after/{number:number}", signed=after),
+    Rule("GET", "/versions/{number:number}", signed=version),
+    Rule("GET", "/versions/{number:number}/from/{base:number}", signed=delta),
+    Rule("POST", "/join", signed=join, writes=True, roles=()),
+    Rule("POST", "/rotate", signed=rotate, writes=True, roles=()),
+    Rule("POST", "/updates", signed=updates, writes=True, roles=("device",), long=True),
+    Rule("POST", "/unlearn", signed=unlearn, writes=True, roles=("device",)),
+    Rule("GET", "/secure", signed=secure_standing, writes=True, roles=("device",)),
+    Rule("GET", "/secure/{round}", signed=secure_get, writes=True, roles=("device",)),
+    Rule("POST", "/secure/{round}/{phase}", signed=secure_put, writes=True, roles=("device",), long=True),
+    Rule("POST", "/report", signed=admin_routes.report, writes=True, roles=("device",)),
+    Rule("POST", "/dashboard", signed=admin_routes.dashboard, writes=True, roles=("district", "auditor")),
+    Rule("GET", "/members", signed=admin_routes.members, roles=("school", "district", "auditor")),
+    Rule("POST", "/consent", signed=admin_routes.consent, writes=True, roles=("school", "district")),
+    Rule("POST", "/revoke", signed=admin_routes.revoke, writes=True, roles=("school", "district")),
+    Rule("GET", "/audit/{after:number}", signed=admin_routes.audited, roles=("district", "auditor")),
+)
+
+
+async def answered(service: Service, rule: Rule, request: Request, body: bytes) -> Response:
+    """What a route answers, in the event loop where it only reads, else from the writer's thread."""
+    handler, rounds = rule.signed, service.rounds
+    if rounds.cohort and rounds.cohort.verdict(rounds.state.version, rounds.state.pending) != "wait":
+        await service.writer.do(rounds.look_at_the_clock)
+    if handler is None:
+        opened = rule.opened
+        assert opened is not None
+        return await service.writer.do(lambda: opened(service, request)) if rule.writes else opened(service, request)
+    if rule.writes:
+
+        def written() -> Response:
+            service.contacts.write(rounds.log.database)
+            call = requests.verified(service, request, body)
+            if rule.roles:
+                call = requests.admitted(service, service.rounds.members, call, rule.roles)
+                requests.remark(service, call)
+            found = handler(service, call)
+            assert isinstance(found, Response)  # downloads write nothing
+            return found
+
+        return await service.writer.do(written)
+    call = requests.verified(service, request, body)
+    if rule.roles:
+        call = requests.admitted(service, service.members, call, rule.roles)
+        if requests.remarkable(service, call):
+            await service.writer.do(lambda: requests.remark(service, call))
+    found = handler(service, call)
+    return found if isinstance(found, Response) else await service.downloads.aside(found)
+
+
+def endpoint(service: Service, rule: Rule) -> Callable[[Request], Awaitable[Response]]:
+    """A route whose refusals become answers; every answer brings the next nonce and is counted."""
+    limit = service.rounds.configuration.update_limit_bytes if rule.long else requests.BODY_LIMIT_BYTES
+
+    async def answer(request: Request) -> Response:
+        code, body, whole, start_s = "", b"", False, time.monotonic()
+        try:
+            if rule.long:
+                requests.check_head(service, request)
+            body = await requests.read_body(request, limit, service.room)
+            whole, start_s = True, time.monotonic()
+            response = await answered(service, rule, request, body)
+        except (HomeroomError, RefusedError) as problem:
+            said = requests.refusal(problem)
+            code, response = said.code, requests.Json(requests.body_of(said), status_code=said.status)
+            if said.wait_s:
+                response.headers["retry-after"] = str(ceil(said.wait_s))
+            if not whole:
+                response.headers["connection"] = "close"  # what is left of the body is not waited for
+        except ClientDisconnect:
+            code, response = "gone", Response(status_code=400)
+        except Exception as problem:  # a fault of ours: whoever asked hears that it is, the operator what it was
+            LOGGER.exception("%s %s failed", rule.method, rule.path, exc_info=problem)
+            said = RefusedError(500, "internal", "the aggregator failed", "try again later; tell the operator")
+            code, response = said.code, requests.Json(requests.body_of(said), status_code=said.status)
+        finally:
+            service.room.give_back(len(body))
+        if device := getattr(request.state, "device", ""):
+            service.contacts.note(device)
+        response.headers[http_signatures.NONCE_HEADER] = service.nonces.new(device)
+        response.headers["cache-control"] = "no-store"
+        seconds = time.monotonic() - start_s
+        service.metrics.answered(rule.method, rule.path, response.status_code, seconds, len(body), device, code)
+        return response
+
+    return answer
+
+
+def make_app(service: Service) -> Starlette:
+    async def nowhere(request: Request, problem: Exception) -> Response:
+        """What no route answers is refused, counted and logged like the rest."""
+        status = getattr(problem, "status_code", 404)
+        code, message = (
+            ("no_method", "this is not done here") if status == 405 else ("no_route", "there is nothing here")
+        )
+        service.metrics.answered(request.method, "none", status, 0.0, 0, "", code)
+        said = RefusedError(status, code, message, "see docs/update.md for what is served")
+        return requests.Json(requests.body_of(said), status_code=status, headers=getattr(problem, "headers", None))
+
+    routes = [Route(f"/v1{r.path}", endpoint(service, r), methods=[r.method]) for r in RULES]
+    return Starlette(routes=routes, exception_handlers={404: nowhere, 405: nowhere})

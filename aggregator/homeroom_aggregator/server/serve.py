@@ -1,0 +1,147 @@
+"""Running the aggregator: one process, uvicorn's event loop and the writer's thread."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import json
+import logging
+import signal
+import socket
+import ssl
+import sys
+from pathlib import Path
+from typing import Any
+
+import uvicorn
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+
+from homeroom.errors import InputError, NetworkError
+from homeroom_aggregator.admin.folder import open_service
+from homeroom_aggregator.server.dashboard import routes
+from homeroom_aggregator.server.metrics import LOGGER
+from homeroom_aggregator.server.requests import Service
+from homeroom_aggregator.server.routes import make_app
+
+HEADERS_S = 20.0  # for a request's headers
+HEADERS_BYTES = 1 << 16
+KEEP_S = 30  # an idle connection is kept so long
+CONNECTIONS = 2000  # at once; more are told to come back
+SWITCH_S = 0.0002  # the interpreter's turns: so that a poll waits little for the writer's thread
+
+
+class Impatient(HttpToolsProtocol):
+    """HTTP/1.1 that hangs up on who does not bring whole headers in time (slow loris), or brings no end of them."""
+
+    _patience: asyncio.TimerHandle | None = None
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        super().connection_made(transport)
+        self._wait()
+
+    def on_message_begin(self) -> None:
+        super().on_message_begin()
+        if self._patience is None:
+            self._wait()
+
+    def data_received(self, data: bytes) -> None:
+        super().data_received(data)
+        if self._patience is not None:
+            self._head_bytes += len(data)
+            if self._head_bytes > HEADERS_BYTES:
+                self._hang_up()
+
+    def on_headers_complete(self) -> None:
+        self._be_patient()
+        super().on_headers_complete()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._be_patient()
+        super().connection_lost(exc)
+
+    def send_400_response(self, msg: str) -> None:
+        """What is no HTTP is refused in the same words as everything else; uvicorn has logged it."""
+        said = json.dumps({"code": "malformed", "message": msg, "remedy": "speak HTTP/1.1"})
+        head = "HTTP/1.1 400 Bad Request\r\ncontent-type: application/json\r\nconnection: close\r\n"
+        self.transport.write(f"{head}content-length: {len(said)}\r\n\r\n{said}".encode())
+        self.transport.close()
+
+    def _wait(self) -> None:
+        self._head_bytes, self._patience = 0, self.loop.call_later(HEADERS_S, self._hang_up)
+
+    def _be_patient(self) -> None:
+        if self._patience is not None:
+            self._patience.cancel()
+            self._patience = None
+
+    def _hang_up(self) -> None:
+        self.transport.close()
+
+
+def listen(host: str, port: int) -> socket.socket:
+    """A listening socket; port 0 takes a free one."""
+    try:
+        made = socket.create_server((host, port), backlog=512)
+        # Named as TCP, since asyncio sets TCP_NODELAY only then; without it an answer waits 40 ms for an ACK.
+        return socket.socket(made.family, made.type, socket.IPPROTO_TCP, fileno=made.detach())
+    except OSError as problem:
+        raise NetworkError(
+            f"cannot listen: {problem.strerror}", where=f"{host}:{port}", remedy="choose another --port"
+        ) from None
+
+
+def configuration(service: Service, certificate: Path | None = None, key: Path | None = None) -> uvicorn.Config:
+    """certificate and key: PEM files for TLS; without them a proxy in front brings it."""
+    more: dict[str, Any] = {"ssl_certfile": certificate, "ssl_keyfile": key} if certificate else {}
+    made = uvicorn.Config(
+        routes.mount(make_app(service), service),
+        http=Impatient,
+        ws="none",
+        lifespan="off",
+        log_level="warning",
+        access_log=False,
+        server_header=False,
+        timeout_keep_alive=KEEP_S,
+        limit_concurrency=CONNECTIONS,
+        timeout_graceful_shutdown=10,
+        **more,
+    )
+    try:
+        made.load()
+    except (OSError, ssl.SSLError) as problem:
+        where = f"{certificate}, {key}"
+        raise InputError(f"no TLS certificate and key: {problem}", where=where, remedy="give two PEM files") from None
+    return made
+
+
+def serve(
+    folder: Path,
+    listening: socket.socket,
+    token: str | None = None,
+    retain: int = 0,
+    *,
+    certificate: Path | None = None,
+    key: Path | None = None,
+    log_requests: bool = False,
+) -> None:
+    """Serve until it is told to stop (SIGTERM or SIGINT): what is under way is finished, nothing new is taken.
+
+    What was accepted is durable at every moment, so it may also be killed.
+    """
+    if log_requests:
+        LOGGER.addHandler(logging.StreamHandler(sys.stderr))
+        LOGGER.setLevel(logging.INFO)
+    sys.setswitchinterval(SWITCH_S)
+    # uvicorn raises the signal that ended it once more: left to its default that would end the process before its log
+    # is settled. Until uvicorn listens to it, the same word ends the start.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
+    service = open_service(folder, token, retain)
+    try:
+        server = uvicorn.Server(configuration(service, certificate, key))
+        gc.collect()
+        gc.freeze()  # what is there now stays: searching it for garbage again and again would hold polls up for 50 ms
+        server.run(sockets=[listening])
+    finally:
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)  # it is ending already
+        service.close()
+        listening.close()

@@ -1,0 +1,99 @@
+"""One thread that owns the rounds: what waits is done together and shares one fsync; imports rounds.
+
+The event loop goes on answering meanwhile. A job that raises has changed nothing; where the common step cannot be made
+durable, none of its jobs happened, and each is told so.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import queue
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+from homeroom_aggregator.merge.rounds import Rounds
+
+TOGETHER = 8  # jobs that share a step and its fsync at most; behind more, polls wait longer
+T = TypeVar("T")
+
+
+@dataclass
+class _Job:
+    run: Callable[[], Any]
+    loop: asyncio.AbstractEventLoop
+    future: asyncio.Future[Any]
+    found: Any = None
+    problem: BaseException | None = None
+
+    def tell(self) -> None:
+        if not self.future.done():  # whoever asked may have gone
+            if self.problem is None:
+                self.future.set_result(self.found)
+            else:
+                self.future.set_exception(self.problem)
+
+
+def _tell(jobs: list[_Job]) -> None:
+    """One job in a turn of the event loop, so that a poll comes in between and not after all of them."""
+
+    def turn() -> None:
+        job.tell()
+        if rest:
+            _tell(rest)
+
+    job, *rest = jobs
+    job.loop.call_soon_threadsafe(turn)
+
+
+class Writer:
+    def __init__(self, rounds: Rounds) -> None:
+        self._rounds = rounds
+        self._jobs: queue.SimpleQueue[_Job | None] = queue.SimpleQueue()
+        self._thread: threading.Thread | None = None
+
+    async def do(self, run: Callable[[], T]) -> T:
+        """What `run` returns or raises, once it is durable."""
+        if self._thread is None:
+            self._thread = threading.Thread(target=self._work, name="writer", daemon=True)
+            self._thread.start()
+        loop = asyncio.get_running_loop()
+        job = _Job(run, loop, loop.create_future())
+        self._jobs.put(job)
+        found: T = await job.future
+        return found
+
+    def close(self) -> None:
+        """Finish what waits, then end."""
+        if self._thread is not None:
+            self._jobs.put(None)
+            self._thread.join()
+            self._thread = None
+
+    def _work(self) -> None:
+        while (first := self._jobs.get()) is not None:
+            jobs, ended = [first], False
+            while len(jobs) < TOGETHER and not ended and not self._jobs.empty():
+                job = self._jobs.get()
+                ended = job is None
+                if job is not None:
+                    jobs.append(job)
+            self._together(jobs)
+            _tell(jobs)
+            if ended:
+                return
+
+    def _together(self, jobs: list[_Job]) -> None:
+        try:
+            with self._rounds.change():
+                for job in jobs:
+                    try:
+                        job.found = job.run()
+                    except Exception as problem:
+                        job.problem = problem
+                        if not self._rounds.log.stepping:  # a full disk has ended the step for all
+                            raise
+        except Exception as problem:
+            for job in jobs:
+                job.problem = problem

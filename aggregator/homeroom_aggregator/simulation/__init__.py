@@ -1,0 +1,1 @@
+"""Federations of simulated schools in one process."""

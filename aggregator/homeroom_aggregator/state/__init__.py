@@ -1,0 +1,1 @@
+"""What the aggregator stores: log, members, audit, ledgers."""

@@ -1,0 +1,202 @@
+"""The privacy ledger: what was released about whom, as frozen events; `dp-accounting` reads what it cost.
+
+An event says what happened and is never changed or removed: two triggers see to it. What it costs is computed by
+whoever asks. Fields may be added with a default that means "as before"; none may change its meaning, since that would
+silently change promises already given. A device's cost is that of the releases it entered, composed as Gaussian
+mechanisms that may depend on each other (adaptive composition); nothing is claimed for sampling or shuffling, which a
+buffer that devices fill when they like does not give.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterable, Sequence
+from fractions import Fraction
+from math import floor
+from typing import Literal
+
+import msgspec
+
+from homeroom.contract.privacy import Privacy
+from homeroom.errors import InputError, UpdateError
+from homeroom.system.sqlite import Database
+
+TABLES = (
+    """CREATE TABLE IF NOT EXISTS ledger (
+        number INTEGER PRIMARY KEY AUTOINCREMENT, version INTEGER, event BLOB NOT NULL)""",
+    """CREATE TABLE IF NOT EXISTS entered (
+        device TEXT NOT NULL, number INTEGER NOT NULL, PRIMARY KEY (device, number)) WITHOUT ROWID""",
+    *(
+        f"""CREATE TRIGGER IF NOT EXISTS {table}_no_{word} BEFORE {word} ON {table}
+        BEGIN SELECT RAISE(ABORT, 'the privacy ledger is only ever added to'); END"""
+        for table in ("ledger", "entered")
+        for word in ("UPDATE", "DELETE")
+    ),
+)
+MOST = 1 << 20  # releases that are counted on for one device
+
+
+class Event(msgspec.Struct, frozen=True, kw_only=True):
+    """One private release: discrete Gaussian noise of parameter `sigma` on a sum in which one unit (a device, or a
+    subject of one) counts at most `sensitivity` (L2), both in units of the grid `2**-scale_bits`. Which devices entered
+    it stands in the table beside it. bands: above 1 in a stream, where who enters a release counts in so many, with
+    that sensitivity over all of them, and enters none of the others."""
+
+    mechanism: Literal["discrete_gaussian"] = "discrete_gaussian"
+    sensitivity: int
+    sigma: int
+    scale_bits: int
+    unit: Literal["device", "subject"] = "device"
+    bands: int = 1
+
+    @property
+    def noise_multiplier(self) -> float:
+        return self.sigma / self.sensitivity
+
+
+def planned(privacy: Privacy, scale_bits: int) -> Event:
+    """An event that costs no less than any release under this promise.
+
+    The noise is rounded up on the grid; how far depends on the clip, so one that adapts is counted without that.
+    """
+    event = made(privacy, scale_bits)
+    if not privacy.adapts:
+        return event
+    return msgspec.structs.replace(event, sigma=floor(Fraction(privacy.noise_multiplier) * event.sensitivity))
+
+
+def made(privacy: Privacy, scale_bits: int) -> Event:
+    """The event that a release is whose clip in force is the promise's."""
+    return Event(
+        sensitivity=privacy.sensitivity_grid(scale_bits),
+        sigma=privacy.noise_grid(scale_bits),
+        scale_bits=scale_bits + privacy.finer_bits,
+        unit=privacy.unit,
+        bands=privacy.apart,
+    )
+
+
+def epsilon(events: Iterable[tuple[Event, int]], delta: float) -> float:
+    """What entering each event so many times costs at `delta`, by dp-accounting's Rényi accountant.
+
+    Neighbours differ by one device's update being zero (REPLACE_SPECIAL). The discrete Gaussian has the continuous
+    one's Rényi bound (Canonne, Kamath, Steinke 2020, theorem 14).
+    """
+    from dp_accounting import dp_event, privacy_accountant
+    from dp_accounting.rdp import RdpAccountant
+
+    accountant = RdpAccountant(neighboring_relation=privacy_accountant.NeighboringRelation.REPLACE_SPECIAL)
+    for event, count in events:
+        if count:
+            accountant.compose(dp_event.GaussianDpEvent(event.noise_multiplier), count)
+    return float(accountant.get_epsilon(delta))
+
+
+def releases_within(privacy: Privacy, scale_bits: int) -> int:
+    """How many releases one device may enter before its budget would be passed; InputError if not even one."""
+    event = planned(privacy, scale_bits)
+
+    def fits(count: int) -> bool:
+        return epsilon([(event, count)], privacy.delta) <= privacy.epsilon
+
+    if not fits(1):
+        raise InputError(
+            f"one release alone would cost epsilon {epsilon([(event, 1)], privacy.delta):.3g}, "
+            f"more than the budget of {privacy.epsilon:g}",
+            remedy="raise the noise multiplier or the budget",
+        )
+    low, high = 1, MOST
+    while high - low > 1:
+        middle = (low + high) // 2
+        low, high = (middle, high) if fits(middle) else (low, middle)
+    return low
+
+
+class Ledger:
+    """The events of one log, in its database, and the budget that they are held to."""
+
+    def __init__(self, database: Database, privacy: Privacy, scale_bits: int) -> None:
+        self.database, self.privacy = database, privacy
+        self.scale_bits, self.event = scale_bits, planned(privacy, scale_bits)
+        self.allowed = releases_within(privacy, scale_bits)
+        for statement in TABLES:
+            database.write(statement)
+
+    def through(self, database: Database) -> Ledger:
+        """The same ledger, read over another connection."""
+        other = copy.copy(self)
+        other.database = database
+        return other
+
+    def check(self, device: str, version: int) -> None:
+        """Raise UpdateError if entering the release of `version` would pass this device's budget, or be too soon."""
+        if self.entered(device) >= self.allowed:
+            raise UpdateError(
+                f"it entered {self.allowed} private releases, and one more would pass epsilon {self.privacy.epsilon:g}",
+                code="budget_spent",
+                remedy="this device can go on using new versions, and training for itself",
+            )
+
+        last, apart = self._last(device), self.privacy.apart
+        if last is not None and version - last < apart:
+            raise UpdateError(
+                f"it is in version {last}, and this stream takes a device once in {apart} versions",
+                code="not_selected",
+                remedy=f"the update waits for version {last + apart}",
+            )
+
+    def _last(self, device: str) -> int | None:
+        """The newest version of this folder that the device entered."""
+        sql = "SELECT max(version) FROM entered JOIN ledger USING (number) WHERE device = ?"
+        found = self.database.one(sql, (device,))[0] if self.privacy.apart > 1 else None
+        return None if found is None else int(found)
+
+    def charge(self, version: int, devices: Sequence[str], privacy: Privacy | None = None) -> None:
+        """Write a release down, inside the caller's step; raise rather than pass anybody's budget.
+
+        privacy: with the clip in force, where it adapts.
+        """
+        for device in devices:
+            self.check(device, version)
+        event = made(privacy or self.privacy, self.scale_bits)
+        self._write(version, msgspec.json.encode(event), devices)
+
+    def carry_over(self, old: Database) -> None:
+        """What a folder before this one released, inside the caller's step: a new folder is no new budget."""
+        for number, event in old.rows("SELECT number, event FROM ledger ORDER BY number"):
+            devices = [device for (device,) in old.rows("SELECT device FROM entered WHERE number = ?", (number,))]
+            self._write(None, event, devices)
+
+    def _write(self, version: int | None, event: bytes, devices: Sequence[str]) -> None:
+        with self.database.step():
+            self.database.write("INSERT INTO ledger (version, event) VALUES (?, ?)", (version, event))
+            number = int(self.database.one("SELECT last_insert_rowid()")[0])
+            self.database.write_many("INSERT INTO entered VALUES (?, ?)", [(device, number) for device in devices])
+
+    def events(self) -> dict[int, Event]:
+        """Every release by its number in the ledger, those of folders before this one first."""
+        rows = self.database.rows("SELECT number, event FROM ledger ORDER BY number")
+        return {number: msgspec.json.decode(event, type=Event) for number, event in rows}
+
+    def missing(self) -> int:
+        """How many private releases and secure sums the log holds and the ledger does not know."""
+        sql = """SELECT (SELECT count(*) FROM log WHERE kind IN ('private_release', 'secure'))
+                 - (SELECT count(*) FROM ledger WHERE version IS NOT NULL)"""
+        return max(0, int(self.database.one(sql)[0]))
+
+    def entered(self, device: str) -> int:
+        return int(self.database.one("SELECT count(*) FROM entered WHERE device = ?", (device,))[0])
+
+    def shares(self) -> dict[str, int]:
+        """By device, how many releases it entered."""
+        return dict(self.database.rows("SELECT device, count(*) FROM entered GROUP BY device ORDER BY device"))
+
+    def cost(self, device: str) -> float:
+        """Epsilon that all releases together cost one device."""
+        events = self.events()
+        rows = self.database.rows("SELECT number FROM entered WHERE device = ?", (device,))
+        return epsilon([(events[number], 1) for (number,) in rows], self.privacy.delta)
+
+    def spent(self) -> float:
+        """Epsilon of the device that entered most releases: every release here costs at most `event`."""
+        return epsilon([(self.event, max(self.shares().values(), default=0))], self.privacy.delta)

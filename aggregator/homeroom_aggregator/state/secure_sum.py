@@ -1,0 +1,76 @@
+"""What the log keeps of a secure round: the sum, by segment, and who is in it; imports contracts and database.
+
+32 bytes   SHA-256 of the rest
+4 bytes    length of the header, little-endian
+header     JSON: see `SumHeader`
+rest       safetensors: int64 [size] by segment name
+"""
+
+from __future__ import annotations
+
+import hashlib
+import struct
+from collections.abc import Iterator
+
+import msgspec
+import numpy as np
+import safetensors.numpy
+
+from homeroom.contract.layout import Layout
+from homeroom.errors import StoreError
+from homeroom.system.sqlite import Database
+
+
+class SumHeader(msgspec.Struct, frozen=True, kw_only=True):
+    """updates: the device of each update id. fed: by segment, the devices that fed it. weights: their sum.
+
+    survivors: each device's signature over the survivors, by device, as far as they gave one.
+    """
+
+    round_id: str
+    roster_id: str
+    cohort_id: str
+    updates: dict[str, str]
+    weights: dict[str, int]
+    fed: dict[str, list[str]]
+    signatures: dict[str, str]
+
+
+class SecureSum(msgspec.Struct, frozen=True):
+    """`numerators`: by segment the sum of weight * value, int64 [size]."""
+
+    header: SumHeader
+    numerators: dict[str, np.ndarray]
+
+
+def pack(found: SecureSum) -> bytes:
+    head = msgspec.json.encode(found.header)
+    body: bytes = struct.pack("<I", len(head)) + head + safetensors.numpy.save(dict(sorted(found.numerators.items())))
+    return hashlib.sha256(body).digest() + body
+
+
+def read_header(data: bytes) -> SumHeader:
+    (length,) = struct.unpack("<I", data[32:36])
+    return msgspec.json.decode(data[36 : 36 + length], type=SumHeader)
+
+
+def headers(database: Database, after: int, until: int) -> Iterator[SumHeader]:
+    """Those of the sums among a log's entries between two, without reading the numbers."""
+    sql = """SELECT log.number, substr(body, 33, 4) FROM log JOIN bodies USING (number)
+             WHERE kind = 'secure' AND log.number > ? AND log.number < ? ORDER BY log.number"""
+    for number, length in database.rows(sql, (after, until)):
+        bound = 36 + struct.unpack("<I", length)[0]
+        yield read_header(database.one("SELECT substr(body, 1, ?) FROM bodies WHERE number = ?", (bound, number))[0])
+
+
+def unpack(data: bytes, layout: Layout) -> SecureSum:
+    """StoreError unless it is whole and fits the layout."""
+    broken = StoreError("a secure sum is damaged", where="log.db", remedy="restore the last backup")
+    if len(data) < 36 or hashlib.sha256(data[32:]).digest() != data[:32]:
+        raise broken
+    (length,) = struct.unpack("<I", data[32:36])
+    numerators = dict(safetensors.numpy.load(data[36 + length :]))
+    sizes = {segment.name: segment.size for segment in layout}
+    if any(values.dtype != np.int64 or values.shape != (sizes.get(name),) for name, values in numerators.items()):
+        raise broken
+    return SecureSum(read_header(data), numerators)

@@ -1,0 +1,1 @@
+"""The bundle's files: golden samples, canonical writing, scratch folders."""

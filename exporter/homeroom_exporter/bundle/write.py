@@ -1,0 +1,233 @@
+"""Writes a bundle: everything into a scratch directory, hashed, signed, then renamed into place at once."""
+
+from __future__ import annotations
+
+import contextlib
+import importlib.metadata
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import numpy as np
+import onnx
+import safetensors.numpy
+
+from homeroom.contract.canonical_json import canonical, digest_file
+from homeroom.contract.layout import FULL
+from homeroom.contract.manifest import FORMAT, File, Graph, Licence, Manifest, ModalityName, Runtime, Tensor, Training
+from homeroom.contract.manifest import Tier as TierFacts
+from homeroom.errors import DiskFullError, ExportError
+from homeroom.runtime.graphs import SUFFIXES
+from homeroom.system.files import FULL as NO_SPACE
+from homeroom.system.files import refusal
+from homeroom_exporter.bundle.scratch import claim
+from homeroom_exporter.model.design import Design
+from homeroom_exporter.model.tiers import Tier
+
+THETA, SCALES, TIERS, GOLDEN = "theta.safetensors", "scales.safetensors", "tiers.safetensors", "golden"
+VARYING = ("text", "sequence")  # modalities whose inputs differ in length: a graph for each bucket
+LITERT_FORMAT = 3  # of the file's schema, "TFL3"
+DTYPES = {
+    onnx.TensorProto.FLOAT: "float32",
+    onnx.TensorProto.INT8: "int8",
+    onnx.TensorProto.UINT8: "uint8",
+    onnx.TensorProto.INT32: "int32",
+    onnx.TensorProto.INT64: "int64",
+}
+
+
+@dataclass(frozen=True)
+class GraphFile:
+    """One graph in a scratch directory: what it is for, and the runtimes that ran it."""
+
+    path: Path
+    role: str
+    tried: tuple[str, ...] = ()
+    precision: str = "float32"
+    modality: ModalityName | None = None
+    batch: int = -1
+    tokens: Mapping[str, int] | None = None
+    tier: str = FULL
+    runtime: Runtime = "onnx"
+
+    @property
+    def name(self) -> str:
+        """Its place in the bundle."""
+        suffix = SUFFIXES[self.runtime]
+        if self.role == "features":
+            return f"graphs/features.{self.modality}.{self.precision}{suffix}"
+        tier = "" if self.tier == FULL else f".{self.tier}"
+        lengths = [f".{name}{self.tokens[name]}" for name in VARYING if self.tokens and name in self.tokens]
+        return f"graphs/{self.role}{tier}{''.join(lengths)}.batch{self.batch}{suffix}"
+
+
+@dataclass(frozen=True)
+class Contents:
+    """What a bundle is made of. `files`: further files by their place; `scales`: float32 [taps, dim] by modality.
+
+    `converted`: graphs again for LiteRT; `unconverted`: the places of those that are not among them, and why.
+    """
+
+    name: str
+    version: int
+    design: Design
+    theta: np.ndarray
+    graphs: Sequence[GraphFile]
+    files: Mapping[str, Path]
+    golden: Mapping[str, bytes]
+    training: Training
+    licences: tuple[Licence, ...]
+    provenance: Mapping[str, str]
+    tiers: Mapping[str, Tier] = field(default_factory=dict)
+    converted: Sequence[GraphFile] = ()
+    unconverted: Mapping[str, str] = field(default_factory=dict)
+
+
+def graph_entry(graph: GraphFile) -> Graph:
+    """The manifest's facts about a graph, read from the file itself."""
+    facts = {
+        "role": graph.role,
+        "file": graph.name,
+        "runtime": graph.runtime,
+        "precision": graph.precision,
+        "modality": graph.modality,
+        "batch": graph.batch,
+        "tokens": dict(graph.tokens or {}),
+        "tier": graph.tier,
+        "tried": graph.tried,
+    }
+    read = _onnx_facts if graph.runtime == "onnx" else _litert_facts
+    return msgspec.convert({**facts, **read(graph.path)}, Graph)
+
+
+def _onnx_facts(path: Path) -> dict[str, Any]:
+    model = onnx.load(path, load_external_data=False)
+
+    def tensors(values: Sequence[onnx.ValueInfoProto]) -> tuple[Tensor, ...]:
+        return tuple(
+            msgspec.convert(
+                {
+                    "name": v.name,
+                    "dtype": DTYPES[v.type.tensor_type.elem_type],
+                    "shape": [d.dim_value or -1 for d in v.type.tensor_type.shape.dim],
+                },
+                Tensor,
+            )
+            for v in values
+        )
+
+    opset = next(o.version for o in model.opset_import if o.domain in ("", "ai.onnx"))
+    return {"opset": opset, "inputs": tensors(model.graph.input), "outputs": tensors(model.graph.output)}
+
+
+def _litert_facts(path: Path) -> dict[str, Any]:
+    """Of all signatures together: a length that differs between them is -1."""
+    from ai_edge_litert.interpreter import Interpreter
+
+    opened = Interpreter(model_path=str(path))
+    runners = [opened.get_signature_runner(name) for name in opened.get_signature_list()]
+
+    def tensors(details: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+        shapes = {name: np.array([each[name]["shape"] for each in details]) for name in sorted(details[0])}
+        return [
+            {
+                "name": name,
+                "dtype": np.dtype(details[0][name]["dtype"]).name,
+                "shape": np.where((each == each[0]).all(0), each[0], -1).tolist(),
+            }
+            for name, each in shapes.items()
+        ]
+
+    return {
+        "opset": LITERT_FORMAT,
+        "inputs": tensors([runner.get_input_details() for runner in runners]),
+        "outputs": tensors([runner.get_output_details() for runner in runners]),
+    }
+
+
+def litert_version() -> str:
+    return importlib.metadata.version("ai-edge-litert")
+
+
+def fill(folder: Path, contents: Contents) -> Manifest:
+    """Write every file of the bundle but its signature into `folder`; returns the manifest written."""
+    for graph in (*contents.graphs, *contents.converted):
+        _copy(graph.path, folder / graph.name)
+    for name, path in contents.files.items():
+        _copy(path, folder / name)
+    blobs = {f"{GOLDEN}/{name}": data for name, data in contents.golden.items()}
+    blobs[THETA] = safetensors.numpy.save({"theta": np.ascontiguousarray(contents.theta, np.float32)})
+    blobs[SCALES] = safetensors.numpy.save(
+        {name: np.ascontiguousarray(scale, np.float32) for name, scale in sorted(contents.design.scales.items())}
+    )
+    if contents.tiers:
+        blobs[TIERS] = safetensors.numpy.save({name: tier.index for name, tier in sorted(contents.tiers.items())})
+    for name, data in blobs.items():
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_bytes(data)
+    listed = sorted(p.relative_to(folder).as_posix() for p in folder.rglob("*") if p.is_file())
+    manifest = Manifest(
+        format=FORMAT,
+        name=contents.name,
+        version=contents.version,
+        files={name: File(digest_file(folder / name), (folder / name).stat().st_size) for name in listed},
+        modalities=contents.design.modalities,
+        slots=contents.design.slots,
+        tasks=contents.design.tasks,
+        segments=contents.design.layout.segments,
+        objectives=contents.design.objectives,
+        graphs=tuple(graph_entry(graph) for graph in contents.graphs if graph.role != "grad_heads"),
+        settled=tuple(graph_entry(graph) for graph in contents.graphs if graph.role == "grad_heads"),
+        converted=tuple(graph_entry(graph) for graph in contents.converted),
+        unconverted=dict(contents.unconverted),
+        theta=THETA,
+        golden=GOLDEN,
+        training=contents.training,
+        licences=contents.licences,
+        provenance=dict(contents.provenance),
+        tiers=tuple(TierFacts(name, len(tier.index)) for name, tier in contents.tiers.items()),
+        tier_index=TIERS if contents.tiers else None,
+    )
+    (folder / "manifest.json").write_bytes(canonical(manifest))
+    return manifest
+
+
+@contextlib.contextmanager
+def staging(out: Path) -> Iterator[Path]:
+    """A scratch directory beside `out`, renamed to it at the end; on any error nothing is left, and `out` untouched.
+
+    What an export into the same place left that was killed goes first.
+    """
+    if out.exists():
+        raise ExportError("exists already", where=str(out), remedy="choose another place, or remove it first")
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        scratch = claim(out.parent, f".{out.name}.")
+    except OSError as problem:
+        raise refusal(problem, out.parent) from None
+    try:
+        folder = scratch.path / "bundle"
+        folder.mkdir()
+        yield folder
+        for path in [p for p in folder.rglob("*") if p.is_file()]:
+            with path.open("rb+") as file:
+                os.fsync(file.fileno())
+        folder.rename(out)
+    except OSError as problem:
+        if problem.errno not in NO_SPACE:
+            raise
+        places = f"{out.parent}, or {tempfile.gettempdir()} where it is put together"
+        remedy = "free some space, or name another folder for the work in TMPDIR"
+        raise DiskFullError("no space left; nothing was written", where=places, remedy=remedy) from None
+    finally:
+        scratch.close()
+
+
+def _copy(source: Path, target: Path) -> None:
+    target.parent.mkdir(parents=True, exist_ok=True)
+    shutil.copyfile(source, target)

@@ -1,0 +1,68 @@
+"""How near the quantized encoder with LoRA inside is to the float32 one: gradients on real samples; torch."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from homeroom.data.preprocess import prepare
+from homeroom.data.preprocess.raw_inputs import direct
+from homeroom.data.samples import StoredSample
+from homeroom_exporter.bundle import golden
+from homeroom_exporter.bundle.write import Contents
+from homeroom_exporter.model.lora.adapter import PREFIX
+from homeroom_exporter.trace.reference import by_autograd
+from homeroom_exporter.trace.trace import example
+
+NOISE = 0.02  # theta away from its start, where every B is zero and A has no gradient
+
+
+@dataclass(frozen=True)
+class InsideCheck:
+    """`bytes` of the frozen file against the float32 encoder's; `cosine` of the factors' gradient with float32's."""
+
+    modality: str
+    precision: str
+    float_bytes: int
+    bytes: int
+    parameters: int
+    rows: int
+    cosine: float
+
+
+def check_inside(contents: Contents, samples: Sequence[StoredSample]) -> InsideCheck:
+    """Compare on the inputs of as many samples as a batch holds, random targets."""
+    design = contents.design
+    adapter = design.adapter
+    assert adapter is not None
+    slots = [slot for slot in design.slots if slot.modality == adapter.modality.name]
+    rows: list[golden.Features] = []
+    graph = next(g for g in contents.graphs if g.role == "grad")
+    for sample in samples:
+        places = [(slot.name, place, value) for slot in slots for place, value in golden.places(slot, sample)]
+        ready = {(s, p): prepare(adapter.modality, v, contents.files.__getitem__) for s, p, v in places}
+        if ready and len(rows) < graph.batch:
+            rows.append({key: direct(adapter.modality, one) for key, one in ready.items()})
+    tokens = golden.bucket(design, rows)
+    feeds = {**example(design, "grad", graph.batch, tokens), **golden.feeds(design, rows, graph.batch, tokens)}
+    feeds["weights"] = np.ones_like(feeds["weights"])
+    noise = np.random.default_rng(0).standard_normal(contents.theta.size).astype(np.float32)
+    theta = contents.theta + NOISE * noise
+    small = by_autograd(design, "grad", theta, feeds)["gradient"]
+    whole = {PREFIX + name: value for name, value in adapter.reference.items()}
+    large = by_autograd(design, "grad", theta, {**feeds, **whole})["gradient"]
+    within = np.concatenate(
+        [np.arange(s.start, s.stop) for n, s in design.layout.slices.items() if n.startswith("lora.")]
+    )
+    a, b = small[within].astype(np.float64), large[within].astype(np.float64)
+    return InsideCheck(
+        modality=adapter.modality.name,
+        precision=adapter.precision,
+        float_bytes=adapter.modality.float_bytes,
+        bytes=contents.files[f"graphs/frozen.{adapter.modality.name}.bin"].stat().st_size,
+        parameters=len(within),
+        rows=len(rows),
+        cosine=float(a @ b / max(float(np.linalg.norm(a) * np.linalg.norm(b)), 1e-30)),
+    )

@@ -1,0 +1,258 @@
+"""An encoder from someone else's ONNX file (`onnx:<file>`): its taps are found by running it and looking; onnxruntime.
+
+What stands beside the file says how inputs are made, as Hugging Face's layout has it: tokenizer.json for texts,
+preprocessor_config.json for pictures and sound.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import onnxruntime
+import tokenizers
+from onnx import TensorProto, helper
+
+from homeroom.contract.manifest import AudioPreprocess, ImagePreprocess, Preprocess, TextPreprocess
+from homeroom.errors import ExportError
+from homeroom_exporter.encoders import hub, vision, wav2vec
+from homeroom_exporter.encoders.minilm import TEXT_INPUTS, TOKENIZER, check_buckets, write_tokenizer
+from homeroom_exporter.encoders.spec import Encoder, EncoderSpec
+from homeroom_exporter.quantize.graph_surgery import OPSET, OURS, expose, name_inputs, pool_spans, region_count
+
+STREAM = ("Add", "LayerNormalization", "Relu", "Clip", "Concat")  # what ends a block or a stage
+LENGTH = 7  # tokens of the trial run: a number that no width is likely to be
+SPLIT, CONFIG = "tokenizer.json", "preprocessor_config.json"
+LIMIT = 1 << 20  # bytes of a configuration that is read
+
+Shape = tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Given:
+    """How inputs are made by what stands beside a model, further files, and a trial input by its name in our graphs."""
+
+    preprocess: Preprocess
+    files: dict[str, Path]
+    feeds: dict[str, np.ndarray]
+
+
+def load(spec: EncoderSpec, scratch: Path) -> Encoder:
+    """Taps are values of the graph by name, or `layer.<n>` counted through those that are found; `auto` is three."""
+    path = Path(spec.source.removeprefix("onnx:"))
+    model = read(path, spec)
+    given = beside(spec, path, scratch)
+    return adopt(spec, model, given, inputs(spec, model, given), path, path.stem, scratch)
+
+
+def adopt(
+    spec: EncoderSpec,
+    model: onnx.ModelProto,
+    given: Given,
+    names: Mapping[str, str],
+    path: Path,
+    title: str,
+    scratch: Path,
+) -> Encoder:
+    """The encoder of a graph; names: its inputs by ours. path: what licence and configuration stand beside."""
+    feeds = {name: given.feeds[ours] for name, ours in names.items()}
+    found = candidates(spec, model, feeds)
+    if not found:
+        raise ExportError(
+            "has no value that could be a tap",
+            where=spec.source,
+            remedy="it is to hand on hidden states [batch, tokens, width] or maps [batch, channels, side, side]",
+        )
+    chosen = choose(spec, found)
+    graph = expose(model, {f"layer.{number}": name for number, name in chosen.items()})
+    name_inputs(graph, {name: (names[name], _dynamic(spec, value.shape)) for name, value in feeds.items()})
+    buckets = _pooled(spec, graph, {f"layer.{n}": found[name] for n, name in chosen.items()})
+    licences, texts = hub.licence(str(path.resolve().parent), {}, scratch)
+    convolves = len(next(iter(found.values()))) == 4
+    return Encoder(
+        title=title,
+        graph=graph,
+        taps=tuple(f"layer.{number}" for number in chosen),
+        buckets=buckets,
+        preprocess=given.preprocess,
+        scheme="static" if convolves else "dynamic",
+        float_bytes=sum(_size(tensor) for tensor in model.graph.initializer),
+        licences=licences,
+        files={**texts, **given.files},
+    )
+
+
+def read(path: Path, spec: EncoderSpec) -> onnx.ModelProto:
+    """The model in the exporter's opset; ExportError where it cannot be read, or has operators of a maker's own."""
+    try:
+        model = onnx.load(path)
+    except Exception as problem:  # onnx raises protobuf's own errors too
+        raise ExportError(f"cannot be read as ONNX: {type(problem).__name__}", where=spec.source) from None
+    if foreign := sorted({node.domain for node in model.graph.node if node.domain not in ("", "ai.onnx")}):
+        node = next(node for node in model.graph.node if node.domain == foreign[0])
+        raise ExportError(
+            f"the node {node.name} is {node.op_type} of {foreign[0]}, which devices do not have",
+            where=spec.source,
+            remedy="export the model without a provider's optimizations",
+        )
+    version = next(o.version for o in model.opset_import if o.domain in ("", "ai.onnx"))
+    if version == OPSET:
+        return model
+    try:
+        return onnx.version_converter.convert_version(model, OPSET)
+    except Exception as problem:
+        reason = next(iter(str(problem).splitlines()), type(problem).__name__)
+        raise ExportError(
+            f"opset {version} cannot be made {OPSET}: {reason}",
+            where=spec.source,
+            remedy=f"export it with opset {OPSET}",
+        ) from None
+
+
+def beside(spec: EncoderSpec, path: Path, scratch: Path) -> Given:
+    """What the files beside `path` say; ExportError for one that is missing."""
+    if spec.modality == "text":
+        check_buckets(spec, 1 << 24)
+        text = _beside(path, SPLIT, spec)
+        pad = tokenizers.Tokenizer.from_str(text).token_to_id("[PAD]") or 0
+        ones = np.ones((1, LENGTH), np.int64)
+        files = {TOKENIZER: write_tokenizer(text, scratch)}
+        return Given(TextPreprocess(TOKENIZER, pad), files, {name: ones for name in TEXT_INPUTS})
+    if spec.modality not in ("image", "audio"):
+        raise ExportError("no such model encodes it", where=spec.modality, remedy='use "table" or "interactions"')
+    said = _read(path, spec)
+    if spec.modality == "image":
+        pixels: ImagePreprocess = vision.read_processor(said, None, spec.source)
+        return Given(pixels, {}, {"pixels": np.zeros((1, 3, pixels.size, pixels.size), np.float32)})
+    rate = int(said.get("sampling_rate", wav2vec.RATE))
+    samples = round((spec.seconds or wav2vec.SECONDS) * rate)
+    sound = AudioPreprocess(rate, samples, "waveform", normalize=bool(said.get("do_normalize", False)))
+    return Given(sound, {}, {"audio": np.zeros((1, samples), np.float32)})
+
+
+def inputs(spec: EncoderSpec, model: onnx.ModelProto, given: Given) -> dict[str, str]:
+    """Our names of the graph's inputs; ids of segments become zeros inside it."""
+    stored = {tensor.name for tensor in model.graph.initializer}
+    found = [value.name for value in model.graph.input if value.name not in stored]
+    if spec.modality == "text":
+        if "token_type_ids" in found:
+            _zeros(model, "token_type_ids", "input_ids")
+            found.remove("token_type_ids")
+        if set(found) != given.feeds.keys():
+            raise ExportError(f"reads {sorted(found)}, not {sorted(given.feeds)}", where=spec.source)
+        return {name: name for name in found}
+    if len(found) != 1:
+        raise ExportError(f"reads {sorted(found)}, not one input", where=spec.source)
+    return {found[0]: next(iter(given.feeds))}
+
+
+def candidates(spec: EncoderSpec, model: onnx.ModelProto, feeds: Mapping[str, np.ndarray]) -> dict[str, Shape]:
+    """The values that blocks or stages hand on, in order, with their shapes in a trial run.
+
+    Those are float values with a batch axis that end a residual sum or a normalisation and are read twice or more, or
+    are results, of the commonest width; of texts and sound with as many tokens as a result; of maps the last one of
+    each size.
+    """
+    readers = Counter(name for node in model.graph.node for name in set(node.input))
+    results = {value.name for value in model.graph.output}
+    names = [
+        node.output[0]
+        for node in model.graph.node
+        if node.output[0] in results or (node.op_type in STREAM and readers[node.output[0]] > 1)
+    ]
+    trial = onnx.ModelProto()
+    trial.CopyFrom(model)
+    del trial.graph.output[:]
+    trial.graph.output.extend(onnx.ValueInfoProto(name=name) for name in names)  # some are counts
+    for value in trial.graph.input:
+        value.type.tensor_type.ClearField("shape")
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 4
+    try:
+        session = onnxruntime.InferenceSession(trial.SerializeToString(), options, providers=["CPUExecutionProvider"])
+        made = dict(zip(names, session.run(names, dict(feeds)), strict=True))
+    except Exception as problem:
+        raise ExportError(f"cannot be run: {str(problem).splitlines()[0]}", where="encoder") from None
+    shapes = {
+        name: value.shape for name, value in made.items() if value.dtype == np.float32 and value.shape[:1] == (1,)
+    }
+    maps = {name: shape for name, shape in shapes.items() if len(shape) == 4 and shape[2] == shape[3] > 1}
+    flat = {name: shape for name, shape in shapes.items() if len(shape) == 3}
+    counts = {shape[1] for name, shape in flat.items() if name in results}
+    if spec.modality != "image" and counts:  # sound that is convolved is [batch, channels, frames] on its way
+        flat = {name: shape for name, shape in flat.items() if shape[1] in counts}
+    if flat:
+        usual, _ = Counter(flat.values()).most_common(1)[0]
+        return {name: shape for name, shape in flat.items() if shape == usual}
+    last = {shape[2]: name for name, shape in maps.items()}
+    return {name: maps[name] for name in maps if name in last.values()}
+
+
+def choose(spec: EncoderSpec, found: dict[str, Shape]) -> dict[int, str]:
+    """Numbers (from 1) and names of the taps; ExportError lists what there is."""
+    names = list(found)
+    if spec.every:
+        return dict(enumerate(names, 1))
+    if spec.taps == "auto":
+        numbers = sorted({max(1, round(len(names) * part / 3)) for part in (1, 2, 3)})
+        return {number: names[number - 1] for number in numbers}
+    chosen = {}
+    for tap in spec.taps:
+        number = tap if isinstance(tap, int) else names.index(tap) + 1 if tap in names else 0
+        if not 1 <= number <= len(names):
+            listed = ", ".join(f"{i} {name}" for i, name in enumerate(names, 1))
+            raise ExportError(f"has no tap {tap}", where=spec.source, remedy=f"one of {listed}")
+        chosen[number] = names[number - 1]
+    return chosen
+
+
+def _pooled(spec: EncoderSpec, graph: onnx.ModelProto, shapes: dict[str, Shape]) -> tuple[int, ...]:
+    if spec.modality == "text":
+        return spec.buckets
+    if spec.modality == "image":
+        grid = spec.grid or vision.GRID
+        for tap, shape in shapes.items():
+            vision.pool(spec, graph, tap, shape, grid, None)
+        return (region_count(grid),)
+    frames = min(shape[1] for shape in shapes.values())
+    tokens = min(frames, max(1, round((spec.seconds or wav2vec.SECONDS) * wav2vec.TOKENS_A_SECOND)))
+    for tap, shape in shapes.items():
+        pool_spans(graph, tap, shape[1], tokens)
+    return (tokens,)
+
+
+def _zeros(model: onnx.ModelProto, name: str, like: str) -> None:
+    """An input becomes zeros of another one's shape."""
+    kept = [value for value in model.graph.input if value.name != name]
+    del model.graph.input[:]
+    model.graph.input.extend(kept)
+    model.graph.node.insert(0, helper.make_node("Sub", [like, like], [name], name=f"{OURS}{name}"))
+
+
+def _dynamic(spec: EncoderSpec, shape: Shape) -> tuple[str | int, ...]:
+    return ("batch", "tokens") if spec.modality == "text" else ("batch", *shape[1:])
+
+
+def _beside(path: Path, name: str, spec: EncoderSpec) -> str:
+    place = path.with_name(name)
+    if not place.is_file() or place.stat().st_size > LIMIT * 64:
+        raise ExportError(f"needs {name} beside it", where=spec.source, remedy="copy it from the model's own folder")
+    return place.read_text("utf-8")
+
+
+def _read(path: Path, spec: EncoderSpec) -> dict[str, Any]:
+    try:
+        said = json.loads(_beside(path, CONFIG, spec))
+    except ValueError as problem:
+        raise ExportError(f"{CONFIG} beside it is no JSON: {problem}", where=spec.source) from None
+    return dict(said)
+
+
+def _size(tensor: TensorProto) -> int:
+    return int(np.prod(tensor.dims)) * 4 if tensor.data_type == TensorProto.FLOAT else 0

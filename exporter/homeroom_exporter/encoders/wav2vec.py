@@ -1,0 +1,98 @@
+"""Sound by a transformers model that reads the waveform: wav2vec2-, HuBERT- and WavLM-shaped; torch, transformers.
+
+Baevski et al. 2020, Hsu et al. 2021. Models whose first layer normalises over the window (`feat_extract_norm` "group",
+the base sizes) read clips that are padded with zeros; the others (the large sizes, XLS-R) attend to no padding.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from homeroom.contract.manifest import AudioPreprocess
+from homeroom.errors import ExportError
+from homeroom_exporter.encoders.hidden_states import States, float_bytes, layers, silence, traced
+from homeroom_exporter.encoders.spec import Encoder, EncoderSpec
+from homeroom_exporter.quantize.graph_surgery import expose, name_inputs, pool_spans
+
+TOKENS_A_SECOND = 10
+SECONDS = 2.0
+RATE = 16_000
+
+
+class Heard(States):
+    """Hidden states of a model that attends to a clip's own samples alone: those up to the last that is not 0."""
+
+    def forward(self, audio: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        first = frame(self.model.config)  # counts even in a window of zeros
+        sounds = torch.cat([torch.ones_like(audio[:, :first]), (audio[:, first:] != 0).to(audio.dtype)], 1)
+        mask = (sounds.flip(1).cumsum(1) > 0).flip(1).long()
+        return super().forward(audio, mask)
+
+
+def frame(config: Any) -> int:
+    """The samples that one frame is made of."""
+    samples = 1
+    for kernel, stride in zip(config.conv_kernel[::-1], config.conv_stride[::-1], strict=True):
+        samples = (samples - 1) * stride + kernel
+    return samples
+
+
+def load(
+    spec: EncoderSpec, model: Any, source: str, where: Any, name: str, licences: Any, files: dict[str, Path]
+) -> Encoder:
+    """Taps are `layer.<n>`; frames of 20 ms are averaged to tokens of 100 ms."""
+    config = model.config
+    if not hasattr(config, "conv_stride"):
+        raise ExportError(
+            f"sound by {config.model_type} is not supported",
+            where=spec.source,
+            remedy="use a Whisper-, wav2vec2- or HuBERT-shaped model",
+        )
+    config.apply_spec_augment = False
+    seconds = spec.seconds or SECONDS
+    said = extractor(source, where)
+    rate = int(said.get("sampling_rate", RATE))
+    samples, tokens = round(seconds * rate), max(1, round(seconds * TOKENS_A_SECOND))
+    if samples < frame(config):
+        raise ExportError(
+            f"a window of {seconds:g} s is shorter than a frame of the model, {frame(config)} samples",
+            where=spec.source,
+            remedy=f"seconds = {SECONDS:g}, or what the longest clips take",
+        )
+    chosen = layers(spec, config.num_hidden_layers)
+    names = [f"hidden.{i}" for i in chosen]
+    kind = States if config.feat_extract_norm == "group" else Heard
+    module, silent = kind(model.eval(), chosen), torch.zeros(2, samples)
+    with silence():
+        shape = module(silent)[0].shape
+    graph = traced(module, silent, "audio", names)
+    graph = expose(graph, {f"layer.{i}": value for i, value in zip(chosen, names, strict=True)})
+    name_inputs(graph, {"audio": ("audio", ("batch", samples))})
+    for i in chosen:
+        pool_spans(graph, f"layer.{i}", shape[1], min(tokens, shape[1]))
+    return Encoder(
+        title=name,
+        graph=graph,
+        taps=tuple(f"layer.{i}" for i in chosen),
+        buckets=(min(tokens, shape[1]),),
+        preprocess=AudioPreprocess(rate, samples, "waveform", normalize=bool(said.get("do_normalize", True))),
+        scheme="dynamic",
+        float_bytes=float_bytes(model),
+        licences=licences,
+        files=files,
+    )
+
+
+def extractor(source: str, where: Any) -> dict[str, Any]:
+    """The model's own feature extractor's settings; empty where it has none."""
+    from transformers import FeatureExtractionMixin
+
+    try:
+        with silence():
+            said, _ = FeatureExtractionMixin.get_feature_extractor_dict(source, **where)
+    except OSError:
+        return {}
+    return dict(said)

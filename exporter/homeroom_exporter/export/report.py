@@ -1,0 +1,131 @@
+"""The self-check as tables on the terminal; imports rich."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import get_args
+
+from rich.box import SIMPLE_HEAD
+from rich.console import Console
+from rich.table import Table
+
+from homeroom.contract.manifest import Precision
+from homeroom_exporter.check.check import PARITY, BackboneCheck, Report
+from homeroom_exporter.check.footprint import Footprint
+from homeroom_exporter.check.lora_agreement import InsideCheck
+
+
+def show(report: Report, console: Console) -> None:
+    """Print what was measured, and what failed."""
+    if report.backbones:
+        console.print(_backbones(report))
+    for choice in report.taps:
+        console.print(f"{choice.modality} taps: {choice.said}", markup=False)
+    if report.inside:
+        console.print(_inside(report.inside))
+    probes = _probes(report)
+    if probes.row_count:
+        console.print(probes)
+    console.print(_steps(report))
+    if report.litert or report.unconverted:
+        console.print(_litert(report))
+    for failure in report.failures:
+        console.print(f"failed: {failure}", style="bold red", markup=False)
+
+
+def _backbones(report: Report) -> Table:
+    table = Table(
+        title="Backbones: the original, float32 and quantized", title_justify="left", box=SIMPLE_HEAD, pad_edge=False
+    )
+    for name in ("modality", "MB", "float32", "quantized", "inputs", "cosine", "worst", "ms each", "peak MB"):
+        table.add_column(name, justify="left" if name == "modality" else "right")
+    for made in report.backbones:
+        mean, worst = made.cosine
+        best = made.footprint[made.lowest]
+        table.add_row(
+            made.modality,
+            _mb(made.float_bytes),
+            _mb(made.bytes["float32"]),
+            f"{made.lowest} {_mb(made.bytes[made.lowest])}" if len(made.bytes) > 1 else "-",
+            str(made.values),
+            f"{mean:.4f}",
+            f"{worst:.4f}",
+            _each(made),
+            _peak(best),
+        )
+    return table
+
+
+def _inside(made: InsideCheck) -> Table:
+    title = f"LoRA inside the encoder: gradient of {made.parameters:,} values on {made.rows} samples"
+    table = Table(title=title, title_justify="left", box=SIMPLE_HEAD, pad_edge=False)
+    for name in ("modality", "MB", "frozen weights", "cosine with float32"):
+        table.add_column(name, justify="left" if name == "modality" else "right")
+    table.add_row(made.modality, _mb(made.float_bytes), f"{made.precision} {_mb(made.bytes)}", f"{made.cosine:.5f}")
+    return table
+
+
+def _each(made: BackboneCheck) -> str:
+    return "/".join(
+        f"{made.footprint[p].ms / made.batch:.1f}" for p in reversed(get_args(Precision)) if p in made.bytes
+    )
+
+
+def _probes(report: Report) -> Table:
+    table = Table(
+        title="Accuracy of a linear probe on the calibration samples, held out",
+        title_justify="left",
+        box=SIMPLE_HEAD,
+        pad_edge=False,
+    )
+    for name in ("task", "modality", "samples", "majority", "float32", "quantized", "standard error"):
+        table.add_column(name, justify="left" if name in ("task", "modality") else "right")
+    for made in report.backbones:
+        for p in made.probes:
+            numbers = (p.majority, p.float32, p.int8, p.error)
+            table.add_row(p.task, made.modality, str(p.samples), *(f"{number:.3f}" for number in numbers))
+    return table
+
+
+def _steps(report: Report) -> Table:
+    table = Table(
+        title=f"Graphs of theta ({report.parameters:,} values): error against torch, limit {_limits()}",
+        title_justify="left",
+        box=SIMPLE_HEAD,
+        pad_edge=False,
+    )
+    for name in ("graph", "error", "edges", "ms a batch", "peak MB"):
+        table.add_column(name, justify="left" if name in ("graph", "edges") else "right")
+    for step in report.steps:
+        edges = "finite" if not step.unfinite else f"not finite: {', '.join(step.unfinite)}"
+        table.add_row(step.name, f"{step.parity:.1e}", edges, f"{step.footprint.ms:.1f}", _peak(step.footprint))
+    return table
+
+
+def _litert(report: Report) -> Table:
+    table = Table(
+        title="LiteRT beside onnxruntime: difference, and what a batch takes in each",
+        title_justify="left",
+        box=SIMPLE_HEAD,
+        pad_edge=False,
+    )
+    for name in ("graph", "difference", "onnx ms", "LiteRT ms", "onnx MB", "LiteRT MB"):
+        table.add_column(name, justify="left" if name in ("graph", "difference") else "right")
+    for twin in report.litert:
+        times = (f"{made.ms:.1f}" for made in (twin.onnx, twin.litert))
+        table.add_row(twin.name, twin.said, *times, *(_peak(made) for made in (twin.onnx, twin.litert)))
+    for file, reason in report.unconverted.items():
+        table.add_row(Path(file).stem, f"none: {reason}")
+    return table
+
+
+def _limits() -> str:
+    return f"{PARITY['grad']:g} ({PARITY['grad_clipped']:g} when clipped)"
+
+
+def _mb(size: int) -> str:
+    return f"{size / 1e6:.1f}"
+
+
+def _peak(footprint: Footprint) -> str:
+    return "-" if footprint.peak_mb is None else f"{footprint.peak_mb:.0f}"

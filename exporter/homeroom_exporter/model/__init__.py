@@ -1,0 +1,1 @@
+"""The trainable model: design, forward pass, heads, losses, tiers."""

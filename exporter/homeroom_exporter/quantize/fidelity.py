@@ -1,0 +1,124 @@
+"""What a built backbone is like: int8 against float32, finite on extreme inputs; onnx and the device's runtime."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Any, TypeVar
+
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+
+from homeroom.contract.manifest import (
+    AudioPreprocess,
+    ImagePreprocess,
+    Modality,
+    SequencePreprocess,
+    TablePreprocess,
+    TextPreprocess,
+)
+from homeroom.data.preprocess import Prepared, collate
+from homeroom.runtime.graphs import load
+
+T = TypeVar("T")
+BATCH = 16
+LIMIT = 127
+
+
+def batches(modality: Modality, inputs: Sequence[Prepared]) -> Iterator[tuple[dict[str, NDArray[Any]], list[int]]]:
+    """Feeds of a features graph and the valid tokens of each row, inputs of like length together."""
+    order = sorted(range(len(inputs)), key=lambda i: (inputs[i].tokens, i))
+    for start in range(0, len(order), BATCH):
+        chosen = [inputs[i] for i in order[start : start + BATCH]]
+        yield collate(modality, chosen), [one.tokens for one in chosen]
+
+
+def spread(inputs: Sequence[T], limit: int) -> list[T]:
+    """At most `limit` inputs, evenly taken from all."""
+    return [inputs[i * len(inputs) // limit] for i in range(limit)] if len(inputs) > limit else list(inputs)
+
+
+def features(
+    modality: Modality, path: Path, inputs: Sequence[Prepared], threads: int = 1
+) -> Iterator[NDArray[np.int8]]:
+    """int8 [taps, valid tokens, dim] of each input, in the order of `batches`."""
+    run = load(path, threads=threads)
+    for feeds, counts in batches(modality, inputs):
+        made = run(feeds)["features"]
+        yield from (made[row, :, :count] for row, count in enumerate(counts))
+
+
+def agreement(modality: Modality, reference: Path, other: Path, inputs: Sequence[Prepared]) -> tuple[float, float]:
+    """Mean and worst cosine, over inputs, of two graphs' features."""
+    return similarity(features(modality, reference, inputs), features(modality, other, inputs))
+
+
+def similarity(reference: Iterable[NDArray[np.int8]], other: Iterable[NDArray[np.int8]]) -> tuple[float, float]:
+    """Mean and worst cosine of pairs of features; two of zeros count 1."""
+    found = []
+    for a, b in zip(reference, other, strict=True):
+        x, y = a.astype(np.float64).ravel(), b.astype(np.float64).ravel()
+        norm = float(np.linalg.norm(x) * np.linalg.norm(y))
+        found.append(float(x @ y) / norm if norm else float(np.array_equal(x, y)))
+    return float(np.mean(found)), min(found)
+
+
+def problems(modality: Modality, path: Path) -> list[str]:
+    """Run a features graph on all-zero, saturated, empty (fully masked) and longest inputs, batches of 1 and 3."""
+    found = []
+    with tempfile.TemporaryDirectory() as folder:
+        run = load(_with_rounded_value(path, Path(folder) / "probe.onnx"), threads=1)
+        for name, feeds in extremes(modality):
+            outputs = run(feeds)
+            made = outputs.pop("features")
+            rows = len(next(iter(feeds.values())))
+            lengths = [feeds[name].shape[1] for name in ("input_ids", "steps") if name in feeds]
+            (tokens,) = lengths or [modality.buckets[-1]]
+            if not all(np.isfinite(value).all() for value in outputs.values()):
+                found.append(f"{name} gives values that are not finite")
+            if made.shape != (rows, len(modality.taps), tokens, modality.dim) or made.dtype != np.int8:
+                found.append(f"{name} gives {made.dtype} {made.shape}")
+            elif int(made.min()) < -LIMIT:
+                found.append(f"{name} leaves the range of +-{LIMIT}")
+    return found
+
+
+def _with_rounded_value(path: Path, probe: Path) -> Path:
+    """A copy of a graph that also gives what it rounds to int8: the cast would hide a NaN."""
+    model = onnx.load(path)
+    for source in [node.input[0] for node in model.graph.node if node.op_type == "Round"]:
+        model.graph.output.append(onnx.helper.make_tensor_value_info(source, onnx.TensorProto.FLOAT, None))
+    onnx.save(model, probe)
+    return probe
+
+
+def extremes(modality: Modality) -> Iterator[tuple[str, dict[str, NDArray[Any]]]]:
+    """Named batches at the edges of what a modality's graph may be fed."""
+    match modality.preprocess:
+        case TextPreprocess():
+            for rows, length in ((1, modality.buckets[0]), (3, modality.buckets[-1])):
+                ids, mask = np.zeros((rows, length), np.int64), np.ones((rows, length), np.int64)
+                yield f"empty text of {length}", {"input_ids": ids, "attention_mask": 0 * mask}
+                yield f"all-zero text of {length}", {"input_ids": ids, "attention_mask": mask}
+                single = 0 * mask
+                single[:, 0] = 1
+                yield f"one token of {length}", {"input_ids": ids + 1, "attention_mask": single}
+        case ImagePreprocess(size=size, mean=mean, std=std):
+            low, high = ([(edge - m) / s for m, s in zip(mean, std, strict=True)] for edge in (0.0, 1.0))
+            for name, values in (("zero", [0.0] * 3), ("black", low), ("white", high)):
+                pixels = np.array(values, np.float32)[None, :, None, None]
+                yield f"{name} picture", {"pixels": np.tile(pixels, (3 if name == "zero" else 1, 1, size, size))}
+        case AudioPreprocess(form=form, samples=samples, gain=gain):
+            shape = (80, samples // 160) if form == "whisper-mel" else (samples,)
+            top = 2.0 if form == "whisper-mel" else gain
+            for name, value in (("silent", 0.0), ("saturated", top), ("negative", -top)):
+                yield f"{name} sound", {"audio": np.full((3 if value else 1, *shape), value, np.float32)}
+        case TablePreprocess(width=width):
+            for name, value in (("zero", 0.0), ("largest", 8.0), ("smallest", -8.0)):
+                yield f"{name} row", {"row": np.full((3 if value else 1, width), value, np.float32)}
+        case SequencePreprocess(width=width):
+            for length in (modality.buckets[0], modality.buckets[-1]):
+                for name, value in (("zero", 0.0), ("largest", 1.0)):
+                    yield f"{name} sequence of {length}", {"steps": np.full((3, length, width), value, np.float32)}

@@ -1,0 +1,1 @@
+"""Tracing of training and prediction steps to ONNX graphs."""

@@ -1,0 +1,137 @@
+"""The local page as HTML, written out by hand: no scripts, nothing from outside, everything escaped; imports words."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from html import escape
+from typing import Any
+
+from homeroom.agent.status import Standing, words
+from homeroom.contract.manifest import Manifest, Task
+from homeroom.data.samples import StoredSample
+
+STYLE = """
+body { font: 16px/1.5 system-ui, sans-serif; max-width: 46rem; margin: 2rem auto; padding: 0 1rem; color: #222; }
+h1 { font-size: 1.3rem; } h2 { font-size: 1.1rem; margin-top: 2rem; }
+table { border-collapse: collapse; width: 100%; } td, th { text-align: left; padding: .3rem .8rem .3rem 0; }
+td { vertical-align: top; border-top: 1px solid #ddd; }
+th { font-weight: 600; white-space: nowrap; vertical-align: top; border-top: 1px solid #ddd; }
+article { border-top: 1px solid #ddd; padding: 1rem 0; } img { max-height: 9rem; max-width: 100%; display: block; }
+label { display: inline-block; margin: 0 1rem .4rem 0; } small { color: #666; }
+.said { background: #eef6ee; padding: .4rem; }
+button, select, input { font: inherit; }
+"""
+
+
+def page(standing: Standing, listing: str, said: str = "") -> str:
+    """The whole page; `said` is a sentence about what was just done."""
+    rows = "".join(f"<tr><th>{escape(word)}</th><td>{escape(text)}</td></tr>" for word, text in words(standing))
+    facts = (
+        f"{standing.bundle or 'no bundle yet'}, {standing.samples} samples, {standing.unlabelled} without a label, "
+        f"global version {standing.global_version}"
+    )
+    return (
+        "<!doctype html><html lang=en><meta charset=utf-8><meta name=viewport content='width=device-width'>"
+        f"<title>Homeroom</title><style>{STYLE}</style><h1>Homeroom on this machine</h1>"
+        + (f"<p class=said>{escape(said)}</p>" if said else "")
+        + f"<table>{rows}</table><p><small>{escape(facts)}</small></p>{listing}</html>"
+    )
+
+
+def listing(manifest: Manifest, samples: Sequence[StoredSample], token: str, start: int, total: int, some: int) -> str:
+    """Samples with their inputs and a form for their labels; of those set aside also why, and a button against it."""
+    articles = "".join(article(manifest, sample, token) for sample in samples)
+    more = f"<p><a href='/?from={start + some}'>the next {some}</a></p>" if start + some < total else ""
+    return f"<h2>Labels ({min(start + 1, total)} to {min(start + some, total)} of {total})</h2>{articles}{more}"
+
+
+def article(manifest: Manifest, sample: StoredSample, token: str) -> str:
+    inputs = "".join(_input(manifest, sample.sample_id, slot, values) for slot, values in sample.inputs.items())
+    fields = "".join(field(task, sample.labels.get(task.name)) for task in manifest.tasks if _asked(task, sample))
+    hidden = (
+        f"<input type=hidden name=token value='{escape(token)}'>"
+        f"<input type=hidden name=sample value='{escape(sample.sample_id)}'>"
+    )
+    aside = (
+        f"<form method=post action=/put-back class=said>Set aside: {escape(sample.why)} {hidden}"
+        "<button>Let all of it teach</button></form>"
+        if sample.aside
+        else ""
+    )
+    labels = f"<form method=post action=/label>{hidden}{fields}<button>Save</button></form>"
+    return f"<article>{inputs}{aside}{labels}</article>"
+
+
+def _asked(task: Task, sample: StoredSample) -> bool:
+    """A task is asked about where the sample has something that it reads, or a label already."""
+    return task.name in sample.labels or any(slot in sample.inputs for slot in task.reads)
+
+
+def _input(manifest: Manifest, sample_id: str, slot: str, values: Iterable[Any]) -> str:
+    shown = []
+    modality = manifest.slot(slot).modality
+    for place, value in enumerate(values):
+        source = f"/media/{sample_id}/{slot}/{place}"
+        if value is None:
+            continue
+        if modality == "image":
+            shown.append(f"<img src='{source}' alt='{escape(slot)}'>")
+        elif modality == "audio":
+            shown.append(f"<audio controls preload=none src='{source}'></audio>")
+        elif isinstance(value, list):
+            shown.append(escape(", ".join(f"{skill} {'right' if right else 'wrong'}" for skill, right, _ in value)))
+        elif isinstance(value, dict):
+            shown.append(escape(", ".join(f"{k}: {v}" for k, v in value.items() if v is not None)))
+        else:
+            shown.append(escape(str(value)))
+    return f"<p><small>{escape(slot)}</small><br>{' '.join(shown)}</p>"
+
+
+def field(task: Task, value: Any) -> str:
+    """One task's label as it is, to be changed; empty means that there is none."""
+    name = f"task.{task.name}"
+    if task.kind in ("classification", "ordinal", "matching"):
+        options = task.labels if task.kind != "matching" else ("true", "false")
+        present = "" if value is None else str(value).lower() if task.kind == "matching" else str(value)
+        choices = "".join(
+            f"<option value='{escape(o)}'{' selected' if o == present else ''}>{escape(o or '-')}</option>"
+            for o in ("", *options)
+        )
+        return f"<label>{escape(task.name)} <select name='{name}'>{choices}</select></label>"
+    if task.kind == "multilabel":
+        chosen = value or []
+        boxes = "".join(
+            f"<label><input type=checkbox name='{name}' value='{escape(label)}'{' checked' if label in chosen else ''}>"
+            f" {escape(label)}</label>"
+            for label in task.labels
+        )
+        given = f"<input type=hidden name='given.{task.name}' value={'1' if value is not None else '0'}>"
+        return f"<span>{escape(task.name)}: {boxes}{given}</span>"
+    if task.per_token:
+        return f"<span>{escape(task.name)}: {len(value or [])} marked</span>" if task.kind == "spans" else ""
+    shown = "" if value is None else str(value)
+    return f"<label>{escape(task.name)} <input name='{name}' size=6 value='{escape(shown)}'></label>"
+
+
+def labels_of(manifest: Manifest, given: dict[str, list[str]]) -> dict[str, Any]:
+    """Labels from a form's fields, by task, still to be checked; a number that is none stays a text."""
+    found: dict[str, Any] = {}
+    for task in (one for one in manifest.tasks if not one.per_token):
+        values = [value for value in given.get(f"task.{task.name}", []) if value]
+        if task.kind == "multilabel":
+            if values or given.get(f"given.{task.name}") == ["1"]:
+                found[task.name] = values
+        elif values:
+            found[task.name] = _value(task, values[0])
+    return found
+
+
+def _value(task: Task, text: str) -> Any:
+    if task.kind == "matching":
+        return {"true": True, "false": False}.get(text, text)
+    if task.kind in ("choice", "regression"):
+        try:
+            return int(text) if task.kind == "choice" else float(text)
+        except ValueError:
+            return text
+    return text

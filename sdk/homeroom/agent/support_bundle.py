@@ -1,0 +1,80 @@
+"""A support bundle: what someone far away needs to help, and nothing about a pupil; imports doctor and words.
+
+Only what is listed here goes in: counts, times, versions, measurements and kinds of problems. No sample, label, name,
+key, theta or database, no file name from the inbox.
+"""
+
+from __future__ import annotations
+
+import json
+import zipfile
+from collections import Counter
+from dataclasses import asdict
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from homeroom.agent import status
+from homeroom.device.doctor import examine
+from homeroom.errors import HomeroomError
+from homeroom.store import Store
+
+LOG, LOG_LIMIT_BYTES = "agent.log", 256 << 10
+PACKAGES = ("homeroom", "onnxruntime", "numpy", "cryptography", "tokenizers", "Pillow", "soundfile", "soxr", "msgspec")
+
+
+def write_support(directory: Path, out: Path) -> list[str]:
+    """Write the zip `out`; return the names of what is in it."""
+    checks, costs = examine(directory)
+    parts: dict[str, Any] = {
+        "doctor.json": [asdict(check) for check in checks],
+        "costs.json": msgspec.to_builtins(costs),
+        "versions.json": {name: _version(name) for name in PACKAGES},
+        "status.json": msgspec.to_builtins(status.read(directory)),
+        "files.json": _sizes(directory),
+        "store.json": _store(directory),
+    }
+    with zipfile.ZipFile(out, "w", zipfile.ZIP_DEFLATED) as archive:
+        for name, document in parts.items():
+            archive.writestr(name, json.dumps(document, indent=1))
+        log = directory / status.FOLDER / LOG
+        if log.is_file():
+            archive.writestr(LOG, log.read_bytes()[-LOG_LIMIT_BYTES:])
+        return archive.namelist()
+
+
+def _version(name: str) -> str:
+    try:
+        return metadata.version(name)
+    except metadata.PackageNotFoundError:
+        return "not installed"
+
+
+def _sizes(directory: Path) -> dict[str, int]:
+    """Bytes of the directory's own files; bundles by their id, whose files are everybody's."""
+    return {
+        path.relative_to(directory).as_posix(): path.stat().st_size
+        for path in sorted(directory.rglob("*"))
+        if path.is_file() and path.name != "page.json"
+    }
+
+
+def _store(directory: Path) -> dict[str, Any]:
+    """Counts, and the audit log, which names no one."""
+    try:
+        with Store.open(directory) as store:
+            return {
+                "samples": store.count(),
+                "subjects": len(store.subjects()),
+                "versions": Counter(version.kind for version in store.versions()),
+                "updates_waiting": len(store.pending_updates()),
+                "updates_sent": len(store.sent_updates()),
+                "joined": store.get_secret("identity.enrolment") is not None,
+                "moved": store.moved,
+                "damage": store.damage(),
+                "audit": store.audit()[-500:],
+            }
+    except HomeroomError as problem:
+        return {"cannot be opened": status.plain(problem)}

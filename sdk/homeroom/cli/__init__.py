@@ -1,0 +1,1 @@
+"""The command line of the device; one module a group of commands."""

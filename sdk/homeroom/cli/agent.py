@@ -1,0 +1,171 @@
+"""`homeroom device run`, the agent's page, how it stands, a support bundle; imports agent when used."""
+
+from __future__ import annotations
+
+import json
+import logging
+import logging.handlers
+import signal
+import sys
+from pathlib import Path
+from typing import Any
+
+import click
+
+from homeroom.cli.numbers import Finite, Folder
+from homeroom.cli.options import SPANS, budget_of, budget_options
+from homeroom.errors import InputError
+
+DIRECTORY = Folder()
+FORMAT = "%(asctime)s %(levelname)s %(message)s"
+LOG_BYTES, LOGS = 500_000, 2
+
+
+@click.command()
+@click.argument("directory", type=DIRECTORY)
+@click.option("--inbox", type=DIRECTORY, help="What lies in this folder is taken in.")
+@click.option("--window", multiple=True, help=f"Hours in which it may train; any if none is given. {SPANS}")
+@click.option("--minutes", type=Finite(0, min_open=True), default=20.0, show_default=True, help="Of training a day.")
+@budget_options
+@click.option("--sync-minutes", type=Finite(1), default=60.0, show_default=True, help="Between two syncs.")
+@click.option("--settled", type=Finite(0), default=30.0, show_default=True, help="Seconds without a change.")
+@click.option(
+    "--port", type=click.IntRange(0, 65535), default=0, show_default=True, help="Of the page; 0 takes a free one."
+)
+@click.option("--no-page", is_flag=True, help="Serve no page.")
+@click.option("--once", is_flag=True, help="Do what there is to do, and end; code 1 if something went wrong.")
+@click.option("--bundle", type=click.Path(path_type=Path), help="Bundle to install; needed the first time.")
+@click.option("--root", help="Fingerprint of the institution's root key.")
+@click.pass_context
+def run(
+    context: click.Context,
+    /,
+    directory: Path,
+    inbox: Path | None,
+    window: tuple[str, ...],
+    minutes: float,
+    sync_minutes: float,
+    settled: float,
+    port: int,
+    no_page: bool,
+    once: bool,
+    bundle: Path | None,
+    root: str | None,
+    **limits: Any,
+) -> None:
+    """Run the agent of DIRECTORY: take in, train in its hours, sync when it can, until it is stopped.
+
+    Example: homeroom device run classroom/ --inbox inbox/ --window 'mon-fri 16:00-20:00' --minutes 20
+    """
+    from homeroom.agent.loop import Agent, Settings, step_back
+    from homeroom.agent.page import Page
+    from homeroom.device.device import Device
+    from homeroom.device.resources.budget import read_span
+
+    settings = Settings(
+        directory=directory,
+        inbox=inbox,
+        window=tuple(map(read_span, window)),
+        budget=budget_of(minutes, limits),
+        sync_minutes=sync_minutes,
+        settled_s=settled,
+        root=root,
+    )
+    Device.open(directory, bundle, root).close()  # what keeps it from working at all is said at once
+    if inbox is not None:
+        inbox.mkdir(parents=True, exist_ok=True)
+    _log_to(directory)
+    step_back()
+    agent = Agent(settings)
+    if once:
+        refused = agent.standing.refused_entries
+        agent.cycle()
+        _show(directory)
+        context.exit(1 if agent.standing.problems or agent.standing.refused_entries > refused else 0)
+    signal.signal(signal.SIGTERM, _stop)
+    page = None if no_page else Page(agent, port)
+    try:
+        agent.run()
+    except KeyboardInterrupt:
+        agent.say(doing="stopped")
+    finally:
+        if page is not None:
+            page.close()
+
+
+@click.command()
+@click.argument("directory", type=DIRECTORY)
+@click.option("--json", "machine", is_flag=True, help="Print one JSON object.")
+def agent(directory: Path, machine: bool) -> None:
+    """Say how the agent of DIRECTORY stands: queued, syncing, last seen, disk full, clock wrong, bundle too old.
+
+    Example: homeroom device agent classroom/
+    """
+    _show(directory, machine)
+
+
+@click.command()
+@click.argument("directory", type=DIRECTORY)
+def page(directory: Path) -> None:
+    """Print the address of the page that the agent of DIRECTORY serves on this machine, with its token.
+
+    Example: homeroom device page classroom/
+    """
+    from homeroom.agent.page import find
+
+    found = find(directory)
+    if found is None:
+        raise InputError("no agent serves a page for it", where=str(directory), remedy="homeroom device run …")
+    click.echo(found.url)
+
+
+@click.command("support-bundle")
+@click.argument("directory", type=DIRECTORY)
+@click.option("--out", type=click.Path(dir_okay=False, path_type=Path), default=Path("homeroom-support.zip"))
+def support_bundle(directory: Path, out: Path) -> None:
+    """Write a zip with what a helper needs to know of DIRECTORY, and nothing about a pupil.
+
+    Example: homeroom device support-bundle classroom/ --out support.zip
+    """
+    from homeroom.agent.support_bundle import write_support
+
+    names = write_support(directory, out)
+    click.echo(f"{out}: {', '.join(names)}")
+
+
+def _show(directory: Path, machine: bool = False) -> None:
+    import msgspec
+
+    from homeroom.agent import status
+
+    standing = status.read(directory)
+    if standing is None:
+        raise InputError("no agent has run here", where=str(directory), remedy="homeroom device run …")
+    if machine:
+        said = dict(status.words(standing))
+        click.echo(json.dumps({"words": said, **msgspec.to_builtins(standing)}, ensure_ascii=False, indent=1))
+        return
+    for word, text in status.words(standing):
+        click.echo(f"{word}: {text}")
+
+
+def _log_to(directory: Path) -> None:
+    """Words that name nobody, to stderr and to a file that a support bundle takes along."""
+    from homeroom.agent.status import FOLDER
+    from homeroom.agent.support_bundle import LOG
+    from homeroom.system.files import make_directory
+
+    make_directory(directory / FOLDER)
+    file = logging.handlers.RotatingFileHandler(directory / FOLDER / LOG, maxBytes=LOG_BYTES, backupCount=LOGS)
+    logger = logging.getLogger("homeroom.agent")
+    logger.setLevel(logging.INFO)
+    for handler in (logging.StreamHandler(sys.stderr), file):
+        handler.setFormatter(logging.Formatter(FORMAT))
+        logger.addHandler(handler)
+
+
+def _stop(*_: Any) -> None:
+    raise KeyboardInterrupt
+
+
+commands: list[click.Command] = [run, agent, page, support_bundle]

@@ -1,0 +1,48 @@
+"""`homeroom doctor`: is this machine fit, and what is missing? Imports doctor when used."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+from pathlib import Path
+
+import click
+
+from homeroom.cli.numbers import Folder
+
+
+@click.command()
+@click.argument("directory", type=Folder(), required=False)
+@click.option("--bundle", type=click.Path(path_type=Path), help="A bundle to try, in place of the directory's.")
+@click.option("--json", "machine", is_flag=True, help="Print one JSON object.")
+@click.pass_context
+def doctor(context: click.Context, directory: Path | None, bundle: Path | None, machine: bool) -> None:
+    """Measure this machine, try the runtime and a bundle's golden samples, and say what is missing.
+
+    With a device DIRECTORY its bundle is tried, and what it was measured to cost is kept for the planner. Ends with
+    code 1 if something is wrong.
+
+    Example: homeroom doctor classroom/
+    """
+    from homeroom.device.doctor import examine
+
+    checks, costs = examine(directory, bundle)
+    wrong = [check for check in checks if check.state == "wrong"]
+    if machine:
+        document = {"fit": not wrong, "checks": [asdict(check) for check in checks]}
+        if costs is not None:
+            import msgspec
+
+            document["costs"] = msgspec.to_builtins(costs)
+        click.echo(json.dumps(document, ensure_ascii=False, indent=1))
+    else:
+        width = max(len(check.name) for check in checks)
+        for check in checks:
+            mark = {"ok": " ", "note": "-", "wrong": "!"}[check.state]
+            click.echo(f"{mark} {check.name.ljust(width)}  {check.says}")
+            if check.remedy:
+                click.echo(f"  {' ' * width}  -> {check.remedy}")
+    context.exit(1 if wrong else 0)
+
+
+commands: list[click.Command] = [doctor]

@@ -1,0 +1,48 @@
+"""`homeroom device explain`: why an answer, in words, as JSON or as a page; imports the device when used."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from pathlib import Path
+
+import click
+
+from homeroom.cli.device import DIRECTORY, as_json, device, opened, sample_of
+
+
+@device.command()
+@click.argument("directory", type=DIRECTORY)
+@click.argument("task")
+@click.argument("inputs", nargs=-1, required=True, metavar="SLOT=VALUE…")
+@click.option("--label", help="Say what speaks for this label, in place of the answer's own.")
+@click.option(
+    "--html", type=click.Path(dir_okay=False, path_type=Path), help="Also write a page that shows the inputs."
+)
+@as_json
+def explain(
+    directory: Path, task: str, inputs: tuple[str, ...], label: str | None, html: Path | None, machine: bool
+) -> None:
+    """Say which words, regions, moments and columns speak for the answer to TASK, and which against it.
+
+    Example: homeroom device explain classroom/ category picture=photo.jpg word="el gato" --html why.html
+    """
+    import msgspec
+
+    from homeroom.data.samples import resolve
+    from homeroom.inference.explanation_page import page
+    from homeroom.system.files import write_durable
+
+    sample = sample_of(inputs)
+    with opened(directory) as found:
+        why = found.explain(sample, task, label)
+        if html is not None:
+            manifest = found.bundle.manifest
+            write_durable(html, page(why, resolve(sample, manifest), manifest).encode())
+    if machine:
+        document = msgspec.json.encode({**asdict(why), "sentences": why.sentences()})
+        click.echo(msgspec.json.format(document, indent=1).decode())
+        return
+    for sentence in why.sentences():
+        click.echo(sentence)
+    if html is not None:
+        click.echo(f"{html} shows it")

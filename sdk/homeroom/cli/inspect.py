@@ -1,0 +1,103 @@
+"""`homeroom inspect`: verify a bundle and say what it holds; imports bundle and golden when used."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+if TYPE_CHECKING:
+    from homeroom.contract.manifest import Graph, Manifest
+    from homeroom.runtime.bundle import Bundle
+
+PLACES = 13  # characters before what is said, so that lines of one kind stand together
+
+
+@click.command()
+@click.argument("bundle", type=click.Path(path_type=Path))
+@click.option("--root", help="Fingerprint of the root key that must vouch for it.")
+@click.option("--golden", is_flag=True, help="Also compute its golden samples here and compare.")
+def inspect(bundle: Path, root: str | None, golden: bool) -> None:
+    """Verify the signature and every file of BUNDLE (a folder or .homeroom file), and say what it holds.
+
+    Graphs, taps, segments, licences, where it comes from, and the SHA-256 of each file.
+
+    Example: homeroom inspect vocabulary.homeroom --golden
+    """
+    from homeroom.runtime.bundle import install, open_bundle
+
+    if bundle.is_dir():
+        _show(open_bundle(bundle, root=root), golden)
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        _show(install(bundle, Path(folder), root=root), golden)
+
+
+def _show(found: Bundle, golden: bool) -> None:
+    from homeroom.contract.signing import fingerprint
+
+    manifest = found.manifest
+    click.echo(f"{manifest.name} version {manifest.version}")
+    _line("bundle", found.bundle_id)
+    _line("root", fingerprint(found.certificate.root))
+    _line("signed by", found.certificate.name)
+    _line("size", f"{sum(file.bytes for file in manifest.files.values()) / 1e6:.1f} MB")
+    for kind, says in _facts(manifest):
+        _line(kind, says)
+    if golden:
+        from homeroom.inference.golden import choose_precision
+
+        for name, precision in choose_precision(found).items():
+            _line("golden", f"{name}: {precision} gives the expected features on this machine")
+
+
+def _line(kind: str, says: str) -> None:
+    click.echo(f"{kind:{PLACES}}{says}")
+
+
+def _facts(manifest: Manifest) -> Iterator[tuple[str, str]]:
+    """Kind and sentence of each part, in the order in which a sample passes them."""
+    for modality in manifest.modalities:
+        inside = f"{len(modality.taps)} taps of {modality.dim}" if modality.taps else "LoRA inside"
+        yield "backbone", f"{modality.name}: {modality.encoder}, {inside}"
+        if modality.taps:
+            why = manifest.provenance.get(f"taps.{modality.name}") or ", ".join(modality.taps)
+            yield "taps", f"{modality.name}: {why}"
+    for slot in manifest.slots:
+        yield "input", f"{slot.name}: {slot.modality}{f' x {slot.count}' if slot.count > 1 else ''}"
+    for task in manifest.tasks:
+        labels = f" ({', '.join(task.labels)})" if task.labels else ""
+        yield "task", f"{task.name}: {task.kind} of {', '.join(task.reads)}{labels}"
+    for objective in manifest.objectives:
+        yield "objective", f"{objective.name}: {objective.kind} of {', '.join(objective.reads)}, without labels"
+    yield "theta", f"{manifest.layout.size:,} values in {len(manifest.segments)} segments"
+    for segment in manifest.layout.segments:
+        yield "segment", f"{segment.name}: {segment.size:,} values, {segment.scope}"
+    for tier in manifest.tiers:
+        yield "tier", f"{tier.name}: {tier.size:,} of these values"
+    for graph in manifest.every_graph:
+        yield "graph", _graph(graph)
+    if manifest.converted:
+        yield "litert", f"{len(manifest.converted)} of {len(manifest.graphs)} graphs for LiteRT too"
+    for graph_file, reason in manifest.unconverted.items():
+        yield "", f"not {graph_file}: {reason}"
+    for licence in manifest.licences:
+        source = f", from {licence.source}" if licence.source else ""
+        yield "licence", f"{licence.subject}: {licence.name}{source}"
+    for name, value in manifest.provenance.items():
+        if not name.startswith("taps."):
+            yield "provenance", f"{name}: {value}"
+    for path, file in sorted(manifest.files.items()):
+        yield "file", f"{file.sha256} {file.bytes:>11,} {path}"
+
+
+def _graph(graph: Graph) -> str:
+    runtime = {"onnx": "onnxruntime", "litert": "LiteRT"}[graph.runtime]
+    format_ = f"{'opset' if graph.runtime == 'onnx' else 'format'} {graph.opset}"
+    return f"{graph.file}: {graph.precision}, {format_}, tried in {runtime} {', '.join(graph.tried) or 'nowhere'}"
+
+
+commands: list[click.Command] = [inspect]

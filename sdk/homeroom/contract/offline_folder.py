@@ -1,0 +1,82 @@
+"""The folder that is carried between a school and its district; names and sizes that any file system holds.
+
+    homeroom/<first 16 digits of the root's fingerprint>/receiver.json      what letters are sealed to, signed
+                                                        /<device>.letter    to the aggregator
+                                                        /<device>.answer    back to the device
+
+<device> is the beginning of its public key. A file is written beside and renamed, so one that is torn (the stick was
+pulled out) is of no such name, or does not open. Whatever else is on the stick is not looked at.
+"""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import msgspec
+
+from homeroom.contract.canonical_json import decode
+from homeroom.contract.sealed_box import SealingKey
+from homeroom.errors import InputError, StoreError
+from homeroom.system.files import refusal, sync_directory, write_durable
+
+FOLDER = "homeroom"
+RECEIVER = "receiver.json"
+RECEIVER_LIMIT_BYTES = 1 << 16
+LETTER = re.compile(r"[0-9a-f]{16}\.letter")
+MOST_LETTERS = 10_000
+
+
+class Stick:
+    """Its part for the institution with this root; `path` is the stick's own folder."""
+
+    def __init__(self, path: Path, root_fingerprint: str) -> None:
+        if not path.is_dir():
+            raise InputError("there is no such folder", where=str(path), remedy="is the stick plugged in?")
+        self.folder = path / FOLDER / root_fingerprint[:16]
+
+    def letter(self, device: str) -> Path:
+        return self.folder / f"{device[:16]}.letter"
+
+    def answer(self, device: str) -> Path:
+        return self.folder / f"{device[:16]}.answer"
+
+    def letters(self) -> list[Path]:
+        """Every letter that lies here, in the order of the names."""
+        if not self.folder.is_dir():
+            return []
+        found = [p for p in self.folder.iterdir() if LETTER.fullmatch(p.name) and p.is_file() and not p.is_symlink()]
+        return sorted(found)[:MOST_LETTERS]
+
+    def receiver(self) -> SealingKey:
+        """What letters are to be sealed to; its signature is the caller's to check."""
+        path = self.folder / RECEIVER
+        if not path.is_file():
+            raise InputError(
+                "this stick has not been at the aggregator yet",
+                where=str(path),
+                remedy="`homeroom carry in FOLDER STICK` there prepares it",
+            )
+        data, limit = read(path, RECEIVER_LIMIT_BYTES), RECEIVER_LIMIT_BYTES
+        return decode(data, SealingKey, limit_bytes=limit, where=str(path), error=InputError)
+
+    def put_receiver(self, key: SealingKey) -> None:
+        write_durable(self.folder / RECEIVER, msgspec.json.format(msgspec.json.encode(key), indent=1))
+
+
+def read(path: Path, limit_bytes: int) -> bytes:
+    """A file's content; InputError if it is larger than that, StoreError if the stick cannot be read."""
+    try:
+        if path.stat().st_size > limit_bytes:
+            raise InputError(f"is larger than {limit_bytes:,} bytes", where=str(path), remedy="it is none of ours")
+        return path.read_bytes()
+    except OSError as problem:
+        raise StoreError(f"cannot be read: {problem.strerror}", where=str(path), remedy="check the stick") from None
+
+
+def remove(path: Path) -> None:
+    try:
+        path.unlink(missing_ok=True)
+        sync_directory(path.parent)
+    except OSError as problem:
+        raise refusal(problem, path) from None

@@ -1,0 +1,103 @@
+"""Samples from a CSV file, one a row, or one interaction a row; imports samples.
+
+Columns: a slot's name; `slot.0`, `slot.1` for a slot of several places; `slot.column` for a table; `label.task`; and
+subject, consent, source, retain_until, language. An empty cell is a missing value. Several labels are parted by `|`;
+spans are written `4-9:label`. Of a sequence a row is one interaction, in the columns `slot.skill`, `slot.correct` and
+perhaps `slot.time`; a person's rows, the oldest first, become one sample.
+"""
+
+from __future__ import annotations
+
+import csv
+import re
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from homeroom.contract.manifest import Manifest
+from homeroom.data.ingest.sequences import gathered
+from homeroom.data.samples import RESERVED, Sample, find_slot, find_task
+from homeroom.errors import InputError
+
+CELL_LIMIT = 1 << 20  # characters
+
+
+def read_csv(path: Path, manifest: Manifest) -> Iterator[Sample]:
+    yield from gathered((to_sample(row, manifest, where) for row, where in read_rows(path)), manifest)
+
+
+def read_rows(path: Path) -> Iterator[tuple[dict[str, str], str]]:
+    """Rows as column -> cell, empty cells left out, and where each is."""
+    csv.field_size_limit(CELL_LIMIT)
+    try:
+        with path.open(encoding="utf-8-sig", newline="") as file:
+            rows = csv.DictReader(file, strict=True)
+            names = [name.strip() for name in rows.fieldnames or ()]
+            if not names or "" in names or len(set(names)) != len(names):
+                raise InputError("needs a first line that names each column, once", where=path.name)
+            rows.fieldnames = names
+            for row in rows:
+                where = f"{path.name} line {rows.line_num}"
+                if None in row:
+                    raise InputError(f"has more cells than the {len(names)} columns", where=where)
+                yield {name: cell for name, cell in row.items() if cell}, where
+    except UnicodeDecodeError:
+        raise InputError("is not UTF-8 text", where=path.name, remedy="save it as CSV UTF-8") from None
+    except csv.Error as problem:
+        raise InputError(f"is not valid CSV: {problem}", where=path.name) from None
+    except OSError as problem:
+        raise InputError(f"cannot be read: {problem.strerror}", where=str(path)) from None
+
+
+def to_sample(row: Mapping[str, str], manifest: Manifest, where: str) -> Sample:
+    reserved: dict[str, str] = {}
+    labels: dict[str, Any] = {}
+    inputs: dict[str, Any] = {}
+    for name, cell in row.items():
+        first, _, rest = name.partition(".")
+        try:
+            if first in ("label", "labels") and rest:
+                labels[rest] = label_of(find_task(rest, manifest).kind, cell)
+            elif name in RESERVED:
+                reserved[name] = cell
+            elif not rest:
+                inputs[name] = cell
+            else:
+                _put(inputs, find_slot(first, manifest).count, first, rest, cell)
+        except InputError as problem:
+            raise InputError(problem.what, where=f"{where} {name}", remedy=problem.remedy) from None
+    sample = Sample(labels=labels, **reserved, **inputs)
+    sample.origin = where
+    return sample
+
+
+def label_of(kind: str, cell: str) -> Any:
+    """A cell as the kind of task wants it; what does not fit is left as it is, for the check that names the task."""
+    if kind == "multilabel":
+        return [part.strip() for part in cell.split("|") if part.strip()]
+    if kind == "spans":
+        return [_span(part.strip()) for part in cell.split("|") if part.strip()]
+    try:
+        if kind == "regression":
+            return float(cell)
+        if kind == "choice":
+            return int(cell)
+    except ValueError:
+        return cell
+    if kind == "matching":
+        return {"true": True, "yes": True, "1": True, "false": False, "no": False, "0": False}.get(cell.lower(), cell)
+    return cell
+
+
+def _span(part: str) -> Any:
+    found = re.fullmatch(r"(\d{1,9})-(\d{1,9}):(.+)", part)
+    return (int(found[1]), int(found[2]), found[3].strip()) if found else part
+
+
+def _put(inputs: dict[str, Any], count: int, slot: str, rest: str, cell: str) -> None:
+    if count == 1:
+        inputs.setdefault(slot, {})[rest] = cell
+        return
+    if not rest.isdecimal() or int(rest) >= count:
+        raise InputError(f"slot {slot} has places 0 to {count - 1}", remedy=f"name the column {slot}.0")
+    inputs.setdefault(slot, [None] * count)[int(rest)] = cell

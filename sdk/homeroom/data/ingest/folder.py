@@ -1,0 +1,106 @@
+"""Samples from a folder: files of one name belong together; a labels.csv beside them says more; imports samples.
+
+`cat.png`, `cat.ogg` and `cat.txt` make one sample. labels.csv has a column `file` (a name with or without its ending)
+and the columns of a CSV file of samples. Without labels, a sub-folder's name is the label where a task has such a one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from homeroom.contract.manifest import Manifest
+from homeroom.data.ingest.csv_file import read_rows, to_sample
+from homeroom.data.ingest.jsonl import read_jsonl
+from homeroom.data.samples import Sample
+from homeroom.errors import InputError
+
+KINDS = {
+    "image": (".png", ".jpg", ".jpeg", ".gif", ".bmp", ".webp", ".svg"),
+    "audio": (".wav", ".ogg", ".oga", ".flac", ".mp3"),
+    "text": (".txt",),
+}
+TEXT_LIMIT_BYTES = 1 << 20
+FILES_LIMIT = 200_000
+
+
+def read_folder(folder: Path, manifest: Manifest) -> Iterator[Sample]:
+    """Yield samples in the order of their names."""
+    if (folder / "samples.jsonl").exists():
+        yield from read_jsonl(folder / "samples.jsonl")
+        return
+    groups = _groups(folder)
+    if not groups:
+        raise InputError("holds no pictures, sounds or texts", where=str(folder), remedy="check the path")
+    said = _said(folder, groups)
+    for name, files in groups.items():
+        row, where = said.get(name, ({}, name))
+        sample = to_sample(row, manifest, where)
+        sample.inputs |= _inputs(files, manifest, folder)
+        sample.origin = where
+        if not sample.labels and "/" in name:
+            label = name.rsplit("/", 2)[-2]
+            sample.labels |= {task.name: label for task in manifest.tasks if _takes(task.kind, task.labels, label)}
+        if sample.inputs:
+            yield sample
+
+
+def _takes(kind: str, labels: tuple[str, ...], label: str) -> bool:
+    return kind in ("classification", "ordinal") and label in labels
+
+
+def _groups(folder: Path) -> dict[str, list[Path]]:
+    """Files by their path below the folder without the ending."""
+    endings = {ending for kind in KINDS.values() for ending in kind}
+    groups: dict[str, list[Path]] = {}
+    for number, path in enumerate(sorted(folder.rglob("*"))):
+        if number > FILES_LIMIT:
+            raise InputError(f"holds more than {FILES_LIMIT:,} files", where=str(folder), remedy="add it in parts")
+        if path.suffix.lower() in endings and path.is_file():
+            groups.setdefault(path.relative_to(folder).with_suffix("").as_posix(), []).append(path)
+    return groups
+
+
+def _said(folder: Path, groups: dict[str, list[Path]]) -> dict[str, tuple[dict[str, str], str]]:
+    """Rows of labels.csv by the group they speak of."""
+    path = folder / "labels.csv"
+    said: dict[str, tuple[dict[str, str], str]] = {}
+    if not path.exists():
+        return said
+    known = {file.relative_to(folder).as_posix(): name for name, files in groups.items() for file in files}
+    for row, where in read_rows(path):
+        file = row.pop("file", None)
+        name = known.get(str(file), file if file in groups else None)
+        if name is None:
+            raise InputError(f"speaks of {file!r}, which is not in the folder", where=where)
+        said[name] = (row, where)
+    return said
+
+
+def _inputs(files: list[Path], manifest: Manifest, folder: Path) -> dict[str, Any]:
+    """Each file for the one slot of its modality; InputError where there are several, or two files of a kind."""
+    inputs: dict[str, Any] = {}
+    for path in files:
+        modality = next(name for name, endings in KINDS.items() if path.suffix.lower() in endings)
+        slots = [slot.name for slot in manifest.slots if slot.modality == modality and slot.count == 1]
+        where = path.relative_to(folder).as_posix()
+        if not slots:
+            continue
+        if len(slots) > 1:
+            raise InputError(f"could be any of {slots}", where=where, remedy="use a .csv or .jsonl file to say which")
+        if slots[0] in inputs:
+            raise InputError(f"a second {modality} for the same sample", where=where)
+        inputs[slots[0]] = _text(path) if modality == "text" else where
+    return inputs
+
+
+def _text(path: Path) -> str:
+    try:
+        if path.stat().st_size > TEXT_LIMIT_BYTES:
+            raise InputError("is larger than 1 MB", where=path.name)
+        return path.read_text("utf-8-sig").strip()
+    except UnicodeDecodeError:
+        raise InputError("is not UTF-8 text", where=path.name) from None
+    except OSError as problem:
+        raise InputError(f"cannot be read: {problem.strerror}", where=path.name) from None

@@ -1,0 +1,56 @@
+"""Samples from a JSON Lines file: one sample a line, slots and reserved fields side by side; imports samples."""
+
+from __future__ import annotations
+
+import codecs
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from homeroom.data.samples import RESERVED, Sample
+from homeroom.errors import InputError
+
+LINE_LIMIT_BYTES = 1 << 20
+
+
+def read_jsonl(path: Path) -> Iterator[Sample]:
+    """Yield a sample a line; empty lines are passed over; InputError names the line."""
+    try:
+        with path.open("rb") as file:
+            number = 0
+            while line := file.readline(LINE_LIMIT_BYTES + 1):
+                number += 1
+                where = f"{path.name} line {number}"
+                if len(line) > LINE_LIMIT_BYTES:
+                    raise InputError(f"is longer than {LINE_LIMIT_BYTES:,} bytes", where=where)
+                if line.strip():
+                    sample = to_sample(_decode(line, where), where)
+                    sample.origin = where
+                    yield sample
+    except OSError as problem:
+        raise InputError(f"cannot be read: {problem.strerror}", where=str(path)) from None
+
+
+def to_sample(row: dict[str, Any], where: str) -> Sample:
+    reserved = {name: row[name] for name in RESERVED if row.get(name) is not None}
+    if not isinstance(reserved.get("labels", {}), dict):
+        raise InputError("labels must be an object of task and label", where=where)
+    inputs = {name: value for name, value in row.items() if name not in RESERVED and value is not None}
+    try:
+        return Sample(**reserved, **inputs)
+    except TypeError as problem:
+        raise InputError(str(problem), where=where) from None
+
+
+def _decode(line: bytes, where: str) -> dict[str, Any]:
+    try:
+        row = msgspec.json.decode(line.removeprefix(codecs.BOM_UTF8))
+    except (msgspec.DecodeError, RecursionError, UnicodeDecodeError) as problem:
+        raise InputError(
+            f"is not valid JSON: {problem}", where=where, remedy="one object a line, saved as UTF-8"
+        ) from None
+    if not isinstance(row, dict):
+        raise InputError("is not an object", where=where, remedy='write {"text": "…", "labels": {…}}')
+    return row

@@ -1,0 +1,94 @@
+"""From a raw value to what a features graph reads, the same on the device and in the exporter; one module a modality.
+
+Decoders (Pillow, resvg, soundfile, soxr, tokenizers) are imported when first used.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from homeroom.contract.manifest import (
+    AudioPreprocess,
+    ImagePreprocess,
+    Modality,
+    Preprocess,
+    SequencePreprocess,
+    TablePreprocess,
+    TextPreprocess,
+)
+from homeroom.data.preprocess.prepared import Prepared, bucket
+
+__all__ = ["Prepared", "bucket", "check_value", "collate", "content", "of_any_length", "prepare"]
+
+
+def prepare(modality: Modality, value: Any, bundle_file: Callable[[str], Path]) -> Prepared:
+    """One input (a text, an encoded picture or sound, a table row) as arrays without a batch axis.
+
+    Raises InputError if the value cannot be decoded.
+    """
+    match modality.preprocess:
+        case TextPreprocess() as spec:
+            from homeroom.data.preprocess import text
+
+            return text.prepare(bundle_file(spec.tokenizer), value, modality.buckets[-1])
+        case ImagePreprocess() as spec:
+            from homeroom.data.preprocess import image
+
+            return image.prepare(spec, value, modality.buckets[-1])
+        case AudioPreprocess() as spec:
+            from homeroom.data.preprocess import audio
+
+            return audio.prepare(spec, value, modality.buckets[-1])
+        case TablePreprocess() as spec:
+            from homeroom.data.preprocess import table
+
+            return table.prepare(spec, value)
+        case SequencePreprocess() as spec:
+            from homeroom.data.preprocess import sequence
+
+            return sequence.prepare(spec, value, modality.buckets[-1])
+
+
+def of_any_length(spec: Preprocess) -> bool:
+    """Whether inputs differ in their tokens and are padded to a bucket."""
+    return isinstance(spec, TextPreprocess | SequencePreprocess)
+
+
+def collate(modality: Modality, prepared: Sequence[Prepared]) -> dict[str, np.ndarray]:
+    """The feeds of a features graph for a batch, padded to the smallest bucket that holds them all."""
+    if isinstance(modality.preprocess, TextPreprocess):
+        from homeroom.data.preprocess import text
+
+        length = bucket(modality.buckets, max(p.tokens for p in prepared))
+        return text.collate(prepared, length, modality.preprocess.pad_id)
+    if isinstance(modality.preprocess, SequencePreprocess):
+        from homeroom.data.preprocess import sequence
+
+        return sequence.collate(prepared, bucket(modality.buckets, max(p.tokens for p in prepared)))
+    return {name: np.stack([p.arrays[name] for p in prepared]) for name in prepared[0].arrays}
+
+
+def content(value: Any) -> bytes:
+    """The bytes whose hash identifies an input."""
+    if isinstance(value, Mapping):
+        return b"row\0" + json.dumps(value, sort_keys=True).encode()
+    if isinstance(value, list):
+        return b"sequence\0" + json.dumps(value).encode()
+    return b"text\0" + value.encode() if isinstance(value, str) else b"file\0" + bytes(value)
+
+
+def check_value(modality: Modality, value: Any, where: str) -> None:
+    """Decode a picture or a sound once, so that a bad file is refused when it is added; InputError."""
+    if isinstance(modality.preprocess, ImagePreprocess):
+        from homeroom.data.preprocess import image
+
+        image.decode(value, where)
+    elif isinstance(modality.preprocess, AudioPreprocess):
+        from homeroom.data.preprocess import audio
+
+        audio.decode(value, where)

@@ -1,0 +1,94 @@
+"""Sound files to a waveform or to Whisper's log-mel picture; imports soundfile and soxr.
+
+Log-mel: Radford et al. 2022, "Robust Speech Recognition via Large-Scale Weak Supervision", as its reference code does.
+"""
+
+from __future__ import annotations
+
+import io
+import math
+from functools import lru_cache
+
+import numpy as np
+
+from homeroom.contract.manifest import AudioPreprocess
+from homeroom.data.preprocess.prepared import Prepared
+from homeroom.errors import InputError
+
+LIMIT_S = 600.0
+CHANNEL_LIMIT = 16
+RATES = (1_000, 384_000)
+N_FFT, HOP, MELS = 400, 160, 80
+NORMAL_EPSILON = np.float32(1e-7)
+
+
+def decode(data: bytes, where: str = "sound") -> tuple[np.ndarray, int]:
+    """Mono float32 [n] in [-1, 1] and its rate in Hz; InputError if it is no sound, is damaged, empty or too long."""
+    import soundfile
+
+    try:
+        with soundfile.SoundFile(io.BytesIO(data)) as file:
+            if not RATES[0] <= file.samplerate <= RATES[1] or file.channels > CHANNEL_LIMIT:
+                raise InputError(f"{file.samplerate} Hz with {file.channels} channels is not read", where=where)
+            if file.frames > LIMIT_S * file.samplerate:
+                raise InputError(f"is longer than {LIMIT_S / 60:.0f} minutes", where=where, remedy="cut it")
+            wave = file.read(frames=int(LIMIT_S * file.samplerate), dtype="float32", always_2d=True)
+            rate = int(file.samplerate)
+    except soundfile.LibsndfileError as problem:
+        raise InputError(
+            f"is not a sound that can be read: {problem}", where=where, remedy="use WAV, OGG or FLAC"
+        ) from None
+    except (RuntimeError, TypeError, ValueError, MemoryError) as problem:
+        raise InputError(f"the sound is damaged: {problem}", where=where, remedy="record or copy it again") from None
+    if not len(wave):
+        raise InputError("the sound is empty", where=where, remedy="record it again")
+    mono = wave.mean(1, dtype=np.float32)
+    if not np.isfinite(mono).all():
+        raise InputError("the sound holds values that are not finite", where=where, remedy="record it again")
+    return mono, rate
+
+
+def prepare(spec: AudioPreprocess, data: bytes, tokens: int) -> Prepared:
+    """`audio` float32 [samples], or [80, samples / 160] of log-mel; `tokens` shrinks with the clip's own length."""
+    import soxr
+
+    wave, rate = decode(data)
+    if rate != spec.rate:
+        wave = soxr.resample(wave, rate, spec.rate).astype(np.float32)
+    wave = wave[: spec.samples]
+    valid = min(tokens, max(1, math.ceil(tokens * len(wave) / spec.samples)))
+    if spec.normalize:
+        wave = (wave - wave.mean()) / np.sqrt(wave.var() + NORMAL_EPSILON)
+    wave = np.pad(wave, (0, spec.samples - len(wave)))
+    audio = log_mel(wave) if spec.form == "whisper-mel" else wave * np.float32(spec.gain)
+    return Prepared({"audio": audio}, valid)
+
+
+def log_mel(wave: np.ndarray) -> np.ndarray:
+    """float32 [n] at 16 kHz -> float32 [80, n // 160]: centred frames, power, mel, log10, floor at max - 8."""
+    padded = np.pad(wave.astype(np.float64), N_FFT // 2, mode="reflect")
+    frames = np.lib.stride_tricks.sliding_window_view(padded, N_FFT)[::HOP][: len(wave) // HOP]
+    window = 0.5 - 0.5 * np.cos(2 * np.pi * np.arange(N_FFT) / N_FFT)
+    power = np.abs(np.fft.rfft(frames * window, axis=1)) ** 2
+    mel = np.log10(np.maximum(power @ _filters(), 1e-10)).T
+    return np.asarray((np.maximum(mel, mel.max() - 8.0) + 4.0) / 4.0, np.float32)
+
+
+@lru_cache(maxsize=1)
+def _filters() -> np.ndarray:
+    """Triangular mel filters, slaney scale and norm (librosa's default), float64 [201, 80] for 16 kHz."""
+
+    def to_mel(hertz: np.ndarray) -> np.ndarray:
+        return np.where(
+            hertz >= 1000.0, 15.0 + np.log(np.maximum(hertz, 1e-9) / 1000.0) * 27.0 / np.log(6.4), 3.0 * hertz / 200.0
+        )
+
+    def to_hertz(mel: np.ndarray) -> np.ndarray:
+        return np.where(mel >= 15.0, 1000.0 * np.exp(np.log(6.4) / 27.0 * (mel - 15.0)), 200.0 * mel / 3.0)
+
+    edges = to_hertz(np.linspace(to_mel(np.array(0.0)), to_mel(np.array(8000.0)), MELS + 2))
+    bins = np.linspace(0.0, 8000.0, N_FFT // 2 + 1)
+    slopes = edges[None, :] - bins[:, None]
+    widths = np.diff(edges)
+    down, up = -slopes[:, :-2] / widths[:-1], slopes[:, 2:] / widths[1:]
+    return np.asarray(np.maximum(0.0, np.minimum(down, up)) * (2.0 / (edges[2:] - edges[:-2])))

@@ -1,0 +1,106 @@
+"""Pictures (whatever Pillow reads, and SVG) to normalised pixels; imports Pillow and resvg."""
+
+from __future__ import annotations
+
+import io
+import warnings
+
+import numpy as np
+from PIL import Image, ImageOps, UnidentifiedImageError
+
+from homeroom.contract.manifest import ImagePreprocess
+from homeroom.data.preprocess.prepared import Prepared
+from homeroom.errors import InputError
+
+PIXEL_LIMIT = 64_000_000
+SVG_SIDE = 512  # an SVG is drawn with its longer side at this many pixels
+SVG_LIMIT_BYTES = 8 << 20
+RESAMPLE = {
+    "bilinear": Image.Resampling.BILINEAR,
+    "bicubic": Image.Resampling.BICUBIC,
+    "lanczos": Image.Resampling.LANCZOS,
+}
+
+
+def decode(data: bytes, where: str = "picture") -> Image.Image:
+    """RGB, upright, transparent parts on white; InputError if it is not a picture, is cut short, or is too large."""
+    if _is_svg(data):
+        data = _draw(data, where)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            with Image.open(io.BytesIO(data)) as opened:
+                if opened.width * opened.height > PIXEL_LIMIT:
+                    raise InputError(
+                        f"{opened.width} x {opened.height} pixels are too many",
+                        where=where,
+                        remedy=f"scale it below {PIXEL_LIMIT // 1_000_000} megapixels",
+                    )
+                opened.load()
+                picture = ImageOps.exif_transpose(opened)
+                return _on_white(picture)
+    except UnidentifiedImageError:
+        raise InputError(
+            "is not a picture that can be read", where=where, remedy="use PNG, JPEG, WebP or SVG"
+        ) from None
+    except Image.DecompressionBombError:
+        raise InputError("has too many pixels", where=where, remedy="scale the picture down") from None
+    except (OSError, SyntaxError, ValueError, EOFError, IndexError, TypeError, OverflowError) as problem:
+        raise InputError(f"the picture is damaged: {problem}", where=where, remedy="copy it again") from None
+
+
+def prepare(spec: ImagePreprocess, data: bytes, tokens: int) -> Prepared:
+    """`pixels` float32 [3, size, size]."""
+    picture = decode(data)
+    width, height = resized(spec, picture.size)
+    picture = picture.resize((width, height), RESAMPLE[spec.resample])
+    left, top = (width - spec.size) // 2, (height - spec.size) // 2
+    picture = picture.crop((left, top, left + spec.size, top + spec.size))
+    pixels = np.asarray(picture, np.float32).transpose(2, 0, 1) / 255.0
+    mean, std = (np.array(values, np.float32)[:, None, None] for values in (spec.mean, spec.std))
+    return Prepared({"pixels": np.ascontiguousarray((pixels - mean) / std)}, tokens)
+
+
+def resized(spec: ImagePreprocess, sides: tuple[int, int]) -> tuple[int, int]:
+    """The sides before the crop."""
+    if spec.fit == "squash":
+        return spec.resize, spec.resize
+    if spec.fit == "cover-floor":
+        width, height = (spec.resize * side // min(sides) for side in sides)
+    else:
+        width, height = (round(side * (spec.resize / min(sides))) for side in sides)
+    return max(spec.size, width), max(spec.size, height)
+
+
+def _on_white(picture: Image.Image) -> Image.Image:
+    if picture.mode.startswith("I;16") or picture.mode == "I":
+        values = np.asarray(picture, np.float32)
+        picture = Image.fromarray((values / max(float(values.max(initial=1)), 1.0) * 255).astype(np.uint8))
+    if picture.mode in ("RGBA", "LA", "PA", "RGBa", "La") or "transparency" in picture.info:
+        layer = picture.convert("RGBA")
+        white = Image.new("RGBA", layer.size, (255, 255, 255, 255))
+        picture = Image.alpha_composite(white, layer)
+    return picture.convert("RGB")
+
+
+def _is_svg(data: bytes) -> bool:
+    head = data[:1024].lstrip(b"\xef\xbb\xbf \t\r\n").lower()
+    return head.startswith(b"<svg") or (
+        head.startswith((b"<?xml", b"<!doctype svg", b"<!--")) and b"<svg" in data[:65536]
+    )
+
+
+def _draw(data: bytes, where: str) -> bytes:
+    import resvg_py
+
+    if len(data) > SVG_LIMIT_BYTES:
+        raise InputError(f"an SVG of over {SVG_LIMIT_BYTES >> 20} MB is not drawn", where=where)
+    try:
+        text = data.decode("utf-8")
+    except UnicodeDecodeError:
+        text = data.decode("latin-1")
+    try:
+        # Nothing is fetched: resvg reads no network, and without a resources folder no file either.
+        return bytes(resvg_py.svg_to_bytes(svg_string=text, width=SVG_SIDE, skip_system_fonts=True))
+    except Exception as problem:  # the library raises bare ValueError and its own panic type
+        raise InputError(f"the SVG cannot be drawn: {problem}", where=where, remedy="save it as PNG") from None

@@ -1,0 +1,53 @@
+"""Texts to token ids with the bundle's own tokenizer; imports tokenizers."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import lru_cache
+from pathlib import Path
+
+import numpy as np
+from tokenizers import Tokenizer
+
+from homeroom.data.preprocess.prepared import Prepared
+from homeroom.errors import BundleError, InputError
+
+
+@lru_cache(maxsize=4)
+def _tokenizer(path: Path, limit: int) -> Tokenizer:
+    try:
+        tokenizer = Tokenizer.from_file(str(path))
+    except Exception as problem:  # the library raises bare Exception
+        raise BundleError(f"is not a tokenizer: {problem}", where=path.name) from None
+    tokenizer.no_padding()
+    tokenizer.enable_truncation(limit)
+    return tokenizer
+
+
+def prepare(tokenizer: Path, text: str, limit: int) -> Prepared:
+    """`input_ids` int64 [n], special tokens included, cut to `limit`."""
+    ids = np.array(_tokenizer(tokenizer, limit).encode(text).ids, np.int64)
+    if not len(ids):
+        raise InputError("the text has no token", where="text", remedy="leave the input out instead")
+    return Prepared({"input_ids": ids}, len(ids))
+
+
+def words(tokenizer: Path, text: str, limit: int) -> list[tuple[int, int] | None]:
+    """For each of the tokens that `prepare` gives, its word's [start, end) in characters; None for special tokens."""
+    encoding = _tokenizer(tokenizer, limit).encode(text)
+    edges: dict[int, tuple[int, int]] = {}
+    for number, (start, end) in zip(encoding.word_ids, encoding.offsets, strict=True):
+        if number is not None:
+            first, last = edges.get(number, (start, end))
+            edges[number] = (min(first, start), max(last, end))
+    return [None if number is None else edges[number] for number in encoding.word_ids]
+
+
+def collate(prepared: Sequence[Prepared], length: int, pad_id: int) -> dict[str, np.ndarray]:
+    """`input_ids`, `attention_mask` int64 [batch, length]."""
+    ids = np.full((len(prepared), length), pad_id, np.int64)
+    mask = np.zeros((len(prepared), length), np.int64)
+    for row, one in enumerate(prepared):
+        ids[row, : one.tokens] = one.arrays["input_ids"]
+        mask[row, : one.tokens] = 1
+    return {"input_ids": ids, "attention_mask": mask}

@@ -1,0 +1,1 @@
+"""Kinds of task: targets and metrics."""

@@ -1,0 +1,1 @@
+"""The device: the facade, and what it plans, checks and reports."""

@@ -1,0 +1,1 @@
+"""Budgets and measured costs of this machine."""

@@ -1,0 +1,293 @@
+"""Tries and measures runtime and bundle in a process of its own.
+
+`python -m homeroom.device.resources.benchmark_worker [BUNDLE RUNTIME [THREADS]]`
+
+With THREADS, what the bundle costs is measured; that process did nothing before, so that its memory says what is used.
+
+Each stage is announced on a line before it begins, so that whoever started this process can name the stage that ended
+it. Imports the standard library alone; everything that could crash is imported inside its stage.
+"""
+
+from __future__ import annotations
+
+import importlib
+import json
+import math
+import platform
+import statistics
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from homeroom.system import hardware
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from homeroom.contract.manifest import Runtime
+    from homeroom.device.resources.costs import FeatureCost, StepCost
+    from homeroom.runtime.bundle import Bundle
+    from homeroom.runtime.graphs import Graphs
+
+LIBRARIES = {  # module: what to install; onnxruntime has a stage of its own
+    "cryptography": "cryptography",
+    "msgspec": "msgspec",
+    "safetensors": "safetensors",
+    "tokenizers": "tokenizers",
+    "PIL": "Pillow",
+    "resvg_py": "resvg-py",
+    "soundfile": "soundfile",
+    "soxr": "soxr",
+    "httpx": "httpx",
+    "keyring": "keyring",
+}
+PACKAGES: dict[Runtime, str] = {"onnx": "onnxruntime", "litert": "ai-edge-litert"}
+SIDE, COPY_BYTES = 512, 32 << 20
+LEAST_S = 0.05  # a measurement repeats until it has lasted this long
+
+
+def tell(**facts: Any) -> None:
+    sys.stdout.write(json.dumps(facts) + "\n")
+    sys.stdout.flush()
+
+
+def stage(name: str, work: Callable[[], dict[str, Any]]) -> dict[str, Any] | None:
+    """Announce, do, and tell what came of it; an exception is told as a problem, and None returned."""
+    tell(begin=name)
+    try:
+        facts = work()
+    except Exception as problem:
+        tell(stage=name, problem=f"{problem}" or type(problem).__name__, remedy=getattr(problem, "remedy", ""))
+        return None
+    tell(stage=name, **facts)
+    return facts
+
+
+def place(runtime: Runtime = "onnx") -> str:
+    """What a measurement belongs to: the runtime's version, the processor's kind and vector instructions, the cores."""
+    from importlib.metadata import version
+
+    kind = f"{platform.system()} {platform.machine()} {' '.join(hardware.simd())}"
+    made = f"homeroom {version('homeroom')}, {PACKAGES[runtime]} {version(PACKAGES[runtime])}"
+    return f"{made}, {kind}, {hardware.cores()} cores"
+
+
+def rates() -> dict[str, Any]:
+    """GFLOP/s of a float32 GEMM of 512 x 512 x 512, and GB/s of copying 32 MB, read and written; by numpy."""
+    import numpy as np
+
+    rng = np.random.default_rng(0)
+    a, b = (rng.standard_normal((SIDE, SIDE)).astype(np.float32) for _ in range(2))
+    out = np.empty_like(a)
+    source = np.ones(COPY_BYTES // 4, np.float32)
+    target = np.empty_like(source)
+    return {
+        "gemm_gflops": 2 * SIDE**3 / seconds_of(lambda: np.matmul(a, b, out=out)) / 1e9,
+        "copy_gbs": 2 * COPY_BYTES / seconds_of(lambda: np.copyto(target, source)) / 1e9,
+    }
+
+
+def seconds_of(work: Callable[[], Any]) -> float:
+    """Median of at least five runs after one that is not counted."""
+    work()
+    times: list[float] = []
+    while len(times) < 5 or sum(times) < LEAST_S:
+        began = time.perf_counter()
+        work()
+        times.append(time.perf_counter() - began)
+    return statistics.median(times)
+
+
+def try_library(name: str) -> dict[str, Any]:
+    importlib.import_module(name)
+    return {}
+
+
+def try_runtime() -> dict[str, Any]:
+    import onnxruntime
+
+    return {"version": onnxruntime.__version__}
+
+
+def main(path: Path | None = None, runtime: Runtime = "onnx", threads: int | None = None) -> None:
+    if path is not None and threads is not None:
+        measure_bundle(path, threads, runtime)
+        return
+    stage("numpy", rates)
+    for name in LIBRARIES:
+        stage(f"library {name}", lambda name=name: try_library(name))  # type: ignore[misc]
+    runs = stage("onnxruntime", try_runtime)
+    if path is None or runs is None:
+        return
+    from homeroom.runtime.bundle import open_bundle
+
+    opened: list[Bundle] = []
+
+    def find() -> dict[str, Any]:
+        opened.append(open_bundle(path, root=None))
+        return {"bundle_id": opened[0].bundle_id, "place": place(runtime)}
+
+    if stage("bundle", find):
+        stage("threads", lambda: choose_threads(opened[0], runtime))
+
+
+def measure_bundle(path: Path, count: int, runtime: Runtime) -> None:
+    """Every backbone on the golden samples, lowest precision first until one comes out right, then every step."""
+    from homeroom.inference.golden import samples
+    from homeroom.runtime.bundle import open_bundle
+    from homeroom.runtime.graphs import Graphs
+
+    importlib.import_module("homeroom.device.device")  # what a device holds before it loads a graph
+    try_runtime()
+    bundle = open_bundle(path, root=None)
+    values = inputs_by_modality(bundle, samples(bundle))
+    stage("base", lambda: {"bytes": fresh_peak()})
+    for modality in bundle.manifest.modalities:
+        for precision in precisions(bundle, modality.name, runtime):
+            graphs = Graphs(bundle, {modality.name: precision}, count, runtime=runtime)
+            name = f"features {modality.name} {precision}"
+            found = stage(name, lambda g=graphs, m=modality.name: measure_features(bundle, g, m, values[m]))  # type: ignore[misc]
+            if found and found["within"]:
+                break
+    graphs = Graphs(bundle, None, count, runtime=runtime)
+    for role in ("grad", "predict"):
+        steps = [graph for graph in bundle.manifest.graphs if graph.role == role]
+        for facts in sorted(steps, key=lambda graph: (sum(graph.tokens.values()), graph.batch)):
+            stage(f"step {facts.file}", lambda f=facts: measure_step(bundle, graphs, f))  # type: ignore[misc]
+
+
+def precisions(bundle: Bundle, modality: str, runtime: Runtime = "onnx") -> list[Any]:
+    """Those that the bundle offers for a modality, lowest first."""
+    from homeroom.runtime.graphs import offered
+
+    if bundle.manifest.modality(modality).adapter == "lora":
+        return [next(g.precision for g in bundle.manifest.graphs if g.role == "grad")]  # its steps hold the backbone
+    return [*offered(bundle, modality, runtime)]
+
+
+def inputs_by_modality(bundle: Bundle, stored: list[Any]) -> dict[str, list[Any]]:
+    """The golden samples' inputs, those of one modality together."""
+    found: dict[str, list[Any]] = {modality.name: [] for modality in bundle.manifest.modalities}
+    for sample in stored:
+        for slot, values in sample.inputs.items():
+            found[bundle.manifest.slot(slot).modality] += [value for value in values if value is not None]
+    return found
+
+
+def choose_threads(bundle: Bundle, runtime: Runtime = "onnx") -> dict[str, Any]:
+    """The count, of one, half and all cores, that one pass over backbones and training steps is fastest with.
+
+    Of two within a twentieth the smaller wins: what is left over belongs to the lesson.
+    """
+    from homeroom.inference.golden import samples
+    from homeroom.runtime.graphs import Graphs
+    from homeroom.train.features.compute import compute
+
+    values = inputs_by_modality(bundle, samples(bundle))
+    times: dict[int, float] = {}
+    for count in sorted({1, max(1, hardware.cores() // 2), hardware.cores()}):
+        graphs = Graphs(bundle, None, count, runtime=runtime)
+        largest = graphs.steps("grad")[-1]
+        step = [(largest, zeros(bundle, largest))] * max(1, math.ceil(bundle.manifest.training.batch / largest.batch))
+        list(graphs.each(step))
+        began = time.perf_counter()
+        for name, inputs in values.items():
+            if bundle.manifest.modality(name).adapter == "ladder":
+                list(compute(bundle, graphs, name, inputs))
+        list(graphs.each(step))
+        times[count] = time.perf_counter() - began
+    best = min(times.values())
+    return {"threads": min(n for n, seconds in times.items() if seconds <= best * 1.05), "seconds": times}
+
+
+def measure_features(bundle: Bundle, graphs: Graphs, modality: str, values: list[Any]) -> dict[str, Any]:
+    import msgspec
+
+    from homeroom.data.preprocess.raw_inputs import length_of
+    from homeroom.device.resources.costs import FeatureCost
+    from homeroom.inference.golden import drift
+    from homeroom.train.features.compute import compute
+
+    before, direct = fresh_peak(), bundle.manifest.modality(modality).adapter == "lora"
+    found = drift(bundle, graphs, modality)  # gives the backbone back at its end
+    began = time.perf_counter()
+    if not direct:  # else there are no features, only inputs to be prepared
+        graphs.features(modality)
+    load_s = time.perf_counter() - began
+    began = time.perf_counter()
+    made = prepared(bundle, modality, values) if direct else list(compute(bundle, graphs, modality, values))
+    seconds = time.perf_counter() - began
+    texts = [len(value) for value in values if isinstance(value, str)]
+    cost: FeatureCost = FeatureCost(
+        precision=found.precision,
+        mean=found.mean,
+        worst=found.worst,
+        within=found.within,
+        seconds=seconds / max(1, len(values)),
+        size=statistics.mean(texts) if texts else 0.0,
+        tokens=statistics.mean(length_of(bundle.manifest.modality(modality), one) for _, one in made) if made else 0.0,
+        load_s=load_s,
+        bytes=max(0, (hardware.peak_resident() or 0) - before),
+    )
+    facts: dict[str, Any] = msgspec.to_builtins(cost)
+    return facts
+
+
+def prepared(bundle: Bundle, modality: str, values: list[Any]) -> list[tuple[int, np.ndarray]]:
+    """Inputs of a backbone with LoRA inside, as its steps read them."""
+    from homeroom.data.preprocess import prepare
+    from homeroom.data.preprocess.raw_inputs import direct
+
+    facts = bundle.manifest.modality(modality)
+    return [(i, direct(facts, prepare(facts, value, bundle.file))) for i, value in enumerate(values)]
+
+
+def measure_step(bundle: Bundle, graphs: Graphs, facts: Any) -> dict[str, Any]:
+    import msgspec
+
+    from homeroom.device.resources.costs import StepCost
+
+    before = fresh_peak()
+    began = time.perf_counter()
+    graph = graphs.loaded(facts)
+    load_s = time.perf_counter() - began
+    feeds = zeros(bundle, facts)
+    seconds = seconds_of(lambda: graph(feeds))
+    peak = max(0, (hardware.peak_resident() or 0) - before)
+    cost: StepCost = StepCost(
+        seconds=seconds, load_s=load_s, bytes=peak, held_bytes=min(peak, max(0, fresh_peak() - before))
+    )
+    told: dict[str, Any] = msgspec.to_builtins(cost)
+    return told
+
+
+def fresh_peak() -> int:
+    """Bytes held now, from which the peak is measured anew where the system can."""
+    from homeroom.system.memory import trim
+
+    trim()
+    hardware.forget_peak()
+    return hardware.resident() or 0
+
+
+def zeros(bundle: Bundle, facts: Any) -> dict[str, np.ndarray]:
+    """Feeds of a step: the bundle's theta and nothing else in it."""
+    import numpy as np
+
+    feeds = {
+        tensor.name: np.zeros([size if size > 0 else 1 for size in tensor.shape], tensor.dtype)
+        for tensor in facts.inputs
+    }
+    if "theta" in feeds:  # a smaller tier reads fewer values: which ones makes no difference to the time
+        feeds["theta"] = bundle.theta()[: feeds["theta"].size]
+    return feeds
+
+
+if __name__ == "__main__":
+    match sys.argv[1:]:
+        case [bundle, runtime, *threads]:
+            main(Path(bundle), runtime, *map(int, threads))  # type: ignore[arg-type]
+        case _:
+            main()

@@ -1,0 +1,135 @@
+"""What a training may use at most, and the watch that ends it in time; imports system and errors.
+
+Hard means: asked before every batch of features and every step, a budget that is spent ends the work there, and what
+was done is kept. Memory is this process's resident memory; battery and temperature count where the system tells them.
+"""
+
+from __future__ import annotations
+
+import datetime
+import re
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+from homeroom.errors import InputError, TrainError
+from homeroom.system import hardware
+
+LOOK_S = 5.0  # how often disk, battery, temperature and the time of day are looked at
+HEADROOM = 0.9  # of a control group's memory that is used: the system ends a process that meets the limit itself
+DAYS = ("mon", "tue", "wed", "thu", "fri", "sat", "sun")
+SPAN = re.compile(r"^(?:([a-z]{3})(?:-([a-z]{3}))? )?(\d\d):(\d\d)-(\d\d):(\d\d)$")
+
+
+@dataclass(frozen=True)
+class Span:
+    """Hours of local time on some days of the week (Monday is 0); over midnight where `until` is not after `since`."""
+
+    days: frozenset[int]
+    since: datetime.time
+    until: datetime.time
+
+    def holds(self, now: datetime.datetime) -> bool:
+        clock, day = now.time(), now.weekday()
+        if self.since < self.until:
+            return day in self.days and self.since <= clock < self.until
+        return (day in self.days and clock >= self.since) or ((day - 1) % 7 in self.days and clock < self.until)
+
+
+def read_span(text: str) -> Span:
+    """`mon-fri 08:00-15:30`, `sat 09:00-12:00` or, every day, `22:00-06:00`; InputError otherwise."""
+    found = SPAN.match(text.strip().lower())
+    try:
+        if found is None:
+            raise ValueError(text)
+        first, last, *clock = found.groups()
+        days = frozenset(range(7))
+        if first:
+            begin, end = DAYS.index(first), DAYS.index(last or first)
+            days = frozenset((begin + i) % 7 for i in range((end - begin) % 7 + 1))
+        hours = [int(part) for part in clock]
+        return Span(days, datetime.time(hours[0], hours[1]), datetime.time(hours[2], hours[3]))
+    except ValueError:
+        raise InputError(f"{text!r} is not a span of hours", remedy="write for example mon-fri 08:00-15:30") from None
+
+
+@dataclass(frozen=True)
+class Budget:
+    """`megabytes` (10^6 bytes) of memory, of this whole process; `free_megabytes` of disk that stay free.
+
+    `battery`: share below which an unplugged machine does not train; `celsius`: the hottest its processor may get;
+    `quiet`: hours in which it does not train. None is no limit of its own.
+    """
+
+    minutes: float = 10.0
+    megabytes: float | None = None
+    threads: int | None = None
+    free_megabytes: float = 100.0
+    battery: float = 0.3
+    celsius: float = 85.0
+    quiet: tuple[Span, ...] = ()
+
+    @property
+    def limit_bytes(self) -> int | None:
+        """The least of `megabytes` and what a control group leaves this process."""
+        group = hardware.cgroup_limit()
+        limits = [self.megabytes * 1e6 if self.megabytes else None, group * HEADROOM if group else None]
+        return min((int(limit) for limit in limits if limit is not None), default=None)
+
+    def begin(self, directory: Path) -> Watch:
+        """The clock starts; TrainError where a limit other than time and memory is spent already."""
+        watch = Watch(self, directory)
+        if spent := watch.look():
+            raise TrainError(f"it does not train now: {spent}", where=str(directory), remedy="run it again later")
+        return watch
+
+
+class Watch:
+    """A budget that is being spent. `spent` says which limit ended the work, "" while none did."""
+
+    def __init__(self, budget: Budget, directory: Path) -> None:
+        self.budget, self.directory = budget, directory
+        self.spent = ""
+        self._sampled = 0
+        self._exact = hardware.forget_peak()  # else the peak of the process's whole life would count
+        self._limit = budget.limit_bytes
+        self._end_s = time.monotonic() + 60 * budget.minutes
+        self._looked_s = time.monotonic()
+
+    def over(self) -> bool:
+        """Whether to stop before the next batch."""
+        if not self.spent:
+            self.spent = self._check()
+        return bool(self.spent)
+
+    @property
+    def peak_bytes(self) -> int:
+        """The most memory that this process held since the beginning, between two looks too where the system tells."""
+        self._sampled = max(self._sampled, (hardware.peak_resident() if self._exact else hardware.resident()) or 0)
+        return self._sampled
+
+    def _check(self) -> str:
+        now, held = time.monotonic(), self.peak_bytes
+        if now >= self._end_s:
+            return f"the {self.budget.minutes:g} minutes are over"
+        if self._limit is not None and held > self._limit:
+            return f"{held / 1e6:.0f} MB of memory were in use, {self._limit / 1e6:.0f} MB are allowed"
+        if now - self._looked_s < LOOK_S:
+            return ""
+        self._looked_s = now
+        return self.look()
+
+    def look(self) -> str:
+        """The limit of the surroundings that is spent: disk, battery, temperature, hour."""
+        budget, power = self.budget, hardware.power()
+        free, heat = hardware.disk_free(self.directory), hardware.celsius()
+        if free is not None and free < budget.free_megabytes * 1e6:
+            return f"only {free / 1e6:.0f} MB of disk are free"
+        if power.share is not None and power.plugged is False and power.share < budget.battery:
+            return f"the battery is at {power.share:.0%} and not plugged in"
+        if heat is not None and heat > budget.celsius:
+            return f"the processor is at {heat:.0f} °C"
+        now = datetime.datetime.now()
+        if any(span.holds(now) for span in budget.quiet):
+            return "these are quiet hours"
+        return ""

@@ -1,0 +1,49 @@
+"""What a machine, and one bundle on it, were measured to cost; data alone, imports nothing of the house.
+
+A measurement belongs to one bundle, one runtime and one processor: elsewhere it says nothing (`Costs.belongs_to`).
+"""
+
+from __future__ import annotations
+
+import msgspec
+
+
+class FeatureCost(msgspec.Struct, frozen=True, kw_only=True):
+    """One backbone: its precision here, how near it comes to the golden samples, and what an input costs.
+
+    `seconds` an input of mean `size` (characters of a text, else 0) and mean `tokens`; `bytes` is the peak beside the
+    process's base.
+    """
+
+    precision: str
+    mean: float
+    worst: float
+    within: bool
+    seconds: float
+    size: float
+    tokens: float
+    load_s: float
+    bytes: int
+
+
+class StepCost(msgspec.Struct, frozen=True, kw_only=True):
+    """One variant of a graph: seconds a batch, bytes at its peak, and `held_bytes` of them while it stays loaded."""
+
+    seconds: float
+    load_s: float
+    bytes: int
+    held_bytes: int
+
+
+class Costs(msgspec.Struct, frozen=True, kw_only=True):
+    """What a bundle costs here. `features` by modality, `steps` by graph file; `base_bytes` before any graph."""
+
+    bundle_id: str
+    place: str  # runtime and processor, as `homeroom.device.resources.benchmark_worker.place` names them
+    threads: int
+    base_bytes: int
+    features: dict[str, FeatureCost] = {}
+    steps: dict[str, StepCost] = {}
+
+    def belongs_to(self, bundle_id: str, place: str) -> bool:
+        return (self.bundle_id, self.place) == (bundle_id, place)

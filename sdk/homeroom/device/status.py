@@ -1,0 +1,45 @@
+"""How a device stands: counts and facts, nothing about single subjects; imports store, lineage and spending."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from homeroom.contract.signing import public_hex
+from homeroom.device.install import installed, kept_tier
+from homeroom.federation.policy import policy_in_force
+from homeroom.federation.privacy_ledger import view
+from homeroom.federation.sync import device_key
+from homeroom.federation.versions import newest_global
+from homeroom.runtime.bundle import Bundle
+from homeroom.store import Store
+
+
+def standing(store: Store, bundle: Bundle) -> dict[str, Any]:
+    known = installed(store)
+    version, newest, key = store.current(), newest_global(store, bundle), device_key(store)
+    in_use = {"kind": version.kind, "base": version.base, "version_id": version.version_id} if version else "bundle"
+    manifest, policy = bundle.manifest, policy_in_force(store)
+    return {
+        "directory": str(store.directory),
+        "bundle": {"name": manifest.name, "version": manifest.version, "bundle_id": bundle.bundle_id},
+        "tier": kept_tier(store, bundle),
+        "runtime": known.runtime if known else "onnx",
+        "samples": store.count(),
+        "set_aside": [f"{sample.sample_id[:12]}: {sample.why}" for sample in store.set_aside()],
+        "subjects": len(store.subjects()),
+        "profiles": store.profiles(),
+        "in_use": in_use,
+        "global_version": newest.base if newest else 0,
+        "versions": len(store.versions()),
+        "policy": {"institution": policy.institution, "version": policy.version} if policy else None,
+        "joined": store.get_secret("identity.enrolment") is not None,
+        "device_key": public_hex(key) if key else None,
+        "updates_waiting": len(store.pending_updates()),
+        "updates_sent": len(store.sent_updates()),
+        "unlearning_waiting": len(store.pending_unlearn()),
+        "privacy": view(store),
+        "training_unfinished": store.get_secret("state") is not None,
+        "copied_here": store.moved,
+        "clock": store.clock_warning(),
+        "damage": store.damage(),
+    }

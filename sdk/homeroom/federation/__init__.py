@@ -1,0 +1,1 @@
+"""The device's part in a federation: enrolment, sync, policy, privacy ledger."""

@@ -1,0 +1,1 @@
+"""Requests to the aggregator: transport, discovery, downloads."""

@@ -1,0 +1,208 @@
+"""Dealing with an aggregator by hand, where there is no network: a letter out on a stick, an answer in from it.
+
+The same updates, signatures and checks as in `exchange`; nothing is given up before its receipt is here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import msgspec
+import numpy as np
+from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
+
+from homeroom.contract.canonical_json import digest
+from homeroom.contract.invitation import Invitation
+from homeroom.contract.offline_folder import Stick, read, remove
+from homeroom.contract.offline_message import (
+    ANSWER_LIMIT_BYTES,
+    LETTER_LIMIT_BYTES,
+    AnswerHeader,
+    read_answer,
+    write_letter,
+)
+from homeroom.contract.sealed_box import check_sealing_key
+from homeroom.contract.signing import public_hex, verify
+from homeroom.contract.update import RoundConfiguration
+from homeroom.errors import InputError, NetworkError, TrustError, UpdateError
+from homeroom.federation import privacy_ledger
+from homeroom.federation.sync import Fetched, Scores, check_invitation, device_key, make_key, use_global
+from homeroom.federation.versions import newest_global
+from homeroom.runtime.bundle import Bundle
+from homeroom.store import Store
+from homeroom.system.files import write_durable
+
+SEALING = "identity.sealing"  # this device's X25519 key
+JOINING = "identity.joining"  # an invitation whose code is on its way by hand
+ROOM_BYTES = LETTER_LIMIT_BYTES - (4 << 20)  # for updates in one letter; what has no room goes with the next
+
+
+@dataclass(frozen=True)
+class CarriedOut:
+    """A letter that was written: how many updates and unlearning requests are in it, and whether it asks to join.
+
+    refused: why an update may not leave, by its id; in a private round that is this device's to say.
+    """
+
+    path: Path
+    updates: int
+    unlearning: int
+    joins: bool
+    size_bytes: int
+    refused: dict[str, str]
+
+
+@dataclass(frozen=True)
+class CarriedIn:
+    """An answer that was taken in; `fetched` is what became of the version in it.
+
+    bounded: updates that went into a private release, which cannot be taken out and says little of anyone.
+    """
+
+    joined: bool
+    sent: tuple[str, ...]
+    refused: dict[str, str]
+    unlearned: tuple[str, ...]
+    bounded: tuple[str, ...]
+    fetched: Fetched
+    size_bytes: int
+
+
+def prepare_join(store: Store, bundle: Bundle, invitation: Invitation, root: str) -> None:
+    """Keep an invitation, whose code then goes out with the next letter."""
+    check_invitation(bundle, invitation, root)
+    with store.step("join by hand"):
+        make_key(store)
+        store.put_secret(JOINING, msgspec.json.encode(invitation))
+
+
+def carry_out(store: Store, bundle: Bundle, stick: Path, root: str) -> CarriedOut:
+    """Write what waits to the stick, sealed to the aggregator; may be repeated, since an update counts once by its id.
+
+    Raises InputError if the device has not joined or the stick has not been at the aggregator, TrustError if another
+    root vouches for the stick's receiver, DiskFullError if the stick is full.
+    """
+    key, joining = device_key(store), store.get_secret(JOINING)
+    if key is None or (joining is None and store.get_secret("identity.enrolment") is None):
+        raise InputError(
+            "this device has not joined", where=str(store.directory), remedy="`homeroom device carry join`"
+        )
+    asked = privacy_ledger.known_round(store)
+    place = Stick(stick, root)
+    receiver = check_sealing_key(place.receiver(), root_fingerprint=root, where=str(stick))
+    newest, updates, size = newest_global(store, bundle), list[bytes](), 0
+    refused: dict[str, str] = {}
+    for update in store.pending_updates():
+        if asked is None or asked.secure:
+            break  # it has not joined yet; secure rounds go by several turns, and none of theirs is sent by itself
+        size += len(update.data)
+        if size > ROOM_BYTES:
+            break
+        try:
+            privacy_ledger.charge(store, update.data, update.update_id, asked, bundle.layout)
+        except UpdateError as problem:
+            store.mark_refused(update.update_id)
+            refused[update.update_id] = str(problem)
+            continue
+        store.mark_sending(update.update_id)  # it may arrive although no answer ever comes back
+        updates.append(update.data)
+    unlearn = store.pending_unlearn()[:4096]
+    letter = write_letter(
+        key,
+        _sealing(store),
+        receiver,
+        bundle_id=bundle.bundle_id,
+        after=newest.base if newest else 0,
+        code="" if joining is None else msgspec.json.decode(joining, type=Invitation).code,
+        updates=updates,
+        unlearn=unlearn,
+    )
+    path = place.letter(public_hex(key))
+    write_durable(path, letter)
+    return CarriedOut(path, len(updates), len(unlearn), joining is not None, len(letter), refused)
+
+
+def carry_in(store: Store, bundle: Bundle, stick: Path, root: str, score: Callable[[np.ndarray], Scores]) -> CarriedIn:
+    """Take in the answer on the stick and remove it there; nothing changes if it does not hold, or is another's."""
+    key = device_key(store)
+    if key is None:
+        raise InputError(
+            "this device has not joined", where=str(store.directory), remedy="`homeroom device carry join`"
+        )
+    path = Stick(stick, root).answer(public_hex(key))
+    if not path.is_file():
+        raise InputError("there is no answer for this device", where=str(path), remedy="carry the letter first")
+    data, where = read(path, ANSWER_LIMIT_BYTES), str(path)
+    header, version = read_answer(data, _sealing(store), device=public_hex(key), root_fingerprint=root, where=where)
+    if header.bundle_id != bundle.bundle_id:
+        raise TrustError("is about another bundle", where=where, remedy="install the institution's bundle")
+    if header.refused:
+        remove(path)
+        raise NetworkError(f"the letter was refused: {header.refused}", where=where, remedy="ask the district")
+    joined = _take_round(store, header, where)
+    sent, refused, unlearned, bounded = _take_receipts(store, header)
+    fetched = use_global(store, bundle, version, root, score) if version else Fetched()
+    remove(path)
+    return CarriedIn(joined, sent, refused, unlearned, bounded, fetched, len(data))
+
+
+def _take_round(store: Store, header: AnswerHeader, where: str) -> bool:
+    """Remember what the aggregator asks for; whether this device has joined by it."""
+    from homeroom.federation.network.client import enrolment_of
+
+    verify(header.certificate.key, "round", header.round, header.round_signature, where=where)
+    try:
+        configuration = msgspec.convert(header.round, RoundConfiguration)
+    except msgspec.ValidationError as problem:
+        raise NetworkError(
+            f"a round this version cannot read: {problem}", where=where, remedy="update homeroom"
+        ) from None
+    if configuration.bundle_id != header.bundle_id:
+        raise TrustError("the round is for another bundle", where=where)
+    joining = store.get_secret(JOINING)
+    with store.step("round by hand"):
+        store.put_secret("identity.aggregator", msgspec.json.encode(header.certificate))
+        store.put_secret("identity.school", header.school.encode())
+        if joining is None:
+            privacy_ledger.hold(store, configuration)
+        else:
+            privacy_ledger.agree(store, configuration)
+            invitation = msgspec.json.decode(joining, type=Invitation)
+            store.put_secret("identity.enrolment", msgspec.json.encode(enrolment_of(invitation)))
+            store.put_secret(JOINING, None)
+    return joining is not None
+
+
+def _take_receipts(
+    store: Store, header: AnswerHeader
+) -> tuple[tuple[str, ...], dict[str, str], tuple[str, ...], tuple[str, ...]]:
+    """What was sent, refused (with the reason), unlearned and bounded; only what really waited here counts."""
+    waiting = {digest(update.data): update.update_id for update in store.pending_updates()}
+    asked = set(store.pending_unlearn())
+    sent, refused = [], {}
+    for receipt in header.receipts:
+        update_id = waiting.get(receipt.update)
+        if update_id is None:
+            continue
+        if receipt.status in ("accepted", "already"):
+            store.mark_sent(update_id)
+            sent.append(update_id)
+            continue
+        if receipt.status == "refused":
+            store.mark_refused(update_id)
+        refused[update_id] = f"{receipt.message} ({receipt.remedy})" if receipt.remedy else receipt.message
+    unlearned = tuple(update_id for update_id in header.unlearned if update_id in asked)
+    bounded = tuple(update_id for update_id in header.bounded if update_id in asked)
+    for update_id in (*unlearned, *bounded):
+        store.mark_unlearned(update_id)
+    return tuple(sent), refused, unlearned, bounded
+
+
+def _sealing(store: Store) -> X25519PrivateKey:
+    raw = store.get_secret(SEALING)
+    if raw is None:
+        raw = X25519PrivateKey.generate().private_bytes_raw()
+        store.put_secret(SEALING, raw)
+    return X25519PrivateKey.from_private_bytes(raw)

@@ -1,0 +1,139 @@
+"""The institution's policy on this device: taken once checked, then kept at every step; imports store and bundle.
+
+Without one, the bundle's own scopes hold, and nothing else is asked of samples and rounds.
+"""
+
+from __future__ import annotations
+
+import datetime
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+import msgspec
+
+from homeroom.contract.layout import Layout
+from homeroom.contract.policy import LIMIT_BYTES, Policy, narrowed, read_policy, unmatched
+from homeroom.contract.signing import Certificate
+from homeroom.contract.update import RoundConfiguration
+from homeroom.data.samples import StoredSample
+from homeroom.errors import InputError, TrustError
+from homeroom.runtime.bundle import Bundle
+from homeroom.store import Store
+
+
+def take_policy(store: Store, bundle: Bundle, path: Path, root: str) -> Policy:
+    """Keep an institution's signed policy from now on; updates that were made before it are not sent any more.
+
+    Raises TrustError if it is not signed under the trusted root, is another institution's than the one in force, or
+    older; InputError if it names a segment that the bundle has not, since a slip of the pen would let it out.
+    """
+    try:
+        with path.open("rb") as file:
+            data = file.read(LIMIT_BYTES + 1)
+    except OSError as problem:
+        raise InputError(f"cannot be read: {problem.strerror}", where=str(path)) from None
+    policy, present = read_policy(data, root_fingerprint=root, where=str(path)), policy_in_force(store)
+    if present is not None and policy.institution != present.institution:
+        raise TrustError(
+            f"is {policy.institution!r}'s, but this device keeps {present.institution!r}'s",
+            where=str(path),
+            remedy="a device that changes hands begins in a new directory",
+        )
+    if present is not None and policy.version < present.version:
+        raise TrustError(f"version {policy.version} is older than {present.version}, in force", where=str(path))
+    if unknown := unmatched(bundle.manifest.layout, policy.scopes):
+        known = [segment.name for segment in bundle.manifest.layout]
+        raise InputError(f"names no segment of the bundle: {unknown}", where=str(path), remedy=f"known: {known}")
+    with store.step("policy", policy.version):
+        store.put_secret("policy", msgspec.json.encode(policy))
+        for update in store.pending_updates():
+            store.call_off(update.update_id)
+    return policy
+
+
+def policy_in_force(store: Store) -> Policy | None:
+    body = store.get_secret("policy")
+    return None if body is None else msgspec.json.decode(body, type=Policy)
+
+
+def layout_here(store: Store, layout: Layout) -> Layout:
+    """The layout with the scopes that hold on this device.
+
+    Only the aggregator that the root certified in the name of the policy's institution is that institution's own, or
+    one that the policy names and that merges this institution apart: with any other, its segments stay.
+    """
+    policy = policy_in_force(store)
+    found = narrowed(layout, policy.scopes if policy else {})
+    if policy is not None and _is_own(store, policy):
+        return found
+    staying = {s.name: "personal" for s in found if s.scope == "institution"}
+    return narrowed(found, staying)  # type: ignore[arg-type]
+
+
+def _is_own(store: Store, policy: Policy) -> bool:
+    """Whether the aggregator may have the segments of the policy's institution."""
+    certificate, asked = store.get_secret("identity.aggregator"), _round_in_force(store)
+    name = msgspec.json.decode(certificate, type=Certificate).name if certificate else None
+    if asked is None or not asked.by_school:
+        return name == policy.institution
+    school = (store.get_secret("identity.school") or b"").decode()
+    return bool(school) and (name == policy.institution or (name in policy.merged_by and school == policy.institution))
+
+
+def _round_in_force(store: Store) -> RoundConfiguration | None:
+    body = store.get_secret("identity.round")
+    return None if body is None else msgspec.json.decode(body, type=RoundConfiguration)
+
+
+def segments_that_stay(store: Store, layout: Layout) -> list[str]:
+    """Names of the segments that no global theta can bring: this device's own values of them count."""
+    asked = _round_in_force(store)
+    here = narrowed(layout_here(store, layout), asked.scopes if asked else {})
+    return [s.name for s in here if not (asked.takes(s) if asked else s.scope == "shared")]
+
+
+def refuses(policy: Policy | None, configuration: RoundConfiguration) -> str | None:
+    """Why a round gets no update from here, if so."""
+    if policy is None:
+        return None
+    if configuration.min_devices < policy.min_devices:
+        return (
+            f"the policy asks for at least {policy.min_devices} devices in a release, "
+            f"the aggregator releases from {configuration.min_devices}"
+        )
+    promise = configuration.privacy
+    kind = "private" if promise else "secure" if configuration.secure else "plain"
+    if kind not in policy.rounds:
+        return f"the policy allows rounds that are {' or '.join(policy.rounds)}, the aggregator's are {kind}"
+    for name, most in (("epsilon", policy.epsilon), ("delta", policy.delta)):
+        if promise and most is not None and getattr(promise, name) > most:
+            return f"the policy allows {name} up to {most:g}, the aggregator promises {getattr(promise, name):g}"
+    return None
+
+
+def admitted(policy: Policy | None, samples: Iterable[StoredSample], today: datetime.date) -> Iterator[StoredSample]:
+    """Samples as they may be stored: none without the consent that the policy asks for, none kept longer than it says.
+
+    Raises InputError at the first that may not be stored.
+    """
+    last = None
+    if policy and policy.retain_days is not None:
+        last = (today + datetime.timedelta(policy.retain_days)).isoformat()
+    for sample in samples:
+        if policy and policy.consent and not sample.consent:
+            raise InputError(
+                f"the policy of {policy.institution} asks for consent with each sample",
+                where=f"a sample of {sample.subject}",
+                remedy="say in `consent` who gave it",
+            )
+        yield msgspec.structs.replace(sample, retain_until=min(sample.retain_until or last, last)) if last else sample
+
+
+def may_teach(policy: Policy | None, sample: StoredSample, unlabelled: bool = False) -> bool:
+    """Whether a stored sample may be trained on: some are set aside, some lack a consent that is now asked for.
+
+    unlabelled: whether those without a label teach something too.
+    """
+    if not sample.teaches or not (sample.labels or unlabelled):
+        return False
+    return policy is None or not policy.consent or bool(sample.consent)

@@ -1,0 +1,255 @@
+"""Versions of theta on the device: where training starts, what a new version says of itself, what its update holds."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import msgspec
+import numpy as np
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+
+from homeroom.contract.canonical_json import identity
+from homeroom.contract.layout import FULL, Layout
+from homeroom.contract.update import RoundConfiguration, left_over, make_private, make_update, unpack_residual
+from homeroom.data.samples import StoredSample
+from homeroom.errors import UpdateError
+from homeroom.federation.policy import layout_here, policy_in_force, refuses, segments_that_stay
+from homeroom.federation.subject_updates import contributions
+from homeroom.runtime.bundle import Bundle
+from homeroom.runtime.graphs import Graphs
+from homeroom.store import Store, Version
+from homeroom.train.features.dataset import Dataset, Example
+from homeroom.train.fit import Settings
+
+ON_ITS_WAY = "this device's update for the present global theta is already on its way, or was refused"
+
+
+@dataclass(frozen=True)
+class Start:
+    """Where training begins: theta float32 [P], the global version it answers, and who is already inside."""
+
+    theta: np.ndarray
+    base: int
+    name: str
+    subjects: tuple[str, ...] = ()
+
+
+def facts(bundle: Bundle, **more: Any) -> dict[str, Any]:
+    """What a version says of itself; its segments by identity, so that a later bundle can still use them."""
+    layout = bundle.manifest.layout
+    places = {s.segment_id: [layout.slices[s.name].start, layout.slices[s.name].stop] for s in layout}
+    return {"bundle_id": bundle.bundle_id, "segments": places, **more}
+
+
+def theta_of(store: Store, bundle: Bundle, version: Version | None) -> np.ndarray:
+    """Theta float32 [P] for this bundle: the version's own, or what of it the bundle's layout still has.
+
+    A global one is assembled by owner: what stays on this device comes from its own newest training.
+    """
+    theta = as_stored(store, bundle, version)
+    return with_own_segments(store, bundle, theta) if version and version.kind == "global" else theta
+
+
+def with_own_segments(store: Store, bundle: Bundle, theta: np.ndarray) -> np.ndarray:
+    """A global theta [P] with this device's newest values of the segments that never leave it."""
+    layout, own = bundle.manifest.layout, _source_of_own(store, bundle)
+    if own is None:
+        return theta
+    mine = layout.split(as_stored(store, bundle, own))
+    return layout.join({name: mine[name] for name in segments_that_stay(store, layout)}, theta)
+
+
+def _source_of_own(store: Store, bundle: Bundle) -> Version | None:
+    """The newest local version, if any segment stays here."""
+    if not segments_that_stay(store, bundle.manifest.layout):
+        return None
+    return next((v for v in reversed(store.versions()) if v.kind == "local"), None)
+
+
+def as_stored(store: Store, bundle: Bundle, version: Version | None) -> np.ndarray:
+    """A version's own theta (as it was released, if global), brought to this bundle's layout."""
+    if version is None:
+        return bundle.theta()
+    theta = store.theta(version.version_id)
+    if version.facts["bundle_id"] == bundle.bundle_id:
+        return theta
+    old: Mapping[str, list[int]] = version.facts["segments"]
+    layout = bundle.manifest.layout
+    parts = {s.name: theta[slice(*old[s.segment_id])] for s in layout if s.segment_id in old}
+    return layout.join(parts, bundle.theta())
+
+
+def newest_global(store: Store, bundle: Bundle) -> Version | None:
+    """The newest global version of this bundle."""
+    ours = [v for v in store.versions() if v.kind == "global" and v.facts["bundle_id"] == bundle.bundle_id]
+    return max(ours, key=lambda version: version.base, default=None)
+
+
+def start_of_training(store: Store, bundle: Bundle) -> Start:
+    """The newest global theta, else the version in use, else the bundle's own."""
+    found = newest_global(store, bundle)
+    return _start(store, bundle, found or store.current())
+
+
+def start_of_profile(store: Store, bundle: Bundle) -> Start:
+    """The theta in use, which everybody's answers come from."""
+    return _start(store, bundle, store.current())
+
+
+def start_of_unfinished(store: Store, bundle: Bundle) -> Start | None:
+    """Where the version in use was trained from, if the budget ended before it was finished."""
+    present = store.current()
+    if present is None or present.facts.get("finished", True):
+        return None
+    before = next((v for v in store.versions() if v.version_id == present.facts["start"]), None)
+    return _start(store, bundle, before)
+
+
+def _start(store: Store, bundle: Bundle, version: Version | None) -> Start:
+    if version is None:
+        return Start(bundle.theta(), 0, "bundle")
+    base, entered = (version.base, store.subjects_of(version)) if version.kind == "global" else (0, ())
+    own = _source_of_own(store, bundle) if version.kind == "global" else version
+    entered += store.subjects_of(own) if own else ()
+    return Start(theta_of(store, bundle, version), base, version.version_id, entered)
+
+
+def temperatures(store: Store, version: Version | None) -> dict[str, float]:
+    """By task, what calibrates a version's probabilities; a global one uses those of the newest local version."""
+    return dict(_learned_here(store, version).get("temperatures", {}))
+
+
+def weights(store: Store, version: Version | None) -> dict[str, float]:
+    """By modality, how often a poor input counts, as `weighing` learned it with a version; of a global one as above."""
+    return dict(_learned_here(store, version).get("weights", {}))
+
+
+def _learned_here(store: Store, version: Version | None) -> Mapping[str, Any]:
+    if version is not None and version.kind == "global":
+        version = next((v for v in reversed(store.versions()) if v.kind == "local"), None)
+    return version.facts if version else {}
+
+
+def tag(
+    bundle: Bundle,
+    start: Start,
+    settings: Settings,
+    ids: Sequence[str],
+    weights: Mapping[str, float],
+    tier: str = FULL,
+) -> str:
+    """What an unfinished training belongs to: it goes on only if all of these are the same."""
+    more = [*([dict(weights)] if weights else []), *([tier] if tier != FULL else [])]
+    return identity([bundle.bundle_id, start.name, msgspec.to_builtins(settings), [*ids], *more])
+
+
+def begin(
+    store: Store, bundle: Bundle, graphs: Graphs, settings: Settings, samples: Sequence[StoredSample]
+) -> tuple[Start, str, bytes | None]:
+    """Where to start, what the training is known by, and the state to go on from if it was cut short."""
+    start, weighed = start_of_training(store, bundle), weights(store, store.current())
+    ids = [sample.sample_id + ("-" if sample.left_out or sample.weighed else "") for sample in samples]
+    for candidate in filter(None, (start, start_of_unfinished(store, bundle))):
+        known_by = tag(bundle, candidate, settings, ids, weighed, graphs.tier)
+        if state := store.load_state(known_by):
+            return candidate, known_by, state
+    return start, tag(bundle, start, settings, ids, weighed, graphs.tier), None
+
+
+@dataclass(frozen=True)
+class Parts:
+    """A signed update that was clipped subject by subject, and whose samples are in it."""
+
+    update_id: str
+    data: bytes
+    base: int
+    subjects: tuple[str, ...]
+
+
+def clipped_parts(
+    store: Store,
+    bundle: Bundle,
+    graphs: Graphs,
+    ready: Sequence[Example],
+    settings: Settings,
+    key: Ed25519PrivateKey | None,
+    configuration: RoundConfiguration | None,
+    stop: Callable[[], bool] = bool,
+) -> Parts | None:
+    """What these examples change, subject by subject, from the newest global theta on; None if no round asks for that.
+
+    What the device uses itself is trained apart: it needs neither clip nor noise, and does not leave.
+    """
+    if key is None or configuration is None or not configuration.by_subject:
+        return None
+    base, update_id, subjects = newest_global(store, bundle), uuid.uuid4().hex, list[str]()
+    train, here = Dataset(bundle.manifest, ready), layout_here(store, bundle.layout)
+
+    def moves() -> Iterator[np.ndarray]:
+        start = theta_of(store, bundle, base)
+        for subject, moved in contributions(graphs, train, start, settings, configuration.parts, stop):
+            subjects.append(subject)
+            yield _leaving(here, configuration, moved)
+
+    number = base.base if base else 0
+    try:
+        data = make_private(key, configuration, bundle.layout, moves(), number, update_id)
+    except UpdateError:  # no time, or nobody whose samples teach
+        return None
+    return Parts(update_id, data, number, tuple(subjects))
+
+
+def _leaving(layout: Layout, configuration: RoundConfiguration, delta: np.ndarray) -> np.ndarray:
+    """A difference [P] for a private round, where every shared segment must be there: what does not leave is zero.
+
+    layout: with the scopes that hold on this device.
+    """
+    return layout.join({s.name: np.zeros(s.size) for s in layout if not configuration.takes(s)}, delta)
+
+
+def queue_update(
+    store: Store,
+    bundle: Bundle,
+    version: Version,
+    key: Ed25519PrivateKey,
+    configuration: RoundConfiguration,
+    parts: Parts | None = None,
+) -> str:
+    """Queue the update of a local version, one for each base; say "queued", or why not.
+
+    parts: what was trained beside it where the round's promise is by subject.
+    """
+    base = newest_global(store, bundle)
+    if version.facts["bundle_id"] != bundle.bundle_id or version.base != (base.base if base else 0):
+        return "a newer global theta is here: train again first"
+    if why := refuses(policy_in_force(store), configuration):
+        return why
+    if configuration.by_subject:
+        return _queue_parts(store, bundle, version.base, parts)
+    configuration = configuration.at(base.facts.get("clip_norm", msgspec.UNSET) if base else msgspec.UNSET)
+    layout, update_id = layout_here(store, bundle.layout), version.version_id
+    tier = version.facts.get("tier", FULL)
+    residual, others = store.residual()
+    delta = theta_of(store, bundle, version) - theta_of(store, bundle, base) + unpack_residual(residual, layout)
+    if configuration.privacy:
+        layout, delta = bundle.layout, _leaving(layout, configuration, delta)
+    subjects = {*store.subjects_of(version), *others}
+    try:
+        data = make_update(key, configuration, layout, delta, version.facts["examples"], version.base, update_id, tier)
+        rest = left_over(data, configuration, layout, delta)
+    except UpdateError as problem:
+        return str(problem)
+    if store.queue_update(update_id, data, version.base, subjects, bundle.bundle_id, rest):
+        return "queued"
+    return ON_ITS_WAY
+
+
+def _queue_parts(store: Store, bundle: Bundle, base: int, parts: Parts | None) -> str:
+    if parts is None:
+        waits = any(update.base == base for update in store.pending_updates())
+        return "queued" if waits else "this round is private for each subject: train again, and its update is made"
+    queued = store.queue_update(parts.update_id, parts.data, base, parts.subjects, bundle.bundle_id)
+    return "queued" if queued else ON_ITS_WAY

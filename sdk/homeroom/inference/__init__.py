@@ -1,0 +1,1 @@
+"""From theta to answers and their explanations."""

@@ -1,0 +1,1 @@
+"""Privacy mechanisms as pure steps: discrete Gaussian noise, secure aggregation."""

@@ -1,0 +1,214 @@
+"""Graphs of a bundle, loaded when first needed, behind an interface of one call; imports bundle and a runtime."""
+
+from __future__ import annotations
+
+import math
+from collections import deque
+from collections.abc import Iterable, Iterator, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
+from copy import copy
+from functools import cached_property
+from pathlib import Path
+from typing import Protocol, get_args
+
+import numpy as np
+
+from homeroom.contract.layout import FULL
+from homeroom.contract.manifest import Graph as GraphFacts
+from homeroom.contract.manifest import Manifest, Precision, Runtime
+from homeroom.errors import BundleError
+from homeroom.runtime.bundle import Bundle
+from homeroom.system.hardware import cores
+
+GRADIENTS = ("grad", "grad_heads")  # steps in parts
+SUFFIXES: dict[Runtime, str] = {"onnx": ".onnx", "litert": ".tflite"}
+
+
+class Graph(Protocol):
+    """A loaded graph: arrays by input name in, arrays by output name out."""
+
+    def __call__(self, feeds: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]: ...
+
+
+def load(path: Path, *, threads: int | None = None, lasting: bool = False) -> Graph:
+    """The graph in the runtime that its file is for; MissingExtraError if that is LiteRT and not installed."""
+    if path.suffix == SUFFIXES["litert"]:
+        from homeroom.runtime.litert import LitertGraph
+
+        return LitertGraph(path, threads)
+    from homeroom.runtime.onnx import OnnxGraph
+
+    return OnnxGraph(path, threads, lasting=lasting)
+
+
+class Graphs:
+    """The graphs of one bundle and tier.
+
+    `precision`: which backbone of each modality is used here, the lowest if absent. `runtime`: what runs them; a graph
+    that the bundle does not have for it runs in onnxruntime.
+    """
+
+    def __init__(
+        self,
+        bundle: Bundle,
+        precision: Mapping[str, Precision] | None = None,
+        threads: int | None = None,
+        tier: str = FULL,
+        runtime: Runtime = "onnx",
+    ):
+        self.bundle, self.threads, self.tier, self.runtime = bundle, threads, tier, runtime
+        each = {modality.name: offered(bundle, modality.name, runtime) for modality in bundle.manifest.modalities}
+        self.precision: dict[str, Precision] = {name: found[0] for name, found in each.items() if found}
+        self.precision.update(precision or {})
+        self.largest_batch: int | None = None  # of a step of training, where memory is short
+        self._loaded: dict[str, Graph] = {}
+
+    def use(self, threads: int | None, largest_batch: int | None) -> None:
+        """From now on run on so many threads, and train in batches of at most so many."""
+        if threads is not None and threads != self.threads:
+            self.threads = threads
+            self._loaded.clear()
+            self.__dict__.pop("_pool", None)
+        self.largest_batch = largest_batch
+
+    def within(self) -> list[tuple[Graphs, np.ndarray | slice]]:
+        """The graphs of each tier up to this one, the smallest first, and where in this one's theta its values stand.
+
+        What is loaded is held once, and so are the threads.
+        """
+        names = [*(tier.name for tier in self.bundle.manifest.tiers), FULL]
+        own, found = self._index(), list[tuple[Graphs, np.ndarray | slice]]()
+        for name in names[: names.index(self.tier)]:
+            smaller, index = copy(self), dict(self.bundle.layout.tiers)[name]
+            smaller.tier, smaller._pool = name, self._pool
+            found.append((smaller, index if own is None else np.searchsorted(own, index)))
+        return [*found, (self, slice(None))]
+
+    def features_graph(self, modality: str) -> GraphFacts:
+        for graph in variants(self.bundle, modality, self.runtime):
+            if graph.precision == self.precision[modality]:
+                return graph
+        raise BundleError(f"has no {self.precision[modality]} backbone for {modality}", where="manifest.json")
+
+    def features(self, modality: str) -> Graph:
+        return self.loaded(self.features_graph(modality))
+
+    def release(self, modality: str) -> None:
+        """Give a backbone's memory back; it is loaded again when needed."""
+        self._loaded.pop(self.features_graph(modality).file, None)
+
+    def steps(self, role: str) -> list[GraphFacts]:
+        """The tier's variants of a step, the one with the smallest bucket first.
+
+        Those of `grad` serve for `grad_heads` too, where the bundle or the runtime has none.
+        """
+        every = (*self.bundle.manifest.graphs, *self.bundle.manifest.settled)
+        found = [graph for graph in every if (graph.role, graph.tier) == (role, self.tier)]
+        if role == "grad_heads" and (self.runtime != "onnx" or not found):
+            return self.steps("grad")
+        if role in GRADIENTS and self.largest_batch is not None:
+            found = [graph for graph in found if graph.batch <= self.largest_batch]
+        if not found:
+            raise BundleError(f"has no {role} graph", where="manifest.json", remedy="export the bundle again")
+        return sorted(found, key=lambda graph: (sorted(graph.tokens.items()), graph.batch))
+
+    def narrow(self, theta: np.ndarray) -> np.ndarray:
+        """What the tier's graphs read of theta float32 [P]: theta[index]; what is narrow already stays as it is."""
+        index = self._index()
+        theta = np.ascontiguousarray(theta, np.float32)
+        return theta if index is None or len(theta) == len(index) else theta[index]
+
+    def widen(self, narrow: np.ndarray, theta: np.ndarray) -> np.ndarray:
+        """A copy of theta float32 [P] with the tier's values in their places."""
+        index = self._index()
+        if index is None:
+            return narrow
+        whole = np.array(theta, np.float32)
+        whole[index] = narrow
+        return whole
+
+    def _index(self) -> np.ndarray | None:
+        if self.tier == FULL:
+            return None
+        tiers = dict(self.bundle.layout.tiers)
+        if self.tier not in tiers:
+            raise BundleError(f"has no tier {self.tier}", where="manifest.json", remedy=f"one of {[*tiers, FULL]}")
+        return tiers[self.tier]
+
+    def loaded(self, facts: GraphFacts) -> Graph:
+        """The graph, or what it was converted to for the runtime in use."""
+        file = twin(self.bundle, facts, self.runtime).file
+        if file not in self._loaded:
+            share = self.at_once(facts)
+            threads = max(1, (self.threads or cores()) // share) if share > 1 else self.threads
+            self._loaded[file] = load(self.bundle.file(file), threads=threads, lasting=facts.role != "features")
+        return self._loaded[file]
+
+    def warm(self, every: Iterable[GraphFacts]) -> None:
+        """Load graphs that are about to run side by side, several at once."""
+        files = {twin(self.bundle, facts, self.runtime).file: facts for facts in every if self.at_once(facts) > 1}
+        missing = [facts for file, facts in files.items() if file not in self._loaded]
+        for _ in self._pool.map(self.loaded, missing):
+            pass
+
+    def each(self, work: Iterable[tuple[GraphFacts, Mapping[str, np.ndarray]]]) -> Iterator[dict[str, np.ndarray]]:
+        """The outputs of many runs, in their order; some at once, on their share of the threads, where that is quicker.
+
+        One more of `work` is taken than runs at once.
+        """
+        running: deque[Future[dict[str, np.ndarray]]] = deque()
+        for facts, feeds in work:
+            run, most = self.loaded(facts), self.at_once(facts)
+            while len(running) >= most:
+                yield running.popleft().result()
+            if most == 1:
+                yield run(feeds)
+            else:
+                running.append(self._pool.submit(run, feeds))
+        while running:
+            yield running.popleft().result()
+
+    def at_once(self, facts: GraphFacts) -> int:
+        """How many runs of a graph are best under way together."""
+        return at_once(self.bundle.manifest, facts, self.threads or cores(), self.runtime)
+
+    @cached_property
+    def _pool(self) -> ThreadPoolExecutor:
+        return ThreadPoolExecutor(self.threads or cores(), "graph")
+
+
+def at_once(manifest: Manifest, facts: GraphFacts, threads: int, runtime: Runtime) -> int:
+    """How many runs of a step are best under way together, each on its share of so many threads.
+
+    A ladder's step is many small operations: a second thread inside of it is hardly felt, two parts side by side take
+    little more than half the time. A step with a backbone inside is large enough, and so is its memory. LiteRT's runs
+    share their buffers.
+    """
+    if runtime != "onnx" or any(modality.adapter == "lora" for modality in manifest.modalities):
+        return 1
+    if facts.role == "predict":
+        return threads
+    parts = math.ceil(manifest.training.batch / facts.batch) if facts.role in GRADIENTS else 1
+    return max(1, min(threads, parts))
+
+
+def twin(bundle: Bundle, facts: GraphFacts, runtime: Runtime) -> GraphFacts:
+    """The same graph for a runtime; the one given where the bundle has none."""
+    key = (facts.role, facts.modality, facts.precision, facts.batch, facts.tokens, facts.tier)
+    for other in bundle.manifest.converted:
+        if (other.role, other.modality, other.precision, other.batch, other.tokens, other.tier) == key:
+            return other if other.runtime == runtime else facts
+    return facts
+
+
+def variants(bundle: Bundle, modality: str, runtime: Runtime) -> list[GraphFacts]:
+    """A modality's backbones for a runtime, the lowest precision first; onnxruntime's if there are none for it."""
+    every = [g for g in (*bundle.manifest.converted, *bundle.manifest.graphs) if g.role == "features"]
+    of_modality = [g for g in every if g.modality == modality]
+    found = [g for g in of_modality if g.runtime == runtime] or [g for g in of_modality if g.runtime == "onnx"]
+    return sorted(found, key=lambda graph: get_args(Precision).index(graph.precision))
+
+
+def offered(bundle: Bundle, modality: str, runtime: Runtime) -> list[Precision]:
+    """The precisions of a modality's backbones for a runtime, lowest first."""
+    return [graph.precision for graph in variants(bundle, modality, runtime)]

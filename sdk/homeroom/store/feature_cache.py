@@ -1,0 +1,151 @@
+"""cache.db: computed features, sealed with their subject's key, rebuilt when damaged; imports database and key book."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from itertools import islice
+from pathlib import Path
+
+import msgspec
+import numpy as np
+
+from homeroom.store.data_keys import KeyBook
+from homeroom.store.encryption import BrokenSealError, Cipher
+from homeroom.store.schema import CACHE
+from homeroom.system.sqlite import DamagedError, Database
+
+READ_TOGETHER = 32  # rows of one query: half the cost of a query each
+CHECKED_AT_OPEN_BYTES = 4 << 20  # a larger cache is not checked as a whole: a lost row is computed again
+
+
+class FeatureCache:
+    """Features int8 [taps, n, dim] by (variant of the backbone, subject, digest of the input)."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.rebuilt = False
+        self._database = self._open()
+
+    def _open(self) -> Database:
+        try:
+            database = Database(self.path, durable=False)
+            with database.refusals():
+                database.connection.executescript(CACHE)
+            if self.path.stat().st_size <= CHECKED_AT_OPEN_BYTES and database.check():
+                database.close()
+                raise DamagedError(str(self.path))
+            return database
+        except DamagedError:
+            self._delete()
+            return self._open()
+
+    def _delete(self) -> None:
+        self.rebuilt = True
+        for suffix in ("", "-wal", "-shm", "-journal"):
+            self.path.with_name(self.path.name + suffix).unlink(missing_ok=True)
+
+    def rebuild(self) -> None:
+        self._database.close()
+        self._delete()
+        self._database = self._open()
+
+    def read(
+        self, keys: KeyBook, variant: str, wanted: Iterable[tuple[str, bytes]]
+    ) -> dict[tuple[str, bytes], np.ndarray]:
+        """What is there of the (subject, content digest) pairs; a damaged row counts as absent and is removed."""
+        found: dict[tuple[str, bytes], np.ndarray] = {}
+        rest = iter(wanted)
+        try:
+            while some := list(islice(rest, READ_TOGETHER)):
+                known = {
+                    (s.subject_id, s.cipher.index("features", variant, content)): (s, content)
+                    for subject, content in some
+                    if (s := keys.find(subject))
+                }
+                if not known:
+                    continue
+                where = " OR ".join(["(subject_id = ? AND name = ?)"] * len(known))
+                sql = f"SELECT subject_id, name, body FROM features WHERE {where}"
+                for owner, name, body in self._database.rows(sql, [part for key in known for part in key]):
+                    subject, content = known[owner, name]
+                    try:
+                        found[subject.name, content] = _unpack(subject.cipher, body, name)
+                    except BrokenSealError:
+                        self.rebuilt = True
+                        self._database.write("DELETE FROM features WHERE name = ?", (name,))
+        except DamagedError:
+            self.rebuild()
+            return {}
+        return found
+
+    def held(self, keys: KeyBook, variant: str, wanted: Iterable[tuple[str, bytes]]) -> set[tuple[str, bytes]]:
+        """Which of the (subject, content digest) pairs have a row, without opening it."""
+        found = set()
+        try:
+            for name, content in wanted:
+                subject = keys.find(name)
+                if subject is not None:
+                    index = subject.cipher.index("features", variant, content)
+                    sql = "SELECT 1 FROM features WHERE subject_id = ? AND name = ?"
+                    if self._database.one(sql, (subject.subject_id, index)):
+                        found.add((name, content))
+        except DamagedError:
+            self.rebuild()
+            return set()
+        return found
+
+    def write(self, keys: KeyBook, variant: str, features: Mapping[tuple[str, bytes], np.ndarray]) -> None:
+        rows = []
+        for (name, content), array in features.items():
+            subject = keys.find(name)
+            if subject is not None:  # forgotten meanwhile: nothing to keep
+                index = subject.cipher.index("features", variant, content)
+                rows.append((subject.subject_id, index, _pack(subject.cipher, array, index)))
+        sql = "INSERT OR REPLACE INTO features (subject_id, name, body) VALUES (?, ?, ?)"
+        try:
+            self._database.write_many(sql, rows)
+        except DamagedError:
+            self.rebuild()
+            self._database.write_many(sql, rows)
+
+    def count(self, subject_id: int) -> int:
+        try:
+            return int(self._database.one("SELECT count(*) FROM features WHERE subject_id = ?", (subject_id,))[0])
+        except DamagedError:
+            self.rebuild()
+            return 0
+
+    def forget(self, subject_ids: Iterable[int]) -> None:
+        """Delete subjects' rows, and empty the log that may hold them."""
+        try:
+            self._database.write_many("DELETE FROM features WHERE subject_id = ?", [(i,) for i in subject_ids])
+            self._database.empty_log()
+        except DamagedError:
+            self.rebuild()
+
+    def keep_only(self, subject_ids: Iterable[int]) -> None:
+        """Delete the rows of every other subject: after a `forget` that was cut short, or a restored store."""
+        kept = set(subject_ids)
+        try:
+            there = {row[0] for row in self._database.rows("SELECT DISTINCT subject_id FROM features")}
+        except DamagedError:
+            self.rebuild()
+            return
+        if there - kept:
+            self.forget(there - kept)
+
+    def close(self) -> None:
+        self._database.close()
+
+
+def _pack(cipher: Cipher, array: np.ndarray, index: bytes) -> bytes:
+    array = np.ascontiguousarray(array, np.int8)
+    return cipher.seal(msgspec.msgpack.encode((array.shape, array.tobytes())), "features", index.hex())
+
+
+def _unpack(cipher: Cipher, body: bytes, index: bytes) -> np.ndarray:
+    shape, data = PACKED.decode(cipher.open(body, "features", index.hex()))
+    return np.frombuffer(data, np.int8).reshape(shape)
+
+
+PACKED = msgspec.msgpack.Decoder(tuple[tuple[int, int, int], bytes])

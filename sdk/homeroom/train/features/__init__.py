@@ -1,0 +1,1 @@
+"""Features of samples: computed once, cached, packed into batches."""

@@ -1,0 +1,91 @@
+"""Features of inputs by the frozen backbone, in batches of like length; imports preprocess and runtime."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Any
+
+import numpy as np
+
+from homeroom.contract.manifest import Modality
+from homeroom.data.preprocess import Prepared, bucket, collate, of_any_length, prepare
+from homeroom.errors import BundleError
+from homeroom.runtime.bundle import Bundle
+from homeroom.runtime.graphs import Graphs
+
+BATCH_TOKENS = 1024  # rows x tokens of one batch of texts or sequences: bounds memory whatever the length
+BATCH_MEDIA = 8  # pictures or clips at once: their decoded arrays are large
+AHEAD_BYTES = 1 << 20  # of encoded media that wait to be decoded
+WINDOW = 512  # texts tokenised (or sequences), then sorted by length, at a time
+
+Progress = Callable[[str, int, int], None]  # stage, done, total
+
+
+def compute(
+    bundle: Bundle,
+    graphs: Graphs,
+    modality: str,
+    values: Sequence[Any],
+    *,
+    progress: Progress | None = None,
+    stop: Callable[[], bool] = bool,
+) -> Iterator[tuple[int, np.ndarray]]:
+    """Yield (index of the value, int8 [taps, n, dim]) in the order they are computed; n counts no padding.
+
+    stop: asked before every batch whether to end there. The backbone is released at the end.
+    """
+    facts = bundle.manifest.modality(modality)
+    padded = of_any_length(facts.preprocess)
+    done = 0
+    for ready in _windows(bundle, facts, values) if padded else _decoded(bundle, facts, values):
+        if stop():
+            break
+        for batch in _batches(facts.buckets, {n: p.tokens for n, p in ready.items()}, padded):
+            if stop():
+                break
+            made = graphs.features(modality)(collate(facts, [ready[number] for number in batch]))["features"]
+            if made.dtype != np.int8 or made.shape[:2] != (len(batch), len(facts.taps)) or made.shape[3] != facts.dim:
+                raise BundleError(f"gives {made.dtype}{list(made.shape)}", where=f"features/{modality}")
+            for row, number in enumerate(batch):
+                yield number, np.ascontiguousarray(made[row, :, : ready[number].tokens])
+            done += len(batch)
+            if progress:
+                progress(f"{modality} features", done, len(values))
+    graphs.release(modality)
+
+
+def _windows(bundle: Bundle, facts: Modality, values: Sequence[Any]) -> Iterator[dict[int, Prepared]]:
+    for start in range(0, len(values), WINDOW):
+        numbers = range(start, min(start + WINDOW, len(values)))
+        yield {number: prepare(facts, values[number], bundle.file) for number in numbers}
+
+
+def _decoded(bundle: Bundle, facts: Modality, values: Sequence[Any]) -> Iterator[dict[int, Prepared]]:
+    """Batches of media; a worker decodes the next one, a megabyte of it at most, while the backbone runs on one."""
+    ahead: dict[int, Future[Prepared]] = {}
+    with ThreadPoolExecutor(1, "decode") as worker:
+        for start in range(0, len(values), BATCH_MEDIA):
+            now, after = (range(len(values))[at : at + BATCH_MEDIA] for at in (start, start + BATCH_MEDIA))
+            ready = {n: ahead[n].result() if n in ahead else prepare(facts, values[n], bundle.file) for n in now}
+            ahead, held = {}, 0
+            for number in after:
+                if held > AHEAD_BYTES:
+                    break
+                value = values[number]  # read in this thread, which the store belongs to
+                held += len(value)
+                ahead[number] = worker.submit(prepare, facts, value, bundle.file)
+            yield ready
+
+
+def _batches(buckets: Sequence[int], tokens: dict[int, int], padded: bool) -> Iterator[list[int]]:
+    if not padded:
+        yield list(tokens)
+        return
+    by_bucket: dict[int, list[int]] = {}
+    for number, count in tokens.items():
+        by_bucket.setdefault(bucket(buckets, count), []).append(number)
+    for length, numbers in sorted(by_bucket.items()):
+        rows = max(1, min(32, BATCH_TOKENS // length))
+        for start in range(0, len(numbers), rows):
+            yield numbers[start : start + rows]

@@ -1,0 +1,128 @@
+"""A small institution for tests: a bundle without graphs, an aggregator's folder, devices with keys."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import safetensors.numpy
+import uvicorn
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+
+from homeroom import Device
+from homeroom.contract.canonical_json import canonical, digest_file
+from homeroom.contract.layout import Parameter, Segment
+from homeroom.contract.manifest import File, Manifest, Modality, Slot, TablePreprocess, Task, Tolerance
+from homeroom.contract.signing import certify, new_key
+from homeroom.contract.update import RoundConfiguration, make_update
+from homeroom.federation import versions
+from homeroom.runtime.bundle import write_signature
+from homeroom_aggregator.admin import folder
+from homeroom_aggregator.server import serve
+from homeroom_aggregator.server.requests import Service
+
+ROOT, EXPORTER = new_key(), new_key()
+START = np.linspace(-1, 1, 10, dtype=np.float32)
+SEGMENTS = (
+    Segment(name="ladder.table", parameters=(Parameter("w", (2, 2)),), meaning="test/1", modality="table"),
+    Segment(name="head.grade", parameters=(Parameter("w", (3,)),), meaning="test/1", task="grade"),
+    Segment(name="own", parameters=(Parameter("w", (3,)),), meaning="test/1", scope="personal", widest="personal"),
+)
+
+
+def write_bundle(path: Path, *, name: str = "lesson", version: int = 1) -> Path:
+    """A signed bundle with three segments, one of them personal, and no graph."""
+    (path / "golden").mkdir(parents=True)
+    (path / "golden" / "samples.jsonl").write_text("")
+    (path / "theta.safetensors").write_bytes(safetensors.numpy.save({"theta": START}))
+    modality = Modality(
+        name="table",
+        features_id="1" * 64,
+        encoder="test",
+        taps=("row",),
+        dim=2,
+        buckets=(1,),
+        preprocess=TablePreprocess(columns=()),
+        tolerance=Tolerance(0.9, 0.9),
+    )
+    files = {
+        file: File(digest_file(path / file), (path / file).stat().st_size)
+        for file in ("theta.safetensors", "golden/samples.jsonl")
+    }
+    manifest = Manifest(
+        format=1,
+        name=name,
+        version=version,
+        files=files,
+        modalities=(modality,),
+        slots=(Slot("facts", "table"),),
+        tasks=(Task(name="grade", kind="classification", reads=("facts",), labels=("a", "b"), width=2),),
+        segments=SEGMENTS,
+        graphs=(),
+        theta="theta.safetensors",
+        golden="golden",
+    )
+    (path / "manifest.json").write_bytes(canonical(manifest))
+    write_signature(path, manifest, certify(ROOT, "exporter", EXPORTER, "tests"), EXPORTER)
+    return path
+
+
+def make_folder(tmp: Path, **configuration: Any) -> Path:
+    """An aggregator's folder for that bundle; two updates a release, two devices, unless said otherwise."""
+    settings = {"bundle_id": "0" * 64, "buffer_size": 2, "min_devices": 2, **configuration}
+    asked = RoundConfiguration(**settings)
+    bundle = tmp / "bundle"
+    if not bundle.exists():
+        write_bundle(bundle)
+    folder.make(tmp / "district", bundle, institution="District 7", root_key=ROOT, configuration=asked)
+    return tmp / "district"
+
+
+@dataclass(frozen=True)
+class School:
+    """A device's key, and the updates it makes."""
+
+    key: Ed25519PrivateKey = field(default_factory=new_key)
+
+    @property
+    def name(self) -> str:
+        return self.key.public_key().public_bytes_raw().hex()
+
+    def update(
+        self, configuration: RoundConfiguration, delta: np.ndarray | float = 0.5, base: int = 0, **examples: int
+    ) -> bytes:
+        """An update of every segment that `examples` names (`ladder_table=4`); all shared ones unless told."""
+        from homeroom.contract.layout import Layout
+
+        counts = {name.replace("_", ".", 1): n for name, n in examples.items()} or {"ladder.table": 4, "head.grade": 4}
+        values = np.broadcast_to(np.asarray(delta, np.float32), START.shape)
+        return make_update(self.key, configuration, Layout(SEGMENTS), values, counts, base)
+
+
+def learn(device: Device, step: float) -> None:
+    """A training, without graphs: every shared value moves by `step`."""
+    newest = versions.newest_global(device.store, device.bundle)
+    theta = versions.theta_of(device.store, device.bundle, newest) + np.float32(step)
+    facts = versions.facts(device.bundle, examples={"ladder.table": 4, "head.grade": 4}, temperatures={}, settings={})
+    base = newest.base if newest else 0
+    device.store.set_current(device.store.put_version(theta, "local", base, facts))
+
+
+@contextmanager
+def running(service: Service, certificate: Path | None = None, key: Path | None = None) -> Iterator[str]:
+    """The real server on a free port of this machine; its address."""
+    listening = serve.listen("127.0.0.1", 0)
+    server = uvicorn.Server(serve.configuration(service, certificate, key))
+    thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]}, daemon=True)
+    thread.start()
+    try:
+        yield f"http://127.0.0.1:{listening.getsockname()[1]}"
+    finally:
+        server.should_exit = True
+        thread.join(10)
+        listening.close()

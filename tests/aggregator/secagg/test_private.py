@@ -1,0 +1,124 @@
+"""Private secure rounds: the devices add the noise, the server sees a noised sum, and both ends keep the budget."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import msgspec
+import numpy as np
+import pytest
+
+from aggregator.institution import SEGMENTS, START, make_folder, running
+from aggregator.secagg.test_rounds_over_http import RULES, District, Member
+from homeroom.contract.layout import Layout
+from homeroom.contract.privacy import Privacy, spent
+from homeroom.contract.secagg import SecureRules
+from homeroom.contract.update import RoundConfiguration, read_update
+from homeroom.errors import TrustError, UpdateError
+from homeroom.federation import privacy_ledger
+from homeroom.privacy.secagg.noise import share, share_grid
+from homeroom_aggregator.admin import folder as place
+from homeroom_aggregator.admin.privacy_report import figures, words
+from homeroom_aggregator.state.secure_sum import unpack
+
+PROMISE = Privacy(clip_norm=0.5, noise_multiplier=2.0, epsilon=4.0, delta=1e-5, mechanism="distributed")
+ROUND = RoundConfiguration(bundle_id="0" * 64, secure=RULES, privacy=PROMISE)
+
+
+@pytest.fixture
+def district(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[District]:
+    monkeypatch.setenv("HOMEROOM_KEYS", str(tmp_path / "keys"))
+    (tmp_path / "keys").mkdir()
+    folder = make_folder(tmp_path, min_devices=3, buffer_size=4, secure=RULES, privacy=PROMISE)
+    service = place.open_service(folder)
+    with running(service) as address:
+        found = District(service, address, tmp_path)
+        found.members = [Member(found, number) for number in range(4)]
+        place.put_roster(folder, msgspec.json.encode(found.roster(found.members)))
+        yield found
+    for member in found.members:
+        member.store.close()
+    found.service.close()
+
+
+def a_round(district: District) -> None:
+    before = district.version
+    for _ in range(8):
+        if district.version == before:
+            district.visit(0, 1, 2, 3)
+    assert district.version == before + 1
+
+
+def test_a_sum_carries_the_noise_of_its_devices_and_both_ends_know_its_cost(district: District) -> None:
+    rounds, layout = district.service.rounds, Layout(SEGMENTS)
+    updates = [
+        read_update(member.store.pending_updates()[0].data, rounds.configuration, layout) for member in district.members
+    ]
+    a_round(district)
+    (entry,) = [entry for entry in rounds.log.entries() if entry.kind == "secure"]
+    found = unpack(entry.body, layout)
+    assert found.header.weights == {"ladder.table": 4, "head.grade": 4}
+    noise = np.concatenate(
+        [found.numerators[name] - sum(u.values[name].astype(np.int64) for u in updates) for name in found.numerators]
+    )
+    assert (noise != 0).all()
+    assert 0.2 < np.sqrt(np.mean(noise.astype(float) ** 2)) / PROMISE.noise_grid(20) < 3
+    assert rounds.verify() == []
+    assert rounds.ledger
+    assert sorted(rounds.ledger.shares()) == sorted(member.school.name for member in district.members)
+    assert rounds.facts()["epsilon_spent"] == pytest.approx(spent([2.0], 1e-5))
+    for member in district.members:
+        member.visit()
+        (sent,) = privacy_ledger.sent(member.store)
+        assert sent.update_id == member.update_id
+    assert "before they mask" in "\n".join(words(figures(district.folder)))
+    moved = rounds.state.theta - START
+    np.testing.assert_array_equal(moved[7:], 0)
+
+
+def test_who_has_spent_the_budget_is_in_no_further_cohort(district: District) -> None:
+    rounds = district.service.rounds
+    assert rounds.ledger
+    spender = district.members[0]
+    allowed = rounds.ledger.allowed
+    for version in range(allowed):
+        rounds.ledger.charge(version, [spender.school.name])
+    for _ in range(3):
+        district.visit(1, 2, 3)
+    assert district.phase == "keys"
+    with pytest.raises(UpdateError, match=r"budget|private release"):
+        spender.visit()
+    assert spender.school.name not in district.cohorts.desk.senders("keys")
+
+
+def test_a_device_that_spent_its_own_budget_offers_nothing(district: District) -> None:
+    member = district.members[0]
+    entered = [privacy_ledger.Sent(f"{n:032x}", 2.0) for n in range(9)]
+    member.store.put_secret(privacy_ledger.LEDGER, msgspec.json.encode(entered))
+    assert member.visit() == "nothing to contribute yet"
+
+
+def test_the_shares_of_the_honest_alone_are_all_the_noise_that_was_promised() -> None:
+    for honest in (1, 2, 3, 7, 20):
+        one = share_grid(PROMISE, 20, honest)
+        assert honest * one**2 >= PROMISE.noise_grid(20) ** 2 > honest * (one - 1) ** 2
+    add = share(ROUND, 4, 3)
+    drawn = np.concatenate([add(np.zeros(6, np.int64), 4)[None] for _ in range(400)])
+    np.testing.assert_array_equal(drawn[:, 4:], 0)
+    assert 0.9 < drawn[:, :4].std() / share_grid(PROMISE, 20, 3) < 1.1
+
+
+def test_a_cohort_that_cannot_keep_the_promise_gets_nothing() -> None:
+    rules = SecureRules(minimum=3, cohort=9, corrupt_rate=0.3)
+    with pytest.raises(TrustError, match="keep the promise"):
+        share(msgspec.structs.replace(ROUND, secure=rules), 30, 3)
+
+
+@pytest.mark.parametrize(
+    ("secure", "mechanism"), [(RULES, "central"), (None, "distributed"), (SecureRules(cohort=100), "distributed")]
+)
+def test_noise_comes_from_where_it_can_be_added(secure: SecureRules | None, mechanism: str) -> None:
+    fields = msgspec.structs.asdict(PROMISE) | {"mechanism": mechanism}
+    with pytest.raises(ValueError, match=r"distributed|honest"):
+        RoundConfiguration(bundle_id="0" * 64, secure=secure, privacy=Privacy(**fields))

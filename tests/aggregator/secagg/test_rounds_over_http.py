@@ -1,0 +1,447 @@
+"""Secure rounds over real HTTP: cohorts gather, sleep, drop out and sum, and the log proves each sum."""
+
+from __future__ import annotations
+
+import sqlite3
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import msgspec
+import numpy as np
+import pytest
+
+from aggregator.institution import ROOT, START, School, make_folder, running
+from homeroom.contract.roster import Roster, make_roster
+from homeroom.contract.secagg import SecureRules
+from homeroom.contract.signing import certify, new_key
+from homeroom.contract.update import read_update, weight
+from homeroom.errors import InputError, TrustError, UpdateError
+from homeroom.federation import secure_round
+from homeroom.federation.network.client import Client, join
+from homeroom.federation.privacy_ledger import SECURE, hold
+from homeroom.store import Store
+from homeroom_aggregator.admin import folder as place
+from homeroom_aggregator.secagg.coordinator import Cohorts
+from homeroom_aggregator.server.routes import Service
+
+RULES = SecureRules(minimum=3, cohort=4, drop_rate=0.25, corrupt_rate=0.1, phase_s=3600)
+SIGNER = new_key()
+
+
+class Member:
+    """A device's store, key and connection, with an update that waits; everything but the training."""
+
+    def __init__(self, district: District, number: int) -> None:
+        self.district, self.number, self.school = district, number, School()
+        (invitation,) = place.invite(district.folder, district.address, 1)
+        self.client = Client(join(invitation, self.school.key), self.school.key)
+        self.store = Store.open(district.tmp / f"device-{number}")
+        self.update_id = self.queue()
+
+    def queue(self, base: int = 0) -> str:
+        """A new update on a base; its id, or nothing if the one before stays."""
+        rounds = self.district.service.rounds
+        rng = np.random.default_rng(self.number)
+        data = self.school.update(
+            rounds.configuration, rng.normal(0, 0.1, START.shape), base, ladder_table=3 + self.number, head_grade=5
+        )
+        update_id = read_update(data, rounds.configuration, rounds.rules.layout).header.update_id
+        return update_id if self.store.queue_update(update_id, data, base, ()) else ""
+
+    def visit(self) -> str:
+        """What `Device.sync` does of a secure round."""
+        configuration = self.client.round()
+        hold(self.store, configuration)
+        bundle, root = self.district.service.rounds.bundle, self.client.enrolment.root
+        return secure_round.take_part(
+            secure_round.Self(self.store, bundle, self.client, self.school.key, root, configuration)
+        )
+
+    def power_cut(self) -> None:
+        """The process is gone; what was stored is there."""
+        self.store.close()
+        self.store = Store.open(self.district.tmp / f"device-{self.number}")
+
+
+class District:
+    """A served aggregator with secure rounds, its devices, and a clock that tests turn forward."""
+
+    def __init__(self, service: Service, address: str, tmp: Path) -> None:
+        self.service, self.address, self.tmp, self.later_s = service, address, tmp, 0.0
+        self.members: list[Member] = []
+        self.cohorts.clock = self.now
+
+    @property
+    def cohorts(self) -> Cohorts:
+        assert self.service.cohorts is not None
+        return self.service.cohorts
+
+    def now(self) -> float:
+        return time.time() + self.later_s
+
+    @property
+    def folder(self) -> Path:
+        return self.service.rounds.log.database.path.parent
+
+    @property
+    def version(self) -> int:
+        return self.service.rounds.state.version
+
+    @property
+    def theta(self) -> bytes:
+        return self.service.rounds.state.theta.tobytes()
+
+    @property
+    def phase(self) -> str:
+        live = self.cohorts.desk.live()
+        return live.phase if live else "none"
+
+    def roster(self, members: list[Member], serial: int = 1) -> Roster:
+        word = certify(ROOT, "roster", SIGNER, "tests")
+        names = [member.school.name for member in members]
+        return make_roster(SIGNER, word, names, serial=serial, minimum=3, institution="tests")
+
+    def visit(self, *numbers: int) -> list[str]:
+        return [self.members[number].visit() for number in numbers]
+
+    def until(self, phase: str) -> None:
+        """Everybody comes, one after another, until that phase has begun."""
+        for _ in range(6):
+            for number in range(4):
+                if self.phase == phase:
+                    return
+                self.visit(number)
+        raise AssertionError(f"phase {phase} never came")
+
+    def restart(self) -> None:
+        """The server is killed and comes back in the middle of what it did."""
+        self.cohorts.close()
+        self.service.cohorts = Cohorts(
+            self.folder / place.SECURE,
+            self.service.rounds,
+            place.open_log(self.folder),
+            lambda: place.roster(self.folder),
+            self.now,
+        )
+
+
+@pytest.fixture
+def district(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[District]:
+    monkeypatch.setenv("HOMEROOM_KEYS", str(tmp_path / "keys"))
+    (tmp_path / "keys").mkdir()
+    folder = make_folder(tmp_path, min_devices=3, secure=RULES)  # type: ignore[arg-type]
+    service = place.open_service(folder)
+    with running(service) as address:
+        found = District(service, address, tmp_path)
+        found.members = [Member(found, number) for number in range(4)]
+        place.put_roster(folder, msgspec.json.encode(found.roster(found.members)))
+        yield found
+    for member in found.members:
+        member.store.close()
+    found.service.close()
+
+
+def expected(district: District, numbers: list[int]) -> bytes:
+    """Theta after the plain weighted mean of these devices' own updates, which never left them."""
+    rounds = district.service.rounds
+    layout, configuration = rounds.rules.layout, rounds.configuration
+    theta = rounds.bundle.theta()
+    for place_, name in enumerate(("ladder.table", "head.grade")):
+        total, units, where = np.zeros(layout[name].size, np.int64), 0, layout.slices[name]
+        for number in numbers:
+            data = district.members[number].store.pending_updates()[0].data
+            update = read_update(data, configuration, layout)
+            own = weight(update.header.segments[place_].examples, 0, configuration)
+            total += update.values[name].astype(np.int64) * own
+            units += own
+        step = total.astype(np.float64) / units * 2.0**-configuration.scale_bits
+        theta[where] = (theta[where].astype(np.float64) + step).astype(np.float32)
+    return theta.tobytes()
+
+
+def test_devices_that_sleep_and_lose_power_make_a_version_that_none_of_them_showed(district: District) -> None:
+    wanted = expected(district, [0, 1, 2, 3])
+    for numbers in ((0, 1, 2, 3), (3, 1, 0, 2), (2, 3, 1, 0), (0, 1, 2, 3), (3, 2, 1, 0)):
+        for number in numbers:
+            if district.version == 0:
+                district.visit(number)
+                district.members[number].power_cut()
+    rounds = district.service.rounds
+    assert district.theta == wanted
+    assert (rounds.log.count("update"), rounds.log.count("secure")) == (0, 1)
+    assert rounds.verify() == []
+    assert district.cohorts.desk.bodies("input") == {}, "masked vectors do not outlive the round"
+    assert district.visit(0, 1, 2, 3) == ["nothing to contribute yet"] * 4
+    assert all(len(member.store.sent_updates()) == 1 for member in district.members)
+
+
+def test_a_device_that_was_away_when_the_sum_was_opened_learns_that_it_is_in_it(district: District) -> None:
+    wanted = expected(district, [0, 1, 2, 3])
+    district.until("consent")
+    signed = district.cohorts.desk.senders("consent")
+    away = next(n for n in range(4) if district.members[n].school.name not in signed)
+    for _ in range(3):
+        if district.version == 0:
+            district.visit(*(n for n in range(4) if n != away))
+    assert district.theta == wanted
+    district.restart()
+    assert district.visit(away) == ["nothing to contribute yet"], "else the same update would be summed twice"
+    assert len(district.members[away].store.sent_updates()) == 1
+
+
+def test_a_server_that_is_killed_between_any_two_requests_merges_the_sum_once(district: District) -> None:
+    wanted = expected(district, [0, 1, 2, 3])
+    while district.version == 0:
+        for number in range(4):
+            district.visit(number)
+            district.restart()
+    assert district.theta == wanted
+    assert district.service.rounds.log.count("secure") == 1
+    district.service.close()
+    district.service = place.open_service(district.folder)
+    assert district.theta == wanted, "replayed from the log, bit for bit"
+    assert district.service.rounds.verify() == []
+
+
+def test_a_server_killed_after_the_merge_and_before_it_forgot_the_round_merges_nothing_twice(
+    district: District, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    wanted = expected(district, [0, 1, 2, 3])
+    with monkeypatch.context() as broken:
+        broken.setattr(district.cohorts.desk, "end", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+        broken.setattr(district.cohorts, "advance", lambda: district.cohorts.desk.live())
+        for _ in range(5):
+            for member in district.members:
+                member.visit()
+            live = district.cohorts.desk.live()
+            assert live
+            try:
+                while district.cohorts._go_on(district.cohorts.desk.live() or live):
+                    pass
+            except KeyboardInterrupt:
+                break
+    assert district.version == 1
+    district.restart()
+    district.cohorts.advance()
+    assert district.phase == "none"
+    assert district.theta == wanted
+    assert district.service.rounds.log.count("secure") == 1
+
+
+def test_a_backup_of_the_server_holds_the_roster_and_nothing_of_the_round_under_way(district: District) -> None:
+    from homeroom_aggregator.admin.backup import backup
+
+    district.until("shares")
+    backup(district.folder, district.tmp / "copy")
+    copied = {path.name for path in (district.tmp / "copy").iterdir()}
+    assert place.ROSTER in copied
+    assert not [name for name in copied if name.startswith("secure")]
+    assert place.roster(district.tmp / "copy") == place.roster(district.folder)
+
+
+@pytest.mark.parametrize("phase", ["shares", "input", "reveal"])
+def test_a_device_that_does_not_come_back_is_left_out_when_time_is_over(district: District, phase: str) -> None:
+    everybody = [0, 1, 2, 3]
+    wanted: dict[int | None, bytes] = {None: expected(district, everybody)}
+    wanted |= {gone: expected(district, [n for n in everybody if n != gone]) for gone in everybody}
+    district.until(phase)
+    gone = next(n for n in everybody if district.cohorts.desk.body(phase, district.members[n].school.name) is None)
+    while district.version == 0:
+        before = district.phase
+        district.visit(*(n for n in everybody if n != gone))
+        if district.phase == before:
+            district.later_s += RULES.phase_s + 1
+    assert district.theta == wanted[gone if phase in ("shares", "input") else None]
+    assert district.service.rounds.log.count("secure") == 1
+    assert district.service.rounds.verify() == []
+
+
+def test_a_servers_clock_that_is_set_back_holds_no_phase_for_ever(district: District) -> None:
+    district.until("shares")
+    district.later_s -= 365 * 86_400
+    district.visit(0, 1)
+    assert district.phase == "shares"
+    district.later_s += RULES.phase_s + 1
+    district.visit(0)
+    assert district.phase == "input", "the third is left out after the phase's hours"
+
+
+def test_past_the_promise_the_round_fails_closed_and_its_updates_may_go_into_the_next(district: District) -> None:
+    wanted = expected(district, [0, 1, 2, 3])
+    district.until("input")
+    first = district.cohorts.desk.live()
+    arrived = district.cohorts.desk.bodies("input")
+    district.later_s += RULES.phase_s + 1
+    district.visit(0)
+    second = district.cohorts.desk.live()
+    assert first
+    assert second
+    assert second.notice.round_id != first.notice.round_id
+    assert len(arrived) < 3
+    assert (district.version, district.service.rounds.log.count("secure")) == (0, 0)
+    assert district.cohorts.facts()["secure_failed"] == 1
+    district.visit(1, 2, 3)
+    district.until("reveal")
+    district.visit(0, 1, 2, 3)
+    assert district.theta == wanted
+
+
+def test_after_agreeing_an_update_is_spent_even_if_the_round_fails(district: District) -> None:
+    """Else a server could call a round failed that it had opened, and ask for the same sum less one device."""
+    district.until("consent")
+    agreed = next(n for n in range(4) if district.visit(n)[0].startswith("agreed"))
+    district.later_s += RULES.phase_s + 1
+    district.cohorts.advance()
+    assert (district.version, district.service.rounds.log.count("secure")) == (1, 0)
+    assert district.theta == START.tobytes(), "a new version without a change, so that all may train anew"
+    assert district.service.rounds.verify() == []
+    assert district.visit(agreed) == ["nothing to contribute yet"]
+    assert not district.members[agreed].queue(base=0)
+    assert district.members[agreed].queue(base=1)
+    assert district.visit(agreed)[0].startswith("joined")
+
+
+def test_a_device_off_the_roster_stays_out_and_an_old_roster_is_refused(district: District) -> None:
+    members = district.members
+    place.put_roster(district.folder, msgspec.json.encode(district.roster(members[:3], serial=2)))
+    assert district.visit(3) == ["this device is not on the institution's roster"]
+    assert district.visit(0)[0].startswith("joined")
+    old = district.roster(members, serial=1)
+    with pytest.raises(TrustError, match="seen before"):
+        place.put_roster(district.folder, msgspec.json.encode(old))
+    district.cohorts.desk.end("0" * 64, "failed")
+    district.cohorts.roster = lambda: old  # the server shows it all the same
+    with pytest.raises(TrustError, match="seen before"):
+        district.visit(0)
+
+
+def test_a_server_that_asks_for_plain_updates_after_all_gets_none(district: District) -> None:
+    member, rounds = district.members[0], district.service.rounds
+    member.visit()
+    with pytest.raises(UpdateError, match="none is taken by itself"):
+        member.client.update(member.store.pending_updates()[0].data)
+    rounds.configuration = msgspec.structs.replace(rounds.configuration, secure=None)
+    with pytest.raises(TrustError, match="asks for plain updates"):
+        member.visit()
+    assert member.store.get_secret(SECURE) == b"1"
+    assert rounds.log.count("update") == 0
+
+
+def test_a_device_that_caught_the_server_lying_leaves_that_round_for_good(district: District) -> None:
+    district.until("consent")
+    live, desk = district.cohorts.desk.live(), district.cohorts.desk
+    assert live
+    assert live.cohort
+    places = {m.device.hex(): place for place, m in enumerate(live.cohort.members)}
+    asked_next = [m for m in district.members if desk.body("consent", m.school.name) is None]
+    victim, left_out = asked_next[0], asked_next[1]
+    desk.save(msgspec.structs.replace(live, survivors=live.survivors[:1] + live.survivors[-1:]))
+    if places[victim.school.name] not in (live.survivors[0], live.survivors[-1]):
+        desk.save(msgspec.structs.replace(live, survivors=(places[victim.school.name],)))
+    with pytest.raises(TrustError, match="that a sum needs"):
+        victim.visit()
+    desk.save(live)
+    assert "has left the round" in victim.visit()
+    assert desk.body("consent", victim.school.name) is None
+    rest = tuple(place for place in live.survivors if place != places[left_out.school.name])
+    desk.save(msgspec.structs.replace(live, survivors=rest))
+    assert "dropped out" in left_out.visit(), "nothing is asked of it"
+
+
+def test_taking_an_update_back_takes_its_device_out_of_the_round(district: District) -> None:
+    wanted = expected(district, [1, 2, 3])
+    district.until("input")
+    district.members[0].client.unlearn(district.members[0].update_id)
+    for _ in range(3):
+        if district.version == 0:
+            district.visit(1, 2, 3)
+    assert district.theta == wanted
+
+
+def test_unlearning_takes_the_whole_sum_that_hides_it_out_of_the_next_version(district: District) -> None:
+    while district.version == 0:
+        district.visit(0, 1, 2, 3)
+    assert district.theta != START.tobytes()
+    district.members[2].client.unlearn(district.members[2].update_id)
+    assert district.theta == START.tobytes()
+    assert district.version == 1, "not released alone"
+    assert district.service.rounds.verify() == []
+    district.members[1].client.unlearn(district.members[2].update_id)  # another's: nothing happens
+    assert district.service.rounds.log.count("withdraw") == 1
+
+
+def test_going_back_between_two_sums_and_while_one_is_gathered(district: District) -> None:
+    """A cohort that is under way ends as it would have; its sum moves the theta that was gone back to."""
+    first, rounds = expected(district, [0, 1, 2, 3]), district.service.rounds
+    while district.version == 0:
+        district.visit(0, 1, 2, 3)
+    for member in district.members:
+        assert member.queue(base=1)
+    district.until("input")
+    assert rounds.roll_back(0, "Ms Lee", "worse grades") == 2
+    assert district.theta == START.tobytes()
+    for _ in range(4):
+        if district.version == 2:
+            district.visit(0, 1, 2, 3)
+    assert district.version == 3
+    assert district.theta == first, "the same four updates, from the same theta as the first time"
+    assert rounds.log.count("secure") == 2
+    assert rounds.verify() == []
+    district.members[1].client.unlearn(district.members[1].update_id)  # it is in the first sum
+    with pytest.raises(InputError, match="unlearned"):
+        rounds.roll_back(1, "Ms Lee", "better after all")
+    assert rounds.verify() == []
+
+
+def test_no_copy_of_a_device_holds_the_secrets_of_its_round_and_forgetting_destroys_them(district: District) -> None:
+    member = district.members[0]
+    member.visit()
+    member.store.back_up()
+    sql = "SELECT count(*) FROM secrets WHERE name LIKE 'secure.%'"
+    copy = sqlite3.connect(member.store.directory / "backup" / "device.db")
+    assert copy.execute(sql).fetchone() == (0,)
+    copy.close()
+    assert member.store.get_secret(f"secure.{member.update_id}") is not None
+
+
+def test_what_is_no_part_of_the_phase_is_refused_with_a_reason(district: District) -> None:
+    member = district.members[0]
+    told = district.cohorts.standing(member.school.name)
+    assert told
+    path = f"/v1/secure/{told['standing']['round_id']}"
+    for phase, body in (("keys", b"\x80"), ("keys", b"x" * 2000), ("shares", b""), ("nonsense", b""), ("input", b"x")):
+        with pytest.raises(UpdateError) as caught:
+            member.client.send("POST", f"{path}/{phase}", body)
+        assert caught.value.code in ("malformed", "past_phase")
+    with pytest.raises(UpdateError, match="being gathered"):
+        member.client.send("GET", path)
+    assert district.cohorts.desk.senders("keys") == []
+
+
+def test_the_command_line_signs_a_roster_and_the_server_takes_no_other(district: District, tmp_path: Path) -> None:
+    from click.testing import CliRunner
+
+    from homeroom.contract.signing import write_key
+    from homeroom_aggregator.cli.main import trust
+
+    write_key(tmp_path / "root.pem", ROOT)
+    names = tmp_path / "names.txt"
+    names.write_text("\n".join(member.school.name for member in district.members))
+
+    def run(*arguments: str) -> tuple[int, str]:
+        done = CliRunner().invoke(trust, [*arguments])
+        return done.exit_code, done.output + str(done.exception or "")
+
+    for role, name in (("roster", "signer"), ("aggregator", "server")):
+        key = str(tmp_path / f"{name}.pem")
+        assert run("certify", role, key, "--root-key", str(tmp_path / "root.pem"), "--name", "District 7")[0] == 0
+    out = tmp_path / "roster.json"
+    common = ("roster", str(out), "--devices", str(names), "--serial", "2", "--minimum", "3")
+    code, said = run(*common, "--key", str(tmp_path / "server.pem"))
+    assert code
+    assert "not as roster" in said
+    assert not out.exists()
+    assert run(*common, "--key", str(tmp_path / "signer.pem")) == (0, "4 devices, at least 3 in a sum\n")
+    assert place.put_roster(district.folder, out.read_bytes()).serial == 2
+    assert "no device's key" in run(*common, "--key", str(tmp_path / "signer.pem"), "--device", "abc")[1]

@@ -1,0 +1,386 @@
+"""The dashboard over real HTTP: who gets in, what the pages say of a real small federation, and the way back."""
+
+from __future__ import annotations
+
+import contextlib
+import datetime
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from click.testing import CliRunner
+
+from aggregator.institution import School, make_folder, running
+from homeroom.cli.main import homeroom
+from homeroom.contract.evaluation_report import LEAST, Report, TaskReport
+from homeroom.contract.privacy import Privacy
+from homeroom.federation.network.client import Client, join
+from homeroom_aggregator.admin import folder as place
+from homeroom_aggregator.server.dashboard import school_status as standing
+from homeroom_aggregator.server.dashboard import sessions
+from homeroom_aggregator.server.requests import Service
+from homeroom_aggregator.state import audit, login_links
+from homeroom_aggregator.state.members import Role
+
+EVIL = "<img src=x onerror=alert(1)>"
+PAGES = ("", "/schools", "/segments", "/privacy", "/versions", "/audit")
+
+
+@pytest.fixture
+def service(tmp_path: Path) -> Iterator[Service]:
+    opened = place.open_service(make_folder(tmp_path))
+    yield opened
+    opened.close()
+
+
+@pytest.fixture
+def address(service: Service) -> Iterator[str]:
+    with running(service) as where:
+        yield where
+
+
+def folder(service: Service) -> Path:
+    return service.rounds.log.database.path.parent
+
+
+def enrol(service: Service, address: str, school: str = "", role: Role = "device", consent: str = "letter") -> Client:
+    consents = {school: consent} if school and consent else None
+    (invitation,) = place.invite_for(folder(service), address, [(school, role)], consents=consents)
+    key = School().key
+    return Client(join(invitation, key), key)
+
+
+def send(client: Client, delta: float = 0.5) -> None:
+    base = httpx.get(f"{client.enrolment.address}/v1/health").json()["version"]
+    client.update(School(client.key).update(client.round(), delta, base))
+
+
+def link(service: Service, rank: login_links.Rank = "district", **more: Any) -> str:
+    with contextlib.closing(place.open_log(folder(service))) as log:
+        return login_links.make(log.database, place.secret_of(folder(service)), login_links.Link(rank), **more)
+
+
+@contextlib.contextmanager
+def signed_in(service: Service, address: str, rank: login_links.Rank = "district") -> Iterator[httpx.Client]:
+    with httpx.Client(base_url=address, follow_redirects=True) as browser:
+        answer = browser.post("/dashboard/enter", data={"code": link(service, rank)})
+        assert answer.status_code == 200, answer.text
+        yield browser
+
+
+def word(page: str) -> str:
+    return re.findall(r'name="form" value="([^"]+)"', page)[0]
+
+
+def text(page: str) -> str:
+    """What a reader sees of a page."""
+    return re.sub(r"\s+", " ", re.sub(r"<style>.*?</style>|<[^>]+>", " ", page, flags=re.S))
+
+
+# Who gets in
+
+
+def test_without_a_session_nothing_is_told(service: Service, address: str) -> None:
+    for path in (*PAGES, "/versions/0/back", "/nothing"):
+        for cookie in ("", "a" * 43):
+            answer = httpx.get(f"{address}/dashboard{path}", headers={"cookie": f"homeroom-office={cookie}"})
+            assert answer.status_code == 401
+            assert "District 7" not in answer.text
+            assert "content-security-policy" in answer.headers
+    assert httpx.post(f"{address}/dashboard/versions/0/back", data={"form": "x"}).status_code == 401
+    assert httpx.post(f"{address}/dashboard/leave").status_code == 401
+
+
+def test_a_link_opens_one_session_and_only_when_its_button_is_pressed(service: Service, address: str) -> None:
+    code = link(service)
+    for _ in range(2):  # a program that looks at the link does not use it up
+        assert httpx.get(f"{address}/dashboard/enter", params={"code": code}).status_code == 200
+    first = httpx.post(f"{address}/dashboard/enter", data={"code": code})
+    assert (first.status_code, first.headers["location"]) == (303, "/dashboard")
+    cookie = first.headers["set-cookie"].lower()
+    assert all(part in cookie for part in ("httponly", "samesite=strict", "path=/dashboard"))
+    assert httpx.post(f"{address}/dashboard/enter", data={"code": code}).status_code == 403
+    events = [entry.event for entry in audit.records(service.reader.database)]
+    assert events[-2:] == ["link made", "dashboard opened"]
+
+
+def test_a_link_is_spent_even_if_the_server_starts_anew(tmp_path: Path) -> None:
+    where = make_folder(tmp_path)
+    service = place.open_service(where)
+    code = link(service)
+    with running(service) as address:
+        assert httpx.post(f"{address}/dashboard/enter", data={"code": code}).status_code == 303
+    service.close()
+    service = place.open_service(where)
+    with running(service) as address:
+        assert httpx.post(f"{address}/dashboard/enter", data={"code": code}).status_code == 403
+    service.close()
+
+
+def test_a_made_up_foreign_or_late_link_opens_nothing(service: Service, address: str) -> None:
+    late, made_up = link(service, minutes=-1), link(service)[:-4] + "AAAA"
+    invitation = place.invite(folder(service), address, 1)[0].code
+    for code in (late, made_up, invitation, "", "ü", "x" * 5000):
+        assert httpx.post(f"{address}/dashboard/enter", data={"code": code}).status_code == 403
+
+
+def test_pages_are_strict_with_browsers(service: Service, address: str) -> None:
+    with signed_in(service, address) as browser:
+        for path in PAGES:
+            answer = browser.get(f"/dashboard{path}")
+            policy = answer.headers["content-security-policy"]
+            assert "default-src 'none'" in policy
+            assert "unsafe" not in policy
+            assert "script" not in policy.replace("default-src", "")
+            assert "<script" not in answer.text
+            assert " style=" not in answer.text
+            assert answer.headers["cache-control"] == "no-store"
+
+
+def test_signing_out_and_time_end_a_session(service: Service, address: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    with signed_in(service, address) as browser:
+        form = word(browser.get("/dashboard").text)
+        old = browser.cookies["homeroom-office"]
+        assert browser.post("/dashboard/leave", data={"form": form}).status_code == 200
+        assert httpx.get(f"{address}/dashboard", cookies={"homeroom-office": old}).status_code == 401
+    with signed_in(service, address) as browser:
+        monkeypatch.setattr(sessions, "IDLE_S", -1.0)
+        assert browser.get("/dashboard").status_code == 401
+
+
+def test_a_member_signs_in_with_its_key_and_is_out_when_it_is_revoked(
+    service: Service, address: str, tmp_path: Path
+) -> None:
+    (invitation,) = place.invite_for(folder(service), address, [("", "auditor")])
+    path = tmp_path / "invitation.json"
+    from msgspec.json import encode
+
+    path.write_bytes(encode(invitation))
+    asked = ["dashboard", str(path), "--key", str(tmp_path / "officer.pem")]
+    printed = [CliRunner().invoke(homeroom, asked, catch_exceptions=False).output.strip() for _ in range(2)]
+    assert printed[0] != printed[1]
+    code = httpx.URL(printed[1]).params["code"]
+    with httpx.Client(base_url=address, follow_redirects=True) as browser:
+        assert "sees, changes nothing" in browser.post("/dashboard/enter", data={"code": code}).text
+        (member,) = service.members.every()
+        service.rounds.members.revoke(member["device"], "test")
+        assert browser.get("/dashboard").status_code == 401
+
+
+def test_only_the_district_and_auditors_get_links(service: Service, address: str) -> None:
+    for role in ("device", "school"):
+        client = enrol(service, address, "Hill School", role)  # type: ignore[arg-type]
+        with pytest.raises(Exception, match="role"):
+            client.send("POST", "/v1/dashboard", b"{}")
+
+
+def test_whoever_has_the_folder_gets_a_link(service: Service, address: str) -> None:
+    asked = ["dashboard", str(folder(service)), "--address", address, "--role", "auditor", "--qr"]
+    done = CliRunner().invoke(homeroom, asked, catch_exceptions=False)
+    code = httpx.URL(done.output.splitlines()[0]).params["code"]
+    assert httpx.post(f"{address}/dashboard/enter", data={"code": code}).status_code == 303
+    loud = CliRunner().invoke(homeroom, ["dashboard", str(folder(service)), "--address", "http://district.example"])
+    assert "without TLS" in loud.output
+
+
+def test_too_many_requests_are_told_to_wait(service: Service, address: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    from homeroom_aggregator.server.dashboard import routes
+    from homeroom_aggregator.server.rate_limits import Limits
+
+    monkeypatch.setattr(routes, "LIMITS", Limits(requests_a_minute=1, burst=3))
+    with running(service) as other, signed_in(service, other) as browser:
+        statuses = [browser.get("/dashboard/audit").status_code for _ in range(4)]
+        assert statuses[-1] == 429
+        assert "retry-after" in browser.get("/dashboard").headers
+
+
+# What the pages say
+
+
+def test_an_empty_district_has_every_page(service: Service, address: str) -> None:
+    with signed_in(service, address) as browser:
+        for path in PAGES:
+            answer = browser.get(f"/dashboard{path}")
+            assert answer.status_code == 200
+            assert "District 7" in answer.text
+        assert "Nothing was released yet" in browser.get("/dashboard").text
+        assert "Nothing here is differential privacy" in browser.get("/dashboard/privacy").text
+        assert browser.get("/dashboard/nothing").status_code == 404
+
+
+def told(before: float, now: float, samples: int = 200) -> TaskReport:
+    return TaskReport(samples, now, before)
+
+
+def test_the_worst_school_comes_first(service: Service, address: str) -> None:
+    names = ("Gain School", "Loss School", "Quiet School", "Own School", "Few School")
+    gains, loses, steady, own, few = (enrol(service, address, name) for name in names)
+    enrol(service, address, "No School", consent="")
+    for client in (gains, loses):
+        send(client)
+    own.report(Report(version=1, in_use="local", tasks={"grade": told(0.9, 0.3)}))
+    few.report(Report(version=1, in_use="global", tasks={"grade": told(0.5, 0.45, samples=LEAST)}))
+    few.update(School(few.key).update(few.round(), 0.1, 1))
+    gains.report(Report(version=1, in_use="global", tasks={"grade": told(0.5, 0.7)}))
+    loses.report(Report(version=1, in_use="global", tasks={"grade": told(0.7, 0.6), "size": told(0.5, 0.9)}))
+    send(steady)
+    send(gains)
+    with signed_in(service, address) as browser:
+        page = browser.get("/dashboard/schools").text
+        order = re.findall(r"<h2>([^<]+)</h2>", page)
+        assert order == ["No School", "Own School", "Loss School", "Few School", "Quiet School", "Gain School"]
+        said = text(page)
+        assert "70 % → 60 % (−10)" in said
+        assert "50 % → 70 % (+20)" in said
+        assert said.index("Grade 70 %") < said.index("Size 50 %")  # the weakest task first
+        overview = text(browser.get("/dashboard").text)
+        assert "No School : its updates are refused" in overview
+        assert "Own School : keeps its own version, since version 1 is clearly worse there" in overview
+        assert "Loss School : grade fell from 70 % to 60 % with version 1" in overview
+        assert "Few School :" not in overview, "a change that chance would bring"
+        assert "Waiting in it: Gain School (1 device)" in overview
+        assert "Released" in overview
+        assert "from 2 updates of 2 devices" in overview
+
+
+def test_who_falls_silent_or_behind_is_seen(service: Service, address: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    clients = [enrol(service, address, f"School {n}") for n in range(3)]
+    send(clients[2])
+    for _ in range(4):
+        for client in clients[:2]:
+            send(client)
+    with signed_in(service, address) as browser:
+        said = text(browser.get("/dashboard/schools").text)
+        assert re.search(r"School 2 behind Trains on a version that is 4 behind", said)
+    later = datetime.datetime.now(datetime.UTC) + datetime.timedelta(days=20)
+    monkeypatch.setattr(standing, "now", lambda: later)
+    found = standing.schools(service.reader.database, service.contacts, frozenset())
+    assert {school.standing for school in found} == {"silent"}
+
+
+def test_days_of_contact_outlast_a_restart_and_are_no_more_than_days(tmp_path: Path) -> None:
+    where = make_folder(tmp_path)
+    service = place.open_service(where)
+    with running(service) as address:
+        enrol(service, address, "Hill School").round()
+    service.close()
+    service = place.open_service(where)
+    days = service.contacts.days(service.reader.database)
+    assert [datetime.date.fromisoformat(day) for day in days.values()] == [datetime.datetime.now(datetime.UTC).date()]
+    service.close()
+
+
+def test_what_people_named_is_text_and_nothing_else(service: Service, address: str) -> None:
+    client, other = enrol(service, address, EVIL, consent=f"{EVIL} & co"), enrol(service, address)
+    send(client)
+    send(other)
+    client.report(Report(version=1, in_use="global", tasks={EVIL: told(0.1, 0.2)}))
+    with signed_in(service, address) as browser:
+        for path in PAGES:
+            assert EVIL not in browser.get(f"/dashboard{path}").text
+        assert "&lt;img" in browser.get("/dashboard/schools").text
+
+
+def test_segments_say_who_fed_them_and_what_never_leaves(service: Service, address: str) -> None:
+    one, two = enrol(service, address, "A"), enrol(service, address, "B")
+    for client in (one, two):
+        send(client)
+    one.update(School(one.key).update(one.round(), 0.5, 1, head_grade=4))
+    with signed_in(service, address) as browser:
+        said = text(browser.get("/dashboard/segments").text)
+    assert re.search(r"ladder\.table 4 numbers, table, changed in version 1 – 2", said)
+    assert re.search(r"head\.grade 3 numbers, task grade, changed in version 1 1 of 2 2", said)
+    assert re.search(r"own 3 numbers stays on the device", said)
+
+
+def test_privacy_is_said_in_plain_words_and_by_school(tmp_path: Path) -> None:
+    promise = Privacy(clip_norm=1.0, noise_multiplier=1.0, epsilon=12.0, delta=1e-5)
+    service = place.open_service(make_folder(tmp_path, privacy=promise))
+    with running(service) as address:
+        for name in ("Hill School", "Lake School"):
+            send(enrol(service, address, name), 0.1)
+        with signed_in(service, address) as browser:
+            said = text(browser.get("/dashboard/privacy").text)
+            spent = service.rounds.ledger.spent()  # type: ignore[union-attr]
+            assert f"{spent:.2f} of ε 12" in said
+            assert "Promised: epsilon 12" in said
+            assert re.search(r"Hill School 1 device 1 " + f"{spent:.2f}", said)
+    service.close()
+
+
+def test_the_audit_page_says_whether_the_log_holds(service: Service, address: str) -> None:
+    enrol(service, address, "Hill School")
+    with signed_in(service, address, "auditor") as browser:
+        said = text(browser.get("/dashboard/audit").text)
+        assert "each is as it was written" in said
+        assert "A device joined (Hill School)" in said
+    database = service.rounds.log.database
+    database.write("DROP TRIGGER audit_is_never_changed")
+    database.write("UPDATE audit SET about = '{}' WHERE number = 1")
+    with running(service) as other, signed_in(service, other) as browser:
+        assert "The log is damaged: entry 1 is not as it was written" in text(browser.get("/dashboard/audit").text)
+        assert "The audit log : is damaged" in text(browser.get("/dashboard").text)
+
+
+# The way back
+
+
+def test_the_office_goes_back_and_it_is_written_down(service: Service, address: str) -> None:
+    one, two = enrol(service, address), enrol(service, address)
+    for delta in (0.5, 9.0):
+        send(one, delta)
+        send(two, delta)
+    with signed_in(service, address) as browser:
+        assert "/dashboard/versions/1/back" in browser.get("/dashboard/versions").text
+        asked = browser.get("/dashboard/versions/1/back").text
+        form = {"form": word(asked), "newest": "2", "why": f"worse {EVIL}"}
+        after = browser.post("/dashboard/versions/1/back", data=form)
+        assert after.status_code == 200
+        assert "version 1 again" in text(after.text)
+        assert EVIL not in after.text
+        assert browser.post("/dashboard/versions/1/back", data=form).status_code == 409  # pressed twice: once
+    assert service.reader.newest() == 3
+    assert service.rounds.verify() == []
+    entry = [e for e in audit.records(service.reader.database) if e.event == "rolled back"][-1]
+    assert (entry.about["to"], entry.about["by"]) == (1, "operator")
+    assert one.latest(2) is not None
+
+
+def test_an_auditor_sees_the_versions_and_cannot_go_back(service: Service, address: str) -> None:
+    for client in (enrol(service, address), enrol(service, address)):
+        send(client)
+    with signed_in(service, address, "auditor") as browser:
+        page = browser.get("/dashboard/versions").text
+        assert "/back" not in page
+        assert browser.get("/dashboard/versions/0/back").status_code == 403
+        form = {"form": word(page), "newest": "1", "why": "because"}
+        assert browser.post("/dashboard/versions/0/back", data=form).status_code == 403
+    assert service.reader.newest() == 1
+
+
+FORMS: tuple[tuple[dict[str, str], dict[str, str], int], ...] = (
+    ({"form": ""}, {}, 403),
+    ({"form": "guess"}, {}, 403),
+    ({"newest": "0"}, {}, 409),
+    ({"why": "  "}, {}, 422),
+    ({"why": "x" * 300}, {}, 400),
+    ({}, {"origin": "https://evil.example"}, 403),
+    ({}, {"origin": "null"}, 403),
+    ({"more": "x" * 9000}, {}, 413),
+)
+
+
+def test_a_form_that_is_not_the_offices_own_changes_nothing(service: Service, address: str) -> None:
+    for client in (enrol(service, address), enrol(service, address)):
+        send(client)
+    with signed_in(service, address) as browser:
+        right = {"form": word(browser.get("/dashboard").text), "newest": "1", "why": "because"}
+        for change, headers, status in FORMS:
+            answer = browser.post("/dashboard/versions/0/back", data=right | change, headers=headers)
+            assert answer.status_code == status, (change, headers, answer.text)
+        assert browser.get("/dashboard/versions/7/back").status_code == 400
+    assert service.reader.newest() == 1
+    assert service.rounds.log.count("rollback") == 0

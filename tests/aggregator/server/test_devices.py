@@ -1,0 +1,298 @@
+"""Whole devices against the whole aggregator: join, train, sync, forget, in the order of a school year."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import msgspec
+import numpy as np
+import pytest
+import tiny
+
+from aggregator.institution import running
+from homeroom import Device, Sample
+from homeroom.contract.privacy import Privacy, squares
+from homeroom.contract.roster import make_roster
+from homeroom.contract.secagg import SecureRules
+from homeroom.contract.signing import certify, new_key
+from homeroom.contract.update import CohortRules, RoundConfiguration, read_update
+from homeroom.errors import NetworkError, TrustError
+from homeroom.federation import privacy_ledger, sync
+from homeroom_aggregator.admin import folder as place
+from homeroom_aggregator.server.requests import Service
+
+
+@pytest.fixture
+def district(tiny_bundle: tiny.Tiny, tmp_path: Path) -> Iterator[tuple[Service, str]]:
+    folder = tmp_path / "district"
+    asked = RoundConfiguration(bundle_id="0" * 64, buffer_size=2, min_devices=2)
+    place.make(folder, tiny_bundle.path, institution="tests", root_key=tiny_bundle.root_key, configuration=asked)
+    service = place.open_service(folder)
+    with running(service) as address:
+        yield service, address
+    service.close()
+
+
+PROMISE = Privacy(clip_norm=1.0, noise_multiplier=1.0, epsilon=12.0, delta=1e-5)
+
+
+@pytest.fixture
+def private_district(tiny_bundle: tiny.Tiny, tmp_path: Path) -> Iterator[tuple[Service, str]]:
+    folder = tmp_path / "private"
+    asked = RoundConfiguration(bundle_id="0" * 64, buffer_size=2, min_devices=2, privacy=PROMISE)
+    place.make(folder, tiny_bundle.path, institution="tests", root_key=tiny_bundle.root_key, configuration=asked)
+    service = place.open_service(folder)
+    with running(service) as address:
+        yield service, address
+    service.close()
+
+
+def open_school(tiny_bundle: tiny.Tiny, folder: Path, monkeypatch: pytest.MonkeyPatch, seed: int) -> Device:
+    monkeypatch.setenv("HOMEROOM_KEYS", str(folder.parent / "keys"))
+    (folder.parent / "keys").mkdir(exist_ok=True)
+    device = Device.open(folder, bundle=tiny_bundle.path, root=tiny_bundle.root, threads=1)
+    device.add(*(Sample(**row) for row in tiny.samples(24, seed)))
+    return device
+
+
+def enrol(device: Device, service: Service, address: str, tmp_path: Path, name: str) -> None:
+    (invitation,) = place.invite(service.rounds.log.database.path.parent, address, 1)
+    path = tmp_path / f"{name}.json"
+    path.write_bytes(msgspec.json.encode(invitation))
+    device.join(path)
+
+
+def test_a_device_trains_with_the_proximal_term_that_its_aggregator_asks_for(
+    tiny_bundle: tiny.Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    moved: list[float] = []
+    for number, mu in enumerate((0.0, 20.0)):
+        folder = tmp_path / f"d{number}"
+        asked = RoundConfiguration(bundle_id="0" * 64, proximal=mu)
+        place.make(folder, tiny_bundle.path, institution="tests", root_key=tiny_bundle.root_key, configuration=asked)
+        service, device = place.open_service(folder), open_school(tiny_bundle, tmp_path / f"s{number}", monkeypatch, 0)
+        with running(service) as address:
+            enrol(device, service, address, tmp_path, f"s{number}")
+        service.close()
+        trained = device.train(minutes=1, epochs=2)
+        moved.append(float(np.linalg.norm(device.store.theta(trained.version_id) - device.bundle.theta())))
+        device.close()
+    assert 0 < moved[1] < moved[0]
+
+
+def test_two_schools_learn_together_and_one_forgets_a_pupil(
+    district: tuple[Service, str], tiny_bundle: tiny.Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    service, address = district
+    schools = [open_school(tiny_bundle, tmp_path / f"s{n}", monkeypatch, n) for n in range(2)]
+    for number, device in enumerate(schools):
+        enrol(device, service, address, tmp_path, f"s{number}")
+        assert device.train(minutes=1, epochs=2).update == "queued"
+    first = schools[0].sync()
+    assert len(first.sent) == 1
+    assert first.version is None
+    second = schools[1].sync()
+    assert len(second.sent) == 1
+    assert second.version == 1
+    assert schools[0].sync().version == 1
+    a, b = (next(v for v in d.store.versions() if v.kind == "global") for d in schools)
+    assert schools[0].store.theta(a.version_id).tobytes() == schools[1].store.theta(b.version_id).tobytes()
+
+    subject = schools[0].store.subjects()[0]
+    schools[0].forget(subject)
+    asked = schools[0].sync()
+    assert asked.unlearned == first.sent
+    assert service.rounds.log.withdrawn(first.sent[0])
+    for device in schools:
+        assert device.train(minutes=1, epochs=1).update == "queued"
+        device.sync()
+    assert service.rounds.state.version == 2
+    assert service.rounds.verify() == []
+    for device in schools:
+        device.close()
+
+
+def test_without_a_network_the_update_waits_and_is_sent_later(
+    district: tuple[Service, str], tiny_bundle: tiny.Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    service, address = district
+    with open_school(tiny_bundle, tmp_path / "s", monkeypatch, 0) as device:
+        enrol(device, service, address, tmp_path, "s")
+        device.train(minutes=1, epochs=1)
+        enrolment = device.store.get_secret("identity.enrolment")
+        assert enrolment is not None
+        device.store.put_secret("identity.enrolment", enrolment.replace(address.encode(), b"http://127.0.0.1:9"))
+        with pytest.raises(NetworkError):
+            device.sync()
+        assert device.status()["updates_waiting"] == 1
+        device.store.put_secret("identity.enrolment", enrolment)
+        assert len(device.sync().sent) == 1
+        assert device.status()["updates_waiting"] == 0
+    assert service.rounds.state.pending == 1
+
+
+def test_a_change_of_key_that_was_cut_short_is_finished_at_the_next_sync(
+    district: tuple[Service, str], tiny_bundle: tiny.Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    service, address = district
+    with open_school(tiny_bundle, tmp_path / "s", monkeypatch, 0) as device:
+        enrol(device, service, address, tmp_path, "s")
+        device.train(minutes=1, epochs=1)
+        before = device.store.get_secret("identity.key")
+
+        def cut(*_: object) -> None:
+            raise KeyboardInterrupt
+
+        with monkeypatch.context() as patched:
+            patched.setattr(device.store, "step", cut)
+            with pytest.raises(KeyboardInterrupt):
+                device.rotate_key()
+        assert device.store.get_secret("identity.key") == before
+        report = device.sync()
+        assert len(report.sent) == 1, "the update that the old key signed"
+        assert report.clock_off_s is not None
+        assert abs(report.clock_off_s) < 60
+        assert device.store.get_secret("identity.key") != before
+        assert service.members.count() == 1
+
+
+def test_two_schools_in_private_rounds_end_with_the_same_noised_theta_and_know_what_it_cost(
+    private_district: tuple[Service, str], tiny_bundle: tiny.Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    service, address = private_district
+    schools = [open_school(tiny_bundle, tmp_path / f"s{n}", monkeypatch, n) for n in range(2)]
+    for number, device in enumerate(schools):
+        enrol(device, service, address, tmp_path, f"s{number}")
+        assert device.train(minutes=1, epochs=2).update == "queued"
+        (waiting,) = device.store.pending_updates()
+        sent = read_update(waiting.data, service.rounds.configuration, device.bundle.manifest.layout)
+        assert sum(squares(part) for part in sent.values.values()) <= PROMISE.clip_grid(20) ** 2
+    first = schools[0].sync()
+    assert schools[1].sync().version == 1
+    assert schools[0].sync().version == 1
+    a, b = (next(v for v in d.store.versions() if v.kind == "global") for d in schools)
+    assert schools[0].store.theta(a.version_id).tobytes() == schools[1].store.theta(b.version_id).tobytes()
+    for device in schools:
+        told = device.status()["privacy"]
+        assert told["updates_sent"] == 1
+        assert told["epsilon_spent"] == pytest.approx(service.rounds.facts()["epsilon_spent"], abs=1e-3)
+        assert "private rounds on" in [line["event"] for line in device.store.audit()]
+    schools[0].forget(schools[0].store.subjects()[0])
+    answered = schools[0].sync()
+    assert answered.bounded == first.sent
+    assert answered.unlearned == ()
+    assert service.rounds.verify() == []
+    for device in schools:
+        device.close()
+
+
+def test_an_aggregator_that_drops_its_promise_gets_nothing_until_the_school_joins_anew(
+    private_district: tuple[Service, str], tiny_bundle: tiny.Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    service, address = private_district
+    with open_school(tiny_bundle, tmp_path / "s", monkeypatch, 0) as device:
+        enrol(device, service, address, tmp_path, "s")
+        device.train(minutes=1, epochs=1)
+        sync.follow(device.store, device.bundle)  # as after a change of bundle: the promise is not forgotten
+        for worse in (None, Privacy(clip_norm=1.0, noise_multiplier=0.1, epsilon=500.0, delta=1e-5)):
+            service.rounds.configuration = msgspec.structs.replace(service.rounds.configuration, privacy=worse)
+            with pytest.raises(TrustError, match="when this device joined"):
+                device.sync()
+        assert service.rounds.log.count("update") == 0
+        assert len(device.store.pending_updates()) == 1
+        assert privacy_ledger.sent(device.store) == []
+        service.rounds.configuration = msgspec.structs.replace(service.rounds.configuration, privacy=None)
+        enrol(device, service, address, tmp_path, "agreed")
+        events = [line["event"] for line in device.store.audit()]
+        assert [e for e in events if e.startswith("private rounds")] == ["private rounds on", "private rounds off"]
+
+
+def test_an_update_that_was_made_for_plain_rounds_never_leaves_for_private_ones(
+    private_district: tuple[Service, str], tiny_bundle: tiny.Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    service, address = private_district
+    with open_school(tiny_bundle, tmp_path / "s", monkeypatch, 0) as device:
+        enrol(device, service, address, tmp_path, "s")
+        device.train(minutes=1, epochs=1)
+        (waiting,) = device.store.pending_updates()
+        plain = RoundConfiguration(bundle_id=device.bundle.bundle_id)
+        device.store.drop_update(waiting.update_id)
+        privacy_ledger.agree(device.store, plain)
+        device._queue_update()
+        (waiting,) = device.store.pending_updates()
+        device.store.mark_sending(waiting.update_id)  # begun before the rounds became private: it is not made anew
+        arrived: list[bytes] = []
+        monkeypatch.setattr(service.rounds, "update", lambda data, sender: arrived.append(data))
+        report = device.sync()
+        assert list(report.refused) == [waiting.update_id]
+        assert arrived == []
+        assert device.store.pending_updates() == []
+
+
+def test_a_device_stops_at_its_own_budget_whatever_the_aggregator_says(
+    private_district: tuple[Service, str], tiny_bundle: tiny.Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    service, address = private_district
+    with open_school(tiny_bundle, tmp_path / "s", monkeypatch, 0) as device:
+        enrol(device, service, address, tmp_path, "s")
+        device.train(minutes=1, epochs=1)
+        entered = [privacy_ledger.Sent(f"{n:032x}", 1.0) for n in range(9)]
+        device.store.put_secret(privacy_ledger.LEDGER, msgspec.json.encode(entered))
+        (reason,) = device.sync().refused.values()
+        assert "epsilon 12" in reason
+        assert service.rounds.log.count("update") == 0
+        assert device.status()["privacy"]["updates_sent"] == 9
+
+
+def test_whole_devices_sum_in_secret_and_one_forgets_a_pupil(
+    tiny_bundle: tiny.Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder, signer = tmp_path / "district", new_key()
+    rules = SecureRules(minimum=3, cohort=3, drop_rate=0.0)
+    asked = RoundConfiguration(bundle_id="0" * 64, secure=rules)
+    place.make(folder, tiny_bundle.path, institution="tests", root_key=tiny_bundle.root_key, configuration=asked)
+    service = place.open_service(folder)
+    schools = [open_school(tiny_bundle, tmp_path / f"s{n}", monkeypatch, n) for n in range(3)]
+    with running(service) as address:
+        for number, device in enumerate(schools):
+            enrol(device, service, address, tmp_path, f"s{number}")
+            assert device.train(minutes=1, epochs=1).update == "queued"
+        names = [device.status()["device_key"] for device in schools]
+        word = certify(tiny_bundle.root_key, "roster", signer, "tests")
+        roster = make_roster(signer, word, names, serial=1, minimum=3, institution="tests")
+        place.put_roster(folder, msgspec.json.encode(roster))
+        said = [device.sync().secure for _ in range(5) for device in schools if service.rounds.state.version == 0]
+        assert said[0] == "joined a cohort; waits for others to join"
+        assert service.rounds.state.version == 1
+        assert service.rounds.log.count("update") == 0
+        reports = [device.sync() for device in schools]
+        assert {report.version for report in reports} == {1}
+        schools[0].forget(schools[0].store.subjects()[0])
+        assert len(schools[0].sync().unlearned) == 1
+        assert service.rounds.state.theta.tobytes() == service.rounds.bundle.theta().tobytes()
+        assert service.rounds.verify() == []
+    for device in schools:
+        device.close()
+    service.close()
+
+
+def test_a_device_that_is_not_asked_into_a_synchronous_round_keeps_its_update(
+    tiny_bundle: tiny.Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder, rules = tmp_path / "district", CohortRules(deadline_s=3600, quorum=1, over=1)
+    asked = RoundConfiguration(bundle_id="0" * 64, buffer_size=1, min_devices=1, max_staleness=0, cohort=rules)
+    place.make(folder, tiny_bundle.path, institution="tests", root_key=tiny_bundle.root_key, configuration=asked)
+    service = place.open_service(folder)
+    with running(service) as address, open_school(tiny_bundle, tmp_path / "s", monkeypatch, 0) as device:
+        assert service.rounds.cohort
+        assert service.rounds.cohort.ask("another", 0)
+        enrol(device, service, address, tmp_path, "s")
+        device.train(minutes=1, epochs=1)
+        report = device.sync()
+        assert (report.sent, report.refused) == ((), {})
+        assert device.status()["updates_waiting"] == 1
+        service.rounds.cohort.begin_again()
+        assert len(device.sync().sent) == 1
+    assert service.rounds.state.version == 1
+    service.close()

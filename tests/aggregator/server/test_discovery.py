@@ -1,0 +1,114 @@
+"""The aggregator on the school's own network: found without an address, believed only under the right root."""
+
+from __future__ import annotations
+
+import contextlib
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import msgspec
+import pytest
+from click.testing import CliRunner
+
+from aggregator.institution import make_folder, running
+from homeroom import Device
+from homeroom.cli.main import homeroom
+from homeroom.contract.signing import new_key
+from homeroom.errors import MissingExtraError, NetworkError, TrustError
+from homeroom.federation.network import discovery
+from homeroom.federation.network.client import Client, enrolment_of
+from homeroom.federation.network.transport import Network
+from homeroom.federation.sync import set_network
+from homeroom_aggregator.admin import folder as place
+from homeroom_aggregator.server.routes import Service
+
+pytest.importorskip("zeroconf")
+NOWHERE = "http://127.0.0.1:9"
+
+
+@pytest.fixture(autouse=True)
+def this_machine_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "keys").mkdir()
+    monkeypatch.setenv("HOMEROOM_KEYS", str(tmp_path / "keys"))
+    monkeypatch.setattr(
+        "homeroom.inference.golden.choose_precision", lambda *_, **__: {}
+    )  # these bundles hold no graphs
+    monkeypatch.setattr(discovery, "INTERFACES", ["127.0.0.1"])
+    monkeypatch.setattr("tenacity.nap.time.sleep", lambda _: None)
+
+
+@pytest.fixture
+def service(tmp_path: Path) -> Iterator[Service]:
+    opened = place.open_service(make_folder(tmp_path))
+    yield opened
+    opened.rounds.close()
+
+
+@contextlib.contextmanager
+def announcing(service: Service, root: str) -> Iterator[str]:
+    with running(service) as address, discovery.announced("0.0.0.0", int(address.rpartition(":")[2]), root):
+        yield address
+
+
+def test_a_device_joins_and_syncs_with_an_aggregator_whose_address_it_was_told_wrong(
+    service: Service, tmp_path: Path
+) -> None:
+    (invitation,) = place.invite(tmp_path / "district", NOWHERE, 1)
+    (tmp_path / "invitation.json").write_bytes(msgspec.json.encode(invitation))
+    with announcing(service, invitation.root), Device.open(tmp_path / "c", tmp_path / "bundle") as device:
+        device.join(tmp_path / "invitation.json")
+        assert device.sync().version is None
+        set_network(device.store, lan="off")
+        with pytest.raises(NetworkError, match="no connection"):
+            device.sync()
+
+
+def test_a_device_is_made_from_an_invitation_whose_address_is_wrong(service: Service, tmp_path: Path) -> None:
+    (invitation,) = place.invite(tmp_path / "district", NOWHERE, 1)
+    (tmp_path / "invitation.json").write_bytes(msgspec.json.encode(invitation))
+    with announcing(service, invitation.root):
+        done = CliRunner().invoke(homeroom, ["device", "fetch", str(tmp_path / "c"), str(tmp_path / "invitation.json")])
+    assert "lesson version 1" in done.output
+
+
+def test_serve_announces_what_it_serves_until_it_ends(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = make_folder(tmp_path)
+    root, found = place.read(folder).root, list[str]()
+    monkeypatch.setattr("homeroom_aggregator.server.serve.serve", lambda *_, **__: found.extend(discovery.find(root)))
+    done = CliRunner().invoke(homeroom, ["serve", str(folder), "--port", "0", "--announce"], catch_exceptions=False)
+    assert found
+    assert f"listening on {found[0]}" in done.output
+    assert discovery.find(root, 0.3) == []
+
+
+def test_somebody_who_announces_the_root_without_its_key_is_not_spoken_with(service: Service, tmp_path: Path) -> None:
+    (invitation,) = place.invite(tmp_path / "district", NOWHERE, 1)
+    service.rounds.key = new_key()  # it shows the aggregator's certificate, which is public, but has not its key
+    with announcing(service, invitation.root) as address:
+        assert discovery.find(invitation.root) == [address]
+        enrolment, key = enrolment_of(invitation), new_key()
+        with pytest.raises(TrustError):
+            Client(enrolment, key, Network(address=address)).prove()
+        assert discovery.located(enrolment, key, Network()) == Network()
+
+
+def test_an_aggregator_of_another_root_is_not_even_looked_at(service: Service, tmp_path: Path) -> None:
+    with announcing(service, "0" * 64):
+        assert discovery.find(place.read(tmp_path / "district").root, 0.5) == []
+
+
+def test_a_server_for_this_machine_alone_is_not_announced(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(discovery, "INTERFACES", None)
+    with pytest.raises(NetworkError, match="this machine alone"), discovery.announced("127.0.0.1", 8340, "0" * 64):
+        pass
+
+
+def test_without_the_extra_the_address_by_hand_still_works(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "zeroconf", None)
+    monkeypatch.setattr("importlib.util.find_spec", lambda _: None)
+    with pytest.raises(MissingExtraError, match="zeroconf"):
+        discovery.find("0" * 64)
+    (invitation,) = place.invite(make_folder(tmp_path), NOWHERE, 1)
+    by_hand = Network(address="http://10.0.0.7:8340")
+    assert discovery.located(enrolment_of(invitation), new_key(), by_hand) == by_hand

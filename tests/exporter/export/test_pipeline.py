@@ -1,0 +1,294 @@
+"""Exports: complete, checked, signed, the same bytes twice, and nothing at all when something is wrong."""
+
+from __future__ import annotations
+
+import contextlib
+import resource
+import signal
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import numpy as np
+import pytest
+import tiny
+from click.testing import CliRunner
+
+from homeroom.errors import DiskFullError, ExportError, HomeroomError, StoreError
+from homeroom.inference import golden
+from homeroom.runtime.bundle import install, open_bundle, zip_bundle
+from homeroom.runtime.graphs import Graphs
+from homeroom_exporter.bundle.scratch import claim
+from homeroom_exporter.bundle.write import staging
+from homeroom_exporter.check import check, linear_probe
+from homeroom_exporter.cli import export_command, trial_keys
+from homeroom_exporter.encoders import backbone, hub
+from homeroom_exporter.encoders.spec import EncoderSpec
+from homeroom_exporter.export.pipeline import draft, export, representative
+from homeroom_exporter.recipe.recipe import Recipe, parse_recipe
+
+RECIPE = """\
+name = "tiny_lesson"
+version = 3
+seed = 4
+batch = 4
+width = 16
+hidden = 32
+golden = 3
+[encoders.text]
+source = "pip:minilm"
+taps = [2, 4, 6]
+[encoders.image]
+source = "pip:efficientnet-lite0"
+taps = ["head"]
+[slots]
+reference = "text"
+answer = "text"
+picture = "image"
+[tasks.grade]
+kind = "classification"
+head = "pair"
+reads = ["reference", "answer"]
+labels = ["correct", "contradictory", "incorrect"]
+[tasks.category]
+kind = "classification"
+reads = ["picture"]
+labels = ["cat", "dog", "bird", "fish"]
+"""
+
+
+@pytest.fixture(scope="module")
+def calibration(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    rows = tiny.samples(60, seed=11)
+    kept = [
+        {k: v for k, v in row.items() if k in ("reference", "answer", "picture", "subject")}
+        | {"labels": {k: v for k, v in row["labels"].items() if k in ("grade", "category")}}
+        for row in rows
+    ]
+    return tiny.write_samples(tmp_path_factory.mktemp("calibration"), kept)
+
+
+@pytest.fixture(autouse=True)
+def tiny_encoders(monkeypatch: pytest.MonkeyPatch) -> None:
+    """`backbone.build` hands out the tiny encoders; its own tests build the real ones."""
+
+    def build(spec: backbone.EncoderSpec, values: list[Any], scratch: Path, **_: Any) -> backbone.Backbone:
+        assert values
+        return tiny.design_and_backbones(scratch)[1][spec.modality]
+
+    monkeypatch.setattr(backbone, "build", build)
+
+
+def recipe() -> Recipe:
+    return parse_recipe(RECIPE)
+
+
+def files(folder: Path) -> dict[str, bytes]:
+    return {p.relative_to(folder).as_posix(): p.read_bytes() for p in sorted(folder.rglob("*")) if p.is_file()}
+
+
+def test_an_export_is_checked_signed_and_the_same_twice(calibration: Path, tmp_path: Path) -> None:
+    certificate = tiny.certify(tiny.ROOT, "exporter", tiny.EXPORTER, "tests")
+    reports: list[check.Report] = []
+    for out in ("one", "two"):
+        export(recipe(), calibration, tmp_path / out, tiny.EXPORTER, certificate, threads=1, show=reports.append)
+    assert files(tmp_path / "one") == files(tmp_path / "two")
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["one", "two"]
+    bundle = open_bundle(tmp_path / "one", root=tiny.fingerprint(tiny.public_hex(tiny.ROOT)))
+    assert (bundle.manifest.name, bundle.manifest.version) == ("tiny_lesson", 3)
+    assert golden.choose_precision(bundle, threads=1) == {"text": "int8", "image": "int8"}
+    assert reports[0].passed
+    assert {p.task for made in reports[0].backbones for p in made.probes} == {"grade", "category"}
+
+    zip_bundle(tmp_path / "one", tmp_path / "a.homeroom")
+    zip_bundle(tmp_path / "two", tmp_path / "b.homeroom")
+    assert (tmp_path / "a.homeroom").read_bytes() == (tmp_path / "b.homeroom").read_bytes()
+    installed = install(tmp_path / "a.homeroom", tmp_path / "installed", root=None)
+    assert installed.bundle_id == bundle.bundle_id
+    with zipfile.ZipFile(tmp_path / "a.homeroom") as archive:
+        assert {entry.date_time for entry in archive.infolist()} == {(1980, 1, 1, 0, 0, 0)}
+
+
+def test_a_bundle_that_fails_its_self_check_is_not_written(
+    calibration: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shown: list[check.Report] = []
+    monkeypatch.setattr(check, "PARITY", dict.fromkeys(check.PARITY, 0.0))
+    certificate = tiny.certify(tiny.ROOT, "exporter", tiny.EXPORTER, "tests")
+    with pytest.raises(ExportError, match="differs from torch"):
+        export(recipe(), calibration, tmp_path / "out", tiny.EXPORTER, certificate, threads=1, show=shown.append)
+    assert not shown[0].passed
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_where_no_space_is_left_that_is_said_and_nothing_stays(tmp_path: Path) -> None:
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1000, limits[1]))
+    try:
+        with pytest.raises(DiskFullError, match="nothing was written"), staging(tmp_path / "new" / "out") as folder:
+            (folder / "graph.onnx").write_bytes(bytes(5000))
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert not any((tmp_path / "new").iterdir())
+    with pytest.raises(StoreError, match="cannot be written"), staging(Path("/proc/homeroom/out")):
+        raise AssertionError("unreached")
+
+
+def test_a_hub_that_cannot_be_reached_is_one_sentence(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("HF_HOME", str(tmp_path))
+    monkeypatch.setenv("HTTPS_PROXY", "http://127.0.0.1:9")
+    spec = EncoderSpec(modality="text", source="hf:nobody/no-such-model")
+    with pytest.raises(ExportError, match="the hub cannot be reached \\(connect to the network once") as refused:
+        hub.network(spec)
+    assert len(str(refused.value)) < 250
+
+
+def test_what_exists_is_never_overwritten(tmp_path: Path) -> None:
+    (tmp_path / "out").mkdir()
+    with pytest.raises(ExportError, match="exists already"), staging(tmp_path / "out"):
+        pass
+
+
+def test_a_crash_while_writing_leaves_nothing(tmp_path: Path) -> None:
+    def crash() -> None:
+        with staging(tmp_path / "out") as folder:
+            (folder / "half").write_text("x")
+            raise RuntimeError
+
+    with pytest.raises(RuntimeError):
+        crash()
+    assert list(tmp_path.iterdir()) == []
+
+
+KILLED = """
+import os, signal, sys
+from pathlib import Path
+from homeroom_exporter.scratch import claim
+from homeroom_exporter.scratch import claim
+from homeroom_exporter.write import staging
+work = claim(Path(sys.argv[1]), "homeroom-export-")
+(work.path / "graph.onnx").write_bytes(bytes(1000))
+with staging(Path(sys.argv[1]) / "out") as folder:
+    (folder / "half").write_text("x")
+    print(flush=True)
+    sys.stdin.readline()
+    os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+def test_what_a_killed_export_left_goes_with_the_next_and_what_a_living_one_holds_stays(tmp_path: Path) -> None:
+    (tmp_path / ".out.of-mine").mkdir()
+    command = [sys.executable, "-c", KILLED, str(tmp_path)]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as other:
+        assert other.stdin is not None
+        assert other.stdout is not None
+        other.stdout.readline()
+        held = {path for path in tmp_path.iterdir() if path.name != ".out.of-mine"}
+        assert len(held) == 2
+        for alive in (True, False):
+            with contextlib.suppress(KeyError), staging(tmp_path / "out"):
+                claim(tmp_path, "homeroom-export-").close()
+                assert all(path.exists() for path in held) == alive
+                assert any(path.exists() for path in held) == alive
+                raise KeyError
+            if alive:
+                other.communicate("\n")
+    assert other.returncode == -signal.SIGKILL
+    assert [path.name for path in tmp_path.iterdir()] == [".out.of-mine"]
+
+
+def test_trial_keys_that_a_killed_export_left_half_are_made_whole(tmp_path: Path) -> None:
+    folder = tmp_path / "out.keys"
+    trial_keys(folder)
+    root = (folder / "root.pem").read_bytes()
+    for lost in (("certificate.json",), ("certificate.json", "exporter.pem")):
+        for name in lost:
+            (folder / name).unlink()
+        key, certificate = trial_keys(folder)
+        assert certificate.key == tiny.public_hex(key)
+        assert (folder / "root.pem").read_bytes() == root
+
+
+def test_the_tiny_bundle_passes_its_own_golden_samples(tiny_bundle: tiny.Tiny) -> None:
+    bundle = open_bundle(tiny_bundle.path, root=tiny_bundle.root)
+    assert set(golden.choose_precision(bundle, threads=1).values()) == {"int8"}
+    for precision in ("int8", "float32"):
+        graphs = Graphs(bundle, {"text": precision}, 1)
+        assert golden.drift(bundle, graphs, "text").mean > (0.99999 if precision == "float32" else 0.98)
+
+
+def test_golden_samples_show_every_slot(calibration: Path) -> None:
+    from homeroom.data.ingest import read_samples
+
+    plan = recipe()
+    chosen = representative(plan, list(read_samples(calibration, draft(plan))))
+    assert len(chosen) >= plan.golden
+    assert {slot for sample in chosen for slot in sample.inputs} == {"reference", "answer", "picture"}
+
+
+def test_a_manifest_states_what_the_files_hold(tiny_bundle: tiny.Tiny) -> None:
+    manifest = tiny_bundle.manifest
+    assert {g.opset for g in manifest.graphs if g.role != "features"} == {20}
+    assert {g.opset for g in manifest.graphs if g.role == "features"} == {17}
+    assert {g.tokens["text"] for g in manifest.graphs if g.role == "grad"} == {8, 16}
+    assert all(graph.tried for graph in manifest.graphs)
+
+
+def test_a_probe_sees_features_that_were_ruined() -> None:
+    rng = np.random.default_rng(0)
+    labels = rng.integers(0, 3, 200)
+    good = rng.standard_normal((200, 20)) + np.eye(3)[labels] @ rng.standard_normal((3, 20)) * 2
+    fine = linear_probe.compare("task", good, good + rng.normal(0, 0.1, good.shape), labels)
+    ruined = linear_probe.compare("task", good, rng.standard_normal(good.shape), labels)
+    assert fine is not None
+    assert ruined is not None
+    assert fine.float32 > 0.8
+    assert (fine.worse, ruined.worse) == (False, True)
+    assert linear_probe.compare("task", good[:20], good[:20], labels[:20]) is None
+
+
+def test_quantization_that_ruins_features_fails_the_check(tmp_path: Path, calibration: Path) -> None:
+    from homeroom.data.ingest import read_samples
+
+    plan = recipe()
+    made = tiny.design_and_backbones(tmp_path)[1]["text"]
+    strict = msgspec.structs.replace(
+        made.modality, tolerance=msgspec.structs.replace(made.modality.tolerance, mean=1.0)
+    )
+    design = check.Design((strict,), {"text": made.scale}, plan.slots[:2], plan.tasks[:1], {"grade": "pair"}, 16, 32)
+    samples = list(read_samples(calibration, draft(plan)))
+    found = check.check_backbone(design, made, samples, 1)
+    assert check._failures(found, strict)
+    assert found.cosine[0] > 0.98
+
+
+def test_the_command_signs_for_trial_and_says_so(calibration: Path, tmp_path: Path) -> None:
+    (tmp_path / "recipe.toml").write_text(RECIPE)
+    arguments = [str(tmp_path / "recipe.toml"), str(tmp_path / "out"), "--calibration", str(calibration), "--zip"]
+    result = CliRunner().invoke(export_command, arguments, catch_exceptions=False)
+    assert result.exit_code == 0, result.output
+    assert "signing for trial with a root made here" in result.output
+    assert "error against torch" in " ".join(result.output.split())
+    assert (tmp_path / "out.homeroom").exists()
+    root = next(line.split()[1] for line in result.output.splitlines() if line.startswith("root "))
+    assert open_bundle(tmp_path / "out", root=root).manifest.name == "tiny_lesson"
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        (lambda a: [str(Path(a[0]).parent / "no.toml"), *a[1:]], "cannot be read"),
+        (lambda a: [*a, "--key", "x.pem"], "belong together"),
+        (lambda a: [*a[:3], str(Path(a[0]).parent / "no.jsonl")], "no such file"),
+    ],
+)
+def test_the_command_refuses_before_anything_is_made(change: Any, says: str, calibration: Path, tmp_path: Path) -> None:
+    (tmp_path / "recipe.toml").write_text(RECIPE)
+    good = [str(tmp_path / "recipe.toml"), str(tmp_path / "out"), "--calibration", str(calibration)]
+    result = CliRunner().invoke(export_command, change(good))
+    assert isinstance(result.exception, HomeroomError)
+    assert says in str(result.exception)
+    assert not (tmp_path / "out").exists()

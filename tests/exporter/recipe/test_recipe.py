@@ -1,0 +1,138 @@
+"""Recipes: what they give, and the line that every refusal names."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from homeroom.contract.manifest import Slot
+from homeroom.errors import RecipeError
+from homeroom_exporter.recipe.recipe import line_of, parse_recipe, read_recipe
+
+RECIPES = sorted(path for path in (Path(__file__).parents[3] / "examples").rglob("*.toml") if path.stem != "pyproject")
+GOOD = """\
+name = "lesson"
+version = 2
+seed = 5
+
+[encoders.text]
+source = "pip:minilm"
+taps = [2, 4]
+buckets = [16, 32]
+
+[encoders.image]
+source = "pip:efficientnet-lite0"
+grid = 2
+
+[slots]
+word = "text"
+other = "text"
+pictures = "image[4]"
+
+[tasks.which]
+kind = "choice"
+reads = ["word", "pictures"]
+weight = 2.0
+
+[tasks.level]
+kind = "ordinal"
+head = "pair"
+reads = ["word", "other"]
+labels = ["low", "middle", "high"]
+
+[training]
+epochs = 7
+"""
+
+
+def test_a_recipe_says_slots_tasks_heads_and_training() -> None:
+    recipe = parse_recipe(GOOD)
+    assert recipe.slots == (Slot("word", "text"), Slot("other", "text"), Slot("pictures", "image", 4))
+    assert recipe.heads == {"which": "choice", "level": "pair"}
+    assert [task.width for task in recipe.tasks] == [4, 2]
+    assert recipe.training.epochs == 7
+    assert recipe.training.task_weights == {"which": 2.0, "level": 1.0}
+    assert recipe.encoders[0].taps == (2, 4)
+
+
+@pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)
+def test_the_example_recipes_are_valid(path: Path) -> None:
+    assert read_recipe(path).tasks
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "line", "says"),
+    [
+        ('name = "lesson"', 'name = "My Lesson"', 1, "must be lower-case letters"),
+        ("version = 2", "version = 0", 2, "must be at least 1 (for example version = 1)"),
+        ("seed = 5", "sead = 5", 3, "sead: is no field (did you mean seed?)"),
+        ("seed = 5", "seed = ", 3, "not valid TOML"),
+        (
+            'source = "pip:minilm"',
+            "",
+            5,
+            "encoders.text.source: is missing, where the encoder comes from (add source =",
+        ),
+        ('name = "lesson"', "", 1, 'name: is missing, what the bundle is called (add name = "vocabulary")'),
+        ("[tasks.which]", "[task.which]", 19, "task: is no field (did you mean tasks?)"),
+        ("version = 2", 'version = "2"', 2, "version: must be a whole number, not text in quotes"),
+        ('source = "pip:minilm"', "source = 3", 6, "source: must be text in quotes, not a whole number"),
+        ("taps = [2, 4]", "taps = []", 7, "taps: must have at least 1 entries"),
+        ("[tasks.level]", "[tasks]\nlevel = 3\n[tasks.other]", 25, "tasks.level: must be a table, not a whole number"),
+        ("taps = [2, 4]", 'taps = "all"', 7, "'all' is no choice (one of auto)"),
+        ("buckets = [16, 32]", "buckets = [32, 16]", 8, "must rise"),
+        ("grid = 2", "grid = 99", 12, "must be at most 7"),
+        ("[encoders.image]", "[encoders.smell]", 10, "none of text"),
+        ('word = "text"', 'word = "texts"', 15, "no kind of input"),
+        ('other = "text"', 'other = "audio"', 16, "no encoder for audio"),
+        ('pictures = "image[4]"', 'pictures = "image[40]"', 17, "must be at most 16"),
+        ('pictures = "image[4]"', 'pictures = "image"', 21, "several places"),
+        ('kind = "choice"', 'kind = "chioce"', 20, "'chioce' is no choice (one of classification, ordinal"),
+        ('"word", "pictures"', '"word", "picture"', 21, "no slot 'picture'"),
+        ('head = "pair"', 'head = "choice"', 26, "cannot have the head"),
+        ('reads = ["word", "other"]', 'reads = ["other", "pictures"]', 27, "two or three single texts"),
+        ('reads = ["word", "other"]', 'reads = ["word", "word"]', 27, "twice"),
+        ('labels = ["low", "middle", "high"]', 'labels = ["low"]', 28, "at least 2"),
+        (
+            "epochs = 7",
+            'epochs = "7"',
+            31,
+            "epochs: must be a whole number, not text in quotes (for example epochs = 20)",
+        ),
+        ("epochs = 7", "epochs = 7\nnested = true", 32, "needs tiers to nest"),
+        ('other = "text"', 'other = "text"\nthird = "text"', 17, "no task reads it"),
+        ("epochs = 7", 'epochs = 7\n[scopes]\nhead.grades = "personal"', 33, "no such segment"),
+        (
+            "epochs = 7",
+            'epochs = 7\n[scopes]\nfusion = "secret"',
+            33,
+            "'secret' is no choice (one of shared, institution, personal)",
+        ),
+    ],
+)
+def test_a_refusal_names_the_line_at_fault(old: str, new: str, line: int, says: str) -> None:
+    assert old in GOOD
+    with pytest.raises(RecipeError) as refused:
+        parse_recipe(GOOD.replace(old, new, 1), "lesson.toml")
+    assert refused.value.where == f"lesson.toml line {line}"
+    assert says in str(refused.value)
+
+
+def test_a_recipe_that_cannot_be_read_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(RecipeError, match="cannot be read"):
+        read_recipe(tmp_path / "absent.toml")
+    (tmp_path / "binary.toml").write_bytes(b"\xff\xfe\x00")
+    with pytest.raises(RecipeError, match="UTF-8"):
+        read_recipe(tmp_path / "binary.toml")
+
+
+def test_an_empty_recipe_is_told_where_to_begin() -> None:
+    for text in ("", "# nothing yet\n"):
+        with pytest.raises(RecipeError, match=r"is empty \(begin from one of examples/recipes") as refused:
+            parse_recipe(text, "lesson.toml")
+        assert refused.value.where == "lesson.toml line 1"
+
+
+def test_the_line_of_a_dotted_key_is_found() -> None:
+    assert line_of("a = 1\n[b]\nc.d = 2\n", ("b", "c", "d")) == 3

@@ -1,0 +1,307 @@
+"""The agent: what an evening does, what it says, what it never writes down, and how it looks after its device."""
+
+from __future__ import annotations
+
+import datetime
+import json
+import logging
+import os
+import shutil
+import subprocess
+import sys
+import time
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import pytest
+import tiny
+
+from homeroom import Device, Sample
+from homeroom.agent import bundle_updates, inbox, status
+from homeroom.agent.loop import Agent, Settings
+from homeroom.agent.status import Standing
+from homeroom.cli.main import main
+from homeroom.device.resources.budget import Budget, read_span
+from homeroom.errors import BundleError, DiskFullError, InputError, NetworkError, StoreError
+from homeroom.train.fit import Settings as TrainSettings
+
+NAME = "Wolframina Secretsson"  # a pupil's name, which must not be written down in the open
+NEVER = read_span("00:00-00:01")
+
+
+@pytest.fixture
+def place(tmp_path: Path, tiny_bundle: tiny.Tiny, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder with a device and an inbox."""
+    monkeypatch.setenv("HOMEROOM_KEYS", str(tmp_path / "keys"))
+    Device.open(tmp_path / "device", tiny_bundle.path, tiny_bundle.root, threads=1).close()
+    (tmp_path / "inbox").mkdir()
+    return tmp_path
+
+
+def made(place: Path, **changes: Any) -> Agent:
+    budget = Budget(minutes=changes.pop("minutes", 1.0))
+    return Agent(Settings(place / "device", place / "inbox", budget=budget, settled_s=0.0, **changes))
+
+
+def put(place: Path, name: str = "monday", count: int = 12, seed: int = 4) -> None:
+    tiny.write_samples(place / "inbox" / name, tiny.samples(count, seed))
+
+
+def said(agent: Agent) -> dict[str, str]:
+    return dict(status.words(agent.standing))
+
+
+def test_an_evening_takes_in_trains_and_leaves_nothing_unencrypted(place: Path) -> None:
+    put(place)
+    agent = made(place)
+    assert agent.cycle()
+    assert (agent.standing.samples, agent.standing.trained_samples, agent.standing.problems) == (12, 12, {})
+    assert not [path for path in (place / "inbox").rglob("*") if path.is_file()]
+    assert "not joined" in said(agent)
+    assert status.read(place / "device") == agent.standing
+    trained = agent.standing.last_trained
+    assert not agent.cycle(), "nothing to do: the directory stays closed"
+    put(place, "tuesday", 6, seed=9)
+    agent.cycle()
+    assert (agent.standing.samples, agent.standing.trained_samples) == (18, 18)
+    assert agent.standing.last_trained is not None
+    assert trained is not None
+    assert agent.standing.last_trained >= trained
+
+
+def test_outside_its_hours_it_takes_in_and_waits_to_train(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    put(place)
+    agent = made(place, window=(NEVER,))
+    monkeypatch.setattr(Agent, "in_window", lambda _: False)
+    agent.cycle()
+    assert (agent.standing.samples, agent.standing.last_trained) == (12, None)
+    assert said(agent)["waiting to train"] == "its hours have not come"
+    assert not agent.cycle()
+    monkeypatch.setattr(Agent, "in_window", lambda _: True)
+    assert agent.cycle(), "its hours came"
+    assert agent.standing.trained_samples == 12
+    assert "waiting to train" not in said(agent)
+
+
+def test_a_days_minutes_are_not_exceeded_by_starting_again(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    put(place)
+    monkeypatch.setattr(Device, "_settings", lambda *_: TrainSettings(epochs=9000, patience=9000))
+    made(place, minutes=0.1).cycle()
+    again = made(place, minutes=0.1)
+    began = time.monotonic()
+    again.cycle()
+    assert said(again)["waiting to train"] == "today's minutes are spent"
+    assert time.monotonic() - began < 6 * 60
+
+    class Tomorrow(datetime.date):
+        @classmethod
+        def today(cls) -> Any:
+            return datetime.date(2031, 1, 1)
+
+    monkeypatch.setattr("homeroom.agent.loop.datetime.date", Tomorrow)
+    report = []
+    monkeypatch.setattr(Device, "train", lambda *_, **given: report.append(given["budget"].minutes) or 1 / 0)
+    again._look_inside = True
+    again.cycle()
+    assert report == [0.1]
+    assert again.standing.problems["training"] == "an error of the program: ZeroDivisionError"
+
+
+def test_what_cannot_be_used_is_put_aside_with_the_reason(place: Path) -> None:
+    (place / "inbox" / "broken.jsonl").write_text('{"nonsense": 1\n')
+    (place / "inbox" / "strange.homeroom").write_bytes(b"no bundle")
+    (place / "inbox" / "copying.csv.part").write_text("")
+    agent = made(place)
+    agent.cycle()
+    aside = sorted(path.name.split("-", 2)[2] for path in (place / "inbox" / "refused").iterdir())
+    assert aside == ["broken.jsonl", "broken.jsonl.why.txt", "strange.homeroom", "strange.homeroom.why.txt"]
+    assert "2 entries" in said(agent)["refused"]
+    assert [path.name for path in (place / "inbox").iterdir() if path.is_file()] == ["copying.csv.part"]
+
+
+def test_files_still_on_their_way_wait_and_a_clock_that_was_set_back_holds_nothing_up(tmp_path: Path) -> None:
+    for name in ("done.jsonl", "copying.csv.part", ".hidden.jsonl", "fresh.jsonl", "future.jsonl"):
+        (tmp_path / name).write_text("")
+    now = time.time()
+    os.utime(tmp_path / "done.jsonl", (1, 1))
+    os.utime(tmp_path / "future.jsonl", (now + 1e7, now + 1e7))
+    assert [path.name for path in inbox.settled(tmp_path, now, 30)] == ["done.jsonl", "future.jsonl"]
+    assert inbox.settled(tmp_path / "a share that is away", now, 30) == []
+
+
+def test_a_directory_in_use_is_tried_again(place: Path) -> None:
+    put(place)
+    agent = made(place)
+    with Device.open(place / "device", threads=1):
+        agent.cycle()
+        assert "directory" in agent.standing.problems
+    agent.cycle()
+    assert (agent.standing.samples, agent.standing.problems) == (12, {})
+
+
+def test_no_log_status_or_support_bundle_names_a_pupil_a_file_or_a_label(
+    place: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.DEBUG)
+    rows = tiny.samples(12, 4)
+    for row in rows:
+        row["subject"] = NAME
+    tiny.write_samples(place / "inbox" / NAME, rows)
+    (place / "inbox" / f"{NAME}.jsonl").write_text(json.dumps({"word": "x", "labels": {"category": NAME}}) + "\n")
+    (place / "inbox" / f"{NAME}.csv").write_text(f"word,{NAME}\nx,y\n")
+    agent = made(place)
+    agent.cycle()
+    assert agent.standing.samples == 12
+    assert agent.standing.refused_entries == 2
+    out = place / "support.zip"
+    main(["device", "support-bundle", str(place / "device"), "--out", str(out)])
+    with zipfile.ZipFile(out) as archive:
+        told = {name: archive.read(name).decode() for name in archive.namelist()}
+    assert json.loads(told["status.json"])["samples"] == 12
+    assert {check["name"] for check in json.loads(told["doctor.json"])} >= {"machine", "runtime"}
+    assert json.loads(told["store.json"])["subjects"] == 1
+    told |= {"log": caplog.text, "written": (place / "device" / "agent" / "status.json").read_text()}
+    for name, text in told.items():
+        assert "Wolframina" not in text, name
+        assert "Secretsson" not in text, name
+
+
+@pytest.mark.parametrize(
+    ("standing", "word"),
+    [
+        (Standing(problems={"inbox": DiskFullError("no space left; nothing was changed").what}), "disk full"),
+        (Standing(problems={"training": "it does not train now: only 5 MB of disk are free"}), "disk full"),
+        (Standing(clock="1970-01-01 cannot be right"), "clock wrong"),
+        (Standing(problems={"sync": "the round is for another bundle"}), "bundle too old"),
+        (Standing(doing="syncing"), "syncing"),
+        (Standing(updates_waiting=2), "queued"),
+        (Standing(joined=True, last_seen="2026-11-24T20:00:00+00:00"), "last seen 2026-11-24T20:00:00+00:00"),
+        (Standing(joined=True), "never seen"),
+        (Standing(problems={"sync": "no connection"}), "sync trouble"),
+    ],
+)
+def test_every_state_has_its_word(standing: Standing, word: str) -> None:
+    assert word in dict(status.words(standing))
+    assert "sync trouble" not in dict(status.words(Standing(problems={"sync": "it serves another bundle than asked"})))
+
+
+def test_only_errors_that_cannot_name_anyone_are_written_down() -> None:
+    assert status.plain(NetworkError("no connection", where="https://x")) == "no connection"
+    assert status.plain(StoreError("cannot be written here", where=f"/home/{NAME}")) == "cannot be written here"
+    for problem in (InputError(f"{NAME} is no label"), BundleError(NAME), ValueError(NAME)):
+        assert NAME not in status.plain(problem)
+
+
+def test_a_clearly_worse_model_is_taken_back_and_its_update_not_sent(place: Path) -> None:
+    with Device.open(place / "device", threads=1) as device:
+        device.add(*(Sample(**row) for row in tiny.samples(120, 0, subjects=20)))
+        good = device.train(settings=TrainSettings(epochs=15, patience=20))
+        before = device.store.current()
+        assert not bundle_updates.keep_the_better(device, None, good.version_id), (
+            "it is better than the bundle's own theta"
+        )
+        bad = device.train(settings=TrainSettings(epochs=1, learning_rate=30.0, seed=0))
+        device.store.queue_update(bad.version_id, b"signed", 0, [], device.bundle.bundle_id)
+        assert bundle_updates.keep_the_better(device, before, bad.version_id)
+        present = device.store.current()
+        assert present is not None
+        assert present.version_id == good.version_id
+        assert device.store.pending_updates() == []
+
+
+def newer(made: tiny.Tiny, folder: Path, version: int = 2) -> Path:
+    """The tiny bundle as another version, zipped for the inbox."""
+    from sdk.runtime.test_bad_bundle import sign_again
+
+    shutil.copytree(made.path, folder / "made")
+    sign_again(folder / "made", made, version=version)
+    shutil.make_archive(str(folder / "newer"), "zip", folder / "made")
+    target = folder / "inbox" / "newer.homeroom"
+    (folder / "newer.zip").rename(target)
+    shutil.rmtree(folder / "made")
+    return target
+
+
+def test_a_newer_bundle_in_the_inbox_is_tried_and_then_used(place: Path, tiny_bundle: tiny.Tiny) -> None:
+    put(place)
+    agent = made(place)
+    agent.cycle()
+    newer(tiny_bundle, place)
+    agent.cycle()
+    assert (agent.standing.bundle, agent.standing.problems) == ("tiny version 2", {})
+    assert not list((place / "inbox").glob("*.homeroom"))
+    with Device.open(place / "device", threads=1) as device:
+        assert device.bundle.manifest.version == 2
+        assert device.store.count() == 12
+
+
+def test_a_bundle_that_ends_the_process_that_tries_it_is_not_used(
+    place: Path, tiny_bundle: tiny.Tiny, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from homeroom.device.resources.benchmark import Findings
+
+    newer(tiny_bundle, place)
+    crash = Findings({}, crashed="features text int8", how="ends the process with SIGILL")
+    monkeypatch.setattr(bundle_updates, "run_probe", lambda *_, **__: crash)
+    agent = made(place)
+    agent.cycle()
+    assert agent.standing.bundle == "tiny version 1"
+    (why,) = (place / "inbox" / "refused").glob("*.why.txt")
+    assert "SIGILL" in why.read_text()
+
+
+def test_the_store_is_copied_before_a_new_bundle(place: Path, tiny_bundle: tiny.Tiny) -> None:
+    put(place)
+    made(place).cycle()
+    copy = place / "device" / "backup" / "device.db"
+    copy.unlink()
+    with pytest.raises(BundleError):
+        bundle_updates.change_bundle(place / "device", tiny_bundle.path / "nothing.homeroom", None)
+    assert not copy.exists() or copy.stat().st_size
+    bundle_updates.change_bundle(place / "device", newer(tiny_bundle, place), None)
+    assert copy.stat().st_size > 10_000
+
+
+def test_the_agent_of_the_command_line_runs_until_it_is_told_to_stop(place: Path) -> None:
+    put(place)
+    command = [sys.executable, "-m", "homeroom", "device", "run", str(place / "device")]
+    command += ["--inbox", str(place / "inbox"), "--settled", "0"]
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
+        for _ in range(600):
+            standing = status.read(place / "device")
+            if standing is not None and standing.last_trained and standing.doing == "resting":
+                break
+            time.sleep(0.2)
+        assert (place / "device" / "agent" / "page.json").exists()
+        if os.name != "nt":
+            assert (place / "device" / "agent" / "page.json").stat().st_mode & 0o077 == 0
+        process.terminate()
+        _, told = process.communicate(timeout=60)
+    assert "Traceback" not in told
+    standing = status.read(place / "device")
+    assert standing is not None
+    if os.name != "nt":
+        assert (process.returncode, standing.doing) == (0, "stopped")
+        assert not (place / "device" / "agent" / "page.json").exists()
+
+
+def test_the_commands_of_the_agent(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    directory = str(place / "device")
+    for command in ("agent", "page"):
+        with pytest.raises(SystemExit) as ended:
+            main(["device", command, directory])
+        assert ended.value.code == 3
+    put(place)
+    (place / "inbox" / "broken.csv").write_text("nothing\n1\n")
+    run = ["device", "run", directory, "--inbox", str(place / "inbox"), "--settled", "0", "--once"]
+    assert main(run) == 1, "an entry was refused"
+    assert main(run) == 0
+    capsys.readouterr()
+    main(["device", "agent", directory, "--json"])
+    told = json.loads(capsys.readouterr().out)
+    assert told["trained_samples"] == 12
+    assert "not joined" in told["words"]
+    with pytest.raises(SystemExit) as ended:
+        main([*run, "--window", "sometimes"])
+    assert ended.value.code == 3

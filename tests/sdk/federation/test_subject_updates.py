@@ -1,0 +1,113 @@
+"""Private rounds by subject, on the device: what one pupil taught is cut by itself, and nobody else's changes it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import numpy as np
+import pytest
+import tiny
+
+from homeroom import Device, Sample
+from homeroom.contract.privacy import Privacy, squares
+from homeroom.contract.update import RoundConfiguration, read_update
+from homeroom.federation import privacy_ledger, sync
+from homeroom.federation.subject_updates import contributions
+from homeroom.train.features.dataset import Dataset
+from homeroom.train.fit import Settings
+from sdk.learning import dataset, opened, without
+
+FAST = Settings(epochs=2, patience=10)
+PROMISE = Privacy(clip_norm=0.05, noise_multiplier=2.0, epsilon=8.0, delta=1e-5, subjects=3)
+
+
+def parts(data: Dataset, most: int = 99) -> dict[str, np.ndarray]:
+    bundle, graphs = opened()
+    return dict(contributions(graphs, data, bundle.theta(), FAST, most))
+
+
+def test_a_part_is_made_of_one_subjects_samples_alone() -> None:
+    data = dataset(18)
+    whole = parts(data)
+    assert len(whole) == len({example.subject for example in data.examples}) > 2
+    assert all(np.abs(moved).max() > 0 for moved in whole.values())
+    left_out, *others = sorted(whole)
+    fewer = parts(Dataset(data.manifest, [e for e in data.examples if e.subject != left_out]))
+    blank = [without(e, targets={}) if e.subject == left_out else e for e in data.examples]
+    assert sorted(fewer) == sorted(parts(Dataset(data.manifest, blank))) == others
+    for subject in others:
+        np.testing.assert_array_equal(fewer[subject], whole[subject])
+
+
+def test_there_are_no_more_parts_than_asked_for_and_chance_says_whose() -> None:
+    data = dataset(18)
+    seen = [tuple(parts(data, 1)) for _ in range(12)]
+    assert {len(subjects) for subjects in seen} == {1}
+    assert len(set(seen)) > 1
+
+
+@pytest.fixture
+def device(tiny_bundle: tiny.Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
+    monkeypatch.setenv("HOMEROOM_KEYS", str(tmp_path / "keys"))
+    with Device.open(tmp_path / "device", tiny_bundle.path, tiny_bundle.root, threads=1) as opened:
+        opened.add(*(Sample(**row) for row in tiny.samples(12, 0)))
+        sync.make_key(opened.store)
+        asked = RoundConfiguration(bundle_id=opened.bundle.bundle_id, privacy=PROMISE)
+        with opened.store.step("join"):
+            privacy_ledger.agree(opened.store, asked)
+        yield opened
+
+
+def asked_of(device: Device) -> RoundConfiguration:
+    found = privacy_ledger.known_round(device.store)
+    assert found
+    return found
+
+
+def test_what_leaves_is_clipped_by_subject_and_what_stays_is_not(device: Device) -> None:
+    report = device.train(settings=FAST)
+    assert report.update == "queued"
+    (waiting,) = device.store.pending_updates()
+    read = read_update(waiting.data, asked_of(device), device.bundle.layout)
+    assert 0 < sum(squares(v) for v in read.values.values()) <= (3 * PROMISE.clip_grid(20)) ** 2
+    version = device.store.current()
+    assert version
+    moved = device.store.theta(version.version_id) - device.bundle.theta()
+    assert np.linalg.norm(moved) > 3 * PROMISE.clip_norm, "the device's own model was trained without a clip"
+    privacy_ledger.charge(device.store, waiting.data, waiting.update_id, asked_of(device), device.bundle.layout)
+    status = device.status()["privacy"]
+    assert status["promise"]["subjects"] == 3
+    assert status["updates_sent"] == 1
+
+
+def test_who_is_forgotten_leaves_no_part_behind(device: Device) -> None:
+    device.train(settings=FAST)
+    (waiting,) = device.store.pending_updates()
+    inside = device.store._entered("update", waiting.update_id)
+    assert len(inside) == min(3, len(device.store.subjects()))
+    device.forget(inside[0])
+    assert device.store.pending_updates() == []
+
+
+def test_an_update_from_before_the_promise_is_not_sent(device: Device) -> None:
+    plain = RoundConfiguration(
+        bundle_id=device.bundle.bundle_id, privacy=msgspec.structs.replace(PROMISE, subjects=msgspec.UNSET)
+    )
+    asked = asked_of(device)
+    with device.store.step("before"):
+        privacy_ledger.agree(device.store, plain)
+    assert device.train(settings=FAST).update == "queued"
+    with device.store.step("join"):
+        privacy_ledger.agree(device.store, asked)
+
+    class Nobody:
+        def update(self, data: bytes) -> None:
+            raise AssertionError("it was sent")
+
+    sent, refused, size = sync.send_updates(device.store, Nobody(), asked, device.bundle.layout)  # type: ignore[arg-type]
+    assert (sent, size) == ([], 0)
+    assert len(refused) == 1
+    assert device._queue_update().startswith("this round is private for each subject: train again")
+    assert device.train(settings=FAST).update == "queued"

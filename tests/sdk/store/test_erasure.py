@@ -1,0 +1,260 @@
+"""`forget`, against an adversary who kept raw copies of the whole directory, and against power cuts in the middle."""
+
+from __future__ import annotations
+
+import shutil
+import sqlite3
+from pathlib import Path
+
+import msgspec
+import numpy as np
+import pytest
+from faults.devices import SECRET_WORD, features, make_sample, numbers, open_store, theta
+
+from homeroom.errors import DiskFullError, InputError, StoreError
+from homeroom.store import Store, erasure
+from homeroom.store.data_keys import KeyBook
+from homeroom.store.encryption import BrokenSealError, Cipher, Ring
+
+
+def fill(home: Path) -> None:
+    """Samples of two subjects; versions, a state and updates that one of them, or both, entered."""
+    with open_store(home) as store:
+        store.add([make_sample(0, "gone"), make_sample(1, "stays"), make_sample(2, "gone")])
+        store.write_features("v", {("gone", b"x"): features(0), ("stays", b"x"): features(0)})
+        for number, subjects in enumerate((["stays"], ["gone", "stays"])):
+            store.set_current(store.put_version(theta(number), "local", number, {}, subjects))
+        store.save_state(b"mixed", "tag", ["gone", "stays"])
+        store.queue_update("a" * 32, b"sent one", 0, ["gone"])
+        store.mark_sent("a" * 32)
+        store.queue_update("b" * 32, b"begun one", 1, ["gone"])
+        store.mark_sending("b" * 32)
+        store.queue_update("c" * 32, b"unsent one", 2, ["gone", "stays"])
+        store.queue_update("d" * 32, b"of another", 3, ["stays"])
+        store.put_secret("identity.key", b"signing key")
+
+
+def assert_forgotten(store: Store) -> None:
+    assert store.subjects() == ["stays"]
+    assert numbers(store) == [1]
+    with pytest.raises(InputError, match="nothing is held"):
+        store.export("gone")
+    assert list(store.read_features("v", [("gone", b"x"), ("stays", b"x")])) == [("stays", b"x")]
+    assert [version.base for version in store.versions()] == [0]
+    present = store.current()
+    assert present is not None
+    assert np.array_equal(store.theta(present.version_id), theta(0))
+    assert store.load_state("tag") is None
+    assert [update.data for update in store.pending_updates()] == [b"of another"]
+    assert sorted(store.pending_unlearn()) == ["a" * 32, "b" * 32]
+    assert store.get_secret("identity.key") == b"signing key"
+    assert store.damage() == []
+
+
+def test_forget_removes_all_that_stems_from_a_subject_and_nothing_else(tmp_path: Path) -> None:
+    fill(tmp_path)
+    with open_store(tmp_path) as store:
+        report = store.forget("gone")
+        assert (report.samples, report.versions, report.unsent_updates) == (2, 1, 1)
+        assert sorted(report.unlearning) == ["a" * 32, "b" * 32]
+        assert_forgotten(store)
+        assert not store.queue_update("e" * 32, b"again", 1, []), "a begun upload may have arrived: not counted twice"
+    with open_store(tmp_path) as store:
+        assert_forgotten(store)
+        with pytest.raises(InputError):
+            store.forget("gone")
+        for update_id in store.pending_unlearn():
+            store.mark_unlearned(update_id)
+        assert store.pending_unlearn() == []
+
+
+def test_a_subject_who_comes_back_is_a_new_one(tmp_path: Path) -> None:
+    fill(tmp_path)
+    with open_store(tmp_path) as store:
+        old = store.samples("gone")[0].sample_id
+        store.forget("gone")
+        assert store.add([make_sample(0, "gone")]) != [old]
+        assert len(store.export("gone").samples) == 1
+
+
+def test_no_copy_from_before_can_be_opened_again(tmp_path: Path) -> None:
+    """Every mix of old and new files that an old backup could bring about."""
+    fill(tmp_path)
+    device, old = tmp_path / "device", tmp_path / "old"
+    shutil.copytree(device, old)
+    with open_store(tmp_path) as store:
+        store.forget("gone")
+    new = tmp_path / "new"
+    shutil.copytree(device, new)
+    for kept in ((), ("device.db",), ("backup",), ("cache.db",), ("device.db", "cache.db"), ("backup", "cache.db")):
+        shutil.rmtree(device)
+        shutil.copytree(old, device)
+        for name in kept:
+            part, there = new / name, device / name
+            shutil.rmtree(there) if there.is_dir() else there.unlink()
+            shutil.copytree(part, there) if part.is_dir() else shutil.copy(part, there)
+        if "device.db" in kept or "backup" in kept:
+            with open_store(tmp_path) as store:
+                assert store.subjects() == ["stays"], kept
+                assert numbers(store) == [1]
+                assert list(store.read_features("v", [("gone", b"x")])) == []
+        else:
+            with pytest.raises(StoreError, match="has been destroyed"):
+                open_store(tmp_path)
+
+
+def test_with_all_keys_of_today_an_old_copy_gives_nothing_away(tmp_path: Path) -> None:
+    """The adversary holds the old directory, today's directory and today's ring, and tries every key on every value."""
+    fill(tmp_path)
+    shutil.copytree(tmp_path / "device", tmp_path / "old")
+    with open_store(tmp_path) as store:
+        old_master = store._opened.ring.cipher(1)
+        store.forget("gone")
+        book = store._keys
+        keys = [book.device, book._index, book._master, *(subject.cipher for subject in book.all())]
+        stays = book.find("stays")
+        index_today = book.index("gone")
+    ring_file = next((tmp_path / "keys").iterdir())
+    ring = msgspec.json.decode(ring_file.read_bytes(), type=Ring)
+    keys += [Cipher(bytes.fromhex(key)) for key in ring.keys.values()]
+    assert stays is not None
+    for path in (
+        tmp_path / "old" / "device.db",
+        tmp_path / "old" / "backup" / "device.db",
+        tmp_path / "old" / "cache.db",
+    ):
+        raw = sqlite3.connect(path)
+        opened = [place for place, value in sealed_values(raw) if any(opens(key, value, place) for key in keys)]
+        others = [place for place, value in sealed_values(raw) if old_master and opens(old_master, value, place)]
+        raw.close()
+        assert all(str(place[0]).startswith(("samples.", "subjects.name", "features")) for place in opened)
+        assert len(opened) == len([place for place in opened if not opens_for_gone(path, place)])
+        assert len(others) == (0 if path.name == "cache.db" else 4), "the old master key would have opened it"
+    assert index_today not in (tmp_path / "old" / "device.db").read_bytes(), "not even who was there can be confirmed"
+
+
+def sealed_values(raw: sqlite3.Connection) -> list[tuple[tuple[str | int, ...], bytes]]:
+    """Every sealed value of a database with the place it was sealed for."""
+    found: list[tuple[tuple[str | int, ...], bytes]] = []
+    tables = {row[0] for row in raw.execute("SELECT name FROM sqlite_schema WHERE type = 'table'")}
+    if "features" in tables:
+        return [(("features", name.hex()), body) for name, body in raw.execute("SELECT name, body FROM features")]
+    for generation, device_key, index_key in raw.execute("SELECT generation, device_key, index_key FROM store"):
+        found += [(("store.device_key", generation), device_key), (("store.index_key", generation), index_key)]
+        for index, key, name in raw.execute("SELECT name_index, data_key, name FROM subjects"):
+            found += [(("subjects.data_key", index.hex(), generation), key), (("subjects.name",), name)]
+    for table, key, columns in (
+        ("samples", "sample_id", ("facts", "inputs")),
+        ("versions", "version_id", ("facts", "theta")),
+        ("updates", "update_id", ("data",)),
+    ):
+        for column in columns:
+            sql = f"SELECT {key}, {column} FROM {table} WHERE {column} IS NOT NULL"
+            found += [((f"{table}.{column}", name), value) for name, value in raw.execute(sql)]
+    found += [(("secrets", name), body) for name, body in raw.execute("SELECT name, body FROM secrets")]
+    return found
+
+
+def opens(key: Cipher, value: bytes, place: tuple[str | int, ...]) -> bool:
+    return key.holds(value, *place)
+
+
+def opens_for_gone(path: Path, place: tuple[str | int, ...]) -> bool:
+    """Whether a value in an old database belongs to the subject that was forgotten (its rows came first)."""
+    if place[0] not in ("samples.facts", "samples.inputs"):
+        return False
+    raw = sqlite3.connect(path)
+    owner = raw.execute("SELECT subject_id FROM samples WHERE sample_id = ?", (place[1],)).fetchone()[0]
+    raw.close()
+    return bool(owner == 1)
+
+
+def test_the_files_hold_no_bytes_of_the_forgotten_rows(tmp_path: Path) -> None:
+    fill(tmp_path)
+    raw = sqlite3.connect(tmp_path / "device" / "device.db")
+    bodies = [row[0][:64] for row in raw.execute("SELECT inputs FROM samples WHERE subject_id = 1")]
+    bodies += [row[0] for row in raw.execute("SELECT data_key FROM subjects")]
+    raw.close()
+    with open_store(tmp_path) as store:
+        store.forget("gone")
+        for path in (tmp_path / "device").rglob("*"):
+            if path.is_file():
+                assert [body for body in bodies if body in path.read_bytes()] == [], path
+
+
+STAGES = ("remove_and_rotate", "finish_rotation")
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_a_forget_that_was_cut_short_is_finished_at_the_next_opening(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stage: str
+) -> None:
+    fill(tmp_path)
+    shutil.copytree(tmp_path / "device", tmp_path / "old")
+
+    def cut(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch, open_store(tmp_path) as store:
+        patch.setattr(erasure, stage, cut)
+        with pytest.raises(KeyboardInterrupt):
+            store.forget("gone")
+    with open_store(tmp_path) as store:
+        assert_forgotten(store)
+        assert len(store._opened.ring.keys) == 1
+    shutil.rmtree(tmp_path / "device")
+    shutil.copytree(tmp_path / "old", tmp_path / "device")
+    with pytest.raises(StoreError, match="has been destroyed"):
+        open_store(tmp_path)
+
+
+def test_a_forget_on_a_full_disk_changes_nothing_and_can_be_repeated(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fill(tmp_path)
+
+    def rotate_on_a_full_disk(book: KeyBook, ring: Ring) -> None:
+        rotate(book, ring)
+        raise DiskFullError("no space left; nothing was changed")
+
+    rotate = KeyBook.rotate
+    with open_store(tmp_path) as store:
+        with monkeypatch.context() as patch:
+            patch.setattr(KeyBook, "rotate", rotate_on_a_full_disk)
+            with pytest.raises(DiskFullError):
+                store.forget("gone")
+        assert len(store._opened.ring.keys) == 1
+        assert numbers(store) == [0, 1, 2]
+        store.add([make_sample(3, "stays")])
+    with open_store(tmp_path) as store:
+        assert numbers(store) == [0, 1, 2, 3]
+        store.forget("gone")
+        assert numbers(store) == [1, 3]
+
+
+def test_a_damaged_value_does_not_stop_a_forget(tmp_path: Path) -> None:
+    fill(tmp_path)
+    raw = sqlite3.connect(tmp_path / "device" / "device.db")
+    raw.execute("UPDATE versions SET theta = zeroblob(40) WHERE number = 1")
+    raw.commit()
+    raw.close()
+    (tmp_path / "device" / "backup" / "device.db").unlink()
+    with open_store(tmp_path) as store:
+        assert [version.base for version in store.versions()] == [1]
+        assert "is lost" in store.damage()[-1]
+        store.forget("gone")
+        assert store.versions() == []
+        assert store.subjects() == ["stays"]
+
+
+def test_a_sealed_value_of_one_subject_does_not_open_with_anothers_key(tmp_path: Path) -> None:
+    with open_store(tmp_path) as store:
+        store.add([make_sample(0, "a"), make_sample(0, "b")])
+        first, second = store._keys.find("a"), store._keys.find("b")
+        sample_id, facts = store._database.one("SELECT sample_id, facts FROM samples ORDER BY number")
+        assert first is not None
+        assert second is not None
+        assert SECRET_WORD.encode() not in facts
+        assert first.cipher.open(facts, "samples.facts", sample_id)
+        with pytest.raises(BrokenSealError):
+            second.cipher.open(facts, "samples.facts", sample_id)

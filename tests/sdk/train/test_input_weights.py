@@ -1,0 +1,76 @@
+"""What a poor input counts is learned from validation samples: more where it tells much, less where it misleads."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from homeroom.train.features.dataset import Dataset, Example
+from homeroom.train.fit import Settings, drop_inputs, fit, outputs_of
+from homeroom.train.input_weights import LEAST, TRIED, USUAL, counted, learned_weights
+from sdk.learning import dataset, opened, without
+
+POOR = {("picture", 0): USUAL}
+
+
+@pytest.fixture(scope="module")
+def theta() -> np.ndarray:
+    bundle, graphs = opened()
+    return fit(graphs, dataset(), None, bundle.theta(), Settings(epochs=12, learning_rate=1e-2)).theta
+
+
+def lessons(misleading: bool) -> list[Example]:
+    """Word and picture of a category, the pictures said to be poor; misleading: each is another animal's."""
+    given = [e for e in dataset(120, 7).examples if {("word", 0), ("picture", 0)} <= set(e.inputs)]
+    made = []
+    for e in given:
+        kept = without(
+            e, "reference", "answer", "pictures", "speech", "facts", targets={"category": e.targets["category"]}
+        )
+        other = next(o for o in given if not np.array_equal(o.targets["category"], e.targets["category"]))
+        picture = (other if misleading else e).inputs["picture", 0]
+        made.append(replace(kept, inputs={**kept.inputs, ("picture", 0): picture}, counts=POOR))
+    return made
+
+
+@pytest.mark.parametrize("misleading", [True, False])
+def test_the_weight_follows_from_what_poor_inputs_are_worth(theta: np.ndarray, misleading: bool) -> None:
+    bundle, graphs = opened()
+    found = learned_weights(graphs, Dataset(bundle.manifest, lessons(misleading)), theta, {})
+    assert set(found) == {"image"}
+    assert found["image"] < USUAL if misleading else found["image"] == 1.0
+
+
+def test_few_samples_change_no_weight(theta: np.ndarray) -> None:
+    bundle, graphs = opened()
+    few = Dataset(bundle.manifest, lessons(True)[: LEAST - 1])
+    assert learned_weights(graphs, few, theta, {}) == {}
+    assert learned_weights(graphs, few, theta, {"image": 0.25}) == {"image": 0.25}
+    unlabelled = Dataset(bundle.manifest, [replace(e, targets={}) for e in lessons(True)])
+    assert learned_weights(graphs, unlabelled, theta, {}) == {}
+
+
+def test_a_weight_leads_from_left_out_to_in_full(theta: np.ndarray) -> None:
+    bundle, graphs = opened()
+    given = lessons(True)
+
+    def answers(examples: list[Example]) -> np.ndarray:
+        return outputs_of(graphs, Dataset(bundle.manifest, examples), theta)["category"]
+
+    full, absent = answers([replace(e, counts={}) for e in given]), answers([without(e, "picture") for e in given])
+    distances = [np.abs(answers([counted(e, {"picture"}, w) for e in given]) - absent).mean() for w in TRIED]
+    assert distances == sorted(distances)
+    assert distances[0] < 0.1 * np.abs(full - absent).mean()
+    assert np.allclose(answers([counted(e, {"picture"}, 1.0) for e in given]), full)
+    alone = [without(e, "word") for e in given]
+    weighed = answers([counted(e, {"picture"}, 0.01) for e in [replace(e, counts=POOR) for e in alone]])
+    assert np.allclose(weighed, answers(alone), rtol=1e-3), "where it is all there is, it is looked at"
+
+
+def test_dropout_keeps_what_an_input_counts() -> None:
+    data = Dataset(opened()[0].manifest, lessons(False))
+    dropped = drop_inputs(data.presence, data.manifest, 0.4, np.random.default_rng(0))
+    assert set(np.unique(dropped)) == set(np.unique(data.presence)) | {0.0}
+    assert len(np.unique(data.presence[data.presence > 0])) == 2

@@ -1,0 +1,82 @@
+"""Labels that look wrong are doubted, told to a person, kept out of training, and left alone once put back."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import tiny
+
+from homeroom import Device, Sample
+from homeroom.cli.main import main
+from homeroom.errors import TrainError
+from homeroom.train.features.dataset import Dataset
+from homeroom.train.fit import Settings
+from homeroom.train.label_errors import LEAST, doubtful
+from sdk.learning import dataset, opened
+
+SETTINGS = Settings(learning_rate=1e-2)
+
+
+@pytest.fixture(autouse=True)
+def keys(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOMEROOM_KEYS", str(tmp_path / "keys"))
+
+
+def test_most_wrong_labels_are_doubted_and_few_right_ones() -> None:
+    bundle, graphs = opened()
+    good = [replace(e, targets={"category": e.targets["category"]}) for e in dataset(120).examples]
+    good = [e for e in good if e.targets]
+    wrong = set(range(0, len(good), 6))
+    bad = [replace(e, targets={"category": np.roll(e.targets["category"], 1)}) for e in good]
+    mixed = Dataset(bundle.manifest, [bad[i] if i in wrong else e for i, e in enumerate(good)])
+    found = doubtful(graphs, bundle.theta(), mixed, SETTINGS)
+    rows = {doubt.row for doubt in found}
+    assert len(rows & wrong) >= 0.7 * len(wrong)
+    assert len(rows - wrong) <= 0.15 * len(good)
+    right = {doubt.row: doubt.instead for doubt in found if doubt.row in wrong}
+    labels = bundle.manifest.task("category").labels
+    hits = [labels[good[row].targets["category"].argmax()] == instead for row, instead in right.items()]
+    assert np.mean(hits) > 0.7, "it also says what they are"
+    with pytest.raises(TrainError, match="the time ended"):  # no half judgement
+        doubtful(graphs, bundle.theta(), mixed, SETTINGS, stop=lambda: True)
+
+
+def test_few_labels_are_not_judged() -> None:
+    bundle, graphs = opened()
+    few = Dataset(bundle.manifest, dataset(120).examples[: LEAST - 1])
+    with pytest.raises(TrainError, match="no label was judged"):
+        doubtful(graphs, bundle.theta(), few, SETTINGS)
+
+
+def test_a_person_has_the_last_word_on_a_doubted_label(
+    tiny_bundle: tiny.Tiny, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rows: list[dict[str, Any]] = [
+        {
+            "word": row["word"],
+            "facts": row["facts"],
+            "labels": {"category": row["labels"]["category"]},
+            "subject": f"p-{i}",
+        }
+        for i, row in enumerate(tiny.samples(200, 0))
+        if {"word", "facts"} <= row.keys() and "category" in row["labels"]
+    ]
+    names = tiny.ANIMALS
+    for row in rows[::8]:
+        row["labels"]["category"] = names[(names.index(row["labels"]["category"]) + 1) % len(names)]
+    place = tmp_path / "device"
+    with Device.open(place, tiny_bundle.path, tiny_bundle.root, threads=1) as device:
+        ids = device.add(*(Sample(**row) for row in rows))
+        doubted = device.doubt()
+        assert len(set(doubted) & set(ids[::8])) >= len(ids[::8]) / 2
+        assert {sample.sample_id for sample in device.set_aside()} == set(doubted)
+        assert len(device._lessons()) == len(rows) - len(doubted)
+        device.put_back(*doubted)
+        assert not set(doubted) & set(device.doubt())
+    capsys.readouterr()
+    main(["device", "review", str(place), "--doubt"])
+    assert doubted[0] not in capsys.readouterr().out

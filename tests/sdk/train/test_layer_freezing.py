@@ -1,0 +1,83 @@
+"""A trunk that has settled, or is frozen, stays as it is bit for bit while the heads go on; nothing else changes."""
+
+from dataclasses import replace
+
+import msgspec
+import numpy as np
+import pytest
+
+from homeroom.runtime.graphs import Graphs
+from homeroom.train.fit import Settings, TrainState, evaluate, fit
+from homeroom.train.layer_freezing import places_of, settled_after, trunk
+from sdk.learning import dataset, opened
+
+LONG = Settings(epochs=10, learning_rate=1e-2, checkpoint_s=0.0, patience=10)
+
+
+def older() -> Graphs:
+    """As of a bundle that was exported before there were graphs of the heads alone."""
+    bundle, _ = opened()
+    return Graphs(replace(bundle, manifest=msgspec.structs.replace(bundle.manifest, settled=())), threads=1)
+
+
+def test_it_has_settled_when_an_epoch_goes_far_less_than_another_did() -> None:
+    assert settled_after([0.47, 0.50, 0.30, 0.17, 0.07, 0.02], 6) == 4
+    assert settled_after([0.1, 0.5, 0.3], 3) is None
+    assert settled_after([0.9, 0.2, 0.2], 6) == 3  # not while the rate is high
+    assert settled_after([0.3], 1) is settled_after([], 1) is settled_after([0.0, 0.0], 2) is None
+
+
+def test_a_settled_trunk_stays_bit_for_bit_while_the_heads_learn_on_and_resuming_changes_nothing() -> None:
+    bundle, graphs = opened()
+    train, validation = dataset(120).split(0.25, seed=0)
+    assert validation is not None
+    states: list[bytes] = []
+    whole = fit(graphs, train, validation, bundle.theta(), LONG, checkpoint=lambda now: states.append(now.encode()))
+    settled = whole.settled_after
+    assert settled is not None
+    assert 2 < settled < LONG.epochs
+    ends = [state for state in map(TrainState.decode, states) if state.epoch >= settled and state.batch > 0]
+    body = places_of(graphs, trunk(bundle.layout))
+    assert all(np.array_equal(state.theta[body], ends[0].theta[body]) for state in ends)
+    assert not np.array_equal(ends[0].theta, ends[-1].theta)
+    for data in (states[len(states) // 4], ends[0].encode(), ends[-2].encode()):
+        rest = fit(graphs, train, validation, bundle.theta(), LONG, resume=TrainState.decode(data))
+        assert np.array_equal(rest.theta, whole.theta)
+        assert rest.history == whole.history
+    whole_way = fit(older(), train, validation, bundle.theta(), LONG)
+    assert whole_way.settled_after is None
+    assert whole.score > whole_way.score - 0.03
+
+
+@pytest.mark.parametrize("needing", [{"constant_rate": True}, {"proximal": 0.1}, {"clip_norm": 1.0}])
+def test_what_draws_on_the_trunk_to_the_end_moves_it_to_the_end(needing: dict[str, float]) -> None:
+    bundle, graphs = opened()
+    settings = msgspec.structs.replace(LONG, **needing)
+    found = fit(graphs, dataset(), None, bundle.theta(), settings)
+    assert found.settled_after is None
+    assert found.history[-1].moved > 0
+
+
+def test_heads_on_a_frozen_trunk_learn_the_same_with_and_without_graphs_of_their_own() -> None:
+    bundle, graphs = opened()
+    body = trunk(bundle.layout)
+    settings = msgspec.structs.replace(LONG, epochs=4, frozen=body)
+    found = [fit(one, dataset(), None, bundle.theta(), settings).theta for one in (graphs, older())]
+    stays = places_of(graphs, body)
+    assert np.array_equal(found[0][stays], bundle.theta()[stays])
+    assert np.allclose(found[0], found[1], atol=1e-5)
+    scores = [evaluate(graphs, dataset(), theta)["category"].accuracy for theta in (bundle.theta(), found[0])]
+    assert scores[1] > scores[0]
+
+
+def test_a_training_that_an_older_version_began_goes_on() -> None:
+    bundle, graphs = opened()
+    states: list[bytes] = []
+    whole = fit(graphs, dataset(), None, bundle.theta(), LONG, checkpoint=lambda now: states.append(now.encode()))
+    kept = msgspec.msgpack.decode(states[5])
+    del kept["began"]
+    for epoch in kept["history"]:
+        del epoch["moved"]
+    found = fit(graphs, dataset(), None, bundle.theta(), LONG, resume=TrainState.decode(msgspec.msgpack.encode(kept)))
+    assert found.finished
+    assert found.steps == whole.steps
