@@ -90,7 +90,7 @@ bench-modalities: $(VENV)/.ready ## any subset of senses, and what missing ones 
 	$(BIN)/python benchmarks/modalities.py $(if $(QUICK),--quick) $(if $(SEEDS),--seeds $(SEEDS)) $(if $(JSON),--json $(JSON))
 
 bench-faults: $(VENV)/.ready ## power cuts, kills, damage, full disks, bad lines: tried and survived (half an hour; QUICK=1: minutes)
-	$(BIN)/python benchmarks/faults.py $(if $(QUICK),--quick) $(if $(JSON),--json $(JSON))
+	$(BIN)/python benchmarks/fault_injection.py $(if $(QUICK),--quick) $(if $(JSON),--json $(JSON))
 
 freeze: ## write constraints.txt anew from a clean install of the newest versions
 	rm -rf .venv-freeze

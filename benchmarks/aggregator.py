@@ -37,8 +37,9 @@ from aggregator_load import key_of
 from homeroom.contract.canonical_json import canonical, digest_file
 from homeroom.contract.layout import Layout, Parameter, Segment
 from homeroom.contract.manifest import File, Manifest, Modality, Slot, TablePreprocess, Task, Tolerance
+from homeroom.contract.round import RoundConfiguration
 from homeroom.contract.signing import certify, new_key, public_hex
-from homeroom.contract.update import RoundConfiguration, make_update
+from homeroom.contract.update import make_update
 from homeroom.runtime.bundle import write_signature
 from homeroom_aggregator.admin import folder as place
 from homeroom_aggregator.merge.rounds import Rounds

@@ -78,8 +78,9 @@ async def send(args: argparse.Namespace) -> dict[str, Any]:
     import msgspec
 
     from homeroom.contract.layout import Layout
+    from homeroom.contract.round import RoundConfiguration
     from homeroom.contract.signing import public_hex
-    from homeroom.contract.update import RoundConfiguration, make_update
+    from homeroom.contract.update import make_update
 
     asked = json.loads(args.round.read_bytes())
     layout = msgspec.convert(asked["layout"], Layout)

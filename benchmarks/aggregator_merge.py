@@ -34,7 +34,7 @@ def layout() -> Any:
 
 
 def configuration() -> Any:
-    from homeroom.contract.update import RoundConfiguration
+    from homeroom.contract.round import RoundConfiguration
 
     return RoundConfiguration(bundle_id="0" * 64, buffer_size=1 << 30, max_norm=1e9, max_staleness=1 << 30)
 
@@ -52,7 +52,7 @@ def write_updates(folder: Path) -> None:
 
 def merge(folder: Path, count: int) -> dict[str, Any]:
     from homeroom.contract.update import read_update
-    from homeroom_aggregator.merge.replay import Rules, State, admit
+    from homeroom_aggregator.merge.round_state import Rules, State, admit
 
     rules = Rules(layout(), configuration(), np.zeros(VALUES, np.float32))
     state, bare = State(rules.start.copy()), np.zeros(VALUES, np.int64)

@@ -40,15 +40,16 @@ from examples.vocabulary.stamps import NoStampsError, cache_folder
 from federation import FeatureCache
 from homeroom.contract.codecs import Codec, decode, encode
 from homeroom.contract.delta import make_delta
-from homeroom.contract.update import RoundConfiguration
+from homeroom.contract.round import RoundConfiguration
 from homeroom.data.ingest import read_samples
 from homeroom.errors import HomeroomError
 from homeroom.inference import golden
 from homeroom.runtime.bundle import Bundle, open_bundle
 from homeroom.runtime.graphs import Graphs
+from homeroom.train.evaluate import evaluate
 from homeroom.train.features.dataset import Dataset
 from homeroom.train.features.examples import examples
-from homeroom.train.fit import Settings, evaluate
+from homeroom.train.fit import Settings
 from homeroom_aggregator.simulation.federate import SchoolData, simulate
 from peers import lessons
 from peers.verdict import finish, target

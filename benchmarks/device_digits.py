@@ -23,9 +23,10 @@ def main() -> None:
 
     from homeroom import Device
     from homeroom.data.samples import without_media
+    from homeroom.train.evaluate import outputs_of
     from homeroom.train.features.dataset import Dataset
     from homeroom.train.features.examples import examples
-    from homeroom.train.fit import advised, fit, outputs_of
+    from homeroom.train.fit import advised, fit
 
     clock.mark("imports")
     with Device.open(args.work, bundle=args.bundle) as device:

@@ -71,7 +71,8 @@ def main() -> None:
     parser.add_argument("--work", type=Path, required=True, help="the device's directory")
     args = parser.parse_args()
 
-    from homeroom.train.fit import advised, fit, outputs_of
+    from homeroom.train.evaluate import outputs_of
+    from homeroom.train.fit import advised, fit
 
     clock.mark("imports")
     answers = split(args.data, args.corpus, args.seed)

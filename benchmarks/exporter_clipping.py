@@ -17,11 +17,14 @@ import torch
 
 from exporter_lora import BATCH, TOKENS, batches, feeds_of, graph_of, made
 from exporter_section import Section, Target
-from homeroom.runtime.graphs import Graph, load
-from homeroom_exporter.export.pipeline import draft, variants
-from homeroom_exporter.model.design import Design, initial_theta, lora_rows, name_parts, objective, unflatten
+from homeroom.runtime.backend import Graph, load
+from homeroom_exporter.export.design import draft
+from homeroom_exporter.export.steps import variants
+from homeroom_exporter.model.design import Design, initial_theta, name_parts, unflatten
+from homeroom_exporter.model.forward import lora_rows, objective
 from homeroom_exporter.recipe.recipe import read_recipe
-from homeroom_exporter.trace.trace import example, trace
+from homeroom_exporter.trace.example_inputs import example
+from homeroom_exporter.trace.trace import trace
 
 RECIPES = Path(__file__).resolve().parents[1] / "examples"
 SHAPES = {"short answers": "recipes/short_answers.toml", "vocabulary": "vocabulary/recipe.toml"}

@@ -16,12 +16,13 @@ import numpy as np
 from exporter_clipping import NOISE, RECIPES, SHAPES, design_of, moved
 from exporter_lora import THREADS, batches, feeds_of, graph_of, made
 from exporter_section import Section, Target
-from homeroom.runtime.graphs import load
+from homeroom.runtime.backend import load
 from homeroom_exporter.check.check import relative_error
-from homeroom_exporter.export.pipeline import variants
+from homeroom_exporter.export.steps import variants
 from homeroom_exporter.model.design import initial_theta
+from homeroom_exporter.trace.example_inputs import example
 from homeroom_exporter.trace.reference import by_autograd
-from homeroom_exporter.trace.trace import example, trace
+from homeroom_exporter.trace.trace import trace
 
 PARITY = 1e-5
 COSINES = {"int8": 0.999, "int4": 0.98}

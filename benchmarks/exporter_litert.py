@@ -21,19 +21,21 @@ from exporter_section import Section, Target
 from exporter_tiers import RECIPE, stored
 from homeroom.contract.manifest import Modality, Runtime
 from homeroom.data.preprocess import Prepared, prepare
+from homeroom.runtime.backend import load
 from homeroom.runtime.bundle import Bundle
-from homeroom.runtime.graphs import Graphs, load
+from homeroom.runtime.graphs import Graphs
+from homeroom.train.evaluate import evaluate
 from homeroom.train.features.dataset import Dataset
 from homeroom.train.features.examples import examples
-from homeroom.train.fit import Settings, evaluate, fit
+from homeroom.train.fit import Settings, fit
 from homeroom_exporter.check.check import relative_error
 from homeroom_exporter.encoders.backbone import Backbone
-from homeroom_exporter.export.pipeline import design_of, draft, values_of
+from homeroom_exporter.export.design import design_of, draft, values_of
 from homeroom_exporter.interchange import litert
 from homeroom_exporter.model.design import initial_theta
 from homeroom_exporter.quantize import fidelity
 from homeroom_exporter.recipe.recipe import read_recipe
-from homeroom_exporter.trace.trace import example
+from homeroom_exporter.trace.example_inputs import example
 from peers import data as answers
 from peers.bundles import assembled, signed
 

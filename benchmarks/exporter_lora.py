@@ -18,7 +18,8 @@ import torch
 from exporter_section import Section, Target
 from homeroom.data.preprocess import prepare
 from homeroom_exporter.encoders import minilm
-from homeroom_exporter.export.pipeline import design_of, step_graphs
+from homeroom_exporter.export.design import design_of
+from homeroom_exporter.export.steps import step_graphs
 from homeroom_exporter.interchange import peft
 from homeroom_exporter.model.design import Design, initial_theta
 from homeroom_exporter.model.lora import build as lora

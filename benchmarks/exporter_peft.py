@@ -16,12 +16,14 @@ from homeroom.contract.signing import certify, new_key
 from homeroom.runtime.bundle import Bundle, open_bundle
 from homeroom.runtime.graphs import Graphs
 from homeroom_exporter.encoders import minilm
-from homeroom_exporter.export.pipeline import design_of, export
+from homeroom_exporter.export.design import design_of
+from homeroom_exporter.export.pipeline import export
 from homeroom_exporter.interchange import peft
-from homeroom_exporter.model.design import Design, forward, lora_rows, name_parts, unflatten
+from homeroom_exporter.model.design import Design, name_parts, unflatten
+from homeroom_exporter.model.forward import forward, lora_rows
 from homeroom_exporter.model.lora import build as lora
 from homeroom_exporter.recipe.recipe import parse_recipe
-from homeroom_exporter.trace.trace import example
+from homeroom_exporter.trace.example_inputs import example
 from peers import data as answers
 
 LIMIT = 1e-4  # of the largest output

@@ -24,7 +24,8 @@ import numpy as np
 
 from exporter_section import Section, Target
 from homeroom.data.preprocess import Prepared, content, prepare
-from homeroom.data.samples import StoredSample, resolve
+from homeroom.data.samples import StoredSample
+from homeroom.data.validation import resolve
 from homeroom.inference.golden import cosines
 from homeroom.runtime.bundle import Bundle
 from homeroom.train.features.dataset import Example

@@ -13,8 +13,8 @@ from typing import Any
 
 from exporter_section import Section, Target
 from homeroom.data.preprocess import collate, prepare
-from homeroom.data.samples import resolve
-from homeroom.runtime.graphs import load
+from homeroom.data.validation import resolve
+from homeroom.runtime.backend import load
 from peers import lessons
 
 BATCH, ROUNDS = 16, 25

@@ -21,16 +21,19 @@ from exporter_clipping import milliseconds
 from exporter_section import Section, Target
 from homeroom import Sample
 from homeroom.contract.layout import FULL
+from homeroom.contract.round import RoundConfiguration
 from homeroom.contract.signing import new_key
-from homeroom.contract.update import RoundConfiguration, make_update
-from homeroom.data.samples import StoredSample, resolve
+from homeroom.contract.update import make_update
+from homeroom.data.samples import StoredSample
+from homeroom.data.validation import resolve
 from homeroom.runtime.bundle import Bundle
 from homeroom.runtime.graphs import Graphs
+from homeroom.train.evaluate import evaluate
 from homeroom.train.features.dataset import Dataset
 from homeroom.train.features.examples import examples
-from homeroom.train.fit import Settings, evaluate
+from homeroom.train.fit import Settings
 from homeroom_aggregator.simulation.federate import SchoolData, simulate
-from homeroom_exporter.export.pipeline import draft
+from homeroom_exporter.export.design import draft
 from homeroom_exporter.recipe.recipe import read_recipe
 from peers import data as answers
 from peers.bundles import assembled, signed

@@ -1,7 +1,7 @@
 """What happens in schools, tried on purpose: every fault with how often it was tried and how often it was survived.
 
-    python benchmarks/faults.py --json faults.json          200 kills, a thousand syncs (about half an hour)
-    python benchmarks/faults.py --quick                     a few of each (a few minutes)
+    python benchmarks/fault_injection.py --json faults.json          200 kills, a thousand syncs (about half an hour)
+    python benchmarks/fault_injection.py --quick                     a few of each (a few minutes)
 
 Survived means: nothing that was accepted is lost, nothing is counted or sent twice, and what is damaged, refused or
 impossible is said in one sentence. A trial is a check that can fail: its first failure is shown. The seeds are in the

@@ -1,4 +1,4 @@
-"""Processes that are killed, and machines with little memory, tried on whole devices; a part of `faults.py`."""
+"""Processes that are killed, and machines with little memory, tried on devices; a part of `fault_injection.py`."""
 
 from __future__ import annotations
 
@@ -18,8 +18,9 @@ from faults.killing import counted, killed_after, lines, seconds_of_a_whole_sync
 from faults.work_device import SETTINGS, rows
 
 from homeroom import Device
-from homeroom.contract.update import RoundConfiguration
+from homeroom.contract.round import RoundConfiguration
 from homeroom_aggregator.admin import folder as server
+from homeroom_aggregator.server.service import open_service
 
 SEED = 20261126
 KILLS = {"add": 80, "train": 60, "sync": 60}
@@ -87,7 +88,7 @@ def syncing(folder: Path, quick: bool) -> Trials:
     made, chance, home = tiny.bundle(), random.Random(SEED + 2), folder / "device"
     asked = RoundConfiguration(bundle_id="0" * 64, buffer_size=1, min_devices=1)
     server.make(folder / "district", made.path, institution="tests", root_key=made.root_key, configuration=asked)
-    service = server.open_service(folder / "district")
+    service = open_service(folder / "district")
     with running(service) as address:
         (invitation,) = server.invite(folder / "district", address, 1)
         (folder / "invitation.json").write_bytes(msgspec.json.encode(invitation))
@@ -121,7 +122,7 @@ def syncing(folder: Path, quick: bool) -> Trials:
 WITHIN = """
 import resource, sys
 resource.setrlimit(resource.RLIMIT_{kind}, ({megabytes} << 20, {megabytes} << 20))
-from homeroom.cli import main
+from homeroom.cli.main import main
 main(["device", "train", sys.argv[1], "--minutes", "3", "--epochs", "2"])
 """
 

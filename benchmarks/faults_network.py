@@ -1,4 +1,4 @@
-"""Lines and servers that fail, lie, stall and truncate; a part of `faults.py`."""
+"""Lines and servers that fail, lie, stall and truncate; a part of `fault_injection.py`."""
 
 from __future__ import annotations
 
@@ -14,10 +14,9 @@ from aggregator.server import test_faulty_network as lines
 from faults import proxy
 
 from homeroom.errors import HomeroomError, NetworkError
-from homeroom.federation.sync import set_network
-from homeroom_aggregator.admin import folder as place
+from homeroom.federation.enrolment import set_network
 from homeroom_aggregator.server.rate_limits import Limits
-from homeroom_aggregator.server.requests import Service
+from homeroom_aggregator.server.service import Service, open_service
 
 Trials = Iterator[tuple[int, Callable[[], object]]]
 
@@ -30,7 +29,7 @@ def district(folder: Path) -> Iterator[Service]:
         mock.patch("tenacity.nap.time.sleep", return_value=None),
         mock.patch("homeroom.federation.network.transport.READ_S", 0.5),
     ):
-        service = place.open_service(make_folder(folder, buffer_size=1, min_devices=1, max_staleness=10_000))
+        service = open_service(make_folder(folder, buffer_size=1, min_devices=1, max_staleness=10_000))
         service.meter.limits = Limits(0, 0, 0, 0)
         try:
             yield service
@@ -111,7 +110,7 @@ def clocks(folder: Path, quick: bool) -> Trials:
         with contextlib.ExitStack() as stack:
             for name in (
                 "homeroom.federation.sync.now",
-                "homeroom.store.retention_clock.now",
+                "homeroom.system.clock.now",
                 "homeroom.federation.network.transport._now",
             ):
                 stack.enter_context(mock.patch(name, return_value=then))

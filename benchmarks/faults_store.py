@@ -1,4 +1,4 @@
-"""Faults of disks, files and clocks, tried on the device's store; a part of `faults.py`."""
+"""Faults of disks, files and clocks, tried on the device's store; a part of `fault_injection.py`."""
 
 from __future__ import annotations
 
@@ -264,7 +264,7 @@ def clock_jumps(folder: Path, quick: bool) -> Trials:
 
     def on(day: datetime.date) -> Any:
         moment = datetime.datetime.combine(day, datetime.time(12), datetime.UTC)
-        return mock.patch("homeroom.store.retention_clock.now", return_value=moment)
+        return mock.patch("homeroom.system.clock.now", return_value=moment)
 
     start = datetime.date(2026, 3, 1)
     with on(start), open_store(home) as store:

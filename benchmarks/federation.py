@@ -31,16 +31,17 @@ from examples.vocabulary.lesson import accuracies, mean
 from examples.vocabulary.schools import SCHOOLS, Pair, write_all
 from examples.vocabulary.splits import lesson_stamps
 from examples.vocabulary.stamps import NoStampsError, cache_folder
-from homeroom.contract.update import RoundConfiguration
+from homeroom.contract.round import RoundConfiguration
 from homeroom.data.ingest import read_samples
 from homeroom.errors import HomeroomError
 from homeroom.inference import golden
 from homeroom.runtime.bundle import Bundle, open_bundle
 from homeroom.runtime.graphs import Graphs
 from homeroom.store import Store
+from homeroom.train.evaluate import evaluate
 from homeroom.train.features.dataset import Dataset
 from homeroom.train.features.examples import examples
-from homeroom.train.fit import Score, Settings, evaluate, fit
+from homeroom.train.fit import Score, Settings, fit
 from homeroom_aggregator.simulation.federate import SchoolData, simulate
 from peers.verdict import finish, target
 

@@ -52,16 +52,19 @@ from examples.vocabulary.stamps import NoStampsError, cache_folder
 from federation import FeatureCache
 from homeroom.data.preprocess import audio
 from homeroom.data.quality import poor_inputs
-from homeroom.data.samples import Sample, StoredSample, resolve
+from homeroom.data.quality.finding import USUAL
+from homeroom.data.samples import Sample, StoredSample
+from homeroom.data.validation import resolve
 from homeroom.errors import HomeroomError
 from homeroom.inference import golden
 from homeroom.runtime.bundle import Bundle, open_bundle
 from homeroom.runtime.graphs import Graphs
 from homeroom.store import Store
+from homeroom.train.evaluate import evaluate
 from homeroom.train.features.dataset import Dataset, Example
 from homeroom.train.features.examples import examples
-from homeroom.train.fit import Settings, evaluate, fit
-from homeroom.train.input_weights import USUAL, counted, learned_weights
+from homeroom.train.fit import Settings, fit
+from homeroom.train.input_weights import counted, learned_weights
 from homeroom.train.label_errors import doubtful
 from peers.verdict import finish, target
 

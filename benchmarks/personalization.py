@@ -30,12 +30,14 @@ import msgspec
 import numpy as np
 
 from homeroom.contract.signing import certify, new_key
-from homeroom.data.samples import Sample, resolve
+from homeroom.data.samples import Sample
+from homeroom.data.validation import resolve
 from homeroom.runtime.bundle import Bundle, open_bundle
 from homeroom.runtime.graphs import Graphs
+from homeroom.train.evaluate import outputs_of
 from homeroom.train.features.dataset import Dataset, Example
 from homeroom.train.features.examples import examples
-from homeroom.train.fit import Settings, fit, outputs_of
+from homeroom.train.fit import Settings, fit
 from homeroom.train.personalize.choose import METHODS, Choice, choose
 from homeroom.train.personalize.mixing import mix
 from homeroom.train.personalize.person import Person

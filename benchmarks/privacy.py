@@ -30,8 +30,9 @@ from scipy import stats
 
 import privacy_digits as digits
 from homeroom.contract.privacy import Privacy, spent
+from homeroom.contract.round import RoundConfiguration
 from homeroom.contract.signing import certify, new_key, public_hex
-from homeroom.contract.update import RoundConfiguration, make_update
+from homeroom.contract.update import make_update
 from homeroom.privacy import discrete_gaussian
 from homeroom.runtime.bundle import Bundle
 from homeroom.runtime.graphs import Graphs

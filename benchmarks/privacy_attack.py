@@ -21,8 +21,9 @@ import privacy_digits as digits
 from homeroom.contract import envelope
 from homeroom.contract.banded_matrix import coefficients
 from homeroom.contract.layout import Layout
+from homeroom.contract.round import RoundConfiguration
 from homeroom.contract.signing import new_key
-from homeroom.contract.update import RoundConfiguration, make_private, make_update, read_update
+from homeroom.contract.update import make_private, make_update, read_update
 from homeroom.errors import StoreError
 from homeroom.federation.subject_updates import contributions
 from homeroom.runtime.bundle import Bundle

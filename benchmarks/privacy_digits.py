@@ -16,13 +16,13 @@ from sklearn.datasets import load_digits
 
 from homeroom import Sample
 from homeroom.contract.signing import certify, new_key
-from homeroom.data.samples import resolve
+from homeroom.data.validation import resolve
 from homeroom.inference import golden
 from homeroom.runtime.bundle import Bundle, open_bundle
 from homeroom.runtime.graphs import Graphs
+from homeroom.train.evaluate import evaluate
 from homeroom.train.features.dataset import Dataset
 from homeroom.train.features.examples import examples
-from homeroom.train.fit import evaluate
 
 TEST = 397  # of 1,797 pictures; the others go to the devices
 DIGITS = load_digits()

@@ -9,8 +9,8 @@ from typing import Literal
 import msgspec
 
 from homeroom.contract.privacy import Privacy, spent
+from homeroom.contract.round import RoundConfiguration
 from homeroom.contract.secagg import SecureRules
-from homeroom.contract.update import RoundConfiguration
 from homeroom.runtime.bundle import Bundle
 from homeroom.train.fit import Settings
 

@@ -51,7 +51,8 @@ def measure(syncs: int) -> dict[str, Any]:
 
     import aggregator as server_side
     from homeroom.contract.layout import Layout
-    from homeroom.contract.update import RoundConfiguration, make_update
+    from homeroom.contract.round import RoundConfiguration
+    from homeroom.contract.update import make_update
     from homeroom.federation.network.client import Client, Enrolment
     from homeroom_aggregator.admin import folder as place
 
@@ -123,8 +124,8 @@ def _folder(work: Path, root: Any) -> Path:
     from homeroom.contract.canonical_json import canonical, digest_file
     from homeroom.contract.layout import Parameter, Segment
     from homeroom.contract.manifest import File, Manifest, Modality, Slot, TablePreprocess, Task, Tolerance
+    from homeroom.contract.round import RoundConfiguration
     from homeroom.contract.signing import certify, new_key
-    from homeroom.contract.update import RoundConfiguration
     from homeroom.runtime.bundle import write_signature
     from homeroom_aggregator.admin import folder as place
 

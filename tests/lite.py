@@ -17,7 +17,8 @@ import tiny
 
 from homeroom.contract.manifest import Training
 from homeroom.contract.signing import certify
-from homeroom.data.samples import Sample, resolve
+from homeroom.data.samples import Sample
+from homeroom.data.validation import resolve
 from homeroom.runtime.bundle import Bundle, open_bundle, write_signature, zip_bundle
 
 STORED = Path(__file__).with_name("sdk") / "litert" / "lite.homeroom"
@@ -53,13 +54,13 @@ def build(work: Path, **options: Any) -> Bundle:
     """Export and convert it under `work`; returns it opened. options: of `export.assemble`."""
     from homeroom.data.preprocess import prepare
     from homeroom_exporter.bundle import write
-    from homeroom_exporter.export import pipeline
+    from homeroom_exporter.export import steps
     from homeroom_exporter.interchange import litert
 
     small, backbones = design(work / "backbones")
     draft = msgspec.structs.replace(tiny.draft(), slots=small.slots, tasks=small.tasks)
     samples = [resolve(Sample(**row), draft) for row in rows(12, seed=7)]
-    contents = pipeline.assemble(
+    contents = steps.assemble(
         small,
         backbones,
         samples[:4],

@@ -10,9 +10,10 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from homeroom.contract.layout import Layout, Parameter, Segment
 from homeroom.contract.roster import Roster, make_roster
+from homeroom.contract.round import RoundConfiguration
 from homeroom.contract.secagg import Cohort, Consent, Consents, Inbox, Notice, Reveal, SecureRules, Survivors
 from homeroom.contract.signing import certify, new_key
-from homeroom.contract.update import RoundConfiguration, Update, make_update, read_update
+from homeroom.contract.update import Update, make_update, read_update
 from homeroom.privacy.secagg import client as steps
 from homeroom.privacy.secagg.client import Member, View
 from homeroom.privacy.secagg.encoding import encode, feeds

@@ -11,7 +11,8 @@ import tiny
 
 from homeroom.contract.manifest import Training
 from homeroom.contract.signing import certify
-from homeroom.data.samples import Sample, resolve
+from homeroom.data.samples import Sample
+from homeroom.data.validation import resolve
 from homeroom.runtime.bundle import Bundle, open_bundle, write_signature
 
 TIERS = ("eighth", "half")
@@ -48,11 +49,11 @@ def design(work: Path, weighting: str = "fixed") -> tuple[Any, dict[str, Any]]:
 def build(work: Path, tiers: tuple[str, ...] = TIERS, weighting: str = "fixed") -> Bundle:
     """Export it under `work`; returns it opened."""
     from homeroom_exporter.bundle import write
-    from homeroom_exporter.export import pipeline
+    from homeroom_exporter.export import steps
     from homeroom_exporter.model.tiers import make_tiers
 
     small, backbones = design(work / "backbones", weighting)
-    contents = pipeline.assemble(
+    contents = steps.assemble(
         small,
         backbones,
         [resolve(Sample(**row), draft(small)) for row in rows(4, seed=7)],

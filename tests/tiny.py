@@ -141,13 +141,14 @@ def _sources_hash() -> str:
 
 def build(out: Path, work: Path) -> Manifest:
     """Export the tiny bundle to `out`, which must not exist, by the exporter's own code."""
-    from homeroom.data.samples import Sample, resolve
+    from homeroom.data.samples import Sample
+    from homeroom.data.validation import resolve
     from homeroom.runtime.bundle import write_signature
     from homeroom_exporter.bundle import write
-    from homeroom_exporter.export import pipeline
+    from homeroom_exporter.export import steps
 
     design, backbones = design_and_backbones(work)
-    contents = pipeline.assemble(
+    contents = steps.assemble(
         design,
         backbones,
         [resolve(Sample(**row), draft()) for row in samples(6, seed=7)],

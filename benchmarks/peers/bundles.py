@@ -13,7 +13,8 @@ from homeroom_exporter.bundle import write
 from homeroom_exporter.bundle.write import Contents
 from homeroom_exporter.encoders import backbone
 from homeroom_exporter.encoders.backbone import Backbone
-from homeroom_exporter.export.pipeline import assemble, design_of, representative, values_of
+from homeroom_exporter.export.design import design_of, representative, values_of
+from homeroom_exporter.export.steps import assemble
 from homeroom_exporter.model.tiers import make_tiers
 from homeroom_exporter.recipe.recipe import Recipe
 
@@ -29,7 +30,7 @@ def assembled(
 ) -> tuple[Contents, dict[str, Backbone]]:
     """What the bundle holds, its files in `folder`, and its backbones by modality; samples calibrate them.
 
-    graphs: which further ones, as in `homeroom_exporter.export.pipeline.assemble`.
+    graphs: which further ones, as in `homeroom_exporter.export.steps.assemble`.
     """
     made = {
         spec.modality: backbone.build(spec, values_of(recipe, spec.modality, samples), folder, progress=progress)

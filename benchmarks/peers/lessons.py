@@ -15,14 +15,15 @@ import numpy as np
 
 from homeroom import Sample
 from homeroom.contract.manifest import Precision
-from homeroom.data.samples import resolve
+from homeroom.data.validation import resolve
 from homeroom.runtime.bundle import Bundle
 from homeroom.runtime.graphs import Graphs
+from homeroom.train.evaluate import evaluate
 from homeroom.train.features.dataset import Dataset, Example
 from homeroom.train.features.examples import examples
-from homeroom.train.fit import Settings, evaluate, fit
+from homeroom.train.fit import Settings, fit
 from homeroom_exporter.encoders.backbone import Backbone
-from homeroom_exporter.export.pipeline import draft
+from homeroom_exporter.export.design import draft
 from homeroom_exporter.recipe.recipe import parse_recipe
 from peers import data as answers
 from peers import digits

@@ -56,7 +56,7 @@ def by_torch(model: Path, stored: dict[str, np.ndarray], threads: int) -> tuple[
 
 
 def by_graph(graph: Path, stored: dict[str, np.ndarray], threads: int) -> tuple[list[float], list[float]]:
-    from homeroom.runtime.graphs import load
+    from homeroom.runtime.backend import load
     from homeroom.train.optimizer import AdamW
 
     run = load(graph, threads=threads, lasting=True)

@@ -76,7 +76,8 @@ def train(
     from homeroom.data.tasks.metrics import score
     from homeroom.train.fit import advised, sample_weights
     from homeroom.train.optimizer import cooling, one_cycle, spent_after
-    from homeroom_exporter.model.design import forward, name_parts, objective, unflatten
+    from homeroom_exporter.model.design import name_parts, unflatten
+    from homeroom_exporter.model.forward import forward, objective
 
     bundle, graphs = device.bundle, device.graphs
     start = bundle.theta()

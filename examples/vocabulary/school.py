@@ -32,9 +32,9 @@ from homeroom import Device, Sample
 from homeroom.data.ingest import read_samples
 from homeroom.errors import NetworkError
 from homeroom.federation.versions import newest_global, theta_of
+from homeroom.train.evaluate import evaluate
 from homeroom.train.features.dataset import Dataset
 from homeroom.train.features.examples import examples
-from homeroom.train.fit import evaluate
 
 WAIT_S = 300.0
 POLL_S = 0.3

@@ -18,13 +18,14 @@ from homeroom import Device
 from homeroom.contract.canonical_json import canonical, digest_file
 from homeroom.contract.layout import Parameter, Segment
 from homeroom.contract.manifest import File, Manifest, Modality, Slot, TablePreprocess, Task, Tolerance
+from homeroom.contract.round import RoundConfiguration
 from homeroom.contract.signing import certify, new_key
-from homeroom.contract.update import RoundConfiguration, make_update
+from homeroom.contract.update import make_update
 from homeroom.federation import versions
 from homeroom.runtime.bundle import write_signature
 from homeroom_aggregator.admin import folder
 from homeroom_aggregator.server import serve
-from homeroom_aggregator.server.requests import Service
+from homeroom_aggregator.server.service import Service
 
 ROOT, EXPORTER = new_key(), new_key()
 START = np.linspace(-1, 1, 10, dtype=np.float32)

@@ -16,7 +16,7 @@ BENCHMARKS = Path(__file__).resolve().parents[2] / "benchmarks"
 @pytest.fixture(scope="module")
 def bench() -> Iterator[ModuleType]:
     """The benchmark, whose name the tests' own folder of faults has too."""
-    spec = importlib.util.spec_from_file_location("bench_faults", BENCHMARKS / "faults.py")
+    spec = importlib.util.spec_from_file_location("bench_faults", BENCHMARKS / "fault_injection.py")
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)

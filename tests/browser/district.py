@@ -18,10 +18,10 @@ import tiny
 from aggregator.institution import running
 
 from homeroom import Device, Sample
-from homeroom.contract.update import RoundConfiguration
-from homeroom.federation.sync import set_network
+from homeroom.contract.round import RoundConfiguration
+from homeroom.federation.enrolment import set_network
 from homeroom_aggregator.admin import folder as place
-from homeroom_aggregator.server.requests import Service
+from homeroom_aggregator.server.service import Service, open_service
 from homeroom_aggregator.state import login_links
 
 SLOTS, TASKS = ("word", "picture", "facts"), ("category", "size", "weight")  # what the schools record
@@ -51,7 +51,7 @@ def built(folder: Path, bundle: tiny.Tiny, patch: pytest.MonkeyPatch) -> Iterato
     asked = RoundConfiguration(bundle_id="0" * 64, buffer_size=4, min_devices=2)
     name = "Riverside District"
     place.make(folder / "district", bundle.path, institution=name, root_key=bundle.root_key, configuration=asked)
-    service = place.open_service(folder / "district")
+    service = open_service(folder / "district")
     try:
         with running(service) as address:
             district = District(service, address, folder / "district")

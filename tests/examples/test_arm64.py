@@ -18,9 +18,10 @@ import pytest
 import tiny
 from aggregator.institution import running
 
-from homeroom.contract.update import RoundConfiguration
+from homeroom.contract.round import RoundConfiguration
 from homeroom.runtime.bundle import open_bundle, zip_bundle
 from homeroom_aggregator.admin import folder as server
+from homeroom_aggregator.server.service import open_service
 
 EPOCHS, ROWS = 2, 16
 TOLERANCE = 1e-4  # of probabilities, and of the merged theta, which moves by a hundred times as much
@@ -81,7 +82,7 @@ def district(tmp_path: Path, tiny_bundle: tiny.Tiny) -> Iterator[Any]:
         asked = RoundConfiguration(bundle_id="0" * 64, buffer_size=1, min_devices=1)
         key = tiny_bundle.root_key
         server.make(tmp_path / name, tiny_bundle.path, institution="tests", root_key=key, configuration=asked)
-        services.append(server.open_service(tmp_path / name))
+        services.append(open_service(tmp_path / name))
         return services[-1], tmp_path / name
 
     yield open_one

@@ -22,7 +22,7 @@ from homeroom.agent.inbox import look, take_in
 from homeroom.device.install import installed
 from homeroom.runtime.bundle import zip_bundle
 from homeroom.store import Store
-from homeroom.store.encryption import FolderKeys
+from homeroom.store.master_keys import FolderKeys
 
 EXAMPLE = Path(__file__).resolve().parents[2] / "examples" / "raspberry_pi"
 

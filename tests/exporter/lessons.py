@@ -11,7 +11,9 @@ import tiny
 from homeroom.data.ingest import read_samples
 from homeroom.runtime.bundle import Bundle, open_bundle, write_signature
 from homeroom_exporter.bundle.write import GraphFile, fill
-from homeroom_exporter.export.pipeline import assemble, design_of, draft, export, step_graphs
+from homeroom_exporter.export.design import design_of, draft
+from homeroom_exporter.export.pipeline import export
+from homeroom_exporter.export.steps import assemble, step_graphs
 from homeroom_exporter.model.design import Design
 from homeroom_exporter.model.lora import build as lora
 from homeroom_exporter.model.lora.plan import Checkpoint

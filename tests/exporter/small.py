@@ -11,7 +11,8 @@ from homeroom.data.ingest import read_samples
 from homeroom.runtime.bundle import Bundle, open_bundle, write_signature
 from homeroom_exporter.bundle import write
 from homeroom_exporter.encoders import backbone
-from homeroom_exporter.export.pipeline import assemble, design_of, draft, representative, values_of
+from homeroom_exporter.export.design import design_of, draft, representative, values_of
+from homeroom_exporter.export.steps import assemble
 from homeroom_exporter.model.design import Design
 from homeroom_exporter.recipe.recipe import Recipe
 

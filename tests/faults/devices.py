@@ -8,7 +8,7 @@ import numpy as np
 
 from homeroom.data.samples import StoredSample
 from homeroom.store import Store
-from homeroom.store.encryption import FolderKeys
+from homeroom.store.master_keys import FolderKeys
 
 SECRET_WORD = "wolframite"  # nobody but a pupil writes this
 

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import IO
 
-from homeroom_aggregator.server.requests import Service
+from homeroom_aggregator.server.service import Service
 
 WORK = Path(__file__).with_name("work_device.py")
 

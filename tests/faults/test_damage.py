@@ -11,9 +11,9 @@ from typing import Any
 
 import numpy as np
 import pytest
+
 from faults.devices import features, make_sample, open_store, texts, theta
 from faults.work_store import describe
-
 from homeroom.errors import StoreError
 from homeroom.store import Store
 

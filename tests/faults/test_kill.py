@@ -11,11 +11,11 @@ import msgspec
 import pytest
 import tiny
 from aggregator.institution import running
+
 from faults.killing import counted, killed_after, lines, seconds_of_a_whole_sync
 from faults.work_device import SETTINGS, rows
-
 from homeroom import Device
-from homeroom.contract.update import RoundConfiguration
+from homeroom.contract.round import RoundConfiguration
 from homeroom.train.fit import TrainState
 
 SEED = 20261125
@@ -103,11 +103,12 @@ def test_train_goes_on_from_the_last_checkpoint_and_ends_the_same(tiny_bundle: t
 
 def test_sync_counts_every_update_once(tiny_bundle: tiny.Tiny, tmp_path: Path) -> None:
     from homeroom_aggregator.admin import folder as server
+    from homeroom_aggregator.server.service import open_service
 
     chance, folder = random.Random(SEED + 2), tmp_path / "district"
     asked = RoundConfiguration(bundle_id="0" * 64, buffer_size=1, min_devices=1)
     server.make(folder, tiny_bundle.path, institution="tests", root_key=tiny_bundle.root_key, configuration=asked)
-    service = server.open_service(folder)
+    service = open_service(folder)
     home = tmp_path / "device"
     print(f"seed {SEED + 2}")
     with running(service) as address:

@@ -8,11 +8,11 @@ import shutil
 from pathlib import Path
 
 import pytest
+
 from faults.devices import make_sample, numbers, open_store
 from faults.disk import Loss, after_power_cut
 from faults.recording import Event, Mark, Sync, SyncDirectory, find_strace, record
 from faults.work_store import describe
-
 from homeroom.errors import StoreError
 
 SEED = 20261123

@@ -13,7 +13,6 @@ sys.path.insert(0, str(Path(__file__).parent.parent))
 
 from faults.devices import make_sample, open_store, theta
 from faults.work_store import describe
-
 from homeroom.errors import DiskFullError, StoreError
 from homeroom.store import Store
 from homeroom.system.files import write_durable

@@ -13,7 +13,6 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
 from faults.devices import make_sample, numbers, open_store, theta
-
 from homeroom.store import Store
 
 

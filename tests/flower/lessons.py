@@ -13,8 +13,9 @@ import tiny
 from aggregator.institution import running
 
 from homeroom import Device, Sample
-from homeroom.contract.update import RoundConfiguration
+from homeroom.contract.round import RoundConfiguration
 from homeroom_aggregator.admin import folder as place
+from homeroom_aggregator.server.service import open_service
 
 CLASSROOMS = ("one", "two")
 
@@ -65,7 +66,7 @@ def result(district: Path) -> tuple[int, np.ndarray]:
 def by_our_own_server(rooms: list[Path], folder: Path, bundle: tiny.Tiny, *, trainings: int) -> np.ndarray:
     """The theta, float32 [P], that these `copies` make together over HTTP: one training and version after another."""
     made = district(folder, bundle)
-    service = place.open_service(made)
+    service = open_service(made)
     with pytest.MonkeyPatch.context() as elsewhere, running(service) as address:
         elsewhere.setenv("HOMEROOM_KEYS", str(rooms[0].parent / "keys"))
         devices = [Device.open(room, threads=1) for room in rooms]

@@ -15,7 +15,7 @@ pytest.importorskip("flwr")
 pytest.importorskip("ray")
 
 from flower.loop import Loop
-from homeroom.contract.update import RoundConfiguration
+from homeroom.contract.round import RoundConfiguration
 from homeroom.errors import NetworkError
 from homeroom.runtime.bundle import Bundle, install
 from homeroom.runtime.graphs import Graphs

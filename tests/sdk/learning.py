@@ -7,7 +7,8 @@ from functools import cache
 
 import tiny
 
-from homeroom.data.samples import Sample, resolve
+from homeroom.data.samples import Sample
+from homeroom.data.validation import resolve
 from homeroom.runtime.bundle import Bundle, open_bundle
 from homeroom.runtime.graphs import Graphs
 from homeroom.train.features.dataset import Dataset, Example

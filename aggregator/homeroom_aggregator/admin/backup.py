@@ -18,9 +18,9 @@ import msgspec
 
 from homeroom.contract.canonical_json import decode, digest_file
 from homeroom.errors import InputError, StoreError
-from homeroom.store.backup import copy_whole
-from homeroom.store.retention_clock import now
+from homeroom.system.clock import now
 from homeroom.system.files import make_directory, refusal, sync_directory, write_durable
+from homeroom.system.sqlite import copy_whole
 from homeroom_aggregator.admin import folder as place
 from homeroom_aggregator.state.log import Log
 

@@ -25,6 +25,7 @@ from homeroom.contract.invitation import Invitation
 from homeroom.contract.manifest import Hash
 from homeroom.contract.policy import LIMIT_BYTES, read_policy
 from homeroom.contract.roster import Roster, read_roster
+from homeroom.contract.round import RoundConfiguration
 from homeroom.contract.signing import (
     Certificate,
     certify,
@@ -35,16 +36,12 @@ from homeroom.contract.signing import (
     read_key,
     write_key,
 )
-from homeroom.contract.update import RoundConfiguration
 from homeroom.errors import InputError, StoreError, TrustError
 from homeroom.runtime.bundle import Bundle, install, open_bundle
 from homeroom.system.files import replace_durable, whole_or_gone, write_durable
 from homeroom_aggregator.merge.rounds import Rounds
-from homeroom_aggregator.secagg.coordinator import Cohorts
-from homeroom_aggregator.server.auth import new_code, spent
-from homeroom_aggregator.server.downloads import Downloads
-from homeroom_aggregator.server.requests import Service
 from homeroom_aggregator.state import audit
+from homeroom_aggregator.state.invitation_codes import new_code, spent
 from homeroom_aggregator.state.log import Log
 from homeroom_aggregator.state.members import Invited, Members, Role
 from homeroom_aggregator.state.privacy_ledger import releases_within
@@ -165,16 +162,6 @@ def open_rounds(folder: Path, retain: int = 0) -> Rounds:
     if public_hex(key) != facts.certificate.key:
         raise TrustError("key and certificate do not belong together", where=str(folder), remedy="`homeroom recover`")
     return Rounds(folder / LOG, bundle, facts.configuration, key, facts.certificate, retain=retain)
-
-
-def open_service(folder: Path, token: str | None = None, retain: int = 0) -> Service:
-    facts = read(folder)
-    rounds = open_rounds(folder, retain)
-    downloads = Downloads(rounds, open_log(folder), folder / BUNDLES / f"{facts.bundle_id}.homeroom")
-    service = Service(rounds, facts.institution, secret_of(folder), downloads, open_log(folder), token)
-    if facts.configuration.secure:
-        service.cohorts = Cohorts(folder / SECURE, rounds, open_log(folder), lambda: roster(folder))
-    return service
 
 
 def open_log(folder: Path) -> Log:

@@ -19,7 +19,7 @@ import segno
 
 from homeroom.contract.invitation import Invitation, as_text
 from homeroom.errors import InputError
-from homeroom.store.retention_clock import now
+from homeroom.system.clock import now
 from homeroom.system.files import write_durable
 from homeroom_aggregator.admin import folder as place
 from homeroom_aggregator.state.members import ROLES, Role

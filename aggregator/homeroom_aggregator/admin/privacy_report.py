@@ -10,7 +10,7 @@ from typing import Any
 import msgspec
 
 from homeroom.contract.layout import Layout
-from homeroom.contract.update import RoundConfiguration
+from homeroom.contract.round import RoundConfiguration
 from homeroom_aggregator.admin import folder as place
 from homeroom_aggregator.state.log import Log
 from homeroom_aggregator.state.privacy_ledger import Ledger

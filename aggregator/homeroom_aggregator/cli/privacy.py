@@ -11,7 +11,7 @@ import msgspec
 
 from homeroom.cli.numbers import Finite, Folder
 from homeroom.contract.privacy import Privacy
-from homeroom.contract.update import RoundConfiguration
+from homeroom.contract.round import RoundConfiguration
 from homeroom.errors import InputError
 
 OPTIONS = (

@@ -9,7 +9,7 @@ import click
 import msgspec
 
 from homeroom.cli.numbers import Finite, Whole
-from homeroom.contract.update import CohortRules, ServerOptimizer
+from homeroom.contract.round import CohortRules, ServerOptimizer
 from homeroom.errors import InputError
 
 OPTIONS = (

@@ -20,7 +20,7 @@ from homeroom.contract.sealed_box import SealingKey
 from homeroom.contract.signing import public_hex
 from homeroom.device.install import installed
 from homeroom.errors import InputError, NetworkError, TrainError
-from homeroom.federation.sync import device_key
+from homeroom.federation.enrolment import device_key
 from homeroom.system.files import write_durable
 from homeroom_aggregator.flower.records import answering, packed, unpacked
 

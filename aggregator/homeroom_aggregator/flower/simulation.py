@@ -21,8 +21,8 @@ from flwr.clientapp import ClientApp
 from flwr.serverapp import Grid, ServerApp
 from flwr.simulation import run_simulation
 
+from homeroom.contract.round import RoundConfiguration
 from homeroom.contract.signing import new_key
-from homeroom.contract.update import RoundConfiguration
 from homeroom.errors import NetworkError
 from homeroom.runtime.bundle import open_bundle
 from homeroom.runtime.graphs import Graphs

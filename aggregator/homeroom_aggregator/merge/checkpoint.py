@@ -18,7 +18,7 @@ import safetensors.numpy
 
 from homeroom.contract.layout import Layout
 from homeroom.errors import StoreError
-from homeroom_aggregator.merge.replay import Own, State
+from homeroom_aggregator.merge.round_state import Own, State
 from homeroom_aggregator.merge.segment_sums import SegmentSums, owned, ring_of, school_of
 from homeroom_aggregator.merge.server_optimizers import Moments
 

@@ -23,7 +23,8 @@ import safetensors.numpy
 from homeroom.contract import adaptive_clipping, envelope
 from homeroom.contract.layout import Layout
 from homeroom.contract.privacy import clip
-from homeroom.contract.update import RoundConfiguration, Update
+from homeroom.contract.round import RoundConfiguration
+from homeroom.contract.update import Update
 from homeroom.errors import StoreError, UpdateError
 from homeroom.privacy.discrete_gaussian import discrete_gaussian
 from homeroom_aggregator.merge.segment_sums import SegmentSums

@@ -16,14 +16,16 @@ import numpy as np
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from homeroom.contract.canonical_json import digest
+from homeroom.contract.round import RoundConfiguration
 from homeroom.contract.signing import Certificate, fingerprint
-from homeroom.contract.update import REFUSALS, RoundConfiguration, Update, read_update
+from homeroom.contract.update import REFUSALS, Update, read_update
 from homeroom.contract.version import VersionHeader, make_version, read_version
 from homeroom.errors import StoreError, UpdateError
 from homeroom.runtime.bundle import Bundle
 from homeroom_aggregator.merge import checkpoint, correlated_noise, rollback
 from homeroom_aggregator.merge import private_release as private
-from homeroom_aggregator.merge.replay import Made, Own, Rules, State, admit, admit_sum, due, go_back, release, replay
+from homeroom_aggregator.merge.replay import replay
+from homeroom_aggregator.merge.round_state import Made, Own, Rules, State, admit, admit_sum, due, go_back, release
 from homeroom_aggregator.merge.segment_sums import Undo
 from homeroom_aggregator.merge.synchronous import Cohort
 from homeroom_aggregator.state import audit, school_segments

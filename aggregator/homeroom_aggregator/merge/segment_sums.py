@@ -13,7 +13,8 @@ from collections.abc import Callable
 import numpy as np
 
 from homeroom.contract.layout import Layout, segment_of
-from homeroom.contract.update import RoundConfiguration, Update, weight
+from homeroom.contract.round import RoundConfiguration, weight
+from homeroom.contract.update import Update
 from homeroom_aggregator.merge.server_optimizers import Server
 
 TOTAL_LIMIT = 1 << 38  # of weight in one segment; with values below 2**24 no int64 sum can overflow

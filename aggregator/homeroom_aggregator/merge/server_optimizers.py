@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from homeroom.contract.update import RoundConfiguration, ServerOptimizer
+from homeroom.contract.round import RoundConfiguration, ServerOptimizer
 
 Moments = dict[str, np.ndarray]  # float64 [size] each
 Step = Callable[[np.ndarray, Moments, ServerOptimizer], tuple[np.ndarray, Moments]]

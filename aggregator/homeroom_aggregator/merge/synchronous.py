@@ -14,7 +14,7 @@ from collections.abc import Callable, Collection
 from math import ceil
 from typing import Literal
 
-from homeroom.contract.update import CohortRules
+from homeroom.contract.round import CohortRules
 from homeroom.errors import UpdateError
 
 

@@ -13,8 +13,8 @@ from itertools import combinations, islice
 import numpy as np
 
 from homeroom.contract.codecs import LIMIT
+from homeroom.contract.round import UNITS, RoundConfiguration
 from homeroom.contract.secagg import Reveal
-from homeroom.contract.update import UNITS, RoundConfiguration
 from homeroom.errors import UpdateError
 from homeroom.privacy.secagg.client import View, mask_private, pair_key, self_key
 from homeroom.privacy.secagg.encoding import Terms, decode

@@ -8,7 +8,9 @@ from starlette.responses import Response
 
 from homeroom.contract.evaluation_report import Report
 from homeroom_aggregator.server import auth
-from homeroom_aggregator.server.requests import Call, Json, RefusedError, Service
+from homeroom_aggregator.server.refusals import Json, RefusedError
+from homeroom_aggregator.server.requests import Call
+from homeroom_aggregator.server.service import Service
 from homeroom_aggregator.state import audit, last_seen, login_links
 
 AUDIT_AT_ONCE = 1000

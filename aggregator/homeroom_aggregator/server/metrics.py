@@ -12,7 +12,7 @@ from collections.abc import Mapping
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 
-from homeroom.store.retention_clock import now
+from homeroom.system.clock import now
 
 LOGGER = logging.getLogger("homeroom.aggregator")
 SECONDS = (0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 5)

@@ -9,9 +9,10 @@ import msgspec
 import homeroom
 from homeroom.contract.evaluation_report import Report
 from homeroom.contract.roster import Roster
+from homeroom.contract.round import RoundConfiguration
 from homeroom.contract.secagg import PHASES, Notice, Standing
 from homeroom.contract.signing import Certificate
-from homeroom.contract.update import REFUSALS, RoundConfiguration
+from homeroom.contract.update import REFUSALS
 
 SECURITY = (
     "HTTP message signature (RFC 9421, Ed25519, tag `homeroom`) over @method, @authority, @path and content-digest; "

@@ -7,88 +7,23 @@ Those that write are checked and done by the one thread that owns the rounds (`w
 from __future__ import annotations
 
 import asyncio
-from dataclasses import dataclass, field, replace
-from typing import Any
+from dataclasses import dataclass, replace
 
 import msgspec
 from starlette.requests import Request
-from starlette.responses import Response
 
 from homeroom.contract import http_signatures
-from homeroom.errors import DiskFullError, HomeroomError, StoreError, TrustError, UpdateError
-from homeroom_aggregator.merge.rounds import Rounds
-from homeroom_aggregator.secagg.coordinator import Cohorts
-from homeroom_aggregator.server import auth
-from homeroom_aggregator.server.downloads import Downloads
-from homeroom_aggregator.server.metrics import Metrics
-from homeroom_aggregator.server.rate_limits import Limits, Meter, Room
-from homeroom_aggregator.server.write_thread import Writer
-from homeroom_aggregator.state.last_seen import Contacts
-from homeroom_aggregator.state.log import Log
+from homeroom.errors import TrustError
+from homeroom_aggregator.server.rate_limits import Room
+from homeroom_aggregator.server.refusals import STATUS, RefusedError
+from homeroom_aggregator.server.service import Service
 from homeroom_aggregator.state.members import Member, Members, Role
 
 BODY_S = 120.0  # for a whole body: a sender that trickles is cut off
-BODIES_BYTES = 512 << 20  # of all bodies in memory at once; who comes then is told to come back
 BODY_LIMIT_BYTES = 1 << 16  # of a body from anybody; a longer one is read only after its head was found signed
 BUSY_S = 10.0
-STATUS = {"too_long": 413, "unknown_device": 403, "bad_signature": 401, "too_stale": 409, "unknown_version": 409}
 STATUS |= {"not_selected": 409, "once_a_version": 409, "once_a_release": 409, "budget_spent": 409}
 STATUS |= {"secure_only": 409, "past_phase": 409, "not_member": 403}
-
-
-class Json(Response):
-    """An answer of JSON: of plain values, and of the contracts' own structures."""
-
-    media_type = "application/json"
-
-    def render(self, content: Any) -> bytes:
-        return msgspec.json.encode(content)
-
-
-@dataclass
-class Service:
-    """What all handlers share. `rounds` belongs to the writer's thread, `reader` to the event loop's.
-
-    secret: proves invitation codes. token: the operator's, if one is set. cohorts: where rounds are secure.
-    """
-
-    rounds: Rounds
-    institution: str
-    secret: bytes
-    downloads: Downloads
-    reader: Log
-    token: str | None = None
-    limits: Limits = field(default_factory=Limits)
-    nonces: auth.Nonces = field(default_factory=auth.Nonces)
-    metrics: Metrics = field(default_factory=Metrics)
-    room: Room = field(default_factory=lambda: Room(BODIES_BYTES))
-    cohorts: Cohorts | None = None
-
-    def __post_init__(self) -> None:
-        self.meter = Meter(self.limits)
-        self.writer = Writer(self.rounds)
-        self.contacts = Contacts(self.rounds.log.database)
-        self.members = Members(self.reader.database)
-
-    def close(self) -> None:
-        """Finish what is under way, and leave a checkpoint, so that the next start has nothing to compute."""
-        self.writer.close()
-        self.downloads.close()
-        self.reader.close()
-        self.contacts.write(self.rounds.log.database)
-        self.rounds.settle()
-        self.rounds.close()
-        if self.cohorts:
-            self.cohorts.close()
-
-
-class RefusedError(Exception):
-    """Ends a request with a status, a code, a message and a remedy; changes nothing."""
-
-    def __init__(self, status: int, code: str, message: str, remedy: str = "", wait_s: float = 0) -> None:
-        super().__init__(message)
-        self.wait_s = wait_s
-        self.status, self.code, self.message, self.remedy = status, code, message, remedy
 
 
 @dataclass(frozen=True)
@@ -213,20 +148,3 @@ def remark(service: Service, call: Call) -> None:
     members.seen(call.who, call.instance)
     if service.nonces.out_of_turn(call.nonce, call.key):
         members.twin(call.who)
-
-
-def refusal(problem: HomeroomError | RefusedError) -> RefusedError:
-    """How an error of the house is said over HTTP."""
-    if isinstance(problem, RefusedError):
-        return problem
-    if isinstance(problem, UpdateError):
-        return RefusedError(STATUS.get(problem.code, 422), problem.code, problem.what, problem.remedy)
-    if isinstance(problem, DiskFullError):
-        return RefusedError(507, "disk_full", "the aggregator's disk is full", "try again later; nothing was changed")
-    if isinstance(problem, StoreError):
-        return RefusedError(503, "store", "the aggregator's store cannot be used", "try again later; tell the operator")
-    return RefusedError(400, "malformed", problem.what, problem.remedy)
-
-
-def body_of(said: RefusedError) -> dict[str, Any]:
-    return {"code": said.code, "message": said.message, "remedy": said.remedy}

@@ -17,11 +17,13 @@ from homeroom.contract import http_signatures
 from homeroom.contract.signing import sign, verify
 from homeroom.errors import HomeroomError, TrustError
 from homeroom_aggregator.secagg.coordinator import Cohorts
-from homeroom_aggregator.server import admin_routes, requests
+from homeroom_aggregator.server import admin_routes, refusals, requests
 from homeroom_aggregator.server.downloads import ranged
 from homeroom_aggregator.server.metrics import LOGGER
 from homeroom_aggregator.server.openapi import document
-from homeroom_aggregator.server.requests import Call, RefusedError, Service
+from homeroom_aggregator.server.refusals import RefusedError
+from homeroom_aggregator.server.requests import Call
+from homeroom_aggregator.server.service import Service
 from homeroom_aggregator.state import audit
 from homeroom_aggregator.state.members import ROLES, Role, invited, join_with_code
 
@@ -47,13 +49,13 @@ register_url_convertor("number", _Number())
 
 
 def health(service: Service, _: Request) -> Response:
-    return requests.Json({"status": "ok", "version": service.reader.newest()})
+    return refusals.Json({"status": "ok", "version": service.reader.newest()})
 
 
 def keys(service: Service, request: Request) -> Response:
     challenge = request.headers.get(http_signatures.CHALLENGE_HEADER, "")
     live = {"proof": sign(service.rounds.key, "challenge", {"challenge": challenge})} if len(challenge) == 64 else {}
-    return requests.Json(
+    return refusals.Json(
         {
             **live,
             "institution": service.institution,
@@ -76,7 +78,7 @@ def bundle(service: Service, call: Call) -> Response:
 
 def openapi(service: Service, request: Request) -> Response:
     admin_routes.check_operator(service, request)
-    return requests.Json(document())
+    return refusals.Json(document())
 
 
 # Signed, and only reading
@@ -89,7 +91,7 @@ def round_(service: Service, call: Call) -> Response:
         call.who.role == "device" and rounds.cohort.ask(call.who.name, service.reader.newest())
     )
     time = {"time": audit.stamp(), "nonce": call.nonce}
-    return requests.Json(
+    return refusals.Json(
         {
             "configuration": configuration,
             "certificate": rounds.certificate,
@@ -143,7 +145,7 @@ def after(service: Service, call: Call) -> Later:
         offer = service.downloads.offer(number, call.who.school)
         if offer is None:
             raise RefusedError(404, "unknown_version", "there is no newer version")
-        return requests.Json(offer)
+        return refusals.Json(offer)
 
     return read
 
@@ -173,7 +175,7 @@ def join(service: Service, call: Call) -> Response:
         join_with_code(service.rounds.members, service.secret, call.key, code)
     except TrustError as problem:
         raise RefusedError(403, "bad_invitation", problem.what, problem.remedy) from None
-    return requests.Json({"device": call.key, "bundle_id": service.rounds.bundle.bundle_id})
+    return refusals.Json({"device": call.key, "bundle_id": service.rounds.bundle.bundle_id})
 
 
 def updates(service: Service, call: Call) -> Response:
@@ -182,7 +184,7 @@ def updates(service: Service, call: Call) -> Response:
     update_id, status = service.rounds.update(body, member.device, member.name)
     if status == "accepted":
         service.meter.accepted(member.name, len(body))
-    return requests.Json({"update_id": update_id, "status": status})
+    return refusals.Json({"update_id": update_id, "status": status})
 
 
 def _may_send(service: Service, call: Call) -> None:
@@ -197,7 +199,7 @@ def _may_send(service: Service, call: Call) -> None:
 
 def secure_standing(service: Service, call: Call) -> Response:
     told = _cohorts(service).standing(call.who.device)
-    return requests.Json(told or None)
+    return refusals.Json(told or None)
 
 
 def secure_get(service: Service, call: Call) -> Response:
@@ -211,7 +213,7 @@ def secure_put(service: Service, call: Call) -> Response:
     cohorts.put(str(call.request.path_params["round"]), phase, call.who.device, call.body)
     if phase == "input":
         service.meter.accepted(call.who.name, len(call.body))
-    return requests.Json({"status": "accepted"})
+    return refusals.Json({"status": "accepted"})
 
 
 def _cohorts(service: Service) -> Cohorts:
@@ -226,7 +228,7 @@ def unlearn(service: Service, call: Call) -> Response:
         raise RefusedError(422, "malformed", "update_id is not 32 hexadecimal digits")
     rounds, name = service.rounds, call.who.name
     rounds.withdraw(update_id, name)  # of another device: as for an unknown id, nothing is said
-    return requests.Json(
+    return refusals.Json(
         {"update_id": update_id, "status": "bounded" if rounds.bounded(update_id, name) else "accepted"}
     )
 
@@ -239,7 +241,7 @@ def rotate(service: Service, call: Call) -> Response:
         service.rounds.members.rotate(call.key, new)
     except TrustError as problem:
         raise RefusedError(403, "bad_rotation", problem.what, problem.remedy) from None
-    return requests.Json({"device": new})
+    return refusals.Json({"device": new})
 
 
 Open = Callable[[Service, Request], Response]
@@ -333,8 +335,8 @@ def endpoint(service: Service, rule: Rule) -> Callable[[Request], Awaitable[Resp
             whole, start_s = True, time.monotonic()
             response = await answered(service, rule, request, body)
         except (HomeroomError, RefusedError) as problem:
-            said = requests.refusal(problem)
-            code, response = said.code, requests.Json(requests.body_of(said), status_code=said.status)
+            said = refusals.refusal(problem)
+            code, response = said.code, refusals.Json(refusals.body_of(said), status_code=said.status)
             if said.wait_s:
                 response.headers["retry-after"] = str(ceil(said.wait_s))
             if not whole:
@@ -344,7 +346,7 @@ def endpoint(service: Service, rule: Rule) -> Callable[[Request], Awaitable[Resp
         except Exception as problem:  # a fault of ours: whoever asked hears that it is, the operator what it was
             LOGGER.exception("%s %s failed", rule.method, rule.path, exc_info=problem)
             said = RefusedError(500, "internal", "the aggregator failed", "try again later; tell the operator")
-            code, response = said.code, requests.Json(requests.body_of(said), status_code=said.status)
+            code, response = said.code, refusals.Json(refusals.body_of(said), status_code=said.status)
         finally:
             service.room.give_back(len(body))
         if device := getattr(request.state, "device", ""):
@@ -367,7 +369,7 @@ def make_app(service: Service) -> Starlette:
         )
         service.metrics.answered(request.method, "none", status, 0.0, 0, "", code)
         said = RefusedError(status, code, message, "see docs/update.md for what is served")
-        return requests.Json(requests.body_of(said), status_code=status, headers=getattr(problem, "headers", None))
+        return refusals.Json(refusals.body_of(said), status_code=status, headers=getattr(problem, "headers", None))
 
     routes = [Route(f"/v1{r.path}", endpoint(service, r), methods=[r.method]) for r in RULES]
     return Starlette(routes=routes, exception_handlers={404: nowhere, 405: nowhere})

@@ -17,11 +17,10 @@ import uvicorn
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from homeroom.errors import InputError, NetworkError
-from homeroom_aggregator.admin.folder import open_service
 from homeroom_aggregator.server.dashboard import routes
 from homeroom_aggregator.server.metrics import LOGGER
-from homeroom_aggregator.server.requests import Service
 from homeroom_aggregator.server.routes import make_app
+from homeroom_aggregator.server.service import Service, open_service
 
 HEADERS_S = 20.0  # for a request's headers
 HEADERS_BYTES = 1 << 16

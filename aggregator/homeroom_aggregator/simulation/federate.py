@@ -16,22 +16,17 @@ import msgspec
 import numpy as np
 
 from homeroom.contract.privacy import Privacy
+from homeroom.contract.round import RoundConfiguration, ServerOptimizer
 from homeroom.contract.signing import certify, fingerprint, new_key, public_hex
-from homeroom.contract.update import (
-    RoundConfiguration,
-    ServerOptimizer,
-    left_over,
-    make_private,
-    make_update,
-    unpack_residual,
-)
+from homeroom.contract.update import left_over, make_private, make_update, unpack_residual
 from homeroom.contract.version import read_version
 from homeroom.errors import InputError, TrainError, UpdateError
 from homeroom.federation.subject_updates import contributions
 from homeroom.runtime.bundle import Bundle
 from homeroom.runtime.graphs import Graphs
+from homeroom.train.evaluate import evaluate
 from homeroom.train.features.dataset import Dataset
-from homeroom.train.fit import Score, Settings, evaluate, fit
+from homeroom.train.fit import Score, Settings, fit
 from homeroom_aggregator.merge.rounds import Rounds
 
 Scores = Mapping[str, Score]

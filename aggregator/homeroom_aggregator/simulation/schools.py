@@ -12,7 +12,7 @@ import numpy as np
 
 from homeroom.contract.manifest import Precision
 from homeroom.contract.privacy import Privacy
-from homeroom.contract.update import ServerOptimizer
+from homeroom.contract.round import ServerOptimizer
 from homeroom.data.ingest import read_samples
 from homeroom.errors import TrainError
 from homeroom.inference import golden

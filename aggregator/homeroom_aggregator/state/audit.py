@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from homeroom.contract.canonical_json import canonical, digest
-from homeroom.store.retention_clock import now
+from homeroom.system.clock import now
 from homeroom.system.sqlite import Database
 
 

@@ -11,7 +11,7 @@ import threading
 import msgspec
 
 from homeroom.contract.evaluation_report import Report
-from homeroom.store.retention_clock import now
+from homeroom.system.clock import now
 from homeroom.system.sqlite import Database
 
 TABLES = (

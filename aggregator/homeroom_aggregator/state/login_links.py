@@ -14,7 +14,7 @@ import secrets
 from dataclasses import dataclass
 from typing import Literal
 
-from homeroom.store.retention_clock import now
+from homeroom.system.clock import now
 from homeroom.system.sqlite import Database
 from homeroom_aggregator.state import audit
 

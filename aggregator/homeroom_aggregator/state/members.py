@@ -12,10 +12,9 @@ from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
 from homeroom.errors import InputError, TrustError
-from homeroom.store.retention_clock import now
+from homeroom.system.clock import now
 from homeroom.system.sqlite import Database
-from homeroom_aggregator.server import auth
-from homeroom_aggregator.state import audit
+from homeroom_aggregator.state import audit, invitation_codes
 
 Role = Literal["device", "school", "district", "auditor"]
 ROLES: tuple[Role, ...] = get_args(Role)
@@ -207,7 +206,7 @@ class Members:
 
 def invited(members: Members, secret: bytes, code: str) -> Invited | None:
     """The invitation of a code, used or not; None if the code is made up or was taken back."""
-    spent, made = auth.spent(code), auth.genuine(secret, code)
+    spent, made = invitation_codes.spent(code), invitation_codes.genuine(secret, code)
     return members.invitation(spent) if made == 2 else Invited(spent) if made == 1 else None
 
 

@@ -10,8 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from homeroom.errors import StoreError
-from homeroom.store.backup import copy_whole
-from homeroom.system.sqlite import DamagedError, Database
+from homeroom.system.sqlite import DamagedError, Database, copy_whole
 
 VERSION = 3
 

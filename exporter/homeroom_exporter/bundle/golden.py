@@ -19,7 +19,7 @@ from homeroom.contract.manifest import Modality, Slot
 from homeroom.data.preprocess import collate, prepare
 from homeroom.data.preprocess.raw_inputs import direct, direct_arrays, fill, length_of
 from homeroom.data.samples import StoredSample
-from homeroom.runtime.graphs import Graph
+from homeroom.runtime.backend import Graph
 from homeroom_exporter.model.design import Design
 
 Features = Mapping[tuple[str, int], np.ndarray]  # by (slot, place): int8 [taps, n, dim]

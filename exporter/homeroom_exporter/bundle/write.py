@@ -22,7 +22,7 @@ from homeroom.contract.layout import FULL
 from homeroom.contract.manifest import FORMAT, File, Graph, Licence, Manifest, ModalityName, Runtime, Tensor, Training
 from homeroom.contract.manifest import Tier as TierFacts
 from homeroom.errors import DiskFullError, ExportError
-from homeroom.runtime.graphs import SUFFIXES
+from homeroom.runtime.backend import SUFFIXES
 from homeroom.system.files import FULL as NO_SPACE
 from homeroom.system.files import refusal
 from homeroom_exporter.bundle.scratch import claim

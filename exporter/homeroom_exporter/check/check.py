@@ -17,7 +17,7 @@ from homeroom.contract.manifest import Modality, Precision, Slot, Task
 from homeroom.data.preprocess import Prepared, collate, content, prepare
 from homeroom.data.samples import StoredSample
 from homeroom.inference.golden import cosines
-from homeroom.runtime.graphs import Graph, load
+from homeroom.runtime.backend import Graph, load
 from homeroom_exporter.bundle import golden
 from homeroom_exporter.bundle.write import Contents, GraphFile
 from homeroom_exporter.check import linear_probe
@@ -27,8 +27,8 @@ from homeroom_exporter.check.tap_probe import TapChoice
 from homeroom_exporter.encoders.backbone import Backbone
 from homeroom_exporter.model.design import Design
 from homeroom_exporter.quantize.fidelity import problems
+from homeroom_exporter.trace.example_inputs import example
 from homeroom_exporter.trace.reference import by_autograd
-from homeroom_exporter.trace.trace import example
 
 PARITY = {
     "predict": 1e-5,

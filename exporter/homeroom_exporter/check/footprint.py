@@ -53,7 +53,7 @@ def measure(graph: Path, feeds: Mapping[str, np.ndarray], threads: int) -> Footp
 
 
 def _child(graph: str, inputs: str, threads: str) -> None:
-    from homeroom.runtime.graphs import load
+    from homeroom.runtime.backend import load
 
     run = load(Path(graph), threads=int(threads))
     with np.load(inputs) as stored:

@@ -13,8 +13,8 @@ from homeroom.data.samples import StoredSample
 from homeroom_exporter.bundle import golden
 from homeroom_exporter.bundle.write import Contents
 from homeroom_exporter.model.lora.adapter import PREFIX
+from homeroom_exporter.trace.example_inputs import example
 from homeroom_exporter.trace.reference import by_autograd
-from homeroom_exporter.trace.trace import example
 
 NOISE = 0.02  # theta away from its start, where every B is zero and A has no gradient
 

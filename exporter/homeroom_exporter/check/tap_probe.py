@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from homeroom.contract.manifest import Modality, Slot, Tolerance
 from homeroom.data.preprocess import content, prepare
 from homeroom.data.samples import StoredSample
-from homeroom.runtime.graphs import load
+from homeroom.runtime.backend import load
 from homeroom_exporter import encoders
 from homeroom_exporter.bundle import golden
 from homeroom_exporter.check import linear_probe

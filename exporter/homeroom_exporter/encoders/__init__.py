@@ -11,7 +11,7 @@ from homeroom_exporter.encoders.spec import Encoder, EncoderSpec
 SOURCES = {
     "pip:minilm": ("text", "minilm"),
     "pip:efficientnet-lite0": ("image", "efficientnet"),
-    "pip:speech-embedding": ("audio", "speech"),
+    "pip:speech-embedding": ("audio", "speech_embedding"),
     "pip:whisper-tiny-en": ("audio", "whisper"),
     "table": ("table", "table"),
     "interactions": ("sequence", "sequence"),
@@ -23,9 +23,9 @@ def load(spec: EncoderSpec, scratch: Path) -> Encoder:
     if spec.source.startswith("hf:"):
         family = "hub"
     elif spec.source.startswith("onnx:"):
-        family = "foreign"
+        family = "onnx_file"
     elif spec.source.startswith("torch:"):
-        family = "own"
+        family = "torch_module"
     elif spec.source in SOURCES:
         modality, family = SOURCES[spec.source]
         if modality != spec.modality:

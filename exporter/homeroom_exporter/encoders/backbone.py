@@ -16,7 +16,7 @@ from homeroom.contract.canonical_json import digest, digest_file, identity
 from homeroom.contract.manifest import Licence, Modality, Precision, Tolerance, identifying
 from homeroom.data.preprocess import Prepared, prepare
 from homeroom.errors import ExportError
-from homeroom.runtime.graphs import load
+from homeroom.runtime.backend import load
 from homeroom_exporter import encoders
 from homeroom_exporter.encoders.spec import Encoder, EncoderSpec
 from homeroom_exporter.quantize import compress, fidelity, quantize

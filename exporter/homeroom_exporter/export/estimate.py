@@ -30,13 +30,15 @@ from homeroom_exporter.check.footprint import Footprint, measure
 from homeroom_exporter.check.tap_probe import MODALITIES, TapChoice, choose, named
 from homeroom_exporter.encoders.backbone import UNKNOWN, Backbone
 from homeroom_exporter.encoders.spec import EncoderSpec
-from homeroom_exporter.export.pipeline import design_of, draft, lora_pairs, part_of, variants
+from homeroom_exporter.export.design import design_of, draft
+from homeroom_exporter.export.steps import lora_pairs, part_of, variants
 from homeroom_exporter.model.design import initial_theta
 from homeroom_exporter.model.lora import build as lora
 from homeroom_exporter.model.lora.build import Inside
 from homeroom_exporter.quantize.graph_surgery import canonical_bytes
 from homeroom_exporter.recipe.recipe import Recipe, handed
-from homeroom_exporter.trace.trace import example, trace
+from homeroom_exporter.trace.example_inputs import example
+from homeroom_exporter.trace.trace import trace
 
 SAMPLES = 500  # that a device is thought to hold
 MATRIX = {"Raspberry Pi 4": 12.0, "laptop": 100.0}  # GFLOP/s of a float32 product of matrices, all cores

@@ -21,14 +21,14 @@ import numpy as np
 from homeroom.contract.manifest import Modality
 from homeroom.data.preprocess import Prepared, collate
 from homeroom.errors import ExportError, HomeroomError, MissingExtraError
-from homeroom.runtime.graphs import load
+from homeroom.runtime.backend import load
 from homeroom_exporter.bundle.write import VARYING, Contents, GraphFile, litert_version
 from homeroom_exporter.check.check import EDGES, edge_feeds, relative_error
 from homeroom_exporter.check.footprint import Twin
 from homeroom_exporter.check.footprint import measure as footprint
 from homeroom_exporter.model.design import Design
 from homeroom_exporter.quantize import fidelity
-from homeroom_exporter.trace.trace import example
+from homeroom_exporter.trace.example_inputs import example
 
 PARITY = 1e-4  # largest relative error against onnxruntime: outputs, losses and gradients
 ROUNDED = 1e-3  # the share of a float backbone's int8 values that may round the other way, by one unit

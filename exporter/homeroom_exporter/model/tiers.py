@@ -9,12 +9,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
+from typing import Literal
 
 import numpy as np
 
 from homeroom.errors import ExportError
 from homeroom_exporter.model.design import Design
-from homeroom_exporter.recipe.recipe import TierName
+
+TierName = Literal["eighth", "quarter", "half"]
 
 SHARES: dict[TierName, float] = {"eighth": 1 / 8, "quarter": 1 / 4, "half": 1 / 2}  # of theta, about
 STEP = 4  # channels by which widths are tried

@@ -20,7 +20,7 @@ from homeroom.contract.manifest import (
     TextPreprocess,
 )
 from homeroom.data.preprocess import Prepared, collate
-from homeroom.runtime.graphs import load
+from homeroom.runtime.backend import load
 
 T = TypeVar("T")
 BATCH = 16

@@ -32,11 +32,11 @@ from homeroom_exporter.encoders.spec import EncoderSpec
 from homeroom_exporter.model.heads import HeadKind
 from homeroom_exporter.model.lora.plan import AdapterPlan
 from homeroom_exporter.model.losses import Weighting
+from homeroom_exporter.model.tiers import TierName
 from homeroom_exporter.recipe.messages import explain
 
 T = TypeVar("T")
 Size = Annotated[int, msgspec.Meta(ge=8, le=1024)]
-TierName = Literal["eighth", "quarter", "half"]
 WITH_LABELS = ("classification", "ordinal", "multilabel", "spans")
 SKILL_LIMIT = 500  # of a sequence: each has two values in a token, and two weights rows in theta
 OWN_HEAD = ("choice", "matching", "spans", "tracing")  # kinds whose head is always their own

@@ -9,7 +9,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from homeroom_exporter.model.design import Design, forward, lora_rows, name_parts, objective, unflatten
+from homeroom_exporter.model.design import Design, name_parts, unflatten
+from homeroom_exporter.model.forward import forward, lora_rows, objective
 
 
 def by_autograd(design: Design, role: str, theta: np.ndarray, feeds: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:

@@ -9,7 +9,7 @@ from homeroom.device.device import Device
 from homeroom.device.install import Installed, installed, runtime_for, take_newer
 from homeroom.device.resources.benchmark import run_probe
 from homeroom.errors import BundleError
-from homeroom.federation import sync, versions
+from homeroom.federation import enrolment, sync, versions
 from homeroom.runtime.bundle import install
 from homeroom.store import Version
 
@@ -47,14 +47,14 @@ def follow_bundle(device: Device) -> bool:
     """Use the bundle that the aggregator serves if it is a newer one, after a trial; whether it is another now."""
     known = installed(device.store)
     folder = device.store.directory / sync.DOWNLOADS
-    with sync.connected(device.store) as client:
+    with enrolment.connected(device.store) as client:
         source = sync.offered_bundle(client, folder, device.bundle.bundle_id)
     if source is None:
         return False
     try_bundle(source, known.root if known else None, known)
     device.store.back_up()
     device.bundle, device.graphs = take_newer(device.store, source, device.bundle, device.graphs.threads)
-    sync.follow(device.store, device.bundle)
+    enrolment.follow(device.store, device.bundle)
     return True
 
 

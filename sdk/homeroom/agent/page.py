@@ -22,7 +22,7 @@ import msgspec
 from homeroom.agent import page_html
 from homeroom.agent import status as words
 from homeroom.agent.loop import Agent
-from homeroom.data.samples import check_label
+from homeroom.data.validation import check_label
 from homeroom.device.device import Device
 from homeroom.errors import HomeroomError, InputError
 from homeroom.system.files import write_durable

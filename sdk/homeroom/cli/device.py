@@ -21,7 +21,7 @@ from homeroom.errors import InputError
 if TYPE_CHECKING:
     from homeroom.data.samples import Sample
     from homeroom.device.device import Device
-    from homeroom.device.reports import Profile
+    from homeroom.device.profiles import Profile
 
 DIRECTORY = Folder()
 ANY = click.Path(path_type=Path)

@@ -28,7 +28,7 @@ def explain(
     """
     import msgspec
 
-    from homeroom.data.samples import resolve
+    from homeroom.data.validation import resolve
     from homeroom.inference.explanation_page import page
     from homeroom.system.files import write_durable
 

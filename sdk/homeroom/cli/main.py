@@ -36,6 +36,7 @@ ELSEWHERE = {
     "restore": "aggregator",
     "simulate": "aggregator",
 }
+NEIGHBOURS = {"exporter": "homeroom_exporter.cli", "aggregator": "homeroom_aggregator.cli.main"}
 HERE = {"device": "homeroom.cli.device", "inspect": "homeroom.cli.inspect", "doctor": "homeroom.cli.doctor"}
 MORE = {  # modules that add commands to a group
     "device": ("homeroom.cli.network", "homeroom.cli.offline", "homeroom.cli.explain")
@@ -57,7 +58,7 @@ class Commands(click.Group):
         if name not in ELSEWHERE:
             return None
         try:
-            return _named(import_module(f"homeroom_{ELSEWHERE[name]}.cli").commands, name)
+            return _named(import_module(NEIGHBOURS[ELSEWHERE[name]]).commands, name)
         except ModuleNotFoundError as problem:
             return _missing(name, ELSEWHERE[name], problem)
 

@@ -33,8 +33,8 @@ def network(directory: Path, **given: str | None) -> None:
 
     Example: homeroom device network classroom/ --proxy http://proxy.school:3128 --metered allow
     """
+    from homeroom.federation.enrolment import set_network
     from homeroom.federation.network.metered import is_metered
-    from homeroom.federation.sync import set_network
 
     with opened(directory) as found:
         settings = set_network(found.store, **{name: value for name, value in given.items() if value is not None})

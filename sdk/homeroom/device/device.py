@@ -1,7 +1,4 @@
-"""The device: one directory that holds a bundle, samples and what was learned, with the verbs a teacher knows.
-
-It may import every module of the SDK; each step's work is done in a module of its own.
-"""
+"""The device: one directory that holds a bundle, samples and what was learned, with the verbs a teacher knows."""
 
 from __future__ import annotations
 
@@ -18,16 +15,18 @@ from homeroom.contract.invitation import read_invitation
 from homeroom.contract.manifest import Runtime
 from homeroom.contract.policy import Policy
 from homeroom.data import ingest
-from homeroom.data.samples import Sample, StoredSample, find_task, resolve, without_media
+from homeroom.data.samples import Sample, StoredSample, without_media
+from homeroom.data.validation import find_task, resolve
 from homeroom.device import plan as planning
 from homeroom.device import profile_transfer, profiles
 from homeroom.device.install import installed, open_device, take_newer
-from homeroom.device.reports import Profile, SyncReport, TrainReport
+from homeroom.device.profiles import Profile
+from homeroom.device.reports import SyncReport, TrainReport
 from homeroom.device.resources import planner
 from homeroom.device.resources.budget import Budget, Watch
 from homeroom.device.status import standing
 from homeroom.errors import TrainError
-from homeroom.federation import offline, privacy_ledger, secure_round, sync, versions
+from homeroom.federation import agreement, enrolment, make_update, offline, secure_round, sync, versions
 from homeroom.federation.policy import admitted, may_teach, policy_in_force, take_policy
 from homeroom.inference.explain import Explanation, explain
 from homeroom.inference.predict import Answer, noted, predict
@@ -35,11 +34,12 @@ from homeroom.runtime.bundle import Bundle
 from homeroom.runtime.graphs import Graphs
 from homeroom.store import Export, ForgetReport, Store
 from homeroom.train import label_errors
+from homeroom.train.evaluate import by_language, evaluate
 from homeroom.train.features.buffer import Seen, room_beside
 from homeroom.train.features.dataset import Dataset, Example
 from homeroom.train.features.examples import Progress, examples
 from homeroom.train.features.quality_gate import add_examined, as_asked, as_taught
-from homeroom.train.fit import Score, Settings, TrainState, advised, by_language, evaluate, fit
+from homeroom.train.fit import Score, Settings, TrainState, advised, fit
 from homeroom.train.input_weights import learned_weights
 from homeroom.train.personalize.person import OutOfTimeError
 
@@ -140,8 +140,8 @@ class Device:
         subjects = {*start.subjects, *(example.subject for example in ready)}
         train, validation = self._datasets(ready, settings)
         state = state if len(ready) == len(samples) else None  # it belongs to all of them
-        key, asked = sync.device_key(self.store), privacy_ledger.known_round(self.store)
-        parts = versions.clipped_parts(self.store, self.bundle, self.graphs, ready, settings, key, asked, watch.over)
+        key, asked = enrolment.device_key(self.store), agreement.known_round(self.store)
+        parts = make_update.clipped_parts(self.store, self.bundle, self.graphs, ready, settings, key, asked, watch.over)
         result = fit(
             self.graphs,
             train,
@@ -245,9 +245,9 @@ class Device:
 
     def join(self, invitation: str | Path) -> None:
         """Enrol with an aggregator, once; the invitation's code is then spent."""
-        configuration = sync.enrol(self.store, self.bundle, read_invitation(Path(invitation)), self._root())
+        configuration = enrolment.enrol(self.store, self.bundle, read_invitation(Path(invitation)), self._root())
         with self.store.step("join"):
-            privacy_ledger.agree(self.store, configuration)
+            agreement.agree(self.store, configuration)
             self._queue_update()
         self.store.back_up()
 
@@ -276,10 +276,10 @@ class Device:
         where the aggregator promises less privacy than when this device joined.
         """
         sent, refused, sent_bytes, secure = list[str](), dict[str, str](), 0, ""
-        with sync.connected(self.store) as client:
+        with enrolment.connected(self.store) as client:
             asked = client.round()
-            privacy_ledger.hold(self.store, asked)
-            sync.remember(self.store, client)
+            agreement.hold(self.store, asked)
+            enrolment.remember(self.store, client)
             self._queue_update()
             unlearned, bounded = sync.ask_unlearning(self.store, client)
             if asked.secure:
@@ -310,7 +310,7 @@ class Device:
 
     def rotate_key(self) -> None:
         """Let a new key speak for this device with its aggregator; the old one opens nothing any more."""
-        sync.rotate(self.store)
+        enrolment.rotate(self.store)
         self.store.back_up()
 
     def update_bundle(self) -> bool:
@@ -318,12 +318,12 @@ class Device:
 
         False if it is the one in use. Raises BundleError or TrustError, and changes nothing, if it is another one.
         """
-        with sync.connected(self.store) as client:
+        with enrolment.connected(self.store) as client:
             source = sync.offered_bundle(client, self.store.directory / sync.DOWNLOADS, self.bundle.bundle_id)
         if source is None:
             return False
         self.bundle, self.graphs = take_newer(self.store, source, self.bundle, self.graphs.threads)
-        sync.follow(self.store, self.bundle)
+        enrolment.follow(self.store, self.bundle)
         return True
 
     def policy(self, document: str | Path | None = None) -> Policy | None:
@@ -385,7 +385,7 @@ class Device:
         return Seen(self.store.those(chosen), lambda one: as_taught(without_media(one), manifest))
 
     def _settings(self, epochs: int | None) -> Settings:
-        asked = privacy_ledger.known_round(self.store)
+        asked = agreement.known_round(self.store)
         chosen = {"epochs": epochs} if epochs else {}
         return advised(self.bundle.manifest, proximal=asked.proximal if asked else 0.0, **chosen)
 
@@ -432,15 +432,15 @@ class Device:
         _, validation = self._datasets(ready, msgspec.convert(version.facts["settings"], Settings))
         return evaluate(self.graphs, validation, theta) if validation else {}
 
-    def _queue_update(self, parts: versions.Parts | None = None) -> str:
+    def _queue_update(self, parts: make_update.Parts | None = None) -> str:
         """Queue the update of the newest local version, if this device has joined."""
-        key, asked = sync.device_key(self.store), privacy_ledger.known_round(self.store)
+        key, asked = enrolment.device_key(self.store), agreement.known_round(self.store)
         version = next((v for v in reversed(self.store.versions()) if v.kind == "local"), None)
         if key is None or asked is None:
             return "not enrolled"
         if version is None:
             return "nothing trained yet"
-        return versions.queue_update(self.store, self.bundle, version, key, asked, parts)
+        return make_update.queue_update(self.store, self.bundle, version, key, asked, parts)
 
     def _root(self) -> str:
         known = installed(self.store)

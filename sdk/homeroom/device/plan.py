@@ -10,12 +10,11 @@ import numpy as np
 from homeroom.contract.manifest import Runtime
 from homeroom.data.samples import StoredSample
 from homeroom.device.install import use_tier
-from homeroom.device.reports import Plan
 from homeroom.device.resources import planner
 from homeroom.device.resources.benchmark import run_probe
-from homeroom.device.resources.benchmark_worker import place
 from homeroom.device.resources.budget import Budget, Watch
-from homeroom.device.resources.costs import Costs
+from homeroom.device.resources.costs import Costs, place
+from homeroom.device.resources.plan import Plan
 from homeroom.errors import TrainError
 from homeroom.runtime.bundle import Bundle
 from homeroom.runtime.graphs import Graphs

@@ -6,11 +6,11 @@ theta comes, the same share of it is mixed in.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 
-from homeroom.device.reports import Profile
 from homeroom.errors import TrainError
 from homeroom.federation import versions
 from homeroom.runtime.bundle import Bundle
@@ -99,3 +99,19 @@ def _facts(chosen: Choice, samples: int, start: str) -> dict[str, object]:
         "samples": samples,
         "start": start,
     }
+
+
+@dataclass(frozen=True)
+class Profile:
+    """One person's own model. `method`: "prior", "fedrep", "ditto", "finetune", or "shared" where there is too little.
+
+    `share` of the personal weights is mixed with the shared ones. `losses`: held-out log-loss of what was tried;
+    `fresh`: it was trained on top of the theta that is in use now.
+    """
+
+    subject: str
+    method: str
+    share: float
+    samples: int
+    losses: Mapping[str, float]
+    fresh: bool

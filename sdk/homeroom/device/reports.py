@@ -6,39 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-
-@dataclass(frozen=True)
-class Plan:
-    """What a training is to use, and what that was expected to take; None where nothing was measured here.
-
-    `batch` is the largest of a step, `samples` the most (the newest); `why` gives the reasons in sentences.
-    """
-
-    threads: int | None
-    batch: int
-    modalities: tuple[str, ...]
-    samples: int
-    tier: str = "full"
-    seconds: float | None = None
-    feature_seconds: float | None = None
-    megabytes: float | None = None
-    why: tuple[str, ...] = ()
-
-
-@dataclass(frozen=True)
-class Profile:
-    """One person's own model. `method`: "prior", "fedrep", "ditto", "finetune", or "shared" where there is too little.
-
-    `share` of the personal weights is mixed with the shared ones. `losses`: held-out log-loss of what was tried;
-    `fresh`: it was trained on top of the theta that is in use now.
-    """
-
-    subject: str
-    method: str
-    share: float
-    samples: int
-    losses: Mapping[str, float]
-    fresh: bool
+from homeroom.device.profiles import Profile
+from homeroom.device.resources.plan import Plan
 
 
 @dataclass(frozen=True)

@@ -6,9 +6,9 @@ from typing import Any
 
 from homeroom.contract.signing import public_hex
 from homeroom.device.install import installed, kept_tier
+from homeroom.federation.enrolment import device_key
 from homeroom.federation.policy import policy_in_force
 from homeroom.federation.privacy_ledger import view
-from homeroom.federation.sync import device_key
 from homeroom.federation.versions import newest_global
 from homeroom.runtime.bundle import Bundle
 from homeroom.store import Store

@@ -23,12 +23,13 @@ from homeroom.contract.offline_message import (
     read_answer,
     write_letter,
 )
+from homeroom.contract.round import RoundConfiguration
 from homeroom.contract.sealed_box import check_sealing_key
 from homeroom.contract.signing import public_hex, verify
-from homeroom.contract.update import RoundConfiguration
 from homeroom.errors import InputError, NetworkError, TrustError, UpdateError
-from homeroom.federation import privacy_ledger
-from homeroom.federation.sync import Fetched, Scores, check_invitation, device_key, make_key, use_global
+from homeroom.federation import agreement, privacy_ledger
+from homeroom.federation.enrolment import check_invitation, device_key, make_key
+from homeroom.federation.sync import Fetched, Scores, use_global
 from homeroom.federation.versions import newest_global
 from homeroom.runtime.bundle import Bundle
 from homeroom.store import Store
@@ -89,7 +90,7 @@ def carry_out(store: Store, bundle: Bundle, stick: Path, root: str) -> CarriedOu
         raise InputError(
             "this device has not joined", where=str(store.directory), remedy="`homeroom device carry join`"
         )
-    asked = privacy_ledger.known_round(store)
+    asked = agreement.known_round(store)
     place = Stick(stick, root)
     receiver = check_sealing_key(place.receiver(), root_fingerprint=root, where=str(stick))
     newest, updates, size = newest_global(store, bundle), list[bytes](), 0
@@ -166,9 +167,9 @@ def _take_round(store: Store, header: AnswerHeader, where: str) -> bool:
         store.put_secret("identity.aggregator", msgspec.json.encode(header.certificate))
         store.put_secret("identity.school", header.school.encode())
         if joining is None:
-            privacy_ledger.hold(store, configuration)
+            agreement.hold(store, configuration)
         else:
-            privacy_ledger.agree(store, configuration)
+            agreement.agree(store, configuration)
             invitation = msgspec.json.decode(joining, type=Invitation)
             store.put_secret("identity.enrolment", msgspec.json.encode(enrolment_of(invitation)))
             store.put_secret(JOINING, None)

@@ -13,8 +13,8 @@ import msgspec
 
 from homeroom.contract.layout import Layout
 from homeroom.contract.policy import LIMIT_BYTES, Policy, narrowed, read_policy, unmatched
+from homeroom.contract.round import RoundConfiguration
 from homeroom.contract.signing import Certificate
-from homeroom.contract.update import RoundConfiguration
 from homeroom.data.samples import StoredSample
 from homeroom.errors import InputError, TrustError
 from homeroom.runtime.bundle import Bundle

@@ -13,6 +13,7 @@ import numpy as np
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from homeroom.contract.roster import Roster, read_roster
+from homeroom.contract.round import RoundConfiguration
 from homeroom.contract.secagg import (
     MESSAGE_LIMIT_BYTES,
     Cohort,
@@ -26,7 +27,7 @@ from homeroom.contract.secagg import (
     unpack,
 )
 from homeroom.contract.signing import Certificate, check_certificate, verify
-from homeroom.contract.update import RoundConfiguration, Update, read_update
+from homeroom.contract.update import Update, read_update
 from homeroom.errors import NetworkError, TrustError, UpdateError
 from homeroom.federation import privacy_ledger
 from homeroom.privacy.secagg import client as steps

@@ -2,29 +2,21 @@
 
 from __future__ import annotations
 
-import uuid
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import msgspec
 import numpy as np
-from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from homeroom.contract.canonical_json import identity
-from homeroom.contract.layout import FULL, Layout
-from homeroom.contract.update import RoundConfiguration, left_over, make_private, make_update, unpack_residual
+from homeroom.contract.layout import FULL
 from homeroom.data.samples import StoredSample
-from homeroom.errors import UpdateError
-from homeroom.federation.policy import layout_here, policy_in_force, refuses, segments_that_stay
-from homeroom.federation.subject_updates import contributions
+from homeroom.federation.policy import segments_that_stay
 from homeroom.runtime.bundle import Bundle
 from homeroom.runtime.graphs import Graphs
 from homeroom.store import Store, Version
-from homeroom.train.features.dataset import Dataset, Example
 from homeroom.train.fit import Settings
-
-ON_ITS_WAY = "this device's update for the present global theta is already on its way, or was refused"
 
 
 @dataclass(frozen=True)
@@ -157,99 +149,3 @@ def begin(
         if state := store.load_state(known_by):
             return candidate, known_by, state
     return start, tag(bundle, start, settings, ids, weighed, graphs.tier), None
-
-
-@dataclass(frozen=True)
-class Parts:
-    """A signed update that was clipped subject by subject, and whose samples are in it."""
-
-    update_id: str
-    data: bytes
-    base: int
-    subjects: tuple[str, ...]
-
-
-def clipped_parts(
-    store: Store,
-    bundle: Bundle,
-    graphs: Graphs,
-    ready: Sequence[Example],
-    settings: Settings,
-    key: Ed25519PrivateKey | None,
-    configuration: RoundConfiguration | None,
-    stop: Callable[[], bool] = bool,
-) -> Parts | None:
-    """What these examples change, subject by subject, from the newest global theta on; None if no round asks for that.
-
-    What the device uses itself is trained apart: it needs neither clip nor noise, and does not leave.
-    """
-    if key is None or configuration is None or not configuration.by_subject:
-        return None
-    base, update_id, subjects = newest_global(store, bundle), uuid.uuid4().hex, list[str]()
-    train, here = Dataset(bundle.manifest, ready), layout_here(store, bundle.layout)
-
-    def moves() -> Iterator[np.ndarray]:
-        start = theta_of(store, bundle, base)
-        for subject, moved in contributions(graphs, train, start, settings, configuration.parts, stop):
-            subjects.append(subject)
-            yield _leaving(here, configuration, moved)
-
-    number = base.base if base else 0
-    try:
-        data = make_private(key, configuration, bundle.layout, moves(), number, update_id)
-    except UpdateError:  # no time, or nobody whose samples teach
-        return None
-    return Parts(update_id, data, number, tuple(subjects))
-
-
-def _leaving(layout: Layout, configuration: RoundConfiguration, delta: np.ndarray) -> np.ndarray:
-    """A difference [P] for a private round, where every shared segment must be there: what does not leave is zero.
-
-    layout: with the scopes that hold on this device.
-    """
-    return layout.join({s.name: np.zeros(s.size) for s in layout if not configuration.takes(s)}, delta)
-
-
-def queue_update(
-    store: Store,
-    bundle: Bundle,
-    version: Version,
-    key: Ed25519PrivateKey,
-    configuration: RoundConfiguration,
-    parts: Parts | None = None,
-) -> str:
-    """Queue the update of a local version, one for each base; say "queued", or why not.
-
-    parts: what was trained beside it where the round's promise is by subject.
-    """
-    base = newest_global(store, bundle)
-    if version.facts["bundle_id"] != bundle.bundle_id or version.base != (base.base if base else 0):
-        return "a newer global theta is here: train again first"
-    if why := refuses(policy_in_force(store), configuration):
-        return why
-    if configuration.by_subject:
-        return _queue_parts(store, bundle, version.base, parts)
-    configuration = configuration.at(base.facts.get("clip_norm", msgspec.UNSET) if base else msgspec.UNSET)
-    layout, update_id = layout_here(store, bundle.layout), version.version_id
-    tier = version.facts.get("tier", FULL)
-    residual, others = store.residual()
-    delta = theta_of(store, bundle, version) - theta_of(store, bundle, base) + unpack_residual(residual, layout)
-    if configuration.privacy:
-        layout, delta = bundle.layout, _leaving(layout, configuration, delta)
-    subjects = {*store.subjects_of(version), *others}
-    try:
-        data = make_update(key, configuration, layout, delta, version.facts["examples"], version.base, update_id, tier)
-        rest = left_over(data, configuration, layout, delta)
-    except UpdateError as problem:
-        return str(problem)
-    if store.queue_update(update_id, data, version.base, subjects, bundle.bundle_id, rest):
-        return "queued"
-    return ON_ITS_WAY
-
-
-def _queue_parts(store: Store, bundle: Bundle, base: int, parts: Parts | None) -> str:
-    if parts is None:
-        waits = any(update.base == base for update in store.pending_updates())
-        return "queued" if waits else "this round is private for each subject: train again, and its update is made"
-    queued = store.queue_update(parts.update_id, parts.data, base, parts.subjects, bundle.bundle_id)
-    return "queued" if queued else ON_ITS_WAY

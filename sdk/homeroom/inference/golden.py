@@ -12,13 +12,14 @@ from homeroom.contract.manifest import Modality, Precision, Runtime
 from homeroom.data.ingest.jsonl import read_jsonl
 from homeroom.data.preprocess import prepare
 from homeroom.data.preprocess.raw_inputs import direct
-from homeroom.data.samples import StoredSample, resolve
+from homeroom.data.samples import StoredSample
+from homeroom.data.validation import resolve
 from homeroom.errors import BundleError
 from homeroom.runtime.bundle import Bundle
 from homeroom.runtime.graphs import Graphs, offered
+from homeroom.train.evaluate import all_outputs_of
 from homeroom.train.features.compute import compute
 from homeroom.train.features.dataset import Dataset, Example
-from homeroom.train.fit import all_outputs_of
 
 
 @dataclass(frozen=True)

@@ -10,9 +10,9 @@ import numpy as np
 from homeroom.contract.manifest import Manifest, Task
 from homeroom.data.tasks.metrics import probabilities
 from homeroom.runtime.graphs import Graphs
+from homeroom.train.evaluate import all_outputs_of
 from homeroom.train.features.dataset import Dataset, Example
 from homeroom.train.features.token_targets import Span, spans_in
-from homeroom.train.fit import all_outputs_of
 
 LEAD = 0.2  # by which the best answer's probability must exceed the next one's
 LEAST = 0.5  # and what it must reach

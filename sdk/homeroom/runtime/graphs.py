@@ -8,8 +8,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from copy import copy
 from functools import cached_property
-from pathlib import Path
-from typing import Protocol, get_args
+from typing import get_args
 
 import numpy as np
 
@@ -17,28 +16,11 @@ from homeroom.contract.layout import FULL
 from homeroom.contract.manifest import Graph as GraphFacts
 from homeroom.contract.manifest import Manifest, Precision, Runtime
 from homeroom.errors import BundleError
+from homeroom.runtime.backend import Graph, load
 from homeroom.runtime.bundle import Bundle
 from homeroom.system.hardware import cores
 
 GRADIENTS = ("grad", "grad_heads")  # steps in parts
-SUFFIXES: dict[Runtime, str] = {"onnx": ".onnx", "litert": ".tflite"}
-
-
-class Graph(Protocol):
-    """A loaded graph: arrays by input name in, arrays by output name out."""
-
-    def __call__(self, feeds: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]: ...
-
-
-def load(path: Path, *, threads: int | None = None, lasting: bool = False) -> Graph:
-    """The graph in the runtime that its file is for; MissingExtraError if that is LiteRT and not installed."""
-    if path.suffix == SUFFIXES["litert"]:
-        from homeroom.runtime.litert import LitertGraph
-
-        return LitertGraph(path, threads)
-    from homeroom.runtime.onnx import OnnxGraph
-
-    return OnnxGraph(path, threads, lasting=lasting)
 
 
 class Graphs:

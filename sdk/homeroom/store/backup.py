@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import os
-import sqlite3
 import time
 from pathlib import Path
 
-from homeroom.system.files import make_directory, replace_durable, sync_directory
-from homeroom.system.files import refusal as file_refusal
-from homeroom.system.sqlite import Database, refusal
+from homeroom.system.files import sync_directory
+from homeroom.system.sqlite import Database, copy_whole
 
 SHARE = 0.05  # at most this share of the time goes into copying, unless a copy is forced
 
@@ -41,32 +38,3 @@ class Backup:
         start = time.monotonic()
         copy_whole(database, self.path, without="DELETE FROM secrets WHERE name LIKE 'secure.%'")
         self._made, self._cost_s = time.monotonic(), time.monotonic() - start
-
-
-def copy_whole(database: Database, path: Path, *, without: str = "") -> None:
-    """Copy a database as it stands into one self-contained file, durably; one that fails leaves what was there.
-
-    without: a statement that removes from the copy what it must not hold.
-    """
-    make_directory(path.parent)
-    beside = path.with_name(f"{path.name}.new")
-    beside.unlink(missing_ok=True)
-    try:
-        copy = sqlite3.connect(beside, isolation_level=None)
-        try:
-            database.connection.backup(copy)
-            copy.execute("PRAGMA journal_mode = DELETE")
-            if without:
-                copy.execute("PRAGMA secure_delete = ON")
-                copy.execute(without)
-        finally:
-            copy.close()
-        with beside.open("rb+") as file:
-            os.fsync(file.fileno())
-        replace_durable(beside, path)
-    except sqlite3.DatabaseError as problem:
-        beside.unlink(missing_ok=True)
-        raise refusal(problem, beside) from None
-    except OSError as problem:
-        beside.unlink(missing_ok=True)
-        raise file_refusal(problem, beside) from None

@@ -15,10 +15,11 @@ from homeroom.errors import DiskFullError, HomeroomError, InputError
 from homeroom.store import repair, retention_clock
 from homeroom.store.backup import Backup
 from homeroom.store.data_keys import KeyBook, Subject
-from homeroom.store.encryption import Keys, Ring
 from homeroom.store.feature_cache import FeatureCache
+from homeroom.store.master_keys import Keys, Ring
 from homeroom.store.retention_clock import Clock
 from homeroom.store.sealed_rows import AS_IT_IS, open_sample
+from homeroom.system import clock
 from homeroom.system.sqlite import Database
 
 
@@ -47,7 +48,7 @@ class Opened:
         known = (
             None if row is None else msgspec.json.decode(self.keys.device.open(row[0], "secrets", "clock"), type=Clock)
         )
-        self.believed = retention_clock.look(known, retention_clock.now().date())
+        self.believed = retention_clock.look(known, clock.now().date())
         if self.believed != known:
             sealed = self.keys.device.seal(msgspec.json.encode(self.believed), "secrets", "clock")
             with contextlib.suppress(DiskFullError):  # a full disk must not keep anyone from freeing it
@@ -65,7 +66,7 @@ class Opened:
             with self.database.step():
                 yield
                 many = len(count) if isinstance(count, Sized) else count
-                row = (retention_clock.now().isoformat(timespec="seconds"), event, many)
+                row = (clock.now().isoformat(timespec="seconds"), event, many)
                 self.database.write("INSERT INTO audit (at, event, count) VALUES (?, ?, ?)", row)
         except BaseException:
             self.keys.reset()

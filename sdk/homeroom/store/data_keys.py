@@ -10,7 +10,8 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 from homeroom.errors import StoreError
-from homeroom.store.encryption import BrokenSealError, Cipher, Ring, new_key, open_twice, seal_twice
+from homeroom.store.encryption import BrokenSealError, Cipher, new_key, open_twice, seal_twice
+from homeroom.store.master_keys import Ring
 from homeroom.system.sqlite import Database
 
 

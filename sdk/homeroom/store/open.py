@@ -9,14 +9,16 @@ from pathlib import Path
 import msgspec
 
 from homeroom.errors import StoreError
-from homeroom.store import clone_detection, repair, retention_clock, schema
+from homeroom.store import clone_detection, repair, schema
 from homeroom.store.backup import Backup
 from homeroom.store.context import Opened
 from homeroom.store.data_keys import KeyBook, KeyGoneError, first_row
-from homeroom.store.encryption import BrokenSealError, KeyPlace, Keys, Ring, find_keys, new_ring
+from homeroom.store.encryption import BrokenSealError
 from homeroom.store.erasure import expire, finish_rotation, remove_and_rotate
 from homeroom.store.feature_cache import FeatureCache
+from homeroom.store.master_keys import KeyPlace, Keys, Ring, find_keys, new_ring
 from homeroom.store.retention_clock import Clock
+from homeroom.system import clock
 from homeroom.system.files import make_directory, write_durable
 from homeroom.system.sqlite import DamagedError, Database
 
@@ -102,7 +104,7 @@ def _open_database(directory: Path, store_id: str, places: Keys, ring: Ring, loc
             raise repair.beyond_repair(directory) from None
     try:
         cache = FeatureCache(directory / "cache.db")
-        believed = Clock(retention_clock.now().date())
+        believed = Clock(clock.now().date())
         opened = Opened(directory, store_id, places, ring, lock, database, keys, cache, backup, believed)
         _settle(opened, lost)
     except BaseException:

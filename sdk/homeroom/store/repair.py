@@ -13,9 +13,10 @@ from homeroom.errors import HomeroomError, StoreError
 from homeroom.store import schema
 from homeroom.store.backup import Backup
 from homeroom.store.data_keys import KeyBook, KeyGoneError
-from homeroom.store.encryption import BrokenSealError, Ring
-from homeroom.store.retention_clock import now
+from homeroom.store.encryption import BrokenSealError
+from homeroom.store.master_keys import Ring
 from homeroom.store.sealed_rows import Broken, broken_rows
+from homeroom.system.clock import now
 from homeroom.system.files import refusal as file_refusal
 from homeroom.system.files import replace_durable, sync_directory
 from homeroom.system.sqlite import REFUSED, DamagedError, Database, refusal

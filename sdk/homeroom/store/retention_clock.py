@@ -36,8 +36,3 @@ def look(clock: Clock | None, today: datetime.date) -> Clock:
     if clock.doubted is not None and today - clock.doubted >= DOUBT:
         return Clock(today)
     return Clock(clock.newest, min(clock.doubted or today, today))
-
-
-def now() -> datetime.datetime:
-    """What the system says, UTC."""
-    return datetime.datetime.now(datetime.UTC)

@@ -19,9 +19,10 @@ from homeroom.data.samples import StoredSample
 from homeroom.store import clone_detection
 from homeroom.store.context import Opened
 from homeroom.store.data_keys import KeyBook, Subject
-from homeroom.store.encryption import Cipher, Keys
+from homeroom.store.encryption import Cipher
 from homeroom.store.erasure import expire, forget_subject
 from homeroom.store.feature_cache import FeatureCache
+from homeroom.store.master_keys import Keys
 from homeroom.store.open import open_store
 from homeroom.store.profiles import put_profile, read_profile
 from homeroom.store.records import Export, ForgetReport, StoredProfile, StoredUpdate, Version

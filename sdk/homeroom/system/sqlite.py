@@ -16,6 +16,8 @@ from pathlib import Path
 from typing import Any, Literal
 
 from homeroom.errors import DiskFullError, StoreError
+from homeroom.system.files import make_directory, replace_durable
+from homeroom.system.files import refusal as file_refusal
 
 ERROR, BUSY, READONLY, IOERR, CORRUPT, FULL, CANTOPEN, NOTADB = 1, 5, 8, 10, 11, 13, 14, 26
 REFUSED = (sqlite3.DatabaseError, UnicodeDecodeError)  # the latter where SQLite's message quotes a damaged schema
@@ -159,3 +161,32 @@ def refusal(problem: Exception, path: Path) -> Exception:
     if code == IOERR:
         return StoreError(f"the disk refused: {problem}", where=where, remedy="check free space and the disk's health")
     return problem
+
+
+def copy_whole(database: Database, path: Path, *, without: str = "") -> None:
+    """Copy a database as it stands into one self-contained file, durably; one that fails leaves what was there.
+
+    without: a statement that removes from the copy what it must not hold.
+    """
+    make_directory(path.parent)
+    beside = path.with_name(f"{path.name}.new")
+    beside.unlink(missing_ok=True)
+    try:
+        copy = sqlite3.connect(beside, isolation_level=None)
+        try:
+            database.connection.backup(copy)
+            copy.execute("PRAGMA journal_mode = DELETE")
+            if without:
+                copy.execute("PRAGMA secure_delete = ON")
+                copy.execute(without)
+        finally:
+            copy.close()
+        with beside.open("rb+") as file:
+            os.fsync(file.fileno())
+        replace_durable(beside, path)
+    except sqlite3.DatabaseError as problem:
+        beside.unlink(missing_ok=True)
+        raise refusal(problem, beside) from None
+    except OSError as problem:
+        beside.unlink(missing_ok=True)
+        raise file_refusal(problem, beside) from None

@@ -10,12 +10,12 @@ from dataclasses import replace
 
 import numpy as np
 
+from homeroom.data.quality.finding import USUAL
 from homeroom.runtime.graphs import Graphs
+from homeroom.train.cross_validation import losses_of
+from homeroom.train.evaluate import outputs_of
 from homeroom.train.features.dataset import Dataset, Example
-from homeroom.train.fit import outputs_of
-from homeroom.train.personalize.choose import losses_of
 
-USUAL = 0.5  # where too little is known; `docs/quality.md` says what it was chosen on
 TRIED = (0.01, 0.1, 0.25, 0.5, 1.0)  # the first as good as left out
 LEAST = 10  # validation samples with a poor input of the modality, and a label
 

@@ -20,9 +20,10 @@ from homeroom.errors import TrainError
 from homeroom.runtime.bundle import Bundle
 from homeroom.runtime.graphs import Graphs
 from homeroom.store import Store
+from homeroom.train.cross_validation import folds
+from homeroom.train.evaluate import outputs_of
 from homeroom.train.features.dataset import Dataset, Example
-from homeroom.train.fit import Settings, fit, outputs_of
-from homeroom.train.personalize.choose import folds
+from homeroom.train.fit import Settings, fit
 
 EPOCHS = 10  # few: a model that is trained for long learns wrong labels too
 PASSES = 2

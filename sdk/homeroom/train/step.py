@@ -13,7 +13,8 @@ import numpy as np
 
 from homeroom.contract.manifest import Graph, Manifest
 from homeroom.runtime.graphs import Graphs
-from homeroom.train.features.dataset import Batch, Dataset, fusing
+from homeroom.train.features.batches import Batch
+from homeroom.train.features.dataset import Dataset, fusing
 from homeroom.train.masking import augmented
 from homeroom.train.settings import Settings
 

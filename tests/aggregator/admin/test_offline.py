@@ -23,8 +23,8 @@ from homeroom.contract.sealed_box import public_hex, seal, unseal
 from homeroom.contract.secagg import SecureRules
 from homeroom.contract.signing import certify, new_key
 from homeroom.errors import DiskFullError, InputError, NetworkError, TrustError
-from homeroom.federation import offline, privacy_ledger, versions
-from homeroom.federation.sync import device_key
+from homeroom.federation import agreement, offline, privacy_ledger, versions
+from homeroom.federation.enrolment import device_key
 from homeroom_aggregator.admin import backup
 from homeroom_aggregator.admin import folder as place
 from homeroom_aggregator.admin import offline as letters
@@ -150,10 +150,10 @@ def test_by_hand_a_private_round_is_charged_once_and_its_promise_is_held(tmp_pat
         assert device.carry_out(stick).updates == 1
     assert len(privacy_ledger.sent(device.store)) == 1
     deliver(district, stick)
-    device.store.put_secret(privacy_ledger.PROMISE, msgspec.json.encode(msgspec.structs.replace(promise, epsilon=1.0)))
+    device.store.put_secret(agreement.PROMISE, msgspec.json.encode(msgspec.structs.replace(promise, epsilon=1.0)))
     with pytest.raises(TrustError, match="promises epsilon 6 now"):
         device.carry_in(stick)
-    device.store.put_secret(privacy_ledger.PROMISE, msgspec.json.encode(promise))
+    device.store.put_secret(agreement.PROMISE, msgspec.json.encode(promise))
     assert len(device.carry_in(stick).sent) == 1
     device.close()
 

@@ -20,10 +20,12 @@ import pytest
 
 from aggregator.institution import School, learn, make_folder, running
 from homeroom import Device
+from homeroom.federation import enrolment
 from homeroom.federation import sync as exchange
 from homeroom.system.sqlite import Database
 from homeroom_aggregator.admin import folder as place
-from homeroom_aggregator.merge import checkpoint, replay, rounds, segment_sums
+from homeroom_aggregator.merge import checkpoint, round_state, rounds, segment_sums
+from homeroom_aggregator.server.service import open_service
 from homeroom_aggregator.state import audit, schema
 from homeroom_aggregator.state.log import Log
 
@@ -110,7 +112,7 @@ def test_nothing_accepted_is_lost_or_merged_twice_whenever_it_dies(tmp_path: Pat
                 assert opened.verify() == []
                 assert opened.state.version == opened.log.newest()
                 assert audit.verify(opened.log.database)[2] is None
-                assert replay.due(opened.state, opened.rules) is False
+                assert round_state.due(opened.state, opened.rules) is False
     assert killed == DEATHS
     assert len(accepted) > DEATHS
 
@@ -129,7 +131,7 @@ def test_a_death_in_the_evaluation_of_a_version_costs_nothing(
 
     def sync(first: bool) -> int | None:
         with (
-            closing(place.open_service(folder)) as service,
+            closing(open_service(folder)) as service,
             running(service) as address,
             Device.open(tmp_path / "room", tmp_path / "bundle") as device,
         ):
@@ -139,7 +141,7 @@ def test_a_death_in_the_evaluation_of_a_version_costs_nothing(
                 device.join(tmp_path / "invitation.json")
                 learn(device, 0.5)
                 monkeypatch.setattr(exchange, "clearly_worse", dying(exchange.clearly_worse, 1, late))
-            exchange.set_network(device.store, address=address, lan="off")
+            enrolment.set_network(device.store, address=address, lan="off")
             return device.sync().version
 
     child = os.fork()

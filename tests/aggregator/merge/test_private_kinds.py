@@ -15,8 +15,9 @@ from homeroom.contract import adaptive_clipping, envelope
 from homeroom.contract.banded_matrix import coefficients
 from homeroom.contract.layout import Layout
 from homeroom.contract.privacy import Privacy, squares
+from homeroom.contract.round import RoundConfiguration
 from homeroom.contract.secagg import SecureRules
-from homeroom.contract.update import MAGIC, RoundConfiguration, UpdateHeader, make_private, read_update
+from homeroom.contract.update import MAGIC, UpdateHeader, make_private, read_update
 from homeroom.contract.version import read_version
 from homeroom.errors import DiskFullError, UpdateError
 from homeroom.system.sqlite import Database

@@ -21,7 +21,8 @@ from aggregator.institution import SEGMENTS, START, School, make_folder, write_b
 from homeroom.cli.main import main
 from homeroom.contract.layout import Layout
 from homeroom.contract.privacy import Privacy, spent
-from homeroom.contract.update import RoundConfiguration, make_update
+from homeroom.contract.round import RoundConfiguration
+from homeroom.contract.update import make_update
 from homeroom.errors import DiskFullError, InputError, StoreError, UpdateError
 from homeroom_aggregator.admin import folder as place
 from homeroom_aggregator.admin.bundle_upgrade import succeed

@@ -13,10 +13,10 @@ from click.testing import CliRunner
 from aggregator.institution import START, School, make_folder
 from homeroom.cli.main import homeroom
 from homeroom.contract.privacy import Privacy
-from homeroom.contract.update import ServerOptimizer
+from homeroom.contract.round import ServerOptimizer
 from homeroom.contract.version import read_version
 from homeroom.errors import InputError, StoreError
-from homeroom.store.retention_clock import now
+from homeroom.system.clock import now
 from homeroom_aggregator.admin import backup
 from homeroom_aggregator.admin import folder as place
 from homeroom_aggregator.merge import checkpoint, rounds

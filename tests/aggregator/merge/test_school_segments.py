@@ -17,20 +17,21 @@ from homeroom import Device
 from homeroom.contract.layout import Layout
 from homeroom.contract.policy import Policy, sign_policy
 from homeroom.contract.privacy import Privacy
+from homeroom.contract.round import RoundConfiguration
 from homeroom.contract.secagg import SecureRules
 from homeroom.contract.signing import certify, new_key
-from homeroom.contract.update import RoundConfiguration, read_update
+from homeroom.contract.update import read_update
 from homeroom.contract.version import read_version
 from homeroom.errors import UpdateError
 from homeroom.federation import versions
+from homeroom.federation.enrolment import device_key
 from homeroom.federation.network.client import Client, join
-from homeroom.federation.sync import device_key
 from homeroom_aggregator.admin import folder as place
 from homeroom_aggregator.admin import offline
 from homeroom_aggregator.merge import checkpoint
 from homeroom_aggregator.merge.replay import replay
 from homeroom_aggregator.merge.rounds import Rounds
-from homeroom_aggregator.server.requests import Service
+from homeroom_aggregator.server.service import Service, open_service
 from homeroom_aggregator.state.members import Invited
 
 BY_SCHOOL: dict[str, Any] = {"by_school": True, "scopes": {"head.grade": "institution"}}
@@ -184,7 +185,7 @@ def test_masks_and_noise_are_for_rounds_of_the_whole_federation_only() -> None:
 
 @pytest.fixture
 def service(tmp_path: Path) -> Iterator[Service]:
-    found = place.open_service(make_folder(tmp_path, buffer_size=4, **BY_SCHOOL))
+    found = open_service(make_folder(tmp_path, buffer_size=4, **BY_SCHOOL))
     yield found
     found.close()
 
@@ -289,7 +290,7 @@ def test_a_devices_own_segments_leave_only_if_its_institution_says_who_merges_th
 
 
 def test_two_classrooms_of_a_school_learn_from_each_other_and_by_hand_too(tmp_path: Path, quickly: None) -> None:
-    service = place.open_service(make_folder(tmp_path, buffer_size=4, **BY_SCHOOL))
+    service = open_service(make_folder(tmp_path, buffer_size=4, **BY_SCHOOL))
     document = policy(tmp_path, "Hill", "District 7")
     with running(service) as address, contextlib.ExitStack() as rooms:
         devices = [rooms.enter_context(classroom(service, address, tmp_path, n, document)) for n in ("one", "two")]

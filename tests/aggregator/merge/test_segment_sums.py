@@ -8,7 +8,8 @@ from hypothesis import strategies as st
 
 from aggregator.institution import SEGMENTS, START, School
 from homeroom.contract.layout import Layout
-from homeroom.contract.update import UNITS, RoundConfiguration, Update, read_update, weight
+from homeroom.contract.round import UNITS, RoundConfiguration, weight
+from homeroom.contract.update import Update, read_update
 from homeroom_aggregator.merge.segment_sums import SegmentSums
 
 LAYOUT = Layout(SEGMENTS)

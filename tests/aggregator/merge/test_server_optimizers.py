@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from aggregator.institution import START, School, make_folder
-from homeroom.contract.update import RoundConfiguration, ServerOptimizer
+from homeroom.contract.round import RoundConfiguration, ServerOptimizer
 from homeroom.contract.version import read_version
 from homeroom_aggregator.admin import folder as place
 from homeroom_aggregator.merge import checkpoint, rounds, server_optimizers

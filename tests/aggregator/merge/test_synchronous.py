@@ -11,12 +11,12 @@ from click.testing import CliRunner
 
 from aggregator.institution import School, make_folder, running
 from homeroom.cli.main import homeroom
-from homeroom.contract.update import CohortRules
+from homeroom.contract.round import CohortRules
 from homeroom.errors import UpdateError
 from homeroom.federation.network.client import Client, join
 from homeroom_aggregator.admin import folder as place
 from homeroom_aggregator.merge.synchronous import Cohort
-from homeroom_aggregator.server.requests import Service
+from homeroom_aggregator.server.service import Service, open_service
 from homeroom_aggregator.state import audit
 
 RULES = CohortRules(deadline_s=60, quorum=2, over=1.5)
@@ -38,7 +38,7 @@ def clock() -> Clock:
 def service(tmp_path: Path, clock: Clock) -> Iterator[Service]:
     """Three updates a release, four places, a quorum of two."""
     more: dict[str, Any] = {"cohort": CohortRules(deadline_s=60, quorum=2, over=4 / 3), "max_staleness": 0}
-    opened = place.open_service(make_folder(tmp_path, buffer_size=3, **more))
+    opened = open_service(make_folder(tmp_path, buffer_size=3, **more))
     assert opened.rounds.cohort
     opened.rounds.cohort._clock = clock
     yield opened

@@ -14,9 +14,10 @@ from hypothesis import strategies as st
 
 from homeroom import Device, Sample
 from homeroom.contract.layout import FULL, Layout, Parameter, Segment
+from homeroom.contract.round import RoundConfiguration, weight
 from homeroom.contract.signing import new_key
-from homeroom.contract.update import RoundConfiguration, left_over, make_update, read_update, weight
-from homeroom.data.samples import resolve
+from homeroom.contract.update import left_over, make_update, read_update
+from homeroom.data.validation import resolve
 from homeroom.errors import BundleError, InputError, UpdateError
 from homeroom.runtime.bundle import Bundle
 from homeroom.runtime.graphs import Graphs

@@ -23,12 +23,13 @@ import pytest
 from aggregator.institution import ROOT, START, School, make_folder
 from aggregator.merge.test_crashes import dying
 from homeroom.contract.roster import make_roster
+from homeroom.contract.round import weight
 from homeroom.contract.secagg import SecureRules
 from homeroom.contract.signing import certify, new_key
-from homeroom.contract.update import read_update, weight
+from homeroom.contract.update import read_update
 from homeroom.federation import secure_round
+from homeroom.federation.agreement import hold
 from homeroom.federation.network.client import Client, Enrolment, join
-from homeroom.federation.privacy_ledger import hold
 from homeroom.privacy.secagg import client as steps
 from homeroom.store import Store
 from homeroom.system.sqlite import Database
@@ -37,6 +38,7 @@ from homeroom_aggregator.merge.rounds import Rounds
 from homeroom_aggregator.secagg import coordinator
 from homeroom_aggregator.secagg.round_store import Desk
 from homeroom_aggregator.server.routes import make_app
+from homeroom_aggregator.server.service import open_service
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork and SIGKILL")
 RULES = SecureRules(minimum=3, cohort=4, drop_rate=0.25, corrupt_rate=0.1, phase_s=3600)
@@ -104,7 +106,7 @@ class InProcess(httpx.BaseTransport):
 
 @contextlib.contextmanager
 def served(folder: Path) -> Iterator[httpx.BaseTransport]:
-    service = place.open_service(folder)
+    service = open_service(folder)
     try:
         with contextlib.closing(InProcess(make_app(service))) as line:
             yield line

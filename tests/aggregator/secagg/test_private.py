@@ -13,13 +13,15 @@ from aggregator.institution import SEGMENTS, START, make_folder, running
 from aggregator.secagg.test_rounds_over_http import RULES, District, Member
 from homeroom.contract.layout import Layout
 from homeroom.contract.privacy import Privacy, spent
+from homeroom.contract.round import RoundConfiguration
 from homeroom.contract.secagg import SecureRules
-from homeroom.contract.update import RoundConfiguration, read_update
+from homeroom.contract.update import read_update
 from homeroom.errors import TrustError, UpdateError
-from homeroom.federation import privacy_ledger
+from homeroom.federation import agreement, privacy_ledger
 from homeroom.privacy.secagg.noise import share, share_grid
 from homeroom_aggregator.admin import folder as place
 from homeroom_aggregator.admin.privacy_report import figures, words
+from homeroom_aggregator.server.service import open_service
 from homeroom_aggregator.state.secure_sum import unpack
 
 PROMISE = Privacy(clip_norm=0.5, noise_multiplier=2.0, epsilon=4.0, delta=1e-5, mechanism="distributed")
@@ -31,7 +33,7 @@ def district(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Distri
     monkeypatch.setenv("HOMEROOM_KEYS", str(tmp_path / "keys"))
     (tmp_path / "keys").mkdir()
     folder = make_folder(tmp_path, min_devices=3, buffer_size=4, secure=RULES, privacy=PROMISE)
-    service = place.open_service(folder)
+    service = open_service(folder)
     with running(service) as address:
         found = District(service, address, tmp_path)
         found.members = [Member(found, number) for number in range(4)]
@@ -95,7 +97,7 @@ def test_who_has_spent_the_budget_is_in_no_further_cohort(district: District) ->
 def test_a_device_that_spent_its_own_budget_offers_nothing(district: District) -> None:
     member = district.members[0]
     entered = [privacy_ledger.Sent(f"{n:032x}", 2.0) for n in range(9)]
-    member.store.put_secret(privacy_ledger.LEDGER, msgspec.json.encode(entered))
+    member.store.put_secret(agreement.LEDGER, msgspec.json.encode(entered))
     assert member.visit() == "nothing to contribute yet"
 
 

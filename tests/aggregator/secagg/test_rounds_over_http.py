@@ -13,17 +13,19 @@ import pytest
 
 from aggregator.institution import ROOT, START, School, make_folder, running
 from homeroom.contract.roster import Roster, make_roster
+from homeroom.contract.round import weight
 from homeroom.contract.secagg import SecureRules
 from homeroom.contract.signing import certify, new_key
-from homeroom.contract.update import read_update, weight
+from homeroom.contract.update import read_update
 from homeroom.errors import InputError, TrustError, UpdateError
 from homeroom.federation import secure_round
+from homeroom.federation.agreement import SECURE, hold
 from homeroom.federation.network.client import Client, join
-from homeroom.federation.privacy_ledger import SECURE, hold
 from homeroom.store import Store
 from homeroom_aggregator.admin import folder as place
 from homeroom_aggregator.secagg.coordinator import Cohorts
 from homeroom_aggregator.server.routes import Service
+from homeroom_aggregator.server.service import open_service
 
 RULES = SecureRules(minimum=3, cohort=4, drop_rate=0.25, corrupt_rate=0.1, phase_s=3600)
 SIGNER = new_key()
@@ -131,7 +133,7 @@ def district(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Distri
     monkeypatch.setenv("HOMEROOM_KEYS", str(tmp_path / "keys"))
     (tmp_path / "keys").mkdir()
     folder = make_folder(tmp_path, min_devices=3, secure=RULES)  # type: ignore[arg-type]
-    service = place.open_service(folder)
+    service = open_service(folder)
     with running(service) as address:
         found = District(service, address, tmp_path)
         found.members = [Member(found, number) for number in range(4)]
@@ -199,7 +201,7 @@ def test_a_server_that_is_killed_between_any_two_requests_merges_the_sum_once(di
     assert district.theta == wanted
     assert district.service.rounds.log.count("secure") == 1
     district.service.close()
-    district.service = place.open_service(district.folder)
+    district.service = open_service(district.folder)
     assert district.theta == wanted, "replayed from the log, bit for bit"
     assert district.service.rounds.verify() == []
 
@@ -423,7 +425,7 @@ def test_the_command_line_signs_a_roster_and_the_server_takes_no_other(district:
     from click.testing import CliRunner
 
     from homeroom.contract.signing import write_key
-    from homeroom_aggregator.cli.main import trust
+    from homeroom_aggregator.cli.trust import trust
 
     write_key(tmp_path / "root.pem", ROOT)
     names = tmp_path / "names.txt"

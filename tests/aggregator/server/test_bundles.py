@@ -18,6 +18,7 @@ from homeroom.errors import BundleError, NetworkError, TrustError
 from homeroom.federation.network.client import Client, enrolment_of
 from homeroom_aggregator.admin import folder as place
 from homeroom_aggregator.admin.bundle_upgrade import succeed
+from homeroom_aggregator.server.service import open_service
 
 
 @pytest.fixture(autouse=True)
@@ -43,7 +44,7 @@ def run(*words: object) -> str:
 
 def test_an_invitation_is_all_that_a_new_device_needs_and_a_newer_bundle_follows(tmp_path: Path) -> None:
     old, classroom = make_folder(tmp_path), tmp_path / "classroom"
-    service = place.open_service(old)
+    service = open_service(old)
     with running(service) as address:
         invitation = invite(old, address, tmp_path / "invitation.json")
         assert "lesson version 1" in run("device", "fetch", classroom, invitation)
@@ -54,7 +55,7 @@ def test_an_invitation_is_all_that_a_new_device_needs_and_a_newer_bundle_follows
 
     write_bundle(tmp_path / "bundle-2", version=2)
     run("succeed", tmp_path / "new", old, "--bundle", tmp_path / "bundle-2")
-    later = place.open_service(tmp_path / "new")
+    later = open_service(tmp_path / "new")
     with running(later) as moved:
         run("device", "network", classroom, "--address", moved)
         with Device.open(classroom) as device, pytest.raises(TrustError, match="another bundle") as caught:
@@ -82,7 +83,7 @@ def test_an_older_bundle_or_one_of_another_name_is_not_taken(tmp_path: Path) -> 
     folder, classroom = make_folder(tmp_path), tmp_path / "classroom"
     write_bundle(tmp_path / "bundle-3", version=3)
     write_bundle(tmp_path / "maths", name="maths", version=9)
-    service = place.open_service(folder)
+    service = open_service(folder)
     with running(service) as address:
         run("device", "fetch", classroom, invitation := invite(folder, address, tmp_path / "invitation.json"))
         run("device", "join", classroom, invitation)
@@ -91,7 +92,7 @@ def test_an_older_bundle_or_one_of_another_name_is_not_taken(tmp_path: Path) -> 
             device.update_bundle()
     service.close()
     succeed(tmp_path / "new", folder, tmp_path / "maths")
-    other = place.open_service(tmp_path / "new")
+    other = open_service(tmp_path / "new")
     with running(other) as address:
         run("device", "network", classroom, "--address", address)
         with Device.open(classroom) as device:
@@ -103,7 +104,7 @@ def test_an_older_bundle_or_one_of_another_name_is_not_taken(tmp_path: Path) -> 
 
 def test_a_bundle_is_for_members_and_for_who_holds_an_invitation(tmp_path: Path) -> None:
     folder = make_folder(tmp_path)
-    service = place.open_service(folder)
+    service = open_service(folder)
     with running(service) as address:
         path = f"/v1/bundles/{service.rounds.bundle.bundle_id}"
         assert httpx.get(f"{address}{path}").json()["code"] == "bad_signature"
@@ -119,7 +120,7 @@ def test_a_bundle_is_for_members_and_for_who_holds_an_invitation(tmp_path: Path)
 
 def test_a_bundle_of_another_root_is_not_even_fetched(tmp_path: Path) -> None:
     folder = make_folder(tmp_path)
-    service = place.open_service(folder)
+    service = open_service(folder)
     with running(service) as address:
         path = invite(folder, address, tmp_path / "invitation.json")
         ours, theirs = (fingerprint(public_hex(key)).encode() for key in (ROOT, new_key()))
@@ -132,7 +133,7 @@ def test_a_bundle_of_another_root_is_not_even_fetched(tmp_path: Path) -> None:
 
 def test_a_server_that_hands_out_another_file_is_found_out(tmp_path: Path) -> None:
     folder = make_folder(tmp_path)
-    service = place.open_service(folder)
+    service = open_service(folder)
     with running(service) as address:
         path = invite(folder, address, tmp_path / "invitation.json")
         archive = service.downloads.archive

@@ -21,7 +21,7 @@ from homeroom.federation.network.client import Client, join
 from homeroom_aggregator.admin import folder as place
 from homeroom_aggregator.server.dashboard import school_status as standing
 from homeroom_aggregator.server.dashboard import sessions
-from homeroom_aggregator.server.requests import Service
+from homeroom_aggregator.server.service import Service, open_service
 from homeroom_aggregator.state import audit, login_links
 from homeroom_aggregator.state.members import Role
 
@@ -31,7 +31,7 @@ PAGES = ("", "/schools", "/segments", "/privacy", "/versions", "/audit")
 
 @pytest.fixture
 def service(tmp_path: Path) -> Iterator[Service]:
-    opened = place.open_service(make_folder(tmp_path))
+    opened = open_service(make_folder(tmp_path))
     yield opened
     opened.close()
 
@@ -109,12 +109,12 @@ def test_a_link_opens_one_session_and_only_when_its_button_is_pressed(service: S
 
 def test_a_link_is_spent_even_if_the_server_starts_anew(tmp_path: Path) -> None:
     where = make_folder(tmp_path)
-    service = place.open_service(where)
+    service = open_service(where)
     code = link(service)
     with running(service) as address:
         assert httpx.post(f"{address}/dashboard/enter", data={"code": code}).status_code == 303
     service.close()
-    service = place.open_service(where)
+    service = open_service(where)
     with running(service) as address:
         assert httpx.post(f"{address}/dashboard/enter", data={"code": code}).status_code == 403
     service.close()
@@ -263,11 +263,11 @@ def test_who_falls_silent_or_behind_is_seen(service: Service, address: str, monk
 
 def test_days_of_contact_outlast_a_restart_and_are_no_more_than_days(tmp_path: Path) -> None:
     where = make_folder(tmp_path)
-    service = place.open_service(where)
+    service = open_service(where)
     with running(service) as address:
         enrol(service, address, "Hill School").round()
     service.close()
-    service = place.open_service(where)
+    service = open_service(where)
     days = service.contacts.days(service.reader.database)
     assert [datetime.date.fromisoformat(day) for day in days.values()] == [datetime.datetime.now(datetime.UTC).date()]
     service.close()
@@ -298,7 +298,7 @@ def test_segments_say_who_fed_them_and_what_never_leaves(service: Service, addre
 
 def test_privacy_is_said_in_plain_words_and_by_school(tmp_path: Path) -> None:
     promise = Privacy(clip_norm=1.0, noise_multiplier=1.0, epsilon=12.0, delta=1e-5)
-    service = place.open_service(make_folder(tmp_path, privacy=promise))
+    service = open_service(make_folder(tmp_path, privacy=promise))
     with running(service) as address:
         for name in ("Hill School", "Lake School"):
             send(enrol(service, address, name), 0.1)

@@ -20,17 +20,18 @@ from homeroom.contract.layout import Layout
 from homeroom.contract.offline_message import read_letter, write_letter
 from homeroom.contract.policy import Policy, read_policy, sign_policy
 from homeroom.contract.roster import make_roster, read_roster
+from homeroom.contract.round import RoundConfiguration
 from homeroom.contract.secagg import Advertisement, Consents, Inbox, Reveal, Shares, Survivors
 from homeroom.contract.signing import certify, fingerprint, new_key, public_hex
-from homeroom.contract.update import RoundConfiguration, read_update
+from homeroom.contract.update import read_update
 from homeroom.contract.version import make_version, read_version
 from homeroom.errors import InputError, NetworkError, StoreError, TrustError, UpdateError
 from homeroom_aggregator.admin import invitations
 from homeroom_aggregator.merge import checkpoint
-from homeroom_aggregator.merge.replay import State
+from homeroom_aggregator.merge.round_state import State
 from homeroom_aggregator.merge.segment_sums import SegmentSums
 from homeroom_aggregator.server import auth
-from homeroom_aggregator.state import secure_sum
+from homeroom_aggregator.state import invitation_codes, secure_sum
 
 LAYOUT = Layout(SEGMENTS)
 ROUND = RoundConfiguration(bundle_id="0" * 64, update_limit_bytes=1 << 16)
@@ -100,7 +101,7 @@ def test_a_sheet_of_schools(data: bytes) -> None:
 @given(st.one_of(st.text(max_size=80), changed(auth.Nonces().new("a").encode()).map(lambda b: b.decode("latin-1"))))
 def test_a_nonce_and_a_code_of_another_server(text: str) -> None:
     assert not auth.Nonces().use(text, "a")
-    assert auth.genuine(b"s" * 32, text) == 0
+    assert invitation_codes.genuine(b"s" * 32, text) == 0
 
 
 def signed() -> dict[str, str]:

@@ -26,7 +26,8 @@ from homeroom.cli.main import homeroom
 from homeroom.errors import StoreError
 from homeroom.federation.network.client import Client, join
 from homeroom_aggregator.admin import folder as place
-from homeroom_aggregator.cli import main
+from homeroom_aggregator.cli import serve
+from homeroom_aggregator.server.service import open_service
 
 HOUSE = Path(__file__).resolve().parents[3]
 DEPLOY = HOUSE / "aggregator" / "deploy"
@@ -42,10 +43,10 @@ def test_what_they_start_is_a_command_with_options_that_exist(file: str) -> None
     words = json.loads(line(file, "ENTRYPOINT")) if file == "Containerfile" else shlex.split(line(file, "ExecStart="))
     assert Path(words[0]).name == "homeroom"
     assert words[1] == "serve"
-    given = main.serve.make_context("serve", words[2:]).params
+    given = serve.serve.make_context("serve", words[2:]).params
     assert (given["log_requests"], Path(given["folder"]).is_absolute()) == (True, True)
     with pytest.raises(click.UsageError):
-        main.serve.make_context("serve", [*words[2:], "--nonsense"])
+        serve.serve.make_context("serve", [*words[2:], "--nonsense"])
 
 
 def test_the_container_installs_what_there_is_and_asks_for_its_health(tmp_path: Path) -> None:
@@ -55,7 +56,7 @@ def test_the_container_installs_what_there_is_and_asks_for_its_health(tmp_path: 
     (constraints,) = re.findall(r"-c /src/(\S+)", told)
     assert (HOUSE / constraints).exists()
     *_, check = json.loads(line("Containerfile", "HEALTHCHECK CMD"))
-    service = place.open_service(make_folder(tmp_path))
+    service = open_service(make_folder(tmp_path))
     with running(service) as address:
         here = check.replace("http://127.0.0.1:8340", address)
         assert here != check

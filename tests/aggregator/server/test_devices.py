@@ -14,13 +14,15 @@ from aggregator.institution import running
 from homeroom import Device, Sample
 from homeroom.contract.privacy import Privacy, squares
 from homeroom.contract.roster import make_roster
+from homeroom.contract.round import CohortRules, RoundConfiguration
 from homeroom.contract.secagg import SecureRules
 from homeroom.contract.signing import certify, new_key
-from homeroom.contract.update import CohortRules, RoundConfiguration, read_update
+from homeroom.contract.update import read_update
 from homeroom.errors import NetworkError, TrustError
-from homeroom.federation import privacy_ledger, sync
+from homeroom.federation import agreement, privacy_ledger
+from homeroom.federation.enrolment import follow
 from homeroom_aggregator.admin import folder as place
-from homeroom_aggregator.server.requests import Service
+from homeroom_aggregator.server.service import Service, open_service
 
 
 @pytest.fixture
@@ -28,7 +30,7 @@ def district(tiny_bundle: tiny.Tiny, tmp_path: Path) -> Iterator[tuple[Service, 
     folder = tmp_path / "district"
     asked = RoundConfiguration(bundle_id="0" * 64, buffer_size=2, min_devices=2)
     place.make(folder, tiny_bundle.path, institution="tests", root_key=tiny_bundle.root_key, configuration=asked)
-    service = place.open_service(folder)
+    service = open_service(folder)
     with running(service) as address:
         yield service, address
     service.close()
@@ -42,7 +44,7 @@ def private_district(tiny_bundle: tiny.Tiny, tmp_path: Path) -> Iterator[tuple[S
     folder = tmp_path / "private"
     asked = RoundConfiguration(bundle_id="0" * 64, buffer_size=2, min_devices=2, privacy=PROMISE)
     place.make(folder, tiny_bundle.path, institution="tests", root_key=tiny_bundle.root_key, configuration=asked)
-    service = place.open_service(folder)
+    service = open_service(folder)
     with running(service) as address:
         yield service, address
     service.close()
@@ -71,7 +73,7 @@ def test_a_device_trains_with_the_proximal_term_that_its_aggregator_asks_for(
         folder = tmp_path / f"d{number}"
         asked = RoundConfiguration(bundle_id="0" * 64, proximal=mu)
         place.make(folder, tiny_bundle.path, institution="tests", root_key=tiny_bundle.root_key, configuration=asked)
-        service, device = place.open_service(folder), open_school(tiny_bundle, tmp_path / f"s{number}", monkeypatch, 0)
+        service, device = open_service(folder), open_school(tiny_bundle, tmp_path / f"s{number}", monkeypatch, 0)
         with running(service) as address:
             enrol(device, service, address, tmp_path, f"s{number}")
         service.close()
@@ -194,7 +196,7 @@ def test_an_aggregator_that_drops_its_promise_gets_nothing_until_the_school_join
     with open_school(tiny_bundle, tmp_path / "s", monkeypatch, 0) as device:
         enrol(device, service, address, tmp_path, "s")
         device.train(minutes=1, epochs=1)
-        sync.follow(device.store, device.bundle)  # as after a change of bundle: the promise is not forgotten
+        follow(device.store, device.bundle)  # as after a change of bundle: the promise is not forgotten
         for worse in (None, Privacy(clip_norm=1.0, noise_multiplier=0.1, epsilon=500.0, delta=1e-5)):
             service.rounds.configuration = msgspec.structs.replace(service.rounds.configuration, privacy=worse)
             with pytest.raises(TrustError, match="when this device joined"):
@@ -218,7 +220,7 @@ def test_an_update_that_was_made_for_plain_rounds_never_leaves_for_private_ones(
         (waiting,) = device.store.pending_updates()
         plain = RoundConfiguration(bundle_id=device.bundle.bundle_id)
         device.store.drop_update(waiting.update_id)
-        privacy_ledger.agree(device.store, plain)
+        agreement.agree(device.store, plain)
         device._queue_update()
         (waiting,) = device.store.pending_updates()
         device.store.mark_sending(waiting.update_id)  # begun before the rounds became private: it is not made anew
@@ -238,7 +240,7 @@ def test_a_device_stops_at_its_own_budget_whatever_the_aggregator_says(
         enrol(device, service, address, tmp_path, "s")
         device.train(minutes=1, epochs=1)
         entered = [privacy_ledger.Sent(f"{n:032x}", 1.0) for n in range(9)]
-        device.store.put_secret(privacy_ledger.LEDGER, msgspec.json.encode(entered))
+        device.store.put_secret(agreement.LEDGER, msgspec.json.encode(entered))
         (reason,) = device.sync().refused.values()
         assert "epsilon 12" in reason
         assert service.rounds.log.count("update") == 0
@@ -252,7 +254,7 @@ def test_whole_devices_sum_in_secret_and_one_forgets_a_pupil(
     rules = SecureRules(minimum=3, cohort=3, drop_rate=0.0)
     asked = RoundConfiguration(bundle_id="0" * 64, secure=rules)
     place.make(folder, tiny_bundle.path, institution="tests", root_key=tiny_bundle.root_key, configuration=asked)
-    service = place.open_service(folder)
+    service = open_service(folder)
     schools = [open_school(tiny_bundle, tmp_path / f"s{n}", monkeypatch, n) for n in range(3)]
     with running(service) as address:
         for number, device in enumerate(schools):
@@ -283,7 +285,7 @@ def test_a_device_that_is_not_asked_into_a_synchronous_round_keeps_its_update(
     folder, rules = tmp_path / "district", CohortRules(deadline_s=3600, quorum=1, over=1)
     asked = RoundConfiguration(bundle_id="0" * 64, buffer_size=1, min_devices=1, max_staleness=0, cohort=rules)
     place.make(folder, tiny_bundle.path, institution="tests", root_key=tiny_bundle.root_key, configuration=asked)
-    service = place.open_service(folder)
+    service = open_service(folder)
     with running(service) as address, open_school(tiny_bundle, tmp_path / "s", monkeypatch, 0) as device:
         assert service.rounds.cohort
         assert service.rounds.cohort.ask("another", 0)

@@ -13,10 +13,11 @@ import tiny
 from aggregator.institution import learn, make_folder, running
 from homeroom import Device, Sample
 from homeroom.contract.privacy import Privacy
-from homeroom.contract.update import RoundConfiguration, read_update
+from homeroom.contract.round import RoundConfiguration
+from homeroom.contract.update import read_update
 from homeroom.federation import versions
 from homeroom_aggregator.admin import folder as place
-from homeroom_aggregator.server.requests import Service
+from homeroom_aggregator.server.service import Service, open_service
 
 PROMISE = Privacy(clip_norm=1.0, noise_multiplier=1.0, epsilon=30.0, delta=1e-5)
 
@@ -24,7 +25,7 @@ PROMISE = Privacy(clip_norm=1.0, noise_multiplier=1.0, epsilon=30.0, delta=1e-5)
 @contextlib.contextmanager
 def schools(folder: Path, bundle: Path, root: str | None, count: int = 2) -> Iterator[tuple[Service, list[Device]]]:
     """An aggregator that serves, and devices that joined it."""
-    service = place.open_service(folder)
+    service = open_service(folder)
     with contextlib.ExitStack() as opened:
         opened.callback(service.close)
         address = opened.enter_context(running(service))

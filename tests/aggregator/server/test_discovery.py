@@ -16,12 +16,13 @@ from homeroom import Device
 from homeroom.cli.main import homeroom
 from homeroom.contract.signing import new_key
 from homeroom.errors import MissingExtraError, NetworkError, TrustError
+from homeroom.federation.enrolment import set_network
 from homeroom.federation.network import discovery
 from homeroom.federation.network.client import Client, enrolment_of
 from homeroom.federation.network.transport import Network
-from homeroom.federation.sync import set_network
 from homeroom_aggregator.admin import folder as place
 from homeroom_aggregator.server.routes import Service
+from homeroom_aggregator.server.service import open_service
 
 pytest.importorskip("zeroconf")
 NOWHERE = "http://127.0.0.1:9"
@@ -40,7 +41,7 @@ def this_machine_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def service(tmp_path: Path) -> Iterator[Service]:
-    opened = place.open_service(make_folder(tmp_path))
+    opened = open_service(make_folder(tmp_path))
     yield opened
     opened.rounds.close()
 

@@ -28,7 +28,7 @@ from homeroom.federation.network.download import SYNC_BYTES, Parcel, download
 from homeroom.federation.network.transport import Connection, Network
 from homeroom.runtime.bundle import install
 from homeroom_aggregator.admin import folder as place
-from homeroom_aggregator.server.requests import Service
+from homeroom_aggregator.server.service import Service, open_service
 
 KEY = new_key()
 WORD = certify(new_key(), "aggregator", KEY, "tests")
@@ -36,7 +36,7 @@ WORD = certify(new_key(), "aggregator", KEY, "tests")
 
 @pytest.fixture
 def service(tmp_path: Path) -> Iterator[Service]:
-    opened = place.open_service(make_folder(tmp_path, buffer_size=1, min_devices=1))
+    opened = open_service(make_folder(tmp_path, buffer_size=1, min_devices=1))
     yield opened
     opened.close()
 

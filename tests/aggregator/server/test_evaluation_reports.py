@@ -15,12 +15,12 @@ from aggregator.institution import School, make_folder, running
 from homeroom import Device, Sample
 from homeroom.cli.main import homeroom
 from homeroom.contract.evaluation_report import LEAST, Report, make_report
-from homeroom.contract.update import RoundConfiguration
+from homeroom.contract.round import RoundConfiguration
 from homeroom.data.tasks.metrics import Score
 from homeroom.errors import NetworkError, UpdateError
 from homeroom.federation.network.client import Client, join
 from homeroom_aggregator.admin import folder
-from homeroom_aggregator.server.requests import Service
+from homeroom_aggregator.server.service import Service, open_service
 from homeroom_aggregator.state.last_seen import reports
 
 
@@ -34,7 +34,7 @@ def test_a_report_has_only_tasks_with_enough_samples() -> None:
 
 
 def test_a_strange_report_is_refused(tmp_path: Path) -> None:
-    service = folder.open_service(make_folder(tmp_path))
+    service = open_service(make_folder(tmp_path))
     with running(service) as address:
         (invitation,) = folder.invite(tmp_path / "district", address, 1)
         key = School().key
@@ -53,7 +53,7 @@ def district(tiny_bundle: tiny.Tiny, tmp_path: Path) -> Iterator[tuple[Service, 
     asked = RoundConfiguration(bundle_id="0" * 64, buffer_size=2, min_devices=2)
     root = tiny_bundle.root_key
     folder.make(tmp_path / "district", tiny_bundle.path, institution="tests", root_key=root, configuration=asked)
-    service = folder.open_service(tmp_path / "district")
+    service = open_service(tmp_path / "district")
     with running(service) as address:
         yield service, address
     service.close()

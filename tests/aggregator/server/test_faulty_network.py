@@ -21,11 +21,12 @@ from homeroom import Device
 from homeroom.contract.signing import certify, new_key
 from homeroom.contract.version import make_version
 from homeroom.errors import HomeroomError, NetworkError, TrustError
+from homeroom.federation.enrolment import device_key, set_network
 from homeroom.federation.network import transport
-from homeroom.federation.sync import device_key, set_network
 from homeroom_aggregator.admin import folder
 from homeroom_aggregator.server.rate_limits import Limits
 from homeroom_aggregator.server.routes import Service
+from homeroom_aggregator.server.service import open_service
 
 GROWTH_BYTES = 400  # of the store, for each update that was ever sent: its id is kept, in case it is to be unlearned
 MEMORY_BYTES = 12 << 20
@@ -44,7 +45,7 @@ def quickly(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def service(tmp_path: Path) -> Iterator[Service]:
-    opened = folder.open_service(make_folder(tmp_path, buffer_size=1, min_devices=1, max_staleness=10_000))
+    opened = open_service(make_folder(tmp_path, buffer_size=1, min_devices=1, max_staleness=10_000))
     opened.meter.limits = Limits(0, 0, 0, 0)
     yield opened
     opened.rounds.close()
@@ -123,7 +124,7 @@ def test_joining_and_syncing_ask_nothing_of_the_clock(
     then = datetime.datetime(year, 1, 1, tzinfo=datetime.UTC)
     for module in (
         "homeroom.federation.sync.now",
-        "homeroom.store.retention_clock.now",
+        "homeroom.system.clock.now",
         "homeroom.federation.network.transport._now",
     ):
         monkeypatch.setattr(module, lambda: then)

@@ -28,7 +28,7 @@ from homeroom_aggregator.admin import folder as place
 from homeroom_aggregator.server import metrics
 from homeroom_aggregator.server.openapi import document
 from homeroom_aggregator.server.rate_limits import Limits
-from homeroom_aggregator.server.requests import Service
+from homeroom_aggregator.server.service import Service, open_service
 
 ROLES = ("device", "school", "district", "auditor", "stranger", "nobody")
 OPERATIONS = [(path, method) for path, rules in document()["paths"].items() for method in rules]
@@ -65,7 +65,7 @@ class Lines(logging.Handler):
 def service(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
     tmp = tmp_path_factory.mktemp("fuzzed")
     more = {"secure": SecureRules(minimum=3, cohort=4)} if request.param == "secure" else {}
-    opened = place.open_service(make_folder(tmp, **more))
+    opened = open_service(make_folder(tmp, **more))
     opened.meter.limits = Limits(0, 0, 0, 0)
     yield opened
     opened.close()

@@ -20,12 +20,12 @@ from homeroom.contract.version import read_version
 from homeroom.errors import NetworkError, TrustError, UpdateError
 from homeroom.federation.network.client import Client, Enrolment, join
 from homeroom_aggregator.admin import folder as place
-from homeroom_aggregator.server.requests import Service
+from homeroom_aggregator.server.service import Service, open_service
 
 
 @pytest.fixture
 def service(tmp_path: Path) -> Iterator[Service]:
-    opened = place.open_service(make_folder(tmp_path))
+    opened = open_service(make_folder(tmp_path))
     yield opened
     opened.close()
 
@@ -205,12 +205,12 @@ def test_the_client_says_so_where_nobody_answers(service: Service) -> None:
 
 def test_after_a_restart_devices_go_on_with_a_fresh_nonce(tmp_path: Path) -> None:
     place_ = make_folder(tmp_path)
-    service = place.open_service(place_)
+    service = open_service(place_)
     with running(service) as address:
         school, client = enrol(service, address)
         client.round()
     service.close()
-    again = place.open_service(place_)
+    again = open_service(place_)
     with running(again) as address:
         moved = Client(msgspec.structs.replace(client.enrolment, address=address), school.key)
         moved._nonce = client._nonce  # of before the restart

@@ -13,8 +13,9 @@ import pytest
 from aggregator.institution import START, learn, make_folder, running
 from homeroom import Device
 from homeroom.federation import versions
-from homeroom.federation.sync import set_network
+from homeroom.federation.enrolment import set_network
 from homeroom_aggregator.admin import folder as place
+from homeroom_aggregator.server.service import open_service
 from homeroom_aggregator.state import audit
 
 pytestmark = [pytest.mark.extra, pytest.mark.timeout(600)]
@@ -33,7 +34,7 @@ def test_each_side_restarted_fifty_times_goes_on_where_it_was(tmp_path: Path, mo
     (invitation,) = place.invite(folder, "http://district.example", 1)
     (tmp_path / "invitation.json").write_bytes(msgspec.json.encode(invitation))
     for number in range(RESTARTS):
-        service = place.open_service(folder, retain=10)
+        service = open_service(folder, retain=10)
         with running(service) as address, Device.open(tmp_path / "room", tmp_path / "bundle") as device:
             set_network(device.store, address=address, lan="off")
             if number == 0:
@@ -55,7 +56,7 @@ def test_each_side_restarted_fifty_times_goes_on_where_it_was(tmp_path: Path, mo
             service.reader.close()
             service.rounds.log.close()
     with (
-        contextlib.closing(place.open_service(folder)) as service,
+        contextlib.closing(open_service(folder)) as service,
         running(service) as address,
         Device.open(tmp_path / "room", tmp_path / "bundle") as device,
     ):

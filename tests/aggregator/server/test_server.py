@@ -29,12 +29,12 @@ from homeroom.federation.network.client import Client, join
 from homeroom_aggregator.admin import folder as place
 from homeroom_aggregator.merge import checkpoint
 from homeroom_aggregator.server import metrics, requests, serve
-from homeroom_aggregator.server.requests import Service
+from homeroom_aggregator.server.service import Service, open_service
 
 
 @pytest.fixture
 def service(tmp_path: Path) -> Iterator[Service]:
-    opened = place.open_service(make_folder(tmp_path))
+    opened = open_service(make_folder(tmp_path))
     yield opened
     opened.close()
 
@@ -58,7 +58,7 @@ def connect(address: str) -> socket.socket:
 
 def test_who_sends_no_headers_is_hung_up_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(serve, "HEADERS_S", 0.2)
-    service = place.open_service(make_folder(tmp_path))
+    service = open_service(make_folder(tmp_path))
     with running(service) as address, connect(address) as line:
         line.sendall(b"GET /v1/health HTTP/1.1\r\nhost: x\r\n")
         assert line.recv(100) == b""
@@ -74,7 +74,7 @@ def test_who_sends_no_end_of_headers_or_slow_ones_later_is_hung_up_on(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(serve, "HEADERS_S", 0.2)
-    service = place.open_service(make_folder(tmp_path))
+    service = open_service(make_folder(tmp_path))
     good = b"GET /v1/health HTTP/1.1\r\nhost: x\r\n\r\n"
     with running(service) as address:
         with connect(address) as line:
@@ -307,7 +307,7 @@ def test_a_step_that_cannot_be_ended_is_told_to_everyone_in_it(
 
 def test_a_polite_end_leaves_nothing_to_compute(tmp_path: Path) -> None:
     folder = make_folder(tmp_path)
-    service = place.open_service(folder)
+    service = open_service(folder)
     with running(service) as address:
         client = enrol(service, address)
         client.update(School(client.key).update(client.round(), 0.5))

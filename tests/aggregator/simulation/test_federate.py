@@ -13,15 +13,16 @@ from click.testing import CliRunner
 
 from homeroom import Sample
 from homeroom.cli.main import main
-from homeroom.contract.update import RoundConfiguration
-from homeroom.data.samples import resolve
+from homeroom.contract.round import RoundConfiguration
+from homeroom.data.validation import resolve
 from homeroom.errors import InputError, MissingExtraError
 from homeroom.runtime.bundle import Bundle, open_bundle
 from homeroom.runtime.graphs import Graphs
+from homeroom.train.evaluate import evaluate
 from homeroom.train.features.dataset import Dataset
 from homeroom.train.features.examples import examples
-from homeroom.train.fit import Settings, evaluate
-from homeroom_aggregator.cli import main as cli
+from homeroom.train.fit import Settings
+from homeroom_aggregator.cli import simulate as cli
 from homeroom_aggregator.simulation.federate import SchoolData, simulate
 
 SETTINGS = Settings(epochs=1, learning_rate=5e-3, constant_rate=True)
@@ -86,7 +87,7 @@ def test_the_command_reads_schools_from_files(tiny_bundle: tiny.Tiny, tmp_path: 
     out = tmp_path / "out.json"
     arguments = [str(tiny_bundle.path), *folders, "--rounds", "2", "--epochs", "1", "--json", str(out)]
     arguments += ["--optimizer", "fedyogi", "--server-rate", "0.05"]
-    done = CliRunner().invoke(cli.cli_simulate.simulate, arguments, catch_exceptions=False)
+    done = CliRunner().invoke(cli.simulate, arguments, catch_exceptions=False)
     assert done.exit_code == 0, done.output
     assert "round 2: version 2" in done.output
     assert out.stat().st_size > 100
@@ -97,7 +98,7 @@ def test_the_picture_shows_the_mean_and_the_worst_school(tiny_bundle: tiny.Tiny,
     paths = [tiny.write_samples(tmp_path / f"school <{n}>", tiny.samples(30, n)) for n in range(2)]
     plot = tmp_path / "out.svg"
     arguments = [str(tiny_bundle.path), *map(str, paths), "--rounds", "2", "--epochs", "1", "--plot", str(plot)]
-    done = CliRunner().invoke(cli.cli_simulate.simulate, arguments, catch_exceptions=False)
+    done = CliRunner().invoke(cli.simulate, arguments, catch_exceptions=False)
     assert done.exit_code == 0, done.output
     picture = ElementTree.fromstring(plot.read_text())  # well-formed
     assert len(picture.findall(".//{*}polyline")) == 2
@@ -110,7 +111,7 @@ def test_without_flower_one_sentence_names_the_extra(tiny_bundle: tiny.Tiny, mon
     monkeypatch.setattr("homeroom_aggregator.flower.find_spec", lambda _: None)
     arguments = [str(tiny_bundle.path), str(tiny_bundle.path), "--engine", "flower"]
     with pytest.raises(MissingExtraError, match=r"homeroom\[flower\]"):
-        CliRunner().invoke(cli.cli_simulate.simulate, arguments, catch_exceptions=False)
+        CliRunner().invoke(cli.simulate, arguments, catch_exceptions=False)
 
 
 @pytest.mark.parametrize(

@@ -24,14 +24,14 @@ from homeroom.federation.network.client import Client, Enrolment, join
 from homeroom_aggregator.admin import folder as place
 from homeroom_aggregator.server import auth
 from homeroom_aggregator.server.rate_limits import DAY_S, Limits, Meter
-from homeroom_aggregator.server.requests import Service
-from homeroom_aggregator.state import audit, members
+from homeroom_aggregator.server.service import Service, open_service
+from homeroom_aggregator.state import audit, invitation_codes, members
 
 
 @pytest.fixture
 def service(tmp_path: Path) -> Iterator[Service]:
     with closing(sqlite3.connect(":memory:")):
-        opened = place.open_service(make_folder(tmp_path))
+        opened = open_service(make_folder(tmp_path))
         yield opened
         opened.close()
 
@@ -80,7 +80,7 @@ def test_an_invitation_of_before_there_were_schools_still_enrols(service: Servic
     folder = service.rounds.log.database.path.parent
     (invitation,) = place.invite(folder, address, 1)
     random = bytes(18)
-    code = auth.base64.urlsafe_b64encode(random + auth._mac(service.secret, 1, random)).decode()
+    code = auth.base64.urlsafe_b64encode(random + invitation_codes._mac(service.secret, 1, random)).decode()
     school = School()
     client = Client(join(msgspec.structs.replace(invitation, code=code), school.key), school.key)
     assert update(client) == "accepted"
@@ -265,7 +265,7 @@ def test_a_nonce_serves_once_whom_it_was_given_to_and_not_for_ever() -> None:
 
 def test_a_lost_key_is_replaced_by_the_roots_word(tmp_path: Path) -> None:
     folder = make_folder(tmp_path)
-    service = place.open_service(folder)
+    service = open_service(folder)
     with running(service) as address:
         enrolment: Enrolment = (client := enrol(service, address)).enrolment
     service.close()
@@ -278,7 +278,7 @@ def test_a_lost_key_is_replaced_by_the_roots_word(tmp_path: Path) -> None:
     (tmp_path / "new.json").write_bytes(msgspec.json.encode(word))
     arguments = ("recover", folder, "--key", tmp_path / "new.pem", "--certificate", tmp_path / "new.json")
     assert run(*arguments).exit_code == 0
-    again = place.open_service(folder)
+    again = open_service(folder)
     with running(again) as address:
         moved = Client(msgspec.structs.replace(enrolment, address=address), client.key)
         assert update(moved) == "accepted"

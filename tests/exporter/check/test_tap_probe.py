@@ -15,8 +15,9 @@ from homeroom.cli.inspect import inspect
 from homeroom.data.ingest import read_samples
 from homeroom.runtime.bundle import open_bundle
 from homeroom_exporter.check import tap_probe
+from homeroom_exporter.export.design import draft
 from homeroom_exporter.export.model_card import model_card
-from homeroom_exporter.export.pipeline import draft, export
+from homeroom_exporter.export.pipeline import export
 from homeroom_exporter.recipe.recipe import Recipe, parse_recipe
 
 RECIPE = """\

@@ -18,7 +18,7 @@ from exporter import models
 from homeroom.contract.manifest import Column
 from homeroom.data.preprocess import prepare
 from homeroom.errors import ExportError
-from homeroom.runtime.graphs import load
+from homeroom.runtime.backend import load
 from homeroom_exporter.encoders.backbone import Backbone, EncoderSpec, build
 from homeroom_exporter.quantize import fidelity
 

@@ -27,7 +27,8 @@ from homeroom_exporter.check import check, linear_probe
 from homeroom_exporter.cli import export_command, trial_keys
 from homeroom_exporter.encoders import backbone, hub
 from homeroom_exporter.encoders.spec import EncoderSpec
-from homeroom_exporter.export.pipeline import draft, export, representative
+from homeroom_exporter.export.design import draft, representative
+from homeroom_exporter.export.pipeline import export
 from homeroom_exporter.recipe.recipe import Recipe, parse_recipe
 
 RECIPE = """\
@@ -166,9 +167,9 @@ def test_a_crash_while_writing_leaves_nothing(tmp_path: Path) -> None:
 KILLED = """
 import os, signal, sys
 from pathlib import Path
-from homeroom_exporter.scratch import claim
-from homeroom_exporter.scratch import claim
-from homeroom_exporter.write import staging
+from homeroom_exporter.bundle.scratch import claim
+from homeroom_exporter.bundle.scratch import claim
+from homeroom_exporter.bundle.write import staging
 work = claim(Path(sys.argv[1]), "homeroom-export-")
 (work.path / "graph.onnx").write_bytes(bytes(1000))
 with staging(Path(sys.argv[1]) / "out") as folder:

@@ -19,13 +19,13 @@ from ai_edge_litert import schema_py_generated as schema
 
 from homeroom import Device, Sample
 from homeroom.errors import ExportError, MissingExtraError, RecipeError
+from homeroom.runtime.backend import load
 from homeroom.runtime.bundle import install, open_bundle
-from homeroom.runtime.graphs import load
 from homeroom_exporter.interchange import litert
 from homeroom_exporter.interchange.litert_worker import finished, fixed
 from homeroom_exporter.interchange.onnx_torch import OnnxModule
 from homeroom_exporter.recipe.recipe import parse_recipe
-from homeroom_exporter.trace.trace import example
+from homeroom_exporter.trace.example_inputs import example
 
 RECIPE = """
 name = "lesson"

@@ -21,10 +21,11 @@ from homeroom.runtime.bundle import Bundle, open_bundle
 from homeroom.runtime.graphs import Graphs
 from homeroom_exporter.cli import export_command, to_peft
 from homeroom_exporter.interchange import peft
-from homeroom_exporter.model.design import Design, forward, lora_rows, name_parts, unflatten
+from homeroom_exporter.model.design import Design, name_parts, unflatten
+from homeroom_exporter.model.forward import forward, lora_rows
 from homeroom_exporter.model.lora import frozen_weights
 from homeroom_exporter.model.lora.adapter import PREFIX
-from homeroom_exporter.trace.trace import example
+from homeroom_exporter.trace.example_inputs import example
 
 # Ranks of 32 make A, B and W square, all [32, 32]: no shape would tell a transposed one.
 CASES: dict[str, tuple[Any, dict[str, Any]]] = {

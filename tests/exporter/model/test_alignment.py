@@ -15,14 +15,14 @@ import torch
 from homeroom import Device, Sample
 from homeroom.contract.manifest import Objective, Training
 from homeroom.contract.signing import certify
-from homeroom.data.samples import resolve
+from homeroom.data.validation import resolve
 from homeroom.errors import RecipeError
 from homeroom.runtime.bundle import Bundle, open_bundle, write_signature
 from homeroom.train.fit import Settings
 from homeroom_exporter.bundle import write
 from homeroom_exporter.bundle.write import GraphFile
 from homeroom_exporter.check import check
-from homeroom_exporter.export import pipeline
+from homeroom_exporter.export import steps
 from homeroom_exporter.model.objectives import alignment
 from homeroom_exporter.recipe.recipe import parse_recipe
 
@@ -51,7 +51,7 @@ def bundle(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
     work = tmp_path_factory.mktemp("aligned")
     made, backbones = design(work / "backbones")
     draft = msgspec.structs.replace(tiny.draft(), slots=made.slots, tasks=made.tasks)
-    contents = pipeline.assemble(
+    contents = steps.assemble(
         made,
         backbones,
         [resolve(Sample(word=row["word"], picture=row["picture"]), draft) for row in rows(4, 7)],

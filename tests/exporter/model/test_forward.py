@@ -8,9 +8,10 @@ import tiny
 import torch
 from torch.nn import functional
 
-from homeroom_exporter.model.design import Design, forward, initial_theta, name_parts, objective, unflatten
+from homeroom_exporter.model.design import Design, initial_theta, name_parts, unflatten
+from homeroom_exporter.model.forward import forward, objective
 from homeroom_exporter.model.losses import loss
-from homeroom_exporter.trace.trace import example
+from homeroom_exporter.trace.example_inputs import example
 
 TOKENS = {"text": 8, "image": 5, "audio": 20, "table": 1}
 

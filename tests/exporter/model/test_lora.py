@@ -17,23 +17,25 @@ from transformers import AutoModel, BertConfig, BertModel
 
 from exporter import lessons, models
 from homeroom import Device, Sample
-from homeroom.contract.update import RoundConfiguration
-from homeroom.data.samples import resolve
+from homeroom.contract.round import RoundConfiguration
+from homeroom.data.validation import resolve
 from homeroom.device.resources import benchmark_worker
 from homeroom.errors import BundleError, ExportError, RecipeError
 from homeroom.inference import golden
+from homeroom.runtime.backend import load
 from homeroom.runtime.bundle import Bundle
-from homeroom.runtime.graphs import Graphs, load
+from homeroom.runtime.graphs import Graphs
+from homeroom.train.evaluate import outputs_of
 from homeroom.train.features.dataset import Dataset
 from homeroom.train.features.examples import examples
-from homeroom.train.fit import outputs_of
 from homeroom_aggregator.admin import folder as place
+from homeroom_aggregator.server.service import open_service
 from homeroom_exporter.check import check
 from homeroom_exporter.model.lora import encoder, frozen_weights
 from homeroom_exporter.model.lora.architectures import Shape, shape_of, weights_of
 from homeroom_exporter.model.lora.build import targeted
 from homeroom_exporter.model.lora.unpadded_rows import Rows
-from homeroom_exporter.trace.trace import example
+from homeroom_exporter.trace.example_inputs import example
 
 SHAPES = {"bert": models.bert, "distilbert": models.distilbert, "roberta": models.roberta, "vit": models.vit}
 NAMES = {
@@ -210,7 +212,7 @@ def test_two_devices_train_lora_and_an_aggregator_merges_it(
     folder = tmp_path / "district"
     asked = RoundConfiguration(bundle_id="0" * 64, buffer_size=2, min_devices=2)
     place.make(folder, bundle.path, institution="tests", root_key=tiny.ROOT, configuration=asked)
-    service = place.open_service(folder)
+    service = open_service(folder)
     with running(service) as address:
         schools = []
         for number in range(2):

@@ -10,23 +10,24 @@ import pytest
 from exporter import lessons, models
 from homeroom import Device, Sample
 from homeroom.contract.manifest import Tensor
-from homeroom.data.samples import resolve
+from homeroom.data.validation import resolve
 from homeroom.federation.versions import theta_of
 from homeroom.inference import explain
+from homeroom.runtime.backend import load
 from homeroom.runtime.bundle import Bundle
-from homeroom.runtime.graphs import load
+from homeroom.train.evaluate import outputs_of
 from homeroom.train.features.dataset import Dataset, Example
 from homeroom.train.features.examples import examples
-from homeroom.train.fit import Settings, outputs_of
+from homeroom.train.fit import Settings
 from homeroom_exporter.bundle.write import GraphFile
 from homeroom_exporter.check import check
-from homeroom_exporter.export.pipeline import design_of, step_graphs
+from homeroom_exporter.export.design import design_of
+from homeroom_exporter.export.steps import step_graphs
 from homeroom_exporter.model.design import Design, initial_theta
 from homeroom_exporter.model.lora import build as lora
-from homeroom_exporter.model.tiers import SHARES, make_tiers
-from homeroom_exporter.recipe.recipe import TierName
+from homeroom_exporter.model.tiers import SHARES, TierName, make_tiers
+from homeroom_exporter.trace.example_inputs import example
 from homeroom_exporter.trace.reference import by_autograd
-from homeroom_exporter.trace.trace import example
 
 TIERS: tuple[TierName, ...] = ("quarter", "half")
 SHAPES = {"text": models.bert, "image": models.vit}

@@ -8,12 +8,14 @@ import pytest
 import tiered
 
 from homeroom.contract.layout import FULL
-from homeroom.data.samples import Sample, resolve
+from homeroom.data.samples import Sample
+from homeroom.data.validation import resolve
 from homeroom.runtime.bundle import Bundle
 from homeroom.runtime.graphs import Graphs
+from homeroom.train.evaluate import evaluate
 from homeroom.train.features.dataset import Dataset
 from homeroom.train.features.examples import examples
-from homeroom.train.fit import Settings, TrainState, evaluate, fit
+from homeroom.train.fit import Settings, TrainState, fit
 from homeroom.train.layer_freezing import places_of, trunk
 
 SHORT = Settings(epochs=3, learning_rate=5e-3, modality_dropout=0.2, checkpoint_s=0.0)

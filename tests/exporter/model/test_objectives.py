@@ -18,10 +18,11 @@ from hypothesis.extra import numpy as hnp
 from homeroom import Device, Sample
 from homeroom.contract.manifest import Objective, Task, Training
 from homeroom.contract.signing import certify
-from homeroom.data.samples import resolve
+from homeroom.data.validation import resolve
 from homeroom.errors import RecipeError
+from homeroom.runtime.backend import load
 from homeroom.runtime.bundle import Bundle, open_bundle, write_signature
-from homeroom.runtime.graphs import Graphs, load
+from homeroom.runtime.graphs import Graphs
 from homeroom.train.features.dataset import Dataset
 from homeroom.train.features.examples import examples
 from homeroom.train.fit import Settings, fit
@@ -29,12 +30,13 @@ from homeroom.train.masking import augmented
 from homeroom_exporter.bundle import write
 from homeroom_exporter.bundle.write import GraphFile
 from homeroom_exporter.check import check
-from homeroom_exporter.export import pipeline
+from homeroom_exporter.export import steps
 from homeroom_exporter.model.design import initial_theta
 from homeroom_exporter.model.objectives import consistency, masked
 from homeroom_exporter.recipe.recipe import parse_recipe
+from homeroom_exporter.trace.example_inputs import example
 from homeroom_exporter.trace.reference import by_autograd
-from homeroom_exporter.trace.trace import example, trace
+from homeroom_exporter.trace.trace import trace
 
 SLOTS = ("word", "facts")
 
@@ -64,7 +66,7 @@ def bundle(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
     work = tmp_path_factory.mktemp("labelfree")
     made, backbones = design(work / "backbones")
     draft = msgspec.structs.replace(tiny.draft(), slots=made.slots, tasks=made.tasks)
-    contents = pipeline.assemble(
+    contents = steps.assemble(
         made,
         backbones,
         [resolve(Sample(word=row["word"], facts=row["facts"]), draft) for row in tiny.samples(4, 7)],
@@ -106,7 +108,7 @@ def test_a_step_agrees_with_torch(bundle: Bundle, tmp_path: Path, role: str) -> 
 @pytest.mark.extra
 def test_clipped_gradients_with_objectives_agree_with_torch(tmp_path: Path) -> None:
     made, _ = design(tmp_path)
-    (tokens,) = pipeline.variants(made)
+    (tokens,) = steps.variants(made)
     path = tmp_path / "clipped.onnx"
     path.write_bytes(trace(made, "grad_clipped", 8, tokens).SerializeToString())
     theta = initial_theta(made.layout, 1)

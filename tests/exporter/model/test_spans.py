@@ -21,7 +21,8 @@ from homeroom.inference.golden import choose_precision
 from homeroom.runtime.bundle import open_bundle
 from homeroom.train.features.token_targets import Span, spans_in
 from homeroom.train.fit import Settings
-from homeroom_exporter.export.pipeline import draft, export
+from homeroom_exporter.export.design import draft
+from homeroom_exporter.export.pipeline import export
 from homeroom_exporter.recipe.recipe import Recipe, parse_recipe
 
 TEXT = (Path(__file__).parents[3] / "examples" / "recipes" / "marked_spans.toml").read_text()

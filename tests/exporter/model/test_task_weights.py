@@ -9,9 +9,11 @@ import pytest
 import tiered
 import torch
 
+from homeroom.contract.round import RoundConfiguration
 from homeroom.contract.signing import new_key
-from homeroom.contract.update import RoundConfiguration, make_update, read_update
-from homeroom.data.samples import Sample, resolve
+from homeroom.contract.update import make_update, read_update
+from homeroom.data.samples import Sample
+from homeroom.data.validation import resolve
 from homeroom.runtime.bundle import Bundle
 from homeroom.runtime.graphs import Graphs
 from homeroom.train.features.dataset import Dataset, Example

@@ -20,16 +20,17 @@ from homeroom.contract.signing import certify
 from homeroom.data.ingest import read_samples
 from homeroom.data.tasks.metrics import auc
 from homeroom.errors import InputError, RecipeError, TrainError
+from homeroom.runtime.backend import load
 from homeroom.runtime.bundle import Bundle
-from homeroom.runtime.graphs import load
 from homeroom.train.fit import Settings
 from homeroom_exporter.check import check
-from homeroom_exporter.export.pipeline import draft, export
+from homeroom_exporter.export.design import draft
+from homeroom_exporter.export.pipeline import export
 from homeroom_exporter.model import heads
 from homeroom_exporter.model.design import Design
 from homeroom_exporter.recipe.recipe import parse_recipe
+from homeroom_exporter.trace.example_inputs import example
 from homeroom_exporter.trace.reference import by_autograd
-from homeroom_exporter.trace.trace import example
 
 RECIPE = Path(__file__).parents[3] / "examples" / "recipes" / "knowledge_tracing.toml"
 TEXT = RECIPE.read_text()

@@ -11,14 +11,16 @@ import numpy as np
 import pytest
 
 from exporter import models
-from homeroom.runtime.graphs import load
+from homeroom.runtime.backend import load
 from homeroom_exporter.encoders import backbone
 from homeroom_exporter.encoders.spec import EncoderSpec
-from homeroom_exporter.export.pipeline import design_of, variants
+from homeroom_exporter.export.design import design_of
+from homeroom_exporter.export.steps import variants
 from homeroom_exporter.model.design import initial_theta
 from homeroom_exporter.model.lora import build as lora
 from homeroom_exporter.recipe.recipe import Recipe, read_recipe
-from homeroom_exporter.trace.trace import example, trace
+from homeroom_exporter.trace.example_inputs import example
+from homeroom_exporter.trace.trace import trace
 
 RECIPES = sorted((Path(__file__).resolve().parents[3] / "examples" / "recipes").glob("*.toml"))
 WITHOUT_HISTORIES = [  # which have tests of their own

@@ -15,13 +15,14 @@ from torch.fx.experimental.proxy_tensor import make_fx
 
 from homeroom.contract.manifest import Objective, Slot, Task
 from homeroom.errors import ExportError
-from homeroom.runtime.graphs import load
+from homeroom.runtime.backend import load
 from homeroom_exporter.bundle.write import GraphFile
 from homeroom_exporter.check import check
-from homeroom_exporter.export.pipeline import part_of, step_graphs
+from homeroom_exporter.export.steps import part_of, step_graphs
 from homeroom_exporter.model.design import Design, initial_theta
 from homeroom_exporter.trace.aten_to_onnx import lower
-from homeroom_exporter.trace.trace import example, input_shapes, trace
+from homeroom_exporter.trace.example_inputs import example, input_shapes
+from homeroom_exporter.trace.trace import trace
 
 TOKENS = {"text": 8, "image": 5, "audio": 20, "table": 1}
 

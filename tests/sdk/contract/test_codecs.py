@@ -10,8 +10,9 @@ from hypothesis.extra.numpy import arrays
 
 from homeroom.contract.codecs import BLOCK, LIMIT, Codec, decode, encode
 from homeroom.contract.layout import Layout, Parameter, Segment
+from homeroom.contract.round import RoundConfiguration
 from homeroom.contract.signing import new_key
-from homeroom.contract.update import RoundConfiguration, left_over, make_update, read_update, unpack_residual
+from homeroom.contract.update import left_over, make_update, read_update, unpack_residual
 from homeroom.errors import UpdateError
 
 BITS = 20

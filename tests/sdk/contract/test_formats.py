@@ -19,8 +19,9 @@ from homeroom.contract.canonical_json import canonical, digest
 from homeroom.contract.invitation import Invitation, read_invitation
 from homeroom.contract.layout import Layout
 from homeroom.contract.manifest import read_manifest
+from homeroom.contract.round import FORMAT, RoundConfiguration
 from homeroom.contract.signing import certify, check_certificate, fingerprint, public_hex, sign, verify
-from homeroom.contract.update import FORMAT, RoundConfiguration, make_update, read_update
+from homeroom.contract.update import make_update, read_update
 from homeroom.contract.version import make_version, read_version
 from homeroom.runtime.bundle import BundleSignature
 

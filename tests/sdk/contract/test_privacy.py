@@ -17,15 +17,9 @@ from homeroom.contract.canonical_json import digest
 from homeroom.contract.codecs import LIMIT
 from homeroom.contract.layout import Layout, Parameter, Segment
 from homeroom.contract.privacy import Privacy, clip, spent, squares
+from homeroom.contract.round import RoundConfiguration
 from homeroom.contract.signing import new_key, public_hex
-from homeroom.contract.update import (
-    RoundConfiguration,
-    SegmentEntry,
-    UpdateHeader,
-    make_private,
-    make_update,
-    read_update,
-)
+from homeroom.contract.update import SegmentEntry, UpdateHeader, make_private, make_update, read_update
 from homeroom.errors import UpdateError
 
 KEY = new_key()

@@ -13,8 +13,9 @@ from homeroom.contract import envelope, update
 from homeroom.contract.canonical_json import canonical, digest
 from homeroom.contract.codecs import LIMIT, decode_fixed, encode_fixed
 from homeroom.contract.layout import Layout, Parameter, Segment
+from homeroom.contract.round import RoundConfiguration
 from homeroom.contract.signing import new_key, public_hex, sign
-from homeroom.contract.update import RoundConfiguration, SegmentEntry, UpdateHeader, make_update, read_update
+from homeroom.contract.update import SegmentEntry, UpdateHeader, make_update, read_update
 from homeroom.errors import HomeroomError, UpdateError
 
 KEY = new_key()

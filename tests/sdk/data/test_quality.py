@@ -19,7 +19,7 @@ from homeroom import Device, Sample
 from homeroom.cli.main import main
 from homeroom.contract.manifest import AudioPreprocess
 from homeroom.data.quality import audio, image, text
-from homeroom.data.samples import resolve
+from homeroom.data.validation import resolve
 from homeroom.errors import InputError
 from homeroom.federation import versions
 from homeroom.train.features.examples import examples

@@ -159,8 +159,9 @@ def test_the_least_limit_of_the_control_groups_counts(tmp_path: Path) -> None:
 @pytest.mark.skipif(sys.platform != "linux", reason="limits of Linux")
 def test_a_limit_of_the_process_counts_too() -> None:
     code = (
-        "import resource; from homeroom import system; resource.setrlimit(resource.RLIMIT_AS, (700 << 20, -1));"
-        "found = system.memory(); print(found.limit, found.limit_from)"
+        "import resource; from homeroom.system import hardware;"
+        "resource.setrlimit(resource.RLIMIT_AS, (700 << 20, -1));"
+        "found = hardware.memory(); print(found.limit, found.limit_from)"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True)
     assert done.stdout.split() == [str(700 << 20), "rlimit"]

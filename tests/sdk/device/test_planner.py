@@ -15,7 +15,8 @@ from hypothesis import strategies as st
 
 from homeroom import Device, Sample
 from homeroom.contract.manifest import Tier
-from homeroom.data.samples import StoredSample, resolve
+from homeroom.data.samples import StoredSample
+from homeroom.data.validation import resolve
 from homeroom.device import plan as planning
 from homeroom.device.resources import planner
 from homeroom.device.resources.budget import Budget

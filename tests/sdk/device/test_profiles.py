@@ -19,7 +19,8 @@ from homeroom.device import profiles
 from homeroom.errors import InputError, TrainError, TrustError
 from homeroom.store import Store, schema
 from homeroom.store.encryption import BrokenSealError
-from homeroom.train.fit import Settings, outputs_of
+from homeroom.train.evaluate import outputs_of
+from homeroom.train.fit import Settings
 from homeroom.train.personalize.choose import FEW
 from homeroom.train.personalize.mixing import MANY
 from homeroom.train.personalize.person import Person
@@ -123,7 +124,7 @@ def test_too_few_samples_keep_the_shared_model_and_none_is_an_error(device: Devi
 
 
 def test_a_budget_that_is_too_short_changes_nothing(device: Device) -> None:
-    report = device.train(minutes=1e-4, profile="p-17", settings=SETTINGS)
+    report = device.train(minutes=1e-9, profile="p-17", settings=SETTINGS)
     assert not report.finished
     assert report.profile is None
     assert device.store.profiles() == 0

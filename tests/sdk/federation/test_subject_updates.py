@@ -12,8 +12,9 @@ import tiny
 
 from homeroom import Device, Sample
 from homeroom.contract.privacy import Privacy, squares
-from homeroom.contract.update import RoundConfiguration, read_update
-from homeroom.federation import privacy_ledger, sync
+from homeroom.contract.round import RoundConfiguration
+from homeroom.contract.update import read_update
+from homeroom.federation import agreement, enrolment, privacy_ledger, sync
 from homeroom.federation.subject_updates import contributions
 from homeroom.train.features.dataset import Dataset
 from homeroom.train.fit import Settings
@@ -53,15 +54,15 @@ def device(tiny_bundle: tiny.Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPat
     monkeypatch.setenv("HOMEROOM_KEYS", str(tmp_path / "keys"))
     with Device.open(tmp_path / "device", tiny_bundle.path, tiny_bundle.root, threads=1) as opened:
         opened.add(*(Sample(**row) for row in tiny.samples(12, 0)))
-        sync.make_key(opened.store)
+        enrolment.make_key(opened.store)
         asked = RoundConfiguration(bundle_id=opened.bundle.bundle_id, privacy=PROMISE)
         with opened.store.step("join"):
-            privacy_ledger.agree(opened.store, asked)
+            agreement.agree(opened.store, asked)
         yield opened
 
 
 def asked_of(device: Device) -> RoundConfiguration:
-    found = privacy_ledger.known_round(device.store)
+    found = agreement.known_round(device.store)
     assert found
     return found
 
@@ -97,10 +98,10 @@ def test_an_update_from_before_the_promise_is_not_sent(device: Device) -> None:
     )
     asked = asked_of(device)
     with device.store.step("before"):
-        privacy_ledger.agree(device.store, plain)
+        agreement.agree(device.store, plain)
     assert device.train(settings=FAST).update == "queued"
     with device.store.step("join"):
-        privacy_ledger.agree(device.store, asked)
+        agreement.agree(device.store, asked)
 
     class Nobody:
         def update(self, data: bytes) -> None:

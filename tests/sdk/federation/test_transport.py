@@ -22,9 +22,9 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
 from homeroom.errors import InputError, NetworkError
+from homeroom.federation.enrolment import network_of, set_network
 from homeroom.federation.network import metered, transport
 from homeroom.federation.network.transport import Connection, Network, bounded, retry_after
-from homeroom.federation.sync import network_of, set_network
 from homeroom.store import Store
 
 Handler = Callable[[httpx.Request], httpx.Response]

@@ -9,16 +9,18 @@ import numpy as np
 import pytest
 import tiny
 
-from homeroom.data.samples import Sample, StoredSample, find_task, resolve
+from homeroom.data.samples import Sample, StoredSample
+from homeroom.data.validation import find_task, resolve
 from homeroom.errors import BundleError, InputError
 from homeroom.inference import explain as why
 from homeroom.inference.explanation_page import page
 from homeroom.inference.predict import Answer, predict
 from homeroom.inference.regions import regions
 from homeroom.runtime.graphs import Graphs
+from homeroom.train.evaluate import outputs_of
 from homeroom.train.features.dataset import Dataset, Example
 from homeroom.train.features.examples import examples
-from homeroom.train.fit import Settings, fit, outputs_of
+from homeroom.train.fit import Settings, fit
 from sdk.learning import dataset, opened
 
 

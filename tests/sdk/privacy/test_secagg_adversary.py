@@ -323,7 +323,7 @@ def test_a_sum_that_no_honest_devices_could_have_is_refused(masked: Round) -> No
 
 
 def test_no_seed_comes_from_anything_but_the_systems_secure_source() -> None:
-    for path in (HOUSE / "sdk/homeroom/secure").glob("*.py"):
+    for path in (HOUSE / "sdk/homeroom/privacy/secagg").glob("*.py"):
         text = path.read_text()
         assert "np.random" not in text
         assert "import random" not in text

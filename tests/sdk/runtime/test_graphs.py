@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 from homeroom.errors import BundleError
-from homeroom.runtime.graphs import Graphs, load
+from homeroom.runtime.backend import load
+from homeroom.runtime.graphs import Graphs
 from sdk.learning import opened
 
 

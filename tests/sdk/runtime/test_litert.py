@@ -14,8 +14,9 @@ from homeroom import Device, Sample
 from homeroom.cli.main import main
 from homeroom.contract.manifest import Graph
 from homeroom.errors import BundleError, MissingExtraError
+from homeroom.runtime.backend import load
 from homeroom.runtime.bundle import Bundle, install
-from homeroom.runtime.graphs import Graphs, load
+from homeroom.runtime.graphs import Graphs
 
 pytest.importorskip("ai_edge_litert")
 

@@ -13,7 +13,7 @@ from faults.devices import make_sample, open_store, theta
 
 from homeroom.contract.privacy import Privacy
 from homeroom.errors import StoreError, UpdateError
-from homeroom.federation import privacy_ledger
+from homeroom.federation import agreement, privacy_ledger
 from homeroom.store import Store
 from homeroom.system.identity import disk_identity
 
@@ -181,7 +181,7 @@ def test_an_older_copy_does_not_spend_its_privacy_budget_again(tmp_path: Path, m
         assert whole > 1
     put_back(tmp_path, copy)
     with open_store(tmp_path) as store:
-        assert store.get_secret(privacy_ledger.LEDGER) is None
+        assert store.get_secret(agreement.LEDGER) is None
         assert len(privacy_ledger.sent(store)) == whole
         with pytest.raises(UpdateError, match="would pass epsilon"):
             privacy_ledger.charge(store, b"", "another", asked, layout)
@@ -191,23 +191,23 @@ def test_an_older_copy_does_not_spend_its_privacy_budget_again(tmp_path: Path, m
 def test_another_machine_or_another_disk_is_another_device(
     changed: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("homeroom.store.encryption.disk_identity", lambda _: "card 1")
+    monkeypatch.setattr("homeroom.store.master_keys.disk_identity", lambda _: "card 1")
     used(tmp_path)
     with open_store(tmp_path) as store:
         assert not store.moved
         assert store.get_secret("identity.key")
         store.mark_sending(f"{1:032x}")
     if changed == "machine":
-        monkeypatch.setattr("homeroom.store.encryption.machine_identity", lambda: "another machine")
+        monkeypatch.setattr("homeroom.store.master_keys.machine_identity", lambda: "another machine")
     else:
-        monkeypatch.setattr("homeroom.store.encryption.disk_identity", lambda _: "card 2")
+        monkeypatch.setattr("homeroom.store.master_keys.disk_identity", lambda _: "card 2")
     with open_store(tmp_path) as store:
         assert store.moved
         assert store.get_secret("identity.key") is None
         assert store.pending_updates() == []
         assert queue(store, 5, 3) == "", "the upload that was begun may have arrived"
         assert queue(store, 6, 4)
-    monkeypatch.setattr("homeroom.store.encryption.disk_identity", lambda _: "")
+    monkeypatch.setattr("homeroom.store.master_keys.disk_identity", lambda _: "")
     with open_store(tmp_path) as store:
         assert not store.moved, "a system that does not tell is no other disk"
         assert len(store.pending_updates()) == 1

@@ -9,7 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from homeroom.errors import StoreError
-from homeroom.store.encryption import BrokenSealError, Cipher, FolderKeys, find_keys, new_key, new_ring
+from homeroom.store.encryption import BrokenSealError, Cipher, new_key
+from homeroom.store.master_keys import FolderKeys, find_keys, new_ring
 
 
 @given(st.binary(max_size=200), st.text(max_size=20), st.integers(0))

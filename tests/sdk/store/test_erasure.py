@@ -14,7 +14,8 @@ from faults.devices import SECRET_WORD, features, make_sample, numbers, open_sto
 from homeroom.errors import DiskFullError, InputError, StoreError
 from homeroom.store import Store, erasure
 from homeroom.store.data_keys import KeyBook
-from homeroom.store.encryption import BrokenSealError, Cipher, Ring
+from homeroom.store.encryption import BrokenSealError, Cipher
+from homeroom.store.master_keys import Ring
 
 
 def fill(home: Path) -> None:

@@ -18,9 +18,10 @@ from faults.devices import SECRET_WORD, features, make_sample, numbers, open_sto
 
 from homeroom.data.samples import StoredSample
 from homeroom.errors import DiskFullError, InputError, StoreError
-from homeroom.store import Store, retention_clock, schema
-from homeroom.store.encryption import Ring
+from homeroom.store import Store, schema
+from homeroom.store.master_keys import Ring
 from homeroom.store.retention_clock import Clock, look
+from homeroom.system import clock
 
 
 def test_samples_come_back_as_they_were_added(tmp_path: Path) -> None:
@@ -267,7 +268,7 @@ def test_a_clone_with_its_key_on_another_machine_loses_its_identity(
         store.put_secret("bundle", b"id")
         store.queue_update("a" * 32, b"signed with the key", 0, [])
         assert not store.moved
-    monkeypatch.setattr("homeroom.store.encryption.machine_identity", lambda: "another machine")
+    monkeypatch.setattr("homeroom.store.master_keys.machine_identity", lambda: "another machine")
     with open_store(tmp_path) as store:
         assert store.moved
         assert store.get_secret("identity.key") is None
@@ -361,7 +362,7 @@ def test_a_day_is_believed_when_it_is_near_or_has_stood_for_a_week() -> None:
 
 def _clock(monkeypatch: pytest.MonkeyPatch, today: str) -> None:
     moment = datetime.datetime.fromisoformat(f"{today}T12:00:00+00:00")
-    monkeypatch.setattr(retention_clock, "now", lambda: moment)
+    monkeypatch.setattr(clock, "now", lambda: moment)
 
 
 def test_the_audit_log_names_no_one(tmp_path: Path) -> None:

@@ -9,7 +9,9 @@ import msgspec
 import numpy as np
 import tiny
 
-from homeroom.data.samples import Sample, StoredSample, resolve, target
+from homeroom.data.samples import Sample, StoredSample
+from homeroom.data.tasks.targets import target
+from homeroom.data.validation import resolve
 from homeroom.train.features.columns import Columns
 from homeroom.train.features.dataset import Dataset, Example
 from homeroom.train.features.examples import examples

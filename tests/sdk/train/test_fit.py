@@ -10,8 +10,9 @@ import pytest
 from homeroom.errors import TrainError
 from homeroom.runtime.bundle import Bundle
 from homeroom.runtime.graphs import Graphs
+from homeroom.train.evaluate import evaluate, outputs_of
 from homeroom.train.features.dataset import Dataset, Example
-from homeroom.train.fit import Settings, TrainState, drop_inputs, evaluate, fit, outputs_of, sample_weights
+from homeroom.train.fit import Settings, TrainState, drop_inputs, fit, sample_weights
 from homeroom.train.optimizer import AdamW, spent_after
 from sdk.learning import dataset, opened, without
 

@@ -7,9 +7,11 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from homeroom.data.quality.finding import USUAL
+from homeroom.train.evaluate import outputs_of
 from homeroom.train.features.dataset import Dataset, Example
-from homeroom.train.fit import Settings, drop_inputs, fit, outputs_of
-from homeroom.train.input_weights import LEAST, TRIED, USUAL, counted, learned_weights
+from homeroom.train.fit import Settings, drop_inputs, fit
+from homeroom.train.input_weights import LEAST, TRIED, counted, learned_weights
 from sdk.learning import dataset, opened, without
 
 POOR = {("picture", 0): USUAL}

@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 
 from homeroom.runtime.graphs import Graphs
-from homeroom.train.fit import Settings, TrainState, evaluate, fit
+from homeroom.train.evaluate import evaluate
+from homeroom.train.fit import Settings, TrainState, fit
 from homeroom.train.layer_freezing import places_of, settled_after, trunk
 from sdk.learning import dataset, opened
 

@@ -6,7 +6,7 @@ import datetime
 from collections.abc import Mapping
 from typing import Any
 
-from homeroom.store.retention_clock import now
+from homeroom.system.clock import now
 
 TONE = {  # how a standing looks, beside its word
     "no consent": "bad",

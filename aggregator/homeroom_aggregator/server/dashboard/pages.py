@@ -16,7 +16,7 @@ from typing import Any
 import jinja2
 from markupsafe import Markup
 
-from homeroom.contract.update import RoundConfiguration
+from homeroom.contract.round import RoundConfiguration
 from homeroom.errors import InputError
 from homeroom.system.sqlite import Database
 from homeroom_aggregator.admin import privacy_report

@@ -22,14 +22,15 @@ from starlette.routing import Route
 
 from homeroom.errors import HomeroomError
 from homeroom.system.sqlite import Database
-from homeroom_aggregator.server import requests
+from homeroom_aggregator.server import refusals, requests
 from homeroom_aggregator.server.dashboard import pages, queries
 from homeroom_aggregator.server.dashboard.pages import Ask
 from homeroom_aggregator.server.dashboard.queries import Chain
 from homeroom_aggregator.server.dashboard.sessions import LIFE_S, Session, Sessions
 from homeroom_aggregator.server.metrics import LOGGER
 from homeroom_aggregator.server.rate_limits import Limits, Meter
-from homeroom_aggregator.server.requests import RefusedError, Service
+from homeroom_aggregator.server.refusals import RefusedError
+from homeroom_aggregator.server.service import Service
 from homeroom_aggregator.state import login_links
 
 COOKIE, HOME = "homeroom-office", "/dashboard"
@@ -217,7 +218,7 @@ def endpoint(office: Office, method: str, path: str, work: Answer) -> Callable[[
         try:
             response = await work(office, request)
         except (HomeroomError, RefusedError) as problem:
-            said = requests.refusal(problem)
+            said = refusals.refusal(problem)
             code = said.code
             sentences = [f"{said.remedy[:1].upper()}{said.remedy[1:]}"] if said.remedy else []
             back = {} if said.status == 401 or code == "bad_link" else {"back": HOME}

@@ -19,7 +19,7 @@ import msgspec
 
 from homeroom.contract.evaluation_report import Report, TaskReport
 from homeroom.contract.update import UpdateHeader
-from homeroom.store.retention_clock import now
+from homeroom.system.clock import now
 from homeroom.system.sqlite import Database
 from homeroom_aggregator.server.dashboard import formatting
 from homeroom_aggregator.state import secure_sum

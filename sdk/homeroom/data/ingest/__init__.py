@@ -9,7 +9,8 @@ from homeroom.contract.manifest import Manifest
 from homeroom.data.ingest.csv_file import read_csv
 from homeroom.data.ingest.folder import read_folder
 from homeroom.data.ingest.jsonl import read_jsonl
-from homeroom.data.samples import Sample, StoredSample, resolve
+from homeroom.data.samples import Sample, StoredSample
+from homeroom.data.validation import resolve
 from homeroom.errors import InputError
 
 __all__ = ["given", "read_samples"]

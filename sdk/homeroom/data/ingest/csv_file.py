@@ -16,7 +16,8 @@ from typing import Any
 
 from homeroom.contract.manifest import Manifest
 from homeroom.data.ingest.sequences import gathered
-from homeroom.data.samples import RESERVED, Sample, find_slot, find_task
+from homeroom.data.samples import RESERVED, Sample
+from homeroom.data.validation import find_slot, find_task
 from homeroom.errors import InputError
 
 CELL_LIMIT = 1 << 20  # characters

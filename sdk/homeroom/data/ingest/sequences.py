@@ -6,7 +6,8 @@ from collections.abc import Iterable, Iterator
 from typing import Any
 
 from homeroom.contract.manifest import Manifest
-from homeroom.data.samples import Sample, find_slot
+from homeroom.data.samples import Sample
+from homeroom.data.validation import find_slot
 from homeroom.errors import InputError
 
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+USUAL = 0.5  # where too little is known; `docs/quality.md` says what it was chosen on
+
 
 class Poor(NamedTuple):
     """`why` in a few words; `empty`: there is nothing to be seen, heard or read in it, so that it never teaches."""

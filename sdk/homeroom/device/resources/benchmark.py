@@ -64,7 +64,8 @@ def run_probe(bundle: Path | None = None, *, runtime: Runtime = "onnx", timeout_
     threads = found.stages.get("threads", {}).get("threads")
     if bundle is None or found.crashed or threads is None:
         return found
-    more = _run([str(bundle), runtime, str(threads)], timeout_s)
+    held = ",".join(sorted(name for name in sys.modules if name.startswith("homeroom.")))  # before any graph is loaded
+    more = _run([str(bundle), runtime, str(threads), held], timeout_s)
     return Findings({**found.stages, **more.stages}, more.crashed, more.how)
 
 

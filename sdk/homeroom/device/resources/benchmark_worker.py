@@ -1,6 +1,6 @@
 """Tries and measures runtime and bundle in a process of its own.
 
-`python -m homeroom.device.resources.benchmark_worker [BUNDLE RUNTIME [THREADS]]`
+`python -m homeroom.device.resources.benchmark_worker [BUNDLE RUNTIME [THREADS MODULES]]`
 
 With THREADS, what the bundle costs is measured; that process did nothing before, so that its memory says what is used.
 
@@ -13,7 +13,6 @@ from __future__ import annotations
 import importlib
 import json
 import math
-import platform
 import statistics
 import sys
 import time
@@ -21,6 +20,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from homeroom.device.resources.costs import place
 from homeroom.system import hardware
 
 if TYPE_CHECKING:
@@ -43,7 +43,6 @@ LIBRARIES = {  # module: what to install; onnxruntime has a stage of its own
     "httpx": "httpx",
     "keyring": "keyring",
 }
-PACKAGES: dict[Runtime, str] = {"onnx": "onnxruntime", "litert": "ai-edge-litert"}
 SIDE, COPY_BYTES = 512, 32 << 20
 LEAST_S = 0.05  # a measurement repeats until it has lasted this long
 
@@ -63,15 +62,6 @@ def stage(name: str, work: Callable[[], dict[str, Any]]) -> dict[str, Any] | Non
         return None
     tell(stage=name, **facts)
     return facts
-
-
-def place(runtime: Runtime = "onnx") -> str:
-    """What a measurement belongs to: the runtime's version, the processor's kind and vector instructions, the cores."""
-    from importlib.metadata import version
-
-    kind = f"{platform.system()} {platform.machine()} {' '.join(hardware.simd())}"
-    made = f"homeroom {version('homeroom')}, {PACKAGES[runtime]} {version(PACKAGES[runtime])}"
-    return f"{made}, {kind}, {hardware.cores()} cores"
 
 
 def rates() -> dict[str, Any]:
@@ -111,8 +101,10 @@ def try_runtime() -> dict[str, Any]:
     return {"version": onnxruntime.__version__}
 
 
-def main(path: Path | None = None, runtime: Runtime = "onnx", threads: int | None = None) -> None:
+def main(path: Path | None = None, runtime: Runtime = "onnx", threads: int | None = None, held: str = "") -> None:
     if path is not None and threads is not None:
+        for name in filter(None, held.split(",")):
+            importlib.import_module(name)
         measure_bundle(path, threads, runtime)
         return
     stage("numpy", rates)
@@ -139,7 +131,6 @@ def measure_bundle(path: Path, count: int, runtime: Runtime) -> None:
     from homeroom.runtime.bundle import open_bundle
     from homeroom.runtime.graphs import Graphs
 
-    importlib.import_module("homeroom.device.device")  # what a device holds before it loads a graph
     try_runtime()
     bundle = open_bundle(path, root=None)
     values = inputs_by_modality(bundle, samples(bundle))
@@ -287,7 +278,9 @@ def zeros(bundle: Bundle, facts: Any) -> dict[str, np.ndarray]:
 
 if __name__ == "__main__":
     match sys.argv[1:]:
-        case [bundle, runtime, *threads]:
-            main(Path(bundle), runtime, *map(int, threads))  # type: ignore[arg-type]
+        case [bundle, runtime, threads, held]:
+            main(Path(bundle), runtime, int(threads), held)  # type: ignore[arg-type]
+        case [bundle, runtime]:
+            main(Path(bundle), runtime)  # type: ignore[arg-type]
         case _:
             main()

@@ -18,9 +18,9 @@ from homeroom.contract.layout import FULL
 from homeroom.contract.manifest import Graph, Modality, Runtime
 from homeroom.data.preprocess.raw_inputs import token_bytes
 from homeroom.data.samples import StoredInput, StoredSample
-from homeroom.device.reports import Plan
 from homeroom.device.resources.budget import Budget
 from homeroom.device.resources.costs import Costs
+from homeroom.device.resources.plan import Plan
 from homeroom.errors import TrainError
 from homeroom.runtime.bundle import Bundle
 from homeroom.runtime.graphs import at_once

@@ -22,8 +22,9 @@ from homeroom.contract.delta import apply_delta
 from homeroom.contract.evaluation_report import Report
 from homeroom.contract.invitation import Invitation
 from homeroom.contract.manifest import Hash
+from homeroom.contract.round import RoundConfiguration
 from homeroom.contract.signing import Certificate, check_certificate, public_hex, sign, verify
-from homeroom.contract.update import REFUSALS, RoundConfiguration
+from homeroom.contract.update import REFUSALS
 from homeroom.contract.version import LIMIT_BYTES
 from homeroom.errors import NetworkError, TrustError, UpdateError
 from homeroom.federation.network.download import Headers, Parcel, download, take

@@ -19,6 +19,7 @@ from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 
 from homeroom.contract.layout import Layout
 from homeroom.contract.roster import Roster
+from homeroom.contract.round import RoundConfiguration
 from homeroom.contract.secagg import (
     SHARE_BYTES,
     Advertisement,
@@ -32,7 +33,6 @@ from homeroom.contract.secagg import (
     Survivors,
 )
 from homeroom.contract.signing import sign, verify
-from homeroom.contract.update import RoundConfiguration
 from homeroom.errors import InputError, TrustError
 from homeroom.privacy.secagg.encoding import Terms, choose_terms, feeders
 from homeroom.privacy.secagg.graph import Graph

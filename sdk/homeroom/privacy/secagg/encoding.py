@@ -11,8 +11,9 @@ import numpy as np
 from homeroom.contract.codecs import LIMIT
 from homeroom.contract.layout import Layout
 from homeroom.contract.policy import narrowed
+from homeroom.contract.round import UNITS, RoundConfiguration, weight
 from homeroom.contract.secagg import Cohort
-from homeroom.contract.update import UNITS, RoundConfiguration, Update, weight
+from homeroom.contract.update import Update
 from homeroom.errors import TrustError
 from homeroom.privacy.secagg.masks import word
 

@@ -17,7 +17,7 @@ from math import isqrt
 import numpy as np
 
 from homeroom.contract.privacy import Privacy
-from homeroom.contract.update import RoundConfiguration
+from homeroom.contract.round import RoundConfiguration
 from homeroom.errors import TrustError
 from homeroom.privacy.discrete_gaussian import discrete_gaussian
 

@@ -8,7 +8,8 @@ from typing import Any
 import numpy as np
 
 from homeroom.contract.manifest import Manifest
-from homeroom.data.samples import StoredSample, target
+from homeroom.data.samples import StoredSample
+from homeroom.data.tasks.targets import target
 from homeroom.train.features.buffer import Contents, Place, Row, Shelf
 from homeroom.train.features.dataset import Example, Examples, Some
 

@@ -14,6 +14,7 @@ import numpy as np
 from homeroom.contract.manifest import ABSENT, Graph, Manifest, Task
 from homeroom.data.preprocess.raw_inputs import fill, length_of, pad_id
 from homeroom.errors import TrainError
+from homeroom.train.features.batches import Batch, Pack
 from homeroom.train.features.token_targets import Words
 
 INPUTS = ("features", "input_ids", "pixels", "mask")  # of a slot, as a step's graph names them
@@ -68,37 +69,6 @@ class Some(Examples):
 def inputs_of(examples: Sequence[Example], rows: np.ndarray) -> list[Mapping[tuple[str, int], np.ndarray]]:
     """The inputs of the examples with these numbers."""
     return examples.inputs_of(rows) if isinstance(examples, Examples) else [examples[row].inputs for row in rows]
-
-
-@dataclass(frozen=True)
-class Pack:
-    """The examples that fit one variant. `rows`: their numbers in the dataset."""
-
-    graphs: tuple[Graph, ...]  # equal but for their batch, the smallest first
-    rows: np.ndarray
-
-
-@dataclass(frozen=True)
-class Batch:
-    """Which rows of a pack make a batch, `size` where it is full; the graph is the smallest that holds them."""
-
-    pack: Pack
-    places: np.ndarray
-    size: int
-
-    @property
-    def graph(self) -> Graph:
-        return next((g for g in self.pack.graphs if g.batch >= len(self.places)), self.pack.graphs[-1])
-
-    @property
-    def rows(self) -> np.ndarray:
-        """Their numbers in the dataset."""
-        return np.asarray(self.pack.rows[self.places])
-
-    def parts(self) -> list[Batch]:
-        """The batch in pieces that its largest graph holds."""
-        most = self.pack.graphs[-1].batch
-        return [Batch(self.pack, self.places[at : at + most], self.size) for at in range(0, len(self.places), most)]
 
 
 @dataclass

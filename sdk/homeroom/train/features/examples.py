@@ -10,6 +10,7 @@ import numpy as np
 
 from homeroom.data.preprocess import prepare
 from homeroom.data.preprocess.raw_inputs import direct, length_of
+from homeroom.data.quality.finding import USUAL
 from homeroom.data.samples import Kept, StoredSample
 from homeroom.runtime.bundle import Bundle
 from homeroom.runtime.graphs import Graphs
@@ -21,7 +22,6 @@ from homeroom.train.features.compute import compute
 from homeroom.train.features.dataset import Example
 from homeroom.train.features.spill import Spill
 from homeroom.train.features.token_targets import note_of, targets_of, words_of
-from homeroom.train.input_weights import USUAL
 
 SAVED_TOGETHER = 64  # features written in one step: what a power cut may cost to compute again
 READ_TOGETHER = 256  # features opened at once, before it is settled whether they stay in memory

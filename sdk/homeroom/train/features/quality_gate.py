@@ -8,11 +8,11 @@ import msgspec
 
 from homeroom.contract.manifest import Manifest, Task
 from homeroom.data.quality import Poor, poor_inputs
+from homeroom.data.quality.finding import USUAL
 from homeroom.data.quality.near_duplicates import fingerprint
 from homeroom.data.samples import StoredInput, StoredSample
 from homeroom.store import Store
 from homeroom.train.features.dataset import fusing, needs_all
-from homeroom.train.input_weights import USUAL
 
 Place = tuple[str, int]
 

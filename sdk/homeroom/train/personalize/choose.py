@@ -9,15 +9,15 @@ keeps the shared model. Tasks that answer for each token are not judged.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 import numpy as np
 
-from homeroom.data.tasks.metrics import losses
 from homeroom.train.calibration import temperature
+from homeroom.train.cross_validation import Outputs, folds, losses_of
+from homeroom.train.evaluate import outputs_of
 from homeroom.train.features.dataset import Dataset
-from homeroom.train.fit import outputs_of
 from homeroom.train.personalize.ditto import ditto
 from homeroom.train.personalize.fedrep import fedrep
 from homeroom.train.personalize.finetune import finetune
@@ -28,10 +28,7 @@ from homeroom.train.personalize.prior_correction import prior
 METHODS: Mapping[str, Method] = {"prior": prior, "fedrep": fedrep, "ditto": ditto, "finetune": finetune}
 SHARED = "shared"
 LEAST, FEW = 10, 20  # samples with which the prior correction is tried; with which every method is
-FOLDS = 4  # parts that the samples are dealt into
 USUAL, CLEARLY = ("prior", 0.75), 2.0  # method and share; standard errors of the paired difference
-
-Outputs = dict[str, np.ndarray]  # float32 [samples, width] by task
 
 
 @dataclass(frozen=True)
@@ -76,28 +73,6 @@ def choose(person: Person, own: Dataset, methods: Mapping[str, Method] = METHODS
     theta = person.shared if name == SHARED else methods[name](person, own)
     named = {f"{method} {part:g}" if part else method: value for (method, part), value in losses.items()}
     return Choice(name, share, theta, named, _temperatures(own, held[name, share]))
-
-
-def folds(own: Dataset, seed: int) -> Iterator[tuple[Dataset, list[int]]]:
-    """(the other samples, rows of a part) for each part; labels are dealt evenly over the parts."""
-    order = np.random.default_rng([seed, 0xF01D]).permutation(len(own))
-    words = ["/".join(f"{name}{target}" for name, target in sorted(e.targets.items())) for e in own.examples]
-    dealt = sorted(order, key=lambda row: words[row])
-    for part in range(FOLDS):
-        rows = sorted(int(row) for row in dealt[part::FOLDS])
-        yield own.some(np.setdiff1d(np.arange(len(own)), rows)), rows
-
-
-def losses_of(own: Dataset, outputs: Outputs) -> np.ndarray:
-    """float64 [samples], whose mean is the mean over tasks of the log-loss on labelled samples."""
-    found, tasks = np.zeros(len(own)), 0
-    for column, task in enumerate(own.manifest.tasks):
-        rows = np.flatnonzero(own.labelled[:, column] > 0)
-        if len(rows) and task.name in outputs:
-            tasks += 1
-            made, targets = outputs[task.name], own.targets[task.name]
-            found[rows] += losses(task, made[rows], targets[rows]) * len(own) / len(rows)
-    return found / tasks
 
 
 def _temperatures(own: Dataset, outputs: Outputs) -> dict[str, float]:

@@ -1,0 +1,47 @@
+"""Refusals as HTTP answers: status, code and sentence."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+from starlette.responses import Response
+
+from homeroom.errors import DiskFullError, HomeroomError, StoreError, UpdateError
+
+STATUS = {"too_long": 413, "unknown_device": 403, "bad_signature": 401, "too_stale": 409, "unknown_version": 409}
+
+
+class Json(Response):
+    """An answer of JSON: of plain values, and of the contracts' own structures."""
+
+    media_type = "application/json"
+
+    def render(self, content: Any) -> bytes:
+        return msgspec.json.encode(content)
+
+
+class RefusedError(Exception):
+    """Ends a request with a status, a code, a message and a remedy; changes nothing."""
+
+    def __init__(self, status: int, code: str, message: str, remedy: str = "", wait_s: float = 0) -> None:
+        super().__init__(message)
+        self.wait_s = wait_s
+        self.status, self.code, self.message, self.remedy = status, code, message, remedy
+
+
+def refusal(problem: HomeroomError | RefusedError) -> RefusedError:
+    """How an error of the house is said over HTTP."""
+    if isinstance(problem, RefusedError):
+        return problem
+    if isinstance(problem, UpdateError):
+        return RefusedError(STATUS.get(problem.code, 422), problem.code, problem.what, problem.remedy)
+    if isinstance(problem, DiskFullError):
+        return RefusedError(507, "disk_full", "the aggregator's disk is full", "try again later; nothing was changed")
+    if isinstance(problem, StoreError):
+        return RefusedError(503, "store", "the aggregator's store cannot be used", "try again later; tell the operator")
+    return RefusedError(400, "malformed", problem.what, problem.remedy)
+
+
+def body_of(said: RefusedError) -> dict[str, Any]:
+    return {"code": said.code, "message": said.message, "remedy": said.remedy}

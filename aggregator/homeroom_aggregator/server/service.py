@@ -1,0 +1,67 @@
+"""TODO"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from homeroom_aggregator.admin.folder import BUNDLES, SECURE, open_log, open_rounds, read, roster, secret_of
+from homeroom_aggregator.merge.rounds import Rounds
+from homeroom_aggregator.secagg.coordinator import Cohorts
+from homeroom_aggregator.server import auth
+from homeroom_aggregator.server.downloads import Downloads
+from homeroom_aggregator.server.metrics import Metrics
+from homeroom_aggregator.server.rate_limits import Limits, Meter, Room
+from homeroom_aggregator.server.write_thread import Writer
+from homeroom_aggregator.state.last_seen import Contacts
+from homeroom_aggregator.state.log import Log
+from homeroom_aggregator.state.members import Members
+
+BODIES_BYTES = 512 << 20  # of all bodies in memory at once; who comes then is told to come back
+
+
+def open_service(folder: Path, token: str | None = None, retain: int = 0) -> Service:
+    facts = read(folder)
+    rounds = open_rounds(folder, retain)
+    downloads = Downloads(rounds, open_log(folder), folder / BUNDLES / f"{facts.bundle_id}.homeroom")
+    service = Service(rounds, facts.institution, secret_of(folder), downloads, open_log(folder), token)
+    if facts.configuration.secure:
+        service.cohorts = Cohorts(folder / SECURE, rounds, open_log(folder), lambda: roster(folder))
+    return service
+
+
+@dataclass
+class Service:
+    """What all handlers share. `rounds` belongs to the writer's thread, `reader` to the event loop's.
+
+    secret: proves invitation codes. token: the operator's, if one is set. cohorts: where rounds are secure.
+    """
+
+    rounds: Rounds
+    institution: str
+    secret: bytes
+    downloads: Downloads
+    reader: Log
+    token: str | None = None
+    limits: Limits = field(default_factory=Limits)
+    nonces: auth.Nonces = field(default_factory=auth.Nonces)
+    metrics: Metrics = field(default_factory=Metrics)
+    room: Room = field(default_factory=lambda: Room(BODIES_BYTES))
+    cohorts: Cohorts | None = None
+
+    def __post_init__(self) -> None:
+        self.meter = Meter(self.limits)
+        self.writer = Writer(self.rounds)
+        self.contacts = Contacts(self.rounds.log.database)
+        self.members = Members(self.reader.database)
+
+    def close(self) -> None:
+        """Finish what is under way, and leave a checkpoint, so that the next start has nothing to compute."""
+        self.writer.close()
+        self.downloads.close()
+        self.reader.close()
+        self.contacts.write(self.rounds.log.database)
+        self.rounds.settle()
+        self.rounds.close()
+        if self.cohorts:
+            self.cohorts.close()

@@ -1,0 +1,161 @@
+"""The round's signed configuration: rules that devices and aggregator share."""
+
+from __future__ import annotations
+
+from math import isqrt
+from typing import Annotated, Any, Literal
+
+import msgspec
+
+from homeroom.contract.canonical_json import identity
+from homeroom.contract.codecs import Codec
+from homeroom.contract.layout import Layout, Scope, Segment, narrower
+from homeroom.contract.manifest import Hash
+from homeroom.contract.policy import narrowed
+from homeroom.contract.privacy import Privacy
+from homeroom.contract.secagg import SecureRules
+
+FORMAT = 1
+OLDEST_FORMAT = 1
+UNITS = 16  # of weight, for one example
+MOST_DEVICES = 1 << 24  # in a private release: times LIMIT, and a stream's coefficients, below 2**62
+FIRST_FIELDS = frozenset(
+    {
+        *("format", "bundle_id", "scale_bits", "codec", "keep", "buffer_size", "min_devices", "max_staleness"),
+        *("cap_examples", "max_norm", "server_rate", "update_limit_bytes"),
+    }
+)
+
+
+class ServerOptimizer(msgspec.Struct, frozen=True, kw_only=True):
+    """What the aggregator does with a mean update (`merge.server_optimizers`); its rate is `server_rate`."""
+
+    name: Literal["fedavg", "fedavgm", "fedadam", "fedyogi"] = "fedavg"
+    beta1: Annotated[float, msgspec.Meta(ge=0, lt=1)] = 0.9
+    beta2: Annotated[float, msgspec.Meta(ge=0, lt=1)] = 0.99
+    tau: Annotated[float, msgspec.Meta(gt=0)] = 1e-3
+
+
+class CohortRules(msgspec.Struct, frozen=True, kw_only=True):
+    """A synchronous round: `buffer_size` updates, or `quorum` at the deadline; so many times more devices are asked."""
+
+    deadline_s: Annotated[float, msgspec.Meta(gt=0)]
+    quorum: Annotated[int, msgspec.Meta(ge=1)]
+    over: Annotated[float, msgspec.Meta(ge=1, le=10)] = 1.3
+
+
+class RoundConfiguration(msgspec.Struct, frozen=True, kw_only=True):
+    """What the aggregator asks for, signed by it. Weights are integers in sixteenths of an example.
+
+    codec: how values are to travel; a device may always send `fixed32`. keep: values of each 256 that `topk` sends.
+    secure: where it is set, updates are summed in secure rounds and none is sent by itself (`docs/secure.md`).
+    scope: how narrow a segment may be to be merged here: `institution` on a school's own aggregator. scopes: narrower
+    ones than the bundle's, from the policy of whoever serves it. by_school: segments of scope `institution` are merged
+    too, among the devices of each school alone.
+    A field that is added later needs a default, and is no part of `document` while it has it: a configuration from
+    before then keeps its identity, and so does the log that belongs to it.
+    """
+
+    format: int = FORMAT
+    bundle_id: Hash
+    scale_bits: Annotated[int, msgspec.Meta(ge=0, le=30)] = 20
+    codec: Codec = "fixed32"
+    keep: Annotated[int, msgspec.Meta(ge=1, le=128)] = 32  # at 24 short answers lost 0.6 points in 20 rounds
+    buffer_size: Annotated[int, msgspec.Meta(ge=1)] = 5  # updates that make a release
+    min_devices: Annotated[int, msgspec.Meta(ge=1)] = 3  # k: distinct devices before a segment is released
+    max_staleness: Annotated[int, msgspec.Meta(ge=0)] = 20
+    cap_examples: Annotated[int, msgspec.Meta(ge=1, le=1 << 16)] = 500
+    max_norm: float = 50.0  # L2 norm of the whole update
+    server_rate: float = 1.0
+    update_limit_bytes: Annotated[int, msgspec.Meta(ge=1024)] = 64 << 20
+    secure: SecureRules | None = None
+    privacy: Privacy | None = None
+    scope: Literal["shared", "institution"] = "shared"
+    scopes: dict[str, Scope] = {}
+    optimizer: ServerOptimizer | None = None  # None: FedAvg
+    cohort: CohortRules | None = None  # None: asynchronous
+    by_school: bool = False
+    proximal: Annotated[float, msgspec.Meta(ge=0)] = 0.0  # FedProx's mu, with which devices train
+
+    def __post_init__(self) -> None:
+        if self.by_school and (self.secure or self.privacy or self.scope != "shared"):
+            raise ValueError("schools' own segments are merged in plain rounds of several schools only")
+        if self.cohort and (self.max_staleness or self.cohort.quorum > self.buffer_size):
+            raise ValueError("a synchronous round has max_staleness 0 and a quorum up to buffer_size")
+        if self.cohort and (self.secure or self.privacy):
+            raise ValueError("synchronous rounds are plain ones: neither secure nor private")
+        if self.privacy is None:
+            return
+        self.privacy.check(self.scale_bits)
+        if self.codec != "fixed32":
+            raise ValueError(f"codec {self.codec} is lossy, and a private round needs fixed32")
+        if self.min_devices > self.buffer_size:
+            raise ValueError("min_devices above buffer_size: no private release would ever come")
+        if (self.privacy.mechanism == "distributed") != bool(self.secure):
+            raise ValueError("noise is distributed in secure rounds, and central in others")
+        if self.buffer_size > MOST_DEVICES:
+            raise ValueError(f"buffer_size above {MOST_DEVICES:,}: the integers of a private release would overflow")
+        if self.secure and self.secure.honest(self.secure.cohort, self.secure.minimum) < 1:
+            raise ValueError("with so many corrupt devices in a cohort, no sum is sure to hold an honest one's noise")
+
+    @property
+    def central(self) -> bool:
+        """Whether the aggregator adds noise at the release."""
+        return self.privacy is not None and self.privacy.mechanism == "central"
+
+    @property
+    def whole(self) -> bool:
+        """Whether segments are summed whole, whatever a device's tier: masks and noise take no part of a segment."""
+        return bool(self.secure or self.privacy)
+
+    @property
+    def by_subject(self) -> bool:
+        """Whether an update is clipped subject by subject."""
+        return self.privacy is not None and self.privacy.unit == "subject"
+
+    @property
+    def parts(self) -> int:
+        """How many subjects' parts one update counts as."""
+        return self.privacy.parts if self.privacy else 1
+
+    def at(self, clip_norm: float | msgspec.UnsetType) -> RoundConfiguration:
+        """As it is for the updates of one version, whose header says so where the clip adapts."""
+        if self.privacy is None or not self.privacy.adapts or clip_norm is msgspec.UNSET:
+            return self
+        return msgspec.structs.replace(self, privacy=msgspec.structs.replace(self.privacy, clip_norm=clip_norm))
+
+    @property
+    def document(self) -> dict[str, Any]:
+        """What is signed and identified: the fields of the first release, and later ones that were chosen."""
+        chosen, unset = msgspec.to_builtins(self), RoundConfiguration(bundle_id=self.bundle_id)
+        return {n: v for n, v in chosen.items() if n in FIRST_FIELDS or getattr(self, n) != getattr(unset, n)}
+
+    @property
+    def configuration_id(self) -> str:
+        return identity(self.document)
+
+    def takes(self, segment: Segment) -> bool:
+        """Whether a segment of this scope may come here."""
+        reach: Scope = "institution" if self.by_school else self.scope
+        return narrower(segment.scope, reach) == reach
+
+    def apart(self, layout: Layout) -> frozenset[str]:
+        """Names of the segments that are merged by school."""
+        if not self.by_school:
+            return frozenset()
+        return frozenset(segment.name for segment in self.merged(layout) if segment.scope == "institution")
+
+    def merged(self, layout: Layout) -> list[Segment]:
+        """The segments that are merged here, in the layout's order, each with its scope under this policy."""
+        return [segment for segment in narrowed(layout, self.scopes) if self.takes(segment)]
+
+
+def weight(examples: int, staleness: int, configuration: RoundConfiguration) -> int:
+    """Integer weight of one segment: its examples, capped, over the root of 1 + staleness; at least 1.
+
+    In a private round every update weighs 1: a weight would tell of examples, and change the sensitivity.
+    """
+    if configuration.privacy:
+        return 1
+    capped = UNITS * min(examples, configuration.cap_examples)
+    return max(1, isqrt(capped * capped // (1 + staleness)))

@@ -1,0 +1,320 @@
+"""Validation of samples against a manifest: slots, values, labels, dates."""
+
+from __future__ import annotations
+
+import datetime
+import difflib
+import itertools
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from homeroom.contract.manifest import Manifest, SequencePreprocess, Slot, Task
+from homeroom.data.preprocess import check_value
+from homeroom.data.preprocess.sequence import Interaction
+from homeroom.data.samples import (
+    HISTORY_LIMIT,
+    MEDIA_LIMIT_BYTES,
+    NAME_LIMIT,
+    RIGHT,
+    SUBJECT,
+    TEXT_LIMIT,
+    Label,
+    Row,
+    Sample,
+    SpanLabel,
+    StoredInput,
+    StoredSample,
+)
+from homeroom.errors import InputError
+
+
+def resolve(sample: Sample, manifest: Manifest, *, base: Path | None = None) -> StoredSample:
+    """Bind inputs to slots, read and decode every file once, check labels; InputError says what is wrong.
+
+    base: the folder that relative paths start from.
+    """
+    inputs: dict[str, list[StoredInput | None]] = {}
+    for name, value in sample.inputs.items():
+        slot = find_slot(name, manifest)
+        if slot.name in inputs:
+            raise InputError(f"slot {slot.name} is given twice", where=name)
+        places = _places(slot, value)
+        inputs[slot.name] = [
+            None
+            if place is None
+            else _value(slot, place, manifest, base, f"{slot.name}[{i}]" if slot.count > 1 else name)
+            for i, place in enumerate(places)
+        ]
+    if not any(place is not None for places in inputs.values() for place in places):
+        raise InputError("the sample has no input", remedy=f"give at least one of {[s.name for s in manifest.slots]}")
+    labels = {name: check_label(find_task(name, manifest), label) for name, label in sample.labels.items()}
+    for name, label in labels.items():
+        _check_option(manifest.task(name), label, inputs)
+        _check_ends(manifest.task(name), label, inputs)
+    return StoredSample(
+        inputs=inputs,
+        labels=labels,
+        subject=_short("subject", sample.subject) or SUBJECT,
+        consent=_short("consent", sample.consent),
+        source=_short("source", sample.source),
+        retain_until=_day(sample.retain_until),
+        language=_short("language", sample.language),
+    )
+
+
+def find_slot(name: str, manifest: Manifest) -> Slot:
+    """The slot of that name, or the only single slot of that modality."""
+    for slot in manifest.slots:
+        if slot.name == name:
+            return slot
+    single = [slot for slot in manifest.slots if slot.modality == name and slot.count == 1]
+    if len(single) == 1:
+        return single[0]
+    known = [slot.name for slot in manifest.slots]
+    if single:
+        raise InputError(f"{name!r} could be any of {[s.name for s in single]}", where=name, remedy="name the slot")
+    raise InputError(f"the bundle has no input {name!r}", where=name, remedy=_near(name, known))
+
+
+def find_task(name: str, manifest: Manifest) -> Task:
+    for task in manifest.tasks:
+        if task.name == name:
+            return task
+    raise InputError(
+        f"the bundle has no task {name!r}", where="labels", remedy=_near(name, [t.name for t in manifest.tasks])
+    )
+
+
+def check_label(task: Task, label: Any) -> Label:
+    """The label in its stored form; InputError if the task has no such label."""
+    where = f"labels.{task.name}"
+    if task.kind in ("classification", "ordinal"):
+        return _class(task, label, where)
+    if task.kind == "multilabel":
+        if not isinstance(label, list | tuple | set) or isinstance(label, str):
+            raise InputError("needs a list of labels", where=where, remedy=f"some of {list(task.labels)}")
+        return list(sorted({_class(task, one, where) for one in label}))
+    if task.kind == "regression":
+        if isinstance(label, bool) or not isinstance(label, int | float) or not math.isfinite(label):
+            raise InputError(f"{label!r} is not a finite number", where=where)
+        return float(label)
+    if task.kind == "choice":
+        if isinstance(label, bool) or not isinstance(label, int) or not 0 <= label < task.width:
+            raise InputError(f"{label!r} is not the index of an option", where=where, remedy=f"0 to {task.width - 1}")
+        return label
+    if task.kind == "spans":
+        return _spans(task, label, where)
+    if task.kind == "tracing":
+        raise InputError("takes no label", where=where, remedy=f"{task.reads[0]} itself says what was right")
+    if label not in (True, False):
+        raise InputError(f"{label!r} is neither true nor false", where=where)
+    return bool(label)
+
+
+def _places(slot: Slot, value: Any) -> Sequence[Any]:
+    if slot.count == 1:
+        return [value]
+    if not isinstance(value, list | tuple):
+        raise InputError(f"needs a list of up to {slot.count} {slot.modality} inputs", where=slot.name)
+    if len(value) > slot.count:
+        raise InputError(f"{len(value)} inputs are more than its {slot.count} places", where=slot.name)
+    return [*value, *[None] * (slot.count - len(value))]
+
+
+def _value(slot: Slot, value: Any, manifest: Manifest, base: Path | None, where: str) -> StoredInput:
+    modality = manifest.modality(slot.modality)
+    if slot.modality == "text":
+        if not isinstance(value, str):
+            raise InputError(f"needs a text, not {type(value).__name__}", where=where)
+        if not value.strip():
+            raise InputError("the text is empty", where=where, remedy="leave the input out instead")
+        if len(value) > TEXT_LIMIT:
+            raise InputError(
+                f"{len(value):,} characters are more than {TEXT_LIMIT:,}",
+                where=where,
+                remedy="shorten the text",
+            )
+        return value
+    if slot.modality == "table":
+        if not isinstance(value, Mapping):
+            raise InputError(f"needs a mapping of columns, not {type(value).__name__}", where=where)
+        return _row(modality.preprocess.columns, value, where)  # type: ignore[union-attr]
+    if isinstance(modality.preprocess, SequencePreprocess):
+        return _history(modality.preprocess.skills, value, where)
+    data, where = _media(value, base, where)
+    check_value(modality, data, where)
+    return data
+
+
+def _media(value: Any, base: Path | None, where: str) -> tuple[bytes, str]:
+    if isinstance(value, bytes | bytearray):
+        data = bytes(value)
+    elif isinstance(value, str | Path):
+        path = Path(base or ".") / value
+        where = str(value)
+        try:
+            if path.stat().st_size > MEDIA_LIMIT_BYTES:
+                raise InputError(f"is larger than {MEDIA_LIMIT_BYTES >> 20} MB", where=where)
+            data = path.read_bytes()
+        except (OSError, ValueError) as problem:
+            reason = getattr(problem, "strerror", None) or str(problem)
+            raise InputError(f"cannot be read: {reason}", where=where, remedy="check the path") from None
+    else:
+        raise InputError(f"needs a file's path or bytes, not {type(value).__name__}", where=where)
+    if len(data) > MEDIA_LIMIT_BYTES:
+        raise InputError(f"is larger than {MEDIA_LIMIT_BYTES >> 20} MB", where=where)
+    return data, where
+
+
+def _row(columns: Sequence[Any], value: Mapping[str, Any], where: str) -> Row:
+    known = {column.name: column for column in columns}
+    row: Row = {}
+    for name, cell in value.items():
+        if name not in known:
+            raise InputError(f"no column {name!r}", where=where, remedy=_near(str(name), list(known)))
+        here = f"{where}.{name}"
+        if cell is None or cell == "" or (isinstance(cell, float) and math.isnan(cell)):
+            row[name] = None
+        elif known[name].categories:
+            if str(cell) not in known[name].categories:
+                raise InputError(
+                    f"unknown category {cell!r}", where=here, remedy=_near(str(cell), known[name].categories)
+                )
+            row[name] = str(cell)
+        else:
+            try:
+                number = float(cell)
+            except (TypeError, ValueError, OverflowError):
+                raise InputError(f"{cell!r} is not a number", where=here) from None
+            if math.isinf(number):
+                raise InputError("is infinite", where=here, remedy="leave the cell empty if the value is missing")
+            row[name] = None if math.isnan(number) else number
+    if all(cell is None for cell in row.values()):
+        raise InputError("every cell is missing", where=where, remedy="leave the input out instead")
+    return row
+
+
+def _history(skills: Sequence[str], value: Any, where: str) -> list[Interaction]:
+    if isinstance(value, Mapping):
+        value = [value]
+    if isinstance(value, str | bytes) or not isinstance(value, Sequence):
+        raise InputError(f"needs a list of interactions, not {type(value).__name__}", where=where)
+    if not value:
+        raise InputError("the sequence is empty", where=where, remedy="leave the input out instead")
+    if len(value) > HISTORY_LIMIT:
+        raise InputError(f"{len(value):,} interactions are more than {HISTORY_LIMIT:,}", where=where)
+    known = set(skills)
+    found: list[Interaction] = []
+    latest = -math.inf
+    for number, one in enumerate(value):
+        here = f"{where}[{number}]"
+        if not isinstance(one, Mapping):
+            if isinstance(one, str) or not isinstance(one, Sequence) or len(one) not in (2, 3):
+                raise InputError(f"{one!r} is no interaction", where=here, remedy='write ["fractions", true]')
+            one = dict(zip(("skill", "correct", "time"), one, strict=False))
+        if unknown := sorted(map(str, one.keys() - {"skill", "correct", "time"})):
+            raise InputError(f"an interaction has no {unknown[0]!r}", where=here, remedy="skill, correct and time")
+        skill, right = one.get("skill"), RIGHT.get(str(one.get("correct")).strip().lower())
+        if skill is None or skill == "":
+            raise InputError("the skill is missing", where=here, remedy="name the skill that was practised")
+        if str(skill) not in known:
+            raise InputError(f"the bundle has no skill {skill!r}", where=here, remedy=_near(str(skill), skills))
+        if right is None:
+            raise InputError(f"{one.get('correct')!r} is neither right nor wrong", where=here, remedy="true or false")
+        time_s = _seconds(one.get("time"), here)
+        if time_s is not None and time_s < latest:
+            raise InputError("is earlier than one before it", where=here, remedy="put the oldest interaction first")
+        latest = latest if time_s is None else time_s
+        found.append((str(skill), right, time_s))
+    return found
+
+
+def _seconds(value: Any, where: str) -> float | None:
+    if value is None or value == "":
+        return None
+    try:
+        seconds = float(value)
+    except (TypeError, ValueError, OverflowError):
+        seconds = math.nan
+    if not math.isfinite(seconds):
+        raise InputError(f"{value!r} is no time", where=where, remedy="give seconds, from any moment on")
+    return seconds
+
+
+def _spans(task: Task, label: Any, where: str) -> list[str | SpanLabel]:
+    """Spans as mappings, the first in the text first; they must not overlap."""
+    if isinstance(label, str) or not isinstance(label, Sequence):
+        raise InputError("needs a list of spans", where=where, remedy='[{"start": 0, "end": 5, "label": …}, …]')
+    found = []
+    for one in label:
+        if not isinstance(one, Mapping) and not (isinstance(one, Sequence) and len(one) == 3):
+            raise InputError(f"{one!r} is no span", where=where, remedy="give its start, end and label")
+        span = dict(one) if isinstance(one, Mapping) else dict(zip(("start", "end", "label"), one, strict=True))
+        edges = [span.get("start"), span.get("end")]
+        if span.keys() != {"start", "end", "label"} or not all(type(edge) is int for edge in edges):
+            raise InputError(f"{one!r} is no span", where=where, remedy="give its start, end and label")
+        if not 0 <= span["start"] < span["end"]:
+            raise InputError(f"characters {span['start']} to {span['end']} are no span", where=where)
+        found.append({"start": span["start"], "end": span["end"], "label": _class(task, span["label"], where)})
+    found.sort(key=lambda span: (span["start"], span["end"]))
+    for before, after in itertools.pairwise(found):
+        if after["start"] < before["end"]:
+            raise InputError(
+                f"spans {before['start']} to {before['end']} and {after['start']} to {after['end']} overlap",
+                where=where,
+            )
+    return list(found)
+
+
+def _check_ends(task: Task, label: Label, inputs: Mapping[str, list[StoredInput | None]]) -> None:
+    if task.kind != "spans":
+        return
+    (text,) = inputs.get(task.reads[0], [None])
+    if not isinstance(text, str):
+        raise InputError(f"{task.reads[0]} is not given", where=f"labels.{task.name}", remedy="give the text, too")
+    assert isinstance(label, list)
+    for span in label:
+        assert isinstance(span, dict)
+        if int(span["end"]) > len(text):
+            raise InputError(
+                f"the span to {span['end']} leads past the text's {len(text)} characters", where=f"labels.{task.name}"
+            )
+
+
+def _class(task: Task, label: Any, where: str) -> str:
+    if str(label) not in task.labels:
+        raise InputError(f"no label {label!r}", where=where, remedy=_near(str(label), task.labels))
+    return str(label)
+
+
+def _check_option(task: Task, label: Label, inputs: Mapping[str, list[StoredInput | None]]) -> None:
+    if task.kind == "choice":
+        options = inputs.get(task.reads[1])
+        if options is None or options[int(label)] is None:  # type: ignore[arg-type]
+            raise InputError(
+                f"option {label} is not given", where=f"labels.{task.name}", remedy=f"fill {task.reads[1]}"
+            )
+
+
+def _near(name: str, known: Sequence[str]) -> str:
+    close = difflib.get_close_matches(name, known, n=3, cutoff=0.5)
+    return f"did you mean {' or '.join(close)}?" if close else f"known: {', '.join(known[:12])}"
+
+
+def _short(field: str, value: str | None) -> str | None:
+    if value is None or value == "":
+        return None
+    if not isinstance(value, str) or len(value) > NAME_LIMIT:
+        raise InputError(f"needs a text of at most {NAME_LIMIT} characters", where=field)
+    return value
+
+
+def _day(value: str | datetime.date | None) -> str | None:
+    if value is None or value == "":
+        return None
+    try:
+        return (value if isinstance(value, datetime.date) else datetime.date.fromisoformat(value)).isoformat()[:10]
+    except (TypeError, ValueError):
+        raise InputError(f"{value!r} is not a day", where="retain_until", remedy="write it as 2027-07-31") from None

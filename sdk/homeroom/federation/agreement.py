@@ -1,0 +1,53 @@
+"""The terms a device joined under; a round that weakens them is refused."""
+
+from __future__ import annotations
+
+import msgspec
+
+from homeroom.contract.privacy import Privacy
+from homeroom.contract.round import RoundConfiguration
+from homeroom.errors import TrustError
+from homeroom.store import Store
+
+LEDGER, ROUND, PROMISE = "privacy.ledger", "identity.round", "identity.promise"
+SECURE = "identity.secure"  # there since this device agreed to secure rounds
+
+
+def known_round(store: Store) -> RoundConfiguration | None:
+    """The round configuration that this device last agreed to."""
+    body = store.get_secret(ROUND)
+    return None if body is None else msgspec.json.decode(body, type=RoundConfiguration)
+
+
+def promised(store: Store) -> Privacy | None:
+    """The promise that this device last agreed to; it outlives a change of bundle."""
+    return msgspec.json.decode(store.get_secret(PROMISE) or b"null", type=Privacy | None)
+
+
+def agree(store: Store, configuration: RoundConfiguration) -> None:
+    """Keep a configuration that the user agreed to by joining; a change of its promise is written to the audit log."""
+    old, new = promised(store), configuration.privacy
+    store.put_secret(ROUND, msgspec.json.encode(configuration))
+    store.put_secret(SECURE, b"1" if configuration.secure else None)
+    if old != new:
+        with store.step("private rounds on" if new else "private rounds off"):
+            store.put_secret(PROMISE, msgspec.json.encode(new))
+
+
+def hold(store: Store, configuration: RoundConfiguration) -> None:
+    """Keep a configuration that the aggregator gives now; TrustError if it promises less than at joining."""
+    before = promised(store)
+    if store.get_secret(SECURE) and not configuration.secure:
+        raise TrustError(
+            "the aggregator asks for plain updates now, but this device joined for secure rounds",
+            where="round",
+            remedy="nothing was sent; join with a new invitation if your school agrees",
+        )
+    if before and before != configuration.privacy:
+        now = f"epsilon {configuration.privacy.epsilon:g}" if configuration.privacy else "no privacy"
+        raise TrustError(
+            f"the aggregator promises {now} now, and epsilon {before.epsilon:g} when this device joined",
+            where="round",
+            remedy="nothing was sent; join with a new invitation if your school agrees",
+        )
+    agree(store, configuration)

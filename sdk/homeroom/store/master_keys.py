@@ -1,0 +1,186 @@
+"""Master keys of a store, outside its directory: key ring or file."""
+
+from __future__ import annotations
+
+import hmac
+import os
+import secrets
+from hashlib import sha256
+from pathlib import Path
+from typing import Literal, Protocol
+
+import msgspec
+
+from homeroom.errors import StoreError
+from homeroom.store.encryption import Cipher, new_key
+from homeroom.system.files import sync_directory, write_durable
+from homeroom.system.identity import disk_identity, machine_identity
+
+KeyPlace = Literal["folder", "keyring", "user"]
+
+
+class Ring(msgspec.Struct, frozen=True, kw_only=True):
+    """The master keys of one device directory, outside it; `keys` by generation, hexadecimal.
+
+    Two keys only while a rotation is under way: `forgetting` then holds the keyed indexes of the subjects to remove, so
+    that the next opening finishes what was begun. `nonce` keys the digest by which a moved directory is noticed.
+    `begun`: by bundle, the newest base whose update was begun to be sent, and that update's id; an older copy of the
+    directory does not know it. `charged`: by noise multiplier, how many private updates were begun, and the last one.
+    """
+
+    keys: dict[int, str]
+    nonce: str
+    forgetting: tuple[str, ...] = ()
+    begun: dict[str, tuple[int, str]] = {}
+    charged: dict[str, tuple[int, str]] = {}
+
+    @property
+    def newest(self) -> int:
+        return max(self.keys)
+
+    def cipher(self, generation: int) -> Cipher | None:
+        key = self.keys.get(generation)
+        return None if key is None else Cipher(bytes.fromhex(key))
+
+    @property
+    def machine(self) -> bytes:
+        """A keyed digest of the machine that this runs on."""
+        return hmac.new(self.nonce.encode(), machine_identity().encode(), sha256).digest()
+
+    def disk(self, directory: Path) -> bytes:
+        """A keyed digest of the disk that a directory lies on; empty where the system does not tell."""
+        found = disk_identity(directory)
+        return hmac.new(self.nonce.encode(), b"disk\0" + found.encode(), sha256).digest() if found else b""
+
+    def with_begun(self, bundle_id: str, base: int, update_id: str) -> Ring:
+        return msgspec.structs.replace(self, begun={**self.begun, bundle_id: (base, update_id)})
+
+    def next(self, forgetting: tuple[str, ...] = ()) -> Ring:
+        """This ring with one more key, to be stored before anything is sealed with it."""
+        keys = {**self.keys, self.newest + 1: new_key().hex()}
+        return msgspec.structs.replace(self, keys=keys, forgetting=self.forgetting + forgetting)
+
+    def only(self, generation: int) -> Ring:
+        """This ring with one key alone: storing it destroys the others."""
+        return msgspec.structs.replace(self, keys={generation: self.keys[generation]}, forgetting=())
+
+
+def new_ring() -> Ring:
+    return Ring(keys={1: new_key().hex()}, nonce=secrets.token_hex(16))
+
+
+class Keys(Protocol):
+    """Where rings are kept, by the id of the store they belong to."""
+
+    place: KeyPlace
+
+    def read(self, store_id: str) -> Ring | None: ...
+    def write(self, store_id: str, ring: Ring) -> None: ...
+    def delete(self, store_id: str) -> None: ...
+
+
+class FolderKeys:
+    """One file a ring, for this user's eyes only: an administrator's credential folder, or the user's configuration."""
+
+    def __init__(self, folder: Path, place: KeyPlace = "folder") -> None:
+        self.folder, self.place = folder, place
+
+    def _path(self, store_id: str) -> Path:
+        return self.folder / f"{store_id}.json"
+
+    def read(self, store_id: str) -> Ring | None:
+        try:
+            return _decode(self._path(store_id).read_bytes(), str(self._path(store_id)))
+        except FileNotFoundError:
+            return None
+        except OSError as problem:
+            raise StoreError(f"the master key cannot be read: {problem.strerror}", where=str(self.folder)) from None
+
+    def write(self, store_id: str, ring: Ring) -> None:
+        write_durable(self._path(store_id), msgspec.json.encode(ring))
+        for leftover in self.folder.glob(f"{store_id}.json.*.new"):
+            leftover.unlink(missing_ok=True)
+
+    def delete(self, store_id: str) -> None:
+        self._path(store_id).unlink(missing_ok=True)
+        if self.folder.is_dir():
+            sync_directory(self.folder)
+
+
+class KeyringKeys:
+    """The system's own key store: Secret Service, Windows Credential Manager, macOS Keychain."""
+
+    place: KeyPlace = "keyring"
+    service = "homeroom"
+
+    def read(self, store_id: str) -> Ring | None:
+        import keyring
+        from keyring.errors import KeyringError
+
+        try:
+            secret = keyring.get_password(self.service, store_id)
+        except KeyringError as problem:
+            raise _locked(problem) from None
+        return None if secret is None else _decode(secret.encode(), f"keyring entry {store_id}")
+
+    def write(self, store_id: str, ring: Ring) -> None:
+        import keyring
+        from keyring.errors import KeyringError
+
+        try:
+            keyring.set_password(self.service, store_id, msgspec.json.encode(ring).decode())
+        except KeyringError as problem:
+            raise _locked(problem) from None
+
+    def delete(self, store_id: str) -> None:
+        import keyring
+        from keyring.errors import KeyringError, PasswordDeleteError
+
+        try:
+            keyring.delete_password(self.service, store_id)
+        except PasswordDeleteError:
+            return
+        except KeyringError as problem:
+            raise _locked(problem) from None
+
+
+def _locked(problem: Exception) -> StoreError:
+    return StoreError(
+        f"the system's keyring refused: {problem}", remedy="unlock it, or set HOMEROOM_KEYS to a folder for keys"
+    )
+
+
+def _decode(data: bytes, where: str) -> Ring:
+    try:
+        return msgspec.json.decode(data, type=Ring)
+    except msgspec.DecodeError:
+        raise StoreError("the master key is damaged", where=where, remedy="restore this file from a copy") from None
+
+
+def find_keys(place: KeyPlace | None = None) -> Keys:
+    """The place of keys on this machine: HOMEROOM_KEYS if set, else `place`, else a real keyring, else a user file."""
+    if folder := os.environ.get("HOMEROOM_KEYS"):
+        return FolderKeys(Path(folder))
+    if place == "keyring" or (place is None and _has_keyring()):
+        return KeyringKeys()
+    if place == "folder":
+        raise StoreError(
+            "this directory's master key is in a credential folder", remedy="set HOMEROOM_KEYS to that folder"
+        )
+    import platformdirs
+
+    return FolderKeys(Path(platformdirs.user_config_dir("homeroom", appauthor=False)) / "keys", "user")
+
+
+def _has_keyring() -> bool:
+    """Whether a backend that really stores secrets is there; it may take the system a moment to say."""
+    try:
+        import keyring
+        from keyring.backends import chainer, fail, null
+
+        backend = keyring.get_keyring()
+    except Exception:
+        return False
+    if isinstance(backend, chainer.ChainerBackend):
+        return bool(backend.backends)
+    return not isinstance(backend, (fail.Keyring, null.Keyring))
