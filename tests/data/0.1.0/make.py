@@ -34,24 +34,24 @@ from pathlib import Path
 from typing import Any
 
 import click
+import homeroom.vault
 import msgspec
 import numpy as np
 import test_upgrade as steps
 import tiered
 import tiny
 from aggregator.house import running
-
-import homeroom.vault
-from homeroom import Device, Sample
 from homeroom.bundle import zip_bundle
+from homeroom.contract.secure import SecureRules
+from homeroom_aggregator.gate import Service
+
+from homeroom import Device, Sample
 from homeroom.contract.policy import Policy, sign_policy
 from homeroom.contract.privacy import Privacy
 from homeroom.contract.roster import make_roster
-from homeroom.contract.secure import SecureRules
 from homeroom.contract.signing import certify, write_key
 from homeroom.contract.update import RoundConfiguration, ServerOptimizer
 from homeroom_aggregator import place
-from homeroom_aggregator.gate import Service
 
 HERE = Path(__file__).resolve().parent
 ADDRESS = "http://127.0.0.1:8340"
