@@ -41,7 +41,7 @@ from homeroom.contract.round import RoundConfiguration
 from homeroom.contract.signing import certify, new_key, public_hex
 from homeroom.contract.update import make_update
 from homeroom.runtime.bundle import write_signature
-from homeroom_aggregator.admin import folder as place
+from homeroom_aggregator.admin.folder import create_folder, open_rounds
 from homeroom_aggregator.merge.rounds import Rounds
 from homeroom_aggregator.state.members import Invited
 from peers.verdict import limited, shown
@@ -90,7 +90,7 @@ def make_folder(work: Path, name: str) -> Path:
     (bundle / "manifest.json").write_bytes(canonical(manifest))
     write_signature(bundle, manifest, certify(ROOT, "exporter", exporter, "load"), exporter)
     asked = RoundConfiguration(bundle_id="0" * 64, buffer_size=100, min_devices=3, max_staleness=1 << 30)
-    facts = place.make(work / name, bundle, institution="load", root_key=ROOT, configuration=asked)
+    facts = create_folder(work / name, bundle, institution="load", root_key=ROOT, configuration=asked)
     told = {"configuration": msgspec.to_builtins(facts.configuration), "layout": msgspec.to_builtins(manifest.layout)}
     (work / f"{name}.json").write_text(json.dumps(told))
     return work / name
@@ -153,7 +153,7 @@ def merging(work: Path, quick: bool, python: str | None) -> dict[str, Any]:
 
 def over_http(work: Path, quick: bool) -> dict[str, Any]:
     folder, scale = make_folder(work, "http"), 10 if quick else 1
-    rounds = place.open_rounds(folder)
+    rounds = open_rounds(folder)
     enrol(rounds, POLLER + 1)
     rounds.close()
     loads, first = [], 0
@@ -184,7 +184,7 @@ def over_http(work: Path, quick: bool) -> dict[str, Any]:
             loads.append(row)
             first += count
             print("http", json.dumps(row), flush=True)
-    again = place.open_rounds(folder)
+    again = open_rounds(folder)
     facts, problems = again.facts(), again.verify()
     again.close()
     return {"loads": loads, "logged_updates": facts["updates"], "version": facts["version"], "problems": problems}
@@ -192,7 +192,7 @@ def over_http(work: Path, quick: bool) -> dict[str, Any]:
 
 def starting(work: Path, quick: bool) -> dict[str, Any]:
     folder, count = make_folder(work, "long"), 10_000 if quick else 100_000
-    rounds = place.open_rounds(folder)
+    rounds = open_rounds(folder)
     layout, asked = Layout(rounds.rules.layout.segments), rounds.configuration
     keys = [key_of(n) for n in range(100)]  # one update of each in a release
     delta = np.random.default_rng(2).normal(0, 0.001, SMALL).astype(np.float32)

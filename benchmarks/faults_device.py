@@ -19,7 +19,7 @@ from faults.work_device import SETTINGS, rows
 
 from homeroom import Device
 from homeroom.contract.round import RoundConfiguration
-from homeroom_aggregator.admin import folder as server
+from homeroom_aggregator.admin.folder import create_folder, invite_devices
 from homeroom_aggregator.server.service import open_service
 
 SEED = 20261126
@@ -87,10 +87,10 @@ def training(folder: Path, quick: bool) -> Trials:
 def syncing(folder: Path, quick: bool) -> Trials:
     made, chance, home = tiny.bundle(), random.Random(SEED + 2), folder / "device"
     asked = RoundConfiguration(bundle_id="0" * 64, buffer_size=1, min_devices=1)
-    server.make(folder / "district", made.path, institution="tests", root_key=made.root_key, configuration=asked)
+    create_folder(folder / "district", made.path, institution="tests", root_key=made.root_key, configuration=asked)
     service = open_service(folder / "district")
     with running(service) as address:
-        (invitation,) = server.invite(folder / "district", address, 1)
+        (invitation,) = invite_devices(folder / "district", address, 1)
         (folder / "invitation.json").write_bytes(msgspec.json.encode(invitation))
         with Device.open(home, made.path, made.root, threads=1) as device:
             device.add(*rows(0, 16))

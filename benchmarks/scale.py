@@ -54,13 +54,13 @@ def measure(syncs: int) -> dict[str, Any]:
     from homeroom.contract.round import RoundConfiguration
     from homeroom.contract.update import make_update
     from homeroom.federation.network.client import Client, Enrolment
-    from homeroom_aggregator.admin import folder as place
+    from homeroom_aggregator.admin.folder import open_rounds, read_facts
 
     rng = np.random.default_rng(1)
     with tempfile.TemporaryDirectory() as scratch:
         folder = _folder(Path(scratch), server_side.ROOT)
-        facts = place.read(folder)
-        rounds = place.open_rounds(folder)
+        facts = read_facts(folder)
+        rounds = open_rounds(folder)
         server_side.enrol(rounds, syncs)
         layout: Layout = rounds.rules.layout
         rounds.close()
@@ -96,7 +96,7 @@ def measure(syncs: int) -> dict[str, Any]:
                 assert body is None or received
                 client.close()
             used_s, peak_mb = server_side.cpu_s(pid) - begun_s, server_side.rss_mb(pid)
-        place.open_rounds(folder).close()  # the write-ahead log is in the file now
+        open_rounds(folder).close()  # the write-ahead log is in the file now
         grown = _log_bytes(folder) - before_bytes
     return {
         "values": VALUES,
@@ -127,7 +127,7 @@ def _folder(work: Path, root: Any) -> Path:
     from homeroom.contract.round import RoundConfiguration
     from homeroom.contract.signing import certify, new_key
     from homeroom.runtime.bundle import write_signature
-    from homeroom_aggregator.admin import folder as place
+    from homeroom_aggregator.admin.folder import create_folder
 
     bundle, exporter = work / "bundle", new_key()
     (bundle / "golden").mkdir(parents=True)
@@ -162,7 +162,7 @@ def _folder(work: Path, root: Any) -> Path:
     (bundle / "manifest.json").write_bytes(canonical(manifest))
     write_signature(bundle, manifest, certify(root, "exporter", exporter, "scale"), exporter)
     asked = RoundConfiguration(bundle_id="0" * 64, buffer_size=10, min_devices=3, max_staleness=1 << 30)
-    place.make(work / "district", bundle, institution="scale", root_key=root, configuration=asked)
+    create_folder(work / "district", bundle, institution="scale", root_key=root, configuration=asked)
     return work / "district"
 
 

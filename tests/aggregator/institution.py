@@ -23,7 +23,7 @@ from homeroom.contract.signing import certify, new_key
 from homeroom.contract.update import make_update
 from homeroom.federation import versions
 from homeroom.runtime.bundle import write_signature
-from homeroom_aggregator.admin import folder
+from homeroom_aggregator.admin.folder import create_folder
 from homeroom_aggregator.server import serve
 from homeroom_aggregator.server.service import Service
 
@@ -80,7 +80,7 @@ def make_folder(tmp: Path, **configuration: Any) -> Path:
     bundle = tmp / "bundle"
     if not bundle.exists():
         write_bundle(bundle)
-    folder.make(tmp / "district", bundle, institution="District 7", root_key=ROOT, configuration=asked)
+    create_folder(tmp / "district", bundle, institution="District 7", root_key=ROOT, configuration=asked)
     return tmp / "district"
 
 

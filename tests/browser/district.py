@@ -20,7 +20,7 @@ from aggregator.institution import running
 from homeroom import Device, Sample
 from homeroom.contract.round import RoundConfiguration
 from homeroom.federation.enrolment import set_network
-from homeroom_aggregator.admin import folder as place
+from homeroom_aggregator.admin.folder import create_folder, make_invitations, open_log, read_secret
 from homeroom_aggregator.server.service import Service, open_service
 from homeroom_aggregator.state import login_links
 
@@ -38,8 +38,8 @@ class District:
     folder: Path
 
     def link(self, rank: login_links.Rank = "district") -> str:
-        with contextlib.closing(place.open_log(self.folder)) as log:
-            code = login_links.make(log.database, place.secret_of(self.folder), login_links.Link(rank))
+        with contextlib.closing(open_log(self.folder)) as log:
+            code = login_links.make(log.database, read_secret(self.folder), login_links.Link(rank))
         return f"{self.address}/dashboard/enter?code={code}"
 
 
@@ -50,7 +50,7 @@ def built(folder: Path, bundle: tiny.Tiny, patch: pytest.MonkeyPatch) -> Iterato
     (folder / "keys").mkdir(parents=True)
     asked = RoundConfiguration(bundle_id="0" * 64, buffer_size=4, min_devices=2)
     name = "Riverside District"
-    place.make(folder / "district", bundle.path, institution=name, root_key=bundle.root_key, configuration=asked)
+    create_folder(folder / "district", bundle.path, institution=name, root_key=bundle.root_key, configuration=asked)
     service = open_service(folder / "district")
     try:
         with running(service) as address:
@@ -83,7 +83,7 @@ def _learn(district: District, bundle: tiny.Tiny, folder: Path) -> None:
         late = opened.enter_context(Device.open(folder / "late", bundle.path, bundle.root, threads=1))
         _join(district, late, folder / "late.json", "Oak Street School", consent="")
     waiting = "Station Road School"
-    place.invite_for(district.folder, district.address, [(waiting, "device")], consents={waiting: "form of 2 Nov"})
+    make_invitations(district.folder, district.address, [(waiting, "device")], consents={waiting: "form of 2 Nov"})
 
 
 def _lesson(row: dict[str, Any], *, own_scale: bool) -> Sample:
@@ -96,7 +96,7 @@ def _lesson(row: dict[str, Any], *, own_scale: bool) -> Sample:
 
 def _join(district: District, device: Device, path: Path, school: str, consent: str = "head's letter") -> None:
     consents = {school: consent} if consent else None
-    (made,) = place.invite_for(district.folder, district.address, [(school, "device")], consents=consents)
+    (made,) = make_invitations(district.folder, district.address, [(school, "device")], consents=consents)
     path.write_bytes(msgspec.json.encode(made))
     device.join(path)
     set_network(device.store, scores="tell")

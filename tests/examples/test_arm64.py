@@ -20,7 +20,7 @@ from aggregator.institution import running
 
 from homeroom.contract.round import RoundConfiguration
 from homeroom.runtime.bundle import open_bundle, zip_bundle
-from homeroom_aggregator.admin import folder as server
+from homeroom_aggregator.admin.folder import create_folder, invite_devices
 from homeroom_aggregator.server.service import open_service
 
 EPOCHS, ROWS = 2, 16
@@ -81,7 +81,7 @@ def district(tmp_path: Path, tiny_bundle: tiny.Tiny) -> Iterator[Any]:
     def open_one(name: str) -> tuple[Any, Any]:
         asked = RoundConfiguration(bundle_id="0" * 64, buffer_size=1, min_devices=1)
         key = tiny_bundle.root_key
-        server.make(tmp_path / name, tiny_bundle.path, institution="tests", root_key=key, configuration=asked)
+        create_folder(tmp_path / name, tiny_bundle.path, institution="tests", root_key=key, configuration=asked)
         services.append(open_service(tmp_path / name))
         return services[-1], tmp_path / name
 
@@ -91,7 +91,7 @@ def district(tmp_path: Path, tiny_bundle: tiny.Tiny) -> Iterator[Any]:
 
 
 def invite(folder: Path, address: str, out: Path) -> Path:
-    (invitation,) = server.invite(folder, address, 1)
+    (invitation,) = invite_devices(folder, address, 1)
     out.write_bytes(msgspec.json.encode(invitation))
     return out
 

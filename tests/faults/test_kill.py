@@ -102,17 +102,17 @@ def test_train_goes_on_from_the_last_checkpoint_and_ends_the_same(tiny_bundle: t
 
 
 def test_sync_counts_every_update_once(tiny_bundle: tiny.Tiny, tmp_path: Path) -> None:
-    from homeroom_aggregator.admin import folder as server
+    from homeroom_aggregator.admin.folder import create_folder, invite_devices
     from homeroom_aggregator.server.service import open_service
 
     chance, folder = random.Random(SEED + 2), tmp_path / "district"
     asked = RoundConfiguration(bundle_id="0" * 64, buffer_size=1, min_devices=1)
-    server.make(folder, tiny_bundle.path, institution="tests", root_key=tiny_bundle.root_key, configuration=asked)
+    create_folder(folder, tiny_bundle.path, institution="tests", root_key=tiny_bundle.root_key, configuration=asked)
     service = open_service(folder)
     home = tmp_path / "device"
     print(f"seed {SEED + 2}")
     with running(service) as address:
-        (invitation,) = server.invite(folder, address, 1)
+        (invitation,) = invite_devices(folder, address, 1)
         (tmp_path / "invitation.json").write_bytes(msgspec.json.encode(invitation))
         with Device.open(home, tiny_bundle.path, tiny_bundle.root, threads=1) as device:
             device.add(*rows(0, 16))

@@ -14,7 +14,7 @@ from aggregator.institution import running
 
 from homeroom import Device, Sample
 from homeroom.contract.round import RoundConfiguration
-from homeroom_aggregator.admin import folder as place
+from homeroom_aggregator.admin.folder import create_folder, invite_devices, open_rounds
 from homeroom_aggregator.server.service import open_service
 
 CLASSROOMS = ("one", "two")
@@ -24,7 +24,7 @@ def district(folder: Path, bundle: tiny.Tiny, **more: int) -> Path:
     """An aggregator's folder: a release for every two updates, of two devices."""
     settings = {"buffer_size": 2, "min_devices": 2, **more}
     asked = RoundConfiguration(bundle_id=bundle.bundle_id, **settings)
-    place.make(folder, bundle.path, institution="District 7", root_key=bundle.root_key, configuration=asked)
+    create_folder(folder, bundle.path, institution="District 7", root_key=bundle.root_key, configuration=asked)
     return folder
 
 
@@ -47,7 +47,7 @@ def copies(rooms: list[Path], folder: Path) -> list[Path]:
 def invitations(district: Path, folder: Path, address: str) -> list[Path]:
     folder.mkdir(parents=True, exist_ok=True)
     made = []
-    for number, invitation in enumerate(place.invite(district, address, len(CLASSROOMS))):
+    for number, invitation in enumerate(invite_devices(district, address, len(CLASSROOMS))):
         made.append(folder / f"{number}.json")
         made[-1].write_bytes(msgspec.json.encode(invitation))
     return made
@@ -55,7 +55,7 @@ def invitations(district: Path, folder: Path, address: str) -> list[Path]:
 
 def result(district: Path) -> tuple[int, np.ndarray]:
     """Version and theta of a folder, after every version was computed again from its log."""
-    rounds = place.open_rounds(district)
+    rounds = open_rounds(district)
     try:
         assert rounds.verify() == []
         return rounds.state.version, rounds.state.theta

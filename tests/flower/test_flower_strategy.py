@@ -19,7 +19,7 @@ from homeroom import Device
 from homeroom.contract.secagg import SecureRules
 from homeroom.errors import InputError, NetworkError
 from homeroom.runtime.bundle import open_bundle
-from homeroom_aggregator.admin import folder as place
+from homeroom_aggregator.admin.folder import open_rounds
 from homeroom_aggregator.flower.client import app
 from homeroom_aggregator.flower.strategy import Letters
 
@@ -68,7 +68,7 @@ def test_what_passes_through_flower_shows_no_update(tmp_path: Path, tiny_bundle:
     folder = district(tmp_path / "district", tiny_bundle)
     grid = Loop(app, configs(rooms, invitations(folder, tmp_path / "invited", "http://nowhere.example")))
     run(folder, grid, rounds=2)
-    rounds = place.open_rounds(folder)
+    rounds = open_rounds(folder)
     bodies = [entry.body for entry in rounds.log.entries() if entry.kind == "update"]
     rounds.close()
     assert len(bodies) == 2

@@ -21,10 +21,21 @@ from homeroom.errors import InputError, StoreError
 from homeroom.system.clock import now
 from homeroom.system.files import make_directory, refusal, sync_directory, write_durable
 from homeroom.system.sqlite import copy_whole
-from homeroom_aggregator.admin import folder as place
+from homeroom_aggregator.admin.folder import (
+    BACKUP_FILE,
+    BUNDLES_FOLDER,
+    FACTS_FILE,
+    KEY_FILE,
+    LOG_FILE,
+    ROSTER_FILE,
+    SEALING_KEY_FILE,
+    SECRET_FILE,
+    open_rounds,
+    read_facts,
+)
 from homeroom_aggregator.state.log import Log
 
-LIST = place.BACKUP
+LIST = BACKUP_FILE
 
 
 class Contents(msgspec.Struct, frozen=True, kw_only=True):
@@ -37,24 +48,24 @@ class Contents(msgspec.Struct, frozen=True, kw_only=True):
 
 def backup(folder: Path, out: Path) -> Contents:
     """Copy FOLDER as it stands, whether it is served or not; OUT must not exist."""
-    facts = place.read(folder)
+    facts = read_facts(folder)
     if out.exists():
         raise InputError("is there already", where=str(out), remedy="name a new folder")
     if out.resolve().is_relative_to(folder.resolve()):
         raise InputError("lies in the folder that it would copy", where=str(out), remedy="name one outside of it")
     with _whole(out) as beside:
         make_directory(beside)
-        for name in (place.FACTS, place.KEY, place.SECRET):
+        for name in (FACTS_FILE, KEY_FILE, SECRET_FILE):
             write_durable(beside / name, (folder / name).read_bytes())
-        for name in (place.ROSTER, place.SEALING):  # secure.db stays behind: a round's secrets must not outlive it
+        for name in (ROSTER_FILE, SEALING_KEY_FILE):  # secure.db stays behind: a round's secrets must not outlive it
             if (folder / name).exists():
                 write_durable(beside / name, (folder / name).read_bytes())
-        _copy_tree(folder / place.BUNDLES / facts.bundle_id, beside / place.BUNDLES / facts.bundle_id)
+        _copy_tree(folder / BUNDLES_FOLDER / facts.bundle_id, beside / BUNDLES_FOLDER / facts.bundle_id)
         version = 0
-        if (folder / place.LOG).exists():
-            with contextlib.closing(Log(folder / place.LOG, alone=False)) as log:
-                copy_whole(log.database, beside / place.LOG)
-            version = _newest(beside / place.LOG)
+        if (folder / LOG_FILE).exists():
+            with contextlib.closing(Log(folder / LOG_FILE, alone=False)) as log:
+                copy_whole(log.database, beside / LOG_FILE)
+            version = _newest(beside / LOG_FILE)
         files = {path.relative_to(beside).as_posix(): digest_file(path) for path in _files(beside)}
         contents = Contents(files=files, version=version)
         write_durable(beside / LIST, msgspec.json.format(msgspec.json.encode(contents), indent=1))
@@ -76,8 +87,8 @@ def restore(source: Path, folder: Path) -> Contents:
     with _whole(folder) as beside:
         _copy_tree(source, beside)
         (beside / LIST).unlink()
-        if (beside / place.LOG).exists():
-            with contextlib.closing(place.open_rounds(beside)) as rounds:
+        if (beside / LOG_FILE).exists():
+            with contextlib.closing(open_rounds(beside)) as rounds:
                 rounds.continue_at(number_at(now()))
     return contents
 

@@ -8,23 +8,33 @@ from pathlib import Path
 from homeroom.contract.signing import read_key
 from homeroom.system.files import write_durable
 from homeroom.system.sqlite import Database
-from homeroom_aggregator.admin import folder as place
+from homeroom_aggregator.admin.folder import (
+    KEY_FILE,
+    LOG_FILE,
+    ROSTER_FILE,
+    SEALING_KEY_FILE,
+    FolderFacts,
+    create_folder,
+    open_log,
+    read_facts,
+    read_secret,
+)
 from homeroom_aggregator.state import audit
 from homeroom_aggregator.state.log import Log
 from homeroom_aggregator.state.privacy_ledger import Ledger
 
-KEPT = (place.ROSTER, place.SEALING)  # who may form a cohort; what letters that are on their way are sealed to
+KEPT = (ROSTER_FILE, SEALING_KEY_FILE)  # who may form a cohort; what letters that are on their way are sealed to
 PEOPLE = ("devices", "invitations", "consents", "instances", "audit")
 
 
-def succeed(folder: Path, old: Path, bundle: Path) -> place.Facts:
+def succeed(folder: Path, old: Path, bundle: Path) -> FolderFacts:
     """Make `folder`, to be served at the address of `old`: devices find the newer bundle there and stay enrolled.
 
     Its rounds have the old configuration and begin with the bundle's own theta. May be repeated if it was cut short.
     """
-    facts = place.read(old)
+    facts = read_facts(old)
     folder.mkdir(parents=True, exist_ok=True)
-    with contextlib.closing(place.open_log(old)) as before, contextlib.closing(Log(folder / place.LOG)) as log:
+    with contextlib.closing(open_log(old)) as before, contextlib.closing(Log(folder / LOG_FILE)) as log:
         if not log.database.one("SELECT 1 FROM audit"):
             with log.database.step():
                 _take_over(log.database, before.database)
@@ -33,14 +43,14 @@ def succeed(folder: Path, old: Path, bundle: Path) -> place.Facts:
     for name in KEPT:
         with contextlib.suppress(FileNotFoundError):
             write_durable(folder / name, (old / name).read_bytes())
-    return place.make(
+    return create_folder(
         folder,
         bundle,
         institution=facts.institution,
-        key=read_key(old / place.KEY),
+        key=read_key(old / KEY_FILE),
         certificate=facts.certificate,
         configuration=facts.configuration,
-        secret=place.secret_of(old),
+        secret=read_secret(old),
     )
 
 

@@ -46,12 +46,18 @@ from homeroom_aggregator.state.log import Log
 from homeroom_aggregator.state.members import Invited, Members, Role
 from homeroom_aggregator.state.privacy_ledger import releases_within
 
-FACTS, KEY, SECRET, LOG, BUNDLES = "aggregator.json", "key.pem", "secret", "log.db", "bundles"
-ROSTER, SECURE, SEALING = "roster.json", "secure.db", "sealing.pem"
-BACKUP = "backup.json"  # in a folder that `homeroom backup` made: what is in it
+FACTS_FILE, KEY_FILE, SECRET_FILE, LOG_FILE, BUNDLES_FOLDER = (
+    "aggregator.json",
+    "key.pem",
+    "secret",
+    "log.db",
+    "bundles",
+)
+ROSTER_FILE, SECURE_ROUND_FILE, SEALING_KEY_FILE = "roster.json", "secure.db", "sealing.pem"
+BACKUP_FILE = "backup.json"  # in a folder that `homeroom backup` made: what is in it
 
 
-class Facts(msgspec.Struct, frozen=True, kw_only=True):
+class FolderFacts(msgspec.Struct, frozen=True, kw_only=True):
     """aggregator.json; written once, when the folder is made."""
 
     institution: str
@@ -61,7 +67,7 @@ class Facts(msgspec.Struct, frozen=True, kw_only=True):
     configuration: RoundConfiguration
 
 
-def make(
+def create_folder(
     folder: Path,
     bundle: Path,
     *,
@@ -72,7 +78,7 @@ def make(
     configuration: RoundConfiguration | None = None,
     secret: bytes | None = None,
     policy: Path | None = None,
-) -> Facts:
+) -> FolderFacts:
     """Make an aggregator's folder for a bundle of the same root. `secret` proves invitations, by default a new one.
 
     Either `root_key` certifies a new key here and now, or `key` comes with a `certificate` that was made elsewhere.
@@ -80,7 +86,7 @@ def make(
     count here, and an aggregator in the name of its institution merges the institution's segments. Raises TrustError
     if the roots differ.
     """
-    if (folder / FACTS).exists():
+    if (folder / FACTS_FILE).exists():
         raise InputError("is an aggregator's folder already", where=str(folder), remedy="serve it without --bundle")
     if root_key is not None:
         key = key or new_key()
@@ -96,7 +102,7 @@ def make(
     root = fingerprint(certificate.root)
     check_certificate(certificate, role="aggregator", root_fingerprint=root, where=str(folder))
     with whole_or_gone(folder):
-        installed = install(bundle, folder / BUNDLES, root=root)
+        installed = install(bundle, folder / BUNDLES_FOLDER, root=root)
         asked = msgspec.structs.replace(
             configuration or RoundConfiguration(bundle_id=installed.bundle_id), bundle_id=installed.bundle_id
         )
@@ -104,20 +110,20 @@ def make(
             asked = _by_policy(asked, policy, root, certificate.name)
         if asked.privacy:
             releases_within(asked.privacy, asked.scale_bits)  # a budget that not one release fits in is refused here
-        facts = Facts(
+        facts = FolderFacts(
             institution=institution,
             root=root,
             bundle_id=installed.bundle_id,
             certificate=certificate,
             configuration=asked,
         )
-        if not (folder / KEY).exists():
-            write_key(folder / KEY, key)
-        elif public_hex(read_key(folder / KEY)) != public_hex(key):
-            (folder / KEY).unlink()  # of a making that was cut short: nothing was signed with it
-            write_key(folder / KEY, key)
-        write_durable(folder / SECRET, secret or secrets.token_bytes(32))
-        write_durable(folder / FACTS, msgspec.json.format(msgspec.json.encode(facts), indent=1))
+        if not (folder / KEY_FILE).exists():
+            write_key(folder / KEY_FILE, key)
+        elif public_hex(read_key(folder / KEY_FILE)) != public_hex(key):
+            (folder / KEY_FILE).unlink()  # of a making that was cut short: nothing was signed with it
+            write_key(folder / KEY_FILE, key)
+        write_durable(folder / SECRET_FILE, secret or secrets.token_bytes(32))
+        write_durable(folder / FACTS_FILE, msgspec.json.format(msgspec.json.encode(facts), indent=1))
     return facts
 
 
@@ -136,8 +142,8 @@ def _by_policy(asked: RoundConfiguration, path: Path, root: str, name: str) -> R
     )
 
 
-def read(folder: Path) -> Facts:
-    path = folder / FACTS
+def read_facts(folder: Path) -> FolderFacts:
+    path = folder / FACTS_FILE
     try:
         data = path.read_bytes()
     except FileNotFoundError:
@@ -146,53 +152,53 @@ def read(folder: Path) -> Facts:
         ) from None
     except OSError as problem:
         raise StoreError(f"cannot be read: {problem.strerror}", where=str(path)) from None
-    return decode(data, Facts, limit_bytes=1 << 20, where=str(path), error=StoreError)
+    return decode(data, FolderFacts, limit_bytes=1 << 20, where=str(path), error=StoreError)
 
 
-def open_bundle_of(folder: Path, facts: Facts) -> Bundle:
-    return open_bundle(folder / BUNDLES / facts.bundle_id, root=facts.root)
+def open_folder_bundle(folder: Path, facts: FolderFacts) -> Bundle:
+    return open_bundle(folder / BUNDLES_FOLDER / facts.bundle_id, root=facts.root)
 
 
 def open_rounds(folder: Path, retain: int = 0) -> Rounds:
     """The rounds of a folder, computed from the last checkpoint of their log; one process at a time."""
-    facts = read(folder)
-    if (folder / BACKUP).exists():  # its versions would get numbers that devices have seen with other values
+    facts = read_facts(folder)
+    if (folder / BACKUP_FILE).exists():  # its versions would get numbers that devices have seen with other values
         raise InputError("is a backup", where=str(folder), remedy="`homeroom restore` puts it in place")
-    bundle, key = open_bundle_of(folder, facts), read_key(folder / KEY)
+    bundle, key = open_folder_bundle(folder, facts), read_key(folder / KEY_FILE)
     if public_hex(key) != facts.certificate.key:
         raise TrustError("key and certificate do not belong together", where=str(folder), remedy="`homeroom recover`")
-    return Rounds(folder / LOG, bundle, facts.configuration, key, facts.certificate, retain=retain)
+    return Rounds(folder / LOG_FILE, bundle, facts.configuration, key, facts.certificate, retain=retain)
 
 
 def open_log(folder: Path) -> Log:
     """The log, to read and to write what `members` and `audit` do; works while the aggregator runs."""
-    read(folder)
-    return Log(folder / LOG, alone=False)
+    read_facts(folder)
+    return Log(folder / LOG_FILE, alone=False)
 
 
-def roster(folder: Path) -> Roster | None:
+def load_roster(folder: Path) -> Roster | None:
     """The institution's newest word on who may form a cohort, if it has given one; TrustError if it is not that."""
     try:
-        data = (folder / ROSTER).read_bytes()
+        data = (folder / ROSTER_FILE).read_bytes()
     except FileNotFoundError:
         return None
-    return read_roster(data, root_fingerprint=read(folder).root)
+    return read_roster(data, root_fingerprint=read_facts(folder).root)
 
 
-def put_roster(folder: Path, data: bytes) -> Roster:
+def replace_roster(folder: Path, data: bytes) -> Roster:
     """Take a roster for the cohorts to come; TrustError if it is not the institution's, or older than the last."""
-    present = roster(folder)
-    found = read_roster(data, root_fingerprint=read(folder).root, after=present.serial if present else 0)
-    write_durable(folder / ROSTER, data)
+    present = load_roster(folder)
+    found = read_roster(data, root_fingerprint=read_facts(folder).root, after=present.serial if present else 0)
+    write_durable(folder / ROSTER_FILE, data)
     return found
 
 
-def invite(folder: Path, address: str, count: int) -> list[Invitation]:
+def invite_devices(folder: Path, address: str, count: int) -> list[Invitation]:
     """Invitations for so many devices of no named school; each code enrols one."""
-    return invite_for(folder, address, [("", "device")] * count)
+    return make_invitations(folder, address, [("", "device")] * count)
 
 
-def invite_for(
+def make_invitations(
     folder: Path,
     address: str,
     rows: Sequence[tuple[str, Role]],
@@ -203,7 +209,7 @@ def invite_for(
 
     expires: ISO 8601, by the server's clock. consents: by school, who gave its consent.
     """
-    facts, secret = read(folder), secret_of(folder)
+    facts, secret = read_facts(folder), read_secret(folder)
     common = {"address": address.rstrip("/"), "root": facts.root, "institution": facts.institution}
     common |= {"bundle_id": facts.bundle_id, "expires": expires or ""}
     made = [msgspec.convert({**common, "code": new_code(secret), "school": school}, Invitation) for school, _ in rows]
@@ -217,23 +223,23 @@ def invite_for(
     return made
 
 
-def recover(folder: Path, key: Ed25519PrivateKey, certificate: Certificate) -> Facts:
+def recover_key(folder: Path, key: Ed25519PrivateKey, certificate: Certificate) -> FolderFacts:
     """Put a newly certified key in place of a lost one, by the word of the same root; the server must be stopped."""
-    facts = read(folder)
+    facts = read_facts(folder)
     if certificate.key != public_hex(key):
         raise TrustError("the certificate is for another key", where=str(folder))
     check_certificate(certificate, role="aggregator", root_fingerprint=facts.root, where=str(folder))
-    with contextlib.closing(Log(folder / LOG)) as log, log.step():
+    with contextlib.closing(Log(folder / LOG_FILE)) as log, log.step():
         audit.record(log.database, "recovered", key=certificate.key, before=facts.certificate.key)
         replaced = msgspec.structs.replace(facts, certificate=certificate)
-        write_key(folder / f"{KEY}.new", key)
-        replace_durable(folder / f"{KEY}.new", folder / KEY)
-        write_durable(folder / FACTS, msgspec.json.format(msgspec.json.encode(replaced), indent=1))
+        write_key(folder / f"{KEY_FILE}.new", key)
+        replace_durable(folder / f"{KEY_FILE}.new", folder / KEY_FILE)
+        write_durable(folder / FACTS_FILE, msgspec.json.format(msgspec.json.encode(replaced), indent=1))
     return replaced
 
 
-def secret_of(folder: Path) -> bytes:
+def read_secret(folder: Path) -> bytes:
     try:
-        return (folder / SECRET).read_bytes()
+        return (folder / SECRET_FILE).read_bytes()
     except OSError as problem:
-        raise StoreError(f"cannot be read: {problem.strerror}", where=str(folder / SECRET)) from None
+        raise StoreError(f"cannot be read: {problem.strerror}", where=str(folder / SECRET_FILE)) from None

@@ -21,7 +21,7 @@ from homeroom.contract.invitation import Invitation, as_text
 from homeroom.errors import InputError
 from homeroom.system.clock import now
 from homeroom.system.files import write_durable
-from homeroom_aggregator.admin import folder as place
+from homeroom_aggregator.admin.folder import make_invitations
 from homeroom_aggregator.state.members import ROLES, Role
 
 MOST = 10_000
@@ -82,7 +82,7 @@ def write(folder: Path, address: str, planned: Sequence[tuple[Wanted, Path]], da
     """Note every invitation in the aggregator's log, then write the files."""
     expires = (now() + datetime.timedelta(days=days)).replace(microsecond=0).isoformat() if days else None
     rows = [(one.school, one.role) for one, _ in planned]
-    made = place.invite_for(folder, address, rows, expires, {o.school: o.consent for o, _ in planned if o.consent})
+    made = make_invitations(folder, address, rows, expires, {o.school: o.consent for o, _ in planned if o.consent})
     for invitation, (_, path) in zip(made, planned, strict=True):
         _write(invitation, path, qr)
 

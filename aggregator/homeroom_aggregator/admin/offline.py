@@ -28,7 +28,7 @@ from homeroom.contract.sealed_box import sealing_key
 from homeroom.contract.signing import fingerprint, sign
 from homeroom.errors import HomeroomError, InputError, NetworkError, StoreError, TrustError, UpdateError
 from homeroom.system.files import write_durable
-from homeroom_aggregator.admin import folder as place
+from homeroom_aggregator.admin.folder import SEALING_KEY_FILE, open_rounds, read_secret
 from homeroom_aggregator.merge.rounds import Rounds
 from homeroom_aggregator.state.members import Member, join_with_code
 
@@ -53,7 +53,7 @@ def take_in(folder: Path, stick: Path, tell: Callable[[str], None]) -> Taken:
     The aggregator in `folder` must be stopped. Raises StoreError or DiskFullError where folder or stick fail: run it
     again, nothing is lost or counted twice.
     """
-    rounds, secret = place.open_rounds(folder), place.secret_of(folder)
+    rounds, secret = open_rounds(folder), read_secret(folder)
     try:
         key = sealing_key_of(folder)
         here = Stick(stick, fingerprint(rounds.certificate.root))
@@ -141,7 +141,7 @@ def newer(rounds: Rounds, header: LetterHeader) -> bytes:
 
 def sealing_key_of(folder: Path) -> X25519PrivateKey:
     """The key that letters to the aggregator in `folder` are sealed to, made the first time."""
-    path = folder / place.SEALING
+    path = folder / SEALING_KEY_FILE
     if not path.exists():
         made = X25519PrivateKey.generate()
         write_durable(

@@ -11,18 +11,18 @@ import msgspec
 
 from homeroom.contract.layout import Layout
 from homeroom.contract.round import RoundConfiguration
-from homeroom_aggregator.admin import folder as place
+from homeroom_aggregator.admin.folder import LOG_FILE, open_folder_bundle, read_facts
 from homeroom_aggregator.state.log import Log
 from homeroom_aggregator.state.privacy_ledger import Ledger
 
 
 def figures(folder: Path) -> dict[str, Any]:
     """Everything the words below are made of."""
-    facts = place.read(folder)
-    privacy, layout = facts.configuration.privacy, place.open_bundle_of(folder, facts).manifest.layout
+    facts = read_facts(folder)
+    privacy, layout = facts.configuration.privacy, open_folder_bundle(folder, facts).manifest.layout
     if privacy is None:
         return {"institution": facts.institution, "private": False}
-    with contextlib.closing(Log(folder / place.LOG, alone=False)) as log:
+    with contextlib.closing(Log(folder / LOG_FILE, alone=False)) as log:
         ledger = Ledger(log.database, privacy, facts.configuration.scale_bits)
         return {"institution": facts.institution, "private": True} | of_ledger(ledger, layout, facts.configuration)
 

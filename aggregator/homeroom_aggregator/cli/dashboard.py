@@ -47,11 +47,11 @@ def dashboard(place: Path, role: Rank, key: Path | None, address: str, minutes: 
 
 
 def _by_folder(folder: Path, role: Rank, minutes: float) -> str:
-    from homeroom_aggregator.admin import folder as place
+    from homeroom_aggregator.admin.folder import open_log, read_secret
     from homeroom_aggregator.state import login_links
 
-    with contextlib.closing(place.open_log(folder)) as log:
-        return login_links.make(log.database, place.secret_of(folder), login_links.Link(role), minutes)
+    with contextlib.closing(open_log(folder)) as log:
+        return login_links.make(log.database, read_secret(folder), login_links.Link(role), minutes)
 
 
 def _by_key(path: Path, key: Path) -> tuple[str, str]:
@@ -81,9 +81,9 @@ def rollback(folder: Path, version: int, by: str, why: str) -> None:
 
     While it serves, the dashboard does the same. Example: homeroom rollback district/ 12 --by "Ms Lee" --why "worse"
     """
-    from homeroom_aggregator.admin import folder as place
+    from homeroom_aggregator.admin.folder import open_rounds
 
-    with contextlib.closing(place.open_rounds(folder)) as rounds:
+    with contextlib.closing(open_rounds(folder)) as rounds:
         new = rounds.roll_back(version, by, why)
     click.echo(f"version {new} is version {version} again")
 

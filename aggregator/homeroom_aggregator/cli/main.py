@@ -22,9 +22,9 @@ def rebuild(folder: Path, release: bool) -> None:
 
     Example: homeroom rebuild district/
     """
-    from homeroom_aggregator.admin import folder as place
+    from homeroom_aggregator.admin.folder import open_rounds
 
-    rounds = place.open_rounds(folder)
+    rounds = open_rounds(folder)
     try:
         problems = rounds.verify()
         if problems:

@@ -49,10 +49,10 @@ def invite(
 
     Example: homeroom invite district/ --csv schools.csv --days 30 --qr --address https://homeroom.district.example
     """
-    from homeroom_aggregator.admin import folder as place
     from homeroom_aggregator.admin import invitations
+    from homeroom_aggregator.admin.folder import read_facts
 
-    place.read(folder)
+    read_facts(folder)
     if consent and not school:
         raise InputError("--consent needs --school")
     wanted = invitations.read_sheet(sheet) if sheet else [invitations.Wanted(school, count, role, consent)]
@@ -74,10 +74,10 @@ def members(folder: Path, schools: bool) -> None:
 
     Example: homeroom members district/ --schools
     """
-    from homeroom_aggregator.admin import folder as place
+    from homeroom_aggregator.admin.folder import open_log
     from homeroom_aggregator.state.members import Members
 
-    with contextlib.closing(place.open_log(folder)) as log:
+    with contextlib.closing(open_log(folder)) as log:
         found = Members(log.database)
         for row in found.schools() if schools else found.every():
             click.echo(json.dumps(row, ensure_ascii=False))
@@ -91,10 +91,10 @@ def revoke(folder: Path, key: str) -> None:
 
     Example: homeroom revoke district/ 3f9a02
     """
-    from homeroom_aggregator.admin import folder as place
+    from homeroom_aggregator.admin.folder import open_log
     from homeroom_aggregator.state.members import Members
 
-    with contextlib.closing(place.open_log(folder)) as log:
+    with contextlib.closing(open_log(folder)) as log:
         Members(log.database).revoke(key, BY)
 
 
@@ -108,10 +108,10 @@ def consent(folder: Path, school: str, by: str, withdraw: bool) -> None:
 
     Example: homeroom consent district/ "Hill School" --by "Ms Lee, letter of 3 March"
     """
-    from homeroom_aggregator.admin import folder as place
+    from homeroom_aggregator.admin.folder import open_log
     from homeroom_aggregator.state.members import Members
 
-    with contextlib.closing(place.open_log(folder)) as log:
+    with contextlib.closing(open_log(folder)) as log:
         found = Members(log.database)
         (found.withdraw_consent if withdraw else found.consent)(school, by)
 
@@ -125,9 +125,9 @@ def recover(folder: Path, key: Path, certificate: Path) -> None:
 
     Example: homeroom recover district/ --key new.pem --certificate new.json
     """
-    from homeroom_aggregator.admin import folder as place
+    from homeroom_aggregator.admin.folder import recover_key
 
-    place.recover(folder, read_key(key), read_certificate(certificate))
+    recover_key(folder, read_key(key), read_certificate(certificate))
 
 
 @click.group()
@@ -139,10 +139,10 @@ def audit() -> None:
 @click.argument("folder", type=FOLDER)
 def audit_show(folder: Path) -> None:
     """Print every entry as one JSON line. Example: homeroom audit show district/"""
-    from homeroom_aggregator.admin import folder as place
+    from homeroom_aggregator.admin.folder import open_log
     from homeroom_aggregator.state import audit
 
-    with contextlib.closing(place.open_log(folder)) as log:
+    with contextlib.closing(open_log(folder)) as log:
         for entry in audit.records(log.database):
             click.echo(json.dumps(msgspec.to_builtins(entry), ensure_ascii=False))
 
@@ -155,10 +155,10 @@ def audit_verify(folder: Path, noted: str | None) -> None:
 
     Example: homeroom audit verify district/ --noted 5d41402a…
     """
-    from homeroom_aggregator.admin import folder as place
+    from homeroom_aggregator.admin.folder import open_log
     from homeroom_aggregator.state import audit
 
-    with contextlib.closing(place.open_log(folder)) as log:
+    with contextlib.closing(open_log(folder)) as log:
         count, newest, wrong = audit.verify(log.database)
         if wrong is None and noted and not any(e.digest == noted for e in audit.records(log.database)):
             wrong = "the noted digest is not in it: entries were cut off or replaced"

@@ -113,12 +113,12 @@ def serve(
     Private rounds: --epsilon 8 --clip-norm 0.5 --noise-multiplier 1.2
     """
     from homeroom.federation.network import discovery
-    from homeroom_aggregator.admin import folder as place
+    from homeroom_aggregator.admin.folder import FACTS_FILE, create_folder, read_facts, replace_roster
     from homeroom_aggregator.server import serve
 
     promise = asked(epsilon, delta, clip_norm, noise_multiplier, subjects, clip_quantile, bands, secure=secure)
-    if bundle is not None and not (folder / place.FACTS).exists():
-        place.make(
+    if bundle is not None and not (folder / FACTS_FILE).exists():
+        create_folder(
             folder,
             bundle,
             institution=institution,
@@ -148,7 +148,7 @@ def serve(
             ),
             policy=policy,
         )
-    facts = place.read(folder)
+    facts = read_facts(folder)
     if promise not in (None, facts.configuration.privacy):
         raise InputError(
             "was begun with another promise of privacy", where=str(folder), remedy="serve it from a new folder"
@@ -156,7 +156,7 @@ def serve(
     if (tls_cert is None) != (tls_key is None):
         raise InputError("--tls-cert and --tls-key belong together")
     if roster is not None:
-        found = place.put_roster(folder, _read(roster))
+        found = replace_roster(folder, _read(roster))
         click.echo(f"roster {found.serial}: {len(found.devices)} devices, at least {found.minimum} in a sum")
     listening = serve.listen(host, port)
     click.echo(f"{facts.institution}: root {facts.root}")

@@ -20,8 +20,8 @@ from flwr.serverapp.strategy import Strategy
 from homeroom.contract.offline_message import AnswerHeader, LetterHeader, read_letter, write_answer
 from homeroom.contract.sealed_box import sealing_key
 from homeroom.errors import HomeroomError, InputError, NetworkError
-from homeroom_aggregator.admin import folder as place
 from homeroom_aggregator.admin import offline
+from homeroom_aggregator.admin.folder import open_rounds, read_facts, read_secret
 from homeroom_aggregator.flower.records import packed, unpacked
 
 PULL_S = 0.5  # between two looks for nodes
@@ -38,14 +38,14 @@ class Letters(Strategy):  # type: ignore[misc]
 
     def __init__(self, folder: Path, *, last: int, nodes: int, wait_s: float, tell: Callable[[str], None]) -> None:
         self.last, self.nodes, self.wait_s, self.tell = last, nodes, wait_s, tell
-        configuration = place.read(folder).configuration
+        configuration = read_facts(folder).configuration
         if configuration.secure or configuration.cohort:
             raise InputError(
                 "its rounds are secure or synchronous, and neither goes by letters",
                 where=str(folder),
                 remedy="serve it over HTTP",
             )
-        self.rounds, self.secret = place.open_rounds(folder), place.secret_of(folder)
+        self.rounds, self.secret = open_rounds(folder), read_secret(folder)
         self.key = offline.sealing_key_of(folder)
         self.receiver = msgspec.json.encode(sealing_key(self.key, self.rounds.key, self.rounds.certificate))
         self.answers: dict[int, tuple[LetterHeader, AnswerHeader]] = {}  # by node, not delivered yet

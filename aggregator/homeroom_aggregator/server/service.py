@@ -5,7 +5,15 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from homeroom_aggregator.admin.folder import BUNDLES, SECURE, open_log, open_rounds, read, roster, secret_of
+from homeroom_aggregator.admin.folder import (
+    BUNDLES_FOLDER,
+    SECURE_ROUND_FILE,
+    load_roster,
+    open_log,
+    open_rounds,
+    read_facts,
+    read_secret,
+)
 from homeroom_aggregator.merge.rounds import Rounds
 from homeroom_aggregator.secagg.coordinator import Cohorts
 from homeroom_aggregator.server import auth
@@ -21,12 +29,12 @@ BODIES_BYTES = 512 << 20  # of all bodies in memory at once; who comes then is t
 
 
 def open_service(folder: Path, token: str | None = None, retain: int = 0) -> Service:
-    facts = read(folder)
+    facts = read_facts(folder)
     rounds = open_rounds(folder, retain)
-    downloads = Downloads(rounds, open_log(folder), folder / BUNDLES / f"{facts.bundle_id}.homeroom")
-    service = Service(rounds, facts.institution, secret_of(folder), downloads, open_log(folder), token)
+    downloads = Downloads(rounds, open_log(folder), folder / BUNDLES_FOLDER / f"{facts.bundle_id}.homeroom")
+    service = Service(rounds, facts.institution, read_secret(folder), downloads, open_log(folder), token)
     if facts.configuration.secure:
-        service.cohorts = Cohorts(folder / SECURE, rounds, open_log(folder), lambda: roster(folder))
+        service.cohorts = Cohorts(folder / SECURE_ROUND_FILE, rounds, open_log(folder), lambda: load_roster(folder))
     return service
 
 

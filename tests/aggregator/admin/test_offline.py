@@ -26,8 +26,8 @@ from homeroom.errors import DiskFullError, InputError, NetworkError, TrustError
 from homeroom.federation import agreement, offline, privacy_ledger, versions
 from homeroom.federation.enrolment import device_key
 from homeroom_aggregator.admin import backup
-from homeroom_aggregator.admin import folder as place
 from homeroom_aggregator.admin import offline as letters
+from homeroom_aggregator.admin.folder import invite_devices, open_rounds, read_facts
 
 
 @pytest.fixture(autouse=True)
@@ -58,7 +58,7 @@ def deliver(folder: Path, stick: Path) -> letters.Taken:
 
 
 def version_of(folder: Path) -> int:
-    rounds = place.open_rounds(folder)
+    rounds = open_rounds(folder)
     try:
         assert rounds.verify() == []
         return rounds.state.version
@@ -68,7 +68,7 @@ def version_of(folder: Path) -> int:
 
 def school(tmp_path: Path, district: Path, name: str = "classroom") -> Device:
     """A device that would join by hand."""
-    (invitation,) = place.invite(district, "http://nowhere.example", 1)
+    (invitation,) = invite_devices(district, "http://nowhere.example", 1)
     (tmp_path / f"{name}.json").write_bytes(msgspec.json.encode(invitation))
     device = Device.open(tmp_path / name, tmp_path / "bundle")
     device.join_by_hand(tmp_path / f"{name}.json")
@@ -135,7 +135,7 @@ def test_an_unlearning_request_goes_by_hand_too(tmp_path: Path, district: Path, 
     assert device.carry_in(stick).unlearned == (sent,)
     assert device.status()["unlearning_waiting"] == 0
     device.close()
-    rounds = place.open_rounds(district)
+    rounds = open_rounds(district)
     assert rounds.log.withdrawn(sent)
     rounds.close()
 
@@ -262,7 +262,7 @@ def test_a_receiver_or_an_answer_of_another_root_is_refused(tmp_path: Path, dist
     deliver(district, stick)
     folder = next((stick / "homeroom").iterdir())
     root, false = new_key(), new_key()
-    ours = place.read(district).certificate
+    ours = read_facts(district).certificate
     (receiver, answer) = (folder / "receiver.json", next(folder.glob("*.answer")))
     kept = receiver.read_bytes()
     receiver.write_bytes(
@@ -307,7 +307,7 @@ def test_a_letter_signed_by_one_device_cannot_bring_anothers_update(
     assert thief is not None
     from homeroom.contract.offline_folder import Stick
 
-    receiver = Stick(stick, place.read(district).root).receiver().key
+    receiver = Stick(stick, read_facts(district).root).receiver().key
     bundle_id = one.bundle.bundle_id
     path.write_bytes(
         write_letter(thief, X25519PrivateKey.generate(), receiver, bundle_id=bundle_id, after=0, updates=[update.data])
@@ -350,7 +350,7 @@ def test_the_command_line_carries_both_ways(tmp_path: Path, district: Path, stic
         assert done.exit_code == 0, done.output
         return done.output
 
-    (invitation,) = place.invite(district, "http://nowhere.example", 1)
+    (invitation,) = invite_devices(district, "http://nowhere.example", 1)
     (tmp_path / "i.json").write_bytes(msgspec.json.encode(invitation))
     run("device", "init", tmp_path / "c", "--bundle", tmp_path / "bundle")
     run("device", "carry", "join", tmp_path / "c", tmp_path / "i.json")

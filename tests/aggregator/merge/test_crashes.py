@@ -23,7 +23,7 @@ from homeroom import Device
 from homeroom.federation import enrolment
 from homeroom.federation import sync as exchange
 from homeroom.system.sqlite import Database
-from homeroom_aggregator.admin import folder as place
+from homeroom_aggregator.admin.folder import invite_devices, open_rounds
 from homeroom_aggregator.merge import checkpoint, round_state, rounds, segment_sums
 from homeroom_aggregator.server.service import open_service
 from homeroom_aggregator.state import audit, schema
@@ -65,7 +65,7 @@ def work(folder: Path, seed: int, told: int) -> None:
     module, name = PLACES[chance.choice(list(PLACES))]
     setattr(module, name, dying(getattr(module, name), chance.randint(1, 12), chance.random() < 0.5))
     rounds.CHECKPOINT_ENTRIES = 3
-    opened = place.open_rounds(folder, retain=4)
+    opened = open_rounds(folder, retain=4)
     for _ in range(6):
         school = chance.choice(SCHOOLS)
         if opened.log.sent_on(school.name, opened.state.version):
@@ -104,7 +104,7 @@ def test_nothing_accepted_is_lost_or_merged_twice_whenever_it_dies(tmp_path: Pat
         accepted += ids
         killed += died
         if seed % 10 == 9:
-            with closing(place.open_rounds(folder, retain=4)) as opened:
+            with closing(open_rounds(folder, retain=4)) as opened:
                 rows = opened.log.database.rows("SELECT update_id FROM log WHERE kind = 'update'")
                 logged = [row[0] for row in rows]
                 assert set(accepted) <= set(logged)
@@ -136,7 +136,7 @@ def test_a_death_in_the_evaluation_of_a_version_costs_nothing(
             Device.open(tmp_path / "room", tmp_path / "bundle") as device,
         ):
             if first:
-                (invitation,) = place.invite(folder, address, 1)
+                (invitation,) = invite_devices(folder, address, 1)
                 (tmp_path / "invitation.json").write_bytes(msgspec.json.encode(invitation))
                 device.join(tmp_path / "invitation.json")
                 learn(device, 0.5)
@@ -151,11 +151,11 @@ def test_a_death_in_the_evaluation_of_a_version_costs_nothing(
         finally:
             os._exit(0)
     assert os.WIFSIGNALED(os.waitpid(child, 0)[1])
-    with closing(place.open_rounds(folder)) as rounds_:
+    with closing(open_rounds(folder)) as rounds_:
         assert (rounds_.state.version, rounds_.log.count("update")) == (1, 1)
         assert rounds_.verify() == []
     assert sync(False) == 1
-    with closing(place.open_rounds(folder)) as rounds_:
+    with closing(open_rounds(folder)) as rounds_:
         assert (rounds_.state.version, rounds_.log.count("update")) == (1, 1)
 
 
@@ -164,7 +164,7 @@ def test_a_migration_may_die_anywhere(tmp_path: Path) -> None:
     from aggregator.state.test_log import LAYOUT_1
 
     folder = make_folder(tmp_path)
-    with closing(place.open_rounds(folder)) as opened:
+    with closing(open_rounds(folder)) as opened:
         for school in SCHOOLS:
             opened.update(school.update(opened.configuration, 0.1), school.name)
         before = checkpoint.pack(opened.state)
@@ -176,11 +176,11 @@ def test_a_migration_may_die_anywhere(tmp_path: Path) -> None:
         if child == 0:
             try:
                 schema.Database.write = dying(Database.write, call, False)  # type: ignore[method-assign]
-                place.open_rounds(folder)
+                open_rounds(folder)
             finally:
                 os._exit(0)
         deaths += os.WIFSIGNALED(os.waitpid(child, 0)[1])
     assert deaths > 5
-    with closing(place.open_rounds(folder)) as again:
+    with closing(open_rounds(folder)) as again:
         assert checkpoint.pack(again.state) == before
         assert again.verify() == []

@@ -21,7 +21,7 @@ from homeroom.contract.update import MAGIC, UpdateHeader, make_private, read_upd
 from homeroom.contract.version import read_version
 from homeroom.errors import DiskFullError, UpdateError
 from homeroom.system.sqlite import Database
-from homeroom_aggregator.admin import folder as place
+from homeroom_aggregator.admin.folder import open_rounds
 from homeroom_aggregator.admin.privacy_report import figures, words
 from homeroom_aggregator.merge import correlated_noise, private_release
 from homeroom_aggregator.merge.rounds import Rounds
@@ -33,7 +33,7 @@ LAYOUT = Layout(SEGMENTS)
 def test_a_promise_by_subject_divides_by_what_an_update_may_hold_and_bounds_it(tmp_path: Path) -> None:
     by_subject = msgspec.structs.replace(PROMISE, subjects=3, noise_multiplier=1000.0, epsilon=1.0, clip_norm=2.0)
     folder = make_folder(tmp_path, privacy=by_subject)
-    rounds = place.open_rounds(folder)
+    rounds = open_rounds(folder)
     asked, layout = rounds.configuration, rounds.rules.layout
     part = np.full(10, 0.5, np.float32)
     for school in (A, B):
@@ -66,7 +66,7 @@ def _claiming(data: bytes, promise: Privacy, key: Any) -> bytes:
 
 def test_without_noise_worth_the_name_the_mean_is_that_of_the_parts(tmp_path: Path) -> None:
     by_subject = msgspec.structs.replace(PROMISE, subjects=3, noise_multiplier=1e-4, epsilon=1e12)
-    rounds = place.open_rounds(make_folder(tmp_path, privacy=by_subject))
+    rounds = open_rounds(make_folder(tmp_path, privacy=by_subject))
     asked, layout = rounds.configuration, rounds.rules.layout
     parts = [np.full(10, value, np.float32) for value in (0.1, 0.2, -0.05)]
     for school in (A, B):
@@ -103,7 +103,7 @@ def update_of(rounds: Rounds, school: School, delta: float, base: int | None = N
 def test_the_clip_follows_the_updates_and_both_ends_know_it(tmp_path: Path, delta: float, grows: bool) -> None:
     quiet = msgspec.structs.replace(ADAPTS, noise_multiplier=0.01, epsilon=1e9)
     folder = make_folder(tmp_path, privacy=quiet)
-    rounds = place.open_rounds(folder)
+    rounds = open_rounds(folder)
     for _ in range(6):
         for school in (A, B):
             rounds.update(update_of(rounds, school, delta), school.name)
@@ -117,14 +117,14 @@ def test_the_clip_follows_the_updates_and_both_ends_know_it(tmp_path: Path, delt
     assert all(event.sigma >= 0.01 * event.sensitivity for event in events)
     assert "The clip follows" in "\n".join(words(figures(folder)))
     rounds.close()
-    again = place.open_rounds(folder)
+    again = open_rounds(folder)
     assert (again.state.clip, again.state.theta.tobytes()) == state
     again.close()
 
 
 def test_what_was_made_for_a_longer_clip_counts_under_the_one_in_force(tmp_path: Path) -> None:
     quiet = msgspec.structs.replace(ADAPTS, noise_multiplier=0.01, epsilon=1e9)
-    rounds = place.open_rounds(make_folder(tmp_path, privacy=quiet))
+    rounds = open_rounds(make_folder(tmp_path, privacy=quiet))
     late = update_of(rounds, C, 0.9, 0)
     for school in (A, B):
         rounds.update(update_of(rounds, school, 0.001), school.name)
@@ -166,7 +166,7 @@ def test_the_clip_moves_as_the_paper_says_and_never_far() -> None:
 
 
 def test_the_number_that_the_clip_follows_is_noised_like_the_rest(tmp_path: Path) -> None:
-    rounds = place.open_rounds(make_folder(tmp_path, privacy=ADAPTS))
+    rounds = open_rounds(make_folder(tmp_path, privacy=ADAPTS))
     rounds.update(update_of(rounds, A, 0.1), A.name)
     state = rounds.state.copy()
     drawn = []
@@ -180,7 +180,7 @@ def test_the_number_that_the_clip_follows_is_noised_like_the_rest(tmp_path: Path
 
 
 def test_a_promise_with_a_clip_that_adapts_costs_what_dp_accounting_says(tmp_path: Path) -> None:
-    rounds = place.open_rounds(make_folder(tmp_path, privacy=ADAPTS))
+    rounds = open_rounds(make_folder(tmp_path, privacy=ADAPTS))
     for _ in range(3):
         for school in (A, B):
             rounds.update(update_of(rounds, school, 0.2), school.name)
@@ -238,7 +238,7 @@ def test_one_part_moves_what_is_noised_by_the_sensitivity_at_most() -> None:
 
 def test_a_device_enters_one_of_so_many_releases_and_its_update_waits_for_the_next(tmp_path: Path) -> None:
     folder = make_folder(tmp_path, privacy=STREAM)
-    rounds = place.open_rounds(folder)
+    rounds = open_rounds(folder)
     pairs = [(School(), School()) for _ in range(4)]
 
     def enter(school: School) -> None:
@@ -255,7 +255,7 @@ def test_a_device_enters_one_of_so_many_releases_and_its_update_waits_for_the_ne
     assert rounds.verify() == []
     theta = rounds.state.theta.tobytes()
     rounds.close()
-    again = place.open_rounds(folder)
+    again = open_rounds(folder)
     assert again.state.theta.tobytes() == theta
     rounds = again
     with pytest.raises(UpdateError):
@@ -273,7 +273,7 @@ def test_a_device_enters_one_of_so_many_releases_and_its_update_waits_for_the_ne
 
 
 def test_a_full_disk_takes_no_release_out_of_a_stream(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    rounds = place.open_rounds(make_folder(tmp_path, privacy=STREAM))
+    rounds = open_rounds(make_folder(tmp_path, privacy=STREAM))
     rounds.update(A.update(rounds.configuration, 0.1), A.name)
 
     def full(*_: object) -> None:

@@ -24,8 +24,8 @@ from homeroom.contract.privacy import Privacy, spent
 from homeroom.contract.round import RoundConfiguration
 from homeroom.contract.update import make_update
 from homeroom.errors import DiskFullError, InputError, StoreError, UpdateError
-from homeroom_aggregator.admin import folder as place
 from homeroom_aggregator.admin.bundle_upgrade import succeed
+from homeroom_aggregator.admin.folder import FACTS_FILE, open_rounds
 from homeroom_aggregator.admin.privacy_report import right_guesses
 from homeroom_aggregator.cli import privacy
 from homeroom_aggregator.merge import private_release
@@ -44,7 +44,7 @@ def folder(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def rounds(folder: Path) -> Iterator[Rounds]:
-    opened = place.open_rounds(folder)
+    opened = open_rounds(folder)
     yield opened
     opened.close()
 
@@ -84,7 +84,7 @@ def test_a_release_is_noised_logged_after_noise_and_the_updates_are_gone(rounds:
 
 
 def test_noise_is_drawn_anew_and_has_the_promised_scale(tmp_path: Path) -> None:
-    rounds = place.open_rounds(make_folder(tmp_path, privacy=PROMISE))
+    rounds = open_rounds(make_folder(tmp_path, privacy=PROMISE))
     release(rounds, A)
     state = rounds.state.copy()
     state.sums.add(_read(rounds, B.update(rounds.configuration, 0.1)), 0, rounds.configuration)
@@ -108,14 +108,14 @@ def _read(rounds: Rounds, data: bytes) -> Any:
 
 
 def test_every_version_follows_bit_for_bit_from_the_log_also_after_a_restart(folder: Path) -> None:
-    rounds = place.open_rounds(folder)
+    rounds = open_rounds(folder)
     for _ in range(4):
         release(rounds, A, B)
     send(rounds, C)
     theta, version = rounds.state.theta.tobytes(), rounds.state.version
     assert rounds.verify() == []
     rounds.close()
-    again = place.open_rounds(folder)
+    again = open_rounds(folder)
     assert (again.state.theta.tobytes(), again.state.version, again.state.pending) == (theta, version, 1)
     assert again.verify() == []
     send(again, B)
@@ -151,7 +151,7 @@ def test_a_device_that_does_not_clip_is_refused_and_changes_nothing(rounds: Roun
 
 def test_the_budget_stops_a_device_before_it_is_passed_and_lets_others_on(tmp_path: Path) -> None:
     promise = msgspec.structs.replace(PROMISE, epsilon=4.0)
-    rounds = place.open_rounds(make_folder(tmp_path, privacy=promise))
+    rounds = open_rounds(make_folder(tmp_path, privacy=promise))
     assert rounds.ledger
     allowed = rounds.ledger.allowed
     assert directly(2.0, allowed) <= 4.0 < directly(2.0, allowed + 1)
@@ -171,7 +171,7 @@ def test_the_budget_stops_a_device_before_it_is_passed_and_lets_others_on(tmp_pa
 
 def test_a_new_key_is_no_new_budget_and_no_second_place_in_a_release(tmp_path: Path) -> None:
     promise = msgspec.structs.replace(PROMISE, epsilon=2.6)  # one release
-    rounds = place.open_rounds(make_folder(tmp_path, privacy=promise))
+    rounds = open_rounds(make_folder(tmp_path, privacy=promise))
     new = School()
     send(rounds, A)
     for code in ("once_a_release", "budget_spent"):
@@ -184,13 +184,13 @@ def test_a_new_key_is_no_new_budget_and_no_second_place_in_a_release(tmp_path: P
 
 
 def test_a_newer_bundle_is_no_new_budget(folder: Path, tmp_path: Path) -> None:
-    rounds = place.open_rounds(folder)
+    rounds = open_rounds(folder)
     for _ in range(2):
         release(rounds, A, B)
     cost = rounds.facts()["epsilon_spent"]
     rounds.close()
     succeed(tmp_path / "next", folder, write_bundle(tmp_path / "newer", name="newer"))
-    again = place.open_rounds(tmp_path / "next")
+    again = open_rounds(tmp_path / "next")
     assert again.state.version == 0
     assert again.facts()["epsilon_spent"] == cost
     release(again, A, C)
@@ -205,7 +205,7 @@ def test_a_release_that_would_pass_a_budget_is_not_made_whoever_let_the_update_i
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     promise = msgspec.structs.replace(PROMISE, epsilon=2.6)
-    rounds = place.open_rounds(make_folder(tmp_path, privacy=promise))
+    rounds = open_rounds(make_folder(tmp_path, privacy=promise))
     assert rounds.ledger
     assert rounds.ledger.allowed == 1
     release(rounds, A, B)
@@ -232,7 +232,7 @@ def test_the_number_of_releases_is_the_last_within_the_budget(z: float, epsilon:
 
 
 def test_the_ledger_is_only_ever_added_to(folder: Path) -> None:
-    rounds = place.open_rounds(folder)
+    rounds = open_rounds(folder)
     release(rounds, A, B)
     rounds.close()
     raw = sqlite3.connect(folder / "log.db", isolation_level=None)
@@ -243,11 +243,11 @@ def test_the_ledger_is_only_ever_added_to(folder: Path) -> None:
     raw.execute("DELETE FROM ledger")
     raw.close()
     with pytest.raises(StoreError, match="ledger and log do not agree"):
-        place.open_rounds(folder)
+        open_rounds(folder)
 
 
 def test_a_release_altered_in_the_log_is_found(folder: Path) -> None:
-    rounds = place.open_rounds(folder)
+    rounds = open_rounds(folder)
     release(rounds, A, B)
     release(rounds, A, B)
     rounds.close()
@@ -258,14 +258,14 @@ def test_a_release_altered_in_the_log_is_found(folder: Path) -> None:
         "WHERE number = (SELECT number FROM log WHERE kind = 'private_release' AND version = 1)"
     )
     raw.close()
-    again = place.open_rounds(folder)
+    again = open_rounds(folder)
     assert "version 1 is not what the log gives" in again.verify()
     again.close()
 
 
 def test_no_checkpoint_holds_a_sum_without_noise(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(rounds_module, "CHECKPOINT_ENTRIES", 1)
-    rounds = place.open_rounds(folder)
+    rounds = open_rounds(folder)
     release(rounds, A, B)
     send(rounds, A)
     made = rounds.log.checkpoints()
@@ -276,7 +276,7 @@ def test_no_checkpoint_holds_a_sum_without_noise(folder: Path, monkeypatch: pyte
     theta = rounds.state.theta.tobytes()
     assert rounds.verify() == []
     rounds.close()
-    again = place.open_rounds(folder)
+    again = open_rounds(folder)
     assert again.state.theta.tobytes() == theta
     assert again.state.pending == 1
     again.close()
@@ -318,7 +318,7 @@ def test_a_full_disk_at_the_release_spends_nothing(rounds: Rounds, monkeypatch: 
 
 
 def test_releasing_early_keeps_the_denominator_and_the_k_rule(tmp_path: Path) -> None:
-    rounds = place.open_rounds(make_folder(tmp_path, privacy=PROMISE, buffer_size=5))
+    rounds = open_rounds(make_folder(tmp_path, privacy=PROMISE, buffer_size=5))
     send(rounds, A)
     assert rounds.release_now() == 0
     send(rounds, B)
@@ -328,7 +328,7 @@ def test_releasing_early_keeps_the_denominator_and_the_k_rule(tmp_path: Path) ->
 
 
 def test_a_segment_that_a_policy_keeps_back_is_neither_sent_nor_noised(tmp_path: Path) -> None:
-    rounds = place.open_rounds(make_folder(tmp_path, privacy=PROMISE, scopes={"head.grade": "personal"}))
+    rounds = open_rounds(make_folder(tmp_path, privacy=PROMISE, scopes={"head.grade": "personal"}))
     release(rounds, A, B)
     moved = rounds.state.theta - START
     assert (moved[:4] != 0).all()
@@ -340,11 +340,11 @@ def test_a_segment_that_a_policy_keeps_back_is_neither_sent_nor_noised(tmp_path:
 def test_a_budget_that_no_release_fits_in_is_refused_before_anything_is_made(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="one release alone"):
         make_folder(tmp_path, privacy=msgspec.structs.replace(PROMISE, epsilon=0.5))
-    assert not (tmp_path / "district" / place.FACTS).exists()
+    assert not (tmp_path / "district" / FACTS_FILE).exists()
 
 
 def test_the_report_says_what_dp_accounting_says(folder: Path) -> None:
-    rounds = place.open_rounds(folder)
+    rounds = open_rounds(folder)
     for _ in range(3):
         release(rounds, A, B)
     release(rounds, A, C)
@@ -360,7 +360,7 @@ def test_the_report_says_what_dp_accounting_says(folder: Path) -> None:
 
 def test_the_report_of_plain_rounds_says_that_nothing_is_promised(tmp_path: Path) -> None:
     folder = make_folder(tmp_path)
-    place.open_rounds(folder).close()
+    open_rounds(folder).close()
     assert "Nothing here is differential privacy" in _run("report", str(folder))
 
 

@@ -18,7 +18,7 @@ from homeroom.contract.version import read_version
 from homeroom.errors import InputError, StoreError
 from homeroom.system.clock import now
 from homeroom_aggregator.admin import backup
-from homeroom_aggregator.admin import folder as place
+from homeroom_aggregator.admin.folder import open_rounds, read_facts
 from homeroom_aggregator.merge import checkpoint, rounds
 from homeroom_aggregator.merge.rounds import Rounds
 from homeroom_aggregator.state import audit
@@ -29,7 +29,7 @@ A, B, C = School(), School(), School()
 
 @pytest.fixture
 def opened(tmp_path: Path) -> Iterator[Rounds]:
-    found = place.open_rounds(make_folder(tmp_path))
+    found = open_rounds(make_folder(tmp_path))
     yield found
     found.close()
 
@@ -46,7 +46,7 @@ def release(found: Rounds, delta: float) -> None:
 def theta(found: Rounds, version: int, school: str = "") -> np.ndarray:
     body = found.version(version, school)
     assert body is not None
-    root = place.read(found.log.database.path.parent).root
+    root = read_facts(found.log.database.path.parent).root
     layout = found.rules.layout
     header, values = read_version(body, layout, bundle_id=found.bundle.bundle_id, root_fingerprint=root)
     assert header.version == version
@@ -92,7 +92,7 @@ def test_a_restart_from_a_checkpoint_on_either_side_gives_the_same_state(
     folder = make_folder(tmp_path)
     for every in (1, 4, 1000):  # before and after the rollback, between it and its target, and none at all
         monkeypatch.setattr(rounds, "CHECKPOINT_ENTRIES", every)
-        found = place.open_rounds(folder)
+        found = open_rounds(folder)
         target = found.state.version + 1
         for delta in (0.5, 0.25):
             release(found, delta)
@@ -100,7 +100,7 @@ def test_a_restart_from_a_checkpoint_on_either_side_gives_the_same_state(
         send(found, C, 0.125)
         before = checkpoint.pack(found.state)
         found.close()
-        again = place.open_rounds(folder)
+        again = open_rounds(folder)
         assert checkpoint.pack(again.state) == before
         assert again.verify() == []
         again.close()
@@ -147,7 +147,7 @@ def test_a_wrong_wish_changes_nothing(opened: Rounds, to: int, by: str, why: str
 
 
 def test_the_servers_momentum_does_not_lead_there_again(tmp_path: Path) -> None:
-    found = place.open_rounds(make_folder(tmp_path, optimizer=ServerOptimizer(name="fedavgm", beta1=0.9)))
+    found = open_rounds(make_folder(tmp_path, optimizer=ServerOptimizer(name="fedavgm", beta1=0.9)))
     release(found, 0.5)
     back(found, 0)
     assert found.state.moments == {}
@@ -159,7 +159,7 @@ def test_the_servers_momentum_does_not_lead_there_again(tmp_path: Path) -> None:
 
 def test_going_back_costs_no_privacy(tmp_path: Path) -> None:
     promise = Privacy(clip_norm=1.0, noise_multiplier=1.0, epsilon=12.0, delta=1e-5)
-    found = place.open_rounds(make_folder(tmp_path, privacy=promise))
+    found = open_rounds(make_folder(tmp_path, privacy=promise))
     release(found, 0.1)
     release(found, 0.1)
     assert found.ledger
@@ -173,7 +173,7 @@ def test_going_back_costs_no_privacy(tmp_path: Path) -> None:
 
 def test_a_stream_of_private_releases_goes_on_after_it(tmp_path: Path) -> None:
     promise = Privacy(clip_norm=1.0, noise_multiplier=2.0, epsilon=12.0, delta=1e-5, bands=3)
-    found = place.open_rounds(make_folder(tmp_path, privacy=promise))
+    found = open_rounds(make_folder(tmp_path, privacy=promise))
     release(found, 0.1)
     for school in (C, School()):
         send(found, school, 0.1)
@@ -187,14 +187,14 @@ def test_a_stream_of_private_releases_goes_on_after_it(tmp_path: Path) -> None:
 def test_going_back_after_a_backup_was_put_in_place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """To versions of before and after the restore; devices see higher numbers only, and the log still proves each."""
     folder = make_folder(tmp_path)
-    found = place.open_rounds(folder)
+    found = open_rounds(folder)
     for delta in (0.5, 0.25):
         release(found, delta)
     back(found, 1)
     found.close()
     backup.backup(folder, tmp_path / "saved")
     backup.restore(tmp_path / "saved", tmp_path / "again")
-    found = place.open_rounds(tmp_path / "again")
+    found = open_rounds(tmp_path / "again")
     restored = found.state.version
     assert theta(found, restored).tobytes() == theta(found, 1).tobytes()
     assert back(found, 2) == restored + 1
@@ -206,14 +206,14 @@ def test_going_back_after_a_backup_was_put_in_place(tmp_path: Path, monkeypatch:
     assert found.verify() == []
     found.close()
     backup.backup(tmp_path / "again", tmp_path / "later")
-    found = place.open_rounds(tmp_path / "again")
+    found = open_rounds(tmp_path / "again")
     assert checkpoint.pack(found.state) == before
     assert found.verify() == []
     found.close()
     later = now() + datetime.timedelta(hours=1)
     monkeypatch.setattr(backup, "now", lambda: later)
     backup.restore(tmp_path / "later", tmp_path / "third")
-    found = place.open_rounds(tmp_path / "third")
+    found = open_rounds(tmp_path / "third")
     assert theta(found, found.state.version).tobytes() == theta(found, 1).tobytes()
     assert found.verify() == []
     found.close()
@@ -221,7 +221,7 @@ def test_going_back_after_a_backup_was_put_in_place(tmp_path: Path, monkeypatch:
 
 def test_what_schools_own_stays_as_it_is_and_goes_on_from_there(tmp_path: Path) -> None:
     folder = make_folder(tmp_path, by_school=True, scopes={"head.grade": "institution"})
-    found = place.open_rounds(folder)
+    found = open_rounds(folder)
     for school in (A, B):
         found.members.join(school.name, Invited(school.name, school="Hill"))
 
@@ -240,7 +240,7 @@ def test_what_schools_own_stays_as_it_is_and_goes_on_from_there(tmp_path: Path) 
     before = checkpoint.pack(found.state)
     assert found.verify() == []
     found.close()
-    found = place.open_rounds(folder)
+    found = open_rounds(folder)
     assert checkpoint.pack(found.state) == before
     assert found.verify() == []
     found.close()
@@ -249,7 +249,7 @@ def test_what_schools_own_stays_as_it_is_and_goes_on_from_there(tmp_path: Path) 
 def test_a_version_that_is_kept_no_more_is_not_gone_back_to(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(rounds, "CHECKPOINT_ENTRIES", 2)
     folder = make_folder(tmp_path)
-    found = place.open_rounds(folder, retain=2)
+    found = open_rounds(folder, retain=2)
     for _ in range(8):
         release(found, 0.125)
     with pytest.raises(InputError, match="not kept"):
@@ -263,7 +263,7 @@ def test_a_version_that_is_kept_no_more_is_not_gone_back_to(tmp_path: Path, monk
 
 def test_an_altered_rollback_is_found(tmp_path: Path) -> None:
     folder = make_folder(tmp_path)
-    found = place.open_rounds(folder)
+    found = open_rounds(folder)
     release(found, 0.5)
     back(found, 0)
     found.log.database.write("UPDATE bodies SET body = substr(body, 1, 20) WHERE number = ?", (found.log.last(),))
@@ -274,7 +274,7 @@ def test_an_altered_rollback_is_found(tmp_path: Path) -> None:
 
 def test_on_the_command_line_while_the_server_is_stopped(tmp_path: Path) -> None:
     folder = make_folder(tmp_path)
-    found = place.open_rounds(folder)
+    found = open_rounds(folder)
     release(found, 0.5)
     asked = ["rollback", str(folder), "0", "--by", "Ms Lee", "--why", "worse"]
     refused = CliRunner().invoke(homeroom, asked)
@@ -283,6 +283,6 @@ def test_on_the_command_line_while_the_server_is_stopped(tmp_path: Path) -> None
     done = CliRunner().invoke(homeroom, asked)
     assert done.exit_code == 0, done.output
     assert "version 2" in done.output
-    again = place.open_rounds(folder)
+    again = open_rounds(folder)
     assert theta(again, 2).tobytes() == START.tobytes()
     again.close()

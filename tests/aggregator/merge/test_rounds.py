@@ -13,7 +13,7 @@ import pytest
 from aggregator.institution import START, School, make_folder
 from homeroom.contract.version import read_version
 from homeroom.errors import DiskFullError, InputError, StoreError, UpdateError
-from homeroom_aggregator.admin import folder as place
+from homeroom_aggregator.admin.folder import create_folder, open_rounds, read_facts
 from homeroom_aggregator.merge.replay import replay
 from homeroom_aggregator.merge.rounds import Rounds
 from homeroom_aggregator.state.members import Invited
@@ -23,7 +23,7 @@ A, B, C = School(), School(), School()
 
 @pytest.fixture
 def rounds(tmp_path: Path) -> Iterator[Rounds]:
-    opened = place.open_rounds(make_folder(tmp_path))
+    opened = open_rounds(make_folder(tmp_path))
     yield opened
     opened.close()
 
@@ -36,7 +36,7 @@ def send(rounds: Rounds, school: School, delta: float, base: int | None = None) 
 def theta(rounds: Rounds, version: int) -> np.ndarray:
     body = rounds.version(version)
     assert body is not None
-    bundle, root = rounds.bundle, place.read(rounds.log.database.path.parent).root
+    bundle, root = rounds.bundle, read_facts(rounds.log.database.path.parent).root
     return read_version(body, bundle.manifest.layout, bundle_id=bundle.bundle_id, root_fingerprint=root)[1]
 
 
@@ -49,7 +49,7 @@ def test_every_full_buffer_makes_a_version(rounds: Rounds) -> None:
 
 
 def test_a_full_buffer_of_one_device_waits_for_a_second(tmp_path: Path) -> None:
-    rounds = place.open_rounds(make_folder(tmp_path, buffer_size=1))
+    rounds = open_rounds(make_folder(tmp_path, buffer_size=1))
     send(rounds, A, 0.5)
     assert rounds.state.version == 0
     send(rounds, B, 0.5)
@@ -59,7 +59,7 @@ def test_a_full_buffer_of_one_device_waits_for_a_second(tmp_path: Path) -> None:
 
 def test_a_device_counts_once_for_a_version_whatever_its_key_and_however_late(tmp_path: Path) -> None:
     folder = make_folder(tmp_path)
-    rounds = place.open_rounds(folder)
+    rounds = open_rounds(folder)
     first, renewed = School(), School()
     rounds.members.join(first.name, Invited("code"))
 
@@ -76,7 +76,7 @@ def test_a_device_counts_once_for_a_version_whatever_its_key_and_however_late(tm
     send(rounds, B, 0.5)
     refused(first, 0)  # when it was released
     rounds.close()
-    rounds = place.open_rounds(folder)
+    rounds = open_rounds(folder)
     refused(first, 0)  # after a restart
     assert send(rounds, first, 0.5, base=1)
     rounds.withdraw(sent, first.name)
@@ -88,7 +88,7 @@ def test_a_device_counts_once_for_a_version_whatever_its_key_and_however_late(tm
 
 
 def test_what_was_sent_on_a_version_is_remembered_as_long_as_it_may_be_sent(tmp_path: Path) -> None:
-    rounds = place.open_rounds(make_folder(tmp_path, max_staleness=2))
+    rounds = open_rounds(make_folder(tmp_path, max_staleness=2))
     for _ in range(6):
         send(rounds, A, 0.125)
         send(rounds, B, 0.125)
@@ -97,7 +97,7 @@ def test_what_was_sent_on_a_version_is_remembered_as_long_as_it_may_be_sent(tmp_
 
 
 def test_a_base_that_was_never_released_or_is_too_old_is_refused(tmp_path: Path) -> None:
-    rounds = place.open_rounds(make_folder(tmp_path, max_staleness=1))
+    rounds = open_rounds(make_folder(tmp_path, max_staleness=1))
     with pytest.raises(UpdateError) as caught:
         send(rounds, A, 0.5, base=7)
     assert caught.value.code == "unknown_version"
@@ -112,7 +112,7 @@ def test_a_base_that_was_never_released_or_is_too_old_is_refused(tmp_path: Path)
 
 
 def test_an_outrageous_update_is_refused_and_changes_nothing(tmp_path: Path) -> None:
-    rounds = place.open_rounds(make_folder(tmp_path, max_norm=1.0))
+    rounds = open_rounds(make_folder(tmp_path, max_norm=1.0))
     send(rounds, A, 0.3)
     before = rounds.facts()
     with pytest.raises(UpdateError) as caught:
@@ -137,13 +137,13 @@ def test_one_id_belongs_to_one_device(rounds: Rounds) -> None:
 
 def test_a_restart_finds_the_very_same_state(tmp_path: Path) -> None:
     folder = make_folder(tmp_path)
-    rounds = place.open_rounds(folder)
+    rounds = open_rounds(folder)
     send(rounds, A, 0.5)
     send(rounds, B, 0.25)
     send(rounds, C, 0.125)
     before = rounds.state
     rounds.close()
-    again = place.open_rounds(folder)
+    again = open_rounds(folder)
     assert again.state.theta.tobytes() == before.theta.tobytes()
     assert (again.state.version, again.state.pending) == (before.version, before.pending)
     assert again.state.sums.weights == before.sums.weights
@@ -163,7 +163,7 @@ def test_any_version_can_be_computed_again_bit_for_bit(rounds: Rounds) -> None:
 
 def test_a_version_that_was_altered_in_the_file_is_found(tmp_path: Path) -> None:
     folder = make_folder(tmp_path)
-    rounds = place.open_rounds(folder)
+    rounds = open_rounds(folder)
     send(rounds, A, 0.5)
     send(rounds, B, 0.25)
     send(rounds, A, 0.5)
@@ -172,7 +172,7 @@ def test_a_version_that_was_altered_in_the_file_is_found(tmp_path: Path) -> None
     raw = sqlite3.connect(folder / "log.db", isolation_level=None)
     raw.execute("UPDATE versions SET body = (SELECT body FROM versions WHERE version = 2) WHERE version = 1")
     raw.close()
-    again = place.open_rounds(folder)
+    again = open_rounds(folder)
     assert again.verify() == ["version 1 is not what the log gives"]
     again.close()
 
@@ -206,13 +206,13 @@ def test_the_next_version_lacks_an_update_that_was_withdrawn_after_its_release(r
 
 def test_unlearning_survives_a_restart(tmp_path: Path) -> None:
     folder = make_folder(tmp_path)
-    rounds = place.open_rounds(folder)
+    rounds = open_rounds(folder)
     gone = send(rounds, A, 3.0)
     send(rounds, B, 0.25)
     rounds.withdraw(gone, A.name)
     theta_now = rounds.state.theta.tobytes()
     rounds.close()
-    again = place.open_rounds(folder)
+    again = open_rounds(folder)
     assert again.state.theta.tobytes() == theta_now
     assert again.verify() == []
     again.close()
@@ -254,23 +254,23 @@ def test_a_failed_write_leaves_the_state_as_it_was(rounds: Rounds, monkeypatch: 
 
 def test_a_log_belongs_to_one_configuration(tmp_path: Path) -> None:
     folder = make_folder(tmp_path)
-    place.open_rounds(folder).close()
+    open_rounds(folder).close()
     facts = (folder / "aggregator.json").read_text()
     (folder / "aggregator.json").write_text(facts.replace('"buffer_size": 2', '"buffer_size": 3'))
     with pytest.raises(StoreError, match="another bundle or round"):
-        place.open_rounds(folder)
+        open_rounds(folder)
 
 
 def test_a_damaged_log_is_said_so(tmp_path: Path) -> None:
     folder = make_folder(tmp_path)
-    rounds = place.open_rounds(folder)
+    rounds = open_rounds(folder)
     send(rounds, A, 0.5)
     rounds.close()
     data = bytearray((folder / "log.db").read_bytes())
     data[100:4096] = bytes(3996)
     (folder / "log.db").write_bytes(data)
     with pytest.raises(StoreError):
-        place.open_rounds(folder)
+        open_rounds(folder)
 
 
 def test_a_folder_is_made_once_and_only_with_a_certified_key(tmp_path: Path) -> None:
@@ -278,7 +278,7 @@ def test_a_folder_is_made_once_and_only_with_a_certified_key(tmp_path: Path) -> 
     with pytest.raises(InputError, match="already"):
         make_folder(tmp_path)
     with pytest.raises(InputError, match="root certified"):
-        place.make(tmp_path / "other", tmp_path / "bundle", institution="x")
+        create_folder(tmp_path / "other", tmp_path / "bundle", institution="x")
     shutil.rmtree(folder)
     with pytest.raises(InputError, match="--bundle"):
-        place.read(folder)
+        read_facts(folder)

@@ -26,8 +26,8 @@ from homeroom.errors import UpdateError
 from homeroom.federation import versions
 from homeroom.federation.enrolment import device_key
 from homeroom.federation.network.client import Client, join
-from homeroom_aggregator.admin import folder as place
 from homeroom_aggregator.admin import offline
+from homeroom_aggregator.admin.folder import make_invitations, open_rounds, read_facts
 from homeroom_aggregator.merge import checkpoint
 from homeroom_aggregator.merge.replay import replay
 from homeroom_aggregator.merge.rounds import Rounds
@@ -51,7 +51,7 @@ def rounds(tmp_path: Path) -> Iterator[Rounds]:
 
 
 def opened(folder: Path, retain: int = 0) -> Rounds:
-    return place.open_rounds(folder, retain)
+    return open_rounds(folder, retain)
 
 
 def send(rounds: Rounds, device: School, head: float, ladder: float = 0.5) -> str:
@@ -66,7 +66,7 @@ def both_schools(rounds: Rounds, hill: float = 0.5, lake: float = -0.25) -> list
 
 def theta(rounds: Rounds, body: bytes | None) -> np.ndarray:
     assert body is not None
-    root = place.read(rounds.log.database.path.parent).root
+    root = read_facts(rounds.log.database.path.parent).root
     return read_version(body, rounds.rules.layout, bundle_id=rounds.bundle.bundle_id, root_fingerprint=root)[1]
 
 
@@ -193,7 +193,7 @@ def service(tmp_path: Path) -> Iterator[Service]:
 def enrol(service: Service, address: str, school: str) -> Client:
     folder = service.rounds.log.database.path.parent
     consents = {school: "a letter"} if school else {}
-    (invitation,) = place.invite_for(folder, address, [(school, "device")], consents=consents)
+    (invitation,) = make_invitations(folder, address, [(school, "device")], consents=consents)
     key = new_key()
     return Client(join(invitation, key), key)
 
@@ -252,7 +252,7 @@ def policy(tmp_path: Path, institution: str, *merged_by: str) -> Path:
 @contextlib.contextmanager
 def classroom(service: Service, address: str, tmp_path: Path, name: str, document: Path | None) -> Iterator[Device]:
     consents = {"Hill": "a letter"}
-    (invitation,) = place.invite_for(tmp_path / "district", address, [("Hill", "device")], consents=consents)
+    (invitation,) = make_invitations(tmp_path / "district", address, [("Hill", "device")], consents=consents)
     (tmp_path / f"{name}.json").write_bytes(msgspec.json.encode(invitation))
     with Device.open(tmp_path / name, tmp_path / "bundle") as device:
         device.join(tmp_path / f"{name}.json")
@@ -307,7 +307,7 @@ def test_two_classrooms_of_a_school_learn_from_each_other_and_by_hand_too(tmp_pa
     service.close()
     (tmp_path / "stick").mkdir()
     with Device.open(tmp_path / "three", tmp_path / "bundle") as third:
-        (invitation,) = place.invite_for(tmp_path / "district", "http://nowhere.example", [("Hill", "device")])
+        (invitation,) = make_invitations(tmp_path / "district", "http://nowhere.example", [("Hill", "device")])
         (tmp_path / "three.json").write_bytes(msgspec.json.encode(invitation))
         offline.take_in(tmp_path / "district", tmp_path / "stick", lambda _: None)
         third.join_by_hand(tmp_path / "three.json")

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from aggregator.institution import START, School, make_folder
 from homeroom.contract.round import RoundConfiguration, ServerOptimizer
 from homeroom.contract.version import read_version
-from homeroom_aggregator.admin import folder as place
+from homeroom_aggregator.admin.folder import open_rounds, read_facts
 from homeroom_aggregator.merge import checkpoint, rounds, server_optimizers
 from homeroom_aggregator.merge.server_optimizers import Server
 
@@ -70,7 +70,7 @@ def folder_with(tmp: Path, name: str) -> Path:
 def test_replay_is_exact_whatever_the_optimizer(tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(rounds, "CHECKPOINT_ENTRIES", 4)
     folder, rng, sent = folder_with(tmp_path, name), np.random.default_rng(3), []
-    with closing(place.open_rounds(folder)) as opened:
+    with closing(open_rounds(folder)) as opened:
         for number in range(9):
             for school in (A, B):
                 data = school.update(opened.configuration, rng.normal(0, 0.3, 10).astype(np.float32), number)
@@ -82,17 +82,17 @@ def test_replay_is_exact_whatever_the_optimizer(tmp_path: Path, name: str, monke
         assert opened.verify() == []
         assert opened.state.moments
         before = checkpoint.pack(opened.state)
-    with closing(place.open_rounds(folder)) as again:
+    with closing(open_rounds(folder)) as again:
         assert checkpoint.pack(again.state) == before
 
 
 def test_fedadam_moves_theta_by_about_its_rate(tmp_path: Path) -> None:
-    with closing(place.open_rounds(folder_with(tmp_path, "fedadam"))) as opened:
+    with closing(open_rounds(folder_with(tmp_path, "fedadam"))) as opened:
         for school in (A, B):
             opened.update(school.update(opened.configuration, 2.0), school.name)
         body = opened.version(1)
         assert body is not None
-        root = place.read(tmp_path / "district").root
+        root = read_facts(tmp_path / "district").root
         layout, bundle_id = opened.rules.layout, opened.bundle.bundle_id
         _, theta = read_version(body, layout, bundle_id=bundle_id, root_fingerprint=root)
         m, v = 0.1 * 2.0, 0.99 * 0.01**2 + 0.01 * 4.0

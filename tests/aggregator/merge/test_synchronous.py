@@ -14,7 +14,7 @@ from homeroom.cli.main import homeroom
 from homeroom.contract.round import CohortRules
 from homeroom.errors import UpdateError
 from homeroom.federation.network.client import Client, join
-from homeroom_aggregator.admin import folder as place
+from homeroom_aggregator.admin.folder import invite_devices, open_rounds
 from homeroom_aggregator.merge.synchronous import Cohort
 from homeroom_aggregator.server.service import Service, open_service
 from homeroom_aggregator.state import audit
@@ -48,7 +48,7 @@ def service(tmp_path: Path, clock: Clock) -> Iterator[Service]:
 @pytest.fixture
 def clients(service: Service) -> Iterator[list[Client]]:
     with running(service) as address:
-        invitations = place.invite(service.rounds.log.database.path.parent, address, 6)
+        invitations = invite_devices(service.rounds.log.database.path.parent, address, 6)
         keys = [School().key for _ in invitations]
         yield [Client(join(i, key), key) for i, key in zip(invitations, keys, strict=True)]
 
@@ -106,12 +106,12 @@ def test_too_few_at_the_deadline_means_that_others_are_asked(
 def test_after_a_restart_a_device_comes_in_again(tmp_path: Path) -> None:
     more: dict[str, Any] = {"cohort": RULES, "max_staleness": 0}
     folder, school = make_folder(tmp_path, **more), School()
-    rounds = place.open_rounds(folder)
+    rounds = open_rounds(folder)
     assert rounds.cohort
     assert rounds.cohort.ask(school.name, 0)
     data = school.update(rounds.configuration, 0.25)
     rounds.close()
-    rounds = place.open_rounds(folder)
+    rounds = open_rounds(folder)
     assert rounds.cohort
     with pytest.raises(UpdateError, match="not asked"):
         rounds.update(data, school.name)

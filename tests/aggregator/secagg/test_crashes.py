@@ -33,7 +33,7 @@ from homeroom.federation.network.client import Client, Enrolment, join
 from homeroom.privacy.secagg import client as steps
 from homeroom.store import Store
 from homeroom.system.sqlite import Database
-from homeroom_aggregator.admin import folder as place
+from homeroom_aggregator.admin.folder import invite_devices, open_folder_bundle, open_rounds, read_facts, replace_roster
 from homeroom_aggregator.merge.rounds import Rounds
 from homeroom_aggregator.secagg import coordinator
 from homeroom_aggregator.secagg.round_store import Desk
@@ -73,9 +73,9 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     signer = new_key()
     names = [school.name for school in SCHOOLS]
     roster = make_roster(signer, certify(ROOT, "roster", signer, "t"), names, serial=1, minimum=3, institution="t")
-    place.put_roster(made, msgspec.json.encode(roster))
+    replace_roster(made, msgspec.json.encode(roster))
     with served(made) as line:
-        for number, (school, invitation) in enumerate(zip(SCHOOLS, place.invite(made, ADDRESS, 4), strict=True)):
+        for number, (school, invitation) in enumerate(zip(SCHOOLS, invite_devices(made, ADDRESS, 4), strict=True)):
             join(invitation, school.key, transport=line)
             with contextlib.closing(Store.open(made.parent / f"device-{number}")) as store:
                 queue(store, made, number, 0)
@@ -116,17 +116,17 @@ def served(folder: Path) -> Iterator[httpx.BaseTransport]:
 
 def queue(store: Store, folder: Path, number: int, base: int) -> None:
     """An update of a device, the same for the same device and base."""
-    rng, configuration = np.random.default_rng((number, base)), place.read(folder).configuration
+    rng, configuration = np.random.default_rng((number, base)), read_facts(folder).configuration
     delta = rng.normal(0, 0.1, START.shape)
     data = SCHOOLS[number].update(configuration, delta, base, ladder_table=3 + number, head_grade=5)
-    layout = place.open_bundle_of(folder, place.read(folder)).layout
+    layout = open_folder_bundle(folder, read_facts(folder)).layout
     store.queue_update(read_update(data, configuration, layout).header.update_id, data, base, ())
 
 
 def until_released(folder: Path, version: int) -> None:
     """All visit, one after another, until that version is there."""
-    facts = place.read(folder)
-    bundle = place.open_bundle_of(folder, facts)
+    facts = read_facts(folder)
+    bundle = open_folder_bundle(folder, facts)
     enrolment = Enrolment(address=ADDRESS, root=facts.root, institution="t", bundle_id=facts.bundle_id)
     with served(folder) as line, contextlib.ExitStack() as opened:
         stores = [opened.enter_context(contextlib.closing(Store.open(folder.parent / f"device-{n}"))) for n in range(4)]
@@ -177,7 +177,7 @@ def round_with_deaths(folder: Path, version: int, deaths: list[tuple[str, int, b
 
         killed += dies(work)
     until_released(folder, version)
-    with contextlib.closing(place.open_rounds(folder)) as rounds:
+    with contextlib.closing(open_rounds(folder)) as rounds:
         assert rounds.log.count("secure") == rounds.state.version == version, "each sum is merged once"
         assert rounds.state.theta.tobytes() == wanted, "of all four updates, to the last bit"
         assert rounds.verify() == []
@@ -186,7 +186,7 @@ def round_with_deaths(folder: Path, version: int, deaths: list[tuple[str, int, b
 
 def expected(folder: Path, version: int) -> bytes:
     """Theta after the plain weighted mean of the four updates that wait for this version."""
-    with contextlib.closing(place.open_rounds(folder)) as rounds:
+    with contextlib.closing(open_rounds(folder)) as rounds:
         layout, configuration, theta = rounds.rules.layout, rounds.configuration, rounds.state.theta.copy()
     sums = {name: (np.zeros(layout[name].size, np.int64), 0) for name in ("ladder.table", "head.grade")}
     for number in range(4):

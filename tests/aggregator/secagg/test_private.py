@@ -19,7 +19,7 @@ from homeroom.contract.update import read_update
 from homeroom.errors import TrustError, UpdateError
 from homeroom.federation import agreement, privacy_ledger
 from homeroom.privacy.secagg.noise import share, share_grid
-from homeroom_aggregator.admin import folder as place
+from homeroom_aggregator.admin.folder import replace_roster
 from homeroom_aggregator.admin.privacy_report import figures, words
 from homeroom_aggregator.server.service import open_service
 from homeroom_aggregator.state.secure_sum import unpack
@@ -37,7 +37,7 @@ def district(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Distri
     with running(service) as address:
         found = District(service, address, tmp_path)
         found.members = [Member(found, number) for number in range(4)]
-        place.put_roster(folder, msgspec.json.encode(found.roster(found.members)))
+        replace_roster(folder, msgspec.json.encode(found.roster(found.members)))
         yield found
     for member in found.members:
         member.store.close()

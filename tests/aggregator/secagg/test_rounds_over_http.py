@@ -22,7 +22,14 @@ from homeroom.federation import secure_round
 from homeroom.federation.agreement import SECURE, hold
 from homeroom.federation.network.client import Client, join
 from homeroom.store import Store
-from homeroom_aggregator.admin import folder as place
+from homeroom_aggregator.admin.folder import (
+    ROSTER_FILE,
+    SECURE_ROUND_FILE,
+    invite_devices,
+    load_roster,
+    open_log,
+    replace_roster,
+)
 from homeroom_aggregator.secagg.coordinator import Cohorts
 from homeroom_aggregator.server.routes import Service
 from homeroom_aggregator.server.service import open_service
@@ -36,7 +43,7 @@ class Member:
 
     def __init__(self, district: District, number: int) -> None:
         self.district, self.number, self.school = district, number, School()
-        (invitation,) = place.invite(district.folder, district.address, 1)
+        (invitation,) = invite_devices(district.folder, district.address, 1)
         self.client = Client(join(invitation, self.school.key), self.school.key)
         self.store = Store.open(district.tmp / f"device-{number}")
         self.update_id = self.queue()
@@ -120,10 +127,10 @@ class District:
         """The server is killed and comes back in the middle of what it did."""
         self.cohorts.close()
         self.service.cohorts = Cohorts(
-            self.folder / place.SECURE,
+            self.folder / SECURE_ROUND_FILE,
             self.service.rounds,
-            place.open_log(self.folder),
-            lambda: place.roster(self.folder),
+            open_log(self.folder),
+            lambda: load_roster(self.folder),
             self.now,
         )
 
@@ -137,7 +144,7 @@ def district(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Distri
     with running(service) as address:
         found = District(service, address, tmp_path)
         found.members = [Member(found, number) for number in range(4)]
-        place.put_roster(folder, msgspec.json.encode(found.roster(found.members)))
+        replace_roster(folder, msgspec.json.encode(found.roster(found.members)))
         yield found
     for member in found.members:
         member.store.close()
@@ -237,9 +244,9 @@ def test_a_backup_of_the_server_holds_the_roster_and_nothing_of_the_round_under_
     district.until("shares")
     backup(district.folder, district.tmp / "copy")
     copied = {path.name for path in (district.tmp / "copy").iterdir()}
-    assert place.ROSTER in copied
+    assert ROSTER_FILE in copied
     assert not [name for name in copied if name.startswith("secure")]
-    assert place.roster(district.tmp / "copy") == place.roster(district.folder)
+    assert load_roster(district.tmp / "copy") == load_roster(district.folder)
 
 
 @pytest.mark.parametrize("phase", ["shares", "input", "reveal"])
@@ -306,12 +313,12 @@ def test_after_agreeing_an_update_is_spent_even_if_the_round_fails(district: Dis
 
 def test_a_device_off_the_roster_stays_out_and_an_old_roster_is_refused(district: District) -> None:
     members = district.members
-    place.put_roster(district.folder, msgspec.json.encode(district.roster(members[:3], serial=2)))
+    replace_roster(district.folder, msgspec.json.encode(district.roster(members[:3], serial=2)))
     assert district.visit(3) == ["this device is not on the institution's roster"]
     assert district.visit(0)[0].startswith("joined")
     old = district.roster(members, serial=1)
     with pytest.raises(TrustError, match="seen before"):
-        place.put_roster(district.folder, msgspec.json.encode(old))
+        replace_roster(district.folder, msgspec.json.encode(old))
     district.cohorts.desk.end("0" * 64, "failed")
     district.cohorts.roster = lambda: old  # the server shows it all the same
     with pytest.raises(TrustError, match="seen before"):
@@ -445,5 +452,5 @@ def test_the_command_line_signs_a_roster_and_the_server_takes_no_other(district:
     assert "not as roster" in said
     assert not out.exists()
     assert run(*common, "--key", str(tmp_path / "signer.pem")) == (0, "4 devices, at least 3 in a sum\n")
-    assert place.put_roster(district.folder, out.read_bytes()).serial == 2
+    assert replace_roster(district.folder, out.read_bytes()).serial == 2
     assert "no device's key" in run(*common, "--key", str(tmp_path / "signer.pem"), "--device", "abc")[1]

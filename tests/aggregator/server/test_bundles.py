@@ -16,8 +16,8 @@ from homeroom.contract.http_signatures import INVITATION_HEADER
 from homeroom.contract.signing import fingerprint, new_key, public_hex
 from homeroom.errors import BundleError, NetworkError, TrustError
 from homeroom.federation.network.client import Client, enrolment_of
-from homeroom_aggregator.admin import folder as place
 from homeroom_aggregator.admin.bundle_upgrade import succeed
+from homeroom_aggregator.admin.folder import invite_devices
 from homeroom_aggregator.server.service import open_service
 
 
@@ -31,7 +31,7 @@ def keys(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def invite(folder: Path, address: str, out: Path) -> Path:
-    (invitation,) = place.invite(folder, address, 1)
+    (invitation,) = invite_devices(folder, address, 1)
     out.write_bytes(msgspec.json.encode(invitation))
     return out
 
@@ -108,7 +108,7 @@ def test_a_bundle_is_for_members_and_for_who_holds_an_invitation(tmp_path: Path)
     with running(service) as address:
         path = f"/v1/bundles/{service.rounds.bundle.bundle_id}"
         assert httpx.get(f"{address}{path}").json()["code"] == "bad_signature"
-        (invitation,) = place.invite(folder, address, 1)
+        (invitation,) = invite_devices(folder, address, 1)
         stranger = Client(enrolment_of(invitation), new_key())
         for code, status in (("", 403), ("A" * 48, 403), (invitation.code, 200)):
             answer = stranger.ask("GET", path, headers=lambda code=code: {INVITATION_HEADER: code})  # type: ignore[misc]

@@ -18,7 +18,7 @@ from homeroom.cli.main import homeroom
 from homeroom.contract.evaluation_report import LEAST, Report, TaskReport
 from homeroom.contract.privacy import Privacy
 from homeroom.federation.network.client import Client, join
-from homeroom_aggregator.admin import folder as place
+from homeroom_aggregator.admin.folder import invite_devices, make_invitations, open_log, read_secret
 from homeroom_aggregator.server.dashboard import school_status as standing
 from homeroom_aggregator.server.dashboard import sessions
 from homeroom_aggregator.server.service import Service, open_service
@@ -48,7 +48,7 @@ def folder(service: Service) -> Path:
 
 def enrol(service: Service, address: str, school: str = "", role: Role = "device", consent: str = "letter") -> Client:
     consents = {school: consent} if school and consent else None
-    (invitation,) = place.invite_for(folder(service), address, [(school, role)], consents=consents)
+    (invitation,) = make_invitations(folder(service), address, [(school, role)], consents=consents)
     key = School().key
     return Client(join(invitation, key), key)
 
@@ -59,8 +59,8 @@ def send(client: Client, delta: float = 0.5) -> None:
 
 
 def link(service: Service, rank: login_links.Rank = "district", **more: Any) -> str:
-    with contextlib.closing(place.open_log(folder(service))) as log:
-        return login_links.make(log.database, place.secret_of(folder(service)), login_links.Link(rank), **more)
+    with contextlib.closing(open_log(folder(service))) as log:
+        return login_links.make(log.database, read_secret(folder(service)), login_links.Link(rank), **more)
 
 
 @contextlib.contextmanager
@@ -122,7 +122,7 @@ def test_a_link_is_spent_even_if_the_server_starts_anew(tmp_path: Path) -> None:
 
 def test_a_made_up_foreign_or_late_link_opens_nothing(service: Service, address: str) -> None:
     late, made_up = link(service, minutes=-1), link(service)[:-4] + "AAAA"
-    invitation = place.invite(folder(service), address, 1)[0].code
+    invitation = invite_devices(folder(service), address, 1)[0].code
     for code in (late, made_up, invitation, "", "ü", "x" * 5000):
         assert httpx.post(f"{address}/dashboard/enter", data={"code": code}).status_code == 403
 
@@ -154,7 +154,7 @@ def test_signing_out_and_time_end_a_session(service: Service, address: str, monk
 def test_a_member_signs_in_with_its_key_and_is_out_when_it_is_revoked(
     service: Service, address: str, tmp_path: Path
 ) -> None:
-    (invitation,) = place.invite_for(folder(service), address, [("", "auditor")])
+    (invitation,) = make_invitations(folder(service), address, [("", "auditor")])
     path = tmp_path / "invitation.json"
     from msgspec.json import encode
 

@@ -25,7 +25,7 @@ from aggregator.server.test_kill import kill, start
 from homeroom.cli.main import homeroom
 from homeroom.errors import StoreError
 from homeroom.federation.network.client import Client, join
-from homeroom_aggregator.admin import folder as place
+from homeroom_aggregator.admin.folder import invite_devices, open_rounds
 from homeroom_aggregator.cli import serve
 from homeroom_aggregator.server.service import open_service
 
@@ -70,7 +70,7 @@ def test_sigterm_ends_it_politely_and_its_log_is_proved_or_not(tmp_path: Path) -
     folder = make_folder(tmp_path, buffer_size=1, min_devices=1)
     process, address = start(folder)
     try:
-        (invitation,) = place.invite(folder, address, 1)
+        (invitation,) = invite_devices(folder, address, 1)
         school = School()
         with contextlib.closing(Client(join(invitation, school.key), school.key)) as client:
             assert client.update(school.update(client.round())) == "accepted"
@@ -78,7 +78,7 @@ def test_sigterm_ends_it_politely_and_its_log_is_proved_or_not(tmp_path: Path) -
         assert process.wait(20) == 0
     finally:
         kill(process)
-    with contextlib.closing(place.open_rounds(folder)) as rounds:
+    with contextlib.closing(open_rounds(folder)) as rounds:
         assert rounds.log.checkpoints()[-1] == rounds.log.last()
     done = CliRunner().invoke(homeroom, ["rebuild", str(folder)], catch_exceptions=False)
     assert done.exit_code == 0

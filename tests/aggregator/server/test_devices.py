@@ -21,7 +21,7 @@ from homeroom.contract.update import read_update
 from homeroom.errors import NetworkError, TrustError
 from homeroom.federation import agreement, privacy_ledger
 from homeroom.federation.enrolment import follow
-from homeroom_aggregator.admin import folder as place
+from homeroom_aggregator.admin.folder import create_folder, invite_devices, replace_roster
 from homeroom_aggregator.server.service import Service, open_service
 
 
@@ -29,7 +29,7 @@ from homeroom_aggregator.server.service import Service, open_service
 def district(tiny_bundle: tiny.Tiny, tmp_path: Path) -> Iterator[tuple[Service, str]]:
     folder = tmp_path / "district"
     asked = RoundConfiguration(bundle_id="0" * 64, buffer_size=2, min_devices=2)
-    place.make(folder, tiny_bundle.path, institution="tests", root_key=tiny_bundle.root_key, configuration=asked)
+    create_folder(folder, tiny_bundle.path, institution="tests", root_key=tiny_bundle.root_key, configuration=asked)
     service = open_service(folder)
     with running(service) as address:
         yield service, address
@@ -43,7 +43,7 @@ PROMISE = Privacy(clip_norm=1.0, noise_multiplier=1.0, epsilon=12.0, delta=1e-5)
 def private_district(tiny_bundle: tiny.Tiny, tmp_path: Path) -> Iterator[tuple[Service, str]]:
     folder = tmp_path / "private"
     asked = RoundConfiguration(bundle_id="0" * 64, buffer_size=2, min_devices=2, privacy=PROMISE)
-    place.make(folder, tiny_bundle.path, institution="tests", root_key=tiny_bundle.root_key, configuration=asked)
+    create_folder(folder, tiny_bundle.path, institution="tests", root_key=tiny_bundle.root_key, configuration=asked)
     service = open_service(folder)
     with running(service) as address:
         yield service, address
@@ -59,7 +59,7 @@ def open_school(tiny_bundle: tiny.Tiny, folder: Path, monkeypatch: pytest.Monkey
 
 
 def enrol(device: Device, service: Service, address: str, tmp_path: Path, name: str) -> None:
-    (invitation,) = place.invite(service.rounds.log.database.path.parent, address, 1)
+    (invitation,) = invite_devices(service.rounds.log.database.path.parent, address, 1)
     path = tmp_path / f"{name}.json"
     path.write_bytes(msgspec.json.encode(invitation))
     device.join(path)
@@ -72,7 +72,7 @@ def test_a_device_trains_with_the_proximal_term_that_its_aggregator_asks_for(
     for number, mu in enumerate((0.0, 20.0)):
         folder = tmp_path / f"d{number}"
         asked = RoundConfiguration(bundle_id="0" * 64, proximal=mu)
-        place.make(folder, tiny_bundle.path, institution="tests", root_key=tiny_bundle.root_key, configuration=asked)
+        create_folder(folder, tiny_bundle.path, institution="tests", root_key=tiny_bundle.root_key, configuration=asked)
         service, device = open_service(folder), open_school(tiny_bundle, tmp_path / f"s{number}", monkeypatch, 0)
         with running(service) as address:
             enrol(device, service, address, tmp_path, f"s{number}")
@@ -253,7 +253,7 @@ def test_whole_devices_sum_in_secret_and_one_forgets_a_pupil(
     folder, signer = tmp_path / "district", new_key()
     rules = SecureRules(minimum=3, cohort=3, drop_rate=0.0)
     asked = RoundConfiguration(bundle_id="0" * 64, secure=rules)
-    place.make(folder, tiny_bundle.path, institution="tests", root_key=tiny_bundle.root_key, configuration=asked)
+    create_folder(folder, tiny_bundle.path, institution="tests", root_key=tiny_bundle.root_key, configuration=asked)
     service = open_service(folder)
     schools = [open_school(tiny_bundle, tmp_path / f"s{n}", monkeypatch, n) for n in range(3)]
     with running(service) as address:
@@ -263,7 +263,7 @@ def test_whole_devices_sum_in_secret_and_one_forgets_a_pupil(
         names = [device.status()["device_key"] for device in schools]
         word = certify(tiny_bundle.root_key, "roster", signer, "tests")
         roster = make_roster(signer, word, names, serial=1, minimum=3, institution="tests")
-        place.put_roster(folder, msgspec.json.encode(roster))
+        replace_roster(folder, msgspec.json.encode(roster))
         said = [device.sync().secure for _ in range(5) for device in schools if service.rounds.state.version == 0]
         assert said[0] == "joined a cohort; waits for others to join"
         assert service.rounds.state.version == 1
@@ -284,7 +284,7 @@ def test_a_device_that_is_not_asked_into_a_synchronous_round_keeps_its_update(
 ) -> None:
     folder, rules = tmp_path / "district", CohortRules(deadline_s=3600, quorum=1, over=1)
     asked = RoundConfiguration(bundle_id="0" * 64, buffer_size=1, min_devices=1, max_staleness=0, cohort=rules)
-    place.make(folder, tiny_bundle.path, institution="tests", root_key=tiny_bundle.root_key, configuration=asked)
+    create_folder(folder, tiny_bundle.path, institution="tests", root_key=tiny_bundle.root_key, configuration=asked)
     service = open_service(folder)
     with running(service) as address, open_school(tiny_bundle, tmp_path / "s", monkeypatch, 0) as device:
         assert service.rounds.cohort

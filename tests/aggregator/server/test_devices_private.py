@@ -16,7 +16,7 @@ from homeroom.contract.privacy import Privacy
 from homeroom.contract.round import RoundConfiguration
 from homeroom.contract.update import read_update
 from homeroom.federation import versions
-from homeroom_aggregator.admin import folder as place
+from homeroom_aggregator.admin.folder import create_folder, invite_devices
 from homeroom_aggregator.server.service import Service, open_service
 
 PROMISE = Privacy(clip_norm=1.0, noise_multiplier=1.0, epsilon=30.0, delta=1e-5)
@@ -30,7 +30,7 @@ def schools(folder: Path, bundle: Path, root: str | None, count: int = 2) -> Ite
         opened.callback(service.close)
         address = opened.enter_context(running(service))
         devices = []
-        for number, invitation in enumerate(place.invite(folder, address, count)):
+        for number, invitation in enumerate(invite_devices(folder, address, count)):
             path = folder.parent / f"{number}.json"
             path.write_bytes(msgspec.json.encode(invitation))
             device = opened.enter_context(Device.open(folder.parent / f"s{number}", bundle, root, threads=1))
@@ -54,7 +54,7 @@ def test_a_class_protects_each_of_its_pupils_from_training_to_release(tiny_bundl
     by_subject = msgspec.structs.replace(PROMISE, subjects=4)
     asked = RoundConfiguration(bundle_id="0" * 64, buffer_size=2, min_devices=2, privacy=by_subject)
     folder = tmp_path / "district"
-    place.make(folder, tiny_bundle.path, institution="tests", root_key=tiny_bundle.root_key, configuration=asked)
+    create_folder(folder, tiny_bundle.path, institution="tests", root_key=tiny_bundle.root_key, configuration=asked)
     with schools(folder, tiny_bundle.path, tiny_bundle.root) as (service, devices):
         for number, device in enumerate(devices):
             device.add(*(Sample(**row) for row in tiny.samples(12, number)))

@@ -20,7 +20,7 @@ from homeroom.federation.enrolment import set_network
 from homeroom.federation.network import discovery
 from homeroom.federation.network.client import Client, enrolment_of
 from homeroom.federation.network.transport import Network
-from homeroom_aggregator.admin import folder as place
+from homeroom_aggregator.admin.folder import invite_devices, read_facts
 from homeroom_aggregator.server.routes import Service
 from homeroom_aggregator.server.service import open_service
 
@@ -55,7 +55,7 @@ def announcing(service: Service, root: str) -> Iterator[str]:
 def test_a_device_joins_and_syncs_with_an_aggregator_whose_address_it_was_told_wrong(
     service: Service, tmp_path: Path
 ) -> None:
-    (invitation,) = place.invite(tmp_path / "district", NOWHERE, 1)
+    (invitation,) = invite_devices(tmp_path / "district", NOWHERE, 1)
     (tmp_path / "invitation.json").write_bytes(msgspec.json.encode(invitation))
     with announcing(service, invitation.root), Device.open(tmp_path / "c", tmp_path / "bundle") as device:
         device.join(tmp_path / "invitation.json")
@@ -66,7 +66,7 @@ def test_a_device_joins_and_syncs_with_an_aggregator_whose_address_it_was_told_w
 
 
 def test_a_device_is_made_from_an_invitation_whose_address_is_wrong(service: Service, tmp_path: Path) -> None:
-    (invitation,) = place.invite(tmp_path / "district", NOWHERE, 1)
+    (invitation,) = invite_devices(tmp_path / "district", NOWHERE, 1)
     (tmp_path / "invitation.json").write_bytes(msgspec.json.encode(invitation))
     with announcing(service, invitation.root):
         done = CliRunner().invoke(homeroom, ["device", "fetch", str(tmp_path / "c"), str(tmp_path / "invitation.json")])
@@ -75,7 +75,7 @@ def test_a_device_is_made_from_an_invitation_whose_address_is_wrong(service: Ser
 
 def test_serve_announces_what_it_serves_until_it_ends(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = make_folder(tmp_path)
-    root, found = place.read(folder).root, list[str]()
+    root, found = read_facts(folder).root, list[str]()
     monkeypatch.setattr("homeroom_aggregator.server.serve.serve", lambda *_, **__: found.extend(discovery.find(root)))
     done = CliRunner().invoke(homeroom, ["serve", str(folder), "--port", "0", "--announce"], catch_exceptions=False)
     assert found
@@ -84,7 +84,7 @@ def test_serve_announces_what_it_serves_until_it_ends(tmp_path: Path, monkeypatc
 
 
 def test_somebody_who_announces_the_root_without_its_key_is_not_spoken_with(service: Service, tmp_path: Path) -> None:
-    (invitation,) = place.invite(tmp_path / "district", NOWHERE, 1)
+    (invitation,) = invite_devices(tmp_path / "district", NOWHERE, 1)
     service.rounds.key = new_key()  # it shows the aggregator's certificate, which is public, but has not its key
     with announcing(service, invitation.root) as address:
         assert discovery.find(invitation.root) == [address]
@@ -96,7 +96,7 @@ def test_somebody_who_announces_the_root_without_its_key_is_not_spoken_with(serv
 
 def test_an_aggregator_of_another_root_is_not_even_looked_at(service: Service, tmp_path: Path) -> None:
     with announcing(service, "0" * 64):
-        assert discovery.find(place.read(tmp_path / "district").root, 0.5) == []
+        assert discovery.find(read_facts(tmp_path / "district").root, 0.5) == []
 
 
 def test_a_server_for_this_machine_alone_is_not_announced(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -110,6 +110,6 @@ def test_without_the_extra_the_address_by_hand_still_works(tmp_path: Path, monke
     monkeypatch.setattr("importlib.util.find_spec", lambda _: None)
     with pytest.raises(MissingExtraError, match="zeroconf"):
         discovery.find("0" * 64)
-    (invitation,) = place.invite(make_folder(tmp_path), NOWHERE, 1)
+    (invitation,) = invite_devices(make_folder(tmp_path), NOWHERE, 1)
     by_hand = Network(address="http://10.0.0.7:8340")
     assert discovery.located(enrolment_of(invitation), new_key(), by_hand) == by_hand

@@ -27,7 +27,7 @@ from homeroom.federation.network.client import Client, join
 from homeroom.federation.network.download import SYNC_BYTES, Parcel, download
 from homeroom.federation.network.transport import Connection, Network
 from homeroom.runtime.bundle import install
-from homeroom_aggregator.admin import folder as place
+from homeroom_aggregator.admin.folder import invite_devices
 from homeroom_aggregator.server.service import Service, open_service
 
 KEY = new_key()
@@ -54,7 +54,7 @@ def nobody_waits(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def enrol(service: Service, address: str, network: Network | None = None) -> tuple[School, Client]:
     school = School()
-    (invitation,) = place.invite(service.rounds.log.database.path.parent, address, 1)
+    (invitation,) = invite_devices(service.rounds.log.database.path.parent, address, 1)
     return school, Client(join(invitation, school.key), school.key, network)
 
 

@@ -19,7 +19,7 @@ from homeroom.contract.round import RoundConfiguration
 from homeroom.data.tasks.metrics import Score
 from homeroom.errors import NetworkError, UpdateError
 from homeroom.federation.network.client import Client, join
-from homeroom_aggregator.admin import folder
+from homeroom_aggregator.admin.folder import create_folder, invite_devices
 from homeroom_aggregator.server.service import Service, open_service
 from homeroom_aggregator.state.last_seen import reports
 
@@ -36,7 +36,7 @@ def test_a_report_has_only_tasks_with_enough_samples() -> None:
 def test_a_strange_report_is_refused(tmp_path: Path) -> None:
     service = open_service(make_folder(tmp_path))
     with running(service) as address:
-        (invitation,) = folder.invite(tmp_path / "district", address, 1)
+        (invitation,) = invite_devices(tmp_path / "district", address, 1)
         key = School().key
         client = Client(join(invitation, key), key)
         with pytest.raises(UpdateError, match="never released"):
@@ -52,7 +52,7 @@ def test_a_strange_report_is_refused(tmp_path: Path) -> None:
 def district(tiny_bundle: tiny.Tiny, tmp_path: Path) -> Iterator[tuple[Service, str]]:
     asked = RoundConfiguration(bundle_id="0" * 64, buffer_size=2, min_devices=2)
     root = tiny_bundle.root_key
-    folder.make(tmp_path / "district", tiny_bundle.path, institution="tests", root_key=root, configuration=asked)
+    create_folder(tmp_path / "district", tiny_bundle.path, institution="tests", root_key=root, configuration=asked)
     service = open_service(tmp_path / "district")
     with running(service) as address:
         yield service, address
@@ -69,7 +69,7 @@ def test_a_device_tells_only_where_its_school_lets_it(
     service, address = district
     monkeypatch.setenv("HOMEROOM_KEYS", str(tmp_path / "keys"))
     (tmp_path / "keys").mkdir()
-    devices, invitations = [], folder.invite(tmp_path / "district", address, 2)
+    devices, invitations = [], invite_devices(tmp_path / "district", address, 2)
     for number, invitation in enumerate(invitations):
         device = Device.open(tmp_path / f"{number}", tiny_bundle.path, tiny_bundle.root, threads=1)
         rows = tiny.samples(105, number, subjects=105)

@@ -23,7 +23,7 @@ from homeroom.contract.version import make_version
 from homeroom.errors import HomeroomError, NetworkError, TrustError
 from homeroom.federation.enrolment import device_key, set_network
 from homeroom.federation.network import transport
-from homeroom_aggregator.admin import folder
+from homeroom_aggregator.admin.folder import invite_devices
 from homeroom_aggregator.server.rate_limits import Limits
 from homeroom_aggregator.server.routes import Service
 from homeroom_aggregator.server.service import open_service
@@ -54,7 +54,7 @@ def service(tmp_path: Path) -> Iterator[Service]:
 @contextlib.contextmanager
 def classroom(service: Service, tmp_path: Path, address: str) -> Iterator[Device]:
     """A device that has joined."""
-    (invitation,) = folder.invite(tmp_path / "district", address, 1)
+    (invitation,) = invite_devices(tmp_path / "district", address, 1)
     (tmp_path / "invitation.json").write_bytes(msgspec.json.encode(invitation))
     with Device.open(tmp_path / "classroom", tmp_path / "bundle") as device:
         device.join(tmp_path / "invitation.json")

@@ -24,7 +24,7 @@ from homeroom.contract.roster import make_roster
 from homeroom.contract.secagg import SecureRules
 from homeroom.contract.signing import certify, new_key
 from homeroom.federation.network.client import join
-from homeroom_aggregator.admin import folder as place
+from homeroom_aggregator.admin.folder import make_invitations, replace_roster
 from homeroom_aggregator.server import metrics
 from homeroom_aggregator.server.openapi import document
 from homeroom_aggregator.server.rate_limits import Limits
@@ -76,11 +76,11 @@ def keys(service: Service, address: str) -> dict[str, Any]:
     """A key for each role; the device's is on the roster."""
     folder, found = folder_of(service), {role: School().key for role in ROLES[:-1]}
     for role in ROLES[:4]:
-        (invitation,) = place.invite_for(folder, address, [("", role)])  # type: ignore[list-item]
+        (invitation,) = make_invitations(folder, address, [("", role)])  # type: ignore[list-item]
         join(invitation, found[role])
     signer, names = new_key(), [School(found["device"]).name, *(School().name for _ in range(3))]
     roster = make_roster(signer, certify(ROOT, "roster", signer, "t"), names, serial=1, minimum=3, institution="t")
-    place.put_roster(folder, msgspec.json.encode(roster))
+    replace_roster(folder, msgspec.json.encode(roster))
     return found
 
 

@@ -18,7 +18,7 @@ import stamina
 from aggregator.institution import School, make_folder
 from homeroom.errors import NetworkError, UpdateError
 from homeroom.federation.network.client import Client, Enrolment, join
-from homeroom_aggregator.admin import folder as place
+from homeroom_aggregator.admin.folder import invite_devices, open_rounds
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 MOMENTS = 30
@@ -65,7 +65,7 @@ def test_nothing_accepted_is_lost_or_counted_twice(tmp_path: Path) -> None:
             while process.poll() is None:
                 school = schools[rng.randrange(6)]
                 if school.name not in enrolments:
-                    (invitation,) = place.invite(folder, address, 1)
+                    (invitation,) = invite_devices(folder, address, 1)
                     enrolments[school.name] = join(invitation, school.key)
                 client = Client(msgspec.structs.replace(enrolments[school.name], address=address), school.key)
                 configuration = client.round()
@@ -93,7 +93,7 @@ def _id(data: bytes) -> str:
 
 
 def _check(folder: Path, accepted: set[str], sent: int) -> None:
-    rounds = place.open_rounds(folder)
+    rounds = open_rounds(folder)
     logged = [entry.update_id for entry in rounds.log.entries() if entry.kind == "update"]
     assert accepted <= set(logged)
     assert len(logged) == len(set(logged)) <= sent

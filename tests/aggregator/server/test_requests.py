@@ -19,7 +19,7 @@ from homeroom.contract.update import read_update
 from homeroom.contract.version import read_version
 from homeroom.errors import NetworkError, TrustError, UpdateError
 from homeroom.federation.network.client import Client, Enrolment, join
-from homeroom_aggregator.admin import folder as place
+from homeroom_aggregator.admin.folder import invite_devices
 from homeroom_aggregator.server.service import Service, open_service
 
 
@@ -42,7 +42,7 @@ def folder(service: Service) -> Path:
 
 def enrol(service: Service, address: str, school: School | None = None) -> tuple[School, Client]:
     school = school or School()
-    (invitation,) = place.invite(folder(service), address, 1)
+    (invitation,) = invite_devices(folder(service), address, 1)
     return school, Client(join(invitation, school.key), school.key)
 
 
@@ -93,7 +93,7 @@ def test_what_is_withdrawn_before_it_comes_stays_out(service: Service, address: 
 
 
 def test_an_invitation_enrols_one_device_and_may_be_repeated_by_it(service: Service, address: str) -> None:
-    (invitation,) = place.invite(folder(service), address, 1)
+    (invitation,) = invite_devices(folder(service), address, 1)
     school = School()
     join(invitation, school.key)
     join(invitation, school.key)
@@ -103,13 +103,13 @@ def test_an_invitation_enrols_one_device_and_may_be_repeated_by_it(service: Serv
 
 
 def test_a_made_up_invitation_is_refused(service: Service, address: str) -> None:
-    (invitation,) = place.invite(folder(service), address, 1)
+    (invitation,) = invite_devices(folder(service), address, 1)
     with pytest.raises(TrustError, match="not one of ours"):
         join(msgspec.structs.replace(invitation, code="A" * 48), new_key())
 
 
 def test_a_server_that_another_root_vouches_for_is_not_joined(service: Service, address: str) -> None:
-    (invitation,) = place.invite(folder(service), address, 1)
+    (invitation,) = invite_devices(folder(service), address, 1)
     with pytest.raises(TrustError, match="this device trusts"):
         join(msgspec.structs.replace(invitation, root="0" * 64), new_key())
     assert service.members.count() == 0

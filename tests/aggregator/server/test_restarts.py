@@ -14,7 +14,7 @@ from aggregator.institution import START, learn, make_folder, running
 from homeroom import Device
 from homeroom.federation import versions
 from homeroom.federation.enrolment import set_network
-from homeroom_aggregator.admin import folder as place
+from homeroom_aggregator.admin.folder import BUNDLES_FOLDER, FACTS_FILE, KEY_FILE, LOG_FILE, SECRET_FILE, invite_devices
 from homeroom_aggregator.server.service import open_service
 from homeroom_aggregator.state import audit
 
@@ -31,7 +31,7 @@ def test_each_side_restarted_fifty_times_goes_on_where_it_was(tmp_path: Path, mo
     )  # these bundles hold no graphs
     chance = random.Random(20261125)
     folder, made, waits = make_folder(tmp_path, buffer_size=1, min_devices=1), 0, False
-    (invitation,) = place.invite(folder, "http://district.example", 1)
+    (invitation,) = invite_devices(folder, "http://district.example", 1)
     (tmp_path / "invitation.json").write_bytes(msgspec.json.encode(invitation))
     for number in range(RESTARTS):
         service = open_service(folder, retain=10)
@@ -74,5 +74,5 @@ def test_each_side_restarted_fifty_times_goes_on_where_it_was(tmp_path: Path, mo
         assert audit.verify(rounds.log.database)[2] is None
         assert not list((tmp_path / "room" / "downloads").iterdir())
         assert {path.name for path in folder.iterdir()} <= {
-            *(place.FACTS, place.KEY, place.SECRET, place.BUNDLES, place.LOG, "log.lock", "log.db-wal", "log.db-shm")
+            *(FACTS_FILE, KEY_FILE, SECRET_FILE, BUNDLES_FOLDER, LOG_FILE, "log.lock", "log.db-wal", "log.db-shm")
         }

@@ -26,7 +26,7 @@ from aggregator.institution import School, make_folder, running
 from homeroom.contract import http_signatures
 from homeroom.errors import DiskFullError, InputError, NetworkError, UpdateError
 from homeroom.federation.network.client import Client, join
-from homeroom_aggregator.admin import folder as place
+from homeroom_aggregator.admin.folder import invite_devices, open_rounds
 from homeroom_aggregator.merge import checkpoint
 from homeroom_aggregator.server import metrics, requests, serve
 from homeroom_aggregator.server.service import Service, open_service
@@ -46,7 +46,7 @@ def address(service: Service) -> Iterator[str]:
 
 
 def enrol(service: Service, address: str) -> Client:
-    (invitation,) = place.invite(service.rounds.log.database.path.parent, address, 1)
+    (invitation,) = invite_devices(service.rounds.log.database.path.parent, address, 1)
     key = School().key
     return Client(join(invitation, key), key)
 
@@ -312,7 +312,7 @@ def test_a_polite_end_leaves_nothing_to_compute(tmp_path: Path) -> None:
         client = enrol(service, address)
         client.update(School(client.key).update(client.round(), 0.5))
     service.close()
-    again = place.open_rounds(folder)
+    again = open_rounds(folder)
     assert again.log.checkpoints()[-1] == again.log.last()
     assert again.state.pending == 1
     assert again.verify() == []

@@ -19,7 +19,7 @@ from aggregator.institution import School, make_folder
 from homeroom.errors import DiskFullError, InputError, StoreError, UpdateError
 from homeroom.system.sqlite import Database
 from homeroom_aggregator.admin import backup
-from homeroom_aggregator.admin import folder as place
+from homeroom_aggregator.admin.folder import open_rounds
 from homeroom_aggregator.merge import checkpoint, rounds
 from homeroom_aggregator.merge.replay import replay
 from homeroom_aggregator.merge.rounds import Rounds
@@ -55,7 +55,7 @@ def send(opened: Rounds, count: int, seed: int = 0) -> list[str]:
 
 @pytest.fixture
 def opened(tmp_path: Path, often: None) -> Iterator[Rounds]:
-    with closing(place.open_rounds(make_folder(tmp_path))) as found:
+    with closing(open_rounds(make_folder(tmp_path))) as found:
         yield found
 
 
@@ -79,13 +79,13 @@ PRAGMA user_version = 0;
 
 def test_a_log_of_the_first_layout_is_brought_up_to_date_after_a_copy(tmp_path: Path) -> None:
     folder = make_folder(tmp_path)
-    with closing(place.open_rounds(folder)) as first:
+    with closing(open_rounds(folder)) as first:
         gone = send(first, 5)[0]
         first.withdraw(gone, SCHOOLS[0].name)
         before = checkpoint.pack(first.state)
     with closing(sqlite3.connect(folder / "log.db", isolation_level=None)) as raw:
         raw.executescript(LAYOUT_1)
-    with closing(place.open_rounds(folder)) as again:
+    with closing(open_rounds(folder)) as again:
         assert checkpoint.pack(again.state) == before
         assert again.verify() == []
         assert schema.version(again.log.database) == schema.VERSION
@@ -95,7 +95,7 @@ def test_a_log_of_the_first_layout_is_brought_up_to_date_after_a_copy(tmp_path: 
 
 def test_a_migration_that_fails_changes_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = make_folder(tmp_path)
-    place.open_rounds(folder).close()
+    open_rounds(folder).close()
     with closing(sqlite3.connect(folder / "log.db", isolation_level=None)) as raw:
         raw.executescript(LAYOUT_1)
 
@@ -106,19 +106,19 @@ def test_a_migration_that_fails_changes_nothing(tmp_path: Path, monkeypatch: pyt
     with monkeypatch.context() as patched:
         patched.setitem(schema.MIGRATIONS, 1, broken)
         with pytest.raises(DiskFullError):
-            place.open_rounds(folder)
+            open_rounds(folder)
     with closing(sqlite3.connect(folder / "log.db")) as raw:
         assert raw.execute("PRAGMA user_version").fetchone() == (0,)
-    place.open_rounds(folder).close()
+    open_rounds(folder).close()
 
 
 def test_a_log_of_a_newer_homeroom_is_left_alone(tmp_path: Path) -> None:
     folder = make_folder(tmp_path)
-    place.open_rounds(folder).close()
+    open_rounds(folder).close()
     with closing(sqlite3.connect(folder / "log.db", isolation_level=None)) as raw:
         raw.execute("PRAGMA user_version = 99")
     with pytest.raises(StoreError, match="layout 99"):
-        place.open_rounds(folder)
+        open_rounds(folder)
 
 
 @settings(max_examples=15)
@@ -129,7 +129,7 @@ def test_from_any_checkpoint_on_the_state_is_the_same_bit_for_bit(steps: list[tu
 
     with tempfile.TemporaryDirectory() as scratch, pytest.MonkeyPatch.context() as patched:
         patched.setattr(rounds, "CHECKPOINT_ENTRIES", every)
-        with closing(place.open_rounds(make_folder(Path(scratch)))) as opened:
+        with closing(open_rounds(make_folder(Path(scratch)))) as opened:
             sent: list[tuple[str, School]] = []
             for kind, drawn in steps:
                 if kind == "u" or not sent:
@@ -147,7 +147,7 @@ def test_from_any_checkpoint_on_the_state_is_the_same_bit_for_bit(steps: list[tu
 
 def test_old_updates_go_and_what_is_kept_is_still_proved(tmp_path: Path, often: None) -> None:
     folder = make_folder(tmp_path)
-    with closing(place.open_rounds(folder, retain=3)) as opened:
+    with closing(open_rounds(folder, retain=3)) as opened:
         ids = send(opened, 60)
         assert opened.log.base > 0
         kept = opened.log.database.one("SELECT count(*) FROM bodies")[0]
@@ -160,7 +160,7 @@ def test_old_updates_go_and_what_is_kept_is_still_proved(tmp_path: Path, often: 
         assert opened.withdraw(ids[-1], SCHOOLS[(len(ids) - 1) % 3].name)
         before = checkpoint.pack(opened.state)
         assert opened.update(SCHOOLS[0].update(opened.configuration, base=opened.state.version), SCHOOLS[0].name)
-    with closing(place.open_rounds(folder, retain=3)) as again:
+    with closing(open_rounds(folder, retain=3)) as again:
         assert again.log.sender(ids[0]) == SCHOOLS[0].name, "an id counts once, for ever"
         assert again.verify() == []
         assert checkpoint.pack(again.state) != before
@@ -174,13 +174,13 @@ def test_a_damaged_checkpoint_is_noticed(opened: Rounds, tmp_path: Path) -> None
     opened.log.put_checkpoint(newest, bytes(body))
     opened.close()
     with pytest.raises(StoreError, match="checkpoint"):
-        place.open_rounds(tmp_path / "district")
+        open_rounds(tmp_path / "district")
 
 
 def test_a_second_server_on_the_same_folder_is_refused(opened: Rounds, tmp_path: Path) -> None:
     send(opened, 1)
     with pytest.raises(StoreError, match="in use"):
-        place.open_rounds(tmp_path / "district")
+        open_rounds(tmp_path / "district")
     send(opened, 2)
     assert opened.verify() == []
 
@@ -192,7 +192,7 @@ def test_a_backup_while_it_serves_is_the_aggregator_again(opened: Rounds, tmp_pa
     theta, waits = opened.state.theta.tobytes(), opened.state.pending
     send(opened, 4)
     backup.restore(tmp_path / "saved", tmp_path / "again")
-    with closing(place.open_rounds(tmp_path / "again")) as restored:
+    with closing(open_rounds(tmp_path / "again")) as restored:
         assert (restored.state.theta.tobytes(), restored.state.pending) == (theta, waits)
         assert restored.verify() == []
     with pytest.raises(InputError, match="already"):
@@ -210,7 +210,7 @@ def test_after_a_restore_no_number_means_two_versions(
         moment = datetime.datetime(2026, 11, 25, 2, 54, second, tzinfo=datetime.UTC)
         monkeypatch.setattr(backup, "now", lambda moment=moment: moment)
         backup.restore(tmp_path / "saved", tmp_path / name)
-        with closing(place.open_rounds(tmp_path / name, retain=2)) as restored:
+        with closing(open_rounds(tmp_path / name, retain=2)) as restored:
             number = restored.state.version
             for base in (lost, 3):  # of a future that is lost, and of the past
                 with pytest.raises(UpdateError, match="behind"):
@@ -219,7 +219,7 @@ def test_after_a_restore_no_number_means_two_versions(
             assert restored.log.version(number) is not None or restored.log.base
             assert restored.verify() == []
             numbers += [number, restored.state.version]
-        with closing(place.open_rounds(tmp_path / name)) as replayed:
+        with closing(open_rounds(tmp_path / name)) as replayed:
             assert replayed.state.version == numbers[-1]
             assert replayed.verify() == []
     assert numbers[0] == 2026112502540000
@@ -248,7 +248,7 @@ def test_a_backup_does_not_go_into_what_it_copies(opened: Rounds) -> None:
 def test_a_backup_is_not_served(opened: Rounds, tmp_path: Path) -> None:
     backup.backup(tmp_path / "district", tmp_path / "saved")
     with pytest.raises(InputError, match="is a backup"):
-        place.open_rounds(tmp_path / "saved")
+        open_rounds(tmp_path / "saved")
 
 
 def test_a_backup_that_was_altered_is_not_restored(opened: Rounds, tmp_path: Path) -> None:

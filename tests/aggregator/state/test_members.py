@@ -21,7 +21,7 @@ from homeroom.contract.invitation import Invitation, as_text, read_invitation
 from homeroom.contract.signing import certify, new_key, public_hex, write_key
 from homeroom.errors import InputError, NetworkError, StoreError, TrustError, UpdateError
 from homeroom.federation.network.client import Client, Enrolment, join
-from homeroom_aggregator.admin import folder as place
+from homeroom_aggregator.admin.folder import invite_devices, make_invitations, recover_key
 from homeroom_aggregator.server import auth
 from homeroom_aggregator.server.rate_limits import DAY_S, Limits, Meter
 from homeroom_aggregator.server.service import Service, open_service
@@ -44,7 +44,7 @@ def address(service: Service) -> Iterator[str]:
 
 def enrol(service: Service, address: str, school: str = "", role: members.Role = "device", **more: Any) -> Client:
     folder = service.rounds.log.database.path.parent
-    (invitation,) = place.invite_for(folder, address, [(school, role)], **more)
+    (invitation,) = make_invitations(folder, address, [(school, role)], **more)
     key = School().key
     return Client(join(invitation, key), key)
 
@@ -78,7 +78,7 @@ def test_an_invitation_ends_by_the_servers_clock(
 
 def test_an_invitation_of_before_there_were_schools_still_enrols(service: Service, address: str) -> None:
     folder = service.rounds.log.database.path.parent
-    (invitation,) = place.invite(folder, address, 1)
+    (invitation,) = invite_devices(folder, address, 1)
     random = bytes(18)
     code = auth.base64.urlsafe_b64encode(random + invitation_codes._mac(service.secret, 1, random)).decode()
     school = School()
@@ -272,7 +272,7 @@ def test_a_lost_key_is_replaced_by_the_roots_word(tmp_path: Path) -> None:
     fresh = new_key()
     stranger = certify(new_key(), "aggregator", fresh, "thief")
     with pytest.raises(TrustError):
-        place.recover(folder, fresh, stranger)
+        recover_key(folder, fresh, stranger)
     write_key(tmp_path / "new.pem", fresh)
     word = certify(ROOT, "aggregator", fresh, "District 7")
     (tmp_path / "new.json").write_bytes(msgspec.json.encode(word))

@@ -28,7 +28,7 @@ from homeroom.runtime.graphs import Graphs
 from homeroom.train.evaluate import outputs_of
 from homeroom.train.features.dataset import Dataset
 from homeroom.train.features.examples import examples
-from homeroom_aggregator.admin import folder as place
+from homeroom_aggregator.admin.folder import create_folder, invite_devices
 from homeroom_aggregator.server.service import open_service
 from homeroom_exporter.check import check
 from homeroom_exporter.model.lora import encoder, frozen_weights
@@ -211,7 +211,7 @@ def test_two_devices_train_lora_and_an_aggregator_merges_it(
     monkeypatch.setenv("HOMEROOM_KEYS", str(tmp_path / "keys"))
     folder = tmp_path / "district"
     asked = RoundConfiguration(bundle_id="0" * 64, buffer_size=2, min_devices=2)
-    place.make(folder, bundle.path, institution="tests", root_key=tiny.ROOT, configuration=asked)
+    create_folder(folder, bundle.path, institution="tests", root_key=tiny.ROOT, configuration=asked)
     service = open_service(folder)
     with running(service) as address:
         schools = []
@@ -219,7 +219,7 @@ def test_two_devices_train_lora_and_an_aggregator_merges_it(
             device = Device.open(tmp_path / f"s{number}", bundle=bundle.path, threads=1)
             device.add(lessons.write_rows(tmp_path / f"{number}.jsonl", 48, 10 + number))
             path = tmp_path / f"i{number}.json"
-            path.write_bytes(msgspec.json.encode(place.invite(folder, address, 1)[0]))
+            path.write_bytes(msgspec.json.encode(invite_devices(folder, address, 1)[0]))
             device.join(path)
             report = device.train(minutes=2)
             assert report.update == "queued"
@@ -229,7 +229,7 @@ def test_two_devices_train_lora_and_an_aggregator_merges_it(
         assert schools[1].sync().version == 1
         fresh = Device.open(tmp_path / "fresh", bundle=bundle.path, threads=1)
         path = tmp_path / "fresh.json"
-        path.write_bytes(msgspec.json.encode(place.invite(folder, address, 1)[0]))
+        path.write_bytes(msgspec.json.encode(invite_devices(folder, address, 1)[0]))
         fresh.join(path)
         assert fresh.sync().in_use == "global"
         merged = bundle.manifest.layout.split(fresh.store.theta(fresh.store.current().version_id))
