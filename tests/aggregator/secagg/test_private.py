@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from aggregator.institution import SEGMENTS, START, make_folder, running
-from aggregator.secagg.test_rounds_over_http import RULES, District, Member
+from aggregator.secagg.district import RULES, District, Member
 from homeroom.contract.layout import Layout
 from homeroom.contract.privacy import Privacy, spent
 from homeroom.contract.round import RoundConfiguration
