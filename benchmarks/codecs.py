@@ -49,7 +49,7 @@ from homeroom.runtime.graphs import Graphs
 from homeroom.train.evaluate import evaluate
 from homeroom.train.features.dataset import Dataset
 from homeroom.train.features.examples import examples
-from homeroom.train.fit import Settings
+from homeroom.train.settings import Settings
 from homeroom_aggregator.simulation.federate import SchoolData, simulate
 from peers import lessons
 from peers.verdict import finish, target

@@ -57,7 +57,7 @@ def train(args: argparse.Namespace) -> dict[str, Any]:
     samples there are. The rate is constant, so that no layer settles: the last epoch is the same work for all.
     """
     from homeroom import Device
-    from homeroom.train.fit import advised
+    from homeroom.train.settings import advised
 
     marks: list[tuple[int, int, float]] = []
 

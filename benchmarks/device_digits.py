@@ -26,7 +26,8 @@ def main() -> None:
     from homeroom.train.evaluate import outputs_of
     from homeroom.train.features.dataset import Dataset
     from homeroom.train.features.examples import examples
-    from homeroom.train.fit import advised, fit
+    from homeroom.train.fit import fit
+    from homeroom.train.settings import advised
 
     clock.mark("imports")
     with Device.open(args.work, bundle=args.bundle) as device:

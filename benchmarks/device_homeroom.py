@@ -72,7 +72,8 @@ def main() -> None:
     args = parser.parse_args()
 
     from homeroom.train.evaluate import outputs_of
-    from homeroom.train.fit import advised, fit
+    from homeroom.train.fit import fit
+    from homeroom.train.settings import advised
 
     clock.mark("imports")
     answers = split(args.data, args.corpus, args.seed)

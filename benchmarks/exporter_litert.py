@@ -27,7 +27,8 @@ from homeroom.runtime.graphs import Graphs
 from homeroom.train.evaluate import evaluate
 from homeroom.train.features.dataset import Dataset
 from homeroom.train.features.examples import examples
-from homeroom.train.fit import Settings, fit
+from homeroom.train.fit import fit
+from homeroom.train.settings import Settings
 from homeroom_exporter.check.check import relative_error
 from homeroom_exporter.encoders.backbone import Backbone
 from homeroom_exporter.export.design import design_of, draft, values_of

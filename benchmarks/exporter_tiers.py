@@ -31,7 +31,7 @@ from homeroom.runtime.graphs import Graphs
 from homeroom.train.evaluate import evaluate
 from homeroom.train.features.dataset import Dataset
 from homeroom.train.features.examples import examples
-from homeroom.train.fit import Settings
+from homeroom.train.settings import Settings
 from homeroom_aggregator.simulation.federate import SchoolData, simulate
 from homeroom_exporter.export.design import draft
 from homeroom_exporter.recipe.recipe import read_recipe

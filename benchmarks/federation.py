@@ -33,6 +33,7 @@ from examples.vocabulary.splits import lesson_stamps
 from examples.vocabulary.stamps import NoStampsError, cache_folder
 from homeroom.contract.round import RoundConfiguration
 from homeroom.data.ingest import read_samples
+from homeroom.data.tasks.metrics import Score
 from homeroom.errors import HomeroomError
 from homeroom.inference import golden
 from homeroom.runtime.bundle import Bundle, open_bundle
@@ -41,7 +42,8 @@ from homeroom.store import Store
 from homeroom.train.evaluate import evaluate
 from homeroom.train.features.dataset import Dataset
 from homeroom.train.features.examples import examples
-from homeroom.train.fit import Score, Settings, fit
+from homeroom.train.fit import fit
+from homeroom.train.settings import Settings
 from homeroom_aggregator.simulation.federate import SchoolData, simulate
 from peers.verdict import finish, target
 

@@ -63,9 +63,10 @@ from homeroom.store import Store
 from homeroom.train.evaluate import evaluate
 from homeroom.train.features.dataset import Dataset, Example
 from homeroom.train.features.examples import examples
-from homeroom.train.fit import Settings, fit
+from homeroom.train.fit import fit
 from homeroom.train.input_weights import counted, learned_weights
 from homeroom.train.label_errors import doubtful
+from homeroom.train.settings import Settings
 from peers.verdict import finish, target
 
 TASK, SENSES = "category", ("word", "picture", "speech")

@@ -37,10 +37,11 @@ from homeroom.runtime.graphs import Graphs
 from homeroom.train.evaluate import outputs_of
 from homeroom.train.features.dataset import Dataset, Example
 from homeroom.train.features.examples import examples
-from homeroom.train.fit import Settings, fit
+from homeroom.train.fit import fit
 from homeroom.train.personalize.choose import METHODS, Choice, choose
 from homeroom.train.personalize.mixing import mix
 from homeroom.train.personalize.person import Person
+from homeroom.train.settings import Settings
 from homeroom_aggregator.simulation.federate import SchoolData, simulate
 from peers.verdict import finish, target
 

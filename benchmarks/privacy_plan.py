@@ -12,7 +12,7 @@ from homeroom.contract.privacy import Privacy, spent
 from homeroom.contract.round import RoundConfiguration
 from homeroom.contract.secagg import SecureRules
 from homeroom.runtime.bundle import Bundle
-from homeroom.train.fit import Settings
+from homeroom.train.settings import Settings
 
 DEVICES, DELTA, CLIP = 200, 1e-5, 0.5
 PUPILS = 7  # of a device, with a picture each

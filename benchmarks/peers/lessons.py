@@ -21,7 +21,8 @@ from homeroom.runtime.graphs import Graphs
 from homeroom.train.evaluate import evaluate
 from homeroom.train.features.dataset import Dataset, Example
 from homeroom.train.features.examples import examples
-from homeroom.train.fit import Settings, fit
+from homeroom.train.fit import fit
+from homeroom.train.settings import Settings
 from homeroom_exporter.encoders.backbone import Backbone
 from homeroom_exporter.export.design import draft
 from homeroom_exporter.recipe.recipe import parse_recipe

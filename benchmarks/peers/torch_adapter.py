@@ -74,8 +74,9 @@ def train(
     import torch
 
     from homeroom.data.tasks.metrics import score
-    from homeroom.train.fit import advised, sample_weights
-    from homeroom.train.optimizer import cooling, one_cycle, spent_after
+    from homeroom.train.sample_weights import sample_weights
+    from homeroom.train.schedule import cooling, one_cycle, spent_after
+    from homeroom.train.settings import advised
     from homeroom_exporter.model.design import name_parts, unflatten
     from homeroom_exporter.model.forward import forward, objective
 

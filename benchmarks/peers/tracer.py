@@ -12,7 +12,7 @@ import time
 from pathlib import Path
 
 from homeroom import Device
-from homeroom.train.fit import advised
+from homeroom.train.settings import advised
 from peers.measure import peak_rss_mb
 
 

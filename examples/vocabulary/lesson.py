@@ -7,7 +7,8 @@ from typing import Any
 
 import msgspec
 
-from homeroom.train.fit import Score, Settings
+from homeroom.data.tasks.metrics import Score
+from homeroom.train.settings import Settings
 
 ROUNDS = 20
 LOCAL_EPOCHS = 2

@@ -9,7 +9,7 @@ from sdk.learning import dataset, opened
 
 import modalities
 from homeroom.train.features.dataset import Example
-from homeroom.train.fit import Settings
+from homeroom.train.settings import Settings
 
 
 def run(ahead: float, gates: float, no_gates: float) -> dict[str, Any]:

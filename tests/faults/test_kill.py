@@ -16,7 +16,7 @@ from faults.killing import counted, killed_after, lines, seconds_of_a_whole_sync
 from faults.work_device import SETTINGS, rows
 from homeroom import Device
 from homeroom.contract.round import RoundConfiguration
-from homeroom.train.fit import TrainState
+from homeroom.train.state import TrainState
 
 SEED = 20261125
 KILLS = 30

@@ -10,7 +10,7 @@ sys.path.insert(0, str(Path(__file__).parent.parent))
 import tiny
 
 from homeroom import Device, Sample
-from homeroom.train.fit import Settings
+from homeroom.train.settings import Settings
 
 SETTINGS = Settings(epochs=5, checkpoint_s=0.0, patience=100)  # a checkpoint after every step
 

@@ -19,7 +19,7 @@ from homeroom.contract.round import RoundConfiguration
 from homeroom.errors import NetworkError
 from homeroom.runtime.bundle import Bundle, install
 from homeroom.runtime.graphs import Graphs
-from homeroom.train.fit import Settings
+from homeroom.train.settings import Settings
 from homeroom_aggregator.cli import simulate
 from homeroom_aggregator.flower.simulation import Nodes, nodes_app
 from homeroom_aggregator.simulation import schools as virtual

@@ -23,10 +23,11 @@ from flwr.simulation import run_simulation
 
 from homeroom.contract.round import RoundConfiguration
 from homeroom.contract.signing import new_key
+from homeroom.data.tasks.metrics import Score
 from homeroom.errors import NetworkError
 from homeroom.runtime.bundle import open_bundle
 from homeroom.runtime.graphs import Graphs
-from homeroom.train.fit import Score, Settings
+from homeroom.train.settings import Settings
 from homeroom_aggregator.flower.records import RECORD, answering, packed, unpacked
 from homeroom_aggregator.simulation.federate import Arrived, Scores, Simulation, Student, Task, Trained, federate
 from homeroom_aggregator.simulation.schools import Plan, school

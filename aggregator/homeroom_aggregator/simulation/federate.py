@@ -20,13 +20,15 @@ from homeroom.contract.round import RoundConfiguration, ServerOptimizer
 from homeroom.contract.signing import certify, fingerprint, new_key, public_hex
 from homeroom.contract.update import left_over, make_private, make_update, unpack_residual
 from homeroom.contract.version import read_version
+from homeroom.data.tasks.metrics import Score
 from homeroom.errors import InputError, TrainError, UpdateError
 from homeroom.federation.subject_updates import contributions
 from homeroom.runtime.bundle import Bundle
 from homeroom.runtime.graphs import Graphs
 from homeroom.train.evaluate import evaluate
 from homeroom.train.features.dataset import Dataset
-from homeroom.train.fit import Score, Settings, fit
+from homeroom.train.fit import fit
+from homeroom.train.settings import Settings
 from homeroom_aggregator.merge.rounds import Rounds
 
 Scores = Mapping[str, Score]

@@ -20,7 +20,7 @@ from homeroom.runtime.bundle import Bundle, install
 from homeroom.runtime.graphs import Graphs
 from homeroom.train.features.dataset import Dataset
 from homeroom.train.features.examples import examples
-from homeroom.train.fit import Settings, advised
+from homeroom.train.settings import Settings, advised
 from homeroom_aggregator.simulation.federate import (
     Arrived,
     Here,

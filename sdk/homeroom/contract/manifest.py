@@ -232,7 +232,7 @@ class Tier(msgspec.Struct, frozen=True):
 
 class Training(msgspec.Struct, frozen=True, kw_only=True):
     """What the exporter recommends; a device may deviate. `clip_norm`, `modality_dropout`, `nested`: see
-    `homeroom.train.fit.Settings`.
+    `homeroom.train.settings.Settings`.
 
     `batch`: samples of one step, in parts where a `grad` graph holds fewer, whose losses and gradients are added; 0: as
     many as the graph holds.

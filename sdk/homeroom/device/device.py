@@ -16,6 +16,7 @@ from homeroom.contract.manifest import Runtime
 from homeroom.contract.policy import Policy
 from homeroom.data import ingest
 from homeroom.data.samples import Sample, StoredSample, without_media
+from homeroom.data.tasks.metrics import Score
 from homeroom.data.validation import find_task, resolve
 from homeroom.device import plan as planning
 from homeroom.device import profile_transfer, profiles
@@ -39,9 +40,11 @@ from homeroom.train.features.buffer import Seen, room_beside
 from homeroom.train.features.dataset import Dataset, Example
 from homeroom.train.features.examples import Progress, examples
 from homeroom.train.features.quality_gate import add_examined, as_asked, as_taught
-from homeroom.train.fit import Score, Settings, TrainState, advised, fit
+from homeroom.train.fit import fit
 from homeroom.train.input_weights import learned_weights
 from homeroom.train.personalize.person import OutOfTimeError
+from homeroom.train.settings import Settings, advised
+from homeroom.train.state import TrainState
 
 
 class Device:

@@ -20,7 +20,7 @@ from homeroom.runtime.bundle import Bundle
 from homeroom.runtime.graphs import Graphs
 from homeroom.store import Store
 from homeroom.train.features.examples import missing
-from homeroom.train.fit import Settings
+from homeroom.train.settings import Settings
 
 SECRET = "costs"
 

@@ -17,10 +17,10 @@ from homeroom.runtime.bundle import Bundle
 from homeroom.runtime.graphs import Graphs
 from homeroom.store import Store, StoredProfile
 from homeroom.train.features.dataset import Dataset, Example
-from homeroom.train.fit import Settings
 from homeroom.train.personalize.choose import SHARED, Choice, choose
 from homeroom.train.personalize.mixing import mix
 from homeroom.train.personalize.person import Person
+from homeroom.train.settings import Settings
 
 
 def train_profile(

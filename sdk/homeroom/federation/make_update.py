@@ -21,7 +21,7 @@ from homeroom.runtime.bundle import Bundle
 from homeroom.runtime.graphs import Graphs
 from homeroom.store import Store, Version
 from homeroom.train.features.dataset import Dataset, Example
-from homeroom.train.fit import Settings
+from homeroom.train.settings import Settings
 
 ON_ITS_WAY = "this device's update for the present global theta is already on its way, or was refused"
 

@@ -17,7 +17,8 @@ import numpy as np
 from homeroom.errors import TrainError
 from homeroom.runtime.graphs import Graphs
 from homeroom.train.features.dataset import Dataset
-from homeroom.train.fit import Settings, fit
+from homeroom.train.fit import fit
+from homeroom.train.settings import Settings
 
 EPOCHS = 2  # over one subject's few samples; clipping would cut more of what more epochs do
 

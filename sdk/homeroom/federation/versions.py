@@ -16,7 +16,7 @@ from homeroom.federation.policy import segments_that_stay
 from homeroom.runtime.bundle import Bundle
 from homeroom.runtime.graphs import Graphs
 from homeroom.store import Store, Version
-from homeroom.train.fit import Settings
+from homeroom.train.settings import Settings
 
 
 @dataclass(frozen=True)

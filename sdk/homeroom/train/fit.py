@@ -6,69 +6,25 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
-import msgspec
 import numpy as np
 
-from homeroom.data.tasks.metrics import Score
 from homeroom.errors import TrainError
 from homeroom.runtime.graphs import Graphs
 from homeroom.train.calibration import temperature
 from homeroom.train.evaluate import compared_of, evaluate
 from homeroom.train.features.dataset import Dataset
 from homeroom.train.layer_freezing import places_of, settled_after, trunk
-from homeroom.train.optimizer import AdamW, cooling, one_cycle, spent_after
-from homeroom.train.settings import Settings, advised
-from homeroom.train.step import Steps, drop_inputs, gradient
-
-__all__ = [
-    "Epoch",
-    "Fit",
-    "Score",
-    "Settings",
-    "TrainState",
-    "advised",
-    "drop_inputs",
-    "fit",
-]
+from homeroom.train.optimizer import AdamW
+from homeroom.train.sample_weights import sample_weights
+from homeroom.train.schedule import cooling, one_cycle, spent_after
+from homeroom.train.settings import Settings
+from homeroom.train.state import Epoch, TrainState
+from homeroom.train.step import Steps, gradient
 
 Progress = Callable[[str, int, int], None]
 
 
 OUTER_RATE = 1 / 3  # fewer devices feed these values, and a wide layer takes longer strides at the same rate
-
-
-class Epoch(msgspec.Struct, frozen=True):
-    """`value`: mean over tasks of `Score.value` on validation data; the epoch's number where there is none.
-
-    `moved`: how far the trunk went, the norm of its difference.
-    """
-
-    loss: float
-    value: float
-    moved: float = 0.0
-
-
-class TrainState(msgspec.Struct, kw_only=True):
-    """All that is needed to go on exactly where training stopped; arrays are float32, as many as the tier has."""
-
-    theta: np.ndarray
-    first: np.ndarray
-    second: np.ndarray
-    steps: int = 0
-    epoch: int = 0
-    batch: int = 0  # batches of `epoch` that are done
-    loss: float = 0.0  # their sum
-    best: np.ndarray
-    best_epoch: int = -1
-    history: list[Epoch] = []
-    began: np.ndarray = msgspec.field(default_factory=lambda: np.empty(0, np.float32))  # theta as `epoch` began
-
-    def encode(self) -> bytes:
-        return msgspec.msgpack.encode(self, enc_hook=lambda array: array.tobytes())
-
-    @classmethod
-    def decode(cls, data: bytes) -> TrainState:
-        return msgspec.msgpack.decode(data, type=cls, dec_hook=lambda _, raw: np.frombuffer(raw, np.float32).copy())
 
 
 @dataclass(frozen=True)
@@ -182,37 +138,6 @@ def fit(
         temperatures=_temperatures(graphs, train, validation, theta),
         settled_after=_settled(state, settings, settles),
     )
-
-
-def sample_weights(dataset: Dataset, settings: Settings) -> np.ndarray:
-    """float32 [examples, tasks + objectives]: what each counts, so that the sum over a mean batch is its mean loss.
-
-    Classes weigh (n / (classes * n_class)) ** balance, scaled to a mean of 1. Sequences whose answers are all right, or
-    all wrong, have nothing to tell apart and teach nothing.
-    """
-    weights = dataset.labelled.copy()
-    for column, task in enumerate(dataset.manifest.tasks):
-        rows = weights[:, column] > 0
-        if not rows.any():
-            continue
-        if task.kind == "tracing" and dataset.one_sided(task):
-            weights[:, column] = 0.0
-            continue
-        if task.kind in ("classification", "ordinal") and settings.balance:
-            targets = dataset.targets[task.name][rows]
-            index = targets.sum(1).round().astype(int) if task.kind == "ordinal" else targets.argmax(1)
-            counts = np.bincount(index)
-            factor = (len(index) / (np.count_nonzero(counts) * counts[index])) ** settings.balance
-            weights[rows, column] *= factor / factor.mean()
-        if task.per_token:  # a sample counts as often as it is compared
-            tokens = dataset.compared_tokens(task)
-            weights[rows, column] *= tokens[rows] / tokens[rows].mean()
-        chosen = settings.task_weights.get(task.name, 1.0)
-        weights[:, column] *= chosen * len(dataset) / rows.sum()
-    aligned = dataset.aligned.copy()
-    for column, objective in enumerate(dataset.manifest.objectives):
-        aligned[:, column] *= objective.weight * len(dataset) / max(1, int(np.count_nonzero(aligned[:, column])))
-    return np.hstack([weights, aligned])
 
 
 def _begin(theta0: np.ndarray) -> TrainState:

@@ -23,7 +23,8 @@ from homeroom.store import Store
 from homeroom.train.cross_validation import folds
 from homeroom.train.evaluate import outputs_of
 from homeroom.train.features.dataset import Dataset, Example
-from homeroom.train.fit import Settings, fit
+from homeroom.train.fit import fit
+from homeroom.train.settings import Settings
 
 EPOCHS = 10  # few: a model that is trained for long learns wrong labels too
 PASSES = 2

@@ -23,7 +23,8 @@ from homeroom.runtime.bundle import Bundle
 from homeroom.runtime.graphs import Graphs
 from homeroom.train.features.dataset import Dataset
 from homeroom.train.features.examples import examples
-from homeroom.train.fit import Settings, fit
+from homeroom.train.fit import fit
+from homeroom.train.settings import Settings
 from homeroom_aggregator.merge.segment_sums import SegmentSums
 from homeroom_aggregator.simulation.federate import SchoolData, simulate
 

@@ -18,7 +18,7 @@ from homeroom.contract.signing import certify
 from homeroom.data.validation import resolve
 from homeroom.errors import RecipeError
 from homeroom.runtime.bundle import Bundle, open_bundle, write_signature
-from homeroom.train.fit import Settings
+from homeroom.train.settings import Settings
 from homeroom_exporter.bundle import write
 from homeroom_exporter.bundle.write import GraphFile
 from homeroom_exporter.check import check

@@ -18,7 +18,7 @@ from homeroom.runtime.bundle import Bundle
 from homeroom.train.evaluate import outputs_of
 from homeroom.train.features.dataset import Dataset, Example
 from homeroom.train.features.examples import examples
-from homeroom.train.fit import Settings
+from homeroom.train.settings import Settings
 from homeroom_exporter.bundle.write import GraphFile
 from homeroom_exporter.check import check
 from homeroom_exporter.export.design import design_of

@@ -15,8 +15,10 @@ from homeroom.runtime.graphs import Graphs
 from homeroom.train.evaluate import evaluate
 from homeroom.train.features.dataset import Dataset
 from homeroom.train.features.examples import examples
-from homeroom.train.fit import Settings, TrainState, fit
+from homeroom.train.fit import fit
 from homeroom.train.layer_freezing import places_of, trunk
+from homeroom.train.settings import Settings
+from homeroom.train.state import TrainState
 
 SHORT = Settings(epochs=3, learning_rate=5e-3, modality_dropout=0.2, checkpoint_s=0.0)
 

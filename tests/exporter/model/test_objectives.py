@@ -25,8 +25,9 @@ from homeroom.runtime.bundle import Bundle, open_bundle, write_signature
 from homeroom.runtime.graphs import Graphs
 from homeroom.train.features.dataset import Dataset
 from homeroom.train.features.examples import examples
-from homeroom.train.fit import Settings, fit
+from homeroom.train.fit import fit
 from homeroom.train.masking import augmented
+from homeroom.train.settings import Settings
 from homeroom_exporter.bundle import write
 from homeroom_exporter.bundle.write import GraphFile
 from homeroom_exporter.check import check

@@ -20,7 +20,7 @@ from homeroom.errors import InputError, RecipeError
 from homeroom.inference.golden import choose_precision
 from homeroom.runtime.bundle import open_bundle
 from homeroom.train.features.token_targets import Span, spans_in
-from homeroom.train.fit import Settings
+from homeroom.train.settings import Settings
 from homeroom_exporter.export.design import draft
 from homeroom_exporter.export.pipeline import export
 from homeroom_exporter.recipe.recipe import Recipe, parse_recipe

@@ -18,7 +18,8 @@ from homeroom.runtime.bundle import Bundle
 from homeroom.runtime.graphs import Graphs
 from homeroom.train.features.dataset import Dataset, Example
 from homeroom.train.features.examples import examples
-from homeroom.train.fit import Settings, fit
+from homeroom.train.fit import fit
+from homeroom.train.settings import Settings
 from homeroom_exporter.bundle.write import GraphFile
 from homeroom_exporter.check import check
 from homeroom_exporter.model.losses import LARGEST, balanced

@@ -22,7 +22,7 @@ from homeroom.data.tasks.metrics import auc
 from homeroom.errors import InputError, RecipeError, TrainError
 from homeroom.runtime.backend import load
 from homeroom.runtime.bundle import Bundle
-from homeroom.train.fit import Settings
+from homeroom.train.settings import Settings
 from homeroom_exporter.check import check
 from homeroom_exporter.export.design import draft
 from homeroom_exporter.export.pipeline import export

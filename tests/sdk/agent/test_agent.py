@@ -24,7 +24,7 @@ from homeroom.agent.status import Standing
 from homeroom.cli.main import main
 from homeroom.device.resources.budget import Budget, read_span
 from homeroom.errors import BundleError, DiskFullError, InputError, NetworkError, StoreError
-from homeroom.train.fit import Settings as TrainSettings
+from homeroom.train.settings import Settings as TrainSettings
 
 NAME = "Wolframina Secretsson"  # a pupil's name, which must not be written down in the open
 NEVER = read_span("00:00-00:01")

@@ -23,7 +23,7 @@ from homeroom.data.validation import resolve
 from homeroom.errors import InputError
 from homeroom.federation import versions
 from homeroom.train.features.examples import examples
-from homeroom.train.fit import Settings
+from homeroom.train.settings import Settings
 
 SPEC = AudioPreprocess(rate=16_000, samples=48_000, form="waveform")
 RNG = np.random.default_rng(0)

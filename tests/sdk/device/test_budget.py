@@ -21,7 +21,7 @@ from homeroom.cli.main import main
 from homeroom.device.resources.budget import Budget, read_span
 from homeroom.errors import InputError, TrainError
 from homeroom.system import hardware
-from homeroom.train.fit import Settings
+from homeroom.train.settings import Settings
 
 LONG = Settings(epochs=3000, patience=9000)
 

@@ -23,7 +23,7 @@ from homeroom.data.tasks.metrics import Score
 from homeroom.errors import BundleError, InputError, StoreError, TrainError, TrustError
 from homeroom.federation import sync, versions
 from homeroom.store.open import is_device
-from homeroom.train.fit import Settings
+from homeroom.train.settings import Settings
 
 FAST = Settings(epochs=3, patience=10)
 

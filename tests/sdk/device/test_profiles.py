@@ -20,11 +20,11 @@ from homeroom.errors import InputError, TrainError, TrustError
 from homeroom.store import Store, schema
 from homeroom.store.encryption import BrokenSealError
 from homeroom.train.evaluate import outputs_of
-from homeroom.train.fit import Settings
 from homeroom.train.personalize.choose import FEW
 from homeroom.train.personalize.mixing import MANY
 from homeroom.train.personalize.person import Person
 from homeroom.train.personalize.prior_correction import SMOOTH, prior
+from homeroom.train.settings import Settings
 from sdk import learning
 
 SETTINGS = Settings(epochs=4)

@@ -22,7 +22,7 @@ from homeroom.contract.version import make_version
 from homeroom.data.tasks.metrics import Score
 from homeroom.errors import InputError, TrustError
 from homeroom.federation import sync, versions
-from homeroom.train.fit import Settings
+from homeroom.train.settings import Settings
 
 FAST = Settings(epochs=2)
 SCHOOL = new_key()

@@ -17,7 +17,7 @@ from homeroom.contract.update import read_update
 from homeroom.federation import agreement, enrolment, privacy_ledger, sync
 from homeroom.federation.subject_updates import contributions
 from homeroom.train.features.dataset import Dataset
-from homeroom.train.fit import Settings
+from homeroom.train.settings import Settings
 from sdk.learning import dataset, opened, without
 
 FAST = Settings(epochs=2, patience=10)

@@ -20,7 +20,8 @@ from homeroom.runtime.graphs import Graphs
 from homeroom.train.evaluate import outputs_of
 from homeroom.train.features.dataset import Dataset, Example
 from homeroom.train.features.examples import examples
-from homeroom.train.fit import Settings, fit
+from homeroom.train.fit import fit
+from homeroom.train.settings import Settings
 from sdk.learning import dataset, opened
 
 

@@ -20,7 +20,7 @@ from homeroom.device import device
 from homeroom.federation.versions import theta_of
 from homeroom.train.features import spill
 from homeroom.train.features.buffer import OBJECT_BYTES, Contents, Row, Shelf
-from homeroom.train.fit import Settings
+from homeroom.train.settings import Settings
 from sdk import learning
 
 FAST = Settings(epochs=2, patience=10)

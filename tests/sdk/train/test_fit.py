@@ -12,8 +12,13 @@ from homeroom.runtime.bundle import Bundle
 from homeroom.runtime.graphs import Graphs
 from homeroom.train.evaluate import evaluate, outputs_of
 from homeroom.train.features.dataset import Dataset, Example
-from homeroom.train.fit import Settings, TrainState, drop_inputs, fit, sample_weights
-from homeroom.train.optimizer import AdamW, spent_after
+from homeroom.train.fit import fit
+from homeroom.train.optimizer import AdamW
+from homeroom.train.sample_weights import sample_weights
+from homeroom.train.schedule import spent_after
+from homeroom.train.settings import Settings
+from homeroom.train.state import TrainState
+from homeroom.train.step import drop_inputs
 from sdk.learning import dataset, opened, without
 
 SHORT = Settings(epochs=3, learning_rate=5e-3, modality_dropout=0.2, checkpoint_s=0.0)

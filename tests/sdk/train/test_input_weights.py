@@ -10,8 +10,10 @@ import pytest
 from homeroom.data.quality.finding import USUAL
 from homeroom.train.evaluate import outputs_of
 from homeroom.train.features.dataset import Dataset, Example
-from homeroom.train.fit import Settings, drop_inputs, fit
+from homeroom.train.fit import fit
 from homeroom.train.input_weights import LEAST, TRIED, counted, learned_weights
+from homeroom.train.settings import Settings
+from homeroom.train.step import drop_inputs
 from sdk.learning import dataset, opened, without
 
 POOR = {("picture", 0): USUAL}

@@ -14,8 +14,8 @@ from homeroom import Device, Sample
 from homeroom.cli.main import main
 from homeroom.errors import TrainError
 from homeroom.train.features.dataset import Dataset
-from homeroom.train.fit import Settings
 from homeroom.train.label_errors import LEAST, doubtful
+from homeroom.train.settings import Settings
 from sdk.learning import dataset, opened
 
 SETTINGS = Settings(learning_rate=1e-2)

@@ -8,8 +8,10 @@ import pytest
 
 from homeroom.runtime.graphs import Graphs
 from homeroom.train.evaluate import evaluate
-from homeroom.train.fit import Settings, TrainState, fit
+from homeroom.train.fit import fit
 from homeroom.train.layer_freezing import places_of, settled_after, trunk
+from homeroom.train.settings import Settings
+from homeroom.train.state import TrainState
 from sdk.learning import dataset, opened
 
 LONG = Settings(epochs=10, learning_rate=1e-2, checkpoint_s=0.0, patience=10)

@@ -5,7 +5,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from homeroom.train.optimizer import AdamW, cooling, one_cycle, spent_after
+from homeroom.train.optimizer import AdamW
+from homeroom.train.schedule import cooling, one_cycle, spent_after
 
 
 @given(st.integers(0, 2**31), st.floats(1e-4, 1e-1), st.floats(0, 0.5))

@@ -11,7 +11,8 @@ import numpy as np
 
 from homeroom.runtime.graphs import Graphs
 from homeroom.train.features.dataset import Dataset
-from homeroom.train.fit import Settings, fit
+from homeroom.train.fit import fit
+from homeroom.train.settings import Settings
 
 
 class OutOfTimeError(Exception):

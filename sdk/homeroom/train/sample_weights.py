@@ -1,0 +1,39 @@
+"""How much each sample counts in the loss of each task."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from homeroom.train.features.dataset import Dataset
+from homeroom.train.settings import Settings
+
+
+def sample_weights(dataset: Dataset, settings: Settings) -> np.ndarray:
+    """float32 [examples, tasks + objectives]: what each counts, so that the sum over a mean batch is its mean loss.
+
+    Classes weigh (n / (classes * n_class)) ** balance, scaled to a mean of 1. Sequences whose answers are all right, or
+    all wrong, have nothing to tell apart and teach nothing.
+    """
+    weights = dataset.labelled.copy()
+    for column, task in enumerate(dataset.manifest.tasks):
+        rows = weights[:, column] > 0
+        if not rows.any():
+            continue
+        if task.kind == "tracing" and dataset.one_sided(task):
+            weights[:, column] = 0.0
+            continue
+        if task.kind in ("classification", "ordinal") and settings.balance:
+            targets = dataset.targets[task.name][rows]
+            index = targets.sum(1).round().astype(int) if task.kind == "ordinal" else targets.argmax(1)
+            counts = np.bincount(index)
+            factor = (len(index) / (np.count_nonzero(counts) * counts[index])) ** settings.balance
+            weights[rows, column] *= factor / factor.mean()
+        if task.per_token:  # a sample counts as often as it is compared
+            tokens = dataset.compared_tokens(task)
+            weights[rows, column] *= tokens[rows] / tokens[rows].mean()
+        chosen = settings.task_weights.get(task.name, 1.0)
+        weights[:, column] *= chosen * len(dataset) / rows.sum()
+    aligned = dataset.aligned.copy()
+    for column, objective in enumerate(dataset.manifest.objectives):
+        aligned[:, column] *= objective.weight * len(dataset) / max(1, int(np.count_nonzero(aligned[:, column])))
+    return np.hstack([weights, aligned])
