@@ -356,8 +356,6 @@ class Device:
         """Counts and facts, nothing about single subjects."""
         return standing(self.store, self.bundle)
 
-    # Inside
-
     def _examples(self, samples: Sequence[StoredSample], kept: bool = True, **how: Any) -> Sequence[Example]:
         """As `collect.examples`, poor inputs weighed as the version in use has learned; kept: features are cached."""
         weights = versions.weights(self.store, self.store.current())
