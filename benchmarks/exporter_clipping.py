@@ -17,7 +17,7 @@ import torch
 
 from exporter_lora import BATCH, TOKENS, batches, feeds_of, graph_of, made
 from exporter_section import Section, Target
-from homeroom.runtime.backend import Graph, load
+from homeroom.runtime.backend import LoadedGraph, load
 from homeroom_exporter.export.design import draft
 from homeroom_exporter.export.steps import variants
 from homeroom_exporter.model.design import Design, initial_theta, name_parts, unflatten
@@ -58,7 +58,7 @@ class Step:
 
     design: Design
     shape: str
-    graphs: dict[str, Graph]
+    graphs: dict[str, LoadedGraph]
     theta: Callable[[int], np.ndarray]
     feeds: Callable[[int], dict[str, np.ndarray]]
 

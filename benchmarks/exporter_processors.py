@@ -23,7 +23,7 @@ from unittest.mock import patch
 import numpy as np
 
 from exporter_section import Section, Target
-from homeroom.data.preprocess import Prepared, content, prepare
+from homeroom.data.preprocess import Prepared, hashed_content, prepare
 from homeroom.data.samples import StoredSample
 from homeroom.data.validation import resolve
 from homeroom.inference.golden import cosines
@@ -87,14 +87,14 @@ class Subject:
         facts, found = self.bundle.manifest.modality(self.lesson.name), dict[bytes, Prepared]()
         for sample in self.samples().values():
             for value in (one for slot in sample.inputs.values() for one in slot if one is not None):
-                found[content(value)] = prepare(facts, value, self.bundle.file)
+                found[hashed_content(value)] = prepare(facts, value, self.bundle.file)
         return dict(sorted(found.items(), key=lambda pair: pair[1].tokens))
 
     def examples(self, made: Made) -> dict[int, Example]:
         """Those of `test`, with these features."""
         found = dict[int, Example]()
         for i, sample in self.samples().items():
-            inputs = {(s, p): made[content(sample.inputs[s][p])] for s, p in self.here[i].inputs}
+            inputs = {(s, p): made[hashed_content(sample.inputs[s][p])] for s, p in self.here[i].inputs}
             found[i] = replace(self.here[i], inputs=inputs)
         return found
 
@@ -117,7 +117,7 @@ def subject(lesson: lessons.Lesson, folder: Path, quick: bool) -> Subject:
     limit, contents, test = (QUICK if quick else INPUTS)[lesson.name], set[bytes](), list[int]()
     for i in np.random.default_rng(0).permutation(held).tolist():
         sample = resolve(lesson.samples[i], bundle.manifest)
-        grown = contents | {content(one) for slot in sample.inputs.values() for one in slot}
+        grown = contents | {hashed_content(one) for slot in sample.inputs.values() for one in slot}
         if len(grown) <= limit:
             contents, test = grown, [*test, i]
     return Subject(lesson, bundle, train, test, lessons.features(lesson, bundle, "int8", [*train, *test]))

@@ -52,7 +52,7 @@ from examples.vocabulary.stamps import NoStampsError, cache_folder
 from federation import FeatureCache
 from homeroom.data.preprocess import audio
 from homeroom.data.quality import poor_inputs
-from homeroom.data.quality.finding import USUAL
+from homeroom.data.quality.finding import DEFAULT_INPUT_WEIGHT
 from homeroom.data.samples import Sample, StoredSample
 from homeroom.data.validation import resolve
 from homeroom.errors import HomeroomError
@@ -100,7 +100,7 @@ class Asked:
     poor: frozenset[str] = frozenset()
     spoilt: Mapping[str, np.ndarray] = field(default_factory=dict)
 
-    def gated(self, weight: float = USUAL) -> Example:
+    def gated(self, weight: float = DEFAULT_INPUT_WEIGHT) -> Example:
         """The example as a device takes it; weight: what a poor sense counts, 0 if it is left out too."""
         out = self.empty if weight else self.empty | self.poor
         if not set(SENSES) - out:
@@ -290,10 +290,10 @@ def floor(one: Lesson, alone: Mapping[tuple[str, ...], np.ndarray], asked: Seque
 def seen_badly(one: Lesson, rate: float, rng: np.random.Generator) -> dict[str, float]:
     taught, asked = ([spoil_some(p, rate, rng) for p in part if p.spoilt] for part in (one.train, one.test))
     found = {}
-    for name, weight in zip(BADLY, (0.0, USUAL, 1.0), strict=True):
+    for name, weight in zip(BADLY, (0.0, DEFAULT_INPUT_WEIGHT, 1.0), strict=True):
         given, questions = ([p.gated(weight) for p in part] for part in (taught, asked))
         theta = one.learn(given)
-        if weight == USUAL:
+        if weight == DEFAULT_INPUT_WEIGHT:
             _, validation = Dataset(one.bundle.manifest, given).split(0.2, 0)
             for modality, learned in learned_weights(one.graphs, validation, theta, {}).items() if validation else ():
                 slots = {slot for slot, its, _ in one.bundle.manifest.inputs if its == modality}

@@ -13,13 +13,13 @@ from pathlib import Path
 
 from homeroom.inference.golden import drift
 from homeroom.runtime.bundle import open_bundle
-from homeroom.runtime.graphs import Graphs, offered
+from homeroom.runtime.graphs import Graphs, precisions
 
 
 def main(folder: str) -> None:
     bundle = open_bundle(Path(folder), root=None)
     for modality in bundle.manifest.modalities:
-        precision = offered(bundle, modality.name, "onnx")[0]
+        precision = precisions(bundle, modality.name, "onnx")[0]
         graphs = Graphs(bundle, {modality.name: precision}, threads=1)
         print(json.dumps(asdict(drift(bundle, graphs, modality.name))))
 

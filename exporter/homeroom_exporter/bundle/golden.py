@@ -17,9 +17,9 @@ import safetensors.numpy
 
 from homeroom.contract.manifest import Modality, Slot
 from homeroom.data.preprocess import collate, prepare
-from homeroom.data.preprocess.raw_inputs import direct, direct_arrays, fill, length_of
+from homeroom.data.preprocess.raw_inputs import empty_batch, fill_input, raw_input, token_count
 from homeroom.data.samples import StoredSample
-from homeroom.runtime.backend import Graph
+from homeroom.runtime.backend import LoadedGraph
 from homeroom_exporter.model.design import Design
 
 Features = Mapping[tuple[str, int], np.ndarray]  # by (slot, place): int8 [taps, n, dim]
@@ -32,7 +32,7 @@ def places(slot: Slot, sample: StoredSample) -> list[tuple[int, Any]]:
 
 
 def sample_features(
-    design: Design, run: Mapping[str, Graph], bundle_file: Callable[[str], Path], sample: StoredSample
+    design: Design, run: Mapping[str, LoadedGraph], bundle_file: Callable[[str], Path], sample: StoredSample
 ) -> dict[tuple[str, int], np.ndarray]:
     """Features of one sample, each input alone; `run` is the features graph of each modality."""
     features = {}
@@ -41,7 +41,7 @@ def sample_features(
         for place, value in places(slot, sample):
             prepared = prepare(modality, value, bundle_file)
             if modality.adapter == "lora":
-                features[slot.name, place] = direct(modality, prepared)
+                features[slot.name, place] = raw_input(modality, prepared)
                 continue
             made = run[modality.name](collate(modality, [prepared]))["features"]
             features[slot.name, place] = np.ascontiguousarray(made[0, :, : prepared.tokens])
@@ -53,7 +53,7 @@ def bucket(design: Design, rows: Sequence[Features]) -> dict[str, int]:
     tokens: dict[str, int] = {}
     for modality in design.modalities:
         names = {slot.name for slot in design.slots if slot.modality == modality.name}
-        longest = max((length_of(modality, f) for row in rows for (s, _), f in row.items() if s in names), default=0)
+        longest = max((token_count(modality, f) for row in rows for (s, _), f in row.items() if s in names), default=0)
         tokens[modality.name] = next(b for b in modality.buckets if b >= longest)
     return tokens
 
@@ -84,18 +84,18 @@ def feeds(design: Design, rows: Sequence[Features], batch: int, tokens: Mapping[
 
 def _direct(slot: Slot, modality: Modality, rows: Sequence[Features], batch: int, length: int) -> dict[str, np.ndarray]:
     """The inputs of one slot whose encoder has LoRA inside."""
-    feeds = direct_arrays(modality, batch, slot.count, length)
+    feeds = empty_batch(modality, batch, slot.count, length)
     for i, row in enumerate(rows):
         for place in range(slot.count):
             if (one := row.get((slot.name, place))) is not None:
-                fill(feeds, i, place, one)
+                fill_input(feeds, i, place, one)
     return {f"{slot.name}.{name}": value for name, value in feeds.items()}
 
 
 def golden_files(
     design: Design,
     samples: Sequence[StoredSample],
-    reference: Mapping[str, Graph],
+    reference: Mapping[str, LoadedGraph],
     bundle_file: Callable[[str], Path],
     predict: Callable[[Sequence[Features]], Mapping[str, np.ndarray]],
 ) -> dict[str, bytes]:
@@ -136,7 +136,7 @@ def _outputs(
             if task.per_token:
                 read = row.get((task.reads[0], 0))
                 modality = design.modality(design.slot(task.reads[0]).modality)
-                made = made[: 0 if read is None else length_of(modality, read)]
+                made = made[: 0 if read is None else token_count(modality, read)]
             found[f"{kind}.{i}.{task.name}"] = np.ascontiguousarray(made, np.float32)
     return found
 

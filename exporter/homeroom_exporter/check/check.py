@@ -14,10 +14,10 @@ from typing import Any
 import numpy as np
 
 from homeroom.contract.manifest import Modality, Precision, Slot, Task
-from homeroom.data.preprocess import Prepared, collate, content, prepare
+from homeroom.data.preprocess import Prepared, collate, hashed_content, prepare
 from homeroom.data.samples import StoredSample
 from homeroom.inference.golden import cosines
-from homeroom.runtime.backend import Graph, load
+from homeroom.runtime.backend import LoadedGraph, load
 from homeroom_exporter.bundle import golden
 from homeroom_exporter.bundle.write import Contents, GraphFile
 from homeroom_exporter.check import linear_probe
@@ -172,14 +172,14 @@ def _values(
     read = {name for task in design.tasks if task.kind in linear_probe.PROBED for name in task.reads}
     chosen: dict[bytes, Any] = {}
     for sample in labelled:
-        chosen |= {content(v): v for slot in slots if slot.name in read for _, v in golden.places(slot, sample)}
+        chosen |= {hashed_content(v): v for slot in slots if slot.name in read for _, v in golden.places(slot, sample)}
     for sample in samples:
         if len(chosen) < VALUES:
-            chosen |= {content(v): v for slot in slots for _, v in golden.places(slot, sample)}
+            chosen |= {hashed_content(v): v for slot in slots for _, v in golden.places(slot, sample)}
     return chosen
 
 
-def compute(modality: Modality, run: Graph, values: Mapping[bytes, Prepared]) -> dict[bytes, np.ndarray]:
+def compute(modality: Modality, run: LoadedGraph, values: Mapping[bytes, Prepared]) -> dict[bytes, np.ndarray]:
     """Features int8 [taps, n, dim] of each value, short ones with short ones."""
     keys = sorted(values, key=lambda key: values[key].tokens)
     result: dict[bytes, np.ndarray] = {}
@@ -210,7 +210,7 @@ def _probe(
         width = design.scales[modality.name].size
 
         def vectors(sample: StoredSample, slot: Slot) -> list[np.ndarray]:
-            return [(features[content(v)] * scale).mean(1).ravel() for _, v in golden.places(slot, sample)]
+            return [(features[hashed_content(v)] * scale).mean(1).ravel() for _, v in golden.places(slot, sample)]
 
         return np.array([linear_probe.joined([vectors(sample, slot) for slot in slots], width) for sample in rows])
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from homeroom.data.preprocess import prepare
-from homeroom.data.preprocess.raw_inputs import direct
+from homeroom.data.preprocess.raw_inputs import raw_input
 from homeroom.data.samples import StoredSample
 from homeroom_exporter.bundle import golden
 from homeroom_exporter.bundle.write import Contents
@@ -44,7 +44,7 @@ def check_inside(contents: Contents, samples: Sequence[StoredSample]) -> InsideC
         places = [(slot.name, place, value) for slot in slots for place, value in golden.places(slot, sample)]
         ready = {(s, p): prepare(adapter.modality, v, contents.files.__getitem__) for s, p, v in places}
         if ready and len(rows) < graph.batch:
-            rows.append({key: direct(adapter.modality, one) for key, one in ready.items()})
+            rows.append({key: raw_input(adapter.modality, one) for key, one in ready.items()})
     tokens = golden.bucket(design, rows)
     feeds = {**example(design, "grad", graph.batch, tokens), **golden.feeds(design, rows, graph.batch, tokens)}
     feeds["weights"] = np.ones_like(feeds["weights"])

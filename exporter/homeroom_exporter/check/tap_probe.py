@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from homeroom.contract.manifest import Modality, Slot, Tolerance
-from homeroom.data.preprocess import content, prepare
+from homeroom.data.preprocess import hashed_content, prepare
 from homeroom.data.samples import StoredSample
 from homeroom.runtime.backend import load
 from homeroom_exporter import encoders
@@ -80,7 +80,7 @@ def choose(
         folder = Path(name)
         before = encoders.load(spec, folder).taps
         encoder = encoders.load(msgspec.structs.replace(spec, every=True), folder)
-        states = _states(spec, encoder, {content(v): v for t in tables for v in t.values()}, folder)
+        states = _states(spec, encoder, {hashed_content(v): v for t in tables for v in t.values()}, folder)
 
     def right(taps: Sequence[str]) -> Right:
         return np.concatenate([table.right([states[tap] for tap in taps]) for table in tables])
@@ -135,7 +135,7 @@ class _Table:
         width = sum(len(next(iter(layer.values()))) for layer in states)
 
         def vectors(sample: StoredSample, slot: Slot) -> list[np.ndarray]:
-            places = [content(v) for _, v in golden.places(slot, sample)]
+            places = [hashed_content(v) for _, v in golden.places(slot, sample)]
             return [np.concatenate([layer[key] for layer in states]) for key in places]
 
         x = np.array([linear_probe.joined([vectors(s, slot) for slot in self.slots], width) for s in self.rows])

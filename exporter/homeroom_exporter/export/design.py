@@ -17,7 +17,7 @@ from homeroom.contract.manifest import (
     TextPreprocess,
     Tolerance,
 )
-from homeroom.data.preprocess import content
+from homeroom.data.preprocess import hashed_content
 from homeroom.data.samples import StoredSample
 from homeroom.errors import InputError
 from homeroom_exporter.bundle import golden
@@ -102,7 +102,7 @@ def _form(encoder: EncoderSpec) -> Preprocess:
 def values_of(recipe: Recipe, modality: str, samples: Sequence[StoredSample]) -> list[Any]:
     """Different values of one modality, spread over the samples, at most CALIBRATION_LIMIT of them."""
     slots = [slot for slot in recipe.slots if slot.modality == modality]
-    found = {content(v): v for sample in samples for slot in slots for _, v in golden.places(slot, sample)}
+    found = {hashed_content(v): v for sample in samples for slot in slots for _, v in golden.places(slot, sample)}
     if not found:
         raise InputError(
             f"no calibration sample has a value for {modality}", where=modality, remedy="add some, or drop the encoder"

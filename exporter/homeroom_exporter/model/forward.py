@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from homeroom.contract.manifest import Modality, Slot
-from homeroom.data.preprocess.sequence import SKILLS
+from homeroom.data.preprocess.sequence import FIRST_SKILL_COLUMN
 from homeroom_exporter.model import heads, ladder
 from homeroom_exporter.model.design import Design, Feeds, Parts
 from homeroom_exporter.model.losses import balanced, loss
@@ -83,7 +83,7 @@ class _Place(NamedTuple):
 def _interactions(features: Tensor) -> Tensor:
     """Of a sequence's features [batch, 1, 1, tokens, dim] what was answered, 0.0 or 1.0 [batch, tokens, 2 skills]."""
     steps = features.reshape(len(features), *features.shape[3:]).to(torch.float32)
-    return torch.relu(steps[:, :, SKILLS:]) * (1 / LIMIT)
+    return torch.relu(steps[:, :, FIRST_SKILL_COLUMN:]) * (1 / LIMIT)
 
 
 def lora_rows(design: Design, feeds: Feeds, kind: str | None = None) -> tuple[Tensor, Tensor]:

@@ -9,20 +9,20 @@ from typing import Any
 
 import msgspec
 
-from homeroom.data.preprocess import content
+from homeroom.data.preprocess import hashed_content
 from homeroom.data.preprocess.sequence import Interaction
 
-TEXT_LIMIT = 20_000  # characters; far more than any bucket holds
-HISTORY_LIMIT = 10_000  # interactions of one sequence
+TEXT_LIMIT_CHARACTERS = 20_000  # characters; far more than any bucket holds
+INTERACTION_LIMIT = 10_000  # interactions of one sequence
 MEDIA_LIMIT_BYTES = 64 << 20
-SUBJECT = "classroom"  # whom a sample is about when nobody says
-NAME_LIMIT = 256
+DEFAULT_SUBJECT = "classroom"  # whom a sample is about when nobody says
+NAME_LIMIT_CHARACTERS = 256
 
 Row = dict[str, float | str | None]
 SpanLabel = dict[str, str | int]  # start, end (characters), label
 Label = str | int | float | bool | list[str | SpanLabel]
-RIGHT = {"true": True, "yes": True, "1": True, "1.0": True, "false": False, "no": False, "0": False, "0.0": False}
-RESERVED = ("labels", "subject", "consent", "source", "retain_until", "language")
+TRUTH_WORDS = {"true": True, "yes": True, "1": True, "1.0": True, "false": False, "no": False, "0": False, "0.0": False}
+RESERVED_FIELDS = ("labels", "subject", "consent", "source", "retain_until", "language")
 
 
 class Sample:
@@ -57,7 +57,7 @@ class Sample:
         return f"Sample({', '.join(self.inputs)}; labels {self.labels}; subject {self.subject!r})"
 
 
-class Kept(msgspec.Struct, frozen=True):
+class MediaReference(msgspec.Struct, frozen=True):
     """Stands for a picture or a sound that stays in the store; digest: SHA-256 of its `preprocess.content`."""
 
     sample_id: str
@@ -67,7 +67,7 @@ class Kept(msgspec.Struct, frozen=True):
     size: int
 
 
-StoredInput = str | bytes | Row | list[Interaction] | Kept
+StoredInput = str | bytes | Row | list[Interaction] | MediaReference
 
 
 class StoredSample(msgspec.Struct, frozen=True, kw_only=True):
@@ -79,7 +79,7 @@ class StoredSample(msgspec.Struct, frozen=True, kw_only=True):
 
     inputs: dict[str, list[StoredInput | None]]
     labels: dict[str, Label] = {}
-    subject: str = SUBJECT
+    subject: str = DEFAULT_SUBJECT
     consent: str | None = None
     source: str | None = None
     retain_until: str | None = None
@@ -108,7 +108,7 @@ def without_media(sample: StoredSample) -> StoredSample:
     def kept(slot: str, place: int, value: StoredInput | None) -> StoredInput | None:
         if not isinstance(value, bytes):
             return value
-        return Kept(sample.sample_id, slot, place, digest_of(value), len(value))
+        return MediaReference(sample.sample_id, slot, place, digest_of(value), len(value))
 
     inputs = {slot: [kept(slot, i, value) for i, value in enumerate(row)] for slot, row in sample.inputs.items()}
     return msgspec.structs.replace(sample, inputs=inputs)
@@ -116,4 +116,4 @@ def without_media(sample: StoredSample) -> StoredSample:
 
 def digest_of(value: StoredInput) -> bytes:
     """SHA-256 of an input's content, by which its features are found."""
-    return value.digest if isinstance(value, Kept) else sha256(content(value)).digest()
+    return value.digest if isinstance(value, MediaReference) else sha256(hashed_content(value)).digest()

@@ -14,12 +14,12 @@ from homeroom.contract.manifest import Manifest, SequencePreprocess, Slot, Task
 from homeroom.data.preprocess import check_value
 from homeroom.data.preprocess.sequence import Interaction
 from homeroom.data.samples import (
-    HISTORY_LIMIT,
+    DEFAULT_SUBJECT,
+    INTERACTION_LIMIT,
     MEDIA_LIMIT_BYTES,
-    NAME_LIMIT,
-    RIGHT,
-    SUBJECT,
-    TEXT_LIMIT,
+    NAME_LIMIT_CHARACTERS,
+    TEXT_LIMIT_CHARACTERS,
+    TRUTH_WORDS,
     Label,
     Row,
     Sample,
@@ -40,27 +40,27 @@ def resolve(sample: Sample, manifest: Manifest, *, base: Path | None = None) -> 
         slot = find_slot(name, manifest)
         if slot.name in inputs:
             raise InputError(f"slot {slot.name} is given twice", where=name)
-        places = _places(slot, value)
+        places = _fill_slot(slot, value)
         inputs[slot.name] = [
             None
             if place is None
-            else _value(slot, place, manifest, base, f"{slot.name}[{i}]" if slot.count > 1 else name)
+            else _check_input(slot, place, manifest, base, f"{slot.name}[{i}]" if slot.count > 1 else name)
             for i, place in enumerate(places)
         ]
     if not any(place is not None for places in inputs.values() for place in places):
         raise InputError("the sample has no input", remedy=f"give at least one of {[s.name for s in manifest.slots]}")
     labels = {name: check_label(find_task(name, manifest), label) for name, label in sample.labels.items()}
     for name, label in labels.items():
-        _check_option(manifest.task(name), label, inputs)
-        _check_ends(manifest.task(name), label, inputs)
+        _check_option_given(manifest.task(name), label, inputs)
+        _check_span_ends(manifest.task(name), label, inputs)
     return StoredSample(
         inputs=inputs,
         labels=labels,
-        subject=_short("subject", sample.subject) or SUBJECT,
-        consent=_short("consent", sample.consent),
-        source=_short("source", sample.source),
-        retain_until=_day(sample.retain_until),
-        language=_short("language", sample.language),
+        subject=_check_name("subject", sample.subject) or DEFAULT_SUBJECT,
+        consent=_check_name("consent", sample.consent),
+        source=_check_name("source", sample.source),
+        retain_until=_check_date(sample.retain_until),
+        language=_check_name("language", sample.language),
     )
 
 
@@ -75,7 +75,7 @@ def find_slot(name: str, manifest: Manifest) -> Slot:
     known = [slot.name for slot in manifest.slots]
     if single:
         raise InputError(f"{name!r} could be any of {[s.name for s in single]}", where=name, remedy="name the slot")
-    raise InputError(f"the bundle has no input {name!r}", where=name, remedy=_near(name, known))
+    raise InputError(f"the bundle has no input {name!r}", where=name, remedy=_suggestion(name, known))
 
 
 def find_task(name: str, manifest: Manifest) -> Task:
@@ -83,7 +83,7 @@ def find_task(name: str, manifest: Manifest) -> Task:
         if task.name == name:
             return task
     raise InputError(
-        f"the bundle has no task {name!r}", where="labels", remedy=_near(name, [t.name for t in manifest.tasks])
+        f"the bundle has no task {name!r}", where="labels", remedy=_suggestion(name, [t.name for t in manifest.tasks])
     )
 
 
@@ -91,11 +91,11 @@ def check_label(task: Task, label: Any) -> Label:
     """The label in its stored form; InputError if the task has no such label."""
     where = f"labels.{task.name}"
     if task.kind in ("classification", "ordinal"):
-        return _class(task, label, where)
+        return _check_class(task, label, where)
     if task.kind == "multilabel":
         if not isinstance(label, list | tuple | set) or isinstance(label, str):
             raise InputError("needs a list of labels", where=where, remedy=f"some of {list(task.labels)}")
-        return list(sorted({_class(task, one, where) for one in label}))
+        return list(sorted({_check_class(task, one, where) for one in label}))
     if task.kind == "regression":
         if isinstance(label, bool) or not isinstance(label, int | float) or not math.isfinite(label):
             raise InputError(f"{label!r} is not a finite number", where=where)
@@ -105,7 +105,7 @@ def check_label(task: Task, label: Any) -> Label:
             raise InputError(f"{label!r} is not the index of an option", where=where, remedy=f"0 to {task.width - 1}")
         return label
     if task.kind == "spans":
-        return _spans(task, label, where)
+        return _check_spans(task, label, where)
     if task.kind == "tracing":
         raise InputError("takes no label", where=where, remedy=f"{task.reads[0]} itself says what was right")
     if label not in (True, False):
@@ -113,7 +113,7 @@ def check_label(task: Task, label: Any) -> Label:
     return bool(label)
 
 
-def _places(slot: Slot, value: Any) -> Sequence[Any]:
+def _fill_slot(slot: Slot, value: Any) -> Sequence[Any]:
     if slot.count == 1:
         return [value]
     if not isinstance(value, list | tuple):
@@ -123,16 +123,16 @@ def _places(slot: Slot, value: Any) -> Sequence[Any]:
     return [*value, *[None] * (slot.count - len(value))]
 
 
-def _value(slot: Slot, value: Any, manifest: Manifest, base: Path | None, where: str) -> StoredInput:
+def _check_input(slot: Slot, value: Any, manifest: Manifest, base: Path | None, where: str) -> StoredInput:
     modality = manifest.modality(slot.modality)
     if slot.modality == "text":
         if not isinstance(value, str):
             raise InputError(f"needs a text, not {type(value).__name__}", where=where)
         if not value.strip():
             raise InputError("the text is empty", where=where, remedy="leave the input out instead")
-        if len(value) > TEXT_LIMIT:
+        if len(value) > TEXT_LIMIT_CHARACTERS:
             raise InputError(
-                f"{len(value):,} characters are more than {TEXT_LIMIT:,}",
+                f"{len(value):,} characters are more than {TEXT_LIMIT_CHARACTERS:,}",
                 where=where,
                 remedy="shorten the text",
             )
@@ -140,15 +140,15 @@ def _value(slot: Slot, value: Any, manifest: Manifest, base: Path | None, where:
     if slot.modality == "table":
         if not isinstance(value, Mapping):
             raise InputError(f"needs a mapping of columns, not {type(value).__name__}", where=where)
-        return _row(modality.preprocess.columns, value, where)  # type: ignore[union-attr]
+        return _check_row(modality.preprocess.columns, value, where)  # type: ignore[union-attr]
     if isinstance(modality.preprocess, SequencePreprocess):
-        return _history(modality.preprocess.skills, value, where)
-    data, where = _media(value, base, where)
+        return _check_interactions(modality.preprocess.skills, value, where)
+    data, where = _read_media(value, base, where)
     check_value(modality, data, where)
     return data
 
 
-def _media(value: Any, base: Path | None, where: str) -> tuple[bytes, str]:
+def _read_media(value: Any, base: Path | None, where: str) -> tuple[bytes, str]:
     if isinstance(value, bytes | bytearray):
         data = bytes(value)
     elif isinstance(value, str | Path):
@@ -168,19 +168,19 @@ def _media(value: Any, base: Path | None, where: str) -> tuple[bytes, str]:
     return data, where
 
 
-def _row(columns: Sequence[Any], value: Mapping[str, Any], where: str) -> Row:
+def _check_row(columns: Sequence[Any], value: Mapping[str, Any], where: str) -> Row:
     known = {column.name: column for column in columns}
     row: Row = {}
     for name, cell in value.items():
         if name not in known:
-            raise InputError(f"no column {name!r}", where=where, remedy=_near(str(name), list(known)))
+            raise InputError(f"no column {name!r}", where=where, remedy=_suggestion(str(name), list(known)))
         here = f"{where}.{name}"
         if cell is None or cell == "" or (isinstance(cell, float) and math.isnan(cell)):
             row[name] = None
         elif known[name].categories:
             if str(cell) not in known[name].categories:
                 raise InputError(
-                    f"unknown category {cell!r}", where=here, remedy=_near(str(cell), known[name].categories)
+                    f"unknown category {cell!r}", where=here, remedy=_suggestion(str(cell), known[name].categories)
                 )
             row[name] = str(cell)
         else:
@@ -196,15 +196,15 @@ def _row(columns: Sequence[Any], value: Mapping[str, Any], where: str) -> Row:
     return row
 
 
-def _history(skills: Sequence[str], value: Any, where: str) -> list[Interaction]:
+def _check_interactions(skills: Sequence[str], value: Any, where: str) -> list[Interaction]:
     if isinstance(value, Mapping):
         value = [value]
     if isinstance(value, str | bytes) or not isinstance(value, Sequence):
         raise InputError(f"needs a list of interactions, not {type(value).__name__}", where=where)
     if not value:
         raise InputError("the sequence is empty", where=where, remedy="leave the input out instead")
-    if len(value) > HISTORY_LIMIT:
-        raise InputError(f"{len(value):,} interactions are more than {HISTORY_LIMIT:,}", where=where)
+    if len(value) > INTERACTION_LIMIT:
+        raise InputError(f"{len(value):,} interactions are more than {INTERACTION_LIMIT:,}", where=where)
     known = set(skills)
     found: list[Interaction] = []
     latest = -math.inf
@@ -216,14 +216,14 @@ def _history(skills: Sequence[str], value: Any, where: str) -> list[Interaction]
             one = dict(zip(("skill", "correct", "time"), one, strict=False))
         if unknown := sorted(map(str, one.keys() - {"skill", "correct", "time"})):
             raise InputError(f"an interaction has no {unknown[0]!r}", where=here, remedy="skill, correct and time")
-        skill, right = one.get("skill"), RIGHT.get(str(one.get("correct")).strip().lower())
+        skill, right = one.get("skill"), TRUTH_WORDS.get(str(one.get("correct")).strip().lower())
         if skill is None or skill == "":
             raise InputError("the skill is missing", where=here, remedy="name the skill that was practised")
         if str(skill) not in known:
-            raise InputError(f"the bundle has no skill {skill!r}", where=here, remedy=_near(str(skill), skills))
+            raise InputError(f"the bundle has no skill {skill!r}", where=here, remedy=_suggestion(str(skill), skills))
         if right is None:
             raise InputError(f"{one.get('correct')!r} is neither right nor wrong", where=here, remedy="true or false")
-        time_s = _seconds(one.get("time"), here)
+        time_s = _check_seconds(one.get("time"), here)
         if time_s is not None and time_s < latest:
             raise InputError("is earlier than one before it", where=here, remedy="put the oldest interaction first")
         latest = latest if time_s is None else time_s
@@ -231,7 +231,7 @@ def _history(skills: Sequence[str], value: Any, where: str) -> list[Interaction]
     return found
 
 
-def _seconds(value: Any, where: str) -> float | None:
+def _check_seconds(value: Any, where: str) -> float | None:
     if value is None or value == "":
         return None
     try:
@@ -243,7 +243,7 @@ def _seconds(value: Any, where: str) -> float | None:
     return seconds
 
 
-def _spans(task: Task, label: Any, where: str) -> list[str | SpanLabel]:
+def _check_spans(task: Task, label: Any, where: str) -> list[str | SpanLabel]:
     """Spans as mappings, the first in the text first; they must not overlap."""
     if isinstance(label, str) or not isinstance(label, Sequence):
         raise InputError("needs a list of spans", where=where, remedy='[{"start": 0, "end": 5, "label": …}, …]')
@@ -257,7 +257,7 @@ def _spans(task: Task, label: Any, where: str) -> list[str | SpanLabel]:
             raise InputError(f"{one!r} is no span", where=where, remedy="give its start, end and label")
         if not 0 <= span["start"] < span["end"]:
             raise InputError(f"characters {span['start']} to {span['end']} are no span", where=where)
-        found.append({"start": span["start"], "end": span["end"], "label": _class(task, span["label"], where)})
+        found.append({"start": span["start"], "end": span["end"], "label": _check_class(task, span["label"], where)})
     found.sort(key=lambda span: (span["start"], span["end"]))
     for before, after in itertools.pairwise(found):
         if after["start"] < before["end"]:
@@ -268,7 +268,7 @@ def _spans(task: Task, label: Any, where: str) -> list[str | SpanLabel]:
     return list(found)
 
 
-def _check_ends(task: Task, label: Label, inputs: Mapping[str, list[StoredInput | None]]) -> None:
+def _check_span_ends(task: Task, label: Label, inputs: Mapping[str, list[StoredInput | None]]) -> None:
     if task.kind != "spans":
         return
     (text,) = inputs.get(task.reads[0], [None])
@@ -283,13 +283,13 @@ def _check_ends(task: Task, label: Label, inputs: Mapping[str, list[StoredInput 
             )
 
 
-def _class(task: Task, label: Any, where: str) -> str:
+def _check_class(task: Task, label: Any, where: str) -> str:
     if str(label) not in task.labels:
-        raise InputError(f"no label {label!r}", where=where, remedy=_near(str(label), task.labels))
+        raise InputError(f"no label {label!r}", where=where, remedy=_suggestion(str(label), task.labels))
     return str(label)
 
 
-def _check_option(task: Task, label: Label, inputs: Mapping[str, list[StoredInput | None]]) -> None:
+def _check_option_given(task: Task, label: Label, inputs: Mapping[str, list[StoredInput | None]]) -> None:
     if task.kind == "choice":
         options = inputs.get(task.reads[1])
         if options is None or options[int(label)] is None:  # type: ignore[arg-type]
@@ -298,20 +298,20 @@ def _check_option(task: Task, label: Label, inputs: Mapping[str, list[StoredInpu
             )
 
 
-def _near(name: str, known: Sequence[str]) -> str:
+def _suggestion(name: str, known: Sequence[str]) -> str:
     close = difflib.get_close_matches(name, known, n=3, cutoff=0.5)
     return f"did you mean {' or '.join(close)}?" if close else f"known: {', '.join(known[:12])}"
 
 
-def _short(field: str, value: str | None) -> str | None:
+def _check_name(field: str, value: str | None) -> str | None:
     if value is None or value == "":
         return None
-    if not isinstance(value, str) or len(value) > NAME_LIMIT:
-        raise InputError(f"needs a text of at most {NAME_LIMIT} characters", where=field)
+    if not isinstance(value, str) or len(value) > NAME_LIMIT_CHARACTERS:
+        raise InputError(f"needs a text of at most {NAME_LIMIT_CHARACTERS} characters", where=field)
     return value
 
 
-def _day(value: str | datetime.date | None) -> str | None:
+def _check_date(value: str | datetime.date | None) -> str | None:
     if value is None or value == "":
         return None
     try:

@@ -89,7 +89,7 @@ class Device:
 
         gates: look at their quality, and set aside what is poor and near copies until a person has (`set_aside`).
         """
-        found = admitted(policy_in_force(self.store), ingest.given(samples, self.bundle.manifest), self.store.today())
+        found = admitted(policy_in_force(self.store), ingest.read(samples, self.bundle.manifest), self.store.today())
         return add_examined(self.store, self.bundle.manifest, found) if gates else self.store.add(found)
 
     def set_aside(self) -> list[StoredSample]:
@@ -227,7 +227,7 @@ class Device:
 
     def score(self, *samples: Sample | str | Path, profile: str | None = None) -> dict[str, Score]:
         """How well the theta in use (or a person's own) does on labelled samples, which are not stored."""
-        stored = list(ingest.given(samples, self.bundle.manifest))
+        stored = list(ingest.read(samples, self.bundle.manifest))
         own = self.store.profile(profile) if profile else None
         theta = versions.theta_of(self.store, self.bundle, self.store.current())
         theta = profiles.theta_for(self.bundle, own, theta)

@@ -17,27 +17,27 @@ import numpy as np
 
 from homeroom.contract.manifest import Task, Tensor
 from homeroom.data.preprocess import prepare
-from homeroom.data.preprocess.raw_inputs import direct, length_of
+from homeroom.data.preprocess.raw_inputs import raw_input, token_count
 from homeroom.data.samples import StoredSample
 from homeroom.errors import InputError
 from homeroom.inference import golden
 from homeroom.inference.predict import Answer
-from homeroom.inference.regions import WHOLE, Region, regions, without
+from homeroom.inference.regions import WHOLE_INPUT, Region, regions, without
 from homeroom.runtime.bundle import Bundle
 from homeroom.runtime.graphs import Graphs
 from homeroom.train.features.compute import compute
 from homeroom.train.features.dataset import Dataset, Example
 
-REFERENCES = 8  # golden samples that a sample is compared with
-POINTS = 8  # on the line to each
-TRIED = 4  # parts that are taken away one at a time, to see what the answer would be
-LEAST = 0.05  # of all pull: less is not worth a sentence
+REFERENCE_SAMPLES = 8  # golden samples that a sample is compared with
+PATH_POINTS = 8  # on the line to each
+ABLATED_REGIONS = 4  # parts that are taken away one at a time, to see what the answer would be
+LEAST_SHARE = 0.05  # of all pull: less is not worth a sentence
 
 Predict = Callable[[Sequence[StoredSample]], Sequence[Answer]]
 
 
 @dataclass(frozen=True)
-class Part:
+class RegionAttribution:
     """A part of an input and its `share` of all pull: above 0 for the answer, below 0 against it; |shares| sum to 1.
 
     `where` as in `parts.Region`. `alone`: the answer if this part alone were missing, for those that pull most.
@@ -61,7 +61,7 @@ class Explanation:
     task: str
     label: str
     answer: Answer
-    parts: tuple[Part, ...]
+    parts: tuple[RegionAttribution, ...]
     pull: float
 
     @property
@@ -79,7 +79,7 @@ class Explanation:
             said.append(f"Not sure: {self.answer.reason}.")
         number = not self.answer.probabilities
         for sign, begin in ((1, "Pulled up by" if number else "For it"), (-1, "Down by" if number else "Against it")):
-            pulling = [p for p in self.parts if p.share * sign >= LEAST][: 3 if sign > 0 else 2]
+            pulling = [p for p in self.parts if p.share * sign >= LEAST_SHARE][: 3 if sign > 0 else 2]
             if pulling:
                 listed = ", ".join(f"{_named(p)} ({abs(p.share):.0%})" for p in pulling)
                 said.append(f"{begin}: {listed}.")
@@ -117,9 +117,9 @@ def explain(
     found.sort(key=lambda one: -abs(one[3]))
     tried: list[StoredSample | None] = [
         without(sample, slot, place, region, bundle.manifest.modality(bundle.manifest.slot(slot).modality))
-        if abs(pull) >= LEAST * whole
+        if abs(pull) >= LEAST_SHARE * whole
         else None
-        for slot, place, region, pull in found[:TRIED]
+        for slot, place, region, pull in found[:ABLATED_REGIONS]
     ]
     answers = iter(predict([one for one in tried if one is not None]))
     alone = [None if one is None else next(answers) for one in tried] + [None] * len(found)
@@ -128,7 +128,7 @@ def explain(
         label=chosen,
         answer=answer,
         parts=tuple(
-            Part(slot, place, region.name, pull / whole, region.where, instead)
+            RegionAttribution(slot, place, region.name, pull / whole, region.where, instead)
             for (slot, place, region, pull), instead in zip(found, alone, strict=False)
         ),
         pull=sum(pull for *_, pull in found),
@@ -208,20 +208,20 @@ def pulls_of(
     tokens = {name: np.zeros((len(value), value.shape[2])) for name, value in here.items()}
     tokens |= {name: np.zeros(shapes[f"{name}.pull"][1:]) for name in direct}
     slopes = {name: np.zeros(value.shape) for name, value in here.items()}
-    points = REFERENCES * POINTS
+    points = REFERENCE_SAMPLES * PATH_POINTS
     for start in range(0, points, size):
         numbers = np.arange(start, start + size) % points  # a last batch begins anew, and is weighed as none
         counted = (np.arange(start, start + size) < points) / points
-        along = (numbers % POINTS + 0.5) / POINTS
+        along = (numbers % PATH_POINTS + 0.5) / PATH_POINTS
         differences = {}
         for name, value in here.items():
-            chosen = references[name][numbers // POINTS % len(references[name])]
+            chosen = references[name][numbers // PATH_POINTS % len(references[name])]
             differences[name] = (value - chosen) * masks[name]
             where = along[:, None, None, None, None].astype(np.float32)
             feeds[f"{name}.features"] = (value - (1 - where) * differences[name]).astype(np.float32)
         for name, given in direct.items():
             feeds["along"] = along.astype(np.float32)
-            feeds[f"{name}.reference"] = given[numbers // POINTS % len(given)]
+            feeds[f"{name}.reference"] = given[numbers // PATH_POINTS % len(given)]
         made = run(feeds)
         for name in direct:
             tokens[name] += (made[f"{name}.pull"].astype(np.float64) * counted[:, None, None]).sum(0)
@@ -238,14 +238,14 @@ def _references(bundle: Bundle, modality: str, like: np.ndarray) -> np.ndarray:
     like: [count, taps, tokens, dim].
     """
     slots = {slot.name for slot in bundle.manifest.slots if slot.modality == modality}
-    expected = golden.expected(bundle)
+    expected = golden.expected_arrays(bundle)
     found = []
     for name in sorted(expected):
         kind, *rest = name.split(".")
         if kind == "features" and rest[1] in slots:
             value = expected[name]
             found.append(value[:, np.arange(like.shape[2]) % value.shape[1]])
-    found = found[:: max(1, len(found) // REFERENCES)][:REFERENCES]
+    found = found[:: max(1, len(found) // REFERENCE_SAMPLES)][:REFERENCE_SAMPLES]
     if not found:
         return np.zeros((1, *like.shape), np.float32)
     return np.repeat(np.stack(found)[:, None].astype(np.float32), len(like), 1)
@@ -258,9 +258,11 @@ def _direct_references(bundle: Bundle, modality: str, like: Tensor) -> np.ndarra
     """
     described = bundle.manifest.modality(modality)
     slots = [slot.name for slot in bundle.manifest.slots if slot.modality == modality]
-    values = [v for one in golden.samples(bundle) for slot in slots for v in one.inputs.get(slot, ()) if v is not None]
-    values = values[:: max(1, len(values) // REFERENCES)][:REFERENCES]
-    found = [direct(described, prepare(described, value, bundle.file)) for value in values]
+    values = [
+        v for one in golden.golden_samples(bundle) for slot in slots for v in one.inputs.get(slot, ()) if v is not None
+    ]
+    values = values[:: max(1, len(values) // REFERENCE_SAMPLES)][:REFERENCE_SAMPLES]
+    found = [raw_input(described, prepare(described, value, bundle.file)) for value in values]
     count, *shape = like.shape[1:]
     ready = [np.resize(one, shape) for one in found] or [np.zeros(shape, like.dtype)]
     return np.repeat(np.stack(ready)[:, None], count, 1)
@@ -278,7 +280,7 @@ def _regions(
         modality, value = manifest.modality(manifest.slot(slot).modality), sample.inputs[slot][place]
         assert value is not None
         pixels = features.dtype == np.uint8
-        length = pulls.tokens[slot].shape[1] if pixels else length_of(modality, features)
+        length = pulls.tokens[slot].shape[1] if pixels else token_count(modality, features)
         for region in regions(modality, value, length, bundle.file):
             if region.column is None:
                 pull = float(pulls.tokens[slot][place][list(region.tokens)].sum())
@@ -328,6 +330,6 @@ def _instead(alone: Answer, label: str) -> str:
     return f"{best} ({alone.probabilities[best]:.0%}) in place of {label}"
 
 
-def _named(part: Part) -> str:
+def _named(part: RegionAttribution) -> str:
     whose = f"{part.slot} {part.place + 1}" if part.place else part.slot
-    return f"{whose} as a whole" if part.name == WHOLE else f"{part.name} in {whose}"
+    return f"{whose} as a whole" if part.name == WHOLE_INPUT else f"{part.name} in {whose}"

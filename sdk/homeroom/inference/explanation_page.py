@@ -13,14 +13,14 @@ from html import escape
 import numpy as np
 
 from homeroom.contract.manifest import AudioPreprocess, ImagePreprocess, Manifest
-from homeroom.data.samples import Kept, StoredSample
-from homeroom.inference.explain import Explanation, Part
+from homeroom.data.samples import MediaReference, StoredSample
+from homeroom.inference.explain import Explanation, RegionAttribution
 from homeroom.inference.regions import png, seen
 
 FOR, AGAINST = "29, 111, 214", "222, 110, 20"  # red, green, blue; told apart by colour-blind eyes too
-SIDE = 420  # pixels of a picture on the page
-WAVE = (420, 90)  # of a sound
-STYLE = """
+PICTURE_PIXELS = 420  # pixels of a picture on the page
+WAVE_SIZE_PIXELS = (420, 90)  # of a sound
+EXPLANATION_CSS = """
 body { font: 16px/1.5 system-ui, sans-serif; max-width: 46rem; margin: 2rem auto; padding: 0 1rem; color: #1c2430; }
 h1 { font-size: 1.5rem; margin-bottom: .2rem } h2 { font-size: 1rem; margin: 1.6rem 0 .4rem }
 mark { color: inherit; border-radius: .25rem; padding: .1rem .15rem }
@@ -30,7 +30,7 @@ td.n { text-align: right; font-variant-numeric: tabular-nums; white-space: nowra
 .bar { display: inline-block; height: .8rem; border-radius: .2rem; min-width: 2px }
 .note { color: #5b6675; font-size: .9rem } audio { width: 100%; margin-top: .4rem }
 """
-NOTE = (
+READING_NOTE = (
     "How to read this: blue parts pulled towards the answer, orange ones away from it; the percentages are shares of "
     "all pull. They are computed from the model's inner features by expected gradients against the bundle's own golden "
     "samples. A word's share also holds what the model made of it in its sentence. “Without” was tried: that part "
@@ -48,8 +48,9 @@ def page(why: Explanation, sample: StoredSample, manifest: Manifest) -> str:
     return (
         '<!doctype html><html lang="en"><head><meta charset="utf-8">'
         '<meta name="viewport" content="width=device-width, initial-scale=1">'
-        f"<title>{escape(title)}</title><style>{STYLE}</style></head><body>"
-        f'<h1>{escape(title)}</h1>{lead}{said}{shown}<h2>All parts</h2>{_table(why.parts)}<p class="note">{NOTE}</p>'
+        f"<title>{escape(title)}</title><style>{EXPLANATION_CSS}</style></head><body>"
+        f"<h1>{escape(title)}</h1>{lead}{said}{shown}<h2>All parts</h2>{_table(why.parts)}"
+        f'<p class="note">{READING_NOTE}</p>'
         "</body></html>\n"
     )
 
@@ -65,7 +66,7 @@ def _input(why: Explanation, sample: StoredSample, manifest: Manifest, slot: str
         return ""  # no task that was asked reads it
     value = sample.inputs[slot][place]
     assert value is not None
-    assert not isinstance(value, Kept)  # what is explained is all here
+    assert not isinstance(value, MediaReference)  # what is explained is all here
     share = sum(abs(part.share) for part in parts)
     name = f"{slot} {place + 1}" if len(sample.inputs[slot]) > 1 else slot
     heading = f"<h2>{escape(name)} <span class=note>{share:.0%} of all pull</span></h2>"
@@ -84,11 +85,11 @@ def _colour(share: float, largest: float, depth: float = 0.65) -> str:
     return f"rgba({FOR if share > 0 else AGAINST}, {depth * abs(share) / max(largest, 1e-9):.3f})"
 
 
-def _largest(parts: Sequence[Part]) -> float:
+def _largest(parts: Sequence[RegionAttribution]) -> float:
     return max((abs(part.share) for part in parts), default=1.0)
 
 
-def _text(text: str, parts: Sequence[Part]) -> str:
+def _text(text: str, parts: Sequence[RegionAttribution]) -> str:
     largest, done, shown = _largest(parts), 0, []
     for part in sorted((p for p in parts if p.where), key=lambda p: p.where):
         start, end = (int(edge) for edge in part.where)
@@ -102,28 +103,31 @@ def _text(text: str, parts: Sequence[Part]) -> str:
     return f"<p>{''.join(shown)}{escape(text[done:])}</p>"
 
 
-def _picture(data: bytes, parts: Sequence[Part], spec: ImagePreprocess) -> str:
+def _picture(data: bytes, parts: Sequence[RegionAttribution], spec: ImagePreprocess) -> str:
     picture, (left, top, wide, high) = seen(data, spec)
-    square = picture.crop((round(left), round(top), round(left + wide), round(top + high))).resize((SIDE, SIDE))
+    square = picture.crop((round(left), round(top), round(left + wide), round(top + high))).resize(
+        (PICTURE_PIXELS, PICTURE_PIXELS)
+    )
     source = base64.b64encode(png(np.asarray(square))).decode()
     largest, cells = _largest(parts), []
     for part in (p for p in parts if p.where):
-        x0, y0, x1, y1 = (edge * SIDE for edge in part.where)
+        x0, y0, x1, y1 = (edge * PICTURE_PIXELS for edge in part.where)
         cells.append(
             f'<rect x="{x0:.1f}" y="{y0:.1f}" width="{x1 - x0:.1f}" height="{y1 - y0:.1f}" stroke="white" '
             f'fill="{_colour(part.share, largest)}"><title>{escape(part.name)} {part.share:+.1%}</title></rect>'
         )
     return (
-        f'<figure><svg viewBox="0 0 {SIDE} {SIDE}" width="{SIDE}" role="img">'
-        f'<image href="data:image/png;base64,{source}" width="{SIDE}" height="{SIDE}"/>{"".join(cells)}</svg></figure>'
+        f'<figure><svg viewBox="0 0 {PICTURE_PIXELS} {PICTURE_PIXELS}" width="{PICTURE_PIXELS}" role="img">'
+        f'<image href="data:image/png;base64,{source}" width="{PICTURE_PIXELS}" height="{PICTURE_PIXELS}"/>'
+        f"{''.join(cells)}</svg></figure>"
     )
 
 
-def _sound(data: bytes, parts: Sequence[Part]) -> str:
+def _sound(data: bytes, parts: Sequence[RegionAttribution]) -> str:
     from homeroom.data.preprocess.audio import decode
 
     wave, rate = decode(data)
-    (width, height), largest = WAVE, _largest(parts)
+    (width, height), largest = WAVE_SIZE_PIXELS, _largest(parts)
     seconds = max(len(wave) / rate, max((p.where[1] for p in parts if p.where), default=0.0), 1e-3)
     moments = "".join(
         f'<rect x="{width * p.where[0] / seconds:.1f}" width="{width * (p.where[1] - p.where[0]) / seconds:.1f}" '
@@ -146,7 +150,7 @@ def _sound(data: bytes, parts: Sequence[Part]) -> str:
     )
 
 
-def _table(parts: Sequence[Part]) -> str:
+def _table(parts: Sequence[RegionAttribution]) -> str:
     largest = _largest(parts)
     rows = [
         f"<tr><td>{escape(part.name)}</td><td class=note>{escape(part.slot)}</td>"

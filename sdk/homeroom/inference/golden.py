@@ -11,12 +11,12 @@ import safetensors.numpy
 from homeroom.contract.manifest import Modality, Precision, Runtime
 from homeroom.data.ingest.jsonl import read_jsonl
 from homeroom.data.preprocess import prepare
-from homeroom.data.preprocess.raw_inputs import direct
+from homeroom.data.preprocess.raw_inputs import raw_input
 from homeroom.data.samples import StoredSample
 from homeroom.data.validation import resolve
 from homeroom.errors import BundleError
 from homeroom.runtime.bundle import Bundle
-from homeroom.runtime.graphs import Graphs, offered
+from homeroom.runtime.graphs import Graphs, precisions
 from homeroom.train.evaluate import all_outputs_of
 from homeroom.train.features.compute import compute
 from homeroom.train.features.dataset import Dataset, Example
@@ -36,12 +36,12 @@ class Drift:
     within: bool
 
 
-def samples(bundle: Bundle) -> list[StoredSample]:
+def golden_samples(bundle: Bundle) -> list[StoredSample]:
     path = bundle.file(bundle.manifest.golden) / "samples.jsonl"
     return [resolve(sample, bundle.manifest, base=path.parent) for sample in read_jsonl(path)]
 
 
-def expected(bundle: Bundle) -> dict[str, np.ndarray]:
+def expected_arrays(bundle: Bundle) -> dict[str, np.ndarray]:
     """`features.<row>.<slot>.<place>` int8 [taps, n, dim], `output.<row>.<task>` and `direct.<row>.<task>` [width].
 
     Of tasks per token these are [n, width], n tokens that are not padding. The last are outputs with the inputs alone
@@ -66,11 +66,11 @@ def cosines(pairs: list[tuple[np.ndarray, np.ndarray]]) -> tuple[float, float]:
 def drift(bundle: Bundle, graphs: Graphs, modality: str) -> Drift:
     """Compute the golden samples' features with the variant that `graphs` uses and compare."""
     if bundle.manifest.modality(modality).adapter == "lora":
-        return direct_drift(bundle, bundle.manifest.modality(modality), graphs.threads, graphs.runtime)
-    wanted = expected(bundle)
+        return output_drift(bundle, bundle.manifest.modality(modality), graphs.threads, graphs.runtime)
+    wanted = expected_arrays(bundle)
     slots = {slot.name for slot in bundle.manifest.slots if slot.modality == modality}
     keys, values = [], []
-    for row, sample in enumerate(samples(bundle)):
+    for row, sample in enumerate(golden_samples(bundle)):
         for slot in slots & sample.inputs.keys():
             for place, value in enumerate(sample.inputs[slot]):
                 if value is not None:
@@ -84,13 +84,13 @@ def drift(bundle: Bundle, graphs: Graphs, modality: str) -> Drift:
     return Drift(modality, graphs.precision[modality], mean, worst, mean >= limit.mean and worst >= limit.worst)
 
 
-def direct_drift(bundle: Bundle, modality: Modality, threads: int | None, runtime: Runtime = "onnx") -> Drift:
+def output_drift(bundle: Bundle, modality: Modality, threads: int | None, runtime: Runtime = "onnx") -> Drift:
     """Compute the first theta's outputs from the golden samples' inputs of a modality whose steps read them."""
-    wanted, rows = expected(bundle), []
+    wanted, rows = expected_arrays(bundle), []
     slots = [slot.name for slot in bundle.manifest.slots if slot.modality == modality.name]
-    for sample in samples(bundle):
+    for sample in golden_samples(bundle):
         places = [(s, i, v) for s in slots for i, v in enumerate(sample.inputs.get(s, ())) if v is not None]
-        inputs = {(s, i): direct(modality, prepare(modality, v, bundle.file)) for s, i, v in places}
+        inputs = {(s, i): raw_input(modality, prepare(modality, v, bundle.file)) for s, i, v in places}
         rows.append(Example(inputs=inputs, targets={}))
     graphs = Graphs(bundle, threads=threads, runtime=runtime)
     whole, tokens = all_outputs_of(graphs, Dataset(bundle.manifest, rows), bundle.theta())
@@ -113,11 +113,11 @@ def choose_precision(bundle: Bundle, *, threads: int | None = None, runtime: Run
     for modality in bundle.manifest.modalities:
         tried: list[Drift] = []
         if modality.adapter == "lora":
-            tried.append(direct_drift(bundle, modality, threads, runtime))
+            tried.append(output_drift(bundle, modality, threads, runtime))
             if tried[0].within:
                 chosen[modality.name] = tried[0].precision
                 continue
-        for precision in offered(bundle, modality.name, runtime):
+        for precision in precisions(bundle, modality.name, runtime):
             graphs = Graphs(bundle, {modality.name: precision}, threads, runtime=runtime)
             tried.append(drift(bundle, graphs, modality.name))
             if tried[-1].within:

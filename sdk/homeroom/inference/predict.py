@@ -14,9 +14,9 @@ from homeroom.train.evaluate import all_outputs_of
 from homeroom.train.features.dataset import Dataset, Example
 from homeroom.train.features.token_targets import Span, spans_in
 
-LEAD = 0.2  # by which the best answer's probability must exceed the next one's
-LEAST = 0.5  # and what it must reach
-FEW = 3  # interactions that a tracing is sure from on
+LEAST_LEAD = 0.2  # by which the best answer's probability must exceed the next one's
+LEAST_PROBABILITY = 0.5  # and what it must reach
+LEAST_INTERACTIONS = 3  # interactions that a tracing is sure from on
 
 Best = str | int | float | bool | list[str] | list[Span] | None
 
@@ -85,7 +85,7 @@ def _answer(task: Task, chances: np.ndarray, presence: np.ndarray, manifest: Man
         return Answer(float(chances[0]) * task.scale + task.offset)
     if task.kind == "multilabel":
         found = {label: float(p) for label, p in zip(task.labels, chances, strict=True)}
-        unclear = [label for label, p in found.items() if abs(p - 0.5) < LEAD / 2]
+        unclear = [label for label, p in found.items() if abs(p - 0.5) < LEAST_LEAD / 2]
         return Answer(
             [label for label, p in found.items() if p > 0.5],
             found,
@@ -108,18 +108,23 @@ def _answer_by_token(task: Task, chances: np.ndarray, example: Example) -> Answe
     slot = task.reads[0]
     if task.kind == "spans":
         found = spans_in(task, chances, example.words[slot])
-        unclear = [str(span) for span in found if span.probability < LEAST + LEAD / 2]
+        unclear = [str(span) for span in found if span.probability < LEAST_PROBABILITY + LEAST_LEAD / 2]
         return Answer(found, {}, not unclear, f"unclear: {', '.join(unclear)}" if unclear else "")
     seen = example.inputs[slot, 0].shape[1]
     after = {skill: float(p) for skill, p in zip(task.labels, chances[seen - 1], strict=True)}
     best = [skill for skill, p in after.items() if p > 0.5]
-    return Answer(best, after, seen > FEW, "" if seen > FEW else f"so far only {seen - 1} interactions")
+    return Answer(
+        best,
+        after,
+        seen > LEAST_INTERACTIONS,
+        "" if seen > LEAST_INTERACTIONS else f"so far only {seen - 1} interactions",
+    )
 
 
 def _judge(best: Best, found: Mapping[str, float]) -> Answer:
     ranked = sorted(found.values(), reverse=True)
-    if ranked[0] < LEAST:
-        return Answer(best, found, False, f"no answer reaches {LEAST:.0%}")
-    if len(ranked) > 1 and ranked[0] - ranked[1] < LEAD:
+    if ranked[0] < LEAST_PROBABILITY:
+        return Answer(best, found, False, f"no answer reaches {LEAST_PROBABILITY:.0%}")
+    if len(ranked) > 1 and ranked[0] - ranked[1] < LEAST_LEAD:
         return Answer(best, found, False, "two answers are close")
     return Answer(best, found)

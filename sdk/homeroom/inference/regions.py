@@ -19,9 +19,9 @@ from homeroom.contract.manifest import AudioPreprocess, ImagePreprocess, Modalit
 from homeroom.data.preprocess.sequence import Interaction
 from homeroom.data.samples import StoredInput, StoredSample
 
-MOMENTS = 10  # a sound is told in at most so many
-WHOLE = "as a whole"
-ROWS, COLUMNS = ("upper", "middle", "lower"), ("left", "centre", "right")
+MOST_MOMENTS = 10  # a sound is told in at most so many
+WHOLE_INPUT = "as a whole"
+ROW_NAMES, COLUMN_NAMES = ("upper", "middle", "lower"), ("left", "centre", "right")
 
 
 @dataclass(frozen=True)
@@ -61,13 +61,13 @@ def _cell(value: float | str | None) -> str:
 
 
 def _words(tokenizer: Path, text: str, limit: int, tokens: int) -> list[Region]:
-    from homeroom.data.preprocess.text import words
+    from homeroom.data.preprocess.text import word_spans
 
     found: dict[tuple[int, int] | None, list[int]] = {}
-    for token, place in enumerate(words(tokenizer, text, limit)[:tokens]):
+    for token, place in enumerate(word_spans(tokenizer, text, limit)[:tokens]):
         found.setdefault(place, []).append(token)
     return [
-        Region(WHOLE, tuple(places))
+        Region(WHOLE_INPUT, tuple(places))
         if word is None
         else Region(f"“{text[word[0] : word[1]]}”", tuple(places), tuple(map(float, word)))
         for word, places in found.items()
@@ -78,7 +78,7 @@ def _interactions(history: list[Interaction], tokens: int) -> list[Region]:
     """Those that are read: the start, if it is among the tokens, counts as the whole."""
     whole = tokens - min(len(history), tokens)
     first = len(history) - (tokens - whole)
-    return [Region(WHOLE, (0,))] * whole + [
+    return [Region(WHOLE_INPUT, (0,))] * whole + [
         Region(f"{skill} {'right' if right else 'wrong'}", (place - first + whole,), (place, place + 1))
         for place, (skill, right, _) in enumerate(history)
         if place >= first
@@ -88,9 +88,9 @@ def _interactions(history: list[Interaction], tokens: int) -> list[Region]:
 def _cells(tokens: int) -> list[Region]:
     """The whole picture, then a square grid row by row, as the exporter pools it (`taps.pool_regions`)."""
     side = math.isqrt(tokens - 1)
-    whole = [Region(WHOLE, (0,))]
+    whole = [Region(WHOLE_INPUT, (0,))]
     if side * side != tokens - 1:
-        return [Region(WHOLE, tuple(range(tokens)))]
+        return [Region(WHOLE_INPUT, tuple(range(tokens)))]
     return whole + [
         Region(
             _cell_name(row, column, side),
@@ -107,12 +107,12 @@ def _cell_name(row: int, column: int, side: int) -> str:
         return "the middle"
     if side > 3:
         return f"row {row + 1}, column {column + 1} of {side}"
-    rows, columns = (ROWS[::2], COLUMNS[::2]) if side == 2 else (ROWS, COLUMNS)
+    rows, columns = (ROW_NAMES[::2], COLUMN_NAMES[::2]) if side == 2 else (ROW_NAMES, COLUMN_NAMES)
     return "the centre" if side == 3 and row == column == 1 else f"{rows[row]} {columns[column]}"
 
 
 def _moments(tokens: int, seconds: float) -> list[Region]:
-    each = -(-tokens // MOMENTS)
+    each = -(-tokens // MOST_MOMENTS)
     found = []
     for first in range(0, tokens, each):
         last = min(first + each, tokens)

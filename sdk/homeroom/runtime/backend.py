@@ -13,13 +13,13 @@ from homeroom.contract.manifest import Runtime
 SUFFIXES: dict[Runtime, str] = {"onnx": ".onnx", "litert": ".tflite"}
 
 
-class Graph(Protocol):
+class LoadedGraph(Protocol):
     """A loaded graph: arrays by input name in, arrays by output name out."""
 
     def __call__(self, feeds: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]: ...
 
 
-def load(path: Path, *, threads: int | None = None, lasting: bool = False) -> Graph:
+def load(path: Path, *, threads: int | None = None, lasting: bool = False) -> LoadedGraph:
     """The graph in the runtime that its file is for; MissingExtraError if that is LiteRT and not installed."""
     if path.suffix == SUFFIXES["litert"]:
         from homeroom.runtime.litert import LitertGraph

@@ -28,7 +28,7 @@ MANIFEST_FILE, SIGNATURE_FILE = "manifest.json", "signature.json"
 SIGNATURE_LIMIT_BYTES = 64 << 10
 ENTRY_LIMIT = 4096
 SIZE_LIMIT_BYTES = 8 << 30
-PIECE_BYTES = 1 << 20
+READ_BYTES = 1 << 20
 ZIP_TIME = (1980, 1, 1, 0, 0, 0)  # the earliest that a zip can hold; a fixed one, for equal bytes
 
 
@@ -96,10 +96,10 @@ def open_bundle(path: Path, *, root: str | None) -> Bundle:
     root: fingerprint of the trusted root key; None trusts the root that the bundle names (the caller pins it then).
     Raises BundleError where it is damaged or of another format, TrustError where it is not signed as it should be.
     """
-    raw = _small_file(path, MANIFEST_FILE, MANIFEST_LIMIT_BYTES)
+    raw = _read_limited(path, MANIFEST_FILE, MANIFEST_LIMIT_BYTES)
     manifest, bundle_id = read_manifest(raw), digest(raw)
     signature = decode(
-        _small_file(path, SIGNATURE_FILE, SIGNATURE_LIMIT_BYTES),
+        _read_limited(path, SIGNATURE_FILE, SIGNATURE_LIMIT_BYTES),
         BundleSignature,
         limit_bytes=SIGNATURE_LIMIT_BYTES,
         where=SIGNATURE_FILE,
@@ -141,7 +141,7 @@ def install(source: Path, into: Path, *, root: str | None) -> Bundle:
     A bundle that is there already is verified and left as it is, whatever else the source holds; a damaged one is
     replaced.
     """
-    if present := _present(source, into, root):
+    if present := _find_installed(source, into, root):
         return present
     scratch = into / f".incoming-{uuid.uuid4().hex}"
     try:
@@ -149,7 +149,7 @@ def install(source: Path, into: Path, *, root: str | None) -> Bundle:
         for stale in into.glob(".incoming-*"):
             shutil.rmtree(stale, ignore_errors=True)
         if source.is_dir():
-            _copy(source, scratch)
+            _copy_listed(source, scratch)
         elif source.is_file():
             _unzip(source, scratch)
         else:
@@ -161,7 +161,7 @@ def install(source: Path, into: Path, *, root: str | None) -> Bundle:
                 return open_bundle(place, root=root)
             except BundleError:
                 shutil.rmtree(place)
-        _flush(scratch)
+        _flush_files(scratch)
         scratch.rename(place)
         sync_directory(into)
         return open_bundle(place, root=root)
@@ -185,7 +185,7 @@ def zip_bundle(folder: Path, out: Path) -> None:
     partial.replace(out)
 
 
-UNREADABLE = (
+ZIP_ERRORS = (
     zipfile.BadZipFile,
     zipfile.LargeZipFile,
     NotImplementedError,  # zipfile's, of a compression that it lacks
@@ -196,7 +196,7 @@ UNREADABLE = (
 GET_AGAIN = "get the bundle again from its source"
 
 
-def _small_file(folder: Path, name: str, limit_bytes: int) -> bytes:
+def _read_limited(folder: Path, name: str, limit_bytes: int) -> bytes:
     path = folder / name
     try:
         if path.stat().st_size > limit_bytes:
@@ -208,25 +208,25 @@ def _small_file(folder: Path, name: str, limit_bytes: int) -> bytes:
         raise BundleError(f"cannot be read: {problem.strerror}", where=name, remedy=GET_AGAIN) from None
 
 
-def _present(source: Path, into: Path, root: str | None) -> Bundle | None:
+def _find_installed(source: Path, into: Path, root: str | None) -> Bundle | None:
     """The bundle whose manifest and signature the source holds, if it is installed and sound; raises TrustError."""
     limits = {MANIFEST_FILE: MANIFEST_LIMIT_BYTES, SIGNATURE_FILE: SIGNATURE_LIMIT_BYTES}
     try:
         if source.is_dir():
-            manifest, signature = (_small_file(source, name, limit) for name, limit in limits.items())
+            manifest, signature = (_read_limited(source, name, limit) for name, limit in limits.items())
         else:
             with zipfile.ZipFile(source) as archive:
                 manifest, signature = (archive.open(name).read(limit) for name, limit in limits.items())
         place = into / digest(manifest)
-        same = signature == _small_file(place, SIGNATURE_FILE, SIGNATURE_LIMIT_BYTES)
+        same = signature == _read_limited(place, SIGNATURE_FILE, SIGNATURE_LIMIT_BYTES)
         return open_bundle(place, root=root) if same else None
-    except (BundleError, KeyError, OSError, *UNREADABLE):
+    except (BundleError, KeyError, OSError, *ZIP_ERRORS):
         return None  # what is wrong with the source is said when it is copied
 
 
-def _copy(source: Path, into: Path) -> None:
+def _copy_listed(source: Path, into: Path) -> None:
     """Only what the manifest lists is copied, so that strangers' files never come along."""
-    manifest = read_manifest(_small_file(source, MANIFEST_FILE, MANIFEST_LIMIT_BYTES))
+    manifest = read_manifest(_read_limited(source, MANIFEST_FILE, MANIFEST_LIMIT_BYTES))
     for name in (MANIFEST_FILE, SIGNATURE_FILE, *manifest.files):
         file, place = source / name, into / name
         if not file.is_file():
@@ -244,13 +244,13 @@ def _unzip(source: Path, into: Path) -> None:
             if MANIFEST_FILE not in names or SIGNATURE_FILE not in names:
                 raise BundleError("is a zip, but not of a bundle", where=str(source), remedy=GET_AGAIN)
             _extract(archive, names[MANIFEST_FILE], into, MANIFEST_LIMIT_BYTES)
-            manifest = read_manifest(_small_file(into, MANIFEST_FILE, MANIFEST_LIMIT_BYTES))
+            manifest = read_manifest(_read_limited(into, MANIFEST_FILE, MANIFEST_LIMIT_BYTES))
             _extract(archive, names[SIGNATURE_FILE], into, SIGNATURE_LIMIT_BYTES)
             for name, listed in manifest.files.items():
                 if name not in names:
                     raise BundleError("is missing from the zip", where=name, remedy=GET_AGAIN)
                 _extract(archive, names[name], into, listed.bytes)
-    except UNREADABLE as problem:
+    except ZIP_ERRORS as problem:
         raise BundleError(f"is not a readable bundle: {problem}", where=str(source), remedy=GET_AGAIN) from None
 
 
@@ -274,14 +274,14 @@ def _extract(archive: zipfile.ZipFile, entry: zipfile.ZipInfo, into: Path, limit
     place.parent.mkdir(parents=True, exist_ok=True)
     left = limit_bytes
     with archive.open(entry) as packed, place.open("wb") as file:
-        while piece := packed.read(PIECE_BYTES):
+        while piece := packed.read(READ_BYTES):
             left -= len(piece)
             if left < 0:
                 raise BundleError("is larger than the manifest says", where=entry.filename, remedy="do not use it")
             file.write(piece)
 
 
-def _flush(folder: Path) -> None:
+def _flush_files(folder: Path) -> None:
     for path in folder.rglob("*"):
         if path.is_file():
             with path.open("rb+") as file:

@@ -16,11 +16,11 @@ from homeroom.contract.layout import FULL
 from homeroom.contract.manifest import Graph as GraphFacts
 from homeroom.contract.manifest import Manifest, Precision, Runtime
 from homeroom.errors import BundleError
-from homeroom.runtime.backend import Graph, load
+from homeroom.runtime.backend import LoadedGraph, load
 from homeroom.runtime.bundle import Bundle
 from homeroom.system.hardware import cores
 
-GRADIENTS = ("grad", "grad_heads")  # steps in parts
+GRADIENT_ROLES = ("grad", "grad_heads")  # steps in parts
 
 
 class Graphs:
@@ -39,11 +39,11 @@ class Graphs:
         runtime: Runtime = "onnx",
     ):
         self.bundle, self.threads, self.tier, self.runtime = bundle, threads, tier, runtime
-        each = {modality.name: offered(bundle, modality.name, runtime) for modality in bundle.manifest.modalities}
+        each = {modality.name: precisions(bundle, modality.name, runtime) for modality in bundle.manifest.modalities}
         self.precision: dict[str, Precision] = {name: found[0] for name, found in each.items() if found}
         self.precision.update(precision or {})
         self.largest_batch: int | None = None  # of a step of training, where memory is short
-        self._loaded: dict[str, Graph] = {}
+        self._loaded: dict[str, LoadedGraph] = {}
 
     def use(self, threads: int | None, largest_batch: int | None) -> None:
         """From now on run on so many threads, and train in batches of at most so many."""
@@ -67,12 +67,12 @@ class Graphs:
         return [*found, (self, slice(None))]
 
     def features_graph(self, modality: str) -> GraphFacts:
-        for graph in variants(self.bundle, modality, self.runtime):
+        for graph in backbones(self.bundle, modality, self.runtime):
             if graph.precision == self.precision[modality]:
                 return graph
         raise BundleError(f"has no {self.precision[modality]} backbone for {modality}", where="manifest.json")
 
-    def features(self, modality: str) -> Graph:
+    def features(self, modality: str) -> LoadedGraph:
         return self.loaded(self.features_graph(modality))
 
     def release(self, modality: str) -> None:
@@ -88,7 +88,7 @@ class Graphs:
         found = [graph for graph in every if (graph.role, graph.tier) == (role, self.tier)]
         if role == "grad_heads" and (self.runtime != "onnx" or not found):
             return self.steps("grad")
-        if role in GRADIENTS and self.largest_batch is not None:
+        if role in GRADIENT_ROLES and self.largest_batch is not None:
             found = [graph for graph in found if graph.batch <= self.largest_batch]
         if not found:
             raise BundleError(f"has no {role} graph", where="manifest.json", remedy="export the bundle again")
@@ -117,9 +117,9 @@ class Graphs:
             raise BundleError(f"has no tier {self.tier}", where="manifest.json", remedy=f"one of {[*tiers, FULL]}")
         return tiers[self.tier]
 
-    def loaded(self, facts: GraphFacts) -> Graph:
+    def loaded(self, facts: GraphFacts) -> LoadedGraph:
         """The graph, or what it was converted to for the runtime in use."""
-        file = twin(self.bundle, facts, self.runtime).file
+        file = converted_graph(self.bundle, facts, self.runtime).file
         if file not in self._loaded:
             share = self.at_once(facts)
             threads = max(1, (self.threads or cores()) // share) if share > 1 else self.threads
@@ -128,7 +128,9 @@ class Graphs:
 
     def warm(self, every: Iterable[GraphFacts]) -> None:
         """Load graphs that are about to run side by side, several at once."""
-        files = {twin(self.bundle, facts, self.runtime).file: facts for facts in every if self.at_once(facts) > 1}
+        files = {
+            converted_graph(self.bundle, facts, self.runtime).file: facts for facts in every if self.at_once(facts) > 1
+        }
         missing = [facts for file, facts in files.items() if file not in self._loaded]
         for _ in self._pool.map(self.loaded, missing):
             pass
@@ -152,14 +154,14 @@ class Graphs:
 
     def at_once(self, facts: GraphFacts) -> int:
         """How many runs of a graph are best under way together."""
-        return at_once(self.bundle.manifest, facts, self.threads or cores(), self.runtime)
+        return parallel_runs(self.bundle.manifest, facts, self.threads or cores(), self.runtime)
 
     @cached_property
     def _pool(self) -> ThreadPoolExecutor:
         return ThreadPoolExecutor(self.threads or cores(), "graph")
 
 
-def at_once(manifest: Manifest, facts: GraphFacts, threads: int, runtime: Runtime) -> int:
+def parallel_runs(manifest: Manifest, facts: GraphFacts, threads: int, runtime: Runtime) -> int:
     """How many runs of a step are best under way together, each on its share of so many threads.
 
     A ladder's step is many small operations: a second thread inside of it is hardly felt, two parts side by side take
@@ -170,11 +172,11 @@ def at_once(manifest: Manifest, facts: GraphFacts, threads: int, runtime: Runtim
         return 1
     if facts.role == "predict":
         return threads
-    parts = math.ceil(manifest.training.batch / facts.batch) if facts.role in GRADIENTS else 1
+    parts = math.ceil(manifest.training.batch / facts.batch) if facts.role in GRADIENT_ROLES else 1
     return max(1, min(threads, parts))
 
 
-def twin(bundle: Bundle, facts: GraphFacts, runtime: Runtime) -> GraphFacts:
+def converted_graph(bundle: Bundle, facts: GraphFacts, runtime: Runtime) -> GraphFacts:
     """The same graph for a runtime; the one given where the bundle has none."""
     key = (facts.role, facts.modality, facts.precision, facts.batch, facts.tokens, facts.tier)
     for other in bundle.manifest.converted:
@@ -183,7 +185,7 @@ def twin(bundle: Bundle, facts: GraphFacts, runtime: Runtime) -> GraphFacts:
     return facts
 
 
-def variants(bundle: Bundle, modality: str, runtime: Runtime) -> list[GraphFacts]:
+def backbones(bundle: Bundle, modality: str, runtime: Runtime) -> list[GraphFacts]:
     """A modality's backbones for a runtime, the lowest precision first; onnxruntime's if there are none for it."""
     every = [g for g in (*bundle.manifest.converted, *bundle.manifest.graphs) if g.role == "features"]
     of_modality = [g for g in every if g.modality == modality]
@@ -191,6 +193,6 @@ def variants(bundle: Bundle, modality: str, runtime: Runtime) -> list[GraphFacts
     return sorted(found, key=lambda graph: get_args(Precision).index(graph.precision))
 
 
-def offered(bundle: Bundle, modality: str, runtime: Runtime) -> list[Precision]:
+def precisions(bundle: Bundle, modality: str, runtime: Runtime) -> list[Precision]:
     """The precisions of a modality's backbones for a runtime, lowest first."""
-    return [graph.precision for graph in variants(bundle, modality, runtime)]
+    return [graph.precision for graph in backbones(bundle, modality, runtime)]

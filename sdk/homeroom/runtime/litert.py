@@ -11,7 +11,7 @@ import numpy as np
 from homeroom.errors import BundleError, HomeroomError, MissingExtraError, TrainError
 from homeroom.system.hardware import cores
 
-MEMORY = "close other programs, or train with --megabytes, so that what is chosen fits"
+MEMORY_REMEDY = "close other programs, or train with --megabytes, so that what is chosen fits"
 
 
 class LitertGraph:
@@ -43,7 +43,9 @@ class LitertGraph:
         rows, batch = len(feeds[first]), shape[0]
         if rows == batch:
             return self._run(feeds)
-        parts = [self._run({k: _filled(feeds[k][i : i + batch], batch) for k in shapes}) for i in range(0, rows, batch)]
+        parts = [
+            self._run({k: _pad_rows(feeds[k][i : i + batch], batch) for k in shapes}) for i in range(0, rows, batch)
+        ]
         return {key: np.concatenate([part[key] for part in parts])[:rows] for key in parts[0]}
 
     def _run(self, feeds: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
@@ -51,7 +53,7 @@ class LitertGraph:
         try:
             return dict(self._runner(**{k: np.ascontiguousarray(feeds[k], d["dtype"]) for k, d in details.items()}))
         except (RuntimeError, ValueError, MemoryError) as problem:
-            raise _refusal(problem, "the graph failed", self._path) from None
+            raise _graph_error(problem, "the graph failed", self._path) from None
 
     def _signature(self, feeds: Mapping[str, np.ndarray]) -> str:
         """The one for inputs of these names and shapes, the first axis aside."""
@@ -70,15 +72,15 @@ class LitertGraph:
         try:
             return Interpreter(model_path=str(self._path), num_threads=self._threads)
         except (RuntimeError, ValueError, MemoryError) as problem:
-            raise _refusal(problem, "LiteRT cannot load it", self._path, "pip install -U ai-edge-litert") from None
+            raise _graph_error(problem, "LiteRT cannot load it", self._path, "pip install -U ai-edge-litert") from None
 
 
-def _filled(rows: np.ndarray, batch: int) -> np.ndarray:
+def _pad_rows(rows: np.ndarray, batch: int) -> np.ndarray:
     missing = batch - len(rows)
     return rows if not missing else np.concatenate([rows, np.zeros((missing, *rows.shape[1:]), rows.dtype)])
 
 
-def _refusal(problem: Exception, what: str, path: Path, remedy: str = "") -> HomeroomError:
+def _graph_error(problem: Exception, what: str, path: Path, remedy: str = "") -> HomeroomError:
     if isinstance(problem, MemoryError) or "alloc" in f"{problem}".lower():
-        return TrainError("memory ran out", where=path.name, remedy=MEMORY)
+        return TrainError("memory ran out", where=path.name, remedy=MEMORY_REMEDY)
     return BundleError(f"{what}: {problem}", where=path.name, remedy=remedy)

@@ -12,9 +12,11 @@ import onnxruntime as ort
 
 from homeroom.errors import BundleError, HomeroomError, TrainError
 
-MEMORY = "close other programs, or train with --megabytes, so that what is chosen fits"
-_sharing = Lock()
-DOUBLING = 0  # arena_extend_strategy: blocks of just the size asked for are of no use to the next batch's other sizes
+MEMORY_REMEDY = "close other programs, or train with --megabytes, so that what is chosen fits"
+_arena_lock = Lock()
+EXTEND_BY_REQUEST = (
+    0  # arena_extend_strategy: blocks of just the size asked for are of no use to the next batch's other sizes
+)
 
 
 class OnnxGraph:
@@ -40,7 +42,7 @@ class OnnxGraph:
         try:
             self._session = ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
         except Exception as problem:  # onnxruntime raises many types of its own
-            raise _refusal(
+            raise _graph_error(
                 problem, f"onnxruntime {ort.__version__} cannot load it", path, "update onnxruntime"
             ) from None
         self._path = path
@@ -50,23 +52,23 @@ class OnnxGraph:
         try:
             return dict(zip(self._outputs, self._session.run(None, dict(feeds)), strict=True))
         except Exception as problem:
-            raise _refusal(problem, "the graph failed", self._path) from None
+            raise _graph_error(problem, "the graph failed", self._path) from None
 
 
-def _refusal(problem: Exception, what: str, path: Path, remedy: str = "") -> HomeroomError:
+def _graph_error(problem: Exception, what: str, path: Path, remedy: str = "") -> HomeroomError:
     """The runtime has no type of its own for memory that ran out, only words."""
     if any(words in f"{problem}" for words in ("allocate memory", "bad_alloc", "bad allocation")):
-        return TrainError("memory ran out", where=path.name, remedy=MEMORY)
+        return TrainError("memory ran out", where=path.name, remedy=MEMORY_REMEDY)
     return BundleError(f"{what}: {problem}", where=path.name, remedy=remedy)
 
 
 def _share_arena() -> None:
     """One arena for all lasting sessions; those that run at once each have their own part of it."""
-    with _sharing:
+    with _arena_lock:
         _make_arena()
 
 
 @cache
 def _make_arena() -> None:
     place = ort.OrtMemoryInfo("Cpu", ort.OrtAllocatorType.ORT_ARENA_ALLOCATOR, 0, ort.OrtMemType.DEFAULT)
-    ort.create_and_register_allocator(place, ort.OrtArenaCfg(0, DOUBLING, -1, -1))
+    ort.create_and_register_allocator(place, ort.OrtArenaCfg(0, EXTEND_BY_REQUEST, -1, -1))

@@ -11,7 +11,7 @@ from typing import Any
 import msgspec
 import numpy as np
 
-from homeroom.data.samples import SUBJECT, StoredSample
+from homeroom.data.samples import DEFAULT_SUBJECT, StoredSample
 from homeroom.errors import InputError
 from homeroom.store.context import Opened
 from homeroom.store.data_keys import Subject
@@ -174,4 +174,4 @@ def _copy_of(opened: Opened, subject: Subject, key: bytes, sample: StoredSample,
 def _comparable(sample: StoredSample) -> bool:
     """Whether a copy of it is a mistake: pupils who share the default name may well write the same words."""
     media = any(isinstance(value, bytes) for places in sample.inputs.values() for value in places)
-    return media or sample.subject != SUBJECT
+    return media or sample.subject != DEFAULT_SUBJECT

@@ -10,7 +10,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from homeroom.data.quality.finding import USUAL
+from homeroom.data.quality.finding import DEFAULT_INPUT_WEIGHT
 from homeroom.runtime.graphs import Graphs
 from homeroom.train.cross_validation import losses_of
 from homeroom.train.evaluate import outputs_of
@@ -25,7 +25,7 @@ def learned_weights(
 ) -> dict[str, float]:
     """By modality the weight with the least log-loss; the one before where it is not behind by a standard error.
 
-    theta: float32 [P]. before: weights in force; USUAL where it names none.
+    theta: float32 [P]. before: weights in force; DEFAULT_INPUT_WEIGHT where it names none.
     """
     found, manifest = dict(before), validation.manifest
     judged = [column for column, task in enumerate(manifest.tasks) if not task.per_token]
@@ -35,7 +35,7 @@ def learned_weights(
         rows = [e for e, known in zip(validation.examples, labelled, strict=True) if known and _poor(e, slots)]
         if len(rows) < LEAST:
             continue
-        usual, losses = before.get(name, USUAL), dict[float, np.ndarray]()
+        usual, losses = before.get(name, DEFAULT_INPUT_WEIGHT), dict[float, np.ndarray]()
         for weight in {*TRIED, usual}:
             dataset = Dataset(manifest, [counted(e, slots, weight) for e in rows])
             losses[weight] = losses_of(dataset, outputs_of(graphs, dataset, theta))

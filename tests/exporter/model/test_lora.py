@@ -248,15 +248,15 @@ def test_golden_outputs_find_a_machine_that_computes_something_else(
     bundle: Bundle, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert golden.choose_precision(bundle, threads=1) == {"text": "int8"}
-    said = golden.expected(bundle)
+    said = golden.expected_arrays(bundle)
     other = {k: v + 0.3 * np.abs(v).max() if k.startswith("direct.") else v for k, v in said.items()}
-    monkeypatch.setattr(golden, "expected", lambda _: other)
+    monkeypatch.setattr(golden, "expected_arrays", lambda _: other)
     with pytest.raises(BundleError, match="golden samples"):
         golden.choose_precision(bundle, threads=1)
 
 
 def test_the_doctor_measures_a_bundle_that_has_no_features(bundle: Bundle) -> None:
-    values = benchmark_worker.inputs_by_modality(bundle, golden.samples(bundle))
+    values = benchmark_worker.inputs_by_modality(bundle, golden.golden_samples(bundle))
     assert benchmark_worker.precisions(bundle, "text") == ["int8"]
     cost = benchmark_worker.measure_features(bundle, Graphs(bundle, threads=1), "text", values["text"])
     assert cost["within"]

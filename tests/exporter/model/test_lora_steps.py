@@ -158,7 +158,7 @@ def test_an_answer_is_explained_by_its_words_and_their_pulls_add_up(
         pulls = explain.pulls_of(bundle, device.graphs, theta, mine, "animal", np.array([1, 0], np.float32))
         ids = explain._direct_references(bundle, "text", _input(bundle, "answer.reference"))[:, 0]
         length = len(mine.inputs["answer", 0])
-        lines = [Example({("answer", 0): ids[i % len(ids)][:length]}, {}) for i in range(explain.REFERENCES)]
+        lines = [Example({("answer", 0): ids[i % len(ids)][:length]}, {}) for i in range(explain.REFERENCE_SAMPLES)]
         outputs = outputs_of(device.graphs, Dataset(bundle.manifest, [mine, *lines]), theta)["animal"][:, 0]
     assert [one.answer.best for one in found] == ["cat", "dog"]
     assert [(one.parts[0].slot, one.parts[0].name) for one in found] == [("answer", "“cat”"), ("answer", "“dog”")]

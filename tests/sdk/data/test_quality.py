@@ -58,7 +58,7 @@ def darker(picture: Image.Image, factor: float) -> Image.Image:
 
 @pytest.mark.parametrize("picture", [drawing(1), drawing(2), photo(), darker(photo(), 0.4), drawing(3, 40)])
 def test_a_good_picture_passes(picture: Image.Image) -> None:
-    assert image.poor(png(picture)) is None
+    assert image.assess(png(picture)) is None
 
 
 @pytest.mark.parametrize(
@@ -74,7 +74,7 @@ def test_a_good_picture_passes(picture: Image.Image) -> None:
     ],
 )
 def test_a_poor_picture_is_told(picture: Image.Image, says: str, empty: bool) -> None:
-    found = image.poor(png(picture))
+    found = image.assess(png(picture))
     assert found is not None
     assert (says in found.why, found.empty) == (True, empty)
 
@@ -110,8 +110,8 @@ def test_good_sounds_pass_quiet_ones_and_loud_ones_and_a_knock_too() -> None:
     knock[8_000:8_400] = np.sin(np.arange(400))
     assert 0.1 < audio.clipped_share(np.clip(speech(4.0), -1, 1)) < 0.2, "as recordings for classrooms are"
     for sound in (speech(), speech(0.02), speech(4.0), knock, speech(rate=8_000)):
-        assert audio.poor(wav(sound), SPEC) is None
-    assert audio.poor(wav(speech(rate=8_000), 8_000), SPEC) is None
+        assert audio.assess(wav(sound), SPEC) is None
+    assert audio.assess(wav(speech(rate=8_000), 8_000), SPEC) is None
 
 
 def test_poor_sounds_are_told() -> None:
@@ -122,7 +122,7 @@ def test_poor_sounds_are_told() -> None:
         (speech(seconds=0.05), 16_000, "long", True),
         (speech(rate=4_000), 4_000, "4000 Hz", False),
     ):
-        found = audio.poor(wav(sound, rate), SPEC)
+        found = audio.assess(wav(sound, rate), SPEC)
         assert found is not None
         assert (says in found.why, found.empty) == (True, empty), says
 
@@ -149,7 +149,7 @@ def test_poor_sounds_are_told() -> None:
     ],
 )
 def test_texts(words: str, language: str | None, says: str | None) -> None:
-    found = text.poor(words, language)
+    found = text.assess(words, language)
     assert found is None if says is None else found is not None and says in found.why
     assert found is None or found.empty == ("letter" in found.why and "script" not in found.why)
 

@@ -85,7 +85,7 @@ def test_the_pulls_of_all_tokens_add_up_to_what_the_output_rose_by(task: str) ->
     }
     lines = [
         Example({key: value[row % len(value)].astype(np.int8) for key, value in others.items()}, {})
-        for row in range(why.REFERENCES)
+        for row in range(why.REFERENCE_SAMPLES)
     ]
     outputs = outputs_of(graphs, Dataset(bundle.manifest, [example, *lines]), theta)[task][:, 0]
     rose, limit = float(outputs[0] - outputs[1:].mean()), 0.1 * float(np.ptp(outputs)) + 0.05

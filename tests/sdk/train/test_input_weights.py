@@ -7,7 +7,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from homeroom.data.quality.finding import USUAL
+from homeroom.data.quality.finding import DEFAULT_INPUT_WEIGHT
 from homeroom.train.evaluate import outputs_of
 from homeroom.train.features.dataset import Dataset, Example
 from homeroom.train.fit import fit
@@ -16,7 +16,7 @@ from homeroom.train.settings import Settings
 from homeroom.train.step import drop_inputs
 from sdk.learning import dataset, opened, without
 
-POOR = {("picture", 0): USUAL}
+POOR = {("picture", 0): DEFAULT_INPUT_WEIGHT}
 
 
 @pytest.fixture(scope="module")
@@ -44,7 +44,7 @@ def test_the_weight_follows_from_what_poor_inputs_are_worth(theta: np.ndarray, m
     bundle, graphs = opened()
     found = learned_weights(graphs, Dataset(bundle.manifest, lessons(misleading)), theta, {})
     assert set(found) == {"image"}
-    assert found["image"] < USUAL if misleading else found["image"] == 1.0
+    assert found["image"] < DEFAULT_INPUT_WEIGHT if misleading else found["image"] == 1.0
 
 
 def test_few_samples_change_no_weight(theta: np.ndarray) -> None:

@@ -13,10 +13,10 @@ from homeroom.data.samples import Sample, StoredSample
 from homeroom.data.validation import resolve
 from homeroom.errors import InputError
 
-__all__ = ["given", "read_samples"]
+__all__ = ["read", "read_samples"]
 
 
-def given(samples: Sequence[Sample | str | Path], manifest: Manifest) -> Iterator[StoredSample]:
+def read(samples: Sequence[Sample | str | Path], manifest: Manifest) -> Iterator[StoredSample]:
     """Samples and those of files and folders, each read and checked when its turn comes."""
     for item in samples:
         yield from [resolve(item, manifest)] if isinstance(item, Sample) else read_samples(Path(item), manifest)

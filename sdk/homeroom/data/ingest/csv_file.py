@@ -15,8 +15,8 @@ from pathlib import Path
 from typing import Any
 
 from homeroom.contract.manifest import Manifest
-from homeroom.data.ingest.sequences import gathered
-from homeroom.data.samples import RESERVED, Sample
+from homeroom.data.ingest.sequences import gather_interactions
+from homeroom.data.samples import RESERVED_FIELDS, Sample
 from homeroom.data.validation import find_slot, find_task
 from homeroom.errors import InputError
 
@@ -24,7 +24,7 @@ CELL_LIMIT = 1 << 20  # characters
 
 
 def read_csv(path: Path, manifest: Manifest) -> Iterator[Sample]:
-    yield from gathered((to_sample(row, manifest, where) for row, where in read_rows(path)), manifest)
+    yield from gather_interactions((to_sample(row, manifest, where) for row, where in read_rows(path)), manifest)
 
 
 def read_rows(path: Path) -> Iterator[tuple[dict[str, str], str]]:
@@ -58,13 +58,13 @@ def to_sample(row: Mapping[str, str], manifest: Manifest, where: str) -> Sample:
         first, _, rest = name.partition(".")
         try:
             if first in ("label", "labels") and rest:
-                labels[rest] = label_of(find_task(rest, manifest).kind, cell)
-            elif name in RESERVED:
+                labels[rest] = parse_label(find_task(rest, manifest).kind, cell)
+            elif name in RESERVED_FIELDS:
                 reserved[name] = cell
             elif not rest:
                 inputs[name] = cell
             else:
-                _put(inputs, find_slot(first, manifest).count, first, rest, cell)
+                _put_cell(inputs, find_slot(first, manifest).count, first, rest, cell)
         except InputError as problem:
             raise InputError(problem.what, where=f"{where} {name}", remedy=problem.remedy) from None
     sample = Sample(labels=labels, **reserved, **inputs)
@@ -72,12 +72,12 @@ def to_sample(row: Mapping[str, str], manifest: Manifest, where: str) -> Sample:
     return sample
 
 
-def label_of(kind: str, cell: str) -> Any:
+def parse_label(kind: str, cell: str) -> Any:
     """A cell as the kind of task wants it; what does not fit is left as it is, for the check that names the task."""
     if kind == "multilabel":
         return [part.strip() for part in cell.split("|") if part.strip()]
     if kind == "spans":
-        return [_span(part.strip()) for part in cell.split("|") if part.strip()]
+        return [_parse_span(part.strip()) for part in cell.split("|") if part.strip()]
     try:
         if kind == "regression":
             return float(cell)
@@ -90,12 +90,12 @@ def label_of(kind: str, cell: str) -> Any:
     return cell
 
 
-def _span(part: str) -> Any:
+def _parse_span(part: str) -> Any:
     found = re.fullmatch(r"(\d{1,9})-(\d{1,9}):(.+)", part)
     return (int(found[1]), int(found[2]), found[3].strip()) if found else part
 
 
-def _put(inputs: dict[str, Any], count: int, slot: str, rest: str, cell: str) -> None:
+def _put_cell(inputs: dict[str, Any], count: int, slot: str, rest: str, cell: str) -> None:
     if count == 1:
         inputs.setdefault(slot, {})[rest] = cell
         return

@@ -16,13 +16,13 @@ from homeroom.data.ingest.jsonl import read_jsonl
 from homeroom.data.samples import Sample
 from homeroom.errors import InputError
 
-KINDS = {
+MODALITY_SUFFIXES = {
     "image": (".png", ".jpg", ".jpeg", ".gif", ".bmp", ".webp", ".svg"),
     "audio": (".wav", ".ogg", ".oga", ".flac", ".mp3"),
     "text": (".txt",),
 }
 TEXT_LIMIT_BYTES = 1 << 20
-FILES_LIMIT = 200_000
+FILE_LIMIT = 200_000
 
 
 def read_folder(folder: Path, manifest: Manifest) -> Iterator[Sample]:
@@ -30,39 +30,39 @@ def read_folder(folder: Path, manifest: Manifest) -> Iterator[Sample]:
     if (folder / "samples.jsonl").exists():
         yield from read_jsonl(folder / "samples.jsonl")
         return
-    groups = _groups(folder)
+    groups = _group_files(folder)
     if not groups:
         raise InputError("holds no pictures, sounds or texts", where=str(folder), remedy="check the path")
-    said = _said(folder, groups)
+    said = _rows_by_group(folder, groups)
     for name, files in groups.items():
         row, where = said.get(name, ({}, name))
         sample = to_sample(row, manifest, where)
-        sample.inputs |= _inputs(files, manifest, folder)
+        sample.inputs |= _bind_files(files, manifest, folder)
         sample.origin = where
         if not sample.labels and "/" in name:
             label = name.rsplit("/", 2)[-2]
-            sample.labels |= {task.name: label for task in manifest.tasks if _takes(task.kind, task.labels, label)}
+            sample.labels |= {task.name: label for task in manifest.tasks if _has_label(task.kind, task.labels, label)}
         if sample.inputs:
             yield sample
 
 
-def _takes(kind: str, labels: tuple[str, ...], label: str) -> bool:
+def _has_label(kind: str, labels: tuple[str, ...], label: str) -> bool:
     return kind in ("classification", "ordinal") and label in labels
 
 
-def _groups(folder: Path) -> dict[str, list[Path]]:
+def _group_files(folder: Path) -> dict[str, list[Path]]:
     """Files by their path below the folder without the ending."""
-    endings = {ending for kind in KINDS.values() for ending in kind}
+    endings = {ending for kind in MODALITY_SUFFIXES.values() for ending in kind}
     groups: dict[str, list[Path]] = {}
     for number, path in enumerate(sorted(folder.rglob("*"))):
-        if number > FILES_LIMIT:
-            raise InputError(f"holds more than {FILES_LIMIT:,} files", where=str(folder), remedy="add it in parts")
+        if number > FILE_LIMIT:
+            raise InputError(f"holds more than {FILE_LIMIT:,} files", where=str(folder), remedy="add it in parts")
         if path.suffix.lower() in endings and path.is_file():
             groups.setdefault(path.relative_to(folder).with_suffix("").as_posix(), []).append(path)
     return groups
 
 
-def _said(folder: Path, groups: dict[str, list[Path]]) -> dict[str, tuple[dict[str, str], str]]:
+def _rows_by_group(folder: Path, groups: dict[str, list[Path]]) -> dict[str, tuple[dict[str, str], str]]:
     """Rows of labels.csv by the group they speak of."""
     path = folder / "labels.csv"
     said: dict[str, tuple[dict[str, str], str]] = {}
@@ -78,11 +78,11 @@ def _said(folder: Path, groups: dict[str, list[Path]]) -> dict[str, tuple[dict[s
     return said
 
 
-def _inputs(files: list[Path], manifest: Manifest, folder: Path) -> dict[str, Any]:
+def _bind_files(files: list[Path], manifest: Manifest, folder: Path) -> dict[str, Any]:
     """Each file for the one slot of its modality; InputError where there are several, or two files of a kind."""
     inputs: dict[str, Any] = {}
     for path in files:
-        modality = next(name for name, endings in KINDS.items() if path.suffix.lower() in endings)
+        modality = next(name for name, endings in MODALITY_SUFFIXES.items() if path.suffix.lower() in endings)
         slots = [slot.name for slot in manifest.slots if slot.modality == modality and slot.count == 1]
         where = path.relative_to(folder).as_posix()
         if not slots:
@@ -91,11 +91,11 @@ def _inputs(files: list[Path], manifest: Manifest, folder: Path) -> dict[str, An
             raise InputError(f"could be any of {slots}", where=where, remedy="use a .csv or .jsonl file to say which")
         if slots[0] in inputs:
             raise InputError(f"a second {modality} for the same sample", where=where)
-        inputs[slots[0]] = _text(path) if modality == "text" else where
+        inputs[slots[0]] = _read_text(path) if modality == "text" else where
     return inputs
 
 
-def _text(path: Path) -> str:
+def _read_text(path: Path) -> str:
     try:
         if path.stat().st_size > TEXT_LIMIT_BYTES:
             raise InputError("is larger than 1 MB", where=path.name)

@@ -9,7 +9,7 @@ from typing import Any
 
 import msgspec
 
-from homeroom.data.samples import RESERVED, Sample
+from homeroom.data.samples import RESERVED_FIELDS, Sample
 from homeroom.errors import InputError
 
 LINE_LIMIT_BYTES = 1 << 20
@@ -34,10 +34,10 @@ def read_jsonl(path: Path) -> Iterator[Sample]:
 
 
 def to_sample(row: dict[str, Any], where: str) -> Sample:
-    reserved = {name: row[name] for name in RESERVED if row.get(name) is not None}
+    reserved = {name: row[name] for name in RESERVED_FIELDS if row.get(name) is not None}
     if not isinstance(reserved.get("labels", {}), dict):
         raise InputError("labels must be an object of task and label", where=where)
-    inputs = {name: value for name, value in row.items() if name not in RESERVED and value is not None}
+    inputs = {name: value for name, value in row.items() if name not in RESERVED_FIELDS and value is not None}
     try:
         return Sample(**reserved, **inputs)
     except TypeError as problem:

@@ -11,14 +11,14 @@ from homeroom.data.validation import find_slot
 from homeroom.errors import InputError
 
 
-def gathered(samples: Iterable[Sample], manifest: Manifest) -> Iterator[Sample]:
+def gather_interactions(samples: Iterable[Sample], manifest: Manifest) -> Iterator[Sample]:
     """Samples as they are, and after them those of each person's interactions, in the order of their rows.
 
     What else such rows say, they must say alike. InputError where one does not say whose it is.
     """
     found: dict[str, Sample] = {}
     for sample in samples:
-        steps = {name: value for name, value in sample.inputs.items() if _is_step(name, value, manifest)}
+        steps = {name: value for name, value in sample.inputs.items() if _is_interaction(name, value, manifest)}
         if not steps:
             yield sample
             continue
@@ -33,16 +33,16 @@ def gathered(samples: Iterable[Sample], manifest: Manifest) -> Iterator[Sample]:
         whole = found[sample.subject]
         for name, value in steps.items():
             whole.inputs.setdefault(name, []).append(value)
-        _agree(whole.inputs, {n: v for n, v in sample.inputs.items() if n not in steps}, where)
-        _agree(whole.labels, sample.labels, where)
+        _require_agreement(whole.inputs, {n: v for n, v in sample.inputs.items() if n not in steps}, where)
+        _require_agreement(whole.labels, sample.labels, where)
     yield from found.values()
 
 
-def _is_step(name: str, value: Any, manifest: Manifest) -> bool:
+def _is_interaction(name: str, value: Any, manifest: Manifest) -> bool:
     return isinstance(value, dict) and find_slot(name, manifest).modality == "sequence"
 
 
-def _agree(whole: dict[str, Any], part: dict[str, Any], where: str) -> None:
+def _require_agreement(whole: dict[str, Any], part: dict[str, Any], where: str) -> None:
     for name, value in part.items():
         if whole.setdefault(name, value) != value:
             raise InputError(f"says {value!r} of {name}, an earlier row {whole[name]!r}", where=where)

@@ -21,9 +21,9 @@ from homeroom.contract.manifest import (
     TablePreprocess,
     TextPreprocess,
 )
-from homeroom.data.preprocess.prepared import Prepared, bucket
+from homeroom.data.preprocess.prepared import Prepared, smallest_bucket
 
-__all__ = ["Prepared", "bucket", "check_value", "collate", "content", "of_any_length", "prepare"]
+__all__ = ["Prepared", "check_value", "collate", "has_buckets", "hashed_content", "prepare", "smallest_bucket"]
 
 
 def prepare(modality: Modality, value: Any, bundle_file: Callable[[str], Path]) -> Prepared:
@@ -54,7 +54,7 @@ def prepare(modality: Modality, value: Any, bundle_file: Callable[[str], Path]) 
             return sequence.prepare(spec, value, modality.buckets[-1])
 
 
-def of_any_length(spec: Preprocess) -> bool:
+def has_buckets(spec: Preprocess) -> bool:
     """Whether inputs differ in their tokens and are padded to a bucket."""
     return isinstance(spec, TextPreprocess | SequencePreprocess)
 
@@ -64,16 +64,16 @@ def collate(modality: Modality, prepared: Sequence[Prepared]) -> dict[str, np.nd
     if isinstance(modality.preprocess, TextPreprocess):
         from homeroom.data.preprocess import text
 
-        length = bucket(modality.buckets, max(p.tokens for p in prepared))
+        length = smallest_bucket(modality.buckets, max(p.tokens for p in prepared))
         return text.collate(prepared, length, modality.preprocess.pad_id)
     if isinstance(modality.preprocess, SequencePreprocess):
         from homeroom.data.preprocess import sequence
 
-        return sequence.collate(prepared, bucket(modality.buckets, max(p.tokens for p in prepared)))
+        return sequence.collate(prepared, smallest_bucket(modality.buckets, max(p.tokens for p in prepared)))
     return {name: np.stack([p.arrays[name] for p in prepared]) for name in prepared[0].arrays}
 
 
-def content(value: Any) -> bytes:
+def hashed_content(value: Any) -> bytes:
     """The bytes whose hash identifies an input."""
     if isinstance(value, Mapping):
         return b"row\0" + json.dumps(value, sort_keys=True).encode()

@@ -13,7 +13,7 @@ from homeroom.data.preprocess.prepared import Prepared
 from homeroom.errors import InputError
 
 PIXEL_LIMIT = 64_000_000
-SVG_SIDE = 512  # an SVG is drawn with its longer side at this many pixels
+SVG_SIDE_PIXELS = 512  # an SVG is drawn with its longer side at this many pixels
 SVG_LIMIT_BYTES = 8 << 20
 RESAMPLE = {
     "bilinear": Image.Resampling.BILINEAR,
@@ -25,7 +25,7 @@ RESAMPLE = {
 def decode(data: bytes, where: str = "picture") -> Image.Image:
     """RGB, upright, transparent parts on white; InputError if it is not a picture, is cut short, or is too large."""
     if _is_svg(data):
-        data = _draw(data, where)
+        data = _render_svg(data, where)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
@@ -38,7 +38,7 @@ def decode(data: bytes, where: str = "picture") -> Image.Image:
                     )
                 opened.load()
                 picture = ImageOps.exif_transpose(opened)
-                return _on_white(picture)
+                return _to_rgb(picture)
     except UnidentifiedImageError:
         raise InputError(
             "is not a picture that can be read", where=where, remedy="use PNG, JPEG, WebP or SVG"
@@ -52,7 +52,7 @@ def decode(data: bytes, where: str = "picture") -> Image.Image:
 def prepare(spec: ImagePreprocess, data: bytes, tokens: int) -> Prepared:
     """`pixels` float32 [3, size, size]."""
     picture = decode(data)
-    width, height = resized(spec, picture.size)
+    width, height = size_before_crop(spec, picture.size)
     picture = picture.resize((width, height), RESAMPLE[spec.resample])
     left, top = (width - spec.size) // 2, (height - spec.size) // 2
     picture = picture.crop((left, top, left + spec.size, top + spec.size))
@@ -61,7 +61,7 @@ def prepare(spec: ImagePreprocess, data: bytes, tokens: int) -> Prepared:
     return Prepared({"pixels": np.ascontiguousarray((pixels - mean) / std)}, tokens)
 
 
-def resized(spec: ImagePreprocess, sides: tuple[int, int]) -> tuple[int, int]:
+def size_before_crop(spec: ImagePreprocess, sides: tuple[int, int]) -> tuple[int, int]:
     """The sides before the crop."""
     if spec.fit == "squash":
         return spec.resize, spec.resize
@@ -72,7 +72,7 @@ def resized(spec: ImagePreprocess, sides: tuple[int, int]) -> tuple[int, int]:
     return max(spec.size, width), max(spec.size, height)
 
 
-def _on_white(picture: Image.Image) -> Image.Image:
+def _to_rgb(picture: Image.Image) -> Image.Image:
     if picture.mode.startswith("I;16") or picture.mode == "I":
         values = np.asarray(picture, np.float32)
         picture = Image.fromarray((values / max(float(values.max(initial=1)), 1.0) * 255).astype(np.uint8))
@@ -90,7 +90,7 @@ def _is_svg(data: bytes) -> bool:
     )
 
 
-def _draw(data: bytes, where: str) -> bytes:
+def _render_svg(data: bytes, where: str) -> bytes:
     import resvg_py
 
     if len(data) > SVG_LIMIT_BYTES:
@@ -101,6 +101,6 @@ def _draw(data: bytes, where: str) -> bytes:
         text = data.decode("latin-1")
     try:
         # Nothing is fetched: resvg reads no network, and without a resources folder no file either.
-        return bytes(resvg_py.svg_to_bytes(svg_string=text, width=SVG_SIDE, skip_system_fonts=True))
+        return bytes(resvg_py.svg_to_bytes(svg_string=text, width=SVG_SIDE_PIXELS, skip_system_fonts=True))
     except Exception as problem:  # the library raises bare ValueError and its own panic type
         raise InputError(f"the SVG cannot be drawn: {problem}", where=where, remedy="save it as PNG") from None

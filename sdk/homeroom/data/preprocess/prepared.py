@@ -16,6 +16,6 @@ class Prepared:
     tokens: int
 
 
-def bucket(buckets: Sequence[int], length: int) -> int:
+def smallest_bucket(buckets: Sequence[int], length: int) -> int:
     """The smallest bucket that holds `length`, else the largest."""
     return next((size for size in buckets if size >= length), buckets[-1])

@@ -13,7 +13,7 @@ from homeroom.contract.manifest import ImagePreprocess, Modality
 from homeroom.data.preprocess.prepared import Prepared
 
 
-def direct(modality: Modality, prepared: Prepared) -> np.ndarray:
+def raw_input(modality: Modality, prepared: Prepared) -> np.ndarray:
     """What is kept of one prepared input; the pixels are those before normalisation, exactly."""
     spec = modality.preprocess
     if not isinstance(spec, ImagePreprocess):
@@ -22,7 +22,7 @@ def direct(modality: Modality, prepared: Prepared) -> np.ndarray:
     return np.asarray(np.rint((prepared.arrays["pixels"] * std + mean) * 255), np.uint8)
 
 
-def length_of(modality: Modality, array: np.ndarray) -> int:
+def token_count(modality: Modality, array: np.ndarray) -> int:
     """Tokens of one input of any modality, features or not; 1 of a picture that the step reads itself."""
     if modality.adapter == "ladder":
         return int(array.shape[1])
@@ -42,7 +42,7 @@ def pad_id(modality: Modality) -> int:
     return int(getattr(modality.preprocess, "pad_id", 0))
 
 
-def direct_arrays(modality: Modality, rows: int, count: int, tokens: int) -> dict[str, np.ndarray]:
+def empty_batch(modality: Modality, rows: int, count: int, tokens: int) -> dict[str, np.ndarray]:
     """Arrays [rows, count, ...] by what follows the slot's name in the graph's inputs, every place absent."""
     if isinstance(modality.preprocess, ImagePreprocess):
         size = modality.preprocess.size
@@ -53,7 +53,7 @@ def direct_arrays(modality: Modality, rows: int, count: int, tokens: int) -> dic
     }
 
 
-def fill(arrays: Mapping[str, np.ndarray], row: int, place: int, one: np.ndarray) -> None:
+def fill_input(arrays: Mapping[str, np.ndarray], row: int, place: int, one: np.ndarray) -> None:
     """Put one input, features or not, in its place of what a step reads of its slot: arrays [rows, count, ...]."""
     if "pixels" in arrays:
         arrays["pixels"][row, place] = one

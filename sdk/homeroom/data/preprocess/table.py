@@ -9,7 +9,7 @@ import numpy as np
 from homeroom.contract.manifest import TablePreprocess
 from homeroom.data.preprocess.prepared import Prepared
 
-CLIP = 8.0  # standard deviations
+CLIP_STD = 8.0  # standard deviations
 
 
 def prepare(spec: TablePreprocess, row: Mapping[str, float | str | None]) -> Prepared:
@@ -23,5 +23,5 @@ def prepare(spec: TablePreprocess, row: Mapping[str, float | str | None]) -> Pre
             values += [float(cell == category) for category in column.categories]
         else:
             z = 0.0 if cell is None else (float(cell) - column.mean) / max(column.std, 1e-9)
-            values.append(min(max(z, -CLIP), CLIP))
+            values.append(min(max(z, -CLIP_STD), CLIP_STD))
     return Prepared({"row": np.array(values + missing, np.float32)}, 1)

@@ -32,7 +32,7 @@ def prepare(tokenizer: Path, text: str, limit: int) -> Prepared:
     return Prepared({"input_ids": ids}, len(ids))
 
 
-def words(tokenizer: Path, text: str, limit: int) -> list[tuple[int, int] | None]:
+def word_spans(tokenizer: Path, text: str, limit: int) -> list[tuple[int, int] | None]:
     """For each of the tokens that `prepare` gives, its word's [start, end) in characters; None for special tokens."""
     encoding = _tokenizer(tokenizer, limit).encode(text)
     edges: dict[int, tuple[int, int]] = {}

@@ -6,29 +6,29 @@ import numpy as np
 
 from homeroom.contract.manifest import AudioPreprocess
 from homeroom.data.preprocess.audio import decode
-from homeroom.data.quality.finding import Poor
+from homeroom.data.quality.finding import QualityFinding
 
 FRAME_S = 0.05  # over which loudness is measured
 SILENT_DB = -50.0  # relative to full scale: the loudest frame of a silent clip is below
-FULL = 0.985  # of full scale: where a sample counts as clipped
+CLIPPING_LEVEL = 0.985  # of full scale: where a sample counts as clipped
 # Share of samples at full scale, in runs of three and more, of a clipped clip. Recordings for classrooms are often
 # mixed so loud that a tenth of them is there, and are understood.
-CLIPPED = 0.25
+MOST_CLIPPED_SHARE = 0.25
 SHORTEST_S = 0.1
-LOWEST = 0.45  # share of the rate that the model listens at: below, most of speech is missing
+LEAST_RATE_SHARE = 0.45  # share of the rate that the model listens at: below, most of speech is missing
 
 
-def poor(data: bytes, spec: AudioPreprocess) -> Poor | None:
+def assess(data: bytes, spec: AudioPreprocess) -> QualityFinding | None:
     wave, rate = decode(data)
     if len(wave) < SHORTEST_S * rate:
-        return Poor(f"only {len(wave) / rate:.2f} s long", empty=True)
+        return QualityFinding(f"only {len(wave) / rate:.2f} s long", empty=True)
     loudest = loudest_db(wave[: int(spec.samples / spec.rate * rate)], rate)
     if loudest < SILENT_DB:
-        return Poor(f"silent (at most {loudest:.0f} dB of full scale)", empty=True)
-    if rate < LOWEST * spec.rate:
-        return Poor(f"recorded at {rate} Hz, while the model listens at {spec.rate} Hz")
-    if (share := clipped_share(wave)) > CLIPPED:
-        return Poor(f"clipped ({share:.0%} of it at full scale)")
+        return QualityFinding(f"silent (at most {loudest:.0f} dB of full scale)", empty=True)
+    if rate < LEAST_RATE_SHARE * spec.rate:
+        return QualityFinding(f"recorded at {rate} Hz, while the model listens at {spec.rate} Hz")
+    if (share := clipped_share(wave)) > MOST_CLIPPED_SHARE:
+        return QualityFinding(f"clipped ({share:.0%} of it at full scale)")
     return None
 
 
@@ -41,7 +41,7 @@ def loudest_db(wave: np.ndarray, rate: int) -> float:
 
 def clipped_share(wave: np.ndarray) -> float:
     """Share of samples that lie in runs of at least three at full scale."""
-    full = np.abs(wave) >= FULL
+    full = np.abs(wave) >= CLIPPING_LEVEL
     if len(full) < 3:
         return 0.0
     middle = full[:-2] & full[1:-1] & full[2:]

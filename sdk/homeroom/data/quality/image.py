@@ -10,28 +10,30 @@ import numpy as np
 from PIL import Image
 
 from homeroom.data.preprocess.image import decode
-from homeroom.data.quality.finding import Poor
+from homeroom.data.quality.finding import QualityFinding
 
-SIDE = 224  # pixels of the longer side at which all is measured: about what a backbone sees
-DARK = 25.0  # grey level (0 to 255) that 99 of 100 pixels of a dark picture stay below
-BURNT = 249.0  # grey level that 99.9 of 100 pixels of a burnt-out (or empty) picture reach
-FLAT = 1.5  # grey levels: standard deviation of a picture without content
-BLURRED = 0.8  # of the blur effect
-BLUR_WINDOW = 11  # pixels
+MEASURED_SIDE_PIXELS = 224  # pixels of the longer side at which all is measured: about what a backbone sees
+DARK_LEVEL = 25.0  # grey level (0 to 255) that 99 of 100 pixels of a dark picture stay below
+BURNT_OUT_LEVEL = 249.0  # grey level that 99.9 of 100 pixels of a burnt-out (or empty) picture reach
+LEAST_SPREAD = 1.5  # grey levels: standard deviation of a picture without content
+MOST_BLUR_EFFECT = 0.8  # of the blur effect
+BLUR_WINDOW_PIXELS = 11  # pixels
 
 
-def poor(data: bytes) -> Poor | None:
-    grey = _grey(decode(data))
-    empty = float(grey.std()) < FLAT
-    if float(np.quantile(grey, 0.99)) < DARK:
-        return Poor(f"too dark (99 % of the pixels are below {DARK:g} of 255)", empty)
-    if float(np.quantile(grey, 0.001)) >= BURNT:
-        return Poor(f"burnt out or empty (99.9 % of the pixels are at {BURNT:g} of 255 or above)", empty=True)
+def assess(data: bytes) -> QualityFinding | None:
+    grey = _greyscale(decode(data))
+    empty = float(grey.std()) < LEAST_SPREAD
+    if float(np.quantile(grey, 0.99)) < DARK_LEVEL:
+        return QualityFinding(f"too dark (99 % of the pixels are below {DARK_LEVEL:g} of 255)", empty)
+    if float(np.quantile(grey, 0.001)) >= BURNT_OUT_LEVEL:
+        return QualityFinding(
+            f"burnt out or empty (99.9 % of the pixels are at {BURNT_OUT_LEVEL:g} of 255 or above)", empty=True
+        )
     if empty:
-        return Poor(f"without content (its grey levels spread by less than {FLAT:g} of 255)", empty)
+        return QualityFinding(f"without content (its grey levels spread by less than {LEAST_SPREAD:g} of 255)", empty)
     effect = blur_effect(grey)
-    if effect > BLURRED:
-        return Poor(f"blurred (blur effect {effect:.2f}, over {BLURRED:g})")
+    if effect > MOST_BLUR_EFFECT:
+        return QualityFinding(f"blurred (blur effect {effect:.2f}, over {MOST_BLUR_EFFECT:g})")
     return None
 
 
@@ -39,29 +41,29 @@ def blur_effect(grey: np.ndarray) -> float:
     """Crete et al., equations 1 to 6, the worse of both directions; grey: float32 [height, width], 0 to 255."""
     worst = 0.0
     for axis in (0, 1):
-        if grey.shape[axis] <= BLUR_WINDOW:
+        if grey.shape[axis] <= BLUR_WINDOW_PIXELS:
             continue
         before = np.abs(np.diff(grey, axis=axis))
-        after = np.abs(np.diff(_mean(grey, axis), axis=axis))
+        after = np.abs(np.diff(_running_mean(grey, axis), axis=axis))
         total = float(before.sum())
         lost = float(np.maximum(0.0, before - after).sum())
         worst = max(worst, (total - lost) / total if total else 1.0)
     return worst
 
 
-def _mean(grey: np.ndarray, axis: int) -> np.ndarray:
+def _running_mean(grey: np.ndarray, axis: int) -> np.ndarray:
     """The running mean over BLUR_WINDOW pixels along an axis, edges repeated."""
-    half = BLUR_WINDOW // 2
+    half = BLUR_WINDOW_PIXELS // 2
     padding = [(half + 1, half) if a == axis else (0, 0) for a in (0, 1)]
     sums = np.cumsum(np.pad(grey.astype(np.float64), padding, mode="edge"), axis=axis)
-    ahead = np.take(sums, np.arange(BLUR_WINDOW, sums.shape[axis]), axis=axis)
-    behind = np.take(sums, np.arange(sums.shape[axis] - BLUR_WINDOW), axis=axis)
-    return np.asarray((ahead - behind) / BLUR_WINDOW)
+    ahead = np.take(sums, np.arange(BLUR_WINDOW_PIXELS, sums.shape[axis]), axis=axis)
+    behind = np.take(sums, np.arange(sums.shape[axis] - BLUR_WINDOW_PIXELS), axis=axis)
+    return np.asarray((ahead - behind) / BLUR_WINDOW_PIXELS)
 
 
-def _grey(picture: Image.Image) -> np.ndarray:
+def _greyscale(picture: Image.Image) -> np.ndarray:
     """float32 [height, width], 0 to 255; a smaller picture is not enlarged, since that would blur it."""
-    scale = SIDE / max(picture.size)
+    scale = MEASURED_SIDE_PIXELS / max(picture.size)
     if scale < 1:
         size = (max(1, round(picture.width * scale)), max(1, round(picture.height * scale)))
         picture = picture.resize(size, Image.Resampling.BILINEAR)

@@ -14,38 +14,38 @@ import numpy as np
 from PIL import Image
 
 from homeroom.contract.manifest import ImagePreprocess, Manifest
-from homeroom.data.preprocess import content
+from homeroom.data.preprocess import hashed_content
 from homeroom.data.preprocess.image import decode
 from homeroom.data.samples import StoredInput, StoredSample
 
-STEPS, MARGIN, FEWEST = 8, 12, 5
-COLOURS = 4  # levels of each of red, green and blue, on average over the picture
+HASH_SIDE, STEP_MARGIN, LEAST_STEPS = 8, 12, 5
+COLOUR_LEVELS = 4  # levels of each of red, green and blue, on average over the picture
 
 
-def fingerprint(sample: StoredSample, manifest: Manifest) -> bytes:
+def near_duplicate_digest(sample: StoredSample, manifest: Manifest) -> bytes:
     """32 bytes of all inputs with their slots and places."""
     found = sha256()
     for slot, places in sorted(sample.inputs.items()):
         pictures = isinstance(manifest.modality(manifest.slot(slot).modality).preprocess, ImagePreprocess)
         for place, value in enumerate(places):
             if value is not None:
-                found.update(f"{slot}/{place}\0".encode() + sha256(_common(value, pictures)).digest())
+                found.update(f"{slot}/{place}\0".encode() + sha256(_normalized(value, pictures)).digest())
     return found.digest()
 
 
-def _common(value: StoredInput, picture: bool) -> bytes:
+def _normalized(value: StoredInput, picture: bool) -> bytes:
     if isinstance(value, str):
         return re.sub(r"\W+", " ", value.casefold()).strip().encode() or value.encode()
     if picture and isinstance(value, bytes):
-        return _picture(decode(value)) or content(value)
-    return content(value)
+        return _gradient_hash(decode(value)) or hashed_content(value)
+    return hashed_content(value)
 
 
-def _picture(picture: Image.Image) -> bytes:
+def _gradient_hash(picture: Image.Image) -> bytes:
     """b"" for one with too few steps to be told from others by."""
-    grey = np.asarray(picture.convert("L").resize((STEPS + 1, STEPS), Image.Resampling.BOX), np.int16)
-    rising = grey[:, 1:] > grey[:, :-1] + MARGIN
-    if rising.sum() < FEWEST:
+    grey = np.asarray(picture.convert("L").resize((HASH_SIDE + 1, HASH_SIDE), Image.Resampling.BOX), np.int16)
+    rising = grey[:, 1:] > grey[:, :-1] + STEP_MARGIN
+    if rising.sum() < LEAST_STEPS:
         return b""
-    colour = np.asarray(picture.resize((1, 1), Image.Resampling.BOX)).reshape(3) // (256 // COLOURS)
+    colour = np.asarray(picture.resize((1, 1), Image.Resampling.BOX)).reshape(3) // (256 // COLOUR_LEVELS)
     return np.packbits(rising).tobytes() + colour.astype(np.uint8).tobytes()

@@ -11,15 +11,15 @@ import re
 import unicodedata
 from collections import Counter
 
-from homeroom.data.quality.finding import Poor
+from homeroom.data.quality.finding import QualityFinding
 
-LONGEST_RUN = 8  # of one letter
-FOREIGN = 0.5  # share of the letters in another script than the language's
-WORDS_NEEDED = 8  # words of a text whose language is judged
-HITS_NEEDED = 0.15  # share of its words that are common ones of another language, and none of its own
+MOST_REPEATED_LETTERS = 8  # of one letter
+MOST_FOREIGN_LETTERS = 0.5  # share of the letters in another script than the language's
+LEAST_WORDS = 8  # words of a text whose language is judged
+LEAST_COMMON_WORDS = 0.15  # share of its words that are common ones of another language, and none of its own
 
 # Scripts, then the languages that are written in them; by the first word of a letter's Unicode name.
-SCRIPTS = """
+SCRIPT_TABLE = """
 ARABIC: ar fa ur ps
 CYRILLIC: ru uk bg be mk kk ky mn
 DEVANAGARI: hi mr ne
@@ -38,7 +38,7 @@ HANGUL CJK: ko
 CYRILLIC LATIN: sr
 LATIN: en es fr de it pt nl ca gl eu pl cs sk sl hr ro hu fi sv no nb nn da is et lv lt tr vi id ms sw af sq ga cy mt tl
 """
-COMMON = """
+COMMON_WORD_TABLE = """
 en: the of and to in is that it was for are with as they this have from not by what were when your there
 es: el la de que y en los se del las un por con no una su para es al lo como más pero sus le ya porque
 fr: le la de et les des en un du une que est pour qui dans par plus pas au sur ne se ce il sont avec
@@ -49,40 +49,40 @@ nl: de het een van en in is dat op te zijn met voor niet aan er om ook als dan m
 """
 
 
-def _read(table: str) -> list[tuple[list[str], list[str]]]:
+def _read_table(table: str) -> list[tuple[list[str], list[str]]]:
     return [(left.split(), right.split()) for left, _, right in (line.partition(":") for line in table.split("\n"))]
 
 
-WRITTEN = {code: frozenset(scripts) for scripts, codes in _read(SCRIPTS) for code in codes}
-WORDS = {codes[0]: frozenset(words) for codes, words in _read(COMMON) if codes}
+SCRIPTS_OF_LANGUAGE = {code: frozenset(scripts) for scripts, codes in _read_table(SCRIPT_TABLE) for code in codes}
+COMMON_WORDS = {codes[0]: frozenset(words) for codes, words in _read_table(COMMON_WORD_TABLE) if codes}
 
 
-def poor(value: str, language: str | None) -> Poor | None:
+def assess(value: str, language: str | None) -> QualityFinding | None:
     letters = [c for c in value if c.isalpha()]
     if not any(c.isalnum() for c in value):
-        return Poor("without a letter or a digit", empty=True)
-    if max((len(list(run)) for c, run in itertools.groupby(value) if c.isalpha()), default=0) > LONGEST_RUN:
-        return Poor(f"one letter more than {LONGEST_RUN} times in a row", empty=True)
+        return QualityFinding("without a letter or a digit", empty=True)
+    if max((len(list(run)) for c, run in itertools.groupby(value) if c.isalpha()), default=0) > MOST_REPEATED_LETTERS:
+        return QualityFinding(f"one letter more than {MOST_REPEATED_LETTERS} times in a row", empty=True)
     code = (language or "").lower().replace("_", "-").split("-")[0]
-    if code in WRITTEN and letters:
-        foreign = sum(script(c) not in WRITTEN[code] for c in letters) / len(letters)
-        if foreign > FOREIGN:
-            return Poor(f"said to be {code!r}, but {foreign:.0%} of the letters are of another script")
-    if code in WORDS and (other := _spoken(value, code)):
-        return Poor(f"said to be {code!r}, but its words are those of {other!r}")
+    if code in SCRIPTS_OF_LANGUAGE and letters:
+        foreign = sum(script_of(c) not in SCRIPTS_OF_LANGUAGE[code] for c in letters) / len(letters)
+        if foreign > MOST_FOREIGN_LETTERS:
+            return QualityFinding(f"said to be {code!r}, but {foreign:.0%} of the letters are of another script")
+    if code in COMMON_WORDS and (other := _detect_other_language(value, code)):
+        return QualityFinding(f"said to be {code!r}, but its words are those of {other!r}")
     return None
 
 
-def script(letter: str) -> str:
+def script_of(letter: str) -> str:
     """The script of a letter, by the first word of its Unicode name."""
     return unicodedata.name(letter, "UNKNOWN").split()[0]
 
 
-def _spoken(value: str, code: str) -> str | None:
+def _detect_other_language(value: str, code: str) -> str | None:
     """Another language whose commonest words the text has, while it has hardly any of its own language's."""
     words = re.findall(r"[^\W\d_]+", value.lower())
-    if len(words) < WORDS_NEEDED:
+    if len(words) < LEAST_WORDS:
         return None
-    hits = Counter({name: sum(word in common for word in words) for name, common in WORDS.items()})
+    hits = Counter({name: sum(word in common for word in words) for name, common in COMMON_WORDS.items()})
     best, count = hits.most_common(1)[0]
-    return best if best != code and count >= HITS_NEEDED * len(words) and hits[code] * 3 < count else None
+    return best if best != code and count >= LEAST_COMMON_WORDS * len(words) and hits[code] * 3 < count else None

@@ -7,8 +7,8 @@ import numpy as np
 
 from homeroom.contract.manifest import Task
 
-BINS = 10
-BY_COLUMN = ("multilabel", "matching", "tracing")  # one probability a column
+CALIBRATION_BINS = 10
+PROBABILITY_PER_COLUMN = ("multilabel", "matching", "tracing")  # one probability a column
 
 
 class Score(msgspec.Struct, frozen=True, kw_only=True):
@@ -63,9 +63,9 @@ def losses(task: Task, outputs: np.ndarray, targets: np.ndarray, temperature: fl
     if task.kind == "regression":
         return np.asarray(np.abs(outputs - targets).mean(1))
     chances = probabilities(task, outputs, temperature)
-    if task.kind in BY_COLUMN:
+    if task.kind in PROBABILITY_PER_COLUMN:
         return np.asarray(-np.log(np.clip(np.where(targets > 0.5, chances, 1 - chances), 1e-12, 1)).mean(1))
-    return np.asarray(-np.log(np.clip(chances[np.arange(len(chances)), _index(task, targets)], 1e-12, 1)))
+    return np.asarray(-np.log(np.clip(chances[np.arange(len(chances)), _class_indices(task, targets)], 1e-12, 1)))
 
 
 def score(task: Task, outputs: np.ndarray, targets: np.ndarray, temperature: float = 1.0) -> Score:
@@ -78,7 +78,7 @@ def score(task: Task, outputs: np.ndarray, targets: np.ndarray, temperature: flo
         mae = float(error.mean())
         return Score(n=n, accuracy=float((error < 0.5).mean()), macro_f1=-mae, log_loss=mae, mae=mae * task.scale)
     chances, loss = probabilities(task, outputs, temperature), float(losses(task, outputs, targets, temperature).mean())
-    if task.kind in BY_COLUMN:
+    if task.kind in PROBABILITY_PER_COLUMN:
         truth, guess = targets > 0.5, chances > 0.5
         confidence = np.maximum(chances, 1 - chances)
         right = truth == guess
@@ -93,7 +93,7 @@ def score(task: Task, outputs: np.ndarray, targets: np.ndarray, temperature: flo
             ece=_ece(confidence.ravel(), right.ravel()),
             auc=auc(truth[:, 0], chances[:, 0]) if task.kind == "tracing" else None,
         )
-    truth_index = _index(task, targets)
+    truth_index = _class_indices(task, targets)
     guess_index = chances.argmax(1)
     right = truth_index == guess_index
     accuracy = float(right.mean())
@@ -107,7 +107,7 @@ def score(task: Task, outputs: np.ndarray, targets: np.ndarray, temperature: flo
     )
 
 
-def _index(task: Task, targets: np.ndarray) -> np.ndarray:
+def _class_indices(task: Task, targets: np.ndarray) -> np.ndarray:
     """The right class of each row, int [n]."""
     return np.asarray(targets.sum(1).round().astype(int) if task.kind == "ordinal" else targets.argmax(1))
 
@@ -135,10 +135,10 @@ def _f1(truth: np.ndarray, guess: np.ndarray) -> float:
 def _ece(confidence: np.ndarray, right: np.ndarray) -> float:
     if not np.isfinite(confidence).all():
         return float("nan")
-    bins = np.minimum((confidence * BINS).astype(int), BINS - 1)
+    bins = np.minimum((confidence * CALIBRATION_BINS).astype(int), CALIBRATION_BINS - 1)
     gaps = [
         abs(float(confidence[bins == b].mean()) - float(right[bins == b].mean())) * float((bins == b).mean())
-        for b in range(BINS)
+        for b in range(CALIBRATION_BINS)
         if (bins == b).any()
     ]
     return float(sum(gaps))

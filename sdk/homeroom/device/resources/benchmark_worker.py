@@ -127,13 +127,13 @@ def main(path: Path | None = None, runtime: Runtime = "onnx", threads: int | Non
 
 def measure_bundle(path: Path, count: int, runtime: Runtime) -> None:
     """Every backbone on the golden samples, lowest precision first until one comes out right, then every step."""
-    from homeroom.inference.golden import samples
+    from homeroom.inference.golden import golden_samples
     from homeroom.runtime.bundle import open_bundle
     from homeroom.runtime.graphs import Graphs
 
     try_runtime()
     bundle = open_bundle(path, root=None)
-    values = inputs_by_modality(bundle, samples(bundle))
+    values = inputs_by_modality(bundle, golden_samples(bundle))
     stage("base", lambda: {"bytes": fresh_peak()})
     for modality in bundle.manifest.modalities:
         for precision in precisions(bundle, modality.name, runtime):
@@ -151,11 +151,11 @@ def measure_bundle(path: Path, count: int, runtime: Runtime) -> None:
 
 def precisions(bundle: Bundle, modality: str, runtime: Runtime = "onnx") -> list[Any]:
     """Those that the bundle offers for a modality, lowest first."""
-    from homeroom.runtime.graphs import offered
+    from homeroom.runtime.graphs import precisions
 
     if bundle.manifest.modality(modality).adapter == "lora":
         return [next(g.precision for g in bundle.manifest.graphs if g.role == "grad")]  # its steps hold the backbone
-    return [*offered(bundle, modality, runtime)]
+    return [*precisions(bundle, modality, runtime)]
 
 
 def inputs_by_modality(bundle: Bundle, stored: list[Any]) -> dict[str, list[Any]]:
@@ -172,11 +172,11 @@ def choose_threads(bundle: Bundle, runtime: Runtime = "onnx") -> dict[str, Any]:
 
     Of two within a twentieth the smaller wins: what is left over belongs to the lesson.
     """
-    from homeroom.inference.golden import samples
+    from homeroom.inference.golden import golden_samples
     from homeroom.runtime.graphs import Graphs
     from homeroom.train.features.compute import compute
 
-    values = inputs_by_modality(bundle, samples(bundle))
+    values = inputs_by_modality(bundle, golden_samples(bundle))
     times: dict[int, float] = {}
     for count in sorted({1, max(1, hardware.cores() // 2), hardware.cores()}):
         graphs = Graphs(bundle, None, count, runtime=runtime)
@@ -196,7 +196,7 @@ def choose_threads(bundle: Bundle, runtime: Runtime = "onnx") -> dict[str, Any]:
 def measure_features(bundle: Bundle, graphs: Graphs, modality: str, values: list[Any]) -> dict[str, Any]:
     import msgspec
 
-    from homeroom.data.preprocess.raw_inputs import length_of
+    from homeroom.data.preprocess.raw_inputs import token_count
     from homeroom.device.resources.costs import FeatureCost
     from homeroom.inference.golden import drift
     from homeroom.train.features.compute import compute
@@ -218,7 +218,9 @@ def measure_features(bundle: Bundle, graphs: Graphs, modality: str, values: list
         within=found.within,
         seconds=seconds / max(1, len(values)),
         size=statistics.mean(texts) if texts else 0.0,
-        tokens=statistics.mean(length_of(bundle.manifest.modality(modality), one) for _, one in made) if made else 0.0,
+        tokens=statistics.mean(token_count(bundle.manifest.modality(modality), one) for _, one in made)
+        if made
+        else 0.0,
         load_s=load_s,
         bytes=max(0, (hardware.peak_resident() or 0) - before),
     )
@@ -229,10 +231,10 @@ def measure_features(bundle: Bundle, graphs: Graphs, modality: str, values: list
 def prepared(bundle: Bundle, modality: str, values: list[Any]) -> list[tuple[int, np.ndarray]]:
     """Inputs of a backbone with LoRA inside, as its steps read them."""
     from homeroom.data.preprocess import prepare
-    from homeroom.data.preprocess.raw_inputs import direct
+    from homeroom.data.preprocess.raw_inputs import raw_input
 
     facts = bundle.manifest.modality(modality)
-    return [(i, direct(facts, prepare(facts, value, bundle.file))) for i, value in enumerate(values)]
+    return [(i, raw_input(facts, prepare(facts, value, bundle.file))) for i, value in enumerate(values)]
 
 
 def measure_step(bundle: Bundle, graphs: Graphs, facts: Any) -> dict[str, Any]:

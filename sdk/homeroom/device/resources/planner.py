@@ -23,7 +23,7 @@ from homeroom.device.resources.costs import Costs
 from homeroom.device.resources.plan import Plan
 from homeroom.errors import TrainError
 from homeroom.runtime.bundle import Bundle
-from homeroom.runtime.graphs import at_once
+from homeroom.runtime.graphs import parallel_runs
 from homeroom.system import hardware
 from homeroom.train.features.buffer import OBJECT_BYTES, Seen, room_beside, value_at
 
@@ -290,7 +290,7 @@ class _Choice:
         return known.seconds / self._at_once(graph) if known else 0.0
 
     def _at_once(self, graph: Graph) -> int:
-        return at_once(self.bundle.manifest, graph, self.threads, self.runtime)
+        return parallel_runs(self.bundle.manifest, graph, self.threads, self.runtime)
 
 
 def _work(bundle: Bundle, costs: Costs, samples: Sequence[StoredSample], fresh: np.ndarray) -> Work:

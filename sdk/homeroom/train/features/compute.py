@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from homeroom.contract.manifest import Modality
-from homeroom.data.preprocess import Prepared, bucket, collate, of_any_length, prepare
+from homeroom.data.preprocess import Prepared, collate, has_buckets, prepare, smallest_bucket
 from homeroom.errors import BundleError
 from homeroom.runtime.bundle import Bundle
 from homeroom.runtime.graphs import Graphs
@@ -36,7 +36,7 @@ def compute(
     stop: asked before every batch whether to end there. The backbone is released at the end.
     """
     facts = bundle.manifest.modality(modality)
-    padded = of_any_length(facts.preprocess)
+    padded = has_buckets(facts.preprocess)
     done = 0
     for ready in _windows(bundle, facts, values) if padded else _decoded(bundle, facts, values):
         if stop():
@@ -84,7 +84,7 @@ def _batches(buckets: Sequence[int], tokens: dict[int, int], padded: bool) -> It
         return
     by_bucket: dict[int, list[int]] = {}
     for number, count in tokens.items():
-        by_bucket.setdefault(bucket(buckets, count), []).append(number)
+        by_bucket.setdefault(smallest_bucket(buckets, count), []).append(number)
     for length, numbers in sorted(by_bucket.items()):
         rows = max(1, min(32, BATCH_TOKENS // length))
         for start in range(0, len(numbers), rows):

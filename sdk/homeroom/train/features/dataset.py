@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from homeroom.contract.manifest import ABSENT, Graph, Manifest, Task
-from homeroom.data.preprocess.raw_inputs import fill, length_of, pad_id
+from homeroom.data.preprocess.raw_inputs import fill_input, pad_id, token_count
 from homeroom.errors import TrainError
 from homeroom.train.features.batches import Batch, Pack
 from homeroom.train.features.token_targets import Words
@@ -230,7 +230,7 @@ class Dataset:
         for at, inputs in enumerate(inputs_of(self.examples, rows)):
             for slot, place in inputs:
                 if slot in read:
-                    fill(read[slot], at, place, inputs[slot, place])
+                    fill_input(read[slot], at, place, inputs[slot, place])
         if presence is not None:
             for slot, arrays in read.items():
                 if "mask" in arrays:
@@ -270,7 +270,7 @@ class Dataset:
         longest: dict[str, int] = {}
         for (slot, _), array in example.inputs.items():
             modality = self.manifest.slot(slot).modality
-            length = length_of(self.manifest.modality(modality), array)
+            length = token_count(self.manifest.modality(modality), array)
             longest[modality] = max(longest.get(modality, 0), length)
         return longest
 

@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 
 from homeroom.data.preprocess import prepare
-from homeroom.data.preprocess.raw_inputs import direct, length_of
-from homeroom.data.quality.finding import USUAL
-from homeroom.data.samples import Kept, StoredSample
+from homeroom.data.preprocess.raw_inputs import raw_input, token_count
+from homeroom.data.quality.finding import DEFAULT_INPUT_WEIGHT
+from homeroom.data.samples import MediaReference, StoredSample
 from homeroom.runtime.bundle import Bundle
 from homeroom.runtime.graphs import Graphs
 from homeroom.store import Store
@@ -65,11 +65,11 @@ def examples(
         wanted = contents.of(facts.name)
         for number, array in _features(store, bundle, graphs, contents, facts.name, wanted, progress, stop):
             roomy &= shelf.put(number, array)
-            tokens[number] = length_of(facts, array)
+            tokens[number] = token_count(facts, array)
     if roomy:  # else the cache is asked for the others again and again, by digest
         contents.let_go()
     there = np.all(tokens[contents.numbers] >= 0, axis=1)
-    weigh = {slot: (weights or {}).get(modality, USUAL) for slot, modality, _ in bundle.manifest.inputs}
+    weigh = {slot: (weights or {}).get(modality, DEFAULT_INPUT_WEIGHT) for slot, modality, _ in bundle.manifest.inputs}
     found = Columns(bundle.manifest, contents, shelf, tokens, np.flatnonzero(there).astype(np.int32))
     at = 0
     for row, sample in enumerate(samples):
@@ -130,7 +130,7 @@ def _features(
         for at in range(len(values)):
             if stop():
                 return
-            kept = direct(facts, prepare(facts, values[at], bundle.file))
+            kept = raw_input(facts, prepare(facts, values[at], bundle.file))
             yield from ((number, kept) for number in values.owners(at))
         return
     unsaved: dict[Key, np.ndarray] = {}
@@ -170,7 +170,7 @@ class _Values(Sequence[Any]):
 
     def __getitem__(self, at: Any) -> Any:
         value = self._contents.value(self.owners(at)[0])
-        if not isinstance(value, Kept):
+        if not isinstance(value, MediaReference):
             return value
         sample = self._store.sample(value.sample_id) if self._store else None
         assert sample is not None  # one process at a time opens a device's directory

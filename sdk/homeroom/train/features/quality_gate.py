@@ -7,9 +7,9 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 import msgspec
 
 from homeroom.contract.manifest import Manifest, Task
-from homeroom.data.quality import Poor, poor_inputs
-from homeroom.data.quality.finding import USUAL
-from homeroom.data.quality.near_duplicates import fingerprint
+from homeroom.data.quality import QualityFinding, poor_inputs
+from homeroom.data.quality.finding import DEFAULT_INPUT_WEIGHT
+from homeroom.data.quality.near_duplicates import near_duplicate_digest
 from homeroom.data.samples import StoredInput, StoredSample
 from homeroom.store import Store
 from homeroom.train.features.dataset import fusing, needs_all
@@ -22,7 +22,9 @@ def add_examined(store: Store, manifest: Manifest, samples: Iterable[StoredSampl
 
     Of a sample that still teaches something without its poor inputs, only these are left out, or count less.
     """
-    return store.add((_examined(sample, manifest) for sample in samples), lambda sample: fingerprint(sample, manifest))
+    return store.add(
+        (_examined(sample, manifest) for sample in samples), lambda sample: near_duplicate_digest(sample, manifest)
+    )
 
 
 def as_taught(sample: StoredSample, manifest: Manifest) -> StoredSample:
@@ -42,7 +44,7 @@ def as_asked(sample: StoredSample, manifest: Manifest, weights: Mapping[str, flo
         return sample, ""
     notes = [f"left out {poor[place].why}" for place in _listed(left_out)]
     for slot, place in _listed(weighed):
-        weight = weights.get(manifest.slot(slot).modality, USUAL)
+        weight = weights.get(manifest.slot(slot).modality, DEFAULT_INPUT_WEIGHT)
         notes.append(f"{poor[slot, place].why}, so it counts {weight:g} times what a good one does")
     return kept, "; ".join(notes)
 
@@ -58,7 +60,9 @@ def _examined(sample: StoredSample, manifest: Manifest) -> StoredSample:
     return msgspec.structs.replace(why, left_out=left_out, weighed=weighed)
 
 
-def _sorted(poor: Mapping[Place, Poor], manifest: Manifest) -> tuple[dict[str, list[int]], dict[str, list[int]]]:
+def _sorted(
+    poor: Mapping[Place, QualityFinding], manifest: Manifest
+) -> tuple[dict[str, list[int]], dict[str, list[int]]]:
     """By slot, the places of poor inputs that are left out, and of those that count less: the fusion alone weighs."""
     left_out, weighed, slots = dict[str, list[int]](), dict[str, list[int]](), fusing(manifest)
     for slot, place in sorted(poor):

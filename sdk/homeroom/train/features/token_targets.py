@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from homeroom.contract.manifest import SequencePreprocess, Task, TextPreprocess
-from homeroom.data.preprocess.sequence import following
+from homeroom.data.preprocess.sequence import next_answers
 from homeroom.data.samples import StoredSample
 from homeroom.runtime.bundle import Bundle
 
@@ -39,9 +39,9 @@ def words_of(bundle: Bundle, sample: StoredSample) -> dict[str, Words]:
         modality = bundle.manifest.modality(bundle.manifest.slot(slot).modality)
         value = sample.inputs.get(slot, [None])[0]
         if isinstance(value, str) and isinstance(modality.preprocess, TextPreprocess):
-            from homeroom.data.preprocess.text import words
+            from homeroom.data.preprocess.text import word_spans
 
-            found[slot] = words(bundle.file(modality.preprocess.tokenizer), value, modality.buckets[-1])
+            found[slot] = word_spans(bundle.file(modality.preprocess.tokenizer), value, modality.buckets[-1])
     return found
 
 
@@ -55,7 +55,7 @@ def targets_of(
         if task.kind == "spans" and task.name in sample.labels and slot in words:
             found[task.name] = _marked(task, sample.labels[task.name], words[slot])  # type: ignore[arg-type]
         elif task.kind == "tracing" and (slot, 0) in inputs:
-            target = following(inputs[slot, 0][0])
+            target = next_answers(inputs[slot, 0][0])
             if target.any():
                 found[task.name] = target
     return found
