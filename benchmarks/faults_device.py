@@ -61,7 +61,7 @@ def training(folder: Path, quick: bool) -> Trials:
     stages: list[str] = []
     with Device.open(folder / "whole", threads=1) as device:
         report = device.train(minutes=5, settings=SETTINGS, progress=lambda stage, *_: stages.append(stage))
-        expected = device.store.theta(report.version_id)
+        expected = device.store.versions.theta(report.version_id)
 
     def kill(first: int) -> None:
         home = folder / "killed"
@@ -70,12 +70,14 @@ def training(folder: Path, quick: bool) -> Trials:
             killed_after(chance.uniform(0, 0.02), "train", home, wait=lines(chance.randint(first, len(stages))))
             with Device.open(home, threads=1) as device:
                 assert (device.store.count(), device.store.damage()) == (24, [])
-                if device.store.current() is None:
+                if device.store.versions.current() is None:
                     device.train(minutes=5, settings=SETTINGS)
-                current = device.store.current()
+                current = device.store.versions.current()
                 assert current is not None
-                assert device.store.theta(current.version_id).tobytes() == expected.tobytes(), "not bit for bit"
-                assert len(device.store.versions()) == 1
+                assert device.store.versions.theta(current.version_id).tobytes() == expected.tobytes(), (
+                    "not bit for bit"
+                )
+                assert len(device.store.versions.all()) == 1
         finally:
             shutil.rmtree(home)
 
@@ -147,7 +149,7 @@ def little_memory(folder: Path, quick: bool) -> Trials:
             assert done.returncode in ((0,) if must else (0, 9)), told
             with Device.open(home, threads=1) as device:
                 assert (device.store.count(), device.store.damage()) == (24, []), told
-                assert (device.store.current() is not None) == (done.returncode == 0), told
+                assert (device.store.versions.current() is not None) == (done.returncode == 0), told
         finally:
             shutil.rmtree(home)
 

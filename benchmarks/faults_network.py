@@ -84,7 +84,7 @@ def lies(folder: Path, quick: bool) -> Trials:
         learn(device, 0.5)
         device.sync()
         before = device.status()
-        theta = device.store.theta(before["in_use"]["version_id"])
+        theta = device.store.versions.theta(before["in_use"]["version_id"])
 
         def attempt(body: bytes) -> None:
             with (
@@ -95,7 +95,7 @@ def lies(folder: Path, quick: bool) -> Trials:
             ):
                 device.sync()
             assert device.status() == before
-            assert (device.store.theta(before["in_use"]["version_id"]) == theta).all()
+            assert (device.store.versions.theta(before["in_use"]["version_id"]) == theta).all()
 
         for lie in lines.LIES.values():
             yield 1, lambda lie=lie: attempt(lie(service))

@@ -69,9 +69,9 @@ def _sound(folder: Path) -> tuple[Path, dict[str, Any]]:
     with open_store(home) as store:
         store.add([make_sample(number, f"p-{number % 3}") for number in range(12)])
         for number in range(3):
-            store.set_current(store.put_version(theta(number), "local", number, {}, ["p-0"]))
-        store.queue_update("u" * 32, bytes(3000), 0, ["p-1"])
-        store.save_state(b"half way", "tag", ["p-2"])
+            store.versions.set_current(store.versions.put(theta(number), "local", number, {}, ["p-0"]))
+        store.outbox.queue("u" * 32, bytes(3000), 0, ["p-1"])
+        store.versions.save_state(b"half way", "tag", ["p-2"])
         store.put_secret("identity.key", b"key")
         store.write_features("v", {(f"p-{n % 3}", bytes([n])): features(n) for n in range(12)})
         return home, describe(store)
@@ -194,7 +194,7 @@ def old_backups(folder: Path, quick: bool) -> Trials:
     home = folder / "home"
     with open_store(home) as store:
         store.add([make_sample(0, "gone"), make_sample(1, "stays"), make_sample(2, "gone")])
-        store.put_version(theta(0), "local", 0, {}, ["gone"])
+        store.versions.put(theta(0), "local", 0, {}, ["gone"])
     shutil.copytree(home / "device", folder / "old")
     with open_store(home) as store:
         store.forget("gone")
@@ -209,7 +209,7 @@ def old_backups(folder: Path, quick: bool) -> Trials:
             shutil.copytree(part, there) if part.is_dir() else shutil.copy(part, there)
         if "device.db" in kept or "backup" in kept:
             with open_store(home) as store:
-                assert (store.subjects(), numbers(store), store.versions()) == (["stays"], [1], []), kept
+                assert (store.subjects(), numbers(store), store.versions.all()) == (["stays"], [1], []), kept
         else:
             with pytest.raises(StoreError, match="has been destroyed"):
                 open_store(home)

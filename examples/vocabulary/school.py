@@ -69,7 +69,7 @@ def run(job: Job) -> SchoolResult:
             return accuracies(evaluate(device.graphs, test, theta))
 
         def in_use() -> np.ndarray:
-            return theta_of(device.store, device.bundle, device.store.current())
+            return theta_of(device.store, device.bundle, device.store.versions.current())
 
         scores = evaluate(device.graphs, test, in_use())
         before, counts = accuracies(scores), {task: score.n for task, score in scores.items() if score.n}
@@ -121,7 +121,7 @@ def own_epochs(device: Device, result: SchoolResult, tested: Tested) -> dict[str
     together = theta_of(device.store, device.bundle, newest_global(device.store, device.bundle))
     report = device.train(minutes=5, settings=OWN)
     better = mean(accuracies(report.scores)) > mean(result.rounds[-1].validation)
-    return tested(theta_of(device.store, device.bundle, device.store.current()) if better else together)
+    return tested(theta_of(device.store, device.bundle, device.store.versions.current()) if better else together)
 
 
 def shown(device: Device, path: Path) -> list[Example]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -105,13 +105,13 @@ class School:
         return make_update(self.key, configuration, Layout(SEGMENTS), values, counts, base)
 
 
-def learn(device: Device, step: float) -> None:
+def learn(device: Device, step: float, subjects: Sequence[str] = ()) -> None:
     """A training, without graphs: every shared value moves by `step`."""
     newest = versions.newest_global(device.store, device.bundle)
     theta = versions.theta_of(device.store, device.bundle, newest) + np.float32(step)
     facts = versions.facts(device.bundle, examples={"ladder.table": 4, "head.grade": 4}, temperatures={}, settings={})
     base = newest.base if newest else 0
-    device.store.set_current(device.store.put_version(theta, "local", base, facts))
+    device.store.versions.set_current(device.store.versions.put(theta, "local", base, facts, subjects))
 
 
 @contextmanager

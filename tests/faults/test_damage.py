@@ -28,9 +28,9 @@ def sound(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Any
     with open_store(home) as store:
         store.add([make_sample(number, f"p-{number % 3}") for number in range(12)])
         for number in range(3):
-            store.set_current(store.put_version(theta(number), "local", number, {}, ["p-0"]))
-        store.queue_update("u" * 32, bytes(3000), 0, ["p-1"])
-        store.save_state(b"half way", "tag", ["p-2"])
+            store.versions.set_current(store.versions.put(theta(number), "local", number, {}, ["p-0"]))
+        store.outbox.queue("u" * 32, bytes(3000), 0, ["p-1"])
+        store.versions.save_state(b"half way", "tag", ["p-2"])
         store.put_secret("identity.key", b"key")
         store.write_features("v", {(f"p-{n % 3}", bytes([n])): features(n) for n in range(12)})
         return home, describe(store)

@@ -66,7 +66,7 @@ def test_train_goes_on_from_the_last_checkpoint_and_ends_the_same(tiny_bundle: t
     with Device.open(whole, threads=1) as device:
         told: list[str] = []
         report = device.train(minutes=5, settings=SETTINGS, progress=lambda stage, *_: told.append(stage))
-        expected = device.store.theta(report.version_id)
+        expected = device.store.versions.theta(report.version_id)
     print(f"seed {SEED + 1}: a whole training tells its progress {len(told)} times")
     resumed = 0
     for trial in range(KILLS):
@@ -84,17 +84,17 @@ def test_train_goes_on_from_the_last_checkpoint_and_ends_the_same(tiny_bundle: t
 
             assert device.store.count() == 24
             assert device.store.damage() == []
-            if (current := device.store.current()) is None:
+            if (current := device.store.versions.current()) is None:
                 report = device.train(minutes=5, settings=SETTINGS, progress=note)
                 assert report.resumed == (body is not None)
                 if body is not None:
                     saved = TrainState.decode(msgspec.msgpack.decode(body, type=tuple[str, bytes])[1])
                     assert not steps or steps[0] == saved.steps + 1, "goes on where it was"
                     resumed += 1
-                current = device.store.current()
+                current = device.store.versions.current()
             assert current is not None
-            assert device.store.theta(current.version_id).tobytes() == expected.tobytes()
-            assert len(device.store.versions()) == 1
+            assert device.store.versions.theta(current.version_id).tobytes() == expected.tobytes()
+            assert len(device.store.versions.all()) == 1
             assert device.store.get_secret("state") is None
         shutil.rmtree(place)
     print(f"{resumed} of {KILLS} went on from a checkpoint")

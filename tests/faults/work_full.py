@@ -52,8 +52,8 @@ def fill(home: Path, way: str, room: int) -> Callable[[], None]:
 def attempts(store: Store, home: Path) -> dict[str, Callable[[], object]]:
     return {
         "add": lambda: store.add([make_sample(number, "c") for number in range(100, 300)]),
-        "state": lambda: store.save_state(bytes(800_000), "tag", ["a"]),
-        "version": lambda: store.put_version(theta(0).repeat(1000), "local", 0, {}, ["a"]),
+        "state": lambda: store.versions.save_state(bytes(800_000), "tag", ["a"]),
+        "version": lambda: store.versions.put(theta(0).repeat(1000), "local", 0, {}, ["a"]),
         "file": lambda: write_durable(home / "file", bytes(900_000)),
     }
 

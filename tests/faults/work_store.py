@@ -18,17 +18,17 @@ from homeroom.store import Store
 
 def describe(store: Store) -> dict[str, Any]:
     """All that a store must keep, comparable."""
-    present = store.current()
-    state = store.load_state("tag")
+    present = store.versions.current()
+    state = store.versions.load_state("tag")
     return {
         "samples": numbers(store),
         "subjects": store.subjects(),
-        "versions": [[v.kind, v.base, float(store.theta(v.version_id).sum())] for v in store.versions()],
+        "versions": [[v.kind, v.base, float(store.versions.theta(v.version_id).sum())] for v in store.versions.all()],
         "current": present.base if present else None,
         "state": None if state is None else state.decode(),
-        "waiting": [u.update_id[0] for u in store.pending_updates()],
-        "sent": [u[0] for u in store.sent_updates()],
-        "unlearn": [u[0] for u in store.pending_unlearn()],
+        "waiting": [u.update_id[0] for u in store.outbox.pending()],
+        "sent": [u[0] for u in store.outbox.sent()],
+        "unlearn": [u[0] for u in store.outbox.unlearning()],
         "key": (store.get_secret("identity.key") or b"").decode(),
         "damage": store.damage(),
     }
@@ -46,23 +46,23 @@ def work(home: Path) -> None:
         done()
         store.put_secret("identity.key", b"key")
         done()
-        store.save_state(b"half way", "tag", ["a", "b"])
+        store.versions.save_state(b"half way", "tag", ["a", "b"])
         done()
         with store.step("train"):
-            store.set_current(store.put_version(theta(0), "local", 0, {}, ["a", "b"]))
-            store.drop_state()
-            store.queue_update("u" * 32, bytes(5000), 0, ["a", "b"])
+            store.versions.set_current(store.versions.put(theta(0), "local", 0, {}, ["a", "b"]))
+            store.versions.drop_state()
+            store.outbox.queue("u" * 32, bytes(5000), 0, ["a", "b"])
         done()
-        store.mark_sending("u" * 32)
+        store.outbox.mark_sending("u" * 32)
         done()
-        store.mark_sent("u" * 32)
+        store.outbox.mark_sent("u" * 32)
         done()
         with store.step("global theta", 1):
-            store.set_current(store.put_version(theta(1), "global", 1, {}))
+            store.versions.set_current(store.versions.put(theta(1), "global", 1, {}))
         done()
         store.add([make_sample(number, "c") for number in range(2, 12)])
         done()
-        store.save_state(b"a third", "tag", ["a", "b", "c"])
+        store.versions.save_state(b"a third", "tag", ["a", "b", "c"])
         done()
         store.forget("a")
         done()

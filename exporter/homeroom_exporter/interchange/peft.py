@@ -175,7 +175,7 @@ def theta_of(bundle: Bundle, source: Path) -> np.ndarray:
         with Device.open(source) as device:
             if device.bundle.bundle_id != bundle.bundle_id:
                 raise InputError("uses another bundle", where=source.name, remedy="name the bundle that it uses")
-            return theta_of(device.store, device.bundle, device.store.current())
+            return theta_of(device.store, device.bundle, device.store.versions.current())
     try:
         return np.asarray(safetensors.numpy.load_file(source)["theta"], np.float32)
     except (SafetensorError, KeyError, OSError, ValueError) as problem:

@@ -64,10 +64,10 @@ def keep_the_better(device: Device, before: Version | None, learned: str) -> boo
     Both are judged on the validation subjects of that training; an update of it that was not yet begun to be sent goes.
     """
     ours = device._validation_scores(versions.theta_of(device.store, device.bundle, before))
-    theirs = device._validation_scores(device.store.theta(learned))
-    present = device.store.current()
+    theirs = device._validation_scores(device.store.versions.theta(learned))
+    present = device.store.versions.current()
     if present is None or present.version_id != learned or not sync.clearly_worse(theirs, ours):
         return False
     device.rollback()
-    device.store.call_off(learned)
+    device.store.outbox.call_off(learned)
     return True

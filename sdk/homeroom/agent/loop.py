@@ -198,7 +198,7 @@ class Agent:
         if waits:
             return self.say(training_waits=waits)
         self.say(doing="training", training_waits="")
-        before = device.store.current()
+        before = device.store.versions.current()
         began = time.monotonic()
         spent = known.seconds if known.day == today else 0.0
         try:

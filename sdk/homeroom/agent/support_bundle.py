@@ -68,9 +68,9 @@ def _store(directory: Path) -> dict[str, Any]:
             return {
                 "samples": store.count(),
                 "subjects": len(store.subjects()),
-                "versions": Counter(version.kind for version in store.versions()),
-                "updates_waiting": len(store.pending_updates()),
-                "updates_sent": len(store.sent_updates()),
+                "versions": Counter(version.kind for version in store.versions.all()),
+                "updates_waiting": len(store.outbox.pending()),
+                "updates_sent": len(store.outbox.sent()),
                 "joined": store.get_secret("identity.enrolment") is not None,
                 "moved": store.moved,
                 "damage": store.damage(),

@@ -153,11 +153,11 @@ class Device:
             settings,
             stop=watch.over,
             resume=TrainState.decode(state) if state else None,
-            checkpoint=lambda now: self.store.save_state(now.encode(), tag, subjects),
+            checkpoint=lambda now: self.store.versions.save_state(now.encode(), tag, subjects),
             progress=progress,
         )
         scores = evaluate(self.graphs, validation, result.theta) if validation else {}
-        weights = versions.weights(self.store, self.store.current())
+        weights = versions.weights(self.store, self.store.versions.current())
         if result.finished and validation:
             weights = learned_weights(self.graphs, validation, result.theta, weights)
         facts = versions.facts(
@@ -171,10 +171,10 @@ class Device:
             tier=self.graphs.tier,
         )
         with self.store.step("train", len(samples)):
-            version_id = self.store.put_version(result.theta, "local", start.base, facts, subjects)
-            self.store.set_current(version_id)
+            version_id = self.store.versions.put(result.theta, "local", start.base, facts, subjects)
+            self.store.versions.set_current(version_id)
             if result.finished:
-                self.store.drop_state()
+                self.store.versions.drop_state()
             update = self._queue_update(parts)
         self.store.back_up()
         return TrainReport(
@@ -216,7 +216,7 @@ class Device:
         the inputs do not let the task answer, BundleError if the bundle was exported without its saliency graphs.
         """
         asked, (stored, note) = find_task(task, self.bundle.manifest), self._asked(sample)
-        theta = versions.theta_of(self.store, self.bundle, self.store.current())
+        theta = versions.theta_of(self.store, self.bundle, self.store.versions.current())
 
         def answers(samples: Sequence[StoredSample]) -> list[Answer]:
             return [found[asked.name] for found in self._answers(self._examples(samples, kept=False))]
@@ -229,7 +229,7 @@ class Device:
         """How well the theta in use (or a person's own) does on labelled samples, which are not stored."""
         stored = list(ingest.read(samples, self.bundle.manifest))
         own = self.store.profile(profile) if profile else None
-        theta = versions.theta_of(self.store, self.bundle, self.store.current())
+        theta = versions.theta_of(self.store, self.bundle, self.store.versions.current())
         theta = profiles.theta_for(self.bundle, own, theta)
         ready = examples(None, self.bundle, self.graphs, stored)
         return evaluate(self.graphs, Dataset(self.bundle.manifest, ready), theta)
@@ -349,7 +349,7 @@ class Device:
     def rollback(self) -> str:
         """Use the version of theta before the present one; return its id, or "bundle"."""
         with self.store.step("rollback"):
-            version = self.store.step_back()
+            version = self.store.versions.step_back()
         return version.version_id if version else "bundle"
 
     def status(self) -> dict[str, Any]:
@@ -358,17 +358,17 @@ class Device:
 
     def _examples(self, samples: Sequence[StoredSample], kept: bool = True, **how: Any) -> Sequence[Example]:
         """As `collect.examples`, poor inputs weighed as the version in use has learned; kept: features are cached."""
-        weights = versions.weights(self.store, self.store.current())
+        weights = versions.weights(self.store, self.store.versions.current())
         how |= {"weights": weights, "room": room_beside(len(samples))}
         return examples(self.store if kept else None, self.bundle, self.graphs, samples, **how)
 
     def _asked(self, sample: Sample) -> tuple[StoredSample, str]:
-        manifest, weights = self.bundle.manifest, versions.weights(self.store, self.store.current())
+        manifest, weights = self.bundle.manifest, versions.weights(self.store, self.store.versions.current())
         return as_asked(resolve(sample, manifest), manifest, weights)
 
     def _answers(self, ready: Sequence[Example], profile: str | None = None) -> list[dict[str, Answer]]:
         """What the theta in use, or a person's own, says of each example."""
-        version = self.store.current()
+        version = self.store.versions.current()
         temperatures = versions.temperatures(self.store, version)
         trained = set(temperatures) if version and version.kind == "local" and version.base == 0 else None
         own = self.store.profile(profile) if profile else None
@@ -403,7 +403,7 @@ class Device:
                 profiles.train_profile(self.store, self.bundle, self.graphs, subject, ready, settings, watch.over)
             except OutOfTimeError:
                 finished = False
-        version = self.store.current()
+        version = self.store.versions.current()
         return TrainReport(
             version_id=version.version_id if version else "bundle",
             samples=len(ready),
@@ -426,7 +426,7 @@ class Device:
     def _validation_scores(self, theta: np.ndarray) -> Mapping[str, Score]:
         """How well theta does on the validation subjects of the last training."""
         samples = self._lessons()
-        version = next((v for v in reversed(self.store.versions()) if v.kind == "local"), None)
+        version = self.store.versions.newest_local()
         if not samples or version is None:
             return {}
         ready = self._examples(samples)
@@ -436,7 +436,7 @@ class Device:
     def _queue_update(self, parts: make_update.Parts | None = None) -> str:
         """Queue the update of the newest local version, if this device has joined."""
         key, asked = enrolment.device_key(self.store), agreement.known_round(self.store)
-        version = next((v for v in reversed(self.store.versions()) if v.kind == "local"), None)
+        version = self.store.versions.newest_local()
         if key is None or asked is None:
             return "not enrolled"
         if version is None:

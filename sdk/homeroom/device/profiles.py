@@ -63,7 +63,7 @@ def _labels_of_others(store: Store, bundle: Bundle, subject: str) -> dict[str, n
 
 def profile_of(store: Store, subject: str) -> Profile | None:
     """What is known about a person's profile, if there is one."""
-    stored, current = store.profile(subject), store.current()
+    stored, current = store.profile(subject), store.versions.current()
     if stored is None:
         return None
     facts = stored.facts

@@ -16,7 +16,7 @@ from homeroom.store import Store
 
 def standing(store: Store, bundle: Bundle) -> dict[str, Any]:
     known = installed(store)
-    version, newest, key = store.current(), newest_global(store, bundle), device_key(store)
+    version, newest, key = store.versions.current(), newest_global(store, bundle), device_key(store)
     in_use = {"kind": version.kind, "base": version.base, "version_id": version.version_id} if version else "bundle"
     manifest, policy = bundle.manifest, policy_in_force(store)
     return {
@@ -30,13 +30,13 @@ def standing(store: Store, bundle: Bundle) -> dict[str, Any]:
         "profiles": store.profiles(),
         "in_use": in_use,
         "global_version": newest.base if newest else 0,
-        "versions": len(store.versions()),
+        "versions": len(store.versions.all()),
         "policy": {"institution": policy.institution, "version": policy.version} if policy else None,
         "joined": store.get_secret("identity.enrolment") is not None,
         "device_key": public_hex(key) if key else None,
-        "updates_waiting": len(store.pending_updates()),
-        "updates_sent": len(store.sent_updates()),
-        "unlearning_waiting": len(store.pending_unlearn()),
+        "updates_waiting": len(store.outbox.pending()),
+        "updates_sent": len(store.outbox.sent()),
+        "unlearning_waiting": len(store.outbox.unlearning()),
         "privacy": view(store),
         "training_unfinished": store.get_secret("state") is not None,
         "copied_here": store.moved,

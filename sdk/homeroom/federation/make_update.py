@@ -99,24 +99,24 @@ def queue_update(
     configuration = configuration.at(base.facts.get("clip_norm", msgspec.UNSET) if base else msgspec.UNSET)
     layout, update_id = layout_here(store, bundle.layout), version.version_id
     tier = version.facts.get("tier", FULL)
-    residual, others = store.residual()
+    residual, others = store.outbox.residual()
     delta = theta_of(store, bundle, version) - theta_of(store, bundle, base) + unpack_residual(residual, layout)
     if configuration.privacy:
         layout, delta = bundle.layout, _leaving(layout, configuration, delta)
-    subjects = {*store.subjects_of(version), *others}
+    subjects = {*store.versions.subjects(version), *others}
     try:
         data = make_update(key, configuration, layout, delta, version.facts["examples"], version.base, update_id, tier)
         rest = left_over(data, configuration, layout, delta)
     except UpdateError as problem:
         return str(problem)
-    if store.queue_update(update_id, data, version.base, subjects, bundle.bundle_id, rest):
+    if store.outbox.queue(update_id, data, version.base, subjects, bundle.bundle_id, rest):
         return "queued"
     return ON_ITS_WAY
 
 
 def _queue_parts(store: Store, bundle: Bundle, base: int, parts: Parts | None) -> str:
     if parts is None:
-        waits = any(update.base == base for update in store.pending_updates())
+        waits = any(update.base == base for update in store.outbox.pending())
         return "queued" if waits else "this round is private for each subject: train again, and its update is made"
-    queued = store.queue_update(parts.update_id, parts.data, base, parts.subjects, bundle.bundle_id)
+    queued = store.outbox.queue(parts.update_id, parts.data, base, parts.subjects, bundle.bundle_id)
     return "queued" if queued else ON_ITS_WAY

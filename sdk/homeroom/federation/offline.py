@@ -95,7 +95,7 @@ def carry_out(store: Store, bundle: Bundle, stick: Path, root: str) -> CarriedOu
     receiver = check_sealing_key(place.receiver(), root_fingerprint=root, where=str(stick))
     newest, updates, size = newest_global(store, bundle), list[bytes](), 0
     refused: dict[str, str] = {}
-    for update in store.pending_updates():
+    for update in store.outbox.pending():
         if asked is None or asked.secure:
             break  # it has not joined yet; secure rounds go by several turns, and none of theirs is sent by itself
         size += len(update.data)
@@ -104,12 +104,12 @@ def carry_out(store: Store, bundle: Bundle, stick: Path, root: str) -> CarriedOu
         try:
             privacy_ledger.charge(store, update.data, update.update_id, asked, bundle.layout)
         except UpdateError as problem:
-            store.mark_refused(update.update_id)
+            store.outbox.mark_refused(update.update_id)
             refused[update.update_id] = str(problem)
             continue
-        store.mark_sending(update.update_id)  # it may arrive although no answer ever comes back
+        store.outbox.mark_sending(update.update_id)  # it may arrive although no answer ever comes back
         updates.append(update.data)
-    unlearn = store.pending_unlearn()[:4096]
+    unlearn = store.outbox.unlearning()[:4096]
     letter = write_letter(
         key,
         _sealing(store),
@@ -180,24 +180,24 @@ def _take_receipts(
     store: Store, header: AnswerHeader
 ) -> tuple[tuple[str, ...], dict[str, str], tuple[str, ...], tuple[str, ...]]:
     """What was sent, refused (with the reason), unlearned and bounded; only what really waited here counts."""
-    waiting = {digest(update.data): update.update_id for update in store.pending_updates()}
-    asked = set(store.pending_unlearn())
+    waiting = {digest(update.data): update.update_id for update in store.outbox.pending()}
+    asked = set(store.outbox.unlearning())
     sent, refused = [], {}
     for receipt in header.receipts:
         update_id = waiting.get(receipt.update)
         if update_id is None:
             continue
         if receipt.status in ("accepted", "already"):
-            store.mark_sent(update_id)
+            store.outbox.mark_sent(update_id)
             sent.append(update_id)
             continue
         if receipt.status == "refused":
-            store.mark_refused(update_id)
+            store.outbox.mark_refused(update_id)
         refused[update_id] = f"{receipt.message} ({receipt.remedy})" if receipt.remedy else receipt.message
     unlearned = tuple(update_id for update_id in header.unlearned if update_id in asked)
     bounded = tuple(update_id for update_id in header.bounded if update_id in asked)
     for update_id in (*unlearned, *bounded):
-        store.mark_unlearned(update_id)
+        store.outbox.mark_unlearned(update_id)
     return tuple(sent), refused, unlearned, bounded
 
 

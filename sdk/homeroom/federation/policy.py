@@ -46,8 +46,8 @@ def take_policy(store: Store, bundle: Bundle, path: Path, root: str) -> Policy:
         raise InputError(f"names no segment of the bundle: {unknown}", where=str(path), remedy=f"known: {known}")
     with store.step("policy", policy.version):
         store.put_secret("policy", msgspec.json.encode(policy))
-        for update in store.pending_updates():
-            store.call_off(update.update_id)
+        for update in store.outbox.pending():
+            store.outbox.call_off(update.update_id)
     return policy
 
 

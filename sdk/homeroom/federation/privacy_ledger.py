@@ -38,7 +38,7 @@ def charge(store: Store, data: bytes, update_id: str, configuration: RoundConfig
     read_update(data, configuration, layout)
     after = check(store, update_id, configuration)
     if after[-1].update_id == update_id:
-        store.note_charge(repr(after[-1].noise_multiplier), update_id)
+        store.outbox.charge(repr(after[-1].noise_multiplier), update_id)
     store.put_secret(LEDGER, msgspec.json.encode(after))
 
 
@@ -60,7 +60,7 @@ def check(store: Store, update_id: str, configuration: RoundConfiguration) -> li
 def sent(store: Store) -> list[Sent]:
     """The ledger, and what stands outside the directory only, where an older copy of it was put back."""
     ledger = msgspec.json.decode(store.get_secret(LEDGER) or b"[]", type=list[Sent])
-    for noise, count in store.charges().items():
+    for noise, count in store.outbox.charges().items():
         known = sum(repr(entry.noise_multiplier) == noise for entry in ledger)
         ledger += [Sent(f"before this copy {number}", float(noise)) for number in range(known, count)]
     return ledger

@@ -149,12 +149,12 @@ def _move(own: Self, call: Call) -> str:
 
 def _waiting(own: Self, notice: Notice) -> Update | None:
     """The newest update that waits and that the round can take."""
-    for update in reversed(own.store.pending_updates()):
+    for update in reversed(own.store.outbox.pending()):
         try:
             found = read_update(update.data, own.asked, own.bundle.layout)
             privacy_ledger.check(own.store, update.update_id, own.asked)
         except UpdateError:
-            own.store.mark_refused(update.update_id)
+            own.store.outbox.mark_refused(update.update_id)
             continue
         if 0 <= notice.version - found.header.base_version <= own.asked.max_staleness:
             return found
@@ -167,7 +167,7 @@ def _join(own: Self, call: Call, update: Update) -> Member:
     segments = feeds(own.bundle.layout, own.asked, set(update.values))
     member = steps.advertise(call.notice, call.roster, own.asked, own.key, update_id=update_id, segments=segments)
     with own.store.step("secure round joined", 1):
-        own.store.mark_sending(update_id)
+        own.store.outbox.mark_sending(update_id)
         own.store.put_secret(UPDATE, update_id.encode())
         _save(own.store, member)
     return member
@@ -248,17 +248,17 @@ def _drop(store: Store) -> None:
 
 def _spend(store: Store, member: Member) -> None:
     update_id = member.advertisement.update_id.hex()
-    if update_id in {update.update_id for update in store.pending_updates()}:
-        store.mark_sent(update_id)
+    if update_id in {update.update_id for update in store.outbox.pending()}:
+        store.outbox.mark_sent(update_id)
 
 
 def _settle(own: Self, call: Call) -> None:
     """Put a round that is over away: an update that was agreed to, or is in a sum, is spent; others may join again."""
     store, round_id = own.store, call.notice.round_id
-    for update in store.pending_updates():
+    for update in store.outbox.pending():
         if update.update_id in call.standing.summed:
             privacy_ledger.charge(store, update.data, update.update_id, own.asked, own.bundle.layout)
-            store.mark_sent(update.update_id)
+            store.outbox.mark_sent(update.update_id)
     member = _load(store)
     if member is not None and member.consent is not None:
         _spend(store, member)
@@ -275,7 +275,7 @@ def _update_id(member: Member) -> str:
 
 
 def _bytes(own: Self, member: Member) -> bytes:
-    for update in own.store.pending_updates():
+    for update in own.store.outbox.pending():
         if update.update_id == _update_id(member):
             return update.data
     raise TrustError("its update is gone", where="secure round", remedy="train again")

@@ -50,10 +50,10 @@ def send_updates(
     sent: list[str] = []
     refused: dict[str, str] = {}
     size = 0
-    for update in store.pending_updates():
+    for update in store.outbox.pending():
         try:
             privacy_ledger.charge(store, update.data, update.update_id, configuration, layout)
-            store.mark_sending(update.update_id)
+            store.outbox.mark_sending(update.update_id)
             size += len(update.data)
             client.update(update.data)
         except UpdateError as problem:
@@ -61,10 +61,10 @@ def send_updates(
                 break
             if problem.code in ("unknown_device", "no_consent"):  # it waits until that is mended
                 raise
-            store.mark_refused(update.update_id)
+            store.outbox.mark_refused(update.update_id)
             refused[update.update_id] = str(problem)
         else:
-            store.mark_sent(update.update_id)
+            store.outbox.mark_sent(update.update_id)
             sent.append(update.update_id)
     return sent, refused, size
 
@@ -73,9 +73,9 @@ def ask_unlearning(store: Store, client: Client) -> tuple[list[str], list[str]]:
     """Ask for every update that is to be unlearned; (those that are, those that a private release bounds instead)."""
     gone: list[str] = []
     bounded: list[str] = []
-    for update_id in store.pending_unlearn():
+    for update_id in store.outbox.unlearning():
         (bounded if client.unlearn(update_id) == "bounded" else gone).append(update_id)
-        store.mark_unlearned(update_id)
+        store.outbox.mark_unlearned(update_id)
     return gone, bounded
 
 
@@ -119,7 +119,7 @@ def tell_scores(store: Store, bundle: Bundle, client: Client, taken: Fetched) ->
 
 def use_global(store: Store, bundle: Bundle, data: bytes, root: str, score: Callable[[np.ndarray], Scores]) -> Fetched:
     """As `take_global`, for a version that is here as it was signed."""
-    newest, present = newest_global(store, bundle), store.current()
+    newest, present = newest_global(store, bundle), store.versions.current()
     after = newest.base if newest else 0
     header, theta = read_version(
         data, bundle.manifest.layout, bundle_id=bundle.bundle_id, root_fingerprint=root, after=after
@@ -132,9 +132,9 @@ def use_global(store: Store, bundle: Bundle, data: bytes, root: str, score: Call
     if header.clip_norm is not msgspec.UNSET:
         told["clip_norm"] = header.clip_norm
     with store.step("global theta", header.version):
-        version_id = store.put_version(theta, "global", header.version, facts(bundle, devices=header.devices, **told))
+        version_id = store.versions.put(theta, "global", header.version, facts(bundle, devices=header.devices, **told))
         if not worse:
-            store.set_current(version_id)
+            store.versions.set_current(version_id)
     return Fetched("local" if worse else "global", len(data), theirs, ours)
 
 

@@ -58,14 +58,14 @@ def _source_of_own(store: Store, bundle: Bundle) -> Version | None:
     """The newest local version, if any segment stays here."""
     if not segments_that_stay(store, bundle.manifest.layout):
         return None
-    return next((v for v in reversed(store.versions()) if v.kind == "local"), None)
+    return store.versions.newest_local()
 
 
 def as_stored(store: Store, bundle: Bundle, version: Version | None) -> np.ndarray:
     """A version's own theta (as it was released, if global), brought to this bundle's layout."""
     if version is None:
         return bundle.theta()
-    theta = store.theta(version.version_id)
+    theta = store.versions.theta(version.version_id)
     if version.facts["bundle_id"] == bundle.bundle_id:
         return theta
     old: Mapping[str, list[int]] = version.facts["segments"]
@@ -76,36 +76,36 @@ def as_stored(store: Store, bundle: Bundle, version: Version | None) -> np.ndarr
 
 def newest_global(store: Store, bundle: Bundle) -> Version | None:
     """The newest global version of this bundle."""
-    ours = [v for v in store.versions() if v.kind == "global" and v.facts["bundle_id"] == bundle.bundle_id]
+    ours = [v for v in store.versions.all() if v.kind == "global" and v.facts["bundle_id"] == bundle.bundle_id]
     return max(ours, key=lambda version: version.base, default=None)
 
 
 def start_of_training(store: Store, bundle: Bundle) -> Start:
     """The newest global theta, else the version in use, else the bundle's own."""
     found = newest_global(store, bundle)
-    return _start(store, bundle, found or store.current())
+    return _start(store, bundle, found or store.versions.current())
 
 
 def start_of_profile(store: Store, bundle: Bundle) -> Start:
     """The theta in use, which everybody's answers come from."""
-    return _start(store, bundle, store.current())
+    return _start(store, bundle, store.versions.current())
 
 
 def start_of_unfinished(store: Store, bundle: Bundle) -> Start | None:
     """Where the version in use was trained from, if the budget ended before it was finished."""
-    present = store.current()
+    present = store.versions.current()
     if present is None or present.facts.get("finished", True):
         return None
-    before = next((v for v in store.versions() if v.version_id == present.facts["start"]), None)
+    before = next((v for v in store.versions.all() if v.version_id == present.facts["start"]), None)
     return _start(store, bundle, before)
 
 
 def _start(store: Store, bundle: Bundle, version: Version | None) -> Start:
     if version is None:
         return Start(bundle.theta(), 0, "bundle")
-    base, entered = (version.base, store.subjects_of(version)) if version.kind == "global" else (0, ())
+    base, entered = (version.base, store.versions.subjects(version)) if version.kind == "global" else (0, ())
     own = _source_of_own(store, bundle) if version.kind == "global" else version
-    entered += store.subjects_of(own) if own else ()
+    entered += store.versions.subjects(own) if own else ()
     return Start(theta_of(store, bundle, version), base, version.version_id, entered)
 
 
@@ -121,7 +121,7 @@ def weights(store: Store, version: Version | None) -> dict[str, float]:
 
 def _learned_here(store: Store, version: Version | None) -> Mapping[str, Any]:
     if version is not None and version.kind == "global":
-        version = next((v for v in reversed(store.versions()) if v.kind == "local"), None)
+        version = store.versions.newest_local()
     return version.facts if version else {}
 
 
@@ -142,10 +142,10 @@ def begin(
     store: Store, bundle: Bundle, graphs: Graphs, settings: Settings, samples: Sequence[StoredSample]
 ) -> tuple[Start, str, bytes | None]:
     """Where to start, what the training is known by, and the state to go on from if it was cut short."""
-    start, weighed = start_of_training(store, bundle), weights(store, store.current())
+    start, weighed = start_of_training(store, bundle), weights(store, store.versions.current())
     ids = [sample.sample_id + ("-" if sample.left_out or sample.weighed else "") for sample in samples]
     for candidate in filter(None, (start, start_of_unfinished(store, bundle))):
         known_by = tag(bundle, candidate, settings, ids, weighed, graphs.tier)
-        if state := store.load_state(known_by):
+        if state := store.versions.load_state(known_by):
             return candidate, known_by, state
     return start, tag(bundle, start, settings, ids, weighed, graphs.tier), None

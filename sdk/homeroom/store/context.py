@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import sqlite3
-from collections.abc import Iterator, Mapping, Sequence, Sized
+from collections.abc import Iterable, Iterator, Mapping, Sequence, Sized
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -44,15 +44,12 @@ class Opened:
 
     def look_at_clock(self) -> Clock:
         """The clock as it is to be believed now, remembered once a day."""
-        row = self.database.one("SELECT body FROM secrets WHERE name = 'clock'")
-        known = (
-            None if row is None else msgspec.json.decode(self.keys.device.open(row[0], "secrets", "clock"), type=Clock)
-        )
+        body = self.get_secret("clock")
+        known = None if body is None else msgspec.json.decode(body, type=Clock)
         self.believed = retention_clock.look(known, clock.now().date())
         if self.believed != known:
-            sealed = self.keys.device.seal(msgspec.json.encode(self.believed), "secrets", "clock")
             with contextlib.suppress(DiskFullError):  # a full disk must not keep anyone from freeing it
-                self.database.write("INSERT OR REPLACE INTO secrets VALUES ('clock', ?)", (sealed,))
+                self.put_secret("clock", msgspec.json.encode(self.believed))
         return self.believed
 
     def put_ring(self, ring: Ring) -> None:
@@ -71,6 +68,39 @@ class Opened:
         except BaseException:
             self.keys.reset()
             raise
+
+    def get_secret(self, name: str) -> bytes | None:
+        """The value stored under a name, or None."""
+        row = self.database.one("SELECT body FROM secrets WHERE name = ?", (name,))
+        return None if row is None else self.keys.device.open(row[0], "secrets", name)
+
+    def put_secret(self, name: str, body: bytes | None) -> None:
+        """Store a value under a name; None removes it."""
+        if body is None:
+            self.database.write("DELETE FROM secrets WHERE name = ?", (name,))
+        else:
+            sealed = self.keys.device.seal(body, "secrets", name)
+            self.database.write("INSERT OR REPLACE INTO secrets VALUES (?, ?)", (name, sealed))
+
+    def link(self, kind: str, item: str, subjects: Iterable[str]) -> None:
+        """Note whose samples entered an item: a version, an update, a profile, or the state of a training."""
+        rows = [(subject_id, kind, item) for subject_id in self.keys.ids(subjects)]
+        self.database.write_many("INSERT OR IGNORE INTO lineage VALUES (?, ?, ?)", rows)
+
+    def unlink(self, kind: str, item: str) -> None:
+        """Forget whose samples entered an item that goes."""
+        self.database.write("DELETE FROM lineage WHERE kind = ? AND item = ?", (kind, item))
+
+    def linked(self, kind: str, item: str) -> tuple[str, ...]:
+        """Names of the subjects whose samples entered an item."""
+        sql = "SELECT subject_id FROM lineage WHERE kind = ? AND item = ?"
+        entered = {row[0] for row in self.database.rows(sql, (kind, item))}
+        return tuple(subject.name for subject in self.keys.all() if subject.subject_id in entered)
+
+    def items(self, subject_id: int, kind: str) -> list[str]:
+        """Items of a kind that a subject's samples entered."""
+        sql = "SELECT item FROM lineage WHERE subject_id = ? AND kind = ?"
+        return [row[0] for row in self.database.rows(sql, (subject_id, kind))]
 
     def mend(self) -> None:
         """Open every sealed value; put damaged rows back from the copy, or remove and list them."""

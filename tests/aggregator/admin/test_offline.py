@@ -124,11 +124,11 @@ def test_a_letter_counts_once_however_often_it_is_delivered(tmp_path: Path, dist
 
 def test_an_unlearning_request_goes_by_hand_too(tmp_path: Path, district: Path, stick: Path) -> None:
     (device,) = joined(tmp_path, district, stick, "one")
-    learn(device, 0.5)
+    learn(device, 0.5, ["p-17"])
     device.carry_out(stick)
     deliver(district, stick)
     (sent,) = device.carry_in(stick).sent
-    device.store.queue_unlearn(sent)
+    assert device.forget("p-17").unlearning == (sent,)
     assert device.carry_out(stick).unlearning == 1
     assert deliver(district, stick).unlearned == 1
     assert device.status()["unlearning_waiting"] == 1
@@ -302,7 +302,7 @@ def test_a_letter_signed_by_one_device_cannot_bring_anothers_update(
     one, two = joined(tmp_path, district, stick, "one", "two")
     learn(one, 0.5)
     path = one.carry_out(stick).path
-    (update,) = one.store.pending_updates()
+    (update,) = one.store.outbox.pending()
     thief = device_key(two.store)
     assert thief is not None
     from homeroom.contract.offline_folder import Stick

@@ -140,7 +140,7 @@ def test_a_small_device_trains_its_part_of_theta_alone(tiered_bundle: Bundle, tm
     with Device.open(tmp_path / "small", tiered_bundle.path, tier="eighth", threads=1) as device:
         device.add(*(Sample(**row) for row in tiered.rows(24, seed=1)))
         assert device.train(epochs=3).finished
-        moved = device.store.theta(device.store.current().version_id) - tiered_bundle.theta()  # type: ignore[union-attr]
+        moved = device.store.versions.theta(device.store.versions.current().version_id) - tiered_bundle.theta()  # type: ignore[union-attr]
         assert set(np.flatnonzero(moved)) <= set(index)
         assert len(np.flatnonzero(moved)) > len(index) / 2
     with Device.open(tmp_path / "small", threads=1) as device:

@@ -42,7 +42,7 @@ class Member:
             rounds.configuration, rng.normal(0, 0.1, START.shape), base, ladder_table=3 + self.number, head_grade=5
         )
         update_id = read_update(data, rounds.configuration, rounds.rules.layout).header.update_id
-        return update_id if self.store.queue_update(update_id, data, base, ()) else ""
+        return update_id if self.store.outbox.queue(update_id, data, base, ()) else ""
 
     def visit(self) -> str:
         """What `Device.sync` does of a secure round."""

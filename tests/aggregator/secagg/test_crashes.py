@@ -120,7 +120,7 @@ def queue(store: Store, folder: Path, number: int, base: int) -> None:
     delta = rng.normal(0, 0.1, START.shape)
     data = SCHOOLS[number].update(configuration, delta, base, ladder_table=3 + number, head_grade=5)
     layout = open_folder_bundle(folder, read_facts(folder)).layout
-    store.queue_update(read_update(data, configuration, layout).header.update_id, data, base, ())
+    store.outbox.queue(read_update(data, configuration, layout).header.update_id, data, base, ())
 
 
 def until_released(folder: Path, version: int) -> None:
@@ -192,7 +192,7 @@ def expected(folder: Path, version: int) -> bytes:
     for number in range(4):
         with contextlib.closing(Store.open(folder.parent / f"device-{number}")) as store:
             queue(store, folder, number, version - 1)
-            (waiting,) = (u for u in store.pending_updates() if u.base == version - 1)
+            (waiting,) = (u for u in store.outbox.pending() if u.base == version - 1)
             update = read_update(waiting.data, configuration, layout)
             for (name, values), entry in zip(update.values.items(), update.header.segments, strict=True):
                 units = weight(entry.examples, 0, configuration)

@@ -55,7 +55,7 @@ def a_round(district: District) -> None:
 def test_a_sum_carries_the_noise_of_its_devices_and_both_ends_know_its_cost(district: District) -> None:
     rounds, layout = district.service.rounds, Layout(SEGMENTS)
     updates = [
-        read_update(member.store.pending_updates()[0].data, rounds.configuration, layout) for member in district.members
+        read_update(member.store.outbox.pending()[0].data, rounds.configuration, layout) for member in district.members
     ]
     a_round(district)
     (entry,) = [entry for entry in rounds.log.entries() if entry.kind == "secure"]

@@ -44,7 +44,7 @@ def expected(district: District, numbers: list[int]) -> bytes:
     for place_, name in enumerate(("ladder.table", "head.grade")):
         total, units, where = np.zeros(layout[name].size, np.int64), 0, layout.slices[name]
         for number in numbers:
-            data = district.members[number].store.pending_updates()[0].data
+            data = district.members[number].store.outbox.pending()[0].data
             update = read_update(data, configuration, layout)
             own = weight(update.header.segments[place_].examples, 0, configuration)
             total += update.values[name].astype(np.int64) * own
@@ -67,7 +67,7 @@ def test_devices_that_sleep_and_lose_power_make_a_version_that_none_of_them_show
     assert rounds.verify() == []
     assert district.cohorts.desk.bodies("input") == {}, "masked vectors do not outlive the round"
     assert district.visit(0, 1, 2, 3) == ["nothing to contribute yet"] * 4
-    assert all(len(member.store.sent_updates()) == 1 for member in district.members)
+    assert all(len(member.store.outbox.sent()) == 1 for member in district.members)
 
 
 def test_a_device_that_was_away_when_the_sum_was_opened_learns_that_it_is_in_it(district: District) -> None:
@@ -81,7 +81,7 @@ def test_a_device_that_was_away_when_the_sum_was_opened_learns_that_it_is_in_it(
     assert district.theta == wanted
     district.restart()
     assert district.visit(away) == ["nothing to contribute yet"], "else the same update would be summed twice"
-    assert len(district.members[away].store.sent_updates()) == 1
+    assert len(district.members[away].store.outbox.sent()) == 1
 
 
 def test_a_server_that_is_killed_between_any_two_requests_merges_the_sum_once(district: District) -> None:
@@ -214,7 +214,7 @@ def test_a_server_that_asks_for_plain_updates_after_all_gets_none(district: Dist
     member, rounds = district.members[0], district.service.rounds
     member.visit()
     with pytest.raises(UpdateError, match="none is taken by itself"):
-        member.client.update(member.store.pending_updates()[0].data)
+        member.client.update(member.store.outbox.pending()[0].data)
     rounds.configuration = msgspec.structs.replace(rounds.configuration, secure=None)
     with pytest.raises(TrustError, match="asks for plain updates"):
         member.visit()

@@ -78,7 +78,7 @@ def test_a_device_trains_with_the_proximal_term_that_its_aggregator_asks_for(
             enrol(device, service, address, tmp_path, f"s{number}")
         service.close()
         trained = device.train(minutes=1, epochs=2)
-        moved.append(float(np.linalg.norm(device.store.theta(trained.version_id) - device.bundle.theta())))
+        moved.append(float(np.linalg.norm(device.store.versions.theta(trained.version_id) - device.bundle.theta())))
         device.close()
     assert 0 < moved[1] < moved[0]
 
@@ -98,8 +98,11 @@ def test_two_schools_learn_together_and_one_forgets_a_pupil(
     assert len(second.sent) == 1
     assert second.version == 1
     assert schools[0].sync().version == 1
-    a, b = (next(v for v in d.store.versions() if v.kind == "global") for d in schools)
-    assert schools[0].store.theta(a.version_id).tobytes() == schools[1].store.theta(b.version_id).tobytes()
+    a, b = (next(v for v in d.store.versions.all() if v.kind == "global") for d in schools)
+    assert (
+        schools[0].store.versions.theta(a.version_id).tobytes()
+        == schools[1].store.versions.theta(b.version_id).tobytes()
+    )
 
     subject = schools[0].store.subjects()[0]
     schools[0].forget(subject)
@@ -167,14 +170,17 @@ def test_two_schools_in_private_rounds_end_with_the_same_noised_theta_and_know_w
     for number, device in enumerate(schools):
         enrol(device, service, address, tmp_path, f"s{number}")
         assert device.train(minutes=1, epochs=2).update == "queued"
-        (waiting,) = device.store.pending_updates()
+        (waiting,) = device.store.outbox.pending()
         sent = read_update(waiting.data, service.rounds.configuration, device.bundle.manifest.layout)
         assert sum(squares(part) for part in sent.values.values()) <= PROMISE.clip_grid(20) ** 2
     first = schools[0].sync()
     assert schools[1].sync().version == 1
     assert schools[0].sync().version == 1
-    a, b = (next(v for v in d.store.versions() if v.kind == "global") for d in schools)
-    assert schools[0].store.theta(a.version_id).tobytes() == schools[1].store.theta(b.version_id).tobytes()
+    a, b = (next(v for v in d.store.versions.all() if v.kind == "global") for d in schools)
+    assert (
+        schools[0].store.versions.theta(a.version_id).tobytes()
+        == schools[1].store.versions.theta(b.version_id).tobytes()
+    )
     for device in schools:
         told = device.status()["privacy"]
         assert told["updates_sent"] == 1
@@ -202,7 +208,7 @@ def test_an_aggregator_that_drops_its_promise_gets_nothing_until_the_school_join
             with pytest.raises(TrustError, match="when this device joined"):
                 device.sync()
         assert service.rounds.log.count("update") == 0
-        assert len(device.store.pending_updates()) == 1
+        assert len(device.store.outbox.pending()) == 1
         assert privacy_ledger.sent(device.store) == []
         service.rounds.configuration = msgspec.structs.replace(service.rounds.configuration, privacy=None)
         enrol(device, service, address, tmp_path, "agreed")
@@ -217,19 +223,21 @@ def test_an_update_that_was_made_for_plain_rounds_never_leaves_for_private_ones(
     with open_school(tiny_bundle, tmp_path / "s", monkeypatch, 0) as device:
         enrol(device, service, address, tmp_path, "s")
         device.train(minutes=1, epochs=1)
-        (waiting,) = device.store.pending_updates()
+        (waiting,) = device.store.outbox.pending()
         plain = RoundConfiguration(bundle_id=device.bundle.bundle_id)
-        device.store.drop_update(waiting.update_id)
+        device.store.outbox.drop(waiting.update_id)
         agreement.agree(device.store, plain)
         device._queue_update()
-        (waiting,) = device.store.pending_updates()
-        device.store.mark_sending(waiting.update_id)  # begun before the rounds became private: it is not made anew
+        (waiting,) = device.store.outbox.pending()
+        device.store.outbox.mark_sending(
+            waiting.update_id
+        )  # begun before the rounds became private: it is not made anew
         arrived: list[bytes] = []
         monkeypatch.setattr(service.rounds, "update", lambda data, sender: arrived.append(data))
         report = device.sync()
         assert list(report.refused) == [waiting.update_id]
         assert arrived == []
-        assert device.store.pending_updates() == []
+        assert device.store.outbox.pending() == []
 
 
 def test_a_device_stops_at_its_own_budget_whatever_the_aggregator_says(

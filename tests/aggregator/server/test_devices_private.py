@@ -83,7 +83,7 @@ def test_a_device_cuts_its_update_to_the_clip_of_the_version_it_trained_on(tmp_p
         assert service.rounds.state.version == 2
         learn(devices[0], 0.01)
         devices[0]._queue_update()
-        (waiting,) = devices[0].store.pending_updates()
+        (waiting,) = devices[0].store.outbox.pending()
         header = read_update(waiting.data, service.rounds.configuration, devices[0].bundle.layout).header
         newest = versions.newest_global(devices[0].store, devices[0].bundle)
         assert newest
@@ -105,7 +105,7 @@ def test_in_a_stream_an_update_waits_on_the_device_until_its_release_comes(tmp_p
         learn(early[0], 0.1)
         report = early[0].sync()
         assert (report.sent, report.refused) == ((), {})
-        assert len(early[0].store.pending_updates()) == 1
+        assert len(early[0].store.outbox.pending()) == 1
         for device in late:
             learn(device, 0.1)
             assert len(device.sync().sent) == 1

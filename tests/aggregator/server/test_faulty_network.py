@@ -63,7 +63,7 @@ def classroom(service: Service, tmp_path: Path, address: str) -> Iterator[Device
 
 def size_of(device: Device) -> int:
     """Bytes of the pages in use in device.db, whether they lie in the file yet or still in its write-ahead log."""
-    one = device.store._opened.database.one
+    one = device.store._context.database.one
     used = one("PRAGMA page_count")[0] - one("PRAGMA freelist_count")[0]
     return int(used * one("PRAGMA page_size")[0])
 
@@ -77,7 +77,7 @@ def many_syncs(service: Service, tmp_path: Path, count: int, every: int) -> None
         with proxy.running(bad) as through:
             set_network(device.store, address=through, lan="off")
             for number in range(count):
-                if number % every == 0 and not device.store.pending_updates():
+                if number % every == 0 and not device.store.outbox.pending():
                     learn(device, 0.001)
                     made += 1
                 try:
@@ -181,7 +181,7 @@ def test_a_version_that_does_not_hold_changes_nothing(
         learn(device, 0.5)
         device.sync()
         before = device.status()
-        theta = device.store.theta(before["in_use"]["version_id"])
+        theta = device.store.versions.theta(before["in_use"]["version_id"])
         body = LIES[lie](service)
         with monkeypatch.context() as lying:
             lying.setattr(service.downloads.reader, "version", lambda _: body)
@@ -190,7 +190,7 @@ def test_a_version_that_does_not_hold_changes_nothing(
             with pytest.raises(HomeroomError):
                 device.sync()
         assert device.status() == before
-        np.testing.assert_array_equal(device.store.theta(before["in_use"]["version_id"]), theta)
+        np.testing.assert_array_equal(device.store.versions.theta(before["in_use"]["version_id"]), theta)
         assert not list((tmp_path / "classroom" / "downloads").glob("*.part"))
         device.sync()
 

@@ -121,11 +121,11 @@ def test_a_school_without_any_label_trains_and_says_whom_it_taught(bundle: Bundl
         device.add(*unlabelled(24, 5), gates=False)
         report = device.train(settings=Settings(epochs=2, weight_decay=0.0))
         assert report.samples == 24
-        version = device.store.current()
+        version = device.store.versions.current()
         assert version is not None
         counts = version.facts["examples"]
         assert counts["ladder.text"] == counts["ladder.image"] > 0 == counts["head.category"]
-        moved = bundle.layout.split(device.store.theta(version.version_id) - bundle.theta())
+        moved = bundle.layout.split(device.store.versions.theta(version.version_id) - bundle.theta())
         assert moved["ladder.image"].any()
         assert not moved["head.category"].any()
 

@@ -232,7 +232,7 @@ def test_two_devices_train_lora_and_an_aggregator_merges_it(
         path.write_bytes(msgspec.json.encode(invite_devices(folder, address, 1)[0]))
         fresh.join(path)
         assert fresh.sync().in_use == "global"
-        merged = bundle.manifest.layout.split(fresh.store.theta(fresh.store.current().version_id))
+        merged = bundle.manifest.layout.split(fresh.store.versions.theta(fresh.store.versions.current().version_id))
         for name in ("lora.encoder.layer.0.attention.self.query.B", "bridge.text", "head.match"):
             assert np.abs(merged[name] - before[name]).max() > 1e-4, name
         unseen = lessons.rows(60, 99)

@@ -132,7 +132,7 @@ def test_a_weak_and_private_device_trains_lora(bundle: Bundle, tmp_path: Path, m
     with Device.open(tmp_path / "device", bundle=bundle.path, threads=1, tier="half") as device:
         device.add(data)
         report = device.train(minutes=2, settings=settings)
-        learned = theta_of(device.store, device.bundle, device.store.current())
+        learned = theta_of(device.store, device.bundle, device.store.versions.current())
     assert report.scores["animal"].accuracy > 0.9
     changed = np.flatnonzero(learned != bundle.theta())
     assert np.isin(changed, within).all()
@@ -154,7 +154,7 @@ def test_an_answer_is_explained_by_its_words_and_their_pulls_add_up(
         ]
         sample = resolve(Sample(answer="the red cat likes a bird"), bundle.manifest)
         (mine,) = examples(None, bundle, device.graphs, [sample])
-        theta = theta_of(device.store, device.bundle, device.store.current())
+        theta = theta_of(device.store, device.bundle, device.store.versions.current())
         pulls = explain.pulls_of(bundle, device.graphs, theta, mine, "animal", np.array([1, 0], np.float32))
         ids = explain._direct_references(bundle, "text", _input(bundle, "answer.reference"))[:, 0]
         length = len(mine.inputs["answer", 0])

@@ -130,12 +130,12 @@ def test_a_school_without_labels_trains_and_says_whom_it_taught(bundle: Bundle, 
     with Device.open(tmp_path / "bare", bundle.path, threads=1) as device:
         device.add(*unlabelled(24, 5), gates=False)
         assert device.train(settings=Settings(epochs=2, weight_decay=0.0)).samples == 24
-        version = device.store.current()
+        version = device.store.versions.current()
         assert version is not None
         counts = version.facts["examples"]
         assert counts["objective.rest"] == counts["ladder.text"] == counts["ladder.table"] > 0
         assert counts["head.category"] == 0
-        moved = bundle.layout.split(device.store.theta(version.version_id) - bundle.theta())
+        moved = bundle.layout.split(device.store.versions.theta(version.version_id) - bundle.theta())
         assert moved["objective.rest"].any()
         assert moved["ladder.text"].any()
 

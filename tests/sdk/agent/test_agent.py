@@ -197,17 +197,17 @@ def test_a_clearly_worse_model_is_taken_back_and_its_update_not_sent(place: Path
     with Device.open(place / "device", threads=1) as device:
         device.add(*(Sample(**row) for row in tiny.samples(120, 0, subjects=20)))
         good = device.train(settings=TrainSettings(epochs=15, patience=20))
-        before = device.store.current()
+        before = device.store.versions.current()
         assert not bundle_updates.keep_the_better(device, None, good.version_id), (
             "it is better than the bundle's own theta"
         )
         bad = device.train(settings=TrainSettings(epochs=1, learning_rate=30.0, seed=0))
-        device.store.queue_update(bad.version_id, b"signed", 0, [], device.bundle.bundle_id)
+        device.store.outbox.queue(bad.version_id, b"signed", 0, [], device.bundle.bundle_id)
         assert bundle_updates.keep_the_better(device, before, bad.version_id)
-        present = device.store.current()
+        present = device.store.versions.current()
         assert present is not None
         assert present.version_id == good.version_id
-        assert device.store.pending_updates() == []
+        assert device.store.outbox.pending() == []
 
 
 def newer(made: tiny.Tiny, folder: Path, version: int = 2) -> Path:

@@ -211,7 +211,7 @@ def theta_of(place: Path, made: tiny.Tiny, *samples: Sample, again: bool = False
         if again:
             device.put_back(*(sample.sample_id for sample in device.set_aside()))
         device.train(settings=Settings(epochs=2))
-        return versions.theta_of(device.store, device.bundle, device.store.current())
+        return versions.theta_of(device.store, device.bundle, device.store.versions.current())
 
 
 def test_what_is_not_poor_of_a_sample_teaches_and_the_rest_once_it_is_put_back(
@@ -337,7 +337,7 @@ def test_what_a_poor_picture_counts_is_learned_where_pupils_give_many(device: De
         device.add(sample(row, png(dim)))
     assert sum("picture" in one.weighed for one in device.set_aside()) > 60
     device.train(settings=Settings(epochs=8, learning_rate=1e-2))
-    version = device.store.current()
+    version = device.store.versions.current()
     assert version is not None
     assert version.facts["weights"]["image"] != 0.5
 

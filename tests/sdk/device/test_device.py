@@ -135,10 +135,10 @@ def test_what_a_forgotten_pupil_taught_is_gone_and_the_rest_can_be_taught_again(
 def test_who_entered_a_version_enters_what_is_trained_from_it(device: Device) -> None:
     device.train(settings=FAST)
     everyone = set(device.store.subjects())
-    device.store._database.write("DELETE FROM samples WHERE subject_id = 1")
+    device.store._context.database.write("DELETE FROM samples WHERE subject_id = 1")
     later = device.train(settings=FAST)
-    version = next(v for v in device.store.versions() if v.version_id == later.version_id)
-    assert set(device.store.subjects_of(version)) == everyone
+    version = next(v for v in device.store.versions.all() if v.version_id == later.version_id)
+    assert set(device.store.versions.subjects(version)) == everyone
 
 
 def server(data: bytes | None) -> Any:
@@ -188,7 +188,7 @@ def test_a_damaged_checkpoint_is_noticed_and_training_starts_over(device: Device
     settings = Settings(epochs=2000, patience=5000)
     device.train(epochs=1)  # the features are there: the budget that follows ends among the steps
     device.train(minutes=0.5 / 60, settings=settings)
-    device.store._database.write("UPDATE secrets SET body = zeroblob(5000) WHERE name = 'state'")
+    device.store._context.database.write("UPDATE secrets SET body = zeroblob(5000) WHERE name = 'state'")
     path, made = device.store.directory, device.bundle.path
     device.close()
     (path / "backup" / "device.db").unlink()

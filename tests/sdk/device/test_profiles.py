@@ -68,7 +68,7 @@ def test_a_person_is_answered_by_their_own_model_and_the_others_as_before(device
     assert device.predict(asked, profile="pupil-1") == before, "who has no profile gets the shared model"
     own, shared = (device.score(*contrary(8, 5), profile=name)["category"] for name in ("p-17", None))
     assert own.accuracy > shared.accuracy
-    assert device.store.versions() == []
+    assert device.store.versions.all() == []
     assert device.status()["profiles"] == 1
 
 
@@ -215,11 +215,11 @@ def fill(store: Store) -> None:
 def test_neither_the_owners_key_nor_the_devices_alone_opens_a_profile(tmp_path: Path) -> None:
     with open_store(tmp_path) as store:
         fill(store)
-        owner, body = store._database.one("SELECT owner || '/' || segment_id, body FROM segments ORDER BY 1")
-        subject = store._keys.find("own")
+        owner, body = store._context.database.one("SELECT owner || '/' || segment_id, body FROM segments ORDER BY 1")
+        subject = store._context.keys.find("own")
         assert subject is not None
         place = ("segments.body", owner)
-        inner = store._device.open(body, *place)
+        inner = store._context.keys.device.open(body, *place)
         assert np.arange(5, dtype=np.float32).tobytes() not in inner
         with pytest.raises(BrokenSealError):
             subject.cipher.open(body, *place)
@@ -270,7 +270,7 @@ def test_a_damaged_part_of_a_profile_is_put_back_or_the_profile_goes(tmp_path: P
 def test_a_store_of_the_first_version_is_brought_up_with_all_it_held(tmp_path: Path) -> None:
     with open_store(tmp_path) as store:
         store.add([make_sample(0, "own")])
-        store.put_version(np.ones(4, np.float32), "local", 0, {}, ["own"])
+        store.versions.put(np.ones(4, np.float32), "local", 0, {}, ["own"])
     raw = sqlite3.connect(tmp_path / "device" / "device.db")
     raw.executescript(
         "DROP TABLE segments; DROP TABLE profiles; DROP INDEX samples_by_near; PRAGMA user_version = 1;"
@@ -279,9 +279,9 @@ def test_a_store_of_the_first_version_is_brought_up_with_all_it_held(tmp_path: P
     raw.close()
     shutil.rmtree(tmp_path / "device" / "backup")
     with open_store(tmp_path) as store:
-        assert store._database.one("PRAGMA user_version")[0] == schema.VERSION
-        (version,) = store.versions()
-        assert store.subjects_of(version) == ("own",)
+        assert store._context.database.one("PRAGMA user_version")[0] == schema.VERSION
+        (version,) = store.versions.all()
+        assert store.versions.subjects(version) == ("own",)
         fill(store)
         assert store.profile("own") is not None
         assert store.damage() == []

@@ -58,7 +58,7 @@ def join(device: Device, made: tiny.Tiny, aggregator: str, **asked: Any) -> None
 
 def sent(device: Device, made: tiny.Tiny, **asked: Any) -> set[str]:
     """The segments of the one update that waits, as the aggregator reads them."""
-    (update,) = device.store.pending_updates()
+    (update,) = device.store.outbox.pending()
     configuration = RoundConfiguration(bundle_id=made.bundle_id, **asked)
     return set(read_update(update.data, configuration, made.manifest.layout).values)
 
@@ -88,21 +88,21 @@ def test_a_personal_segment_stays_and_outlives_every_global_theta(
     device.policy(write_policy(tmp_path, tiny_bundle, scopes={"head.category": "personal"}))
     assert sent(device, tiny_bundle) == everything - {"head.category"}, "made anew as soon as the policy holds"
 
-    trained = versions.theta_of(device.store, device.bundle, device.store.current())
+    trained = versions.theta_of(device.store, device.bundle, device.store.versions.current())
     take(device, tiny_bundle, 1, np.ones_like(trained))
-    assembled = versions.theta_of(device.store, device.bundle, device.store.current())
+    assembled = versions.theta_of(device.store, device.bundle, device.store.versions.current())
     assert np.array_equal(part(tiny_bundle, assembled, "head.category"), part(tiny_bundle, trained, "head.category"))
     assert (part(tiny_bundle, assembled, "fusion") == 1).all()
     for number in range(2, 12):
         had = take(device, tiny_bundle, number, np.ones_like(trained))
         assert (had == 1).all(), "as it was released, without this device's own segments"
-    again = versions.theta_of(device.store, device.bundle, device.store.current())
+    again = versions.theta_of(device.store, device.bundle, device.store.versions.current())
     assert np.array_equal(again, assembled), "the training it comes from is not among the versions that go"
 
     start = versions.start_of_training(device.store, device.bundle)
     assert set(start.subjects) == set(device.store.subjects()), "who taught the segment is in what grows from it"
     device.forget("pupil-0")
-    left = versions.theta_of(device.store, device.bundle, device.store.current())
+    left = versions.theta_of(device.store, device.bundle, device.store.versions.current())
     assert (part(tiny_bundle, left, "head.category") == 1).all(), "with the pupil goes what the pupil taught"
 
 
@@ -159,7 +159,7 @@ def test_consent_retention_and_the_least_number_of_devices_are_kept(
     report = device.train(settings=FAST)
     assert report.samples == 4, "what came before the policy and lacks its consent does not teach"
     assert "at least 5 devices" in report.update
-    assert device.store.pending_updates() == []
+    assert device.store.outbox.pending() == []
 
 
 def test_the_kind_of_round_and_its_promise_are_held_to_the_policy(
@@ -170,7 +170,7 @@ def test_the_kind_of_round_and_its_promise_are_held_to_the_policy(
     for promise, says in ((None, "are plain"), (weak, "epsilon up to 4")):
         join(device, tiny_bundle, "District 7", privacy=promise)
         assert says in device.train(settings=FAST).update
-        assert device.store.pending_updates() == []
+        assert device.store.outbox.pending() == []
     join(device, tiny_bundle, "District 7", privacy=msgspec.structs.replace(weak, epsilon=4.0))
     assert device.train(settings=FAST).update == "queued"
 
@@ -182,7 +182,7 @@ def test_in_a_private_round_what_may_not_leave_goes_as_zeros(
     device.policy(write_policy(tmp_path, tiny_bundle, scopes={"head.*": "personal"}))
     join(device, tiny_bundle, "District 7", privacy=promise)
     assert device.train(settings=FAST).update == "queued"
-    (update,) = device.store.pending_updates()
+    (update,) = device.store.outbox.pending()
     asked = RoundConfiguration(bundle_id=tiny_bundle.bundle_id, privacy=promise)
     values = read_update(update.data, asked, tiny_bundle.manifest.layout).values
     assert {name for name, sent in values.items() if sent.any()} & {"fusion", "ladder.text"}
@@ -194,11 +194,11 @@ def test_an_update_whose_sending_was_begun_is_not_sent_again_under_a_new_policy(
 ) -> None:
     join(device, tiny_bundle, "District 7")
     device.train(settings=FAST)
-    (update,) = device.store.pending_updates()
-    device.store.mark_sending(update.update_id)
+    (update,) = device.store.outbox.pending()
+    device.store.outbox.mark_sending(update.update_id)
     device.policy(write_policy(tmp_path, tiny_bundle, scopes={"fusion": "personal"}))
-    assert device.store.pending_updates() == []
-    assert device.store.sent_updates() == [update.update_id]
+    assert device.store.outbox.pending() == []
+    assert device.store.outbox.sent() == [update.update_id]
     assert device.train(settings=FAST).update != "queued", "nor another for the same base, since it may have arrived"
 
 

@@ -70,12 +70,12 @@ def asked_of(device: Device) -> RoundConfiguration:
 def test_what_leaves_is_clipped_by_subject_and_what_stays_is_not(device: Device) -> None:
     report = device.train(settings=FAST)
     assert report.update == "queued"
-    (waiting,) = device.store.pending_updates()
+    (waiting,) = device.store.outbox.pending()
     read = read_update(waiting.data, asked_of(device), device.bundle.layout)
     assert 0 < sum(squares(v) for v in read.values.values()) <= (3 * PROMISE.clip_grid(20)) ** 2
-    version = device.store.current()
+    version = device.store.versions.current()
     assert version
-    moved = device.store.theta(version.version_id) - device.bundle.theta()
+    moved = device.store.versions.theta(version.version_id) - device.bundle.theta()
     assert np.linalg.norm(moved) > 3 * PROMISE.clip_norm, "the device's own model was trained without a clip"
     privacy_ledger.charge(device.store, waiting.data, waiting.update_id, asked_of(device), device.bundle.layout)
     status = device.status()["privacy"]
@@ -85,11 +85,11 @@ def test_what_leaves_is_clipped_by_subject_and_what_stays_is_not(device: Device)
 
 def test_who_is_forgotten_leaves_no_part_behind(device: Device) -> None:
     device.train(settings=FAST)
-    (waiting,) = device.store.pending_updates()
-    inside = device.store._entered("update", waiting.update_id)
+    (waiting,) = device.store.outbox.pending()
+    inside = device.store._context.linked("update", waiting.update_id)
     assert len(inside) == min(3, len(device.store.subjects()))
     device.forget(inside[0])
-    assert device.store.pending_updates() == []
+    assert device.store.outbox.pending() == []
 
 
 def test_an_update_from_before_the_promise_is_not_sent(device: Device) -> None:

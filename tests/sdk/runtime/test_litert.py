@@ -77,7 +77,7 @@ def test_a_device_learns_and_answers_in_litert_as_in_onnxruntime(tmp_path: Path)
             report = device.train(epochs=8)
             assert report.finished
             start = device.bundle.theta()
-            thetas[name] = device.store.theta(report.version_id)
+            thetas[name] = device.store.versions.theta(report.version_id)
             answers[name] = [
                 answer["grade"].best for answer in device.predict_many([Sample(**row) for row in lite.rows(9, 2)])
             ]

@@ -22,16 +22,16 @@ BUNDLE = "b" * 64
 
 def queue(store: Store, number: int, base: int) -> str:
     update_id = f"{number:032x}"
-    store.put_version(theta(number), "local", base, {"bundle_id": BUNDLE}, ["p-17"])
-    return update_id if store.queue_update(update_id, b"signed", base, ["p-17"], BUNDLE, b"rest") else ""
+    store.versions.put(theta(number), "local", base, {"bundle_id": BUNDLE}, ["p-17"])
+    return update_id if store.outbox.queue(update_id, b"signed", base, ["p-17"], BUNDLE, b"rest") else ""
 
 
 def send(store: Store) -> list[str]:
     """As `sync` does: noted as begun, then sent, then noted as sent."""
     sent = []
-    for update in store.pending_updates():
-        store.mark_sending(update.update_id)
-        store.mark_sent(update.update_id)
+    for update in store.outbox.pending():
+        store.outbox.mark_sending(update.update_id)
+        store.outbox.mark_sent(update.update_id)
         sent.append(update.update_id)
     return sent
 
@@ -55,12 +55,12 @@ def put_back(home: Path, copy: Path) -> None:
 def test_an_older_copy_sends_nothing_for_what_was_answered_since(tmp_path: Path) -> None:
     copy = used(tmp_path)
     with open_store(tmp_path) as store:
-        store.drop_update(f"{1:032x}")
+        store.outbox.drop(f"{1:032x}")
         queue(store, 2, 3)  # trained again before it was sent
         assert send(store) == [f"{2:032x}"]
     put_back(tmp_path, copy)
     with open_store(tmp_path) as store:
-        assert store.pending_updates() == []
+        assert store.outbox.pending() == []
         assert queue(store, 3, 3) == "", "a new training on the same base stays local"
         assert any("older copy" in line for line in store.damage())
         assert store.get_secret("identity.key") == b"key", "it is still the same device"
@@ -78,7 +78,7 @@ def test_a_copy_of_the_moment_before_sends_the_same_update_again(tmp_path: Path)
     put_back(tmp_path, copy)
     with open_store(tmp_path) as store:
         assert queue(store, 2, 3) == "", "it cannot be replaced any more"
-        assert [update.update_id for update in store.pending_updates()] == [f"{1:032x}"], "the aggregator knows its id"
+        assert [update.update_id for update in store.outbox.pending()] == [f"{1:032x}"], "the aggregator knows its id"
         assert store.damage() == []
 
 
@@ -92,7 +92,7 @@ def test_who_is_forgotten_in_an_older_copy_has_the_unknown_update_unlearned(tmp_
     put_back(tmp_path, tmp_path / "copy")
     with open_store(tmp_path) as store:
         assert store.forget("p-18").unlearning == (f"{1:032x}",)
-        assert store.pending_unlearn() == [f"{1:032x}"]
+        assert store.outbox.unlearning() == [f"{1:032x}"]
 
 
 def test_an_update_that_went_into_a_secure_sum_is_answered_in_an_older_copy_too(tmp_path: Path) -> None:
@@ -100,7 +100,7 @@ def test_an_update_that_went_into_a_secure_sum_is_answered_in_an_older_copy_too(
         store.add([make_sample(1)])
     shutil.copytree(tmp_path / "device", tmp_path / "copy")
     with open_store(tmp_path) as store:
-        store.mark_sent(queue(store, 1, 3))  # masked: it was never sent by itself
+        store.outbox.mark_sent(queue(store, 1, 3))  # masked: it was never sent by itself
     put_back(tmp_path, tmp_path / "copy")
     with open_store(tmp_path) as store:
         assert queue(store, 2, 3) == ""
@@ -118,7 +118,7 @@ def test_two_copies_on_one_machine_do_not_both_answer_a_base(tmp_path: Path) -> 
         for number, home in enumerate((tmp_path, twin)):
             with open_store(home) as store:
                 queue(store, 10 * base + number, base)
-                sent |= {update.update_id: update.base for update in store.pending_updates()}
+                sent |= {update.update_id: update.base for update in store.outbox.pending()}
                 send(store)
     assert sorted(sent.values()) == [3, 4, 5, 6], "each base by one of them"
     with open_store(tmp_path) as one, open_store(twin) as other:
@@ -133,27 +133,27 @@ def test_a_damaged_store_that_is_restored_from_its_own_backup_answers_no_base_ag
     used(tmp_path)
     backup = (tmp_path / "device" / "backup" / "device.db").read_bytes()
     with open_store(tmp_path) as store:
-        store.drop_update(f"{1:032x}")
+        store.outbox.drop(f"{1:032x}")
         queue(store, 2, 3)
         send(store)
     (tmp_path / "device" / "backup" / "device.db").write_bytes(backup)
     (tmp_path / "device" / "device.db").write_bytes(b"rubbish" * 1000)
     with open_store(tmp_path) as store:
-        assert store.pending_updates() == []
+        assert store.outbox.pending() == []
         assert queue(store, 3, 3) == ""
 
 
 def test_the_power_may_go_between_the_note_and_the_step(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     used(tmp_path)
     with open_store(tmp_path) as store:
-        database = type(store._database)
+        database = type(store._context.database)
         with monkeypatch.context() as patch:
             patch.setattr(database, "write", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
             with pytest.raises(KeyboardInterrupt):
-                store.mark_sending(f"{1:032x}")
+                store.outbox.mark_sending(f"{1:032x}")
     with open_store(tmp_path) as store:
         assert queue(store, 2, 3) == "", "what may be on its way is not replaced"
-        assert [update.update_id for update in store.pending_updates()] == [f"{1:032x}"]
+        assert [update.update_id for update in store.outbox.pending()] == [f"{1:032x}"]
         assert store.damage() == []
 
 
@@ -196,7 +196,7 @@ def test_another_machine_or_another_disk_is_another_device(
     with open_store(tmp_path) as store:
         assert not store.moved
         assert store.get_secret("identity.key")
-        store.mark_sending(f"{1:032x}")
+        store.outbox.mark_sending(f"{1:032x}")
     if changed == "machine":
         monkeypatch.setattr("homeroom.store.master_keys.machine_identity", lambda: "another machine")
     else:
@@ -204,13 +204,13 @@ def test_another_machine_or_another_disk_is_another_device(
     with open_store(tmp_path) as store:
         assert store.moved
         assert store.get_secret("identity.key") is None
-        assert store.pending_updates() == []
+        assert store.outbox.pending() == []
         assert queue(store, 5, 3) == "", "the upload that was begun may have arrived"
         assert queue(store, 6, 4)
     monkeypatch.setattr("homeroom.store.master_keys.disk_identity", lambda _: "")
     with open_store(tmp_path) as store:
         assert not store.moved, "a system that does not tell is no other disk"
-        assert len(store.pending_updates()) == 1
+        assert len(store.outbox.pending()) == 1
 
 
 def test_a_ring_of_before_is_still_read(tmp_path: Path) -> None:

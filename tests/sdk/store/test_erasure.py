@@ -24,14 +24,14 @@ def fill(home: Path) -> None:
         store.add([make_sample(0, "gone"), make_sample(1, "stays"), make_sample(2, "gone")])
         store.write_features("v", {("gone", b"x"): features(0), ("stays", b"x"): features(0)})
         for number, subjects in enumerate((["stays"], ["gone", "stays"])):
-            store.set_current(store.put_version(theta(number), "local", number, {}, subjects))
-        store.save_state(b"mixed", "tag", ["gone", "stays"])
-        store.queue_update("a" * 32, b"sent one", 0, ["gone"])
-        store.mark_sent("a" * 32)
-        store.queue_update("b" * 32, b"begun one", 1, ["gone"])
-        store.mark_sending("b" * 32)
-        store.queue_update("c" * 32, b"unsent one", 2, ["gone", "stays"])
-        store.queue_update("d" * 32, b"of another", 3, ["stays"])
+            store.versions.set_current(store.versions.put(theta(number), "local", number, {}, subjects))
+        store.versions.save_state(b"mixed", "tag", ["gone", "stays"])
+        store.outbox.queue("a" * 32, b"sent one", 0, ["gone"])
+        store.outbox.mark_sent("a" * 32)
+        store.outbox.queue("b" * 32, b"begun one", 1, ["gone"])
+        store.outbox.mark_sending("b" * 32)
+        store.outbox.queue("c" * 32, b"unsent one", 2, ["gone", "stays"])
+        store.outbox.queue("d" * 32, b"of another", 3, ["stays"])
         store.put_secret("identity.key", b"signing key")
 
 
@@ -41,13 +41,13 @@ def assert_forgotten(store: Store) -> None:
     with pytest.raises(InputError, match="nothing is held"):
         store.export("gone")
     assert list(store.read_features("v", [("gone", b"x"), ("stays", b"x")])) == [("stays", b"x")]
-    assert [version.base for version in store.versions()] == [0]
-    present = store.current()
+    assert [version.base for version in store.versions.all()] == [0]
+    present = store.versions.current()
     assert present is not None
-    assert np.array_equal(store.theta(present.version_id), theta(0))
-    assert store.load_state("tag") is None
-    assert [update.data for update in store.pending_updates()] == [b"of another"]
-    assert sorted(store.pending_unlearn()) == ["a" * 32, "b" * 32]
+    assert np.array_equal(store.versions.theta(present.version_id), theta(0))
+    assert store.versions.load_state("tag") is None
+    assert [update.data for update in store.outbox.pending()] == [b"of another"]
+    assert sorted(store.outbox.unlearning()) == ["a" * 32, "b" * 32]
     assert store.get_secret("identity.key") == b"signing key"
     assert store.damage() == []
 
@@ -59,14 +59,14 @@ def test_forget_removes_all_that_stems_from_a_subject_and_nothing_else(tmp_path:
         assert (report.samples, report.versions, report.unsent_updates) == (2, 1, 1)
         assert sorted(report.unlearning) == ["a" * 32, "b" * 32]
         assert_forgotten(store)
-        assert not store.queue_update("e" * 32, b"again", 1, []), "a begun upload may have arrived: not counted twice"
+        assert not store.outbox.queue("e" * 32, b"again", 1, []), "a begun upload may have arrived: not counted twice"
     with open_store(tmp_path) as store:
         assert_forgotten(store)
         with pytest.raises(InputError):
             store.forget("gone")
-        for update_id in store.pending_unlearn():
-            store.mark_unlearned(update_id)
-        assert store.pending_unlearn() == []
+        for update_id in store.outbox.unlearning():
+            store.outbox.mark_unlearned(update_id)
+        assert store.outbox.unlearning() == []
 
 
 def test_a_subject_who_comes_back_is_a_new_one(tmp_path: Path) -> None:
@@ -109,9 +109,9 @@ def test_with_all_keys_of_today_an_old_copy_gives_nothing_away(tmp_path: Path) -
     fill(tmp_path)
     shutil.copytree(tmp_path / "device", tmp_path / "old")
     with open_store(tmp_path) as store:
-        old_master = store._opened.ring.cipher(1)
+        old_master = store._context.ring.cipher(1)
         store.forget("gone")
-        book = store._keys
+        book = store._context.keys
         keys = [book.device, book._index, book._master, *(subject.cipher for subject in book.all())]
         stays = book.find("stays")
         index_today = book.index("gone")
@@ -202,7 +202,7 @@ def test_a_forget_that_was_cut_short_is_finished_at_the_next_opening(
             store.forget("gone")
     with open_store(tmp_path) as store:
         assert_forgotten(store)
-        assert len(store._opened.ring.keys) == 1
+        assert len(store._context.ring.keys) == 1
     shutil.rmtree(tmp_path / "device")
     shutil.copytree(tmp_path / "old", tmp_path / "device")
     with pytest.raises(StoreError, match="has been destroyed"):
@@ -224,7 +224,7 @@ def test_a_forget_on_a_full_disk_changes_nothing_and_can_be_repeated(
             patch.setattr(KeyBook, "rotate", rotate_on_a_full_disk)
             with pytest.raises(DiskFullError):
                 store.forget("gone")
-        assert len(store._opened.ring.keys) == 1
+        assert len(store._context.ring.keys) == 1
         assert numbers(store) == [0, 1, 2]
         store.add([make_sample(3, "stays")])
     with open_store(tmp_path) as store:
@@ -241,18 +241,18 @@ def test_a_damaged_value_does_not_stop_a_forget(tmp_path: Path) -> None:
     raw.close()
     (tmp_path / "device" / "backup" / "device.db").unlink()
     with open_store(tmp_path) as store:
-        assert [version.base for version in store.versions()] == [1]
+        assert [version.base for version in store.versions.all()] == [1]
         assert "is lost" in store.damage()[-1]
         store.forget("gone")
-        assert store.versions() == []
+        assert store.versions.all() == []
         assert store.subjects() == ["stays"]
 
 
 def test_a_sealed_value_of_one_subject_does_not_open_with_anothers_key(tmp_path: Path) -> None:
     with open_store(tmp_path) as store:
         store.add([make_sample(0, "a"), make_sample(0, "b")])
-        first, second = store._keys.find("a"), store._keys.find("b")
-        sample_id, facts = store._database.one("SELECT sample_id, facts FROM samples ORDER BY number")
+        first, second = store._context.keys.find("a"), store._context.keys.find("b")
+        sample_id, facts = store._context.database.one("SELECT sample_id, facts FROM samples ORDER BY number")
         assert first is not None
         assert second is not None
         assert SECRET_WORD.encode() not in facts

@@ -88,10 +88,10 @@ def test_no_file_of_the_directory_shows_a_name_a_text_or_a_picture(tmp_path: Pat
     with open_store(tmp_path) as store:
         store.add([make_sample(0, "Grete Hermann", source="essay of May")])
         store.write_features("minilm", {("Grete Hermann", b"content digest"): array})
-        store.put_version(np.full(64, 1.5, np.float32), "local", 0, {"note": SECRET_WORD}, ["Grete Hermann"])
+        store.versions.put(np.full(64, 1.5, np.float32), "local", 0, {"note": SECRET_WORD}, ["Grete Hermann"])
         store.put_secret("identity.key", b"the signing key")
-        store.save_state(b"the state of training", "tag", ["Grete Hermann"])
-        store.queue_update("a" * 32, b"the signed update", 0, ["Grete Hermann"])
+        store.versions.save_state(b"the state of training", "tag", ["Grete Hermann"])
+        store.outbox.queue("a" * 32, b"the signed update", 0, ["Grete Hermann"])
         hidden = ("Grete", SECRET_WORD, "animals", "essay", "content digest", "signing key", "state of training")
         needles = [word.encode() for word in (*hidden, "signed update")]
         needles += [array.tobytes()[:40], np.full(64, 1.5, np.float32).tobytes()[:40]]
@@ -135,51 +135,51 @@ def test_cached_features_belong_to_variant_subject_and_content(tmp_path: Path) -
 def test_versions_keep_their_theta_and_can_be_stepped_back(tmp_path: Path) -> None:
     with open_store(tmp_path) as store:
         store.add([make_sample(0)])
-        assert store.current() is None
-        ids = [store.put_version(theta(n), "local", 0, {"n": n}, ["p-17"]) for n in range(2)]
-        assert store.current() is None
+        assert store.versions.current() is None
+        ids = [store.versions.put(theta(n), "local", 0, {"n": n}, ["p-17"]) for n in range(2)]
+        assert store.versions.current() is None
         for version_id in ids:
-            store.set_current(version_id)
+            store.versions.set_current(version_id)
     with open_store(tmp_path) as store:
-        present = store.current()
+        present = store.versions.current()
         assert present is not None
         assert present.facts == {"n": 1}
-        assert store.subjects_of(present) == ("p-17",)
-        assert np.array_equal(store.theta(present.version_id), theta(1))
-        back = store.step_back()
+        assert store.versions.subjects(present) == ("p-17",)
+        assert np.array_equal(store.versions.theta(present.version_id), theta(1))
+        back = store.versions.step_back()
         assert back is not None
         assert back.version_id == ids[0]
-        assert store.step_back() is None
+        assert store.versions.step_back() is None
 
 
 def test_old_versions_go_but_not_the_current_and_the_newest_global_one(tmp_path: Path) -> None:
     with open_store(tmp_path) as store:
-        kept = [store.put_version(theta(0), "global", 5, {}), store.put_version(theta(1), "local", 5, {})]
-        store.set_current(kept[1])
-        newer = [store.put_version(theta(n), "local", 5, {}) for n in range(20)]
-        assert [v.version_id for v in store.versions()] == kept + newer[-8:]
+        kept = [store.versions.put(theta(0), "global", 5, {}), store.versions.put(theta(1), "local", 5, {})]
+        store.versions.set_current(kept[1])
+        newer = [store.versions.put(theta(n), "local", 5, {}) for n in range(20)]
+        assert [v.version_id for v in store.versions.all()] == kept + newer[-8:]
 
 
 def test_one_update_waits_for_each_base_and_a_begun_upload_is_not_replaced(tmp_path: Path) -> None:
     with open_store(tmp_path) as store:
-        assert store.queue_update("a" * 32, b"first", 0, [])
-        assert store.queue_update("b" * 32, b"better", 0, [])
-        assert [u.data for u in store.pending_updates()] == [b"better"]
-        store.mark_sending("b" * 32)
+        assert store.outbox.queue("a" * 32, b"first", 0, [])
+        assert store.outbox.queue("b" * 32, b"better", 0, [])
+        assert [u.data for u in store.outbox.pending()] == [b"better"]
+        store.outbox.mark_sending("b" * 32)
     with open_store(tmp_path) as store:
-        assert not store.queue_update("c" * 32, b"best", 0, [])
-        assert [u.update_id for u in store.pending_updates()] == ["b" * 32]
-        store.mark_sent("b" * 32)
-        assert not store.queue_update("c" * 32, b"best", 0, [])
-        assert store.queue_update("c" * 32, b"best", 1, [])
-        assert store.sent_updates() == ["b" * 32]
+        assert not store.outbox.queue("c" * 32, b"best", 0, [])
+        assert [u.update_id for u in store.outbox.pending()] == ["b" * 32]
+        store.outbox.mark_sent("b" * 32)
+        assert not store.outbox.queue("c" * 32, b"best", 0, [])
+        assert store.outbox.queue("c" * 32, b"best", 1, [])
+        assert store.outbox.sent() == ["b" * 32]
 
 
 def test_a_step_is_all_or_nothing(tmp_path: Path) -> None:
     with open_store(tmp_path) as store:
         with pytest.raises(StoreError):
             _fail_inside_a_step(store)
-        assert (store.count(), store.versions(), store.subjects()) == (0, [], [])
+        assert (store.count(), store.versions.all(), store.subjects()) == (0, [], [])
         store.add([make_sample(0, "new")])
         assert store.count() == 1
 
@@ -187,18 +187,18 @@ def test_a_step_is_all_or_nothing(tmp_path: Path) -> None:
 def _fail_inside_a_step(store: Store) -> None:
     with store.step("train"):
         store.add([make_sample(0, "new")])
-        store.put_version(theta(0), "local", 0, {}, ["new"])
+        store.versions.put(theta(0), "local", 0, {}, ["new"])
         raise StoreError("the rest went wrong")
 
 
 def test_state_is_for_one_training_only(tmp_path: Path) -> None:
     with open_store(tmp_path) as store:
-        store.save_state(b"step 7", "these samples", [])
+        store.versions.save_state(b"step 7", "these samples", [])
     with open_store(tmp_path) as store:
-        assert store.load_state("these samples") == b"step 7"
-        assert store.load_state("others") is None
-        store.drop_state()
-        assert store.load_state("these samples") is None
+        assert store.versions.load_state("these samples") == b"step 7"
+        assert store.versions.load_state("others") is None
+        store.versions.drop_state()
+        assert store.versions.load_state("these samples") is None
 
 
 def test_another_process_is_told_that_the_directory_is_in_use(tmp_path: Path) -> None:
@@ -222,13 +222,13 @@ except StoreError as problem:
 def test_a_full_disk_changes_nothing(tmp_path: Path) -> None:
     with open_store(tmp_path) as store:
         store.add([make_sample(0)])
-        connection = store._database.connection
+        connection = store._context.database.connection
         pages = connection.execute("PRAGMA page_count").fetchone()[0]
         connection.execute(f"PRAGMA max_page_count = {pages + 4}")
         with pytest.raises(DiskFullError, match="nothing was changed"):
             store.add([make_sample(n) for n in range(1, 50)])
         with pytest.raises(DiskFullError):
-            store.save_state(bytes(100_000), "tag", [])
+            store.versions.save_state(bytes(100_000), "tag", [])
         assert numbers(store) == [0]
         connection.execute("PRAGMA max_page_count = 1000000")
         store.add([make_sample(1)])
@@ -266,13 +266,13 @@ def test_a_clone_with_its_key_on_another_machine_loses_its_identity(
         store.add([make_sample(0)])
         store.put_secret("identity.key", b"key")
         store.put_secret("bundle", b"id")
-        store.queue_update("a" * 32, b"signed with the key", 0, [])
+        store.outbox.queue("a" * 32, b"signed with the key", 0, [])
         assert not store.moved
     monkeypatch.setattr("homeroom.store.master_keys.machine_identity", lambda: "another machine")
     with open_store(tmp_path) as store:
         assert store.moved
         assert store.get_secret("identity.key") is None
-        assert store.pending_updates() == []
+        assert store.outbox.pending() == []
         assert store.get_secret("bundle") == b"id"
         assert numbers(store) == [0]
     with open_store(tmp_path) as store:
@@ -311,8 +311,8 @@ def test_an_older_store_is_copied_and_then_brought_up_to_date(tmp_path: Path, mo
     monkeypatch.setitem(schema.MIGRATIONS, schema.VERSION - 1, lambda connection: connection.execute(step))
     with open_store(tmp_path) as store:
         assert numbers(store) == [0]
-        assert store._database.one("PRAGMA user_version")[0] == schema.VERSION
-        assert "note" in [row[1] for row in store._database.rows("PRAGMA table_info(audit)")]
+        assert store._context.database.one("PRAGMA user_version")[0] == schema.VERSION
+        assert "note" in [row[1] for row in store._context.database.rows("PRAGMA table_info(audit)")]
 
 
 def test_samples_go_when_their_date_has_passed_and_old_copies_of_them_cannot_be_read(
@@ -323,15 +323,15 @@ def test_samples_go_when_their_date_has_passed_and_old_copies_of_them_cannot_be_
         store.add(
             [make_sample(0, retain_until="2026-06-30"), make_sample(1), make_sample(2, "b", retain_until="2026-06-30")]
         )
-        store.put_version(theta(0), "local", 0, {}, ["p-17"])
-        old = {subject.name: subject.cipher for subject in store._keys.all()}
+        store.versions.put(theta(0), "local", 0, {}, ["p-17"])
+        old = {subject.name: subject.cipher for subject in store._context.keys.all()}
     shutil.copytree(tmp_path / "device", tmp_path / "old")
     _clock(monkeypatch, "2026-07-01")
     with open_store(tmp_path) as store:
         assert texts(store) == [f"{SECRET_WORD} 1"]
         assert store.subjects() == ["p-17"]
-        assert len(store.versions()) == 1
-        assert store._keys.find("p-17").cipher.key != old["p-17"].key  # type: ignore[union-attr]
+        assert len(store.versions.all()) == 1
+        assert store._context.keys.find("p-17").cipher.key != old["p-17"].key  # type: ignore[union-attr]
     shutil.rmtree(tmp_path / "device")
     shutil.move(tmp_path / "old", tmp_path / "device")
     with pytest.raises(StoreError, match="has been destroyed"):
@@ -375,7 +375,7 @@ def test_the_audit_log_names_no_one(tmp_path: Path) -> None:
 
 def test_a_ring_never_shows_in_the_directory(tmp_path: Path) -> None:
     with open_store(tmp_path) as store:
-        ring: Ring = store._opened.ring
+        ring: Ring = store._context.ring
     for path in (tmp_path / "device").rglob("*"):
         if path.is_file():
             data = path.read_bytes()

@@ -102,10 +102,10 @@ def learned(bundle: tiny.Tiny, folder: Path, *, lose_features: bool = False) -> 
 
         def lose(stage: str, done: int, total: int) -> None:
             if lose_features and stage == "training" and done == 3:
-                device.store._cache.rebuild()
+                device.store._context.cache.rebuild()
 
         device.train(settings=FAST, progress=lose)
-        return theta_of(device.store, device.bundle, device.store.current())
+        return theta_of(device.store, device.bundle, device.store.versions.current())
 
 
 def test_without_room_for_features_the_same_is_learned(

@@ -1,0 +1,125 @@
+"""Signed updates on their way to the aggregator, what they could not carry, and requests to unlearn those sent."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from homeroom.store import clone_detection
+from homeroom.store.context import Opened
+from homeroom.store.records import StoredUpdate
+
+RESIDUAL = "residual."  # of a secret's name; the update's id follows
+SPENT_RESIDUALS = "name IN (SELECT 'residual.' || update_id FROM updates WHERE state = 'sent')"
+
+
+class Outbox:
+    """Updates of one store: pending, sending, sent or refused."""
+
+    def __init__(self, context: Opened) -> None:
+        self._context = context
+
+    def queue(
+        self,
+        update_id: str,
+        data: bytes,
+        base: int,
+        subjects: Iterable[str],
+        bundle_id: str = "",
+        residual: bytes = b"",
+    ) -> bool:
+        """Queue a signed update in place of an unsent one of the same bundle and base.
+
+        data: the update's bytes as they were signed.
+        base: the global version that it answers.
+        subjects: whose samples entered it.
+        residual: what it could not carry, for the update after it.
+
+        False, and nothing changed, if one of that base is on its way or sent, or this very one was refused.
+        """
+        database = self._context.database
+        sql = "SELECT update_id, state FROM updates WHERE bundle_id = ? AND base = ?"
+        with database.step():
+            for old, state in database.rows(sql, (bundle_id, base)):
+                if state in ("sending", "sent") or (state == "refused" and old == update_id):
+                    return False
+                self.drop(old)
+            sealed = self._context.keys.device.seal(data, "updates.data", update_id)
+            row = (update_id, bundle_id, base, sealed)
+            database.write("INSERT INTO updates VALUES (?, ?, ?, 'pending', ?)", row)
+            self._context.link("update", update_id, subjects)
+            self._context.put_secret(f"{RESIDUAL}{update_id}", residual or None)
+        return True
+
+    def residual(self) -> tuple[bytes, tuple[str, ...]]:
+        """What the last update that was sent, or begun to be, could not carry, and the subjects in it."""
+        sql = "SELECT update_id FROM updates WHERE state IN ('sending', 'sent') ORDER BY rowid DESC"
+        for (update_id,) in self._context.database.rows(sql):
+            if body := self._context.get_secret(f"{RESIDUAL}{update_id}"):
+                return body, self._context.linked("update", update_id)
+        return b"", ()
+
+    def pending(self) -> list[StoredUpdate]:
+        """Updates to send, oldest base first; those whose sending was begun are sent again under the same id."""
+        sql = "SELECT update_id, base, data FROM updates WHERE data IS NOT NULL ORDER BY base"
+        device = self._context.keys.device
+        return [
+            StoredUpdate(update_id, base, device.open(data, "updates.data", update_id))
+            for update_id, base, data in self._context.database.rows(sql)
+        ]
+
+    def sent(self) -> list[str]:
+        """Ids of the updates that the aggregator has, or may have."""
+        return [row[0] for row in self._context.database.rows("SELECT update_id FROM updates WHERE state = 'sent'")]
+
+    def mark_sending(self, update_id: str) -> None:
+        """To be called before the first attempt: it may arrive although we never hear of it, so it is not replaced."""
+        clone_detection.begin_sending(self._context, update_id)
+        self._context.database.write("UPDATE updates SET state = 'sending' WHERE update_id = ?", (update_id,))
+
+    def mark_sent(self, update_id: str) -> None:
+        """The aggregator has it, or its part in a sum: keep its id and lineage, not its bytes."""
+        database = self._context.database
+        clone_detection.begin_sending(self._context, update_id)
+        with self._context.step("sent", 1):
+            database.write("UPDATE updates SET state = 'sent', data = NULL WHERE update_id = ?", (update_id,))
+            database.write(f"DELETE FROM secrets WHERE name != ? AND {SPENT_RESIDUALS}", (RESIDUAL + update_id,))
+        self._context.back_up()
+
+    def mark_refused(self, update_id: str) -> None:
+        """The aggregator will not have it: it is not sent again, and another may take its place."""
+        with self._context.step("refused", 1):
+            sql = "UPDATE updates SET state = 'refused', data = NULL WHERE update_id = ?"
+            self._context.database.write(sql, (update_id,))
+            self._context.put_secret(f"{RESIDUAL}{update_id}", None)
+
+    def call_off(self, update_id: str) -> None:
+        """Do not send an update: dropped if nobody can have it, else left as sent, so that it is not counted twice."""
+        sql = "UPDATE updates SET state = 'sent', data = NULL WHERE update_id = ? AND state = 'sending'"
+        with self._context.database.step():
+            if not self._context.database.write(sql, (update_id,)):
+                self.drop(update_id)
+
+    def drop(self, update_id: str) -> None:
+        """Remove an update with its residual and its lineage."""
+        with self._context.database.step():
+            self._context.database.write("DELETE FROM updates WHERE update_id = ?", (update_id,))
+            self._context.unlink("update", update_id)
+            self._context.put_secret(f"{RESIDUAL}{update_id}", None)
+
+    def charge(self, noise: str, update_id: str) -> None:
+        """Count a private update of a noise multiplier outside the directory, before its first byte leaves."""
+        clone_detection.note_charge(self._context, noise, update_id)
+
+    def charges(self) -> dict[str, int]:
+        """How many private updates were begun, by noise multiplier, whatever copy of the directory this is."""
+        return {noise: count for noise, (count, _) in self._context.ring.charged.items()}
+
+    def unlearning(self) -> list[str]:
+        """Ids of the sent updates whose removal is still to be asked for."""
+        rows = self._context.database.rows("SELECT update_id FROM unlearning WHERE state = 'pending'")
+        return [row[0] for row in rows]
+
+    def mark_unlearned(self, update_id: str) -> None:
+        """The aggregator was asked to remove it."""
+        with self._context.step("unlearning asked", 1):
+            self._context.database.write("UPDATE unlearning SET state = 'sent' WHERE update_id = ?", (update_id,))

@@ -1,0 +1,142 @@
+"""Versions of theta in the store, the history of the current one, and the state of an unfinished training."""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, Literal
+
+import msgspec
+import numpy as np
+
+from homeroom.store.context import Opened
+from homeroom.store.records import Version
+
+KEPT_VERSIONS = 8  # the newest stay, beside the current one
+HISTORY_LENGTH = 32  # versions that can be stepped back to
+SELECT = "SELECT version_id, kind, base, facts FROM versions"
+
+
+class Versions:
+    """The versions of theta that one store holds."""
+
+    def __init__(self, context: Opened) -> None:
+        self._context = context
+
+    def put(
+        self,
+        theta: np.ndarray,
+        kind: Literal["local", "global"],
+        base: int,
+        facts: Mapping[str, Any],
+        subjects: Iterable[str] = (),
+    ) -> str:
+        """Store theta float32 [P] and return its version_id. It does not become current by this.
+
+        kind: trained here, or received from the aggregator.
+        base: the global version that it is, or was trained from.
+        facts: anything that JSON can hold.
+        subjects: whose samples entered it.
+        """
+        version_id = secrets.token_hex(16)
+        data = np.ascontiguousarray(theta, np.float32).tobytes()
+        device, database = self._context.keys.device, self._context.database
+        with database.step():
+            database.write(
+                "INSERT INTO versions (version_id, kind, base, facts, theta) VALUES (?, ?, ?, ?, ?)",
+                (
+                    version_id,
+                    kind,
+                    base,
+                    device.seal(msgspec.json.encode(dict(facts)), "versions.facts", version_id),
+                    device.seal(data, "versions.theta", version_id),
+                ),
+            )
+            self._context.link("version", version_id, subjects)
+            self._drop_old()
+        return version_id
+
+    def all(self) -> list[Version]:
+        """All versions held, oldest first."""
+        return [self._read(row) for row in self._context.database.rows(f"{SELECT} ORDER BY number")]
+
+    def theta(self, version_id: str) -> np.ndarray:
+        """The float32 [P] of a version."""
+        row = self._context.database.one("SELECT theta FROM versions WHERE version_id = ?", (version_id,))
+        return np.frombuffer(self._context.keys.device.open(row[0], "versions.theta", version_id), np.float32).copy()
+
+    def subjects(self, version: Version) -> tuple[str, ...]:
+        """Whose samples entered a version, by way of the versions it was trained from too."""
+        return self._context.linked("version", version.version_id)
+
+    def newest_global(self) -> Version | None:
+        """The global version with the highest number."""
+        sql = f"{SELECT} WHERE kind = 'global' ORDER BY base DESC, number DESC LIMIT 1"
+        row = self._context.database.one(sql)
+        return None if row is None else self._read(row)
+
+    def newest_local(self) -> Version | None:
+        """The version that was trained here last."""
+        row = self._context.database.one(f"{SELECT} WHERE kind = 'local' ORDER BY number DESC LIMIT 1")
+        return None if row is None else self._read(row)
+
+    def current(self) -> Version | None:
+        """The version that `predict` uses; None means the bundle's own theta."""
+        for version_id in reversed(self._history()):
+            if row := self._context.database.one(f"{SELECT} WHERE version_id = ?", (version_id,)):
+                return self._read(row)
+        return None
+
+    def set_current(self, version_id: str) -> None:
+        """Use a version from now on."""
+        self._put_history([*self._history_without(version_id), version_id])
+
+    def step_back(self) -> Version | None:
+        """Make the version before the current one current (None: the bundle's) and return it."""
+        if (present := self.current()) is not None:
+            self._put_history(self._history_without(present.version_id))
+        return self.current()
+
+    def save_state(self, data: bytes, tag: str, subjects: Iterable[str]) -> None:
+        """Keep the one state of an unfinished training; `tag` says what it belongs to."""
+        with self._context.database.step():
+            self.drop_state()
+            self._context.put_secret("state", msgspec.msgpack.encode((tag, data)))
+            self._context.link("state", "state", subjects)
+
+    def load_state(self, tag: str) -> bytes | None:
+        """The state of an unfinished training of the same `tag`."""
+        if (body := self._context.get_secret("state")) is None:
+            return None
+        stored_tag, data = msgspec.msgpack.decode(body, type=tuple[str, bytes])
+        return data if stored_tag == tag else None
+
+    def drop_state(self) -> None:
+        """Remove the state of an unfinished training."""
+        with self._context.database.step():
+            self._context.put_secret("state", None)
+            self._context.unlink("state", "state")
+
+    def _read(self, row: Sequence[Any]) -> Version:
+        facts = self._context.keys.device.open(row[3], "versions.facts", row[0])
+        return Version(row[0], row[1], row[2], msgspec.json.decode(facts))
+
+    def _history(self) -> list[str]:
+        body = self._context.get_secret("history")
+        return [] if body is None else msgspec.json.decode(body, type=list[str])
+
+    def _history_without(self, version_id: str) -> list[str]:
+        return [entry for entry in self._history() if entry != version_id]
+
+    def _put_history(self, history: list[str]) -> None:
+        self._context.put_secret("history", msgspec.json.encode(history[-HISTORY_LENGTH:]))
+
+    def _drop_old(self) -> None:
+        """Remove all but the newest; the last local one has the segments that stay on the device."""
+        database = self._context.database
+        kept = {v.version_id for v in (self.current(), self.newest_global(), self.newest_local()) if v}
+        sql = "SELECT version_id FROM versions ORDER BY number DESC LIMIT -1 OFFSET ?"
+        for (version_id,) in database.rows(sql, (KEPT_VERSIONS,)):
+            if version_id not in kept:
+                database.write("DELETE FROM versions WHERE version_id = ?", (version_id,))
+                self._context.unlink("version", version_id)
