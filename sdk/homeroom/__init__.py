@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from homeroom.data.samples import Sample
     from homeroom.device.device import Device
-    from homeroom.device.reports import SyncReport, TrainReport
+    from homeroom.device.reports import TrainReport
     from homeroom.errors import HomeroomError
+    from homeroom.federation.sync import SyncReport
     from homeroom.inference.explain import Explanation
     from homeroom.inference.predict import Answer
     from homeroom.store import Export, ForgetReport
@@ -37,7 +38,7 @@ _HOMES = {
     "ForgetReport": "store",
     "HomeroomError": "errors",
     "Sample": "data.samples",
-    "SyncReport": "device.reports",
+    "SyncReport": "federation.sync",
     "TrainReport": "device.reports",
 }
 

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from homeroom.device.device import Device
 from homeroom.device.install import Installed, installed, runtime_for, take_newer
+from homeroom.device.local_samples import validation_scores
 from homeroom.device.resources.benchmark import run_probe
 from homeroom.errors import BundleError
 from homeroom.federation import enrolment, sync, versions
@@ -63,9 +64,10 @@ def keep_the_better(device: Device, before: Version | None, learned: str) -> boo
 
     Both are judged on the validation subjects of that training; an update of it that was not yet begun to be sent goes.
     """
-    ours = device._validation_scores(versions.theta_of(device.store, device.bundle, before))
-    theirs = device._validation_scores(device.store.versions.theta(learned))
-    present = device.store.versions.current()
+    store, bundle, graphs = device.store, device.bundle, device.graphs
+    ours = validation_scores(store, bundle, graphs, versions.theta_of(store, bundle, before))
+    theirs = validation_scores(store, bundle, graphs, store.versions.theta(learned))
+    present = store.versions.current()
     if present is None or present.version_id != learned or not sync.clearly_worse(theirs, ours):
         return False
     device.rollback()

@@ -35,25 +35,3 @@ class TrainReport:
     by_language: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)  # scores, where there are several
     profile: Profile | None = None  # of a training for one person; nothing else changed then
     settled_after: int | None = None  # epochs, after which the heads alone moved
-
-
-@dataclass(frozen=True)
-class SyncReport:
-    """One call of `sync`. `refused` gives the aggregator's reason by update id; `version` is the newest global one.
-
-    clock_off_s: by how much this machine's clock is ahead of the aggregator's signed time.
-    secure: how this device stands in the secure round under way, in words; empty in plain rounds.
-    """
-
-    sent: tuple[str, ...] = ()
-    refused: Mapping[str, str] = field(default_factory=dict)
-    unlearned: tuple[str, ...] = ()
-    bounded: tuple[str, ...] = ()  # were to be unlearned, but went into a private release, which bounds what they tell
-    version: int | None = None
-    in_use: str = "unchanged"  # "global", "local" (clearly better here) or "unchanged"
-    sent_bytes: int = 0
-    received_bytes: int = 0
-    global_scores: Mapping[str, Any] = field(default_factory=dict)
-    local_scores: Mapping[str, Any] = field(default_factory=dict)
-    clock_off_s: float | None = None
-    secure: str = ""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator
+from typing import TYPE_CHECKING
 
 import msgspec
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
@@ -13,11 +14,13 @@ from homeroom.contract.invitation import Invitation
 from homeroom.contract.round import RoundConfiguration
 from homeroom.contract.signing import new_key, public_hex
 from homeroom.errors import BundleError, InputError, TrustError
-from homeroom.federation.network.client import Client
-from homeroom.federation.network.transport import Network
 from homeroom.runtime.bundle import Bundle
 from homeroom.store import Store
 from homeroom.system.identity import machine_identity
+
+if TYPE_CHECKING:
+    from homeroom.federation.network.client import Client
+    from homeroom.federation.network.transport import Network
 
 NEXT_KEY = "identity.next"
 

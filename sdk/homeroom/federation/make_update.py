@@ -14,6 +14,8 @@ from homeroom.contract.layout import FULL, Layout
 from homeroom.contract.round import RoundConfiguration
 from homeroom.contract.update import left_over, make_private, make_update, unpack_residual
 from homeroom.errors import UpdateError
+from homeroom.federation.agreement import known_round
+from homeroom.federation.enrolment import device_key
 from homeroom.federation.policy import layout_here, policy_in_force, refuses
 from homeroom.federation.subject_updates import contributions
 from homeroom.federation.versions import newest_global, theta_of
@@ -75,6 +77,16 @@ def _leaving(layout: Layout, configuration: RoundConfiguration, delta: np.ndarra
     layout: with the scopes that hold on this device.
     """
     return layout.join({s.name: np.zeros(s.size) for s in layout if not configuration.takes(s)}, delta)
+
+
+def queue_newest(store: Store, bundle: Bundle, parts: Parts | None = None) -> str:
+    """Queues the update of the newest local version, as `queue_update`, if this device has joined."""
+    key, configuration, version = device_key(store), known_round(store), store.versions.newest_local()
+    if key is None or configuration is None:
+        return "not enrolled"
+    if version is None:
+        return "nothing trained yet"
+    return queue_update(store, bundle, version, key, configuration, parts)
 
 
 def queue_update(

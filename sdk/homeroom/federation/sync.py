@@ -18,8 +18,8 @@ from homeroom.contract.round import RoundConfiguration
 from homeroom.contract.signing import new_key
 from homeroom.contract.version import read_version
 from homeroom.errors import NetworkError, UpdateError
-from homeroom.federation import privacy_ledger
-from homeroom.federation.enrolment import network_of
+from homeroom.federation import agreement, enrolment, privacy_ledger, secure_round
+from homeroom.federation.make_update import queue_newest
 from homeroom.federation.versions import as_stored, facts, newest_global, theta_of, with_own_segments
 from homeroom.runtime.bundle import SIZE_LIMIT_BYTES, Bundle
 from homeroom.store import Store
@@ -32,6 +32,67 @@ DOWNLOADS = "downloads"  # folder of unfinished downloads in the device's direct
 CLEARLY = 2.0  # standard errors by which a global theta must be worse here before the local one stays in use
 
 Scores = Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class SyncReport:
+    """One call of `sync`. `refused` gives the aggregator's reason by update id; `version` is the newest global one.
+
+    clock_off_s: by how much this machine's clock is ahead of the aggregator's signed time.
+    secure: how this device stands in the secure round under way, in words; empty in plain rounds.
+    """
+
+    sent: tuple[str, ...] = ()
+    refused: Mapping[str, str] = field(default_factory=dict)
+    unlearned: tuple[str, ...] = ()
+    bounded: tuple[str, ...] = ()  # were to be unlearned, but went into a private release, which bounds what they tell
+    version: int | None = None
+    in_use: str = "unchanged"  # "global", "local" (clearly better here) or "unchanged"
+    sent_bytes: int = 0
+    received_bytes: int = 0
+    global_scores: Mapping[str, Any] = field(default_factory=dict)
+    local_scores: Mapping[str, Any] = field(default_factory=dict)
+    clock_off_s: float | None = None
+    secure: str = ""
+
+
+def sync(store: Store, bundle: Bundle, root: str, score: Callable[[np.ndarray], Scores]) -> SyncReport:
+    """Sends waiting updates or takes part in the secure round, and fetches the newest global theta; as `Device.sync`.
+
+    store: this device's, enrolled with an aggregator.
+    bundle: the one in use.
+    root: fingerprint of the trusted root key.
+    score: of a theta float32 [P] on this device's validation samples, by task.
+    """
+    sent, refused, sent_bytes, secure = list[str](), dict[str, str](), 0, ""
+    with enrolment.connected(store) as client:
+        configuration = client.round()
+        agreement.hold(store, configuration)
+        enrolment.remember(store, client)
+        queue_newest(store, bundle)
+        unlearned, bounded = ask_unlearning(store, client)
+        if configuration.secure:
+            secure = secure_round.take_part(secure_round.Self(store, bundle, client, client.key, root, configuration))
+        else:
+            sent, refused, sent_bytes = send_updates(store, client, configuration, bundle.manifest.layout)
+        fetched = take_global(store, bundle, client, root, score)
+        ahead_s = clock_off_s(client)
+    store.back_up()
+    newest = newest_global(store, bundle)
+    return SyncReport(
+        sent=tuple(sent),
+        refused=refused,
+        unlearned=tuple(unlearned),
+        bounded=tuple(bounded),
+        version=newest.base if newest else None,
+        in_use=fetched.in_use,
+        sent_bytes=sent_bytes,
+        received_bytes=fetched.received_bytes,
+        global_scores=fetched.theirs,
+        local_scores=fetched.ours,
+        clock_off_s=ahead_s,
+        secure=secure,
+    )
 
 
 def clock_off_s(client: Client) -> float | None:
@@ -110,7 +171,7 @@ def tell_scores(store: Store, bundle: Bundle, client: Client, taken: Fetched) ->
     What goes wrong with it is not worth a failed sync: the next version is told about again.
     """
     newest = newest_global(store, bundle)
-    if taken.in_use == "unchanged" or newest is None or network_of(store).scores != "tell":
+    if taken.in_use == "unchanged" or newest is None or enrolment.network_of(store).scores != "tell":
         return
     if (told := make_report(newest.base, taken.in_use, taken.theirs, taken.ours)) is not None:
         with contextlib.suppress(NetworkError, UpdateError):

@@ -21,6 +21,7 @@ from homeroom.contract.update import read_update
 from homeroom.errors import NetworkError, TrustError
 from homeroom.federation import agreement, privacy_ledger
 from homeroom.federation.enrolment import follow
+from homeroom.federation.make_update import queue_newest
 from homeroom_aggregator.admin.folder import create_folder, invite_devices, replace_roster
 from homeroom_aggregator.server.service import Service, open_service
 
@@ -227,7 +228,7 @@ def test_an_update_that_was_made_for_plain_rounds_never_leaves_for_private_ones(
         plain = RoundConfiguration(bundle_id=device.bundle.bundle_id)
         device.store.outbox.drop(waiting.update_id)
         agreement.agree(device.store, plain)
-        device._queue_update()
+        queue_newest(device.store, device.bundle)
         (waiting,) = device.store.outbox.pending()
         device.store.outbox.mark_sending(
             waiting.update_id

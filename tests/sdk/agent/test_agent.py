@@ -86,7 +86,8 @@ def test_outside_its_hours_it_takes_in_and_waits_to_train(place: Path, monkeypat
 
 def test_a_days_minutes_are_not_exceeded_by_starting_again(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     put(place)
-    monkeypatch.setattr(Device, "_settings", lambda *_: TrainSettings(epochs=9000, patience=9000))
+    endless = TrainSettings(epochs=9000, patience=9000)
+    monkeypatch.setattr("homeroom.device.device.training_settings", lambda *_: endless)
     made(place, minutes=0.1).cycle()
     again = made(place, minutes=0.1)
     began = time.monotonic()

@@ -20,6 +20,7 @@ from homeroom.cli.main import main
 from homeroom.contract.manifest import AudioPreprocess
 from homeroom.data.quality import audio, image, text
 from homeroom.data.validation import resolve
+from homeroom.device.local_samples import training_samples
 from homeroom.errors import InputError
 from homeroom.federation import versions
 from homeroom.train.features.examples import examples
@@ -246,7 +247,7 @@ def test_a_choice_whose_right_option_is_poor_is_not_asked(device: Device) -> Non
     one, two = device.set_aside()
     assert (one.left_out, two.left_out) == ({"pictures": [3]}, {"pictures": [0]})
     assert one.labels == labels, "a person sees what was given"
-    learned = {sample.subject: sample.labels for sample in device._lessons()}
+    learned = {sample.subject: sample.labels for sample in training_samples(device.store, device.bundle)}
     assert learned == {"a": {"weight": 4.0}, "b": labels}
 
 
@@ -254,7 +255,7 @@ def test_a_sample_that_teaches_nothing_without_its_poor_input_is_set_aside_as_a_
     device.add(Sample(word="the cat", picture=png(BLACK), labels={"size": "small"}))
     (aside,) = device.set_aside()
     assert aside.left_out == {}
-    assert not device._lessons()
+    assert not training_samples(device.store, device.bundle)
 
 
 def test_near_copies_of_a_partly_poor_sample_are_told(device: Device) -> None:

@@ -15,6 +15,7 @@ from homeroom.contract.privacy import Privacy, squares
 from homeroom.contract.round import RoundConfiguration
 from homeroom.contract.update import read_update
 from homeroom.federation import agreement, enrolment, privacy_ledger, sync
+from homeroom.federation.make_update import queue_newest
 from homeroom.federation.subject_updates import contributions
 from homeroom.train.features.dataset import Dataset
 from homeroom.train.settings import Settings
@@ -110,5 +111,5 @@ def test_an_update_from_before_the_promise_is_not_sent(device: Device) -> None:
     sent, refused, size = sync.send_updates(device.store, Nobody(), asked, device.bundle.layout)  # type: ignore[arg-type]
     assert (sent, size) == ([], 0)
     assert len(refused) == 1
-    assert device._queue_update().startswith("this round is private for each subject: train again")
+    assert queue_newest(device.store, device.bundle).startswith("this round is private for each subject: train again")
     assert device.train(settings=FAST).update == "queued"

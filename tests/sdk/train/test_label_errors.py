@@ -12,6 +12,7 @@ import tiny
 
 from homeroom import Device, Sample
 from homeroom.cli.main import main
+from homeroom.device.local_samples import training_samples
 from homeroom.errors import TrainError
 from homeroom.train.features.dataset import Dataset
 from homeroom.train.label_errors import LEAST, doubtful
@@ -74,7 +75,7 @@ def test_a_person_has_the_last_word_on_a_doubted_label(
         doubted = device.doubt()
         assert len(set(doubted) & set(ids[::8])) >= len(ids[::8]) / 2
         assert {sample.sample_id for sample in device.set_aside()} == set(doubted)
-        assert len(device._lessons()) == len(rows) - len(doubted)
+        assert len(training_samples(device.store, device.bundle)) == len(rows) - len(doubted)
         device.put_back(*doubted)
         assert not set(doubted) & set(device.doubt())
     capsys.readouterr()

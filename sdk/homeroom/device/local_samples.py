@@ -1,0 +1,63 @@
+"""This device's samples as training examples, and how well a theta does on those kept for validation."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import msgspec
+import numpy as np
+
+from homeroom.data.samples import StoredSample, without_media
+from homeroom.data.tasks.metrics import Score
+from homeroom.federation import agreement, versions
+from homeroom.federation.policy import may_teach, policy_in_force
+from homeroom.runtime.bundle import Bundle
+from homeroom.runtime.graphs import Graphs
+from homeroom.store import Store
+from homeroom.train.evaluate import evaluate
+from homeroom.train.features.buffer import Seen, room_beside
+from homeroom.train.features.dataset import Dataset, Example
+from homeroom.train.features.examples import examples
+from homeroom.train.features.quality_gate import as_taught
+from homeroom.train.settings import Settings, advised
+
+
+def training_samples(store: Store, bundle: Bundle, subject: str | None = None) -> Sequence[StoredSample]:
+    """The stored samples (of one subject, if named) that may be trained on, without their quarantined inputs."""
+    policy, manifest = policy_in_force(store), bundle.manifest
+
+    def chosen(sample: StoredSample) -> bool:
+        return may_teach(policy, sample, manifest.needs_no_label) and subject in (None, sample.subject)
+
+    return Seen(store.those(chosen), lambda sample: as_taught(without_media(sample), manifest))
+
+
+def to_examples(
+    store: Store, bundle: Bundle, graphs: Graphs, samples: Sequence[StoredSample], cached: bool = True, **options: Any
+) -> Sequence[Example]:
+    """Computes examples as `train.features.examples`, poor inputs weighted as the version in use has learned.
+
+    cached: whether features are read from the store's cache and written to it.
+    options: `progress` and `stop`, passed on.
+    """
+    options |= {"weights": versions.weights(store, store.versions.current()), "room": room_beside(len(samples))}
+    return examples(store if cached else None, bundle, graphs, samples, **options)
+
+
+def training_settings(store: Store, bundle: Bundle, epochs: int | None = None) -> Settings:
+    """The settings that the bundle recommends, with the round's proximal term."""
+    configuration = agreement.known_round(store)
+    chosen = {"epochs": epochs} if epochs else {}
+    return advised(bundle.manifest, proximal=configuration.proximal if configuration else 0.0, **chosen)
+
+
+def validation_scores(store: Store, bundle: Bundle, graphs: Graphs, theta: np.ndarray) -> Mapping[str, Score]:
+    """Scores by task of theta float32 [P] on the validation subjects of the last training; none where it had none."""
+    samples, version = training_samples(store, bundle), store.versions.newest_local()
+    if not samples or version is None:
+        return {}
+    settings = msgspec.convert(version.facts["settings"], Settings)
+    dataset = Dataset(bundle.manifest, to_examples(store, bundle, graphs, samples))
+    _, validation = dataset.split(settings.validation, settings.seed)
+    return evaluate(graphs, validation, theta) if validation else {}

@@ -1,0 +1,191 @@
+"""One training on this device: plan, features, fit, evaluation, and a new version in the store."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import msgspec
+
+from homeroom.data.samples import StoredSample
+from homeroom.device import profiles
+from homeroom.device.local_samples import to_examples, training_samples
+from homeroom.device.plan import check, plan
+from homeroom.device.reports import TrainReport
+from homeroom.device.resources import planner
+from homeroom.device.resources.budget import Watch
+from homeroom.device.resources.plan import Plan
+from homeroom.errors import TrainError
+from homeroom.federation import agreement, enrolment, make_update, versions
+from homeroom.runtime.bundle import Bundle
+from homeroom.runtime.graphs import Graphs
+from homeroom.store import Store
+from homeroom.train.evaluate import by_language, evaluate
+from homeroom.train.features.dataset import Dataset, Example
+from homeroom.train.features.examples import Progress
+from homeroom.train.fit import Fit, fit
+from homeroom.train.input_weights import learned_weights
+from homeroom.train.personalize.person import OutOfTimeError
+from homeroom.train.settings import Settings
+from homeroom.train.state import TrainState
+
+
+@dataclass(frozen=True)
+class TrainingRun:
+    """The device's parts and the limits of one training; `began_s` is of `time.monotonic`."""
+
+    store: Store
+    bundle: Bundle
+    graphs: Graphs
+    watch: Watch
+    settings: Settings
+    progress: Progress | None
+    began_s: float
+
+
+@dataclass(frozen=True)
+class TrainingData:
+    """Where a training starts and the examples it has; `state` is that of an interrupted one, known by `tag`."""
+
+    start: versions.Start
+    tag: str
+    state: bytes | None
+    examples: Sequence[Example]
+    train: Dataset
+    validation: Dataset | None
+
+    @property
+    def subjects(self) -> set[str]:
+        """Whose samples are in the version that comes of it."""
+        return {*self.start.subjects, *(example.subject for example in self.examples)}
+
+
+def train(run: TrainingRun) -> TrainReport:
+    """Trains on all samples that teach something; raises TrainError where none does or nothing fits the budget."""
+    samples, chosen = _plan(run)
+    data = _features(run, samples)
+    feature_seconds = time.monotonic() - run.began_s
+    clipped = _clipped_update(run, data)
+    result = _fit(run, data)
+    scores = evaluate(run.graphs, data.validation, result.theta) if data.validation else {}
+    version_id, update = _store(run, data, result, len(samples), clipped)
+    run.store.back_up()
+    return TrainReport(
+        version_id=version_id,
+        samples=len(data.examples),
+        left_out=len(samples) - len(data.examples),
+        epochs=len(result.history),
+        best_epoch=result.best_epoch,
+        finished=result.finished,
+        seconds=time.monotonic() - run.began_s,
+        feature_seconds=feature_seconds,
+        scores=scores,
+        update=update,
+        resumed=data.state is not None,
+        stopped=run.watch.spent,
+        megabytes=run.watch.peak_bytes / 1e6,
+        plan=chosen,
+        by_language=by_language(run.graphs, data.validation, result.theta) if data.validation else {},
+        settled_after=result.settled_after,
+    )
+
+
+def _plan(run: TrainingRun) -> tuple[Sequence[StoredSample], Plan]:
+    """The samples that the plan keeps, and the plan, which is set in the graphs."""
+    samples = training_samples(run.store, run.bundle)
+    if not samples:
+        raise TrainError("there is no labelled sample", remedy="add some with `add`")
+    chosen = plan(run.store, run.bundle, run.graphs, samples, run.watch.budget, run.settings)
+    return planner.apply(chosen, run.bundle, samples), chosen
+
+
+def _features(run: TrainingRun, samples: Sequence[StoredSample]) -> TrainingData:
+    """Computes the features that are not cached, until the budget ends; no subject is in both data sets."""
+    start, tag, state = versions.begin(run.store, run.bundle, run.graphs, run.settings, samples)
+    ready = to_examples(run.store, run.bundle, run.graphs, samples, progress=run.progress, stop=run.watch.over)
+    check(run.watch, len(ready))
+    train, validation = Dataset(run.bundle.manifest, ready).split(run.settings.validation, run.settings.seed)
+    state = state if len(ready) == len(samples) else None  # it belongs to all of them
+    return TrainingData(start, tag, state, ready, train, validation)
+
+
+def _clipped_update(run: TrainingRun, data: TrainingData) -> make_update.Parts | None:
+    key, configuration = enrolment.device_key(run.store), agreement.known_round(run.store)
+    return make_update.clipped_parts(
+        run.store, run.bundle, run.graphs, data.examples, run.settings, key, configuration, run.watch.over
+    )
+
+
+def _fit(run: TrainingRun, data: TrainingData) -> Fit:
+    return fit(
+        run.graphs,
+        data.train,
+        data.validation,
+        data.start.theta,
+        run.settings,
+        stop=run.watch.over,
+        resume=TrainState.decode(data.state) if data.state else None,
+        checkpoint=lambda now: run.store.versions.save_state(now.encode(), data.tag, data.subjects),
+        progress=run.progress,
+    )
+
+
+def _store(
+    run: TrainingRun, data: TrainingData, result: Fit, sample_count: int, clipped: make_update.Parts | None
+) -> tuple[str, str]:
+    """Stores the new version, puts it in use and queues its update; (version id, what became of the update).
+
+    result: of the fit.
+    sample_count: how many samples the plan kept.
+    clipped: the update that was trained beside it, where the round's promise is by subject.
+    """
+    store = run.store
+    weights = versions.weights(store, store.versions.current())
+    if result.finished and data.validation:
+        weights = learned_weights(run.graphs, data.validation, result.theta, weights)
+    facts = versions.facts(
+        run.bundle,
+        examples=data.train.examples_by_segment(),
+        temperatures=dict(result.temperatures),
+        weights=weights,
+        settings=msgspec.to_builtins(run.settings),
+        start=data.start.name,
+        finished=result.finished,
+        tier=run.graphs.tier,
+    )
+    with store.step("train", sample_count):
+        version_id = store.versions.put(result.theta, "local", data.start.base, facts, data.subjects)
+        store.versions.set_current(version_id)
+        if result.finished:
+            store.versions.drop_state()
+        return version_id, make_update.queue_newest(store, run.bundle, clipped)
+
+
+def train_profile(run: TrainingRun, subject: str) -> TrainReport:
+    """Trains a model for one person on that person's own labelled samples; raises TrainError where there are none."""
+    samples = [sample for sample in training_samples(run.store, run.bundle, subject) if sample.labels]
+    if not samples:
+        raise TrainError(f"there is no labelled sample of {subject!r}", remedy="add some with `add`")
+    ready = to_examples(run.store, run.bundle, run.graphs, samples, progress=run.progress, stop=run.watch.over)
+    feature_seconds, finished = time.monotonic() - run.began_s, len(ready) == len(samples)
+    if finished:
+        try:
+            profiles.train_profile(run.store, run.bundle, run.graphs, subject, ready, run.settings, run.watch.over)
+        except OutOfTimeError:
+            finished = False
+    version = run.store.versions.current()
+    return TrainReport(
+        version_id=version.version_id if version else "bundle",
+        samples=len(ready),
+        left_out=len(samples) - len(ready),
+        epochs=0,
+        best_epoch=-1,
+        finished=finished,
+        seconds=time.monotonic() - run.began_s,
+        feature_seconds=feature_seconds,
+        update="a profile stays here",
+        stopped=run.watch.spent,
+        megabytes=run.watch.peak_bytes / 1e6,
+        profile=profiles.profile_of(run.store, subject),
+    )
