@@ -103,7 +103,7 @@ def step(args: argparse.Namespace) -> dict[str, Any]:
         stored = list(device.store.each_sample())
         dataset = Dataset(manifest, examples(device.store, device.bundle, graphs, stored))
         batches = dataset.plan(graphs.steps("grad"), np.random.default_rng(0), manifest.training.batch)
-        batch = max(batches, key=lambda b: (len(b.places), sum(n for _, n in sorted(b.graph.tokens.items()))))
+        batch = max(batches, key=lambda b: (len(b.positions), sum(n for _, n in sorted(b.graph.tokens.items()))))
         work = []
         for part in batch.parts():
             feeds = dataset.feeds(part) | {"theta": device.bundle.theta()} | dataset.targets_of(part)

@@ -75,7 +75,7 @@ def train(
 
     from homeroom.data.tasks.metrics import score
     from homeroom.train.sample_weights import sample_weights
-    from homeroom.train.schedule import cooling, one_cycle, spent_after
+    from homeroom.train.schedule import cooldown_share, cooldown_start, one_cycle
     from homeroom.train.settings import advised
     from homeroom_exporter.model.design import name_parts, unflatten
     from homeroom_exporter.model.forward import forward, objective
@@ -97,14 +97,14 @@ def train(
             for batch in dataset.plan(graphs.steps("predict")):
                 feeds = {k: torch.from_numpy(v) for k, v in dataset.feeds(batch).items()}
                 made = forward(design, name_parts(layout, tensors), feeds)[TASK].numpy()
-                found[batch.rows] = made[: len(batch.places)]
+                found[batch.rows] = made[: len(batch.positions)]
         return found
 
     task = manifest.task(TASK)
     best, best_epoch, best_state, history, steps = -1.0, -1, tensors, [], 0
     begun = time.monotonic()
     for epoch in range(settings.epochs):
-        spent = spent_after(history, settings.patience)
+        spent = cooldown_start(history, settings.patience)
         if spent is not None and epoch >= spent + settings.cooldown:
             break
         dataset = parts["train"]
@@ -115,7 +115,7 @@ def train(
             # In one piece, which suits torch best.
             feeds = joined([dataset.feeds(part) | dataset.targets_of(part) for part in batch.parts()])
             rows = np.zeros((len(feeds["presence"]), len(manifest.tasks)), np.float32)
-            rows[: len(batch.places)] = weights[batch.rows] / batch.size
+            rows[: len(batch.positions)] = weights[batch.rows] / batch.size
             feeds["weights"] = rows
             given = {k: torch.from_numpy(v) for k, v in feeds.items()}
             total, _ = objective(design, name_parts(layout, tensors), given)
@@ -123,7 +123,7 @@ def train(
             total.backward()
             for group in optimizer.param_groups:
                 share = one_cycle(steps, settings.epochs * len(batches), settings.warmup)
-                share *= cooling(epoch + number / len(batches), spent, settings.cooldown)
+                share *= cooldown_share(epoch + number / len(batches), spent, settings.cooldown)
                 group["lr"] = settings.learning_rate * share
             optimizer.step()
             steps += 1

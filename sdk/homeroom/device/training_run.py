@@ -87,7 +87,7 @@ def train(run: TrainingRun) -> TrainReport:
         megabytes=run.watch.peak_bytes / 1e6,
         plan=chosen,
         by_language=by_language(run.graphs, data.validation, result.theta) if data.validation else {},
-        settled_after=result.settled_after,
+        settled_after=result.frozen_after,
     )
 
 

@@ -78,4 +78,4 @@ def _passed(graphs: Graphs, dataset: Dataset, theta: np.ndarray) -> Iterator[tup
     graphs.warm(batch.graph for batch in batches)
     work = ((batch.graph, dataset.feeds(batch) | {"theta": theta}) for batch in batches)
     for batch, made in zip(batches, graphs.each(work), strict=True):
-        yield batch.rows, {name: made[f"{name}.output"][: len(batch.places)] for name in names}
+        yield batch.rows, {name: made[f"{name}.output"][: len(batch.positions)] for name in names}

@@ -1,7 +1,7 @@
-"""When the trunk, all that belongs to no task, has all but stopped moving and may stay as it is; imports runtime.
+"""Layer freezing: stops training the shared layers, those of no task, once they have all but stopped moving.
 
-Early layers come to rest first, and then need no backward pass (FreezeOut, Brock et al. 2017). Here that is told from
-how far the trunk went in an epoch, against the epoch in which it went furthest.
+Early layers converge first, and then need no backward pass (FreezeOut, Brock et al. 2017). The criterion here is the
+distance that the shared layers moved in an epoch, compared with the epoch in which they moved furthest.
 """
 
 from __future__ import annotations
@@ -13,29 +13,30 @@ import numpy as np
 from homeroom.contract.layout import Layout
 from homeroom.runtime.graphs import Graphs
 
-STILL = 0.4  # of the furthest way
+FREEZE_BELOW = 0.4  # share of the largest move
 
 
-def places_of(graphs: Graphs, segments: Collection[str]) -> np.ndarray:
-    """bool: which of the values that the graphs' tier has of theta stand in these segments."""
+def segment_mask(graphs: Graphs, segments: Collection[str]) -> np.ndarray:
+    """Bool [P], P the size of the graphs' tier: True for the values of theta in the segments with these names."""
     layout = graphs.bundle.layout
-    inside = np.zeros(layout.size, np.float32)
+    mask = np.zeros(layout.size, np.float32)
     for name in segments:
-        inside[layout.slices[name]] = 1.0
-    return graphs.narrow(inside) > 0
+        mask[layout.slices[name]] = 1.0
+    return graphs.narrow(mask) > 0
 
 
-def trunk(layout: Layout) -> tuple[str, ...]:
-    """The segments whose gradient a `grad_heads` graph leaves at zero."""
+def shared_segments(layout: Layout) -> tuple[str, ...]:
+    """Names of the segments of the shared layers, whose gradient a `grad_heads` graph leaves at zero."""
     return tuple(segment.name for segment in layout if segment.task is None)
 
 
-def settled_after(ways: Sequence[float], epochs: int) -> int | None:
-    """How many of the `epochs` moved the trunk; None where it has not settled. ways: how far it went in each so far.
+def frozen_after(moves: Sequence[float], epochs: int) -> int | None:
+    """Number of epochs, of the `epochs` planned, after which the shared layers are frozen; None while they are not.
 
-    Never in the first half: after a long first epoch others look short, though the rate is still high.
+    moves: Euclidean distance that the shared layers moved in each epoch so far. They are never frozen in the first
+    half: after a long first move others look short, though the learning rate is still high.
     """
-    for done, way in enumerate(ways, 1):
-        if 2 * done >= epochs and way < STILL * max(ways[:done]):
+    for done, move in enumerate(moves, 1):
+        if 2 * done >= epochs and move < FREEZE_BELOW * max(moves[:done]):
             return done
     return None

@@ -16,7 +16,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     summed gradient, each sample's weights having a mean of 1 (before the division by the batch's size).
     `modality_dropout`: the chance with which each input of a task over any subset is left out of a step.
     `nested`: a step trains a tier drawn from those up to its own, so that the smaller ones answer well by themselves
-    (ordered dropout: FjORD, Horvath et al. 2021); what the smallest lacks learns at OUTER_RATE of the rate.
+    (ordered dropout: FjORD, Horvath et al. 2021); what the smallest lacks learns at OUTER_TIER_RATE of the rate.
     """
 
     epochs: int = 12

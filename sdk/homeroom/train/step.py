@@ -1,7 +1,4 @@
-"""A step of training: what a batch's graphs read, made while those of the step before still run, and the gradient.
-
-Imports runtime and dataset.
-"""
+"""A step of training: the inputs of a batch's graphs, made while the step before still runs, and the gradient."""
 
 from __future__ import annotations
 
@@ -18,25 +15,32 @@ from homeroom.train.features.dataset import Dataset, fusing
 from homeroom.train.masking import augmented
 from homeroom.train.settings import Settings
 
-Part = tuple[Graph, dict[str, np.ndarray]]
+GraphFeeds = tuple[Graph, dict[str, np.ndarray]]  # a graph and its inputs, but for theta
 
 
 @dataclass
 class Step:
-    """A batch of the tier with this number; its sums are divided by `size`. parts: of it, each made when it is taken.
+    """One batch of one tier.
 
-    A part is a graph and what it reads but for theta; `ahead` holds those that are made already.
+    tier: its number, from 0 for the smallest
+    size: what the sums over the batch are divided by
+    parts: the batch in pieces that a graph holds, each made when it is taken
+    ahead: parts that are made already
     """
 
     tier: int
     size: int
-    parts: Iterator[Part]
-    ahead: list[Part] = field(default_factory=list)
+    parts: Iterator[GraphFeeds]
+    ahead: list[GraphFeeds] = field(default_factory=list)
 
 
 @dataclass(frozen=True)
 class Steps:
-    """The steps of one epoch. plans: the batches of each tier, the smallest first; weights: of `sample_weights`."""
+    """The steps of one epoch, by their number.
+
+    plans: the batches of each tier, the smallest tier first, as many of each
+    weights: float32 [examples, tasks + objectives], of `sample_weights`
+    """
 
     train: Dataset
     plans: Sequence[Sequence[Batch]]
@@ -44,8 +48,11 @@ class Steps:
     settings: Settings
     epoch: int
 
+    def __len__(self) -> int:
+        return len(self.plans[-1])
+
     def __getitem__(self, number: int) -> Step:
-        """IndexError beyond the last."""
+        """The step of a tier drawn at random; IndexError beyond the last."""
         tier = 0 if len(self.plans) == 1 else int(self._rng(number, 3).integers(len(self.plans)))
         batch = self.plans[tier][number]
         return Step(tier, batch.size if self.settings.clip_norm else 1, self._parts(number, batch))
@@ -53,45 +60,47 @@ class Steps:
     def _rng(self, number: int, purpose: int) -> np.random.Generator:
         return np.random.default_rng([self.settings.seed, self.epoch, number, purpose, self.settings.draw])
 
-    def _parts(self, number: int, batch: Batch) -> Iterator[Part]:
+    def _parts(self, number: int, batch: Batch) -> Iterator[GraphFeeds]:
         train, settings = self.train, self.settings
-        presence, kept = None, self.weights[batch.rows]
+        presence, weights = None, self.weights[batch.rows]
         if settings.modality_dropout and droppable(train.manifest):
-            rate, chances = settings.modality_dropout, self._rng(number, 1)
-            presence = drop_inputs(train.presence[batch.rows], train.manifest, rate, chances)
+            rate, rng = settings.modality_dropout, self._rng(number, 1)
+            presence = drop_inputs(train.presence[batch.rows], train.manifest, rate, rng)
             usable = np.stack([train.usable(task, presence) for task in train.manifest.tasks], 1)
-            kept = kept * np.hstack([usable, train.paired(presence)])
+            weights = weights * np.hstack([usable, train.paired(presence)])
         if not settings.clip_norm:
-            kept = kept / batch.size
-        start, rng = 0, self._rng(number, 2) if train.manifest.objectives else None
+            weights = weights / batch.size
+        start, masking_rng = 0, self._rng(number, 2) if train.manifest.objectives else None
         for part in batch.parts():
-            end = start + len(part.places)
-            here = None if presence is None else presence[start:end]
-            yield part.graph, _feeds(train, part, here, kept[start:end], settings.clip_norm, rng)
+            end = start + len(part.positions)
+            part_presence = None if presence is None else presence[start:end]
+            yield part.graph, _feeds(train, part, part_presence, weights[start:end], settings.clip_norm, masking_rng)
             start = end
 
 
 def gradient(
-    graphs: Graphs, step: Step, theta: np.ndarray, places: np.ndarray | slice, following: Step | None = None
+    graphs: Graphs, step: Step, theta: np.ndarray, positions: np.ndarray | slice, following: Step | None = None
 ) -> tuple[float, np.ndarray]:
-    """Loss and gradient [P] of a step at theta float32 [P]; places: where in it the graphs' own values stand.
+    """Loss and gradient float32 [P] of a step at theta float32 [P].
 
-    following: a step whose first parts are made while the last of this one run.
+    graphs: of the step's tier
+    positions: of that tier's values in theta
+    following: a step whose first parts are made while the last of this one run
     """
-    own = theta[places]
+    tier_theta = theta[positions]
 
-    def work() -> Iterator[Part]:
-        most = 1
+    def runs() -> Iterator[GraphFeeds]:
+        parallel = 1
         for graph, feeds in chain(step.ahead, step.parts):
-            most = graphs.at_once(graph)
-            yield graph, feeds | {"theta": own}
-        if following and most > 1:
-            following.ahead += islice(following.parts, most)
+            parallel = graphs.at_once(graph)
+            yield graph, feeds | {"theta": tier_theta}
+        if following and parallel > 1:
+            following.ahead += islice(following.parts, parallel)
 
     loss, total = 0.0, np.zeros_like(theta)
-    for made in graphs.each(work()):
-        loss += float(made["losses"].sum())
-        total[places] += made["gradient"]
+    for outputs in graphs.each(runs()):
+        loss += float(outputs["losses"].sum())
+        total[positions] += outputs["gradient"]
     if step.size > 1:
         loss, total = loss / step.size, total / np.float32(step.size)
     return loss, total
@@ -101,18 +110,24 @@ def _feeds(
     train: Dataset,
     part: Batch,
     presence: np.ndarray | None,
-    kept: np.ndarray,
+    weights: np.ndarray,
     clip_norm: float,
-    rng: np.random.Generator | None,
+    masking_rng: np.random.Generator | None,
 ) -> dict[str, np.ndarray]:
-    """What a `grad` graph reads for a part of a batch; kept: weights float32 [rows, tasks + objectives]."""
+    """The inputs of a gradient graph for a part of a batch, but for theta.
+
+    presence: float32 [rows, inputs], None as in the dataset
+    weights: float32 [rows, tasks + objectives]
+    masking_rng: given where there are objectives without labels
+    """
     size = part.graph.batch
     feeds = train.feeds(part, presence) | train.targets_of(part)
-    if rng:  # there are objectives without labels
+    if masking_rng:
         for slot in (t.name.removesuffix(".augmented") for t in part.graph.inputs if t.name.endswith(".augmented")):
-            feeds[f"{slot}.augmented"] = augmented(feeds[f"{slot}.features"], feeds[f"{slot}.mask"], rng)
-    feeds["weights"] = np.zeros((size, kept.shape[1]), np.float32)
-    feeds["weights"][: len(kept)] = kept
+            features, mask = feeds[f"{slot}.features"], feeds[f"{slot}.mask"]
+            feeds[f"{slot}.augmented"] = augmented(features, mask, masking_rng)
+    feeds["weights"] = np.zeros((size, weights.shape[1]), np.float32)
+    feeds["weights"][: len(weights)] = weights
     if clip_norm:
         feeds |= _clipping(train, part.rows, size, clip_norm)
     return feeds
@@ -126,20 +141,23 @@ def _clipping(train: Dataset, rows: np.ndarray, size: int, clip_norm: float) -> 
 
 
 def droppable(manifest: Manifest) -> list[int]:
-    """Columns of inputs that may be left out, those of fused tasks; none where a task would be left with nothing."""
+    """Columns of the inputs that may be left out: those of tasks over any subset; empty where there is only one."""
     names = fusing(manifest)
-    columns = [i for i, (slot, _, _) in enumerate(manifest.inputs) if slot in names]
-    return columns if len(columns) > 1 else []  # such as answers that are compared with a reference
+    columns = [column for column, (slot, _, _) in enumerate(manifest.inputs) if slot in names]
+    return columns if len(columns) > 1 else []
 
 
 def drop_inputs(presence: np.ndarray, manifest: Manifest, rate: float, rng: np.random.Generator) -> np.ndarray:
-    """presence [rows, inputs] with single slots of fused tasks left out at `rate`, never the last one of a row."""
+    """Modality dropout: sets each droppable input to 0 with probability `rate`, but never the last one of a row.
+
+    presence: float32 [rows, inputs]
+    """
     columns = droppable(manifest)
     if not columns:
         return presence
-    chance = rng.random((len(presence), len(columns)))
-    here = presence[:, columns] > 0
-    stays = here & ((chance >= rate) | (chance == np.where(here, chance, -1.0).max(1, keepdims=True)))
+    draws = rng.random((len(presence), len(columns)))
+    present = presence[:, columns] > 0
+    stays = present & ((draws >= rate) | (draws == np.where(present, draws, -1.0).max(1, keepdims=True)))
     dropped = presence.copy()
     dropped[:, columns] *= stays
     return dropped

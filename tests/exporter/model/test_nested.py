@@ -16,7 +16,7 @@ from homeroom.train.evaluate import evaluate
 from homeroom.train.features.dataset import Dataset
 from homeroom.train.features.examples import examples
 from homeroom.train.fit import fit
-from homeroom.train.layer_freezing import places_of, trunk
+from homeroom.train.layer_freezing import segment_mask, shared_segments
 from homeroom.train.settings import Settings
 from homeroom.train.state import TrainState
 
@@ -65,15 +65,17 @@ def test_a_nested_training_resumes_bit_for_bit_and_keeps_to_its_tier(tiered_bund
     assert len(moved) > 0.9 * len(index)
 
 
-def test_a_tier_settles_by_its_own_graphs_but_not_while_smaller_ones_are_trained_with_it(tiered_bundle: Bundle) -> None:
+def test_a_tier_freezes_layers_by_its_own_graphs_but_not_while_it_is_nested(
+    tiered_bundle: Bundle,
+) -> None:
     data, half, theta = tiered_rows(tiered_bundle), Graphs(tiered_bundle, {}, 1, "half"), tiered_bundle.theta()
     assert [(graph.role, graph.tier) for graph in half.steps("grad_heads")] == [("grad_heads", "half")]
     settings = Settings(epochs=8, learning_rate=1e-2)
     nested = msgspec.structs.replace(settings, nested=True)
-    assert fit(half, data, None, theta, settings).settled_after is not None
-    assert fit(half, data, None, theta, nested).settled_after is None
-    body = trunk(tiered_bundle.layout)
-    heads = fit(half, data, None, theta, msgspec.structs.replace(nested, frozen=body)).theta
-    stays = places_of(Graphs(tiered_bundle, {}, 1), body)
+    assert fit(half, data, None, theta, settings).frozen_after is not None
+    assert fit(half, data, None, theta, nested).frozen_after is None
+    shared = shared_segments(tiered_bundle.layout)
+    heads = fit(half, data, None, theta, msgspec.structs.replace(nested, frozen=shared)).theta
+    stays = segment_mask(Graphs(tiered_bundle, {}, 1), shared)
     assert np.array_equal(heads[stays], theta[stays])
     assert not np.array_equal(heads, theta)

@@ -12,12 +12,12 @@ def test_every_example_is_in_one_batch_and_padding_is_absent() -> None:
     seen: list[int] = []
     for batch in data.plan(graphs.steps("grad"), np.random.default_rng(0)):
         feeds = data.feeds(batch)
-        seen += [int(row) for row in batch.pack.rows[batch.places]]
+        seen += [int(row) for row in batch.pack.rows[batch.positions]]
         for tensor in batch.graph.inputs:
             if tensor.name in feeds:
                 assert feeds[tensor.name].shape == tensor.shape
                 if tensor.name != "theta":
-                    assert not feeds[tensor.name][len(batch.places) :].any()
+                    assert not feeds[tensor.name][len(batch.positions) :].any()
     assert sorted(seen) == list(range(len(data)))
 
 
@@ -25,7 +25,7 @@ def test_features_arrive_where_the_manifest_says() -> None:
     data, (_, graphs) = dataset(12), opened()
     for batch in data.plan(graphs.steps("predict")):
         feeds = data.feeds(batch)
-        for at, row in enumerate(batch.pack.rows[batch.places]):
+        for at, row in enumerate(batch.pack.rows[batch.positions]):
             for (slot, place), array in data.examples[row].inputs.items():
                 n = array.shape[1]
                 assert np.array_equal(feeds[f"{slot}.features"][at, place, :, :n], array)

@@ -15,7 +15,7 @@ from homeroom.train.features.dataset import Dataset, Example
 from homeroom.train.fit import fit
 from homeroom.train.optimizer import AdamW
 from homeroom.train.sample_weights import sample_weights
-from homeroom.train.schedule import spent_after
+from homeroom.train.schedule import cooldown_start
 from homeroom.train.settings import Settings
 from homeroom.train.state import TrainState
 from homeroom.train.step import drop_inputs
@@ -69,7 +69,7 @@ def test_a_training_that_gets_no_better_cools_down_before_it_stops_and_resuming_
     whole = fit(
         graphs, train, validation, bundle.theta(), settings, checkpoint=lambda state: states.append(state.encode())
     )
-    spent = spent_after([epoch.value for epoch in whole.history], settings.patience)
+    spent = cooldown_start([epoch.value for epoch in whole.history], settings.patience)
     assert spent is not None
     assert len(whole.history) == spent + settings.cooldown < settings.epochs
     ways = [epoch.moved for epoch in whole.history[spent - 1 :]]
@@ -82,7 +82,7 @@ def test_a_training_that_gets_no_better_cools_down_before_it_stops_and_resuming_
     assert whole.history == rest.history
     round_of_many = msgspec.structs.replace(settings, constant_rate=True)
     steady = fit(graphs, train, validation, bundle.theta(), round_of_many).history
-    assert len(steady) == spent_after([epoch.value for epoch in steady], settings.patience)
+    assert len(steady) == cooldown_start([epoch.value for epoch in steady], settings.patience)
 
 
 def test_a_budget_is_kept_and_the_rest_is_done_later() -> None:
@@ -206,7 +206,7 @@ def test_a_step_in_parts_has_the_gradient_of_its_rows() -> None:
     bundle, graphs, data = in_parts(24, threads=2)
     train = Dataset(bundle.manifest, data.examples[:20])
     (batch,) = train.plan(graphs.steps("grad"), rows=24)
-    assert [len(part.places) for part in batch.parts()] == [8, 8, 4]
+    assert [len(part.positions) for part in batch.parts()] == [8, 8, 4]
 
     states: list[TrainState] = []
     once = Settings(epochs=1, checkpoint_s=0.0)

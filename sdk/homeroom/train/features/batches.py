@@ -1,4 +1,4 @@
-"""Batches: rows packed into a graph's shape."""
+"""Batches: rows of a dataset packed into the shape of a graph."""
 
 from __future__ import annotations
 
@@ -11,30 +11,40 @@ from homeroom.contract.manifest import Graph
 
 @dataclass(frozen=True)
 class Pack:
-    """The examples that fit one variant. `rows`: their numbers in the dataset."""
+    """The examples whose inputs fit the same token counts.
 
-    graphs: tuple[Graph, ...]  # equal but for their batch, the smallest first
+    graphs: equal but for their batch, the smallest first
+    rows: int32 [n], numbers of the examples in the dataset
+    """
+
+    graphs: tuple[Graph, ...]
     rows: np.ndarray
 
 
 @dataclass(frozen=True)
 class Batch:
-    """Which rows of a pack make a batch, `size` where it is full; the graph is the smallest that holds them."""
+    """Some examples of a pack.
+
+    positions: integers [n], their positions in the pack
+    size: rows of a full batch
+    """
 
     pack: Pack
-    places: np.ndarray
+    positions: np.ndarray
     size: int
 
     @property
     def graph(self) -> Graph:
-        return next((g for g in self.pack.graphs if g.batch >= len(self.places)), self.pack.graphs[-1])
+        """The smallest graph that holds the batch; the largest where none does, which then runs its `parts`."""
+        return next((g for g in self.pack.graphs if g.batch >= len(self.positions)), self.pack.graphs[-1])
 
     @property
     def rows(self) -> np.ndarray:
-        """Their numbers in the dataset."""
-        return np.asarray(self.pack.rows[self.places])
+        """int32 [n], numbers of the examples in the dataset."""
+        return np.asarray(self.pack.rows[self.positions])
 
     def parts(self) -> list[Batch]:
         """The batch in pieces that its largest graph holds."""
         most = self.pack.graphs[-1].batch
-        return [Batch(self.pack, self.places[at : at + most], self.size) for at in range(0, len(self.places), most)]
+        starts = range(0, len(self.positions), most)
+        return [Batch(self.pack, self.positions[start : start + most], self.size) for start in starts]
