@@ -52,10 +52,10 @@ def write_updates(folder: Path) -> None:
 
 def merge(folder: Path, count: int) -> dict[str, Any]:
     from homeroom.contract.update import read_update
-    from homeroom_aggregator.merge.round_state import Rules, State, admit
+    from homeroom_aggregator.merge.round_state import MergeRules, RoundState, add_update
 
-    rules = Rules(layout(), configuration(), np.zeros(VALUES, np.float32))
-    state, bare = State(rules.start.copy()), np.zeros(VALUES, np.int64)
+    rules = MergeRules(layout(), configuration(), np.zeros(VALUES, np.float32))
+    state, bare = RoundState(rules.start.copy()), np.zeros(VALUES, np.int64)
     checks_s = ours_s = bare_s = 0.0
     paths = [folder / f"{n}.update" for n in range(FILES)]
     before, marks = peak_mb(), []
@@ -68,7 +68,7 @@ def merge(folder: Path, count: int) -> dict[str, Any]:
         for turn in turns:
             begun = time.process_time()
             if turn == "ours":
-                admit(state, update, 0, rules, update.header.device)
+                add_update(state, update, 0, rules, update.header.device)
                 ours_s += time.process_time() - begun
             else:
                 for place, values in enumerate(update.values.values()):

@@ -155,7 +155,7 @@ def _view(scene: Scene, asked: RoundConfiguration, rounds: int) -> tuple[Look, f
         )
 
     def look(there: bool) -> float:
-        body = private_release.noised(within if there else without, scene.layout, asked)
+        body = private_release.pack_noised(within if there else without, scene.layout, asked)
         return float((_vector(body, asked, scene.layout) - vectors[0]) @ direction)
 
     return lambda there: sum(look(there) for _ in range(rounds)), rounds * strength / 2
@@ -173,7 +173,7 @@ def _streamed(
     database = Database(Path(":memory:"), any_thread=True)
     sums = [vectors[there] - vectors[0], *(np.zeros_like(vectors[0]) for _ in range(BANDS - 1))]
     made = [
-        correlated_noise.release(database, number, exact, asked.privacy, asked.scale_bits)
+        correlated_noise.add_noise(database, number, exact, asked.privacy, asked.scale_bits)
         for number, exact in enumerate(sums, 1)
     ]
     database.close()
@@ -192,5 +192,5 @@ def _vector(body: bytes, asked: RoundConfiguration, layout: Layout) -> np.ndarra
     """The same after noise, from the log."""
     assert asked.privacy
     found = envelope.tensors(body, where="release", error=StoreError)
-    told = [found[private_release.SIGNAL]] if asked.privacy.adapts else []
+    told = [found[private_release.SIGNAL_KEY]] if asked.privacy.adapts else []
     return np.concatenate([*(found[s.segment_id] for s in asked.merged(layout)), *told])

@@ -1,10 +1,10 @@
-"""A state as bytes and back, bit for bit: what a replay may start from; imports replay.
+"""Checkpoints: a round state as bytes and back, bit for bit, for a replay to start from.
 
 32 bytes   SHA-256 of the rest
 4 bytes    length of the header, little-endian
 header     JSON: version, pending, by segment its weight and the devices that fed it, the clip where it adapts
 rest       safetensors: `theta` float32 [P], `sum/<segment>` int64 [size], of optimizers `moment/<name>/<segment>`, and
-           `own/<segment>`, float32 [size], of schools' own segments; those are named as in `merge.owned`
+           `own/<segment>`, float32 [size], of schools' own segments; those are named as by `sum_key`
 """
 
 from __future__ import annotations
@@ -18,8 +18,8 @@ import safetensors.numpy
 
 from homeroom.contract.layout import Layout
 from homeroom.errors import StoreError
-from homeroom_aggregator.merge.round_state import Own, State
-from homeroom_aggregator.merge.segment_sums import SegmentSums, owned, ring_of, school_of
+from homeroom_aggregator.merge.round_state import RoundState, SchoolSegments
+from homeroom_aggregator.merge.segment_sums import SegmentSums, school_of_key, sum_key, tier_slice_of
 from homeroom_aggregator.merge.server_optimizers import Moments
 
 
@@ -31,8 +31,8 @@ class _Header(msgspec.Struct, frozen=True, kw_only=True):
     clip: int | msgspec.UnsetType = msgspec.UNSET  # where it adapts
 
 
-def pack(state: State) -> bytes:
-    """The same state gives the same bytes."""
+def pack(state: RoundState) -> bytes:
+    """The state's bytes; the same state gives the same."""
     sums = state.sums
     header = _Header(
         version=state.version,
@@ -45,14 +45,14 @@ def pack(state: State) -> bytes:
     for segment, moments in sorted(state.moments.items()):
         tensors |= {f"moment/{name}/{segment}": values for name, values in sorted(moments.items())}
     for school, own in sorted(state.own.items()):
-        tensors |= {f"own/{owned(segment, school)}": values for segment, values in sorted(own.items())}
+        tensors |= {f"own/{sum_key(segment, school)}": values for segment, values in sorted(own.items())}
     head = msgspec.json.encode(header)
     body: bytes = struct.pack("<I", len(head)) + head + safetensors.numpy.save(tensors)
     return hashlib.sha256(body).digest() + body
 
 
-def unpack(data: bytes, layout: Layout) -> State:
-    """StoreError unless it is whole and fits the layout."""
+def unpack(data: bytes, layout: Layout) -> RoundState:
+    """The state of a checkpoint; StoreError unless it is whole and fits the layout."""
     broken = StoreError("a checkpoint is damaged", where="log.db", remedy="restore the last backup")
     if hashlib.sha256(data[32:]).digest() != data[:32]:
         raise broken
@@ -61,19 +61,19 @@ def unpack(data: bytes, layout: Layout) -> State:
     tensors = safetensors.numpy.load(data[36 + length :])
     theta = tensors.pop("theta")
     sums = SegmentSums()
-    remembered: dict[str, Moments] = {}
-    schools: dict[str, Own] = {}
+    moments: dict[str, Moments] = {}
+    schools: dict[str, SchoolSegments] = {}
     for key, values in tensors.items():
         kind, _, name = key.partition("/")
         if kind == "sum":
             sums.numerators[name] = values.copy()
         elif kind == "own":
-            schools.setdefault(school_of(name), {})[ring_of(name)] = values.copy()
+            schools.setdefault(school_of_key(name), {})[tier_slice_of(name)] = values.copy()
         else:
             moment, _, segment = name.partition("/")
-            remembered.setdefault(segment, {})[moment] = values.copy()
+            moments.setdefault(segment, {})[moment] = values.copy()
     sums.weights, sums.devices = header.weights, {name: set(fed) for name, fed in header.devices.items()}
     if theta.shape != (layout.size,) or theta.dtype != np.float32:
         raise broken
     clip = 0 if header.clip is msgspec.UNSET else header.clip
-    return State(theta.copy(), header.version, header.pending, sums, remembered, clip, schools)
+    return RoundState(theta.copy(), header.version, header.pending, sums, moments, clip, schools)

@@ -1,4 +1,4 @@
-"""A stream of private releases whose noise cancels out from one to the next (DP-FTRL); imports contracts and noise.
+"""Correlated noise: private releases whose noise cancels out from one to the next (DP-FTRL).
 
 **Mechanism**: with x_t the exact sum of release t and a_0..a_{b-1} the integers of `contract.banded`, w_t = sum of
 a_k x_{t-k} plus discrete Gaussian noise of `noise_grid`, drawn anew, all in integers of a grid 2^SHIFT finer. What is
@@ -8,8 +8,9 @@ clip_grid * |a| long. That later updates depend on earlier releases changes noth
 differ by a_{s-t} times that part, and zero-concentrated costs of the steps add up to those of one Gaussian of
 `noise_grid / sensitivity_grid` (Bun, Steinke 2016, lemma 2.3): that is the ledger's event for each release entered.
 **Participation**: a device enters at most one of any `bands` releases in a row (the ledger refuses it before), so two
-of its updates are never in one w. **When it does not hold**: as in `private`; and against who reads the database: the
-exact sums of the last `bands - 1` releases lie in it, since the next ones need them, and are overwritten afterwards.
+of its updates are never in one w. **When it does not hold**: as in `private_release`; and against who reads the
+database: the exact sums of the last `bands - 1` releases lie in it, since the next ones need them, and are overwritten
+afterwards.
 """
 
 from __future__ import annotations
@@ -21,29 +22,31 @@ from homeroom.contract.privacy import Privacy
 from homeroom.privacy.discrete_gaussian import discrete_gaussian
 from homeroom.system.sqlite import Database
 
-TABLE = """CREATE TABLE IF NOT EXISTS stream (
+STREAM_TABLE = """CREATE TABLE IF NOT EXISTS stream (
     version INTEGER PRIMARY KEY, exact BLOB NOT NULL, released BLOB NOT NULL)"""
 
 
-def release(database: Database, version: int, exact: np.ndarray, privacy: Privacy, scale_bits: int) -> np.ndarray:
-    """The noised sums of a version, int64 [n], of its exact ones, int64 [n]; inside the caller's step.
+def add_noise(database: Database, version: int, exact: np.ndarray, privacy: Privacy, scale_bits: int) -> np.ndarray:
+    """The noised sums of a version, int64 [n]; inside the caller's step.
 
-    The exact sums and what was released of them (float64, before it is rounded) are kept for the next ones.
+    database: the log's, which keeps the exact and the released sums (float64, before rounding) for the next releases.
+    version: of the release. exact: its exact sums, int64 [n].
+    privacy: the promise; `scale_bits` is the fixed-point grid's.
     """
     assert isinstance(privacy.bands, int)  # only streams come here
     first, *others = coefficients(privacy.bands)
-    database.write(TABLE)
+    database.write(STREAM_TABLE)
     noised = first * exact + discrete_gaussian(privacy.noise_grid(scale_bits), len(exact))
     before = {
-        number: (np.frombuffer(sums, np.int64), np.frombuffer(made))
-        for number, sums, made in database.rows("SELECT version, exact, released FROM stream")
+        number: (np.frombuffer(sums, np.int64), np.frombuffer(noised_sums))
+        for number, sums, noised_sums in database.rows("SELECT version, exact, released FROM stream")
     }
-    known = [(factor, *before[version - k]) for k, factor in enumerate(others, 1) if version - k in before]
-    for factor, sums, _ in known:
+    earlier = [(factor, *before[version - k]) for k, factor in enumerate(others, 1) if version - k in before]
+    for factor, sums, _ in earlier:
         noised += factor * sums
     released = noised.astype(np.float64)
-    for factor, _, made in known:
-        released -= factor * made
+    for factor, _, noised_sums in earlier:
+        released -= factor * noised_sums
     released /= first
     database.write("INSERT INTO stream VALUES (?, ?, ?)", (version, exact.tobytes(), released.tobytes()))
     database.write("DELETE FROM stream WHERE version <= ?", (version - len(others),))

@@ -8,8 +8,8 @@ zero. **By subject**, one subject's part is; that each is at most `clip_grid` lo
 for its own subjects, and the aggregator checks that a whole update is at most `subjects` times that; the constant is
 `buffer_size * subjects`. **When it does not hold**: against the aggregator itself, which sees the updates until they
 are released; if its system's random generator is foreseeable; for who took part and when. The noise is never stored,
-nor, after the release, are the updates: the log keeps the noised sum, from which the version follows bit for bit. In
-a stream of releases the noise is another one, and what is kept too: `stream`.
+nor, after the release, are the updates: the log keeps the noised sum, from which the version follows bit for bit. With
+correlated noise, both the noise and what is kept differ: `correlated_noise`.
 """
 
 from __future__ import annotations
@@ -28,13 +28,13 @@ from homeroom.contract.update import Update
 from homeroom.errors import StoreError, UpdateError
 from homeroom.privacy.discrete_gaussian import discrete_gaussian
 from homeroom_aggregator.merge.segment_sums import SegmentSums
-from homeroom_aggregator.merge.server_optimizers import Server
+from homeroom_aggregator.merge.server_optimizers import OptimizerState
 
-DEVICES = "devices"  # beside the segments in a release: int64 [1], how many devices are in the sum
-SIGNAL = "signal"  # int64 [1], where the clip adapts: the noised sum of who was within it
+DEVICES_KEY = "devices"  # beside the segments in a release: int64 [1], how many devices are in the sum
+SIGNAL_KEY = "signal"  # int64 [1], where the clip adapts: the noised sum of who was within it
 
 
-def once_a_release(sums: SegmentSums, device: str) -> None:
+def check_once_a_release(sums: SegmentSums, device: str) -> None:
     """Raise UpdateError if the device is in the sums already: twice it would count double what the noise hides."""
     if any(device in fed for fed in sums.devices.values()):
         raise UpdateError(
@@ -44,32 +44,34 @@ def once_a_release(sums: SegmentSums, device: str) -> None:
         )
 
 
-def noised(
+def pack_noised(
     sums: SegmentSums,
     layout: Layout,
     configuration: RoundConfiguration,
     correlated: Callable[[np.ndarray], np.ndarray] | None = None,
 ) -> bytes:
-    """The sums with noise, ready to be logged; safetensors int64 [size] by segment_id, and how many devices fed it.
+    """The noised sums as the log keeps them: safetensors int64 [size] by segment_id, and how many devices fed them.
 
-    configuration: with the clip in force, where that adapts. correlated: adds the noise of a stream to all sums,
-    int64 [n], in place of noise of this release's own.
+    sums: exact, of the updates since the last release.
+    layout: of the bundle.
+    configuration: with the clip in force, where that adapts.
+    correlated: adds correlated noise to all sums, int64 [n], in place of noise of this release's own.
     """
     assert configuration.privacy  # only private rounds come here
     merged = configuration.merged(layout)
-    whole = np.concatenate([*(sums.numerators[s.name] for s in merged), np.array([sums.signal], np.int64)])
+    vector = np.concatenate([*(sums.numerators[s.name] for s in merged), np.array([sums.signal], np.int64)])
     if not configuration.privacy.adapts:
-        whole = whole[:-1]
+        vector = vector[:-1]
     if correlated:
-        whole = correlated(whole)
+        vector = correlated(vector)
     else:
-        whole = whole + discrete_gaussian(configuration.privacy.noise_grid(configuration.scale_bits), len(whole))
-    *parts, rest = np.split(whole, np.cumsum([segment.size for segment in merged]))
-    made = {segment.segment_id: part for segment, part in zip(merged, parts, strict=True)}
-    made[DEVICES] = np.array([len(sums.devices[merged[0].name])], np.int64)
+        vector = vector + discrete_gaussian(configuration.privacy.noise_grid(configuration.scale_bits), len(vector))
+    *parts, signal = np.split(vector, np.cumsum([segment.size for segment in merged]))
+    tensors = {segment.segment_id: part for segment, part in zip(merged, parts, strict=True)}
+    tensors[DEVICES_KEY] = np.array([len(sums.devices[merged[0].name])], np.int64)
     if configuration.privacy.adapts:
-        made[SIGNAL] = rest
-    packed: bytes = safetensors.numpy.save(made)
+        tensors[SIGNAL_KEY] = signal
+    packed: bytes = safetensors.numpy.save(tensors)
     return packed
 
 
@@ -78,11 +80,11 @@ def next_clip(clip_grid: int, body: bytes, configuration: RoundConfiguration) ->
     start, bits = configuration.privacy, configuration.scale_bits
     if start is None or not start.adapts:
         return 0
-    total = int(envelope.tensors(body, where="private release", error=StoreError)[SIGNAL][0])
-    found = adaptive_clipping.next_clip(
+    total = int(envelope.tensors(body, where="private release", error=StoreError)[SIGNAL_KEY][0])
+    moved = adaptive_clipping.next_clip(
         adaptive_clipping.at(start, clip_grid, bits), total, configuration.buffer_size, bits
     )
-    return adaptive_clipping.bounded(found, start, bits)
+    return adaptive_clipping.bounded(moved, start, bits)
 
 
 def first_clip(configuration: RoundConfiguration) -> int:
@@ -91,42 +93,49 @@ def first_clip(configuration: RoundConfiguration) -> int:
     return privacy.clip_grid(configuration.scale_bits) if privacy and privacy.adapts else 0
 
 
-def in_force(configuration: RoundConfiguration, clip_grid: int) -> RoundConfiguration:
+def with_clip(configuration: RoundConfiguration, clip_grid: int) -> RoundConfiguration:
     """The configuration with the clip in force, of a state or version."""
     return configuration.at(clip_grid * 2.0**-configuration.scale_bits) if clip_grid else configuration
 
 
-def shortened(update: Update, now: int, configuration: RoundConfiguration) -> Update:
-    """A private update as it counts under a clip in force of `now` units of the grid, if it was made for a longer one.
+def reclipped(update: Update, clip_grid: int, configuration: RoundConfiguration) -> Update:
+    """A private update cut to the clip in force, in units of the grid, if it was made for a longer one.
 
     Scaled as a whole and rounded towards zero, as its device would have cut it. As it is where no clip adapts (0).
     """
-    made_for, bits = update.header.privacy, configuration.scale_bits
-    before = 0 if made_for is msgspec.UNSET else made_for.clip_grid(bits)
-    if not now or before <= now or configuration.privacy is None:
+    promise, bits = update.header.privacy, configuration.scale_bits
+    before = 0 if promise is msgspec.UNSET else promise.clip_grid(bits)
+    if not clip_grid or before <= clip_grid or configuration.privacy is None:
         return update
-    longest = adaptive_clipping.values_grid(adaptive_clipping.at(configuration.privacy, now, bits), bits)
+    longest = adaptive_clipping.values_grid(adaptive_clipping.at(configuration.privacy, clip_grid, bits), bits)
     ends = np.cumsum([len(part) for part in update.values.values()])[:-1]
-    whole = np.concatenate([*update.values.values()]).astype(np.float64)
-    cut = clip(whole * (now / before), longest, 0)
-    values = dict(zip(update.values, np.split(cut, ends), strict=True))
-    told = int(update.signal * now / before)  # towards zero
-    return Update(msgspec.structs.replace(update.header, signal=told), values, values)
+    vector = np.concatenate([*update.values.values()]).astype(np.float64)
+    clipped = clip(vector * (clip_grid / before), longest, 0)
+    values = dict(zip(update.values, np.split(clipped, ends), strict=True))
+    signal = int(update.signal * clip_grid / before)  # towards zero
+    return Update(msgspec.structs.replace(update.header, signal=signal), values, values)
 
 
-def apply(
-    theta: np.ndarray, body: bytes, layout: Layout, configuration: RoundConfiguration, server: Server | None = None
+def apply_release(
+    theta: np.ndarray,
+    body: bytes,
+    layout: Layout,
+    configuration: RoundConfiguration,
+    optimizer: OptimizerState | None = None,
 ) -> tuple[np.ndarray, dict[str, int]]:
     """Theta float32 [P] moved by a logged release, and by segment the number of devices.
 
-    server: keeps the optimizer's moments, which are made of what was released alone.
+    theta: float32 [P], before the release.
+    body: the noised sums (`pack_noised`).
+    layout, configuration: of the bundle and its rounds.
+    optimizer: keeps the server optimizer's moments, which are made of what was released alone.
     """
-    server = server or Server(configuration, {})
-    found = envelope.tensors(body, where="private release", error=StoreError)
-    theta, fed = theta.copy(), int(found.pop(DEVICES)[0])
-    segments = [segment for segment in layout if segment.segment_id in found]
+    optimizer = optimizer or OptimizerState(configuration, {})
+    sums = envelope.tensors(body, where="private release", error=StoreError)
+    theta, fed = theta.copy(), int(sums.pop(DEVICES_KEY)[0])
+    segments = [segment for segment in layout if segment.segment_id in sums]
     for segment in segments:
-        mean = found[segment.segment_id].astype(np.float64) / (configuration.buffer_size * configuration.parts)
+        mean = sums[segment.segment_id].astype(np.float64) / (configuration.buffer_size * configuration.parts)
         where = layout.slices[segment.name]
-        theta[where] = server.move(segment.name, theta[where], mean * 2.0**-configuration.scale_bits)
+        theta[where] = optimizer.step(segment.name, theta[where], mean * 2.0**-configuration.scale_bits)
     return theta, {segment.name: fed for segment in segments}

@@ -1,4 +1,4 @@
-"""From the log to sums and theta, bit for bit; imports merge, private, rollback and log.
+"""Replay: sums and theta computed from the log, bit for bit.
 
 A withdrawn update is left out as if it had never come: what waits is recomputed at once, and the next release starts
 from a theta recomputed without it. That version differs from the last one by more than the withdrawn update, so nobody
@@ -10,73 +10,113 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable
 
+import numpy as np
+
 from homeroom.contract.update import read_update
 from homeroom.errors import StoreError
 from homeroom_aggregator.merge import rollback
-from homeroom_aggregator.merge.round_state import Made, Released, Rules, State, admit, admit_sum, go_back, release
-from homeroom_aggregator.state import secure_sum as sums
+from homeroom_aggregator.merge.round_state import (
+    MergeRules,
+    OnRelease,
+    ReleaseResult,
+    RoundState,
+    add_secure_sum,
+    add_update,
+    release,
+    replace_theta,
+)
+from homeroom_aggregator.state import secure_sum
 from homeroom_aggregator.state.log import Entry
+
+VERSION_KINDS = ("release", "private_release", "rollback", "restored")  # entries that make a version
 
 
 def replay(
     entries: Callable[[], Iterable[Entry]],
-    rules: Rules,
+    rules: MergeRules,
     *,
-    start: State | None = None,
+    start: RoundState | None = None,
     without: frozenset[str] = frozenset(),
     until: int | None = None,
-    released: Released | None = None,
+    on_release: OnRelease | None = None,
     targets: Collection[int] = (),
     watched: Collection[int] = (),
-    watch: Callable[[int, State], None] | None = None,
-) -> State:
-    """The state after all entries, or those up to number `until`, as if the updates `without` had never come.
+    watch: Callable[[int, RoundState], None] | None = None,
+) -> RoundState:
+    """The state after the log's entries, as if the updates `without` had never come.
 
-    start: the state before the first entry, by default version 0. `released` is told every version on the way, `watch`
-    the state after each of the entries `watched`. targets: the versions that are gone back to.
+    entries: gives the entries from `start` on, in order; called again where a withdrawal makes it necessary.
+    rules: the merge's.
+    start: the state before the first entry, by default version 0.
+    without: ids of updates to leave out.
+    until: the number of the last entry to replay, by default all.
+    on_release: called with every version on the way.
+    targets: the versions that are rolled back to.
+    watched: numbers of entries after each of which `watch` is called with the state.
+    Raises StoreError at an entry of an unknown kind.
     """
-    state = start.copy() if start else rules.begin()
-    gone, merged, stale = set(without), set[str](), False
-    passed = {state.version: state.theta} if state.version in targets else {}
+    run = _Replay(rules, start.copy() if start else rules.begin(), set(without), targets)
 
-    def again(until: int | None) -> State:
-        return replay(entries, rules, start=start, without=frozenset(gone), until=until, targets=targets)
+    def recompute(until: int | None) -> RoundState:
+        return replay(entries, rules, start=start, without=frozenset(run.withdrawn), until=until, targets=targets)
 
     for entry in entries():
         if until is not None and entry.number > until:
             break
-        if entry.kind == "withdraw":
-            stale = stale or entry.update_id in merged
-            gone.add(entry.update_id)
-        elif entry.kind in ("release", "private_release", "rollback", "restored"):
-            if stale:
-                state, stale = again(entry.number - 1), False
-            made = Made({}, {}, lambda: None)
-            if entry.kind == "restored":
-                state.version = entry.version
-            elif entry.kind == "rollback":
-                to, theta = rollback.unpack(entry.body, len(state.theta))
-                go_back(state, passed.get(to, theta))
-            else:
-                made = release(state, rules, entry.body)
-            if state.version in targets:
-                passed[state.version] = state.theta
-            if released:
-                released(state, made)
-        elif entry.kind == "update":
-            if entry.update_id not in gone and entry.body:  # none is left of what was released privately
-                update = read_update(entry.body, rules.configuration, rules.layout)
-                admit(state, update, entry.version, rules, entry.device)
-                merged.add(entry.update_id)
+        if run.stale and entry.kind in VERSION_KINDS:
+            run.state, run.stale = recompute(entry.number - 1), False
+        result = run.apply(entry)
+        if result and on_release:
+            on_release(run.state, result)
+        if watch and entry.number in watched:
+            if run.stale:
+                run.state, run.stale = recompute(entry.number), False
+            watch(entry.number, run.state)
+    return recompute(until) if run.stale else run.state
+
+
+class _Replay:
+    """One pass over the log. `stale`: the state holds an update that was withdrawn since."""
+
+    def __init__(self, rules: MergeRules, state: RoundState, withdrawn: set[str], targets: Collection[int]) -> None:
+        self.rules, self.state, self.withdrawn, self.targets = rules, state, withdrawn, targets
+        self.merged, self.stale = set[str](), False
+        self.target_thetas = dict[int, np.ndarray]()  # float32 [P] by version
+        self._remember_target()
+
+    def apply(self, entry: Entry) -> ReleaseResult | None:
+        """Change the state as an entry says; the result of one that makes a version."""
+        if entry.kind in VERSION_KINDS:
+            return self._make_version(entry)
+        if entry.kind == "update":
+            if entry.update_id not in self.withdrawn and entry.body:  # empty once it was released privately
+                update = read_update(entry.body, self.rules.configuration, self.rules.layout)
+                add_update(self.state, update, entry.version, self.rules, entry.device)
+                self.merged.add(entry.update_id)
         elif entry.kind == "secure":
-            found = sums.unpack(entry.body, rules.layout)
-            if not gone & found.header.updates.keys():  # one that is unlearned takes the sum along that hides it
-                admit_sum(state, found)
-                merged.update(found.header.updates)
+            total = secure_sum.unpack(entry.body, self.rules.layout)
+            if not self.withdrawn & total.header.updates.keys():  # one withdrawn update takes the whole sum out
+                add_secure_sum(self.state, total)
+                self.merged.update(total.header.updates)
+        elif entry.kind == "withdraw":
+            self.stale = self.stale or entry.update_id in self.merged
+            self.withdrawn.add(entry.update_id)
         else:
             raise StoreError(f"holds an entry {entry.kind!r}", where="log.db", remedy="update homeroom")
-        if watch and entry.number in watched:
-            if stale:
-                state, stale = again(entry.number), False
-            watch(entry.number, state)
-    return again(until) if stale else state
+        return None
+
+    def _make_version(self, entry: Entry) -> ReleaseResult:
+        result = ReleaseResult({}, {}, lambda: None)
+        if entry.kind == "restored":
+            self.state.version = entry.version
+        elif entry.kind == "rollback":
+            target, theta = rollback.unpack(entry.body, len(self.state.theta))
+            replace_theta(self.state, self.target_thetas.get(target, theta))
+        else:
+            result = release(self.state, self.rules, entry.body)
+        self._remember_target()
+        return result
+
+    def _remember_target(self) -> None:
+        if self.state.version in self.targets:
+            self.target_thetas[self.state.version] = self.state.theta

@@ -1,4 +1,4 @@
-"""Going back: a new version whose theta is that of an older one; imports the store's database.
+"""Rollback: a new version whose theta is that of an older one.
 
 A version number never falls, since devices refuse an older one than they have seen. The entry's body holds the theta,
 for a replay that begins after the older version; one that passes it takes what it computed there itself, so that an
@@ -15,7 +15,7 @@ from homeroom.errors import InputError, StoreError
 from homeroom.system.sqlite import Database
 from homeroom_aggregator.state import secure_sum
 
-REASON_LIMIT = 200  # characters of who goes back, and of why
+REASON_LIMIT = 200  # characters of who goes back, and of the reason
 
 
 def pack(to: int, theta: np.ndarray) -> bytes:
@@ -31,12 +31,12 @@ def unpack(body: bytes, size: int) -> tuple[int, np.ndarray]:
 
 
 def targets(database: Database) -> frozenset[int]:
-    """The versions that were ever gone back to: a replay remembers their theta."""
+    """The versions that were ever rolled back to: a replay remembers their theta."""
     sql = "SELECT substr(body, 1, 8) FROM log JOIN bodies USING (number) WHERE kind = 'rollback'"
     return frozenset(struct.unpack("<Q", head)[0] for (head,) in database.rows(sql))
 
 
-def check(database: Database, to: int) -> None:
+def check_target(database: Database, to: int) -> None:
     """InputError unless one may go back to version `to`."""
     newest, where = _newest(database), f"version {to}"
     if not 0 <= to < newest:
@@ -51,8 +51,8 @@ def check(database: Database, to: int) -> None:
         )
 
 
-def check_words(by: str, why: str) -> None:
-    """InputError unless it is said who goes back, and why."""
+def check_reason(by: str, why: str) -> None:
+    """InputError unless a name and a reason are given, neither too long."""
     if not by.strip() or not why.strip() or max(len(by), len(why)) > REASON_LIMIT:
         raise InputError(f"say who goes back, and why, in up to {REASON_LIMIT} characters each", where="rollback")
 
@@ -70,8 +70,8 @@ def holds_withdrawn(database: Database, version: int) -> bool:
     gone = dict(database.rows(sql, (released,)))
     if any(number is not None and number < released for number in gone.values()):
         return True
-    left = {update_id for update_id, number in gone.items() if number is None}
-    return bool(left) and any(left & header.updates.keys() for header in secure_sum.headers(database, 0, released))
+    unseen = {update_id for update_id, number in gone.items() if number is None}
+    return bool(unseen) and any(unseen & header.updates.keys() for header in secure_sum.headers(database, 0, released))
 
 
 def _newest(database: Database) -> int:

@@ -1,9 +1,9 @@
-"""The exact integer merge, segment by segment and ring by ring of the tiers; numpy and the contracts only.
+"""Segment sums: the exact integer merge, by segment and tier slice.
 
 Federated averaging with weights (McMahan et al. 2017), asynchronously as in FedBuff (Nguyen et al. 2022). Sums are
 integers, so the order of updates changes nothing; what follows is elementwise float64, so a replay gives the same bits.
 Updates are added in place: one of them is in memory at a time, and being integers they can be taken out again exactly.
-A school's own segments have sums of their own, under the name of the ring and the school (`owned`).
+A school's own segments have sums of their own (`sum_key`).
 """
 
 from __future__ import annotations
@@ -15,39 +15,43 @@ import numpy as np
 from homeroom.contract.layout import Layout, segment_of
 from homeroom.contract.round import RoundConfiguration, weight
 from homeroom.contract.update import Update
-from homeroom_aggregator.merge.server_optimizers import Server
+from homeroom_aggregator.merge.server_optimizers import OptimizerState
 
-TOTAL_LIMIT = 1 << 38  # of weight in one segment; with values below 2**24 no int64 sum can overflow
-CHUNK = 1 << 16  # values multiplied at once: the only memory that adding takes
+WEIGHT_LIMIT = 1 << 38  # in one segment; with values below 2**24 no int64 sum can overflow
+MULTIPLIED_VALUES = 1 << 16  # at once: the only memory that adding takes
 
 Undo = Callable[[], None]
 
 
-def owned(ring: str, school: str) -> str:
-    """The name of a ring's sums: its own, or, where a school's devices alone feed them, with the school's."""
-    return f"{ring}\n{school}" if school else ring
+def sum_key(tier_slice: str, school: str) -> str:
+    """Key of a running sum: segment, tier slice and, where one school owns the segment, the school."""
+    return f"{tier_slice}\n{school}" if school else tier_slice
 
 
-def ring_of(name: str) -> str:
-    return name.partition("\n")[0]
+def tier_slice_of(key: str) -> str:
+    """The tier slice of a running sum's key (`Layout.rings`)."""
+    return key.partition("\n")[0]
 
 
-def school_of(name: str) -> str:
-    return name.partition("\n")[2]
+def school_of_key(key: str) -> str:
+    """The school of a running sum's key; empty where all devices feed it."""
+    return key.partition("\n")[2]
 
 
 def add_weighted(total: np.ndarray, values: np.ndarray, units: int) -> None:
     """total += units * values, in place and exactly; total int64 [n], values int32 [n]."""
-    for start in range(0, len(values), CHUNK):
-        part = values[start : start + CHUNK].astype(np.int64)
+    for start in range(0, len(values), MULTIPLIED_VALUES):
+        part = values[start : start + MULTIPLIED_VALUES].astype(np.int64)
         part *= units
-        into = total[start : start + CHUNK]
+        into = total[start : start + MULTIPLIED_VALUES]
         into += part  # by name: `total[…] += part` would copy the slice onto itself afterwards
 
 
 class SegmentSums:
-    """What waits to be released: by ring (a segment, or what one tier adds to it: `Layout.rings`) the sums of
-    weight * value, the weights, and who fed it. So each value's mean is over those devices alone whose tier has it.
+    """Running sums of weight * value until the next release, with their weights and the devices that fed them.
+
+    By key (`sum_key`). A tier slice is a segment or the part that one tier adds to it, so each value's mean is over
+    those devices alone whose tier has it.
     """
 
     def __init__(self) -> None:
@@ -59,17 +63,19 @@ class SegmentSums:
     def add(self, update: Update, staleness: int, configuration: RoundConfiguration, member: str = "") -> Undo:
         """Add every segment of an update that `read_update` has accepted; return what takes it out again.
 
+        staleness: versions between its base and the newest.
         member: whom it counts for, where that is not the key that signed it.
+        Raises OverflowError above `WEIGHT_LIMIT`, with nothing added.
         """
         device, segments = member or update.header.device, update.header.segments
         weights = {
             name: weight(entry.examples, staleness, configuration)
             for name, entry in zip(update.values, segments, strict=True)
         }
-        units = {name: weights[segment_of(ring_of(name))] for name in update.rings}
+        units = {name: weights[segment_of(tier_slice_of(name))] for name in update.rings}
         for name in units:
-            if self.weights.get(name, 0) + units[name] > TOTAL_LIMIT:
-                raise OverflowError(f"segment {name} holds more than {TOTAL_LIMIT} units of weight")
+            if self.weights.get(name, 0) + units[name] > WEIGHT_LIMIT:
+                raise OverflowError(f"segment {name} holds more than {WEIGHT_LIMIT} units of weight")
         known = {name for name in units if device in self.devices.get(name, ())}
         for name, values in update.rings.items():
             if name not in self.numerators:
@@ -93,11 +99,14 @@ class SegmentSums:
         return undo
 
     def add_sum(self, numerators: dict[str, np.ndarray], weights: dict[str, int], fed: dict[str, list[str]]) -> Undo:
-        """Add what many devices summed among themselves; numerators int64 [size]; return what takes it out again."""
+        """Add a secure round's sum; return what takes it out again.
+
+        numerators: int64 [size] by segment. weights: their sums. fed: the devices in each.
+        """
         before = self.copy()
         for name in numerators:
-            if self.weights.get(name, 0) + weights[name] > TOTAL_LIMIT:
-                raise OverflowError(f"segment {name} holds more than {TOTAL_LIMIT} units of weight")
+            if self.weights.get(name, 0) + weights[name] > WEIGHT_LIMIT:
+                raise OverflowError(f"segment {name} holds more than {WEIGHT_LIMIT} units of weight")
         for name, values in numerators.items():
             if name not in self.numerators:
                 self.numerators[name] = np.zeros(len(values), np.int64)
@@ -110,8 +119,12 @@ class SegmentSums:
 
         return undo
 
+    def all_devices(self) -> set[str]:
+        """Everybody who is in a sum."""
+        return set().union(*self.devices.values())
+
     def ready(self, configuration: RoundConfiguration) -> list[str]:
-        """Rings that at least `min_devices` distinct devices fed, in alphabetical order."""
+        """Keys of the sums that at least `min_devices` distinct devices fed, in alphabetical order."""
         return sorted(name for name, fed in self.devices.items() if len(fed) >= configuration.min_devices)
 
     def release(
@@ -119,35 +132,38 @@ class SegmentSums:
         theta: np.ndarray,
         layout: Layout,
         configuration: RoundConfiguration,
-        server: Server | None = None,
+        optimizer: OptimizerState | None = None,
         school: str = "",
     ) -> tuple[np.ndarray, dict[str, int], Undo]:
         """A new theta float32 [P]; by segment, how many devices fed it; what puts the sums back.
 
-        The other rings go on waiting. server: keeps the optimizer's moments, ring by ring. school: release what its
-        devices alone have fed, in a theta with its own segments.
+        theta: float32 [P], of a school's devices with its own segments.
+        optimizer: keeps the server optimizer's moments, by key.
+        school: release its own segments, or, where empty, the shared ones.
+        Sums that too few devices fed go on waiting.
         """
-        server = server or Server(configuration, {})
-        theta, everyone = theta.copy(), dict[str, set[str]]()
-        taken = {name: self._pop(name) for name in self.ready(configuration) if school_of(name) == school}
+        optimizer = optimizer or OptimizerState(configuration, {})
+        theta, devices = theta.copy(), dict[str, set[str]]()
+        taken = {name: self._pop(name) for name in self.ready(configuration) if school_of_key(name) == school}
         for name, (numerator, units, fed) in taken.items():
             mean = numerator.astype(np.float64)
             mean /= units * configuration.parts
             mean *= 2.0**-configuration.scale_bits
-            where = layout.where(ring_of(name))
-            theta[where] = server.move(name, theta[where], mean)
-            everyone.setdefault(segment_of(ring_of(name)), set()).update(fed)
+            where = layout.where(tier_slice_of(name))
+            theta[where] = optimizer.step(name, theta[where], mean)
+            devices.setdefault(segment_of(tier_slice_of(name)), set()).update(fed)
 
         def undo() -> None:
             for name, (numerator, units, fed) in taken.items():
                 self.numerators[name], self.weights[name], self.devices[name] = numerator, units, fed
 
-        return theta, {name: len(fed) for name, fed in everyone.items()}, undo
+        return theta, {name: len(fed) for name, fed in devices.items()}, undo
 
     def _pop(self, name: str) -> tuple[np.ndarray, int, set[str]]:
         return self.numerators.pop(name), self.weights.pop(name), self.devices.pop(name)
 
     def copy(self) -> SegmentSums:
+        """The same sums, not sharing anything that changes in place."""
         other = SegmentSums()
         other.numerators = {name: values.copy() for name, values in self.numerators.items()}
         other.weights = dict(self.weights)

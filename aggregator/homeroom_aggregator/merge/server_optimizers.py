@@ -1,8 +1,8 @@
-"""What the server does with a mean update: one short function for each optimizer; numpy only.
+"""Server optimizers: how a mean update moves theta, one short function each.
 
 Everything is elementwise in float64 (IEEE 754 additions, products, quotients and square roots), so a replay gives the
-same bits on every machine. `mean` is the weighted mean update of one segment, float64 [size]; `moments` what the
-optimizer remembers of it, by name, and is replaced, never changed in place.
+same bits on every machine. `mean` is the weighted mean update of one segment, float64 [size]; `moments` are the
+optimizer's moments of it, by name, replaced and never changed in place.
 """
 
 from __future__ import annotations
@@ -55,13 +55,13 @@ STEPS: dict[str, Step] = {"fedavg": fedavg, "fedavgm": fedavgm, "fedadam": fedad
 
 
 @dataclass(frozen=True)
-class Server:
-    """Moves segments of theta; remembers by segment, in `moments`, which it replaces."""
+class OptimizerState:
+    """The optimizer of a round configuration and its moments by segment, replaced with each step."""
 
     configuration: RoundConfiguration
     moments: dict[str, Moments]
 
-    def move(self, name: str, theta: np.ndarray, mean: np.ndarray) -> np.ndarray:
+    def step(self, name: str, theta: np.ndarray, mean: np.ndarray) -> np.ndarray:
         """Segment `name` of theta, float32 [size], after one mean update of it, float64 [size]."""
         settings = self.configuration.optimizer or ServerOptimizer()
         step, moments = STEPS[settings.name](mean, self.moments.get(name, {}), settings)

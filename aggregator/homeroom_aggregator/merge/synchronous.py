@@ -1,4 +1,4 @@
-"""Synchronous rounds: who was asked into the present one, and until when; imports the contracts only.
+"""Synchronous rounds: the devices selected for the present one, and its deadline.
 
 A round asks the first devices that come, some more than it needs, since some will not finish (over-selection, Bonawitz
 et al. 2019, section 4.2). It ends when enough updates came; or at its deadline, if a quorum came; else it asks anew,
@@ -18,7 +18,9 @@ from homeroom.contract.round import CohortRules
 from homeroom.errors import UpdateError
 
 
-class Cohort:
+class SynchronousRound:
+    """The synchronous round under way. One thread at a time is inside."""
+
     def __init__(self, rules: CohortRules, size: int, clock: Callable[[], float] = time.monotonic) -> None:
         """size: updates that make a release."""
         self.rules, self.places, self._clock = rules, ceil(size * rules.over), clock
@@ -50,5 +52,5 @@ class Cohort:
         return "release" if updates >= self.rules.quorum else "again"
 
     def begin_again(self) -> None:
-        """Who was asked and did not come loses the place."""
+        """Select anew: who was asked and did not come loses the place."""
         self._asked = set()

@@ -87,8 +87,8 @@ def openapi(service: Service, request: Request) -> Response:
 def round_(service: Service, call: Call) -> Response:
     """The configuration, and the server's time for this request alone."""
     rounds, configuration = service.rounds, service.rounds.configuration.document
-    asked = not rounds.cohort or (
-        call.who.role == "device" and rounds.cohort.ask(call.who.name, service.reader.newest())
+    asked = not rounds.synchronous or (
+        call.who.role == "device" and rounds.synchronous.ask(call.who.name, service.reader.newest())
     )
     time = {"time": audit.stamp(), "nonce": call.nonce}
     return refusals.Json(
@@ -294,8 +294,8 @@ RULES = (
 async def answered(service: Service, rule: Rule, request: Request, body: bytes) -> Response:
     """What a route answers, in the event loop where it only reads, else from the writer's thread."""
     handler, rounds = rule.signed, service.rounds
-    if rounds.cohort and rounds.cohort.verdict(rounds.state.version, rounds.state.pending) != "wait":
-        await service.writer.do(rounds.look_at_the_clock)
+    if rounds.synchronous and rounds.synchronous.verdict(rounds.state.version, rounds.state.pending) != "wait":
+        await service.writer.do(rounds.end_overdue_round)
     if handler is None:
         opened = rule.opened
         assert opened is not None

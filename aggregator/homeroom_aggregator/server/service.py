@@ -69,7 +69,7 @@ class Service:
         self.downloads.close()
         self.reader.close()
         self.contacts.write(self.rounds.log.database)
-        self.rounds.settle()
+        self.rounds.put_checkpoint()
         self.rounds.close()
         if self.cohorts:
             self.cohorts.close()

@@ -112,7 +112,7 @@ def test_nothing_accepted_is_lost_or_merged_twice_whenever_it_dies(tmp_path: Pat
                 assert opened.verify() == []
                 assert opened.state.version == opened.log.newest()
                 assert audit.verify(opened.log.database)[2] is None
-                assert round_state.due(opened.state, opened.rules) is False
+                assert round_state.release_due(opened.state, opened.rules) is False
     assert killed == DEATHS
     assert len(accepted) > DEATHS
 

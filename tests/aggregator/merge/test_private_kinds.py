@@ -171,9 +171,9 @@ def test_the_number_that_the_clip_follows_is_noised_like_the_rest(tmp_path: Path
     state = rounds.state.copy()
     drawn = []
     for _ in range(200):
-        body = private_release.noised(state.sums, rounds.rules.layout, rounds.configuration)
+        body = private_release.pack_noised(state.sums, rounds.rules.layout, rounds.configuration)
         found = envelope.tensors(body, where="release", error=UpdateError)
-        drawn.append(int(found[private_release.SIGNAL][0]) - state.sums.signal)
+        drawn.append(int(found[private_release.SIGNAL_KEY][0]) - state.sums.signal)
     assert 0.85 < np.std(drawn) / ADAPTS.noise_grid(20) < 1.15
     assert len(set(drawn)) == 200
     rounds.close()
@@ -208,7 +208,7 @@ def test_in_a_stream_fresh_noise_is_added_to_the_banded_sums_and_much_of_it_canc
     steps, size, rng = 24, 1500, np.random.default_rng(3)
     exact = rng.integers(-(1 << 20), 1 << 20, (steps, size))
     database = Database(Path(":memory:"), any_thread=True)
-    made = np.array([correlated_noise.release(database, t + 1, exact[t], STREAM, 20) for t in range(steps)])
+    made = np.array([correlated_noise.add_noise(database, t + 1, exact[t], STREAM, 20) for t in range(steps)])
     assert [version for (version,) in database.rows("SELECT version FROM stream ORDER BY version")] == [22, 23, 24]
     database.close()
     fresh = matrix(steps, 4) @ (made - exact)

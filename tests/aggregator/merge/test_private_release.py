@@ -28,7 +28,7 @@ from homeroom_aggregator.admin.bundle_upgrade import succeed
 from homeroom_aggregator.admin.folder import FACTS_FILE, open_rounds
 from homeroom_aggregator.admin.privacy_report import right_guesses
 from homeroom_aggregator.cli import privacy
-from homeroom_aggregator.merge import private_release
+from homeroom_aggregator.merge import checkpoint, private_release
 from homeroom_aggregator.merge import rounds as rounds_module
 from homeroom_aggregator.merge.rounds import Rounds
 from homeroom_aggregator.state import privacy_ledger
@@ -91,8 +91,8 @@ def test_noise_is_drawn_anew_and_has_the_promised_scale(tmp_path: Path) -> None:
     layout = rounds.rules.layout
     moved = []
     for _ in range(100):
-        body = private_release.noised(state.sums, layout, rounds.configuration)
-        moved.append(private_release.apply(START, body, layout, rounds.configuration)[0][:7] - START[:7])
+        body = private_release.pack_noised(state.sums, layout, rounds.configuration)
+        moved.append(private_release.apply_release(START, body, layout, rounds.configuration)[0][:7] - START[:7])
     values = np.array(moved, np.float64)
     assert len({row.tobytes() for row in values}) == 100
     scale = PROMISE.noise_multiplier * PROMISE.clip_norm / 2  # over a buffer of 2
@@ -270,7 +270,9 @@ def test_no_checkpoint_holds_a_sum_without_noise(folder: Path, monkeypatch: pyte
     send(rounds, A)
     made = rounds.log.checkpoints()
     assert made, "the release brings one"
-    assert all(not rounds._checkpoint(number).sums.numerators for number in made)
+    assert all(
+        not checkpoint.unpack(rounds.log.checkpoint(number), rounds.rules.layout).sums.numerators for number in made
+    )
     send(rounds, B)
     send(rounds, C)
     theta = rounds.state.theta.tobytes()

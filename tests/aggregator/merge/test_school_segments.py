@@ -110,7 +110,7 @@ def test_the_log_gives_the_same_bits_after_a_restart_and_from_a_checkpoint(round
     folder = rounds.log.database.path.parent
     both_schools(rounds)
     send(rounds, HILL[0], 0.125)
-    rounds.settle()
+    rounds.put_checkpoint()
     send(rounds, LAKE[0], 0.125)
     before, version = checkpoint.pack(rounds.state), rounds.version(1, "Lake")
     rounds.close()

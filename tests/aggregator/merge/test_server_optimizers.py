@@ -16,7 +16,7 @@ from homeroom.contract.round import RoundConfiguration, ServerOptimizer
 from homeroom.contract.version import read_version
 from homeroom_aggregator.admin.folder import open_rounds, read_facts
 from homeroom_aggregator.merge import checkpoint, rounds, server_optimizers
-from homeroom_aggregator.merge.server_optimizers import Server
+from homeroom_aggregator.merge.server_optimizers import OptimizerState
 
 NAMES = ("fedavg", "fedavgm", "fedadam", "fedyogi")
 A, B = School(), School()
@@ -52,13 +52,13 @@ def test_each_step_is_the_papers(name: str, means: list[float]) -> None:
 
 
 def test_a_segment_that_is_not_released_keeps_its_moments() -> None:
-    server = Server(RoundConfiguration(bundle_id="0" * 64, optimizer=ServerOptimizer(name="fedavgm")), {})
+    optimizer = OptimizerState(RoundConfiguration(bundle_id="0" * 64, optimizer=ServerOptimizer(name="fedavgm")), {})
     theta = np.zeros(2, np.float32)
-    theta = server.move("a", theta, np.ones(2))
-    before = server.moments["a"]
-    server.move("b", np.zeros(2, np.float32), np.ones(2))
-    assert server.moments["a"] is before
-    np.testing.assert_allclose(server.move("a", theta, np.ones(2)), 1 + 1.9)
+    theta = optimizer.step("a", theta, np.ones(2))
+    before = optimizer.moments["a"]
+    optimizer.step("b", np.zeros(2, np.float32), np.ones(2))
+    assert optimizer.moments["a"] is before
+    np.testing.assert_allclose(optimizer.step("a", theta, np.ones(2)), 1 + 1.9)
 
 
 def folder_with(tmp: Path, name: str) -> Path:

@@ -15,7 +15,7 @@ from homeroom.contract.round import CohortRules
 from homeroom.errors import UpdateError
 from homeroom.federation.network.client import Client, join
 from homeroom_aggregator.admin.folder import invite_devices, open_rounds
-from homeroom_aggregator.merge.synchronous import Cohort
+from homeroom_aggregator.merge.synchronous import SynchronousRound
 from homeroom_aggregator.server.service import Service, open_service
 from homeroom_aggregator.state import audit
 
@@ -39,8 +39,8 @@ def service(tmp_path: Path, clock: Clock) -> Iterator[Service]:
     """Three updates a release, four places, a quorum of two."""
     more: dict[str, Any] = {"cohort": CohortRules(deadline_s=60, quorum=2, over=4 / 3), "max_staleness": 0}
     opened = open_service(make_folder(tmp_path, buffer_size=3, **more))
-    assert opened.rounds.cohort
-    opened.rounds.cohort._clock = clock
+    assert opened.rounds.synchronous
+    opened.rounds.synchronous._clock = clock
     yield opened
     opened.close()
 
@@ -107,21 +107,21 @@ def test_after_a_restart_a_device_comes_in_again(tmp_path: Path) -> None:
     more: dict[str, Any] = {"cohort": RULES, "max_staleness": 0}
     folder, school = make_folder(tmp_path, **more), School()
     rounds = open_rounds(folder)
-    assert rounds.cohort
-    assert rounds.cohort.ask(school.name, 0)
+    assert rounds.synchronous
+    assert rounds.synchronous.ask(school.name, 0)
     data = school.update(rounds.configuration, 0.25)
     rounds.close()
     rounds = open_rounds(folder)
-    assert rounds.cohort
+    assert rounds.synchronous
     with pytest.raises(UpdateError, match="not asked"):
         rounds.update(data, school.name)
-    assert rounds.cohort.ask(school.name, 0)
+    assert rounds.synchronous.ask(school.name, 0)
     assert rounds.update(data, school.name)[1] == "accepted"
     rounds.close()
 
 
 def test_a_place_is_kept_while_its_round_lasts(clock: Clock) -> None:
-    cohort = Cohort(RULES, 2, clock)
+    cohort = SynchronousRound(RULES, 2, clock)
     assert [cohort.ask(name, 0) for name in "abcd"] == [True, True, True, False]
     assert cohort.ask("a", 0)
     assert not cohort.ask("d", 0)

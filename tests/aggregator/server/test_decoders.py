@@ -28,7 +28,7 @@ from homeroom.contract.version import make_version, read_version
 from homeroom.errors import InputError, NetworkError, StoreError, TrustError, UpdateError
 from homeroom_aggregator.admin import invitations
 from homeroom_aggregator.merge import checkpoint
-from homeroom_aggregator.merge.round_state import State
+from homeroom_aggregator.merge.round_state import RoundState
 from homeroom_aggregator.merge.segment_sums import SegmentSums
 from homeroom_aggregator.server import auth
 from homeroom_aggregator.state import invitation_codes, secure_sum
@@ -42,8 +42,8 @@ INVITATION = as_text(
 ).encode()
 
 
-def state() -> State:
-    found = State(START.copy(), 3, 1, SegmentSums(), {"head.grade": {"m": np.ones(3)}})
+def state() -> RoundState:
+    found = RoundState(START.copy(), 3, 1, SegmentSums(), {"head.grade": {"m": np.ones(3)}})
     found.sums.add(read_update(UPDATE, ROUND, LAYOUT), 0, ROUND)
     return found
 

@@ -296,14 +296,14 @@ def test_a_device_that_is_not_asked_into_a_synchronous_round_keeps_its_update(
     create_folder(folder, tiny_bundle.path, institution="tests", root_key=tiny_bundle.root_key, configuration=asked)
     service = open_service(folder)
     with running(service) as address, open_school(tiny_bundle, tmp_path / "s", monkeypatch, 0) as device:
-        assert service.rounds.cohort
-        assert service.rounds.cohort.ask("another", 0)
+        assert service.rounds.synchronous
+        assert service.rounds.synchronous.ask("another", 0)
         enrol(device, service, address, tmp_path, "s")
         device.train(minutes=1, epochs=1)
         report = device.sync()
         assert (report.sent, report.refused) == ((), {})
         assert device.status()["updates_waiting"] == 1
-        service.rounds.cohort.begin_again()
+        service.rounds.synchronous.begin_again()
         assert len(device.sync().sent) == 1
     assert service.rounds.state.version == 1
     service.close()

@@ -231,7 +231,7 @@ def versions(ask: Ask) -> str:
 
 def _can(ask: Ask, number: int) -> bool:
     try:
-        rollback.check(ask.database, number)
+        rollback.check_target(ask.database, number)
     except InputError:
         return False
     return True
@@ -239,7 +239,7 @@ def _can(ask: Ask, number: int) -> bool:
 
 def going_back(ask: Ask, number: int, problem: str = "") -> str:
     """The page that asks whether to go back to a version; InputError where one may not."""
-    rollback.check(ask.database, number)
+    rollback.check_target(ask.database, number)
     newest = queries.newest(ask.database)
     old: Version | None = next(iter(queries.versions(ask.database, 1, number + 1)), None) if number else None
     limit = rollback.REASON_LIMIT

@@ -1,0 +1,104 @@
+"""Which updates are let in: the checks before an update counts, and whose it is when it is withdrawn."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from homeroom.contract.update import REFUSALS, Update, read_update
+from homeroom.errors import UpdateError
+from homeroom_aggregator.merge import private_release
+from homeroom_aggregator.merge.round_state import MergeRules, RoundState
+from homeroom_aggregator.merge.synchronous import SynchronousRound
+from homeroom_aggregator.state import secure_sum
+from homeroom_aggregator.state.log import Log
+from homeroom_aggregator.state.members import Members
+from homeroom_aggregator.state.privacy_ledger import Ledger
+
+TRAIN_AGAIN = "sync, then train again"
+
+
+@dataclass(frozen=True)
+class Admission:
+    """Checks updates against the log, the members and the state of the rounds; changes none of them.
+
+    ledger: of private rounds. synchronous: of synchronous rounds.
+    """
+
+    log: Log
+    members: Members
+    rules: MergeRules
+    ledger: Ledger | None
+    synchronous: SynchronousRound | None
+
+    def check(self, data: bytes, sender: str, member: str, state: RoundState, oldest: int) -> tuple[Update, bool]:
+        """The update, and whether it was let in or withdrawn before; UpdateError with a code if it is refused.
+
+        sender: the key that the request is signed with.
+        member: the name of the member that has this key.
+        oldest: the oldest base version whose updates are taken, since the last restore.
+        """
+        configuration = self.rules.configuration
+        if configuration.secure:
+            raise UpdateError(REFUSALS["secure_only"], code="secure_only", remedy="update homeroom, then sync again")
+        update = read_update(data, configuration, self.rules.layout)
+        header = update.header
+        if header.device != sender and header.device not in self.members.names(sender):
+            raise UpdateError("it is signed by another device than the one that sends it", code="bad_signature")
+        owner = self.log.sender(header.update_id)
+        if owner not in (None, member):
+            raise UpdateError("its id was used by another device", code="malformed", remedy="train again")
+        if owner or self.log.withdrawn(header.update_id):
+            return update, True
+        self._check_base(header.base_version, state.version, oldest)
+        school_segments = sorted(configuration.apart(self.rules.layout) & update.values.keys())
+        if school_segments and not self.members.school(member):
+            why = f"segment {school_segments[0]} is merged by school, and this device is of none"
+            raise UpdateError(why, code="personal_segment", remedy=TRAIN_AGAIN)
+        if self.synchronous:
+            self.synchronous.check(member, state.version, state.sums.all_devices())
+        if self.ledger:
+            private_release.check_once_a_release(state.sums, member)
+            self.ledger.check(member, state.version + 1)
+        self._check_once_a_version(member, header.base_version)
+        return update, False
+
+    def _check_base(self, base: int, version: int, oldest: int) -> None:
+        if base > version:
+            why = f"version {base} was never released here"
+            raise UpdateError(why, code="unknown_version", remedy="sync, train again")
+        if version - base > self.rules.configuration.max_staleness:
+            why = f"version {base} is {version - base} behind"
+            raise UpdateError(why, code="too_stale", remedy=TRAIN_AGAIN)
+        if base < oldest:
+            raise UpdateError(f"version {base} is of before a restore", code="too_stale", remedy=TRAIN_AGAIN)
+
+    def _check_once_a_version(self, member: str, base: int) -> None:
+        """Refuse a second update on one version; a withdrawn one does not count."""
+        sent = self.log.sent_on(member, base)
+        taken_out = sent and self.log.withdrawn(sent) and (self.log.number(sent) or 0) > self.log.base
+        if sent and not taken_out:
+            raise UpdateError(
+                f"this device has sent an update on version {base} already",
+                code="once_a_version",
+                remedy="sync; what it learned since goes into its update on the next version",
+            )
+
+    def owner(self, update_id: str, member: str) -> tuple[str | None, int | None]:
+        """The member that sent an update and its entry's number, secure sums included; (None, None) if unknown.
+
+        An update in a secure sum that any of the member's keys sent is this member's.
+        """
+        owner, number = self.log.sender(update_id), self.log.number(update_id)
+        if owner is not None:
+            return owner, number
+        for entry in self.log.sums():
+            if key := secure_sum.read_header(entry.body).updates.get(update_id):
+                return member if key == member or member in self.members.names(key) else key, entry.number
+        return None, number
+
+    def bounded(self, update_id: str, member: str) -> bool:
+        """Whether this member's update is in a private release: it stays in, its influence bounded by the noise."""
+        number = self.log.number(update_id)
+        if number is None or self.log.sender(update_id) != member or self.log.withdrawn(update_id):
+            return False
+        return number < self.log.last_private()
