@@ -36,7 +36,7 @@ from homeroom_exporter.model.design import initial_theta
 from homeroom_exporter.model.lora import build as lora
 from homeroom_exporter.model.lora.build import Inside
 from homeroom_exporter.quantize.graph_surgery import canonical_bytes
-from homeroom_exporter.recipe.recipe import Recipe, handed
+from homeroom_exporter.recipe.recipe import Recipe, with_modules
 from homeroom_exporter.trace.example_inputs import example
 from homeroom_exporter.trace.trace import trace
 
@@ -110,7 +110,7 @@ def estimate(
 
     calibration: samples by whose labels the taps are chosen that the recipe leaves open. modules: as for `export`.
     """
-    recipe = handed(recipe, modules or {})
+    recipe = with_modules(recipe, modules or {})
     samples = list(read_samples(calibration, draft(recipe))) if calibration else []
     linear_probe.refuse_one_class(recipe.tasks, samples, str(calibration))
     with closing(claim(Path(tempfile.gettempdir()), "homeroom-estimate-")) as work:

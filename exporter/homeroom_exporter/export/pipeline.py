@@ -35,7 +35,7 @@ from homeroom_exporter.model.lora.build import Inside
 from homeroom_exporter.model.lora.plan import Checkpoint
 from homeroom_exporter.model.tiers import make_tiers
 from homeroom_exporter.quantize import fidelity
-from homeroom_exporter.recipe.recipe import Recipe, handed
+from homeroom_exporter.recipe.recipe import Recipe, with_modules
 
 Progress = Callable[[str], None]
 
@@ -73,7 +73,7 @@ def export(
     """
     if "litert" in recipe.runtimes:
         litert.converter()  # said before the long work
-    stated, recipe = digest(msgspec.json.encode(recipe)), handed(recipe, modules or {})
+    stated, recipe = digest(msgspec.json.encode(recipe)), with_modules(recipe, modules or {})
     with staging(out) as folder, closing(claim(Path(tempfile.gettempdir()), "homeroom-export-")) as work:
         scratch = work.path
         progress("reading the calibration samples")

@@ -1,19 +1,20 @@
-"""Says in plain words what does not fit in a table of a recipe; imports msgspec only."""
+"""Finds what does not fit in a table of a recipe, and says it in plain words."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from difflib import get_close_matches
-from typing import Any, get_args
+from typing import Any
 
 import msgspec
+from msgspec import inspect
 
 READS = ("the inputs that it looks at", 'reads = ["answer"]')
 REQUIRED = {  # by table and field without a default: what it is, and how it is written
-    "Head.name": ("what the bundle is called", 'name = "vocabulary"'),
-    "Head.version": ("a whole number that rises with every release", "version = 1"),
+    "RecipeHeader.name": ("what the bundle is called", 'name = "vocabulary"'),
+    "RecipeHeader.version": ("a whole number that rises with every release", "version = 1"),
     "EncoderTable.source": ("where the encoder comes from", 'source = "pip:minilm" or "hf:DIRECTORY"'),
     "TaskTable.kind": ("what is asked", 'kind = "classification"'),
     "TaskTable.reads": READS,
@@ -22,96 +23,109 @@ REQUIRED = {  # by table and field without a default: what it is, and how it is 
     "AdapterPlan.family": ("what stands inside the encoder", 'family = "lora"'),
     "Column.name": ("what the column is called", '{name = "hours", mean = 3.0, std = 2.0}'),
 }
-TYPES = {
-    "int": "a whole number",
-    "float": "a number",
-    "str": "text in quotes",
-    "bool": "true or false",
-    "array": "a list in [ ]",
-    "object": "a table",
+WORDS: dict[type, str] = {
+    int: "a whole number",
+    float: "a number",
+    str: "text in quotes",
+    bool: "true or false",
+    list: "a list in [ ]",
+    dict: "a table",
 }
-BOUNDS = {">=": "at least", "<=": "at most", ">": "more than", "<": "less than"}
+PYTHON_TYPES: dict[type, type] = {
+    inspect.IntType: int,
+    inspect.FloatType: float,
+    inspect.StrType: str,
+    inspect.LiteralType: str,
+    inspect.BoolType: bool,
+    inspect.VarTupleType: list,
+    inspect.DictType: dict,
+    inspect.StructType: dict,
+}
+BOUNDS = {"ge": "at least", "gt": "more than", "le": "at most", "lt": "less than"}
 
 
 @dataclass(frozen=True)
 class Fault:
-    """`field`: names from the table down to what is wrong, none where it is the table; `remedy` may be empty."""
+    """What is wrong at `field`, names from the table downwards (none where it is the table); `remedy` may be empty."""
 
     what: str
-    field: tuple[str, ...]
+    field: tuple[str, ...] = ()
     remedy: str = ""
 
-
-def explain(problem: msgspec.ValidationError, into: Any, others: Sequence[str] = ()) -> Fault:
-    """What msgspec found wrong on the way into the type `into`; others: names that may stand there too."""
-    message, _, place = str(problem).partition(" - at `$")
-    field = tuple(re.findall(r"[A-Za-z_]\w*", place))
-    if found := re.search(r"missing required field `(\w+)`", message):
-        meaning, example = _required(into, (*field, found[1])) or ("", "")
-        return Fault(f"is missing{', ' * bool(meaning)}{meaning}", (*field, found[1]), example and f"add {example}")
-    if found := re.search(r"unknown field `(\w+)`", message):
-        known = [*_fields(_type_of(into, field)), *others]
-        near = get_close_matches(found[1], known, 1)
-        return Fault("is no field", (*field, found[1]), f"did you mean {near[0]}?" if near else _one_of(known))
-    if found := re.search(r"^Invalid enum value (.+)", message):
-        choices = [part for part in _parts(_type_of(into, field)) if isinstance(part, str)]
-        return Fault(f"{found[1]} is no choice", field, _one_of(choices))
-    return Fault(_plain(message), field, _example(into, field))
+    def within(self, name: str) -> Fault:
+        """The same fault, seen from the table that holds this one under `name`."""
+        return replace(self, field=(name, *self.field))
 
 
-def _plain(message: str) -> str:
-    if found := re.search(r"^Expected `([^`]+)`, got `(\w+)`", message):
-        wanted = " or ".join(TYPES.get(one, one) for one in found[1].split(" | ") if one != "null")
-        return f"must be {wanted}, not {TYPES.get(found[2], found[2])}"
-    if found := re.search(r"^Expected `\w+`( of length)? (>=|<=|>|<) (\S+)", message):
-        bound = f"{BOUNDS[found[2]]} {found[3].removesuffix('.0')}"
-        return f"must have {bound} entries" if found[1] else f"must be {bound}"
-    if "matching regex" in message:  # a recipe's only pattern is that of names
-        return "must be lower-case letters, digits and _, a letter first, at most 48 of them"
-    return message[:1].lower() + message[1:]
+def find_fault(value: Any, into: Any, others: Sequence[str] = ()) -> Fault | None:
+    """The first fault of a value, as TOML gives it, that is to become the type `into`; None where there is none.
+
+    others: names that may stand beside the fields of `into`.
+    """
+    return _check(value, inspect.type_info(into), others)
 
 
-def _one_of(names: Sequence[str]) -> str:
-    return f"one of {', '.join(names)}"
+def _check(value: Any, kind: inspect.Type, others: Sequence[str] = ()) -> Fault | None:
+    kinds = [one for one in getattr(kind, "types", [kind]) if type(one) in PYTHON_TYPES]
+    fitting = next((one for one in kinds if _accepts(PYTHON_TYPES[type(one)], value)), None)
+    match fitting:
+        case None:
+            wanted = " or ".join(WORDS[PYTHON_TYPES[type(one)]] for one in kinds)
+            return Fault(f"must be {wanted}, not {WORDS.get(type(value), type(value).__name__)}")
+        case inspect.LiteralType(values=choices):
+            return None if value in choices else Fault(f"{value!r} is no choice", remedy=_one_of(choices))
+        case inspect.IntType() | inspect.FloatType():
+            return _check_bounds(value, {name: getattr(fitting, name) for name in BOUNDS}, "")
+        case inspect.StrType(pattern=str(pattern)) if not re.search(pattern, value):  # the only one is that of names
+            return Fault("must be lower-case letters, digits and _, a letter first, at most 48 of them")
+        case inspect.VarTupleType(item_type=entry, min_length=least, max_length=most):
+            faults = (_check(one, entry) for one in value)
+            return next(filter(None, faults), None) or _check_bounds(len(value), {"ge": least, "le": most}, " entries")
+        case inspect.DictType(value_type=entry):
+            return next((fault.within(key) for key, one in value.items() if (fault := _check(one, entry))), None)
+        case inspect.StructType():
+            return _check_table(value, fitting, others)
+    return None
 
 
-def _example(into: Any, field: Sequence[str]) -> str:
-    """The field with its default, or as it may be written."""
-    if required := _required(into, field):
+def _accepts(wanted: type, value: Any) -> bool:
+    """Whether a value is of a type of WORDS, whatever its bounds."""
+    return type(value) in {float: (int, float), list: (list, tuple)}.get(wanted, (wanted,))
+
+
+def _check_bounds(number: float, bounds: Mapping[str, float | None], unit: str) -> Fault | None:
+    holds = {"ge": float.__ge__, "gt": float.__gt__, "le": float.__le__, "lt": float.__lt__}
+    for name, bound in bounds.items():
+        if bound is not None and not holds[name](float(number), float(bound)):
+            return Fault(f"must {'have' if unit else 'be'} {BOUNDS[name]} {str(bound).removesuffix('.0')}{unit}")
+    return None
+
+
+def _check_table(table: Mapping[str, Any], kind: inspect.StructType, others: Sequence[str]) -> Fault | None:
+    fields = {field.name: field for field in kind.fields}
+    for name, value in table.items():
+        if name in fields:
+            if fault := _check(value, fields[name].type):
+                direct = not fault.field and not fault.remedy
+                return replace(fault, remedy=_example(kind, fields[name]) if direct else fault.remedy).within(name)
+        elif kind.forbid_unknown_fields:
+            known = [*fields, *others]
+            near = get_close_matches(name, known, 1)
+            return Fault("is no field", (name,), f"did you mean {near[0]}?" if near else _one_of(known))
+    for name in (field.name for field in kind.fields if field.required and field.name not in table):
+        meaning, example = REQUIRED.get(f"{kind.cls.__name__}.{name}", ("", ""))
+        return Fault(f"is missing{', ' * bool(meaning)}{meaning}", (name,), example and f"add {example}")
+    return None
+
+
+def _one_of(names: Sequence[Any]) -> str:
+    return f"one of {', '.join(map(str, names))}"
+
+
+def _example(table: inspect.StructType, field: inspect.Field) -> str:
+    """The field as it may be written, or with its default."""
+    if required := REQUIRED.get(f"{table.cls.__name__}.{field.name}"):
         return f"for example {required[1]}"
-    found = _fields(_type_of(into, field[:-1])).get(field[-1]) if field else None
-    if found is None or found.default in (None, (), msgspec.NODEFAULT):
+    if field.default in (None, (), msgspec.NODEFAULT):
         return ""
-    return f"for example {field[-1]} = {msgspec.json.encode(found.default).decode()}"
-
-
-def _required(into: Any, field: Sequence[str]) -> tuple[str, str] | None:
-    struct = _struct(_type_of(into, field[:-1]))
-    return REQUIRED.get(f"{struct.__name__}.{field[-1]}") if struct and field else None
-
-
-def _struct(kind: Any) -> type[msgspec.Struct] | None:
-    """The table that the type is, or has in it."""
-    return next((p for p in _parts(kind) if isinstance(p, type) and issubclass(p, msgspec.Struct)), None)
-
-
-def _fields(kind: Any) -> dict[str, msgspec.structs.FieldInfo]:
-    struct = _struct(kind)
-    return {found.name: found for found in msgspec.structs.fields(struct)} if struct else {}
-
-
-def _type_of(into: Any, field: Sequence[str]) -> Any:
-    """The type of a field of a table, or of a field of that."""
-    for name in field:
-        found = _fields(into).get(name)
-        if found is None:
-            return into
-        into = found.type
-    return into
-
-
-def _parts(kind: Any) -> Iterator[Any]:
-    """The type and everything that it is made of; of a Literal its values."""
-    yield kind
-    for part in get_args(kind):
-        yield from _parts(part)
+    return f"for example {field.name} = {msgspec.json.encode(field.default).decode()}"

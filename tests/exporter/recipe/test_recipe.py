@@ -8,7 +8,8 @@ import pytest
 
 from homeroom.contract.manifest import Slot
 from homeroom.errors import RecipeError
-from homeroom_exporter.recipe.recipe import line_of, parse_recipe, read_recipe
+from homeroom_exporter.recipe.document import line_of
+from homeroom_exporter.recipe.recipe import parse_recipe, read_recipe
 
 RECIPES = sorted(path for path in (Path(__file__).parents[3] / "examples").rglob("*.toml") if path.stem != "pyproject")
 GOOD = """\
@@ -88,7 +89,7 @@ def test_the_example_recipes_are_valid(path: Path) -> None:
         ('other = "text"', 'other = "audio"', 16, "no encoder for audio"),
         ('pictures = "image[4]"', 'pictures = "image[40]"', 17, "must be at most 16"),
         ('pictures = "image[4]"', 'pictures = "image"', 21, "several places"),
-        ('kind = "choice"', 'kind = "chioce"', 20, "'chioce' is no choice (one of classification, ordinal"),
+        ('kind = "choice"', 'kind = "chioce"', 20, "'chioce' is no choice (one of choice, classification, matching"),
         ('"word", "pictures"', '"word", "picture"', 21, "no slot 'picture'"),
         ('head = "pair"', 'head = "choice"', 26, "cannot have the head"),
         ('reads = ["word", "other"]', 'reads = ["other", "pictures"]', 27, "two or three single texts"),
@@ -107,7 +108,7 @@ def test_the_example_recipes_are_valid(path: Path) -> None:
             "epochs = 7",
             'epochs = 7\n[scopes]\nfusion = "secret"',
             33,
-            "'secret' is no choice (one of shared, institution, personal)",
+            "'secret' is no choice (one of institution, personal, shared)",
         ),
     ],
 )

@@ -1,0 +1,237 @@
+"""The rules of a recipe that span several tables; each refusal is a RecipeError with its line."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Collection, Mapping
+from typing import Any, get_args
+
+import msgspec
+
+from homeroom.contract.layout import Scope
+from homeroom.contract.manifest import SLOT_LIMIT, ModalityName, Objective, Slot, Task
+from homeroom_exporter.encoders.spec import EncoderSpec
+from homeroom_exporter.model.heads import HeadKind
+from homeroom_exporter.model.lora.plan import AdapterPlan
+from homeroom_exporter.recipe.document import Document
+from homeroom_exporter.recipe.tables import EncoderTable, ObjectiveTable, RecipeHeader, TaskTable, TrainingTable
+
+TABLES = ("encoders", "slots", "tasks", "objectives", "training", "adapter", "scopes")
+WITH_LABELS = ("classification", "ordinal", "multilabel", "spans")
+OWN_HEAD = ("choice", "matching", "spans", "tracing")  # kinds whose head is always their own
+SLOT = re.compile(r"^(?P<modality>text|image|audio|table|sequence)(\[(?P<count>\d{1,2})\])?$")
+BEGIN = "begin from one of examples/recipes, or from what `homeroom export --help` shows"
+
+
+def read_header(document: Document) -> RecipeHeader:
+    """The fields at the top of the file."""
+    if not document.tables:
+        raise document.refusal("is empty", remedy=BEGIN)
+    fields = {name: value for name, value in document.tables.items() if name not in TABLES}
+    header = document.convert(fields, RecipeHeader, others=TABLES)
+    if "onnx" not in header.runtimes:
+        raise document.refusal("every bundle has graphs for onnxruntime", "runtimes", remedy='["onnx", "litert"]')
+    return header
+
+
+def read_encoders(document: Document) -> tuple[EncoderSpec, ...]:
+    """`[encoders.<modality>]`, in the order of the file."""
+    return tuple(_encoder(document, name, value) for name, value in document.table("encoders").items())
+
+
+def _encoder(document: Document, name: str, value: Any) -> EncoderSpec:
+    path = ("encoders", name)
+    if name not in get_args(ModalityName):
+        raise document.refusal(f"is none of {', '.join(get_args(ModalityName))}", *path)
+    table = document.convert(value, EncoderTable, *path)
+    if list(table.buckets) != sorted(set(table.buckets)):
+        raise document.refusal("must rise", *path, "buckets", remedy="for example [16, 32, 64]")
+    columns = [column.name for column in table.columns]
+    if (name == "table") != bool(columns) or len(set(columns)) != len(columns):
+        raise document.refusal("a table, and only a table, names its columns, each once", *path, "columns")
+    if (name == "sequence") != bool(table.skills) or len(set(table.skills)) != len(table.skills):
+        raise document.refusal("a sequence, and only a sequence, names its skills, each once", *path, "skills")
+    return EncoderSpec(modality=name, **msgspec.structs.asdict(table))  # type: ignore[arg-type]
+
+
+def read_slots(document: Document, encoders: tuple[EncoderSpec, ...]) -> dict[str, Slot]:
+    """`[slots]` by name; each encoder has one."""
+    slots = {name: _slot(document, name, value, encoders) for name, value in document.table("slots").items()}
+    if not slots:
+        raise document.refusal("no slot is named", "slots", remedy='add [slots] with lines such as picture = "image"')
+    if sum(slot.count for slot in slots.values()) > SLOT_LIMIT:
+        raise document.refusal(f"more than {SLOT_LIMIT} inputs", "slots")
+    for encoder in encoders:
+        if encoder.modality not in {slot.modality for slot in slots.values()}:
+            raise document.refusal("no slot uses it", "encoders", encoder.modality, remedy="remove it or add a slot")
+    return slots
+
+
+def _slot(document: Document, name: str, value: Any, encoders: tuple[EncoderSpec, ...]) -> Slot:
+    path = ("slots", name)
+    match = SLOT.match(value) if isinstance(value, str) else None
+    if match is None:
+        raise document.refusal(f"{value!r} is no kind of input", *path, remedy='"text", "image[4]" and the like')
+    modality = match["modality"]
+    if modality not in {encoder.modality for encoder in encoders}:
+        raise document.refusal(f"there is no encoder for {modality}", *path, remedy=f"add [encoders.{modality}]")
+    return document.convert({"name": name, "modality": modality, "count": int(match["count"] or 1)}, Slot, *path)
+
+
+def read_task_tables(document: Document) -> dict[str, TaskTable]:
+    """`[tasks.<name>]` by name."""
+    tables = document.table("tasks").items()
+    if not tables:
+        raise document.refusal("no task is named", "tasks", remedy="add a table such as [tasks.category]")
+    return {name: document.convert(value, TaskTable, "tasks", name) for name, value in tables}
+
+
+def read_tasks(
+    document: Document, tables: Mapping[str, TaskTable], slots: Mapping[str, Slot], encoders: tuple[EncoderSpec, ...]
+) -> tuple[Task, ...]:
+    """The manifest's tasks; each slot is read by one."""
+    skills = next((encoder.skills for encoder in encoders if encoder.modality == "sequence"), ())
+    tasks = tuple(_task(document, name, table, slots, skills) for name, table in tables.items())
+    read = {name for task in tasks for name in task.reads}
+    for name in slots:
+        if name not in read:
+            raise document.refusal("no task reads it", "slots", name, remedy="remove it or let a task read it")
+    return tasks
+
+
+def _task(document: Document, name: str, table: TaskTable, slots: Mapping[str, Slot], skills: tuple[str, ...]) -> Task:
+    path = ("tasks", name)
+    _known(document, table.reads, slots, *path)
+    if len(set(table.reads)) != len(table.reads):
+        raise document.refusal("names a slot twice", *path, "reads")
+    least = 2 if table.kind in ("classification", "ordinal") else 1
+    if table.kind in WITH_LABELS and (len(table.labels) < least or len(set(table.labels)) != len(table.labels)):
+        raise document.refusal(f"needs at least {least} different labels", *path, "labels")
+    if table.kind not in WITH_LABELS and table.labels:
+        raise document.refusal(f"a {table.kind} task has no labels", *path, "labels")
+    width = {
+        "classification": len(table.labels),
+        "ordinal": len(table.labels) - 1,
+        "multilabel": len(table.labels),
+        "choice": slots[table.reads[-1]].count,
+        "spans": 1 + len(table.labels),
+        "tracing": len(skills) or 1,
+    }.get(table.kind, 1)
+    task = {
+        "name": name,
+        "kind": table.kind,
+        "reads": table.reads,
+        "labels": skills if table.kind == "tracing" else table.labels,
+        "width": width,
+        "offset": table.offset,
+        "scale": table.scale,
+    }
+    return document.convert(task, Task, *path)
+
+
+def _known(document: Document, reads: Collection[str], slots: Mapping[str, Slot], *path: str) -> None:
+    for name in reads:
+        if name not in slots:
+            raise document.refusal(f"there is no slot {name!r}", *path, "reads", remedy=f"one of {sorted(slots)}")
+
+
+def read_heads(document: Document, tables: Mapping[str, TaskTable], slots: Mapping[str, Slot]) -> dict[str, HeadKind]:
+    """The head of each task: the one it names, or the usual one of its kind."""
+    return {name: _head(document, name, table, slots) for name, table in tables.items()}
+
+
+def _head(document: Document, name: str, table: TaskTable, slots: Mapping[str, Slot]) -> HeadKind:
+    path = ("tasks", name)
+    reads = [slots[read] for read in table.reads]
+    kind: HeadKind = table.head or (table.kind if table.kind in OWN_HEAD else "fused")  # type: ignore[assignment]
+    if (table.kind in OWN_HEAD or kind in OWN_HEAD) and kind != table.kind:
+        raise document.refusal(f"a {table.kind} task cannot have the head {kind!r}", *path, "head")
+    single = all(slot.count == 1 for slot in reads)
+    modalities = [slot.modality for slot in reads]
+    fits, rule, remedy = {
+        "fused": (True, "", ""),
+        "pair": (
+            single and modalities in (["text"] * 2, ["text"] * 3),
+            "a pair head reads two or three single texts",
+            "([question,] reference, answer)",
+        ),
+        "matching": (single and len(reads) == 2, "matching reads two single slots", ""),
+        "spans": (single and modalities == ["text"], "spans reads one single text slot", ""),
+        "tracing": (single and modalities == ["sequence"], "tracing reads one single sequence slot", ""),
+        "choice": (
+            len(reads) == 2 and reads[0].count == 1 < reads[1].count,
+            "choice reads one single slot and one slot of several places",
+            '"image[4]"',
+        ),
+    }[kind]
+    if not fits:
+        raise document.refusal(rule, *path, "reads", remedy=remedy)
+    return kind
+
+
+def read_objectives(document: Document, slots: Mapping[str, Slot], tasks: tuple[Task, ...]) -> tuple[Objective, ...]:
+    """`[objectives.<name>]`, in the order of the file."""
+    tables = document.table("objectives").items()
+    return tuple(_objective(document, name, value, slots, tasks) for name, value in tables)
+
+
+def _objective(
+    document: Document, name: str, value: Any, slots: Mapping[str, Slot], tasks: tuple[Task, ...]
+) -> Objective:
+    path = ("objectives", name)
+    table = document.convert(value, ObjectiveTable, *path)
+    _known(document, table.reads, slots, *path)
+    reads = [slots[read] for read in table.reads]
+    single = all(slot.count == 1 for slot in reads) and len(set(table.reads)) == len(reads)
+    if table.kind == "alignment" and not (single and len({slot.modality for slot in reads}) == len(reads) > 1):
+        raise document.refusal("alignment reads single slots of different modalities", *path, "reads")
+    if table.kind == "masked" and not single:
+        raise document.refusal("masked reads single slots, each once", *path, "reads")
+    if table.kind != "alignment" and document.tables.get("adapter") is not None:
+        raise document.refusal(f"{table.kind} hides features, which an adapter has none of", *path, "kind")
+    compared = [t for t in tasks if t.kind != "regression" and not t.per_token and set(t.reads) & set(table.reads)]
+    if table.kind == "consistency" and not compared:
+        raise document.refusal("no task with labels reads any of it", *path, "reads", remedy="name what a task reads")
+    return document.convert({**msgspec.structs.asdict(table), "name": name}, Objective, *path)
+
+
+def read_training(document: Document, header: RecipeHeader) -> TrainingTable:
+    """`[training]`, or its defaults."""
+    training = document.convert(document.tables.get("training", {}), TrainingTable, "training")
+    if training.clip_norm and not header.clipped:
+        raise document.refusal(
+            "needs graphs that clip", "training", "clip_norm", remedy="add clipped = true at the top"
+        )
+    if training.nested and not header.tiers:
+        raise document.refusal("needs tiers to nest", "training", "nested", remedy='add tiers = ["half"] at the top')
+    return training
+
+
+def read_adapter(document: Document, encoders: tuple[EncoderSpec, ...]) -> AdapterPlan | None:
+    """`[adapter]`, its modality filled in; None where there is none."""
+    if "adapter" not in document.tables:
+        return None
+    plan = document.convert(document.tables["adapter"], AdapterPlan, "adapter")
+    names = [encoder.modality for encoder in encoders]
+    if plan.modality is None and len(names) > 1:
+        remedy = f'modality = "{names[0]}", for example'
+        raise document.refusal("does not say whose encoder", "adapter", remedy=remedy)
+    modality = plan.modality or names[0]
+    if modality not in names or modality not in ("text", "image"):
+        remedy = "text or image, with an encoder"
+        raise document.refusal(f"there is no transformer for {modality}", "adapter", "modality", remedy=remedy)
+    return msgspec.structs.replace(plan, modality=modality)
+
+
+def read_scopes(document: Document, segments: Collection[str]) -> dict[str, Scope]:
+    """`[scopes]` by segment; segments: those that there are."""
+    scopes: dict[str, Scope] = {}
+    for name, value in document.table("scopes").items():
+        # TOML reads `head.grade = …` as a table `head`.
+        dotted = {f"{name}.{leaf}": scope for leaf, scope in value.items()} if isinstance(value, dict) else {}
+        for segment, scope in (dotted or {name: value}).items():
+            path = ("scopes", *segment.split("."))
+            if segment not in (*segments, "fusion"):
+                raise document.refusal("there is no such segment", *path, remedy=str(segments))
+            scopes[segment] = document.convert(scope, Scope, *path)  # type: ignore[arg-type]
+    return scopes
