@@ -53,7 +53,7 @@ def article(manifest: Manifest, sample: StoredSample, token: str) -> str:
         f"<input type=hidden name=sample value='{escape(sample.sample_id)}'>"
     )
     aside = (
-        f"<form method=post action=/put-back class=said>Set aside: {escape(sample.why)} {hidden}"
+        f"<form method=post action=/put-back class=said>Set aside: {escape(sample.quarantine_reason)} {hidden}"
         "<button>Let all of it teach</button></form>"
         if sample.aside
         else ""

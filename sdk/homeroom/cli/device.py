@@ -337,8 +337,8 @@ def review(directory: Path, put_back: tuple[str, ...], doubt: bool, machine: boo
         if doubt:
             found.doubt()
         samples = found.set_aside()
-    rows = [{"id": s.sample_id, "subject": s.subject, "why": s.why, "labels": s.labels} for s in samples]
-    lines = "\n".join(f"{s.sample_id}  {s.subject}: {s.why}" for s in samples)
+    rows = [{"id": s.sample_id, "subject": s.subject, "why": s.quarantine_reason, "labels": s.labels} for s in samples]
+    lines = "\n".join(f"{s.sample_id}  {s.subject}: {s.quarantine_reason}" for s in samples)
     click.echo(_json(rows) if machine else lines or "none is set aside")
 
 

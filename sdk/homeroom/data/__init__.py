@@ -1,1 +1,1 @@
-"""From a file to a checked sample."""
+"""From a file to a checked sample: ingest, preprocessing, quality, task kinds."""

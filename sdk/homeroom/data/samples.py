@@ -1,4 +1,4 @@
-"""Samples: what a user gives, checked against a bundle and made ready to be stored; imports preprocess."""
+"""Samples: as a user gives them, and as they are stored after their check."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ import msgspec
 from homeroom.data.preprocess import hashed_content
 from homeroom.data.preprocess.sequence import Interaction
 
-TEXT_LIMIT_CHARACTERS = 20_000  # characters; far more than any bucket holds
-INTERACTION_LIMIT = 10_000  # interactions of one sequence
+TEXT_LIMIT_CHARACTERS = 20_000  # far more than any bucket holds
+INTERACTION_LIMIT = 10_000  # of one sequence
 MEDIA_LIMIT_BYTES = 64 << 20
-DEFAULT_SUBJECT = "classroom"  # whom a sample is about when nobody says
+DEFAULT_SUBJECT = "classroom"  # of samples that name none
 NAME_LIMIT_CHARACTERS = 256
 
 Row = dict[str, float | str | None]
@@ -26,14 +26,16 @@ RESERVED_FIELDS = ("labels", "subject", "consent", "source", "retain_until", "la
 
 
 class Sample:
-    """One example: inputs by slot name, or by modality as the short form; any subset may be given.
+    """One example: inputs by slot name, or by modality where the bundle has one slot of it; any subset may be given.
 
-    A text is a string; a picture or a sound the path of a file or its bytes; a table row a mapping; a sequence a list
-    of interactions, the oldest first, each (skill, right) or (skill, right, seconds), or a mapping with `skill`,
-    `correct` and `time`. A slot of several places takes a list. Labels are by task name: the class, the level, a list
-    of classes, a number, the index of the right option, whether two inputs match, or a list of spans, each (start, end,
-    label) in characters. A tracing task takes no label: its sequence holds what there is to learn. `subject` is the
-    person the sample is about.
+    Inputs: a text is a string; a picture or a sound the path of a file or its bytes; a table row a mapping; a sequence
+    a list of interactions, the oldest first, each (skill, correct) or (skill, correct, seconds), or a mapping with
+    `skill`, `correct` and `time`. A slot with a count takes a list.
+
+    labels: by task name: the class, the level, a list of classes, a number, the index of the right option, whether two
+    inputs match, or a list of spans, each (start, end, label) in characters. A tracing task takes none.
+    subject: the person the sample is about. consent, source, language: short texts. retain_until: the last day, a date
+    or "2027-07-31".
     """
 
     def __init__(
@@ -51,30 +53,32 @@ class Sample:
         self.labels = dict(labels or {})
         self.subject, self.consent, self.source, self.language = subject, consent, source, language
         self.retain_until = retain_until
-        self.origin: str | None = None  # the file and row it was read from, for messages
+        self.origin: str | None = None  # the file and row it was read from
 
     def __repr__(self) -> str:
         return f"Sample({', '.join(self.inputs)}; labels {self.labels}; subject {self.subject!r})"
 
 
 class MediaReference(msgspec.Struct, frozen=True):
-    """Stands for a picture or a sound that stays in the store; digest: SHA-256 of its `preprocess.content`."""
+    """A picture or sound left in the store; digest: SHA-256 of its `preprocess.hashed_content`."""
 
     sample_id: str
     slot: str
-    place: int
+    index: int
     digest: bytes
-    size: int
+    size_bytes: int
 
 
 StoredInput = str | bytes | Row | list[Interaction] | MediaReference
 
 
 class StoredSample(msgspec.Struct, frozen=True, kw_only=True):
-    """A checked sample. `inputs`: by slot, a list with a value or None for each place; media as encoded files.
+    """A checked sample.
 
-    `aside`: why it is kept out of training until a person has looked at it; empty where it is not. By slot, the places
-    of its inputs that this is about, where the others teach all the same: `left_out`, and `weighed`, which count less.
+    inputs: by slot, a value or None for each of its inputs; media as encoded files.
+    aside: why the sample is quarantined until a person has looked at it; empty where it is not.
+    left_out, weighed: by slot, the indices of poor inputs, where the rest of the sample is trained on all the same:
+    those that are ignored, and those that count less.
     """
 
     inputs: dict[str, list[StoredInput | None]]
@@ -90,30 +94,30 @@ class StoredSample(msgspec.Struct, frozen=True, kw_only=True):
     sample_id: str = ""
 
     @property
-    def why(self) -> str:
-        """`aside` for a person, who is told where the rest of the sample teaches."""
-        said = [f"{', '.join(self.left_out)} left out"] if self.left_out else []
-        said += [f"{', '.join(self.weighed)} counts less"] if self.weighed else []
-        return self.aside + (f" ({', '.join(said)}, the rest teaches)" if said else "")
+    def quarantine_reason(self) -> str:
+        """`aside` for a person, with what becomes of the rest of the sample."""
+        effects = [f"{', '.join(self.left_out)} left out"] if self.left_out else []
+        effects += [f"{', '.join(self.weighed)} counts less"] if self.weighed else []
+        return self.aside + (f" ({', '.join(effects)}, the rest teaches)" if effects else "")
 
     @property
-    def teaches(self) -> bool:
-        """Whether any of it does."""
+    def trainable(self) -> bool:
+        """Whether any part of it may be trained on."""
         return not self.aside or bool(self.left_out or self.weighed)
 
 
 def without_media(sample: StoredSample) -> StoredSample:
-    """The same sample, its pictures and sounds left where they are: thousands of them need not fit in memory."""
+    """Replaces pictures and sounds by references, since thousands of them need not fit in memory."""
 
-    def kept(slot: str, place: int, value: StoredInput | None) -> StoredInput | None:
+    def referenced(slot: str, index: int, value: StoredInput | None) -> StoredInput | None:
         if not isinstance(value, bytes):
             return value
-        return MediaReference(sample.sample_id, slot, place, digest_of(value), len(value))
+        return MediaReference(sample.sample_id, slot, index, digest_of(value), len(value))
 
-    inputs = {slot: [kept(slot, i, value) for i, value in enumerate(row)] for slot, row in sample.inputs.items()}
+    inputs = {slot: [referenced(slot, i, value) for i, value in enumerate(row)] for slot, row in sample.inputs.items()}
     return msgspec.structs.replace(sample, inputs=inputs)
 
 
 def digest_of(value: StoredInput) -> bytes:
-    """SHA-256 of an input's content, by which its features are found."""
+    """SHA-256 of an input's content, the key of its cached features."""
     return value.digest if isinstance(value, MediaReference) else sha256(hashed_content(value)).digest()

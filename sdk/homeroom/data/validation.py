@@ -1,4 +1,4 @@
-"""Validation of samples against a manifest: slots, values, labels, dates."""
+"""Checks samples against a manifest: slots, input values, labels, metadata."""
 
 from __future__ import annotations
 
@@ -6,11 +6,11 @@ import datetime
 import difflib
 import itertools
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from homeroom.contract.manifest import Manifest, SequencePreprocess, Slot, Task
+from homeroom.contract.manifest import Column, Manifest, SequencePreprocess, Slot, Task
 from homeroom.data.preprocess import check_value
 from homeroom.data.preprocess.sequence import Interaction
 from homeroom.data.samples import (
@@ -31,23 +31,22 @@ from homeroom.errors import InputError
 
 
 def resolve(sample: Sample, manifest: Manifest, *, base: Path | None = None) -> StoredSample:
-    """Bind inputs to slots, read and decode every file once, check labels; InputError says what is wrong.
+    """Binds inputs to slots, reads and decodes every file once, checks labels and metadata.
 
-    base: the folder that relative paths start from.
+    base: the folder that relative paths start from. Raises InputError, which names the field and the remedy.
     """
     inputs: dict[str, list[StoredInput | None]] = {}
     for name, value in sample.inputs.items():
         slot = find_slot(name, manifest)
         if slot.name in inputs:
             raise InputError(f"slot {slot.name} is given twice", where=name)
-        places = _fill_slot(slot, value)
         inputs[slot.name] = [
             None
-            if place is None
-            else _check_input(slot, place, manifest, base, f"{slot.name}[{i}]" if slot.count > 1 else name)
-            for i, place in enumerate(places)
+            if item is None
+            else _check_input(slot, item, manifest, base, f"{slot.name}[{index}]" if slot.count > 1 else name)
+            for index, item in enumerate(_slot_values(slot, value))
         ]
-    if not any(place is not None for places in inputs.values() for place in places):
+    if not any(value is not None for values in inputs.values() for value in values):
         raise InputError("the sample has no input", remedy=f"give at least one of {[s.name for s in manifest.slots]}")
     labels = {name: check_label(find_task(name, manifest), label) for name, label in sample.labels.items()}
     for name, label in labels.items():
@@ -65,7 +64,7 @@ def resolve(sample: Sample, manifest: Manifest, *, base: Path | None = None) -> 
 
 
 def find_slot(name: str, manifest: Manifest) -> Slot:
-    """The slot of that name, or the only single slot of that modality."""
+    """Returns the slot of that name, or the only single slot of that modality; InputError if there is none."""
     for slot in manifest.slots:
         if slot.name == name:
             return slot
@@ -79,6 +78,7 @@ def find_slot(name: str, manifest: Manifest) -> Slot:
 
 
 def find_task(name: str, manifest: Manifest) -> Task:
+    """Returns the task of that name; InputError if the bundle has none."""
     for task in manifest.tasks:
         if task.name == name:
             return task
@@ -88,14 +88,14 @@ def find_task(name: str, manifest: Manifest) -> Task:
 
 
 def check_label(task: Task, label: Any) -> Label:
-    """The label in its stored form; InputError if the task has no such label."""
+    """Returns the label in its stored form; InputError if it does not fit the task."""
     where = f"labels.{task.name}"
     if task.kind in ("classification", "ordinal"):
         return _check_class(task, label, where)
     if task.kind == "multilabel":
         if not isinstance(label, list | tuple | set) or isinstance(label, str):
             raise InputError("needs a list of labels", where=where, remedy=f"some of {list(task.labels)}")
-        return list(sorted({_check_class(task, one, where) for one in label}))
+        return list(sorted({_check_class(task, name, where) for name in label}))
     if task.kind == "regression":
         if isinstance(label, bool) or not isinstance(label, int | float) or not math.isfinite(label):
             raise InputError(f"{label!r} is not a finite number", where=where)
@@ -113,7 +113,8 @@ def check_label(task: Task, label: Any) -> Label:
     return bool(label)
 
 
-def _fill_slot(slot: Slot, value: Any) -> Sequence[Any]:
+def _slot_values(slot: Slot, value: Any) -> Sequence[Any]:
+    """Returns `slot.count` values, None where one is absent."""
     if slot.count == 1:
         return [value]
     if not isinstance(value, list | tuple):
@@ -126,17 +127,7 @@ def _fill_slot(slot: Slot, value: Any) -> Sequence[Any]:
 def _check_input(slot: Slot, value: Any, manifest: Manifest, base: Path | None, where: str) -> StoredInput:
     modality = manifest.modality(slot.modality)
     if slot.modality == "text":
-        if not isinstance(value, str):
-            raise InputError(f"needs a text, not {type(value).__name__}", where=where)
-        if not value.strip():
-            raise InputError("the text is empty", where=where, remedy="leave the input out instead")
-        if len(value) > TEXT_LIMIT_CHARACTERS:
-            raise InputError(
-                f"{len(value):,} characters are more than {TEXT_LIMIT_CHARACTERS:,}",
-                where=where,
-                remedy="shorten the text",
-            )
-        return value
+        return _check_text(value, where)
     if slot.modality == "table":
         if not isinstance(value, Mapping):
             raise InputError(f"needs a mapping of columns, not {type(value).__name__}", where=where)
@@ -148,7 +139,19 @@ def _check_input(slot: Slot, value: Any, manifest: Manifest, base: Path | None, 
     return data
 
 
+def _check_text(value: Any, where: str) -> str:
+    if not isinstance(value, str):
+        raise InputError(f"needs a text, not {type(value).__name__}", where=where)
+    if not value.strip():
+        raise InputError("the text is empty", where=where, remedy="leave the input out instead")
+    if len(value) > TEXT_LIMIT_CHARACTERS:
+        what = f"{len(value):,} characters are more than {TEXT_LIMIT_CHARACTERS:,}"
+        raise InputError(what, where=where, remedy="shorten the text")
+    return value
+
+
 def _read_media(value: Any, base: Path | None, where: str) -> tuple[bytes, str]:
+    """Returns the encoded file and where it came from, for messages."""
     if isinstance(value, bytes | bytearray):
         data = bytes(value)
     elif isinstance(value, str | Path):
@@ -168,35 +171,37 @@ def _read_media(value: Any, base: Path | None, where: str) -> tuple[bytes, str]:
     return data, where
 
 
-def _check_row(columns: Sequence[Any], value: Mapping[str, Any], where: str) -> Row:
+def _check_row(columns: Sequence[Column], value: Mapping[str, Any], where: str) -> Row:
     known = {column.name: column for column in columns}
     row: Row = {}
     for name, cell in value.items():
         if name not in known:
             raise InputError(f"no column {name!r}", where=where, remedy=_suggestion(str(name), list(known)))
-        here = f"{where}.{name}"
-        if cell is None or cell == "" or (isinstance(cell, float) and math.isnan(cell)):
-            row[name] = None
-        elif known[name].categories:
-            if str(cell) not in known[name].categories:
-                raise InputError(
-                    f"unknown category {cell!r}", where=here, remedy=_suggestion(str(cell), known[name].categories)
-                )
-            row[name] = str(cell)
-        else:
-            try:
-                number = float(cell)
-            except (TypeError, ValueError, OverflowError):
-                raise InputError(f"{cell!r} is not a number", where=here) from None
-            if math.isinf(number):
-                raise InputError("is infinite", where=here, remedy="leave the cell empty if the value is missing")
-            row[name] = None if math.isnan(number) else number
+        row[name] = _check_cell(known[name], cell, f"{where}.{name}")
     if all(cell is None for cell in row.values()):
         raise InputError("every cell is missing", where=where, remedy="leave the input out instead")
     return row
 
 
+def _check_cell(column: Column, cell: Any, where: str) -> float | str | None:
+    if cell is None or cell == "" or (isinstance(cell, float) and math.isnan(cell)):
+        return None
+    if column.categories:
+        if str(cell) not in column.categories:
+            remedy = _suggestion(str(cell), column.categories)
+            raise InputError(f"unknown category {cell!r}", where=where, remedy=remedy)
+        return str(cell)
+    try:
+        number = float(cell)
+    except (TypeError, ValueError, OverflowError):
+        raise InputError(f"{cell!r} is not a number", where=where) from None
+    if math.isinf(number):
+        raise InputError("is infinite", where=where, remedy="leave the cell empty if the value is missing")
+    return None if math.isnan(number) else number
+
+
 def _check_interactions(skills: Sequence[str], value: Any, where: str) -> list[Interaction]:
+    """Returns the interactions, the oldest first; times, where given, must not fall."""
     if isinstance(value, Mapping):
         value = [value]
     if isinstance(value, str | bytes) or not isinstance(value, Sequence):
@@ -205,30 +210,37 @@ def _check_interactions(skills: Sequence[str], value: Any, where: str) -> list[I
         raise InputError("the sequence is empty", where=where, remedy="leave the input out instead")
     if len(value) > INTERACTION_LIMIT:
         raise InputError(f"{len(value):,} interactions are more than {INTERACTION_LIMIT:,}", where=where)
-    known = set(skills)
-    found: list[Interaction] = []
-    latest = -math.inf
-    for number, one in enumerate(value):
-        here = f"{where}[{number}]"
-        if not isinstance(one, Mapping):
-            if isinstance(one, str) or not isinstance(one, Sequence) or len(one) not in (2, 3):
-                raise InputError(f"{one!r} is no interaction", where=here, remedy='write ["fractions", true]')
-            one = dict(zip(("skill", "correct", "time"), one, strict=False))
-        if unknown := sorted(map(str, one.keys() - {"skill", "correct", "time"})):
-            raise InputError(f"an interaction has no {unknown[0]!r}", where=here, remedy="skill, correct and time")
-        skill, right = one.get("skill"), TRUTH_WORDS.get(str(one.get("correct")).strip().lower())
-        if skill is None or skill == "":
-            raise InputError("the skill is missing", where=here, remedy="name the skill that was practised")
-        if str(skill) not in known:
-            raise InputError(f"the bundle has no skill {skill!r}", where=here, remedy=_suggestion(str(skill), skills))
-        if right is None:
-            raise InputError(f"{one.get('correct')!r} is neither right nor wrong", where=here, remedy="true or false")
-        time_s = _check_seconds(one.get("time"), here)
-        if time_s is not None and time_s < latest:
-            raise InputError("is earlier than one before it", where=here, remedy="put the oldest interaction first")
-        latest = latest if time_s is None else time_s
-        found.append((str(skill), right, time_s))
-    return found
+    interactions: list[Interaction] = []
+    latest_s, known = -math.inf, dict.fromkeys(skills)  # a dict, since a bundle may have hundreds of skills
+    for index, item in enumerate(value):
+        interaction = _check_interaction(known, item, f"{where}[{index}]")
+        time_s = latest_s if interaction[2] is None else interaction[2]
+        if time_s < latest_s:
+            raise InputError(
+                "is earlier than one before it", where=f"{where}[{index}]", remedy="put the oldest interaction first"
+            )
+        latest_s = time_s
+        interactions.append(interaction)
+    return interactions
+
+
+def _check_interaction(skills: Collection[str], item: Any, where: str) -> Interaction:
+    if not isinstance(item, Mapping):
+        if isinstance(item, str) or not isinstance(item, Sequence) or len(item) not in (2, 3):
+            raise InputError(f"{item!r} is no interaction", where=where, remedy='write ["fractions", true]')
+        item = dict(zip(("skill", "correct", "time"), item, strict=False))
+    if unknown := sorted(map(str, item.keys() - {"skill", "correct", "time"})):
+        raise InputError(f"an interaction has no {unknown[0]!r}", where=where, remedy="skill, correct and time")
+    skill, correct = item.get("skill"), TRUTH_WORDS.get(str(item.get("correct")).strip().lower())
+    if skill is None or skill == "":
+        raise InputError("the skill is missing", where=where, remedy="name the skill that was practised")
+    if str(skill) not in skills:
+        raise InputError(
+            f"the bundle has no skill {skill!r}", where=where, remedy=_suggestion(str(skill), list(skills))
+        )
+    if correct is None:
+        raise InputError(f"{item.get('correct')!r} is neither right nor wrong", where=where, remedy="true or false")
+    return str(skill), correct, _check_seconds(item.get("time"), where)
 
 
 def _check_seconds(value: Any, where: str) -> float | None:
@@ -244,28 +256,28 @@ def _check_seconds(value: Any, where: str) -> float | None:
 
 
 def _check_spans(task: Task, label: Any, where: str) -> list[str | SpanLabel]:
-    """Spans as mappings, the first in the text first; they must not overlap."""
+    """Returns spans as mappings, in the order of the text; they must not overlap."""
     if isinstance(label, str) or not isinstance(label, Sequence):
         raise InputError("needs a list of spans", where=where, remedy='[{"start": 0, "end": 5, "label": …}, …]')
-    found = []
-    for one in label:
-        if not isinstance(one, Mapping) and not (isinstance(one, Sequence) and len(one) == 3):
-            raise InputError(f"{one!r} is no span", where=where, remedy="give its start, end and label")
-        span = dict(one) if isinstance(one, Mapping) else dict(zip(("start", "end", "label"), one, strict=True))
-        edges = [span.get("start"), span.get("end")]
-        if span.keys() != {"start", "end", "label"} or not all(type(edge) is int for edge in edges):
-            raise InputError(f"{one!r} is no span", where=where, remedy="give its start, end and label")
-        if not 0 <= span["start"] < span["end"]:
-            raise InputError(f"characters {span['start']} to {span['end']} are no span", where=where)
-        found.append({"start": span["start"], "end": span["end"], "label": _check_class(task, span["label"], where)})
-    found.sort(key=lambda span: (span["start"], span["end"]))
-    for before, after in itertools.pairwise(found):
+    spans = sorted((_check_span(task, item, where) for item in label), key=lambda span: (span["start"], span["end"]))
+    for before, after in itertools.pairwise(spans):
         if after["start"] < before["end"]:
             raise InputError(
                 f"spans {before['start']} to {before['end']} and {after['start']} to {after['end']} overlap",
                 where=where,
             )
-    return list(found)
+    return list(spans)
+
+
+def _check_span(task: Task, item: Any, where: str) -> dict[str, Any]:
+    if not isinstance(item, Mapping) and not (isinstance(item, Sequence) and len(item) == 3):
+        raise InputError(f"{item!r} is no span", where=where, remedy="give its start, end and label")
+    span = dict(item) if isinstance(item, Mapping) else dict(zip(("start", "end", "label"), item, strict=True))
+    if span.keys() != {"start", "end", "label"} or not all(type(span[edge]) is int for edge in ("start", "end")):
+        raise InputError(f"{item!r} is no span", where=where, remedy="give its start, end and label")
+    if not 0 <= span["start"] < span["end"]:
+        raise InputError(f"characters {span['start']} to {span['end']} are no span", where=where)
+    return {"start": span["start"], "end": span["end"], "label": _check_class(task, span["label"], where)}
 
 
 def _check_span_ends(task: Task, label: Label, inputs: Mapping[str, list[StoredInput | None]]) -> None:
@@ -299,6 +311,7 @@ def _check_option_given(task: Task, label: Label, inputs: Mapping[str, list[Stor
 
 
 def _suggestion(name: str, known: Sequence[str]) -> str:
+    """Returns a remedy: the known names closest to this one, or the first twelve."""
     close = difflib.get_close_matches(name, known, n=3, cutoff=0.5)
     return f"did you mean {' or '.join(close)}?" if close else f"known: {', '.join(known[:12])}"
 

@@ -134,6 +134,6 @@ def may_teach(policy: Policy | None, sample: StoredSample, unlabelled: bool = Fa
 
     unlabelled: whether those without a label teach something too.
     """
-    if not sample.teaches or not (sample.labels or unlabelled):
+    if not sample.trainable or not (sample.labels or unlabelled):
         return False
     return policy is None or not policy.consent or bool(sample.consent)

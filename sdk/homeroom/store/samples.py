@@ -80,10 +80,10 @@ def add_samples(
             sample_id = subject.cipher.index("sample", *pack_sample(msgspec.structs.replace(sample, **AS_IT_IS))).hex()
             near = fingerprint(sample) if fingerprint and _comparable(sample) else b""
             key = subject.cipher.index("near", near) if near else None
-            if key and sample.teaches and (copy := _copy_of(opened, subject, key, sample, sample_id)):
+            if key and sample.trainable and (copy := _copy_of(opened, subject, key, sample, sample_id)):
                 sample = msgspec.structs.replace(sample, **AS_IT_IS | {"aside": copy})
             facts, inputs = seal_sample(subject.cipher, sample_id, *pack_sample(sample))
-            aside = (2 if sample.teaches else 1) if sample.aside else 0
+            aside = (2 if sample.trainable else 1) if sample.aside else 0
             row = (sample_id, subject.subject_id, facts, inputs, aside, key)
             opened.database.write(INSERT, row)
             ids.append(sample_id)

@@ -77,7 +77,7 @@ def test_a_good_picture_passes(picture: Image.Image) -> None:
 def test_a_poor_picture_is_told(picture: Image.Image, says: str, empty: bool) -> None:
     found = image.assess(png(picture))
     assert found is not None
-    assert (says in found.why, found.empty) == (True, empty)
+    assert (says in found.reason, found.empty) == (True, empty)
 
 
 def test_the_blur_effect_rises_with_blur() -> None:
@@ -125,7 +125,7 @@ def test_poor_sounds_are_told() -> None:
     ):
         found = audio.assess(wav(sound, rate), SPEC)
         assert found is not None
-        assert (says in found.why, found.empty) == (True, empty), says
+        assert (says in found.reason, found.empty) == (True, empty), says
 
 
 @pytest.mark.parametrize(
@@ -151,8 +151,8 @@ def test_poor_sounds_are_told() -> None:
 )
 def test_texts(words: str, language: str | None, says: str | None) -> None:
     found = text.assess(words, language)
-    assert found is None if says is None else found is not None and says in found.why
-    assert found is None or found.empty == ("letter" in found.why and "script" not in found.why)
+    assert found is None if says is None else found is not None and says in found.reason
+    assert found is None or found.empty == ("letter" in found.reason and "script" not in found.reason)
 
 
 # On a device
@@ -290,8 +290,8 @@ def test_what_can_still_be_seen_counts_less_and_in_full_once_it_is_put_back(
     device.add(*rows, blurred)
     (aside,) = device.set_aside()
     assert (aside.left_out, aside.weighed) == ({}, {"picture": [0]})
-    assert "blurred" in aside.why
-    assert "(picture counts less, the rest teaches)" in aside.why
+    assert "blurred" in aside.quarantine_reason
+    assert "(picture counts less, the rest teaches)" in aside.quarantine_reason
     assert device.train(settings=Settings(epochs=1)).samples == 13
     less = theta_of(tmp_path / "one", tiny_bundle, *rows, blurred)
     word = theta_of(tmp_path / "two", tiny_bundle, *rows, Sample(word="the cat", labels=labels, subject="pupil-0"))

@@ -1,7 +1,7 @@
-"""Is an input fit to learn from? One module a modality, thresholds with their units; a poor one is set aside, not lost.
+"""Quality gates: flag inputs that are unfit to learn from, one module a modality. A flagged input is kept for review.
 
-A gate says why in a few words, or None. Gates are for what no lesson wants (a black picture, a silent clip), or what it
-wants less (a blurred one); what is merely hard passes. `docs/quality.md` lists them.
+Gates catch what no lesson wants (a black picture, a silent clip) or wants less (a blurred one); what is merely hard
+passes. `docs/quality.md` lists the thresholds.
 """
 
 from __future__ import annotations
@@ -14,14 +14,14 @@ __all__ = ["QualityFinding", "poor_inputs"]
 
 
 def poor_inputs(sample: StoredSample, manifest: Manifest) -> dict[tuple[str, int], QualityFinding]:
-    """By (slot, place), every input that should not be learned from as others are before a person has looked at it."""
-    found = {}
-    for slot, places in sample.inputs.items():
-        for place, value in enumerate(places):
-            if value is not None and (poor := _assess_input(value, sample.language, manifest, slot)):
-                name = f"{slot}[{place}]" if manifest.slot(slot).count > 1 else slot
-                found[slot, place] = poor._replace(why=f"{name}: {poor.why}")
-    return found
+    """Findings by (slot, index), for every input that a person should review before it counts in full."""
+    findings = {}
+    for slot, values in sample.inputs.items():
+        for index, value in enumerate(values):
+            if value is not None and (finding := _assess_input(value, sample.language, manifest, slot)):
+                name = f"{slot}[{index}]" if manifest.slot(slot).count > 1 else slot
+                findings[slot, index] = finding._replace(reason=f"{name}: {finding.reason}")
+    return findings
 
 
 def _assess_input(value: StoredInput, language: str | None, manifest: Manifest, slot: str) -> QualityFinding | None:

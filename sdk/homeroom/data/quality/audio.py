@@ -1,4 +1,4 @@
-"""Sounds: silent, clipped, too short, or of too low a rate; numpy and the decoder of `preprocess`."""
+"""Quality gate of sounds: too short, silent, of too low a rate, or clipped."""
 
 from __future__ import annotations
 
@@ -8,17 +8,17 @@ from homeroom.contract.manifest import AudioPreprocess
 from homeroom.data.preprocess.audio import decode
 from homeroom.data.quality.finding import QualityFinding
 
-FRAME_S = 0.05  # over which loudness is measured
-SILENT_DB = -50.0  # relative to full scale: the loudest frame of a silent clip is below
-CLIPPING_LEVEL = 0.985  # of full scale: where a sample counts as clipped
-# Share of samples at full scale, in runs of three and more, of a clipped clip. Recordings for classrooms are often
-# mixed so loud that a tenth of them is there, and are understood.
+FRAME_S = 0.05  # window of a loudness measurement
+SILENT_DB = -50.0  # relative to full scale, of the loudest frame
+CLIPPING_LEVEL = 0.985  # of full scale, from which a sample counts as clipped
+# Recordings for classrooms are often mixed so loud that a tenth of their samples is clipped, and are understood.
 MOST_CLIPPED_SHARE = 0.25
 SHORTEST_S = 0.1
-LEAST_RATE_SHARE = 0.45  # share of the rate that the model listens at: below, most of speech is missing
+LEAST_RATE_SHARE = 0.45  # of the model's rate; below it most of speech is missing
 
 
 def assess(data: bytes, spec: AudioPreprocess) -> QualityFinding | None:
+    """Returns why an encoded sound is poor, or None."""
     wave, rate = decode(data)
     if len(wave) < SHORTEST_S * rate:
         return QualityFinding(f"only {len(wave) / rate:.2f} s long", empty=True)
@@ -40,12 +40,12 @@ def loudest_db(wave: np.ndarray, rate: int) -> float:
 
 
 def clipped_share(wave: np.ndarray) -> float:
-    """Share of samples that lie in runs of at least three at full scale."""
-    full = np.abs(wave) >= CLIPPING_LEVEL
-    if len(full) < 3:
+    """Share of samples in runs of at least three at full scale; wave: float32 [n] in [-1, 1]."""
+    clipped = np.abs(wave) >= CLIPPING_LEVEL
+    if len(clipped) < 3:
         return 0.0
-    middle = full[:-2] & full[1:-1] & full[2:]
-    inside = np.zeros(len(full), bool)
+    starts = clipped[:-2] & clipped[1:-1] & clipped[2:]
+    in_run = np.zeros(len(clipped), bool)
     for shift in range(3):
-        inside[shift : shift + len(middle)] |= middle
-    return float(inside.mean())
+        in_run[shift : shift + len(starts)] |= starts
+    return float(in_run.mean())

@@ -1,14 +1,14 @@
-"""What a gate found wrong with an input."""
+"""Quality finding: the reason why an input is poor."""
 
 from __future__ import annotations
 
 from typing import NamedTuple
 
-DEFAULT_INPUT_WEIGHT = 0.5  # where too little is known; `docs/quality.md` says what it was chosen on
+DEFAULT_INPUT_WEIGHT = 0.5  # of a poor input, until one is learned; chosen in `docs/quality.md`
 
 
 class QualityFinding(NamedTuple):
-    """`why` in a few words; `empty`: there is nothing to be seen, heard or read in it, so that it never teaches."""
+    """`reason` in a few words; `empty`: nothing can be seen, heard or read in it, so that it is never trained on."""
 
-    why: str
+    reason: str
     empty: bool = False

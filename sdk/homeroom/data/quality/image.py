@@ -1,8 +1,4 @@
-"""Pictures: too dark, burnt out, without any content, or blurred; numpy and the decoder of `preprocess`.
-
-Blur: Crete et al. 2007, "The Blur Effect: Perception and Estimation with a New No-Reference Perceptual Blur Metric",
-section 3: how much of the neighbouring differences a further blur takes away, 0 (sharp) to 1.
-"""
+"""Quality gate of pictures: too dark, burnt out, without content, or blurred."""
 
 from __future__ import annotations
 
@@ -12,15 +8,16 @@ from PIL import Image
 from homeroom.data.preprocess.image import decode
 from homeroom.data.quality.finding import QualityFinding
 
-MEASURED_SIDE_PIXELS = 224  # pixels of the longer side at which all is measured: about what a backbone sees
-DARK_LEVEL = 25.0  # grey level (0 to 255) that 99 of 100 pixels of a dark picture stay below
-BURNT_OUT_LEVEL = 249.0  # grey level that 99.9 of 100 pixels of a burnt-out (or empty) picture reach
-LEAST_SPREAD = 1.5  # grey levels: standard deviation of a picture without content
-MOST_BLUR_EFFECT = 0.8  # of the blur effect
-BLUR_WINDOW_PIXELS = 11  # pixels
+MEASURED_SIDE_PIXELS = 224  # longer side at which all is measured, about what a backbone sees
+DARK_LEVEL = 25.0  # of 255: 99 % of a dark picture's pixels are below
+BURNT_OUT_LEVEL = 249.0  # of 255: 99.9 % of a burnt-out or empty picture's pixels reach it
+LEAST_SPREAD = 1.5  # standard deviation of the grey levels; below it there is no content
+MOST_BLUR_EFFECT = 0.8
+BLUR_WINDOW_PIXELS = 11
 
 
 def assess(data: bytes) -> QualityFinding | None:
+    """Returns why an encoded picture is poor, or None."""
     grey = _greyscale(decode(data))
     empty = float(grey.std()) < LEAST_SPREAD
     if float(np.quantile(grey, 0.99)) < DARK_LEVEL:
@@ -38,7 +35,11 @@ def assess(data: bytes) -> QualityFinding | None:
 
 
 def blur_effect(grey: np.ndarray) -> float:
-    """Crete et al., equations 1 to 6, the worse of both directions; grey: float32 [height, width], 0 to 255."""
+    """Share of neighbouring differences that survives a further blur, 0 (sharp) to 1, the worse of both directions.
+
+    Crete et al. 2007, "The Blur Effect: Perception and Estimation with a New No-Reference Perceptual Blur Metric",
+    equations 1 to 6. grey: float32 [height, width], 0 to 255.
+    """
     worst = 0.0
     for axis in (0, 1):
         if grey.shape[axis] <= BLUR_WINDOW_PIXELS:
@@ -52,7 +53,7 @@ def blur_effect(grey: np.ndarray) -> float:
 
 
 def _running_mean(grey: np.ndarray, axis: int) -> np.ndarray:
-    """The running mean over BLUR_WINDOW pixels along an axis, edges repeated."""
+    """Running mean over BLUR_WINDOW_PIXELS along an axis, edges repeated."""
     half = BLUR_WINDOW_PIXELS // 2
     padding = [(half + 1, half) if a == axis else (0, 0) for a in (0, 1)]
     sums = np.cumsum(np.pad(grey.astype(np.float64), padding, mode="edge"), axis=axis)
@@ -62,7 +63,7 @@ def _running_mean(grey: np.ndarray, axis: int) -> np.ndarray:
 
 
 def _greyscale(picture: Image.Image) -> np.ndarray:
-    """float32 [height, width], 0 to 255; a smaller picture is not enlarged, since that would blur it."""
+    """Grey levels float32 [height, width], 0 to 255; a smaller picture is not enlarged, since that would blur it."""
     scale = MEASURED_SIDE_PIXELS / max(picture.size)
     if scale < 1:
         size = (max(1, round(picture.width * scale)), max(1, round(picture.height * scale)))

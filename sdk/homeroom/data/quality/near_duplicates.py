@@ -1,8 +1,7 @@
-"""What near copies of a sample have in common, as bytes: equal for a picture saved again, a text typed again.
+"""Near-duplicate detection: a digest that is equal for a picture saved again or a text typed again.
 
-Pictures: the gradient hash (dHash) of 8 x 8 brightness steps, with a coarse colour beside it, so that a drawing in
-another colour is another picture. A step counts from MARGIN grey levels on: compression then moves none. Sounds and
-table rows must be equal.
+Pictures: the gradient hash (dHash) of 8 x 8 brightness steps and a coarse mean colour, so that a drawing in another
+colour is another picture. Sounds and table rows must be equal.
 """
 
 from __future__ import annotations
@@ -18,19 +17,21 @@ from homeroom.data.preprocess import hashed_content
 from homeroom.data.preprocess.image import decode
 from homeroom.data.samples import StoredInput, StoredSample
 
-HASH_SIDE, STEP_MARGIN, LEAST_STEPS = 8, 12, 5
-COLOUR_LEVELS = 4  # levels of each of red, green and blue, on average over the picture
+HASH_SIDE = 8
+STEP_MARGIN = 12  # grey levels; compression moves no smaller step
+LEAST_STEPS = 5
+COLOUR_LEVELS = 4  # of each of red, green and blue
 
 
 def near_duplicate_digest(sample: StoredSample, manifest: Manifest) -> bytes:
-    """32 bytes of all inputs with their slots and places."""
-    found = sha256()
-    for slot, places in sorted(sample.inputs.items()):
+    """SHA-256 over the normalized inputs with their slots and indices, 32 bytes."""
+    hasher = sha256()
+    for slot, values in sorted(sample.inputs.items()):
         pictures = isinstance(manifest.modality(manifest.slot(slot).modality).preprocess, ImagePreprocess)
-        for place, value in enumerate(places):
+        for index, value in enumerate(values):
             if value is not None:
-                found.update(f"{slot}/{place}\0".encode() + sha256(_normalized(value, pictures)).digest())
-    return found.digest()
+                hasher.update(f"{slot}/{index}\0".encode() + sha256(_normalized(value, pictures)).digest())
+    return hasher.digest()
 
 
 def _normalized(value: StoredInput, picture: bool) -> bytes:
@@ -42,7 +43,7 @@ def _normalized(value: StoredInput, picture: bool) -> bytes:
 
 
 def _gradient_hash(picture: Image.Image) -> bytes:
-    """b"" for one with too few steps to be told from others by."""
+    """dHash and mean colour; b"" if there are too few steps to tell the picture from others."""
     grey = np.asarray(picture.convert("L").resize((HASH_SIDE + 1, HASH_SIDE), Image.Resampling.BOX), np.int16)
     rising = grey[:, 1:] > grey[:, :-1] + STEP_MARGIN
     if rising.sum() < LEAST_STEPS:

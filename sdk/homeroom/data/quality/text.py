@@ -1,7 +1,7 @@
-"""Texts: without words, one key held down, in another script or language than the sample says; standard library.
+"""Quality gate of texts: without words, one key held down, in another script or language than the sample says.
 
-The language check is deliberately light: the script, and the commonest words of a few languages in texts long enough to
-have some. A single word is never judged by its language, only by its script.
+The language check is light on purpose: the script, and the commonest words of a few languages in texts long enough to
+have some. A single word is judged by its script alone.
 """
 
 from __future__ import annotations
@@ -13,12 +13,12 @@ from collections import Counter
 
 from homeroom.data.quality.finding import QualityFinding
 
-MOST_REPEATED_LETTERS = 8  # of one letter
-MOST_FOREIGN_LETTERS = 0.5  # share of the letters in another script than the language's
-LEAST_WORDS = 8  # words of a text whose language is judged
-LEAST_COMMON_WORDS = 0.15  # share of its words that are common ones of another language, and none of its own
+MOST_REPEATED_LETTERS = 8  # in a row
+MOST_FOREIGN_LETTERS = 0.5  # share of letters in another script than the language's
+LEAST_WORDS = 8  # of a text whose language is judged
+LEAST_COMMON_WORDS = 0.15  # share of words that are common ones of another language
 
-# Scripts, then the languages that are written in them; by the first word of a letter's Unicode name.
+# Scripts (first word of a letter's Unicode name): the languages written in them.
 SCRIPT_TABLE = """
 ARABIC: ar fa ur ps
 CYRILLIC: ru uk bg be mk kk ky mn
@@ -58,6 +58,7 @@ COMMON_WORDS = {codes[0]: frozenset(words) for codes, words in _read_table(COMMO
 
 
 def assess(value: str, language: str | None) -> QualityFinding | None:
+    """Returns why a text is poor, or None; language: a BCP 47 tag."""
     letters = [c for c in value if c.isalpha()]
     if not any(c.isalnum() for c in value):
         return QualityFinding("without a letter or a digit", empty=True)
@@ -79,7 +80,7 @@ def script_of(letter: str) -> str:
 
 
 def _detect_other_language(value: str, code: str) -> str | None:
-    """Another language whose commonest words the text has, while it has hardly any of its own language's."""
+    """Returns another language whose common words the text has, if it has hardly any of its own language's."""
     words = re.findall(r"[^\W\d_]+", value.lower())
     if len(words) < LEAST_WORDS:
         return None

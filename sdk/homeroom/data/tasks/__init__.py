@@ -1,1 +1,1 @@
-"""Kinds of task: targets and metrics."""
+"""Task kinds: training targets and metrics."""

@@ -1,4 +1,4 @@
-"""Targets of labels, as arrays."""
+"""Training targets: labels as arrays."""
 
 from __future__ import annotations
 
@@ -9,9 +9,10 @@ from homeroom.data.samples import Label
 
 
 def target(task: Task, label: Label) -> np.ndarray:
-    """What the training graph compares with: float32 [width], as `Task` and the losses say.
+    """The label as the target of the task's loss, float32 [width].
 
-    Not for tasks that answer for each token: see `tokens.target`.
+    One-hot for classification and choice, many-hot for multilabel; ones up to the level for ordinal; (value - offset) /
+    scale for regression; 1.0 or 0.0 for matching. Tasks per token have their own: `train.features.token_targets`.
     """
     values = np.zeros(task.width, np.float32)
     if task.kind == "classification":
@@ -20,7 +21,7 @@ def target(task: Task, label: Label) -> np.ndarray:
         values[: task.labels.index(str(label))] = 1.0
     elif task.kind == "multilabel":
         assert isinstance(label, list)
-        values[[task.labels.index(str(one)) for one in label]] = 1.0
+        values[[task.labels.index(str(name)) for name in label]] = 1.0
     elif task.kind == "choice":
         values[int(label)] = 1.0  # type: ignore[arg-type]
     elif task.kind == "regression":

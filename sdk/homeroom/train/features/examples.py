@@ -174,7 +174,7 @@ class _Values(Sequence[Any]):
             return value
         sample = self._store.sample(value.sample_id) if self._store else None
         assert sample is not None  # one process at a time opens a device's directory
-        return sample.inputs[value.slot][value.place]
+        return sample.inputs[value.slot][value.index]
 
 
 def _batched(numbers: Iterable[int], size: int) -> Iterator[list[int]]:

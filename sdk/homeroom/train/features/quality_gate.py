@@ -42,10 +42,10 @@ def as_asked(sample: StoredSample, manifest: Manifest, weights: Mapping[str, flo
     kept = msgspec.structs.replace(_without(sample, _listed(left_out)), weighed=weighed)
     if not any(value is not None for places in kept.inputs.values() for value in places):
         return sample, ""
-    notes = [f"left out {poor[place].why}" for place in _listed(left_out)]
+    notes = [f"left out {poor[place].reason}" for place in _listed(left_out)]
     for slot, place in _listed(weighed):
         weight = weights.get(manifest.slot(slot).modality, DEFAULT_INPUT_WEIGHT)
-        notes.append(f"{poor[slot, place].why}, so it counts {weight:g} times what a good one does")
+        notes.append(f"{poor[slot, place].reason}, so it counts {weight:g} times what a good one does")
     return kept, "; ".join(notes)
 
 
@@ -53,7 +53,7 @@ def _examined(sample: StoredSample, manifest: Manifest) -> StoredSample:
     poor = poor_inputs(sample, manifest)
     if not poor:
         return sample
-    why = msgspec.structs.replace(sample, aside="; ".join(one.why for one in poor.values()))
+    why = msgspec.structs.replace(sample, aside="; ".join(one.reason for one in poor.values()))
     if not _teaches(_teaching(why, poor.keys(), manifest), manifest):
         return why
     left_out, weighed = _sorted(poor, manifest)
