@@ -18,8 +18,8 @@ import pytest
 import tiny
 
 from homeroom import Device, Sample
-from homeroom.agent.inbox import look, take_in
-from homeroom.device.install import installed
+from homeroom.agent.inbox import import_entries, scan_inbox
+from homeroom.device.install import installed_bundle
 from homeroom.runtime.bundle import zip_bundle
 from homeroom.store import Store
 from homeroom.store.master_keys import FolderKeys
@@ -104,7 +104,7 @@ def test_a_captured_sample_reaches_the_device_by_way_of_the_inbox(
     given = ["learn", "--inbox", str(place / "inbox"), "--camera", "--label", "category=cat", "--subject", "p-17"]
     assert classroom.main(given) == 0
     with Device.open(place / "device", threads=1) as device:
-        assert take_in(device, look(place / "inbox", 0.0).samples) == (1, 0)
+        assert import_entries(device, scan_inbox(place / "inbox", 0.0).samples) == (1, 0)
         (sample,) = device.store.samples()
     assert (sample.subject, sample.labels) == ("p-17", {"category": "cat"})
 
@@ -266,7 +266,7 @@ def test_a_first_boot_that_a_power_cut_ended_is_done_again_and_a_whole_one_is_no
     Store.open(card / "var/lib/homeroom", FolderKeys(card / "var/lib/homeroom-keys")).close()
     made = first_boot(card)
     with Store.open(card / "var/lib/homeroom", FolderKeys(card / "var/lib/homeroom-keys")) as store:
-        assert installed(store), "the bundle's installing was what the power cut ended"
+        assert installed_bundle(store), "the bundle's installing was what the power cut ended"
     (card / "srv/homeroom/bundle.homeroom").write_bytes(b"read at the first boot only")
     assert first_boot(card) == made
 

@@ -18,7 +18,7 @@ from homeroom.contract.canonical_json import decode
 from homeroom.contract.offline_folder import RECEIVER_LIMIT_BYTES, Stick
 from homeroom.contract.sealed_box import SealingKey
 from homeroom.contract.signing import public_hex
-from homeroom.device.install import installed
+from homeroom.device.install import installed_bundle
 from homeroom.errors import InputError, NetworkError, TrainError
 from homeroom.federation.enrolment import device_key
 from homeroom.system.files import write_durable
@@ -66,7 +66,7 @@ def _opened(context: Context) -> Device:
 
 
 def _root(device: Device) -> str:
-    known = installed(device.store)
+    known = installed_bundle(device.store)
     assert known is not None  # a device has a bundle
     return known.root
 

@@ -22,7 +22,7 @@ from rich.table import Table
 
 from homeroom.contract.manifest import Modality, Tolerance
 from homeroom.data.ingest import read_samples
-from homeroom.device.resources.benchmark_worker import rates
+from homeroom.device.resources.benchmark_worker import measure_rates
 from homeroom_exporter import encoders
 from homeroom_exporter.bundle.scratch import claim
 from homeroom_exporter.check import linear_probe
@@ -155,7 +155,7 @@ def estimate(
             grad=costs["grad"],
             predict=costs["predict"],
             graph_bytes=sum(sizes) * len(variants(design)),
-            gflops=rates()["gemm_gflops"],
+            gflops=measure_rates()["gemm_gflops"],
             inputs={m.name: sum(s.count for s in design.slots if s.modality == m.name) for m in design.modalities},
             epochs=recipe.training.epochs,
             chosen=tuple(chosen),

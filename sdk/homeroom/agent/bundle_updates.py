@@ -6,23 +6,23 @@ import tempfile
 from pathlib import Path
 
 from homeroom.device.device import Device
-from homeroom.device.install import Installed, installed, runtime_for, take_newer
+from homeroom.device.install import InstalledBundle, installed_bundle, runtime_for, upgrade_bundle
 from homeroom.device.local_samples import validation_scores
-from homeroom.device.resources.benchmark import run_probe
+from homeroom.device.resources.benchmark import run_benchmark
 from homeroom.errors import BundleError
 from homeroom.federation import enrolment, sync, versions
 from homeroom.runtime.bundle import install
 from homeroom.store import Version
 
 
-def try_bundle(source: Path, root: str | None, known: Installed | None = None) -> None:
+def try_bundle(source: Path, root: str | None, known: InstalledBundle | None = None) -> None:
     """Verify a bundle and compute its golden samples in a process of its own; BundleError or TrustError if it fails.
 
     A graph that would end the process ends that one, and the bundle in use stays.
     """
     with tempfile.TemporaryDirectory() as scratch:
         unpacked = install(source, Path(scratch), root=root)
-        found = run_probe(unpacked.path, runtime=runtime_for(unpacked, None, known))
+        found = run_benchmark(unpacked.path, runtime=runtime_for(unpacked, None, known))
         if found.crashed:
             raise BundleError(f"trying it, {found.crashed} {found.how}", where=source.name)
         right = {name.split()[1] for name, facts in found.stages.items() if facts.get("within")}
@@ -37,7 +37,7 @@ def change_bundle(directory: Path, source: Path, root: str | None) -> str:
     The device must be closed. Its store is copied first.
     """
     with Device.open(directory) as device:
-        known = installed(device.store)
+        known = installed_bundle(device.store)
         device.store.back_up()
     try_bundle(source, root, known)
     with Device.open(directory, source, root) as device:
@@ -46,7 +46,7 @@ def change_bundle(directory: Path, source: Path, root: str | None) -> str:
 
 def follow_bundle(device: Device) -> bool:
     """Use the bundle that the aggregator serves if it is a newer one, after a trial; whether it is another now."""
-    known = installed(device.store)
+    known = installed_bundle(device.store)
     folder = device.store.directory / sync.DOWNLOADS
     with enrolment.connected(device.store) as client:
         source = sync.offered_bundle(client, folder, device.bundle.bundle_id)
@@ -54,7 +54,7 @@ def follow_bundle(device: Device) -> bool:
         return False
     try_bundle(source, known.root if known else None, known)
     device.store.back_up()
-    device.bundle, device.graphs = take_newer(device.store, source, device.bundle, device.graphs.threads)
+    device.bundle, device.graphs = upgrade_bundle(device.store, source, device.bundle, device.graphs.threads)
     enrolment.follow(device.store, device.bundle)
     return True
 

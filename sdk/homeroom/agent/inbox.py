@@ -15,13 +15,13 @@ from homeroom.device.device import Device
 from homeroom.errors import BundleError, HomeroomError, InputError
 
 SETTLED_S = 30.0  # what changed more recently may still be on its way in
-UNFINISHED = (".part", ".tmp", ".crdownload", ".filepart")
-REFUSED = "refused"
-INVITATION = "invitation.json"
+UNFINISHED_SUFFIXES = (".part", ".tmp", ".crdownload", ".filepart")
+REFUSED_FOLDER = "refused"
+INVITATION_FILE = "invitation.json"
 
 
 @dataclass(frozen=True)
-class Entries:
+class InboxEntries:
     """What lies in the inbox and has settled, by what is to be done with it."""
 
     samples: tuple[Path, ...] = ()
@@ -32,15 +32,15 @@ class Entries:
         return bool(self.samples or self.bundles or self.invitation)
 
 
-def look(inbox: Path, settled_s: float = SETTLED_S) -> Entries:
+def scan_inbox(inbox: Path, settled_s: float = SETTLED_S) -> InboxEntries:
     """Entries that are complete: not hidden, not half copied, and quiet for `settled_s` seconds."""
-    found = settled(inbox, time.time(), settled_s)
+    found = settled_entries(inbox, time.time(), settled_s)
     samples = tuple(entry for entry in found if entry.is_dir() or entry.suffix in (".jsonl", ".csv"))
     bundles = tuple(entry for entry in found if entry.suffix == ".homeroom" and entry.is_file())
-    return Entries(samples, bundles, next((entry for entry in found if entry.name == INVITATION), None))
+    return InboxEntries(samples, bundles, next((entry for entry in found if entry.name == INVITATION_FILE), None))
 
 
-def settled(inbox: Path, now: float, settled_s: float) -> list[Path]:
+def settled_entries(inbox: Path, now: float, settled_s: float) -> list[Path]:
     """now: in seconds since the epoch, as files' times are; a file of the future (a clock was set back) is settled."""
 
     def quiet(entry: Path) -> bool:
@@ -54,7 +54,7 @@ def settled(inbox: Path, now: float, settled_s: float) -> list[Path]:
         return []  # a share that is away
     found = []
     for entry in entries:
-        if entry.name.startswith(".") or entry.name == REFUSED or entry.suffix in UNFINISHED:
+        if entry.name.startswith(".") or entry.name == REFUSED_FOLDER or entry.suffix in UNFINISHED_SUFFIXES:
             continue
         try:
             if quiet(entry):
@@ -64,7 +64,7 @@ def settled(inbox: Path, now: float, settled_s: float) -> list[Path]:
     return found
 
 
-def take_in(device: Device, entries: tuple[Path, ...]) -> tuple[int, int]:
+def import_entries(device: Device, entries: tuple[Path, ...]) -> tuple[int, int]:
     """Add each entry (a folder, .jsonl or .csv) and delete it; return how many samples are new, entries refused.
 
     A power cut between adding and deleting adds the same samples again, which the device recognises by their content.
@@ -74,23 +74,23 @@ def take_in(device: Device, entries: tuple[Path, ...]) -> tuple[int, int]:
         try:
             device.add(entry)
         except (InputError, BundleError) as problem:
-            put_aside(entry, problem)
+            refuse_entry(entry, problem)
             refused += 1
         else:
-            remove(entry)
+            remove_entry(entry)
     return device.store.count() - before, refused
 
 
-def put_aside(entry: Path, problem: HomeroomError) -> None:
+def refuse_entry(entry: Path, problem: HomeroomError) -> None:
     """Move an entry to refused/, with the reason in a text file beside it."""
-    aside = entry.parent / REFUSED
+    aside = entry.parent / REFUSED_FOLDER
     aside.mkdir(exist_ok=True)
     moved = aside / f"{time.strftime('%Y%m%d-%H%M%S', time.gmtime())}-{entry.name}"
     shutil.move(entry, moved)
     moved.with_name(moved.name + ".why.txt").write_text(f"{problem}\n", encoding="utf-8")
 
 
-def remove(entry: Path) -> None:
+def remove_entry(entry: Path) -> None:
     if entry.is_dir():
         shutil.rmtree(entry)
     else:

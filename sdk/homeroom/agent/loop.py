@@ -22,29 +22,29 @@ import msgspec
 
 from homeroom.agent import bundle_updates, inbox, status
 from homeroom.agent.inbox import SETTLED_S
-from homeroom.agent.status import Standing
+from homeroom.agent.status import AgentStatus
 from homeroom.device import doctor
 from homeroom.device.device import Device
-from homeroom.device.resources.budget import Budget, Span
+from homeroom.device.resources.budget import Budget, WeeklyHours
 from homeroom.errors import HomeroomError, NetworkError, TrainError
 from homeroom.federation import versions
 
 log = logging.getLogger("homeroom.agent")
-AGAIN_S = (300.0, 21_600.0)  # after a failed sync: first and longest wait
-TRY_S = 300.0  # after a training that could not begin or was stopped
-CLOCK_OFF_S = 900.0  # by which the clock may differ from the aggregator's before it is said
-SECRET = "agent.training"
+SYNC_RETRY_S = (300.0, 21_600.0)  # after a failed sync: first and longest wait
+TRAINING_RETRY_S = 300.0  # after a training that could not begin or was stopped
+CLOCK_TOLERANCE_S = 900.0  # by which the clock may differ from the aggregator's before it is said
+LAST_TRAINING_SECRET = "agent.training"
 
 Job = tuple[Callable[[Device], Any], "Future[Any]"]
 
 
 @dataclass(frozen=True)
-class Settings:
+class AgentSettings:
     """`window`: hours in which it may train, any if empty; `budget.minutes` are of a day. `look_s`: between looks."""
 
     directory: Path
     inbox: Path | None = None
-    window: tuple[Span, ...] = ()
+    window: tuple[WeeklyHours, ...] = ()
     budget: Budget = field(default_factory=Budget)
     sync_minutes: float = 60.0
     settled_s: float = SETTLED_S
@@ -52,7 +52,7 @@ class Settings:
     root: str | None = None
 
 
-class Trained(msgspec.Struct, frozen=True):
+class LastTraining(msgspec.Struct, frozen=True):
     """What the last finished training was of, and the seconds spent on a day."""
 
     mark: str = ""
@@ -63,10 +63,10 @@ class Trained(msgspec.Struct, frozen=True):
 class Agent:
     """Owns what is remembered between two looks; the device's directory is opened and closed by each."""
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: AgentSettings) -> None:
         self.settings = settings
-        before = status.read(settings.directory)
-        self.standing = replace_standing(before or Standing(), doing="starting", problems={}, training_waits="")
+        before = status.read_status(settings.directory)
+        self.standing = replace_standing(before or AgentStatus(), doing="starting", problems={}, training_waits="")
         self._jobs: queue.Queue[Job] = queue.Queue()
         self._next_sync_s = 0.0
         self._failures = 0
@@ -90,7 +90,11 @@ class Agent:
 
     def cycle(self) -> bool:
         """One look, and what there is to do; whether the directory was opened."""
-        entries = inbox.look(self.settings.inbox, self.settings.settled_s) if self.settings.inbox else inbox.Entries()
+        entries = (
+            inbox.scan_inbox(self.settings.inbox, self.settings.settled_s)
+            if self.settings.inbox
+            else inbox.InboxEntries()
+        )
         came = self._hours_came()
         due = bool(entries) or came or self._look_inside or self._sync_due() or not self._jobs.empty()
         if due:
@@ -113,15 +117,15 @@ class Agent:
 
     def say(self, **changes: Any) -> None:
         """Change how the agent stands, and write it down where that is possible."""
-        self.standing = replace_standing(self.standing, at=status.now(), **changes)
+        self.standing = replace_standing(self.standing, at=status.utc_now(), **changes)
         try:
-            status.write(self.settings.directory, self.standing)
+            status.write_status(self.settings.directory, self.standing)
         except HomeroomError as problem:
-            log.warning("the status cannot be written: %s", status.plain(problem))
+            log.warning("the status cannot be written: %s", status.describe_error(problem))
 
     # Inside
 
-    def _work(self, entries: inbox.Entries) -> None:
+    def _work(self, entries: inbox.InboxEntries) -> None:
         with Device.open(self.settings.directory, root=self.settings.root) as device:
             self._look_inside = False
             self._do_jobs(device)
@@ -140,7 +144,7 @@ class Agent:
         try:
             work()
         except Exception as problem:
-            text = status.plain(problem)
+            text = status.describe_error(problem)
             log.warning("%s: %s", area, text)
             self.say(problems={**self.standing.problems, area: text})
             if area == "directory":
@@ -156,16 +160,16 @@ class Agent:
             try:
                 name = bundle_updates.change_bundle(self.settings.directory, source, self.settings.root)
             except HomeroomError as problem:
-                inbox.put_aside(source, problem)
+                inbox.refuse_entry(source, problem)
                 self.say(refused_entries=self.standing.refused_entries + 1)
                 raise
-            inbox.remove(source)
+            inbox.remove_entry(source)
             log.info("bundle in use: %s", name)
             self._look_inside = True
 
-    def _take_in(self, device: Device, entries: inbox.Entries) -> None:
+    def _take_in(self, device: Device, entries: inbox.InboxEntries) -> None:
         self.say(doing="taking in")
-        added, refused = inbox.take_in(device, entries.samples)
+        added, refused = inbox.import_entries(device, entries.samples)
         log.info("inbox: %d samples added, %d entries refused", added, refused)
         self.say(refused_entries=self.standing.refused_entries + refused)
 
@@ -177,9 +181,9 @@ class Agent:
         except NetworkError:
             raise  # it stays where it is, for the next look
         except HomeroomError as problem:
-            inbox.put_aside(invitation, problem)
+            inbox.refuse_entry(invitation, problem)
             raise
-        inbox.remove(invitation)  # its code works once
+        inbox.remove_entry(invitation)  # its code works once
         log.info("joined")
 
     def _train(self, device: Device) -> None:
@@ -206,21 +210,21 @@ class Agent:
             report = device.train(budget=budget, progress=lambda *_: self._do_jobs(device))
         except TrainError as problem:
             if "no labelled sample" in problem.what:
-                return self._remember(device, Trained(mark, today, spent))
-            self._again_s = time.monotonic() + TRY_S
+                return self._remember(device, LastTraining(mark, today, spent))
+            self._again_s = time.monotonic() + TRAINING_RETRY_S
             raise
         finally:
             spent += time.monotonic() - began
-        self._remember(device, Trained(mark if report.finished else known.mark, today, spent))
+        self._remember(device, LastTraining(mark if report.finished else known.mark, today, spent))
         log.info("trained %d epochs on %d samples in %.0f s", report.epochs, report.samples, report.seconds)
         back = bundle_updates.keep_the_better(device, before, report.version_id)
         if back:
             log.warning("what was learned is clearly worse than before and is not used")
         self._next_sync_s = 0.0
         if not report.finished:
-            self._again_s = time.monotonic() + TRY_S
+            self._again_s = time.monotonic() + TRAINING_RETRY_S
         return self.say(
-            last_trained=status.now(),
+            last_trained=status.utc_now(),
             trained_samples=report.samples,
             rolled_back=self.standing.rolled_back + back,
             training_waits="" if report.finished else report.stopped,
@@ -232,7 +236,7 @@ class Agent:
 
     def _sync(self, device: Device) -> None:
         self.say(doing="syncing")
-        first, longest = AGAIN_S
+        first, longest = SYNC_RETRY_S
         wait_s = min(longest, first * 2**self._failures) * random.uniform(0.8, 1.2)
         self._failures += 1
         self._next_sync_s = time.monotonic() + wait_s
@@ -242,13 +246,13 @@ class Agent:
         self._failures, self._clock_off_s = 0, report.clock_off_s or 0.0
         self._next_sync_s = time.monotonic() + 60 * self.settings.sync_minutes * random.uniform(0.8, 1.2)
         log.info("synced: %d sent, %d refused, %s theta in use", len(report.sent), len(report.refused), report.in_use)
-        self.say(last_seen=status.now())
+        self.say(last_seen=status.utc_now())
         if report.refused:
             raise HomeroomError("the aggregator refused an update")
 
     def _count(self, device: Device) -> None:
         facts = device.status()
-        clock = doctor.clock(datetime.datetime.now(datetime.UTC))
+        clock = doctor.check_clock(datetime.datetime.now(datetime.UTC))
         mark = device.store.samples_mark()
         if self._counted[0] != mark:
             self._counted = (mark, sum(not sample.labels for sample in device.store.each_facts()))
@@ -265,7 +269,7 @@ class Agent:
 
     def _clock_off(self) -> str | None:
         off = self._clock_off_s
-        if abs(off) < CLOCK_OFF_S:
+        if abs(off) < CLOCK_TOLERANCE_S:
             return None
         return f"it is {abs(off) / 60:.0f} minutes {'ahead of' if off > 0 else 'behind'} the aggregator's"
 
@@ -274,12 +278,12 @@ class Agent:
         newest = versions.newest_global(device.store, device.bundle)
         return f"{device.bundle.bundle_id} {newest.base if newest else 0} {device.store.samples_mark()}"
 
-    def _trained(self, device: Device) -> Trained:
-        body = device.store.get_secret(SECRET)
-        return Trained() if body is None else msgspec.json.decode(body, type=Trained)
+    def _trained(self, device: Device) -> LastTraining:
+        body = device.store.get_secret(LAST_TRAINING_SECRET)
+        return LastTraining() if body is None else msgspec.json.decode(body, type=LastTraining)
 
-    def _remember(self, device: Device, trained: Trained) -> None:
-        device.store.put_secret(SECRET, msgspec.json.encode(trained))
+    def _remember(self, device: Device, trained: LastTraining) -> None:
+        device.store.put_secret(LAST_TRAINING_SECRET, msgspec.json.encode(trained))
 
     def _do_jobs(self, device: Device) -> None:
         while not self._jobs.empty():
@@ -303,11 +307,11 @@ class Agent:
         self._jobs.put(job)
 
 
-def replace_standing(standing: Standing, **changes: Any) -> Standing:
+def replace_standing(standing: AgentStatus, **changes: Any) -> AgentStatus:
     return msgspec.structs.replace(standing, **changes)
 
 
-def step_back() -> None:
+def lower_priority() -> None:
     """Let every other program go first, where the system has a word for it."""
     if hasattr(os, "nice"):
         os.nice(10)

@@ -20,23 +20,25 @@ from urllib.parse import parse_qs, urlsplit
 import msgspec
 
 from homeroom.agent import page_html
-from homeroom.agent import status as words
 from homeroom.agent.loop import Agent
+from homeroom.agent.status import AGENT_FOLDER
 from homeroom.data.validation import check_label
 from homeroom.device.device import Device
 from homeroom.errors import HomeroomError, InputError
 from homeroom.system.files import write_durable
 
-HOST, FILE, COOKIE = "127.0.0.1", "page.json", "homeroom"
+HOST, PAGE_FILE, COOKIE = "127.0.0.1", "page.json", "homeroom"
 BODY_LIMIT_BYTES = 64 << 10
-SOME = 20  # samples on one page
-PATIENCE_S = 30.0  # a request waits this long for the agent to come to it
-POLICY = "default-src 'none'; style-src 'unsafe-inline'; img-src 'self'; media-src 'self'; form-action 'self'"
+SAMPLES_PER_PAGE = 20  # samples on one page
+AGENT_TIMEOUT_S = 30.0  # a request waits this long for the agent to come to it
+CONTENT_SECURITY_POLICY = (
+    "default-src 'none'; style-src 'unsafe-inline'; img-src 'self'; media-src 'self'; form-action 'self'"
+)
 KINDS = ((b"\x89PNG", "image/png"), (b"\xff\xd8", "image/jpeg"), (b"RIFF", "audio/wav"), (b"OggS", "audio/ogg"))
 MORE_KINDS = ((b"fLaC", "audio/flac"), (b"GIF8", "image/gif"), (b"ID3", "audio/mpeg"))
 
 
-class Address(msgspec.Struct, frozen=True):
+class PageAddress(msgspec.Struct, frozen=True):
     """Where the page is; in a file beside the status, for the agent's user alone."""
 
     port: int
@@ -47,39 +49,39 @@ class Address(msgspec.Struct, frozen=True):
         return f"http://{HOST}:{self.port}/?token={self.token}"
 
 
-class Page(ThreadingHTTPServer):
+class PageServer(ThreadingHTTPServer):
     """Serves from threads of its own until `close`; what it needs of the device, the agent's thread does."""
 
     daemon_threads = True
 
     def __init__(self, agent: Agent, port: int = 0) -> None:
-        super().__init__((HOST, port), Handler)
+        super().__init__((HOST, port), PageHandler)
         self.agent = agent
-        self.address = Address(self.server_port, secrets.token_urlsafe(24))
+        self.address = PageAddress(self.server_port, secrets.token_urlsafe(24))
         self.hosts = {f"{HOST}:{self.server_port}", f"localhost:{self.server_port}"}
-        folder = agent.settings.directory / words.FOLDER
-        write_durable(folder / FILE, msgspec.json.encode(self.address))
+        folder = agent.settings.directory / AGENT_FOLDER
+        write_durable(folder / PAGE_FILE, msgspec.json.encode(self.address))
         self._thread = threading.Thread(target=self.serve_forever, name="homeroom page", daemon=True)
         self._thread.start()
 
     def close(self) -> None:
         self.shutdown()
         self.server_close()
-        (self.agent.settings.directory / words.FOLDER / FILE).unlink(missing_ok=True)
+        (self.agent.settings.directory / AGENT_FOLDER / PAGE_FILE).unlink(missing_ok=True)
 
 
-def find(directory: Path) -> Address | None:
+def find_page(directory: Path) -> PageAddress | None:
     """Where the page of a directory's agent is, if it runs."""
     try:
-        return msgspec.json.decode((directory / words.FOLDER / FILE).read_bytes(), type=Address)
+        return msgspec.json.decode((directory / AGENT_FOLDER / PAGE_FILE).read_bytes(), type=PageAddress)
     except (OSError, msgspec.DecodeError):
         return None
 
 
-class Handler(BaseHTTPRequestHandler):
+class PageHandler(BaseHTTPRequestHandler):
     """One request. GET: /, /status.json, /media/SAMPLE/SLOT/PLACE. POST: /label, /put-back."""
 
-    server: Page
+    server: PageServer
     timeout = 20.0
     server_version, sys_version = "homeroom", ""
 
@@ -136,18 +138,22 @@ class Handler(BaseHTTPRequestHandler):
             return self._send(HTTPStatus.NOT_FOUND, "there is no such page")
         sample_id = given.get("sample", [""])[0]
         if self.path == "/put-back":
-            self.server.agent.ask(lambda device: device.put_back(sample_id), PATIENCE_S)
+            self.server.agent.ask(lambda device: device.put_back(sample_id), AGENT_TIMEOUT_S)
             return self._page(0, "It is back: the next training learns from all of it.")
-        self.server.agent.ask(lambda device: give_labels(device, sample_id, given), PATIENCE_S)
+        self.server.agent.ask(lambda device: save_labels(device, sample_id, given), AGENT_TIMEOUT_S)
         return self._page(0, "The labels are saved; the next training learns from them.")
 
     def _page(self, start: int, said: str) -> None:
         token = self.server.address.token
-        shown = self.server.agent.ask(lambda device: list_samples(device, token, start), PATIENCE_S)
-        self._send(HTTPStatus.OK, page_html.page(self.server.agent.standing, shown, said).encode(), "text/html")
+        shown = self.server.agent.ask(lambda device: list_samples(device, token, start), AGENT_TIMEOUT_S)
+        self._send(HTTPStatus.OK, page_html.render_page(self.server.agent.standing, shown, said).encode(), "text/html")
 
     def _media(self, parts: list[str]) -> None:
-        found = self.server.agent.ask(lambda device: read_media(device, parts), PATIENCE_S) if len(parts) == 3 else None
+        found = (
+            self.server.agent.ask(lambda device: read_media(device, parts), AGENT_TIMEOUT_S)
+            if len(parts) == 3
+            else None
+        )
         if found is None:
             return self._send(HTTPStatus.NOT_FOUND, "there is no such file")
         kind = next(
@@ -173,7 +179,11 @@ class Handler(BaseHTTPRequestHandler):
         self.wfile.write(data)
 
     def _headers(self, more: dict[str, str]) -> None:
-        safe = {"Cache-Control": "no-store", "Content-Security-Policy": POLICY, "X-Content-Type-Options": "nosniff"}
+        safe = {
+            "Cache-Control": "no-store",
+            "Content-Security-Policy": CONTENT_SECURITY_POLICY,
+            "X-Content-Type-Options": "nosniff",
+        }
         for name, value in {**safe, "Referrer-Policy": "no-referrer", **more}.items():
             self.send_header(name, value)
         self.end_headers()
@@ -186,16 +196,16 @@ def list_samples(device: Device, token: str, start: int) -> str:
     aside = set(order)
     for wanted in (False, True):
         order += [one for one, labelled in reversed(facts) if labelled == wanted and one not in aside]
-    found = [device.store.sample(sample_id) for sample_id in order[start : start + SOME]]
+    found = [device.store.sample(sample_id) for sample_id in order[start : start + SAMPLES_PER_PAGE]]
     shown = [sample for sample in found if sample is not None]
-    return page_html.listing(device.bundle.manifest, shown, token, start, len(order), SOME)
+    return page_html.render_samples(device.bundle.manifest, shown, token, start, len(order), SAMPLES_PER_PAGE)
 
 
-def give_labels(device: Device, sample_id: str, given: dict[str, list[str]]) -> None:
+def save_labels(device: Device, sample_id: str, given: dict[str, list[str]]) -> None:
     """Check a form's labels and put them in place of the sample's; InputError where one is not the task's."""
     manifest = device.bundle.manifest
     labels = {
-        name: check_label(manifest.task(name), value) for name, value in page_html.labels_of(manifest, given).items()
+        name: check_label(manifest.task(name), value) for name, value in page_html.read_labels(manifest, given).items()
     }
     sample = device.store.sample(sample_id)
     if sample is None:

@@ -6,11 +6,11 @@ from collections.abc import Iterable, Sequence
 from html import escape
 from typing import Any
 
-from homeroom.agent.status import Standing, words
+from homeroom.agent.status import AgentStatus, status_lines
 from homeroom.contract.manifest import Manifest, Task
 from homeroom.data.samples import StoredSample
 
-STYLE = """
+PAGE_STYLE = """
 body { font: 16px/1.5 system-ui, sans-serif; max-width: 46rem; margin: 2rem auto; padding: 0 1rem; color: #222; }
 h1 { font-size: 1.3rem; } h2 { font-size: 1.1rem; margin-top: 2rem; }
 table { border-collapse: collapse; width: 100%; } td, th { text-align: left; padding: .3rem .8rem .3rem 0; }
@@ -23,31 +23,35 @@ button, select, input { font: inherit; }
 """
 
 
-def page(standing: Standing, listing: str, said: str = "") -> str:
+def render_page(standing: AgentStatus, listing: str, said: str = "") -> str:
     """The whole page; `said` is a sentence about what was just done."""
-    rows = "".join(f"<tr><th>{escape(word)}</th><td>{escape(text)}</td></tr>" for word, text in words(standing))
+    rows = "".join(f"<tr><th>{escape(word)}</th><td>{escape(text)}</td></tr>" for word, text in status_lines(standing))
     facts = (
         f"{standing.bundle or 'no bundle yet'}, {standing.samples} samples, {standing.unlabelled} without a label, "
         f"global version {standing.global_version}"
     )
     return (
         "<!doctype html><html lang=en><meta charset=utf-8><meta name=viewport content='width=device-width'>"
-        f"<title>Homeroom</title><style>{STYLE}</style><h1>Homeroom on this machine</h1>"
+        f"<title>Homeroom</title><style>{PAGE_STYLE}</style><h1>Homeroom on this machine</h1>"
         + (f"<p class=said>{escape(said)}</p>" if said else "")
         + f"<table>{rows}</table><p><small>{escape(facts)}</small></p>{listing}</html>"
     )
 
 
-def listing(manifest: Manifest, samples: Sequence[StoredSample], token: str, start: int, total: int, some: int) -> str:
+def render_samples(
+    manifest: Manifest, samples: Sequence[StoredSample], token: str, start: int, total: int, some: int
+) -> str:
     """Samples with their inputs and a form for their labels; of those set aside also why, and a button against it."""
-    articles = "".join(article(manifest, sample, token) for sample in samples)
+    articles = "".join(render_sample(manifest, sample, token) for sample in samples)
     more = f"<p><a href='/?from={start + some}'>the next {some}</a></p>" if start + some < total else ""
     return f"<h2>Labels ({min(start + 1, total)} to {min(start + some, total)} of {total})</h2>{articles}{more}"
 
 
-def article(manifest: Manifest, sample: StoredSample, token: str) -> str:
-    inputs = "".join(_input(manifest, sample.sample_id, slot, values) for slot, values in sample.inputs.items())
-    fields = "".join(field(task, sample.labels.get(task.name)) for task in manifest.tasks if _asked(task, sample))
+def render_sample(manifest: Manifest, sample: StoredSample, token: str) -> str:
+    inputs = "".join(_render_input(manifest, sample.sample_id, slot, values) for slot, values in sample.inputs.items())
+    fields = "".join(
+        render_label_field(task, sample.labels.get(task.name)) for task in manifest.tasks if _is_asked(task, sample)
+    )
     hidden = (
         f"<input type=hidden name=token value='{escape(token)}'>"
         f"<input type=hidden name=sample value='{escape(sample.sample_id)}'>"
@@ -62,12 +66,12 @@ def article(manifest: Manifest, sample: StoredSample, token: str) -> str:
     return f"<article>{inputs}{aside}{labels}</article>"
 
 
-def _asked(task: Task, sample: StoredSample) -> bool:
+def _is_asked(task: Task, sample: StoredSample) -> bool:
     """A task is asked about where the sample has something that it reads, or a label already."""
     return task.name in sample.labels or any(slot in sample.inputs for slot in task.reads)
 
 
-def _input(manifest: Manifest, sample_id: str, slot: str, values: Iterable[Any]) -> str:
+def _render_input(manifest: Manifest, sample_id: str, slot: str, values: Iterable[Any]) -> str:
     shown = []
     modality = manifest.slot(slot).modality
     for place, value in enumerate(values):
@@ -87,7 +91,7 @@ def _input(manifest: Manifest, sample_id: str, slot: str, values: Iterable[Any])
     return f"<p><small>{escape(slot)}</small><br>{' '.join(shown)}</p>"
 
 
-def field(task: Task, value: Any) -> str:
+def render_label_field(task: Task, value: Any) -> str:
     """One task's label as it is, to be changed; empty means that there is none."""
     name = f"task.{task.name}"
     if task.kind in ("classification", "ordinal", "matching"):
@@ -113,7 +117,7 @@ def field(task: Task, value: Any) -> str:
     return f"<label>{escape(task.name)} <input name='{name}' size=6 value='{escape(shown)}'></label>"
 
 
-def labels_of(manifest: Manifest, given: dict[str, list[str]]) -> dict[str, Any]:
+def read_labels(manifest: Manifest, given: dict[str, list[str]]) -> dict[str, Any]:
     """Labels from a form's fields, by task, still to be checked; a number that is none stays a text."""
     found: dict[str, Any] = {}
     for task in (one for one in manifest.tasks if not one.per_token):
@@ -122,11 +126,11 @@ def labels_of(manifest: Manifest, given: dict[str, list[str]]) -> dict[str, Any]
             if values or given.get(f"given.{task.name}") == ["1"]:
                 found[task.name] = values
         elif values:
-            found[task.name] = _value(task, values[0])
+            found[task.name] = _read_label(task, values[0])
     return found
 
 
-def _value(task: Task, text: str) -> Any:
+def _read_label(task: Task, text: str) -> Any:
     if task.kind == "matching":
         return {"true": True, "false": False}.get(text, text)
     if task.kind in ("choice", "regression"):

@@ -15,10 +15,10 @@ from homeroom import errors
 from homeroom.errors import HomeroomError
 from homeroom.system.files import write_durable
 
-FOLDER = "agent"
-FILE = "status.json"
-OLD_BUNDLE = ("another bundle", "does not hand out its bundle")  # in what `sync` and `follow_bundle` say
-TELLING = (
+AGENT_FOLDER = "agent"
+STATUS_FILE = "status.json"
+OLD_BUNDLE_PHRASES = ("another bundle", "does not hand out its bundle")  # in what `sync` and `follow_bundle` say
+ERRORS_WITHOUT_NAMES = (
     errors.NetworkError,
     errors.StoreError,
     errors.TrainError,
@@ -28,7 +28,7 @@ TELLING = (
 )
 
 
-class Standing(msgspec.Struct, frozen=True, kw_only=True):
+class AgentStatus(msgspec.Struct, frozen=True, kw_only=True):
     """`doing`: at this moment. `problems`: what went wrong last, by area, until it goes right. Times are UTC."""
 
     doing: str = "starting"
@@ -50,7 +50,7 @@ class Standing(msgspec.Struct, frozen=True, kw_only=True):
     problems: dict[str, str] = {}
 
 
-def words(standing: Standing) -> list[tuple[str, str]]:
+def status_lines(standing: AgentStatus) -> list[tuple[str, str]]:
     """(word, what it means now), the most urgent first."""
     found: list[tuple[str, str]] = []
     problems = standing.problems
@@ -58,7 +58,7 @@ def words(standing: Standing) -> list[tuple[str, str]]:
         found.append(("disk full", "nothing more is taken in or learned until some space is free"))
     if standing.clock:
         found.append(("clock wrong", standing.clock))
-    if any(text in said for said in problems.values() for text in OLD_BUNDLE):
+    if any(text in said for said in problems.values() for text in OLD_BUNDLE_PHRASES):
         found.append(("bundle too old", "the aggregator works with another bundle: put the new one into the inbox"))
     if standing.doing != "resting":
         found.append((standing.doing, "at this moment"))
@@ -79,34 +79,34 @@ def words(standing: Standing) -> list[tuple[str, str]]:
     if standing.rolled_back:
         found.append(("rolled back", f"{standing.rolled_back} models that were clearly worse are not in use"))
     known = {"disk full", "bundle too old"} & {word for word, _ in found}
-    found += [(f"{area} trouble", text) for area, text in problems.items() if not (known and _said(text))]
+    found += [(f"{area} trouble", text) for area, text in problems.items() if not (known and _has_own_line(text))]
     return found
 
 
-def _said(text: str) -> bool:
-    return any(part in text for part in ("no space", "of disk are free", *OLD_BUNDLE))
+def _has_own_line(text: str) -> bool:
+    return any(part in text for part in ("no space", "of disk are free", *OLD_BUNDLE_PHRASES))
 
 
-def plain(problem: Exception) -> str:
+def describe_error(problem: Exception) -> str:
     """What may be written down of an error: its sentence where it cannot name a pupil or a file, else its kind."""
-    if isinstance(problem, TELLING):
+    if isinstance(problem, ERRORS_WITHOUT_NAMES):
         return str(problem.what)
     if isinstance(problem, HomeroomError):
         return f"{type(problem).__name__}: the sentence may name files or pupils and is not written here"
     return f"an error of the program: {type(problem).__name__}"
 
 
-def now() -> str:
+def utc_now() -> str:
     return datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
 
 
-def write(directory: Path, standing: Standing) -> None:
-    write_durable(directory / FOLDER / FILE, msgspec.json.encode(standing))
+def write_status(directory: Path, standing: AgentStatus) -> None:
+    write_durable(directory / AGENT_FOLDER / STATUS_FILE, msgspec.json.encode(standing))
 
 
-def read(directory: Path) -> Standing | None:
+def read_status(directory: Path) -> AgentStatus | None:
     """What the agent of a directory last wrote, or None."""
     try:
-        return msgspec.json.decode((directory / FOLDER / FILE).read_bytes(), type=Standing)
+        return msgspec.json.decode((directory / AGENT_FOLDER / STATUS_FILE).read_bytes(), type=AgentStatus)
     except (OSError, msgspec.DecodeError):
         return None

@@ -21,8 +21,18 @@ from homeroom.device.doctor import examine
 from homeroom.errors import HomeroomError
 from homeroom.store import Store
 
-LOG, LOG_LIMIT_BYTES = "agent.log", 256 << 10
-PACKAGES = ("homeroom", "onnxruntime", "numpy", "cryptography", "tokenizers", "Pillow", "soundfile", "soxr", "msgspec")
+LOG_FILE, LOG_LIMIT_BYTES = "agent.log", 256 << 10
+REPORTED_PACKAGES = (
+    "homeroom",
+    "onnxruntime",
+    "numpy",
+    "cryptography",
+    "tokenizers",
+    "Pillow",
+    "soundfile",
+    "soxr",
+    "msgspec",
+)
 
 
 def write_support(directory: Path, out: Path) -> list[str]:
@@ -31,17 +41,17 @@ def write_support(directory: Path, out: Path) -> list[str]:
     parts: dict[str, Any] = {
         "doctor.json": [asdict(check) for check in checks],
         "costs.json": msgspec.to_builtins(costs),
-        "versions.json": {name: _version(name) for name in PACKAGES},
-        "status.json": msgspec.to_builtins(status.read(directory)),
+        "versions.json": {name: _version(name) for name in REPORTED_PACKAGES},
+        "status.json": msgspec.to_builtins(status.read_status(directory)),
         "files.json": _sizes(directory),
         "store.json": _store(directory),
     }
     with zipfile.ZipFile(out, "w", zipfile.ZIP_DEFLATED) as archive:
         for name, document in parts.items():
             archive.writestr(name, json.dumps(document, indent=1))
-        log = directory / status.FOLDER / LOG
+        log = directory / status.AGENT_FOLDER / LOG_FILE
         if log.is_file():
-            archive.writestr(LOG, log.read_bytes()[-LOG_LIMIT_BYTES:])
+            archive.writestr(LOG_FILE, log.read_bytes()[-LOG_LIMIT_BYTES:])
         return archive.namelist()
 
 
@@ -77,4 +87,4 @@ def _store(directory: Path) -> dict[str, Any]:
                 "audit": store.audit()[-500:],
             }
     except HomeroomError as problem:
-        return {"cannot be opened": status.plain(problem)}
+        return {"cannot be opened": status.describe_error(problem)}

@@ -57,15 +57,15 @@ def run(
 
     Example: homeroom device run classroom/ --inbox inbox/ --window 'mon-fri 16:00-20:00' --minutes 20
     """
-    from homeroom.agent.loop import Agent, Settings, step_back
-    from homeroom.agent.page import Page
+    from homeroom.agent.loop import Agent, AgentSettings, lower_priority
+    from homeroom.agent.page import PageServer
     from homeroom.device.device import Device
-    from homeroom.device.resources.budget import read_span
+    from homeroom.device.resources.budget import read_weekly_hours
 
-    settings = Settings(
+    settings = AgentSettings(
         directory=directory,
         inbox=inbox,
-        window=tuple(map(read_span, window)),
+        window=tuple(map(read_weekly_hours, window)),
         budget=budget_of(minutes, limits),
         sync_minutes=sync_minutes,
         settled_s=settled,
@@ -75,7 +75,7 @@ def run(
     if inbox is not None:
         inbox.mkdir(parents=True, exist_ok=True)
     _log_to(directory)
-    step_back()
+    lower_priority()
     agent = Agent(settings)
     if once:
         refused = agent.standing.refused_entries
@@ -83,7 +83,7 @@ def run(
         _show(directory)
         context.exit(1 if agent.standing.problems or agent.standing.refused_entries > refused else 0)
     signal.signal(signal.SIGTERM, _stop)
-    page = None if no_page else Page(agent, port)
+    page = None if no_page else PageServer(agent, port)
     try:
         agent.run()
     except KeyboardInterrupt:
@@ -111,9 +111,9 @@ def page(directory: Path) -> None:
 
     Example: homeroom device page classroom/
     """
-    from homeroom.agent.page import find
+    from homeroom.agent.page import find_page
 
-    found = find(directory)
+    found = find_page(directory)
     if found is None:
         raise InputError("no agent serves a page for it", where=str(directory), remedy="homeroom device run …")
     click.echo(found.url)
@@ -138,25 +138,27 @@ def _show(directory: Path, machine: bool = False) -> None:
 
     from homeroom.agent import status
 
-    standing = status.read(directory)
+    standing = status.read_status(directory)
     if standing is None:
         raise InputError("no agent has run here", where=str(directory), remedy="homeroom device run …")
     if machine:
-        said = dict(status.words(standing))
+        said = dict(status.status_lines(standing))
         click.echo(json.dumps({"words": said, **msgspec.to_builtins(standing)}, ensure_ascii=False, indent=1))
         return
-    for word, text in status.words(standing):
+    for word, text in status.status_lines(standing):
         click.echo(f"{word}: {text}")
 
 
 def _log_to(directory: Path) -> None:
     """Words that name nobody, to stderr and to a file that a support bundle takes along."""
-    from homeroom.agent.status import FOLDER
-    from homeroom.agent.support_bundle import LOG
+    from homeroom.agent.status import AGENT_FOLDER
+    from homeroom.agent.support_bundle import LOG_FILE
     from homeroom.system.files import make_directory
 
-    make_directory(directory / FOLDER)
-    file = logging.handlers.RotatingFileHandler(directory / FOLDER / LOG, maxBytes=LOG_BYTES, backupCount=LOGS)
+    make_directory(directory / AGENT_FOLDER)
+    file = logging.handlers.RotatingFileHandler(
+        directory / AGENT_FOLDER / LOG_FILE, maxBytes=LOG_BYTES, backupCount=LOGS
+    )
     logger = logging.getLogger("homeroom.agent")
     logger.setLevel(logging.INFO)
     for handler in (logging.StreamHandler(sys.stderr), file):

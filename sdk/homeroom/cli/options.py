@@ -40,7 +40,7 @@ def budget_options(command: Callable[..., Any]) -> Callable[..., Any]:
 
 def budget_of(minutes: float, limits: Mapping[str, Any]) -> Budget:
     """limits: the options' values. InputError for hours that are none."""
-    from homeroom.device.resources.budget import Budget, read_span
+    from homeroom.device.resources.budget import Budget, read_weekly_hours
 
-    quiet = tuple(map(read_span, limits["quiet"]))
+    quiet = tuple(map(read_weekly_hours, limits["quiet"]))
     return Budget(minutes, **{**limits, "battery": limits["battery"] / 100, "quiet": quiet})

@@ -18,12 +18,12 @@ from homeroom.data.samples import Sample, StoredSample
 from homeroom.data.tasks.metrics import Score
 from homeroom.data.validation import find_task, resolve
 from homeroom.device import profile_transfer, profiles
-from homeroom.device.install import installed, open_device, take_newer
+from homeroom.device.install import installed_bundle, open_device, upgrade_bundle
 from homeroom.device.local_samples import to_examples, training_samples, training_settings, validation_scores
 from homeroom.device.profiles import Profile
 from homeroom.device.reports import TrainReport
 from homeroom.device.resources.budget import Budget
-from homeroom.device.status import standing
+from homeroom.device.status import device_status
 from homeroom.device.training_run import TrainingRun, train, train_profile
 from homeroom.federation import agreement, enrolment, make_update, offline, sync, versions
 from homeroom.federation.policy import admitted, policy_in_force, take_policy
@@ -161,13 +161,13 @@ class Device:
         stored = list(ingest.read(samples, self.bundle.manifest))
         own = self.store.profile(profile) if profile else None
         theta = versions.theta_of(self.store, self.bundle, self.store.versions.current())
-        theta = profiles.theta_for(self.bundle, own, theta)
+        theta = profiles.personal_theta(self.bundle, own, theta)
         ready = examples(None, self.bundle, self.graphs, stored)
         return evaluate(self.graphs, Dataset(self.bundle.manifest, ready), theta)
 
     def profile(self, subject: str) -> Profile | None:
         """What is known about a person's own model; None if there is none."""
-        return profiles.profile_of(self.store, subject)
+        return profiles.find_profile(self.store, subject)
 
     def pack_profile(self, subject: str, path: str | Path, passphrase: str) -> None:
         """Write a person's profile for another device of this institution, sealed with a passphrase."""
@@ -175,7 +175,7 @@ class Device:
 
     def take_profile(self, path: str | Path, passphrase: str) -> str:
         """Take a profile that another device of this institution packed; return whose it is."""
-        return profile_transfer.take_profile(self.store, self.bundle, Path(path), passphrase, self._root())
+        return profile_transfer.import_profile(self.store, self.bundle, Path(path), passphrase, self._root())
 
     def join(self, invitation: str | Path) -> None:
         """Enrol with an aggregator, once; the invitation's code is then spent."""
@@ -225,7 +225,7 @@ class Device:
             source = sync.offered_bundle(client, self.store.directory / sync.DOWNLOADS, self.bundle.bundle_id)
         if source is None:
             return False
-        self.bundle, self.graphs = take_newer(self.store, source, self.bundle, self.graphs.threads)
+        self.bundle, self.graphs = upgrade_bundle(self.store, source, self.bundle, self.graphs.threads)
         enrolment.follow(self.store, self.bundle)
         return True
 
@@ -254,7 +254,7 @@ class Device:
 
     def status(self) -> dict[str, Any]:
         """Counts and facts, nothing about single subjects."""
-        return standing(self.store, self.bundle)
+        return device_status(self.store, self.bundle)
 
     def _uncached(self, samples: Sequence[StoredSample]) -> Sequence[Example]:
         return to_examples(self.store, self.bundle, self.graphs, samples, cached=False)
@@ -269,14 +269,14 @@ class Device:
         temperatures = versions.temperatures(self.store, version)
         trained = set(temperatures) if version and version.kind == "local" and version.base == 0 else None
         own = self.store.profile(profile) if profile else None
-        theta = profiles.theta_for(self.bundle, own, versions.theta_of(self.store, self.bundle, version))
-        temperatures = profiles.temperatures_for(own, temperatures)
+        theta = profiles.personal_theta(self.bundle, own, versions.theta_of(self.store, self.bundle, version))
+        temperatures = profiles.personal_temperatures(own, temperatures)
         return predict(self.graphs, self.bundle.manifest, theta, ready, temperatures, trained)
 
     def _validation_scores(self, theta: np.ndarray) -> Mapping[str, Score]:
         return validation_scores(self.store, self.bundle, self.graphs, theta)
 
     def _root(self) -> str:
-        known = installed(self.store)
+        known = installed_bundle(self.store)
         assert known is not None  # a device has a bundle
         return known.root

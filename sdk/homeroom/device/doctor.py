@@ -18,20 +18,20 @@ from pathlib import Path
 from typing import Any, Literal
 
 from homeroom.contract.manifest import Runtime
-from homeroom.device.resources.benchmark import Findings, run_probe
-from homeroom.device.resources.benchmark_worker import LIBRARIES
+from homeroom.device.resources.benchmark import BenchmarkResult, run_benchmark
+from homeroom.device.resources.benchmark_worker import LIBRARY_PACKAGES
 from homeroom.device.resources.costs import Costs
 from homeroom.errors import HomeroomError
 from homeroom.system import hardware
 
-OLDEST_RUNTIME = (1, 22)
+OLDEST_ONNXRUNTIME = (1, 22)
 LEAST_FREE_BYTES = 500_000_000
 LEAST_MEMORY_BYTES = 256_000_000
 SLOW_FSYNC_S = 0.5
-BUILT = datetime.date(2026, 1, 1)  # no clock that is right shows a day before this
-LIFETIME = datetime.timedelta(days=365 * 20)
+EARLIEST_DATE = datetime.date(2026, 1, 1)  # no clock that is right shows a day before this
+CLOCK_LIFETIME = datetime.timedelta(days=365 * 20)
 
-State = Literal["ok", "note", "wrong"]
+CheckState = Literal["ok", "note", "wrong"]
 
 
 @dataclass(frozen=True)
@@ -40,7 +40,7 @@ class Check:
 
     name: str
     says: str
-    state: State = "ok"
+    state: CheckState = "ok"
     remedy: str = ""
 
 
@@ -50,25 +50,25 @@ def examine(directory: Path | None = None, bundle: Path | None = None) -> tuple[
     directory: a device directory, whose bundle is tried too. bundle: a folder or .homeroom file to try in its place.
     """
     hardware.refuse_32_bit()
-    checks = [*_machine(), *_disk(directory or Path(tempfile.gettempdir()))]
+    checks = [*_check_machine(), *_check_disk(directory or Path(tempfile.gettempdir()))]
     with tempfile.TemporaryDirectory() as scratch:
         place: Path | None = None
         runtime: Runtime = "onnx"
         if directory is not None:
-            found, place, runtime = _directory(directory)
+            found, place, runtime = _check_directory(directory)
             checks += found
         if bundle is not None:
-            found, place = _unpacked(bundle, Path(scratch))
+            found, place = _unpack(bundle, Path(scratch))
             checks += found
-        findings = run_probe(place, runtime=runtime)
-    checks += _findings(findings)
+        findings = run_benchmark(place, runtime=runtime)
+    checks += _check_benchmark(findings)
     costs = findings.costs()
     if directory is not None and bundle is None and costs is not None:
-        checks += _keep(directory, costs)
+        checks += _keep_costs(directory, costs)
     return checks, costs
 
 
-def _machine() -> Iterator[Check]:
+def _check_machine() -> Iterator[Check]:
     flags = " ".join(hardware.simd()) or "vector instructions unknown"
     yield Check("machine", f"{platform.machine()}, {hardware.cores()} cores, {flags}")
     yield Check("system", f"{platform.system()} {platform.release()}, Python {platform.python_version()}, 64-bit")
@@ -76,31 +76,31 @@ def _machine() -> Iterator[Check]:
     if memory.limit is None:
         yield Check("memory", "the system does not tell", "note")
     else:
-        said = f"{megabytes(memory.limit)}" + ("" if memory.limit_from == "machine" else f" by {memory.limit_from}")
+        said = f"{format_bytes(memory.limit)}" + ("" if memory.limit_from == "machine" else f" by {memory.limit_from}")
         if memory.total is not None and memory.limit_from != "machine":
-            said += f" of {megabytes(memory.total)}"
+            said += f" of {format_bytes(memory.total)}"
         if memory.available is not None:
-            said += f", {megabytes(min(memory.available, memory.limit))} free"
+            said += f", {format_bytes(min(memory.available, memory.limit))} free"
         small = memory.limit < LEAST_MEMORY_BYTES
-        remedy = f"allow at least {megabytes(LEAST_MEMORY_BYTES)}" if small else ""
+        remedy = f"allow at least {format_bytes(LEAST_MEMORY_BYTES)}" if small else ""
         yield Check("memory", said, "wrong" if small else "ok", remedy)
     power, heat = hardware.power(), hardware.celsius()
     battery = "no battery" if power.share is None else f"battery {power.share:.0%}"
     plugged = {True: ", plugged in", False: ", not plugged in", None: ""}[power.plugged]
     yield Check("power", battery + plugged + ("" if heat is None else f", processor {heat:.0f} °C"))
-    yield clock(datetime.datetime.now(datetime.UTC))
+    yield check_clock(datetime.datetime.now(datetime.UTC))
 
 
-def clock(now: datetime.datetime) -> Check:
+def check_clock(now: datetime.datetime) -> Check:
     """Whether what the system says can be right."""
     said = f"{now:%Y-%m-%d %H:%M} UTC"
-    if BUILT <= now.date() <= BUILT + LIFETIME:
+    if EARLIEST_DATE <= now.date() <= EARLIEST_DATE + CLOCK_LIFETIME:
         return Check("clock", said)
     remedy = "sudo timedatectl set-ntp true" if sys.platform == "linux" else "set the system's date and time"
     return Check("clock", f"{said} cannot be right; retention dates and quiet hours go by it", "wrong", remedy)
 
 
-def _disk(folder: Path) -> Iterator[Check]:
+def _check_disk(folder: Path) -> Iterator[Check]:
     free = hardware.disk_free(folder)
     place = next((p for p in (folder, *folder.absolute().parents) if p.is_dir()), folder)
     try:
@@ -109,9 +109,9 @@ def _disk(folder: Path) -> Iterator[Check]:
         said = f"cannot be written: {problem.strerror}"
         yield Check("disk", said, "wrong", f"make {place} writable for this user")
         return
-    said = f"{megabytes(free or 0)} free at {place}, a durable write takes {sync_s * 1e3:.1f} ms"
+    said = f"{format_bytes(free or 0)} free at {place}, a durable write takes {sync_s * 1e3:.1f} ms"
     if free is not None and free < LEAST_FREE_BYTES:
-        yield Check("disk", said, "wrong", f"free {megabytes(LEAST_FREE_BYTES - free)} or more")
+        yield Check("disk", said, "wrong", f"free {format_bytes(LEAST_FREE_BYTES - free)} or more")
     elif sync_s > SLOW_FSYNC_S:
         yield Check("disk", said, "note", "a card this slow is often failing: replace it by a new one, class A1 or A2")
     else:
@@ -131,9 +131,9 @@ def fsync_seconds(folder: Path, runs: int = 5) -> float:
     return statistics.median(times)
 
 
-def _directory(directory: Path) -> tuple[list[Check], Path | None, Runtime]:
+def _check_directory(directory: Path) -> tuple[list[Check], Path | None, Runtime]:
     """The device directory's own checks, where its bundle is, and what runs its graphs."""
-    from homeroom.device.install import installed
+    from homeroom.device.install import installed_bundle
     from homeroom.store import Store
     from homeroom.store.open import is_device
 
@@ -142,8 +142,8 @@ def _directory(directory: Path) -> tuple[list[Check], Path | None, Runtime]:
         return [Check("directory", f"there is no device in {directory}", "wrong", remedy)], None, "onnx"
     try:
         with Store.open(directory) as store:
-            known, warning, damage = installed(store), store.clock_warning(), store.damage()
-            said = f"{store.count()} samples, master key in {_KEYS[store.key_place]}"
+            known, warning, damage = installed_bundle(store), store.clock_warning(), store.damage()
+            said = f"{store.count()} samples, master key in {_KEY_LOCATIONS[store.key_place]}"
     except HomeroomError as problem:
         return [Check("directory", str(problem.what), "wrong", problem.remedy)], None, "onnx"
     checks = [Check("directory", said)]
@@ -158,7 +158,7 @@ def _directory(directory: Path) -> tuple[list[Check], Path | None, Runtime]:
     return checks, directory / "bundles" / known.bundle_id, known.runtime
 
 
-def _keep(directory: Path, costs: Costs) -> Iterator[Check]:
+def _keep_costs(directory: Path, costs: Costs) -> Iterator[Check]:
     """Leave what was measured in the directory, for the planner."""
     from homeroom.device.plan import keep_costs
     from homeroom.store import Store
@@ -170,10 +170,14 @@ def _keep(directory: Path, costs: Costs) -> Iterator[Check]:
         yield Check("directory", problem.what, "wrong", problem.remedy)
 
 
-_KEYS = {"folder": "the folder HOMEROOM_KEYS", "keyring": "the system's keyring", "user": "the user's configuration"}
+_KEY_LOCATIONS = {
+    "folder": "the folder HOMEROOM_KEYS",
+    "keyring": "the system's keyring",
+    "user": "the user's configuration",
+}
 
 
-def _unpacked(bundle: Path, scratch: Path) -> tuple[list[Check], Path | None]:
+def _unpack(bundle: Path, scratch: Path) -> tuple[list[Check], Path | None]:
     from homeroom.runtime.bundle import install
 
     if bundle.is_dir():
@@ -184,9 +188,9 @@ def _unpacked(bundle: Path, scratch: Path) -> tuple[list[Check], Path | None]:
         return [Check("bundle", problem.what, "wrong", problem.remedy)], None
 
 
-def _findings(found: Findings) -> Iterator[Check]:
+def _check_benchmark(found: BenchmarkResult) -> Iterator[Check]:
     for name, facts in found.stages.items():
-        yield from _judged(name, facts)
+        yield from _check_stage(name, facts)
     backbones = {name.split()[1] for name in found.stages if name.startswith("features ")}
     fit = {n.split()[1] for n, facts in found.stages.items() if n.startswith("features ") and facts.get("within")}
     for modality in sorted(backbones - fit):
@@ -194,16 +198,16 @@ def _findings(found: Findings) -> Iterator[Check]:
         yield Check("golden", says, "wrong", "pip install -U onnxruntime, or ask for a bundle for this processor")
     if found.crashed:
         name = found.crashed.removeprefix("library ")
-        package = LIBRARIES.get(name, name)
+        package = LIBRARY_PACKAGES.get(name, name)
         remedy = f"pip install --force-reinstall {package}"
-        if package not in LIBRARIES.values():
+        if package not in LIBRARY_PACKAGES.values():
             remedy = "pip install 'onnxruntime==1.22.0', the oldest release that runs here"
         yield Check(package.split()[0], f"{found.crashed} {found.how}", "wrong", remedy)
 
 
-def _judged(name: str, facts: dict[str, Any]) -> Iterator[Check]:
+def _check_stage(name: str, facts: dict[str, Any]) -> Iterator[Check]:
     if "problem" in facts:
-        package = LIBRARIES.get(name.removeprefix("library "), name.split()[0])
+        package = LIBRARY_PACKAGES.get(name.removeprefix("library "), name.split()[0])
         bundled = name.split()[0] in ("bundle", "features", "step", "threads", "base")
         remedy = facts.get("remedy") or ("get the bundle again" if bundled else f"pip install -U {package}")
         yield Check(package, facts["problem"], "wrong", remedy)
@@ -212,7 +216,7 @@ def _judged(name: str, facts: dict[str, Any]) -> Iterator[Check]:
         yield Check("arithmetic", says)
     elif name == "onnxruntime":
         number = tuple(int(part) for part in facts["version"].split(".")[:2])
-        old = number < OLDEST_RUNTIME
+        old = number < OLDEST_ONNXRUNTIME
         remedy = "pip install -U onnxruntime" if old else ""
         yield Check("runtime", f"onnxruntime {facts['version']}", "wrong" if old else "ok", remedy)
     elif name == "bundle":
@@ -222,14 +226,14 @@ def _judged(name: str, facts: dict[str, Any]) -> Iterator[Check]:
     elif name.startswith("features "):
         _, modality, precision = name.split()
         says = f"{modality} {precision}: cosine {facts['mean']:.4f} (worst {facts['worst']:.4f})"
-        says += f", {facts['seconds'] * 1e3:.1f} ms an input, {megabytes(facts['bytes'])}"
+        says += f", {facts['seconds'] * 1e3:.1f} ms an input, {format_bytes(facts['bytes'])}"
         yield Check(
             "golden", says, "ok" if facts["within"] else "note", "" if facts["within"] else "too far: the next is tried"
         )
     elif name.startswith("step "):
-        says = f"{name.removeprefix('step ')}: {facts['seconds'] * 1e3:.1f} ms a batch, {megabytes(facts['bytes'])}"
+        says = f"{name.removeprefix('step ')}: {facts['seconds'] * 1e3:.1f} ms a batch, {format_bytes(facts['bytes'])}"
         yield Check("step", says)
 
 
-def megabytes(count: float) -> str:
+def format_bytes(count: float) -> str:
     return f"{count / 1e9:.1f} GB" if count >= 1e9 else f"{count / 1e6:.0f} MB"

@@ -18,7 +18,7 @@ from homeroom.store.open import is_device, open_store, remove
 from homeroom.system.files import whole_or_gone
 
 
-class Installed(msgspec.Struct, frozen=True, kw_only=True):
+class InstalledBundle(msgspec.Struct, frozen=True, kw_only=True):
     """The bundle in use; `root` is the fingerprint trusted from the first bundle on; `precision` by modality, as the
     golden samples came out right in that `runtime`.
     """
@@ -69,7 +69,7 @@ def use_bundle(
     Raises TrustError if it is not vouched for by the trusted root, BundleError if it is damaged, older than the one in
     use, has no graph for the runtime, or gives other features on this machine than its golden samples say.
     """
-    folder, known = store.directory / "bundles", installed(store)
+    folder, known = store.directory / "bundles", installed_bundle(store)
     root = known.root if known and root is None else root
     if source is None:
         if known is None:
@@ -79,7 +79,7 @@ def use_bundle(
         bundle = install(source, folder, root=root)
     runtime = runtime_for(bundle, runtime, known)
     if known and (known.bundle_id, known.runtime) == (bundle.bundle_id, runtime):
-        return bundle, Graphs(bundle, known.precision, threads, kept_tier(store, bundle), runtime)
+        return bundle, Graphs(bundle, known.precision, threads, stored_tier(store, bundle), runtime)
     if known and known.name == bundle.manifest.name and bundle.manifest.version < known.version:
         raise BundleError(
             f"version {bundle.manifest.version} is older than {known.version}, which is in use",
@@ -88,7 +88,7 @@ def use_bundle(
         )
     bundle.theta()  # before it is in use: signed does not mean sound
     precision = golden.choose_precision(bundle, threads=threads, runtime=runtime)
-    fact = Installed(
+    fact = InstalledBundle(
         bundle_id=bundle.bundle_id,
         name=bundle.manifest.name,
         version=bundle.manifest.version,
@@ -98,10 +98,10 @@ def use_bundle(
     )
     with store.step("bundle"):
         store.put_secret("bundle", msgspec.json.encode(fact))
-    return bundle, Graphs(bundle, precision, threads, kept_tier(store, bundle), runtime)
+    return bundle, Graphs(bundle, precision, threads, stored_tier(store, bundle), runtime)
 
 
-def runtime_for(bundle: Bundle, asked: Runtime | None, known: Installed | None) -> Runtime:
+def runtime_for(bundle: Bundle, asked: Runtime | None, known: InstalledBundle | None) -> Runtime:
     """The runtime that was asked for, or that was in use; BundleError if the bundle has no graph for the one asked."""
     wanted = asked or (known.runtime if known else "onnx")
     if wanted == "onnx" or any(graph.runtime == wanted for graph in bundle.manifest.converted):
@@ -113,9 +113,9 @@ def runtime_for(bundle: Bundle, asked: Runtime | None, known: Installed | None) 
     )
 
 
-def take_newer(store: Store, source: Path, present: Bundle, threads: int | None) -> tuple[Bundle, Graphs]:
+def upgrade_bundle(store: Store, source: Path, present: Bundle, threads: int | None) -> tuple[Bundle, Graphs]:
     """Use a downloaded bundle, which is then removed, in place of an older one of the same name."""
-    known = installed(store)
+    known = installed_bundle(store)
     try:
         bundle = install(source, store.directory / "bundles", root=known.root if known else None)
     finally:
@@ -139,12 +139,12 @@ def use_tier(store: Store, bundle: Bundle, graphs: Graphs, tier: str) -> None:
     graphs.tier = tier
 
 
-def kept_tier(store: Store, bundle: Bundle) -> str:
+def stored_tier(store: Store, bundle: Bundle) -> str:
     """The tier that this device was last told to use; the full one if this bundle lacks it."""
     kept = (store.get_secret("tier") or b"").decode()
     return kept if kept in {tier.name for tier in bundle.manifest.tiers} else FULL
 
 
-def installed(store: Store) -> Installed | None:
+def installed_bundle(store: Store) -> InstalledBundle | None:
     body = store.get_secret("bundle")
-    return None if body is None else msgspec.json.decode(body, type=Installed)
+    return None if body is None else msgspec.json.decode(body, type=InstalledBundle)

@@ -31,26 +31,26 @@ from homeroom.runtime.bundle import Bundle
 from homeroom.store import Store
 from homeroom.system.files import write_durable
 
-MAGIC = b"HRPROFL1"
-FORMAT = 1
-HEADER_LIMIT_BYTES = 64 << 10
-LIMIT_BYTES = 5 * THETA_LIMIT
-COST = 15  # log2 of scrypt's N: with r = 8 it takes 32 MiB
+PROFILE_MAGIC = b"HRPROFL1"
+PROFILE_FORMAT = 1
+PROFILE_HEADER_LIMIT_BYTES = 64 << 10
+PROFILE_LIMIT_BYTES = 5 * THETA_LIMIT
+SCRYPT_LOG2_COST = 15  # log2 of scrypt's N: with r = 8 it takes 32 MiB
 NONCE_BYTES = 12
-LEAST_CHARACTERS = 12
+LEAST_PASSPHRASE_CHARACTERS = 12
 
 
-class Header(msgspec.Struct, frozen=True, kw_only=True):
+class ProfileHeader(msgspec.Struct, frozen=True, kw_only=True):
     """`cost` is bounded, so that a file cannot ask for the device's whole memory."""
 
-    format: int = FORMAT
+    format: int = PROFILE_FORMAT
     root: Hash
     institution: str = ""
     salt: Annotated[str, msgspec.Meta(pattern=r"^[0-9a-f]{32}$")]
-    cost: Annotated[int, msgspec.Meta(ge=14, le=17)] = COST
+    cost: Annotated[int, msgspec.Meta(ge=14, le=17)] = SCRYPT_LOG2_COST
 
 
-class Content(msgspec.Struct, frozen=True, kw_only=True):
+class ProfileContent(msgspec.Struct, frozen=True, kw_only=True):
     """`segments`: float32, little-endian, by segment_id."""
 
     subject: str
@@ -64,13 +64,15 @@ def pack_profile(store: Store, subject: str, path: Path, passphrase: str, root: 
     stored = store.profile(subject)
     if stored is None:
         raise InputError(f"there is no profile of {subject!r}", remedy="train one first")
-    if len(passphrase) < LEAST_CHARACTERS:
-        raise InputError(f"the passphrase needs {LEAST_CHARACTERS} characters", remedy="four or five words, say")
+    if len(passphrase) < LEAST_PASSPHRASE_CHARACTERS:
+        raise InputError(
+            f"the passphrase needs {LEAST_PASSPHRASE_CHARACTERS} characters", remedy="four or five words, say"
+        )
     if path.exists():
         raise InputError("is there already", where=str(path), remedy="choose another name")
     policy = policy_in_force(store)
-    header = Header(root=root, institution=policy.institution if policy else "", salt=secrets.token_hex(16))
-    content = Content(
+    header = ProfileHeader(root=root, institution=policy.institution if policy else "", salt=secrets.token_hex(16))
+    content = ProfileContent(
         subject=subject,
         facts={name: msgspec.Raw(msgspec.msgpack.encode(value)) for name, value in stored.facts.items()},
         segments={name: values.astype("<f4").tobytes() for name, values in stored.segments.items()},
@@ -78,10 +80,10 @@ def pack_profile(store: Store, subject: str, path: Path, passphrase: str, root: 
     )
     head, nonce = msgspec.json.encode(header), secrets.token_bytes(NONCE_BYTES)
     sealed = _cipher(header, passphrase).encrypt(nonce, msgspec.msgpack.encode(content), head)
-    write_durable(path, MAGIC + struct.pack("<I", len(head)) + head + nonce + sealed)
+    write_durable(path, PROFILE_MAGIC + struct.pack("<I", len(head)) + head + nonce + sealed)
 
 
-def take_profile(store: Store, bundle: Bundle, path: Path, passphrase: str, root: str) -> str:
+def import_profile(store: Store, bundle: Bundle, path: Path, passphrase: str, root: str) -> str:
     """Store a profile that another device of this institution packed; return whose it is.
 
     Raises TrustError for another institution's, a wrong passphrase or an altered file, InputError for a file that is
@@ -90,15 +92,19 @@ def take_profile(store: Store, bundle: Bundle, path: Path, passphrase: str, root
     where = str(path)
     try:
         with path.open("rb") as file:
-            data = file.read(LIMIT_BYTES + 1)
+            data = file.read(PROFILE_LIMIT_BYTES + 1)
     except OSError as problem:
         raise InputError(f"cannot be read: {problem.strerror}", where=where) from None
     length = struct.unpack("<I", data[8:12])[0] if len(data) >= 12 else 0
-    if data[:8] != MAGIC or length > HEADER_LIMIT_BYTES or not 12 + length < len(data) <= LIMIT_BYTES:
+    if (
+        data[:8] != PROFILE_MAGIC
+        or length > PROFILE_HEADER_LIMIT_BYTES
+        or not 12 + length < len(data) <= PROFILE_LIMIT_BYTES
+    ):
         raise InputError("is not a profile", where=where)
     head, rest = data[12 : 12 + length], data[12 + length :]
-    header = decode(head, Header, limit_bytes=HEADER_LIMIT_BYTES, where=where, error=InputError)
-    if header.format != FORMAT:
+    header = decode(head, ProfileHeader, limit_bytes=PROFILE_HEADER_LIMIT_BYTES, where=where, error=InputError)
+    if header.format != PROFILE_FORMAT:
         raise InputError("a profile of another format", where=where, remedy="update homeroom")
     policy = policy_in_force(store)
     if header.root != root or header.institution != (policy.institution if policy else ""):
@@ -120,13 +126,13 @@ def take_profile(store: Store, bundle: Bundle, path: Path, passphrase: str, root
     return content.subject
 
 
-def _content(plain: bytes, where: str) -> Content:
+def _content(plain: bytes, where: str) -> ProfileContent:
     try:
-        return msgspec.msgpack.decode(plain, type=Content)
+        return msgspec.msgpack.decode(plain, type=ProfileContent)
     except msgspec.DecodeError as problem:
         raise InputError(f"is not a profile: {problem}", where=where) from None
 
 
-def _cipher(header: Header, passphrase: str) -> ChaCha20Poly1305:
+def _cipher(header: ProfileHeader, passphrase: str) -> ChaCha20Poly1305:
     kdf = Scrypt(salt=bytes.fromhex(header.salt), length=32, n=1 << header.cost, r=8, p=1)
     return ChaCha20Poly1305(kdf.derive(passphrase.encode()))

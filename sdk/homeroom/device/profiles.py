@@ -45,7 +45,7 @@ def train_profile(
     moved = {s.segment_id: after[s.name] for s in layout if not np.array_equal(before[s.name], after[s.name])}
     store.put_profile(subject, _facts(chosen, len(ready), start.name), moved, start.subjects)
     store.back_up()
-    found = profile_of(store, subject)
+    found = find_profile(store, subject)
     assert found is not None  # it was just stored
     return found
 
@@ -61,7 +61,7 @@ def _labels_of_others(store: Store, bundle: Bundle, subject: str) -> dict[str, n
     return found
 
 
-def profile_of(store: Store, subject: str) -> Profile | None:
+def find_profile(store: Store, subject: str) -> Profile | None:
     """What is known about a person's profile, if there is one."""
     stored, current = store.profile(subject), store.versions.current()
     if stored is None:
@@ -77,7 +77,7 @@ def profile_of(store: Store, subject: str) -> Profile | None:
     )
 
 
-def theta_for(bundle: Bundle, stored: StoredProfile | None, shared: np.ndarray) -> np.ndarray:
+def personal_theta(bundle: Bundle, stored: StoredProfile | None, shared: np.ndarray) -> np.ndarray:
     """Theta [P] for a person: the shared one with the profile's share of the segments that it holds."""
     if stored is None:
         return shared
@@ -86,7 +86,7 @@ def theta_for(bundle: Bundle, stored: StoredProfile | None, shared: np.ndarray) 
     return mix(shared, layout.join(parts, shared), stored.facts["share"])
 
 
-def temperatures_for(stored: StoredProfile | None, shared: dict[str, float]) -> dict[str, float]:
+def personal_temperatures(stored: StoredProfile | None, shared: dict[str, float]) -> dict[str, float]:
     return shared if stored is None or stored.facts["method"] == SHARED else shared | stored.facts["temperatures"]
 
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from homeroom.device.profiles import Profile
-from homeroom.device.resources.plan import Plan
+from homeroom.device.resources.plan import TrainingPlan
 
 
 @dataclass(frozen=True)
@@ -31,7 +31,7 @@ class TrainReport:
     resumed: bool = False
     stopped: str = ""
     megabytes: float = 0.0
-    plan: Plan | None = None
+    plan: TrainingPlan | None = None
     by_language: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)  # scores, where there are several
     profile: Profile | None = None  # of a training for one person; nothing else changed then
     settled_after: int | None = None  # epochs, after which the heads alone moved

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from homeroom.contract.signing import public_hex
-from homeroom.device.install import installed, kept_tier
+from homeroom.device.install import installed_bundle, stored_tier
 from homeroom.federation.enrolment import device_key
 from homeroom.federation.policy import policy_in_force
 from homeroom.federation.privacy_ledger import view
@@ -14,15 +14,15 @@ from homeroom.runtime.bundle import Bundle
 from homeroom.store import Store
 
 
-def standing(store: Store, bundle: Bundle) -> dict[str, Any]:
-    known = installed(store)
+def device_status(store: Store, bundle: Bundle) -> dict[str, Any]:
+    known = installed_bundle(store)
     version, newest, key = store.versions.current(), newest_global(store, bundle), device_key(store)
     in_use = {"kind": version.kind, "base": version.base, "version_id": version.version_id} if version else "bundle"
     manifest, policy = bundle.manifest, policy_in_force(store)
     return {
         "directory": str(store.directory),
         "bundle": {"name": manifest.name, "version": manifest.version, "bundle_id": bundle.bundle_id},
-        "tier": kept_tier(store, bundle),
+        "tier": stored_tier(store, bundle),
         "runtime": known.runtime if known else "onnx",
         "samples": store.count(),
         "set_aside": [f"{sample.sample_id[:12]}: {sample.quarantine_reason}" for sample in store.set_aside()],

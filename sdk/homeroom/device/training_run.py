@@ -11,11 +11,11 @@ import msgspec
 from homeroom.data.samples import StoredSample
 from homeroom.device import profiles
 from homeroom.device.local_samples import to_examples, training_samples
-from homeroom.device.plan import check, plan
+from homeroom.device.plan import check_budget, plan_training
 from homeroom.device.reports import TrainReport
 from homeroom.device.resources import planner
-from homeroom.device.resources.budget import Watch
-from homeroom.device.resources.plan import Plan
+from homeroom.device.resources.budget import BudgetWatch
+from homeroom.device.resources.plan import TrainingPlan
 from homeroom.errors import TrainError
 from homeroom.federation import agreement, enrolment, make_update, versions
 from homeroom.runtime.bundle import Bundle
@@ -38,7 +38,7 @@ class TrainingRun:
     store: Store
     bundle: Bundle
     graphs: Graphs
-    watch: Watch
+    watch: BudgetWatch
     settings: Settings
     progress: Progress | None
     began_s: float
@@ -91,20 +91,20 @@ def train(run: TrainingRun) -> TrainReport:
     )
 
 
-def _plan(run: TrainingRun) -> tuple[Sequence[StoredSample], Plan]:
+def _plan(run: TrainingRun) -> tuple[Sequence[StoredSample], TrainingPlan]:
     """The samples that the plan keeps, and the plan, which is set in the graphs."""
     samples = training_samples(run.store, run.bundle)
     if not samples:
         raise TrainError("there is no labelled sample", remedy="add some with `add`")
-    chosen = plan(run.store, run.bundle, run.graphs, samples, run.watch.budget, run.settings)
-    return planner.apply(chosen, run.bundle, samples), chosen
+    chosen = plan_training(run.store, run.bundle, run.graphs, samples, run.watch.budget, run.settings)
+    return planner.apply_plan(chosen, run.bundle, samples), chosen
 
 
 def _features(run: TrainingRun, samples: Sequence[StoredSample]) -> TrainingData:
     """Computes the features that are not cached, until the budget ends; no subject is in both data sets."""
     start, tag, state = versions.begin(run.store, run.bundle, run.graphs, run.settings, samples)
     ready = to_examples(run.store, run.bundle, run.graphs, samples, progress=run.progress, stop=run.watch.over)
-    check(run.watch, len(ready))
+    check_budget(run.watch, len(ready))
     train, validation = Dataset(run.bundle.manifest, ready).split(run.settings.validation, run.settings.seed)
     state = state if len(ready) == len(samples) else None  # it belongs to all of them
     return TrainingData(start, tag, state, ready, train, validation)
@@ -187,5 +187,5 @@ def train_profile(run: TrainingRun, subject: str) -> TrainReport:
         update="a profile stays here",
         stopped=run.watch.spent,
         megabytes=run.watch.peak_bytes / 1e6,
-        profile=profiles.profile_of(run.store, subject),
+        profile=profiles.find_profile(run.store, subject),
     )

@@ -19,15 +19,15 @@ import tiny
 
 from homeroom import Device, Sample
 from homeroom.agent import bundle_updates, inbox, status
-from homeroom.agent.loop import Agent, Settings
-from homeroom.agent.status import Standing
+from homeroom.agent.loop import Agent, AgentSettings
+from homeroom.agent.status import AgentStatus
 from homeroom.cli.main import main
-from homeroom.device.resources.budget import Budget, read_span
+from homeroom.device.resources.budget import Budget, read_weekly_hours
 from homeroom.errors import BundleError, DiskFullError, InputError, NetworkError, StoreError
 from homeroom.train.settings import Settings as TrainSettings
 
 NAME = "Wolframina Secretsson"  # a pupil's name, which must not be written down in the open
-NEVER = read_span("00:00-00:01")
+NEVER = read_weekly_hours("00:00-00:01")
 
 
 @pytest.fixture
@@ -41,7 +41,7 @@ def place(tmp_path: Path, tiny_bundle: tiny.Tiny, monkeypatch: pytest.MonkeyPatc
 
 def made(place: Path, **changes: Any) -> Agent:
     budget = Budget(minutes=changes.pop("minutes", 1.0))
-    return Agent(Settings(place / "device", place / "inbox", budget=budget, settled_s=0.0, **changes))
+    return Agent(AgentSettings(place / "device", place / "inbox", budget=budget, settled_s=0.0, **changes))
 
 
 def put(place: Path, name: str = "monday", count: int = 12, seed: int = 4) -> None:
@@ -49,7 +49,7 @@ def put(place: Path, name: str = "monday", count: int = 12, seed: int = 4) -> No
 
 
 def said(agent: Agent) -> dict[str, str]:
-    return dict(status.words(agent.standing))
+    return dict(status.status_lines(agent.standing))
 
 
 def test_an_evening_takes_in_trains_and_leaves_nothing_unencrypted(place: Path) -> None:
@@ -59,7 +59,7 @@ def test_an_evening_takes_in_trains_and_leaves_nothing_unencrypted(place: Path) 
     assert (agent.standing.samples, agent.standing.trained_samples, agent.standing.problems) == (12, 12, {})
     assert not [path for path in (place / "inbox").rglob("*") if path.is_file()]
     assert "not joined" in said(agent)
-    assert status.read(place / "device") == agent.standing
+    assert status.read_status(place / "device") == agent.standing
     trained = agent.standing.last_trained
     assert not agent.cycle(), "nothing to do: the directory stays closed"
     put(place, "tuesday", 6, seed=9)
@@ -127,8 +127,8 @@ def test_files_still_on_their_way_wait_and_a_clock_that_was_set_back_holds_nothi
     now = time.time()
     os.utime(tmp_path / "done.jsonl", (1, 1))
     os.utime(tmp_path / "future.jsonl", (now + 1e7, now + 1e7))
-    assert [path.name for path in inbox.settled(tmp_path, now, 30)] == ["done.jsonl", "future.jsonl"]
-    assert inbox.settled(tmp_path / "a share that is away", now, 30) == []
+    assert [path.name for path in inbox.settled_entries(tmp_path, now, 30)] == ["done.jsonl", "future.jsonl"]
+    assert inbox.settled_entries(tmp_path / "a share that is away", now, 30) == []
 
 
 def test_a_directory_in_use_is_tried_again(place: Path) -> None:
@@ -171,27 +171,31 @@ def test_no_log_status_or_support_bundle_names_a_pupil_a_file_or_a_label(
 @pytest.mark.parametrize(
     ("standing", "word"),
     [
-        (Standing(problems={"inbox": DiskFullError("no space left; nothing was changed").what}), "disk full"),
-        (Standing(problems={"training": "it does not train now: only 5 MB of disk are free"}), "disk full"),
-        (Standing(clock="1970-01-01 cannot be right"), "clock wrong"),
-        (Standing(problems={"sync": "the round is for another bundle"}), "bundle too old"),
-        (Standing(doing="syncing"), "syncing"),
-        (Standing(updates_waiting=2), "queued"),
-        (Standing(joined=True, last_seen="2026-11-24T20:00:00+00:00"), "last seen 2026-11-24T20:00:00+00:00"),
-        (Standing(joined=True), "never seen"),
-        (Standing(problems={"sync": "no connection"}), "sync trouble"),
+        (AgentStatus(problems={"inbox": DiskFullError("no space left; nothing was changed").what}), "disk full"),
+        (AgentStatus(problems={"training": "it does not train now: only 5 MB of disk are free"}), "disk full"),
+        (AgentStatus(clock="1970-01-01 cannot be right"), "clock wrong"),
+        (AgentStatus(problems={"sync": "the round is for another bundle"}), "bundle too old"),
+        (AgentStatus(doing="syncing"), "syncing"),
+        (AgentStatus(updates_waiting=2), "queued"),
+        (AgentStatus(joined=True, last_seen="2026-11-24T20:00:00+00:00"), "last seen 2026-11-24T20:00:00+00:00"),
+        (AgentStatus(joined=True), "never seen"),
+        (AgentStatus(problems={"sync": "no connection"}), "sync trouble"),
     ],
 )
-def test_every_state_has_its_word(standing: Standing, word: str) -> None:
-    assert word in dict(status.words(standing))
-    assert "sync trouble" not in dict(status.words(Standing(problems={"sync": "it serves another bundle than asked"})))
+def test_every_state_has_its_word(standing: AgentStatus, word: str) -> None:
+    assert word in dict(status.status_lines(standing))
+    assert "sync trouble" not in dict(
+        status.status_lines(AgentStatus(problems={"sync": "it serves another bundle than asked"}))
+    )
 
 
 def test_only_errors_that_cannot_name_anyone_are_written_down() -> None:
-    assert status.plain(NetworkError("no connection", where="https://x")) == "no connection"
-    assert status.plain(StoreError("cannot be written here", where=f"/home/{NAME}")) == "cannot be written here"
+    assert status.describe_error(NetworkError("no connection", where="https://x")) == "no connection"
+    assert (
+        status.describe_error(StoreError("cannot be written here", where=f"/home/{NAME}")) == "cannot be written here"
+    )
     for problem in (InputError(f"{NAME} is no label"), BundleError(NAME), ValueError(NAME)):
-        assert NAME not in status.plain(problem)
+        assert NAME not in status.describe_error(problem)
 
 
 def test_a_clearly_worse_model_is_taken_back_and_its_update_not_sent(place: Path) -> None:
@@ -240,11 +244,11 @@ def test_a_newer_bundle_in_the_inbox_is_tried_and_then_used(place: Path, tiny_bu
 def test_a_bundle_that_ends_the_process_that_tries_it_is_not_used(
     place: Path, tiny_bundle: tiny.Tiny, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from homeroom.device.resources.benchmark import Findings
+    from homeroom.device.resources.benchmark import BenchmarkResult
 
     newer(tiny_bundle, place)
-    crash = Findings({}, crashed="features text int8", how="ends the process with SIGILL")
-    monkeypatch.setattr(bundle_updates, "run_probe", lambda *_, **__: crash)
+    crash = BenchmarkResult({}, crashed="features text int8", how="ends the process with SIGILL")
+    monkeypatch.setattr(bundle_updates, "run_benchmark", lambda *_, **__: crash)
     agent = made(place)
     agent.cycle()
     assert agent.standing.bundle == "tiny version 1"
@@ -270,7 +274,7 @@ def test_the_agent_of_the_command_line_runs_until_it_is_told_to_stop(place: Path
     command += ["--inbox", str(place / "inbox"), "--settled", "0"]
     with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
         for _ in range(600):
-            standing = status.read(place / "device")
+            standing = status.read_status(place / "device")
             if standing is not None and standing.last_trained and standing.doing == "resting":
                 break
             time.sleep(0.2)
@@ -280,7 +284,7 @@ def test_the_agent_of_the_command_line_runs_until_it_is_told_to_stop(place: Path
         process.terminate()
         _, told = process.communicate(timeout=60)
     assert "Traceback" not in told
-    standing = status.read(place / "device")
+    standing = status.read_status(place / "device")
     assert standing is not None
     if os.name != "nt":
         assert (process.returncode, standing.doing) == (0, "stopped")

@@ -16,14 +16,14 @@ from PIL import Image
 
 from homeroom import Device, Sample
 from homeroom.agent import page as pages
-from homeroom.agent.loop import Agent, Settings
-from homeroom.agent.page import Page, find
+from homeroom.agent.loop import Agent, AgentSettings
+from homeroom.agent.page import PageServer, find_page
 
 EVIL = "<script>alert('x')</script>"
 
 
 @pytest.fixture(scope="module")
-def page(tmp_path_factory: pytest.TempPathFactory, tiny_bundle: tiny.Tiny) -> Iterator[Page]:
+def page(tmp_path_factory: pytest.TempPathFactory, tiny_bundle: tiny.Tiny) -> Iterator[PageServer]:
     """A page of an agent that works in a thread of its own, over a device with three samples, one without a label."""
     tmp_path, patch = tmp_path_factory.mktemp("page"), pytest.MonkeyPatch()
     patch.setenv("HOMEROOM_KEYS", str(tmp_path / "keys"))
@@ -32,7 +32,7 @@ def page(tmp_path_factory: pytest.TempPathFactory, tiny_bundle: tiny.Tiny) -> It
         for row in tiny.samples(2, 1):
             device.add(Sample(**row))
         device.add(Sample(word=EVIL, picture=tiny.samples(1, 1)[0]["picture"]))
-    agent = Agent(Settings(tmp_path / "device", look_s=0.05))
+    agent = Agent(AgentSettings(tmp_path / "device", look_s=0.05))
     stopping = threading.Event()
 
     def work() -> None:
@@ -40,7 +40,7 @@ def page(tmp_path_factory: pytest.TempPathFactory, tiny_bundle: tiny.Tiny) -> It
             agent.cycle()
             agent._wait()
 
-    served = Page(agent)
+    served = PageServer(agent)
     thread = threading.Thread(target=work)
     thread.start()
     yield served
@@ -57,7 +57,7 @@ def black_picture() -> bytes:
 
 
 def ask(
-    page: Page, path: str = "/", body: dict[str, Any] | None = None, **headers: str
+    page: PageServer, path: str = "/", body: dict[str, Any] | None = None, **headers: str
 ) -> tuple[int, dict[str, str], bytes]:
     connection = http.client.HTTPConnection("127.0.0.1", page.server_port, timeout=90)
     given = {"Cookie": f"homeroom={page.address.token}", **headers}
@@ -72,36 +72,36 @@ def ask(
     return found
 
 
-def first_sample(page: Page) -> str:
+def first_sample(page: PageServer) -> str:
     text = ask(page)[2].decode()
     return re.findall(r"name=sample value='([0-9a-f]+)'", text)[0]
 
 
-def stored(page: Page, sample_id: str) -> Any:
+def stored(page: PageServer, sample_id: str) -> Any:
     return page.agent.ask(lambda device: device.store.sample(sample_id))
 
 
-def test_it_listens_on_this_machine_alone(page: Page) -> None:
+def test_it_listens_on_this_machine_alone(page: PageServer) -> None:
     assert page.server_address[0] == "127.0.0.1"
-    found = find(page.agent.settings.directory)
+    found = find_page(page.agent.settings.directory)
     assert found == page.address
 
 
 @pytest.mark.parametrize("path", ["/", "/status.json", "/media/x/y/0", "/?token=wrong", "/?token="])
-def test_without_the_token_nothing_is_shown(page: Page, path: str) -> None:
+def test_without_the_token_nothing_is_shown(page: PageServer, path: str) -> None:
     for cookie in ("", "homeroom=", "homeroom=guess", "homeroom=\x7f;;=,"):
         status, _, body = ask(page, path, Cookie=cookie)
         assert status == 403
         assert b"Labels" not in body
 
 
-def test_a_renamed_address_is_refused(page: Page) -> None:
+def test_a_renamed_address_is_refused(page: PageServer) -> None:
     assert ask(page, Host="evil.example")[0] == 403
     assert ask(page, Host=f"evil.example:{page.server_port}")[0] == 403
     assert ask(page, "/label", {"token": page.address.token}, Host="evil.example")[0] == 403
 
 
-def test_the_address_with_the_token_opens_the_page_and_keeps_it_out_of_the_history(page: Page) -> None:
+def test_the_address_with_the_token_opens_the_page_and_keeps_it_out_of_the_history(page: PageServer) -> None:
     status, headers, _ = ask(page, f"/?token={page.address.token}", Cookie="")
     assert (status, headers["Location"]) == (303, "/")
     assert "HttpOnly" in headers["Set-Cookie"]
@@ -113,7 +113,7 @@ def test_the_address_with_the_token_opens_the_page_and_keeps_it_out_of_the_histo
     assert ask(page, "/nothing")[0] == 404
 
 
-def test_what_a_pupil_wrote_is_text_and_nothing_else(page: Page) -> None:
+def test_what_a_pupil_wrote_is_text_and_nothing_else(page: PageServer) -> None:
     body = ask(page)[2].decode()
     assert EVIL not in body
     assert "&lt;script&gt;" in body
@@ -122,7 +122,7 @@ def test_what_a_pupil_wrote_is_text_and_nothing_else(page: Page) -> None:
 @pytest.mark.parametrize(
     "wrong", [{"task.category": "unicorn"}, {"task.weight": "heavy"}, {"sample": "f" * 32}, {"task.same": "perhaps"}]
 )
-def test_a_wrong_label_is_one_sentence_and_changes_nothing(page: Page, wrong: dict[str, str]) -> None:
+def test_a_wrong_label_is_one_sentence_and_changes_nothing(page: PageServer, wrong: dict[str, str]) -> None:
     before = page.agent.ask(lambda device: device.store.samples_mark())
     status, _, body = ask(page, "/label", {"token": page.address.token, "sample": first_sample(page)} | wrong)
     assert status == 400
@@ -130,7 +130,7 @@ def test_a_wrong_label_is_one_sentence_and_changes_nothing(page: Page, wrong: di
     assert page.agent.ask(lambda device: device.store.samples_mark()) == before
 
 
-def test_a_form_without_the_token_or_too_long_is_refused(page: Page) -> None:
+def test_a_form_without_the_token_or_too_long_is_refused(page: PageServer) -> None:
     sample_id = first_sample(page)
     for token in ("", "guess"):
         assert ask(page, "/label", {"token": token, "sample": sample_id, "task.category": "dog"})[0] == 403
@@ -138,7 +138,7 @@ def test_a_form_without_the_token_or_too_long_is_refused(page: Page) -> None:
     assert stored(page, sample_id).labels == {}
 
 
-def test_pictures_are_shown_and_nothing_else_of_the_store(page: Page) -> None:
+def test_pictures_are_shown_and_nothing_else_of_the_store(page: PageServer) -> None:
     sample_id = first_sample(page)
     status, headers, body = ask(page, f"/media/{sample_id}/picture/0")
     assert (status, headers["Content-Type"]) == (200, "image/png")
@@ -147,14 +147,14 @@ def test_pictures_are_shown_and_nothing_else_of_the_store(page: Page) -> None:
         assert ask(page, f"/media/{sample_id}/{path}")[0] in (403, 404)
 
 
-def test_the_status_is_told_as_json(page: Page) -> None:
+def test_the_status_is_told_as_json(page: PageServer) -> None:
     status, headers, body = ask(page, "/status.json")
     assert status == 200
     assert headers["Content-Type"].startswith("application/json")
     assert b'"samples":3' in body
 
 
-def test_a_label_given_on_the_page_is_learned_from(page: Page) -> None:
+def test_a_label_given_on_the_page_is_learned_from(page: PageServer) -> None:
     sample_id = first_sample(page)
     assert stored(page, sample_id).labels == {}
     form = {"token": page.address.token, "sample": sample_id, "task.category": "dog", "task.traits": ["fur", "swims"]}
@@ -168,7 +168,7 @@ def test_a_label_given_on_the_page_is_learned_from(page: Page) -> None:
     assert len(labels) == 3
 
 
-def test_what_was_set_aside_comes_first_with_its_reason_and_can_be_put_back(page: Page) -> None:
+def test_what_was_set_aside_comes_first_with_its_reason_and_can_be_put_back(page: PageServer) -> None:
     def add(device: Device) -> str:
         (black,) = device.add(
             Sample(word="the cat", picture=black_picture(), labels={"category": "cat"}, subject="<b>")

@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 
 from homeroom import Device, Sample
 from homeroom.cli.main import main
-from homeroom.device.resources.budget import Budget, read_span
+from homeroom.device.resources.budget import Budget, read_weekly_hours
 from homeroom.errors import InputError, TrainError
 from homeroom.system import hardware
 from homeroom.train.settings import Settings
@@ -52,7 +52,7 @@ def at(text: str) -> datetime.datetime:
     ],
 )
 def test_a_span_of_hours_holds_on_its_days(span: str, inside: list[str], outside: list[str]) -> None:
-    found = read_span(span)
+    found = read_weekly_hours(span)
     assert all(found.holds(at(moment)) for moment in inside)
     assert not any(found.holds(at(moment)) for moment in outside)
 
@@ -60,7 +60,7 @@ def test_a_span_of_hours_holds_on_its_days(span: str, inside: list[str], outside
 @given(st.text(max_size=25))
 def test_whatever_is_not_a_span_is_one_clear_error(text: str) -> None:
     with contextlib.suppress(InputError):
-        assert read_span(text).days
+        assert read_weekly_hours(text).days
 
 
 @pytest.mark.parametrize(
@@ -87,7 +87,7 @@ def test_a_weak_battery_that_is_plugged_in_trains(device: Device, monkeypatch: p
 
 def test_quiet_hours_keep_it_from_training(device: Device) -> None:
     with pytest.raises(TrainError, match="quiet hours"):
-        device.train(budget=Budget(quiet=(read_span("00:00-23:59"), read_span("23:59-00:00"))))
+        device.train(budget=Budget(quiet=(read_weekly_hours("00:00-23:59"), read_weekly_hours("23:59-00:00"))))
 
 
 LIMITS = [
@@ -124,7 +124,7 @@ def test_a_machine_that_gets_hot_ends_the_training_and_keeps_what_was_learned(
 ) -> None:
     steps: list[str] = []
     monkeypatch.setattr(hardware, "celsius", lambda *_: 99.0 if steps.count("training") > 30 else 40.0)
-    monkeypatch.setattr("homeroom.device.resources.budget.LOOK_S", 0.0)
+    monkeypatch.setattr("homeroom.device.resources.budget.CHECK_INTERVAL_S", 0.0)
     report = device.train(minutes=5, settings=LONG, progress=lambda stage, *_: steps.append(stage))
     assert (report.finished, report.stopped) == (False, "the processor is at 99 °C")
     assert device.status()["training_unfinished"]
@@ -139,7 +139,7 @@ def test_memory_that_is_spent_ends_the_training(device: Device, monkeypatch: pyt
     answers = iter([held] * 40)
     monkeypatch.setattr(hardware, "peak_resident", lambda: next(answers, held + 500_000_000))
     monkeypatch.setattr(hardware, "forget_peak", lambda: True)
-    monkeypatch.setattr("homeroom.device.plan.measure", lambda *_: None)
+    monkeypatch.setattr("homeroom.device.plan.measure_costs", lambda *_: None)
     report = device.train(minutes=5, megabytes=held / 1e6 + 100, settings=LONG)
     assert not report.finished
     assert "MB of memory" in report.stopped
@@ -154,7 +154,7 @@ def test_a_budget_that_ends_before_any_features_says_so(device: Device) -> None:
 def test_memory_that_is_spent_among_the_features_is_an_error_that_keeps_them(
     device: Device, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("homeroom.device.plan.measure", lambda *_: None)
+    monkeypatch.setattr("homeroom.device.plan.measure_costs", lambda *_: None)
     with pytest.raises(TrainError, match=r"features that were computed are kept"):
         device.train(megabytes=(hardware.resident() or 0) / 1e6 - 10)
     assert device.train(epochs=1).finished

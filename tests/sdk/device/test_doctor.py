@@ -17,7 +17,7 @@ from homeroom import Device
 from homeroom.cli.main import main
 from homeroom.device import doctor
 from homeroom.device.doctor import examine
-from homeroom.device.resources.benchmark import Findings, run_probe
+from homeroom.device.resources.benchmark import BenchmarkResult, run_benchmark
 from homeroom.device.resources.costs import Costs
 from homeroom.errors import HomeroomError
 from homeroom.system import hardware
@@ -78,7 +78,7 @@ def test_a_library_that_is_missing_is_named_with_the_command(tmp_path: Path, mon
 
 def test_a_probe_that_hangs_is_ended(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     stand_in(tmp_path, monkeypatch, "onnxruntime", "import time\ntime.sleep(60)\n")
-    found = run_probe(timeout_s=2)
+    found = run_benchmark(timeout_s=2)
     assert found.crashed
     assert "more than 2 s" in found.how
 
@@ -99,10 +99,10 @@ def test_a_bundle_that_computes_other_features_here_is_wrong(tiny_bundle: tiny.T
 def test_features_that_are_too_far_are_wrong_only_if_no_precision_comes_near() -> None:
     far = {"precision": "int8", "mean": 0.5, "worst": 0.1, "within": False, "seconds": 0.1, "bytes": 1}
     near = far | {"precision": "float32", "mean": 1.0, "worst": 1.0, "within": True}
-    found = Findings({"features text int8": far, "features text float32": near})
-    assert [check.state for check in doctor._findings(found)] == ["note", "ok"]
-    found = Findings({"features text int8": far})
-    (_, verdict) = doctor._findings(found)
+    found = BenchmarkResult({"features text int8": far, "features text float32": near})
+    assert [check.state for check in doctor._check_benchmark(found)] == ["note", "ok"]
+    found = BenchmarkResult({"features text int8": far})
+    (_, verdict) = doctor._check_benchmark(found)
     assert (verdict.state, "every precision" in verdict.says) == ("wrong", True)
 
 
@@ -116,7 +116,7 @@ def test_a_directory_that_is_in_use_or_empty_is_said_so(tiny_bundle: tiny.Tiny, 
 
 @pytest.mark.parametrize("year", [1970, 2024, 2070])
 def test_a_clock_that_cannot_be_right_is_wrong(year: int) -> None:
-    found = doctor.clock(datetime.datetime(year, 1, 1, tzinfo=datetime.UTC))
+    found = doctor.check_clock(datetime.datetime(year, 1, 1, tzinfo=datetime.UTC))
     assert found.state == "wrong"
     assert found.remedy
 

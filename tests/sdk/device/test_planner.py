@@ -69,7 +69,7 @@ def small_process(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def plan(megabytes: float | None, known: Costs | None = None, minutes: float = 10) -> Any:
     budget = Budget(minutes=minutes, megabytes=megabytes)
-    return planner.plan(opened(), known or costs(), SAMPLES, FRESH, budget, 8, 0.2)
+    return planner.plan_costs(opened(), known or costs(), SAMPLES, FRESH, budget, 8, 0.2)
 
 
 def test_with_room_for_everything_nothing_is_given_up() -> None:
@@ -114,9 +114,9 @@ def test_whatever_is_chosen_fits_the_limit(limit: int, base: int, image: int, te
 
 def test_features_that_are_cached_and_slower_steps_change_the_prediction() -> None:
     budget = Budget(megabytes=4000)
-    first = planner.plan(opened(), costs(), SAMPLES, FRESH, budget, 8, 0.2)
-    again = planner.plan(opened(), costs(), SAMPLES, CACHED, budget, 8, 0.2)
-    slower = planner.plan(opened(), costs(step=0.2), SAMPLES, CACHED, budget, 8, 0.2)
+    first = planner.plan_costs(opened(), costs(), SAMPLES, FRESH, budget, 8, 0.2)
+    again = planner.plan_costs(opened(), costs(), SAMPLES, CACHED, budget, 8, 0.2)
+    slower = planner.plan_costs(opened(), costs(step=0.2), SAMPLES, CACHED, budget, 8, 0.2)
     assert again.feature_seconds == 0
     assert again.seconds < first.seconds
     assert slower.seconds > again.seconds
@@ -124,7 +124,7 @@ def test_features_that_are_cached_and_slower_steps_change_the_prediction() -> No
 
 
 def test_what_was_never_measured_is_not_predicted() -> None:
-    found = planner.plan(opened(), None, SAMPLES, FRESH, Budget(), 8, 0.2)
+    found = planner.plan_costs(opened(), None, SAMPLES, FRESH, Budget(), 8, 0.2)
     assert found.seconds is None
     assert found.megabytes is None
     assert "homeroom doctor" in found.why[0]
@@ -133,7 +133,7 @@ def test_what_was_never_measured_is_not_predicted() -> None:
 def test_a_plan_keeps_the_newest_samples_without_what_it_left_out() -> None:
     chosen = plan(None)
     short = type(chosen)(1, 8, ("text", "table"), 10)
-    kept = planner.apply(short, opened(), SAMPLES)
+    kept = planner.apply_plan(short, opened(), SAMPLES)
     assert [sample.sample_id for sample in kept] == [sample.sample_id for sample in SAMPLES[-10:]]
     assert {slot for sample in kept for slot in sample.inputs} == {"reference", "answer", "word", "facts"}
     assert kept[0].labels == SAMPLES[-10].labels
@@ -157,7 +157,7 @@ def test_a_device_measures_plans_and_reports_prediction_and_outcome(
         assert report.megabytes > 20
         assert device.graphs.threads == report.plan.threads
         assert planning.known_costs(device.store, device.bundle) is not None
-        monkeypatch.setattr(planning, "place", lambda *_: "another machine")
+        monkeypatch.setattr(planning, "hardware_fingerprint", lambda *_: "another machine")
         assert planning.known_costs(device.store, device.bundle) is None
 
 
@@ -175,7 +175,7 @@ def test_a_smaller_tier_is_taken_before_samples_or_modalities_are_given_up() -> 
             known.steps[f"half.{graph.file}"] = StepCost(seconds=0.01, load_s=0.1, bytes=9 * MB, held_bytes=4 * MB)
 
     def chosen(megabytes: float | None, tier: str = "full") -> Any:
-        return planner.plan(tiered, known, SAMPLES, CACHED, Budget(megabytes=megabytes), 8, 0.2, tier)
+        return planner.plan_costs(tiered, known, SAMPLES, CACHED, Budget(megabytes=megabytes), 8, 0.2, tier)
 
     whole = chosen(None)
     assert whole.tier == "full"

@@ -18,12 +18,12 @@ import msgspec
 from homeroom.contract.manifest import Runtime
 from homeroom.device.resources.costs import Costs, FeatureCost, StepCost
 
-CHILD_S = 300.0
-ILLEGAL_INSTRUCTION = {-4: "SIGILL", 0xC000001D: "0xC000001D"}
+BENCHMARK_TIMEOUT_S = 300.0
+ILLEGAL_INSTRUCTION_CODES = {-4: "SIGILL", 0xC000001D: "0xC000001D"}
 
 
 @dataclass
-class Findings:
+class BenchmarkResult:
     """What the child process told: by stage its facts; `crashed` names the stage that ended it, and how."""
 
     stages: dict[str, dict[str, Any]] = field(default_factory=dict)
@@ -55,7 +55,9 @@ class Findings:
         )
 
 
-def run_probe(bundle: Path | None = None, *, runtime: Runtime = "onnx", timeout_s: float = CHILD_S) -> Findings:
+def run_benchmark(
+    bundle: Path | None = None, *, runtime: Runtime = "onnx", timeout_s: float = BENCHMARK_TIMEOUT_S
+) -> BenchmarkResult:
     """Start `benchmark_worker` in a process of its own and read what it tells until it ends, however it ends.
 
     What a bundle costs is measured in a second one, once the first has found how many threads suit.
@@ -66,12 +68,12 @@ def run_probe(bundle: Path | None = None, *, runtime: Runtime = "onnx", timeout_
         return found
     held = ",".join(sorted(name for name in sys.modules if name.startswith("homeroom.")))  # before any graph is loaded
     more = _run([str(bundle), runtime, str(threads), held], timeout_s)
-    return Findings({**found.stages, **more.stages}, more.crashed, more.how)
+    return BenchmarkResult({**found.stages, **more.stages}, more.crashed, more.how)
 
 
-def _run(arguments: list[str], timeout_s: float) -> Findings:
+def _run(arguments: list[str], timeout_s: float) -> BenchmarkResult:
     command = [sys.executable, "-m", "homeroom.device.resources.benchmark_worker", *arguments]
-    found, begun = Findings(), ""
+    found, begun = BenchmarkResult(), ""
     with subprocess.Popen(
         command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, stdin=subprocess.DEVNULL
     ) as child:
@@ -92,13 +94,13 @@ def _run(arguments: list[str], timeout_s: float) -> Findings:
             found.stages[facts.pop("stage")] = facts
     if child.returncode:
         found.crashed = begun or "python"
-        found.how = found.how or _ended(child.returncode)
+        found.how = found.how or _describe_exit(child.returncode)
     return found
 
 
-def _ended(code: int) -> str:
-    if code in ILLEGAL_INSTRUCTION:
-        return f"uses an instruction that this processor does not have ({ILLEGAL_INSTRUCTION[code]})"
+def _describe_exit(code: int) -> str:
+    if code in ILLEGAL_INSTRUCTION_CODES:
+        return f"uses an instruction that this processor does not have ({ILLEGAL_INSTRUCTION_CODES[code]})"
     if code < 0:
         try:
             return f"ends the process with {signal.Signals(-code).name}"

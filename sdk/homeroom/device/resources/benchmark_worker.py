@@ -20,7 +20,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from homeroom.device.resources.costs import place
+from homeroom.device.resources.costs import hardware_fingerprint
 from homeroom.system import hardware
 
 if TYPE_CHECKING:
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from homeroom.runtime.bundle import Bundle
     from homeroom.runtime.graphs import Graphs
 
-LIBRARIES = {  # module: what to install; onnxruntime has a stage of its own
+LIBRARY_PACKAGES = {  # module: what to install; onnxruntime has a stage of its own
     "cryptography": "cryptography",
     "msgspec": "msgspec",
     "safetensors": "safetensors",
@@ -43,47 +43,47 @@ LIBRARIES = {  # module: what to install; onnxruntime has a stage of its own
     "httpx": "httpx",
     "keyring": "keyring",
 }
-SIDE, COPY_BYTES = 512, 32 << 20
-LEAST_S = 0.05  # a measurement repeats until it has lasted this long
+GEMM_SIDE, COPY_BYTES = 512, 32 << 20
+LEAST_MEASUREMENT_S = 0.05  # a measurement repeats until it has lasted this long
 
 
-def tell(**facts: Any) -> None:
+def print_json(**facts: Any) -> None:
     sys.stdout.write(json.dumps(facts) + "\n")
     sys.stdout.flush()
 
 
-def stage(name: str, work: Callable[[], dict[str, Any]]) -> dict[str, Any] | None:
+def run_stage(name: str, work: Callable[[], dict[str, Any]]) -> dict[str, Any] | None:
     """Announce, do, and tell what came of it; an exception is told as a problem, and None returned."""
-    tell(begin=name)
+    print_json(begin=name)
     try:
         facts = work()
     except Exception as problem:
-        tell(stage=name, problem=f"{problem}" or type(problem).__name__, remedy=getattr(problem, "remedy", ""))
+        print_json(stage=name, problem=f"{problem}" or type(problem).__name__, remedy=getattr(problem, "remedy", ""))
         return None
-    tell(stage=name, **facts)
+    print_json(stage=name, **facts)
     return facts
 
 
-def rates() -> dict[str, Any]:
+def measure_rates() -> dict[str, Any]:
     """GFLOP/s of a float32 GEMM of 512 x 512 x 512, and GB/s of copying 32 MB, read and written; by numpy."""
     import numpy as np
 
     rng = np.random.default_rng(0)
-    a, b = (rng.standard_normal((SIDE, SIDE)).astype(np.float32) for _ in range(2))
+    a, b = (rng.standard_normal((GEMM_SIDE, GEMM_SIDE)).astype(np.float32) for _ in range(2))
     out = np.empty_like(a)
     source = np.ones(COPY_BYTES // 4, np.float32)
     target = np.empty_like(source)
     return {
-        "gemm_gflops": 2 * SIDE**3 / seconds_of(lambda: np.matmul(a, b, out=out)) / 1e9,
-        "copy_gbs": 2 * COPY_BYTES / seconds_of(lambda: np.copyto(target, source)) / 1e9,
+        "gemm_gflops": 2 * GEMM_SIDE**3 / median_seconds(lambda: np.matmul(a, b, out=out)) / 1e9,
+        "copy_gbs": 2 * COPY_BYTES / median_seconds(lambda: np.copyto(target, source)) / 1e9,
     }
 
 
-def seconds_of(work: Callable[[], Any]) -> float:
+def median_seconds(work: Callable[[], Any]) -> float:
     """Median of at least five runs after one that is not counted."""
     work()
     times: list[float] = []
-    while len(times) < 5 or sum(times) < LEAST_S:
+    while len(times) < 5 or sum(times) < LEAST_MEASUREMENT_S:
         began = time.perf_counter()
         work()
         times.append(time.perf_counter() - began)
@@ -107,10 +107,10 @@ def main(path: Path | None = None, runtime: Runtime = "onnx", threads: int | Non
             importlib.import_module(name)
         measure_bundle(path, threads, runtime)
         return
-    stage("numpy", rates)
-    for name in LIBRARIES:
-        stage(f"library {name}", lambda name=name: try_library(name))  # type: ignore[misc]
-    runs = stage("onnxruntime", try_runtime)
+    run_stage("numpy", measure_rates)
+    for name in LIBRARY_PACKAGES:
+        run_stage(f"library {name}", lambda name=name: try_library(name))  # type: ignore[misc]
+    runs = run_stage("onnxruntime", try_runtime)
     if path is None or runs is None:
         return
     from homeroom.runtime.bundle import open_bundle
@@ -119,10 +119,10 @@ def main(path: Path | None = None, runtime: Runtime = "onnx", threads: int | Non
 
     def find() -> dict[str, Any]:
         opened.append(open_bundle(path, root=None))
-        return {"bundle_id": opened[0].bundle_id, "place": place(runtime)}
+        return {"bundle_id": opened[0].bundle_id, "place": hardware_fingerprint(runtime)}
 
-    if stage("bundle", find):
-        stage("threads", lambda: choose_threads(opened[0], runtime))
+    if run_stage("bundle", find):
+        run_stage("threads", lambda: choose_threads(opened[0], runtime))
 
 
 def measure_bundle(path: Path, count: int, runtime: Runtime) -> None:
@@ -134,19 +134,19 @@ def measure_bundle(path: Path, count: int, runtime: Runtime) -> None:
     try_runtime()
     bundle = open_bundle(path, root=None)
     values = inputs_by_modality(bundle, golden_samples(bundle))
-    stage("base", lambda: {"bytes": fresh_peak()})
+    run_stage("base", lambda: {"bytes": reset_peak()})
     for modality in bundle.manifest.modalities:
         for precision in precisions(bundle, modality.name, runtime):
             graphs = Graphs(bundle, {modality.name: precision}, count, runtime=runtime)
             name = f"features {modality.name} {precision}"
-            found = stage(name, lambda g=graphs, m=modality.name: measure_features(bundle, g, m, values[m]))  # type: ignore[misc]
+            found = run_stage(name, lambda g=graphs, m=modality.name: measure_features(bundle, g, m, values[m]))  # type: ignore[misc]
             if found and found["within"]:
                 break
     graphs = Graphs(bundle, None, count, runtime=runtime)
     for role in ("grad", "predict"):
         steps = [graph for graph in bundle.manifest.graphs if graph.role == role]
         for facts in sorted(steps, key=lambda graph: (sum(graph.tokens.values()), graph.batch)):
-            stage(f"step {facts.file}", lambda f=facts: measure_step(bundle, graphs, f))  # type: ignore[misc]
+            run_stage(f"step {facts.file}", lambda f=facts: measure_step(bundle, graphs, f))  # type: ignore[misc]
 
 
 def precisions(bundle: Bundle, modality: str, runtime: Runtime = "onnx") -> list[Any]:
@@ -181,7 +181,9 @@ def choose_threads(bundle: Bundle, runtime: Runtime = "onnx") -> dict[str, Any]:
     for count in sorted({1, max(1, hardware.cores() // 2), hardware.cores()}):
         graphs = Graphs(bundle, None, count, runtime=runtime)
         largest = graphs.steps("grad")[-1]
-        step = [(largest, zeros(bundle, largest))] * max(1, math.ceil(bundle.manifest.training.batch / largest.batch))
+        step = [(largest, zero_feeds(bundle, largest))] * max(
+            1, math.ceil(bundle.manifest.training.batch / largest.batch)
+        )
         list(graphs.each(step))
         began = time.perf_counter()
         for name, inputs in values.items():
@@ -201,14 +203,14 @@ def measure_features(bundle: Bundle, graphs: Graphs, modality: str, values: list
     from homeroom.inference.golden import drift
     from homeroom.train.features.compute import compute
 
-    before, direct = fresh_peak(), bundle.manifest.modality(modality).adapter == "lora"
+    before, direct = reset_peak(), bundle.manifest.modality(modality).adapter == "lora"
     found = drift(bundle, graphs, modality)  # gives the backbone back at its end
     began = time.perf_counter()
     if not direct:  # else there are no features, only inputs to be prepared
         graphs.features(modality)
     load_s = time.perf_counter() - began
     began = time.perf_counter()
-    made = prepared(bundle, modality, values) if direct else list(compute(bundle, graphs, modality, values))
+    made = raw_inputs(bundle, modality, values) if direct else list(compute(bundle, graphs, modality, values))
     seconds = time.perf_counter() - began
     texts = [len(value) for value in values if isinstance(value, str)]
     cost: FeatureCost = FeatureCost(
@@ -228,7 +230,7 @@ def measure_features(bundle: Bundle, graphs: Graphs, modality: str, values: list
     return facts
 
 
-def prepared(bundle: Bundle, modality: str, values: list[Any]) -> list[tuple[int, np.ndarray]]:
+def raw_inputs(bundle: Bundle, modality: str, values: list[Any]) -> list[tuple[int, np.ndarray]]:
     """Inputs of a backbone with LoRA inside, as its steps read them."""
     from homeroom.data.preprocess import prepare
     from homeroom.data.preprocess.raw_inputs import raw_input
@@ -242,21 +244,21 @@ def measure_step(bundle: Bundle, graphs: Graphs, facts: Any) -> dict[str, Any]:
 
     from homeroom.device.resources.costs import StepCost
 
-    before = fresh_peak()
+    before = reset_peak()
     began = time.perf_counter()
     graph = graphs.loaded(facts)
     load_s = time.perf_counter() - began
-    feeds = zeros(bundle, facts)
-    seconds = seconds_of(lambda: graph(feeds))
+    feeds = zero_feeds(bundle, facts)
+    seconds = median_seconds(lambda: graph(feeds))
     peak = max(0, (hardware.peak_resident() or 0) - before)
     cost: StepCost = StepCost(
-        seconds=seconds, load_s=load_s, bytes=peak, held_bytes=min(peak, max(0, fresh_peak() - before))
+        seconds=seconds, load_s=load_s, bytes=peak, held_bytes=min(peak, max(0, reset_peak() - before))
     )
     told: dict[str, Any] = msgspec.to_builtins(cost)
     return told
 
 
-def fresh_peak() -> int:
+def reset_peak() -> int:
     """Bytes held now, from which the peak is measured anew where the system can."""
     from homeroom.system.memory import trim
 
@@ -265,7 +267,7 @@ def fresh_peak() -> int:
     return hardware.resident() or 0
 
 
-def zeros(bundle: Bundle, facts: Any) -> dict[str, np.ndarray]:
+def zero_feeds(bundle: Bundle, facts: Any) -> dict[str, np.ndarray]:
     """Feeds of a step: the bundle's theta and nothing else in it."""
     import numpy as np
 

@@ -15,14 +15,14 @@ from pathlib import Path
 from homeroom.errors import InputError, TrainError
 from homeroom.system import hardware
 
-LOOK_S = 5.0  # how often disk, battery, temperature and the time of day are looked at
-HEADROOM = 0.9  # of a control group's memory that is used: the system ends a process that meets the limit itself
-DAYS = ("mon", "tue", "wed", "thu", "fri", "sat", "sun")
-SPAN = re.compile(r"^(?:([a-z]{3})(?:-([a-z]{3}))? )?(\d\d):(\d\d)-(\d\d):(\d\d)$")
+CHECK_INTERVAL_S = 5.0  # how often disk, battery, temperature and the time of day are looked at
+CGROUP_SHARE = 0.9  # of a control group's memory that is used: the system ends a process that meets the limit itself
+WEEKDAYS = ("mon", "tue", "wed", "thu", "fri", "sat", "sun")
+WEEKLY_HOURS = re.compile(r"^(?:([a-z]{3})(?:-([a-z]{3}))? )?(\d\d):(\d\d)-(\d\d):(\d\d)$")
 
 
 @dataclass(frozen=True)
-class Span:
+class WeeklyHours:
     """Hours of local time on some days of the week (Monday is 0); over midnight where `until` is not after `since`."""
 
     days: frozenset[int]
@@ -36,19 +36,19 @@ class Span:
         return (day in self.days and clock >= self.since) or ((day - 1) % 7 in self.days and clock < self.until)
 
 
-def read_span(text: str) -> Span:
+def read_weekly_hours(text: str) -> WeeklyHours:
     """`mon-fri 08:00-15:30`, `sat 09:00-12:00` or, every day, `22:00-06:00`; InputError otherwise."""
-    found = SPAN.match(text.strip().lower())
+    found = WEEKLY_HOURS.match(text.strip().lower())
     try:
         if found is None:
             raise ValueError(text)
         first, last, *clock = found.groups()
         days = frozenset(range(7))
         if first:
-            begin, end = DAYS.index(first), DAYS.index(last or first)
+            begin, end = WEEKDAYS.index(first), WEEKDAYS.index(last or first)
             days = frozenset((begin + i) % 7 for i in range((end - begin) % 7 + 1))
         hours = [int(part) for part in clock]
-        return Span(days, datetime.time(hours[0], hours[1]), datetime.time(hours[2], hours[3]))
+        return WeeklyHours(days, datetime.time(hours[0], hours[1]), datetime.time(hours[2], hours[3]))
     except ValueError:
         raise InputError(f"{text!r} is not a span of hours", remedy="write for example mon-fri 08:00-15:30") from None
 
@@ -67,24 +67,24 @@ class Budget:
     free_megabytes: float = 100.0
     battery: float = 0.3
     celsius: float = 85.0
-    quiet: tuple[Span, ...] = ()
+    quiet: tuple[WeeklyHours, ...] = ()
 
     @property
     def limit_bytes(self) -> int | None:
         """The least of `megabytes` and what a control group leaves this process."""
         group = hardware.cgroup_limit()
-        limits = [self.megabytes * 1e6 if self.megabytes else None, group * HEADROOM if group else None]
+        limits = [self.megabytes * 1e6 if self.megabytes else None, group * CGROUP_SHARE if group else None]
         return min((int(limit) for limit in limits if limit is not None), default=None)
 
-    def begin(self, directory: Path) -> Watch:
+    def begin(self, directory: Path) -> BudgetWatch:
         """The clock starts; TrainError where a limit other than time and memory is spent already."""
-        watch = Watch(self, directory)
+        watch = BudgetWatch(self, directory)
         if spent := watch.look():
             raise TrainError(f"it does not train now: {spent}", where=str(directory), remedy="run it again later")
         return watch
 
 
-class Watch:
+class BudgetWatch:
     """A budget that is being spent. `spent` says which limit ended the work, "" while none did."""
 
     def __init__(self, budget: Budget, directory: Path) -> None:
@@ -114,7 +114,7 @@ class Watch:
             return f"the {self.budget.minutes:g} minutes are over"
         if self._limit is not None and held > self._limit:
             return f"{held / 1e6:.0f} MB of memory were in use, {self._limit / 1e6:.0f} MB are allowed"
-        if now - self._looked_s < LOOK_S:
+        if now - self._looked_s < CHECK_INTERVAL_S:
             return ""
         self._looked_s = now
         return self.look()

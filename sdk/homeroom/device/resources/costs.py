@@ -12,7 +12,7 @@ import msgspec
 from homeroom.contract.manifest import Runtime
 from homeroom.system import hardware
 
-PACKAGES: dict[Runtime, str] = {"onnx": "onnxruntime", "litert": "ai-edge-litert"}
+RUNTIME_PACKAGES: dict[Runtime, str] = {"onnx": "onnxruntime", "litert": "ai-edge-litert"}
 
 
 class FeatureCost(msgspec.Struct, frozen=True, kw_only=True):
@@ -46,7 +46,7 @@ class Costs(msgspec.Struct, frozen=True, kw_only=True):
     """What a bundle costs here. `features` by modality, `steps` by graph file; `base_bytes` before any graph."""
 
     bundle_id: str
-    place: str  # runtime and processor, as `homeroom.device.resources.costs.place` names them
+    place: str  # the runtime and processor, as `hardware_fingerprint` names them
     threads: int
     base_bytes: int
     features: dict[str, FeatureCost] = {}
@@ -56,10 +56,10 @@ class Costs(msgspec.Struct, frozen=True, kw_only=True):
         return (self.bundle_id, self.place) == (bundle_id, place)
 
 
-def place(runtime: Runtime = "onnx") -> str:
+def hardware_fingerprint(runtime: Runtime = "onnx") -> str:
     """What a measurement belongs to: the runtime's version, the processor's kind and vector instructions, the cores."""
     from importlib.metadata import version
 
     kind = f"{platform.system()} {platform.machine()} {' '.join(hardware.simd())}"
-    made = f"homeroom {version('homeroom')}, {PACKAGES[runtime]} {version(PACKAGES[runtime])}"
+    made = f"homeroom {version('homeroom')}, {RUNTIME_PACKAGES[runtime]} {version(RUNTIME_PACKAGES[runtime])}"
     return f"{made}, {kind}, {hardware.cores()} cores"

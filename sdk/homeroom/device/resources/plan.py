@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 
 @dataclass(frozen=True)
-class Plan:
+class TrainingPlan:
     """What a training is to use, and what that was expected to take; None where nothing was measured here.
 
     `batch` is the largest of a step, `samples` the most (the newest); `why` gives the reasons in sentences.
