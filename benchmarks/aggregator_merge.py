@@ -51,7 +51,7 @@ def write_updates(folder: Path) -> None:
 
 
 def merge(folder: Path, count: int) -> dict[str, Any]:
-    from homeroom.contract.update import read_update
+    from homeroom.contract.update_checks import read_update
     from homeroom_aggregator.merge.round_state import MergeRules, RoundState, add_update
 
     rules = MergeRules(layout(), configuration(), np.zeros(VALUES, np.float32))

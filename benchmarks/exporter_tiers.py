@@ -20,7 +20,7 @@ import numpy as np
 from exporter_clipping import milliseconds
 from exporter_section import Section, Target
 from homeroom import Sample
-from homeroom.contract.layout import FULL
+from homeroom.contract.layout import FULL_TIER
 from homeroom.contract.round import RoundConfiguration
 from homeroom.contract.signing import new_key
 from homeroom.contract.update import make_update
@@ -40,7 +40,7 @@ from peers.bundles import assembled, signed
 
 RECIPE = Path(__file__).resolve().parents[1] / "examples" / "recipes" / "short_answers.toml"
 TIERS = ("eighth", "quarter", "half")
-UNEQUAL = ("eighth", "eighth", "quarter", "half", FULL, FULL)  # of the six schools
+UNEQUAL = ("eighth", "eighth", "quarter", "half", FULL_TIER, FULL_TIER)  # of the six schools
 ROUNDS = 15
 SEEDS = 3
 
@@ -93,13 +93,13 @@ def run(quick: bool, data: Path) -> Section:
     with tempfile.TemporaryDirectory() as folder:
         training, _ = answers.read(data, "beetle")
         bundle = export(Path(folder), training[:: max(1, len(training) // 300)])
-        graphs = {tier: Graphs(bundle, {}, 1, tier) for tier in (*TIERS, FULL)}
-        sizes = {tier.name: tier.size for tier in bundle.manifest.tiers} | {FULL: bundle.manifest.layout.size}
+        graphs = {tier: Graphs(bundle, {}, 1, tier) for tier in (*TIERS, FULL_TIER)}
+        sizes = {tier.name: tier.size for tier in bundle.manifest.tiers} | {FULL_TIER: bundle.manifest.layout.size}
         costs = {tier: cost(bundle, graphs[tier]) for tier in graphs}
         for seed in range(seeds):
             split = answers.split(data, "beetle", seed)
             train, test = (
-                Dataset(bundle.manifest, examples(None, bundle, graphs[FULL], stored(part, bundle.manifest)))
+                Dataset(bundle.manifest, examples(None, bundle, graphs[FULL_TIER], stored(part, bundle.manifest)))
                 for part in (split.train[: 300 if quick else None], split.test)
             )
 
@@ -109,7 +109,7 @@ def run(quick: bool, data: Path) -> Section:
                 asked = RoundConfiguration(bundle_id=bundle.bundle_id, min_devices=1, buffer_size=len(tiers))
                 chosen = Settings(epochs=1, learning_rate=2e-3, constant_rate=True, nested=nested)
                 dealt = schools(train, seed, tiers, graphs)
-                return simulate(bundle, dealt, rounds, chosen, asked, seed=seed, graphs=graphs[FULL]).theta
+                return simulate(bundle, dealt, rounds, chosen, asked, seed=seed, graphs=graphs[FULL_TIER]).theta
 
             def told(name: str, theta: np.ndarray, tier: str, test: Dataset = test) -> None:
                 scores.setdefault(name, []).append(evaluate(graphs[tier], test, theta)["grade"].macro_f1)
@@ -121,7 +121,7 @@ def run(quick: bool, data: Path) -> Section:
             for tier in graphs:
                 told(f"unequal, used at {tier}", mixed, tier)
             apart = together(UNEQUAL, nested=False)
-            for tier in (UNEQUAL[0], FULL):
+            for tier in (UNEQUAL[0], FULL_TIER):
                 told(f"unequal, each its tier alone, used at {tier}", apart, tier)
     rows = [["schools", "values", "grad ms", "update KB", "macro-F1", "spread"]]
     for name, values in scores.items():
@@ -138,7 +138,7 @@ def run(quick: bool, data: Path) -> Section:
                 f"{spread:.3f}",
             ]
         )
-    best = f"unequal, used at {FULL}"
+    best = f"unequal, used at {FULL_TIER}"
     gains = {
         other: statistics.mean(scores[best]) - statistics.mean(scores[other])
         for other in ("the two weakest alone", f"all at {UNEQUAL[0]}")

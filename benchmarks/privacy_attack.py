@@ -23,7 +23,8 @@ from homeroom.contract.banded_matrix import coefficients
 from homeroom.contract.layout import Layout
 from homeroom.contract.round import RoundConfiguration
 from homeroom.contract.signing import new_key
-from homeroom.contract.update import make_private, make_update, read_update
+from homeroom.contract.update import make_private, make_update
+from homeroom.contract.update_checks import read_update
 from homeroom.errors import StoreError
 from homeroom.federation.subject_updates import contributions
 from homeroom.runtime.bundle import Bundle

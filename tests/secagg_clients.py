@@ -11,11 +11,12 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from homeroom.contract.layout import Layout, Parameter, Segment
 from homeroom.contract.roster import Roster, make_roster
 from homeroom.contract.round import RoundConfiguration
-from homeroom.contract.secagg import Cohort, Consent, Consents, Inbox, Notice, Reveal, SecureRules, Survivors
+from homeroom.contract.secagg import Consent, Consents, Inbox, Notice, Reveal, SecureCohort, SecureRules, Survivors
 from homeroom.contract.signing import certify, new_key
-from homeroom.contract.update import Update, make_update, read_update
+from homeroom.contract.update import Update, make_update
+from homeroom.contract.update_checks import read_update
 from homeroom.privacy.secagg import client as steps
-from homeroom.privacy.secagg.client import Member, View
+from homeroom.privacy.secagg.client import ClientState, CohortView
 from homeroom.privacy.secagg.encoding import encode, feeds
 
 ROOT = new_key()
@@ -38,7 +39,7 @@ class Device:
 
     key: Ed25519PrivateKey
     update: Update
-    member: Member
+    member: ClientState
 
     @property
     def raw(self) -> bytes:
@@ -54,8 +55,8 @@ class Round:
     roster: Roster
     notice: Notice
     devices: list[Device]  # sorted by key: a device's place is its index
-    cohort: Cohort
-    view: View
+    cohort: SecureCohort
+    view: CohortView
     sealed: dict[int, dict[int, bytes]] = field(default_factory=dict)  # receiver -> sender -> sealed shares
     inputs: dict[int, bytes] = field(default_factory=dict)
     consents: list[Consent] = field(default_factory=list)
@@ -68,7 +69,7 @@ class Round:
     def survivors(self) -> Survivors:
         return Survivors(tuple(sorted(self.inputs)))
 
-    def vector(self, place: int) -> Callable[[steps.Terms], np.ndarray]:
+    def vector(self, place: int) -> Callable[[steps.SumLayout], np.ndarray]:
         return lambda terms: encode(terms, self.devices[place].update, self.notice.version, self.configuration)
 
     def share(self, absent: Collection[int] = ()) -> None:
@@ -153,6 +154,6 @@ def gather(
         bits = feeds(shape, configuration, set(update.values))
         member = steps.advertise(notice, roster, configuration, key, update_id=update.header.update_id, segments=bits)
         devices.append(Device(key, update, member))
-    cohort = Cohort(tuple(device.member.advertisement for device in devices))
-    view = View(notice.round_id, cohort, steps.rules_of(configuration))
+    cohort = SecureCohort(tuple(device.member.advertisement for device in devices))
+    view = CohortView(notice.round_id, cohort, steps.secure_rules(configuration))
     return Round(configuration, shape, roster, notice, devices, cohort, view)

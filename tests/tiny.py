@@ -36,8 +36,8 @@ from homeroom.contract.manifest import (
     TextPreprocess,
     Tolerance,
     Training,
-    read_manifest,
 )
+from homeroom.contract.manifest_checks import read_manifest
 from homeroom.contract.signing import Certificate, certify, fingerprint, public_hex
 
 DIM, BATCH = 16, 8

@@ -23,7 +23,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from homeroom.contract.canonical_json import decode
 from homeroom.contract.invitation import Invitation
 from homeroom.contract.manifest import Hash
-from homeroom.contract.policy import LIMIT_BYTES, read_policy
+from homeroom.contract.policy import POLICY_LIMIT_BYTES, read_policy
 from homeroom.contract.roster import Roster, read_roster
 from homeroom.contract.round import RoundConfiguration
 from homeroom.contract.signing import (
@@ -131,7 +131,7 @@ def _by_policy(asked: RoundConfiguration, path: Path, root: str, name: str) -> R
     """The configuration, as narrow as the policy wants it."""
     try:
         with path.open("rb") as file:
-            policy = read_policy(file.read(LIMIT_BYTES + 1), root_fingerprint=root, where=str(path))
+            policy = read_policy(file.read(POLICY_LIMIT_BYTES + 1), root_fingerprint=root, where=str(path))
     except OSError as problem:
         raise InputError(f"cannot be read: {problem.strerror}", where=str(path)) from None
     return msgspec.structs.replace(

@@ -15,13 +15,13 @@ from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 
 from homeroom.contract.canonical_json import digest
-from homeroom.contract.offline_folder import Stick, read, remove
+from homeroom.contract.offline_folder import OfflineFolder, read, remove
 from homeroom.contract.offline_message import (
-    LETTER_LIMIT_BYTES,
+    OFFLINE_MESSAGE_LIMIT_BYTES,
     AnswerHeader,
-    LetterHeader,
+    MessageHeader,
     Receipt,
-    read_letter,
+    read_message,
     write_answer,
 )
 from homeroom.contract.sealed_box import sealing_key
@@ -56,14 +56,14 @@ def take_in(folder: Path, stick: Path, tell: Callable[[str], None]) -> Taken:
     rounds, secret = open_rounds(folder), read_secret(folder)
     try:
         key = sealing_key_of(folder)
-        here = Stick(stick, fingerprint(rounds.certificate.root))
+        here = OfflineFolder(stick, fingerprint(rounds.certificate.root))
         here.put_receiver(sealing_key(key, rounds.key, rounds.certificate))
         counts = dict.fromkeys(("letters", "joined", "accepted", "already", "refused", "waits", "unlearned"), 0)
         unreadable: dict[str, str] = {}
-        answers: list[tuple[Path, LetterHeader, AnswerHeader]] = []
+        answers: list[tuple[Path, MessageHeader, AnswerHeader]] = []
         for path in here.letters():
             try:
-                header, updates = read_letter(read(path, LETTER_LIMIT_BYTES), key, where=path.name)
+                header, updates = read_message(read(path, OFFLINE_MESSAGE_LIMIT_BYTES), key, where=path.name)
             except (TrustError, NetworkError, InputError) as problem:
                 unreadable[path.name] = problem.what
                 continue
@@ -84,7 +84,7 @@ def take_in(folder: Path, stick: Path, tell: Callable[[str], None]) -> Taken:
         rounds.close()
 
 
-def answer_to(rounds: Rounds, secret: bytes, header: LetterHeader, updates: list[bytes]) -> AnswerHeader:
+def answer_to(rounds: Rounds, secret: bytes, header: MessageHeader, updates: list[bytes]) -> AnswerHeader:
     """Do what a letter asks for, as far as its device may; what is refused is said in the answer."""
     bare = AnswerHeader(
         device=header.device,
@@ -111,7 +111,7 @@ def answer_to(rounds: Rounds, secret: bytes, header: LetterHeader, updates: list
     )
 
 
-def _member(rounds: Rounds, secret: bytes, header: LetterHeader) -> Member:
+def _member(rounds: Rounds, secret: bytes, header: MessageHeader) -> Member:
     if header.bundle_id != rounds.bundle.bundle_id:
         raise InputError("it is about another bundle", remedy="install the institution's bundle")
     if header.code:
@@ -133,7 +133,7 @@ def _receipt(rounds: Rounds, member: Member, update: bytes) -> Receipt:
         return Receipt(update=digest(update), status="refused", **what)
 
 
-def newer(rounds: Rounds, header: LetterHeader) -> bytes:
+def newer(rounds: Rounds, header: MessageHeader) -> bytes:
     """The newest version as it was signed; empty where the letter's device has it."""
     number, member = rounds.state.version, rounds.members.find(header.device)
     return (rounds.version(number, member.school if member else "") or b"") if number > header.after else b""

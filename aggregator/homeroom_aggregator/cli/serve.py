@@ -10,7 +10,7 @@ import click
 
 from homeroom.cli.numbers import Finite, Whole
 from homeroom.contract.codecs import Codec
-from homeroom.contract.roster import LEAST
+from homeroom.contract.roster import LEAST_ROSTER_DEVICES
 from homeroom.contract.secagg import SecureRules
 from homeroom.contract.signing import read_key
 from homeroom.errors import InputError
@@ -137,7 +137,7 @@ def serve(
                 proximal=proximal,
                 privacy=promise,
                 secure=SecureRules(
-                    minimum=max(LEAST, min_devices),
+                    minimum=max(LEAST_ROSTER_DEVICES, min_devices),
                     cohort=cohort,
                     drop_rate=drop_rate,
                     corrupt_rate=corrupt_rate,

@@ -8,7 +8,7 @@ import click
 import msgspec
 
 from homeroom.cli.numbers import Whole
-from homeroom.contract.roster import LEAST, make_roster, read_roster
+from homeroom.contract.roster import LEAST_ROSTER_DEVICES, make_roster, read_roster
 from homeroom.contract.signing import Role, certify, fingerprint, new_key, public_hex, read_key, write_key
 from homeroom.errors import InputError
 from homeroom.system.files import refusal, write_durable
@@ -72,7 +72,9 @@ def trust_policy(draft: Path, key: Path, certificate: Path | None, out: Path) ->
 @click.option("--key", type=FILE, required=True, help="Key that the root certified for `roster`; its .json beside it.")
 @click.option("--device", "devices", multiple=True, help="Key of a device (`homeroom device status`); may be repeated.")
 @click.option("--devices", "listed", type=FILE, help="A file with one key a line.")
-@click.option("--minimum", type=Whole(LEAST), default=5, show_default=True, help="Least devices in a sum.")
+@click.option(
+    "--minimum", type=Whole(LEAST_ROSTER_DEVICES), default=5, show_default=True, help="Least devices in a sum."
+)
 @click.option("--serial", type=Whole(1), required=True, help="Higher than that of the roster before.")
 @click.option("--institution", default="Homeroom", show_default=True)
 def trust_roster(

@@ -15,7 +15,7 @@ from flwr.clientapp import ClientApp
 
 from homeroom import Device
 from homeroom.contract.canonical_json import decode
-from homeroom.contract.offline_folder import RECEIVER_LIMIT_BYTES, Stick
+from homeroom.contract.offline_folder import RECEIVER_LIMIT_BYTES, OfflineFolder
 from homeroom.contract.sealed_box import SealingKey
 from homeroom.contract.signing import public_hex
 from homeroom.device.install import installed_bundle
@@ -40,7 +40,7 @@ def train(message: Message, context: Context) -> RecordDict:
             except TrainError as problem:
                 print(f"not trained: {problem}")  # Flower's own log of this node
         with tempfile.TemporaryDirectory() as folder:
-            Stick(Path(folder), _root(device)).put_receiver(receiver)
+            OfflineFolder(Path(folder), _root(device)).put_receiver(receiver)
             return packed(letter=device.carry_out(folder).path.read_bytes())
 
 
@@ -57,7 +57,7 @@ def _take_in(device: Device, answer: bytes) -> None:
     if not answer or key is None:
         return
     with tempfile.TemporaryDirectory() as folder:
-        write_durable(Stick(Path(folder), _root(device)).answer(public_hex(key)), answer)
+        write_durable(OfflineFolder(Path(folder), _root(device)).answer(public_hex(key)), answer)
         device.carry_in(folder)
 
 

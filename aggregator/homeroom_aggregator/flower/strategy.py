@@ -17,7 +17,7 @@ from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord
 from flwr.serverapp import Grid
 from flwr.serverapp.strategy import Strategy
 
-from homeroom.contract.offline_message import AnswerHeader, LetterHeader, read_letter, write_answer
+from homeroom.contract.offline_message import AnswerHeader, MessageHeader, read_message, write_answer
 from homeroom.contract.sealed_box import sealing_key
 from homeroom.errors import HomeroomError, InputError, NetworkError
 from homeroom_aggregator.admin import offline
@@ -48,7 +48,7 @@ class Letters(Strategy):  # type: ignore[misc]
         self.rounds, self.secret = open_rounds(folder), read_secret(folder)
         self.key = offline.sealing_key_of(folder)
         self.receiver = msgspec.json.encode(sealing_key(self.key, self.rounds.key, self.rounds.certificate))
-        self.answers: dict[int, tuple[LetterHeader, AnswerHeader]] = {}  # by node, not delivered yet
+        self.answers: dict[int, tuple[MessageHeader, AnswerHeader]] = {}  # by node, not delivered yet
 
     def __enter__(self) -> Letters:
         return self
@@ -79,7 +79,7 @@ class Letters(Strategy):  # type: ignore[misc]
         for reply in replies:
             node = reply.metadata.src_node_id
             try:
-                header, updates = read_letter(unpacked(reply)["letter"], self.key, where=f"node {node}")
+                header, updates = read_message(unpacked(reply)["letter"], self.key, where=f"node {node}")
             except HomeroomError as problem:
                 counts["failed"] += 1
                 self.tell(f"round {server_round}: {problem}")

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from homeroom.contract.update import REFUSALS, Update, read_update
+from homeroom.contract.update import REFUSALS, Update
+from homeroom.contract.update_checks import read_update
 from homeroom.errors import UpdateError
 from homeroom_aggregator.merge import private_release
 from homeroom_aggregator.merge.round_state import MergeRules, RoundState

@@ -12,7 +12,7 @@ from collections.abc import Callable, Collection, Iterable
 
 import numpy as np
 
-from homeroom.contract.update import read_update
+from homeroom.contract.update_checks import read_update
 from homeroom.errors import StoreError
 from homeroom_aggregator.merge import rollback
 from homeroom_aggregator.merge.round_state import (

@@ -22,23 +22,23 @@ from homeroom.contract.roster import Roster
 from homeroom.contract.secagg import (
     PHASES,
     Advertisement,
-    Cohort,
     Consent,
     Consents,
     Inbox,
     Notice,
     Reveal,
+    RoundStatus,
+    SecureCohort,
     Shares,
-    Standing,
     Survivors,
     pack,
     unpack,
 )
 from homeroom.contract.signing import sign, verify
 from homeroom.errors import InputError, TrustError, UpdateError
-from homeroom.privacy.secagg.client import KEYS, SURVIVORS, View, rules_of
+from homeroom.privacy.secagg.client import KEYS, SURVIVORS, CohortView, secure_rules
 from homeroom.privacy.secagg.encoding import feeders
-from homeroom.privacy.secagg.parameters import choose
+from homeroom.privacy.secagg.parameters import choose_parameters
 from homeroom.privacy.secagg.primitives import agree
 from homeroom_aggregator.merge.rounds import Rounds
 from homeroom_aggregator.secagg.round_store import Desk, Live
@@ -63,9 +63,9 @@ class Cohorts:
     ) -> None:
         """durable: the same log through a connection of its own, which sees what cannot be lost any more."""
         self.rounds, self.durable, self.roster, self.clock = rounds, durable, roster, clock
-        self.rules = rules_of(rounds.configuration)
+        self.rules = secure_rules(rounds.configuration)
         self.desk = Desk(path)
-        self._seen: tuple[str, View] | None = None
+        self._seen: tuple[str, CohortView] | None = None
         self._opening: Opening | None = None
         most = rounds.configuration.max_staleness + 1  # sums whose updates may still be offered
         self._past: deque[dict[str, str]] = deque(maxlen=most)  # the device of each update id
@@ -90,7 +90,7 @@ class Cohorts:
         inside = self._inside(live, device)
         wanted = inside and self.desk.body(live.phase, device) is None
         summed = tuple(sorted(self._in_sums(device)))
-        told = Standing(live.notice.round_id, live.phase, wanted, inside, summed)
+        told = RoundStatus(live.notice.round_id, live.phase, wanted, inside, summed)
         return {
             "notice": notice,
             "signature": sign(self.rounds.key, "secure-round", notice),
@@ -168,7 +168,7 @@ class Cohorts:
         if {told.mask, told.channel} & {key for other in others for key in (other.mask, other.channel)}:
             raise UpdateError("its keys are another device's", code="malformed")
         try:  # what every other device would refuse must not spoil their round
-            feeders(self.rounds.rules.layout, self.rounds.configuration, Cohort((told,)))
+            feeders(self.rounds.rules.layout, self.rounds.configuration, SecureCohort((told,)))
             for key in (told.mask, told.channel):
                 agree(X25519PrivateKey.generate(), key, b"", 16)
         except TrustError as problem:
@@ -241,7 +241,7 @@ class Cohorts:
             return self._next(live, phase="input", sharers=here)
         return self._next(live, phase="consent", survivors=here)
 
-    def _withdrawn(self, view: View, place: int) -> bool:
+    def _withdrawn(self, view: CohortView, place: int) -> bool:
         """Whether a device took its update back meanwhile: it then counts as a drop-out."""
         return self.rounds.log.withdrawn(view.cohort.members[place].update_id.hex())
 
@@ -250,11 +250,11 @@ class Cohorts:
         if not enough:
             return False
         try:
-            drops = choose(len(came), self.rules.drop_rate, self.rules.corrupt_rate).drops if came else 0
+            drops = choose_parameters(len(came), self.rules.drop_rate, self.rules.corrupt_rate).drops if came else 0
         except InputError:
             drops = len(came)
         told = self._advertised()
-        cohort = Cohort(tuple(told[device] for device in sorted(told)))
+        cohort = SecureCohort(tuple(told[device] for device in sorted(told)))
         if len(came) - drops < self.minimum(live) or not self._summed(live, cohort):
             return over and self._next(live, phase="keys")  # go on gathering
         return self._next(live, phase="shares", cohort=cohort)
@@ -263,9 +263,9 @@ class Cohorts:
         bodies = self.desk.bodies("keys").items()
         return {device: unpack(body, Advertisement, where="keys", error=UpdateError) for device, body in bodies}
 
-    def _summed(self, live: Live, cohort: Cohort) -> bool:
+    def _summed(self, live: Live, cohort: SecureCohort) -> bool:
         """Whether any segment is fed by enough of a cohort."""
-        view = View(live.notice.round_id, cohort, self.rules)
+        view = CohortView(live.notice.round_id, cohort, self.rules)
         return bool(view.terms(self.rounds.rules.layout, self.rounds.configuration, self.minimum(live)).segments)
 
     def _too_few(self, live: Live, here: tuple[int, ...]) -> str:
@@ -360,10 +360,10 @@ class Cohorts:
             raise UpdateError("that round is over", code="past_phase", remedy="sync again")
         return live
 
-    def _view(self, live: Live) -> View:
+    def _view(self, live: Live) -> CohortView:
         assert live.cohort is not None  # every phase after keys has one
         if self._seen is None or self._seen[0] != live.notice.round_id:
-            self._seen = live.notice.round_id, View(live.notice.round_id, live.cohort, self.rules)
+            self._seen = live.notice.round_id, CohortView(live.notice.round_id, live.cohort, self.rules)
         return self._seen[1]
 
     def _opened(self, live: Live) -> Opening:

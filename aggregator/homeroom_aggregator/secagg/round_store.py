@@ -11,7 +11,7 @@ from pathlib import Path
 import msgspec
 
 from homeroom.contract.roster import Roster
-from homeroom.contract.secagg import Cohort, Notice, Phase, pack
+from homeroom.contract.secagg import Notice, Phase, SecureCohort, pack
 from homeroom.system.sqlite import Database
 
 TABLES = """
@@ -31,7 +31,7 @@ class Live(msgspec.Struct, frozen=True, kw_only=True):
     roster: Roster
     phase: Phase
     since: float
-    cohort: Cohort | None = None
+    cohort: SecureCohort | None = None
     sharers: tuple[int, ...] = ()
     survivors: tuple[int, ...] = ()
 
@@ -69,7 +69,7 @@ class Desk:
             roster=msgspec.json.decode(roster, type=Roster),
             phase=phase,
             since=since,
-            cohort=msgspec.msgpack.decode(cohort, type=Cohort) if cohort else None,
+            cohort=msgspec.msgpack.decode(cohort, type=SecureCohort) if cohort else None,
             sharers=msgspec.msgpack.decode(sharers, type=tuple[int, ...]),
             survivors=msgspec.msgpack.decode(survivors, type=tuple[int, ...]),
         )

@@ -12,12 +12,12 @@ from itertools import combinations, islice
 
 import numpy as np
 
-from homeroom.contract.codecs import LIMIT
-from homeroom.contract.round import UNITS, RoundConfiguration
+from homeroom.contract.codecs import ENCODED_LIMIT
+from homeroom.contract.round import UNITS_AN_EXAMPLE, RoundConfiguration
 from homeroom.contract.secagg import Reveal
 from homeroom.errors import UpdateError
-from homeroom.privacy.secagg.client import View, mask_private, pair_key, self_key
-from homeroom.privacy.secagg.encoding import Terms, decode
+from homeroom.privacy.secagg.client import CohortView, mask_private, pair_key, self_key
+from homeroom.privacy.secagg.encoding import SumLayout, decode
 from homeroom.privacy.secagg.masks import add_masks, signed, unpack, word
 from homeroom.privacy.secagg.primitives import combine
 
@@ -27,7 +27,7 @@ TRIES = 32  # of a secret, with different shares, each time one more has come
 class Opening:
     """Collects shares until every secret that the sum needs is open; `secrets` by place."""
 
-    def __init__(self, view: View, round_id: str, sharers: Iterable[int], survivors: Iterable[int]) -> None:
+    def __init__(self, view: CohortView, round_id: str, sharers: Iterable[int], survivors: Iterable[int]) -> None:
         self.view, self.round_id = view, round_id
         self.sharers, self.survivors = set(sharers), set(survivors)
         self.secrets: dict[int, bytes] = {}
@@ -80,7 +80,7 @@ class Opening:
         return added, taken
 
 
-def total(inputs: Iterable[bytes], terms: Terms, opening: Opening) -> np.ndarray:
+def total(inputs: Iterable[bytes], terms: SumLayout, opening: Opening) -> np.ndarray:
     """The sum of the survivors' vectors, int64 [count]; one masked vector in memory at a time."""
     masked = np.zeros(terms.count, word(terms.width))
     for data in inputs:
@@ -90,7 +90,7 @@ def total(inputs: Iterable[bytes], terms: Terms, opening: Opening) -> np.ndarray
 
 
 def read_sum(
-    found: np.ndarray, terms: Terms, fed: dict[str, int], configuration: RoundConfiguration
+    found: np.ndarray, terms: SumLayout, fed: dict[str, int], configuration: RoundConfiguration
 ) -> tuple[dict[str, np.ndarray], dict[str, int]]:
     """Numerators and weights by segment; UpdateError if no set of honest devices could have such a sum.
 
@@ -98,15 +98,15 @@ def read_sum(
     """
     numerators, weights = decode(terms, found)
     if privacy := configuration.privacy:  # every update weighs 1, and noise has no bound but its scale
-        most = max(fed.values(), default=0) * (LIMIT + 12 * privacy.noise_grid(configuration.scale_bits))
+        most = max(fed.values(), default=0) * (ENCODED_LIMIT + 12 * privacy.noise_grid(configuration.scale_bits))
         if weights != fed or any(int(np.abs(values).max(initial=0)) > most for values in numerators.values()):
             raise UpdateError("no such sum comes of honest devices", code="too_large")
         return numerators, weights
     squares = 0.0
     for name, values in numerators.items():
-        if not fed[name] <= weights[name] <= fed[name] * UNITS * configuration.cap_examples:
+        if not fed[name] <= weights[name] <= fed[name] * UNITS_AN_EXAMPLE * configuration.cap_examples:
             raise UpdateError(f"segment {name} has an impossible weight", code="too_large")
-        if int(np.abs(values).max(initial=0)) > weights[name] * LIMIT:
+        if int(np.abs(values).max(initial=0)) > weights[name] * ENCODED_LIMIT:
             raise UpdateError(f"segment {name} has an impossible sum", code="too_large")
         squares += float(np.square(values / weights[name] * 2.0**-configuration.scale_bits).sum())
     if squares**0.5 > configuration.max_norm * len(numerators) ** 0.5:

@@ -6,7 +6,7 @@ import msgspec
 from starlette.requests import Request
 from starlette.responses import Response
 
-from homeroom.contract.evaluation_report import Report
+from homeroom.contract.evaluation_report import EvaluationReport
 from homeroom_aggregator.server import auth
 from homeroom_aggregator.server.refusals import Json, RefusedError
 from homeroom_aggregator.server.requests import Call
@@ -60,7 +60,7 @@ def dashboard(service: Service, call: Call) -> Response:
 def report(service: Service, call: Call) -> Response:
     """What a device's school lets it tell of how a version does there."""
     try:
-        told = msgspec.json.decode(call.body, type=Report)
+        told = msgspec.json.decode(call.body, type=EvaluationReport)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as problem:
         raise RefusedError(422, "malformed", f"no report that can be read: {problem}") from None
     if told.version > service.rounds.state.version:

@@ -7,10 +7,10 @@ from typing import Any
 import msgspec
 
 import homeroom
-from homeroom.contract.evaluation_report import Report
+from homeroom.contract.evaluation_report import EvaluationReport
 from homeroom.contract.roster import Roster
 from homeroom.contract.round import RoundConfiguration
-from homeroom.contract.secagg import PHASES, Notice, Standing
+from homeroom.contract.secagg import PHASES, Notice, RoundStatus
 from homeroom.contract.signing import Certificate
 from homeroom.contract.update import REFUSALS
 
@@ -27,7 +27,8 @@ def _object(**properties: Any) -> dict[str, Any]:
 def document() -> dict[str, Any]:
     """OpenAPI 3.1, made from the data classes that are really used."""
     _, components = msgspec.json.schema_components(
-        (RoundConfiguration, Certificate, Notice, Report, Roster, Standing), ref_template="#/components/schemas/{name}"
+        (RoundConfiguration, Certificate, Notice, EvaluationReport, Roster, RoundStatus),
+        ref_template="#/components/schemas/{name}",
     )
     text, binary = {"type": "string"}, {"type": "string", "format": "binary"}
     hexadecimal = {"type": "string", "pattern": "^[0-9a-f]{32}$"}
@@ -140,7 +141,7 @@ def document() -> dict[str, Any]:
                 "post": operation(
                     "How a version does at a device whose school lets it tell (docs/network.md)",
                     _object(status=text),
-                    body={"$ref": "#/components/schemas/Report"},
+                    body={"$ref": "#/components/schemas/EvaluationReport"},
                 )
             },
             "/v1/dashboard": {
@@ -177,7 +178,7 @@ def document() -> dict[str, Any]:
                         signature=text,
                         certificate=certificate,
                         roster={"$ref": "#/components/schemas/Roster"},
-                        standing={"$ref": "#/components/schemas/Standing"},
+                        standing={"$ref": "#/components/schemas/RoundStatus"},
                     ),
                 )
             },

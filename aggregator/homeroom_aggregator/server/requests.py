@@ -103,7 +103,7 @@ def verified(service: Service, request: Request, body: bytes) -> Call:
     return Call(request, body, by.key, by.nonce, by.instance)
 
 
-def _signer(request: Request, body: bytes | None) -> http_signatures.Signer:
+def _signer(request: Request, body: bytes | None) -> http_signatures.RequestSigner:
     lines = [(name.decode("latin-1"), value.decode("latin-1")) for name, value in request.headers.raw]
     if len({name for name, _ in lines}) != len(lines):
         raise RefusedError(400, "malformed", "a header is given twice")

@@ -16,9 +16,10 @@ import msgspec
 import numpy as np
 
 from homeroom.contract.privacy import Privacy
+from homeroom.contract.residual import left_over, unpack_residual
 from homeroom.contract.round import RoundConfiguration, ServerOptimizer
 from homeroom.contract.signing import certify, fingerprint, new_key, public_hex
-from homeroom.contract.update import left_over, make_private, make_update, unpack_residual
+from homeroom.contract.update import make_private, make_update
 from homeroom.contract.version import read_version
 from homeroom.data.tasks.metrics import Score
 from homeroom.errors import InputError, TrainError, UpdateError

@@ -10,7 +10,7 @@ import threading
 
 import msgspec
 
-from homeroom.contract.evaluation_report import Report
+from homeroom.contract.evaluation_report import EvaluationReport
 from homeroom.system.clock import now
 from homeroom.system.sqlite import Database
 
@@ -49,13 +49,13 @@ class Contacts:
             return dict(database.rows("SELECT device, day FROM contacts")) | self._days
 
 
-def keep_report(database: Database, device: str, report: Report) -> None:
+def keep_report(database: Database, device: str, report: EvaluationReport) -> None:
     """In place of the one before."""
     body, today = msgspec.json.encode(report), now().date().isoformat()
     database.write("INSERT OR REPLACE INTO reports VALUES (?, ?, ?)", (device, today, body))
 
 
-def reports(database: Database) -> dict[str, tuple[str, Report]]:
+def reports(database: Database) -> dict[str, tuple[str, EvaluationReport]]:
     """By key: the day, and what was told."""
     rows = database.rows("SELECT device, day, body FROM reports")
-    return {device: (day, msgspec.json.decode(body, type=Report)) for device, day, body in rows}
+    return {device: (day, msgspec.json.decode(body, type=EvaluationReport)) for device, day, body in rows}

@@ -18,12 +18,22 @@ import onnx
 import safetensors.numpy
 
 from homeroom.contract.canonical_json import canonical, digest_file
-from homeroom.contract.layout import FULL
-from homeroom.contract.manifest import FORMAT, File, Graph, Licence, Manifest, ModalityName, Runtime, Tensor, Training
+from homeroom.contract.layout import FULL_TIER
+from homeroom.contract.manifest import (
+    MANIFEST_FORMAT,
+    File,
+    Graph,
+    Licence,
+    Manifest,
+    ModalityName,
+    Runtime,
+    Tensor,
+    Training,
+)
 from homeroom.contract.manifest import Tier as TierFacts
 from homeroom.errors import DiskFullError, ExportError
 from homeroom.runtime.backend import SUFFIXES
-from homeroom.system.files import FULL as NO_SPACE
+from homeroom.system.files import DISK_FULL_ERRNOS as NO_SPACE
 from homeroom.system.files import refusal
 from homeroom_exporter.bundle.scratch import claim
 from homeroom_exporter.model.design import Design
@@ -52,7 +62,7 @@ class GraphFile:
     modality: ModalityName | None = None
     batch: int = -1
     tokens: Mapping[str, int] | None = None
-    tier: str = FULL
+    tier: str = FULL_TIER
     runtime: Runtime = "onnx"
 
     @property
@@ -61,7 +71,7 @@ class GraphFile:
         suffix = SUFFIXES[self.runtime]
         if self.role == "features":
             return f"graphs/features.{self.modality}.{self.precision}{suffix}"
-        tier = "" if self.tier == FULL else f".{self.tier}"
+        tier = "" if self.tier == FULL_TIER else f".{self.tier}"
         lengths = [f".{name}{self.tokens[name]}" for name in VARYING if self.tokens and name in self.tokens]
         return f"graphs/{self.role}{tier}{''.join(lengths)}.batch{self.batch}{suffix}"
 
@@ -172,7 +182,7 @@ def fill(folder: Path, contents: Contents) -> Manifest:
         (folder / name).write_bytes(data)
     listed = sorted(p.relative_to(folder).as_posix() for p in folder.rglob("*") if p.is_file())
     manifest = Manifest(
-        format=FORMAT,
+        format=MANIFEST_FORMAT,
         name=contents.name,
         version=contents.version,
         files={name: File(digest_file(folder / name), (folder / name).stat().st_size) for name in listed},

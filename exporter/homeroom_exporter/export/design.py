@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from homeroom.contract.manifest import (
-    FORMAT,
+    MANIFEST_FORMAT,
     AudioPreprocess,
     ImagePreprocess,
     Manifest,
@@ -70,7 +70,7 @@ def draft(recipe: Recipe) -> Manifest:
         for e in recipe.encoders
     )
     return Manifest(
-        format=FORMAT,
+        format=MANIFEST_FORMAT,
         name=recipe.name,
         version=recipe.version,
         files={},

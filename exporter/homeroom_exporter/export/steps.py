@@ -13,7 +13,7 @@ import msgspec
 import numpy as np
 import onnxruntime
 
-from homeroom.contract.layout import FULL
+from homeroom.contract.layout import FULL_TIER
 from homeroom.contract.manifest import Training
 from homeroom.data.samples import StoredSample
 from homeroom.runtime.backend import load
@@ -70,7 +70,7 @@ def step_graphs(
     single: bool = False,
     clipped: bool = False,
     saliency: bool = False,
-    tier: str = FULL,
+    tier: str = FULL_TIER,
     inside: Inside | None = None,
 ) -> list[GraphFile]:
     """Trace every variant of every step of a tier into `scratch`; the options are the recipe's."""
@@ -160,7 +160,7 @@ class Predictor:
         self, design: Design, graphs: Sequence[GraphFile], theta: np.ndarray, batch: int, threads: int
     ) -> None:
         self.design, self.theta, self.batch, self.threads = design, theta, batch, threads
-        self.graphs = [g for g in graphs if (g.role, g.batch, g.tier) == ("predict", batch, FULL)]
+        self.graphs = [g for g in graphs if (g.role, g.batch, g.tier) == ("predict", batch, FULL_TIER)]
 
     def __call__(self, rows: Sequence[Features]) -> dict[str, np.ndarray]:
         """`{task}.output`: float32 [rows, width], or [rows, tokens, width]."""

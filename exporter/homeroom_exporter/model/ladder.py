@@ -13,10 +13,10 @@ import torch
 from torch import Tensor
 
 from homeroom.contract.layout import Parameter, Segment
-from homeroom.contract.manifest import ABSENT, Modality
+from homeroom.contract.manifest import ABSENT_SCORE, Modality
 
 EPSILON = 1e-5
-MASKED = -ABSENT
+MASKED = -ABSENT_SCORE
 FAINT = 50.0
 STEEP = 1e30
 POSITIONS_LIMIT = 16  # a modality of at most so many tokens, a fixed number, learns one vector for each place

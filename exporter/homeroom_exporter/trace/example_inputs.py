@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from homeroom.contract.manifest import PER_TOKEN, ImagePreprocess
+from homeroom.contract.manifest import PER_TOKEN_KINDS, ImagePreprocess
 from homeroom_exporter.model.design import Design
 
 WITH_TARGETS = ("grad", "grad_heads", "grad_clipped")
@@ -97,7 +97,7 @@ def example(
 
 def _targets(design: Design, name: str, shape: tuple[int, ...], rng: np.random.Generator) -> np.ndarray:
     kind = next(task.kind for task in design.tasks if task.name == name)
-    if kind in PER_TOKEN:
+    if kind in PER_TOKEN_KINDS:
         shown = np.eye(shape[-1], dtype=np.float32)[rng.integers(0, shape[-1], shape[:-1])]
         signs = rng.integers(-1, 2, shape[:-1]) if kind == "tracing" else rng.random(shape[:-1]) < 0.8
         return shown * signs.astype(np.float32)[..., None]

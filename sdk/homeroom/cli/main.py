@@ -12,7 +12,7 @@ from typing import Any
 import click
 
 from homeroom.errors import DiskFullError, HomeroomError, MissingExtraError, TrainError
-from homeroom.system.files import FULL
+from homeroom.system.files import DISK_FULL_ERRNOS
 from homeroom.system.hardware import refuse_32_bit
 
 ELSEWHERE = {
@@ -157,7 +157,7 @@ def main(arguments: list[str] | None = None) -> Any:
     except BrokenPipeError:
         sys.exit(141)
     except OSError as problem:
-        if problem.errno not in FULL:
+        if problem.errno not in DISK_FULL_ERRNOS:
             raise
         what = problem.filename or "what is printed"
         click.echo(f"homeroom: no space left for {what}; what was done is kept", err=True)

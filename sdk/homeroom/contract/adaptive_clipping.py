@@ -14,13 +14,13 @@ from math import floor, isqrt
 
 import msgspec
 
-from homeroom.contract.codecs import LIMIT
+from homeroom.contract.codecs import ENCODED_LIMIT
 from homeroom.contract.privacy import Privacy
 
 RATE = Fraction(1, 5)  # of the geometric step; eta_C there
-PART = 5  # the number is at most a fifth of the clip: 4 % of its square, and the values lose 2 % of their length
-FURTHEST = 64  # times the first clip, up or down
-TERMS = 24  # of the exponential's series, for arguments up to RATE
+CLIPS_A_SIGNAL = 5  # a signal is at most a fifth of the clip: the values lose 2 % of their length
+MOST_CLIP_CHANGE = 64  # times the first clip, up or down
+SERIES_TERMS = 24  # of the exponential's series, for arguments up to RATE
 
 
 def at(privacy: Privacy, clip_grid: int, scale_bits: int) -> Privacy:
@@ -31,7 +31,7 @@ def at(privacy: Privacy, clip_grid: int, scale_bits: int) -> Privacy:
 def values_grid(privacy: Privacy, scale_bits: int) -> int:
     """The longest that an update's values may be beside the number."""
     clip = privacy.clip_grid(scale_bits)
-    return isqrt(clip * clip - (clip // PART) ** 2) if privacy.adapts else clip
+    return isqrt(clip * clip - (clip // CLIPS_A_SIGNAL) ** 2) if privacy.adapts else clip
 
 
 def signal(privacy: Privacy, within: bool, scale_bits: int) -> int:
@@ -47,7 +47,7 @@ def next_clip(privacy: Privacy, total: int, updates: int, scale_bits: int) -> in
     clip, first = privacy.clip_grid(scale_bits), Fraction(total) / updates / _unit(privacy, scale_bits)
     step = -RATE * max(Fraction(-1), min(Fraction(1), first))
     factor, term = Fraction(1), Fraction(1)
-    for number in range(1, TERMS):
+    for number in range(1, SERIES_TERMS):
         term = term * step / number
         factor += term
     return floor(clip * factor)
@@ -56,13 +56,13 @@ def next_clip(privacy: Privacy, total: int, updates: int, scale_bits: int) -> in
 def bounded(clip: int, start: Privacy, scale_bits: int) -> int:
     """A clip kept near the first one, and on the grid."""
     first = start.clip_grid(scale_bits)
-    return max(PART, first // FURTHEST, min(clip, first * FURTHEST, LIMIT))
+    return max(CLIPS_A_SIGNAL, first // MOST_CLIP_CHANGE, min(clip, first * MOST_CLIP_CHANGE, ENCODED_LIMIT))
 
 
 def _unit(privacy: Privacy, scale_bits: int) -> Fraction:
     """What stands for one whole update: so that the number of the rarer answer is a fifth of the clip."""
     quantile = _quantile(privacy)
-    return Fraction(privacy.clip_grid(scale_bits) // PART) / max(quantile, 1 - quantile)
+    return Fraction(privacy.clip_grid(scale_bits) // CLIPS_A_SIGNAL) / max(quantile, 1 - quantile)
 
 
 def _quantile(privacy: Privacy) -> Fraction:

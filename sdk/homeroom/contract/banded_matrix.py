@@ -11,10 +11,10 @@ from __future__ import annotations
 
 from math import comb
 
-SHIFT = 10  # bits after the point of a coefficient
-MOST = 64  # bands
+COEFFICIENT_BITS = 10  # bits after the point of a coefficient
+MOST_BANDS = 64  # bands
 
 
 def coefficients(bands: int) -> tuple[int, ...]:
     """f_0 to f_{bands - 1} in units of 2^-SHIFT; the first is 1, and they fall."""
-    return tuple((comb(2 * k, k) * (2 << SHIFT) + 4**k) // (2 * 4**k) for k in range(bands))
+    return tuple((comb(2 * k, k) * (2 << COEFFICIENT_BITS) + 4**k) // (2 * 4**k) for k in range(bands))

@@ -11,8 +11,8 @@ import rfc8785
 
 from homeroom.errors import HomeroomError
 
-T = TypeVar("T")
-AGAIN = "it may be cut short; get it again from whoever made it"
+DocumentT = TypeVar("DocumentT")
+GET_AGAIN = "it may be cut short; get it again from whoever made it"
 
 
 def canonical(document: Any) -> bytes:
@@ -36,7 +36,9 @@ def identity(document: Any) -> str:
     return digest(canonical(document))
 
 
-def decode(data: bytes, into: type[T], *, limit_bytes: int, where: str, error: type[HomeroomError]) -> T:
+def decode(
+    data: bytes, into: type[DocumentT], *, limit_bytes: int, where: str, error: type[HomeroomError]
+) -> DocumentT:
     """Read a JSON document as the structure `into`; raise `error` if it is too large or does not fit.
 
     Unknown fields are ignored, so that a minor version may add some.
@@ -44,8 +46,8 @@ def decode(data: bytes, into: type[T], *, limit_bytes: int, where: str, error: t
     if len(data) > limit_bytes:
         raise error(f"{len(data):,} bytes are more than the {limit_bytes:,} allowed", where=where)
     if not data.strip():
-        raise error("is empty", where=where, remedy=AGAIN)
+        raise error("is empty", where=where, remedy=GET_AGAIN)
     try:
         return msgspec.json.decode(data, type=into)
     except (msgspec.DecodeError, RecursionError, UnicodeDecodeError) as problem:
-        raise error(f"not a valid document: {problem}", where=where, remedy=AGAIN) from None
+        raise error(f"not a valid document: {problem}", where=where, remedy=GET_AGAIN) from None

@@ -20,22 +20,22 @@ from homeroom.errors import UpdateError
 
 Codec = Literal["fixed32", "int8", "int4", "topk"]
 
-LIMIT = 1 << 24  # largest magnitude of one encoded value; 2**39 of them fit an int64 sum
-BLOCK = {"int8": 256, "int4": 64, "topk": 256}  # values that share one step
-LARGEST = {"int8": 127, "int4": 7, "topk": 7}  # largest code
-LEAST = np.float32(1e-30)  # a block of smaller steps is zeros: a quotient of subnormal numbers would not hold
-CHUNK = 1 << 15  # values worked on at once, so that what is in between stays in the processor's cache
+ENCODED_LIMIT = 1 << 24  # largest magnitude of one encoded value; 2**39 of them fit an int64 sum
+BLOCK_VALUES = {"int8": 256, "int4": 64, "topk": 256}  # values that share one step
+LARGEST_CODE = {"int8": 127, "int4": 7, "topk": 7}  # largest code
+LEAST_STEP = np.float32(1e-30)  # a block of smaller steps is zeros: a quotient of subnormal numbers would not hold
+CHUNK_VALUES = 1 << 15  # values worked on at once, so that what is in between stays in the processor's cache
 
 
 def encode_fixed(values: np.ndarray, scale_bits: int) -> np.ndarray:
     """float32 [n] -> int32 [n]; raises UpdateError on values that are not finite or do not fit."""
     values = np.asarray(values)
     found = np.empty(len(values), np.int32)
-    for start in range(0, len(values), CHUNK):
-        scaled = values[start : start + CHUNK] * np.float64(2.0**scale_bits)
+    for start in range(0, len(values), CHUNK_VALUES):
+        scaled = values[start : start + CHUNK_VALUES] * np.float64(2.0**scale_bits)
         np.rint(scaled, out=scaled)
         _check(scaled, scale_bits)
-        found[start : start + CHUNK] = scaled
+        found[start : start + CHUNK_VALUES] = scaled
     return found
 
 
@@ -53,17 +53,17 @@ def encode(values: np.ndarray, codec: Codec, scale_bits: int, keep: int) -> np.n
         return encode_fixed(values, scale_bits)
     values = np.ascontiguousarray(values, np.float32)
     steps, marks, codes = [], [], []
-    for start in range(0, len(values), CHUNK):
-        part = _blocks(values[start : start + CHUNK], BLOCK[codec])
+    for start in range(0, len(values), CHUNK_VALUES):
+        part = _blocks(values[start : start + CHUNK_VALUES], BLOCK_VALUES[codec])
         size = np.abs(part)
         largest = size.max(1)
         _check(largest * np.float32(2.0**scale_bits), scale_bits)
-        step = largest / np.float32(LARGEST[codec])
-        step[step < LEAST] = 0
+        step = largest / np.float32(LARGEST_CODE[codec])
+        step[step < LEAST_STEP] = 0
         divisor = np.where(step > 0, step, np.float32(np.inf))  # of a block of zeros, every code is zero
         steps.append(step)
         if codec == "topk":
-            least = np.partition(size, BLOCK[codec] - keep, axis=1)[:, BLOCK[codec] - keep]
+            least = np.partition(size, BLOCK_VALUES[codec] - keep, axis=1)[:, BLOCK_VALUES[codec] - keep]
             mark = size >= np.maximum(least, divisor / 2)[:, None]  # what is smaller would have the code zero
             marks.append(np.packbits(mark))
             code = part[mark] / np.repeat(divisor, np.count_nonzero(mark, axis=1))
@@ -83,12 +83,12 @@ def decode(data: np.ndarray, codec: Codec, size: int, scale_bits: int) -> np.nda
     if codec == "fixed32":
         if data.dtype != np.int32 or data.shape != (size,):
             raise UpdateError(f"{data.dtype}{list(data.shape)} in place of int32[{size}]", code="wrong_shape")
-        if data.max(initial=0) > LIMIT or data.min(initial=0) < -LIMIT:
+        if data.max(initial=0) > ENCODED_LIMIT or data.min(initial=0) < -ENCODED_LIMIT:
             raise UpdateError("holds a value beyond the scale", code="too_large")
         return data
     if data.dtype != np.uint8 or data.ndim != 1:
         raise UpdateError(f"{data.dtype}{list(data.shape)} in place of bytes", code="wrong_shape")
-    block = BLOCK[codec]
+    block = BLOCK_VALUES[codec]
     blocks = -(-size // block)
     steps, rest = data[: 4 * blocks], data[4 * blocks :]
     mark = None
@@ -102,7 +102,7 @@ def decode(data: np.ndarray, codec: Codec, size: int, scale_bits: int) -> np.nda
     step = steps.view("<f4") * np.float32(2.0**scale_bits)
     if not np.isfinite(step).all():
         raise UpdateError("holds steps that are not finite", code="not_finite")
-    if (np.abs(step) * LARGEST[codec] > LIMIT + 4).any():  # 4: what the division by LARGEST may round up
+    if (np.abs(step) * LARGEST_CODE[codec] > ENCODED_LIMIT + 4).any():  # 4: what the division by LARGEST may round up
         raise UpdateError("holds a value beyond the scale", code="too_large")
     code = rest.view(np.int8) if codec == "int8" else _from_nibbles(rest, count)
     if mark is not None:
@@ -115,21 +115,22 @@ def decode(data: np.ndarray, codec: Codec, size: int, scale_bits: int) -> np.nda
 def _scaled(code: np.ndarray, step: np.ndarray, block: int, size: int) -> np.ndarray:
     """int8 codes times their block's step (float32, of the scale) -> int32 [size]."""
     found = np.empty(size, np.int32)
-    for start in range(0, size, CHUNK):
-        part = _blocks(code[start : min(start + CHUNK, size)], block)
+    for start in range(0, size, CHUNK_VALUES):
+        part = _blocks(code[start : min(start + CHUNK_VALUES, size)], block)
         real = part * step[start // block :][: len(part), None]
         np.rint(real, out=real)
-        np.clip(real, -LIMIT, LIMIT, out=real)
-        found[start : start + CHUNK] = real.ravel()[: size - start]
+        np.clip(real, -ENCODED_LIMIT, ENCODED_LIMIT, out=real)
+        found[start : start + CHUNK_VALUES] = real.ravel()[: size - start]
     return found
 
 
 def _check(scaled: np.ndarray, scale_bits: int) -> None:
     if not np.isfinite(scaled).all():
         raise UpdateError("the update holds values that are not finite", code="not_finite", remedy="train again")
-    if np.abs(scaled).max(initial=0.0) > LIMIT:
+    if np.abs(scaled).max(initial=0.0) > ENCODED_LIMIT:
         raise UpdateError(
-            f"a value exceeds {LIMIT / 2**scale_bits:g}, the largest that the round's scale can hold", code="too_large"
+            f"a value exceeds {ENCODED_LIMIT / 2**scale_bits:g}, the largest that the round's scale can hold",
+            code="too_large",
         )
 
 

@@ -20,9 +20,9 @@ import numpy as np
 from homeroom.contract.envelope import HEADER_LIMIT_BYTES
 from homeroom.errors import NetworkError
 
-MAGIC = b"HRDELTA1"
+DELTA_MAGIC = b"HRDELTA1"
 FRONT_LIMIT_BYTES = 2 * HEADER_LIMIT_BYTES  # of the version's header and of safetensors'
-LEVEL = 6
+ZLIB_LEVEL = 6
 
 
 def values_of(version: bytes, size: int) -> np.ndarray:
@@ -37,13 +37,13 @@ def make_delta(old: np.ndarray, version: bytes) -> bytes:
     code = (step << 1) ^ (step >> 31)
     planes = np.ascontiguousarray(code.view(np.uint8).reshape(-1, 4).T)
     front = version[: len(version) - 4 * len(old)]
-    return MAGIC + struct.pack("<I", len(front)) + front + zlib.compress(planes.tobytes(), LEVEL)
+    return DELTA_MAGIC + struct.pack("<I", len(front)) + front + zlib.compress(planes.tobytes(), ZLIB_LEVEL)
 
 
 def apply_delta(old: np.ndarray, delta: bytes) -> bytes:
     """The version's file; NetworkError if it is no difference from a theta of this length. Bounded by that length."""
     where, size = "difference of theta", 4 * len(old)
-    if delta[:8] != MAGIC or len(delta) < 12:
+    if delta[:8] != DELTA_MAGIC or len(delta) < 12:
         raise NetworkError("is not one", where=where)
     (length,) = struct.unpack("<I", delta[8:12])
     if length > min(FRONT_LIMIT_BYTES, len(delta) - 12):

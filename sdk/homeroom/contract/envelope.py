@@ -24,7 +24,7 @@ from homeroom.contract.signing import sign, verify
 from homeroom.errors import HomeroomError
 
 HEADER_LIMIT_BYTES = 1 << 20
-H = TypeVar("H")
+HeaderT = TypeVar("HeaderT")
 
 
 def pack(magic: bytes, purpose: str, header: Any, payload: bytes, key: Ed25519PrivateKey) -> bytes:
@@ -34,8 +34,15 @@ def pack(magic: bytes, purpose: str, header: Any, payload: bytes, key: Ed25519Pr
 
 
 def unpack(
-    data: bytes, magic: bytes, purpose: str, into: type[H], *, limit_bytes: int, where: str, error: type[HomeroomError]
-) -> tuple[H, bytes, str]:
+    data: bytes,
+    magic: bytes,
+    purpose: str,
+    into: type[HeaderT],
+    *,
+    limit_bytes: int,
+    where: str,
+    error: type[HomeroomError],
+) -> tuple[HeaderT, bytes, str]:
     """Header, payload and signature (hex), bounded and with the payload's hash checked; the signature is not yet."""
     if len(data) > limit_bytes:
         raise error(f"{len(data):,} bytes are more than the {limit_bytes:,} allowed", where=where)

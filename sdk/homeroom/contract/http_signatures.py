@@ -21,10 +21,10 @@ from homeroom.errors import TrustError
 
 NONCE_HEADER = "homeroom-nonce"
 CHALLENGE_HEADER = "homeroom-challenge"  # 64 hexadecimal digits, for the aggregator to sign
-TAG = "homeroom"
+SIGNATURE_TAG = "homeroom"
 INSTANCE_HEADER = "homeroom-instance"
 INVITATION_HEADER = "homeroom-invitation"  # the code, from who fetches a bundle before it is enrolled
-COVERED = ("@method", "@authority", "@path", "content-digest")
+COVERED_COMPONENTS = ("@method", "@authority", "@path", "content-digest")
 NO_CLOCK = datetime.datetime.fromtimestamp(0, tz=datetime.UTC)
 
 
@@ -46,7 +46,7 @@ class Request:
 
 
 @dataclass(frozen=True)
-class Signer:
+class RequestSigner:
     """Who signed a request: the public key, hexadecimal; the server's nonce; the machine it says it runs on, or ""."""
 
     key: str
@@ -77,13 +77,13 @@ def sign_request(message: Message, body: bytes, key: Ed25519PrivateKey, nonce: s
         key_id=key.public_key().public_bytes_raw().hex(),
         created=NO_CLOCK,
         nonce=nonce,
-        tag=TAG,
-        covered_component_ids=(*COVERED, INSTANCE_HEADER) if instance else COVERED,
+        tag=SIGNATURE_TAG,
+        covered_component_ids=(*COVERED_COMPONENTS, INSTANCE_HEADER) if instance else COVERED_COMPONENTS,
         body=body,
     )
 
 
-def verify_request(message: Request, body: bytes | None) -> Signer:
+def verify_request(message: Request, body: bytes | None) -> RequestSigner:
     """Who signed; TrustError unless all of COVERED and the body are covered.
 
     body: None while it has not come: its digest is signed for, and not compared yet.
@@ -91,11 +91,13 @@ def verify_request(message: Request, body: bytes | None) -> Signer:
     """
     verifier = HTTPMessageVerifier(signature_algorithm=ED25519, key_resolver=_Key())
     try:
-        (result,) = verifier.verify(message, max_age=None, expect_tag=TAG, require_components=COVERED, body=body)
+        (result,) = verifier.verify(
+            message, max_age=None, expect_tag=SIGNATURE_TAG, require_components=COVERED_COMPONENTS, body=body
+        )
         key, nonce = result.parameters["keyid"], result.parameters["nonce"]
     except (HTTPMessageSignaturesException, KeyError, ValueError, TypeError):
         raise TrustError("the request's signature does not hold", where="request") from None
     if not isinstance(key, str) or not isinstance(nonce, str) or key != key.lower():
         raise TrustError("the request's signature names no key or nonce", where="request")
     named = f'"{INSTANCE_HEADER}"' in result.covered_components
-    return Signer(key, nonce, message.headers.get(INSTANCE_HEADER, "")[:64] if named else "")
+    return RequestSigner(key, nonce, message.headers.get(INSTANCE_HEADER, "")[:64] if named else "")

@@ -15,9 +15,9 @@ from homeroom.contract.canonical_json import decode
 from homeroom.contract.manifest import Hash
 from homeroom.errors import InputError
 
-FORMAT = 1
-PREFIX = b"homeroom:"
-LIMIT_BYTES = 1 << 16
+INVITATION_FORMAT = 1
+INVITATION_PREFIX = b"homeroom:"
+INVITATION_LIMIT_BYTES = 1 << 16
 
 
 class Invitation(msgspec.Struct, frozen=True, kw_only=True):
@@ -26,7 +26,7 @@ class Invitation(msgspec.Struct, frozen=True, kw_only=True):
     school: whose device it is for, if that was said.
     """
 
-    format: int = FORMAT
+    format: int = INVITATION_FORMAT
     address: Annotated[str, msgspec.Meta(pattern=r"^https?://[^\s/]+$")]
     root: Hash
     code: Annotated[str, msgspec.Meta(min_length=16, max_length=128)]
@@ -42,16 +42,16 @@ def read_invitation(path: Path) -> Invitation:
     except OSError as problem:
         raise InputError(f"cannot be read: {problem.strerror}", where=str(path)) from None
     data = data.strip()
-    if data.startswith(PREFIX):
+    if data.startswith(INVITATION_PREFIX):
         try:
-            data = base64.urlsafe_b64decode(data.removeprefix(PREFIX)[:LIMIT_BYTES])
+            data = base64.urlsafe_b64decode(data.removeprefix(INVITATION_PREFIX)[:INVITATION_LIMIT_BYTES])
         except ValueError:
             raise InputError("is cut short or mistyped", where=str(path), remedy="copy the whole line") from None
-    return decode(data, Invitation, limit_bytes=LIMIT_BYTES, where=str(path), error=InputError)
+    return decode(data, Invitation, limit_bytes=INVITATION_LIMIT_BYTES, where=str(path), error=InputError)
 
 
 def as_text(invitation: Invitation) -> str:
     """The one line; defaults are left out, so that its QR code stays small."""
     known = {f.name: f.default for f in msgspec.structs.fields(Invitation)}
     document = {n: v for n, v in msgspec.to_builtins(invitation).items() if v != known[n]}
-    return (PREFIX + base64.urlsafe_b64encode(msgspec.json.encode(document))).decode()
+    return (INVITATION_PREFIX + base64.urlsafe_b64encode(msgspec.json.encode(document))).decode()

@@ -60,7 +60,7 @@ def _segment_id(name: str, parameters: tuple[Parameter, ...], meaning: str, read
     return identity({"name": name, "parameters": shapes, "meaning": meaning, "reads": list(reads)})
 
 
-FULL = "full"  # the tier that has everything
+FULL_TIER = "full"  # the tier that has everything
 Places = slice | np.ndarray
 
 
@@ -91,10 +91,10 @@ class Layout(msgspec.Struct, frozen=True, dict=True):
         """P, the number of trainable values."""
         return sum(segment.size for segment in self.segments)
 
-    def places(self, segment: str, tier: str = FULL) -> Places:
+    def places(self, segment: str, tier: str = FULL_TIER) -> Places:
         """Where in theta a tier's part of a segment stands."""
         where = self.slices[segment]
-        if tier == FULL:
+        if tier == FULL_TIER:
             return where
         index = dict(self.tiers)[tier]
         return index[np.searchsorted(index, where.start) : np.searchsorted(index, where.stop)]
@@ -108,7 +108,7 @@ class Layout(msgspec.Struct, frozen=True, dict=True):
                 rings[name] = where
                 continue
             inner: np.ndarray = np.empty(0, np.int32)
-            for tier in (*(tier for tier, _ in self.tiers), FULL):
+            for tier in (*(tier for tier, _ in self.tiers), FULL_TIER):
                 outer = self.places(name, tier)
                 outer = np.arange(outer.start, outer.stop) if isinstance(outer, slice) else outer
                 if len(outer) > len(inner):
@@ -126,7 +126,7 @@ class Layout(msgspec.Struct, frozen=True, dict=True):
             return {segment: values}
         places = self.places(segment, tier)
         found = {}
-        for name in (*(name for name, _ in self.tiers), FULL):
+        for name in (*(name for name, _ in self.tiers), FULL_TIER):
             ring = self.rings.get(f"{segment}@{name}")
             if isinstance(ring, np.ndarray):
                 at = ring - places.start if isinstance(places, slice) else np.searchsorted(places, ring)

@@ -5,18 +5,13 @@
 
 from __future__ import annotations
 
-from pathlib import PurePosixPath
 from typing import Annotated, Literal
 
 import msgspec
 
-from homeroom.contract.canonical_json import decode
-from homeroom.contract.layout import FULL, Layout, Segment, narrower
-from homeroom.errors import BundleError
+from homeroom.contract.layout import FULL_TIER, Layout, Segment
 
-FORMAT = 1  # readers accept this and the two before it
-OLDEST_FORMAT = 1
-MANIFEST_LIMIT_BYTES = 4 << 20
+MANIFEST_FORMAT = 1  # readers accept this and the two before it
 THETA_LIMIT = 64 << 20  # values
 SLOT_LIMIT = 64  # inputs over all slots
 
@@ -27,7 +22,7 @@ ModalityName = Literal["text", "image", "audio", "table", "sequence"]
 Precision = Literal["int4", "int8", "float32"]  # of a backbone's weights, lowest first
 Runtime = Literal["onnx", "litert"]
 TaskKind = Literal["classification", "ordinal", "multilabel", "regression", "choice", "matching", "spans", "tracing"]
-PER_TOKEN = ("spans", "tracing")  # kinds that answer for each token of one slot
+PER_TOKEN_KINDS = ("spans", "tracing")  # kinds that answer for each token of one slot
 
 
 class File(msgspec.Struct, frozen=True):
@@ -110,13 +105,13 @@ class SequencePreprocess(msgspec.Struct, frozen=True, tag="sequence", tag_field=
 
 
 Preprocess = TextPreprocess | ImagePreprocess | AudioPreprocess | TablePreprocess | SequencePreprocess
-LATER: dict[str, object] = {"fit": "cover", "normalize": False}  # fields that came later, as they were before
+LATER_FIELDS: dict[str, object] = {"fit": "cover", "normalize": False}  # with what held before they came
 
 
 def identifying(preprocess: Preprocess) -> dict[str, object]:
     """What of a preprocessing goes into `features_id`: a later field only where it says something else than before."""
     document: dict[str, object] = msgspec.to_builtins(preprocess)
-    return {name: value for name, value in document.items() if name not in LATER or value != LATER[name]}
+    return {name: value for name, value in document.items() if name not in LATER_FIELDS or value != LATER_FIELDS[name]}
 
 
 class Tolerance(msgspec.Struct, frozen=True):
@@ -174,7 +169,7 @@ class Task(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def per_token(self) -> bool:
-        return self.kind in PER_TOKEN
+        return self.kind in PER_TOKEN_KINDS
 
 
 class Objective(msgspec.Struct, frozen=True, kw_only=True):
@@ -217,7 +212,7 @@ class Graph(msgspec.Struct, frozen=True, kw_only=True):
     modality: ModalityName | None = None  # role features
     batch: int = -1
     tokens: dict[str, int] = {}  # by modality, all roles but features
-    tier: str = FULL
+    tier: str = FULL_TIER
     inputs: tuple[Tensor, ...]
     outputs: tuple[Tensor, ...]
     tried: tuple[str, ...] = ()  # runtime versions that ran it at export
@@ -256,7 +251,7 @@ class Licence(msgspec.Struct, frozen=True):
     source: str = ""
 
 
-ABSENT = 1e4  # what presence 0 takes from an input's score in the fusion: 1 + ln(w) / ABSENT counts it w times
+ABSENT_SCORE = 1e4  # what presence 0 takes from an input's score in the fusion: 1 + ln(w) / ABSENT counts it w times
 
 
 class Manifest(msgspec.Struct, frozen=True, kw_only=True):
@@ -309,74 +304,3 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True):
 
     def task(self, name: str) -> Task:
         return next(t for t in self.tasks if t.name == name)
-
-
-def read_manifest(data: bytes) -> Manifest:
-    """Parse and check manifest.json; raise BundleError with the field at fault."""
-
-    def refuse(what: str, remedy: str = "export the bundle again") -> BundleError:
-        return BundleError(what, where="manifest.json", remedy=remedy)
-
-    class Head(msgspec.Struct):
-        format: int
-
-    head = decode(data, Head, limit_bytes=MANIFEST_LIMIT_BYTES, where="manifest.json", error=BundleError)
-    if head.format > FORMAT:
-        raise refuse(f"bundle format {head.format} is newer than {FORMAT}, the newest known here", "update homeroom")
-    if head.format < OLDEST_FORMAT:
-        raise refuse(f"bundle format {head.format} is older than {OLDEST_FORMAT}, the oldest read here")
-    manifest = decode(data, Manifest, limit_bytes=MANIFEST_LIMIT_BYTES, where="manifest.json", error=BundleError)
-
-    modalities = {m.name: m for m in manifest.modalities}
-    slots = {s.name: s for s in manifest.slots}
-    for kind, names in (
-        ("modality", [m.name for m in manifest.modalities]),
-        ("slot", [s.name for s in manifest.slots]),
-        ("task", [t.name for t in manifest.tasks]),
-        ("segment", [s.name for s in manifest.segments]),
-    ):
-        if len(set(names)) != len(names) or not names:
-            raise refuse(f"needs at least one {kind}, each with a name of its own")
-    if sum(s.count for s in manifest.slots) > SLOT_LIMIT:
-        raise refuse(f"more than {SLOT_LIMIT} inputs")
-    for slot in manifest.slots:
-        if slot.modality not in modalities:
-            raise refuse(f"slot {slot.name} has no backbone for {slot.modality}")
-    for task in manifest.tasks:
-        if unknown := [name for name in task.reads if name not in slots]:
-            raise refuse(f"task {task.name} reads unknown slots {unknown}")
-        if task.per_token and [slots[name].count for name in task.reads] != [1]:
-            raise refuse(f"task {task.name} does not read one single slot")
-    for objective in manifest.objectives:
-        if unknown := [name for name in objective.reads if name not in slots]:
-            raise refuse(f"objective {objective.name} reads unknown slots {unknown}")
-    for segment in manifest.segments:
-        if any(d < 1 for p in segment.parameters for d in p.shape):
-            raise refuse(f"segment {segment.name} has an empty parameter")
-        if narrower(segment.scope, segment.widest) != segment.scope:
-            raise refuse(f"segment {segment.name} is wider than its widest scope")
-    if manifest.layout.size > THETA_LIMIT:
-        raise refuse(f"theta has more than {THETA_LIMIT:,} values")
-    for graph in manifest.every_graph:
-        if graph.role == "features" and graph.modality not in modalities:
-            raise refuse(f"{graph.file} is for an unknown modality")
-        if graph.role != "features" and graph.batch < 1:
-            raise refuse(f"{graph.file} does not state its batch")
-    sizes = [tier.size for tier in manifest.tiers] + [manifest.layout.size]
-    if sorted(set(sizes)) != sizes or len({FULL, *(t.name for t in manifest.tiers)}) != len(sizes):
-        raise refuse("tiers need names of their own and rising sizes below theta's")
-    for graph in manifest.every_graph:
-        if graph.tier not in (FULL, *(t.name for t in manifest.tiers)):
-            raise refuse(f"{graph.file} is for an unknown tier")
-    if any(graph.runtime != "onnx" for graph in (*manifest.graphs, *manifest.settled)):
-        raise refuse("lists a graph of another runtime among those of onnxruntime")
-    if manifest.tiers and manifest.tier_index not in manifest.files:
-        raise refuse("has tiers, but no file that says which values are theirs")
-    for name in (manifest.theta, *(g.file for g in manifest.every_graph)):
-        if name not in manifest.files:
-            raise refuse(f"{name} is named but not listed among the files")
-    for name in manifest.files:
-        path = PurePosixPath(name)
-        if path.is_absolute() or ".." in path.parts or "\\" in name or ":" in name or str(path) != name:
-            raise refuse(f"file name {name!r} leads outside the bundle", "do not use this bundle")
-    return manifest

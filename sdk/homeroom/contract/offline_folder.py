@@ -20,20 +20,20 @@ from homeroom.contract.sealed_box import SealingKey
 from homeroom.errors import InputError, StoreError
 from homeroom.system.files import refusal, sync_directory, write_durable
 
-FOLDER = "homeroom"
-RECEIVER = "receiver.json"
+OFFLINE_FOLDER_NAME = "homeroom"
+RECEIVER_FILE = "receiver.json"
 RECEIVER_LIMIT_BYTES = 1 << 16
-LETTER = re.compile(r"[0-9a-f]{16}\.letter")
-MOST_LETTERS = 10_000
+MESSAGE_FILE = re.compile(r"[0-9a-f]{16}\.letter")
+MOST_MESSAGES = 10_000
 
 
-class Stick:
+class OfflineFolder:
     """Its part for the institution with this root; `path` is the stick's own folder."""
 
     def __init__(self, path: Path, root_fingerprint: str) -> None:
         if not path.is_dir():
             raise InputError("there is no such folder", where=str(path), remedy="is the stick plugged in?")
-        self.folder = path / FOLDER / root_fingerprint[:16]
+        self.folder = path / OFFLINE_FOLDER_NAME / root_fingerprint[:16]
 
     def letter(self, device: str) -> Path:
         return self.folder / f"{device[:16]}.letter"
@@ -45,12 +45,14 @@ class Stick:
         """Every letter that lies here, in the order of the names."""
         if not self.folder.is_dir():
             return []
-        found = [p for p in self.folder.iterdir() if LETTER.fullmatch(p.name) and p.is_file() and not p.is_symlink()]
-        return sorted(found)[:MOST_LETTERS]
+        found = [
+            p for p in self.folder.iterdir() if MESSAGE_FILE.fullmatch(p.name) and p.is_file() and not p.is_symlink()
+        ]
+        return sorted(found)[:MOST_MESSAGES]
 
     def receiver(self) -> SealingKey:
         """What letters are to be sealed to; its signature is the caller's to check."""
-        path = self.folder / RECEIVER
+        path = self.folder / RECEIVER_FILE
         if not path.is_file():
             raise InputError(
                 "this stick has not been at the aggregator yet",
@@ -61,7 +63,7 @@ class Stick:
         return decode(data, SealingKey, limit_bytes=limit, where=str(path), error=InputError)
 
     def put_receiver(self, key: SealingKey) -> None:
-        write_durable(self.folder / RECEIVER, msgspec.json.format(msgspec.json.encode(key), indent=1))
+        write_durable(self.folder / RECEIVER_FILE, msgspec.json.format(msgspec.json.encode(key), indent=1))
 
 
 def read(path: Path, limit_bytes: int) -> bytes:

@@ -16,26 +16,26 @@ from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 from homeroom.contract import envelope
 from homeroom.contract.canonical_json import digest
 from homeroom.contract.manifest import Hash
-from homeroom.contract.sealed_box import OVERHEAD_BYTES, public_hex, seal, unseal
+from homeroom.contract.sealed_box import SEALED_OVERHEAD_BYTES, public_hex, seal, unseal
 from homeroom.contract.signing import Certificate, check_certificate
 from homeroom.contract.signing import public_hex as signing_hex
-from homeroom.contract.version import LIMIT_BYTES as VERSION_LIMIT_BYTES
+from homeroom.contract.version import VERSION_LIMIT_BYTES as VERSION_LIMIT_BYTES
 from homeroom.errors import NetworkError, TrustError
 
-FORMAT = 1
-LETTER_MAGIC, ANSWER_MAGIC = b"HRLETTR1", b"HRANSWR1"
-LETTER_LIMIT_BYTES = 256 << 20
-ANSWER_LIMIT_BYTES = VERSION_LIMIT_BYTES + 2 * envelope.HEADER_LIMIT_BYTES + OVERHEAD_BYTES
+OFFLINE_FORMAT = 1
+MESSAGE_MAGIC, ANSWER_MAGIC = b"HRLETTR1", b"HRANSWR1"
+OFFLINE_MESSAGE_LIMIT_BYTES = 256 << 20
+ANSWER_LIMIT_BYTES = VERSION_LIMIT_BYTES + 2 * envelope.HEADER_LIMIT_BYTES + SEALED_OVERHEAD_BYTES
 UpdateId = Annotated[str, msgspec.Meta(pattern=r"^[0-9a-f]{32}$")]
 
 
-class LetterHeader(msgspec.Struct, frozen=True, kw_only=True):
+class MessageHeader(msgspec.Struct, frozen=True, kw_only=True):
     """From a device. `sealing`: what the answer is sealed to; `after`: the newest version that it has.
 
     code: an invitation's, from a device that would join. updates: the length of each in the payload. unlearn: ids.
     """
 
-    format: int = FORMAT
+    format: int = OFFLINE_FORMAT
     device: Hash
     sealing: Hash
     bundle_id: Hash
@@ -65,7 +65,7 @@ class AnswerHeader(msgspec.Struct, frozen=True, kw_only=True):
     newest version, or nothing.
     """
 
-    format: int = FORMAT
+    format: int = OFFLINE_FORMAT
     device: Hash
     bundle_id: Hash
     certificate: Certificate
@@ -79,7 +79,7 @@ class AnswerHeader(msgspec.Struct, frozen=True, kw_only=True):
     payload_sha256: Hash
 
 
-def write_letter(
+def write_message(
     key: Ed25519PrivateKey,
     sealing: X25519PrivateKey,
     receiver: str,
@@ -91,7 +91,7 @@ def write_letter(
     unlearn: Sequence[str] = (),
 ) -> bytes:
     payload = b"".join(updates)
-    header = LetterHeader(
+    header = MessageHeader(
         device=signing_hex(key),
         sealing=public_hex(sealing),
         bundle_id=bundle_id,
@@ -101,18 +101,18 @@ def write_letter(
         unlearn=tuple(unlearn),
         payload_sha256=digest(payload),
     )
-    return seal(envelope.pack(LETTER_MAGIC, "letter", header, payload, key), receiver, "letter")
+    return seal(envelope.pack(MESSAGE_MAGIC, "letter", header, payload, key), receiver, "letter")
 
 
-def read_letter(data: bytes, key: X25519PrivateKey, *, where: str) -> tuple[LetterHeader, list[bytes]]:
+def read_message(data: bytes, key: X25519PrivateKey, *, where: str) -> tuple[MessageHeader, list[bytes]]:
     """Header and updates, the device's signature checked; TrustError or NetworkError. The updates are not yet read."""
-    plain = _opened(data, key, "letter", LETTER_LIMIT_BYTES, where)
+    plain = _opened(data, key, "letter", OFFLINE_MESSAGE_LIMIT_BYTES, where)
     header, payload, signature = envelope.unpack(
         plain,
-        LETTER_MAGIC,
+        MESSAGE_MAGIC,
         "letter",
-        LetterHeader,
-        limit_bytes=LETTER_LIMIT_BYTES,
+        MessageHeader,
+        limit_bytes=OFFLINE_MESSAGE_LIMIT_BYTES,
         where=where,
         error=NetworkError,
     )

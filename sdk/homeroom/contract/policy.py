@@ -20,8 +20,8 @@ from homeroom.contract.signing import Certificate, check_certificate, public_hex
 from homeroom.errors import InputError, TrustError
 
 RoundKind = Literal["plain", "secure", "private"]
-FORMAT = 1
-LIMIT_BYTES = 1 << 20
+POLICY_FORMAT = 1
+POLICY_LIMIT_BYTES = 1 << 20
 
 
 class Policy(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -33,7 +33,7 @@ class Policy(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     aggregators that merge this institution's own segments for it, apart from everybody else's (`by_school`).
     """
 
-    format: int = FORMAT
+    format: int = POLICY_FORMAT
     institution: Annotated[str, msgspec.Meta(min_length=1, max_length=256)]
     version: Count  # only rises
     scopes: Annotated[dict[str, Scope], msgspec.Meta(max_length=4096)] = {}
@@ -69,10 +69,10 @@ def sign_policy(policy: Policy, key: Ed25519PrivateKey, certificate: Certificate
 
 def read_policy(data: bytes, *, root_fingerprint: str | None, where: str = "policy") -> Policy:
     """The policy that an institution under this root signed; TrustError or InputError says what does not hold."""
-    signed = decode(data, SignedPolicy, limit_bytes=LIMIT_BYTES, where=where, error=InputError)
+    signed = decode(data, SignedPolicy, limit_bytes=POLICY_LIMIT_BYTES, where=where, error=InputError)
     check_certificate(signed.certificate, role="institution", root_fingerprint=root_fingerprint, where=where)
     verify(signed.certificate.key, "policy", signed.policy, signed.signature, where=where)
-    if signed.policy.get("format", FORMAT) != FORMAT:
+    if signed.policy.get("format", POLICY_FORMAT) != POLICY_FORMAT:
         raise InputError("a policy of another format", where=where, remedy="update homeroom")
     policy = to_policy(signed.policy, where)
     if policy.institution != signed.certificate.name:

@@ -19,11 +19,11 @@ from typing import Annotated, Literal
 import msgspec
 import numpy as np
 
-from homeroom.contract.banded_matrix import MOST, SHIFT, coefficients
-from homeroom.contract.codecs import LIMIT
+from homeroom.contract.banded_matrix import COEFFICIENT_BITS, MOST_BANDS, coefficients
+from homeroom.contract.codecs import ENCODED_LIMIT
 from homeroom.errors import UpdateError
 
-CHUNK = 1 << 14  # squares of values up to LIMIT whose int64 sum cannot overflow
+SQUARES_CHUNK = 1 << 14  # squares of values up to LIMIT whose int64 sum cannot overflow
 NOISE_LIMIT = 1 << 40  # of the standard deviation, in grid units
 ORDERS = np.array([1 + x / 10 for x in range(1, 100)] + [*range(11, 64), 128, 256, 512, 1024])  # of Rényi divergence
 
@@ -50,7 +50,7 @@ class Privacy(msgspec.Struct, frozen=True, kw_only=True):
     mechanism: Literal["central", "distributed"] = "central"
     subjects: Annotated[int, msgspec.Meta(ge=1, le=1 << 14)] | msgspec.UnsetType = msgspec.UNSET
     quantile: float | msgspec.UnsetType = msgspec.UNSET
-    bands: Annotated[int, msgspec.Meta(ge=2, le=MOST)] | msgspec.UnsetType = msgspec.UNSET
+    bands: Annotated[int, msgspec.Meta(ge=2, le=MOST_BANDS)] | msgspec.UnsetType = msgspec.UNSET
 
     def __post_init__(self) -> None:
         for name in ("clip_norm", "noise_multiplier", "epsilon", "delta"):
@@ -91,7 +91,7 @@ class Privacy(msgspec.Struct, frozen=True, kw_only=True):
     @property
     def finer_bits(self) -> int:
         """By how many bits the grid is finer that noise and sensitivity are on."""
-        return 0 if self.bands is msgspec.UNSET else SHIFT
+        return 0 if self.bands is msgspec.UNSET else COEFFICIENT_BITS
 
     def clip_grid(self, scale_bits: int) -> int:
         """The longest that one part may be, in units of the grid `2**-scale_bits`."""
@@ -117,10 +117,10 @@ class Privacy(msgspec.Struct, frozen=True, kw_only=True):
 
     def check(self, scale_bits: int) -> None:
         """Raise ValueError unless clip and noise can be expressed on the grid."""
-        if self.clip_grid(scale_bits) < 1 or self.limit_grid(scale_bits) > LIMIT:
+        if self.clip_grid(scale_bits) < 1 or self.limit_grid(scale_bits) > ENCODED_LIMIT:
             most = f" times {self.parts}" if self.parts > 1 else ""
             raise ValueError(f"clip_norm {self.clip_norm:g}{most} does not fit a grid of 2^-{scale_bits}")
-        longest = LIMIT if self.adapts else 0
+        longest = ENCODED_LIMIT if self.adapts else 0
         if max(self.noise_grid(scale_bits), math.ceil(self.noise_multiplier * longest)) > NOISE_LIMIT:
             raise ValueError(f"noise_multiplier {self.noise_multiplier:g} does not fit a grid of 2^-{scale_bits}")
 
@@ -150,7 +150,7 @@ def clip(values: np.ndarray, limit: int, scale_bits: int) -> np.ndarray:
 
 def squares(values: np.ndarray) -> int:
     """The squared L2 norm of int32 [n] with magnitudes up to LIMIT: an exact integer of any size."""
-    parts = (values[start : start + CHUNK].astype(np.int64) for start in range(0, len(values), CHUNK))
+    parts = (values[start : start + SQUARES_CHUNK].astype(np.int64) for start in range(0, len(values), SQUARES_CHUNK))
     return sum(int((part * part).sum()) for part in parts)
 
 

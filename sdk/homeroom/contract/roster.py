@@ -17,18 +17,18 @@ from homeroom.contract.manifest import Hash
 from homeroom.contract.signing import Certificate, check_certificate, sign, verify
 from homeroom.errors import TrustError
 
-FORMAT = 1
-LIMIT_BYTES = 1 << 20
-LEAST = 3  # with two devices in a sum, each of them reads the other off
+ROSTER_FORMAT = 1
+ROSTER_LIMIT_BYTES = 1 << 20
+LEAST_ROSTER_DEVICES = 3  # with two devices in a sum, each of them reads the other off
 
 
 class Roster(msgspec.Struct, frozen=True, kw_only=True):
     """`devices`: public keys, sorted. `minimum`: devices without which no sum may be opened."""
 
-    format: int = FORMAT
+    format: int = ROSTER_FORMAT
     institution: str
     serial: Annotated[int, msgspec.Meta(ge=1)]
-    minimum: Annotated[int, msgspec.Meta(ge=LEAST)]
+    minimum: Annotated[int, msgspec.Meta(ge=LEAST_ROSTER_DEVICES)]
     devices: Annotated[tuple[Hash, ...], msgspec.Meta(max_length=10_000)]
     certificate: Certificate
     signature: str = ""
@@ -72,7 +72,7 @@ def make_roster(
 def read_roster(data: bytes, *, root_fingerprint: str, after: int = 0) -> Roster:
     """A roster that leads to the root; TrustError if it does not, or is older than serial `after`."""
     where = "roster"
-    roster = decode(data, Roster, limit_bytes=LIMIT_BYTES, where=where, error=TrustError)
+    roster = decode(data, Roster, limit_bytes=ROSTER_LIMIT_BYTES, where=where, error=TrustError)
     check_certificate(roster.certificate, role="roster", root_fingerprint=root_fingerprint, where=where)
     verify(roster.certificate.key, "roster", roster.statement, roster.signature, where=where)
     if list(roster.devices) != sorted(set(roster.devices)):

@@ -15,10 +15,10 @@ from homeroom.contract.policy import narrowed
 from homeroom.contract.privacy import Privacy
 from homeroom.contract.secagg import SecureRules
 
-FORMAT = 1
-OLDEST_FORMAT = 1
-UNITS = 16  # of weight, for one example
-MOST_DEVICES = 1 << 24  # in a private release: times LIMIT, and a stream's coefficients, below 2**62
+ROUND_FORMAT = 1
+OLDEST_ROUND_FORMAT = 1
+UNITS_AN_EXAMPLE = 16  # of weight, for one example
+MOST_PRIVATE_DEVICES = 1 << 24  # in a private release: times LIMIT, and a stream's coefficients, below 2**62
 FIRST_FIELDS = frozenset(
     {
         *("format", "bundle_id", "scale_bits", "codec", "keep", "buffer_size", "min_devices", "max_staleness"),
@@ -56,7 +56,7 @@ class RoundConfiguration(msgspec.Struct, frozen=True, kw_only=True):
     before then keeps its identity, and so does the log that belongs to it.
     """
 
-    format: int = FORMAT
+    format: int = ROUND_FORMAT
     bundle_id: Hash
     scale_bits: Annotated[int, msgspec.Meta(ge=0, le=30)] = 20
     codec: Codec = "fixed32"
@@ -93,8 +93,10 @@ class RoundConfiguration(msgspec.Struct, frozen=True, kw_only=True):
             raise ValueError("min_devices above buffer_size: no private release would ever come")
         if (self.privacy.mechanism == "distributed") != bool(self.secure):
             raise ValueError("noise is distributed in secure rounds, and central in others")
-        if self.buffer_size > MOST_DEVICES:
-            raise ValueError(f"buffer_size above {MOST_DEVICES:,}: the integers of a private release would overflow")
+        if self.buffer_size > MOST_PRIVATE_DEVICES:
+            raise ValueError(
+                f"buffer_size above {MOST_PRIVATE_DEVICES:,}: the integers of a private release would overflow"
+            )
         if self.secure and self.secure.honest(self.secure.cohort, self.secure.minimum) < 1:
             raise ValueError("with so many corrupt devices in a cohort, no sum is sure to hold an honest one's noise")
 
@@ -157,5 +159,5 @@ def weight(examples: int, staleness: int, configuration: RoundConfiguration) -> 
     """
     if configuration.privacy:
         return 1
-    capped = UNITS * min(examples, configuration.cap_examples)
+    capped = UNITS_AN_EXAMPLE * min(examples, configuration.cap_examples)
     return max(1, isqrt(capped * capped // (1 + staleness)))

@@ -23,9 +23,9 @@ from homeroom.contract.manifest import Hash
 from homeroom.contract.signing import Certificate, check_certificate, sign, verify
 from homeroom.errors import TrustError
 
-MAGIC = b"HRSEALD1"
-OVERHEAD_BYTES = len(MAGIC) + 32 + 16
-NONCE = bytes(12)
+SEALED_BOX_MAGIC = b"HRSEALD1"
+SEALED_OVERHEAD_BYTES = len(SEALED_BOX_MAGIC) + 32 + 16
+ZERO_NONCE = bytes(12)
 
 
 class SealingKey(msgspec.Struct, frozen=True, kw_only=True):
@@ -61,18 +61,18 @@ def seal(plain: bytes, receiver: str, purpose: str) -> bytes:
     except ValueError:
         raise TrustError("is no key that anything can be sealed to", where="receiver") from None
     key, around = _derived(shared, public, bytes.fromhex(receiver), purpose)
-    return MAGIC + public + ChaCha20Poly1305(key).encrypt(NONCE, plain, around)
+    return SEALED_BOX_MAGIC + public + ChaCha20Poly1305(key).encrypt(ZERO_NONCE, plain, around)
 
 
 def unseal(data: bytes, key: X25519PrivateKey, purpose: str, *, where: str) -> bytes:
     """TrustError if it is torn, altered, for another receiver or for another purpose."""
     try:
-        if data[: len(MAGIC)] != MAGIC or len(data) < OVERHEAD_BYTES:
+        if data[: len(SEALED_BOX_MAGIC)] != SEALED_BOX_MAGIC or len(data) < SEALED_OVERHEAD_BYTES:
             raise ValueError
-        public = data[len(MAGIC) : len(MAGIC) + 32]
+        public = data[len(SEALED_BOX_MAGIC) : len(SEALED_BOX_MAGIC) + 32]
         shared = key.exchange(X25519PublicKey.from_public_bytes(public))
         derived, around = _derived(shared, public, key.public_key().public_bytes_raw(), purpose)
-        return ChaCha20Poly1305(derived).decrypt(NONCE, data[len(MAGIC) + 32 :], around)
+        return ChaCha20Poly1305(derived).decrypt(ZERO_NONCE, data[len(SEALED_BOX_MAGIC) + 32 :], around)
     except (ValueError, InvalidTag):
         raise TrustError(
             "cannot be opened: torn, altered, or for somebody else", where=where, remedy="carry it again"
@@ -82,4 +82,4 @@ def unseal(data: bytes, key: X25519PrivateKey, purpose: str, *, where: str) -> b
 def _derived(shared: bytes, public: bytes, receiver: bytes, purpose: str) -> tuple[bytes, bytes]:
     info = f"homeroom/sealed/{purpose}".encode()
     key = HKDF(hashes.SHA256(), 32, salt=public + receiver, info=info).derive(shared)
-    return key, MAGIC + public + receiver + info
+    return key, SEALED_BOX_MAGIC + public + receiver + info

@@ -20,14 +20,14 @@ PHASES: tuple[Phase, ...] = ("keys", "shares", "input", "consent", "reveal")
 SHARE_BYTES = 16  # one element of GF(2^128)
 SEALED_BYTES = 12 + 2 * SHARE_BYTES + 16  # nonce, both shares, tag
 MESSAGE_LIMIT_BYTES = 16 << 20  # of every message but a masked vector
-T = TypeVar("T")
+MessageT = TypeVar("MessageT")
 
 Bytes16 = Annotated[bytes, msgspec.Meta(min_length=16, max_length=16)]
 Bytes32 = Annotated[bytes, msgspec.Meta(min_length=32, max_length=32)]
 Bytes64 = Annotated[bytes, msgspec.Meta(min_length=64, max_length=64)]
 Sealed = Annotated[bytes, msgspec.Meta(min_length=SEALED_BYTES, max_length=SEALED_BYTES)]
-Place = Annotated[int, msgspec.Meta(ge=0, lt=10_000)]  # a device's number in its cohort, which is sorted by key
-Places = Annotated[tuple[Place, ...], msgspec.Meta(max_length=10_000)]
+SlotIndex = Annotated[int, msgspec.Meta(ge=0, lt=10_000)]  # a device's number in its cohort, which is sorted by key
+SlotIndices = Annotated[tuple[SlotIndex, ...], msgspec.Meta(max_length=10_000)]
 
 
 class SecureRules(msgspec.Struct, frozen=True, kw_only=True):
@@ -92,7 +92,7 @@ class Advertisement(msgspec.Struct, frozen=True, kw_only=True):
         )
 
 
-class Cohort(msgspec.Struct, frozen=True):
+class SecureCohort(msgspec.Struct, frozen=True):
     """Everybody who advertised, sorted by device key; a device's place in it is its name in what follows."""
 
     members: Annotated[tuple[Advertisement, ...], msgspec.Meta(max_length=10_000)]
@@ -111,14 +111,14 @@ class Shares(msgspec.Struct, frozen=True):
 class Inbox(msgspec.Struct, frozen=True):
     """Who shared (places, rising), and what those of them who are neighbours sealed for the reader."""
 
-    sharers: Places
+    sharers: SlotIndices
     sealed: Annotated[tuple[Sealed, ...], msgspec.Meta(max_length=10_000)]
 
 
 class Survivors(msgspec.Struct, frozen=True):
     """Whose masked vectors are in the sum: places, rising."""
 
-    places: Places
+    places: SlotIndices
 
     def statement(self, cohort_id: bytes) -> bytes:
         return cohort_id + b"".join(place.to_bytes(2, "big") for place in self.places)
@@ -127,7 +127,7 @@ class Survivors(msgspec.Struct, frozen=True):
 class Consent(msgspec.Struct, frozen=True):
     """A device's signature, for the purpose `secure-survivors`, over the one set of survivors that it ever signs."""
 
-    place: Place
+    place: SlotIndex
     signature: Bytes64
 
 
@@ -142,7 +142,7 @@ class Reveal(msgspec.Struct, frozen=True):
     shares: Annotated[tuple[Bytes16, ...], msgspec.Meta(max_length=10_000)]
 
 
-class Standing(msgspec.Struct, frozen=True):
+class RoundStatus(msgspec.Struct, frozen=True):
     """Where a round stands, for one device. wanted: its part of the phase is missing. member: it did not drop out.
 
     summed: its updates that are in the sums of rounds before, also where it was away when those were opened.
@@ -159,7 +159,7 @@ def pack(message: msgspec.Struct) -> bytes:
     return msgspec.msgpack.encode(message)
 
 
-def unpack(data: bytes, into: type[T], *, where: str, error: type[HomeroomError]) -> T:
+def unpack(data: bytes, into: type[MessageT], *, where: str, error: type[HomeroomError]) -> MessageT:
     """Read a message, bounded before it is decoded; `error` if it is too long or not one."""
     if len(data) > MESSAGE_LIMIT_BYTES:
         raise error(f"{len(data):,} bytes are more than the {MESSAGE_LIMIT_BYTES:,} allowed", where=where)

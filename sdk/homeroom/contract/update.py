@@ -16,16 +16,15 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from homeroom.contract import adaptive_clipping, envelope
 from homeroom.contract.canonical_json import digest
-from homeroom.contract.codecs import Codec, decode, encode
-from homeroom.contract.layout import FULL, Layout
+from homeroom.contract.codecs import Codec, encode
+from homeroom.contract.layout import FULL_TIER, Layout
 from homeroom.contract.manifest import Hash
-from homeroom.contract.policy import narrowed
-from homeroom.contract.privacy import Privacy, clip, length, squares
-from homeroom.contract.round import FORMAT, OLDEST_FORMAT, RoundConfiguration
+from homeroom.contract.privacy import Privacy, clip, length
+from homeroom.contract.round import ROUND_FORMAT, RoundConfiguration
 from homeroom.contract.signing import public_hex
-from homeroom.errors import TrustError, UpdateError
+from homeroom.errors import UpdateError
 
-MAGIC = b"HRUPDAT1"
+UPDATE_MAGIC = b"HRUPDAT1"
 REFUSALS = {
     "malformed": "it cannot be read as an update",
     "too_long": "it has more bytes than the round allows",
@@ -65,12 +64,12 @@ class UpdateHeader(msgspec.Struct, frozen=True, kw_only=True):
     `signal`: where the clip adapts, whether the update was within it. No time of day, as devices have none.
     """
 
-    format: int = FORMAT
+    format: int = ROUND_FORMAT
     update_id: Annotated[str, msgspec.Meta(pattern=r"^[0-9a-f]{32}$")]
     device: Hash
     bundle_id: Hash
     base_version: Annotated[int, msgspec.Meta(ge=0)]
-    tier: str = FULL
+    tier: str = FULL_TIER
     codec: Codec = "fixed32"
     scale_bits: int
     segments: Annotated[tuple[SegmentEntry, ...], msgspec.Meta(max_length=4096)]
@@ -102,7 +101,7 @@ def make_update(
     examples: Mapping[str, int],
     base_version: int,
     update_id: str | None = None,
-    tier: str = FULL,
+    tier: str = FULL_TIER,
 ) -> bytes:
     """Encode and sign theta_after - theta_before.
 
@@ -112,7 +111,7 @@ def make_update(
     UpdateError if nothing may be sent, or a value does not fit.
     """
     if configuration.whole:
-        tier = FULL  # what a smaller one lacks is a difference of zero
+        tier = FULL_TIER  # what a smaller one lacks is a difference of zero
     leaving = configuration.merged(layout)
     chosen = [s for s in leaving if examples.get(s.name, 0) > 0]
     if not chosen:
@@ -158,7 +157,7 @@ def make_private(
     encoded = dict(zip((s.segment_id for s in chosen), np.split(total, ends), strict=True))
     entries = tuple(SegmentEntry(s.segment_id, s.name, 1) for s in chosen)
     told = adaptive_clipping.signal(privacy, within, bits) if privacy.adapts else msgspec.UNSET
-    return _packed(key, configuration, encoded, entries, base_version, update_id, FULL, told)
+    return _packed(key, configuration, encoded, entries, base_version, update_id, FULL_TIER, told)
 
 
 def _packed(
@@ -185,119 +184,4 @@ def _packed(
         privacy=configuration.privacy or msgspec.UNSET,
         signal=signal,
     )
-    return envelope.pack(MAGIC, "update", header, payload, key)
-
-
-def left_over(data: bytes, configuration: RoundConfiguration, layout: Layout, wanted: np.ndarray) -> bytes:
-    """What an update with a lossy codec could not carry of `wanted`, float32 [P], as its reader will see it.
-
-    safetensors: float32 [size] by segment_id. Empty where nothing was lost but the grid's own rounding.
-    """
-    read = read_update(data, configuration, layout)
-    if read.header.codec == "fixed32":
-        return b""
-    rest, grid = wanted.copy(), np.float32(2.0**-read.header.scale_bits)
-    for name, values in read.values.items():
-        rest[layout.places(name, read.header.tier)] -= grid * values.astype(np.float32)
-    lost = {name: part for name, part in layout.split(rest).items() if name in read.values}
-    packed: bytes = safetensors.numpy.save({layout[name].segment_id: values for name, values in lost.items()})
-    return packed
-
-
-def unpack_residual(residual: bytes, layout: Layout) -> np.ndarray:
-    """float32 [P] of what an update left over: zeros where it has nothing, or this layout another segment."""
-    found = safetensors.numpy.load(residual) if residual else {}
-    parts = {s.name: found[s.segment_id] for s in layout if s.segment_id in found}
-    return layout.join(parts, np.zeros(layout.size, np.float32))
-
-
-def read_update(data: bytes, configuration: RoundConfiguration, layout: Layout) -> Update:
-    """Read, verify and check an update against the round; raise UpdateError with the reason's code.
-
-    Whether the device is enrolled and its base version known is the aggregator's to say.
-    """
-    where, limit_bytes = "update", configuration.update_limit_bytes
-    if len(data) > limit_bytes:
-        raise UpdateError(f"{len(data):,} bytes are more than {limit_bytes:,}", code="too_long")
-    header, payload, signature = envelope.unpack(
-        data,
-        MAGIC,
-        "update",
-        UpdateHeader,
-        limit_bytes=configuration.update_limit_bytes,
-        where=where,
-        error=UpdateError,
-    )
-    if not OLDEST_FORMAT <= header.format <= FORMAT:
-        raise UpdateError(f"format {header.format} is not read here", code="old_format", remedy="update homeroom")
-    try:
-        envelope.check(header.device, "update", data, signature, where=where)
-    except TrustError as problem:
-        raise UpdateError(str(problem), code="bad_signature") from None
-    if header.bundle_id != configuration.bundle_id:
-        raise UpdateError(f"made with bundle {header.bundle_id[:12]}", code="other_bundle", remedy="install ours")
-    if header.scale_bits != configuration.scale_bits:
-        raise UpdateError(f"scale {header.scale_bits} is not the round's {configuration.scale_bits}", code="malformed")
-    if header.codec not in (configuration.codec, "fixed32"):
-        raise UpdateError(f"codec {header.codec} is not the round's {configuration.codec}", code="malformed")
-    if not header.segments:
-        raise UpdateError(REFUSALS["empty"], code="empty")
-
-    if configuration.whole and header.tier != FULL:
-        raise UpdateError("this round sums whole segments", code="malformed", remedy="update homeroom")
-    if header.tier not in (FULL, *(name for name, _ in layout.tiers)):
-        raise UpdateError(f"tier {header.tier!r} is unknown here", code="malformed")
-    known = {s.segment_id: s for s in narrowed(layout, configuration.scopes)}
-    found = envelope.tensors(payload, where=where, error=UpdateError)
-    if sorted(found) != sorted({e.segment_id for e in header.segments}) or len(found) != len(header.segments):
-        raise UpdateError("the payload's segments are not those of the header", code="malformed")
-    values: dict[str, np.ndarray] = {}
-    total = 0.0  # of squares
-    for entry in header.segments:
-        segment = known.get(entry.segment_id)
-        if segment is None:
-            raise UpdateError(f"segment {entry.name!r} is not merged here", code="unknown_segment")
-        if not configuration.takes(segment):
-            raise UpdateError(f"segment {segment.name} is {segment.scope}", code="personal_segment")
-        where_in = layout.places(segment.name, header.tier)
-        size = segment.size if isinstance(where_in, slice) else len(where_in)
-        try:
-            encoded = decode(found[entry.segment_id], header.codec, size, header.scale_bits)
-        except UpdateError as problem:
-            raise UpdateError(problem.what, code=problem.code, where=f"segment {segment.name}") from None
-        total += float(np.square(encoded.astype(np.float64) * 2.0**-header.scale_bits).sum())
-        values[segment.name] = encoded
-    if configuration.privacy:
-        _check_private(header, values, configuration, configuration.privacy, layout)
-    elif total**0.5 > configuration.max_norm:
-        raise UpdateError(f"norm {total**0.5:.3g} exceeds {configuration.max_norm:g}", code="too_large")
-    if configuration.whole:
-        return Update(header, values, values)
-    rings = {ring: part for name in values for ring, part in layout.by_ring(name, header.tier, values[name]).items()}
-    return Update(header, values, rings)
-
-
-def _check_private(
-    header: UpdateHeader,
-    values: Mapping[str, np.ndarray],
-    configuration: RoundConfiguration,
-    privacy: Privacy,
-    layout: Layout,
-) -> None:
-    """Raise UpdateError unless one clip was put on the whole update, all of it is there, and no count is told.
-
-    Where the clip adapts, it is the one that the update itself names; the aggregator brings it to the one in force.
-    """
-    taken, bits, told = {segment.name for segment in configuration.merged(layout)}, configuration.scale_bits, 0
-    if privacy.adapts and header.privacy is not msgspec.UNSET and header.signal is not msgspec.UNSET:
-        clip_grid, told = header.privacy.clip_grid(bits), header.signal
-        if header.privacy != privacy and clip_grid == adaptive_clipping.bounded(clip_grid, privacy, bits):
-            privacy = adaptive_clipping.at(privacy, clip_grid, bits)
-    whole = set(values) == taken and (header.signal is not msgspec.UNSET) == privacy.adapts
-    if header.privacy != privacy or not whole or any(entry.examples != 1 for entry in header.segments):
-        raise UpdateError(REFUSALS["not_private"], code="not_private", remedy="sync, then train again")
-    limit = privacy.limit_grid(bits)
-    if sum(squares(part) for part in values.values()) + told * told > limit * limit:
-        raise UpdateError(
-            f"norm exceeds the clip of {privacy.parts * privacy.clip_norm:g}", code="not_clipped", remedy="train again"
-        )
+    return envelope.pack(UPDATE_MAGIC, "update", header, payload, key)

@@ -16,9 +16,9 @@ from homeroom.contract.manifest import Hash
 from homeroom.contract.signing import Certificate, check_certificate
 from homeroom.errors import NetworkError, TrustError
 
-FORMAT = 1
-MAGIC = b"HRVERSN1"
-LIMIT_BYTES = 512 << 20
+VERSION_FORMAT = 1
+VERSION_MAGIC = b"HRVERSN1"
+VERSION_LIMIT_BYTES = 512 << 20
 
 
 class VersionHeader(msgspec.Struct, frozen=True, kw_only=True):
@@ -27,7 +27,7 @@ class VersionHeader(msgspec.Struct, frozen=True, kw_only=True):
     clip_norm: of updates to this version, where the private round's clip adapts.
     """
 
-    format: int = FORMAT
+    format: int = VERSION_FORMAT
     bundle_id: Hash
     version: Annotated[int, msgspec.Meta(ge=0)]
     certificate: Certificate
@@ -55,7 +55,7 @@ def make_version(
         payload_sha256=digest(payload),
         clip_norm=clip_norm,
     )
-    return envelope.pack(MAGIC, "version", header, payload, key)
+    return envelope.pack(VERSION_MAGIC, "version", header, payload, key)
 
 
 def read_version(
@@ -64,7 +64,7 @@ def read_version(
     """Header and theta float32 [P]; TrustError if it is not the trusted aggregator's, or older than `after`."""
     where = "global theta"
     header, payload, signature = envelope.unpack(
-        data, MAGIC, "version", VersionHeader, limit_bytes=LIMIT_BYTES, where=where, error=NetworkError
+        data, VERSION_MAGIC, "version", VersionHeader, limit_bytes=VERSION_LIMIT_BYTES, where=where, error=NetworkError
     )
     check_certificate(header.certificate, role="aggregator", root_fingerprint=root_fingerprint, where=where)
     envelope.check(header.certificate.key, "version", data, signature, where=where)

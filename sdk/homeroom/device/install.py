@@ -6,7 +6,7 @@ from pathlib import Path
 
 import msgspec
 
-from homeroom.contract.layout import FULL
+from homeroom.contract.layout import FULL_TIER
 from homeroom.contract.manifest import Precision, Runtime
 from homeroom.contract.signing import fingerprint
 from homeroom.errors import BundleError, InputError
@@ -131,7 +131,7 @@ def upgrade_bundle(store: Store, source: Path, present: Bundle, threads: int | N
 
 def use_tier(store: Store, bundle: Bundle, graphs: Graphs, tier: str) -> None:
     """Let `graphs` be a tier's, now and at later openings; InputError if the bundle has no such tier."""
-    known = [*(t.name for t in bundle.manifest.tiers), FULL]
+    known = [*(t.name for t in bundle.manifest.tiers), FULL_TIER]
     if tier not in known:
         raise InputError(f"the bundle has no tier {tier!r}", remedy=f"one of {', '.join(known)}")
     with store.step("tier"):
@@ -142,7 +142,7 @@ def use_tier(store: Store, bundle: Bundle, graphs: Graphs, tier: str) -> None:
 def stored_tier(store: Store, bundle: Bundle) -> str:
     """The tier that this device was last told to use; the full one if this bundle lacks it."""
     kept = (store.get_secret("tier") or b"").decode()
-    return kept if kept in {tier.name for tier in bundle.manifest.tiers} else FULL
+    return kept if kept in {tier.name for tier in bundle.manifest.tiers} else FULL_TIER
 
 
 def installed_bundle(store: Store) -> InstalledBundle | None:

@@ -10,9 +10,10 @@ import msgspec
 import numpy as np
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from homeroom.contract.layout import FULL, Layout
+from homeroom.contract.layout import FULL_TIER, Layout
+from homeroom.contract.residual import left_over, unpack_residual
 from homeroom.contract.round import RoundConfiguration
-from homeroom.contract.update import left_over, make_private, make_update, unpack_residual
+from homeroom.contract.update import make_private, make_update
 from homeroom.errors import UpdateError
 from homeroom.federation.agreement import known_round
 from homeroom.federation.enrolment import device_key
@@ -110,7 +111,7 @@ def queue_update(
         return _queue_parts(store, bundle, version.base, parts)
     configuration = configuration.at(base.facts.get("clip_norm", msgspec.UNSET) if base else msgspec.UNSET)
     layout, update_id = layout_here(store, bundle.layout), version.version_id
-    tier = version.facts.get("tier", FULL)
+    tier = version.facts.get("tier", FULL_TIER)
     residual, others = store.outbox.residual()
     delta = theta_of(store, bundle, version) - theta_of(store, bundle, base) + unpack_residual(residual, layout)
     if configuration.privacy:

@@ -15,13 +15,13 @@ from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 
 from homeroom.contract.canonical_json import digest
 from homeroom.contract.invitation import Invitation
-from homeroom.contract.offline_folder import Stick, read, remove
+from homeroom.contract.offline_folder import OfflineFolder, read, remove
 from homeroom.contract.offline_message import (
     ANSWER_LIMIT_BYTES,
-    LETTER_LIMIT_BYTES,
+    OFFLINE_MESSAGE_LIMIT_BYTES,
     AnswerHeader,
     read_answer,
-    write_letter,
+    write_message,
 )
 from homeroom.contract.round import RoundConfiguration
 from homeroom.contract.sealed_box import check_sealing_key
@@ -37,7 +37,7 @@ from homeroom.system.files import write_durable
 
 SEALING = "identity.sealing"  # this device's X25519 key
 JOINING = "identity.joining"  # an invitation whose code is on its way by hand
-ROOM_BYTES = LETTER_LIMIT_BYTES - (4 << 20)  # for updates in one letter; what has no room goes with the next
+ROOM_BYTES = OFFLINE_MESSAGE_LIMIT_BYTES - (4 << 20)  # for updates in one letter; what has no room goes with the next
 
 
 @dataclass(frozen=True)
@@ -91,7 +91,7 @@ def carry_out(store: Store, bundle: Bundle, stick: Path, root: str) -> CarriedOu
             "this device has not joined", where=str(store.directory), remedy="`homeroom device carry join`"
         )
     asked = agreement.known_round(store)
-    place = Stick(stick, root)
+    place = OfflineFolder(stick, root)
     receiver = check_sealing_key(place.receiver(), root_fingerprint=root, where=str(stick))
     newest, updates, size = newest_global(store, bundle), list[bytes](), 0
     refused: dict[str, str] = {}
@@ -110,7 +110,7 @@ def carry_out(store: Store, bundle: Bundle, stick: Path, root: str) -> CarriedOu
         store.outbox.mark_sending(update.update_id)  # it may arrive although no answer ever comes back
         updates.append(update.data)
     unlearn = store.outbox.unlearning()[:4096]
-    letter = write_letter(
+    letter = write_message(
         key,
         _sealing(store),
         receiver,
@@ -132,7 +132,7 @@ def carry_in(store: Store, bundle: Bundle, stick: Path, root: str, score: Callab
         raise InputError(
             "this device has not joined", where=str(store.directory), remedy="`homeroom device carry join`"
         )
-    path = Stick(stick, root).answer(public_hex(key))
+    path = OfflineFolder(stick, root).answer(public_hex(key))
     if not path.is_file():
         raise InputError("there is no answer for this device", where=str(path), remedy="carry the letter first")
     data, where = read(path, ANSWER_LIMIT_BYTES), str(path)

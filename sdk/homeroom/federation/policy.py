@@ -12,7 +12,7 @@ from pathlib import Path
 import msgspec
 
 from homeroom.contract.layout import Layout
-from homeroom.contract.policy import LIMIT_BYTES, Policy, narrowed, read_policy, unmatched
+from homeroom.contract.policy import POLICY_LIMIT_BYTES, Policy, narrowed, read_policy, unmatched
 from homeroom.contract.round import RoundConfiguration
 from homeroom.contract.signing import Certificate
 from homeroom.data.samples import StoredSample
@@ -29,7 +29,7 @@ def take_policy(store: Store, bundle: Bundle, path: Path, root: str) -> Policy:
     """
     try:
         with path.open("rb") as file:
-            data = file.read(LIMIT_BYTES + 1)
+            data = file.read(POLICY_LIMIT_BYTES + 1)
     except OSError as problem:
         raise InputError(f"cannot be read: {problem.strerror}", where=str(path)) from None
     policy, present = read_policy(data, root_fingerprint=root, where=str(path)), policy_in_force(store)

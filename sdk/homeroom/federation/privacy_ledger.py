@@ -13,7 +13,7 @@ import msgspec
 from homeroom.contract.layout import Layout
 from homeroom.contract.privacy import Privacy, spent
 from homeroom.contract.round import RoundConfiguration
-from homeroom.contract.update import read_update
+from homeroom.contract.update_checks import read_update
 from homeroom.errors import UpdateError
 from homeroom.federation.agreement import LEDGER, promised
 from homeroom.store import Store

@@ -16,23 +16,24 @@ from homeroom.contract.roster import Roster, read_roster
 from homeroom.contract.round import RoundConfiguration
 from homeroom.contract.secagg import (
     MESSAGE_LIMIT_BYTES,
-    Cohort,
     Consents,
     Inbox,
     Notice,
     Phase,
-    Standing,
+    RoundStatus,
+    SecureCohort,
     Survivors,
     pack,
     unpack,
 )
 from homeroom.contract.signing import Certificate, check_certificate, verify
-from homeroom.contract.update import Update, read_update
+from homeroom.contract.update import Update
+from homeroom.contract.update_checks import read_update
 from homeroom.errors import NetworkError, TrustError, UpdateError
 from homeroom.federation import privacy_ledger
 from homeroom.privacy.secagg import client as steps
-from homeroom.privacy.secagg.client import Member
-from homeroom.privacy.secagg.encoding import Terms, encode, feeds
+from homeroom.privacy.secagg.client import ClientState
+from homeroom.privacy.secagg.encoding import SumLayout, encode, feeds
 from homeroom.privacy.secagg.noise import share
 from homeroom.runtime.bundle import Bundle
 from homeroom.store import Store
@@ -56,7 +57,7 @@ class _Told(msgspec.Struct, frozen=True):
     signature: str
     certificate: Certificate
     roster: msgspec.Raw
-    standing: Standing
+    standing: RoundStatus
 
 
 @dataclass(frozen=True)
@@ -65,7 +66,7 @@ class Call:
 
     notice: Notice
     roster: Roster
-    standing: Standing
+    standing: RoundStatus
 
 
 @dataclass(frozen=True)
@@ -161,7 +162,7 @@ def _waiting(own: Self, notice: Notice) -> Update | None:
     return None
 
 
-def _join(own: Self, call: Call, update: Update) -> Member:
+def _join(own: Self, call: Call, update: Update) -> ClientState:
     """New keys for this round, stored before anybody hears of them; the update is not replaced any more."""
     update_id = update.header.update_id
     segments = feeds(own.bundle.layout, own.asked, set(update.values))
@@ -173,7 +174,7 @@ def _join(own: Self, call: Call, update: Update) -> Member:
     return member
 
 
-def _do(own: Self, call: Call, member: Member) -> None:
+def _do(own: Self, call: Call, member: ClientState) -> None:
     """What the present phase wants of this device: read, check, store, send."""
     phase, asked, layout = call.standing.phase, own.asked, own.bundle.layout
     if phase == "keys":
@@ -181,7 +182,7 @@ def _do(own: Self, call: Call, member: Member) -> None:
         return
     body = own.client.send("GET", f"/v1/secure/{call.notice.round_id}", limit_bytes=MESSAGE_LIMIT_BYTES)
     if phase == "shares":
-        cohort = unpack(body, Cohort, where="cohort", error=TrustError)
+        cohort = unpack(body, SecureCohort, where="cohort", error=TrustError)
         member = _save(own.store, steps.share(member, cohort, call.roster, asked))
         assert member.shares is not None
         _send(own, call, "shares", pack(member.shares))
@@ -203,14 +204,14 @@ def _do(own: Self, call: Call, member: Member) -> None:
         _send(own, call, "reveal", pack(steps.reveal(member, told, asked)))
 
 
-def _vector(own: Self, call: Call, member: Member, update: Update, terms: Terms) -> np.ndarray:
+def _vector(own: Self, call: Call, member: ClientState, update: Update, terms: SumLayout) -> np.ndarray:
     """What is masked: the update, and in a private round this device's share of the noise on its values."""
     assert member.cohort is not None
     add, size = share(own.asked, len(member.cohort.members), member.minimum), sum(terms.sizes)
     return encode(terms, update, call.notice.version, own.asked, lambda vector: add(vector, size))
 
 
-def _consent(own: Self, call: Call, member: Member, survivors: Survivors) -> None:
+def _consent(own: Self, call: Call, member: ClientState, survivors: Survivors) -> None:
     """Agree, once and durably, in the copy too; the update is then spent, whatever becomes of the round."""
     agreed = steps.consent(member, survivors, own.asked, own.bundle.layout, own.key)
     if own.asked.privacy and member.consent is None:
@@ -228,13 +229,13 @@ def _send(own: Self, call: Call, phase: Phase, body: bytes) -> None:
 # What is stored: the state under its update's id, so that `forget` finds it; no copy holds it (`store.backup`)
 
 
-def _load(store: Store) -> Member | None:
+def _load(store: Store) -> ClientState | None:
     update_id = store.get_secret(UPDATE)
     body = None if update_id is None else store.get_secret(f"secure.{update_id.decode()}")
-    return None if body is None else msgspec.msgpack.decode(body, type=Member)
+    return None if body is None else msgspec.msgpack.decode(body, type=ClientState)
 
 
-def _save(store: Store, member: Member) -> Member:
+def _save(store: Store, member: ClientState) -> ClientState:
     store.put_secret(f"secure.{member.advertisement.update_id.hex()}", msgspec.msgpack.encode(member))
     return member
 
@@ -246,7 +247,7 @@ def _drop(store: Store) -> None:
             store.put_secret(UPDATE, None)
 
 
-def _spend(store: Store, member: Member) -> None:
+def _spend(store: Store, member: ClientState) -> None:
     update_id = member.advertisement.update_id.hex()
     if update_id in {update.update_id for update in store.outbox.pending()}:
         store.outbox.mark_sent(update_id)
@@ -266,15 +267,15 @@ def _settle(own: Self, call: Call) -> None:
         _drop(store)
 
 
-def _update(own: Self, member: Member) -> Update:
+def _update(own: Self, member: ClientState) -> Update:
     return read_update(_bytes(own, member), own.asked, own.bundle.layout)
 
 
-def _update_id(member: Member) -> str:
+def _update_id(member: ClientState) -> str:
     return member.advertisement.update_id.hex()
 
 
-def _bytes(own: Self, member: Member) -> bytes:
+def _bytes(own: Self, member: ClientState) -> bytes:
     for update in own.store.outbox.pending():
         if update.update_id == _update_id(member):
             return update.data

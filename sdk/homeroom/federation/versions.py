@@ -10,7 +10,7 @@ import msgspec
 import numpy as np
 
 from homeroom.contract.canonical_json import identity
-from homeroom.contract.layout import FULL
+from homeroom.contract.layout import FULL_TIER
 from homeroom.data.samples import StoredSample
 from homeroom.federation.policy import segments_that_stay
 from homeroom.runtime.bundle import Bundle
@@ -131,10 +131,10 @@ def tag(
     settings: Settings,
     ids: Sequence[str],
     weights: Mapping[str, float],
-    tier: str = FULL,
+    tier: str = FULL_TIER,
 ) -> str:
     """What an unfinished training belongs to: it goes on only if all of these are the same."""
-    more = [*([dict(weights)] if weights else []), *([tier] if tier != FULL else [])]
+    more = [*([dict(weights)] if weights else []), *([tier] if tier != FULL_TIER else [])]
     return identity([bundle.bundle_id, start.name, msgspec.to_builtins(settings), [*ids], *more])
 
 

@@ -13,7 +13,7 @@ import secrets
 
 import numpy as np
 
-CHUNK = 1 << 16  # candidates at once
+CHUNK_CANDIDATES = 1 << 16  # candidates at once
 SIGMA_LIMIT = 1 << 40
 
 
@@ -24,7 +24,7 @@ def discrete_gaussian(sigma: int, size: int) -> np.ndarray:
     found: list[np.ndarray] = []
     missing = size
     while missing > 0:
-        y = _discrete_laplace(sigma, min(CHUNK, 3 * missing + 64))
+        y = _discrete_laplace(sigma, min(CHUNK_CANDIDATES, 3 * missing + 64))
         # exp(-d^2 / (2 sigma^2)) of d = ||y| - sigma| = q sigma + r is exp(-q^2/2 - q r/sigma - r^2/(2 sigma^2))
         q, r = np.divmod(np.abs(np.abs(y) - sigma), sigma)
         kept = _exp_minus([(r, sigma), (r, sigma), (1, 2)])

@@ -19,7 +19,8 @@ from safetensors import SafetensorError
 
 from homeroom.contract.canonical_json import decode, digest, digest_file
 from homeroom.contract.layout import Layout
-from homeroom.contract.manifest import MANIFEST_LIMIT_BYTES, Hash, Manifest, read_manifest
+from homeroom.contract.manifest import Hash, Manifest
+from homeroom.contract.manifest_checks import MANIFEST_LIMIT_BYTES, read_manifest
 from homeroom.contract.signing import Certificate, check_certificate, sign, verify
 from homeroom.errors import BundleError, DiskFullError, StoreError
 from homeroom.system.files import sync_directory

@@ -12,7 +12,7 @@ from typing import get_args
 
 import numpy as np
 
-from homeroom.contract.layout import FULL
+from homeroom.contract.layout import FULL_TIER
 from homeroom.contract.manifest import Graph as GraphFacts
 from homeroom.contract.manifest import Manifest, Precision, Runtime
 from homeroom.errors import BundleError
@@ -35,7 +35,7 @@ class Graphs:
         bundle: Bundle,
         precision: Mapping[str, Precision] | None = None,
         threads: int | None = None,
-        tier: str = FULL,
+        tier: str = FULL_TIER,
         runtime: Runtime = "onnx",
     ):
         self.bundle, self.threads, self.tier, self.runtime = bundle, threads, tier, runtime
@@ -58,7 +58,7 @@ class Graphs:
 
         What is loaded is held once, and so are the threads.
         """
-        names = [*(tier.name for tier in self.bundle.manifest.tiers), FULL]
+        names = [*(tier.name for tier in self.bundle.manifest.tiers), FULL_TIER]
         own, found = self._index(), list[tuple[Graphs, np.ndarray | slice]]()
         for name in names[: names.index(self.tier)]:
             smaller, index = copy(self), dict(self.bundle.layout.tiers)[name]
@@ -110,11 +110,11 @@ class Graphs:
         return whole
 
     def _index(self) -> np.ndarray | None:
-        if self.tier == FULL:
+        if self.tier == FULL_TIER:
             return None
         tiers = dict(self.bundle.layout.tiers)
         if self.tier not in tiers:
-            raise BundleError(f"has no tier {self.tier}", where="manifest.json", remedy=f"one of {[*tiers, FULL]}")
+            raise BundleError(f"has no tier {self.tier}", where="manifest.json", remedy=f"one of {[*tiers, FULL_TIER]}")
         return tiers[self.tier]
 
     def loaded(self, facts: GraphFacts) -> LoadedGraph:

@@ -19,7 +19,7 @@ from homeroom.store.sealed_rows import Broken, broken_rows
 from homeroom.system.clock import now
 from homeroom.system.files import refusal as file_refusal
 from homeroom.system.files import replace_durable, sync_directory
-from homeroom.system.sqlite import REFUSED, DamagedError, Database, refusal
+from homeroom.system.sqlite import SQLITE_ERRORS, DamagedError, Database, refusal
 
 CHECKED_AT_OPEN_BYTES = 64 << 20  # a larger store is checked before it is read or copied, not at every opening
 LOGS = ("-wal", "-shm", "-journal")
@@ -97,7 +97,7 @@ def copy_says(directory: Path, sql: str) -> Any:
 
 def _first_value(path: Path, sql: str) -> Any:
     if path.exists():
-        with contextlib.suppress(*REFUSED, TypeError), contextlib.closing(sqlite3.connect(path)) as found:
+        with contextlib.suppress(*SQLITE_ERRORS, TypeError), contextlib.closing(sqlite3.connect(path)) as found:
             return found.execute(sql).fetchone()[0]
     return None
 
@@ -133,7 +133,7 @@ def _read_copy(backup: Backup) -> sqlite3.Connection | None:
 def _put_back(database: Database, copy: sqlite3.Connection | None, broken: Broken) -> str:
     row = None
     if copy is not None:
-        with contextlib.suppress(*REFUSED):
+        with contextlib.suppress(*SQLITE_ERRORS):
             sql = f"SELECT * FROM {broken.table} WHERE {broken.key} = ?"
             row = copy.execute(sql, (broken.name,)).fetchone()
     if row is None:
@@ -219,7 +219,7 @@ def _salvage(damaged: Path, database: Database, ring: Ring) -> tuple[int, list[s
     saved, unread = 0, []
     keys = KeyBook(database, ring)
     with contextlib.closing(sqlite3.connect(damaged)) as old:
-        with contextlib.suppress(*REFUSED):
+        with contextlib.suppress(*SQLITE_ERRORS):
             if old.execute("SELECT generation FROM store").fetchone()[0] != keys.generation:
                 return 0, []
         for table in TABLES:
@@ -228,7 +228,7 @@ def _salvage(damaged: Path, database: Database, ring: Ring) -> tuple[int, list[s
                 with database.step():
                     for row in old.execute(f"SELECT * FROM {table}"):
                         saved += _save(database, f"INSERT OR IGNORE INTO {table} VALUES ({marks})", table, row)
-            except (*REFUSED, HomeroomError):
+            except (*SQLITE_ERRORS, HomeroomError):
                 unread.append(f"{table}: newer rows that could not be read any more are lost")
     with database.step():
         for broken in list(broken_rows(database, keys)):

@@ -12,12 +12,12 @@ from pathlib import Path
 
 from homeroom.errors import DiskFullError, StoreError
 
-FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG} if hasattr(errno, "EDQUOT") else {errno.ENOSPC, errno.EFBIG}
+DISK_FULL_ERRNOS = {errno.ENOSPC, errno.EFBIG, getattr(errno, "EDQUOT", errno.ENOSPC)}
 
 
 def refusal(problem: OSError, where: Path) -> StoreError:
     """The error that a user can act on, for an operating system error while writing `where`."""
-    if problem.errno in FULL:
+    if problem.errno in DISK_FULL_ERRNOS:
         return DiskFullError(
             "no space left; nothing was changed", where=str(where), remedy="free some space, try again"
         )

@@ -20,7 +20,7 @@ from homeroom.system.files import make_directory, replace_durable
 from homeroom.system.files import refusal as file_refusal
 
 ERROR, BUSY, READONLY, IOERR, CORRUPT, FULL, CANTOPEN, NOTADB = 1, 5, 8, 10, 11, 13, 14, 26
-REFUSED = (sqlite3.DatabaseError, UnicodeDecodeError)  # the latter where SQLite's message quotes a damaged schema
+SQLITE_ERRORS = (sqlite3.DatabaseError, UnicodeDecodeError)  # the latter where SQLite's message quotes a damaged schema
 
 
 class DamagedError(StoreError):
@@ -61,7 +61,7 @@ class Database:
         """Turn SQLite's errors into ours."""
         try:
             yield
-        except REFUSED as problem:
+        except SQLITE_ERRORS as problem:
             raise refusal(problem, self.path) from None
 
     @contextmanager
@@ -125,7 +125,7 @@ class Database:
         """What SQLite's own check finds wrong with the file's structure, or None."""
         try:
             found = self.connection.execute("PRAGMA integrity_check(1)").fetchone()[0]
-        except REFUSED as problem:
+        except SQLITE_ERRORS as problem:
             return str(problem)
         return None if found == "ok" else str(found)
 

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from aggregator.institution import START, learn, make_folder
 from homeroom import Device
 from homeroom.cli.main import homeroom
-from homeroom.contract.offline_message import write_letter
+from homeroom.contract.offline_message import write_message
 from homeroom.contract.privacy import Privacy
 from homeroom.contract.sealed_box import public_hex, seal, unseal
 from homeroom.contract.secagg import SecureRules
@@ -305,12 +305,12 @@ def test_a_letter_signed_by_one_device_cannot_bring_anothers_update(
     (update,) = one.store.outbox.pending()
     thief = device_key(two.store)
     assert thief is not None
-    from homeroom.contract.offline_folder import Stick
+    from homeroom.contract.offline_folder import OfflineFolder
 
-    receiver = Stick(stick, read_facts(district).root).receiver().key
+    receiver = OfflineFolder(stick, read_facts(district).root).receiver().key
     bundle_id = one.bundle.bundle_id
     path.write_bytes(
-        write_letter(thief, X25519PrivateKey.generate(), receiver, bundle_id=bundle_id, after=0, updates=[update.data])
+        write_message(thief, X25519PrivateKey.generate(), receiver, bundle_id=bundle_id, after=0, updates=[update.data])
     )
     taken = deliver(district, stick)
     assert (taken.accepted, taken.refused) == (0, 1)

@@ -17,7 +17,8 @@ from homeroom.contract.layout import Layout
 from homeroom.contract.privacy import Privacy, squares
 from homeroom.contract.round import RoundConfiguration
 from homeroom.contract.secagg import SecureRules
-from homeroom.contract.update import MAGIC, UpdateHeader, make_private, read_update
+from homeroom.contract.update import UPDATE_MAGIC, UpdateHeader, make_private
+from homeroom.contract.update_checks import read_update
 from homeroom.contract.version import read_version
 from homeroom.errors import DiskFullError, UpdateError
 from homeroom.system.sqlite import Database
@@ -59,9 +60,9 @@ def test_a_promise_by_subject_divides_by_what_an_update_may_hold_and_bounds_it(t
 def _claiming(data: bytes, promise: Privacy, key: Any) -> bytes:
     """The update with another promise in its header."""
     header, payload, _ = envelope.unpack(
-        data, MAGIC, "update", UpdateHeader, limit_bytes=1 << 20, where="update", error=UpdateError
+        data, UPDATE_MAGIC, "update", UpdateHeader, limit_bytes=1 << 20, where="update", error=UpdateError
     )
-    return envelope.pack(MAGIC, "update", msgspec.structs.replace(header, privacy=promise), payload, key)
+    return envelope.pack(UPDATE_MAGIC, "update", msgspec.structs.replace(header, privacy=promise), payload, key)
 
 
 def test_without_noise_worth_the_name_the_mean_is_that_of_the_parts(tmp_path: Path) -> None:
@@ -156,12 +157,12 @@ def test_values_and_number_together_are_no_longer_than_the_clip() -> None:
 
 
 def test_the_clip_moves_as_the_paper_says_and_never_far() -> None:
-    unit = (1 << 20) // adaptive_clipping.PART * 2 * 10  # of ten updates, quantile 0.5
+    unit = (1 << 20) // adaptive_clipping.CLIPS_A_SIGNAL * 2 * 10  # of ten updates, quantile 0.5
     for share in (0.0, 0.2, 0.5, 1.0):
         found = adaptive_clipping.next_clip(ADAPTS, round((share - 0.5) * unit), 10, 20)
         assert found == pytest.approx(2**20 * np.exp(-0.2 * (share - 0.5)), rel=1e-5)
     assert adaptive_clipping.next_clip(ADAPTS, 1 << 50, 10, 20) == pytest.approx(2**20 * np.exp(-0.2), rel=1e-6)
-    assert adaptive_clipping.bounded(1, ADAPTS, 20) == (1 << 20) // adaptive_clipping.FURTHEST
+    assert adaptive_clipping.bounded(1, ADAPTS, 20) == (1 << 20) // adaptive_clipping.MOST_CLIP_CHANGE
     assert adaptive_clipping.bounded(1 << 40, ADAPTS, 20) == 1 << 24
 
 

@@ -102,7 +102,7 @@ def test_noise_is_drawn_anew_and_has_the_promised_scale(tmp_path: Path) -> None:
 
 
 def _read(rounds: Rounds, data: bytes) -> Any:
-    from homeroom.contract.update import read_update
+    from homeroom.contract.update_checks import read_update
 
     return read_update(data, rounds.configuration, rounds.rules.layout)
 

@@ -220,7 +220,7 @@ def test_unlearning_survives_a_restart(tmp_path: Path) -> None:
 
 def test_withdrawing_an_unknown_id_is_quiet_and_keeps_it_out(rounds: Rounds) -> None:
     data = A.update(rounds.configuration)
-    from homeroom.contract.update import read_update
+    from homeroom.contract.update_checks import read_update
 
     update_id = read_update(data, rounds.configuration, rounds.rules.layout).header.update_id
     assert rounds.withdraw(update_id, A.name)

@@ -20,7 +20,7 @@ from homeroom.contract.privacy import Privacy
 from homeroom.contract.round import RoundConfiguration
 from homeroom.contract.secagg import SecureRules
 from homeroom.contract.signing import certify, new_key
-from homeroom.contract.update import read_update
+from homeroom.contract.update_checks import read_update
 from homeroom.contract.version import read_version
 from homeroom.errors import UpdateError
 from homeroom.federation import versions

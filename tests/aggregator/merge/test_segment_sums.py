@@ -8,8 +8,9 @@ from hypothesis import strategies as st
 
 from aggregator.institution import SEGMENTS, START, School
 from homeroom.contract.layout import Layout
-from homeroom.contract.round import UNITS, RoundConfiguration, weight
-from homeroom.contract.update import Update, read_update
+from homeroom.contract.round import UNITS_AN_EXAMPLE, RoundConfiguration, weight
+from homeroom.contract.update import Update
+from homeroom.contract.update_checks import read_update
 from homeroom_aggregator.merge.segment_sums import SegmentSums
 
 LAYOUT = Layout(SEGMENTS)
@@ -76,7 +77,7 @@ def test_a_segment_waits_until_enough_different_devices_fed_it() -> None:
 
 
 def test_weights_are_capped_and_fall_with_staleness() -> None:
-    assert weight(10, 0, ROUND) == 10 * UNITS
+    assert weight(10, 0, ROUND) == 10 * UNITS_AN_EXAMPLE
     assert weight(10_000, 0, ROUND) == weight(ROUND.cap_examples, 0, ROUND)
-    assert weight(40, 3, ROUND) == 20 * UNITS
+    assert weight(40, 3, ROUND) == 20 * UNITS_AN_EXAMPLE
     assert weight(1, 10**9, ROUND) == 1

@@ -13,10 +13,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from homeroom import Device, Sample
-from homeroom.contract.layout import FULL, Layout, Parameter, Segment
+from homeroom.contract.layout import FULL_TIER, Layout, Parameter, Segment
+from homeroom.contract.residual import left_over
 from homeroom.contract.round import RoundConfiguration, weight
 from homeroom.contract.signing import new_key
-from homeroom.contract.update import left_over, make_update, read_update
+from homeroom.contract.update import make_update
+from homeroom.contract.update_checks import read_update
 from homeroom.data.validation import resolve
 from homeroom.errors import BundleError, InputError, UpdateError
 from homeroom.runtime.bundle import Bundle
@@ -36,7 +38,7 @@ SMALL, MIDDLE = (np.array(places, np.int32) for places in ((0, 1, 4, 12), (0, 1,
 LAYOUT = Layout(SEGMENTS, (("small", SMALL), ("middle", MIDDLE)))
 ROUND = RoundConfiguration(bundle_id="0" * 64, min_devices=1, buffer_size=1)
 KEYS = [new_key() for _ in range(4)]
-PLACES = {"small": SMALL, "middle": MIDDLE, FULL: np.arange(17)}
+PLACES = {"small": SMALL, "middle": MIDDLE, FULL_TIER: np.arange(17)}
 ONE = st.tuples(
     st.integers(0, 3), st.sampled_from(list(PLACES)), st.integers(0, 2**32 - 1), st.integers(1, 900), st.integers(0, 9)
 )
@@ -79,7 +81,7 @@ def test_merging_unequal_tiers_is_the_mean_over_those_who_have_a_value(rows, shu
 def test_what_only_one_device_has_waits_for_a_second_one() -> None:
     asked = RoundConfiguration(bundle_id="0" * 64, min_devices=2)
     sums, start = SegmentSums(), np.zeros(17, np.float32)
-    for school, tier in ((0, "small"), (1, "small"), (2, FULL)):
+    for school, tier in ((0, "small"), (1, "small"), (2, FULL_TIER)):
         sums.add(read_update(sent(school, tier, 5, 4), ROUND, LAYOUT), 0, asked)
     theta, devices, undo = sums.release(start, LAYOUT, asked)
     assert np.flatnonzero(theta).tolist() == SMALL.tolist()
@@ -93,7 +95,7 @@ def test_what_only_one_device_has_waits_for_a_second_one() -> None:
 
 def test_an_update_taken_out_again_leaves_no_trace() -> None:
     sums, alone = SegmentSums(), SegmentSums()
-    first, second = (read_update(sent(i, tier, i, 7), ROUND, LAYOUT) for i, tier in ((0, "middle"), (1, FULL)))
+    first, second = (read_update(sent(i, tier, i, 7), ROUND, LAYOUT) for i, tier in ((0, "middle"), (1, FULL_TIER)))
     sums.add(first, 0, ROUND)
     undo = sums.add(second, 0, ROUND)
     undo()
@@ -106,7 +108,7 @@ def test_only_the_tiers_values_travel_and_another_tier_is_refused() -> None:
     read = read_update(sent(0, "small", 5, 4), ROUND, LAYOUT)
     assert {name: len(values) for name, values in read.values.items()} == {"ladder": 3, "head": 1}
     assert read.rings.keys() == {"ladder@small", "head@small"}
-    assert len(sent(0, "small", 5, 4)) < len(sent(0, FULL, 5, 4))
+    assert len(sent(0, "small", 5, 4)) < len(sent(0, FULL_TIER, 5, 4))
     with pytest.raises(UpdateError) as refused:
         read_update(sent(0, "small", 5, 4), ROUND, Layout(SEGMENTS))
     assert refused.value.code == "malformed"
@@ -161,23 +163,24 @@ def test_a_bundle_whose_tiers_are_not_what_it_says_is_refused(tiered_bundle: Bun
 
 def test_schools_of_unequal_tiers_train_one_theta_together(tiered_bundle: Bundle) -> None:
     manifest = tiered_bundle.manifest
-    graphs = {tier: Graphs(tiered_bundle, {}, 1, tier) for tier in (*tiered.TIERS, FULL)}
+    graphs = {tier: Graphs(tiered_bundle, {}, 1, tier) for tier in (*tiered.TIERS, FULL_TIER)}
 
     def school(name: str, seed: int, tier: str) -> SchoolData:
         stored = [resolve(Sample(**row), manifest) for row in tiered.rows(24, seed)]
         return SchoolData(
-            name, Dataset(manifest, examples(None, tiered_bundle, graphs[FULL], stored)), None, graphs[tier]
+            name, Dataset(manifest, examples(None, tiered_bundle, graphs[FULL_TIER], stored)), None, graphs[tier]
         )
 
-    schools = [school("a", 1, "eighth"), school("b", 2, "half"), school("c", 3, FULL)]
+    schools = [school("a", 1, "eighth"), school("b", 2, "half"), school("c", 3, FULL_TIER)]
     asked = RoundConfiguration(bundle_id=tiered_bundle.bundle_id, min_devices=1, buffer_size=3)
     chosen = Settings(epochs=2, learning_rate=1e-2, constant_rate=True)
-    found = simulate(tiered_bundle, schools, 4, chosen, asked, seed=0, graphs=graphs[FULL])
+    found = simulate(tiered_bundle, schools, 4, chosen, asked, seed=0, graphs=graphs[FULL_TIER])
     assert found.version == 4
-    again = simulate(tiered_bundle, schools, 4, chosen, asked, seed=0, graphs=graphs[FULL])
+    again = simulate(tiered_bundle, schools, 4, chosen, asked, seed=0, graphs=graphs[FULL_TIER])
     assert np.array_equal(found.theta, again.theta)
     first = (
-        simulate(tiered_bundle, schools, 1, chosen, asked, seed=0, graphs=graphs[FULL]).theta - tiered_bundle.theta()
+        simulate(tiered_bundle, schools, 1, chosen, asked, seed=0, graphs=graphs[FULL_TIER]).theta
+        - tiered_bundle.theta()
     )
     drawn = [int(np.random.SeedSequence([0, 1, place]).generate_state(1)[0]) for place in range(3)]
     moves = [

@@ -26,7 +26,7 @@ from homeroom.contract.roster import make_roster
 from homeroom.contract.round import weight
 from homeroom.contract.secagg import SecureRules
 from homeroom.contract.signing import certify, new_key
-from homeroom.contract.update import read_update
+from homeroom.contract.update_checks import read_update
 from homeroom.federation import secure_round
 from homeroom.federation.agreement import hold
 from homeroom.federation.network.client import Client, Enrolment, join

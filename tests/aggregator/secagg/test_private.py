@@ -15,7 +15,7 @@ from homeroom.contract.layout import Layout
 from homeroom.contract.privacy import Privacy, spent
 from homeroom.contract.round import RoundConfiguration
 from homeroom.contract.secagg import SecureRules
-from homeroom.contract.update import read_update
+from homeroom.contract.update_checks import read_update
 from homeroom.errors import TrustError, UpdateError
 from homeroom.federation import agreement, privacy_ledger
 from homeroom.privacy.secagg.noise import share, share_grid

@@ -13,7 +13,7 @@ import pytest
 from aggregator.institution import ROOT, START, make_folder, running
 from aggregator.secagg.district import RULES, District, Member
 from homeroom.contract.round import weight
-from homeroom.contract.update import read_update
+from homeroom.contract.update_checks import read_update
 from homeroom.errors import InputError, TrustError, UpdateError
 from homeroom.federation.agreement import SECURE
 from homeroom_aggregator.admin.folder import ROSTER_FILE, load_roster, replace_roster

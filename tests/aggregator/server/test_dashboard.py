@@ -15,7 +15,7 @@ from click.testing import CliRunner
 
 from aggregator.institution import School, make_folder, running
 from homeroom.cli.main import homeroom
-from homeroom.contract.evaluation_report import LEAST, Report, TaskReport
+from homeroom.contract.evaluation_report import LEAST_VALIDATION_SAMPLES, EvaluationReport, TaskReport
 from homeroom.contract.privacy import Privacy
 from homeroom.federation.network.client import Client, join
 from homeroom_aggregator.admin.folder import invite_devices, make_invitations, open_log, read_secret
@@ -221,11 +221,13 @@ def test_the_worst_school_comes_first(service: Service, address: str) -> None:
     enrol(service, address, "No School", consent="")
     for client in (gains, loses):
         send(client)
-    own.report(Report(version=1, in_use="local", tasks={"grade": told(0.9, 0.3)}))
-    few.report(Report(version=1, in_use="global", tasks={"grade": told(0.5, 0.45, samples=LEAST)}))
+    own.report(EvaluationReport(version=1, in_use="local", tasks={"grade": told(0.9, 0.3)}))
+    few.report(
+        EvaluationReport(version=1, in_use="global", tasks={"grade": told(0.5, 0.45, samples=LEAST_VALIDATION_SAMPLES)})
+    )
     few.update(School(few.key).update(few.round(), 0.1, 1))
-    gains.report(Report(version=1, in_use="global", tasks={"grade": told(0.5, 0.7)}))
-    loses.report(Report(version=1, in_use="global", tasks={"grade": told(0.7, 0.6), "size": told(0.5, 0.9)}))
+    gains.report(EvaluationReport(version=1, in_use="global", tasks={"grade": told(0.5, 0.7)}))
+    loses.report(EvaluationReport(version=1, in_use="global", tasks={"grade": told(0.7, 0.6), "size": told(0.5, 0.9)}))
     send(steady)
     send(gains)
     with signed_in(service, address) as browser:
@@ -277,7 +279,7 @@ def test_what_people_named_is_text_and_nothing_else(service: Service, address: s
     client, other = enrol(service, address, EVIL, consent=f"{EVIL} & co"), enrol(service, address)
     send(client)
     send(other)
-    client.report(Report(version=1, in_use="global", tasks={EVIL: told(0.1, 0.2)}))
+    client.report(EvaluationReport(version=1, in_use="global", tasks={EVIL: told(0.1, 0.2)}))
     with signed_in(service, address) as browser:
         for path in PAGES:
             assert EVIL not in browser.get(f"/dashboard{path}").text

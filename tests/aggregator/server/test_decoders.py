@@ -17,13 +17,13 @@ from aggregator.institution import ROOT, SEGMENTS, START, School
 from homeroom.contract import http_signatures, sealed_box, secagg
 from homeroom.contract.invitation import Invitation, as_text, read_invitation
 from homeroom.contract.layout import Layout
-from homeroom.contract.offline_message import read_letter, write_letter
+from homeroom.contract.offline_message import read_message, write_message
 from homeroom.contract.policy import Policy, read_policy, sign_policy
 from homeroom.contract.roster import make_roster, read_roster
 from homeroom.contract.round import RoundConfiguration
 from homeroom.contract.secagg import Advertisement, Consents, Inbox, Reveal, Shares, Survivors
 from homeroom.contract.signing import certify, fingerprint, new_key, public_hex
-from homeroom.contract.update import read_update
+from homeroom.contract.update_checks import read_update
 from homeroom.contract.version import make_version, read_version
 from homeroom.errors import InputError, NetworkError, StoreError, TrustError, UpdateError
 from homeroom_aggregator.admin import invitations
@@ -153,7 +153,7 @@ ROSTER = msgspec.json.encode(
     )
 )
 SEALING = X25519PrivateKey.generate()
-LETTER = write_letter(
+LETTER = write_message(
     SCHOOL.key, SEALING, sealed_box.public_hex(SEALING), bundle_id="0" * 64, after=1, code="c" * 20, updates=(UPDATE,)
 )
 SUM = secure_sum.pack(
@@ -190,14 +190,14 @@ def test_a_roster(data: bytes, serial: int | None) -> None:
 @given(changed(LETTER))
 def test_a_letter(data: bytes) -> None:
     with contextlib.suppress(TrustError, NetworkError):
-        assert read_letter(data, SEALING, where="stick")[1] == [UPDATE]
+        assert read_message(data, SEALING, where="stick")[1] == [UPDATE]
 
 
 @given(st.binary(max_size=200), changed(LETTER[40:400]))
 def test_what_somebody_sealed_who_may_be_anybody(data: bytes, more: bytes) -> None:
     for plain in (data, b"HRLETTR1" + data, more):
         with pytest.raises((TrustError, NetworkError)):
-            read_letter(sealed_box.seal(plain, sealed_box.public_hex(SEALING), "letter"), SEALING, where="stick")
+            read_message(sealed_box.seal(plain, sealed_box.public_hex(SEALING), "letter"), SEALING, where="stick")
 
 
 @given(changed(SUM))
@@ -210,7 +210,7 @@ def test_a_cohorts_sum(data: bytes) -> None:
 
 
 @given(
-    st.sampled_from([Advertisement, secagg.Cohort, Shares, Inbox, Survivors, Consents, Reveal]),
+    st.sampled_from([Advertisement, secagg.SecureCohort, Shares, Inbox, Survivors, Consents, Reveal]),
     st.one_of(st.binary(max_size=200), st.recursive(st.one_of(st.binary(max_size=40), st.integers()), st.lists)),
 )
 def test_a_message_of_a_secure_round(kind: type, told: object) -> None:

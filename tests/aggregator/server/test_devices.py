@@ -17,7 +17,7 @@ from homeroom.contract.roster import make_roster
 from homeroom.contract.round import CohortRules, RoundConfiguration
 from homeroom.contract.secagg import SecureRules
 from homeroom.contract.signing import certify, new_key
-from homeroom.contract.update import read_update
+from homeroom.contract.update_checks import read_update
 from homeroom.errors import NetworkError, TrustError
 from homeroom.federation import agreement, privacy_ledger
 from homeroom.federation.enrolment import follow

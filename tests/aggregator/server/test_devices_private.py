@@ -14,7 +14,7 @@ from aggregator.institution import learn, make_folder, running
 from homeroom import Device, Sample
 from homeroom.contract.privacy import Privacy
 from homeroom.contract.round import RoundConfiguration
-from homeroom.contract.update import read_update
+from homeroom.contract.update_checks import read_update
 from homeroom.federation import versions
 from homeroom.federation.make_update import queue_newest
 from homeroom_aggregator.admin.folder import create_folder, invite_devices

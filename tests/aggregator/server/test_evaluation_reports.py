@@ -14,7 +14,7 @@ from click.testing import CliRunner
 from aggregator.institution import School, make_folder, running
 from homeroom import Device, Sample
 from homeroom.cli.main import homeroom
-from homeroom.contract.evaluation_report import LEAST, Report, make_report
+from homeroom.contract.evaluation_report import LEAST_VALIDATION_SAMPLES, EvaluationReport, make_report
 from homeroom.contract.round import RoundConfiguration
 from homeroom.data.tasks.metrics import Score
 from homeroom.errors import NetworkError, UpdateError
@@ -25,8 +25,11 @@ from homeroom_aggregator.state.last_seen import reports
 
 
 def test_a_report_has_only_tasks_with_enough_samples() -> None:
-    new = {"grade": Score(n=LEAST, accuracy=0.666), "size": Score(n=LEAST - 1, accuracy=1.0)}
-    found = make_report(3, "global", new, {"grade": Score(n=LEAST, accuracy=0.5)})
+    new = {
+        "grade": Score(n=LEAST_VALIDATION_SAMPLES, accuracy=0.666),
+        "size": Score(n=LEAST_VALIDATION_SAMPLES - 1, accuracy=1.0),
+    }
+    found = make_report(3, "global", new, {"grade": Score(n=LEAST_VALIDATION_SAMPLES, accuracy=0.5)})
     assert found is not None
     assert set(found.tasks) == {"grade"}
     assert (found.tasks["grade"].now, found.tasks["grade"].before) == (0.67, 0.5)
@@ -40,7 +43,7 @@ def test_a_strange_report_is_refused(tmp_path: Path) -> None:
         key = School().key
         client = Client(join(invitation, key), key)
         with pytest.raises(UpdateError, match="never released"):
-            client.report(Report(version=9, in_use="global", tasks={}))
+            client.report(EvaluationReport(version=9, in_use="global", tasks={}))
         for body in (b"", b"[]", b'{"version": 1, "in_use": "global", "tasks": {"a": {"samples": 3, "now": 2}}}'):
             with pytest.raises(UpdateError, match="no report"):
                 client.send("POST", "/v1/report", body)

@@ -15,7 +15,7 @@ from aggregator.institution import START, School, make_folder, running
 from homeroom.contract import http_signatures
 from homeroom.contract.layout import Layout
 from homeroom.contract.signing import new_key
-from homeroom.contract.update import read_update
+from homeroom.contract.update_checks import read_update
 from homeroom.contract.version import read_version
 from homeroom.errors import NetworkError, TrustError, UpdateError
 from homeroom.federation.network.client import Client, Enrolment, join

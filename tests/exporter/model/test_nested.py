@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import tiered
 
-from homeroom.contract.layout import FULL
+from homeroom.contract.layout import FULL_TIER
 from homeroom.data.samples import Sample
 from homeroom.data.validation import resolve
 from homeroom.runtime.bundle import Bundle
@@ -29,7 +29,7 @@ def tiered_rows(bundle: Bundle) -> Dataset:
 
 
 def test_a_large_device_that_trains_nested_leaves_a_small_one_a_part_that_answers(tiered_bundle: Bundle) -> None:
-    data, small, large = tiered_rows(tiered_bundle), *(Graphs(tiered_bundle, {}, 1, t) for t in ("eighth", FULL))
+    data, small, large = tiered_rows(tiered_bundle), *(Graphs(tiered_bundle, {}, 1, t) for t in ("eighth", FULL_TIER))
     chosen = Settings(epochs=12, learning_rate=1e-2)
     scores = {
         nested: evaluate(
@@ -51,7 +51,7 @@ def test_the_smallest_tier_trains_nested_or_not_alike(tiered_bundle: Bundle) -> 
     assert np.array_equal(alone, nested)
 
 
-@pytest.mark.parametrize("tier", ["half", FULL])
+@pytest.mark.parametrize("tier", ["half", FULL_TIER])
 def test_a_nested_training_resumes_bit_for_bit_and_keeps_to_its_tier(tiered_bundle: Bundle, tier: str) -> None:
     data, graphs, theta = tiered_rows(tiered_bundle), Graphs(tiered_bundle, {}, 1, tier), tiered_bundle.theta()
     states: list[bytes] = []

@@ -11,7 +11,8 @@ import torch
 
 from homeroom.contract.round import RoundConfiguration
 from homeroom.contract.signing import new_key
-from homeroom.contract.update import make_update, read_update
+from homeroom.contract.update import make_update
+from homeroom.contract.update_checks import read_update
 from homeroom.data.samples import Sample
 from homeroom.data.validation import resolve
 from homeroom.runtime.bundle import Bundle

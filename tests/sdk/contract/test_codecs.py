@@ -8,11 +8,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from homeroom.contract.codecs import BLOCK, LIMIT, Codec, decode, encode
+from homeroom.contract.codecs import BLOCK_VALUES, ENCODED_LIMIT, Codec, decode, encode
 from homeroom.contract.layout import Layout, Parameter, Segment
+from homeroom.contract.residual import left_over, unpack_residual
 from homeroom.contract.round import RoundConfiguration
 from homeroom.contract.signing import new_key
-from homeroom.contract.update import left_over, make_update, read_update, unpack_residual
+from homeroom.contract.update import make_update
+from homeroom.contract.update_checks import read_update
 from homeroom.errors import UpdateError
 
 BITS = 20
@@ -29,8 +31,8 @@ def real(values: np.ndarray, codec: Codec, keep: int = 32) -> np.ndarray:
 @given(arrays(np.float32, st.integers(1, 700), elements=st.floats(-15, 15, width=32)))
 def test_every_value_is_within_half_a_step_of_its_block_or_was_left_out(codec: Codec, values: np.ndarray) -> None:
     found = real(values, codec)
-    for start in range(0, len(values), BLOCK[codec]):
-        part, got = values[start : start + BLOCK[codec]], found[start : start + BLOCK[codec]]
+    for start in range(0, len(values), BLOCK_VALUES[codec]):
+        part, got = values[start : start + BLOCK_VALUES[codec]], found[start : start + BLOCK_VALUES[codec]]
         step = np.abs(part).max() / (127 if codec == "int8" else 7)
         sent = got != 0 if codec == "topk" else np.ones(len(part), bool)
         assert (np.abs(part - got)[sent] <= step * 0.5001 + 2.0**-BITS).all()
@@ -53,12 +55,12 @@ def test_any_bytes_are_so_many_bounded_values_or_refused(codec: Codec, data: np.
         return
     assert found.dtype == np.int32
     assert found.shape == (size,)
-    assert np.abs(found.astype(np.int64)).max() <= LIMIT
+    assert np.abs(found.astype(np.int64)).max() <= ENCODED_LIMIT
 
 
 @pytest.mark.parametrize("codec", LOSSY)
 def test_the_largest_value_that_fits_arrives_and_a_larger_one_is_refused_by_its_sender(codec: Codec) -> None:
-    largest = LIMIT / 2.0**BITS
+    largest = ENCODED_LIMIT / 2.0**BITS
     assert real(np.full(3, largest, np.float32), codec) == pytest.approx(largest)
     with pytest.raises(UpdateError) as caught:
         encode(np.full(3, 1.1 * largest, np.float32), codec, BITS, 24)

@@ -18,10 +18,11 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from homeroom.contract.canonical_json import canonical, digest
 from homeroom.contract.invitation import Invitation, read_invitation
 from homeroom.contract.layout import Layout
-from homeroom.contract.manifest import read_manifest
-from homeroom.contract.round import FORMAT, RoundConfiguration
+from homeroom.contract.manifest_checks import read_manifest
+from homeroom.contract.round import ROUND_FORMAT, RoundConfiguration
 from homeroom.contract.signing import certify, check_certificate, fingerprint, public_hex, sign, verify
-from homeroom.contract.update import make_update, read_update
+from homeroom.contract.update import make_update
+from homeroom.contract.update_checks import read_update
 from homeroom.contract.version import make_version, read_version
 from homeroom.runtime.bundle import BundleSignature
 
@@ -128,4 +129,4 @@ def write(folder: Path) -> None:
 
 
 if __name__ == "__main__":
-    write(FORMATS / str(FORMAT))
+    write(FORMATS / str(ROUND_FORMAT))

@@ -16,13 +16,13 @@ from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 from homeroom.contract.canonical_json import digest
 from homeroom.contract.delta import apply_delta, make_delta
 from homeroom.contract.offline_message import (
-    FORMAT,
+    OFFLINE_FORMAT,
     AnswerHeader,
     Receipt,
     read_answer,
-    read_letter,
+    read_message,
     write_answer,
-    write_letter,
+    write_message,
 )
 from homeroom.contract.sealed_box import SealingKey, check_sealing_key, public_hex, sealing_key
 from homeroom.contract.signing import certify, fingerprint
@@ -49,7 +49,7 @@ def test_letters_answers_and_differences_of_an_earlier_release_are_read_as_they_
     receiver = msgspec.json.decode((folder / "receiver.json").read_bytes(), type=SealingKey)
     assert check_sealing_key(receiver, root_fingerprint=root, where="receiver") == public_hex(THERE)
 
-    letter, updates = read_letter((folder / "letter").read_bytes(), THERE, where="letter")
+    letter, updates = read_message((folder / "letter").read_bytes(), THERE, where="letter")
     assert (letter.device, letter.sealing, letter.bundle_id) == (device, public_hex(HERE), "b" * 64)
     assert (letter.after, letter.code, letter.unlearn) == (3, "golden-golden-golden", ("c" * 32,))
     assert updates == [b"first update", b"second"]
@@ -67,7 +67,7 @@ def test_letters_answers_and_differences_of_an_earlier_release_are_read_as_they_
 
 def write(folder: Path) -> None:
     folder.mkdir(parents=True)
-    letter = write_letter(
+    letter = write_message(
         DEVICE,
         HERE,
         public_hex(THERE),
@@ -98,4 +98,4 @@ def write(folder: Path) -> None:
 
 
 if __name__ == "__main__":
-    write(FORMATS / str(FORMAT))
+    write(FORMATS / str(OFFLINE_FORMAT))

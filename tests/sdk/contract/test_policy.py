@@ -17,7 +17,8 @@ from homeroom.contract.layout import SCOPES, Layout, Parameter, Segment
 from homeroom.contract.policy import Policy, draft, narrowed, read_policy, sign_policy, unmatched
 from homeroom.contract.round import RoundConfiguration
 from homeroom.contract.signing import certify, fingerprint, new_key, public_hex, sign
-from homeroom.contract.update import make_update, read_update
+from homeroom.contract.update import make_update
+from homeroom.contract.update_checks import read_update
 from homeroom.errors import InputError, TrustError, UpdateError
 
 ROOT, SCHOOL, DEVICE = new_key(), new_key(), new_key()

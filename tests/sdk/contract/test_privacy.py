@@ -14,12 +14,13 @@ from hypothesis import strategies as st
 
 from homeroom.contract import envelope, update
 from homeroom.contract.canonical_json import digest
-from homeroom.contract.codecs import LIMIT
+from homeroom.contract.codecs import ENCODED_LIMIT
 from homeroom.contract.layout import Layout, Parameter, Segment
 from homeroom.contract.privacy import Privacy, clip, spent, squares
 from homeroom.contract.round import RoundConfiguration
 from homeroom.contract.signing import new_key, public_hex
-from homeroom.contract.update import SegmentEntry, UpdateHeader, make_private, make_update, read_update
+from homeroom.contract.update import SegmentEntry, UpdateHeader, make_private, make_update
+from homeroom.contract.update_checks import read_update
 from homeroom.errors import UpdateError
 
 KEY = new_key()
@@ -90,7 +91,7 @@ def forged(values: dict[str, np.ndarray], **changes: Any) -> bytes:
         "payload_sha256": digest(payload),
         "privacy": PROMISE,
     } | changes
-    return envelope.pack(update.MAGIC, "update", UpdateHeader(**fields), payload, KEY)
+    return envelope.pack(update.UPDATE_MAGIC, "update", UpdateHeader(**fields), payload, KEY)
 
 
 def zeros() -> dict[str, np.ndarray]:
@@ -108,7 +109,7 @@ def longest(more: int = 0) -> dict[str, np.ndarray]:
     [
         (forged(longest(1)), "not_clipped"),
         (forged(longest() | {"ladder.text": np.eye(1, 12, dtype=np.int32)[0]}), "not_clipped"),
-        (forged({name: np.full_like(v, LIMIT) for name, v in zeros().items()}), "not_clipped"),
+        (forged({name: np.full_like(v, ENCODED_LIMIT) for name, v in zeros().items()}), "not_clipped"),
         (forged({"head.a": np.zeros(5, np.int32)}), "not_private"),
         (forged(zeros(), examples=30), "not_private"),
         (forged(zeros(), privacy=msgspec.UNSET), "not_private"),

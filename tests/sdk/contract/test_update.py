@@ -11,11 +11,12 @@ from hypothesis import strategies as st
 
 from homeroom.contract import envelope, update
 from homeroom.contract.canonical_json import canonical, digest
-from homeroom.contract.codecs import LIMIT, decode_fixed, encode_fixed
+from homeroom.contract.codecs import ENCODED_LIMIT, decode_fixed, encode_fixed
 from homeroom.contract.layout import Layout, Parameter, Segment
 from homeroom.contract.round import RoundConfiguration
 from homeroom.contract.signing import new_key, public_hex, sign
-from homeroom.contract.update import SegmentEntry, UpdateHeader, make_update, read_update
+from homeroom.contract.update import SegmentEntry, UpdateHeader, make_update
+from homeroom.contract.update_checks import read_update
 from homeroom.errors import HomeroomError, UpdateError
 
 KEY = new_key()
@@ -43,7 +44,7 @@ def made(**changes) -> bytes:
         "segments": (SegmentEntry(LAYOUT["head.a"].segment_id, "head.a", 1),),
         "payload_sha256": digest(payload),
     } | changes
-    return envelope.pack(update.MAGIC, "update", UpdateHeader(**fields), payload, KEY)
+    return envelope.pack(update.UPDATE_MAGIC, "update", UpdateHeader(**fields), payload, KEY)
 
 
 def refusal(data: bytes) -> str:
@@ -92,7 +93,7 @@ def test_a_value_that_cannot_be_sent_is_refused_on_the_device(value: float, code
         ({"values": np.arange(4, dtype=np.int32)}, "wrong_shape"),
         ({"values": np.arange(5, dtype=np.int64)}, "wrong_shape"),
         ({"values": np.arange(5, dtype=np.float32)}, "wrong_shape"),
-        ({"values": np.array([LIMIT + 1, 0, 0, 0, 0], np.int32)}, "too_large"),
+        ({"values": np.array([ENCODED_LIMIT + 1, 0, 0, 0, 0], np.int32)}, "too_large"),
         ({"values": np.array([-(2**31), 0, 0, 0, 0], np.int32)}, "too_large"),
         ({"tensor": "e" * 64, "segments": (SegmentEntry("e" * 64, "x", 1),)}, "unknown_segment"),
         ({"tensor": "e" * 64}, "malformed"),
@@ -140,11 +141,11 @@ def test_any_truncation_is_noticed(length: int) -> None:
 @given(st.binary(max_size=300))
 def test_noise_is_never_an_update(noise: bytes) -> None:
     refusal(noise)
-    refusal(update.MAGIC + noise)
+    refusal(update.UPDATE_MAGIC + noise)
 
 
 def test_a_header_that_claims_a_huge_length_costs_nothing() -> None:
-    assert refusal(update.MAGIC + struct.pack("<I", 2**32 - 1) + b"{}") == "malformed"
+    assert refusal(update.UPDATE_MAGIC + struct.pack("<I", 2**32 - 1) + b"{}") == "malformed"
 
 
 def test_an_unknown_field_of_a_minor_version_is_read_and_its_signature_holds() -> None:
@@ -153,7 +154,9 @@ def test_an_unknown_field_of_a_minor_version_is_read_and_its_signature_holds() -
     (length,) = struct.unpack("<I", data[8:12])
     header = msgspec.json.decode(data[12 : 12 + length]) | {"payload_sha256": digest(payload), "new_field": 1}
     head = canonical(header)
-    newer = update.MAGIC + struct.pack("<I", len(head)) + head + bytes.fromhex(sign(KEY, "update", header)) + payload
+    newer = (
+        update.UPDATE_MAGIC + struct.pack("<I", len(head)) + head + bytes.fromhex(sign(KEY, "update", header)) + payload
+    )
     assert read_update(newer, ROUND, LAYOUT).header.update_id == "a" * 32
 
 

@@ -17,7 +17,7 @@ from homeroom.contract.policy import Policy, sign_policy
 from homeroom.contract.privacy import Privacy
 from homeroom.contract.round import RoundConfiguration
 from homeroom.contract.signing import certify, new_key, write_key
-from homeroom.contract.update import read_update
+from homeroom.contract.update_checks import read_update
 from homeroom.contract.version import make_version
 from homeroom.data.tasks.metrics import Score
 from homeroom.errors import InputError, TrustError

@@ -13,7 +13,7 @@ import tiny
 from homeroom import Device, Sample
 from homeroom.contract.privacy import Privacy, squares
 from homeroom.contract.round import RoundConfiguration
-from homeroom.contract.update import read_update
+from homeroom.contract.update_checks import read_update
 from homeroom.federation import agreement, enrolment, privacy_ledger, sync
 from homeroom.federation.make_update import queue_newest
 from homeroom.federation.subject_updates import contributions

@@ -11,7 +11,7 @@ import pytest
 from secagg_clients import ROOT, Round, gather
 
 from homeroom.contract.roster import Roster, make_roster, read_roster
-from homeroom.contract.secagg import Cohort, Consent, Consents, Inbox, Reveal, Survivors
+from homeroom.contract.secagg import Consent, Consents, Inbox, Reveal, SecureCohort, Survivors
 from homeroom.contract.signing import certify, fingerprint, new_key, public_hex, sign
 from homeroom.errors import TrustError, UpdateError
 from homeroom.privacy.secagg import client as steps
@@ -36,14 +36,14 @@ def masked(shared: Round) -> Round:
     return shared
 
 
-def resigned(found: Round, place: int, **changes: bytes) -> Cohort:
+def resigned(found: Round, place: int, **changes: bytes) -> SecureCohort:
     """The cohort with one device's advertisement altered, its old signature kept."""
     members = list(found.cohort.members)
     members[place] = msgspec.structs.replace(members[place], **changes)
-    return Cohort(tuple(members))
+    return SecureCohort(tuple(members))
 
 
-def refused(found: Round, cohort: Cohort, why: str, roster: Roster | None = None) -> None:
+def refused(found: Round, cohort: SecureCohort, why: str, roster: Roster | None = None) -> None:
     """No device shares anything with this cohort."""
     for device in found.devices[:3]:
         with pytest.raises(TrustError, match=why):
@@ -69,13 +69,13 @@ def test_a_device_that_the_institution_never_named_is_caught() -> None:
     signature = bytes.fromhex(sign(spy, steps.KEYS, mine.statement(found.notice.round_id)))
     mine = msgspec.structs.replace(mine, signature=signature)
     members = sorted((*found.cohort.members, mine), key=lambda m: m.device)
-    refused(found, Cohort(tuple(members)), "not on the institution's roster")
+    refused(found, SecureCohort(tuple(members)), "not on the institution's roster")
 
 
 def test_a_cohort_of_one_device_many_times_is_caught() -> None:
     found = gather(5)
     first = found.cohort.members[0]
-    refused(found, Cohort((first, *found.cohort.members)), "twice")
+    refused(found, SecureCohort((first, *found.cohort.members)), "twice")
     refused(found, resigned(found, 1, mask=first.mask), "same key")
 
 
@@ -86,18 +86,20 @@ def test_keys_of_an_earlier_round_are_caught() -> None:
     members[2] = before.cohort.members[2]
     for place in (0, 1):
         with pytest.raises(TrustError, match="signature does not hold"):
-            steps.share(now.devices[place].member, Cohort(tuple(members)), now.roster, now.configuration)
+            steps.share(now.devices[place].member, SecureCohort(tuple(members)), now.roster, now.configuration)
 
 
 def test_a_cohort_under_the_minimum_is_refused() -> None:
     found = gather(6, minimum=5)
-    refused(found, Cohort(found.cohort.members[:4]), "below the minimum")
-    refused(found, Cohort(found.cohort.members[:5]), "too few for a sum")
+    refused(found, SecureCohort(found.cohort.members[:4]), "below the minimum")
+    refused(found, SecureCohort(found.cohort.members[:5]), "too few for a sum")
 
 
 def test_a_second_cohort_for_the_same_round_is_refused(shared: Round) -> None:
     with pytest.raises(TrustError, match="another cohort"):
-        steps.share(shared.devices[0].member, Cohort(shared.cohort.members[:7]), shared.roster, shared.configuration)
+        steps.share(
+            shared.devices[0].member, SecureCohort(shared.cohort.members[:7]), shared.roster, shared.configuration
+        )
 
 
 def test_the_server_cannot_write_the_roster() -> None:

@@ -11,10 +11,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from secagg_clients import gather
 
-from homeroom.contract.secagg import Cohort, SecureRules
+from homeroom.contract.secagg import SecureCohort, SecureRules
 from homeroom.errors import InputError, TrustError
-from homeroom.privacy.secagg.graph import Graph
-from homeroom.privacy.secagg.parameters import COMPLETE, CORRECTNESS_BITS, SECURITY_BITS, choose, tail
+from homeroom.privacy.secagg.graph import NeighbourGraph
+from homeroom.privacy.secagg.parameters import COMPLETE, CORRECTNESS_BITS, SECURITY_BITS, choose_parameters, tail
 
 
 def test_the_tail_is_the_hypergeometric_one() -> None:
@@ -29,7 +29,7 @@ def test_the_tail_is_the_hypergeometric_one() -> None:
 @given(st.integers(3, 400), st.sampled_from([(0.3, 0.1), (0.3, 0.05), (0.2, 0.2), (0.1, 0.1), (0.0, 0.05)]))
 def test_every_bound_holds_for_what_is_chosen(devices: int, rates: tuple[float, float]) -> None:
     try:
-        found = choose(devices, *rates)
+        found = choose_parameters(devices, *rates)
     except InputError:
         assert devices < 10
         return
@@ -48,31 +48,31 @@ def test_every_bound_holds_for_what_is_chosen(devices: int, rates: tuple[float, 
 
 
 def test_the_degree_grows_much_slower_than_the_cohort() -> None:
-    degrees = [choose(n, 0.3, 0.05).degree for n in (100, 500, 1000)]
+    degrees = [choose_parameters(n, 0.3, 0.05).degree for n in (100, 500, 1000)]
     assert degrees == sorted(degrees)
     assert degrees[-1] < 1.3 * degrees[1] < 150
 
 
 def test_rates_that_leave_no_quorum_are_refused() -> None:
     with pytest.raises(InputError, match="cannot bear"):
-        choose(20, 0.45, 0.3)
+        choose_parameters(20, 0.45, 0.3)
 
 
 @pytest.fixture(scope="module")
-def sparse() -> Graph:
+def sparse() -> NeighbourGraph:
     found = gather(COMPLETE + 4, rules=SecureRules(minimum=3, drop_rate=0.05, corrupt_rate=0.03))
     assert not found.view.parameters.complete
     return found.view.graph
 
 
-def test_neighbours_are_mutual_and_as_many_as_the_degree(sparse: Graph) -> None:
+def test_neighbours_are_mutual_and_as_many_as_the_degree(sparse: NeighbourGraph) -> None:
     for place in range(sparse.size):
         neighbours = sparse.neighbours(place)
         assert len(set(neighbours)) == sparse.parameters.degree
         assert all(place in sparse.neighbours(other) for other in neighbours)
 
 
-def test_no_allowed_absence_disconnects_the_ring_even_with_the_rest_of_a_gap_corrupted(sparse: Graph) -> None:
+def test_no_allowed_absence_disconnects_the_ring_even_with_the_rest_of_a_gap_corrupted(sparse: NeighbourGraph) -> None:
     half, absent = sparse.parameters.degree // 2, sparse.parameters.absent
     assert absent is not None
     rng = np.random.default_rng(1)
@@ -91,7 +91,7 @@ def test_no_allowed_absence_disconnects_the_ring_even_with_the_rest_of_a_gap_cor
         assert reached == left
 
 
-def test_those_who_stand_together_may_not_be_left_out_together(sparse: Graph) -> None:
+def test_those_who_stand_together_may_not_be_left_out_together(sparse: NeighbourGraph) -> None:
     assert sparse.parameters.absent is not None
     gone = set(sparse.ring[3 : 4 + sparse.parameters.absent])
     assert sparse.gap(set(range(sparse.size)) - gone)
@@ -101,13 +101,15 @@ def test_those_who_stand_together_may_not_be_left_out_together(sparse: Graph) ->
 
 def test_the_ring_is_another_for_other_keys() -> None:
     one = gather(COMPLETE + 4, rules=SecureRules(minimum=3, drop_rate=0.05, corrupt_rate=0.03))
-    other = Graph(Cohort(one.cohort.members), bytes(32), one.view.parameters)
+    other = NeighbourGraph(SecureCohort(one.cohort.members), bytes(32), one.view.parameters)
     assert one.view.graph.ring != other.ring
     assert sorted(one.view.graph.ring) == sorted(other.ring) == list(range(COMPLETE + 4))
 
 
 def test_the_numbers_that_the_documentation_gives() -> None:
-    assert [(choose(n, 0.3, 0.1).degree, choose(n, 0.3, 0.1).threshold) for n in (10, 30, 100, 500)] == [
+    assert [
+        (choose_parameters(n, 0.3, 0.1).degree, choose_parameters(n, 0.3, 0.1).threshold) for n in (10, 30, 100, 500)
+    ] == [
         (9, 6),
         (29, 20),
         (66, 11),

@@ -17,7 +17,7 @@ from typing import Any, Literal, get_args
 
 import msgspec
 
-from homeroom.contract.evaluation_report import Report, TaskReport
+from homeroom.contract.evaluation_report import EvaluationReport, TaskReport
 from homeroom.contract.update import UpdateHeader
 from homeroom.system.clock import now
 from homeroom.system.sqlite import Database
@@ -48,7 +48,7 @@ class Machine:
     version: int | None = None
     day: str = ""
     told: str = ""
-    report: Report | None = None
+    report: EvaluationReport | None = None
     waits: bool = False
 
     def behind(self, versions: Sequence[int]) -> int:

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 import msgspec
 import numpy as np
 
-from homeroom.contract.layout import FULL
+from homeroom.contract.layout import FULL_TIER
 from homeroom.contract.manifest import Graph, Modality, Runtime
 from homeroom.data.preprocess.raw_inputs import token_bytes
 from homeroom.data.samples import StoredInput, StoredSample
@@ -63,7 +63,7 @@ def plan_costs(
     budget: Budget,
     epochs: int,
     validation: float,
-    tier: str = FULL,
+    tier: str = FULL_TIER,
     runtime: Runtime = "onnx",
 ) -> TrainingPlan:
     """Choose tier, batch, threads, modalities and samples for a budget, and predict what they take.
@@ -107,7 +107,7 @@ def plan_costs(
 
 def step_shapes(bundle: Bundle, tier: str) -> list[StepShape]:
     """Tiers from `tier` down, and in each the batches that its training step was exported with, the largest first."""
-    names = [*(t.name for t in bundle.manifest.tiers), FULL]
+    names = [*(t.name for t in bundle.manifest.tiers), FULL_TIER]
     found = []
     for name in reversed(names[: names.index(tier) + 1]):
         batches = {g.batch for g in bundle.manifest.graphs if (g.role, g.tier) == ("grad", name)}

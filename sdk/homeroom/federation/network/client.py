@@ -19,13 +19,13 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from homeroom.contract import http_signatures
 from homeroom.contract.canonical_json import digest
 from homeroom.contract.delta import apply_delta
-from homeroom.contract.evaluation_report import Report
+from homeroom.contract.evaluation_report import EvaluationReport
 from homeroom.contract.invitation import Invitation
 from homeroom.contract.manifest import Hash
 from homeroom.contract.round import RoundConfiguration
 from homeroom.contract.signing import Certificate, check_certificate, public_hex, sign, verify
 from homeroom.contract.update import REFUSALS
-from homeroom.contract.version import LIMIT_BYTES
+from homeroom.contract.version import VERSION_LIMIT_BYTES
 from homeroom.errors import NetworkError, TrustError, UpdateError
 from homeroom.federation.network.download import Headers, Parcel, download, take
 from homeroom.federation.network.transport import LATER, Answer, Connection, Network, Read, bounded, retry_after
@@ -194,7 +194,7 @@ class Client:
 
     def latest(self, after: int) -> bytes | None:
         """The newest version as it was signed, for the caller to check; None if there is none newer than `after`."""
-        return self.send("GET", "/v1/versions/latest", after=after, limit_bytes=LIMIT_BYTES) or None
+        return self.send("GET", "/v1/versions/latest", after=after, limit_bytes=VERSION_LIMIT_BYTES) or None
 
     def newest(self, after: int, old: np.ndarray, folder: Path) -> tuple[bytes | None, int]:
         """As `latest`, in pieces that a break does not lose, and the bytes that came.
@@ -214,12 +214,12 @@ class Client:
         offer, received = cast(Offer, self._decode(answer.body, Offer)), 0
         if offer.delta is not None and offer.delta.size < offer.whole.size:
             with contextlib.suppress(NetworkError):
-                delta = self.fetch(offer.delta, folder, "theta", LIMIT_BYTES)
+                delta = self.fetch(offer.delta, folder, "theta", VERSION_LIMIT_BYTES)
                 received = offer.delta.size
                 version = apply_delta(old, take(delta))
                 if digest(version) == offer.whole.sha256:
                     return version, received
-        version = take(self.fetch(offer.whole, folder, "theta", LIMIT_BYTES))
+        version = take(self.fetch(offer.whole, folder, "theta", VERSION_LIMIT_BYTES))
         return version, received + len(version)
 
     def fetch(self, parcel: Parcel, folder: Path, kind: str, limit_bytes: int, *, code: str = "") -> Path:
@@ -246,7 +246,7 @@ class Client:
         body = msgspec.json.encode({"update_id": update_id})
         return str(self._decode(self.send("POST", "/v1/unlearn", body), Answer).status)
 
-    def report(self, told: Report) -> None:
+    def report(self, told: EvaluationReport) -> None:
         """Tell how a global version does here."""
         self.send("POST", "/v1/report", msgspec.json.encode(told))
 

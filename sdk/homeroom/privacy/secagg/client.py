@@ -23,21 +23,21 @@ from homeroom.contract.round import RoundConfiguration
 from homeroom.contract.secagg import (
     SHARE_BYTES,
     Advertisement,
-    Cohort,
     Consents,
     Inbox,
     Notice,
     Reveal,
+    SecureCohort,
     SecureRules,
     Shares,
     Survivors,
 )
 from homeroom.contract.signing import sign, verify
 from homeroom.errors import InputError, TrustError
-from homeroom.privacy.secagg.encoding import Terms, choose_terms, feeders
-from homeroom.privacy.secagg.graph import Graph
+from homeroom.privacy.secagg.encoding import SumLayout, choose_layout, feeders
+from homeroom.privacy.secagg.graph import NeighbourGraph
 from homeroom.privacy.secagg.masks import add_masks, pack
-from homeroom.privacy.secagg.parameters import choose
+from homeroom.privacy.secagg.parameters import choose_parameters
 from homeroom.privacy.secagg.primitives import SEED_BYTES, agree, derive, private_key, seal, split, unseal
 
 WHERE = "secure round"
@@ -45,7 +45,7 @@ KEYS, SURVIVORS = "secure-keys", "secure-survivors"  # purposes of signatures
 MASK, SELF, CHANNEL = b"homeroom/mask/", b"homeroom/self/", b"homeroom/channel/"  # of derived keys; a cohort id follows
 
 
-class Member(msgspec.Struct, frozen=True, kw_only=True):
+class ClientState(msgspec.Struct, frozen=True, kw_only=True):
     """What a device knows of its round. `minimum`: of devices in the sum, by roster and rules, whichever asks more.
 
     held: by neighbour, both its shares. survivors: the one set that this device signed.
@@ -57,7 +57,7 @@ class Member(msgspec.Struct, frozen=True, kw_only=True):
     channel_seed: bytes
     mask_seed: bytes
     self_seed: bytes
-    cohort: Cohort | None = None
+    cohort: SecureCohort | None = None
     shares: Shares | None = None
     held: dict[int, bytes] = {}
     sharers: tuple[int, ...] = ()
@@ -70,16 +70,16 @@ class Member(msgspec.Struct, frozen=True, kw_only=True):
         return self.notice.round_id
 
 
-class View:
+class CohortView:
     """What follows from a cohort, alike for every member and for the aggregator."""
 
-    def __init__(self, round_id: str, cohort: Cohort, rules: SecureRules) -> None:
+    def __init__(self, round_id: str, cohort: SecureCohort, rules: SecureRules) -> None:
         self.cohort, self.cohort_id = cohort, cohort.cohort_id(round_id)
         try:
-            self.parameters = choose(len(cohort.members), rules.drop_rate, rules.corrupt_rate)
+            self.parameters = choose_parameters(len(cohort.members), rules.drop_rate, rules.corrupt_rate)
         except InputError as problem:
             refuse(problem.what)
-        self.graph = Graph(cohort, self.cohort_id, self.parameters)
+        self.graph = NeighbourGraph(cohort, self.cohort_id, self.parameters)
 
     def place(self, device: bytes) -> int:
         """A device's place; TrustError if it is none of the cohort's."""
@@ -92,8 +92,8 @@ class View:
         """By segment, the places of those who feed it."""
         return feeders(layout, configuration, self.cohort)
 
-    def terms(self, layout: Layout, configuration: RoundConfiguration, minimum: int) -> Terms:
-        return choose_terms(layout, configuration, self.cohort, minimum, self.parameters.drops)
+    def terms(self, layout: Layout, configuration: RoundConfiguration, minimum: int) -> SumLayout:
+        return choose_layout(layout, configuration, self.cohort, minimum, self.parameters.drops)
 
     def check_survivors(
         self, survivors: Survivors, layout: Layout, configuration: RoundConfiguration, minimum: int
@@ -112,7 +112,7 @@ class View:
             refuse("too many devices are left out, or too many that stand together")
 
 
-def rules_of(configuration: RoundConfiguration) -> SecureRules:
+def secure_rules(configuration: RoundConfiguration) -> SecureRules:
     if not configuration.secure:
         refuse("the round configuration asks for no secure rounds")
     return configuration.secure
@@ -126,7 +126,7 @@ def advertise(
     *,
     update_id: str,
     segments: bytes,
-) -> Member:
+) -> ClientState:
     """Step 1: fresh keys for this round, signed. TrustError if the notice is for another configuration or roster."""
     if notice.configuration_id != configuration.configuration_id:
         refuse("the notice is for another round configuration than the signed one")
@@ -147,9 +147,9 @@ def advertise(
         signature=bytes(64),
     )
     signature = bytes.fromhex(sign(key, KEYS, bare.statement(round_id)))
-    return Member(
+    return ClientState(
         notice=notice,
-        minimum=max(rules_of(configuration).minimum, roster.minimum),
+        minimum=max(secure_rules(configuration).minimum, roster.minimum),
         advertisement=msgspec.structs.replace(bare, signature=signature),
         channel_seed=channel_seed,
         mask_seed=mask_seed,
@@ -157,7 +157,7 @@ def advertise(
     )
 
 
-def share(member: Member, cohort: Cohort, roster: Roster, configuration: RoundConfiguration) -> Member:
+def share(member: ClientState, cohort: SecureCohort, roster: Roster, configuration: RoundConfiguration) -> ClientState:
     """Step 2: check everybody's keys and right to be here, and seal for each neighbour a share of both seeds.
 
     TrustError for a cohort under the minimum, off the roster, with a key that its device did not sign, or given twice.
@@ -167,7 +167,7 @@ def share(member: Member, cohort: Cohort, roster: Roster, configuration: RoundCo
             refuse("another cohort than before is shown for the same round")
         return member
     check_cohort(member, cohort, roster)
-    view = View(member.round_id, cohort, rules_of(configuration))
+    view = CohortView(member.round_id, cohort, secure_rules(configuration))
     own, parameters = view.place(member.advertisement.device), view.parameters
     if len(cohort.members) - parameters.drops < member.minimum:
         refuse(f"{len(cohort.members)} devices are too few for a sum of {member.minimum} after drop-outs")
@@ -182,7 +182,7 @@ def share(member: Member, cohort: Cohort, roster: Roster, configuration: RoundCo
     return msgspec.structs.replace(member, cohort=cohort, shares=Shares(sealed))
 
 
-def check_cohort(member: Member, cohort: Cohort, roster: Roster) -> None:
+def check_cohort(member: ClientState, cohort: SecureCohort, roster: Roster) -> None:
     """TrustError unless all are on the roster, sorted, with different keys that each signed for this round."""
     if roster.roster_id != member.notice.roster_id:
         refuse("another roster than the one this round was announced with")
@@ -203,12 +203,12 @@ def check_cohort(member: Member, cohort: Cohort, roster: Roster) -> None:
 
 
 def mask(
-    member: Member,
+    member: ClientState,
     inbox: Inbox,
     configuration: RoundConfiguration,
     layout: Layout,
-    vector: Callable[[Terms], np.ndarray],
-) -> Member:
+    vector: Callable[[SumLayout], np.ndarray],
+) -> ClientState:
     """Step 3: open the neighbours' shares and mask the vector that `vector` makes for the sum's terms.
 
     TrustError if a share was altered or is of another round, or too few shared for the sum to hide this device.
@@ -234,7 +234,7 @@ def mask(
     return msgspec.structs.replace(member, held=held, sharers=tuple(inbox.sharers), masked=pack(values, terms.width))
 
 
-def mask_keys(member: Member, view: View, own: int, partners: list[int]) -> tuple[list[bytes], list[bytes]]:
+def mask_keys(member: ClientState, view: CohortView, own: int, partners: list[int]) -> tuple[list[bytes], list[bytes]]:
     """The keys of the streams to add and to take away: the lower place of a pair adds; one's own is added."""
     secret = mask_private(member.mask_seed, member.round_id)
     added, taken = [self_key(member.self_seed, view)], list[bytes]()
@@ -244,8 +244,8 @@ def mask_keys(member: Member, view: View, own: int, partners: list[int]) -> tupl
 
 
 def consent(
-    member: Member, survivors: Survivors, configuration: RoundConfiguration, layout: Layout, key: Ed25519PrivateKey
-) -> Member:
+    member: ClientState, survivors: Survivors, configuration: RoundConfiguration, layout: Layout, key: Ed25519PrivateKey
+) -> ClientState:
     """Step 4: sign whose vectors are in the sum, once and for all.
 
     TrustError for a set that leaves this device out, names one that it did not mask with, is too small for any number
@@ -266,7 +266,7 @@ def consent(
     return msgspec.structs.replace(member, survivors=survivors, consent=signature)
 
 
-def reveal(member: Member, consents: Consents, configuration: RoundConfiguration) -> Reveal:
+def reveal(member: ClientState, consents: Consents, configuration: RoundConfiguration) -> Reveal:
     """Step 5: of each neighbour one share and never both: a survivor's seed, a drop-out's key.
 
     TrustError unless a quorum of the survivors signed the very set that this device signed.
@@ -290,7 +290,7 @@ def reveal(member: Member, consents: Consents, configuration: RoundConfiguration
     )
 
 
-def check_places(view: View, places: tuple[int, ...], own: int) -> None:
+def check_places(view: CohortView, places: tuple[int, ...], own: int) -> None:
     if list(places) != sorted(set(places)) or not set(places) <= set(range(len(view.cohort.members))):
         refuse("the devices named are no set of the cohort's")
     if own not in places:
@@ -304,23 +304,23 @@ def mask_private(seed: bytes, round_id: str) -> X25519PrivateKey:
     return private_key(seed, b"mask/" + bytes.fromhex(round_id))
 
 
-def channel_private(member: Member) -> X25519PrivateKey:
+def channel_private(member: ClientState) -> X25519PrivateKey:
     return private_key(member.channel_seed, b"channel/" + bytes.fromhex(member.round_id))
 
 
-def pair_key(own: X25519PrivateKey, view: View, other: int) -> bytes:
+def pair_key(own: X25519PrivateKey, view: CohortView, other: int) -> bytes:
     return agree(own, view.cohort.members[other].mask, MASK + view.cohort_id, SEED_BYTES)
 
 
-def self_key(seed: bytes, view: View) -> bytes:
+def self_key(seed: bytes, view: CohortView) -> bytes:
     return derive(seed, SELF + view.cohort_id, SEED_BYTES)
 
 
-def _channel_key(own: X25519PrivateKey, view: View, other: int) -> bytes:
+def _channel_key(own: X25519PrivateKey, view: CohortView, other: int) -> bytes:
     return agree(own, view.cohort.members[other].channel, CHANNEL + view.cohort_id, 32)
 
 
-def _bound(view: View, sender: int, receiver: int) -> bytes:
+def _bound(view: CohortView, sender: int, receiver: int) -> bytes:
     return view.cohort_id + sender.to_bytes(2, "big") + receiver.to_bytes(2, "big")
 
 
@@ -328,10 +328,10 @@ def _public(key: X25519PrivateKey) -> bytes:
     return key.public_key().public_bytes_raw()
 
 
-def _view(member: Member, configuration: RoundConfiguration) -> tuple[View, int]:
+def _view(member: ClientState, configuration: RoundConfiguration) -> tuple[CohortView, int]:
     if member.cohort is None:
         refuse("this step comes before its turn")
-    view = View(member.round_id, member.cohort, rules_of(configuration))
+    view = CohortView(member.round_id, member.cohort, secure_rules(configuration))
     return view, view.place(member.advertisement.device)
 
 

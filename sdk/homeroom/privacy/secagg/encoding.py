@@ -8,11 +8,11 @@ from math import ceil
 
 import numpy as np
 
-from homeroom.contract.codecs import LIMIT
+from homeroom.contract.codecs import ENCODED_LIMIT
 from homeroom.contract.layout import Layout
 from homeroom.contract.policy import narrowed
-from homeroom.contract.round import UNITS, RoundConfiguration, weight
-from homeroom.contract.secagg import Cohort
+from homeroom.contract.round import UNITS_AN_EXAMPLE, RoundConfiguration, weight
+from homeroom.contract.secagg import SecureCohort
 from homeroom.contract.update import Update
 from homeroom.errors import TrustError
 from homeroom.privacy.secagg.masks import word
@@ -21,7 +21,7 @@ Noise = Callable[[np.ndarray], np.ndarray]  # int64 [count] -> int64 [count]: a 
 
 
 @dataclass(frozen=True)
-class Terms:
+class SumLayout:
     """The vector: the values of each segment in order, then one weight for each. `width`: bytes of a ring element."""
 
     segments: tuple[str, ...]
@@ -40,7 +40,7 @@ def feeds(layout: Layout, configuration: RoundConfiguration, names: set[str]) ->
     return bits.to_bytes(-(-len(taken) // 8), "little")
 
 
-def feeders(layout: Layout, configuration: RoundConfiguration, cohort: Cohort) -> dict[str, set[int]]:
+def feeders(layout: Layout, configuration: RoundConfiguration, cohort: SecureCohort) -> dict[str, set[int]]:
     """By segment of the round, the places of those who feed it; TrustError for bits of segments that there are not."""
     names = _taken(layout, configuration)
     found: dict[str, set[int]] = {name: set() for name in names}
@@ -54,30 +54,35 @@ def feeders(layout: Layout, configuration: RoundConfiguration, cohort: Cohort) -
     return found
 
 
-def choose_terms(
-    layout: Layout, configuration: RoundConfiguration, cohort: Cohort, minimum: int, drops: int, noise_limit: int = 0
-) -> Terms:
+def choose_layout(
+    layout: Layout,
+    configuration: RoundConfiguration,
+    cohort: SecureCohort,
+    minimum: int,
+    drops: int,
+    noise_limit: int = 0,
+) -> SumLayout:
     """The segments that `minimum` devices will have fed even if `drops` of the cohort drop out, and a ring they fit.
 
     noise_limit: the largest magnitude of what a device's noise may add to one value.
     """
     fed = feeders(layout, configuration, cohort)
     chosen = tuple(name for name in fed if len(fed[name]) >= minimum + drops)
-    return Terms(
+    return SumLayout(
         chosen, tuple(layout[name].size for name in chosen), ring_width(len(cohort.members), configuration, noise_limit)
     )
 
 
 def ring_width(devices: int, configuration: RoundConfiguration, noise_limit: int = 0) -> int:
     """Bytes of a ring element in which no sum of so many honest devices overflows, sign included."""
-    largest = min(LIMIT, ceil(configuration.max_norm * 2.0**configuration.scale_bits))
-    heaviest = UNITS * configuration.cap_examples
+    largest = min(ENCODED_LIMIT, ceil(configuration.max_norm * 2.0**configuration.scale_bits))
+    heaviest = UNITS_AN_EXAMPLE * configuration.cap_examples
     bits = 1 + (devices * (largest * heaviest + noise_limit)).bit_length()
     return -(-bits // 8)
 
 
 def encode(
-    terms: Terms, update: Update, version: int, configuration: RoundConfiguration, noise: Noise | None = None
+    terms: SumLayout, update: Update, version: int, configuration: RoundConfiguration, noise: Noise | None = None
 ) -> np.ndarray:
     """An update as ring elements [count], each segment times its weight at `version`; zeros where it has none.
 
@@ -99,7 +104,7 @@ def encode(
     return whole.view(np.uint64).astype(word(terms.width))
 
 
-def decode(terms: Terms, total: np.ndarray) -> tuple[dict[str, np.ndarray], dict[str, int]]:
+def decode(terms: SumLayout, total: np.ndarray) -> tuple[dict[str, np.ndarray], dict[str, int]]:
     """int64 [count] -> by segment the sum of weight * value, int64 [size], and the sum of weights."""
     ends = np.cumsum(terms.sizes)
     parts = np.split(total[: sum(terms.sizes)], ends[:-1])

@@ -6,15 +6,15 @@ import hashlib
 from collections.abc import Collection
 from functools import cached_property
 
-from homeroom.contract.secagg import Cohort
+from homeroom.contract.secagg import SecureCohort
 from homeroom.errors import TrustError
-from homeroom.privacy.secagg.parameters import Parameters
+from homeroom.privacy.secagg.parameters import GraphParameters
 
 
-class Graph:
+class NeighbourGraph:
     """The ring's order is that of SHA-256(cohort id, device key), hence random once the keys are fixed."""
 
-    def __init__(self, cohort: Cohort, cohort_id: bytes, parameters: Parameters) -> None:
+    def __init__(self, cohort: SecureCohort, cohort_id: bytes, parameters: GraphParameters) -> None:
         self.size, self.parameters = len(cohort.members), parameters
         keys = [hashlib.sha256(cohort_id + member.device).digest() for member in cohort.members]
         self.ring = sorted(range(self.size), key=keys.__getitem__)  # places in the order of the ring

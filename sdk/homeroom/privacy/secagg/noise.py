@@ -21,7 +21,7 @@ from homeroom.contract.round import RoundConfiguration
 from homeroom.errors import TrustError
 from homeroom.privacy.discrete_gaussian import discrete_gaussian
 
-LEAST = 64  # of one share, in units of the grid
+LEAST_SHARE_GRID = 64  # of one share, in units of the grid
 
 
 def share_grid(privacy: Privacy, scale_bits: int, honest: int) -> int:
@@ -39,7 +39,7 @@ def share(configuration: RoundConfiguration, cohort: int, minimum: int) -> Calla
     if privacy is None or rules is None:
         return lambda vector, _: vector
     honest = rules.honest(cohort, minimum)
-    if honest < 1 or share_grid(privacy, configuration.scale_bits, max(1, honest)) < LEAST:
+    if honest < 1 or share_grid(privacy, configuration.scale_bits, max(1, honest)) < LEAST_SHARE_GRID:
         raise TrustError(
             f"no noise of {cohort} devices would keep the promise",
             where="secure round",

@@ -31,7 +31,7 @@ COMPLETE = 32
 
 
 @dataclass(frozen=True)
-class Parameters:
+class GraphParameters:
     """`absent`: of each `degree // 2` in a row; None where the graph is complete. `drops`: as many as are promised."""
 
     devices: int
@@ -57,7 +57,7 @@ def tail(population: int, marked: int, drawn: int, least: int) -> float:
 
 
 @lru_cache(maxsize=256)
-def choose(devices: int, drop_rate: float, corrupt_rate: float) -> Parameters:
+def choose_parameters(devices: int, drop_rate: float, corrupt_rate: float) -> GraphParameters:
     """The sparsest graph that keeps the promise for a cohort; InputError where none does."""
     corrupted, drops = ceil(devices * corrupt_rate - 1e-9), floor(devices * drop_rate + 1e-9)
     quorum = (devices + corrupted) // 2 + 1
@@ -71,8 +71,8 @@ def choose(devices: int, drop_rate: float, corrupt_rate: float) -> Parameters:
         absent = _absent(devices, degree // 2, drops, corrupted)
         threshold = _threshold(devices, degree, drops, corrupted) if absent is not None else None
         if threshold is not None:
-            return Parameters(devices, degree, threshold, absent, quorum, drops, corrupted)
-    return Parameters(devices, devices - 1, devices - 1 - drops, None, quorum, drops, corrupted)
+            return GraphParameters(devices, degree, threshold, absent, quorum, drops, corrupted)
+    return GraphParameters(devices, devices - 1, devices - 1 - drops, None, quorum, drops, corrupted)
 
 
 def _absent(devices: int, half: int, drops: int, corrupted: int) -> int | None:

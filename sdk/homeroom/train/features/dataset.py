@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from homeroom.contract.manifest import ABSENT, Graph, Manifest, Task
+from homeroom.contract.manifest import ABSENT_SCORE, Graph, Manifest, Task
 from homeroom.data.preprocess.raw_inputs import fill_input, pad_id, token_count
 from homeroom.errors import TrainError
 from homeroom.train.features.batches import Batch, Pack
@@ -93,7 +93,7 @@ class Dataset:
         for row, example in enumerate(self.examples):
             for column, (slot, _, place) in enumerate(self.manifest.inputs):
                 if (slot, place) in example.inputs:
-                    found[row, column] = 1 + math.log(example.counts.get((slot, place), 1.0)) / ABSENT
+                    found[row, column] = 1 + math.log(example.counts.get((slot, place), 1.0)) / ABSENT_SCORE
         return found
 
     @cached_property
