@@ -54,9 +54,7 @@ SMALL = (
 
 def _to_2(database: Database) -> None:
     """Bodies get a table of their own, so that the log itself stays small; kinds are the code's to know."""
-    _run(
-        database,
-        """
+    database.tables.executescript("""
         CREATE TABLE bodies (number INTEGER PRIMARY KEY, body BLOB NOT NULL);
         INSERT INTO bodies SELECT number, body FROM log WHERE length(body) > 0;
         ALTER TABLE log RENAME TO log_1;
@@ -69,19 +67,21 @@ def _to_2(database: Database) -> None:
         DROP TABLE log_1;
         CREATE UNIQUE INDEX log_updates ON log (kind, update_id) WHERE update_id IS NOT NULL;
         CREATE TABLE checkpoints (number INTEGER PRIMARY KEY, body BLOB NOT NULL);
-        """,
-    )
+    """)
 
 
 def _to_3(database: Database) -> None:
     """Roles, schools with their consents, key rotation, the audit log. `member` is the first key of a device."""
-    for column in (
-        *("role TEXT NOT NULL DEFAULT 'device'", "school TEXT NOT NULL DEFAULT ''", "member TEXT", "replaced_by TEXT"),
-        *("instance TEXT NOT NULL DEFAULT ''", "twin INTEGER NOT NULL DEFAULT 0", "joined TEXT NOT NULL DEFAULT ''"),
-    ):
-        database.write(f"ALTER TABLE devices ADD COLUMN {column}")
+    devices = database.tables["devices"]
+    devices.add_column("role", str, not_null_default="device")
+    devices.add_column("school", str, not_null_default="")
+    devices.add_column("member", str)
+    devices.add_column("replaced_by", str)
+    devices.add_column("instance", str, not_null_default="")
+    devices.add_column("twin", int, not_null_default=0)
+    devices.add_column("joined", str, not_null_default="")
     database.write("UPDATE devices SET member = device")
-    _make_people(database)
+    database.tables.executescript(PEOPLE)
 
 
 MIGRATIONS: dict[int, Callable[[Database], None]] = {1: _to_2, 2: _to_3}  # from each version to the next
@@ -110,8 +110,7 @@ def prepare(database: Database, path: Path) -> None:
         if version(database) == VERSION:
             return  # another process was faster
         if not found:
-            _run(database, TABLES)
-            _make_people(database)
+            database.tables.executescript(TABLES + PEOPLE)
         else:
             for step in range(found, VERSION):
                 MIGRATIONS[step](database)
@@ -124,13 +123,3 @@ def check(database: Database) -> None:
         found = database.one(f"PRAGMA quick_check({table})")[0]
         if found != "ok":
             raise DamagedError(str(found))
-
-
-def _run(database: Database, script: str) -> None:
-    for statement in filter(str.strip, script.split(";")):
-        database.write(statement)
-
-
-def _make_people(database: Database) -> None:
-    for statement in PEOPLE.strip().split(";\n"):
-        database.write(statement)

@@ -159,7 +159,7 @@ def _make(database: Database, store_id: str, ring: Ring) -> None:
     """Make the tables and keys in one transaction: they are all there, or none is."""
     database.rows(f"PRAGMA application_id = {schema.APPLICATION_ID}")
     with database.step():
-        schema.make(database.connection)
+        database.tables.executescript(schema.DEVICE)
         first_row(database.connection, store_id, ring)
         database.write(f"PRAGMA user_version = {schema.VERSION}")
 

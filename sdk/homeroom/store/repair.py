@@ -74,7 +74,7 @@ def migrate(database: Database) -> None:
     Backup(database.path.parent).make(database)
     with database.step():
         for version in range(found, schema.VERSION):
-            schema.MIGRATIONS[version](database.connection)
+            schema.MIGRATIONS[version](database.tables)
         database.write(f"PRAGMA user_version = {schema.VERSION}")
     Backup(database.path.parent).make(database)
 
@@ -83,7 +83,7 @@ def check_shape(database: Database) -> None:
     """DamagedError unless the tables are those of this version: a flipped bit in a name is no error to SQLite."""
     expected = Database(Path(":memory:"))
     try:
-        schema.make(expected.connection)
+        expected.connection.executescript(schema.DEVICE)
         if expected.shape() != database.shape():
             raise DamagedError("its tables are not those of a store")
     finally:
@@ -138,9 +138,8 @@ def _put_back(database: Database, copy: sqlite3.Connection | None, broken: Broke
             row = copy.execute(sql, (broken.name,)).fetchone()
     if row is None:
         return f"{_say(broken)} was found damaged"
-    names = _columns(database, broken.table)
-    changes = ", ".join(f"{name} = ?" for name in names)
-    database.write(f"UPDATE {broken.table} SET {changes} WHERE {broken.key} = ?", (*row, broken.name))
+    table = database.tables[broken.table]
+    table.insert(dict(zip((column.name for column in table.columns), row, strict=False)), replace=True)
     return f"{_say(broken)} was found damaged and put back from the copy"
 
 
@@ -160,10 +159,6 @@ def _remove(database: Database, broken: Broken) -> None:
 
 def _say(broken: Broken) -> str:
     return f"{broken.table.removesuffix('s')} {broken.name}"
-
-
-def _columns(database: Database, table: str) -> list[str]:
-    return [row[1] for row in database.rows(f"PRAGMA table_info({table})")]
 
 
 def restore(directory: Path, backup: Backup, ring: Ring, why: str) -> list[str]:
@@ -223,7 +218,7 @@ def _salvage(damaged: Path, database: Database, ring: Ring) -> tuple[int, list[s
             if old.execute("SELECT generation FROM store").fetchone()[0] != keys.generation:
                 return 0, []
         for table in TABLES:
-            marks = ", ".join("?" * len(_columns(database, table)))
+            marks = ", ".join("?" * len(database.tables[table].columns))
             try:
                 with database.step():
                     for row in old.execute(f"SELECT * FROM {table}"):

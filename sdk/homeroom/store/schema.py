@@ -2,14 +2,27 @@
 
 from __future__ import annotations
 
-import sqlite3
 from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import sqlite_utils
 
 OLDEST = 1  # that can still be migrated
 VERSION = 3  # PRAGMA user_version of device.db
 APPLICATION_ID = 0x484D524D  # "HMRM"
 
-DEVICE = """
+LINEAGE = """CREATE TABLE lineage (
+    subject_id INTEGER NOT NULL REFERENCES subjects,
+    kind TEXT NOT NULL CHECK (kind IN ('version', 'update', 'state', 'profile')),
+    item TEXT NOT NULL, PRIMARY KEY (subject_id, kind, item)) WITHOUT ROWID;
+CREATE INDEX lineage_by_item ON lineage (kind, item);
+CREATE TABLE profiles (subject_id INTEGER PRIMARY KEY REFERENCES subjects, facts BLOB NOT NULL);
+CREATE TABLE segments (
+    owner INTEGER NOT NULL REFERENCES subjects, segment_id TEXT NOT NULL, body BLOB NOT NULL,
+    PRIMARY KEY (owner, segment_id));
+"""
+DEVICE = f"""
 CREATE TABLE store (
     id INTEGER PRIMARY KEY CHECK (id = 1), store_id TEXT NOT NULL, generation INTEGER NOT NULL,
     device_key BLOB NOT NULL, index_key BLOB NOT NULL);
@@ -30,25 +43,10 @@ CREATE TABLE updates (
     update_id TEXT PRIMARY KEY, bundle_id TEXT NOT NULL, base INTEGER NOT NULL,
     state TEXT NOT NULL CHECK (state IN ('pending', 'sending', 'sent', 'refused')), data BLOB);
 CREATE TABLE unlearning (update_id TEXT PRIMARY KEY, state TEXT NOT NULL CHECK (state IN ('pending', 'sent')));
-CREATE TABLE lineage (
-    subject_id INTEGER NOT NULL REFERENCES subjects,
-    kind TEXT NOT NULL CHECK (kind IN ('version', 'update', 'state', 'profile')),
-    item TEXT NOT NULL, PRIMARY KEY (subject_id, kind, item)) WITHOUT ROWID;
-CREATE INDEX lineage_by_item ON lineage (kind, item);
-CREATE TABLE profiles (subject_id INTEGER PRIMARY KEY REFERENCES subjects, facts BLOB NOT NULL);
-CREATE TABLE segments (
-    owner INTEGER NOT NULL REFERENCES subjects, segment_id TEXT NOT NULL, body BLOB NOT NULL,
-    PRIMARY KEY (owner, segment_id));
-CREATE TABLE secrets (name TEXT PRIMARY KEY, body BLOB NOT NULL);
+{LINEAGE}CREATE TABLE secrets (name TEXT PRIMARY KEY, body BLOB NOT NULL);
 CREATE TABLE audit (number INTEGER PRIMARY KEY AUTOINCREMENT, at TEXT NOT NULL, event TEXT NOT NULL, count INTEGER);
 CREATE TABLE damage (number INTEGER PRIMARY KEY AUTOINCREMENT, at TEXT NOT NULL, what TEXT NOT NULL);
 """
-
-
-def make(connection: sqlite3.Connection) -> None:
-    """Make device.db's tables, inside the caller's transaction."""
-    for statement in filter(str.strip, DEVICE.split(";")):
-        connection.execute(statement)
 
 
 CACHE = """
@@ -58,22 +56,22 @@ CREATE TABLE IF NOT EXISTS features (
 """
 
 
-def _profiles(connection: sqlite3.Connection) -> None:
-    """1 to 2: tables for personal theta; lineage knows one kind more."""
-    rows = connection.execute("SELECT * FROM lineage").fetchall()
-    connection.execute("DROP TABLE lineage")
-    for statement in DEVICE.split(";"):
-        if any(f" {name} " in statement.split("(")[0] for name in ("lineage", "profiles", "segments")):
-            connection.execute(statement)
-    connection.executemany("INSERT INTO lineage VALUES (?, ?, ?)", rows)
+def _add_profiles(database: sqlite_utils.Database) -> None:
+    """Version 1 to 2: tables for personal theta; lineage knows one kind more."""
+    lineage = database["lineage"]
+    rows = list(lineage.rows)
+    lineage.drop()
+    database.executescript(LINEAGE)
+    lineage.insert_all(rows)
 
 
-def _aside(connection: sqlite3.Connection) -> None:
-    """2 to 3: a sample can be set aside, and found by what near copies have in common."""
-    connection.execute("ALTER TABLE samples ADD COLUMN aside INTEGER NOT NULL DEFAULT 0")
-    connection.execute("ALTER TABLE samples ADD COLUMN near BLOB")
-    connection.execute("CREATE INDEX samples_by_near ON samples (near)")
+def _add_quarantine(database: sqlite_utils.Database) -> None:
+    """Version 2 to 3: a sample can be quarantined, and found by the fingerprint that near copies share."""
+    samples = database["samples"]
+    samples.add_column("aside", int, not_null_default=0)
+    samples.add_column("near", bytes)
+    samples.create_index(["near"], index_name="samples_by_near")
 
 
 # From each older version to the next; run inside one transaction, after a copy was made.
-MIGRATIONS: dict[int, Callable[[sqlite3.Connection], None]] = {1: _profiles, 2: _aside}
+MIGRATIONS: dict[int, Callable[[sqlite_utils.Database], None]] = {1: _add_profiles, 2: _add_quarantine}
