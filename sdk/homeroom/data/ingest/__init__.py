@@ -1,4 +1,4 @@
-"""Samples from files: JSON Lines, CSV, or a folder; one module a form, each error names the file and the row."""
+"""Ingest: reads samples from JSON Lines, CSV or a folder, one module a format. Errors name the file and the row."""
 
 from __future__ import annotations
 
@@ -17,21 +17,24 @@ __all__ = ["read", "read_samples"]
 
 
 def read(samples: Sequence[Sample | str | Path], manifest: Manifest) -> Iterator[StoredSample]:
-    """Samples and those of files and folders, each read and checked when its turn comes."""
+    """Yields checked samples: those given, and those of the files and folders given, read one at a time."""
     for item in samples:
         yield from [resolve(item, manifest)] if isinstance(item, Sample) else read_samples(Path(item), manifest)
 
 
 def read_samples(path: Path, manifest: Manifest) -> Iterator[StoredSample]:
-    """Checked samples of a .jsonl or .csv file, or of a folder; relative paths start from the file's folder."""
+    """Yields the checked samples of a .jsonl or .csv file, or of a folder; relative paths start from its folder.
+
+    Raises InputError where it cannot be read, holds no sample, or holds a wrong one.
+    """
     if path.is_dir():
-        found, base = read_folder(path, manifest), path
+        samples, base = read_folder(path, manifest), path
     elif not path.exists():
         raise InputError("there is no such file or folder", where=str(path), remedy="check the path")
     elif path.suffix.lower() in (".jsonl", ".ndjson"):
-        found, base = read_jsonl(path), path.parent
+        samples, base = read_jsonl(path), path.parent
     elif path.suffix.lower() == ".csv":
-        found, base = read_csv(path, manifest), path.parent
+        samples, base = read_csv(path, manifest), path.parent
     else:
         raise InputError(
             f"files of kind {path.suffix or path.name!r} are not read",
@@ -39,7 +42,7 @@ def read_samples(path: Path, manifest: Manifest) -> Iterator[StoredSample]:
             remedy="give a .jsonl or .csv file, or a folder with pictures, sounds and texts",
         )
     empty = True
-    for sample in found:
+    for sample in samples:
         empty = False
         try:
             yield resolve(sample, manifest, base=base)

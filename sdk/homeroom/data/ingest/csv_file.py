@@ -1,9 +1,9 @@
-"""Samples from a CSV file, one a row, or one interaction a row; imports samples.
+"""CSV files: one sample a row, or one interaction a row.
 
-Columns: a slot's name; `slot.0`, `slot.1` for a slot of several places; `slot.column` for a table; `label.task`; and
-subject, consent, source, retain_until, language. An empty cell is a missing value. Several labels are parted by `|`;
-spans are written `4-9:label`. Of a sequence a row is one interaction, in the columns `slot.skill`, `slot.correct` and
-perhaps `slot.time`; a person's rows, the oldest first, become one sample.
+Columns: a slot's name; `slot.0`, `slot.1` for a slot with a count; `slot.column` for a table; `label.task`; and
+subject, consent, source, retain_until, language. An empty cell is a missing value. `|` separates several labels; a span
+is `4-9:label`. An interaction stands in the columns `slot.skill`, `slot.correct` and perhaps `slot.time`; a person's
+rows, the oldest first, become one sample.
 """
 
 from __future__ import annotations
@@ -20,16 +20,17 @@ from homeroom.data.samples import RESERVED_FIELDS, Sample
 from homeroom.data.validation import find_slot, find_task
 from homeroom.errors import InputError
 
-CELL_LIMIT = 1 << 20  # characters
+CELL_LIMIT_CHARACTERS = 1 << 20
 
 
 def read_csv(path: Path, manifest: Manifest) -> Iterator[Sample]:
+    """Yields the samples of a file, not yet checked."""
     yield from gather_interactions((to_sample(row, manifest, where) for row, where in read_rows(path)), manifest)
 
 
 def read_rows(path: Path) -> Iterator[tuple[dict[str, str], str]]:
-    """Rows as column -> cell, empty cells left out, and where each is."""
-    csv.field_size_limit(CELL_LIMIT)
+    """Yields rows as column -> cell without the empty cells, and where each one is; InputError if it is not CSV."""
+    csv.field_size_limit(CELL_LIMIT_CHARACTERS)
     try:
         with path.open(encoding="utf-8-sig", newline="") as file:
             rows = csv.DictReader(file, strict=True)
@@ -51,20 +52,21 @@ def read_rows(path: Path) -> Iterator[tuple[dict[str, str], str]]:
 
 
 def to_sample(row: Mapping[str, str], manifest: Manifest, where: str) -> Sample:
+    """Converts a row; InputError names the cell of an unknown task or slot."""
     reserved: dict[str, str] = {}
     labels: dict[str, Any] = {}
     inputs: dict[str, Any] = {}
     for name, cell in row.items():
-        first, _, rest = name.partition(".")
+        prefix, _, rest = name.partition(".")
         try:
-            if first in ("label", "labels") and rest:
+            if prefix in ("label", "labels") and rest:
                 labels[rest] = parse_label(find_task(rest, manifest).kind, cell)
             elif name in RESERVED_FIELDS:
                 reserved[name] = cell
             elif not rest:
                 inputs[name] = cell
             else:
-                _put_cell(inputs, find_slot(first, manifest).count, first, rest, cell)
+                _put_cell(inputs, find_slot(prefix, manifest).count, prefix, rest, cell)
         except InputError as problem:
             raise InputError(problem.what, where=f"{where} {name}", remedy=problem.remedy) from None
     sample = Sample(labels=labels, **reserved, **inputs)
@@ -73,7 +75,7 @@ def to_sample(row: Mapping[str, str], manifest: Manifest, where: str) -> Sample:
 
 
 def parse_label(kind: str, cell: str) -> Any:
-    """A cell as the kind of task wants it; what does not fit is left as it is, for the check that names the task."""
+    """Converts a cell to a label of that task kind; what does not fit stays text, for the check that names the task."""
     if kind == "multilabel":
         return [part.strip() for part in cell.split("|") if part.strip()]
     if kind == "spans":
@@ -91,8 +93,8 @@ def parse_label(kind: str, cell: str) -> Any:
 
 
 def _parse_span(part: str) -> Any:
-    found = re.fullmatch(r"(\d{1,9})-(\d{1,9}):(.+)", part)
-    return (int(found[1]), int(found[2]), found[3].strip()) if found else part
+    match = re.fullmatch(r"(\d{1,9})-(\d{1,9}):(.+)", part)
+    return (int(match[1]), int(match[2]), match[3].strip()) if match else part
 
 
 def _put_cell(inputs: dict[str, Any], count: int, slot: str, rest: str, cell: str) -> None:

@@ -1,7 +1,7 @@
-"""Samples from a folder: files of one name belong together; a labels.csv beside them says more; imports samples.
+"""Folders of media: files of one name make one sample, such as `cat.png`, `cat.ogg` and `cat.txt`.
 
-`cat.png`, `cat.ogg` and `cat.txt` make one sample. labels.csv has a column `file` (a name with or without its ending)
-and the columns of a CSV file of samples. Without labels, a sub-folder's name is the label where a task has such a one.
+A labels.csv has a column `file` (a name with or without its suffix) and the columns of a CSV file of samples. Without
+labels, a sub-folder's name is the label of each task that has it.
 """
 
 from __future__ import annotations
@@ -26,16 +26,16 @@ FILE_LIMIT = 200_000
 
 
 def read_folder(folder: Path, manifest: Manifest) -> Iterator[Sample]:
-    """Yield samples in the order of their names."""
+    """Yields samples, not yet checked, in the order of their names; those of a samples.jsonl if there is one."""
     if (folder / "samples.jsonl").exists():
         yield from read_jsonl(folder / "samples.jsonl")
         return
     groups = _group_files(folder)
     if not groups:
         raise InputError("holds no pictures, sounds or texts", where=str(folder), remedy="check the path")
-    said = _rows_by_group(folder, groups)
+    rows = _rows_by_group(folder, groups)
     for name, files in groups.items():
-        row, where = said.get(name, ({}, name))
+        row, where = rows.get(name, ({}, name))
         sample = to_sample(row, manifest, where)
         sample.inputs |= _bind_files(files, manifest, folder)
         sample.origin = where
@@ -51,38 +51,38 @@ def _has_label(kind: str, labels: tuple[str, ...], label: str) -> bool:
 
 
 def _group_files(folder: Path) -> dict[str, list[Path]]:
-    """Files by their path below the folder without the ending."""
-    endings = {ending for kind in MODALITY_SUFFIXES.values() for ending in kind}
+    """Files by their path below the folder, without the suffix."""
+    suffixes = {suffix for each in MODALITY_SUFFIXES.values() for suffix in each}
     groups: dict[str, list[Path]] = {}
     for number, path in enumerate(sorted(folder.rglob("*"))):
         if number > FILE_LIMIT:
             raise InputError(f"holds more than {FILE_LIMIT:,} files", where=str(folder), remedy="add it in parts")
-        if path.suffix.lower() in endings and path.is_file():
+        if path.suffix.lower() in suffixes and path.is_file():
             groups.setdefault(path.relative_to(folder).with_suffix("").as_posix(), []).append(path)
     return groups
 
 
 def _rows_by_group(folder: Path, groups: dict[str, list[Path]]) -> dict[str, tuple[dict[str, str], str]]:
-    """Rows of labels.csv by the group they speak of."""
+    """Rows of labels.csv and where each is, by the group of files that they describe."""
     path = folder / "labels.csv"
-    said: dict[str, tuple[dict[str, str], str]] = {}
+    rows: dict[str, tuple[dict[str, str], str]] = {}
     if not path.exists():
-        return said
+        return rows
     known = {file.relative_to(folder).as_posix(): name for name, files in groups.items() for file in files}
     for row, where in read_rows(path):
         file = row.pop("file", None)
         name = known.get(str(file), file if file in groups else None)
         if name is None:
             raise InputError(f"speaks of {file!r}, which is not in the folder", where=where)
-        said[name] = (row, where)
-    return said
+        rows[name] = (row, where)
+    return rows
 
 
 def _bind_files(files: list[Path], manifest: Manifest, folder: Path) -> dict[str, Any]:
-    """Each file for the one slot of its modality; InputError where there are several, or two files of a kind."""
+    """Binds each file to the one slot of its modality; InputError where there are several, or a second file for it."""
     inputs: dict[str, Any] = {}
     for path in files:
-        modality = next(name for name, endings in MODALITY_SUFFIXES.items() if path.suffix.lower() in endings)
+        modality = next(name for name, suffixes in MODALITY_SUFFIXES.items() if path.suffix.lower() in suffixes)
         slots = [slot.name for slot in manifest.slots if slot.modality == modality and slot.count == 1]
         where = path.relative_to(folder).as_posix()
         if not slots:

@@ -1,4 +1,4 @@
-"""Samples from a JSON Lines file: one sample a line, slots and reserved fields side by side; imports samples."""
+"""JSON Lines files: one sample a line, slots and reserved fields side by side."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ LINE_LIMIT_BYTES = 1 << 20
 
 
 def read_jsonl(path: Path) -> Iterator[Sample]:
-    """Yield a sample a line; empty lines are passed over; InputError names the line."""
+    """Yields a sample a line, not yet checked, and skips empty lines; InputError names the line."""
     try:
         with path.open("rb") as file:
             number = 0
@@ -34,6 +34,7 @@ def read_jsonl(path: Path) -> Iterator[Sample]:
 
 
 def to_sample(row: dict[str, Any], where: str) -> Sample:
+    """Converts a decoded line; every field that is not reserved is an input."""
     reserved = {name: row[name] for name in RESERVED_FIELDS if row.get(name) is not None}
     if not isinstance(reserved.get("labels", {}), dict):
         raise InputError("labels must be an object of task and label", where=where)

@@ -1,6 +1,6 @@
-"""From a raw value to what a features graph reads, the same on the device and in the exporter; one module a modality.
+"""Preprocessing: from a raw value to the inputs of a features graph, the same on the device and in the exporter.
 
-Decoders (Pillow, resvg, soundfile, soxr, tokenizers) are imported when first used.
+One module a modality. Decoders (Pillow, resvg, soundfile, soxr, tokenizers) are imported when first used.
 """
 
 from __future__ import annotations
@@ -27,9 +27,9 @@ __all__ = ["Prepared", "check_value", "collate", "has_buckets", "hashed_content"
 
 
 def prepare(modality: Modality, value: Any, bundle_file: Callable[[str], Path]) -> Prepared:
-    """One input (a text, an encoded picture or sound, a table row) as arrays without a batch axis.
+    """Prepares one input: a text, an encoded picture or sound, a table row, or a list of interactions.
 
-    Raises InputError if the value cannot be decoded.
+    bundle_file: a bundle's file by its name. Raises InputError if the value cannot be decoded.
     """
     match modality.preprocess:
         case TextPreprocess() as spec:
@@ -55,12 +55,12 @@ def prepare(modality: Modality, value: Any, bundle_file: Callable[[str], Path]) 
 
 
 def has_buckets(spec: Preprocess) -> bool:
-    """Whether inputs differ in their tokens and are padded to a bucket."""
+    """Whether inputs differ in length and are padded to a bucket of tokens."""
     return isinstance(spec, TextPreprocess | SequencePreprocess)
 
 
 def collate(modality: Modality, prepared: Sequence[Prepared]) -> dict[str, np.ndarray]:
-    """The feeds of a features graph for a batch, padded to the smallest bucket that holds them all."""
+    """Feeds of a features graph for a batch [n, ...], padded to the smallest bucket that holds all inputs."""
     if isinstance(modality.preprocess, TextPreprocess):
         from homeroom.data.preprocess import text
 
@@ -74,7 +74,7 @@ def collate(modality: Modality, prepared: Sequence[Prepared]) -> dict[str, np.nd
 
 
 def hashed_content(value: Any) -> bytes:
-    """The bytes whose hash identifies an input."""
+    """The bytes whose SHA-256 identifies an input."""
     if isinstance(value, Mapping):
         return b"row\0" + json.dumps(value, sort_keys=True).encode()
     if isinstance(value, list):
@@ -83,7 +83,7 @@ def hashed_content(value: Any) -> bytes:
 
 
 def check_value(modality: Modality, value: Any, where: str) -> None:
-    """Decode a picture or a sound once, so that a bad file is refused when it is added; InputError."""
+    """Decodes a picture or a sound, so that a bad file is refused when it is added; raises InputError."""
     if isinstance(modality.preprocess, ImagePreprocess):
         from homeroom.data.preprocess import image
 

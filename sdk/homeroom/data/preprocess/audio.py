@@ -1,4 +1,4 @@
-"""Sound files to a waveform or to Whisper's log-mel picture; imports soundfile and soxr.
+"""Preprocessing of sounds: a waveform, or Whisper's log-mel spectrogram.
 
 Log-mel: Radford et al. 2022, "Robust Speech Recognition via Large-Scale Weak Supervision", as its reference code does.
 """
@@ -15,24 +15,24 @@ from homeroom.contract.manifest import AudioPreprocess
 from homeroom.data.preprocess.prepared import Prepared
 from homeroom.errors import InputError
 
-LIMIT_S = 600.0
+LENGTH_LIMIT_S = 600.0
 CHANNEL_LIMIT = 16
-RATES = (1_000, 384_000)
+LEAST_RATE_HZ, MOST_RATE_HZ = 1_000, 384_000
 N_FFT, HOP, MELS = 400, 160, 80
 NORMAL_EPSILON = np.float32(1e-7)
 
 
 def decode(data: bytes, where: str = "sound") -> tuple[np.ndarray, int]:
-    """Mono float32 [n] in [-1, 1] and its rate in Hz; InputError if it is no sound, is damaged, empty or too long."""
+    """Mono float32 [n] in [-1, 1] and its rate in Hz; InputError if it is no sound, damaged, empty or too long."""
     import soundfile
 
     try:
         with soundfile.SoundFile(io.BytesIO(data)) as file:
-            if not RATES[0] <= file.samplerate <= RATES[1] or file.channels > CHANNEL_LIMIT:
+            if not LEAST_RATE_HZ <= file.samplerate <= MOST_RATE_HZ or file.channels > CHANNEL_LIMIT:
                 raise InputError(f"{file.samplerate} Hz with {file.channels} channels is not read", where=where)
-            if file.frames > LIMIT_S * file.samplerate:
-                raise InputError(f"is longer than {LIMIT_S / 60:.0f} minutes", where=where, remedy="cut it")
-            wave = file.read(frames=int(LIMIT_S * file.samplerate), dtype="float32", always_2d=True)
+            if file.frames > LENGTH_LIMIT_S * file.samplerate:
+                raise InputError(f"is longer than {LENGTH_LIMIT_S / 60:.0f} minutes", where=where, remedy="cut it")
+            wave = file.read(frames=int(LENGTH_LIMIT_S * file.samplerate), dtype="float32", always_2d=True)
             rate = int(file.samplerate)
     except soundfile.LibsndfileError as problem:
         raise InputError(
@@ -49,7 +49,10 @@ def decode(data: bytes, where: str = "sound") -> tuple[np.ndarray, int]:
 
 
 def prepare(spec: AudioPreprocess, data: bytes, tokens: int) -> Prepared:
-    """`audio` float32 [samples], or [80, samples / 160] of log-mel; `tokens` shrinks with the clip's own length."""
+    """`audio` float32 [samples], or [80, samples / 160] of log-mel.
+
+    tokens: of a clip of full length; the prepared input's own shrink with its length.
+    """
     import soxr
 
     wave, rate = decode(data)

@@ -1,4 +1,4 @@
-"""Pictures (whatever Pillow reads, and SVG) to normalised pixels; imports Pillow and resvg."""
+"""Preprocessing of pictures (what Pillow reads, and SVG): normalised pixels."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from homeroom.data.preprocess.prepared import Prepared
 from homeroom.errors import InputError
 
 PIXEL_LIMIT = 64_000_000
-SVG_SIDE_PIXELS = 512  # an SVG is drawn with its longer side at this many pixels
+SVG_SIDE_PIXELS = 512  # longer side that an SVG is drawn with
 SVG_LIMIT_BYTES = 8 << 20
 RESAMPLE = {
     "bilinear": Image.Resampling.BILINEAR,
@@ -23,21 +23,21 @@ RESAMPLE = {
 
 
 def decode(data: bytes, where: str = "picture") -> Image.Image:
-    """RGB, upright, transparent parts on white; InputError if it is not a picture, is cut short, or is too large."""
+    """Decodes to RGB, upright, transparency on white; InputError if it is no picture, cut short or too large."""
     if _is_svg(data):
         data = _render_svg(data, where)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            with Image.open(io.BytesIO(data)) as opened:
-                if opened.width * opened.height > PIXEL_LIMIT:
+            with Image.open(io.BytesIO(data)) as file:
+                if file.width * file.height > PIXEL_LIMIT:
                     raise InputError(
-                        f"{opened.width} x {opened.height} pixels are too many",
+                        f"{file.width} x {file.height} pixels are too many",
                         where=where,
                         remedy=f"scale it below {PIXEL_LIMIT // 1_000_000} megapixels",
                     )
-                opened.load()
-                picture = ImageOps.exif_transpose(opened)
+                file.load()
+                picture = ImageOps.exif_transpose(file)
                 return _to_rgb(picture)
     except UnidentifiedImageError:
         raise InputError(
@@ -50,7 +50,7 @@ def decode(data: bytes, where: str = "picture") -> Image.Image:
 
 
 def prepare(spec: ImagePreprocess, data: bytes, tokens: int) -> Prepared:
-    """`pixels` float32 [3, size, size]."""
+    """`pixels` float32 [3, size, size], resized, cropped to the centre and normalised."""
     picture = decode(data)
     width, height = size_before_crop(spec, picture.size)
     picture = picture.resize((width, height), RESAMPLE[spec.resample])
@@ -62,7 +62,7 @@ def prepare(spec: ImagePreprocess, data: bytes, tokens: int) -> Prepared:
 
 
 def size_before_crop(spec: ImagePreprocess, sides: tuple[int, int]) -> tuple[int, int]:
-    """The sides before the crop."""
+    """Width and height before the crop; sides: those of the picture."""
     if spec.fit == "squash":
         return spec.resize, spec.resize
     if spec.fit == "cover-floor":

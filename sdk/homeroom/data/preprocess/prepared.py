@@ -1,4 +1,4 @@
-"""What preprocessing hands on: one input's arrays and how many tokens of its features count; numpy only."""
+"""Prepared inputs: one input's arrays and the number of its tokens."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ import numpy as np
 
 @dataclass(frozen=True)
 class Prepared:
-    """`arrays` by the name of the graph's input, no batch axis (text unpadded); `tokens` that are not padding."""
+    """One input. `arrays`: by the graph's input name, without batch axis, texts unpadded. `tokens`: without padding."""
 
     arrays: Mapping[str, np.ndarray]
     tokens: int
 
 
 def smallest_bucket(buckets: Sequence[int], length: int) -> int:
-    """The smallest bucket that holds `length`, else the largest."""
+    """The smallest bucket of at least `length` tokens, else the largest; buckets: ascending."""
     return next((size for size in buckets if size >= length), buckets[-1])

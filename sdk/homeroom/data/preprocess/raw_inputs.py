@@ -1,6 +1,6 @@
-"""Inputs of a backbone with LoRA inside, which the step's graph reads itself in place of features; numpy.
+"""Raw inputs of a backbone with LoRA inside, which a step's graph reads in place of features.
 
-One input is kept small until its batch is made: token ids int64 [n], or a picture's pixels uint8 [3, size, size].
+Until its batch is made, an input is kept small: token ids int64 [n], or a picture's pixels uint8 [3, size, size].
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from homeroom.data.preprocess.prepared import Prepared
 
 
 def raw_input(modality: Modality, prepared: Prepared) -> np.ndarray:
-    """What is kept of one prepared input; the pixels are those before normalisation, exactly."""
+    """The raw input of a prepared one: token ids int64 [n], or the exact pixels uint8 [3, size, size]."""
     spec = modality.preprocess
     if not isinstance(spec, ImagePreprocess):
         return np.asarray(prepared.arrays["input_ids"], np.int64)
@@ -23,14 +23,14 @@ def raw_input(modality: Modality, prepared: Prepared) -> np.ndarray:
 
 
 def token_count(modality: Modality, array: np.ndarray) -> int:
-    """Tokens of one input of any modality, features or not; 1 of a picture that the step reads itself."""
+    """Tokens of one input, features [taps, n, dim] or raw; 1 of a raw picture."""
     if modality.adapter == "ladder":
         return int(array.shape[1])
     return len(array) if array.ndim == 1 else 1
 
 
 def token_bytes(modality: Modality) -> int:
-    """Bytes that are held for one token of an input, features or not; of a picture without features, for all of it."""
+    """Bytes that one token of an input takes in memory, features or raw; of a raw picture, all of its bytes."""
     if modality.adapter == "ladder":
         return len(modality.taps) * modality.dim
     spec = modality.preprocess
@@ -38,12 +38,12 @@ def token_bytes(modality: Modality) -> int:
 
 
 def pad_id(modality: Modality) -> int:
-    """The token that fills up a text."""
+    """Id of the padding token; 0 where the modality has none."""
     return int(getattr(modality.preprocess, "pad_id", 0))
 
 
 def empty_batch(modality: Modality, rows: int, count: int, tokens: int) -> dict[str, np.ndarray]:
-    """Arrays [rows, count, ...] by what follows the slot's name in the graph's inputs, every place absent."""
+    """Arrays [rows, count, ...] of absent inputs, by the suffix of the graph's input names after the slot's."""
     if isinstance(modality.preprocess, ImagePreprocess):
         size = modality.preprocess.size
         return {"pixels": np.zeros((rows, count, 3, size, size), np.uint8)}
@@ -53,14 +53,14 @@ def empty_batch(modality: Modality, rows: int, count: int, tokens: int) -> dict[
     }
 
 
-def fill_input(arrays: Mapping[str, np.ndarray], row: int, place: int, one: np.ndarray) -> None:
-    """Put one input, features or not, in its place of what a step reads of its slot: arrays [rows, count, ...]."""
+def fill_input(arrays: Mapping[str, np.ndarray], row: int, index: int, value: np.ndarray) -> None:
+    """Copies one input, features or raw, and its mask into a slot's arrays [rows, count, ...]."""
     if "pixels" in arrays:
-        arrays["pixels"][row, place] = one
+        arrays["pixels"][row, index] = value
         return
-    tokens = one.shape[-2] if "features" in arrays else len(one)
+    tokens = value.shape[-2] if "features" in arrays else len(value)
     if "features" in arrays:
-        arrays["features"][row, place, :, :tokens] = one
+        arrays["features"][row, index, :, :tokens] = value
     else:
-        arrays["input_ids"][row, place, :tokens] = one
-    arrays["mask"][row, place, :tokens] = 1.0
+        arrays["input_ids"][row, index, :tokens] = value
+    arrays["mask"][row, index, :tokens] = 1.0

@@ -1,4 +1,4 @@
-"""Table and clickstream rows to one standardised vector; numpy only."""
+"""Preprocessing of table rows: one standardised vector."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ import numpy as np
 from homeroom.contract.manifest import TablePreprocess
 from homeroom.data.preprocess.prepared import Prepared
 
-CLIP_STD = 8.0  # standard deviations
+CLIP_STD = 8.0
 
 
 def prepare(spec: TablePreprocess, row: Mapping[str, float | str | None]) -> Prepared:
-    """`row` float32 [width], as `TablePreprocess` says; a column that is absent is missing."""
+    """`row` float32 [width] as in `TablePreprocess`, clipped to CLIP_STD; a column that is absent is missing."""
     values: list[float] = []
     missing: list[float] = []
     for column in spec.columns:

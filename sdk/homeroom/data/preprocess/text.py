@@ -1,4 +1,4 @@
-"""Texts to token ids with the bundle's own tokenizer; imports tokenizers."""
+"""Preprocessing of texts: token ids of the bundle's own tokenizer."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def _tokenizer(path: Path, limit: int) -> Tokenizer:
 
 
 def prepare(tokenizer: Path, text: str, limit: int) -> Prepared:
-    """`input_ids` int64 [n], special tokens included, cut to `limit`."""
+    """`input_ids` int64 [n] with special tokens, truncated to `limit`; InputError if there is no token."""
     ids = np.array(_tokenizer(tokenizer, limit).encode(text).ids, np.int64)
     if not len(ids):
         raise InputError("the text has no token", where="text", remedy="leave the input out instead")
@@ -33,7 +33,7 @@ def prepare(tokenizer: Path, text: str, limit: int) -> Prepared:
 
 
 def word_spans(tokenizer: Path, text: str, limit: int) -> list[tuple[int, int] | None]:
-    """For each of the tokens that `prepare` gives, its word's [start, end) in characters; None for special tokens."""
+    """For each token of `prepare`, the [start, end) of its word in characters; None for special tokens."""
     encoding = _tokenizer(tokenizer, limit).encode(text)
     edges: dict[int, tuple[int, int]] = {}
     for number, (start, end) in zip(encoding.word_ids, encoding.offsets, strict=True):
@@ -44,10 +44,10 @@ def word_spans(tokenizer: Path, text: str, limit: int) -> list[tuple[int, int] |
 
 
 def collate(prepared: Sequence[Prepared], length: int, pad_id: int) -> dict[str, np.ndarray]:
-    """`input_ids`, `attention_mask` int64 [batch, length]."""
+    """`input_ids` and `attention_mask`, int64 [batch, length]."""
     ids = np.full((len(prepared), length), pad_id, np.int64)
     mask = np.zeros((len(prepared), length), np.int64)
-    for row, one in enumerate(prepared):
-        ids[row, : one.tokens] = one.arrays["input_ids"]
-        mask[row, : one.tokens] = 1
+    for row, item in enumerate(prepared):
+        ids[row, : item.tokens] = item.arrays["input_ids"]
+        mask[row, : item.tokens] = 1
     return {"input_ids": ids, "attention_mask": mask}
