@@ -104,7 +104,7 @@ freeze-pi: $(VENV)/.ready ## write the Raspberry Pi's pins anew, after constrain
 
 freeze-flower: ## write constraints-flower.txt anew, which Flower's environment has of its own
 	rm -rf .venv-freeze
-	.ci/environment .venv-freeze '.[flower]' pytest pytest-timeout hypothesis psutil
+	.ci/environment .venv-freeze '.[flower]' pytest pytest-timeout hypothesis
 	{ sed -n '/^#/p' constraints-flower.txt; .venv-freeze/bin/python -m pip freeze | sed -n '/^homeroom/d; /==/p' | LC_ALL=C sort -f; } > constraints.new
 	mv constraints.new constraints-flower.txt
 	rm -rf .venv-freeze
@@ -127,7 +127,7 @@ $(DEVICE)/.ready: $(DEVICE)/.dependencies $(PACKAGE)
 
 $(OLDEST)/.dependencies: pyproject.toml constraints.txt .ci/environment
 	mkdir -p build && sed '/^onnxruntime==/d' constraints.txt > build/oldest.txt
-	.ci/environment $(OLDEST) -c build/oldest.txt '.[secure]' onnxruntime==$(OLDEST_RUNTIME) pytest pytest-timeout hypothesis psutil
+	.ci/environment $(OLDEST) -c build/oldest.txt '.[secure]' onnxruntime==$(OLDEST_RUNTIME) pytest pytest-timeout hypothesis
 	touch $@
 
 $(OLDEST)/.ready: $(OLDEST)/.dependencies $(PACKAGE)
@@ -145,7 +145,7 @@ $(LITERT)/.ready: $(LITERT)/.dependencies $(PACKAGE)
 	touch $@
 
 $(FLOWER_ENV)/.dependencies: pyproject.toml constraints-flower.txt .ci/environment
-	.ci/environment $(FLOWER_ENV) -c constraints-flower.txt '.[flower]' pytest pytest-timeout hypothesis psutil
+	.ci/environment $(FLOWER_ENV) -c constraints-flower.txt '.[flower]' pytest pytest-timeout hypothesis
 	touch $@
 
 $(FLOWER_ENV)/.ready: $(FLOWER_ENV)/.dependencies $(PACKAGE)

@@ -73,17 +73,13 @@ def _check_machine() -> Iterator[Check]:
     yield Check("machine", f"{platform.machine()}, {hardware.cores()} cores, {flags}")
     yield Check("system", f"{platform.system()} {platform.release()}, Python {platform.python_version()}, 64-bit")
     memory = hardware.memory()
-    if memory.limit is None:
-        yield Check("memory", "the system does not tell", "note")
-    else:
-        said = f"{format_bytes(memory.limit)}" + ("" if memory.limit_from == "machine" else f" by {memory.limit_from}")
-        if memory.total is not None and memory.limit_from != "machine":
-            said += f" of {format_bytes(memory.total)}"
-        if memory.available is not None:
-            said += f", {format_bytes(min(memory.available, memory.limit))} free"
-        small = memory.limit < LEAST_MEMORY_BYTES
-        remedy = f"allow at least {format_bytes(LEAST_MEMORY_BYTES)}" if small else ""
-        yield Check("memory", said, "wrong" if small else "ok", remedy)
+    said = f"{format_bytes(memory.limit)}" + ("" if memory.limit_from == "machine" else f" by {memory.limit_from}")
+    if memory.limit_from != "machine":
+        said += f" of {format_bytes(memory.total)}"
+    said += f", {format_bytes(min(memory.available, memory.limit))} free"
+    small = memory.limit < LEAST_MEMORY_BYTES
+    remedy = f"allow at least {format_bytes(LEAST_MEMORY_BYTES)}" if small else ""
+    yield Check("memory", said, "wrong" if small else "ok", remedy)
     power, heat = hardware.power(), hardware.celsius()
     battery = "no battery" if power.share is None else f"battery {power.share:.0%}"
     plugged = {True: ", plugged in", False: ", not plugged in", None: ""}[power.plugged]

@@ -135,7 +135,7 @@ def test_a_machine_that_gets_hot_ends_the_training_and_keeps_what_was_learned(
 
 def test_memory_that_is_spent_ends_the_training(device: Device, monkeypatch: pytest.MonkeyPatch) -> None:
     device.train(epochs=1)
-    held = hardware.resident() or 0
+    held = hardware.resident()
     answers = iter([held] * 40)
     monkeypatch.setattr(hardware, "peak_resident", lambda: next(answers, held + 500_000_000))
     monkeypatch.setattr(hardware, "forget_peak", lambda: True)
@@ -156,7 +156,7 @@ def test_memory_that_is_spent_among_the_features_is_an_error_that_keeps_them(
 ) -> None:
     monkeypatch.setattr("homeroom.device.plan.measure_costs", lambda *_: None)
     with pytest.raises(TrainError, match=r"features that were computed are kept"):
-        device.train(megabytes=(hardware.resident() or 0) / 1e6 - 10)
+        device.train(megabytes=(hardware.resident()) / 1e6 - 10)
     assert device.train(epochs=1).finished
 
 

@@ -224,7 +224,7 @@ def measure_features(bundle: Bundle, graphs: Graphs, modality: str, values: list
         if made
         else 0.0,
         load_s=load_s,
-        bytes=max(0, (hardware.peak_resident() or 0) - before),
+        bytes=max(0, hardware.peak_resident() - before),
     )
     facts: dict[str, Any] = msgspec.to_builtins(cost)
     return facts
@@ -250,7 +250,7 @@ def measure_step(bundle: Bundle, graphs: Graphs, facts: Any) -> dict[str, Any]:
     load_s = time.perf_counter() - began
     feeds = zero_feeds(bundle, facts)
     seconds = median_seconds(lambda: graph(feeds))
-    peak = max(0, (hardware.peak_resident() or 0) - before)
+    peak = max(0, hardware.peak_resident() - before)
     cost: StepCost = StepCost(
         seconds=seconds, load_s=load_s, bytes=peak, held_bytes=min(peak, max(0, reset_peak() - before))
     )
@@ -260,11 +260,9 @@ def measure_step(bundle: Bundle, graphs: Graphs, facts: Any) -> dict[str, Any]:
 
 def reset_peak() -> int:
     """Bytes held now, from which the peak is measured anew where the system can."""
-    from homeroom.system.memory import trim
-
-    trim()
+    hardware.trim_memory()
     hardware.forget_peak()
-    return hardware.resident() or 0
+    return hardware.resident()
 
 
 def zero_feeds(bundle: Bundle, facts: Any) -> dict[str, np.ndarray]:

@@ -105,7 +105,7 @@ class BudgetWatch:
     @property
     def peak_bytes(self) -> int:
         """The most memory that this process held since the beginning, between two looks too where the system tells."""
-        self._sampled = max(self._sampled, (hardware.peak_resident() if self._exact else hardware.resident()) or 0)
+        self._sampled = max(self._sampled, hardware.peak_resident() if self._exact else hardware.resident())
         return self._sampled
 
     def _check(self) -> str:

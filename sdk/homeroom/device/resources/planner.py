@@ -238,7 +238,7 @@ class _PlanSearch:
         known = [(self.costs.steps[g.file], self._at_once(g)) for g in used if g.file in self.costs.steps]
         found.step_s += sum(step.load_s / count for step, count in known)  # side by side, as they run
         found.parts = {
-            "process": max(self.costs.base_bytes, hardware.resident() or 0),
+            "process": max(self.costs.base_bytes, hardware.resident()),
             "samples": SAMPLE_BYTES * count,
             "features": min(room_beside(count), sum(self._held(table.tokens, name) for name in kept)),
         }

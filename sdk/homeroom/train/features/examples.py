@@ -15,7 +15,7 @@ from homeroom.data.samples import MediaReference, StoredSample
 from homeroom.runtime.bundle import Bundle
 from homeroom.runtime.graphs import Graphs
 from homeroom.store import Store
-from homeroom.system.memory import trim
+from homeroom.system.hardware import trim_memory
 from homeroom.train.features.buffer import Contents, Key, Row, Shelf
 from homeroom.train.features.columns import Columns
 from homeroom.train.features.compute import compute
@@ -80,7 +80,7 @@ def examples(
             found.put(at, sample, each, words=words, note=note_of(bundle, sample), counts=counts)
             at += 1
     if store:
-        trim()  # a step's arena would not take what getting ready has left on the heap
+        trim_memory()  # a step's arena would not take what getting ready has left on the heap
     return found
 
 
