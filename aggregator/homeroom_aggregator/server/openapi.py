@@ -1,7 +1,9 @@
-"""The OpenAPI document of the HTTP interface; imports the contracts only."""
+"""The OpenAPI document of the HTTP interface: one row an operation."""
 
 from __future__ import annotations
 
+import re
+from dataclasses import dataclass
 from typing import Any
 
 import msgspec
@@ -14,192 +16,192 @@ from homeroom.contract.secagg import PHASES, Notice, RoundStatus
 from homeroom.contract.signing import Certificate
 from homeroom.contract.update import REFUSALS
 
+Schema = dict[str, Any]
+
 SECURITY = (
     "HTTP message signature (RFC 9421, Ed25519, tag `homeroom`) over @method, @authority, @path and content-digest; "
     "keyid is the public key in hexadecimal, nonce the last `homeroom-nonce` that this server gave."
 )
+JSON = "application/json"
+TEXT, INTEGER, BOOLEAN, ANY_OBJECT = ({"type": name} for name in ("string", "integer", "boolean", "object"))
+BINARY = {"type": "string", "format": "binary"}
+UPDATE_ID = {"type": "string", "pattern": "^[0-9a-f]{32}$"}
 
 
-def _object(**properties: Any) -> dict[str, Any]:
+def _object(**properties: Any) -> Schema:
     return {"type": "object", "properties": properties, "required": list(properties)}
 
 
+def _component(name: str) -> Schema:
+    return {"$ref": f"#/components/schemas/{name}"}
+
+
+VERSION_NUMBER = {"type": "integer", "minimum": 0}
+PARAMETERS = {
+    **dict.fromkeys(("number", "base", "after"), VERSION_NUMBER),
+    **dict.fromkeys(("bundle_id", "round"), TEXT),
+    "phase": {"enum": list(PHASES)},
+}
+PARCEL = _object(path=TEXT, size=INTEGER, sha256=TEXT)
+UPDATE_STATUS = _object(update_id=UPDATE_ID, status={"enum": ["accepted", "already"]})
+ROUND = _object(
+    configuration=_component("RoundConfiguration"),
+    certificate=_component("Certificate"),
+    signature=TEXT,
+    time=TEXT,
+    time_signature=TEXT,
+    selected=BOOLEAN,
+) | {"description": "With `by_school` also `school` and `school_signature`."}
+SECURE_ROUND = _object(
+    notice=_component("Notice"),
+    signature=TEXT,
+    certificate=_component("Certificate"),
+    roster=_component("Roster"),
+    standing=_component("RoundStatus"),
+)
+
+
+@dataclass(frozen=True)
+class HttpOperation:
+    """One method of one path; the parameters in the path are `PARAMETERS`."""
+
+    method: str
+    path: str
+    summary: str
+    answer: Schema
+    body: Schema | None = None
+    signed: bool = True
+
+
+OPERATIONS = (
+    HttpOperation("get", "/v1/health", "Is it up?", _object(status=TEXT, version=INTEGER), signed=False),
+    HttpOperation(
+        "get",
+        "/v1/keys",
+        "Whose key signs here",
+        _object(institution=TEXT, bundle_id=TEXT, certificate=_component("Certificate"), bundle=PARCEL),
+        signed=False,
+    ),
+    HttpOperation(
+        "post",
+        "/v1/join",
+        "Enrol the signing key with an invitation's code",
+        _object(device=TEXT, bundle_id=TEXT),
+        _object(code=TEXT),
+    ),
+    HttpOperation("get", "/v1/round", "What is asked for, signed for the purpose `round`", ROUND),
+    HttpOperation("post", "/v1/updates", "Send an update (docs/update.md)", UPDATE_STATUS, BINARY),
+    HttpOperation("get", "/v1/versions/latest", "The newest theta", BINARY),
+    HttpOperation(
+        "get",
+        "/v1/versions/after/{number}",
+        "What a device that has this version may fetch (docs/network.md)",
+        _object(version=INTEGER, whole=PARCEL, delta={"anyOf": [PARCEL, {"type": "null"}]}),
+    ),
+    HttpOperation(
+        "get", "/v1/versions/{number}/from/{base}", "A version as its difference from another; Range", BINARY
+    ),
+    HttpOperation("get", "/v1/bundles/{bundle_id}", "The bundle as one file, also with an invitation; Range", BINARY),
+    HttpOperation("get", "/v1/versions/{number}", "One version of theta", BINARY),
+    HttpOperation(
+        "post",
+        "/v1/unlearn",
+        "Leave an update out from the next version on",
+        UPDATE_STATUS,
+        _object(update_id=UPDATE_ID),
+    ),
+    HttpOperation(
+        "post",
+        "/v1/rotate",
+        "A new key takes the sender's place; `proof` is its signature over both for the purpose `rotate`",
+        _object(device=TEXT),
+        _object(key=TEXT, proof=TEXT),
+    ),
+    HttpOperation(
+        "post",
+        "/v1/report",
+        "How a version does at a device whose school lets it tell (docs/network.md)",
+        _object(status=TEXT),
+        _component("EvaluationReport"),
+    ),
+    HttpOperation(
+        "post", "/v1/dashboard", "A code that opens the dashboard once; for district and auditor", _object(code=TEXT)
+    ),
+    HttpOperation(
+        "get", "/v1/members", "Who is enrolled; for district, auditor, and a school about itself", ANY_OBJECT
+    ),
+    HttpOperation(
+        "post",
+        "/v1/consent",
+        "A school gives its consent or withdraws it; for school and district",
+        _object(school=TEXT, consented=BOOLEAN),
+        _object(school=TEXT, by=TEXT, action={"enum": ["give", "withdraw"]}),
+    ),
+    HttpOperation(
+        "post",
+        "/v1/revoke",
+        "A key opens nothing any more; for district, and a school's own devices",
+        _object(device=TEXT),
+        _object(device=TEXT),
+    ),
+    HttpOperation("get", "/v1/audit/{after}", "The audit log after an entry; for district and auditor", ANY_OBJECT),
+    HttpOperation(
+        "get",
+        "/v1/secure",
+        "The secure round under way, as signed, and what it wants of this device; null without a roster",
+        SECURE_ROUND,
+    ),
+    HttpOperation("get", "/v1/secure/{round}", "What the present phase reads", BINARY),
+    HttpOperation(
+        "post",
+        "/v1/secure/{round}/{phase}",
+        "A device's part of a phase (docs/secure.md)",
+        _object(status=TEXT),
+        BINARY,
+    ),
+    HttpOperation("get", "/v1/metrics", "For Prometheus; the operator only", TEXT, signed=False),
+    HttpOperation("get", "/v1/openapi.json", "This document; for the operator", ANY_OBJECT, signed=False),
+)
+
+
 def document() -> dict[str, Any]:
-    """OpenAPI 3.1, made from the data classes that are really used."""
-    _, components = msgspec.json.schema_components(
-        (RoundConfiguration, Certificate, Notice, EvaluationReport, Roster, RoundStatus),
-        ref_template="#/components/schemas/{name}",
-    )
-    text, binary = {"type": "string"}, {"type": "string", "format": "binary"}
-    hexadecimal = {"type": "string", "pattern": "^[0-9a-f]{32}$"}
-    error = {
-        "description": "Refused; nothing was changed. Codes for updates: "
-        + "; ".join(f"`{code}`: {why}" for code, why in REFUSALS.items()),
-        "content": {"application/json": {"schema": {"$ref": "#/components/schemas/Refusal"}}},
-    }
-    components["Refusal"] = _object(code=text, message=text, remedy=text)
-
-    def operation(
-        summary: str, answer: Any, *, body: Any = None, signed: bool = True, media: str = "application/json"
-    ) -> dict[str, Any]:
-        told = {
-            "description": "OK",
-            "headers": {"homeroom-nonce": {"description": "for the next signed request", "schema": text}},
-            "content": {media: {"schema": answer}},
-        }
-        made: dict[str, Any] = {"summary": summary, "responses": {"200": told, "default": error}}
-        if signed:
-            made["security"] = [{"signature": []}]
-        if body is not None:
-            kind = "application/octet-stream" if body is binary else "application/json"
-            made["requestBody"] = {"required": True, "content": {kind: {"schema": body}}}
-        return made
-
-    anything = {"type": "object"}
-    octets = "application/octet-stream"
-    certificate = {"$ref": "#/components/schemas/Certificate"}
-    configuration = {"$ref": "#/components/schemas/RoundConfiguration"}
-    number = {"name": "number", "in": "path", "required": True, "schema": {"type": "integer", "minimum": 0}}
-    parcel = _object(path=text, size={"type": "integer"}, sha256=text)
-    round_id = {"name": "round", "in": "path", "required": True, "schema": {"type": "string"}}
-    phase = {"name": "phase", "in": "path", "required": True, "schema": {"enum": list(PHASES)}}
-    status = _object(update_id=hexadecimal, status={"enum": ["accepted", "already"]})
+    """OpenAPI 3.1, with the schemas of the data classes that are really used."""
+    contracts = (RoundConfiguration, Certificate, Notice, EvaluationReport, Roster, RoundStatus)
+    _, components = msgspec.json.schema_components(contracts, ref_template="#/components/schemas/{name}")
+    components["Refusal"] = _object(code=TEXT, message=TEXT, remedy=TEXT)
+    signature = {"type": "apiKey", "in": "header", "name": "Signature", "description": SECURITY}
     return {
         "openapi": "3.1.0",
         "info": {"title": "Homeroom aggregator", "version": "1", "description": homeroom.__doc__ or ""},
-        "paths": {
-            "/v1/health": {
-                "get": operation("Is it up?", _object(status=text, version={"type": "integer"}), signed=False)
-            },
-            "/v1/keys": {
-                "get": operation(
-                    "Whose key signs here",
-                    _object(institution=text, bundle_id=text, certificate=certificate, bundle=parcel),
-                    signed=False,
-                )
-            },
-            "/v1/join": {
-                "post": operation(
-                    "Enrol the signing key with an invitation's code",
-                    _object(device=text, bundle_id=text),
-                    body=_object(code=text),
-                )
-            },
-            "/v1/round": {
-                "get": operation(
-                    "What is asked for, signed for the purpose `round`",
-                    _object(
-                        configuration=configuration,
-                        certificate=certificate,
-                        signature=text,
-                        time=text,
-                        time_signature=text,
-                        selected={"type": "boolean"},
-                    )
-                    | {"description": "With `by_school` also `school` and `school_signature`."},
-                )
-            },
-            "/v1/updates": {"post": operation("Send an update (docs/update.md)", status, body=binary)},
-            "/v1/versions/latest": {"get": operation("The newest theta", binary, media=octets)},
-            "/v1/versions/after/{number}": {
-                "get": {
-                    **operation(
-                        "What a device that has this version may fetch (docs/network.md)",
-                        _object(version={"type": "integer"}, whole=parcel, delta={"anyOf": [parcel, {"type": "null"}]}),
-                    ),
-                    "parameters": [number],
-                }
-            },
-            "/v1/versions/{number}/from/{base}": {
-                "get": {
-                    **operation("A version as its difference from another; Range", binary, media=octets),
-                    "parameters": [number, {**number, "name": "base"}],
-                }
-            },
-            "/v1/bundles/{bundle_id}": {
-                "get": {
-                    **operation("The bundle as one file, also with an invitation; Range", binary, media=octets),
-                    "parameters": [{**number, "name": "bundle_id", "schema": text}],
-                }
-            },
-            "/v1/versions/{number}": {
-                "get": {**operation("One version of theta", binary, media=octets), "parameters": [number]}
-            },
-            "/v1/unlearn": {
-                "post": operation(
-                    "Leave an update out from the next version on", status, body=_object(update_id=hexadecimal)
-                )
-            },
-            "/v1/rotate": {
-                "post": operation(
-                    "A new key takes the sender's place; `proof` is its signature over both for the purpose `rotate`",
-                    _object(device=text),
-                    body=_object(key=text, proof=text),
-                )
-            },
-            "/v1/report": {
-                "post": operation(
-                    "How a version does at a device whose school lets it tell (docs/network.md)",
-                    _object(status=text),
-                    body={"$ref": "#/components/schemas/EvaluationReport"},
-                )
-            },
-            "/v1/dashboard": {
-                "post": operation("A code that opens the dashboard once; for district and auditor", _object(code=text))
-            },
-            "/v1/members": {
-                "get": operation("Who is enrolled; for district, auditor, and a school about itself", anything)
-            },
-            "/v1/consent": {
-                "post": operation(
-                    "A school gives its consent or withdraws it; for school and district",
-                    _object(school=text, consented={"type": "boolean"}),
-                    body=_object(school=text, by=text, action={"enum": ["give", "withdraw"]}),
-                )
-            },
-            "/v1/revoke": {
-                "post": operation(
-                    "A key opens nothing any more; for district, and a school's own devices",
-                    _object(device=text),
-                    body=_object(device=text),
-                )
-            },
-            "/v1/audit/{after}": {
-                "get": {
-                    **operation("The audit log after an entry; for district and auditor", anything),
-                    "parameters": [{**number, "name": "after"}],
-                }
-            },
-            "/v1/secure": {
-                "get": operation(
-                    "The secure round under way, as signed, and what it wants of this device; null without a roster",
-                    _object(
-                        notice={"$ref": "#/components/schemas/Notice"},
-                        signature=text,
-                        certificate=certificate,
-                        roster={"$ref": "#/components/schemas/Roster"},
-                        standing={"$ref": "#/components/schemas/RoundStatus"},
-                    ),
-                )
-            },
-            "/v1/secure/{round}": {
-                "get": {**operation("What the present phase reads", binary, media=octets), "parameters": [round_id]}
-            },
-            "/v1/secure/{round}/{phase}": {
-                "post": {
-                    **operation("A device's part of a phase (docs/secure.md)", _object(status=text), body=binary),
-                    "parameters": [round_id, phase],
-                }
-            },
-            "/v1/metrics": {
-                "get": operation("For Prometheus; the operator only", text, signed=False, media="text/plain")
-            },
-            "/v1/openapi.json": {"get": operation("This document; for the operator", {"type": "object"}, signed=False)},
-        },
-        "components": {
-            "schemas": components,
-            "securitySchemes": {
-                "signature": {"type": "apiKey", "in": "header", "name": "Signature", "description": SECURITY}
-            },
-        },
+        "paths": {operation.path: {operation.method: _described(operation)} for operation in OPERATIONS},
+        "components": {"schemas": components, "securitySchemes": {"signature": signature}},
     }
+
+
+def _described(operation: HttpOperation) -> dict[str, Any]:
+    codes = "; ".join(f"`{code}`: {why}" for code, why in REFUSALS.items())
+    refused = {
+        "description": f"Refused; nothing was changed. Codes for updates: {codes}",
+        "content": {JSON: {"schema": _component("Refusal")}},
+    }
+    answered = {
+        "description": "OK",
+        "headers": {"homeroom-nonce": {"description": "for the next signed request", "schema": TEXT}},
+        "content": {_media(operation.answer): {"schema": operation.answer}},
+    }
+    described: dict[str, Any] = {"summary": operation.summary, "responses": {"200": answered, "default": refused}}
+    if operation.signed:
+        described["security"] = [{"signature": []}]
+    if operation.body is not None:
+        described["requestBody"] = {"required": True, "content": {_media(operation.body): {"schema": operation.body}}}
+    if names := re.findall(r"{(\w+)}", operation.path):
+        described["parameters"] = [
+            {"name": name, "in": "path", "required": True, "schema": PARAMETERS[name]} for name in names
+        ]
+    return described
+
+
+def _media(schema: Schema) -> str:
+    if schema is BINARY:
+        return "application/octet-stream"
+    return "text/plain" if schema is TEXT else JSON
