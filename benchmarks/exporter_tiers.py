@@ -32,7 +32,8 @@ from homeroom.train.evaluate import evaluate
 from homeroom.train.features.dataset import Dataset
 from homeroom.train.features.examples import examples
 from homeroom.train.settings import Settings
-from homeroom_aggregator.simulation.federate import SchoolData, simulate
+from homeroom_aggregator.simulation.engine import SchoolData
+from homeroom_aggregator.simulation.federate import simulate
 from homeroom_exporter.export.design import draft
 from homeroom_exporter.recipe.recipe import read_recipe
 from peers import data as answers

@@ -44,7 +44,8 @@ from homeroom.train.features.dataset import Dataset
 from homeroom.train.features.examples import examples
 from homeroom.train.fit import fit
 from homeroom.train.settings import Settings
-from homeroom_aggregator.simulation.federate import SchoolData, simulate
+from homeroom_aggregator.simulation.engine import SchoolData
+from homeroom_aggregator.simulation.federate import simulate
 from peers.verdict import finish, target
 
 SETTINGS = ("before", "alone", "together", "own", "pooled")

@@ -42,7 +42,8 @@ from homeroom.train.personalize.choose import METHODS, Choice, choose
 from homeroom.train.personalize.mixing import mix
 from homeroom.train.personalize.person import Person
 from homeroom.train.settings import Settings
-from homeroom_aggregator.simulation.federate import SchoolData, simulate
+from homeroom_aggregator.simulation.engine import SchoolData
+from homeroom_aggregator.simulation.federate import simulate
 from peers.verdict import finish, target
 
 DEVICES, CLASSES, MIX = 100, 10, 0.3

@@ -12,7 +12,8 @@ import numpy as np
 
 import privacy_digits as digits
 from homeroom.contract.privacy import spent
-from homeroom_aggregator.simulation.federate import SchoolData, simulate
+from homeroom_aggregator.simulation.engine import SchoolData
+from homeroom_aggregator.simulation.federate import simulate
 from privacy_plan import DELTA, DEVICES, LOCAL, Plan, Setting, promise, settings
 
 

@@ -23,7 +23,8 @@ from homeroom.train.settings import Settings
 from homeroom_aggregator.cli import simulate
 from homeroom_aggregator.flower.simulation import Nodes, nodes_app
 from homeroom_aggregator.simulation import schools as virtual
-from homeroom_aggregator.simulation.federate import Here, federate
+from homeroom_aggregator.simulation.engine import LocalEngine
+from homeroom_aggregator.simulation.federate import federate
 
 SCHOOLS = 6
 
@@ -34,17 +35,17 @@ def bundle(tmp_path: Path, tiny_bundle: tiny.Tiny) -> Bundle:
 
 
 @pytest.fixture
-def plan(tmp_path: Path, bundle: Bundle) -> virtual.Plan:
+def plan(tmp_path: Path, bundle: Bundle) -> virtual.SchoolsPlan:
     paths = tuple(tiny.write_samples(tmp_path / f"school-{n}", tiny.samples(20, n)) for n in range(SCHOOLS))
-    return virtual.Plan(bundle.path, (), paths, tuple(virtual.names(paths)), 5)
+    return virtual.SchoolsPlan(bundle.path, (), paths, tuple(virtual.school_names(paths)), 5)
 
 
-def grid(plan: virtual.Plan, **more: Any) -> Loop:
+def grid(plan: virtual.SchoolsPlan, **more: Any) -> Loop:
     backwards = [{"partition-id": n, "num-partitions": SCHOOLS} for n in reversed(range(SCHOOLS))]
     return Loop(nodes_app(plan), backwards, **more)
 
 
-def test_the_same_seed_gives_the_same_theta_on_both_engines(bundle: Bundle, plan: virtual.Plan) -> None:
+def test_the_same_seed_gives_the_same_theta_on_both_engines(bundle: Bundle, plan: virtual.SchoolsPlan) -> None:
     """With schools that stay away, train on an old version, and send lossy updates with error feedback."""
     told = {
         "rounds": 3,
@@ -56,8 +57,8 @@ def test_the_same_seed_gives_the_same_theta_on_both_engines(bundle: Bundle, plan
         "measure_every": 1,
     }
     graphs = Graphs(bundle, {}, threads=1)
-    schools = [virtual.school(bundle, graphs, *both, 5) for both in zip(plan.paths, plan.names, strict=True)]
-    ours = federate(bundle, plan.names, engine=Here(schools, graphs), **told)
+    schools = [virtual.load_school(bundle, graphs, *both, 5) for both in zip(plan.paths, plan.names, strict=True)]
+    ours = federate(bundle, plan.names, engine=LocalEngine(schools, graphs), **told)
     arrived: list[tuple[int, int]] = []
     nodes = Nodes(grid(plan), plan.names, lambda done, of: arrived.append((done, of)))
     theirs = federate(bundle, plan.names, engine=nodes, **told)
@@ -68,13 +69,13 @@ def test_the_same_seed_gives_the_same_theta_on_both_engines(bundle: Bundle, plan
     assert arrived[-1][0] == arrived[-1][1]
 
 
-def test_a_school_whose_file_is_no_good_is_named(plan: virtual.Plan) -> None:
+def test_a_school_whose_file_is_no_good_is_named(plan: virtual.SchoolsPlan) -> None:
     plan.paths[3].write_text('{"nonsense": 1}\n')
     with pytest.raises(NetworkError, match="nonsense"):
         Nodes(grid(plan), plan.names)
 
 
-def test_a_node_that_dies_ends_the_simulation_with_its_reason(plan: virtual.Plan) -> None:
+def test_a_node_that_dies_ends_the_simulation_with_its_reason(plan: virtual.SchoolsPlan) -> None:
     with pytest.raises(NetworkError, match="switched off"):
         Nodes(grid(plan, broken={2}), plan.names)
 
@@ -82,7 +83,7 @@ def test_a_node_that_dies_ends_the_simulation_with_its_reason(plan: virtual.Plan
 @pytest.mark.extra
 @pytest.mark.timeout(300)
 def test_the_command_gives_the_same_with_processes_of_ray_and_draws_it(
-    tmp_path: Path, tiny_bundle: tiny.Tiny, plan: virtual.Plan
+    tmp_path: Path, tiny_bundle: tiny.Tiny, plan: virtual.SchoolsPlan
 ) -> None:
     found = {}
     for engine in ("homeroom", "flower"):

@@ -21,7 +21,7 @@ from homeroom.errors import InputError, NetworkError
 from homeroom.runtime.bundle import open_bundle
 from homeroom_aggregator.admin.folder import open_rounds
 from homeroom_aggregator.flower.client import app
-from homeroom_aggregator.flower.strategy import Letters
+from homeroom_aggregator.flower.strategy import AggregatorStrategy
 
 TOLD = ConfigRecord({"minutes": 5.0, "epochs": 1})
 
@@ -38,7 +38,7 @@ def configs(rooms: list[Path], invited: list[Path]) -> list[dict[str, Any]]:
 
 def run(folder: Path, grid: Loop, rounds: int, nodes: int = 2) -> Any:
     said: list[str] = []
-    with Letters(folder, last=rounds, nodes=nodes, wait_s=1, tell=said.append) as strategy:
+    with AggregatorStrategy(folder, last=rounds, nodes=nodes, wait_s=1, tell=said.append) as strategy:
         return strategy.start(grid, strategy.arrays, num_rounds=rounds, train_config=TOLD), said
 
 
@@ -107,4 +107,4 @@ def test_too_few_nodes_are_said_and_nothing_begins(tmp_path: Path, tiny_bundle: 
 def test_secure_rounds_do_not_go_over_flower(tmp_path: Path, tiny_bundle: tiny.Tiny) -> None:
     folder = district(tmp_path / "district", tiny_bundle, secure=SecureRules(minimum=3, cohort=3))  # type: ignore[arg-type]
     with pytest.raises(InputError, match="secure or synchronous"):
-        Letters(folder, last=1, nodes=1, wait_s=1, tell=print)
+        AggregatorStrategy(folder, last=1, nodes=1, wait_s=1, tell=print)

@@ -77,12 +77,12 @@ def simulate(
     if plot and plot.suffix.lower() != ".svg":
         raise InputError("the picture is an .svg", where=str(plot), remedy=f"name it {plot.with_suffix('.svg').name}")
 
-    elsewhere = None
+    remote = None
     if engine == "flower":
         flower.check_installed()
         from homeroom_aggregator.flower import simulation
 
-        elsewhere = simulation.simulate
+        remote = simulation.simulate
     with tempfile.TemporaryDirectory() as scratch:
         found = virtual.run(
             bundle,
@@ -99,11 +99,11 @@ def simulate(
             measure_every=measure_every or int(plot is not None),
             seed=seed,
             tell=click.echo,
-            arrived=_arrived,
-            elsewhere=elsewhere,
+            on_trained=_arrived,
+            remote=remote,
         )
     if out:
-        write_durable(out, msgspec.json.format(msgspec.json.encode(virtual.document(found)), indent=1))
+        write_durable(out, msgspec.json.format(msgspec.json.encode(virtual.simulation_document(found)), indent=1))
     if plot:
         write_durable(plot, chart.svg(found, f"{len(schools)} schools, {rounds} rounds").encode())
     virtual.check_finite(found)

@@ -14,7 +14,7 @@ from flwr.common import log
 from flwr.serverapp import Grid, ServerApp
 
 from homeroom.errors import InputError
-from homeroom_aggregator.flower.strategy import Letters
+from homeroom_aggregator.flower.strategy import AggregatorStrategy
 
 INFO = 20
 
@@ -26,7 +26,9 @@ def main(grid: Grid, context: Context) -> None:
     rounds, wait_s = int(asked.get("rounds", 1)), float(asked.get("wait-s", 3600))
     folder, nodes = Path(str(asked["folder"])), int(asked.get("nodes", 1))
     told = ConfigRecord({"minutes": float(asked.get("minutes", 10)), "epochs": int(asked.get("epochs", 0))})
-    with Letters(folder, last=rounds, nodes=nodes, wait_s=wait_s, tell=lambda line: log(INFO, line)) as strategy:
+    with AggregatorStrategy(
+        folder, last=rounds, nodes=nodes, wait_s=wait_s, tell=lambda line: log(INFO, line)
+    ) as strategy:
         strategy.start(grid, strategy.arrays, num_rounds=rounds, timeout=wait_s, train_config=told)
 
 

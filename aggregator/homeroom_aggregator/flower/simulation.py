@@ -1,7 +1,6 @@
-"""Virtual schools as nodes of Flower's simulation: `simulate`'s own rounds, with the training in ray's processes.
+"""Simulated schools as nodes of Flower's simulation: `federate`'s own rounds, with the training in ray's processes.
 
-The server's part is `simulate.federate` as it stands; a node gets theta and the round, and answers with a signed
-update. The same seed gives the same theta as in one process.
+A node gets theta and the round, and answers with a signed update. The same seed gives the same theta as in one process.
 """
 
 from __future__ import annotations
@@ -29,22 +28,23 @@ from homeroom.runtime.bundle import open_bundle
 from homeroom.runtime.graphs import Graphs
 from homeroom.train.settings import Settings
 from homeroom_aggregator.flower.records import RECORD, answering, packed, unpacked
-from homeroom_aggregator.simulation.federate import Arrived, Scores, Simulation, Student, Task, Trained, federate
-from homeroom_aggregator.simulation.schools import Plan, school
+from homeroom_aggregator.simulation.engine import OnTrained, Scores, SimulatedDevice, TrainedUpdate, TrainingTask
+from homeroom_aggregator.simulation.federate import Simulation, federate
+from homeroom_aggregator.simulation.schools import SchoolsPlan, load_school
 
 START_S, PULL_S = 120.0, 0.05  # to wait for the nodes; between two looks for replies
 
 
-def simulate(plan: Plan, told: Mapping[str, Any], arrived: Arrived | None = None) -> Simulation:
-    """Run `federate` with these arguments over virtual nodes, one school each, as many at a time as there are cores.
+def simulate(plan: SchoolsPlan, arguments: Mapping[str, Any], on_trained: OnTrained | None = None) -> Simulation:
+    """Run `federate` with these arguments over simulated nodes, one school each, as many at a time as there are cores.
 
     Raises what `federate` raises, and NetworkError where a node fails.
     """
-    found: list[Simulation] = []
+    results: list[Simulation] = []
 
     def main(grid: Grid, _: Context) -> None:
         bundle = open_bundle(plan.bundle, root=None)
-        found.append(federate(bundle, plan.names, engine=Nodes(grid, plan.names, arrived), **told))
+        results.append(federate(bundle, plan.names, engine=Nodes(grid, plan.names, on_trained), **arguments))
 
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")  # else ray warns of what is to come, every time
     logging.getLogger("flwr").setLevel(logging.CRITICAL)  # what matters is raised
@@ -64,66 +64,72 @@ def simulate(plan: Plan, told: Mapping[str, Any], arrived: Arrived | None = None
             "client_resources": {"num_cpus": 1, "num_gpus": 0.0},
         },
     )
-    return found[0]
+    return results[0]
 
 
 class Nodes:
     """The engine whose schools are the nodes of a grid."""
 
-    def __init__(self, grid: Grid, names: Sequence[str], arrived: Arrived | None = None) -> None:
-        self.grid, self.names, self.arrived = grid, names, arrived
-        self.nodes = dict(enumerate(self._present(len(names))))  # by place; at first in any order
-        met = self._ask("query", {place: packed() for place in self.nodes})
-        self.nodes = {said["place"]: self.nodes[place] for place, said in met.items()}
-        self.validating = [said["place"] for said in met.values() if said["validation"]]
+    def __init__(self, grid: Grid, names: Sequence[str], on_trained: OnTrained | None = None) -> None:
+        self.grid, self.names, self.on_trained = grid, names, on_trained
+        self.nodes = dict(enumerate(self._present(len(names))))  # by school index; at first in any order
+        replies = self._ask("query", {index: packed() for index in self.nodes})
+        self.nodes = {reply["place"]: self.nodes[index] for index, reply in replies.items()}
+        self.validating = [reply["place"] for reply in replies.values() if reply["validation"]]
 
-    def train(self, tasks: Sequence[Task], released: Sequence[np.ndarray]) -> list[Trained]:
+    def train(self, tasks: Sequence[TrainingTask], thetas: Sequence[np.ndarray]) -> list[TrainedUpdate]:
+        """The update of each task; thetas: float32 [P] by version."""
         contents = {
-            task.place: packed(
+            task.index: packed(
                 base=task.base,
-                theta=released[task.base].tobytes(),
+                theta=thetas[task.base].tobytes(),
                 settings=msgspec.json.encode(task.settings),
                 round=msgspec.json.encode(task.configuration),
             )
             for task in tasks
         }
-        said = self._ask("train", contents, self.arrived)
-        return [Trained(place, s["device"], s["update"], s["untrained"]) for place, s in sorted(said.items())]
+        replies = self._ask("train", contents, self.on_trained)
+        return [
+            TrainedUpdate(index, reply["device"], reply["update"], reply["untrained"])
+            for index, reply in sorted(replies.items())
+        ]
 
     def score(self, theta: np.ndarray) -> dict[str, Scores]:
-        content = {place: packed(theta=theta.tobytes()) for place in self.validating}
-        said = self._ask("evaluate", content)
-        kind = dict[str, Score]
-        return {self.names[place]: msgspec.json.decode(said[place]["scores"], type=kind) for place in sorted(said)}
+        """Scores of theta, float32 [P], by school and task."""
+        replies = self._ask("evaluate", {index: packed(theta=theta.tobytes()) for index in self.validating})
+        return {
+            self.names[index]: msgspec.json.decode(reply["scores"], type=dict[str, Score])
+            for index, reply in sorted(replies.items())
+        }
 
     def _present(self, count: int) -> list[int]:
-        begun = time.monotonic()
-        while len(found := list(self.grid.get_node_ids())) < count:
-            if time.monotonic() - begun > START_S:
-                raise NetworkError(f"{len(found)} of {count} nodes came", remedy="is there memory left?")
+        started_s = time.monotonic()
+        while len(nodes := list(self.grid.get_node_ids())) < count:
+            if time.monotonic() - started_s > START_S:
+                raise NetworkError(f"{len(nodes)} of {count} nodes came", remedy="is there memory left?")
             time.sleep(PULL_S)
-        return found
+        return nodes
 
     def _ask(
-        self, kind: str, contents: Mapping[int, RecordDict], arrived: Arrived | None = None
+        self, kind: str, contents: Mapping[int, RecordDict], on_reply: OnTrained | None = None
     ) -> dict[int, dict[str, Any]]:
-        """Send each place its content; what all of them answer."""
-        places = {self.nodes[place]: place for place in contents}
-        messages = [Message(content, self.nodes[place], kind) for place, content in contents.items()]
+        """Send each school, by index, its content; all replies."""
+        indexes = {self.nodes[index]: index for index in contents}
+        messages = [Message(content, self.nodes[index], kind) for index, content in contents.items()]
         waiting = set(self.grid.push_messages(messages))
-        found: dict[int, dict[str, Any]] = {}
+        replies: dict[int, dict[str, Any]] = {}
         while waiting:
             for reply in self.grid.pull_messages(waiting):
                 waiting.discard(reply.metadata.reply_to_message_id)
-                found[places[reply.metadata.src_node_id]] = unpacked(reply)
-                if arrived:
-                    arrived(len(found), len(contents))
+                replies[indexes[reply.metadata.src_node_id]] = unpacked(reply)
+                if on_reply:
+                    on_reply(len(replies), len(contents))
             time.sleep(PULL_S if waiting else 0)
-        return found
+        return replies
 
 
-def nodes_app(plan: Plan) -> ClientApp:
-    """What runs on every node; which school it is, its number says."""
+def nodes_app(plan: SchoolsPlan) -> ClientApp:
+    """The ClientApp of every node, which is the school of its partition-id."""
     app = ClientApp()
     app.query()(answering(partial(_query, plan)))
     app.train()(answering(partial(_train, plan)))
@@ -131,41 +137,43 @@ def nodes_app(plan: Plan) -> ClientApp:
     return app
 
 
-def _query(plan: Plan, _: Message, context: Context) -> RecordDict:
-    found = _student(plan, _place(context)).school
-    return packed(place=_place(context), train=len(found.train), validation=len(found.validation or ()))
+def _query(plan: SchoolsPlan, _: Message, context: Context) -> RecordDict:
+    school = _device(plan, _index(context)).school
+    return packed(place=_index(context), train=len(school.train), validation=len(school.validation or ()))
 
 
-def _train(plan: Plan, message: Message, context: Context) -> RecordDict:
-    asked, place = unpacked(message), _place(context)
-    student = _student(plan, place)
+def _train(plan: SchoolsPlan, message: Message, context: Context) -> RecordDict:
+    content, index = unpacked(message), _index(context)
+    device = _device(plan, index)
     kept: Any = context.state.config_records.get(RECORD)  # the process may be another than in the round before
-    student.key = Ed25519PrivateKey.from_private_bytes(kept["key"]) if kept else new_key()
-    student.residual = kept["residual"] if kept else b""
-    settings = msgspec.json.decode(asked["settings"], type=Settings)
-    task = Task(place, asked["base"], settings, msgspec.json.decode(asked["round"], type=RoundConfiguration))
-    trained = student.train(task, np.frombuffer(asked["theta"], np.float32))
-    state = {"key": student.key.private_bytes_raw(), "residual": student.residual}
+    device.key = Ed25519PrivateKey.from_private_bytes(kept["key"]) if kept else new_key()
+    device.residual = kept["residual"] if kept else b""
+    settings = msgspec.json.decode(content["settings"], type=Settings)
+    task = TrainingTask(
+        index, content["base"], settings, msgspec.json.decode(content["round"], type=RoundConfiguration)
+    )
+    trained = device.train(task, np.frombuffer(content["theta"], np.float32))
+    state = {"key": device.key.private_bytes_raw(), "residual": device.residual}
     context.state.config_records[RECORD] = ConfigRecord(state)
     return packed(device=trained.device, update=trained.update, untrained=trained.problem)
 
 
-def _evaluate(plan: Plan, message: Message, context: Context) -> RecordDict:
+def _evaluate(plan: SchoolsPlan, message: Message, context: Context) -> RecordDict:
     theta = np.frombuffer(unpacked(message)["theta"], np.float32)
-    return packed(scores=msgspec.json.encode(_student(plan, _place(context)).score(theta)))
+    return packed(scores=msgspec.json.encode(_device(plan, _index(context)).score(theta)))
 
 
-def _place(context: Context) -> int:
+def _index(context: Context) -> int:
     return int(context.node_config["partition-id"])
 
 
 @lru_cache(maxsize=4)
-def _graphs(plan: Plan) -> Graphs:
+def _graphs(plan: SchoolsPlan) -> Graphs:
     return Graphs(open_bundle(plan.bundle, root=None), dict(plan.precision), threads=1)
 
 
 @lru_cache(maxsize=1024)
-def _student(plan: Plan, place: int) -> Student:
+def _device(plan: SchoolsPlan, index: int) -> SimulatedDevice:
     """A school with its features, computed the first time that this process meets it."""
     graphs = _graphs(plan)
-    return Student(school(graphs.bundle, graphs, plan.paths[place], plan.names[place], plan.seed), graphs)
+    return SimulatedDevice(load_school(graphs.bundle, graphs, plan.paths[index], plan.names[index], plan.seed), graphs)

@@ -27,7 +27,7 @@ from homeroom_aggregator.flower.records import packed, unpacked
 PULL_S = 0.5  # between two looks for nodes
 
 
-class Letters(Strategy):  # type: ignore[misc]
+class AggregatorStrategy(Strategy):  # type: ignore[misc]
     """One aggregator's folder; use it in a `with`, since one process at a time may have it open.
 
     A round asks every node that is there for a letter and merges what comes. Each is answered, with the newest version,
@@ -50,7 +50,7 @@ class Letters(Strategy):  # type: ignore[misc]
         self.receiver = msgspec.json.encode(sealing_key(self.key, self.rounds.key, self.rounds.certificate))
         self.answers: dict[int, tuple[MessageHeader, AnswerHeader]] = {}  # by node, not delivered yet
 
-    def __enter__(self) -> Letters:
+    def __enter__(self) -> AggregatorStrategy:
         return self
 
     def __exit__(self, *_: object) -> None:

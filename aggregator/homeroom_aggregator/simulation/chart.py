@@ -1,4 +1,4 @@
-"""A simulation as one SVG picture: how accurate schools are round by round, not only on average; imports virtual.
+"""A chart of a simulation as one SVG picture: the schools' accuracy round by round, not only on average.
 
 Nothing is loaded from anywhere; colours follow the reader's light or dark setting, and the lines differ in dashes too.
 """
@@ -16,7 +16,7 @@ from homeroom_aggregator.simulation.schools import accuracies
 
 WIDTH, HEIGHT = 720, 400
 LEFT, RIGHT, TOP, BOTTOM = 56, 130, 56, 48  # margins around the plot
-STYLE = """
+CHART_STYLE = """
 text { font: 13px system-ui, sans-serif; fill: #1c2430 } .title { font-size: 16px; font-weight: 600 }
 .back { fill: #ffffff } .grid { stroke: #d5dae1 } .band { fill: #1d6fd6; opacity: .18 }
 .mean { stroke: #1d6fd6 } .worst { stroke: #de6e14; stroke-dasharray: 6 4 } .line { fill: none; stroke-width: 2.5 }
@@ -24,12 +24,12 @@ text { font: 13px system-ui, sans-serif; fill: #1c2430 } .title { font-size: 16p
 """
 
 
-def svg(found: Simulation, title: str) -> str:
+def svg(simulation: Simulation, title: str) -> str:
     """The picture: mean accuracy of the schools, the worst school's, and where eight of ten lie between.
 
     A school's accuracy is the mean over its tasks. Raises InputError where no school was measured.
     """
-    measured = [(f.number, list(accuracies(f.scores).values())) for f in found.rounds]
+    measured = [(facts.number, list(accuracies(facts.scores).values())) for facts in simulation.rounds]
     measured = [(number, values) for number, values in measured if values]
     if not measured:
         raise InputError("no school has samples for validation, so there is nothing to draw")
@@ -42,7 +42,7 @@ def svg(found: Simulation, title: str) -> str:
     parts = [
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-labelledby="t d">',
         f'<title id="t">{escape(title)}</title><desc id="d">{escape(last)}, worst {worst[-1]:.3f}</desc>',
-        f'<style>{STYLE}</style><rect class="back" width="{WIDTH}" height="{HEIGHT}"/>',
+        f'<style>{CHART_STYLE}</style><rect class="back" width="{WIDTH}" height="{HEIGHT}"/>',
         f'<text class="title" x="{LEFT}" y="24">{escape(title)}</text><text x="{LEFT}" y="43">{escape(last)}</text>',
         *(_gridline(tick / 5) for tick in range(6)),
         *(_round_label(number, rounds) for number in sorted({rounds[0], rounds[len(rounds) // 2], rounds[-1]})),
@@ -84,9 +84,9 @@ def _round_label(number: int, rounds: Sequence[int]) -> str:
 
 def _labels(values: dict[str, float]) -> list[str]:
     """Beside the ends of the lines, the higher first, and none over another."""
-    found, free = [], float(TOP)
+    labels, free = [], float(TOP)
     for name, value in sorted(values.items(), key=lambda item: -item[1]):
         y = max(_y(value) + 4, free)
         free = y + 17
-        found.append(f'<text x="{WIDTH - RIGHT + 8}" y="{y:.1f}">{name}</text>')
-    return found
+        labels.append(f'<text x="{WIDTH - RIGHT + 8}" y="{y:.1f}">{name}</text>')
+    return labels

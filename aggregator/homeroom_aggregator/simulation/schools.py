@@ -1,4 +1,4 @@
-"""From files of samples to a simulation: what `homeroom simulate` does; imports homeroom and simulate."""
+"""Simulated schools from files of samples, for `homeroom simulate`."""
 
 from __future__ import annotations
 
@@ -21,25 +21,18 @@ from homeroom.runtime.graphs import Graphs
 from homeroom.train.features.dataset import Dataset
 from homeroom.train.features.examples import examples
 from homeroom.train.settings import Settings, advised
-from homeroom_aggregator.simulation.federate import (
-    Arrived,
-    Here,
-    RoundFacts,
-    SchoolData,
-    Scores,
-    Simulation,
-    federate,
-    usual,
-)
+from homeroom_aggregator.simulation.engine import LocalEngine, OnTrained, SchoolData, Scores
+from homeroom_aggregator.simulation.federate import Simulation, default_configuration, federate
+from homeroom_aggregator.simulation.round import RoundFacts
 
 
-def names(paths: Sequence[Path]) -> list[str]:
+def school_names(paths: Sequence[Path]) -> list[str]:
     """A name for each school: the file's, with its folder's where several are called alike."""
     stems = [path.stem for path in paths]
     return [f"{path.resolve().parent.name}/{path.stem}" if stems.count(path.stem) > 1 else path.stem for path in paths]
 
 
-def school(bundle: Bundle, graphs: Graphs, path: Path, name: str, seed: int) -> SchoolData:
+def load_school(bundle: Bundle, graphs: Graphs, path: Path, name: str, seed: int) -> SchoolData:
     """A file's or folder's samples, features computed, split by subject as a device splits them."""
     stored = list(read_samples(path, bundle.manifest))
     data = Dataset(bundle.manifest, examples(None, bundle, graphs, stored))
@@ -47,8 +40,8 @@ def school(bundle: Bundle, graphs: Graphs, path: Path, name: str, seed: int) -> 
 
 
 @dataclass(frozen=True)
-class Plan:
-    """What another process needs to know of the schools: the installed bundle, and samples and name by place."""
+class SchoolsPlan:
+    """The installed bundle, and each school's samples and name, for engines in other processes."""
 
     bundle: Path
     precision: tuple[tuple[str, Precision], ...]
@@ -57,7 +50,8 @@ class Plan:
     seed: int
 
 
-Elsewhere = Callable[[Plan, Mapping[str, Any], Arrived | None], Simulation]  # runs `federate` with these arguments
+# Calls `federate` with these arguments on an engine outside this process
+RemoteRun = Callable[[SchoolsPlan, Mapping[str, Any], OnTrained | None], Simulation]
 
 
 def run(
@@ -76,20 +70,25 @@ def run(
     measure_every: int = 0,
     seed: int,
     tell: Callable[[str], None],
-    arrived: Arrived | None = None,
-    elsewhere: Elsewhere | None = None,
+    on_trained: OnTrained | None = None,
+    remote: RemoteRun | None = None,
 ) -> Simulation:
-    """Simulate with a bundle's own advice for training; `tell` gets one line a round.
+    """Simulate with a bundle's own advice for training.
 
-    elsewhere: another engine than this process.
+    source: the bundle. paths: of the schools' samples. scratch: where the bundle is installed.
+    rounds, participation, lag, measure_every, seed: as for `federate`.
+    epochs, proximal: of local training.
+    privacy, optimizer, server_rate: of the rounds.
+    tell: gets one line a round. on_trained: called after each school.
+    remote: an engine outside this process.
     """
     bundle = install(source, scratch, root=None)
     precision = golden.choose_precision(bundle)
     settings = advised(bundle.manifest, epochs=epochs, proximal=proximal, constant_rate=True)
-    told: dict[str, Any] = {
+    arguments: dict[str, Any] = {
         "rounds": rounds,
         "settings": settings,
-        "configuration": usual(
+        "configuration": default_configuration(
             bundle, len(paths), participation, privacy=privacy, optimizer=optimizer, server_rate=server_rate
         ),
         "seed": seed,
@@ -98,28 +97,29 @@ def run(
         "measure_every": measure_every,
         "progress": lambda facts: _line(facts, tell),
     }
-    called = names(paths)
-    if elsewhere:
-        plan = Plan(bundle.path, tuple(precision.items()), tuple(p.resolve() for p in paths), tuple(called), seed)
-        return elsewhere(plan, told, arrived)
+    names = school_names(paths)
+    if remote:
+        resolved = tuple(path.resolve() for path in paths)
+        plan = SchoolsPlan(bundle.path, tuple(precision.items()), resolved, tuple(names), seed)
+        return remote(plan, arguments, on_trained)
     graphs = Graphs(bundle, precision)
-    schools = [school(bundle, graphs, path, name, seed) for path, name in zip(paths, called, strict=True)]
-    for one in schools:
-        tell(f"{one.name}: {len(one.train)} samples, {len(one.validation or ())} for validation")
-    return federate(bundle, called, engine=Here(schools, graphs, arrived), **told)
+    schools = [load_school(bundle, graphs, path, name, seed) for path, name in zip(paths, names, strict=True)]
+    for school in schools:
+        tell(f"{school.name}: {len(school.train)} samples, {len(school.validation or ())} for validation")
+    return federate(bundle, names, engine=LocalEngine(schools, graphs, on_trained), **arguments)
 
 
-MOST_LINES = 12  # of scores a round; of more schools, the span and the mean are told
+MOST_SCORE_LINES = 12  # a round; of more schools, the mean and the worst are printed
 
 
 def _line(facts: RoundFacts, tell: Callable[[str], None]) -> None:
     refused = "".join(f"; {name}: {why}" for name, why in facts.refused.items())
     tell(f"round {facts.number}: version {facts.version}, {facts.sent_bytes / 1e6:.2f} MB sent{refused}")
-    found = accuracies(facts.scores)
-    if len(found) > MOST_LINES:
-        worst = min(found, key=lambda name: found[name])
-        mean = sum(found.values()) / len(found)
-        tell(f"  {len(found)} schools: mean accuracy {mean:.3f}, worst {found[worst]:.3f} ({worst})")
+    means = accuracies(facts.scores)
+    if len(means) > MOST_SCORE_LINES:
+        worst = min(means, key=lambda name: means[name])
+        mean = sum(means.values()) / len(means)
+        tell(f"  {len(means)} schools: mean accuracy {mean:.3f}, worst {means[worst]:.3f} ({worst})")
         return
     for name, scores in facts.scores.items():
         parts = ", ".join(f"{task} {score.accuracy:.3f} (n {score.n})" for task, score in scores.items() if score.n)
@@ -132,23 +132,23 @@ def accuracies(scores: Mapping[str, Scores]) -> dict[str, float]:
     return {name: sum(values) / len(values) for name, values in rated.items() if values}
 
 
-def check_finite(found: Simulation) -> None:
-    """TrainError where what was learned is no longer numbers: every school failed last, or its theta answers so."""
-    asked = [facts for facts in found.rounds if facts.sent_bytes or facts.refused]
-    stuck = asked[-1].refused if asked and not asked[-1].sent_bytes else {}
-    told = [score.log_loss for tasks in found.rounds[-1].scores.values() for score in tasks.values()]
-    if stuck or not np.isfinite(told).all():
+def check_finite(simulation: Simulation) -> None:
+    """TrainError where training diverged: every school failed last, or a loss of the last version is not finite."""
+    trained = [facts for facts in simulation.rounds if facts.sent_bytes or facts.refused]
+    stuck = trained[-1].refused if trained and not trained[-1].sent_bytes else {}
+    losses = [score.log_loss for tasks in simulation.rounds[-1].scores.values() for score in tasks.values()]
+    if stuck or not np.isfinite(losses).all():
         why = next(iter(stuck.values()), "the loss of the last version is not finite")
         raise TrainError(f"it broke down: {why}", remedy="give a lower --server-rate, or another --optimizer")
 
 
-def document(found: Simulation) -> dict[str, Any]:
+def simulation_document(simulation: Simulation) -> dict[str, Any]:
     """All figures of a simulation but theta itself."""
     return {
-        "seed": found.seed,
-        "version": found.version,
-        "settings": msgspec.to_builtins(found.settings),
-        "configuration": found.configuration.document,
+        "seed": simulation.seed,
+        "version": simulation.version,
+        "settings": msgspec.to_builtins(simulation.settings),
+        "configuration": simulation.configuration.document,
         "rounds": [
             {
                 "round": facts.number,
@@ -160,6 +160,6 @@ def document(found: Simulation) -> dict[str, Any]:
                     for name, scores in facts.scores.items()
                 },
             }
-            for facts in found.rounds
+            for facts in simulation.rounds
         ],
     }

@@ -28,7 +28,8 @@ from homeroom.train.features.examples import examples
 from homeroom.train.fit import fit
 from homeroom.train.settings import Settings
 from homeroom_aggregator.merge.segment_sums import SegmentSums
-from homeroom_aggregator.simulation.federate import SchoolData, simulate
+from homeroom_aggregator.simulation.engine import SchoolData
+from homeroom_aggregator.simulation.federate import simulate
 
 SEGMENTS = (
     Segment(name="ladder", parameters=(Parameter("w", (3, 4)),), meaning="test/1"),

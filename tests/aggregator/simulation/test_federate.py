@@ -23,7 +23,8 @@ from homeroom.train.features.dataset import Dataset
 from homeroom.train.features.examples import examples
 from homeroom.train.settings import Settings
 from homeroom_aggregator.cli import simulate as cli
-from homeroom_aggregator.simulation.federate import SchoolData, simulate
+from homeroom_aggregator.simulation.engine import SchoolData
+from homeroom_aggregator.simulation.federate import simulate
 
 SETTINGS = Settings(epochs=1, learning_rate=5e-3, constant_rate=True)
 
