@@ -55,7 +55,7 @@ Scores = dict[str, dict[str, float]]  # accuracy by school and task
 
 
 class FeatureCache:
-    """The two methods of the device's store that `collect.examples` calls, over one file a variant in the cache."""
+    """The two methods of the device's store that `examples` calls, over one file a variant in the cache."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder

@@ -64,8 +64,8 @@ from homeroom.train.evaluate import evaluate
 from homeroom.train.features.dataset import Dataset, Example
 from homeroom.train.features.examples import examples
 from homeroom.train.fit import fit
-from homeroom.train.input_weights import counted, learned_weights
-from homeroom.train.label_errors import doubtful
+from homeroom.train.input_weights import learn_input_weights, with_input_weight
+from homeroom.train.label_errors import suspect_labels
 from homeroom.train.settings import Settings
 from peers.verdict import finish, target
 
@@ -106,7 +106,8 @@ class Asked:
         if not set(SENSES) - out:
             return self.example
         return replace(
-            only(self.example, [s for s in SENSES if s not in out]), counts={(s, 0): weight for s in self.poor - out}
+            only(self.example, [s for s in SENSES if s not in out]),
+            input_weights={(s, 0): weight for s in self.poor - out},
         )
 
 
@@ -295,9 +296,11 @@ def seen_badly(one: Lesson, rate: float, rng: np.random.Generator) -> dict[str, 
         theta = one.learn(given)
         if weight == DEFAULT_INPUT_WEIGHT:
             _, validation = Dataset(one.bundle.manifest, given).split(0.2, 0)
-            for modality, learned in learned_weights(one.graphs, validation, theta, {}).items() if validation else ():
+            for modality, learned in (
+                learn_input_weights(one.graphs, validation, theta, {}).items() if validation else ()
+            ):
                 slots = {slot for slot, its, _ in one.bundle.manifest.inputs if its == modality}
-                questions = [counted(e, slots, learned) for e in questions]
+                questions = [with_input_weight(e, slots, learned) for e in questions]
         found[name] = one.points(theta, questions)
     return found
 
@@ -312,7 +315,7 @@ def labels(one: Lesson, rate: float, rng: np.random.Generator) -> dict[str, floa
     train, test = [p.example for p in one.train], [p.example for p in one.test]
     given = [e for e in train if rng.random() >= rate]
     wrong = [_mislabelled(e, rate, rng) for e in train]
-    doubts = doubtful(one.graphs, one.bundle.theta(), Dataset(one.bundle.manifest, wrong), one.settings)
+    doubts = suspect_labels(one.graphs, one.bundle.theta(), Dataset(one.bundle.manifest, wrong), one.settings)
     doubted = {doubt.row for doubt in doubts}
     kept = [e for row, e in enumerate(wrong) if row not in doubted]
     return dict(zip(LABELS, (one.points(one.learn(some), test) for some in (given, wrong, kept)), strict=True))

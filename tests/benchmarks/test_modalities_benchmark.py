@@ -57,7 +57,7 @@ def test_a_poor_sense_is_weighed_or_left_out_with_those_that_are_empty() -> None
     assert badly.poor == {"picture"}
     assert set(badly.gated(0.0).inputs) == {("speech", 0)}
     assert set(badly.gated(0.5).inputs) == {("picture", 0), ("speech", 0)}
-    assert badly.gated(0.5).counts == {("picture", 0): 0.5}
+    assert badly.gated(0.5).input_weights == {("picture", 0): 0.5}
 
 
 def test_a_wrong_label_is_another_one() -> None:

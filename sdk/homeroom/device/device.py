@@ -35,9 +35,10 @@ from homeroom.runtime.graphs import Graphs
 from homeroom.store import Export, ForgetReport, Store
 from homeroom.train import label_errors
 from homeroom.train.evaluate import evaluate
+from homeroom.train.features.compute import Progress
 from homeroom.train.features.dataset import Dataset, Example
-from homeroom.train.features.examples import Progress, examples
-from homeroom.train.features.quality_gate import add_examined, as_asked
+from homeroom.train.features.examples import examples
+from homeroom.train.features.quality_gate import add_checked, prediction_view
 from homeroom.train.settings import Settings
 
 
@@ -84,7 +85,7 @@ class Device:
         gates: look at their quality, and set aside what is poor and near copies until a person has (`set_aside`).
         """
         found = admitted(policy_in_force(self.store), ingest.read(samples, self.bundle.manifest), self.store.today())
-        return add_examined(self.store, self.bundle.manifest, found) if gates else self.store.add(found)
+        return add_checked(self.store, self.bundle.manifest, found) if gates else self.store.add(found)
 
     def set_aside(self) -> list[StoredSample]:
         """Samples that do not teach, or not with all inputs or in full, without their inputs; `aside` says why."""
@@ -95,7 +96,7 @@ class Device:
         watch, samples = Budget(minutes=minutes).begin(self.store.directory), training_samples(self.store, self.bundle)
         ready = to_examples(self.store, self.bundle, self.graphs, samples, stop=watch.over)
         settings = training_settings(self.store, self.bundle)
-        return label_errors.set_aside(self.store, self.bundle, self.graphs, ready, settings, watch.over)
+        return label_errors.quarantine_suspects(self.store, self.bundle, self.graphs, ready, settings, watch.over)
 
     def put_back(self, *sample_ids: str) -> None:
         """Let samples that were set aside teach after all, with all their inputs."""
@@ -261,7 +262,7 @@ class Device:
 
     def _asked(self, sample: Sample) -> tuple[StoredSample, str]:
         manifest, weights = self.bundle.manifest, versions.weights(self.store, self.store.versions.current())
-        return as_asked(resolve(sample, manifest), manifest, weights)
+        return prediction_view(resolve(sample, manifest), manifest, weights)
 
     def _answers(self, ready: Sequence[Example], profile: str | None = None) -> list[dict[str, Answer]]:
         """What the theta in use, or a person's own, says of each example."""

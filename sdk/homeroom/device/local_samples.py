@@ -16,10 +16,10 @@ from homeroom.runtime.bundle import Bundle
 from homeroom.runtime.graphs import Graphs
 from homeroom.store import Store
 from homeroom.train.evaluate import evaluate
-from homeroom.train.features.buffer import Seen, room_beside
+from homeroom.train.features.buffer import LazySamples, buffer_bytes
 from homeroom.train.features.dataset import Dataset, Example
 from homeroom.train.features.examples import examples
-from homeroom.train.features.quality_gate import as_taught
+from homeroom.train.features.quality_gate import training_view
 from homeroom.train.settings import Settings, advised
 
 
@@ -30,7 +30,7 @@ def training_samples(store: Store, bundle: Bundle, subject: str | None = None) -
     def chosen(sample: StoredSample) -> bool:
         return may_teach(policy, sample, manifest.needs_no_label) and subject in (None, sample.subject)
 
-    return Seen(store.those(chosen), lambda sample: as_taught(without_media(sample), manifest))
+    return LazySamples(store.those(chosen), lambda sample: training_view(without_media(sample), manifest))
 
 
 def to_examples(
@@ -41,7 +41,7 @@ def to_examples(
     cached: whether features are read from the store's cache and written to it.
     options: `progress` and `stop`, passed on.
     """
-    options |= {"weights": versions.weights(store, store.versions.current()), "room": room_beside(len(samples))}
+    options |= {"weights": versions.weights(store, store.versions.current()), "room": buffer_bytes(len(samples))}
     return examples(store if cached else None, bundle, graphs, samples, **options)
 
 

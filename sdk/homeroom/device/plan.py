@@ -19,7 +19,7 @@ from homeroom.errors import TrainError
 from homeroom.runtime.bundle import Bundle
 from homeroom.runtime.graphs import Graphs
 from homeroom.store import Store
-from homeroom.train.features.examples import missing
+from homeroom.train.features.cached import missing
 from homeroom.train.settings import Settings
 
 COSTS_SECRET = "costs"

@@ -22,10 +22,10 @@ from homeroom.runtime.bundle import Bundle
 from homeroom.runtime.graphs import Graphs
 from homeroom.store import Store
 from homeroom.train.evaluate import by_language, evaluate
+from homeroom.train.features.compute import Progress
 from homeroom.train.features.dataset import Dataset, Example
-from homeroom.train.features.examples import Progress
 from homeroom.train.fit import Fit, fit
-from homeroom.train.input_weights import learned_weights
+from homeroom.train.input_weights import learn_input_weights
 from homeroom.train.personalize.person import OutOfTimeError
 from homeroom.train.settings import Settings
 from homeroom.train.state import TrainState
@@ -143,7 +143,7 @@ def _store(
     store = run.store
     weights = versions.weights(store, store.versions.current())
     if result.finished and data.validation:
-        weights = learned_weights(run.graphs, data.validation, result.theta, weights)
+        weights = learn_input_weights(run.graphs, data.validation, result.theta, weights)
     facts = versions.facts(
         run.bundle,
         examples=data.train.examples_by_segment(),

@@ -44,7 +44,7 @@ def contributions(
         if stop():
             return
         try:
-            moved = fit(graphs, train.some(by_subject[subject]), None, theta, own).theta
+            moved = fit(graphs, train.subset(by_subject[subject]), None, theta, own).theta
         except TrainError:
             continue
         yield subject, moved - theta

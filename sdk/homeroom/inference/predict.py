@@ -12,13 +12,13 @@ from homeroom.data.tasks.metrics import probabilities
 from homeroom.runtime.graphs import Graphs
 from homeroom.train.evaluate import all_outputs_of
 from homeroom.train.features.dataset import Dataset, Example
-from homeroom.train.features.token_targets import Span, spans_in
+from homeroom.train.features.token_targets import TextSpan, spans_in
 
 LEAST_LEAD = 0.2  # by which the best answer's probability must exceed the next one's
 LEAST_PROBABILITY = 0.5  # and what it must reach
 LEAST_INTERACTIONS = 3  # interactions that a tracing is sure from on
 
-Best = str | int | float | bool | list[str] | list[Span] | None
+Best = str | int | float | bool | list[str] | list[TextSpan] | None
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ import numpy as np
 from homeroom.contract.manifest import Task
 from homeroom.data.tasks.metrics import score
 from homeroom.runtime.graphs import Graphs
-from homeroom.train.evaluate import compared_of
+from homeroom.train.evaluate import labelled_outputs
 from homeroom.train.features.dataset import Dataset
 
 TEMPERATURE_GRID = np.exp(np.linspace(np.log(0.25), np.log(8.0), 41))
@@ -31,7 +31,7 @@ def calibrate(graphs: Graphs, train: Dataset, validation: Dataset | None, theta:
     tasks = train.manifest.tasks
     temperatures = {task.name: 1.0 for column, task in enumerate(tasks) if train.labelled[:, column].any()}
     if validation is not None:
-        pairs = compared_of(graphs, validation, theta)
+        pairs = labelled_outputs(graphs, validation, theta)
         for task in tasks:
             if task.name in temperatures and len(pairs[task.name][0]):
                 temperatures[task.name] = temperature(task, *pairs[task.name])

@@ -9,7 +9,7 @@ import numpy as np
 from homeroom.data.tasks.metrics import losses
 from homeroom.train.features.dataset import Dataset
 
-FOLDS = 4  # parts that the samples are dealt into
+FOLD_COUNT = 4  # parts that the samples are dealt into
 Outputs = dict[str, np.ndarray]  # float32 [samples, width] by task
 
 
@@ -18,9 +18,9 @@ def folds(own: Dataset, seed: int) -> Iterator[tuple[Dataset, list[int]]]:
     order = np.random.default_rng([seed, 0xF01D]).permutation(len(own))
     words = ["/".join(f"{name}{target}" for name, target in sorted(e.targets.items())) for e in own.examples]
     dealt = sorted(order, key=lambda row: words[row])
-    for part in range(FOLDS):
-        rows = sorted(int(row) for row in dealt[part::FOLDS])
-        yield own.some(np.setdiff1d(np.arange(len(own)), rows)), rows
+    for part in range(FOLD_COUNT):
+        rows = sorted(int(row) for row in dealt[part::FOLD_COUNT])
+        yield own.subset(np.setdiff1d(np.arange(len(own)), rows)), rows
 
 
 def losses_of(own: Dataset, outputs: Outputs) -> np.ndarray:

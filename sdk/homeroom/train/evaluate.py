@@ -9,12 +9,12 @@ import numpy as np
 from homeroom.data.tasks.metrics import Score, score
 from homeroom.runtime.graphs import Graphs
 from homeroom.train.features.dataset import Dataset
-from homeroom.train.features.token_targets import compared
+from homeroom.train.features.token_targets import compared_pairs
 
 
 def evaluate(graphs: Graphs, dataset: Dataset, theta: np.ndarray) -> dict[str, Score]:
     """The score of each task on its labelled samples."""
-    pairs = compared_of(graphs, dataset, theta)
+    pairs = labelled_outputs(graphs, dataset, theta)
     return {task.name: score(task, *pairs[task.name]) for task in dataset.manifest.tasks}
 
 
@@ -25,7 +25,7 @@ def by_language(graphs: Graphs, dataset: Dataset, theta: np.ndarray) -> dict[str
         found.setdefault(example.language, []).append(row)
     if len(found) < 2:
         return {}
-    return {lang or "unstated": evaluate(graphs, dataset.some(rows), theta) for lang, rows in sorted(found.items())}
+    return {lang or "unstated": evaluate(graphs, dataset.subset(rows), theta) for lang, rows in sorted(found.items())}
 
 
 def outputs_of(graphs: Graphs, dataset: Dataset, theta: np.ndarray) -> dict[str, np.ndarray]:
@@ -49,11 +49,11 @@ def all_outputs_of(
     return whole, each
 
 
-def compared_of(graphs: Graphs, dataset: Dataset, theta: np.ndarray) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+def labelled_outputs(graphs: Graphs, dataset: Dataset, theta: np.ndarray) -> dict[str, tuple[np.ndarray, np.ndarray]]:
     """By task the outputs and targets of its labelled samples, as `scores.score` takes them."""
     tasks = dataset.manifest.tasks
     whole = {t.name: np.zeros((len(dataset), t.width), np.float32) for t in tasks if not t.per_token}
-    pairs = {t.name: [compared(t, *[np.zeros((0, t.width), np.float32)] * 2)] for t in tasks if t.per_token}
+    pairs = {t.name: [compared_pairs(t, *[np.zeros((0, t.width), np.float32)] * 2)] for t in tasks if t.per_token}
     labelled = {t.name: dataset.labelled[:, column] > 0 for column, t in enumerate(tasks)}
     for rows, made in _passed(graphs, dataset, theta):
         for task in tasks:
@@ -63,7 +63,7 @@ def compared_of(graphs: Graphs, dataset: Dataset, theta: np.ndarray) -> dict[str
             for place, row in enumerate(rows):
                 if labelled[task.name][row]:  # at once, since the outputs of all tokens would fill the memory
                     target = dataset.examples[row].targets[task.name]
-                    pairs[task.name].append(compared(task, made[task.name][place], target))
+                    pairs[task.name].append(compared_pairs(task, made[task.name][place], target))
     found = {name: (made[labelled[name]], dataset.targets[name][labelled[name]]) for name, made in whole.items()}
     for name, parts in pairs.items():
         outputs, targets = zip(*parts, strict=True)

@@ -1,6 +1,6 @@
-"""How often a poor input counts beside good ones, a weight a modality, learned from those of validation samples.
+"""Input weights: learns how strongly a low-quality input of each modality is down-weighted (0.01 to 1), by log-loss.
 
-A weight w multiplies the input's attention in the fusion by w, see `contract.manifest.ABSENT`.
+A weight w multiplies the input's attention in the fusion by w, see `contract.manifest.ABSENT_SCORE`.
 """
 
 from __future__ import annotations
@@ -16,40 +16,42 @@ from homeroom.train.cross_validation import losses_of
 from homeroom.train.evaluate import outputs_of
 from homeroom.train.features.dataset import Dataset, Example
 
-TRIED = (0.01, 0.1, 0.25, 0.5, 1.0)  # the first as good as left out
-LEAST = 10  # validation samples with a poor input of the modality, and a label
+CANDIDATE_WEIGHTS = (0.01, 0.1, 0.25, 0.5, 1.0)  # the first is as good as left out
+LEAST_POOR_SAMPLES = 10  # validation samples with a label and a poor input of the modality
 
 
-def learned_weights(
+def learn_input_weights(
     graphs: Graphs, validation: Dataset, theta: np.ndarray, before: Mapping[str, float]
 ) -> dict[str, float]:
-    """By modality the weight with the least log-loss; the one before where it is not behind by a standard error.
+    """Weights by modality: the one with the least log-loss where it is better than `before` by a standard error.
 
-    theta: float32 [P]. before: weights in force; DEFAULT_INPUT_WEIGHT where it names none.
+    theta: float32 [P]
+    before: weights in use; DEFAULT_INPUT_WEIGHT where it names none
     """
-    found, manifest = dict(before), validation.manifest
-    judged = [column for column, task in enumerate(manifest.tasks) if not task.per_token]
-    labelled = np.any(validation.labelled[:, judged], 1).tolist()
-    for name in {modality for _, modality, _ in manifest.inputs}:
-        slots = {slot.name for slot in manifest.slots if slot.modality == name}
-        rows = [e for e, known in zip(validation.examples, labelled, strict=True) if known and _poor(e, slots)]
-        if len(rows) < LEAST:
+    weights, manifest = dict(before), validation.manifest
+    columns = [column for column, task in enumerate(manifest.tasks) if not task.per_token]
+    labelled = np.any(validation.labelled[:, columns], 1).tolist()
+    for modality in {modality for _, modality, _ in manifest.inputs}:
+        slots = {slot.name for slot in manifest.slots if slot.modality == modality}
+        examples = [e for e, known in zip(validation.examples, labelled, strict=True) if known and _has_poor(e, slots)]
+        if len(examples) < LEAST_POOR_SAMPLES:
             continue
-        usual, losses = before.get(name, DEFAULT_INPUT_WEIGHT), dict[float, np.ndarray]()
-        for weight in {*TRIED, usual}:
-            dataset = Dataset(manifest, [counted(e, slots, weight) for e in rows])
+        in_use, losses = before.get(modality, DEFAULT_INPUT_WEIGHT), dict[float, np.ndarray]()
+        for weight in {*CANDIDATE_WEIGHTS, in_use}:
+            dataset = Dataset(manifest, [with_input_weight(e, slots, weight) for e in examples])
             losses[weight] = losses_of(dataset, outputs_of(graphs, dataset, theta))
         best = min(losses, key=lambda weight: losses[weight].mean())
-        ahead = losses[usual] - losses[best]
-        if ahead.mean() > ahead.std(ddof=1) / len(ahead) ** 0.5:
-            found[name] = best
-    return found
+        gain = losses[in_use] - losses[best]
+        if gain.mean() > gain.std(ddof=1) / len(gain) ** 0.5:
+            weights[modality] = best
+    return weights
 
 
-def counted(example: Example, slots: set[str], weight: float) -> Example:
-    """The example with its poor inputs of these slots counting so often."""
-    return replace(example, counts={place: weight if place[0] in slots else w for place, w in example.counts.items()})
+def with_input_weight(example: Example, slots: set[str], weight: float) -> Example:
+    """The example with this weight for its poor inputs in the slots."""
+    weights = {key: weight if key[0] in slots else other for key, other in example.input_weights.items()}
+    return replace(example, input_weights=weights)
 
 
-def _poor(example: Example, slots: set[str]) -> bool:
-    return any(slot in slots for slot, _ in example.counts)
+def _has_poor(example: Example, slots: set[str]) -> bool:
+    return any(slot in slots for slot, _ in example.input_weights)

@@ -26,14 +26,14 @@ from homeroom.train.features.dataset import Dataset, Example
 from homeroom.train.fit import fit
 from homeroom.train.settings import Settings
 
-EPOCHS = 10  # few: a model that is trained for long learns wrong labels too
+CROSS_VALIDATION_EPOCHS = 10  # few: a model that is trained for long learns wrong labels too
 PASSES = 2
-TIMES = 3  # as probable as its label must be what a sample looks like
-LEAST = 20  # labelled samples of a task that is judged
+DOUBT_RATIO = 3  # as probable as its label must be what a sample looks like
+LEAST_LABELLED_SAMPLES = 20  # labelled samples of a task that is judged
 
 
 @dataclass(frozen=True)
-class Doubt:
+class SuspectLabel:
     """`row`: the number of the example; `probability`, held out, of the label that it looks like."""
 
     row: int
@@ -46,20 +46,20 @@ class Doubt:
         return f"{self.task}: said to be {self.label!r}, but looks like {self.instead!r} ({self.probability:.0%})"
 
 
-def set_aside(
+def quarantine_suspects(
     store: Store, bundle: Bundle, graphs: Graphs, ready: Sequence[Example], settings: Settings, stop: Callable[[], bool]
 ) -> list[str]:
     """Keep examples' samples with a doubtful label out of training; return their ids. Those put back before stay."""
     reasons: dict[str, str] = {}
-    for doubt in doubtful(graphs, bundle.theta(), Dataset(bundle.manifest, ready), settings, stop):
+    for doubt in suspect_labels(graphs, bundle.theta(), Dataset(bundle.manifest, ready), settings, stop):
         sample_id = ready[doubt.row].sample_id
         reasons[sample_id] = "; ".join(filter(None, (reasons.get(sample_id), str(doubt))))
     return store.put_aside(reasons)
 
 
-def doubtful(
+def suspect_labels(
     graphs: Graphs, start: np.ndarray, own: Dataset, settings: Settings, stop: Callable[[], bool] = bool
-) -> list[Doubt]:
+) -> list[SuspectLabel]:
     """The doubts about the labels of a dataset, in its order; TrainError where the budget ends first.
 
     start: float32 [P], a theta that was not trained on these samples.
@@ -67,24 +67,25 @@ def doubtful(
     tasks = [
         (column, task)
         for column, task in enumerate(own.manifest.tasks)
-        if task.kind in ("classification", "ordinal") and np.count_nonzero(own.labelled[:, column]) >= LEAST
+        if task.kind in ("classification", "ordinal")
+        and np.count_nonzero(own.labelled[:, column]) >= LEAST_LABELLED_SAMPLES
     ]
     if not tasks:
         raise TrainError(
             "no label was judged: too few samples",
-            remedy=f"a task needs {LEAST} labelled samples, of classes or levels",
+            remedy=f"a task needs {LEAST_LABELLED_SAMPLES} labelled samples, of classes or levels",
         )
-    short = msgspec.structs.replace(settings, epochs=EPOCHS, balance=0.0, clip_norm=0.0)
-    doubts: list[Doubt] = []
+    short = msgspec.structs.replace(settings, epochs=CROSS_VALIDATION_EPOCHS, balance=0.0, clip_norm=0.0)
+    doubts: list[SuspectLabel] = []
     for _ in range(PASSES):
         doubted = [doubt.row for doubt in doubts]
         held = {task.name: np.zeros((len(own), len(task.labels))) for _, task in tasks}
         for _, rows in folds(own, settings.seed):
-            train = own.some(np.setdiff1d(np.arange(len(own)), [*rows, *doubted]))
+            train = own.subset(np.setdiff1d(np.arange(len(own)), [*rows, *doubted]))
             found = fit(graphs, train, None, start, short, stop=stop)
             if not found.finished:
                 raise TrainError("the time ended before the labels were judged", remedy="give it more minutes")
-            outputs = outputs_of(graphs, own.some(rows), found.theta)
+            outputs = outputs_of(graphs, own.subset(rows), found.theta)
             for _, task in tasks:
                 held[task.name][rows] = probabilities(task, outputs[task.name])
         doubts = [
@@ -95,14 +96,14 @@ def doubtful(
     return sorted(doubts, key=lambda doubt: doubt.row)
 
 
-def _judged(task: Task, chances: np.ndarray, targets: np.ndarray, rows: np.ndarray) -> list[Doubt]:
+def _judged(task: Task, chances: np.ndarray, targets: np.ndarray, rows: np.ndarray) -> list[SuspectLabel]:
     """chances: [examples, classes], held out; targets: as the task's; rows: those with a label."""
     said = targets[rows].sum(1).round().astype(int) if task.kind == "ordinal" else targets[rows].argmax(1)
     chances, occurs = chances[rows], np.unique(said)  # a class that nobody has is never what a sample looks like
     looks = occurs[chances[:, occurs].argmax(1)]
     numbers = np.arange(len(said))
-    doubted = chances[numbers, said] * TIMES < chances[numbers, looks]
+    doubted = chances[numbers, said] * DOUBT_RATIO < chances[numbers, looks]
     return [
-        Doubt(int(rows[i]), task.name, task.labels[said[i]], task.labels[looks[i]], float(chances[i, looks[i]]))
+        SuspectLabel(int(rows[i]), task.name, task.labels[said[i]], task.labels[looks[i]], float(chances[i, looks[i]]))
         for i in np.flatnonzero(doubted)
     ]

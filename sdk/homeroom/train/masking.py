@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import numpy as np
 
-HIDDEN = 0.3  # share of an input's tokens, or of the values of an input of one token
+MASKED_SHARE = 0.3  # share of an input's tokens, or of the values of an input of one token
 
 
 def augmented(features: np.ndarray, mask: np.ndarray, rng: np.random.Generator) -> np.ndarray:
@@ -16,7 +16,7 @@ def augmented(features: np.ndarray, mask: np.ndarray, rng: np.random.Generator) 
     Where every input is one token (a table's row), single values of it are zero instead. mask: [rows, count, tokens].
     """
     if features.shape[3] == 1:
-        return np.asarray(features * (rng.random(features.shape) >= HIDDEN))
+        return np.asarray(features * (rng.random(features.shape) >= MASKED_SHARE))
     chance = np.where(mask > 0, rng.random(mask.shape), -1.0)
-    shown = (chance >= HIDDEN) | (chance == chance.max(-1, keepdims=True))
+    shown = (chance >= MASKED_SHARE) | (chance == chance.max(-1, keepdims=True))
     return np.asarray(features * shown[:, :, None, :, None])

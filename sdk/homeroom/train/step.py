@@ -11,7 +11,7 @@ import numpy as np
 from homeroom.contract.manifest import Graph, Manifest
 from homeroom.runtime.graphs import Graphs
 from homeroom.train.features.batches import Batch
-from homeroom.train.features.dataset import Dataset, fusing
+from homeroom.train.features.dataset import Dataset, fused_slots
 from homeroom.train.masking import augmented
 from homeroom.train.settings import Settings
 
@@ -142,7 +142,7 @@ def _clipping(train: Dataset, rows: np.ndarray, size: int, clip_norm: float) -> 
 
 def droppable(manifest: Manifest) -> list[int]:
     """Columns of the inputs that may be left out: those of tasks over any subset; empty where there is only one."""
-    names = fusing(manifest)
+    names = fused_slots(manifest)
     columns = [column for column, (slot, _, _) in enumerate(manifest.inputs) if slot in names]
     return columns if len(columns) > 1 else []
 

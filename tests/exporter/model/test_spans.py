@@ -19,7 +19,7 @@ from homeroom.data.ingest import read_samples
 from homeroom.errors import InputError, RecipeError
 from homeroom.inference.golden import choose_precision
 from homeroom.runtime.bundle import open_bundle
-from homeroom.train.features.token_targets import Span, spans_in
+from homeroom.train.features.token_targets import TextSpan, spans_in
 from homeroom.train.settings import Settings
 from homeroom_exporter.export.design import draft
 from homeroom_exporter.export.pipeline import export
@@ -124,7 +124,10 @@ def test_a_word_of_several_tokens_is_marked_as_one() -> None:
     chances = np.full((6, 4), 0.1)
     for token, (label, chance) in enumerate([(0, 0.7), (1, 0.7), (2, 0.3), (1, 0.6), (3, 0.9), (0, 0.7)]):
         chances[token, label] = chance
-    assert spans_in(task, chances, words) == [Span(0, 8, "claim", pytest.approx(0.4)), Span(9, 12, "example", 0.9)]
+    assert spans_in(task, chances, words) == [
+        TextSpan(0, 8, "claim", pytest.approx(0.4)),
+        TextSpan(9, 12, "example", 0.9),
+    ]
 
 
 @pytest.mark.extra

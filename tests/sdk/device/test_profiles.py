@@ -20,10 +20,10 @@ from homeroom.errors import InputError, TrainError, TrustError
 from homeroom.store import Store, schema
 from homeroom.store.encryption import BrokenSealError
 from homeroom.train.evaluate import outputs_of
-from homeroom.train.personalize.choose import FEW
-from homeroom.train.personalize.mixing import MANY
+from homeroom.train.personalize.choose import LEAST_FOR_ALL
+from homeroom.train.personalize.mixing import LEAST_SAMPLES_FULL_SHARE
 from homeroom.train.personalize.person import Person
-from homeroom.train.personalize.prior_correction import SMOOTH, prior
+from homeroom.train.personalize.prior_correction import OWN_PSEUDO_COUNT, correct_prior
 from homeroom.train.settings import Settings
 from sdk import learning
 
@@ -75,17 +75,17 @@ def test_a_person_is_answered_by_their_own_model_and_the_others_as_before(device
 def test_the_prior_correction_adds_the_persons_shares_to_the_bias_and_moves_nothing_else() -> None:
     bundle, graphs = learning.opened()
     own = learning.dataset(12, 3)
-    moved = prior(Person(graphs, bundle.theta(), SETTINGS), own)
+    moved = correct_prior(Person(graphs, bundle.theta(), SETTINGS), own)
     before, after = bundle.manifest.layout.split(bundle.theta()), bundle.manifest.layout.split(moved)
     changed = {name for name in before if not np.array_equal(before[name], after[name])}
     assert changed <= {"head.category", "head.grade"}
-    counts = sum(e.targets["category"] for e in own.examples if "category" in e.targets) + SMOOTH
+    counts = sum(e.targets["category"] for e in own.examples if "category" in e.targets) + OWN_PSEUDO_COUNT
     shown = outputs_of(graphs, own, moved)["category"] - outputs_of(graphs, own, bundle.theta())["category"]
     assert np.allclose(shown, np.log(counts / counts.mean()), atol=1e-4), "Saerens et al., equation 2.4, in logits"
     many = {"category": 1e4 * counts, "grade": np.ones(3)}
     like_others = Person(graphs, bundle.theta(), Settings(balance=0.0), others=many)
     start = bundle.manifest.layout.split(bundle.theta())["head.category"]
-    still = bundle.manifest.layout.split(prior(like_others, own))["head.category"] - start
+    still = bundle.manifest.layout.split(correct_prior(like_others, own))["head.category"] - start
     assert np.abs(still).max() < 0.01, "who meets the classes as often as everybody else is answered as before"
 
 
@@ -99,7 +99,7 @@ def test_what_is_usual_comes_from_the_labels_of_everybody_else(device: Device) -
 
 
 def test_a_person_with_few_samples_is_not_trained_for_but_corrected_at_most(device: Device) -> None:
-    device.add(*(Sample(word=f"dog {i}", labels={"category": "dog"}, subject="new") for i in range(FEW - 4)))
+    device.add(*(Sample(word=f"dog {i}", labels={"category": "dog"}, subject="new") for i in range(LEAST_FOR_ALL - 4)))
     known = device.train(minutes=1, profile="new", settings=SETTINGS).profile
     assert known is not None
     assert set(known.losses) == {"shared", "prior 0.25", "prior 0.5", "prior 0.75"}
@@ -107,7 +107,7 @@ def test_a_person_with_few_samples_is_not_trained_for_but_corrected_at_most(devi
     asked = Sample(word="dog")
     ours, theirs = (device.predict(asked, profile=name)["category"].probabilities["dog"] for name in ("new", None))
     assert ours > theirs
-    many = [*contrary(MANY, 2)]
+    many = [*contrary(LEAST_SAMPLES_FULL_SHARE, 2)]
     device.add(*many)
     assert "fedrep 1" in (device.train(minutes=10, profile="p-17", settings=Settings(epochs=1)).profile or known).losses
 

@@ -16,10 +16,10 @@ from PIL import Image
 
 from homeroom import Device, Sample
 from homeroom.data.samples import StoredSample, digest_of
-from homeroom.device import device
+from homeroom.device import local_samples
 from homeroom.federation.versions import theta_of
 from homeroom.train.features import spill
-from homeroom.train.features.buffer import OBJECT_BYTES, Contents, Row, Shelf
+from homeroom.train.features.buffer import OBJECT_BYTES, ContentIndex, FeatureBuffer, LazyInputs
 from homeroom.train.settings import Settings
 from sdk import learning
 
@@ -36,24 +36,26 @@ def opened(bundle: tiny.Tiny, folder: Path) -> Device:
 
 
 def room_for(count: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(device, "room_beside", lambda samples: count)
+    monkeypatch.setattr(local_samples, "buffer_bytes", lambda samples: count)
 
 
 @given(sizes=st.lists(st.integers(0, 60), max_size=20), room=st.none() | st.integers(0, 3000))
-def test_a_shelf_gives_back_what_was_put_whatever_its_room(sizes: list[int], room: int | None) -> None:
+def test_a_buffer_gives_back_what_was_put_whatever_its_room(sizes: list[int], room: int | None) -> None:
     arrays = {number: np.full(size, number, np.int8) for number, size in enumerate(sizes)}
-    asked: list[int] = []
+    recomputed: list[int] = []
 
-    def again(numbers: set[int]) -> dict[int, np.ndarray]:
-        asked.extend(numbers)
+    def recompute(numbers: set[int]) -> dict[int, np.ndarray]:
+        recomputed.extend(numbers)
         return {number: arrays[number] for number in numbers}
 
-    shelf = Shelf(room, again)
+    buffer = FeatureBuffer(room, recompute)
     for number, array in arrays.items():
-        shelf.put(number, array)
-    assert all(np.array_equal(shelf[number], array) for number, array in arrays.items())
-    assert room is None or shelf.held_bytes <= room
-    assert shelf.held_bytes == sum(array.nbytes + OBJECT_BYTES for key, array in arrays.items() if key not in asked)
+        buffer.put(number, array)
+    assert all(np.array_equal(buffer[number], array) for number, array in arrays.items())
+    assert room is None or buffer.held_bytes <= room
+    assert buffer.held_bytes == sum(
+        array.nbytes + OBJECT_BYTES for key, array in arrays.items() if key not in recomputed
+    )
 
 
 GIVEN = st.none() | st.sampled_from(["", "a", "el gato", "\0", "b\0"])
@@ -67,16 +69,16 @@ def test_contents_are_numbered_by_subject_modality_and_words(rows: list[tuple[st
         StoredSample(inputs={slot.name: [value] for slot, value in zip(slots, values, strict=True)}, subject=subject)
         for subject, *values in rows
     ]
-    contents = Contents(manifest, samples)
-    places = [
+    contents = ContentIndex(manifest, samples)
+    inputs = [
         (row, slot, value) for row, (_, *values) in enumerate(rows) for slot, value in zip(slots, values, strict=True)
     ]
     numbers = {}
-    for row, slot, value in places:
-        place, shelf = (slot.name, 0), Shelf(None, lambda numbers: {n: np.array([n]) for n in numbers})
-        assert (place in Row(shelf, contents, row)) == (value is not None)
+    for row, slot, value in inputs:
+        key, buffer = (slot.name, 0), FeatureBuffer(None, lambda numbers: {n: np.array([n]) for n in numbers})
+        assert (key in LazyInputs(buffer, contents, row)) == (value is not None)
         if value is not None:
-            (number,) = Row(shelf, contents, row)[place]
+            (number,) = LazyInputs(buffer, contents, row)[key]
             assert contents.key(number) == (rows[row][0], digest_of(value))
             assert (contents.value(number), contents.modality(number)) == (value, slot.modality)
             numbers[rows[row][0], slot.modality, value] = number
@@ -88,9 +90,9 @@ def test_what_is_known_of_many_inputs_is_some_bytes_each() -> None:
     manifest = learning.opened()[0].manifest
     tracemalloc.start()
     try:
-        contents = Contents(manifest, samples)
+        contents = ContentIndex(manifest, samples)
         assert len(contents) == 4000
-        assert tracemalloc.get_traced_memory()[0] < 4000 * (60 + 4 * len(contents.places))
+        assert tracemalloc.get_traced_memory()[0] < 4000 * (60 + 4 * len(contents.inputs))
     finally:
         tracemalloc.stop()
 
@@ -115,7 +117,7 @@ def test_without_room_for_features_the_same_is_learned(
     room_for(2000, monkeypatch)
     assert np.array_equal(learned(tiny_bundle, tmp_path / "narrow"), theta)
     room_for(0, monkeypatch)
-    monkeypatch.setattr(spill.Spill, "some", lambda self, numbers: {})  # a disk without room either
+    monkeypatch.setattr(spill.Spill, "read", lambda self, numbers: {})  # a disk without room either
     assert np.array_equal(learned(tiny_bundle, tmp_path / "lossy", lose_features=True), theta)
 
 

@@ -55,7 +55,7 @@ def test_each_example_says_what_its_sample_says() -> None:
             assert np.array_equal(example.targets[name], target(manifest.task(name), label))
         places = {(s, i) for s, row in sample.inputs.items() for i, value in enumerate(row) if value is not None}
         assert set(example.inputs) == places
-        assert example.counts == ({("picture", 0): 0.25} if sample.weighed else {})
+        assert example.input_weights == ({("picture", 0): 0.25} if sample.weighed else {})
 
 
 def test_parts_of_them_are_those_of_a_list() -> None:

@@ -11,7 +11,7 @@ from homeroom.data.quality.finding import DEFAULT_INPUT_WEIGHT
 from homeroom.train.evaluate import outputs_of
 from homeroom.train.features.dataset import Dataset, Example
 from homeroom.train.fit import fit
-from homeroom.train.input_weights import LEAST, TRIED, counted, learned_weights
+from homeroom.train.input_weights import CANDIDATE_WEIGHTS, LEAST_POOR_SAMPLES, learn_input_weights, with_input_weight
 from homeroom.train.settings import Settings
 from homeroom.train.step import drop_inputs
 from sdk.learning import dataset, opened, without
@@ -35,25 +35,25 @@ def lessons(misleading: bool) -> list[Example]:
         )
         other = next(o for o in given if not np.array_equal(o.targets["category"], e.targets["category"]))
         picture = (other if misleading else e).inputs["picture", 0]
-        made.append(replace(kept, inputs={**kept.inputs, ("picture", 0): picture}, counts=POOR))
+        made.append(replace(kept, inputs={**kept.inputs, ("picture", 0): picture}, input_weights=POOR))
     return made
 
 
 @pytest.mark.parametrize("misleading", [True, False])
 def test_the_weight_follows_from_what_poor_inputs_are_worth(theta: np.ndarray, misleading: bool) -> None:
     bundle, graphs = opened()
-    found = learned_weights(graphs, Dataset(bundle.manifest, lessons(misleading)), theta, {})
+    found = learn_input_weights(graphs, Dataset(bundle.manifest, lessons(misleading)), theta, {})
     assert set(found) == {"image"}
     assert found["image"] < DEFAULT_INPUT_WEIGHT if misleading else found["image"] == 1.0
 
 
 def test_few_samples_change_no_weight(theta: np.ndarray) -> None:
     bundle, graphs = opened()
-    few = Dataset(bundle.manifest, lessons(True)[: LEAST - 1])
-    assert learned_weights(graphs, few, theta, {}) == {}
-    assert learned_weights(graphs, few, theta, {"image": 0.25}) == {"image": 0.25}
+    few = Dataset(bundle.manifest, lessons(True)[: LEAST_POOR_SAMPLES - 1])
+    assert learn_input_weights(graphs, few, theta, {}) == {}
+    assert learn_input_weights(graphs, few, theta, {"image": 0.25}) == {"image": 0.25}
     unlabelled = Dataset(bundle.manifest, [replace(e, targets={}) for e in lessons(True)])
-    assert learned_weights(graphs, unlabelled, theta, {}) == {}
+    assert learn_input_weights(graphs, unlabelled, theta, {}) == {}
 
 
 def test_a_weight_leads_from_left_out_to_in_full(theta: np.ndarray) -> None:
@@ -63,13 +63,21 @@ def test_a_weight_leads_from_left_out_to_in_full(theta: np.ndarray) -> None:
     def answers(examples: list[Example]) -> np.ndarray:
         return outputs_of(graphs, Dataset(bundle.manifest, examples), theta)["category"]
 
-    full, absent = answers([replace(e, counts={}) for e in given]), answers([without(e, "picture") for e in given])
-    distances = [np.abs(answers([counted(e, {"picture"}, w) for e in given]) - absent).mean() for w in TRIED]
+    full, absent = (
+        answers([replace(e, input_weights={}) for e in given]),
+        answers([without(e, "picture") for e in given]),
+    )
+    distances = [
+        np.abs(answers([with_input_weight(e, {"picture"}, w) for e in given]) - absent).mean()
+        for w in CANDIDATE_WEIGHTS
+    ]
     assert distances == sorted(distances)
     assert distances[0] < 0.1 * np.abs(full - absent).mean()
-    assert np.allclose(answers([counted(e, {"picture"}, 1.0) for e in given]), full)
+    assert np.allclose(answers([with_input_weight(e, {"picture"}, 1.0) for e in given]), full)
     alone = [without(e, "word") for e in given]
-    weighed = answers([counted(e, {"picture"}, 0.01) for e in [replace(e, counts=POOR) for e in alone]])
+    weighed = answers(
+        [with_input_weight(e, {"picture"}, 0.01) for e in [replace(e, input_weights=POOR) for e in alone]]
+    )
     assert np.allclose(weighed, answers(alone), rtol=1e-3), "where it is all there is, it is looked at"
 
 

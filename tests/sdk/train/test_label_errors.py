@@ -15,7 +15,7 @@ from homeroom.cli.main import main
 from homeroom.device.local_samples import training_samples
 from homeroom.errors import TrainError
 from homeroom.train.features.dataset import Dataset
-from homeroom.train.label_errors import LEAST, doubtful
+from homeroom.train.label_errors import LEAST_LABELLED_SAMPLES, suspect_labels
 from homeroom.train.settings import Settings
 from sdk.learning import dataset, opened
 
@@ -34,7 +34,7 @@ def test_most_wrong_labels_are_doubted_and_few_right_ones() -> None:
     wrong = set(range(0, len(good), 6))
     bad = [replace(e, targets={"category": np.roll(e.targets["category"], 1)}) for e in good]
     mixed = Dataset(bundle.manifest, [bad[i] if i in wrong else e for i, e in enumerate(good)])
-    found = doubtful(graphs, bundle.theta(), mixed, SETTINGS)
+    found = suspect_labels(graphs, bundle.theta(), mixed, SETTINGS)
     rows = {doubt.row for doubt in found}
     assert len(rows & wrong) >= 0.7 * len(wrong)
     assert len(rows - wrong) <= 0.15 * len(good)
@@ -43,14 +43,14 @@ def test_most_wrong_labels_are_doubted_and_few_right_ones() -> None:
     hits = [labels[good[row].targets["category"].argmax()] == instead for row, instead in right.items()]
     assert np.mean(hits) > 0.7, "it also says what they are"
     with pytest.raises(TrainError, match="the time ended"):  # no half judgement
-        doubtful(graphs, bundle.theta(), mixed, SETTINGS, stop=lambda: True)
+        suspect_labels(graphs, bundle.theta(), mixed, SETTINGS, stop=lambda: True)
 
 
 def test_few_labels_are_not_judged() -> None:
     bundle, graphs = opened()
-    few = Dataset(bundle.manifest, dataset(120).examples[: LEAST - 1])
+    few = Dataset(bundle.manifest, dataset(120).examples[: LEAST_LABELLED_SAMPLES - 1])
     with pytest.raises(TrainError, match="no label was judged"):
-        doubtful(graphs, bundle.theta(), few, SETTINGS)
+        suspect_labels(graphs, bundle.theta(), few, SETTINGS)
 
 
 def test_a_person_has_the_last_word_on_a_doubted_label(

@@ -26,7 +26,7 @@ def test_what_was_put_comes_back_in_any_order(
     kept = data.draw(st.sets(st.sampled_from(sorted(arrays))))
     for number in kept:
         spill.put(number, arrays[number])
-    found = spill.some(data.draw(st.permutations(sorted(arrays))))
+    found = spill.read(data.draw(st.permutations(sorted(arrays))))
     assert found.keys() == kept
     assert all(np.array_equal(found[number], arrays[number]) for number in kept)
 
@@ -49,7 +49,7 @@ def test_damaged_bytes_are_as_good_as_none(tmp_path: Path) -> None:
     assert spill._file is not None
     spill._file.seek(7)
     spill._file.write(b"?")
-    assert spill.some([0, 1]).keys() == {1}
+    assert spill.read([0, 1]).keys() == {1}
 
 
 def test_it_leaves_half_of_the_free_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -57,10 +57,10 @@ def test_it_leaves_half_of_the_free_disk(tmp_path: Path, monkeypatch: pytest.Mon
     spill = Spill(tmp_path, 3)
     for number in range(3):
         spill.put(number, ARRAY)
-    assert spill.some(range(3)).keys() == {0}
+    assert spill.read(range(3)).keys() == {0}
 
 
 def test_a_folder_that_cannot_be_written_to_holds_nothing(tmp_path: Path) -> None:
     spill = Spill(tmp_path / "not there", 1)
     spill.put(0, ARRAY)
-    assert spill.some([0]) == {}
+    assert spill.read([0]) == {}

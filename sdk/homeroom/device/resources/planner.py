@@ -25,7 +25,7 @@ from homeroom.errors import TrainError
 from homeroom.runtime.bundle import Bundle
 from homeroom.runtime.graphs import parallel_runs
 from homeroom.system import hardware
-from homeroom.train.features.buffer import OBJECT_BYTES, Seen, room_beside, value_at
+from homeroom.train.features.buffer import OBJECT_BYTES, LazySamples, buffer_bytes, input_at
 
 MEMORY_SLACK = 1.15  # what runs took beside the sum of their parts: 146 MB for 131 (300 short answers, MiniLM int8)
 THETA_COPIES = 8  # of theta's size: theta, start, best, gradient, two moments, and what numpy holds between
@@ -125,7 +125,7 @@ def apply_plan(chosen: TrainingPlan, bundle: Bundle, samples: Sequence[StoredSam
     def without(sample: StoredSample) -> StoredSample:
         return msgspec.structs.replace(sample, inputs={name: v for name, v in sample.inputs.items() if name in kept})
 
-    return Seen(newest, without)
+    return LazySamples(newest, without)
 
 
 @dataclass(frozen=True)
@@ -240,7 +240,7 @@ class _PlanSearch:
         found.parts = {
             "process": max(self.costs.base_bytes, hardware.resident()),
             "samples": SAMPLE_BYTES * count,
-            "features": min(room_beside(count), sum(self._held(table.tokens, name) for name in kept)),
+            "features": min(buffer_bytes(count), sum(self._held(table.tokens, name) for name in kept)),
         }
         backbone = max((features[name].bytes for name, chosen in fresh.items() if chosen.any()), default=0)
         steps = sum(step.held_bytes for step, _ in known)
@@ -300,7 +300,7 @@ def _workload(bundle: Bundle, costs: Costs, samples: Sequence[StoredSample], fre
     tokens, sizes = np.zeros((2, len(samples), len(inputs)), np.int32)
     for row, sample in enumerate(samples):
         for column, (slot, place, modality) in enumerate(inputs):
-            if (value := value_at(sample, slot, place)) is not None:
+            if (value := input_at(sample, slot, place)) is not None:
                 sizes[row, column] = len(value) if isinstance(value, str) else 0
                 tokens[row, column] = _estimate_tokens(modality, costs, value)
     return Workload(tokens, fresh & (tokens > 0), sizes)

@@ -1,4 +1,4 @@
-"""Which content each input of many samples has, and what is held of its features; numpy and the manifest.
+"""A buffer of features: the distinct inputs of many samples, and as many of their features as memory has room for.
 
 Fifty thousand samples are as many rows of a few arrays, not objects: some dozen bytes a sample.
 """
@@ -14,47 +14,52 @@ from homeroom.contract.manifest import Manifest
 from homeroom.data.samples import StoredInput, StoredSample, digest_of
 from homeroom.train.features.spill import Spill
 
-OBJECT_BYTES = 250  # of Python's objects for one array that is held
-ROOM_BYTES = 6 << 20  # of features in memory; the system's own cache of files holds what is spilled, as it can
-KNOWN_BYTES = 130  # of what is known of one sample: it takes of the same room, so that many need no more memory
+OBJECT_BYTES = 250  # of Python's objects for one array in the buffer
+BUFFER_BYTES = 6 << 20  # of features in memory; the system's own cache of files holds what is spilled, as it can
+SAMPLE_BYTES = 130  # of the facts about one sample: they take of the same room, so that many need no more memory
 
-Key = tuple[str, bytes]  # subject, digest of the content
-Place = tuple[str, int]  # slot, place in the slot
-
-
-def room_beside(samples: int) -> int:
-    """Bytes of features to hold where so many samples are known."""
-    return max(0, ROOM_BYTES - KNOWN_BYTES * samples)
+ContentKey = tuple[str, bytes]  # subject, digest of the content
+InputKey = tuple[str, int]  # slot, index in the slot
 
 
-class Contents:
-    """Every input of some samples by a number that stands for its (modality, subject, content).
+def buffer_bytes(samples: int) -> int:
+    """Bytes of features to buffer beside the facts about so many samples."""
+    return max(0, BUFFER_BYTES - SAMPLE_BYTES * samples)
 
-    numbers: int32 [samples, inputs], -1 where there is none. Contents are numbered as they first occur.
+
+class ContentIndex:
+    """Numbers the distinct contents, (modality, subject, content), of the inputs of some samples as they first occur.
+
+    inputs: the input key of each column
+    columns: the column of each input key
+    numbers: int32 [samples, inputs], -1 where there is no input
     """
 
     def __init__(self, manifest: Manifest, samples: Sequence[StoredSample]) -> None:
         self.samples = samples
-        self.places = tuple((slot, place) for slot, _, place in manifest.inputs)
-        self.columns = {place: column for column, place in enumerate(self.places)}
+        self.inputs = tuple((slot, slot_index) for slot, _, slot_index in manifest.inputs)
+        self.columns = {key: column for column, key in enumerate(self.inputs)}
         self._modalities: list[str] = [modality for _, modality, _ in manifest.inputs]
         subjects: dict[str, int] = {}
-        found = np.zeros(len(samples) * len(self.places), "S38")  # modality, digest, subject and an end that is not 0
+        contents = np.zeros(
+            len(samples) * len(self.inputs), "S38"
+        )  # modality, digest, subject, and an end that is not 0
         for row, sample in enumerate(samples):
-            owner = subjects.setdefault(sample.subject, len(subjects)).to_bytes(4, "big") + b"\1"
-            for column, (slot, place) in enumerate(self.places):
-                if (value := value_at(sample, slot, place)) is not None:
-                    kind = bytes([self._modalities.index(self._modalities[column])])
-                    found[row * len(self.places) + column] = kind + digest_of(value) + owner
-        here = np.flatnonzero(found != b"")
-        unique, first, inverse = np.unique(found[here], return_index=True, return_inverse=True)
+            subject = subjects.setdefault(sample.subject, len(subjects)).to_bytes(4, "big") + b"\1"
+            for column, (slot, slot_index) in enumerate(self.inputs):
+                if (value := input_at(sample, slot, slot_index)) is not None:
+                    modality = bytes([self._modalities.index(self._modalities[column])])
+                    contents[row * len(self.inputs) + column] = modality + digest_of(value) + subject
+        present = np.flatnonzero(contents != b"")
+        unique, first, inverse = np.unique(contents[present], return_index=True, return_inverse=True)
         order = np.argsort(first)
-        self._subjects, self._first = list(subjects), here[first[order]].astype(np.int32)
-        parts = unique[order].view(np.uint8).reshape(-1, found.itemsize)
-        self._kinds, self._owners = parts[:, 0].copy(), parts[:, 33:37].copy().view(">u4")[:, 0].astype(np.int32)
-        self._digests: np.ndarray | None = parts[:, 1:33].copy()
-        self.numbers = np.full((len(samples), len(self.places)), -1, np.int32)
-        self.numbers.reshape(-1)[here] = np.argsort(order)[inverse]
+        self._subjects, self._first = list(subjects), present[first[order]].astype(np.int32)
+        fields = unique[order].view(np.uint8).reshape(-1, contents.itemsize)
+        self._modality_numbers = fields[:, 0].copy()
+        self._subject_numbers = fields[:, 33:37].copy().view(">u4")[:, 0].astype(np.int32)
+        self._digests: np.ndarray | None = fields[:, 1:33].copy()
+        self.numbers = np.full((len(samples), len(self.inputs)), -1, np.int32)
+        self.numbers.reshape(-1)[present] = np.argsort(order)[inverse]
 
     def __len__(self) -> int:
         return len(self._first)
@@ -64,107 +69,118 @@ class Contents:
         return (number for number in range(len(self)) if self.modality(number) == modality)
 
     def modality(self, number: int) -> str:
-        return self._modalities[self._kinds.item(number)]
+        """The modality of a content."""
+        return self._modalities[self._modality_numbers.item(number)]
 
     def subject(self, number: int) -> str:
-        return self._subjects[self._owners.item(number)]
+        """The subject that gave a content."""
+        return self._subjects[self._subject_numbers.item(number)]
 
-    def key(self, number: int) -> Key:
+    def key(self, number: int) -> ContentKey:
+        """What the cache knows a content by."""
         digest = digest_of(self.value(number)) if self._digests is None else self._digests[number].tobytes()
         return self.subject(number), digest
 
-    def let_go(self) -> None:
-        """Of the digests, once every content was looked for: a key is seldom asked for after that."""
+    def drop_digests(self) -> None:
+        """Frees the digests once every content was looked up; a `key` is then computed again, which is seldom."""
         self._digests = None
 
     def value(self, number: int) -> StoredInput:
-        row, column = divmod(int(self._first[number]), len(self.places))
-        value = value_at(self.samples[row], *self.places[column])
+        """The content itself, of the first sample that has it."""
+        row, column = divmod(int(self._first[number]), len(self.inputs))
+        value = input_at(self.samples[row], *self.inputs[column])
         assert value is not None  # it was there when it was numbered
         return value
 
 
-class Shelf:
-    """Features by number, as many held as there is room for; the others are spilled and read again for each batch.
+class FeatureBuffer:
+    """Features int8 [taps, n, dim] by the number of their content; the first that fit into memory, the others spilled.
 
-    Which ones are held is settled as they come: passes over all of them would empty any other cache. room: bytes to
-    hold at most, None for all. again: finds those that are neither held nor spilled.
+    Which ones are in memory does not change: passes over all of them would empty any other cache.
+
+    limit_bytes: of memory, None for no limit
+    recompute: finds the features that are neither in memory nor spilled
     """
 
     def __init__(
-        self, room: int | None, again: Callable[[set[int]], dict[int, np.ndarray]], spill: Spill | None = None
+        self,
+        limit_bytes: int | None,
+        recompute: Callable[[set[int]], dict[int, np.ndarray]],
+        spill: Spill | None = None,
     ) -> None:
-        self.room, self._again, self._spill = room, again, spill
+        self.limit_bytes, self._recompute, self._spill = limit_bytes, recompute, spill
         self._held: dict[int, np.ndarray] = {}
         self.held_bytes = 0
 
     def put(self, number: int, array: np.ndarray) -> bool:
-        """Whether there was room, in memory or in the spill."""
+        """Keeps features in memory, or else in the spill; returns whether there was room."""
         size = array.nbytes + OBJECT_BYTES
-        if self.room is not None and self.held_bytes + size > self.room:
+        if self.limit_bytes is not None and self.held_bytes + size > self.limit_bytes:
             return self._spill is not None and self._spill.put(number, array)
         self._held[number] = array
         self.held_bytes += size
         return True
 
     def __getitem__(self, number: int) -> np.ndarray:
-        return self.some([number])[number]
+        return self.read([number])[number]
 
-    def some(self, numbers: Collection[int]) -> Mapping[int, np.ndarray]:
-        """At least these, those that are not held read together."""
-        lacking = {number for number in numbers if number not in self._held}
-        if not lacking:
+    def read(self, numbers: Collection[int]) -> Mapping[int, np.ndarray]:
+        """Features of these contents, perhaps of more; those that are not in memory are read together."""
+        absent = {number for number in numbers if number not in self._held}
+        if not absent:
             return self._held
-        found = {n: self._held[n] for n in numbers if n not in lacking}
+        arrays = {number: self._held[number] for number in numbers if number not in absent}
         if self._spill is not None:
-            found |= self._spill.some(lacking)
-        lost = lacking - found.keys()
-        return found | self._again(lost) if lost else found
+            arrays |= self._spill.read(absent)
+        lost = absent - arrays.keys()
+        return arrays | self._recompute(lost) if lost else arrays
 
 
-class Row(Mapping[Place, np.ndarray]):
-    """One sample's arrays by (slot, place), each looked up when it is asked for."""
+class LazyInputs(Mapping[InputKey, np.ndarray]):
+    """The features of one sample's inputs, each read from the buffer when it is asked for."""
 
-    __slots__ = ("_contents", "_row", "_shelf")
+    __slots__ = ("_buffer", "_contents", "_row")
 
-    def __init__(self, shelf: Shelf, contents: Contents, row: int) -> None:
-        self._shelf, self._contents, self._row = shelf, contents, row
+    def __init__(self, buffer: FeatureBuffer, contents: ContentIndex, row: int) -> None:
+        self._buffer, self._contents, self._row = buffer, contents, row
 
-    def __getitem__(self, place: Place) -> np.ndarray:
-        number = self._contents.numbers.item(self._row, self._contents.columns[place])
+    def __getitem__(self, key: InputKey) -> np.ndarray:
+        number = self._contents.numbers.item(self._row, self._contents.columns[key])
         if number < 0:
-            raise KeyError(place)
-        return self._shelf[number]
+            raise KeyError(key)
+        return self._buffer[number]
 
-    def __iter__(self) -> Iterator[Place]:
+    def __iter__(self) -> Iterator[InputKey]:
         numbers = self._contents.numbers[self._row].tolist()
-        return (place for place, number in zip(self._contents.places, numbers, strict=True) if number >= 0)
+        return (key for key, number in zip(self._contents.inputs, numbers, strict=True) if number >= 0)
 
     def __len__(self) -> int:
         return int(np.count_nonzero(self._contents.numbers[self._row] >= 0))
 
-    def __contains__(self, place: object) -> bool:
-        column = self._contents.columns.get(place)  # type: ignore[call-overload]
+    def __contains__(self, key: object) -> bool:
+        column = self._contents.columns.get(key)  # type: ignore[call-overload]
         return column is not None and self._contents.numbers.item(self._row, column) >= 0
 
 
-class Seen(Sequence[StoredSample]):
-    """Samples as a function makes them, one whenever it is asked for."""
+class LazySamples(Sequence[StoredSample]):
+    """A lazy view of samples: a function is applied to each whenever it is asked for."""
 
-    def __init__(self, samples: Sequence[StoredSample], make: Callable[[StoredSample], StoredSample]) -> None:
-        self._samples, self._make = samples, make
+    def __init__(self, samples: Sequence[StoredSample], view: Callable[[StoredSample], StoredSample]) -> None:
+        self._samples, self._view = samples, view
 
     def __len__(self) -> int:
         return len(self._samples)
 
     def __iter__(self) -> Iterator[StoredSample]:
-        return map(self._make, self._samples)
+        return map(self._view, self._samples)
 
-    def __getitem__(self, at: Any) -> Any:
-        return Seen(self._samples[at], self._make) if isinstance(at, slice) else self._make(self._samples[at])
+    def __getitem__(self, index: Any) -> Any:
+        if isinstance(index, slice):
+            return LazySamples(self._samples[index], self._view)
+        return self._view(self._samples[index])
 
 
-def value_at(sample: StoredSample, slot: str, place: int) -> StoredInput | None:
-    """A sample's input, if it is there."""
+def input_at(sample: StoredSample, slot: str, slot_index: int) -> StoredInput | None:
+    """A sample's input, None where it is absent."""
     values = sample.inputs.get(slot, ())
-    return values[place] if place < len(values) else None
+    return values[slot_index] if slot_index < len(values) else None

@@ -17,7 +17,7 @@ from homeroom.runtime.graphs import Graphs
 BATCH_TOKENS = 1024  # rows x tokens of one batch of texts or sequences: bounds memory whatever the length
 BATCH_MEDIA = 8  # pictures or clips at once: their decoded arrays are large
 AHEAD_BYTES = 1 << 20  # of encoded media that wait to be decoded
-WINDOW = 512  # texts tokenised (or sequences), then sorted by length, at a time
+WINDOW_TEXTS = 512  # texts tokenised (or sequences), then sorted by length, at a time
 
 Progress = Callable[[str, int, int], None]  # stage, done, total
 
@@ -56,8 +56,8 @@ def compute(
 
 
 def _windows(bundle: Bundle, facts: Modality, values: Sequence[Any]) -> Iterator[dict[int, Prepared]]:
-    for start in range(0, len(values), WINDOW):
-        numbers = range(start, min(start + WINDOW, len(values)))
+    for start in range(0, len(values), WINDOW_TEXTS):
+        numbers = range(start, min(start + WINDOW_TEXTS, len(values)))
         yield {number: prepare(facts, values[number], bundle.file) for number in numbers}
 
 

@@ -12,12 +12,12 @@ from homeroom.data.quality.finding import DEFAULT_INPUT_WEIGHT
 from homeroom.data.quality.near_duplicates import near_duplicate_digest
 from homeroom.data.samples import StoredInput, StoredSample
 from homeroom.store import Store
-from homeroom.train.features.dataset import fusing, needs_all
+from homeroom.train.features.dataset import fused_slots, needs_all
 
 Place = tuple[str, int]
 
 
-def add_examined(store: Store, manifest: Manifest, samples: Iterable[StoredSample]) -> list[str]:
+def add_checked(store: Store, manifest: Manifest, samples: Iterable[StoredSample]) -> list[str]:
     """Store samples, near copies and what is poor set aside; return their ids.
 
     Of a sample that still teaches something without its poor inputs, only these are left out, or count less.
@@ -27,12 +27,12 @@ def add_examined(store: Store, manifest: Manifest, samples: Iterable[StoredSampl
     )
 
 
-def as_taught(sample: StoredSample, manifest: Manifest) -> StoredSample:
+def training_view(sample: StoredSample, manifest: Manifest) -> StoredSample:
     """A stored sample as training sees it: without what was left out, or labels that ask about that."""
     return _teaching(sample, _listed(sample.left_out), manifest)
 
 
-def as_asked(sample: StoredSample, manifest: Manifest, weights: Mapping[str, float]) -> tuple[StoredSample, str]:
+def prediction_view(sample: StoredSample, manifest: Manifest, weights: Mapping[str, float]) -> tuple[StoredSample, str]:
     """A sample to be answered, without what is left out of it, and a note on its poor inputs.
 
     It stays as it is where nothing else would be left. weights: as of `collect.examples`.
@@ -64,7 +64,7 @@ def _sorted(
     poor: Mapping[Place, QualityFinding], manifest: Manifest
 ) -> tuple[dict[str, list[int]], dict[str, list[int]]]:
     """By slot, the places of poor inputs that are left out, and of those that count less: the fusion alone weighs."""
-    left_out, weighed, slots = dict[str, list[int]](), dict[str, list[int]](), fusing(manifest)
+    left_out, weighed, slots = dict[str, list[int]](), dict[str, list[int]](), fused_slots(manifest)
     for slot, place in sorted(poor):
         into = left_out if poor[slot, place].empty or slot not in slots else weighed
         into.setdefault(slot, []).append(place)

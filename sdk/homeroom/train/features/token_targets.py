@@ -20,7 +20,7 @@ Words = Sequence[tuple[int, int] | None]  # for each token its word's [start, en
 
 
 @dataclass(frozen=True)
-class Span:
+class TextSpan:
     """Characters [start, end) of a text, their label, and its least probability over the words of the span."""
 
     start: int
@@ -84,7 +84,7 @@ def _marked(task: Task, spans: Sequence[Mapping[str, str | int]], words: Words) 
     return found
 
 
-def compared(task: Task, outputs: np.ndarray, targets: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def compared_pairs(task: Task, outputs: np.ndarray, targets: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """What `scores.score` compares of one example's outputs and targets [tokens, width]: [n, width] of each.
 
     Spans: the tokens of words. Tracing: the logit of each skill that was asked, and 1.0 or 0.0, [n, 1].
@@ -97,7 +97,7 @@ def compared(task: Task, outputs: np.ndarray, targets: np.ndarray) -> tuple[np.n
     return outputs[rows], targets[rows]
 
 
-def spans_in(task: Task, chances: np.ndarray, words: Words) -> list[Span]:
+def spans_in(task: Task, chances: np.ndarray, words: Words) -> list[TextSpan]:
     """The spans that the probabilities [tokens, width] mark: neighbouring words with one label.
 
     A word has the label whose probability is highest on average over its tokens.
@@ -106,15 +106,15 @@ def spans_in(task: Task, chances: np.ndarray, words: Words) -> list[Span]:
     for token, word in enumerate(words[: len(chances)]):
         if word is not None:
             tokens.setdefault(word, []).append(token)
-    found: list[Span] = []
+    found: list[TextSpan] = []
     before = 0
     for (start, end), places in tokens.items():
         mean = chances[places].mean(0)
         best = int(mean.argmax())
         if best and best == before:
             last = found.pop()
-            found.append(Span(last.start, end, last.label, min(last.probability, float(mean[best]))))
+            found.append(TextSpan(last.start, end, last.label, min(last.probability, float(mean[best]))))
         elif best:
-            found.append(Span(start, end, task.labels[best - 1], float(mean[best])))
+            found.append(TextSpan(start, end, task.labels[best - 1], float(mean[best])))
         before = best
     return found

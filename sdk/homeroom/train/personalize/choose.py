@@ -23,12 +23,15 @@ from homeroom.train.personalize.fedrep import fedrep
 from homeroom.train.personalize.finetune import finetune
 from homeroom.train.personalize.mixing import mix, shares
 from homeroom.train.personalize.person import Method, Person
-from homeroom.train.personalize.prior_correction import prior
+from homeroom.train.personalize.prior_correction import correct_prior
 
-METHODS: Mapping[str, Method] = {"prior": prior, "fedrep": fedrep, "ditto": ditto, "finetune": finetune}
+METHODS: Mapping[str, Method] = {"prior": correct_prior, "fedrep": fedrep, "ditto": ditto, "finetune": finetune}
 SHARED = "shared"
-LEAST, FEW = 10, 20  # samples with which the prior correction is tried; with which every method is
-USUAL, CLEARLY = ("prior", 0.75), 2.0  # method and share; standard errors of the paired difference
+LEAST_FOR_PRIOR, LEAST_FOR_ALL = (
+    10,
+    20,
+)  # samples with which the prior correction is tried; with which every method is
+DEFAULT_CANDIDATE, STANDARD_ERRORS = ("prior", 0.75), 2.0  # method and share; standard errors of the paired difference
 
 
 @dataclass(frozen=True)
@@ -49,13 +52,15 @@ def choose(person: Person, own: Dataset, methods: Mapping[str, Method] = METHODS
     """The best method and share for one person's labelled samples; OutOfTimeError if the budget ends first."""
     judged = [column for column, task in enumerate(own.manifest.tasks) if not task.per_token]
     samples = int((own.labelled[:, judged] > 0).any(1).sum())
-    if samples < FEW:
-        methods = {name: method for name, method in methods.items() if method is prior and samples >= LEAST}
+    if samples < LEAST_FOR_ALL:
+        methods = {
+            name: method for name, method in methods.items() if method is correct_prior and samples >= LEAST_FOR_PRIOR
+        }
     if not methods:
         return Choice(SHARED, 0.0, person.shared)
     held: dict[tuple[str, float], Outputs] = {(SHARED, 0.0): outputs_of(person.graphs, own, person.shared)}
     for train, rows in folds(own, person.settings.seed):
-        test = own.some(rows)
+        test = own.subset(rows)
         for name, method in methods.items():
             personal = method(person, train)
             for share in shares(samples):
@@ -66,9 +71,13 @@ def choose(person: Person, own: Dataset, methods: Mapping[str, Method] = METHODS
     each = {candidate: losses_of(own, outputs) for candidate, outputs in held.items()}
     losses = {candidate: float(values.mean()) for candidate, values in each.items()}
     name, share = min(losses, key=lambda candidate: losses[candidate])
-    usual = USUAL if losses.get(USUAL, losses[SHARED, 0.0]) != losses[SHARED, 0.0] else (SHARED, 0.0)
+    usual = (
+        DEFAULT_CANDIDATE
+        if losses.get(DEFAULT_CANDIDATE, losses[SHARED, 0.0]) != losses[SHARED, 0.0]
+        else (SHARED, 0.0)
+    )
     ahead = each[usual] - each[name, share]
-    if ahead.mean() <= CLEARLY * ahead.std(ddof=1) / len(ahead) ** 0.5:
+    if ahead.mean() <= STANDARD_ERRORS * ahead.std(ddof=1) / len(ahead) ** 0.5:
         name, share = usual
     theta = person.shared if name == SHARED else methods[name](person, own)
     named = {f"{method} {part:g}" if part else method: value for (method, part), value in losses.items()}

@@ -11,8 +11,8 @@ import numpy as np
 from homeroom.train.features.dataset import Dataset
 from homeroom.train.personalize.person import Person
 
-EPOCHS, LAMBDA = 20, 0.1
+DITTO_EPOCHS, DITTO_LAMBDA = 20, 0.1
 
 
 def ditto(person: Person, own: Dataset) -> np.ndarray:
-    return person.train(own, epochs=EPOCHS, proximal=LAMBDA)
+    return person.train(own, epochs=DITTO_EPOCHS, proximal=DITTO_LAMBDA)

@@ -11,9 +11,9 @@ import numpy as np
 from homeroom.train.features.dataset import Dataset
 from homeroom.train.personalize.person import Person
 
-EPOCHS = 20
+FEDREP_EPOCHS = 20
 
 
 def fedrep(person: Person, own: Dataset) -> np.ndarray:
     body = tuple(segment.name for segment in own.manifest.segments if segment.task is None)
-    return person.train(own, epochs=EPOCHS, frozen=body)
+    return person.train(own, epochs=FEDREP_EPOCHS, frozen=body)

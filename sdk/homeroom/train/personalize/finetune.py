@@ -11,8 +11,8 @@ import numpy as np
 from homeroom.train.features.dataset import Dataset
 from homeroom.train.personalize.person import Person
 
-EPOCHS, SLOWER = 10, 0.25  # of the training's learning rate
+FINETUNE_EPOCHS, FINETUNE_RATE = 10, 0.25  # of the training's learning rate
 
 
 def finetune(person: Person, own: Dataset) -> np.ndarray:
-    return person.train(own, epochs=EPOCHS, learning_rate=SLOWER * person.settings.learning_rate)
+    return person.train(own, epochs=FINETUNE_EPOCHS, learning_rate=FINETUNE_RATE * person.settings.learning_rate)

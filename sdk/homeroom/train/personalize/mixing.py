@@ -10,12 +10,12 @@ from __future__ import annotations
 import numpy as np
 
 SHARES = (0.25, 0.5, 0.75)
-MANY = 100  # samples from which on a share of all is tried too
+LEAST_SAMPLES_FULL_SHARE = 100  # samples from which on a share of all is tried too
 
 
 def shares(samples: int) -> tuple[float, ...]:
     """What is tried for a person with so many samples."""
-    return (*SHARES, 1.0) if samples >= MANY else SHARES
+    return (*SHARES, 1.0) if samples >= LEAST_SAMPLES_FULL_SHARE else SHARES
 
 
 def mix(shared: np.ndarray, personal: np.ndarray, share: float) -> np.ndarray:

@@ -17,11 +17,13 @@ from homeroom.contract.layout import Segment
 from homeroom.train.features.dataset import Dataset
 from homeroom.train.personalize.person import Person
 
-SMOOTH = 0.5  # Jeffreys' prior of a share
-EVEN = 5.0  # labels of each class; how firmly the shared model's shares are held for even without other people's
+OWN_PSEUDO_COUNT = 0.5  # Jeffreys' prior of a share
+SHARED_PSEUDO_COUNT = (
+    5.0  # labels of each class; how firmly the shared model's shares are held for even without other people's
+)
 
 
-def prior(person: Person, own: Dataset) -> np.ndarray:
+def correct_prior(person: Person, own: Dataset) -> np.ndarray:
     """The shared theta with the bias of each classification moved; other tasks stay as they are."""
     theta, layout = person.shared.copy(), own.manifest.layout
     for column, task in enumerate(own.manifest.tasks):
@@ -29,9 +31,9 @@ def prior(person: Person, own: Dataset) -> np.ndarray:
         if task.kind != "classification" or not rows.any():
             continue
         if where := bias_of(layout[f"head.{task.name}"]):
-            counts = own.targets[task.name][rows].sum(0) + SMOOTH
+            counts = own.targets[task.name][rows].sum(0) + OWN_PSEUDO_COUNT
             start = layout.slices[f"head.{task.name}"].start
-            usual = person.others.get(task.name, np.zeros(task.width)) + EVEN
+            usual = person.others.get(task.name, np.zeros(task.width)) + SHARED_PSEUDO_COUNT
             moved = np.log(counts / counts.mean()) - (1 - person.settings.balance) * np.log(usual / usual.mean())
             theta[start + where.start : start + where.stop] += moved
     return theta

@@ -1,0 +1,149 @@
+"""Features through the cache: read where the store has them, else computed once and written."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from itertools import islice
+from typing import Any
+
+import numpy as np
+
+from homeroom.data.preprocess import prepare
+from homeroom.data.preprocess.raw_inputs import raw_input
+from homeroom.data.samples import MediaReference, StoredSample
+from homeroom.runtime.bundle import Bundle
+from homeroom.runtime.graphs import Graphs
+from homeroom.store import Store
+from homeroom.train.features.buffer import ContentIndex, ContentKey
+from homeroom.train.features.compute import Progress, compute
+
+WRITTEN_TOGETHER = 64  # features of one transaction: what a power cut may cost to compute again
+LOOKED_UP_TOGETHER = 256  # features opened at once, before it is decided whether they stay in memory
+
+
+class CachedFeatures:
+    """The features of a content index.
+
+    store: whose cache is used; None to compute all features and keep none
+    """
+
+    def __init__(self, store: Store | None, bundle: Bundle, graphs: Graphs, contents: ContentIndex) -> None:
+        self._store, self._bundle, self._graphs, self._contents = store, bundle, graphs, contents
+
+    def read(
+        self,
+        modality: str,
+        numbers: Iterable[int],
+        progress: Progress | None = None,
+        stop: Callable[[], bool] = bool,
+    ) -> Iterator[tuple[int, np.ndarray]]:
+        """Yields (number, int8 [taps, n, dim]) of contents of one modality: the cached ones, then those it computes.
+
+        A content that several subjects gave is computed once. Where LoRA is inside the backbone, yields the raw inputs
+        of the training step instead: preparing them is quick, and they are never cached.
+
+        progress: told of those that are computed
+        stop: asked before each batch whether to end there
+        """
+        if self._bundle.manifest.modality(modality).adapter == "lora":
+            yield from self._raw_inputs(modality, list(numbers), stop)
+            return
+        uncached: list[int] = []
+        name = variant(self._bundle, self._graphs, modality)
+        for some in _batched(numbers, LOOKED_UP_TOGETHER):
+            keys = {number: self._contents.key(number) for number in some}
+            arrays = self._store.read_features(name, keys.values()) if self._store else {}
+            uncached.extend(number for number, key in keys.items() if key not in arrays)
+            yield from ((number, arrays[key]) for number, key in keys.items() if key in arrays)
+        yield from self._compute(modality, uncached, progress, stop)
+
+    def recompute(self, numbers: set[int]) -> dict[int, np.ndarray]:
+        """The features of contents of any modality."""
+        arrays: dict[int, np.ndarray] = {}
+        for modality in {self._contents.modality(number) for number in numbers}:
+            arrays |= self.read(modality, [n for n in numbers if self._contents.modality(n) == modality])
+        return arrays
+
+    def _raw_inputs(
+        self, modality: str, numbers: Sequence[int], stop: Callable[[], bool]
+    ) -> Iterator[tuple[int, np.ndarray]]:
+        facts = self._bundle.manifest.modality(modality)
+        values = _DistinctValues(self._store, self._contents, numbers)
+        for index in range(len(values)):
+            if stop():
+                return
+            raw = raw_input(facts, prepare(facts, values[index], self._bundle.file))
+            yield from ((number, raw) for number in values.numbers(index))
+
+    def _compute(
+        self, modality: str, numbers: Sequence[int], progress: Progress | None, stop: Callable[[], bool]
+    ) -> Iterator[tuple[int, np.ndarray]]:
+        name = variant(self._bundle, self._graphs, modality)
+        values = _DistinctValues(self._store, self._contents, numbers)
+        unwritten: dict[ContentKey, np.ndarray] = {}
+
+        def write() -> None:
+            if self._store:
+                self._store.write_features(name, unwritten)
+            unwritten.clear()
+
+        for index, array in compute(self._bundle, self._graphs, modality, values, progress=progress, stop=stop):
+            for number in values.numbers(index):
+                unwritten[self._contents.key(number)] = array
+                yield number, array
+            if len(unwritten) >= WRITTEN_TOGETHER:
+                write()
+        write()
+
+
+def missing(store: Store, bundle: Bundle, graphs: Graphs, samples: Sequence[StoredSample]) -> np.ndarray:
+    """bool [samples, inputs]: whether features are still to be computed."""
+    contents = ContentIndex(bundle.manifest, samples)
+    uncached = np.zeros(len(contents) + 1, bool)
+    for modality in bundle.manifest.modalities:
+        name = variant(bundle, graphs, modality.name)
+        for some in _batched(contents.of(modality.name), LOOKED_UP_TOGETHER):
+            keys = {number: contents.key(number) for number in some}
+            cached = store.held_features(name, keys.values())
+            uncached[[number for number, key in keys.items() if key not in cached]] = True
+    return np.asarray(uncached[contents.numbers])
+
+
+def variant(bundle: Bundle, graphs: Graphs, modality: str) -> str:
+    """The cache's name of a backbone: the features' identity, and the very graph file that computes them here."""
+    graph = graphs.features_graph(modality)
+    return f"{bundle.manifest.modality(modality).features_id}/{bundle.manifest.files[graph.file].sha256}"
+
+
+class _DistinctValues(Sequence[Any]):
+    """The distinct values of some contents, whoever gave them, as they first occur; each read when asked for."""
+
+    def __init__(self, store: Store | None, contents: ContentIndex, numbers: Sequence[int]) -> None:
+        self._store, self._contents = store, contents
+        digests = np.fromiter((contents.key(number)[1] for number in numbers), "V32", len(numbers))
+        _, first, inverse = np.unique(digests, return_index=True, return_inverse=True)
+        index = np.argsort(np.argsort(first))[inverse]  # of each number's value
+        order = np.argsort(index, kind="stable")
+        self._numbers = np.asarray(numbers, np.int32)[order]
+        self._starts = np.searchsorted(index[order], np.arange(len(first) + 1)).astype(np.int32)
+
+    def __len__(self) -> int:
+        return len(self._starts) - 1
+
+    def numbers(self, index: int) -> list[int]:
+        """The numbers of the contents with a value, one for each subject that gave it."""
+        return self._numbers[self._starts[index] : self._starts[index + 1]].tolist()  # type: ignore[no-any-return]
+
+    def __getitem__(self, index: Any) -> Any:
+        value = self._contents.value(self.numbers(index)[0])
+        if not isinstance(value, MediaReference):
+            return value
+        sample = self._store.sample(value.sample_id) if self._store else None
+        assert sample is not None  # one process at a time opens a device's directory
+        return sample.inputs[value.slot][value.index]
+
+
+def _batched(numbers: Iterable[int], size: int) -> Iterator[list[int]]:
+    rest = iter(numbers)
+    while some := list(islice(rest, size)):
+        yield some
