@@ -7,9 +7,9 @@
    against a bare numpy running sum over the same bytes, update by update in turn; decoding and checks apart; peak
    memory. With --flower PYTHON (an interpreter that has flwr) also Flower's `aggregate_inplace`; without it that is
    said to be not measured.
-2. `homeroom serve` as a process: 10,000 enrolled devices send one signed update each (about 4 kB), over 1, 8 and 64
+2. The server as a process: 10,000 enrolled devices send one signed update each (about 4 kB), over 1, 8 and 64
    connections, from a second process, while a third one polls for versions (`aggregator_load.py`).
-3. `homeroom serve` on a log of 100,000 such updates, after a kill: seconds to the first answer.
+3. The server on a log of 100,000 such updates, after a kill: seconds to the first answer.
 """
 
 from __future__ import annotations
@@ -104,8 +104,8 @@ def enrol(rounds: Rounds, count: int) -> None:
 
 @contextlib.contextmanager
 def serving(folder: Path) -> Iterator[tuple[int, float, int]]:
-    """`homeroom serve` in a process of its own: (port, seconds to the first answer, process id); killed at the end."""
-    command = [sys.executable, "-m", "homeroom", "serve", str(folder), "--port", "0"]
+    """The server in a process of its own: (port, seconds to the first answer, process id); killed at the end."""
+    command = [sys.executable, "-m", "homeroom", "district", "serve", str(folder), "--port", "0"]
     start = time.perf_counter()
     environment = os.environ | {"PYTHONUNBUFFERED": "1"}
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment) as process:
@@ -212,7 +212,7 @@ def starting(work: Path, quick: bool) -> dict[str, Any]:
             cpus.append(cpu_s(pid))
     begun = time.perf_counter()
     subprocess.run(
-        [sys.executable, "-c", "import homeroom_aggregator.server.serve, homeroom_aggregator.cli.main"], check=True
+        [sys.executable, "-c", "import homeroom_aggregator.server.serve, homeroom_aggregator.cli.serve"], check=True
     )
     size_mb = (folder / "log.db").stat().st_size / 1e6
     found: dict[str, Any] = {"updates": count, "seconds": statistics.median(seconds), "all": seconds, "log_mb": size_mb}

@@ -4,7 +4,7 @@
     python benchmarks/scale.py --aggregator aggregator.json --json scale.json      with what bench-aggregator found
     python benchmarks/scale.py --from benchmarks/figures/scale.json         prints the tables of docs/scale.md again
 
-Measured here: whole syncs (round, update, version) of enrolled devices with `homeroom serve` over HTTP, requests and
+Measured here: whole syncs (round, update, version) of enrolled devices with a server over HTTP, requests and
 bytes counted at the device, processor time at the server; and an update's bytes by codec. What no run can measure
 (how often devices sync, when, what a core costs) are the assumptions in `Assumed`, printed with the tables as such.
 """

@@ -115,7 +115,7 @@ def test_the_command_line_works_there_and_names_a_missing_extra(installed: Path,
     command = shutil.which("homeroom", path=str(installed.parent))
     assert command
     assert "device" in run(installed, "-m", "homeroom", "--help")
-    done = subprocess.run([command, "serve", str(tmp_path)], capture_output=True, text=True, timeout=60)
+    done = subprocess.run([command, "district", "serve", str(tmp_path)], capture_output=True, text=True, timeout=60)
     assert done.returncode == 13
     assert "homeroom[aggregator]" in done.stderr
     assert "Traceback" not in done.stderr

@@ -90,11 +90,13 @@ def teach(lesson: Lesson, folder: Path, options: argparse.Namespace) -> None:
             homeroom(*certify)
             calibration = calibrate(lesson.pairs, folder / "calibration")
             signed = ("--key", keys / "exporter.pem", "--certificate", keys / "exporter.json")
-            said = homeroom("export", lesson.recipe, bundle, "--calibration", calibration, *signed)
+            said = homeroom("bundle", "export", lesson.recipe, bundle, "--calibration", calibration, *signed)
         console.print(Text(said.strip()))
 
     with serving(folder / "district", bundle, root_key, len(lesson.schools)) as (address, root):
-        homeroom("invite", folder / "district", "--count", len(SCHOOLS), "--address", address, "--out", folder)
+        homeroom(
+            "district", "invite", folder / "district", "--count", len(SCHOOLS), "--address", address, "--out", folder
+        )
         jobs = [
             Job(
                 name=school.name,
@@ -111,7 +113,7 @@ def teach(lesson: Lesson, folder: Path, options: argparse.Namespace) -> None:
         ]
         with clock.stage("five schools"), console.status(f"Five schools learn alone, then together, {rounds} rounds"):
             results = run_all(jobs, folder, options.device_python)
-    homeroom("rebuild", folder / "district")  # every version again from the log, bit for bit
+    homeroom("district", "rebuild", folder / "district")  # every version again from the log, bit for bit
     pooled = Job(
         name="all data in one place",
         folder=str(folder / "devices" / "pooled"),
@@ -152,7 +154,18 @@ def homeroom(*words: object) -> str:
 @contextmanager
 def serving(folder: Path, bundle: Path, root_key: Path, schools: int) -> Iterator[tuple[str, str]]:
     """A real aggregator in its own process; (address, fingerprint of the root)."""
-    command = [sys.executable, "-m", "homeroom", "serve", folder, "--bundle", bundle, "--root-key", root_key]
+    command = [
+        sys.executable,
+        "-m",
+        "homeroom",
+        "district",
+        "serve",
+        folder,
+        "--bundle",
+        bundle,
+        "--root-key",
+        root_key,
+    ]
     process = subprocess.Popen(
         [*map(str, command), "--port", "0", "--buffer", str(schools), "--institution", "Demo district"],
         stdout=subprocess.PIPE,

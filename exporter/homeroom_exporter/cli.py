@@ -1,4 +1,4 @@
-"""The commands `homeroom export` and `homeroom to-peft`; imports the rest of the exporter when it runs."""
+"""`homeroom bundle export` and `homeroom bundle to-peft`; import torch and the rest only when they run."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import click
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
+from homeroom.cli.parameters import PATH
 from homeroom.contract.canonical_json import canonical, decode
 from homeroom.contract.signing import Certificate, certify, fingerprint, new_key, public_hex, read_key, write_key
 from homeroom.errors import ExportError, RecipeError, TrustError
@@ -49,23 +50,23 @@ All fields are in docs/recipe.md.
 
 \b
 Example:
-  homeroom export examples/recipes/short_answers.toml short_answers/ --calibration answers.jsonl
-  homeroom export examples/recipes/short_answers.toml --dry-run
+  homeroom bundle export examples/recipes/short_answers.toml short_answers/ --calibration answers.jsonl
+  homeroom bundle export examples/recipes/short_answers.toml --dry-run
 """
 
 
 @click.command("export", help=HELP)
-@click.argument("recipe", type=click.Path(path_type=Path))
-@click.argument("out", required=False, type=click.Path(path_type=Path))
+@click.argument("recipe", type=PATH)
+@click.argument("out", required=False, type=PATH)
 @click.option(
     "--calibration",
-    type=click.Path(path_type=Path),
+    type=PATH,
     help="Samples (JSONL, CSV or a folder) to fit compression and quantization on, with labels for the self-check.",
 )
-@click.option("--key", type=click.Path(path_type=Path), help="The exporter's private key (PEM).")
-@click.option("--certificate", type=click.Path(path_type=Path), help="The root's certificate of that key (JSON).")
+@click.option("--key", type=PATH, help="The exporter's private key (PEM).")
+@click.option("--certificate", type=PATH, help="The root's certificate of that key (JSON).")
 @click.option("--zip", "zipped", is_flag=True, help="Also write OUT.homeroom, one file for transport.")
-@click.option("--peft", type=click.Path(path_type=Path), help="Start from this PEFT checkpoint of LoRA (a folder).")
+@click.option("--peft", type=PATH, help="Start from this PEFT checkpoint of LoRA (a folder).")
 @click.option(
     "--threads",
     type=click.IntRange(1, 1024),
@@ -136,8 +137,8 @@ def _dry_run(plan: Recipe, calibration: Path | None, threads: int) -> None:
 
     from homeroom_exporter.export.estimate import estimate, show
 
-    found = estimate(plan, calibration, threads=threads, progress=lambda stage: click.echo(f"... {stage}", err=True))
-    show(found, Console())
+    sizes = estimate(plan, calibration, threads=threads, progress=lambda stage: click.echo(f"... {stage}", err=True))
+    show(sizes, Console())
 
 
 @contextmanager
@@ -186,16 +187,16 @@ def _kept(path: Path) -> Ed25519PrivateKey:
 
 
 @click.command("to-peft")
-@click.argument("bundle", type=click.Path(path_type=Path))
-@click.argument("theta", type=click.Path(path_type=Path))
-@click.argument("out", type=click.Path(path_type=Path))
+@click.argument("bundle", type=PATH)
+@click.argument("theta", type=PATH)
+@click.argument("out", type=PATH)
 @click.option("--root", help="Fingerprint of the root key that must vouch for the bundle.")
 def to_peft(bundle: Path, theta: Path, out: Path, root: str | None) -> None:
     """Write the LoRA factors in THETA as a checkpoint OUT that PEFT loads on the bundle's encoder.
 
     BUNDLE is a folder; THETA a device's folder, or a safetensors file with `theta`, such as the bundle's own.
 
-    Example: homeroom to-peft lesson/ classroom/ lesson-peft/
+    Example: homeroom bundle to-peft lesson/ classroom/ lesson-peft/
     """
     from homeroom.runtime.bundle import open_bundle
     from homeroom_exporter.interchange import peft
@@ -204,6 +205,3 @@ def to_peft(bundle: Path, theta: Path, out: Path, root: str | None) -> None:
     layers = peft.write(opened, peft.theta_of(opened, theta), out)
     click.echo(f"{out}: LoRA of {len(layers)} layers; heads beside it in {peft.REST}")
     click.echo(peft.said_of_the_base(opened))
-
-
-commands: list[click.Command] = [export_command, to_peft]

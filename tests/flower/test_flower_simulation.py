@@ -1,4 +1,4 @@
-"""`homeroom simulate --engine flower`: the same theta as in one process; once with ray's own processes."""
+"""`homeroom research simulate --engine flower`: the same theta as in one process; once with ray's own processes."""
 
 from __future__ import annotations
 

@@ -122,7 +122,7 @@ def _read(source: Path) -> Contents:
         data = (source / LIST).read_bytes()
     except OSError:
         raise InputError(
-            "is no backup", where=str(source), remedy="name a folder that `homeroom backup` made"
+            "is no backup", where=str(source), remedy="name a folder that `homeroom district backup` made"
         ) from None
     return decode(data, Contents, limit_bytes=1 << 22, where=str(source / LIST), error=StoreError)
 

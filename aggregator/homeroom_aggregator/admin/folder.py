@@ -54,7 +54,7 @@ FACTS_FILE, KEY_FILE, SECRET_FILE, LOG_FILE, BUNDLES_FOLDER = (
     "bundles",
 )
 ROSTER_FILE, SECURE_ROUND_FILE, SEALING_KEY_FILE = "roster.json", "secure.db", "sealing.pem"
-BACKUP_FILE = "backup.json"  # in a folder that `homeroom backup` made: what is in it
+BACKUP_FILE = "backup.json"  # in a folder that `homeroom district backup` made: what is in it
 
 
 class FolderFacts(msgspec.Struct, frozen=True, kw_only=True):
@@ -163,10 +163,12 @@ def open_rounds(folder: Path, retain: int = 0) -> Rounds:
     """The rounds of a folder, computed from the last checkpoint of their log; one process at a time."""
     facts = read_facts(folder)
     if (folder / BACKUP_FILE).exists():  # its versions would get numbers that devices have seen with other values
-        raise InputError("is a backup", where=str(folder), remedy="`homeroom restore` puts it in place")
+        raise InputError("is a backup", where=str(folder), remedy="`homeroom district restore` puts it in place")
     bundle, key = open_folder_bundle(folder, facts), read_key(folder / KEY_FILE)
     if public_hex(key) != facts.certificate.key:
-        raise TrustError("key and certificate do not belong together", where=str(folder), remedy="`homeroom recover`")
+        raise TrustError(
+            "key and certificate do not belong together", where=str(folder), remedy="`homeroom district recover`"
+        )
     return Rounds(folder / LOG_FILE, bundle, facts.configuration, key, facts.certificate, retain=retain)
 
 

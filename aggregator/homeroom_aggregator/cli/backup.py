@@ -1,4 +1,4 @@
-"""Sub-commands of whoever runs the server: backup and restore."""
+"""`homeroom district backup` and `restore`."""
 
 from __future__ import annotations
 
@@ -6,9 +6,7 @@ from pathlib import Path
 
 import click
 
-from homeroom.cli.numbers import Folder
-
-FOLDER = Folder()
+from homeroom.cli.parameters import FOLDER
 
 
 @click.command()
@@ -17,7 +15,8 @@ FOLDER = Folder()
 def backup(folder: Path, out: Path) -> None:
     """Copy the aggregator in FOLDER to the new folder OUT, while it serves or not.
 
-    The copy holds keys and plain updates: guard it like FOLDER. Example: homeroom backup district/ backup-monday/
+    The copy holds keys and plain updates: guard it like FOLDER.
+    Example: homeroom district backup district/ backup-monday/
     """
     from homeroom_aggregator.admin.backup import backup as run
 
@@ -26,17 +25,14 @@ def backup(folder: Path, out: Path) -> None:
 
 
 @click.command()
-@click.argument("saved", type=FOLDER)
 @click.argument("folder", type=FOLDER)
-def restore(saved: Path, folder: Path) -> None:
-    """Put the backup SAVED in place as FOLDER, after checking every byte of it.
+@click.argument("saved", type=FOLDER)
+def restore(folder: Path, saved: Path) -> None:
+    """Make FOLDER from the backup SAVED, after checking every byte of it.
 
-    Example: homeroom restore backup-monday/ district/
+    Example: homeroom district restore district/ backup-monday/
     """
     from homeroom_aggregator.admin.backup import restore as run
 
     contents = run(saved, folder)
     click.echo(f"{folder}: version {contents.version}")
-
-
-commands: list[click.Command] = [backup, restore]

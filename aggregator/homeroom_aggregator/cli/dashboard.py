@@ -1,4 +1,4 @@
-"""`homeroom dashboard` and `homeroom rollback`: the district's view in a browser, and the way back to a version."""
+"""`homeroom district dashboard`: a link that opens the dashboard."""
 
 from __future__ import annotations
 
@@ -8,35 +8,35 @@ from urllib.parse import quote, urlsplit
 
 import click
 
-from homeroom.cli.numbers import Finite, Folder, Whole
+from homeroom.cli.parameters import FILE, Finite
 from homeroom.errors import InputError
 from homeroom_aggregator.state.login_links import LIFE_MINUTES, Rank
 
-LOCAL = ("127.0.0.1", "::1", "localhost")
+LOCAL_HOSTS = ("127.0.0.1", "::1", "localhost")
 
 
 @click.command()
-@click.argument("place", type=click.Path(exists=True, path_type=Path))
+@click.argument("folder", metavar="FOLDER|INVITATION", type=click.Path(exists=True, path_type=Path))
 @click.option("--role", type=click.Choice(["district", "auditor"]), default="district", show_default=True)
-@click.option("--key", type=click.Path(dir_okay=False, path_type=Path), help="With an invitation: your own key.")
+@click.option("--key", type=FILE, help="With an invitation: your own key.")
 @click.option("--address", default="http://127.0.0.1:8340", show_default=True, help="As your browser reaches a FOLDER.")
 @click.option("--minutes", type=Finite(0, 1440, min_open=True), default=LIFE_MINUTES, show_default=True)
 @click.option("--qr", is_flag=True, help="Draw the link as a QR code too, for a phone.")
-def dashboard(place: Path, role: Rank, key: Path | None, address: str, minutes: float, qr: bool) -> None:
-    """Print a link that opens the dashboard once. PLACE is the aggregator's folder, or an invitation and your --key.
+def dashboard(folder: Path, role: Rank, key: Path | None, address: str, minutes: float, qr: bool) -> None:
+    """Print a link that opens the dashboard once. It takes the aggregator's folder, or an invitation and your --key.
 
     The key is made and enrolled the first time, for the invitation's role; --role, --address and --minutes are for a
     folder. An auditor sees everything and changes nothing.
-    Example: homeroom dashboard district/ --address https://homeroom.district.example --qr
+    Example: homeroom district dashboard district/ --address https://homeroom.district.example --qr
     """
-    if place.is_dir():
-        code = _by_folder(place, role, minutes)
+    if folder.is_dir():
+        code = _by_folder(folder, role, minutes)
     else:
         if key is None:
-            raise InputError("an invitation needs your --key", where=str(place), remedy="it is made if it is missing")
-        address, code = _by_key(place, key)
+            raise InputError("an invitation needs your --key", where=str(folder), remedy="it is made if it is missing")
+        address, code = _by_key(folder, key)
     parts = urlsplit(address)
-    if parts.scheme == "http" and parts.hostname not in LOCAL:
+    if parts.scheme == "http" and parts.hostname not in LOCAL_HOSTS:
         click.echo("without TLS, whoever listens on the network sees what you see, and may do what you may", err=True)
     link = f"{address.rstrip('/')}/dashboard/enter?code={quote(code)}"
     click.echo(link)
@@ -67,25 +67,5 @@ def _by_key(path: Path, key: Path) -> tuple[str, str]:
         write_key(key, new_key())
     signing = read_key(key)
     with contextlib.closing(Client(join(invitation, signing), signing)) as client:
-        said = msgspec.json.decode(client.send("POST", "/v1/dashboard", b"{}"), type=dict[str, str])
-    return invitation.address, said["code"]
-
-
-@click.command()
-@click.argument("folder", type=Folder())
-@click.argument("version", type=Whole(0))
-@click.option("--by", required=True, help="Who goes back; it stands in the audit log.")
-@click.option("--why", required=True, help="Why; it stands in the audit log.")
-def rollback(folder: Path, version: int, by: str, why: str) -> None:
-    """Release a new version with the theta of the older VERSION; 0 is the bundle's own. Stop the server first.
-
-    While it serves, the dashboard does the same. Example: homeroom rollback district/ 12 --by "Ms Lee" --why "worse"
-    """
-    from homeroom_aggregator.admin.folder import open_rounds
-
-    with contextlib.closing(open_rounds(folder)) as rounds:
-        new = rounds.roll_back(version, by, why)
-    click.echo(f"version {new} is version {version} again")
-
-
-commands: list[click.Command] = [dashboard, rollback]
+        answer = msgspec.json.decode(client.send("POST", "/v1/dashboard", b"{}"), type=dict[str, str])
+    return invitation.address, answer["code"]

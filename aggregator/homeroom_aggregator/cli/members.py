@@ -1,4 +1,4 @@
-"""Sub-commands about who belongs to the institution: invite, members, revoke, consent, recover, audit."""
+"""`homeroom district invite`, `members`, `revoke`, `consent`, `recover`: keys and schools of an aggregator."""
 
 from __future__ import annotations
 
@@ -9,14 +9,12 @@ from pathlib import Path
 import click
 import msgspec
 
-from homeroom.cli.numbers import Finite, Folder
-from homeroom.contract.canonical_json import decode
-from homeroom.contract.signing import Certificate, read_key
-from homeroom.errors import InputError, StoreError
+from homeroom.cli.parameters import FILE, FOLDER, Finite
+from homeroom.contract.signing import read_key
+from homeroom.errors import InputError
+from homeroom_aggregator.cli.files import read_certificate
 from homeroom_aggregator.state.members import ROLES, Role
 
-FILE = click.Path(dir_okay=False, path_type=Path)
-FOLDER = Folder()
 BY = "operator"
 
 
@@ -47,7 +45,7 @@ def invite(
 ) -> None:
     """Write invitations for the aggregator in FOLDER; each enrols one key, once. Works while it serves.
 
-    Example: homeroom invite district/ --csv schools.csv --days 30 --qr --address https://homeroom.district.example
+    Example: homeroom district invite district/ --csv schools.csv --days 30 --qr --address https://homeroom.district.example
     """
     from homeroom_aggregator.admin import invitations
     from homeroom_aggregator.admin.folder import read_facts
@@ -72,7 +70,7 @@ def invite(
 def members(folder: Path, schools: bool) -> None:
     """List who is enrolled in FOLDER, as JSON lines.
 
-    Example: homeroom members district/ --schools
+    Example: homeroom district members district/ --schools
     """
     from homeroom_aggregator.admin.folder import open_log
     from homeroom_aggregator.state.members import Members
@@ -87,9 +85,9 @@ def members(folder: Path, schools: bool) -> None:
 @click.argument("folder", type=FOLDER)
 @click.argument("key")
 def revoke(folder: Path, key: str) -> None:
-    """Let KEY, or the one key that begins so, open nothing any more. Works while the aggregator serves.
+    """Shut out KEY, or the one key that begins so. Works while the aggregator serves.
 
-    Example: homeroom revoke district/ 3f9a02
+    Example: homeroom district revoke district/ 3f9a02
     """
     from homeroom_aggregator.admin.folder import open_log
     from homeroom_aggregator.state.members import Members
@@ -106,7 +104,7 @@ def revoke(folder: Path, key: str) -> None:
 def consent(folder: Path, school: str, by: str, withdraw: bool) -> None:
     """Record that SCHOOL has consented. Until then no update of a device invited for it is accepted.
 
-    Example: homeroom consent district/ "Hill School" --by "Ms Lee, letter of 3 March"
+    Example: homeroom district consent district/ "Hill School" --by "Ms Lee, letter of 3 March"
     """
     from homeroom_aggregator.admin.folder import open_log
     from homeroom_aggregator.state.members import Members
@@ -119,60 +117,12 @@ def consent(folder: Path, school: str, by: str, withdraw: bool) -> None:
 @click.command()
 @click.argument("folder", type=FOLDER)
 @click.option("--key", type=FILE, required=True, help="The new key.")
-@click.option("--certificate", type=FILE, required=True, help="The root's word for it (`homeroom trust certify`).")
+@click.option("--certificate", type=FILE, required=True, help="Its certificate (`homeroom trust certify`).")
 def recover(folder: Path, key: Path, certificate: Path) -> None:
     """Give the aggregator in FOLDER a new key after the old one was lost or stolen; stop the server first.
 
-    Example: homeroom recover district/ --key new.pem --certificate new.json
+    Example: homeroom district recover district/ --key new.pem --certificate new.json
     """
     from homeroom_aggregator.admin.folder import recover_key
 
     recover_key(folder, read_key(key), read_certificate(certificate))
-
-
-@click.group()
-def audit() -> None:
-    """What was done, by whom, in a log that cannot be changed unnoticed."""
-
-
-@audit.command("show")
-@click.argument("folder", type=FOLDER)
-def audit_show(folder: Path) -> None:
-    """Print every entry as one JSON line. Example: homeroom audit show district/"""
-    from homeroom_aggregator.admin.folder import open_log
-    from homeroom_aggregator.state import audit
-
-    with contextlib.closing(open_log(folder)) as log:
-        for entry in audit.records(log.database):
-            click.echo(json.dumps(msgspec.to_builtins(entry), ensure_ascii=False))
-
-
-@audit.command("verify")
-@click.argument("folder", type=FOLDER)
-@click.option("--noted", help="A digest that was printed before; it must be in the log still.")
-def audit_verify(folder: Path, noted: str | None) -> None:
-    """Check the chain of hashes, and print the newest: note it elsewhere, and a later cut is seen as well.
-
-    Example: homeroom audit verify district/ --noted 5d41402a…
-    """
-    from homeroom_aggregator.admin.folder import open_log
-    from homeroom_aggregator.state import audit
-
-    with contextlib.closing(open_log(folder)) as log:
-        count, newest, wrong = audit.verify(log.database)
-        if wrong is None and noted and not any(e.digest == noted for e in audit.records(log.database)):
-            wrong = "the noted digest is not in it: entries were cut off or replaced"
-    if wrong:
-        raise StoreError(wrong, where=f"{folder}: audit log", remedy="compare with a backup")
-    click.echo(f"{count} entries hold; newest {newest}")
-
-
-def read_certificate(path: Path) -> Certificate:
-    try:
-        data = path.read_bytes()
-    except OSError as problem:
-        raise InputError(f"cannot be read: {problem.strerror}", where=str(path)) from None
-    return decode(data, Certificate, limit_bytes=1 << 16, where=str(path), error=InputError)
-
-
-commands: list[click.Command] = [invite, members, revoke, consent, recover, audit]

@@ -7,23 +7,17 @@ from pathlib import Path
 import click
 import msgspec
 
-from homeroom.cli.numbers import Whole
+from homeroom.cli.parameters import FILE, Whole
 from homeroom.contract.roster import LEAST_ROSTER_DEVICES, make_roster, read_roster
 from homeroom.contract.signing import Role, certify, fingerprint, new_key, public_hex, read_key, write_key
 from homeroom.errors import InputError
 from homeroom.system.files import refusal, write_durable
-from homeroom_aggregator.cli.files import FILE, _read
-from homeroom_aggregator.cli.members import read_certificate
+from homeroom_aggregator.cli.files import read_bytes, read_certificate
 
 
-@click.group()
-def trust() -> None:
-    """Keys of the institution: the root, and those that it vouches for."""
-
-
-@trust.command("root")
+@click.command("root")
 @click.argument("key", type=FILE)
-def trust_root(key: Path) -> None:
+def root(key: Path) -> None:
     """Make the root key KEY, and print its fingerprint.
 
     Keep it off every server, in two places. Example: homeroom trust root root.pem
@@ -32,42 +26,43 @@ def trust_root(key: Path) -> None:
     click.echo(fingerprint(public_hex(read_key(key))))
 
 
-@trust.command("certify")
+@click.command("certify")
 @click.argument("role", type=click.Choice(["exporter", "aggregator", "institution", "roster"]))
 @click.argument("key", type=FILE)
 @click.option("--root-key", type=FILE, required=True)
 @click.option("--name", required=True, help="Who holds the key.")
-def trust_certify(role: Role, key: Path, root_key: Path, name: str) -> None:
+def certify_key(role: Role, key: Path, root_key: Path, name: str) -> None:
     """Make the key KEY (or take the one that is there) and certify it for ROLE in KEY's name with .json.
 
     Example: homeroom trust certify exporter exporter.pem --root-key root.pem --name "District 7"
     """
-    root = read_key(root_key)
+    root_signer = read_key(root_key)
     if not key.exists():
         _new(key)
-    certificate = certify(root, role, read_key(key), name)
+    certificate = certify(root_signer, role, read_key(key), name)
     write_durable(key.with_suffix(".json"), msgspec.json.format(msgspec.json.encode(certificate), indent=1))
     click.echo(str(key.with_suffix(".json")))
 
 
-@trust.command("policy")
+@click.command("policy")
 @click.argument("draft", type=FILE)
 @click.option("--key", type=FILE, required=True, help="The institution's key.")
 @click.option("--certificate", type=FILE, help="Its certificate; by default KEY's name with .json.")
 @click.option("--out", type=FILE, default=Path("policy.json"), show_default=True)
-def trust_policy(draft: Path, key: Path, certificate: Path | None, out: Path) -> None:
+def policy(draft: Path, key: Path, certificate: Path | None, out: Path) -> None:
     """Sign DRAFT, the policy of an institution as TOML; devices take it with `homeroom device policy`.
 
     Example: homeroom trust policy school.toml --key school.pem --out policy.json
     """
-    from homeroom.contract import policy
+    from homeroom.contract.policy import draft as read_draft
+    from homeroom.contract.policy import sign_policy
 
-    word = read_certificate(certificate or key.with_suffix(".json"))
-    write_durable(out, policy.sign_policy(policy.draft(draft, word.name), read_key(key), word))
+    vouched = read_certificate(certificate or key.with_suffix(".json"))
+    write_durable(out, sign_policy(read_draft(draft, vouched.name), read_key(key), vouched))
     click.echo(str(out))
 
 
-@trust.command("roster")
+@click.command("roster")
 @click.argument("out", type=FILE)
 @click.option("--key", type=FILE, required=True, help="Key that the root certified for `roster`; its .json beside it.")
 @click.option("--device", "devices", multiple=True, help="Key of a device (`homeroom device status`); may be repeated.")
@@ -77,26 +72,28 @@ def trust_policy(draft: Path, key: Path, certificate: Path | None, out: Path) ->
 )
 @click.option("--serial", type=Whole(1), required=True, help="Higher than that of the roster before.")
 @click.option("--institution", default="Homeroom", show_default=True)
-def trust_roster(
+def roster(
     out: Path, key: Path, devices: tuple[str, ...], listed: Path | None, minimum: int, serial: int, institution: str
 ) -> None:
-    """Sign which devices may form a cohort in secure rounds; give OUT to the server with `serve --roster`.
+    """Sign which devices may take part in secure rounds; give OUT to the server with `district serve --roster`.
 
     Example: homeroom trust roster roster.json --key signer.pem --devices keys.txt --minimum 5 --serial 1
     """
-    names = [*devices, *(_read(listed).decode(errors="replace").split() if listed else ())]
+    names = [*devices, *(read_bytes(listed).decode(errors="replace").split() if listed else ())]
     if wrong := [name for name in names if len(name) != 64 or set(name) - set("0123456789abcdef")]:
-        raise InputError(f"{wrong[0][:80]!r} is no device's key", remedy="64 hexadecimal digits, from `device status`")
+        raise InputError(
+            f"{wrong[0][:80]!r} is no device's key", remedy="64 hexadecimal digits, from `homeroom device status`"
+        )
     if len(set(names)) < minimum:
         raise InputError(f"{len(set(names))} devices are fewer than the minimum of {minimum}", where=str(out))
     if out.resolve() == key.with_suffix(".json").resolve():
         raise InputError("is the key's certificate", where=str(out), remedy="choose another name for the roster")
-    word = read_certificate(key.with_suffix(".json"))
-    made = make_roster(read_key(key), word, names, serial=serial, minimum=minimum, institution=institution)
-    data = msgspec.json.format(msgspec.json.encode(made), indent=1)
-    read_roster(data, root_fingerprint=fingerprint(word.root))  # a key that may not is told now
+    vouched = read_certificate(key.with_suffix(".json"))
+    signed = make_roster(read_key(key), vouched, names, serial=serial, minimum=minimum, institution=institution)
+    data = msgspec.json.format(msgspec.json.encode(signed), indent=1)
+    read_roster(data, root_fingerprint=fingerprint(vouched.root))  # refuses a key that may not sign rosters
     write_durable(out, data)
-    click.echo(f"{len(made.devices)} devices, at least {minimum} in a sum")
+    click.echo(f"{len(signed.devices)} devices, at least {minimum} in a sum")
 
 
 def _new(path: Path) -> None:

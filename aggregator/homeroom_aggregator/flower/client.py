@@ -1,7 +1,7 @@
 """The ClientApp: one device's directory as a Flower node; imports homeroom and flwr, nothing of the server.
 
 Node configuration: `device`, the directory; and where the device has not joined, `invitation`, the file. Everything a
-device promises holds here too: it trains with its own budget, and only what `homeroom device carry out` would write
+device promises holds here too: it trains with its own budget, and only what `homeroom device offline out` would write
 leaves it, sealed to the aggregator.
 """
 

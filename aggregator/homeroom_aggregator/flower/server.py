@@ -1,6 +1,6 @@
 """The ServerApp: an aggregator's folder as the state of a Flower run; `flwr run examples/flower`.
 
-Run configuration: `folder` as `homeroom serve` makes it (its log goes on, and `homeroom serve` may go on with it
+Run configuration: `folder` as `homeroom district serve` makes it (its log goes on, and a server may go on with it
 afterwards), `rounds`, `nodes` to wait for, `wait-s`, and for the devices `minutes` and `epochs` (0: as the bundle
 advises). The first round of a device that has not joined yet enrols it.
 """

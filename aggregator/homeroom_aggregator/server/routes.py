@@ -191,7 +191,7 @@ def _may_send(service: Service, call: Call) -> None:
     """RefusedError unless the device's school has consented, and its day has room for so many bytes."""
     member = call.who
     if not service.rounds.members.consented(member.school):
-        remedy = "`homeroom consent` records it; the update waits on the device"
+        remedy = "`homeroom district consent` records it; the update waits on the device"
         raise RefusedError(403, "no_consent", f"{member.school} has not consented", remedy)
     if wait_s := service.meter.room(member.name, len(call.body)):
         raise RefusedError(429, "too_many", "this device has sent its day's updates", "try again tomorrow", wait_s)

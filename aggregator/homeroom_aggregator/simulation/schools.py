@@ -1,4 +1,4 @@
-"""Simulated schools from files of samples, for `homeroom simulate`."""
+"""Simulated schools from files of samples, for `homeroom research simulate`."""
 
 from __future__ import annotations
 

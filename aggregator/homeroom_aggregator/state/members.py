@@ -137,7 +137,7 @@ class Members:
         )
         if len(rows) != 1 or not key:
             why = "is the beginning of several keys" if len(rows) > 1 else "is no enrolled key"
-            raise InputError(why, where=key, remedy="`homeroom members` lists them")
+            raise InputError(why, where=key, remedy="`homeroom district members` lists them")
         with self.database.step():
             self.database.write("UPDATE devices SET revoked = 1 WHERE device = ?", rows[0])
             audit.record(self.database, "revoked", device=rows[0][0], by=by)

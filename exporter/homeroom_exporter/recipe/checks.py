@@ -20,7 +20,7 @@ TABLES = ("encoders", "slots", "tasks", "objectives", "training", "adapter", "sc
 WITH_LABELS = ("classification", "ordinal", "multilabel", "spans")
 OWN_HEAD = ("choice", "matching", "spans", "tracing")  # kinds whose head is always their own
 SLOT = re.compile(r"^(?P<modality>text|image|audio|table|sequence)(\[(?P<count>\d{1,2})\])?$")
-BEGIN = "begin from one of examples/recipes, or from what `homeroom export --help` shows"
+BEGIN = "begin from one of examples/recipes, or from what `homeroom bundle export --help` shows"
 
 
 def read_header(document: Document) -> RecipeHeader:

@@ -1,8 +1,7 @@
-"""`homeroom device run`, the agent's page, how it stands, a support bundle; imports agent when used."""
+"""`homeroom device run`, `agent`, `page`, `support-bundle`: the agent."""
 
 from __future__ import annotations
 
-import json
 import logging
 import logging.handlers
 import signal
@@ -12,18 +11,17 @@ from typing import Any
 
 import click
 
-from homeroom.cli.numbers import Finite, Folder
-from homeroom.cli.options import SPANS, budget_of, budget_options
+from homeroom.cli.options import SPANS, as_json, budget_of, budget_options, json_text
+from homeroom.cli.parameters import FILE, FOLDER, PATH, Finite
 from homeroom.errors import InputError
 
-DIRECTORY = Folder()
-FORMAT = "%(asctime)s %(levelname)s %(message)s"
-LOG_BYTES, LOGS = 500_000, 2
+LOG_FORMAT = "%(asctime)s %(levelname)s %(message)s"
+LOG_BYTES, LOG_FILES = 500_000, 2
 
 
 @click.command()
-@click.argument("directory", type=DIRECTORY)
-@click.option("--inbox", type=DIRECTORY, help="What lies in this folder is taken in.")
+@click.argument("directory", type=FOLDER)
+@click.option("--inbox", type=FOLDER, help="What lies in this folder is taken in.")
 @click.option("--window", multiple=True, help=f"Hours in which it may train; any if none is given. {SPANS}")
 @click.option("--minutes", type=Finite(0, min_open=True), default=20.0, show_default=True, help="Of training a day.")
 @budget_options
@@ -34,7 +32,7 @@ LOG_BYTES, LOGS = 500_000, 2
 )
 @click.option("--no-page", is_flag=True, help="Serve no page.")
 @click.option("--once", is_flag=True, help="Do what there is to do, and end; code 1 if something went wrong.")
-@click.option("--bundle", type=click.Path(path_type=Path), help="Bundle to install; needed the first time.")
+@click.option("--bundle", type=PATH, help="Bundle to install; needed the first time.")
 @click.option("--root", help="Fingerprint of the institution's root key.")
 @click.pass_context
 def run(
@@ -94,8 +92,8 @@ def run(
 
 
 @click.command()
-@click.argument("directory", type=DIRECTORY)
-@click.option("--json", "machine", is_flag=True, help="Print one JSON object.")
+@click.argument("directory", type=FOLDER)
+@as_json
 def agent(directory: Path, machine: bool) -> None:
     """Say how the agent of DIRECTORY stands: queued, syncing, last seen, disk full, clock wrong, bundle too old.
 
@@ -105,7 +103,7 @@ def agent(directory: Path, machine: bool) -> None:
 
 
 @click.command()
-@click.argument("directory", type=DIRECTORY)
+@click.argument("directory", type=FOLDER)
 def page(directory: Path) -> None:
     """Print the address of the page that the agent of DIRECTORY serves on this machine, with its token.
 
@@ -113,15 +111,15 @@ def page(directory: Path) -> None:
     """
     from homeroom.agent.page import find_page
 
-    found = find_page(directory)
-    if found is None:
+    served = find_page(directory)
+    if served is None:
         raise InputError("no agent serves a page for it", where=str(directory), remedy="homeroom device run …")
-    click.echo(found.url)
+    click.echo(served.url)
 
 
 @click.command("support-bundle")
-@click.argument("directory", type=DIRECTORY)
-@click.option("--out", type=click.Path(dir_okay=False, path_type=Path), default=Path("homeroom-support.zip"))
+@click.argument("directory", type=FOLDER)
+@click.option("--out", type=FILE, default=Path("homeroom-support.zip"))
 def support_bundle(directory: Path, out: Path) -> None:
     """Write a zip with what a helper needs to know of DIRECTORY, and nothing about a pupil.
 
@@ -142,32 +140,27 @@ def _show(directory: Path, machine: bool = False) -> None:
     if standing is None:
         raise InputError("no agent has run here", where=str(directory), remedy="homeroom device run …")
     if machine:
-        said = dict(status.status_lines(standing))
-        click.echo(json.dumps({"words": said, **msgspec.to_builtins(standing)}, ensure_ascii=False, indent=1))
+        click.echo(json_text({"words": dict(status.status_lines(standing)), **msgspec.to_builtins(standing)}))
         return
     for word, text in status.status_lines(standing):
         click.echo(f"{word}: {text}")
 
 
 def _log_to(directory: Path) -> None:
-    """Words that name nobody, to stderr and to a file that a support bundle takes along."""
-    from homeroom.agent.status import AGENT_FOLDER
+    """Log to stderr and to a file that a support bundle takes along; no line names anybody."""
+    from homeroom.agent import status
     from homeroom.agent.support_bundle import LOG_FILE
     from homeroom.system.files import make_directory
 
-    make_directory(directory / AGENT_FOLDER)
-    file = logging.handlers.RotatingFileHandler(
-        directory / AGENT_FOLDER / LOG_FILE, maxBytes=LOG_BYTES, backupCount=LOGS
-    )
+    folder = directory / status.AGENT_FOLDER
+    make_directory(folder)
+    file = logging.handlers.RotatingFileHandler(folder / LOG_FILE, maxBytes=LOG_BYTES, backupCount=LOG_FILES)
     logger = logging.getLogger("homeroom.agent")
     logger.setLevel(logging.INFO)
     for handler in (logging.StreamHandler(sys.stderr), file):
-        handler.setFormatter(logging.Formatter(FORMAT))
+        handler.setFormatter(logging.Formatter(LOG_FORMAT))
         logger.addHandler(handler)
 
 
 def _stop(*_: Any) -> None:
     raise KeyboardInterrupt
-
-
-commands: list[click.Command] = [run, agent, page, support_bundle]

@@ -1,20 +1,20 @@
-"""`homeroom doctor`: is this machine fit, and what is missing? Imports doctor when used."""
+"""`homeroom doctor`: whether this machine is fit, and what is missing."""
 
 from __future__ import annotations
 
-import json
 from dataclasses import asdict
 from pathlib import Path
 
 import click
 
-from homeroom.cli.numbers import Folder
+from homeroom.cli.options import as_json, json_text
+from homeroom.cli.parameters import FOLDER, PATH
 
 
 @click.command()
-@click.argument("directory", type=Folder(), required=False)
-@click.option("--bundle", type=click.Path(path_type=Path), help="A bundle to try, in place of the directory's.")
-@click.option("--json", "machine", is_flag=True, help="Print one JSON object.")
+@click.argument("directory", type=FOLDER, required=False)
+@click.option("--bundle", type=PATH, help="A bundle to try, in place of the directory's.")
+@as_json
 @click.pass_context
 def doctor(context: click.Context, directory: Path | None, bundle: Path | None, machine: bool) -> None:
     """Measure this machine, try the runtime and a bundle's golden samples, and say what is missing.
@@ -34,7 +34,7 @@ def doctor(context: click.Context, directory: Path | None, bundle: Path | None, 
             import msgspec
 
             document["costs"] = msgspec.to_builtins(costs)
-        click.echo(json.dumps(document, ensure_ascii=False, indent=1))
+        click.echo(json_text(document))
     else:
         width = max(len(check.name) for check in checks)
         for check in checks:
@@ -43,6 +43,3 @@ def doctor(context: click.Context, directory: Path | None, bundle: Path | None, 
             if check.remedy:
                 click.echo(f"  {' ' * width}  -> {check.remedy}")
     context.exit(1 if wrong else 0)
-
-
-commands: list[click.Command] = [doctor]

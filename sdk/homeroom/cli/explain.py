@@ -1,4 +1,4 @@
-"""`homeroom device explain`: why an answer, in words, as JSON or as a page; imports the device when used."""
+"""`homeroom device explain`: the reasons for an answer, in words, as JSON or as a page."""
 
 from __future__ import annotations
 
@@ -7,17 +7,17 @@ from pathlib import Path
 
 import click
 
-from homeroom.cli.device import DIRECTORY, as_json, device, opened, sample_of
+from homeroom.cli.device import sample_of
+from homeroom.cli.options import as_json, opened
+from homeroom.cli.parameters import FILE, FOLDER
 
 
-@device.command()
-@click.argument("directory", type=DIRECTORY)
+@click.command()
+@click.argument("directory", type=FOLDER)
 @click.argument("task")
 @click.argument("inputs", nargs=-1, required=True, metavar="SLOT=VALUE…")
 @click.option("--label", help="Say what speaks for this label, in place of the answer's own.")
-@click.option(
-    "--html", type=click.Path(dir_okay=False, path_type=Path), help="Also write a page that shows the inputs."
-)
+@click.option("--html", type=FILE, help="Also write a page that shows the inputs.")
 @as_json
 def explain(
     directory: Path, task: str, inputs: tuple[str, ...], label: str | None, html: Path | None, machine: bool
@@ -33,10 +33,10 @@ def explain(
     from homeroom.system.files import write_durable
 
     sample = sample_of(inputs)
-    with opened(directory) as found:
-        why = found.explain(sample, task, label)
+    with opened(directory) as device:
+        why = device.explain(sample, task, label)
         if html is not None:
-            manifest = found.bundle.manifest
+            manifest = device.bundle.manifest
             write_durable(html, page(why, resolve(sample, manifest), manifest).encode())
     if machine:
         document = msgspec.json.encode({**asdict(why), "sentences": why.sentences()})

@@ -1,4 +1,4 @@
-"""`homeroom inspect`: verify a bundle and say what it holds; imports bundle and golden when used."""
+"""`homeroom bundle inspect`: verify a bundle and list its contents."""
 
 from __future__ import annotations
 
@@ -9,23 +9,25 @@ from typing import TYPE_CHECKING
 
 import click
 
+from homeroom.cli.parameters import PATH
+
 if TYPE_CHECKING:
     from homeroom.contract.manifest import Graph, Manifest
     from homeroom.runtime.bundle import Bundle
 
-PLACES = 13  # characters before what is said, so that lines of one kind stand together
+KIND_WIDTH = 13  # characters
 
 
 @click.command()
-@click.argument("bundle", type=click.Path(path_type=Path))
+@click.argument("bundle", type=PATH)
 @click.option("--root", help="Fingerprint of the root key that must vouch for it.")
 @click.option("--golden", is_flag=True, help="Also compute its golden samples here and compare.")
 def inspect(bundle: Path, root: str | None, golden: bool) -> None:
-    """Verify the signature and every file of BUNDLE (a folder or .homeroom file), and say what it holds.
+    """Verify the signature and every file of BUNDLE (a folder or .homeroom file), and list its contents.
 
     Graphs, taps, segments, licences, where it comes from, and the SHA-256 of each file.
 
-    Example: homeroom inspect vocabulary.homeroom --golden
+    Example: homeroom bundle inspect vocabulary.homeroom --golden
     """
     from homeroom.runtime.bundle import install, open_bundle
 
@@ -36,26 +38,26 @@ def inspect(bundle: Path, root: str | None, golden: bool) -> None:
         _show(install(bundle, Path(folder), root=root), golden)
 
 
-def _show(found: Bundle, golden: bool) -> None:
+def _show(opened: Bundle, golden: bool) -> None:
     from homeroom.contract.signing import fingerprint
 
-    manifest = found.manifest
+    manifest = opened.manifest
     click.echo(f"{manifest.name} version {manifest.version}")
-    _line("bundle", found.bundle_id)
-    _line("root", fingerprint(found.certificate.root))
-    _line("signed by", found.certificate.name)
+    _line("bundle", opened.bundle_id)
+    _line("root", fingerprint(opened.certificate.root))
+    _line("signed by", opened.certificate.name)
     _line("size", f"{sum(file.bytes for file in manifest.files.values()) / 1e6:.1f} MB")
     for kind, says in _facts(manifest):
         _line(kind, says)
     if golden:
         from homeroom.inference.golden import choose_precision
 
-        for name, precision in choose_precision(found).items():
+        for name, precision in choose_precision(opened).items():
             _line("golden", f"{name}: {precision} gives the expected features on this machine")
 
 
 def _line(kind: str, says: str) -> None:
-    click.echo(f"{kind:{PLACES}}{says}")
+    click.echo(f"{kind:{KIND_WIDTH}}{says}")
 
 
 def _facts(manifest: Manifest) -> Iterator[tuple[str, str]]:
@@ -98,6 +100,3 @@ def _graph(graph: Graph) -> str:
     runtime = {"onnx": "onnxruntime", "litert": "LiteRT"}[graph.runtime]
     format_ = f"{'opset' if graph.runtime == 'onnx' else 'format'} {graph.opset}"
     return f"{graph.file}: {graph.precision}, {format_}, tried in {runtime} {', '.join(graph.tried) or 'nowhere'}"
-
-
-commands: list[click.Command] = [inspect]

@@ -1,127 +1,138 @@
-"""The command line: `homeroom device …`, `homeroom inspect`, and what the exporter and the aggregator add.
+"""The command line: loads the commands of `homeroom.cli.commands`, and ends errors with their exit codes.
 
 A HomeroomError ends in one or two lines on stderr and its own exit code (`docs/cli.md`), never in a traceback.
 """
 
 from __future__ import annotations
 
+import copy
 import sys
+from collections.abc import Iterable
 from importlib import import_module
 from typing import Any
 
 import click
 
+from homeroom.cli.commands import ALIASES, COMMANDS, EXTRAS, GROUPS, OLD_ORDER
 from homeroom.errors import DiskFullError, HomeroomError, MissingExtraError, TrainError
 from homeroom.system.files import DISK_FULL_ERRNOS
 from homeroom.system.hardware import refuse_32_bit
 
-ELSEWHERE = {
-    "export": "exporter",
-    "to-peft": "exporter",
-    "trust": "aggregator",
-    "serve": "aggregator",
-    "invite": "aggregator",
-    "members": "aggregator",
-    "revoke": "aggregator",
-    "consent": "aggregator",
-    "recover": "aggregator",
-    "audit": "aggregator",
-    "dashboard": "aggregator",
-    "rebuild": "aggregator",
-    "rollback": "aggregator",
-    "succeed": "aggregator",
-    "privacy": "aggregator",
-    "carry": "aggregator",
-    "backup": "aggregator",
-    "restore": "aggregator",
-    "simulate": "aggregator",
-}
-NEIGHBOURS = {"exporter": "homeroom_exporter.cli", "aggregator": "homeroom_aggregator.cli.main"}
-HERE = {"device": "homeroom.cli.device", "inspect": "homeroom.cli.inspect", "doctor": "homeroom.cli.doctor"}
-MORE = {  # modules that add commands to a group
-    "device": ("homeroom.cli.network", "homeroom.cli.offline", "homeroom.cli.explain")
-}
+NO_ROOM = ("bad_alloc", "failed to map segment", "cannot allocate memory", "Cannot allocate memory")  # of a library
 
 
 class Commands(click.Group):
-    """Loads a sub-command when it is asked for, so that `homeroom --help` needs no extra."""
+    """The commands below one path of the table. Each is loaded when it is asked for: help needs no extra."""
+
+    def __init__(self, name: str | None = None, *, path: str = "", **settings: Any) -> None:
+        """path: the words after `homeroom`; "" is the top."""
+        super().__init__(name, **settings)
+        self.path = path
+
+    def below(self, name: str) -> str:
+        """The path of a command of this group."""
+        return f"{self.path} {name}".strip()
 
     def list_commands(self, _: click.Context) -> list[str]:
-        return [*HERE, *ELSEWHERE]
+        return _children(self.path, COMMANDS) or _children(self.path, ALIASES)
 
     def get_command(self, _: click.Context, name: str) -> click.Command | None:
-        if name in HERE:
-            found = _named(import_module(HERE[name]).commands, name)
-            for module in MORE.get(name, ()):
-                import_module(module)
-            return found
-        if name not in ELSEWHERE:
-            return None
-        try:
-            return _named(import_module(NEIGHBOURS[ELSEWHERE[name]]).commands, name)
-        except ModuleNotFoundError as problem:
-            return _missing(name, ELSEWHERE[name], problem)
+        path = self.below(name)
+        present = _present(path)
+        if present not in GROUPS:
+            return None if present is None else _load(path)
+        old = _load(path).params if path in ALIASES else ()  # a group that was a command: `resolve_command` tells
+        options = [_hidden(option) for option in old if isinstance(option, click.Option)]
+        return Commands(name, path=path, help=GROUPS[present], params=options)
+
+    def resolve_command(
+        self, context: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        """Find the command that `args` begin with; says on stderr where an old spelling has a new one."""
+        path = self.below(args[0])
+        if path not in ALIASES or (path in GROUPS and (len(args) < 2 or args[1] in (*_children(path), "--help"))):
+            return super().resolve_command(context, args)
+        click.echo(f"homeroom: `homeroom {path}` is now `homeroom {ALIASES[path]}`", err=True)
+        return args[0], _load(path), args[1:]
 
     def invoke(self, context: click.Context) -> Any:
         """Run the sub-command; what it imports when it runs may be missing too."""
         try:
             return super().invoke(context)
         except ModuleNotFoundError as problem:
-            name = context.invoked_subcommand or ""
-            if name not in ELSEWHERE:
+            path = _present(self.below(context.invoked_subcommand or ""))
+            if path is None or _extra(path) is None:
                 raise
-            raise _missing_extra(name, ELSEWHERE[name], problem) from None
+            raise _missing_extra(path, problem) from None
 
     def format_commands(self, context: click.Context, formatter: click.HelpFormatter) -> None:
+        paths = {name: _present(self.below(name)) or "" for name in self.list_commands(context)}
         with formatter.section("Commands"):
-            formatter.write_dl([(name, ABOUT[name]) for name in self.list_commands(context)])
+            formatter.write_dl([(name, self._about(path)) for name, path in paths.items()])
+
+    def _about(self, path: str) -> str:
+        """One line of help, with the extra that is needed beside the group's own."""
+        extra = _extra(path)
+        suffix = f" [{extra}]" if extra and extra != _extra(self.path) else ""
+        return (GROUPS[path] if path in GROUPS else COMMANDS[path][1]) + suffix
 
 
-ABOUT = {
-    "device": "What a school does: add samples, train, predict, join, sync, forget.",
-    "inspect": "Verify a bundle and say what it holds.",
-    "doctor": "Is this machine fit, and what is missing?",
-    "export": "Make a bundle from a recipe [exporter].",
-    "to-peft": "Write what LoRA learned as a PEFT checkpoint [exporter].",
-    "trust": "Make and certify the institution's keys [aggregator].",
-    "serve": "Serve an aggregator [aggregator].",
-    "invite": "Write invitations for devices [aggregator].",
-    "members": "List keys, roles and schools of an aggregator [aggregator].",
-    "revoke": "Let a key open nothing any more [aggregator].",
-    "consent": "Record a school's consent, or that it was withdrawn [aggregator].",
-    "recover": "Give an aggregator a newly certified key [aggregator].",
-    "audit": "Show and verify an aggregator's audit log [aggregator].",
-    "succeed": "Go on with a newer bundle, the same key and the same devices [aggregator].",
-    "carry": "Take in what devices without a network sent on a stick [aggregator].",
-    "dashboard": "Print a link that opens an aggregator's dashboard [aggregator].",
-    "rebuild": "Recompute a global version from the log [aggregator].",
-    "rollback": "Release an older global version again, under a new number [aggregator].",
-    "privacy": "Say what private rounds promised and spent [aggregator].",
-    "backup": "Copy an aggregator while it serves [aggregator].",
-    "restore": "Put a backup of an aggregator in place [aggregator].",
-    "simulate": "Run a federation of virtual schools in one process [aggregator].",
-}
-
-NO_ROOM = ("bad_alloc", "failed to map segment", "cannot allocate memory", "Cannot allocate memory")  # of a library
+def _children(path: str, table: Iterable[str] = COMMANDS) -> list[str]:
+    """The words that follow `path` in a table, in its order."""
+    start = f"{path} " if path else ""
+    return list(dict.fromkeys(row[len(start) :].split()[0] for row in table if row.startswith(start)))
 
 
-def _named(commands: list[click.Command], name: str) -> click.Command | None:
-    return next((command for command in commands if command.name == name), None)
+def _present(path: str) -> str | None:
+    """Today's path of a command or group; None if there never was one."""
+    if path in GROUPS or path in COMMANDS:
+        return path
+    old_group = (new.rpartition(" ")[0] for old, new in ALIASES.items() if old.startswith(f"{path} "))
+    return ALIASES.get(path) or next(old_group, None)
 
 
-def _missing(name: str, extra: str, problem: ModuleNotFoundError) -> click.Command:
-    @click.command(name, context_settings={"ignore_unknown_options": True}, add_help_option=False)
+def _extra(path: str) -> str | None:
+    """The extra that installs what a command needs; of a group, that which all of its commands need."""
+    rows = [path] if path in COMMANDS else [row for row in COMMANDS if row.startswith(f"{path} ")]
+    extras = {EXTRAS.get(COMMANDS[row][0].partition(".")[0]) for row in rows}
+    return extras.pop() if len(extras) == 1 else None
+
+
+def _load(path: str) -> click.Command:
+    """The command of a path or an old spelling of it, or one that says which extra is missing."""
+    present = ALIASES.get(path, path)
+    module, _, function = COMMANDS[present][0].partition(":")
+    try:
+        command = copy.copy(getattr(import_module(module), function))
+    except ModuleNotFoundError as problem:
+        if _extra(present) is None:
+            raise
+        return _missing(present, problem)
+    assert isinstance(command, click.Command)
+    order = OLD_ORDER.get(path, ())
+    command.params = sorted(command.params, key=lambda p: order.index(p.name) if p.name in order else len(order))
+    return command
+
+
+def _hidden(option: click.Option) -> click.Option:
+    option = copy.copy(option)
+    option.hidden = True
+    return option
+
+
+def _missing(path: str, problem: ModuleNotFoundError) -> click.Command:
+    @click.command(path, context_settings={"ignore_unknown_options": True}, add_help_option=False)
     @click.argument("rest", nargs=-1)
     def missing(rest: tuple[str, ...]) -> None:
-        raise _missing_extra(name, extra, problem)
+        raise _missing_extra(path, problem)
 
     return missing
 
 
-def _missing_extra(name: str, extra: str, problem: ModuleNotFoundError) -> MissingExtraError:
+def _missing_extra(path: str, problem: ModuleNotFoundError) -> MissingExtraError:
     return MissingExtraError(
-        f"`homeroom {name}` needs a part that is not installed ({problem.name})",
-        remedy=f"pip install 'homeroom[{extra}]'",
+        f"`homeroom {path}` needs a part that is not installed ({problem.name})",
+        remedy=f"pip install 'homeroom[{_extra(path)}]'",
     )
 
 

@@ -1,19 +1,18 @@
-"""`homeroom device fetch`, `update`, `network`: getting bundles, and how a device reaches its aggregator.
-
-Imports device when used.
-"""
+"""`homeroom device join`, `sync`, `network` and others: a device and its aggregator over the network."""
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from pathlib import Path
 
 import click
 
-from homeroom.cli.device import DIRECTORY, device, opened
+from homeroom.cli.options import as_json, json_text, opened, plain, with_bundle
+from homeroom.cli.parameters import FILE, FOLDER, PATH
 
 
-@device.command()
-@click.argument("directory", type=DIRECTORY)
+@click.command()
+@click.argument("directory", type=FOLDER)
 @click.option("--address", help="Address of the aggregator, in place of the invitation's; empty: the invitation's.")
 @click.option("--proxy", help="http://name:port; empty: what HTTPS_PROXY and NO_PROXY say.")
 @click.option(
@@ -28,7 +27,7 @@ from homeroom.cli.device import DIRECTORY, device, opened
     type=click.Choice(["keep", "tell"]),
     help="tell: the aggregator learns how each new version does on the validation samples here (docs/network.md).",
 )
-def network(directory: Path, **given: str | None) -> None:
+def network(directory: Path, **changes: str | None) -> None:
     """Show how the device reaches its aggregator, or change it.
 
     Example: homeroom device network classroom/ --proxy http://proxy.school:3128 --metered allow
@@ -36,20 +35,20 @@ def network(directory: Path, **given: str | None) -> None:
     from homeroom.federation.enrolment import set_network
     from homeroom.federation.network.metered import is_metered
 
-    with opened(directory) as found:
-        settings = set_network(found.store, **{name: value for name, value in given.items() if value is not None})
-    told = {True: "yes", False: "no", None: "the system does not tell"}[is_metered()]
+    with opened(directory) as device:
+        settings = set_network(device.store, **{name: value for name, value in changes.items() if value is not None})
+    metered = {True: "yes", False: "no", None: "the system does not tell"}[is_metered()]
     click.echo(f"address: {settings.address or 'as the invitation says'}")
     click.echo(f"proxy: {settings.proxy or 'as the environment says'}")
-    click.echo(f"metered: {settings.metered} (this connection: {told})")
+    click.echo(f"metered: {settings.metered} (this connection: {metered})")
     click.echo(f"clock: {settings.clock}")
     click.echo(f"lan: {settings.lan}")
     click.echo(f"scores: {settings.scores}")
 
 
-@device.command()
-@click.argument("directory", type=DIRECTORY)
-@click.argument("invitation", type=click.Path(dir_okay=False, path_type=Path))
+@click.command()
+@click.argument("directory", type=FOLDER)
+@click.argument("invitation", type=FILE)
 def fetch(directory: Path, invitation: Path) -> None:
     """Make the device DIRECTORY with the bundle of INVITATION, fetched from the aggregator; `join` comes next.
 
@@ -58,21 +57,105 @@ def fetch(directory: Path, invitation: Path) -> None:
     from homeroom.contract.invitation import read_invitation
     from homeroom.federation.sync import DOWNLOADS, first_bundle
 
-    asked = read_invitation(invitation)
-    bundle = first_bundle(asked, directory / DOWNLOADS)
-    with opened(directory, bundle, asked.root) as found:
-        click.echo(f"{directory}: {found.bundle.manifest.name} version {found.bundle.manifest.version}")
+    invited = read_invitation(invitation)
+    bundle = first_bundle(invited, directory / DOWNLOADS)
+    with opened(directory, bundle, invited.root) as device:
+        click.echo(f"{directory}: {device.bundle.manifest.name} version {device.bundle.manifest.version}")
     bundle.unlink()
 
 
-@device.command()
-@click.argument("directory", type=DIRECTORY)
-def update(directory: Path) -> None:
+@click.command()
+@click.argument("directory", type=FOLDER)
+def upgrade(directory: Path) -> None:
     """Fetch and install the bundle that the aggregator serves, if it is newer than the one in use.
 
-    Example: homeroom device update classroom/
+    Example: homeroom device upgrade classroom/
     """
-    with opened(directory) as found:
-        new = found.update_bundle()
-        manifest = found.bundle.manifest
+    with opened(directory) as device:
+        new = device.update_bundle()
+        manifest = device.bundle.manifest
     click.echo(f"{manifest.name} version {manifest.version} " + ("is now in use" if new else "is the newest"))
+
+
+@click.command()
+@click.argument("directory", type=FOLDER)
+@click.argument("invitation", type=FILE)
+@with_bundle
+def join(directory: Path, invitation: Path, bundle: Path | None, root: str | None) -> None:
+    """Enrol with the aggregator that INVITATION names, once.
+
+    Example: homeroom device join classroom/ invitation.json
+    """
+    with opened(directory, bundle, root) as device:
+        device.join(invitation)
+    click.echo("joined")
+
+
+@click.command()
+@click.argument("directory", type=FOLDER)
+@as_json
+def sync(directory: Path, machine: bool) -> None:
+    """Send what waits, fetch the newest global theta, and use it unless it is clearly worse here.
+
+    Example: homeroom device sync classroom/
+    """
+    with opened(directory) as device:
+        report = device.sync()
+    if machine:
+        click.echo(json_text(asdict(report)))
+        return
+    if report.secure:
+        click.echo(f"secure round: {report.secure}")
+    else:
+        click.echo(f"sent {len(report.sent)} updates ({report.sent_bytes / 1e6:.2f} MB)")
+    for update_id, reason in report.refused.items():
+        click.echo(f"  refused {update_id[:8]}: {reason}")
+    if report.unlearned:
+        click.echo(f"asked to unlearn {len(report.unlearned)} updates")
+    if report.bounded:
+        click.echo(
+            f"{len(report.bounded)} updates are in private releases: what these tell of them is bounded, not undone"
+        )
+    click.echo(f"global version {report.version or 0}; in use: {report.in_use}")
+    if report.clock_off_s is not None and abs(report.clock_off_s) > 86_400:
+        click.echo(
+            f"this machine's clock is {abs(report.clock_off_s) / 86_400:.0f} days off: retention dates depend on it"
+        )
+
+
+@click.command()
+@click.argument("directory", type=FOLDER)
+@click.argument("document", type=PATH, required=False)
+@as_json
+def policy(directory: Path, document: Path | None, machine: bool) -> None:
+    """Keep an institution's signed policy from now on; without DOCUMENT, show what holds here.
+
+    Example: homeroom device policy classroom/ policy.json
+    """
+    from homeroom.federation.policy import layout_here
+
+    with opened(directory) as device:
+        held = device.policy(document)
+        scopes = {s.name: s.scope for s in layout_here(device.store, device.bundle.manifest.layout)}
+    if machine:
+        click.echo(json_text({"policy": held and plain(held), "scopes": scopes}))
+        return
+    click.echo(f"{held.institution}, version {held.version}" if held else "no policy: the bundle's own scopes hold")
+    for name, scope in scopes.items():
+        click.echo(f"  {name}: {scope}")
+    if held:
+        click.echo(f"  consent: {'with each sample' if held.consent else 'not asked for'}")
+        click.echo(f"  kept: {f'at most {held.retain_days} days' if held.retain_days else 'as each sample says'}")
+        click.echo(f"  released from: {held.min_devices} devices, in rounds that are {' or '.join(held.rounds)}")
+
+
+@click.command("rotate-key")
+@click.argument("directory", type=FOLDER)
+def rotate_key(directory: Path) -> None:
+    """Give this device a new key with its aggregator; the old one then opens nothing.
+
+    Example: homeroom device rotate-key classroom/
+    """
+    with opened(directory) as device:
+        device.rotate_key()
+    click.echo("a new key is in use")

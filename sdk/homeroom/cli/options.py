@@ -1,19 +1,26 @@
-"""Options that bound a training beside its minutes, the same wherever one is started; imports cli_numbers, budget."""
+"""What several device commands share: opening the device, options, JSON."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import datetime
+import json
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from homeroom.cli.numbers import Finite
+from homeroom.cli.parameters import PATH, Finite
 
 if TYPE_CHECKING:
+    from homeroom.device.device import Device
     from homeroom.device.resources.budget import Budget
 
+Command = Callable[..., Any]
+
 SPANS = "Such as 'mon-fri 16:00-20:00'; may be given again."
-OPTIONS = (
+BUDGET_OPTIONS = (
     click.option("--megabytes", type=Finite(0, min_open=True), help="Of memory, at most."),
     click.option("--threads", type=click.IntRange(1, 256), help="In place of as many as were measured to be fastest."),
     click.option("--free-megabytes", type=Finite(0), default=100.0, show_default=True, help="Of disk that stay free."),
@@ -29,18 +36,52 @@ OPTIONS = (
     ),
     click.option("--quiet", multiple=True, help=f"Hours in which it never trains. {SPANS}"),
 )
+for_person = click.option("--profile", metavar="PERSON", help="This person's own model.")
+as_json = click.option("--json", "machine", is_flag=True, help="Print one JSON object.")
 
 
-def budget_options(command: Callable[..., Any]) -> Callable[..., Any]:
-    """The options; the command takes them as keywords, for `budget_of`."""
-    for option in reversed(OPTIONS):
-        command = option(command)
-    return command
+def add_options(*options: Callable[[Command], Command]) -> Callable[[Command], Command]:
+    """Declare options on a command, which takes them as keywords; help lists them in this order."""
+
+    def decorate(command: Command) -> Command:
+        for option in reversed(options):
+            command = option(command)
+        return command
+
+    return decorate
+
+
+with_bundle = add_options(
+    click.option("--bundle", type=PATH, help="Bundle to install; needed the first time."),
+    click.option("--root", help="Fingerprint of the institution's root key."),
+)
+budget_options = add_options(*BUDGET_OPTIONS)
 
 
 def budget_of(minutes: float, limits: Mapping[str, Any]) -> Budget:
-    """limits: the options' values. InputError for hours that are none."""
+    """The budget of a training. limits: the values of `budget_options`. InputError for hours that are none."""
     from homeroom.device.resources.budget import Budget, read_weekly_hours
 
     quiet = tuple(map(read_weekly_hours, limits["quiet"]))
     return Budget(minutes, **{**limits, "battery": limits["battery"] / 100, "quiet": quiet})
+
+
+@contextmanager
+def opened(directory: Path, bundle: Path | None = None, root: str | None = None, **options: Any) -> Iterator[Device]:
+    """An open device. root: a fingerprint; options: others of `Device.open`."""
+    from homeroom.device.device import Device
+
+    with Device.open(directory, bundle, root, **options) as device:
+        yield device
+
+
+def plain(value: Any) -> Any:
+    """A value as JSON has it."""
+    import msgspec
+
+    return value.isoformat() if isinstance(value, datetime.date) else msgspec.to_builtins(value)
+
+
+def json_text(document: Any) -> str:
+    """A document as indented JSON."""
+    return json.dumps(document, default=plain, ensure_ascii=False, indent=1)

@@ -57,7 +57,7 @@ class OfflineFolder:
             raise InputError(
                 "this stick has not been at the aggregator yet",
                 where=str(path),
-                remedy="`homeroom carry in FOLDER STICK` there prepares it",
+                remedy="`homeroom district offline in FOLDER STICK` there prepares it",
             )
         data, limit = read(path, RECEIVER_LIMIT_BYTES), RECEIVER_LIMIT_BYTES
         return decode(data, SealingKey, limit_bytes=limit, where=str(path), error=InputError)

@@ -88,7 +88,7 @@ def carry_out(store: Store, bundle: Bundle, stick: Path, root: str) -> CarriedOu
     key, joining = device_key(store), store.get_secret(JOINING)
     if key is None or (joining is None and store.get_secret("identity.enrolment") is None):
         raise InputError(
-            "this device has not joined", where=str(store.directory), remedy="`homeroom device carry join`"
+            "this device has not joined", where=str(store.directory), remedy="`homeroom device offline join`"
         )
     asked = agreement.known_round(store)
     place = OfflineFolder(stick, root)
@@ -130,7 +130,7 @@ def carry_in(store: Store, bundle: Bundle, stick: Path, root: str, score: Callab
     key = device_key(store)
     if key is None:
         raise InputError(
-            "this device has not joined", where=str(store.directory), remedy="`homeroom device carry join`"
+            "this device has not joined", where=str(store.directory), remedy="`homeroom device offline join`"
         )
     path = OfflineFolder(stick, root).answer(public_hex(key))
     if not path.is_file():

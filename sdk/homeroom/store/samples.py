@@ -128,7 +128,9 @@ def put_back(opened: Opened, sample_ids: Sequence[str]) -> None:
             if not opened.database.write(
                 "UPDATE samples SET aside = 0 WHERE sample_id = ? AND aside > 0", (sample_id,)
             ):
-                raise InputError("no such sample is set aside", where=sample_id, remedy="list them with `review`")
+                raise InputError(
+                    "no such sample is set aside", where=sample_id, remedy="list them with `homeroom device quarantine`"
+                )
     opened.back_up()
 
 

@@ -353,10 +353,10 @@ def test_the_command_line_carries_both_ways(tmp_path: Path, district: Path, stic
     (invitation,) = invite_devices(district, "http://nowhere.example", 1)
     (tmp_path / "i.json").write_bytes(msgspec.json.encode(invitation))
     run("device", "init", tmp_path / "c", "--bundle", tmp_path / "bundle")
-    run("device", "carry", "join", tmp_path / "c", tmp_path / "i.json")
-    assert "a request to join" in run("device", "carry", "out", tmp_path / "c", stick)
-    assert "1 letters, 1 to join" in run("carry", "in", district, stick)
-    assert "joined" in run("device", "carry", "in", tmp_path / "c", stick)
+    run("device", "offline", "join", tmp_path / "c", tmp_path / "i.json")
+    assert "a request to join" in run("device", "offline", "out", tmp_path / "c", stick)
+    assert "1 letters, 1 to join" in run("district", "offline", "in", district, stick)
+    assert "joined" in run("device", "offline", "in", tmp_path / "c", stick)
 
 
 @given(st.binary(max_size=300), st.integers(0, 400), st.integers(0, 255))

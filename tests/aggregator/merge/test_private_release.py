@@ -18,7 +18,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from aggregator.institution import SEGMENTS, START, School, make_folder, write_bundle
-from homeroom.cli.main import main
+from homeroom.cli.main import homeroom, main
 from homeroom.contract.layout import Layout
 from homeroom.contract.privacy import Privacy, spent
 from homeroom.contract.round import RoundConfiguration
@@ -27,7 +27,6 @@ from homeroom.errors import DiskFullError, InputError, StoreError, UpdateError
 from homeroom_aggregator.admin.bundle_upgrade import succeed
 from homeroom_aggregator.admin.folder import FACTS_FILE, open_rounds
 from homeroom_aggregator.admin.privacy_report import right_guesses
-from homeroom_aggregator.cli import privacy
 from homeroom_aggregator.merge import checkpoint, private_release
 from homeroom_aggregator.merge import rounds as rounds_module
 from homeroom_aggregator.merge.rounds import Rounds
@@ -367,7 +366,7 @@ def test_the_report_of_plain_rounds_says_that_nothing_is_promised(tmp_path: Path
 
 
 def _run(*arguments: str) -> str:
-    done = CliRunner().invoke(privacy.privacy, list(arguments), catch_exceptions=False)
+    done = CliRunner().invoke(homeroom, ["district", "privacy", *arguments], catch_exceptions=False)
     assert done.exit_code == 0, done.output
     return done.output
 
@@ -391,7 +390,15 @@ def test_a_promise_by_halves_is_refused_on_the_command_line(
 
     write_key(tmp_path / "root.pem", ROOT)
     bundle = write_bundle(tmp_path / "bundle")
-    arguments = ["serve", str(tmp_path / "district"), "--bundle", str(bundle), "--root-key", str(tmp_path / "root.pem")]
+    arguments = [
+        "district",
+        "serve",
+        str(tmp_path / "district"),
+        "--bundle",
+        str(bundle),
+        "--root-key",
+        str(tmp_path / "root.pem"),
+    ]
     with pytest.raises(SystemExit) as ended:
         main([*arguments, *options])
     assert ended.value.code == 3
@@ -401,7 +408,7 @@ def test_a_promise_by_halves_is_refused_on_the_command_line(
 def test_a_folder_keeps_the_promise_that_it_was_begun_with(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     options = ["--epsilon", "99", "--clip-norm", "1", "--noise-multiplier", "2"]
     with pytest.raises(SystemExit):
-        main(["serve", str(folder), *options])
+        main(["district", "serve", str(folder), *options])
     assert "another promise" in capsys.readouterr().err
 
 

@@ -276,7 +276,7 @@ def test_on_the_command_line_while_the_server_is_stopped(tmp_path: Path) -> None
     folder = make_folder(tmp_path)
     found = open_rounds(folder)
     release(found, 0.5)
-    asked = ["rollback", str(folder), "0", "--by", "Ms Lee", "--why", "worse"]
+    asked = ["district", "go-back", str(folder), "0", "--by", "Ms Lee", "--why", "worse"]
     refused = CliRunner().invoke(homeroom, asked)
     assert isinstance(refused.exception, StoreError)
     found.close()

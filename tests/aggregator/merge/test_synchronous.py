@@ -132,6 +132,14 @@ def test_a_place_is_kept_while_its_round_lasts(clock: Clock) -> None:
 def test_the_options_go_together(tmp_path: Path) -> None:
     folder = make_folder(tmp_path)
     (tmp_path / "root.pem").write_text("")
-    common = ["serve", str(folder.with_name("other")), "--bundle", str(tmp_path / "bundle"), "--deadline", "60"]
+    common = [
+        "district",
+        "serve",
+        str(folder.with_name("other")),
+        "--bundle",
+        str(tmp_path / "bundle"),
+        "--deadline",
+        "60",
+    ]
     done = CliRunner().invoke(homeroom, common)
     assert "belong together" in str(done.exception)

@@ -316,15 +316,15 @@ def test_what_is_no_part_of_the_phase_is_refused_with_a_reason(district: Distric
 def test_the_command_line_signs_a_roster_and_the_server_takes_no_other(district: District, tmp_path: Path) -> None:
     from click.testing import CliRunner
 
+    from homeroom.cli.main import homeroom
     from homeroom.contract.signing import write_key
-    from homeroom_aggregator.cli.trust import trust
 
     write_key(tmp_path / "root.pem", ROOT)
     names = tmp_path / "names.txt"
     names.write_text("\n".join(member.school.name for member in district.members))
 
     def run(*arguments: str) -> tuple[int, str]:
-        done = CliRunner().invoke(trust, [*arguments])
+        done = CliRunner().invoke(homeroom, ["trust", *arguments])
         return done.exit_code, done.output + str(done.exception or "")
 
     for role, name in (("roster", "signer"), ("aggregator", "server")):

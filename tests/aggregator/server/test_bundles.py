@@ -50,18 +50,18 @@ def test_an_invitation_is_all_that_a_new_device_needs_and_a_newer_bundle_follows
         assert "lesson version 1" in run("device", "fetch", classroom, invitation)
         assert not list((classroom / "downloads").iterdir())
         run("device", "join", classroom, invitation)
-        assert "is the newest" in run("device", "update", classroom)
+        assert "is the newest" in run("device", "upgrade", classroom)
     service.close()
 
     write_bundle(tmp_path / "bundle-2", version=2)
-    run("succeed", tmp_path / "new", old, "--bundle", tmp_path / "bundle-2")
+    run("district", "upgrade-bundle", tmp_path / "new", old, "--bundle", tmp_path / "bundle-2")
     later = open_service(tmp_path / "new")
     with running(later) as moved:
         run("device", "network", classroom, "--address", moved)
         with Device.open(classroom) as device, pytest.raises(TrustError, match="another bundle") as caught:
             device.sync()
-        assert "device update" in caught.value.remedy
-        assert "lesson version 2 is now in use" in run("device", "update", classroom)
+        assert "device upgrade" in caught.value.remedy
+        assert "lesson version 2 is now in use" in run("device", "upgrade", classroom)
         with Device.open(classroom) as device:
             assert device.sync().version is None  # enrolled still, with the key it had
     later.close()
@@ -70,12 +70,12 @@ def test_an_invitation_is_all_that_a_new_device_needs_and_a_newer_bundle_follows
 def test_letters_on_their_way_open_in_the_folder_that_takes_over(tmp_path: Path) -> None:
     old, stick = make_folder(tmp_path), tmp_path / "stick"
     stick.mkdir()
-    run("carry", "in", old, stick)
+    run("district", "offline", "in", old, stick)
     (prepared,) = stick.rglob("receiver.json")
     before = prepared.read_bytes()
     write_bundle(tmp_path / "bundle-2", version=2)
-    run("succeed", tmp_path / "new", old, "--bundle", tmp_path / "bundle-2")
-    run("carry", "in", tmp_path / "new", stick)
+    run("district", "upgrade-bundle", tmp_path / "new", old, "--bundle", tmp_path / "bundle-2")
+    run("district", "offline", "in", tmp_path / "new", stick)
     assert prepared.read_bytes() == before
 
 

@@ -159,7 +159,7 @@ def test_a_member_signs_in_with_its_key_and_is_out_when_it_is_revoked(
     from msgspec.json import encode
 
     path.write_bytes(encode(invitation))
-    asked = ["dashboard", str(path), "--key", str(tmp_path / "officer.pem")]
+    asked = ["district", "dashboard", str(path), "--key", str(tmp_path / "officer.pem")]
     printed = [CliRunner().invoke(homeroom, asked, catch_exceptions=False).output.strip() for _ in range(2)]
     assert printed[0] != printed[1]
     code = httpx.URL(printed[1]).params["code"]
@@ -178,11 +178,13 @@ def test_only_the_district_and_auditors_get_links(service: Service, address: str
 
 
 def test_whoever_has_the_folder_gets_a_link(service: Service, address: str) -> None:
-    asked = ["dashboard", str(folder(service)), "--address", address, "--role", "auditor", "--qr"]
+    asked = ["district", "dashboard", str(folder(service)), "--address", address, "--role", "auditor", "--qr"]
     done = CliRunner().invoke(homeroom, asked, catch_exceptions=False)
     code = httpx.URL(done.output.splitlines()[0]).params["code"]
     assert httpx.post(f"{address}/dashboard/enter", data={"code": code}).status_code == 303
-    loud = CliRunner().invoke(homeroom, ["dashboard", str(folder(service)), "--address", "http://district.example"])
+    loud = CliRunner().invoke(
+        homeroom, ["district", "dashboard", str(folder(service)), "--address", "http://district.example"]
+    )
     assert "without TLS" in loud.output
 
 

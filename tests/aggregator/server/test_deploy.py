@@ -42,11 +42,11 @@ def line(file: str, start: str) -> str:
 def test_what_they_start_is_a_command_with_options_that_exist(file: str) -> None:
     words = json.loads(line(file, "ENTRYPOINT")) if file == "Containerfile" else shlex.split(line(file, "ExecStart="))
     assert Path(words[0]).name == "homeroom"
-    assert words[1] == "serve"
-    given = serve.serve.make_context("serve", words[2:]).params
+    assert words[1:3] == ["district", "serve"]
+    given = serve.serve.make_context("serve", words[3:]).params
     assert (given["log_requests"], Path(given["folder"]).is_absolute()) == (True, True)
     with pytest.raises(click.UsageError):
-        serve.serve.make_context("serve", [*words[2:], "--nonsense"])
+        serve.serve.make_context("serve", [*words[3:], "--nonsense"])
 
 
 def test_the_container_installs_what_there_is_and_asks_for_its_health(tmp_path: Path) -> None:
@@ -80,20 +80,28 @@ def test_sigterm_ends_it_politely_and_its_log_is_proved_or_not(tmp_path: Path) -
         kill(process)
     with contextlib.closing(open_rounds(folder)) as rounds:
         assert rounds.log.checkpoints()[-1] == rounds.log.last()
-    done = CliRunner().invoke(homeroom, ["rebuild", str(folder)], catch_exceptions=False)
+    done = CliRunner().invoke(homeroom, ["district", "rebuild", str(folder)], catch_exceptions=False)
     assert done.exit_code == 0
     assert msgspec.json.decode(done.output)["version"] == 1
     with contextlib.closing(sqlite3.connect(folder / "log.db", isolation_level=None)) as raw:
         (body,) = raw.execute("SELECT body FROM checkpoints").fetchone()
         raw.execute("INSERT OR REPLACE INTO checkpoints VALUES (1, ?)", (body,))
     with pytest.raises(StoreError, match="the checkpoint after entry 1 is not what the log gives"):
-        CliRunner().invoke(homeroom, ["rebuild", str(folder)], catch_exceptions=False)
+        CliRunner().invoke(homeroom, ["district", "rebuild", str(folder)], catch_exceptions=False)
 
 
 def test_a_server_that_cannot_be_made_leaves_no_folder(tmp_path: Path, tiny_bundle: tiny.Tiny) -> None:
     run, key = CliRunner().invoke, tmp_path / "root.pem"
     assert run(homeroom, ["trust", "root", str(key)]).exit_code == 0  # another than the bundle's
     for bundle in (tmp_path / "none", tiny_bundle.path):
-        words = ["serve", str(tmp_path / "all" / "district"), "--bundle", str(bundle), "--root-key", str(key)]
+        words = [
+            "district",
+            "serve",
+            str(tmp_path / "all" / "district"),
+            "--bundle",
+            str(bundle),
+            "--root-key",
+            str(key),
+        ]
         assert run(homeroom, words).exit_code != 0
     assert [path.name for path in tmp_path.iterdir()] == ["root.pem"]

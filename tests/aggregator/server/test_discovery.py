@@ -77,7 +77,9 @@ def test_serve_announces_what_it_serves_until_it_ends(tmp_path: Path, monkeypatc
     folder = make_folder(tmp_path)
     root, found = read_facts(folder).root, list[str]()
     monkeypatch.setattr("homeroom_aggregator.server.serve.serve", lambda *_, **__: found.extend(discovery.find(root)))
-    done = CliRunner().invoke(homeroom, ["serve", str(folder), "--port", "0", "--announce"], catch_exceptions=False)
+    done = CliRunner().invoke(
+        homeroom, ["district", "serve", str(folder), "--port", "0", "--announce"], catch_exceptions=False
+    )
     assert found
     assert f"listening on {found[0]}" in done.output
     assert discovery.find(root, 0.3) == []

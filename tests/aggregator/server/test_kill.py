@@ -25,8 +25,8 @@ MOMENTS = 30
 
 
 def start(folder: Path) -> tuple[subprocess.Popen[str], str]:
-    """`homeroom serve` in its own process, and its address."""
-    command = [sys.executable, "-m", "homeroom", "serve", str(folder), "--port", "0"]
+    """`homeroom district serve` in its own process, and its address."""
+    command = [sys.executable, "-m", "homeroom", "district", "serve", str(folder), "--port", "0"]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=os.environ | {"PYTHONUNBUFFERED": "1"})
     assert process.stdout is not None
     for line in process.stdout:

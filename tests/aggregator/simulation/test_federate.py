@@ -136,7 +136,7 @@ def test_a_simulation_that_cannot_be_or_breaks_down_says_so(
     monkeypatch.chdir(tmp_path)
     path = tiny.write_samples(tmp_path / "school", tiny.samples(20, 0))
     with pytest.raises(SystemExit) as ended:
-        main(["simulate", str(tiny_bundle.path), str(path), "--rounds", "1", "--epochs", "1", *options])
+        main(["research", "simulate", str(tiny_bundle.path), str(path), "--rounds", "1", "--epochs", "1", *options])
     assert ended.value.code == code
     said = capsys.readouterr()
     assert words in said.err

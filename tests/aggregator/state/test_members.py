@@ -93,9 +93,9 @@ def test_no_update_of_a_school_counts_before_its_consent(service: Service, addre
     assert caught.value.code == "no_consent"
     assert service.rounds.log.count("update") == 0
     folder = tmp_path / "district"
-    assert run("consent", folder, "Hill School", "--by", "Ms Lee").exit_code == 0
+    assert run("district", "consent", folder, "Hill School", "--by", "Ms Lee").exit_code == 0
     assert update(client) == "accepted"
-    assert run("consent", folder, "Hill School", "--by", "Ms Lee", "--withdraw").exit_code == 0
+    assert run("district", "consent", folder, "Hill School", "--by", "Ms Lee", "--withdraw").exit_code == 0
     with pytest.raises(UpdateError, match="has not consented"):
         update(client)
     assert [e for e in events(service) if e.startswith("consent")] == ["consent given", "consent withdrawn"]
@@ -276,7 +276,7 @@ def test_a_lost_key_is_replaced_by_the_roots_word(tmp_path: Path) -> None:
     write_key(tmp_path / "new.pem", fresh)
     word = certify(ROOT, "aggregator", fresh, "District 7")
     (tmp_path / "new.json").write_bytes(msgspec.json.encode(word))
-    arguments = ("recover", folder, "--key", tmp_path / "new.pem", "--certificate", tmp_path / "new.json")
+    arguments = ("district", "recover", folder, "--key", tmp_path / "new.pem", "--certificate", tmp_path / "new.json")
     assert run(*arguments).exit_code == 0
     again = open_service(folder)
     with running(again) as address:
@@ -294,18 +294,20 @@ def test_the_audit_log_cannot_be_changed_unnoticed(service: Service, address: st
     assert (count, wrong) == (2, None)
     with pytest.raises(Exception, match="append only"):
         database.write("UPDATE audit SET about = '{}' WHERE number = 1")
-    assert run("audit", "verify", folder, "--noted", noted).exit_code == 0
+    assert run("district", "audit", "verify", folder, "--noted", noted).exit_code == 0
     with closing(sqlite3.connect(folder / "log.db", isolation_level=None)) as raw:
         raw.execute("DROP TRIGGER audit_is_never_cut")
         raw.execute("DELETE FROM audit WHERE number = 2")
-    assert run("audit", "verify", folder).exit_code == 0, "a cut end cannot be seen by the chain alone"
+    assert run("district", "audit", "verify", folder).exit_code == 0, "a cut end cannot be seen by the chain alone"
     with pytest.raises(StoreError, match="noted digest"):
-        CliRunner().invoke(homeroom, ["audit", "verify", str(folder), "--noted", noted], catch_exceptions=False)
+        CliRunner().invoke(
+            homeroom, ["district", "audit", "verify", str(folder), "--noted", noted], catch_exceptions=False
+        )
     with closing(sqlite3.connect(folder / "log.db", isolation_level=None)) as raw:
         raw.execute("DROP TRIGGER audit_is_never_changed")
         raw.execute("UPDATE audit SET about = '{}' WHERE number = 1")
     with pytest.raises(StoreError, match="entry 1 is not as it was written"):
-        CliRunner().invoke(homeroom, ["audit", "verify", str(folder)], catch_exceptions=False)
+        CliRunner().invoke(homeroom, ["district", "audit", "verify", str(folder)], catch_exceptions=False)
 
 
 def test_many_schools_are_invited_from_a_sheet_after_a_dry_run(tmp_path: Path) -> None:
@@ -313,7 +315,20 @@ def test_many_schools_are_invited_from_a_sheet_after_a_dry_run(tmp_path: Path) -
     sheet.write_text(
         "school,devices,role,consent\nHill School,2,,\nLake/../School,1,device,letter 7\nHill School,1,school,\n"
     )
-    common = ("invite", folder, "--csv", sheet, "--out", out, "--days", "30", "--qr", "--address", "https://d.example")
+    common = (
+        "district",
+        "invite",
+        folder,
+        "--csv",
+        sheet,
+        "--out",
+        out,
+        "--days",
+        "30",
+        "--qr",
+        "--address",
+        "https://d.example",
+    )
     dry = run(*common, "--dry-run")
     assert dry.exit_code == 0, dry.output
     assert dry.output.count("would write") == 4
@@ -326,7 +341,7 @@ def test_many_schools_are_invited_from_a_sheet_after_a_dry_run(tmp_path: Path) -
     pasted = read_invitation(made[0].with_suffix(".txt"))
     assert pasted == read_invitation(made[0])
     assert (pasted.school, bool(pasted.expires)) == ("Hill School", True)
-    rows = [json.loads(line) for line in run("members", folder, "--schools").output.splitlines()]
+    rows = [json.loads(line) for line in run("district", "members", folder, "--schools").output.splitlines()]
     assert [(row["school"], bool(row["given_by"])) for row in rows] == [
         ("Hill School", False),
         ("Lake/../School", True),
@@ -341,7 +356,7 @@ def test_many_schools_are_invited_from_a_sheet_after_a_dry_run(tmp_path: Path) -
 def test_a_sheet_with_one_wrong_row_invites_nobody(tmp_path: Path, rows: str) -> None:
     folder = make_folder(tmp_path)
     (tmp_path / "schools.csv").write_text(rows)
-    done = run("invite", folder, "--csv", tmp_path / "schools.csv", "--out", tmp_path / "out")
+    done = run("district", "invite", folder, "--csv", tmp_path / "schools.csv", "--out", tmp_path / "out")
     assert isinstance(done.exception, InputError)
     assert not (tmp_path / "out").exists()
 

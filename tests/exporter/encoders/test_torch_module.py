@@ -199,7 +199,7 @@ def test_a_recipe_names_the_file_and_a_device_learns_on_the_module(
     samples = tiny.write_samples(tmp_path / "samples", rows("image"))
     (net / "own.toml").write_text(RECIPE.format(modality="image", slot="picture", source="net.py:build"))
     monkeypatch.chdir(net)
-    main(["export", "own.toml", str(tmp_path / "out"), "--calibration", str(samples), "--threads", "1"])
+    main(["bundle", "export", "own.toml", str(tmp_path / "out"), "--calibration", str(samples), "--threads", "1"])
     assert "building the image backbone from torch:net.py:build" in capsys.readouterr().err
     assert open_bundle(tmp_path / "out", root=None).manifest.modalities[0].encoder == "net.build"
     assert learns(tmp_path / "device", tmp_path / "out", samples)
@@ -315,7 +315,7 @@ def test_of_an_operator_that_no_graph_has_only_the_sentence_is_printed(
     recipe = tmp_path / "own.toml"
     recipe.write_text(RECIPE.format(modality="image", slot="picture", source=f"{net}/net.py:build"))
     with pytest.raises(SystemExit) as ended:
-        main(["export", str(recipe), "--dry-run"])
+        main(["bundle", "export", str(recipe), "--dry-run"])
     assert ended.value.code == ExportError.exit_code
     said = capfd.readouterr()
     assert said.out == ""

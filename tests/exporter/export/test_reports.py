@@ -47,7 +47,7 @@ def test_a_dry_run_writes_nothing_and_labels_what_is_estimated(
 ) -> None:
     recipe = tmp_path / "help.toml"
     recipe.write_text(TABLE)
-    main(["export", str(recipe), "--dry-run", "--threads", "1"])
+    main(["bundle", "export", str(recipe), "--dry-run", "--threads", "1"])
     told = " ".join(capsys.readouterr().out.split())
     assert list(tmp_path.iterdir()) == [recipe]
     for words in ("Estimate for 500 samples", "Raspberry Pi 4", "laptop", "(assumed)", "No Pi was measured", "theta:"):
@@ -58,7 +58,7 @@ def test_without_a_dry_run_the_command_says_what_it_needs(tmp_path: Path, capsys
     recipe = tmp_path / "help.toml"
     recipe.write_text(TABLE)
     with pytest.raises(SystemExit) as ended:
-        main(["export", str(recipe)])
+        main(["bundle", "export", str(recipe)])
     assert ended.value.code == 2
     assert "--calibration" in capsys.readouterr().err
 
@@ -68,7 +68,7 @@ def test_an_export_that_fails_leaves_no_keys_behind(tmp_path: Path, capsys: pyte
     recipe.write_text(TABLE)
     samples.write_text('{"week": {"lessons": 1}}\n')
     with pytest.raises(SystemExit) as ended:
-        main(["export", str(recipe), str(out), "--calibration", str(samples)])
+        main(["bundle", "export", str(recipe), str(out), "--calibration", str(samples)])
     assert ended.value.code == 3
     assert "no column 'lessons'" in capsys.readouterr().err
     assert sorted(tmp_path.iterdir()) == [recipe, samples]
@@ -78,7 +78,7 @@ def test_fewer_threads_than_one_are_refused(tmp_path: Path, capsys: pytest.Captu
     recipe = tmp_path / "help.toml"
     recipe.write_text(TABLE)
     with pytest.raises(SystemExit) as ended:
-        main(["export", str(recipe), "--dry-run", "--threads", "-3"])
+        main(["bundle", "export", str(recipe), "--dry-run", "--threads", "-3"])
     assert ended.value.code == 2
     assert "--threads" in capsys.readouterr().err
 
@@ -96,7 +96,7 @@ def test_calibration_samples_of_one_class_are_refused_and_leave_nothing(
     samples.write_text(week % (labels[0], "p-1") + week % (labels[0], "p-2"))
     for rest in ([str(out)], ["--dry-run"]):
         with pytest.raises(SystemExit) as ended:
-            main(["export", str(recipe), *rest, "--calibration", str(samples)])
+            main(["bundle", "export", str(recipe), *rest, "--calibration", str(samples)])
         assert ended.value.code == 3
         said = capsys.readouterr().err
         assert f"{samples}: needs_help: every label is {labels[0].replace(chr(34), chr(39))}" in said
@@ -110,7 +110,7 @@ def test_calibration_samples_of_two_classes_or_without_labels_are_taken(tmp_path
     week = '{"week": {"minutes": 30.0, "right": 0.5}, "labels": %s}\n'
     for first, second in (({"needs_help": "no"}, {"needs_help": "yes"}), ({}, {})):
         samples.write_text(week % json.dumps(first) + week % json.dumps(second))
-        main(["export", str(recipe), "--dry-run", "--threads", "1", "--calibration", str(samples)])
+        main(["bundle", "export", str(recipe), "--dry-run", "--threads", "1", "--calibration", str(samples)])
 
 
 def test_the_papers_stand_beside_the_bundle_and_name_what_a_reader_asks_for(

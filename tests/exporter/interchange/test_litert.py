@@ -172,7 +172,17 @@ def test_a_recipe_is_exported_for_both_runtimes_and_a_device_trains_in_the_other
     ]
     calibration = tmp_path / "weeks.jsonl"
     calibration.write_text("\n".join(json.dumps(row) for row in rows) + "\n")
-    command = [sys.executable, "-m", "homeroom", "export", recipe, tmp_path / "help", "--calibration", calibration]
+    command = [
+        sys.executable,
+        "-m",
+        "homeroom",
+        "bundle",
+        "export",
+        recipe,
+        tmp_path / "help",
+        "--calibration",
+        calibration,
+    ]
     done = subprocess.run(list(map(str, command)), capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     manifest = open_bundle(tmp_path / "help", root=None).manifest

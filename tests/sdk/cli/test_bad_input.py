@@ -231,7 +231,7 @@ def test_other_mistakes_end_in_one_message_too(
     classroom: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert_refused(*run(capsys, "device", "forget", classroom, "nobody", "--yes"), 3, "nothing is held")
-    assert_refused(*run(capsys, "device", "export", classroom, "nobody"), 3, "nothing is held")
+    assert_refused(*run(capsys, "device", "hand-over", classroom, "nobody"), 3, "nothing is held")
     assert_refused(*run(capsys, "device", "sync", classroom), 3, "join")
     assert_refused(*run(capsys, "device", "predict", classroom, "cat"), 3, "SLOT=VALUE")
     assert_refused(*run(capsys, "device", "status", tmp_path / "none"), 3, "no device directory")
@@ -293,7 +293,7 @@ def test_a_number_that_is_none_is_refused_before_anything_is_made(
 ) -> None:
     code, said = run(capsys, "device", "train", classroom, f"--megabytes={number}")
     assert (code, "--megabytes" in said) == (2, True), said
-    serve = ("serve", tmp_path / "district", "--bundle", tiny_bundle.path, f"--proximal={number}")
+    serve = ("district", "serve", tmp_path / "district", "--bundle", tiny_bundle.path, f"--proximal={number}")
     code, said = run(capsys, *serve)
     assert (code, "--proximal" in said) == (2, True), said
     assert not (tmp_path / "district").exists()
@@ -337,7 +337,7 @@ def test_what_is_held_of_a_pupil_is_not_mixed_into_a_folder(
     classroom: Path, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
     (tmp_path / "export.json").write_text("another pupil's")
-    code, said = run(capsys, "device", "export", classroom, "pupil-0", "--out", tmp_path)
+    code, said = run(capsys, "device", "hand-over", classroom, "pupil-0", "--out", tmp_path)
     assert_refused(code, said, 3, str(tmp_path), "not empty")
     assert [path.read_text() for path in tmp_path.iterdir()] == ["another pupil's"]
 

@@ -189,11 +189,11 @@ def test_a_poor_sample_is_stored_and_shown_but_does_not_teach_until_it_is_put_ba
     assert device.export("pupil-0").samples[-1].aside == aside.aside
     place = str(device.store.directory)
     device.close()
-    main(["device", "review", place, "--json"])
+    main(["device", "quarantine", place, "--json"])
     (row,) = json.loads(capsys.readouterr().out)
     assert (row["id"], row["labels"]) == (ids[-1], {"category": "cat"})
-    main(["device", "review", place, "--put-back", ids[-1]])
-    assert "none is set aside" in capsys.readouterr().out
+    main(["device", "quarantine", place, "--put-back", ids[-1]])
+    assert "none is quarantined" in capsys.readouterr().out
     with Device.open(place, threads=1) as again:
         assert again.train(settings=Settings(epochs=1)).samples == 13
         with pytest.raises(InputError, match="no such sample"):
@@ -229,7 +229,7 @@ def test_what_is_not_poor_of_a_sample_teaches_and_the_rest_once_it_is_put_back(
     assert device.train(settings=Settings(epochs=1)).samples == 13
     place = str(device.store.directory)
     device.close()
-    main(["device", "review", place])
+    main(["device", "quarantine", place])
     assert "picture left out, the rest teaches" in capsys.readouterr().out
     learned = theta_of(tmp_path / "one", tiny_bundle, *rows, partly)
     word = Sample(word="the cat", labels=labels, subject="pupil-0")

@@ -16,6 +16,7 @@ import tiny
 from PIL import Image
 
 from homeroom import Device, Sample
+from homeroom.cli.commands import COMMANDS, EXTRAS
 from homeroom.cli.main import main
 from homeroom.contract.signing import certify
 from homeroom.contract.version import make_version
@@ -266,22 +267,22 @@ def test_every_verb_of_the_command_line(
     assert "damage: none" in said("device", "status", place)
     with Device.open(place, threads=1) as device:
         subject = device.store.subjects()[0]
-    assert json.loads(said("device", "export", place, subject))["subject"] == subject
-    said("device", "export", place, subject, "--out", str(tmp_path / "held"))
+    assert json.loads(said("device", "hand-over", place, subject))["subject"] == subject
+    said("device", "hand-over", place, subject, "--out", str(tmp_path / "held"))
     held = json.loads((tmp_path / "held" / "export.json").read_text())
     media = [
         value for row in held["samples"] for slot in ("picture", "speech") for value in row["inputs"].get(slot, [])
     ]
     assert media
     assert all((tmp_path / "held" / name).exists() for name in media if name)
-    assert "in use: " in said("device", "rollback", place)
+    assert "in use: " in said("device", "undo", place)
     assert "forgotten: " in said("device", "forget", place, subject, "--yes")
 
 
 def test_inspect_names_graphs_taps_segments_licences_provenance_and_hashes(
     tiny_bundle: tiny.Tiny, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    main(["inspect", str(tiny_bundle.path), "--golden"])
+    main(["bundle", "inspect", str(tiny_bundle.path), "--golden"])
     said = [line.split(maxsplit=1) for line in capsys.readouterr().out.splitlines()]
     manifest = tiny_bundle.manifest
     assert ["golden", "text: int8 gives the expected features on this machine"] in said
@@ -298,11 +299,10 @@ def test_inspect_names_graphs_taps_segments_licences_provenance_and_hashes(
 
 
 def test_every_command_shows_an_example(capsys: pytest.CaptureFixture[str]) -> None:
-    from homeroom.cli.device import device
-
-    for name in list(device.commands):  # a command may bring others with it
-        main(["device", name, "--help"])
-        assert "Example: homeroom device" in " ".join(capsys.readouterr().out.split()), name
+    for path in COMMANDS:
+        if EXTRAS.get(COMMANDS[path][0].partition(".")[0]) is None:
+            main([*path.split(), "--help"])
+            assert f"Example: homeroom {path} " in " ".join(capsys.readouterr().out.split()), path
 
 
 def test_a_command_whose_part_is_not_installed_names_it(
@@ -310,6 +310,6 @@ def test_a_command_whose_part_is_not_installed_names_it(
 ) -> None:
     monkeypatch.setitem(sys.modules, "homeroom_exporter.cli", None)
     with pytest.raises(SystemExit) as ended:
-        main(["export", "recipe.toml", "out"])
+        main(["bundle", "export", "recipe.toml", "out"])
     assert ended.value.code == 13
     assert "pip install 'homeroom[exporter]'" in capsys.readouterr().err

@@ -152,11 +152,11 @@ def test_an_export_shows_the_profile(device: Device, tmp_path: Path, capsys: pyt
     device.train(minutes=1, profile="p-17", settings=SETTINGS)
     place = str(device.store.directory)
     device.close()
-    main(["device", "export", place, "p-17"])
+    main(["device", "hand-over", place, "p-17"])
     shown = json.loads(capsys.readouterr().out)["profile"]
     assert shown["samples"] == 16
     assert sum(shown["segments"].values()) > 0
-    main(["device", "export", place, "p-17", "--out", str(tmp_path / "held")])
+    main(["device", "hand-over", place, "p-17", "--out", str(tmp_path / "held")])
     assert (tmp_path / "held" / "profile.safetensors").stat().st_size > 4 * sum(shown["segments"].values())
 
 
@@ -167,10 +167,10 @@ def test_a_profile_moves_to_another_device_of_the_school_and_to_no_other(
     asked = Sample(word="the cat", facts={"legs": 4})
     answers, file, place = device.predict(asked, profile="p-17"), tmp_path / "p-17.profile", device.store.directory
     device.close()
-    main(["device", "profile", str(place), "p-17", "--pack", str(file)])
+    main(["device", "profile", "pack", str(place), "p-17", str(file)])
     assert b"p-17" not in file.read_bytes()
     main(["device", "init", str(tmp_path / "other"), "--bundle", str(tiny_bundle.path), "--root", tiny_bundle.root])
-    main(["device", "take", str(tmp_path / "other"), str(file)])
+    main(["device", "profile", "import", str(tmp_path / "other"), str(file)])
     assert "profile of p-17 is here" in capsys.readouterr().out
     with open_device(tmp_path / "other", tiny_bundle) as other:
         assert other.predict(asked, profile="p-17") == answers

@@ -79,5 +79,5 @@ def test_a_person_has_the_last_word_on_a_doubted_label(
         device.put_back(*doubted)
         assert not set(doubted) & set(device.doubt())
     capsys.readouterr()
-    main(["device", "review", str(place), "--doubt"])
+    main(["device", "quarantine", str(place), "--doubt"])
     assert doubted[0] not in capsys.readouterr().out

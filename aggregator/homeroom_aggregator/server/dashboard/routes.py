@@ -51,7 +51,7 @@ HEADERS = {
     "cross-origin-resource-policy": "same-origin",
     "permissions-policy": "camera=(), microphone=(), geolocation=()",
 }
-CLOSED = "Run `homeroom dashboard` with the aggregator's folder, or with your invitation and key; it prints a link."
+CLOSED = "Run `homeroom district dashboard` with the aggregator's folder, or your invitation and key; it prints a link."
 
 
 class Office:

@@ -165,7 +165,7 @@ class Client:
                 f"a round this version cannot read: {problem}", where=where, remedy="update homeroom"
             ) from None
         if configuration.bundle_id != self.enrolment.bundle_id:
-            raise TrustError("the round is for another bundle", where=where, remedy="`homeroom device update DIR`")
+            raise TrustError("the round is for another bundle", where=where, remedy="`homeroom device upgrade DIR`")
         if found.time:
             stated = {"time": found.time, "nonce": self._sent_nonce}
             verify(found.certificate.key, "time", stated, found.time_signature, where=where)

@@ -1,4 +1,4 @@
-"""Values on the command line: finite numbers no larger than the contracts can write, folders that have a name."""
+"""Types of values on the command line: finite numbers no larger than the contracts can write, folders, files."""
 
 from __future__ import annotations
 
@@ -8,17 +8,17 @@ from typing import Any
 
 import click
 
-MOST = (1 << 62) - 1  # a whole number that MessagePack, JSON and SQLite all hold
+LARGEST_WHOLE = (1 << 62) - 1  # a whole number that MessagePack, JSON and SQLite all hold
 
 
 class Finite(click.FloatRange):
     """A number that is neither infinite nor nan: nan passes every comparison of `click.FloatRange`."""
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
-        found = float(super().convert(value, param, ctx))
-        if not math.isfinite(found):
+        number = float(super().convert(value, param, ctx))
+        if not math.isfinite(number):
             self.fail(f"{value} is not a finite number.", param, ctx)
-        return found
+        return number
 
 
 class Folder(click.Path):
@@ -34,7 +34,12 @@ class Folder(click.Path):
 
 
 class Whole(click.IntRange):
-    """A whole number from `least` to MOST."""
+    """A whole number from `least` to LARGEST_WHOLE."""
 
     def __init__(self, least: int) -> None:
-        super().__init__(least, MOST)
+        super().__init__(least, LARGEST_WHOLE)
+
+
+FOLDER = Folder()
+FILE = click.Path(dir_okay=False, path_type=Path)
+PATH = click.Path(path_type=Path)

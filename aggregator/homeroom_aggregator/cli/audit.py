@@ -1,0 +1,45 @@
+"""`homeroom district audit`: the log of who did what."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+from pathlib import Path
+
+import click
+import msgspec
+
+from homeroom.cli.parameters import FOLDER
+from homeroom.errors import StoreError
+
+
+@click.command("show")
+@click.argument("folder", type=FOLDER)
+def audit_show(folder: Path) -> None:
+    """Print every entry as one JSON line. Example: homeroom district audit show district/"""
+    from homeroom_aggregator.admin.folder import open_log
+    from homeroom_aggregator.state import audit
+
+    with contextlib.closing(open_log(folder)) as log:
+        for entry in audit.records(log.database):
+            click.echo(json.dumps(msgspec.to_builtins(entry), ensure_ascii=False))
+
+
+@click.command("verify")
+@click.argument("folder", type=FOLDER)
+@click.option("--noted", help="A digest that was printed before; it must be in the log still.")
+def audit_verify(folder: Path, noted: str | None) -> None:
+    """Check the chain of hashes, and print the newest: note it elsewhere, and a later cut is seen as well.
+
+    Example: homeroom district audit verify district/ --noted 5d41402a…
+    """
+    from homeroom_aggregator.admin.folder import open_log
+    from homeroom_aggregator.state import audit
+
+    with contextlib.closing(open_log(folder)) as log:
+        count, newest, wrong = audit.verify(log.database)
+        if wrong is None and noted and not any(e.digest == noted for e in audit.records(log.database)):
+            wrong = "the noted digest is not in it: entries were cut off or replaced"
+    if wrong:
+        raise StoreError(wrong, where=f"{folder}: audit log", remedy="compare with a backup")
+    click.echo(f"{count} entries hold; newest {newest}")

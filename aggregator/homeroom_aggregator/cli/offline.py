@@ -1,0 +1,27 @@
+"""`homeroom district offline`: exchange with schools that have no network."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from homeroom.cli.parameters import FOLDER
+
+
+@click.command("in")
+@click.argument("folder", type=FOLDER)
+@click.argument("stick", type=FOLDER)
+def offline_in(folder: Path, stick: Path) -> None:
+    """Take in the messages on STICK and leave answers; also prepares a new removable folder. Stop the server first.
+
+    Run it again if the stick was pulled out. Example: homeroom district offline in district/ /media/stick
+    """
+    from homeroom_aggregator.admin.offline import take_in
+
+    taken = take_in(folder, stick, click.echo)
+    told = f"{taken.accepted} updates accepted, {taken.already} were here, {taken.refused} refused"
+    waits = f", {taken.waits} wait for a school's consent" if taken.waits else ""
+    click.echo(f"{taken.letters} letters, {taken.joined} to join; {told}{waits}; {taken.unlearned} to unlearn")
+    for name, why in taken.unreadable.items():
+        click.echo(f"  left alone: {name}: {why}")

@@ -1,0 +1,80 @@
+"""`homeroom device profile`: one person's own model."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from homeroom.cli.options import as_json, json_text, opened
+from homeroom.cli.parameters import FILE, FOLDER
+
+if TYPE_CHECKING:
+    from homeroom.device.profiles import Profile
+
+
+@click.command("show")
+@click.argument("directory", type=FOLDER)
+@click.argument("person")
+@click.option("--pack", type=FILE, hidden=True)
+@as_json
+def profile_show(directory: Path, person: str, pack: Path | None, machine: bool) -> None:
+    """Show what is known of PERSON's own model.
+
+    Example: homeroom device profile show classroom/ p-17
+    """
+    if pack is not None:  # as 0.1.0 spelled `pack`
+        _pack(directory, person, pack)
+        return
+    with opened(directory) as device:
+        known = device.profile(person)
+    click.echo(json_text(known and asdict(known)) if machine else profile_line(known))
+
+
+@click.command("pack")
+@click.argument("directory", type=FOLDER)
+@click.argument("person")
+@click.argument("file", type=FILE)
+def profile_pack(directory: Path, person: str, file: Path) -> None:
+    """Write PERSON's own model to FILE, sealed with a passphrase, for another device of the same school.
+
+    Example: homeroom device profile pack classroom/ p-17 p-17.profile
+    """
+    _pack(directory, person, file)
+
+
+@click.command("import")
+@click.argument("directory", type=FOLDER)
+@click.argument("file", type=click.Path(exists=True, dir_okay=False, path_type=Path))
+def profile_import(directory: Path, file: Path) -> None:
+    """Import the profile in FILE, which another device of the same school packed.
+
+    Example: homeroom device profile import classroom/ p-17.profile
+    """
+    with opened(directory) as device:
+        click.echo(f"the profile of {device.take_profile(file, _passphrase())} is here")
+
+
+def _pack(directory: Path, person: str, file: Path) -> None:
+    with opened(directory) as device:
+        device.pack_profile(person, file, _passphrase(confirm=True))
+    click.echo(f"{file}: keep the passphrase apart from it")
+
+
+def profile_line(known: Profile | None) -> str:
+    """A profile in one line for people."""
+    if known is None:
+        return "  no profile: the shared model answers"
+    own = f"{known.method}, {known.share:.0%} own"
+    method = "the shared model, nothing was better" if known.method == "shared" else own
+    stale = "" if known.fresh else "; a newer shared model is here, train it again"
+    return f"  {known.subject}: {method}, from {known.samples} samples{stale}"
+
+
+def _passphrase(*, confirm: bool = False) -> str:
+    """From HOMEROOM_PASSPHRASE, or asked for without showing it."""
+    known = os.environ.get("HOMEROOM_PASSPHRASE")
+    return known or str(click.prompt("Passphrase", hide_input=True, confirmation_prompt=confirm, err=True))
