@@ -27,7 +27,7 @@ def district(folder: Path) -> Iterator[Service]:
     with (
         mock.patch("homeroom.inference.golden.choose_precision", return_value={}),
         mock.patch("tenacity.nap.time.sleep", return_value=None),
-        mock.patch("homeroom.federation.network.transport.READ_S", 0.5),
+        mock.patch("homeroom.federation.network.transport.READ_TIMEOUT_S", 0.5),
     ):
         service = open_service(make_folder(folder, buffer_size=1, min_devices=1, max_staleness=10_000))
         service.meter.limits = Limits(0, 0, 0, 0)

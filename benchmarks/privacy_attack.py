@@ -26,7 +26,7 @@ from homeroom.contract.signing import new_key
 from homeroom.contract.update import make_private, make_update
 from homeroom.contract.update_checks import read_update
 from homeroom.errors import StoreError
-from homeroom.federation.subject_updates import contributions
+from homeroom.federation.subject_updates import subject_updates
 from homeroom.runtime.bundle import Bundle
 from homeroom.runtime.graphs import Graphs
 from homeroom.system.sqlite import Database
@@ -54,10 +54,10 @@ class Scene:
         data = digits.load(bundle, graphs, DEVICES, 0)
         self.moves = [fit(graphs, device, None, start, LOCAL).theta - start for device in data.devices[1:]]
         self.canary = fit(graphs, canary(data.devices[0]), None, start, LOCAL).theta - start
-        own = (contributions(graphs, device, start, LOCAL, PUPILS) for device in data.devices[:2])
+        own = (subject_updates(graphs, device, start, LOCAL, PUPILS) for device in data.devices[:2])
         self.parts = [[moved for _, moved in found] for found in own]
         wrong = Dataset(data.devices[0].manifest, data.devices[0].examples[:1])
-        ((_, self.pupil),) = contributions(graphs, canary(wrong), start, LOCAL, 1)
+        ((_, self.pupil),) = subject_updates(graphs, canary(wrong), start, LOCAL, 1)
 
     def exact(self, asked: RoundConfiguration) -> tuple[SegmentSums, SegmentSums]:
         """The sums without the canary and with it."""

@@ -109,7 +109,9 @@ def learn(device: Device, step: float, subjects: Sequence[str] = ()) -> None:
     """A training, without graphs: every shared value moves by `step`."""
     newest = versions.newest_global(device.store, device.bundle)
     theta = versions.theta_of(device.store, device.bundle, newest) + np.float32(step)
-    facts = versions.facts(device.bundle, examples={"ladder.table": 4, "head.grade": 4}, temperatures={}, settings={})
+    facts = versions.version_facts(
+        device.bundle, examples={"ladder.table": 4, "head.grade": 4}, temperatures={}, settings={}
+    )
     base = newest.base if newest else 0
     device.store.versions.set_current(device.store.versions.put(theta, "local", base, facts, subjects))
 

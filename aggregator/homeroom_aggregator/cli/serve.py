@@ -104,7 +104,7 @@ def _serve(folder: Path, server: ServerSection, listening: socket.socket) -> Non
     click.echo(f"listening on {scheme}://{server.host}:{port}")
     with contextlib.ExitStack() as until_the_end:
         if server.announce:
-            until_the_end.enter_context(discovery.announced(server.host, port, facts.root, scheme))
+            until_the_end.enter_context(discovery.announce(server.host, port, facts.root, scheme))
         run(
             folder,
             listening,

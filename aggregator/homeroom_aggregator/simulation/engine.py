@@ -14,7 +14,7 @@ from homeroom.contract.signing import new_key, public_hex
 from homeroom.contract.update import make_private, make_update
 from homeroom.data.tasks.metrics import Score
 from homeroom.errors import TrainError
-from homeroom.federation.subject_updates import contributions
+from homeroom.federation.subject_updates import subject_updates
 from homeroom.runtime.graphs import Graphs
 from homeroom.train.evaluate import evaluate
 from homeroom.train.features.dataset import Dataset
@@ -82,7 +82,7 @@ class SimulatedDevice:
         """A signed update as a device would queue it; theta: float32 [P] of the task's base version."""
         school, layout, configuration = self.school, self.graphs.bundle.layout, task.configuration
         if configuration.by_subject:
-            parts = contributions(self.graphs, school.train, theta, task.settings, configuration.parts)
+            parts = subject_updates(self.graphs, school.train, theta, task.settings, configuration.parts)
             data = make_private(self.key, configuration, layout, (part for _, part in parts), task.base)
             return TrainedUpdate(task.index, public_hex(self.key), data)
         try:

@@ -47,15 +47,15 @@ def change_bundle(directory: Path, source: Path, root: str | None) -> str:
 def follow_bundle(device: Device) -> bool:
     """Use the bundle that the aggregator serves if it is a newer one, after a trial; whether it is another now."""
     known = installed_bundle(device.store)
-    folder = device.store.directory / sync.DOWNLOADS
-    with enrolment.connected(device.store) as client:
-        source = sync.offered_bundle(client, folder, device.bundle.bundle_id)
+    folder = device.store.directory / sync.DOWNLOADS_FOLDER
+    with enrolment.connect(device.store) as client:
+        source = sync.download_bundle(client, folder, device.bundle.bundle_id)
     if source is None:
         return False
     try_bundle(source, known.root if known else None, known)
     device.store.back_up()
     device.bundle, device.graphs = upgrade_bundle(device.store, source, device.bundle, device.graphs.threads)
-    enrolment.follow(device.store, device.bundle)
+    enrolment.follow_bundle(device.store, device.bundle)
     return True
 
 

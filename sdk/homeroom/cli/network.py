@@ -55,10 +55,10 @@ def fetch(directory: Path, invitation: Path) -> None:
     Run it again after a break: it goes on where it was. Example: homeroom device fetch classroom/ invitation.json
     """
     from homeroom.contract.invitation import read_invitation
-    from homeroom.federation.sync import DOWNLOADS, first_bundle
+    from homeroom.federation.sync import DOWNLOADS_FOLDER, download_first_bundle
 
     invited = read_invitation(invitation)
-    bundle = first_bundle(invited, directory / DOWNLOADS)
+    bundle = download_first_bundle(invited, directory / DOWNLOADS_FOLDER)
     with opened(directory, bundle, invited.root) as device:
         click.echo(f"{directory}: {device.bundle.manifest.name} version {device.bundle.manifest.version}")
     bundle.unlink()
@@ -132,11 +132,11 @@ def policy(directory: Path, document: Path | None, machine: bool) -> None:
 
     Example: homeroom device policy classroom/ policy.json
     """
-    from homeroom.federation.policy import layout_here
+    from homeroom.federation.policy import local_layout
 
     with opened(directory) as device:
         held = device.policy(document)
-        scopes = {s.name: s.scope for s in layout_here(device.store, device.bundle.manifest.layout)}
+        scopes = {s.name: s.scope for s in local_layout(device.store, device.bundle.manifest.layout)}
     if machine:
         click.echo(json_text({"policy": held and plain(held), "scopes": scopes}))
         return

@@ -26,7 +26,7 @@ from homeroom.device.resources.budget import Budget
 from homeroom.device.status import device_status
 from homeroom.device.training_run import TrainingRun, train, train_profile
 from homeroom.federation import agreement, enrolment, make_update, offline, sync, versions
-from homeroom.federation.policy import admitted, policy_in_force, take_policy
+from homeroom.federation.policy import admit_samples, install_policy, policy_in_force
 from homeroom.federation.sync import SyncReport
 from homeroom.inference.explain import Explanation, explain
 from homeroom.inference.predict import Answer, noted, predict
@@ -84,7 +84,9 @@ class Device:
 
         gates: look at their quality, and set aside what is poor and near copies until a person has (`set_aside`).
         """
-        found = admitted(policy_in_force(self.store), ingest.read(samples, self.bundle.manifest), self.store.today())
+        found = admit_samples(
+            policy_in_force(self.store), ingest.read(samples, self.bundle.manifest), self.store.today()
+        )
         return add_checked(self.store, self.bundle.manifest, found) if gates else self.store.add(found)
 
     def set_aside(self) -> list[StoredSample]:
@@ -182,8 +184,8 @@ class Device:
         """Enrol with an aggregator, once; the invitation's code is then spent."""
         configuration = enrolment.enrol(self.store, self.bundle, read_invitation(Path(invitation)), self._root())
         with self.store.step("join"):
-            agreement.agree(self.store, configuration)
-            make_update.queue_newest(self.store, self.bundle)
+            agreement.store_round(self.store, configuration)
+            make_update.queue_newest_update(self.store, self.bundle)
         self.store.back_up()
 
     def join_by_hand(self, invitation: str | Path) -> None:
@@ -191,15 +193,15 @@ class Device:
         offline.prepare_join(self.store, self.bundle, read_invitation(Path(invitation)), self._root())
         self.store.back_up()
 
-    def carry_out(self, stick: str | Path) -> offline.CarriedOut:
+    def carry_out(self, stick: str | Path) -> offline.ExportedMessage:
         """Write what waits to a folder that somebody carries to the aggregator; may be repeated."""
-        make_update.queue_newest(self.store, self.bundle)
-        return offline.carry_out(self.store, self.bundle, Path(stick), self._root())
+        make_update.queue_newest_update(self.store, self.bundle)
+        return offline.export_message(self.store, self.bundle, Path(stick), self._root())
 
-    def carry_in(self, stick: str | Path) -> offline.CarriedIn:
+    def carry_in(self, stick: str | Path) -> offline.ImportedAnswer:
         """Take in the aggregator's answer: receipts, what it asks for, the newest global theta."""
-        found = offline.carry_in(self.store, self.bundle, Path(stick), self._root(), self._validation_scores)
-        make_update.queue_newest(self.store, self.bundle)
+        found = offline.import_answer(self.store, self.bundle, Path(stick), self._root(), self._validation_scores)
+        make_update.queue_newest_update(self.store, self.bundle)
         self.store.back_up()
         return found
 
@@ -214,7 +216,7 @@ class Device:
 
     def rotate_key(self) -> None:
         """Let a new key speak for this device with its aggregator; the old one opens nothing any more."""
-        enrolment.rotate(self.store)
+        enrolment.rotate_key(self.store)
         self.store.back_up()
 
     def update_bundle(self) -> bool:
@@ -222,20 +224,20 @@ class Device:
 
         False if it is the one in use. Raises BundleError or TrustError, and changes nothing, if it is another one.
         """
-        with enrolment.connected(self.store) as client:
-            source = sync.offered_bundle(client, self.store.directory / sync.DOWNLOADS, self.bundle.bundle_id)
+        with enrolment.connect(self.store) as client:
+            source = sync.download_bundle(client, self.store.directory / sync.DOWNLOADS_FOLDER, self.bundle.bundle_id)
         if source is None:
             return False
         self.bundle, self.graphs = upgrade_bundle(self.store, source, self.bundle, self.graphs.threads)
-        enrolment.follow(self.store, self.bundle)
+        enrolment.follow_bundle(self.store, self.bundle)
         return True
 
     def policy(self, document: str | Path | None = None) -> Policy | None:
         """The institution's policy in force; `document` is a signed one that takes its place from now on."""
         if document is None:
             return policy_in_force(self.store)
-        taken = take_policy(self.store, self.bundle, Path(document), self._root())
-        make_update.queue_newest(self.store, self.bundle)
+        taken = install_policy(self.store, self.bundle, Path(document), self._root())
+        make_update.queue_newest_update(self.store, self.bundle)
         self.store.back_up()
         return taken
 
@@ -261,7 +263,7 @@ class Device:
         return to_examples(self.store, self.bundle, self.graphs, samples, cached=False)
 
     def _asked(self, sample: Sample) -> tuple[StoredSample, str]:
-        manifest, weights = self.bundle.manifest, versions.weights(self.store, self.store.versions.current())
+        manifest, weights = self.bundle.manifest, versions.input_weights(self.store, self.store.versions.current())
         return prediction_view(resolve(sample, manifest), manifest, weights)
 
     def _answers(self, ready: Sequence[Example], profile: str | None = None) -> list[dict[str, Answer]]:

@@ -41,13 +41,13 @@ def to_examples(
     cached: whether features are read from the store's cache and written to it.
     options: `progress` and `stop`, passed on.
     """
-    options |= {"weights": versions.weights(store, store.versions.current()), "room": buffer_bytes(len(samples))}
+    options |= {"weights": versions.input_weights(store, store.versions.current()), "room": buffer_bytes(len(samples))}
     return examples(store if cached else None, bundle, graphs, samples, **options)
 
 
 def training_settings(store: Store, bundle: Bundle, epochs: int | None = None) -> Settings:
     """The settings that the bundle recommends, with the round's proximal term."""
-    configuration = agreement.known_round(store)
+    configuration = agreement.agreed_round(store)
     chosen = {"epochs": epochs} if epochs else {}
     return advised(bundle.manifest, proximal=configuration.proximal if configuration else 0.0, **chosen)
 

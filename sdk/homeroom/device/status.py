@@ -8,7 +8,7 @@ from homeroom.contract.signing import public_hex
 from homeroom.device.install import installed_bundle, stored_tier
 from homeroom.federation.enrolment import device_key
 from homeroom.federation.policy import policy_in_force
-from homeroom.federation.privacy_ledger import view
+from homeroom.federation.privacy_ledger import privacy_status
 from homeroom.federation.versions import newest_global
 from homeroom.runtime.bundle import Bundle
 from homeroom.store import Store
@@ -37,7 +37,7 @@ def device_status(store: Store, bundle: Bundle) -> dict[str, Any]:
         "updates_waiting": len(store.outbox.pending()),
         "updates_sent": len(store.outbox.sent()),
         "unlearning_waiting": len(store.outbox.unlearning()),
-        "privacy": view(store),
+        "privacy": privacy_status(store),
         "training_unfinished": store.get_secret("state") is not None,
         "copied_here": store.moved,
         "clock": store.clock_warning(),

@@ -48,7 +48,7 @@ class TrainingRun:
 class TrainingData:
     """Where a training starts and the examples it has; `state` is that of an interrupted one, known by `tag`."""
 
-    start: versions.Start
+    start: versions.TrainingStart
     tag: str
     state: bytes | None
     examples: Sequence[Example]
@@ -102,7 +102,7 @@ def _plan(run: TrainingRun) -> tuple[Sequence[StoredSample], TrainingPlan]:
 
 def _features(run: TrainingRun, samples: Sequence[StoredSample]) -> TrainingData:
     """Computes the features that are not cached, until the budget ends; no subject is in both data sets."""
-    start, tag, state = versions.begin(run.store, run.bundle, run.graphs, run.settings, samples)
+    start, tag, state = versions.find_start(run.store, run.bundle, run.graphs, run.settings, samples)
     ready = to_examples(run.store, run.bundle, run.graphs, samples, progress=run.progress, stop=run.watch.over)
     check_budget(run.watch, len(ready))
     train, validation = Dataset(run.bundle.manifest, ready).split(run.settings.validation, run.settings.seed)
@@ -110,9 +110,9 @@ def _features(run: TrainingRun, samples: Sequence[StoredSample]) -> TrainingData
     return TrainingData(start, tag, state, ready, train, validation)
 
 
-def _clipped_update(run: TrainingRun, data: TrainingData) -> make_update.Parts | None:
-    key, configuration = enrolment.device_key(run.store), agreement.known_round(run.store)
-    return make_update.clipped_parts(
+def _clipped_update(run: TrainingRun, data: TrainingData) -> make_update.ClippedUpdate | None:
+    key, configuration = enrolment.device_key(run.store), agreement.agreed_round(run.store)
+    return make_update.make_clipped_update(
         run.store, run.bundle, run.graphs, data.examples, run.settings, key, configuration, run.watch.over
     )
 
@@ -132,7 +132,7 @@ def _fit(run: TrainingRun, data: TrainingData) -> Fit:
 
 
 def _store(
-    run: TrainingRun, data: TrainingData, result: Fit, sample_count: int, clipped: make_update.Parts | None
+    run: TrainingRun, data: TrainingData, result: Fit, sample_count: int, clipped: make_update.ClippedUpdate | None
 ) -> tuple[str, str]:
     """Stores the new version, puts it in use and queues its update; (version id, what became of the update).
 
@@ -141,10 +141,10 @@ def _store(
     clipped: the update that was trained beside it, where the round's promise is by subject.
     """
     store = run.store
-    weights = versions.weights(store, store.versions.current())
+    weights = versions.input_weights(store, store.versions.current())
     if result.finished and data.validation:
         weights = learn_input_weights(run.graphs, data.validation, result.theta, weights)
-    facts = versions.facts(
+    facts = versions.version_facts(
         run.bundle,
         examples=data.train.examples_by_segment(),
         temperatures=dict(result.temperatures),
@@ -159,7 +159,7 @@ def _store(
         store.versions.set_current(version_id)
         if result.finished:
             store.versions.drop_state()
-        return version_id, make_update.queue_newest(store, run.bundle, clipped)
+        return version_id, make_update.queue_newest_update(store, run.bundle, clipped)
 
 
 def train_profile(run: TrainingRun, subject: str) -> TrainReport:

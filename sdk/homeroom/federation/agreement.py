@@ -9,35 +9,35 @@ from homeroom.contract.round import RoundConfiguration
 from homeroom.errors import TrustError
 from homeroom.store import Store
 
-LEDGER, ROUND, PROMISE = "privacy.ledger", "identity.round", "identity.promise"
-SECURE = "identity.secure"  # there since this device agreed to secure rounds
+ROUND_SECRET, PRIVACY_SECRET = "identity.round", "identity.promise"
+SECURE_SECRET = "identity.secure"  # there since this device agreed to secure rounds
 
 
-def known_round(store: Store) -> RoundConfiguration | None:
+def agreed_round(store: Store) -> RoundConfiguration | None:
     """The round configuration that this device last agreed to."""
-    body = store.get_secret(ROUND)
+    body = store.get_secret(ROUND_SECRET)
     return None if body is None else msgspec.json.decode(body, type=RoundConfiguration)
 
 
-def promised(store: Store) -> Privacy | None:
+def agreed_privacy(store: Store) -> Privacy | None:
     """The promise that this device last agreed to; it outlives a change of bundle."""
-    return msgspec.json.decode(store.get_secret(PROMISE) or b"null", type=Privacy | None)
+    return msgspec.json.decode(store.get_secret(PRIVACY_SECRET) or b"null", type=Privacy | None)
 
 
-def agree(store: Store, configuration: RoundConfiguration) -> None:
+def store_round(store: Store, configuration: RoundConfiguration) -> None:
     """Keep a configuration that the user agreed to by joining; a change of its promise is written to the audit log."""
-    old, new = promised(store), configuration.privacy
-    store.put_secret(ROUND, msgspec.json.encode(configuration))
-    store.put_secret(SECURE, b"1" if configuration.secure else None)
+    old, new = agreed_privacy(store), configuration.privacy
+    store.put_secret(ROUND_SECRET, msgspec.json.encode(configuration))
+    store.put_secret(SECURE_SECRET, b"1" if configuration.secure else None)
     if old != new:
         with store.step("private rounds on" if new else "private rounds off"):
-            store.put_secret(PROMISE, msgspec.json.encode(new))
+            store.put_secret(PRIVACY_SECRET, msgspec.json.encode(new))
 
 
-def hold(store: Store, configuration: RoundConfiguration) -> None:
+def renew_round(store: Store, configuration: RoundConfiguration) -> None:
     """Keep a configuration that the aggregator gives now; TrustError if it promises less than at joining."""
-    before = promised(store)
-    if store.get_secret(SECURE) and not configuration.secure:
+    before = agreed_privacy(store)
+    if store.get_secret(SECURE_SECRET) and not configuration.secure:
         raise TrustError(
             "the aggregator asks for plain updates now, but this device joined for secure rounds",
             where="round",
@@ -50,4 +50,4 @@ def hold(store: Store, configuration: RoundConfiguration) -> None:
             where="round",
             remedy="nothing was sent; join with a new invitation if your school agrees",
         )
-    agree(store, configuration)
+    store_round(store, configuration)

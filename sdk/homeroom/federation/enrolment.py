@@ -20,9 +20,9 @@ from homeroom.system.identity import machine_identity
 
 if TYPE_CHECKING:
     from homeroom.federation.network.client import Client
-    from homeroom.federation.network.transport import Network
+    from homeroom.federation.network.transport import NetworkSettings
 
-NEXT_KEY = "identity.next"
+NEXT_KEY_SECRET = "identity.next"
 
 
 def enrol(store: Store, bundle: Bundle, invitation: Invitation, root: str) -> RoundConfiguration:
@@ -31,20 +31,20 @@ def enrol(store: Store, bundle: Bundle, invitation: Invitation, root: str) -> Ro
     The key is durable before the code is spent, so that a join which was cut short can be repeated.
     """
     from homeroom.federation.network.client import Client, enrolment_of, join
-    from homeroom.federation.network.discovery import located
+    from homeroom.federation.network.discovery import locate
 
     check_invitation(bundle, invitation, root)
     key = make_key(store)
-    network = located(enrolment_of(invitation), key, network_of(store))
+    network = locate(enrolment_of(invitation), key, network_settings(store))
     enrolment = join(invitation, key, network)
     with contextlib.closing(Client(enrolment, key, network)) as client:
         configuration = client.round()
-        remember(store, client)
+        store_aggregator(store, client)
     store.put_secret("identity.enrolment", msgspec.json.encode(enrolment))
     return configuration
 
 
-def remember(store: Store, client: Client) -> None:
+def store_aggregator(store: Store, client: Client) -> None:
     """Keep who the aggregator is, and which school it takes this device for."""
     store.put_secret("identity.aggregator", msgspec.json.encode(client.certificate))
     store.put_secret("identity.school", client.school.encode())
@@ -69,42 +69,42 @@ def make_key(store: Store) -> Ed25519PrivateKey:
 
 
 @contextlib.contextmanager
-def connected(store: Store) -> Iterator[Client]:
+def connect(store: Store) -> Iterator[Client]:
     """A client that speaks for this device; InputError if it has not joined."""
     from homeroom.federation.network.client import Client, Enrolment
-    from homeroom.federation.network.discovery import located
+    from homeroom.federation.network.discovery import locate
     from homeroom.federation.network.metered import check_metered
 
     enrolment, key = store.get_secret("identity.enrolment"), device_key(store)
     if enrolment is None or key is None:
         why = "the directory was copied to this machine" if store.moved else "this device has not joined"
         raise InputError(why, where=str(store.directory), remedy="join with a new invitation")
-    network, known = network_of(store), msgspec.json.decode(enrolment, type=Enrolment)
+    network, known = network_settings(store), msgspec.json.decode(enrolment, type=Enrolment)
     check_metered(network)
-    network = located(known, key, network)
-    with contextlib.closing(Client(known, key, network, instance=_instance(key))) as client:
-        if store.get_secret(NEXT_KEY) is not None:
-            _take_next_key(store, client)
+    network = locate(known, key, network)
+    with contextlib.closing(Client(known, key, network, instance=_machine_name(key))) as client:
+        if store.get_secret(NEXT_KEY_SECRET) is not None:
+            _finish_rotation(store, client)
         yield client
 
 
-def network_of(store: Store) -> Network:
+def network_settings(store: Store) -> NetworkSettings:
     """How this device is to reach its aggregator; a clock that the store doubts is not held against a certificate."""
-    from homeroom.federation.network.transport import Network
+    from homeroom.federation.network.transport import NetworkSettings
 
     body = store.get_secret("network")
-    found = Network() if body is None else msgspec.json.decode(body, type=Network)
+    found = NetworkSettings() if body is None else msgspec.json.decode(body, type=NetworkSettings)
     return msgspec.structs.replace(found, clock="ignore") if store.clock_warning() else found
 
 
-def set_network(store: Store, **changes: str) -> Network:
+def set_network(store: Store, **changes: str) -> NetworkSettings:
     """Change and remember some of the settings in `network.transport.Network`; InputError where one is impossible."""
-    from homeroom.federation.network.transport import Network, check_urls
+    from homeroom.federation.network.transport import NetworkSettings, check_urls
 
     body = store.get_secret("network")
     known = {} if body is None else msgspec.json.decode(body, type=dict[str, str])
     try:
-        found = msgspec.convert({**known, **changes}, Network)
+        found = msgspec.convert({**known, **changes}, NetworkSettings)
     except msgspec.ValidationError as problem:
         raise InputError(
             f"no such setting: {problem}", remedy="an address is https://name, a proxy http://name:port"
@@ -114,24 +114,24 @@ def set_network(store: Store, **changes: str) -> Network:
     return found
 
 
-def rotate(store: Store) -> None:
+def rotate_key(store: Store) -> None:
     """Let a new key speak for this device from now on; what was cut short is finished when it next connects."""
-    if store.get_secret(NEXT_KEY) is None:
-        store.put_secret(NEXT_KEY, new_key().private_bytes_raw())
-    with connected(store):
+    if store.get_secret(NEXT_KEY_SECRET) is None:
+        store.put_secret(NEXT_KEY_SECRET, new_key().private_bytes_raw())
+    with connect(store):
         pass
 
 
-def _take_next_key(store: Store, client: Client) -> None:
-    raw = store.get_secret(NEXT_KEY)
+def _finish_rotation(store: Store, client: Client) -> None:
+    raw = store.get_secret(NEXT_KEY_SECRET)
     assert raw is not None
     client.rotate(Ed25519PrivateKey.from_private_bytes(raw))
     with store.step("key rotated"):
         store.put_secret("identity.key", raw)
-        store.put_secret(NEXT_KEY, None)
+        store.put_secret(NEXT_KEY_SECRET, None)
 
 
-def _instance(key: Ed25519PrivateKey) -> str:
+def _machine_name(key: Ed25519PrivateKey) -> str:
     """A name of this machine that tells the aggregator nothing else: a digest with the device's own key."""
     return digest(public_hex(key).encode() + machine_identity().encode())[:32]
 
@@ -141,7 +141,7 @@ def device_key(store: Store) -> Ed25519PrivateKey | None:
     return None if secret is None else Ed25519PrivateKey.from_private_bytes(secret)
 
 
-def follow(store: Store, bundle: Bundle) -> None:
+def follow_bundle(store: Store, bundle: Bundle) -> None:
     """From now on speak with the aggregator about this bundle."""
     from homeroom.federation.network.client import Enrolment
 

@@ -15,10 +15,10 @@ from homeroom.contract.residual import left_over, unpack_residual
 from homeroom.contract.round import RoundConfiguration
 from homeroom.contract.update import make_private, make_update
 from homeroom.errors import UpdateError
-from homeroom.federation.agreement import known_round
+from homeroom.federation.agreement import agreed_round
 from homeroom.federation.enrolment import device_key
-from homeroom.federation.policy import layout_here, policy_in_force, refuses
-from homeroom.federation.subject_updates import contributions
+from homeroom.federation.policy import local_layout, policy_in_force, refusal_reason
+from homeroom.federation.subject_updates import subject_updates
 from homeroom.federation.versions import newest_global, theta_of
 from homeroom.runtime.bundle import Bundle
 from homeroom.runtime.graphs import Graphs
@@ -26,11 +26,11 @@ from homeroom.store import Store, Version
 from homeroom.train.features.dataset import Dataset, Example
 from homeroom.train.settings import Settings
 
-ON_ITS_WAY = "this device's update for the present global theta is already on its way, or was refused"
+ALREADY_QUEUED = "this device's update for the present global theta is already on its way, or was refused"
 
 
 @dataclass(frozen=True)
-class Parts:
+class ClippedUpdate:
     """A signed update that was clipped subject by subject, and whose samples are in it."""
 
     update_id: str
@@ -39,7 +39,7 @@ class Parts:
     subjects: tuple[str, ...]
 
 
-def clipped_parts(
+def make_clipped_update(
     store: Store,
     bundle: Bundle,
     graphs: Graphs,
@@ -48,7 +48,7 @@ def clipped_parts(
     key: Ed25519PrivateKey | None,
     configuration: RoundConfiguration | None,
     stop: Callable[[], bool] = bool,
-) -> Parts | None:
+) -> ClippedUpdate | None:
     """What these examples change, subject by subject, from the newest global theta on; None if no round asks for that.
 
     What the device uses itself is trained apart: it needs neither clip nor noise, and does not leave.
@@ -56,23 +56,23 @@ def clipped_parts(
     if key is None or configuration is None or not configuration.by_subject:
         return None
     base, update_id, subjects = newest_global(store, bundle), uuid.uuid4().hex, list[str]()
-    train, here = Dataset(bundle.manifest, ready), layout_here(store, bundle.layout)
+    train, here = Dataset(bundle.manifest, ready), local_layout(store, bundle.layout)
 
     def moves() -> Iterator[np.ndarray]:
         start = theta_of(store, bundle, base)
-        for subject, moved in contributions(graphs, train, start, settings, configuration.parts, stop):
+        for subject, moved in subject_updates(graphs, train, start, settings, configuration.parts, stop):
             subjects.append(subject)
-            yield _leaving(here, configuration, moved)
+            yield _shared_difference(here, configuration, moved)
 
     number = base.base if base else 0
     try:
         data = make_private(key, configuration, bundle.layout, moves(), number, update_id)
     except UpdateError:  # no time, or nobody whose samples teach
         return None
-    return Parts(update_id, data, number, tuple(subjects))
+    return ClippedUpdate(update_id, data, number, tuple(subjects))
 
 
-def _leaving(layout: Layout, configuration: RoundConfiguration, delta: np.ndarray) -> np.ndarray:
+def _shared_difference(layout: Layout, configuration: RoundConfiguration, delta: np.ndarray) -> np.ndarray:
     """A difference [P] for a private round, where every shared segment must be there: what does not leave is zero.
 
     layout: with the scopes that hold on this device.
@@ -80,9 +80,9 @@ def _leaving(layout: Layout, configuration: RoundConfiguration, delta: np.ndarra
     return layout.join({s.name: np.zeros(s.size) for s in layout if not configuration.takes(s)}, delta)
 
 
-def queue_newest(store: Store, bundle: Bundle, parts: Parts | None = None) -> str:
+def queue_newest_update(store: Store, bundle: Bundle, parts: ClippedUpdate | None = None) -> str:
     """Queues the update of the newest local version, as `queue_update`, if this device has joined."""
-    key, configuration, version = device_key(store), known_round(store), store.versions.newest_local()
+    key, configuration, version = device_key(store), agreed_round(store), store.versions.newest_local()
     if key is None or configuration is None:
         return "not enrolled"
     if version is None:
@@ -96,7 +96,7 @@ def queue_update(
     version: Version,
     key: Ed25519PrivateKey,
     configuration: RoundConfiguration,
-    parts: Parts | None = None,
+    parts: ClippedUpdate | None = None,
 ) -> str:
     """Queue the update of a local version, one for each base; say "queued", or why not.
 
@@ -105,17 +105,17 @@ def queue_update(
     base = newest_global(store, bundle)
     if version.facts["bundle_id"] != bundle.bundle_id or version.base != (base.base if base else 0):
         return "a newer global theta is here: train again first"
-    if why := refuses(policy_in_force(store), configuration):
+    if why := refusal_reason(policy_in_force(store), configuration):
         return why
     if configuration.by_subject:
-        return _queue_parts(store, bundle, version.base, parts)
+        return _queue_clipped(store, bundle, version.base, parts)
     configuration = configuration.at(base.facts.get("clip_norm", msgspec.UNSET) if base else msgspec.UNSET)
-    layout, update_id = layout_here(store, bundle.layout), version.version_id
+    layout, update_id = local_layout(store, bundle.layout), version.version_id
     tier = version.facts.get("tier", FULL_TIER)
     residual, others = store.outbox.residual()
     delta = theta_of(store, bundle, version) - theta_of(store, bundle, base) + unpack_residual(residual, layout)
     if configuration.privacy:
-        layout, delta = bundle.layout, _leaving(layout, configuration, delta)
+        layout, delta = bundle.layout, _shared_difference(layout, configuration, delta)
     subjects = {*store.versions.subjects(version), *others}
     try:
         data = make_update(key, configuration, layout, delta, version.facts["examples"], version.base, update_id, tier)
@@ -124,12 +124,12 @@ def queue_update(
         return str(problem)
     if store.outbox.queue(update_id, data, version.base, subjects, bundle.bundle_id, rest):
         return "queued"
-    return ON_ITS_WAY
+    return ALREADY_QUEUED
 
 
-def _queue_parts(store: Store, bundle: Bundle, base: int, parts: Parts | None) -> str:
+def _queue_clipped(store: Store, bundle: Bundle, base: int, parts: ClippedUpdate | None) -> str:
     if parts is None:
         waits = any(update.base == base for update in store.outbox.pending())
         return "queued" if waits else "this round is private for each subject: train again, and its update is made"
     queued = store.outbox.queue(parts.update_id, parts.data, base, parts.subjects, bundle.bundle_id)
-    return "queued" if queued else ON_ITS_WAY
+    return "queued" if queued else ALREADY_QUEUED

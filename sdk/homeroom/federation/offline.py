@@ -29,19 +29,19 @@ from homeroom.contract.signing import public_hex, verify
 from homeroom.errors import InputError, NetworkError, TrustError, UpdateError
 from homeroom.federation import agreement, privacy_ledger
 from homeroom.federation.enrolment import check_invitation, device_key, make_key
-from homeroom.federation.sync import Fetched, Scores, use_global
+from homeroom.federation.sync import FetchedTheta, Scores, use_global
 from homeroom.federation.versions import newest_global
 from homeroom.runtime.bundle import Bundle
 from homeroom.store import Store
 from homeroom.system.files import write_durable
 
-SEALING = "identity.sealing"  # this device's X25519 key
-JOINING = "identity.joining"  # an invitation whose code is on its way by hand
-ROOM_BYTES = OFFLINE_MESSAGE_LIMIT_BYTES - (4 << 20)  # for updates in one letter; what has no room goes with the next
+SEALING_KEY_SECRET = "identity.sealing"  # this device's X25519 key
+PENDING_INVITATION_SECRET = "identity.joining"  # an invitation whose code is on its way by hand
+UPDATES_LIMIT_BYTES = OFFLINE_MESSAGE_LIMIT_BYTES - (4 << 20)  # for updates; the rest waits for the next message
 
 
 @dataclass(frozen=True)
-class CarriedOut:
+class ExportedMessage:
     """A letter that was written: how many updates and unlearning requests are in it, and whether it asks to join.
 
     refused: why an update may not leave, by its id; in a private round that is this device's to say.
@@ -56,7 +56,7 @@ class CarriedOut:
 
 
 @dataclass(frozen=True)
-class CarriedIn:
+class ImportedAnswer:
     """An answer that was taken in; `fetched` is what became of the version in it.
 
     bounded: updates that went into a private release, which cannot be taken out and says little of anyone.
@@ -67,7 +67,7 @@ class CarriedIn:
     refused: dict[str, str]
     unlearned: tuple[str, ...]
     bounded: tuple[str, ...]
-    fetched: Fetched
+    fetched: FetchedTheta
     size_bytes: int
 
 
@@ -76,21 +76,21 @@ def prepare_join(store: Store, bundle: Bundle, invitation: Invitation, root: str
     check_invitation(bundle, invitation, root)
     with store.step("join by hand"):
         make_key(store)
-        store.put_secret(JOINING, msgspec.json.encode(invitation))
+        store.put_secret(PENDING_INVITATION_SECRET, msgspec.json.encode(invitation))
 
 
-def carry_out(store: Store, bundle: Bundle, stick: Path, root: str) -> CarriedOut:
+def export_message(store: Store, bundle: Bundle, stick: Path, root: str) -> ExportedMessage:
     """Write what waits to the stick, sealed to the aggregator; may be repeated, since an update counts once by its id.
 
     Raises InputError if the device has not joined or the stick has not been at the aggregator, TrustError if another
     root vouches for the stick's receiver, DiskFullError if the stick is full.
     """
-    key, joining = device_key(store), store.get_secret(JOINING)
+    key, joining = device_key(store), store.get_secret(PENDING_INVITATION_SECRET)
     if key is None or (joining is None and store.get_secret("identity.enrolment") is None):
         raise InputError(
             "this device has not joined", where=str(store.directory), remedy="`homeroom device offline join`"
         )
-    asked = agreement.known_round(store)
+    asked = agreement.agreed_round(store)
     place = OfflineFolder(stick, root)
     receiver = check_sealing_key(place.receiver(), root_fingerprint=root, where=str(stick))
     newest, updates, size = newest_global(store, bundle), list[bytes](), 0
@@ -99,10 +99,10 @@ def carry_out(store: Store, bundle: Bundle, stick: Path, root: str) -> CarriedOu
         if asked is None or asked.secure:
             break  # it has not joined yet; secure rounds go by several turns, and none of theirs is sent by itself
         size += len(update.data)
-        if size > ROOM_BYTES:
+        if size > UPDATES_LIMIT_BYTES:
             break
         try:
-            privacy_ledger.charge(store, update.data, update.update_id, asked, bundle.layout)
+            privacy_ledger.charge_update(store, update.data, update.update_id, asked, bundle.layout)
         except UpdateError as problem:
             store.outbox.mark_refused(update.update_id)
             refused[update.update_id] = str(problem)
@@ -112,7 +112,7 @@ def carry_out(store: Store, bundle: Bundle, stick: Path, root: str) -> CarriedOu
     unlearn = store.outbox.unlearning()[:4096]
     letter = write_message(
         key,
-        _sealing(store),
+        _sealing_key(store),
         receiver,
         bundle_id=bundle.bundle_id,
         after=newest.base if newest else 0,
@@ -122,10 +122,12 @@ def carry_out(store: Store, bundle: Bundle, stick: Path, root: str) -> CarriedOu
     )
     path = place.letter(public_hex(key))
     write_durable(path, letter)
-    return CarriedOut(path, len(updates), len(unlearn), joining is not None, len(letter), refused)
+    return ExportedMessage(path, len(updates), len(unlearn), joining is not None, len(letter), refused)
 
 
-def carry_in(store: Store, bundle: Bundle, stick: Path, root: str, score: Callable[[np.ndarray], Scores]) -> CarriedIn:
+def import_answer(
+    store: Store, bundle: Bundle, stick: Path, root: str, score: Callable[[np.ndarray], Scores]
+) -> ImportedAnswer:
     """Take in the answer on the stick and remove it there; nothing changes if it does not hold, or is another's."""
     key = device_key(store)
     if key is None:
@@ -136,20 +138,20 @@ def carry_in(store: Store, bundle: Bundle, stick: Path, root: str, score: Callab
     if not path.is_file():
         raise InputError("there is no answer for this device", where=str(path), remedy="carry the letter first")
     data, where = read(path, ANSWER_LIMIT_BYTES), str(path)
-    header, version = read_answer(data, _sealing(store), device=public_hex(key), root_fingerprint=root, where=where)
+    header, version = read_answer(data, _sealing_key(store), device=public_hex(key), root_fingerprint=root, where=where)
     if header.bundle_id != bundle.bundle_id:
         raise TrustError("is about another bundle", where=where, remedy="install the institution's bundle")
     if header.refused:
         remove(path)
         raise NetworkError(f"the letter was refused: {header.refused}", where=where, remedy="ask the district")
-    joined = _take_round(store, header, where)
-    sent, refused, unlearned, bounded = _take_receipts(store, header)
-    fetched = use_global(store, bundle, version, root, score) if version else Fetched()
+    joined = _store_round(store, header, where)
+    sent, refused, unlearned, bounded = _store_receipts(store, header)
+    fetched = use_global(store, bundle, version, root, score) if version else FetchedTheta()
     remove(path)
-    return CarriedIn(joined, sent, refused, unlearned, bounded, fetched, len(data))
+    return ImportedAnswer(joined, sent, refused, unlearned, bounded, fetched, len(data))
 
 
-def _take_round(store: Store, header: AnswerHeader, where: str) -> bool:
+def _store_round(store: Store, header: AnswerHeader, where: str) -> bool:
     """Remember what the aggregator asks for; whether this device has joined by it."""
     from homeroom.federation.network.client import enrolment_of
 
@@ -162,21 +164,21 @@ def _take_round(store: Store, header: AnswerHeader, where: str) -> bool:
         ) from None
     if configuration.bundle_id != header.bundle_id:
         raise TrustError("the round is for another bundle", where=where)
-    joining = store.get_secret(JOINING)
+    joining = store.get_secret(PENDING_INVITATION_SECRET)
     with store.step("round by hand"):
         store.put_secret("identity.aggregator", msgspec.json.encode(header.certificate))
         store.put_secret("identity.school", header.school.encode())
         if joining is None:
-            agreement.hold(store, configuration)
+            agreement.renew_round(store, configuration)
         else:
-            agreement.agree(store, configuration)
+            agreement.store_round(store, configuration)
             invitation = msgspec.json.decode(joining, type=Invitation)
             store.put_secret("identity.enrolment", msgspec.json.encode(enrolment_of(invitation)))
-            store.put_secret(JOINING, None)
+            store.put_secret(PENDING_INVITATION_SECRET, None)
     return joining is not None
 
 
-def _take_receipts(
+def _store_receipts(
     store: Store, header: AnswerHeader
 ) -> tuple[tuple[str, ...], dict[str, str], tuple[str, ...], tuple[str, ...]]:
     """What was sent, refused (with the reason), unlearned and bounded; only what really waited here counts."""
@@ -201,9 +203,9 @@ def _take_receipts(
     return tuple(sent), refused, unlearned, bounded
 
 
-def _sealing(store: Store) -> X25519PrivateKey:
-    raw = store.get_secret(SEALING)
+def _sealing_key(store: Store) -> X25519PrivateKey:
+    raw = store.get_secret(SEALING_KEY_SECRET)
     if raw is None:
         raw = X25519PrivateKey.generate().private_bytes_raw()
-        store.put_secret(SEALING, raw)
+        store.put_secret(SEALING_KEY_SECRET, raw)
     return X25519PrivateKey.from_private_bytes(raw)

@@ -21,7 +21,7 @@ from homeroom.runtime.bundle import Bundle
 from homeroom.store import Store
 
 
-def take_policy(store: Store, bundle: Bundle, path: Path, root: str) -> Policy:
+def install_policy(store: Store, bundle: Bundle, path: Path, root: str) -> Policy:
     """Keep an institution's signed policy from now on; updates that were made before it are not sent any more.
 
     Raises TrustError if it is not signed under the trusted root, is another institution's than the one in force, or
@@ -56,7 +56,7 @@ def policy_in_force(store: Store) -> Policy | None:
     return None if body is None else msgspec.json.decode(body, type=Policy)
 
 
-def layout_here(store: Store, layout: Layout) -> Layout:
+def local_layout(store: Store, layout: Layout) -> Layout:
     """The layout with the scopes that hold on this device.
 
     Only the aggregator that the root certified in the name of the policy's institution is that institution's own, or
@@ -64,13 +64,13 @@ def layout_here(store: Store, layout: Layout) -> Layout:
     """
     policy = policy_in_force(store)
     found = narrowed(layout, policy.scopes if policy else {})
-    if policy is not None and _is_own(store, policy):
+    if policy is not None and _is_own_aggregator(store, policy):
         return found
     staying = {s.name: "personal" for s in found if s.scope == "institution"}
     return narrowed(found, staying)  # type: ignore[arg-type]
 
 
-def _is_own(store: Store, policy: Policy) -> bool:
+def _is_own_aggregator(store: Store, policy: Policy) -> bool:
     """Whether the aggregator may have the segments of the policy's institution."""
     certificate, asked = store.get_secret("identity.aggregator"), _round_in_force(store)
     name = msgspec.json.decode(certificate, type=Certificate).name if certificate else None
@@ -85,14 +85,14 @@ def _round_in_force(store: Store) -> RoundConfiguration | None:
     return None if body is None else msgspec.json.decode(body, type=RoundConfiguration)
 
 
-def segments_that_stay(store: Store, layout: Layout) -> list[str]:
+def local_segments(store: Store, layout: Layout) -> list[str]:
     """Names of the segments that no global theta can bring: this device's own values of them count."""
     asked = _round_in_force(store)
-    here = narrowed(layout_here(store, layout), asked.scopes if asked else {})
+    here = narrowed(local_layout(store, layout), asked.scopes if asked else {})
     return [s.name for s in here if not (asked.takes(s) if asked else s.scope == "shared")]
 
 
-def refuses(policy: Policy | None, configuration: RoundConfiguration) -> str | None:
+def refusal_reason(policy: Policy | None, configuration: RoundConfiguration) -> str | None:
     """Why a round gets no update from here, if so."""
     if policy is None:
         return None
@@ -111,7 +111,9 @@ def refuses(policy: Policy | None, configuration: RoundConfiguration) -> str | N
     return None
 
 
-def admitted(policy: Policy | None, samples: Iterable[StoredSample], today: datetime.date) -> Iterator[StoredSample]:
+def admit_samples(
+    policy: Policy | None, samples: Iterable[StoredSample], today: datetime.date
+) -> Iterator[StoredSample]:
     """Samples as they may be stored: none without the consent that the policy asks for, none kept longer than it says.
 
     Raises InputError at the first that may not be stored.

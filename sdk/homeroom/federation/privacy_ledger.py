@@ -15,18 +15,20 @@ from homeroom.contract.privacy import Privacy, spent
 from homeroom.contract.round import RoundConfiguration
 from homeroom.contract.update_checks import read_update
 from homeroom.errors import UpdateError
-from homeroom.federation.agreement import LEDGER, promised
+from homeroom.federation.agreement import agreed_privacy
 from homeroom.store import Store
 
+LEDGER_SECRET = "privacy.ledger"
 
-class Sent(msgspec.Struct, frozen=True):
+
+class LedgerEntry(msgspec.Struct, frozen=True):
     """One update of this device that went, or may have gone, into a private release."""
 
     update_id: str
     noise_multiplier: float
 
 
-def charge(store: Store, data: bytes, update_id: str, configuration: RoundConfiguration, layout: Layout) -> None:
+def charge_update(store: Store, data: bytes, update_id: str, configuration: RoundConfiguration, layout: Layout) -> None:
     """Check an update as the aggregator will and write it to the ledger, before its first byte leaves.
 
     Nothing is asked of a plain round. Raises UpdateError if it was not clipped for this very promise, or if one more
@@ -36,18 +38,18 @@ def charge(store: Store, data: bytes, update_id: str, configuration: RoundConfig
     if privacy is None:
         return
     read_update(data, configuration, layout)
-    after = check(store, update_id, configuration)
+    after = ledger_with(store, update_id, configuration)
     if after[-1].update_id == update_id:
         store.outbox.charge(repr(after[-1].noise_multiplier), update_id)
-    store.put_secret(LEDGER, msgspec.json.encode(after))
+    store.put_secret(LEDGER_SECRET, msgspec.json.encode(after))
 
 
-def check(store: Store, update_id: str, configuration: RoundConfiguration) -> list[Sent]:
+def ledger_with(store: Store, update_id: str, configuration: RoundConfiguration) -> list[LedgerEntry]:
     """The ledger with this update in it; UpdateError if that would pass the round's budget."""
-    ledger, privacy = sent(store), configuration.privacy
+    ledger, privacy = read_ledger(store), configuration.privacy
     if privacy is None or any(entry.update_id == update_id for entry in ledger):
         return ledger
-    after = [*ledger, Sent(update_id, _noise_multiplier(privacy, configuration))]
+    after = [*ledger, LedgerEntry(update_id, _noise_multiplier(privacy, configuration))]
     if spent((entry.noise_multiplier for entry in after), privacy.delta) > privacy.epsilon:
         raise UpdateError(
             f"one more private release would pass epsilon {privacy.epsilon:g}",
@@ -57,18 +59,18 @@ def check(store: Store, update_id: str, configuration: RoundConfiguration) -> li
     return after
 
 
-def sent(store: Store) -> list[Sent]:
+def read_ledger(store: Store) -> list[LedgerEntry]:
     """The ledger, and what stands outside the directory only, where an older copy of it was put back."""
-    ledger = msgspec.json.decode(store.get_secret(LEDGER) or b"[]", type=list[Sent])
+    ledger = msgspec.json.decode(store.get_secret(LEDGER_SECRET) or b"[]", type=list[LedgerEntry])
     for noise, count in store.outbox.charges().items():
         known = sum(repr(entry.noise_multiplier) == noise for entry in ledger)
-        ledger += [Sent(f"before this copy {number}", float(noise)) for number in range(known, count)]
+        ledger += [LedgerEntry(f"before this copy {number}", float(noise)) for number in range(known, count)]
     return ledger
 
 
-def view(store: Store) -> dict[str, Any] | None:
+def privacy_status(store: Store) -> dict[str, Any] | None:
     """What `status` says: None if this device never was in a private round."""
-    ledger, privacy = sent(store), promised(store)
+    ledger, privacy = read_ledger(store), agreed_privacy(store)
     if privacy is None:
         return {"updates_sent": len(ledger), "promise": None} if ledger else None
     return {

@@ -41,9 +41,9 @@ from homeroom.store import Store
 if TYPE_CHECKING:
     from homeroom.federation.network.client import Client
 
-UPDATE, LEFT, SERIAL = "secure.update", "secure.left", "identity.roster"  # names of secrets
-MOVES = 16  # of one sync: every phase twice, and some that another device ended meanwhile
-DONE: dict[Phase, str] = {
+UPDATE_SECRET, LEFT_ROUND_SECRET, ROSTER_SERIAL_SECRET = "secure.update", "secure.left", "identity.roster"
+MOST_STEPS_PER_SYNC = 16  # of one sync: every phase twice, and some that another device ended meanwhile
+PHASE_STATUS: dict[Phase, str] = {
     "keys": "joined a cohort; waits for others to join",
     "shares": "sealed shares sent; waits for those of others",
     "input": "masked update sent; waits for those of others",
@@ -52,7 +52,7 @@ DONE: dict[Phase, str] = {
 }
 
 
-class _Told(msgspec.Struct, frozen=True):
+class _AnnouncementMessage(msgspec.Struct, frozen=True):
     notice: dict[str, str | int]
     signature: str
     certificate: Certificate
@@ -61,7 +61,7 @@ class _Told(msgspec.Struct, frozen=True):
 
 
 @dataclass(frozen=True)
-class Call:
+class Announcement:
     """What the aggregator says of the round under way, with its signatures checked."""
 
     notice: Notice
@@ -70,7 +70,7 @@ class Call:
 
 
 @dataclass(frozen=True)
-class Self:
+class SecureRoundContext:
     """Who takes part: this device's store, bundle, key, trusted root and the signed round configuration."""
 
     store: Store
@@ -81,27 +81,27 @@ class Self:
     asked: RoundConfiguration
 
 
-def take_part(own: Self) -> str:
+def take_part(own: SecureRoundContext) -> str:
     """Do what this device can do now in the round under way; say in a few words how it stands.
 
     Raises TrustError where the aggregator or the cohort is not what it should be: the device has then left the round.
     """
-    for _ in range(MOVES):
-        call = _call(own)
+    for _ in range(MOST_STEPS_PER_SYNC):
+        call = _read_announcement(own)
         if call is None:
             return "the institution has not given a roster yet"
-        _settle(own, call)
-        if said := _move(own, call):
+        _finish_old_rounds(own, call)
+        if said := _step(own, call):
             return said
     return "the round goes on; sync again"
 
 
-def _call(own: Self) -> Call | None:
+def _read_announcement(own: SecureRoundContext) -> Announcement | None:
     """TrustError unless the notice is the aggregator's and the roster the institution's newest that was seen."""
     where = f"{own.client.enrolment.address}/v1/secure"
     try:
         told = msgspec.json.decode(
-            own.client.send("GET", "/v1/secure", limit_bytes=MESSAGE_LIMIT_BYTES), type=_Told | None
+            own.client.send("GET", "/v1/secure", limit_bytes=MESSAGE_LIMIT_BYTES), type=_AnnouncementMessage | None
         )
         if told is None:
             return None
@@ -110,19 +110,19 @@ def _call(own: Self) -> Call | None:
         raise NetworkError(f"an answer that cannot be read: {problem}", where=where) from None
     check_certificate(told.certificate, role="aggregator", root_fingerprint=own.root, where=where)
     verify(told.certificate.key, "secure-round", told.notice, told.signature, where=where)
-    serial = int(own.store.get_secret(SERIAL) or 0)
+    serial = int(own.store.get_secret(ROSTER_SERIAL_SECRET) or 0)
     roster = read_roster(bytes(told.roster), root_fingerprint=own.root, after=serial)
     if roster.serial > serial:
-        own.store.put_secret(SERIAL, str(roster.serial).encode())
+        own.store.put_secret(ROSTER_SERIAL_SECRET, str(roster.serial).encode())
     if told.standing.round_id != notice.round_id:
         raise TrustError("speaks of another round than the one it announced", where=where)
-    return Call(notice, roster, told.standing)
+    return Announcement(notice, roster, told.standing)
 
 
-def _move(own: Self, call: Call) -> str:
+def _step(own: SecureRoundContext, call: Announcement) -> str:
     """One step in the round; how the device stands if there is nothing more to do now, else nothing."""
     phase, round_id = call.standing.phase, call.notice.round_id
-    if own.store.get_secret(LEFT) == round_id.encode():
+    if own.store.get_secret(LEFT_ROUND_SECRET) == round_id.encode():
         return "this device has left the round under way; it can join the next one"
     if own.key.public_key().public_bytes_raw().hex() not in call.roster.devices:
         return "this device is not on the institution's roster"
@@ -130,16 +130,16 @@ def _move(own: Self, call: Call) -> str:
     if member is None:
         if phase != "keys":
             return "a round is under way without this device; it can join the next one"
-        update = _waiting(own, call.notice)
+        update = _newest_update(own, call.notice)
         if update is None:
             return "nothing to contribute yet"
         member, fresh = _join(own, call, update), True
     if not fresh and not call.standing.wanted:
-        return DONE[phase] if call.standing.member else "this device dropped out of the round under way"
+        return PHASE_STATUS[phase] if call.standing.member else "this device dropped out of the round under way"
     try:
-        _do(own, call, member)
+        _do_phase(own, call, member)
     except TrustError:
-        own.store.put_secret(LEFT, round_id.encode())
+        own.store.put_secret(LEFT_ROUND_SECRET, round_id.encode())
         _drop(own.store)
         raise
     except UpdateError as problem:
@@ -148,12 +148,12 @@ def _move(own: Self, call: Call) -> str:
     return ""
 
 
-def _waiting(own: Self, notice: Notice) -> Update | None:
+def _newest_update(own: SecureRoundContext, notice: Notice) -> Update | None:
     """The newest update that waits and that the round can take."""
     for update in reversed(own.store.outbox.pending()):
         try:
             found = read_update(update.data, own.asked, own.bundle.layout)
-            privacy_ledger.check(own.store, update.update_id, own.asked)
+            privacy_ledger.ledger_with(own.store, update.update_id, own.asked)
         except UpdateError:
             own.store.outbox.mark_refused(update.update_id)
             continue
@@ -162,19 +162,19 @@ def _waiting(own: Self, notice: Notice) -> Update | None:
     return None
 
 
-def _join(own: Self, call: Call, update: Update) -> ClientState:
+def _join(own: SecureRoundContext, call: Announcement, update: Update) -> ClientState:
     """New keys for this round, stored before anybody hears of them; the update is not replaced any more."""
     update_id = update.header.update_id
     segments = feeds(own.bundle.layout, own.asked, set(update.values))
     member = steps.advertise(call.notice, call.roster, own.asked, own.key, update_id=update_id, segments=segments)
     with own.store.step("secure round joined", 1):
         own.store.outbox.mark_sending(update_id)
-        own.store.put_secret(UPDATE, update_id.encode())
+        own.store.put_secret(UPDATE_SECRET, update_id.encode())
         _save(own.store, member)
     return member
 
 
-def _do(own: Self, call: Call, member: ClientState) -> None:
+def _do_phase(own: SecureRoundContext, call: Announcement, member: ClientState) -> None:
     """What the present phase wants of this device: read, check, store, send."""
     phase, asked, layout = call.standing.phase, own.asked, own.bundle.layout
     if phase == "keys":
@@ -191,7 +191,7 @@ def _do(own: Self, call: Call, member: ClientState) -> None:
         update = _update(own, member)
         member = _save(
             own.store,
-            steps.mask(member, inbox, asked, layout, lambda terms: _vector(own, call, member, update, terms)),
+            steps.mask(member, inbox, asked, layout, lambda terms: _masked_input(own, call, member, update, terms)),
         )
         _send(own, call, "input", member.masked or b"")
     elif phase == "consent":
@@ -204,25 +204,29 @@ def _do(own: Self, call: Call, member: ClientState) -> None:
         _send(own, call, "reveal", pack(steps.reveal(member, told, asked)))
 
 
-def _vector(own: Self, call: Call, member: ClientState, update: Update, terms: SumLayout) -> np.ndarray:
+def _masked_input(
+    own: SecureRoundContext, call: Announcement, member: ClientState, update: Update, terms: SumLayout
+) -> np.ndarray:
     """What is masked: the update, and in a private round this device's share of the noise on its values."""
     assert member.cohort is not None
     add, size = share(own.asked, len(member.cohort.members), member.minimum), sum(terms.sizes)
     return encode(terms, update, call.notice.version, own.asked, lambda vector: add(vector, size))
 
 
-def _consent(own: Self, call: Call, member: ClientState, survivors: Survivors) -> None:
+def _consent(own: SecureRoundContext, call: Announcement, member: ClientState, survivors: Survivors) -> None:
     """Agree, once and durably, in the copy too; the update is then spent, whatever becomes of the round."""
     agreed = steps.consent(member, survivors, own.asked, own.bundle.layout, own.key)
     if own.asked.privacy and member.consent is None:
-        privacy_ledger.charge(own.store, _bytes(own, member), _update_id(member), own.asked, own.bundle.layout)
+        privacy_ledger.charge_update(
+            own.store, _update_bytes(own, member), _update_id(member), own.asked, own.bundle.layout
+        )
     _save(own.store, msgspec.structs.replace(agreed, masked=None))
-    _spend(own.store, agreed)
+    _mark_spent(own.store, agreed)
     own.store.back_up()
     _send(own, call, "consent", agreed.consent or b"")
 
 
-def _send(own: Self, call: Call, phase: Phase, body: bytes) -> None:
+def _send(own: SecureRoundContext, call: Announcement, phase: Phase, body: bytes) -> None:
     own.client.send("POST", f"/v1/secure/{call.notice.round_id}/{phase}", body)
 
 
@@ -230,7 +234,7 @@ def _send(own: Self, call: Call, phase: Phase, body: bytes) -> None:
 
 
 def _load(store: Store) -> ClientState | None:
-    update_id = store.get_secret(UPDATE)
+    update_id = store.get_secret(UPDATE_SECRET)
     body = None if update_id is None else store.get_secret(f"secure.{update_id.decode()}")
     return None if body is None else msgspec.msgpack.decode(body, type=ClientState)
 
@@ -241,41 +245,41 @@ def _save(store: Store, member: ClientState) -> ClientState:
 
 
 def _drop(store: Store) -> None:
-    if update_id := store.get_secret(UPDATE):
+    if update_id := store.get_secret(UPDATE_SECRET):
         with store.step("secure round left"):
             store.put_secret(f"secure.{update_id.decode()}", None)
-            store.put_secret(UPDATE, None)
+            store.put_secret(UPDATE_SECRET, None)
 
 
-def _spend(store: Store, member: ClientState) -> None:
+def _mark_spent(store: Store, member: ClientState) -> None:
     update_id = member.advertisement.update_id.hex()
     if update_id in {update.update_id for update in store.outbox.pending()}:
         store.outbox.mark_sent(update_id)
 
 
-def _settle(own: Self, call: Call) -> None:
+def _finish_old_rounds(own: SecureRoundContext, call: Announcement) -> None:
     """Put a round that is over away: an update that was agreed to, or is in a sum, is spent; others may join again."""
     store, round_id = own.store, call.notice.round_id
     for update in store.outbox.pending():
         if update.update_id in call.standing.summed:
-            privacy_ledger.charge(store, update.data, update.update_id, own.asked, own.bundle.layout)
+            privacy_ledger.charge_update(store, update.data, update.update_id, own.asked, own.bundle.layout)
             store.outbox.mark_sent(update.update_id)
     member = _load(store)
     if member is not None and member.consent is not None:
-        _spend(store, member)
+        _mark_spent(store, member)
     if member is not None and member.round_id != round_id:
         _drop(store)
 
 
-def _update(own: Self, member: ClientState) -> Update:
-    return read_update(_bytes(own, member), own.asked, own.bundle.layout)
+def _update(own: SecureRoundContext, member: ClientState) -> Update:
+    return read_update(_update_bytes(own, member), own.asked, own.bundle.layout)
 
 
 def _update_id(member: ClientState) -> str:
     return member.advertisement.update_id.hex()
 
 
-def _bytes(own: Self, member: ClientState) -> bytes:
+def _update_bytes(own: SecureRoundContext, member: ClientState) -> bytes:
     for update in own.store.outbox.pending():
         if update.update_id == _update_id(member):
             return update.data

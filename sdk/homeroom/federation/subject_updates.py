@@ -20,10 +20,10 @@ from homeroom.train.features.dataset import Dataset
 from homeroom.train.fit import fit
 from homeroom.train.settings import Settings
 
-EPOCHS = 2  # over one subject's few samples; clipping would cut more of what more epochs do
+EPOCHS_PER_SUBJECT = 2  # over one subject's few samples; clipping would cut more of what more epochs do
 
 
-def contributions(
+def subject_updates(
     graphs: Graphs,
     train: Dataset,
     theta: np.ndarray,
@@ -36,11 +36,13 @@ def contributions(
     Subjects come in an order drawn from the system's secure generator, so that a short time or a small `most` leaves
     nobody out for good. One that teaches nothing is left out, which is a part of zero.
     """
-    own = msgspec.structs.replace(settings, epochs=EPOCHS, constant_rate=True, weight_decay=0.0, balance=0.0)
+    own = msgspec.structs.replace(
+        settings, epochs=EPOCHS_PER_SUBJECT, constant_rate=True, weight_decay=0.0, balance=0.0
+    )
     by_subject: dict[str, list[int]] = {}
     for row, example in enumerate(train.examples):
         by_subject.setdefault(example.subject, []).append(row)
-    for subject in _drawn(sorted(by_subject))[:most]:
+    for subject in _shuffled(sorted(by_subject))[:most]:
         if stop():
             return
         try:
@@ -50,7 +52,7 @@ def contributions(
         yield subject, moved - theta
 
 
-def _drawn(subjects: Sequence[str]) -> list[str]:
+def _shuffled(subjects: Sequence[str]) -> list[str]:
     drawn = list(subjects)
     secrets.SystemRandom().shuffle(drawn)
     return drawn

@@ -19,8 +19,8 @@ from homeroom.contract.signing import new_key
 from homeroom.contract.version import read_version
 from homeroom.errors import NetworkError, UpdateError
 from homeroom.federation import agreement, enrolment, privacy_ledger, secure_round
-from homeroom.federation.make_update import queue_newest
-from homeroom.federation.versions import as_stored, facts, newest_global, theta_of, with_own_segments
+from homeroom.federation.make_update import queue_newest_update
+from homeroom.federation.versions import newest_global, stored_theta, theta_of, version_facts, with_local_segments
 from homeroom.runtime.bundle import SIZE_LIMIT_BYTES, Bundle
 from homeroom.store import Store
 from homeroom.system.clock import now
@@ -28,8 +28,10 @@ from homeroom.system.clock import now
 if TYPE_CHECKING:
     from homeroom.federation.network.client import Client
 
-DOWNLOADS = "downloads"  # folder of unfinished downloads in the device's directory
-CLEARLY = 2.0  # standard errors by which a global theta must be worse here before the local one stays in use
+DOWNLOADS_FOLDER = "downloads"  # folder of unfinished downloads in the device's directory
+CLEARLY_WORSE_ERRORS = (
+    2.0  # standard errors by which a global theta must be worse here before the local one stays in use
+)
 
 Scores = Mapping[str, Any]
 
@@ -65,18 +67,20 @@ def sync(store: Store, bundle: Bundle, root: str, score: Callable[[np.ndarray], 
     score: of a theta float32 [P] on this device's validation samples, by task.
     """
     sent, refused, sent_bytes, secure = list[str](), dict[str, str](), 0, ""
-    with enrolment.connected(store) as client:
+    with enrolment.connect(store) as client:
         configuration = client.round()
-        agreement.hold(store, configuration)
-        enrolment.remember(store, client)
-        queue_newest(store, bundle)
+        agreement.renew_round(store, configuration)
+        enrolment.store_aggregator(store, client)
+        queue_newest_update(store, bundle)
         unlearned, bounded = ask_unlearning(store, client)
         if configuration.secure:
-            secure = secure_round.take_part(secure_round.Self(store, bundle, client, client.key, root, configuration))
+            secure = secure_round.take_part(
+                secure_round.SecureRoundContext(store, bundle, client, client.key, root, configuration)
+            )
         else:
             sent, refused, sent_bytes = send_updates(store, client, configuration, bundle.manifest.layout)
-        fetched = take_global(store, bundle, client, root, score)
-        ahead_s = clock_off_s(client)
+        fetched = fetch_global(store, bundle, client, root, score)
+        ahead_s = clock_ahead_s(client)
     store.back_up()
     newest = newest_global(store, bundle)
     return SyncReport(
@@ -95,7 +99,7 @@ def sync(store: Store, bundle: Bundle, root: str, score: Callable[[np.ndarray], 
     )
 
 
-def clock_off_s(client: Client) -> float | None:
+def clock_ahead_s(client: Client) -> float | None:
     """By how many seconds this machine's clock is ahead of the aggregator's; None where that is not known."""
     told = client.server_time
     return None if told is None else (now() - told).total_seconds()
@@ -113,7 +117,7 @@ def send_updates(
     size = 0
     for update in store.outbox.pending():
         try:
-            privacy_ledger.charge(store, update.data, update.update_id, configuration, layout)
+            privacy_ledger.charge_update(store, update.data, update.update_id, configuration, layout)
             store.outbox.mark_sending(update.update_id)
             size += len(update.data)
             client.update(update.data)
@@ -141,7 +145,7 @@ def ask_unlearning(store: Store, client: Client) -> tuple[list[str], list[str]]:
 
 
 @dataclass(frozen=True)
-class Fetched:
+class FetchedTheta:
     """What became of the newest global theta: `in_use` is "global", "local" (clearly better here) or "unchanged"."""
 
     in_use: str = "unchanged"
@@ -150,35 +154,37 @@ class Fetched:
     ours: Scores = field(default_factory=dict)
 
 
-def take_global(
+def fetch_global(
     store: Store, bundle: Bundle, client: Client, root: str, score: Callable[[np.ndarray], Scores]
-) -> Fetched:
+) -> FetchedTheta:
     """Fetch the newest global theta, verify it, and use it unless it is clearly worse on the validation samples.
 
     Either way it is what the next training starts from.
     """
     newest = newest_global(store, bundle)
-    old = as_stored(store, bundle, newest)
-    data, received = client.newest(newest.base if newest else 0, old, store.directory / DOWNLOADS)
-    found = Fetched() if data is None else use_global(store, bundle, data, root, score)
-    tell_scores(store, bundle, client, found)
+    old = stored_theta(store, bundle, newest)
+    data, received = client.newest(newest.base if newest else 0, old, store.directory / DOWNLOADS_FOLDER)
+    found = FetchedTheta() if data is None else use_global(store, bundle, data, root, score)
+    report_scores(store, bundle, client, found)
     return replace(found, received_bytes=received)
 
 
-def tell_scores(store: Store, bundle: Bundle, client: Client, taken: Fetched) -> None:
+def report_scores(store: Store, bundle: Bundle, client: Client, taken: FetchedTheta) -> None:
     """Tell the aggregator how a version that was just taken does here, if this device may (`Network.scores`).
 
     What goes wrong with it is not worth a failed sync: the next version is told about again.
     """
     newest = newest_global(store, bundle)
-    if taken.in_use == "unchanged" or newest is None or enrolment.network_of(store).scores != "tell":
+    if taken.in_use == "unchanged" or newest is None or enrolment.network_settings(store).scores != "tell":
         return
     if (told := make_report(newest.base, taken.in_use, taken.theirs, taken.ours)) is not None:
         with contextlib.suppress(NetworkError, UpdateError):
             client.report(told)
 
 
-def use_global(store: Store, bundle: Bundle, data: bytes, root: str, score: Callable[[np.ndarray], Scores]) -> Fetched:
+def use_global(
+    store: Store, bundle: Bundle, data: bytes, root: str, score: Callable[[np.ndarray], Scores]
+) -> FetchedTheta:
     """As `take_global`, for a version that is here as it was signed."""
     newest, present = newest_global(store, bundle), store.versions.current()
     after = newest.base if newest else 0
@@ -186,20 +192,22 @@ def use_global(store: Store, bundle: Bundle, data: bytes, root: str, score: Call
         data, bundle.manifest.layout, bundle_id=bundle.bundle_id, root_fingerprint=root, after=after
     )
     if header.version == after:
-        return Fetched(received_bytes=len(data))
-    theirs = score(with_own_segments(store, bundle, theta))
+        return FetchedTheta(received_bytes=len(data))
+    theirs = score(with_local_segments(store, bundle, theta))
     ours = score(theta_of(store, bundle, present)) if present else {}
     worse, told = clearly_worse(theirs, ours), {}
     if header.clip_norm is not msgspec.UNSET:
         told["clip_norm"] = header.clip_norm
     with store.step("global theta", header.version):
-        version_id = store.versions.put(theta, "global", header.version, facts(bundle, devices=header.devices, **told))
+        version_id = store.versions.put(
+            theta, "global", header.version, version_facts(bundle, devices=header.devices, **told)
+        )
         if not worse:
             store.versions.set_current(version_id)
-    return Fetched("local" if worse else "global", len(data), theirs, ours)
+    return FetchedTheta("local" if worse else "global", len(data), theirs, ours)
 
 
-def offered_bundle(client: Client, folder: Path, have: str | None, code: str = "") -> Path | None:
+def download_bundle(client: Client, folder: Path, have: str | None, code: str = "") -> Path | None:
     """The aggregator's bundle as a file in `folder`, to be verified and removed; None if it is the one we have.
 
     code: of an invitation, for a device that has not joined.
@@ -214,16 +222,16 @@ def offered_bundle(client: Client, folder: Path, have: str | None, code: str = "
     return client.fetch(found.bundle, folder, "bundle", SIZE_LIMIT_BYTES, code=code)
 
 
-def first_bundle(invitation: Invitation, folder: Path) -> Path:
+def download_first_bundle(invitation: Invitation, folder: Path) -> Path:
     """The bundle of an invitation, for a device that has none yet."""
     from homeroom.federation.network.client import Client, enrolment_of
-    from homeroom.federation.network.discovery import located
-    from homeroom.federation.network.transport import Network
+    from homeroom.federation.network.discovery import locate
+    from homeroom.federation.network.transport import NetworkSettings
 
     enrolment, key = enrolment_of(invitation), new_key()
-    with contextlib.closing(Client(enrolment, key, located(enrolment, key, Network()))) as client:
+    with contextlib.closing(Client(enrolment, key, locate(enrolment, key, NetworkSettings()))) as client:
         client.check_server()
-        found = offered_bundle(client, folder, None, invitation.code)
+        found = download_bundle(client, folder, None, invitation.code)
     assert found is not None  # every bundle is another one than none
     return found
 
@@ -237,4 +245,4 @@ def clearly_worse(new: Scores, old: Scores) -> bool:
     after = float(np.mean([new[task].accuracy for task in tasks]))
     count = sum(old[task].n for task in tasks)
     error = float(np.sqrt(max(before * (1 - before), 0.05) * 2 / count))
-    return before - after > CLEARLY * error
+    return before - after > CLEARLY_WORSE_ERRORS * error

@@ -148,12 +148,14 @@ def test_by_hand_a_private_round_is_charged_once_and_its_promise_is_held(tmp_pat
     learn(device, 0.1)
     for _ in range(3):  # written again and again, it is one update
         assert device.carry_out(stick).updates == 1
-    assert len(privacy_ledger.sent(device.store)) == 1
+    assert len(privacy_ledger.read_ledger(device.store)) == 1
     deliver(district, stick)
-    device.store.put_secret(agreement.PROMISE, msgspec.json.encode(msgspec.structs.replace(promise, epsilon=1.0)))
+    device.store.put_secret(
+        agreement.PRIVACY_SECRET, msgspec.json.encode(msgspec.structs.replace(promise, epsilon=1.0))
+    )
     with pytest.raises(TrustError, match="promises epsilon 6 now"):
         device.carry_in(stick)
-    device.store.put_secret(agreement.PROMISE, msgspec.json.encode(promise))
+    device.store.put_secret(agreement.PRIVACY_SECRET, msgspec.json.encode(promise))
     assert len(device.carry_in(stick).sent) == 1
     device.close()
 

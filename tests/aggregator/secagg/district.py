@@ -13,7 +13,7 @@ from homeroom.contract.secagg import SecureRules
 from homeroom.contract.signing import certify, new_key
 from homeroom.contract.update_checks import read_update
 from homeroom.federation import secure_round
-from homeroom.federation.agreement import hold
+from homeroom.federation.agreement import renew_round
 from homeroom.federation.network.client import Client, join
 from homeroom.store import Store
 from homeroom_aggregator.admin.folder import SECURE_ROUND_FILE, invite_devices, load_roster, open_log
@@ -47,10 +47,10 @@ class Member:
     def visit(self) -> str:
         """What `Device.sync` does of a secure round."""
         configuration = self.client.round()
-        hold(self.store, configuration)
+        renew_round(self.store, configuration)
         bundle, root = self.district.service.rounds.bundle, self.client.enrolment.root
         return secure_round.take_part(
-            secure_round.Self(self.store, bundle, self.client, self.school.key, root, configuration)
+            secure_round.SecureRoundContext(self.store, bundle, self.client, self.school.key, root, configuration)
         )
 
     def power_cut(self) -> None:

@@ -28,7 +28,7 @@ from homeroom.contract.secagg import SecureRules
 from homeroom.contract.signing import certify, new_key
 from homeroom.contract.update_checks import read_update
 from homeroom.federation import secure_round
-from homeroom.federation.agreement import hold
+from homeroom.federation.agreement import renew_round
 from homeroom.federation.network.client import Client, Enrolment, join
 from homeroom.privacy.secagg import client as steps
 from homeroom.store import Store
@@ -134,8 +134,10 @@ def until_released(folder: Path, version: int) -> None:
         for _ in range(12):
             for store, school, client in zip(stores, SCHOOLS, clients, strict=True):
                 configuration = client.round()
-                hold(store, configuration)
-                secure_round.take_part(secure_round.Self(store, bundle, client, school.key, facts.root, configuration))
+                renew_round(store, configuration)
+                secure_round.take_part(
+                    secure_round.SecureRoundContext(store, bundle, client, school.key, facts.root, configuration)
+                )
                 if _version(client.send("GET", "/v1/health", signed=False)) >= version:
                     client.send("GET", "/v1/secure")  # whoever comes next ends the round
                     return

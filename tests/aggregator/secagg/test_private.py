@@ -17,7 +17,7 @@ from homeroom.contract.round import RoundConfiguration
 from homeroom.contract.secagg import SecureRules
 from homeroom.contract.update_checks import read_update
 from homeroom.errors import TrustError, UpdateError
-from homeroom.federation import agreement, privacy_ledger
+from homeroom.federation import privacy_ledger
 from homeroom.privacy.secagg.noise import share, share_grid
 from homeroom_aggregator.admin.folder import replace_roster
 from homeroom_aggregator.admin.privacy_report import figures, words
@@ -72,7 +72,7 @@ def test_a_sum_carries_the_noise_of_its_devices_and_both_ends_know_its_cost(dist
     assert rounds.facts()["epsilon_spent"] == pytest.approx(spent([2.0], 1e-5))
     for member in district.members:
         member.visit()
-        (sent,) = privacy_ledger.sent(member.store)
+        (sent,) = privacy_ledger.read_ledger(member.store)
         assert sent.update_id == member.update_id
     assert "before they mask" in "\n".join(words(figures(district.folder)))
     moved = rounds.state.theta - START
@@ -96,8 +96,8 @@ def test_who_has_spent_the_budget_is_in_no_further_cohort(district: District) ->
 
 def test_a_device_that_spent_its_own_budget_offers_nothing(district: District) -> None:
     member = district.members[0]
-    entered = [privacy_ledger.Sent(f"{n:032x}", 2.0) for n in range(9)]
-    member.store.put_secret(agreement.LEDGER, msgspec.json.encode(entered))
+    entered = [privacy_ledger.LedgerEntry(f"{n:032x}", 2.0) for n in range(9)]
+    member.store.put_secret(privacy_ledger.LEDGER_SECRET, msgspec.json.encode(entered))
     assert member.visit() == "nothing to contribute yet"
 
 

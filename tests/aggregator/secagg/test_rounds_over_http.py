@@ -15,7 +15,7 @@ from aggregator.secagg.district import RULES, District, Member
 from homeroom.contract.round import weight
 from homeroom.contract.update_checks import read_update
 from homeroom.errors import InputError, TrustError, UpdateError
-from homeroom.federation.agreement import SECURE
+from homeroom.federation.agreement import SECURE_SECRET
 from homeroom_aggregator.admin.folder import ROSTER_FILE, load_roster, replace_roster
 from homeroom_aggregator.server.service import open_service
 
@@ -218,7 +218,7 @@ def test_a_server_that_asks_for_plain_updates_after_all_gets_none(district: Dist
     rounds.configuration = msgspec.structs.replace(rounds.configuration, secure=None)
     with pytest.raises(TrustError, match="asks for plain updates"):
         member.visit()
-    assert member.store.get_secret(SECURE) == b"1"
+    assert member.store.get_secret(SECURE_SECRET) == b"1"
     assert rounds.log.count("update") == 0
 
 

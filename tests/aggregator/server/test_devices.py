@@ -20,8 +20,8 @@ from homeroom.contract.signing import certify, new_key
 from homeroom.contract.update_checks import read_update
 from homeroom.errors import NetworkError, TrustError
 from homeroom.federation import agreement, privacy_ledger
-from homeroom.federation.enrolment import follow
-from homeroom.federation.make_update import queue_newest
+from homeroom.federation.enrolment import follow_bundle
+from homeroom.federation.make_update import queue_newest_update
 from homeroom_aggregator.admin.folder import create_folder, invite_devices, replace_roster
 from homeroom_aggregator.server.service import Service, open_service
 
@@ -203,14 +203,14 @@ def test_an_aggregator_that_drops_its_promise_gets_nothing_until_the_school_join
     with open_school(tiny_bundle, tmp_path / "s", monkeypatch, 0) as device:
         enrol(device, service, address, tmp_path, "s")
         device.train(minutes=1, epochs=1)
-        follow(device.store, device.bundle)  # as after a change of bundle: the promise is not forgotten
+        follow_bundle(device.store, device.bundle)  # as after a change of bundle: the promise is not forgotten
         for worse in (None, Privacy(clip_norm=1.0, noise_multiplier=0.1, epsilon=500.0, delta=1e-5)):
             service.rounds.configuration = msgspec.structs.replace(service.rounds.configuration, privacy=worse)
             with pytest.raises(TrustError, match="when this device joined"):
                 device.sync()
         assert service.rounds.log.count("update") == 0
         assert len(device.store.outbox.pending()) == 1
-        assert privacy_ledger.sent(device.store) == []
+        assert privacy_ledger.read_ledger(device.store) == []
         service.rounds.configuration = msgspec.structs.replace(service.rounds.configuration, privacy=None)
         enrol(device, service, address, tmp_path, "agreed")
         events = [line["event"] for line in device.store.audit()]
@@ -227,8 +227,8 @@ def test_an_update_that_was_made_for_plain_rounds_never_leaves_for_private_ones(
         (waiting,) = device.store.outbox.pending()
         plain = RoundConfiguration(bundle_id=device.bundle.bundle_id)
         device.store.outbox.drop(waiting.update_id)
-        agreement.agree(device.store, plain)
-        queue_newest(device.store, device.bundle)
+        agreement.store_round(device.store, plain)
+        queue_newest_update(device.store, device.bundle)
         (waiting,) = device.store.outbox.pending()
         device.store.outbox.mark_sending(
             waiting.update_id
@@ -248,8 +248,8 @@ def test_a_device_stops_at_its_own_budget_whatever_the_aggregator_says(
     with open_school(tiny_bundle, tmp_path / "s", monkeypatch, 0) as device:
         enrol(device, service, address, tmp_path, "s")
         device.train(minutes=1, epochs=1)
-        entered = [privacy_ledger.Sent(f"{n:032x}", 1.0) for n in range(9)]
-        device.store.put_secret(agreement.LEDGER, msgspec.json.encode(entered))
+        entered = [privacy_ledger.LedgerEntry(f"{n:032x}", 1.0) for n in range(9)]
+        device.store.put_secret(privacy_ledger.LEDGER_SECRET, msgspec.json.encode(entered))
         (reason,) = device.sync().refused.values()
         assert "epsilon 12" in reason
         assert service.rounds.log.count("update") == 0

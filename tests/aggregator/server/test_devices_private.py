@@ -16,7 +16,7 @@ from homeroom.contract.privacy import Privacy
 from homeroom.contract.round import RoundConfiguration
 from homeroom.contract.update_checks import read_update
 from homeroom.federation import versions
-from homeroom.federation.make_update import queue_newest
+from homeroom.federation.make_update import queue_newest_update
 from homeroom_aggregator.admin.folder import create_folder, invite_devices
 from homeroom_aggregator.server.service import Service, open_service
 
@@ -83,7 +83,7 @@ def test_a_device_cuts_its_update_to_the_clip_of_the_version_it_trained_on(tmp_p
                 device.sync()
         assert service.rounds.state.version == 2
         learn(devices[0], 0.01)
-        queue_newest(devices[0].store, devices[0].bundle)
+        queue_newest_update(devices[0].store, devices[0].bundle)
         (waiting,) = devices[0].store.outbox.pending()
         header = read_update(waiting.data, service.rounds.configuration, devices[0].bundle.layout).header
         newest = versions.newest_global(devices[0].store, devices[0].bundle)

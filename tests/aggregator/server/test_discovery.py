@@ -19,7 +19,7 @@ from homeroom.errors import MissingExtraError, NetworkError, TrustError
 from homeroom.federation.enrolment import set_network
 from homeroom.federation.network import discovery
 from homeroom.federation.network.client import Client, enrolment_of
-from homeroom.federation.network.transport import Network
+from homeroom.federation.network.transport import NetworkSettings
 from homeroom_aggregator.admin.folder import invite_devices, read_facts
 from homeroom_aggregator.server.routes import Service
 from homeroom_aggregator.server.service import open_service
@@ -48,7 +48,7 @@ def service(tmp_path: Path) -> Iterator[Service]:
 
 @contextlib.contextmanager
 def announcing(service: Service, root: str) -> Iterator[str]:
-    with running(service) as address, discovery.announced("0.0.0.0", int(address.rpartition(":")[2]), root):
+    with running(service) as address, discovery.announce("0.0.0.0", int(address.rpartition(":")[2]), root):
         yield address
 
 
@@ -76,34 +76,36 @@ def test_a_device_is_made_from_an_invitation_whose_address_is_wrong(service: Ser
 def test_serve_announces_what_it_serves_until_it_ends(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = make_folder(tmp_path)
     root, found = read_facts(folder).root, list[str]()
-    monkeypatch.setattr("homeroom_aggregator.server.serve.serve", lambda *_, **__: found.extend(discovery.find(root)))
+    monkeypatch.setattr(
+        "homeroom_aggregator.server.serve.serve", lambda *_, **__: found.extend(discovery.find_addresses(root))
+    )
     done = CliRunner().invoke(
         homeroom, ["district", "serve", str(folder), "--port", "0", "--announce"], catch_exceptions=False
     )
     assert found
     assert f"listening on {found[0]}" in done.output
-    assert discovery.find(root, 0.3) == []
+    assert discovery.find_addresses(root, 0.3) == []
 
 
 def test_somebody_who_announces_the_root_without_its_key_is_not_spoken_with(service: Service, tmp_path: Path) -> None:
     (invitation,) = invite_devices(tmp_path / "district", NOWHERE, 1)
     service.rounds.key = new_key()  # it shows the aggregator's certificate, which is public, but has not its key
     with announcing(service, invitation.root) as address:
-        assert discovery.find(invitation.root) == [address]
+        assert discovery.find_addresses(invitation.root) == [address]
         enrolment, key = enrolment_of(invitation), new_key()
         with pytest.raises(TrustError):
-            Client(enrolment, key, Network(address=address)).prove()
-        assert discovery.located(enrolment, key, Network()) == Network()
+            Client(enrolment, key, NetworkSettings(address=address)).prove()
+        assert discovery.locate(enrolment, key, NetworkSettings()) == NetworkSettings()
 
 
 def test_an_aggregator_of_another_root_is_not_even_looked_at(service: Service, tmp_path: Path) -> None:
     with announcing(service, "0" * 64):
-        assert discovery.find(read_facts(tmp_path / "district").root, 0.5) == []
+        assert discovery.find_addresses(read_facts(tmp_path / "district").root, 0.5) == []
 
 
 def test_a_server_for_this_machine_alone_is_not_announced(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(discovery, "INTERFACES", None)
-    with pytest.raises(NetworkError, match="this machine alone"), discovery.announced("127.0.0.1", 8340, "0" * 64):
+    with pytest.raises(NetworkError, match="this machine alone"), discovery.announce("127.0.0.1", 8340, "0" * 64):
         pass
 
 
@@ -111,7 +113,7 @@ def test_without_the_extra_the_address_by_hand_still_works(tmp_path: Path, monke
     monkeypatch.setitem(sys.modules, "zeroconf", None)
     monkeypatch.setattr("importlib.util.find_spec", lambda _: None)
     with pytest.raises(MissingExtraError, match="zeroconf"):
-        discovery.find("0" * 64)
+        discovery.find_addresses("0" * 64)
     (invitation,) = invite_devices(make_folder(tmp_path), NOWHERE, 1)
-    by_hand = Network(address="http://10.0.0.7:8340")
-    assert discovery.located(enrolment_of(invitation), new_key(), by_hand) == by_hand
+    by_hand = NetworkSettings(address="http://10.0.0.7:8340")
+    assert discovery.locate(enrolment_of(invitation), new_key(), by_hand) == by_hand

@@ -24,8 +24,8 @@ from homeroom.contract.signing import certify, new_key
 from homeroom.contract.version import make_version, read_version
 from homeroom.errors import DiskFullError, NetworkError
 from homeroom.federation.network.client import Client, join
-from homeroom.federation.network.download import SYNC_BYTES, Parcel, download
-from homeroom.federation.network.transport import Connection, Network
+from homeroom.federation.network.download import FSYNC_INTERVAL_BYTES, DownloadOffer, download
+from homeroom.federation.network.transport import Connection, NetworkSettings
 from homeroom.runtime.bundle import install
 from homeroom_aggregator.admin.folder import invite_devices
 from homeroom_aggregator.server.service import Service, open_service
@@ -52,7 +52,7 @@ def nobody_waits(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("tenacity.nap.time.sleep", lambda _: None)
 
 
-def enrol(service: Service, address: str, network: Network | None = None) -> tuple[School, Client]:
+def enrol(service: Service, address: str, network: NetworkSettings | None = None) -> tuple[School, Client]:
     school = School()
     (invitation,) = invite_devices(service.rounds.log.database.path.parent, address, 1)
     return school, Client(join(invitation, school.key), school.key, network)
@@ -61,8 +61,8 @@ def enrol(service: Service, address: str, network: Network | None = None) -> tup
 # A file in pieces
 
 
-CONTENT = np.random.default_rng(0).bytes(3 * SYNC_BYTES + 1000)
-PARCEL = Parcel(path="/v1/bundles/0", size=len(CONTENT), sha256=digest(CONTENT))
+CONTENT = np.random.default_rng(0).bytes(3 * FSYNC_INTERVAL_BYTES + 1000)
+PARCEL = DownloadOffer(path="/v1/bundles/0", size=len(CONTENT), sha256=digest(CONTENT))
 
 
 class Line:
@@ -87,7 +87,7 @@ class Line:
         if size < len(rest):
             raise httpx.ReadError("the line broke")
 
-    def fetch(self, folder: Path, parcel: Parcel = PARCEL, limit_bytes: int = 1 << 30) -> Path:
+    def fetch(self, folder: Path, parcel: DownloadOffer = PARCEL, limit_bytes: int = 1 << 30) -> Path:
         def one(path, headers, read):  # type: ignore[no-untyped-def]
             def prepare() -> httpx.Request:
                 request = self.line.request("GET", path)
@@ -107,13 +107,13 @@ def test_a_download_goes_on_where_the_line_broke_however_often(tmp_path: Path) -
 
 def test_after_a_restart_only_what_was_synced_for_sure_is_kept(tmp_path: Path) -> None:
     with pytest.raises(NetworkError):
-        Line([SYNC_BYTES + 5000, 0, 0, 0, 0, 0]).fetch(tmp_path)
+        Line([FSYNC_INTERVAL_BYTES + 5000, 0, 0, 0, 0, 0]).fetch(tmp_path)
     (part,) = tmp_path.iterdir()
-    torn = part.read_bytes()[: SYNC_BYTES + 3000] + bytes(2000)  # what a power cut may leave at the end
+    torn = part.read_bytes()[: FSYNC_INTERVAL_BYTES + 3000] + bytes(2000)  # what a power cut may leave at the end
     part.write_bytes(torn)
     line = Line([])
     assert line.fetch(tmp_path).read_bytes() == CONTENT
-    assert line.asked == [f"bytes={SYNC_BYTES}-"]
+    assert line.asked == [f"bytes={FSYNC_INTERVAL_BYTES}-"]
 
 
 def test_a_server_without_ranges_sends_all_again(tmp_path: Path) -> None:
@@ -143,9 +143,9 @@ def test_a_download_is_bounded_and_leaves_room_on_the_disk(tmp_path: Path, monke
 def test_of_each_kind_one_unfinished_file_is_kept(tmp_path: Path) -> None:
     for number in range(3):
         content = CONTENT + bytes([number])
-        parcel = Parcel(path="/v1/x", size=len(content), sha256=digest(content))
+        parcel = DownloadOffer(path="/v1/x", size=len(content), sha256=digest(content))
         with pytest.raises(NetworkError):
-            Line([SYNC_BYTES, 0, 0, 0, 0, 0], content).fetch(tmp_path, parcel)
+            Line([FSYNC_INTERVAL_BYTES, 0, 0, 0, 0, 0], content).fetch(tmp_path, parcel)
     assert len(list(tmp_path.iterdir())) == 1
 
 

@@ -40,7 +40,7 @@ def quickly(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         "homeroom.inference.golden.choose_precision", lambda *_, **__: {}
     )  # these bundles hold no graphs
     monkeypatch.setattr("tenacity.nap.time.sleep", lambda _: None)
-    monkeypatch.setattr(transport, "READ_S", 0.5)
+    monkeypatch.setattr(transport, "READ_TIMEOUT_S", 0.5)
 
 
 @pytest.fixture

@@ -155,10 +155,10 @@ def scored(accuracy: float, n: int = 200) -> dict[str, Score]:
     return {"category": Score(n=n, accuracy=accuracy)}
 
 
-def take(device: Device, made: tiny.Tiny, data: bytes, scores: list[float]) -> sync.Fetched:
+def take(device: Device, made: tiny.Tiny, data: bytes, scores: list[float]) -> sync.FetchedTheta:
     given = iter(scores)
     root = made.root
-    return sync.take_global(device.store, device.bundle, server(data), root, lambda _: scored(next(given)))
+    return sync.fetch_global(device.store, device.bundle, server(data), root, lambda _: scored(next(given)))
 
 
 def test_a_global_theta_is_used_unless_it_is_clearly_worse_here(device: Device, tiny_bundle: tiny.Tiny) -> None:

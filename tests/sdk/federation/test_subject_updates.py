@@ -15,8 +15,8 @@ from homeroom.contract.privacy import Privacy, squares
 from homeroom.contract.round import RoundConfiguration
 from homeroom.contract.update_checks import read_update
 from homeroom.federation import agreement, enrolment, privacy_ledger, sync
-from homeroom.federation.make_update import queue_newest
-from homeroom.federation.subject_updates import contributions
+from homeroom.federation.make_update import queue_newest_update
+from homeroom.federation.subject_updates import subject_updates
 from homeroom.train.features.dataset import Dataset
 from homeroom.train.settings import Settings
 from sdk.learning import dataset, opened, without
@@ -27,7 +27,7 @@ PROMISE = Privacy(clip_norm=0.05, noise_multiplier=2.0, epsilon=8.0, delta=1e-5,
 
 def parts(data: Dataset, most: int = 99) -> dict[str, np.ndarray]:
     bundle, graphs = opened()
-    return dict(contributions(graphs, data, bundle.theta(), FAST, most))
+    return dict(subject_updates(graphs, data, bundle.theta(), FAST, most))
 
 
 def test_a_part_is_made_of_one_subjects_samples_alone() -> None:
@@ -58,12 +58,12 @@ def device(tiny_bundle: tiny.Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPat
         enrolment.make_key(opened.store)
         asked = RoundConfiguration(bundle_id=opened.bundle.bundle_id, privacy=PROMISE)
         with opened.store.step("join"):
-            agreement.agree(opened.store, asked)
+            agreement.store_round(opened.store, asked)
         yield opened
 
 
 def asked_of(device: Device) -> RoundConfiguration:
-    found = agreement.known_round(device.store)
+    found = agreement.agreed_round(device.store)
     assert found
     return found
 
@@ -78,7 +78,7 @@ def test_what_leaves_is_clipped_by_subject_and_what_stays_is_not(device: Device)
     assert version
     moved = device.store.versions.theta(version.version_id) - device.bundle.theta()
     assert np.linalg.norm(moved) > 3 * PROMISE.clip_norm, "the device's own model was trained without a clip"
-    privacy_ledger.charge(device.store, waiting.data, waiting.update_id, asked_of(device), device.bundle.layout)
+    privacy_ledger.charge_update(device.store, waiting.data, waiting.update_id, asked_of(device), device.bundle.layout)
     status = device.status()["privacy"]
     assert status["promise"]["subjects"] == 3
     assert status["updates_sent"] == 1
@@ -99,10 +99,10 @@ def test_an_update_from_before_the_promise_is_not_sent(device: Device) -> None:
     )
     asked = asked_of(device)
     with device.store.step("before"):
-        agreement.agree(device.store, plain)
+        agreement.store_round(device.store, plain)
     assert device.train(settings=FAST).update == "queued"
     with device.store.step("join"):
-        agreement.agree(device.store, asked)
+        agreement.store_round(device.store, asked)
 
     class Nobody:
         def update(self, data: bytes) -> None:
@@ -111,5 +111,7 @@ def test_an_update_from_before_the_promise_is_not_sent(device: Device) -> None:
     sent, refused, size = sync.send_updates(device.store, Nobody(), asked, device.bundle.layout)  # type: ignore[arg-type]
     assert (sent, size) == ([], 0)
     assert len(refused) == 1
-    assert queue_newest(device.store, device.bundle).startswith("this round is private for each subject: train again")
+    assert queue_newest_update(device.store, device.bundle).startswith(
+        "this round is private for each subject: train again"
+    )
     assert device.train(settings=FAST).update == "queued"

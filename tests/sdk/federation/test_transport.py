@@ -22,17 +22,17 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
 from homeroom.errors import InputError, NetworkError
-from homeroom.federation.enrolment import network_of, set_network
+from homeroom.federation.enrolment import network_settings, set_network
 from homeroom.federation.network import metered, transport
-from homeroom.federation.network.transport import Connection, Network, bounded, retry_after
+from homeroom.federation.network.transport import Connection, NetworkSettings, read_bounded, retry_after
 from homeroom.store import Store
 
 Handler = Callable[[httpx.Request], httpx.Response]
 
 
-def ask(handler: Handler, settings: Network | None = None) -> transport.Answer:
+def ask(handler: Handler, settings: NetworkSettings | None = None) -> transport.Response:
     line = Connection("http://district.example", settings, transport=httpx.MockTransport(handler))
-    return line.exchange(lambda: line.request("GET", "/v1/round"), bounded(1 << 20, "test"))
+    return line.exchange(lambda: line.request("GET", "/v1/round"), read_bounded(1 << 20, "test"))
 
 
 @pytest.fixture
@@ -167,10 +167,10 @@ def https(paths: tuple[Path, Path]) -> Iterator[str]:
         thread.join(5)
 
 
-def visit(address: str, settings: Network | None = None) -> bytes:
+def visit(address: str, settings: NetworkSettings | None = None) -> bytes:
     line = Connection(address, settings)
     try:
-        return line.exchange(lambda: line.request("GET", "/"), bounded(100, "test")).body
+        return line.exchange(lambda: line.request("GET", "/"), read_bounded(100, "test")).body
     finally:
         line.close()
 
@@ -185,7 +185,7 @@ def test_a_clock_that_is_years_off_is_named_and_can_be_left_aside(
         with pytest.raises(NetworkError, match="at this machine's time") as caught:
             visit(address)
         assert "set the clock" in caught.value.remedy
-        assert visit(address, Network(clock="ignore")) == b"ok"
+        assert visit(address, NetworkSettings(clock="ignore")) == b"ok"
         monkeypatch.setattr(transport, "_now", lambda: datetime.datetime(1970, 1, 1, tzinfo=datetime.UTC))
         assert visit(address) == b"ok"  # before the release of this software: plainly wrong
 
@@ -196,7 +196,7 @@ def test_a_certificate_of_somebody_else_is_refused_whatever_the_clock_says(
     ours, theirs = certificate(tmp_path, "district", 2001, 2095), certificate(tmp_path, "cafe", 2001, 2095)
     monkeypatch.setenv("SSL_CERT_FILE", str(ours[0]))
     with https(theirs) as address:
-        for settings in (Network(), Network(clock="ignore")):
+        for settings in (NetworkSettings(), NetworkSettings(clock="ignore")):
             with pytest.raises(NetworkError, match="another TLS certificate"):
                 visit(address, settings)
     assert not waits
@@ -210,11 +210,11 @@ def test_settings_are_remembered_and_impossible_ones_refused(tmp_path: Path, mon
     with Store.open(tmp_path / "device") as store:
         set_network(store, proxy="http://proxy.school:3128")
         set_network(store, metered="allow")
-        assert network_of(store) == Network(proxy="http://proxy.school:3128", metered="allow")
+        assert network_settings(store) == NetworkSettings(proxy="http://proxy.school:3128", metered="allow")
         for wrong in ({"metered": "often"}, {"proxy": "proxy.school"}, {"address": "district"}):
             with pytest.raises(InputError):
                 set_network(store, **wrong)
-        assert network_of(store).metered == "allow"
+        assert network_settings(store).metered == "allow"
 
 
 def test_a_proxy_is_used_where_one_is_named() -> None:
@@ -228,7 +228,7 @@ def test_a_proxy_is_used_where_one_is_named() -> None:
     server = ThreadingHTTPServer(("127.0.0.1", 0), Proxy)
     threading.Thread(target=server.serve_forever, args=(0.05,), daemon=True).start()
     try:
-        line = Network(proxy=f"http://127.0.0.1:{server.server_address[1]}")
+        line = NetworkSettings(proxy=f"http://127.0.0.1:{server.server_address[1]}")
         assert visit("http://district.example", line) == b"ok"
     finally:
         server.shutdown()
@@ -287,7 +287,7 @@ def test_the_switch_decides_what_happens_on_mobile_data(
     monkeypatch: pytest.MonkeyPatch, setting: str, told: bool | None, goes: bool
 ) -> None:
     monkeypatch.setattr(metered, "is_metered", lambda: told)
-    settings = Network(metered=setting)  # type: ignore[arg-type]
+    settings = NetworkSettings(metered=setting)  # type: ignore[arg-type]
     if goes:
         metered.check_metered(settings)
     else:

@@ -13,7 +13,7 @@ from faults.devices import make_sample, open_store, theta
 
 from homeroom.contract.privacy import Privacy
 from homeroom.errors import StoreError, UpdateError
-from homeroom.federation import agreement, privacy_ledger
+from homeroom.federation import privacy_ledger
 from homeroom.store import Store
 from homeroom.system.identity import disk_identity
 
@@ -167,24 +167,24 @@ def test_an_older_copy_does_not_spend_its_privacy_budget_again(tmp_path: Path, m
     def spend(store: Store) -> int:
         for number in range(1, 1000):
             try:
-                privacy_ledger.charge(store, b"", f"{number:032x}", asked, layout)
+                privacy_ledger.charge_update(store, b"", f"{number:032x}", asked, layout)
             except UpdateError:
                 break
-        return len(privacy_ledger.sent(store))
+        return len(privacy_ledger.read_ledger(store))
 
     copy = used(tmp_path)
     with open_store(tmp_path) as store:
-        privacy_ledger.charge(store, b"", "first", asked, layout)
-        privacy_ledger.charge(store, b"", "first", asked, layout)
-        assert len(privacy_ledger.sent(store)) == 1, "sent again, it counts once"
+        privacy_ledger.charge_update(store, b"", "first", asked, layout)
+        privacy_ledger.charge_update(store, b"", "first", asked, layout)
+        assert len(privacy_ledger.read_ledger(store)) == 1, "sent again, it counts once"
         whole = spend(store)
         assert whole > 1
     put_back(tmp_path, copy)
     with open_store(tmp_path) as store:
-        assert store.get_secret(agreement.LEDGER) is None
-        assert len(privacy_ledger.sent(store)) == whole
+        assert store.get_secret(privacy_ledger.LEDGER_SECRET) is None
+        assert len(privacy_ledger.read_ledger(store)) == whole
         with pytest.raises(UpdateError, match="would pass epsilon"):
-            privacy_ledger.charge(store, b"", "another", asked, layout)
+            privacy_ledger.charge_update(store, b"", "another", asked, layout)
 
 
 @pytest.mark.parametrize("changed", ["machine", "disk"])

@@ -27,11 +27,19 @@ from homeroom.contract.signing import Certificate, check_certificate, public_hex
 from homeroom.contract.update import REFUSALS
 from homeroom.contract.version import VERSION_LIMIT_BYTES
 from homeroom.errors import NetworkError, TrustError, UpdateError
-from homeroom.federation.network.download import Headers, Parcel, download, take
-from homeroom.federation.network.transport import LATER, Answer, Connection, Network, Read, bounded, retry_after
+from homeroom.federation.network.download import DownloadOffer, Headers, download, read_and_remove
+from homeroom.federation.network.transport import (
+    RETRY_REMEDY,
+    Connection,
+    NetworkSettings,
+    ReadBody,
+    Response,
+    read_bounded,
+    retry_after,
+)
 
-ANSWER_LIMIT_BYTES = 1 << 20  # of every answer but a theta
-NONCES = 4  # fresh ones that a request is signed with in turn, before giving up
+RESPONSE_LIMIT_BYTES = 1 << 20  # of every answer but a theta
+NONCE_ATTEMPTS = 4  # fresh ones that a request is signed with in turn, before giving up
 
 
 class Enrolment(msgspec.Struct, frozen=True, kw_only=True):
@@ -43,7 +51,7 @@ class Enrolment(msgspec.Struct, frozen=True, kw_only=True):
     bundle_id: Hash
 
 
-class Said(msgspec.Struct, frozen=True):
+class Refusal(msgspec.Struct, frozen=True):
     """A refusal as the aggregator words it."""
 
     code: str = ""
@@ -51,24 +59,24 @@ class Said(msgspec.Struct, frozen=True):
     remedy: str = ""
 
 
-class Keys(msgspec.Struct, frozen=True):
+class AggregatorKeys(msgspec.Struct, frozen=True):
     """Whose key signs at an aggregator, which bundle it serves, and where that may be fetched."""
 
     bundle_id: str
     certificate: Certificate
-    bundle: Parcel | None = None
+    bundle: DownloadOffer | None = None
     proof: str = ""
 
 
-class Offer(msgspec.Struct, frozen=True):
+class VersionOffer(msgspec.Struct, frozen=True):
     """The newest version, whole and, where that is smaller, as a difference from the one that the device has."""
 
     version: int
-    whole: Parcel
-    delta: Parcel | None = None
+    whole: DownloadOffer
+    delta: DownloadOffer | None = None
 
 
-class _Round(msgspec.Struct, frozen=True):
+class _RoundResponse(msgspec.Struct, frozen=True):
     configuration: dict[str, Any]
     certificate: Certificate
     signature: str
@@ -90,7 +98,7 @@ def enrolment_of(invitation: Invitation) -> Enrolment:
 def join(
     invitation: Invitation,
     key: Ed25519PrivateKey,
-    network: Network | None = None,
+    network: NetworkSettings | None = None,
     *,
     transport: httpx.BaseTransport | None = None,
 ) -> Enrolment:
@@ -112,7 +120,7 @@ class Client:
         self,
         enrolment: Enrolment,
         key: Ed25519PrivateKey,
-        network: Network | None = None,
+        network: NetworkSettings | None = None,
         *,
         transport: httpx.BaseTransport | None = None,
         instance: str = "",
@@ -126,12 +134,12 @@ class Client:
         self._sent_nonce = ""
         self._line = Connection(enrolment.address, network, transport=transport)
 
-    def keys(self) -> Keys:
+    def keys(self) -> AggregatorKeys:
         """Who answers; TrustError unless it shows a certificate by the trusted root."""
-        found = self._decode(self.send("GET", "/v1/keys", signed=False), Keys)
+        found = self._decode(self.send("GET", "/v1/keys", signed=False), AggregatorKeys)
         where = self._line.address
         check_certificate(found.certificate, role="aggregator", root_fingerprint=self.enrolment.root, where=where)
-        return cast(Keys, found)
+        return cast(AggregatorKeys, found)
 
     def prove(self) -> None:
         """Raise TrustError unless who answers signs a word chosen here and now with a key that the root vouches for."""
@@ -139,7 +147,7 @@ class Client:
         answer = self.ask(
             "GET", "/v1/keys", signed=False, headers=lambda: {http_signatures.CHALLENGE_HEADER: challenge}
         )
-        found, where = self._decode(answer.body, Keys), self._line.address
+        found, where = self._decode(answer.body, AggregatorKeys), self._line.address
         check_certificate(found.certificate, role="aggregator", root_fingerprint=self.enrolment.root, where=where)
         verify(found.certificate.key, "challenge", {"challenge": challenge}, found.proof, where=where)
 
@@ -154,7 +162,7 @@ class Client:
 
     def round(self) -> RoundConfiguration:
         """What the aggregator asks for now, with its signature checked."""
-        found = self._decode(self.send("GET", "/v1/round"), _Round)
+        found = self._decode(self.send("GET", "/v1/round"), _RoundResponse)
         where = f"{self._line.address}/v1/round"
         check_certificate(found.certificate, role="aggregator", root_fingerprint=self.enrolment.root, where=where)
         verify(found.certificate.key, "round", found.configuration, found.signature, where=where)
@@ -211,25 +219,25 @@ class Client:
             return body, len(body or b"")
         if said is not None:
             raise self._error("/v1/versions/after", answer, said)
-        offer, received = cast(Offer, self._decode(answer.body, Offer)), 0
+        offer, received = cast(VersionOffer, self._decode(answer.body, VersionOffer)), 0
         if offer.delta is not None and offer.delta.size < offer.whole.size:
             with contextlib.suppress(NetworkError):
                 delta = self.fetch(offer.delta, folder, "theta", VERSION_LIMIT_BYTES)
                 received = offer.delta.size
-                version = apply_delta(old, take(delta))
+                version = apply_delta(old, read_and_remove(delta))
                 if digest(version) == offer.whole.sha256:
                     return version, received
-        version = take(self.fetch(offer.whole, folder, "theta", VERSION_LIMIT_BYTES))
+        version = read_and_remove(self.fetch(offer.whole, folder, "theta", VERSION_LIMIT_BYTES))
         return version, received + len(version)
 
-    def fetch(self, parcel: Parcel, folder: Path, kind: str, limit_bytes: int, *, code: str = "") -> Path:
+    def fetch(self, parcel: DownloadOffer, folder: Path, kind: str, limit_bytes: int, *, code: str = "") -> Path:
         """Download a parcel, going on where an earlier attempt ended; the file is the caller's to remove.
 
         code: an invitation's, where this key is not enrolled yet.
         """
         known = {http_signatures.INVITATION_HEADER: code} if code else {}
 
-        def part(path: str, headers: Headers, read: Read) -> Answer:
+        def part(path: str, headers: Headers, read: ReadBody) -> Response:
             answer = self.ask("GET", path, headers=lambda: {**headers(), **known}, read=read)
             if (said := self._said(answer)) is not None:
                 raise self._error(path, answer, said)
@@ -240,11 +248,11 @@ class Client:
     def unlearn(self, update_id: str) -> str:
         """Ask to leave an update out; "accepted", or "bounded" where a private release holds it for good."""
 
-        class Answer(msgspec.Struct):
+        class Receipt(msgspec.Struct):
             status: str = "accepted"
 
         body = msgspec.json.encode({"update_id": update_id})
-        return str(self._decode(self.send("POST", "/v1/unlearn", body), Answer).status)
+        return str(self._decode(self.send("POST", "/v1/unlearn", body), Receipt).status)
 
     def report(self, told: EvaluationReport) -> None:
         """Tell how a global version does here."""
@@ -261,14 +269,14 @@ class Client:
         *,
         signed: bool = True,
         after: int | None = None,
-        limit_bytes: int = ANSWER_LIMIT_BYTES,
+        limit_bytes: int = RESPONSE_LIMIT_BYTES,
     ) -> bytes:
         """One exchange: signed, repeated where the connection fails or the nonce was old; the answer's body.
 
         Empty where nothing is newer than `after`. Raises NetworkError, TrustError or UpdateError.
         """
         headers = {} if after is None else {"if-none-match": f'"{after}"'}
-        read = bounded(limit_bytes, self._line.address)
+        read = read_bounded(limit_bytes, self._line.address)
         answer = self.ask(method, path, body, signed=signed, headers=lambda: headers, read=read)
         said = self._said(answer)
         if said is None or (after is not None and answer.status == 404 and said.code == "unknown_version"):
@@ -283,13 +291,13 @@ class Client:
         *,
         signed: bool = True,
         headers: Headers = dict,
-        read: Read | None = None,
-    ) -> Answer:
+        read: ReadBody | None = None,
+    ) -> Response:
         """One exchange, whatever its outcome; a lost answer may have used the nonce, so several are tried.
 
         headers: made anew for each attempt. read: takes the body, by default into memory.
         """
-        take_in = read or bounded(ANSWER_LIMIT_BYTES, self._line.address)
+        take_in = read or read_bounded(RESPONSE_LIMIT_BYTES, self._line.address)
 
         def prepare() -> httpx.Request:
             request = self._line.request(method, path, body)
@@ -305,22 +313,22 @@ class Client:
 
         if signed and self._nonce is None:
             self.send("GET", "/v1/keys", signed=False)
-        for _ in range(NONCES):
+        for _ in range(NONCE_ATTEMPTS):
             answer = self._line.exchange(prepare, keep_nonce)
             said = self._said(answer)
             if said is None or said.code != "nonce":
                 break
         return answer
 
-    def _said(self, answer: Answer) -> Said | None:
+    def _said(self, answer: Response) -> Refusal | None:
         if answer.status in (200, 206, 304):
             return None
         try:
-            return msgspec.json.decode(answer.body, type=Said)
+            return msgspec.json.decode(answer.body, type=Refusal)
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-            return Said()
+            return Refusal()
 
-    def _error(self, path: str, answer: Answer, said: Said) -> Exception:
+    def _error(self, path: str, answer: Response, said: Refusal) -> Exception:
         where = f"{self._line.address}{path}"
         message, remedy = said.message[:300], said.remedy[:300]
         if said.code in ("bad_invitation", "bad_rotation"):
@@ -330,7 +338,9 @@ class Client:
         wait_s = retry_after(answer.headers)
         if wait_s is not None:
             return NetworkError(message or "it is busy", where=where, remedy=f"try again in {wait_s:.0f} s")
-        return NetworkError(message or f"answered with status {answer.status}", where=where, remedy=remedy or LATER)
+        return NetworkError(
+            message or f"answered with status {answer.status}", where=where, remedy=remedy or RETRY_REMEDY
+        )
 
     def _decode(self, answer: bytes, into: type[Any]) -> Any:
         try:

@@ -20,27 +20,27 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from homeroom.errors import MissingExtraError, NetworkError, TrustError
 from homeroom.federation.network.client import Client, Enrolment
-from homeroom.federation.network.transport import CONNECT_S, Network
+from homeroom.federation.network.transport import CONNECT_TIMEOUT_S, NetworkSettings
 
-TYPE = "_homeroom._tcp.local."
-PATIENCE_S = 3.0
-MOST = 16  # aggregators that are looked at
+SERVICE_TYPE = "_homeroom._tcp.local."
+DISCOVERY_TIMEOUT_S = 3.0
+MOST_ADDRESSES = 16  # aggregators that are looked at
 INTERFACES: Any = None  # None: all of this machine's
 
 
 @contextlib.contextmanager
-def announced(host: str, port: int, root: str, scheme: str = "http") -> Iterator[None]:
+def announce(host: str, port: int, root: str, scheme: str = "http") -> Iterator[None]:
     """Say on the local network that the aggregator of this root listens here, until the end of the block.
 
     Raises NetworkError where it listens on this machine alone, or there is no network to say it on.
     """
-    zeroconf = _library()
-    addresses = _addresses(host)
+    zeroconf = _zeroconf()
+    addresses = _addresses_of(host)
     if not addresses:
         raise NetworkError("listens on this machine alone", where=host, remedy="serve with --host 0.0.0.0")
     info = zeroconf.ServiceInfo(
-        TYPE,
-        f"{root[:16]}-{port}.{TYPE}",
+        SERVICE_TYPE,
+        f"{root[:16]}-{port}.{SERVICE_TYPE}",
         parsed_addresses=addresses,
         port=port,
         properties={"root": root, "scheme": scheme},
@@ -53,9 +53,9 @@ def announced(host: str, port: int, root: str, scheme: str = "http") -> Iterator
             speaker.unregister_service(info)
 
 
-def find(root: str, patience_s: float = PATIENCE_S) -> list[str]:
+def find_addresses(root: str, patience_s: float = DISCOVERY_TIMEOUT_S) -> list[str]:
     """Addresses that somebody announces for this root, as they came in; nothing about them is checked yet."""
-    zeroconf = _library()
+    zeroconf = _zeroconf()
     found: list[str] = []
 
     class Listener:
@@ -64,7 +64,7 @@ def find(root: str, patience_s: float = PATIENCE_S) -> list[str]:
             said = (info.properties or {}) if info else {}
             scheme = "https" if said.get(b"scheme") == b"https" else "http"
             if info and info.port and said.get(b"root") == root.encode():
-                found.extend(f"{scheme}://{_written(address)}:{info.port}" for address in info.parsed_addresses())
+                found.extend(f"{scheme}://{_url_host(address)}:{info.port}" for address in info.parsed_addresses())
 
         def update_service(self, *_: Any) -> None:
             """Nothing that matters here can change."""
@@ -73,22 +73,22 @@ def find(root: str, patience_s: float = PATIENCE_S) -> list[str]:
             """Whoever went does not answer."""
 
     with _open(zeroconf) as speaker:
-        browser = zeroconf.ServiceBrowser(speaker, TYPE, Listener())
+        browser = zeroconf.ServiceBrowser(speaker, SERVICE_TYPE, Listener())
         until = time.monotonic() + patience_s
         while not found and time.monotonic() < until:
             time.sleep(0.05)
         browser.cancel()
-    return list(dict.fromkeys(found))[:MOST]
+    return list(dict.fromkeys(found))[:MOST_ADDRESSES]
 
 
-def located(enrolment: Enrolment, key: Ed25519PrivateKey, network: Network) -> Network:
+def locate(enrolment: Enrolment, key: Ed25519PrivateKey, network: NetworkSettings) -> NetworkSettings:
     """These settings, with an address on this network where the known one does not answer and `lan` is installed."""
     if network.lan == "off" or network.proxy or importlib.util.find_spec("zeroconf") is None:
         return network
-    if _answers(network.address or enrolment.address):
+    if _is_listening(network.address or enrolment.address):
         return network
     with contextlib.suppress(OSError, NetworkError):
-        for address in find(enrolment.root):
+        for address in find_addresses(enrolment.root):
             there = msgspec.structs.replace(network, address=address)
             with (
                 contextlib.suppress(NetworkError, TrustError),
@@ -99,17 +99,19 @@ def located(enrolment: Enrolment, key: Ed25519PrivateKey, network: Network) -> N
     return network
 
 
-def _answers(address: str) -> bool:
+def _is_listening(address: str) -> bool:
     """Whether anything listens there."""
     url = httpx.URL(address)
     try:
-        socket.create_connection((url.host, url.port or (443 if url.scheme == "https" else 80)), CONNECT_S).close()
+        socket.create_connection(
+            (url.host, url.port or (443 if url.scheme == "https" else 80)), CONNECT_TIMEOUT_S
+        ).close()
     except OSError:
         return False
     return True
 
 
-def _addresses(host: str) -> list[str]:
+def _addresses_of(host: str) -> list[str]:
     """Where others on the network reach a server that listens on `host`."""
     if INTERFACES is not None:
         return list(INTERFACES)
@@ -121,7 +123,7 @@ def _addresses(host: str) -> list[str]:
     return [address for address in found if not ipaddress.ip_address(address).is_loopback]
 
 
-def _written(address: str) -> str:
+def _url_host(address: str) -> str:
     return f"[{address}]" if ":" in address else address
 
 
@@ -132,7 +134,7 @@ def _open(zeroconf: Any) -> contextlib.closing[Any]:
         raise NetworkError(f"no local network: {problem}", remedy="give the address by hand") from None
 
 
-def _library() -> Any:
+def _zeroconf() -> Any:
     try:
         import zeroconf
     except ModuleNotFoundError:

@@ -19,15 +19,15 @@ import msgspec
 from homeroom.contract.canonical_json import digest_file
 from homeroom.contract.manifest import Hash
 from homeroom.errors import DiskFullError, NetworkError
-from homeroom.federation.network.transport import Answer, Read, bounded, steady
+from homeroom.federation.network.transport import ReadBody, Response, read_bounded, refuse_stalling
 from homeroom.system.files import make_directory, refusal, sync_directory
 
-SYNC_BYTES = 256 << 10
+FSYNC_INTERVAL_BYTES = 256 << 10
 SPARE_BYTES = 16 << 20  # of the disk that a download leaves free
-REFUSAL_LIMIT_BYTES = 1 << 16
+ERROR_LIMIT_BYTES = 1 << 16
 
 
-class Parcel(msgspec.Struct, frozen=True, kw_only=True):
+class DownloadOffer(msgspec.Struct, frozen=True, kw_only=True):
     """Something to fetch, as a server offers it; nothing in it is believed but that what comes must fit."""
 
     path: Annotated[str, msgspec.Meta(pattern=r"^/v1/[0-9a-z/.]{1,160}$")]
@@ -36,10 +36,10 @@ class Parcel(msgspec.Struct, frozen=True, kw_only=True):
 
 
 Headers = Callable[[], Mapping[str, str]]
-Fetch = Callable[[str, Headers, Read], Answer]
+Fetch = Callable[[str, Headers, ReadBody], Response]
 
 
-def download(parcel: Parcel, folder: Path, kind: str, limit_bytes: int, fetch: Fetch) -> Path:
+def download(parcel: DownloadOffer, folder: Path, kind: str, limit_bytes: int, fetch: Fetch) -> Path:
     """The whole file, in `folder`, for the caller to use and remove; one unfinished file of a kind is kept.
 
     fetch: sends GET for a path with these headers, made anew for each attempt, and lets a function read the answer.
@@ -55,10 +55,10 @@ def download(parcel: Parcel, folder: Path, kind: str, limit_bytes: int, fetch: F
             other.unlink()
     _check_room(folder, parcel.size - _size(place))
     if _size(place) < parcel.size:
-        _cut(place, _size(place) // SYNC_BYTES * SYNC_BYTES)
+        _truncate(place, _size(place) // FSYNC_INTERVAL_BYTES * FSYNC_INTERVAL_BYTES)
     while (have := _size(place)) < parcel.size:
         try:
-            answer = fetch(parcel.path, lambda: _range(place), _reader(place, parcel))
+            answer = fetch(parcel.path, lambda: _range_header(place), _reader(place, parcel))
         except NetworkError:
             if _size(place) <= have:
                 raise
@@ -71,26 +71,26 @@ def download(parcel: Parcel, folder: Path, kind: str, limit_bytes: int, fetch: F
     return place
 
 
-def take(place: Path) -> bytes:
+def read_and_remove(place: Path) -> bytes:
     """The content of a downloaded file, which is then removed."""
     data = place.read_bytes()
     place.unlink()
     return data
 
 
-def _range(place: Path) -> Mapping[str, str]:
+def _range_header(place: Path) -> Mapping[str, str]:
     have = _size(place)
     return {"range": f"bytes={have}-"} if have else {}
 
 
-def _reader(place: Path, parcel: Parcel) -> Read:
+def _reader(place: Path, parcel: DownloadOffer) -> ReadBody:
     def read(response: httpx.Response) -> bytes:
         if response.status_code not in (200, 206):
-            return bounded(REFUSAL_LIMIT_BYTES, parcel.path)(response)
-        start = _start(response)
+            return read_bounded(ERROR_LIMIT_BYTES, parcel.path)(response)
+        start = _part_start(response)
         if start > _size(place):
             raise NetworkError("sends another part than was asked for", where=parcel.path)
-        _cut(place, start)
+        _truncate(place, start)
         try:
             with place.open("ab") as file:
                 _write(file, response, parcel.size - start)
@@ -109,12 +109,12 @@ def _reader(place: Path, parcel: Parcel) -> Read:
 def _write(file: BinaryIO, response: httpx.Response, left: int) -> None:
     unsynced = 0
     try:
-        for part in steady(response.iter_bytes()):
+        for part in refuse_stalling(response.iter_bytes()):
             if len(part) > left:
                 raise NetworkError("sends more than was offered")
             file.write(part)
             left, unsynced = left - len(part), unsynced + len(part)
-            if unsynced >= SYNC_BYTES:
+            if unsynced >= FSYNC_INTERVAL_BYTES:
                 file.flush()
                 os.fsync(file.fileno())
                 unsynced = 0
@@ -123,7 +123,7 @@ def _write(file: BinaryIO, response: httpx.Response, left: int) -> None:
         os.fsync(file.fileno())
 
 
-def _start(response: httpx.Response) -> int:
+def _part_start(response: httpx.Response) -> int:
     """Where the part that came begins; a server without ranges sends all of it."""
     if response.status_code == 200:
         return 0
@@ -141,7 +141,7 @@ def _size(place: Path) -> int:
         return 0
 
 
-def _cut(place: Path, size: int) -> None:
+def _truncate(place: Path, size: int) -> None:
     if _size(place) > size:
         with place.open("r+b") as file:
             file.truncate(size)

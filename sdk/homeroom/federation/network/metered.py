@@ -13,11 +13,11 @@ from typing import TYPE_CHECKING
 from homeroom.errors import NetworkError
 
 if TYPE_CHECKING:
-    from homeroom.federation.network.transport import Network
+    from homeroom.federation.network.transport import NetworkSettings
 
-PATIENCE_S = 10
-NMCLI = ("-t", "-f", "GENERAL.DEVICE,GENERAL.STATE,GENERAL.METERED,IP4.GATEWAY,IP6.GATEWAY", "device", "show")
-POWERSHELL = (
+COMMAND_TIMEOUT_S = 10
+NMCLI_ARGUMENTS = ("-t", "-f", "GENERAL.DEVICE,GENERAL.STATE,GENERAL.METERED,IP4.GATEWAY,IP6.GATEWAY", "device", "show")
+POWERSHELL_COMMAND = (
     "[Windows.Networking.Connectivity.NetworkInformation,Windows,ContentType=WindowsRuntime]"
     "::GetInternetConnectionProfile().GetConnectionCost().NetworkCostType"
 )
@@ -26,11 +26,11 @@ POWERSHELL = (
 def is_metered() -> bool | None:
     """None where the system does not tell."""
     if sys.platform == "win32":
-        return _windows(_said("powershell", "-NoProfile", "-NonInteractive", "-Command", POWERSHELL))
-    return _network_manager(_said("nmcli", *NMCLI))
+        return _read_windows(_output("powershell", "-NoProfile", "-NonInteractive", "-Command", POWERSHELL_COMMAND))
+    return _read_network_manager(_output("nmcli", *NMCLI_ARGUMENTS))
 
 
-def check_metered(network: Network) -> None:
+def check_metered(network: NetworkSettings) -> None:
     """Raise NetworkError where the settings keep this device offline on the connection that it has."""
     if network.metered == "allow" or (network.metered == "auto" and not is_metered()):
         return
@@ -42,20 +42,20 @@ def check_metered(network: Network) -> None:
     )
 
 
-def _said(command: str, *arguments: str) -> str:
+def _output(command: str, *arguments: str) -> str:
     path = shutil.which(command)
     if path is None:
         return ""
     try:
         done = subprocess.run(
-            [path, *arguments], capture_output=True, timeout=PATIENCE_S, stdin=subprocess.DEVNULL, check=False
+            [path, *arguments], capture_output=True, timeout=COMMAND_TIMEOUT_S, stdin=subprocess.DEVNULL, check=False
         )
     except (OSError, subprocess.TimeoutExpired):
         return ""
     return done.stdout.decode("utf-8", "replace") if done.returncode == 0 else ""
 
 
-def _network_manager(said: str) -> bool | None:
+def _read_network_manager(said: str) -> bool | None:
     """Metered if every connected device that leads outside is; one block of lines a device."""
     found = []
     for block in said.split("\n\n"):
@@ -68,5 +68,5 @@ def _network_manager(said: str) -> bool | None:
     return all(word.startswith("yes") for word in found)
 
 
-def _windows(said: str) -> bool | None:
+def _read_windows(said: str) -> bool | None:
     return {"Unrestricted": False, "Fixed": True, "Variable": True}.get(said.strip())

@@ -25,20 +25,20 @@ import stamina
 
 from homeroom.errors import InputError, NetworkError
 
-CONNECT_S, READ_S = 10.0, 60.0
-LEAST_BYTES = 4096  # that must come in each READ_S: what is slower than that does not come, it stalls
+CONNECT_TIMEOUT_S, READ_TIMEOUT_S = 10.0, 60.0
+LEAST_BYTES_PER_TIMEOUT = 4096  # that must come in each READ_S: what is slower than that does not come, it stalls
 ATTEMPTS = 3
-LONGEST_WAIT_S = 30.0  # a server that asks for more is asked again at the next sync
-BUSY = (429, 502, 503, 504)
-OUT_OF_TIME = (9, 10)  # OpenSSL: the certificate is not yet valid, or has expired
+LONGEST_RETRY_WAIT_S = 30.0  # a server that asks for more is asked again at the next sync
+BUSY_STATUSES = (429, 502, 503, 504)
+EXPIRED_CODES = (9, 10)  # OpenSSL: the certificate is not yet valid, or has expired
 NO_CHECK_TIME = 0x200000  # OpenSSL's X509_V_FLAG_NO_CHECK_TIME
-RELEASED = datetime.datetime(2026, 11, 1, tzinfo=datetime.UTC)  # a clock before this is wrong
-LATER = "try again later; nothing is lost"
-LOG_IN = "log in to this network in a browser, or ask its administrator to allow the address"
+EARLIEST_TIME = datetime.datetime(2026, 11, 1, tzinfo=datetime.UTC)  # a clock before this is wrong
+RETRY_REMEDY = "try again later; nothing is lost"
+LOG_IN_REMEDY = "log in to this network in a browser, or ask its administrator to allow the address"
 logging.getLogger("stamina").addHandler(logging.NullHandler())  # else each retry prints a line on stderr
 
 
-class Network(msgspec.Struct, frozen=True, kw_only=True):
+class NetworkSettings(msgspec.Struct, frozen=True, kw_only=True):
     """How this device is to reach its aggregator; empty texts mean: as the invitation and the environment say.
 
     clock: `ignore` looks at the chain and name of a TLS certificate, not at its dates (the default does so by itself
@@ -55,7 +55,7 @@ class Network(msgspec.Struct, frozen=True, kw_only=True):
     scores: Literal["keep", "tell"] = "keep"
 
 
-def check_urls(network: Network) -> None:
+def check_urls(network: NetworkSettings) -> None:
     """InputError where address or proxy cannot be: no name, a port that is none, SOCKS without what speaks it."""
     for url in filter(None, (network.address, network.proxy)):
         try:
@@ -71,7 +71,7 @@ def check_urls(network: Network) -> None:
 
 
 @dataclass(frozen=True)
-class Answer:
+class Response:
     """What came back; `body` is empty where `read` took it elsewhere."""
 
     status: int
@@ -79,11 +79,11 @@ class Answer:
     body: bytes
 
 
-Read = Callable[[httpx.Response], bytes]
+ReadBody = Callable[[httpx.Response], bytes]
 
 
 class _BusyError(Exception):
-    def __init__(self, answer: Answer, wait_s: float | None) -> None:
+    def __init__(self, answer: Response, wait_s: float | None) -> None:
         super().__init__(answer.status)
         self.answer, self.wait_s = answer, wait_s
 
@@ -92,18 +92,18 @@ class Connection:
     """To one aggregator, by way of this device's settings."""
 
     def __init__(
-        self, address: str, network: Network | None = None, *, transport: httpx.BaseTransport | None = None
+        self, address: str, network: NetworkSettings | None = None, *, transport: httpx.BaseTransport | None = None
     ) -> None:
-        network = network or Network()
+        network = network or NetworkSettings()
         self.address, self._proxy = network.address or address, network.proxy
-        ignore_dates = network.clock == "ignore" or _now() < RELEASED
+        ignore_dates = network.clock == "ignore" or _now() < EARLIEST_TIME
         try:
             self._http = httpx.Client(
                 base_url=self.address,
                 transport=transport,
                 proxy=network.proxy or None,
-                verify=_tls(ignore_dates) if self.address.startswith("https") else True,
-                timeout=httpx.Timeout(READ_S, connect=CONNECT_S),
+                verify=_tls_context(ignore_dates) if self.address.startswith("https") else True,
+                timeout=httpx.Timeout(READ_TIMEOUT_S, connect=CONNECT_TIMEOUT_S),
                 headers={"user-agent": "homeroom", "accept-encoding": "identity"},
                 follow_redirects=False,
             )
@@ -116,11 +116,11 @@ class Connection:
     def request(self, method: str, path: str, body: bytes = b"") -> httpx.Request:
         return self._http.build_request(method, path, content=body)
 
-    def exchange(self, prepare: Callable[[], httpx.Request], read: Read) -> Answer:
+    def exchange(self, prepare: Callable[[], httpx.Request], read: ReadBody) -> Response:
         """Send what `prepare` makes, anew for each attempt, and let `read` take the body; NetworkError says why not."""
         try:
             for attempt in stamina.retry_context(
-                on=_again, attempts=ATTEMPTS, timeout=None, wait_initial=0.2, wait_max=5.0
+                on=_should_retry, attempts=ATTEMPTS, timeout=None, wait_initial=0.2, wait_max=5.0
             ):
                 with attempt:
                     return self._once(prepare(), read)
@@ -130,12 +130,12 @@ class Connection:
             raise self._explained(problem) from None
         raise AssertionError("unreachable")
 
-    def _once(self, request: httpx.Request, read: Read) -> Answer:
+    def _once(self, request: httpx.Request, read: ReadBody) -> Response:
         response = self._http.send(request, stream=True)
         with contextlib.closing(response):
             self._check_who_answered(response)
-            answer = Answer(response.status_code, response.headers, read(response))
-        if answer.status in BUSY:
+            answer = Response(response.status_code, response.headers, read(response))
+        if answer.status in BUSY_STATUSES:
             raise _BusyError(answer, retry_after(response.headers))
         return answer
 
@@ -147,22 +147,22 @@ class Connection:
             raise NetworkError(
                 f"this network's login page answered in the aggregator's place (sent on to {to})",
                 where=self.address,
-                remedy=LOG_IN,
+                remedy=LOG_IN_REMEDY,
             )
         page = response.headers.get("content-type", "").lower().startswith("text/html")
         if response.status_code == 511 or (page and response.status_code < 500):
             raise NetworkError(
                 "a web page answered in the aggregator's place: a login page, a filter, or a wrong address",
                 where=self.address,
-                remedy=LOG_IN,
+                remedy=LOG_IN_REMEDY,
             )
 
     def _explained(self, problem: httpx.RequestError) -> NetworkError:
         wrong = _certificate_problem(problem)
         if wrong is None:
             through = f" through the proxy {httpx.URL(self._proxy).host}" if self._proxy else ""
-            return NetworkError(f"no connection{through}: {problem}", where=self.address, remedy=LATER)
-        if wrong.verify_code in OUT_OF_TIME:
+            return NetworkError(f"no connection{through}: {problem}", where=self.address, remedy=RETRY_REMEDY)
+        if wrong.verify_code in EXPIRED_CODES:
             return NetworkError(
                 f"its TLS certificate does not hold at this machine's time, {_now():%Y-%m-%d}: {wrong.verify_message}",
                 where=self.address,
@@ -171,16 +171,16 @@ class Connection:
         return NetworkError(
             f"shows another TLS certificate than the aggregator's ({wrong.verify_message}): a login page or filter",
             where=self.address,
-            remedy=LOG_IN,
+            remedy=LOG_IN_REMEDY,
         )
 
 
-def bounded(limit_bytes: int, where: str) -> Read:
+def read_bounded(limit_bytes: int, where: str) -> ReadBody:
     """Read a body into memory, never more than so many bytes."""
 
     def read(response: httpx.Response) -> bytes:
         body = bytearray()
-        for part in steady(response.iter_bytes()):
+        for part in refuse_stalling(response.iter_bytes()):
             body += part
             if len(body) > limit_bytes:
                 raise NetworkError(f"answers with more than {limit_bytes:,} bytes", where=where)
@@ -189,15 +189,15 @@ def bounded(limit_bytes: int, where: str) -> Read:
     return read
 
 
-def steady(parts: Iterator[bytes]) -> Iterator[bytes]:
+def refuse_stalling(parts: Iterator[bytes]) -> Iterator[bytes]:
     """The same parts; httpx.ReadTimeout where they trickle, which a timeout of single reads does not notice."""
     since, size = time.monotonic(), 0
     for part in parts:
         yield part
         size += len(part)
-        if time.monotonic() - since > READ_S:
-            if size < LEAST_BYTES:
-                raise httpx.ReadTimeout(f"fewer than {LEAST_BYTES} bytes in {READ_S:g} s")
+        if time.monotonic() - since > READ_TIMEOUT_S:
+            if size < LEAST_BYTES_PER_TIMEOUT:
+                raise httpx.ReadTimeout(f"fewer than {LEAST_BYTES_PER_TIMEOUT} bytes in {READ_TIMEOUT_S:g} s")
             since, size = time.monotonic(), 0
 
 
@@ -212,10 +212,10 @@ def retry_after(headers: httpx.Headers) -> float | None:
         return None
 
 
-def _again(problem: Exception) -> bool | float:
+def _should_retry(problem: Exception) -> bool | float:
     """stamina's question: not again, after its own back-off, or after so many seconds."""
     if isinstance(problem, _BusyError) and problem.wait_s is not None:
-        if problem.wait_s > LONGEST_WAIT_S:
+        if problem.wait_s > LONGEST_RETRY_WAIT_S:
             return False
         return problem.wait_s + random.uniform(0.05, 1.0)  # else all schools come back in the same second
     if isinstance(problem, _BusyError):
@@ -230,7 +230,7 @@ def _certificate_problem(problem: BaseException) -> ssl.SSLCertVerificationError
     return found
 
 
-def _tls(ignore_dates: bool) -> ssl.SSLContext:
+def _tls_context(ignore_dates: bool) -> ssl.SSLContext:
     context = httpx.create_ssl_context()
     if ignore_dates:
         context.verify_flags |= ssl.VerifyFlags(NO_CHECK_TIME)
