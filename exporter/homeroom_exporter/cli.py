@@ -14,7 +14,7 @@ from homeroom.cli.parameters import PATH
 from homeroom.contract.canonical_json import canonical, decode
 from homeroom.contract.signing import Certificate, certify, fingerprint, new_key, public_hex, read_key, write_key
 from homeroom.errors import ExportError, RecipeError, TrustError
-from homeroom.system.files import whole_or_gone
+from homeroom.system.files import removed_on_failure
 
 if TYPE_CHECKING:
     from homeroom_exporter.recipe.recipe import Recipe
@@ -153,7 +153,7 @@ def signer(out: Path, key: Path | None, certificate: Path | None) -> Iterator[tu
     if key or certificate:
         raise TrustError("--key and --certificate belong together", remedy="give both, or none for a trial")
     folder = out.with_name(f"{out.name}.keys")
-    with whole_or_gone(folder):
+    with removed_on_failure(folder):
         yield trial_keys(folder)
 
 

@@ -1,4 +1,4 @@
-"""Every error a user of Homeroom can meet; imports nothing.
+"""The error tree: every error that a user of Homeroom can meet, with its exit code.
 
 HomeroomError                 1   anything below
 ├── InputError                3   a sample, a label, a file or an argument that the user gave
@@ -20,9 +20,11 @@ from __future__ import annotations
 
 
 class HomeroomError(Exception):
-    """Says what was wrong, where, and what to do next.
+    """The base of all errors: what is wrong, where, and what to do next.
 
-    `what` is one sentence; `where` names the file, field or row; `remedy` is what the reader can do.
+    what: one sentence.
+    where: the file, field or row at fault.
+    remedy: what the reader can do.
     """
 
     exit_code = 1

@@ -20,7 +20,7 @@ from homeroom.contract.canonical_json import decode, digest_file
 from homeroom.errors import InputError, StoreError
 from homeroom.system.clock import now
 from homeroom.system.files import make_directory, refusal, sync_directory, write_durable
-from homeroom.system.sqlite import copy_whole
+from homeroom.system.sqlite import copy_database
 from homeroom_aggregator.admin.folder import (
     BACKUP_FILE,
     BUNDLES_FOLDER,
@@ -64,7 +64,7 @@ def backup(folder: Path, out: Path) -> Contents:
         version = 0
         if (folder / LOG_FILE).exists():
             with contextlib.closing(Log(folder / LOG_FILE, alone=False)) as log:
-                copy_whole(log.database, beside / LOG_FILE)
+                copy_database(log.database, beside / LOG_FILE)
             version = _newest(beside / LOG_FILE)
         files = {path.relative_to(beside).as_posix(): digest_file(path) for path in _files(beside)}
         contents = Contents(files=files, version=version)

@@ -36,7 +36,7 @@ def succeed(folder: Path, old: Path, bundle: Path) -> FolderFacts:
     folder.mkdir(parents=True, exist_ok=True)
     with contextlib.closing(open_log(old)) as before, contextlib.closing(Log(folder / LOG_FILE)) as log:
         if not log.database.one("SELECT 1 FROM audit"):
-            with log.database.step():
+            with log.database.transaction():
                 _take_over(log.database, before.database)
                 if privacy := facts.configuration.privacy:
                     Ledger(log.database, privacy, facts.configuration.scale_bits).carry_over(before.database)

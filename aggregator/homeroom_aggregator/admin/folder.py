@@ -38,7 +38,7 @@ from homeroom.contract.signing import (
 )
 from homeroom.errors import InputError, StoreError, TrustError
 from homeroom.runtime.bundle import Bundle, install, open_bundle
-from homeroom.system.files import replace_durable, whole_or_gone, write_durable
+from homeroom.system.files import removed_on_failure, replace_durable, write_durable
 from homeroom_aggregator.merge.rounds import Rounds
 from homeroom_aggregator.state import audit
 from homeroom_aggregator.state.invitation_codes import new_code, spent
@@ -101,7 +101,7 @@ def create_folder(
         raise TrustError("the certificate is for another key", where=str(folder))
     root = fingerprint(certificate.root)
     check_certificate(certificate, role="aggregator", root_fingerprint=root, where=str(folder))
-    with whole_or_gone(folder):
+    with removed_on_failure(folder):
         installed = install(bundle, folder / BUNDLES_FOLDER, root=root)
         asked = msgspec.structs.replace(
             configuration or RoundConfiguration(bundle_id=installed.bundle_id), bundle_id=installed.bundle_id

@@ -61,7 +61,7 @@ def take_in(folder: Path, stick: Path, tell: Callable[[str], None]) -> Taken:
         counts = dict.fromkeys(("letters", "joined", "accepted", "already", "refused", "waits", "unlearned"), 0)
         unreadable: dict[str, str] = {}
         answers: list[tuple[Path, MessageHeader, AnswerHeader]] = []
-        for path in here.letters():
+        for path in here.messages():
             try:
                 header, updates = read_message(read(path, OFFLINE_MESSAGE_LIMIT_BYTES), key, where=path.name)
             except (TrustError, NetworkError, InputError) as problem:

@@ -89,7 +89,7 @@ class Desk:
 
     def end(self, round_id: str, outcome: str) -> None:
         """Forget the round and every message of it."""
-        with self.database.step():
+        with self.database.transaction():
             self.database.write("DELETE FROM messages")
             self.database.write("DELETE FROM live")
             self.database.write("INSERT OR IGNORE INTO outcomes VALUES (?, ?)", (round_id, outcome))

@@ -33,7 +33,7 @@ def stamp() -> str:
 
 def record(database: Database, event: str, **about: Any) -> None:
     """Append one entry, in the caller's step where there is one."""
-    with database.step():
+    with database.transaction():
         found = database.one("SELECT number, digest FROM audit ORDER BY number DESC LIMIT 1") or (0, "")
         at, number = stamp(), found[0] + 1
         database.write(

@@ -67,7 +67,7 @@ class Log:
     def step(self) -> Iterator[None]:
         """What is written inside is written together, or not at all; inside another step, which may go on after."""
         if not self.stepping:
-            with self.database.step():
+            with self.database.transaction():
                 yield
             return
         self.database.write("SAVEPOINT part")
@@ -92,7 +92,7 @@ class Log:
     def append(
         self, kind: Kind, version: int, *, update_id: str | None = None, device: str = "", body: bytes = b""
     ) -> int:
-        with self.database.step():
+        with self.database.transaction():
             self.database.write(
                 "INSERT INTO log (kind, update_id, device, version) VALUES (?, ?, ?, ?)",
                 (kind, update_id, device, version),
@@ -227,7 +227,7 @@ class Log:
 
     def move_base(self, number: int) -> None:
         """From now on keep what came after entry `number`, which has a checkpoint."""
-        with self.database.step():
+        with self.database.transaction():
             self.put_fact("base", str(number).encode())
             self.drop_checkpoints(0, number - 1)
 

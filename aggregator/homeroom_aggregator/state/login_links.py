@@ -39,7 +39,7 @@ def make(database: Database, secret: bytes, link: Link, minutes: float = LIFE_MI
     random = secrets.token_bytes(18)
     code = base64.urlsafe_b64encode(random + _mac(secret, random)).decode()
     ends = (now() + datetime.timedelta(minutes=minutes)).isoformat(timespec="seconds")
-    with database.step():
+    with database.transaction():
         database.write(TABLE)
         database.write("DELETE FROM links WHERE ends < ?", (now().isoformat(timespec="seconds"),))
         database.write(
@@ -61,7 +61,7 @@ def genuine(secret: bytes, code: str) -> bool:
 
 def take(database: Database, code: str) -> Link | None:
     """Use up a genuine code: whom it is for, once, before its end; None afterwards. In the writer's thread."""
-    with database.step():
+    with database.transaction():
         database.write(TABLE)
         found = database.one("SELECT rank, holder, name, ends FROM links WHERE code = ?", (_digest(code),))
         database.write("DELETE FROM links WHERE code = ?", (_digest(code),))

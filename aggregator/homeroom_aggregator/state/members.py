@@ -77,7 +77,7 @@ class Members:
     # Joining
 
     def invite(self, invited: Iterable[Invited]) -> None:
-        with self.database.step():
+        with self.database.transaction():
             for one in invited:
                 self.database.write(
                     "INSERT INTO invitations (code, role, school, expires) VALUES (?, ?, ?, ?)",
@@ -97,7 +97,7 @@ class Members:
             raise TrustError(f"this invitation ended at {invited.expires}", where="invitation", remedy=AGAIN)
         if self.database.one("SELECT 1 FROM devices WHERE device = ?", (key,)):
             raise TrustError("this key was revoked", where="invitation", remedy="make a new device directory")
-        with self.database.step():
+        with self.database.transaction():
             self.database.write(
                 "INSERT INTO devices (device, code, role, school, member, joined) VALUES (?, ?, ?, ?, ?, ?)",
                 (key, invited.code, invited.role, invited.school, key, audit.stamp()),
@@ -122,7 +122,7 @@ class Members:
             raise TrustError("this key is not enrolled", where="rotate", remedy=AGAIN)
         if self.database.one("SELECT 1 FROM devices WHERE device = ?", (new,)):
             raise TrustError("the new key was used before", where="rotate", remedy="make another one")
-        with self.database.step():
+        with self.database.transaction():
             self.database.write("UPDATE devices SET revoked = 1, replaced_by = ? WHERE device = ?", (new, old))
             self.database.write(
                 "INSERT INTO devices (device, code, role, school, member, joined) VALUES (?, ?, ?, ?, ?, ?)",
@@ -138,7 +138,7 @@ class Members:
         if len(rows) != 1 or not key:
             why = "is the beginning of several keys" if len(rows) > 1 else "is no enrolled key"
             raise InputError(why, where=key, remedy="`homeroom district members` lists them")
-        with self.database.step():
+        with self.database.transaction():
             self.database.write("UPDATE devices SET revoked = 1 WHERE device = ?", rows[0])
             audit.record(self.database, "revoked", device=rows[0][0], by=by)
 
@@ -155,7 +155,7 @@ class Members:
         known = self.database.one(
             "SELECT 1 FROM instances WHERE device = ? AND instance = ?", (member.device, instance)
         )
-        with self.database.step():
+        with self.database.transaction():
             self.database.write("UPDATE devices SET instance = ? WHERE device = ?", (instance, member.device))
             if known and not member.twin:
                 self.twin(member)
@@ -166,7 +166,7 @@ class Members:
 
     def twin(self, member: Member) -> None:
         """Write down, once, that two machines use one key."""
-        with self.database.step():
+        with self.database.transaction():
             if self.database.write("UPDATE devices SET twin = 1 WHERE device = ? AND NOT twin", (member.device,)):
                 audit.record(self.database, "twin", device=member.device, school=member.school)
 
@@ -174,7 +174,7 @@ class Members:
 
     def consent(self, school: str, given_by: str) -> None:
         """Record that a school agreed; its updates are accepted from now on."""
-        with self.database.step():
+        with self.database.transaction():
             self.database.write(
                 "INSERT OR REPLACE INTO consents (school, given_by, at) VALUES (?, ?, ?)",
                 (school, given_by, audit.stamp()),
@@ -182,7 +182,7 @@ class Members:
             audit.record(self.database, "consent given", school=school, by=given_by)
 
     def withdraw_consent(self, school: str, by: str) -> None:
-        with self.database.step():
+        with self.database.transaction():
             if not self.database.write("UPDATE consents SET withdrawn = ? WHERE school = ?", (audit.stamp(), school)):
                 raise InputError("has given no consent", where=school)
             audit.record(self.database, "consent withdrawn", school=school, by=by)

@@ -168,7 +168,7 @@ class Ledger:
             self._write(None, event, devices)
 
     def _write(self, version: int | None, event: bytes, devices: Sequence[str]) -> None:
-        with self.database.step():
+        with self.database.transaction():
             self.database.write("INSERT INTO ledger (version, event) VALUES (?, ?)", (version, event))
             number = int(self.database.one("SELECT last_insert_rowid()")[0])
             self.database.write_many("INSERT INTO entered VALUES (?, ?)", [(device, number) for device in devices])

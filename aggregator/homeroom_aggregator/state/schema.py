@@ -10,7 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from homeroom.errors import StoreError
-from homeroom.system.sqlite import DamagedError, Database, copy_whole
+from homeroom.system.sqlite import DamagedError, Database, copy_database
 
 VERSION = 3
 
@@ -105,8 +105,8 @@ def prepare(database: Database, path: Path) -> None:
     if found == VERSION:
         return
     if found:
-        copy_whole(database, path.with_name(f"{path.stem}.layout-{found}.db"))
-    with database.step():
+        copy_database(database, path.with_name(f"{path.stem}.layout-{found}.db"))
+    with database.transaction():
         if version(database) == VERSION:
             return  # another process was faster
         if not found:

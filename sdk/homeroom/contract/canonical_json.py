@@ -1,4 +1,4 @@
-"""Canonical bytes and identities of JSON documents (RFC 8785), and bounded reading; imports errors only."""
+"""Canonical JSON (RFC 8785): bytes, identities, and reading with a size limit."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ GET_AGAIN = "it may be cut short; get it again from whoever made it"
 
 
 def canonical(document: Any) -> bytes:
-    """The RFC 8785 bytes of a JSON document or of a msgspec structure."""
+    """RFC 8785 bytes of a JSON document or a msgspec structure."""
     return bytes(rfc8785.dumps(msgspec.to_builtins(document)))
 
 
@@ -26,7 +26,7 @@ def digest(data: bytes) -> str:
 
 
 def digest_file(path: Path) -> str:
-    """SHA-256 of a file's content, read in pieces."""
+    """SHA-256 of a file's content, 64 hexadecimal digits; read in pieces."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
@@ -39,9 +39,9 @@ def identity(document: Any) -> str:
 def decode(
     data: bytes, into: type[DocumentT], *, limit_bytes: int, where: str, error: type[HomeroomError]
 ) -> DocumentT:
-    """Read a JSON document as the structure `into`; raise `error` if it is too large or does not fit.
+    """Reads a JSON document as the structure `into`; raises `error` if it is too large or does not fit.
 
-    Unknown fields are ignored, so that a minor version may add some.
+    Unknown fields are ignored: a minor version may add some.
     """
     if len(data) > limit_bytes:
         raise error(f"{len(data):,} bytes are more than the {limit_bytes:,} allowed", where=where)

@@ -1,13 +1,12 @@
-"""A version as its difference from one that the device has: fewer bytes on the way, the same bits on arrival.
+"""Delta encoding of a version against one that the device has: fewer bytes to send, the same bits on arrival.
 
-Only how a version travels: what is put together again is the signed file, byte for byte, and is checked as such.
+The result is the signed file of the version, byte for byte, and is verified as such.
 
     8 bytes    HRDELTA1
     4 bytes    length of the front, little-endian
     front      the version's file up to theta's values: header, signature, safetensors header
     rest       zlib (RFC 1950) of 4 planes of P bytes, lowest byte first: the zigzag code of new - old, where both are
-               theta's float32 values read as uint32, modulo 2**32; a small step of a value is a small number
-
+               theta's float32 values read as uint32, modulo 2**32; a small change of a value is a small number
 """
 
 from __future__ import annotations
@@ -26,12 +25,12 @@ ZLIB_LEVEL = 6
 
 
 def values_of(version: bytes, size: int) -> np.ndarray:
-    """theta float32 [size] of a version's file, where it comes last; not verified."""
+    """theta, float32 [size]: the last bytes of a version's file; not verified."""
     return np.frombuffer(version, "<f4", size, len(version) - 4 * size)
 
 
 def make_delta(old: np.ndarray, version: bytes) -> bytes:
-    """The difference of a version's file from `old`, float32 [P]."""
+    """Delta of a version's file from `old`, float32 [P]."""
     theta = values_of(version, len(old))
     step = (theta.view("<u4") - np.ascontiguousarray(old, "<f4").view("<u4")).view("<i4")
     code = (step << 1) ^ (step >> 31)
@@ -41,7 +40,10 @@ def make_delta(old: np.ndarray, version: bytes) -> bytes:
 
 
 def apply_delta(old: np.ndarray, delta: bytes) -> bytes:
-    """The version's file; NetworkError if it is no difference from a theta of this length. Bounded by that length."""
+    """The version's file from `old`, float32 [P], and a delta; NetworkError if the delta is not one of length P.
+
+    No more than P values are unpacked.
+    """
     where, size = "difference of theta", 4 * len(old)
     if delta[:8] != DELTA_MAGIC or len(delta) < 12:
         raise NetworkError("is not one", where=where)

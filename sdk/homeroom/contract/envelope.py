@@ -1,12 +1,12 @@
-"""A signed header with a safetensors payload in one file: the shape of an update and of a version of theta.
+"""Envelope: a signed header with a payload in one file, as updates, versions of theta and offline messages have it.
 
     8 bytes    magic
     4 bytes    length of the header, little-endian, at most 1 MiB
     header     RFC 8785 JSON; names the payload's SHA-256
     64 bytes   Ed25519 signature over the purpose and the header
-    rest       payload, safetensors
+    rest       payload, safetensors in updates and versions
 
-Everything is bounded before it is decoded.
+Every length is checked before anything is decoded.
 """
 
 from __future__ import annotations
@@ -28,9 +28,9 @@ HeaderT = TypeVar("HeaderT")
 
 
 def pack(magic: bytes, purpose: str, header: Any, payload: bytes, key: Ed25519PrivateKey) -> bytes:
-    """`header.payload_sha256` must be the digest of `payload`."""
-    head = canonical(header)
-    return magic + struct.pack("<I", len(head)) + head + bytes.fromhex(sign(key, purpose, head)) + payload
+    """The signed file; `header.payload_sha256` must be the digest of `payload`."""
+    encoded = canonical(header)
+    return magic + struct.pack("<I", len(encoded)) + encoded + bytes.fromhex(sign(key, purpose, encoded)) + payload
 
 
 def unpack(
@@ -43,7 +43,13 @@ def unpack(
     where: str,
     error: type[HomeroomError],
 ) -> tuple[HeaderT, bytes, str]:
-    """Header, payload and signature (hex), bounded and with the payload's hash checked; the signature is not yet."""
+    """Header, payload and signature (hexadecimal). Checks lengths and the payload's hash, not the signature.
+
+    magic: the first 8 bytes of such a file.
+    purpose: what the file is, for messages and the signature.
+    into: msgspec structure of the header.
+    error: raised where the file does not fit.
+    """
     if len(data) > limit_bytes:
         raise error(f"{len(data):,} bytes are more than the {limit_bytes:,} allowed", where=where)
     if data[:8] != magic or len(data) < 12:
@@ -61,13 +67,13 @@ def unpack(
 
 
 def check(key_hex: str, purpose: str, data: bytes, signature: str, *, where: str) -> None:
-    """Verify the signature over the header exactly as it was sent, unknown fields included."""
+    """Verifies the signature over the header's bytes as they were sent, unknown fields included; TrustError."""
     (length,) = struct.unpack("<I", data[8:12])
     verify(key_hex, purpose, data[12 : 12 + length], signature, where=where)
 
 
 def tensors(payload: bytes, *, where: str, error: type[HomeroomError]) -> dict[str, np.ndarray]:
-    """The tensors of a safetensors payload; its own reader refuses holes, overlaps and lengths that do not fit."""
+    """Tensors of a safetensors payload by name; `error` if its reader finds holes, overlaps or wrong lengths."""
     try:
         return dict(safetensors.numpy.load(payload))
     except (SafetensorError, KeyError, ValueError, TypeError, AttributeError) as problem:

@@ -1,8 +1,8 @@
-"""Signed requests (HTTP message signatures, RFC 9421), the same code at both ends; imports errors only of the house.
+"""HTTP message signatures (RFC 9421) of requests, for both ends.
 
-A signature by the device's Ed25519 key covers the method, the authority (a proxy in front must keep Host), the path
-and the body's digest. Fresh is what carries a nonce that the server gave out and has not seen since; `created` is
-always 0, since a device's clock proves nothing.
+The device's Ed25519 signature covers the method, the authority (a proxy in front must keep Host), the path and the
+body's digest. A request is fresh if it carries a nonce that the server issued and has not seen since. `created` is
+always 0: a device's clock proves nothing.
 """
 
 from __future__ import annotations
@@ -23,13 +23,13 @@ NONCE_HEADER = "homeroom-nonce"
 CHALLENGE_HEADER = "homeroom-challenge"  # 64 hexadecimal digits, for the aggregator to sign
 SIGNATURE_TAG = "homeroom"
 INSTANCE_HEADER = "homeroom-instance"
-INVITATION_HEADER = "homeroom-invitation"  # the code, from who fetches a bundle before it is enrolled
+INVITATION_HEADER = "homeroom-invitation"  # its code, from a device that fetches a bundle before it is enrolled
 COVERED_COMPONENTS = ("@method", "@authority", "@path", "content-digest")
 NO_CLOCK = datetime.datetime.fromtimestamp(0, tz=datetime.UTC)
 
 
-class Message(Protocol):
-    """What a request of any HTTP library has."""
+class HttpRequest(Protocol):
+    """The attributes that a request of any HTTP library has."""
 
     method: str
     url: Any
@@ -38,7 +38,7 @@ class Message(Protocol):
 
 @dataclass
 class Request:
-    """A request as the verifier reads it; `url` absolute, `headers` in lower case."""
+    """A request for the verifier: `url` absolute, `headers` in lower case."""
 
     method: str
     url: str
@@ -47,15 +47,20 @@ class Request:
 
 @dataclass(frozen=True)
 class RequestSigner:
-    """Who signed a request: the public key, hexadecimal; the server's nonce; the machine it says it runs on, or ""."""
+    """The signer of a request.
+
+    key: its public key, hexadecimal.
+    nonce: the server's nonce that it signed.
+    instance: the machine that it says it runs on, or "".
+    """
 
     key: str
     nonce: str
     instance: str = ""
 
 
-class _Key(HTTPSignatureKeyResolver):  # type: ignore[misc]
-    """Takes the key's identity to be the public key itself, 64 hexadecimal digits."""
+class _KeyResolver(HTTPSignatureKeyResolver):  # type: ignore[misc]
+    """Resolves a `keyid`, which is the public key itself, 64 hexadecimal digits."""
 
     def __init__(self, key: Ed25519PrivateKey | None = None) -> None:
         self.key = key
@@ -67,11 +72,11 @@ class _Key(HTTPSignatureKeyResolver):  # type: ignore[misc]
         return Ed25519PublicKey.from_public_bytes(bytes.fromhex(key_id))
 
 
-def sign_request(message: Message, body: bytes, key: Ed25519PrivateKey, nonce: str, instance: str = "") -> None:
-    """Add Content-Digest, Signature-Input and Signature to the headers; the machine's name too, where there is one."""
+def sign_request(message: HttpRequest, body: bytes, key: Ed25519PrivateKey, nonce: str, instance: str = "") -> None:
+    """Adds Content-Digest, Signature-Input and Signature headers; the machine's `instance` too, unless empty."""
     if instance:
         message.headers[INSTANCE_HEADER] = instance
-    signer = HTTPMessageSigner(signature_algorithm=ED25519, key_resolver=_Key(key))
+    signer = HTTPMessageSigner(signature_algorithm=ED25519, key_resolver=_KeyResolver(key))
     signer.sign(
         message,
         key_id=key.public_key().public_bytes_raw().hex(),
@@ -84,12 +89,12 @@ def sign_request(message: Message, body: bytes, key: Ed25519PrivateKey, nonce: s
 
 
 def verify_request(message: Request, body: bytes | None) -> RequestSigner:
-    """Who signed; TrustError unless all of COVERED and the body are covered.
+    """The request's signer; TrustError unless the signature covers COVERED_COMPONENTS and holds.
 
-    body: None while it has not come: its digest is signed for, and not compared yet.
-    Whether that key is enrolled and the nonce fresh is the caller's to say.
+    body: None before it has arrived: its signed digest is then not compared.
+    The caller checks that the key is enrolled and the nonce fresh.
     """
-    verifier = HTTPMessageVerifier(signature_algorithm=ED25519, key_resolver=_Key())
+    verifier = HTTPMessageVerifier(signature_algorithm=ED25519, key_resolver=_KeyResolver())
     try:
         (result,) = verifier.verify(
             message, max_age=None, expect_tag=SIGNATURE_TAG, require_components=COVERED_COMPONENTS, body=body
@@ -99,5 +104,5 @@ def verify_request(message: Request, body: bytes | None) -> RequestSigner:
         raise TrustError("the request's signature does not hold", where="request") from None
     if not isinstance(key, str) or not isinstance(nonce, str) or key != key.lower():
         raise TrustError("the request's signature names no key or nonce", where="request")
-    named = f'"{INSTANCE_HEADER}"' in result.covered_components
-    return RequestSigner(key, nonce, message.headers.get(INSTANCE_HEADER, "")[:64] if named else "")
+    has_instance = f'"{INSTANCE_HEADER}"' in result.covered_components
+    return RequestSigner(key, nonce, message.headers.get(INSTANCE_HEADER, "")[:64] if has_instance else "")

@@ -1,6 +1,6 @@
-"""An invitation: where the aggregator is, whom to trust, and a code that enrols one device once.
+"""Invitation: the aggregator's address, the root to trust, and a code that enrols one device once.
 
-A JSON file, or one line of text that people may paste or scan: `homeroom:` and the same JSON as base64 (RFC 4648, URL).
+A JSON file, or one line of text to paste or scan: `homeroom:` and the same JSON in base64url (RFC 4648, section 5).
 """
 
 from __future__ import annotations
@@ -21,9 +21,12 @@ INVITATION_LIMIT_BYTES = 1 << 16
 
 
 class Invitation(msgspec.Struct, frozen=True, kw_only=True):
-    """`address` is the aggregator's base URL; `root` the fingerprint of the institution's root key.
+    """An invitation.
 
-    school: whose device it is for, if that was said.
+    address: the aggregator's base URL.
+    root: fingerprint of the institution's root key.
+    school: the school that the device belongs to, or "".
+    expires: by the server's clock, for people to read.
     """
 
     format: int = INVITATION_FORMAT
@@ -33,10 +36,11 @@ class Invitation(msgspec.Struct, frozen=True, kw_only=True):
     institution: str
     bundle_id: Hash
     school: str = ""
-    expires: str = ""  # by the server's clock, for people to read
+    expires: str = ""
 
 
 def read_invitation(path: Path) -> Invitation:
+    """Reads an invitation in either form; InputError if it is none."""
     try:
         data = path.read_bytes()
     except OSError as problem:
@@ -51,7 +55,7 @@ def read_invitation(path: Path) -> Invitation:
 
 
 def as_text(invitation: Invitation) -> str:
-    """The one line; defaults are left out, so that its QR code stays small."""
-    known = {f.name: f.default for f in msgspec.structs.fields(Invitation)}
-    document = {n: v for n, v in msgspec.to_builtins(invitation).items() if v != known[n]}
+    """The invitation as one line of text, without defaults, so that its QR code stays small."""
+    defaults = {f.name: f.default for f in msgspec.structs.fields(Invitation)}
+    document = {n: v for n, v in msgspec.to_builtins(invitation).items() if v != defaults[n]}
     return (INVITATION_PREFIX + base64.urlsafe_b64encode(msgspec.json.encode(document))).decode()

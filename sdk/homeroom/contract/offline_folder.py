@@ -1,11 +1,11 @@
-"""The folder that is carried between a school and its district; names and sizes that any file system holds.
+"""Files of offline exchange on a removable folder (a USB stick) that people carry between a school and its district.
 
-    homeroom/<first 16 digits of the root's fingerprint>/receiver.json      what letters are sealed to, signed
-                                                        /<device>.letter    to the aggregator
-                                                        /<device>.answer    back to the device
+    homeroom/<first 16 digits of the root's fingerprint>/receiver.json      key that messages are sealed to, signed
+                                                        /<device>.letter    message to the aggregator
+                                                        /<device>.answer    answer to the device
 
-<device> is the beginning of its public key. A file is written beside and renamed, so one that is torn (the stick was
-pulled out) is of no such name, or does not open. Whatever else is on the stick is not looked at.
+<device> is the first 16 digits of its public key. A file is written under another name, then renamed: one that was cut
+short (the stick was pulled out) has no such name or does not open. Other files in the folder are ignored.
 """
 
 from __future__ import annotations
@@ -28,21 +28,26 @@ MOST_MESSAGES = 10_000
 
 
 class OfflineFolder:
-    """Its part for the institution with this root; `path` is the stick's own folder."""
+    """The part of a removable folder that belongs to the institution with this root key.
+
+    Raises InputError where `path`, the removable folder, does not exist.
+    """
 
     def __init__(self, path: Path, root_fingerprint: str) -> None:
         if not path.is_dir():
             raise InputError("there is no such folder", where=str(path), remedy="is the stick plugged in?")
         self.folder = path / OFFLINE_FOLDER_NAME / root_fingerprint[:16]
 
-    def letter(self, device: str) -> Path:
+    def message(self, device: str) -> Path:
+        """Path of a device's message; `device` is its public key, hexadecimal."""
         return self.folder / f"{device[:16]}.letter"
 
     def answer(self, device: str) -> Path:
+        """Path of the answer to a device; `device` is its public key, hexadecimal."""
         return self.folder / f"{device[:16]}.answer"
 
-    def letters(self) -> list[Path]:
-        """Every letter that lies here, in the order of the names."""
+    def messages(self) -> list[Path]:
+        """Paths of the messages to the aggregator, sorted by name, at most MOST_MESSAGES."""
         if not self.folder.is_dir():
             return []
         found = [
@@ -51,11 +56,11 @@ class OfflineFolder:
         return sorted(found)[:MOST_MESSAGES]
 
     def receiver(self) -> SealingKey:
-        """What letters are to be sealed to; its signature is the caller's to check."""
+        """The key that messages are sealed to, from the aggregator; the caller checks its signature."""
         path = self.folder / RECEIVER_FILE
         if not path.is_file():
             raise InputError(
-                "this stick has not been at the aggregator yet",
+                "this folder has not been at the aggregator yet",
                 where=str(path),
                 remedy="`homeroom district offline in FOLDER STICK` there prepares it",
             )
@@ -63,20 +68,24 @@ class OfflineFolder:
         return decode(data, SealingKey, limit_bytes=limit, where=str(path), error=InputError)
 
     def put_receiver(self, key: SealingKey) -> None:
+        """Writes the key that messages are sealed to."""
         write_durable(self.folder / RECEIVER_FILE, msgspec.json.format(msgspec.json.encode(key), indent=1))
 
 
 def read(path: Path, limit_bytes: int) -> bytes:
-    """A file's content; InputError if it is larger than that, StoreError if the stick cannot be read."""
+    """A file's content; InputError if it is larger than `limit_bytes`, StoreError if it cannot be read."""
     try:
         if path.stat().st_size > limit_bytes:
             raise InputError(f"is larger than {limit_bytes:,} bytes", where=str(path), remedy="it is none of ours")
         return path.read_bytes()
     except OSError as problem:
-        raise StoreError(f"cannot be read: {problem.strerror}", where=str(path), remedy="check the stick") from None
+        raise StoreError(
+            f"cannot be read: {problem.strerror}", where=str(path), remedy="check the disk or stick"
+        ) from None
 
 
 def remove(path: Path) -> None:
+    """Removes a file durably; no error where it is gone already."""
     try:
         path.unlink(missing_ok=True)
         sync_directory(path.parent)

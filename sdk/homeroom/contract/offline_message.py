@@ -1,7 +1,7 @@
-"""What travels by hand between a device and its aggregator: a letter one way, an answer back, each in one sealed file.
+"""Offline messages: a device's message to its aggregator and the answer, each a sealed file that people carry.
 
-Inside the seal is the envelope of `contract.envelope`: a signed header and a payload. A letter may be delivered twice,
-late, or by a stranger: updates count once by their ids, and everything else in it may be repeated too.
+Inside the seal is an envelope (`contract.envelope`): a signed header and a payload. A message may arrive twice, late or
+through a stranger: an update counts once, by its id, and every other request in it may be repeated.
 """
 
 from __future__ import annotations
@@ -30,9 +30,13 @@ UpdateId = Annotated[str, msgspec.Meta(pattern=r"^[0-9a-f]{32}$")]
 
 
 class MessageHeader(msgspec.Struct, frozen=True, kw_only=True):
-    """From a device. `sealing`: what the answer is sealed to; `after`: the newest version that it has.
+    """Header of a device's message.
 
-    code: an invitation's, from a device that would join. updates: the length of each in the payload. unlearn: ids.
+    sealing: X25519 key that the answer is sealed to, hexadecimal.
+    after: the newest version that the device has.
+    code: an invitation's code, from a device that asks to join.
+    updates: length in bytes of each update in the payload.
+    unlearn: ids of updates to withdraw.
     """
 
     format: int = OFFLINE_FORMAT
@@ -47,7 +51,7 @@ class MessageHeader(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Receipt(msgspec.Struct, frozen=True, kw_only=True):
-    """What became of one update, by the SHA-256 of its bytes; `waits`: carried again, it may yet be accepted."""
+    """The outcome for one update, named by the SHA-256 of its bytes; `waits`: it may be accepted when sent again."""
 
     update: Hash
     status: Literal["accepted", "already", "refused", "waits"]
@@ -57,12 +61,13 @@ class Receipt(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class AnswerHeader(msgspec.Struct, frozen=True, kw_only=True):
-    """From the aggregator, to one device. `refused`: why the whole letter was, if it was.
+    """Header of the aggregator's answer to one device; the payload is the newest version, or empty.
 
-    unlearned, bounded: updates that are out from the next version on; that went into a private release instead.
-
-    round: the configuration, `round_signature` over it as over HTTP. school: as in `/v1/round`. The payload is the
-    newest version, or nothing.
+    refused: why the whole message was refused, if it was.
+    unlearned: ids of updates that the next version leaves out.
+    bounded: ids of updates that a private release holds, and that stay in it.
+    round: the round's configuration; `round_signature` is over it, as over HTTP.
+    school: as in `/v1/round`.
     """
 
     format: int = OFFLINE_FORMAT
@@ -90,6 +95,14 @@ def write_message(
     updates: Sequence[bytes] = (),
     unlearn: Sequence[str] = (),
 ) -> bytes:
+    """Signs a device's message and seals it to the aggregator.
+
+    key: the device's signing key.
+    sealing: the device's X25519 key, for the answer.
+    receiver: the aggregator's X25519 public key, hexadecimal.
+    bundle_id, after, code, unlearn: as in MessageHeader.
+    updates: signed updates, as bytes.
+    """
     payload = b"".join(updates)
     header = MessageHeader(
         device=signing_hex(key),
@@ -105,8 +118,8 @@ def write_message(
 
 
 def read_message(data: bytes, key: X25519PrivateKey, *, where: str) -> tuple[MessageHeader, list[bytes]]:
-    """Header and updates, the device's signature checked; TrustError or NetworkError. The updates are not yet read."""
-    plain = _opened(data, key, "letter", OFFLINE_MESSAGE_LIMIT_BYTES, where)
+    """Header and updates (not parsed) of a message whose signature holds; TrustError or NetworkError otherwise."""
+    plain = _unseal(data, key, "letter", OFFLINE_MESSAGE_LIMIT_BYTES, where)
     header, payload, signature = envelope.unpack(
         plain,
         MESSAGE_MAGIC,
@@ -119,15 +132,15 @@ def read_message(data: bytes, key: X25519PrivateKey, *, where: str) -> tuple[Mes
     envelope.check(header.device, "letter", plain, signature, where=where)
     if sum(header.updates) != len(payload):
         raise NetworkError("does not hold the updates that it names", where=where)
-    updates, at = [], 0
+    updates, start = [], 0
     for size in header.updates:
-        updates.append(payload[at : at + size])
-        at += size
+        updates.append(payload[start : start + size])
+        start += size
     return header, updates
 
 
 def write_answer(key: Ed25519PrivateKey, header: AnswerHeader, version: bytes, receiver: str) -> bytes:
-    """`header.payload_sha256` is filled in here."""
+    """Signs an answer with a version (or b"") and seals it to the device; fills in `header.payload_sha256`."""
     header = msgspec.structs.replace(header, payload_sha256=digest(version))
     return seal(envelope.pack(ANSWER_MAGIC, "answer", header, version, key), receiver, "answer")
 
@@ -135,8 +148,11 @@ def write_answer(key: Ed25519PrivateKey, header: AnswerHeader, version: bytes, r
 def read_answer(
     data: bytes, key: X25519PrivateKey, *, device: str, root_fingerprint: str, where: str
 ) -> tuple[AnswerHeader, bytes]:
-    """Header and version (or b""), vouched for by the root; TrustError otherwise. The version is not yet read."""
-    plain = _opened(data, key, "answer", ANSWER_LIMIT_BYTES, where)
+    """Header and version (or b"") of an answer that the root's aggregator signed; TrustError or NetworkError otherwise.
+
+    The version is not parsed.
+    """
+    plain = _unseal(data, key, "answer", ANSWER_LIMIT_BYTES, where)
     header, version, signature = envelope.unpack(
         plain,
         ANSWER_MAGIC,
@@ -153,7 +169,7 @@ def read_answer(
     return header, version
 
 
-def _opened(data: bytes, key: X25519PrivateKey, purpose: str, limit_bytes: int, where: str) -> bytes:
+def _unseal(data: bytes, key: X25519PrivateKey, purpose: str, limit_bytes: int, where: str) -> bytes:
     if len(data) > limit_bytes:
         raise NetworkError(f"{len(data):,} bytes are more than the {limit_bytes:,} allowed", where=where)
     return unseal(data, key, purpose, where=where)

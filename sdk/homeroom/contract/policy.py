@@ -1,7 +1,7 @@
-"""What one institution allows: which segments may leave a device, and how long and on what terms samples are kept.
+"""Policy of an institution: the scopes of segments, and retention, consent and terms of rounds for its devices.
 
-A key that the root certified as `institution` signs it (`docs/policy.md`). It only takes away: no policy lets out what
-the bundle keeps in. A rule that this version cannot keep is refused with the whole policy, never read over.
+A key that the root certified as `institution` signs it (`docs/policy.md`). A policy only narrows: it never lets out a
+segment that the bundle keeps in. A rule that this version does not know is an error, and the policy is refused.
 """
 
 from __future__ import annotations
@@ -25,17 +25,21 @@ POLICY_LIMIT_BYTES = 1 << 20
 
 
 class Policy(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """`scopes`: by a segment's name, or the beginning of names with a `*` (`head.*`); the narrowest that fits counts.
+    """A policy. A device sends no update to a round outside its terms.
 
-    consent: no sample without it is stored or trained on. retain_days: none is kept longer after it was added.
-    min_devices: a round that would release what fewer devices fed gets no update from here. rounds: nor does one of
-    another kind. epsilon, delta: nor does a private round that promises each device less than this. merged_by: names of
-    aggregators that merge this institution's own segments for it, apart from everybody else's (`by_school`).
+    version: only rises.
+    scopes: by segment name, or prefix with a `*` (`head.*`); the narrowest match counts.
+    consent: samples without consent are neither stored nor trained on.
+    retain_days: days that a sample is kept after it was added.
+    min_devices: least number of devices whose updates a release of the round combines.
+    rounds: allowed kinds of rounds.
+    epsilon, delta: the largest budget that a private round may spend on a device.
+    merged_by: names of aggregators that merge this institution's own segments separately (`by_school`).
     """
 
     format: int = POLICY_FORMAT
     institution: Annotated[str, msgspec.Meta(min_length=1, max_length=256)]
-    version: Count  # only rises
+    version: Count
     scopes: Annotated[dict[str, Scope], msgspec.Meta(max_length=4096)] = {}
     consent: bool = False
     retain_days: Annotated[int, msgspec.Meta(ge=1, le=36_500)] | None = None
@@ -47,7 +51,7 @@ class Policy(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
 
 
 class SignedPolicy(msgspec.Struct, frozen=True, kw_only=True):
-    """The file: `policy` exactly as it was signed, and the root's word for who signed it."""
+    """A policy file: `policy` as it was signed, and the signer's certificate."""
 
     policy: dict[str, Any]
     certificate: Certificate
@@ -55,11 +59,11 @@ class SignedPolicy(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def sign_policy(policy: Policy, key: Ed25519PrivateKey, certificate: Certificate) -> bytes:
-    """The policy as a file; TrustError unless the certificate is this key's and names this institution."""
-    plain = msgspec.to_builtins(policy)
+    """The signed policy file; TrustError unless the certificate is this key's and names this institution."""
+    fields = msgspec.to_builtins(policy)
     if not policy.merged_by:
-        del plain["merged_by"]  # so that devices from before it take the policy
-    signed = SignedPolicy(policy=plain, certificate=certificate, signature=sign(key, "policy", plain))
+        del fields["merged_by"]  # devices from before this field accept the policy then
+    signed = SignedPolicy(policy=fields, certificate=certificate, signature=sign(key, "policy", fields))
     if certificate.key != public_hex(key):
         raise TrustError("the certificate is for another key", where="policy")
     data: bytes = msgspec.json.format(msgspec.json.encode(signed), indent=1)
@@ -68,7 +72,7 @@ def sign_policy(policy: Policy, key: Ed25519PrivateKey, certificate: Certificate
 
 
 def read_policy(data: bytes, *, root_fingerprint: str | None, where: str = "policy") -> Policy:
-    """The policy that an institution under this root signed; TrustError or InputError says what does not hold."""
+    """Reads a policy that an institution under this root signed; TrustError or InputError otherwise."""
     signed = decode(data, SignedPolicy, limit_bytes=POLICY_LIMIT_BYTES, where=where, error=InputError)
     check_certificate(signed.certificate, role="institution", root_fingerprint=root_fingerprint, where=where)
     verify(signed.certificate.key, "policy", signed.policy, signed.signature, where=where)
@@ -85,7 +89,7 @@ def read_policy(data: bytes, *, root_fingerprint: str | None, where: str = "poli
 
 
 def to_policy(fields: Mapping[str, Any], where: str) -> Policy:
-    """A policy from plain fields; InputError names the one at fault."""
+    """A policy from plain fields; InputError names the field at fault."""
     try:
         return msgspec.convert(dict(fields), Policy)
     except msgspec.ValidationError as problem:
@@ -93,7 +97,7 @@ def to_policy(fields: Mapping[str, Any], where: str) -> Policy:
 
 
 def draft(path: Path, institution: str) -> Policy:
-    """A policy as its author writes it, TOML, before it is signed."""
+    """Reads an unsigned policy, as its author writes it in TOML; InputError otherwise."""
     import tomllib
 
     try:
@@ -106,25 +110,25 @@ def draft(path: Path, institution: str) -> Policy:
 
 
 def narrowed(layout: Layout, scopes: Mapping[str, Scope]) -> Layout:
-    """The layout with every segment's scope at most as wide as `scopes` (see Policy) says."""
+    """The layout with every segment's scope narrowed to what `scopes` (see Policy) allows."""
     if not scopes:
         return layout
-    segments = tuple(msgspec.structs.replace(s, scope=narrower(s.scope, _said(s.name, scopes))) for s in layout)
+    segments = tuple(msgspec.structs.replace(s, scope=narrower(s.scope, _scope_of(s.name, scopes))) for s in layout)
     return msgspec.structs.replace(layout, segments=segments)
 
 
 def unmatched(layout: Layout, scopes: Mapping[str, Scope]) -> list[str]:
-    """Names and beginnings that fit no segment."""
-    return [name for name in scopes if not any(_fits(segment.name, name) for segment in layout)]
+    """Names and prefixes in `scopes` that match no segment."""
+    return [name for name in scopes if not any(_matches(segment.name, name) for segment in layout)]
 
 
-def _said(segment: str, scopes: Mapping[str, Scope]) -> Scope:
-    found: Scope = "shared"
+def _scope_of(segment: str, scopes: Mapping[str, Scope]) -> Scope:
+    narrowest: Scope = "shared"
     for name, scope in scopes.items():
-        if _fits(segment, name):
-            found = narrower(found, scope)
-    return found
+        if _matches(segment, name):
+            narrowest = narrower(narrowest, scope)
+    return narrowest
 
 
-def _fits(segment: str, name: str) -> bool:
+def _matches(segment: str, name: str) -> bool:
     return segment.startswith(name[:-1]) if name.endswith("*") else segment == name

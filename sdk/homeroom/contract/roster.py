@@ -1,7 +1,7 @@
-"""A roster: the institution's word on which device keys may form a cohort, and how many of them at least.
+"""Roster: the device keys that may form a cohort of a secure round, and their least number, signed by the institution.
 
-It is signed by a key that the root certified for the role `roster`, never by the aggregator: devices themselves refuse
-a cohort that the server made up. Its serial only rises, so that an old roster cannot be shown again.
+A key that the root certified as `roster` signs it, never the aggregator: devices refuse a cohort that the server made
+up. Its serial only rises, so that an old roster cannot be replayed.
 """
 
 from __future__ import annotations
@@ -23,7 +23,11 @@ LEAST_ROSTER_DEVICES = 3  # with two devices in a sum, each of them reads the ot
 
 
 class Roster(msgspec.Struct, frozen=True, kw_only=True):
-    """`devices`: public keys, sorted. `minimum`: devices without which no sum may be opened."""
+    """A roster.
+
+    minimum: least number of devices in a sum that may be unmasked.
+    devices: public keys, hexadecimal, sorted.
+    """
 
     format: int = ROSTER_FORMAT
     institution: str
@@ -35,7 +39,7 @@ class Roster(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def statement(self) -> dict[str, Any]:
-        """What is signed; fields that a later minor version adds are not part of it."""
+        """The fields that are signed; those of a later minor version are not among them."""
         return {
             "format": self.format,
             "institution": self.institution,
@@ -46,6 +50,7 @@ class Roster(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def roster_id(self) -> str:
+        """Identity of the signed fields."""
         return identity(self.statement)
 
 
@@ -58,7 +63,13 @@ def make_roster(
     minimum: int,
     institution: str,
 ) -> Roster:
-    """Sign a roster; `certificate` is the root's word that `key` may."""
+    """Signs a roster.
+
+    key: signing key; `certificate` is the root's for it, in the role `roster`.
+    devices: public keys, hexadecimal, in any order.
+    serial: above that of the roster before.
+    minimum: least number of devices in a sum.
+    """
     bare = Roster(
         institution=institution,
         serial=serial,
@@ -70,7 +81,7 @@ def make_roster(
 
 
 def read_roster(data: bytes, *, root_fingerprint: str, after: int = 0) -> Roster:
-    """A roster that leads to the root; TrustError if it does not, or is older than serial `after`."""
+    """Reads a roster certified by the root; TrustError if it is not, or its serial is below `after`."""
     where = "roster"
     roster = decode(data, Roster, limit_bytes=ROSTER_LIMIT_BYTES, where=where, error=TrustError)
     check_certificate(roster.certificate, role="roster", root_fingerprint=root_fingerprint, where=where)

@@ -1,8 +1,7 @@
-"""Who may say what: Ed25519 keys (RFC 8032), certificates and signed documents; `cryptography` does the work.
+"""Signatures and certificates: Ed25519 keys (RFC 8032), key files, signed documents.
 
-A root key signs the certificates of an exporter's, an aggregator's, a roster's and an institution's key; these sign
-bundles, versions of theta, which devices may form a cohort, and policies.
-Nothing expires, since devices have no clock to trust.
+A root key certifies the keys of exporters, aggregators, rosters and institutions. These sign bundles, versions of
+theta, rosters and policies. Nothing expires: devices have no clock to trust.
 """
 
 from __future__ import annotations
@@ -24,7 +23,7 @@ Role = Literal["exporter", "aggregator", "roster", "institution"]
 
 
 class Certificate(msgspec.Struct, frozen=True, kw_only=True):
-    """The root's word that `key` may act in `role`; keys are 64 hexadecimal digits, signatures 128."""
+    """A certificate: the root allows `key` to act in `role`. Keys are 64 hexadecimal digits, signatures 128."""
 
     role: Role
     key: Hash
@@ -34,27 +33,28 @@ class Certificate(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def statement(self) -> dict[str, str]:
-        """What the root signs; fields that a later minor version adds are not part of it."""
+        """The fields that the root signs; those of a later minor version are not among them."""
         return {"role": self.role, "key": self.key, "name": self.name, "root": self.root, "signature": ""}
 
 
 def public_hex(key: Ed25519PrivateKey | Ed25519PublicKey) -> str:
+    """The public key, 64 hexadecimal digits."""
     public = key.public_key() if isinstance(key, Ed25519PrivateKey) else key
     return public.public_bytes_raw().hex()
 
 
 def fingerprint(key_hex: str) -> str:
-    """What people compare: SHA-256 of the raw public key, 64 hexadecimal digits."""
+    """SHA-256 of the raw public key, 64 hexadecimal digits, for people to compare."""
     return digest(bytes.fromhex(key_hex))
 
 
 def sign(key: Ed25519PrivateKey, purpose: str, document: Any) -> str:
-    """Sign a document (or its canonical bytes) for one purpose only, so that it cannot pass for another kind."""
+    """Signs a document (or its canonical bytes) for one purpose, so that it cannot pass for another kind."""
     return key.sign(_message(purpose, document)).hex()
 
 
 def verify(key_hex: str, purpose: str, document: Any, signature: str, *, where: str) -> None:
-    """Raise TrustError unless `signature` is this key's over the document for this purpose."""
+    """Raises TrustError unless `signature` is this key's over the document for this purpose."""
     try:
         public = Ed25519PublicKey.from_public_bytes(bytes.fromhex(key_hex))
         public.verify(bytes.fromhex(signature), _message(purpose, document))
@@ -71,12 +71,13 @@ def _message(purpose: str, document: Any) -> bytes:
 
 
 def certify(root: Ed25519PrivateKey, role: Role, key: Ed25519PrivateKey | Ed25519PublicKey, name: str) -> Certificate:
+    """Signs a certificate of `key` with the root key."""
     bare = Certificate(role=role, key=public_hex(key), name=name, root=public_hex(root))
     return msgspec.structs.replace(bare, signature=sign(root, "certificate", bare.statement))
 
 
 def check_certificate(certificate: Certificate, *, role: Role, root_fingerprint: str | None, where: str) -> None:
-    """Raise TrustError unless the certificate is for `role`, signed by its root, and the root is the trusted one."""
+    """Raises TrustError unless the certificate is for `role`, signed by its root, and the root is the trusted one."""
     if root_fingerprint is not None and fingerprint(certificate.root) != root_fingerprint:
         raise TrustError(
             f"vouched for by root {fingerprint(certificate.root)[:16]}, but this device trusts {root_fingerprint[:16]}",
@@ -95,11 +96,12 @@ def check_certificate(certificate: Certificate, *, role: Role, root_fingerprint:
 
 
 def new_key() -> Ed25519PrivateKey:
+    """A new key from the system's secure generator."""
     return Ed25519PrivateKey.generate()
 
 
 def write_key(path: Path, key: Ed25519PrivateKey) -> None:
-    """Write a private key as PKCS #8 PEM, readable by its owner only; an existing file is an error."""
+    """Writes a private key as PKCS #8 PEM (RFC 5958), mode 0600; FileExistsError where the file exists."""
     data = key.private_bytes(
         serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
     )
@@ -115,6 +117,7 @@ def write_key(path: Path, key: Ed25519PrivateKey) -> None:
 
 
 def read_key(path: Path) -> Ed25519PrivateKey:
+    """Reads a private key that `write_key` wrote; TrustError where there is none."""
     try:
         key = serialization.load_pem_private_key(path.read_bytes(), password=None)
     except FileNotFoundError:

@@ -15,7 +15,7 @@ from homeroom.runtime.bundle import Bundle, install, open_bundle
 from homeroom.runtime.graphs import Graphs
 from homeroom.store import Store
 from homeroom.store.open import is_device, open_store, remove
-from homeroom.system.files import whole_or_gone
+from homeroom.system.files import removed_on_failure
 
 
 class InstalledBundle(msgspec.Struct, frozen=True, kw_only=True):
@@ -45,7 +45,7 @@ def open_device(
     made = not is_device(directory)
     if made and source is None:
         raise InputError("is no device directory", where=str(directory), remedy="make it with a bundle: --bundle …")
-    with whole_or_gone(directory):
+    with removed_on_failure(directory):
         opened = open_store(directory, None, anew=anew)
         store = Store(opened)
         try:

@@ -120,7 +120,7 @@ def export_message(store: Store, bundle: Bundle, stick: Path, root: str) -> Expo
         updates=updates,
         unlearn=unlearn,
     )
-    path = place.letter(public_hex(key))
+    path = place.message(public_hex(key))
     write_durable(path, letter)
     return ExportedMessage(path, len(updates), len(unlearn), joining is not None, len(letter), refused)
 

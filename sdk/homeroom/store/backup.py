@@ -6,7 +6,7 @@ import time
 from pathlib import Path
 
 from homeroom.system.files import sync_directory
-from homeroom.system.sqlite import Database, copy_whole
+from homeroom.system.sqlite import Database, copy_database
 
 SHARE = 0.05  # at most this share of the time goes into copying, unless a copy is forced
 
@@ -36,5 +36,5 @@ class Backup:
         A secure round's secrets are left out: brought back, they could mask a second vector or open a second sum.
         """
         start = time.monotonic()
-        copy_whole(database, self.path, without="DELETE FROM secrets WHERE name LIKE 'secure.%'")
+        copy_database(database, self.path, without="DELETE FROM secrets WHERE name LIKE 'secure.%'")
         self._made, self._cost_s = time.monotonic(), time.monotonic() - start

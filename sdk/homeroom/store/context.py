@@ -60,7 +60,7 @@ class Opened:
     def step(self, event: str, count: int | Sized | None = None) -> Iterator[None]:
         """One durable step with its line in the audit log; count: a number, or what has that many in the end."""
         try:
-            with self.database.step():
+            with self.database.transaction():
                 yield
                 many = len(count) if isinstance(count, Sized) else count
                 row = (clock.now().isoformat(timespec="seconds"), event, many)

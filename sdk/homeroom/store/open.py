@@ -158,7 +158,7 @@ def _settle(opened: Opened, lost: list[str]) -> None:
 def _make(database: Database, store_id: str, ring: Ring) -> None:
     """Make the tables and keys in one transaction: they are all there, or none is."""
     database.rows(f"PRAGMA application_id = {schema.APPLICATION_ID}")
-    with database.step():
+    with database.transaction():
         database.tables.executescript(schema.DEVICE)
         first_row(database.connection, store_id, ring)
         database.write(f"PRAGMA user_version = {schema.VERSION}")

@@ -38,7 +38,7 @@ class Outbox:
         """
         database = self._context.database
         sql = "SELECT update_id, state FROM updates WHERE bundle_id = ? AND base = ?"
-        with database.step():
+        with database.transaction():
             for old, state in database.rows(sql, (bundle_id, base)):
                 if state in ("sending", "sent") or (state == "refused" and old == update_id):
                     return False
@@ -95,13 +95,13 @@ class Outbox:
     def call_off(self, update_id: str) -> None:
         """Do not send an update: dropped if nobody can have it, else left as sent, so that it is not counted twice."""
         sql = "UPDATE updates SET state = 'sent', data = NULL WHERE update_id = ? AND state = 'sending'"
-        with self._context.database.step():
+        with self._context.database.transaction():
             if not self._context.database.write(sql, (update_id,)):
                 self.drop(update_id)
 
     def drop(self, update_id: str) -> None:
         """Remove an update with its residual and its lineage."""
-        with self._context.database.step():
+        with self._context.database.transaction():
             self._context.database.write("DELETE FROM updates WHERE update_id = ?", (update_id,))
             self._context.unlink("update", update_id)
             self._context.put_secret(f"{RESIDUAL}{update_id}", None)

@@ -72,7 +72,7 @@ def migrate(database: Database) -> None:
     if found == schema.VERSION:
         return
     Backup(database.path.parent).make(database)
-    with database.step():
+    with database.transaction():
         for version in range(found, schema.VERSION):
             schema.MIGRATIONS[version](database.tables)
         database.write(f"PRAGMA user_version = {schema.VERSION}")
@@ -114,7 +114,7 @@ def mend(database: Database, keys: KeyBook, backup: Backup) -> None:
     if not broken:
         return
     copy = _read_copy(backup)
-    with database.step():
+    with database.transaction():
         note(database, [_put_back(database, copy, row) for row in broken])
         keys.reset()
         for row in list(broken_rows(database, keys)):
@@ -220,12 +220,12 @@ def _salvage(damaged: Path, database: Database, ring: Ring) -> tuple[int, list[s
         for table in TABLES:
             marks = ", ".join("?" * len(database.tables[table].columns))
             try:
-                with database.step():
+                with database.transaction():
                     for row in old.execute(f"SELECT * FROM {table}"):
                         saved += _save(database, f"INSERT OR IGNORE INTO {table} VALUES ({marks})", table, row)
             except (*SQLITE_ERRORS, HomeroomError):
                 unread.append(f"{table}: newer rows that could not be read any more are lost")
-    with database.step():
+    with database.transaction():
         for broken in list(broken_rows(database, keys)):
             _remove(database, broken)
             unread.append(f"{_say(broken)} was damaged and is lost: the copy does not have it")

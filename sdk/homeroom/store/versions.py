@@ -41,7 +41,7 @@ class Versions:
         version_id = secrets.token_hex(16)
         data = np.ascontiguousarray(theta, np.float32).tobytes()
         device, database = self._context.keys.device, self._context.database
-        with database.step():
+        with database.transaction():
             database.write(
                 "INSERT INTO versions (version_id, kind, base, facts, theta) VALUES (?, ?, ?, ?, ?)",
                 (
@@ -99,7 +99,7 @@ class Versions:
 
     def save_state(self, data: bytes, tag: str, subjects: Iterable[str]) -> None:
         """Keep the one state of an unfinished training; `tag` says what it belongs to."""
-        with self._context.database.step():
+        with self._context.database.transaction():
             self.drop_state()
             self._context.put_secret("state", msgspec.msgpack.encode((tag, data)))
             self._context.link("state", "state", subjects)
@@ -113,7 +113,7 @@ class Versions:
 
     def drop_state(self) -> None:
         """Remove the state of an unfinished training."""
-        with self._context.database.step():
+        with self._context.database.transaction():
             self._context.put_secret("state", None)
             self._context.unlink("state", "state")
 

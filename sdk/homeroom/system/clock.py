@@ -1,4 +1,4 @@
-"""The clock: UTC now."""
+"""The system's clock, in one place, so that tests can set it."""
 
 from __future__ import annotations
 
@@ -6,5 +6,5 @@ import datetime
 
 
 def now() -> datetime.datetime:
-    """What the system says, UTC."""
+    """The current time, UTC, with its time zone set."""
     return datetime.datetime.now(datetime.UTC)

@@ -1,4 +1,4 @@
-"""Files that survive a power cut: written beside, synced, then renamed; imports errors only."""
+"""Durable file writes: a temporary file is written and synced, then renamed over the old one."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ DISK_FULL_ERRNOS = {errno.ENOSPC, errno.EFBIG, getattr(errno, "EDQUOT", errno.EN
 
 
 def refusal(problem: OSError, where: Path) -> StoreError:
-    """The error that a user can act on, for an operating system error while writing `where`."""
+    """The StoreError or DiskFullError for an operating system error while writing `where`."""
     if problem.errno in DISK_FULL_ERRNOS:
         return DiskFullError(
             "no space left; nothing was changed", where=str(where), remedy="free some space, try again"
@@ -27,18 +27,18 @@ def refusal(problem: OSError, where: Path) -> StoreError:
 
 
 def sync_directory(path: Path) -> None:
-    """Make renames and deletions in a directory durable; where directories cannot be synced (Windows) do nothing."""
+    """Makes renames and deletions in a directory durable. Windows cannot sync directories: nothing happens there."""
     if os.name == "nt":
         return
-    handle = os.open(path, os.O_RDONLY)
+    descriptor = os.open(path, os.O_RDONLY)
     try:
-        os.fsync(handle)
+        os.fsync(descriptor)
     finally:
-        os.close(handle)
+        os.close(descriptor)
 
 
 def make_directory(path: Path) -> None:
-    """Create a directory, private to this user, and its parents, durably."""
+    """Creates a directory (mode 0700) and its parents, durably."""
     if path.is_dir():
         return
     make_directory(path.parent)
@@ -50,33 +50,36 @@ def make_directory(path: Path) -> None:
 
 
 @contextmanager
-def whole_or_gone(folder: Path) -> Iterator[None]:
-    """Where the work in it fails, a folder that was not there before goes again, and so do the parents made for it."""
-    made = [path for path in (folder, *folder.parents) if not path.exists()]
+def removed_on_failure(folder: Path) -> Iterator[None]:
+    """On an exception, removes `folder` and those of its parents that did not exist before."""
+    missing = [path for path in (folder, *folder.parents) if not path.exists()]
     try:
         yield
     except BaseException:
-        if made:
-            shutil.rmtree(made[-1], ignore_errors=True)
+        if missing:
+            shutil.rmtree(missing[-1], ignore_errors=True)
         raise
 
 
 def write_durable(path: Path, data: bytes) -> None:
-    """Replace a file's content: afterwards, and after a power cut at any moment, it is all old or all new."""
+    """Replaces a file's content durably; after a power cut the file holds all of the old content or all of the new.
+
+    Raises StoreError, or DiskFullError where there is no space.
+    """
     make_directory(path.parent)
-    beside = path.with_name(f"{path.name}.{secrets.token_hex(4)}.new")
+    temporary = path.with_name(f"{path.name}.{secrets.token_hex(4)}.new")
     try:
-        with os.fdopen(os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
+        with os.fdopen(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
             file.write(data)
             file.flush()
             os.fsync(file.fileno())
-        replace_durable(beside, path)
+        replace_durable(temporary, path)
     except OSError as problem:
-        beside.unlink(missing_ok=True)
+        temporary.unlink(missing_ok=True)
         raise refusal(problem, path) from None
 
 
 def replace_durable(source: Path, target: Path) -> None:
-    """Rename a synced file over another, durably."""
+    """Renames a synced file over another, durably."""
     os.replace(source, target)
     sync_directory(target.parent)

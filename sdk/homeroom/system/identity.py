@@ -1,7 +1,7 @@
-"""Which machine and which disk this is, as far as a cloned disk cannot copy it; imports nothing.
+"""Identity of this machine and of its disk, for telling a cloned disk from the original.
 
-A Raspberry Pi's serial number tells two clones of one SD card apart. Elsewhere the system's own machine id is the best
-that needs no rights; network addresses are not used, because docks and privacy settings change them.
+A Raspberry Pi's serial number tells two clones of one SD card apart. Elsewhere the system's machine id is used, which
+needs no rights. Network addresses are not used: docks and privacy settings change them.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-SOURCES = (
+MACHINE_ID_FILES = (
     "/sys/firmware/devicetree/base/serial-number",
     "/etc/machine-id",
     "/var/lib/dbus/machine-id",
@@ -20,21 +20,21 @@ SOURCES = (
 
 
 def machine_identity() -> str:
-    """A text that stays the same on one machine; the host's name where nothing better can be read."""
+    """A string that stays the same on one machine; the host's name where no machine id can be read."""
     if sys.platform == "win32":
-        found = _windows()
+        machine_id = _windows()
     elif sys.platform == "darwin":
-        found = _mac()
+        machine_id = _mac()
     else:
-        found = "/".join(filter(None, map(_read, SOURCES)))
-    return found or platform.node()
+        machine_id = "/".join(filter(None, map(_read, MACHINE_ID_FILES)))
+    return machine_id or platform.node()
 
 
 def disk_identity(directory: Path, devices: Path = Path("/sys/dev/block")) -> str:
-    """The number that its maker gave the disk (or card) a directory lies on; "" where the system does not tell.
+    """Hardware serial number of the disk (or card) that holds `directory`; "" where the system does not give it.
 
-    A card's cid, a disk's wwid or serial number, on Linux: they tell two clones of one machine's disk apart even where
-    the clone copied the system's machine id.
+    Linux only: a card's cid, a disk's wwid or serial number. They tell clones of a disk apart, which share the system's
+    machine id.
     """
     if not hasattr(os, "major"):
         return ""
@@ -46,14 +46,14 @@ def disk_identity(directory: Path, devices: Path = Path("/sys/dev/block")) -> st
 
 
 def _disks(device: Path, depth: int) -> list[str]:
-    """Of a partition its disk, of a mapped device (LVM, encryption) the disks below it."""
+    """Serial numbers of a partition's disk, or of the disks below a mapped device (LVM, encryption)."""
     if (device / "partition").exists():
         device = device.parent
     slaves = device / "slaves"
     if depth and slaves.is_dir() and (below := sorted(slaves.iterdir())):
-        return sorted({number for slave in below for number in _disks(slave.resolve(), depth - 1)})
-    named = (_read(str(device / name)) for name in ("device/cid", "wwid", "device/wwid", "device/serial", "serial"))
-    return [found for found in [next(filter(None, named), "")] if found]
+        return sorted({serial for slave in below for serial in _disks(slave.resolve(), depth - 1)})
+    serials = (_read(str(device / name)) for name in ("device/cid", "wwid", "device/wwid", "device/serial", "serial"))
+    return list(filter(None, serials))[:1]
 
 
 def _read(path: str) -> str:

@@ -1,9 +1,8 @@
-"""One SQLite file with durable, all-or-nothing steps and errors that a user can act on; imports errors and durable.
+"""SQLite database file with durable transactions, and its errors as StoreErrors with a remedy.
 
-Write-ahead logging with `synchronous=FULL`: a step costs one fsync and is durable when it returns (with a rollback
-journal it would not be: SQLite then does not sync the directory after deleting the journal). The lock is exclusive, so
-that one process at a time owns the file and no shared memory is needed; a `shared` file
-can be read by others meanwhile.
+Write-ahead log with `synchronous=FULL`: a transaction costs one fsync and is durable when it returns. With a rollback
+journal it would not be: SQLite does not sync the directory after it deletes the journal. The lock is exclusive: one
+process at a time owns the file, and no shared memory is needed. A `shared` file can be read by others meanwhile.
 """
 
 from __future__ import annotations
@@ -22,7 +21,6 @@ from homeroom.system.files import refusal as file_refusal
 if TYPE_CHECKING:
     import sqlite_utils
 
-ERROR, BUSY, READONLY, IOERR, CORRUPT, FULL, CANTOPEN, NOTADB = 1, 5, 8, 10, 11, 13, 14, 26
 SQLITE_ERRORS = (sqlite3.DatabaseError, UnicodeDecodeError)  # the latter where SQLite's message quotes a damaged schema
 
 
@@ -34,8 +32,15 @@ class DamagedError(StoreError):
 
 
 class Database:
+    """A connection to one SQLite file. Every method raises StoreError, DiskFullError or DamagedError.
+
+    path: the file; it is created where it is missing.
+    durable: sync at each commit.
+    any_thread: the owner sees to it that one thread at a time uses the connection.
+    shared: other processes may read and write between transactions; wait up to 10 s for theirs.
+    """
+
     def __init__(self, path: Path, *, durable: bool = True, any_thread: bool = False, shared: bool = False) -> None:
-        """any_thread: its owner sees to it that only one thread at a time is inside. shared: wait for others' steps."""
         self.path = path
         self._depth = 0
         self._locking = "NORMAL" if shared else "EXCLUSIVE"
@@ -61,15 +66,15 @@ class Database:
 
     @contextmanager
     def refusals(self) -> Iterator[None]:
-        """Turn SQLite's errors into ours."""
+        """Raises SQLite's errors as StoreErrors."""
         try:
             yield
         except SQLITE_ERRORS as problem:
             raise refusal(problem, self.path) from None
 
     @contextmanager
-    def step(self) -> Iterator[None]:
-        """A transaction; inside another one, a part of it. Afterwards all of it is durable, or nothing happened."""
+    def transaction(self) -> Iterator[None]:
+        """An atomic, durable transaction; inside another one, a part of that one."""
         if self._depth:
             yield
             return
@@ -87,53 +92,57 @@ class Database:
                 self._depth -= 1
 
     def rows(self, sql: str, parameters: Sequence[Any] = ()) -> list[Any]:
+        """All rows of a query."""
         with self.refusals():
             return self.connection.execute(sql, parameters).fetchall()
 
     def each(self, sql: str, parameters: Sequence[Any] = ()) -> Iterator[Any]:
-        """Rows one at a time, so that media need not fit in memory together."""
+        """Rows of a query one at a time, so that media need not fit in memory together."""
         with self.refusals():
             yield from self.connection.execute(sql, parameters)
 
     def one(self, sql: str, parameters: Sequence[Any] = ()) -> Any:
+        """The first row of a query, or None."""
         rows = self.rows(sql, parameters)
         return rows[0] if rows else None
 
     def write(self, sql: str, parameters: Sequence[Any] = ()) -> int:
-        """Run one statement inside a step; return the number of rows it changed."""
-        with self.step(), self.refusals():
+        """Runs one statement in a transaction; returns the number of rows that it changed."""
+        with self.transaction(), self.refusals():
             return self.connection.execute(sql, parameters).rowcount
 
     def write_many(self, sql: str, rows: Sequence[Sequence[Any]]) -> None:
-        with self.step(), self.refusals():
+        """Runs one statement for every row of parameters, in one transaction."""
+        with self.transaction(), self.refusals():
             self.connection.executemany(sql, rows)
 
     def compact(self) -> None:
-        """Rewrite the file without free pages and empty the log; what was deleted is then in neither.
+        """Rewrites the file without free pages and empties the write-ahead log.
 
-        `secure_delete` has already zeroed it: no space for the copy, or no time, loses nothing.
+        Does nothing where the disk has no room for the copy: `secure_delete` has zeroed deleted rows already.
         """
         try:
             self.connection.execute("VACUUM")
         except sqlite3.OperationalError as problem:
-            if primary_code(problem) != FULL:
+            if primary_code(problem) != sqlite3.SQLITE_FULL:
                 raise refusal(problem, self.path) from None
         self.empty_log()
 
     def empty_log(self) -> None:
+        """Moves the write-ahead log into the database and truncates it."""
         with self.refusals():
             self.connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
 
     def check(self) -> str | None:
-        """What SQLite's own check finds wrong with the file's structure, or None."""
+        """SQLite's integrity check: a description of the damage, or None."""
         try:
-            found = self.connection.execute("PRAGMA integrity_check(1)").fetchone()[0]
+            result = self.connection.execute("PRAGMA integrity_check(1)").fetchone()[0]
         except SQLITE_ERRORS as problem:
             return str(problem)
-        return None if found == "ok" else str(found)
+        return None if result == "ok" else str(result)
 
     def shape(self) -> list[tuple[Any, ...]]:
-        """Tables, columns and indexes, comparable with those of another database."""
+        """The schema (tables, columns, indexes), comparable with that of another database."""
         objects = self.rows("SELECT type, name, tbl_name FROM sqlite_schema ORDER BY type, name")
         columns = [self.rows(f"PRAGMA table_info('{name}')") for kind, name, _ in objects if kind == "table"]
         return [*objects, *columns]
@@ -146,43 +155,47 @@ class Database:
         return sqlite_utils.Database(self.connection, recursive_triggers=False, execute_plugins=False)
 
     def close(self) -> None:
+        """Closes the connection; an open transaction is lost."""
         self.connection.close()
 
 
 def primary_code(problem: Exception) -> int:
+    """SQLite's primary result code (https://sqlite.org/rescode.html), 0 where there is none."""
     return (getattr(problem, "sqlite_errorcode", None) or 0) & 0xFF
 
 
 def refusal(problem: Exception, path: Path) -> Exception:
-    """The error to raise for one of SQLite's."""
+    """The StoreError, DiskFullError or DamagedError for an error of SQLite; others as they are."""
     if isinstance(problem, UnicodeDecodeError):
         return DamagedError("malformed database schema")
     code, where = primary_code(problem), str(path)
-    if code == FULL:
+    if code == sqlite3.SQLITE_FULL:
         return DiskFullError("no space left; nothing was changed", where=where, remedy="free some space, try again")
-    if code == BUSY:
+    if code == sqlite3.SQLITE_BUSY:
         return StoreError("is in use by another process", where=where, remedy="wait until it ends, or stop it")
-    if code in (READONLY, CANTOPEN) or (code == IOERR and not os.access(path.parent, os.W_OK)):
+    unwritable = code == sqlite3.SQLITE_IOERR and not os.access(path.parent, os.W_OK)
+    if code in (sqlite3.SQLITE_READONLY, sqlite3.SQLITE_CANTOPEN) or unwritable:
         return StoreError(
             "cannot be opened for writing", where=where, remedy="make the directory writable, then try again"
         )
-    if code in (CORRUPT, NOTADB, ERROR, 0):  # a table or column that is not there, text that is no text
+    # SQLITE_ERROR: a table or column is missing; 0: text that is not UTF-8
+    if code in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_ERROR, 0):
         return DamagedError(str(problem))
-    if code == IOERR:
+    if code == sqlite3.SQLITE_IOERR:
         return StoreError(f"the disk refused: {problem}", where=where, remedy="check free space and the disk's health")
     return problem
 
 
-def copy_whole(database: Database, path: Path, *, without: str = "") -> None:
-    """Copy a database as it stands into one self-contained file, durably; one that fails leaves what was there.
+def copy_database(database: Database, path: Path, *, without: str = "") -> None:
+    """Copies a database into one self-contained file, durably; a copy that fails leaves the old file.
 
-    without: a statement that removes from the copy what it must not hold.
+    without: an SQL statement that removes from the copy the rows that it must not hold.
     """
     make_directory(path.parent)
-    beside = path.with_name(f"{path.name}.new")
-    beside.unlink(missing_ok=True)
+    temporary = path.with_name(f"{path.name}.new")
+    temporary.unlink(missing_ok=True)
     try:
-        copy = sqlite3.connect(beside, isolation_level=None)
+        copy = sqlite3.connect(temporary, isolation_level=None)
         try:
             database.connection.backup(copy)
             copy.execute("PRAGMA journal_mode = DELETE")
@@ -191,12 +204,12 @@ def copy_whole(database: Database, path: Path, *, without: str = "") -> None:
                 copy.execute(without)
         finally:
             copy.close()
-        with beside.open("rb+") as file:
+        with temporary.open("rb+") as file:
             os.fsync(file.fileno())
-        replace_durable(beside, path)
+        replace_durable(temporary, path)
     except sqlite3.DatabaseError as problem:
-        beside.unlink(missing_ok=True)
-        raise refusal(problem, beside) from None
+        temporary.unlink(missing_ok=True)
+        raise refusal(problem, temporary) from None
     except OSError as problem:
-        beside.unlink(missing_ok=True)
-        raise file_refusal(problem, beside) from None
+        temporary.unlink(missing_ok=True)
+        raise file_refusal(problem, temporary) from None

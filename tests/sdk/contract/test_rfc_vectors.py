@@ -72,7 +72,7 @@ INPUT = (
 SIGNATURE = "sig-b26=:wqcAqbmYJ2ji2glfAMaRy4gruYYnx2nEFN2HN6jrnDnQCK1u02Gb04v9EDgwUPiu4A0w6vuQv5lIp5WPpBKRCw==:"
 
 
-class Resolver(ours._Key):
+class Resolver(ours._KeyResolver):
     """The RFC names its key in words."""
 
     def resolve_public_key(self, key_id: str) -> Any:
