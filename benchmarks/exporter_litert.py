@@ -31,7 +31,7 @@ from homeroom.train.fit import fit
 from homeroom.train.settings import Settings
 from homeroom_exporter.check.check import relative_error
 from homeroom_exporter.encoders.backbone import Backbone
-from homeroom_exporter.export.design import design_of, draft, values_of
+from homeroom_exporter.export.design import calibration_values, design_of, draft
 from homeroom_exporter.interchange import litert
 from homeroom_exporter.model.design import initial_theta
 from homeroom_exporter.quantize import fidelity
@@ -53,7 +53,7 @@ def export(folder: Path, rows: Sequence[answers.Answer]) -> tuple[Bundle, litert
     recipe = msgspec.structs.replace(recipe, encoders=(msgspec.structs.replace(spec, buckets=BUCKETS),))
     samples = stored(rows, draft(recipe))
     contents, backbones = assembled(recipe, samples, folder, clipped=True, saliency=True)
-    made, values = backbones["text"], values_of(recipe, "text", samples)
+    made, values = backbones["text"], calibration_values(recipe, "text", samples)
     texts = [prepare(made.modality, value, made.files.__getitem__) for value in values]
     (folder / "litert").mkdir()
     found = litert.convert(contents, {"text": texts}, folder / "litert", threads=1)
@@ -138,7 +138,10 @@ def run(quick: bool, data: Path) -> Section:
             "steps": errors,
             "macro-F1": scores,
             "unconverted": dict(found.refused),
-            "graphs": {t.name: {"onnx": vars(t.onnx), "litert": vars(t.litert), "said": t.said} for t in found.twins},
+            "graphs": {
+                t.name: {"onnx": vars(t.onnx), "litert": vars(t.litert), "said": t.difference}
+                for t in found.comparisons
+            },
         },
         targets=[
             Target("relative error of MiniLM's float features before rounding", features, LIMIT),
@@ -157,11 +160,11 @@ def run(quick: bool, data: Path) -> Section:
 
 def table(found: litert.Conversion, sizes: Mapping[str, int]) -> list[list[str]]:
     rows = [["graph", "difference", "onnx ms", "LiteRT ms", "onnx MB", "LiteRT MB", "onnx file", "LiteRT file"]]
-    for twin in found.twins:
+    for twin in found.comparisons:
         times = [f"{made.ms:.1f}" for made in (twin.onnx, twin.litert)]
         peaks = ["-" if made.peak_mb is None else f"{made.peak_mb:.0f}" for made in (twin.onnx, twin.litert)]
         files = [f"{sizes[f'graphs/{twin.name}.{suffix}'] / 1e6:.2f} MB" for suffix in ("onnx", "tflite")]
-        rows.append([twin.name, twin.said, *times, *peaks, *files])
+        rows.append([twin.name, twin.difference, *times, *peaks, *files])
     return rows
 
 

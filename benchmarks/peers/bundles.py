@@ -13,7 +13,7 @@ from homeroom_exporter.bundle import write
 from homeroom_exporter.bundle.write import Contents
 from homeroom_exporter.encoders import backbone
 from homeroom_exporter.encoders.backbone import Backbone
-from homeroom_exporter.export.design import design_of, representative, values_of
+from homeroom_exporter.export.design import calibration_values, choose_golden_samples, design_of
 from homeroom_exporter.export.steps import assemble
 from homeroom_exporter.model.tiers import make_tiers
 from homeroom_exporter.recipe.recipe import Recipe
@@ -33,14 +33,16 @@ def assembled(
     graphs: which further ones, as in `homeroom_exporter.export.steps.assemble`.
     """
     made = {
-        spec.modality: backbone.build(spec, values_of(recipe, spec.modality, samples), folder, progress=progress)
+        spec.modality: backbone.build(
+            spec, calibration_values(recipe, spec.modality, samples), folder, progress=progress
+        )
         for spec in recipe.encoders
     }
     design = design_of(recipe, made)
     contents = assemble(
         design,
         made,
-        representative(recipe, samples),
+        choose_golden_samples(recipe, samples),
         scratch=folder,
         name=recipe.name,
         version=1,

@@ -11,7 +11,7 @@ from homeroom.data.ingest import read_samples
 from homeroom.runtime.bundle import Bundle, open_bundle, write_signature
 from homeroom_exporter.bundle import write
 from homeroom_exporter.encoders import backbone
-from homeroom_exporter.export.design import design_of, draft, representative, values_of
+from homeroom_exporter.export.design import calibration_values, choose_golden_samples, design_of, draft
 from homeroom_exporter.export.steps import assemble
 from homeroom_exporter.model.design import Design
 from homeroom_exporter.recipe.recipe import Recipe
@@ -24,12 +24,12 @@ def assembled(recipe: Recipe, calibration: Path, folder: Path) -> tuple[Bundle, 
     for encoder in recipe.encoders:
         place = folder / encoder.modality
         place.mkdir()
-        made[encoder.modality] = backbone.build(encoder, values_of(recipe, encoder.modality, samples), place)
+        made[encoder.modality] = backbone.build(encoder, calibration_values(recipe, encoder.modality, samples), place)
     design = design_of(recipe, made)
     contents = assemble(
         design,
         made,
-        representative(recipe, samples),
+        choose_golden_samples(recipe, samples),
         scratch=folder,
         name=recipe.name,
         version=1,

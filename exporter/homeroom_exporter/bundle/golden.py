@@ -26,7 +26,7 @@ Features = Mapping[tuple[str, int], np.ndarray]  # by (slot, place): int8 [taps,
 SUFFIXES = {b"\x89PNG": "png", b"\xff\xd8\xff": "jpg", b"RIFF": "wav", b"OggS": "ogg", b"fLaC": "flac"}
 
 
-def places(slot: Slot, sample: StoredSample) -> list[tuple[int, Any]]:
+def slot_values(slot: Slot, sample: StoredSample) -> list[tuple[int, Any]]:
     """The (place, value) of what a sample holds for a slot; absent ones are left out."""
     return [(place, one) for place, one in enumerate(sample.inputs.get(slot.name, [])) if one is not None]
 
@@ -38,7 +38,7 @@ def sample_features(
     features = {}
     for slot in design.slots:
         modality = design.modality(slot.modality)
-        for place, value in places(slot, sample):
+        for place, value in slot_values(slot, sample):
             prepared = prepare(modality, value, bundle_file)
             if modality.adapter == "lora":
                 features[slot.name, place] = raw_input(modality, prepared)
@@ -146,7 +146,7 @@ def _line(design: Design, row: int, sample: StoredSample, files: dict[str, bytes
     line: dict[str, Any] = {"subject": f"golden-{row}", "labels": sample.labels}
     for slot in design.slots:
         written: list[Any] = [None] * slot.count
-        for place, value in places(slot, sample):
+        for place, value in slot_values(slot, sample):
             if isinstance(value, bytes):
                 suffix = next((s for magic, s in SUFFIXES.items() if value.startswith(magic)), "bin")
                 name = f"{row}-{slot.name}-{place}.{suffix}"

@@ -1,4 +1,4 @@
-"""Time and peak memory of one graph, measured in a process of its own; the child imports numpy and the runtime only."""
+"""Time and peak memory of one graph, measured in a process of its own, which loads numpy and the runtime only."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ import numpy as np
 
 from homeroom.errors import ExportError
 
-RUNS, ENOUGH_S = 12, 1.0  # runs at most, and the time after which three are enough
+MOST_RUNS, LEAST_RUNS, ENOUGH_S = 12, 3, 1.0  # the time after which the fewest runs are enough
 
 
 @dataclass(frozen=True)
@@ -27,39 +27,39 @@ class Footprint:
 
 
 @dataclass(frozen=True)
-class Twin:
-    """One graph in both runtimes, each in fresh processes. `said`: how their results compare."""
+class RuntimeComparison:
+    """One graph in both runtimes, each in fresh processes. `difference`: how their results compare."""
 
     name: str
-    said: str
+    difference: str
     onnx: Footprint
     litert: Footprint
 
 
-def measure(graph: Path, feeds: Mapping[str, np.ndarray], threads: int) -> Footprint:
-    """Run the graph a few times in a fresh process."""
+def run_footprint(graph: Path, feeds: Mapping[str, np.ndarray], threads: int) -> Footprint:
+    """Runs the graph a few times in a fresh process; ExportError where it cannot be run."""
     with tempfile.TemporaryDirectory(prefix="homeroom-measure-") as folder:
         inputs = Path(folder) / "feeds.npz"
         np.savez(inputs, allow_pickle=False, **feeds)
-        done = subprocess.run(
+        worker = subprocess.run(
             [sys.executable, "-m", __name__, str(graph), str(inputs), str(threads)],
             capture_output=True,
             text=True,
             check=False,
         )
-    if done.returncode:
-        raise ExportError(f"the graph cannot be run: {done.stderr.strip()[-300:]}", where=graph.name)
-    return Footprint(**json.loads(done.stdout.splitlines()[-1]))
+    if worker.returncode:
+        raise ExportError(f"the graph cannot be run: {worker.stderr.strip()[-300:]}", where=graph.name)
+    return Footprint(**json.loads(worker.stdout.splitlines()[-1]))
 
 
-def _child(graph: str, inputs: str, threads: str) -> None:
+def _measure_here(graph: str, inputs: str, threads: str) -> None:
     from homeroom.runtime.backend import load
 
     run = load(Path(graph), threads=int(threads))
     with np.load(inputs) as stored:
         feeds = dict(stored)
     seconds: list[float] = []
-    while len(seconds) < RUNS and (len(seconds) < 3 or sum(seconds) < ENOUGH_S):
+    while len(seconds) < MOST_RUNS and (len(seconds) < LEAST_RUNS or sum(seconds) < ENOUGH_S):
         start = time.perf_counter()
         run(feeds)
         seconds.append(time.perf_counter() - start)
@@ -81,4 +81,4 @@ def _peak_mb() -> float | None:
 
 
 if __name__ == "__main__":
-    _child(*sys.argv[1:])
+    _measure_here(*sys.argv[1:])

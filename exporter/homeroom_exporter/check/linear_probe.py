@@ -1,4 +1,4 @@
-"""A linear probe: how well frozen features tell labels apart, before and after quantization; numpy."""
+"""A linear probe: how well frozen features tell labels apart, before and after quantization."""
 
 from __future__ import annotations
 
@@ -6,6 +6,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from sklearn.linear_model import RidgeClassifier
+from sklearn.model_selection import PredefinedSplit, cross_val_predict
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
 
 from homeroom.contract.manifest import Task
 from homeroom.data.samples import StoredSample
@@ -14,33 +18,39 @@ from homeroom.errors import InputError
 FOLDS = 4
 PROBED = ("classification", "ordinal")  # kinds of task that a linear probe can try
 WITH_CLASSES = (*PROBED, "multilabel")  # kinds whose labels must not be all the same
-LEAST = 40  # labelled samples below which a probe says nothing
-RIDGE = 0.1  # on the diagonal of the kernel, whose entries are near 1
-DROP = 0.02  # accuracy that quantization may cost beyond twice the standard error of the difference
+LEAST_PROBE_SAMPLES, MOST_PROBE_SAMPLES = 40, 240  # labelled ones: with fewer a probe says nothing
+RIDGE_SHARE = 0.1  # the ridge penalty, as a share of the number of features
+PROBE_DROP_LIMIT = 0.02  # accuracy that quantization may cost beyond twice the standard error of the difference
 
 
 @dataclass(frozen=True)
-class Probe:
-    """Accuracy over `samples` held-out predictions (four folds); `majority`: that of the commonest label."""
+class LinearProbe:
+    """Accuracy over `samples` held-out predictions; `majority`: that of the commonest label; `error`: standard error
+    of the difference between the two precisions.
+    """
 
     task: str
     samples: int
     majority: float
     float32: float
     int8: float
-    error: float  # standard error of the difference
+    error: float
 
     @property
     def worse(self) -> bool:
-        return self.float32 - self.int8 > DROP + 2 * self.error
+        """Whether quantization cost more accuracy than chance explains."""
+        return self.float32 - self.int8 > PROBE_DROP_LIMIT + 2 * self.error
 
 
-def compare(task: str, reference: np.ndarray, quantized: np.ndarray, labels: np.ndarray) -> Probe | None:
-    """reference, quantized: [n, features] of the same samples; labels: int [n]. None if there are too few."""
-    if len(labels) < LEAST or len(np.unique(labels)) < 2:
+def compare(task: str, reference: np.ndarray, quantized: np.ndarray, labels: np.ndarray) -> LinearProbe | None:
+    """Probes both precisions. reference, quantized: float [n, features] of the same samples; labels: int [n].
+
+    None where there are too few samples, or only one label.
+    """
+    if len(labels) < LEAST_PROBE_SAMPLES or len(np.unique(labels)) < 2:
         return None
     first, second = (held_out(x, labels) == labels for x in (reference, quantized))
-    return Probe(
+    return LinearProbe(
         task=task,
         samples=len(labels),
         majority=float(np.bincount(labels).max() / len(labels)),
@@ -53,33 +63,26 @@ def compare(task: str, reference: np.ndarray, quantized: np.ndarray, labels: np.
 def refuse_one_class(tasks: Sequence[Task], samples: Sequence[StoredSample], file: str) -> None:
     """InputError for a task whose labels in the samples are all the same; without labels it is fine."""
     for task in tasks:
-        said = [sample.labels[task.name] for sample in samples if task.name in sample.labels]
-        if task.kind in WITH_CLASSES and said and all(one == said[0] for one in said):
+        labels = [sample.labels[task.name] for sample in samples if task.name in sample.labels]
+        if task.kind in WITH_CLASSES and labels and all(label == labels[0] for label in labels):
             raise InputError(
-                f"{task.name}: every label is {said[0]!r}, so nothing here shows whether it can be learned",
+                f"{task.name}: every label is {labels[0]!r}, so nothing here shows whether it can be learned",
                 where=file,
                 remedy="add samples of other labels, or leave this task's labels out",
             )
 
 
-def joined(parts: Sequence[Sequence[np.ndarray]], width: int) -> np.ndarray:
+def sample_row(slots: Sequence[Sequence[np.ndarray]], width: int) -> np.ndarray:
     """One sample's row: the mean of each slot's vectors [width], zeros where it has none; the last two's product."""
-    means = [np.mean(vectors, 0) if len(vectors) else np.zeros(width) for vectors in parts]
+    means = [np.mean(vectors, 0) if len(vectors) else np.zeros(width) for vectors in slots]
     if len(means) > 1:
         means.append(means[-1] * means[-2])
     return np.concatenate(means)
 
 
 def held_out(x: np.ndarray, labels: np.ndarray) -> np.ndarray:
-    """Predicted labels [n], each by a ridge classifier (one against the rest) that did not see the row."""
+    """Predicted labels int [n], each by a ridge classifier that did not see the row. x: [n, features]."""
     fold = np.random.default_rng(0).permutation(len(labels)) % FOLDS
-    wanted = np.eye(int(labels.max()) + 1)[labels]
-    predicted = np.zeros(len(labels), int)
-    for held in range(FOLDS):
-        train = fold != held
-        mean, std = x[train].mean(0), x[train].std(0) + 1e-6
-        z = (x - mean) / std
-        kernel = z @ z[train].T / z.shape[1]  # in the dual: there are more features than samples
-        solved = np.linalg.solve(kernel[train] + RIDGE * np.eye(train.sum()), wanted[train] - wanted[train].mean(0))
-        predicted[~train] = (kernel[~train] @ solved + wanted[train].mean(0)).argmax(1)
-    return predicted
+    classifier = make_pipeline(StandardScaler(), RidgeClassifier(RIDGE_SHARE * x.shape[1]))
+    predicted = cross_val_predict(classifier, x.astype(np.float64), labels, cv=PredefinedSplit(fold))
+    return np.asarray(predicted)

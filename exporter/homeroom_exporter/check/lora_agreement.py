@@ -1,4 +1,4 @@
-"""How near the quantized encoder with LoRA inside is to the float32 one: gradients on real samples; torch."""
+"""Compares the quantized encoder with LoRA inside with the float32 one: gradients on real samples."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from homeroom_exporter.model.lora.adapter import PREFIX
 from homeroom_exporter.trace.example_inputs import example
 from homeroom_exporter.trace.reference import by_autograd
 
-NOISE = 0.02  # theta away from its start, where every B is zero and A has no gradient
+THETA_NOISE = 0.02  # theta away from its start, where every B is zero and A has no gradient
 
 
 @dataclass(frozen=True)
-class InsideCheck:
+class LoraCheck:
     """`bytes` of the frozen file against the float32 encoder's; `cosine` of the factors' gradient with float32's."""
 
     modality: str
@@ -32,8 +32,8 @@ class InsideCheck:
     cosine: float
 
 
-def check_inside(contents: Contents, samples: Sequence[StoredSample]) -> InsideCheck:
-    """Compare on the inputs of as many samples as a batch holds, random targets."""
+def check_lora(contents: Contents, samples: Sequence[StoredSample]) -> LoraCheck:
+    """Compares on the inputs of as many samples as a batch holds, with random targets."""
     design = contents.design
     adapter = design.adapter
     assert adapter is not None
@@ -41,28 +41,32 @@ def check_inside(contents: Contents, samples: Sequence[StoredSample]) -> InsideC
     rows: list[golden.Features] = []
     graph = next(g for g in contents.graphs if g.role == "grad")
     for sample in samples:
-        places = [(slot.name, place, value) for slot in slots for place, value in golden.places(slot, sample)]
-        ready = {(s, p): prepare(adapter.modality, v, contents.files.__getitem__) for s, p, v in places}
+        ready = {
+            (slot.name, place): prepare(adapter.modality, value, contents.files.__getitem__)
+            for slot in slots
+            for place, value in golden.slot_values(slot, sample)
+        }
         if ready and len(rows) < graph.batch:
             rows.append({key: raw_input(adapter.modality, one) for key, one in ready.items()})
     tokens = golden.bucket(design, rows)
     feeds = {**example(design, "grad", graph.batch, tokens), **golden.feeds(design, rows, graph.batch, tokens)}
     feeds["weights"] = np.ones_like(feeds["weights"])
     noise = np.random.default_rng(0).standard_normal(contents.theta.size).astype(np.float32)
-    theta = contents.theta + NOISE * noise
-    small = by_autograd(design, "grad", theta, feeds)["gradient"]
-    whole = {PREFIX + name: value for name, value in adapter.reference.items()}
-    large = by_autograd(design, "grad", theta, {**feeds, **whole})["gradient"]
-    within = np.concatenate(
-        [np.arange(s.start, s.stop) for n, s in design.layout.slices.items() if n.startswith("lora.")]
+    theta = contents.theta + THETA_NOISE * noise
+    reference = {PREFIX + name: value for name, value in adapter.reference.items()}
+    quantized, exact = (
+        by_autograd(design, "grad", theta, inputs)["gradient"] for inputs in (feeds, {**feeds, **reference})
     )
-    a, b = small[within].astype(np.float64), large[within].astype(np.float64)
-    return InsideCheck(
+    factors = np.concatenate(
+        [np.arange(part.start, part.stop) for name, part in design.layout.slices.items() if name.startswith("lora.")]
+    )
+    a, b = quantized[factors].astype(np.float64), exact[factors].astype(np.float64)
+    return LoraCheck(
         modality=adapter.modality.name,
         precision=adapter.precision,
         float_bytes=adapter.modality.float_bytes,
         bytes=contents.files[f"graphs/frozen.{adapter.modality.name}.bin"].stat().st_size,
-        parameters=len(within),
+        parameters=len(factors),
         rows=len(rows),
         cosine=float(a @ b / max(float(np.linalg.norm(a) * np.linalg.norm(b)), 1e-30)),
     )

@@ -21,27 +21,24 @@ from homeroom.data.preprocess import hashed_content
 from homeroom.data.samples import StoredSample
 from homeroom.errors import InputError
 from homeroom_exporter.bundle import golden
-from homeroom_exporter.encoders.backbone import Backbone, EncoderSpec
+from homeroom_exporter.encoders.backbone import Backbone
+from homeroom_exporter.encoders.spec import EncoderSpec
 from homeroom_exporter.model.design import Design
 from homeroom_exporter.model.lora.build import Inside
 from homeroom_exporter.recipe.recipe import Recipe
 
-CALIBRATION_LIMIT = {
-    "text": 1024,
-    "image": 256,
-    "audio": 128,
-    "table": 4096,
-    "sequence": 1024,
-}  # values shown to a backbone's builder
+# Values that a backbone's compression and quantization are fitted on, at most.
+CALIBRATION_VALUES = {"text": 1024, "image": 256, "audio": 128, "table": 4096, "sequence": 1024}
 
 
 def design_of(recipe: Recipe, backbones: Mapping[str, Backbone], inside: Inside | None = None) -> Design:
-    made = {name: b.modality for name, b in backbones.items()}
+    """The recipe's model on its built encoders; inside: the encoder that has LoRA inside."""
+    modalities = {name: built.modality for name, built in backbones.items()}
     if inside:
-        made[inside.adapter.modality.name] = inside.adapter.modality
+        modalities[inside.adapter.modality.name] = inside.adapter.modality
     return Design(
-        modalities=tuple(made[encoder.modality] for encoder in recipe.encoders),
-        scales={name: b.scale for name, b in backbones.items()},
+        modalities=tuple(modalities[spec.modality] for spec in recipe.encoders),
+        scales={name: built.scale for name, built in backbones.items()},
         slots=recipe.slots,
         tasks=recipe.tasks,
         heads=recipe.heads,
@@ -58,16 +55,16 @@ def draft(recipe: Recipe) -> Manifest:
     """The manifest's slots and tasks, to check samples against before there is a bundle."""
     modalities = tuple(
         Modality(
-            name=e.modality,
+            name=spec.modality,
             features_id="0" * 64,
-            encoder=e.source,
+            encoder=spec.source,
             taps=("0",),
-            dim=e.dim,
-            buckets=e.buckets,
-            preprocess=_form(e),
+            dim=spec.dim,
+            buckets=spec.buckets,
+            preprocess=_draft_preprocess(spec),
             tolerance=Tolerance(0.0, 0.0),
         )
-        for e in recipe.encoders
+        for spec in recipe.encoders
     )
     return Manifest(
         format=MANIFEST_FORMAT,
@@ -84,9 +81,9 @@ def draft(recipe: Recipe) -> Manifest:
     )
 
 
-def _form(encoder: EncoderSpec) -> Preprocess:
+def _draft_preprocess(spec: EncoderSpec) -> Preprocess:
     """Enough of an encoder's preprocessing to check samples by."""
-    match encoder.modality:
+    match spec.modality:
         case "text":
             return TextPreprocess(tokenizer="none")
         case "image":
@@ -94,30 +91,32 @@ def _form(encoder: EncoderSpec) -> Preprocess:
         case "audio":
             return AudioPreprocess(rate=16_000, samples=16_000, form="waveform")
         case "table":
-            return TablePreprocess(columns=encoder.columns)
+            return TablePreprocess(columns=spec.columns)
         case "sequence":
-            return SequencePreprocess(skills=encoder.skills)
+            return SequencePreprocess(skills=spec.skills)
 
 
-def values_of(recipe: Recipe, modality: str, samples: Sequence[StoredSample]) -> list[Any]:
+def calibration_values(recipe: Recipe, modality: str, samples: Sequence[StoredSample]) -> list[Any]:
     """Different values of one modality, spread over the samples, at most CALIBRATION_LIMIT of them."""
     slots = [slot for slot in recipe.slots if slot.modality == modality]
-    found = {hashed_content(v): v for sample in samples for slot in slots for _, v in golden.places(slot, sample)}
-    if not found:
+    by_content = {
+        hashed_content(v): v for sample in samples for slot in slots for _, v in golden.slot_values(slot, sample)
+    }
+    if not by_content:
         raise InputError(
             f"no calibration sample has a value for {modality}", where=modality, remedy="add some, or drop the encoder"
         )
-    values = list(found.values())
-    step = max(1, -(-len(values) // CALIBRATION_LIMIT[modality]))
+    values = list(by_content.values())
+    step = max(1, -(-len(values) // CALIBRATION_VALUES[modality]))
     return values[::step]
 
 
-def representative(recipe: Recipe, samples: Sequence[StoredSample]) -> list[StoredSample]:
-    """Golden samples, spread over the calibration samples, those that show a slot not yet shown first."""
-    order = [samples[i * len(samples) // recipe.golden] for i in range(min(recipe.golden, len(samples)))]
-    shown = {slot for sample in order for slot in sample.inputs}
+def choose_golden_samples(recipe: Recipe, samples: Sequence[StoredSample]) -> list[StoredSample]:
+    """Samples spread over the calibration samples, then those that show a slot not yet shown."""
+    chosen = [samples[i * len(samples) // recipe.golden] for i in range(min(recipe.golden, len(samples)))]
+    shown = {slot for sample in chosen for slot in sample.inputs}
     for sample in samples:
         if not sample.inputs.keys() <= shown:
-            order.append(sample)
+            chosen.append(sample)
             shown |= sample.inputs.keys()
-    return order
+    return chosen

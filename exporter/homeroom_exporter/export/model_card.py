@@ -10,7 +10,7 @@ from html import escape
 from pathlib import Path
 
 from homeroom.contract.manifest import Manifest
-from homeroom_exporter.check.check import Report
+from homeroom_exporter.check.check import SelfCheck
 
 STYLE = """
 body { font: 15px/1.5 system-ui, sans-serif; max-width: 60rem; margin: 2rem auto; padding: 0 1rem; color: #222 }
@@ -23,7 +23,7 @@ svg text { font: 12px system-ui }
 WIDTH, BAR = 420, 16  # of a plot's longest bar, pixels
 
 
-def write_papers(out: Path, manifest: Manifest, bundle_id: str, report: Report) -> tuple[Path, Path]:
+def write_papers(out: Path, manifest: Manifest, bundle_id: str, report: SelfCheck) -> tuple[Path, Path]:
     """Write `<out>.card.md` and `<out>.report.html` beside the bundle; returns where."""
     card, page = out.with_name(f"{out.name}.card.md"), out.with_name(f"{out.name}.report.html")
     card.write_text(model_card(manifest, bundle_id, report), encoding="utf-8")
@@ -31,7 +31,7 @@ def write_papers(out: Path, manifest: Manifest, bundle_id: str, report: Report) 
     return card, page
 
 
-def model_card(manifest: Manifest, bundle_id: str, report: Report) -> str:
+def model_card(manifest: Manifest, bundle_id: str, report: SelfCheck) -> str:
     """A card in the headings of Mitchell et al. 2019, "Model Cards for Model Reporting", as far as an export knows."""
     lines = [
         f"# {manifest.name}, version {manifest.version}",
@@ -42,7 +42,7 @@ def model_card(manifest: Manifest, bundle_id: str, report: Report) -> str:
         f"Frozen encoders and {manifest.layout.size:,} trainable values, which devices train and share.",
         "",
         *(f"- {m.name}: {m.encoder}, {_inside(len(m.taps), m.dim)}" for m in manifest.modalities),
-        *(f"- {choice.modality} taps: {choice.said}" for choice in report.taps),
+        *(f"- {choice.modality} taps: {choice.summary}" for choice in report.taps),
         "",
         "## What it is for",
         *(f"- {t.name}: {t.kind} from {', '.join(t.reads)}{_labels(t.labels)}" for t in manifest.tasks),
@@ -66,7 +66,7 @@ def model_card(manifest: Manifest, bundle_id: str, report: Report) -> str:
     return "\n".join(lines)
 
 
-def html(manifest: Manifest, bundle_id: str, report: Report) -> str:
+def html(manifest: Manifest, bundle_id: str, report: SelfCheck) -> str:
     """The self-check as one page with plots; no script, nothing fetched."""
     sizes = [
         (f"{made.modality} {precision}", size / 1e6)
@@ -154,7 +154,7 @@ def _plot(title: str, values: Sequence[tuple[str, float]]) -> str:
     return f'<h2>{escape(title)}</h2><svg role="img" aria-label="{escape(title)}" {size}>{"".join(rows)}</svg>'
 
 
-def _checked(report: Report) -> list[str]:
+def _checked(report: SelfCheck) -> list[str]:
     lines = [
         f"- {m.modality}: {m.lowest} features have cosine {m.cosine[0]:.4f} with float32 (worst of {m.values}: "
         f"{m.cosine[1]:.4f})"

@@ -1,4 +1,4 @@
-"""The self-check as tables on the terminal; imports rich."""
+"""The self-check as tables on the terminal."""
 
 from __future__ import annotations
 
@@ -10,17 +10,17 @@ from rich.console import Console
 from rich.table import Table
 
 from homeroom.contract.manifest import Precision
-from homeroom_exporter.check.check import PARITY, BackboneCheck, Report
+from homeroom_exporter.check.check import PARITY, BackboneCheck, SelfCheck
 from homeroom_exporter.check.footprint import Footprint
-from homeroom_exporter.check.lora_agreement import InsideCheck
+from homeroom_exporter.check.lora_agreement import LoraCheck
 
 
-def show(report: Report, console: Console) -> None:
-    """Print what was measured, and what failed."""
+def show(report: SelfCheck, console: Console) -> None:
+    """Prints what was measured, and what failed."""
     if report.backbones:
         console.print(_backbones(report))
     for choice in report.taps:
-        console.print(f"{choice.modality} taps: {choice.said}", markup=False)
+        console.print(f"{choice.modality} taps: {choice.summary}", markup=False)
     if report.inside:
         console.print(_inside(report.inside))
     probes = _probes(report)
@@ -33,7 +33,7 @@ def show(report: Report, console: Console) -> None:
         console.print(f"failed: {failure}", style="bold red", markup=False)
 
 
-def _backbones(report: Report) -> Table:
+def _backbones(report: SelfCheck) -> Table:
     table = Table(
         title="Backbones: the original, float32 and quantized", title_justify="left", box=SIMPLE_HEAD, pad_edge=False
     )
@@ -56,7 +56,7 @@ def _backbones(report: Report) -> Table:
     return table
 
 
-def _inside(made: InsideCheck) -> Table:
+def _inside(made: LoraCheck) -> Table:
     title = f"LoRA inside the encoder: gradient of {made.parameters:,} values on {made.rows} samples"
     table = Table(title=title, title_justify="left", box=SIMPLE_HEAD, pad_edge=False)
     for name in ("modality", "MB", "frozen weights", "cosine with float32"):
@@ -71,7 +71,7 @@ def _each(made: BackboneCheck) -> str:
     )
 
 
-def _probes(report: Report) -> Table:
+def _probes(report: SelfCheck) -> Table:
     table = Table(
         title="Accuracy of a linear probe on the calibration samples, held out",
         title_justify="left",
@@ -87,7 +87,7 @@ def _probes(report: Report) -> Table:
     return table
 
 
-def _steps(report: Report) -> Table:
+def _steps(report: SelfCheck) -> Table:
     table = Table(
         title=f"Graphs of theta ({report.parameters:,} values): error against torch, limit {_limits()}",
         title_justify="left",
@@ -102,7 +102,7 @@ def _steps(report: Report) -> Table:
     return table
 
 
-def _litert(report: Report) -> Table:
+def _litert(report: SelfCheck) -> Table:
     table = Table(
         title="LiteRT beside onnxruntime: difference, and what a batch takes in each",
         title_justify="left",
@@ -111,9 +111,9 @@ def _litert(report: Report) -> Table:
     )
     for name in ("graph", "difference", "onnx ms", "LiteRT ms", "onnx MB", "LiteRT MB"):
         table.add_column(name, justify="left" if name in ("graph", "difference") else "right")
-    for twin in report.litert:
-        times = (f"{made.ms:.1f}" for made in (twin.onnx, twin.litert))
-        table.add_row(twin.name, twin.said, *times, *(_peak(made) for made in (twin.onnx, twin.litert)))
+    for graph in report.litert:
+        times = (f"{cost.ms:.1f}" for cost in (graph.onnx, graph.litert))
+        table.add_row(graph.name, graph.difference, *times, *(_peak(cost) for cost in (graph.onnx, graph.litert)))
     for file, reason in report.unconverted.items():
         table.add_row(Path(file).stem, f"none: {reason}")
     return table

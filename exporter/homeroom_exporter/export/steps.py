@@ -14,13 +14,14 @@ import numpy as np
 import onnxruntime
 
 from homeroom.contract.layout import FULL_TIER
-from homeroom.contract.manifest import Training
+from homeroom.contract.manifest import Licence, Training
 from homeroom.data.samples import StoredSample
 from homeroom.runtime.backend import load
 from homeroom_exporter.bundle import golden
 from homeroom_exporter.bundle.golden import Features
 from homeroom_exporter.bundle.write import VARYING, Contents, GraphFile
-from homeroom_exporter.encoders.backbone import Backbone, EncoderSpec
+from homeroom_exporter.encoders.backbone import Backbone
+from homeroom_exporter.encoders.spec import EncoderSpec
 from homeroom_exporter.interchange import peft
 from homeroom_exporter.model.design import Design, initial_theta
 from homeroom_exporter.model.lora import build as lora
@@ -29,13 +30,13 @@ from homeroom_exporter.model.tiers import Tier, sheltered
 from homeroom_exporter.recipe.recipe import Recipe
 from homeroom_exporter.trace.trace import trace
 
-PART = 16  # rows that a training graph holds of a batch: half of the default, for a machine with two cores
+GRAD_GRAPH_ROWS = 16  # rows that a training graph holds of a batch: half of the default, for a machine with two cores
 SALIENCY_BATCH = 16  # points on the way to one sample that a device computes at once
-MADE_WITH = ("homeroom", "torch", "onnx", "onnxruntime", "numpy")
+LIBRARIES = ("homeroom", "torch", "onnx", "onnxruntime", "numpy")
 
 
-def made_with() -> dict[str, str]:
-    return {f"made_with.{name}": importlib.metadata.version(name) for name in MADE_WITH}
+def library_versions() -> dict[str, str]:
+    return {f"made_with.{name}": importlib.metadata.version(name) for name in LIBRARIES}
 
 
 def variants(design: Design) -> list[dict[str, int]]:
@@ -48,18 +49,18 @@ def variants(design: Design) -> list[dict[str, int]]:
     ]
 
 
-def lora_pairs(recipe: Recipe, spec: EncoderSpec) -> bool:
+def reads_token_pairs(recipe: Recipe, spec: EncoderSpec) -> bool:
     """Whether an encoder with LoRA inside reads two texts at once, or keeps every token."""
     return spec.modality == "text" and not {"pair", "spans"}.isdisjoint(recipe.heads.values())
 
 
-def part_of(design: Design, batch: int) -> int:
+def grad_graph_rows(design: Design, batch: int) -> int:
     """Rows of a `grad` graph: a part of the batch, so that a device runs several side by side and holds less.
 
     All of it where rows are compared with each other, and with a backbone inside, whose weights each part would unpack.
     """
     whole = design.adapter or any(objective.kind == "alignment" for objective in design.objectives)
-    return batch if whole or batch % PART else PART
+    return batch if whole or batch % GRAD_GRAPH_ROWS else GRAD_GRAPH_ROWS
 
 
 def step_graphs(
@@ -74,9 +75,9 @@ def step_graphs(
     inside: Inside | None = None,
 ) -> list[GraphFile]:
     """Trace every variant of every step of a tier into `scratch`; the options are the recipe's."""
-    steps = [("grad", part_of(design, batch)), ("predict", batch)]
+    steps = [("grad", grad_graph_rows(design, batch)), ("predict", batch)]
     steps += [("predict", 1)] if single else []
-    steps += [("grad_heads", part_of(design, batch))] if not inside else []
+    steps += [("grad_heads", grad_graph_rows(design, batch))] if not inside else []
     steps += [("grad_clipped", batch)] if clipped else []
     steps += [("saliency", min(batch, SALIENCY_BATCH))] if saliency else []
     graphs = []
@@ -113,30 +114,28 @@ def assemble(
     tiers: Mapping[str, Tier] | None = None,
     inside: Inside | None = None,
 ) -> Contents:
-    """Everything that the bundle holds, its files under `scratch`; `samples` become the golden ones."""
-    theta = initial_theta(design.layout, seed)
-    if training.nested:
-        theta = sheltered(design, tiers or {}, theta)
+    """Everything that a bundle holds.
+
+    backbones: by modality, their files already written.
+    samples: those that become the golden ones.
+    scratch: folder that graphs are written to.
+    name, version, batch, seed, training, single, clipped, saliency: the recipe's.
+    provenance: what the manifest says the bundle was made from.
+    threads: of the runtime that computes the golden outputs.
+    tiers: smaller designs within theta, by name.
+    inside: the encoder that has LoRA inside.
+    """
+    tiers = tiers or {}
+    theta = first_theta(design, seed, tiers if training.nested else {}, inside)
     if inside:
-        theta = inside.adapter.initial(design.layout, theta)
         shutil.copyfile(inside.stored, scratch / inside.stored.name)
-    graphs = step_graphs(design, scratch, batch, single=single, clipped=clipped, saliency=saliency, inside=inside)
-    for tier, small in (tiers or {}).items():
-        graphs += step_graphs(
-            small.design, scratch, batch, single=single, clipped=clipped, saliency=saliency, tier=tier, inside=inside
-        )
-    for made in backbones.values():
-        for precision, path in sorted(made.graphs.items()):
-            graphs.append(GraphFile(path, "features", (onnxruntime.__version__,), precision, made.modality.name))
-    files = {place: path for made in backbones.values() for place, path in made.files.items()}
-    licences = [licence for made in backbones.values() for licence in made.licences]
-    if inside:
-        files |= {**inside.files, f"graphs/{inside.stored.name}": inside.stored}
-        for place, data in peft.files(inside.adapter).items():
-            files[place] = scratch / Path(place).name
-            files[place].write_bytes(data)
-        licences += inside.licences
-    reference = {m: load(made.graphs["float32"], threads=threads) for m, made in backbones.items()}
+    graphs: list[GraphFile] = []
+    for tier, tier_design in {FULL_TIER: design, **{name: tier.design for name, tier in tiers.items()}}.items():
+        options = {"single": single, "clipped": clipped, "saliency": saliency}
+        graphs += step_graphs(tier_design, scratch, batch, **options, tier=tier, inside=inside)
+    graphs += _features_graphs(backbones)
+    files, licences = _further_files(backbones, inside, scratch)
+    reference = {name: load(built.graphs["float32"], threads=threads) for name, built in backbones.items()}
     predict = Predictor(design, graphs, theta, batch, threads)
     return Contents(
         name=name,
@@ -147,10 +146,41 @@ def assemble(
         files=files,
         golden=golden.golden_files(design, samples, reference, files.__getitem__, predict),
         training=msgspec.structs.replace(training, batch=batch),
-        licences=tuple(licences),
+        licences=licences,
         provenance={**provenance, "seed": str(seed)},
-        tiers=tiers or {},
+        tiers=tiers,
     )
+
+
+def first_theta(design: Design, seed: int, nested: Mapping[str, Tier], inside: Inside | None) -> np.ndarray:
+    """float32 [P], drawn by the seed; nested: tiers that no outer channel may feed at first."""
+    theta = initial_theta(design.layout, seed)
+    if nested:
+        theta = sheltered(design, nested, theta)
+    return inside.adapter.initial(design.layout, theta) if inside else theta
+
+
+def _features_graphs(backbones: Mapping[str, Backbone]) -> list[GraphFile]:
+    return [
+        GraphFile(path, "features", (onnxruntime.__version__,), precision, built.modality.name)
+        for built in backbones.values()
+        for precision, path in sorted(built.graphs.items())
+    ]
+
+
+def _further_files(
+    backbones: Mapping[str, Backbone], inside: Inside | None, scratch: Path
+) -> tuple[dict[str, Path], tuple[Licence, ...]]:
+    """Tokenizers, licences and LoRA's frozen weights by their names in the bundle, and the manifest's licences."""
+    files = {name: path for built in backbones.values() for name, path in built.files.items()}
+    licences = [licence for built in backbones.values() for licence in built.licences]
+    if inside:
+        files |= {**inside.files, f"graphs/{inside.stored.name}": inside.stored}
+        for name, data in peft.files(inside.adapter).items():
+            files[name] = scratch / Path(name).name
+            files[name].write_bytes(data)
+        licences += inside.licences
+    return files, tuple(licences)
 
 
 class Predictor:

@@ -1,7 +1,7 @@
-"""The bundle's graphs for LiteRT too: converted from the ONNX ones, held against onnxruntime, left out with the reason.
+"""Converts a bundle's ONNX graphs for LiteRT, and compares each with onnxruntime.
 
-What does not convert, or computes something else, stays out of the bundle; a device runs it in onnxruntime. Imports the
-device's runtimes; litert_torch is imported by a process of its own (`litert_child`).
+What does not convert, or computes something else, stays out of the bundle with the reason; a device runs it in
+onnxruntime. litert_torch is loaded by a process of its own (`litert_worker`).
 """
 
 from __future__ import annotations
@@ -24,28 +24,28 @@ from homeroom.errors import ExportError, HomeroomError, MissingExtraError
 from homeroom.runtime.backend import load
 from homeroom_exporter.bundle.write import VARYING, Contents, GraphFile, litert_version
 from homeroom_exporter.check.check import EDGES, edge_feeds, relative_error
-from homeroom_exporter.check.footprint import Twin
-from homeroom_exporter.check.footprint import measure as footprint
+from homeroom_exporter.check.footprint import RuntimeComparison
+from homeroom_exporter.check.footprint import run_footprint as footprint
 from homeroom_exporter.model.design import Design
 from homeroom_exporter.quantize import fidelity
 from homeroom_exporter.trace.example_inputs import example
 
-PARITY = 1e-4  # largest relative error against onnxruntime: outputs, losses and gradients
-ROUNDED = 1e-3  # the share of a float backbone's int8 values that may round the other way, by one unit
-INPUTS = 48  # of a modality, that backbones are compared on
-LIMIT_S = 1800.0  # of one conversion
-PYTHON = "HOMEROOM_LITERT_PYTHON"
-MODULE = "homeroom_exporter.interchange.litert_worker"
+LITERT_PARITY = 1e-4  # largest relative error against onnxruntime: outputs, losses and gradients
+ROUNDED_SHARE = 1e-3  # of a float backbone's int8 values that may round the other way, by one unit
+COMPARED_INPUTS = 48  # of a modality, that backbones are compared on
+CONVERSION_LIMIT_S = 1800.0
+CONVERTER_PYTHON = "HOMEROOM_LITERT_PYTHON"
+WORKER = "homeroom_exporter.interchange.litert_worker"
 
 Signatures = Mapping[str, Mapping[str, Sequence[int]]]  # by name, the shape of each input
 
 
 @dataclass(frozen=True)
 class Conversion:
-    """`refused`: by the file of a graph, why LiteRT has none."""
+    """Graphs for LiteRT, how each compares with its ONNX graph, and by the file of a graph why LiteRT has none."""
 
     graphs: tuple[GraphFile, ...]
-    twins: tuple[Twin, ...]
+    comparisons: tuple[RuntimeComparison, ...]
     refused: Mapping[str, str]
 
 
@@ -58,11 +58,12 @@ def converter() -> str:
         raise MissingExtraError("LiteRT is not installed", remedy="pip install 'homeroom[litert]'")
     if importlib.util.find_spec("litert_torch") is not None:
         return sys.executable
-    named = os.environ.get(PYTHON, "")
+    named = os.environ.get(CONVERTER_PYTHON, "")
     if not named or not Path(named).is_file():
         raise MissingExtraError(
             "nothing here converts for LiteRT",
-            remedy=f"pip install 'homeroom[exporter,convert]' in an environment of its own, and name it in {PYTHON}",
+            remedy="pip install 'homeroom[exporter,convert]' in an environment of its own, and name it in "
+            + CONVERTER_PYTHON,
         )
     return named
 
@@ -75,10 +76,14 @@ def convert(
     threads: int,
     progress: Callable[[str], None] = lambda stage: None,
 ) -> Conversion:
-    """Convert every graph of the bundle. inputs: prepared values of each modality, to compare backbones on."""
+    """Converts every graph of the bundle, its files under `scratch`.
+
+    inputs: prepared values of each modality, to compare backbones on.
+    threads: of both runtimes; progress: called before each graph.
+    """
     converter()
-    made: list[GraphFile] = []
-    twins: list[Twin] = []
+    converted: list[GraphFile] = []
+    comparisons: list[RuntimeComparison] = []
     refused: dict[str, str] = {}
     floats = {g.modality: g.path for g in contents.graphs if g.role == "features" and g.precision == "float32"}
     for graph in contents.graphs:
@@ -87,23 +92,23 @@ def convert(
         progress(f"converting {Path(graph.name).stem} for LiteRT")
         try:
             if graph.role == "features":
-                other, twin = _backbone(contents.design, graph, floats[graph.modality], inputs, scratch, threads)
+                twin, comparison = _backbone(contents.design, graph, floats[graph.modality], inputs, scratch, threads)
             else:
-                other, twin = _step(contents, graph, scratch, threads)
+                twin, comparison = _step(contents, graph, scratch, threads)
         except HomeroomError as problem:
             refused[graph.name] = problem.what
             continue
-        made.append(other)
-        twins.append(twin)
-    return Conversion(tuple(made), tuple(twins), refused)
+        converted.append(twin)
+        comparisons.append(comparison)
+    return Conversion(tuple(converted), tuple(comparisons), refused)
 
 
-def _twin_of(graph: GraphFile, scratch: Path) -> GraphFile:
-    found = replace(graph, runtime="litert", tried=(litert_version(),))
-    return replace(found, path=scratch / Path(found.name).name)
+def _litert_file(graph: GraphFile, scratch: Path) -> GraphFile:
+    converted = replace(graph, runtime="litert", tried=(litert_version(),))
+    return replace(converted, path=scratch / Path(converted.name).name)
 
 
-def _step(contents: Contents, graph: GraphFile, scratch: Path, threads: int) -> tuple[GraphFile, Twin]:
+def _step(contents: Contents, graph: GraphFile, scratch: Path, threads: int) -> tuple[GraphFile, RuntimeComparison]:
     if contents.design.adapter is not None:
         raise ExportError("an encoder with LoRA inside shares its frozen weights among ONNX graphs only")
     tier = contents.tiers.get(graph.tier)
@@ -111,18 +116,18 @@ def _step(contents: Contents, graph: GraphFile, scratch: Path, threads: int) -> 
     theta = contents.theta[tier.index] if tier else contents.theta
     theta = theta + np.random.default_rng(0).standard_normal(theta.size).astype(np.float32) * np.float32(0.02)
     feeds = {"theta": theta, **example(design, graph.role, graph.batch, graph.tokens or {}, seed=1)}
-    other = _twin_of(graph, scratch)
-    run_converter(graph.path, other.path, {"step": {name: value.shape for name, value in feeds.items()}})
-    ours, theirs = load(graph.path, threads=threads), load(other.path, threads=threads)
-    wanted, made = ours(feeds), theirs(feeds)
-    error = max(relative_error(made[name], value) for name, value in wanted.items())
-    if not error <= PARITY:
+    converted = _litert_file(graph, scratch)
+    run_converter(graph.path, converted.path, {"step": {name: value.shape for name, value in feeds.items()}})
+    run = load(converted.path, threads=threads)
+    results, expected = run(feeds), load(graph.path, threads=threads)(feeds)
+    error = max(relative_error(results[name], value) for name, value in expected.items())
+    if not error <= LITERT_PARITY:
         raise ExportError(f"its values would differ from onnxruntime's by {error:.0e}")
     for edge in EDGES:
-        if not all(np.isfinite(value).all() for value in theirs({**feeds, **edge_feeds(feeds, edge)}).values()):
+        if not all(np.isfinite(value).all() for value in run({**feeds, **edge_feeds(feeds, edge)}).values()):
             raise ExportError(f"it would give values that are not finite on {edge} inputs")
-    sizes = footprint(graph.path, feeds, threads), footprint(other.path, feeds, threads)
-    return other, Twin(Path(graph.name).stem, f"{error:.1e}", *sizes)
+    sizes = footprint(graph.path, feeds, threads), footprint(converted.path, feeds, threads)
+    return converted, RuntimeComparison(Path(graph.name).stem, f"{error:.1e}", *sizes)
 
 
 def _backbone(
@@ -132,20 +137,21 @@ def _backbone(
     inputs: Mapping[str, Sequence[Prepared]],
     scratch: Path,
     threads: int,
-) -> tuple[GraphFile, Twin]:
+) -> tuple[GraphFile, RuntimeComparison]:
     """From the float32 graph in every precision, so that nothing is quantized twice."""
     modality = design.modality(str(graph.modality))
     if graph.precision == "int4":
         raise ExportError("LiteRT's own int4 is of another form")
-    values = fidelity.spread(inputs[modality.name], INPUTS)
+    values = fidelity.spread(inputs[modality.name], COMPARED_INPUTS)
     feeds = collate(modality, list(values)[: fidelity.BATCH])
-    other = _twin_of(graph, scratch)
+    converted = _litert_file(graph, scratch)
     run_converter(
-        reference, other.path, signatures(modality, feeds), "none" if graph.precision == "float32" else "int8"
+        reference, converted.path, signatures(modality, feeds), "none" if graph.precision == "float32" else "int8"
     )
-    said = (_rounding if graph.precision == "float32" else _drift)(modality, reference, other.path, values)
-    sizes = footprint(graph.path, feeds, threads), footprint(other.path, feeds, threads)
-    return other, Twin(Path(graph.name).stem, said, *sizes)
+    compare = _rounding if graph.precision == "float32" else _drift
+    difference = compare(modality, reference, converted.path, values)
+    sizes = footprint(graph.path, feeds, threads), footprint(converted.path, feeds, threads)
+    return converted, RuntimeComparison(Path(graph.name).stem, difference, *sizes)
 
 
 def signatures(modality: Modality, feeds: Mapping[str, np.ndarray]) -> Signatures:
@@ -161,7 +167,7 @@ def _rounding(modality: Modality, reference: Path, other: Path, values: Sequence
     pairs = zip(fidelity.features(modality, reference, values), fidelity.features(modality, other, values), strict=True)
     steps = np.concatenate([np.abs(a.astype(np.int16) - b).ravel() for a, b in pairs])
     share = float((steps > 0).mean())
-    if steps.max() > 1 or share > ROUNDED:
+    if steps.max() > 1 or share > ROUNDED_SHARE:
         raise ExportError(f"its features would differ from onnxruntime's: {share:.1%} of them, by up to {steps.max()}")
     return f"{int((steps > 0).sum())} of {steps.size:,} rounded otherwise"
 
@@ -175,24 +181,28 @@ def _drift(modality: Modality, reference: Path, other: Path, values: Sequence[Pr
 
 
 def run_converter(source: Path, target: Path, shapes: Signatures, quantize: str = "none") -> None:
-    """Write `target` from the ONNX graph `source`; ExportError with the reason where that does not go."""
+    """Writes `target` from the ONNX graph `source`; ExportError with the reason where that is not possible."""
     job = {"source": str(source), "target": str(target), "signatures": shapes, "quantize": quantize}
     with tempfile.TemporaryDirectory(prefix="homeroom-litert-") as folder:
         path = Path(folder) / "job.json"
         path.write_text(json.dumps(job))
         try:
-            done = subprocess.run(
-                [converter(), "-m", MODULE, str(path)], capture_output=True, text=True, check=False, timeout=LIMIT_S
+            worker = subprocess.run(
+                [converter(), "-m", WORKER, str(path)],
+                capture_output=True,
+                text=True,
+                check=False,
+                timeout=CONVERSION_LIMIT_S,
             )
         except subprocess.TimeoutExpired:
-            raise ExportError(f"the converter took more than {LIMIT_S / 60:.0f} minutes") from None
-    if done.returncode:
-        raise ExportError(_reason(done.stderr, done.returncode), where=source.name)
+            raise ExportError(f"the converter took more than {CONVERSION_LIMIT_S / 60:.0f} minutes") from None
+    if worker.returncode:
+        raise ExportError(_reason(worker.stderr, worker.returncode), where=source.name)
 
 
-def _reason(words: str, code: int) -> str:
+def _reason(output: str, code: int) -> str:
     """One sentence that is the same at every export: no paths, no addresses."""
-    told = [line for line in words.splitlines() if line.startswith("homeroom: ")]
-    if told:
-        return told[-1].removeprefix("homeroom: ")
+    reasons = [line for line in output.splitlines() if line.startswith("homeroom: ")]
+    if reasons:
+        return reasons[-1].removeprefix("homeroom: ")
     return f"the converter ended with code {code}" if code > 0 else f"the converter was ended by signal {-code}"

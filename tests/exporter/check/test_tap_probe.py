@@ -84,9 +84,9 @@ def test_a_layer_that_says_nothing_is_not_read_and_the_bundle_says_why(tmp_path:
     assert choice.scores["layer.1"] > 0.9
     assert max(choice.scores[f"layer.{n}"] for n in range(2, LAYERS + 1)) < 0.7
     assert choice.before == ("layer.2", "layer.4", "layer.6")
-    assert f"text taps: {choice.said}" in model_card(manifest, made.bundle_id, made.report)
+    assert f"text taps: {choice.summary}" in model_card(manifest, made.bundle_id, made.report)
     shown = CliRunner().invoke(inspect, [str(tmp_path / "out")])
-    assert choice.said in shown.output
+    assert choice.summary in shown.output
 
 
 def test_without_a_better_layer_the_usual_ones_are_read(tmp_path: Path) -> None:
@@ -94,7 +94,7 @@ def test_without_a_better_layer_the_usual_ones_are_read(tmp_path: Path) -> None:
     choice = chosen(plan, path, tmp_path)
     assert choice
     assert choice.taps == choice.before == ("layer.2", "layer.4", "layer.6")
-    assert tap_probe.named(choice) == (2, 4, 6)
+    assert tap_probe.recipe_taps(choice) == (2, 4, 6)
 
 
 @pytest.mark.parametrize(

@@ -27,7 +27,7 @@ from homeroom_exporter.check import check, linear_probe
 from homeroom_exporter.cli import export_command, trial_keys
 from homeroom_exporter.encoders import backbone, hub
 from homeroom_exporter.encoders.spec import EncoderSpec
-from homeroom_exporter.export.design import draft, representative
+from homeroom_exporter.export.design import choose_golden_samples, draft
 from homeroom_exporter.export.pipeline import export
 from homeroom_exporter.recipe.recipe import Recipe, parse_recipe
 
@@ -93,7 +93,7 @@ def files(folder: Path) -> dict[str, bytes]:
 
 def test_an_export_is_checked_signed_and_the_same_twice(calibration: Path, tmp_path: Path) -> None:
     certificate = tiny.certify(tiny.ROOT, "exporter", tiny.EXPORTER, "tests")
-    reports: list[check.Report] = []
+    reports: list[check.SelfCheck] = []
     for out in ("one", "two"):
         export(recipe(), calibration, tmp_path / out, tiny.EXPORTER, certificate, threads=1, show=reports.append)
     assert files(tmp_path / "one") == files(tmp_path / "two")
@@ -116,7 +116,7 @@ def test_an_export_is_checked_signed_and_the_same_twice(calibration: Path, tmp_p
 def test_a_bundle_that_fails_its_self_check_is_not_written(
     calibration: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    shown: list[check.Report] = []
+    shown: list[check.SelfCheck] = []
     monkeypatch.setattr(check, "PARITY", dict.fromkeys(check.PARITY, 0.0))
     certificate = tiny.certify(tiny.ROOT, "exporter", tiny.EXPORTER, "tests")
     with pytest.raises(ExportError, match="differs from torch"):
@@ -225,7 +225,7 @@ def test_golden_samples_show_every_slot(calibration: Path) -> None:
     from homeroom.data.ingest import read_samples
 
     plan = recipe()
-    chosen = representative(plan, list(read_samples(calibration, draft(plan))))
+    chosen = choose_golden_samples(plan, list(read_samples(calibration, draft(plan))))
     assert len(chosen) >= plan.golden
     assert {slot for sample in chosen for slot in sample.inputs} == {"reference", "answer", "picture"}
 

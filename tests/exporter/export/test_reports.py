@@ -11,9 +11,9 @@ import pytest
 import tiny
 
 from homeroom.cli.main import main
-from homeroom_exporter.check.check import BackboneCheck, Report, StepCheck
+from homeroom_exporter.check.check import BackboneCheck, SelfCheck, StepCheck
 from homeroom_exporter.check.footprint import Footprint
-from homeroom_exporter.check.linear_probe import Probe
+from homeroom_exporter.check.linear_probe import LinearProbe
 from homeroom_exporter.export.model_card import html, model_card, write_papers
 
 TABLE = """
@@ -32,14 +32,14 @@ labels = ["no", "yes"]
 """
 
 
-def report() -> Report:
+def report() -> SelfCheck:
     cost = Footprint(3.25, 90.0)
-    probe = Probe("grade", 120, 0.4, 0.71, 0.7, 0.03)
+    probe = LinearProbe("grade", 120, 0.4, 0.71, 0.7, 0.03)
     backbone = BackboneCheck(
         "text", "int8", 90_000, {"float32": 91_000, "int8": 23_000}, 50, (0.995, 0.98), (probe,), {"int8": cost}, 16
     )
     step = StepCheck("grad.text8.batch8", "grad", 3e-7, (), cost)
-    return Report((backbone,), (step,), 10_944, ())
+    return SelfCheck((backbone,), (step,), 10_944, ())
 
 
 def test_a_dry_run_writes_nothing_and_labels_what_is_estimated(

@@ -103,7 +103,7 @@ epochs = 20
 
 
 def test_where_nothing_converts_one_sentence_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv(litert.PYTHON, "")
+    monkeypatch.setenv(litert.CONVERTER_PYTHON, "")
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None if name == "litert_torch" else name)
     with pytest.raises(MissingExtraError, match=r"pip install 'homeroom\[exporter,convert\]'"):
         litert.converter()
@@ -151,7 +151,7 @@ def test_constants_that_stand_behind_a_model_are_kept(tmp_path: Path) -> None:
 
 
 CONVERTING = pytest.mark.skipif(
-    not Path(os.environ.get(litert.PYTHON, "")).is_file(),
+    not Path(os.environ.get(litert.CONVERTER_PYTHON, "")).is_file(),
     reason="needs the environment that converts (make test-extra)",
 )
 

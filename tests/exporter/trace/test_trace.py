@@ -18,7 +18,7 @@ from homeroom.errors import ExportError
 from homeroom.runtime.backend import load
 from homeroom_exporter.bundle.write import GraphFile
 from homeroom_exporter.check import check
-from homeroom_exporter.export.steps import part_of, step_graphs
+from homeroom_exporter.export.steps import grad_graph_rows, step_graphs
 from homeroom_exporter.model.design import Design, initial_theta
 from homeroom_exporter.trace.aten_to_onnx import lower
 from homeroom_exporter.trace.example_inputs import example, input_shapes
@@ -33,9 +33,9 @@ def design(tmp_path_factory: pytest.TempPathFactory) -> Design:
 
 
 def test_a_step_is_cut_into_parts_but_where_rows_are_compared(design: Design) -> None:
-    assert [part_of(design, batch) for batch in (8, 16, 24, 32)] == [8, 16, 24, 16]
+    assert [grad_graph_rows(design, batch) for batch in (8, 16, 24, 32)] == [8, 16, 24, 16]
     aligned = replace(design, objectives=(Objective(name="same", kind="alignment", reads=("word", "picture")),))
-    assert part_of(aligned, 32) == 32
+    assert grad_graph_rows(aligned, 32) == 32
 
 
 def with_question(design: Design) -> Design:

@@ -1,0 +1,156 @@
+"""The stages of an export, each with one job; `pipeline.export` runs them in order."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from homeroom.data.ingest import read_samples
+from homeroom.data.preprocess import Prepared, prepare
+from homeroom.data.samples import StoredSample
+from homeroom.errors import ExportError, InputError
+from homeroom_exporter.bundle.write import Contents
+from homeroom_exporter.check import linear_probe, tap_probe
+from homeroom_exporter.check.check import SelfCheck, check
+from homeroom_exporter.check.footprint import RuntimeComparison
+from homeroom_exporter.check.tap_probe import TapChoice
+from homeroom_exporter.encoders import backbone
+from homeroom_exporter.encoders.backbone import Backbone
+from homeroom_exporter.export.design import calibration_values, choose_golden_samples, design_of, draft
+from homeroom_exporter.export.steps import assemble, library_versions, reads_token_pairs
+from homeroom_exporter.interchange import litert
+from homeroom_exporter.model.lora import build as lora
+from homeroom_exporter.model.lora.build import Inside
+from homeroom_exporter.model.lora.plan import Checkpoint
+from homeroom_exporter.model.tiers import make_tiers
+from homeroom_exporter.quantize import fidelity
+from homeroom_exporter.recipe.recipe import Recipe
+
+Progress = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class BuiltEncoders:
+    """A recipe's encoders: frozen backbones by modality, or LoRA inside one; `choices`: layers taken by probes."""
+
+    backbones: Mapping[str, Backbone]
+    inside: Inside | None
+    choices: tuple[TapChoice, ...]
+
+
+def read_calibration(recipe: Recipe, path: Path) -> list[StoredSample]:
+    """The calibration samples; InputError where there is none, or where all labels of a task are the same."""
+    samples = list(read_samples(path, draft(recipe)))
+    if not samples:
+        raise InputError("holds no sample", where=str(path), remedy="give a hundred or more, with labels")
+    linear_probe.refuse_one_class(recipe.tasks, samples, str(path))
+    return samples
+
+
+def build_encoders(
+    recipe: Recipe, samples: Sequence[StoredSample], scratch: Path, *, start: Checkpoint | None, progress: Progress
+) -> BuiltEncoders:
+    """Build every encoder in a folder of its own under `scratch`; start: the PEFT checkpoint that LoRA begins from."""
+    backbones: dict[str, Backbone] = {}
+    inside: Inside | None = None
+    choices: list[TapChoice] = []
+    for spec in recipe.encoders:
+        progress(f"building the {spec.modality} backbone from {spec.source}")
+        folder = scratch / spec.modality
+        folder.mkdir()
+        if recipe.adapter and recipe.adapter.modality == spec.modality:
+            pairs = reads_token_pairs(recipe, spec)
+            inside = lora.build(spec, recipe.adapter, folder, pairs=pairs, seed=recipe.seed, start=start)
+            continue
+        if choice := tap_probe.choose(recipe, spec, samples, folder, progress=progress):
+            spec = msgspec.structs.replace(spec, taps=tap_probe.recipe_taps(choice))
+            choices.append(choice)
+        values = calibration_values(recipe, spec.modality, samples)
+        backbones[spec.modality] = backbone.build(spec, values, folder, progress=progress)
+    return BuiltEncoders(backbones, inside, tuple(choices))
+
+
+def provenance_of(recipe_digest: str, choices: Sequence[TapChoice], start: Checkpoint | None) -> dict[str, str]:
+    """What a bundle was made from and with, for its manifest."""
+    taps = {f"taps.{choice.modality}": choice.summary for choice in choices}
+    return {"recipe": recipe_digest, **library_versions(), **taps, **(start.facts if start else {})}
+
+
+def contents_of(
+    recipe: Recipe,
+    encoders: BuiltEncoders,
+    samples: Sequence[StoredSample],
+    scratch: Path,
+    *,
+    provenance: Mapping[str, str],
+    threads: int,
+) -> Contents:
+    """The bundle's contents for onnxruntime: theta, step graphs, backbones and golden samples."""
+    design = design_of(recipe, encoders.backbones, encoders.inside)
+    return assemble(
+        design,
+        encoders.backbones,
+        choose_golden_samples(recipe, samples),
+        scratch=scratch,
+        name=recipe.name,
+        version=recipe.version,
+        batch=recipe.batch,
+        seed=recipe.seed,
+        training=recipe.training,
+        provenance=provenance,
+        threads=threads,
+        single=recipe.single,
+        clipped=recipe.clipped,
+        saliency=recipe.saliency and bool(design.explained),
+        inside=encoders.inside,
+        tiers=make_tiers(design, recipe.tiers),
+    )
+
+
+def with_litert(
+    contents: Contents,
+    recipe: Recipe,
+    backbones: Mapping[str, Backbone],
+    samples: Sequence[StoredSample],
+    scratch: Path,
+    *,
+    threads: int,
+    progress: Progress,
+) -> tuple[Contents, tuple[RuntimeComparison, ...]]:
+    """The contents with LiteRT's graphs beside them, and how each compares with its ONNX graph."""
+    inputs = {name: _prepared(built, calibration_values(recipe, name, samples)) for name, built in backbones.items()}
+    folder = scratch / "litert"
+    folder.mkdir()
+    conversion = litert.convert(contents, inputs, folder, threads=threads, progress=progress)
+    return replace(contents, converted=conversion.graphs, unconverted=conversion.refused), conversion.comparisons
+
+
+def _prepared(built: Backbone, values: Sequence[Any]) -> list[Prepared]:
+    raw = [value.read_bytes() if isinstance(value, Path) else value for value in values]
+    return [
+        prepare(built.modality, value, built.files.__getitem__)
+        for value in fidelity.spread(raw, litert.COMPARED_INPUTS)
+    ]
+
+
+def check_contents(
+    contents: Contents,
+    encoders: BuiltEncoders,
+    samples: Sequence[StoredSample],
+    *,
+    comparisons: tuple[RuntimeComparison, ...],
+    threads: int,
+    show: Callable[[SelfCheck], None],
+) -> SelfCheck:
+    """The self-check, shown; ExportError where it failed."""
+    report = check(contents, encoders.backbones, samples, threads=threads)
+    report = replace(report, litert=comparisons, unconverted=contents.unconverted, taps=encoders.choices)
+    show(report)
+    if not report.passed:
+        reason = f"the self-check failed: {'; '.join(report.failures)}"
+        raise ExportError(reason, where=contents.name, remedy="nothing was written")
+    return report
