@@ -1,4 +1,4 @@
-"""The terms a device joined under; a round that weakens them is refused."""
+"""The round terms a device joined under. A round that weakens them is refused."""
 
 from __future__ import annotations
 
@@ -20,22 +20,22 @@ def agreed_round(store: Store) -> RoundConfiguration | None:
 
 
 def agreed_privacy(store: Store) -> Privacy | None:
-    """The promise that this device last agreed to; it outlives a change of bundle."""
+    """The privacy promise that this device last agreed to; a change of bundle keeps it."""
     return msgspec.json.decode(store.get_secret(PRIVACY_SECRET) or b"null", type=Privacy | None)
 
 
 def store_round(store: Store, configuration: RoundConfiguration) -> None:
-    """Keep a configuration that the user agreed to by joining; a change of its promise is written to the audit log."""
-    old, new = agreed_privacy(store), configuration.privacy
+    """Stores a configuration that the user agreed to by joining; the audit log tells a change of its promise."""
+    before, promise = agreed_privacy(store), configuration.privacy
     store.put_secret(ROUND_SECRET, msgspec.json.encode(configuration))
     store.put_secret(SECURE_SECRET, b"1" if configuration.secure else None)
-    if old != new:
-        with store.step("private rounds on" if new else "private rounds off"):
-            store.put_secret(PRIVACY_SECRET, msgspec.json.encode(new))
+    if before != promise:
+        with store.step("private rounds on" if promise else "private rounds off"):
+            store.put_secret(PRIVACY_SECRET, msgspec.json.encode(promise))
 
 
 def renew_round(store: Store, configuration: RoundConfiguration) -> None:
-    """Keep a configuration that the aggregator gives now; TrustError if it promises less than at joining."""
+    """Stores the configuration that the aggregator gives now; raises TrustError if it promises less than at joining."""
     before = agreed_privacy(store)
     if store.get_secret(SECURE_SECRET) and not configuration.secure:
         raise TrustError(

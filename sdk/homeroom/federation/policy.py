@@ -1,6 +1,6 @@
-"""The institution's policy on this device: taken once checked, then kept at every step; imports store and bundle.
+"""The institution's policy on this device: which segments, samples and rounds it allows.
 
-Without one, the bundle's own scopes hold, and nothing else is asked of samples and rounds.
+Without one the bundle's own scopes hold, and samples and rounds are not restricted.
 """
 
 from __future__ import annotations
@@ -22,10 +22,15 @@ from homeroom.store import Store
 
 
 def install_policy(store: Store, bundle: Bundle, path: Path, root: str) -> Policy:
-    """Keep an institution's signed policy from now on; updates that were made before it are not sent any more.
+    """Puts an institution's signed policy in force; updates made before it are not sent any more.
 
     Raises TrustError if it is not signed under the trusted root, is another institution's than the one in force, or
-    older; InputError if it names a segment that the bundle has not, since a slip of the pen would let it out.
+    older; InputError if it names a segment that the bundle lacks, since a misspelt segment would be shared.
+
+    store: of this device.
+    bundle: in use.
+    path: of the signed document.
+    root: fingerprint of the trusted root key.
     """
     try:
         with path.open("rb") as file:
@@ -52,6 +57,7 @@ def install_policy(store: Store, bundle: Bundle, path: Path, root: str) -> Polic
 
 
 def policy_in_force(store: Store) -> Policy | None:
+    """The institution's policy that this device keeps, if it has one."""
     body = store.get_secret("policy")
     return None if body is None else msgspec.json.decode(body, type=Policy)
 
@@ -59,22 +65,21 @@ def policy_in_force(store: Store) -> Policy | None:
 def local_layout(store: Store, layout: Layout) -> Layout:
     """The layout with the scopes that hold on this device.
 
-    Only the aggregator that the root certified in the name of the policy's institution is that institution's own, or
-    one that the policy names and that merges this institution apart: with any other, its segments stay.
+    Segments of scope `institution` leave for the institution's own aggregator only: one that the root certified in the
+    institution's name, or one that the policy names and that merges this institution apart.
     """
     policy = policy_in_force(store)
-    found = narrowed(layout, policy.scopes if policy else {})
+    allowed = narrowed(layout, policy.scopes if policy else {})
     if policy is not None and _is_own_aggregator(store, policy):
-        return found
-    staying = {s.name: "personal" for s in found if s.scope == "institution"}
-    return narrowed(found, staying)  # type: ignore[arg-type]
+        return allowed
+    return narrowed(allowed, {s.name: "personal" for s in allowed if s.scope == "institution"})
 
 
 def _is_own_aggregator(store: Store, policy: Policy) -> bool:
-    """Whether the aggregator may have the segments of the policy's institution."""
-    certificate, asked = store.get_secret("identity.aggregator"), _round_in_force(store)
+    """Whether the aggregator may have the segments of scope `institution`."""
+    certificate, configuration = store.get_secret("identity.aggregator"), _round_in_force(store)
     name = msgspec.json.decode(certificate, type=Certificate).name if certificate else None
-    if asked is None or not asked.by_school:
+    if configuration is None or not configuration.by_school:
         return name == policy.institution
     school = (store.get_secret("identity.school") or b"").decode()
     return bool(school) and (name == policy.institution or (name in policy.merged_by and school == policy.institution))
@@ -86,14 +91,14 @@ def _round_in_force(store: Store) -> RoundConfiguration | None:
 
 
 def local_segments(store: Store, layout: Layout) -> list[str]:
-    """Names of the segments that no global theta can bring: this device's own values of them count."""
-    asked = _round_in_force(store)
-    here = narrowed(local_layout(store, layout), asked.scopes if asked else {})
-    return [s.name for s in here if not (asked.takes(s) if asked else s.scope == "shared")]
+    """Names of the segments that no global theta brings: this device's own values are used."""
+    configuration = _round_in_force(store)
+    local = narrowed(local_layout(store, layout), configuration.scopes if configuration else {})
+    return [s.name for s in local if not (configuration.takes(s) if configuration else s.scope == "shared")]
 
 
 def refusal_reason(policy: Policy | None, configuration: RoundConfiguration) -> str | None:
-    """Why a round gets no update from here, if so."""
+    """Why the policy lets no update go into a round; None if it does."""
     if policy is None:
         return None
     if configuration.min_devices < policy.min_devices:
@@ -105,18 +110,18 @@ def refusal_reason(policy: Policy | None, configuration: RoundConfiguration) -> 
     kind = "private" if promise else "secure" if configuration.secure else "plain"
     if kind not in policy.rounds:
         return f"the policy allows rounds that are {' or '.join(policy.rounds)}, the aggregator's are {kind}"
-    for name, most in (("epsilon", policy.epsilon), ("delta", policy.delta)):
-        if promise and most is not None and getattr(promise, name) > most:
-            return f"the policy allows {name} up to {most:g}, the aggregator promises {getattr(promise, name):g}"
+    for name, limit in (("epsilon", policy.epsilon), ("delta", policy.delta)):
+        if promise and limit is not None and getattr(promise, name) > limit:
+            return f"the policy allows {name} up to {limit:g}, the aggregator promises {getattr(promise, name):g}"
     return None
 
 
 def admit_samples(
     policy: Policy | None, samples: Iterable[StoredSample], today: datetime.date
 ) -> Iterator[StoredSample]:
-    """Samples as they may be stored: none without the consent that the policy asks for, none kept longer than it says.
+    """Yields samples as they may be stored: with the consent the policy asks for, kept no longer than it allows.
 
-    Raises InputError at the first that may not be stored.
+    Raises InputError at the first sample without that consent.
     """
     last = None
     if policy and policy.retain_days is not None:
@@ -132,9 +137,9 @@ def admit_samples(
 
 
 def may_teach(policy: Policy | None, sample: StoredSample, unlabelled: bool = False) -> bool:
-    """Whether a stored sample may be trained on: some are set aside, some lack a consent that is now asked for.
+    """Whether a stored sample may be trained on: it is not quarantined, and has the consent the policy asks for.
 
-    unlabelled: whether those without a label teach something too.
+    unlabelled: whether samples without a label may be.
     """
     if not sample.trainable or not (sample.labels or unlabelled):
         return False

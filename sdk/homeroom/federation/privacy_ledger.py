@@ -1,7 +1,6 @@
-"""What a device keeps of the promise of private or secure rounds: it is not weakened unnoticed, and never overspent.
+"""The privacy budget this device has spent. Refuses an update that would exceed the one it agreed to.
 
-The ledger of its own sent updates is sealed in the store and only ever grows; a device needs no aggregator, and no word
-of one, to know what it has spent. Imports store and contracts.
+The ledger of its sent updates is sealed in the store and only grows; the device needs no aggregator to know it.
 """
 
 from __future__ import annotations
@@ -22,30 +21,35 @@ LEDGER_SECRET = "privacy.ledger"
 
 
 class LedgerEntry(msgspec.Struct, frozen=True):
-    """One update of this device that went, or may have gone, into a private release."""
+    """An update of this device that went, or may have gone, into a private release."""
 
     update_id: str
     noise_multiplier: float
 
 
 def charge_update(store: Store, data: bytes, update_id: str, configuration: RoundConfiguration, layout: Layout) -> None:
-    """Check an update as the aggregator will and write it to the ledger, before its first byte leaves.
+    """Checks an update as the aggregator will, and enters it in the ledger before its first byte leaves.
 
-    Nothing is asked of a plain round. Raises UpdateError if it was not clipped for this very promise, or if one more
-    release would pass the budget. An update that is sent again counts once.
+    Plain rounds are not charged, and an update that is sent again counts once. Raises UpdateError if the update was not
+    clipped for this promise, or if one more release would pass the budget.
+
+    data: the signed update.
+    update_id: its id.
+    configuration: of the round it is sent to.
+    layout: of the bundle in use.
     """
     privacy = configuration.privacy
     if privacy is None:
         return
     read_update(data, configuration, layout)
-    after = ledger_with(store, update_id, configuration)
-    if after[-1].update_id == update_id:
-        store.outbox.charge(repr(after[-1].noise_multiplier), update_id)
-    store.put_secret(LEDGER_SECRET, msgspec.json.encode(after))
+    ledger = ledger_with(store, update_id, configuration)
+    if ledger[-1].update_id == update_id:
+        store.outbox.charge(repr(ledger[-1].noise_multiplier), update_id)
+    store.put_secret(LEDGER_SECRET, msgspec.json.encode(ledger))
 
 
 def ledger_with(store: Store, update_id: str, configuration: RoundConfiguration) -> list[LedgerEntry]:
-    """The ledger with this update in it; UpdateError if that would pass the round's budget."""
+    """The ledger with this update entered; raises UpdateError if that would pass the round's budget."""
     ledger, privacy = read_ledger(store), configuration.privacy
     if privacy is None or any(entry.update_id == update_id for entry in ledger):
         return ledger
@@ -60,7 +64,7 @@ def ledger_with(store: Store, update_id: str, configuration: RoundConfiguration)
 
 
 def read_ledger(store: Store) -> list[LedgerEntry]:
-    """The ledger, and what stands outside the directory only, where an older copy of it was put back."""
+    """The ledger, with the charges noted outside the directory where an older copy of the store was put back."""
     ledger = msgspec.json.decode(store.get_secret(LEDGER_SECRET) or b"[]", type=list[LedgerEntry])
     for noise, count in store.outbox.charges().items():
         known = sum(repr(entry.noise_multiplier) == noise for entry in ledger)
@@ -69,7 +73,7 @@ def read_ledger(store: Store) -> list[LedgerEntry]:
 
 
 def privacy_status(store: Store) -> dict[str, Any] | None:
-    """What `status` says: None if this device never was in a private round."""
+    """The part of `status` about privacy; None if this device never was in a private round."""
     ledger, privacy = read_ledger(store), agreed_privacy(store)
     if privacy is None:
         return {"updates_sent": len(ledger), "promise": None} if ledger else None
@@ -81,7 +85,7 @@ def privacy_status(store: Store) -> dict[str, Any] | None:
 
 
 def _noise_multiplier(privacy: Privacy, configuration: RoundConfiguration) -> float:
-    """As it is on the grid, never below the promised one, which counts where the clip at the release is not known."""
+    """The noise multiplier on the integer grid, never below the promised one; that one where the clip adapts."""
     if privacy.adapts:
         return privacy.noise_multiplier
     bits = configuration.scale_bits

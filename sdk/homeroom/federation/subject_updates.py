@@ -1,9 +1,9 @@
-"""What each subject's samples alone change: the parts of an update whose promise is by subject; imports training.
+"""One update a subject, for rounds whose privacy promise is by subject.
 
-As in DP-FedAvg (McMahan et al. 2018) with the subjects of a device in place of its users: each starts from the same
-theta, trains on its own samples, and is clipped as a whole before anything is added (`contract.update.make_private`).
-So a part depends on nobody else's samples: no weights by class over all of them, no choice of an epoch by validation,
-no batch with two subjects in it, no optimizer that remembers another's gradient.
+As in DP-FedAvg (McMahan et al. 2018) with a device's subjects in place of users: each subject's training starts from
+the same theta, uses that subject's samples alone, and is clipped as a whole before anything is added
+(`contract.update.make_private`). It must depend on nobody else's samples: no class weights over all of them, no epoch
+chosen by validation, no batch of two subjects, no optimizer state from another's gradient.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from homeroom.train.features.dataset import Dataset
 from homeroom.train.fit import fit
 from homeroom.train.settings import Settings
 
-EPOCHS_PER_SUBJECT = 2  # over one subject's few samples; clipping would cut more of what more epochs do
+EPOCHS_PER_SUBJECT = 2  # more would move further, and the clip would cut that off
 
 
 def subject_updates(
@@ -31,12 +31,19 @@ def subject_updates(
     most: int,
     stop: Callable[[], bool] = bool,
 ) -> Iterator[tuple[str, np.ndarray]]:
-    """(subject, float32 [P]: what training from `theta` [P] on that subject's samples alone changes), `most` at most.
+    """Yields (subject, difference float32 [P]) for training on one subject's samples alone.
 
     Subjects come in an order drawn from the system's secure generator, so that a short time or a small `most` leaves
-    nobody out for good. One that teaches nothing is left out, which is a part of zero.
+    nobody out for good. A subject whose samples teach nothing is left out, as its difference is zero.
+
+    graphs: of the bundle in use.
+    train: the examples of all subjects.
+    theta: float32 [P], where each training starts.
+    settings: of training; epochs, rate, weight decay and balance are replaced.
+    most: subjects.
+    stop: true when the budget is spent; asked before each subject.
     """
-    own = msgspec.structs.replace(
+    subject_settings = msgspec.structs.replace(
         settings, epochs=EPOCHS_PER_SUBJECT, constant_rate=True, weight_decay=0.0, balance=0.0
     )
     by_subject: dict[str, list[int]] = {}
@@ -46,13 +53,13 @@ def subject_updates(
         if stop():
             return
         try:
-            moved = fit(graphs, train.subset(by_subject[subject]), None, theta, own).theta
+            trained = fit(graphs, train.subset(by_subject[subject]), None, theta, subject_settings).theta
         except TrainError:
             continue
-        yield subject, moved - theta
+        yield subject, trained - theta
 
 
 def _shuffled(subjects: Sequence[str]) -> list[str]:
-    drawn = list(subjects)
-    secrets.SystemRandom().shuffle(drawn)
-    return drawn
+    shuffled = list(subjects)
+    secrets.SystemRandom().shuffle(shuffled)
+    return shuffled

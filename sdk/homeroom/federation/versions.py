@@ -1,4 +1,4 @@
-"""Versions of theta on the device: where training starts, what a new version says of itself, what its update holds."""
+"""Versions of theta for the bundle in use: assembling them, where training starts, and the facts stored with them."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from homeroom.train.settings import Settings
 
 @dataclass(frozen=True)
 class TrainingStart:
-    """Where training begins: theta float32 [P], the global version it answers, and who is already inside."""
+    """Where a training starts. `theta`: float32 [P]; `base`: the global version below it; `subjects`: already in it."""
 
     theta: np.ndarray
     base: int
@@ -30,28 +30,28 @@ class TrainingStart:
 
 
 def version_facts(bundle: Bundle, **more: Any) -> dict[str, Any]:
-    """What a version says of itself; its segments by identity, so that a later bundle can still use them."""
+    """The facts stored with a version; its segments by identity, so that a later bundle can use them."""
     layout = bundle.manifest.layout
-    places = {s.segment_id: [layout.slices[s.name].start, layout.slices[s.name].stop] for s in layout}
-    return {"bundle_id": bundle.bundle_id, "segments": places, **more}
+    bounds = {s.segment_id: [layout.slices[s.name].start, layout.slices[s.name].stop] for s in layout}
+    return {"bundle_id": bundle.bundle_id, "segments": bounds, **more}
 
 
 def theta_of(store: Store, bundle: Bundle, version: Version | None) -> np.ndarray:
-    """Theta float32 [P] for this bundle: the version's own, or what of it the bundle's layout still has.
+    """Theta float32 [P] of a version for this bundle's layout; the bundle's own where there is no version.
 
-    A global one is assembled by owner: what stays on this device comes from its own newest training.
+    In a global version, segments that never leave the device have the values of its newest training.
     """
     theta = stored_theta(store, bundle, version)
     return with_local_segments(store, bundle, theta) if version and version.kind == "global" else theta
 
 
 def with_local_segments(store: Store, bundle: Bundle, theta: np.ndarray) -> np.ndarray:
-    """A global theta [P] with this device's newest values of the segments that never leave it."""
-    layout, own = bundle.manifest.layout, _source_of_local(store, bundle)
-    if own is None:
+    """A global theta [P] with this device's newest values in the segments that never leave it."""
+    layout, local = bundle.manifest.layout, _source_of_local(store, bundle)
+    if local is None:
         return theta
-    mine = layout.split(stored_theta(store, bundle, own))
-    return layout.join({name: mine[name] for name in local_segments(store, layout)}, theta)
+    values = layout.split(stored_theta(store, bundle, local))
+    return layout.join({name: values[name] for name in local_segments(store, layout)}, theta)
 
 
 def _source_of_local(store: Store, bundle: Bundle) -> Version | None:
@@ -62,15 +62,15 @@ def _source_of_local(store: Store, bundle: Bundle) -> Version | None:
 
 
 def stored_theta(store: Store, bundle: Bundle, version: Version | None) -> np.ndarray:
-    """A version's own theta (as it was released, if global), brought to this bundle's layout."""
+    """A version's theta as it was stored (as released, if global), mapped to this bundle's layout."""
     if version is None:
         return bundle.theta()
     theta = store.versions.theta(version.version_id)
     if version.facts["bundle_id"] == bundle.bundle_id:
         return theta
-    old: Mapping[str, list[int]] = version.facts["segments"]
+    bounds: Mapping[str, list[int]] = version.facts["segments"]
     layout = bundle.manifest.layout
-    parts = {s.name: theta[slice(*old[s.segment_id])] for s in layout if s.segment_id in old}
+    parts = {s.name: theta[slice(*bounds[s.segment_id])] for s in layout if s.segment_id in bounds}
     return layout.join(parts, bundle.theta())
 
 
@@ -82,12 +82,11 @@ def newest_global(store: Store, bundle: Bundle) -> Version | None:
 
 def start_of_training(store: Store, bundle: Bundle) -> TrainingStart:
     """The newest global theta, else the version in use, else the bundle's own."""
-    found = newest_global(store, bundle)
-    return _start(store, bundle, found or store.versions.current())
+    return _start(store, bundle, newest_global(store, bundle) or store.versions.current())
 
 
 def start_of_profile(store: Store, bundle: Bundle) -> TrainingStart:
-    """The theta in use, which everybody's answers come from."""
+    """The theta in use, which every person's profile starts from."""
     return _start(store, bundle, store.versions.current())
 
 
@@ -103,19 +102,19 @@ def start_of_unfinished(store: Store, bundle: Bundle) -> TrainingStart | None:
 def _start(store: Store, bundle: Bundle, version: Version | None) -> TrainingStart:
     if version is None:
         return TrainingStart(bundle.theta(), 0, "bundle")
-    base, entered = (version.base, store.versions.subjects(version)) if version.kind == "global" else (0, ())
-    own = _source_of_local(store, bundle) if version.kind == "global" else version
-    entered += store.versions.subjects(own) if own else ()
-    return TrainingStart(theta_of(store, bundle, version), base, version.version_id, entered)
+    base, subjects = (version.base, store.versions.subjects(version)) if version.kind == "global" else (0, ())
+    local = _source_of_local(store, bundle) if version.kind == "global" else version
+    subjects += store.versions.subjects(local) if local else ()
+    return TrainingStart(theta_of(store, bundle, version), base, version.version_id, subjects)
 
 
 def temperatures(store: Store, version: Version | None) -> dict[str, float]:
-    """By task, what calibrates a version's probabilities; a global one uses those of the newest local version."""
+    """Calibration temperatures by task; a global version uses those of the newest local one."""
     return dict(_local_facts(store, version).get("temperatures", {}))
 
 
 def input_weights(store: Store, version: Version | None) -> dict[str, float]:
-    """By modality, how often a poor input counts, as `weighing` learned it with a version; of a global one as above."""
+    """Weight of a low-quality input by modality, as learned with a version; of a global one as in `temperatures`."""
     return dict(_local_facts(store, version).get("weights", {}))
 
 
@@ -133,7 +132,15 @@ def training_tag(
     weights: Mapping[str, float],
     tier: str = FULL_TIER,
 ) -> str:
-    """What an unfinished training belongs to: it goes on only if all of these are the same."""
+    """Identity of an unfinished training, which is resumed only if all of these are the same.
+
+    bundle: in use.
+    start: where it began.
+    settings: of the training.
+    ids: of its samples, marked where inputs are left out or weighted.
+    weights: of low-quality inputs, by modality.
+    tier: of the adapter.
+    """
     more = [*([dict(weights)] if weights else []), *([tier] if tier != FULL_TIER else [])]
     return identity([bundle.bundle_id, start.name, msgspec.to_builtins(settings), [*ids], *more])
 
@@ -141,11 +148,18 @@ def training_tag(
 def find_start(
     store: Store, bundle: Bundle, graphs: Graphs, settings: Settings, samples: Sequence[StoredSample]
 ) -> tuple[TrainingStart, str, bytes | None]:
-    """Where to start, what the training is known by, and the state to go on from if it was cut short."""
-    start, weighed = start_of_training(store, bundle), input_weights(store, store.versions.current())
+    """Finds where a training starts, its tag, and the state to resume from if it was cut short.
+
+    store: whose versions and unfinished state are looked at.
+    bundle: in use.
+    graphs: of the tier to train.
+    settings: of the training.
+    samples: that it trains on.
+    """
+    start, weights = start_of_training(store, bundle), input_weights(store, store.versions.current())
     ids = [sample.sample_id + ("-" if sample.left_out or sample.weighed else "") for sample in samples]
     for candidate in filter(None, (start, start_of_unfinished(store, bundle))):
-        known_by = training_tag(bundle, candidate, settings, ids, weighed, graphs.tier)
-        if state := store.versions.load_state(known_by):
-            return candidate, known_by, state
-    return start, training_tag(bundle, start, settings, ids, weighed, graphs.tier), None
+        tag = training_tag(bundle, candidate, settings, ids, weights, graphs.tier)
+        if state := store.versions.load_state(tag):
+            return candidate, tag, state
+    return start, training_tag(bundle, start, settings, ids, weights, graphs.tier), None
