@@ -1,1 +1,1 @@
-"""From theta to answers and their explanations."""
+"""Inference: from theta to answers and their explanations."""

@@ -1,7 +1,7 @@
-"""An explanation as one self-contained HTML page: the inputs as they are, their parts in colour; imports parts.
+"""Explanation page: one self-contained HTML page with the inputs, their regions coloured by attribution.
 
-Blue speaks for the answer, orange against it; the stronger the colour, the stronger the pull. Nothing is loaded from
-anywhere, and nothing of a sample is taken for markup.
+Blue speaks for the answer, orange against it; the stronger the colour, the larger the share. The page loads nothing,
+and every text of a sample is escaped.
 """
 
 from __future__ import annotations
@@ -15,11 +15,11 @@ import numpy as np
 from homeroom.contract.manifest import AudioPreprocess, ImagePreprocess, Manifest
 from homeroom.data.samples import MediaReference, StoredSample
 from homeroom.inference.explain import Explanation, RegionAttribution
-from homeroom.inference.regions import png, seen
+from homeroom.inference.regions import encode_png, visible_square
 
-FOR, AGAINST = "29, 111, 214", "222, 110, 20"  # red, green, blue; told apart by colour-blind eyes too
-PICTURE_PIXELS = 420  # pixels of a picture on the page
-WAVE_SIZE_PIXELS = (420, 90)  # of a sound
+FOR, AGAINST = "29, 111, 214", "222, 110, 20"  # red, green, blue; distinct for colour-blind eyes too
+PICTURE_PIXELS = 420  # side of a picture on the page
+WAVE_SIZE_PIXELS = (420, 90)  # width and height of a sound's wave
 EXPLANATION_CSS = """
 body { font: 16px/1.5 system-ui, sans-serif; max-width: 46rem; margin: 2rem auto; padding: 0 1rem; color: #1c2430; }
 h1 { font-size: 1.5rem; margin-bottom: .2rem } h2 { font-size: 1rem; margin: 1.6rem 0 .4rem }
@@ -39,36 +39,36 @@ READING_NOTE = (
 
 
 def page(why: Explanation, sample: StoredSample, manifest: Manifest) -> str:
-    """The whole document. `sample` is the one that was explained."""
+    """Renders the HTML document of an explanation; sample: the one explained, with its media."""
     title = f"{why.task}: {why.label}"
-    said = "".join(f"<p>{escape(sentence)}</p>" for sentence in why.sentences()[1:])
-    shown = "".join(_input(why, sample, manifest, slot, place) for slot, place in _given(sample))
-    chance = why.answer.probabilities.get(why.label)
-    lead = f"<p>Probability {chance:.0%}</p>" if chance is not None else ""
+    sentences = "".join(f"<p>{escape(sentence)}</p>" for sentence in why.sentences()[1:])
+    inputs = "".join(_input(why, sample, manifest, slot, index) for slot, index in _present(sample))
+    probability = why.answer.probabilities.get(why.label)
+    lead = f"<p>Probability {probability:.0%}</p>" if probability is not None else ""
     return (
         '<!doctype html><html lang="en"><head><meta charset="utf-8">'
         '<meta name="viewport" content="width=device-width, initial-scale=1">'
         f"<title>{escape(title)}</title><style>{EXPLANATION_CSS}</style></head><body>"
-        f"<h1>{escape(title)}</h1>{lead}{said}{shown}<h2>All parts</h2>{_table(why.parts)}"
+        f"<h1>{escape(title)}</h1>{lead}{sentences}{inputs}<h2>All parts</h2>{_table(why.parts)}"
         f'<p class="note">{READING_NOTE}</p>'
         "</body></html>\n"
     )
 
 
-def _given(sample: StoredSample) -> Iterator[tuple[str, int]]:
+def _present(sample: StoredSample) -> Iterator[tuple[str, int]]:
     for slot, values in sample.inputs.items():
-        yield from ((slot, place) for place, value in enumerate(values) if value is not None)
+        yield from ((slot, index) for index, value in enumerate(values) if value is not None)
 
 
-def _input(why: Explanation, sample: StoredSample, manifest: Manifest, slot: str, place: int) -> str:
-    parts = [part for part in why.parts if (part.slot, part.place) == (slot, place)]
+def _input(why: Explanation, sample: StoredSample, manifest: Manifest, slot: str, index: int) -> str:
+    parts = [part for part in why.parts if (part.slot, part.place) == (slot, index)]
     if not parts:
-        return ""  # no task that was asked reads it
-    value = sample.inputs[slot][place]
+        return ""  # the task does not read it
+    value = sample.inputs[slot][index]
     assert value is not None
-    assert not isinstance(value, MediaReference)  # what is explained is all here
+    assert not isinstance(value, MediaReference)
     share = sum(abs(part.share) for part in parts)
-    name = f"{slot} {place + 1}" if len(sample.inputs[slot]) > 1 else slot
+    name = f"{slot} {index + 1}" if len(sample.inputs[slot]) > 1 else slot
     heading = f"<h2>{escape(name)} <span class=note>{share:.0%} of all pull</span></h2>"
     spec = manifest.modality(manifest.slot(slot).modality).preprocess
     if isinstance(value, str):
@@ -90,25 +90,20 @@ def _largest(parts: Sequence[RegionAttribution]) -> float:
 
 
 def _text(text: str, parts: Sequence[RegionAttribution]) -> str:
-    largest, done, shown = _largest(parts), 0, []
+    largest, done, html = _largest(parts), 0, []
     for part in sorted((p for p in parts if p.where), key=lambda p: p.where):
         start, end = (int(edge) for edge in part.where)
         style = f"background: {_colour(part.share, largest)}"
-        shown += [
-            escape(text[done:start]),
-            f'<mark style="{style}" title="{part.share:+.1%}">{escape(text[start:end])}',
-        ]
-        shown.append("</mark>")
+        html.append(escape(text[done:start]))
+        html.append(f'<mark style="{style}" title="{part.share:+.1%}">{escape(text[start:end])}</mark>')
         done = end
-    return f"<p>{''.join(shown)}{escape(text[done:])}</p>"
+    return f"<p>{''.join(html)}{escape(text[done:])}</p>"
 
 
 def _picture(data: bytes, parts: Sequence[RegionAttribution], spec: ImagePreprocess) -> str:
-    picture, (left, top, wide, high) = seen(data, spec)
-    square = picture.crop((round(left), round(top), round(left + wide), round(top + high))).resize(
-        (PICTURE_PIXELS, PICTURE_PIXELS)
-    )
-    source = base64.b64encode(png(np.asarray(square))).decode()
+    picture, (left, top, width, height) = visible_square(data, spec)
+    square = picture.crop((round(left), round(top), round(left + width), round(top + height)))
+    source = base64.b64encode(encode_png(np.asarray(square.resize((PICTURE_PIXELS, PICTURE_PIXELS))))).decode()
     largest, cells = _largest(parts), []
     for part in (p for p in parts if p.where):
         x0, y0, x1, y1 = (edge * PICTURE_PIXELS for edge in part.where)

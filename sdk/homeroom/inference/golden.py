@@ -1,4 +1,4 @@
-"""Golden samples: does this machine compute what the exporter saw? Imports bundle, runtime, features, training."""
+"""Golden samples: checks that this machine computes what the exporter did, and chooses each backbone's precision."""
 
 from __future__ import annotations
 
@@ -24,9 +24,10 @@ from homeroom.train.features.dataset import Dataset, Example
 
 @dataclass(frozen=True)
 class Drift:
-    """Cosine of this machine's features with the float reference, over the golden samples of one modality.
+    """Cosines of this machine's features with the float reference, over the golden samples of one modality.
 
-    Where LoRA is inside the backbone: of the outputs of each task, with that modality's inputs alone.
+    Where LoRA is inside the backbone: cosines of each task's outputs, with that modality's inputs alone. `within`: both
+    the mean and the worst reach the modality's tolerance.
     """
 
     modality: str
@@ -37,78 +38,81 @@ class Drift:
 
 
 def golden_samples(bundle: Bundle) -> list[StoredSample]:
+    """Reads the bundle's golden samples."""
     path = bundle.file(bundle.manifest.golden) / "samples.jsonl"
     return [resolve(sample, bundle.manifest, base=path.parent) for sample in read_jsonl(path)]
 
 
 def expected_arrays(bundle: Bundle) -> dict[str, np.ndarray]:
-    """`features.<row>.<slot>.<place>` int8 [taps, n, dim], `output.<row>.<task>` and `direct.<row>.<task>` [width].
+    """Reads the exporter's arrays, by name.
 
-    Of tasks per token these are [n, width], n tokens that are not padding. The last are outputs with the inputs alone
-    whose backbone has LoRA inside.
+    `features.<row>.<slot>.<index>`: int8 [taps, n, dim]. `output.<row>.<task>`: float32 [width], or [n, width] of tasks
+    per token, n tokens without padding. `direct.<row>.<task>`: the same, with only the inputs whose backbone has LoRA.
     """
     return dict(safetensors.numpy.load_file(Path(bundle.file(bundle.manifest.golden)) / "expected.safetensors"))
 
 
 def cosines(pairs: list[tuple[np.ndarray, np.ndarray]]) -> tuple[float, float]:
-    """Mean and worst cosine of pairs of arrays; arrays of another shape count 0, two of zeros 1."""
-    found = []
+    """Mean and worst cosine of pairs of arrays; a pair of unlike shapes counts 0, a pair of zeros 1."""
+    values = []
     for a, b in pairs:
         if a.shape != b.shape:
-            found.append(0.0)
+            values.append(0.0)
             continue
         x, y = a.astype(np.float64).ravel(), b.astype(np.float64).ravel()
         norm = float(np.linalg.norm(x) * np.linalg.norm(y))
-        found.append(float(x @ y) / norm if norm else float(np.array_equal(x, y)))
-    return (float(np.mean(found)), min(found)) if found else (1.0, 1.0)
+        values.append(float(x @ y) / norm if norm else float(np.array_equal(x, y)))
+    return (float(np.mean(values)), min(values)) if values else (1.0, 1.0)
 
 
 def drift(bundle: Bundle, graphs: Graphs, modality: str) -> Drift:
-    """Compute the golden samples' features with the variant that `graphs` uses and compare."""
+    """Measures the drift of a modality in the precision that `graphs` uses; BundleError if an array is missing."""
     if bundle.manifest.modality(modality).adapter == "lora":
         return output_drift(bundle, bundle.manifest.modality(modality), graphs.threads, graphs.runtime)
-    wanted = expected_arrays(bundle)
+    expected = expected_arrays(bundle)
     slots = {slot.name for slot in bundle.manifest.slots if slot.modality == modality}
     keys, values = [], []
     for row, sample in enumerate(golden_samples(bundle)):
         for slot in slots & sample.inputs.keys():
-            for place, value in enumerate(sample.inputs[slot]):
+            for index, value in enumerate(sample.inputs[slot]):
                 if value is not None:
-                    keys.append(f"features.{row}.{slot}.{place}")
+                    keys.append(f"features.{row}.{slot}.{index}")
                     values.append(value)
-    if missing := [key for key in keys if key not in wanted]:
+    if missing := [key for key in keys if key not in expected]:
         raise BundleError(f"lacks the expected {missing[0]}", where=bundle.manifest.golden)
-    made = dict(compute(bundle, graphs, modality, values))
-    mean, worst = cosines([(made[i], wanted[key]) for i, key in enumerate(keys)])
-    limit = bundle.manifest.modality(modality).tolerance
-    return Drift(modality, graphs.precision[modality], mean, worst, mean >= limit.mean and worst >= limit.worst)
+    features = dict(compute(bundle, graphs, modality, values))
+    pairs = [(features[i], expected[key]) for i, key in enumerate(keys)]
+    return _drift(bundle.manifest.modality(modality), graphs.precision[modality], pairs)
 
 
 def output_drift(bundle: Bundle, modality: Modality, threads: int | None, runtime: Runtime = "onnx") -> Drift:
-    """Compute the first theta's outputs from the golden samples' inputs of a modality whose steps read them."""
-    wanted, rows = expected_arrays(bundle), []
+    """Measures the drift of outputs, at the bundle's theta, of a modality whose steps read raw inputs."""
+    expected, rows = expected_arrays(bundle), []
     slots = [slot.name for slot in bundle.manifest.slots if slot.modality == modality.name]
     for sample in golden_samples(bundle):
-        places = [(s, i, v) for s in slots for i, v in enumerate(sample.inputs.get(s, ())) if v is not None]
-        inputs = {(s, i): raw_input(modality, prepare(modality, v, bundle.file)) for s, i, v in places}
+        values = [(s, i, v) for s in slots for i, v in enumerate(sample.inputs.get(s, ())) if v is not None]
+        inputs = {(s, i): raw_input(modality, prepare(modality, v, bundle.file)) for s, i, v in values}
         rows.append(Example(inputs=inputs, targets={}))
     graphs = Graphs(bundle, threads=threads, runtime=runtime)
-    whole, tokens = all_outputs_of(graphs, Dataset(bundle.manifest, rows), bundle.theta())
+    outputs, token_outputs = all_outputs_of(graphs, Dataset(bundle.manifest, rows), bundle.theta())
     try:
-        pairs = [(v, np.stack([wanted[f"direct.{i}.{t}"] for i in range(len(rows))])) for t, v in whole.items()]
-        for task, made in tokens.items():
-            seen = [wanted[f"direct.{i}.{task}"] for i in range(len(rows))]
-            here = [one[: len(other)] for one, other in zip(made, seen, strict=True)]
-            pairs.append((np.concatenate(here), np.concatenate(seen)))
+        pairs = [(v, np.stack([expected[f"direct.{i}.{t}"] for i in range(len(rows))])) for t, v in outputs.items()]
+        for task, arrays in token_outputs.items():
+            references = [expected[f"direct.{i}.{task}"] for i in range(len(rows))]
+            unpadded = [array[: len(other)] for array, other in zip(arrays, references, strict=True)]
+            pairs.append((np.concatenate(unpadded), np.concatenate(references)))
     except KeyError as problem:
         raise BundleError(f"lacks the expected {problem.args[0]}", where=bundle.manifest.golden) from None
-    mean, worst = cosines(pairs)
-    limit, precision = modality.tolerance, graphs.steps("predict")[0].precision
+    return _drift(modality, graphs.steps("predict")[0].precision, pairs)
+
+
+def _drift(modality: Modality, precision: Precision, pairs: list[tuple[np.ndarray, np.ndarray]]) -> Drift:
+    (mean, worst), limit = cosines(pairs), modality.tolerance
     return Drift(modality.name, precision, mean, worst, mean >= limit.mean and worst >= limit.worst)
 
 
 def choose_precision(bundle: Bundle, *, threads: int | None = None, runtime: Runtime = "onnx") -> dict[str, Precision]:
-    """For each modality the lowest precision whose golden samples come out right on this machine, else BundleError."""
+    """Chooses by modality the lowest precision within the tolerance on this machine; BundleError if none is."""
     chosen: dict[str, Precision] = {}
     for modality in bundle.manifest.modalities:
         tried: list[Drift] = []
@@ -124,9 +128,9 @@ def choose_precision(bundle: Bundle, *, threads: int | None = None, runtime: Run
                 chosen[modality.name] = tried[-1].precision
                 break
         else:
-            seen = ", ".join(f"{d.precision} {d.mean:.4f} (worst {d.worst:.4f})" for d in tried)
+            measured = ", ".join(f"{d.precision} {d.mean:.4f} (worst {d.worst:.4f})" for d in tried)
             raise BundleError(
-                f"this machine computes other {modality.name} features than the bundle's golden samples: {seen}",
+                f"this machine computes other {modality.name} features than the bundle's golden samples: {measured}",
                 where=f"features/{modality.name}",
                 remedy="update the runtime, or ask the exporter for a bundle for this processor",
             )

@@ -12,7 +12,7 @@ from homeroom import Device, Sample
 from homeroom.contract.manifest import Tensor
 from homeroom.data.validation import resolve
 from homeroom.federation.versions import theta_of
-from homeroom.inference import explain
+from homeroom.inference import attribution
 from homeroom.runtime.backend import load
 from homeroom.runtime.bundle import Bundle
 from homeroom.train.evaluate import outputs_of
@@ -140,7 +140,7 @@ def test_a_weak_and_private_device_trains_lora(bundle: Bundle, tmp_path: Path, m
     assert ((changed >= b.start) & (changed < b.stop)).sum() == 32 * 2
 
 
-def test_an_answer_is_explained_by_its_words_and_their_pulls_add_up(
+def test_an_answer_is_explained_by_its_words_and_their_attributions_add_up(
     bundle: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "keys").mkdir()
@@ -155,15 +155,16 @@ def test_an_answer_is_explained_by_its_words_and_their_pulls_add_up(
         sample = resolve(Sample(answer="the red cat likes a bird"), bundle.manifest)
         (mine,) = examples(None, bundle, device.graphs, [sample])
         theta = theta_of(device.store, device.bundle, device.store.versions.current())
-        pulls = explain.pulls_of(bundle, device.graphs, theta, mine, "animal", np.array([1, 0], np.float32))
-        ids = explain._direct_references(bundle, "text", _input(bundle, "answer.reference"))[:, 0]
+        weights = np.array([1, 0], np.float32)
+        attributions = attribution.expected_gradients(bundle, device.graphs, theta, mine, "animal", weights)
+        ids = attribution.reference_inputs(bundle, "text", _input(bundle, "answer.reference"))[:, 0]
         length = len(mine.inputs["answer", 0])
-        lines = [Example({("answer", 0): ids[i % len(ids)][:length]}, {}) for i in range(explain.REFERENCE_SAMPLES)]
+        lines = [Example({("answer", 0): ids[i % len(ids)][:length]}, {}) for i in range(attribution.REFERENCE_SAMPLES)]
         outputs = outputs_of(device.graphs, Dataset(bundle.manifest, [mine, *lines]), theta)["animal"][:, 0]
     assert [one.answer.best for one in found] == ["cat", "dog"]
     assert [(one.parts[0].slot, one.parts[0].name) for one in found] == [("answer", "“cat”"), ("answer", "“dog”")]
     rose = float(outputs[0] - outputs[1:].mean())
-    assert float(pulls.tokens["answer"].sum()) == pytest.approx(rose, abs=0.1 * float(np.ptp(outputs)) + 0.05)
+    assert float(attributions.tokens["answer"].sum()) == pytest.approx(rose, abs=0.1 * float(np.ptp(outputs)) + 0.05)
 
 
 def _input(bundle: Bundle, name: str) -> Tensor:

@@ -1,4 +1,4 @@
-"""Explanations: parts that a person can point at, pulls that add up, and words that matter when they are gone."""
+"""Explanations: regions that a person can point at, attributions that add up, and ablated words that matter."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ import tiny
 from homeroom.data.samples import Sample, StoredSample
 from homeroom.data.validation import find_task, resolve
 from homeroom.errors import BundleError, InputError
+from homeroom.inference import attribution
 from homeroom.inference import explain as why
 from homeroom.inference.explanation_page import page
 from homeroom.inference.predict import Answer, predict
@@ -31,7 +32,7 @@ def learned() -> np.ndarray:
     return fit(graphs, dataset(120), None, bundle.theta(), Settings(epochs=12, learning_rate=5e-3)).theta
 
 
-def told(sample: Sample, task: str, label: str | None = None) -> why.Explanation:
+def explained(sample: Sample, task: str, label: str | None = None) -> why.Explanation:
     bundle, graphs = opened()
     theta = learned()
     stored = resolve(sample, bundle.manifest)
@@ -52,7 +53,7 @@ def rows(count: int = 40) -> list[Sample]:
 
 def test_the_word_that_makes_a_contradiction_is_found_and_without_it_the_grade_changes() -> None:
     denied = [s for s in rows() if s.labels["grade"] == "contradictory"][:6]
-    found = [told(Sample(reference=s.inputs["reference"], answer=s.inputs["answer"]), "grade") for s in denied]
+    found = [explained(Sample(reference=s.inputs["reference"], answer=s.inputs["answer"]), "grade") for s in denied]
     first = [(f.parts[0].slot, f.parts[0].name) for f in found]
     assert first.count(("answer", "“not”")) >= len(denied) - 1
     turned = [f.parts[0].alone for f in found if f.parts[0].name == "“not”"]
@@ -62,47 +63,47 @@ def test_the_word_that_makes_a_contradiction_is_found_and_without_it_the_grade_c
 
 def test_a_number_is_explained_by_its_column() -> None:
     facts = {"legs": 4, "kilograms": 19.0, "home": "house"}
-    found = told(Sample(word="the dog", facts=facts), "weight")
+    found = explained(Sample(word="the dog", facts=facts), "weight")
     assert found.parts[0].name == "kilograms = 19"
     assert found.parts[0].share > 0.3
-    light = told(Sample(word="the dog", facts={**facts, "kilograms": 1.0}), "weight")
+    light = explained(Sample(word="the dog", facts={**facts, "kilograms": 1.0}), "weight")
     assert (light.parts[0].name, light.parts[0].share < 0) == ("kilograms = 1", True)
-    assert any(said.startswith("Down by: kilograms = 1 in facts") for said in light.sentences())
+    assert any(sentence.startswith("Down by: kilograms = 1 in facts") for sentence in light.sentences())
 
 
 @pytest.mark.parametrize("task", ["category", "grade", "which_picture", "same", "size", "weight"])
-def test_the_pulls_of_all_tokens_add_up_to_what_the_output_rose_by(task: str) -> None:
+def test_the_attributions_of_all_tokens_add_up_to_what_the_output_rose_by(task: str) -> None:
     """Completeness (Sundararajan et al. 2017, proposition 1), against the references' mean output."""
     bundle, graphs = opened()
     kind, theta = find_task(task, bundle.manifest), learned()
     (example,) = examples(None, bundle, graphs, [resolve(rows(1)[0], bundle.manifest)])
-    select = np.zeros(kind.width, np.float32)
-    select[0] = 1.0
-    pulls = why.pulls_of(bundle, graphs, theta, example, task, select)
+    weights = np.zeros(kind.width, np.float32)
+    weights[0] = 1.0
+    attributions = attribution.expected_gradients(bundle, graphs, theta, example, task, weights)
     others = {
-        key: why._references(bundle, bundle.manifest.slot(key[0]).modality, value[None])[:, 0]
+        key: attribution.reference_features(bundle, bundle.manifest.slot(key[0]).modality, value[None])[:, 0]
         for key, value in example.inputs.items()
     }
     lines = [
         Example({key: value[row % len(value)].astype(np.int8) for key, value in others.items()}, {})
-        for row in range(why.REFERENCE_SAMPLES)
+        for row in range(attribution.REFERENCE_SAMPLES)
     ]
     outputs = outputs_of(graphs, Dataset(bundle.manifest, [example, *lines]), theta)[task][:, 0]
     rose, limit = float(outputs[0] - outputs[1:].mean()), 0.1 * float(np.ptp(outputs)) + 0.05
-    assert sum(float(v.sum()) for v in pulls.tokens.values()) == pytest.approx(rose, abs=limit)
+    assert sum(float(v.sum()) for v in attributions.tokens.values()) == pytest.approx(rose, abs=limit)
 
 
-def test_every_token_belongs_to_one_part_and_the_shares_sum_to_one() -> None:
+def test_every_token_belongs_to_one_region_and_the_shares_sum_to_one() -> None:
     bundle, graphs = opened()
     sample = resolve(rows(1)[0], bundle.manifest)
     (example,) = examples(None, bundle, graphs, [sample])
-    for (slot, place), features in example.inputs.items():
+    for (slot, index), features in example.inputs.items():
         modality = bundle.manifest.modality(bundle.manifest.slot(slot).modality)
         if modality.name == "table":
             continue
-        found = regions(modality, sample.inputs[slot][place], features.shape[1], bundle.file)  # type: ignore[arg-type]
+        found = regions(modality, sample.inputs[slot][index], features.shape[1], bundle.file)  # type: ignore[arg-type]
         assert sorted(token for region in found for token in region.tokens) == list(range(features.shape[1]))
-    parts = told(rows(1)[0], "category").parts
+    parts = explained(rows(1)[0], "category").parts
     assert sum(abs(part.share) for part in parts) == pytest.approx(1.0)
     assert [abs(p.share) for p in parts] == sorted((abs(p.share) for p in parts), reverse=True)
 
@@ -119,16 +120,16 @@ def test_word_pieces_and_umlauts_are_told_as_the_words_that_were_written() -> No
 
 def test_asking_for_another_label_tells_what_speaks_for_that_one() -> None:
     sample = next(s for s in rows() if s.labels["category"] == "cat")
-    mine, other = told(sample, "category"), told(sample, "category", "fish")
+    mine, other = explained(sample, "category"), explained(sample, "category", "fish")
     assert (mine.label, other.label) == ("cat", "fish")
     assert mine.pull > 0 > other.pull
 
 
 def test_what_cannot_be_explained_is_said() -> None:
     with pytest.raises(InputError, match="needs word and speech"):
-        told(Sample(word="cat"), "same")
+        explained(Sample(word="cat"), "same")
     with pytest.raises(InputError, match="no label 'cow'"):
-        told(Sample(word="cat"), "category", "cow")
+        explained(Sample(word="cat"), "category", "cow")
     bundle, _ = opened()
     bare = type(bundle)(bundle.path, _without_saliency(bundle.manifest), bundle.bundle_id, bundle.certificate)
     with pytest.raises(BundleError, match="no saliency graph"):
@@ -145,9 +146,9 @@ def test_the_page_holds_everything_and_nothing_of_a_sample_is_markup() -> None:
     bundle, _ = opened()
     sample = rows(1)[0]
     sample.inputs["word"] = 'the <script>alert("cat")</script> cat'
-    made = page(told(sample, "category"), resolve(sample, bundle.manifest), bundle.manifest)
-    assert "<script" not in made
-    assert made.count("data:image/png;base64,") == 1  # the four pictures of another task are not shown
-    assert made.count("data:audio/wav;base64,") == 1
-    assert not re.search(r"""(?:src|href)\s*=\s*["'](?!data:)""", made)
-    assert "&lt;" in made
+    html = page(explained(sample, "category"), resolve(sample, bundle.manifest), bundle.manifest)
+    assert "<script" not in html
+    assert html.count("data:image/png;base64,") == 1  # the four pictures of another task are not shown
+    assert html.count("data:audio/wav;base64,") == 1
+    assert not re.search(r"""(?:src|href)\s*=\s*["'](?!data:)""", html)
+    assert "&lt;" in html
