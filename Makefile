@@ -74,7 +74,7 @@ bench-codecs: $(VENV)/.ready ## how few bytes an update needs, and how fast each
 bench-aggregator: $(VENV)/.ready ## merging, HTTP under load, starting on a long log (QUICK=1: a tenth of it; FLOWER=a Python with flwr)
 	$(BIN)/python benchmarks/aggregator.py $(if $(QUICK),--quick) $(if $(FLOWER),--flower $(FLOWER)) $(if $(JSON),--json $(JSON))
 
-bench-scale: $(VENV)/.ready ## the tables of docs/scale.md (AGGREGATOR=what bench-aggregator wrote; QUICK=1: a tenth of it)
+bench-scale: $(VENV)/.ready ## the tables of docs/measurements/scale.md (AGGREGATOR=what bench-aggregator wrote; QUICK=1: a tenth of it)
 	$(BIN)/python benchmarks/scale.py $(if $(QUICK),--quick) $(if $(AGGREGATOR),--aggregator $(AGGREGATOR)) $(if $(JSON),--json $(JSON))
 
 bench-privacy: $(VENV)/.ready ## do private rounds keep their promise, and what does it cost? (QUICK=1: minutes)

@@ -1,8 +1,8 @@
-"""From one aggregator to a million devices: bytes, requests a second, cores, cost; the tables of docs/scale.md.
+"""From one aggregator to a million devices: the tables of docs/measurements/scale.md.
 
     python benchmarks/scale.py                                              about a minute: measures here, and plans
     python benchmarks/scale.py --aggregator aggregator.json --json scale.json      with what bench-aggregator found
-    python benchmarks/scale.py --from benchmarks/figures/scale.json         prints the tables of docs/scale.md again
+    python benchmarks/scale.py --from benchmarks/figures/scale.json         prints these tables again
 
 Measured here: whole syncs (round, update, version) of enrolled devices with a server over HTTP, requests and
 bytes counted at the device, processor time at the server; and an update's bytes by codec. What no run can measure
@@ -198,7 +198,7 @@ def _head(headers: Any) -> int:
 
 
 def tables(found: dict[str, Any]) -> str:
-    """Everything between the marks of docs/scale.md, computed from one document of figures."""
+    """Everything between the marks of docs/measurements/scale.md, computed from one document of figures."""
     sync, assumed = found["sync"], Assumed(**found["assumed"])
     return "\n\n".join([_one_sync(found), _one_machine(found), _many(sync, assumed), _assumptions(assumed)])
 

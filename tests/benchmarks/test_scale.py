@@ -14,7 +14,7 @@ FIGURES = json.loads((ROOT / "benchmarks" / "figures" / "scale.json").read_text(
 
 
 def test_the_page_holds_the_tables_of_the_kept_figures() -> None:
-    page = (ROOT / "docs" / "scale.md").read_text()
+    page = (ROOT / "docs" / "measurements" / "scale.md").read_text()
     begin, end = scale.MARKS
     assert page.split(begin)[1].split(end)[0].strip() == scale.tables(FIGURES)
 
