@@ -1,4 +1,4 @@
-"""Training of theta on cached features, within a budget, to be resumed at any step."""
+"""Fits theta on cached features, within a budget; a training can be resumed at any step."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""Labels that look wrong: what models that never saw a sample make of its label; a person decides. It may import store.
+"""Label errors: finds labels that are probably wrong, by cross-validation; a person decides about them.
 
-A label is doubted where another class is, in cross-validation, several times as probable. A second pass learns without
-what the first doubted, so that wrong labels do not vouch for each other. On the vocabulary lesson this found more at
+A label is suspect where another class is, on held-out samples, several times as probable. A second pass learns without
+the suspects of the first, so that wrong labels do not vouch for each other. On the vocabulary lesson this found more at
 about the same precision, or about as many at a better one, than confident learning (Northcutt, Jiang and Chuang 2021,
 equations 1 and 2): `docs/quality.md`. Tasks with one class a sample are judged.
 """
@@ -28,13 +28,17 @@ from homeroom.train.settings import Settings
 
 CROSS_VALIDATION_EPOCHS = 10  # few: a model that is trained for long learns wrong labels too
 PASSES = 2
-DOUBT_RATIO = 3  # as probable as its label must be what a sample looks like
-LEAST_LABELLED_SAMPLES = 20  # labelled samples of a task that is judged
+SUSPECT_RATIO = 3  # of the most probable class's probability to that of the label
+LEAST_LABELLED_SAMPLES = 20  # of a task that is judged
 
 
 @dataclass(frozen=True)
 class SuspectLabel:
-    """`row`: the number of the example; `probability`, held out, of the label that it looks like."""
+    """A label that is probably wrong.
+
+    row: number of the example
+    instead: the class that it looks like; probability: of that class, on held-out samples
+    """
 
     row: int
     task: str
@@ -49,26 +53,32 @@ class SuspectLabel:
 def quarantine_suspects(
     store: Store, bundle: Bundle, graphs: Graphs, ready: Sequence[Example], settings: Settings, stop: Callable[[], bool]
 ) -> list[str]:
-    """Keep examples' samples with a doubtful label out of training; return their ids. Those put back before stay."""
+    """Quarantines the samples of the examples `ready` with a suspect label, but for those released before.
+
+    Returns their ids. Raises TrainError as `suspect_labels`.
+    """
     reasons: dict[str, str] = {}
-    for doubt in suspect_labels(graphs, bundle.theta(), Dataset(bundle.manifest, ready), settings, stop):
-        sample_id = ready[doubt.row].sample_id
-        reasons[sample_id] = "; ".join(filter(None, (reasons.get(sample_id), str(doubt))))
+    for suspect in suspect_labels(graphs, bundle.theta(), Dataset(bundle.manifest, ready), settings, stop):
+        sample_id = ready[suspect.row].sample_id
+        reasons[sample_id] = "; ".join(filter(None, (reasons.get(sample_id), str(suspect))))
     return store.put_aside(reasons)
 
 
 def suspect_labels(
-    graphs: Graphs, start: np.ndarray, own: Dataset, settings: Settings, stop: Callable[[], bool] = bool
+    graphs: Graphs, start: np.ndarray, dataset: Dataset, settings: Settings, stop: Callable[[], bool] = bool
 ) -> list[SuspectLabel]:
-    """The doubts about the labels of a dataset, in its order; TrainError where the budget ends first.
+    """The suspect labels of a dataset, in its order.
 
-    start: float32 [P], a theta that was not trained on these samples.
+    start: float32 [P], a theta that was not trained on these samples
+    stop: asked before every batch whether the budget has ended
+
+    Raises TrainError where the budget ends first, or no task has samples enough.
     """
     tasks = [
         (column, task)
-        for column, task in enumerate(own.manifest.tasks)
+        for column, task in enumerate(dataset.manifest.tasks)
         if task.kind in ("classification", "ordinal")
-        and np.count_nonzero(own.labelled[:, column]) >= LEAST_LABELLED_SAMPLES
+        and np.count_nonzero(dataset.labelled[:, column]) >= LEAST_LABELLED_SAMPLES
     ]
     if not tasks:
         raise TrainError(
@@ -76,34 +86,47 @@ def suspect_labels(
             remedy=f"a task needs {LEAST_LABELLED_SAMPLES} labelled samples, of classes or levels",
         )
     short = msgspec.structs.replace(settings, epochs=CROSS_VALIDATION_EPOCHS, balance=0.0, clip_norm=0.0)
-    doubts: list[SuspectLabel] = []
+    suspects: list[SuspectLabel] = []
     for _ in range(PASSES):
-        doubted = [doubt.row for doubt in doubts]
-        held = {task.name: np.zeros((len(own), len(task.labels))) for _, task in tasks}
-        for _, rows in folds(own, settings.seed):
-            train = own.subset(np.setdiff1d(np.arange(len(own)), [*rows, *doubted]))
-            found = fit(graphs, train, None, start, short, stop=stop)
-            if not found.finished:
+        suspect_rows = [suspect.row for suspect in suspects]
+        held_out = {task.name: np.zeros((len(dataset), len(task.labels))) for _, task in tasks}
+        for _, rows in folds(dataset, settings.seed):
+            train = dataset.subset(np.setdiff1d(np.arange(len(dataset)), [*rows, *suspect_rows]))
+            result = fit(graphs, train, None, start, short, stop=stop)
+            if not result.finished:
                 raise TrainError("the time ended before the labels were judged", remedy="give it more minutes")
-            outputs = outputs_of(graphs, own.subset(rows), found.theta)
+            outputs = outputs_of(graphs, dataset.subset(rows), result.theta)
             for _, task in tasks:
-                held[task.name][rows] = probabilities(task, outputs[task.name])
-        doubts = [
-            doubt
+                held_out[task.name][rows] = probabilities(task, outputs[task.name])
+        suspects = [
+            suspect
             for column, task in tasks
-            for doubt in _judged(task, held[task.name], own.targets[task.name], np.flatnonzero(own.labelled[:, column]))
+            for suspect in _suspects(
+                task, held_out[task.name], dataset.targets[task.name], np.flatnonzero(dataset.labelled[:, column])
+            )
         ]
-    return sorted(doubts, key=lambda doubt: doubt.row)
+    return sorted(suspects, key=lambda suspect: suspect.row)
 
 
-def _judged(task: Task, chances: np.ndarray, targets: np.ndarray, rows: np.ndarray) -> list[SuspectLabel]:
-    """chances: [examples, classes], held out; targets: as the task's; rows: those with a label."""
-    said = targets[rows].sum(1).round().astype(int) if task.kind == "ordinal" else targets[rows].argmax(1)
-    chances, occurs = chances[rows], np.unique(said)  # a class that nobody has is never what a sample looks like
-    looks = occurs[chances[:, occurs].argmax(1)]
-    numbers = np.arange(len(said))
-    doubted = chances[numbers, said] * DOUBT_RATIO < chances[numbers, looks]
+def _suspects(task: Task, held_out: np.ndarray, targets: np.ndarray, rows: np.ndarray) -> list[SuspectLabel]:
+    """The suspect labels of one task.
+
+    held_out: probabilities [examples, classes]
+    targets: [examples, width]
+    rows: numbers of the examples with a label
+    """
+    labels = targets[rows].sum(1).round().astype(int) if task.kind == "ordinal" else targets[rows].argmax(1)
+    chances, classes = held_out[rows], np.unique(labels)  # a class that no label names is never what a sample is
+    likeliest = classes[chances[:, classes].argmax(1)]
+    numbers = np.arange(len(labels))
+    suspect = chances[numbers, labels] * SUSPECT_RATIO < chances[numbers, likeliest]
     return [
-        SuspectLabel(int(rows[i]), task.name, task.labels[said[i]], task.labels[looks[i]], float(chances[i, looks[i]]))
-        for i in np.flatnonzero(doubted)
+        SuspectLabel(
+            row=int(rows[i]),
+            task=task.name,
+            label=task.labels[labels[i]],
+            instead=task.labels[likeliest[i]],
+            probability=float(chances[i, likeliest[i]]),
+        )
+        for i in np.flatnonzero(suspect)
     ]

@@ -1,4 +1,4 @@
-"""Optimisers and schedules on theta, one flat vector, in place; numpy only."""
+"""AdamW on theta, one flat vector, in place."""
 
 from __future__ import annotations
 
@@ -6,7 +6,10 @@ import numpy as np
 
 
 class AdamW:
-    """Decoupled weight decay (Loshchilov and Hutter 2019, algorithm 2) on a float32 vector [P], in place."""
+    """Adam with decoupled weight decay (Loshchilov and Hutter 2019, algorithm 2) on a float32 vector [P].
+
+    first, second: float32 [P], moments of the gradient; steps: done so far
+    """
 
     beta1, beta2, epsilon = 0.9, 0.999, 1e-8
 
@@ -16,7 +19,10 @@ class AdamW:
         self._a, self._b = np.empty(size, np.float32), np.empty(size, np.float32)
 
     def step(self, theta: np.ndarray, gradient: np.ndarray, rate: float | np.ndarray) -> None:
-        """Move theta [P] against gradient [P] by learning rate `rate`, one or [P]; float32, theta changes in place."""
+        """Moves theta float32 [P] in place.
+
+        gradient: float32 [P]; rate: learning rate, one for all values or float32 [P]
+        """
         self.steps += 1
         a, b = self._a, self._b
         np.multiply(gradient, 1 - self.beta1, out=a)

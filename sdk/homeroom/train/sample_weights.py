@@ -1,4 +1,4 @@
-"""How much each sample counts in the loss of each task."""
+"""Sample weights: how much each sample counts in the loss of each task."""
 
 from __future__ import annotations
 
@@ -9,10 +9,11 @@ from homeroom.train.settings import Settings
 
 
 def sample_weights(dataset: Dataset, settings: Settings) -> np.ndarray:
-    """float32 [examples, tasks + objectives]: what each counts, so that the sum over a mean batch is its mean loss.
+    """float32 [examples, tasks + objectives], scaled so that the weighted loss summed over a mean batch is its mean.
 
-    Classes weigh (n / (classes * n_class)) ** balance, scaled to a mean of 1. Sequences whose answers are all right, or
-    all wrong, have nothing to tell apart and teach nothing.
+    A class has the weight (n / (classes * n_class)) ** balance, scaled to a mean of 1. A sample of a task per token
+    counts in proportion to its tokens with a target. Sequences whose answers are all right, or all wrong, have nothing
+    to tell apart and weigh 0.
     """
     weights = dataset.labelled.copy()
     for column, task in enumerate(dataset.manifest.tasks):
@@ -24,15 +25,15 @@ def sample_weights(dataset: Dataset, settings: Settings) -> np.ndarray:
             continue
         if task.kind in ("classification", "ordinal") and settings.balance:
             targets = dataset.targets[task.name][rows]
-            index = targets.sum(1).round().astype(int) if task.kind == "ordinal" else targets.argmax(1)
-            counts = np.bincount(index)
-            factor = (len(index) / (np.count_nonzero(counts) * counts[index])) ** settings.balance
+            classes = targets.sum(1).round().astype(int) if task.kind == "ordinal" else targets.argmax(1)
+            counts = np.bincount(classes)
+            factor = (len(classes) / (np.count_nonzero(counts) * counts[classes])) ** settings.balance
             weights[rows, column] *= factor / factor.mean()
-        if task.per_token:  # a sample counts as often as it is compared
+        if task.per_token:
             tokens = dataset.compared_tokens(task)
             weights[rows, column] *= tokens[rows] / tokens[rows].mean()
-        chosen = settings.task_weights.get(task.name, 1.0)
-        weights[:, column] *= chosen * len(dataset) / rows.sum()
+        task_weight = settings.task_weights.get(task.name, 1.0)
+        weights[:, column] *= task_weight * len(dataset) / rows.sum()
     aligned = dataset.aligned.copy()
     for column, objective in enumerate(dataset.manifest.objectives):
         aligned[:, column] *= objective.weight * len(dataset) / max(1, int(np.count_nonzero(aligned[:, column])))

@@ -1,4 +1,4 @@
-"""Features of inputs by the frozen backbone, in batches of like length; imports preprocess and runtime."""
+"""Computes features by the frozen backbone, in batches of like length."""
 
 from __future__ import annotations
 
@@ -31,24 +31,29 @@ def compute(
     progress: Progress | None = None,
     stop: Callable[[], bool] = bool,
 ) -> Iterator[tuple[int, np.ndarray]]:
-    """Yield (index of the value, int8 [taps, n, dim]) in the order they are computed; n counts no padding.
+    """Yields (index of the value, int8 [taps, n, dim]) in the order they are computed; n counts no padding.
 
-    stop: asked before every batch whether to end there. The backbone is released at the end.
+    values: inputs of one modality, each read when its turn comes
+    progress: called after each batch with the stage, values done, and values in total
+    stop: asked before each batch whether to end there
+
+    Releases the backbone at the end. Raises BundleError where the graph's output has another type or shape.
     """
     facts = bundle.manifest.modality(modality)
     padded = has_buckets(facts.preprocess)
     done = 0
-    for ready in _windows(bundle, facts, values) if padded else _decoded(bundle, facts, values):
+    for prepared in _windows(bundle, facts, values) if padded else _decoded(bundle, facts, values):
         if stop():
             break
-        for batch in _batches(facts.buckets, {n: p.tokens for n, p in ready.items()}, padded):
+        for batch in _batches(facts.buckets, {n: p.tokens for n, p in prepared.items()}, padded):
             if stop():
                 break
-            made = graphs.features(modality)(collate(facts, [ready[number] for number in batch]))["features"]
-            if made.dtype != np.int8 or made.shape[:2] != (len(batch), len(facts.taps)) or made.shape[3] != facts.dim:
-                raise BundleError(f"gives {made.dtype}{list(made.shape)}", where=f"features/{modality}")
+            features = graphs.features(modality)(collate(facts, [prepared[number] for number in batch]))["features"]
+            shape = (*features.shape[:2], features.shape[3])
+            if features.dtype != np.int8 or shape != (len(batch), len(facts.taps), facts.dim):
+                raise BundleError(f"gives {features.dtype}{list(features.shape)}", where=f"features/{modality}")
             for row, number in enumerate(batch):
-                yield number, np.ascontiguousarray(made[row, :, : ready[number].tokens])
+                yield number, np.ascontiguousarray(features[row, :, : prepared[number].tokens])
             done += len(batch)
             if progress:
                 progress(f"{modality} features", done, len(values))
@@ -62,20 +67,20 @@ def _windows(bundle: Bundle, facts: Modality, values: Sequence[Any]) -> Iterator
 
 
 def _decoded(bundle: Bundle, facts: Modality, values: Sequence[Any]) -> Iterator[dict[int, Prepared]]:
-    """Batches of media; a worker decodes the next one, a megabyte of it at most, while the backbone runs on one."""
+    """Batches of media, decoded; a worker decodes the next one, a megabyte of it at most, while the backbone runs."""
     ahead: dict[int, Future[Prepared]] = {}
     with ThreadPoolExecutor(1, "decode") as worker:
         for start in range(0, len(values), BATCH_MEDIA):
-            now, after = (range(len(values))[at : at + BATCH_MEDIA] for at in (start, start + BATCH_MEDIA))
-            ready = {n: ahead[n].result() if n in ahead else prepare(facts, values[n], bundle.file) for n in now}
-            ahead, held = {}, 0
-            for number in after:
-                if held > AHEAD_BYTES:
+            batch, following = (range(len(values))[at : at + BATCH_MEDIA] for at in (start, start + BATCH_MEDIA))
+            prepared = {n: ahead[n].result() if n in ahead else prepare(facts, values[n], bundle.file) for n in batch}
+            ahead, ahead_bytes = {}, 0
+            for number in following:
+                if ahead_bytes > AHEAD_BYTES:
                     break
                 value = values[number]  # read in this thread, which the store belongs to
-                held += len(value)
+                ahead_bytes += len(value)
                 ahead[number] = worker.submit(prepare, facts, value, bundle.file)
-            yield ready
+            yield prepared
 
 
 def _batches(buckets: Sequence[int], tokens: dict[int, int], padded: bool) -> Iterator[list[int]]:

@@ -11,8 +11,10 @@ import numpy as np
 from homeroom.train.features.dataset import Dataset
 from homeroom.train.personalize.person import Person
 
-DITTO_EPOCHS, DITTO_LAMBDA = 20, 0.1
+DITTO_EPOCHS = 20
+DITTO_LAMBDA = 0.1
 
 
 def ditto(person: Person, own: Dataset) -> np.ndarray:
+    """Theta float32 [P] after training on the own samples with the proximal term."""
     return person.train(own, epochs=DITTO_EPOCHS, proximal=DITTO_LAMBDA)

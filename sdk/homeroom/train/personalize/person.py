@@ -1,4 +1,4 @@
-"""What every method of personalization starts from; imports training only."""
+"""A person: the input of every method of personalization."""
 
 from __future__ import annotations
 
@@ -16,14 +16,17 @@ from homeroom.train.settings import Settings
 
 
 class OutOfTimeError(Exception):
-    """The budget ended inside a method; what it had is not used."""
+    """The budget ended inside a method, whose result is not used."""
 
 
 @dataclass(frozen=True)
 class Person:
-    """`shared`: float32 [P], the model of all; `settings`: of the device's training; `stop`: whether to end there.
+    """One person on this device.
 
-    `others`: by classification task, how many labels of each class [classes] other people's samples have here.
+    shared: theta float32 [P] of the shared model
+    settings: of the device's training
+    stop: asked before every batch whether to end there
+    others: the number of labels of each class [classes] that other people's samples have here, by classification task
     """
 
     graphs: Graphs
@@ -33,12 +36,15 @@ class Person:
     others: Mapping[str, np.ndarray] = field(default_factory=dict)
 
     def train(self, own: Dataset, **changes: Any) -> np.ndarray:
-        """Theta [P] after training from the shared one on `own`, with some settings changed; never for other tiers."""
+        """Theta float32 [P] after training on `own` from the shared one; OutOfTimeError if the budget ends first.
+
+        changes: settings that differ from the device's. Smaller tiers are not trained with it.
+        """
         settings = msgspec.structs.replace(self.settings, **{"nested": False} | changes)
-        found = fit(self.graphs, own, None, self.shared, settings, stop=self.stop)
-        if not found.finished:
+        result = fit(self.graphs, own, None, self.shared, settings, stop=self.stop)
+        if not result.finished:
             raise OutOfTimeError
-        return found.theta
+        return result.theta
 
 
-Method = Callable[[Person, Dataset], np.ndarray]
+Method = Callable[[Person, Dataset], np.ndarray]  # (person, own samples) -> theta float32 [P]

@@ -1,12 +1,13 @@
-"""Prior correction: how often a person's samples are of each class is added to what everybody's model finds likely.
+"""Prior correction: adapts the shared model's class probabilities to how often the person has each class.
 
 Saerens et al. 2002, "Adjusting the Outputs of a Classifier to New a Priori Probabilities: A Simple Procedure", equation
-2.4: where only the classes' shares differ, the right posterior is the model's, times the new share of each class over
-the old one. In logits that is a sum, so it goes into the bias of the head. The person's shares are those of the own
-labels with SMOOTH more of each class. What the shared model takes for usual is guessed from everybody else's labels on
-this device, with EVEN more of each class, to the power of what training leaves of it: classes that are weighted by
-their count to the power of -balance are learned as if there were count ** (1 - balance) of each. Mixing says how much
-of it to believe.
+2.4: where only the priors of the classes differ, the right posterior is the model's, times the new prior of each class
+over the old one. In logits that is a sum, so it goes into the bias of the head.
+
+The new prior is the classes' shares among the person's own labels, with OWN_PSEUDO_COUNT more of each class. The old
+one is estimated from everybody else's labels on this device, with SHARED_PSEUDO_COUNT more of each class, to the power
+of 1 - balance: classes weighted by count ** -balance are learned as if there were count ** (1 - balance) of each.
+Mixing decides how much of the correction is used.
 """
 
 from __future__ import annotations
@@ -17,34 +18,32 @@ from homeroom.contract.layout import Segment
 from homeroom.train.features.dataset import Dataset
 from homeroom.train.personalize.person import Person
 
-OWN_PSEUDO_COUNT = 0.5  # Jeffreys' prior of a share
-SHARED_PSEUDO_COUNT = (
-    5.0  # labels of each class; how firmly the shared model's shares are held for even without other people's
-)
+OWN_PSEUDO_COUNT = 0.5  # labels of each class: Jeffreys' prior
+SHARED_PSEUDO_COUNT = 5.0  # labels of each class: how strongly the old prior is assumed even
 
 
 def correct_prior(person: Person, own: Dataset) -> np.ndarray:
-    """The shared theta with the bias of each classification moved; other tasks stay as they are."""
+    """The shared theta float32 [P] with the bias of each classification corrected; other tasks stay as they are."""
     theta, layout = person.shared.copy(), own.manifest.layout
     for column, task in enumerate(own.manifest.tasks):
         rows = own.labelled[:, column] > 0
         if task.kind != "classification" or not rows.any():
             continue
-        if where := bias_of(layout[f"head.{task.name}"]):
+        if bias := _bias_of(layout[f"head.{task.name}"]):
             counts = own.targets[task.name][rows].sum(0) + OWN_PSEUDO_COUNT
             start = layout.slices[f"head.{task.name}"].start
             usual = person.others.get(task.name, np.zeros(task.width)) + SHARED_PSEUDO_COUNT
-            moved = np.log(counts / counts.mean()) - (1 - person.settings.balance) * np.log(usual / usual.mean())
-            theta[start + where.start : start + where.stop] += moved
+            shift = np.log(counts / counts.mean()) - (1 - person.settings.balance) * np.log(usual / usual.mean())
+            theta[start + bias.start : start + bias.stop] += shift
     return theta
 
 
-def bias_of(head: Segment) -> slice | None:
-    """Where in a head its bias stands, if it has one: one value an output."""
-    at = 0
+def _bias_of(head: Segment) -> slice | None:
+    """Positions of a head's bias in its segment, if it has one: one value an output."""
+    start = 0
     for parameter in head.parameters:
         size = int(np.prod(parameter.shape))
         if parameter.name == "bias":
-            return slice(at, at + size)
-        at += size
+            return slice(start, start + size)
+        start += size
     return None
