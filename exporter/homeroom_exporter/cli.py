@@ -86,6 +86,7 @@ def export_command(
     threads: int,
     dry_run: bool,
 ) -> None:
+    """Make a bundle from a recipe, or estimate what it would take; its help is `HELP`."""
     from homeroom_exporter.interchange.peft import read
     from homeroom_exporter.recipe.recipe import read_recipe
 
@@ -158,6 +159,7 @@ def signer(out: Path, key: Path | None, certificate: Path | None) -> Iterator[tu
 
 
 def read_certificate(path: Path) -> Certificate:
+    """A certificate as JSON; TrustError if it is none."""
     try:
         data = path.read_bytes()
     except OSError as problem:

@@ -158,6 +158,7 @@ class DistrictConfiguration(msgspec.Struct, frozen=True, kw_only=True):
     server: ServerSection = ServerSection()
 
     def privacy(self) -> Privacy | None:
+        """The privacy guarantee that is asked for."""
         return self.private.privacy(secure=self.secure_rounds.secure)
 
     def round_configuration(self) -> RoundConfiguration:

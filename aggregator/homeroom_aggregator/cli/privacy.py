@@ -10,16 +10,11 @@ import msgspec
 from homeroom.cli.options import add_options, as_json
 from homeroom.cli.parameters import FOLDER, Finite
 from homeroom_aggregator.admin.configuration import PrivacySection
+from homeroom_aggregator.cli.round_options import option
 
 privacy_options = add_options(
     click.option("--epsilon", type=Finite(), help="Private rounds: the budget of one device over all releases."),
-    click.option(
-        "--delta",
-        type=Finite(),
-        default=PrivacySection().delta,
-        show_default=True,
-        help="Chance that the promise fails.",
-    ),
+    option(PrivacySection, "--delta", type=Finite(), help="Chance that the promise fails."),
     click.option("--clip-norm", type=Finite(), help="Longest update (L2) of a private round."),
     click.option("--noise-multiplier", type=Finite(), help="Noise of a private release, in clip norms."),
     click.option(

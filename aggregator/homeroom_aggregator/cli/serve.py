@@ -16,10 +16,9 @@ from homeroom.errors import InputError
 from homeroom_aggregator.admin.configuration import DistrictConfiguration, ServerSection, from_options
 from homeroom_aggregator.cli.files import read_bytes, read_certificate
 from homeroom_aggregator.cli.privacy import privacy_options
-from homeroom_aggregator.cli.round_options import optimizer_options, round_options, secure_options
+from homeroom_aggregator.cli.round_options import optimizer_options, option, round_options, secure_options
 
 TOKEN = "HOMEROOM_OPERATOR_TOKEN"
-SERVER = ServerSection()
 
 
 @click.command()
@@ -28,21 +27,20 @@ SERVER = ServerSection()
 @click.option("--root-key", type=FILE, help="Root key that certifies this aggregator, the first time.")
 @click.option("--key", type=FILE, help="Instead: a key that was certified elsewhere (`trust certify`).")
 @click.option("--certificate", type=FILE, help="Its certificate.")
-@click.option("--institution", default=DistrictConfiguration().institution, show_default=True)
+@option(DistrictConfiguration, "--institution")
 @round_options
-@click.option(
+@option(
+    ServerSection,
     "--retain",
     type=Whole(0),
-    default=SERVER.retain,
-    show_default=True,
     help="Versions whose updates are kept at least; 0 keeps all. May change at each start.",
 )
 @optimizer_options
 @privacy_options
 @click.option("--policy", type=FILE, help="Signed policy to merge by; its own institution's segments come here too.")
 @secure_options
-@click.option("--host", default=SERVER.host, show_default=True)
-@click.option("--port", type=click.IntRange(0, 65535), default=SERVER.port, show_default=True)
+@option(ServerSection, "--host")
+@option(ServerSection, "--port", type=click.IntRange(0, 65535))
 @click.option("--announce", is_flag=True, help="Let devices on the local network find it [lan].")
 @click.option("--tls-cert", type=FILE, help="PEM certificate chain; without it, put TLS in front.")
 @click.option("--tls-key", type=FILE, help="Its private key.")

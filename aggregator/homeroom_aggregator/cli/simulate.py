@@ -15,29 +15,28 @@ from homeroom.system.files import write_durable
 from homeroom_aggregator import flower
 from homeroom_aggregator.admin.configuration import SimulationConfiguration, from_options
 from homeroom_aggregator.cli.privacy import privacy_options
-from homeroom_aggregator.cli.round_options import optimizer_options
-
-USUAL = SimulationConfiguration()
+from homeroom_aggregator.cli.round_options import optimizer_options, option
 
 
 @click.command()
 @click.argument("bundle", type=PATH)
 @click.argument("schools", nargs=-1, required=True, type=click.Path(exists=True, path_type=Path))
-@click.option("--rounds", type=Whole(1), default=USUAL.rounds, show_default=True)
-@click.option("--epochs", type=Whole(1), default=USUAL.epochs, show_default=True, help="Of each school in each round.")
-@click.option("--participation", type=Finite(0, 1, min_open=True), default=USUAL.participation, show_default=True)
-@click.option("--lag", type=Finite(0, 1), default=USUAL.lag, show_default=True, help="Share that trains on old theta.")
+@option(SimulationConfiguration, "--rounds", type=Whole(1))
+@option(SimulationConfiguration, "--epochs", type=Whole(1), help="Of each school in each round.")
+@option(SimulationConfiguration, "--participation", type=Finite(0, 1, min_open=True), help="Share of schools a round.")
+@option(SimulationConfiguration, "--lag", type=Finite(0, 1), help="Share that trains on old theta.")
 @optimizer_options
 @privacy_options
-@click.option("--seed", type=Whole(0), default=USUAL.seed, show_default=True)
-@click.option(
+@option(SimulationConfiguration, "--seed", type=Whole(0))
+@option(
+    SimulationConfiguration,
     "--engine",
     type=click.Choice(["homeroom", "flower"]),
-    default=USUAL.engine,
-    show_default=True,
     help="Where the schools train: this process, or Flower's simulation on every core [flower].",
 )
-@click.option("--measure-every", type=Whole(1), help="Score every so many rounds, not only the last.")
+@option(
+    SimulationConfiguration, "--measure-every", type=Whole(1), help="Score every so many rounds, not only the last."
+)
 @click.option("--plot", type=FILE, help="Draw the schools' accuracy round by round into this .svg.")
 @click.option("--json", "out", type=FILE, help="Write every figure here.")
 def simulate(bundle: Path, schools: tuple[Path, ...], plot: Path | None, out: Path | None, **options: Any) -> None:

@@ -18,7 +18,12 @@ from homeroom.errors import DiskFullError, HomeroomError, MissingExtraError, Tra
 from homeroom.system.files import DISK_FULL_ERRNOS
 from homeroom.system.hardware import refuse_32_bit
 
-NO_ROOM = ("bad_alloc", "failed to map segment", "cannot allocate memory", "Cannot allocate memory")  # of a library
+NO_MEMORY_WORDS = (
+    "bad_alloc",
+    "failed to map segment",
+    "cannot allocate memory",
+    "Cannot allocate memory",
+)  # of a library
 
 
 class Commands(click.Group):
@@ -34,9 +39,11 @@ class Commands(click.Group):
         return f"{self.path} {name}".strip()
 
     def list_commands(self, _: click.Context) -> list[str]:
+        """Names in the table's order."""
         return _children(self.path, COMMANDS) or _children(self.path, ALIASES)
 
     def get_command(self, _: click.Context, name: str) -> click.Command | None:
+        """The command or group of a name, an old spelling too; None if there is none."""
         path = self.below(name)
         present = _present(path)
         if present not in GROUPS:
@@ -66,6 +73,7 @@ class Commands(click.Group):
             raise _missing_extra(path, problem) from None
 
     def format_commands(self, context: click.Context, formatter: click.HelpFormatter) -> None:
+        """List each command with its line; no module is loaded for it."""
         paths = {name: _present(self.below(name)) or "" for name in self.list_commands(context)}
         with formatter.section("Commands"):
             formatter.write_dl([(name, self._about(path)) for name, path in paths.items()])
@@ -87,8 +95,8 @@ def _present(path: str) -> str | None:
     """Today's path of a command or group; None if there never was one."""
     if path in GROUPS or path in COMMANDS:
         return path
-    old_group = (new.rpartition(" ")[0] for old, new in ALIASES.items() if old.startswith(f"{path} "))
-    return ALIASES.get(path) or next(old_group, None)
+    groups = (new.rpartition(" ")[0] for old, new in ALIASES.items() if old.startswith(f"{path} "))
+    return ALIASES.get(path) or next(groups, None)
 
 
 def _extra(path: str) -> str | None:
@@ -154,7 +162,7 @@ def main(arguments: list[str] | None = None) -> Any:
             click.echo(f"  {_one_line(problem.remedy)}", err=True)
         sys.exit(problem.exit_code)
     except (MemoryError, ImportError) as problem:
-        if isinstance(problem, ImportError) and not any(words in str(problem) for words in NO_ROOM):
+        if isinstance(problem, ImportError) and not any(words in str(problem) for words in NO_MEMORY_WORDS):
             raise
         click.echo("homeroom: memory ran out; what was done is kept", err=True)
         click.echo("  close other programs, or train with --megabytes, so that what is chosen fits", err=True)

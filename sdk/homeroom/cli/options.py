@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from homeroom.device.resources.budget import Budget
 
 Command = Callable[..., Any]
+Decorator = Callable[[Command], Command]
 
 SPANS = "Such as 'mon-fri 16:00-20:00'; may be given again."
 BUDGET_OPTIONS = (
@@ -40,7 +41,7 @@ for_person = click.option("--profile", metavar="PERSON", help="This person's own
 as_json = click.option("--json", "machine", is_flag=True, help="Print one JSON object.")
 
 
-def add_options(*options: Callable[[Command], Command]) -> Callable[[Command], Command]:
+def add_options(*options: Decorator) -> Decorator:
     """Declare options on a command, which takes them as keywords; help lists them in this order."""
 
     def decorate(command: Command) -> Command:

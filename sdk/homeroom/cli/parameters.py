@@ -15,6 +15,7 @@ class Finite(click.FloatRange):
     """A number that is neither infinite nor nan: nan passes every comparison of `click.FloatRange`."""
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        """A finite number in the range, or a usage error."""
         number = float(super().convert(value, param, ctx))
         if not math.isfinite(number):
             self.fail(f"{value} is not a finite number.", param, ctx)
@@ -28,6 +29,7 @@ class Folder(click.Path):
         super().__init__(file_okay=False, path_type=Path)
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """A path with a name, or a usage error."""
         if not str(value):
             self.fail("an empty name is no folder; `.` is the one you are in.", param, ctx)
         return super().convert(value, param, ctx)
