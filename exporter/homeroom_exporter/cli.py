@@ -10,16 +10,15 @@ from typing import TYPE_CHECKING
 import click
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
+from homeroom.cli.files import read_certificate
 from homeroom.cli.parameters import PATH
-from homeroom.contract.canonical_json import canonical, decode
+from homeroom.contract.canonical_json import canonical
 from homeroom.contract.signing import Certificate, certify, fingerprint, new_key, public_hex, read_key, write_key
 from homeroom.errors import ExportError, RecipeError, TrustError
 from homeroom.system.files import removed_on_failure
 
 if TYPE_CHECKING:
     from homeroom_exporter.recipe.recipe import Recipe
-
-CERTIFICATE_LIMIT_BYTES = 1 << 16
 
 HELP = """Make a bundle from RECIPE and write it to OUT.
 
@@ -90,7 +89,7 @@ def export_command(
     from homeroom_exporter.interchange.peft import read
     from homeroom_exporter.recipe.recipe import read_recipe
 
-    plan = read_recipe(recipe)  # before torch is imported: a wrong recipe is told at once
+    plan = read_recipe(recipe)  # before torch is imported: a wrong recipe fails at once
     if peft is not None and plan.adapter is None:
         raise RecipeError(
             "has no [adapter] to start from a checkpoint", where=recipe.name, remedy='add family = "lora"'
@@ -144,9 +143,9 @@ def _dry_run(plan: Recipe, calibration: Path | None, threads: int) -> None:
 
 @contextmanager
 def signer(out: Path, key: Path | None, certificate: Path | None) -> Iterator[tuple[Ed25519PrivateKey, Certificate]]:
-    """The key that signs a bundle and its certificate; trial ones that are made here go again where the work fails."""
+    """The key that signs a bundle, and its certificate; trial keys are removed again where the export fails."""
     if key is not None and certificate is not None:
-        private, vouched = read_key(key), read_certificate(certificate)
+        private, vouched = read_key(key), read_certificate(certificate, TrustError)
         if vouched.key != public_hex(private):
             raise TrustError("is not the certificate of that key", where=str(certificate))
         yield private, vouched
@@ -158,22 +157,13 @@ def signer(out: Path, key: Path | None, certificate: Path | None) -> Iterator[tu
         yield trial_keys(folder)
 
 
-def read_certificate(path: Path) -> Certificate:
-    """A certificate as JSON; TrustError if it is none."""
-    try:
-        data = path.read_bytes()
-    except OSError as problem:
-        raise TrustError(f"cannot be read: {problem.strerror}", where=str(path)) from None
-    return decode(data, Certificate, limit_bytes=CERTIFICATE_LIMIT_BYTES, where=str(path), error=TrustError)
-
-
 def trial_keys(folder: Path) -> tuple[Ed25519PrivateKey, Certificate]:
-    """A root and an exporter key made on the spot, kept in `folder` and used again, half of them too; says so."""
+    """A root key and an exporter key for a trial, made in `folder` if they are not there; warns on stderr."""
     certificate = folder / "certificate.json"
     if not certificate.exists():
         root, key = (_kept(folder / name) for name in ("root.pem", "exporter.pem"))
         certificate.write_bytes(canonical(certify(root, "exporter", key, "trial")))
-    vouched = read_certificate(certificate)
+    vouched = read_certificate(certificate, TrustError)
     click.echo(
         f"No --key was given: signing for trial with a root made here, {folder} ({fingerprint(vouched.root)[:16]}...). "
         "Anyone who holds that folder can sign bundles for devices that trust it.",

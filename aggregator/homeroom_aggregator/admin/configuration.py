@@ -90,8 +90,8 @@ class PrivacySection(msgspec.Struct, frozen=True, kw_only=True):
         }
         missing = [name for name, value in needed.items() if value is None]
         extras = {"subjects": self.subjects, "quantile": self.clip_quantile, "bands": self.bands}
-        given: dict[str, Any] = {name: value for name, value in extras.items() if value is not None}
-        if len(missing) == len(needed) and not given:
+        further: dict[str, Any] = {name: value for name, value in extras.items() if value is not None}
+        if len(missing) == len(needed) and not further:
             return None
         if missing:
             raise InputError(
@@ -102,7 +102,7 @@ class PrivacySection(msgspec.Struct, frozen=True, kw_only=True):
         fields: dict[str, Any] = {"epsilon": self.epsilon, "delta": self.delta, "clip_norm": self.clip_norm}
         fields |= {"noise_multiplier": self.noise_multiplier, "mechanism": "distributed" if secure else "central"}
         try:
-            return Privacy(**fields, **given)
+            return Privacy(**fields, **further)
         except ValueError as problem:
             raise InputError(str(problem), where=OPTIONS) from None
 
@@ -143,7 +143,7 @@ class ServerSection(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class DistrictConfiguration(msgspec.Struct, frozen=True, kw_only=True):
-    """Everything that `homeroom district serve` is told beside its folder."""
+    """All options of `homeroom district serve` but its folder."""
 
     institution: str = "Homeroom"
     bundle: Path | None = None
@@ -208,5 +208,5 @@ def from_options(kind: type[Configuration], options: Mapping[str, Any]) -> Confi
     """A configuration from the values of options by name, which may be more than it has fields."""
     types = {field.name: field.type for field in msgspec.structs.fields(kind)}
     sections = {name: t for name, t in types.items() if isinstance(t, type) and issubclass(t, msgspec.Struct)}
-    made = {name: from_options(section, options) for name, section in sections.items()}
-    return kind(**made, **{name: options[name] for name in types.keys() - sections.keys()})
+    nested = {name: from_options(section, options) for name, section in sections.items()}
+    return kind(**nested, **{name: options[name] for name in types.keys() - sections.keys()})

@@ -9,10 +9,10 @@ from pathlib import Path
 import click
 import msgspec
 
+from homeroom.cli.files import read_certificate
 from homeroom.cli.parameters import FILE, FOLDER, Finite
 from homeroom.contract.signing import read_key
 from homeroom.errors import InputError
-from homeroom_aggregator.cli.files import read_certificate
 from homeroom_aggregator.state.members import ROLES, Role
 
 BY = "operator"
@@ -76,8 +76,8 @@ def members(folder: Path, schools: bool) -> None:
     from homeroom_aggregator.state.members import Members
 
     with contextlib.closing(open_log(folder)) as log:
-        found = Members(log.database)
-        for row in found.schools() if schools else found.every():
+        enrolled = Members(log.database)
+        for row in enrolled.schools() if schools else enrolled.every():
             click.echo(json.dumps(row, ensure_ascii=False))
 
 
@@ -110,8 +110,8 @@ def consent(folder: Path, school: str, by: str, withdraw: bool) -> None:
     from homeroom_aggregator.state.members import Members
 
     with contextlib.closing(open_log(folder)) as log:
-        found = Members(log.database)
-        (found.withdraw_consent if withdraw else found.consent)(school, by)
+        enrolled = Members(log.database)
+        (enrolled.withdraw_consent if withdraw else enrolled.consent)(school, by)
 
 
 @click.command()

@@ -19,9 +19,12 @@ def offline_in(folder: Path, stick: Path) -> None:
     """
     from homeroom_aggregator.admin.offline import take_in
 
-    taken = take_in(folder, stick, click.echo)
-    told = f"{taken.accepted} updates accepted, {taken.already} were here, {taken.refused} refused"
-    waits = f", {taken.waits} wait for a school's consent" if taken.waits else ""
-    click.echo(f"{taken.letters} letters, {taken.joined} to join; {told}{waits}; {taken.unlearned} to unlearn")
-    for name, why in taken.unreadable.items():
+    outcome = take_in(folder, stick, click.echo)
+    messages = f"{outcome.letters} messages, {outcome.joined} to join"
+    updates = f"{outcome.accepted} updates accepted, {outcome.already} were here, {outcome.refused} refused"
+    waits = f", {outcome.waits} wait for a school's consent" if outcome.waits else ""
+    click.echo(
+        f"{messages}; {updates}{waits}; {outcome.unlearned} to unlearn"
+    )
+    for name, why in outcome.unreadable.items():
         click.echo(f"  left alone: {name}: {why}")

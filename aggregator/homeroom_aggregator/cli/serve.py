@@ -10,11 +10,11 @@ from typing import Any
 
 import click
 
+from homeroom.cli.files import read_bytes, read_certificate
 from homeroom.cli.parameters import FILE, FOLDER, PATH, Whole
 from homeroom.contract.signing import read_key
 from homeroom.errors import InputError
 from homeroom_aggregator.admin.configuration import DistrictConfiguration, ServerSection, from_options
-from homeroom_aggregator.cli.files import read_bytes, read_certificate
 from homeroom_aggregator.cli.privacy import privacy_options
 from homeroom_aggregator.cli.round_options import optimizer_options, option, round_options, secure_options
 
@@ -54,14 +54,14 @@ def serve(folder: Path, **options: Any) -> None:
     Private rounds: --epsilon 8 --clip-norm 0.5 --noise-multiplier 1.2
     """
     from homeroom_aggregator.admin.folder import FACTS_FILE, read_facts, replace_roster
-    from homeroom_aggregator.server.serve import listen  # first of all: a missing extra is told before any work
+    from homeroom_aggregator.server.serve import listen  # first: a missing extra is named before any work
 
     configuration = from_options(DistrictConfiguration, options)
-    asked, server = configuration.privacy(), configuration.server
+    privacy, server = configuration.privacy(), configuration.server
     if configuration.bundle is not None and not (folder / FACTS_FILE).exists():
         _create(folder, configuration.bundle, configuration)
     facts = read_facts(folder)
-    if asked not in (None, facts.configuration.privacy):
+    if privacy not in (None, facts.configuration.privacy):
         raise InputError(
             "was begun with another promise of privacy", where=str(folder), remedy="serve it from a new folder"
         )

@@ -7,12 +7,12 @@ from pathlib import Path
 import click
 import msgspec
 
+from homeroom.cli.files import read_bytes, read_certificate
 from homeroom.cli.parameters import FILE, Whole
 from homeroom.contract.roster import LEAST_ROSTER_DEVICES, make_roster, read_roster
 from homeroom.contract.signing import Role, certify, fingerprint, new_key, public_hex, read_key, write_key
 from homeroom.errors import InputError
 from homeroom.system.files import refusal, write_durable
-from homeroom_aggregator.cli.files import read_bytes, read_certificate
 
 
 @click.command("root")

@@ -21,7 +21,7 @@ LOG_BYTES, LOG_FILES = 500_000, 2
 
 @click.command()
 @click.argument("directory", type=FOLDER)
-@click.option("--inbox", type=FOLDER, help="What lies in this folder is taken in.")
+@click.option("--inbox", type=FOLDER, help="Add what is put into this folder.")
 @click.option("--window", multiple=True, help=f"Hours in which it may train; any if none is given. {SPANS}")
 @click.option("--minutes", type=Finite(0, min_open=True), default=20.0, show_default=True, help="Of training a day.")
 @budget_options
@@ -69,7 +69,7 @@ def run(
         settled_s=settled,
         root=root,
     )
-    Device.open(directory, bundle, root).close()  # what keeps it from working at all is said at once
+    Device.open(directory, bundle, root).close()  # fails at once where the agent could not work
     if inbox is not None:
         inbox.mkdir(parents=True, exist_ok=True)
     _log_to(directory)
@@ -136,14 +136,14 @@ def _show(directory: Path, machine: bool = False) -> None:
 
     from homeroom.agent import status
 
-    standing = status.read_status(directory)
-    if standing is None:
+    present = status.read_status(directory)
+    if present is None:
         raise InputError("no agent has run here", where=str(directory), remedy="homeroom device run …")
     if machine:
-        click.echo(json_text({"words": dict(status.status_lines(standing)), **msgspec.to_builtins(standing)}))
+        click.echo(json_text({"words": dict(status.status_lines(present)), **msgspec.to_builtins(present)}))
         return
-    for word, text in status.status_lines(standing):
-        click.echo(f"{word}: {text}")
+    for name, text in status.status_lines(present):
+        click.echo(f"{name}: {text}")
 
 
 def _log_to(directory: Path) -> None:

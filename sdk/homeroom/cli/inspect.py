@@ -47,8 +47,8 @@ def _show(opened: Bundle, golden: bool) -> None:
     _line("root", fingerprint(opened.certificate.root))
     _line("signed by", opened.certificate.name)
     _line("size", f"{sum(file.bytes for file in manifest.files.values()) / 1e6:.1f} MB")
-    for kind, says in _facts(manifest):
-        _line(kind, says)
+    for kind, text in _facts(manifest):
+        _line(kind, text)
     if golden:
         from homeroom.inference.golden import choose_precision
 
@@ -56,12 +56,12 @@ def _show(opened: Bundle, golden: bool) -> None:
             _line("golden", f"{name}: {precision} gives the expected features on this machine")
 
 
-def _line(kind: str, says: str) -> None:
-    click.echo(f"{kind:{KIND_WIDTH}}{says}")
+def _line(kind: str, text: str) -> None:
+    click.echo(f"{kind:{KIND_WIDTH}}{text}")
 
 
 def _facts(manifest: Manifest) -> Iterator[tuple[str, str]]:
-    """Kind and sentence of each part, in the order in which a sample passes them."""
+    """Kind and description of each part, in the order in which a sample passes them."""
     for modality in manifest.modalities:
         inside = f"{len(modality.taps)} taps of {modality.dim}" if modality.taps else "LoRA inside"
         yield "backbone", f"{modality.name}: {modality.encoder}, {inside}"

@@ -33,11 +33,11 @@ def offline_out(directory: Path, stick: Path) -> None:
     Example: homeroom device offline out classroom/ /media/stick
     """
     with opened(directory) as device:
-        written = device.carry_out(stick)
-    for update_id, reason in written.refused.items():
+        message = device.carry_out(stick)
+    for update_id, reason in message.refused.items():
         click.echo(f"  not carried, {update_id[:8]}: {reason}")
-    asks = ", a request to join" if written.joins else ""
-    click.echo(f"{written.path}: {written.updates} updates, {written.unlearning} to unlearn{asks}")
+    asks = ", a request to join" if message.joins else ""
+    click.echo(f"{message.path}: {message.updates} updates, {message.unlearning} to unlearn{asks}")
 
 
 @click.command("in")
@@ -49,11 +49,11 @@ def offline_in(directory: Path, stick: Path) -> None:
     Example: homeroom device offline in classroom/ /media/stick
     """
     with opened(directory) as device:
-        taken = device.carry_in(stick)
+        answer = device.carry_in(stick)
         version = device.status()["global_version"]
-    if taken.joined:
+    if answer.joined:
         click.echo("joined")
-    click.echo(f"{len(taken.sent)} updates have arrived, {len(taken.unlearned)} will be unlearned")
-    for update_id, reason in taken.refused.items():
+    click.echo(f"{len(answer.sent)} updates have arrived, {len(answer.unlearned)} will be unlearned")
+    for update_id, reason in answer.refused.items():
         click.echo(f"  {update_id[:8]}: {reason}")
-    click.echo(f"global version {version}; in use: {taken.fetched.in_use}")
+    click.echo(f"global version {version}; in use: {answer.fetched.in_use}")
