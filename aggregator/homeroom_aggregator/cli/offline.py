@@ -23,8 +23,6 @@ def offline_in(folder: Path, stick: Path) -> None:
     messages = f"{outcome.letters} messages, {outcome.joined} to join"
     updates = f"{outcome.accepted} updates accepted, {outcome.already} were here, {outcome.refused} refused"
     waits = f", {outcome.waits} wait for a school's consent" if outcome.waits else ""
-    click.echo(
-        f"{messages}; {updates}{waits}; {outcome.unlearned} to unlearn"
-    )
+    click.echo(f"{messages}; {updates}{waits}; {outcome.unlearned} to unlearn")
     for name, why in outcome.unreadable.items():
         click.echo(f"  left alone: {name}: {why}")
