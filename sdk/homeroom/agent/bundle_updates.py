@@ -12,7 +12,7 @@ from homeroom.device.resources.benchmark import run_benchmark
 from homeroom.errors import BundleError
 from homeroom.federation import enrolment, sync, versions
 from homeroom.runtime.bundle import install
-from homeroom.store import Version
+from homeroom.store import StoredVersion
 
 
 def try_bundle(source: Path, root: str | None, known: InstalledBundle | None = None) -> None:
@@ -59,7 +59,7 @@ def follow_bundle(device: Device) -> bool:
     return True
 
 
-def keep_the_better(device: Device, before: Version | None, learned: str) -> bool:
+def keep_the_better(device: Device, before: StoredVersion | None, learned: str) -> bool:
     """Take back what a training made (version `learned`) if it is clearly worse than `before`; True if it was.
 
     Both are judged on the validation subjects of that training; an update of it that was not yet begun to be sent goes.

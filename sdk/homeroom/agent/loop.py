@@ -255,7 +255,7 @@ class Agent:
         clock = doctor.check_clock(datetime.datetime.now(datetime.UTC))
         mark = device.store.samples_mark()
         if self._counted[0] != mark:
-            self._counted = (mark, sum(not sample.labels for sample in device.store.each_facts()))
+            self._counted = (mark, sum(not sample.labels for sample in device.store.each_without_inputs()))
         self.say(
             bundle=f"{facts['bundle']['name']} version {facts['bundle']['version']}",
             samples=facts["samples"],

@@ -191,7 +191,7 @@ class PageHandler(BaseHTTPRequestHandler):
 
 def list_samples(device: Device, token: str, start: int) -> str:
     """The samples from number `start` on: those set aside, those without labels, then the newest."""
-    facts = [(sample.sample_id, bool(sample.labels)) for sample in device.store.each_facts()]
+    facts = [(sample.sample_id, bool(sample.labels)) for sample in device.store.each_without_inputs()]
     order = [sample.sample_id for sample in device.set_aside()]
     aside = set(order)
     for wanted in (False, True):

@@ -91,7 +91,7 @@ class Device:
 
     def set_aside(self) -> list[StoredSample]:
         """Samples that do not teach, or not with all inputs or in full, without their inputs; `aside` says why."""
-        return self.store.set_aside()
+        return self.store.quarantined()
 
     def doubt(self, minutes: float = 10) -> list[str]:
         """Set aside samples whose labels look wrong in cross-validation, for a person to look at; return their ids."""
@@ -102,7 +102,7 @@ class Device:
 
     def put_back(self, *sample_ids: str) -> None:
         """Let samples that were set aside teach after all, with all their inputs."""
-        self.store.put_back(sample_ids)
+        self.store.release(sample_ids)
 
     def train(
         self,

@@ -139,7 +139,7 @@ def _check_directory(directory: Path) -> tuple[list[Check], Path | None, Runtime
     try:
         with Store.open(directory) as store:
             known, warning, damage = installed_bundle(store), store.clock_warning(), store.damage()
-            said = f"{store.count()} samples, master key in {_KEY_LOCATIONS[store.key_place]}"
+            said = f"{store.count()} samples, master key in {_KEY_LOCATIONS[store.key_location]}"
     except HomeroomError as problem:
         return [Check("directory", str(problem.what), "wrong", problem.remedy)], None, "onnx"
     checks = [Check("directory", said)]

@@ -30,7 +30,7 @@ def training_samples(store: Store, bundle: Bundle, subject: str | None = None) -
     def chosen(sample: StoredSample) -> bool:
         return may_teach(policy, sample, manifest.needs_no_label) and subject in (None, sample.subject)
 
-    return LazySamples(store.those(chosen), lambda sample: training_view(without_media(sample), manifest))
+    return LazySamples(store.select(chosen), lambda sample: training_view(without_media(sample), manifest))
 
 
 def to_examples(

@@ -54,7 +54,7 @@ def _labels_of_others(store: Store, bundle: Bundle, subject: str) -> dict[str, n
     """As `Person.others`."""
     tasks = [task for task in bundle.manifest.tasks if task.kind == "classification"]
     found = {task.name: np.zeros(task.width) for task in tasks}
-    for sample in store.each_facts():
+    for sample in store.each_without_inputs():
         for task in tasks if sample.subject != subject else ():
             if sample.labels.get(task.name) in task.labels:
                 found[task.name][task.labels.index(str(sample.labels[task.name]))] += 1

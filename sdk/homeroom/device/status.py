@@ -25,7 +25,7 @@ def device_status(store: Store, bundle: Bundle) -> dict[str, Any]:
         "tier": stored_tier(store, bundle),
         "runtime": known.runtime if known else "onnx",
         "samples": store.count(),
-        "set_aside": [f"{sample.sample_id[:12]}: {sample.quarantine_reason}" for sample in store.set_aside()],
+        "set_aside": [f"{sample.sample_id[:12]}: {sample.quarantine_reason}" for sample in store.quarantined()],
         "subjects": len(store.subjects()),
         "profiles": store.profiles(),
         "in_use": in_use,

@@ -22,7 +22,7 @@ from homeroom.federation.subject_updates import subject_updates
 from homeroom.federation.versions import newest_global, theta_of
 from homeroom.runtime.bundle import Bundle
 from homeroom.runtime.graphs import Graphs
-from homeroom.store import Store, Version
+from homeroom.store import Store, StoredVersion
 from homeroom.train.features.dataset import Dataset, Example
 from homeroom.train.settings import Settings
 
@@ -104,7 +104,7 @@ def queue_newest_update(store: Store, bundle: Bundle, clipped: ClippedUpdate | N
 def queue_update(
     store: Store,
     bundle: Bundle,
-    version: Version,
+    version: StoredVersion,
     key: Ed25519PrivateKey,
     configuration: RoundConfiguration,
     clipped: ClippedUpdate | None = None,

@@ -15,7 +15,7 @@ from homeroom.data.samples import StoredSample
 from homeroom.federation.policy import local_segments
 from homeroom.runtime.bundle import Bundle
 from homeroom.runtime.graphs import Graphs
-from homeroom.store import Store, Version
+from homeroom.store import Store, StoredVersion
 from homeroom.train.settings import Settings
 
 
@@ -36,7 +36,7 @@ def version_facts(bundle: Bundle, **more: Any) -> dict[str, Any]:
     return {"bundle_id": bundle.bundle_id, "segments": bounds, **more}
 
 
-def theta_of(store: Store, bundle: Bundle, version: Version | None) -> np.ndarray:
+def theta_of(store: Store, bundle: Bundle, version: StoredVersion | None) -> np.ndarray:
     """Theta float32 [P] of a version for this bundle's layout; the bundle's own where there is no version.
 
     In a global version, segments that never leave the device have the values of its newest training.
@@ -54,14 +54,14 @@ def with_local_segments(store: Store, bundle: Bundle, theta: np.ndarray) -> np.n
     return layout.join({name: values[name] for name in local_segments(store, layout)}, theta)
 
 
-def _source_of_local(store: Store, bundle: Bundle) -> Version | None:
+def _source_of_local(store: Store, bundle: Bundle) -> StoredVersion | None:
     """The newest local version, if any segment stays here."""
     if not local_segments(store, bundle.manifest.layout):
         return None
     return store.versions.newest_local()
 
 
-def stored_theta(store: Store, bundle: Bundle, version: Version | None) -> np.ndarray:
+def stored_theta(store: Store, bundle: Bundle, version: StoredVersion | None) -> np.ndarray:
     """A version's theta as it was stored (as released, if global), mapped to this bundle's layout."""
     if version is None:
         return bundle.theta()
@@ -74,7 +74,7 @@ def stored_theta(store: Store, bundle: Bundle, version: Version | None) -> np.nd
     return layout.join(parts, bundle.theta())
 
 
-def newest_global(store: Store, bundle: Bundle) -> Version | None:
+def newest_global(store: Store, bundle: Bundle) -> StoredVersion | None:
     """The newest global version of this bundle."""
     ours = [v for v in store.versions.all() if v.kind == "global" and v.facts["bundle_id"] == bundle.bundle_id]
     return max(ours, key=lambda version: version.base, default=None)
@@ -99,7 +99,7 @@ def start_of_unfinished(store: Store, bundle: Bundle) -> TrainingStart | None:
     return _start(store, bundle, before)
 
 
-def _start(store: Store, bundle: Bundle, version: Version | None) -> TrainingStart:
+def _start(store: Store, bundle: Bundle, version: StoredVersion | None) -> TrainingStart:
     if version is None:
         return TrainingStart(bundle.theta(), 0, "bundle")
     base, subjects = (version.base, store.versions.subjects(version)) if version.kind == "global" else (0, ())
@@ -108,17 +108,17 @@ def _start(store: Store, bundle: Bundle, version: Version | None) -> TrainingSta
     return TrainingStart(theta_of(store, bundle, version), base, version.version_id, subjects)
 
 
-def temperatures(store: Store, version: Version | None) -> dict[str, float]:
+def temperatures(store: Store, version: StoredVersion | None) -> dict[str, float]:
     """Calibration temperatures by task; a global version uses those of the newest local one."""
     return dict(_local_facts(store, version).get("temperatures", {}))
 
 
-def input_weights(store: Store, version: Version | None) -> dict[str, float]:
+def input_weights(store: Store, version: StoredVersion | None) -> dict[str, float]:
     """Weight of a low-quality input by modality, as learned with a version; of a global one as in `temperatures`."""
     return dict(_local_facts(store, version).get("weights", {}))
 
 
-def _local_facts(store: Store, version: Version | None) -> Mapping[str, Any]:
+def _local_facts(store: Store, version: StoredVersion | None) -> Mapping[str, Any]:
     if version is not None and version.kind == "global":
         version = store.versions.newest_local()
     return version.facts if version else {}

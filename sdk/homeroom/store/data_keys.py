@@ -1,39 +1,53 @@
-"""The data keys inside device.db: one a subject, one for what mixes subjects, one for indexes; imports the vault.
+"""Data keys inside device.db: one for each subject, one for values that mix subjects, one for indexes.
 
 All are wrapped with the master key of the store's generation.
 """
 
 from __future__ import annotations
 
-import sqlite3
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 from homeroom.errors import StoreError
 from homeroom.store.encryption import BrokenSealError, Cipher, new_key, open_twice, seal_twice
-from homeroom.store.master_keys import Ring
+from homeroom.store.master_keys import KeyRing
 from homeroom.system.sqlite import Database
+
+SELECT_SUBJECTS = "SELECT subject_id, name_index, data_key, name FROM subjects ORDER BY subject_id"
+SEALED_TWICE = (  # table, key, column, owner: with the owner's key, then with the device's
+    ("profiles", "subject_id", "facts", "subject_id"),
+    ("segments", "owner || '/' || segment_id", "body", "owner"),
+)
+SEALED_BY_DEVICE = (  # table, key, column
+    ("secrets", "name", "body"),
+    ("versions", "version_id", "facts"),
+    ("versions", "version_id", "theta"),
+    ("updates", "update_id", "data"),
+    *(entry[:3] for entry in SEALED_TWICE),
+)
 
 
 class KeyGoneError(StoreError):
-    """The ring no longer has the master key that this device.db was sealed with."""
+    """The key ring no longer has the master key that this device.db was sealed with."""
 
 
 @dataclass(frozen=True)
 class Subject:
+    """A subject, its number in the store, and its data key."""
+
     subject_id: int
     name: str
     cipher: Cipher
 
 
-class KeyBook:
-    """Opens and makes keys. `device` seals what mixes subjects; `generation` is that of the master key in use."""
+class DataKeys:
+    """Unwraps and makes data keys. `device` seals values that mix subjects; `generation` is that of the master key."""
 
-    def __init__(self, database: Database, ring: Ring) -> None:
+    def __init__(self, database: Database, key_ring: KeyRing) -> None:
         self.database = database
         row = database.one("SELECT generation, device_key, index_key FROM store")
         self.generation: int = row[0]
-        master = ring.cipher(self.generation)
+        master = key_ring.cipher(self.generation)
         if master is None:
             raise KeyGoneError(
                 "this copy was made before a `forget`, and the key it was sealed with has been destroyed",
@@ -43,47 +57,50 @@ class KeyBook:
         self._master = master
         self.device = Cipher(master.open(row[1], "store.device_key", self.generation))
         self._index = Cipher(master.open(row[2], "store.index_key", self.generation))
-        self._known: dict[str, Subject] = {}
+        self._by_name: dict[str, Subject] = {}
 
     def index(self, name: str) -> bytes:
+        """The keyed index of a subject's name, 16 bytes."""
         return self._index.index(name)
 
     def find(self, name: str) -> Subject | None:
         """The subject of that name, if the store knows it."""
-        if name not in self._known:
+        if name not in self._by_name:
             sql = "SELECT subject_id, data_key, name_index FROM subjects WHERE name_index = ?"
             row = self.database.one(sql, (self.index(name),))
             if row is None:
                 return None
-            self._known[name] = Subject(row[0], name, self._unwrap(row[1], row[2]))
-        return self._known[name]
+            self._by_name[name] = Subject(row[0], name, self._unwrap(row[1], row[2]))
+        return self._by_name[name]
 
     def find_or_make(self, name: str) -> Subject:
-        found = self.find(name)
-        if found is None:
+        """The subject of that name, new if the store does not know it."""
+        subject = self.find(name)
+        if subject is None:
             index, key = self.index(name), new_key()
             row = (index, self._wrap(key, index), Cipher(key).seal(name.encode(), "subjects.name"))
             self.database.write("INSERT INTO subjects (name_index, data_key, name) VALUES (?, ?, ?)", row)
-            found = self.find(name)
-            assert found is not None
-        return found
+            subject = self.find(name)
+            assert subject is not None
+        return subject
 
     def all(self) -> Iterator[Subject]:
-        for row in self.database.rows(SUBJECTS):
+        """Every subject, in the order they came."""
+        for row in self.database.rows(SELECT_SUBJECTS):
             yield self._open(row)
 
     def sound(self) -> tuple[dict[int, Subject], list[int]]:
         """Subjects by id whose key and name open, and the ids of the others."""
-        good, broken = {}, []
-        for row in self.database.rows(SUBJECTS):
+        sound, broken = {}, []
+        for row in self.database.rows(SELECT_SUBJECTS):
             try:
                 subject = self._open(row)
                 if self.index(subject.name) != row[1]:
                     raise BrokenSealError("subjects.name_index")
-                good[subject.subject_id] = self._known.setdefault(subject.name, subject)
+                sound[subject.subject_id] = self._by_name.setdefault(subject.name, subject)
             except BrokenSealError:
                 broken.append(row[0])
-        return good, broken
+        return sound, broken
 
     def _open(self, row: tuple[int, bytes, bytes, bytes]) -> Subject:
         subject_id, index, wrapped, sealed = row
@@ -91,26 +108,30 @@ class KeyBook:
         return Subject(subject_id, cipher.open(sealed, "subjects.name").decode(), cipher)
 
     def ids(self, names: Iterable[str]) -> list[int]:
+        """The subjects' numbers by name, new ones where the store does not know a name."""
         return [self.find_or_make(name).subject_id for name in sorted(set(names))]
 
     def renew(self, subject_id: int) -> None:
-        """Inside a step: give a subject a new data key and seal what it still has with that."""
+        """Gives a subject a new data key, and seals with it all that the subject still has; inside a step."""
         sql = "SELECT subject_id, name_index, data_key, name FROM subjects WHERE subject_id = ?"
         row = self.database.one(sql, (subject_id,))
         old, new = self._open(row), Cipher(new_key())
         for sample_id, *sealed in self.database.rows(
             "SELECT sample_id, facts, inputs FROM samples WHERE subject_id = ?", (subject_id,)
         ):
-            places = (("samples.facts", sample_id), ("samples.inputs", sample_id))
-            bodies = [new.seal(old.cipher.open(s, *p), *p) for s, p in zip(sealed, places, strict=True)]
+            columns = ("samples.facts", "samples.inputs")
+            bodies = [
+                new.seal(old.cipher.open(body, column, sample_id), column, sample_id)
+                for body, column in zip(sealed, columns, strict=True)
+            ]
             self.database.write("UPDATE samples SET facts = ?, inputs = ? WHERE sample_id = ?", (*bodies, sample_id))
-        for table, key, column, owner in PERSONAL:
+        for table, key, column, owner in SEALED_TWICE:
             for name, sealed in self.database.rows(
                 f"SELECT {key}, {column} FROM {table} WHERE {owner} = ?", (subject_id,)
             ):
-                place = (f"{table}.{column}", name)
-                plain = open_twice(self.device, old.cipher, sealed, *place)
-                body = seal_twice(self.device, new, plain, *place)
+                associated_data = (f"{table}.{column}", name)
+                plain = open_twice(self.device, old.cipher, sealed, *associated_data)
+                body = seal_twice(self.device, new, plain, *associated_data)
                 self.database.write(f"UPDATE {table} SET {column} = ? WHERE {key} = ?", (body, name))
         self.database.write(
             "UPDATE subjects SET data_key = ?, name = ? WHERE subject_id = ?",
@@ -119,8 +140,8 @@ class KeyBook:
         self.reset()
 
     def reset(self) -> None:
-        """Forget which subjects were read: after a step that was rolled back."""
-        self._known.clear()
+        """Forgets which subjects were read: after a step that was rolled back."""
+        self._by_name.clear()
 
     def _wrap(self, key: bytes, index: bytes) -> bytes:
         return self._master.seal(key, "subjects.data_key", index.hex(), self.generation)
@@ -128,20 +149,18 @@ class KeyBook:
     def _unwrap(self, wrapped: bytes, index: bytes) -> Cipher:
         return Cipher(self._master.open(wrapped, "subjects.data_key", index.hex(), self.generation))
 
-    def rotate(self, ring: Ring) -> None:
-        """Inside a step: seal every key with the ring's newest, under new indexes and with a new device key.
+    def rotate(self, key_ring: KeyRing) -> None:
+        """Wraps every key with the ring's newest, under new indexes and with a new device key; inside a step.
 
-        Once the step is done, a new key book is to be opened; this one is of before.
+        After the step, `DataKeys` is to be made anew: this one has the keys of before.
         """
         subjects = list(self.all())
-        generation = ring.newest
-        master = ring.cipher(generation)
-        assert master is not None
+        generation, master = key_ring.newest, key_ring.newest_cipher
         device, indexer = Cipher(new_key()), Cipher(new_key())
-        for table, key, column in MIXED:
+        for table, key, column in SEALED_BY_DEVICE:
             for name, body in self.database.rows(f"SELECT {key}, {column} FROM {table} WHERE {column} IS NOT NULL"):
-                place = (table if table == "secrets" else f"{table}.{column}", name)
-                body = device.seal(self.device.open(body, *place), *place)
+                associated_data = (table if table == "secrets" else f"{table}.{column}", name)
+                body = device.seal(self.device.open(body, *associated_data), *associated_data)
                 self.database.write(f"UPDATE {table} SET {column} = ? WHERE {key} = ?", (body, name))
         for subject in subjects:
             index = indexer.index(subject.name)
@@ -156,31 +175,15 @@ class KeyBook:
         )
 
 
-SUBJECTS = "SELECT subject_id, name_index, data_key, name FROM subjects ORDER BY subject_id"
-PERSONAL = (  # sealed twice: with the owner's key, then with the device's
-    ("profiles", "subject_id", "facts", "subject_id"),
-    ("segments", "owner || '/' || segment_id", "body", "owner"),
-)
-MIXED = (
-    ("secrets", "name", "body"),
-    ("versions", "version_id", "facts"),
-    ("versions", "version_id", "theta"),
-    ("updates", "update_id", "data"),
-    *(entry[:3] for entry in PERSONAL),
-)
-
-
 def wrap_store_keys(master: Cipher, generation: int, device_key: bytes, index_key: bytes) -> tuple[bytes, bytes]:
+    """Device key and index key, wrapped with the master key of a generation."""
     return (
         master.seal(device_key, "store.device_key", generation),
         master.seal(index_key, "store.index_key", generation),
     )
 
 
-def first_row(connection: sqlite3.Connection, store_id: str, ring: Ring) -> None:
-    """Make the keys of a new store."""
-    generation = ring.newest
-    master = ring.cipher(generation)
-    assert master is not None
-    row = (store_id, generation, *wrap_store_keys(master, generation, new_key(), new_key()))
-    connection.execute("INSERT INTO store VALUES (1, ?, ?, ?, ?)", row)
+def insert_store_keys(database: Database, store_id: str, key_ring: KeyRing) -> None:
+    """Makes the keys of a new store."""
+    wrapped = wrap_store_keys(key_ring.newest_cipher, key_ring.newest, new_key(), new_key())
+    database.write("INSERT INTO store VALUES (1, ?, ?, ?, ?)", (store_id, key_ring.newest, *wrapped))

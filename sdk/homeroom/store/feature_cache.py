@@ -1,4 +1,4 @@
-"""cache.db: computed features, sealed with their subject's key, rebuilt when damaged; imports database and key book."""
+"""cache.db: computed features, sealed with their subject's key, rebuilt when damaged."""
 
 from __future__ import annotations
 
@@ -9,17 +9,17 @@ from pathlib import Path
 import msgspec
 import numpy as np
 
-from homeroom.store.data_keys import KeyBook
+from homeroom.store.data_keys import DataKeys
 from homeroom.store.encryption import BrokenSealError, Cipher
 from homeroom.store.schema import CACHE
 from homeroom.system.sqlite import DamagedError, Database
 
-READ_TOGETHER = 32  # rows of one query: half the cost of a query each
+FEATURES_PER_QUERY = 32  # half the cost of a query each
 CHECKED_AT_OPEN_BYTES = 4 << 20  # a larger cache is not checked as a whole: a lost row is computed again
 
 
 class FeatureCache:
-    """Features int8 [taps, n, dim] by (variant of the backbone, subject, digest of the input)."""
+    """Features int8 [taps, n, dim] by (variant of the backbone, subject, digest of the content)."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -45,18 +45,19 @@ class FeatureCache:
             self.path.with_name(self.path.name + suffix).unlink(missing_ok=True)
 
     def rebuild(self) -> None:
+        """Starts with an empty cache, after damage."""
         self._database.close()
         self._delete()
         self._database = self._open()
 
     def read(
-        self, keys: KeyBook, variant: str, wanted: Iterable[tuple[str, bytes]]
+        self, keys: DataKeys, variant: str, wanted: Iterable[tuple[str, bytes]]
     ) -> dict[tuple[str, bytes], np.ndarray]:
-        """What is there of the (subject, content digest) pairs; a damaged row counts as absent and is removed."""
+        """Cached features by (subject, content digest); a damaged row counts as absent and is removed."""
         found: dict[tuple[str, bytes], np.ndarray] = {}
         rest = iter(wanted)
         try:
-            while some := list(islice(rest, READ_TOGETHER)):
+            while some := list(islice(rest, FEATURES_PER_QUERY)):
                 known = {
                     (s.subject_id, s.cipher.index("features", variant, content)): (s, content)
                     for subject, content in some
@@ -78,7 +79,7 @@ class FeatureCache:
             return {}
         return found
 
-    def held(self, keys: KeyBook, variant: str, wanted: Iterable[tuple[str, bytes]]) -> set[tuple[str, bytes]]:
+    def held(self, keys: DataKeys, variant: str, wanted: Iterable[tuple[str, bytes]]) -> set[tuple[str, bytes]]:
         """Which of the (subject, content digest) pairs have a row, without opening it."""
         found = set()
         try:
@@ -94,7 +95,8 @@ class FeatureCache:
             return set()
         return found
 
-    def write(self, keys: KeyBook, variant: str, features: Mapping[tuple[str, bytes], np.ndarray]) -> None:
+    def write(self, keys: DataKeys, variant: str, features: Mapping[tuple[str, bytes], np.ndarray]) -> None:
+        """Caches features by (subject, content digest); subjects that the store does not know are skipped."""
         rows = []
         for (name, content), array in features.items():
             subject = keys.find(name)
@@ -109,6 +111,7 @@ class FeatureCache:
             self._database.write_many(sql, rows)
 
     def count(self, subject_id: int) -> int:
+        """How many inputs of a subject have cached features."""
         try:
             return int(self._database.one("SELECT count(*) FROM features WHERE subject_id = ?", (subject_id,))[0])
         except DamagedError:
@@ -116,7 +119,7 @@ class FeatureCache:
             return 0
 
     def forget(self, subject_ids: Iterable[int]) -> None:
-        """Delete subjects' rows, and empty the log that may hold them."""
+        """Deletes subjects' rows, and empties the log that may hold them."""
         try:
             self._database.write_many("DELETE FROM features WHERE subject_id = ?", [(i,) for i in subject_ids])
             self._database.empty_log()
@@ -124,7 +127,7 @@ class FeatureCache:
             self.rebuild()
 
     def keep_only(self, subject_ids: Iterable[int]) -> None:
-        """Delete the rows of every other subject: after a `forget` that was cut short, or a restored store."""
+        """Deletes the rows of every other subject: after a `forget` that was cut short, or a restored store."""
         kept = set(subject_ids)
         try:
             there = {row[0] for row in self._database.rows("SELECT DISTINCT subject_id FROM features")}
@@ -135,6 +138,7 @@ class FeatureCache:
             self.forget(there - kept)
 
     def close(self) -> None:
+        """Closes the database."""
         self._database.close()
 
 
@@ -144,8 +148,8 @@ def _pack(cipher: Cipher, array: np.ndarray, index: bytes) -> bytes:
 
 
 def _unpack(cipher: Cipher, body: bytes, index: bytes) -> np.ndarray:
-    shape, data = PACKED.decode(cipher.open(body, "features", index.hex()))
+    shape, data = PACKED_FEATURES.decode(cipher.open(body, "features", index.hex()))
     return np.frombuffer(data, np.int8).reshape(shape)
 
 
-PACKED = msgspec.msgpack.Decoder(tuple[tuple[int, int, int], bytes])
+PACKED_FEATURES = msgspec.msgpack.Decoder(tuple[tuple[int, int, int], bytes])

@@ -1,4 +1,7 @@
-"""Master keys of a store, outside its directory: key ring or file."""
+"""Master keys of a store, kept outside its directory: in the system's keyring, or in a file.
+
+A key ring can hold the next master key beside the present one while a `forget` is under way.
+"""
 
 from __future__ import annotations
 
@@ -16,16 +19,18 @@ from homeroom.store.encryption import Cipher, new_key
 from homeroom.system.files import sync_directory, write_durable
 from homeroom.system.identity import disk_identity, machine_identity
 
-KeyPlace = Literal["folder", "keyring", "user"]
+KeyLocation = Literal["folder", "keyring", "user"]
 
 
-class Ring(msgspec.Struct, frozen=True, kw_only=True):
-    """The master keys of one device directory, outside it; `keys` by generation, hexadecimal.
+class KeyRing(msgspec.Struct, frozen=True, kw_only=True):
+    """The master keys of one device directory.
 
-    Two keys only while a rotation is under way: `forgetting` then holds the keyed indexes of the subjects to remove, so
-    that the next opening finishes what was begun. `nonce` keys the digest by which a moved directory is noticed.
-    `begun`: by bundle, the newest base whose update was begun to be sent, and that update's id; an older copy of the
-    directory does not know it. `charged`: by noise multiplier, how many private updates were begun, and the last one.
+    keys: by generation, hexadecimal; two of them only while a rotation is under way.
+    nonce: keys the digests by which a moved directory is noticed.
+    forgetting: keyed indexes of the subjects to remove, so that the next opening finishes a rotation.
+    begun: by bundle, the newest base whose update was begun to be sent, and that update's id; an older copy of the
+    directory does not know it.
+    charged: by noise multiplier, how many private updates were begun, and the last one's id.
     """
 
     keys: dict[int, str]
@@ -36,59 +41,73 @@ class Ring(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def newest(self) -> int:
+        """The newest generation."""
         return max(self.keys)
 
+    @property
+    def newest_cipher(self) -> Cipher:
+        """The newest master key."""
+        return Cipher(bytes.fromhex(self.keys[self.newest]))
+
     def cipher(self, generation: int) -> Cipher | None:
+        """The master key of a generation, if it is still there."""
         key = self.keys.get(generation)
         return None if key is None else Cipher(bytes.fromhex(key))
 
     @property
     def machine(self) -> bytes:
-        """A keyed digest of the machine that this runs on."""
+        """A keyed digest of this machine's identity."""
         return hmac.new(self.nonce.encode(), machine_identity().encode(), sha256).digest()
 
     def disk(self, directory: Path) -> bytes:
         """A keyed digest of the disk that a directory lies on; empty where the system does not tell."""
-        found = disk_identity(directory)
-        return hmac.new(self.nonce.encode(), b"disk\0" + found.encode(), sha256).digest() if found else b""
+        disk = disk_identity(directory)
+        return hmac.new(self.nonce.encode(), b"disk\0" + disk.encode(), sha256).digest() if disk else b""
 
-    def with_begun(self, bundle_id: str, base: int, update_id: str) -> Ring:
+    def with_begun(self, bundle_id: str, base: int, update_id: str) -> KeyRing:
+        """This ring, with a note that an update on a base of a bundle was begun to be sent."""
         return msgspec.structs.replace(self, begun={**self.begun, bundle_id: (base, update_id)})
 
-    def next(self, forgetting: tuple[str, ...] = ()) -> Ring:
+    def next(self, forgetting: tuple[str, ...] = ()) -> KeyRing:
         """This ring with one more key, to be stored before anything is sealed with it."""
         keys = {**self.keys, self.newest + 1: new_key().hex()}
         return msgspec.structs.replace(self, keys=keys, forgetting=self.forgetting + forgetting)
 
-    def only(self, generation: int) -> Ring:
+    def only(self, generation: int) -> KeyRing:
         """This ring with one key alone: storing it destroys the others."""
         return msgspec.structs.replace(self, keys={generation: self.keys[generation]}, forgetting=())
 
 
-def new_ring() -> Ring:
-    return Ring(keys={1: new_key().hex()}, nonce=secrets.token_hex(16))
+def new_key_ring() -> KeyRing:
+    """A ring with one new master key."""
+    return KeyRing(keys={1: new_key().hex()}, nonce=secrets.token_hex(16))
 
 
-class Keys(Protocol):
-    """Where rings are kept, by the id of the store they belong to."""
+class MasterKeys(Protocol):
+    """Where key rings are kept, by store_id; StoreError where that is locked or cannot be read."""
 
-    place: KeyPlace
+    location: KeyLocation
 
-    def read(self, store_id: str) -> Ring | None: ...
-    def write(self, store_id: str, ring: Ring) -> None: ...
-    def delete(self, store_id: str) -> None: ...
+    def read(self, store_id: str) -> KeyRing | None:
+        """The ring of a store, or None."""
+
+    def write(self, store_id: str, key_ring: KeyRing) -> None:
+        """Stores the ring of a store, durably."""
+
+    def delete(self, store_id: str) -> None:
+        """Destroys the ring of a store."""
 
 
 class FolderKeys:
     """One file a ring, for this user's eyes only: an administrator's credential folder, or the user's configuration."""
 
-    def __init__(self, folder: Path, place: KeyPlace = "folder") -> None:
-        self.folder, self.place = folder, place
+    def __init__(self, folder: Path, location: KeyLocation = "folder") -> None:
+        self.folder, self.location = folder, location
 
     def _path(self, store_id: str) -> Path:
         return self.folder / f"{store_id}.json"
 
-    def read(self, store_id: str) -> Ring | None:
+    def read(self, store_id: str) -> KeyRing | None:
         try:
             return _decode(self._path(store_id).read_bytes(), str(self._path(store_id)))
         except FileNotFoundError:
@@ -96,8 +115,8 @@ class FolderKeys:
         except OSError as problem:
             raise StoreError(f"the master key cannot be read: {problem.strerror}", where=str(self.folder)) from None
 
-    def write(self, store_id: str, ring: Ring) -> None:
-        write_durable(self._path(store_id), msgspec.json.encode(ring))
+    def write(self, store_id: str, key_ring: KeyRing) -> None:
+        write_durable(self._path(store_id), msgspec.json.encode(key_ring))
         for leftover in self.folder.glob(f"{store_id}.json.*.new"):
             leftover.unlink(missing_ok=True)
 
@@ -110,10 +129,10 @@ class FolderKeys:
 class KeyringKeys:
     """The system's own key store: Secret Service, Windows Credential Manager, macOS Keychain."""
 
-    place: KeyPlace = "keyring"
+    location: KeyLocation = "keyring"
     service = "homeroom"
 
-    def read(self, store_id: str) -> Ring | None:
+    def read(self, store_id: str) -> KeyRing | None:
         import keyring
         from keyring.errors import KeyringError
 
@@ -123,12 +142,12 @@ class KeyringKeys:
             raise _locked(problem) from None
         return None if secret is None else _decode(secret.encode(), f"keyring entry {store_id}")
 
-    def write(self, store_id: str, ring: Ring) -> None:
+    def write(self, store_id: str, key_ring: KeyRing) -> None:
         import keyring
         from keyring.errors import KeyringError
 
         try:
-            keyring.set_password(self.service, store_id, msgspec.json.encode(ring).decode())
+            keyring.set_password(self.service, store_id, msgspec.json.encode(key_ring).decode())
         except KeyringError as problem:
             raise _locked(problem) from None
 
@@ -150,20 +169,20 @@ def _locked(problem: Exception) -> StoreError:
     )
 
 
-def _decode(data: bytes, where: str) -> Ring:
+def _decode(data: bytes, where: str) -> KeyRing:
     try:
-        return msgspec.json.decode(data, type=Ring)
+        return msgspec.json.decode(data, type=KeyRing)
     except msgspec.DecodeError:
         raise StoreError("the master key is damaged", where=where, remedy="restore this file from a copy") from None
 
 
-def find_keys(place: KeyPlace | None = None) -> Keys:
-    """The place of keys on this machine: HOMEROOM_KEYS if set, else `place`, else a real keyring, else a user file."""
+def find_master_keys(location: KeyLocation | None = None) -> MasterKeys:
+    """Where keys are kept on this machine: HOMEROOM_KEYS if set, else `location`, else a keyring, else a user file."""
     if folder := os.environ.get("HOMEROOM_KEYS"):
         return FolderKeys(Path(folder))
-    if place == "keyring" or (place is None and _has_keyring()):
+    if location == "keyring" or (location is None and _has_keyring()):
         return KeyringKeys()
-    if place == "folder":
+    if location == "folder":
         raise StoreError(
             "this directory's master key is in a credential folder", remedy="set HOMEROOM_KEYS to that folder"
         )

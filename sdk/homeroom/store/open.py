@@ -1,4 +1,4 @@
-"""Opening a device directory: the lock, the keys, what was cut short, what is damaged; imports the store's parts."""
+"""Opens a device directory: takes the lock, reads the keys, finishes what was cut short, repairs what is damaged."""
 
 from __future__ import annotations
 
@@ -11,65 +11,68 @@ import msgspec
 from homeroom.errors import StoreError
 from homeroom.store import clone_detection, repair, schema
 from homeroom.store.backup import Backup
-from homeroom.store.context import Opened
-from homeroom.store.data_keys import KeyBook, KeyGoneError, first_row
+from homeroom.store.context import StoreContext
+from homeroom.store.data_keys import DataKeys, KeyGoneError, insert_store_keys
 from homeroom.store.encryption import BrokenSealError
 from homeroom.store.erasure import expire, finish_rotation, remove_and_rotate
 from homeroom.store.feature_cache import FeatureCache
-from homeroom.store.master_keys import KeyPlace, Keys, Ring, find_keys, new_ring
-from homeroom.store.retention_clock import Clock
+from homeroom.store.master_keys import KeyLocation, KeyRing, MasterKeys, find_master_keys, new_key_ring
+from homeroom.store.retention_clock import RetentionClock
 from homeroom.system import clock
 from homeroom.system.files import make_directory, write_durable
-from homeroom.system.sqlite import DamagedError, Database
+from homeroom.system.sqlite import DamagedError, Database, refusal
 
 
-class Facts(msgspec.Struct, frozen=True):
-    """device.json: what anyone may read about a device directory."""
+class DeviceFile(msgspec.Struct, frozen=True):
+    """device.json: the public facts about a device directory."""
 
     format: int
     store_id: str
-    keys: KeyPlace
+    keys: KeyLocation
 
 
 def is_device(directory: Path) -> bool:
-    """Whether a folder is a device's, damaged or not: `open` would make one of any other."""
+    """Whether a folder is a device's, damaged or not: `open_store` would make one of any other."""
     return any((directory / name).exists() for name in ("device.json", "device.db", "backup/device.db"))
 
 
-def open_store(directory: Path, keys: Keys | None, *, anew: bool) -> Opened:
+def open_store(directory: Path, master_keys: MasterKeys | None, *, anew: bool) -> StoreContext:
+    """Opens or makes the store of a directory; see `Store.open`."""
     make_directory(directory)
     lock = _lock(directory)
     try:
-        return _open_locked(directory, keys, lock, anew=anew)
+        return _open_locked(directory, master_keys, lock, anew=anew)
     except BaseException:
         lock.close()
         raise
 
 
-def remove(opened: Opened) -> None:
-    """Undo the making of a store that is closed again: its files, and last the key, without which they say nothing."""
-    repair.discard(opened.directory)
-    opened.places.delete(opened.store_id)
+def remove(context: StoreContext) -> None:
+    """Deletes a store that is closed: its files, and last the key, without which they are unreadable."""
+    repair.discard(context.directory)
+    context.master_keys.delete(context.store_id)
 
 
 def _lock(directory: Path) -> sqlite3.Connection:
-    """Hold the directory for this process: SQLite's own locks work on every system and end with the process."""
+    """Locks the directory for this process: SQLite's own locks work on every system and end with the process."""
     lock = sqlite3.connect(directory / "lock", isolation_level=None, timeout=0.5)
     try:
         lock.execute("PRAGMA journal_mode = OFF")
         lock.execute("BEGIN EXCLUSIVE")
     except sqlite3.OperationalError as problem:
         lock.close()
-        raise repair.locked(problem, directory) from None
+        raise refusal(problem, directory) from None
     return lock
 
 
-def _open_locked(directory: Path, keys: Keys | None, lock: sqlite3.Connection, *, anew: bool) -> Opened:
-    facts = _read_facts(directory)
-    places = keys or find_keys(facts.keys if facts else None)
-    store_id = facts.store_id if facts else repair.find_store_id(directory) or secrets.token_hex(16)
-    ring = places.read(store_id)
-    if ring is None and repair.holds_data(directory):
+def _open_locked(
+    directory: Path, master_keys: MasterKeys | None, lock: sqlite3.Connection, *, anew: bool
+) -> StoreContext:
+    device_file = _read_device_file(directory)
+    master_keys = master_keys or find_master_keys(device_file.keys if device_file else None)
+    store_id = device_file.store_id if device_file else repair.find_store_id(directory) or secrets.token_hex(16)
+    key_ring = master_keys.read(store_id)
+    if key_ring is None and repair.holds_data(directory):
         if not anew:
             raise StoreError(
                 "its master key is not on this machine: the directory was copied here, or the key was removed",
@@ -77,103 +80,106 @@ def _open_locked(directory: Path, keys: Keys | None, lock: sqlite3.Connection, *
                 remedy="bring the key, or open it anew (what it holds stays unreadable), then join again",
             )
         repair.discard(directory)
-        facts, store_id = None, secrets.token_hex(16)
-    if facts is None:
-        facts = Facts(schema.VERSION, store_id, places.place)
-        write_durable(directory / "device.json", msgspec.json.encode(facts))
-    if ring is None:
-        ring = new_ring()
-        places.write(store_id, ring)
-    return _open_database(directory, store_id, places, ring, lock)
+        device_file, store_id = None, secrets.token_hex(16)
+    if device_file is None:
+        device_file = DeviceFile(schema.SCHEMA_VERSION, store_id, master_keys.location)
+        write_durable(directory / "device.json", msgspec.json.encode(device_file))
+    if key_ring is None:
+        key_ring = new_key_ring()
+        master_keys.write(store_id, key_ring)
+    return _open_database(directory, store_id, master_keys, key_ring, lock)
 
 
-def _open_database(directory: Path, store_id: str, places: Keys, ring: Ring, lock: sqlite3.Connection) -> Opened:
+def _open_database(
+    directory: Path, store_id: str, master_keys: MasterKeys, key_ring: KeyRing, lock: sqlite3.Connection
+) -> StoreContext:
+    """The context of a locked directory whose keys are known; restores device.db from its copy where it is damaged."""
     backup = Backup(directory)
     repair.finish_restore(directory)
     path = directory / "device.db"
-    lost: list[str] = []
+    damage: list[str] = []
     if not path.exists() and backup.exists():
-        lost += repair.restore(directory, backup, ring, "device.db was missing")
+        damage += repair.restore(directory, backup, key_ring, "device.db was missing")
     try:
-        database, keys = _sound(path, store_id, ring, backup)
+        database, keys = _open_sound(path, store_id, key_ring, backup)
     except DamagedError as problem:
-        lost += repair.restore(directory, backup, ring, f"device.db was damaged ({problem.what})")
+        damage += repair.restore(directory, backup, key_ring, f"device.db was damaged ({problem.what})")
         try:
-            database, keys = _sound(path, store_id, ring, backup)
+            database, keys = _open_sound(path, store_id, key_ring, backup)
         except DamagedError:
-            raise repair.beyond_repair(directory) from None
+            raise repair.beyond_repair_error(directory) from None
     try:
         cache = FeatureCache(directory / "cache.db")
-        believed = Clock(clock.now().date())
-        opened = Opened(directory, store_id, places, ring, lock, database, keys, cache, backup, believed)
-        _settle(opened, lost)
+        today = RetentionClock(clock.now().date())
+        context = StoreContext(directory, store_id, master_keys, key_ring, lock, database, keys, cache, backup, today)
+        _recover(context, damage)
     except BaseException:
         database.close()
         raise
-    return opened
+    return context
 
 
-def _sound(path: Path, store_id: str, ring: Ring, backup: Backup) -> tuple[Database, KeyBook]:
-    """Open device.db, made if there is none, and its keys; DamagedError if its structure or its keys do not hold."""
+def _open_sound(path: Path, store_id: str, key_ring: KeyRing, backup: Backup) -> tuple[Database, DataKeys]:
+    """device.db, made if there is none, and its keys; DamagedError if its structure or its keys do not hold."""
     database = Database(path)
     try:
         if not database.shape():
             if backup.exists():
                 raise DamagedError("it is empty")
-            _make(database, store_id, ring)
-        if path.stat().st_size <= repair.CHECKED_AT_OPEN_BYTES and (found := database.check()):
-            raise DamagedError(found)
+            _make(database, store_id, key_ring)
+        if path.stat().st_size <= repair.CHECKED_AT_OPEN_BYTES and (problem := database.check()):
+            raise DamagedError(problem)
         repair.migrate(database)
         repair.check_shape(database)
-        return database, KeyBook(database, ring)
-    except BrokenSealError as problem:
+        return database, DataKeys(database, key_ring)
+    except BrokenSealError as broken:
         database.close()
-        raise DamagedError(problem.what) from None
-    except KeyGoneError as problem:
+        raise DamagedError(broken.what) from None
+    except KeyGoneError:
         database.close()
-        if repair.copy_says(path.parent, "SELECT generation FROM store") in ring.keys:
+        if repair.first_value_of_copy(path.parent, "SELECT generation FROM store") in key_ring.keys:
             raise DamagedError("it is from before a `forget`") from None
-        raise problem
+        raise
     except BaseException:
         database.close()
         raise
 
 
-def _settle(opened: Opened, lost: list[str]) -> None:
-    """Note damage, mend rows, finish a rotation that was cut short, and see whether the directory was moved."""
-    repair.note(opened.database, lost)
-    if opened.directory.joinpath("device.db").stat().st_size <= repair.CHECKED_AT_OPEN_BYTES:
-        opened.mend()
-    if len(opened.ring.keys) > 1:
-        if opened.keys.generation != opened.ring.newest:
-            remove_and_rotate(opened)
-        finish_rotation(opened)
-    opened.cache.keep_only(subject.subject_id for subject in opened.keys.sound()[0].values())
-    clone_detection.notice(opened)
-    expire(opened, opened.look_at_clock().newest.isoformat())
-    if not opened.backup.exists():
-        opened.back_up(force=True)
+def _recover(context: StoreContext, damage: list[str]) -> None:
+    """Notes damage, mends rows, finishes a rotation that was cut short, and detects a moved or older directory."""
+    repair.note_damage(context.database, damage)
+    if context.directory.joinpath("device.db").stat().st_size <= repair.CHECKED_AT_OPEN_BYTES:
+        context.mend()
+    if len(context.key_ring.keys) > 1:
+        if context.keys.generation != context.key_ring.newest:
+            remove_and_rotate(context)
+        finish_rotation(context)
+    context.cache.keep_only(subject.subject_id for subject in context.keys.sound()[0].values())
+    clone_detection.detect_clones(context)
+    expire(context, context.check_clock().newest.isoformat())
+    if not context.backup.exists():
+        context.back_up(force=True)
 
 
-def _make(database: Database, store_id: str, ring: Ring) -> None:
-    """Make the tables and keys in one transaction: they are all there, or none is."""
+def _make(database: Database, store_id: str, key_ring: KeyRing) -> None:
+    """Makes the tables and keys in one transaction: they are all there, or none is."""
     database.rows(f"PRAGMA application_id = {schema.APPLICATION_ID}")
     with database.transaction():
         database.tables.executescript(schema.DEVICE)
-        first_row(database.connection, store_id, ring)
-        database.write(f"PRAGMA user_version = {schema.VERSION}")
+        insert_store_keys(database, store_id, key_ring)
+        database.write(f"PRAGMA user_version = {schema.SCHEMA_VERSION}")
 
 
-def _read_facts(directory: Path) -> Facts | None:
+def _read_device_file(directory: Path) -> DeviceFile | None:
     path = directory / "device.json"
     try:
-        facts = msgspec.json.decode(path.read_bytes(), type=Facts)
+        device_file = msgspec.json.decode(path.read_bytes(), type=DeviceFile)
     except FileNotFoundError:
         return None
     except OSError as problem:
         raise StoreError(f"cannot be read: {problem.strerror}", where=str(path)) from None
     except (msgspec.DecodeError, UnicodeDecodeError):
         return None  # rewritten from what device.db says
-    if facts.format > schema.VERSION:
+    if device_file.format > schema.SCHEMA_VERSION:
         raise StoreError("was written by a newer homeroom", where=str(directory), remedy="update homeroom")
-    return facts
+    return device_file

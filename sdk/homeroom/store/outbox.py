@@ -1,11 +1,11 @@
-"""Signed updates on their way to the aggregator, what they could not carry, and requests to unlearn those sent."""
+"""The outbox: signed updates on their way to the aggregator, their residuals, and requests to unlearn those sent."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
 
 from homeroom.store import clone_detection
-from homeroom.store.context import Opened
+from homeroom.store.context import StoreContext
 from homeroom.store.records import StoredUpdate
 
 RESIDUAL = "residual."  # of a secret's name; the update's id follows
@@ -15,7 +15,7 @@ SPENT_RESIDUALS = "name IN (SELECT 'residual.' || update_id FROM updates WHERE s
 class Outbox:
     """Updates of one store: pending, sending, sent or refused."""
 
-    def __init__(self, context: Opened) -> None:
+    def __init__(self, context: StoreContext) -> None:
         self._context = context
 
     def queue(
@@ -27,12 +27,12 @@ class Outbox:
         bundle_id: str = "",
         residual: bytes = b"",
     ) -> bool:
-        """Queue a signed update in place of an unsent one of the same bundle and base.
+        """Queues a signed update in place of an unsent one of the same bundle and base.
 
         data: the update's bytes as they were signed.
         base: the global version that it answers.
         subjects: whose samples entered it.
-        residual: what it could not carry, for the update after it.
+        residual: the part that it could not carry, for the update after it.
 
         False, and nothing changed, if one of that base is on its way or sent, or this very one was refused.
         """
@@ -51,7 +51,7 @@ class Outbox:
         return True
 
     def residual(self) -> tuple[bytes, tuple[str, ...]]:
-        """What the last update that was sent, or begun to be, could not carry, and the subjects in it."""
+        """The residual of the last update that was sent, or begun to be, and the subjects in it."""
         sql = "SELECT update_id FROM updates WHERE state IN ('sending', 'sent') ORDER BY rowid DESC"
         for (update_id,) in self._context.database.rows(sql):
             if body := self._context.get_secret(f"{RESIDUAL}{update_id}"):
@@ -72,12 +72,12 @@ class Outbox:
         return [row[0] for row in self._context.database.rows("SELECT update_id FROM updates WHERE state = 'sent'")]
 
     def mark_sending(self, update_id: str) -> None:
-        """To be called before the first attempt: it may arrive although we never hear of it, so it is not replaced."""
+        """Marks an update before the first attempt: it may arrive without an answer, so it is not replaced."""
         clone_detection.begin_sending(self._context, update_id)
         self._context.database.write("UPDATE updates SET state = 'sending' WHERE update_id = ?", (update_id,))
 
     def mark_sent(self, update_id: str) -> None:
-        """The aggregator has it, or its part in a sum: keep its id and lineage, not its bytes."""
+        """Marks an update that the aggregator has, or has in a sum: its id and lineage stay, its bytes go."""
         database = self._context.database
         clone_detection.begin_sending(self._context, update_id)
         with self._context.step("sent", 1):
@@ -86,33 +86,33 @@ class Outbox:
         self._context.back_up()
 
     def mark_refused(self, update_id: str) -> None:
-        """The aggregator will not have it: it is not sent again, and another may take its place."""
+        """Marks an update that the aggregator refused: it is not sent again, and another may take its place."""
         with self._context.step("refused", 1):
             sql = "UPDATE updates SET state = 'refused', data = NULL WHERE update_id = ?"
             self._context.database.write(sql, (update_id,))
             self._context.put_secret(f"{RESIDUAL}{update_id}", None)
 
     def call_off(self, update_id: str) -> None:
-        """Do not send an update: dropped if nobody can have it, else left as sent, so that it is not counted twice."""
+        """Stops an update: dropped if nobody can have it, else left as sent, so that it is not counted twice."""
         sql = "UPDATE updates SET state = 'sent', data = NULL WHERE update_id = ? AND state = 'sending'"
         with self._context.database.transaction():
             if not self._context.database.write(sql, (update_id,)):
                 self.drop(update_id)
 
     def drop(self, update_id: str) -> None:
-        """Remove an update with its residual and its lineage."""
+        """Removes an update with its residual and its lineage."""
         with self._context.database.transaction():
             self._context.database.write("DELETE FROM updates WHERE update_id = ?", (update_id,))
             self._context.unlink("update", update_id)
             self._context.put_secret(f"{RESIDUAL}{update_id}", None)
 
     def charge(self, noise: str, update_id: str) -> None:
-        """Count a private update of a noise multiplier outside the directory, before its first byte leaves."""
+        """Counts a private update of a noise multiplier outside the directory, before its first byte leaves."""
         clone_detection.note_charge(self._context, noise, update_id)
 
     def charges(self) -> dict[str, int]:
         """How many private updates were begun, by noise multiplier, whatever copy of the directory this is."""
-        return {noise: count for noise, (count, _) in self._context.ring.charged.items()}
+        return {noise: count for noise, (count, _) in self._context.key_ring.charged.items()}
 
     def unlearning(self) -> list[str]:
         """Ids of the sent updates whose removal is still to be asked for."""
@@ -120,6 +120,6 @@ class Outbox:
         return [row[0] for row in rows]
 
     def mark_unlearned(self, update_id: str) -> None:
-        """The aggregator was asked to remove it."""
+        """Marks an update whose removal the aggregator was asked for."""
         with self._context.step("unlearning asked", 1):
             self._context.database.write("UPDATE unlearning SET state = 'sent' WHERE update_id = ?", (update_id,))

@@ -1,15 +1,15 @@
-"""What the store hands out, as frozen data; imports numpy only."""
+"""Records that the store returns, as frozen data."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, Literal
 
 import numpy as np
 
 
 @dataclass(frozen=True)
-class Version:
+class StoredVersion:
     """One theta in the store. `base`: the global version it is (global) or was trained from (local)."""
 
     version_id: str
@@ -29,7 +29,7 @@ class StoredUpdate:
 
 @dataclass(frozen=True)
 class ForgetReport:
-    """What `forget` removed; `unlearning` are updates already sent, whose removal is now asked for."""
+    """What `forget` removed, counted; `unlearning`: ids of updates already sent, whose removal is now asked for."""
 
     samples: int = 0
     versions: int = 0
@@ -58,4 +58,3 @@ class Export:
     updates: tuple[str, ...]
     cached_features: int
     profile: StoredProfile | None = None
-    audit: tuple[dict[str, Any], ...] = field(default=())

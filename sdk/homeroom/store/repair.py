@@ -1,4 +1,4 @@
-"""Finds damage in device.db, undoes it from the last good copy, lists what was lost; imports the store's parts."""
+"""Finds damage in device.db, repairs it from the last good copy, and lists what was lost."""
 
 from __future__ import annotations
 
@@ -12,25 +12,22 @@ from typing import Any
 from homeroom.errors import HomeroomError, StoreError
 from homeroom.store import schema
 from homeroom.store.backup import Backup
-from homeroom.store.data_keys import KeyBook, KeyGoneError
+from homeroom.store.data_keys import DataKeys, KeyGoneError
 from homeroom.store.encryption import BrokenSealError
-from homeroom.store.master_keys import Ring
-from homeroom.store.sealed_rows import Broken, broken_rows
+from homeroom.store.master_keys import KeyRing
+from homeroom.store.sealed_rows import BrokenRow, broken_rows
 from homeroom.system.clock import now
 from homeroom.system.files import refusal as file_refusal
 from homeroom.system.files import replace_durable, sync_directory
-from homeroom.system.sqlite import SQLITE_ERRORS, DamagedError, Database, refusal
+from homeroom.system.sqlite import SQLITE_ERRORS, DamagedError, Database
 
 CHECKED_AT_OPEN_BYTES = 64 << 20  # a larger store is checked before it is read or copied, not at every opening
-LOGS = ("-wal", "-shm", "-journal")
-TABLES = ("subjects", "samples", "versions", "updates", "unlearning", "lineage", "secrets", "profiles", "segments")
+SQLITE_LOG_SUFFIXES = ("-wal", "-shm", "-journal")
+SALVAGED = ("subjects", "samples", "versions", "updates", "unlearning", "lineage", "secrets", "profiles", "segments")
 
 
-def locked(problem: sqlite3.Error, directory: Path) -> Exception:
-    return refusal(problem, directory)
-
-
-def beyond_repair(directory: Path) -> StoreError:
+def beyond_repair_error(directory: Path) -> StoreError:
+    """The error where the copy is damaged too."""
     return StoreError(
         "device.db and its copy are both damaged",
         where=str(directory),
@@ -39,6 +36,7 @@ def beyond_repair(directory: Path) -> StoreError:
 
 
 def holds_data(directory: Path) -> bool:
+    """Whether a directory has a store or a copy of one."""
     path = directory / "device.db"
     return (path.exists() and path.stat().st_size > 0) or (directory / "backup" / "device.db").exists()
 
@@ -46,36 +44,38 @@ def holds_data(directory: Path) -> bool:
 def find_store_id(directory: Path) -> str | None:
     """The store's id, read from the databases when device.json is gone."""
     sql = "SELECT store_id FROM store"
-    found = copy_says(directory, sql) or _first_value(directory / "device.db", sql)
-    return None if found is None else str(found)
+    store_id = first_value_of_copy(directory, sql) or _first_value(directory / "device.db", sql)
+    return None if store_id is None else str(store_id)
 
 
 def discard(directory: Path) -> None:
-    """Remove a store that nobody can read; bundles stay."""
+    """Removes the files of a store; bundles stay."""
     for name in ("device.db", "cache.db", "backup/device.db", "device.json"):
-        for suffix in ("", *LOGS):
+        for suffix in ("", *SQLITE_LOG_SUFFIXES):
             directory.joinpath(name + suffix).unlink(missing_ok=True)
     sync_directory(directory)
 
 
 def migrate(database: Database) -> None:
-    """Bring an older store up to this version, after a copy beside it was made."""
-    found = database.one("PRAGMA user_version")[0]
-    if found > schema.VERSION and copy_says(database.path.parent, "PRAGMA user_version") in (None, found):
+    """Migrates an older store to this version, after a copy beside it was made."""
+    present = database.one("PRAGMA user_version")[0]
+    if present > schema.SCHEMA_VERSION and (
+        first_value_of_copy(database.path.parent, "PRAGMA user_version") in (None, present)
+    ):
         raise StoreError(
-            f"device.db has version {found}, newer than {schema.VERSION}",
+            f"device.db has version {present}, newer than {schema.SCHEMA_VERSION}",
             where=str(database.path),
             remedy="update homeroom",
         )
-    if not schema.OLDEST <= found <= schema.VERSION:
-        raise DamagedError(f"it claims to be of version {found}")
-    if found == schema.VERSION:
+    if not schema.OLDEST_SCHEMA_VERSION <= present <= schema.SCHEMA_VERSION:
+        raise DamagedError(f"it claims to be of version {present}")
+    if present == schema.SCHEMA_VERSION:
         return
     Backup(database.path.parent).make(database)
     with database.transaction():
-        for version in range(found, schema.VERSION):
+        for version in range(present, schema.SCHEMA_VERSION):
             schema.MIGRATIONS[version](database.tables)
-        database.write(f"PRAGMA user_version = {schema.VERSION}")
+        database.write(f"PRAGMA user_version = {schema.SCHEMA_VERSION}")
     Backup(database.path.parent).make(database)
 
 
@@ -90,36 +90,36 @@ def check_shape(database: Database) -> None:
         expected.close()
 
 
-def copy_says(directory: Path, sql: str) -> Any:
+def first_value_of_copy(directory: Path, sql: str) -> Any:
     """The first value of a query on the copy in backup/, or None."""
     return _first_value(directory / "backup" / "device.db", sql)
 
 
 def _first_value(path: Path, sql: str) -> Any:
     if path.exists():
-        with contextlib.suppress(*SQLITE_ERRORS, TypeError), contextlib.closing(sqlite3.connect(path)) as found:
-            return found.execute(sql).fetchone()[0]
+        with contextlib.suppress(*SQLITE_ERRORS, TypeError), contextlib.closing(sqlite3.connect(path)) as connection:
+            return connection.execute(sql).fetchone()[0]
     return None
 
 
-def note(database: Database, what: list[str]) -> None:
-    """List damage, durably."""
+def note_damage(database: Database, lines: list[str]) -> None:
+    """Lists damage, durably."""
     at = now().isoformat(timespec="seconds")
-    database.write_many("INSERT INTO damage (at, what) VALUES (?, ?)", [(at, w) for w in what])
+    database.write_many("INSERT INTO damage (at, what) VALUES (?, ?)", [(at, line) for line in lines])
 
 
-def mend(database: Database, keys: KeyBook, backup: Backup) -> None:
-    """Open every sealed value; put damaged rows back from the copy, remove and list those that it does not have."""
+def mend(database: Database, keys: DataKeys, backup: Backup) -> None:
+    """Opens every sealed value; restores damaged rows from the copy, removes and lists those that it does not have."""
     broken = list(broken_rows(database, keys))
     if not broken:
         return
     copy = _read_copy(backup)
     with database.transaction():
-        note(database, [_put_back(database, copy, row) for row in broken])
+        note_damage(database, [_restore_row(database, copy, row) for row in broken])
         keys.reset()
         for row in list(broken_rows(database, keys)):
             _remove(database, row)
-            note(database, [f"{_say(row)} was damaged and is lost: the copy does not have it"])
+            note_damage(database, [f"{_name(row)} was damaged and is lost: the copy does not have it"])
     if copy is not None:
         copy.close()
 
@@ -130,20 +130,20 @@ def _read_copy(backup: Backup) -> sqlite3.Connection | None:
     return sqlite3.connect(f"{backup.path.resolve().as_uri()}?mode=ro", uri=True)
 
 
-def _put_back(database: Database, copy: sqlite3.Connection | None, broken: Broken) -> str:
+def _restore_row(database: Database, copy: sqlite3.Connection | None, broken: BrokenRow) -> str:
     row = None
     if copy is not None:
         with contextlib.suppress(*SQLITE_ERRORS):
             sql = f"SELECT * FROM {broken.table} WHERE {broken.key} = ?"
             row = copy.execute(sql, (broken.name,)).fetchone()
     if row is None:
-        return f"{_say(broken)} was found damaged"
+        return f"{_name(broken)} was found damaged"
     table = database.tables[broken.table]
     table.insert(dict(zip((column.name for column in table.columns), row, strict=False)), replace=True)
-    return f"{_say(broken)} was found damaged and put back from the copy"
+    return f"{_name(broken)} was found damaged and put back from the copy"
 
 
-def _remove(database: Database, broken: Broken) -> None:
+def _remove(database: Database, broken: BrokenRow) -> None:
     kind = {"versions": "version", "updates": "update"}.get(broken.table)
     if broken.table in ("subjects", "profiles"):
         database.write("DELETE FROM segments WHERE owner = ?", (broken.name,))
@@ -157,14 +157,14 @@ def _remove(database: Database, broken: Broken) -> None:
     database.write(f"DELETE FROM {broken.table} WHERE {broken.key} = ?", (broken.name,))
 
 
-def _say(broken: Broken) -> str:
+def _name(broken: BrokenRow) -> str:
     return f"{broken.table.removesuffix('s')} {broken.name}"
 
 
-def restore(directory: Path, backup: Backup, ring: Ring, why: str) -> list[str]:
-    """Replace device.db by the last copy, and by what can still be read from the damaged file; say what was done."""
+def restore(directory: Path, backup: Backup, key_ring: KeyRing, why: str) -> list[str]:
+    """Replaces device.db by the last copy, with newer rows that the damaged file still has; returns lines about it."""
     if not backup.exists():
-        raise beyond_repair(directory)
+        raise beyond_repair_error(directory)
     beside = directory / "device.db.new"
     _unlink(beside)
     try:
@@ -174,67 +174,67 @@ def restore(directory: Path, backup: Backup, ring: Ring, why: str) -> list[str]:
         _unlink(beside)
         raise file_refusal(problem, directory) from None
     except DamagedError:
-        raise beyond_repair(directory) from None
+        raise beyond_repair_error(directory) from None
     try:
         if database.check():
-            raise beyond_repair(directory)
-        saved, unread = _salvage(directory / "device.db", database, ring)
+            raise beyond_repair_error(directory)
+        saved, losses = _salvage(directory / "device.db", database, key_ring)
         database.empty_log()
     except (DamagedError, BrokenSealError, KeyGoneError):
-        raise beyond_repair(directory) from None
+        raise beyond_repair_error(directory) from None
     finally:
         database.close()
     with beside.open("rb+") as file:
         os.fsync(file.fileno())
     replace_durable(beside, directory / "device.db.restored")
     finish_restore(directory)
-    return [f"{why}: restored from the last copy, with {saved} newer rows that could still be read", *unread]
+    return [f"{why}: restored from the last copy, with {saved} newer rows that could still be read", *losses]
 
 
 def finish_restore(directory: Path) -> None:
-    """Put a restored file in place; the old file's log goes first, because SQLite would replay it into the new one."""
+    """Puts a restored file in place; the old file's log goes first, because SQLite would replay it into the new one."""
     restored, path = directory / "device.db.restored", directory / "device.db"
     if not restored.exists():
         return
-    for suffix in LOGS:
+    for suffix in SQLITE_LOG_SUFFIXES:
         path.with_name(path.name + suffix).unlink(missing_ok=True)
     sync_directory(directory)
     replace_durable(restored, path)
 
 
 def _unlink(path: Path) -> None:
-    for suffix in ("", *LOGS):
+    for suffix in ("", *SQLITE_LOG_SUFFIXES):
         path.with_name(path.name + suffix).unlink(missing_ok=True)
 
 
-def _salvage(damaged: Path, database: Database, ring: Ring) -> tuple[int, list[str]]:
-    """Copy rows that the damaged file has and the copy lacks, whose seals hold; (rows saved, what was lost)."""
+def _salvage(damaged: Path, database: Database, key_ring: KeyRing) -> tuple[int, list[str]]:
+    """Copies rows that the damaged file has and the copy lacks, whose seals hold; (rows saved, lines about losses)."""
     if not damaged.exists():
         return 0, []
-    saved, unread = 0, []
-    keys = KeyBook(database, ring)
+    saved, losses = 0, []
+    keys = DataKeys(database, key_ring)
     with contextlib.closing(sqlite3.connect(damaged)) as old:
         with contextlib.suppress(*SQLITE_ERRORS):
             if old.execute("SELECT generation FROM store").fetchone()[0] != keys.generation:
                 return 0, []
-        for table in TABLES:
+        for table in SALVAGED:
             marks = ", ".join("?" * len(database.tables[table].columns))
             try:
                 with database.transaction():
                     for row in old.execute(f"SELECT * FROM {table}"):
                         saved += _save(database, f"INSERT OR IGNORE INTO {table} VALUES ({marks})", table, row)
             except (*SQLITE_ERRORS, HomeroomError):
-                unread.append(f"{table}: newer rows that could not be read any more are lost")
+                losses.append(f"{table}: newer rows that could not be read any more are lost")
     with database.transaction():
         for broken in list(broken_rows(database, keys)):
             _remove(database, broken)
-            unread.append(f"{_say(broken)} was damaged and is lost: the copy does not have it")
+            losses.append(f"{_name(broken)} was damaged and is lost: the copy does not have it")
             saved -= 1
-    return saved, unread
+    return saved, losses
 
 
 def _save(database: Database, insert: str, table: str, row: tuple[Any, ...]) -> int:
-    """Insert a row that is not there yet; under another number where a damaged row took its own."""
+    """Inserts a row that is not there yet; under another number where a damaged row took its own."""
     saved = database.write(insert, row)
     if saved == 0 and table in ("samples", "versions"):
         saved = database.write(insert, (None, *row[1:]))

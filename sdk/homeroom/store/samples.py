@@ -1,6 +1,6 @@
-"""Samples in the store: added all or none, set aside with a reason, put back; imports opened only.
+"""Samples in the store: added all or none, quarantined with a reason, released, relabelled.
 
-The column `aside` is 0 for a sample that teaches, 1 for one that does not, 2 for one that teaches in part.
+The column `aside` is 0 for a sample that is trained on, 1 for one that is quarantined, 2 for one that is in part.
 """
 
 from __future__ import annotations
@@ -13,167 +13,168 @@ import numpy as np
 
 from homeroom.data.samples import DEFAULT_SUBJECT, StoredSample
 from homeroom.errors import InputError
-from homeroom.store.context import Opened
+from homeroom.store.context import StoreContext
 from homeroom.store.data_keys import Subject
-from homeroom.store.sealed_rows import AS_IT_IS, open_sample, pack_sample, seal_sample
+from homeroom.store.sealed_rows import (
+    open_sample,
+    pack_sample,
+    sample_id_of,
+    seal_sample,
+    with_reason,
+    without_quarantine,
+)
 
-READ_TOGETHER = 128  # samples of one query, their media in memory together
-INSERT = (
+SAMPLES_PER_QUERY = 128  # their media are in memory together
+INSERT_SAMPLE = (
     "INSERT INTO samples (sample_id, subject_id, facts, inputs, aside, near) VALUES (?, ?, ?, ?, ?, ?) "
     "ON CONFLICT (sample_id) DO NOTHING"
 )
 
 
-class Those(Sequence[StoredSample]):
+class StoredSamples(Sequence[StoredSample]):
     """Samples by the numbers of their rows (int64, rising), each read when it is asked for: eight bytes in memory."""
 
-    def __init__(self, opened: Opened, subjects: Mapping[int, Subject], numbers: np.ndarray) -> None:
-        self._opened, self._subjects, self._numbers = opened, subjects, numbers
+    def __init__(self, context: StoreContext, subjects: Mapping[int, Subject], numbers: np.ndarray) -> None:
+        self._context, self._subjects, self._numbers = context, subjects, numbers
 
     def __len__(self) -> int:
         return len(self._numbers)
 
-    def __getitem__(self, at: Any) -> Any:
-        if isinstance(at, slice):
-            return Those(self._opened, self._subjects, self._numbers[at])
-        (sample,) = self._read([self._numbers.item(at)])
+    def __getitem__(self, index: Any) -> Any:
+        if isinstance(index, slice):
+            return StoredSamples(self._context, self._subjects, self._numbers[index])
+        (sample,) = self._read([self._numbers.item(index)])
         return sample
 
     def __iter__(self) -> Iterator[StoredSample]:
-        for start in range(0, len(self), READ_TOGETHER):
-            yield from self._read(self._numbers[start : start + READ_TOGETHER].tolist())
+        for start in range(0, len(self), SAMPLES_PER_QUERY):
+            yield from self._read(self._numbers[start : start + SAMPLES_PER_QUERY].tolist())
 
     def _read(self, numbers: list[int]) -> Iterator[StoredSample]:
         where = f"WHERE number IN ({','.join('?' * len(numbers))})"
-        return self._opened.open_samples(self._subjects, where, numbers)
+        return self._context.open_samples(self._subjects, where, numbers)
 
 
-def those(opened: Opened, chosen: Callable[[StoredSample], bool]) -> Those:
-    """Samples that are chosen by their facts."""
-    subjects = opened.sound_subjects()
+def select_samples(context: StoreContext, predicate: Callable[[StoredSample], bool]) -> StoredSamples:
+    """The samples whose facts satisfy a predicate, in the order they were added."""
+    subjects = context.sound_subjects()
     sql = "SELECT number, subject_id, sample_id, facts, aside FROM samples ORDER BY number"
 
     def numbers() -> Iterator[int]:
-        for number, owner, sample_id, facts, aside in opened.database.each(sql):
+        for number, owner, sample_id, facts, aside in context.database.each(sql):
             sample = open_sample(subjects[owner], sample_id, facts)
-            if chosen(sample if aside else msgspec.structs.replace(sample, **AS_IT_IS)):
+            if predicate(sample if aside else without_quarantine(sample)):
                 yield number
 
-    return Those(opened, subjects, np.fromiter(numbers(), np.int64))
+    return StoredSamples(context, subjects, np.fromiter(numbers(), np.int64))
 
 
 def add_samples(
-    opened: Opened, samples: Iterable[StoredSample], fingerprint: Callable[[StoredSample], bytes] | None
+    context: StoreContext, samples: Iterable[StoredSample], fingerprint: Callable[[StoredSample], bytes] | None
 ) -> list[str]:
-    """Store samples; those with `aside` set are kept out of training, but for what teaches all the same.
+    """Stores samples and returns their ids; those with `aside` set are quarantined, wholly or in part.
 
-    samples: one at a time in memory; where asking for the next raises, none is stored. fingerprint: what near copies
-    have in common, of a sample that may be compared.
+    samples: one at a time in memory; where asking for the next raises, none is stored.
+    fingerprint: equal for near copies; asked of samples that may be compared.
 
-    A near copy of the same person's that has the same labels, or contradicts them, is set aside too. Its exact double
-    is not stored again.
+    A near copy of the same person's is quarantined too if its labels are the same or contradict. An exact copy is not
+    stored again.
     """
     ids: list[str] = []
-    with opened.step("add", ids):
+    with context.step("add", ids):
         for sample in samples:
-            subject = opened.keys.find_or_make(sample.subject)
-            sample_id = subject.cipher.index("sample", *pack_sample(msgspec.structs.replace(sample, **AS_IT_IS))).hex()
+            subject = context.keys.find_or_make(sample.subject)
+            sample_id = sample_id_of(sample, subject)
             near = fingerprint(sample) if fingerprint and _comparable(sample) else b""
-            key = subject.cipher.index("near", near) if near else None
-            if key and sample.trainable and (copy := _copy_of(opened, subject, key, sample, sample_id)):
-                sample = msgspec.structs.replace(sample, **AS_IT_IS | {"aside": copy})
+            near_index = subject.cipher.index("near", near) if near else None
+            if near_index and sample.trainable and (why := _why_copy(context, subject, near_index, sample, sample_id)):
+                sample = with_reason(sample, why)
             facts, inputs = seal_sample(subject.cipher, sample_id, *pack_sample(sample))
             aside = (2 if sample.trainable else 1) if sample.aside else 0
-            row = (sample_id, subject.subject_id, facts, inputs, aside, key)
-            opened.database.write(INSERT, row)
+            context.database.write(INSERT_SAMPLE, (sample_id, subject.subject_id, facts, inputs, aside, near_index))
             ids.append(sample_id)
-    opened.back_up()
+    context.back_up()
     return ids
 
 
-def set_aside(opened: Opened) -> list[StoredSample]:
-    """Samples that are kept out of training, wholly or in part, without their inputs; `aside` says why."""
-    subjects, _ = opened.keys.sound()
+def quarantined_samples(context: StoreContext) -> list[StoredSample]:
+    """Samples that are not trained on, wholly or in part, without their inputs; `aside` says why."""
+    subjects, _ = context.keys.sound()
     sql = "SELECT sample_id, subject_id, facts FROM samples WHERE aside > 0 ORDER BY number"
-    return [open_sample(subjects[owner], sample_id, facts) for sample_id, owner, facts in opened.database.rows(sql)]
+    return [open_sample(subjects[owner], sample_id, facts) for sample_id, owner, facts in context.database.rows(sql)]
 
 
-def put_aside(opened: Opened, reasons: Mapping[str, str]) -> list[str]:
-    """Keep samples out of training from now on, but for those that a person has put back; return the ids of the others.
-
-    reasons: why, by sample id.
-    """
-    moved, (subjects, _) = [], opened.keys.sound()
-    with opened.step("set aside", len(reasons)):
-        for sample_id, why in reasons.items():
-            sql = "SELECT subject_id, facts, aside FROM samples WHERE sample_id = ?"
-            for owner, facts, aside in opened.database.rows(sql, (sample_id,)):
-                subject = subjects[owner]
-                sample = open_sample(subject, sample_id, facts)
-                if aside == 1 or (sample.aside and not aside):
-                    continue
-                both = "; ".join(filter(None, (sample.aside, why)))
-                sample = msgspec.structs.replace(sample, **AS_IT_IS | {"aside": both})
-                facts, _ = seal_sample(subject.cipher, sample_id, *pack_sample(sample))
-                opened.database.write("UPDATE samples SET facts = ?, aside = 1 WHERE sample_id = ?", (facts, sample_id))
-                moved.append(sample_id)
-    opened.back_up()
-    return moved
+def quarantine_samples(context: StoreContext, reasons: Mapping[str, str]) -> list[str]:
+    """Quarantines samples, each for its reason by sample id, but for those a person has released; returns their ids."""
+    quarantined, (subjects, _) = [], context.keys.sound()
+    with context.step("set aside", len(reasons)):
+        for sample_id, reason in reasons.items():
+            row = context.database.one("SELECT subject_id, facts, aside FROM samples WHERE sample_id = ?", (sample_id,))
+            if row is None:
+                continue
+            subject, aside = subjects[row[0]], row[2]
+            sample = open_sample(subject, sample_id, row[1])
+            if aside == 1 or (sample.aside and not aside):
+                continue
+            sample = with_reason(sample, "; ".join(filter(None, (sample.aside, reason))))
+            facts, _ = seal_sample(subject.cipher, sample_id, *pack_sample(sample))
+            context.database.write("UPDATE samples SET facts = ?, aside = 1 WHERE sample_id = ?", (facts, sample_id))
+            quarantined.append(sample_id)
+    context.back_up()
+    return quarantined
 
 
-def put_back(opened: Opened, sample_ids: Sequence[str]) -> None:
-    """Let samples teach after all, all of them; InputError, and nothing changed, if one of them is not set aside."""
-    with opened.step("put back", len(sample_ids)):
+def release_samples(context: StoreContext, sample_ids: Sequence[str]) -> None:
+    """Lets quarantined samples be trained on, all or none; InputError if one of them is not quarantined."""
+    sql = "UPDATE samples SET aside = 0 WHERE sample_id = ? AND aside > 0"
+    with context.step("put back", len(sample_ids)):
         for sample_id in sample_ids:
-            if not opened.database.write(
-                "UPDATE samples SET aside = 0 WHERE sample_id = ? AND aside > 0", (sample_id,)
-            ):
-                raise InputError(
-                    "no such sample is set aside", where=sample_id, remedy="list them with `homeroom device quarantine`"
-                )
-    opened.back_up()
+            if not context.database.write(sql, (sample_id,)):
+                remedy = "list them with `homeroom device quarantine`"
+                raise InputError("no such sample is set aside", where=sample_id, remedy=remedy)
+    context.back_up()
 
 
-def read_sample(opened: Opened, sample_id: str) -> StoredSample | None:
-    """One that was put back has no reason any more."""
-    row = opened.database.one("SELECT subject_id, facts, inputs, aside FROM samples WHERE sample_id = ?", (sample_id,))
+def read_sample(context: StoreContext, sample_id: str) -> StoredSample | None:
+    """One sample with its inputs, or None; one that was released has no reason any more."""
+    row = context.database.one("SELECT subject_id, facts, inputs, aside FROM samples WHERE sample_id = ?", (sample_id,))
     if row is None:
         return None
-    sample = open_sample(opened.keys.sound()[0][row[0]], sample_id, row[1], row[2])
-    return sample if row[3] else msgspec.structs.replace(sample, **AS_IT_IS)
+    sample = open_sample(context.keys.sound()[0][row[0]], sample_id, row[1], row[2])
+    return sample if row[3] else without_quarantine(sample)
 
 
-def relabel(opened: Opened, sample_id: str, labels: Mapping[str, Any]) -> str:
-    """Give a sample other labels, in place of all it has; return its new id. InputError if it is not there."""
-    sample = read_sample(opened, sample_id)
+def relabel(context: StoreContext, sample_id: str, labels: Mapping[str, Any]) -> str:
+    """Gives a sample other labels, in place of all it has; returns its new id. InputError if it is not there."""
+    sample = read_sample(context, sample_id)
     if sample is None:
         raise InputError("there is no such sample", remedy="look again: it may have changed")
     sample = msgspec.structs.replace(sample, labels=dict(labels))
-    subject = opened.known(sample.subject)
-    new_id = subject.cipher.index("sample", *pack_sample(msgspec.structs.replace(sample, **AS_IT_IS))).hex()
-    with opened.step("relabel", 1):
-        kept = opened.database.one("SELECT aside, near FROM samples WHERE sample_id = ?", (sample_id,))
-        opened.database.write("DELETE FROM samples WHERE sample_id = ?", (sample_id,))
+    subject = context.known(sample.subject)
+    new_id = sample_id_of(sample, subject)
+    with context.step("relabel", 1):
+        kept = context.database.one("SELECT aside, near FROM samples WHERE sample_id = ?", (sample_id,))
+        context.database.write("DELETE FROM samples WHERE sample_id = ?", (sample_id,))
         facts, inputs = seal_sample(subject.cipher, new_id, *pack_sample(sample))
-        opened.database.write(INSERT, (new_id, subject.subject_id, facts, inputs, *kept))
-    opened.back_up()
+        context.database.write(INSERT_SAMPLE, (new_id, subject.subject_id, facts, inputs, *kept))
+    context.back_up()
     return new_id
 
 
-def _copy_of(opened: Opened, subject: Subject, key: bytes, sample: StoredSample, sample_id: str) -> str:
-    """Why a near copy should not teach: it says the same again, or something else; empty if neither."""
+def _why_copy(context: StoreContext, subject: Subject, near_index: bytes, sample: StoredSample, sample_id: str) -> str:
+    """Why a near copy is to be quarantined: its labels repeat the other's or contradict them; empty if neither."""
     sql = "SELECT sample_id, facts FROM samples WHERE near = ? AND aside != 1 AND sample_id != ?"
-    for other_id, facts in opened.database.rows(sql, (key, sample_id)):
+    for other_id, facts in context.database.rows(sql, (near_index, sample_id)):
         other = open_sample(subject, other_id, facts)
-        both = sample.labels.keys() & other.labels.keys()
-        if any(sample.labels[task] != other.labels[task] for task in both):
+        shared_tasks = sample.labels.keys() & other.labels.keys()
+        if any(sample.labels[task] != other.labels[task] for task in shared_tasks):
             return f"contradicts sample {other_id[:8]}, which is the same with other labels"
-        if both == sample.labels.keys():
+        if shared_tasks == sample.labels.keys():
             return f"a near copy of sample {other_id[:8]}"
     return ""
 
 
 def _comparable(sample: StoredSample) -> bool:
     """Whether a copy of it is a mistake: pupils who share the default name may well write the same words."""
-    media = any(isinstance(value, bytes) for places in sample.inputs.values() for value in places)
+    media = any(isinstance(value, bytes) for values in sample.inputs.values() for value in values)
     return media or sample.subject != DEFAULT_SUBJECT

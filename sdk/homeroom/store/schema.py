@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     import sqlite_utils
 
-OLDEST = 1  # that can still be migrated
-VERSION = 3  # PRAGMA user_version of device.db
+OLDEST_SCHEMA_VERSION = 1  # that can still be migrated
+SCHEMA_VERSION = 3  # PRAGMA user_version of device.db
 APPLICATION_ID = 0x484D524D  # "HMRM"
 
 LINEAGE = """CREATE TABLE lineage (

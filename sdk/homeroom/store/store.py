@@ -14,14 +14,22 @@ from typing import Any
 import numpy as np
 
 from homeroom.data.samples import StoredSample
-from homeroom.store.context import Opened
+from homeroom.store.context import StoreContext
 from homeroom.store.erasure import expire, forget_subject
-from homeroom.store.master_keys import Keys
+from homeroom.store.master_keys import MasterKeys
 from homeroom.store.open import open_store
 from homeroom.store.outbox import Outbox
 from homeroom.store.profiles import put_profile, read_profile
 from homeroom.store.records import Export, ForgetReport, StoredProfile
-from homeroom.store.samples import add_samples, put_aside, put_back, read_sample, relabel, set_aside, those
+from homeroom.store.samples import (
+    add_samples,
+    quarantine_samples,
+    quarantined_samples,
+    read_sample,
+    relabel,
+    release_samples,
+    select_samples,
+)
 from homeroom.store.versions import Versions
 
 
@@ -34,22 +42,23 @@ class Store:
     happened. `step` joins several into one.
     """
 
-    def __init__(self, context: Opened) -> None:
+    def __init__(self, context: StoreContext) -> None:
         self._context = context
         self.directory, self.store_id, self.moved = context.directory, context.store_id, context.moved
-        self.key_place = context.places.place
+        self.key_location = context.master_keys.location
         self.versions, self.outbox = Versions(context), Outbox(context)
 
     @classmethod
-    def open(cls, directory: Path, keys: Keys | None = None, *, anew: bool = False) -> Store:
-        """Open or make the store of a directory; finishes what was cut short, restores what is damaged.
+    def open(cls, directory: Path, keys: MasterKeys | None = None, *, anew: bool = False) -> Store:
+        """Opens or makes the store of a directory; finishes what was cut short, restores what is damaged.
 
-        `anew` discards a store whose master key is not on this machine. Raises StoreError if another process holds it,
+        anew: discard a store whose master key is not on this machine. Raises StoreError if another process holds it,
         the key is missing, or it cannot be written.
         """
         return cls(open_store(Path(directory), keys, anew=anew))
 
     def close(self) -> None:
+        """Renews the copy if anything changed since, and unlocks the directory."""
         self._context.close()
 
     def __enter__(self) -> Store:
@@ -59,7 +68,7 @@ class Store:
         self.close()
 
     def step(self, event: str, count: int | None = None) -> AbstractContextManager[None]:
-        """Join what is done inside into one durable step, written to the audit log under `event`."""
+        """Joins all writes inside into one durable step, noted in the audit log under `event`."""
         return self._context.step(event, count)
 
     # Samples
@@ -67,41 +76,42 @@ class Store:
     def add(
         self, samples: Iterable[StoredSample], fingerprint: Callable[[StoredSample], bytes] | None = None
     ) -> list[str]:
-        """Store all samples or none; return their ids. One that is there, content and labels alike, is not doubled.
+        """Stores all samples or none; returns their ids. An exact copy, content and labels alike, is not stored again.
 
-        fingerprint: what near copies have in common; see `homeroom.store.samples`.
+        fingerprint: equal for near copies; see `homeroom.store.samples`.
         """
         return add_samples(self._context, samples, fingerprint)
 
-    def set_aside(self) -> list[StoredSample]:
+    def quarantined(self) -> list[StoredSample]:
         """Samples that are kept out of training, without their inputs; `aside` says why."""
-        return set_aside(self._context)
+        return quarantined_samples(self._context)
 
-    def put_aside(self, reasons: Mapping[str, str]) -> list[str]:
-        """Keep samples out of training, each for its reason; return their ids. Those that were put back before stay."""
-        return put_aside(self._context, reasons)
+    def quarantine(self, reasons: Mapping[str, str]) -> list[str]:
+        """Quarantines samples, each for its reason by sample id, but for those a person has released; their ids."""
+        return quarantine_samples(self._context, reasons)
 
-    def put_back(self, sample_ids: Sequence[str]) -> None:
-        """Let samples teach after all; InputError, and nothing changed, if one of them is not set aside."""
-        put_back(self._context, sample_ids)
+    def release(self, sample_ids: Sequence[str]) -> None:
+        """Lets quarantined samples be trained on, all or none; InputError if one of them is not quarantined."""
+        release_samples(self._context, sample_ids)
 
     def relabel(self, sample_id: str, labels: Mapping[str, Any]) -> str:
-        """Give a sample other labels, in place of all it has; return its new id. InputError if it is not there."""
+        """Gives a sample other labels, in place of all it has; returns its new id. InputError if it is not there."""
         return relabel(self._context, sample_id, labels)
 
     def sample(self, sample_id: str) -> StoredSample | None:
+        """One sample with its inputs, or None."""
         return read_sample(self._context, sample_id)
 
-    def each_facts(self) -> Iterator[StoredSample]:
+    def each_without_inputs(self) -> Iterator[StoredSample]:
         """Every sample without its inputs, in no order."""
-        return (sample for _, sample in self._context.each_facts())
+        return (sample for _, sample in self._context.each_without_inputs())
 
-    def those(self, chosen: Callable[[StoredSample], bool]) -> Sequence[StoredSample]:
-        """Samples that are `chosen` by their facts, in the order they were added, each read when it is asked for."""
-        return those(self._context, chosen)
+    def select(self, predicate: Callable[[StoredSample], bool]) -> Sequence[StoredSample]:
+        """The samples whose facts satisfy a predicate, in the order they were added, each read when it is asked for."""
+        return select_samples(self._context, predicate)
 
     def samples_mark(self) -> str:
-        """Changes whenever a sample comes, goes, is labelled anew or put back."""
+        """A string that changes whenever a sample is added, removed, relabelled, quarantined or released."""
         return "/".join(map(str, self._context.database.one("SELECT count(*), max(number), sum(aside) FROM samples")))
 
     def samples(self, subject: str | None = None) -> list[StoredSample]:
@@ -109,19 +119,21 @@ class Store:
         return list(self.each_sample(subject))
 
     def each_sample(self, subject: str | None = None) -> Iterator[StoredSample]:
-        """As `samples`, one at a time."""
+        """Every sample, or one subject's, in the order they were added, one in memory at a time."""
         return self._context.read_samples(subject)
 
     def count(self) -> int:
+        """How many samples there are."""
         return int(self._context.database.one("SELECT count(*) FROM samples")[0])
 
     def subjects(self) -> list[str]:
+        """Names of all subjects, in the order they came."""
         return [subject.name for subject in self._context.keys.all()]
 
     # Features
 
     def read_features(self, variant: str, wanted: Iterable[tuple[str, bytes]]) -> dict[tuple[str, bytes], np.ndarray]:
-        """Cached features int8 [taps, n, dim] by (subject, content digest), as far as they are there."""
+        """Cached features int8 [taps, n, dim] of a variant of the backbone, by (subject, content digest)."""
         return self._context.cache.read(self._context.keys, variant, wanted)
 
     def held_features(self, variant: str, wanted: Iterable[tuple[str, bytes]]) -> set[tuple[str, bytes]]:
@@ -129,7 +141,7 @@ class Store:
         return self._context.cache.held(self._context.keys, variant, wanted)
 
     def write_features(self, variant: str, features: Mapping[tuple[str, bytes], np.ndarray]) -> None:
-        """Cache features by (subject, content digest); subjects that the store does not know are skipped."""
+        """Caches features by (subject, content digest); subjects that the store does not know are skipped."""
         self._context.cache.write(self._context.keys, variant, features)
 
     # Personal theta
@@ -137,14 +149,15 @@ class Store:
     def put_profile(
         self, subject: str, facts: Mapping[str, Any], segments: Mapping[str, np.ndarray], subjects: Iterable[str]
     ) -> None:
-        """Store a person's own float32 [size] by segment_id, and who entered it, in place of what was there."""
+        """Stores a person's own theta in place of the one before; see `homeroom.store.profiles.put_profile`."""
         put_profile(self._context, subject, facts, segments, subjects)
 
     def profile(self, subject: str) -> StoredProfile | None:
+        """A person's profile; None if there is none, or a part of it was lost to damage."""
         return read_profile(self._context, subject)
 
     def profiles(self) -> int:
-        """How many persons have one."""
+        """How many persons have a profile."""
         return int(self._context.database.one("SELECT count(*) FROM profiles")[0])
 
     # Secrets: small named values, such as the device's signing key and its enrolment
@@ -154,50 +167,50 @@ class Store:
         return self._context.get_secret(name)
 
     def put_secret(self, name: str, body: bytes | None) -> None:
-        """Store a value under a name; None removes it."""
+        """Stores a value under a name; None removes it."""
         self._context.put_secret(name, body)
 
     # Subjects' rights
 
     def forget(self, subject: str) -> ForgetReport:
-        """Destroy a subject's key and all that stems from it; InputError if there is no such subject."""
+        """Destroys a subject's key and all that stems from it; InputError if there is no such subject."""
         return forget_subject(self._context, subject)
 
     def export(self, subject: str) -> Export:
         """All that is held about a subject; InputError if there is no such subject."""
-        found = self._context.known(subject)
+        subject_id = self._context.known(subject).subject_id
         return Export(
             subject=subject,
             samples=tuple(self.each_sample(subject)),
-            versions=tuple(self._context.items(found.subject_id, "version")),
-            updates=tuple(self._context.items(found.subject_id, "update")),
-            cached_features=self._context.cache.count(found.subject_id),
+            versions=tuple(self._context.items(subject_id, "version")),
+            updates=tuple(self._context.items(subject_id, "update")),
+            cached_features=self._context.cache.count(subject_id),
             profile=self.profile(subject),
         )
 
     def audit(self) -> list[dict[str, Any]]:
-        """What was done, oldest first; no names."""
+        """The audit log, oldest first: `at`, `event` and `count`, no names."""
         rows = self._context.database.rows("SELECT at, event, count FROM audit ORDER BY number")
         return [dict(zip(("at", "event", "count"), row, strict=True)) for row in rows]
 
     def today(self) -> datetime.date:
         """The day that retention goes by."""
-        return self._context.look_at_clock().newest
+        return self._context.check_clock().newest
 
     def clock_warning(self) -> str | None:
-        """What is odd about the system's clock, if anything."""
-        return self._context.believed.warning
+        """A sentence about a system clock that has jumped, or None."""
+        return self._context.retention_clock.warning
 
     def expire(self) -> int:
-        """Remove samples whose retention date has passed; return how many."""
+        """Removes samples whose retention date has passed; returns how many."""
         return expire(self._context, self.today().isoformat())
 
     def damage(self) -> list[str]:
-        """What was found damaged so far, and what became of it, oldest first."""
+        """Lines about what was found damaged so far, and how it was repaired, oldest first."""
         return [
             f"{at}: {what}" for at, what in self._context.database.rows("SELECT at, what FROM damage ORDER BY number")
         ]
 
     def back_up(self) -> None:
-        """Renew the copy in backup/ now."""
+        """Renews the copy in backup/ now."""
         self._context.back_up(force=True)

@@ -1,4 +1,4 @@
-"""What is held about one subject, as files that the subject can open; imports the store's records only."""
+"""All that is held about one subject, as files that the subject can open."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from homeroom.errors import InputError
 from homeroom.store import Export
 from homeroom.system.files import make_directory, write_durable
 
-ENDINGS = (
+MEDIA_SIGNATURES = (
     (b"\x89PNG", "png"),
     (b"\xff\xd8\xff", "jpg"),
     (b"GIF8", "gif"),
@@ -24,49 +24,50 @@ ENDINGS = (
 )
 
 
-def describe(held: Export) -> dict[str, Any]:
-    """Everything but media, which are given by their size."""
-    return _document(held, lambda _sample, _slot, _place, data: f"{len(data)} bytes")
+def describe(export: Export) -> dict[str, Any]:
+    """The export as a document; media are given by their size."""
+    return _document(export, lambda _sample, _slot, _index, data: f"{len(data)} bytes")
 
 
-def write_export(held: Export, folder: Path) -> int:
-    """Write export.json and the media beside it; return the number of files. InputError if the folder holds any."""
+def write_export(export: Export, folder: Path) -> int:
+    """Writes export.json and the media beside it; returns the number of files. InputError if the folder holds any."""
     make_directory(folder)
     if any(folder.iterdir()):
         raise InputError("is not empty", where=str(folder), remedy="name a new folder: what is there might stay in it")
     written: list[str] = []
 
-    def save(sample: int, slot: str, place: int, data: bytes) -> str:
-        name = f"{sample + 1:05d}-{slot}-{place}.{_ending(data)}"
+    def save(sample: int, slot: str, index: int, data: bytes) -> str:
+        name = f"{sample + 1:05d}-{slot}-{index}.{_ending(data)}"
         write_durable(folder / name, data)
         written.append(name)
         return name
 
-    document = _document(held, save)
-    if held.profile is not None:
-        write_durable(folder / "profile.safetensors", safetensors.numpy.save(held.profile.segments))
+    document = _document(export, save)
+    if export.profile is not None:
+        write_durable(folder / "profile.safetensors", safetensors.numpy.save(export.profile.segments))
         written.append("profile.safetensors")
     write_durable(folder / "export.json", msgspec.json.format(msgspec.json.encode(document), indent=1))
     return len(written) + 1
 
 
-def _document(held: Export, media: Any) -> dict[str, Any]:
+def _document(export: Export, media: Any) -> dict[str, Any]:
     samples = []
-    for number, sample in enumerate(held.samples):
+    for number, sample in enumerate(export.samples):
         row = msgspec.structs.asdict(sample)
         row["inputs"] = {
             slot: [
-                media(number, slot, place, value) if isinstance(value, bytes) else value
-                for place, value in enumerate(places)
+                media(number, slot, index, value) if isinstance(value, bytes) else value
+                for index, value in enumerate(values)
             ]
-            for slot, places in sample.inputs.items()
+            for slot, values in sample.inputs.items()
         }
         samples.append(row)
     profile = None
-    if held.profile is not None:
-        sizes = {segment_id: len(values) for segment_id, values in held.profile.segments.items()}
-        profile = {**held.profile.facts, "segments": sizes}
-    return asdict(replace(held, profile=None)) | {"samples": samples, "profile": profile}
+    if export.profile is not None:
+        sizes = {segment_id: len(values) for segment_id, values in export.profile.segments.items()}
+        profile = {**export.profile.facts, "segments": sizes}
+    # `audit` is always empty; whoever read an export of 0.1.0 expects it.
+    return asdict(replace(export, profile=None)) | {"samples": samples, "profile": profile, "audit": ()}
 
 
 def _ending(data: bytes) -> str:
@@ -74,4 +75,4 @@ def _ending(data: bytes) -> str:
         return "webp"
     if b"<svg" in data[:1000]:
         return "svg"
-    return next((ending for start, ending in ENDINGS if data.startswith(start)), "bin")
+    return next((ending for start, ending in MEDIA_SIGNATURES if data.startswith(start)), "bin")

@@ -9,18 +9,18 @@ from typing import Any, Literal
 import msgspec
 import numpy as np
 
-from homeroom.store.context import Opened
-from homeroom.store.records import Version
+from homeroom.store.context import StoreContext
+from homeroom.store.records import StoredVersion
 
 KEPT_VERSIONS = 8  # the newest stay, beside the current one
 HISTORY_LENGTH = 32  # versions that can be stepped back to
-SELECT = "SELECT version_id, kind, base, facts FROM versions"
+SELECT_VERSION = "SELECT version_id, kind, base, facts FROM versions"
 
 
 class Versions:
     """The versions of theta that one store holds."""
 
-    def __init__(self, context: Opened) -> None:
+    def __init__(self, context: StoreContext) -> None:
         self._context = context
 
     def put(
@@ -31,7 +31,7 @@ class Versions:
         facts: Mapping[str, Any],
         subjects: Iterable[str] = (),
     ) -> str:
-        """Store theta float32 [P] and return its version_id. It does not become current by this.
+        """Stores theta float32 [P] and returns its version_id. It does not become current by this.
 
         kind: trained here, or received from the aggregator.
         base: the global version that it is, or was trained from.
@@ -56,70 +56,70 @@ class Versions:
             self._drop_old()
         return version_id
 
-    def all(self) -> list[Version]:
+    def all(self) -> list[StoredVersion]:
         """All versions held, oldest first."""
-        return [self._read(row) for row in self._context.database.rows(f"{SELECT} ORDER BY number")]
+        return [self._read(row) for row in self._context.database.rows(f"{SELECT_VERSION} ORDER BY number")]
 
     def theta(self, version_id: str) -> np.ndarray:
         """The float32 [P] of a version."""
         row = self._context.database.one("SELECT theta FROM versions WHERE version_id = ?", (version_id,))
         return np.frombuffer(self._context.keys.device.open(row[0], "versions.theta", version_id), np.float32).copy()
 
-    def subjects(self, version: Version) -> tuple[str, ...]:
+    def subjects(self, version: StoredVersion) -> tuple[str, ...]:
         """Whose samples entered a version, by way of the versions it was trained from too."""
         return self._context.linked("version", version.version_id)
 
-    def newest_global(self) -> Version | None:
+    def newest_global(self) -> StoredVersion | None:
         """The global version with the highest number."""
-        sql = f"{SELECT} WHERE kind = 'global' ORDER BY base DESC, number DESC LIMIT 1"
+        sql = f"{SELECT_VERSION} WHERE kind = 'global' ORDER BY base DESC, number DESC LIMIT 1"
         row = self._context.database.one(sql)
         return None if row is None else self._read(row)
 
-    def newest_local(self) -> Version | None:
+    def newest_local(self) -> StoredVersion | None:
         """The version that was trained here last."""
-        row = self._context.database.one(f"{SELECT} WHERE kind = 'local' ORDER BY number DESC LIMIT 1")
+        row = self._context.database.one(f"{SELECT_VERSION} WHERE kind = 'local' ORDER BY number DESC LIMIT 1")
         return None if row is None else self._read(row)
 
-    def current(self) -> Version | None:
+    def current(self) -> StoredVersion | None:
         """The version that `predict` uses; None means the bundle's own theta."""
         for version_id in reversed(self._history()):
-            if row := self._context.database.one(f"{SELECT} WHERE version_id = ?", (version_id,)):
+            if row := self._context.database.one(f"{SELECT_VERSION} WHERE version_id = ?", (version_id,)):
                 return self._read(row)
         return None
 
     def set_current(self, version_id: str) -> None:
-        """Use a version from now on."""
+        """Makes a version current."""
         self._put_history([*self._history_without(version_id), version_id])
 
-    def step_back(self) -> Version | None:
-        """Make the version before the current one current (None: the bundle's) and return it."""
+    def step_back(self) -> StoredVersion | None:
+        """Makes the version before the current one current (None: the bundle's) and returns it."""
         if (present := self.current()) is not None:
             self._put_history(self._history_without(present.version_id))
         return self.current()
 
     def save_state(self, data: bytes, tag: str, subjects: Iterable[str]) -> None:
-        """Keep the one state of an unfinished training; `tag` says what it belongs to."""
+        """Keeps the one state of an unfinished training; `tag` says what it belongs to."""
         with self._context.database.transaction():
             self.drop_state()
             self._context.put_secret("state", msgspec.msgpack.encode((tag, data)))
             self._context.link("state", "state", subjects)
 
     def load_state(self, tag: str) -> bytes | None:
-        """The state of an unfinished training of the same `tag`."""
+        """The state of an unfinished training of the same `tag`, or None."""
         if (body := self._context.get_secret("state")) is None:
             return None
         stored_tag, data = msgspec.msgpack.decode(body, type=tuple[str, bytes])
         return data if stored_tag == tag else None
 
     def drop_state(self) -> None:
-        """Remove the state of an unfinished training."""
+        """Removes the state of an unfinished training."""
         with self._context.database.transaction():
             self._context.put_secret("state", None)
             self._context.unlink("state", "state")
 
-    def _read(self, row: Sequence[Any]) -> Version:
+    def _read(self, row: Sequence[Any]) -> StoredVersion:
         facts = self._context.keys.device.open(row[3], "versions.facts", row[0])
-        return Version(row[0], row[1], row[2], msgspec.json.decode(facts))
+        return StoredVersion(row[0], row[1], row[2], msgspec.json.decode(facts))
 
     def _history(self) -> list[str]:
         body = self._context.get_secret("history")
@@ -132,7 +132,7 @@ class Versions:
         self._context.put_secret("history", msgspec.json.encode(history[-HISTORY_LENGTH:]))
 
     def _drop_old(self) -> None:
-        """Remove all but the newest; the last local one has the segments that stay on the device."""
+        """Removes all but the newest; the last local one has the segments that stay on the device."""
         database = self._context.database
         kept = {v.version_id for v in (self.current(), self.newest_global(), self.newest_local()) if v}
         sql = "SELECT version_id FROM versions ORDER BY number DESC LIMIT -1 OFFSET ?"

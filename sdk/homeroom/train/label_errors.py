@@ -61,7 +61,7 @@ def quarantine_suspects(
     for suspect in suspect_labels(graphs, bundle.theta(), Dataset(bundle.manifest, ready), settings, stop):
         sample_id = ready[suspect.row].sample_id
         reasons[sample_id] = "; ".join(filter(None, (reasons.get(sample_id), str(suspect))))
-    return store.put_aside(reasons)
+    return store.quarantine(reasons)
 
 
 def suspect_labels(

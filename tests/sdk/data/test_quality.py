@@ -391,5 +391,5 @@ def test_a_store_of_the_second_version_is_brought_up(tmp_path: Path) -> None:
     raw.close()
     with open_store(tmp_path) as store:
         assert numbers(store) == [0, 1]
-        assert store.set_aside() == []
+        assert store.quarantined() == []
         assert store.damage() == []

@@ -279,7 +279,7 @@ def test_a_store_of_the_first_version_is_brought_up_with_all_it_held(tmp_path: P
     raw.close()
     shutil.rmtree(tmp_path / "device" / "backup")
     with open_store(tmp_path) as store:
-        assert store._context.database.one("PRAGMA user_version")[0] == schema.VERSION
+        assert store._context.database.one("PRAGMA user_version")[0] == schema.SCHEMA_VERSION
         (version,) = store.versions.all()
         assert store.versions.subjects(version) == ("own",)
         fill(store)

@@ -1,4 +1,4 @@
-"""Twins: cloned cards, replaced disks, older copies put back; nothing that was sent counts again."""
+"""Clone detection: cloned cards, replaced disks, older copies put back; nothing that was sent counts again."""
 
 from __future__ import annotations
 

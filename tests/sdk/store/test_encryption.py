@@ -1,4 +1,4 @@
-"""The vault's seals and rings."""
+"""Encryption: what is sealed opens only where it was sealed; master keys are kept outside the directory."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from homeroom.errors import StoreError
 from homeroom.store.encryption import BrokenSealError, Cipher, new_key
-from homeroom.store.master_keys import FolderKeys, find_keys, new_ring
+from homeroom.store.master_keys import FolderKeys, find_master_keys, new_key_ring
 
 
 @given(st.binary(max_size=200), st.text(max_size=20), st.integers(0))
@@ -46,7 +46,7 @@ def test_equal_values_do_not_look_equal_but_have_one_index() -> None:
 
 
 def test_a_ring_holds_two_keys_only_while_it_turns(tmp_path: Path) -> None:
-    keys, ring = FolderKeys(tmp_path), new_ring()
+    keys, ring = FolderKeys(tmp_path), new_key_ring()
     keys.write("one", ring)
     assert keys.read("one") == ring
     assert keys.read("two") is None
@@ -68,8 +68,8 @@ def test_a_damaged_key_file_is_one_clear_error(tmp_path: Path) -> None:
 
 def test_an_administrators_folder_goes_before_everything(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HOMEROOM_KEYS", str(tmp_path))
-    assert find_keys("keyring").place == "folder"
+    assert find_master_keys("keyring").location == "folder"
     monkeypatch.delenv("HOMEROOM_KEYS")
     with pytest.raises(StoreError, match="credential folder"):
-        find_keys("folder")
-    assert find_keys("user").place == "user"
+        find_master_keys("folder")
+    assert find_master_keys("user").location == "user"

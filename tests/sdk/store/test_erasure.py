@@ -13,9 +13,9 @@ from faults.devices import SECRET_WORD, features, make_sample, numbers, open_sto
 
 from homeroom.errors import DiskFullError, InputError, StoreError
 from homeroom.store import Store, erasure
-from homeroom.store.data_keys import KeyBook
+from homeroom.store.data_keys import DataKeys
 from homeroom.store.encryption import BrokenSealError, Cipher
-from homeroom.store.master_keys import Ring
+from homeroom.store.master_keys import KeyRing
 
 
 def fill(home: Path) -> None:
@@ -109,14 +109,14 @@ def test_with_all_keys_of_today_an_old_copy_gives_nothing_away(tmp_path: Path) -
     fill(tmp_path)
     shutil.copytree(tmp_path / "device", tmp_path / "old")
     with open_store(tmp_path) as store:
-        old_master = store._context.ring.cipher(1)
+        old_master = store._context.key_ring.cipher(1)
         store.forget("gone")
         book = store._context.keys
         keys = [book.device, book._index, book._master, *(subject.cipher for subject in book.all())]
         stays = book.find("stays")
         index_today = book.index("gone")
     ring_file = next((tmp_path / "keys").iterdir())
-    ring = msgspec.json.decode(ring_file.read_bytes(), type=Ring)
+    ring = msgspec.json.decode(ring_file.read_bytes(), type=KeyRing)
     keys += [Cipher(bytes.fromhex(key)) for key in ring.keys.values()]
     assert stays is not None
     for path in (
@@ -202,7 +202,7 @@ def test_a_forget_that_was_cut_short_is_finished_at_the_next_opening(
             store.forget("gone")
     with open_store(tmp_path) as store:
         assert_forgotten(store)
-        assert len(store._context.ring.keys) == 1
+        assert len(store._context.key_ring.keys) == 1
     shutil.rmtree(tmp_path / "device")
     shutil.copytree(tmp_path / "old", tmp_path / "device")
     with pytest.raises(StoreError, match="has been destroyed"):
@@ -214,17 +214,17 @@ def test_a_forget_on_a_full_disk_changes_nothing_and_can_be_repeated(
 ) -> None:
     fill(tmp_path)
 
-    def rotate_on_a_full_disk(book: KeyBook, ring: Ring) -> None:
+    def rotate_on_a_full_disk(book: DataKeys, ring: KeyRing) -> None:
         rotate(book, ring)
         raise DiskFullError("no space left; nothing was changed")
 
-    rotate = KeyBook.rotate
+    rotate = DataKeys.rotate
     with open_store(tmp_path) as store:
         with monkeypatch.context() as patch:
-            patch.setattr(KeyBook, "rotate", rotate_on_a_full_disk)
+            patch.setattr(DataKeys, "rotate", rotate_on_a_full_disk)
             with pytest.raises(DiskFullError):
                 store.forget("gone")
-        assert len(store._context.ring.keys) == 1
+        assert len(store._context.key_ring.keys) == 1
         assert numbers(store) == [0, 1, 2]
         store.add([make_sample(3, "stays")])
     with open_store(tmp_path) as store:

@@ -19,8 +19,8 @@ from faults.devices import SECRET_WORD, features, make_sample, numbers, open_sto
 from homeroom.data.samples import StoredSample
 from homeroom.errors import DiskFullError, InputError, StoreError
 from homeroom.store import Store, schema
-from homeroom.store.master_keys import Ring
-from homeroom.store.retention_clock import Clock, look
+from homeroom.store.master_keys import KeyRing
+from homeroom.store.retention_clock import RetentionClock, believe
 from homeroom.system import clock
 
 
@@ -73,13 +73,13 @@ def test_those_are_chosen_by_what_is_said_about_them_and_read_one_at_a_time(tmp_
             asked.append(one)
             return one.subject == "p-1" and not one.aside
 
-        found = store.those(chosen)
+        found = store.select(chosen)
         assert [one.inputs for one in asked] == [{}] * 7, "a choice needs no picture"
         assert [one.sample_id for one in found] == ids[1:6:2]
         assert [one.inputs for one in found[1:]] == [make_sample(number).inputs for number in (3, 5)]
         assert (len(found), found[-1].sample_id, list(found[3:])) == (3, ids[5], [])
-        store.put_back(ids[6:])
-        found = store.those(chosen)
+        store.release(ids[6:])
+        found = store.select(chosen)
         assert (found[3].sample_id, found[3].aside) == (ids[6], "")
 
 
@@ -305,13 +305,13 @@ def test_a_store_of_a_newer_homeroom_is_left_alone(tmp_path: Path) -> None:
 def test_an_older_store_is_copied_and_then_brought_up_to_date(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with open_store(tmp_path) as store:
         store.add([make_sample(0)])
-    monkeypatch.setattr(schema, "VERSION", schema.VERSION + 1)
+    monkeypatch.setattr(schema, "SCHEMA_VERSION", schema.SCHEMA_VERSION + 1)
     monkeypatch.setattr(schema, "DEVICE", schema.DEVICE.replace("count INTEGER);", "count INTEGER, note TEXT);"))
     step = "ALTER TABLE audit ADD COLUMN note TEXT"
-    monkeypatch.setitem(schema.MIGRATIONS, schema.VERSION - 1, lambda connection: connection.execute(step))
+    monkeypatch.setitem(schema.MIGRATIONS, schema.SCHEMA_VERSION - 1, lambda connection: connection.execute(step))
     with open_store(tmp_path) as store:
         assert numbers(store) == [0]
-        assert store._context.database.one("PRAGMA user_version")[0] == schema.VERSION
+        assert store._context.database.one("PRAGMA user_version")[0] == schema.SCHEMA_VERSION
         assert "note" in [row[1] for row in store._context.database.rows("PRAGMA table_info(audit)")]
 
 
@@ -351,13 +351,13 @@ def test_a_clock_that_jumps_years_destroys_nothing(tmp_path: Path, monkeypatch: 
 
 def test_a_day_is_believed_when_it_is_near_or_has_stood_for_a_week() -> None:
     day = datetime.date.fromisoformat
-    seen = look(None, day("2026-03-01"))
-    assert look(seen, day("2026-05-01")) == Clock(day("2026-05-01"))
-    assert look(seen, day("1970-01-01")) == seen
-    doubting = look(seen, day("2028-01-01"))
-    assert doubting == Clock(day("2026-03-01"), day("2028-01-01"))
-    assert look(doubting, day("2028-01-07")) == doubting
-    assert look(doubting, day("2028-01-08")) == Clock(day("2028-01-08"))
+    seen = believe(None, day("2026-03-01"))
+    assert believe(seen, day("2026-05-01")) == RetentionClock(day("2026-05-01"))
+    assert believe(seen, day("1970-01-01")) == seen
+    doubting = believe(seen, day("2028-01-01"))
+    assert doubting == RetentionClock(day("2026-03-01"), day("2028-01-01"))
+    assert believe(doubting, day("2028-01-07")) == doubting
+    assert believe(doubting, day("2028-01-08")) == RetentionClock(day("2028-01-08"))
 
 
 def _clock(monkeypatch: pytest.MonkeyPatch, today: str) -> None:
@@ -375,7 +375,7 @@ def test_the_audit_log_names_no_one(tmp_path: Path) -> None:
 
 def test_a_ring_never_shows_in_the_directory(tmp_path: Path) -> None:
     with open_store(tmp_path) as store:
-        ring: Ring = store._context.ring
+        ring: KeyRing = store._context.key_ring
     for path in (tmp_path / "device").rglob("*"):
         if path.is_file():
             data = path.read_bytes()
