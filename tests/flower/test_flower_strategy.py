@@ -95,7 +95,7 @@ def test_a_stranger_changes_nothing_and_is_told_why(tmp_path: Path, tiny_bundle:
     grid = Loop(app, configs(rooms, invitations(foreign, tmp_path / "invited", "http://nowhere.example")))
     _, said = run(ours, grid, rounds=2)
     assert result(ours)[0] == 0
-    assert any("the letter was refused" in line for line in said)
+    assert any("the message was refused" in line for line in said)
 
 
 def test_too_few_nodes_are_said_and_nothing_begins(tmp_path: Path, tiny_bundle: tiny.Tiny) -> None:

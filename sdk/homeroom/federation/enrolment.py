@@ -1,4 +1,4 @@
-"""Enrolment of a device: invitation, key, addresses, rotation."""
+"""Enrolment of a device with an aggregator: invitation, key, network settings, key rotation."""
 
 from __future__ import annotations
 
@@ -26,9 +26,15 @@ NEXT_KEY_SECRET = "identity.next"
 
 
 def enrol(store: Store, bundle: Bundle, invitation: Invitation, root: str) -> RoundConfiguration:
-    """Join the invitation's aggregator with this device's key; return what it asks for.
+    """Joins the invitation's aggregator with this device's key; returns the round configuration it gives.
 
-    The key is durable before the code is spent, so that a join which was cut short can be repeated.
+    The key is durable before the code is spent, so that an interrupted join can be repeated. Raises BundleError or
+    TrustError if the invitation is for another bundle or root.
+
+    store: of this device.
+    bundle: in use.
+    invitation: whose code is spent.
+    root: fingerprint of the trusted root key.
     """
     from homeroom.federation.network.client import Client, enrolment_of, join
     from homeroom.federation.network.discovery import locate
@@ -45,13 +51,13 @@ def enrol(store: Store, bundle: Bundle, invitation: Invitation, root: str) -> Ro
 
 
 def store_aggregator(store: Store, client: Client) -> None:
-    """Keep who the aggregator is, and which school it takes this device for."""
+    """Stores the aggregator's certificate, and the school it takes this device for."""
     store.put_secret("identity.aggregator", msgspec.json.encode(client.certificate))
     store.put_secret("identity.school", client.school.encode())
 
 
 def check_invitation(bundle: Bundle, invitation: Invitation, root: str) -> None:
-    """Raise BundleError or TrustError unless the invitation is for this bundle and from the trusted root."""
+    """Raises BundleError or TrustError unless the invitation is for this bundle and from the trusted root."""
     if invitation.bundle_id != bundle.bundle_id:
         raise BundleError(
             f"the invitation is for bundle {invitation.bundle_id[:12]}, not {bundle.bundle_id[:12]}",
@@ -62,7 +68,7 @@ def check_invitation(bundle: Bundle, invitation: Invitation, root: str) -> None:
 
 
 def make_key(store: Store) -> Ed25519PrivateKey:
-    """This device's key, durable before anything is done with it."""
+    """This device's signing key, new if it has none, durable before it is used."""
     key = device_key(store) or new_key()
     store.put_secret("identity.key", key.private_bytes_raw())
     return key
@@ -70,52 +76,52 @@ def make_key(store: Store) -> Ed25519PrivateKey:
 
 @contextlib.contextmanager
 def connect(store: Store) -> Iterator[Client]:
-    """A client that speaks for this device; InputError if it has not joined."""
+    """Connects to the aggregator with this device's key; raises InputError if it has not joined."""
     from homeroom.federation.network.client import Client, Enrolment
     from homeroom.federation.network.discovery import locate
     from homeroom.federation.network.metered import check_metered
 
-    enrolment, key = store.get_secret("identity.enrolment"), device_key(store)
-    if enrolment is None or key is None:
+    body, key = store.get_secret("identity.enrolment"), device_key(store)
+    if body is None or key is None:
         why = "the directory was copied to this machine" if store.moved else "this device has not joined"
         raise InputError(why, where=str(store.directory), remedy="join with a new invitation")
-    network, known = network_settings(store), msgspec.json.decode(enrolment, type=Enrolment)
+    network, enrolment = network_settings(store), msgspec.json.decode(body, type=Enrolment)
     check_metered(network)
-    network = locate(known, key, network)
-    with contextlib.closing(Client(known, key, network, instance=_machine_name(key))) as client:
+    network = locate(enrolment, key, network)
+    with contextlib.closing(Client(enrolment, key, network, instance=_machine_name(key))) as client:
         if store.get_secret(NEXT_KEY_SECRET) is not None:
             _finish_rotation(store, client)
         yield client
 
 
 def network_settings(store: Store) -> NetworkSettings:
-    """How this device is to reach its aggregator; a clock that the store doubts is not held against a certificate."""
+    """The settings for reaching the aggregator; certificate dates are ignored while the store doubts the clock."""
     from homeroom.federation.network.transport import NetworkSettings
 
     body = store.get_secret("network")
-    found = NetworkSettings() if body is None else msgspec.json.decode(body, type=NetworkSettings)
-    return msgspec.structs.replace(found, clock="ignore") if store.clock_warning() else found
+    network = NetworkSettings() if body is None else msgspec.json.decode(body, type=NetworkSettings)
+    return msgspec.structs.replace(network, clock="ignore") if store.clock_warning() else network
 
 
 def set_network(store: Store, **changes: str) -> NetworkSettings:
-    """Change and remember some of the settings in `network.transport.Network`; InputError where one is impossible."""
+    """Stores changes of some `NetworkSettings`; raises InputError where one is impossible."""
     from homeroom.federation.network.transport import NetworkSettings, check_urls
 
     body = store.get_secret("network")
     known = {} if body is None else msgspec.json.decode(body, type=dict[str, str])
     try:
-        found = msgspec.convert({**known, **changes}, NetworkSettings)
+        network = msgspec.convert({**known, **changes}, NetworkSettings)
     except msgspec.ValidationError as problem:
         raise InputError(
             f"no such setting: {problem}", remedy="an address is https://name, a proxy http://name:port"
         ) from None
-    check_urls(found)
-    store.put_secret("network", msgspec.json.encode(found))
-    return found
+    check_urls(network)
+    store.put_secret("network", msgspec.json.encode(network))
+    return network
 
 
 def rotate_key(store: Store) -> None:
-    """Let a new key speak for this device from now on; what was cut short is finished when it next connects."""
+    """Replaces this device's key with a new one; an interrupted rotation is finished at the next connection."""
     if store.get_secret(NEXT_KEY_SECRET) is None:
         store.put_secret(NEXT_KEY_SECRET, new_key().private_bytes_raw())
     with connect(store):
@@ -132,21 +138,22 @@ def _finish_rotation(store: Store, client: Client) -> None:
 
 
 def _machine_name(key: Ed25519PrivateKey) -> str:
-    """A name of this machine that tells the aggregator nothing else: a digest with the device's own key."""
+    """A pseudonym of this machine: a digest of its identity with the device's key, in 32 hex digits."""
     return digest(public_hex(key).encode() + machine_identity().encode())[:32]
 
 
 def device_key(store: Store) -> Ed25519PrivateKey | None:
+    """This device's signing key; None before it joins."""
     secret = store.get_secret("identity.key")
     return None if secret is None else Ed25519PrivateKey.from_private_bytes(secret)
 
 
 def follow_bundle(store: Store, bundle: Bundle) -> None:
-    """From now on speak with the aggregator about this bundle."""
+    """Enrols this device for another bundle of the same aggregator; the round of the bundle before is dropped."""
     from homeroom.federation.network.client import Enrolment
 
     body = store.get_secret("identity.enrolment")
     if body is not None:
         enrolment = msgspec.structs.replace(msgspec.json.decode(body, type=Enrolment), bundle_id=bundle.bundle_id)
         store.put_secret("identity.enrolment", msgspec.json.encode(enrolment))
-        store.put_secret("identity.round", None)  # it was for the bundle of before
+        store.put_secret("identity.round", None)

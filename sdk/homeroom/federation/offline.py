@@ -1,6 +1,6 @@
-"""Dealing with an aggregator by hand, where there is no network: a letter out on a stick, an answer in from it.
+"""Offline exchange with an aggregator: a sealed message out on a removable folder, and its answer back in.
 
-The same updates, signatures and checks as in `exchange`; nothing is given up before its receipt is here.
+Updates, signatures and checks are those of `sync`; an update stays in the outbox until its receipt is here.
 """
 
 from __future__ import annotations
@@ -35,16 +35,16 @@ from homeroom.runtime.bundle import Bundle
 from homeroom.store import Store
 from homeroom.system.files import write_durable
 
-SEALING_KEY_SECRET = "identity.sealing"  # this device's X25519 key
-PENDING_INVITATION_SECRET = "identity.joining"  # an invitation whose code is on its way by hand
+SEALING_KEY_SECRET = "identity.sealing"  # the X25519 key that opens answers
+PENDING_INVITATION_SECRET = "identity.joining"  # an invitation whose code goes out with the next message
 UPDATES_LIMIT_BYTES = OFFLINE_MESSAGE_LIMIT_BYTES - (4 << 20)  # for updates; the rest waits for the next message
 
 
 @dataclass(frozen=True)
 class ExportedMessage:
-    """A letter that was written: how many updates and unlearning requests are in it, and whether it asks to join.
+    """A message that was written: counts of its updates and unlearning requests, and whether it asks to join.
 
-    refused: why an update may not leave, by its id; in a private round that is this device's to say.
+    refused: by update id, why this device did not let an update leave.
     """
 
     path: Path
@@ -57,9 +57,10 @@ class ExportedMessage:
 
 @dataclass(frozen=True)
 class ImportedAnswer:
-    """An answer that was taken in; `fetched` is what became of the version in it.
+    """An answer that was imported; `fetched` is the outcome for the version in it.
 
-    bounded: updates that went into a private release, which cannot be taken out and says little of anyone.
+    refused: the reason by update id.
+    bounded: updates that cannot be unlearned: a private release holds them, which bounds what they tell.
     """
 
     joined: bool
@@ -72,37 +73,42 @@ class ImportedAnswer:
 
 
 def prepare_join(store: Store, bundle: Bundle, invitation: Invitation, root: str) -> None:
-    """Keep an invitation, whose code then goes out with the next letter."""
+    """Stores an invitation, whose code goes out with the next message."""
     check_invitation(bundle, invitation, root)
     with store.step("join by hand"):
         make_key(store)
         store.put_secret(PENDING_INVITATION_SECRET, msgspec.json.encode(invitation))
 
 
-def export_message(store: Store, bundle: Bundle, stick: Path, root: str) -> ExportedMessage:
-    """Write what waits to the stick, sealed to the aggregator; may be repeated, since an update counts once by its id.
+def export_message(store: Store, bundle: Bundle, folder: Path, root: str) -> ExportedMessage:
+    """Writes waiting updates and requests to a folder, sealed to the aggregator; repeating it is harmless.
 
-    Raises InputError if the device has not joined or the stick has not been at the aggregator, TrustError if another
-    root vouches for the stick's receiver, DiskFullError if the stick is full.
+    Raises InputError if the device has not joined or the folder has not been at the aggregator, TrustError if another
+    root vouches for the folder's receiver, DiskFullError if it is full.
+
+    store: of this device.
+    bundle: in use.
+    folder: removable, prepared by the aggregator.
+    root: fingerprint of the trusted root key.
     """
     key, joining = device_key(store), store.get_secret(PENDING_INVITATION_SECRET)
     if key is None or (joining is None and store.get_secret("identity.enrolment") is None):
         raise InputError(
             "this device has not joined", where=str(store.directory), remedy="`homeroom device offline join`"
         )
-    asked = agreement.agreed_round(store)
-    place = OfflineFolder(stick, root)
-    receiver = check_sealing_key(place.receiver(), root_fingerprint=root, where=str(stick))
+    configuration = agreement.agreed_round(store)
+    removable = OfflineFolder(folder, root)
+    receiver = check_sealing_key(removable.receiver(), root_fingerprint=root, where=str(folder))
     newest, updates, size = newest_global(store, bundle), list[bytes](), 0
     refused: dict[str, str] = {}
     for update in store.outbox.pending():
-        if asked is None or asked.secure:
-            break  # it has not joined yet; secure rounds go by several turns, and none of theirs is sent by itself
+        if configuration is None or configuration.secure:
+            break  # not joined yet, or secure rounds, which take several turns and send no update by itself
         size += len(update.data)
         if size > UPDATES_LIMIT_BYTES:
             break
         try:
-            privacy_ledger.charge_update(store, update.data, update.update_id, asked, bundle.layout)
+            privacy_ledger.charge_update(store, update.data, update.update_id, configuration, bundle.layout)
         except UpdateError as problem:
             store.outbox.mark_refused(update.update_id)
             refused[update.update_id] = str(problem)
@@ -110,7 +116,7 @@ def export_message(store: Store, bundle: Bundle, stick: Path, root: str) -> Expo
         store.outbox.mark_sending(update.update_id)  # it may arrive although no answer ever comes back
         updates.append(update.data)
     unlearn = store.outbox.unlearning()[:4096]
-    letter = write_message(
+    message = write_message(
         key,
         _sealing_key(store),
         receiver,
@@ -120,30 +126,42 @@ def export_message(store: Store, bundle: Bundle, stick: Path, root: str) -> Expo
         updates=updates,
         unlearn=unlearn,
     )
-    path = place.message(public_hex(key))
-    write_durable(path, letter)
-    return ExportedMessage(path, len(updates), len(unlearn), joining is not None, len(letter), refused)
+    path = removable.message(public_hex(key))
+    write_durable(path, message)
+    return ExportedMessage(path, len(updates), len(unlearn), joining is not None, len(message), refused)
 
 
 def import_answer(
-    store: Store, bundle: Bundle, stick: Path, root: str, score: Callable[[np.ndarray], Scores]
+    store: Store, bundle: Bundle, folder: Path, root: str, score: Callable[[np.ndarray], Scores]
 ) -> ImportedAnswer:
-    """Take in the answer on the stick and remove it there; nothing changes if it does not hold, or is another's."""
+    """Imports the aggregator's answer from a folder and removes it there.
+
+    Raises InputError where there is no answer, TrustError where a signature does not hold or it is about another
+    bundle, and NetworkError where the message was refused; nothing is stored then.
+
+    store: of this device.
+    bundle: in use.
+    folder: removable, on which the aggregator left the answer.
+    root: fingerprint of the trusted root key.
+    score: of a theta float32 [P] on this device's validation samples, by task.
+    """
     key = device_key(store)
     if key is None:
         raise InputError(
             "this device has not joined", where=str(store.directory), remedy="`homeroom device offline join`"
         )
-    path = OfflineFolder(stick, root).answer(public_hex(key))
+    path = OfflineFolder(folder, root).answer(public_hex(key))
     if not path.is_file():
-        raise InputError("there is no answer for this device", where=str(path), remedy="carry the letter first")
+        raise InputError(
+            "there is no answer for this device", where=str(path), remedy="take the message to the aggregator first"
+        )
     data, where = read(path, ANSWER_LIMIT_BYTES), str(path)
     header, version = read_answer(data, _sealing_key(store), device=public_hex(key), root_fingerprint=root, where=where)
     if header.bundle_id != bundle.bundle_id:
         raise TrustError("is about another bundle", where=where, remedy="install the institution's bundle")
     if header.refused:
         remove(path)
-        raise NetworkError(f"the letter was refused: {header.refused}", where=where, remedy="ask the district")
+        raise NetworkError(f"the message was refused: {header.refused}", where=where, remedy="ask the district")
     joined = _store_round(store, header, where)
     sent, refused, unlearned, bounded = _store_receipts(store, header)
     fetched = use_global(store, bundle, version, root, score) if version else FetchedTheta()
@@ -152,7 +170,7 @@ def import_answer(
 
 
 def _store_round(store: Store, header: AnswerHeader, where: str) -> bool:
-    """Remember what the aggregator asks for; whether this device has joined by it."""
+    """Stores the round configuration of an answer; returns whether the device has joined by it."""
     from homeroom.federation.network.client import enrolment_of
 
     verify(header.certificate.key, "round", header.round, header.round_signature, where=where)
@@ -181,9 +199,12 @@ def _store_round(store: Store, header: AnswerHeader, where: str) -> bool:
 def _store_receipts(
     store: Store, header: AnswerHeader
 ) -> tuple[tuple[str, ...], dict[str, str], tuple[str, ...], tuple[str, ...]]:
-    """What was sent, refused (with the reason), unlearned and bounded; only what really waited here counts."""
+    """Marks what the answer acknowledges; returns the ids sent, refused (with the reason), unlearned and bounded.
+
+    Receipts of updates that do not wait here are ignored.
+    """
     waiting = {digest(update.data): update.update_id for update in store.outbox.pending()}
-    asked = set(store.outbox.unlearning())
+    unlearning = set(store.outbox.unlearning())
     sent, refused = [], {}
     for receipt in header.receipts:
         update_id = waiting.get(receipt.update)
@@ -196,8 +217,8 @@ def _store_receipts(
         if receipt.status == "refused":
             store.outbox.mark_refused(update_id)
         refused[update_id] = f"{receipt.message} ({receipt.remedy})" if receipt.remedy else receipt.message
-    unlearned = tuple(update_id for update_id in header.unlearned if update_id in asked)
-    bounded = tuple(update_id for update_id in header.bounded if update_id in asked)
+    unlearned = tuple(update_id for update_id in header.unlearned if update_id in unlearning)
+    bounded = tuple(update_id for update_id in header.bounded if update_id in unlearning)
     for update_id in (*unlearned, *bounded):
         store.outbox.mark_unlearned(update_id)
     return tuple(sent), refused, unlearned, bounded

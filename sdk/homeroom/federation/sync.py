@@ -1,4 +1,4 @@
-"""Dealing with an aggregator: enrol, send what waits, ask to unlearn, fetch and judge the newest global theta."""
+"""Sync with an aggregator: sends updates and unlearning requests, fetches and judges the newest global theta."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from homeroom.system.clock import now
 if TYPE_CHECKING:
     from homeroom.federation.network.client import Client
 
-DOWNLOADS_FOLDER = "downloads"  # folder of unfinished downloads in the device's directory
+DOWNLOADS_FOLDER = "downloads"  # of unfinished downloads, in the device's directory
 CLEARLY_WORSE_ERRORS = (
     2.0  # standard errors by which a global theta must be worse here before the local one stays in use
 )
@@ -100,17 +100,22 @@ def sync(store: Store, bundle: Bundle, root: str, score: Callable[[np.ndarray], 
 
 
 def clock_ahead_s(client: Client) -> float | None:
-    """By how many seconds this machine's clock is ahead of the aggregator's; None where that is not known."""
-    told = client.server_time
-    return None if told is None else (now() - told).total_seconds()
+    """Seconds by which this machine's clock is ahead of the aggregator's; None where it gave no signed time."""
+    server_time = client.server_time
+    return None if server_time is None else (now() - server_time).total_seconds()
 
 
 def send_updates(
     store: Store, client: Client, configuration: RoundConfiguration, layout: Layout
 ) -> tuple[list[str], dict[str, str], int]:
-    """Send every waiting update once more under its own id; (sent, refused with the reason, bytes).
+    """Sends every waiting update under its own id; returns the ids sent, those refused with the reason, and bytes.
 
-    In a private round the device refuses what is not as the round promises, before a byte of it leaves.
+    In a private round an update that breaks the round's promise is refused here, before a byte of it leaves.
+
+    store: whose outbox is emptied.
+    client: connected to the aggregator.
+    configuration: of the round.
+    layout: of the bundle in use.
     """
     sent: list[str] = []
     refused: dict[str, str] = {}
@@ -122,9 +127,9 @@ def send_updates(
             size += len(update.data)
             client.update(update.data)
         except UpdateError as problem:
-            if problem.code == "not_selected":  # it waits for a round that asks this device
+            if problem.code == "not_selected":  # the update waits for a round that selects this device
                 break
-            if problem.code in ("unknown_device", "no_consent"):  # it waits until that is mended
+            if problem.code in ("unknown_device", "no_consent"):  # the update waits until that is resolved
                 raise
             store.outbox.mark_refused(update.update_id)
             refused[update.update_id] = str(problem)
@@ -135,18 +140,18 @@ def send_updates(
 
 
 def ask_unlearning(store: Store, client: Client) -> tuple[list[str], list[str]]:
-    """Ask for every update that is to be unlearned; (those that are, those that a private release bounds instead)."""
-    gone: list[str] = []
+    """Sends the unlearning requests; returns the ids unlearned, and those that a private release bounds instead."""
+    unlearned: list[str] = []
     bounded: list[str] = []
     for update_id in store.outbox.unlearning():
-        (bounded if client.unlearn(update_id) == "bounded" else gone).append(update_id)
+        (bounded if client.unlearn(update_id) == "bounded" else unlearned).append(update_id)
         store.outbox.mark_unlearned(update_id)
-    return gone, bounded
+    return unlearned, bounded
 
 
 @dataclass(frozen=True)
 class FetchedTheta:
-    """What became of the newest global theta: `in_use` is "global", "local" (clearly better here) or "unchanged"."""
+    """The outcome of a fetch: `in_use` is "global", "local" (clearly better here) or "unchanged"; scores by task."""
 
     in_use: str = "unchanged"
     received_bytes: int = 0
@@ -157,35 +162,46 @@ class FetchedTheta:
 def fetch_global(
     store: Store, bundle: Bundle, client: Client, root: str, score: Callable[[np.ndarray], Scores]
 ) -> FetchedTheta:
-    """Fetch the newest global theta, verify it, and use it unless it is clearly worse on the validation samples.
+    """Fetches the newest global theta, verifies it, and uses it unless it is clearly worse on the validation samples.
 
-    Either way it is what the next training starts from.
+    The next training starts from it in either case.
+
+    store: of this device.
+    bundle: in use.
+    client: connected to the aggregator.
+    root: fingerprint of the trusted root key.
+    score: of a theta float32 [P] on this device's validation samples, by task.
     """
     newest = newest_global(store, bundle)
-    old = stored_theta(store, bundle, newest)
-    data, received = client.newest(newest.base if newest else 0, old, store.directory / DOWNLOADS_FOLDER)
-    found = FetchedTheta() if data is None else use_global(store, bundle, data, root, score)
-    report_scores(store, bundle, client, found)
-    return replace(found, received_bytes=received)
+    theta = stored_theta(store, bundle, newest)
+    data, received = client.newest(newest.base if newest else 0, theta, store.directory / DOWNLOADS_FOLDER)
+    fetched = FetchedTheta() if data is None else use_global(store, bundle, data, root, score)
+    report_scores(store, bundle, client, fetched)
+    return replace(fetched, received_bytes=received)
 
 
-def report_scores(store: Store, bundle: Bundle, client: Client, taken: FetchedTheta) -> None:
-    """Tell the aggregator how a version that was just taken does here, if this device may (`Network.scores`).
+def report_scores(store: Store, bundle: Bundle, client: Client, fetched: FetchedTheta) -> None:
+    """Reports this device's scores of a fetched version, if its settings allow (`NetworkSettings.scores`).
 
-    What goes wrong with it is not worth a failed sync: the next version is told about again.
+    A failed report does not fail the sync: the next version is reported again.
+
+    store: of this device.
+    bundle: in use.
+    client: connected to the aggregator.
+    fetched: the version's outcome here.
     """
     newest = newest_global(store, bundle)
-    if taken.in_use == "unchanged" or newest is None or enrolment.network_settings(store).scores != "tell":
+    if fetched.in_use == "unchanged" or newest is None or enrolment.network_settings(store).scores != "tell":
         return
-    if (told := make_report(newest.base, taken.in_use, taken.theirs, taken.ours)) is not None:
+    if (report := make_report(newest.base, fetched.in_use, fetched.theirs, fetched.ours)) is not None:
         with contextlib.suppress(NetworkError, UpdateError):
-            client.report(told)
+            client.report(report)
 
 
 def use_global(
     store: Store, bundle: Bundle, data: bytes, root: str, score: Callable[[np.ndarray], Scores]
 ) -> FetchedTheta:
-    """As `take_global`, for a version that is here as it was signed."""
+    """Verifies and uses a signed version as `fetch_global`; `data` is the signed document."""
     newest, present = newest_global(store, bundle), store.versions.current()
     after = newest.base if newest else 0
     header, theta = read_version(
@@ -195,35 +211,40 @@ def use_global(
         return FetchedTheta(received_bytes=len(data))
     theirs = score(with_local_segments(store, bundle, theta))
     ours = score(theta_of(store, bundle, present)) if present else {}
-    worse, told = clearly_worse(theirs, ours), {}
+    worse, clip = clearly_worse(theirs, ours), {}
     if header.clip_norm is not msgspec.UNSET:
-        told["clip_norm"] = header.clip_norm
+        clip["clip_norm"] = header.clip_norm
     with store.step("global theta", header.version):
         version_id = store.versions.put(
-            theta, "global", header.version, version_facts(bundle, devices=header.devices, **told)
+            theta, "global", header.version, version_facts(bundle, devices=header.devices, **clip)
         )
         if not worse:
             store.versions.set_current(version_id)
     return FetchedTheta("local" if worse else "global", len(data), theirs, ours)
 
 
-def download_bundle(client: Client, folder: Path, have: str | None, code: str = "") -> Path | None:
-    """The aggregator's bundle as a file in `folder`, to be verified and removed; None if it is the one we have.
+def download_bundle(client: Client, folder: Path, present: str | None, code: str = "") -> Path | None:
+    """Downloads the aggregator's bundle into a folder; None if it is the present one.
 
+    The caller verifies the file and removes it. Raises NetworkError where the aggregator does not hand its bundle out.
+
+    client: connected to the aggregator.
+    folder: of downloads.
+    present: bundle id of the one in use, if any.
     code: of an invitation, for a device that has not joined.
     """
-    found = client.keys()
-    if found.bundle_id == have:
+    keys = client.keys()
+    if keys.bundle_id == present:
         return None
-    if found.bundle is None:
+    if keys.bundle is None:
         raise NetworkError(
             "does not hand out its bundle", where=client.enrolment.address, remedy="ask for the .homeroom file"
         )
-    return client.fetch(found.bundle, folder, "bundle", SIZE_LIMIT_BYTES, code=code)
+    return client.fetch(keys.bundle, folder, "bundle", SIZE_LIMIT_BYTES, code=code)
 
 
 def download_first_bundle(invitation: Invitation, folder: Path) -> Path:
-    """The bundle of an invitation, for a device that has none yet."""
+    """Downloads the bundle of an invitation, for a device that has none yet."""
     from homeroom.federation.network.client import Client, enrolment_of
     from homeroom.federation.network.discovery import locate
     from homeroom.federation.network.transport import NetworkSettings
@@ -231,13 +252,13 @@ def download_first_bundle(invitation: Invitation, folder: Path) -> Path:
     enrolment, key = enrolment_of(invitation), new_key()
     with contextlib.closing(Client(enrolment, key, locate(enrolment, key, NetworkSettings()))) as client:
         client.check_server()
-        found = download_bundle(client, folder, None, invitation.code)
-    assert found is not None  # every bundle is another one than none
-    return found
+        path = download_bundle(client, folder, None, invitation.code)
+    assert path is not None  # no bundle is present
+    return path
 
 
 def clearly_worse(new: Scores, old: Scores) -> bool:
-    """Whether the mean accuracy over tasks fell by more than CLEARLY standard errors of the pooled sample."""
+    """Whether mean accuracy over tasks falls by more than CLEARLY_WORSE_ERRORS standard errors of the pooled samples."""
     tasks = [task for task in old if task in new and old[task].n]
     if not tasks:
         return False
