@@ -1,6 +1,6 @@
-"""A device's part in secure rounds, a step whenever it syncs: what it may not forget is stored before anything is sent.
+"""Takes part in secure aggregation rounds, some steps at each sync; state is stored before anything is sent.
 
-The steps themselves are pure (`homeroom.privacy.secagg.client`); here are the store and the wire.
+The protocol's steps are pure functions in `homeroom.privacy.secagg.client`; here they meet the store and the wire.
 """
 
 from __future__ import annotations
@@ -31,10 +31,9 @@ from homeroom.contract.update import Update
 from homeroom.contract.update_checks import read_update
 from homeroom.errors import NetworkError, TrustError, UpdateError
 from homeroom.federation import privacy_ledger
-from homeroom.privacy.secagg import client as steps
-from homeroom.privacy.secagg.client import ClientState
+from homeroom.privacy.secagg import noise
+from homeroom.privacy.secagg.client import ClientState, advertise, consent, mask, reveal, share
 from homeroom.privacy.secagg.encoding import SumLayout, encode, feeds
-from homeroom.privacy.secagg.noise import share
 from homeroom.runtime.bundle import Bundle
 from homeroom.store import Store
 
@@ -42,7 +41,7 @@ if TYPE_CHECKING:
     from homeroom.federation.network.client import Client
 
 UPDATE_SECRET, LEFT_ROUND_SECRET, ROSTER_SERIAL_SECRET = "secure.update", "secure.left", "identity.roster"
-MOST_STEPS_PER_SYNC = 16  # of one sync: every phase twice, and some that another device ended meanwhile
+MOST_STEPS_PER_SYNC = 16  # every phase twice, and some that another device ended meanwhile
 PHASE_STATUS: dict[Phase, str] = {
     "keys": "joined a cohort; waits for others to join",
     "shares": "sealed shares sent; waits for those of others",
@@ -62,85 +61,85 @@ class _AnnouncementMessage(msgspec.Struct, frozen=True):
 
 @dataclass(frozen=True)
 class Announcement:
-    """What the aggregator says of the round under way, with its signatures checked."""
+    """The secure round under way as announced, signatures checked; `status` is this device's in it."""
 
     notice: Notice
     roster: Roster
-    standing: RoundStatus
+    status: RoundStatus
 
 
 @dataclass(frozen=True)
 class SecureRoundContext:
-    """Who takes part: this device's store, bundle, key, trusted root and the signed round configuration."""
+    """The device that takes part, its connection, and the round; `root` is the trusted root's fingerprint."""
 
     store: Store
     bundle: Bundle
     client: Client
     key: Ed25519PrivateKey
     root: str
-    asked: RoundConfiguration
+    configuration: RoundConfiguration
 
 
-def take_part(own: SecureRoundContext) -> str:
-    """Do what this device can do now in the round under way; say in a few words how it stands.
+def take_part(context: SecureRoundContext) -> str:
+    """Does every step this device can do now in the round under way; returns its status in a few words.
 
-    Raises TrustError where the aggregator or the cohort is not what it should be: the device has then left the round.
+    Raises TrustError where the aggregator or the cohort breaks the protocol; the device has then left the round.
     """
     for _ in range(MOST_STEPS_PER_SYNC):
-        call = _read_announcement(own)
-        if call is None:
+        announced = _read_announcement(context)
+        if announced is None:
             return "the institution has not given a roster yet"
-        _finish_old_rounds(own, call)
-        if said := _step(own, call):
-            return said
+        _finish_old_rounds(context, announced)
+        if status := _step(context, announced):
+            return status
     return "the round goes on; sync again"
 
 
-def _read_announcement(own: SecureRoundContext) -> Announcement | None:
-    """TrustError unless the notice is the aggregator's and the roster the institution's newest that was seen."""
-    where = f"{own.client.enrolment.address}/v1/secure"
+def _read_announcement(context: SecureRoundContext) -> Announcement | None:
+    """Fetches the announcement; raises TrustError unless it is the aggregator's, with the newest roster seen."""
+    where = f"{context.client.enrolment.address}/v1/secure"
     try:
-        told = msgspec.json.decode(
-            own.client.send("GET", "/v1/secure", limit_bytes=MESSAGE_LIMIT_BYTES), type=_AnnouncementMessage | None
+        message = msgspec.json.decode(
+            context.client.send("GET", "/v1/secure", limit_bytes=MESSAGE_LIMIT_BYTES), type=_AnnouncementMessage | None
         )
-        if told is None:
+        if message is None:
             return None
-        notice = msgspec.convert(told.notice, Notice)
+        notice = msgspec.convert(message.notice, Notice)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as problem:
         raise NetworkError(f"an answer that cannot be read: {problem}", where=where) from None
-    check_certificate(told.certificate, role="aggregator", root_fingerprint=own.root, where=where)
-    verify(told.certificate.key, "secure-round", told.notice, told.signature, where=where)
-    serial = int(own.store.get_secret(ROSTER_SERIAL_SECRET) or 0)
-    roster = read_roster(bytes(told.roster), root_fingerprint=own.root, after=serial)
+    check_certificate(message.certificate, role="aggregator", root_fingerprint=context.root, where=where)
+    verify(message.certificate.key, "secure-round", message.notice, message.signature, where=where)
+    serial = int(context.store.get_secret(ROSTER_SERIAL_SECRET) or 0)
+    roster = read_roster(bytes(message.roster), root_fingerprint=context.root, after=serial)
     if roster.serial > serial:
-        own.store.put_secret(ROSTER_SERIAL_SECRET, str(roster.serial).encode())
-    if told.standing.round_id != notice.round_id:
+        context.store.put_secret(ROSTER_SERIAL_SECRET, str(roster.serial).encode())
+    if message.standing.round_id != notice.round_id:
         raise TrustError("speaks of another round than the one it announced", where=where)
-    return Announcement(notice, roster, told.standing)
+    return Announcement(notice, roster, message.standing)
 
 
-def _step(own: SecureRoundContext, call: Announcement) -> str:
-    """One step in the round; how the device stands if there is nothing more to do now, else nothing."""
-    phase, round_id = call.standing.phase, call.notice.round_id
-    if own.store.get_secret(LEFT_ROUND_SECRET) == round_id.encode():
+def _step(context: SecureRoundContext, announced: Announcement) -> str:
+    """Does one step of the round; returns the device's status if nothing more can be done now, else an empty text."""
+    phase, round_id = announced.status.phase, announced.notice.round_id
+    if context.store.get_secret(LEFT_ROUND_SECRET) == round_id.encode():
         return "this device has left the round under way; it can join the next one"
-    if own.key.public_key().public_bytes_raw().hex() not in call.roster.devices:
+    if context.key.public_key().public_bytes_raw().hex() not in announced.roster.devices:
         return "this device is not on the institution's roster"
-    member, fresh = _load(own.store), False
-    if member is None:
+    state, fresh = _load(context.store), False
+    if state is None:
         if phase != "keys":
             return "a round is under way without this device; it can join the next one"
-        update = _newest_update(own, call.notice)
+        update = _newest_update(context, announced.notice)
         if update is None:
             return "nothing to contribute yet"
-        member, fresh = _join(own, call, update), True
-    if not fresh and not call.standing.wanted:
-        return PHASE_STATUS[phase] if call.standing.member else "this device dropped out of the round under way"
+        state, fresh = _join(context, announced, update), True
+    if not fresh and not announced.status.wanted:
+        return PHASE_STATUS[phase] if announced.status.member else "this device dropped out of the round under way"
     try:
-        _do_phase(own, call, member)
+        _do_phase(context, announced, state)
     except TrustError:
-        own.store.put_secret(LEFT_ROUND_SECRET, round_id.encode())
-        _drop(own.store)
+        context.store.put_secret(LEFT_ROUND_SECRET, round_id.encode())
+        _drop(context.store)
         raise
     except UpdateError as problem:
         if problem.code != "past_phase":
@@ -148,89 +147,101 @@ def _step(own: SecureRoundContext, call: Announcement) -> str:
     return ""
 
 
-def _newest_update(own: SecureRoundContext, notice: Notice) -> Update | None:
-    """The newest update that waits and that the round can take."""
-    for update in reversed(own.store.outbox.pending()):
+def _newest_update(context: SecureRoundContext, notice: Notice) -> Update | None:
+    """The newest waiting update that the round can take; those it cannot take are marked refused."""
+    for update in reversed(context.store.outbox.pending()):
         try:
-            found = read_update(update.data, own.asked, own.bundle.layout)
-            privacy_ledger.ledger_with(own.store, update.update_id, own.asked)
+            checked = read_update(update.data, context.configuration, context.bundle.layout)
+            privacy_ledger.ledger_with(context.store, update.update_id, context.configuration)
         except UpdateError:
-            own.store.outbox.mark_refused(update.update_id)
+            context.store.outbox.mark_refused(update.update_id)
             continue
-        if 0 <= notice.version - found.header.base_version <= own.asked.max_staleness:
-            return found
+        if 0 <= notice.version - checked.header.base_version <= context.configuration.max_staleness:
+            return checked
     return None
 
 
-def _join(own: SecureRoundContext, call: Announcement, update: Update) -> ClientState:
-    """New keys for this round, stored before anybody hears of them; the update is not replaced any more."""
+def _join(context: SecureRoundContext, announced: Announcement, update: Update) -> ClientState:
+    """Makes keys for this round and stores them before they are sent; the update is not replaced any more."""
     update_id = update.header.update_id
-    segments = feeds(own.bundle.layout, own.asked, set(update.values))
-    member = steps.advertise(call.notice, call.roster, own.asked, own.key, update_id=update_id, segments=segments)
-    with own.store.step("secure round joined", 1):
-        own.store.outbox.mark_sending(update_id)
-        own.store.put_secret(UPDATE_SECRET, update_id.encode())
-        _save(own.store, member)
-    return member
+    segments = feeds(context.bundle.layout, context.configuration, set(update.values))
+    state = advertise(
+        announced.notice, announced.roster, context.configuration, context.key, update_id=update_id, segments=segments
+    )
+    with context.store.step("secure round joined", 1):
+        context.store.outbox.mark_sending(update_id)
+        context.store.put_secret(UPDATE_SECRET, update_id.encode())
+        _save(context.store, state)
+    return state
 
 
-def _do_phase(own: SecureRoundContext, call: Announcement, member: ClientState) -> None:
-    """What the present phase wants of this device: read, check, store, send."""
-    phase, asked, layout = call.standing.phase, own.asked, own.bundle.layout
+def _do_phase(context: SecureRoundContext, announced: Announcement, state: ClientState) -> None:
+    """Does this device's part of the present phase: reads, checks, stores, sends."""
+    phase, configuration, layout = announced.status.phase, context.configuration, context.bundle.layout
     if phase == "keys":
-        _send(own, call, "keys", pack(member.advertisement))
+        _send(context, announced, "keys", pack(state.advertisement))
         return
-    body = own.client.send("GET", f"/v1/secure/{call.notice.round_id}", limit_bytes=MESSAGE_LIMIT_BYTES)
+    body = context.client.send("GET", f"/v1/secure/{announced.notice.round_id}", limit_bytes=MESSAGE_LIMIT_BYTES)
     if phase == "shares":
         cohort = unpack(body, SecureCohort, where="cohort", error=TrustError)
-        member = _save(own.store, steps.share(member, cohort, call.roster, asked))
-        assert member.shares is not None
-        _send(own, call, "shares", pack(member.shares))
+        state = _save(context.store, share(state, cohort, announced.roster, configuration))
+        assert state.shares is not None
+        _send(context, announced, "shares", pack(state.shares))
     elif phase == "input":
         inbox = unpack(body, Inbox, where="shares", error=TrustError)
-        update = _update(own, member)
-        member = _save(
-            own.store,
-            steps.mask(member, inbox, asked, layout, lambda terms: _masked_input(own, call, member, update, terms)),
+        update = _update(context, state)
+        state = _save(
+            context.store,
+            mask(
+                state,
+                inbox,
+                configuration,
+                layout,
+                lambda terms: _masked_input(context, announced, state, update, terms),
+            ),
         )
-        _send(own, call, "input", member.masked or b"")
+        _send(context, announced, "input", state.masked or b"")
     elif phase == "consent":
-        _consent(own, call, member, unpack(body, Survivors, where="survivors", error=TrustError))
+        _consent(context, announced, state, unpack(body, Survivors, where="survivors", error=TrustError))
     else:
-        told = unpack(body, Consents, where="survivors", error=TrustError)
-        if member.consent is None:  # it comes late, after a quorum had agreed
-            _consent(own, call, member, told.survivors)
+        consents = unpack(body, Consents, where="survivors", error=TrustError)
+        if state.consent is None:  # this device is late: a quorum agreed before
+            _consent(context, announced, state, consents.survivors)
             return
-        _send(own, call, "reveal", pack(steps.reveal(member, told, asked)))
+        _send(context, announced, "reveal", pack(reveal(state, consents, configuration)))
 
 
 def _masked_input(
-    own: SecureRoundContext, call: Announcement, member: ClientState, update: Update, terms: SumLayout
+    context: SecureRoundContext, announced: Announcement, state: ClientState, update: Update, terms: SumLayout
 ) -> np.ndarray:
-    """What is masked: the update, and in a private round this device's share of the noise on its values."""
-    assert member.cohort is not None
-    add, size = share(own.asked, len(member.cohort.members), member.minimum), sum(terms.sizes)
-    return encode(terms, update, call.notice.version, own.asked, lambda vector: add(vector, size))
+    """The vector to mask: the encoded update, in a private round with this device's share of the noise."""
+    assert state.cohort is not None
+    add, size = noise.share(context.configuration, len(state.cohort.members), state.minimum), sum(terms.sizes)
+    return encode(terms, update, announced.notice.version, context.configuration, lambda vector: add(vector, size))
 
 
-def _consent(own: SecureRoundContext, call: Announcement, member: ClientState, survivors: Survivors) -> None:
-    """Agree, once and durably, in the copy too; the update is then spent, whatever becomes of the round."""
-    agreed = steps.consent(member, survivors, own.asked, own.bundle.layout, own.key)
-    if own.asked.privacy and member.consent is None:
+def _consent(context: SecureRoundContext, announced: Announcement, state: ClientState, survivors: Survivors) -> None:
+    """Signs the survivors, once and durably, in the backup too; the update is then spent, however the round ends."""
+    agreed = consent(state, survivors, context.configuration, context.bundle.layout, context.key)
+    if context.configuration.privacy and state.consent is None:
         privacy_ledger.charge_update(
-            own.store, _update_bytes(own, member), _update_id(member), own.asked, own.bundle.layout
+            context.store,
+            _update_bytes(context, state),
+            _update_id(state),
+            context.configuration,
+            context.bundle.layout,
         )
-    _save(own.store, msgspec.structs.replace(agreed, masked=None))
-    _mark_spent(own.store, agreed)
-    own.store.back_up()
-    _send(own, call, "consent", agreed.consent or b"")
+    _save(context.store, msgspec.structs.replace(agreed, masked=None))
+    _mark_spent(context.store, agreed)
+    context.store.back_up()
+    _send(context, announced, "consent", agreed.consent or b"")
 
 
-def _send(own: SecureRoundContext, call: Announcement, phase: Phase, body: bytes) -> None:
-    own.client.send("POST", f"/v1/secure/{call.notice.round_id}/{phase}", body)
+def _send(context: SecureRoundContext, announced: Announcement, phase: Phase, body: bytes) -> None:
+    context.client.send("POST", f"/v1/secure/{announced.notice.round_id}/{phase}", body)
 
 
-# What is stored: the state under its update's id, so that `forget` finds it; no copy holds it (`store.backup`)
+# The state is stored under its update's id, so that `forget` finds it; backups leave it out (`store.backup`)
 
 
 def _load(store: Store) -> ClientState | None:
@@ -239,9 +250,9 @@ def _load(store: Store) -> ClientState | None:
     return None if body is None else msgspec.msgpack.decode(body, type=ClientState)
 
 
-def _save(store: Store, member: ClientState) -> ClientState:
-    store.put_secret(f"secure.{member.advertisement.update_id.hex()}", msgspec.msgpack.encode(member))
-    return member
+def _save(store: Store, state: ClientState) -> ClientState:
+    store.put_secret(f"secure.{_update_id(state)}", msgspec.msgpack.encode(state))
+    return state
 
 
 def _drop(store: Store) -> None:
@@ -251,36 +262,38 @@ def _drop(store: Store) -> None:
             store.put_secret(UPDATE_SECRET, None)
 
 
-def _mark_spent(store: Store, member: ClientState) -> None:
-    update_id = member.advertisement.update_id.hex()
+def _mark_spent(store: Store, state: ClientState) -> None:
+    update_id = _update_id(state)
     if update_id in {update.update_id for update in store.outbox.pending()}:
         store.outbox.mark_sent(update_id)
 
 
-def _finish_old_rounds(own: SecureRoundContext, call: Announcement) -> None:
-    """Put a round that is over away: an update that was agreed to, or is in a sum, is spent; others may join again."""
-    store, round_id = own.store, call.notice.round_id
+def _finish_old_rounds(context: SecureRoundContext, announced: Announcement) -> None:
+    """Clears rounds that are over: an update that was agreed to, or is in a sum, is spent; others may join again."""
+    store, round_id = context.store, announced.notice.round_id
     for update in store.outbox.pending():
-        if update.update_id in call.standing.summed:
-            privacy_ledger.charge_update(store, update.data, update.update_id, own.asked, own.bundle.layout)
+        if update.update_id in announced.status.summed:
+            privacy_ledger.charge_update(
+                store, update.data, update.update_id, context.configuration, context.bundle.layout
+            )
             store.outbox.mark_sent(update.update_id)
-    member = _load(store)
-    if member is not None and member.consent is not None:
-        _mark_spent(store, member)
-    if member is not None and member.round_id != round_id:
+    state = _load(store)
+    if state is not None and state.consent is not None:
+        _mark_spent(store, state)
+    if state is not None and state.round_id != round_id:
         _drop(store)
 
 
-def _update(own: SecureRoundContext, member: ClientState) -> Update:
-    return read_update(_update_bytes(own, member), own.asked, own.bundle.layout)
+def _update(context: SecureRoundContext, state: ClientState) -> Update:
+    return read_update(_update_bytes(context, state), context.configuration, context.bundle.layout)
 
 
-def _update_id(member: ClientState) -> str:
-    return member.advertisement.update_id.hex()
+def _update_id(state: ClientState) -> str:
+    return state.advertisement.update_id.hex()
 
 
-def _update_bytes(own: SecureRoundContext, member: ClientState) -> bytes:
-    for update in own.store.outbox.pending():
-        if update.update_id == _update_id(member):
+def _update_bytes(context: SecureRoundContext, state: ClientState) -> bytes:
+    for update in context.store.outbox.pending():
+        if update.update_id == _update_id(state):
             return update.data
     raise TrustError("its update is gone", where="secure round", remedy="train again")

@@ -201,7 +201,14 @@ def report_scores(store: Store, bundle: Bundle, client: Client, fetched: Fetched
 def use_global(
     store: Store, bundle: Bundle, data: bytes, root: str, score: Callable[[np.ndarray], Scores]
 ) -> FetchedTheta:
-    """Verifies and uses a signed version as `fetch_global`; `data` is the signed document."""
+    """Verifies a signed version and uses it, as `fetch_global` does.
+
+    store: of this device.
+    bundle: in use.
+    data: the signed version.
+    root: fingerprint of the trusted root key.
+    score: of a theta float32 [P] on this device's validation samples, by task.
+    """
     newest, present = newest_global(store, bundle), store.versions.current()
     after = newest.base if newest else 0
     header, theta = read_version(
@@ -258,7 +265,7 @@ def download_first_bundle(invitation: Invitation, folder: Path) -> Path:
 
 
 def clearly_worse(new: Scores, old: Scores) -> bool:
-    """Whether mean accuracy over tasks falls by more than CLEARLY_WORSE_ERRORS standard errors of the pooled samples."""
+    """Whether mean accuracy over tasks falls by more than CLEARLY_WORSE_ERRORS standard errors of the pooled sample."""
     tasks = [task for task in old if task in new and old[task].n]
     if not tasks:
         return False
