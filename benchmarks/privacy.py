@@ -29,7 +29,7 @@ from dp_accounting.rdp import RdpAccountant
 from scipy import stats
 
 import privacy_digits as digits
-from homeroom.contract.privacy import Privacy, spent
+from homeroom.contract.privacy import Privacy, epsilon_spent
 from homeroom.contract.round import RoundConfiguration
 from homeroom.contract.signing import certify, new_key, public_hex
 from homeroom.contract.update import make_update
@@ -77,7 +77,7 @@ def ledger(bundle: Bundle, graphs: Graphs) -> dict[str, Any]:
         "entered": entered,
         "ledger": [cost for cost, _ in pairs],
         "dp_accounting": direct,
-        "device": [spent([2.5] * count, DELTA) for count in entered],
+        "device": [epsilon_spent([2.5] * count, DELTA) for count in entered],
         "privacy_loss_distribution": tight,
         "rebuilt": not wrong,
     }

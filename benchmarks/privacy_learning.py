@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 import privacy_digits as digits
-from homeroom.contract.privacy import spent
+from homeroom.contract.privacy import epsilon_spent
 from homeroom_aggregator.simulation.engine import SchoolData
 from homeroom_aggregator.simulation.federate import simulate
 from privacy_plan import DELTA, DEVICES, LOCAL, Plan, Setting, promise, settings
@@ -72,8 +72,8 @@ def learning(pool: Executor, path: Path, plan: Plan, tell: Callable[[str], None]
     for setting, row in rows.items():
         if setting.epsilon:
             z = promise(setting.epsilon, plan.rounds).noise_multiplier  # what the ledger counts on
-            row |= {"noise_multiplier": z, "epsilon_a_round": spent([z], DELTA)}
-            row["epsilon_spent"] = spent([z] * plan.rounds, DELTA)
+            row |= {"noise_multiplier": z, "epsilon_a_round": epsilon_spent([z], DELTA)}
+            row["epsilon_spent"] = epsilon_spent([z] * plan.rounds, DELTA)
     return [{"mechanism": s.mechanism, "epsilon": s.epsilon, "in_turn": s.in_turn} | row for s, row in rows.items()]
 
 

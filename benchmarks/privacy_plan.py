@@ -8,7 +8,7 @@ from typing import Literal
 
 import msgspec
 
-from homeroom.contract.privacy import Privacy, spent
+from homeroom.contract.privacy import Privacy, epsilon_spent
 from homeroom.contract.round import RoundConfiguration
 from homeroom.contract.secagg import SecureRules
 from homeroom.runtime.bundle import Bundle
@@ -94,5 +94,5 @@ def promise(epsilon: float, rounds: int) -> Privacy:
     low, high = 0.01, 1000.0
     for _ in range(60):
         middle = math.sqrt(low * high)
-        low, high = (low, middle) if spent([middle] * rounds, DELTA) <= epsilon else (middle, high)
+        low, high = (low, middle) if epsilon_spent([middle] * rounds, DELTA) <= epsilon else (middle, high)
     return Privacy(clip_norm=CLIP, noise_multiplier=round(high + 5e-5, 4), epsilon=epsilon, delta=DELTA)

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 import privacy
-from homeroom.contract.privacy import spent
+from homeroom.contract.privacy import epsilon_spent
 
 
 def row(
@@ -84,4 +84,4 @@ def test_a_figure_that_breaks_a_promise_is_a_missed_target(
 @pytest.mark.parametrize("epsilon", [1.0, 2.0, 8.0])
 def test_the_noise_it_chooses_is_the_least_that_fits(epsilon: float) -> None:
     chosen = privacy.promise(epsilon, 8).noise_multiplier
-    assert spent([chosen] * 8, privacy.DELTA) <= epsilon < spent([chosen - 2e-4] * 8, privacy.DELTA)
+    assert epsilon_spent([chosen] * 8, privacy.DELTA) <= epsilon < epsilon_spent([chosen - 2e-4] * 8, privacy.DELTA)

@@ -51,7 +51,7 @@ class Admission:
         if owner or self.log.withdrawn(header.update_id):
             return update, True
         self._check_base(header.base_version, state.version, oldest)
-        school_segments = sorted(configuration.apart(self.rules.layout) & update.values.keys())
+        school_segments = sorted(configuration.school_segments(self.rules.layout) & update.values.keys())
         if school_segments and not self.members.school(member):
             why = f"segment {school_segments[0]} is merged by school, and this device is of none"
             raise UpdateError(why, code="personal_segment", remedy=TRAIN_AGAIN)

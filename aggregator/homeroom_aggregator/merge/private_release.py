@@ -82,9 +82,9 @@ def next_clip(clip_grid: int, body: bytes, configuration: RoundConfiguration) ->
         return 0
     total = int(envelope.tensors(body, where="private release", error=StoreError)[SIGNAL_KEY][0])
     moved = adaptive_clipping.next_clip(
-        adaptive_clipping.at(start, clip_grid, bits), total, configuration.buffer_size, bits
+        adaptive_clipping.with_clip(start, clip_grid, bits), total, configuration.buffer_size, bits
     )
-    return adaptive_clipping.bounded(moved, start, bits)
+    return adaptive_clipping.bounded_clip(moved, start, bits)
 
 
 def first_clip(configuration: RoundConfiguration) -> int:
@@ -95,7 +95,7 @@ def first_clip(configuration: RoundConfiguration) -> int:
 
 def with_clip(configuration: RoundConfiguration, clip_grid: int) -> RoundConfiguration:
     """The configuration with the clip in force, of a state or version."""
-    return configuration.at(clip_grid * 2.0**-configuration.scale_bits) if clip_grid else configuration
+    return configuration.with_clip(clip_grid * 2.0**-configuration.scale_bits) if clip_grid else configuration
 
 
 def reclipped(update: Update, clip_grid: int, configuration: RoundConfiguration) -> Update:
@@ -107,7 +107,7 @@ def reclipped(update: Update, clip_grid: int, configuration: RoundConfiguration)
     before = 0 if promise is msgspec.UNSET else promise.clip_grid(bits)
     if not clip_grid or before <= clip_grid or configuration.privacy is None:
         return update
-    longest = adaptive_clipping.values_grid(adaptive_clipping.at(configuration.privacy, clip_grid, bits), bits)
+    longest = adaptive_clipping.values_grid(adaptive_clipping.with_clip(configuration.privacy, clip_grid, bits), bits)
     ends = np.cumsum([len(part) for part in update.values.values()])[:-1]
     vector = np.concatenate([*update.values.values()]).astype(np.float64)
     clipped = clip(vector * (clip_grid / before), longest, 0)

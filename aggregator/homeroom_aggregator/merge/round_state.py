@@ -77,10 +77,12 @@ OnRelease = Callable[[RoundState, ReleaseResult], None]
 def add_update(state: RoundState, update: Update, version: int, rules: MergeRules, member: str) -> Undo:
     """Add a member's update that came when `version` was the newest; return what takes it out again."""
     update = private_release.reclipped(update, state.clip, rules.configuration)
-    if apart := rules.configuration.apart(rules.layout) & update.values.keys():
+    if apart := rules.configuration.school_segments(rules.layout) & update.values.keys():
         school = rules.school(member)
-        rings = {sum_key(name, school if segment_of(name) in apart else ""): v for name, v in update.rings.items()}
-        update = msgspec.structs.replace(update, rings=rings)
+        tier_slices = {
+            sum_key(name, school if segment_of(name) in apart else ""): v for name, v in update.tier_slices.items()
+        }
+        update = msgspec.structs.replace(update, tier_slices=tier_slices)
     undo_sums = state.sums.add(update, version - update.header.base_version, rules.configuration, member)
     state.pending += 1
 

@@ -29,7 +29,7 @@ def sum_key(tier_slice: str, school: str) -> str:
 
 
 def tier_slice_of(key: str) -> str:
-    """The tier slice of a running sum's key (`Layout.rings`)."""
+    """The tier slice of a running sum's key (`Layout.tier_slices`)."""
     return key.partition("\n")[0]
 
 
@@ -72,12 +72,12 @@ class SegmentSums:
             name: weight(entry.examples, staleness, configuration)
             for name, entry in zip(update.values, segments, strict=True)
         }
-        units = {name: weights[segment_of(tier_slice_of(name))] for name in update.rings}
+        units = {name: weights[segment_of(tier_slice_of(name))] for name in update.tier_slices}
         for name in units:
             if self.weights.get(name, 0) + units[name] > WEIGHT_LIMIT:
                 raise OverflowError(f"segment {name} holds more than {WEIGHT_LIMIT} units of weight")
         known = {name for name in units if device in self.devices.get(name, ())}
-        for name, values in update.rings.items():
+        for name, values in update.tier_slices.items():
             if name not in self.numerators:
                 self.numerators[name] = np.zeros(len(values), np.int64)
             add_weighted(self.numerators[name], values, units[name])
@@ -87,7 +87,7 @@ class SegmentSums:
 
         def undo() -> None:
             self.signal -= update.signal
-            for name, values in update.rings.items():
+            for name, values in update.tier_slices.items():
                 if self.weights[name] == units[name]:
                     self._pop(name)
                     continue
@@ -149,7 +149,7 @@ class SegmentSums:
             mean = numerator.astype(np.float64)
             mean /= units * configuration.parts
             mean *= 2.0**-configuration.scale_bits
-            where = layout.where(tier_slice_of(name))
+            where = layout.slice_indices(tier_slice_of(name))
             theta[where] = optimizer.step(name, theta[where], mean)
             devices.setdefault(segment_of(tier_slice_of(name)), set()).update(fed)
 

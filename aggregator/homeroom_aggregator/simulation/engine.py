@@ -8,7 +8,7 @@ from typing import Protocol
 
 import numpy as np
 
-from homeroom.contract.residual import left_over, unpack_residual
+from homeroom.contract.residual import make_residual, unpack_residual
 from homeroom.contract.round import RoundConfiguration
 from homeroom.contract.signing import new_key, public_hex
 from homeroom.contract.update import make_private, make_update
@@ -92,7 +92,7 @@ class SimulatedDevice:
         delta = trained.theta - theta + unpack_residual(self.residual, layout)
         taught = school.train.examples_by_segment()
         data = make_update(self.key, configuration, layout, delta, taught, task.base, tier=self.graphs.tier)
-        self.residual = left_over(data, configuration, layout, delta) if self.feedback else b""
+        self.residual = make_residual(data, configuration, layout, delta) if self.feedback else b""
         return TrainedUpdate(task.index, public_hex(self.key), data)
 
     def score(self, theta: np.ndarray) -> dict[str, Score]:

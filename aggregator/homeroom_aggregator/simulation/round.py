@@ -84,7 +84,7 @@ class Federation:
                 self._trained_on.add((index, base))
                 seed = int(np.random.SeedSequence([self.seed, number, index]).generate_state(1)[0])
                 settings = msgspec.structs.replace(self.settings(number), seed=seed)
-                configuration = self.aggregator.configuration.at(self._clip_norms[base])
+                configuration = self.aggregator.configuration.with_clip(self._clip_norms[base])
                 tasks.append(TrainingTask(index, base, settings, configuration))
         return tasks
 

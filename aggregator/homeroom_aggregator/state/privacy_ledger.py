@@ -70,9 +70,9 @@ def made(privacy: Privacy, scale_bits: int) -> Event:
     return Event(
         sensitivity=privacy.sensitivity_grid(scale_bits),
         sigma=privacy.noise_grid(scale_bits),
-        scale_bits=scale_bits + privacy.finer_bits,
+        scale_bits=scale_bits + privacy.extra_bits,
         unit=privacy.unit,
-        bands=privacy.apart,
+        bands=privacy.min_separation,
     )
 
 
@@ -137,7 +137,7 @@ class Ledger:
                 remedy="this device can go on using new versions, and training for itself",
             )
 
-        last, apart = self._last(device), self.privacy.apart
+        last, apart = self._last(device), self.privacy.min_separation
         if last is not None and version - last < apart:
             raise UpdateError(
                 f"it is in version {last}, and this stream takes a device once in {apart} versions",
@@ -148,7 +148,7 @@ class Ledger:
     def _last(self, device: str) -> int | None:
         """The newest version of this folder that the device entered."""
         sql = "SELECT max(version) FROM entered JOIN ledger USING (number) WHERE device = ?"
-        found = self.database.one(sql, (device,))[0] if self.privacy.apart > 1 else None
+        found = self.database.one(sql, (device,))[0] if self.privacy.min_separation > 1 else None
         return None if found is None else int(found)
 
     def charge(self, version: int, devices: Sequence[str], privacy: Privacy | None = None) -> None:

@@ -1,13 +1,13 @@
-"""How an update's values travel: exact fixed point, or fewer bits that are brought to it; numpy only.
+"""Codecs of an update's values: exact fixed point, and lossy codecs with fewer bits.
 
 `fixed32`   int32 = round(value * 2**scale_bits), half to even; exact sums, the same in any order
 `int8`      blocks of 256 with one float32 step each: code * step (block-wise quantization, Dettmers et al. 2022)
 `int4`      the same with blocks of 64 and two codes a byte
-`topk`      of each block of 256 the largest values alone (Stich et al. 2018): a bitmap of places, and int4 codes
+`topk`      only the largest values of each block of 256 (Stich et al. 2018): a bitmap of positions, and int4 codes
 
-Whoever reads a lossy one brings it to the integers of `fixed32` before anything is summed: one multiplication and one
-rounding in float32 (IEEE 754), the same on every machine. What a lossy codec could not carry, its sender adds to the
-next update (error feedback, Karimireddy et al. 2019): see `homeroom.residual`.
+A reader converts a lossy codec to the integers of `fixed32` before it sums: one multiplication and one rounding in
+float32 (IEEE 754), the same on every machine. The sender adds the loss to its next update (error feedback, Karimireddy
+et al. 2019): see `contract.residual`.
 """
 
 from __future__ import annotations
@@ -23,20 +23,20 @@ Codec = Literal["fixed32", "int8", "int4", "topk"]
 ENCODED_LIMIT = 1 << 24  # largest magnitude of one encoded value; 2**39 of them fit an int64 sum
 BLOCK_VALUES = {"int8": 256, "int4": 64, "topk": 256}  # values that share one step
 LARGEST_CODE = {"int8": 127, "int4": 7, "topk": 7}  # largest code
-LEAST_STEP = np.float32(1e-30)  # a block of smaller steps is zeros: a quotient of subnormal numbers would not hold
-CHUNK_VALUES = 1 << 15  # values worked on at once, so that what is in between stays in the processor's cache
+LEAST_STEP = np.float32(1e-30)  # blocks of smaller steps become zeros: quotients of subnormal numbers are inexact
+CHUNK_VALUES = 1 << 15  # values at once: intermediate arrays stay in the processor's cache
 
 
 def encode_fixed(values: np.ndarray, scale_bits: int) -> np.ndarray:
     """float32 [n] -> int32 [n]; raises UpdateError on values that are not finite or do not fit."""
     values = np.asarray(values)
-    found = np.empty(len(values), np.int32)
+    encoded = np.empty(len(values), np.int32)
     for start in range(0, len(values), CHUNK_VALUES):
         scaled = values[start : start + CHUNK_VALUES] * np.float64(2.0**scale_bits)
         np.rint(scaled, out=scaled)
         _check(scaled, scale_bits)
-        found[start : start + CHUNK_VALUES] = scaled
-    return found
+        encoded[start : start + CHUNK_VALUES] = scaled
+    return encoded
 
 
 def decode_fixed(encoded: np.ndarray, scale_bits: int) -> np.ndarray:
@@ -45,9 +45,14 @@ def decode_fixed(encoded: np.ndarray, scale_bits: int) -> np.ndarray:
 
 
 def encode(values: np.ndarray, codec: Codec, scale_bits: int, keep: int) -> np.ndarray:
-    """float32 [n] -> what travels: int32 [n] (`fixed32`) or uint8 [bytes].
+    """float32 [n] -> int32 [n] (`fixed32`) or uint8 [bytes].
 
-    keep: values of each block that `topk` sends. Raises UpdateError on values that are not finite or do not fit.
+    Raises UpdateError on values that are not finite or do not fit.
+
+    values: float32 [n].
+    codec: one of `Codec`.
+    scale_bits: the grid is 2**-scale_bits.
+    keep: values of each block that `topk` sends.
     """
     if codec == "fixed32":
         return encode_fixed(values, scale_bits)
@@ -60,11 +65,11 @@ def encode(values: np.ndarray, codec: Codec, scale_bits: int, keep: int) -> np.n
         _check(largest * np.float32(2.0**scale_bits), scale_bits)
         step = largest / np.float32(LARGEST_CODE[codec])
         step[step < LEAST_STEP] = 0
-        divisor = np.where(step > 0, step, np.float32(np.inf))  # of a block of zeros, every code is zero
+        divisor = np.where(step > 0, step, np.float32(np.inf))  # every code of a block of zeros is zero
         steps.append(step)
         if codec == "topk":
             least = np.partition(size, BLOCK_VALUES[codec] - keep, axis=1)[:, BLOCK_VALUES[codec] - keep]
-            mark = size >= np.maximum(least, divisor / 2)[:, None]  # what is smaller would have the code zero
+            mark = size >= np.maximum(least, divisor / 2)[:, None]  # smaller values would have the code zero
             marks.append(np.packbits(mark))
             code = part[mark] / np.repeat(divisor, np.count_nonzero(mark, axis=1))
         else:
@@ -76,9 +81,9 @@ def encode(values: np.ndarray, codec: Codec, scale_bits: int, keep: int) -> np.n
 
 
 def decode(data: np.ndarray, codec: Codec, size: int, scale_bits: int) -> np.ndarray:
-    """What travelled -> int32 [size], magnitudes at most LIMIT; UpdateError if it is not `size` values of that codec.
+    """Encoded data -> int32 [size], magnitudes at most ENCODED_LIMIT; UpdateError if it is not `size` values.
 
-    Bounded by `size`, which is the segment's own length, whatever the data claims.
+    Memory is bounded by `size`, the segment's length, whatever the data claims.
     """
     if codec == "fixed32":
         if data.dtype != np.int32 or data.shape != (size,):
@@ -96,8 +101,8 @@ def decode(data: np.ndarray, codec: Codec, size: int, scale_bits: int) -> np.nda
         packed, rest = rest[: blocks * block // 8], rest[blocks * block // 8 :]
         mark = np.unpackbits(packed).view(bool)
     count = size if mark is None else int(np.count_nonzero(mark[:size]))
-    whole = mark is None or (len(mark) == blocks * block and not mark[size:].any())
-    if len(steps) != 4 * blocks or not whole or len(rest) != (count if codec == "int8" else -(-count // 2)):
+    fits = mark is None or (len(mark) == blocks * block and not mark[size:].any())
+    if len(steps) != 4 * blocks or not fits or len(rest) != (count if codec == "int8" else -(-count // 2)):
         raise UpdateError(f"{len(data):,} bytes are not {size:,} values of {codec}", code="wrong_shape")
     step = steps.view("<f4") * np.float32(2.0**scale_bits)
     if not np.isfinite(step).all():
@@ -113,15 +118,15 @@ def decode(data: np.ndarray, codec: Codec, size: int, scale_bits: int) -> np.nda
 
 
 def _scaled(code: np.ndarray, step: np.ndarray, block: int, size: int) -> np.ndarray:
-    """int8 codes times their block's step (float32, of the scale) -> int32 [size]."""
-    found = np.empty(size, np.int32)
+    """int8 codes times their block's step (float32, in units of the grid) -> int32 [size]."""
+    values = np.empty(size, np.int32)
     for start in range(0, size, CHUNK_VALUES):
         part = _blocks(code[start : min(start + CHUNK_VALUES, size)], block)
         real = part * step[start // block :][: len(part), None]
         np.rint(real, out=real)
         np.clip(real, -ENCODED_LIMIT, ENCODED_LIMIT, out=real)
-        found[start : start + CHUNK_VALUES] = real.ravel()[: size - start]
-    return found
+        values[start : start + CHUNK_VALUES] = real.ravel()[: size - start]
+    return values
 
 
 def _check(scaled: np.ndarray, scale_bits: int) -> None:

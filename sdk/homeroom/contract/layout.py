@@ -1,4 +1,4 @@
-"""Theta, the one flat float32 vector of everything trainable, and its table of named segments; numpy only."""
+"""Layout of theta, the flat float32 vector of all trainable values: named segments, tiers and tier slices."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ SCOPES: tuple[Scope, ...] = ("shared", "institution", "personal")  # widest firs
 
 
 def narrower(one: Scope, other: Scope) -> Scope:
+    """The narrower of two scopes."""
     return max(one, other, key=SCOPES.index)
 
 
@@ -29,10 +30,12 @@ class Parameter(msgspec.Struct, frozen=True):
 class Segment(msgspec.Struct, frozen=True, kw_only=True):
     """A named slice of theta.
 
-    `modality` or `task`, where set, is what a sample must have for the segment to learn from it;
-    `reads` are the `features_id`s that it was made for; `meaning` is the module's kind and its settings. `scope` is how
-    far it goes without a policy (shared: to the federation; institution: to one school's own aggregator; personal:
-    nowhere), and `widest` how far it may ever go.
+    meaning: the module's kind and its settings.
+    reads: the `features_id`s that it was made for.
+    modality, task: what a sample must have for the segment to learn from it, where set.
+    scope: where updates of it may go without a policy. shared: to the federation; institution: to one school's own
+        aggregator; personal: nowhere.
+    widest: the widest scope that a policy may give it.
     """
 
     name: str
@@ -46,6 +49,7 @@ class Segment(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def size(self) -> int:
+        """Number of values."""
         return sum(int(np.prod(parameter.shape)) for parameter in self.parameters)
 
     @property
@@ -54,25 +58,25 @@ class Segment(msgspec.Struct, frozen=True, kw_only=True):
         return _segment_id(self.name, self.parameters, self.meaning, self.reads)
 
 
-@lru_cache(maxsize=1 << 12)  # asked for several times an update, and half of what reading a small one takes
+@lru_cache(maxsize=1 << 12)  # read several times an update; without a cache half of the time of reading a small one
 def _segment_id(name: str, parameters: tuple[Parameter, ...], meaning: str, reads: tuple[str, ...]) -> str:
     shapes = [[parameter.name, list(parameter.shape)] for parameter in parameters]
     return identity({"name": name, "parameters": shapes, "meaning": meaning, "reads": list(reads)})
 
 
-FULL_TIER = "full"  # the tier that has everything
-Places = slice | np.ndarray
+FULL_TIER = "full"  # the tier that has every value
+Indices = slice | np.ndarray
 
 
-def segment_of(ring: str) -> str:
-    """The segment that a ring belongs to."""
-    return ring.partition("@")[0]
+def segment_of(tier_slice: str) -> str:
+    """Name of the segment that a tier slice (`segment@tier`) belongs to."""
+    return tier_slice.partition("@")[0]
 
 
 class Layout(msgspec.Struct, frozen=True, dict=True):
-    """The segments of a theta, in order and without holes.
+    """The segments of a theta, in order and without gaps.
 
-    `tiers`: smallest first, the name and the rising places in theta, int32 [p], of each; one lies within the next.
+    tiers: smallest first, each its name and its indices in theta, int32 [p], rising; each tier contains the one before.
     """
 
     segments: tuple[Segment, ...]
@@ -80,6 +84,7 @@ class Layout(msgspec.Struct, frozen=True, dict=True):
 
     @cached_property
     def slices(self) -> dict[str, slice]:
+        """Slice of theta by segment name."""
         slices, start = {}, 0
         for segment in self.segments:
             slices[segment.name] = slice(start, start + segment.size)
@@ -91,49 +96,48 @@ class Layout(msgspec.Struct, frozen=True, dict=True):
         """P, the number of trainable values."""
         return sum(segment.size for segment in self.segments)
 
-    def places(self, segment: str, tier: str = FULL_TIER) -> Places:
-        """Where in theta a tier's part of a segment stands."""
-        where = self.slices[segment]
+    def indices(self, segment: str, tier: str = FULL_TIER) -> Indices:
+        """Indices in theta of a tier's values of a segment."""
+        whole = self.slices[segment]
         if tier == FULL_TIER:
-            return where
+            return whole
         index = dict(self.tiers)[tier]
-        return index[np.searchsorted(index, where.start) : np.searchsorted(index, where.stop)]
+        return index[np.searchsorted(index, whole.start) : np.searchsorted(index, whole.stop)]
 
     @cached_property
-    def rings(self) -> dict[str, Places]:
-        """What is merged by itself: each segment, or, with tiers, what each tier adds to it (`segment@tier`)."""
-        rings: dict[str, Places] = {}
-        for name, where in self.slices.items():
-            if not self.tiers:
-                rings[name] = where
-                continue
+    def tier_slices(self) -> dict[str, Indices]:
+        """Indices of the units that are merged separately: segments, or the values each tier adds (`segment@tier`)."""
+        if not self.tiers:
+            return dict(self.slices)
+        tier_slices: dict[str, Indices] = {}
+        for name in self.slices:
             inner: np.ndarray = np.empty(0, np.int32)
             for tier in (*(tier for tier, _ in self.tiers), FULL_TIER):
-                outer = self.places(name, tier)
+                outer = self.indices(name, tier)
                 outer = np.arange(outer.start, outer.stop) if isinstance(outer, slice) else outer
                 if len(outer) > len(inner):
-                    rings[f"{name}@{tier}"] = np.setdiff1d(outer, inner, assume_unique=True)
+                    tier_slices[f"{name}@{tier}"] = np.setdiff1d(outer, inner, assume_unique=True)
                 inner = outer
-        return rings
+        return tier_slices
 
-    def where(self, ring: str) -> Places:
-        """The places in theta of a ring, or of a whole segment."""
-        return self.slices[ring] if ring in self.slices else self.rings[ring]
+    def slice_indices(self, name: str) -> Indices:
+        """Indices in theta of a tier slice, or of a whole segment."""
+        return self.slices[name] if name in self.slices else self.tier_slices[name]
 
-    def by_ring(self, segment: str, tier: str, values: np.ndarray) -> dict[str, np.ndarray]:
-        """A tier's values of a segment, one array for each ring that it has."""
+    def by_tier_slice(self, segment: str, tier: str, values: np.ndarray) -> dict[str, np.ndarray]:
+        """Splits a tier's values of a segment, [p], by tier slice."""
         if not self.tiers:
             return {segment: values}
-        places = self.places(segment, tier)
-        found = {}
+        indices = self.indices(segment, tier)
+        parts = {}
         for name in (*(name for name, _ in self.tiers), FULL_TIER):
-            ring = self.rings.get(f"{segment}@{name}")
-            if isinstance(ring, np.ndarray):
-                at = ring - places.start if isinstance(places, slice) else np.searchsorted(places, ring)
-                found[f"{segment}@{name}"] = values[at]
+            added = self.tier_slices.get(f"{segment}@{name}")
+            if isinstance(added, np.ndarray):
+                at = added - indices.start if isinstance(indices, slice) else np.searchsorted(indices, added)
+                parts[f"{segment}@{name}"] = values[at]
             if name == tier:
                 break
-        return found
+        return parts
 
     def __iter__(self) -> Iterator[Segment]:
         return iter(self.segments)
@@ -146,7 +150,7 @@ class Layout(msgspec.Struct, frozen=True, dict=True):
         return {name: theta[where] for name, where in self.slices.items()}
 
     def join(self, parts: Mapping[str, np.ndarray], base: np.ndarray) -> np.ndarray:
-        """A copy of `base` [P] with the segments in `parts` put in place."""
+        """A float32 copy of `base` [P] with the segments in `parts` replaced."""
         theta = np.array(base, dtype=np.float32)
         for name, values in parts.items():
             theta[self.slices[name]] = values

@@ -1,4 +1,4 @@
-"""Contract 1, the bundle: what manifest.json says, as data classes; imports layout and canonical only.
+"""Manifest of a bundle: the fields of manifest.json, as data classes.
 
 `docs/bundle.md` describes the format on one page. A minor version may add fields, which older readers ignore.
 """
@@ -11,7 +11,7 @@ import msgspec
 
 from homeroom.contract.layout import FULL_TIER, Layout, Segment
 
-MANIFEST_FORMAT = 1  # readers accept this and the two before it
+MANIFEST_FORMAT = 1  # readers accept this one and the two before it
 THETA_LIMIT = 64 << 20  # values
 SLOT_LIMIT = 64  # inputs over all slots
 
@@ -22,10 +22,12 @@ ModalityName = Literal["text", "image", "audio", "table", "sequence"]
 Precision = Literal["int4", "int8", "float32"]  # of a backbone's weights, lowest first
 Runtime = Literal["onnx", "litert"]
 TaskKind = Literal["classification", "ordinal", "multilabel", "regression", "choice", "matching", "spans", "tracing"]
-PER_TOKEN_KINDS = ("spans", "tracing")  # kinds that answer for each token of one slot
+PER_TOKEN_KINDS = ("spans", "tracing")  # one output for each token of one slot
 
 
 class File(msgspec.Struct, frozen=True):
+    """Hash and size of one file of the bundle."""
+
     sha256: Hash
     bytes: Annotated[int, msgspec.Meta(ge=0, le=4 << 30)]
 
@@ -86,6 +88,7 @@ class TablePreprocess(msgspec.Struct, frozen=True, tag="table", tag_field="kind"
 
     @property
     def width(self) -> int:
+        """Length of the vector."""
         return sum(len(c.categories) or 1 for c in self.columns) + len(self.columns)
 
 
@@ -101,6 +104,7 @@ class SequencePreprocess(msgspec.Struct, frozen=True, tag="sequence", tag_field=
 
     @property
     def width(self) -> int:
+        """Length of a token's vector."""
         return 2 + 2 * len(self.skills)
 
 
@@ -109,13 +113,13 @@ LATER_FIELDS: dict[str, object] = {"fit": "cover", "normalize": False}  # with w
 
 
 def identifying(preprocess: Preprocess) -> dict[str, object]:
-    """What of a preprocessing goes into `features_id`: a later field only where it says something else than before."""
+    """The fields of a preprocessing that enter `features_id`: later fields only where they are not at their default."""
     document: dict[str, object] = msgspec.to_builtins(preprocess)
     return {name: value for name, value in document.items() if name not in LATER_FIELDS or value != LATER_FIELDS[name]}
 
 
 class Tolerance(msgspec.Struct, frozen=True):
-    """How far features may be from the float reference: cosine over all golden samples, mean and worst."""
+    """Least cosine similarity of features with the float reference over the golden samples: mean and worst."""
 
     mean: float
     worst: float
@@ -124,9 +128,9 @@ class Tolerance(msgspec.Struct, frozen=True):
 class Modality(msgspec.Struct, frozen=True, kw_only=True):
     """One frozen backbone. Its features are int8 [batch, taps, tokens, dim]; value = int8 * scale[taps, dim].
 
-    `buckets` are the token counts that a batch is padded to, rising; one only where the count is fixed. Where the
-    adapter is `lora`, inside the backbone, there are no features: steps read what preprocessing makes, `taps` is empty,
-    `dim` the backbone's width, and `tolerance` that of the golden outputs.
+    buckets: token counts that a batch is padded to, rising; a single one where the count is fixed.
+    adapter: `lora` is inside the backbone, and there are no features: steps read preprocessed inputs, `taps` is empty,
+        `dim` is the backbone's width, and `tolerance` is that of the golden outputs.
     """
 
     name: ModalityName
@@ -169,16 +173,17 @@ class Task(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def per_token(self) -> bool:
+        """Whether the output is one for each token."""
         return self.kind in PER_TOKEN_KINDS
 
 
 class Objective(msgspec.Struct, frozen=True, kw_only=True):
-    """What samples teach without a label; a column after the tasks' in `weights`, `losses` and `totals`.
+    """A self-supervised objective; it has a column after the tasks' in `weights`, `losses` and `totals`.
 
-    alignment: inputs of one sample, of `reads` (single slots of different modalities), are brought together, those of
-    different samples of a batch apart. masked: what is hidden of the inputs is predicted from the rest of them.
-    consistency: tasks are to answer alike with and without what is hidden. `weight`: of its mean loss beside the
-    tasks'.
+    alignment: contrastive; the inputs in `reads` (single slots of different modalities) of one sample are pulled
+    together, those of different samples pushed apart. masked: hidden inputs are predicted from the others.
+    consistency: the tasks' outputs with and without hidden inputs are pulled together. `weight`: of its mean loss
+    beside the tasks'.
     """
 
     name: Name
@@ -188,20 +193,25 @@ class Objective(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def segment(self) -> str:
-        """Of what it trains for itself, if it does."""
+        """Name of the segment of its own parameters, if it has any."""
         return f"objective.{self.name}"
 
 
 class Tensor(msgspec.Struct, frozen=True):
+    """An input or output of a graph."""
+
     name: str
     dtype: Literal["float32", "int8", "int32", "int64", "uint8"]
     shape: tuple[int, ...]  # -1 where any length is taken
 
 
 class Graph(msgspec.Struct, frozen=True, kw_only=True):
-    """One variant of one graph. Facts are read from the file that was written, never from the recipe.
+    """One variant of one graph; its fields are read from the file that was written, never from the recipe.
 
-    `opset`: of ONNX's operators; of a LiteRT file the version of its format.
+    opset: of ONNX's operators, or the format version of a LiteRT file.
+    modality: of a `features` graph.
+    tokens: token count by modality, except in `features` graphs.
+    tried: runtime versions that ran it at export.
     """
 
     role: Literal["features", "predict", "grad", "grad_heads", "grad_clipped", "saliency"]
@@ -209,13 +219,13 @@ class Graph(msgspec.Struct, frozen=True, kw_only=True):
     runtime: Runtime = "onnx"
     opset: int
     precision: Precision = "float32"
-    modality: ModalityName | None = None  # role features
+    modality: ModalityName | None = None
     batch: int = -1
-    tokens: dict[str, int] = {}  # by modality, all roles but features
+    tokens: dict[str, int] = {}
     tier: str = FULL_TIER
     inputs: tuple[Tensor, ...]
     outputs: tuple[Tensor, ...]
-    tried: tuple[str, ...] = ()  # runtime versions that ran it at export
+    tried: tuple[str, ...] = ()
 
 
 class Tier(msgspec.Struct, frozen=True):
@@ -229,8 +239,7 @@ class Training(msgspec.Struct, frozen=True, kw_only=True):
     """What the exporter recommends; a device may deviate. `clip_norm`, `modality_dropout`, `nested`: see
     `homeroom.train.settings.Settings`.
 
-    `batch`: samples of one step, in parts where a `grad` graph holds fewer, whose losses and gradients are added; 0: as
-    many as the graph holds.
+    `batch`: samples of one step; gradients are accumulated where a `grad` graph holds fewer. 0: as many as it holds.
     """
 
     learning_rate: float = 2e-3
@@ -245,62 +254,79 @@ class Training(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Licence(msgspec.Struct, frozen=True):
+    """Licence of a part of the bundle."""
+
     subject: str
     name: str
     file: str | None = None
     source: str = ""
 
 
-ABSENT_SCORE = 1e4  # what presence 0 takes from an input's score in the fusion: 1 + ln(w) / ABSENT counts it w times
+ABSENT_SCORE = 1e4  # taken off the fusion's score at presence 0; presence 1 + ln(w) / ABSENT_SCORE weighs w times
 
 
 class Manifest(msgspec.Struct, frozen=True, kw_only=True):
-    """`bundle_id` is not here: it is the SHA-256 of the file's bytes, so that fields unknown here count too."""
+    """The manifest. `bundle_id` is no field: it is the SHA-256 of the file's bytes, so unknown fields count too.
+
+    version: stated in the recipe; a device never goes back.
+    theta: safetensors file with one float32 tensor `theta` [P].
+    golden: folder with samples.jsonl and expected.safetensors.
+    tiers: smallest first, each within the next; `full` is not among them.
+    converted: graphs in `graphs` converted for another runtime; older readers ignore the field.
+    unconverted: files of `graphs` that are not converted, and why.
+    settled: graphs of role grad_heads, one for each `grad`; older readers ignore the field.
+    tier_index: safetensors file with one int32 array a tier, its rising indices in theta.
+    """
 
     format: int
     name: Name
-    version: Count  # stated in the recipe; a device never goes back
+    version: Count
     files: dict[str, File]
     modalities: tuple[Modality, ...]
     slots: tuple[Slot, ...]
     tasks: tuple[Task, ...]
     segments: tuple[Segment, ...]
     graphs: tuple[Graph, ...]
-    theta: str  # safetensors file with one float32 tensor `theta` [P]
-    golden: str  # folder with samples.jsonl and expected.safetensors
+    theta: str
+    golden: str
     training: Training = Training()
     licences: tuple[Licence, ...] = ()
     provenance: dict[str, str] = {}
-    tiers: tuple[Tier, ...] = ()  # smallest first, each within the next; `full` is not among them
+    tiers: tuple[Tier, ...] = ()
     objectives: tuple[Objective, ...] = ()
-    converted: tuple[Graph, ...] = ()  # some of `graphs` again, for another runtime; older readers pass over them
-    unconverted: dict[str, str] = {}  # the files of `graphs` that are not among them, and why
-    settled: tuple[Graph, ...] = ()  # role grad_heads, beside each `grad`; older readers pass over them
-    tier_index: str | None = None  # safetensors file with one int32 array a tier, rising places in theta
+    converted: tuple[Graph, ...] = ()
+    unconverted: dict[str, str] = {}
+    settled: tuple[Graph, ...] = ()
+    tier_index: str | None = None
 
     @property
     def layout(self) -> Layout:
+        """Layout of theta, without tiers."""
         return Layout(self.segments)
 
     @property
     def every_graph(self) -> tuple[Graph, ...]:
+        """All graphs: `graphs`, `settled` and `converted`."""
         return *self.graphs, *self.settled, *self.converted
 
     @property
     def needs_no_label(self) -> bool:
-        """Whether samples without a label teach something."""
+        """Whether samples without a label can train something."""
         return bool(self.objectives) or any(task.kind == "tracing" for task in self.tasks)
 
     @property
     def inputs(self) -> tuple[tuple[str, str, int], ...]:
-        """(slot, modality, place) of every single input, in the order of the columns of `presence`."""
-        return tuple((s.name, s.modality, place) for s in self.slots for place in range(s.count))
+        """(slot, modality, index in the slot) of every input, in the order of the columns of `presence`."""
+        return tuple((slot.name, slot.modality, index) for slot in self.slots for index in range(slot.count))
 
     def modality(self, name: str) -> Modality:
+        """The modality of this name."""
         return next(m for m in self.modalities if m.name == name)
 
     def slot(self, name: str) -> Slot:
+        """The slot of this name."""
         return next(s for s in self.slots if s.name == name)
 
     def task(self, name: str) -> Task:
+        """The task of this name."""
         return next(t for t in self.tasks if t.name == name)

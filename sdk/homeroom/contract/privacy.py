@@ -1,12 +1,12 @@
-"""The promise of a private round, and the clip that a device keeps it with; numpy and errors only.
+"""Differential privacy of a round: clip, sensitivity, noise scale, and the epsilon that releases spend.
 
-**Norm**: L2, over all shared segments together, of one update, or of each subject's part of one where the promise is by
-subject. **Neighbouring relation**: one update, or one subject's part, is replaced by the
-zero vector ("zero-out", Kairouz et al. 2021, definition 1.1), which is why every update of a private round holds every
-shared segment and counts the same. **Sensitivity**: `clip_grid`, exactly, in units of the fixed-point grid: values are
-rounded towards zero, so rounding never adds to a norm. **When it does not hold**: for an update that went round `clip`;
-for what is visible from outside, such as that and when a device takes part; for one pupil whose data lie on several
-devices, each of which is protected by itself, or, by subject, whose data lie under several names.
+**Norm**: L2, over all shared segments together, of one update, or of each subject's part where the unit is the subject.
+**Neighbouring relation**: one update, or one subject's part, is replaced by the zero vector ("zero-out", Kairouz et al.
+2021, definition 1.1); so every update of a private round holds every shared segment and has the same weight.
+**Sensitivity**: `clip_grid`, exactly, in units of the fixed-point grid: values are rounded towards zero, so rounding
+never adds to a norm. **When it does not hold**: for an update that was not made by `clip`; for what is visible from
+outside, such as whether and when a device takes part; for a pupil whose data lie on several devices, each of which is
+protected by itself, or, by subject, under several names.
 """
 
 from __future__ import annotations
@@ -23,24 +23,27 @@ from homeroom.contract.banded_matrix import COEFFICIENT_BITS, MOST_BANDS, coeffi
 from homeroom.contract.codecs import ENCODED_LIMIT
 from homeroom.errors import UpdateError
 
-SQUARES_CHUNK = 1 << 14  # squares of values up to LIMIT whose int64 sum cannot overflow
-NOISE_LIMIT = 1 << 40  # of the standard deviation, in grid units
+SQUARES_CHUNK = 1 << 14  # squares of values up to ENCODED_LIMIT: their int64 sum cannot overflow
+NOISE_LIMIT = 1 << 40  # largest standard deviation, in grid units
 ORDERS = np.array([1 + x / 10 for x in range(1, 100)] + [*range(11, 64), 128, 256, 512, 1024])  # of Rényi divergence
 
 
 class Privacy(msgspec.Struct, frozen=True, kw_only=True):
-    """Part of a signed round configuration. There is one scale: the noise is `noise_multiplier` times `clip_norm`.
+    """The privacy terms of a signed round configuration.
 
-    clip_norm: L2 bound of one update. epsilon, delta: the budget of one device over all releases that it enters.
-    mechanism: discrete Gaussian noise, which the aggregator adds to a sum before anything of it is released
-    (`central`), or of which each device adds a share inside a secure round (`distributed`). subjects: where it is set,
-    the promise is about one subject (a pupil) of a device in place of all of the device: an update is the sum of at
-    most so many parts, each made of one subject's samples alone and at most `clip_norm` long. quantile: where it is
-    set, `clip_norm` is that of version 0 alone, and follows the share of updates that are within it
-    (`homeroom.contract.adaptive_clipping`); the clip in force stands in each version's header. bands: where it is set,
-    the noise of so many releases in a row is correlated, and a device enters at most one of them
-    (`homeroom.contract.banded_matrix`, `homeroom_aggregator.merge.correlated_noise`).
-    Fields that came later are unset by default, and then no part of what is signed or identified.
+    clip_norm: L2 bound of an update, or of each subject's part.
+    noise_multiplier: standard deviation of the noise over the sensitivity.
+    epsilon, delta: the budget of one device over all releases that it enters.
+    mechanism: discrete Gaussian noise. `central`: the aggregator adds it before a release; `distributed`: each device
+        adds a share inside a secure round.
+    subjects: where set, the unit of privacy is one subject (a pupil), not the device: an update is the sum of at most
+        this many parts, each of one subject's samples alone and of norm at most `clip_norm`.
+    quantile: where set, `clip_norm` is the clip of version 0, and later ones follow this quantile of the updates' norms
+        (`contract.adaptive_clipping`); each version's header states the clip in force.
+    bands: where set, the noise of this many consecutive releases is correlated, and a device enters at most one of them
+        (`contract.banded_matrix`, `homeroom_aggregator.merge.correlated_noise`).
+
+    Fields that were added later are unset by default, and then not part of the signed document.
     """
 
     clip_norm: float
@@ -70,37 +73,37 @@ class Privacy(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def parts(self) -> int:
-        """How many parts of at most `clip_norm` one update may hold."""
+        """The most parts, each clipped to `clip_norm`, in one update."""
         return 1 if self.subjects is msgspec.UNSET else self.subjects
 
     @property
     def unit(self) -> Literal["device", "subject"]:
-        """Whose data the promise is about."""
+        """The unit of privacy."""
         return "device" if self.subjects is msgspec.UNSET else "subject"
 
     @property
     def adapts(self) -> bool:
-        """Whether the clip is another one for each version."""
+        """Whether the clip adapts from version to version."""
         return self.quantile is not msgspec.UNSET
 
     @property
-    def apart(self) -> int:
-        """Of how many releases in a row a device may enter one."""
+    def min_separation(self) -> int:
+        """Least distance between two releases that a device enters (b-min-sep, Choquette-Choo et al. 2023)."""
         return 1 if self.bands is msgspec.UNSET else self.bands
 
     @property
-    def finer_bits(self) -> int:
-        """By how many bits the grid is finer that noise and sensitivity are on."""
+    def extra_bits(self) -> int:
+        """Bits by which the grid of noise and sensitivity is finer than that of values."""
         return 0 if self.bands is msgspec.UNSET else COEFFICIENT_BITS
 
     def clip_grid(self, scale_bits: int) -> int:
-        """The longest that one part may be, in units of the grid `2**-scale_bits`."""
+        """Largest L2 norm of one part, in units of the grid `2**-scale_bits`."""
         return math.floor(Fraction(self.clip_norm) * (1 << scale_bits))
 
     def sensitivity_grid(self, scale_bits: int) -> int:
-        """By how much one part moves what is noised, over all releases: `clip_grid`, but in a stream.
+        """L2 sensitivity of all releases to one part, on the grid that is `extra_bits` finer.
 
-        In units of a grid that is `finer_bits` finer.
+        `clip_grid`, except where noise is correlated.
         """
         clip_grid = self.clip_grid(scale_bits)
         if self.bands is msgspec.UNSET:
@@ -108,60 +111,61 @@ class Privacy(msgspec.Struct, frozen=True, kw_only=True):
         return math.isqrt(clip_grid**2 * sum(a * a for a in coefficients(self.bands)) - 1) + 1
 
     def limit_grid(self, scale_bits: int) -> int:
-        """The longest that a whole update may be, in units of the grid."""
+        """Largest L2 norm of a whole update, in units of the grid."""
         return self.parts * self.clip_grid(scale_bits)
 
     def noise_grid(self, scale_bits: int) -> int:
-        """The parameter sigma of the discrete Gaussian, in units of that grid; never below what was promised."""
+        """Parameter sigma of the discrete Gaussian, on the grid that is `extra_bits` finer; rounded up."""
         return math.ceil(Fraction(self.noise_multiplier) * self.sensitivity_grid(scale_bits))
 
     def check(self, scale_bits: int) -> None:
-        """Raise ValueError unless clip and noise can be expressed on the grid."""
+        """Raises ValueError unless clip and noise can be expressed on the grid."""
         if self.clip_grid(scale_bits) < 1 or self.limit_grid(scale_bits) > ENCODED_LIMIT:
             most = f" times {self.parts}" if self.parts > 1 else ""
             raise ValueError(f"clip_norm {self.clip_norm:g}{most} does not fit a grid of 2^-{scale_bits}")
-        longest = ENCODED_LIMIT if self.adapts else 0
-        if max(self.noise_grid(scale_bits), math.ceil(self.noise_multiplier * longest)) > NOISE_LIMIT:
+        largest_clip = ENCODED_LIMIT if self.adapts else 0
+        if max(self.noise_grid(scale_bits), math.ceil(self.noise_multiplier * largest_clip)) > NOISE_LIMIT:
             raise ValueError(f"noise_multiplier {self.noise_multiplier:g} does not fit a grid of 2^-{scale_bits}")
 
 
-def length(values: np.ndarray, scale_bits: int) -> float:
+def grid_norm(values: np.ndarray, scale_bits: int) -> float:
     """The L2 norm of float [n] in units of the grid; UpdateError on values that are not finite."""
-    found = float(np.sqrt(np.square(np.asarray(values, np.float64) * 2.0**scale_bits).sum()))
-    if not math.isfinite(found):
+    norm = float(np.sqrt(np.square(np.asarray(values, np.float64) * 2.0**scale_bits).sum()))
+    if not math.isfinite(norm):
         raise UpdateError("holds values that are not finite", code="not_finite")
-    return found
+    return norm
 
 
 def clip(values: np.ndarray, limit: int, scale_bits: int) -> np.ndarray:
-    """float [n], a whole update or subject's part -> int32 [n] on the grid, whose L2 norm is at most `limit` units.
+    """Clips float [n], a whole update or a subject's part, to L2 norm `limit` on the grid; returns int32 [n].
 
-    Scaled down as a whole where it is longer (Abadi et al. 2016, algorithm 1), then rounded towards zero. Raises
-    UpdateError on values that are not finite.
+    Scales the whole vector down where its norm is larger (Abadi et al. 2016, algorithm 1), then rounds towards zero.
+    Raises UpdateError on values that are not finite.
     """
-    long, scaled = length(values, scale_bits), np.asarray(values, np.float64) * 2.0**scale_bits
-    share = min(1.0, limit / long) if long else 1.0
+    norm, scaled = grid_norm(values, scale_bits), np.asarray(values, np.float64) * 2.0**scale_bits
+    factor = min(1.0, limit / norm) if norm else 1.0
     while True:
-        grid = np.clip(np.trunc(scaled * share), -limit, limit).astype(np.int32)
-        if squares(grid) <= limit * limit:
+        grid = np.clip(np.trunc(scaled * factor), -limit, limit).astype(np.int32)
+        if squared_norm(grid) <= limit * limit:
             return grid
-        share *= 1 - 2.0**-30  # the float length was rounded down: a little shorter fits
+        factor *= 1 - 2.0**-30  # the float norm was rounded down
 
 
-def squares(values: np.ndarray) -> int:
-    """The squared L2 norm of int32 [n] with magnitudes up to LIMIT: an exact integer of any size."""
+def squared_norm(values: np.ndarray) -> int:
+    """Squared L2 norm of int32 [n] with magnitudes up to ENCODED_LIMIT, as an exact integer."""
     parts = (values[start : start + SQUARES_CHUNK].astype(np.int64) for start in range(0, len(values), SQUARES_CHUNK))
     return sum(int((part * part).sum()) for part in parts)
 
 
-def spent(noise_multipliers: Iterable[float], delta: float) -> float:
-    """The epsilon at `delta` of one device that entered one release with each of these multipliers.
+def epsilon_spent(noise_multipliers: Iterable[float], delta: float) -> float:
+    """The epsilon at `delta` that one device spent in releases with these noise multipliers, one for each release.
 
-    The discrete Gaussian is 1/(2 z^2)-concentrated (Canonne, Kamath, Steinke 2020, theorems 4 and 14), which adds up
-    over releases that depend on each other; proposition 12 there turns it into epsilon. No amplification is claimed.
+    The discrete Gaussian with multiplier z is 1/(2 z^2)-concentrated (Canonne, Kamath, Steinke 2020, theorems 4 and
+    14), which adds up under adaptive composition; proposition 12 there converts it to epsilon. No amplification by
+    sampling is claimed.
     """
     rho = sum(0.5 / (z * z) for z in noise_multipliers)
     if not rho:
         return 0.0
-    found = rho * ORDERS + np.log1p(-1 / ORDERS) - np.log(delta * ORDERS) / (ORDERS - 1)
-    return max(0.0, float(found.min()))
+    epsilons = rho * ORDERS + np.log1p(-1 / ORDERS) - np.log(delta * ORDERS) / (ORDERS - 1)
+    return max(0.0, float(epsilons.min()))

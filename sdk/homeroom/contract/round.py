@@ -1,4 +1,4 @@
-"""The round's signed configuration: rules that devices and aggregator share."""
+"""Round configuration: the signed rules that devices and aggregator share, and the weight of an update."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ from homeroom.contract.secagg import SecureRules
 
 ROUND_FORMAT = 1
 OLDEST_ROUND_FORMAT = 1
-UNITS_AN_EXAMPLE = 16  # of weight, for one example
-MOST_PRIVATE_DEVICES = 1 << 24  # in a private release: times LIMIT, and a stream's coefficients, below 2**62
+UNITS_AN_EXAMPLE = 16  # weights are integers in sixteenths of an example
+MOST_PRIVATE_DEVICES = 1 << 24  # times ENCODED_LIMIT and a stream's coefficients: below 2**62
 FIRST_FIELDS = frozenset(
     {
         *("format", "bundle_id", "scale_bits", "codec", "keep", "buffer_size", "min_devices", "max_staleness"),
@@ -28,7 +28,7 @@ FIRST_FIELDS = frozenset(
 
 
 class ServerOptimizer(msgspec.Struct, frozen=True, kw_only=True):
-    """What the aggregator does with a mean update (`merge.server_optimizers`); its rate is `server_rate`."""
+    """Server optimizer (Reddi et al. 2021), applied to the mean update with rate `server_rate`."""
 
     name: Literal["fedavg", "fedavgm", "fedadam", "fedyogi"] = "fedavg"
     beta1: Annotated[float, msgspec.Meta(ge=0, lt=1)] = 0.9
@@ -37,7 +37,10 @@ class ServerOptimizer(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class CohortRules(msgspec.Struct, frozen=True, kw_only=True):
-    """A synchronous round: `buffer_size` updates, or `quorum` at the deadline; so many times more devices are asked."""
+    """Rules of a synchronous round: it ends with `buffer_size` updates, or `quorum` at the deadline.
+
+    over: over-selection, the ratio of invited devices to `buffer_size`.
+    """
 
     deadline_s: Annotated[float, msgspec.Meta(gt=0)]
     quorum: Annotated[int, msgspec.Meta(ge=1)]
@@ -45,15 +48,27 @@ class CohortRules(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class RoundConfiguration(msgspec.Struct, frozen=True, kw_only=True):
-    """What the aggregator asks for, signed by it. Weights are integers in sixteenths of an example.
+    """Rules of a round, signed by the aggregator.
 
-    codec: how values are to travel; a device may always send `fixed32`. keep: values of each 256 that `topk` sends.
-    secure: where it is set, updates are summed in secure rounds and none is sent by itself (`docs/secure.md`).
-    scope: how narrow a segment may be to be merged here: `institution` on a school's own aggregator. scopes: narrower
-    ones than the bundle's, from the policy of whoever serves it. by_school: segments of scope `institution` are merged
-    too, among the devices of each school alone.
-    A field that is added later needs a default, and is no part of `document` while it has it: a configuration from
-    before then keeps its identity, and so does the log that belongs to it.
+    scale_bits: values are encoded in units of 2**-scale_bits.
+    codec: encoding of values; a device may always send `fixed32`.
+    keep: values of each 256 that `topk` sends.
+    buffer_size: updates in a release.
+    min_devices: least number of distinct devices before a segment is released.
+    max_staleness: versions that an update's base may be behind.
+    cap_examples: largest number of examples that counts in a weight.
+    max_norm: largest L2 norm of an update, all segments together.
+    secure: set where updates are summed in secure rounds (`docs/secure.md`).
+    privacy: set where the round is private.
+    scope: narrowest scope that is merged here; `institution` on a school's own aggregator.
+    scopes: narrower scopes than the bundle's, from the serving institution's policy.
+    optimizer: None for FedAvg.
+    cohort: set where rounds are synchronous.
+    by_school: segments of scope `institution` are merged too, separately for each school.
+    proximal: FedProx's mu, with which devices train.
+
+    A field that is added later needs a default and is left out of `document` while it has it: older configurations, and
+    the logs that belong to them, keep their identity.
     """
 
     format: int = ROUND_FORMAT
@@ -61,21 +76,21 @@ class RoundConfiguration(msgspec.Struct, frozen=True, kw_only=True):
     scale_bits: Annotated[int, msgspec.Meta(ge=0, le=30)] = 20
     codec: Codec = "fixed32"
     keep: Annotated[int, msgspec.Meta(ge=1, le=128)] = 32  # at 24 short answers lost 0.6 points in 20 rounds
-    buffer_size: Annotated[int, msgspec.Meta(ge=1)] = 5  # updates that make a release
-    min_devices: Annotated[int, msgspec.Meta(ge=1)] = 3  # k: distinct devices before a segment is released
+    buffer_size: Annotated[int, msgspec.Meta(ge=1)] = 5
+    min_devices: Annotated[int, msgspec.Meta(ge=1)] = 3
     max_staleness: Annotated[int, msgspec.Meta(ge=0)] = 20
     cap_examples: Annotated[int, msgspec.Meta(ge=1, le=1 << 16)] = 500
-    max_norm: float = 50.0  # L2 norm of the whole update
+    max_norm: float = 50.0
     server_rate: float = 1.0
     update_limit_bytes: Annotated[int, msgspec.Meta(ge=1024)] = 64 << 20
     secure: SecureRules | None = None
     privacy: Privacy | None = None
     scope: Literal["shared", "institution"] = "shared"
     scopes: dict[str, Scope] = {}
-    optimizer: ServerOptimizer | None = None  # None: FedAvg
-    cohort: CohortRules | None = None  # None: asynchronous
+    optimizer: ServerOptimizer | None = None
+    cohort: CohortRules | None = None
     by_school: bool = False
-    proximal: Annotated[float, msgspec.Meta(ge=0)] = 0.0  # FedProx's mu, with which devices train
+    proximal: Annotated[float, msgspec.Meta(ge=0)] = 0.0
 
     def __post_init__(self) -> None:
         if self.by_school and (self.secure or self.privacy or self.scope != "shared"):
@@ -102,60 +117,62 @@ class RoundConfiguration(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def central(self) -> bool:
-        """Whether the aggregator adds noise at the release."""
+        """Whether the aggregator adds the noise (central differential privacy)."""
         return self.privacy is not None and self.privacy.mechanism == "central"
 
     @property
-    def whole(self) -> bool:
-        """Whether segments are summed whole, whatever a device's tier: masks and noise take no part of a segment."""
+    def sums_whole_segments(self) -> bool:
+        """Whether updates hold whole segments, whatever a device's tier, since masks and noise cover whole segments."""
         return bool(self.secure or self.privacy)
 
     @property
     def by_subject(self) -> bool:
-        """Whether an update is clipped subject by subject."""
+        """Whether updates are clipped subject by subject."""
         return self.privacy is not None and self.privacy.unit == "subject"
 
     @property
     def parts(self) -> int:
-        """How many subjects' parts one update counts as."""
+        """The most clipped parts in one update."""
         return self.privacy.parts if self.privacy else 1
 
-    def at(self, clip_norm: float | msgspec.UnsetType) -> RoundConfiguration:
-        """As it is for the updates of one version, whose header says so where the clip adapts."""
+    def with_clip(self, clip_norm: float | msgspec.UnsetType) -> RoundConfiguration:
+        """The configuration with the clip of one version's header, where the clip adapts."""
         if self.privacy is None or not self.privacy.adapts or clip_norm is msgspec.UNSET:
             return self
         return msgspec.structs.replace(self, privacy=msgspec.structs.replace(self.privacy, clip_norm=clip_norm))
 
     @property
     def document(self) -> dict[str, Any]:
-        """What is signed and identified: the fields of the first release, and later ones that were chosen."""
-        chosen, unset = msgspec.to_builtins(self), RoundConfiguration(bundle_id=self.bundle_id)
-        return {n: v for n, v in chosen.items() if n in FIRST_FIELDS or getattr(self, n) != getattr(unset, n)}
+        """The signed document: fields of the first release, and later ones that differ from their default."""
+        fields, unset = msgspec.to_builtins(self), RoundConfiguration(bundle_id=self.bundle_id)
+        return {n: v for n, v in fields.items() if n in FIRST_FIELDS or getattr(self, n) != getattr(unset, n)}
 
     @property
     def configuration_id(self) -> str:
+        """Identity of `document`."""
         return identity(self.document)
 
-    def takes(self, segment: Segment) -> bool:
-        """Whether a segment of this scope may come here."""
-        reach: Scope = "institution" if self.by_school else self.scope
-        return narrower(segment.scope, reach) == reach
+    def merges(self, segment: Segment) -> bool:
+        """Whether the segment's scope allows it to be merged here."""
+        narrowest: Scope = "institution" if self.by_school else self.scope
+        return narrower(segment.scope, narrowest) == narrowest
 
-    def apart(self, layout: Layout) -> frozenset[str]:
-        """Names of the segments that are merged by school."""
+    def school_segments(self, layout: Layout) -> frozenset[str]:
+        """Names of the segments that are merged separately for each school."""
         if not self.by_school:
             return frozenset()
         return frozenset(segment.name for segment in self.merged(layout) if segment.scope == "institution")
 
     def merged(self, layout: Layout) -> list[Segment]:
-        """The segments that are merged here, in the layout's order, each with its scope under this policy."""
-        return [segment for segment in narrowed(layout, self.scopes) if self.takes(segment)]
+        """The segments that are merged here, in the layout's order, with their scope under `scopes`."""
+        return [segment for segment in narrowed(layout, self.scopes) if self.merges(segment)]
 
 
 def weight(examples: int, staleness: int, configuration: RoundConfiguration) -> int:
-    """Integer weight of one segment: its examples, capped, over the root of 1 + staleness; at least 1.
+    """Integer weight of a segment: capped examples in units of 1/16, divided by sqrt(1 + staleness); at least 1.
 
-    In a private round every update weighs 1: a weight would tell of examples, and change the sensitivity.
+    The polynomial staleness discount of FedAsync (Xie et al. 2019) with a = 1/2. In a private round every update weighs
+    1: a weight would reveal the number of examples and change the sensitivity.
     """
     if configuration.privacy:
         return 1

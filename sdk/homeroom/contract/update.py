@@ -1,6 +1,6 @@
-"""Contract 2, the update of one device, and the round configuration that it answers.
+"""Update of one device: its header, refusal codes, and how plain and private updates are made and signed.
 
-`docs/update.md` describes both on one page. An update counts once, by its id; its signature never expires.
+`docs/update.md` describes the format on one page. An update counts once, by its id; its signature never expires.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from homeroom.contract.canonical_json import digest
 from homeroom.contract.codecs import Codec, encode
 from homeroom.contract.layout import FULL_TIER, Layout
 from homeroom.contract.manifest import Hash
-from homeroom.contract.privacy import Privacy, clip, length
+from homeroom.contract.privacy import Privacy, clip, grid_norm
 from homeroom.contract.round import ROUND_FORMAT, RoundConfiguration
 from homeroom.contract.signing import public_hex
 from homeroom.errors import UpdateError
@@ -60,8 +60,11 @@ class SegmentEntry(msgspec.Struct, frozen=True):
 
 
 class UpdateHeader(msgspec.Struct, frozen=True, kw_only=True):
-    """`device`: its public key; `privacy`: what a private update was made for, with the clip of its base version.
-    `signal`: where the clip adapts, whether the update was within it. No time of day, as devices have none.
+    """Header of an update; it states no time, since devices have no clock to trust.
+
+    device: its public key, hexadecimal.
+    privacy: the terms of the private round, with the clip of the base version.
+    signal: where the clip adapts, whether the update was within it (`contract.adaptive_clipping`).
     """
 
     format: int = ROUND_FORMAT
@@ -79,17 +82,19 @@ class UpdateHeader(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Update(msgspec.Struct, frozen=True):
-    """An update that was read and is well-formed.
+    """A well-formed update, as `read_update` returns it.
 
-    values: int32 by segment name, as many as its tier has, whatever its codec; rings: the same by the layout's rings.
+    values: int32 [values of its tier] by segment name, decoded from any codec.
+    tier_slices: the same values by `Layout.tier_slices`.
     """
 
     header: UpdateHeader
     values: dict[str, np.ndarray]
-    rings: dict[str, np.ndarray]
+    tier_slices: dict[str, np.ndarray]
 
     @property
     def signal(self) -> int:
+        """The header's signal, 0 where the clip does not adapt."""
         return 0 if self.header.signal is msgspec.UNSET else self.header.signal
 
 
@@ -103,17 +108,21 @@ def make_update(
     update_id: str | None = None,
     tier: str = FULL_TIER,
 ) -> bytes:
-    """Encode and sign theta_after - theta_before.
+    """Encodes and signs theta_after - theta_before.
 
-    delta: float32 [P], with what earlier updates left over. examples: by segment name, how many samples taught it;
-    segments that are absent or zero are left out. In a private round nothing is left out, everything is clipped as one,
-    and no count is told. tier: the one that trained; only its values travel, but in secure and private rounds. Raises
-    UpdateError if nothing may be sent, or a value does not fit.
+    Raises UpdateError if no segment may be sent, or a value does not fit the fixed-point grid.
+
+    key: the device's signing key.
+    delta: float32 [P], plus the residual of earlier updates.
+    examples: number of training samples by segment name; segments that are absent or zero are left out. In a private
+        round all segments are sent, clipped as one vector, and counts are 1.
+    base_version: the version that training started from.
+    update_id: 32 hexadecimal digits; drawn where None.
+    tier: the tier that trained; only its values are sent, except in secure and private rounds.
     """
-    if configuration.whole:
-        tier = FULL_TIER  # what a smaller one lacks is a difference of zero
-    leaving = configuration.merged(layout)
-    chosen = [s for s in leaving if examples.get(s.name, 0) > 0]
+    if configuration.sums_whole_segments:
+        tier = FULL_TIER  # values that a smaller tier lacks have a difference of zero
+    chosen = [segment for segment in configuration.merged(layout) if examples.get(segment.name, 0) > 0]
     if not chosen:
         raise UpdateError(
             "no segment that may leave was trained", code="empty", remedy="add labelled samples and train first"
@@ -123,9 +132,9 @@ def make_update(
         if configuration.by_subject:
             raise UpdateError("it was not clipped subject by subject", code="not_clipped", remedy="train again")
         return make_private(key, configuration, layout, [delta], base_version, update_id)
-    encoded = {s.segment_id: encode(delta[layout.places(s.name, tier)], codec, bits, keep) for s in chosen}
+    encoded = {s.segment_id: encode(delta[layout.indices(s.name, tier)], codec, bits, keep) for s in chosen}
     entries = tuple(SegmentEntry(s.segment_id, s.name, int(examples[s.name])) for s in chosen)
-    return _packed(key, configuration, encoded, entries, base_version, update_id, tier)
+    return _sign(key, configuration, encoded, entries, base_version, update_id, tier)
 
 
 def make_private(
@@ -136,31 +145,32 @@ def make_private(
     base_version: int,
     update_id: str | None = None,
 ) -> bytes:
-    """Clip each part by itself and as a whole, add them up in integers, encode and sign the sum.
+    """Clips each part to `clip_norm` (L2, all segments together), adds the parts in integers, signs the sum.
 
-    parts: float32 [P]: the whole update, or what each subject's samples alone change, where the promise is by subject.
-    There is no other way into a private round, and this one clips. Raises UpdateError if there is no part, or too many.
+    The only way to make an update of a private round. Raises UpdateError if there is no part, or too many.
+
+    parts: float32 [P] each: the whole update, or, where the unit is the subject, each subject's update.
     """
     privacy, chosen, bits = configuration.privacy, configuration.merged(layout), configuration.scale_bits
     assert privacy
-    longest = adaptive_clipping.values_grid(privacy, bits)
+    limit = adaptive_clipping.values_grid(privacy, bits)
     total, count, within = np.zeros(sum(s.size for s in chosen), np.int32), 0, True
     for count, part in enumerate(parts, 1):
         if count > privacy.parts:
             raise UpdateError(f"more than {privacy.parts} parts are in it", code="not_clipped", remedy="train again")
-        leaving = np.concatenate([part[layout.places(s.name)] for s in chosen])
-        total += clip(leaving, longest, bits)
-        within = length(leaving, bits) <= longest
+        shared = np.concatenate([part[layout.indices(s.name)] for s in chosen])
+        total += clip(shared, limit, bits)
+        within = grid_norm(shared, bits) <= limit
     if not count:
         raise UpdateError("nobody's samples taught anything", code="empty", remedy="add labelled samples and train")
     ends = np.cumsum([s.size for s in chosen])[:-1]
     encoded = dict(zip((s.segment_id for s in chosen), np.split(total, ends), strict=True))
     entries = tuple(SegmentEntry(s.segment_id, s.name, 1) for s in chosen)
-    told = adaptive_clipping.signal(privacy, within, bits) if privacy.adapts else msgspec.UNSET
-    return _packed(key, configuration, encoded, entries, base_version, update_id, FULL_TIER, told)
+    signal = adaptive_clipping.signal(privacy, within, bits) if privacy.adapts else msgspec.UNSET
+    return _sign(key, configuration, encoded, entries, base_version, update_id, FULL_TIER, signal)
 
 
-def _packed(
+def _sign(
     key: Ed25519PrivateKey,
     configuration: RoundConfiguration,
     encoded: dict[str, np.ndarray],

@@ -11,7 +11,7 @@ from homeroom.contract import adaptive_clipping, envelope
 from homeroom.contract.codecs import decode
 from homeroom.contract.layout import FULL_TIER, Layout
 from homeroom.contract.policy import narrowed
-from homeroom.contract.privacy import Privacy, squares
+from homeroom.contract.privacy import Privacy, squared_norm
 from homeroom.contract.round import OLDEST_ROUND_FORMAT, ROUND_FORMAT, RoundConfiguration
 from homeroom.contract.update import REFUSALS, UPDATE_MAGIC, Update, UpdateHeader
 from homeroom.errors import TrustError, UpdateError
@@ -30,10 +30,10 @@ def read_update(data: bytes, configuration: RoundConfiguration, layout: Layout) 
         _check_private(header, values, configuration, configuration.privacy, layout)
     else:
         _check_norm(values, configuration)
-    if configuration.whole:
+    if configuration.sums_whole_segments:
         return Update(header, values, values)
-    rings = {ring: part for name in values for ring, part in layout.by_ring(name, header.tier, values[name]).items()}
-    return Update(header, values, rings)
+    parts = [layout.by_tier_slice(name, header.tier, part) for name, part in values.items()]
+    return Update(header, values, {name: part for slices in parts for name, part in slices.items()})
 
 
 def _read_signed(data: bytes, limit_bytes: int) -> tuple[UpdateHeader, bytes]:
@@ -65,7 +65,7 @@ def _check_header(header: UpdateHeader, configuration: RoundConfiguration) -> No
 
 
 def _check_tier(tier: str, configuration: RoundConfiguration, layout: Layout) -> None:
-    if configuration.whole and tier != FULL_TIER:
+    if configuration.sums_whole_segments and tier != FULL_TIER:
         raise UpdateError("this round sums whole segments", code="malformed", remedy="update homeroom")
     if tier not in (FULL_TIER, *(name for name, _ in layout.tiers)):
         raise UpdateError(f"tier {tier!r} is unknown here", code="malformed")
@@ -84,9 +84,9 @@ def _decode_segments(
         segment = merged_by_id.get(entry.segment_id)
         if segment is None:
             raise UpdateError(f"segment {entry.name!r} is not merged here", code="unknown_segment")
-        if not configuration.takes(segment):
+        if not configuration.merges(segment):
             raise UpdateError(f"segment {segment.name} is {segment.scope}", code="personal_segment")
-        indices = layout.places(segment.name, header.tier)
+        indices = layout.indices(segment.name, header.tier)
         size = segment.size if isinstance(indices, slice) else len(indices)
         try:
             values[segment.name] = decode(tensors[entry.segment_id], header.codec, size, header.scale_bits)
@@ -117,13 +117,13 @@ def _check_private(
     merged, bits, signal = {segment.name for segment in configuration.merged(layout)}, configuration.scale_bits, 0
     if privacy.adapts and header.privacy is not msgspec.UNSET and header.signal is not msgspec.UNSET:
         clip_grid, signal = header.privacy.clip_grid(bits), header.signal
-        if header.privacy != privacy and clip_grid == adaptive_clipping.bounded(clip_grid, privacy, bits):
-            privacy = adaptive_clipping.at(privacy, clip_grid, bits)
+        if header.privacy != privacy and clip_grid == adaptive_clipping.bounded_clip(clip_grid, privacy, bits):
+            privacy = adaptive_clipping.with_clip(privacy, clip_grid, bits)
     complete = set(values) == merged and (header.signal is not msgspec.UNSET) == privacy.adapts
     if header.privacy != privacy or not complete or any(entry.examples != 1 for entry in header.segments):
         raise UpdateError(REFUSALS["not_private"], code="not_private", remedy="sync, then train again")
     limit = privacy.limit_grid(bits)
-    if sum(squares(part) for part in values.values()) + signal * signal > limit * limit:
+    if sum(squared_norm(part) for part in values.values()) + signal * signal > limit * limit:
         raise UpdateError(
             f"norm exceeds the clip of {privacy.parts * privacy.clip_norm:g}", code="not_clipped", remedy="train again"
         )

@@ -1,4 +1,4 @@
-"""A version of the global theta as the aggregator releases it: a signed header and theta itself."""
+"""Version of the global theta, as the aggregator releases it: a signed header and theta."""
 
 from __future__ import annotations
 
@@ -22,9 +22,10 @@ VERSION_LIMIT_BYTES = 512 << 20
 
 
 class VersionHeader(msgspec.Struct, frozen=True, kw_only=True):
-    """`devices`: by segment name, how many distinct devices fed this version's change (absent: unchanged).
+    """Header of a version.
 
-    clip_norm: of updates to this version, where the private round's clip adapts.
+    devices: by segment name, the number of distinct devices in its change; segments that did not change are absent.
+    clip_norm: L2 clip of updates to this version, where the private round's clip adapts.
     """
 
     format: int = VERSION_FORMAT
@@ -45,7 +46,12 @@ def make_version(
     devices: dict[str, int],
     clip_norm: float | msgspec.UnsetType = msgspec.UNSET,
 ) -> bytes:
-    """theta: float32 [P]. clip_norm: in force from this version on, where it adapts."""
+    """Signs a version.
+
+    key: the aggregator's signing key; `certificate` is the root's for it.
+    theta: float32 [P].
+    devices, clip_norm: as in VersionHeader.
+    """
     payload = safetensors.numpy.save({"theta": np.ascontiguousarray(theta, np.float32)})
     header = VersionHeader(
         bundle_id=bundle_id,
@@ -61,7 +67,11 @@ def make_version(
 def read_version(
     data: bytes, layout: Layout, *, bundle_id: str, root_fingerprint: str, after: int = -1
 ) -> tuple[VersionHeader, np.ndarray]:
-    """Header and theta float32 [P]; TrustError if it is not the trusted aggregator's, or older than `after`."""
+    """Header and theta, float32 [P], of a version.
+
+    Raises TrustError if an aggregator of the root did not sign it, or it is older than `after`; NetworkError if it is
+    malformed.
+    """
     where = "global theta"
     header, payload, signature = envelope.unpack(
         data, VERSION_MAGIC, "version", VersionHeader, limit_bytes=VERSION_LIMIT_BYTES, where=where, error=NetworkError

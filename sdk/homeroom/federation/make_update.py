@@ -11,7 +11,7 @@ import numpy as np
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from homeroom.contract.layout import FULL_TIER, Layout
-from homeroom.contract.residual import left_over, unpack_residual
+from homeroom.contract.residual import make_residual, unpack_residual
 from homeroom.contract.round import RoundConfiguration
 from homeroom.contract.update import make_private, make_update
 from homeroom.errors import UpdateError
@@ -88,7 +88,7 @@ def _shared_difference(layout: Layout, configuration: RoundConfiguration, delta:
     configuration: of the round.
     delta: float32 [P].
     """
-    return layout.join({s.name: np.zeros(s.size) for s in layout if not configuration.takes(s)}, delta)
+    return layout.join({s.name: np.zeros(s.size) for s in layout if not configuration.merges(s)}, delta)
 
 
 def queue_newest_update(store: Store, bundle: Bundle, clipped: ClippedUpdate | None = None) -> str:
@@ -125,7 +125,7 @@ def queue_update(
         return why
     if configuration.by_subject:
         return _queue_clipped(store, bundle, version.base, clipped)
-    configuration = configuration.at(base.facts.get("clip_norm", msgspec.UNSET) if base else msgspec.UNSET)
+    configuration = configuration.with_clip(base.facts.get("clip_norm", msgspec.UNSET) if base else msgspec.UNSET)
     layout, update_id = local_layout(store, bundle.layout), version.version_id
     tier = version.facts.get("tier", FULL_TIER)
     residual, residual_subjects = store.outbox.residual()
@@ -135,7 +135,7 @@ def queue_update(
     subjects = {*store.versions.subjects(version), *residual_subjects}
     try:
         data = make_update(key, configuration, layout, delta, version.facts["examples"], version.base, update_id, tier)
-        residual = left_over(data, configuration, layout, delta)
+        residual = make_residual(data, configuration, layout, delta)
     except UpdateError as problem:
         return str(problem)
     if store.outbox.queue(update_id, data, version.base, subjects, bundle.bundle_id, residual):

@@ -94,7 +94,7 @@ def local_segments(store: Store, layout: Layout) -> list[str]:
     """Names of the segments that no global theta brings: this device's own values are used."""
     configuration = _round_in_force(store)
     local = narrowed(local_layout(store, layout), configuration.scopes if configuration else {})
-    return [s.name for s in local if not (configuration.takes(s) if configuration else s.scope == "shared")]
+    return [s.name for s in local if not (configuration.merges(s) if configuration else s.scope == "shared")]
 
 
 def refusal_reason(policy: Policy | None, configuration: RoundConfiguration) -> str | None:

@@ -10,7 +10,7 @@ from typing import Any
 import msgspec
 
 from homeroom.contract.layout import Layout
-from homeroom.contract.privacy import Privacy, spent
+from homeroom.contract.privacy import Privacy, epsilon_spent
 from homeroom.contract.round import RoundConfiguration
 from homeroom.contract.update_checks import read_update
 from homeroom.errors import UpdateError
@@ -54,7 +54,7 @@ def ledger_with(store: Store, update_id: str, configuration: RoundConfiguration)
     if privacy is None or any(entry.update_id == update_id for entry in ledger):
         return ledger
     after = [*ledger, LedgerEntry(update_id, _noise_multiplier(privacy, configuration))]
-    if spent((entry.noise_multiplier for entry in after), privacy.delta) > privacy.epsilon:
+    if epsilon_spent((entry.noise_multiplier for entry in after), privacy.delta) > privacy.epsilon:
         raise UpdateError(
             f"one more private release would pass epsilon {privacy.epsilon:g}",
             code="budget_spent",
@@ -79,7 +79,7 @@ def privacy_status(store: Store) -> dict[str, Any] | None:
         return {"updates_sent": len(ledger), "promise": None} if ledger else None
     return {
         "updates_sent": len(ledger),
-        "epsilon_spent": round(spent((entry.noise_multiplier for entry in ledger), privacy.delta), 4),
+        "epsilon_spent": round(epsilon_spent((entry.noise_multiplier for entry in ledger), privacy.delta), 4),
         "promise": msgspec.to_builtins(privacy),
     }
 

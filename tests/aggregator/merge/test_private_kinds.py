@@ -14,7 +14,7 @@ from aggregator.merge.test_private_release import PROMISE, A, B, C, directly
 from homeroom.contract import adaptive_clipping, envelope
 from homeroom.contract.banded_matrix import coefficients
 from homeroom.contract.layout import Layout
-from homeroom.contract.privacy import Privacy, squares
+from homeroom.contract.privacy import Privacy, squared_norm
 from homeroom.contract.round import RoundConfiguration
 from homeroom.contract.secagg import SecureRules
 from homeroom.contract.update import UPDATE_MAGIC, UpdateHeader, make_private
@@ -96,7 +96,7 @@ def place_root(rounds: Rounds) -> str:
 def update_of(rounds: Rounds, school: School, delta: float, base: int | None = None) -> bytes:
     """As a device makes it: with the clip that its base version states."""
     base = rounds.state.version if base is None else base
-    asked = rounds.configuration.at(clip_of(rounds, base) if base else msgspec.UNSET)
+    asked = rounds.configuration.with_clip(clip_of(rounds, base) if base else msgspec.UNSET)
     return school.update(asked, delta, base)
 
 
@@ -132,7 +132,9 @@ def test_what_was_made_for_a_longer_clip_counts_under_the_one_in_force(tmp_path:
     assert rounds.state.clip < 1 << 20
     rounds.update(late, C.name)
     numerators = rounds.state.sums.numerators.values()
-    assert sum(squares(v.astype(np.int32)) for v in numerators) + rounds.state.sums.signal**2 <= rounds.state.clip**2
+    assert (
+        sum(squared_norm(v.astype(np.int32)) for v in numerators) + rounds.state.sums.signal**2 <= rounds.state.clip**2
+    )
     assert rounds.state.sums.signal < 0, "it was not within its clip"
     rounds.close()
 
@@ -145,7 +147,7 @@ def test_values_and_number_together_are_no_longer_than_the_clip() -> None:
             for size in (1e-7, 1e3):
                 part = np.full(LAYOUT.size, size, np.float32)
                 read = read_update(make_private(A.key, asked, LAYOUT, [part], 0), asked, LAYOUT)
-                whole = sum(squares(v) for v in read.values.values()) + read.signal**2
+                whole = sum(squared_norm(v) for v in read.values.values()) + read.signal**2
                 assert whole <= promise.clip_grid(20) ** 2
                 assert (read.signal > 0) == (size < 1)
                 if size > 1 and clip_norm > 0.1:
@@ -162,8 +164,8 @@ def test_the_clip_moves_as_the_paper_says_and_never_far() -> None:
         found = adaptive_clipping.next_clip(ADAPTS, round((share - 0.5) * unit), 10, 20)
         assert found == pytest.approx(2**20 * np.exp(-0.2 * (share - 0.5)), rel=1e-5)
     assert adaptive_clipping.next_clip(ADAPTS, 1 << 50, 10, 20) == pytest.approx(2**20 * np.exp(-0.2), rel=1e-6)
-    assert adaptive_clipping.bounded(1, ADAPTS, 20) == (1 << 20) // adaptive_clipping.MOST_CLIP_CHANGE
-    assert adaptive_clipping.bounded(1 << 40, ADAPTS, 20) == 1 << 24
+    assert adaptive_clipping.bounded_clip(1, ADAPTS, 20) == (1 << 20) // adaptive_clipping.MOST_CLIP_CHANGE
+    assert adaptive_clipping.bounded_clip(1 << 40, ADAPTS, 20) == 1 << 24
 
 
 def test_the_number_that_the_clip_follows_is_noised_like_the_rest(tmp_path: Path) -> None:

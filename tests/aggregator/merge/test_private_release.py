@@ -20,7 +20,7 @@ from hypothesis import strategies as st
 from aggregator.institution import SEGMENTS, START, School, make_folder, write_bundle
 from homeroom.cli.main import homeroom, main
 from homeroom.contract.layout import Layout
-from homeroom.contract.privacy import Privacy, spent
+from homeroom.contract.privacy import Privacy, epsilon_spent
 from homeroom.contract.round import RoundConfiguration
 from homeroom.contract.update import make_update
 from homeroom.errors import DiskFullError, InputError, StoreError, UpdateError
@@ -227,7 +227,9 @@ def test_the_number_of_releases_is_the_last_within_the_budget(z: float, epsilon:
         return
     allowed = privacy_ledger.releases_within(promise, 20)
     assert directly(on_grid, allowed, delta) <= epsilon < directly(on_grid, allowed + 1, delta)
-    assert spent([on_grid] * allowed, delta) == pytest.approx(directly(on_grid, allowed, delta), rel=1e-9, abs=1e-9)
+    assert epsilon_spent([on_grid] * allowed, delta) == pytest.approx(
+        directly(on_grid, allowed, delta), rel=1e-9, abs=1e-9
+    )
 
 
 def test_the_ledger_is_only_ever_added_to(folder: Path) -> None:

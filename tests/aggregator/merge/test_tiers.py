@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from homeroom import Device, Sample
 from homeroom.contract.layout import FULL_TIER, Layout, Parameter, Segment
-from homeroom.contract.residual import left_over
+from homeroom.contract.residual import make_residual
 from homeroom.contract.round import RoundConfiguration, weight
 from homeroom.contract.signing import new_key
 from homeroom.contract.update import make_update
@@ -108,7 +108,7 @@ def test_an_update_taken_out_again_leaves_no_trace() -> None:
 def test_only_the_tiers_values_travel_and_another_tier_is_refused() -> None:
     read = read_update(sent(0, "small", 5, 4), ROUND, LAYOUT)
     assert {name: len(values) for name, values in read.values.items()} == {"ladder": 3, "head": 1}
-    assert read.rings.keys() == {"ladder@small", "head@small"}
+    assert read.tier_slices.keys() == {"ladder@small", "head@small"}
     assert len(sent(0, "small", 5, 4)) < len(sent(0, FULL_TIER, 5, 4))
     with pytest.raises(UpdateError) as refused:
         read_update(sent(0, "small", 5, 4), ROUND, Layout(SEGMENTS))
@@ -130,10 +130,10 @@ def test_what_a_lossy_codec_left_over_keeps_what_the_tier_could_not_carry(codec:
     asked = RoundConfiguration(bundle_id="0" * 64, codec=codec)  # type: ignore[arg-type]
     data, wanted = sent(0, "middle", 9, 4, codec), delta(9)
     read = read_update(data, asked, LAYOUT)
-    rest = safetensors.numpy.load(left_over(data, asked, LAYOUT, wanted))
+    rest = safetensors.numpy.load(make_residual(data, asked, LAYOUT, wanted))
     for segment in LAYOUT:
         carried = np.zeros(17, np.float32)
-        carried[LAYOUT.places(segment.name, "middle")] = read.values[segment.name] * np.float32(2**-20)
+        carried[LAYOUT.indices(segment.name, "middle")] = read.values[segment.name] * np.float32(2**-20)
         whole = LAYOUT.split(wanted - carried)[segment.name]
         np.testing.assert_allclose(rest[segment.segment_id], whole, atol=1e-6)
 

@@ -12,7 +12,7 @@ import pytest
 from aggregator.institution import SEGMENTS, START, make_folder, running
 from aggregator.secagg.district import RULES, District, Member
 from homeroom.contract.layout import Layout
-from homeroom.contract.privacy import Privacy, spent
+from homeroom.contract.privacy import Privacy, epsilon_spent
 from homeroom.contract.round import RoundConfiguration
 from homeroom.contract.secagg import SecureRules
 from homeroom.contract.update_checks import read_update
@@ -69,7 +69,7 @@ def test_a_sum_carries_the_noise_of_its_devices_and_both_ends_know_its_cost(dist
     assert rounds.verify() == []
     assert rounds.ledger
     assert sorted(rounds.ledger.shares()) == sorted(member.school.name for member in district.members)
-    assert rounds.facts()["epsilon_spent"] == pytest.approx(spent([2.0], 1e-5))
+    assert rounds.facts()["epsilon_spent"] == pytest.approx(epsilon_spent([2.0], 1e-5))
     for member in district.members:
         member.visit()
         (sent,) = privacy_ledger.read_ledger(member.store)

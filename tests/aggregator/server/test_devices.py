@@ -12,7 +12,7 @@ import tiny
 
 from aggregator.institution import running
 from homeroom import Device, Sample
-from homeroom.contract.privacy import Privacy, squares
+from homeroom.contract.privacy import Privacy, squared_norm
 from homeroom.contract.roster import make_roster
 from homeroom.contract.round import CohortRules, RoundConfiguration
 from homeroom.contract.secagg import SecureRules
@@ -173,7 +173,7 @@ def test_two_schools_in_private_rounds_end_with_the_same_noised_theta_and_know_w
         assert device.train(minutes=1, epochs=2).update == "queued"
         (waiting,) = device.store.outbox.pending()
         sent = read_update(waiting.data, service.rounds.configuration, device.bundle.manifest.layout)
-        assert sum(squares(part) for part in sent.values.values()) <= PROMISE.clip_grid(20) ** 2
+        assert sum(squared_norm(part) for part in sent.values.values()) <= PROMISE.clip_grid(20) ** 2
     first = schools[0].sync()
     assert schools[1].sync().version == 1
     assert schools[0].sync().version == 1

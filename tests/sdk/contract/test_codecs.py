@@ -10,7 +10,7 @@ from hypothesis.extra.numpy import arrays
 
 from homeroom.contract.codecs import BLOCK_VALUES, ENCODED_LIMIT, Codec, decode, encode
 from homeroom.contract.layout import Layout, Parameter, Segment
-from homeroom.contract.residual import left_over, unpack_residual
+from homeroom.contract.residual import make_residual, unpack_residual
 from homeroom.contract.round import RoundConfiguration
 from homeroom.contract.signing import new_key
 from homeroom.contract.update import make_update
@@ -78,7 +78,7 @@ def test_with_feedback_the_sum_of_many_updates_is_the_sum_of_what_was_learned(co
         learned += delta
         wanted = delta + unpack_residual(residual, LAYOUT)
         data = make_update(KEY, asked, LAYOUT, wanted, {"ladder.text": 5}, base_version=0)
-        residual = left_over(data, asked, LAYOUT, wanted)
+        residual = make_residual(data, asked, LAYOUT, wanted)
         arrived += read_update(data, asked, LAYOUT).values["ladder.text"] * 2.0**-BITS
     assert np.abs(learned - arrived - unpack_residual(residual, LAYOUT)).max() < 1e-4
     assert np.linalg.norm(learned - arrived) < 0.2 * np.linalg.norm(learned)

@@ -16,7 +16,7 @@ from homeroom.contract import envelope, update
 from homeroom.contract.canonical_json import digest
 from homeroom.contract.codecs import ENCODED_LIMIT
 from homeroom.contract.layout import Layout, Parameter, Segment
-from homeroom.contract.privacy import Privacy, clip, spent, squares
+from homeroom.contract.privacy import Privacy, clip, epsilon_spent, squared_norm
 from homeroom.contract.round import RoundConfiguration
 from homeroom.contract.signing import new_key, public_hex
 from homeroom.contract.update import SegmentEntry, UpdateHeader, make_private, make_update
@@ -47,11 +47,11 @@ def test_an_update_is_never_longer_than_the_sensitivity(values: list[float], nor
     limit = promise.clip_grid(20)
     whole = np.random.default_rng(seed).choice(np.array(values, np.float32), size)
     grid = clip(whole, promise.clip_grid(20), 20)
-    assert sum(int(v) ** 2 for v in grid.tolist()) == squares(grid) <= limit**2
+    assert sum(int(v) ** 2 for v in grid.tolist()) == squared_norm(grid) <= limit**2
     assert limit <= norm * 2**20
     length = float(np.linalg.norm(whole.astype(np.float64))) * 2**20
     if length > 1e6 and limit > 1e6:  # what is long loses little to the rounding
-        assert math.sqrt(squares(grid)) >= 0.99 * min(length, limit) - math.sqrt(size)
+        assert math.sqrt(squared_norm(grid)) >= 0.99 * min(length, limit) - math.sqrt(size)
 
 
 def test_a_short_update_keeps_its_direction_and_length() -> None:
@@ -74,7 +74,7 @@ def test_a_private_update_holds_everything_shared_and_tells_no_count() -> None:
     assert set(read.values) == {"ladder.text", "head.a"}
     assert {entry.examples for entry in read.header.segments} == {1}
     assert read.header.privacy == PROMISE
-    assert sum(squares(v) for v in read.values.values()) <= PROMISE.clip_grid(20) ** 2
+    assert sum(squared_norm(v) for v in read.values.values()) <= PROMISE.clip_grid(20) ** 2
 
 
 def forged(values: dict[str, np.ndarray], **changes: Any) -> bytes:
@@ -176,10 +176,10 @@ def test_the_same_promise_gives_the_same_round_and_another_promise_another() -> 
 
 
 def test_each_release_costs_more_and_nothing_costs_nothing() -> None:
-    assert spent([], 1e-5) == 0.0
-    costs = [spent([2.0] * n, 1e-5) for n in range(1, 30)]
+    assert epsilon_spent([], 1e-5) == 0.0
+    costs = [epsilon_spent([2.0] * n, 1e-5) for n in range(1, 30)]
     assert costs == sorted(costs)
-    assert spent([2.0, 3.0], 1e-5) < spent([2.0, 2.0], 1e-5)
+    assert epsilon_spent([2.0, 3.0], 1e-5) < epsilon_spent([2.0, 2.0], 1e-5)
 
 
 BY_SUBJECT = msgspec.structs.replace(PROMISE, subjects=4)
@@ -209,8 +209,8 @@ def test_one_subject_more_or_less_moves_an_update_by_at_most_the_clip(
         np.concatenate([*read_update(make_private(KEY, PUPILS, LAYOUT, p, 0), PUPILS, LAYOUT).values.values()])
         for p in (parts, others)
     )
-    assert squares(whole - without) <= BY_SUBJECT.clip_grid(20) ** 2
-    assert squares(whole) <= BY_SUBJECT.limit_grid(20) ** 2 == (4 * BY_SUBJECT.clip_grid(20)) ** 2
+    assert squared_norm(whole - without) <= BY_SUBJECT.clip_grid(20) ** 2
+    assert squared_norm(whole) <= BY_SUBJECT.limit_grid(20) ** 2 == (4 * BY_SUBJECT.clip_grid(20)) ** 2
 
 
 def test_by_subject_nothing_is_made_that_was_not_clipped_by_subject() -> None:

@@ -11,7 +11,7 @@ import pytest
 import tiny
 
 from homeroom import Device, Sample
-from homeroom.contract.privacy import Privacy, squares
+from homeroom.contract.privacy import Privacy, squared_norm
 from homeroom.contract.round import RoundConfiguration
 from homeroom.contract.update_checks import read_update
 from homeroom.federation import agreement, enrolment, privacy_ledger, sync
@@ -73,7 +73,7 @@ def test_what_leaves_is_clipped_by_subject_and_what_stays_is_not(device: Device)
     assert report.update == "queued"
     (waiting,) = device.store.outbox.pending()
     read = read_update(waiting.data, asked_of(device), device.bundle.layout)
-    assert 0 < sum(squares(v) for v in read.values.values()) <= (3 * PROMISE.clip_grid(20)) ** 2
+    assert 0 < sum(squared_norm(v) for v in read.values.values()) <= (3 * PROMISE.clip_grid(20)) ** 2
     version = device.store.versions.current()
     assert version
     moved = device.store.versions.theta(version.version_id) - device.bundle.theta()

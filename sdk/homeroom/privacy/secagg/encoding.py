@@ -117,4 +117,4 @@ def decode(terms: SumLayout, total: np.ndarray) -> tuple[dict[str, np.ndarray], 
 
 def _taken(layout: Layout, configuration: RoundConfiguration) -> list[str]:
     """The segments whose scope allows them to come here, in the layout's order."""
-    return [segment.name for segment in narrowed(layout, configuration.scopes) if configuration.takes(segment)]
+    return [segment.name for segment in narrowed(layout, configuration.scopes) if configuration.merges(segment)]
