@@ -15,7 +15,7 @@ from faults import proxy
 
 from homeroom.errors import HomeroomError, NetworkError
 from homeroom.federation.enrolment import set_network
-from homeroom_aggregator.server.rate_limits import Limits
+from homeroom_aggregator.server.rate_limits import DeviceLimits
 from homeroom_aggregator.server.service import Service, open_service
 
 Trials = Iterator[tuple[int, Callable[[], object]]]
@@ -30,7 +30,7 @@ def district(folder: Path) -> Iterator[Service]:
         mock.patch("homeroom.federation.network.transport.READ_TIMEOUT_S", 0.5),
     ):
         service = open_service(make_folder(folder, buffer_size=1, min_devices=1, max_staleness=10_000))
-        service.meter.limits = Limits(0, 0, 0, 0)
+        service.meter.limits = DeviceLimits(0, 0, 0, 0)
         try:
             yield service
         finally:

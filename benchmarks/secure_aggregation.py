@@ -42,7 +42,7 @@ from homeroom.contract.secagg import SecureRules, pack  # noqa: E402
 from homeroom.errors import TrustError  # noqa: E402
 from homeroom.privacy.secagg import client as steps  # noqa: E402
 from homeroom.privacy.secagg import masks  # noqa: E402
-from homeroom_aggregator.secagg.unmask import Opening, total  # noqa: E402
+from homeroom_aggregator.secagg.unmask import Unmasking, unmask_sum  # noqa: E402
 from peers.verdict import limited, shown  # noqa: E402
 
 VALUES = 250_000  # 1 MB of float32
@@ -73,11 +73,11 @@ def opened(found: Round, absent: Collection[int] = ()) -> tuple[np.ndarray | Non
     """The last phase: the sum, if it can be opened without these, and the server's CPU seconds."""
     revealed = found.reveal(absent)
     begin = time.process_time()
-    opening = Opening(found.view, found.notice.round_id, found.sharers, found.inputs)
+    opening = Unmasking(found.view, found.notice.round_id, found.sharers, found.inputs)
     for place, reveal in revealed.items():
         opening.add(place, reveal)
     terms = found.view.terms(found.layout, found.configuration, found.devices[0].member.minimum)
-    result = None if opening.missing else total(found.inputs.values(), terms, opening)
+    result = None if opening.missing else unmask_sum(found.inputs.values(), terms, opening)
     return result, time.process_time() - begin
 
 

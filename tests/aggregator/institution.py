@@ -120,7 +120,7 @@ def learn(device: Device, step: float, subjects: Sequence[str] = ()) -> None:
 def running(service: Service, certificate: Path | None = None, key: Path | None = None) -> Iterator[str]:
     """The real server on a free port of this machine; its address."""
     listening = serve.listen("127.0.0.1", 0)
-    server = uvicorn.Server(serve.configuration(service, certificate, key))
+    server = uvicorn.Server(serve.uvicorn_config(service, certificate, key))
     thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]}, daemon=True)
     thread.start()
     try:

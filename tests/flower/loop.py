@@ -9,7 +9,7 @@ from flwr.app import Context, Error, Message, RecordDict
 from flwr.clientapp import ClientApp
 from flwr.supercore.task_identity import TaskIdentity
 
-from homeroom_aggregator.flower.records import RECORD
+from homeroom_aggregator.flower.records import RECORD_NAME
 
 
 class Loop:
@@ -40,7 +40,7 @@ class Loop:
             else:
                 reply = self.app(message, self.contexts[node])
                 for one in (message, reply):
-                    self.seen += [v for v in one.content.config_records[RECORD].values() if isinstance(v, bytes)]
+                    self.seen += [v for v in one.content.config_records[RECORD_NAME].values() if isinstance(v, bytes)]
             self.replies[message.metadata.message_id] = reply
         return names
 

@@ -35,10 +35,10 @@ from homeroom_aggregator.admin.folder import (
 )
 from homeroom_aggregator.state.log import Log
 
-LIST = BACKUP_FILE
+BACKUP_LIST = BACKUP_FILE
 
 
-class Contents(msgspec.Struct, frozen=True, kw_only=True):
+class BackupContents(msgspec.Struct, frozen=True, kw_only=True):
     """backup.json. `files`: SHA-256 by path; `version`: the newest version of theta in it."""
 
     format: int = 1
@@ -46,7 +46,7 @@ class Contents(msgspec.Struct, frozen=True, kw_only=True):
     version: int
 
 
-def backup(folder: Path, out: Path) -> Contents:
+def backup(folder: Path, out: Path) -> BackupContents:
     """Copy FOLDER as it stands, whether it is served or not; OUT must not exist."""
     facts = read_facts(folder)
     if out.exists():
@@ -67,12 +67,12 @@ def backup(folder: Path, out: Path) -> Contents:
                 copy_database(log.database, beside / LOG_FILE)
             version = _newest(beside / LOG_FILE)
         files = {path.relative_to(beside).as_posix(): digest_file(path) for path in _files(beside)}
-        contents = Contents(files=files, version=version)
-        write_durable(beside / LIST, msgspec.json.format(msgspec.json.encode(contents), indent=1))
+        contents = BackupContents(files=files, version=version)
+        write_durable(beside / BACKUP_LIST, msgspec.json.format(msgspec.json.encode(contents), indent=1))
     return contents
 
 
-def restore(source: Path, folder: Path) -> Contents:
+def restore(source: Path, folder: Path) -> BackupContents:
     """Put a backup in place as FOLDER, which must not exist; StoreError if a byte of the backup has changed.
 
     Its theta is released once more there, under a number above all that devices may have seen since the backup.
@@ -80,16 +80,18 @@ def restore(source: Path, folder: Path) -> Contents:
     contents = _read(source)
     if folder.exists():
         raise InputError("is there already", where=str(folder), remedy="move it away first; nothing is overwritten")
-    found = {path.relative_to(source).as_posix(): digest_file(path) for path in _files(source) if path.name != LIST}
+    found = {
+        path.relative_to(source).as_posix(): digest_file(path) for path in _files(source) if path.name != BACKUP_LIST
+    }
     wrong = sorted(name for name in found.keys() | contents.files.keys() if found.get(name) != contents.files.get(name))
     if wrong:
         raise StoreError(f"{wrong[0]} is not as it was saved", where=str(source), remedy="take another backup")
     with _whole(folder) as beside:
         _copy_tree(source, beside)
-        (beside / LIST).unlink()
+        (beside / BACKUP_LIST).unlink()
         if (beside / LOG_FILE).exists():
             with contextlib.closing(open_rounds(beside)) as rounds:
-                rounds.continue_at(number_at(now()))
+                rounds.continue_at(restore_version_number(now()))
     return contents
 
 
@@ -108,7 +110,7 @@ def _whole(out: Path) -> Iterator[Path]:
         shutil.rmtree(beside, ignore_errors=True)
 
 
-def number_at(moment: datetime.datetime) -> int:
+def restore_version_number(moment: datetime.datetime) -> int:
     """The version's number for a restore at this moment, UTC: its digits to the second, and two more.
 
     So it is above every number before, however often and from whatever backup one restores, as long as the clock goes
@@ -117,14 +119,14 @@ def number_at(moment: datetime.datetime) -> int:
     return 100 * int(moment.astimezone(datetime.UTC).strftime("%Y%m%d%H%M%S"))
 
 
-def _read(source: Path) -> Contents:
+def _read(source: Path) -> BackupContents:
     try:
-        data = (source / LIST).read_bytes()
+        data = (source / BACKUP_LIST).read_bytes()
     except OSError:
         raise InputError(
             "is no backup", where=str(source), remedy="name a folder that `homeroom district backup` made"
         ) from None
-    return decode(data, Contents, limit_bytes=1 << 22, where=str(source / LIST), error=StoreError)
+    return decode(data, BackupContents, limit_bytes=1 << 22, where=str(source / BACKUP_LIST), error=StoreError)
 
 
 def _newest(path: Path) -> int:

@@ -23,11 +23,14 @@ from homeroom_aggregator.state import audit
 from homeroom_aggregator.state.log import Log
 from homeroom_aggregator.state.privacy_ledger import Ledger
 
-KEPT = (ROSTER_FILE, SEALING_KEY_FILE)  # who may form a cohort; what letters that are on their way are sealed to
-PEOPLE = ("devices", "invitations", "consents", "instances", "audit")
+CARRIED_FILES = (
+    ROSTER_FILE,
+    SEALING_KEY_FILE,
+)  # who may form a cohort; what letters that are on their way are sealed to
+CARRIED_TABLES = ("devices", "invitations", "consents", "instances", "audit")
 
 
-def succeed(folder: Path, old: Path, bundle: Path) -> FolderFacts:
+def upgrade_bundle(folder: Path, old: Path, bundle: Path) -> FolderFacts:
     """Make `folder`, to be served at the address of `old`: devices find the newer bundle there and stay enrolled.
 
     Its rounds have the old configuration and begin with the bundle's own theta. May be repeated if it was cut short.
@@ -40,7 +43,7 @@ def succeed(folder: Path, old: Path, bundle: Path) -> FolderFacts:
                 _take_over(log.database, before.database)
                 if privacy := facts.configuration.privacy:
                     Ledger(log.database, privacy, facts.configuration.scale_bits).carry_over(before.database)
-    for name in KEPT:
+    for name in CARRIED_FILES:
         with contextlib.suppress(FileNotFoundError):
             write_durable(folder / name, (old / name).read_bytes())
     return create_folder(
@@ -56,7 +59,7 @@ def succeed(folder: Path, old: Path, bundle: Path) -> FolderFacts:
 
 def _take_over(new: Database, old: Database) -> None:
     """Everybody who belongs, and the audit log, whose chain goes on."""
-    for table in PEOPLE:
+    for table in CARRIED_TABLES:
         rows = old.rows(f"SELECT * FROM {table}")
         if rows:
             places = ", ".join("?" * len(rows[0]))

@@ -24,12 +24,12 @@ from homeroom.system.files import write_durable
 from homeroom_aggregator.admin.folder import make_invitations
 from homeroom_aggregator.state.members import ROLES, Role
 
-MOST = 10_000
-COLUMNS = {"school", "devices", "role", "consent"}
+INVITATIONS_LIMIT = 10_000
+SHEET_COLUMNS = {"school", "devices", "role", "consent"}
 
 
 @dataclass(frozen=True)
-class Wanted:
+class InvitationRequest:
     """So many invitations for a school. `consent`: by whom it was given, or "" where it still has to be."""
 
     school: str = ""
@@ -38,7 +38,7 @@ class Wanted:
     consent: str = ""
 
 
-def read_sheet(path: Path) -> list[Wanted]:
+def read_sheet(path: Path) -> list[InvitationRequest]:
     """Every row, or one InputError that names the first wrong one."""
     try:
         rows = list(csv.DictReader(io.StringIO(path.read_text("utf-8-sig"))))
@@ -47,25 +47,27 @@ def read_sheet(path: Path) -> list[Wanted]:
     return [_wanted(row, f"{path}:{line}") for line, row in enumerate(rows, 2)]
 
 
-def _wanted(row: dict[str, str | None], where: str) -> Wanted:
-    if unknown := {str(name) for name in row} - COLUMNS:
-        raise InputError(f"unknown column {sorted(unknown)[0]!r}", where=where, remedy=", ".join(sorted(COLUMNS)))
+def _wanted(row: dict[str, str | None], where: str) -> InvitationRequest:
+    if unknown := {str(name) for name in row} - SHEET_COLUMNS:
+        raise InputError(f"unknown column {sorted(unknown)[0]!r}", where=where, remedy=", ".join(sorted(SHEET_COLUMNS)))
     school, role, count = ((row.get(n) or d).strip() for n, d in (("school", ""), ("role", "device"), ("devices", "1")))
     if not school or len(school) > 200:
         raise InputError("needs a school's name (200 characters)", where=where)
     if role not in ROLES:
         raise InputError(f"{role!r} is no role", where=where, remedy=", ".join(ROLES))
-    if not count.isdecimal() or not 1 <= int(count) <= MOST:
-        raise InputError(f"{count!r} is not a number of devices from 1 to {MOST:,}", where=where)
-    return Wanted(school, int(count), next(r for r in ROLES if r == role), (row.get("consent") or "").strip())
+    if not count.isdecimal() or not 1 <= int(count) <= INVITATIONS_LIMIT:
+        raise InputError(f"{count!r} is not a number of devices from 1 to {INVITATIONS_LIMIT:,}", where=where)
+    return InvitationRequest(
+        school, int(count), next(r for r in ROLES if r == role), (row.get("consent") or "").strip()
+    )
 
 
-def files(wanted: Sequence[Wanted], out: Path) -> list[tuple[Wanted, Path]]:
+def plan_files(wanted: Sequence[InvitationRequest], out: Path) -> list[tuple[InvitationRequest, Path]]:
     """Where each invitation goes; InputError if one is there already, or there are too many."""
     total = sum(one.count for one in wanted)
-    if total > MOST:
-        raise InputError(f"{total:,} invitations at once", remedy=f"at most {MOST:,}")
-    found: dict[Path, Wanted] = {}
+    if total > INVITATIONS_LIMIT:
+        raise InputError(f"{total:,} invitations at once", remedy=f"at most {INVITATIONS_LIMIT:,}")
+    found: dict[Path, InvitationRequest] = {}
     for one in wanted:
         stem = re.sub(r"\W+", "-", one.school).strip("-") or "invitation"
         for number in range(1, one.count + 1):
@@ -78,7 +80,9 @@ def files(wanted: Sequence[Wanted], out: Path) -> list[tuple[Wanted, Path]]:
     return [(one, path) for path, one in found.items()]
 
 
-def write(folder: Path, address: str, planned: Sequence[tuple[Wanted, Path]], days: float | None, qr: bool) -> None:
+def write_invitations(
+    folder: Path, address: str, planned: Sequence[tuple[InvitationRequest, Path]], days: float | None, qr: bool
+) -> None:
     """Note every invitation in the aggregator's log, then write the files."""
     expires = (now() + datetime.timedelta(days=days)).replace(microsecond=0).isoformat() if days else None
     rows = [(one.school, one.role) for one, _ in planned]

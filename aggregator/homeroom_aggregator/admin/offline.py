@@ -34,7 +34,7 @@ from homeroom_aggregator.state.members import Member, join_with_code
 
 
 @dataclass(frozen=True)
-class Taken:
+class OfflineReport:
     """What became of the letters on one stick. `unreadable`: why, by file name; those letters stay where they are."""
 
     letters: int
@@ -47,7 +47,7 @@ class Taken:
     unreadable: dict[str, str]
 
 
-def take_in(folder: Path, stick: Path, tell: Callable[[str], None]) -> Taken:
+def take_in_messages(folder: Path, stick: Path, tell: Callable[[str], None]) -> OfflineReport:
     """Take in every letter on the stick and leave an answer for each, and the key that letters are sealed to.
 
     The aggregator in `folder` must be stopped. Raises StoreError or DiskFullError where folder or stick fail: run it
@@ -55,7 +55,7 @@ def take_in(folder: Path, stick: Path, tell: Callable[[str], None]) -> Taken:
     """
     rounds, secret = open_rounds(folder), read_secret(folder)
     try:
-        key = sealing_key_of(folder)
+        key = load_sealing_key(folder)
         here = OfflineFolder(stick, fingerprint(rounds.certificate.root))
         here.put_receiver(sealing_key(key, rounds.key, rounds.certificate))
         counts = dict.fromkeys(("letters", "joined", "accepted", "already", "refused", "waits", "unlearned"), 0)
@@ -67,9 +67,9 @@ def take_in(folder: Path, stick: Path, tell: Callable[[str], None]) -> Taken:
             except (TrustError, NetworkError, InputError) as problem:
                 unreadable[path.name] = problem.what
                 continue
-            answers.append((path, header, answer_to(rounds, secret, header, updates)))
+            answers.append((path, header, answer_message(rounds, secret, header, updates)))
         for path, header, answer in answers:  # only now, so that each brings the version that all of them made
-            version = newer(rounds, header) if not answer.refused else b""
+            version = newer_version(rounds, header) if not answer.refused else b""
             write_durable(here.answer(header.device), write_answer(rounds.key, answer, version, header.sealing))
             remove(path)
             counts["letters"] += 1
@@ -79,12 +79,12 @@ def take_in(folder: Path, stick: Path, tell: Callable[[str], None]) -> Taken:
                 counts[receipt.status] += 1
             done = f"{len(answer.receipts)} updates, {len(answer.unlearned)} to unlearn"
             tell(f"{header.device[:8]}: {answer.refused or done}")
-        return Taken(**counts, unreadable=unreadable)
+        return OfflineReport(**counts, unreadable=unreadable)
     finally:
         rounds.close()
 
 
-def answer_to(rounds: Rounds, secret: bytes, header: MessageHeader, updates: list[bytes]) -> AnswerHeader:
+def answer_message(rounds: Rounds, secret: bytes, header: MessageHeader, updates: list[bytes]) -> AnswerHeader:
     """Do what a letter asks for, as far as its device may; what is refused is said in the answer."""
     bare = AnswerHeader(
         device=header.device,
@@ -133,13 +133,13 @@ def _receipt(rounds: Rounds, member: Member, update: bytes) -> Receipt:
         return Receipt(update=digest(update), status="refused", **what)
 
 
-def newer(rounds: Rounds, header: MessageHeader) -> bytes:
+def newer_version(rounds: Rounds, header: MessageHeader) -> bytes:
     """The newest version as it was signed; empty where the letter's device has it."""
     number, member = rounds.state.version, rounds.members.find(header.device)
     return (rounds.version(number, member.school if member else "") or b"") if number > header.after else b""
 
 
-def sealing_key_of(folder: Path) -> X25519PrivateKey:
+def load_sealing_key(folder: Path) -> X25519PrivateKey:
     """The key that letters to the aggregator in `folder` are sealed to, made the first time."""
     path = folder / SEALING_KEY_FILE
     if not path.exists():

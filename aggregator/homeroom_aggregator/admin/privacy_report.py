@@ -16,7 +16,7 @@ from homeroom_aggregator.state.log import Log
 from homeroom_aggregator.state.privacy_ledger import Ledger
 
 
-def figures(folder: Path) -> dict[str, Any]:
+def folder_figures(folder: Path) -> dict[str, Any]:
     """Everything the words below are made of."""
     facts = read_facts(folder)
     privacy, layout = facts.configuration.privacy, open_folder_bundle(folder, facts).manifest.layout
@@ -24,10 +24,10 @@ def figures(folder: Path) -> dict[str, Any]:
         return {"institution": facts.institution, "private": False}
     with contextlib.closing(Log(folder / LOG_FILE, alone=False)) as log:
         ledger = Ledger(log.database, privacy, facts.configuration.scale_bits)
-        return {"institution": facts.institution, "private": True} | of_ledger(ledger, layout, facts.configuration)
+        return {"institution": facts.institution, "private": True} | ledger_figures(ledger, layout, facts.configuration)
 
 
-def of_ledger(ledger: Ledger, layout: Layout, configuration: RoundConfiguration) -> dict[str, Any]:
+def ledger_figures(ledger: Ledger, layout: Layout, configuration: RoundConfiguration) -> dict[str, Any]:
     """What a ledger says, for `words`; `institution` and `private` are the caller's to add."""
     shares = ledger.shares()
     return {
@@ -44,11 +44,11 @@ def of_ledger(ledger: Ledger, layout: Layout, configuration: RoundConfiguration)
         "most_entered": max(shares.values(), default=0),
         "epsilon_spent": ledger.spent(),
         "devices_at_their_budget": sum(count >= ledger.allowed for count in shares.values()),
-        "right_guesses_at_most": right_guesses(ledger.privacy.epsilon, ledger.privacy.delta),
+        "right_guesses_at_most": right_guess_limit(ledger.privacy.epsilon, ledger.privacy.delta),
     }
 
 
-def right_guesses(epsilon: float, delta: float) -> float:
+def right_guess_limit(epsilon: float, delta: float) -> float:
     """How often, at most, somebody is right who saw every release and guesses whether one device is in them.
 
     From the bound on true and false positives (Kairouz, Oh, Viswanath 2015, theorem 2.1); 0.5 is a blind guess.
@@ -57,7 +57,7 @@ def right_guesses(epsilon: float, delta: float) -> float:
     return min(1.0, (1 + delta * odds) / (1 + odds))
 
 
-def words(found: dict[str, Any]) -> list[str]:
+def report_lines(found: dict[str, Any]) -> list[str]:
     """The report, a line a paragraph."""
     institution = found["institution"]
     if not found["private"]:

@@ -53,11 +53,11 @@ def invite(
     read_facts(folder)
     if consent and not school:
         raise InputError("--consent needs --school")
-    wanted = invitations.read_sheet(sheet) if sheet else [invitations.Wanted(school, count, role, consent)]
-    planned = invitations.files(wanted, out)
+    wanted = invitations.read_sheet(sheet) if sheet else [invitations.InvitationRequest(school, count, role, consent)]
+    planned = invitations.plan_files(wanted, out)
     if not dry_run:
         try:
-            invitations.write(folder, address, planned, days, qr)
+            invitations.write_invitations(folder, address, planned, days, qr)
         except msgspec.ValidationError:
             raise InputError("is not an address", where=address, remedy="https://name or http://name:port") from None
     for _, path in planned:

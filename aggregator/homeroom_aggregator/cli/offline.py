@@ -17,9 +17,9 @@ def offline_in(folder: Path, stick: Path) -> None:
 
     Run it again if the stick was pulled out. Example: homeroom district offline in district/ /media/stick
     """
-    from homeroom_aggregator.admin.offline import take_in
+    from homeroom_aggregator.admin.offline import take_in_messages
 
-    outcome = take_in(folder, stick, click.echo)
+    outcome = take_in_messages(folder, stick, click.echo)
     messages = f"{outcome.letters} messages, {outcome.joined} to join"
     updates = f"{outcome.accepted} updates accepted, {outcome.already} were here, {outcome.refused} refused"
     waits = f", {outcome.waits} wait for a school's consent" if outcome.waits else ""

@@ -43,7 +43,7 @@ def report(folder: Path, machine: bool) -> None:
 
     Example: homeroom district privacy report district/
     """
-    from homeroom_aggregator.admin.privacy_report import figures, words
+    from homeroom_aggregator.admin.privacy_report import folder_figures, report_lines
 
-    spent = figures(folder)
-    click.echo(msgspec.json.encode(spent).decode() if machine else "\n".join(words(spent)))
+    spent = folder_figures(folder)
+    click.echo(msgspec.json.encode(spent).decode() if machine else "\n".join(report_lines(spent)))

@@ -19,7 +19,7 @@ def upgrade_bundle(folder: Path, old: Path, bundle: Path) -> None:
     Devices fetch the bundle from it (`homeroom device upgrade`) and stay enrolled.
     Example: homeroom district upgrade-bundle district-2/ district/ --bundle vocabulary-2.homeroom
     """
-    from homeroom_aggregator.admin.bundle_upgrade import succeed as take_over
+    from homeroom_aggregator.admin.bundle_upgrade import upgrade_bundle as take_over
 
     facts = take_over(folder, old, bundle)
     click.echo(f"{folder}: bundle {facts.bundle_id[:12]}, root {facts.root}")

@@ -9,20 +9,20 @@ from flwr.app import ConfigRecord, Context, Message, RecordDict
 
 from homeroom.errors import HomeroomError, NetworkError
 
-RECORD = "homeroom"
+RECORD_NAME = "homeroom"
 Handler = Callable[[Message, Context], RecordDict]
 
 
 def packed(**values: Any) -> RecordDict:
     """values: bytes, text, whole numbers."""
-    return RecordDict({RECORD: ConfigRecord(values)})
+    return RecordDict({RECORD_NAME: ConfigRecord(values)})
 
 
 def unpacked(message: Message) -> dict[str, Any]:
     """The values of a message; NetworkError where the other side failed, or said why it cannot."""
     if message.has_error():
         raise NetworkError(f"a node failed: {message.error.reason.strip()}", where=_node(message))
-    record = message.content.config_records.get(RECORD)
+    record = message.content.config_records.get(RECORD_NAME)
     if record is None:
         raise NetworkError("a message that is not one of ours", where=_node(message), remedy="update homeroom")
     if problem := record.get("problem"):

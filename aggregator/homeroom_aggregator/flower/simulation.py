@@ -27,12 +27,12 @@ from homeroom.errors import NetworkError
 from homeroom.runtime.bundle import open_bundle
 from homeroom.runtime.graphs import Graphs
 from homeroom.train.settings import Settings
-from homeroom_aggregator.flower.records import RECORD, answering, packed, unpacked
+from homeroom_aggregator.flower.records import RECORD_NAME, answering, packed, unpacked
 from homeroom_aggregator.simulation.engine import OnTrained, Scores, SimulatedDevice, TrainedUpdate, TrainingTask
 from homeroom_aggregator.simulation.federate import Simulation, federate
 from homeroom_aggregator.simulation.schools import SchoolsPlan, load_school
 
-START_S, PULL_S = 120.0, 0.05  # to wait for the nodes; between two looks for replies
+NODES_DEADLINE_S, REPLY_POLL_S = 120.0, 0.05  # to wait for the nodes; between two looks for replies
 
 
 def simulate(plan: SchoolsPlan, arguments: Mapping[str, Any], on_trained: OnTrained | None = None) -> Simulation:
@@ -105,9 +105,9 @@ class Nodes:
     def _present(self, count: int) -> list[int]:
         started_s = time.monotonic()
         while len(nodes := list(self.grid.get_node_ids())) < count:
-            if time.monotonic() - started_s > START_S:
+            if time.monotonic() - started_s > NODES_DEADLINE_S:
                 raise NetworkError(f"{len(nodes)} of {count} nodes came", remedy="is there memory left?")
-            time.sleep(PULL_S)
+            time.sleep(REPLY_POLL_S)
         return nodes
 
     def _ask(
@@ -124,7 +124,7 @@ class Nodes:
                 replies[indexes[reply.metadata.src_node_id]] = unpacked(reply)
                 if on_reply:
                     on_reply(len(replies), len(contents))
-            time.sleep(PULL_S if waiting else 0)
+            time.sleep(REPLY_POLL_S if waiting else 0)
         return replies
 
 
@@ -145,7 +145,7 @@ def _query(plan: SchoolsPlan, _: Message, context: Context) -> RecordDict:
 def _train(plan: SchoolsPlan, message: Message, context: Context) -> RecordDict:
     content, index = unpacked(message), _index(context)
     device = _device(plan, index)
-    kept: Any = context.state.config_records.get(RECORD)  # the process may be another than in the round before
+    kept: Any = context.state.config_records.get(RECORD_NAME)  # the process may be another than in the round before
     device.key = Ed25519PrivateKey.from_private_bytes(kept["key"]) if kept else new_key()
     device.residual = kept["residual"] if kept else b""
     settings = msgspec.json.decode(content["settings"], type=Settings)
@@ -154,7 +154,7 @@ def _train(plan: SchoolsPlan, message: Message, context: Context) -> RecordDict:
     )
     trained = device.train(task, np.frombuffer(content["theta"], np.float32))
     state = {"key": device.key.private_bytes_raw(), "residual": device.residual}
-    context.state.config_records[RECORD] = ConfigRecord(state)
+    context.state.config_records[RECORD_NAME] = ConfigRecord(state)
     return packed(device=trained.device, update=trained.update, untrained=trained.problem)
 
 

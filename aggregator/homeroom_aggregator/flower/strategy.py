@@ -24,7 +24,7 @@ from homeroom_aggregator.admin import offline
 from homeroom_aggregator.admin.folder import open_rounds, read_facts, read_secret
 from homeroom_aggregator.flower.records import packed, unpacked
 
-PULL_S = 0.5  # between two looks for nodes
+NODE_POLL_S = 0.5  # between two looks for nodes
 
 
 class AggregatorStrategy(Strategy):  # type: ignore[misc]
@@ -46,7 +46,7 @@ class AggregatorStrategy(Strategy):  # type: ignore[misc]
                 remedy="serve it over HTTP",
             )
         self.rounds, self.secret = open_rounds(folder), read_secret(folder)
-        self.key = offline.sealing_key_of(folder)
+        self.key = offline.load_sealing_key(folder)
         self.receiver = msgspec.json.encode(sealing_key(self.key, self.rounds.key, self.rounds.certificate))
         self.answers: dict[int, tuple[MessageHeader, AnswerHeader]] = {}  # by node, not delivered yet
 
@@ -84,7 +84,7 @@ class AggregatorStrategy(Strategy):  # type: ignore[misc]
                 counts["failed"] += 1
                 self.tell(f"round {server_round}: {problem}")
                 continue
-            answer = offline.answer_to(self.rounds, self.secret, header, updates)
+            answer = offline.answer_message(self.rounds, self.secret, header, updates)
             self.answers[node] = header, answer
             counts.update(receipt.status for receipt in answer.receipts)
             for receipt in answer.receipts:
@@ -118,7 +118,7 @@ class AggregatorStrategy(Strategy):  # type: ignore[misc]
         if node not in self.answers:
             return b""
         header, answer = self.answers.pop(node)
-        version = b"" if answer.refused else offline.newer(self.rounds, header)
+        version = b"" if answer.refused else offline.newer_version(self.rounds, header)
         return write_answer(self.rounds.key, answer, version, header.sealing)
 
     def _present(self, grid: Grid) -> list[int]:
@@ -128,5 +128,5 @@ class AggregatorStrategy(Strategy):  # type: ignore[misc]
                 raise NetworkError(
                     f"{len(found)} of {self.nodes} nodes came within {self.wait_s:g} s", remedy="start the SuperNodes"
                 )
-            time.sleep(PULL_S)
+            time.sleep(NODE_POLL_S)
         return found

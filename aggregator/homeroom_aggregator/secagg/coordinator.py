@@ -1,4 +1,4 @@
-"""Secure rounds over polling: who is asked for what, when a phase ends, and that a sum is merged once or never.
+"""Secure rounds over polling: asks devices for their part, ends phases, and merges each sum once or never.
 
 Devices come when they can; nothing here waits. A phase ends when all have come, or when its time is over and those who
 came suffice; where they do not, the round fails and nothing is opened. The sum alone goes into the log.
@@ -41,17 +41,17 @@ from homeroom.privacy.secagg.encoding import feeders
 from homeroom.privacy.secagg.parameters import choose_parameters
 from homeroom.privacy.secagg.primitives import agree
 from homeroom_aggregator.merge.rounds import Rounds
-from homeroom_aggregator.secagg.round_store import Desk, Live
-from homeroom_aggregator.secagg.unmask import Opening, read_sum, total
+from homeroom_aggregator.secagg.round_store import ActiveRound, RoundStore
+from homeroom_aggregator.secagg.unmask import Unmasking, decode_sum, unmask_sum
 from homeroom_aggregator.state.log import Log
 from homeroom_aggregator.state.secure_sum import SecureSum, SumHeader, read_header
 
 FAILED, SUMMED = "failed", "summed"
-say = logging.getLogger("homeroom.secure")
+SECURE_LOGGER = logging.getLogger("homeroom.secure")
 
 
-class Cohorts:
-    """The rounds of one aggregator, one after another. One thread at a time is inside."""
+class SecureRounds:
+    """One aggregator's secure rounds, one after another. One thread at a time is inside."""
 
     def __init__(
         self,
@@ -61,25 +61,33 @@ class Cohorts:
         roster: Callable[[], Roster | None],
         clock: Callable[[], float] = time.time,
     ) -> None:
-        """durable: the same log through a connection of its own, which sees what cannot be lost any more."""
+        """Open the store and go on with the round under way.
+
+        path: of secure.db.
+        rounds: where sums are merged.
+        durable: the same log through a connection of its own, which sees only what cannot be lost any more.
+        roster: the institution's newest, or None.
+        clock: seconds since 1970.
+        """
         self.rounds, self.durable, self.roster, self.clock = rounds, durable, roster, clock
         self.rules = secure_rules(rounds.configuration)
-        self.desk = Desk(path)
-        self._seen: tuple[str, CohortView] | None = None
-        self._opening: Opening | None = None
-        most = rounds.configuration.max_staleness + 1  # sums whose updates may still be offered
-        self._past: deque[dict[str, str]] = deque(maxlen=most)  # the device of each update id
-        for entry in reversed(list(islice(rounds.log.sums(), most))):
-            self._past.append(read_header(entry.body).updates)
+        self.store = RoundStore(path)
+        self._cached_view: tuple[str, CohortView] | None = None
+        self._unmasking: Unmasking | None = None
+        sums = rounds.configuration.max_staleness + 1  # whose updates may still be offered
+        self._summed_updates: deque[dict[str, str]] = deque(maxlen=sums)  # the device of each update id
+        for entry in reversed(list(islice(rounds.log.sums(), sums))):
+            self._summed_updates.append(read_header(entry.body).updates)
 
     def close(self) -> None:
-        self.desk.close()
+        """Close the store and the second connection to the log."""
+        self.store.close()
         self.durable.close()
 
-    # What devices ask for
+    # Requests of devices
 
-    def standing(self, device: str) -> dict[str, Any] | None:
-        """The round under way, announced if there is none, as signed; and what it wants of this device.
+    def status(self, device: str) -> dict[str, Any] | None:
+        """The round under way, signed, and the device's status in it; announces a round if there is none.
 
         None while the institution has not given a roster.
         """
@@ -88,40 +96,40 @@ class Cohorts:
             return None
         notice = msgspec.to_builtins(live.notice)
         inside = self._inside(live, device)
-        wanted = inside and self.desk.body(live.phase, device) is None
+        wanted = inside and self.store.body(live.phase, device) is None
         summed = tuple(sorted(self._in_sums(device)))
-        told = RoundStatus(live.notice.round_id, live.phase, wanted, inside, summed)
+        status = RoundStatus(live.notice.round_id, live.phase, wanted, inside, summed)
         return {
             "notice": notice,
             "signature": sign(self.rounds.key, "secure-round", notice),
             "certificate": msgspec.to_builtins(self.rounds.certificate),
             "roster": msgspec.to_builtins(live.roster),
-            "standing": msgspec.to_builtins(told),
+            "standing": msgspec.to_builtins(status),
         }
 
     def get(self, round_id: str, device: str) -> bytes:
-        """What the present phase's work needs, for a member of the cohort."""
+        """The message that a device of the cohort needs for the present phase."""
         live = self._live_of(round_id)
         if live.phase == "keys" or live.cohort is None:
             raise UpdateError("the cohort is still being gathered", code="past_phase", remedy="sync again later")
-        place = self._place(live, device)
+        index = self._index(live, device)
         if live.phase == "shares":
             return pack(live.cohort)
         if live.phase == "input":
-            return pack(self._inbox(live, place))
+            return pack(self._inbox(live, index))
         if live.phase == "consent":
             return pack(Survivors(live.survivors))
-        signed = self.desk.bodies("consent")
-        consents = (Consent(self._place(live, d), body) for d, body in signed.items())
-        return pack(Consents(Survivors(live.survivors), tuple(sorted(consents, key=lambda one: one.place))))
+        signed = self.store.bodies("consent")
+        consents = (Consent(self._index(live, sender), body) for sender, body in signed.items())
+        return pack(Consents(Survivors(live.survivors), tuple(sorted(consents, key=lambda consent: consent.place))))
 
     def put(self, round_id: str, phase: str, device: str, body: bytes) -> None:
-        """Take one device's part of a phase; given again it changes nothing."""
+        """Take a device's message of a phase; the same one again changes nothing. UpdateError if it is refused."""
         live = self._live_of(round_id)
         allowed = ("consent", "reveal") if live.phase == "reveal" else (live.phase,)
         if phase not in allowed:
             raise UpdateError(f"phase {phase} is not the present one", code="past_phase", remedy="sync again")
-        known = self.desk.body(phase, device)
+        known = self.store.body(phase, device)
         if known == body:
             return
         if known is not None and phase != "keys":
@@ -129,66 +137,63 @@ class Cohorts:
         {"keys": self._check_keys, "shares": self._check_shares, "input": self._check_input}.get(
             phase, self._check_consent if phase == "consent" else self._check_reveal
         )(live, device, body)
-        self.desk.put(phase, device, body)
+        self.store.put(phase, device, body)
         self.advance()
-
-    def message_limit(self) -> int:
-        """Bytes of the largest message of any phase."""
-        layout = self.rounds.rules.layout
-        return max(8 * (layout.size + len(layout.segments)), 64 * 10_000) + 1024
 
     def facts(self) -> dict[str, int]:
         """Counts for /metrics."""
-        live = self.desk.live()
+        live = self.store.live()
         return {
             "secure_sums": self.rounds.log.count("secure"),
-            "secure_failed": self.desk.outcomes() - self.desk.ended(SUMMED),
+            "secure_failed": self.store.outcomes() - self.store.ended(SUMMED),
             "secure_phase": PHASES.index(live.phase) + 1 if live else 0,
-            "secure_arrived": len(self.desk.senders(live.phase)) if live else 0,
+            "secure_arrived": len(self.store.senders(live.phase)) if live else 0,
         }
 
-    # What a message must be
+    # Checks of messages
 
-    def _check_keys(self, live: Live, device: str, body: bytes) -> None:
-        told = unpack(body, Advertisement, where="keys", error=UpdateError)
-        if told.device.hex() != device or device not in live.roster.devices:
+    def _check_keys(self, live: ActiveRound, device: str, body: bytes) -> None:
+        advertisement = unpack(body, Advertisement, where="keys", error=UpdateError)
+        if advertisement.device.hex() != device or device not in live.roster.devices:
             raise UpdateError("this device is not on the institution's roster", code="not_member")
         try:
-            verify(device, KEYS, told.statement(live.notice.round_id), told.signature.hex(), where="keys")
+            statement = advertisement.statement(live.notice.round_id)
+            verify(device, KEYS, statement, advertisement.signature.hex(), where="keys")
         except TrustError as problem:
             raise UpdateError(problem.what, code="bad_signature") from None
-        if self.rounds.log.withdrawn(told.update_id.hex()):
+        if self.rounds.log.withdrawn(advertisement.update_id.hex()):
             raise UpdateError("this update was withdrawn", code="past_phase")
-        if told.update_id.hex() in self._in_sums(device):
+        if advertisement.update_id.hex() in self._in_sums(device):
             raise UpdateError("this update is in a sum already", code="past_phase", remedy="sync, then train again")
         if self.rounds.ledger:
             member = self.rounds.members.find(device)
             self.rounds.ledger.check(member.name if member else device, self.rounds.state.version)
-        others = [other for known, other in self._advertised().items() if known != device]
-        if {told.mask, told.channel} & {key for other in others for key in (other.mask, other.channel)}:
+        others = [other for sender, other in self._advertised().items() if sender != device]
+        keys = {advertisement.mask, advertisement.channel}
+        if keys & {key for other in others for key in (other.mask, other.channel)}:
             raise UpdateError("its keys are another device's", code="malformed")
         try:  # what every other device would refuse must not spoil their round
-            feeders(self.rounds.rules.layout, self.rounds.configuration, SecureCohort((told,)))
-            for key in (told.mask, told.channel):
+            feeders(self.rounds.rules.layout, self.rounds.configuration, SecureCohort((advertisement,)))
+            for key in (advertisement.mask, advertisement.channel):
                 agree(X25519PrivateKey.generate(), key, b"", 16)
         except TrustError as problem:
             raise UpdateError(problem.what, code="malformed") from None
 
-    def _check_shares(self, live: Live, device: str, body: bytes) -> None:
-        found = unpack(body, Shares, where="shares", error=UpdateError)
-        wanted = len(self._view(live).graph.neighbours(self._place(live, device)))
-        if len(found.sealed) != wanted:
-            raise UpdateError(f"{len(found.sealed)} sealed shares in place of {wanted}", code="malformed")
+    def _check_shares(self, live: ActiveRound, device: str, body: bytes) -> None:
+        shares = unpack(body, Shares, where="shares", error=UpdateError)
+        wanted = len(self._view(live).graph.neighbours(self._index(live, device)))
+        if len(shares.sealed) != wanted:
+            raise UpdateError(f"{len(shares.sealed)} sealed shares in place of {wanted}", code="malformed")
 
-    def _check_input(self, live: Live, device: str, body: bytes) -> None:
-        if self._place(live, device) not in live.sharers:
+    def _check_input(self, live: ActiveRound, device: str, body: bytes) -> None:
+        if self._index(live, device) not in live.sharers:
             raise UpdateError("this device has not shared", code="not_member")
         terms = self._view(live).terms(self.rounds.rules.layout, self.rounds.configuration, self.minimum(live))
         if len(body) != terms.count * terms.width:
             raise UpdateError(f"{len(body):,} bytes in place of {terms.count * terms.width:,}", code="wrong_shape")
 
-    def _check_consent(self, live: Live, device: str, body: bytes) -> None:
-        if self._place(live, device) not in live.survivors:
+    def _check_consent(self, live: ActiveRound, device: str, body: bytes) -> None:
+        if self._index(live, device) not in live.survivors:
             raise UpdateError("this device is not in the sum", code="not_member")
         statement = Survivors(live.survivors).statement(self._view(live).cohort_id)
         try:
@@ -196,33 +201,33 @@ class Cohorts:
         except TrustError as problem:
             raise UpdateError(problem.what, code="bad_signature") from None
 
-    def _check_reveal(self, live: Live, device: str, body: bytes) -> None:
-        found = unpack(body, Reveal, where="reveal", error=UpdateError)
-        self._opened(live).add(self._place(live, device), found)
+    def _check_reveal(self, live: ActiveRound, device: str, body: bytes) -> None:
+        reveal = unpack(body, Reveal, where="reveal", error=UpdateError)
+        self._unmasking_of(live).add(self._index(live, device), reveal)
 
-    # How a round goes on
+    # Phases
 
-    def advance(self) -> Live | None:
+    def advance(self) -> ActiveRound | None:
         """End every phase that may end; the round under way, or None."""
         for _ in PHASES:
-            live = self.desk.live()
+            live = self.store.live()
             if live is None or not self._go_on(live):
                 return live
-        return self.desk.live()
+        return self.store.live()
 
-    def _go_on(self, live: Live) -> bool:
+    def _go_on(self, live: ActiveRound) -> bool:
         """End the phase if it may end, or the round if it must; whether anything changed."""
         now = self.clock()
         if now < live.since:  # it was set back: the phase's time begins anew, or it would never be over
-            self.desk.save(msgspec.structs.replace(live, since=now))
+            self.store.save(msgspec.structs.replace(live, since=now))
         over = now - live.since >= self.rules.phase_s
-        came = self.desk.senders(live.phase)
+        came = self.store.senders(live.phase)
         if live.phase == "keys":
             return self._close_cohort(live, came, over)
         if live.phase == "reveal":
             if self.rounds.log.has("secure", live.notice.round_id):
                 return self.durable.has("secure", live.notice.round_id) and self._end(live, SUMMED)
-            if not self._opened(live).missing:
+            if not self._unmasking_of(live).missing:
                 return self._sum(live)
             return over and self._fail(live, "too few devices revealed their shares")
         if live.phase == "consent":
@@ -231,21 +236,21 @@ class Cohorts:
             return over and self._fail(live, "too few devices agreed on the survivors")
         view = self._view(live)
         expected = live.sharers if live.phase == "input" else range(len(view.cohort.members))
-        waited = {place for place in expected if not self._withdrawn(view, place)}
-        here = tuple(sorted(waited & {self._place(live, device) for device in came}))
-        if len(here) < len(waited) and not over:
+        awaited = {index for index in expected if not self._withdrawn(view, index)}
+        arrived = tuple(sorted(awaited & {self._index(live, device) for device in came}))
+        if len(arrived) < len(awaited) and not over:
             return False
-        if why := self._too_few(live, here):
+        if why := self._too_few(live, arrived):
             return self._fail(live, why)
         if live.phase == "shares":
-            return self._next(live, phase="input", sharers=here)
-        return self._next(live, phase="consent", survivors=here)
+            return self._next(live, phase="input", sharers=arrived)
+        return self._next(live, phase="consent", survivors=arrived)
 
-    def _withdrawn(self, view: CohortView, place: int) -> bool:
+    def _withdrawn(self, view: CohortView, index: int) -> bool:
         """Whether a device took its update back meanwhile: it then counts as a drop-out."""
-        return self.rounds.log.withdrawn(view.cohort.members[place].update_id.hex())
+        return self.rounds.log.withdrawn(view.cohort.members[index].update_id.hex())
 
-    def _close_cohort(self, live: Live, came: list[str], over: bool) -> bool:
+    def _close_cohort(self, live: ActiveRound, came: list[str], over: bool) -> bool:
         enough = len(came) >= self.rules.cohort or set(came) == set(live.roster.devices) or over
         if not enough:
             return False
@@ -253,60 +258,61 @@ class Cohorts:
             drops = choose_parameters(len(came), self.rules.drop_rate, self.rules.corrupt_rate).drops if came else 0
         except InputError:
             drops = len(came)
-        told = self._advertised()
-        cohort = SecureCohort(tuple(told[device] for device in sorted(told)))
+        advertised = self._advertised()
+        cohort = SecureCohort(tuple(advertised[device] for device in sorted(advertised)))
         if len(came) - drops < self.minimum(live) or not self._summed(live, cohort):
             return over and self._next(live, phase="keys")  # go on gathering
         return self._next(live, phase="shares", cohort=cohort)
 
     def _advertised(self) -> dict[str, Advertisement]:
-        bodies = self.desk.bodies("keys").items()
+        bodies = self.store.bodies("keys").items()
         return {device: unpack(body, Advertisement, where="keys", error=UpdateError) for device, body in bodies}
 
-    def _summed(self, live: Live, cohort: SecureCohort) -> bool:
+    def _summed(self, live: ActiveRound, cohort: SecureCohort) -> bool:
         """Whether any segment is fed by enough of a cohort."""
         view = CohortView(live.notice.round_id, cohort, self.rules)
         return bool(view.terms(self.rounds.rules.layout, self.rounds.configuration, self.minimum(live)).segments)
 
-    def _too_few(self, live: Live, here: tuple[int, ...]) -> str:
-        """Why these devices do not suffice to go on, or nothing."""
+    def _too_few(self, live: ActiveRound, indexes: tuple[int, ...]) -> str:
+        """Why these devices of the cohort do not suffice to go on, or nothing."""
         view, layout = self._view(live), self.rounds.rules.layout
         try:
-            view.check_survivors(Survivors(here), layout, self.rounds.configuration, self.minimum(live))
-            for place in here:
-                view.graph.check_present(place, here)
+            view.check_survivors(Survivors(indexes), layout, self.rounds.configuration, self.minimum(live))
+            for index in indexes:
+                view.graph.check_present(index, indexes)
         except TrustError as problem:
             return problem.what
         return ""
 
-    def _sum(self, live: Live) -> bool:
+    def _sum(self, live: ActiveRound) -> bool:
         """Open the sum and merge it; the rest is forgotten once that is durable. Killed in between, it counts once."""
-        view, opening = self._view(live), self._opened(live)
+        view, unmasking = self._view(live), self._unmasking_of(live)
         layout, configuration = self.rounds.rules.layout, self.rounds.configuration
         terms = view.terms(layout, configuration, self.minimum(live))
         devices = [member.device.hex() for member in view.cohort.members]
-        alive = [devices[place] for place in live.survivors]
+        alive = [devices[index] for index in live.survivors]
         feeders = view.feeders(layout, configuration)
-        fed = {name: [devices[p] for p in live.survivors if p in feeders[name]] for name in terms.segments}
-        vectors = (bytes(self.desk.body("input", device) or b"") for device in alive)
+        fed = {name: [devices[index] for index in live.survivors if index in feeders[name]] for name in terms.segments}
+        vectors = (bytes(self.store.body("input", device) or b"") for device in alive)
         try:
-            found = total(vectors, terms, opening)
-            numerators, weights = read_sum(found, terms, {n: len(who) for n, who in fed.items()}, configuration)
+            total = unmask_sum(vectors, terms, unmasking)
+            feeder_counts = {name: len(senders) for name, senders in fed.items()}
+            numerators, weights = decode_sum(total, terms, feeder_counts, configuration)
         except UpdateError as problem:
             return self._fail(live, problem.what)
         header = SumHeader(
             round_id=live.notice.round_id,
             roster_id=live.roster.roster_id,
             cohort_id=view.cohort_id.hex(),
-            updates={view.cohort.members[p].update_id.hex(): devices[p] for p in live.survivors},
+            updates={view.cohort.members[index].update_id.hex(): devices[index] for index in live.survivors},
             weights=weights,
             fed=fed,
-            signatures={device: body.hex() for device, body in self.desk.bodies("consent").items()},
+            signatures={device: body.hex() for device, body in self.store.bodies("consent").items()},
         )
         self.rounds.take_sum(SecureSum(header, numerators))
         return False
 
-    def _fail(self, live: Live, why: str) -> bool:
+    def _fail(self, live: ActiveRound, why: str) -> bool:
         """End the round without a sum. Who had agreed to survivors trains anew, and needs a new version for that."""
         if live.phase in ("consent", "reveal") and self.durable.newest() == live.notice.version:
             if self.rounds.state.version == live.notice.version:
@@ -314,8 +320,8 @@ class Cohorts:
             return False  # it ends once that is durable
         return self._end(live, f"{FAILED}: {why}")
 
-    def _end(self, live: Live, outcome: str) -> bool:
-        say.log(
+    def _end(self, live: ActiveRound, outcome: str) -> bool:
+        SECURE_LOGGER.log(
             logging.INFO if outcome == SUMMED else logging.WARNING,
             "secure round %s in phase %s: %s",
             live.notice.round_id[:12],
@@ -323,15 +329,17 @@ class Cohorts:
             outcome,
         )
         if outcome == SUMMED:
-            self._past.append(read_header(next(self.rounds.log.sums()).body).updates)
-        self.desk.end(live.notice.round_id, outcome)
-        self._opening = None
+            self._summed_updates.append(read_header(next(self.rounds.log.sums()).body).updates)
+        self.store.end(live.notice.round_id, outcome)
+        self._unmasking = None
         return True
 
     def _in_sums(self, device: str) -> set[str]:
-        return {update_id for updates in self._past for update_id, owner in updates.items() if owner == device}
+        return {
+            update_id for updates in self._summed_updates for update_id, owner in updates.items() if owner == device
+        }
 
-    def _announce(self) -> Live | None:
+    def _announce(self) -> ActiveRound | None:
         roster = self.roster()
         if roster is None:
             return None
@@ -341,62 +349,63 @@ class Cohorts:
             version=self.rounds.state.version,
             nonce=secrets.token_hex(32),
         )
-        live = Live(notice=notice, roster=roster, phase="keys", since=self.clock())
-        self.desk.save(live)
+        live = ActiveRound(notice=notice, roster=roster, phase="keys", since=self.clock())
+        self.store.save(live)
         return live
 
-    def _next(self, live: Live, **changes: Any) -> bool:
-        self.desk.save(msgspec.structs.replace(live, since=self.clock(), **changes))
+    def _next(self, live: ActiveRound, **changes: Any) -> bool:
+        self.store.save(msgspec.structs.replace(live, since=self.clock(), **changes))
         return True
 
-    # What is on disk, and what follows from it
+    # The round under way
 
-    def minimum(self, live: Live) -> int:
+    def minimum(self, live: ActiveRound) -> int:
+        """Devices that a sum needs at least: the larger of the rules' and the roster's."""
         return max(self.rules.minimum, live.roster.minimum)
 
-    def _live_of(self, round_id: str) -> Live:
+    def _live_of(self, round_id: str) -> ActiveRound:
         live = self.advance()
         if live is None or live.notice.round_id != round_id:
             raise UpdateError("that round is over", code="past_phase", remedy="sync again")
         return live
 
-    def _view(self, live: Live) -> CohortView:
+    def _view(self, live: ActiveRound) -> CohortView:
         assert live.cohort is not None  # every phase after keys has one
-        if self._seen is None or self._seen[0] != live.notice.round_id:
-            self._seen = live.notice.round_id, CohortView(live.notice.round_id, live.cohort, self.rules)
-        return self._seen[1]
+        if self._cached_view is None or self._cached_view[0] != live.notice.round_id:
+            self._cached_view = live.notice.round_id, CohortView(live.notice.round_id, live.cohort, self.rules)
+        return self._cached_view[1]
 
-    def _opened(self, live: Live) -> Opening:
-        """What was revealed so far, taken in again after a restart."""
-        if self._opening is None or self._opening.round_id != live.notice.round_id:
-            self._opening = Opening(self._view(live), live.notice.round_id, live.sharers, live.survivors)
-            for device, body in self.desk.bodies("reveal").items():
-                self._opening.add(self._place(live, device), unpack(body, Reveal, where="reveal", error=UpdateError))
-        return self._opening
+    def _unmasking_of(self, live: ActiveRound) -> Unmasking:
+        """The shares revealed so far, read from the store after a restart."""
+        if self._unmasking is None or self._unmasking.round_id != live.notice.round_id:
+            self._unmasking = Unmasking(self._view(live), live.notice.round_id, live.sharers, live.survivors)
+            for device, body in self.store.bodies("reveal").items():
+                self._unmasking.add(self._index(live, device), unpack(body, Reveal, where="reveal", error=UpdateError))
+        return self._unmasking
 
-    def _devices(self, live: Live) -> set[str]:
+    def _devices(self, live: ActiveRound) -> set[str]:
         return {member.device.hex() for member in live.cohort.members} if live.cohort else set()
 
-    def _place(self, live: Live, device: str) -> int:
+    def _index(self, live: ActiveRound, device: str) -> int:
         try:
             return self._view(live).place(bytes.fromhex(device))
         except TrustError:
             raise UpdateError("this device is not in the cohort", code="not_member") from None
 
-    def _inside(self, live: Live, device: str) -> bool:
+    def _inside(self, live: ActiveRound, device: str) -> bool:
         """Whether a device is in the round and has not dropped out of it."""
         if live.phase == "keys":
             return device in live.roster.devices
         if device not in self._devices(live):
             return False
-        place = self._place(live, device)
-        return place in {"shares": {place}, "input": set(live.sharers)}.get(live.phase, set(live.survivors))
+        index = self._index(live, device)
+        return index in {"shares": {index}, "input": set(live.sharers)}.get(live.phase, set(live.survivors))
 
-    def _inbox(self, live: Live, place: int) -> Inbox:
+    def _inbox(self, live: ActiveRound, index: int) -> Inbox:
         view, sealed = self._view(live), []
-        for other in view.graph.neighbours(place):
+        for other in view.graph.neighbours(index):
             if other in set(live.sharers):
-                body = self.desk.body("shares", view.cohort.members[other].device.hex())
-                told = unpack(body or b"", Shares, where="shares", error=UpdateError)
-                sealed.append(told.sealed[view.graph.neighbours(other).index(place)])
+                body = self.store.body("shares", view.cohort.members[other].device.hex())
+                shares = unpack(body or b"", Shares, where="shares", error=UpdateError)
+                sealed.append(shares.sealed[view.graph.neighbours(other).index(index)])
         return Inbox(live.sharers, tuple(sealed))

@@ -14,7 +14,7 @@ from homeroom.contract.roster import Roster
 from homeroom.contract.secagg import Notice, Phase, SecureCohort, pack
 from homeroom.system.sqlite import Database
 
-TABLES = """
+ROUND_TABLES = """
 CREATE TABLE IF NOT EXISTS live (
     id INTEGER PRIMARY KEY CHECK (id = 1), notice BLOB NOT NULL, roster BLOB NOT NULL, phase TEXT NOT NULL,
     since REAL NOT NULL, cohort BLOB, sharers BLOB, survivors BLOB);
@@ -24,8 +24,11 @@ CREATE TABLE IF NOT EXISTS outcomes (round_id TEXT PRIMARY KEY, outcome TEXT NOT
 """
 
 
-class Live(msgspec.Struct, frozen=True, kw_only=True):
-    """The round under way. `since`: when its phase began, in seconds; places as in the cohort."""
+class ActiveRound(msgspec.Struct, frozen=True, kw_only=True):
+    """The round under way.
+
+    since: when its phase began, seconds since 1970. sharers, survivors: indexes in the cohort.
+    """
 
     notice: Notice
     roster: Roster
@@ -36,18 +39,20 @@ class Live(msgspec.Struct, frozen=True, kw_only=True):
     survivors: tuple[int, ...] = ()
 
 
-class Desk:
+class RoundStore:
     """Owns secure.db; every write is durable when it returns."""
 
     def __init__(self, path: Path) -> None:
         self.database = Database(path, any_thread=True)
-        for statement in filter(str.strip, TABLES.split(";")):
+        for statement in filter(str.strip, ROUND_TABLES.split(";")):
             self.database.write(statement)
 
     def close(self) -> None:
+        """Close the database."""
         self.database.close()
 
-    def save(self, live: Live) -> None:
+    def save(self, live: ActiveRound) -> None:
+        """Write the round under way."""
         row = (
             msgspec.json.encode(live.notice),
             msgspec.json.encode(live.roster),
@@ -59,12 +64,13 @@ class Desk:
         )
         self.database.write("INSERT OR REPLACE INTO live VALUES (1, ?, ?, ?, ?, ?, ?, ?)", row)
 
-    def live(self) -> Live | None:
+    def live(self) -> ActiveRound | None:
+        """The round under way, or None."""
         row = self.database.one("SELECT notice, roster, phase, since, cohort, sharers, survivors FROM live")
         if row is None:
             return None
         notice, roster, phase, since, cohort, sharers, survivors = row
-        return Live(
+        return ActiveRound(
             notice=msgspec.json.decode(notice, type=Notice),
             roster=msgspec.json.decode(roster, type=Roster),
             phase=phase,
@@ -75,16 +81,20 @@ class Desk:
         )
 
     def body(self, phase: str, device: str) -> bytes | None:
+        """A device's message of a phase, or None."""
         row = self.database.one("SELECT body FROM messages WHERE phase = ? AND device = ?", (phase, device))
         return None if row is None else row[0]
 
     def bodies(self, phase: str) -> dict[str, bytes]:
+        """A phase's messages by device."""
         return dict(self.database.rows("SELECT device, body FROM messages WHERE phase = ?", (phase,)))
 
     def senders(self, phase: str) -> list[str]:
+        """The devices whose message of a phase has come."""
         return [row[0] for row in self.database.rows("SELECT device FROM messages WHERE phase = ?", (phase,))]
 
     def put(self, phase: str, device: str, body: bytes) -> None:
+        """Keep a device's message of a phase, in place of an earlier one."""
         self.database.write("INSERT OR REPLACE INTO messages VALUES (?, ?, ?)", (phase, device, body))
 
     def end(self, round_id: str, outcome: str) -> None:
@@ -95,8 +105,9 @@ class Desk:
             self.database.write("INSERT OR IGNORE INTO outcomes VALUES (?, ?)", (round_id, outcome))
 
     def ended(self, outcome: str) -> int:
-        """How many rounds ended so."""
+        """How many rounds ended with this outcome."""
         return int(self.database.one("SELECT count(*) FROM outcomes WHERE outcome = ?", (outcome,))[0])
 
     def outcomes(self) -> int:
+        """How many rounds have ended."""
         return int(self.database.one("SELECT count(*) FROM outcomes")[0])

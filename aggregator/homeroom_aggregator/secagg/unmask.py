@@ -1,7 +1,7 @@
-"""From revealed shares to the sum: pure functions; numpy and the device's own protocol modules.
+"""Unmasking: from the shares that devices reveal to their sum, as pure functions.
 
-What a share should open is known beforehand: a self-mask's seed by its digest, a drop-out's key by its public half. So
-a wrong share is noticed, and a sum that could be wrong is never given.
+The secret that shares should open is known beforehand: a self-mask's seed by its digest, a drop-out's key by its public
+half. So a wrong share is noticed, and a sum that could be wrong is never given.
 """
 
 from __future__ import annotations
@@ -21,31 +21,31 @@ from homeroom.privacy.secagg.encoding import SumLayout, decode
 from homeroom.privacy.secagg.masks import add_masks, signed, unpack, word
 from homeroom.privacy.secagg.primitives import combine
 
-TRIES = 32  # of a secret, with different shares, each time one more has come
+COMBINATION_TRIES = 32  # sets of shares tried for a secret, each time one more has come
 
 
-class Opening:
-    """Collects shares until every secret that the sum needs is open; `secrets` by place."""
+class Unmasking:
+    """Collects shares until every secret that the sum needs is open; `secrets` by index in the cohort."""
 
     def __init__(self, view: CohortView, round_id: str, sharers: Iterable[int], survivors: Iterable[int]) -> None:
         self.view, self.round_id = view, round_id
         self.sharers, self.survivors = set(sharers), set(survivors)
         self.secrets: dict[int, bytes] = {}
-        self._shares: dict[int, list[tuple[int, bytes]]] = {place: [] for place in self.sharers}
+        self._shares: dict[int, list[tuple[int, bytes]]] = {index: [] for index in self.sharers}
 
     @property
     def missing(self) -> set[int]:
-        """Whose secret is not open yet."""
+        """Indexes of the devices whose secret is not open yet."""
         return self.sharers - self.secrets.keys()
 
-    def add(self, place: int, reveal: Reveal) -> None:
-        """Take one device's shares in; UpdateError unless it is one share for each neighbour that shared."""
-        owners = [other for other in self.view.graph.neighbours(place) if other in self.sharers]
-        if place not in self.survivors or len(reveal.shares) != len(owners):
+    def add(self, index: int, reveal: Reveal) -> None:
+        """Take a device's shares; UpdateError unless it is one share for each neighbour that shared."""
+        owners = [other for other in self.view.graph.neighbours(index) if other in self.sharers]
+        if index not in self.survivors or len(reveal.shares) != len(owners):
             raise UpdateError(f"{len(reveal.shares)} shares are not {len(owners)}", code="malformed")
         for owner, share in zip(owners, reveal.shares, strict=True):
             if owner not in self.secrets:
-                number = self.view.graph.neighbours(owner).index(place) + 1
+                number = self.view.graph.neighbours(owner).index(index) + 1
                 self._shares[owner].append((number, share))
                 self._try(owner)
 
@@ -53,7 +53,7 @@ class Opening:
         """Open a secret with the newest share and any others, if that gives what was announced."""
         *others, newest = self._shares[owner]
         threshold = self.view.parameters.threshold
-        for chosen in islice(combinations(reversed(others), threshold - 1), TRIES):
+        for chosen in islice(combinations(reversed(others), threshold - 1), COMBINATION_TRIES):
             secret = combine([newest, *chosen])
             if self._right(owner, secret):
                 self.secrets[owner] = secret
@@ -61,45 +61,51 @@ class Opening:
                 return
 
     def _right(self, owner: int, secret: bytes) -> bool:
-        told = self.view.cohort.members[owner]
+        advertisement = self.view.cohort.members[owner]
         if owner in self.survivors:
-            return hashlib.sha256(secret).digest() == told.seed_digest
-        return mask_private(secret, self.round_id).public_key().public_bytes_raw() == told.mask
+            return hashlib.sha256(secret).digest() == advertisement.seed_digest
+        return mask_private(secret, self.round_id).public_key().public_bytes_raw() == advertisement.mask
 
     def keys(self) -> tuple[list[bytes], list[bytes]]:
-        """The streams to add to the sum and those to take away, so that what remains is the plain sum."""
-        added, taken = list[bytes](), list[bytes]()
-        for place in sorted(self.sharers):
-            if place in self.survivors:
-                taken.append(self_key(self.secrets[place], self.view))
+        """The keys of the masks to add to the sum and of those to subtract, so that the plain sum remains."""
+        added, subtracted = list[bytes](), list[bytes]()
+        for index in sorted(self.sharers):
+            if index in self.survivors:
+                subtracted.append(self_key(self.secrets[index], self.view))
                 continue
-            secret = mask_private(self.secrets[place], self.round_id)
-            for other in self.view.graph.neighbours(place):
-                if other in self.survivors:  # the lower place of a pair had added
-                    (taken if other < place else added).append(pair_key(secret, self.view, other))
-        return added, taken
+            secret = mask_private(self.secrets[index], self.round_id)
+            for other in self.view.graph.neighbours(index):
+                if other in self.survivors:  # the lower index of a pair had added
+                    (subtracted if other < index else added).append(pair_key(secret, self.view, other))
+        return added, subtracted
 
 
-def total(inputs: Iterable[bytes], terms: SumLayout, opening: Opening) -> np.ndarray:
-    """The sum of the survivors' vectors, int64 [count]; one masked vector in memory at a time."""
+def unmask_sum(inputs: Iterable[bytes], terms: SumLayout, unmasking: Unmasking) -> np.ndarray:
+    """The sum of the survivors' vectors, int64 [count].
+
+    inputs: their masked vectors as bytes, one in memory at a time. terms: the sum's layout.
+    """
     masked = np.zeros(terms.count, word(terms.width))
     for data in inputs:
         masked += unpack(data, terms.count, terms.width)
-    add_masks(masked, *opening.keys())
+    add_masks(masked, *unmasking.keys())
     return signed(masked, terms.width)
 
 
-def read_sum(
-    found: np.ndarray, terms: SumLayout, fed: dict[str, int], configuration: RoundConfiguration
+def decode_sum(
+    total: np.ndarray, terms: SumLayout, fed: dict[str, int], configuration: RoundConfiguration
 ) -> tuple[dict[str, np.ndarray], dict[str, int]]:
-    """Numerators and weights by segment; UpdateError if no set of honest devices could have such a sum.
+    """Numerators, int64 [size], and weights by segment; UpdateError if no set of honest devices has such a sum.
 
+    total: int64 [count], unmasked.
+    terms: the sum's layout.
     fed: by segment, how many of the survivors feed it.
+    configuration: of the rounds.
     """
-    numerators, weights = decode(terms, found)
+    numerators, weights = decode(terms, total)
     if privacy := configuration.privacy:  # every update weighs 1, and noise has no bound but its scale
-        most = max(fed.values(), default=0) * (ENCODED_LIMIT + 12 * privacy.noise_grid(configuration.scale_bits))
-        if weights != fed or any(int(np.abs(values).max(initial=0)) > most for values in numerators.values()):
+        limit = max(fed.values(), default=0) * (ENCODED_LIMIT + 12 * privacy.noise_grid(configuration.scale_bits))
+        if weights != fed or any(int(np.abs(values).max(initial=0)) > limit for values in numerators.values()):
             raise UpdateError("no such sum comes of honest devices", code="too_large")
         return numerators, weights
     squares = 0.0

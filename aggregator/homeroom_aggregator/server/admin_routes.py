@@ -8,20 +8,20 @@ from starlette.responses import Response
 
 from homeroom.contract.evaluation_report import EvaluationReport
 from homeroom_aggregator.server import auth
-from homeroom_aggregator.server.refusals import Json, RefusedError
-from homeroom_aggregator.server.requests import Call
+from homeroom_aggregator.server.refusals import JsonResponse, RefusedError
+from homeroom_aggregator.server.requests import SignedRequest
 from homeroom_aggregator.server.service import Service
 from homeroom_aggregator.state import audit, last_seen, login_links
 
 AUDIT_AT_ONCE = 1000
 
 
-def members(service: Service, call: Call) -> Response:
+def members(service: Service, call: SignedRequest) -> Response:
     school = call.who.school if call.who.role == "school" else None
-    return Json({"members": service.members.every(school)})
+    return JsonResponse({"members": service.members.every(school)})
 
 
-def consent(service: Service, call: Call) -> Response:
+def consent(service: Service, call: SignedRequest) -> Response:
     """A school's own word; once it is withdrawn, its updates are refused."""
     school, given_by, action = (call.text(name) for name in ("school", "by", "action"))
     if call.who.role == "school" and school != call.who.school:
@@ -30,34 +30,34 @@ def consent(service: Service, call: Call) -> Response:
         raise RefusedError(422, "malformed", "needs school, by (200 characters each), and action give or withdraw")
     found = service.rounds.members
     (found.consent if action == "give" else found.withdraw_consent)(school, given_by)
-    return Json({"school": school, "consented": found.consented(school)})
+    return JsonResponse({"school": school, "consented": found.consented(school)})
 
 
-def revoke(service: Service, call: Call) -> Response:
+def revoke(service: Service, call: SignedRequest) -> Response:
     members, key = service.rounds.members, call.text("device")
     found, who = members.find(key), call.who
     if found is None or (who.role == "school" and (found.school, found.role) != (who.school, "device")):
         raise RefusedError(404, "unknown_device", "no such device is enrolled here for you to revoke")
     members.revoke(key, who.device)
-    return Json({"device": key})
+    return JsonResponse({"device": key})
 
 
-def audited(service: Service, call: Call) -> Response:
+def audited(service: Service, call: SignedRequest) -> Response:
     """The audit log, a thousand entries at a time; `digest` chains them (`audit`)."""
     after = int(call.request.path_params["after"]) % (1 << 62)
     found = audit.records(service.reader.database, after, AUDIT_AT_ONCE)
-    return Json({"records": list(found)})
+    return JsonResponse({"records": list(found)})
 
 
-def dashboard(service: Service, call: Call) -> Response:
+def dashboard(service: Service, call: SignedRequest) -> Response:
     """A code that opens the dashboard once, for the member that asks."""
     who = call.who
     rank: login_links.Rank = "district" if who.role == "district" else "auditor"
     link = login_links.Link(rank, who.device, f"{who.role} {who.device[:8]}")
-    return Json({"code": login_links.make(service.rounds.log.database, service.secret, link)})
+    return JsonResponse({"code": login_links.make(service.rounds.log.database, service.secret, link)})
 
 
-def report(service: Service, call: Call) -> Response:
+def report(service: Service, call: SignedRequest) -> Response:
     """What a device's school lets it tell of how a version does there."""
     try:
         told = msgspec.json.decode(call.body, type=EvaluationReport)
@@ -66,18 +66,18 @@ def report(service: Service, call: Call) -> Response:
     if told.version > service.rounds.state.version:
         raise RefusedError(409, "unknown_version", f"version {told.version} was never released here")
     last_seen.keep_report(service.rounds.log.database, call.who.device, told)
-    return Json({"status": "accepted"})
+    return JsonResponse({"status": "accepted"})
 
 
 def check_operator(service: Service, request: Request) -> None:
     """RefusedError unless it is asked from this machine, or with the operator's token."""
     client = request.client.host if request.client else None
-    if not auth.operator(service.token, request.headers.get("authorization"), client):
+    if not auth.is_operator(service.token, request.headers.get("authorization"), client):
         remedy = "ask from the same machine, or with the operator's token"
         raise RefusedError(403, "operator_only", "for the operator", remedy)
 
 
 def metrics(service: Service, request: Request) -> Response:
     check_operator(service, request)
-    facts = service.rounds.facts() | (service.cohorts.facts() if service.cohorts else {})
+    facts = service.rounds.facts() | (service.secure_rounds.facts() if service.secure_rounds else {})
     return Response(service.metrics.text(facts), media_type="text/plain; version=0.0.4")

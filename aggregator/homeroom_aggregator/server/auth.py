@@ -12,8 +12,8 @@ import threading
 import time
 from collections.abc import Callable
 
-LIFE_S = 600  # a nonce may be used so long; with an older one a device is asked to sign again
-TWINS_REMEMBERED = 100_000
+NONCE_LIFE_S = 600  # a nonce may be used so long; with an older one a device is asked to sign again
+LAST_NONCES_KEPT = 100_000
 
 
 class Nonces:
@@ -36,7 +36,7 @@ class Nonces:
         """A nonce for an answer to a device, or to somebody unknown."""
         count = next(self._count)
         if device:
-            if len(self._last) >= TWINS_REMEMBERED:
+            if len(self._last) >= LAST_NONCES_KEPT:
                 self._last.clear()
             self._last[device] = count
         body = struct.pack(">QI8s", count, int(self._clock()) & 0xFFFFFFFF, _short(device))
@@ -47,7 +47,7 @@ class Nonces:
         with self._lock:
             if not self.unused(nonce, device):
                 return False
-            if self._clock() - self._turned_s > LIFE_S:
+            if self._clock() - self._turned_s > NONCE_LIFE_S:
                 self._used_before, self._used, self._turned_s = self._used, set(), self._clock()
             self._used.add(nonce)
         return True
@@ -57,7 +57,7 @@ class Nonces:
         opened = self._open(nonce)
         if opened is None or opened[2] not in (_short(""), _short(device)):
             return False
-        if (int(self._clock()) - opened[1]) & 0xFFFFFFFF > LIFE_S:
+        if (int(self._clock()) - opened[1]) & 0xFFFFFFFF > NONCE_LIFE_S:
             return False
         return nonce not in self._used and nonce not in self._used_before
 
@@ -84,7 +84,7 @@ def _short(device: str) -> bytes:
     return hashlib.sha256(device.encode()).digest()[:8] if device else bytes(8)
 
 
-def operator(token: str | None, authorization: str | None, client: str | None) -> bool:
+def is_operator(token: str | None, authorization: str | None, client: str | None) -> bool:
     """Whether a request is the operator's: from this machine, or with the token as `Authorization: Bearer …`.
 
     Behind a proxy every request seems to come from this machine; a token, once set, is therefore always asked for.

@@ -25,9 +25,9 @@ from homeroom.runtime.bundle import zip_bundle
 from homeroom_aggregator.merge.rounds import Rounds
 from homeroom_aggregator.state.log import Log
 
-BINARY = "application/octet-stream"
-KEPT, KEPT_BYTES = 8, 64 << 20  # files computed for one device, handed to the next; of them at most so much
-PART = re.compile(r"bytes=(\d{1,18})-(\d{0,18})")
+OCTET_STREAM = "application/octet-stream"
+CACHED_FILES, CACHED_BYTES = 8, 64 << 20  # files computed for one device, handed to the next; of them at most so much
+RANGE_HEADER = re.compile(r"bytes=(\d{1,18})-(\d{0,18})")
 
 
 class Downloads:
@@ -78,7 +78,9 @@ class Downloads:
         found = self._kept.get(name)
         if found is None and (found := make()) is not None:
             self._kept[name] = found
-            while len(self._kept) > KEPT or (len(self._kept) > 1 and sum(map(len, self._kept.values())) > KEPT_BYTES):
+            while len(self._kept) > CACHED_FILES or (
+                len(self._kept) > 1 and sum(map(len, self._kept.values())) > CACHED_BYTES
+            ):
                 self._kept.popitem(last=False)
         return found
 
@@ -97,20 +99,20 @@ class Downloads:
         return None if body is None else values_of(body, self.rounds.rules.layout.size)
 
     def bundle_file(self) -> Response:
-        return FileResponse(self.archive, media_type=BINARY)
+        return FileResponse(self.archive, media_type=OCTET_STREAM)
 
 
-def ranged(request: Request, body: bytes, tag: str) -> Response:
+def range_response(request: Request, body: bytes, tag: str) -> Response:
     """All of `body`, or the one part that is asked for; several parts at once are not served."""
     headers = {"etag": tag, "accept-ranges": "bytes"}
-    asked = PART.fullmatch(request.headers.get("range", ""))
+    asked = RANGE_HEADER.fullmatch(request.headers.get("range", ""))
     if asked is None or request.headers.get("if-range", tag) != tag:
-        return Response(body, media_type=BINARY, headers=headers)
+        return Response(body, media_type=OCTET_STREAM, headers=headers)
     first, last = int(asked[1]), min(int(asked[2] or len(body)), len(body) - 1)
     if first > last:
         return Response(status_code=416, headers={**headers, "content-range": f"bytes */{len(body)}"})
     headers["content-range"] = f"bytes {first}-{last}/{len(body)}"
-    return Response(body[first : last + 1], 206, media_type=BINARY, headers=headers)
+    return Response(body[first : last + 1], 206, media_type=OCTET_STREAM, headers=headers)
 
 
 def _parcel(path: str, body: bytes) -> dict[str, Any]:

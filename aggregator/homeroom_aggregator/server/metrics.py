@@ -15,7 +15,7 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, gene
 from homeroom.system.clock import now
 
 LOGGER = logging.getLogger("homeroom.aggregator")
-SECONDS = (0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 5)
+BUCKETS_S = (0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 5)
 
 
 class Metrics:
@@ -29,7 +29,7 @@ class Metrics:
             "From the request's end to its answer",
             ["route", "status"],
             registry=self.registry,
-            buckets=SECONDS,
+            buckets=BUCKETS_S,
         )
 
     def answered(

@@ -13,7 +13,7 @@ DAY_S = 86_400.0
 
 
 @dataclass(frozen=True)
-class Limits:
+class DeviceLimits:
     """For each device, whatever key it has now. 0 means no limit."""
 
     requests_a_minute: int = 600
@@ -23,7 +23,7 @@ class Limits:
 
 
 @dataclass
-class Room:
+class MemoryBudget:
     """Memory for the bodies of all requests that are read or wait to be done; used by the event loop alone."""
 
     limit_bytes: int
@@ -48,8 +48,8 @@ class _Use:
     size_bytes: int = 0
 
 
-class Meter:
-    def __init__(self, limits: Limits, clock: Callable[[], float] = time.monotonic) -> None:
+class RateMeter:
+    def __init__(self, limits: DeviceLimits, clock: Callable[[], float] = time.monotonic) -> None:
         self.limits, self._clock = limits, clock
         self._uses: dict[str, _Use] = {}
 

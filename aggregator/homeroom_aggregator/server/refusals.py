@@ -9,10 +9,16 @@ from starlette.responses import Response
 
 from homeroom.errors import DiskFullError, HomeroomError, StoreError, UpdateError
 
-STATUS = {"too_long": 413, "unknown_device": 403, "bad_signature": 401, "too_stale": 409, "unknown_version": 409}
+HTTP_STATUS = {  # of an update's refusal, by its code; else 422
+    "bad_signature": 401,
+    **dict.fromkeys(("unknown_device", "not_member"), 403),
+    **dict.fromkeys(("too_stale", "unknown_version", "not_selected", "once_a_version", "once_a_release"), 409),
+    **dict.fromkeys(("budget_spent", "secure_only", "past_phase"), 409),
+    "too_long": 413,
+}
 
 
-class Json(Response):
+class JsonResponse(Response):
     """An answer of JSON: of plain values, and of the contracts' own structures."""
 
     media_type = "application/json"
@@ -30,12 +36,12 @@ class RefusedError(Exception):
         self.status, self.code, self.message, self.remedy = status, code, message, remedy
 
 
-def refusal(problem: HomeroomError | RefusedError) -> RefusedError:
+def refusal_of(problem: HomeroomError | RefusedError) -> RefusedError:
     """How an error of the house is said over HTTP."""
     if isinstance(problem, RefusedError):
         return problem
     if isinstance(problem, UpdateError):
-        return RefusedError(STATUS.get(problem.code, 422), problem.code, problem.what, problem.remedy)
+        return RefusedError(HTTP_STATUS.get(problem.code, 422), problem.code, problem.what, problem.remedy)
     if isinstance(problem, DiskFullError):
         return RefusedError(507, "disk_full", "the aggregator's disk is full", "try again later; nothing was changed")
     if isinstance(problem, StoreError):
@@ -43,5 +49,5 @@ def refusal(problem: HomeroomError | RefusedError) -> RefusedError:
     return RefusedError(400, "malformed", problem.what, problem.remedy)
 
 
-def body_of(said: RefusedError) -> dict[str, Any]:
+def refusal_body(said: RefusedError) -> dict[str, Any]:
     return {"code": said.code, "message": said.message, "remedy": said.remedy}

@@ -14,20 +14,18 @@ from starlette.requests import Request
 
 from homeroom.contract import http_signatures
 from homeroom.errors import TrustError
-from homeroom_aggregator.server.rate_limits import Room
-from homeroom_aggregator.server.refusals import STATUS, RefusedError
+from homeroom_aggregator.server.rate_limits import MemoryBudget
+from homeroom_aggregator.server.refusals import RefusedError
 from homeroom_aggregator.server.service import Service
 from homeroom_aggregator.state.members import Member, Members, Role
 
-BODY_S = 120.0  # for a whole body: a sender that trickles is cut off
+BODY_DEADLINE_S = 120.0  # for a whole body: a sender that trickles is cut off
 BODY_LIMIT_BYTES = 1 << 16  # of a body from anybody; a longer one is read only after its head was found signed
-BUSY_S = 10.0
-STATUS |= {"not_selected": 409, "once_a_version": 409, "once_a_release": 409, "budget_spent": 409}
-STATUS |= {"secure_only": 409, "past_phase": 409, "not_member": 403}
+BUSY_RETRY_S = 10.0
 
 
 @dataclass(frozen=True)
-class Call:
+class SignedRequest:
     """One signed request. `key` signed it; `member` is who that is, None for a stranger that wants to join."""
 
     request: Request
@@ -50,7 +48,7 @@ class Call:
             raise RefusedError(422, "malformed", f"the body is not a JSON object with a text {name!r}") from None
 
 
-async def read_body(request: Request, limit_bytes: int, room: Room | None = None) -> bytes:
+async def read_body(request: Request, limit_bytes: int, room: MemoryBudget | None = None) -> bytes:
     """The body as it was sent, never more than the limit in memory, and not for ever.
 
     room: where its bytes count until the caller gives them back.
@@ -67,16 +65,18 @@ async def read_body(request: Request, limit_bytes: int, room: Room | None = None
         raise RefusedError(413, "too_long", f"more than {limit_bytes:,} bytes")
     body, found = bytearray(), None
     try:
-        async with asyncio.timeout(BODY_S):
+        async with asyncio.timeout(BODY_DEADLINE_S):
             async for part in request.stream():
                 if room and not room.take(len(part)):
-                    raise RefusedError(503, "busy", "too many are sending at once", "try again in a while", BUSY_S)
+                    raise RefusedError(
+                        503, "busy", "too many are sending at once", "try again in a while", BUSY_RETRY_S
+                    )
                 body += part
                 if len(body) > limit_bytes:
                     raise RefusedError(413, "too_long", f"more than {limit_bytes:,} bytes")
         found = bytes(body)
     except TimeoutError:
-        raise RefusedError(408, "too_slow", f"the body took over {BODY_S:g} s", "send it again") from None
+        raise RefusedError(408, "too_slow", f"the body took over {BODY_DEADLINE_S:g} s", "send it again") from None
     finally:
         if room and found is None:
             room.give_back(len(body))
@@ -95,12 +95,12 @@ def check_head(service: Service, request: Request) -> None:
         raise _used_nonce()
 
 
-def verified(service: Service, request: Request, body: bytes) -> Call:
+def authenticate(service: Service, request: Request, body: bytes) -> SignedRequest:
     """Who signed; RefusedError unless it is signed and fresh."""
     by = _signer(request, body)
     if not service.nonces.use(by.nonce, by.key):
         raise _used_nonce()
-    return Call(request, body, by.key, by.nonce, by.instance)
+    return SignedRequest(request, body, by.key, by.nonce, by.instance)
 
 
 def _signer(request: Request, body: bytes | None) -> http_signatures.RequestSigner:
@@ -122,7 +122,7 @@ def _unknown() -> RefusedError:
     return RefusedError(403, "unknown_device", "this device is not enrolled", "join with a new invitation")
 
 
-def admitted(service: Service, members: Members, call: Call, roles: tuple[Role, ...]) -> Call:
+def authorize(service: Service, members: Members, call: SignedRequest, roles: tuple[Role, ...]) -> SignedRequest:
     """The call with its member; RefusedError unless enrolled, within its limits, and with one of these roles."""
     member = members.find(call.key)
     if member is None:
@@ -135,14 +135,14 @@ def admitted(service: Service, members: Members, call: Call, roles: tuple[Role, 
     return replace(call, member=member)
 
 
-def remarkable(service: Service, call: Call) -> bool:
+def shows_other_machine(service: Service, call: SignedRequest) -> bool:
     """Whether the call shows something about its device's machine that has to be written down."""
     member = call.who
     out_of_turn = not member.twin and service.nonces.out_of_turn(call.nonce, call.key)
     return out_of_turn or bool(call.instance and call.instance != member.instance)
 
 
-def remark(service: Service, call: Call) -> None:
+def note_machine(service: Service, call: SignedRequest) -> None:
     """Write it down; in the writer's thread."""
     members = service.rounds.members
     members.seen(call.who, call.instance)

@@ -16,18 +16,18 @@ from starlette.routing import Route
 from homeroom.contract import http_signatures
 from homeroom.contract.signing import sign, verify
 from homeroom.errors import HomeroomError, TrustError
-from homeroom_aggregator.secagg.coordinator import Cohorts
+from homeroom_aggregator.secagg.coordinator import SecureRounds
 from homeroom_aggregator.server import admin_routes, refusals, requests
-from homeroom_aggregator.server.downloads import ranged
+from homeroom_aggregator.server.downloads import range_response
 from homeroom_aggregator.server.metrics import LOGGER
 from homeroom_aggregator.server.openapi import document
 from homeroom_aggregator.server.refusals import RefusedError
-from homeroom_aggregator.server.requests import Call
+from homeroom_aggregator.server.requests import SignedRequest
 from homeroom_aggregator.server.service import Service
 from homeroom_aggregator.state import audit
 from homeroom_aggregator.state.members import ROLES, Role, invited, join_with_code
 
-Later = Callable[[], Response]  # what is left to do in the downloads' thread
+DeferredResponse = Callable[[], Response]  # what is left to do in the downloads' thread
 
 
 class _Number(Convertor[int]):
@@ -49,13 +49,13 @@ register_url_convertor("number", _Number())
 
 
 def health(service: Service, _: Request) -> Response:
-    return refusals.Json({"status": "ok", "version": service.reader.newest()})
+    return refusals.JsonResponse({"status": "ok", "version": service.reader.newest()})
 
 
 def keys(service: Service, request: Request) -> Response:
     challenge = request.headers.get(http_signatures.CHALLENGE_HEADER, "")
     live = {"proof": sign(service.rounds.key, "challenge", {"challenge": challenge})} if len(challenge) == 64 else {}
-    return refusals.Json(
+    return refusals.JsonResponse(
         {
             **live,
             "institution": service.institution,
@@ -66,7 +66,7 @@ def keys(service: Service, request: Request) -> Response:
     )
 
 
-def bundle(service: Service, call: Call) -> Response:
+def bundle(service: Service, call: SignedRequest) -> Response:
     """For members, and for whoever holds an invitation: a device has its bundle before it joins."""
     code = call.request.headers.get(http_signatures.INVITATION_HEADER, "")
     if service.members.find(call.key) is None and invited(service.members, service.secret, code) is None:
@@ -78,20 +78,20 @@ def bundle(service: Service, call: Call) -> Response:
 
 def openapi(service: Service, request: Request) -> Response:
     admin_routes.check_operator(service, request)
-    return refusals.Json(document())
+    return refusals.JsonResponse(document())
 
 
 # Signed, and only reading
 
 
-def round_(service: Service, call: Call) -> Response:
+def round_(service: Service, call: SignedRequest) -> Response:
     """The configuration, and the server's time for this request alone."""
     rounds, configuration = service.rounds, service.rounds.configuration.document
     asked = not rounds.synchronous or (
         call.who.role == "device" and rounds.synchronous.ask(call.who.name, service.reader.newest())
     )
     time = {"time": audit.stamp(), "nonce": call.nonce}
-    return refusals.Json(
+    return refusals.JsonResponse(
         {
             "configuration": configuration,
             "certificate": rounds.certificate,
@@ -104,7 +104,7 @@ def round_(service: Service, call: Call) -> Response:
     )
 
 
-def _school(service: Service, call: Call) -> dict[str, str]:
+def _school(service: Service, call: SignedRequest) -> dict[str, str]:
     """The school whose own segments this device may feed, said for this request alone."""
     rounds, school = service.rounds, call.who.school
     if not rounds.merges_for(school, service.members):
@@ -113,15 +113,15 @@ def _school(service: Service, call: Call) -> dict[str, str]:
     return {"school": school, "school_signature": sign(rounds.key, "school", said)}
 
 
-def latest(service: Service, call: Call) -> Response | Later:
+def latest(service: Service, call: SignedRequest) -> Response | DeferredResponse:
     return _version(service, call, service.reader.newest())
 
 
-def version(service: Service, call: Call) -> Response | Later:
+def version(service: Service, call: SignedRequest) -> Response | DeferredResponse:
     return _version(service, call, _number(call, "number"))
 
 
-def _version(service: Service, call: Call, number: int) -> Response | Later:
+def _version(service: Service, call: SignedRequest, number: int) -> Response | DeferredResponse:
     tag = f'"{number}"'
     if call.request.headers.get("if-none-match") == tag:
         return Response(status_code=304, headers={"etag": tag})
@@ -131,12 +131,12 @@ def _version(service: Service, call: Call, number: int) -> Response | Later:
         if body is None:
             remedy = "version 0 is the bundle's own theta"
             raise RefusedError(404, "unknown_version", "there is no such version", remedy)
-        return ranged(call.request, body, tag)
+        return range_response(call.request, body, tag)
 
     return read
 
 
-def after(service: Service, call: Call) -> Later:
+def after(service: Service, call: SignedRequest) -> DeferredResponse:
     number = _number(call, "number")
     if service.reader.newest() <= number:
         raise RefusedError(404, "unknown_version", "there is no newer version")
@@ -145,49 +145,49 @@ def after(service: Service, call: Call) -> Later:
         offer = service.downloads.offer(number, call.who.school)
         if offer is None:
             raise RefusedError(404, "unknown_version", "there is no newer version")
-        return refusals.Json(offer)
+        return refusals.JsonResponse(offer)
 
     return read
 
 
-def delta(service: Service, call: Call) -> Later:
+def delta(service: Service, call: SignedRequest) -> DeferredResponse:
     number, base = _number(call, "number"), _number(call, "base")
 
     def read() -> Response:
         body = service.downloads.delta(number, base, call.who.school)
         if body is None:
             raise RefusedError(404, "unknown_version", "there is no such difference", "fetch the whole version")
-        return ranged(call.request, body, f'"{number}-{base}"')
+        return range_response(call.request, body, f'"{number}-{base}"')
 
     return read
 
 
-def _number(call: Call, name: str) -> int:
+def _number(call: SignedRequest, name: str) -> int:
     return int(call.request.path_params[name])
 
 
 # Signed, and writing
 
 
-def join(service: Service, call: Call) -> Response:
+def join(service: Service, call: SignedRequest) -> Response:
     code = call.text("code")
     try:
         join_with_code(service.rounds.members, service.secret, call.key, code)
     except TrustError as problem:
         raise RefusedError(403, "bad_invitation", problem.what, problem.remedy) from None
-    return refusals.Json({"device": call.key, "bundle_id": service.rounds.bundle.bundle_id})
+    return refusals.JsonResponse({"device": call.key, "bundle_id": service.rounds.bundle.bundle_id})
 
 
-def updates(service: Service, call: Call) -> Response:
+def updates(service: Service, call: SignedRequest) -> Response:
     member, body = call.who, call.body
     _may_send(service, call)
     update_id, status = service.rounds.update(body, member.device, member.name)
     if status == "accepted":
         service.meter.accepted(member.name, len(body))
-    return refusals.Json({"update_id": update_id, "status": status})
+    return refusals.JsonResponse({"update_id": update_id, "status": status})
 
 
-def _may_send(service: Service, call: Call) -> None:
+def _may_send(service: Service, call: SignedRequest) -> None:
     """RefusedError unless the device's school has consented, and its day has room for so many bytes."""
     member = call.who
     if not service.rounds.members.consented(member.school):
@@ -197,43 +197,42 @@ def _may_send(service: Service, call: Call) -> None:
         raise RefusedError(429, "too_many", "this device has sent its day's updates", "try again tomorrow", wait_s)
 
 
-def secure_standing(service: Service, call: Call) -> Response:
-    told = _cohorts(service).standing(call.who.device)
-    return refusals.Json(told or None)
+def secure_standing(service: Service, call: SignedRequest) -> Response:
+    return refusals.JsonResponse(_secure_rounds(service).status(call.who.device))
 
 
-def secure_get(service: Service, call: Call) -> Response:
-    found = _cohorts(service).get(str(call.request.path_params["round"]), call.who.device)
+def secure_get(service: Service, call: SignedRequest) -> Response:
+    found = _secure_rounds(service).get(str(call.request.path_params["round"]), call.who.device)
     return Response(found, media_type="application/octet-stream")
 
 
-def secure_put(service: Service, call: Call) -> Response:
-    cohorts, phase = _cohorts(service), str(call.request.path_params["phase"])
+def secure_put(service: Service, call: SignedRequest) -> Response:
+    secure_rounds, phase = _secure_rounds(service), str(call.request.path_params["phase"])
     _may_send(service, call)
-    cohorts.put(str(call.request.path_params["round"]), phase, call.who.device, call.body)
+    secure_rounds.put(str(call.request.path_params["round"]), phase, call.who.device, call.body)
     if phase == "input":
         service.meter.accepted(call.who.name, len(call.body))
-    return refusals.Json({"status": "accepted"})
+    return refusals.JsonResponse({"status": "accepted"})
 
 
-def _cohorts(service: Service) -> Cohorts:
-    if service.cohorts is None:
+def _secure_rounds(service: Service) -> SecureRounds:
+    if service.secure_rounds is None:
         raise RefusedError(404, "plain_rounds", "there are no secure rounds here", "sync again")
-    return service.cohorts
+    return service.secure_rounds
 
 
-def unlearn(service: Service, call: Call) -> Response:
+def unlearn(service: Service, call: SignedRequest) -> Response:
     update_id = call.text("update_id")
     if len(update_id) != 32 or set(update_id) - set("0123456789abcdef"):
         raise RefusedError(422, "malformed", "update_id is not 32 hexadecimal digits")
     rounds, name = service.rounds, call.who.name
     rounds.withdraw(update_id, name)  # of another device: as for an unknown id, nothing is said
-    return refusals.Json(
+    return refusals.JsonResponse(
         {"update_id": update_id, "status": "bounded" if rounds.bounded(update_id, name) else "accepted"}
     )
 
 
-def rotate(service: Service, call: Call) -> Response:
+def rotate(service: Service, call: SignedRequest) -> Response:
     """The sender's new key takes its place; signed by the old one, and the new one has signed both."""
     new, proof = call.text("key"), call.text("proof")
     try:
@@ -241,15 +240,15 @@ def rotate(service: Service, call: Call) -> Response:
         service.rounds.members.rotate(call.key, new)
     except TrustError as problem:
         raise RefusedError(403, "bad_rotation", problem.what, problem.remedy) from None
-    return refusals.Json({"device": new})
+    return refusals.JsonResponse({"device": new})
 
 
-Open = Callable[[Service, Request], Response]
-Signed = Callable[[Service, Call], "Response | Later"]
+OpenHandler = Callable[[Service, Request], Response]
+SignedHandler = Callable[[Service, SignedRequest], "Response | DeferredResponse"]
 
 
 @dataclass(frozen=True)
-class Rule:
+class ApiRoute:
     """A route: `opened` for everybody, or `signed` by a member with one of `roles` (none: by any key at all).
 
     writes: in the writer's thread, since it changes the rounds or has to see them whole.
@@ -257,41 +256,41 @@ class Rule:
 
     method: str
     path: str
-    opened: Open | None = None
-    signed: Signed | None = None
+    opened: OpenHandler | None = None
+    signed: SignedHandler | None = None
     writes: bool = False
     roles: tuple[Role, ...] = ROLES
     long: bool = False  # the body may be as long as an update
 
 
-RULES = (
-    Rule("GET", "/health", health),
-    Rule("GET", "/keys", keys),
-    Rule("GET", "/openapi.json", openapi),
-    Rule("GET", "/metrics", admin_routes.metrics, writes=True),
-    Rule("GET", "/bundles/{bundle_id}", signed=bundle, roles=()),
-    Rule("GET", "/round", signed=round_),
-    Rule("GET", "/versions/latest", signed=latest),
-    Rule("GET", "/versions/after/{number:number}", signed=after),
-    Rule("GET", "/versions/{number:number}", signed=version),
-    Rule("GET", "/versions/{number:number}/from/{base:number}", signed=delta),
-    Rule("POST", "/join", signed=join, writes=True, roles=()),
-    Rule("POST", "/rotate", signed=rotate, writes=True, roles=()),
-    Rule("POST", "/updates", signed=updates, writes=True, roles=("device",), long=True),
-    Rule("POST", "/unlearn", signed=unlearn, writes=True, roles=("device",)),
-    Rule("GET", "/secure", signed=secure_standing, writes=True, roles=("device",)),
-    Rule("GET", "/secure/{round}", signed=secure_get, writes=True, roles=("device",)),
-    Rule("POST", "/secure/{round}/{phase}", signed=secure_put, writes=True, roles=("device",), long=True),
-    Rule("POST", "/report", signed=admin_routes.report, writes=True, roles=("device",)),
-    Rule("POST", "/dashboard", signed=admin_routes.dashboard, writes=True, roles=("district", "auditor")),
-    Rule("GET", "/members", signed=admin_routes.members, roles=("school", "district", "auditor")),
-    Rule("POST", "/consent", signed=admin_routes.consent, writes=True, roles=("school", "district")),
-    Rule("POST", "/revoke", signed=admin_routes.revoke, writes=True, roles=("school", "district")),
-    Rule("GET", "/audit/{after:number}", signed=admin_routes.audited, roles=("district", "auditor")),
+API_ROUTES = (
+    ApiRoute("GET", "/health", health),
+    ApiRoute("GET", "/keys", keys),
+    ApiRoute("GET", "/openapi.json", openapi),
+    ApiRoute("GET", "/metrics", admin_routes.metrics, writes=True),
+    ApiRoute("GET", "/bundles/{bundle_id}", signed=bundle, roles=()),
+    ApiRoute("GET", "/round", signed=round_),
+    ApiRoute("GET", "/versions/latest", signed=latest),
+    ApiRoute("GET", "/versions/after/{number:number}", signed=after),
+    ApiRoute("GET", "/versions/{number:number}", signed=version),
+    ApiRoute("GET", "/versions/{number:number}/from/{base:number}", signed=delta),
+    ApiRoute("POST", "/join", signed=join, writes=True, roles=()),
+    ApiRoute("POST", "/rotate", signed=rotate, writes=True, roles=()),
+    ApiRoute("POST", "/updates", signed=updates, writes=True, roles=("device",), long=True),
+    ApiRoute("POST", "/unlearn", signed=unlearn, writes=True, roles=("device",)),
+    ApiRoute("GET", "/secure", signed=secure_standing, writes=True, roles=("device",)),
+    ApiRoute("GET", "/secure/{round}", signed=secure_get, writes=True, roles=("device",)),
+    ApiRoute("POST", "/secure/{round}/{phase}", signed=secure_put, writes=True, roles=("device",), long=True),
+    ApiRoute("POST", "/report", signed=admin_routes.report, writes=True, roles=("device",)),
+    ApiRoute("POST", "/dashboard", signed=admin_routes.dashboard, writes=True, roles=("district", "auditor")),
+    ApiRoute("GET", "/members", signed=admin_routes.members, roles=("school", "district", "auditor")),
+    ApiRoute("POST", "/consent", signed=admin_routes.consent, writes=True, roles=("school", "district")),
+    ApiRoute("POST", "/revoke", signed=admin_routes.revoke, writes=True, roles=("school", "district")),
+    ApiRoute("GET", "/audit/{after:number}", signed=admin_routes.audited, roles=("district", "auditor")),
 )
 
 
-async def answered(service: Service, rule: Rule, request: Request, body: bytes) -> Response:
+async def dispatch(service: Service, rule: ApiRoute, request: Request, body: bytes) -> Response:
     """What a route answers, in the event loop where it only reads, else from the writer's thread."""
     handler, rounds = rule.signed, service.rounds
     if rounds.synchronous and rounds.synchronous.verdict(rounds.state.version, rounds.state.pending) != "wait":
@@ -304,25 +303,25 @@ async def answered(service: Service, rule: Rule, request: Request, body: bytes) 
 
         def written() -> Response:
             service.contacts.write(rounds.log.database)
-            call = requests.verified(service, request, body)
+            call = requests.authenticate(service, request, body)
             if rule.roles:
-                call = requests.admitted(service, service.rounds.members, call, rule.roles)
-                requests.remark(service, call)
+                call = requests.authorize(service, service.rounds.members, call, rule.roles)
+                requests.note_machine(service, call)
             found = handler(service, call)
             assert isinstance(found, Response)  # downloads write nothing
             return found
 
         return await service.writer.do(written)
-    call = requests.verified(service, request, body)
+    call = requests.authenticate(service, request, body)
     if rule.roles:
-        call = requests.admitted(service, service.members, call, rule.roles)
-        if requests.remarkable(service, call):
-            await service.writer.do(lambda: requests.remark(service, call))
+        call = requests.authorize(service, service.members, call, rule.roles)
+        if requests.shows_other_machine(service, call):
+            await service.writer.do(lambda: requests.note_machine(service, call))
     found = handler(service, call)
     return found if isinstance(found, Response) else await service.downloads.aside(found)
 
 
-def endpoint(service: Service, rule: Rule) -> Callable[[Request], Awaitable[Response]]:
+def endpoint(service: Service, rule: ApiRoute) -> Callable[[Request], Awaitable[Response]]:
     """A route whose refusals become answers; every answer brings the next nonce and is counted."""
     limit = service.rounds.configuration.update_limit_bytes if rule.long else requests.BODY_LIMIT_BYTES
 
@@ -333,10 +332,10 @@ def endpoint(service: Service, rule: Rule) -> Callable[[Request], Awaitable[Resp
                 requests.check_head(service, request)
             body = await requests.read_body(request, limit, service.room)
             whole, start_s = True, time.monotonic()
-            response = await answered(service, rule, request, body)
+            response = await dispatch(service, rule, request, body)
         except (HomeroomError, RefusedError) as problem:
-            said = refusals.refusal(problem)
-            code, response = said.code, refusals.Json(refusals.body_of(said), status_code=said.status)
+            said = refusals.refusal_of(problem)
+            code, response = said.code, refusals.JsonResponse(refusals.refusal_body(said), status_code=said.status)
             if said.wait_s:
                 response.headers["retry-after"] = str(ceil(said.wait_s))
             if not whole:
@@ -346,7 +345,7 @@ def endpoint(service: Service, rule: Rule) -> Callable[[Request], Awaitable[Resp
         except Exception as problem:  # a fault of ours: whoever asked hears that it is, the operator what it was
             LOGGER.exception("%s %s failed", rule.method, rule.path, exc_info=problem)
             said = RefusedError(500, "internal", "the aggregator failed", "try again later; tell the operator")
-            code, response = said.code, refusals.Json(refusals.body_of(said), status_code=said.status)
+            code, response = said.code, refusals.JsonResponse(refusals.refusal_body(said), status_code=said.status)
         finally:
             service.room.give_back(len(body))
         if device := getattr(request.state, "device", ""):
@@ -369,7 +368,9 @@ def make_app(service: Service) -> Starlette:
         )
         service.metrics.answered(request.method, "none", status, 0.0, 0, "", code)
         said = RefusedError(status, code, message, "see docs/update.md for what is served")
-        return refusals.Json(refusals.body_of(said), status_code=status, headers=getattr(problem, "headers", None))
+        return refusals.JsonResponse(
+            refusals.refusal_body(said), status_code=status, headers=getattr(problem, "headers", None)
+        )
 
-    routes = [Route(f"/v1{r.path}", endpoint(service, r), methods=[r.method]) for r in RULES]
+    routes = [Route(f"/v1{r.path}", endpoint(service, r), methods=[r.method]) for r in API_ROUTES]
     return Starlette(routes=routes, exception_handlers={404: nowhere, 405: nowhere})

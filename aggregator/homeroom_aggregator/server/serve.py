@@ -22,14 +22,14 @@ from homeroom_aggregator.server.metrics import LOGGER
 from homeroom_aggregator.server.routes import make_app
 from homeroom_aggregator.server.service import Service, open_service
 
-HEADERS_S = 20.0  # for a request's headers
-HEADERS_BYTES = 1 << 16
-KEEP_S = 30  # an idle connection is kept so long
-CONNECTIONS = 2000  # at once; more are told to come back
-SWITCH_S = 0.0002  # the interpreter's turns: so that a poll waits little for the writer's thread
+HEADERS_DEADLINE_S = 20.0  # for a request's headers
+HEADERS_LIMIT_BYTES = 1 << 16
+KEEP_ALIVE_S = 30  # an idle connection is kept so long
+CONNECTIONS_LIMIT = 2000  # at once; more are told to come back
+THREAD_SWITCH_S = 0.0002  # the interpreter's turns: so that a poll waits little for the writer's thread
 
 
-class Impatient(HttpToolsProtocol):
+class DeadlineProtocol(HttpToolsProtocol):
     """HTTP/1.1 that hangs up on who does not bring whole headers in time (slow loris), or brings no end of them."""
 
     _patience: asyncio.TimerHandle | None = None
@@ -47,7 +47,7 @@ class Impatient(HttpToolsProtocol):
         super().data_received(data)
         if self._patience is not None:
             self._head_bytes += len(data)
-            if self._head_bytes > HEADERS_BYTES:
+            if self._head_bytes > HEADERS_LIMIT_BYTES:
                 self._hang_up()
 
     def on_headers_complete(self) -> None:
@@ -66,7 +66,7 @@ class Impatient(HttpToolsProtocol):
         self.transport.close()
 
     def _wait(self) -> None:
-        self._head_bytes, self._patience = 0, self.loop.call_later(HEADERS_S, self._hang_up)
+        self._head_bytes, self._patience = 0, self.loop.call_later(HEADERS_DEADLINE_S, self._hang_up)
 
     def _be_patient(self) -> None:
         if self._patience is not None:
@@ -89,19 +89,19 @@ def listen(host: str, port: int) -> socket.socket:
         ) from None
 
 
-def configuration(service: Service, certificate: Path | None = None, key: Path | None = None) -> uvicorn.Config:
+def uvicorn_config(service: Service, certificate: Path | None = None, key: Path | None = None) -> uvicorn.Config:
     """certificate and key: PEM files for TLS; without them a proxy in front brings it."""
     more: dict[str, Any] = {"ssl_certfile": certificate, "ssl_keyfile": key} if certificate else {}
     made = uvicorn.Config(
         routes.mount(make_app(service), service),
-        http=Impatient,
+        http=DeadlineProtocol,
         ws="none",
         lifespan="off",
         log_level="warning",
         access_log=False,
         server_header=False,
-        timeout_keep_alive=KEEP_S,
-        limit_concurrency=CONNECTIONS,
+        timeout_keep_alive=KEEP_ALIVE_S,
+        limit_concurrency=CONNECTIONS_LIMIT,
         timeout_graceful_shutdown=10,
         **more,
     )
@@ -130,13 +130,13 @@ def serve(
     if log_requests:
         LOGGER.addHandler(logging.StreamHandler(sys.stderr))
         LOGGER.setLevel(logging.INFO)
-    sys.setswitchinterval(SWITCH_S)
+    sys.setswitchinterval(THREAD_SWITCH_S)
     # uvicorn raises the signal that ended it once more: left to its default that would end the process before its log
     # is settled. Until uvicorn listens to it, the same word ends the start.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
     service = open_service(folder, token, retain)
     try:
-        server = uvicorn.Server(configuration(service, certificate, key))
+        server = uvicorn.Server(uvicorn_config(service, certificate, key))
         gc.collect()
         gc.freeze()  # what is there now stays: searching it for garbage again and again would hold polls up for 50 ms
         server.run(sockets=[listening])

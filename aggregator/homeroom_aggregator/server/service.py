@@ -15,17 +15,17 @@ from homeroom_aggregator.admin.folder import (
     read_secret,
 )
 from homeroom_aggregator.merge.rounds import Rounds
-from homeroom_aggregator.secagg.coordinator import Cohorts
+from homeroom_aggregator.secagg.coordinator import SecureRounds
 from homeroom_aggregator.server import auth
 from homeroom_aggregator.server.downloads import Downloads
 from homeroom_aggregator.server.metrics import Metrics
-from homeroom_aggregator.server.rate_limits import Limits, Meter, Room
-from homeroom_aggregator.server.write_thread import Writer
+from homeroom_aggregator.server.rate_limits import DeviceLimits, MemoryBudget, RateMeter
+from homeroom_aggregator.server.write_thread import WriteThread
 from homeroom_aggregator.state.last_seen import Contacts
 from homeroom_aggregator.state.log import Log
 from homeroom_aggregator.state.members import Members
 
-BODIES_BYTES = 512 << 20  # of all bodies in memory at once; who comes then is told to come back
+BODIES_LIMIT_BYTES = 512 << 20  # of all bodies in memory at once; who comes then is told to come back
 
 
 def open_service(folder: Path, token: str | None = None, retain: int = 0) -> Service:
@@ -34,7 +34,9 @@ def open_service(folder: Path, token: str | None = None, retain: int = 0) -> Ser
     downloads = Downloads(rounds, open_log(folder), folder / BUNDLES_FOLDER / f"{facts.bundle_id}.homeroom")
     service = Service(rounds, facts.institution, read_secret(folder), downloads, open_log(folder), token)
     if facts.configuration.secure:
-        service.cohorts = Cohorts(folder / SECURE_ROUND_FILE, rounds, open_log(folder), lambda: load_roster(folder))
+        service.secure_rounds = SecureRounds(
+            folder / SECURE_ROUND_FILE, rounds, open_log(folder), lambda: load_roster(folder)
+        )
     return service
 
 
@@ -42,7 +44,7 @@ def open_service(folder: Path, token: str | None = None, retain: int = 0) -> Ser
 class Service:
     """What all handlers share. `rounds` belongs to the writer's thread, `reader` to the event loop's.
 
-    secret: proves invitation codes. token: the operator's, if one is set. cohorts: where rounds are secure.
+    secret: proves invitation codes. token: the operator's, if one is set. secure_rounds: where rounds are secure.
     """
 
     rounds: Rounds
@@ -51,15 +53,15 @@ class Service:
     downloads: Downloads
     reader: Log
     token: str | None = None
-    limits: Limits = field(default_factory=Limits)
+    limits: DeviceLimits = field(default_factory=DeviceLimits)
     nonces: auth.Nonces = field(default_factory=auth.Nonces)
     metrics: Metrics = field(default_factory=Metrics)
-    room: Room = field(default_factory=lambda: Room(BODIES_BYTES))
-    cohorts: Cohorts | None = None
+    room: MemoryBudget = field(default_factory=lambda: MemoryBudget(BODIES_LIMIT_BYTES))
+    secure_rounds: SecureRounds | None = None
 
     def __post_init__(self) -> None:
-        self.meter = Meter(self.limits)
-        self.writer = Writer(self.rounds)
+        self.meter = RateMeter(self.limits)
+        self.writer = WriteThread(self.rounds)
         self.contacts = Contacts(self.rounds.log.database)
         self.members = Members(self.reader.database)
 
@@ -71,5 +73,5 @@ class Service:
         self.contacts.write(self.rounds.log.database)
         self.rounds.put_checkpoint()
         self.rounds.close()
-        if self.cohorts:
-            self.cohorts.close()
+        if self.secure_rounds:
+            self.secure_rounds.close()

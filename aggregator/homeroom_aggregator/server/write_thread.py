@@ -15,8 +15,8 @@ from typing import Any, TypeVar
 
 from homeroom_aggregator.merge.rounds import Rounds
 
-TOGETHER = 8  # jobs that share a step and its fsync at most; behind more, polls wait longer
-T = TypeVar("T")
+JOBS_A_STEP = 8  # jobs that share a step and its fsync at most; behind more, polls wait longer
+JobResult = TypeVar("JobResult")
 
 
 @dataclass
@@ -47,13 +47,13 @@ def _tell(jobs: list[_Job]) -> None:
     job.loop.call_soon_threadsafe(turn)
 
 
-class Writer:
+class WriteThread:
     def __init__(self, rounds: Rounds) -> None:
         self._rounds = rounds
         self._jobs: queue.SimpleQueue[_Job | None] = queue.SimpleQueue()
         self._thread: threading.Thread | None = None
 
-    async def do(self, run: Callable[[], T]) -> T:
+    async def do(self, run: Callable[[], JobResult]) -> JobResult:
         """What `run` returns or raises, once it is durable."""
         if self._thread is None:
             self._thread = threading.Thread(target=self._work, name="writer", daemon=True)
@@ -61,7 +61,7 @@ class Writer:
         loop = asyncio.get_running_loop()
         job = _Job(run, loop, loop.create_future())
         self._jobs.put(job)
-        found: T = await job.future
+        found: JobResult = await job.future
         return found
 
     def close(self) -> None:
@@ -74,7 +74,7 @@ class Writer:
     def _work(self) -> None:
         while (first := self._jobs.get()) is not None:
             jobs, ended = [first], False
-            while len(jobs) < TOGETHER and not ended and not self._jobs.empty():
+            while len(jobs) < JOBS_A_STEP and not ended and not self._jobs.empty():
                 job = self._jobs.get()
                 ended = job is None
                 if job is not None:

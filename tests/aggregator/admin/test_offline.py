@@ -53,8 +53,8 @@ def district(tmp_path: Path, stick: Path) -> Path:
     return folder
 
 
-def deliver(folder: Path, stick: Path) -> letters.Taken:
-    return letters.take_in(folder, stick, lambda _: None)
+def deliver(folder: Path, stick: Path) -> letters.OfflineReport:
+    return letters.take_in_messages(folder, stick, lambda _: None)
 
 
 def version_of(folder: Path) -> int:

@@ -23,7 +23,7 @@ from homeroom.contract.version import read_version
 from homeroom.errors import DiskFullError, UpdateError
 from homeroom.system.sqlite import Database
 from homeroom_aggregator.admin.folder import open_rounds
-from homeroom_aggregator.admin.privacy_report import figures, words
+from homeroom_aggregator.admin.privacy_report import folder_figures, report_lines
 from homeroom_aggregator.merge import correlated_noise, private_release
 from homeroom_aggregator.merge.rounds import Rounds
 from homeroom_aggregator.merge.segment_sums import SegmentSums
@@ -51,7 +51,7 @@ def test_a_promise_by_subject_divides_by_what_an_update_may_hold_and_bounds_it(t
     with pytest.raises(UpdateError) as caught:
         rounds.update(_claiming(data, by_subject, C.key), C.name)
     assert caught.value.code == "not_clipped"
-    text = "\n".join(words(figures(folder)))
+    text = "\n".join(report_lines(folder_figures(folder)))
     assert "for each subject (pupil) of a device" in text
     assert "at most 3 such parts" in text
     rounds.close()
@@ -116,7 +116,7 @@ def test_the_clip_follows_the_updates_and_both_ends_know_it(tmp_path: Path, delt
     events = list(rounds.ledger.events().values()) if rounds.ledger else []
     assert [event.sensitivity for event in events[1:]] == [int(clip * 2**20) for clip in clips[:-1]]
     assert all(event.sigma >= 0.01 * event.sensitivity for event in events)
-    assert "The clip follows" in "\n".join(words(figures(folder)))
+    assert "The clip follows" in "\n".join(report_lines(folder_figures(folder)))
     rounds.close()
     again = open_rounds(folder)
     assert (again.state.clip, again.state.theta.tobytes()) == state
@@ -271,7 +271,7 @@ def test_a_device_enters_one_of_so_many_releases_and_its_update_waits_for_the_ne
     assert rounds.ledger.cost(pairs[0][0].name) == pytest.approx(directly(2.0, 2), rel=1e-6)
     assert rounds.ledger.cost(pairs[1][0].name) == pytest.approx(directly(2.0, 1), rel=1e-6)
     assert {(event.bands, event.scale_bits) for event in rounds.ledger.events().values()} == {(4, 30)}
-    assert "correlated" in "\n".join(words(figures(folder)))
+    assert "correlated" in "\n".join(report_lines(folder_figures(folder)))
     rounds.close()
 
 

@@ -24,9 +24,9 @@ from homeroom.contract.privacy import Privacy, epsilon_spent
 from homeroom.contract.round import RoundConfiguration
 from homeroom.contract.update import make_update
 from homeroom.errors import DiskFullError, InputError, StoreError, UpdateError
-from homeroom_aggregator.admin.bundle_upgrade import succeed
+from homeroom_aggregator.admin.bundle_upgrade import upgrade_bundle
 from homeroom_aggregator.admin.folder import FACTS_FILE, open_rounds
-from homeroom_aggregator.admin.privacy_report import right_guesses
+from homeroom_aggregator.admin.privacy_report import right_guess_limit
 from homeroom_aggregator.merge import checkpoint, private_release
 from homeroom_aggregator.merge import rounds as rounds_module
 from homeroom_aggregator.merge.rounds import Rounds
@@ -188,7 +188,7 @@ def test_a_newer_bundle_is_no_new_budget(folder: Path, tmp_path: Path) -> None:
         release(rounds, A, B)
     cost = rounds.facts()["epsilon_spent"]
     rounds.close()
-    succeed(tmp_path / "next", folder, write_bundle(tmp_path / "newer", name="newer"))
+    upgrade_bundle(tmp_path / "next", folder, write_bundle(tmp_path / "newer", name="newer"))
     again = open_rounds(tmp_path / "next")
     assert again.state.version == 0
     assert again.facts()["epsilon_spent"] == cost
@@ -415,9 +415,9 @@ def test_a_folder_keeps_the_promise_that_it_was_begun_with(folder: Path, capsys:
 
 
 def test_a_lawful_guess_has_its_bound() -> None:
-    assert right_guesses(1e-9, 1e-12) == pytest.approx(0.5)
-    assert right_guesses(1.0, 0.0) == pytest.approx(np.e / (1 + np.e))
-    assert right_guesses(800.0, 1e-5) == 1.0
+    assert right_guess_limit(1e-9, 1e-12) == pytest.approx(0.5)
+    assert right_guess_limit(1.0, 0.0) == pytest.approx(np.e / (1 + np.e))
+    assert right_guess_limit(800.0, 1e-5) == 1.0
 
 
 def test_an_update_made_by_the_rules_is_taken(rounds: Rounds) -> None:

@@ -309,10 +309,10 @@ def test_two_classrooms_of_a_school_learn_from_each_other_and_by_hand_too(tmp_pa
     with Device.open(tmp_path / "three", tmp_path / "bundle") as third:
         (invitation,) = make_invitations(tmp_path / "district", "http://nowhere.example", [("Hill", "device")])
         (tmp_path / "three.json").write_bytes(msgspec.json.encode(invitation))
-        offline.take_in(tmp_path / "district", tmp_path / "stick", lambda _: None)
+        offline.take_in_messages(tmp_path / "district", tmp_path / "stick", lambda _: None)
         third.join_by_hand(tmp_path / "three.json")
         third.carry_out(tmp_path / "stick")
-        offline.take_in(tmp_path / "district", tmp_path / "stick", lambda _: None)
+        offline.take_in_messages(tmp_path / "district", tmp_path / "stick", lambda _: None)
         third.policy(document)
         third.carry_in(tmp_path / "stick")
         assert third.store.get_secret("identity.school") == b"Hill"

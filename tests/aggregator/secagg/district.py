@@ -17,7 +17,7 @@ from homeroom.federation.agreement import renew_round
 from homeroom.federation.network.client import Client, join
 from homeroom.store import Store
 from homeroom_aggregator.admin.folder import SECURE_ROUND_FILE, invite_devices, load_roster, open_log
-from homeroom_aggregator.secagg.coordinator import Cohorts
+from homeroom_aggregator.secagg.coordinator import SecureRounds
 from homeroom_aggregator.server.routes import Service
 
 RULES = SecureRules(minimum=3, cohort=4, drop_rate=0.25, corrupt_rate=0.1, phase_s=3600)
@@ -65,12 +65,12 @@ class District:
     def __init__(self, service: Service, address: str, tmp: Path) -> None:
         self.service, self.address, self.tmp, self.later_s = service, address, tmp, 0.0
         self.members: list[Member] = []
-        self.cohorts.clock = self.now
+        self.secure_rounds.clock = self.now
 
     @property
-    def cohorts(self) -> Cohorts:
-        assert self.service.cohorts is not None
-        return self.service.cohorts
+    def secure_rounds(self) -> SecureRounds:
+        assert self.service.secure_rounds is not None
+        return self.service.secure_rounds
 
     def now(self) -> float:
         return time.time() + self.later_s
@@ -89,7 +89,7 @@ class District:
 
     @property
     def phase(self) -> str:
-        live = self.cohorts.desk.live()
+        live = self.secure_rounds.store.live()
         return live.phase if live else "none"
 
     def roster(self, members: list[Member], serial: int = 1) -> Roster:
@@ -111,8 +111,8 @@ class District:
 
     def restart(self) -> None:
         """The server is killed and comes back in the middle of what it did."""
-        self.cohorts.close()
-        self.service.cohorts = Cohorts(
+        self.secure_rounds.close()
+        self.service.secure_rounds = SecureRounds(
             self.folder / SECURE_ROUND_FILE,
             self.service.rounds,
             open_log(self.folder),

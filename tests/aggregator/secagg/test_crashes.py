@@ -36,7 +36,7 @@ from homeroom.system.sqlite import Database
 from homeroom_aggregator.admin.folder import invite_devices, open_folder_bundle, open_rounds, read_facts, replace_roster
 from homeroom_aggregator.merge.rounds import Rounds
 from homeroom_aggregator.secagg import coordinator
-from homeroom_aggregator.secagg.round_store import Desk
+from homeroom_aggregator.secagg.round_store import RoundStore
 from homeroom_aggregator.server.routes import make_app
 from homeroom_aggregator.server.service import open_service
 
@@ -47,18 +47,18 @@ ADDRESS = "http://district.example"
 PLACES: dict[str, tuple[Any, str]] = {
     "device, keys": (steps, "advertise"),
     "device, its store": (Store, "put_secret"),
-    "server, a message": (Desk, "put"),
-    "server, a phase": (Desk, "save"),
+    "server, a message": (RoundStore, "put"),
+    "server, a phase": (RoundStore, "save"),
     "device, shares": (steps, "share"),
     "device, input": (steps, "mask"),
     "device, consent": (steps, "consent"),
     "device, its copy": (Store, "back_up"),
     "device, reveal": (steps, "reveal"),
-    "server, shares": (coordinator, "Opening"),
-    "server, the sum": (coordinator, "total"),
+    "server, shares": (coordinator, "Unmasking"),
+    "server, the sum": (coordinator, "unmask_sum"),
     "server, the merge": (Rounds, "take_sum"),
     "server, the release": (Rounds, "_release"),
-    "server, the end": (Desk, "end"),
+    "server, the end": (RoundStore, "end"),
     "either, a statement": (Database, "write"),
     "either, a commit": (Database, "step"),
 }

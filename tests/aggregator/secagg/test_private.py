@@ -20,7 +20,7 @@ from homeroom.errors import TrustError, UpdateError
 from homeroom.federation import privacy_ledger
 from homeroom.privacy.secagg.noise import share, share_grid
 from homeroom_aggregator.admin.folder import replace_roster
-from homeroom_aggregator.admin.privacy_report import figures, words
+from homeroom_aggregator.admin.privacy_report import folder_figures, report_lines
 from homeroom_aggregator.server.service import open_service
 from homeroom_aggregator.state.secure_sum import unpack
 
@@ -74,7 +74,7 @@ def test_a_sum_carries_the_noise_of_its_devices_and_both_ends_know_its_cost(dist
         member.visit()
         (sent,) = privacy_ledger.read_ledger(member.store)
         assert sent.update_id == member.update_id
-    assert "before they mask" in "\n".join(words(figures(district.folder)))
+    assert "before they mask" in "\n".join(report_lines(folder_figures(district.folder)))
     moved = rounds.state.theta - START
     np.testing.assert_array_equal(moved[7:], 0)
 
@@ -91,7 +91,7 @@ def test_who_has_spent_the_budget_is_in_no_further_cohort(district: District) ->
     assert district.phase == "keys"
     with pytest.raises(UpdateError, match=r"budget|private release"):
         spender.visit()
-    assert spender.school.name not in district.cohorts.desk.senders("keys")
+    assert spender.school.name not in district.secure_rounds.store.senders("keys")
 
 
 def test_a_device_that_spent_its_own_budget_offers_nothing(district: District) -> None:

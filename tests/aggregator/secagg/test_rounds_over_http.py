@@ -65,7 +65,7 @@ def test_devices_that_sleep_and_lose_power_make_a_version_that_none_of_them_show
     assert district.theta == wanted
     assert (rounds.log.count("update"), rounds.log.count("secure")) == (0, 1)
     assert rounds.verify() == []
-    assert district.cohorts.desk.bodies("input") == {}, "masked vectors do not outlive the round"
+    assert district.secure_rounds.store.bodies("input") == {}, "masked vectors do not outlive the round"
     assert district.visit(0, 1, 2, 3) == ["nothing to contribute yet"] * 4
     assert all(len(member.store.outbox.sent()) == 1 for member in district.members)
 
@@ -73,7 +73,7 @@ def test_devices_that_sleep_and_lose_power_make_a_version_that_none_of_them_show
 def test_a_device_that_was_away_when_the_sum_was_opened_learns_that_it_is_in_it(district: District) -> None:
     wanted = expected(district, [0, 1, 2, 3])
     district.until("consent")
-    signed = district.cohorts.desk.senders("consent")
+    signed = district.secure_rounds.store.senders("consent")
     away = next(n for n in range(4) if district.members[n].school.name not in signed)
     for _ in range(3):
         if district.version == 0:
@@ -103,21 +103,21 @@ def test_a_server_killed_after_the_merge_and_before_it_forgot_the_round_merges_n
 ) -> None:
     wanted = expected(district, [0, 1, 2, 3])
     with monkeypatch.context() as broken:
-        broken.setattr(district.cohorts.desk, "end", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
-        broken.setattr(district.cohorts, "advance", lambda: district.cohorts.desk.live())
+        broken.setattr(district.secure_rounds.store, "end", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+        broken.setattr(district.secure_rounds, "advance", lambda: district.secure_rounds.store.live())
         for _ in range(5):
             for member in district.members:
                 member.visit()
-            live = district.cohorts.desk.live()
+            live = district.secure_rounds.store.live()
             assert live
             try:
-                while district.cohorts._go_on(district.cohorts.desk.live() or live):
+                while district.secure_rounds._go_on(district.secure_rounds.store.live() or live):
                     pass
             except KeyboardInterrupt:
                 break
     assert district.version == 1
     district.restart()
-    district.cohorts.advance()
+    district.secure_rounds.advance()
     assert district.phase == "none"
     assert district.theta == wanted
     assert district.service.rounds.log.count("secure") == 1
@@ -140,7 +140,9 @@ def test_a_device_that_does_not_come_back_is_left_out_when_time_is_over(district
     wanted: dict[int | None, bytes] = {None: expected(district, everybody)}
     wanted |= {gone: expected(district, [n for n in everybody if n != gone]) for gone in everybody}
     district.until(phase)
-    gone = next(n for n in everybody if district.cohorts.desk.body(phase, district.members[n].school.name) is None)
+    gone = next(
+        n for n in everybody if district.secure_rounds.store.body(phase, district.members[n].school.name) is None
+    )
     while district.version == 0:
         before = district.phase
         district.visit(*(n for n in everybody if n != gone))
@@ -164,17 +166,17 @@ def test_a_servers_clock_that_is_set_back_holds_no_phase_for_ever(district: Dist
 def test_past_the_promise_the_round_fails_closed_and_its_updates_may_go_into_the_next(district: District) -> None:
     wanted = expected(district, [0, 1, 2, 3])
     district.until("input")
-    first = district.cohorts.desk.live()
-    arrived = district.cohorts.desk.bodies("input")
+    first = district.secure_rounds.store.live()
+    arrived = district.secure_rounds.store.bodies("input")
     district.later_s += RULES.phase_s + 1
     district.visit(0)
-    second = district.cohorts.desk.live()
+    second = district.secure_rounds.store.live()
     assert first
     assert second
     assert second.notice.round_id != first.notice.round_id
     assert len(arrived) < 3
     assert (district.version, district.service.rounds.log.count("secure")) == (0, 0)
-    assert district.cohorts.facts()["secure_failed"] == 1
+    assert district.secure_rounds.facts()["secure_failed"] == 1
     district.visit(1, 2, 3)
     district.until("reveal")
     district.visit(0, 1, 2, 3)
@@ -186,7 +188,7 @@ def test_after_agreeing_an_update_is_spent_even_if_the_round_fails(district: Dis
     district.until("consent")
     agreed = next(n for n in range(4) if district.visit(n)[0].startswith("agreed"))
     district.later_s += RULES.phase_s + 1
-    district.cohorts.advance()
+    district.secure_rounds.advance()
     assert (district.version, district.service.rounds.log.count("secure")) == (1, 0)
     assert district.theta == START.tobytes(), "a new version without a change, so that all may train anew"
     assert district.service.rounds.verify() == []
@@ -204,8 +206,8 @@ def test_a_device_off_the_roster_stays_out_and_an_old_roster_is_refused(district
     old = district.roster(members, serial=1)
     with pytest.raises(TrustError, match="seen before"):
         replace_roster(district.folder, msgspec.json.encode(old))
-    district.cohorts.desk.end("0" * 64, "failed")
-    district.cohorts.roster = lambda: old  # the server shows it all the same
+    district.secure_rounds.store.end("0" * 64, "failed")
+    district.secure_rounds.roster = lambda: old  # the server shows it all the same
     with pytest.raises(TrustError, match="seen before"):
         district.visit(0)
 
@@ -224,22 +226,22 @@ def test_a_server_that_asks_for_plain_updates_after_all_gets_none(district: Dist
 
 def test_a_device_that_caught_the_server_lying_leaves_that_round_for_good(district: District) -> None:
     district.until("consent")
-    live, desk = district.cohorts.desk.live(), district.cohorts.desk
+    live, store = district.secure_rounds.store.live(), district.secure_rounds.store
     assert live
     assert live.cohort
     places = {m.device.hex(): place for place, m in enumerate(live.cohort.members)}
-    asked_next = [m for m in district.members if desk.body("consent", m.school.name) is None]
+    asked_next = [m for m in district.members if store.body("consent", m.school.name) is None]
     victim, left_out = asked_next[0], asked_next[1]
-    desk.save(msgspec.structs.replace(live, survivors=live.survivors[:1] + live.survivors[-1:]))
+    store.save(msgspec.structs.replace(live, survivors=live.survivors[:1] + live.survivors[-1:]))
     if places[victim.school.name] not in (live.survivors[0], live.survivors[-1]):
-        desk.save(msgspec.structs.replace(live, survivors=(places[victim.school.name],)))
+        store.save(msgspec.structs.replace(live, survivors=(places[victim.school.name],)))
     with pytest.raises(TrustError, match="that a sum needs"):
         victim.visit()
-    desk.save(live)
+    store.save(live)
     assert "has left the round" in victim.visit()
-    assert desk.body("consent", victim.school.name) is None
+    assert store.body("consent", victim.school.name) is None
     rest = tuple(place for place in live.survivors if place != places[left_out.school.name])
-    desk.save(msgspec.structs.replace(live, survivors=rest))
+    store.save(msgspec.structs.replace(live, survivors=rest))
     assert "dropped out" in left_out.visit(), "nothing is asked of it"
 
 
@@ -301,7 +303,7 @@ def test_no_copy_of_a_device_holds_the_secrets_of_its_round_and_forgetting_destr
 
 def test_what_is_no_part_of_the_phase_is_refused_with_a_reason(district: District) -> None:
     member = district.members[0]
-    told = district.cohorts.standing(member.school.name)
+    told = district.secure_rounds.status(member.school.name)
     assert told
     path = f"/v1/secure/{told['standing']['round_id']}"
     for phase, body in (("keys", b"\x80"), ("keys", b"x" * 2000), ("shares", b""), ("nonsense", b""), ("input", b"x")):
@@ -310,7 +312,7 @@ def test_what_is_no_part_of_the_phase_is_refused_with_a_reason(district: Distric
         assert caught.value.code in ("malformed", "past_phase")
     with pytest.raises(UpdateError, match="being gathered"):
         member.client.send("GET", path)
-    assert district.cohorts.desk.senders("keys") == []
+    assert district.secure_rounds.store.senders("keys") == []
 
 
 def test_the_command_line_signs_a_roster_and_the_server_takes_no_other(district: District, tmp_path: Path) -> None:

@@ -16,7 +16,7 @@ from homeroom.contract.http_signatures import INVITATION_HEADER
 from homeroom.contract.signing import fingerprint, new_key, public_hex
 from homeroom.errors import BundleError, NetworkError, TrustError
 from homeroom.federation.network.client import Client, enrolment_of
-from homeroom_aggregator.admin.bundle_upgrade import succeed
+from homeroom_aggregator.admin.bundle_upgrade import upgrade_bundle
 from homeroom_aggregator.admin.folder import invite_devices
 from homeroom_aggregator.server.service import open_service
 
@@ -91,7 +91,7 @@ def test_an_older_bundle_or_one_of_another_name_is_not_taken(tmp_path: Path) -> 
         with Device.open(classroom) as device, pytest.raises(BundleError, match="not newer"):
             device.update_bundle()
     service.close()
-    succeed(tmp_path / "new", folder, tmp_path / "maths")
+    upgrade_bundle(tmp_path / "new", folder, tmp_path / "maths")
     other = open_service(tmp_path / "new")
     with running(other) as address:
         run("device", "network", classroom, "--address", address)

@@ -19,8 +19,7 @@ from homeroom.contract.evaluation_report import LEAST_VALIDATION_SAMPLES, Evalua
 from homeroom.contract.privacy import Privacy
 from homeroom.federation.network.client import Client, join
 from homeroom_aggregator.admin.folder import invite_devices, make_invitations, open_log, read_secret
-from homeroom_aggregator.server.dashboard import school_status as standing
-from homeroom_aggregator.server.dashboard import sessions
+from homeroom_aggregator.server.dashboard import school_status, sessions
 from homeroom_aggregator.server.service import Service, open_service
 from homeroom_aggregator.state import audit, login_links
 from homeroom_aggregator.state.members import Role
@@ -147,7 +146,7 @@ def test_signing_out_and_time_end_a_session(service: Service, address: str, monk
         assert browser.post("/dashboard/leave", data={"form": form}).status_code == 200
         assert httpx.get(f"{address}/dashboard", cookies={"homeroom-office": old}).status_code == 401
     with signed_in(service, address) as browser:
-        monkeypatch.setattr(sessions, "IDLE_S", -1.0)
+        monkeypatch.setattr(sessions, "SESSION_IDLE_S", -1.0)
         assert browser.get("/dashboard").status_code == 401
 
 
@@ -190,9 +189,9 @@ def test_whoever_has_the_folder_gets_a_link(service: Service, address: str) -> N
 
 def test_too_many_requests_are_told_to_wait(service: Service, address: str, monkeypatch: pytest.MonkeyPatch) -> None:
     from homeroom_aggregator.server.dashboard import routes
-    from homeroom_aggregator.server.rate_limits import Limits
+    from homeroom_aggregator.server.rate_limits import DeviceLimits
 
-    monkeypatch.setattr(routes, "LIMITS", Limits(requests_a_minute=1, burst=3))
+    monkeypatch.setattr(routes, "SESSION_LIMITS", DeviceLimits(requests_a_minute=1, burst=3))
     with running(service) as other, signed_in(service, other) as browser:
         statuses = [browser.get("/dashboard/audit").status_code for _ in range(4)]
         assert statuses[-1] == 429
@@ -260,8 +259,8 @@ def test_who_falls_silent_or_behind_is_seen(service: Service, address: str, monk
         said = text(browser.get("/dashboard/schools").text)
         assert re.search(r"School 2 behind Trains on a version that is 4 behind", said)
     later = datetime.datetime.now(datetime.UTC) + datetime.timedelta(days=20)
-    monkeypatch.setattr(standing, "now", lambda: later)
-    found = standing.schools(service.reader.database, service.contacts, frozenset())
+    monkeypatch.setattr(school_status, "now", lambda: later)
+    found = school_status.schools(service.reader.database, service.contacts, frozenset())
     assert {school.standing for school in found} == {"silent"}
 
 

@@ -94,8 +94,8 @@ def test_a_sheet_of_schools(data: bytes) -> None:
         path = Path(scratch) / "schools.csv"
         path.write_bytes(data)
         for wanted in invitations.read_sheet(path):
-            assert 1 <= wanted.count <= invitations.MOST
-            assert all(p.parent == Path(scratch) for _, p in invitations.files([wanted], Path(scratch)))
+            assert 1 <= wanted.count <= invitations.INVITATIONS_LIMIT
+            assert all(p.parent == Path(scratch) for _, p in invitations.plan_files([wanted], Path(scratch)))
 
 
 @given(st.one_of(st.text(max_size=80), changed(auth.Nonces().new("a").encode()).map(lambda b: b.decode("latin-1"))))

@@ -24,7 +24,7 @@ from homeroom.errors import HomeroomError, NetworkError, TrustError
 from homeroom.federation.enrolment import device_key, set_network
 from homeroom.federation.network import transport
 from homeroom_aggregator.admin.folder import invite_devices
-from homeroom_aggregator.server.rate_limits import Limits
+from homeroom_aggregator.server.rate_limits import DeviceLimits
 from homeroom_aggregator.server.routes import Service
 from homeroom_aggregator.server.service import open_service
 
@@ -46,7 +46,7 @@ def quickly(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture
 def service(tmp_path: Path) -> Iterator[Service]:
     opened = open_service(make_folder(tmp_path, buffer_size=1, min_devices=1, max_staleness=10_000))
-    opened.meter.limits = Limits(0, 0, 0, 0)
+    opened.meter.limits = DeviceLimits(0, 0, 0, 0)
     yield opened
     opened.rounds.close()
 

@@ -27,7 +27,7 @@ from homeroom.federation.network.client import join
 from homeroom_aggregator.admin.folder import make_invitations, replace_roster
 from homeroom_aggregator.server import metrics
 from homeroom_aggregator.server.openapi import document
-from homeroom_aggregator.server.rate_limits import Limits
+from homeroom_aggregator.server.rate_limits import DeviceLimits
 from homeroom_aggregator.server.service import Service, open_service
 
 ROLES = ("device", "school", "district", "auditor", "stranger", "nobody")
@@ -66,7 +66,7 @@ def service(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFac
     tmp = tmp_path_factory.mktemp("fuzzed")
     more = {"secure": SecureRules(minimum=3, cohort=4)} if request.param == "secure" else {}
     opened = open_service(make_folder(tmp, **more))
-    opened.meter.limits = Limits(0, 0, 0, 0)
+    opened.meter.limits = DeviceLimits(0, 0, 0, 0)
     yield opened
     opened.close()
 

@@ -57,7 +57,7 @@ def connect(address: str) -> socket.socket:
 
 
 def test_who_sends_no_headers_is_hung_up_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(serve, "HEADERS_S", 0.2)
+    monkeypatch.setattr(serve, "HEADERS_DEADLINE_S", 0.2)
     service = open_service(make_folder(tmp_path))
     with running(service) as address, connect(address) as line:
         line.sendall(b"GET /v1/health HTTP/1.1\r\nhost: x\r\n")
@@ -73,7 +73,7 @@ def for_ever(line: socket.socket) -> None:
 def test_who_sends_no_end_of_headers_or_slow_ones_later_is_hung_up_on(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(serve, "HEADERS_S", 0.2)
+    monkeypatch.setattr(serve, "HEADERS_DEADLINE_S", 0.2)
     service = open_service(make_folder(tmp_path))
     good = b"GET /v1/health HTTP/1.1\r\nhost: x\r\n\r\n"
     with running(service) as address:
@@ -123,7 +123,7 @@ def test_after_a_refused_body_the_connection_ends(service: Service, address: str
 def test_who_trickles_a_body_is_refused_while_others_are_served(
     service: Service, address: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(requests, "BODY_S", 0.3)
+    monkeypatch.setattr(requests, "BODY_DEADLINE_S", 0.3)
     with connect(address) as line:
         line.sendall(b"POST /v1/updates HTTP/1.1\r\nhost: x\r\ncontent-length: 1000\r\n\r\nx")
         assert httpx.get(f"{address}/v1/health").status_code == 200
@@ -396,7 +396,7 @@ def test_tls_by_two_files(service: Service, tmp_path: Path) -> None:
         with pytest.raises(httpx.ConnectError):
             httpx.get(f"{secure}/v1/health")
     with pytest.raises(InputError, match="no TLS"):
-        serve.configuration(service, key, certificate)
+        serve.uvicorn_config(service, key, certificate)
 
 
 def test_polls_are_answered_while_the_writer_is_busy(service: Service, address: str) -> None:

@@ -23,7 +23,7 @@ from homeroom.errors import InputError, NetworkError, StoreError, TrustError, Up
 from homeroom.federation.network.client import Client, Enrolment, join
 from homeroom_aggregator.admin.folder import invite_devices, make_invitations, recover_key
 from homeroom_aggregator.server import auth
-from homeroom_aggregator.server.rate_limits import DAY_S, Limits, Meter
+from homeroom_aggregator.server.rate_limits import DAY_S, DeviceLimits, RateMeter
 from homeroom_aggregator.server.service import Service, open_service
 from homeroom_aggregator.state import audit, invitation_codes, members
 
@@ -217,7 +217,7 @@ def test_the_servers_time_is_signed_for_this_request(service: Service, address: 
 
 def test_too_many_requests_wait_and_a_days_updates_are_bounded(service: Service, address: str) -> None:
     client = enrol(service, address)
-    service.meter = Meter(Limits(requests_a_minute=1, burst=4, updates_a_day=1, mb_a_day=0))
+    service.meter = RateMeter(DeviceLimits(requests_a_minute=1, burst=4, updates_a_day=1, mb_a_day=0))
     data = School(client.key).update(client.round(), 0.5)
     assert client.update(data) == "accepted"
     with pytest.raises(NetworkError, match="day's updates"):
@@ -229,7 +229,7 @@ def test_too_many_requests_wait_and_a_days_updates_are_bounded(service: Service,
 
 def test_a_new_key_is_no_new_day(service: Service, address: str) -> None:
     client = enrol(service, address)
-    service.meter = Meter(Limits(requests_a_minute=0, updates_a_day=1))
+    service.meter = RateMeter(DeviceLimits(requests_a_minute=0, updates_a_day=1))
     assert update(client) == "accepted"
     client.rotate(new_key())
     with pytest.raises(NetworkError, match="day's updates"):
@@ -238,7 +238,7 @@ def test_a_new_key_is_no_new_day(service: Service, address: str) -> None:
 
 def test_a_bucket_fills_again_and_a_day_ends() -> None:
     clock = [0.0]
-    meter = Meter(Limits(requests_a_minute=60, burst=2, updates_a_day=1, mb_a_day=1), lambda: clock[0])
+    meter = RateMeter(DeviceLimits(requests_a_minute=60, burst=2, updates_a_day=1, mb_a_day=1), lambda: clock[0])
     assert [meter.request("a") > 0 for _ in range(3)] == [False, False, True]
     clock[0] = 1.0
     assert meter.request("a") == 0
@@ -258,7 +258,7 @@ def test_a_nonce_serves_once_whom_it_was_given_to_and_not_for_ever() -> None:
     assert not nonces.use(mine, "a")
     assert nonces.use(open_, "b")
     old = nonces.new("a")
-    clock[0] = auth.LIFE_S + 1
+    clock[0] = auth.NONCE_LIFE_S + 1
     assert not nonces.use(old, "a")
     assert not any(nonces.use(made_up, "a") for made_up in ("", "A" * 48, "é", mine[:-4] + "AAA="))
 

@@ -17,7 +17,7 @@ from homeroom.errors import TrustError, UpdateError
 from homeroom.privacy.secagg import client as steps
 from homeroom.privacy.secagg.masks import add_masks, unpack
 from homeroom.privacy.secagg.primitives import combine
-from homeroom_aggregator.secagg.unmask import Opening, read_sum, total
+from homeroom_aggregator.secagg.unmask import Unmasking, decode_sum, unmask_sum
 
 HOUSE = Path(__file__).resolve().parents[3]
 
@@ -253,7 +253,7 @@ def test_no_device_ever_gives_both_shares_of_a_neighbour(masked: Round) -> None:
 def test_with_every_message_of_a_round_the_server_cannot_open_one_vector(masked: Round) -> None:
     """After an honest round it has a vector, the survivors' self-masks, and no pairwise key: what is left is noise."""
     masked.consent()
-    opening = Opening(masked.view, masked.notice.round_id, masked.sharers, masked.inputs)
+    opening = Unmasking(masked.view, masked.notice.round_id, masked.sharers, masked.inputs)
     for place, reveal in masked.reveal().items():
         opening.add(place, reveal)
     terms = masked.view.terms(masked.layout, masked.configuration, 3)
@@ -280,11 +280,11 @@ def test_a_drop_out_that_was_only_slow_stays_hidden(masked: Round) -> None:
     """Its vector arrived, but the survivors were fixed without it: its key is opened, its own mask is not."""
     late = masked.inputs.pop(7)
     masked.consent()
-    opening = Opening(masked.view, masked.notice.round_id, masked.sharers, masked.inputs)
+    opening = Unmasking(masked.view, masked.notice.round_id, masked.sharers, masked.inputs)
     for place, reveal in masked.reveal().items():
         opening.add(place, reveal)
     terms = masked.view.terms(masked.layout, masked.configuration, 3)
-    np.testing.assert_array_equal(total(masked.inputs.values(), terms, opening), masked.plain_sum(range(7)))
+    np.testing.assert_array_equal(unmask_sum(masked.inputs.values(), terms, opening), masked.plain_sum(range(7)))
     vector = unpack(late, terms.count, terms.width)
     secret = steps.mask_private(opening.secrets[7], masked.notice.round_id)
     pairs = [steps.pair_key(secret, masked.view, other) for other in range(7)]
@@ -300,7 +300,7 @@ def test_wrong_shares_of_a_few_devices_do_not_change_the_sum_and_of_many_there_i
     masked.consent()
     revealed = masked.reveal()
     for liars in ({0, 1}, {0, 1, 2}):
-        opening = Opening(masked.view, masked.notice.round_id, masked.sharers, masked.inputs)
+        opening = Unmasking(masked.view, masked.notice.round_id, masked.sharers, masked.inputs)
         for place, reveal in revealed.items():
             wrong = Reveal(tuple(bytes(16) for _ in reveal.shares))
             opening.add(place, wrong if place in liars else reveal)
@@ -309,19 +309,21 @@ def test_wrong_shares_of_a_few_devices_do_not_change_the_sum_and_of_many_there_i
             assert opening._right(place, opening.secrets[place])
         if not opening.missing:
             terms = masked.view.terms(masked.layout, masked.configuration, 3)
-            np.testing.assert_array_equal(total(masked.inputs.values(), terms, opening), masked.plain_sum(range(8)))
+            np.testing.assert_array_equal(
+                unmask_sum(masked.inputs.values(), terms, opening), masked.plain_sum(range(8))
+            )
 
 
 def test_a_sum_that_no_honest_devices_could_have_is_refused(masked: Round) -> None:
     terms = masked.view.terms(masked.layout, masked.configuration, 3)
     fed = dict.fromkeys(terms.segments, 8)
     honest = masked.plain_sum(range(8))
-    read_sum(honest, terms, fed, masked.configuration)
+    decode_sum(honest, terms, fed, masked.configuration)
     for place, value in ((0, 1 << 40), (-1, 0), (-1, 1 << 30), (-2, -5)):
         cheated = honest.copy()
         cheated[place] = value
         with pytest.raises(UpdateError, match=r"impossible|beyond an honest"):
-            read_sum(cheated, terms, fed, masked.configuration)
+            decode_sum(cheated, terms, fed, masked.configuration)
 
 
 def test_no_seed_comes_from_anything_but_the_systems_secure_source() -> None:

@@ -10,18 +10,18 @@ from secagg_clients import Round, gather
 
 from homeroom.contract.secagg import SecureRules
 from homeroom.errors import TrustError
-from homeroom_aggregator.secagg.unmask import Opening, read_sum, total
+from homeroom_aggregator.secagg.unmask import Unmasking, decode_sum, unmask_sum
 
 
 def opened(found: Round, absent: set[int]) -> np.ndarray | None:
     """The sum, or None where too few revealed."""
-    opening = Opening(found.view, found.notice.round_id, found.sharers, found.inputs)
+    opening = Unmasking(found.view, found.notice.round_id, found.sharers, found.inputs)
     for place, reveal in found.reveal(absent).items():
         opening.add(place, reveal)
     if opening.missing:
         return None
     terms = found.view.terms(found.layout, found.configuration, found.devices[0].member.minimum)
-    return total(found.inputs.values(), terms, opening)
+    return unmask_sum(found.inputs.values(), terms, opening)
 
 
 @pytest.mark.parametrize("count", [3, 11])
@@ -41,7 +41,7 @@ def test_the_sum_is_exact_when_devices_drop_out(count: int, phase: str) -> None:
     inside = set(range(count)) - (gone if phase in ("shares", "input") else set())
     assert set(found.inputs) == inside
     np.testing.assert_array_equal(result, found.plain_sum(inside))
-    assert read_sum(result, *_terms(found))[1]["head.grade"] > 0
+    assert decode_sum(result, *_terms(found))[1]["head.grade"] > 0
 
 
 def _terms(found: Round):  # type: ignore[no-untyped-def]

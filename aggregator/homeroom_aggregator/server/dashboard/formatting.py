@@ -8,7 +8,7 @@ from typing import Any
 
 from homeroom.system.clock import now
 
-TONE = {  # how a standing looks, beside its word
+STATUS_TONE = {  # how a standing looks, beside its word
     "no consent": "bad",
     "loses": "bad",
     "slips": "warn",
@@ -18,7 +18,7 @@ TONE = {  # how a standing looks, beside its word
     "steady": "plain",
     "gains": "good",
 }
-MEANS = {
+STATUS_MEANING = {
     "no consent": "its updates are refused until its consent is recorded",
     "loses": "the newest version is clearly worse there, and its own stays in use",
     "slips": "a task got worse there by more than a standard error",

@@ -23,17 +23,21 @@ from homeroom_aggregator.admin import privacy_report
 from homeroom_aggregator.merge import rollback
 from homeroom_aggregator.merge.rounds import Rounds
 from homeroom_aggregator.server.dashboard import formatting, plots, queries
-from homeroom_aggregator.server.dashboard.queries import Chain, Version, Waiting
-from homeroom_aggregator.server.dashboard.school_status import WORST_FIRST, School, change, schools
+from homeroom_aggregator.server.dashboard.queries import AuditChain, PendingUpdates, VersionRow
+from homeroom_aggregator.server.dashboard.school_status import WORST_FIRST, SchoolStatus, change, schools
 from homeroom_aggregator.server.dashboard.sessions import Session
 from homeroom_aggregator.state.last_seen import Contacts
 from homeroom_aggregator.state.privacy_ledger import Ledger, epsilon
 
-RECENT, PAGE, ENTRIES = 24, 20, 50  # versions in the plot, versions on a page, entries of the audit log on a page
-HERE = Path(__file__).parent / "templates"
-STYLE = (HERE / "style.css").read_text("utf-8")
-STYLE_HASH = base64.b64encode(hashlib.sha256(STYLE.encode()).digest()).decode()
-PLACES = (
+RECENT_VERSIONS, VERSIONS_A_PAGE, ENTRIES_A_PAGE = (
+    24,
+    20,
+    50,
+)  # versions in the plot, versions on a page, entries of the audit log on a page
+TEMPLATES_FOLDER = Path(__file__).parent / "templates"
+PAGE_STYLE = (TEMPLATES_FOLDER / "style.css").read_text("utf-8")
+STYLE_HASH = base64.b64encode(hashlib.sha256(PAGE_STYLE.encode()).digest()).decode()
+NAVIGATION = (
     ("", "Overview"),
     ("schools", "Schools"),
     ("segments", "Segments"),
@@ -45,16 +49,16 @@ PLACES = (
 
 
 @dataclass(frozen=True)
-class Ask:
+class PageContext:
     """What a page may look at. `rounds`: its fixed parts only, the state is the writer's; `given`: the query."""
 
     database: Database
     rounds: Rounds
     institution: str
     contacts: Contacts
-    waiting: Waiting
+    waiting: PendingUpdates
     session: Session
-    chain: Callable[[Database], Chain]
+    chain: Callable[[Database], AuditChain]
     given: dict[str, str]
 
     @property
@@ -67,12 +71,12 @@ class Ask:
         return int(text) if text.isascii() and text.isdigit() and len(text) < 16 else None
 
 
-Page = Callable[[Ask], str]
+Page = Callable[[PageContext], str]
 
 
 def _environment() -> jinja2.Environment:
     made = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(HERE),
+        loader=jinja2.FileSystemLoader(TEMPLATES_FOLDER),
         autoescape=True,
         undefined=jinja2.StrictUndefined,
         trim_blocks=True,
@@ -89,7 +93,12 @@ def _environment() -> jinja2.Environment:
     ):
         made.filters[function.__name__] = function
     made.filters["school"] = formatting.school
-    made.globals |= {"style": Markup(STYLE), "places": PLACES, "tone": formatting.TONE, "means": formatting.MEANS}
+    made.globals |= {
+        "style": Markup(PAGE_STYLE),
+        "places": NAVIGATION,
+        "tone": formatting.STATUS_TONE,
+        "means": formatting.STATUS_MEANING,
+    }
     made.globals |= {
         "event": formatting.event,
         "dumbbell": plots.dumbbell,
@@ -106,13 +115,13 @@ def render(name: str, **values: Any) -> str:
     return TEMPLATES.get_template(f"{name}.html").render(values)
 
 
-def _page(ask: Ask, name: str, place: str, **values: Any) -> str:
+def _page(ask: PageContext, name: str, place: str, **values: Any) -> str:
     common = {"institution": ask.institution, "place": place, "rank": ask.session.link.rank}
     return render(name, **common, form=ask.session.form, may_go_back=ask.may_go_back, **values)
 
 
-def overview(ask: Ask) -> str:
-    recent = queries.versions(ask.database, RECENT)
+def overview(ask: PageContext) -> str:
+    recent = queries.versions(ask.database, RECENT_VERSIONS)
     found = schools(ask.database, ask.contacts, ask.waiting.members)
     configuration = ask.rounds.configuration
     held = {name: len(fed) for name, fed in ask.waiting.fed.items()}
@@ -124,23 +133,23 @@ def overview(ask: Ask) -> str:
         bars=plots.bars(recent),
         recent=recent,
         manifest=ask.rounds.bundle.manifest,
-        mode=mode(configuration),
+        mode=round_kind(configuration),
         waiting=ask.waiting,
         short_of=sorted(name for name, fed in held.items() if fed < configuration.min_devices),
         least=configuration.min_devices,
         waiting_schools=sorted(_waiting_by_school(found).items()),
         standings=Counter(school.standing for school in found),
         schools=found,
-        needs=needs(ask, found),
+        needs=attention_list(ask, found),
     )
 
 
-def _waiting_by_school(found: list[School]) -> dict[str, int]:
+def _waiting_by_school(found: list[SchoolStatus]) -> dict[str, int]:
     counted = {school.name: sum(machine.waits for machine in school.machines) for school in found}
     return {name: number for name, number in counted.items() if number}
 
 
-def mode(configuration: RoundConfiguration) -> str:
+def round_kind(configuration: RoundConfiguration) -> str:
     """What kind of rounds these are, in words."""
     kind = "private" if configuration.privacy else "plain"
     kind = f"{kind} secure" if configuration.privacy and configuration.secure else kind
@@ -148,15 +157,15 @@ def mode(configuration: RoundConfiguration) -> str:
     return f"{kind} rounds, {'synchronous' if configuration.cohort else 'at any hour'}"
 
 
-def needs(ask: Ask, found: list[School]) -> list[tuple[str, str, str, str]]:
+def attention_list(ask: PageContext, found: list[SchoolStatus]) -> list[tuple[str, str, str, str]]:
     """What somebody should look at, the worst first: tone, what it is about, the page that says more, a sentence."""
     told = []
     if wrong := ask.chain(ask.database).wrong:
         told.append(("bad", "The audit log", "audit", f"is damaged: {wrong}"))
     for school in found:
         name, place = formatting.school(school.name), f"schools#{anchor(school)}"
-        if formatting.TONE[school.standing] in ("bad", "warn"):
-            told.append((formatting.TONE[school.standing], name, place, school.says))
+        if formatting.STATUS_TONE[school.standing] in ("bad", "warn"):
+            told.append((formatting.STATUS_TONE[school.standing], name, place, school.says))
         for machine in school.machines:
             if machine.twin:
                 told.append(("bad", name, place, f"key {machine.key[:8]} is used by two machines"))
@@ -165,40 +174,40 @@ def needs(ask: Ask, found: list[School]) -> list[tuple[str, str, str, str]]:
     return sorted(told, key=lambda one: one[0] != "bad")
 
 
-def _ledger(ask: Ask) -> Ledger | None:
+def _ledger(ask: PageContext) -> Ledger | None:
     """The ledger, read through this page's own connection."""
     known = ask.rounds.ledger
     return known and known.through(ask.database)
 
 
-def _at_budget(ask: Ask) -> int:
+def _at_budget(ask: PageContext) -> int:
     ledger = _ledger(ask)
     return sum(count >= ledger.allowed for count in ledger.shares().values()) if ledger else 0
 
 
-def anchor(school: School) -> str:
+def anchor(school: SchoolStatus) -> str:
     """A name for a place on the page that no school's name can break."""
     return f"s-{hashlib.sha256(school.name.encode()).hexdigest()[:12]}"
 
 
-def all_schools(ask: Ask) -> str:
+def all_schools(ask: PageContext) -> str:
     found = schools(ask.database, ask.contacts, ask.waiting.members)
     standings = Counter(school.standing for school in found)
     return _page(ask, "schools", "schools", schools=found, standings=standings, anchor=anchor)
 
 
-def segments(ask: Ask) -> str:
-    recent = queries.versions(ask.database, RECENT)
+def segments(ask: PageContext) -> str:
+    recent = queries.versions(ask.database, RECENT_VERSIONS)
     rows = queries.segments(ask.rounds, recent, ask.waiting)
     return _page(ask, "segments", "segments", rows=rows, shown=recent[:6], least=ask.rounds.configuration.min_devices)
 
 
-def privacy(ask: Ask) -> str:
+def privacy(ask: PageContext) -> str:
     ledger, rounds = _ledger(ask), ask.rounds
     said: dict[str, Any] = {"institution": ask.institution, "private": False}
     rows = []
     if ledger:
-        said |= {"private": True} | privacy_report.of_ledger(ledger, rounds.rules.layout, rounds.configuration)
+        said |= {"private": True} | privacy_report.ledger_figures(ledger, rounds.rules.layout, rounds.configuration)
         shares, costs = ledger.shares(), dict[int, float]()
         for school in schools(ask.database, ask.contacts, ask.waiting.members):
             entered = sorted((shares.get(machine.name, 0) for machine in school.machines), reverse=True)
@@ -213,15 +222,15 @@ def privacy(ask: Ask) -> str:
         "privacy",
         "privacy",
         said=said,
-        words=privacy_report.words(said),
+        words=privacy_report.report_lines(said),
         rows=rows,
-        mode=mode(rounds.configuration),
+        mode=round_kind(rounds.configuration),
     )
 
 
-def versions(ask: Ask) -> str:
+def versions(ask: PageContext) -> str:
     before = ask.number("before")
-    found = queries.versions(ask.database, PAGE, before)
+    found = queries.versions(ask.database, VERSIONS_A_PAGE, before)
     back = {version.number for version in found if ask.may_go_back and _can(ask, version.number)}
     older = found[-1].number if found and found[-1].number > 1 else None
     return _page(
@@ -229,7 +238,7 @@ def versions(ask: Ask) -> str:
     )
 
 
-def _can(ask: Ask, number: int) -> bool:
+def _can(ask: PageContext, number: int) -> bool:
     try:
         rollback.check_target(ask.database, number)
     except InputError:
@@ -237,17 +246,17 @@ def _can(ask: Ask, number: int) -> bool:
     return True
 
 
-def going_back(ask: Ask, number: int, problem: str = "") -> str:
+def rollback_page(ask: PageContext, number: int, problem: str = "") -> str:
     """The page that asks whether to go back to a version; InputError where one may not."""
     rollback.check_target(ask.database, number)
     newest = queries.newest(ask.database)
-    old: Version | None = next(iter(queries.versions(ask.database, 1, number + 1)), None) if number else None
+    old: VersionRow | None = next(iter(queries.versions(ask.database, 1, number + 1)), None) if number else None
     limit = rollback.REASON_LIMIT
     return _page(ask, "rollback", "versions", number=number, old=old, newest=newest, problem=problem, limit=limit)
 
 
-def audit(ask: Ask) -> str:
-    found = queries.events(ask.database, ENTRIES, ask.number("before"))
+def audit(ask: PageContext) -> str:
+    found = queries.events(ask.database, ENTRIES_A_PAGE, ask.number("before"))
     older = found[-1].number if found and found[-1].number > 1 else None
     return _page(ask, "audit", "audit", chain=ask.chain(ask.database), entries=found, older=older)
 

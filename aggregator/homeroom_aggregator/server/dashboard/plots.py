@@ -6,13 +6,13 @@ from collections.abc import Sequence
 
 from markupsafe import Markup
 
-from homeroom_aggregator.server.dashboard.queries import Version
+from homeroom_aggregator.server.dashboard.queries import VersionRow
 
 WIDE, HIGH, FLOOR, GAP = 360, 112, 92, 4
 SCALE, ROW = 200, 16  # of a dumbbell
 
 
-def bars(recent: Sequence[Version]) -> Markup:
+def bars(recent: Sequence[VersionRow]) -> Markup:
     """A bar for each version, the newest on the right: how many devices sent what came for it."""
     shown = list(reversed(recent))
     if not shown:

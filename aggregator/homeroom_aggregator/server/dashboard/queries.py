@@ -17,11 +17,11 @@ from homeroom.system.sqlite import Database
 from homeroom_aggregator.merge.rounds import Rounds
 from homeroom_aggregator.state import audit, secure_sum
 
-MADE = ("released", "rolled back", "restored")  # audit events that made a version
+VERSION_EVENTS = ("released", "rolled back", "restored")  # audit events that made a version
 
 
 @dataclass(frozen=True)
-class Version:
+class VersionRow:
     """`devices`: by segment, how many fed its change. `updates` came since the version before, from `senders` devices.
 
     `to`: the older version whose theta it has, with who went back and why. `after`: the one before it in a backup that
@@ -41,7 +41,7 @@ class Version:
 
 
 @dataclass(frozen=True)
-class Waiting:
+class PendingUpdates:
     """What the next version has so far: updates of those it needs, and by segment who fed it."""
 
     updates: int
@@ -61,11 +61,11 @@ class SegmentRow:
     merged: bool
     waiting: int
     history: Sequence[tuple[int, int]]
-    changed: Version | None
+    changed: VersionRow | None
 
 
 @dataclass(frozen=True)
-class Chain:
+class AuditChain:
     """How the audit log stands: entries, the newest digest, what is wrong with it."""
 
     entries: int
@@ -73,19 +73,19 @@ class Chain:
     wrong: str | None
 
 
-def waiting(rounds: Rounds) -> Waiting:
+def pending_updates(rounds: Rounds) -> PendingUpdates:
     """In the writer's thread, since sums change in place."""
     fed: dict[str, frozenset[str]] = {}
     for ring, devices in rounds.state.sums.devices.items():
         fed[segment_of(ring)] = fed.get(segment_of(ring), frozenset()) | devices
-    return Waiting(rounds.state.pending, rounds.configuration.buffer_size, fed)
+    return PendingUpdates(rounds.state.pending, rounds.configuration.buffer_size, fed)
 
 
 def newest(database: Database) -> int:
     return int(database.one("SELECT COALESCE(max(version), 0) FROM versions")[0])
 
 
-def versions(database: Database, most: int, before: int | None = None) -> list[Version]:
+def versions(database: Database, most: int, before: int | None = None) -> list[VersionRow]:
     """The newest first, those below `before`."""
     below = before if before is not None else newest(database) + 1
     sql = """SELECT version, number, (SELECT max(number) FROM log AS older
@@ -100,7 +100,7 @@ def versions(database: Database, most: int, before: int | None = None) -> list[V
         updates, senders = (0, 0) if again else _came(database, start or 0, entry)
         told = {name: event[name] for name in ("to", "by", "why", "after") if name in event}
         devices, sha256 = event.get("devices", {}), event.get("sha256", "")
-        found.append(Version(number, at, devices, updates, senders, sha256, **told))
+        found.append(VersionRow(number, at, devices, updates, senders, sha256, **told))
     return found
 
 
@@ -108,12 +108,12 @@ def _made(database: Database, first: int, last: int) -> dict[int, tuple[str, dic
     """What the audit log says of the versions from `first` to `last`: when, and about them."""
     sql = """SELECT at, about FROM audit WHERE event IN (?, ?, ?)
              AND json_extract(about, '$.version') BETWEEN ? AND ? ORDER BY number"""
-    events = ((at, json.loads(about)) for at, about in database.rows(sql, (*MADE, first, last)))
+    events = ((at, json.loads(about)) for at, about in database.rows(sql, (*VERSION_EVENTS, first, last)))
     return {event["version"]: (at, event) for at, event in events}
 
 
 def _came(database: Database, after: int, until: int) -> tuple[int, int]:
-    """Updates that came between two entries, those in cohorts' sums included, and how many devices sent them."""
+    """Updates that came between two entries, those in secure sums included, and how many devices sent them."""
     sql = "SELECT device FROM log WHERE kind = 'update' AND number > ? AND number < ?"
     plain = [device for (device,) in database.rows(sql, (after, until))]
     for header in secure_sum.headers(database, after, until):
@@ -121,7 +121,7 @@ def _came(database: Database, after: int, until: int) -> tuple[int, int]:
     return len(plain), len(set(plain))
 
 
-def segments(rounds: Rounds, recent: Sequence[Version], held: Waiting) -> list[SegmentRow]:
+def segments(rounds: Rounds, recent: Sequence[VersionRow], held: PendingUpdates) -> list[SegmentRow]:
     """In the layout's order. `recent`: versions, the newest first."""
     merged = {segment.name for segment in rounds.configuration.merged(rounds.rules.layout)}
     rows = []
@@ -133,8 +133,8 @@ def segments(rounds: Rounds, recent: Sequence[Version], held: Waiting) -> list[S
     return rows
 
 
-def chain(database: Database) -> Chain:
-    return Chain(*audit.verify(database))
+def verify_audit(database: Database) -> AuditChain:
+    return AuditChain(*audit.verify(database))
 
 
 def events(database: Database, most: int, before: int | None = None) -> list[audit.Record]:

@@ -24,25 +24,25 @@ from homeroom.errors import HomeroomError
 from homeroom.system.sqlite import Database
 from homeroom_aggregator.server import refusals, requests
 from homeroom_aggregator.server.dashboard import pages, queries
-from homeroom_aggregator.server.dashboard.pages import Ask
-from homeroom_aggregator.server.dashboard.queries import Chain
-from homeroom_aggregator.server.dashboard.sessions import LIFE_S, Session, Sessions
+from homeroom_aggregator.server.dashboard.pages import PageContext
+from homeroom_aggregator.server.dashboard.queries import AuditChain
+from homeroom_aggregator.server.dashboard.sessions import SESSION_LIFE_S, Session, Sessions
 from homeroom_aggregator.server.metrics import LOGGER
-from homeroom_aggregator.server.rate_limits import Limits, Meter
+from homeroom_aggregator.server.rate_limits import DeviceLimits, RateMeter
 from homeroom_aggregator.server.refusals import RefusedError
 from homeroom_aggregator.server.service import Service
 from homeroom_aggregator.state import login_links
 
-COOKIE, HOME = "homeroom-office", "/dashboard"
+COOKIE_NAME, DASHBOARD_PATH = "homeroom-office", "/dashboard"
 FORM_LIMIT_BYTES = 8 << 10
-VERIFIED_S = 60.0  # a whole check of the audit log stands so long
-LIMITS = Limits(requests_a_minute=120, burst=60)
-POLICY = (
+AUDIT_CHECK_LIFE_S = 60.0  # a whole check of the audit log stands so long
+SESSION_LIMITS = DeviceLimits(requests_a_minute=120, burst=60)
+CONTENT_SECURITY_POLICY = (
     f"default-src 'none'; style-src 'sha256-{pages.STYLE_HASH}'; img-src data:; form-action 'self'; base-uri 'none'; "
     "frame-ancestors 'none'"
 )
-HEADERS = {
-    "content-security-policy": POLICY,
+SECURITY_HEADERS = {
+    "content-security-policy": CONTENT_SECURITY_POLICY,
     "cache-control": "no-store",
     "referrer-policy": "same-origin",
     "x-content-type-options": "nosniff",
@@ -51,42 +51,44 @@ HEADERS = {
     "cross-origin-resource-policy": "same-origin",
     "permissions-policy": "camera=(), microphone=(), geolocation=()",
 }
-CLOSED = "Run `homeroom district dashboard` with the aggregator's folder, or your invitation and key; it prints a link."
+SIGN_IN_REMEDY = (
+    "Run `homeroom district dashboard` with the aggregator's folder, or your invitation and key; it prints a link."
+)
 
 
-class Office:
+class Dashboard:
     """One server's dashboard: who is signed in, and what was found when the audit log was last checked."""
 
     def __init__(self, service: Service) -> None:
-        self.service, self.sessions, self.meter = service, Sessions(), Meter(LIMITS)
-        self._chain: tuple[float, Chain] | None = None
+        self.service, self.sessions, self.meter = service, Sessions(), RateMeter(SESSION_LIMITS)
+        self._chain: tuple[float, AuditChain] | None = None
 
-    def chain(self, database: Database) -> Chain:
-        if self._chain is None or time.monotonic() - self._chain[0] > VERIFIED_S:
-            self._chain = (time.monotonic(), queries.chain(database))
+    def chain(self, database: Database) -> AuditChain:
+        if self._chain is None or time.monotonic() - self._chain[0] > AUDIT_CHECK_LIFE_S:
+            self._chain = (time.monotonic(), queries.verify_audit(database))
         return self._chain[1]
 
     def session(self, request: Request) -> Session:
         """Whose request it is; RefusedError without one, or where there were too many."""
-        token = request.cookies.get(COOKIE, "")
+        token = request.cookies.get(COOKIE_NAME, "")
         session = self.sessions.find(token, self.service.members)
         if session is None:
-            raise RefusedError(401, "no_session", "You are not signed in", CLOSED)
+            raise RefusedError(401, "no_session", "You are not signed in", SIGN_IN_REMEDY)
         if wait_s := self.meter.request(session.form):
             raise RefusedError(429, "too_many", "Too many requests", "Wait a moment, then try again.", wait_s)
         return session
 
-    async def ask(self, request: Request, session: Session, page: Callable[[Ask], str]) -> str:
+    async def ask(self, request: Request, session: Session, page: Callable[[PageContext], str]) -> str:
         """A page, made in a thread over a connection of its own, which sees what is durable."""
         service = self.service
-        waiting = await service.writer.do(partial(queries.waiting, service.rounds))
+        waiting = await service.writer.do(partial(queries.pending_updates, service.rounds))
         given = {name: value for name, value in request.query_params.items() if len(value) < 200}
 
         def made() -> str:
             path = service.rounds.log.database.path
             with contextlib.closing(Database(path, any_thread=True, shared=True)) as database:
                 return page(
-                    Ask(
+                    PageContext(
                         database=database,
                         rounds=service.rounds,
                         institution=service.institution,
@@ -101,7 +103,7 @@ class Office:
         return await anyio.to_thread.run_sync(made)
 
 
-async def show(office: Office, request: Request) -> Response:
+async def show_page(office: Dashboard, request: Request) -> Response:
     session = office.session(request)
     page = pages.PAGES.get(request.path_params.get("page", ""))
     if page is None:
@@ -109,27 +111,29 @@ async def show(office: Office, request: Request) -> Response:
     return HTMLResponse(await office.ask(request, session, page))
 
 
-async def knock(office: Office, request: Request) -> Response:
+async def show_sign_in(office: Dashboard, request: Request) -> Response:
     """A link shows a button that uses it up; whether it is good is said when it is pressed."""
     code = request.query_params.get("code", "")[:100]
     said = ["The link opens it once, on this device. You are signed out after an hour without a look, or after eight."]
     return HTMLResponse(pages.render("plain", heading="Homeroom", sentences=said, code=code))
 
 
-async def enter(office: Office, request: Request) -> Response:
+async def sign_in(office: Dashboard, request: Request) -> Response:
     service, code = office.service, (await _form(request)).get("code", "")
     link = None
     if login_links.genuine(service.secret, code):
         link = await service.writer.do(lambda: login_links.take(service.rounds.log.database, code))
     if link is None:
-        raise RefusedError(403, "bad_link", "This link opens nothing", f"It was used, or its time is over. {CLOSED}")
-    answer = RedirectResponse(HOME, 303)
+        raise RefusedError(
+            403, "bad_link", "This link opens nothing", f"It was used, or its time is over. {SIGN_IN_REMEDY}"
+        )
+    answer = RedirectResponse(DASHBOARD_PATH, 303)
     secure = request.url.scheme == "https"
     answer.set_cookie(
-        COOKIE,
+        COOKIE_NAME,
         office.sessions.begin(link),
-        max_age=int(LIFE_S),
-        path=HOME,
+        max_age=int(SESSION_LIFE_S),
+        path=DASHBOARD_PATH,
         secure=secure,
         httponly=True,
         samesite="strict",
@@ -137,26 +141,26 @@ async def enter(office: Office, request: Request) -> Response:
     return answer
 
 
-async def leave(office: Office, request: Request) -> Response:
+async def sign_out(office: Dashboard, request: Request) -> Response:
     await _own_form(request, office.session(request))
-    office.sessions.end(request.cookies.get(COOKIE, ""))
-    answer = HTMLResponse(pages.render("plain", heading="Signed out", sentences=[CLOSED]))
-    answer.delete_cookie(COOKIE, path=HOME)
+    office.sessions.end(request.cookies.get(COOKIE_NAME, ""))
+    answer = HTMLResponse(pages.render("plain", heading="Signed out", sentences=[SIGN_IN_REMEDY]))
+    answer.delete_cookie(COOKIE_NAME, path=DASHBOARD_PATH)
     return answer
 
 
-async def consider(office: Office, request: Request) -> Response:
+async def confirm_rollback(office: Dashboard, request: Request) -> Response:
     """The page that asks whether to go back to a version."""
     session, number = _may_go_back(office.session(request)), _number(request)
-    return HTMLResponse(await office.ask(request, session, lambda ask: pages.going_back(ask, number)))
+    return HTMLResponse(await office.ask(request, session, lambda ask: pages.rollback_page(ask, number)))
 
 
-async def go_back(office: Office, request: Request) -> Response:
+async def roll_back(office: Dashboard, request: Request) -> Response:
     session, number = _may_go_back(office.session(request)), _number(request)
     given, service = await _own_form(request, session), office.service
     why = " ".join(given.get("why", "").split())
     if not why:
-        page = await office.ask(request, session, lambda ask: pages.going_back(ask, number, "Say why."))
+        page = await office.ask(request, session, lambda ask: pages.rollback_page(ask, number, "Say why."))
         return HTMLResponse(page, 422)
 
     def done() -> None:
@@ -165,7 +169,7 @@ async def go_back(office: Office, request: Request) -> Response:
         service.rounds.roll_back(number, session.link.name, why)
 
     await service.writer.do(done)
-    return RedirectResponse(f"{HOME}/versions", 303)
+    return RedirectResponse(f"{DASHBOARD_PATH}/versions", 303)
 
 
 def _may_go_back(session: Session) -> Session:
@@ -198,19 +202,19 @@ async def _own_form(request: Request, session: Session) -> dict[str, str]:
     return given
 
 
-Answer = Callable[[Office, Request], Awaitable[Response]]
-ROUTES: tuple[tuple[str, str, Answer], ...] = (
-    ("GET", "/enter", knock),
-    ("POST", "/enter", enter),
-    ("POST", "/leave", leave),
-    ("GET", "/versions/{number:number}/back", consider),
-    ("POST", "/versions/{number:number}/back", go_back),
-    ("GET", "", show),
-    ("GET", "/{page}", show),
+PageHandler = Callable[[Dashboard, Request], Awaitable[Response]]
+PAGE_ROUTES: tuple[tuple[str, str, PageHandler], ...] = (
+    ("GET", "/enter", show_sign_in),
+    ("POST", "/enter", sign_in),
+    ("POST", "/leave", sign_out),
+    ("GET", "/versions/{number:number}/back", confirm_rollback),
+    ("POST", "/versions/{number:number}/back", roll_back),
+    ("GET", "", show_page),
+    ("GET", "/{page}", show_page),
 )
 
 
-def endpoint(office: Office, method: str, path: str, work: Answer) -> Callable[[Request], Awaitable[Response]]:
+def endpoint(office: Dashboard, method: str, path: str, work: PageHandler) -> Callable[[Request], Awaitable[Response]]:
     """A page whose refusals become pages too; every answer is counted, and tells the browser to be strict."""
 
     async def answer(request: Request) -> Response:
@@ -218,10 +222,10 @@ def endpoint(office: Office, method: str, path: str, work: Answer) -> Callable[[
         try:
             response = await work(office, request)
         except (HomeroomError, RefusedError) as problem:
-            said = refusals.refusal(problem)
+            said = refusals.refusal_of(problem)
             code = said.code
             sentences = [f"{said.remedy[:1].upper()}{said.remedy[1:]}"] if said.remedy else []
-            back = {} if said.status == 401 or code == "bad_link" else {"back": HOME}
+            back = {} if said.status == 401 or code == "bad_link" else {"back": DASHBOARD_PATH}
             heading = said.message if isinstance(problem, RefusedError) else str(problem).capitalize()
             response = HTMLResponse(pages.render("plain", heading=heading, sentences=sentences, **back), said.status)
             if said.wait_s:
@@ -229,13 +233,13 @@ def endpoint(office: Office, method: str, path: str, work: Answer) -> Callable[[
         except ClientDisconnect:
             code, response = "gone", Response(status_code=400)
         except Exception as problem:  # a fault of ours: whoever looks hears that it is, the operator what it was
-            LOGGER.exception("%s %s%s failed", method, HOME, path, exc_info=problem)
+            LOGGER.exception("%s %s%s failed", method, DASHBOARD_PATH, path, exc_info=problem)
             sorry = "Nothing was changed. Try again later, and tell whoever runs the server."
             page = pages.render("plain", heading="It failed", sentences=[sorry])
             code, response = "internal", HTMLResponse(page, 500)
-        response.headers.update(HEADERS)
+        response.headers.update(SECURITY_HEADERS)
         seconds = time.monotonic() - start_s
-        office.service.metrics.answered(method, f"{HOME}{path}", response.status_code, seconds, 0, "", code)
+        office.service.metrics.answered(method, f"{DASHBOARD_PATH}{path}", response.status_code, seconds, 0, "", code)
         return response
 
     return answer
@@ -243,8 +247,9 @@ def endpoint(office: Office, method: str, path: str, work: Answer) -> Callable[[
 
 def mount(app: Starlette, service: Service) -> Starlette:
     """Serve the dashboard beside the API."""
-    office = Office(service)
+    office = Dashboard(service)
     app.router.routes += [
-        Route(f"{HOME}{path}", endpoint(office, method, path, work), methods=[method]) for method, path, work in ROUTES
+        Route(f"{DASHBOARD_PATH}{path}", endpoint(office, method, path, work), methods=[method])
+        for method, path, work in PAGE_ROUTES
     ]
     return app

@@ -27,17 +27,17 @@ from homeroom_aggregator.state.last_seen import Contacts, reports
 from homeroom_aggregator.state.members import Members
 
 SILENT_DAYS = 14  # not here for so long
-BEHIND = 3  # versions
-ERRORS = 1.0  # standard errors by which a task's accuracy must change to be spoken of
-SUMS_READ = 50  # the newest cohorts' sums that are looked through for who was in them
-HEADER_BYTES = 1 << 16  # of an update's header that is read here
+BEHIND_VERSIONS = 3  # versions
+CLEAR_STANDARD_ERRORS = 1.0  # standard errors by which a task's accuracy must change to be spoken of
+SECURE_SUMS_READ = 50  # the newest ones, searched for the devices in them
+UPDATE_HEADER_BYTES = 1 << 16  # of an update's header that is read here
 
-Standing = Literal["no consent", "loses", "slips", "silent", "behind", "not started", "steady", "gains"]
-WORST_FIRST: tuple[Standing, ...] = get_args(Standing)
+Status = Literal["no consent", "loses", "slips", "silent", "behind", "not started", "steady", "gains"]
+WORST_FIRST: tuple[Status, ...] = get_args(Status)
 
 
 @dataclass(frozen=True)
-class Machine:
+class DeviceStatus:
     """One device. `version`: the newest it is known to have had, None where it never showed; `day`: last here."""
 
     name: str
@@ -63,7 +63,7 @@ class Machine:
 
 
 @dataclass(frozen=True)
-class School:
+class SchoolStatus:
     """`name` is empty for the devices that are the district's own. `invited`: invitations that nobody used yet.
 
     versions: the numbers of those that are kept, in order; there may be gaps.
@@ -71,7 +71,7 @@ class School:
 
     name: str
     versions: Sequence[int]
-    machines: tuple[Machine, ...] = ()
+    machines: tuple[DeviceStatus, ...] = ()
     invited: int = 0
     consent: Mapping[str, Any] = field(default_factory=dict)
 
@@ -94,7 +94,7 @@ class School:
         return max((m.behind(self.versions) for m in self.machines if m.version is not None), default=0)
 
     @property
-    def worst(self) -> tuple[Machine, str, TaskReport] | None:
+    def worst(self) -> tuple[DeviceStatus, str, TaskReport] | None:
         """The device and the task that the newest version they told of helped least."""
         found = [(m, *m.worst) for m in self.machines if m.worst]
         return min(found, key=lambda one: (change(one[2]), one[2].now), default=None)
@@ -105,12 +105,12 @@ class School:
         return (now().date() - datetime.date.fromisoformat(since)).days if since else None
 
     @property
-    def kept(self) -> Machine | None:
+    def kept(self) -> DeviceStatus | None:
         """A device on which the newest version was clearly worse, so that its own stays in use."""
         return next((m for m in self.machines if m.report and m.report.in_use == "local"), None)
 
     @property
-    def standing(self) -> Standing:
+    def standing(self) -> Status:
         worst, days = self.worst, self.silent_days
         if not self.consented and (self.machines or self.invited):
             return "no consent"
@@ -120,7 +120,7 @@ class School:
             return "slips"
         if self.machines and days is not None and days >= SILENT_DAYS:
             return "silent"
-        if self.behind >= BEHIND:
+        if self.behind >= BEHIND_VERSIONS:
             return "behind"
         if not self.updates:
             return "not started"
@@ -142,7 +142,7 @@ class School:
             return f"none of its devices was here for {self.silent_days} days"
         if standing == "behind":
             return f"trains on a version that is {self.behind} behind"
-        return formatting.MEANS[standing]
+        return formatting.STATUS_MEANING[standing]
 
     @property
     def order(self) -> tuple[Any, ...]:
@@ -158,14 +158,14 @@ def change(task: TaskReport) -> float:
 def clear(task: TaskReport) -> bool:
     """Whether a change is larger than the chance in so few samples would often bring."""
     share = task.before if task.before is not None else task.now
-    return abs(change(task)) > ERRORS * sqrt(2 * max(share * (1 - share), 0.05) / task.samples)
+    return abs(change(task)) > CLEAR_STANDARD_ERRORS * sqrt(2 * max(share * (1 - share), 0.05) / task.samples)
 
 
-def schools(database: Database, contacts: Contacts, waiting: frozenset[str]) -> list[School]:
+def schools(database: Database, contacts: Contacts, waiting: frozenset[str]) -> list[SchoolStatus]:
     """Every school, the worst first. waiting: the members whose updates the next version has."""
     members = Members(database)
     versions = [number for (number,) in database.rows("SELECT version FROM versions ORDER BY version")]
-    machines: dict[str, list[Machine]] = defaultdict(list)
+    machines: dict[str, list[DeviceStatus]] = defaultdict(list)
     for school, machine in _machines(database, members, contacts, waiting):
         machines[school].append(machine)
     invited = dict(database.rows(_UNUSED, (now().isoformat(timespec="seconds"),)))
@@ -174,7 +174,7 @@ def schools(database: Database, contacts: Contacts, waiting: frozenset[str]) -> 
     found = []
     for name in names:
         own = sorted(machines[name], key=lambda m: (-m.behind(versions), m.day))
-        found.append(School(name, versions, tuple(own), invited.get(name, 0), consents.get(name, {})))
+        found.append(SchoolStatus(name, versions, tuple(own), invited.get(name, 0), consents.get(name, {})))
     return sorted((school for school in found if school.machines or school.invited), key=lambda school: school.order)
 
 
@@ -184,7 +184,7 @@ _UNUSED = """SELECT school, count(*) FROM invitations WHERE role = 'device' AND 
 
 def _machines(
     database: Database, members: Members, contacts: Contacts, waiting: frozenset[str]
-) -> Iterator[tuple[str, Machine]]:
+) -> Iterator[tuple[str, DeviceStatus]]:
     rows = [row for row in members.every() if row["role"] == "device"]
     member_of = {row["device"]: row["member"] for row in rows}
     sent, known = _sent(database, member_of)
@@ -201,7 +201,7 @@ def _machines(
         versions = [v for v in (known.get(name), report.version if report else None) if v is not None]
         yield (
             row["school"],
-            Machine(
+            DeviceStatus(
                 name=name,
                 key=row["device"],
                 joined=first[name] or row["joined"],
@@ -225,7 +225,7 @@ def _sent(database: Database, member_of: Mapping[str, str]) -> tuple[dict[str, i
         if base is not None:
             known[member] = base
     sql = "SELECT number, version FROM log WHERE kind = 'secure' ORDER BY number DESC LIMIT ?"
-    for number, version in reversed(database.rows(sql, (SUMS_READ,))):
+    for number, version in reversed(database.rows(sql, (SECURE_SUMS_READ,))):
         for header in secure_sum.headers(database, number - 1, number + 1):
             for key in header.updates.values():
                 member = member_of.get(key, key)
@@ -236,7 +236,7 @@ def _sent(database: Database, member_of: Mapping[str, str]) -> tuple[dict[str, i
 def _base(database: Database, number: int) -> int | None:
     """The base version in an update's header; for one whose bytes are gone, the newest when it came."""
     sql = "SELECT substr(body, 1, ?), version FROM log LEFT JOIN bodies USING (number) WHERE number = ?"
-    head, version = database.one(sql, (HEADER_BYTES, number))
+    head, version = database.one(sql, (UPDATE_HEADER_BYTES, number))
     if not head:
         return int(version)
     (length,) = struct.unpack("<I", head[8:12])

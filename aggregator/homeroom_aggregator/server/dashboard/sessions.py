@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from homeroom_aggregator.state.login_links import Link
 from homeroom_aggregator.state.members import Members
 
-LIFE_S, IDLE_S = 8 * 3600.0, 3600.0
-MOST = 200  # at once; the longest idle one makes room
+SESSION_LIFE_S, SESSION_IDLE_S = 8 * 3600.0, 3600.0
+SESSIONS_LIMIT = 200  # at once; the longest idle one makes room
 
 
 @dataclass
@@ -32,7 +32,7 @@ class Sessions:
 
     def begin(self, link: Link) -> str:
         """The cookie's value of a new session."""
-        if len(self._open) >= MOST:
+        if len(self._open) >= SESSIONS_LIMIT:
             del self._open[min(self._open, key=lambda name: self._open[name].seen_s)]
         token, at_s = secrets.token_urlsafe(32), self._clock()
         self._open[_name(token)] = Session(link, secrets.token_urlsafe(24), at_s, at_s)
@@ -43,7 +43,7 @@ class Sessions:
         session, at_s = self._open.get(_name(token)), self._clock()
         if session is None:
             return None
-        over = at_s - session.began_s > LIFE_S or at_s - session.seen_s > IDLE_S
+        over = at_s - session.began_s > SESSION_LIFE_S or at_s - session.seen_s > SESSION_IDLE_S
         if over or not _still(session.link, members):
             self.end(token)
             return None
