@@ -109,7 +109,7 @@ def step(args: argparse.Namespace) -> dict[str, Any]:
             feeds = dataset.feeds(part) | {"theta": device.bundle.theta()} | dataset.targets_of(part)
             feeds["weights"] = np.full((part.graph.batch, len(manifest.tasks)), 1 / batch.size, np.float32)
             work.append((part.graph, feeds))
-        step_s = timed(lambda: list(graphs.each(work)))
+        step_s = timed(lambda: list(graphs.run_all(work)))
         path = device.bundle.file(work[0][0].file)
     pairs = list(products(onnx.shape_inference.infer_shapes(onnx.load(path), data_prop=True)))
     rng = np.random.default_rng(0)

@@ -40,7 +40,7 @@ def plan_training(
     found = planner.plan_costs(bundle, costs, samples, fresh, budget, epochs, validation, graphs.tier, graphs.runtime)
     if found.tier != graphs.tier:
         use_tier(store, bundle, graphs, found.tier)  # kept: `Device.open(tier=…)` takes it back
-    graphs.use(graphs.threads if budget.threads is None and graphs.threads else found.threads, found.batch)
+    graphs.configure(graphs.threads if budget.threads is None and graphs.threads else found.threads, found.batch)
     return found
 
 

@@ -1,4 +1,4 @@
-"""A loaded graph in onnxruntime or LiteRT, behind one call."""
+"""Backends: loads a graph into onnxruntime or LiteRT, behind one call."""
 
 from __future__ import annotations
 
@@ -20,7 +20,11 @@ class LoadedGraph(Protocol):
 
 
 def load(path: Path, *, threads: int | None = None, lasting: bool = False) -> LoadedGraph:
-    """The graph in the runtime that its file is for; MissingExtraError if that is LiteRT and not installed."""
+    """Loads a graph into the runtime that its file is for.
+
+    threads: None for the runtime's choice. lasting: it stays loaded, and may share memory with others that do. Raises
+    BundleError if it cannot be loaded, TrainError if memory ran out, MissingExtraError if LiteRT is not installed.
+    """
     if path.suffix == SUFFIXES["litert"]:
         from homeroom.runtime.litert import LitertGraph
 

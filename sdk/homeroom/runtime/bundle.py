@@ -1,4 +1,4 @@
-"""A bundle on disk: verified before it is believed, installed once, never rewritten; imports contracts only."""
+"""Bundles on disk: verified before use, installed once, never rewritten; as a directory or a `.homeroom` zip."""
 
 from __future__ import annotations
 
@@ -30,11 +30,11 @@ SIGNATURE_LIMIT_BYTES = 64 << 10
 ENTRY_LIMIT = 4096
 SIZE_LIMIT_BYTES = 8 << 30
 READ_BYTES = 1 << 20
-ZIP_TIME = (1980, 1, 1, 0, 0, 0)  # the earliest that a zip can hold; a fixed one, for equal bytes
+ZIP_TIME = (1980, 1, 1, 0, 0, 0)  # the earliest that a zip can hold; fixed, for equal bytes
 
 
 class BundleSignature(msgspec.Struct, frozen=True, kw_only=True):
-    """The exporter's word for a manifest; what is signed is `statement`."""
+    """The exporter's signature of a manifest; `statement` is signed."""
 
     bundle_id: Hash
     name: str
@@ -44,6 +44,7 @@ class BundleSignature(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def statement(self) -> dict[str, str | int]:
+        """The fields that the signature covers."""
         return {"bundle_id": self.bundle_id, "name": self.name, "version": self.version}
 
 
@@ -57,30 +58,31 @@ class Bundle:
     certificate: Certificate
 
     def file(self, name: str) -> Path:
+        """Path of a file that the manifest lists."""
         return self.path / name
 
     @cached_property
     def layout(self) -> Layout:
-        """The manifest's layout with its tiers; BundleError if they are not what the manifest says."""
+        """The manifest's layout with the indices of its tiers; BundleError if the file is not as the manifest says."""
         manifest = self.manifest
         if not manifest.tiers or manifest.tier_index is None:
             return manifest.layout
         try:
-            found = safetensors.numpy.load_file(self.file(manifest.tier_index))
+            indices = safetensors.numpy.load_file(self.file(manifest.tier_index))
         except (SafetensorError, OSError) as problem:
             raise BundleError(f"holds no tiers: {problem}", where=manifest.tier_index) from None
         within = np.arange(manifest.layout.size, dtype=np.int32)
         for tier in reversed(manifest.tiers):
-            index = found.get(tier.name)
+            index = indices.get(tier.name)
             if index is None or index.dtype != np.int32 or index.shape != (tier.size,) or (np.diff(index) < 1).any():
                 raise BundleError(f"tier {tier.name} is not int32 [{tier.size}] and rising", where=manifest.tier_index)
             if not np.isin(index, within).all():
                 raise BundleError(f"tier {tier.name} does not lie within the next", where=manifest.tier_index)
             within = index
-        return Layout(manifest.segments, tuple((tier.name, found[tier.name]) for tier in manifest.tiers))
+        return Layout(manifest.segments, tuple((tier.name, indices[tier.name]) for tier in manifest.tiers))
 
     def theta(self) -> np.ndarray:
-        """The initial theta, float32 [P]."""
+        """Reads the initial theta, float32 [P]; BundleError if it is not finite or has another shape."""
         where = self.manifest.theta
         try:
             theta = safetensors.numpy.load_file(self.file(where))["theta"]
@@ -92,7 +94,7 @@ class Bundle:
 
 
 def open_bundle(path: Path, *, root: str | None) -> Bundle:
-    """Open a bundle's directory after checking its signature and the hash of every file.
+    """Opens a bundle's directory after checking its signature and the hash of every file.
 
     root: fingerprint of the trusted root key; None trusts the root that the bundle names (the caller pins it then).
     Raises BundleError where it is damaged or of another format, TrustError where it is not signed as it should be.
@@ -123,27 +125,27 @@ def open_bundle(path: Path, *, root: str | None) -> Bundle:
 
 
 def write_signature(path: Path, manifest: Manifest, certificate: Certificate, key: Ed25519PrivateKey) -> str:
-    """Sign the manifest written in the directory `path` with the exporter's key; returns the bundle_id."""
-    bare = BundleSignature(
+    """Signs the manifest in the directory `path` with the exporter's key; returns the bundle_id."""
+    unsigned = BundleSignature(
         bundle_id=digest_file(path / MANIFEST_FILE),
         name=manifest.name,
         version=manifest.version,
         certificate=certificate,
         signature="",
     )
-    signed = msgspec.structs.replace(bare, signature=sign(key, "bundle", bare.statement))
+    signed = msgspec.structs.replace(unsigned, signature=sign(key, "bundle", unsigned.statement))
     (path / SIGNATURE_FILE).write_bytes(msgspec.json.format(msgspec.json.encode(signed), indent=1) + b"\n")
-    return bare.bundle_id
+    return unsigned.bundle_id
 
 
 def install(source: Path, into: Path, *, root: str | None) -> Bundle:
-    """Copy a bundle (a directory or a .homeroom zip) to `into`/<bundle_id>, verified, whole or not at all.
+    """Copies a bundle (a directory or a .homeroom zip) to `into`/<bundle_id>, verified, whole or not at all.
 
-    A bundle that is there already is verified and left as it is, whatever else the source holds; a damaged one is
-    replaced.
+    An installed bundle is verified and left as it is, whatever else the source holds; a damaged one is replaced.
+    root: as of `open_bundle`. Raises BundleError, TrustError, DiskFullError, StoreError.
     """
-    if present := _find_installed(source, into, root):
-        return present
+    if installed := _find_installed(source, into, root):
+        return installed
     scratch = into / f".incoming-{uuid.uuid4().hex}"
     try:
         into.mkdir(parents=True, exist_ok=True)
@@ -156,16 +158,16 @@ def install(source: Path, into: Path, *, root: str | None) -> Bundle:
         else:
             raise BundleError("there is no such bundle", where=str(source), remedy="check the path")
         bundle = open_bundle(scratch, root=root)
-        place = into / bundle.bundle_id
-        if place.exists():
+        target = into / bundle.bundle_id
+        if target.exists():
             try:
-                return open_bundle(place, root=root)
+                return open_bundle(target, root=root)
             except BundleError:
-                shutil.rmtree(place)
+                shutil.rmtree(target)
         _flush_files(scratch)
-        scratch.rename(place)
+        scratch.rename(target)
         sync_directory(into)
-        return open_bundle(place, root=root)
+        return open_bundle(target, root=root)
     except OSError as problem:
         if problem.errno == 28:  # ENOSPC, on every platform
             raise DiskFullError("no space left to install the bundle", where=str(into)) from None
@@ -175,7 +177,7 @@ def install(source: Path, into: Path, *, root: str | None) -> Bundle:
 
 
 def zip_bundle(folder: Path, out: Path) -> None:
-    """The bundle as one `.homeroom` file: a zip with fixed order and times, so that equal bundles give equal bytes."""
+    """Writes a bundle as one `.homeroom` file: a zip with fixed order and times, so that its bytes are reproducible."""
     partial = out.with_name(f".{out.name}.partial")
     with zipfile.ZipFile(partial, "w", zipfile.ZIP_DEFLATED, compresslevel=6) as archive:
         for path in sorted(p for p in folder.rglob("*") if p.is_file()):
@@ -189,7 +191,7 @@ def zip_bundle(folder: Path, out: Path) -> None:
 ZIP_ERRORS = (
     zipfile.BadZipFile,
     zipfile.LargeZipFile,
-    NotImplementedError,  # zipfile's, of a compression that it lacks
+    NotImplementedError,  # of a compression that zipfile lacks
     EOFError,
     RuntimeError,
     ValueError,
@@ -210,7 +212,7 @@ def _read_limited(folder: Path, name: str, limit_bytes: int) -> bytes:
 
 
 def _find_installed(source: Path, into: Path, root: str | None) -> Bundle | None:
-    """The bundle whose manifest and signature the source holds, if it is installed and sound; raises TrustError."""
+    """Finds the installed, undamaged bundle with the manifest and signature of the source; raises TrustError."""
     limits = {MANIFEST_FILE: MANIFEST_LIMIT_BYTES, SIGNATURE_FILE: SIGNATURE_LIMIT_BYTES}
     try:
         if source.is_dir():
@@ -218,22 +220,22 @@ def _find_installed(source: Path, into: Path, root: str | None) -> Bundle | None
         else:
             with zipfile.ZipFile(source) as archive:
                 manifest, signature = (archive.open(name).read(limit) for name, limit in limits.items())
-        place = into / digest(manifest)
-        same = signature == _read_limited(place, SIGNATURE_FILE, SIGNATURE_LIMIT_BYTES)
-        return open_bundle(place, root=root) if same else None
+        target = into / digest(manifest)
+        same = signature == _read_limited(target, SIGNATURE_FILE, SIGNATURE_LIMIT_BYTES)
+        return open_bundle(target, root=root) if same else None
     except (BundleError, KeyError, OSError, *ZIP_ERRORS):
-        return None  # what is wrong with the source is said when it is copied
+        return None  # a fault of the source is raised when it is copied
 
 
 def _copy_listed(source: Path, into: Path) -> None:
-    """Only what the manifest lists is copied, so that strangers' files never come along."""
+    """Copies only the files that the manifest lists."""
     manifest = read_manifest(_read_limited(source, MANIFEST_FILE, MANIFEST_LIMIT_BYTES))
     for name in (MANIFEST_FILE, SIGNATURE_FILE, *manifest.files):
-        file, place = source / name, into / name
+        file, target = source / name, into / name
         if not file.is_file():
             raise BundleError("is missing", where=name, remedy=GET_AGAIN)
-        place.parent.mkdir(parents=True, exist_ok=True)
-        shutil.copyfile(file, place)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(file, target)
 
 
 def _unzip(source: Path, into: Path) -> None:
@@ -270,14 +272,14 @@ def _check_entries(entries: list[zipfile.ZipInfo], source: Path) -> None:
 
 
 def _extract(archive: zipfile.ZipFile, entry: zipfile.ZipInfo, into: Path, limit_bytes: int) -> None:
-    """Write one entry, never more than `limit_bytes` of it: a zip may lie about its sizes."""
-    place = into / entry.filename
-    place.parent.mkdir(parents=True, exist_ok=True)
-    left = limit_bytes
-    with archive.open(entry) as packed, place.open("wb") as file:
+    """Writes one entry, never more than `limit_bytes` of it, since a zip may lie about its sizes."""
+    target = into / entry.filename
+    target.parent.mkdir(parents=True, exist_ok=True)
+    remaining_bytes = limit_bytes
+    with archive.open(entry) as packed, target.open("wb") as file:
         while piece := packed.read(READ_BYTES):
-            left -= len(piece)
-            if left < 0:
+            remaining_bytes -= len(piece)
+            if remaining_bytes < 0:
                 raise BundleError("is larger than the manifest says", where=entry.filename, remedy="do not use it")
             file.write(piece)
 

@@ -1,4 +1,4 @@
-"""Graphs of a bundle, loaded when first needed, behind an interface of one call; imports bundle and a runtime."""
+"""Graphs of a bundle, loaded when first needed, and run on a share of the threads."""
 
 from __future__ import annotations
 
@@ -13,21 +13,20 @@ from typing import get_args
 import numpy as np
 
 from homeroom.contract.layout import FULL_TIER
-from homeroom.contract.manifest import Graph as GraphFacts
-from homeroom.contract.manifest import Manifest, Precision, Runtime
+from homeroom.contract.manifest import Graph, Manifest, Precision, Runtime
 from homeroom.errors import BundleError
 from homeroom.runtime.backend import LoadedGraph, load
 from homeroom.runtime.bundle import Bundle
 from homeroom.system.hardware import cores
 
-GRADIENT_ROLES = ("grad", "grad_heads")  # steps in parts
+GRADIENT_ROLES = ("grad", "grad_heads")
 
 
 class Graphs:
     """The graphs of one bundle and tier.
 
-    `precision`: which backbone of each modality is used here, the lowest if absent. `runtime`: what runs them; a graph
-    that the bundle does not have for it runs in onnxruntime.
+    precision: of the backbone used, by modality; the lowest if absent. threads: None for all cores.
+    runtime: what runs the graphs; one that the bundle does not have for it runs in onnxruntime.
     """
 
     def __init__(
@@ -45,42 +44,44 @@ class Graphs:
         self.largest_batch: int | None = None  # of a step of training, where memory is short
         self._loaded: dict[str, LoadedGraph] = {}
 
-    def use(self, threads: int | None, largest_batch: int | None) -> None:
-        """From now on run on so many threads, and train in batches of at most so many."""
+    def configure(self, threads: int | None, largest_batch: int | None) -> None:
+        """Sets the number of threads and, where memory is short, the largest batch of a training step."""
         if threads is not None and threads != self.threads:
             self.threads = threads
             self._loaded.clear()
             self.__dict__.pop("_pool", None)
         self.largest_batch = largest_batch
 
-    def within(self) -> list[tuple[Graphs, np.ndarray | slice]]:
-        """The graphs of each tier up to this one, the smallest first, and where in this one's theta its values stand.
+    def nested_tiers(self) -> list[tuple[Graphs, np.ndarray | slice]]:
+        """The graphs of each tier up to this one, the smallest first, and its indices in this one's theta.
 
-        What is loaded is held once, and so are the threads.
+        They share loaded graphs and threads.
         """
         names = [*(tier.name for tier in self.bundle.manifest.tiers), FULL_TIER]
-        own, found = self._index(), list[tuple[Graphs, np.ndarray | slice]]()
+        own, smaller_tiers = self._index(), list[tuple[Graphs, np.ndarray | slice]]()
         for name in names[: names.index(self.tier)]:
             smaller, index = copy(self), dict(self.bundle.layout.tiers)[name]
             smaller.tier, smaller._pool = name, self._pool
-            found.append((smaller, index if own is None else np.searchsorted(own, index)))
-        return [*found, (self, slice(None))]
+            smaller_tiers.append((smaller, index if own is None else np.searchsorted(own, index)))
+        return [*smaller_tiers, (self, slice(None))]
 
-    def features_graph(self, modality: str) -> GraphFacts:
+    def features_graph(self, modality: str) -> Graph:
+        """The modality's backbone in the precision in use; BundleError if there is none."""
         for graph in backbones(self.bundle, modality, self.runtime):
             if graph.precision == self.precision[modality]:
                 return graph
         raise BundleError(f"has no {self.precision[modality]} backbone for {modality}", where="manifest.json")
 
     def features(self, modality: str) -> LoadedGraph:
+        """The modality's backbone, loaded."""
         return self.loaded(self.features_graph(modality))
 
     def release(self, modality: str) -> None:
-        """Give a backbone's memory back; it is loaded again when needed."""
+        """Frees a backbone's memory; it is loaded again when needed."""
         self._loaded.pop(self.features_graph(modality).file, None)
 
-    def steps(self, role: str) -> list[GraphFacts]:
-        """The tier's variants of a step, the one with the smallest bucket first.
+    def steps(self, role: str) -> list[Graph]:
+        """The tier's variants of a step, the smallest bucket first; BundleError if there is none.
 
         Those of `grad` serve for `grad_heads` too, where the bundle or the runtime has none.
         """
@@ -95,19 +96,19 @@ class Graphs:
         return sorted(found, key=lambda graph: (sorted(graph.tokens.items()), graph.batch))
 
     def narrow(self, theta: np.ndarray) -> np.ndarray:
-        """What the tier's graphs read of theta float32 [P]: theta[index]; what is narrow already stays as it is."""
+        """The tier's values of theta float32 [P]: theta[index]; a narrow vector stays as it is."""
         index = self._index()
         theta = np.ascontiguousarray(theta, np.float32)
         return theta if index is None or len(theta) == len(index) else theta[index]
 
     def widen(self, narrow: np.ndarray, theta: np.ndarray) -> np.ndarray:
-        """A copy of theta float32 [P] with the tier's values in their places."""
+        """A copy of theta float32 [P] with the tier's values put in; `narrow` itself at the full tier."""
         index = self._index()
         if index is None:
             return narrow
-        whole = np.array(theta, np.float32)
-        whole[index] = narrow
-        return whole
+        full = np.array(theta, np.float32)
+        full[index] = narrow
+        return full
 
     def _index(self) -> np.ndarray | None:
         if self.tier == FULL_TIER:
@@ -117,32 +118,31 @@ class Graphs:
             raise BundleError(f"has no tier {self.tier}", where="manifest.json", remedy=f"one of {[*tiers, FULL_TIER]}")
         return tiers[self.tier]
 
-    def loaded(self, facts: GraphFacts) -> LoadedGraph:
-        """The graph, or what it was converted to for the runtime in use."""
+    def loaded(self, facts: Graph) -> LoadedGraph:
+        """Loads a graph, or what it was converted to for the runtime in use, unless it is loaded already."""
         file = converted_graph(self.bundle, facts, self.runtime).file
         if file not in self._loaded:
-            share = self.at_once(facts)
+            share = self.parallel_runs(facts)
             threads = max(1, (self.threads or cores()) // share) if share > 1 else self.threads
             self._loaded[file] = load(self.bundle.file(file), threads=threads, lasting=facts.role != "features")
         return self._loaded[file]
 
-    def warm(self, every: Iterable[GraphFacts]) -> None:
-        """Load graphs that are about to run side by side, several at once."""
-        files = {
-            converted_graph(self.bundle, facts, self.runtime).file: facts for facts in every if self.at_once(facts) > 1
-        }
+    def preload(self, graphs: Iterable[Graph]) -> None:
+        """Loads, in parallel, graphs that are about to run in parallel."""
+        parallel = [facts for facts in graphs if self.parallel_runs(facts) > 1]
+        files = {converted_graph(self.bundle, facts, self.runtime).file: facts for facts in parallel}
         missing = [facts for file, facts in files.items() if file not in self._loaded]
         for _ in self._pool.map(self.loaded, missing):
             pass
 
-    def each(self, work: Iterable[tuple[GraphFacts, Mapping[str, np.ndarray]]]) -> Iterator[dict[str, np.ndarray]]:
-        """The outputs of many runs, in their order; some at once, on their share of the threads, where that is quicker.
+    def run_all(self, work: Iterable[tuple[Graph, Mapping[str, np.ndarray]]]) -> Iterator[dict[str, np.ndarray]]:
+        """Yields the outputs of many runs, in their order; they run in parallel where that is quicker.
 
-        One more of `work` is taken than runs at once.
+        At most one item of `work` more than run in parallel is taken ahead.
         """
         running: deque[Future[dict[str, np.ndarray]]] = deque()
         for facts, feeds in work:
-            run, most = self.loaded(facts), self.at_once(facts)
+            run, most = self.loaded(facts), self.parallel_runs(facts)
             while len(running) >= most:
                 yield running.popleft().result()
             if most == 1:
@@ -152,8 +152,8 @@ class Graphs:
         while running:
             yield running.popleft().result()
 
-    def at_once(self, facts: GraphFacts) -> int:
-        """How many runs of a graph are best under way together."""
+    def parallel_runs(self, facts: Graph) -> int:
+        """How many runs of a graph are best made in parallel."""
         return parallel_runs(self.bundle.manifest, facts, self.threads or cores(), self.runtime)
 
     @cached_property
@@ -161,12 +161,12 @@ class Graphs:
         return ThreadPoolExecutor(self.threads or cores(), "graph")
 
 
-def parallel_runs(manifest: Manifest, facts: GraphFacts, threads: int, runtime: Runtime) -> int:
-    """How many runs of a step are best under way together, each on its share of so many threads.
+def parallel_runs(manifest: Manifest, facts: Graph, threads: int, runtime: Runtime) -> int:
+    """How many runs of a step are best made in parallel, each on its share of the threads.
 
-    A ladder's step is many small operations: a second thread inside of it is hardly felt, two parts side by side take
-    little more than half the time. A step with a backbone inside is large enough, and so is its memory. LiteRT's runs
-    share their buffers.
+    A ladder's step is many small operations: a second thread inside it hardly helps, while two runs in parallel take
+    little more than half the time. A step with a backbone inside fills its threads, and takes much memory. LiteRT's
+    runs share their buffers, and are made one by one.
     """
     if runtime != "onnx" or any(modality.adapter == "lora" for modality in manifest.modalities):
         return 1
@@ -176,8 +176,8 @@ def parallel_runs(manifest: Manifest, facts: GraphFacts, threads: int, runtime: 
     return max(1, min(threads, parts))
 
 
-def converted_graph(bundle: Bundle, facts: GraphFacts, runtime: Runtime) -> GraphFacts:
-    """The same graph for a runtime; the one given where the bundle has none."""
+def converted_graph(bundle: Bundle, facts: Graph, runtime: Runtime) -> Graph:
+    """The graph converted for a runtime, or the graph itself where the bundle has none."""
     key = (facts.role, facts.modality, facts.precision, facts.batch, facts.tokens, facts.tier)
     for other in bundle.manifest.converted:
         if (other.role, other.modality, other.precision, other.batch, other.tokens, other.tier) == key:
@@ -185,14 +185,16 @@ def converted_graph(bundle: Bundle, facts: GraphFacts, runtime: Runtime) -> Grap
     return facts
 
 
-def backbones(bundle: Bundle, modality: str, runtime: Runtime) -> list[GraphFacts]:
-    """A modality's backbones for a runtime, the lowest precision first; onnxruntime's if there are none for it."""
-    every = [g for g in (*bundle.manifest.converted, *bundle.manifest.graphs) if g.role == "features"]
-    of_modality = [g for g in every if g.modality == modality]
-    found = [g for g in of_modality if g.runtime == runtime] or [g for g in of_modality if g.runtime == "onnx"]
-    return sorted(found, key=lambda graph: get_args(Precision).index(graph.precision))
+def backbones(bundle: Bundle, modality: str, runtime: Runtime) -> list[Graph]:
+    """The modality's backbones for a runtime, the lowest precision first; onnxruntime's if it has none."""
+    graphs = (*bundle.manifest.converted, *bundle.manifest.graphs)
+    candidates = [graph for graph in graphs if (graph.role, graph.modality) == ("features", modality)]
+    for supported in (runtime, "onnx"):
+        if matching := [graph for graph in candidates if graph.runtime == supported]:
+            return sorted(matching, key=lambda graph: get_args(Precision).index(graph.precision))
+    return []
 
 
 def precisions(bundle: Bundle, modality: str, runtime: Runtime) -> list[Precision]:
-    """The precisions of a modality's backbones for a runtime, lowest first."""
+    """The precisions of a modality's backbones for a runtime, the lowest first."""
     return [graph.precision for graph in backbones(bundle, modality, runtime)]

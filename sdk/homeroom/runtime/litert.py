@@ -1,4 +1,4 @@
-"""A graph in LiteRT (the successor of TensorFlow Lite); imports ai_edge_litert when a graph is loaded."""
+"""LiteRT backend (the successor of TensorFlow Lite)."""
 
 from __future__ import annotations
 
@@ -15,19 +15,19 @@ MEMORY_REMEDY = "close other programs, or train with --megabytes, so that what i
 
 
 class LitertGraph:
-    """One file, whose signatures are the shapes that it was converted for: a text backbone has one for each bucket.
+    """One file with a signature for each shape it was converted for: a text backbone has one a bucket.
 
-    Rows beyond a signature's batch make further runs, which is right for a backbone; a step gets its own batch.
-    Integers are narrowed to the 32 bits that LiteRT's kernels take. Only the signature last used keeps its arrays, so
-    that those of a long text do not stay beside those of a short one.
+    Rows beyond a signature's batch make further runs; the last is padded. Integers are cast to the types that the
+    signature takes. Only the signature last used keeps its arrays, so that those of a long text do not stay in memory
+    beside those of a short one.
     """
 
     def __init__(self, path: Path, threads: int | None = None) -> None:
         self._path, self._threads = path, threads or cores()
-        opened = self._opened()
-        runners = {name: opened.get_signature_runner(name) for name in opened.get_signature_list()}
+        interpreter = self._interpreter()
+        runners = {name: interpreter.get_signature_runner(name) for name in interpreter.get_signature_list()}
         self._shapes: dict[str, dict[str, tuple[int, ...]]] = {
-            name: {key: tuple(map(int, one["shape"])) for key, one in runner.get_input_details().items()}
+            name: {key: tuple(map(int, detail["shape"])) for key, detail in runner.get_input_details().items()}
             for name, runner in runners.items()
         }
         self._name = ""
@@ -37,7 +37,7 @@ class LitertGraph:
         name = self._signature(feeds)
         if name != self._name:
             self._name, self._runner = "", None  # before the next one takes its arrays
-            self._name, self._runner = name, self._opened().get_signature_runner(name)
+            self._name, self._runner = name, self._interpreter().get_signature_runner(name)
         shapes = self._shapes[name]
         first, shape = next(iter(shapes.items()))
         rows, batch = len(feeds[first]), shape[0]
@@ -56,14 +56,14 @@ class LitertGraph:
             raise _graph_error(problem, "the graph failed", self._path) from None
 
     def _signature(self, feeds: Mapping[str, np.ndarray]) -> str:
-        """The one for inputs of these names and shapes, the first axis aside."""
+        """Name of the signature for inputs of these names and shapes, whatever their batch."""
         for name, shapes in self._shapes.items():
             if all(key in feeds and feeds[key].shape[1:] == shape[1:] for key, shape in shapes.items()):
                 return name
-        given = {key: list(value.shape) for key, value in feeds.items()}
-        raise BundleError(f"the graph takes no inputs of the shapes {given}", where=self._path.name)
+        fed = {key: list(value.shape) for key, value in feeds.items()}
+        raise BundleError(f"the graph takes no inputs of the shapes {fed}", where=self._path.name)
 
-    def _opened(self) -> Any:
+    def _interpreter(self) -> Any:
         try:
             from ai_edge_litert.interpreter import Interpreter
         except ImportError:

@@ -1,4 +1,4 @@
-"""A graph in onnxruntime, with its memory kept low; imports onnxruntime."""
+"""onnxruntime backend, with its memory kept low."""
 
 from __future__ import annotations
 
@@ -14,13 +14,11 @@ from homeroom.errors import BundleError, HomeroomError, TrainError
 
 MEMORY_REMEDY = "close other programs, or train with --megabytes, so that what is chosen fits"
 _arena_lock = Lock()
-EXTEND_BY_REQUEST = (
-    0  # arena_extend_strategy: blocks of just the size asked for are of no use to the next batch's other sizes
-)
+POWER_OF_TWO_BLOCKS = 0  # arena_extend_strategy; blocks of just the requested size would not fit the next batch
 
 
 class OnnxGraph:
-    """One session. `lasting` ones share an arena; another has its own, which goes when the session goes.
+    """One session. Lasting sessions share an arena; another frees its own arena when it goes.
 
     Without an arena each intermediate array is mapped anew and its pages faulted in: a step took 17 ms in place of 8.
     IO binding would save the copy of the gradient alone, 1 to 9 % of a step (`benchmarks/device.py`), and needs buffers
@@ -56,19 +54,19 @@ class OnnxGraph:
 
 
 def _graph_error(problem: Exception, what: str, path: Path, remedy: str = "") -> HomeroomError:
-    """The runtime has no type of its own for memory that ran out, only words."""
+    """TrainError for memory that ran out, which onnxruntime tells by words alone; else BundleError."""
     if any(words in f"{problem}" for words in ("allocate memory", "bad_alloc", "bad allocation")):
         return TrainError("memory ran out", where=path.name, remedy=MEMORY_REMEDY)
     return BundleError(f"{what}: {problem}", where=path.name, remedy=remedy)
 
 
 def _share_arena() -> None:
-    """One arena for all lasting sessions; those that run at once each have their own part of it."""
+    """Makes one arena for all lasting sessions; those that run in parallel have their own part of it."""
     with _arena_lock:
         _make_arena()
 
 
 @cache
 def _make_arena() -> None:
-    place = ort.OrtMemoryInfo("Cpu", ort.OrtAllocatorType.ORT_ARENA_ALLOCATOR, 0, ort.OrtMemType.DEFAULT)
-    ort.create_and_register_allocator(place, ort.OrtArenaCfg(0, EXTEND_BY_REQUEST, -1, -1))
+    memory = ort.OrtMemoryInfo("Cpu", ort.OrtAllocatorType.ORT_ARENA_ALLOCATOR, 0, ort.OrtMemType.DEFAULT)
+    ort.create_and_register_allocator(memory, ort.OrtArenaCfg(0, POWER_OF_TWO_BLOCKS, -1, -1))

@@ -78,7 +78,7 @@ def _predict(graphs: Graphs, dataset: Dataset, theta: np.ndarray) -> Iterator[tu
     """Yields the numbers of a batch's examples and their outputs by task, batch by batch."""
     theta, names = graphs.narrow(theta), [task.name for task in dataset.manifest.tasks]
     batches = dataset.plan(graphs.steps("predict")) if len(dataset) else []
-    graphs.warm(batch.graph for batch in batches)
+    graphs.preload(batch.graph for batch in batches)
     runs = ((batch.graph, dataset.feeds(batch) | {"theta": theta}) for batch in batches)
-    for batch, outputs in zip(batches, graphs.each(runs), strict=True):
+    for batch, outputs in zip(batches, graphs.run_all(runs), strict=True):
         yield batch.rows, {name: outputs[f"{name}.output"][: len(batch.positions)] for name in names}

@@ -165,7 +165,7 @@ def _plan_epoch(training: _Training, epoch: EpochSchedule) -> Steps:
     seed = [settings.seed, epoch.number, settings.draw]  # of every tier's batches, which are the same rows then
     plans = [train.plan(graphs.steps(epoch.role), np.random.default_rng(seed), rows) for graphs, _ in tiers]
     for (graphs, _), plan in zip(tiers, plans, strict=True):
-        graphs.warm(part.graph for batch in plan for part in batch.parts())
+        graphs.preload(part.graph for batch in plan for part in batch.parts())
     return Steps(train, plans, training.weights, settings, epoch.number)
 
 

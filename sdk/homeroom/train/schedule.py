@@ -54,7 +54,7 @@ class Schedule:
 
     def __init__(self, graphs: Graphs, manifest: Manifest, settings: Settings) -> None:
         self.settings = settings
-        self.tiers = graphs.within() if settings.nested else [(graphs, slice(None))]
+        self.tiers = graphs.nested_tiers() if settings.nested else [(graphs, slice(None))]
         self.shared = segment_mask(graphs, shared_segments(manifest.layout))
         self._frozen = segment_mask(graphs, settings.frozen)
         self._cooldown = 0 if settings.constant_rate else settings.cooldown

@@ -92,13 +92,13 @@ def gradient(
     def runs() -> Iterator[GraphFeeds]:
         parallel = 1
         for graph, feeds in chain(step.ahead, step.parts):
-            parallel = graphs.at_once(graph)
+            parallel = graphs.parallel_runs(graph)
             yield graph, feeds | {"theta": tier_theta}
         if following and parallel > 1:
             following.ahead += islice(following.parts, parallel)
 
     loss, total = 0.0, np.zeros_like(theta)
-    for outputs in graphs.each(runs()):
+    for outputs in graphs.run_all(runs()):
         loss += float(outputs["losses"].sum())
         total[positions] += outputs["gradient"]
     if step.size > 1:

@@ -184,12 +184,12 @@ def choose_threads(bundle: Bundle, runtime: Runtime = "onnx") -> dict[str, Any]:
         step = [(largest, zero_feeds(bundle, largest))] * max(
             1, math.ceil(bundle.manifest.training.batch / largest.batch)
         )
-        list(graphs.each(step))
+        list(graphs.run_all(step))
         began = time.perf_counter()
         for name, inputs in values.items():
             if bundle.manifest.modality(name).adapter == "ladder":
                 list(compute(bundle, graphs, name, inputs))
-        list(graphs.each(step))
+        list(graphs.run_all(step))
         times[count] = time.perf_counter() - began
     best = min(times.values())
     return {"threads": min(n for n, seconds in times.items() if seconds <= best * 1.05), "seconds": times}
