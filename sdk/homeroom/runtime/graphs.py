@@ -38,8 +38,8 @@ class Graphs:
         runtime: Runtime = "onnx",
     ):
         self.bundle, self.threads, self.tier, self.runtime = bundle, threads, tier, runtime
-        each = {modality.name: precisions(bundle, modality.name, runtime) for modality in bundle.manifest.modalities}
-        self.precision: dict[str, Precision] = {name: found[0] for name, found in each.items() if found}
+        offered = {modality.name: precisions(bundle, modality.name, runtime) for modality in bundle.manifest.modalities}
+        self.precision: dict[str, Precision] = {name: chosen[0] for name, chosen in offered.items() if chosen}
         self.precision.update(precision or {})
         self.largest_batch: int | None = None  # of a step of training, where memory is short
         self._loaded: dict[str, LoadedGraph] = {}
@@ -85,15 +85,15 @@ class Graphs:
 
         Those of `grad` serve for `grad_heads` too, where the bundle or the runtime has none.
         """
-        every = (*self.bundle.manifest.graphs, *self.bundle.manifest.settled)
-        found = [graph for graph in every if (graph.role, graph.tier) == (role, self.tier)]
-        if role == "grad_heads" and (self.runtime != "onnx" or not found):
+        graphs = (*self.bundle.manifest.graphs, *self.bundle.manifest.settled)
+        steps = [graph for graph in graphs if (graph.role, graph.tier) == (role, self.tier)]
+        if role == "grad_heads" and (self.runtime != "onnx" or not steps):
             return self.steps("grad")
         if role in GRADIENT_ROLES and self.largest_batch is not None:
-            found = [graph for graph in found if graph.batch <= self.largest_batch]
-        if not found:
+            steps = [graph for graph in steps if graph.batch <= self.largest_batch]
+        if not steps:
             raise BundleError(f"has no {role} graph", where="manifest.json", remedy="export the bundle again")
-        return sorted(found, key=lambda graph: (sorted(graph.tokens.items()), graph.batch))
+        return sorted(steps, key=lambda graph: (sorted(graph.tokens.items()), graph.batch))
 
     def narrow(self, theta: np.ndarray) -> np.ndarray:
         """The tier's values of theta float32 [P]: theta[index]; a narrow vector stays as it is."""
