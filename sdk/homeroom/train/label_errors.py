@@ -121,12 +121,6 @@ def _suspects(task: Task, held_out: np.ndarray, targets: np.ndarray, rows: np.nd
     numbers = np.arange(len(labels))
     suspect = chances[numbers, labels] * SUSPECT_RATIO < chances[numbers, likeliest]
     return [
-        SuspectLabel(
-            row=int(rows[i]),
-            task=task.name,
-            label=task.labels[labels[i]],
-            instead=task.labels[likeliest[i]],
-            probability=float(chances[i, likeliest[i]]),
-        )
-        for i in np.flatnonzero(suspect)
+        SuspectLabel(int(rows[i]), task.name, task.labels[labels[i]], task.labels[other], float(chances[i, other]))
+        for i, other in zip(numbers[suspect], likeliest[suspect], strict=True)
     ]

@@ -24,7 +24,7 @@ class EpochSchedule:
     number: of the epoch, from 0
     role: of the gradient graphs that run: "grad", "grad_heads" or "grad_clipped"
     relative_rate: each value's share of the learning rate, float32 [P], 0 where it is frozen; 1.0 for all alike
-    cooldown_start: epochs after which the cooldown begins, None while it does not; cooldown: its length in epochs
+    cooldown_start: epochs after which the cooldown begins, None while it does not
     """
 
     settings: Settings
@@ -32,7 +32,6 @@ class EpochSchedule:
     role: str
     relative_rate: float | np.ndarray
     cooldown_start: int | None
-    cooldown: int
 
     def learning_rate(self, step: int, batch: int, batches: int) -> float | np.ndarray:
         """Learning rate of a step, one for all values or float32 [P].
@@ -41,7 +40,7 @@ class EpochSchedule:
         """
         settings = self.settings
         share = 1.0 if settings.constant_rate else one_cycle(step, settings.epochs * batches, settings.warmup)
-        share *= cooldown_share(self.number + batch / batches, self.cooldown_start, self.cooldown)
+        share *= cooldown_share(self.number + batch / batches, self.cooldown_start, settings.cooldown)
         return settings.learning_rate * share * self.relative_rate
 
 
@@ -85,7 +84,6 @@ class Schedule:
             role="grad_clipped" if self.settings.clip_norm else "grad_heads" if heads_alone else "grad",
             relative_rate=np.where(frozen, np.float32(0), self._tier_rate) if frozen.any() else self._tier_rate,
             cooldown_start=self._cooldown_start(state),
-            cooldown=self._cooldown,
         )
 
     def _cooldown_start(self, state: TrainState) -> int | None:

@@ -157,14 +157,14 @@ def test_what_is_to_be_computed_is_read_a_window_at_a_time_and_once_whoever_wrot
     with opened(tiny_bundle, tmp_path / "device") as device:
         device.add(*rows, gates=False)
         del rows
-        told: list[tuple[str, int]] = []
+        reports: list[tuple[str, int]] = []
         tracemalloc.start()
         try:
-            device.train(settings=FAST, progress=lambda stage, done, total: told.append((stage, total)))
+            device.train(settings=FAST, progress=lambda stage, done, total: reports.append((stage, total)))
             assert tracemalloc.get_traced_memory()[1] < total / 3
         finally:
             tracemalloc.stop()
-        assert ("text features", 300) in told
+        assert ("text features", 300) in reports
 
 
 def test_four_times_as_many_samples_take_some_hundred_bytes_more_each(

@@ -25,11 +25,11 @@ def test_features_arrive_where_the_manifest_says() -> None:
     data, (_, graphs) = dataset(12), opened()
     for batch in data.plan(graphs.steps("predict")):
         feeds = data.feeds(batch)
-        for at, row in enumerate(batch.pack.rows[batch.positions]):
-            for (slot, place), array in data.examples[row].inputs.items():
+        for position, row in enumerate(batch.pack.rows[batch.positions]):
+            for (slot, slot_index), array in data.examples[row].inputs.items():
                 n = array.shape[1]
-                assert np.array_equal(feeds[f"{slot}.features"][at, place, :, :n], array)
-                assert feeds[f"{slot}.mask"][at, place].sum() == n
+                assert np.array_equal(feeds[f"{slot}.features"][position, slot_index, :, :n], array)
+                assert feeds[f"{slot}.mask"][position, slot_index].sum() == n
 
 
 def test_a_split_keeps_subjects_whole_and_is_the_same_again() -> None:

@@ -21,14 +21,14 @@ TEXTS = ["cat", "the cat is small and the dog is big", "red bird", "", "air " * 
 def test_every_text_has_features_of_its_own_length() -> None:
     bundle, graphs = opened()
     facts = bundle.manifest.modality("text")
-    made = dict(compute(bundle, graphs, "text", TEXTS))
-    assert sorted(made) == list(range(len(TEXTS)))
-    for array in made.values():
+    arrays = dict(compute(bundle, graphs, "text", TEXTS))
+    assert sorted(arrays) == list(range(len(TEXTS)))
+    for array in arrays.values():
         assert array.dtype == np.int8
         assert array.shape[::2] == (len(facts.taps), facts.dim)
         assert 1 <= array.shape[1] <= max(facts.buckets)
-    assert made[1].shape[1] > made[0].shape[1]
-    assert np.array_equal(made[0], made[5])
+    assert arrays[1].shape[1] > arrays[0].shape[1]
+    assert np.array_equal(arrays[0], arrays[5])
 
 
 @pytest.mark.parametrize("modality", ["text", "image", "audio", "table"])
@@ -46,19 +46,19 @@ def test_a_value_has_the_same_features_alone_and_in_company(modality: str) -> No
 def test_a_stop_comes_before_the_next_batch() -> None:
     bundle, graphs = opened()
     assert list(compute(bundle, graphs, "text", TEXTS, stop=lambda: True)) == []
-    made: list[int] = []
-    for number, _ in compute(bundle, graphs, "text", TEXTS * 200, stop=lambda: len(made) > 50):
-        made.append(number)
-    assert 50 < len(made) < len(TEXTS) * 200
+    done: list[int] = []
+    for number, _ in compute(bundle, graphs, "text", TEXTS * 200, stop=lambda: len(done) > 50):
+        done.append(number)
+    assert 50 < len(done) < len(TEXTS) * 200
 
 
-def test_progress_is_told_and_the_backbone_given_back() -> None:
+def test_progress_is_reported_and_the_backbone_released() -> None:
     bundle, _ = opened()
     graphs = Graphs(bundle, threads=1)
-    told: list[tuple[str, int, int]] = []
-    list(compute(bundle, graphs, "text", TEXTS, progress=lambda *step: told.append(step)))
-    assert told[-1] == ("text features", len(TEXTS), len(TEXTS))
-    assert [done for _, done, _ in told] == sorted(done for _, done, _ in told)
+    reports: list[tuple[str, int, int]] = []
+    list(compute(bundle, graphs, "text", TEXTS, progress=lambda *step: reports.append(step)))
+    assert reports[-1] == ("text features", len(TEXTS), len(TEXTS))
+    assert [done for _, done, _ in reports] == sorted(done for _, done, _ in reports)
     assert not graphs._loaded
 
 
@@ -82,9 +82,9 @@ def test_the_next_pictures_are_decoded_while_the_backbone_runs(monkeypatch: pyte
         event.clear()
     monkeypatch.setattr(features, "prepare", prepare)
     monkeypatch.setattr(graphs, "features", lambda _: run)
-    made = dict(compute(bundle, graphs, "image", pictures))
+    arrays = dict(compute(bundle, graphs, "image", pictures))
     assert waited == [True] * 3
-    assert all(np.array_equal(made[number], expected[number]) for number in range(len(pictures)))
+    assert all(np.array_equal(arrays[number], expected[number]) for number in range(len(pictures)))
 
 
 def test_a_picture_that_cannot_be_decoded_is_the_same_error_as_alone() -> None:

@@ -29,11 +29,11 @@ def test_it_learns_every_task_and_keeps_the_best_epoch() -> None:
     train, validation = dataset(120).split(0.25, seed=0)
     assert validation is not None
     before = evaluate(graphs, validation, bundle.theta())
-    found = fit(graphs, train, validation, bundle.theta(), Settings(epochs=12, learning_rate=1e-2))
-    after = evaluate(graphs, validation, found.theta)
+    result = fit(graphs, train, validation, bundle.theta(), Settings(epochs=12, learning_rate=1e-2))
+    after = evaluate(graphs, validation, result.theta)
     assert np.mean([s.value for s in after.values()]) > np.mean([s.value for s in before.values()]) + 0.15
-    assert found.score == max(epoch.value for epoch in found.history)
-    assert found.finished
+    assert result.score == max(epoch.value for epoch in result.history)
+    assert result.finished
 
 
 def test_fedprox_keeps_theta_near_where_it_began_the_more_the_larger_mu() -> None:
@@ -69,14 +69,14 @@ def test_a_training_that_gets_no_better_cools_down_before_it_stops_and_resuming_
     whole = fit(
         graphs, train, validation, bundle.theta(), settings, checkpoint=lambda state: states.append(state.encode())
     )
-    spent = cooldown_start([epoch.value for epoch in whole.history], settings.patience)
-    assert spent is not None
-    assert len(whole.history) == spent + settings.cooldown < settings.epochs
-    ways = [epoch.moved for epoch in whole.history[spent - 1 :]]
-    assert ways == sorted(ways, reverse=True)
-    assert ways[-1] < ways[0] / 3
+    start = cooldown_start([epoch.value for epoch in whole.history], settings.patience)
+    assert start is not None
+    assert len(whole.history) == start + settings.cooldown < settings.epochs
+    moves = [epoch.moved for epoch in whole.history[start - 1 :]]
+    assert moves == sorted(moves, reverse=True)
+    assert moves[-1] < moves[0] / 3
     decoded = map(TrainState.decode, states)
-    cooling = next(state for state in decoded if state.epoch == spent + 1 and state.batch > 0)
+    cooling = next(state for state in decoded if state.epoch == start + 1 and state.batch > 0)
     rest = fit(graphs, train, validation, bundle.theta(), settings, resume=cooling)
     assert np.array_equal(whole.theta, rest.theta)
     assert whole.history == rest.history
@@ -147,9 +147,9 @@ def test_what_is_absent_moves_no_parameter_of_its_own() -> None:
     bundle, graphs = opened()
     data = dataset()
     silent = Dataset(data.manifest, [without(e, "speech") for e in data.examples])
-    found = fit(graphs, silent, None, bundle.theta(), msgspec.structs.replace(SHORT, weight_decay=0.0))
+    result = fit(graphs, silent, None, bundle.theta(), msgspec.structs.replace(SHORT, weight_decay=0.0))
     layout = bundle.manifest.layout
-    moved = layout.split(found.theta - bundle.theta())
+    moved = layout.split(result.theta - bundle.theta())
     assert not moved["ladder.audio"].any()
     assert moved["ladder.text"].any()
 
@@ -225,12 +225,12 @@ def test_a_step_in_parts_has_the_gradient_of_its_rows() -> None:
 
 @pytest.mark.parametrize("rows", [16, 24])
 def test_parts_side_by_side_give_what_they_give_one_after_the_other(rows: int) -> None:
-    found = []
+    results = []
     for threads in (1, 3):
         bundle, graphs, data = in_parts(rows, threads)
         train, validation = data.split(0.25, seed=0)
-        found.append(fit(graphs, train, validation, bundle.theta(), SHORT))
-    assert np.array_equal(found[0].theta, found[1].theta)
-    assert found[0].history == found[1].history
+        results.append(fit(graphs, train, validation, bundle.theta(), SHORT))
+    assert np.array_equal(results[0].theta, results[1].theta)
+    assert results[0].history == results[1].history
     eight = Dataset(opened()[0].manifest, train.examples)
-    assert found[0].steps < fit(opened()[1], eight, validation, bundle.theta(), SHORT).steps
+    assert results[0].steps < fit(opened()[1], eight, validation, bundle.theta(), SHORT).steps

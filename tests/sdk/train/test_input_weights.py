@@ -1,4 +1,4 @@
-"""What a poor input counts is learned from validation samples: more where it tells much, less where it misleads."""
+"""The weight of poor inputs is learned from validation samples: high where they tell much, low where they mislead."""
 
 from __future__ import annotations
 
@@ -28,23 +28,23 @@ def theta() -> np.ndarray:
 def lessons(misleading: bool) -> list[Example]:
     """Word and picture of a category, the pictures said to be poor; misleading: each is another animal's."""
     given = [e for e in dataset(120, 7).examples if {("word", 0), ("picture", 0)} <= set(e.inputs)]
-    made = []
+    examples = []
     for e in given:
         kept = without(
             e, "reference", "answer", "pictures", "speech", "facts", targets={"category": e.targets["category"]}
         )
         other = next(o for o in given if not np.array_equal(o.targets["category"], e.targets["category"]))
         picture = (other if misleading else e).inputs["picture", 0]
-        made.append(replace(kept, inputs={**kept.inputs, ("picture", 0): picture}, input_weights=POOR))
-    return made
+        examples.append(replace(kept, inputs={**kept.inputs, ("picture", 0): picture}, input_weights=POOR))
+    return examples
 
 
 @pytest.mark.parametrize("misleading", [True, False])
 def test_the_weight_follows_from_what_poor_inputs_are_worth(theta: np.ndarray, misleading: bool) -> None:
     bundle, graphs = opened()
-    found = learn_input_weights(graphs, Dataset(bundle.manifest, lessons(misleading)), theta, {})
-    assert set(found) == {"image"}
-    assert found["image"] < DEFAULT_INPUT_WEIGHT if misleading else found["image"] == 1.0
+    weights = learn_input_weights(graphs, Dataset(bundle.manifest, lessons(misleading)), theta, {})
+    assert set(weights) == {"image"}
+    assert weights["image"] < DEFAULT_INPUT_WEIGHT if misleading else weights["image"] == 1.0
 
 
 def test_few_samples_change_no_weight(theta: np.ndarray) -> None:

@@ -1,4 +1,4 @@
-"""Labels that look wrong are doubted, told to a person, kept out of training, and left alone once put back."""
+"""Labels that look wrong are quarantined and shown to a person, and left alone once released."""
 
 from __future__ import annotations
 
@@ -27,18 +27,18 @@ def keys(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HOMEROOM_KEYS", str(tmp_path / "keys"))
 
 
-def test_most_wrong_labels_are_doubted_and_few_right_ones() -> None:
+def test_most_wrong_labels_are_suspect_and_few_right_ones() -> None:
     bundle, graphs = opened()
     good = [replace(e, targets={"category": e.targets["category"]}) for e in dataset(120).examples]
     good = [e for e in good if e.targets]
     wrong = set(range(0, len(good), 6))
     bad = [replace(e, targets={"category": np.roll(e.targets["category"], 1)}) for e in good]
     mixed = Dataset(bundle.manifest, [bad[i] if i in wrong else e for i, e in enumerate(good)])
-    found = suspect_labels(graphs, bundle.theta(), mixed, SETTINGS)
-    rows = {doubt.row for doubt in found}
+    suspects = suspect_labels(graphs, bundle.theta(), mixed, SETTINGS)
+    rows = {suspect.row for suspect in suspects}
     assert len(rows & wrong) >= 0.7 * len(wrong)
     assert len(rows - wrong) <= 0.15 * len(good)
-    right = {doubt.row: doubt.instead for doubt in found if doubt.row in wrong}
+    right = {suspect.row: suspect.instead for suspect in suspects if suspect.row in wrong}
     labels = bundle.manifest.task("category").labels
     hits = [labels[good[row].targets["category"].argmax()] == instead for row, instead in right.items()]
     assert np.mean(hits) > 0.7, "it also says what they are"
@@ -53,7 +53,7 @@ def test_few_labels_are_not_judged() -> None:
         suspect_labels(graphs, bundle.theta(), few, SETTINGS)
 
 
-def test_a_person_has_the_last_word_on_a_doubted_label(
+def test_a_person_has_the_last_word_on_a_suspect_label(
     tiny_bundle: tiny.Tiny, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     rows: list[dict[str, Any]] = [
@@ -69,15 +69,15 @@ def test_a_person_has_the_last_word_on_a_doubted_label(
     names = tiny.ANIMALS
     for row in rows[::8]:
         row["labels"]["category"] = names[(names.index(row["labels"]["category"]) + 1) % len(names)]
-    place = tmp_path / "device"
-    with Device.open(place, tiny_bundle.path, tiny_bundle.root, threads=1) as device:
+    folder = tmp_path / "device"
+    with Device.open(folder, tiny_bundle.path, tiny_bundle.root, threads=1) as device:
         ids = device.add(*(Sample(**row) for row in rows))
-        doubted = device.doubt()
-        assert len(set(doubted) & set(ids[::8])) >= len(ids[::8]) / 2
-        assert {sample.sample_id for sample in device.set_aside()} == set(doubted)
-        assert len(training_samples(device.store, device.bundle)) == len(rows) - len(doubted)
-        device.put_back(*doubted)
-        assert not set(doubted) & set(device.doubt())
+        suspect_ids = device.doubt()
+        assert len(set(suspect_ids) & set(ids[::8])) >= len(ids[::8]) / 2
+        assert {sample.sample_id for sample in device.set_aside()} == set(suspect_ids)
+        assert len(training_samples(device.store, device.bundle)) == len(rows) - len(suspect_ids)
+        device.put_back(*suspect_ids)
+        assert not set(suspect_ids) & set(device.doubt())
     capsys.readouterr()
-    main(["device", "quarantine", str(place), "--doubt"])
-    assert doubted[0] not in capsys.readouterr().out
+    main(["device", "quarantine", str(folder), "--doubt"])
+    assert suspect_ids[0] not in capsys.readouterr().out

@@ -56,20 +56,22 @@ def test_frozen_shared_layers_stay_bit_for_bit_while_the_heads_learn_on_and_resu
 def test_terms_that_need_the_shared_layers_to_the_end_keep_them_moving(needing: dict[str, float]) -> None:
     bundle, graphs = opened()
     settings = msgspec.structs.replace(LONG, **needing)
-    found = fit(graphs, dataset(), None, bundle.theta(), settings)
-    assert found.frozen_after is None
-    assert found.history[-1].moved > 0
+    result = fit(graphs, dataset(), None, bundle.theta(), settings)
+    assert result.frozen_after is None
+    assert result.history[-1].moved > 0
 
 
 def test_heads_on_frozen_layers_learn_the_same_with_and_without_graphs_of_their_own() -> None:
     bundle, graphs = opened()
     shared = shared_segments(bundle.layout)
     settings = msgspec.structs.replace(LONG, epochs=4, frozen=shared)
-    found = [fit(one, dataset(), None, bundle.theta(), settings).theta for one in (graphs, without_heads_graphs())]
+    thetas = [
+        fit(chosen, dataset(), None, bundle.theta(), settings).theta for chosen in (graphs, without_heads_graphs())
+    ]
     stays = segment_mask(graphs, shared)
-    assert np.array_equal(found[0][stays], bundle.theta()[stays])
-    assert np.allclose(found[0], found[1], atol=1e-5)
-    scores = [evaluate(graphs, dataset(), theta)["category"].accuracy for theta in (bundle.theta(), found[0])]
+    assert np.array_equal(thetas[0][stays], bundle.theta()[stays])
+    assert np.allclose(thetas[0], thetas[1], atol=1e-5)
+    scores = [evaluate(graphs, dataset(), theta)["category"].accuracy for theta in (bundle.theta(), thetas[0])]
     assert scores[1] > scores[0]
 
 
@@ -81,6 +83,6 @@ def test_a_training_that_an_older_version_began_goes_on() -> None:
     del kept["began"]
     for epoch in kept["history"]:
         del epoch["moved"]
-    found = fit(graphs, dataset(), None, bundle.theta(), LONG, resume=TrainState.decode(msgspec.msgpack.encode(kept)))
-    assert found.finished
-    assert found.steps == whole.steps
+    resumed = fit(graphs, dataset(), None, bundle.theta(), LONG, resume=TrainState.decode(msgspec.msgpack.encode(kept)))
+    assert resumed.finished
+    assert resumed.steps == whole.steps

@@ -26,9 +26,9 @@ def test_what_was_put_comes_back_in_any_order(
     kept = data.draw(st.sets(st.sampled_from(sorted(arrays))))
     for number in kept:
         spill.put(number, arrays[number])
-    found = spill.read(data.draw(st.permutations(sorted(arrays))))
-    assert found.keys() == kept
-    assert all(np.array_equal(found[number], arrays[number]) for number in kept)
+    read = spill.read(data.draw(st.permutations(sorted(arrays))))
+    assert read.keys() == kept
+    assert all(np.array_equal(read[number], arrays[number]) for number in kept)
 
 
 def test_the_file_has_no_name_and_is_sealed(tmp_path: Path) -> None:

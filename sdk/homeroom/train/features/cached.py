@@ -31,11 +31,7 @@ class CachedFeatures:
         self._store, self._bundle, self._graphs, self._contents = store, bundle, graphs, contents
 
     def read(
-        self,
-        modality: str,
-        numbers: Iterable[int],
-        progress: Progress | None = None,
-        stop: Callable[[], bool] = bool,
+        self, modality: str, numbers: Iterable[int], progress: Progress | None = None, stop: Callable[[], bool] = bool
     ) -> Iterator[tuple[int, np.ndarray]]:
         """Yields (number, int8 [taps, n, dim]) of contents of one modality: the cached ones, then those it computes.
 
