@@ -38,7 +38,7 @@ PLACES: dict[str, tuple[Any, str]] = {
     "a release": (rounds, "make_version"),
     "a version's row": (Log, "put_version"),
     "a checkpoint": (checkpoint, "pack"),
-    "a commit": (Database, "step"),
+    "a commit": (Database, "transaction"),
     "the audit log": (audit, "record"),
 }
 

@@ -30,7 +30,6 @@ from homeroom.contract.update_checks import read_update
 from homeroom.federation import secure_round
 from homeroom.federation.agreement import renew_round
 from homeroom.federation.network.client import Client, Enrolment, join
-from homeroom.privacy.secagg import client as steps
 from homeroom.store import Store
 from homeroom.system.sqlite import Database
 from homeroom_aggregator.admin.folder import invite_devices, open_folder_bundle, open_rounds, read_facts, replace_roster
@@ -45,22 +44,22 @@ RULES = SecureRules(minimum=3, cohort=4, drop_rate=0.25, corrupt_rate=0.1, phase
 SCHOOLS = [School() for _ in range(4)]
 ADDRESS = "http://district.example"
 PLACES: dict[str, tuple[Any, str]] = {
-    "device, keys": (steps, "advertise"),
+    "device, keys": (secure_round, "advertise"),
     "device, its store": (Store, "put_secret"),
     "server, a message": (RoundStore, "put"),
     "server, a phase": (RoundStore, "save"),
-    "device, shares": (steps, "share"),
-    "device, input": (steps, "mask"),
-    "device, consent": (steps, "consent"),
+    "device, shares": (secure_round, "share"),
+    "device, input": (secure_round, "mask"),
+    "device, consent": (secure_round, "consent"),
     "device, its copy": (Store, "back_up"),
-    "device, reveal": (steps, "reveal"),
+    "device, reveal": (secure_round, "reveal"),
     "server, shares": (coordinator, "Unmasking"),
     "server, the sum": (coordinator, "unmask_sum"),
     "server, the merge": (Rounds, "take_sum"),
     "server, the release": (Rounds, "_release"),
     "server, the end": (RoundStore, "end"),
     "either, a statement": (Database, "write"),
-    "either, a commit": (Database, "step"),
+    "either, a commit": (Database, "transaction"),
 }
 
 
