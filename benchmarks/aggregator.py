@@ -43,7 +43,7 @@ from homeroom.contract.update import make_update
 from homeroom.runtime.bundle import write_signature
 from homeroom_aggregator.admin.folder import create_folder, open_rounds
 from homeroom_aggregator.merge.rounds import Rounds
-from homeroom_aggregator.state.members import Invited
+from homeroom_aggregator.state.members import StoredInvitation
 from peers.verdict import limited, shown
 
 HERE = Path(__file__).resolve().parent
@@ -99,7 +99,7 @@ def make_folder(work: Path, name: str) -> Path:
 def enrol(rounds: Rounds, count: int) -> None:
     with rounds.change():
         for number in range(count):
-            rounds.members.join(public_hex(key_of(number)), Invited(f"benchmark {number}"))
+            rounds.members.join(public_hex(key_of(number)), StoredInvitation(f"benchmark {number}"))
 
 
 @contextlib.contextmanager

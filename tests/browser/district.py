@@ -39,7 +39,7 @@ class District:
 
     def link(self, rank: login_links.Rank = "district") -> str:
         with contextlib.closing(open_log(self.folder)) as log:
-            code = login_links.make(log.database, read_secret(self.folder), login_links.Link(rank))
+            code = login_links.make_link(log.database, read_secret(self.folder), login_links.LoginLink(rank))
         return f"{self.address}/dashboard/enter?code={code}"
 
 

@@ -63,7 +63,7 @@ def backup(folder: Path, out: Path) -> BackupContents:
         _copy_tree(folder / BUNDLES_FOLDER / facts.bundle_id, beside / BUNDLES_FOLDER / facts.bundle_id)
         version = 0
         if (folder / LOG_FILE).exists():
-            with contextlib.closing(Log(folder / LOG_FILE, alone=False)) as log:
+            with contextlib.closing(Log(folder / LOG_FILE, exclusive=False)) as log:
                 copy_database(log.database, beside / LOG_FILE)
             version = _newest(beside / LOG_FILE)
         files = {path.relative_to(beside).as_posix(): digest_file(path) for path in _files(beside)}

@@ -21,7 +21,7 @@ from homeroom_aggregator.admin.folder import (
 )
 from homeroom_aggregator.state import audit
 from homeroom_aggregator.state.log import Log
-from homeroom_aggregator.state.privacy_ledger import Ledger
+from homeroom_aggregator.state.privacy_ledger import PrivacyLedger
 
 CARRIED_FILES = (
     ROSTER_FILE,
@@ -42,7 +42,7 @@ def upgrade_bundle(folder: Path, old: Path, bundle: Path) -> FolderFacts:
             with log.database.transaction():
                 _take_over(log.database, before.database)
                 if privacy := facts.configuration.privacy:
-                    Ledger(log.database, privacy, facts.configuration.scale_bits).carry_over(before.database)
+                    PrivacyLedger(log.database, privacy, facts.configuration.scale_bits).carry_over(before.database)
     for name in CARRIED_FILES:
         with contextlib.suppress(FileNotFoundError):
             write_durable(folder / name, (old / name).read_bytes())

@@ -41,9 +41,9 @@ from homeroom.runtime.bundle import Bundle, install, open_bundle
 from homeroom.system.files import removed_on_failure, replace_durable, write_durable
 from homeroom_aggregator.merge.rounds import Rounds
 from homeroom_aggregator.state import audit
-from homeroom_aggregator.state.invitation_codes import new_code, spent
+from homeroom_aggregator.state.invitation_codes import code_digest, new_code
 from homeroom_aggregator.state.log import Log
-from homeroom_aggregator.state.members import Invited, Members, Role
+from homeroom_aggregator.state.members import Members, Role, StoredInvitation
 from homeroom_aggregator.state.privacy_ledger import releases_within
 
 FACTS_FILE, KEY_FILE, SECRET_FILE, LOG_FILE, BUNDLES_FOLDER = (
@@ -175,7 +175,7 @@ def open_rounds(folder: Path, retain: int = 0) -> Rounds:
 def open_log(folder: Path) -> Log:
     """The log, to read and to write what `members` and `audit` do; works while the aggregator runs."""
     read_facts(folder)
-    return Log(folder / LOG_FILE, alone=False)
+    return Log(folder / LOG_FILE, exclusive=False)
 
 
 def load_roster(folder: Path) -> Roster | None:
@@ -220,7 +220,8 @@ def make_invitations(
         for school, given_by in (consents or {}).items():
             members.consent(school, given_by)
         members.invite(
-            Invited(spent(one.code), role, school, expires) for one, (school, role) in zip(made, rows, strict=True)
+            StoredInvitation(code_digest(one.code), role, school, expires)
+            for one, (school, role) in zip(made, rows, strict=True)
         )
     return made
 

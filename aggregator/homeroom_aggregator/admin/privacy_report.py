@@ -13,7 +13,7 @@ from homeroom.contract.layout import Layout
 from homeroom.contract.round import RoundConfiguration
 from homeroom_aggregator.admin.folder import LOG_FILE, open_folder_bundle, read_facts
 from homeroom_aggregator.state.log import Log
-from homeroom_aggregator.state.privacy_ledger import Ledger
+from homeroom_aggregator.state.privacy_ledger import PrivacyLedger
 
 
 def folder_figures(folder: Path) -> dict[str, Any]:
@@ -22,12 +22,12 @@ def folder_figures(folder: Path) -> dict[str, Any]:
     privacy, layout = facts.configuration.privacy, open_folder_bundle(folder, facts).manifest.layout
     if privacy is None:
         return {"institution": facts.institution, "private": False}
-    with contextlib.closing(Log(folder / LOG_FILE, alone=False)) as log:
-        ledger = Ledger(log.database, privacy, facts.configuration.scale_bits)
+    with contextlib.closing(Log(folder / LOG_FILE, exclusive=False)) as log:
+        ledger = PrivacyLedger(log.database, privacy, facts.configuration.scale_bits)
         return {"institution": facts.institution, "private": True} | ledger_figures(ledger, layout, facts.configuration)
 
 
-def ledger_figures(ledger: Ledger, layout: Layout, configuration: RoundConfiguration) -> dict[str, Any]:
+def ledger_figures(ledger: PrivacyLedger, layout: Layout, configuration: RoundConfiguration) -> dict[str, Any]:
     """What a ledger says, for `words`; `institution` and `private` are the caller's to add."""
     shares = ledger.shares()
     return {

@@ -10,7 +10,7 @@ import click
 
 from homeroom.cli.parameters import FILE, Finite
 from homeroom.errors import InputError
-from homeroom_aggregator.state.login_links import LIFE_MINUTES, Rank
+from homeroom_aggregator.state.login_links import LINK_LIFE_MINUTES, Rank
 
 LOCAL_HOSTS = ("127.0.0.1", "::1", "localhost")
 
@@ -20,7 +20,7 @@ LOCAL_HOSTS = ("127.0.0.1", "::1", "localhost")
 @click.option("--role", type=click.Choice(["district", "auditor"]), default="district", show_default=True)
 @click.option("--key", type=FILE, help="With an invitation: your own key.")
 @click.option("--address", default="http://127.0.0.1:8340", show_default=True, help="As your browser reaches a FOLDER.")
-@click.option("--minutes", type=Finite(0, 1440, min_open=True), default=LIFE_MINUTES, show_default=True)
+@click.option("--minutes", type=Finite(0, 1440, min_open=True), default=LINK_LIFE_MINUTES, show_default=True)
 @click.option("--qr", is_flag=True, help="Draw the link as a QR code too, for a phone.")
 def dashboard(folder: Path, role: Rank, key: Path | None, address: str, minutes: float, qr: bool) -> None:
     """Print a link that opens the dashboard once. It takes the aggregator's folder, or an invitation and your --key.
@@ -51,7 +51,7 @@ def _by_folder(folder: Path, role: Rank, minutes: float) -> str:
     from homeroom_aggregator.state import login_links
 
     with contextlib.closing(open_log(folder)) as log:
-        return login_links.make(log.database, read_secret(folder), login_links.Link(role), minutes)
+        return login_links.make_link(log.database, read_secret(folder), login_links.LoginLink(role), minutes)
 
 
 def _by_key(path: Path, key: Path) -> tuple[str, str]:

@@ -13,7 +13,7 @@ from homeroom_aggregator.merge.synchronous import SynchronousRound
 from homeroom_aggregator.state import secure_sum
 from homeroom_aggregator.state.log import Log
 from homeroom_aggregator.state.members import Members
-from homeroom_aggregator.state.privacy_ledger import Ledger
+from homeroom_aggregator.state.privacy_ledger import PrivacyLedger
 
 TRAIN_AGAIN = "sync, then train again"
 
@@ -28,7 +28,7 @@ class Admission:
     log: Log
     members: Members
     rules: MergeRules
-    ledger: Ledger | None
+    ledger: PrivacyLedger | None
     synchronous: SynchronousRound | None
 
     def check(self, data: bytes, sender: str, member: str, state: RoundState, oldest: int) -> tuple[Update, bool]:

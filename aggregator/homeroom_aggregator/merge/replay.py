@@ -26,13 +26,13 @@ from homeroom_aggregator.merge.round_state import (
     replace_theta,
 )
 from homeroom_aggregator.state import secure_sum
-from homeroom_aggregator.state.log import Entry
+from homeroom_aggregator.state.log import LogEntry
 
 VERSION_KINDS = ("release", "private_release", "rollback", "restored")  # entries that make a version
 
 
 def replay(
-    entries: Callable[[], Iterable[Entry]],
+    entries: Callable[[], Iterable[LogEntry]],
     rules: MergeRules,
     *,
     start: RoundState | None = None,
@@ -84,7 +84,7 @@ class _Replay:
         self.target_thetas = dict[int, np.ndarray]()  # float32 [P] by version
         self._remember_target()
 
-    def apply(self, entry: Entry) -> ReleaseResult | None:
+    def apply(self, entry: LogEntry) -> ReleaseResult | None:
         """Change the state as an entry says; the result of one that makes a version."""
         if entry.kind in VERSION_KINDS:
             return self._make_version(entry)
@@ -105,7 +105,7 @@ class _Replay:
             raise StoreError(f"holds an entry {entry.kind!r}", where="log.db", remedy="update homeroom")
         return None
 
-    def _make_version(self, entry: Entry) -> ReleaseResult:
+    def _make_version(self, entry: LogEntry) -> ReleaseResult:
         result = ReleaseResult({}, {}, lambda: None)
         if entry.kind == "restored":
             self.state.version = entry.version

@@ -37,9 +37,9 @@ from homeroom_aggregator.merge.round_state import (
 from homeroom_aggregator.merge.segment_sums import Undo
 from homeroom_aggregator.merge.synchronous import SynchronousRound
 from homeroom_aggregator.state import audit, school_segments, secure_sum
-from homeroom_aggregator.state.log import BASES, Log
+from homeroom_aggregator.state.log import BASES_TABLE, Log
 from homeroom_aggregator.state.members import Members
-from homeroom_aggregator.state.privacy_ledger import Ledger
+from homeroom_aggregator.state.privacy_ledger import PrivacyLedger
 from homeroom_aggregator.state.secure_sum import SecureSum
 
 CHECKPOINT_ENTRIES, CHECKPOINT_BYTES = 1000, 256 << 20  # since the last one; the next start replays no more than that
@@ -76,12 +76,12 @@ class Rounds:
         self.members = Members(self.log.database)
         self.rules = MergeRules(bundle.layout, configuration, bundle.theta(), self.members.school)
         try:
-            self.log.database.write(BASES)
+            self.log.database.write(BASES_TABLE)
             if configuration.by_school:
-                self.log.database.write(school_segments.TABLE)
+                self.log.database.write(school_segments.OWNED_TABLE)
             self._check_identity(path)
             privacy, bits = configuration.privacy, configuration.scale_bits
-            self.ledger = Ledger(self.log.database, privacy, bits) if privacy else None
+            self.ledger = PrivacyLedger(self.log.database, privacy, bits) if privacy else None
             if self.ledger and self.ledger.missing():
                 raise StoreError("ledger and log do not agree", where=str(path), remedy="restore the last backup")
             self.admission = Admission(self.log, self.members, self.rules, self.ledger, self.synchronous)
@@ -353,8 +353,8 @@ class Rounds:
         if body is None or not school or not self.configuration.by_school:
             return body
         segments = school_segments.at(log.database, number, school)
-        signer = school_segments.Signer(self.key, self.certificate, self.bundle.bundle_id, self.rules.layout)
-        return body if segments is None else school_segments.assembled(signer, body, segments)
+        signer = school_segments.VersionSigner(self.key, self.certificate, self.bundle.bundle_id, self.rules.layout)
+        return body if segments is None else school_segments.assemble_version(signer, body, segments)
 
     def merges_for(self, school: str, members: Members) -> bool:
         """Whether enough devices of a school are enrolled for its own segments to be released."""

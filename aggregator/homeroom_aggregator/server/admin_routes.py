@@ -53,8 +53,8 @@ def dashboard(service: Service, call: SignedRequest) -> Response:
     """A code that opens the dashboard once, for the member that asks."""
     who = call.who
     rank: login_links.Rank = "district" if who.role == "district" else "auditor"
-    link = login_links.Link(rank, who.device, f"{who.role} {who.device[:8]}")
-    return JsonResponse({"code": login_links.make(service.rounds.log.database, service.secret, link)})
+    link = login_links.LoginLink(rank, who.device, f"{who.role} {who.device[:8]}")
+    return JsonResponse({"code": login_links.make_link(service.rounds.log.database, service.secret, link)})
 
 
 def report(service: Service, call: SignedRequest) -> Response:
@@ -65,7 +65,7 @@ def report(service: Service, call: SignedRequest) -> Response:
         raise RefusedError(422, "malformed", f"no report that can be read: {problem}") from None
     if told.version > service.rounds.state.version:
         raise RefusedError(409, "unknown_version", f"version {told.version} was never released here")
-    last_seen.keep_report(service.rounds.log.database, call.who.device, told)
+    last_seen.put_report(service.rounds.log.database, call.who.device, told)
     return JsonResponse({"status": "accepted"})
 
 

@@ -147,4 +147,4 @@ def note_machine(service: Service, call: SignedRequest) -> None:
     members = service.rounds.members
     members.seen(call.who, call.instance)
     if service.nonces.out_of_turn(call.nonce, call.key):
-        members.twin(call.who)
+        members.mark_clone(call.who)

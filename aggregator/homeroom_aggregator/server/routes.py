@@ -25,7 +25,7 @@ from homeroom_aggregator.server.refusals import RefusedError
 from homeroom_aggregator.server.requests import SignedRequest
 from homeroom_aggregator.server.service import Service
 from homeroom_aggregator.state import audit
-from homeroom_aggregator.state.members import ROLES, Role, invited, join_with_code
+from homeroom_aggregator.state.members import ROLES, Role, find_invitation, join_with_code
 
 DeferredResponse = Callable[[], Response]  # what is left to do in the downloads' thread
 
@@ -69,7 +69,7 @@ def keys(service: Service, request: Request) -> Response:
 def bundle(service: Service, call: SignedRequest) -> Response:
     """For members, and for whoever holds an invitation: a device has its bundle before it joins."""
     code = call.request.headers.get(http_signatures.INVITATION_HEADER, "")
-    if service.members.find(call.key) is None and invited(service.members, service.secret, code) is None:
+    if service.members.find(call.key) is None and find_invitation(service.members, service.secret, code) is None:
         raise RefusedError(403, "unknown_device", "this device is not enrolled", "fetch it with an invitation")
     if call.request.path_params["bundle_id"] != service.rounds.bundle.bundle_id:
         raise RefusedError(404, "unknown_bundle", "this bundle is not served here", "see /v1/keys for the one that is")
@@ -90,7 +90,7 @@ def round_(service: Service, call: SignedRequest) -> Response:
     asked = not rounds.synchronous or (
         call.who.role == "device" and rounds.synchronous.ask(call.who.name, service.reader.newest())
     )
-    time = {"time": audit.stamp(), "nonce": call.nonce}
+    time = {"time": audit.timestamp(), "nonce": call.nonce}
     return refusals.JsonResponse(
         {
             "configuration": configuration,

@@ -21,7 +21,7 @@ from homeroom_aggregator.server.downloads import Downloads
 from homeroom_aggregator.server.metrics import Metrics
 from homeroom_aggregator.server.rate_limits import DeviceLimits, MemoryBudget, RateMeter
 from homeroom_aggregator.server.write_thread import WriteThread
-from homeroom_aggregator.state.last_seen import Contacts
+from homeroom_aggregator.state.last_seen import LastSeen
 from homeroom_aggregator.state.log import Log
 from homeroom_aggregator.state.members import Members
 
@@ -62,7 +62,7 @@ class Service:
     def __post_init__(self) -> None:
         self.meter = RateMeter(self.limits)
         self.writer = WriteThread(self.rounds)
-        self.contacts = Contacts(self.rounds.log.database)
+        self.contacts = LastSeen(self.rounds.log.database)
         self.members = Members(self.reader.database)
 
     def close(self) -> None:

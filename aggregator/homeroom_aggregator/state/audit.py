@@ -1,8 +1,8 @@
-"""The audit log: what people and the server did, append-only and chained by hashes; imports the store's database.
+"""The audit log: what people and the server did, append-only and chained by hashes.
 
-No subject, no sample, no file name: keys, schools, versions and counts. Entry n's digest is the SHA-256 of the digest
-before and of the canonical JSON of n, the time (the server's clock, UTC), the event and what it is about. Whoever notes
-a digest can later prove that nothing before it was changed, left out or put in.
+It holds keys, schools, versions and counts; no subject, no sample, no file name. Entry n's digest is the SHA-256 of
+the digest before and of the canonical JSON of n, the time (the server's clock, UTC), the event and its details. Whoever
+notes a digest can later prove that no entry before it was changed, left out or put in.
 """
 
 from __future__ import annotations
@@ -18,7 +18,9 @@ from homeroom.system.sqlite import Database
 
 
 @dataclass(frozen=True)
-class Record:
+class AuditRecord:
+    """One entry. `about`: the details of the event; `digest`: of the chain up to it, hexadecimal."""
+
     number: int
     at: str
     event: str
@@ -26,31 +28,31 @@ class Record:
     digest: str
 
 
-def stamp() -> str:
+def timestamp() -> str:
     """The server's time, UTC, ISO 8601 to the second."""
     return now().replace(microsecond=0).isoformat()
 
 
 def record(database: Database, event: str, **about: Any) -> None:
-    """Append one entry, in the caller's step where there is one."""
+    """Appends one entry, in the caller's transaction where there is one."""
     with database.transaction():
-        found = database.one("SELECT number, digest FROM audit ORDER BY number DESC LIMIT 1") or (0, "")
-        at, number = stamp(), found[0] + 1
+        last, before = database.one("SELECT number, digest FROM audit ORDER BY number DESC LIMIT 1") or (0, "")
+        at, number = timestamp(), last + 1
         database.write(
             "INSERT INTO audit (number, at, event, about, digest) VALUES (?, ?, ?, ?, ?)",
-            (number, at, event, canonical(about).decode(), _chained(found[1], number, at, event, about)),
+            (number, at, event, canonical(about).decode(), _chained(before, number, at, event, about)),
         )
 
 
-def records(database: Database, after: int = 0, most: int = -1) -> Iterator[Record]:
-    """In order, those after number `after`."""
+def records(database: Database, after: int = 0, most: int = -1) -> Iterator[AuditRecord]:
+    """Entries after number `after`, in order; at most `most` of them, all if it is -1."""
     sql = "SELECT number, at, event, about, digest FROM audit WHERE number > ? ORDER BY number LIMIT ?"
-    for number, at, event, about, found in database.rows(sql, (after, most)):
-        yield Record(number, at, event, json.loads(about), found)
+    for number, at, event, about, chained in database.rows(sql, (after, most)):
+        yield AuditRecord(number, at, event, json.loads(about), chained)
 
 
 def verify(database: Database) -> tuple[int, str, str | None]:
-    """(entries, the newest digest, what is wrong or None)."""
+    """Checks the chain; returns (number of entries, the newest digest, a sentence about an error or None)."""
     before, count = "", 0
     for entry in records(database):
         if entry.number != count + 1:

@@ -1,4 +1,4 @@
-"""Invitation codes: made, checked by their MAC, spent once."""
+"""Invitation codes: random, checked by their MAC, used once."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ import secrets
 
 
 def new_code(secret: bytes) -> str:
-    """An invitation's code: random, and genuine by its MAC, so that a made-up one never reaches the database."""
+    """A new code with its MAC, so that a made-up one never reaches the database."""
     random = secrets.token_bytes(18)
     return base64.urlsafe_b64encode(random + _mac(secret, 2, random)).decode()
 
 
-def genuine(secret: bytes, code: str) -> int:
-    """0 for a made-up code, 2 for one that is written down (`Members.invitation`), 1 for an older one that is not."""
+def code_generation(secret: bytes, code: str) -> int:
+    """0 for a made-up code, 2 for one that is stored (`Members.invitation`), 1 for an older one that is not."""
     try:
         raw = base64.urlsafe_b64decode(code.encode("ascii"))
     except (ValueError, UnicodeEncodeError):
@@ -25,8 +25,8 @@ def genuine(secret: bytes, code: str) -> int:
     return next((n for n in (2, 1) if hmac.compare_digest(raw[18:], _mac(secret, n, raw[:18]))), 0)
 
 
-def spent(code: str) -> str:
-    """How a used code is written down: its digest, so that the log tells nobody a code."""
+def code_digest(code: str) -> str:
+    """SHA-256 of a code, hexadecimal: stored in its place, so that the log tells nobody a code."""
     return hashlib.sha256(code.encode()).hexdigest()
 
 

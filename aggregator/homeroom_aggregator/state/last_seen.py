@@ -1,7 +1,7 @@
-"""When each device was last here, to the day, and what it told of how the newest version does there; imports the store.
+"""The day each device was last seen, and its newest evaluation report.
 
-A day, not a moment: more would tell when people work. Days wait in memory for the next thing that is written anyway;
-what a kill loses of them comes again with the device.
+A day, not a moment: more would tell when people work. Days wait in memory until something else is written; days that a
+kill loses come again with the device.
 """
 
 from __future__ import annotations
@@ -14,30 +14,31 @@ from homeroom.contract.evaluation_report import EvaluationReport
 from homeroom.system.clock import now
 from homeroom.system.sqlite import Database
 
-TABLES = (
+LAST_SEEN_TABLES = (
     "CREATE TABLE IF NOT EXISTS contacts (device TEXT PRIMARY KEY, day TEXT NOT NULL)",
     "CREATE TABLE IF NOT EXISTS reports (device TEXT PRIMARY KEY, day TEXT NOT NULL, body BLOB NOT NULL)",
 )
 
 
-class Contacts:
-    """Of one server. `note` from any thread; `write` inside a step of the writer's."""
+class LastSeen:
+    """Days of one server. `note` may be called from any thread, `write` from the write thread, inside a transaction."""
 
     def __init__(self, database: Database) -> None:
         self._days: dict[str, str] = dict[str, str]()
         self._waiting: dict[str, str] = {}
         self._lock = threading.Lock()
-        for statement in TABLES:
+        for statement in LAST_SEEN_TABLES:
             database.write(statement)
 
     def note(self, device: str) -> None:
-        """A device with this key was here today."""
+        """Notes that a device with this key was here today."""
         today = now().date().isoformat()
         if self._days.get(device) != today:
             with self._lock:
                 self._days[device] = self._waiting[device] = today
 
     def write(self, database: Database) -> None:
+        """Writes the days that wait."""
         if self._waiting:
             with self._lock:
                 waiting, self._waiting = self._waiting, {}
@@ -49,13 +50,13 @@ class Contacts:
             return dict(database.rows("SELECT device, day FROM contacts")) | self._days
 
 
-def keep_report(database: Database, device: str, report: EvaluationReport) -> None:
-    """In place of the one before."""
+def put_report(database: Database, device: str, report: EvaluationReport) -> None:
+    """Stores a device's report in place of the one before."""
     body, today = msgspec.json.encode(report), now().date().isoformat()
     database.write("INSERT OR REPLACE INTO reports VALUES (?, ?, ?)", (device, today, body))
 
 
 def reports(database: Database) -> dict[str, tuple[str, EvaluationReport]]:
-    """By key: the day, and what was told."""
+    """By key: the day and the report."""
     rows = database.rows("SELECT device, day, body FROM reports")
     return {device: (day, msgspec.json.decode(body, type=EvaluationReport)) for device, day, body in rows}

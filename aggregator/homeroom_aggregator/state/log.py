@@ -1,4 +1,4 @@
-"""The log on disk: what happened, in order, and the versions that followed; SQLite through the store's Database.
+"""The log on disk: every event in order, and the versions that followed.
 
 Kinds of entry: `update` (its bytes as they were signed), `secure` (the sum of a cohort), `withdraw` (an update to
 unlearn), `release` (a new version), `private_release` (a new version, with its sums after noise; its updates' bytes
@@ -21,13 +21,13 @@ from homeroom.errors import StoreError
 from homeroom.system.sqlite import DamagedError, Database, refusal
 from homeroom_aggregator.state import schema
 
-BASES = """CREATE TABLE IF NOT EXISTS bases (
+BASES_TABLE = """CREATE TABLE IF NOT EXISTS bases (
     member TEXT NOT NULL, base INTEGER NOT NULL, update_id TEXT NOT NULL, PRIMARY KEY (member, base)) WITHOUT ROWID"""
-Kind = Literal["update", "withdraw", "release", "private_release", "secure", "rollback", "restored"]
+EntryKind = Literal["update", "withdraw", "release", "private_release", "secure", "rollback", "restored"]
 
 
 @dataclass(frozen=True)
-class Entry:
+class LogEntry:
     """One entry. `version`: the newest version when it happened, for a release or a rollback the one it made.
 
     `body`: the update's bytes (none of one that was released privately), the sums of a cohort or of a private release,
@@ -35,7 +35,7 @@ class Entry:
     """
 
     number: int
-    kind: Kind
+    kind: EntryKind
     update_id: str
     device: str
     version: int
@@ -43,16 +43,19 @@ class Entry:
 
 
 class Log:
-    """Every write is durable when it returns. `path` may be `:memory:`."""
+    """The log of one folder. Every write is durable when it returns.
 
-    def __init__(self, path: Path, *, alone: bool = True) -> None:
-        """alone: hold the lock that one process at a time has; without it, read (and write devices) only."""
-        with contextlib.ExitStack() as opened:
-            if alone and str(path) != ":memory:":
-                opened.enter_context(contextlib.closing(lock(path)))
+    path: the file, or `:memory:`.
+    exclusive: hold the lock that one process at a time has; without it, read (and write members) only.
+    """
+
+    def __init__(self, path: Path, *, exclusive: bool = True) -> None:
+        with contextlib.ExitStack() as resources:
+            if exclusive and str(path) != ":memory:":
+                resources.enter_context(contextlib.closing(lock(path)))
             try:
                 self.database = Database(path, any_thread=True, shared=True)
-                opened.callback(self.database.close)
+                resources.callback(self.database.close)
                 schema.prepare(self.database, path)
                 schema.check(self.database)
             except DamagedError as problem:
@@ -61,11 +64,11 @@ class Log:
                     where=str(path),
                     remedy="put the last backup of the folder in its place",
                 ) from None
-            self._opened = opened.pop_all()
+            self._resources = resources.pop_all()
 
     @contextlib.contextmanager
     def step(self) -> Iterator[None]:
-        """What is written inside is written together, or not at all; inside another step, which may go on after."""
+        """All writes inside are made, or none; inside another step it may fail alone."""
         if not self.stepping:
             with self.database.transaction():
                 yield
@@ -82,16 +85,19 @@ class Log:
 
     @property
     def stepping(self) -> bool:
+        """Whether a step is open."""
         return self.database.connection.in_transaction
 
     def close(self) -> None:
-        self._opened.close()
+        """Closes the database and lets go of the lock."""
+        self._resources.close()
 
     # Entries
 
     def append(
-        self, kind: Kind, version: int, *, update_id: str | None = None, device: str = "", body: bytes = b""
+        self, kind: EntryKind, version: int, *, update_id: str | None = None, device: str = "", body: bytes = b""
     ) -> int:
+        """Appends an entry and returns its number; see `LogEntry` for its fields."""
         with self.database.transaction():
             self.database.write(
                 "INSERT INTO log (kind, update_id, device, version) VALUES (?, ?, ?, ?)",
@@ -102,19 +108,19 @@ class Log:
                 self.database.write("INSERT INTO bodies (number, body) VALUES (?, ?)", (number, body))
             return number
 
-    def entries(self, after: int = 0) -> Iterator[Entry]:
-        """In order; one body in memory at a time."""
+    def entries(self, after: int = 0) -> Iterator[LogEntry]:
+        """Entries after number `after`, in order; one body in memory at a time."""
         for (number,) in self.database.rows("SELECT number FROM log WHERE number > ? ORDER BY number", (after,)):
             yield self.entry(number)
 
-    def entry(self, number: int) -> Entry:
-        """StoreError if it is an update whose body is gone, other than erased."""
+    def entry(self, number: int) -> LogEntry:
+        """One entry by its number; StoreError if its body is lost (an erased one is empty)."""
         sql = """SELECT number, kind, COALESCE(update_id, ''), COALESCE(device, ''), version, body
                  FROM log LEFT JOIN bodies USING (number) WHERE number = ?"""
         _, kind, update_id, device, version, body = self.database.one(sql, (number,))
         if kind in ("update", "secure") and body is None:
             raise StoreError(f"entry {number} has lost its body", where="log.db", remedy="restore the last backup")
-        return Entry(number, kind, update_id, device, version, body or b"")
+        return LogEntry(number, kind, update_id, device, version, body or b"")
 
     def entry_version(self, number: int) -> int:
         """The newest version when an entry happened."""
@@ -122,35 +128,36 @@ class Log:
 
     def sender(self, update_id: str) -> str | None:
         """The device whose update has this id, or None."""
-        found = self.database.one("SELECT device FROM log WHERE kind = 'update' AND update_id = ?", (update_id,))
-        return found[0] if found else None
+        row = self.database.one("SELECT device FROM log WHERE kind = 'update' AND update_id = ?", (update_id,))
+        return row[0] if row else None
 
     def number(self, update_id: str) -> int | None:
         """The number of an update's entry, or None."""
-        found = self.database.one("SELECT number FROM log WHERE kind = 'update' AND update_id = ?", (update_id,))
-        return found[0] if found else None
+        row = self.database.one("SELECT number FROM log WHERE kind = 'update' AND update_id = ?", (update_id,))
+        return row[0] if row else None
 
-    def has(self, kind: Kind, update_id: str) -> bool:
+    def has(self, kind: EntryKind, update_id: str) -> bool:
+        """Whether there is an entry of this kind for an update."""
         sql = "SELECT 1 FROM log WHERE kind = ? AND update_id = ?"
         return self.database.one(sql, (kind, update_id)) is not None
 
-    def sums(self) -> Iterator[Entry]:
+    def sums(self) -> Iterator[LogEntry]:
         """The entries of cohorts' sums whose bodies are kept, the newest first; one body in memory at a time."""
         sql = "SELECT number FROM log JOIN bodies USING (number) WHERE kind = 'secure' ORDER BY number DESC"
         for (number,) in self.database.rows(sql):
             yield self.entry(number)
 
     def withdrawn(self, update_id: str) -> bool:
-        return (
-            self.database.one("SELECT 1 FROM log WHERE kind = 'withdraw' AND update_id = ?", (update_id,)) is not None
-        )
+        """Whether an update was withdrawn."""
+        return self.has("withdraw", update_id)
 
     def all_withdrawn(self) -> frozenset[str]:
+        """Ids of all updates that were withdrawn."""
         rows = self.database.rows("SELECT update_id FROM log WHERE kind = 'withdraw' AND update_id IS NOT NULL")
         return frozenset(row[0] for row in rows)
 
     def erase_updates(self, update_id: str | None = None) -> None:
-        """Empty the body of one update, or of every one so far; that they came, and from whom, stays."""
+        """Empties the body of one update, or of every one so far; their entries stay, with their devices."""
         chosen = "SELECT number FROM log WHERE kind = 'update' AND (?1 IS NULL OR update_id = ?1)"
         sql = f"UPDATE bodies SET body = x'' WHERE body != x'' AND number IN ({chosen})"
         self.database.write(sql, (update_id,))
@@ -163,62 +170,68 @@ class Log:
         """The version that the newest restore from a backup released; 0 where there was none."""
         return int(self.database.one("SELECT COALESCE(max(version), 0) FROM log WHERE kind = 'restored'")[0])
 
-    def count(self, kind: Kind) -> int:
+    def count(self, kind: EntryKind) -> int:
+        """The number of entries of a kind."""
         return int(self.database.one("SELECT count(*) FROM log WHERE kind = ?", (kind,))[0])
 
     def last(self) -> int:
         """The number of the newest entry; 0 where there is none."""
         return int(self.database.one("SELECT COALESCE(max(number), 0) FROM log")[0])
 
-    # Who has sent what on which version, as far back as updates are taken
+    # The update of each member on each base version, as far back as updates are accepted
 
     def sent_on(self, member: str, base: int) -> str | None:
         """The id of the update that a member sent on a base version, or None."""
-        found = self.database.one("SELECT update_id FROM bases WHERE member = ? AND base = ?", (member, base))
-        return found[0] if found else None
+        row = self.database.one("SELECT update_id FROM bases WHERE member = ? AND base = ?", (member, base))
+        return row[0] if row else None
 
     def note_sent(self, member: str, base: int, update_id: str) -> None:
+        """Notes the update that a member sent on a base version."""
         self.database.write("INSERT OR REPLACE INTO bases VALUES (?, ?, ?)", (member, base, update_id))
 
     def forget_sent(self, before: int) -> None:
-        """What was sent on older versions than `before`, on which none is taken any more."""
+        """Forgets the updates on versions older than `before`, on which none is accepted any more."""
         self.database.write("DELETE FROM bases WHERE base < ?", (before,))
 
     # Versions
 
     def put_version(self, version: int, number: int, body: bytes) -> None:
+        """Stores a version's signed file, and the number of the entry that made it."""
         self.database.write("INSERT INTO versions (version, number, body) VALUES (?, ?, ?)", (version, number, body))
 
     def version(self, version: int) -> bytes | None:
-        found = self.database.one("SELECT body FROM versions WHERE version = ?", (version,))
-        return found[0] if found else None
+        """A version's signed file, or None."""
+        row = self.database.one("SELECT body FROM versions WHERE version = ?", (version,))
+        return row[0] if row else None
 
     def newest(self) -> int:
         """The number of the newest version; 0 is the bundle's own theta."""
         return int(self.database.one("SELECT COALESCE(max(version), 0) FROM versions")[0])
 
-    # Checkpoints: the state after an entry, so that what came before need not be computed again
+    # Checkpoints: the state after an entry, so that a replay starts there
 
     def put_checkpoint(self, number: int, body: bytes) -> None:
+        """Stores the state after an entry."""
         self.database.write("INSERT OR REPLACE INTO checkpoints (number, body) VALUES (?, ?)", (number, body))
 
     def checkpoint(self, number: int) -> bytes:
+        """The state after an entry that has a checkpoint."""
         return bytes(self.database.one("SELECT body FROM checkpoints WHERE number = ?", (number,))[0])
 
     def checkpoints(self) -> list[int]:
-        """Their entries' numbers, the oldest first."""
+        """Numbers of the entries with a checkpoint, the oldest first."""
         return [row[0] for row in self.database.rows("SELECT number FROM checkpoints ORDER BY number")]
 
     def drop_checkpoints(self, first: int, last: int) -> None:
-        """Those from number `first` to `last`."""
+        """Deletes the checkpoints from number `first` to `last`."""
         self.database.write("DELETE FROM checkpoints WHERE number BETWEEN ? AND ?", (first, last))
 
     def checkpoint_before(self, *, versions: int) -> int | None:
-        """The newest one whose state is that of a version before so many newest ones."""
-        left = self.database.one("SELECT version FROM versions ORDER BY version DESC LIMIT 1 OFFSET ?", (versions,))
+        """Number of the newest checkpoint whose state is older than the newest `versions` versions, or None."""
+        row = self.database.one("SELECT version FROM versions ORDER BY version DESC LIMIT 1 OFFSET ?", (versions,))
         sql = "SELECT max(number) FROM checkpoints JOIN log USING (number) WHERE log.version <= ?"
-        found: int | None = self.database.one(sql, left)[0] if left else None
-        return found
+        number: int | None = self.database.one(sql, row)[0] if row else None
+        return number
 
     @property
     def base(self) -> int:
@@ -226,13 +239,13 @@ class Log:
         return int(self.fact("base") or 0)
 
     def move_base(self, number: int) -> None:
-        """From now on keep what came after entry `number`, which has a checkpoint."""
+        """Keeps only the entries' bodies after `number`, which has a checkpoint, from now on."""
         with self.database.transaction():
             self.put_fact("base", str(number).encode())
             self.drop_checkpoints(0, number - 1)
 
     def prune(self, most: int) -> None:
-        """Delete at most so many of the bodies, and of the versions, that the base has left behind."""
+        """Deletes at most `most` of the bodies, and of the versions, from before the base."""
         if base := self.base:
             version = self.entry_version(base)
             for table, column, bound in (("bodies", "number", base + 1), ("versions", "version", version)):
@@ -242,15 +255,17 @@ class Log:
     # Facts
 
     def fact(self, name: str) -> bytes | None:
-        found = self.database.one("SELECT value FROM facts WHERE name = ?", (name,))
-        return found[0] if found else None
+        """A named value, or None."""
+        row = self.database.one("SELECT value FROM facts WHERE name = ?", (name,))
+        return row[0] if row else None
 
     def put_fact(self, name: str, value: bytes) -> None:
+        """Stores a named value in place of the one before."""
         self.database.write("INSERT OR REPLACE INTO facts (name, value) VALUES (?, ?)", (name, value))
 
 
 def lock(path: Path) -> sqlite3.Connection:
-    """Hold `path`'s lock until the connection or the process ends; StoreError if another process has it.
+    """Takes `path`'s lock until the connection or the process ends; StoreError if another process has it.
 
     SQLite's own file lock, on a file of its own: it is the same everywhere and never outlives a killed process.
     """

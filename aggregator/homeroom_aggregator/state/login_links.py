@@ -1,7 +1,7 @@
-"""One-time links that open the dashboard: made by whoever has the folder or a member's key; imports audit.
+"""One-time login links to the dashboard, made by whoever has the folder or a member's key.
 
-A code proves itself by a MAC, so that a made-up one never reaches the database; it is kept as a digest, and taking it
-away is one durable step, so that it opens one session, a restart in between or not.
+A code carries a MAC, so that a made-up one never reaches the database. Its digest is stored, and redeeming it is one
+durable transaction: it opens one session, with or without a restart in between.
 """
 
 from __future__ import annotations
@@ -19,39 +19,39 @@ from homeroom.system.sqlite import Database
 from homeroom_aggregator.state import audit
 
 Rank = Literal["district", "auditor"]  # who sees and goes back to older versions; who only sees
-LIFE_MINUTES = 10.0
-WAITING = 1000  # links at once; the oldest make room
-TABLE = """CREATE TABLE IF NOT EXISTS links (
+LINK_LIFE_MINUTES = 10.0
+MOST_WAITING_LINKS = 1000  # the oldest make room
+LINKS_TABLE = """CREATE TABLE IF NOT EXISTS links (
     code TEXT PRIMARY KEY, rank TEXT NOT NULL, holder TEXT NOT NULL, name TEXT NOT NULL, ends TEXT NOT NULL)"""
 
 
 @dataclass(frozen=True)
-class Link:
-    """For whom a link is. `holder`: the member's key, or "" for whoever has the folder; `name`: how the log says it."""
+class LoginLink:
+    """A link's user. `holder`: the member's key, or "" for whoever has the folder; `name`: in the audit log."""
 
     rank: Rank
     holder: str = ""
     name: str = "operator"
 
 
-def make(database: Database, secret: bytes, link: Link, minutes: float = LIFE_MINUTES) -> str:
-    """A new code for this link, good for so many minutes of the server's clock."""
+def make_link(database: Database, secret: bytes, link: LoginLink, minutes: float = LINK_LIFE_MINUTES) -> str:
+    """Stores a link and returns its code, valid for so many minutes by the server's clock."""
     random = secrets.token_bytes(18)
     code = base64.urlsafe_b64encode(random + _mac(secret, random)).decode()
     ends = (now() + datetime.timedelta(minutes=minutes)).isoformat(timespec="seconds")
     with database.transaction():
-        database.write(TABLE)
+        database.write(LINKS_TABLE)
         database.write("DELETE FROM links WHERE ends < ?", (now().isoformat(timespec="seconds"),))
-        database.write(
-            "DELETE FROM links WHERE code NOT IN (SELECT code FROM links ORDER BY ends DESC LIMIT ?)", (WAITING - 1,)
-        )
+        sql = "DELETE FROM links WHERE code NOT IN (SELECT code FROM links ORDER BY ends DESC LIMIT ?)"
+        database.write(sql, (MOST_WAITING_LINKS - 1,))
         row = (_digest(code), link.rank, link.holder, link.name, ends)
         database.write("INSERT INTO links VALUES (?, ?, ?, ?, ?)", row)
         audit.record(database, "link made", rank=link.rank, by=link.name)
     return code
 
 
-def genuine(secret: bytes, code: str) -> bool:
+def is_genuine(secret: bytes, code: str) -> bool:
+    """Whether a code carries a valid MAC."""
     try:
         raw = base64.urlsafe_b64decode(code.encode("ascii"))
     except (ValueError, UnicodeEncodeError):
@@ -59,15 +59,15 @@ def genuine(secret: bytes, code: str) -> bool:
     return len(raw) == 36 and hmac.compare_digest(raw[18:], _mac(secret, raw[:18]))
 
 
-def take(database: Database, code: str) -> Link | None:
-    """Use up a genuine code: whom it is for, once, before its end; None afterwards. In the writer's thread."""
+def redeem_link(database: Database, code: str) -> LoginLink | None:
+    """Redeems a genuine code once, before its end; None afterwards. To be called in the write thread."""
     with database.transaction():
-        database.write(TABLE)
-        found = database.one("SELECT rank, holder, name, ends FROM links WHERE code = ?", (_digest(code),))
+        database.write(LINKS_TABLE)
+        row = database.one("SELECT rank, holder, name, ends FROM links WHERE code = ?", (_digest(code),))
         database.write("DELETE FROM links WHERE code = ?", (_digest(code),))
-        if found is None or datetime.datetime.fromisoformat(found[3]) < now():
+        if row is None or datetime.datetime.fromisoformat(row[3]) < now():
             return None
-        link = Link(*found[:3])
+        link = LoginLink(*row[:3])
         audit.record(database, "dashboard opened", rank=link.rank, by=link.name)
     return link
 

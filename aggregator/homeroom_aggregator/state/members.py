@@ -1,7 +1,7 @@
-"""Who belongs to the institution: invitations, devices and roles, schools and their consents; imports audit.
+"""Members of the institution: invitations, devices with their roles, schools with their consents.
 
-A member is known by its first key, which stays its name when the key is rotated. Everything here may also be done by
-another process while the server runs, and counts from its next request on.
+A member is named by its first key, also after the key is rotated. Another process may do all this while the server
+runs; it counts from the next request on.
 """
 
 from __future__ import annotations
@@ -18,12 +18,12 @@ from homeroom_aggregator.state import audit, invitation_codes
 
 Role = Literal["device", "school", "district", "auditor"]
 ROLES: tuple[Role, ...] = get_args(Role)
-AGAIN = "ask for a new invitation"
+REINVITE = "ask for a new invitation"
 
 
 @dataclass(frozen=True)
 class Member:
-    """`device`: its present key; `name`: its first. `twin`: two machines were seen to use its key."""
+    """A device or person. `device`: its present key; `name`: its first; `twin`: two machines were seen to use it."""
 
     device: str
     name: str
@@ -34,8 +34,8 @@ class Member:
 
 
 @dataclass(frozen=True)
-class Invited:
-    """An invitation as it is kept: the digest of its code, for whom, and until when (UTC, ISO 8601; None: no end)."""
+class StoredInvitation:
+    """An invitation as it is stored: the digest of its code, for whom, and until when (UTC, ISO 8601; None: no end)."""
 
     code: str
     role: Role = "device"
@@ -44,20 +44,22 @@ class Invited:
 
 
 class Members:
+    """The members, schools and invitations in a log's database."""
+
     def __init__(self, database: Database) -> None:
         self.database = database
 
     def find(self, key: str) -> Member | None:
-        """The member that speaks with this key; None if there is none, or it was revoked."""
+        """The member with this key; None if there is none, or the key was revoked."""
         sql = """SELECT device, COALESCE(member, device), role, school, instance, twin FROM devices
                  WHERE device = ? AND NOT revoked"""
-        found = self.database.one(sql, (key,))
-        return Member(*found) if found else None
+        row = self.database.one(sql, (key,))
+        return Member(*row) if row else None
 
     def school(self, name: str) -> str:
         """The school of a member by its first key, revoked or not; it never changes, so a log may be replayed by it."""
-        found = self.database.one("SELECT school FROM devices WHERE device = ?", (name,))
-        return str(found[0]) if found else ""
+        row = self.database.one("SELECT school FROM devices WHERE device = ?", (name,))
+        return str(row[0]) if row else ""
 
     def at_least(self, count: int, school: str) -> bool:
         """Whether a school has so many enrolled devices."""
@@ -65,6 +67,7 @@ class Members:
         return len(self.database.rows(sql, (school, count))) == count
 
     def count(self) -> int:
+        """The number of enrolled devices."""
         return int(self.database.one("SELECT count(*) FROM devices WHERE NOT revoked AND role = 'device'")[0])
 
     def every(self, school: str | None = None) -> list[dict[str, Any]]:
@@ -76,62 +79,61 @@ class Members:
 
     # Joining
 
-    def invite(self, invited: Iterable[Invited]) -> None:
+    def invite(self, invitations: Iterable[StoredInvitation]) -> None:
+        """Stores invitations."""
+        sql = "INSERT INTO invitations (code, role, school, expires) VALUES (?, ?, ?, ?)"
         with self.database.transaction():
-            for one in invited:
-                self.database.write(
-                    "INSERT INTO invitations (code, role, school, expires) VALUES (?, ?, ?, ?)",
-                    (one.code, one.role, one.school, one.expires),
-                )
-                about = {"invitation": one.code[:16], "role": one.role, "school": one.school, "expires": one.expires}
-                audit.record(self.database, "invited", **about)
+            for invitation in invitations:
+                about = {"role": invitation.role, "school": invitation.school, "expires": invitation.expires}
+                self.database.write(sql, (invitation.code, *about.values()))
+                audit.record(self.database, "invited", invitation=invitation.code[:16], **about)
 
-    def join(self, key: str, invited: Invited) -> None:
-        """Enrol a key for an invitation that is known to be genuine; asked again by the same key, nothing happens."""
-        holder = self.database.one("SELECT device FROM devices WHERE code = ?", (invited.code,))
+    def join(self, key: str, invitation: StoredInvitation) -> None:
+        """Enrols a key for a genuine invitation, or does nothing if the key has used it. TrustError if it may not."""
+        holder = self.database.one("SELECT device FROM devices WHERE code = ?", (invitation.code,))
         if holder and holder[0] != key:
-            raise TrustError("this invitation was used by another device", where="invitation", remedy=AGAIN)
+            raise TrustError("this invitation was used by another device", where="invitation", remedy=REINVITE)
         if holder or self.find(key):
             return
-        if invited.expires and now() > datetime.datetime.fromisoformat(invited.expires):
-            raise TrustError(f"this invitation ended at {invited.expires}", where="invitation", remedy=AGAIN)
+        if invitation.expires and now() > datetime.datetime.fromisoformat(invitation.expires):
+            raise TrustError(f"this invitation ended at {invitation.expires}", where="invitation", remedy=REINVITE)
         if self.database.one("SELECT 1 FROM devices WHERE device = ?", (key,)):
             raise TrustError("this key was revoked", where="invitation", remedy="make a new device directory")
         with self.database.transaction():
             self.database.write(
                 "INSERT INTO devices (device, code, role, school, member, joined) VALUES (?, ?, ?, ?, ?, ?)",
-                (key, invited.code, invited.role, invited.school, key, audit.stamp()),
+                (key, invitation.code, invitation.role, invitation.school, key, audit.timestamp()),
             )
-            audit.record(self.database, "joined", device=key, role=invited.role, school=invited.school)
+            audit.record(self.database, "joined", device=key, role=invitation.role, school=invitation.school)
 
-    def invitation(self, code: str) -> Invited | None:
-        """What was written down of an invitation by its code's digest; None if it was never, or was taken back."""
+    def invitation(self, code: str) -> StoredInvitation | None:
+        """An invitation by its code's digest; None if it was never stored, or was taken back."""
         sql = "SELECT code, role, school, expires FROM invitations WHERE code = ? AND NOT revoked"
-        found = self.database.one(sql, (code,))
-        return Invited(*found) if found else None
+        row = self.database.one(sql, (code,))
+        return StoredInvitation(*row) if row else None
 
     # Keys
 
     def rotate(self, old: str, new: str) -> None:
-        """`new` speaks for the member of `old` from now on; asked again, nothing happens."""
-        found = self.database.one("SELECT replaced_by FROM devices WHERE device = ?", (old,))
-        if found and found[0] == new:
+        """Replaces a member's key; does nothing if that was done before. TrustError if it may not."""
+        row = self.database.one("SELECT replaced_by FROM devices WHERE device = ?", (old,))
+        if row and row[0] == new:
             return
         member = self.find(old)
         if member is None:
-            raise TrustError("this key is not enrolled", where="rotate", remedy=AGAIN)
+            raise TrustError("this key is not enrolled", where="rotate", remedy=REINVITE)
         if self.database.one("SELECT 1 FROM devices WHERE device = ?", (new,)):
             raise TrustError("the new key was used before", where="rotate", remedy="make another one")
         with self.database.transaction():
             self.database.write("UPDATE devices SET revoked = 1, replaced_by = ? WHERE device = ?", (new, old))
             self.database.write(
                 "INSERT INTO devices (device, code, role, school, member, joined) VALUES (?, ?, ?, ?, ?, ?)",
-                (new, f"rotated {old}", member.role, member.school, member.name, audit.stamp()),
+                (new, f"rotated {old}", member.role, member.school, member.name, audit.timestamp()),
             )
             audit.record(self.database, "rotated", device=old, to=new)
 
     def revoke(self, key: str, by: str) -> None:
-        """The key, given whole or by a beginning that only one has, opens nothing any more. InputError if unknown."""
+        """Revokes a key, given in full or by a beginning that only one key has. InputError if it is unknown."""
         rows = self.database.rows(
             "SELECT device FROM devices WHERE substr(device, 1, ?) = ? AND NOT revoked", (len(key), key)
         )
@@ -149,7 +151,7 @@ class Members:
         return {row[0] for row in self.database.rows(sql, (key,))}
 
     def seen(self, member: Member, instance: str) -> None:
-        """Note the machine that a request came from; one that left and is there again shares its key with another."""
+        """Notes the machine that a request came from; one that left and is there again shares its key with another."""
         if not instance or instance == member.instance:
             return
         known = self.database.one(
@@ -158,14 +160,14 @@ class Members:
         with self.database.transaction():
             self.database.write("UPDATE devices SET instance = ? WHERE device = ?", (instance, member.device))
             if known and not member.twin:
-                self.twin(member)
+                self.mark_clone(member)
             elif not known:
                 self.database.write("INSERT INTO instances VALUES (?, ?)", (member.device, instance))
                 if member.instance:
                     audit.record(self.database, "moved", device=member.device)
 
-    def twin(self, member: Member) -> None:
-        """Write down, once, that two machines use one key."""
+    def mark_clone(self, member: Member) -> None:
+        """Notes, once, that two machines use one key."""
         with self.database.transaction():
             if self.database.write("UPDATE devices SET twin = 1 WHERE device = ? AND NOT twin", (member.device,)):
                 audit.record(self.database, "twin", device=member.device, school=member.school)
@@ -173,17 +175,19 @@ class Members:
     # Consent
 
     def consent(self, school: str, given_by: str) -> None:
-        """Record that a school agreed; its updates are accepted from now on."""
+        """Records a school's consent; its updates are accepted from now on."""
         with self.database.transaction():
             self.database.write(
                 "INSERT OR REPLACE INTO consents (school, given_by, at) VALUES (?, ?, ?)",
-                (school, given_by, audit.stamp()),
+                (school, given_by, audit.timestamp()),
             )
             audit.record(self.database, "consent given", school=school, by=given_by)
 
     def withdraw_consent(self, school: str, by: str) -> None:
+        """Withdraws a school's consent; InputError if there is none."""
+        sql = "UPDATE consents SET withdrawn = ? WHERE school = ?"
         with self.database.transaction():
-            if not self.database.write("UPDATE consents SET withdrawn = ? WHERE school = ?", (audit.stamp(), school)):
+            if not self.database.write(sql, (audit.timestamp(), school)):
                 raise InputError("has given no consent", where=school)
             audit.record(self.database, "consent withdrawn", school=school, by=by)
 
@@ -204,15 +208,15 @@ class Members:
         return [dict(zip(names, row, strict=True)) for row in self.database.rows(sql)]
 
 
-def invited(members: Members, secret: bytes, code: str) -> Invited | None:
+def find_invitation(members: Members, secret: bytes, code: str) -> StoredInvitation | None:
     """The invitation of a code, used or not; None if the code is made up or was taken back."""
-    spent, made = invitation_codes.spent(code), invitation_codes.genuine(secret, code)
-    return members.invitation(spent) if made == 2 else Invited(spent) if made == 1 else None
+    digest, generation = invitation_codes.code_digest(code), invitation_codes.code_generation(secret, code)
+    return members.invitation(digest) if generation == 2 else StoredInvitation(digest) if generation == 1 else None
 
 
 def join_with_code(members: Members, secret: bytes, key: str, code: str) -> None:
-    """Enrol a key for an invitation's code; TrustError if the code is made up, taken back, ended or another's."""
-    found = invited(members, secret, code)
-    if found is None:
-        raise TrustError("this invitation is not one of ours", where="invitation", remedy=AGAIN)
-    members.join(key, found)
+    """Enrols a key for an invitation's code; TrustError if the code is made up, taken back, ended or another's."""
+    invitation = find_invitation(members, secret, code)
+    if invitation is None:
+        raise TrustError("this invitation is not one of ours", where="invitation", remedy=REINVITE)
+    members.join(key, invitation)

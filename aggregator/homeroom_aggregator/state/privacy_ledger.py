@@ -1,8 +1,8 @@
-"""The privacy ledger: what was released about whom, as frozen events; `dp-accounting` reads what it cost.
+"""The privacy ledger: every private release as a frozen event; `dp-accounting` computes the epsilon it costs.
 
-An event says what happened and is never changed or removed: two triggers see to it. What it costs is computed by
-whoever asks. Fields may be added with a default that means "as before"; none may change its meaning, since that would
-silently change promises already given. A device's cost is that of the releases it entered, composed as Gaussian
+An event is never changed or removed: two triggers see to it. Its cost is computed when it is asked for. Fields may be
+added with a default that means "as before"; none may change its meaning, since that would silently change promises
+already given. A device's cost is that of the releases it entered, composed as Gaussian
 mechanisms that may depend on each other (adaptive composition); nothing is claimed for sampling or shuffling, which a
 buffer that devices fill when they like does not give.
 """
@@ -21,7 +21,7 @@ from homeroom.contract.privacy import Privacy
 from homeroom.errors import InputError, UpdateError
 from homeroom.system.sqlite import Database
 
-TABLES = (
+LEDGER_TABLES = (
     """CREATE TABLE IF NOT EXISTS ledger (
         number INTEGER PRIMARY KEY AUTOINCREMENT, version INTEGER, event BLOB NOT NULL)""",
     """CREATE TABLE IF NOT EXISTS entered (
@@ -33,10 +33,10 @@ TABLES = (
         for word in ("UPDATE", "DELETE")
     ),
 )
-MOST = 1 << 20  # releases that are counted on for one device
+MOST_RELEASES = 1 << 20  # releases that are counted on for one device
 
 
-class Event(msgspec.Struct, frozen=True, kw_only=True):
+class ReleaseEvent(msgspec.Struct, frozen=True, kw_only=True):
     """One private release: discrete Gaussian noise of parameter `sigma` on a sum in which one unit (a device, or a
     subject of one) counts at most `sensitivity` (L2), both in units of the grid `2**-scale_bits`. Which devices entered
     it stands in the table beside it. bands: above 1 in a stream, where who enters a release counts in so many, with
@@ -51,23 +51,24 @@ class Event(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def noise_multiplier(self) -> float:
+        """Noise over sensitivity."""
         return self.sigma / self.sensitivity
 
 
-def planned(privacy: Privacy, scale_bits: int) -> Event:
-    """An event that costs no less than any release under this promise.
+def costliest_event(privacy: Privacy, scale_bits: int) -> ReleaseEvent:
+    """The event that costs no less than any release under this promise.
 
     The noise is rounded up on the grid; how far depends on the clip, so one that adapts is counted without that.
     """
-    event = made(privacy, scale_bits)
+    event = release_event(privacy, scale_bits)
     if not privacy.adapts:
         return event
     return msgspec.structs.replace(event, sigma=floor(Fraction(privacy.noise_multiplier) * event.sensitivity))
 
 
-def made(privacy: Privacy, scale_bits: int) -> Event:
-    """The event that a release is whose clip in force is the promise's."""
-    return Event(
+def release_event(privacy: Privacy, scale_bits: int) -> ReleaseEvent:
+    """The event of a release whose clip is the promise's."""
+    return ReleaseEvent(
         sensitivity=privacy.sensitivity_grid(scale_bits),
         sigma=privacy.noise_grid(scale_bits),
         scale_bits=scale_bits + privacy.extra_bits,
@@ -76,8 +77,8 @@ def made(privacy: Privacy, scale_bits: int) -> Event:
     )
 
 
-def epsilon(events: Iterable[tuple[Event, int]], delta: float) -> float:
-    """What entering each event so many times costs at `delta`, by dp-accounting's Rényi accountant.
+def epsilon(events: Iterable[tuple[ReleaseEvent, int]], delta: float) -> float:
+    """Epsilon at `delta` of entering each event so many times, by dp-accounting's Rényi accountant.
 
     Neighbours differ by one device's update being zero (REPLACE_SPECIAL). The discrete Gaussian has the continuous
     one's Rényi bound (Canonne, Kamath, Steinke 2020, theorem 14).
@@ -93,8 +94,8 @@ def epsilon(events: Iterable[tuple[Event, int]], delta: float) -> float:
 
 
 def releases_within(privacy: Privacy, scale_bits: int) -> int:
-    """How many releases one device may enter before its budget would be passed; InputError if not even one."""
-    event = planned(privacy, scale_bits)
+    """The number of releases that one device may enter within its budget; InputError if not even one."""
+    event = costliest_event(privacy, scale_bits)
 
     def fits(count: int) -> bool:
         return epsilon([(event, count)], privacy.delta) <= privacy.epsilon
@@ -105,24 +106,24 @@ def releases_within(privacy: Privacy, scale_bits: int) -> int:
             f"more than the budget of {privacy.epsilon:g}",
             remedy="raise the noise multiplier or the budget",
         )
-    low, high = 1, MOST
+    low, high = 1, MOST_RELEASES
     while high - low > 1:
         middle = (low + high) // 2
         low, high = (middle, high) if fits(middle) else (low, middle)
     return low
 
 
-class Ledger:
+class PrivacyLedger:
     """The events of one log, in its database, and the budget that they are held to."""
 
     def __init__(self, database: Database, privacy: Privacy, scale_bits: int) -> None:
         self.database, self.privacy = database, privacy
-        self.scale_bits, self.event = scale_bits, planned(privacy, scale_bits)
+        self.scale_bits, self.event = scale_bits, costliest_event(privacy, scale_bits)
         self.allowed = releases_within(privacy, scale_bits)
-        for statement in TABLES:
+        for statement in LEDGER_TABLES:
             database.write(statement)
 
-    def through(self, database: Database) -> Ledger:
+    def through(self, database: Database) -> PrivacyLedger:
         """The same ledger, read over another connection."""
         other = copy.copy(self)
         other.database = database
@@ -158,7 +159,7 @@ class Ledger:
         """
         for device in devices:
             self.check(device, version)
-        event = made(privacy or self.privacy, self.scale_bits)
+        event = release_event(privacy or self.privacy, self.scale_bits)
         self._write(version, msgspec.json.encode(event), devices)
 
     def carry_over(self, old: Database) -> None:
@@ -173,26 +174,27 @@ class Ledger:
             number = int(self.database.one("SELECT last_insert_rowid()")[0])
             self.database.write_many("INSERT INTO entered VALUES (?, ?)", [(device, number) for device in devices])
 
-    def events(self) -> dict[int, Event]:
+    def events(self) -> dict[int, ReleaseEvent]:
         """Every release by its number in the ledger, those of folders before this one first."""
         rows = self.database.rows("SELECT number, event FROM ledger ORDER BY number")
-        return {number: msgspec.json.decode(event, type=Event) for number, event in rows}
+        return {number: msgspec.json.decode(event, type=ReleaseEvent) for number, event in rows}
 
     def missing(self) -> int:
-        """How many private releases and secure sums the log holds and the ledger does not know."""
+        """The number of private releases and secure sums in the log that the ledger does not know."""
         sql = """SELECT (SELECT count(*) FROM log WHERE kind IN ('private_release', 'secure'))
                  - (SELECT count(*) FROM ledger WHERE version IS NOT NULL)"""
         return max(0, int(self.database.one(sql)[0]))
 
     def entered(self, device: str) -> int:
+        """The number of releases that a device entered."""
         return int(self.database.one("SELECT count(*) FROM entered WHERE device = ?", (device,))[0])
 
     def shares(self) -> dict[str, int]:
-        """By device, how many releases it entered."""
+        """By device, the number of releases it entered."""
         return dict(self.database.rows("SELECT device, count(*) FROM entered GROUP BY device ORDER BY device"))
 
     def cost(self, device: str) -> float:
-        """Epsilon that all releases together cost one device."""
+        """Epsilon of one device over all releases."""
         events = self.events()
         rows = self.database.rows("SELECT number FROM entered WHERE device = ?", (device,))
         return epsilon([(events[number], 1) for (number,) in rows], self.privacy.delta)

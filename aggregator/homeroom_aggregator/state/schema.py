@@ -1,7 +1,7 @@
-"""The tables of log.db, and how an older log becomes a newer one; imports the store's database only.
+"""The tables of log.db, and the migrations of older logs.
 
-`PRAGMA user_version` says which layout a file has. A new kind of log entry needs no migration; a new table or column
-does. A log of before versions (0 with tables) counts as version 1.
+`PRAGMA user_version` is the version of the layout. A new kind of log entry needs no migration; a new table or column
+does. A log with tables and version 0 is of version 1.
 """
 
 from __future__ import annotations
@@ -12,9 +12,9 @@ from pathlib import Path
 from homeroom.errors import StoreError
 from homeroom.system.sqlite import DamagedError, Database, copy_database
 
-VERSION = 3
+LAYOUT_VERSION = 3  # PRAGMA user_version of log.db
 
-TABLES = """
+LOG_TABLES = """
 CREATE TABLE facts (name TEXT PRIMARY KEY, value BLOB NOT NULL);
 CREATE TABLE devices (
     device TEXT PRIMARY KEY, code TEXT NOT NULL UNIQUE, revoked INTEGER NOT NULL DEFAULT 0,
@@ -29,7 +29,7 @@ CREATE TABLE bodies (number INTEGER PRIMARY KEY, body BLOB NOT NULL);
 CREATE TABLE versions (version INTEGER PRIMARY KEY, number INTEGER NOT NULL, body BLOB NOT NULL);
 CREATE TABLE checkpoints (number INTEGER PRIMARY KEY, body BLOB NOT NULL);
 """
-PEOPLE = """
+MEMBER_TABLES = """
 CREATE TABLE invitations (
     code TEXT PRIMARY KEY, role TEXT NOT NULL, school TEXT NOT NULL, expires TEXT, revoked INTEGER NOT NULL DEFAULT 0
 );
@@ -42,7 +42,7 @@ CREATE TABLE audit (
 CREATE TRIGGER audit_is_never_changed BEFORE UPDATE ON audit BEGIN SELECT RAISE(ABORT, 'append only'); END;
 CREATE TRIGGER audit_is_never_cut BEFORE DELETE ON audit BEGIN SELECT RAISE(ABORT, 'append only'); END
 """
-SMALL = (
+CHECKED_TABLES = (
     "facts",
     "devices",
     "log",
@@ -53,7 +53,7 @@ SMALL = (
 
 
 def _to_2(database: Database) -> None:
-    """Bodies get a table of their own, so that the log itself stays small; kinds are the code's to know."""
+    """Version 1 to 2: bodies get a table of their own, so that the log itself stays small."""
     database.tables.executescript("""
         CREATE TABLE bodies (number INTEGER PRIMARY KEY, body BLOB NOT NULL);
         INSERT INTO bodies SELECT number, body FROM log WHERE length(body) > 0;
@@ -71,7 +71,7 @@ def _to_2(database: Database) -> None:
 
 
 def _to_3(database: Database) -> None:
-    """Roles, schools with their consents, key rotation, the audit log. `member` is the first key of a device."""
+    """Version 2 to 3: roles, schools with their consents, key rotation, the audit log. `member`: the first key."""
     devices = database.tables["devices"]
     devices.add_column("role", str, not_null_default="device")
     devices.add_column("school", str, not_null_default="")
@@ -81,45 +81,45 @@ def _to_3(database: Database) -> None:
     devices.add_column("twin", int, not_null_default=0)
     devices.add_column("joined", str, not_null_default="")
     database.write("UPDATE devices SET member = device")
-    database.tables.executescript(PEOPLE)
+    database.tables.executescript(MEMBER_TABLES)
 
 
 MIGRATIONS: dict[int, Callable[[Database], None]] = {1: _to_2, 2: _to_3}  # from each version to the next
 
 
-def version(database: Database) -> int:
+def layout_version(database: Database) -> int:
     """The layout's version; 0 for an empty file."""
     count = "SELECT count(*) FROM sqlite_schema WHERE type = 'table' AND name = 'log'"
     # One statement sees one state, whatever another process does meanwhile.
-    found, tables = database.one(f"SELECT user_version, ({count}) FROM pragma_user_version")
-    return 1 if found == 0 and tables else int(found)
+    user_version, tables = database.one(f"SELECT user_version, ({count}) FROM pragma_user_version")
+    return 1 if user_version == 0 and tables else int(user_version)
 
 
 def prepare(database: Database, path: Path) -> None:
-    """Make the tables of an empty file, or bring older ones up to date, after a copy beside: all of it or nothing."""
-    found = version(database)
-    if found > VERSION:
+    """Makes the tables of an empty file, or migrates older ones after a copy was made beside; all of it or nothing."""
+    present = layout_version(database)
+    if present > LAYOUT_VERSION:
         raise StoreError(
-            f"has layout {found}, this Homeroom knows {VERSION}", where=str(path), remedy="update homeroom"
+            f"has layout {present}, this Homeroom knows {LAYOUT_VERSION}", where=str(path), remedy="update homeroom"
         )
-    if found == VERSION:
+    if present == LAYOUT_VERSION:
         return
-    if found:
-        copy_database(database, path.with_name(f"{path.stem}.layout-{found}.db"))
+    if present:
+        copy_database(database, path.with_name(f"{path.stem}.layout-{present}.db"))
     with database.transaction():
-        if version(database) == VERSION:
+        if layout_version(database) == LAYOUT_VERSION:
             return  # another process was faster
-        if not found:
-            database.tables.executescript(TABLES + PEOPLE)
+        if not present:
+            database.tables.executescript(LOG_TABLES + MEMBER_TABLES)
         else:
-            for step in range(found, VERSION):
+            for step in range(present, LAYOUT_VERSION):
                 MIGRATIONS[step](database)
-        database.write(f"PRAGMA user_version = {VERSION}")
+        database.write(f"PRAGMA user_version = {LAYOUT_VERSION}")
 
 
 def check(database: Database) -> None:
-    """Raise DamagedError where SQLite finds the small tables damaged; takes no longer as bodies pile up."""
-    for table in SMALL:
-        found = database.one(f"PRAGMA quick_check({table})")[0]
-        if found != "ok":
-            raise DamagedError(str(found))
+    """Raises DamagedError where SQLite finds the small tables damaged; takes no longer as bodies pile up."""
+    for table in CHECKED_TABLES:
+        result = database.one(f"PRAGMA quick_check({table})")[0]
+        if result != "ok":
+            raise DamagedError(str(result))

@@ -1,8 +1,7 @@
-"""The segments that schools own, where rounds merge them by school: the values by version; imports the contracts
-and the store's database.
+"""Segments that schools own, where rounds merge them by school: their values by version.
 
-A version in `versions` holds the bundle's values in their place. What a device gets is put together for its school and
-signed when it is asked for: the same bytes each time, and another school's values are in nobody else's.
+A version in `versions` holds the bundle's values in their place. A device's download is assembled for its school and
+signed when it is requested: the same bytes each time, without another school's values.
 """
 
 from __future__ import annotations
@@ -20,14 +19,17 @@ from homeroom.contract.signing import Certificate, fingerprint
 from homeroom.contract.version import make_version, read_version
 from homeroom.system.sqlite import Database
 
-TABLE = """CREATE TABLE IF NOT EXISTS owned (
+OWNED_TABLE = """CREATE TABLE IF NOT EXISTS owned (
     school TEXT NOT NULL, version INTEGER NOT NULL, devices TEXT NOT NULL, body BLOB NOT NULL,
     PRIMARY KEY (school, version))"""
 
 
 @dataclass(frozen=True)
-class Owned:
-    """A school's own segments, float32 [size] by name, as of `version`, which moved those in `devices`, by how many."""
+class OwnedSegments:
+    """A school's own segments, float32 [size] by name, as of `version`.
+
+    devices: by segment that this version moved, the number of devices in it.
+    """
 
     version: int
     devices: dict[str, int]
@@ -35,8 +37,8 @@ class Owned:
 
 
 @dataclass(frozen=True)
-class Signer:
-    """Who signs versions, of which bundle."""
+class VersionSigner:
+    """The key that signs versions, with its certificate, and their bundle."""
 
     key: Ed25519PrivateKey
     certificate: Certificate
@@ -45,32 +47,32 @@ class Signer:
 
 
 def put(database: Database, version: int, school: str, devices: Mapping[str, int], own: dict[str, np.ndarray]) -> None:
-    """Keep all of a school's own segments as a release left them."""
+    """Stores all of a school's own segments as a release left them; see `OwnedSegments`."""
     row = (school, version, msgspec.json.encode(devices).decode(), safetensors.numpy.save(own))
     database.write("INSERT INTO owned (school, version, devices, body) VALUES (?, ?, ?, ?)", row)
 
 
-def at(database: Database, version: int, school: str) -> Owned | None:
-    """What a school owns at a version; None where nothing of it was released so far."""
+def at(database: Database, version: int, school: str) -> OwnedSegments | None:
+    """A school's own segments at a version; None where none was released so far."""
     sql = """SELECT version, devices, body FROM owned WHERE school = ? AND version <= ?
              ORDER BY version DESC LIMIT 1"""
-    found = database.one(sql, (school, version))
-    if found is None:
+    row = database.one(sql, (school, version))
+    if row is None:
         return None
-    return Owned(found[0], msgspec.json.decode(found[1], type=dict[str, int]), dict(safetensors.numpy.load(found[2])))
+    return OwnedSegments(row[0], msgspec.json.decode(row[1], type=dict[str, int]), dict(safetensors.numpy.load(row[2])))
 
 
-def assembled(signer: Signer, shared: bytes, owned: Owned) -> bytes:
-    """A version as one school's devices get it: the shared one's file, with the school's own segments in place."""
+def assemble_version(signer: VersionSigner, shared: bytes, owned: OwnedSegments) -> bytes:
+    """A version's file for one school's devices: the shared file with the school's own segments in place."""
     root = fingerprint(signer.certificate.root)
     header, theta = read_version(shared, signer.layout, bundle_id=signer.bundle_id, root_fingerprint=root)
     devices = header.devices | (owned.devices if owned.version == header.version else {})
-    whole = signer.layout.join(owned.segments, theta)
-    return make_version(signer.key, signer.certificate, signer.bundle_id, header.version, whole, devices)
+    theta = signer.layout.join(owned.segments, theta)
+    return make_version(signer.key, signer.certificate, signer.bundle_id, header.version, theta, devices)
 
 
 def prune(database: Database, version: int, most: int) -> None:
-    """Delete at most so many of the rows that no version from `version` on needs."""
+    """Deletes at most `most` of the rows that no version from `version` on needs."""
     sql = """DELETE FROM owned WHERE rowid IN (SELECT rowid FROM owned AS old WHERE version < ?1 AND EXISTS
              (SELECT 1 FROM owned AS new WHERE new.school = old.school AND new.version > old.version
               AND new.version <= ?1) LIMIT ?2)"""

@@ -1,4 +1,4 @@
-"""What the log keeps of a secure round: the sum, by segment, and who is in it; imports contracts and database.
+"""The log's record of a secure round: the sum by segment, and the devices in it.
 
 32 bytes   SHA-256 of the rest
 4 bytes    length of the header, little-endian
@@ -22,9 +22,12 @@ from homeroom.system.sqlite import Database
 
 
 class SumHeader(msgspec.Struct, frozen=True, kw_only=True):
-    """updates: the device of each update id. fed: by segment, the devices that fed it. weights: their sum.
+    """The sum's participants.
 
-    survivors: each device's signature over the survivors, by device, as far as they gave one.
+    updates: the device of each update id.
+    weights: by segment, the sum of weights.
+    fed: by segment, the devices that fed it.
+    signatures: by device, its signature over the survivors, as far as it gave one.
     """
 
     round_id: str
@@ -37,34 +40,38 @@ class SumHeader(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class SecureSum(msgspec.Struct, frozen=True):
-    """`numerators`: by segment the sum of weight * value, int64 [size]."""
+    """A secure sum. `numerators`: by segment the sum of weight * value, int64 [size]."""
 
     header: SumHeader
     numerators: dict[str, np.ndarray]
 
 
-def pack(found: SecureSum) -> bytes:
-    head = msgspec.json.encode(found.header)
-    body: bytes = struct.pack("<I", len(head)) + head + safetensors.numpy.save(dict(sorted(found.numerators.items())))
+def pack(secure_sum: SecureSum) -> bytes:
+    """The bytes of a sum, in the form above."""
+    head = msgspec.json.encode(secure_sum.header)
+    body: bytes = (
+        struct.pack("<I", len(head)) + head + safetensors.numpy.save(dict(sorted(secure_sum.numerators.items())))
+    )
     return hashlib.sha256(body).digest() + body
 
 
 def read_header(data: bytes) -> SumHeader:
+    """The header of a sum's bytes, not checked."""
     (length,) = struct.unpack("<I", data[32:36])
     return msgspec.json.decode(data[36 : 36 + length], type=SumHeader)
 
 
 def headers(database: Database, after: int, until: int) -> Iterator[SumHeader]:
-    """Those of the sums among a log's entries between two, without reading the numbers."""
+    """Headers of the sums among a log's entries between two numbers, without their numerators."""
     sql = """SELECT log.number, substr(body, 33, 4) FROM log JOIN bodies USING (number)
              WHERE kind = 'secure' AND log.number > ? AND log.number < ? ORDER BY log.number"""
     for number, length in database.rows(sql, (after, until)):
-        bound = 36 + struct.unpack("<I", length)[0]
-        yield read_header(database.one("SELECT substr(body, 1, ?) FROM bodies WHERE number = ?", (bound, number))[0])
+        end = 36 + struct.unpack("<I", length)[0]
+        yield read_header(database.one("SELECT substr(body, 1, ?) FROM bodies WHERE number = ?", (end, number))[0])
 
 
 def unpack(data: bytes, layout: Layout) -> SecureSum:
-    """StoreError unless it is whole and fits the layout."""
+    """A sum from its bytes; StoreError unless they are complete and fit the layout."""
     broken = StoreError("a secure sum is damaged", where="log.db", remedy="restore the last backup")
     if len(data) < 36 or hashlib.sha256(data[32:]).digest() != data[:32]:
         raise broken

@@ -22,7 +22,7 @@ from homeroom_aggregator.admin.folder import open_rounds, read_facts
 from homeroom_aggregator.merge import checkpoint, rounds
 from homeroom_aggregator.merge.rounds import Rounds
 from homeroom_aggregator.state import audit
-from homeroom_aggregator.state.members import Invited
+from homeroom_aggregator.state.members import StoredInvitation
 
 A, B, C = School(), School(), School()
 
@@ -223,7 +223,7 @@ def test_what_schools_own_stays_as_it_is_and_goes_on_from_there(tmp_path: Path) 
     folder = make_folder(tmp_path, by_school=True, scopes={"head.grade": "institution"})
     found = open_rounds(folder)
     for school in (A, B):
-        found.members.join(school.name, Invited(school.name, school="Hill"))
+        found.members.join(school.name, StoredInvitation(school.name, school="Hill"))
 
     def hill(version: int) -> np.ndarray:
         return theta(found, version, "Hill")

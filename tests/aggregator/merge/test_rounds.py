@@ -16,7 +16,7 @@ from homeroom.errors import DiskFullError, InputError, StoreError, UpdateError
 from homeroom_aggregator.admin.folder import create_folder, open_rounds, read_facts
 from homeroom_aggregator.merge.replay import replay
 from homeroom_aggregator.merge.rounds import Rounds
-from homeroom_aggregator.state.members import Invited
+from homeroom_aggregator.state.members import StoredInvitation
 
 A, B, C = School(), School(), School()
 
@@ -61,7 +61,7 @@ def test_a_device_counts_once_for_a_version_whatever_its_key_and_however_late(tm
     folder = make_folder(tmp_path)
     rounds = open_rounds(folder)
     first, renewed = School(), School()
-    rounds.members.join(first.name, Invited("code"))
+    rounds.members.join(first.name, StoredInvitation("code"))
 
     def refused(school: School, base: int) -> None:
         before = rounds.facts()

@@ -32,7 +32,7 @@ from homeroom_aggregator.merge import checkpoint
 from homeroom_aggregator.merge.replay import replay
 from homeroom_aggregator.merge.rounds import Rounds
 from homeroom_aggregator.server.service import Service, open_service
-from homeroom_aggregator.state.members import Invited
+from homeroom_aggregator.state.members import StoredInvitation
 
 BY_SCHOOL: dict[str, Any] = {"by_school": True, "scopes": {"head.grade": "institution"}}
 LADDER, HEAD = slice(0, 4), slice(4, 7)
@@ -46,7 +46,7 @@ def rounds(tmp_path: Path) -> Iterator[Rounds]:
     with closing(opened(make_folder(tmp_path, buffer_size=4, **BY_SCHOOL))) as found:
         for name, devices in (("Hill", HILL), ("Lake", LAKE)):
             for device in devices:
-                found.members.join(device.name, Invited(f"{name} {device.name}", school=name))
+                found.members.join(device.name, StoredInvitation(f"{name} {device.name}", school=name))
         yield found
 
 
@@ -98,7 +98,7 @@ def test_one_device_of_a_school_moves_nothing_of_its_school(rounds: Rounds) -> N
 
 def test_an_update_of_no_school_with_a_schools_segment_is_refused(rounds: Rounds) -> None:
     stranger = School()
-    rounds.members.join(stranger.name, Invited("of no school"))
+    rounds.members.join(stranger.name, StoredInvitation("of no school"))
     with pytest.raises(UpdateError) as caught:
         send(rounds, stranger, 0.5)
     assert caught.value.code == "personal_segment"
@@ -157,7 +157,7 @@ def test_retention_keeps_what_each_school_has_now(tmp_path: Path, monkeypatch: p
     with closing(opened(make_folder(tmp_path, buffer_size=2, **BY_SCHOOL), retain=2)) as rounds:
         for name, devices in (("Hill", HILL), ("Lake", LAKE)):
             for device in devices:
-                rounds.members.join(device.name, Invited(f"{name} {device.name}", school=name))
+                rounds.members.join(device.name, StoredInvitation(f"{name} {device.name}", school=name))
         for device in LAKE:
             send(rounds, device, -0.25)
         for _ in range(12):

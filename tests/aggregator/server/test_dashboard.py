@@ -59,7 +59,7 @@ def send(client: Client, delta: float = 0.5) -> None:
 
 def link(service: Service, rank: login_links.Rank = "district", **more: Any) -> str:
     with contextlib.closing(open_log(folder(service))) as log:
-        return login_links.make(log.database, read_secret(folder(service)), login_links.Link(rank), **more)
+        return login_links.make_link(log.database, read_secret(folder(service)), login_links.LoginLink(rank), **more)
 
 
 @contextlib.contextmanager

@@ -101,7 +101,7 @@ def test_a_sheet_of_schools(data: bytes) -> None:
 @given(st.one_of(st.text(max_size=80), changed(auth.Nonces().new("a").encode()).map(lambda b: b.decode("latin-1"))))
 def test_a_nonce_and_a_code_of_another_server(text: str) -> None:
     assert not auth.Nonces().use(text, "a")
-    assert invitation_codes.genuine(b"s" * 32, text) == 0
+    assert invitation_codes.code_generation(b"s" * 32, text) == 0
 
 
 def signed() -> dict[str, str]:

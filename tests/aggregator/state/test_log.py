@@ -88,7 +88,7 @@ def test_a_log_of_the_first_layout_is_brought_up_to_date_after_a_copy(tmp_path: 
     with closing(open_rounds(folder)) as again:
         assert checkpoint.pack(again.state) == before
         assert again.verify() == []
-        assert schema.version(again.log.database) == schema.VERSION
+        assert schema.layout_version(again.log.database) == schema.LAYOUT_VERSION
     with closing(sqlite3.connect(folder / "log.layout-1.db")) as copy:
         assert copy.execute("SELECT count(*) FROM log WHERE kind = 'update' AND length(body) > 0").fetchone() == (5,)
 
@@ -289,7 +289,7 @@ def test_two_processes_may_make_a_new_log_at_once(tmp_path: Path) -> None:
     def make(path: Path, database: Database, together: threading.Barrier) -> int:
         together.wait()
         schema.prepare(database, path)
-        return schema.version(database)
+        return schema.layout_version(database)
 
     for number in range(20):
         path, together = tmp_path / f"{number}.db", threading.Barrier(2)
@@ -299,4 +299,4 @@ def test_two_processes_may_make_a_new_log_at_once(tmp_path: Path) -> None:
             ThreadPoolExecutor(2) as both,
         ):
             found = [both.submit(make, path, database, together) for database in (one, other)]
-            assert [made.result() for made in found] == [schema.VERSION] * 2
+            assert [made.result() for made in found] == [schema.LAYOUT_VERSION] * 2

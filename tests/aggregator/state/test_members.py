@@ -124,7 +124,7 @@ def test_each_role_may_do_its_own_things_only(service: Service, address: str) ->
     with pytest.raises(UpdateError) as caught:
         pupil_side.round()
     assert caught.value.code == "unknown_device"
-    found = [audit.Record(**entry) for entry in ask(auditor, "GET", "audit/0")["records"]]
+    found = [audit.AuditRecord(**entry) for entry in ask(auditor, "GET", "audit/0")["records"]]
     assert found[-1].event == "revoked"
     assert found[-1].about["by"] == public_hex(office.key)
     assert ask(district, "GET", f"audit/{found[-2].number}")["records"][0]["digest"] == found[-1].digest

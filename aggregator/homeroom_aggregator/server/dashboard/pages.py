@@ -26,8 +26,8 @@ from homeroom_aggregator.server.dashboard import formatting, plots, queries
 from homeroom_aggregator.server.dashboard.queries import AuditChain, PendingUpdates, VersionRow
 from homeroom_aggregator.server.dashboard.school_status import WORST_FIRST, SchoolStatus, change, schools
 from homeroom_aggregator.server.dashboard.sessions import Session
-from homeroom_aggregator.state.last_seen import Contacts
-from homeroom_aggregator.state.privacy_ledger import Ledger, epsilon
+from homeroom_aggregator.state.last_seen import LastSeen
+from homeroom_aggregator.state.privacy_ledger import PrivacyLedger, epsilon
 
 RECENT_VERSIONS, VERSIONS_A_PAGE, ENTRIES_A_PAGE = (
     24,
@@ -55,7 +55,7 @@ class PageContext:
     database: Database
     rounds: Rounds
     institution: str
-    contacts: Contacts
+    contacts: LastSeen
     waiting: PendingUpdates
     session: Session
     chain: Callable[[Database], AuditChain]
@@ -174,7 +174,7 @@ def attention_list(ask: PageContext, found: list[SchoolStatus]) -> list[tuple[st
     return sorted(told, key=lambda one: one[0] != "bad")
 
 
-def _ledger(ask: PageContext) -> Ledger | None:
+def _ledger(ask: PageContext) -> PrivacyLedger | None:
     """The ledger, read through this page's own connection."""
     known = ask.rounds.ledger
     return known and known.through(ask.database)

@@ -137,8 +137,10 @@ def verify_audit(database: Database) -> AuditChain:
     return AuditChain(*audit.verify(database))
 
 
-def events(database: Database, most: int, before: int | None = None) -> list[audit.Record]:
+def events(database: Database, most: int, before: int | None = None) -> list[audit.AuditRecord]:
     """The audit log's entries, the newest first, those below number `before`."""
     sql = """SELECT number, at, event, about, digest FROM audit WHERE number < ? ORDER BY number DESC LIMIT ?"""
     rows = database.rows(sql, (before if before is not None else 1 << 62, most))
-    return [audit.Record(number, at, event, json.loads(about), digest) for number, at, event, about, digest in rows]
+    return [
+        audit.AuditRecord(number, at, event, json.loads(about), digest) for number, at, event, about, digest in rows
+    ]

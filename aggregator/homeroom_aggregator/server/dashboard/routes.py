@@ -121,8 +121,8 @@ async def show_sign_in(office: Dashboard, request: Request) -> Response:
 async def sign_in(office: Dashboard, request: Request) -> Response:
     service, code = office.service, (await _form(request)).get("code", "")
     link = None
-    if login_links.genuine(service.secret, code):
-        link = await service.writer.do(lambda: login_links.take(service.rounds.log.database, code))
+    if login_links.is_genuine(service.secret, code):
+        link = await service.writer.do(lambda: login_links.redeem_link(service.rounds.log.database, code))
     if link is None:
         raise RefusedError(
             403, "bad_link", "This link opens nothing", f"It was used, or its time is over. {SIGN_IN_REMEDY}"

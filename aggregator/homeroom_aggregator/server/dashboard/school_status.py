@@ -23,7 +23,7 @@ from homeroom.system.clock import now
 from homeroom.system.sqlite import Database
 from homeroom_aggregator.server.dashboard import formatting
 from homeroom_aggregator.state import secure_sum
-from homeroom_aggregator.state.last_seen import Contacts, reports
+from homeroom_aggregator.state.last_seen import LastSeen, reports
 from homeroom_aggregator.state.members import Members
 
 SILENT_DAYS = 14  # not here for so long
@@ -161,7 +161,7 @@ def clear(task: TaskReport) -> bool:
     return abs(change(task)) > CLEAR_STANDARD_ERRORS * sqrt(2 * max(share * (1 - share), 0.05) / task.samples)
 
 
-def schools(database: Database, contacts: Contacts, waiting: frozenset[str]) -> list[SchoolStatus]:
+def schools(database: Database, contacts: LastSeen, waiting: frozenset[str]) -> list[SchoolStatus]:
     """Every school, the worst first. waiting: the members whose updates the next version has."""
     members = Members(database)
     versions = [number for (number,) in database.rows("SELECT version FROM versions ORDER BY version")]
@@ -183,7 +183,7 @@ _UNUSED = """SELECT school, count(*) FROM invitations WHERE role = 'device' AND 
 
 
 def _machines(
-    database: Database, members: Members, contacts: Contacts, waiting: frozenset[str]
+    database: Database, members: Members, contacts: LastSeen, waiting: frozenset[str]
 ) -> Iterator[tuple[str, DeviceStatus]]:
     rows = [row for row in members.every() if row["role"] == "device"]
     member_of = {row["device"]: row["member"] for row in rows}

@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from homeroom_aggregator.state.login_links import Link
+from homeroom_aggregator.state.login_links import LoginLink
 from homeroom_aggregator.state.members import Members
 
 SESSION_LIFE_S, SESSION_IDLE_S = 8 * 3600.0, 3600.0
@@ -19,7 +19,7 @@ SESSIONS_LIMIT = 200  # at once; the longest idle one makes room
 class Session:
     """`form`: a word that every form of this session carries, so that no other site's form is taken for one."""
 
-    link: Link
+    link: LoginLink
     form: str
     began_s: float
     seen_s: float
@@ -30,7 +30,7 @@ class Sessions:
         self._clock = clock
         self._open: dict[str, Session] = {}
 
-    def begin(self, link: Link) -> str:
+    def begin(self, link: LoginLink) -> str:
         """The cookie's value of a new session."""
         if len(self._open) >= SESSIONS_LIMIT:
             del self._open[min(self._open, key=lambda name: self._open[name].seen_s)]
@@ -54,7 +54,7 @@ class Sessions:
         self._open.pop(_name(token), None)
 
 
-def _still(link: Link, members: Members) -> bool:
+def _still(link: LoginLink, members: Members) -> bool:
     if not link.holder:
         return True
     member = members.find(link.holder)
