@@ -23,7 +23,7 @@ from homeroom_exporter.export.steps import step_graphs
 from homeroom_exporter.interchange import peft
 from homeroom_exporter.model.design import Design, initial_theta
 from homeroom_exporter.model.lora import build as lora
-from homeroom_exporter.model.lora.build import Inside
+from homeroom_exporter.model.lora.build import LoraEncoder
 from homeroom_exporter.recipe.recipe import parse_recipe
 from peers import data as answers
 
@@ -49,7 +49,7 @@ labels = ["correct", "contradictory", "incorrect"]
 """
 
 
-def made(folder: Path, quantize: str) -> tuple[Design, Inside]:
+def made(folder: Path, quantize: str) -> tuple[Design, LoraEncoder]:
     folder.mkdir(exist_ok=True)
     plan = parse_recipe(RECIPE.format(batch=BATCH, tokens=TOKENS, quantize=quantize))
     assert plan.adapter
@@ -57,7 +57,7 @@ def made(folder: Path, quantize: str) -> tuple[Design, Inside]:
     return design_of(plan, {}, inside), inside
 
 
-def graph_of(design: Design, inside: Inside, folder: Path, recompute: bool = False, role: str = "grad") -> Path:
+def graph_of(design: Design, inside: LoraEncoder, folder: Path, recompute: bool = False, role: str = "grad") -> Path:
     """The graph of a step, `grad` or `grad_clipped`, beside the frozen weights that it reads."""
     assert design.adapter
     design = replace(design, adapter=replace(design.adapter, recompute=recompute))
@@ -66,7 +66,7 @@ def graph_of(design: Design, inside: Inside, folder: Path, recompute: bool = Fal
     return graph.path.rename(folder / f"{role}.{recompute}.onnx")
 
 
-def batches(data: Path, inside: Inside, count: int, seed: int) -> dict[str, np.ndarray]:
+def batches(data: Path, inside: LoraEncoder, count: int, seed: int) -> dict[str, np.ndarray]:
     """Reference and answer as one text: ids, mask [count, batch, tokens], one-hot target."""
     rows = answers.split(data, "beetle", seed).train
     ids = np.zeros((count, BATCH, TOKENS), np.int64)
@@ -92,16 +92,16 @@ def feeds_of(shown: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
     }
 
 
-def start(folder: Path, data: Path, design: Design, inside: Inside) -> Path:
+def start(folder: Path, data: Path, design: Design, inside: LoraEncoder) -> Path:
     """The model as transformers loads it with a PEFT checkpoint of the first factors in it, and the batches."""
     model = folder / "model"
-    minilm.network().save_pretrained(model)
+    minilm.load_model().save_pretrained(model)
     adapter = inside.adapter
     (model / "start").mkdir()
     said = peft.settings(str(model), {f.path: (f.rank, f.alpha, f.scaling) for f in adapter.factors})
     (model / "start" / peft.CONFIG).write_text(json.dumps(said))
     tensors = {
-        f"{peft.START}{path}{peft.SIDES[side]}": torch.from_numpy(value)
+        f"{peft.KEY_PREFIX}{path}{peft.SIDES[side]}": torch.from_numpy(value)
         for path, pair in adapter.first.items()
         for side, value in zip("AB", pair, strict=True)
     }

@@ -35,7 +35,7 @@ def checkpoint(folder: Path) -> Any:
     from peft import LoraConfig, get_peft_model
 
     torch.manual_seed(0)
-    base = minilm.network()
+    base = minilm.load_model()
     base.save_pretrained(folder / "base")
     settings = LoraConfig(r=8, lora_alpha=16, target_modules=TARGETS, rank_pattern={"layer.5.attention.self.query": 16})
     model = get_peft_model(base, settings).eval()

@@ -27,10 +27,10 @@ def vit(folder: Path) -> str:
     """A model directory of DeiT-tiny's form with random weights."""
     from transformers import ViTConfig, ViTModel
 
-    from homeroom_exporter.encoders.hidden_states import silence
+    from homeroom_exporter.encoders.hidden_states import quiet_torch
 
     torch.manual_seed(0)
-    with silence():
+    with quiet_torch():
         ViTModel(ViTConfig(**DEIT_TINY), add_pooling_layer=False).save_pretrained(folder)
     said = {"size": {"height": 224, "width": 224}, "image_mean": [0.5] * 3, "image_std": [0.5] * 3}
     (folder / "preprocessor_config.json").write_text(json.dumps(said))

@@ -23,8 +23,8 @@ from transformers import AutoConfig, AutoModel, PreTrainedTokenizerFast
 
 from homeroom.errors import HomeroomError
 from homeroom_exporter.encoders import load
-from homeroom_exporter.encoders.hidden_states import last_state, silence
-from homeroom_exporter.encoders.hub import side
+from homeroom_exporter.encoders.hidden_states import last_state, quiet_torch
+from homeroom_exporter.encoders.hub import encoder_side
 from homeroom_exporter.encoders.spec import Encoder, EncoderSpec
 
 LIMIT = 1e-3
@@ -87,7 +87,7 @@ def tokenizer(folder: Path) -> None:
 def difference(encoder: Encoder, spec: EncoderSpec, folder: Path) -> float:
     """Largest difference of the first token of the last tap from the model's own, over its largest value."""
     model = AutoModel.from_pretrained(folder, attn_implementation="eager", use_safetensors=True)
-    model = side(model.eval(), spec)
+    model = encoder_side(model.eval(), spec)
     draw = np.random.default_rng(0)
     if spec.modality == "text":
         feeds = {"input_ids": draw.integers(4, 14, (2, 9)), "attention_mask": np.ones((2, 9), np.int64)}
@@ -100,7 +100,7 @@ def difference(encoder: Encoder, spec: EncoderSpec, folder: Path) -> float:
     session = onnxruntime.InferenceSession(encoder.graph.SerializeToString(), providers=["CPUExecutionProvider"])
     tap = encoder.taps[-1]
     (got,) = session.run([tap], feeds)
-    with torch.no_grad(), silence():
+    with torch.no_grad(), quiet_torch():
         made = model(**values, output_hidden_states=True)
     states = [*made.hidden_states[:-1], last_state(made)]
     state = states[int(tap.removeprefix("layer."))].numpy()
@@ -124,7 +124,7 @@ def tried(modality: str, kind: str, settings: dict[str, Any]) -> dict[str, Any]:
         folder, scratch = Path(name) / "model", Path(name) / "scratch"
         scratch.mkdir()
         torch.manual_seed(0)
-        with silence():
+        with quiet_torch():
             AutoModel.from_config(AutoConfig.for_model(kind, **settings)).save_pretrained(folder)
         tokenizer(folder)
         size = settings.get("image_size", 32)

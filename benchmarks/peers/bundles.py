@@ -10,7 +10,7 @@ from homeroom.contract.signing import certify, new_key
 from homeroom.data.samples import StoredSample
 from homeroom.runtime.bundle import Bundle, open_bundle, write_signature
 from homeroom_exporter.bundle import write
-from homeroom_exporter.bundle.write import Contents
+from homeroom_exporter.bundle.write import BundleContents
 from homeroom_exporter.encoders import backbone
 from homeroom_exporter.encoders.backbone import Backbone
 from homeroom_exporter.export.design import calibration_values, choose_golden_samples, design_of
@@ -27,7 +27,7 @@ def assembled(
     tiers: tuple[str, ...] = (),
     progress: Callable[[str], None] = lambda stage: None,
     **graphs: Any,
-) -> tuple[Contents, dict[str, Backbone]]:
+) -> tuple[BundleContents, dict[str, Backbone]]:
     """What the bundle holds, its files in `folder`, and its backbones by modality; samples calibrate them.
 
     graphs: which further ones, as in `homeroom_exporter.export.steps.assemble`.
@@ -57,7 +57,7 @@ def assembled(
     return contents, made
 
 
-def signed(contents: Contents, folder: Path) -> Bundle:
+def signed(contents: BundleContents, folder: Path) -> Bundle:
     """The bundle in `folder`/bundle, signed with keys of its own."""
     root, key = new_key(), new_key()
     with write.staging(folder / "bundle") as out:

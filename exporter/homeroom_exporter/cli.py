@@ -196,4 +196,4 @@ def to_peft(bundle: Path, theta: Path, out: Path, root: str | None) -> None:
     opened = open_bundle(bundle, root=root)
     layers = peft.write(opened, peft.theta_of(opened, theta), out)
     click.echo(f"{out}: LoRA of {len(layers)} layers; heads beside it in {peft.REST}")
-    click.echo(peft.said_of_the_base(opened))
+    click.echo(peft.base_of_outputs(opened))

@@ -222,7 +222,7 @@ def hubert(folder: Path) -> Path:
     return folder
 
 
-def foreign_text(folder: Path) -> Path:
+def onnx_text(folder: Path) -> Path:
     """An ONNX file as another tool makes it: a BERT with its three inputs and one result, opset 14."""
     torch.manual_seed(14)
     write_tokenizer(folder)

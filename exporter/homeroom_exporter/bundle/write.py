@@ -37,7 +37,7 @@ from homeroom.system.files import DISK_FULL_ERRNOS as NO_SPACE
 from homeroom.system.files import refusal
 from homeroom_exporter.bundle.scratch import claim
 from homeroom_exporter.model.design import Design
-from homeroom_exporter.model.tiers import Tier
+from homeroom_exporter.model.tiers import NestedDesign
 
 THETA, SCALES, TIERS, GOLDEN = "theta.safetensors", "scales.safetensors", "tiers.safetensors", "golden"
 VARYING = ("text", "sequence")  # modalities whose inputs differ in length: a graph for each bucket
@@ -77,7 +77,7 @@ class GraphFile:
 
 
 @dataclass(frozen=True)
-class Contents:
+class BundleContents:
     """What a bundle is made of. `files`: further files by their place; `scales`: float32 [taps, dim] by modality.
 
     `converted`: graphs again for LiteRT; `unconverted`: the places of those that are not among them, and why.
@@ -93,7 +93,7 @@ class Contents:
     training: Training
     licences: tuple[Licence, ...]
     provenance: Mapping[str, str]
-    tiers: Mapping[str, Tier] = field(default_factory=dict)
+    tiers: Mapping[str, NestedDesign] = field(default_factory=dict)
     converted: Sequence[GraphFile] = ()
     unconverted: Mapping[str, str] = field(default_factory=dict)
 
@@ -164,7 +164,7 @@ def litert_version() -> str:
     return importlib.metadata.version("ai-edge-litert")
 
 
-def fill(folder: Path, contents: Contents) -> Manifest:
+def fill(folder: Path, contents: BundleContents) -> Manifest:
     """Write every file of the bundle but its signature into `folder`; returns the manifest written."""
     for graph in (*contents.graphs, *contents.converted):
         _copy(graph.path, folder / graph.name)

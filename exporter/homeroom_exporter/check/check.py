@@ -20,7 +20,7 @@ from homeroom.data.samples import StoredSample
 from homeroom.inference.golden import cosines
 from homeroom.runtime.backend import LoadedGraph, load
 from homeroom_exporter.bundle import golden
-from homeroom_exporter.bundle.write import Contents, GraphFile
+from homeroom_exporter.bundle.write import BundleContents, GraphFile
 from homeroom_exporter.check import linear_probe
 from homeroom_exporter.check.footprint import Footprint, RuntimeComparison, run_footprint
 from homeroom_exporter.check.lora_agreement import LoraCheck, check_lora
@@ -89,7 +89,7 @@ class SelfCheck:
 
 
 def check(
-    contents: Contents, backbones: Mapping[str, Backbone], samples: Sequence[StoredSample], *, threads: int
+    contents: BundleContents, backbones: Mapping[str, Backbone], samples: Sequence[StoredSample], *, threads: int
 ) -> SelfCheck:
     """Runs every check; `samples` are those of the calibration, with labels where the user gave some."""
     design = contents.design

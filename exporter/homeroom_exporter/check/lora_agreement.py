@@ -11,7 +11,7 @@ from homeroom.data.preprocess import prepare
 from homeroom.data.preprocess.raw_inputs import raw_input
 from homeroom.data.samples import StoredSample
 from homeroom_exporter.bundle import golden
-from homeroom_exporter.bundle.write import Contents
+from homeroom_exporter.bundle.write import BundleContents
 from homeroom_exporter.model.lora.adapter import PREFIX
 from homeroom_exporter.trace.example_inputs import example
 from homeroom_exporter.trace.reference import by_autograd
@@ -32,7 +32,7 @@ class LoraCheck:
     cosine: float
 
 
-def check_lora(contents: Contents, samples: Sequence[StoredSample]) -> LoraCheck:
+def check_lora(contents: BundleContents, samples: Sequence[StoredSample]) -> LoraCheck:
     """Compares on the inputs of as many samples as a batch holds, with random targets."""
     design = contents.design
     adapter = design.adapter

@@ -181,8 +181,8 @@ def _mean_states(
     ready = {key: prepare(modality, value, encoder.files.__getitem__) for key, value in values.items()}
     keys = sorted(ready, key=lambda key: (ready[key].tokens, key))
     states: dict[str, dict[bytes, NDArray[np.float32]]] = {tap: {} for tap in encoder.taps}
-    for start in range(0, len(keys), fidelity.BATCH):
-        part = keys[start : start + fidelity.BATCH]
+    for start in range(0, len(keys), fidelity.FEATURES_BATCH):
+        part = keys[start : start + fidelity.FEATURES_BATCH]
         for feeds, counts in fidelity.batches(modality, [ready[key] for key in part]):
             for tap, outputs in run(feeds).items():
                 for key, row, count in zip(part, outputs, counts, strict=True):

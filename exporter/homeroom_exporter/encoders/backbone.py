@@ -20,7 +20,7 @@ from homeroom.runtime.backend import load
 from homeroom_exporter import encoders
 from homeroom_exporter.encoders.spec import Encoder, EncoderSpec
 from homeroom_exporter.quantize import compress, fidelity, quantize
-from homeroom_exporter.quantize.fidelity import BATCH, batches, spread
+from homeroom_exporter.quantize.fidelity import FEATURES_BATCH, batches, spread
 from homeroom_exporter.quantize.graph_surgery import canonical_bytes, short_names
 from homeroom_exporter.quantize.sensitivity import Progress, Sweep, sweep
 
@@ -30,9 +30,9 @@ TOKEN_LIMIT = 24_000  # calibration tokens that a compression is fitted on
 RANGE_INPUTS = 96  # calibration inputs that the ranges of activations are read from
 TOLERANCE_INPUTS = 256
 SWEEP_INPUTS = 48  # calibration inputs that the drift of a trial is measured on
-MARGIN = 1.5  # a device's features may drift so much further than they did here
-SLACK = 0.005
-UNKNOWN = "0" * 64
+DRIFT_MARGIN = 1.5  # a device's features may drift so much further than they did here
+TOLERANCE_STEP = 0.005
+UNKNOWN_FEATURES = "0" * 64
 
 
 @dataclass(frozen=True)
@@ -71,7 +71,7 @@ def build(
     encoder = encoders.load(spec, scratch)
     modality = Modality(
         name=spec.modality,
-        features_id=UNKNOWN,
+        features_id=UNKNOWN_FEATURES,
         encoder=encoder.title,
         taps=encoder.taps,
         dim=spec.dim,
@@ -85,7 +85,7 @@ def build(
     inputs = [prepare(modality, _value(value), encoder.files.__getitem__) for value in calibration]
     reference, scale = _compressed(encoder, modality, inputs, scratch)
     graphs = {"float32": _write(scratch / "features.float32.onnx", reference)}
-    tolerance = Tolerance(1.0 - SLACK, 1.0 - 2 * SLACK)
+    tolerance = Tolerance(1.0 - TOLERANCE_STEP, 1.0 - 2 * TOLERANCE_STEP)
     found = None
     if spec.quantize != "none" and encoder.scheme != "none":
         small, found = _quantized(spec, encoder, reference, modality, inputs, scratch, progress)
@@ -113,7 +113,7 @@ def _compressed(
     path = _write(scratch / "taps.onnx", encoder.graph)
     run = load(path, threads=1)
     mean_tokens = sum(one.tokens for one in inputs) / len(inputs)
-    chosen = spread(inputs, max(BATCH, int(TOKEN_LIMIT / mean_tokens)))
+    chosen = spread(inputs, max(FEATURES_BATCH, int(TOKEN_LIMIT / mean_tokens)))
     collected: dict[str, list[NDArray[np.float32]]] = {tap: [] for tap in encoder.taps}
     for feeds, counts in batches(modality, chosen):
         for tap, rows in compress.valid_tokens(run(feeds), counts).items():
@@ -161,9 +161,13 @@ def _quantized(
 
 
 def _tolerance(modality: Modality, reference: Path, small: Path, inputs: Sequence[Prepared]) -> Tolerance:
-    """What quantized features differed from the float reference on the calibration inputs, with a margin, to 0.005."""
+    """The drift of quantized features on the calibration inputs, with a margin, in steps of 0.005."""
+
+    def limit(cosine: float) -> float:
+        return float(np.floor((1 - (1 - cosine) * DRIFT_MARGIN - TOLERANCE_STEP) * 200) / 200)
+
     mean, worst = fidelity.agreement(modality, reference, small, inputs)
-    return Tolerance(*(float(np.floor((1 - (1 - c) * MARGIN - SLACK) * 200) / 200) for c in (mean, worst)))
+    return Tolerance(limit(mean), limit(worst))
 
 
 def _write(path: Path, model: onnx.ModelProto) -> Path:

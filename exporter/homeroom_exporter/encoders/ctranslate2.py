@@ -14,9 +14,9 @@ from numpy.typing import NDArray
 
 from homeroom.errors import ExportError
 
-VERSION = 6
-TYPES = {0: "<f4", 1: "<i1", 2: "<i2", 3: "<i4", 4: "<f2"}
-COUNT_LIMIT = 10_000
+CONTAINER_VERSION = 6
+CONTAINER_DTYPES = {0: "<f4", 1: "<i1", 2: "<i2", 3: "<i4", 4: "<f2"}
+MOST_VARIABLES = 10_000
 
 
 def read_container(data: bytes, where: str) -> dict[str, NDArray[np.generic]]:
@@ -40,18 +40,18 @@ def read_container(data: bytes, where: str) -> dict[str, NDArray[np.generic]]:
         return data[at - size : at]
 
     try:
-        if (version := number("I")) != VERSION:
-            raise ExportError(f"is of version {version}, only {VERSION} is read", where=where)
+        if (version := number("I")) != CONTAINER_VERSION:
+            raise ExportError(f"is of version {version}, only {CONTAINER_VERSION} is read", where=where)
         text()
         number("I")
         found: dict[str, NDArray[np.generic]] = {}
         count = number("I")
-        if count > COUNT_LIMIT:
+        if count > MOST_VARIABLES:
             raise ValueError(f"{count} variables")
         for _ in range(count):
             name = text()
             shape = tuple(number("I") for _ in range(number("B")))
-            kind = np.dtype(TYPES[number("B")])
+            kind = np.dtype(CONTAINER_DTYPES[number("B")])
             found[name] = np.frombuffer(take(number("I")), kind).reshape(shape)
         return found
     except (struct.error, KeyError, ValueError) as problem:

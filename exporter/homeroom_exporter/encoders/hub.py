@@ -15,14 +15,21 @@ import torch
 from homeroom.contract.manifest import Licence, TextPreprocess
 from homeroom.errors import ExportError
 from homeroom_exporter.encoders import vision, wav2vec, whisper
-from homeroom_exporter.encoders.hidden_states import States, float_bytes, hidden_states, layers, silence, traced_many
+from homeroom_exporter.encoders.hidden_states import (
+    HiddenStates,
+    chosen_layers,
+    float_bytes,
+    hidden_states,
+    quiet_torch,
+    traced_graph,
+)
 from homeroom_exporter.encoders.minilm import TEXT_INPUTS, TOKENIZER, check_buckets, write_tokenizer
 from homeroom_exporter.encoders.spec import Encoder, EncoderSpec
 from homeroom_exporter.quantize.graph_surgery import expose, name_inputs
 
 OFFSET_POSITIONS = ("roberta", "xlm-roberta", "camembert")  # positions start after the padding's
-SIDES = ("clip_text_model",)  # of a dual model, which optimum exports with its projection only
-UNREACHED = ("ConnectionError", "ConnectError", "Timeout", "TimeoutException")  # of requests and of httpx
+TEXT_SIDES = ("clip_text_model",)  # of a dual model, which optimum exports with its projection only
+NETWORK_ERRORS = ("ConnectionError", "ConnectError", "Timeout", "TimeoutException")  # of requests and of httpx
 LICENCE_FILES = ("LICENSE", "LICENSE.txt", "LICENSE.md", "LICENCE")
 
 
@@ -34,8 +41,8 @@ def load(spec: EncoderSpec, scratch: Path) -> Encoder:
         raise ExportError(
             "no Hugging Face model encodes it", where=spec.modality, remedy='use "table" or "interactions"'
         )
-    model, source, where = network(spec)
-    model = side(model, spec)
+    model, source, where = load_model(spec)
+    model = encoder_side(model, spec)
     licences, files = licence(source, where, scratch)
     name = title(source, model.config)
     if spec.modality == "text":
@@ -48,7 +55,7 @@ def load(spec: EncoderSpec, scratch: Path) -> Encoder:
     return wav2vec.load(spec, model, source, where, name, licences, files)
 
 
-def side(model: Any, spec: EncoderSpec) -> Any:
+def encoder_side(model: Any, spec: EncoderSpec) -> Any:
     """Of a dual model such as CLIP the encoder of the modality, else the model itself."""
     part = {"text": "text_model", "image": "vision_model"}.get(spec.modality, "")
     if not (part and hasattr(model, "text_model") and hasattr(model, "vision_model")):
@@ -64,14 +71,14 @@ def side(model: Any, spec: EncoderSpec) -> Any:
     return whole
 
 
-def network(spec: EncoderSpec) -> tuple[Any, str, dict[str, Any]]:
+def load_model(spec: EncoderSpec) -> tuple[Any, str, dict[str, Any]]:
     """The model that `hf:<source>[@revision]` names, its source, and the revision as transformers' keyword."""
     from transformers import AutoModel
 
     source, _, revision = spec.source.removeprefix("hf:").partition("@")
     where: dict[str, Any] = {"revision": revision} if revision else {}
     try:
-        with silence():
+        with quiet_torch():
             model = AutoModel.from_pretrained(
                 source, attn_implementation="eager", use_safetensors=True, dtype="float32", **where
             )
@@ -82,7 +89,7 @@ def network(spec: EncoderSpec) -> tuple[Any, str, dict[str, Any]]:
                 where=spec.source,
                 remedy="choose a model that transformers has itself: docs/shapes.md",
             ) from None
-        unreached = any(kind.__name__ in UNREACHED for kind in type(problem).__mro__)
+        unreached = any(kind.__name__ in NETWORK_ERRORS for kind in type(problem).__mro__)
         if unreached or "couldn't connect to" in str(problem):  # the latter is transformers' own, with nothing cached
             raise ExportError(
                 "is not on this machine, and the hub cannot be reached",
@@ -101,7 +108,7 @@ def _text(
     spec: EncoderSpec, model: Any, source: str, where: Any, scratch: Path, licences: Any, files: dict[str, Path]
 ) -> Encoder:
     preprocess, tokenizer = tokens(spec, model.config, source, where, scratch)
-    chosen = layers(spec, model.config.num_hidden_layers)
+    chosen = chosen_layers(spec, model.config.num_hidden_layers)
     return Encoder(
         title=title(source, model.config),
         graph=_exported(spec, model, chosen, TEXT_INPUTS),
@@ -121,7 +128,7 @@ def tokens(
     """The model's own tokenizer, written to `scratch`; ExportError if it has no fast one, or a bucket is too long."""
     from transformers import AutoTokenizer
 
-    with silence():
+    with quiet_torch():
         tokenizer = AutoTokenizer.from_pretrained(source, use_fast=True, **where)
     if not tokenizer.is_fast:
         raise ExportError("has no fast tokenizer (tokenizer.json)", where=spec.source)
@@ -134,10 +141,10 @@ def tokens(
 
 def _exported(spec: EncoderSpec, model: Any, chosen: tuple[int, ...], inputs: Any) -> Any:
     try:
-        if model.config.model_type in SIDES:
+        if model.config.model_type in TEXT_SIDES:
             names = [f"hidden.{i}" for i in chosen]
             examples = dict.fromkeys(inputs, torch.ones(2, 5, dtype=torch.int64))
-            graph = traced_many(States(model, chosen), examples, names, {0: "batch", 1: "tokens"})
+            graph = traced_graph(HiddenStates(model, chosen), examples, names, {0: "batch", 1: "tokens"})
             graph = expose(graph, {f"layer.{i}": value for i, value in zip(chosen, names, strict=True)})
             name_inputs(graph, inputs)
             return graph

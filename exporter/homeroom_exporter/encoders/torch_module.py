@@ -28,16 +28,16 @@ from torch.utils import _pytree
 from homeroom.contract.manifest import TextPreprocess
 from homeroom.errors import ExportError
 from homeroom_exporter.encoders import onnx_file
-from homeroom_exporter.encoders.hidden_states import TORCH, reason, silence, traced_many
-from homeroom_exporter.encoders.onnx_file import LENGTH, Given
+from homeroom_exporter.encoders.hidden_states import TORCH_FOLDER, quiet_torch, trace_error, traced_graph
+from homeroom_exporter.encoders.onnx_file import TRIAL_TOKENS, ModelInputs
 from homeroom_exporter.encoders.spec import Encoder, EncoderSpec
 
 SCHEME = "torch:"
-LIMIT = 1e-3  # by which the graph may differ from the module, relative to the largest value: docs/shapes.md's
-HOW = 'source = "torch:FILE.py:FACTORY", or torch:FOLDER with export(…, modules=…)'
+MODULE_PARITY = 1e-3  # by which the graph may differ from the module, relative to the largest value: docs/shapes.md's
+SOURCE_REMEDY = 'source = "torch:FILE.py:FACTORY", or torch:FOLDER with export(…, modules=…)'
 
 
-class Called(torch.nn.Module):  # type: ignore[misc]
+class FloatOutputs(torch.nn.Module):  # type: ignore[misc]
     """A module called as its forward wants it; gives every float tensor of its results."""
 
     def __init__(self, module: torch.nn.Module, names: tuple[str, ...]) -> None:
@@ -58,27 +58,28 @@ def load(spec: EncoderSpec, scratch: Path) -> Encoder:
 
     Raises ExportError where the module cannot be made or called, decides by values, or differs from its graph.
     """
-    with _plainly():
-        module, path, title = _handed(spec) if spec.module is not None else _made(spec)
-        given = onnx_file.beside(spec, path, scratch)
-        called = Called(module, tuple(given.feeds)).eval()
-        tries = [_inputs(spec, given, batch, tokens) for batch, tokens in ((2, LENGTH), (1, spec.buckets[-1]), (3, 5))]
-        wanted = [_run(spec, called, feeds) for feeds in tries]
-        _decides_nothing(spec, called, tries[0])
+    with _traceable():
+        module, path, title = _given_module(spec) if spec.module is not None else _module_of_file(spec)
+        given = onnx_file.model_inputs(spec, path, scratch)
+        called = FloatOutputs(module, tuple(given.feeds)).eval()
+        sizes = ((2, TRIAL_TOKENS), (1, spec.buckets[-1]), (3, 5))
+        tries = [_random_inputs(spec, given, batch, tokens) for batch, tokens in sizes]
+        expected = [_run_twice(spec, called, feeds) for feeds in tries]
+        _refuse_branches(spec, called, tries[0])
         dynamic = {0: "batch", 1: "tokens"} if spec.modality == "text" else {0: "batch"}
         try:
-            graph = traced_many(called, tries[0], [f"result.{i}" for i in range(len(wanted[0]))], dynamic)
+            graph = traced_graph(called, tries[0], [f"result.{i}" for i in range(len(expected[0]))], dynamic)
         except ExportError as problem:
-            raise _refused(spec, problem.what, "write that part with other operations") from None
-        _same(spec, graph, tries, wanted)
-    return onnx_file.adopt(spec, graph, given, {name: name for name in given.feeds}, path, title, scratch)
+            raise _refusal(spec, problem.what, "write that part with other operations") from None
+        _refuse_difference(spec, graph, tries, expected)
+    return onnx_file.encoder_of_graph(spec, graph, given, {name: name for name in given.feeds}, path, title, scratch)
 
 
 @contextmanager
-def _plainly() -> Iterator[None]:
+def _traceable() -> Iterator[None]:
     """The same each time, and by operators that graphs have: torch's attention is fused where it evaluates."""
     fused = torch.backends.mha.get_fastpath_enabled()
-    with torch.random.fork_rng(devices=[]), silence(), _instead(functional, **PLAIN):
+    with torch.random.fork_rng(devices=[]), quiet_torch(), _patched(functional, **TRACEABLE):
         torch.manual_seed(0)  # of weights that a factory draws
         torch.backends.mha.set_fastpath_enabled(False)
         try:
@@ -88,7 +89,7 @@ def _plainly() -> Iterator[None]:
 
 
 @contextmanager
-def _instead(place: Any, **functions: Callable[..., Any]) -> Iterator[None]:
+def _patched(place: Any, **functions: Callable[..., Any]) -> Iterator[None]:
     before = {name: getattr(place, name) for name in functions}
     try:
         for name, function in functions.items():
@@ -99,7 +100,7 @@ def _instead(place: Any, **functions: Callable[..., Any]) -> Iterator[None]:
             setattr(place, name, function)
 
 
-def _projected(
+def _separate_projections(
     q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None = None
 ) -> list[torch.Tensor]:
     """Attention's three projections; of one product for all the tracer takes the number of tokens for fixed."""
@@ -116,44 +117,44 @@ def _rms_norm(
     return made if weight is None else made * weight
 
 
-PLAIN: dict[str, Callable[..., Any]] = {"_in_projection_packed": _projected, "rms_norm": _rms_norm}
+TRACEABLE: dict[str, Callable[..., Any]] = {"_in_projection_packed": _separate_projections, "rms_norm": _rms_norm}
 
 
-def _handed(spec: EncoderSpec) -> tuple[torch.nn.Module, Path, str]:
+def _given_module(spec: EncoderSpec) -> tuple[torch.nn.Module, Path, str]:
     """A copy of the module, in float32 and where it can be read; what stands in its folder."""
     folder = Path(spec.source.removeprefix(SCHEME))
     if not folder.is_dir():
-        raise _refused(
+        raise _refusal(
             spec, "is no folder", "name the one with the module's tokenizer.json or preprocessor_config.json"
         )
     if not isinstance(spec.module, torch.nn.Module):
-        raise _refused(spec, f"was handed a {type(spec.module).__name__}, no torch.nn.Module", "hand over the module")
+        raise _refusal(spec, f"was handed a {type(spec.module).__name__}, no torch.nn.Module", "hand over the module")
     module = copy.deepcopy(spec.module).to("cpu", torch.float32)
     return module, folder / "module", type(spec.module).__name__
 
 
-def _made(spec: EncoderSpec) -> tuple[torch.nn.Module, Path, str]:
+def _module_of_file(spec: EncoderSpec) -> tuple[torch.nn.Module, Path, str]:
     """What the factory in the file that the recipe names returns, in float32."""
     place, _, name = spec.source.removeprefix(SCHEME).rpartition(":")
     path = Path(place)
     if not place or path.suffix != ".py":
-        raise _refused(spec, "names no file and factory", HOW)
+        raise _refusal(spec, "names no file and factory", SOURCE_REMEDY)
     if not path.is_file():
-        raise _refused(spec, f"there is no file {path.name}", "give its path as seen from here")
-    with _blamed(spec, f"{path.name} cannot be run", path), _importing(path) as file:
+        raise _refusal(spec, f"there is no file {path.name}", "give its path as seen from here")
+    with _author_errors(spec, f"{path.name} cannot be run", path), _imported(path) as file:
         factory = getattr(file, name, None)
     if not callable(factory):
         made = (key for key, value in vars(file).items() if getattr(value, "__module__", "") == file.__name__)
-        raise _refused(spec, f"{path.name} defines no {name}", f"it has {', '.join(sorted(made)) or 'none'}")
-    with _blamed(spec, f"{name}() fails", path):
+        raise _refusal(spec, f"{path.name} defines no {name}", f"it has {', '.join(sorted(made)) or 'none'}")
+    with _author_errors(spec, f"{name}() fails", path):
         module = factory()
     if not isinstance(module, torch.nn.Module):
-        raise _refused(spec, f"{name}() gives a {type(module).__name__}, no torch.nn.Module", "return the module")
+        raise _refusal(spec, f"{name}() gives a {type(module).__name__}, no torch.nn.Module", "return the module")
     return module.to("cpu", torch.float32), path, f"{path.stem}.{name}"
 
 
 @contextmanager
-def _importing(path: Path) -> Iterator[Any]:
+def _imported(path: Path) -> Iterator[Any]:
     """The module of a file, which may import its neighbours."""
     loader = importlib.util.spec_from_file_location(f"homeroom_own_{path.stem}", path)
     assert loader
@@ -169,7 +170,7 @@ def _importing(path: Path) -> Iterator[Any]:
 
 
 @contextmanager
-def _blamed(spec: EncoderSpec, what: str, path: Path | None = None) -> Iterator[None]:
+def _author_errors(spec: EncoderSpec, what: str, path: Path | None = None) -> Iterator[None]:
     """Whatever the engineer's own code raises becomes one sentence with its line."""
     try:
         yield
@@ -177,16 +178,16 @@ def _blamed(spec: EncoderSpec, what: str, path: Path | None = None) -> Iterator[
         raise
     except (Exception, SystemExit) as problem:
         name = type(problem).__name__
-        said = reason(problem)
+        said = trace_error(problem)
         told = name if said == name else f"{name}: {said}"
-        raise _refused(spec, f"{what}: {told}{_line(problem, path)}", "mend it there") from None
+        raise _refusal(spec, f"{what}: {told}{_author_line(problem, path)}", "mend it there") from None
 
 
-def _line(problem: BaseException, path: Path | None = None) -> str:
+def _author_line(problem: BaseException, path: Path | None = None) -> str:
     """Where in the engineer's code it was raised: the innermost line that is not torch's or ours."""
     if isinstance(problem, SyntaxError):
         return f", line {problem.lineno}"
-    strange = (TORCH, Path(__file__).parents[1])
+    strange = (TORCH_FOLDER, Path(__file__).parents[1])
     for frame in reversed(traceback.extract_tb(problem.__traceback__)):
         place = Path(frame.filename)
         if place.is_file() and not any(place.is_relative_to(folder) for folder in strange):
@@ -194,7 +195,7 @@ def _line(problem: BaseException, path: Path | None = None) -> str:
     return f", {path.name}" if path else ""
 
 
-def _inputs(spec: EncoderSpec, given: Given, batch: int, tokens: int) -> dict[str, torch.Tensor]:
+def _random_inputs(spec: EncoderSpec, given: ModelInputs, batch: int, tokens: int) -> dict[str, torch.Tensor]:
     """Random inputs as a device makes them: texts of several lengths, pictures and sound of the one size."""
     draw = np.random.default_rng(batch)
     if not isinstance(given.preprocess, TextPreprocess):
@@ -207,59 +208,62 @@ def _inputs(spec: EncoderSpec, given: Given, batch: int, tokens: int) -> dict[st
     return {"input_ids": torch.from_numpy(ids), "attention_mask": torch.from_numpy(mask.astype(np.int64))}
 
 
-def _run(spec: EncoderSpec, called: Called, feeds: Mapping[str, torch.Tensor]) -> list[np.ndarray]:
+def _run_twice(spec: EncoderSpec, called: FloatOutputs, feeds: Mapping[str, torch.Tensor]) -> list[np.ndarray]:
     shown = ", ".join(f"{name} {str(v.dtype).removeprefix('torch.')} {list(v.shape)}" for name, v in feeds.items())
-    with _blamed(spec, f"its forward fails on {shown}"):
+    with _author_errors(spec, f"its forward fails on {shown}"):
         first, second = ([one.numpy() for one in called(*feeds.values())] for _ in range(2))
     if not first:
-        raise _refused(spec, "its forward gives no float tensor", "return the hidden states")
+        raise _refusal(spec, "its forward gives no float tensor", "return the hidden states")
     if not all(np.array_equal(a, b, equal_nan=True) for a, b in zip(first, second, strict=True)):
-        raise _refused(spec, "its forward gives something else each time", "draw nothing at random where it evaluates")
+        raise _refusal(spec, "its forward gives something else each time", "draw nothing at random where it evaluates")
     return first
 
 
-def _decides_nothing(spec: EncoderSpec, called: Called, feeds: Mapping[str, torch.Tensor]) -> None:
+def _refuse_branches(spec: EncoderSpec, called: FloatOutputs, feeds: Mapping[str, torch.Tensor]) -> None:
     """Tensors without values go through it: a tracer would take one branch for good, and say nothing.
 
     As if traced, since libraries such as transformers leave their own branches out then.
     """
-    with _instead(torch.jit, is_tracing=lambda: True), FakeTensorMode(allow_non_fake_inputs=True) as mode:
+    with _patched(torch.jit, is_tracing=lambda: True), FakeTensorMode(allow_non_fake_inputs=True) as mode:
         try:
             called(*(mode.from_tensor(value) for value in feeds.values()))
         except DataDependentOutputException as problem:
-            raise _refused(
+            raise _refusal(
                 spec,
-                f"its forward decides by a tensor's values{_line(problem)}, and a graph cannot",
+                f"its forward decides by a tensor's values{_author_line(problem)}, and a graph cannot",
                 "use torch.where or a mask in place of if and loops",
             ) from None
         except Exception:  # what has no such form is held against its graph all the same
             return
 
 
-def _same(
-    spec: EncoderSpec, graph: onnx.ModelProto, tries: list[dict[str, torch.Tensor]], wanted: list[list[np.ndarray]]
+def _refuse_difference(
+    spec: EncoderSpec, graph: onnx.ModelProto, tries: list[dict[str, torch.Tensor]], expected: list[list[np.ndarray]]
 ) -> None:
+    """Refuses a graph whose results differ from the module's (`expected`) on any of the inputs tried."""
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 4
     try:
         session = onnxruntime.InferenceSession(graph.SerializeToString(), options, providers=["CPUExecutionProvider"])
         read = {name for node in graph.graph.node for name in node.input}
         if lost := sorted(tries[0].keys() - read):
-            raise _refused(spec, f"its forward does not read {lost[0]}", "padding is to change nothing")
-        made = [session.run(None, {name: value.numpy() for name, value in feeds.items()}) for feeds in tries]
-        for feeds, got, want in zip(tries, made, wanted, strict=True):
-            for one, other in zip(got, want, strict=True):
-                scale = max(1e-6, float(np.abs(other[np.isfinite(other)]).max(initial=0)))
-                if one.shape != other.shape or not np.allclose(one, other, rtol=0, atol=LIMIT * scale, equal_nan=True):
+            raise _refusal(spec, f"its forward does not read {lost[0]}", "padding is to change nothing")
+        results = [session.run(None, {name: value.numpy() for name, value in feeds.items()}) for feeds in tries]
+        for feeds, actual, wanted in zip(tries, results, expected, strict=True):
+            for one, other in zip(actual, wanted, strict=True):
+                limit = MODULE_PARITY * max(1e-6, float(np.abs(other[np.isfinite(other)]).max(initial=0)))
+                if one.shape != other.shape or not np.allclose(one, other, rtol=0, atol=limit, equal_nan=True):
                     sizes = [list(value.shape) for value in feeds.values()]
                     raise ValueError(f"other results than the module for inputs {sizes}")
     except ExportError:
         raise
     except Exception as problem:  # onnxruntime's own errors too
-        raise _refused(
-            spec, f"as a graph it gives {reason(problem)}", "its forward may fix no batch or length that it was shown"
+        raise _refusal(
+            spec,
+            f"as a graph it gives {trace_error(problem)}",
+            "its forward may fix no batch or length that it was shown",
         ) from None
 
 
-def _refused(spec: EncoderSpec, what: str, remedy: str) -> ExportError:
+def _refusal(spec: EncoderSpec, what: str, remedy: str) -> ExportError:
     return ExportError(what, where=spec.source, remedy=remedy)

@@ -15,7 +15,7 @@ import torch
 
 from homeroom.contract.manifest import ImagePreprocess
 from homeroom.errors import ExportError
-from homeroom_exporter.encoders.hidden_states import States, float_bytes, layers, silence, traced
+from homeroom_exporter.encoders.hidden_states import HiddenStates, chosen_layers, float_bytes, quiet_torch, traced_batch
 from homeroom_exporter.encoders.spec import Encoder, EncoderSpec
 from homeroom_exporter.quantize.graph_surgery import expose, name_inputs, pool_patches, pool_regions, region_count
 
@@ -34,9 +34,9 @@ def load(
     side = preprocess.size
     keep_positions(model)
     states = shapes(spec, model, side)
-    chosen = layers(spec, len(states) - 1)
+    chosen = chosen_layers(spec, len(states) - 1)
     names = [f"hidden.{i}" for i in chosen]
-    graph = traced(States(model, chosen), torch.zeros(2, 3, side, side), "pixels", names)
+    graph = traced_batch(HiddenStates(model, chosen), torch.zeros(2, 3, side, side), "pixels", names)
     graph = expose(graph, {f"layer.{i}": value for i, value in zip(chosen, names, strict=True)})
     name_inputs(graph, {"pixels": ("pixels", ("batch", 3, side, side))})
     grid = spec.grid or GRID
@@ -81,7 +81,7 @@ def keep_positions(model: Any) -> None:
 def shapes(spec: EncoderSpec, model: Any, side: int) -> list[tuple[int, ...]]:
     """The shape of every hidden state for one picture."""
     try:
-        with silence():
+        with quiet_torch():
             made = model.eval()(torch.zeros(1, 3, side, side), output_hidden_states=True)
         if made.hidden_states is None:
             raise ValueError("it hands none on")
@@ -117,7 +117,7 @@ def pixels(source: str, where: Any, size: int | None) -> ImagePreprocess:
     from transformers.image_processing_base import ImageProcessingMixin
 
     try:
-        with silence():
+        with quiet_torch():
             said, _ = ImageProcessingMixin.get_image_processor_dict(source, **where)
     except OSError:
         said = {}

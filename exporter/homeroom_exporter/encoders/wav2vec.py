@@ -13,7 +13,7 @@ import torch
 
 from homeroom.contract.manifest import AudioPreprocess
 from homeroom.errors import ExportError
-from homeroom_exporter.encoders.hidden_states import States, float_bytes, layers, silence, traced
+from homeroom_exporter.encoders.hidden_states import HiddenStates, chosen_layers, float_bytes, quiet_torch, traced_batch
 from homeroom_exporter.encoders.spec import Encoder, EncoderSpec
 from homeroom_exporter.quantize.graph_surgery import expose, name_inputs, pool_spans
 
@@ -22,17 +22,17 @@ SECONDS = 2.0
 RATE = 16_000
 
 
-class Heard(States):
+class MaskedStates(HiddenStates):
     """Hidden states of a model that attends to a clip's own samples alone: those up to the last that is not 0."""
 
     def forward(self, audio: torch.Tensor) -> tuple[torch.Tensor, ...]:
-        first = frame(self.model.config)  # counts even in a window of zeros
+        first = frame_samples(self.model.config)  # counts even in a window of zeros
         sounds = torch.cat([torch.ones_like(audio[:, :first]), (audio[:, first:] != 0).to(audio.dtype)], 1)
         mask = (sounds.flip(1).cumsum(1) > 0).flip(1).long()
         return super().forward(audio, mask)
 
 
-def frame(config: Any) -> int:
+def frame_samples(config: Any) -> int:
     """The samples that one frame is made of."""
     samples = 1
     for kernel, stride in zip(config.conv_kernel[::-1], config.conv_stride[::-1], strict=True):
@@ -56,19 +56,19 @@ def load(
     said = extractor(source, where)
     rate = int(said.get("sampling_rate", RATE))
     samples, tokens = round(seconds * rate), max(1, round(seconds * TOKENS_A_SECOND))
-    if samples < frame(config):
+    if samples < frame_samples(config):
         raise ExportError(
-            f"a window of {seconds:g} s is shorter than a frame of the model, {frame(config)} samples",
+            f"a window of {seconds:g} s is shorter than a frame of the model, {frame_samples(config)} samples",
             where=spec.source,
             remedy=f"seconds = {SECONDS:g}, or what the longest clips take",
         )
-    chosen = layers(spec, config.num_hidden_layers)
+    chosen = chosen_layers(spec, config.num_hidden_layers)
     names = [f"hidden.{i}" for i in chosen]
-    kind = States if config.feat_extract_norm == "group" else Heard
+    kind = HiddenStates if config.feat_extract_norm == "group" else MaskedStates
     module, silent = kind(model.eval(), chosen), torch.zeros(2, samples)
-    with silence():
+    with quiet_torch():
         shape = module(silent)[0].shape
-    graph = traced(module, silent, "audio", names)
+    graph = traced_batch(module, silent, "audio", names)
     graph = expose(graph, {f"layer.{i}": value for i, value in zip(chosen, names, strict=True)})
     name_inputs(graph, {"audio": ("audio", ("batch", samples))})
     for i in chosen:
@@ -91,7 +91,7 @@ def extractor(source: str, where: Any) -> dict[str, Any]:
     from transformers import FeatureExtractionMixin
 
     try:
-        with silence():
+        with quiet_torch():
             said, _ = FeatureExtractionMixin.get_feature_extractor_dict(source, **where)
     except OSError:
         return {}

@@ -18,7 +18,7 @@ from homeroom.contract.manifest import AudioPreprocess
 from homeroom.errors import ExportError
 from homeroom_exporter.encoders import packages
 from homeroom_exporter.encoders.ctranslate2 import read_container
-from homeroom_exporter.encoders.hidden_states import float_bytes, layers, traced
+from homeroom_exporter.encoders.hidden_states import chosen_layers, float_bytes, traced_batch
 from homeroom_exporter.encoders.spec import Encoder, EncoderSpec
 from homeroom_exporter.quantize.graph_surgery import expose, name_inputs, pool_time
 
@@ -28,7 +28,7 @@ TOKENS = 20  # of a window, whatever its length
 SECONDS, LONGEST_S = 2.0, 30.0
 
 
-class States(torch.nn.Module):  # type: ignore[misc]
+class WhisperStates(torch.nn.Module):  # type: ignore[misc]
     """The encoder's hidden states after the chosen layers, float32 [batch, positions, width]."""
 
     def __init__(self, encoder: Any, chosen: tuple[int, ...]) -> None:
@@ -76,10 +76,10 @@ def windowed(
     config._attn_implementation = "eager"
     encoder = WhisperEncoder(config)
     encoder.load_state_dict({**state, "embed_positions.weight": state["embed_positions.weight"][:positions]})
-    chosen = layers(spec, config.encoder_layers)
+    chosen = chosen_layers(spec, config.encoder_layers)
     taps = tuple(f"layer.{i}" for i in chosen)
     states = tuple(f"hidden.{i}" for i in chosen)
-    graph = traced(States(encoder, chosen), torch.zeros(2, MELS, 2 * positions), "audio", states)
+    graph = traced_batch(WhisperStates(encoder, chosen), torch.zeros(2, MELS, 2 * positions), "audio", states)
     graph = expose(graph, dict(zip(taps, states, strict=True)))
     name_inputs(graph, {"audio": ("audio", ("batch", MELS, 2 * positions))})
     for tap in taps:

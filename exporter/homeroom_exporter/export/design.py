@@ -24,14 +24,14 @@ from homeroom_exporter.bundle import golden
 from homeroom_exporter.encoders.backbone import Backbone
 from homeroom_exporter.encoders.spec import EncoderSpec
 from homeroom_exporter.model.design import Design
-from homeroom_exporter.model.lora.build import Inside
+from homeroom_exporter.model.lora.build import LoraEncoder
 from homeroom_exporter.recipe.recipe import Recipe
 
 # Values that a backbone's compression and quantization are fitted on, at most.
 CALIBRATION_VALUES = {"text": 1024, "image": 256, "audio": 128, "table": 4096, "sequence": 1024}
 
 
-def design_of(recipe: Recipe, backbones: Mapping[str, Backbone], inside: Inside | None = None) -> Design:
+def design_of(recipe: Recipe, backbones: Mapping[str, Backbone], inside: LoraEncoder | None = None) -> Design:
     """The recipe's model on its built encoders; inside: the encoder that has LoRA inside."""
     modalities = {name: built.modality for name, built in backbones.items()}
     if inside:

@@ -28,13 +28,13 @@ from homeroom_exporter.bundle.scratch import claim
 from homeroom_exporter.check import linear_probe
 from homeroom_exporter.check.footprint import Footprint, run_footprint
 from homeroom_exporter.check.tap_probe import MODALITIES, TapChoice, choose, recipe_taps
-from homeroom_exporter.encoders.backbone import UNKNOWN, Backbone
+from homeroom_exporter.encoders.backbone import UNKNOWN_FEATURES, Backbone
 from homeroom_exporter.encoders.spec import EncoderSpec
 from homeroom_exporter.export.design import design_of, draft
 from homeroom_exporter.export.steps import grad_graph_rows, reads_token_pairs, variants
 from homeroom_exporter.model.design import Design, initial_theta
 from homeroom_exporter.model.lora import build as lora
-from homeroom_exporter.model.lora.build import Inside
+from homeroom_exporter.model.lora.build import LoraEncoder
 from homeroom_exporter.quantize.graph_surgery import canonical_bytes
 from homeroom_exporter.recipe.recipe import Recipe, with_modules
 from homeroom_exporter.trace.example_inputs import example
@@ -123,7 +123,7 @@ def estimate(
         estimates: list[EncoderEstimate] = []
         choices: list[TapChoice] = []
         backbones: dict[str, Backbone] = {}
-        inside: Inside | None = None
+        inside: LoraEncoder | None = None
         for spec in recipe.encoders:
             progress(f"trying the {spec.modality} encoder")
             folder = scratch.path / spec.modality
@@ -158,7 +158,7 @@ def estimate(
 
 
 def _step(
-    design: Design, inside: Inside | None, role: str, rows: int, scratch: Path, threads: int
+    design: Design, inside: LoraEncoder | None, role: str, rows: int, scratch: Path, threads: int
 ) -> tuple[Footprint, int]:
     """A run of a step's largest variant, and the bytes of its graph."""
     tokens = variants(design)[-1]
@@ -171,7 +171,7 @@ def _step(
     return run_footprint(path, feeds, threads), path.stat().st_size
 
 
-def _with_lora(inside: Inside) -> EncoderEstimate:
+def _with_lora(inside: LoraEncoder) -> EncoderEstimate:
     modality = inside.adapter.modality
     size = inside.stored.stat().st_size
     return EncoderEstimate(modality.name, modality.encoder, (), modality.float_bytes, size, None)
@@ -184,7 +184,7 @@ def _encoder(spec: EncoderSpec, folder: Path, threads: int) -> tuple[Backbone, E
     scale = np.ones((len(encoder.taps), spec.dim), np.float32) if encoder.scale is None else encoder.scale
     modality = Modality(
         name=spec.modality,
-        features_id=UNKNOWN,
+        features_id=UNKNOWN_FEATURES,
         encoder=encoder.title,
         taps=encoder.taps,
         dim=scale.shape[1],

@@ -13,7 +13,7 @@ from homeroom.data.ingest import read_samples
 from homeroom.data.preprocess import Prepared, prepare
 from homeroom.data.samples import StoredSample
 from homeroom.errors import ExportError, InputError
-from homeroom_exporter.bundle.write import Contents
+from homeroom_exporter.bundle.write import BundleContents
 from homeroom_exporter.check import linear_probe, tap_probe
 from homeroom_exporter.check.check import SelfCheck, check
 from homeroom_exporter.check.footprint import RuntimeComparison
@@ -24,7 +24,7 @@ from homeroom_exporter.export.design import calibration_values, choose_golden_sa
 from homeroom_exporter.export.steps import assemble, library_versions, reads_token_pairs
 from homeroom_exporter.interchange import litert
 from homeroom_exporter.model.lora import build as lora
-from homeroom_exporter.model.lora.build import Inside
+from homeroom_exporter.model.lora.build import LoraEncoder
 from homeroom_exporter.model.lora.plan import Checkpoint
 from homeroom_exporter.model.tiers import make_tiers
 from homeroom_exporter.quantize import fidelity
@@ -38,7 +38,7 @@ class BuiltEncoders:
     """A recipe's encoders: frozen backbones by modality, or LoRA inside one; `choices`: layers taken by probes."""
 
     backbones: Mapping[str, Backbone]
-    inside: Inside | None
+    inside: LoraEncoder | None
     choices: tuple[TapChoice, ...]
 
 
@@ -56,7 +56,7 @@ def build_encoders(
 ) -> BuiltEncoders:
     """Build every encoder in a folder of its own under `scratch`; start: the PEFT checkpoint that LoRA begins from."""
     backbones: dict[str, Backbone] = {}
-    inside: Inside | None = None
+    inside: LoraEncoder | None = None
     choices: list[TapChoice] = []
     for spec in recipe.encoders:
         progress(f"building the {spec.modality} backbone from {spec.source}")
@@ -88,7 +88,7 @@ def contents_of(
     *,
     provenance: Mapping[str, str],
     threads: int,
-) -> Contents:
+) -> BundleContents:
     """The bundle's contents for onnxruntime: theta, step graphs, backbones and golden samples."""
     design = design_of(recipe, encoders.backbones, encoders.inside)
     return assemble(
@@ -112,7 +112,7 @@ def contents_of(
 
 
 def with_litert(
-    contents: Contents,
+    contents: BundleContents,
     recipe: Recipe,
     backbones: Mapping[str, Backbone],
     samples: Sequence[StoredSample],
@@ -120,7 +120,7 @@ def with_litert(
     *,
     threads: int,
     progress: Progress,
-) -> tuple[Contents, tuple[RuntimeComparison, ...]]:
+) -> tuple[BundleContents, tuple[RuntimeComparison, ...]]:
     """The contents with LiteRT's graphs beside them, and how each compares with its ONNX graph."""
     inputs = {name: _prepared(built, calibration_values(recipe, name, samples)) for name, built in backbones.items()}
     folder = scratch / "litert"
@@ -138,7 +138,7 @@ def _prepared(built: Backbone, values: Sequence[Any]) -> list[Prepared]:
 
 
 def check_contents(
-    contents: Contents,
+    contents: BundleContents,
     encoders: BuiltEncoders,
     samples: Sequence[StoredSample],
     *,

@@ -19,14 +19,14 @@ from homeroom.data.samples import StoredSample
 from homeroom.runtime.backend import load
 from homeroom_exporter.bundle import golden
 from homeroom_exporter.bundle.golden import Features
-from homeroom_exporter.bundle.write import VARYING, Contents, GraphFile
+from homeroom_exporter.bundle.write import VARYING, BundleContents, GraphFile
 from homeroom_exporter.encoders.backbone import Backbone
 from homeroom_exporter.encoders.spec import EncoderSpec
 from homeroom_exporter.interchange import peft
 from homeroom_exporter.model.design import Design, initial_theta
 from homeroom_exporter.model.lora import build as lora
-from homeroom_exporter.model.lora.build import Inside
-from homeroom_exporter.model.tiers import Tier, sheltered
+from homeroom_exporter.model.lora.build import LoraEncoder
+from homeroom_exporter.model.tiers import NestedDesign, sheltered
 from homeroom_exporter.recipe.recipe import Recipe
 from homeroom_exporter.trace.trace import trace
 
@@ -72,7 +72,7 @@ def step_graphs(
     clipped: bool = False,
     saliency: bool = False,
     tier: str = FULL_TIER,
-    inside: Inside | None = None,
+    inside: LoraEncoder | None = None,
 ) -> list[GraphFile]:
     """Trace every variant of every step of a tier into `scratch`; the options are the recipe's."""
     steps = [("grad", grad_graph_rows(design, batch)), ("predict", batch)]
@@ -111,9 +111,9 @@ def assemble(
     single: bool = False,
     clipped: bool = False,
     saliency: bool = False,
-    tiers: Mapping[str, Tier] | None = None,
-    inside: Inside | None = None,
-) -> Contents:
+    tiers: Mapping[str, NestedDesign] | None = None,
+    inside: LoraEncoder | None = None,
+) -> BundleContents:
     """Everything that a bundle holds.
 
     backbones: by modality, their files already written.
@@ -137,7 +137,7 @@ def assemble(
     files, licences = _further_files(backbones, inside, scratch)
     reference = {name: load(built.graphs["float32"], threads=threads) for name, built in backbones.items()}
     predict = Predictor(design, graphs, theta, batch, threads)
-    return Contents(
+    return BundleContents(
         name=name,
         version=version,
         design=design,
@@ -152,7 +152,9 @@ def assemble(
     )
 
 
-def first_theta(design: Design, seed: int, nested: Mapping[str, Tier], inside: Inside | None) -> np.ndarray:
+def first_theta(
+    design: Design, seed: int, nested: Mapping[str, NestedDesign], inside: LoraEncoder | None
+) -> np.ndarray:
     """float32 [P], drawn by the seed; nested: tiers that no outer channel may feed at first."""
     theta = initial_theta(design.layout, seed)
     if nested:
@@ -169,7 +171,7 @@ def _features_graphs(backbones: Mapping[str, Backbone]) -> list[GraphFile]:
 
 
 def _further_files(
-    backbones: Mapping[str, Backbone], inside: Inside | None, scratch: Path
+    backbones: Mapping[str, Backbone], inside: LoraEncoder | None, scratch: Path
 ) -> tuple[dict[str, Path], tuple[Licence, ...]]:
     """Tokenizers, licences and LoRA's frozen weights by their names in the bundle, and the manifest's licences."""
     files = {name: path for built in backbones.values() for name, path in built.files.items()}

@@ -22,7 +22,7 @@ from homeroom.contract.manifest import Modality
 from homeroom.data.preprocess import Prepared, collate
 from homeroom.errors import ExportError, HomeroomError, MissingExtraError
 from homeroom.runtime.backend import load
-from homeroom_exporter.bundle.write import VARYING, Contents, GraphFile, litert_version
+from homeroom_exporter.bundle.write import VARYING, BundleContents, GraphFile, litert_version
 from homeroom_exporter.check.check import EDGES, edge_feeds, relative_error
 from homeroom_exporter.check.footprint import RuntimeComparison
 from homeroom_exporter.check.footprint import run_footprint as footprint
@@ -69,7 +69,7 @@ def converter() -> str:
 
 
 def convert(
-    contents: Contents,
+    contents: BundleContents,
     inputs: Mapping[str, Sequence[Prepared]],
     scratch: Path,
     *,
@@ -108,7 +108,9 @@ def _litert_file(graph: GraphFile, scratch: Path) -> GraphFile:
     return replace(converted, path=scratch / Path(converted.name).name)
 
 
-def _step(contents: Contents, graph: GraphFile, scratch: Path, threads: int) -> tuple[GraphFile, RuntimeComparison]:
+def _step(
+    contents: BundleContents, graph: GraphFile, scratch: Path, threads: int
+) -> tuple[GraphFile, RuntimeComparison]:
     if contents.design.adapter is not None:
         raise ExportError("an encoder with LoRA inside shares its frozen weights among ONNX graphs only")
     tier = contents.tiers.get(graph.tier)
@@ -143,7 +145,7 @@ def _backbone(
     if graph.precision == "int4":
         raise ExportError("LiteRT's own int4 is of another form")
     values = fidelity.spread(inputs[modality.name], COMPARED_INPUTS)
-    feeds = collate(modality, list(values)[: fidelity.BATCH])
+    feeds = collate(modality, list(values)[: fidelity.FEATURES_BATCH])
     converted = _litert_file(graph, scratch)
     run_converter(
         reference, converted.path, signatures(modality, feeds), "none" if graph.precision == "float32" else "int8"

@@ -41,7 +41,7 @@ class OnnxModule(torch.nn.Module):  # type: ignore[misc]
         for node in graph.node:
             if node.op_type == "Constant":
                 self.constants[node.output[0]] = numpy_helper.to_array(_attributes(node)["value"])
-            elif node.op_type not in RULES:
+            elif node.op_type not in TORCH_RULES:
                 raise ExportError(f"the operation {node.op_type} has no translation to LiteRT", where=node.name)
             else:
                 self.nodes.append(Operation(node, self.constants))
@@ -57,7 +57,7 @@ class OnnxModule(torch.nn.Module):  # type: ignore[misc]
         for name, place in self.places.items():
             known[name] = getattr(self, place)
         for node in self.nodes:
-            made = RULES[node.kind](node, *(known[name] if name else None for name in node.reads))
+            made = TORCH_RULES[node.kind](node, *(known[name] if name else None for name in node.reads))
             known |= zip(node.outputs, made if isinstance(made, tuple) else (made,), strict=False)
         return tuple(known[name] for name in self.results)
 
@@ -256,7 +256,7 @@ PLANS: dict[str, tuple[int, ...]] = {
     "Slice": (1, 2, 3, 4),
     "Pad": (1, 3),
 }
-RULES: dict[str, Callable[..., Any]] = {
+TORCH_RULES: dict[str, Callable[..., Any]] = {
     "Identity": _unary(lambda x: x),
     "Cast": _cast,
     "Reshape": _reshape,

@@ -25,9 +25,9 @@ from homeroom_exporter.model.lora.plan import Checkpoint
 CONFIG, MODEL, REST = "adapter_config.json", "adapter_model.safetensors", "homeroom_heads.safetensors"
 FROZEN = "adapter/frozen.safetensors"  # in a bundle: every A that stays as it is, by layer
 SETTINGS = "adapter/adapter_config.json"  # in a bundle: what PEFT must be told
-START, SIDES = "base_model.model.", {"A": ".lora_A.weight", "B": ".lora_B.weight"}
+KEY_PREFIX, SIDES = "base_model.model.", {"A": ".lora_A.weight", "B": ".lora_B.weight"}
 CONFIG_LIMIT_BYTES, MODEL_LIMIT_BYTES = 1 << 20, 1 << 30
-REFUSED = {"use_dora": "DoRA", "fan_in_fan_out": "transposed weights", "megatron_config": "Megatron's layers"}
+NOT_BUILT = {"use_dora": "DoRA", "fan_in_fan_out": "transposed weights", "megatron_config": "Megatron's layers"}
 
 
 def read(folder: Path) -> Checkpoint:
@@ -43,7 +43,7 @@ def read(folder: Path) -> Checkpoint:
         raise ExportError(f"cannot be read: {problem}", where=where, remedy="save it again with PEFT") from None
     sides: dict[str, dict[str, np.ndarray]] = {"A": {}, "B": {}}
     for key, value in tensors.items():
-        side = next((s for s, end in SIDES.items() if key.startswith(START) and key.endswith(end)), None)
+        side = next((s for s, end in SIDES.items() if key.startswith(KEY_PREFIX) and key.endswith(end)), None)
         if side is None:
             raise ExportError(
                 f"holds {key}, which is no LoRA factor",
@@ -52,10 +52,12 @@ def read(folder: Path) -> Checkpoint:
             )
         if value.ndim != 2 or not np.isfinite(value).all():
             raise ExportError(f"{key} is not a finite matrix", where=where)
-        sides[side][key.removeprefix(START).removesuffix(SIDES[side])] = np.asarray(value, np.float32)
+        sides[side][key.removeprefix(KEY_PREFIX).removesuffix(SIDES[side])] = np.asarray(value, np.float32)
     for one, other in (("A", "B"), ("B", "A")):
         if alone := sorted(sides[one].keys() - sides[other].keys()):
-            raise ExportError(f"lacks {START}{alone[0]}{SIDES[other]}", where=where, remedy="save it again with PEFT")
+            raise ExportError(
+                f"lacks {KEY_PREFIX}{alone[0]}{SIDES[other]}", where=where, remedy="save it again with PEFT"
+            )
     if not sides["A"]:
         raise ExportError("holds no LoRA factor", where=where)
     return Checkpoint(where, config, {path: (sides["A"][path], sides["B"][path]) for path in sides["A"]})
@@ -73,7 +75,7 @@ def _config(path: Path) -> dict[str, Any]:
         raise ExportError(f"is not JSON: {problem}", where=where) from None
     if not isinstance(config, dict) or config.get("peft_type") != "LORA":
         raise ExportError("is no configuration of LoRA", where=where, remedy="only PEFT's LORA is read")
-    for field, what in REFUSED.items():
+    for field, what in NOT_BUILT.items():
         if config.get(field):
             raise ExportError(f"uses {what} ({field}), which is not built", where=where)
     if config.get("bias", "none") != "none":
@@ -138,14 +140,14 @@ def write(bundle: Bundle, theta: np.ndarray, out: Path) -> list[str]:
         raise ExportError(f"theta is not {layout.size} finite values", where=bundle.manifest.name)
     config = json.loads(bundle.file(SETTINGS).read_bytes())
     frozen = safetensors.numpy.load_file(bundle.file(FROZEN)) if FROZEN in bundle.manifest.files else {}
-    factors = {f"{START}{path}{SIDES['A']}": a for path, a in frozen.items()}
+    factors = {f"{KEY_PREFIX}{path}{SIDES['A']}": a for path, a in frozen.items()}
     rest: dict[str, np.ndarray] = {}
     for name, values in layout.split(theta).items():
         segment = layout[name]
         stem, _, side = name.rpartition(".")
         if name.startswith("lora.") and side in SIDES:
             shape = segment.parameters[0].shape
-            factors[f"{START}{stem.removeprefix('lora.')}{SIDES[side]}"] = values.reshape(shape)
+            factors[f"{KEY_PREFIX}{stem.removeprefix('lora.')}{SIDES[side]}"] = values.reshape(shape)
             continue
         at = 0
         for parameter in segment.parameters:
@@ -153,7 +155,7 @@ def write(bundle: Bundle, theta: np.ndarray, out: Path) -> list[str]:
             rest[f"{name}.{parameter.name}"] = values[at : at + size].reshape(parameter.shape)
             at += size
     layers = config["target_modules"]
-    wanted = {f"{START}{path}{end}" for path in layers for end in SIDES.values()}
+    wanted = {f"{KEY_PREFIX}{path}{end}" for path in layers for end in SIDES.values()}
     if wrong := sorted(wanted ^ factors.keys()):
         raise ExportError(
             f"does not fit its settings: {wrong[0]}", where=bundle.manifest.name, remedy="export it again"
@@ -182,7 +184,7 @@ def theta_of(bundle: Bundle, source: Path) -> np.ndarray:
         raise InputError(f"holds no theta: {problem}", where=source.name, remedy="give theta.safetensors") from None
 
 
-def said_of_the_base(bundle: Bundle) -> str:
+def base_of_outputs(bundle: Bundle) -> str:
     """To which base model the outputs of the checkpoint are equal."""
     step = next(graph for graph in bundle.manifest.graphs if graph.role == "predict")
     base = json.loads(bundle.file(SETTINGS).read_bytes())["base_model_name_or_path"]

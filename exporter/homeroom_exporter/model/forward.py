@@ -15,9 +15,17 @@ from homeroom_exporter.model import heads, ladder
 from homeroom_exporter.model.design import Design, Feeds, Parts
 from homeroom_exporter.model.losses import balanced, loss
 from homeroom_exporter.model.objectives import alignment, consistency, masked
-from homeroom_exporter.quantize.compress import LIMIT
+from homeroom_exporter.quantize.compress import INT8_LIMIT
 
-LEVEL = 32.0  # typical size of an int8 feature; brings the ladder's input near 1
+TYPICAL_FEATURE = 32.0  # size of an int8 feature; brings the ladder's input near 1
+
+
+class EncodedInput(NamedTuple):
+    """One input of every row after its ladder: tokens [batch, tokens, width], mask, pooled vector [batch, width]."""
+
+    tokens: Tensor
+    mask: Tensor
+    vector: Tensor
 
 
 def forward(design: Design, parts: Parts, feeds: Feeds) -> dict[str, Tensor]:
@@ -26,36 +34,39 @@ def forward(design: Design, parts: Parts, feeds: Feeds) -> dict[str, Tensor]:
     `feeds` are the predict graph's inputs but theta. Where LoRA is inside an encoder, they also hold its `states`, see
     `lora_rows`.
     """
-    return _answers(design, parts, _places(design, parts, feeds), feeds)
+    return task_outputs(design, parts, encode_inputs(design, parts, feeds), feeds)
 
 
-def _places(design: Design, parts: Parts, feeds: Feeds) -> dict[str, list[_Place]]:
-    """Every input of every row after its ladder, by slot and place."""
+def encode_inputs(design: Design, parts: Parts, feeds: Feeds) -> dict[str, list[EncodedInput]]:
+    """Every input of every row after its ladder, by slot in the order of its inputs."""
     presence = feeds["presence"]
-    places: dict[str, list[_Place]] = {slot.name: [] for slot in design.slots}
+    encoded: dict[str, list[EncodedInput]] = {slot.name: [] for slot in design.slots}
     for modality in design.modalities:
         slots = [s for s in design.slots if s.modality == modality.name]
         columns = [column for s in slots for column in design.columns(s.name)]
         encode = _cross if design.adapter and design.adapter.modality == modality else _encode
-        encoded = encode(design, modality, parts, slots, presence[:, columns], feeds)
+        inputs = encode(design, modality, parts, slots, presence[:, columns], feeds)
         for slot in (s for s in slots for _ in range(s.count)):
-            places[slot.name].append(next(encoded))
-    return places
+            encoded[slot.name].append(next(inputs))
+    return encoded
 
 
-def _answers(design: Design, parts: Parts, places: Mapping[str, list[_Place]], feeds: Feeds) -> dict[str, Tensor]:
+def task_outputs(
+    design: Design, parts: Parts, encoded: Mapping[str, list[EncodedInput]], feeds: Feeds
+) -> dict[str, Tensor]:
+    """The output of every task from the encoded inputs of all slots."""
     presence = feeds["presence"]
-    vectors = _fuse(design, parts, [place.vector for slot in design.slots for place in places[slot.name]], presence)
+    vectors = _fuse(design, parts, [one.vector for slot in design.slots for one in encoded[slot.name]], presence)
     outputs = {}
     for task in design.tasks:
         kind, parameters = design.heads[task.name], parts[f"head.{task.name}"]
-        reads = [places[name] for name in task.reads]
+        reads = [encoded[name] for name in task.reads]
         if kind == "fused":
             outputs[task.name] = heads.fused(parameters, vectors[task.name])
         elif kind == "choice":
-            options = torch.stack([place.vector for place in reads[1]], 1)
-            here = presence[:, design.columns(task.reads[1])]
-            outputs[task.name] = heads.choice(parameters, reads[0][0].vector, options, here)
+            options = torch.stack([option.vector for option in reads[1]], 1)
+            present = presence[:, design.columns(task.reads[1])]
+            outputs[task.name] = heads.choice(parameters, reads[0][0].vector, options, present)
         elif kind == "spans":
             outputs[task.name] = heads.fused(parameters, reads[0][0].tokens)
         elif kind == "tracing":
@@ -64,30 +75,22 @@ def _answers(design: Design, parts: Parts, places: Mapping[str, list[_Place]], f
         elif kind == "matching":
             outputs[task.name] = heads.matching(parameters, reads[0][0].vector, reads[1][0].vector)
         else:
-            here = presence[:, [design.columns(name)[0] for name in task.reads]]
-            masks = torch.stack([one[0].mask for one in reads], 1)
-            outputs[task.name] = heads.pair(
-                parameters, [one[0].tokens for one in reads], masks, here, [one[0].vector for one in reads]
-            )
+            present = presence[:, [design.columns(name)[0] for name in task.reads]]
+            texts = [slot[0] for slot in reads]
+            masks = torch.stack([text.mask for text in texts], 1)
+            tokens, pooled = [text.tokens for text in texts], [text.vector for text in texts]
+            outputs[task.name] = heads.pair(parameters, tokens, masks, present, pooled)
     return outputs
-
-
-class _Place(NamedTuple):
-    """One input of every row after its ladder: tokens [batch, tokens, width], mask, pooled vector [batch, width]."""
-
-    tokens: Tensor
-    mask: Tensor
-    vector: Tensor
 
 
 def _interactions(features: Tensor) -> Tensor:
     """Of a sequence's features [batch, 1, 1, tokens, dim] what was answered, 0.0 or 1.0 [batch, tokens, 2 skills]."""
     steps = features.reshape(len(features), *features.shape[3:]).to(torch.float32)
-    return torch.relu(steps[:, :, FIRST_SKILL_COLUMN:]) * (1 / LIMIT)
+    return torch.relu(steps[:, :, FIRST_SKILL_COLUMN:]) * (1 / INT8_LIMIT)
 
 
 def lora_rows(design: Design, feeds: Feeds, kind: str | None = None) -> tuple[Tensor, Tensor]:
-    """Every place of every row as one batch of the encoder: inputs, and mask float32 [rows, tokens].
+    """Every input of every row as one batch of the encoder: inputs, and mask float32 [rows, tokens].
 
     kind: what follows a slot's name in place of the inputs, such as `reference`.
     """
@@ -103,7 +106,7 @@ def lora_rows(design: Design, feeds: Feeds, kind: str | None = None) -> tuple[Te
 
 def _cross(
     design: Design, modality: Modality, parts: Parts, slots: list[Slot], presence: Tensor, feeds: Feeds
-) -> Iterator[_Place]:
+) -> Iterator[EncodedInput]:
     """As `_encode`, from the hidden states of the encoder that has LoRA inside."""
     assert design.adapter is not None
     batch, count = presence.shape
@@ -115,13 +118,13 @@ def _cross(
         ladder.columns(mask.reshape(batch, count, -1)),
         ladder.columns(vectors.reshape(batch, count, -1)),
     )
-    return map(_Place, *columns)
+    return map(EncodedInput, *columns)
 
 
 def _encode(
     design: Design, modality: Modality, parts: Parts, slots: list[Slot], presence: Tensor, feeds: Feeds
-) -> Iterator[_Place]:
-    """One pass of a modality's ladder over all its slots, then place by place; presence: [batch, places]."""
+) -> Iterator[EncodedInput]:
+    """One pass of a modality's ladder over all its slots, then input by input; presence: [batch, inputs]."""
     parameters = parts[f"ladder.{modality.name}"]
     batch, count = presence.shape
     features = torch.cat([feeds[f"{s.name}.features"] for s in slots], 1)
@@ -134,7 +137,7 @@ def _encode(
         ladder.columns(mask),
         ladder.columns(vectors.reshape(batch, count, -1)),
     )
-    return map(_Place, *columns)
+    return map(EncodedInput, *columns)
 
 
 def _fuse(design: Design, parts: Parts, vectors: list[Tensor], presence: Tensor) -> dict[str, Tensor]:
@@ -154,7 +157,7 @@ def _fuse(design: Design, parts: Parts, vectors: list[Tensor], presence: Tensor)
 
 def normalised(scale: np.ndarray) -> np.ndarray:
     """scale [taps, dim] divided a tap at a time, so that int8 * scale has a mean square near 1 in each tap."""
-    level = np.sqrt(np.square(scale, dtype=np.float64).mean(-1, keepdims=True)) * LEVEL
+    level = np.sqrt(np.square(scale, dtype=np.float64).mean(-1, keepdims=True)) * TYPICAL_FEATURE
     return np.asarray(scale / np.maximum(level, 1e-12), np.float32)
 
 
@@ -164,20 +167,23 @@ def objective(design: Design, parts: Parts, feeds: Feeds) -> tuple[Tensor, Tenso
     feeds: the grad graph's inputs. Where the design weighs tasks by their uncertainty, the tasks' part of the first is
     `losses.balanced`.
     """
-    places, presence, weights = _places(design, parts, feeds), feeds["presence"], feeds["weights"]
-    outputs = _answers(design, parts, places, feeds)
+    encoded, presence, weights = encode_inputs(design, parts, feeds), feeds["presence"], feeds["weights"]
+    outputs = task_outputs(design, parts, encoded, feeds)
     columns = [loss(t.kind, outputs[t.name], feeds[f"{t.name}.target"]) for t in design.tasks]
-    rest = _places(design, parts, {**feeds, **_hidden(design, feeds)}) if design.augmented else places
-    for found in design.objectives:
-        here = presence[:, [design.columns(name)[0] for name in found.reads]]
-        if found.kind == "alignment":
-            columns.append(alignment([places[name][0].vector for name in found.reads], here))
-        elif found.kind == "masked":
-            inputs = [_pair(design, name, feeds) for name in found.reads]
-            vectors = [rest[name][0].vector for name in found.reads]
-            columns.append(masked(parts[found.segment], inputs, vectors, here))
+    augmented = encoded
+    if design.augmented:
+        augmented = encode_inputs(design, parts, {**feeds, **_augmented_feeds(design, feeds)})
+    for one in design.objectives:
+        present = presence[:, [design.columns(name)[0] for name in one.reads]]
+        if one.kind == "alignment":
+            columns.append(alignment([encoded[name][0].vector for name in one.reads], present))
+        elif one.kind == "masked":
+            inputs = [_masked_input(design, name, feeds) for name in one.reads]
+            vectors = [augmented[name][0].vector for name in one.reads]
+            columns.append(masked(parts[one.segment], inputs, vectors, present))
         else:
-            columns.append(consistency(design.consistent(found), outputs, _answers(design, parts, rest, feeds)))
+            others = task_outputs(design, parts, augmented, feeds)
+            columns.append(consistency(design.consistent(one), outputs, others))
     sums = (torch.stack(columns, 1) * weights).sum(0)
     if design.weighting == "fixed":
         return sums.sum(), sums
@@ -186,17 +192,17 @@ def objective(design: Design, parts: Parts, feeds: Feeds) -> tuple[Tensor, Tenso
     return balanced(sums[:count], weights.sum(0)[:count], variances) + sums[count:].sum(), sums
 
 
-def _hidden(design: Design, feeds: Feeds) -> dict[str, Tensor]:
+def _augmented_feeds(design: Design, feeds: Feeds) -> dict[str, Tensor]:
     """Features and masks of the slots with a part hidden; a token that is all zeros is no longer there."""
-    found: dict[str, Tensor] = {}
+    augmented: dict[str, Tensor] = {}
     for name in design.augmented:
-        rest = feeds[f"{name}.augmented"]
-        shown = rest.to(torch.float32).abs().sum((2, 4)).clamp(max=1.0)
-        found |= {f"{name}.features": rest, f"{name}.mask": feeds[f"{name}.mask"] * shown}
-    return found
+        features = feeds[f"{name}.augmented"]
+        shown = features.to(torch.float32).abs().sum((2, 4)).clamp(max=1.0)
+        augmented |= {f"{name}.features": features, f"{name}.mask": feeds[f"{name}.mask"] * shown}
+    return augmented
 
 
-def _pair(design: Design, slot: str, feeds: Feeds) -> tuple[str, Tensor, Tensor, Tensor]:
+def _masked_input(design: Design, slot: str, feeds: Feeds) -> tuple[str, Tensor, Tensor, Tensor]:
     """A single slot's modality, its features, those with a part hidden, and their scale."""
     modality = design.slot(slot).modality
     scale = torch.from_numpy(normalised(design.scales[modality]))

@@ -13,7 +13,7 @@ from homeroom.contract.manifest import Task
 from homeroom_exporter.model.ladder import MASKED, Parameters, attention, meaning, relu, rms
 
 HeadKind = Literal["fused", "choice", "matching", "pair", "spans", "tracing"]
-EPSILON = 1e-6
+UNIT_EPSILON = 1e-6
 MEMORIES = (0.002, 0.02, 0.08, 0.3)  # of a tracer: first rates of forgetting, an interaction
 COUNTS, UNITS = 2 * len(MEMORIES), 16  # of a skill: right and wrong by each rate; hidden units that read them
 
@@ -77,7 +77,7 @@ def fused(parameters: Parameters, vector: Tensor) -> Tensor:
 
 def unit(x: Tensor) -> Tensor:
     """x scaled to length 1 along its last axis; zero stays zero."""
-    return x * torch.rsqrt((x * x).sum(-1, keepdim=True) + EPSILON)
+    return x * torch.rsqrt((x * x).sum(-1, keepdim=True) + UNIT_EPSILON)
 
 
 def choice(parameters: Parameters, query: Tensor, options: Tensor, presence: Tensor) -> Tensor:

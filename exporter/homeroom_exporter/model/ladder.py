@@ -15,7 +15,7 @@ from torch import Tensor
 from homeroom.contract.layout import Parameter, Segment
 from homeroom.contract.manifest import ABSENT_SCORE, Modality
 
-EPSILON = 1e-5
+NORM_EPSILON = 1e-5
 MASKED = -ABSENT_SCORE
 FAINT = 50.0
 STEEP = 1e30
@@ -36,7 +36,7 @@ class _Rms(torch.autograd.Function):  # type: ignore[misc]
 
     @staticmethod
     def forward(x: Tensor) -> tuple[Tensor, Tensor]:
-        inverse = torch.rsqrt((x * x).mean(-1, keepdim=True) + EPSILON)
+        inverse = torch.rsqrt((x * x).mean(-1, keepdim=True) + NORM_EPSILON)
         return x * inverse, inverse
 
     @staticmethod

@@ -11,8 +11,8 @@ from homeroom.contract.layout import Parameter, Segment
 from homeroom.contract.manifest import Task, TaskKind
 
 Weighting = Literal["fixed", "uncertainty"]  # of the tasks' losses in their sum
-HUBER = 1.0  # |error|, in units of the task's scale, where the loss turns from square to linear
-LARGEST = 4.0  # magnitude of a log-variance: no task's weight leaves e^-4 to e^4
+HUBER_ERROR = 1.0  # |error|, in units of the task's scale, where the loss turns from square to linear
+LOG_VARIANCE_LIMIT = 4.0  # magnitude of a log-variance: no task's weight leaves e^-4 to e^4
 
 
 def loss(kind: TaskKind, output: Tensor, target: Tensor) -> Tensor:
@@ -29,7 +29,7 @@ def loss(kind: TaskKind, output: Tensor, target: Tensor) -> Tensor:
         return -(target * torch.log_softmax(output, -1)).sum(-1)
     if kind == "regression":
         error = (output - target).abs()
-        small = error.clamp(max=HUBER)
+        small = error.clamp(max=HUBER_ERROR)
         return (small * (error - 0.5 * small)).sum(-1)
     return _cross(output, target).mean(-1)
 
@@ -55,5 +55,5 @@ def balanced(sums: Tensor, totals: Tensor, log_variances: Tensor) -> Tensor:
 
     sums, totals, log_variances: float32 [tasks]. With s = 0 it is the plain sum.
     """
-    s = log_variances.clamp(-LARGEST, LARGEST)
+    s = log_variances.clamp(-LOG_VARIANCE_LIMIT, LOG_VARIANCE_LIMIT)
     return (torch.exp(-s) * sums + 0.5 * s * totals).sum()

@@ -18,27 +18,27 @@ from homeroom_exporter.model.design import Design
 
 TierName = Literal["eighth", "quarter", "half"]
 
-SHARES: dict[TierName, float] = {"eighth": 1 / 8, "quarter": 1 / 4, "half": 1 / 2}  # of theta, about
-STEP = 4  # channels by which widths are tried
+THETA_SHARES: dict[TierName, float] = {"eighth": 1 / 8, "quarter": 1 / 4, "half": 1 / 2}  # of theta, about
+WIDTH_STEP = 4  # channels by which widths are tried
 # Primes that no other size is made of: they mark the axes that a tier cuts.
 WIDTH, HIDDEN, RANK = 1_000_003, 1_000_033, 1_000_037
 
 
 @dataclass(frozen=True)
-class Tier:
+class NestedDesign:
     """A narrower design; its theta is theta[index], index int32 [p], rising."""
 
     design: Design
     index: np.ndarray
 
 
-def make_tiers(design: Design, names: tuple[TierName, ...]) -> dict[str, Tier]:
+def make_tiers(design: Design, names: tuple[TierName, ...]) -> dict[str, NestedDesign]:
     """The tiers asked for, smallest first, each within the next."""
-    found: dict[str, Tier] = {}
+    found: dict[str, NestedDesign] = {}
     used: set[int] = set()
-    for name in (name for name in SHARES if name in names):
-        share, whole = SHARES[name], design.layout.size
-        sizes = {w: narrowed(design, w, share).layout.size for w in range(STEP, design.width, STEP)}
+    for name in (name for name in THETA_SHARES if name in names):
+        share, whole = THETA_SHARES[name], design.layout.size
+        sizes = {w: narrowed(design, w, share).layout.size for w in range(WIDTH_STEP, design.width, WIDTH_STEP)}
         width = min(sizes, key=lambda w: abs(sizes[w] - share * whole))
         if width in used:
             raise ExportError(
@@ -46,13 +46,13 @@ def make_tiers(design: Design, names: tuple[TierName, ...]) -> dict[str, Tier]:
             )
         used.add(width)
         small = narrowed(design, width, share)
-        found[name] = Tier(small, tier_index(design, small))
+        found[name] = NestedDesign(small, tier_index(design, small))
     return found
 
 
 def narrowed(design: Design, width: int, share: float) -> Design:
     """The design with so many channels and hidden ones in proportion, and its share of each rank."""
-    hidden = max(STEP, round(design.hidden * width / design.width / STEP) * STEP)
+    hidden = max(WIDTH_STEP, round(design.hidden * width / design.width / WIDTH_STEP) * WIDTH_STEP)
     return _with_ranks(replace(design, width=width, hidden=hidden), lambda rank: max(1, round(rank * share)))
 
 
@@ -65,13 +65,13 @@ def tier_index(design: Design, small: Design) -> np.ndarray:
     marks = _with_ranks(replace(design, width=WIDTH, hidden=HIDDEN), lambda _: RANK)
     start, places = 0, []
     for whole, part, marked in zip(_shapes(design), _shapes(small), _shapes(marks), strict=True):
-        axes = [_kept(*sizes, design, small) for sizes in zip(whole, part, marked, strict=True)]
+        axes = [_kept_indices(*sizes, design, small) for sizes in zip(whole, part, marked, strict=True)]
         places.append(start + np.ravel_multi_index(np.ix_(*axes), whole).ravel())
         start += int(np.prod(whole))
     return np.concatenate(places).astype(np.int32)
 
 
-def sheltered(design: Design, tiers: Mapping[str, Tier], theta: np.ndarray) -> np.ndarray:
+def sheltered(design: Design, tiers: Mapping[str, NestedDesign], theta: np.ndarray) -> np.ndarray:
     """A copy of theta float32 [P] in which no channel feeds one of a smaller tier: those weights begin at zero.
 
     So what the smallest tier learns is not drowned, in a larger one, by random channels that few devices train (as a
@@ -94,7 +94,7 @@ def _shapes(design: Design) -> Iterator[tuple[int, ...]]:
     return (parameter.shape for segment in design.layout for parameter in segment.parameters)
 
 
-def _kept(whole: int, part: int, marked: int, design: Design, small: Design) -> np.ndarray:
+def _kept_indices(whole: int, part: int, marked: int, design: Design, small: Design) -> np.ndarray:
     """Which places of an axis the small design has: the first, of each block of `width` or `hidden`; else all."""
     for mark, block, kept in ((WIDTH, design.width, small.width), (HIDDEN, design.hidden, small.hidden)):
         if marked % mark == 0:

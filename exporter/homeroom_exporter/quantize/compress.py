@@ -13,7 +13,7 @@ from onnx import TensorProto, helper
 from homeroom.errors import ExportError
 from homeroom_exporter.quantize.graph_surgery import constant, extend
 
-LIMIT = 127  # of an int8, the same on both sides
+INT8_LIMIT = 127  # of an int8, the same on both sides
 PERCENTILE = 99.9  # of the magnitudes of a tap: what lies beyond is clipped
 KEPT_BITS = 16  # of the mantissa: a processor that rounds sums another way still gives the same arrays, most often
 
@@ -55,7 +55,7 @@ def fit(tokens: Sequence[NDArray[np.float32]], dim: int, names: Sequence[str]) -
         basis = vectors[:, ::-1][:, :dim]
         basis = basis * np.sign(basis[np.abs(basis).argmax(0), np.arange(dim)])
         values = centred @ basis
-        step = float(np.percentile(np.abs(values), PERCENTILE)) / LIMIT
+        step = float(np.percentile(np.abs(values), PERCENTILE)) / INT8_LIMIT
         rms = float(np.sqrt((values**2).mean()))
         if not step > 1e-9:
             raise ExportError("never changes over the calibration samples", where=f"tap {name}", remedy="drop the tap")
@@ -94,8 +94,8 @@ def append(model: onnx.ModelProto, taps: Sequence[str], compression: Compression
 def finish(model: onnx.ModelProto, value: str, shape: Sequence[str | int]) -> None:
     """Round, clip and cast a value in int8 units to the only output `features` of the model."""
     rounded = extend(model, "Round", [value], "rounded")
-    low = constant(model, "low", np.array(-LIMIT, np.float32))
-    high = constant(model, "high", np.array(LIMIT, np.float32))
+    low = constant(model, "low", np.array(-INT8_LIMIT, np.float32))
+    high = constant(model, "high", np.array(INT8_LIMIT, np.float32))
     clipped = extend(model, "Clip", [rounded, low, high], "clipped")
     model.graph.node.append(
         helper.make_node("Cast", [clipped], ["features"], name="homeroom.features", to=TensorProto.INT8)

@@ -14,17 +14,17 @@ import onnx
 from numpy.typing import NDArray
 from onnx import NodeProto, TensorProto, helper, numpy_helper
 
-from homeroom_exporter.quantize.graph_surgery import OURS
+from homeroom_exporter.quantize.graph_surgery import ADDED
 
-BITS = 24  # of a float32's significand
+SIGNIFICAND_BITS = 24  # of a float32's significand
 INPUT_BITS = (12, 11, 10)  # of an input, with one that is room above the range; the finest that weights leave is taken
-LOST = 0.004  # of a filter's norm at most; 8 bits a channel lose twice as much
-KINDS = ("weight", "bias")
+LOST_NORM_LIMIT = 0.004  # of a filter's norm at most; 8 bits a channel lose twice as much
+OPERANDS = ("weight", "bias")
 
 Array = NDArray[np.float32]
 
 
-def exact(model: onnx.ModelProto, largest: Mapping[str, float]) -> onnx.ModelProto:
+def exact_convolutions(model: onnx.ModelProto, largest: Mapping[str, float]) -> onnx.ModelProto:
     """The model with inputs, weights and bias of its float32 convolutions on such grids.
 
     largest: the greatest absolute value seen of a graph's values, by name; beyond twice that a sum may be rounded. A
@@ -45,9 +45,9 @@ def exact(model: onnx.ModelProto, largest: Mapping[str, float]) -> onnx.ModelPro
             nodes.append(node)
             continue
         step, values = found
-        name = f"{OURS}{node.output[0]}"
+        name = f"{ADDED}{node.output[0]}"
         parts = [numpy_helper.from_array(np.float32(1 / step), f"{name}.scale")]
-        parts += [numpy_helper.from_array(one, f"{name}.{kind}") for one, kind in zip(values, KINDS, strict=False)]
+        parts += [numpy_helper.from_array(one, f"{name}.{kind}") for one, kind in zip(values, OPERANDS, strict=False)]
         graph.initializer.extend(parts)
         nodes.append(helper.make_node("Mul", [node.input[0], parts[0].name], [f"{name}.scaled"], name=f"{name}.scaled"))
         nodes.append(helper.make_node("Round", [f"{name}.scaled"], [f"{name}.steps"], name=f"{name}.steps"))
@@ -71,12 +71,12 @@ def _grids(largest: float, weight: Array, bias: Array | None = None) -> tuple[fl
         step = 2.0 ** (np.ceil(np.log2(largest)) - bits + 1)
         rows_of_steps, limit = rows * step, 2.0**bits  # steps of an input of twice the largest
         most = np.abs(rows_of_steps).sum(1) * limit + np.abs(offset)
-        grid = 2.0 ** np.ceil(np.log2(np.maximum(most, np.finfo(np.float32).tiny)) - BITS)
+        grid = 2.0 ** np.ceil(np.log2(np.maximum(most, np.finfo(np.float32).tiny)) - SIGNIFICAND_BITS)
         whole, added = np.round(rows_of_steps / grid[:, None]), np.round(offset / grid)
-        grid[np.abs(whole).sum(1) * limit + np.abs(added) > 2.0**BITS] *= 2  # rounding went up past it
+        grid[np.abs(whole).sum(1) * limit + np.abs(added) > 2.0**SIGNIFICAND_BITS] *= 2  # rounding went up past it
         whole, added = np.round(rows_of_steps / grid[:, None]), np.round(offset / grid)
         rounded = whole * grid[:, None]
-        if np.linalg.norm(rounded - rows_of_steps) <= LOST * np.linalg.norm(rows_of_steps):
+        if np.linalg.norm(rounded - rows_of_steps) <= LOST_NORM_LIMIT * np.linalg.norm(rows_of_steps):
             values = [rounded.reshape(weight.shape), *([added * grid] if bias is not None else [])]
             return float(step), [one.astype(np.float32) for one in values]
     return None

@@ -21,21 +21,21 @@ from homeroom.contract.manifest import (
 )
 from homeroom.data.preprocess import Prepared, collate
 from homeroom.runtime.backend import load
+from homeroom_exporter.quantize.compress import INT8_LIMIT
 
-T = TypeVar("T")
-BATCH = 16
-LIMIT = 127
+Input = TypeVar("Input")
+FEATURES_BATCH = 16
 
 
 def batches(modality: Modality, inputs: Sequence[Prepared]) -> Iterator[tuple[dict[str, NDArray[Any]], list[int]]]:
     """Feeds of a features graph and the valid tokens of each row, inputs of like length together."""
     order = sorted(range(len(inputs)), key=lambda i: (inputs[i].tokens, i))
-    for start in range(0, len(order), BATCH):
-        chosen = [inputs[i] for i in order[start : start + BATCH]]
+    for start in range(0, len(order), FEATURES_BATCH):
+        chosen = [inputs[i] for i in order[start : start + FEATURES_BATCH]]
         yield collate(modality, chosen), [one.tokens for one in chosen]
 
 
-def spread(inputs: Sequence[T], limit: int) -> list[T]:
+def spread(inputs: Sequence[Input], limit: int) -> list[Input]:
     """At most `limit` inputs, evenly taken from all."""
     return [inputs[i * len(inputs) // limit] for i in range(limit)] if len(inputs) > limit else list(inputs)
 
@@ -80,8 +80,8 @@ def problems(modality: Modality, path: Path) -> list[str]:
                 found.append(f"{name} gives values that are not finite")
             if made.shape != (rows, len(modality.taps), tokens, modality.dim) or made.dtype != np.int8:
                 found.append(f"{name} gives {made.dtype} {made.shape}")
-            elif int(made.min()) < -LIMIT:
-                found.append(f"{name} leaves the range of +-{LIMIT}")
+            elif int(made.min()) < -INT8_LIMIT:
+                found.append(f"{name} leaves the range of +-{INT8_LIMIT}")
     return found
 
 

@@ -15,7 +15,7 @@ from homeroom.errors import ExportError
 OPSET = 17
 IR_VERSION = 8  # what onnxruntime 1.22 to 1.32 all read
 IR_VERSION_INT4 = 10  # the first that has 4-bit tensors; they read it too
-OURS = "homeroom."  # prefix of the names of nodes that are added here; quantization leaves them alone
+ADDED = "homeroom."  # prefix of the names of nodes that are added here; quantization leaves them alone
 
 
 def expose(model: onnx.ModelProto, taps: Mapping[str, str]) -> onnx.ModelProto:
@@ -28,43 +28,43 @@ def expose(model: onnx.ModelProto, taps: Mapping[str, str]) -> onnx.ModelProto:
     kept: list[NodeProto] = []
     for node in reversed(graph.node):
         if needed & set(node.output):
-            needed |= reads(node)
+            needed |= values_read(node)
             kept.append(node)
     pruned = helper.make_graph(
-        [*reversed(kept), *(helper.make_node("Identity", [v], [t], name=f"{OURS}{t}") for t, v in taps.items())],
+        [*reversed(kept), *(helper.make_node("Identity", [v], [t], name=f"{ADDED}{t}") for t, v in taps.items())],
         "features",
         [value for value in graph.input if value.name in needed],
         [helper.make_tensor_value_info(tap, TensorProto.FLOAT, None) for tap in taps],
         [tensor for tensor in graph.initializer if tensor.name in needed],
     )
-    return assemble(pruned, model.opset_import)
+    return as_model(pruned, model.opset_import)
 
 
-def reads(node: NodeProto) -> set[str]:
+def values_read(node: NodeProto) -> set[str]:
     """Every value that a node reads, those that its inner graphs capture too."""
     names = set(node.input)
     for attribute in node.attribute:
         if attribute.type == AttributeProto.GRAPH:
             for inner in attribute.g.node:
-                names |= reads(inner)
+                names |= values_read(inner)
             names |= {output.name for output in attribute.g.output}
     return names
 
 
-def assemble(graph: onnx.GraphProto, opsets: Sequence[onnx.OperatorSetIdProto]) -> onnx.ModelProto:
+def as_model(graph: onnx.GraphProto, opsets: Sequence[onnx.OperatorSetIdProto]) -> onnx.ModelProto:
     return helper.make_model(graph, opset_imports=list(opsets), ir_version=IR_VERSION, producer_name="homeroom")
 
 
 def constant(model: onnx.ModelProto, name: str, value: NDArray[np.generic]) -> str:
     """Add an initializer; returns its name."""
-    model.graph.initializer.append(numpy_helper.from_array(np.ascontiguousarray(value), OURS + name))
-    return OURS + name
+    model.graph.initializer.append(numpy_helper.from_array(np.ascontiguousarray(value), ADDED + name))
+    return ADDED + name
 
 
 def extend(model: onnx.ModelProto, kind: str, inputs: Sequence[str], name: str, **attributes: object) -> str:
     """Append a node with one output; returns the output's name."""
-    model.graph.node.append(helper.make_node(kind, inputs, [OURS + name], name=OURS + name, **attributes))
-    return OURS + name
+    model.graph.node.append(helper.make_node(kind, inputs, [ADDED + name], name=ADDED + name, **attributes))
+    return ADDED + name
 
 
 def rename_output(model: onnx.ModelProto, tap: str) -> str:
@@ -84,7 +84,7 @@ def pool_time(model: onnx.ModelProto, tap: str, tokens: int, width: int) -> None
     shape = constant(model, f"{tap}.spans", np.array([0, tokens, -1, width], np.int64))
     spans = extend(model, "Reshape", [raw, shape], f"{tap}.split")
     model.graph.node.append(
-        helper.make_node("ReduceMean", [spans], [tap], name=f"{OURS}{tap}.mean", axes=[2], keepdims=0)
+        helper.make_node("ReduceMean", [spans], [tap], name=f"{ADDED}{tap}.mean", axes=[2], keepdims=0)
     )
 
 
@@ -98,7 +98,7 @@ def pool_regions(model: onnx.ModelProto, tap: str, channels: int, side: int, gri
         model, "Reshape", [raw, constant(model, f"{tap}.shape", np.array([0, channels, -1], np.int64))], f"{tap}.flat"
     )
     pooled = extend(model, "MatMul", [flat, constant(model, f"{tap}.regions", regions(side, grid))], f"{tap}.pooled")
-    model.graph.node.append(helper.make_node("Transpose", [pooled], [tap], name=f"{OURS}{tap}.tokens", perm=[0, 2, 1]))
+    model.graph.node.append(helper.make_node("Transpose", [pooled], [tap], name=f"{ADDED}{tap}.tokens", perm=[0, 2, 1]))
 
 
 def pool_patches(model: onnx.ModelProto, tap: str, side: int, grid: int, special: int = 1) -> None:
@@ -127,7 +127,7 @@ def pool_spans(model: onnx.ModelProto, tap: str, frames: int, tokens: int) -> No
 
 def _pool(model: onnx.ModelProto, tap: str, raw: str, weight: NDArray[np.float32]) -> None:
     matrix = constant(model, f"{tap}.regions", weight)
-    model.graph.node.append(helper.make_node("MatMul", [matrix, raw], [tap], name=f"{OURS}{tap}.tokens"))
+    model.graph.node.append(helper.make_node("MatMul", [matrix, raw], [tap], name=f"{ADDED}{tap}.tokens"))
 
 
 def regions(side: int, grid: int) -> NDArray[np.float32]:

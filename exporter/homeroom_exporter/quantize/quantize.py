@@ -28,12 +28,12 @@ from onnxruntime.quantization import (
 from onnxruntime.quantization.calibrate import TensorData, load_tensors_data
 from onnxruntime.quantization.matmul_nbits_quantizer import MatMulNBitsQuantizer
 
-from homeroom_exporter.quantize.exact_convolution import exact
-from homeroom_exporter.quantize.graph_surgery import OURS
+from homeroom_exporter.quantize.exact_convolution import exact_convolutions
+from homeroom_exporter.quantize.graph_surgery import ADDED
 
-TABLE_ROWS = 256  # a lookup table of at least so many rows is quantized: int8 by row, or int4 by block
-FILTER_VALUES = 1 << 15  # a convolution's float32 weights are stored as int8 from so many values on
-BLOCK = 32  # weights that share a scale in int4
+LEAST_TABLE_ROWS = 256  # a lookup table of at least so many rows is quantized: int8 by row, or int4 by block
+LEAST_FILTER_VALUES = 1 << 15  # a convolution's float32 weights are stored as int8 from so many values on
+INT4_BLOCK = 32  # weights that share a scale in int4
 
 Feeds = Mapping[str, NDArray[np.generic]]
 
@@ -79,7 +79,7 @@ def static(
         quantize_static(
             before,
             after,
-            _Reader(feeds),
+            _FeedReader(feeds),
             quant_format=QuantFormat.QDQ,
             op_types_to_quantize=["Conv", "MatMul", "Gemm", "Add", "Clip", "Relu", "MaxPool", "LeakyRelu", "Max"],
             per_channel=True,
@@ -91,7 +91,7 @@ def static(
             nodes_to_exclude=[*excluded(model, keep_float), *kept],
         )
         made = onnx.load(after)
-        return exact(made, _largest(made, load_tensors_data(ranges).data))
+        return exact_convolutions(made, _largest(made, load_tensors_data(ranges).data))
 
 
 def _largest(model: onnx.ModelProto, seen: Mapping[str, TensorData]) -> dict[str, float]:
@@ -116,7 +116,7 @@ def blockwise(model: onnx.ModelProto, keep_float: Iterable[str] = (), kept: Coll
             quantizer = MatMulNBitsQuantizer(
                 small,
                 bits=bits,
-                block_size=BLOCK,
+                block_size=INT4_BLOCK,
                 nodes_to_exclude=[node.name for node in small.graph.node if node.name not in wanted],
                 op_types_to_quantize=("MatMul", "Gather") if bits == 4 else ("MatMul",),
                 quant_axes=(("MatMul", 0), ("Gather", 1)),
@@ -153,7 +153,7 @@ def candidates(model: onnx.ModelProto, keep_float: Iterable[str] = ()) -> list[C
 
 def excluded(model: onnx.ModelProto, keep_float: Iterable[str]) -> list[str]:
     """Names of the nodes that stay in float32: pooling and compression of the taps, and what the encoder asks for."""
-    prefixes = (OURS, *keep_float)
+    prefixes = (ADDED, *keep_float)
     return [node.name for node in model.graph.node if node.name.startswith(prefixes)]
 
 
@@ -166,9 +166,9 @@ def shrink_tables(model: onnx.ModelProto, keep: Collection[str] = ()) -> onnx.Mo
     def lookup(node: NodeProto, name: str) -> list[NodeProto]:
         indices, output = node.input[1], node.output[0]
         return [
-            helper.make_node("Gather", [f"{name}.int8", indices], [f"{output}.int8"], name=f"{OURS}{output}.rows"),
+            helper.make_node("Gather", [f"{name}.int8", indices], [f"{output}.int8"], name=f"{ADDED}{output}.rows"),
             helper.make_node("Cast", [f"{output}.int8"], [f"{output}.cast"], to=TensorProto.FLOAT),
-            helper.make_node("Gather", [f"{name}.scale", indices], [f"{output}.scale"], name=f"{OURS}{output}.scales"),
+            helper.make_node("Gather", [f"{name}.scale", indices], [f"{output}.scale"], name=f"{ADDED}{output}.scales"),
             helper.make_node("Mul", [f"{output}.cast", f"{output}.scale"], [output]),
         ]
 
@@ -184,21 +184,21 @@ def shrink_filters(model: onnx.ModelProto, keep: Collection[str] = ()) -> onnx.M
     def convolve(node: NodeProto, name: str) -> list[NodeProto]:
         output = node.output[0]
         cast, restored = f"{output}.filter.cast", f"{output}.filter"
-        back = helper.make_node("Cast", [f"{name}.int8"], [cast], name=OURS + cast, to=TensorProto.FLOAT)
-        scaled = helper.make_node("Mul", [cast, f"{name}.scale"], [restored], name=OURS + restored)
+        back = helper.make_node("Cast", [f"{name}.int8"], [cast], name=ADDED + cast, to=TensorProto.FLOAT)
+        scaled = helper.make_node("Mul", [cast, f"{name}.scale"], [restored], name=ADDED + restored)
         changed = NodeProto()
         changed.CopyFrom(node)
         changed.input[1] = restored
         return [back, scaled, changed]
 
     def wanted(node: NodeProto, tensor: TensorProto) -> bool:
-        return node.op_type == "Conv" and node.name not in keep and np.prod(tensor.dims) >= FILTER_VALUES
+        return node.op_type == "Conv" and node.name not in keep and np.prod(tensor.dims) >= LEAST_FILTER_VALUES
 
     return _shrink(model, 1, wanted, convolve)
 
 
 def _is_table(tensor: TensorProto) -> bool:
-    return len(tensor.dims) == 2 and tensor.dims[0] >= TABLE_ROWS
+    return len(tensor.dims) == 2 and tensor.dims[0] >= LEAST_TABLE_ROWS
 
 
 def _shrink(
@@ -237,7 +237,7 @@ def _shrink(
     return small
 
 
-class _Reader(CalibrationDataReader):  # type: ignore[misc]
+class _FeedReader(CalibrationDataReader):  # type: ignore[misc]
     def __init__(self, feeds: Iterable[Feeds]) -> None:
         self._feeds: Iterator[Feeds] = iter(feeds)
 

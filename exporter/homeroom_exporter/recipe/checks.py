@@ -16,7 +16,7 @@ from homeroom_exporter.model.lora.plan import AdapterPlan
 from homeroom_exporter.recipe.document import Document
 from homeroom_exporter.recipe.tables import EncoderTable, ObjectiveTable, RecipeHeader, TaskTable, TrainingTable
 
-TABLES = ("encoders", "slots", "tasks", "objectives", "training", "adapter", "scopes")
+TABLE_NAMES = ("encoders", "slots", "tasks", "objectives", "training", "adapter", "scopes")
 WITH_LABELS = ("classification", "ordinal", "multilabel", "spans")
 OWN_HEAD = ("choice", "matching", "spans", "tracing")  # kinds whose head is always their own
 SLOT = re.compile(r"^(?P<modality>text|image|audio|table|sequence)(\[(?P<count>\d{1,2})\])?$")
@@ -27,8 +27,8 @@ def read_header(document: Document) -> RecipeHeader:
     """The fields at the top of the file."""
     if not document.tables:
         raise document.refusal("is empty", remedy=BEGIN)
-    fields = {name: value for name, value in document.tables.items() if name not in TABLES}
-    header = document.convert(fields, RecipeHeader, others=TABLES)
+    fields = {name: value for name, value in document.tables.items() if name not in TABLE_NAMES}
+    header = document.convert(fields, RecipeHeader, others=TABLE_NAMES)
     if "onnx" not in header.runtimes:
         raise document.refusal("every bundle has graphs for onnxruntime", "runtimes", remedy='["onnx", "litert"]')
     return header

@@ -21,7 +21,7 @@ from homeroom_exporter.model.lora import onnx_operations
 
 OPSET = 20
 IR_VERSION = 9
-UNIFORM = 64  # a constant of so many equal values is made by the graph, not stored
+LEAST_UNIFORM_VALUES = 64  # a constant of so many equal values is made by the graph, not stored
 ONNX_TYPE = {
     torch.float32: TensorProto.FLOAT,
     torch.int8: TensorProto.INT8,
@@ -33,19 +33,19 @@ ONNX_TYPE = {
 BROADCASTING = ("mul.Tensor", "add.Tensor", "sub.Tensor", "div.Tensor", "where.self")
 
 
-def lower(traced: GraphModule, inputs: Sequence[str], outputs: Sequence[str]) -> onnx.ModelProto:
+def aten_to_onnx(traced: GraphModule, inputs: Sequence[str], outputs: Sequence[str]) -> onnx.ModelProto:
     """The ONNX model of `traced`, whose placeholders and results get these names; ExportError on an unknown operation.
 
     Shapes are those that it was traced with.
     """
-    return _Lowering(traced, inputs, outputs).model()
+    return _Translation(traced, inputs, outputs).model()
 
 
 def shape_of(node: Node) -> tuple[int, ...]:
     return tuple(node.meta["val"].shape)
 
 
-class _Lowering:
+class _Translation:
     def __init__(self, traced: GraphModule, inputs: Sequence[str], outputs: Sequence[str]) -> None:
         self.traced = traced
         self.nodes: list[onnx.NodeProto] = []
@@ -92,7 +92,7 @@ class _Lowering:
             self.constants[node] = node.target(*arguments, **keywords)
             return
         kind = getattr(node.target, "__name__", str(node.target))
-        rule = RULES.get(kind)
+        rule = ONNX_RULES.get(kind)
         if rule is None:
             raise ExportError(f"the operation {kind} has no translation to ONNX", where="training graph")
         self.names[node] = rule(self, node)
@@ -109,7 +109,7 @@ class _Lowering:
 
     def constant(self, array: np.ndarray) -> str:
         key = (array.dtype.str, array.shape, array.tobytes())
-        if array.size >= UNIFORM and (array == array.flat[0]).all():
+        if array.size >= LEAST_UNIFORM_VALUES and (array == array.flat[0]).all():
             if key not in self.uniform:
                 value = numpy_helper.from_array(array.reshape(-1)[:1], "value")
                 self.uniform[key] = self.emit("ConstantOfShape", self.integers(*array.shape), value=value)
@@ -175,16 +175,16 @@ def _axis(node: Node, axis: int) -> int:
     return axis % max(len(shape_of(node)), 1)
 
 
-def _binary(kind: str) -> Callable[[_Lowering, Node], str]:
+def _binary(kind: str) -> Callable[[_Translation, Node], str]:
     return lambda to, node: to.emit(kind, to.name(node.args[0]), to.name(node.args[1]))
 
 
-def _unary(kind: str) -> Callable[[_Lowering, Node], str]:
+def _unary(kind: str) -> Callable[[_Translation, Node], str]:
     return lambda to, node: to.emit(kind, to.name(node.args[0]))
 
 
-def _compare(kind: str) -> Callable[[_Lowering, Node], str]:
-    def rule(to: _Lowering, node: Node) -> str:
+def _compare(kind: str) -> Callable[[_Translation, Node], str]:
+    def rule(to: _Translation, node: Node) -> str:
         left: Any = node.args[0]
         dtype = left.meta["val"].dtype
         return to.emit(kind, to.name(left), to.name(node.args[1], dtype))
@@ -192,12 +192,12 @@ def _compare(kind: str) -> Callable[[_Lowering, Node], str]:
     return rule
 
 
-def _softmax(kind: str) -> Callable[[_Lowering, Node], str]:
+def _softmax(kind: str) -> Callable[[_Translation, Node], str]:
     return lambda to, node: to.emit(kind, to.name(node.args[0]), axis=_axis(node, node.args[1]))
 
 
-def _reduce(kind: str) -> Callable[[_Lowering, Node], str]:
-    def rule(to: _Lowering, node: Node) -> str:
+def _reduce(kind: str) -> Callable[[_Translation, Node], str]:
+    def rule(to: _Translation, node: Node) -> str:
         source: Any = node.args[0]
         rank = len(shape_of(source))
         given: Any = node.args[1] if len(node.args) > 1 and node.args[1] else list(range(rank))
@@ -208,18 +208,18 @@ def _reduce(kind: str) -> Callable[[_Lowering, Node], str]:
     return rule
 
 
-def _view(to: _Lowering, node: Node) -> str:
+def _view(to: _Translation, node: Node) -> str:
     source: Any = node.args[0]
     if source not in to.constants and shape_of(source) == shape_of(node):
         return to.name(source)
     return to.reshape(to.name(source), shape_of(node))
 
 
-def _alias(to: _Lowering, node: Node) -> str:
+def _alias(to: _Translation, node: Node) -> str:
     return to.name(node.args[0])
 
 
-def _permute(to: _Lowering, node: Node) -> str:
+def _permute(to: _Translation, node: Node) -> str:
     source: Any = node.args[0]
     order: Any = node.args[1]
     shape = shape_of(source)
@@ -230,7 +230,7 @@ def _permute(to: _Lowering, node: Node) -> str:
     return to.emit("Transpose", to.name(source), perm=order)
 
 
-def _expand(to: _Lowering, node: Node) -> str:
+def _expand(to: _Translation, node: Node) -> str:
     source: Any = node.args[0]
     if shape_of(source) == shape_of(node):
         return to.name(source)
@@ -248,14 +248,14 @@ def _broadcasts(user: Node, expanded: Node) -> bool:
     return bool(full)
 
 
-def _transposed(to: _Lowering, value: Any) -> tuple[str, int]:
+def _transposed(to: _Translation, value: Any) -> tuple[str, int]:
     """A matrix product's operand: (name, 1) of what is transposed, if it is the transpose of a matrix."""
     if isinstance(value, Node) and value not in to.constants and "permute" in str(value.target):
         return to.name(value.args[0]), 1
     return to.name(value), 0
 
 
-def _mm(to: _Lowering, node: Node) -> str:
+def _mm(to: _Translation, node: Node) -> str:
     left, turn_left = _transposed(to, node.args[0])
     right, turn_right = _transposed(to, node.args[1])
     if not turn_left and not turn_right:
@@ -263,20 +263,20 @@ def _mm(to: _Lowering, node: Node) -> str:
     return to.emit("Gemm", left, right, transA=turn_left, transB=turn_right)
 
 
-def _addmm(to: _Lowering, node: Node) -> str:
+def _addmm(to: _Translation, node: Node) -> str:
     added, *operands = node.args
     (left, turn_left), (right, turn_right) = (_transposed(to, operand) for operand in operands)
     scales: dict[str, Any] = {name: float(cast(float, value)) for name, value in node.kwargs.items() if value != 1.0}
     return to.emit("Gemm", left, right, to.name(added), transA=turn_left, transB=turn_right, **scales)
 
 
-def _layer_norm(to: _Lowering, node: Node) -> str:
+def _layer_norm(to: _Translation, node: Node) -> str:
     source, _, gain, bias, epsilon = node.args
     names = (to.name(value) for value in (source, gain, bias))
     return to.emit("LayerNormalization", *names, outputs=3, axis=-1, epsilon=epsilon)
 
 
-def _cat(to: _Lowering, node: Node) -> str:
+def _cat(to: _Translation, node: Node) -> str:
     parts: Any = node.args[0]
     axis = node.args[1] if len(node.args) > 1 else 0
     if len(parts) == 1:
@@ -284,7 +284,7 @@ def _cat(to: _Lowering, node: Node) -> str:
     return to.emit("Concat", *(to.name(part) for part in parts), axis=_axis(node, axis))
 
 
-def _slice(to: _Lowering, node: Node) -> str:
+def _slice(to: _Translation, node: Node) -> str:
     source: Any = node.args[0]
     given: list[Any] = [*node.args[1:], *(0, None, None, 1)[len(node.args) - 1 :]]
     axis, step = _axis(node, given[0]), given[3]
@@ -301,7 +301,7 @@ def _slice(to: _Lowering, node: Node) -> str:
     )
 
 
-def _select(to: _Lowering, node: Node) -> str:
+def _select(to: _Translation, node: Node) -> str:
     source: Any = node.args[0]
     axis, index = _axis(source, node.args[1]), int(node.args[2])
     length = shape_of(source)[axis]
@@ -310,7 +310,7 @@ def _select(to: _Lowering, node: Node) -> str:
     return to.emit("Gather", to.name(source), to.constant(np.array(index % length, np.int64)), axis=axis)
 
 
-def _index(to: _Lowering, node: Node) -> str:
+def _index(to: _Translation, node: Node) -> str:
     """Indexing by one list along one axis."""
     picks: Any = node.args[1]
     chosen = [(axis, pick) for axis, pick in enumerate(picks) if pick is not None]
@@ -320,13 +320,13 @@ def _index(to: _Lowering, node: Node) -> str:
     return to.emit("Gather", to.name(node.args[0]), to.name(pick), axis=axis)
 
 
-def _split(to: _Lowering, node: Node) -> str:
+def _split(to: _Translation, node: Node) -> str:
     sizes: Any = node.args[1]
     axis = _axis(node.args[0], node.args[2] if len(node.args) > 2 else 0)
     return to.emit("Split", to.name(node.args[0]), to.integers(*sizes), outputs=len(sizes), axis=axis)
 
 
-def _slice_scatter(to: _Lowering, node: Node) -> str:
+def _slice_scatter(to: _Translation, node: Node) -> str:
     """A slice written into zeros, which is what the gradient of a slice is: one Pad."""
     given: list[Any] = [*node.args, *(0, None, None)[len(node.args) - 2 :]]
     base, value, axis, start, stop = given[:5]
@@ -340,13 +340,13 @@ def _slice_scatter(to: _Lowering, node: Node) -> str:
     return to.emit("Pad", to.name(value), to.integers(*before, *after))
 
 
-def _getitem(to: _Lowering, node: Node) -> str:
+def _getitem(to: _Translation, node: Node) -> str:
     source: Any = node.args[0]
     index: Any = node.args[1]
     return str(to.made_by[to.names[source]].output[index])
 
 
-def _power(to: _Lowering, node: Node) -> str:
+def _power(to: _Translation, node: Node) -> str:
     base, exponent = to.name(node.args[0]), node.args[1]
     if exponent == 2:
         return to.emit("Mul", base, base)
@@ -355,7 +355,7 @@ def _power(to: _Lowering, node: Node) -> str:
     return to.emit("Pow", base, to.name(exponent))
 
 
-def _clamp(to: _Lowering, node: Node) -> str:
+def _clamp(to: _Translation, node: Node) -> str:
     low, high = (*node.args[1:], None, None)[:2]
     name = to.name(node.args[0])
     if low is not None:
@@ -363,19 +363,19 @@ def _clamp(to: _Lowering, node: Node) -> str:
     return name if high is None else to.emit("Min", name, to.name(high))
 
 
-def _cast(to: _Lowering, node: Node) -> str:
+def _cast(to: _Translation, node: Node) -> str:
     return to.emit("Cast", to.name(node.args[0]), to=ONNX_TYPE[node.meta["val"].dtype])
 
 
-def _full_like(to: _Lowering, node: Node) -> str:
+def _full_like(to: _Translation, node: Node) -> str:
     return to.name(torch.full(shape_of(node), node.args[1], dtype=node.meta["val"].dtype))
 
 
-def _where(to: _Lowering, node: Node) -> str:
+def _where(to: _Translation, node: Node) -> str:
     return to.emit("Where", *(to.name(argument) for argument in node.args))
 
 
-RULES: dict[str, Callable[[_Lowering, Node], str]] = {
+ONNX_RULES: dict[str, Callable[[_Translation, Node], str]] = {
     "view.default": _view,
     "_unsafe_view.default": _view,
     "unsqueeze.default": _view,
@@ -418,7 +418,7 @@ RULES: dict[str, Callable[[_Lowering, Node], str]] = {
     "later.default": onnx_operations.later,
     "regroup.default": onnx_operations.regroup,
     "scaled.default": onnx_operations.scaled,
-    "places.default": onnx_operations.places,
+    "token_indices.default": onnx_operations.token_indices,
     "cat.default": _cat,
     "slice.Tensor": _slice,
     "select.int": _select,

@@ -19,10 +19,10 @@ from homeroom.contract.layout import Layout
 from homeroom_exporter.model.design import Design, name_parts, unflatten
 from homeroom_exporter.model.forward import forward, lora_rows, objective
 from homeroom_exporter.model.lora.adapter import PREFIX
-from homeroom_exporter.trace.aten_to_onnx import lower
+from homeroom_exporter.trace.aten_to_onnx import aten_to_onnx
 from homeroom_exporter.trace.example_inputs import example
 
-EPSILON = 1e-12  # a group without gradient has norm 0
+CLIP_EPSILON = 1e-12  # a group without gradient has norm 0
 
 
 def predict_step(design: Design, theta: Tensor, feeds: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -119,7 +119,7 @@ def clipped_step(design: Design, theta: Tensor, feeds: Mapping[str, Tensor]) -> 
     members = (groups.to(torch.float32).unsqueeze(0) - numbers == 0).to(torch.float32)
     by_group = members @ torch.cat([gradient.reshape(batch, -1) for gradient in gradients], 1)
     squares = (by_group * by_group).sum(1)
-    factors = (clip * torch.rsqrt(squares + EPSILON)).clamp(max=1.0)
+    factors = (clip * torch.rsqrt(squares + CLIP_EPSILON)).clamp(max=1.0)
     return {
         "losses": sums.sum(0),
         "totals": feeds["weights"].sum(0),
@@ -188,4 +188,4 @@ def trace(design: Design, role: str, batch: int, tokens: Mapping[str, int]) -> o
     arguments: Any = (torch.zeros(design.layout.size), *(torch.from_numpy(feeds[name]) for name in names))
     traced = make_fx(step, decomposition_table=core_aten_decompositions(), tracing_mode="real")(*arguments)
     traced.graph.eliminate_dead_code()
-    return lower(traced, ["theta", *names], outputs)
+    return aten_to_onnx(traced, ["theta", *names], outputs)

@@ -29,7 +29,7 @@ from homeroom.contract.manifest import AudioPreprocess, ImagePreprocess, identif
 from homeroom.data.preprocess import audio, image, text
 from homeroom.errors import ExportError
 from homeroom_exporter.encoders import backbone, load
-from homeroom_exporter.encoders.hidden_states import silence, traced
+from homeroom_exporter.encoders.hidden_states import quiet_torch, traced_batch
 from homeroom_exporter.encoders.spec import Encoder, EncoderSpec
 from homeroom_exporter.quantize.graph_surgery import regions
 
@@ -53,7 +53,7 @@ def test_pictures_are_made_as_the_models_own_processor_makes_them(
     from homeroom_exporter.encoders.vision import pixels
 
     folder = shape(tmp_path / "model")
-    with silence():
+    with quiet_torch():
         original = AutoImageProcessor.from_pretrained(folder, use_fast=False)
     spec = pixels(str(folder), {}, None)
     picture = Image.fromarray(np.random.default_rng(0).integers(0, 255, (size[1], size[0], 3), np.uint8))
@@ -139,7 +139,7 @@ def test_the_text_side_of_a_dual_model_reads_and_computes_as_the_original(tmp_pa
 def test_taps_of_someone_elses_file_are_found_by_looking_and_listed(tmp_path: Path) -> None:
     folder = tmp_path / "model"
     folder.mkdir()
-    path = models.foreign_text(folder)
+    path = models.onnx_text(folder)
     encoder = made(tmp_path, "text", path, "onnx", buckets=(8, 16))
     graph = onnx.load(path)
     results = {value.name for value in graph.graph.output}
@@ -184,7 +184,7 @@ def test_an_operator_that_no_graph_has_is_named_and_nothing_else_is_printed(capf
             return torch.nn.functional.interpolate(pixels, size=(5, 5), mode="bicubic", antialias=True)
 
     with pytest.raises(ExportError, match=r"aten::_upsample_bicubic2d_aa.*docs/shapes\.md") as refused:
-        traced(Resized(), torch.zeros(2, 3, 8, 8), "pixels", ["out"])
+        traced_batch(Resized(), torch.zeros(2, 3, 8, 8), "pixels", ["out"])
     assert refused.value.where == "Resized"
     assert capfd.readouterr() == ("", "")
 

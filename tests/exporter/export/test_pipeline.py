@@ -143,7 +143,7 @@ def test_a_hub_that_cannot_be_reached_is_one_sentence(monkeypatch: pytest.Monkey
     monkeypatch.setenv("HTTPS_PROXY", "http://127.0.0.1:9")
     spec = EncoderSpec(modality="text", source="hf:nobody/no-such-model")
     with pytest.raises(ExportError, match="the hub cannot be reached \\(connect to the network once") as refused:
-        hub.network(spec)
+        hub.load_model(spec)
     assert len(str(refused.value)) < 250
 
 

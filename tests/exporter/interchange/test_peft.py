@@ -23,8 +23,8 @@ from homeroom_exporter.cli import export_command, to_peft
 from homeroom_exporter.interchange import peft
 from homeroom_exporter.model.design import Design, name_parts, unflatten
 from homeroom_exporter.model.forward import forward, lora_rows
-from homeroom_exporter.model.lora import frozen_weights
 from homeroom_exporter.model.lora.adapter import PREFIX
+from homeroom_exporter.model.lora.frozen_weights import matrix
 from homeroom_exporter.trace.example_inputs import example
 
 # Ranks of 32 make A, B and W square, all [32, 32]: no shape would tell a transposed one.
@@ -100,7 +100,7 @@ def test_a_checkpoint_comes_in_and_goes_out_with_the_same_outputs(name: str, fed
     feeds = example(design, "predict", plan.batch, {"text": 16, "image": 1})
     theta = bundle.theta()
     assert agree(by_graph(bundle, theta, feeds), by_peft(design, theta, feeds, model)) < 1e-4
-    assert "float32 base" in peft.said_of_the_base(bundle)
+    assert "float32 base" in peft.base_of_outputs(bundle)
 
     trained = theta + np.random.default_rng(3).standard_normal(theta.size).astype(np.float32) * 0.1
     peft.write(bundle, trained, tmp_path / "out")
@@ -126,15 +126,15 @@ def test_with_quantized_weights_the_outputs_are_those_on_the_dequantized_base(tm
     made = by_graph(bundle, theta, feeds)
     assert agree(made, by_peft(design, theta, feeds, model)) > 1e-3
     assert design.adapter
-    dense = {k.removeprefix(PREFIX): v for k, v in frozen_weights.dense(design.adapter.frozen).items()}
+    arrays = {k.removeprefix(PREFIX): torch.from_numpy(v) for k, v in design.adapter.frozen.arrays.items()}
     with torch.no_grad():
         inner = model.base_model.model
         for name, path in design.adapter.shape.modules.items():
             layer = inner.get_submodule(path)
-            getattr(layer, "base_layer", layer).weight.copy_(torch.from_numpy(dense[name]))
-        inner.embeddings.word_embeddings.weight.copy_(torch.from_numpy(dense["words"]))
+            getattr(layer, "base_layer", layer).weight.copy_(matrix(arrays, name, torch.zeros(1)))
+        inner.embeddings.word_embeddings.weight.copy_(matrix(arrays, "words", torch.zeros(1)))
     assert agree(made, by_peft(design, theta, feeds, model)) < 1e-4
-    assert "dequantized base" in peft.said_of_the_base(bundle)
+    assert "dequantized base" in peft.base_of_outputs(bundle)
 
 
 def change(folder: Path, edit: Any) -> None:

@@ -32,9 +32,9 @@ from homeroom_aggregator.admin.folder import create_folder, invite_devices
 from homeroom_aggregator.server.service import open_service
 from homeroom_exporter.check import check
 from homeroom_exporter.model.lora import encoder, frozen_weights
-from homeroom_exporter.model.lora.architectures import Shape, shape_of, weights_of
+from homeroom_exporter.model.lora.architectures import EncoderShape, shape_of, weights_of
 from homeroom_exporter.model.lora.build import targeted
-from homeroom_exporter.model.lora.unpadded_rows import Rows
+from homeroom_exporter.model.lora.unpadded_rows import UnpaddedRows
 from homeroom_exporter.trace.example_inputs import example
 
 SHAPES = {"bert": models.bert, "distilbert": models.distilbert, "roberta": models.roberta, "vit": models.vit}
@@ -52,7 +52,9 @@ def bundle(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
     return lessons.exported(folder, models.bert(folder / "bert"))
 
 
-def factors_of(peft_model: Any, shape: Shape) -> tuple[dict[str, tuple[torch.Tensor, torch.Tensor]], dict[str, Any]]:
+def factors_of(
+    peft_model: Any, shape: EncoderShape
+) -> tuple[dict[str, tuple[torch.Tensor, torch.Tensor]], dict[str, Any]]:
     """A and scaled B by our names, and PEFT's own parameters."""
     found, own = {}, {}
     for path, name in {path: name for name, path in shape.modules.items()}.items():
@@ -80,13 +82,13 @@ def test_states_and_gradients_are_those_of_transformers_with_peft(name: str, tmp
         mask[1, 5:] = 0
         ids[1, 5:] = 0
         wanted = wrapped(input_ids=ids, attention_mask=mask.long()).last_hidden_state
-        inputs, rows = ids, Rows(3, 9, shape.heads, mask)
+        inputs, rows = ids, UnpaddedRows(3, 9, shape.heads, mask)
         kept = mask.reshape(-1, 1)
     else:
         pixels = torch.randn(3, 3, 32, 32)
         wanted = wrapped(pixel_values=pixels).last_hidden_state
         inputs, kept = encoder.patched(shape, pixels), torch.ones(1)
-        rows = Rows(3, encoder.tokens_of(shape), shape.heads)
+        rows = UnpaddedRows(3, encoder.tokens_of(shape), shape.heads)
     x = encoder.embed(shape, weights, inputs, rows)
     direction = torch.randn(rows.count * rows.tokens, shape.width) * kept  # of the loss, nothing on padding
     for keep in (True, False):
@@ -352,15 +354,14 @@ def test_int4_keeps_sensitive_layers_in_eight_bits_within_its_share_of_float32()
         weights[f"{i}.down"] = rng.standard_normal((64, 256)).astype(np.float32)
     kept = frozen_weights.freeze(weights, "int4")
     whole = sum(value.nbytes for value in weights.values())
-    assert 0.19 * whole < sum(value.nbytes for value in kept.arrays.values()) <= frozen_weights.BUDGET["int4"] * whole
+    assert (
+        0.19 * whole < sum(value.nbytes for value in kept.arrays.values()) <= frozen_weights.SIZE_SHARE["int4"] * whole
+    )
     assert {"0.up.codes", "1.up.codes", "0.query.pairs", "1.query.pairs"} <= set(kept.arrays)
-    back = frozen_weights.dense(kept)
-    assert back.keys() == weights.keys()
+    arrays = {name: torch.from_numpy(value) for name, value in kept.arrays.items()}
+    dense = {name: frozen_weights.matrix(arrays, name, torch.zeros(1)).numpy() for name in weights}
     for name, value in weights.items():
-        assert np.linalg.norm(back[name] - value) / np.linalg.norm(value) < 0.1, name
+        assert np.linalg.norm(dense[name] - value) / np.linalg.norm(value) < 0.1, name
     ids = torch.tensor([3, 0, 399, 3])
-    looked_up = frozen_weights.rows_of({k: torch.from_numpy(v) for k, v in kept.arrays.items()}, "words", ids)
-    np.testing.assert_allclose(looked_up.numpy(), back["words"][ids.numpy()], rtol=1e-6)
-    for name in weights:
-        whole = frozen_weights.matrix({k: torch.from_numpy(v) for k, v in kept.arrays.items()}, name, looked_up)
-        np.testing.assert_allclose(whole.numpy(), back[name], rtol=1e-6)
+    looked_up = frozen_weights.rows_of(arrays, "words", ids)
+    np.testing.assert_allclose(looked_up.numpy(), dense["words"][ids.numpy()], rtol=1e-6)

@@ -25,7 +25,7 @@ from homeroom_exporter.export.design import design_of
 from homeroom_exporter.export.steps import step_graphs
 from homeroom_exporter.model.design import Design, initial_theta
 from homeroom_exporter.model.lora import build as lora
-from homeroom_exporter.model.tiers import SHARES, TierName, make_tiers
+from homeroom_exporter.model.tiers import THETA_SHARES, TierName, make_tiers
 from homeroom_exporter.trace.example_inputs import example
 from homeroom_exporter.trace.reference import by_autograd
 
@@ -38,7 +38,9 @@ SETTINGS = {
 }
 
 
-def steps(folder: Path, modality: str, setting: str, **options: bool) -> tuple[Design, lora.Inside, list[GraphFile]]:
+def steps(
+    folder: Path, modality: str, setting: str, **options: bool
+) -> tuple[Design, lora.LoraEncoder, list[GraphFile]]:
     """The steps of a lesson, of pictures where the modality is image."""
     plan = lessons.recipe(SHAPES[modality](folder / "model"), rank=setting)
     if modality == "image":
@@ -99,7 +101,7 @@ def test_a_tier_is_the_first_rank_components_of_every_layer(setting: str, tmp_pa
     assert np.isin(tiers["quarter"].index, tiers["half"].index).all()
     for name, tier in tiers.items():
         assert (np.diff(tier.index) > 0).all()
-        assert SHARES[name] / 1.6 < len(tier.index) / design.layout.size < SHARES[name] * 1.6
+        assert THETA_SHARES[name] / 1.6 < len(tier.index) / design.layout.size < THETA_SHARES[name] * 1.6
         whole, part = design.layout.split(theta), tier.design.layout.split(theta[tier.index])
         b = "lora.encoder.layer.0.attention.self.value.B"
         rank = tier.design.layout[b].parameters[0].shape[1]

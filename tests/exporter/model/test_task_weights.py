@@ -23,7 +23,7 @@ from homeroom.train.fit import fit
 from homeroom.train.settings import Settings
 from homeroom_exporter.bundle.write import GraphFile
 from homeroom_exporter.check import check
-from homeroom_exporter.model.losses import LARGEST, balanced
+from homeroom_exporter.model.losses import LOG_VARIANCE_LIMIT, balanced
 
 
 @pytest.fixture(scope="module")
@@ -61,7 +61,7 @@ def test_at_the_start_it_is_the_plain_sum_and_no_task_is_ever_lost() -> None:
     sums, totals = torch.tensor([2.0, 0.5]), torch.tensor([1.0, 3.0])
     assert balanced(sums, totals, torch.zeros(2)) == sums.sum()
     extreme = balanced(sums, totals, torch.tensor([-100.0, 100.0]))
-    assert extreme == balanced(sums, totals, torch.tensor([-LARGEST, LARGEST]))
+    assert extreme == balanced(sums, totals, torch.tensor([-LOG_VARIANCE_LIMIT, LOG_VARIANCE_LIMIT]))
     rest = torch.tensor([np.log(4.0), np.log(1 / 3)], dtype=torch.float32, requires_grad=True)
     balanced(sums, totals, rest).backward()
     assert torch.allclose(rest.grad, torch.zeros(2), atol=1e-6)  # s = log(2 loss / weight) is the optimum

@@ -14,7 +14,7 @@ from homeroom.runtime.bundle import Bundle
 from homeroom_exporter.bundle.write import GraphFile
 from homeroom_exporter.check import check
 from homeroom_exporter.model.design import initial_theta
-from homeroom_exporter.model.tiers import SHARES, make_tiers, sheltered
+from homeroom_exporter.model.tiers import THETA_SHARES, make_tiers, sheltered
 
 
 def test_tiers_are_nested_rising_parts_of_about_the_share_asked_for(tmp_path: Path) -> None:
@@ -27,7 +27,9 @@ def test_tiers_are_nested_rising_parts_of_about_the_share_asked_for(tmp_path: Pa
         assert (np.diff(tier.index) > 0).all()
         assert np.isin(inner, tier.index).all()
         assert len(tier.index) == tier.design.layout.size
-        assert SHARES[name] / 1.6 < len(tier.index) / design.layout.size < SHARES[name] * 1.6  # of 16 channels
+        assert (
+            THETA_SHARES[name] / 1.6 < len(tier.index) / design.layout.size < THETA_SHARES[name] * 1.6
+        )  # of 16 channels
         inner = tier.index
 
 

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from onnx import TensorProto, helper, numpy_helper
 
-from homeroom_exporter.quantize.exact_convolution import exact
+from homeroom_exporter.quantize.exact_convolution import exact_convolutions
 
 RANGE = 2.5
 
@@ -35,7 +35,7 @@ def run(model: onnx.ModelProto, x: np.ndarray) -> np.ndarray:
 def reordered(weight: np.ndarray, bias: np.ndarray, x: np.ndarray, order: np.ndarray) -> list[np.ndarray]:
     """What the exact convolution gives with its input channels as they are, and in another order."""
     both = [(weight, x), (weight[:, order], x[:, order])]
-    return [run(exact(convolution(w, bias), {"x": RANGE}), one) for w, one in both]
+    return [run(exact_convolutions(convolution(w, bias), {"x": RANGE}), one) for w, one in both]
 
 
 @settings(deadline=None, max_examples=25)
@@ -63,7 +63,7 @@ def test_as_it_was_the_order_changes_bits_and_the_result_hardly_differs() -> Non
     x = rng.uniform(-RANGE, RANGE, (4, 3, 16, 16)).astype(np.float32)
     before = run(convolution(weight, bias), x)
     assert (run(convolution(weight[:, ::-1], bias), x[:, ::-1]) != before).any()
-    after = run(exact(convolution(weight, bias), {"x": RANGE}), x)
+    after = run(exact_convolutions(convolution(weight, bias), {"x": RANGE}), x)
     assert np.linalg.norm(after - before) < 0.004 * np.linalg.norm(before)
 
 
@@ -71,4 +71,4 @@ def test_as_it_was_the_order_changes_bits_and_the_result_hardly_differs() -> Non
 def test_a_convolution_of_too_many_products_or_of_unknown_inputs_stays_as_it_is(largest: dict[str, float]) -> None:
     weight = np.random.default_rng(0).normal(size=(4, 512 if largest.get("x") else 3, 3, 3)).astype(np.float32)
     model = convolution(weight, None)
-    assert exact(model, largest) == model
+    assert exact_convolutions(model, largest) == model

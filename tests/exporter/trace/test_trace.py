@@ -20,7 +20,7 @@ from homeroom_exporter.bundle.write import GraphFile
 from homeroom_exporter.check import check
 from homeroom_exporter.export.steps import grad_graph_rows, step_graphs
 from homeroom_exporter.model.design import Design, initial_theta
-from homeroom_exporter.trace.aten_to_onnx import lower
+from homeroom_exporter.trace.aten_to_onnx import aten_to_onnx
 from homeroom_exporter.trace.example_inputs import example, input_shapes
 from homeroom_exporter.trace.trace import trace
 
@@ -187,7 +187,7 @@ def lowered(function: object, *arguments: torch.Tensor) -> tuple[np.ndarray, np.
 
     traced = make_fx(lambda *a: (function(*a),), decomposition_table=core_aten_decompositions())(*arguments)  # type: ignore[operator]
     names = [f"x{i}" for i in range(len(arguments))]
-    model = lower(traced, names, ["y"])
+    model = aten_to_onnx(traced, names, ["y"])
     session = onnxruntime.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
     feeds = {name: value.numpy() for name, value in zip(names, arguments, strict=True)}
     return session.run(["y"], feeds)[0], function(*arguments).numpy()  # type: ignore[operator]

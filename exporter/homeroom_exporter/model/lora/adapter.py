@@ -15,10 +15,10 @@ from homeroom.contract.layout import Layout, Parameter, Segment
 from homeroom.contract.manifest import ImagePreprocess, Modality, Precision
 from homeroom_exporter.model import ladder
 from homeroom_exporter.model.lora import encoder
-from homeroom_exporter.model.lora.architectures import Shape
+from homeroom_exporter.model.lora.architectures import EncoderShape
 from homeroom_exporter.model.lora.encoder import Saved
-from homeroom_exporter.model.lora.frozen_weights import Frozen
-from homeroom_exporter.model.lora.unpadded_rows import Rows
+from homeroom_exporter.model.lora.frozen_weights import FrozenWeights
+from homeroom_exporter.model.lora.unpadded_rows import UnpaddedRows
 
 Trained = Literal["a-frozen", "both"]
 PREFIX = "frozen."  # of the names of frozen arrays in graphs
@@ -47,8 +47,8 @@ class Adapter:
     """
 
     modality: Modality
-    shape: Shape
-    frozen: Frozen
+    shape: EncoderShape
+    frozen: FrozenWeights
     factors: tuple[Factor, ...]
     first: Mapping[str, tuple[np.ndarray, np.ndarray]]
     trained: Trained
@@ -157,7 +157,7 @@ class Adapter:
         return rows.unpack(y).reshape(rows.count, -1, self.shape.width), saved
 
     def between(
-        self, feeds: Feeds, inputs: Tensor, references: Tensor, along: Tensor, rows: Rows
+        self, feeds: Feeds, inputs: Tensor, references: Tensor, along: Tensor, rows: UnpaddedRows
     ) -> tuple[Tensor, Tensor]:
         """What the first block reads on the straight line from references (`along` 0) to inputs (1), and the two ends'
         difference, [n, width]; along: float32 [rows].
@@ -201,7 +201,7 @@ class Adapter:
         y = y.reshape(rows.count, -1, self.shape.width)
         return y * mask.unsqueeze(-1) if self.textual else y
 
-    def _embedded(self, feeds: Feeds, inputs: Tensor, rows: Rows) -> Tensor:
+    def _embedded(self, feeds: Feeds, inputs: Tensor, rows: UnpaddedRows) -> Tensor:
         if isinstance(self.modality.preprocess, ImagePreprocess):
             spec = self.modality.preprocess
             mean, std = (torch.tensor(values).reshape(1, 3, 1, 1) for values in (spec.mean, spec.std))
@@ -209,10 +209,10 @@ class Adapter:
             inputs = encoder.patched(self.shape, pixels)
         return encoder.embed(self.shape, self.weights(feeds), inputs, rows)
 
-    def rows(self, mask: Tensor) -> Rows:
+    def rows(self, mask: Tensor) -> UnpaddedRows:
         if self.textual:
-            return Rows(len(mask), mask.shape[1], self.shape.heads, mask)
-        return Rows(len(mask), encoder.tokens_of(self.shape), self.shape.heads)
+            return UnpaddedRows(len(mask), mask.shape[1], self.shape.heads, mask)
+        return UnpaddedRows(len(mask), encoder.tokens_of(self.shape), self.shape.heads)
 
     def weights(self, feeds: Feeds) -> dict[str, Tensor]:
         return {name.removeprefix(PREFIX): value for name, value in feeds.items() if name.startswith(PREFIX)}

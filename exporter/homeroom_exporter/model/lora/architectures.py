@@ -52,7 +52,7 @@ FAMILIES = {
 
 
 @dataclass(frozen=True)
-class Shape:
+class EncoderShape:
     """An encoder of `layers` blocks. `before`: norms stand before attention and MLP (ViT) and once at the end.
 
     modules: the model's own path of each linear layer, such as `encoder.layer.0.attention.self.query`, by ours,
@@ -80,7 +80,7 @@ class Shape:
         return rows, self.inner if kind == "down" else self.width
 
 
-def shape_of(config: Any, where: str) -> Shape:
+def shape_of(config: Any, where: str) -> EncoderShape:
     """The shape that a transformers configuration describes; ExportError if LoRA has not been built for it."""
     if config.model_type not in FAMILIES:
         raise ExportError(
@@ -93,7 +93,7 @@ def shape_of(config: Any, where: str) -> Shape:
     if getattr(config, "position_embedding_type", "absolute") != "absolute":
         raise ExportError("relative positions are not built", where=where, remedy="choose a model with absolute ones")
     inner = config.hidden_dim if config.model_type == "distilbert" else config.intermediate_size
-    return Shape(
+    return EncoderShape(
         family=config.model_type,
         modality=modality,
         layers=config.num_hidden_layers,
@@ -112,7 +112,7 @@ def shape_of(config: Any, where: str) -> Shape:
     )
 
 
-def weights_of(shape: Shape, state: Mapping[str, Any], limit: int) -> dict[str, np.ndarray]:
+def weights_of(shape: EncoderShape, state: Mapping[str, Any], limit: int) -> dict[str, np.ndarray]:
     """Every frozen float32 array of the encoder under our names; `limit`: tokens of the longest text.
 
     `words`, `places` (positions and the first token type, added up), `norm.0`; for pictures `patches`, `patches.bias`,

@@ -19,14 +19,14 @@ from homeroom_exporter.encoders.hidden_states import float_bytes
 from homeroom_exporter.encoders.spec import EncoderSpec
 from homeroom_exporter.model.lora import frozen_weights
 from homeroom_exporter.model.lora.adapter import PREFIX, Adapter, Factor
-from homeroom_exporter.model.lora.architectures import Shape, shape_of, weights_of
+from homeroom_exporter.model.lora.architectures import EncoderShape, shape_of, weights_of
 from homeroom_exporter.model.lora.plan import AdapterPlan, Checkpoint
 
-TOLERANCE = Tolerance(0.9999, 0.999)  # of golden outputs: what is left is the order in which processors add
+OUTPUT_TOLERANCE = Tolerance(0.9999, 0.999)  # of golden outputs: what is left is the order in which processors add
 
 
 @dataclass(frozen=True)
-class Inside:
+class LoraEncoder:
     """An encoder with LoRA inside. `stored`: its frozen weights in one file, and where each lies; `files`: by place."""
 
     adapter: Adapter
@@ -38,7 +38,7 @@ class Inside:
 
 def build(
     spec: EncoderSpec, plan: AdapterPlan, scratch: Path, *, pairs: bool, seed: int, start: Checkpoint | None = None
-) -> Inside:
+) -> LoraEncoder:
     """Read the encoder, quantize its weights into `scratch`, and place LoRA by the plan, or as in a PEFT checkpoint.
 
     Raises ExportError for an encoder whose shape is not known, a target that names no layer, or a checkpoint that does
@@ -65,7 +65,7 @@ def build(
         },
         "weights": {key: digest(value.tobytes()) for key, value in sorted(arrays.items())},
         "shape": [shape.family, shape.heads, shape.epsilon],
-        "precision": f"int4 within {frozen_weights.BUDGET}" if precision == "int4" else precision,
+        "precision": f"int4 within {frozen_weights.SIZE_SHARE}" if precision == "int4" else precision,
         "limit": buckets[-1],
     }
     modality = Modality(
@@ -76,7 +76,7 @@ def build(
         dim=shape.width,
         buckets=buckets,
         preprocess=preprocess,
-        tolerance=TOLERANCE,
+        tolerance=OUTPUT_TOLERANCE,
         float_bytes=float_bytes(model),
         adapter="lora",
     )
@@ -92,10 +92,10 @@ def build(
         pairs=pairs,
         reference=arrays,
     )
-    return Inside(adapter, stored, places, files, licences)
+    return LoraEncoder(adapter, stored, places, files, licences)
 
 
-def attach(model: onnx.ModelProto, inside: Inside) -> onnx.ModelProto:
+def attach(model: onnx.ModelProto, inside: LoraEncoder) -> onnx.ModelProto:
     """The traced step with the frozen weights as constants of the shared file, which stands beside it."""
     return frozen_weights.attach(model, inside.adapter.frozen, inside.places, inside.stored.name)
 
@@ -103,7 +103,7 @@ def attach(model: onnx.ModelProto, inside: Inside) -> onnx.ModelProto:
 def _read(spec: EncoderSpec, scratch: Path) -> tuple[Any, str, str, Preprocess, dict[str, Path], tuple[Licence, ...]]:
     """The model, its public name, its title, preprocessing, further files and licences."""
     if spec.source == "pip:minilm":
-        model = minilm.network()
+        model = minilm.load_model()
         preprocess, files = minilm.tokens(spec, model.config, scratch)
         changes = "weights quantized by blocks, LoRA added"
         licence, texts = packages.licence(packages.MINILM, "minilm", scratch, changes)
@@ -114,7 +114,7 @@ def _read(spec: EncoderSpec, scratch: Path) -> tuple[Any, str, str, Preprocess, 
             where=spec.source,
             remedy='source = "pip:minilm" or "hf:<directory or hub name>"',
         )
-    model, source, where = hub.network(spec)
+    model, source, where = hub.load_model(spec)
     licences, texts = hub.licence(source, where, scratch)
     title = hub.title(source, model.config)
     base = Path(source).name if Path(source).is_dir() else source
@@ -132,7 +132,7 @@ def _read(spec: EncoderSpec, scratch: Path) -> tuple[Any, str, str, Preprocess, 
 
 
 def _drawn(
-    shape: Shape, plan: AdapterPlan, seed: int
+    shape: EncoderShape, plan: AdapterPlan, seed: int
 ) -> tuple[tuple[Factor, ...], dict[str, tuple[np.ndarray, np.ndarray]]]:
     """LoRA at the plan's targets: A uniform in +-1/sqrt(in), as PEFT draws it, and B zero."""
     paths = targeted(shape, plan.targets)
@@ -154,7 +154,7 @@ def _drawn(
     return tuple(factors), first
 
 
-def targeted(shape: Shape, targets: Sequence[str]) -> dict[str, str]:
+def targeted(shape: EncoderShape, targets: Sequence[str]) -> dict[str, str]:
     """Our name by the model's path of every linear layer that a target names, as PEFT reads `target_modules`."""
     paths = {path: name for name, path in shape.modules.items()}
     for target in targets:
@@ -175,7 +175,7 @@ def _fits(target: str, path: str) -> bool:
 
 
 def _from_checkpoint(
-    shape: Shape, start: Checkpoint
+    shape: EncoderShape, start: Checkpoint
 ) -> tuple[tuple[Factor, ...], dict[str, tuple[np.ndarray, np.ndarray]]]:
     """LoRA where a PEFT checkpoint has it; every layer that it targets must be there, in the encoder's own shape."""
     paths = {path: name for name, path in shape.modules.items()}

@@ -15,16 +15,16 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from homeroom_exporter.model.lora.architectures import LINEARS, Shape
+from homeroom_exporter.model.lora.architectures import LINEARS, EncoderShape
 from homeroom_exporter.model.lora.frozen_weights import matrix, rows_of
-from homeroom_exporter.model.lora.unpadded_rows import Rows
+from homeroom_exporter.model.lora.unpadded_rows import UnpaddedRows
 
 Weights = Mapping[str, Tensor]
 Factors = Mapping[str, tuple[Tensor, Tensor]]  # by linear layer: A [rank, in], and B [out, rank] times its scaling
 Saved = dict[str, Any]
 
 
-def embed(shape: Shape, weights: Weights, inputs: Tensor, rows: Rows) -> Tensor:
+def embed(shape: EncoderShape, weights: Weights, inputs: Tensor, rows: UnpaddedRows) -> Tensor:
     """What the first block reads, [n, width]. inputs: ids int64 [rows, tokens], or patches as `patched`."""
     if shape.modality == "image":
         count, patches, values = inputs.shape
@@ -38,7 +38,7 @@ def embed(shape: Shape, weights: Weights, inputs: Tensor, rows: Rows) -> Tensor:
 
 
 def forward(
-    shape: Shape, weights: Weights, factors: Factors, x: Tensor, rows: Rows, *, keep: bool
+    shape: EncoderShape, weights: Weights, factors: Factors, x: Tensor, rows: UnpaddedRows, *, keep: bool
 ) -> tuple[Tensor, list[Saved]]:
     """All blocks on x [n, width]; the last hidden states, and what `backward` needs of each block.
 
@@ -59,11 +59,11 @@ def forward(
 
 
 def backward(
-    shape: Shape,
+    shape: EncoderShape,
     weights: Weights,
     factors: Factors,
     saved: list[Saved],
-    rows: Rows,
+    rows: UnpaddedRows,
     dx: Tensor,
     each: int | None = None,
 ) -> tuple[dict[str, tuple[Tensor, Tensor]], Tensor]:
@@ -83,7 +83,7 @@ def backward(
     return gradients, dx
 
 
-def _again(shape: Shape, weights: Weights, saved: list[Saved], i: int, after: Tensor) -> Tensor:
+def _again(shape: EncoderShape, weights: Weights, saved: list[Saved], i: int, after: Tensor) -> Tensor:
     """What block i read, once `after` is there and not before: what the block before gave, which was not saved itself
     where a norm makes it of what was.
     """
@@ -93,7 +93,9 @@ def _again(shape: Shape, weights: Weights, saved: list[Saved], i: int, after: Te
     return _norm(shape, weights, f"{i - 1}.norm.2", saved[i - 1]["norm.2"]["x"] + ready)[0]
 
 
-def _block(shape: Shape, weights: Weights, factors: Factors, i: int, x: Tensor, rows: Rows) -> tuple[Tensor, Saved]:
+def _block(
+    shape: EncoderShape, weights: Weights, factors: Factors, i: int, x: Tensor, rows: UnpaddedRows
+) -> tuple[Tensor, Saved]:
     whole: dict[str, Tensor] = {}
     kept: Saved = {"x": x, "whole": whole}
 
@@ -134,12 +136,12 @@ def _block(shape: Shape, weights: Weights, factors: Factors, i: int, x: Tensor, 
 
 
 def _block_back(
-    shape: Shape,
+    shape: EncoderShape,
     weights: Weights,
     factors: Factors,
     i: int,
     kept: Saved,
-    rows: Rows,
+    rows: UnpaddedRows,
     dy: Tensor,
     gradients: dict[str, tuple[Tensor, Tensor]],
     each: int | None,
@@ -182,7 +184,7 @@ def _block_back(
     return dx + _norm_back(weights, f"{i}.norm.1", kept["norm.1"], plus) if shape.before else plus
 
 
-def _product(dy: Tensor, x: Tensor, rows: Rows, each: int | None) -> Tensor:
+def _product(dy: Tensor, x: Tensor, rows: UnpaddedRows, each: int | None) -> Tensor:
     """dy^T x over all tokens, or over those of each sample: from its low-rank factors, one small product a sample."""
     if each is None:
         return dy.t() @ x
@@ -190,7 +192,7 @@ def _product(dy: Tensor, x: Tensor, rows: Rows, each: int | None) -> Tensor:
     return dy.transpose(1, 2) @ x
 
 
-def _sharpness(shape: Shape) -> float:
+def _sharpness(shape: EncoderShape) -> float:
     return float((shape.width // shape.heads) ** -0.5)
 
 
@@ -203,12 +205,12 @@ def _whole(weights: Weights, factors: Factors, name: str, after: Tensor) -> Tens
     return torch.addmm(w, b, a)
 
 
-def _heads(shape: Shape, x: Tensor, rows: int) -> Tensor:
+def _heads(shape: EncoderShape, x: Tensor, rows: int) -> Tensor:
     """[rows * tokens, width] -> [rows, heads, tokens, width / heads]."""
     return x.reshape(rows, -1, shape.heads, shape.width // shape.heads).transpose(1, 2)
 
 
-def _norm(shape: Shape, weights: Weights, name: str, x: Tensor) -> tuple[Tensor, Saved]:
+def _norm(shape: EncoderShape, weights: Weights, name: str, x: Tensor) -> tuple[Tensor, Saved]:
     y, mean, rstd = torch.native_layer_norm(
         x, [shape.width], weights[f"{name}.gain"], weights[f"{name}.bias"], shape.epsilon
     )
@@ -224,19 +226,19 @@ def _norm_back(weights: Weights, name: str, kept: Saved, dy: Tensor) -> Tensor:
     return d * rstd - x * second + (second * mean - first * rstd)
 
 
-def tokens_of(shape: Shape) -> int:
+def tokens_of(shape: EncoderShape) -> int:
     """Tokens of a picture: its patches and the first."""
     return (shape.size // shape.patch) ** 2 + 1
 
 
-def patched(shape: Shape, pixels: Tensor) -> Tensor:
+def patched(shape: EncoderShape, pixels: Tensor) -> Tensor:
     """Normalised pixels [rows, 3, size, size] -> [rows, patches, 3 * patch * patch]."""
     side, p = shape.size // shape.patch, shape.patch
     x = pixels.reshape(-1, 3, side, p, side, p).permute(0, 2, 4, 1, 3, 5)
     return x.reshape(-1, side * side, 3 * p * p)
 
 
-def plain(shape: Shape, weights: Weights, factors: Factors, x: Tensor, rows: Rows) -> Tensor:
+def plain(shape: EncoderShape, weights: Weights, factors: Factors, x: Tensor, rows: UnpaddedRows) -> Tensor:
     """The textbook form of `forward` on x [count * tokens, width], padding too, LoRA beside the frozen product.
 
     For torch's own autograd to differentiate.

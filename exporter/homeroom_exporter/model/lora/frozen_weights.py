@@ -16,18 +16,18 @@ from torch import Tensor
 from homeroom.contract.manifest import Precision
 
 # Bits, and values along a row that share a scale: of most matrices, and of as many sensitive ones as BUDGET holds.
-FORMS = {"int8": ((8, 64), (8, 16)), "int4": ((4, 32), (8, 64))}
+BITS_AND_BLOCKS = {"int8": ((8, 64), (8, 16)), "int4": ((4, 32), (8, 64))}
 ALIGNED = 4096  # a page: the runtime maps the file and copies nothing
-TABLE_ROWS = 64  # lookup tables of fewer rows stay float32
+LEAST_TABLE_ROWS = 64  # lookup tables of fewer rows stay float32
 CODES, SCALE, PAIRS = ".codes", ".scale", ".pairs"
-BUDGET = {"int8": 0.269, "int4": 0.215}  # of the float32 weights' bytes, all arrays together
+SIZE_SHARE = {"int8": 0.269, "int4": 0.215}  # of the float32 weights' bytes, all arrays together
 # Most sensitive first: in a simulation MiniLM's LoRA gradient had a cosine of 0.952 with float32's where `up` alone was
 # in 4 bits, then 0.984, 0.986, 0.991, 0.995 and 0.997, and of 0.996 where the table of words alone was.
 SENSITIVE = ("patches", "up", "value", "down", "out", "key", "query")
 
 
 @dataclass(frozen=True)
-class Frozen:
+class FrozenWeights:
     """Arrays by name, as graphs read them; a quantized matrix is `<name>.scale` float32 [rows, blocks] and
     `<name>.codes` int8 [rows, columns], or in 4 bits `<name>.pairs` uint8 [rows, columns / 2], see `paired`.
     """
@@ -35,19 +35,19 @@ class Frozen:
     arrays: Mapping[str, np.ndarray]
     precision: Precision
 
-    def having(self, more: Mapping[str, np.ndarray]) -> Frozen:
-        return Frozen({**self.arrays, **more}, self.precision)
+    def having(self, more: Mapping[str, np.ndarray]) -> FrozenWeights:
+        return FrozenWeights({**self.arrays, **more}, self.precision)
 
-    def prefixed(self, prefix: str) -> Frozen:
-        return Frozen({prefix + name: value for name, value in self.arrays.items()}, self.precision)
+    def prefixed(self, prefix: str) -> FrozenWeights:
+        return FrozenWeights({prefix + name: value for name, value in self.arrays.items()}, self.precision)
 
 
-def freeze(weights: Mapping[str, np.ndarray], precision: Precision) -> Frozen:
+def freeze(weights: Mapping[str, np.ndarray], precision: Precision) -> FrozenWeights:
     """Quantize every matrix but positions and single rows; int4 has 4 bits in all, the table of words too, and then 8
     in some.
     """
     if precision == "float32":
-        return Frozen(dict(weights), precision)
+        return FrozenWeights(dict(weights), precision)
     forms = _forms(weights, precision)
     arrays: dict[str, np.ndarray] = {}
     for name, value in weights.items():
@@ -59,16 +59,16 @@ def freeze(weights: Mapping[str, np.ndarray], precision: Precision) -> Frozen:
             arrays[name + PAIRS] = paired(codes)
         else:
             arrays[name + CODES] = codes
-    return Frozen(arrays, precision)
+    return FrozenWeights(arrays, precision)
 
 
 def _is_matrix(name: str, value: np.ndarray) -> bool:
-    return value.ndim == 2 and name != "places" and len(value) >= (TABLE_ROWS if name == "words" else 2)
+    return value.ndim == 2 and name != "places" and len(value) >= (LEAST_TABLE_ROWS if name == "words" else 2)
 
 
 def _forms(weights: Mapping[str, np.ndarray], precision: Precision) -> dict[str, tuple[int, int]]:
     """Bits and block of each matrix."""
-    coarse, fine = FORMS[precision]
+    coarse, fine = BITS_AND_BLOCKS[precision]
 
     def form(name: str, wanted: tuple[int, int]) -> tuple[int, int]:
         bits, block = wanted
@@ -82,7 +82,7 @@ def _forms(weights: Mapping[str, np.ndarray], precision: Precision) -> dict[str,
     for name, value in weights.items():
         if _is_matrix(name, value):
             forms[name] = form(name, fine if value.shape[1] % 2 else coarse)
-    spare = BUDGET[precision] * sum(value.nbytes for value in weights.values())
+    spare = SIZE_SHARE[precision] * sum(value.nbytes for value in weights.values())
     spare -= sum(size(name, *forms[name]) if name in forms else value.nbytes for name, value in weights.items())
     for name in (name for kind in SENSITIVE for name in forms if name.rpartition(".")[2] == kind):
         better = form(name, fine)
@@ -176,23 +176,7 @@ def _(codes: Tensor, scale: Tensor) -> Tensor:
     return torch.empty_like(codes)
 
 
-def dense(frozen: Frozen) -> dict[str, np.ndarray]:
-    """What the quantized weights stand for, float32, by the names that `freeze` was given."""
-    found: dict[str, np.ndarray] = {}
-    for name, value in frozen.arrays.items():
-        stem, _, kind = name.rpartition(".")
-        if f".{kind}" not in (CODES, PAIRS):
-            if f".{kind}" != SCALE:
-                found[name] = value
-            continue
-        codes = value if f".{kind}" == CODES else np.concatenate([value % 16, value // 16], 1).astype(np.float32) - 8
-        scale = frozen.arrays[stem + SCALE]
-        blocks = codes.reshape(*scale.shape, -1).astype(np.float32) * scale[..., None]
-        found[stem] = blocks.reshape(codes.shape)
-    return found
-
-
-def store(frozen: Frozen, path: Path) -> dict[str, tuple[int, int]]:
+def store(frozen: FrozenWeights, path: Path) -> dict[str, tuple[int, int]]:
     """Write all arrays to one file; (offset, length) of each by name."""
     places = {}
     with path.open("wb") as file:
@@ -205,7 +189,7 @@ def store(frozen: Frozen, path: Path) -> dict[str, tuple[int, int]]:
 
 
 def attach(
-    model: onnx.ModelProto, frozen: Frozen, places: Mapping[str, tuple[int, int]], location: str
+    model: onnx.ModelProto, frozen: FrozenWeights, places: Mapping[str, tuple[int, int]], location: str
 ) -> onnx.ModelProto:
     """Turn the model's inputs that are frozen weights into constants kept in the file `location` beside the model."""
     inputs = [value for value in model.graph.input if value.name not in frozen.arrays]

@@ -37,7 +37,7 @@ def regroup(to: Lowering, node: Node) -> str:
     return str(picked if width == columns else to.reshape(picked, [-1, columns]))
 
 
-def places(to: Lowering, node: Node) -> str:
+def token_indices(to: Lowering, node: Node) -> str:
     """`rows.places`. How many tokens are there is known when the graph runs: no shape here holds their number."""
     mask, heads, kind = cast(tuple[Node, int, str], node.args)
     rows, tokens = mask.meta["val"].shape

@@ -12,11 +12,11 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
-MASKED = 50.0  # e^-50 is nothing beside what is there, and no denormal number, which would be slow
+MASKED_SCORE = 50.0  # e^-50 is nothing beside what is there, and no denormal number, which would be slow
 
 
-@torch.library.custom_op("homeroom::places", mutates_args=())  # type: ignore[untyped-decorator]
-def places(mask: Tensor, heads: int, kind: str) -> Tensor:
+@torch.library.custom_op("homeroom::token_indices", mutates_args=())  # type: ignore[untyped-decorator]
+def token_indices(mask: Tensor, heads: int, kind: str) -> Tensor:
     """Indices int64 for a mask float32 [rows, tokens], 1 where a token is; the first counts as one in any case.
 
     present: [n], the tokens that are there, in rows * tokens. position: [n], of each within its row. inverse:
@@ -48,7 +48,7 @@ def regroup(x: Tensor, index: Tensor, width: int, columns: int) -> Tensor:
 
 
 @dataclass(frozen=True)
-class Rows:
+class UnpaddedRows:
     """Tokens of `count` rows, n of them in matrices [n, width]; of pictures n is count * tokens.
 
     mask: float32 [count, tokens], None of pictures. bias: [count, 1, 1, tokens], 0 or -MASKED.
@@ -61,14 +61,14 @@ class Rows:
 
     @cached_property
     def bias(self) -> Tensor | None:
-        return None if self.mask is None else (self.mask - 1.0).reshape(self.count, 1, 1, -1) * MASKED
+        return None if self.mask is None else (self.mask - 1.0).reshape(self.count, 1, 1, -1) * MASKED_SCORE
 
     @cached_property
     def position(self) -> Tensor:
         """int64 [n], of each token within its row."""
         if self.mask is None:
             return torch.arange(self.tokens).repeat(self.count)
-        return places(self.mask, self.heads, "position")
+        return token_indices(self.mask, self.heads, "position")
 
     def pack(self, x: Tensor) -> Tensor:
         """[count * tokens, ...] -> [n, ...]."""
@@ -100,16 +100,16 @@ class Rows:
 
     @cached_property
     def _present(self) -> Tensor:
-        return places(self.mask, self.heads, "present")
+        return token_indices(self.mask, self.heads, "present")
 
     @cached_property
     def _inverse(self) -> Tensor:
-        return places(self.mask, self.heads, "inverse")
+        return token_indices(self.mask, self.heads, "inverse")
 
     @cached_property
     def _split(self) -> Tensor:
-        return places(self.mask, self.heads, "split")
+        return token_indices(self.mask, self.heads, "split")
 
     @cached_property
     def _merge(self) -> Tensor:
-        return places(self.mask, self.heads, "merge")
+        return token_indices(self.mask, self.heads, "merge")
