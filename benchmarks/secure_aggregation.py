@@ -76,7 +76,7 @@ def opened(found: Round, absent: Collection[int] = ()) -> tuple[np.ndarray | Non
     opening = Unmasking(found.view, found.notice.round_id, found.sharers, found.inputs)
     for place, reveal in revealed.items():
         opening.add(place, reveal)
-    terms = found.view.terms(found.layout, found.configuration, found.devices[0].member.minimum)
+    terms = found.view.sum_layout(found.layout, found.configuration, found.devices[0].member.minimum)
     result = None if opening.missing else unmask_sum(found.inputs.values(), terms, opening)
     return result, time.process_time() - begin
 
@@ -202,7 +202,7 @@ def masking(neighbours: int, values: int, times: int) -> dict[str, float]:
     found.share()
     place = neighbours // 2
     device, view = found.devices[place], found.view
-    terms = view.terms(found.layout, found.configuration, device.member.minimum)
+    terms = view.sum_layout(found.layout, found.configuration, device.member.minimum)
     plain = found.vector(place)(terms)
     partners = view.graph.neighbours(place)
     added, taken = steps.mask_keys(device.member, view, place, partners)

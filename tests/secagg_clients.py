@@ -17,7 +17,7 @@ from homeroom.contract.update import Update, make_update
 from homeroom.contract.update_checks import read_update
 from homeroom.privacy.secagg import client as steps
 from homeroom.privacy.secagg.client import ClientState, CohortView
-from homeroom.privacy.secagg.encoding import encode, feeds
+from homeroom.privacy.secagg.encoding import encode, segment_bits
 
 ROOT = new_key()
 
@@ -112,7 +112,7 @@ class Round:
 
     def plain_sum(self, places: Collection[int]) -> np.ndarray:
         """What the sum must be, int64, from the plain updates."""
-        terms = self.view.terms(self.layout, self.configuration, self.devices[0].member.minimum)
+        terms = self.view.sum_layout(self.layout, self.configuration, self.devices[0].member.minimum)
         found = np.zeros(terms.count, np.int64)
         for place in places:
             found += encode(terms, self.devices[place].update, self.notice.version, self.configuration).view(np.int64)
@@ -151,7 +151,7 @@ def gather(
         delta = rng.normal(0, 0.01, values).astype(np.float32)
         data = make_update(key, configuration, shape, delta, counts, base_version=place % 3)
         update = read_update(data, configuration, shape)
-        bits = feeds(shape, configuration, set(update.values))
+        bits = segment_bits(shape, configuration, set(update.values))
         member = steps.advertise(notice, roster, configuration, key, update_id=update.header.update_id, segments=bits)
         devices.append(Device(key, update, member))
     cohort = SecureCohort(tuple(device.member.advertisement for device in devices))

@@ -36,7 +36,7 @@ from homeroom.contract.secagg import (
 )
 from homeroom.contract.signing import sign, verify
 from homeroom.errors import InputError, TrustError, UpdateError
-from homeroom.privacy.secagg.client import KEYS, SURVIVORS, CohortView, secure_rules
+from homeroom.privacy.secagg.client import KEYS_PURPOSE, SURVIVORS_PURPOSE, CohortView, secure_rules
 from homeroom.privacy.secagg.encoding import feeders
 from homeroom.privacy.secagg.parameters import choose_parameters
 from homeroom.privacy.secagg.primitives import agree
@@ -158,7 +158,7 @@ class SecureRounds:
             raise UpdateError("this device is not on the institution's roster", code="not_member")
         try:
             statement = advertisement.statement(live.notice.round_id)
-            verify(device, KEYS, statement, advertisement.signature.hex(), where="keys")
+            verify(device, KEYS_PURPOSE, statement, advertisement.signature.hex(), where="keys")
         except TrustError as problem:
             raise UpdateError(problem.what, code="bad_signature") from None
         if self.rounds.log.withdrawn(advertisement.update_id.hex()):
@@ -188,7 +188,7 @@ class SecureRounds:
     def _check_input(self, live: ActiveRound, device: str, body: bytes) -> None:
         if self._index(live, device) not in live.sharers:
             raise UpdateError("this device has not shared", code="not_member")
-        terms = self._view(live).terms(self.rounds.rules.layout, self.rounds.configuration, self.minimum(live))
+        terms = self._view(live).sum_layout(self.rounds.rules.layout, self.rounds.configuration, self.minimum(live))
         if len(body) != terms.count * terms.width:
             raise UpdateError(f"{len(body):,} bytes in place of {terms.count * terms.width:,}", code="wrong_shape")
 
@@ -197,7 +197,7 @@ class SecureRounds:
             raise UpdateError("this device is not in the sum", code="not_member")
         statement = Survivors(live.survivors).statement(self._view(live).cohort_id)
         try:
-            verify(device, SURVIVORS, statement, body.hex(), where="consent")
+            verify(device, SURVIVORS_PURPOSE, statement, body.hex(), where="consent")
         except TrustError as problem:
             raise UpdateError(problem.what, code="bad_signature") from None
 
@@ -271,7 +271,7 @@ class SecureRounds:
     def _summed(self, live: ActiveRound, cohort: SecureCohort) -> bool:
         """Whether any segment is fed by enough of a cohort."""
         view = CohortView(live.notice.round_id, cohort, self.rules)
-        return bool(view.terms(self.rounds.rules.layout, self.rounds.configuration, self.minimum(live)).segments)
+        return bool(view.sum_layout(self.rounds.rules.layout, self.rounds.configuration, self.minimum(live)).segments)
 
     def _too_few(self, live: ActiveRound, indexes: tuple[int, ...]) -> str:
         """Why these devices of the cohort do not suffice to go on, or nothing."""
@@ -288,7 +288,7 @@ class SecureRounds:
         """Open the sum and merge it; the rest is forgotten once that is durable. Killed in between, it counts once."""
         view, unmasking = self._view(live), self._unmasking_of(live)
         layout, configuration = self.rounds.rules.layout, self.rounds.configuration
-        terms = view.terms(layout, configuration, self.minimum(live))
+        terms = view.sum_layout(layout, configuration, self.minimum(live))
         devices = [member.device.hex() for member in view.cohort.members]
         alive = [devices[index] for index in live.survivors]
         feeders = view.feeders(layout, configuration)
@@ -388,7 +388,7 @@ class SecureRounds:
 
     def _index(self, live: ActiveRound, device: str) -> int:
         try:
-            return self._view(live).place(bytes.fromhex(device))
+            return self._view(live).slot(bytes.fromhex(device))
         except TrustError:
             raise UpdateError("this device is not in the cohort", code="not_member") from None
 

@@ -16,9 +16,9 @@ from homeroom.contract.codecs import ENCODED_LIMIT
 from homeroom.contract.round import UNITS_AN_EXAMPLE, RoundConfiguration
 from homeroom.contract.secagg import Reveal
 from homeroom.errors import UpdateError
-from homeroom.privacy.secagg.client import CohortView, mask_private, pair_key, self_key
+from homeroom.privacy.secagg.client import CohortView, mask_private_key, pair_mask_key, self_mask_key
 from homeroom.privacy.secagg.encoding import SumLayout, decode
-from homeroom.privacy.secagg.masks import add_masks, signed, unpack, word
+from homeroom.privacy.secagg.masks import add_masks, ring_dtype, signed, unpack
 from homeroom.privacy.secagg.primitives import combine
 
 COMBINATION_TRIES = 32  # sets of shares tried for a secret, each time one more has come
@@ -64,19 +64,19 @@ class Unmasking:
         advertisement = self.view.cohort.members[owner]
         if owner in self.survivors:
             return hashlib.sha256(secret).digest() == advertisement.seed_digest
-        return mask_private(secret, self.round_id).public_key().public_bytes_raw() == advertisement.mask
+        return mask_private_key(secret, self.round_id).public_key().public_bytes_raw() == advertisement.mask
 
     def keys(self) -> tuple[list[bytes], list[bytes]]:
         """The keys of the masks to add to the sum and of those to subtract, so that the plain sum remains."""
         added, subtracted = list[bytes](), list[bytes]()
         for index in sorted(self.sharers):
             if index in self.survivors:
-                subtracted.append(self_key(self.secrets[index], self.view))
+                subtracted.append(self_mask_key(self.secrets[index], self.view))
                 continue
-            secret = mask_private(self.secrets[index], self.round_id)
+            secret = mask_private_key(self.secrets[index], self.round_id)
             for other in self.view.graph.neighbours(index):
                 if other in self.survivors:  # the lower index of a pair had added
-                    (subtracted if other < index else added).append(pair_key(secret, self.view, other))
+                    (subtracted if other < index else added).append(pair_mask_key(secret, self.view, other))
         return added, subtracted
 
 
@@ -85,7 +85,7 @@ def unmask_sum(inputs: Iterable[bytes], terms: SumLayout, unmasking: Unmasking) 
 
     inputs: their masked vectors as bytes, one in memory at a time. terms: the sum's layout.
     """
-    masked = np.zeros(terms.count, word(terms.width))
+    masked = np.zeros(terms.count, ring_dtype(terms.width))
     for data in inputs:
         masked += unpack(data, terms.count, terms.width)
     add_masks(masked, *unmasking.keys())

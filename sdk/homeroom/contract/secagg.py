@@ -1,6 +1,6 @@
-"""Contract 3, secure rounds: what aggregator and devices say to each other, and the limits of each message.
+"""Messages of secure rounds between aggregator and devices, and their limits.
 
-`docs/secure.md` describes the rounds on one page. Messages are MessagePack; what is signed is a fixed string of bytes.
+`docs/secure.md` describes the rounds on one page. Messages are MessagePack; signatures are over fixed byte strings.
 """
 
 from __future__ import annotations
@@ -19,22 +19,25 @@ Phase = Literal["keys", "shares", "input", "consent", "reveal"]
 PHASES: tuple[Phase, ...] = ("keys", "shares", "input", "consent", "reveal")
 SHARE_BYTES = 16  # one element of GF(2^128)
 SEALED_BYTES = 12 + 2 * SHARE_BYTES + 16  # nonce, both shares, tag
-MESSAGE_LIMIT_BYTES = 16 << 20  # of every message but a masked vector
+MESSAGE_LIMIT_BYTES = 16 << 20  # of every message but a masked encoding
 MessageT = TypeVar("MessageT")
 
 Bytes16 = Annotated[bytes, msgspec.Meta(min_length=16, max_length=16)]
 Bytes32 = Annotated[bytes, msgspec.Meta(min_length=32, max_length=32)]
 Bytes64 = Annotated[bytes, msgspec.Meta(min_length=64, max_length=64)]
 Sealed = Annotated[bytes, msgspec.Meta(min_length=SEALED_BYTES, max_length=SEALED_BYTES)]
-SlotIndex = Annotated[int, msgspec.Meta(ge=0, lt=10_000)]  # a device's number in its cohort, which is sorted by key
+SlotIndex = Annotated[int, msgspec.Meta(ge=0, lt=10_000)]  # a device's index in its cohort, which is sorted by key
 SlotIndices = Annotated[tuple[SlotIndex, ...], msgspec.Meta(max_length=10_000)]
 
 
 class SecureRules(msgspec.Struct, frozen=True, kw_only=True):
-    """Of a round configuration. Rates are shares of the cohort for which a round is promised to work, and to hold.
+    """Rules of secure rounds, part of a round configuration.
 
-    minimum: devices in a sum, where the roster does not ask for more. cohort: how many devices end the joining at once.
-    phase_s: seconds after which a phase goes on without those who are missing, if the promise allows it.
+    minimum: least number of devices in a sum, where the roster does not ask for more.
+    cohort: number of devices that ends joining at once.
+    drop_rate: share of the cohort that may drop out while the round still completes.
+    corrupt_rate: share of the cohort that may be corrupt while the round still hides each update.
+    phase_s: seconds after which a phase ends without the missing devices, if enough are left.
     """
 
     minimum: Annotated[int, msgspec.Meta(ge=3)] = 5
@@ -44,14 +47,15 @@ class SecureRules(msgspec.Struct, frozen=True, kw_only=True):
     phase_s: Annotated[int, msgspec.Meta(ge=1)] = 86_400
 
     def honest(self, cohort: int, minimum: int) -> int:
-        """How many of `minimum` devices in a sum are honest if the corrupt share of a cohort is all among them."""
+        """Honest devices among `minimum` in a sum, if all corrupt devices of the cohort are among them."""
         return minimum - floor(self.corrupt_rate * cohort)
 
 
 class Notice(msgspec.Struct, frozen=True, kw_only=True):
-    """A cohort that is being gathered; signed by the aggregator for the purpose `secure-round`.
+    """Announcement of a round, signed by the aggregator for the purpose `secure-round`.
 
-    `version`: the newest when it was announced. `nonce` makes the round's id new.
+    version: the newest version when it was announced.
+    nonce: makes the round's id unique.
     """
 
     configuration_id: Hash
@@ -61,13 +65,16 @@ class Notice(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def round_id(self) -> str:
+        """Identity of the notice."""
         return identity(self)
 
 
 class Advertisement(msgspec.Struct, frozen=True, kw_only=True):
-    """A device's keys for one round. channel, mask: X25519 public keys. seed_digest: SHA-256 of the self-mask's seed.
+    """A device's signed keys for one round.
 
-    segments: a bit for each segment that the round takes, set if the update feeds it; the first in the lowest bit.
+    channel, mask: X25519 public keys, for sealing shares and for pairwise masks.
+    seed_digest: SHA-256 of the self-mask's seed.
+    segments: a bit for each segment of the round, set if the update feeds it; the first in the lowest bit.
     """
 
     device: Bytes32
@@ -79,6 +86,7 @@ class Advertisement(msgspec.Struct, frozen=True, kw_only=True):
     signature: Bytes64
 
     def statement(self, round_id: str) -> bytes:
+        """The bytes that are signed."""
         return b"".join(
             (
                 bytes.fromhex(round_id),
@@ -93,59 +101,64 @@ class Advertisement(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class SecureCohort(msgspec.Struct, frozen=True):
-    """Everybody who advertised, sorted by device key; a device's place in it is its name in what follows."""
+    """The devices that advertised, sorted by key; later messages name a device by its slot, the index in `members`."""
 
     members: Annotated[tuple[Advertisement, ...], msgspec.Meta(max_length=10_000)]
 
     def cohort_id(self, round_id: str) -> bytes:
-        """32 bytes that stand for round, members and keys; also the seed of the graph."""
+        """SHA-256 of round, devices and keys, 32 bytes; also the seed of the neighbour graph."""
         return hashlib.sha256(b"homeroom/cohort\n" + b"".join(m.statement(round_id) for m in self.members)).digest()
 
 
 class Shares(msgspec.Struct, frozen=True):
-    """To each neighbour, by rising place, its two shares, sealed."""
+    """A device's two shares for each neighbour, sealed, by rising slot."""
 
     sealed: Annotated[tuple[Sealed, ...], msgspec.Meta(max_length=10_000)]
 
 
 class Inbox(msgspec.Struct, frozen=True):
-    """Who shared (places, rising), and what those of them who are neighbours sealed for the reader."""
+    """Slots of the devices that shared, rising, and the shares that neighbours among them sealed for the reader."""
 
     sharers: SlotIndices
     sealed: Annotated[tuple[Sealed, ...], msgspec.Meta(max_length=10_000)]
 
 
 class Survivors(msgspec.Struct, frozen=True):
-    """Whose masked vectors are in the sum: places, rising."""
+    """Slots, rising, of the devices whose masked encodings are in the sum."""
 
     places: SlotIndices
 
     def statement(self, cohort_id: bytes) -> bytes:
-        return cohort_id + b"".join(place.to_bytes(2, "big") for place in self.places)
+        """The bytes that are signed."""
+        return cohort_id + b"".join(slot.to_bytes(2, "big") for slot in self.places)
 
 
 class Consent(msgspec.Struct, frozen=True):
-    """A device's signature, for the purpose `secure-survivors`, over the one set of survivors that it ever signs."""
+    """A device's signature over the survivors, for the purpose `secure-survivors`; it signs one set a round."""
 
     place: SlotIndex
     signature: Bytes64
 
 
 class Consents(msgspec.Struct, frozen=True):
+    """The survivors and the signatures over them."""
+
     survivors: Survivors
     consents: Annotated[tuple[Consent, ...], msgspec.Meta(max_length=10_000)]
 
 
 class Reveal(msgspec.Struct, frozen=True):
-    """By rising place of the sharers among the neighbours: of a survivor the seed's share, of the others the key's."""
+    """One share of each neighbour that shared, by rising slot: a survivor's self-mask seed, a drop-out's mask key."""
 
     shares: Annotated[tuple[Bytes16, ...], msgspec.Meta(max_length=10_000)]
 
 
 class RoundStatus(msgspec.Struct, frozen=True):
-    """Where a round stands, for one device. wanted: its part of the phase is missing. member: it did not drop out.
+    """Status of a round for one device.
 
-    summed: its updates that are in the sums of rounds before, also where it was away when those were opened.
+    wanted: its message of this phase is missing.
+    member: it is in the cohort and did not drop out.
+    summed: ids of its updates in the sums of earlier rounds, also of those that ended while it was away.
     """
 
     round_id: str
@@ -156,11 +169,12 @@ class RoundStatus(msgspec.Struct, frozen=True):
 
 
 def pack(message: msgspec.Struct) -> bytes:
+    """The MessagePack bytes of a message."""
     return msgspec.msgpack.encode(message)
 
 
 def unpack(data: bytes, into: type[MessageT], *, where: str, error: type[HomeroomError]) -> MessageT:
-    """Read a message, bounded before it is decoded; `error` if it is too long or not one."""
+    """Reads a message of the structure `into`; raises `error` if it is too long or malformed."""
     if len(data) > MESSAGE_LIMIT_BYTES:
         raise error(f"{len(data):,} bytes are more than the {MESSAGE_LIMIT_BYTES:,} allowed", where=where)
     try:

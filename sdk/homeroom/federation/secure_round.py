@@ -33,7 +33,7 @@ from homeroom.errors import NetworkError, TrustError, UpdateError
 from homeroom.federation import privacy_ledger
 from homeroom.privacy.secagg import noise
 from homeroom.privacy.secagg.client import ClientState, advertise, consent, mask, reveal, share
-from homeroom.privacy.secagg.encoding import SumLayout, encode, feeds
+from homeroom.privacy.secagg.encoding import SumLayout, encode, segment_bits
 from homeroom.runtime.bundle import Bundle
 from homeroom.store import Store
 
@@ -164,7 +164,7 @@ def _newest_update(context: SecureRoundContext, notice: Notice) -> Update | None
 def _join(context: SecureRoundContext, announced: Announcement, update: Update) -> ClientState:
     """Makes keys for this round and stores them before they are sent; the update is not replaced any more."""
     update_id = update.header.update_id
-    segments = feeds(context.bundle.layout, context.configuration, set(update.values))
+    segments = segment_bits(context.bundle.layout, context.configuration, set(update.values))
     state = advertise(
         announced.notice, announced.roster, context.configuration, context.key, update_id=update_id, segments=segments
     )
@@ -216,7 +216,7 @@ def _masked_input(
 ) -> np.ndarray:
     """The vector to mask: the encoded update, in a private round with this device's share of the noise."""
     assert state.cohort is not None
-    add, size = noise.share(context.configuration, len(state.cohort.members), state.minimum), sum(terms.sizes)
+    add, size = noise.noise_share(context.configuration, len(state.cohort.members), state.minimum), sum(terms.sizes)
     return encode(terms, update, announced.notice.version, context.configuration, lambda vector: add(vector, size))
 
 

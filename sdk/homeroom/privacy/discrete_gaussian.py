@@ -1,10 +1,9 @@
-"""Exact discrete Gaussian noise on the integers, from the system's secure generator; numpy only.
+"""Exact discrete Gaussian noise on the integers, from the system's secure generator.
 
 After Canonne, Kamath, Steinke 2020, "The Discrete Gaussian for Differential Privacy", algorithms 1 to 3, for whole
-arrays at once. Every chance is a fraction of integers that is tried with uniform integers: no floating point takes
-part, so the attacks that read a secret off the low bits of a noised float (Mironov 2012) have nothing to read. No seed
-exists and none is recorded. How long a draw takes depends on what is drawn: who can time the sampler to
-microseconds is not kept out.
+arrays at once. Every probability is a fraction of integers, sampled with uniform integers. No floating point is used:
+attacks on the low bits of a noised float (Mironov 2012) do not apply. There is no seed, and none is recorded. The
+running time depends on the drawn values: an attacker who times the sampler to microseconds is not kept out.
 """
 
 from __future__ import annotations
@@ -18,10 +17,10 @@ SIGMA_LIMIT = 1 << 40
 
 
 def discrete_gaussian(sigma: int, size: int) -> np.ndarray:
-    """int64 [size], each k with a chance proportional to exp(-k^2 / (2 sigma^2)); algorithm 3 with t = sigma."""
+    """int64 [size], each k with probability proportional to exp(-k^2 / (2 sigma^2)); algorithm 3 with t = sigma."""
     if not 1 <= sigma <= SIGMA_LIMIT:
         raise ValueError(f"sigma {sigma} is not between 1 and {SIGMA_LIMIT}")
-    found: list[np.ndarray] = []
+    samples: list[np.ndarray] = []
     missing = size
     while missing > 0:
         y = _discrete_laplace(sigma, min(CHUNK_CANDIDATES, 3 * missing + 64))
@@ -30,13 +29,13 @@ def discrete_gaussian(sigma: int, size: int) -> np.ndarray:
         kept = _exp_minus([(r, sigma), (r, sigma), (1, 2)])
         kept &= _powers(q * q, [(1, 2)])
         kept &= _powers(q, [(r, sigma)])
-        found.append(y[kept][:missing])
-        missing -= len(found[-1])
-    return np.concatenate(found) if found else np.zeros(0, np.int64)
+        samples.append(y[kept][:missing])
+        missing -= len(samples[-1])
+    return np.concatenate(samples) if samples else np.zeros(0, np.int64)
 
 
 def _discrete_laplace(t: int, count: int) -> np.ndarray:
-    """Up to `count` values int64, each k with a chance proportional to exp(-|k| / t); algorithm 2 with s = 1."""
+    """Up to `count` values int64, each k with probability proportional to exp(-|k| / t); algorithm 2 with s = 1."""
     u = uniform(t, count)
     u = u[_exp_minus([(u, t)])]
     v, going = np.zeros(len(u), np.int64), np.ones(len(u), bool)
@@ -47,15 +46,15 @@ def _discrete_laplace(t: int, count: int) -> np.ndarray:
     negative = uniform(2, len(y)) == 1
     kept = ~(negative & (y == 0))
     y[negative] *= -1
-    found: np.ndarray = y[kept]
-    return found
+    accepted: np.ndarray = y[kept]
+    return accepted
 
 
 Factor = tuple[np.ndarray | int, int]  # numerators [n] (or one for all) and a denominator; at most 1
 
 
 def _exp_minus(factors: list[Factor]) -> np.ndarray:
-    """bool [n], each True with the chance exp(-g), where g in [0, 1] is the product of the factors; algorithm 1."""
+    """bool [n], each True with probability exp(-g), where g in [0, 1] is the product of the factors; algorithm 1."""
     count = next(len(top) for top, _ in factors if isinstance(top, np.ndarray))
     odd, alive, k = np.ones(count, bool), np.arange(count), 1
     while len(alive):
@@ -69,7 +68,7 @@ def _exp_minus(factors: list[Factor]) -> np.ndarray:
 
 
 def _powers(times: np.ndarray, factors: list[Factor]) -> np.ndarray:
-    """bool [n], each True with the chance exp(-g) to the power of `times`."""
+    """bool [n], each True with probability exp(-g * times)."""
     kept = np.ones(len(times), bool)
     left = np.flatnonzero(times > 0)
     done = 0
@@ -85,7 +84,7 @@ def _powers(times: np.ndarray, factors: list[Factor]) -> np.ndarray:
 
 
 def uniform(below: int, count: int) -> np.ndarray:
-    """int64 [count], each integer from 0 to below - 1 alike: random bits, drawn again where they are too large."""
+    """int64 [count], uniform on 0 to below - 1, by rejection sampling of random bits."""
     if below == 1:
         return np.zeros(count, np.int64)
     width = 4 if below <= 1 << 32 else 8

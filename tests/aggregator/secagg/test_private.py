@@ -18,7 +18,7 @@ from homeroom.contract.secagg import SecureRules
 from homeroom.contract.update_checks import read_update
 from homeroom.errors import TrustError, UpdateError
 from homeroom.federation import privacy_ledger
-from homeroom.privacy.secagg.noise import share, share_grid
+from homeroom.privacy.secagg.noise import noise_share, share_grid
 from homeroom_aggregator.admin.folder import replace_roster
 from homeroom_aggregator.admin.privacy_report import folder_figures, report_lines
 from homeroom_aggregator.server.service import open_service
@@ -105,7 +105,7 @@ def test_the_shares_of_the_honest_alone_are_all_the_noise_that_was_promised() ->
     for honest in (1, 2, 3, 7, 20):
         one = share_grid(PROMISE, 20, honest)
         assert honest * one**2 >= PROMISE.noise_grid(20) ** 2 > honest * (one - 1) ** 2
-    add = share(ROUND, 4, 3)
+    add = noise_share(ROUND, 4, 3)
     drawn = np.concatenate([add(np.zeros(6, np.int64), 4)[None] for _ in range(400)])
     np.testing.assert_array_equal(drawn[:, 4:], 0)
     assert 0.9 < drawn[:, :4].std() / share_grid(PROMISE, 20, 3) < 1.1
@@ -114,7 +114,7 @@ def test_the_shares_of_the_honest_alone_are_all_the_noise_that_was_promised() ->
 def test_a_cohort_that_cannot_keep_the_promise_gets_nothing() -> None:
     rules = SecureRules(minimum=3, cohort=9, corrupt_rate=0.3)
     with pytest.raises(TrustError, match="keep the promise"):
-        share(msgspec.structs.replace(ROUND, secure=rules), 30, 3)
+        noise_share(msgspec.structs.replace(ROUND, secure=rules), 30, 3)
 
 
 @pytest.mark.parametrize(

@@ -66,7 +66,7 @@ def test_a_device_that_the_institution_never_named_is_caught() -> None:
     bare = msgspec.structs.replace(found.cohort.members[0], device=spy.public_key().public_bytes_raw())
     keys = {"channel": b"c" * 32, "mask": b"m" * 32}
     mine = msgspec.structs.replace(bare, **keys)
-    signature = bytes.fromhex(sign(spy, steps.KEYS, mine.statement(found.notice.round_id)))
+    signature = bytes.fromhex(sign(spy, steps.KEYS_PURPOSE, mine.statement(found.notice.round_id)))
     mine = msgspec.structs.replace(mine, signature=signature)
     members = sorted((*found.cohort.members, mine), key=lambda m: m.device)
     refused(found, SecureCohort(tuple(members)), "not on the institution's roster")
@@ -256,9 +256,9 @@ def test_with_every_message_of_a_round_the_server_cannot_open_one_vector(masked:
     opening = Unmasking(masked.view, masked.notice.round_id, masked.sharers, masked.inputs)
     for place, reveal in masked.reveal().items():
         opening.add(place, reveal)
-    terms = masked.view.terms(masked.layout, masked.configuration, 3)
+    terms = masked.view.sum_layout(masked.layout, masked.configuration, 3)
     victim = unpack(masked.inputs[2], terms.count, terms.width)
-    add_masks(victim, [], [steps.self_key(opening.secrets[2], masked.view)])
+    add_masks(victim, [], [steps.self_mask_key(opening.secrets[2], masked.view)])
     plain = masked.plain_sum([2])
     assert not np.array_equal(victim.view(np.int64), plain)
     modulus = 2.0 ** (8 * terms.width)
@@ -283,11 +283,11 @@ def test_a_drop_out_that_was_only_slow_stays_hidden(masked: Round) -> None:
     opening = Unmasking(masked.view, masked.notice.round_id, masked.sharers, masked.inputs)
     for place, reveal in masked.reveal().items():
         opening.add(place, reveal)
-    terms = masked.view.terms(masked.layout, masked.configuration, 3)
+    terms = masked.view.sum_layout(masked.layout, masked.configuration, 3)
     np.testing.assert_array_equal(unmask_sum(masked.inputs.values(), terms, opening), masked.plain_sum(range(7)))
     vector = unpack(late, terms.count, terms.width)
-    secret = steps.mask_private(opening.secrets[7], masked.notice.round_id)
-    pairs = [steps.pair_key(secret, masked.view, other) for other in range(7)]
+    secret = steps.mask_private_key(opening.secrets[7], masked.notice.round_id)
+    pairs = [steps.pair_mask_key(secret, masked.view, other) for other in range(7)]
     add_masks(vector, pairs, [])  # 7 has the highest place: it took every pair's stream away
     left = (vector.astype(np.float64) % 2.0 ** (8 * terms.width)) / 2.0 ** (8 * terms.width)
     assert 0.24 < left.std() < 0.34, "the self-mask is still on it"
@@ -308,14 +308,14 @@ def test_wrong_shares_of_a_few_devices_do_not_change_the_sum_and_of_many_there_i
         for place in opening.secrets:
             assert opening._right(place, opening.secrets[place])
         if not opening.missing:
-            terms = masked.view.terms(masked.layout, masked.configuration, 3)
+            terms = masked.view.sum_layout(masked.layout, masked.configuration, 3)
             np.testing.assert_array_equal(
                 unmask_sum(masked.inputs.values(), terms, opening), masked.plain_sum(range(8))
             )
 
 
 def test_a_sum_that_no_honest_devices_could_have_is_refused(masked: Round) -> None:
-    terms = masked.view.terms(masked.layout, masked.configuration, 3)
+    terms = masked.view.sum_layout(masked.layout, masked.configuration, 3)
     fed = dict.fromkeys(terms.segments, 8)
     honest = masked.plain_sum(range(8))
     decode_sum(honest, terms, fed, masked.configuration)

@@ -14,7 +14,13 @@ from secagg_clients import gather
 from homeroom.contract.secagg import SecureCohort, SecureRules
 from homeroom.errors import InputError, TrustError
 from homeroom.privacy.secagg.graph import NeighbourGraph
-from homeroom.privacy.secagg.parameters import COMPLETE, CORRECTNESS_BITS, SECURITY_BITS, choose_parameters, tail
+from homeroom.privacy.secagg.parameters import (
+    CORRECTNESS_BITS,
+    MOST_COMPLETE_DEVICES,
+    SECURITY_BITS,
+    choose_parameters,
+    hypergeometric_tail,
+)
 
 
 def test_the_tail_is_the_hypergeometric_one() -> None:
@@ -22,7 +28,7 @@ def test_the_tail_is_the_hypergeometric_one() -> None:
     draws = list(combinations(range(9), 5))
     for least in range(6):
         counted = sum(len(marked & set(draw)) >= least for draw in draws) / len(draws)
-        assert tail(9, 4, 5, least) == pytest.approx(counted)
+        assert hypergeometric_tail(9, 4, 5, least) == pytest.approx(counted)
 
 
 @settings(max_examples=25)
@@ -41,10 +47,10 @@ def test_every_bound_holds_for_what_is_chosen(devices: int, rates: tuple[float, 
         assert c < t <= devices - 1 - d
         return
     half, security, correctness = k // 2, 2.0**-SECURITY_BITS, 2.0**-CORRECTNESS_BITS
-    assert devices * tail(devices - 1, c, k, t) <= security
-    assert devices * tail(devices, c, half, half - found.absent) <= security
-    assert devices * tail(devices - 1, d, k, k - t + 1) <= correctness
-    assert devices * tail(devices, d, half, found.absent + 1) <= correctness
+    assert devices * hypergeometric_tail(devices - 1, c, k, t) <= security
+    assert devices * hypergeometric_tail(devices, c, half, half - found.absent) <= security
+    assert devices * hypergeometric_tail(devices - 1, d, k, k - t + 1) <= correctness
+    assert devices * hypergeometric_tail(devices, d, half, found.absent + 1) <= correctness
 
 
 def test_the_degree_grows_much_slower_than_the_cohort() -> None:
@@ -60,7 +66,7 @@ def test_rates_that_leave_no_quorum_are_refused() -> None:
 
 @pytest.fixture(scope="module")
 def sparse() -> NeighbourGraph:
-    found = gather(COMPLETE + 4, rules=SecureRules(minimum=3, drop_rate=0.05, corrupt_rate=0.03))
+    found = gather(MOST_COMPLETE_DEVICES + 4, rules=SecureRules(minimum=3, drop_rate=0.05, corrupt_rate=0.03))
     assert not found.view.parameters.complete
     return found.view.graph
 
@@ -100,10 +106,10 @@ def test_those_who_stand_together_may_not_be_left_out_together(sparse: Neighbour
 
 
 def test_the_ring_is_another_for_other_keys() -> None:
-    one = gather(COMPLETE + 4, rules=SecureRules(minimum=3, drop_rate=0.05, corrupt_rate=0.03))
+    one = gather(MOST_COMPLETE_DEVICES + 4, rules=SecureRules(minimum=3, drop_rate=0.05, corrupt_rate=0.03))
     other = NeighbourGraph(SecureCohort(one.cohort.members), bytes(32), one.view.parameters)
     assert one.view.graph.ring != other.ring
-    assert sorted(one.view.graph.ring) == sorted(other.ring) == list(range(COMPLETE + 4))
+    assert sorted(one.view.graph.ring) == sorted(other.ring) == list(range(MOST_COMPLETE_DEVICES + 4))
 
 
 def test_the_numbers_that_the_documentation_gives() -> None:

@@ -95,7 +95,7 @@ def test_the_keystream_is_aes_ctr_of_nist_sp_800_38a() -> None:
 def test_masks_go_on_and_come_off(width: int, count: int) -> None:
     rng = np.random.default_rng(count + width)
     plain = rng.integers(-(1 << 8 * width - 2), 1 << 8 * width - 2, count)
-    vector = plain.astype(np.int64).view(np.uint64).astype(masks.word(width))
+    vector = plain.astype(np.int64).view(np.uint64).astype(masks.ring_dtype(width))
     added, taken = [b"a" * 16, b"b" * 16], [b"c" * 16]
     masks.add_masks(vector, added, taken)
     sent = masks.pack(vector, width)

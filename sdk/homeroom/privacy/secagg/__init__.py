@@ -1,4 +1,4 @@
-"""The device's part of secure aggregation, as pure functions: numpy, `cryptography` and `pycryptodome`, no network.
+"""Secure aggregation as pure functions: SecAgg+ (Bell et al. 2020) with the consistency check of Bonawitz et al. 2017.
 
-SecAgg+ (Bell et al. 2020) with the consistency check of Bonawitz et al. 2017; `docs/secure.md` is one page about it.
+`docs/secure.md` describes the protocol on one page.
 """

@@ -1,8 +1,9 @@
-"""One device's part in one secure round: five pure steps, each of which refuses what would give its update away.
+"""Secure aggregation client: one device's five steps in a secure round, as pure functions.
 
-Each step takes what the device knows (`Member`) and what the aggregator says, and gives what it knows then. The caller
-makes that durable *before* it sends anything, so that a power cut can neither let a mask be used for two vectors nor
-a second set of survivors be signed. After Bonawitz et al. 2017, figure 4, on the graph of Bell et al. 2020.
+Each step takes the client's state and the aggregator's message and returns the new state; it raises TrustError where
+the message would reveal the update. The caller stores the state *before* it sends anything: after a power cut no mask
+is used for two encodings and no second set of survivors is signed. After Bonawitz et al. 2017, figure 4, on the graph
+of Bell et al. 2020.
 """
 
 from __future__ import annotations
@@ -40,15 +41,21 @@ from homeroom.privacy.secagg.masks import add_masks, pack
 from homeroom.privacy.secagg.parameters import choose_parameters
 from homeroom.privacy.secagg.primitives import SEED_BYTES, agree, derive, private_key, seal, split, unseal
 
-WHERE = "secure round"
-KEYS, SURVIVORS = "secure-keys", "secure-survivors"  # purposes of signatures
-MASK, SELF, CHANNEL = b"homeroom/mask/", b"homeroom/self/", b"homeroom/channel/"  # of derived keys; a cohort id follows
+SECURE_ROUND = "secure round"
+KEYS_PURPOSE, SURVIVORS_PURPOSE = "secure-keys", "secure-survivors"  # purposes of signatures
+# HKDF labels; the cohort id follows
+MASK_LABEL, SELF_MASK_LABEL, CHANNEL_LABEL = b"homeroom/mask/", b"homeroom/self/", b"homeroom/channel/"
 
 
 class ClientState(msgspec.Struct, frozen=True, kw_only=True):
-    """What a device knows of its round. `minimum`: of devices in the sum, by roster and rules, whichever asks more.
+    """State of one client in one round.
 
-    held: by neighbour, both its shares. survivors: the one set that this device signed.
+    minimum: least number of devices in a sum, the larger of the roster's and the rules'.
+    channel_seed, mask_seed: seeds of the X25519 keys; self_seed: of the self-mask.
+    held: by neighbour's slot, its shares of the self-mask's seed and of the mask key's.
+    sharers: slots of the clients that shared.
+    masked: the packed masked encoding.
+    survivors: the one set that this device signed; `consent` is the signature.
     """
 
     notice: Notice
@@ -67,11 +74,12 @@ class ClientState(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def round_id(self) -> str:
+        """Identity of the round's notice."""
         return self.notice.round_id
 
 
 class CohortView:
-    """What follows from a cohort, alike for every member and for the aggregator."""
+    """Parameters and graph of a cohort, the same for every client and for the aggregator."""
 
     def __init__(self, round_id: str, cohort: SecureCohort, rules: SecureRules) -> None:
         self.cohort, self.cohort_id = cohort, cohort.cohort_id(round_id)
@@ -81,38 +89,40 @@ class CohortView:
             refuse(problem.what)
         self.graph = NeighbourGraph(cohort, self.cohort_id, self.parameters)
 
-    def place(self, device: bytes) -> int:
-        """A device's place; TrustError if it is none of the cohort's."""
-        for place, member in enumerate(self.cohort.members):
-            if member.device == device:
-                return place
+    def slot(self, device: bytes) -> int:
+        """Slot of a device, its index in the cohort; TrustError if it is not in it."""
+        for slot, client in enumerate(self.cohort.members):
+            if client.device == device:
+                return slot
         refuse("the cohort does not hold this device")
 
     def feeders(self, layout: Layout, configuration: RoundConfiguration) -> dict[str, set[int]]:
-        """By segment, the places of those who feed it."""
+        """Slots of the clients that feed a segment, by segment name."""
         return feeders(layout, configuration, self.cohort)
 
-    def terms(self, layout: Layout, configuration: RoundConfiguration, minimum: int) -> SumLayout:
+    def sum_layout(self, layout: Layout, configuration: RoundConfiguration, minimum: int) -> SumLayout:
+        """Layout of the encoding that every client of the cohort masks."""
         return choose_layout(layout, configuration, self.cohort, minimum, self.parameters.drops)
 
     def check_survivors(
         self, survivors: Survivors, layout: Layout, configuration: RoundConfiguration, minimum: int
     ) -> None:
-        """TrustError unless every number of the sum is over `minimum` devices and each survivor is hidden in it."""
-        places = survivors.places
-        if list(places) != sorted(set(places)) or not set(places) <= set(range(len(self.cohort.members))):
+        """Raises TrustError unless every value of the sum has at least `minimum` devices and hides each survivor."""
+        slots = survivors.places
+        if list(slots) != sorted(set(slots)) or not set(slots) <= set(range(len(self.cohort.members))):
             refuse("the survivors are no set of the cohort's")
-        if len(places) < minimum:
-            refuse(f"only {len(places)} devices are left of the {minimum} that a sum needs")
+        if len(slots) < minimum:
+            refuse(f"only {len(slots)} devices are left of the {minimum} that a sum needs")
         fed = self.feeders(layout, configuration)
-        for name in self.terms(layout, configuration, minimum).segments:
-            if len(fed[name] & set(places)) < minimum:
+        for name in self.sum_layout(layout, configuration, minimum).segments:
+            if len(fed[name] & set(slots)) < minimum:
                 refuse(f"segment {name} is left with fewer than {minimum} devices")
-        if len(places) < self.parameters.quorum or self.graph.gap(places):
+        if len(slots) < self.parameters.quorum or self.graph.gap(slots):
             refuse("too many devices are left out, or too many that stand together")
 
 
 def secure_rules(configuration: RoundConfiguration) -> SecureRules:
+    """The configuration's rules of secure rounds; TrustError where it has none."""
     if not configuration.secure:
         refuse("the round configuration asks for no secure rounds")
     return configuration.secure
@@ -127,7 +137,14 @@ def advertise(
     update_id: str,
     segments: bytes,
 ) -> ClientState:
-    """Step 1: fresh keys for this round, signed. TrustError if the notice is for another configuration or roster."""
+    """Step 1: makes fresh keys for this round and signs them.
+
+    Raises TrustError if the notice is for another configuration or roster, or the device is not on the roster.
+
+    key: the device's signing key.
+    update_id: id of the update that it contributes.
+    segments: bits of `encoding.segment_bits`.
+    """
     if notice.configuration_id != configuration.configuration_id:
         refuse("the notice is for another round configuration than the signed one")
     if notice.roster_id != roster.roster_id:
@@ -140,13 +157,13 @@ def advertise(
     bare = Advertisement(
         device=device,
         channel=_public(private_key(channel_seed, b"channel/" + bytes.fromhex(round_id))),
-        mask=_public(mask_private(mask_seed, round_id)),
+        mask=_public(mask_private_key(mask_seed, round_id)),
         seed_digest=hashlib.sha256(self_seed).digest(),
         update_id=bytes.fromhex(update_id),
         segments=segments,
         signature=bytes(64),
     )
-    signature = bytes.fromhex(sign(key, KEYS, bare.statement(round_id)))
+    signature = bytes.fromhex(sign(key, KEYS_PURPOSE, bare.statement(round_id)))
     return ClientState(
         notice=notice,
         minimum=max(secure_rules(configuration).minimum, roster.minimum),
@@ -157,170 +174,184 @@ def advertise(
     )
 
 
-def share(member: ClientState, cohort: SecureCohort, roster: Roster, configuration: RoundConfiguration) -> ClientState:
-    """Step 2: check everybody's keys and right to be here, and seal for each neighbour a share of both seeds.
+def share(state: ClientState, cohort: SecureCohort, roster: Roster, configuration: RoundConfiguration) -> ClientState:
+    """Step 2: verifies the cohort and seals for each neighbour a share of both seeds (Shamir 1979).
 
-    TrustError for a cohort under the minimum, off the roster, with a key that its device did not sign, or given twice.
+    Raises TrustError for a cohort that is too small, off the roster, holds an unsigned or repeated key, or differs from
+    the one shown before.
     """
-    if member.shares is not None:
-        if cohort != member.cohort:
+    if state.shares is not None:
+        if cohort != state.cohort:
             refuse("another cohort than before is shown for the same round")
-        return member
-    check_cohort(member, cohort, roster)
-    view = CohortView(member.round_id, cohort, secure_rules(configuration))
-    own, parameters = view.place(member.advertisement.device), view.parameters
-    if len(cohort.members) - parameters.drops < member.minimum:
-        refuse(f"{len(cohort.members)} devices are too few for a sum of {member.minimum} after drop-outs")
+        return state
+    check_cohort(state, cohort, roster)
+    view = CohortView(state.round_id, cohort, secure_rules(configuration))
+    own, parameters = view.slot(state.advertisement.device), view.parameters
+    if len(cohort.members) - parameters.drops < state.minimum:
+        refuse(f"{len(cohort.members)} devices are too few for a sum of {state.minimum} after drop-outs")
     neighbours = view.graph.neighbours(own)
-    seeds = split(member.self_seed, parameters.threshold, len(neighbours))
-    keys = split(member.mask_seed, parameters.threshold, len(neighbours))
-    channel = channel_private(member)
+    seeds = split(state.self_seed, parameters.threshold, len(neighbours))
+    keys = split(state.mask_seed, parameters.threshold, len(neighbours))
+    channel = channel_private_key(state)
     sealed = tuple(
-        seal(_channel_key(channel, view, other), seed + key, _bound(view, own, other))
+        seal(_channel_key(channel, view, other), seed + key, _associated_data(view, own, other))
         for other, seed, key in zip(neighbours, seeds, keys, strict=True)
     )
-    return msgspec.structs.replace(member, cohort=cohort, shares=Shares(sealed))
+    return msgspec.structs.replace(state, cohort=cohort, shares=Shares(sealed))
 
 
-def check_cohort(member: ClientState, cohort: SecureCohort, roster: Roster) -> None:
-    """TrustError unless all are on the roster, sorted, with different keys that each signed for this round."""
-    if roster.roster_id != member.notice.roster_id:
+def check_cohort(state: ClientState, cohort: SecureCohort, roster: Roster) -> None:
+    """Raises TrustError unless all devices are on the roster, sorted, with distinct keys signed for this round."""
+    if roster.roster_id != state.notice.roster_id:
         refuse("another roster than the one this round was announced with")
     devices = [m.device for m in cohort.members]
     if devices != sorted(set(devices)):
         refuse("a device stands in the cohort twice, or out of order")
-    if len(devices) < member.minimum:
-        refuse(f"a cohort of {len(devices)} is below the minimum of {member.minimum}")
+    if len(devices) < state.minimum:
+        refuse(f"a cohort of {len(devices)} is below the minimum of {state.minimum}")
     if not {device.hex() for device in devices} <= set(roster.devices):
         refuse("the cohort holds a device that is not on the institution's roster")
     keys = [key for m in cohort.members for key in (m.channel, m.mask)]
     if len(set(keys)) != len(keys):
         refuse("two devices show the same key")
-    if member.advertisement not in cohort.members:
+    if state.advertisement not in cohort.members:
         refuse("this device's keys are not shown as it sent them")
     for other in cohort.members:
-        verify(other.device.hex(), KEYS, other.statement(member.round_id), other.signature.hex(), where=WHERE)
+        verify(
+            other.device.hex(), KEYS_PURPOSE, other.statement(state.round_id), other.signature.hex(), where=SECURE_ROUND
+        )
 
 
 def mask(
-    member: ClientState,
+    state: ClientState,
     inbox: Inbox,
     configuration: RoundConfiguration,
     layout: Layout,
-    vector: Callable[[SumLayout], np.ndarray],
+    encode: Callable[[SumLayout], np.ndarray],
 ) -> ClientState:
-    """Step 3: open the neighbours' shares and mask the vector that `vector` makes for the sum's terms.
+    """Step 3: opens the neighbours' shares and masks this device's encoding.
 
-    TrustError if a share was altered or is of another round, or too few shared for the sum to hide this device.
+    Raises TrustError if a share was altered or is of another round, or too few shared for the sum to hide this device.
+
+    inbox: the clients that shared, and the shares that neighbours sealed for this one.
+    encode: makes the encoding, uint32 or uint64 [SumLayout.count], for a layout of the sum.
     """
-    if member.masked is not None:
-        return member
-    view, own = _view(member, configuration)
-    check_places(view, inbox.sharers, own)
+    if state.masked is not None:
+        return state
+    view, own = _view(state, configuration)
+    check_slots(view, inbox.sharers, own)
     view.graph.check_present(own, inbox.sharers)
-    partners = [place for place in view.graph.neighbours(own) if place in set(inbox.sharers)]
+    partners = [slot for slot in view.graph.neighbours(own) if slot in set(inbox.sharers)]
     if len(inbox.sealed) != len(partners):
         refuse("shares are missing, or there are too many")
-    channel = channel_private(member)
+    channel = channel_private_key(state)
     held = {
-        other: unseal(_channel_key(channel, view, other), sealed, _bound(view, other, own))
+        other: unseal(_channel_key(channel, view, other), sealed, _associated_data(view, other, own))
         for other, sealed in zip(partners, inbox.sealed, strict=True)
     }
-    terms = view.terms(layout, configuration, member.minimum)
-    if not terms.segments:
+    sum_layout = view.sum_layout(layout, configuration, state.minimum)
+    if not sum_layout.segments:
         refuse("no segment is fed by enough of the cohort")
-    values = vector(terms)
-    add_masks(values, *mask_keys(member, view, own, partners))
-    return msgspec.structs.replace(member, held=held, sharers=tuple(inbox.sharers), masked=pack(values, terms.width))
+    values = encode(sum_layout)
+    add_masks(values, *mask_keys(state, view, own, partners))
+    return msgspec.structs.replace(
+        state, held=held, sharers=tuple(inbox.sharers), masked=pack(values, sum_layout.width)
+    )
 
 
-def mask_keys(member: ClientState, view: CohortView, own: int, partners: list[int]) -> tuple[list[bytes], list[bytes]]:
-    """The keys of the streams to add and to take away: the lower place of a pair adds; one's own is added."""
-    secret = mask_private(member.mask_seed, member.round_id)
-    added, taken = [self_key(member.self_seed, view)], list[bytes]()
+def mask_keys(state: ClientState, view: CohortView, own: int, partners: list[int]) -> tuple[list[bytes], list[bytes]]:
+    """Keys of the keystreams to add and to subtract: the lower slot of a pair adds; the self-mask is added."""
+    secret = mask_private_key(state.mask_seed, state.round_id)
+    added, subtracted = [self_mask_key(state.self_seed, view)], list[bytes]()
     for other in partners:
-        (added if own < other else taken).append(pair_key(secret, view, other))
-    return added, taken
+        (added if own < other else subtracted).append(pair_mask_key(secret, view, other))
+    return added, subtracted
 
 
 def consent(
-    member: ClientState, survivors: Survivors, configuration: RoundConfiguration, layout: Layout, key: Ed25519PrivateKey
+    state: ClientState, survivors: Survivors, configuration: RoundConfiguration, layout: Layout, key: Ed25519PrivateKey
 ) -> ClientState:
-    """Step 4: sign whose vectors are in the sum, once and for all.
+    """Step 4: signs the set of survivors, whose masked encodings are in the sum; one set a round.
 
-    TrustError for a set that leaves this device out, names one that it did not mask with, is too small for any number
-    of the sum, or is not the set that it signed.
+    Raises TrustError for a set that leaves this device out, names a device that did not share, is too small for any
+    value of the sum, or differs from the set signed before.
     """
-    if member.consent is not None:
-        if survivors != member.survivors:
+    if state.consent is not None:
+        if survivors != state.survivors:
             refuse("another set of survivors than the one this device signed")
-        return member
-    view, own = _view(member, configuration)
-    view.check_survivors(survivors, layout, configuration, member.minimum)
+        return state
+    view, own = _view(state, configuration)
+    view.check_survivors(survivors, layout, configuration, state.minimum)
     if own not in survivors.places:
         refuse("this device is left out of the sum, yet asked to open it")
-    if not set(survivors.places) <= set(member.sharers):
+    if not set(survivors.places) <= set(state.sharers):
         refuse("a survivor is named that never shared")
     view.graph.check_present(own, survivors.places)
-    signature = bytes.fromhex(sign(key, SURVIVORS, survivors.statement(view.cohort_id)))
-    return msgspec.structs.replace(member, survivors=survivors, consent=signature)
+    signature = bytes.fromhex(sign(key, SURVIVORS_PURPOSE, survivors.statement(view.cohort_id)))
+    return msgspec.structs.replace(state, survivors=survivors, consent=signature)
 
 
-def reveal(member: ClientState, consents: Consents, configuration: RoundConfiguration) -> Reveal:
-    """Step 5: of each neighbour one share and never both: a survivor's seed, a drop-out's key.
+def reveal(state: ClientState, consents: Consents, configuration: RoundConfiguration) -> Reveal:
+    """Step 5: reveals one share of each neighbour, never both: of a survivor's self-mask or a drop-out's mask key.
 
-    TrustError unless a quorum of the survivors signed the very set that this device signed.
+    Raises TrustError unless a quorum of the survivors signed the same set as this device.
     """
-    if member.survivors is None or consents.survivors != member.survivors:
+    if state.survivors is None or consents.survivors != state.survivors:
         refuse("other survivors than the ones this device signed")
-    view, _ = _view(member, configuration)
-    statement, signers = member.survivors.statement(view.cohort_id), set[int]()
-    for one in consents.consents:
-        if one.place not in member.survivors.places:
+    view, _ = _view(state, configuration)
+    statement, signers = state.survivors.statement(view.cohort_id), set[int]()
+    for signed in consents.consents:
+        if signed.place not in state.survivors.places:
             refuse("somebody signed who is no survivor")
-        verify(view.cohort.members[one.place].device.hex(), SURVIVORS, statement, one.signature.hex(), where=WHERE)
-        signers.add(one.place)
+        device = view.cohort.members[signed.place].device.hex()
+        verify(device, SURVIVORS_PURPOSE, statement, signed.signature.hex(), where=SECURE_ROUND)
+        signers.add(signed.place)
     if len(signers) < view.parameters.quorum:
         refuse(f"{len(signers)} devices agreed on the survivors, {view.parameters.quorum} are needed")
-    alive = set(member.survivors.places)
+    alive = set(state.survivors.places)
     return Reveal(
         tuple(
-            both[:SHARE_BYTES] if other in alive else both[SHARE_BYTES:] for other, both in sorted(member.held.items())
+            both[:SHARE_BYTES] if other in alive else both[SHARE_BYTES:] for other, both in sorted(state.held.items())
         )
     )
 
 
-def check_places(view: CohortView, places: tuple[int, ...], own: int) -> None:
-    if list(places) != sorted(set(places)) or not set(places) <= set(range(len(view.cohort.members))):
+def check_slots(view: CohortView, slots: tuple[int, ...], own: int) -> None:
+    """Raises TrustError unless `slots` are rising slots of the cohort, `own` among them."""
+    if list(slots) != sorted(set(slots)) or not set(slots) <= set(range(len(view.cohort.members))):
         refuse("the devices named are no set of the cohort's")
-    if own not in places:
+    if own not in slots:
         refuse("this device's own shares are said to be missing")
 
 
 # Keys that both ends of the protocol derive
 
 
-def mask_private(seed: bytes, round_id: str) -> X25519PrivateKey:
+def mask_private_key(seed: bytes, round_id: str) -> X25519PrivateKey:
+    """X25519 key for pairwise masks."""
     return private_key(seed, b"mask/" + bytes.fromhex(round_id))
 
 
-def channel_private(member: ClientState) -> X25519PrivateKey:
-    return private_key(member.channel_seed, b"channel/" + bytes.fromhex(member.round_id))
+def channel_private_key(state: ClientState) -> X25519PrivateKey:
+    """X25519 key for sealing shares."""
+    return private_key(state.channel_seed, b"channel/" + bytes.fromhex(state.round_id))
 
 
-def pair_key(own: X25519PrivateKey, view: CohortView, other: int) -> bytes:
-    return agree(own, view.cohort.members[other].mask, MASK + view.cohort_id, SEED_BYTES)
+def pair_mask_key(own: X25519PrivateKey, view: CohortView, other: int) -> bytes:
+    """AES key, 16 bytes, of the mask shared with the client in slot `other`."""
+    return agree(own, view.cohort.members[other].mask, MASK_LABEL + view.cohort_id, SEED_BYTES)
 
 
-def self_key(seed: bytes, view: CohortView) -> bytes:
-    return derive(seed, SELF + view.cohort_id, SEED_BYTES)
+def self_mask_key(seed: bytes, view: CohortView) -> bytes:
+    """AES key, 16 bytes, of a client's self-mask."""
+    return derive(seed, SELF_MASK_LABEL + view.cohort_id, SEED_BYTES)
 
 
 def _channel_key(own: X25519PrivateKey, view: CohortView, other: int) -> bytes:
-    return agree(own, view.cohort.members[other].channel, CHANNEL + view.cohort_id, 32)
+    return agree(own, view.cohort.members[other].channel, CHANNEL_LABEL + view.cohort_id, 32)
 
 
-def _bound(view: CohortView, sender: int, receiver: int) -> bytes:
+def _associated_data(view: CohortView, sender: int, receiver: int) -> bytes:
     return view.cohort_id + sender.to_bytes(2, "big") + receiver.to_bytes(2, "big")
 
 
@@ -328,12 +359,13 @@ def _public(key: X25519PrivateKey) -> bytes:
     return key.public_key().public_bytes_raw()
 
 
-def _view(member: ClientState, configuration: RoundConfiguration) -> tuple[CohortView, int]:
-    if member.cohort is None:
+def _view(state: ClientState, configuration: RoundConfiguration) -> tuple[CohortView, int]:
+    if state.cohort is None:
         refuse("this step comes before its turn")
-    view = CohortView(member.round_id, member.cohort, secure_rules(configuration))
-    return view, view.place(member.advertisement.device)
+    view = CohortView(state.round_id, state.cohort, secure_rules(configuration))
+    return view, view.slot(state.advertisement.device)
 
 
 def refuse(why: str) -> NoReturn:
-    raise TrustError(why, where=WHERE, remedy="nothing was given away; a new round is safe to join")
+    """Raises the TrustError of a refused message."""
+    raise TrustError(why, where=SECURE_ROUND, remedy="nothing was given away; a new round is safe to join")

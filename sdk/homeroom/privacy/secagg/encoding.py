@@ -1,4 +1,4 @@
-"""What is summed in a secure round: the integers of a plain update times their weight, and the weights beside them."""
+"""Encoding of an update for a secure sum: its integers times their weight, followed by the weights."""
 
 from __future__ import annotations
 
@@ -15,14 +15,18 @@ from homeroom.contract.round import UNITS_AN_EXAMPLE, RoundConfiguration, weight
 from homeroom.contract.secagg import SecureCohort
 from homeroom.contract.update import Update
 from homeroom.errors import TrustError
-from homeroom.privacy.secagg.masks import word
+from homeroom.privacy.secagg.masks import ring_dtype
 
-Noise = Callable[[np.ndarray], np.ndarray]  # int64 [count] -> int64 [count]: a device's share of discrete noise
+Noise = Callable[[np.ndarray], np.ndarray]  # adds a device's share of discrete noise to int64 [count]
 
 
 @dataclass(frozen=True)
 class SumLayout:
-    """The vector: the values of each segment in order, then one weight for each. `width`: bytes of a ring element."""
+    """Layout of an encoding: the values of each segment in order, then one weight a segment.
+
+    sizes: values of each segment.
+    width: bytes of a ring element.
+    """
 
     segments: tuple[str, ...]
     sizes: tuple[int, ...]
@@ -30,28 +34,29 @@ class SumLayout:
 
     @property
     def count(self) -> int:
+        """Number of ring elements."""
         return sum(self.sizes) + len(self.sizes)
 
 
-def feeds(layout: Layout, configuration: RoundConfiguration, names: set[str]) -> bytes:
-    """The bits of an advertisement for the segments that an update holds."""
-    taken = _taken(layout, configuration)
-    bits = sum(1 << place for place, name in enumerate(taken) if name in names)
-    return bits.to_bytes(-(-len(taken) // 8), "little")
+def segment_bits(layout: Layout, configuration: RoundConfiguration, names: set[str]) -> bytes:
+    """Bits of an advertisement, one a segment of the round, set for those in `names`; the first in the lowest bit."""
+    merged = _merged_names(layout, configuration)
+    bits = sum(1 << number for number, name in enumerate(merged) if name in names)
+    return bits.to_bytes(-(-len(merged) // 8), "little")
 
 
 def feeders(layout: Layout, configuration: RoundConfiguration, cohort: SecureCohort) -> dict[str, set[int]]:
-    """By segment of the round, the places of those who feed it; TrustError for bits of segments that there are not."""
-    names = _taken(layout, configuration)
-    found: dict[str, set[int]] = {name: set() for name in names}
-    for place, member in enumerate(cohort.members):
-        bits = int.from_bytes(member.segments, "little")
-        if len(member.segments) != -(-len(names) // 8) or bits >> len(names):
+    """Slots of the clients that feed a segment, by segment of the round; TrustError for bits of unknown segments."""
+    names = _merged_names(layout, configuration)
+    slots: dict[str, set[int]] = {name: set() for name in names}
+    for slot, client in enumerate(cohort.members):
+        bits = int.from_bytes(client.segments, "little")
+        if len(client.segments) != -(-len(names) // 8) or bits >> len(names):
             raise TrustError("a device claims segments that this bundle does not have", where="secure round")
         for number, name in enumerate(names):
             if bits >> number & 1:
-                found[name].add(place)
-    return found
+                slots[name].add(slot)
+    return slots
 
 
 def choose_layout(
@@ -62,9 +67,11 @@ def choose_layout(
     drops: int,
     noise_limit: int = 0,
 ) -> SumLayout:
-    """The segments that `minimum` devices will have fed even if `drops` of the cohort drop out, and a ring they fit.
+    """The sum's layout: segments that `minimum` devices feed even if `drops` of them drop out, in a ring that fits.
 
-    noise_limit: the largest magnitude of what a device's noise may add to one value.
+    minimum: least number of devices in a sum.
+    drops: most drop-outs of the cohort.
+    noise_limit: largest magnitude of a device's noise in one value.
     """
     fed = feeders(layout, configuration, cohort)
     chosen = tuple(name for name in fed if len(fed[name]) >= minimum + drops)
@@ -74,7 +81,7 @@ def choose_layout(
 
 
 def ring_width(devices: int, configuration: RoundConfiguration, noise_limit: int = 0) -> int:
-    """Bytes of a ring element in which no sum of so many honest devices overflows, sign included."""
+    """Bytes of a ring element in which a sum over `devices` honest devices cannot overflow, sign included."""
     largest = min(ENCODED_LIMIT, ceil(configuration.max_norm * 2.0**configuration.scale_bits))
     heaviest = UNITS_AN_EXAMPLE * configuration.cap_examples
     bits = 1 + (devices * (largest * heaviest + noise_limit)).bit_length()
@@ -82,15 +89,17 @@ def ring_width(devices: int, configuration: RoundConfiguration, noise_limit: int
 
 
 def encode(
-    terms: SumLayout, update: Update, version: int, configuration: RoundConfiguration, noise: Noise | None = None
+    sum_layout: SumLayout, update: Update, version: int, configuration: RoundConfiguration, noise: Noise | None = None
 ) -> np.ndarray:
-    """An update as ring elements [count], each segment times its weight at `version`; zeros where it has none.
+    """Encodes an update as ring elements, uint32 or uint64 [count]; zeros for segments that it does not hold.
 
-    noise: adds this device's share of discrete noise to the integers before anything masks them.
+    sum_layout: layout of the sum.
+    version: the round's version, for the staleness in the weights.
+    noise: adds this device's share of discrete noise to the integers, before they are masked.
     """
     entries = dict(zip(update.values, update.header.segments, strict=True))
     parts, weights = [], []
-    for name, size in zip(terms.segments, terms.sizes, strict=True):
+    for name, size in zip(sum_layout.segments, sum_layout.sizes, strict=True):
         if name not in update.values:
             parts.append(np.zeros(size, np.int64))
             weights.append(0)
@@ -98,23 +107,23 @@ def encode(
         units = weight(entries[name].examples, version - update.header.base_version, configuration)
         parts.append(update.values[name].astype(np.int64) * units)
         weights.append(units)
-    whole = np.concatenate([*parts, np.array(weights, np.int64)])
+    values = np.concatenate([*parts, np.array(weights, np.int64)])
     if noise is not None:
-        whole = noise(whole)
-    return whole.view(np.uint64).astype(word(terms.width))
+        values = noise(values)
+    return values.view(np.uint64).astype(ring_dtype(sum_layout.width))
 
 
-def decode(terms: SumLayout, total: np.ndarray) -> tuple[dict[str, np.ndarray], dict[str, int]]:
-    """int64 [count] -> by segment the sum of weight * value, int64 [size], and the sum of weights."""
-    ends = np.cumsum(terms.sizes)
-    parts = np.split(total[: sum(terms.sizes)], ends[:-1])
-    weights = total[sum(terms.sizes) :]
+def decode(sum_layout: SumLayout, total: np.ndarray) -> tuple[dict[str, np.ndarray], dict[str, int]]:
+    """Decodes a sum, int64 [count]: by segment the sum of weight * value, int64 [size], and the sum of weights."""
+    ends = np.cumsum(sum_layout.sizes)
+    parts = np.split(total[: sum(sum_layout.sizes)], ends[:-1])
+    weights = total[sum(sum_layout.sizes) :]
     return (
-        dict(zip(terms.segments, parts, strict=True)),
-        {name: int(w) for name, w in zip(terms.segments, weights, strict=True)},
+        dict(zip(sum_layout.segments, parts, strict=True)),
+        {name: int(w) for name, w in zip(sum_layout.segments, weights, strict=True)},
     )
 
 
-def _taken(layout: Layout, configuration: RoundConfiguration) -> list[str]:
-    """The segments whose scope allows them to come here, in the layout's order."""
+def _merged_names(layout: Layout, configuration: RoundConfiguration) -> list[str]:
+    """Names of the segments that are merged here, in the layout's order."""
     return [segment.name for segment in narrowed(layout, configuration.scopes) if configuration.merges(segment)]

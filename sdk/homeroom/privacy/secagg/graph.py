@@ -1,4 +1,4 @@
-"""Who shares with whom: a Harary graph over a ring that everybody computes alike from the cohort's keys."""
+"""Neighbour graph of a cohort: a Harary graph over a random ring that follows from its keys (Bell et al. 2020)."""
 
 from __future__ import annotations
 
@@ -12,43 +12,43 @@ from homeroom.privacy.secagg.parameters import GraphParameters
 
 
 class NeighbourGraph:
-    """The ring's order is that of SHA-256(cohort id, device key), hence random once the keys are fixed."""
+    """The graph; the ring is ordered by SHA-256(cohort id, device key), which is random once the keys are fixed."""
 
     def __init__(self, cohort: SecureCohort, cohort_id: bytes, parameters: GraphParameters) -> None:
         self.size, self.parameters = len(cohort.members), parameters
-        keys = [hashlib.sha256(cohort_id + member.device).digest() for member in cohort.members]
-        self.ring = sorted(range(self.size), key=keys.__getitem__)  # places in the order of the ring
+        keys = [hashlib.sha256(cohort_id + client.device).digest() for client in cohort.members]
+        self.ring = sorted(range(self.size), key=keys.__getitem__)  # slots in the order of the ring
 
     @cached_property
-    def _spot(self) -> dict[int, int]:
-        return {place: spot for spot, place in enumerate(self.ring)}
+    def _position(self) -> dict[int, int]:
+        return {slot: position for position, slot in enumerate(self.ring)}
 
-    def neighbours(self, place: int) -> list[int]:
-        """Places, rising; of k neighbours half stand on either side of the ring."""
+    def neighbours(self, slot: int) -> list[int]:
+        """Slots of the neighbours, rising; half of them on either side in the ring."""
         if self.parameters.complete:
-            return [other for other in range(self.size) if other != place]
-        spot, half = self._spot[place], self.parameters.degree // 2
-        return sorted(self.ring[(spot + step) % self.size] for step in range(-half, half + 1) if step)
+            return [other for other in range(self.size) if other != slot]
+        position, half = self._position[slot], self.parameters.degree // 2
+        return sorted(self.ring[(position + step) % self.size] for step in range(-half, half + 1) if step)
 
-    def check_present(self, place: int, present: Collection[int]) -> None:
-        """TrustError if too few are there for the sum to hide `place`: a threshold of its neighbours, no long gap."""
-        here = set(present)
-        if len(here & set(self.neighbours(place))) < self.parameters.threshold:
+    def check_present(self, slot: int, present: Collection[int]) -> None:
+        """Raises TrustError if the clients in `present` are too few to hide `slot`, or leave too long a gap."""
+        slots = set(present)
+        if len(slots & set(self.neighbours(slot))) < self.parameters.threshold:
             raise TrustError("too few of this device's neighbours are left", where="secure round")
-        if len(here) < self.parameters.quorum:
-            raise TrustError(f"{len(here)} devices are no quorum of {self.parameters.quorum}", where="secure round")
-        if self.gap(here):
+        if len(slots) < self.parameters.quorum:
+            raise TrustError(f"{len(slots)} devices are no quorum of {self.parameters.quorum}", where="secure round")
+        if self.gap(slots):
             raise TrustError("devices that stand together in the ring are left out together", where="secure round")
 
     def gap(self, present: Collection[int]) -> bool:
-        """Whether more than `absent` of any half a neighbourhood in a row are missing."""
+        """Whether more than `parameters.absent` of any `degree // 2` consecutive clients in the ring are missing."""
         if self.parameters.absent is None:
             return False
-        half, here = self.parameters.degree // 2, set(present)
-        missing = [place not in here for place in self.ring]
+        half, slots = self.parameters.degree // 2, set(present)
+        missing = [slot not in slots for slot in self.ring]
         count = sum(missing[:half])
-        for spot in range(self.size):
+        for position in range(self.size):
             if count > self.parameters.absent:
                 return True
-            count += missing[(spot + half) % self.size] - missing[spot]
+            count += missing[(position + half) % self.size] - missing[position]
         return False

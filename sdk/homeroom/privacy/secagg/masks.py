@@ -1,7 +1,7 @@
-"""Masks: AES-128-CTR keystreams read as integers, added in a ring of powers of two; numpy and `cryptography`.
+"""Masks: AES-128-CTR keystreams read as integers and added modulo a power of two.
 
-All arithmetic is modulo 2^64 (or 2^32), which the ring's modulus divides; what travels is the lowest `width` bytes of
-each value.
+Arithmetic is modulo 2^64 (or 2^32), which the ring's modulus 256^width divides; the lowest `width` bytes of each value
+are sent.
 """
 
 from __future__ import annotations
@@ -13,12 +13,12 @@ from cryptography.hazmat.primitives.ciphers import Cipher, CipherContext, algori
 
 from homeroom.errors import UpdateError
 
-CHUNK_BYTES = 1 << 16  # of keystream at once: stays in the processor's cache
+CHUNK_BYTES = 1 << 16  # of keystream at once, to stay in the processor's cache
 ZEROS = memoryview(bytes(CHUNK_BYTES))
 
 
-def word(width: int) -> np.dtype[np.unsignedinteger]:
-    """What a ring of `width` bytes is computed in."""
+def ring_dtype(width: int) -> np.dtype[np.unsignedinteger]:
+    """The dtype in which a ring of `width` bytes is computed: uint32 or uint64."""
     return np.dtype("<u4") if width <= 4 else np.dtype("<u8")
 
 
@@ -27,40 +27,40 @@ def keystream(key: bytes) -> CipherContext:
     return Cipher(algorithms.AES(key), modes.CTR(bytes(16))).encryptor()
 
 
-def add_masks(vector: np.ndarray, added: Sequence[bytes], taken: Sequence[bytes]) -> None:
-    """vector += the streams of the keys `added` - those of `taken`, in place; vector: uint64 or uint32 [n].
+def add_masks(encoding: np.ndarray, added: Sequence[bytes], subtracted: Sequence[bytes]) -> None:
+    """Adds the keystreams of `added` and subtracts those of `subtracted`, in place, a chunk at a time.
 
-    Keys are 16 bytes. Every stream passes once, a chunk at a time.
+    encoding: uint32 or uint64 [n]. Keys are 16 bytes.
     """
-    streams = [(keystream(key), np.add) for key in added] + [(keystream(key), np.subtract) for key in taken]
-    buffer = bytearray(CHUNK_BYTES + 15)  # the cipher asks for a block more than it writes
-    size = vector.dtype.itemsize
-    values = np.frombuffer(buffer, vector.dtype, CHUNK_BYTES // size)
-    for start in range(0, len(vector), len(values)):
-        part = vector[start : start + len(values)]
-        zeros, here = ZEROS[: len(part) * size], values[: len(part)]
-        for stream, into in streams:
+    streams = [(keystream(key), np.add) for key in added] + [(keystream(key), np.subtract) for key in subtracted]
+    buffer = bytearray(CHUNK_BYTES + 15)  # `update_into` needs room for one more block
+    size = encoding.dtype.itemsize
+    values = np.frombuffer(buffer, encoding.dtype, CHUNK_BYTES // size)
+    for start in range(0, len(encoding), len(values)):
+        part = encoding[start : start + len(values)]
+        zeros, mask = ZEROS[: len(part) * size], values[: len(part)]
+        for stream, operation in streams:
             stream.update_into(zeros, buffer)
-            into(part, here, out=part)
+            operation(part, mask, out=part)
 
 
-def pack(vector: np.ndarray, width: int) -> bytes:
+def pack(encoding: np.ndarray, width: int) -> bytes:
     """uint64 or uint32 [n] -> n * width bytes: the values modulo 256^width, in planes.
 
     A plane holds for every value 8, 4, 2 or 1 of its bytes, little-endian, those of the lowest order first (6 = 4 + 2).
     """
-    return b"".join((vector >> vector.dtype.type(8 * at)).astype(kind).tobytes() for at, kind in _planes(width))
+    return b"".join((encoding >> encoding.dtype.type(8 * at)).astype(kind).tobytes() for at, kind in _planes(width))
 
 
 def unpack(data: bytes, count: int, width: int) -> np.ndarray:
-    """As `pack` made it; UpdateError unless it is `count` values."""
+    """Ring elements, uint32 or uint64 [count], from the bytes of `pack`; UpdateError unless they are `count` values."""
     if len(data) != count * width:
         raise UpdateError(f"{len(data):,} bytes are not {count:,} values of {width} bytes", code="wrong_shape")
-    kind = word(width)
-    whole = np.zeros(count, kind)
+    kind = ring_dtype(width)
+    encoding = np.zeros(count, kind)
     for at, plane in _planes(width):
-        whole |= np.frombuffer(data, plane, count, count * at).astype(kind) << kind.type(8 * at)
-    return whole
+        encoding |= np.frombuffer(data, plane, count, count * at).astype(kind) << kind.type(8 * at)
+    return encoding
 
 
 def _planes(width: int) -> Iterator[tuple[int, np.dtype[np.unsignedinteger]]]:
@@ -72,8 +72,8 @@ def _planes(width: int) -> Iterator[tuple[int, np.dtype[np.unsignedinteger]]]:
             at += size
 
 
-def signed(vector: np.ndarray, width: int) -> np.ndarray:
-    """Ring elements -> int64 [n] of the lowest magnitude."""
+def signed(encoding: np.ndarray, width: int) -> np.ndarray:
+    """Ring elements [n] as signed integers, int64 [n]."""
     shift = np.int64(64 - 8 * width)
-    wide = vector.astype(np.uint64).view(np.int64)
+    wide = encoding.astype(np.uint64).view(np.int64)
     return (wide << shift) >> shift

@@ -1,8 +1,8 @@
-"""How many neighbours a device has, how many shares open a secret, and who must agree: computed, not configured.
+"""Graph parameters of a cohort: degree, secret-sharing threshold and quorum, computed from the rules' rates.
 
 After Bell et al. 2020, section 3: on a Harary graph over a random ring the neighbours of a device are a random sample
 of the cohort, so that corrupted and absent ones among them follow hypergeometric laws; a union bound over the cohort
-gives what follows. n devices, of which c are corrupted and d drop out; k neighbours, half of them on each side.
+gives these conditions. n devices, of which c are corrupted and d drop out; k neighbours, half of them on each side.
 
     no device has a threshold of corrupted neighbours   n P[H(n-1, c, k) >= t]        <= 2^-SECURITY
     honest survivors stay connected                     n P[H(n, c, k/2) >= k/2 - m]  <= 2^-SECURITY
@@ -11,7 +11,7 @@ gives what follows. n devices, of which c are corrupted and d drop out; k neighb
 
 Bell et al. take absentees for random too. Here the server may choose them: each device looks at the ring itself, and
 refuses if more than m of any k/2 in a row are absent, so only corrupted ones could still cut it (second line).
-In a cohort of up to COMPLETE devices, or where no such k is below n - 1, everybody is everybody's neighbour: then
+In a cohort of up to MOST_COMPLETE_DEVICES devices, or where no such k is below n - 1, the graph is complete: then
 t = n - 1 - d, the most that drop-outs allow, which is above c, and nothing is left to chance.
 
 The quorum is Byzantine: two sets of more than (n + c) / 2 signers share an honest device, and that signs once.
@@ -27,12 +27,19 @@ from homeroom.errors import InputError
 
 SECURITY_BITS = 40
 CORRECTNESS_BITS = 20
-COMPLETE = 32
+MOST_COMPLETE_DEVICES = 32
 
 
 @dataclass(frozen=True)
 class GraphParameters:
-    """`absent`: of each `degree // 2` in a row; None where the graph is complete. `drops`: as many as are promised."""
+    """Parameters of a cohort's graph.
+
+    degree: neighbours of each device.
+    threshold: shares that open a secret.
+    absent: most missing of each `degree // 2` in a row; None where the graph is complete.
+    quorum: signers that must agree on the survivors.
+    drops, corrupted: most drop-outs and corrupt devices for which the round is correct and secure.
+    """
 
     devices: int
     degree: int
@@ -44,21 +51,22 @@ class GraphParameters:
 
     @property
     def complete(self) -> bool:
+        """Whether every device is every other's neighbour."""
         return self.absent is None
 
 
-def tail(population: int, marked: int, drawn: int, least: int) -> float:
+def hypergeometric_tail(population: int, marked: int, drawn: int, least: int) -> float:
     """P[X >= least], exactly up to one rounding: X marked ones among `drawn` of `population` without replacement."""
-    ways = sum(
+    draws = sum(
         comb(marked, hits) * comb(population - marked, drawn - hits)
         for hits in range(max(least, 0, drawn - (population - marked)), min(marked, drawn) + 1)
     )
-    return ways / comb(population, drawn)
+    return draws / comb(population, drawn)
 
 
 @lru_cache(maxsize=256)
 def choose_parameters(devices: int, drop_rate: float, corrupt_rate: float) -> GraphParameters:
-    """The sparsest graph that keeps the promise for a cohort; InputError where none does."""
+    """The sparsest graph that meets the conditions above for a cohort; InputError where none does."""
     corrupted, drops = ceil(devices * corrupt_rate - 1e-9), floor(devices * drop_rate + 1e-9)
     quorum = (devices + corrupted) // 2 + 1
     if quorum > devices - drops or corrupted + 1 > devices - 1 - drops:
@@ -67,7 +75,7 @@ def choose_parameters(devices: int, drop_rate: float, corrupt_rate: float) -> Gr
             where="secure rounds",
             remedy="choose lower rates, or a larger cohort",
         )
-    for degree in range(2, devices - 1, 2) if devices > COMPLETE else ():
+    for degree in range(2, devices - 1, 2) if devices > MOST_COMPLETE_DEVICES else ():
         absent = _absent(devices, degree // 2, drops, corrupted)
         threshold = _threshold(devices, degree, drops, corrupted) if absent is not None else None
         if threshold is not None:
@@ -76,10 +84,10 @@ def choose_parameters(devices: int, drop_rate: float, corrupt_rate: float) -> Gr
 
 
 def _absent(devices: int, half: int, drops: int, corrupted: int) -> int | None:
-    """The most in a row of `half` whom honest drop-outs take away, if corrupted ones then still cut nothing."""
+    """The most absent devices in a row of `half` that drop-outs explain, if corrupted ones cannot cut it then."""
     for absent in range(half):
-        if devices * tail(devices, drops, half, absent + 1) <= 2.0**-CORRECTNESS_BITS:
-            cut = devices * tail(devices, corrupted, half, half - absent)
+        if devices * hypergeometric_tail(devices, drops, half, absent + 1) <= 2.0**-CORRECTNESS_BITS:
+            cut = devices * hypergeometric_tail(devices, corrupted, half, half - absent)
             return absent if cut <= 2.0**-SECURITY_BITS else None
     return None
 
@@ -87,7 +95,7 @@ def _absent(devices: int, half: int, drops: int, corrupted: int) -> int | None:
 def _threshold(devices: int, degree: int, drops: int, corrupted: int) -> int | None:
     """The lowest safe threshold, if enough neighbours remain for it."""
     for threshold in range(1, degree + 1):
-        if devices * tail(devices - 1, corrupted, degree, threshold) <= 2.0**-SECURITY_BITS:
-            short = devices * tail(devices - 1, drops, degree, degree - threshold + 1)
+        if devices * hypergeometric_tail(devices - 1, corrupted, degree, threshold) <= 2.0**-SECURITY_BITS:
+            short = devices * hypergeometric_tail(devices - 1, drops, degree, degree - threshold + 1)
             return threshold if short <= 2.0**-CORRECTNESS_BITS else None
     return None

@@ -1,6 +1,6 @@
-"""How the primitives are called: X25519 (RFC 7748), HKDF (RFC 5869), ChaCha20-Poly1305 (RFC 8439), Shamir's shares.
+"""Primitives of secure aggregation: X25519 (RFC 7748), HKDF (RFC 5869), ChaCha20-Poly1305 (RFC 8439), Shamir's shares.
 
-All from `cryptography`, and `pycryptodome` (the extra `secure`) for Shamir's scheme over GF(2^128).
+Shamir's scheme over GF(2^128) comes from `pycryptodome` (the extra `secure`), the others from `cryptography`.
 """
 
 from __future__ import annotations
@@ -21,17 +21,17 @@ SEED_BYTES = 16  # 128 bits, the strength of X25519 and of AES-128; one element 
 
 
 def derive(secret: bytes, info: bytes, length: int, salt: bytes | None = None) -> bytes:
-    """HKDF-SHA-256, extract and expand."""
+    """HKDF-SHA-256 (RFC 5869), extract and expand: `length` bytes."""
     return HKDF(SHA256(), length, salt, info).derive(secret)
 
 
 def private_key(seed: bytes, info: bytes) -> X25519PrivateKey:
-    """The X25519 key of a seed of 16 bytes, so that one share recovers it."""
+    """The X25519 key of a seed of 16 bytes, which one secret-shared element recovers."""
     return X25519PrivateKey.from_private_bytes(derive(seed, b"homeroom/x25519/" + info, 32))
 
 
 def agree(own: X25519PrivateKey, other: bytes, info: bytes, length: int) -> bytes:
-    """A key of both ends for one purpose; TrustError for a public key of low order."""
+    """The shared key of `length` bytes for one purpose (`info`); TrustError for a public key of low order."""
     try:
         secret = own.exchange(X25519PublicKey.from_public_bytes(other))
     except ValueError:
@@ -39,16 +39,16 @@ def agree(own: X25519PrivateKey, other: bytes, info: bytes, length: int) -> byte
     return derive(secret, info, length)
 
 
-def seal(key: bytes, plain: bytes, bound: bytes) -> bytes:
-    """A fresh nonce and the ciphertext; `bound` is authenticated with it."""
+def seal(key: bytes, plain: bytes, associated_data: bytes) -> bytes:
+    """A fresh nonce and the ciphertext, authenticated with the associated data."""
     nonce = os.urandom(12)
-    return nonce + ChaCha20Poly1305(key).encrypt(nonce, plain, bound)
+    return nonce + ChaCha20Poly1305(key).encrypt(nonce, plain, associated_data)
 
 
-def unseal(key: bytes, sealed: bytes, bound: bytes) -> bytes:
-    """TrustError if it was altered, or sealed for another round, sender or receiver."""
+def unseal(key: bytes, sealed: bytes, associated_data: bytes) -> bytes:
+    """The plain text; TrustError if it was altered, or sealed for another round, sender or receiver."""
     try:
-        return ChaCha20Poly1305(key).decrypt(sealed[:12], sealed[12:], bound)
+        return ChaCha20Poly1305(key).decrypt(sealed[:12], sealed[12:], associated_data)
     except InvalidTag:
         raise TrustError(
             "a sealed share does not open: it was altered, or is of another round or device", where="secure round"
@@ -56,12 +56,12 @@ def unseal(key: bytes, sealed: bytes, bound: bytes) -> bytes:
 
 
 def split(secret: bytes, threshold: int, count: int) -> list[bytes]:
-    """Shares 1 to `count` of 16 bytes, any `threshold` of which give it back (Shamir 1979)."""
+    """Shares 1 to `count`, of 16 bytes; any `threshold` of them recover the secret (Shamir 1979)."""
     return [share for _, share in _shamir().split(threshold, count, secret)]
 
 
 def combine(shares: Sequence[tuple[int, bytes]]) -> bytes:
-    """The secret of exactly as many numbered shares as its threshold; a wrong share gives another secret."""
+    """The secret of numbered shares, exactly as many as its threshold; a wrong share gives another secret."""
     secret: bytes = _shamir().combine(list(shares))
     return secret
 
