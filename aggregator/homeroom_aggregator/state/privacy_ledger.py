@@ -149,11 +149,11 @@ class PrivacyLedger:
     def _last(self, device: str) -> int | None:
         """The newest version of this folder that the device entered."""
         sql = "SELECT max(version) FROM entered JOIN ledger USING (number) WHERE device = ?"
-        found = self.database.one(sql, (device,))[0] if self.privacy.min_separation > 1 else None
-        return None if found is None else int(found)
+        version = self.database.one(sql, (device,))[0] if self.privacy.min_separation > 1 else None
+        return None if version is None else int(version)
 
     def charge(self, version: int, devices: Sequence[str], privacy: Privacy | None = None) -> None:
-        """Write a release down, inside the caller's step; raise rather than pass anybody's budget.
+        """Notes a release, inside the caller's step; raises rather than exceed a device's budget.
 
         privacy: with the clip in force, where it adapts.
         """

@@ -54,7 +54,7 @@ class FeatureCache:
         self, keys: DataKeys, variant: str, wanted: Iterable[tuple[str, bytes]]
     ) -> dict[tuple[str, bytes], np.ndarray]:
         """Cached features by (subject, content digest); a damaged row counts as absent and is removed."""
-        found: dict[tuple[str, bytes], np.ndarray] = {}
+        features: dict[tuple[str, bytes], np.ndarray] = {}
         rest = iter(wanted)
         try:
             while some := list(islice(rest, FEATURES_PER_QUERY)):
@@ -70,18 +70,18 @@ class FeatureCache:
                 for owner, name, body in self._database.rows(sql, [part for key in known for part in key]):
                     subject, content = known[owner, name]
                     try:
-                        found[subject.name, content] = _unpack(subject.cipher, body, name)
+                        features[subject.name, content] = _unpack(subject.cipher, body, name)
                     except BrokenSealError:
                         self.rebuilt = True
                         self._database.write("DELETE FROM features WHERE name = ?", (name,))
         except DamagedError:
             self.rebuild()
             return {}
-        return found
+        return features
 
     def held(self, keys: DataKeys, variant: str, wanted: Iterable[tuple[str, bytes]]) -> set[tuple[str, bytes]]:
         """Which of the (subject, content digest) pairs have a row, without opening it."""
-        found = set()
+        held = set()
         try:
             for name, content in wanted:
                 subject = keys.find(name)
@@ -89,11 +89,11 @@ class FeatureCache:
                     index = subject.cipher.index("features", variant, content)
                     sql = "SELECT 1 FROM features WHERE subject_id = ? AND name = ?"
                     if self._database.one(sql, (subject.subject_id, index)):
-                        found.add((name, content))
+                        held.add((name, content))
         except DamagedError:
             self.rebuild()
             return set()
-        return found
+        return held
 
     def write(self, keys: DataKeys, variant: str, features: Mapping[tuple[str, bytes], np.ndarray]) -> None:
         """Caches features by (subject, content digest); subjects that the store does not know are skipped."""
