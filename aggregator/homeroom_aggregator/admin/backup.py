@@ -1,4 +1,4 @@
-"""A whole aggregator's folder copied while it serves, and put back; imports place.
+"""Backup and restore: an aggregator's folder copied while it serves, and put back.
 
 A backup is a folder of the same form with `backup.json` beside: the SHA-256 of every file. It appears whole or not at
 all, and so does what is restored from it.
@@ -80,10 +80,12 @@ def restore(source: Path, folder: Path) -> BackupContents:
     contents = _read(source)
     if folder.exists():
         raise InputError("is there already", where=str(folder), remedy="move it away first; nothing is overwritten")
-    found = {
+    digests = {
         path.relative_to(source).as_posix(): digest_file(path) for path in _files(source) if path.name != BACKUP_LIST
     }
-    wrong = sorted(name for name in found.keys() | contents.files.keys() if found.get(name) != contents.files.get(name))
+    wrong = sorted(
+        name for name in digests.keys() | contents.files.keys() if digests.get(name) != contents.files.get(name)
+    )
     if wrong:
         raise StoreError(f"{wrong[0]} is not as it was saved", where=str(source), remedy="take another backup")
     with _whole(folder) as beside:
@@ -111,10 +113,10 @@ def _whole(out: Path) -> Iterator[Path]:
 
 
 def restore_version_number(moment: datetime.datetime) -> int:
-    """The version's number for a restore at this moment, UTC: its digits to the second, and two more.
+    """The version number of a restore at this moment, UTC: its digits to the second, and two more.
 
-    So it is above every number before, however often and from whatever backup one restores, as long as the clock goes
-    forward and there are fewer than a hundred releases a second; and it tells people when that was.
+    It is above every number before, from whatever backup one restores, as long as the clock goes forward and there are
+    fewer than a hundred releases a second; and it tells people when that was.
     """
     return 100 * int(moment.astimezone(datetime.UTC).strftime("%Y%m%d%H%M%S"))
 

@@ -1,4 +1,4 @@
-"""A folder that takes over from another for a newer bundle: the same key, members and audit log; imports place."""
+"""Bundle upgrade: a folder for a newer bundle with the key, members and audit log of the old one."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from homeroom_aggregator.state.privacy_ledger import PrivacyLedger
 CARRIED_FILES = (
     ROSTER_FILE,
     SEALING_KEY_FILE,
-)  # who may form a cohort; what letters that are on their way are sealed to
+)  # messages under way are sealed to the second
 CARRIED_TABLES = ("devices", "invitations", "consents", "instances", "audit")
 
 
@@ -58,10 +58,10 @@ def upgrade_bundle(folder: Path, old: Path, bundle: Path) -> FolderFacts:
 
 
 def _take_over(new: Database, old: Database) -> None:
-    """Everybody who belongs, and the audit log, whose chain goes on."""
+    """Copy members, invitations, consents and the audit log, whose chain goes on."""
     for table in CARRIED_TABLES:
         rows = old.rows(f"SELECT * FROM {table}")
         if rows:
-            places = ", ".join("?" * len(rows[0]))
-            new.write_many(f"INSERT INTO {table} VALUES ({places})", rows)
+            marks = ", ".join("?" * len(rows[0]))
+            new.write_many(f"INSERT INTO {table} VALUES ({marks})", rows)
     audit.record(new, "succeeded", members=len(old.rows("SELECT 1 FROM devices")))

@@ -1,12 +1,12 @@
-"""An aggregator's folder: its key and certificate, its bundle, its round, the log; imports homeroom and rounds.
+"""An aggregator's folder: its key and certificate, its bundle, its round configuration, the log.
 
 aggregator.json    public facts: institution, root fingerprint, bundle, certificate, round configuration
 key.pem            the aggregator's own key; signs rounds and versions
 secret             proves invitation codes
 bundles/<id>/      the bundle it serves
-log.db             everything that happened (see `log`)
-sealing.pem        what letters that come by hand are sealed to (see `letters`)
-roster.json        which devices may form a cohort, signed by the institution, where there are secure rounds
+log.db             the log of updates and releases (see `state.log`)
+sealing.pem        the key that offline messages are sealed to (see `offline`)
+roster.json        which devices may take part in secure rounds, signed by the institution
 secure.db          the secure round that is under way; not worth a backup, it must not outlive the round
 """
 
@@ -79,12 +79,17 @@ def create_folder(
     secret: bytes | None = None,
     policy: Path | None = None,
 ) -> FolderFacts:
-    """Make an aggregator's folder for a bundle of the same root. `secret` proves invitations, by default a new one.
+    """Create an aggregator's folder for a bundle of the same root.
 
-    Either `root_key` certifies a new key here and now, or `key` comes with a `certificate` that was made elsewhere.
-    configuration: its bundle_id is replaced by the bundle's. policy: signed; its scopes and least number of devices
-    count here, and an aggregator in the name of its institution merges the institution's segments. Raises TrustError
-    if the roots differ.
+    folder, bundle: the new folder, and the bundle to install in it.
+    institution: its name.
+    root_key: certifies a new key here and now; or
+    key, certificate: made elsewhere.
+    configuration: of the rounds; its bundle_id is replaced by the bundle's.
+    secret: proves invitation codes, by default a new one.
+    policy: signed; its scopes and minimum of devices are applied, and an aggregator in the name of the policy's
+        institution merges the institution's segments.
+    Raises TrustError if the roots differ, InputError if the folder is an aggregator's already.
     """
     if (folder / FACTS_FILE).exists():
         raise InputError("is an aggregator's folder already", where=str(folder), remedy="serve it without --bundle")
@@ -103,19 +108,21 @@ def create_folder(
     check_certificate(certificate, role="aggregator", root_fingerprint=root, where=str(folder))
     with removed_on_failure(folder):
         installed = install(bundle, folder / BUNDLES_FOLDER, root=root)
-        asked = msgspec.structs.replace(
+        narrowed = msgspec.structs.replace(
             configuration or RoundConfiguration(bundle_id=installed.bundle_id), bundle_id=installed.bundle_id
         )
         if policy is not None:
-            asked = _by_policy(asked, policy, root, certificate.name)
-        if asked.privacy:
-            releases_within(asked.privacy, asked.scale_bits)  # a budget that not one release fits in is refused here
+            narrowed = _by_policy(narrowed, policy, root, certificate.name)
+        if narrowed.privacy:
+            releases_within(
+                narrowed.privacy, narrowed.scale_bits
+            )  # a budget that not one release fits in is refused here
         facts = FolderFacts(
             institution=institution,
             root=root,
             bundle_id=installed.bundle_id,
             certificate=certificate,
-            configuration=asked,
+            configuration=narrowed,
         )
         if not (folder / KEY_FILE).exists():
             write_key(folder / KEY_FILE, key)
@@ -127,22 +134,23 @@ def create_folder(
     return facts
 
 
-def _by_policy(asked: RoundConfiguration, path: Path, root: str, name: str) -> RoundConfiguration:
-    """The configuration, as narrow as the policy wants it."""
+def _by_policy(configuration: RoundConfiguration, path: Path, root: str, name: str) -> RoundConfiguration:
+    """The configuration, narrowed to the policy."""
     try:
         with path.open("rb") as file:
             policy = read_policy(file.read(POLICY_LIMIT_BYTES + 1), root_fingerprint=root, where=str(path))
     except OSError as problem:
         raise InputError(f"cannot be read: {problem.strerror}", where=str(path)) from None
     return msgspec.structs.replace(
-        asked,
+        configuration,
         scopes=policy.scopes,
-        scope="institution" if policy.institution == name and not asked.by_school else "shared",
-        min_devices=max(asked.min_devices, policy.min_devices),
+        scope="institution" if policy.institution == name and not configuration.by_school else "shared",
+        min_devices=max(configuration.min_devices, policy.min_devices),
     )
 
 
 def read_facts(folder: Path) -> FolderFacts:
+    """The folder's aggregator.json; InputError if it is no aggregator's folder."""
     path = folder / FACTS_FILE
     try:
         data = path.read_bytes()
@@ -156,6 +164,7 @@ def read_facts(folder: Path) -> FolderFacts:
 
 
 def open_folder_bundle(folder: Path, facts: FolderFacts) -> Bundle:
+    """The bundle that a folder serves, its signature checked."""
     return open_bundle(folder / BUNDLES_FOLDER / facts.bundle_id, root=facts.root)
 
 
@@ -179,7 +188,7 @@ def open_log(folder: Path) -> Log:
 
 
 def load_roster(folder: Path) -> Roster | None:
-    """The institution's newest word on who may form a cohort, if it has given one; TrustError if it is not that."""
+    """The institution's newest roster, or None; TrustError if the institution has not signed it."""
     try:
         data = (folder / ROSTER_FILE).read_bytes()
     except FileNotFoundError:
@@ -188,15 +197,15 @@ def load_roster(folder: Path) -> Roster | None:
 
 
 def replace_roster(folder: Path, data: bytes) -> Roster:
-    """Take a roster for the cohorts to come; TrustError if it is not the institution's, or older than the last."""
+    """Take a roster for the secure rounds to come; TrustError if it is not the institution's, or no newer one."""
     present = load_roster(folder)
-    found = read_roster(data, root_fingerprint=read_facts(folder).root, after=present.serial if present else 0)
+    roster = read_roster(data, root_fingerprint=read_facts(folder).root, after=present.serial if present else 0)
     write_durable(folder / ROSTER_FILE, data)
-    return found
+    return roster
 
 
 def invite_devices(folder: Path, address: str, count: int) -> list[Invitation]:
-    """Invitations for so many devices of no named school; each code enrols one."""
+    """Invitations for `count` devices of no named school; each code enrols one."""
     return make_invitations(folder, address, [("", "device")] * count)
 
 
@@ -207,27 +216,32 @@ def make_invitations(
     expires: str | None = None,
     consents: Mapping[str, str] | None = None,
 ) -> list[Invitation]:
-    """An invitation for each (school, role), noted in the log; works while the aggregator runs.
+    """An invitation for each (school, role), recorded in the log; works while the aggregator runs.
 
-    expires: ISO 8601, by the server's clock. consents: by school, who gave its consent.
+    address: of the server.
+    rows: school and role of each.
+    expires: ISO 8601, by the server's clock.
+    consents: by school, who gave its consent.
     """
     facts, secret = read_facts(folder), read_secret(folder)
     common = {"address": address.rstrip("/"), "root": facts.root, "institution": facts.institution}
     common |= {"bundle_id": facts.bundle_id, "expires": expires or ""}
-    made = [msgspec.convert({**common, "code": new_code(secret), "school": school}, Invitation) for school, _ in rows]
+    invitations = [
+        msgspec.convert({**common, "code": new_code(secret), "school": school}, Invitation) for school, _ in rows
+    ]
     with contextlib.closing(open_log(folder)) as log, log.step():
         members = Members(log.database)
         for school, given_by in (consents or {}).items():
             members.consent(school, given_by)
         members.invite(
-            StoredInvitation(code_digest(one.code), role, school, expires)
-            for one, (school, role) in zip(made, rows, strict=True)
+            StoredInvitation(code_digest(invitation.code), role, school, expires)
+            for invitation, (school, role) in zip(invitations, rows, strict=True)
         )
-    return made
+    return invitations
 
 
 def recover_key(folder: Path, key: Ed25519PrivateKey, certificate: Certificate) -> FolderFacts:
-    """Put a newly certified key in place of a lost one, by the word of the same root; the server must be stopped."""
+    """Replace a lost key by a new one that the same root certified; the server must be stopped."""
     facts = read_facts(folder)
     if certificate.key != public_hex(key):
         raise TrustError("the certificate is for another key", where=str(folder))
@@ -242,6 +256,7 @@ def recover_key(folder: Path, key: Ed25519PrivateKey, certificate: Certificate) 
 
 
 def read_secret(folder: Path) -> bytes:
+    """The secret that proves invitation codes."""
     try:
         return (folder / SECRET_FILE).read_bytes()
     except OSError as problem:

@@ -1,4 +1,4 @@
-"""Invitations in bulk: from a number or a sheet to files, one line of text and a QR code each; imports place.
+"""Invitations in bulk: from a number or a sheet to files, with a line of text and a QR code each.
 
 A sheet (CSV, UTF-8) has a column `school` and may have `devices` (how many, 1), `role` and `consent` (who gave the
 school's consent, where it was given on paper). It is read to its end before anything is written.
@@ -30,7 +30,7 @@ SHEET_COLUMNS = {"school", "devices", "role", "consent"}
 
 @dataclass(frozen=True)
 class InvitationRequest:
-    """So many invitations for a school. `consent`: by whom it was given, or "" where it still has to be."""
+    """`count` invitations for a school. `consent`: who gave it, or "" where nobody has yet."""
 
     school: str = ""
     count: int = 1
@@ -44,10 +44,10 @@ def read_sheet(path: Path) -> list[InvitationRequest]:
         rows = list(csv.DictReader(io.StringIO(path.read_text("utf-8-sig"))))
     except (OSError, UnicodeDecodeError, csv.Error) as problem:
         raise InputError(f"cannot be read: {problem}", where=str(path)) from None
-    return [_wanted(row, f"{path}:{line}") for line, row in enumerate(rows, 2)]
+    return [_request(row, f"{path}:{line}") for line, row in enumerate(rows, 2)]
 
 
-def _wanted(row: dict[str, str | None], where: str) -> InvitationRequest:
+def _request(row: dict[str, str | None], where: str) -> InvitationRequest:
     if unknown := {str(name) for name in row} - SHEET_COLUMNS:
         raise InputError(f"unknown column {sorted(unknown)[0]!r}", where=where, remedy=", ".join(sorted(SHEET_COLUMNS)))
     school, role, count = ((row.get(n) or d).strip() for n, d in (("school", ""), ("role", "device"), ("devices", "1")))
@@ -62,32 +62,38 @@ def _wanted(row: dict[str, str | None], where: str) -> InvitationRequest:
     )
 
 
-def plan_files(wanted: Sequence[InvitationRequest], out: Path) -> list[tuple[InvitationRequest, Path]]:
-    """Where each invitation goes; InputError if one is there already, or there are too many."""
-    total = sum(one.count for one in wanted)
+def plan_files(requests: Sequence[InvitationRequest], out: Path) -> list[tuple[InvitationRequest, Path]]:
+    """The file of each invitation; InputError if one exists already, or there are too many."""
+    total = sum(request.count for request in requests)
     if total > INVITATIONS_LIMIT:
         raise InputError(f"{total:,} invitations at once", remedy=f"at most {INVITATIONS_LIMIT:,}")
-    found: dict[Path, InvitationRequest] = {}
-    for one in wanted:
-        stem = re.sub(r"\W+", "-", one.school).strip("-") or "invitation"
-        for number in range(1, one.count + 1):
-            path = out / (f"{stem}.json" if total == 1 or one.count == 1 else f"{stem}-{number}.json")
-            while path in found:
+    files: dict[Path, InvitationRequest] = {}
+    for request in requests:
+        stem = re.sub(r"\W+", "-", request.school).strip("-") or "invitation"
+        for number in range(1, request.count + 1):
+            path = out / (f"{stem}.json" if total == 1 or request.count == 1 else f"{stem}-{number}.json")
+            while path in files:
                 path = path.with_name(f"{path.stem}-{number}.json")
-            found[path] = one
+            files[path] = request
             if path.exists():
                 raise InputError("is there already", where=str(path), remedy="move it away, or choose another --out")
-    return [(one, path) for path, one in found.items()]
+    return [(request, path) for path, request in files.items()]
 
 
 def write_invitations(
     folder: Path, address: str, planned: Sequence[tuple[InvitationRequest, Path]], days: float | None, qr: bool
 ) -> None:
-    """Note every invitation in the aggregator's log, then write the files."""
+    """Record every invitation in the aggregator's log, then write the files.
+
+    folder: the aggregator's. address: of its server.
+    planned: a request and a file for each invitation (`plan_files`).
+    days: until they expire, or None. qr: write a line of text and a QR code beside each.
+    """
     expires = (now() + datetime.timedelta(days=days)).replace(microsecond=0).isoformat() if days else None
-    rows = [(one.school, one.role) for one, _ in planned]
-    made = make_invitations(folder, address, rows, expires, {o.school: o.consent for o, _ in planned if o.consent})
-    for invitation, (_, path) in zip(made, planned, strict=True):
+    rows = [(request.school, request.role) for request, _ in planned]
+    consents = {request.school: request.consent for request, _ in planned if request.consent}
+    invitations = make_invitations(folder, address, rows, expires, consents)
+    for invitation, (_, path) in zip(invitations, planned, strict=True):
         _write(invitation, path, qr)
 
 

@@ -1,7 +1,7 @@
-"""Letters that came by hand: the same admission as over HTTP, one sealed answer each; imports place.
+"""Offline exchange: messages in a removable folder go through the same admission as over HTTP; one sealed answer each.
 
-The order makes a pulled-out stick harmless: what a letter brings is durable, then the answer is on the stick, then the
-letter goes. Delivered again, a letter changes nothing and gets the same answer.
+The order makes a pulled-out stick harmless: a message's updates are durable, then its answer is in the folder, then the
+message is removed. Delivered again, a message changes nothing and gets the same answer.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ from homeroom_aggregator.state.members import Member, join_with_code
 
 @dataclass(frozen=True)
 class OfflineReport:
-    """What became of the letters on one stick. `unreadable`: why, by file name; those letters stay where they are."""
+    """Counts over the messages in one folder. `unreadable`: the reason by file name; those messages stay there."""
 
     letters: int
     joined: int
@@ -48,29 +48,29 @@ class OfflineReport:
 
 
 def take_in_messages(folder: Path, stick: Path, tell: Callable[[str], None]) -> OfflineReport:
-    """Take in every letter on the stick and leave an answer for each, and the key that letters are sealed to.
+    """Take in every message in the removable folder `stick`; leave answers, and the key to seal messages to.
 
-    The aggregator in `folder` must be stopped. Raises StoreError or DiskFullError where folder or stick fail: run it
-    again, nothing is lost or counted twice.
+    folder: the aggregator's, which must not be served meanwhile. tell: gets one line a message.
+    Raises StoreError or DiskFullError where folder or stick fail: run it again, nothing is lost or counted twice.
     """
     rounds, secret = open_rounds(folder), read_secret(folder)
     try:
         key = load_sealing_key(folder)
-        here = OfflineFolder(stick, fingerprint(rounds.certificate.root))
-        here.put_receiver(sealing_key(key, rounds.key, rounds.certificate))
+        exchange = OfflineFolder(stick, fingerprint(rounds.certificate.root))
+        exchange.put_receiver(sealing_key(key, rounds.key, rounds.certificate))
         counts = dict.fromkeys(("letters", "joined", "accepted", "already", "refused", "waits", "unlearned"), 0)
         unreadable: dict[str, str] = {}
         answers: list[tuple[Path, MessageHeader, AnswerHeader]] = []
-        for path in here.messages():
+        for path in exchange.messages():
             try:
                 header, updates = read_message(read(path, OFFLINE_MESSAGE_LIMIT_BYTES), key, where=path.name)
             except (TrustError, NetworkError, InputError) as problem:
                 unreadable[path.name] = problem.what
                 continue
             answers.append((path, header, answer_message(rounds, secret, header, updates)))
-        for path, header, answer in answers:  # only now, so that each brings the version that all of them made
+        for path, header, answer in answers:  # only now, so that each holds the version that all of them made
             version = newer_version(rounds, header) if not answer.refused else b""
-            write_durable(here.answer(header.device), write_answer(rounds.key, answer, version, header.sealing))
+            write_durable(exchange.answer(header.device), write_answer(rounds.key, answer, version, header.sealing))
             remove(path)
             counts["letters"] += 1
             counts["joined"] += bool(header.code) and not answer.refused
@@ -85,8 +85,11 @@ def take_in_messages(folder: Path, stick: Path, tell: Callable[[str], None]) -> 
 
 
 def answer_message(rounds: Rounds, secret: bytes, header: MessageHeader, updates: list[bytes]) -> AnswerHeader:
-    """Do what a letter asks for, as far as its device may; what is refused is said in the answer."""
-    bare = AnswerHeader(
+    """Do what a message asks for, as far as its device may; the answer says what is refused.
+
+    secret: proves invitation codes. header, updates: the message, opened.
+    """
+    answer = AnswerHeader(
         device=header.device,
         bundle_id=rounds.bundle.bundle_id,
         certificate=rounds.certificate,
@@ -95,13 +98,13 @@ def answer_message(rounds: Rounds, secret: bytes, header: MessageHeader, updates
     try:
         member = _member(rounds, secret, header)
     except HomeroomError as problem:
-        return msgspec.structs.replace(bare, refused=str(problem))
+        return msgspec.structs.replace(answer, refused=str(problem))
     for update_id in header.unlearn:
         rounds.withdraw(update_id, member.name)
     bounded = tuple(update_id for update_id in header.unlearn if rounds.bounded(update_id, member.name))
     configuration = rounds.configuration.document
     return msgspec.structs.replace(
-        bare,
+        answer,
         receipts=tuple(_receipt(rounds, member, update) for update in updates),
         unlearned=tuple(update_id for update_id in header.unlearn if update_id not in bounded),
         bounded=bounded,
@@ -129,24 +132,24 @@ def _receipt(rounds: Rounds, member: Member, update: bytes) -> Receipt:
         _, status = rounds.update(update, member.device, member.name)
         return Receipt(update=digest(update), status=status)
     except UpdateError as problem:
-        what = {"code": problem.code, "message": problem.what, "remedy": problem.remedy}
-        return Receipt(update=digest(update), status="refused", **what)
+        reason = {"code": problem.code, "message": problem.what, "remedy": problem.remedy}
+        return Receipt(update=digest(update), status="refused", **reason)
 
 
 def newer_version(rounds: Rounds, header: MessageHeader) -> bytes:
-    """The newest version as it was signed; empty where the letter's device has it."""
+    """The newest version as it was signed; empty where the message's device has it."""
     number, member = rounds.state.version, rounds.members.find(header.device)
     return (rounds.version(number, member.school if member else "") or b"") if number > header.after else b""
 
 
 def load_sealing_key(folder: Path) -> X25519PrivateKey:
-    """The key that letters to the aggregator in `folder` are sealed to, made the first time."""
+    """The key that messages to the aggregator in `folder` are sealed to, made the first time."""
     path = folder / SEALING_KEY_FILE
     if not path.exists():
-        made = X25519PrivateKey.generate()
+        new = X25519PrivateKey.generate()
         write_durable(
             path,
-            made.private_bytes(
+            new.private_bytes(
                 serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
             ),
         )

@@ -1,4 +1,4 @@
-"""What the private rounds of a folder promised and spent, as figures and in plain words, while it serves or not."""
+"""Privacy report: the promise of a folder's private rounds and the budget spent, as figures and in plain words."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from homeroom_aggregator.state.privacy_ledger import PrivacyLedger
 
 
 def folder_figures(folder: Path) -> dict[str, Any]:
-    """Everything the words below are made of."""
+    """The figures of a folder, for `report_lines`; while it serves or not."""
     facts = read_facts(folder)
     privacy, layout = facts.configuration.privacy, open_folder_bundle(folder, facts).manifest.layout
     if privacy is None:
@@ -28,7 +28,7 @@ def folder_figures(folder: Path) -> dict[str, Any]:
 
 
 def ledger_figures(ledger: PrivacyLedger, layout: Layout, configuration: RoundConfiguration) -> dict[str, Any]:
-    """What a ledger says, for `words`; `institution` and `private` are the caller's to add."""
+    """The figures of a ledger, for `report_lines`; the caller adds `institution` and `private`."""
     shares = ledger.shares()
     return {
         "promise": msgspec.to_builtins(ledger.privacy),
@@ -49,7 +49,7 @@ def ledger_figures(ledger: PrivacyLedger, layout: Layout, configuration: RoundCo
 
 
 def right_guess_limit(epsilon: float, delta: float) -> float:
-    """How often, at most, somebody is right who saw every release and guesses whether one device is in them.
+    """The largest share of right guesses of an attacker who saw every release, whether one device is in them.
 
     From the bound on true and false positives (Kairouz, Oh, Viswanath 2015, theorem 2.1); 0.5 is a blind guess.
     """
@@ -57,15 +57,15 @@ def right_guess_limit(epsilon: float, delta: float) -> float:
     return min(1.0, (1 + delta * odds) / (1 + odds))
 
 
-def report_lines(found: dict[str, Any]) -> list[str]:
-    """The report, a line a paragraph."""
-    institution = found["institution"]
-    if not found["private"]:
+def report_lines(figures: dict[str, Any]) -> list[str]:
+    """The report, a paragraph each. figures: of `folder_figures`."""
+    institution = figures["institution"]
+    if not figures["private"]:
         return [
             f"{institution}: plain rounds. Nothing here is differential privacy: the aggregator keeps each update, and "
             "what a release says about one school has no bound.",
         ]
-    promise, spent = found["promise"], found["epsilon_spent"]
+    promise, spent = figures["promise"], figures["epsilon_spent"]
     clip, noise = promise["clip_norm"], promise["noise_multiplier"]
     subjects = promise.get("subjects")
     unit = "subject (pupil) of a device" if subjects else "device"
@@ -77,14 +77,14 @@ def report_lines(found: dict[str, Any]) -> list[str]:
         else f"an update is cut to a length of {clip:g},"
     )
     names = "; a pupil under several names" if subjects else ""
-    how = f"The aggregator adds it to the sum of {found['buffer_size']} updates, and forgets them."
+    how = f"The aggregator adds it to the sum of {figures['buffer_size']} updates, and forgets them."
     server = "the aggregator itself, which sees each update until its release"
     if promise["mechanism"] == "distributed":
         how = "The honest devices of a cohort add at least that, before they mask what they send."
         server = "a cohort of which more is corrupt than its rules count on"
     follows = ""
     if promise.get("quantile"):
-        last = found["clip_norms"][-1] if found["clip_norms"] else clip
+        last = figures["clip_norms"][-1] if figures["clip_norms"] else clip
         follows = (
             f" The clip follows the updates, so that {100 * promise['quantile']:g} % of them are within it: {last:.3g} "
             f"at the last release, {clip:g} at the first. What it follows is noised and counted like the rest."
@@ -98,13 +98,13 @@ def report_lines(found: dict[str, Any]) -> list[str]:
         f"{institution}: private rounds. The promise is part of the signed round configuration, and devices hold it.",
         f"Promised: epsilon {promise['epsilon']:g} at delta {promise['delta']:g} for each {unit}, over all releases. "
         f"Whoever sees every release and guesses whether {one} are in them is right at most "
-        f"{100 * found['right_guesses_at_most']:.1f} % of the time; 50 % is a blind guess.",
-        f"How: {cut} and each of the {found['parameters']:,} numbers of a sum gets "
+        f"{100 * figures['right_guesses_at_most']:.1f} % of the time; 50 % is a blind guess.",
+        f"How: {cut} and each of the {figures['parameters']:,} numbers of a sum gets "
         f"noise of {noise:g} times that. {how}{follows}",
-        f"Spent: {found['releases']} releases, {found['devices']} devices. The device that entered most entered "
-        f"{found['most_entered']} of them: epsilon {spent:.3g}.",
-        f"Left: a device may enter {found['releases_a_device']} releases; its updates are refused after that. "
-        f"{found['devices_at_their_budget']} devices are there.",
+        f"Spent: {figures['releases']} releases, {figures['devices']} devices. The device that entered most entered "
+        f"{figures['most_entered']} of them: epsilon {spent:.3g}.",
+        f"Left: a device may enter {figures['releases_a_device']} releases; its updates are refused after that. "
+        f"{figures['devices_at_their_budget']} devices are there.",
         f"Not covered: {server}; that a device took part, and when; several devices that hold data of the same pupil, "
         f"each of which is protected by itself{names}.",
     ]

@@ -1,4 +1,4 @@
-"""The ClientApp: one device's directory as a Flower node; imports homeroom and flwr, nothing of the server.
+"""The ClientApp: one device's directory as a Flower node.
 
 Node configuration: `device`, the directory; and where the device has not joined, `invitation`, the file. Everything a
 device promises holds here too: it trains with its own budget, and only what `homeroom device offline out` would write
@@ -26,17 +26,17 @@ from homeroom_aggregator.flower.records import answering, packed, unpacked
 
 
 def train(message: Message, context: Context) -> RecordDict:
-    """Take in the answer to the last letter, train, and write the next; a device that has not joined asks to join."""
-    asked = unpacked(message)
+    """Take in the answer to the last message, train, and write the next; a device that has not joined asks to join."""
+    content = unpacked(message)
     where, limit = f"run {context.run_id}", RECEIVER_LIMIT_BYTES
-    receiver = decode(asked["receiver"], SealingKey, limit_bytes=limit, where=where, error=NetworkError)
+    receiver = decode(content["receiver"], SealingKey, limit_bytes=limit, where=where, error=NetworkError)
     with _opened(context) as device:
-        _take_in(device, asked["answer"])
+        _take_in(device, content["answer"])
         if not device.status()["joined"]:
             device.join_by_hand(_named(context, "invitation"))
         elif not device.status()["updates_waiting"]:  # what waits may have arrived already: first its receipt
             try:
-                device.train(minutes=asked["minutes"], epochs=asked["epochs"] or None)
+                device.train(minutes=content["minutes"], epochs=content["epochs"] or None)
             except TrainError as problem:
                 print(f"not trained: {problem}")  # Flower's own log of this node
         with tempfile.TemporaryDirectory() as folder:
@@ -45,7 +45,7 @@ def train(message: Message, context: Context) -> RecordDict:
 
 
 def evaluate(message: Message, context: Context) -> RecordDict:
-    """Take in the answer to the last letter of a run."""
+    """Take in the answer to the last message of a run."""
     with _opened(context) as device:
         _take_in(device, unpacked(message)["answer"])
     return packed(taken=True)

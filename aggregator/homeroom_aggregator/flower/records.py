@@ -1,4 +1,4 @@
-"""What Flower's messages carry for us: values by name in one record; imports flwr.app and the errors."""
+"""Flower's messages with our content: values by name in one record."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ Handler = Callable[[Message, Context], RecordDict]
 
 
 def packed(**values: Any) -> RecordDict:
-    """values: bytes, text, whole numbers."""
+    """A message's content. values: bytes, text, whole numbers."""
     return RecordDict({RECORD_NAME: ConfigRecord(values)})
 
 
@@ -31,7 +31,7 @@ def unpacked(message: Message) -> dict[str, Any]:
 
 
 def answering(handle: Handler) -> Callable[[Message, Context], Message]:
-    """A function of a ClientApp; what the user could have been told is told, in the reply."""
+    """A ClientApp's function that replies with the problem where the handler raises a HomeroomError."""
 
     def answer(message: Message, context: Context) -> Message:
         try:

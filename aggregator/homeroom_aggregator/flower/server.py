@@ -16,20 +16,21 @@ from flwr.serverapp import Grid, ServerApp
 from homeroom.errors import InputError
 from homeroom_aggregator.flower.strategy import AggregatorStrategy
 
-INFO = 20
+LOG_LEVEL = 20  # logging.INFO
 
 
 def main(grid: Grid, context: Context) -> None:
-    asked = context.run_config
-    if not asked.get("folder"):
+    """Run the rounds that the run configuration asks for."""
+    config = context.run_config
+    if not config.get("folder"):
         raise InputError("the run names no aggregator's folder", remedy="flwr run --run-config 'folder=\"district\"'")
-    rounds, wait_s = int(asked.get("rounds", 1)), float(asked.get("wait-s", 3600))
-    folder, nodes = Path(str(asked["folder"])), int(asked.get("nodes", 1))
-    told = ConfigRecord({"minutes": float(asked.get("minutes", 10)), "epochs": int(asked.get("epochs", 0))})
+    rounds, wait_s = int(config.get("rounds", 1)), float(config.get("wait-s", 3600))
+    folder, nodes = Path(str(config["folder"])), int(config.get("nodes", 1))
+    train_config = ConfigRecord({"minutes": float(config.get("minutes", 10)), "epochs": int(config.get("epochs", 0))})
     with AggregatorStrategy(
-        folder, last=rounds, nodes=nodes, wait_s=wait_s, tell=lambda line: log(INFO, line)
+        folder, last=rounds, nodes=nodes, wait_s=wait_s, tell=lambda line: log(LOG_LEVEL, line)
     ) as strategy:
-        strategy.start(grid, strategy.arrays, num_rounds=rounds, timeout=wait_s, train_config=told)
+        strategy.start(grid, strategy.arrays, num_rounds=rounds, timeout=wait_s, train_config=train_config)
 
 
 app = ServerApp()

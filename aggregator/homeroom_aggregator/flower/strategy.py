@@ -1,8 +1,8 @@
-"""Rounds over Flower as a `Strategy` of its own: letters in, answers out, and the aggregator's own log between.
+"""A Flower `Strategy` of our own: messages in, answers out, and the aggregator's own log between.
 
-A letter is what a device would put on a stick (`homeroom.federation.offline`): signed updates, sealed so that the
-SuperLink cannot open them. It goes through the same admission into the same log, and theta follows from the same
-exact integer merge (`homeroom_aggregator.merge.segment_sums`); what Flower adds is the transport and the scheduling.
+A message is what a device would write to a removable folder (`homeroom.federation.offline`): signed updates, sealed so
+that the SuperLink cannot open them. It goes through the same admission into the same log, and theta follows from the
+same exact integer merge (`homeroom_aggregator.merge.segment_sums`); Flower adds the transport and the scheduling.
 """
 
 from __future__ import annotations
@@ -30,13 +30,16 @@ NODE_POLL_S = 0.5  # between two looks for nodes
 class AggregatorStrategy(Strategy):  # type: ignore[misc]
     """One aggregator's folder; use it in a `with`, since one process at a time may have it open.
 
-    A round asks every node that is there for a letter and merges what comes. Each is answered, with the newest version,
-    when it is asked again, and after the last round: one process a round at each node.
-    last: the number of the last round. nodes: how many must be there before a round begins. wait_s: for that long at
-    most.
+    A round asks every connected node for a message and merges its updates. A node gets the answer, with the newest
+    version, when it is asked again, and after the last round: one process a round at each node.
     """
 
     def __init__(self, folder: Path, *, last: int, nodes: int, wait_s: float, tell: Callable[[str], None]) -> None:
+        """Open the folder.
+
+        last: the number of the last round. nodes: how many must connect before a round begins, within `wait_s`.
+        tell: gets a line a round.
+        """
         self.last, self.nodes, self.wait_s, self.tell = last, nodes, wait_s, tell
         configuration = read_facts(folder).configuration
         if configuration.secure or configuration.cohort:
@@ -62,19 +65,21 @@ class AggregatorStrategy(Strategy):  # type: ignore[misc]
         return ArrayRecord([self.rounds.state.theta])
 
     def summary(self) -> None:
+        """Print the version and how many devices are enrolled."""
         self.tell(f"version {self.rounds.state.version}, {self.rounds.members.count()} devices enrolled")
 
     def configure_train(
         self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
     ) -> Iterable[Message]:
-        told, nodes = {"receiver": self.receiver, **dict(config)}, self._present(grid)
+        """Ask every node for a message, with the answer to its last one."""
+        common, nodes = {"receiver": self.receiver, **dict(config)}, self._present(grid)
         return [
-            Message(packed(answer=self._answer(node), **told), node, "train", group_id=str(server_round))
+            Message(packed(answer=self._answer(node), **common), node, "train", group_id=str(server_round))
             for node in nodes
         ]
 
     def aggregate_train(self, server_round: int, replies: Iterable[Message]) -> tuple[ArrayRecord, MetricRecord]:
-        """Take every letter in; one that does not hold, or a node that failed, changes nothing for the others."""
+        """Take every message in; a bad one, or a node that failed, changes nothing for the others."""
         counts = Counter(accepted=0, already=0, refused=0, waits=0, failed=0)
         for reply in replies:
             node = reply.metadata.src_node_id
@@ -90,21 +95,21 @@ class AggregatorStrategy(Strategy):  # type: ignore[misc]
             for receipt in answer.receipts:
                 if receipt.status == "refused":
                     self.tell(f"round {server_round}: node {node}: {receipt.message}")
-        found = {**counts, "version": self.rounds.state.version}
-        self.tell(f"round {server_round}: " + ", ".join(f"{name} {count}" for name, count in found.items()))
-        return self.arrays, MetricRecord(found)
+        metrics = {**counts, "version": self.rounds.state.version}
+        self.tell(f"round {server_round}: " + ", ".join(f"{name} {count}" for name, count in metrics.items()))
+        return self.arrays, MetricRecord(metrics)
 
     def configure_evaluate(
         self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
     ) -> Iterable[Message]:
-        """After the last round, the answers that are left; a list, since Flower's grid goes over it twice."""
-        left = list(self.answers) if server_round == self.last else []
+        """After the last round, the answers that are due; a list, since Flower's grid goes over it twice."""
+        due = list(self.answers) if server_round == self.last else []
         return [
-            Message(packed(answer=self._answer(node)), node, "evaluate", group_id=str(server_round)) for node in left
+            Message(packed(answer=self._answer(node)), node, "evaluate", group_id=str(server_round)) for node in due
         ]
 
     def aggregate_evaluate(self, server_round: int, replies: Iterable[Message]) -> MetricRecord:
-        """How many devices took their last answer in; one that did not gets the same with its next letter."""
+        """How many devices took their last answer in; one that did not gets the same with its next message."""
         taken = 0
         for reply in replies:
             try:
@@ -114,7 +119,7 @@ class AggregatorStrategy(Strategy):  # type: ignore[misc]
         return MetricRecord({"answers_taken": taken})
 
     def _answer(self, node: int) -> bytes:
-        """The answer to a node's last letter, with the newest version; empty where none is due."""
+        """The answer to a node's last message, with the newest version; empty where none is due."""
         if node not in self.answers:
             return b""
         header, answer = self.answers.pop(node)
@@ -122,11 +127,11 @@ class AggregatorStrategy(Strategy):  # type: ignore[misc]
         return write_answer(self.rounds.key, answer, version, header.sealing)
 
     def _present(self, grid: Grid) -> list[int]:
-        begun = time.monotonic()
-        while len(found := sorted(grid.get_node_ids())) < self.nodes:
-            if time.monotonic() - begun > self.wait_s:
+        started_s = time.monotonic()
+        while len(nodes := sorted(grid.get_node_ids())) < self.nodes:
+            if time.monotonic() - started_s > self.wait_s:
                 raise NetworkError(
-                    f"{len(found)} of {self.nodes} nodes came within {self.wait_s:g} s", remedy="start the SuperNodes"
+                    f"{len(nodes)} of {self.nodes} nodes came within {self.wait_s:g} s", remedy="start the SuperNodes"
                 )
             time.sleep(NODE_POLL_S)
-        return found
+        return nodes

@@ -1,4 +1,4 @@
-"""Requests of people rather than devices: members, consent, revocation, the audit log, metrics; imports gate."""
+"""Admin routes: members, consent, revocation, the audit log, evaluation reports and metrics."""
 
 from __future__ import annotations
 
@@ -17,40 +17,42 @@ AUDIT_AT_ONCE = 1000
 
 
 def members(service: Service, call: SignedRequest) -> Response:
+    """Who is enrolled; to a school, its own members."""
     school = call.who.school if call.who.role == "school" else None
     return JsonResponse({"members": service.members.every(school)})
 
 
 def consent(service: Service, call: SignedRequest) -> Response:
-    """A school's own word; once it is withdrawn, its updates are refused."""
+    """Record a school's consent or its withdrawal, after which its updates are refused."""
     school, given_by, action = (call.text(name) for name in ("school", "by", "action"))
     if call.who.role == "school" and school != call.who.school:
         raise RefusedError(403, "not_allowed", "a school speaks for itself only")
     if not school or len(school) > 200 or len(given_by) > 200 or action not in ("give", "withdraw"):
         raise RefusedError(422, "malformed", "needs school, by (200 characters each), and action give or withdraw")
-    found = service.rounds.members
-    (found.consent if action == "give" else found.withdraw_consent)(school, given_by)
-    return JsonResponse({"school": school, "consented": found.consented(school)})
+    members = service.rounds.members
+    (members.consent if action == "give" else members.withdraw_consent)(school, given_by)
+    return JsonResponse({"school": school, "consented": members.consented(school)})
 
 
 def revoke(service: Service, call: SignedRequest) -> Response:
+    """Revoke a key; a school may revoke its own devices' keys only."""
     members, key = service.rounds.members, call.text("device")
-    found, who = members.find(key), call.who
-    if found is None or (who.role == "school" and (found.school, found.role) != (who.school, "device")):
+    revoked, who = members.find(key), call.who
+    if revoked is None or (who.role == "school" and (revoked.school, revoked.role) != (who.school, "device")):
         raise RefusedError(404, "unknown_device", "no such device is enrolled here for you to revoke")
     members.revoke(key, who.device)
     return JsonResponse({"device": key})
 
 
 def audited(service: Service, call: SignedRequest) -> Response:
-    """The audit log, a thousand entries at a time; `digest` chains them (`audit`)."""
+    """Entries of the audit log, a thousand at a time; `digest` chains them (`audit`)."""
     after = int(call.request.path_params["after"]) % (1 << 62)
-    found = audit.records(service.reader.database, after, AUDIT_AT_ONCE)
-    return JsonResponse({"records": list(found)})
+    records = audit.records(service.reader.database, after, AUDIT_AT_ONCE)
+    return JsonResponse({"records": list(records)})
 
 
 def dashboard(service: Service, call: SignedRequest) -> Response:
-    """A code that opens the dashboard once, for the member that asks."""
+    """A login code that opens the dashboard once, for the member that asks."""
     who = call.who
     rank: login_links.Rank = "district" if who.role == "district" else "auditor"
     link = login_links.LoginLink(rank, who.device, f"{who.role} {who.device[:8]}")
@@ -58,19 +60,19 @@ def dashboard(service: Service, call: SignedRequest) -> Response:
 
 
 def report(service: Service, call: SignedRequest) -> Response:
-    """What a device's school lets it tell of how a version does there."""
+    """Keep a device's evaluation report."""
     try:
-        told = msgspec.json.decode(call.body, type=EvaluationReport)
+        evaluation = msgspec.json.decode(call.body, type=EvaluationReport)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as problem:
         raise RefusedError(422, "malformed", f"no report that can be read: {problem}") from None
-    if told.version > service.rounds.state.version:
-        raise RefusedError(409, "unknown_version", f"version {told.version} was never released here")
-    last_seen.put_report(service.rounds.log.database, call.who.device, told)
+    if evaluation.version > service.rounds.state.version:
+        raise RefusedError(409, "unknown_version", f"version {evaluation.version} was never released here")
+    last_seen.put_report(service.rounds.log.database, call.who.device, evaluation)
     return JsonResponse({"status": "accepted"})
 
 
 def check_operator(service: Service, request: Request) -> None:
-    """RefusedError unless it is asked from this machine, or with the operator's token."""
+    """RefusedError unless the request comes from this machine, or with the operator's token."""
     client = request.client.host if request.client else None
     if not auth.is_operator(service.token, request.headers.get("authorization"), client):
         remedy = "ask from the same machine, or with the operator's token"
@@ -78,6 +80,7 @@ def check_operator(service: Service, request: Request) -> None:
 
 
 def metrics(service: Service, request: Request) -> Response:
+    """The metrics, for the operator."""
     check_operator(service, request)
     facts = service.rounds.facts() | (service.secure_rounds.facts() if service.secure_rounds else {})
     return Response(service.metrics.text(facts), media_type="text/plain; version=0.0.4")

@@ -1,4 +1,4 @@
-"""Who may speak: nonces, invitation codes, the operator's token; imports the contracts."""
+"""Authentication: nonces, and the operator's token."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ import threading
 import time
 from collections.abc import Callable
 
-NONCE_LIFE_S = 600  # a nonce may be used so long; with an older one a device is asked to sign again
+NONCE_LIFE_S = 600  # with an older one a device is asked to sign again
 LAST_NONCES_KEPT = 100_000
 
 
 class Nonces:
-    """One-time words that prove themselves by a MAC, so that giving one out costs no memory; only used ones are kept.
+    """One-time nonces that prove themselves by a MAC, so that giving one out costs no memory; only used ones are kept.
 
     The key is new at each start: every device is then asked to sign again with a fresh one. A nonce says to whom it was
     given, and in what order: one client always uses the last that it got, so a device that comes with an earlier one,

@@ -1,7 +1,7 @@
-"""What devices fetch in pieces: versions of theta, their differences, the bundle as one file; starlette.
+"""Downloads in parts: versions of theta, their differences, the bundle as one file.
 
-A part is asked for with Range (RFC 9110, section 14); what is handed out never changes under its address, where one
-school's devices may get another theta than others (`schools`). Reading versions and comparing them takes a thread of
+A part is asked for with Range (RFC 9110, section 14); a file never changes under its address, where one school's
+devices may get another theta than others (`school_segments`). Reading versions and comparing them takes a thread of
 its own, so that polls are answered meanwhile.
 """
 
@@ -26,14 +26,14 @@ from homeroom_aggregator.merge.rounds import Rounds
 from homeroom_aggregator.state.log import Log
 
 OCTET_STREAM = "application/octet-stream"
-CACHED_FILES, CACHED_BYTES = 8, 64 << 20  # files computed for one device, handed to the next; of them at most so much
+CACHED_FILES, CACHED_BYTES = 8, 64 << 20  # files computed for one device and kept for the next
 RANGE_HEADER = re.compile(r"bytes=(\d{1,18})-(\d{0,18})")
 
 
 class Downloads:
     """Of one aggregator; `archive` is the bundle's `.homeroom` file, made anew where it is missing.
 
-    reader: the downloads' own connection, which sees what is durable; used inside `aside` only.
+    reader: the downloads' own connection, which sees what is durable; used inside `in_thread` only.
     """
 
     def __init__(self, rounds: Rounds, reader: Log, archive: Path) -> None:
@@ -45,11 +45,12 @@ class Downloads:
         self.bundle = {"path": path, "size": archive.stat().st_size, "sha256": digest_file(archive)}
         self._kept: OrderedDict[tuple[int, int, str], bytes] = OrderedDict()
 
-    async def aside(self, work: Callable[[], Response]) -> Response:
-        """Do it in the downloads' thread."""
+    async def in_thread(self, work: Callable[[], Response]) -> Response:
+        """Run `work` in the downloads' thread."""
         return await asyncio.get_running_loop().run_in_executor(self._thread, work)
 
     def close(self) -> None:
+        """End the thread and close its connection."""
         self._thread.shutdown()
         self.reader.close()
 
@@ -57,10 +58,10 @@ class Downloads:
         """A version's file as the devices of this school get it."""
         if not (school and self.rounds.configuration.by_school):
             return self.reader.version(number)
-        return self._once((number, -1, school), lambda: self.rounds.version_in(self.reader, number, school))
+        return self._cached((number, -1, school), lambda: self.rounds.version_in(self.reader, number, school))
 
     def offer(self, after: int, school: str) -> dict[str, Any] | None:
-        """What a device that has version `after` may fetch: the newest one, whole and as a difference if that helps."""
+        """The newest version, whole and as a difference if that is smaller, for a device that has version `after`."""
         number = self.reader.newest()
         body = self.version(number, school) if number > after else None
         if body is None:
@@ -72,17 +73,17 @@ class Downloads:
 
     def delta(self, number: int, base: int, school: str) -> bytes | None:
         """The difference of version `number` from `base`; None where there is none, or it is no smaller."""
-        return self._once((number, base, school), lambda: self._make(number, base, school)) or None
+        return self._cached((number, base, school), lambda: self._make(number, base, school)) or None
 
-    def _once(self, name: tuple[int, int, str], make: Callable[[], bytes | None]) -> bytes | None:
-        found = self._kept.get(name)
-        if found is None and (found := make()) is not None:
-            self._kept[name] = found
+    def _cached(self, name: tuple[int, int, str], make: Callable[[], bytes | None]) -> bytes | None:
+        body = self._kept.get(name)
+        if body is None and (body := make()) is not None:
+            self._kept[name] = body
             while len(self._kept) > CACHED_FILES or (
                 len(self._kept) > 1 and sum(map(len, self._kept.values())) > CACHED_BYTES
             ):
                 self._kept.popitem(last=False)
-        return found
+        return body
 
     def _make(self, number: int, base: int, school: str) -> bytes | None:
         """None where a version is not there, empty where the difference is no smaller."""
@@ -99,16 +100,20 @@ class Downloads:
         return None if body is None else values_of(body, self.rounds.rules.layout.size)
 
     def bundle_file(self) -> Response:
+        """The bundle's file; starlette serves its parts."""
         return FileResponse(self.archive, media_type=OCTET_STREAM)
 
 
 def range_response(request: Request, body: bytes, tag: str) -> Response:
-    """All of `body`, or the one part that is asked for; several parts at once are not served."""
+    """The body, or the one part of it that the request's Range names; several parts at once are not served.
+
+    tag: the body's ETag.
+    """
     headers = {"etag": tag, "accept-ranges": "bytes"}
-    asked = RANGE_HEADER.fullmatch(request.headers.get("range", ""))
-    if asked is None or request.headers.get("if-range", tag) != tag:
+    part = RANGE_HEADER.fullmatch(request.headers.get("range", ""))
+    if part is None or request.headers.get("if-range", tag) != tag:
         return Response(body, media_type=OCTET_STREAM, headers=headers)
-    first, last = int(asked[1]), min(int(asked[2] or len(body)), len(body) - 1)
+    first, last = int(part[1]), min(int(part[2] or len(body)), len(body) - 1)
     if first > last:
         return Response(status_code=416, headers={**headers, "content-range": f"bytes */{len(body)}"})
     headers["content-range"] = f"bytes {first}-{last}/{len(body)}"

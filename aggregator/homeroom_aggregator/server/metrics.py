@@ -1,4 +1,4 @@
-"""What is counted for Prometheus, and one line of JSON for each request that tells nothing about people.
+"""Metrics for Prometheus, and one line of JSON for each request that tells nothing about people.
 
 A line names the route, the status, the refusal's code, milliseconds, bytes, and eight digits of the device's key: no
 address, no body, no school. It goes to the logger `homeroom.aggregator`.
@@ -19,6 +19,8 @@ BUCKETS_S = (0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 5)
 
 
 class Metrics:
+    """Counters of one server."""
+
     def __init__(self) -> None:
         self.registry = CollectorRegistry()
         self._refused = Gauge("homeroom_refused", "Refused since the start", ["code"], registry=self.registry)
@@ -35,6 +37,14 @@ class Metrics:
     def answered(
         self, method: str, route: str, status: int, seconds: float, size_bytes: int, device: str, code: str = ""
     ) -> None:
+        """Count and log an answered request.
+
+        method, route, status: of the request and its answer.
+        seconds: from the request's end to its answer.
+        size_bytes: of the body.
+        device: the key that signed, or nothing.
+        code: of a refusal.
+        """
         self._seconds.labels(route, str(status)).observe(seconds)
         self._received.inc(size_bytes)
         if code:
@@ -46,7 +56,7 @@ class Metrics:
             LOGGER.log(logging.INFO if status < 500 else logging.ERROR, json.dumps(line))
 
     def text(self, facts: Mapping[str, float]) -> bytes:
-        """In Prometheus' format, with the rounds' facts as gauges."""
+        """All metrics in Prometheus' format, with the rounds' facts as gauges."""
         for name, value in facts.items():
             if name not in self._facts:
                 about = f"See docs/aggregator.md: {name}"

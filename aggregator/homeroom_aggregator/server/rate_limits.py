@@ -1,6 +1,6 @@
-"""How much may be asked for: by one device, in requests and a day's updates; by all together, in bytes held at once.
+"""Rate limits: a device's requests and its day's updates; the bytes of all bodies held at once.
 
-Counted in memory by the server's monotonic clock: a restart begins anew. Imports nothing of the house.
+Counted in memory by the server's monotonic clock: a restart begins anew.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ DAY_S = 86_400.0
 
 @dataclass(frozen=True)
 class DeviceLimits:
-    """For each device, whatever key it has now. 0 means no limit."""
+    """Limits of each device, whatever key it has now. 0 means no limit."""
 
     requests_a_minute: int = 600
     burst: int = 300
@@ -30,12 +30,13 @@ class MemoryBudget:
     used_bytes: int = 0
 
     def take(self, size_bytes: int) -> bool:
-        """Whether so many bytes more fit; then they count until they are given back."""
+        """Reserve bytes until they are given back; False if they do not fit."""
         fits = self.used_bytes + size_bytes <= self.limit_bytes
         self.used_bytes += size_bytes if fits else 0
         return fits
 
     def give_back(self, size_bytes: int) -> None:
+        """Free bytes that were taken."""
         self.used_bytes -= size_bytes
 
 
@@ -49,6 +50,8 @@ class _Use:
 
 
 class RateMeter:
+    """Requests and updates of each enrolled device."""
+
     def __init__(self, limits: DeviceLimits, clock: Callable[[], float] = time.monotonic) -> None:
         self.limits, self._clock = limits, clock
         self._uses: dict[str, _Use] = {}
@@ -71,12 +74,13 @@ class RateMeter:
         use, now_s = self._use(device), self._clock()
         if now_s - use.day_s >= DAY_S:
             use.day_s, use.updates, use.size_bytes = now_s, 0, 0
-        most, most_bytes = self.limits.updates_a_day, self.limits.mb_a_day * 1_000_000
-        if (most and use.updates >= most) or (most_bytes and use.size_bytes + size_bytes > most_bytes):
+        limit, limit_bytes = self.limits.updates_a_day, self.limits.mb_a_day * 1_000_000
+        if (limit and use.updates >= limit) or (limit_bytes and use.size_bytes + size_bytes > limit_bytes):
             return DAY_S - (now_s - use.day_s)
         return 0.0
 
     def accepted(self, device: str, size_bytes: int) -> None:
+        """Count an update of this size."""
         use = self._use(device)
         use.updates += 1
         use.size_bytes += size_bytes

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from math import ceil
 from typing import Any
 
 import msgspec
@@ -24,6 +25,7 @@ class JsonResponse(Response):
     media_type = "application/json"
 
     def render(self, content: Any) -> bytes:
+        """The content as JSON."""
         return msgspec.json.encode(content)
 
 
@@ -37,7 +39,7 @@ class RefusedError(Exception):
 
 
 def refusal_of(problem: HomeroomError | RefusedError) -> RefusedError:
-    """How an error of the house is said over HTTP."""
+    """The HTTP refusal for an error."""
     if isinstance(problem, RefusedError):
         return problem
     if isinstance(problem, UpdateError):
@@ -49,5 +51,8 @@ def refusal_of(problem: HomeroomError | RefusedError) -> RefusedError:
     return RefusedError(400, "malformed", problem.what, problem.remedy)
 
 
-def refusal_body(said: RefusedError) -> dict[str, Any]:
-    return {"code": said.code, "message": said.message, "remedy": said.remedy}
+def refusal_response(refusal: RefusedError) -> JsonResponse:
+    """The answer that says a refusal."""
+    body = {"code": refusal.code, "message": refusal.message, "remedy": refusal.remedy}
+    headers = {"retry-after": str(ceil(refusal.wait_s))} if refusal.wait_s else None
+    return JsonResponse(body, refusal.status, headers)

@@ -1,7 +1,7 @@
-"""What every request goes through: bounded reading, who signed it, may they, how a refusal is said; imports writer.
+"""The request pipeline: reads bodies within bounds, checks who signed and what they may do.
 
 Requests that only read are answered in the event loop, from a connection of their own that sees what is durable.
-Those that write are checked and done by the one thread that owns the rounds (`writer`), many with one fsync.
+Those that write are checked and done by the one thread that owns the rounds (`write_thread`), many with one fsync.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ BUSY_RETRY_S = 10.0
 
 @dataclass(frozen=True)
 class SignedRequest:
-    """One signed request. `key` signed it; `member` is who that is, None for a stranger that wants to join."""
+    """A signed request. `key` signed it; `member` is whose key that is, None for a stranger that wants to join."""
 
     request: Request
     body: bytes
@@ -37,11 +37,12 @@ class SignedRequest:
 
     @property
     def who(self) -> Member:
+        """The member; only for routes that ask for a role."""
         assert self.member is not None  # the route asks for a role
         return self.member
 
     def text(self, name: str) -> str:
-        """A field of the JSON body."""
+        """A text field of the JSON body; RefusedError without it."""
         try:
             return msgspec.json.decode(self.body, type=dict[str, str])[name]
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError, KeyError):
@@ -63,7 +64,7 @@ async def read_body(request: Request, limit_bytes: int, room: MemoryBudget | Non
         return b""  # RFC 9112, section 6.3
     if declared > limit_bytes:
         raise RefusedError(413, "too_long", f"more than {limit_bytes:,} bytes")
-    body, found = bytearray(), None
+    body, whole = bytearray(), None
     try:
         async with asyncio.timeout(BODY_DEADLINE_S):
             async for part in request.stream():
@@ -74,33 +75,33 @@ async def read_body(request: Request, limit_bytes: int, room: MemoryBudget | Non
                 body += part
                 if len(body) > limit_bytes:
                     raise RefusedError(413, "too_long", f"more than {limit_bytes:,} bytes")
-        found = bytes(body)
+        whole = bytes(body)
     except TimeoutError:
         raise RefusedError(408, "too_slow", f"the body took over {BODY_DEADLINE_S:g} s", "send it again") from None
     finally:
-        if room and found is None:
+        if room and whole is None:
             room.give_back(len(body))
-    return found
+    return whole
 
 
 def check_head(service: Service, request: Request) -> None:
-    """Before a long body is read: RefusedError unless an enrolled key signed for it. So no stranger fills memory."""
+    """RefusedError unless an enrolled key signed for a long body, which is not read yet: no stranger fills memory."""
     declared = request.headers.get("content-length", "")
     if declared.isdecimal() and int(declared) <= BODY_LIMIT_BYTES:
         return
-    by = _signer(request, None)
-    if service.members.find(by.key) is None:
+    signer = _signer(request, None)
+    if service.members.find(signer.key) is None:
         raise _unknown()
-    if not service.nonces.unused(by.nonce, by.key):
+    if not service.nonces.unused(signer.nonce, signer.key):
         raise _used_nonce()
 
 
 def authenticate(service: Service, request: Request, body: bytes) -> SignedRequest:
-    """Who signed; RefusedError unless it is signed and fresh."""
-    by = _signer(request, body)
-    if not service.nonces.use(by.nonce, by.key):
+    """The request with the key that signed it; RefusedError unless it is signed and fresh."""
+    signer = _signer(request, body)
+    if not service.nonces.use(signer.nonce, signer.key):
         raise _used_nonce()
-    return SignedRequest(request, body, by.key, by.nonce, by.instance)
+    return SignedRequest(request, body, signer.key, signer.nonce, signer.instance)
 
 
 def _signer(request: Request, body: bytes | None) -> http_signatures.RequestSigner:
@@ -136,14 +137,14 @@ def authorize(service: Service, members: Members, call: SignedRequest, roles: tu
 
 
 def shows_other_machine(service: Service, call: SignedRequest) -> bool:
-    """Whether the call shows something about its device's machine that has to be written down."""
+    """Whether the request shows that the device moved to another machine, or that two machines share its key."""
     member = call.who
     out_of_turn = not member.twin and service.nonces.out_of_turn(call.nonce, call.key)
     return out_of_turn or bool(call.instance and call.instance != member.instance)
 
 
 def note_machine(service: Service, call: SignedRequest) -> None:
-    """Write it down; in the writer's thread."""
+    """Record the device's machine, and whether two share its key; in the writer's thread."""
     members = service.rounds.members
     members.seen(call.who, call.instance)
     if service.nonces.out_of_turn(call.nonce, call.key):

@@ -1,11 +1,10 @@
-"""The HTTP interface, version 1: what each route does, and the table of routes; starlette, imports gate and office."""
+"""The HTTP interface, version 1: a handler for each route, and the table of routes."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
-from math import ceil
 
 from starlette.applications import Starlette
 from starlette.convertors import Convertor, register_url_convertor
@@ -27,11 +26,11 @@ from homeroom_aggregator.server.service import Service
 from homeroom_aggregator.state import audit
 from homeroom_aggregator.state.members import ROLES, Role, find_invitation, join_with_code
 
-DeferredResponse = Callable[[], Response]  # what is left to do in the downloads' thread
+DeferredResponse = Callable[[], Response]  # called in the downloads' thread
 
 
 class _Number(Convertor[int]):
-    """What SQLite can hold; a longer one is no address."""
+    """A number in a path that SQLite can hold; a longer one is no address."""
 
     regex = "[0-9]{1,18}"
 
@@ -49,10 +48,12 @@ register_url_convertor("number", _Number())
 
 
 def health(service: Service, _: Request) -> Response:
+    """That the server is up, and the newest version."""
     return refusals.JsonResponse({"status": "ok", "version": service.reader.newest()})
 
 
 def keys(service: Service, request: Request) -> Response:
+    """The institution, its bundle and the certificate of the key that signs here; proves the key on a challenge."""
     challenge = request.headers.get(http_signatures.CHALLENGE_HEADER, "")
     live = {"proof": sign(service.rounds.key, "challenge", {"challenge": challenge})} if len(challenge) == 64 else {}
     return refusals.JsonResponse(
@@ -67,7 +68,7 @@ def keys(service: Service, request: Request) -> Response:
 
 
 def bundle(service: Service, call: SignedRequest) -> Response:
-    """For members, and for whoever holds an invitation: a device has its bundle before it joins."""
+    """The bundle as one file, for members and for who holds an invitation: a device has its bundle before it joins."""
     code = call.request.headers.get(http_signatures.INVITATION_HEADER, "")
     if service.members.find(call.key) is None and find_invitation(service.members, service.secret, code) is None:
         raise RefusedError(403, "unknown_device", "this device is not enrolled", "fetch it with an invitation")
@@ -77,6 +78,7 @@ def bundle(service: Service, call: SignedRequest) -> Response:
 
 
 def openapi(service: Service, request: Request) -> Response:
+    """The OpenAPI document, for the operator."""
     admin_routes.check_operator(service, request)
     return refusals.JsonResponse(document())
 
@@ -85,9 +87,9 @@ def openapi(service: Service, request: Request) -> Response:
 
 
 def round_(service: Service, call: SignedRequest) -> Response:
-    """The configuration, and the server's time for this request alone."""
+    """The signed round configuration, and the server's time, signed for this request alone."""
     rounds, configuration = service.rounds, service.rounds.configuration.document
-    asked = not rounds.synchronous or (
+    selected = not rounds.synchronous or (
         call.who.role == "device" and rounds.synchronous.ask(call.who.name, service.reader.newest())
     )
     time = {"time": audit.timestamp(), "nonce": call.nonce}
@@ -98,26 +100,28 @@ def round_(service: Service, call: SignedRequest) -> Response:
             "signature": sign(rounds.key, "round", configuration),
             "time": time["time"],
             "time_signature": sign(rounds.key, "time", time),
-            "selected": asked,
+            "selected": selected,
             **_school(service, call),
         }
     )
 
 
 def _school(service: Service, call: SignedRequest) -> dict[str, str]:
-    """The school whose own segments this device may feed, said for this request alone."""
+    """The school whose own segments this device may feed, signed for this request alone."""
     rounds, school = service.rounds, call.who.school
     if not rounds.merges_for(school, service.members):
         return {}
-    said = {"school": school, "nonce": call.nonce}
-    return {"school": school, "school_signature": sign(rounds.key, "school", said)}
+    statement = {"school": school, "nonce": call.nonce}
+    return {"school": school, "school_signature": sign(rounds.key, "school", statement)}
 
 
 def latest(service: Service, call: SignedRequest) -> Response | DeferredResponse:
+    """The newest version's file."""
     return _version(service, call, service.reader.newest())
 
 
 def version(service: Service, call: SignedRequest) -> Response | DeferredResponse:
+    """One version's file."""
     return _version(service, call, _number(call, "number"))
 
 
@@ -137,6 +141,7 @@ def _version(service: Service, call: SignedRequest, number: int) -> Response | D
 
 
 def after(service: Service, call: SignedRequest) -> DeferredResponse:
+    """The downloads that bring a device with this version up to date."""
     number = _number(call, "number")
     if service.reader.newest() <= number:
         raise RefusedError(404, "unknown_version", "there is no newer version")
@@ -151,6 +156,7 @@ def after(service: Service, call: SignedRequest) -> DeferredResponse:
 
 
 def delta(service: Service, call: SignedRequest) -> DeferredResponse:
+    """One version's difference from an older one."""
     number, base = _number(call, "number"), _number(call, "base")
 
     def read() -> Response:
@@ -170,6 +176,7 @@ def _number(call: SignedRequest, name: str) -> int:
 
 
 def join(service: Service, call: SignedRequest) -> Response:
+    """Enrol the signing key with an invitation's code."""
     code = call.text("code")
     try:
         join_with_code(service.rounds.members, service.secret, call.key, code)
@@ -179,6 +186,7 @@ def join(service: Service, call: SignedRequest) -> Response:
 
 
 def updates(service: Service, call: SignedRequest) -> Response:
+    """Let a device's update into the rounds."""
     member, body = call.who, call.body
     _may_send(service, call)
     update_id, status = service.rounds.update(body, member.device, member.name)
@@ -197,16 +205,19 @@ def _may_send(service: Service, call: SignedRequest) -> None:
         raise RefusedError(429, "too_many", "this device has sent its day's updates", "try again tomorrow", wait_s)
 
 
-def secure_standing(service: Service, call: SignedRequest) -> Response:
+def secure_status(service: Service, call: SignedRequest) -> Response:
+    """The secure round under way and the device's status in it."""
     return refusals.JsonResponse(_secure_rounds(service).status(call.who.device))
 
 
 def secure_get(service: Service, call: SignedRequest) -> Response:
-    found = _secure_rounds(service).get(str(call.request.path_params["round"]), call.who.device)
-    return Response(found, media_type="application/octet-stream")
+    """The message that the device needs for the secure round's present phase."""
+    message = _secure_rounds(service).get(str(call.request.path_params["round"]), call.who.device)
+    return Response(message, media_type="application/octet-stream")
 
 
 def secure_put(service: Service, call: SignedRequest) -> Response:
+    """Take the device's message of a secure round's phase."""
     secure_rounds, phase = _secure_rounds(service), str(call.request.path_params["phase"])
     _may_send(service, call)
     secure_rounds.put(str(call.request.path_params["round"]), phase, call.who.device, call.body)
@@ -222,18 +233,18 @@ def _secure_rounds(service: Service) -> SecureRounds:
 
 
 def unlearn(service: Service, call: SignedRequest) -> Response:
+    """Withdraw one of the device's own updates."""
     update_id = call.text("update_id")
     if len(update_id) != 32 or set(update_id) - set("0123456789abcdef"):
         raise RefusedError(422, "malformed", "update_id is not 32 hexadecimal digits")
     rounds, name = service.rounds, call.who.name
-    rounds.withdraw(update_id, name)  # of another device: as for an unknown id, nothing is said
-    return refusals.JsonResponse(
-        {"update_id": update_id, "status": "bounded" if rounds.bounded(update_id, name) else "accepted"}
-    )
+    rounds.withdraw(update_id, name)  # another device's id gets the same answer as an unknown one
+    status = "bounded" if rounds.bounded(update_id, name) else "accepted"
+    return refusals.JsonResponse({"update_id": update_id, "status": status})
 
 
 def rotate(service: Service, call: SignedRequest) -> Response:
-    """The sender's new key takes its place; signed by the old one, and the new one has signed both."""
+    """Replace the sender's key by a new one; signed by the old key, and the new one has signed both."""
     new, proof = call.text("key"), call.text("proof")
     try:
         verify(new, "rotate", {"old": call.key, "new": new}, proof, where="rotate")
@@ -251,7 +262,7 @@ SignedHandler = Callable[[Service, SignedRequest], "Response | DeferredResponse"
 class ApiRoute:
     """A route: `opened` for everybody, or `signed` by a member with one of `roles` (none: by any key at all).
 
-    writes: in the writer's thread, since it changes the rounds or has to see them whole.
+    writes: runs in the writer's thread, since it changes the rounds or has to see them whole.
     """
 
     method: str
@@ -278,7 +289,7 @@ API_ROUTES = (
     ApiRoute("POST", "/rotate", signed=rotate, writes=True, roles=()),
     ApiRoute("POST", "/updates", signed=updates, writes=True, roles=("device",), long=True),
     ApiRoute("POST", "/unlearn", signed=unlearn, writes=True, roles=("device",)),
-    ApiRoute("GET", "/secure", signed=secure_standing, writes=True, roles=("device",)),
+    ApiRoute("GET", "/secure", signed=secure_status, writes=True, roles=("device",)),
     ApiRoute("GET", "/secure/{round}", signed=secure_get, writes=True, roles=("device",)),
     ApiRoute("POST", "/secure/{round}/{phase}", signed=secure_put, writes=True, roles=("device",), long=True),
     ApiRoute("POST", "/report", signed=admin_routes.report, writes=True, roles=("device",)),
@@ -290,62 +301,60 @@ API_ROUTES = (
 )
 
 
-async def dispatch(service: Service, rule: ApiRoute, request: Request, body: bytes) -> Response:
-    """What a route answers, in the event loop where it only reads, else from the writer's thread."""
-    handler, rounds = rule.signed, service.rounds
+async def dispatch(service: Service, route: ApiRoute, request: Request, body: bytes) -> Response:
+    """A route's answer: made in the event loop where it only reads, else in the writer's thread."""
+    handler, rounds = route.signed, service.rounds
     if rounds.synchronous and rounds.synchronous.verdict(rounds.state.version, rounds.state.pending) != "wait":
         await service.writer.do(rounds.end_overdue_round)
     if handler is None:
-        opened = rule.opened
+        opened = route.opened
         assert opened is not None
-        return await service.writer.do(lambda: opened(service, request)) if rule.writes else opened(service, request)
-    if rule.writes:
+        return await service.writer.do(lambda: opened(service, request)) if route.writes else opened(service, request)
+    if route.writes:
 
         def written() -> Response:
             service.contacts.write(rounds.log.database)
             call = requests.authenticate(service, request, body)
-            if rule.roles:
-                call = requests.authorize(service, service.rounds.members, call, rule.roles)
+            if route.roles:
+                call = requests.authorize(service, service.rounds.members, call, route.roles)
                 requests.note_machine(service, call)
-            found = handler(service, call)
-            assert isinstance(found, Response)  # downloads write nothing
-            return found
+            response = handler(service, call)
+            assert isinstance(response, Response)  # downloads write nothing
+            return response
 
         return await service.writer.do(written)
     call = requests.authenticate(service, request, body)
-    if rule.roles:
-        call = requests.authorize(service, service.members, call, rule.roles)
+    if route.roles:
+        call = requests.authorize(service, service.members, call, route.roles)
         if requests.shows_other_machine(service, call):
             await service.writer.do(lambda: requests.note_machine(service, call))
-    found = handler(service, call)
-    return found if isinstance(found, Response) else await service.downloads.aside(found)
+    response = handler(service, call)
+    return response if isinstance(response, Response) else await service.downloads.in_thread(response)
 
 
-def endpoint(service: Service, rule: ApiRoute) -> Callable[[Request], Awaitable[Response]]:
-    """A route whose refusals become answers; every answer brings the next nonce and is counted."""
-    limit = service.rounds.configuration.update_limit_bytes if rule.long else requests.BODY_LIMIT_BYTES
+def endpoint(service: Service, route: ApiRoute) -> Callable[[Request], Awaitable[Response]]:
+    """The endpoint of a route: turns refusals into answers, counts each, and gives out the next nonce."""
+    limit = service.rounds.configuration.update_limit_bytes if route.long else requests.BODY_LIMIT_BYTES
 
     async def answer(request: Request) -> Response:
-        code, body, whole, start_s = "", b"", False, time.monotonic()
+        code, body, received, start_s = "", b"", False, time.monotonic()
         try:
-            if rule.long:
+            if route.long:
                 requests.check_head(service, request)
             body = await requests.read_body(request, limit, service.room)
-            whole, start_s = True, time.monotonic()
-            response = await dispatch(service, rule, request, body)
+            received, start_s = True, time.monotonic()
+            response = await dispatch(service, route, request, body)
         except (HomeroomError, RefusedError) as problem:
-            said = refusals.refusal_of(problem)
-            code, response = said.code, refusals.JsonResponse(refusals.refusal_body(said), status_code=said.status)
-            if said.wait_s:
-                response.headers["retry-after"] = str(ceil(said.wait_s))
-            if not whole:
+            refusal = refusals.refusal_of(problem)
+            code, response = refusal.code, refusals.refusal_response(refusal)
+            if not received:
                 response.headers["connection"] = "close"  # what is left of the body is not waited for
         except ClientDisconnect:
             code, response = "gone", Response(status_code=400)
         except Exception as problem:  # a fault of ours: whoever asked hears that it is, the operator what it was
-            LOGGER.exception("%s %s failed", rule.method, rule.path, exc_info=problem)
-            said = RefusedError(500, "internal", "the aggregator failed", "try again later; tell the operator")
-            code, response = said.code, refusals.JsonResponse(refusals.refusal_body(said), status_code=said.status)
+            LOGGER.exception("%s %s failed", route.method, route.path, exc_info=problem)
+            refusal = RefusedError(500, "internal", "the aggregator failed", "try again later; tell the operator")
+            code, response = refusal.code, refusals.refusal_response(refusal)
         finally:
             service.room.give_back(len(body))
         if device := getattr(request.state, "device", ""):
@@ -353,24 +362,26 @@ def endpoint(service: Service, rule: ApiRoute) -> Callable[[Request], Awaitable[
         response.headers[http_signatures.NONCE_HEADER] = service.nonces.new(device)
         response.headers["cache-control"] = "no-store"
         seconds = time.monotonic() - start_s
-        service.metrics.answered(rule.method, rule.path, response.status_code, seconds, len(body), device, code)
+        service.metrics.answered(route.method, route.path, response.status_code, seconds, len(body), device, code)
         return response
 
     return answer
 
 
 def make_app(service: Service) -> Starlette:
-    async def nowhere(request: Request, problem: Exception) -> Response:
-        """What no route answers is refused, counted and logged like the rest."""
+    """The application that serves the HTTP interface."""
+
+    async def unknown_route(request: Request, problem: Exception) -> Response:
+        """Refuses, counts and logs a request that no route answers."""
         status = getattr(problem, "status_code", 404)
         code, message = (
             ("no_method", "this is not done here") if status == 405 else ("no_route", "there is nothing here")
         )
         service.metrics.answered(request.method, "none", status, 0.0, 0, "", code)
-        said = RefusedError(status, code, message, "see docs/update.md for what is served")
-        return refusals.JsonResponse(
-            refusals.refusal_body(said), status_code=status, headers=getattr(problem, "headers", None)
-        )
+        refusal = RefusedError(status, code, message, "see docs/update.md for what is served")
+        response = refusals.refusal_response(refusal)
+        response.headers.update(getattr(problem, "headers", None) or {})
+        return response
 
-    routes = [Route(f"/v1{r.path}", endpoint(service, r), methods=[r.method]) for r in API_ROUTES]
-    return Starlette(routes=routes, exception_handlers={404: nowhere, 405: nowhere})
+    routes = [Route(f"/v1{route.path}", endpoint(service, route), methods=[route.method]) for route in API_ROUTES]
+    return Starlette(routes=routes, exception_handlers={404: unknown_route, 405: unknown_route})

@@ -26,52 +26,57 @@ HEADERS_DEADLINE_S = 20.0  # for a request's headers
 HEADERS_LIMIT_BYTES = 1 << 16
 KEEP_ALIVE_S = 30  # an idle connection is kept so long
 CONNECTIONS_LIMIT = 2000  # at once; more are told to come back
-THREAD_SWITCH_S = 0.0002  # the interpreter's turns: so that a poll waits little for the writer's thread
+THREAD_SWITCH_S = 0.0002  # the interpreter's switch interval: a poll waits little for the writer's thread
 
 
 class DeadlineProtocol(HttpToolsProtocol):
-    """HTTP/1.1 that hangs up on who does not bring whole headers in time (slow loris), or brings no end of them."""
+    """HTTP/1.1 that closes a connection whose headers are not whole in time (slow loris), or have no end."""
 
-    _patience: asyncio.TimerHandle | None = None
+    _deadline: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        """Start the deadline of the first request's headers."""
         super().connection_made(transport)
-        self._wait()
+        self._start_deadline()
 
     def on_message_begin(self) -> None:
+        """Start the deadline of the next request's headers."""
         super().on_message_begin()
-        if self._patience is None:
-            self._wait()
+        if self._deadline is None:
+            self._start_deadline()
 
     def data_received(self, data: bytes) -> None:
+        """Close the connection when headers are too long."""
         super().data_received(data)
-        if self._patience is not None:
+        if self._deadline is not None:
             self._head_bytes += len(data)
             if self._head_bytes > HEADERS_LIMIT_BYTES:
                 self._hang_up()
 
     def on_headers_complete(self) -> None:
-        self._be_patient()
+        """Cancel the deadline."""
+        self._cancel_deadline()
         super().on_headers_complete()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        self._be_patient()
+        """Cancel the deadline."""
+        self._cancel_deadline()
         super().connection_lost(exc)
 
     def send_400_response(self, msg: str) -> None:
-        """What is no HTTP is refused in the same words as everything else; uvicorn has logged it."""
-        said = json.dumps({"code": "malformed", "message": msg, "remedy": "speak HTTP/1.1"})
+        """Refuse what is not HTTP in the same form as everything else; uvicorn has logged it."""
+        body = json.dumps({"code": "malformed", "message": msg, "remedy": "speak HTTP/1.1"})
         head = "HTTP/1.1 400 Bad Request\r\ncontent-type: application/json\r\nconnection: close\r\n"
-        self.transport.write(f"{head}content-length: {len(said)}\r\n\r\n{said}".encode())
+        self.transport.write(f"{head}content-length: {len(body)}\r\n\r\n{body}".encode())
         self.transport.close()
 
-    def _wait(self) -> None:
-        self._head_bytes, self._patience = 0, self.loop.call_later(HEADERS_DEADLINE_S, self._hang_up)
+    def _start_deadline(self) -> None:
+        self._head_bytes, self._deadline = 0, self.loop.call_later(HEADERS_DEADLINE_S, self._hang_up)
 
-    def _be_patient(self) -> None:
-        if self._patience is not None:
-            self._patience.cancel()
-            self._patience = None
+    def _cancel_deadline(self) -> None:
+        if self._deadline is not None:
+            self._deadline.cancel()
+            self._deadline = None
 
     def _hang_up(self) -> None:
         self.transport.close()
@@ -80,9 +85,9 @@ class DeadlineProtocol(HttpToolsProtocol):
 def listen(host: str, port: int) -> socket.socket:
     """A listening socket; port 0 takes a free one."""
     try:
-        made = socket.create_server((host, port), backlog=512)
+        created = socket.create_server((host, port), backlog=512)
         # Named as TCP, since asyncio sets TCP_NODELAY only then; without it an answer waits 40 ms for an ACK.
-        return socket.socket(made.family, made.type, socket.IPPROTO_TCP, fileno=made.detach())
+        return socket.socket(created.family, created.type, socket.IPPROTO_TCP, fileno=created.detach())
     except OSError as problem:
         raise NetworkError(
             f"cannot listen: {problem.strerror}", where=f"{host}:{port}", remedy="choose another --port"
@@ -90,9 +95,9 @@ def listen(host: str, port: int) -> socket.socket:
 
 
 def uvicorn_config(service: Service, certificate: Path | None = None, key: Path | None = None) -> uvicorn.Config:
-    """certificate and key: PEM files for TLS; without them a proxy in front brings it."""
-    more: dict[str, Any] = {"ssl_certfile": certificate, "ssl_keyfile": key} if certificate else {}
-    made = uvicorn.Config(
+    """Uvicorn's configuration. certificate, key: PEM files for TLS; without them a proxy in front brings it."""
+    tls: dict[str, Any] = {"ssl_certfile": certificate, "ssl_keyfile": key} if certificate else {}
+    config = uvicorn.Config(
         routes.mount(make_app(service), service),
         http=DeadlineProtocol,
         ws="none",
@@ -103,14 +108,14 @@ def uvicorn_config(service: Service, certificate: Path | None = None, key: Path 
         timeout_keep_alive=KEEP_ALIVE_S,
         limit_concurrency=CONNECTIONS_LIMIT,
         timeout_graceful_shutdown=10,
-        **more,
+        **tls,
     )
     try:
-        made.load()
+        config.load()
     except (OSError, ssl.SSLError) as problem:
         where = f"{certificate}, {key}"
         raise InputError(f"no TLS certificate and key: {problem}", where=where, remedy="give two PEM files") from None
-    return made
+    return config
 
 
 def serve(
@@ -123,9 +128,13 @@ def serve(
     key: Path | None = None,
     log_requests: bool = False,
 ) -> None:
-    """Serve until it is told to stop (SIGTERM or SIGINT): what is under way is finished, nothing new is taken.
+    """Serve until SIGTERM or SIGINT: requests under way are finished, no new ones are taken.
 
-    What was accepted is durable at every moment, so it may also be killed.
+    folder: the aggregator's. listening: the socket. token: the operator's.
+    retain: versions whose updates are kept at least; 0 keeps everything.
+    certificate, key: PEM files for TLS.
+    log_requests: write a line for each request to stderr.
+    Accepted updates are durable at every moment, so it may also be killed.
     """
     if log_requests:
         LOGGER.addHandler(logging.StreamHandler(sys.stderr))

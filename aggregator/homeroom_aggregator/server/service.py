@@ -1,4 +1,4 @@
-"""TODO"""
+"""The service: everything that the handlers of one server share."""
 
 from __future__ import annotations
 
@@ -25,10 +25,14 @@ from homeroom_aggregator.state.last_seen import LastSeen
 from homeroom_aggregator.state.log import Log
 from homeroom_aggregator.state.members import Members
 
-BODIES_LIMIT_BYTES = 512 << 20  # of all bodies in memory at once; who comes then is told to come back
+BODIES_LIMIT_BYTES = 512 << 20  # of all bodies in memory at once; further requests are told to come back
 
 
 def open_service(folder: Path, token: str | None = None, retain: int = 0) -> Service:
+    """Open an aggregator's folder to serve it.
+
+    token: the operator's. retain: versions whose updates are kept at least; 0 keeps everything.
+    """
     facts = read_facts(folder)
     rounds = open_rounds(folder, retain)
     downloads = Downloads(rounds, open_log(folder), folder / BUNDLES_FOLDER / f"{facts.bundle_id}.homeroom")
@@ -42,7 +46,7 @@ def open_service(folder: Path, token: str | None = None, retain: int = 0) -> Ser
 
 @dataclass
 class Service:
-    """What all handlers share. `rounds` belongs to the writer's thread, `reader` to the event loop's.
+    """Shared by all handlers. `rounds` belongs to the writer's thread, `reader` to the event loop's.
 
     secret: proves invitation codes. token: the operator's, if one is set. secure_rounds: where rounds are secure.
     """

@@ -1,4 +1,4 @@
-"""One thread that owns the rounds: what waits is done together and shares one fsync; imports rounds.
+"""The write thread owns the rounds: jobs that wait run together and share one fsync.
 
 The event loop goes on answering meanwhile. A job that raises has changed nothing; where the common step cannot be made
 durable, none of its jobs happened, and each is told so.
@@ -15,7 +15,7 @@ from typing import Any, TypeVar
 
 from homeroom_aggregator.merge.rounds import Rounds
 
-JOBS_A_STEP = 8  # jobs that share a step and its fsync at most; behind more, polls wait longer
+JOBS_A_STEP = 8  # at most; behind more, polls wait longer
 JobResult = TypeVar("JobResult")
 
 
@@ -24,13 +24,13 @@ class _Job:
     run: Callable[[], Any]
     loop: asyncio.AbstractEventLoop
     future: asyncio.Future[Any]
-    found: Any = None
+    result: Any = None
     problem: BaseException | None = None
 
     def tell(self) -> None:
         if not self.future.done():  # whoever asked may have gone
             if self.problem is None:
-                self.future.set_result(self.found)
+                self.future.set_result(self.result)
             else:
                 self.future.set_exception(self.problem)
 
@@ -48,21 +48,23 @@ def _tell(jobs: list[_Job]) -> None:
 
 
 class WriteThread:
+    """Runs jobs on the rounds, one after another, in a thread of its own."""
+
     def __init__(self, rounds: Rounds) -> None:
         self._rounds = rounds
         self._jobs: queue.SimpleQueue[_Job | None] = queue.SimpleQueue()
         self._thread: threading.Thread | None = None
 
     async def do(self, run: Callable[[], JobResult]) -> JobResult:
-        """What `run` returns or raises, once it is durable."""
+        """Run a job; its result or error, once it is durable."""
         if self._thread is None:
             self._thread = threading.Thread(target=self._work, name="writer", daemon=True)
             self._thread.start()
         loop = asyncio.get_running_loop()
         job = _Job(run, loop, loop.create_future())
         self._jobs.put(job)
-        found: JobResult = await job.future
-        return found
+        result: JobResult = await job.future
+        return result
 
     def close(self) -> None:
         """Finish what waits, then end."""
@@ -89,7 +91,7 @@ class WriteThread:
             with self._rounds.change():
                 for job in jobs:
                     try:
-                        job.found = job.run()
+                        job.result = job.run()
                     except Exception as problem:
                         job.problem = problem
                         if not self._rounds.log.stepping:  # a full disk has ended the step for all

@@ -261,7 +261,7 @@ def test_who_falls_silent_or_behind_is_seen(service: Service, address: str, monk
     later = datetime.datetime.now(datetime.UTC) + datetime.timedelta(days=20)
     monkeypatch.setattr(school_status, "now", lambda: later)
     found = school_status.schools(service.reader.database, service.contacts, frozenset())
-    assert {school.standing for school in found} == {"silent"}
+    assert {school.status for school in found} == {"silent"}
 
 
 def test_days_of_contact_outlast_a_restart_and_are_no_more_than_days(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""Figures in words: days, shares, standings, and what an entry of the audit log says; imports nothing but the clock."""
+"""Formatting of the dashboard's figures: days, shares, statuses, and entries of the audit log as sentences."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 
 from homeroom.system.clock import now
 
-STATUS_TONE = {  # how a standing looks, beside its word
+STATUS_TONE = {  # the style of each status
     "no consent": "bad",
     "loses": "bad",
     "slips": "warn",
@@ -34,21 +34,21 @@ def moment(at: str) -> str:
     """`24 Nov 2026, 10:12 UTC` of an ISO 8601 time; `unknown` of nothing."""
     if not at:
         return "unknown"
-    found = datetime.datetime.fromisoformat(at).astimezone(datetime.UTC)
-    return f"{found.day} {found:%b %Y, %H:%M} UTC"
+    time = datetime.datetime.fromisoformat(at).astimezone(datetime.UTC)
+    return f"{time.day} {time:%b %Y, %H:%M} UTC"
 
 
 def day(at: str) -> str:
     """A day in words: `today`, `yesterday`, `5 days ago`, or the date; `never` of nothing."""
     if not at:
         return "never"
-    found = datetime.date.fromisoformat(at[:10])
-    days = (now().date() - found).days
+    date = datetime.date.fromisoformat(at[:10])
+    days = (now().date() - date).days
     if days <= 0:
         return "today"
     if days == 1:
         return "yesterday"
-    return f"{days} days ago" if days < 60 else f"{found.day} {found:%b %Y}"
+    return f"{days} days ago" if days < 60 else f"{date.day} {date:%b %Y}"
 
 
 def count(number: int, one: str, many: str = "") -> str:
@@ -57,6 +57,7 @@ def count(number: int, one: str, many: str = "") -> str:
 
 
 def percent(share: float) -> str:
+    """A share as a whole percentage."""
     return f"{100 * share:.0f} %"
 
 
@@ -72,17 +73,19 @@ def short(text: str) -> str:
 
 
 def school(name: str) -> str:
+    """A school's name; the district's own devices have none."""
     return name or "The district's own devices"
 
 
 def title(task: str) -> str:
+    """A task's name as a title."""
     return task.replace("_", " ").capitalize()
 
 
 def event(name: str, about: Mapping[str, Any]) -> str:
-    """An audit entry as one sentence; one that this version does not know, as it stands."""
-    told = {key: _short(value) for key, value in about.items()}
-    of = f" ({told['school']})" if told.get("school") else ""
+    """An audit entry as a sentence; an unknown one by its name."""
+    values = {key: _short(value) for key, value in about.items()}
+    of = f" ({values['school']})" if values.get("school") else ""
     sentences = {
         "invited": "Invited a {role}{of}",
         "joined": "A {role} joined{of}: key {device}",
@@ -103,7 +106,7 @@ def event(name: str, about: Mapping[str, Any]) -> str:
         "dashboard opened": "The dashboard was opened by {by} ({rank})",
     }
     try:
-        return sentences[name].format(of=of, **told)
+        return sentences[name].format(of=of, **values)
     except KeyError:
         return name.capitalize()
 

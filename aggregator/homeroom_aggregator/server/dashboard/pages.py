@@ -1,6 +1,6 @@
-"""The pages: what each one needs, gathered from figures and schools, and put into its template; jinja2, escaped always.
+"""The dashboard's pages: each gathers its figures and renders them with its template, always escaped.
 
-A page is a function of an `Ask` that returns its HTML; it runs in a thread of its own, over a connection of its own.
+A page is a function from a `PageContext` to HTML; it runs in a thread of its own, over a connection of its own.
 """
 
 from __future__ import annotations
@@ -45,12 +45,12 @@ NAVIGATION = (
     ("versions", "Versions"),
     ("audit", "Audit"),
 )
-"""The pages by their addresses, in the navigation's order."""
+"""Address and title of each page, in the navigation's order."""
 
 
 @dataclass(frozen=True)
 class PageContext:
-    """What a page may look at. `rounds`: its fixed parts only, the state is the writer's; `given`: the query."""
+    """What a page may read. `rounds`: its fixed parts only, the state is the writer's; `query`: of the address."""
 
     database: Database
     rounds: Rounds
@@ -59,15 +59,16 @@ class PageContext:
     waiting: PendingUpdates
     session: Session
     chain: Callable[[Database], AuditChain]
-    given: dict[str, str]
+    query: dict[str, str]
 
     @property
     def may_go_back(self) -> bool:
+        """Whether this session may roll back to a version."""
         return self.session.link.rank == "district"
 
     def number(self, name: str) -> int | None:
         """A number from the query; None where there is none."""
-        text = self.given.get(name, "")
+        text = self.query.get(name, "")
         return int(text) if text.isascii() and text.isdigit() and len(text) < 16 else None
 
 
@@ -75,7 +76,7 @@ Page = Callable[[PageContext], str]
 
 
 def _environment() -> jinja2.Environment:
-    made = jinja2.Environment(
+    environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(TEMPLATES_FOLDER),
         autoescape=True,
         undefined=jinja2.StrictUndefined,
@@ -91,126 +92,138 @@ def _environment() -> jinja2.Environment:
         formatting.short,
         formatting.title,
     ):
-        made.filters[function.__name__] = function
-    made.filters["school"] = formatting.school
-    made.globals |= {
+        environment.filters[function.__name__] = function
+    environment.filters["school"] = formatting.school
+    environment.globals |= {
         "style": Markup(PAGE_STYLE),
-        "places": NAVIGATION,
+        "navigation": NAVIGATION,
         "tone": formatting.STATUS_TONE,
         "means": formatting.STATUS_MEANING,
     }
-    made.globals |= {
+    environment.globals |= {
         "event": formatting.event,
         "dumbbell": plots.dumbbell,
         "change": change,
         "worst_first": WORST_FIRST,
     }
-    return made
+    return environment
 
 
 TEMPLATES = _environment()
 
 
 def render(name: str, **values: Any) -> str:
+    """The HTML of a template with these values."""
     return TEMPLATES.get_template(f"{name}.html").render(values)
 
 
-def _page(ask: PageContext, name: str, place: str, **values: Any) -> str:
-    common = {"institution": ask.institution, "place": place, "rank": ask.session.link.rank}
-    return render(name, **common, form=ask.session.form, may_go_back=ask.may_go_back, **values)
+def _page(context: PageContext, name: str, page: str, **values: Any) -> str:
+    common = {"institution": context.institution, "page": page, "rank": context.session.link.rank}
+    return render(name, **common, form=context.session.form, may_go_back=context.may_go_back, **values)
 
 
-def overview(ask: PageContext) -> str:
-    recent = queries.versions(ask.database, RECENT_VERSIONS)
-    found = schools(ask.database, ask.contacts, ask.waiting.members)
-    configuration = ask.rounds.configuration
-    held = {name: len(fed) for name, fed in ask.waiting.fed.items()}
+def overview(context: PageContext) -> str:
+    """The page that shows what needs attention, the newest version and the next one."""
+    recent = queries.versions(context.database, RECENT_VERSIONS)
+    statuses = schools(context.database, context.contacts, context.waiting.members)
+    configuration = context.rounds.configuration
+    fed_counts = {name: len(fed) for name, fed in context.waiting.fed.items()}
     return _page(
-        ask,
+        context,
         "overview",
         "",
         newest=recent[0] if recent else None,
         bars=plots.bars(recent),
         recent=recent,
-        manifest=ask.rounds.bundle.manifest,
-        mode=round_kind(configuration),
-        waiting=ask.waiting,
-        short_of=sorted(name for name, fed in held.items() if fed < configuration.min_devices),
-        least=configuration.min_devices,
-        waiting_schools=sorted(_waiting_by_school(found).items()),
-        standings=Counter(school.standing for school in found),
-        schools=found,
-        needs=attention_list(ask, found),
+        manifest=context.rounds.bundle.manifest,
+        round_kind=round_kind(configuration),
+        waiting=context.waiting,
+        short_of=sorted(name for name, fed in fed_counts.items() if fed < configuration.min_devices),
+        min_devices=configuration.min_devices,
+        waiting_schools=sorted(_waiting_by_school(statuses).items()),
+        status_counts=Counter(school.status for school in statuses),
+        schools=statuses,
+        needs=attention_list(context, statuses),
     )
 
 
-def _waiting_by_school(found: list[SchoolStatus]) -> dict[str, int]:
-    counted = {school.name: sum(machine.waits for machine in school.machines) for school in found}
-    return {name: number for name, number in counted.items() if number}
+def _waiting_by_school(statuses: list[SchoolStatus]) -> dict[str, int]:
+    counts = {school.name: sum(device.waits for device in school.devices) for school in statuses}
+    return {name: count for name, count in counts.items() if count}
 
 
 def round_kind(configuration: RoundConfiguration) -> str:
-    """What kind of rounds these are, in words."""
+    """The kind of rounds, in words."""
     kind = "private" if configuration.privacy else "plain"
     kind = f"{kind} secure" if configuration.privacy and configuration.secure else kind
     kind = "secure" if configuration.secure and not configuration.privacy else kind
     return f"{kind} rounds, {'synchronous' if configuration.cohort else 'at any hour'}"
 
 
-def attention_list(ask: PageContext, found: list[SchoolStatus]) -> list[tuple[str, str, str, str]]:
-    """What somebody should look at, the worst first: tone, what it is about, the page that says more, a sentence."""
-    told = []
-    if wrong := ask.chain(ask.database).wrong:
-        told.append(("bad", "The audit log", "audit", f"is damaged: {wrong}"))
-    for school in found:
-        name, place = formatting.school(school.name), f"schools#{anchor(school)}"
-        if formatting.STATUS_TONE[school.standing] in ("bad", "warn"):
-            told.append((formatting.STATUS_TONE[school.standing], name, place, school.says))
-        for machine in school.machines:
-            if machine.twin:
-                told.append(("bad", name, place, f"key {machine.key[:8]} is used by two machines"))
-    if over := _at_budget(ask):
-        told.append(("warn", "Privacy", "privacy", f"{formatting.count(over, 'device')} spent the whole budget"))
-    return sorted(told, key=lambda one: one[0] != "bad")
+def attention_list(context: PageContext, statuses: list[SchoolStatus]) -> list[tuple[str, str, str, str]]:
+    """What needs attention, the worst first: tone, subject, the page that says more, a sentence."""
+    items = []
+    if wrong := context.chain(context.database).wrong:
+        items.append(("bad", "The audit log", "audit", f"is damaged: {wrong}"))
+    for school in statuses:
+        name, address = formatting.school(school.name), f"schools#{anchor(school)}"
+        if formatting.STATUS_TONE[school.status] in ("bad", "warn"):
+            items.append((formatting.STATUS_TONE[school.status], name, address, school.sentence))
+        for device in school.devices:
+            if device.twin:
+                items.append(("bad", name, address, f"key {device.key[:8]} is used by two machines"))
+    if over := _at_budget(context):
+        items.append(("warn", "Privacy", "privacy", f"{formatting.count(over, 'device')} spent the whole budget"))
+    return sorted(items, key=lambda item: item[0] != "bad")
 
 
-def _ledger(ask: PageContext) -> PrivacyLedger | None:
+def _ledger(context: PageContext) -> PrivacyLedger | None:
     """The ledger, read through this page's own connection."""
-    known = ask.rounds.ledger
-    return known and known.through(ask.database)
+    ledger = context.rounds.ledger
+    return ledger and ledger.through(context.database)
 
 
-def _at_budget(ask: PageContext) -> int:
-    ledger = _ledger(ask)
+def _at_budget(context: PageContext) -> int:
+    ledger = _ledger(context)
     return sum(count >= ledger.allowed for count in ledger.shares().values()) if ledger else 0
 
 
 def anchor(school: SchoolStatus) -> str:
-    """A name for a place on the page that no school's name can break."""
+    """The anchor of a school on its page, which no school's name can break."""
     return f"s-{hashlib.sha256(school.name.encode()).hexdigest()[:12]}"
 
 
-def all_schools(ask: PageContext) -> str:
-    found = schools(ask.database, ask.contacts, ask.waiting.members)
-    standings = Counter(school.standing for school in found)
-    return _page(ask, "schools", "schools", schools=found, standings=standings, anchor=anchor)
+def all_schools(context: PageContext) -> str:
+    """The page of every school's status."""
+    statuses = schools(context.database, context.contacts, context.waiting.members)
+    counts = Counter(school.status for school in statuses)
+    return _page(context, "schools", "schools", schools=statuses, status_counts=counts, anchor=anchor)
 
 
-def segments(ask: PageContext) -> str:
-    recent = queries.versions(ask.database, RECENT_VERSIONS)
-    rows = queries.segments(ask.rounds, recent, ask.waiting)
-    return _page(ask, "segments", "segments", rows=rows, shown=recent[:6], least=ask.rounds.configuration.min_devices)
+def segments(context: PageContext) -> str:
+    """The page of segments and the devices that fed them."""
+    recent = queries.versions(context.database, RECENT_VERSIONS)
+    rows = queries.segments(context.rounds, recent, context.waiting)
+    return _page(
+        context,
+        "segments",
+        "segments",
+        rows=rows,
+        shown=recent[:6],
+        min_devices=context.rounds.configuration.min_devices,
+    )
 
 
-def privacy(ask: PageContext) -> str:
-    ledger, rounds = _ledger(ask), ask.rounds
-    said: dict[str, Any] = {"institution": ask.institution, "private": False}
+def privacy(context: PageContext) -> str:
+    """The page of the privacy budget."""
+    ledger, rounds = _ledger(context), context.rounds
+    report: dict[str, Any] = {"institution": context.institution, "private": False}
     rows = []
     if ledger:
-        said |= {"private": True} | privacy_report.ledger_figures(ledger, rounds.rules.layout, rounds.configuration)
+        report |= {"private": True} | privacy_report.ledger_figures(ledger, rounds.rules.layout, rounds.configuration)
         shares, costs = ledger.shares(), dict[int, float]()
-        for school in schools(ask.database, ask.contacts, ask.waiting.members):
-            entered = sorted((shares.get(machine.name, 0) for machine in school.machines), reverse=True)
+        for school in schools(context.database, context.contacts, context.waiting.members):
+            entered = sorted((shares.get(device.name, 0) for device in school.devices), reverse=True)
             if entered:
                 most = entered[0]
                 if most not in costs:
@@ -218,47 +231,49 @@ def privacy(ask: PageContext) -> str:
                 rows.append((school.name, len(entered), most, costs[most], max(0, ledger.allowed - most)))
     rows.sort(key=lambda row: (-row[2], row[0]))
     return _page(
-        ask,
+        context,
         "privacy",
         "privacy",
-        said=said,
-        words=privacy_report.report_lines(said),
+        report=report,
+        report_lines=privacy_report.report_lines(report),
         rows=rows,
-        mode=round_kind(rounds.configuration),
+        round_kind=round_kind(rounds.configuration),
     )
 
 
-def versions(ask: PageContext) -> str:
-    before = ask.number("before")
-    found = queries.versions(ask.database, VERSIONS_A_PAGE, before)
-    back = {version.number for version in found if ask.may_go_back and _can(ask, version.number)}
-    older = found[-1].number if found and found[-1].number > 1 else None
+def versions(context: PageContext) -> str:
+    """The page of versions, and the way back to each."""
+    before = context.number("before")
+    rows = queries.versions(context.database, VERSIONS_A_PAGE, before)
+    back = {version.number for version in rows if context.may_go_back and _can_go_back(context, version.number)}
+    older = rows[-1].number if rows and rows[-1].number > 1 else None
     return _page(
-        ask, "versions", "versions", versions=found, back=back, older=older, newest=queries.newest(ask.database)
+        context, "versions", "versions", versions=rows, back=back, older=older, newest=queries.newest(context.database)
     )
 
 
-def _can(ask: PageContext, number: int) -> bool:
+def _can_go_back(context: PageContext, number: int) -> bool:
     try:
-        rollback.check_target(ask.database, number)
+        rollback.check_target(context.database, number)
     except InputError:
         return False
     return True
 
 
-def rollback_page(ask: PageContext, number: int, problem: str = "") -> str:
+def rollback_page(context: PageContext, number: int, problem: str = "") -> str:
     """The page that asks whether to go back to a version; InputError where one may not."""
-    rollback.check_target(ask.database, number)
-    newest = queries.newest(ask.database)
-    old: VersionRow | None = next(iter(queries.versions(ask.database, 1, number + 1)), None) if number else None
+    rollback.check_target(context.database, number)
+    newest = queries.newest(context.database)
+    old: VersionRow | None = next(iter(queries.versions(context.database, 1, number + 1)), None) if number else None
     limit = rollback.REASON_LIMIT
-    return _page(ask, "rollback", "versions", number=number, old=old, newest=newest, problem=problem, limit=limit)
+    return _page(context, "rollback", "versions", number=number, old=old, newest=newest, problem=problem, limit=limit)
 
 
-def audit(ask: PageContext) -> str:
-    found = queries.events(ask.database, ENTRIES_A_PAGE, ask.number("before"))
-    older = found[-1].number if found and found[-1].number > 1 else None
-    return _page(ask, "audit", "audit", chain=ask.chain(ask.database), entries=found, older=older)
+def audit(context: PageContext) -> str:
+    """The page of the audit log."""
+    entries = queries.events(context.database, ENTRIES_A_PAGE, context.number("before"))
+    older = entries[-1].number if entries and entries[-1].number > 1 else None
+    return _page(context, "audit", "audit", chain=context.chain(context.database), entries=entries, older=older)
 
 
 PAGES: dict[str, Page] = {

@@ -1,4 +1,4 @@
-"""Two small inline drawings, each with its figures in words; colours come from the page's style by class."""
+"""Two inline SVG plots, each with its figures in words; colours come from the page's style by class."""
 
 from __future__ import annotations
 
@@ -13,34 +13,34 @@ SCALE, ROW = 200, 16  # of a dumbbell
 
 
 def bars(recent: Sequence[VersionRow]) -> Markup:
-    """A bar for each version, the newest on the right: how many devices sent what came for it."""
+    """A bar for each version, the newest on the right: how many devices sent updates for it."""
     shown = list(reversed(recent))
     if not shown:
         return Markup("")
-    most = max(1, *(version.senders for version in shown))
+    highest = max(1, *(version.senders for version in shown))
     step = min(40.0, (WIDE - GAP) / len(shown))
     drawn = []
-    for place, version in enumerate(shown):
-        height = max(2.0, (FLOOR - 18) * version.senders / most)
+    for index, version in enumerate(shown):
+        height = max(2.0, (FLOOR - 18) * version.senders / highest)
         kind = "back" if version.to is not None else "bar"
         drawn.append(
             Markup('<rect class="{}" x="{:.1f}" y="{:.1f}" width="{:.1f}" height="{:.1f}" rx="2"/>').format(
-                kind, GAP + place * step, FLOOR - height, step - GAP, height
+                kind, GAP + index * step, FLOOR - height, step - GAP, height
             )
         )
-        if place in (0, len(shown) - 1) or len(shown) <= 9:
-            middle = GAP + place * step + (step - GAP) / 2
+        if index in (0, len(shown) - 1) or len(shown) <= 9:
+            middle = GAP + index * step + (step - GAP) / 2
             drawn.append(_text(middle, HIGH - 4, str(version.number)))
             drawn.append(_text(middle, FLOOR - height - 5, str(version.senders)))
-    said = "; ".join(f"version {version.number}: {version.senders}" for version in shown)
+    figures = "; ".join(f"version {version.number}: {version.senders}" for version in shown)
     axis = Markup('<path class="axis" d="M0 {0}H{1}"/>').format(FLOOR, WIDE)
     return Markup('<svg class="bars" viewBox="0 0 {} {}" role="img" aria-label="{}">{}{}</svg>').format(
-        WIDE, HIGH, f"Devices that sent updates, by version. {said}", axis, Markup("").join(drawn)
+        WIDE, HIGH, f"Devices that sent updates, by version. {figures}", axis, Markup("").join(drawn)
     )
 
 
-def dumbbell(before: float | None, after: float, said: str) -> Markup:
-    """A task's accuracy on a line from 0 to 100 %: a ring where it was, a disc where it is; `said` in words."""
+def dumbbell(before: float | None, after: float, label: str) -> Markup:
+    """A task's accuracy from 0 to 100 %: a ring where it was, a disc where it is; `label` says it in words."""
     at = _along(after)
     parts = [Markup('<path class="axis" d="M4 8H{}"/>').format(SCALE - 4)]
     if before is not None:
@@ -51,7 +51,7 @@ def dumbbell(before: float | None, after: float, said: str) -> Markup:
     else:
         parts.append(Markup('<circle class="is plain" cx="{:.1f}" cy="8" r="5"/>').format(at))
     return Markup('<svg class="dumbbell" viewBox="0 0 {} {}" role="img" aria-label="{}">{}</svg>').format(
-        SCALE, ROW, said, Markup("").join(parts)
+        SCALE, ROW, label, Markup("").join(parts)
     )
 
 

@@ -1,7 +1,7 @@
-"""What the pages say of versions, segments, waiting updates and the audit log, read from log.db; imports log's tables.
+"""Queries for the dashboard: versions, segments, pending updates and the audit log, read from log.db.
 
-Every figure is counted here and now from the log; nothing is estimated. Dates come from the audit log, which older logs
-began later: where it does not know, nothing is said.
+Every figure is counted from the log; nothing is estimated. Dates come from the audit log, which older logs began later:
+where it has none, the date is empty.
 """
 
 from __future__ import annotations
@@ -22,10 +22,11 @@ VERSION_EVENTS = ("released", "rolled back", "restored")  # audit events that ma
 
 @dataclass(frozen=True)
 class VersionRow:
-    """`devices`: by segment, how many fed its change. `updates` came since the version before, from `senders` devices.
+    """A version. `updates` came since the version before, from `senders` devices.
 
-    `to`: the older version whose theta it has, with who went back and why. `after`: the one before it in a backup that
-    was put back; it has that one's theta.
+    devices: by segment, how many fed its change.
+    to, by, why: of a rollback, the older version whose theta it has, who went back, and the reason.
+    after: of a restored backup, its newest version, whose theta it has.
     """
 
     number: int
@@ -42,7 +43,7 @@ class VersionRow:
 
 @dataclass(frozen=True)
 class PendingUpdates:
-    """What the next version has so far: updates of those it needs, and by segment who fed it."""
+    """Updates that wait for the next version, of those it needs, and by segment who fed it."""
 
     updates: int
     needed: int
@@ -50,6 +51,7 @@ class PendingUpdates:
 
     @property
     def members(self) -> frozenset[str]:
+        """Everybody whose update waits."""
         return frozenset().union(*self.fed.values())
 
 
@@ -66,7 +68,7 @@ class SegmentRow:
 
 @dataclass(frozen=True)
 class AuditChain:
-    """How the audit log stands: entries, the newest digest, what is wrong with it."""
+    """The audit log's check: how many entries hold, the newest digest, and what is wrong, if anything."""
 
     entries: int
     newest: str
@@ -74,38 +76,39 @@ class AuditChain:
 
 
 def pending_updates(rounds: Rounds) -> PendingUpdates:
-    """In the writer's thread, since sums change in place."""
+    """The updates that wait; in the writer's thread, since sums change in place."""
     fed: dict[str, frozenset[str]] = {}
-    for ring, devices in rounds.state.sums.devices.items():
-        fed[segment_of(ring)] = fed.get(segment_of(ring), frozenset()) | devices
+    for key, devices in rounds.state.sums.devices.items():
+        fed[segment_of(key)] = fed.get(segment_of(key), frozenset()) | devices
     return PendingUpdates(rounds.state.pending, rounds.configuration.buffer_size, fed)
 
 
 def newest(database: Database) -> int:
+    """The newest version's number; 0 where none was released."""
     return int(database.one("SELECT COALESCE(max(version), 0) FROM versions")[0])
 
 
 def versions(database: Database, most: int, before: int | None = None) -> list[VersionRow]:
-    """The newest first, those below `before`."""
+    """At most `most` versions below `before`, the newest first."""
     below = before if before is not None else newest(database) + 1
     sql = """SELECT version, number, (SELECT max(number) FROM log AS older
                  WHERE older.kind IN ('release', 'private_release') AND older.number < versions.number)
              FROM versions WHERE version < ? ORDER BY version DESC LIMIT ?"""
     rows = database.rows(sql, (below, most))
     about = _made(database, rows[-1][0], rows[0][0]) if rows else {}
-    found = []
+    version_rows = []
     for number, entry, start in rows:
         at, event = about.get(number, ("", {}))
-        again = bool(event) and "devices" not in event  # nothing was merged for it
-        updates, senders = (0, 0) if again else _came(database, start or 0, entry)
-        told = {name: event[name] for name in ("to", "by", "why", "after") if name in event}
+        unmerged = bool(event) and "devices" not in event
+        updates, senders = (0, 0) if unmerged else _came(database, start or 0, entry)
+        origin = {name: event[name] for name in ("to", "by", "why", "after") if name in event}
         devices, sha256 = event.get("devices", {}), event.get("sha256", "")
-        found.append(VersionRow(number, at, devices, updates, senders, sha256, **told))
-    return found
+        version_rows.append(VersionRow(number, at, devices, updates, senders, sha256, **origin))
+    return version_rows
 
 
 def _made(database: Database, first: int, last: int) -> dict[int, tuple[str, dict[str, Any]]]:
-    """What the audit log says of the versions from `first` to `last`: when, and about them."""
+    """The audit log's entries about the versions from `first` to `last`: time and details."""
     sql = """SELECT at, about FROM audit WHERE event IN (?, ?, ?)
              AND json_extract(about, '$.version') BETWEEN ? AND ? ORDER BY number"""
     events = ((at, json.loads(about)) for at, about in database.rows(sql, (*VERSION_EVENTS, first, last)))
@@ -121,19 +124,20 @@ def _came(database: Database, after: int, until: int) -> tuple[int, int]:
     return len(plain), len(set(plain))
 
 
-def segments(rounds: Rounds, recent: Sequence[VersionRow], held: PendingUpdates) -> list[SegmentRow]:
-    """In the layout's order. `recent`: versions, the newest first."""
+def segments(rounds: Rounds, recent: Sequence[VersionRow], pending: PendingUpdates) -> list[SegmentRow]:
+    """A row for each segment, in the layout's order. `recent`: versions, the newest first."""
     merged = {segment.name for segment in rounds.configuration.merged(rounds.rules.layout)}
     rows = []
     for segment in narrowed(rounds.rules.layout, rounds.configuration.scopes):
         changed = next((version for version in recent if segment.name in version.devices), None)
         history = [(version.number, version.devices.get(segment.name, 0)) for version in recent]
-        waits = len(held.fed.get(segment.name, ()))
+        waits = len(pending.fed.get(segment.name, ()))
         rows.append(SegmentRow(segment, segment.name in merged, waits, history, changed))
     return rows
 
 
 def verify_audit(database: Database) -> AuditChain:
+    """Check the audit log's chain of digests."""
     return AuditChain(*audit.verify(database))
 
 

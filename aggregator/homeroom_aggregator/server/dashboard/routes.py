@@ -1,6 +1,6 @@
-"""The dashboard's addresses: signing in by a one-time link, the pages, going back to a version; starlette.
+"""The dashboard's routes: signing in by a one-time link, the pages, rolling back to a version.
 
-Without a session nothing is told, not even whose dashboard it is. A link only shows a button, so that a program which
+Without a session nothing is shown, not even whose dashboard it is. A link only shows a button, so that a program which
 looks links up for somebody does not use it up; the button's form brings a cookie that no script and no other site can
 use. Forms count with their session's word and this site's own Origin. No page needs a script, and none may run.
 """
@@ -35,7 +35,7 @@ from homeroom_aggregator.state import login_links
 
 COOKIE_NAME, DASHBOARD_PATH = "homeroom-office", "/dashboard"
 FORM_LIMIT_BYTES = 8 << 10
-AUDIT_CHECK_LIFE_S = 60.0  # a whole check of the audit log stands so long
+AUDIT_CHECK_LIFE_S = 60.0  # then the audit log is checked anew
 SESSION_LIMITS = DeviceLimits(requests_a_minute=120, burst=60)
 CONTENT_SECURITY_POLICY = (
     f"default-src 'none'; style-src 'sha256-{pages.STYLE_HASH}'; img-src data:; form-action 'self'; base-uri 'none'; "
@@ -57,19 +57,20 @@ SIGN_IN_REMEDY = (
 
 
 class Dashboard:
-    """One server's dashboard: who is signed in, and what was found when the audit log was last checked."""
+    """One server's dashboard: who is signed in, and the last check of the audit log."""
 
     def __init__(self, service: Service) -> None:
         self.service, self.sessions, self.meter = service, Sessions(), RateMeter(SESSION_LIMITS)
         self._chain: tuple[float, AuditChain] | None = None
 
     def chain(self, database: Database) -> AuditChain:
+        """The audit log's check, at most a minute old."""
         if self._chain is None or time.monotonic() - self._chain[0] > AUDIT_CHECK_LIFE_S:
             self._chain = (time.monotonic(), queries.verify_audit(database))
         return self._chain[1]
 
     def session(self, request: Request) -> Session:
-        """Whose request it is; RefusedError without one, or where there were too many."""
+        """The session of a request; RefusedError without one, or after too many requests."""
         token = request.cookies.get(COOKIE_NAME, "")
         session = self.sessions.find(token, self.service.members)
         if session is None:
@@ -78,13 +79,13 @@ class Dashboard:
             raise RefusedError(429, "too_many", "Too many requests", "Wait a moment, then try again.", wait_s)
         return session
 
-    async def ask(self, request: Request, session: Session, page: Callable[[PageContext], str]) -> str:
-        """A page, made in a thread over a connection of its own, which sees what is durable."""
+    async def render(self, request: Request, session: Session, page: Callable[[PageContext], str]) -> str:
+        """A page's HTML, made in a thread over a connection of its own, which sees what is durable."""
         service = self.service
         waiting = await service.writer.do(partial(queries.pending_updates, service.rounds))
-        given = {name: value for name, value in request.query_params.items() if len(value) < 200}
+        query = {name: value for name, value in request.query_params.items() if len(value) < 200}
 
-        def made() -> str:
+        def make() -> str:
             path = service.rounds.log.database.path
             with contextlib.closing(Database(path, any_thread=True, shared=True)) as database:
                 return page(
@@ -96,30 +97,34 @@ class Dashboard:
                         waiting=waiting,
                         session=session,
                         chain=self.chain,
-                        given=given,
+                        query=query,
                     )
                 )
 
-        return await anyio.to_thread.run_sync(made)
+        return await anyio.to_thread.run_sync(make)
 
 
-async def show_page(office: Dashboard, request: Request) -> Response:
-    session = office.session(request)
+async def show_page(dashboard: Dashboard, request: Request) -> Response:
+    """A page by its address."""
+    session = dashboard.session(request)
     page = pages.PAGES.get(request.path_params.get("page", ""))
     if page is None:
         raise RefusedError(404, "no_page", "There is no such page")
-    return HTMLResponse(await office.ask(request, session, page))
+    return HTMLResponse(await dashboard.render(request, session, page))
 
 
-async def show_sign_in(office: Dashboard, request: Request) -> Response:
-    """A link shows a button that uses it up; whether it is good is said when it is pressed."""
+async def show_sign_in(dashboard: Dashboard, request: Request) -> Response:
+    """Show a button that uses the login link up; whether the link is good is said when it is pressed."""
     code = request.query_params.get("code", "")[:100]
-    said = ["The link opens it once, on this device. You are signed out after an hour without a look, or after eight."]
-    return HTMLResponse(pages.render("plain", heading="Homeroom", sentences=said, code=code))
+    sentences = [
+        "The link opens it once, on this device. You are signed out after an hour without a look, or after eight."
+    ]
+    return HTMLResponse(pages.render("plain", heading="Homeroom", sentences=sentences, code=code))
 
 
-async def sign_in(office: Dashboard, request: Request) -> Response:
-    service, code = office.service, (await _form(request)).get("code", "")
+async def sign_in(dashboard: Dashboard, request: Request) -> Response:
+    """Use a login link up and begin a session."""
+    service, code = dashboard.service, (await _form(request)).get("code", "")
     link = None
     if login_links.is_genuine(service.secret, code):
         link = await service.writer.do(lambda: login_links.redeem_link(service.rounds.log.database, code))
@@ -131,7 +136,7 @@ async def sign_in(office: Dashboard, request: Request) -> Response:
     secure = request.url.scheme == "https"
     answer.set_cookie(
         COOKIE_NAME,
-        office.sessions.begin(link),
+        dashboard.sessions.begin(link),
         max_age=int(SESSION_LIFE_S),
         path=DASHBOARD_PATH,
         secure=secure,
@@ -141,34 +146,38 @@ async def sign_in(office: Dashboard, request: Request) -> Response:
     return answer
 
 
-async def sign_out(office: Dashboard, request: Request) -> Response:
-    await _own_form(request, office.session(request))
-    office.sessions.end(request.cookies.get(COOKIE_NAME, ""))
+async def sign_out(dashboard: Dashboard, request: Request) -> Response:
+    """End the session."""
+    await _own_form(request, dashboard.session(request))
+    dashboard.sessions.end(request.cookies.get(COOKIE_NAME, ""))
     answer = HTMLResponse(pages.render("plain", heading="Signed out", sentences=[SIGN_IN_REMEDY]))
     answer.delete_cookie(COOKIE_NAME, path=DASHBOARD_PATH)
     return answer
 
 
-async def confirm_rollback(office: Dashboard, request: Request) -> Response:
-    """The page that asks whether to go back to a version."""
-    session, number = _may_go_back(office.session(request)), _number(request)
-    return HTMLResponse(await office.ask(request, session, lambda ask: pages.rollback_page(ask, number)))
+async def confirm_rollback(dashboard: Dashboard, request: Request) -> Response:
+    """The page that asks whether to roll back to a version."""
+    session, number = _may_go_back(dashboard.session(request)), _number(request)
+    return HTMLResponse(await dashboard.render(request, session, lambda context: pages.rollback_page(context, number)))
 
 
-async def roll_back(office: Dashboard, request: Request) -> Response:
-    session, number = _may_go_back(office.session(request)), _number(request)
-    given, service = await _own_form(request, session), office.service
-    why = " ".join(given.get("why", "").split())
+async def roll_back(dashboard: Dashboard, request: Request) -> Response:
+    """Roll back to a version, with the reason that the form gives."""
+    session, number = _may_go_back(dashboard.session(request)), _number(request)
+    form, service = await _own_form(request, session), dashboard.service
+    why = " ".join(form.get("why", "").split())
     if not why:
-        page = await office.ask(request, session, lambda ask: pages.rollback_page(ask, number, "Say why."))
+        page = await dashboard.render(
+            request, session, lambda context: pages.rollback_page(context, number, "Say why.")
+        )
         return HTMLResponse(page, 422)
 
-    def done() -> None:
-        if given.get("newest") != str(service.rounds.state.version):
+    def run() -> None:
+        if form.get("newest") != str(service.rounds.state.version):
             raise RefusedError(409, "moved_on", "A newer version came meanwhile", "Look at the versions again.")
         service.rounds.roll_back(number, session.link.name, why)
 
-    await service.writer.do(done)
+    await service.writer.do(run)
     return RedirectResponse(f"{DASHBOARD_PATH}/versions", 303)
 
 
@@ -189,17 +198,17 @@ async def _form(request: Request) -> dict[str, str]:
         raise RefusedError(403, "foreign", "This form came from another site", "Use the dashboard's own pages.")
     body = await requests.read_body(request, FORM_LIMIT_BYTES)
     try:
-        given = parse_qs(body.decode(), keep_blank_values=True, max_num_fields=20)
+        fields = parse_qs(body.decode(), keep_blank_values=True, max_num_fields=20)
     except ValueError:
         raise RefusedError(422, "malformed", "That is no form") from None
-    return {name: values[0] for name, values in given.items()}
+    return {name: values[0] for name, values in fields.items()}
 
 
 async def _own_form(request: Request, session: Session) -> dict[str, str]:
-    given = await _form(request)
-    if given.get("form") != session.form:
+    form = await _form(request)
+    if form.get("form") != session.form:
         raise RefusedError(403, "foreign", "This form is not of your session", "Open the page again.")
-    return given
+    return form
 
 
 PageHandler = Callable[[Dashboard, Request], Awaitable[Response]]
@@ -214,22 +223,24 @@ PAGE_ROUTES: tuple[tuple[str, str, PageHandler], ...] = (
 )
 
 
-def endpoint(office: Dashboard, method: str, path: str, work: PageHandler) -> Callable[[Request], Awaitable[Response]]:
-    """A page whose refusals become pages too; every answer is counted, and tells the browser to be strict."""
+def endpoint(
+    dashboard: Dashboard, method: str, path: str, work: PageHandler
+) -> Callable[[Request], Awaitable[Response]]:
+    """The endpoint of a page: turns refusals into pages, counts each answer, and adds the security headers."""
 
     async def answer(request: Request) -> Response:
         start_s, code = time.monotonic(), ""
         try:
-            response = await work(office, request)
+            response = await work(dashboard, request)
         except (HomeroomError, RefusedError) as problem:
-            said = refusals.refusal_of(problem)
-            code = said.code
-            sentences = [f"{said.remedy[:1].upper()}{said.remedy[1:]}"] if said.remedy else []
-            back = {} if said.status == 401 or code == "bad_link" else {"back": DASHBOARD_PATH}
-            heading = said.message if isinstance(problem, RefusedError) else str(problem).capitalize()
-            response = HTMLResponse(pages.render("plain", heading=heading, sentences=sentences, **back), said.status)
-            if said.wait_s:
-                response.headers["retry-after"] = str(ceil(said.wait_s))
+            refusal = refusals.refusal_of(problem)
+            code = refusal.code
+            sentences = [f"{refusal.remedy[:1].upper()}{refusal.remedy[1:]}"] if refusal.remedy else []
+            back = {} if refusal.status == 401 or code == "bad_link" else {"back": DASHBOARD_PATH}
+            heading = refusal.message if isinstance(problem, RefusedError) else str(problem).capitalize()
+            response = HTMLResponse(pages.render("plain", heading=heading, sentences=sentences, **back), refusal.status)
+            if refusal.wait_s:
+                response.headers["retry-after"] = str(ceil(refusal.wait_s))
         except ClientDisconnect:
             code, response = "gone", Response(status_code=400)
         except Exception as problem:  # a fault of ours: whoever looks hears that it is, the operator what it was
@@ -239,7 +250,9 @@ def endpoint(office: Dashboard, method: str, path: str, work: PageHandler) -> Ca
             code, response = "internal", HTMLResponse(page, 500)
         response.headers.update(SECURITY_HEADERS)
         seconds = time.monotonic() - start_s
-        office.service.metrics.answered(method, f"{DASHBOARD_PATH}{path}", response.status_code, seconds, 0, "", code)
+        dashboard.service.metrics.answered(
+            method, f"{DASHBOARD_PATH}{path}", response.status_code, seconds, 0, "", code
+        )
         return response
 
     return answer
@@ -247,9 +260,9 @@ def endpoint(office: Dashboard, method: str, path: str, work: PageHandler) -> Ca
 
 def mount(app: Starlette, service: Service) -> Starlette:
     """Serve the dashboard beside the API."""
-    office = Dashboard(service)
+    dashboard = Dashboard(service)
     app.router.routes += [
-        Route(f"{DASHBOARD_PATH}{path}", endpoint(office, method, path, work), methods=[method])
+        Route(f"{DASHBOARD_PATH}{path}", endpoint(dashboard, method, path, work), methods=[method])
         for method, path, work in PAGE_ROUTES
     ]
     return app

@@ -1,7 +1,7 @@
-"""How each school stands, the worst first: may it take part, is it here, does a version help it; imports contacts.
+"""Status of each school, the worst first: its consent, whether its devices come, whether versions help it.
 
-What a version does at a school only its devices know, and they tell if the school wants it (`contract.report`); without
-that the server sees who comes, on which version, and nothing of how well anybody does.
+Only a school's devices know how a version does there, and report it if the school wants that (`evaluation_report`);
+without reports the server sees who comes, and on which version.
 """
 
 from __future__ import annotations
@@ -26,11 +26,11 @@ from homeroom_aggregator.state import secure_sum
 from homeroom_aggregator.state.last_seen import LastSeen, reports
 from homeroom_aggregator.state.members import Members
 
-SILENT_DAYS = 14  # not here for so long
+SILENT_DAYS = 14  # without a visit
 BEHIND_VERSIONS = 3  # versions
-CLEAR_STANDARD_ERRORS = 1.0  # standard errors by which a task's accuracy must change to be spoken of
+CLEAR_STANDARD_ERRORS = 1.0  # by which a task's accuracy must change to count as changed
 SECURE_SUMS_READ = 50  # the newest ones, searched for the devices in them
-UPDATE_HEADER_BYTES = 1 << 16  # of an update's header that is read here
+UPDATE_HEADER_BYTES = 1 << 16  # read of an update
 
 Status = Literal["no consent", "loses", "slips", "silent", "behind", "not started", "steady", "gains"]
 WORST_FIRST: tuple[Status, ...] = get_args(Status)
@@ -38,7 +38,7 @@ WORST_FIRST: tuple[Status, ...] = get_args(Status)
 
 @dataclass(frozen=True)
 class DeviceStatus:
-    """One device. `version`: the newest it is known to have had, None where it never showed; `day`: last here."""
+    """One device. `version`: the newest it is known to have had, None where unknown; `day`: of its last visit."""
 
     name: str
     key: str
@@ -52,7 +52,7 @@ class DeviceStatus:
     waits: bool = False
 
     def behind(self, versions: Sequence[int]) -> int:
-        """How many of these versions, in order, are newer than its own."""
+        """How many of these versions, in ascending order, are newer than its own."""
         return len(versions) - bisect_right(versions, self.version or 0)
 
     @property
@@ -71,92 +71,97 @@ class SchoolStatus:
 
     name: str
     versions: Sequence[int]
-    machines: tuple[DeviceStatus, ...] = ()
+    devices: tuple[DeviceStatus, ...] = ()
     invited: int = 0
     consent: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def consented(self) -> bool:
+        """Whether its updates are taken."""
         return not self.name or (bool(self.consent.get("given_by")) and not self.consent.get("withdrawn"))
 
     @property
     def updates(self) -> int:
-        return sum(machine.updates for machine in self.machines)
+        """How many updates its devices have sent."""
+        return sum(device.updates for device in self.devices)
 
     @property
     def day(self) -> str:
-        """When any of its devices was last here."""
-        return max((machine.day for machine in self.machines), default="")
+        """Day of the last visit of any of its devices."""
+        return max((device.day for device in self.devices), default="")
 
     @property
     def behind(self) -> int:
-        """Of the device that is furthest behind, among those that ever sent anything."""
-        return max((m.behind(self.versions) for m in self.machines if m.version is not None), default=0)
+        """Versions that the device furthest behind lacks, among those that ever sent anything."""
+        return max((m.behind(self.versions) for m in self.devices if m.version is not None), default=0)
 
     @property
     def worst(self) -> tuple[DeviceStatus, str, TaskReport] | None:
         """The device and the task that the newest version they told of helped least."""
-        found = [(m, *m.worst) for m in self.machines if m.worst]
-        return min(found, key=lambda one: (change(one[2]), one[2].now), default=None)
+        rows = [(device, *device.worst) for device in self.devices if device.worst]
+        return min(rows, key=lambda row: (change(row[2]), row[2].now), default=None)
 
     @property
     def silent_days(self) -> int | None:
-        since = self.day or max((machine.joined[:10] for machine in self.machines), default="")
+        """Days since the last visit, or since the last device joined."""
+        since = self.day or max((device.joined[:10] for device in self.devices), default="")
         return (now().date() - datetime.date.fromisoformat(since)).days if since else None
 
     @property
     def kept(self) -> DeviceStatus | None:
         """A device on which the newest version was clearly worse, so that its own stays in use."""
-        return next((m for m in self.machines if m.report and m.report.in_use == "local"), None)
+        return next((m for m in self.devices if m.report and m.report.in_use == "local"), None)
 
     @property
-    def standing(self) -> Status:
+    def status(self) -> Status:
+        """The worst status that holds."""
         worst, days = self.worst, self.silent_days
-        if not self.consented and (self.machines or self.invited):
+        if not self.consented and (self.devices or self.invited):
             return "no consent"
         if self.kept:
             return "loses"
         if worst and clear(worst[2]) and change(worst[2]) < 0:
             return "slips"
-        if self.machines and days is not None and days >= SILENT_DAYS:
+        if self.devices and days is not None and days >= SILENT_DAYS:
             return "silent"
         if self.behind >= BEHIND_VERSIONS:
             return "behind"
         if not self.updates:
             return "not started"
-        tasks = [task for m in self.machines if m.report for task in m.report.tasks.values()]
+        tasks = [task for m in self.devices if m.report for task in m.report.tasks.values()]
         return "gains" if any(clear(task) and change(task) > 0 for task in tasks) else "steady"
 
     @property
-    def says(self) -> str:
-        """Its standing as a sentence with its figures."""
-        standing, worst = self.standing, self.worst
-        if standing == "slips" and worst:
-            machine, name, task = worst
-            version = machine.report.version if machine.report else 0
+    def sentence(self) -> str:
+        """Its status as a sentence with its figures."""
+        status, worst = self.status, self.worst
+        if status == "slips" and worst:
+            device, name, task = worst
+            version = device.report.version if device.report else 0
             was, now = formatting.percent(task.before or 0.0), formatting.percent(task.now)
             return f"{formatting.title(name).lower()} fell from {was} to {now} with version {version}"
-        if standing == "loses" and self.kept and self.kept.report:
+        if status == "loses" and self.kept and self.kept.report:
             return f"keeps its own version, since version {self.kept.report.version} is clearly worse there"
-        if standing == "silent":
+        if status == "silent":
             return f"none of its devices was here for {self.silent_days} days"
-        if standing == "behind":
+        if status == "behind":
             return f"trains on a version that is {self.behind} behind"
-        return formatting.STATUS_MEANING[standing]
+        return formatting.STATUS_MEANING[status]
 
     @property
     def order(self) -> tuple[Any, ...]:
+        """The sort key: the worst status first, then the task that lost most."""
         worst = self.worst
-        return WORST_FIRST.index(self.standing), change(worst[2]) if worst else 0.0, -self.behind, self.name
+        return WORST_FIRST.index(self.status), change(worst[2]) if worst else 0.0, -self.behind, self.name
 
 
 def change(task: TaskReport) -> float:
-    """What a version changed for a task; 0 where there was nothing before it."""
+    """A version's change of a task's accuracy; 0 where there was nothing before it."""
     return 0.0 if task.before is None else task.now - task.before
 
 
 def clear(task: TaskReport) -> bool:
-    """Whether a change is larger than the chance in so few samples would often bring."""
+    """Whether a change exceeds the standard error of so few samples."""
     share = task.before if task.before is not None else task.now
     return abs(change(task)) > CLEAR_STANDARD_ERRORS * sqrt(2 * max(share * (1 - share), 0.05) / task.samples)
 
@@ -165,30 +170,31 @@ def schools(database: Database, contacts: LastSeen, waiting: frozenset[str]) -> 
     """Every school, the worst first. waiting: the members whose updates the next version has."""
     members = Members(database)
     versions = [number for (number,) in database.rows("SELECT version FROM versions ORDER BY version")]
-    machines: dict[str, list[DeviceStatus]] = defaultdict(list)
-    for school, machine in _machines(database, members, contacts, waiting):
-        machines[school].append(machine)
+    devices: dict[str, list[DeviceStatus]] = defaultdict(list)
+    for school, device in _devices(database, members, contacts, waiting):
+        devices[school].append(device)
     invited = dict(database.rows(_UNUSED, (now().isoformat(timespec="seconds"),)))
     consents = {row["school"]: row for row in members.schools()}
-    names = consents.keys() | machines.keys() | invited.keys()
-    found = []
+    names = consents.keys() | devices.keys() | invited.keys()
+    statuses = []
     for name in names:
-        own = sorted(machines[name], key=lambda m: (-m.behind(versions), m.day))
-        found.append(SchoolStatus(name, versions, tuple(own), invited.get(name, 0), consents.get(name, {})))
-    return sorted((school for school in found if school.machines or school.invited), key=lambda school: school.order)
+        own = sorted(devices[name], key=lambda m: (-m.behind(versions), m.day))
+        statuses.append(SchoolStatus(name, versions, tuple(own), invited.get(name, 0), consents.get(name, {})))
+    return sorted((school for school in statuses if school.devices or school.invited), key=lambda school: school.order)
 
 
 _UNUSED = """SELECT school, count(*) FROM invitations WHERE role = 'device' AND NOT revoked
              AND (expires IS NULL OR expires > ?) AND code NOT IN (SELECT code FROM devices) GROUP BY school"""
 
 
-def _machines(
+def _devices(
     database: Database, members: Members, contacts: LastSeen, waiting: frozenset[str]
 ) -> Iterator[tuple[str, DeviceStatus]]:
     rows = [row for row in members.every() if row["role"] == "device"]
     member_of = {row["device"]: row["member"] for row in rows}
     sent, known = _sent(database, member_of)
-    told = {member_of.get(key, key): found for key, found in sorted(reports(database).items(), key=lambda r: r[1][0])}
+    by_day = sorted(reports(database).items(), key=lambda row: row[1][0])
+    newest_reports = {member_of.get(key, key): dated for key, dated in by_day}
     days: dict[str, str] = {}
     for key, day in contacts.days(database).items():
         days[member_of.get(key, key)] = max(day, days.get(member_of.get(key, key), ""))
@@ -197,7 +203,7 @@ def _machines(
         if row["revoked"]:
             continue
         name = row["member"]
-        day, report = told.get(name, ("", None))
+        day, report = newest_reports.get(name, ("", None))
         versions = [v for v in (known.get(name), report.version if report else None) if v is not None]
         yield (
             row["school"],
@@ -217,7 +223,7 @@ def _machines(
 
 
 def _sent(database: Database, member_of: Mapping[str, str]) -> tuple[dict[str, int], dict[str, int]]:
-    """By member: updates, and the version that the newest of them was trained on (where it is not told: had)."""
+    """By member: updates, and the version that the newest of them was trained on, or at least had."""
     sent, known = dict[str, int](), dict[str, int]()
     sql = "SELECT device, count(*), max(number) FROM log WHERE kind = 'update' GROUP BY device"
     for member, count, number in database.rows(sql):

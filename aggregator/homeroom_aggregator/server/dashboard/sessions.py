@@ -1,4 +1,4 @@
-"""Who is signed in to the dashboard: kept in memory, by the digest of a cookie; a restart signs everybody out."""
+"""Dashboard sessions, kept in memory by the digest of a cookie; a restart signs everybody out."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from homeroom_aggregator.state.login_links import LoginLink
 from homeroom_aggregator.state.members import Members
 
 SESSION_LIFE_S, SESSION_IDLE_S = 8 * 3600.0, 3600.0
-SESSIONS_LIMIT = 200  # at once; the longest idle one makes room
+SESSIONS_LIMIT = 200  # the longest idle one makes room
 
 
 @dataclass
 class Session:
-    """`form`: a word that every form of this session carries, so that no other site's form is taken for one."""
+    """One sign-in. `form`: a token that this session's forms carry, so that no other site's form is taken for one."""
 
     link: LoginLink
     form: str
@@ -26,12 +26,14 @@ class Session:
 
 
 class Sessions:
+    """The sessions of one server."""
+
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
         self._open: dict[str, Session] = {}
 
     def begin(self, link: LoginLink) -> str:
-        """The cookie's value of a new session."""
+        """Begin a session; its cookie's value."""
         if len(self._open) >= SESSIONS_LIMIT:
             del self._open[min(self._open, key=lambda name: self._open[name].seen_s)]
         token, at_s = secrets.token_urlsafe(32), self._clock()
@@ -51,6 +53,7 @@ class Sessions:
         return session
 
     def end(self, token: str) -> None:
+        """End the session of a cookie's value."""
         self._open.pop(_name(token), None)
 
 
