@@ -76,7 +76,7 @@ def opened(found: Round, absent: Collection[int] = ()) -> tuple[np.ndarray | Non
     opening = Unmasking(found.view, found.notice.round_id, found.sharers, found.inputs)
     for place, reveal in revealed.items():
         opening.add(place, reveal)
-    terms = found.view.sum_layout(found.layout, found.configuration, found.devices[0].member.minimum)
+    terms = found.view.sum_layout(found.layout, found.configuration, found.devices[0].state.minimum)
     result = None if opening.missing else unmask_sum(found.inputs.values(), terms, opening)
     return result, time.process_time() - begin
 
@@ -202,10 +202,10 @@ def masking(neighbours: int, values: int, times: int) -> dict[str, float]:
     found.share()
     place = neighbours // 2
     device, view = found.devices[place], found.view
-    terms = view.sum_layout(found.layout, found.configuration, device.member.minimum)
-    plain = found.vector(place)(terms)
+    terms = view.sum_layout(found.layout, found.configuration, device.state.minimum)
+    plain = found.encoder(place)(terms)
     partners = view.graph.neighbours(place)
-    added, taken = steps.mask_keys(device.member, view, place, partners)
+    added, taken = steps.mask_keys(device.state, view, place, partners)
     size = plain.nbytes
     buffer = bytearray(masks.CHUNK_BYTES + 15)
 
@@ -221,7 +221,7 @@ def masking(neighbours: int, values: int, times: int) -> dict[str, float]:
         masks.pack(vector, terms.width)
 
     def agree() -> None:
-        steps.mask_keys(device.member, view, place, partners)
+        steps.mask_keys(device.state, view, place, partners)
 
     pairs = [(seconds(raw), seconds(mask), seconds(agree)) for _ in range(times)]
     keystream, masked, agreed = (statistics.median(column) for column in zip(*pairs, strict=True))
@@ -252,7 +252,7 @@ def whole_round(devices: int, values: int, dropped: int) -> dict[str, float]:
     result, server = sum_of(found, {"input": gone})
     spent = time.perf_counter() - made
     assert right(found, result)
-    member = found.devices[-1].member
+    member = found.devices[-1].state
     inbox = found.inbox(devices - 1)
     sent = len(pack(member.advertisement)) + len(pack(member.shares)) + len(found.inputs[devices - 1]) + 64
     sent += 17 * len(member.held)

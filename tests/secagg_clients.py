@@ -35,11 +35,11 @@ def layout(values: int) -> Layout:
 
 @dataclass
 class Device:
-    """A key, an update, and where it stands in the round."""
+    """A device's key, update and state in the round."""
 
     key: Ed25519PrivateKey
     update: Update
-    member: ClientState
+    state: ClientState
 
     @property
     def raw(self) -> bytes:
@@ -48,13 +48,13 @@ class Device:
 
 @dataclass
 class Round:
-    """One secure round. Each phase is a method; `absent` of a phase are places that do nothing from then on."""
+    """One secure round. Each phase is a method; `absent` are slots of devices that drop out before it."""
 
     configuration: RoundConfiguration
     layout: Layout
     roster: Roster
     notice: Notice
-    devices: list[Device]  # sorted by key: a device's place is its index
+    devices: list[Device]  # sorted by key: a device's slot is its index
     cohort: SecureCohort
     view: CohortView
     sealed: dict[int, dict[int, bytes]] = field(default_factory=dict)  # receiver -> sender -> sealed shares
@@ -69,54 +69,56 @@ class Round:
     def survivors(self) -> Survivors:
         return Survivors(tuple(sorted(self.inputs)))
 
-    def vector(self, place: int) -> Callable[[steps.SumLayout], np.ndarray]:
-        return lambda terms: encode(terms, self.devices[place].update, self.notice.version, self.configuration)
+    def encoder(self, slot: int) -> Callable[[steps.SumLayout], np.ndarray]:
+        return lambda sum_layout: encode(sum_layout, self.devices[slot].update, self.notice.version, self.configuration)
 
     def share(self, absent: Collection[int] = ()) -> None:
-        for place, device in enumerate(self.devices):
-            if place in absent:
+        for slot, device in enumerate(self.devices):
+            if slot in absent:
                 continue
-            device.member = steps.share(device.member, self.cohort, self.roster, self.configuration)
-            assert device.member.shares
-            for other, sealed in zip(self.view.graph.neighbours(place), device.member.shares.sealed, strict=True):
-                self.sealed.setdefault(other, {})[place] = sealed
+            device.state = steps.share(device.state, self.cohort, self.roster, self.configuration)
+            assert device.state.shares
+            for other, sealed in zip(self.view.graph.neighbours(slot), device.state.shares.sealed, strict=True):
+                self.sealed.setdefault(other, {})[slot] = sealed
 
-    def inbox(self, place: int) -> Inbox:
-        return Inbox(self.sharers, tuple(sealed for _, sealed in sorted(self.sealed[place].items())))
+    def inbox(self, slot: int) -> Inbox:
+        return Inbox(self.sharers, tuple(sealed for _, sealed in sorted(self.sealed[slot].items())))
 
     def mask(self, absent: Collection[int] = ()) -> None:
-        for place in set(self.sharers) - set(absent):
-            device = self.devices[place]
-            device.member = steps.mask(
-                device.member, self.inbox(place), self.configuration, self.layout, self.vector(place)
+        for slot in set(self.sharers) - set(absent):
+            device = self.devices[slot]
+            device.state = steps.mask(
+                device.state, self.inbox(slot), self.configuration, self.layout, self.encoder(slot)
             )
-            assert device.member.masked
-            self.inputs[place] = device.member.masked
+            assert device.state.masked
+            self.inputs[slot] = device.state.masked
 
     def consent(self, absent: Collection[int] = (), survivors: Survivors | None = None) -> None:
-        for place in sorted(set(self.inputs) - set(absent)):
-            device = self.devices[place]
-            device.member = steps.consent(
-                device.member, survivors or self.survivors, self.configuration, self.layout, device.key
+        for slot in sorted(set(self.inputs) - set(absent)):
+            device = self.devices[slot]
+            device.state = steps.consent(
+                device.state, survivors or self.survivors, self.configuration, self.layout, device.key
             )
-            assert device.member.consent
-            self.consents.append(Consent(place, device.member.consent))
+            assert device.state.consent
+            self.consents.append(Consent(slot, device.state.consent))
 
     def reveal(self, absent: Collection[int] = ()) -> dict[int, Reveal]:
-        said = Consents(self.survivors, tuple(self.consents))
+        consents = Consents(self.survivors, tuple(self.consents))
         return {
-            place: steps.reveal(self.devices[place].member, said, self.configuration)
-            for place in sorted(c.place for c in self.consents)
-            if place not in absent
+            slot: steps.reveal(self.devices[slot].state, consents, self.configuration)
+            for slot in sorted(consent.place for consent in self.consents)
+            if slot not in absent
         }
 
-    def plain_sum(self, places: Collection[int]) -> np.ndarray:
+    def plain_sum(self, slots: Collection[int]) -> np.ndarray:
         """What the sum must be, int64, from the plain updates."""
-        terms = self.view.sum_layout(self.layout, self.configuration, self.devices[0].member.minimum)
-        found = np.zeros(terms.count, np.int64)
-        for place in places:
-            found += encode(terms, self.devices[place].update, self.notice.version, self.configuration).view(np.int64)
-        return found
+        sum_layout = self.view.sum_layout(self.layout, self.configuration, self.devices[0].state.minimum)
+        total = np.zeros(sum_layout.count, np.int64)
+        for slot in slots:
+            total += encode(sum_layout, self.devices[slot].update, self.notice.version, self.configuration).view(
+                np.int64
+            )
+        return total
 
 
 def gather(
@@ -146,14 +148,14 @@ def gather(
     )
     rng = np.random.default_rng(seed)
     devices = []
-    for place, key in enumerate(keys):
-        counts = (examples or (lambda place: {"ladder.table": 1 + place, "head.grade": 3}))(place)
+    for slot, key in enumerate(keys):
+        counts = (examples or (lambda slot: {"ladder.table": 1 + slot, "head.grade": 3}))(slot)
         delta = rng.normal(0, 0.01, values).astype(np.float32)
-        data = make_update(key, configuration, shape, delta, counts, base_version=place % 3)
+        data = make_update(key, configuration, shape, delta, counts, base_version=slot % 3)
         update = read_update(data, configuration, shape)
         bits = segment_bits(shape, configuration, set(update.values))
-        member = steps.advertise(notice, roster, configuration, key, update_id=update.header.update_id, segments=bits)
-        devices.append(Device(key, update, member))
-    cohort = SecureCohort(tuple(device.member.advertisement for device in devices))
+        state = steps.advertise(notice, roster, configuration, key, update_id=update.header.update_id, segments=bits)
+        devices.append(Device(key, update, state))
+    cohort = SecureCohort(tuple(device.state.advertisement for device in devices))
     view = CohortView(notice.round_id, cohort, steps.secure_rules(configuration))
     return Round(configuration, shape, roster, notice, devices, cohort, view)

@@ -11,7 +11,7 @@ import rfc8785
 
 from homeroom.errors import HomeroomError
 
-DocumentT = TypeVar("DocumentT")
+D = TypeVar("D")
 GET_AGAIN = "it may be cut short; get it again from whoever made it"
 
 
@@ -36,9 +36,7 @@ def identity(document: Any) -> str:
     return digest(canonical(document))
 
 
-def decode(
-    data: bytes, into: type[DocumentT], *, limit_bytes: int, where: str, error: type[HomeroomError]
-) -> DocumentT:
+def decode(data: bytes, into: type[D], *, limit_bytes: int, where: str, error: type[HomeroomError]) -> D:
     """Reads a JSON document as the structure `into`; raises `error` if it is too large or does not fit.
 
     Unknown fields are ignored: a minor version may add some.

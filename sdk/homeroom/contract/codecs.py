@@ -39,11 +39,6 @@ def encode_fixed(values: np.ndarray, scale_bits: int) -> np.ndarray:
     return encoded
 
 
-def decode_fixed(encoded: np.ndarray, scale_bits: int) -> np.ndarray:
-    """int32 [n] -> float64 [n], exactly."""
-    return encoded.astype(np.float64) * 2.0**-scale_bits
-
-
 def encode(values: np.ndarray, codec: Codec, scale_bits: int, keep: int) -> np.ndarray:
     """float32 [n] -> int32 [n] (`fixed32`) or uint8 [bytes].
 

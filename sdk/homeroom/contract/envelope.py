@@ -24,7 +24,7 @@ from homeroom.contract.signing import sign, verify
 from homeroom.errors import HomeroomError
 
 HEADER_LIMIT_BYTES = 1 << 20
-HeaderT = TypeVar("HeaderT")
+H = TypeVar("H")
 
 
 def pack(magic: bytes, purpose: str, header: Any, payload: bytes, key: Ed25519PrivateKey) -> bytes:
@@ -34,15 +34,8 @@ def pack(magic: bytes, purpose: str, header: Any, payload: bytes, key: Ed25519Pr
 
 
 def unpack(
-    data: bytes,
-    magic: bytes,
-    purpose: str,
-    into: type[HeaderT],
-    *,
-    limit_bytes: int,
-    where: str,
-    error: type[HomeroomError],
-) -> tuple[HeaderT, bytes, str]:
+    data: bytes, magic: bytes, purpose: str, into: type[H], *, limit_bytes: int, where: str, error: type[HomeroomError]
+) -> tuple[H, bytes, str]:
     """Header, payload and signature (hexadecimal). Checks lengths and the payload's hash, not the signature.
 
     magic: the first 8 bytes of such a file.

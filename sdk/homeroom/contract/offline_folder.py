@@ -50,10 +50,8 @@ class OfflineFolder:
         """Paths of the messages to the aggregator, sorted by name, at most MOST_MESSAGES."""
         if not self.folder.is_dir():
             return []
-        found = [
-            p for p in self.folder.iterdir() if MESSAGE_FILE.fullmatch(p.name) and p.is_file() and not p.is_symlink()
-        ]
-        return sorted(found)[:MOST_MESSAGES]
+        paths = (path for path in self.folder.iterdir() if MESSAGE_FILE.fullmatch(path.name))
+        return sorted(path for path in paths if path.is_file() and not path.is_symlink())[:MOST_MESSAGES]
 
     def receiver(self) -> SealingKey:
         """The key that messages are sealed to, from the aggregator; the caller checks its signature."""

@@ -47,7 +47,7 @@ def refused(found: Round, cohort: SecureCohort, why: str, roster: Roster | None 
     """No device shares anything with this cohort."""
     for device in found.devices[:3]:
         with pytest.raises(TrustError, match=why):
-            steps.share(device.member, cohort, roster or found.roster, found.configuration)
+            steps.share(device.state, cohort, roster or found.roster, found.configuration)
 
 
 # The cohort
@@ -86,7 +86,7 @@ def test_keys_of_an_earlier_round_are_caught() -> None:
     members[2] = before.cohort.members[2]
     for place in (0, 1):
         with pytest.raises(TrustError, match="signature does not hold"):
-            steps.share(now.devices[place].member, SecureCohort(tuple(members)), now.roster, now.configuration)
+            steps.share(now.devices[place].state, SecureCohort(tuple(members)), now.roster, now.configuration)
 
 
 def test_a_cohort_under_the_minimum_is_refused() -> None:
@@ -98,7 +98,7 @@ def test_a_cohort_under_the_minimum_is_refused() -> None:
 def test_a_second_cohort_for_the_same_round_is_refused(shared: Round) -> None:
     with pytest.raises(TrustError, match="another cohort"):
         steps.share(
-            shared.devices[0].member, SecureCohort(shared.cohort.members[:7]), shared.roster, shared.configuration
+            shared.devices[0].state, SecureCohort(shared.cohort.members[:7]), shared.roster, shared.configuration
         )
 
 
@@ -148,17 +148,17 @@ def test_a_share_of_another_round_or_sender_is_caught(shared: Round) -> None:
     others = Inbox(mine.sharers, (again.inbox(1).sealed[0], *mine.sealed[1:]))
     for inbox in (replayed, swapped, others):
         with pytest.raises(TrustError, match="does not open"):
-            steps.mask(again.devices[0].member, inbox, again.configuration, again.layout, again.vector(0))
+            steps.mask(again.devices[0].state, inbox, again.configuration, again.layout, again.encoder(0))
 
 
 def test_a_server_that_isolates_a_device_from_its_neighbours_gets_no_vector(shared: Round) -> None:
     whole = shared.inbox(0)
     few = Inbox(whole.sharers[:5], whole.sealed[:4])
     with pytest.raises(TrustError, match="too few"):
-        steps.mask(shared.devices[0].member, few, shared.configuration, shared.layout, shared.vector(0))
+        steps.mask(shared.devices[0].state, few, shared.configuration, shared.layout, shared.encoder(0))
     lie = Inbox(whole.sharers, whole.sealed[:4])
     with pytest.raises(TrustError, match="missing"):
-        steps.mask(shared.devices[0].member, lie, shared.configuration, shared.layout, shared.vector(0))
+        steps.mask(shared.devices[0].state, lie, shared.configuration, shared.layout, shared.encoder(0))
 
 
 # Survivors
@@ -175,14 +175,14 @@ def test_survivors_that_leave_a_device_out_or_name_a_stranger_are_not_signed(mas
         (everyone[:4], "too many devices are left out"),
     ):
         with pytest.raises(TrustError, match=why):
-            masked.devices[0].member = steps.consent(
-                masked.devices[0].member,
+            masked.devices[0].state = steps.consent(
+                masked.devices[0].state,
                 Survivors(tuple(places)),
                 masked.configuration,
                 masked.layout,
                 masked.devices[0].key,
             )
-    assert masked.devices[0].member.consent is None
+    assert masked.devices[0].state.consent is None
 
 
 def test_a_survivor_that_never_shared_is_not_signed(shared: Round) -> None:
@@ -191,17 +191,17 @@ def test_a_survivor_that_never_shared_is_not_signed(shared: Round) -> None:
     found.mask()
     with pytest.raises(TrustError, match="never shared"):
         steps.consent(
-            found.devices[0].member, Survivors(tuple(range(8))), found.configuration, found.layout, found.devices[0].key
+            found.devices[0].state, Survivors(tuple(range(8))), found.configuration, found.layout, found.devices[0].key
         )
 
 
 def test_a_device_signs_one_set_of_survivors_only(masked: Round) -> None:
     device, everyone = masked.devices[0], masked.survivors.places
-    device.member = steps.consent(device.member, Survivors(everyone), masked.configuration, masked.layout, device.key)
+    device.state = steps.consent(device.state, Survivors(everyone), masked.configuration, masked.layout, device.key)
     with pytest.raises(TrustError, match="another set of survivors"):
-        steps.consent(device.member, Survivors(everyone[:7]), masked.configuration, masked.layout, device.key)
-    again = steps.consent(device.member, Survivors(everyone), masked.configuration, masked.layout, device.key)
-    assert again == device.member
+        steps.consent(device.state, Survivors(everyone[:7]), masked.configuration, masked.layout, device.key)
+    again = steps.consent(device.state, Survivors(everyone), masked.configuration, masked.layout, device.key)
+    assert again == device.state
 
 
 def test_a_server_that_tells_two_halves_different_survivors_opens_nothing(masked: Round) -> None:
@@ -212,12 +212,12 @@ def test_a_server_that_tells_two_halves_different_survivors_opens_nothing(masked
     consents: dict[Survivors, list[Consent]] = {one: [], other: []}
     for place, survivors in told.items():
         device = masked.devices[place]
-        device.member = steps.consent(device.member, survivors, masked.configuration, masked.layout, device.key)
-        assert device.member.consent
-        consents[survivors].append(Consent(place, device.member.consent))
+        device.state = steps.consent(device.state, survivors, masked.configuration, masked.layout, device.key)
+        assert device.state.consent
+        consents[survivors].append(Consent(place, device.state.consent))
     everything = [*consents[one], *consents[other]]
     for place, survivors in told.items():
-        member = masked.devices[place].member
+        member = masked.devices[place].state
         for chosen in (consents[survivors], everything):
             with pytest.raises(TrustError, match=r"are needed|signature does not hold"):
                 steps.reveal(member, Consents(survivors, tuple(chosen)), masked.configuration)
@@ -235,14 +235,14 @@ def test_one_signature_counts_once_and_a_strangers_not_at_all(masked: Round) -> 
         ([*masked.consents, Consent(9, one.signature)], "no survivor"),
     ):
         with pytest.raises(TrustError, match=why):
-            steps.reveal(masked.devices[0].member, Consents(masked.survivors, tuple(consents)), masked.configuration)
+            steps.reveal(masked.devices[0].state, Consents(masked.survivors, tuple(consents)), masked.configuration)
 
 
 def test_no_device_ever_gives_both_shares_of_a_neighbour(masked: Round) -> None:
     masked.inputs.pop(3)  # 3 is said to have dropped out
     masked.consent()
     for place, reveal in masked.reveal().items():
-        held = dict(sorted(masked.devices[place].member.held.items()))
+        held = dict(sorted(masked.devices[place].state.held.items()))
         for (owner, both), share in zip(held.items(), reveal.shares, strict=True):
             assert share == (both[16:] if owner == 3 else both[:16])
 
@@ -270,7 +270,7 @@ def test_with_every_message_of_a_round_the_server_cannot_open_one_vector(masked:
 def test_a_threshold_of_shares_is_really_needed(masked: Round) -> None:
     """Four corrupted devices pool all they hold about an honest one's seed; five would be needed."""
     assert masked.view.parameters.threshold == 5
-    held = [(place, masked.devices[place].member.held[7]) for place in range(4)]
+    held = [(place, masked.devices[place].state.held[7]) for place in range(4)]
     numbers = {place: masked.view.graph.neighbours(7).index(place) + 1 for place, _ in held}
     pooled = combine([(numbers[place], both[:16]) for place, both in held])
     assert hashlib.sha256(pooled).digest() != masked.cohort.members[7].seed_digest

@@ -20,7 +20,7 @@ def opened(found: Round, absent: set[int]) -> np.ndarray | None:
         opening.add(place, reveal)
     if opening.missing:
         return None
-    terms = found.view.sum_layout(found.layout, found.configuration, found.devices[0].member.minimum)
+    terms = found.view.sum_layout(found.layout, found.configuration, found.devices[0].state.minimum)
     return unmask_sum(found.inputs.values(), terms, opening)
 
 
@@ -45,7 +45,7 @@ def test_the_sum_is_exact_when_devices_drop_out(count: int, phase: str) -> None:
 
 
 def _terms(found: Round):  # type: ignore[no-untyped-def]
-    terms = found.view.sum_layout(found.layout, found.configuration, found.devices[0].member.minimum)
+    terms = found.view.sum_layout(found.layout, found.configuration, found.devices[0].state.minimum)
     return terms, dict.fromkeys(terms.segments, len(found.inputs)), found.configuration
 
 
