@@ -1,4 +1,4 @@
-"""Golden samples: a few inputs with the float reference's features and the first theta's outputs; onnxruntime.
+"""Golden samples: a few inputs with the float reference's features and the first theta's outputs.
 
 Of an encoder with LoRA inside there are no features: its inputs go to the step as they were prepared.
 
@@ -22,13 +22,15 @@ from homeroom.data.samples import StoredSample
 from homeroom.runtime.backend import LoadedGraph
 from homeroom_exporter.model.design import Design
 
-Features = Mapping[tuple[str, int], np.ndarray]  # by (slot, place): int8 [taps, n, dim]
+Features = Mapping[tuple[str, int], np.ndarray]  # by (slot, index): int8 [taps, n, dim]
 SUFFIXES = {b"\x89PNG": "png", b"\xff\xd8\xff": "jpg", b"RIFF": "wav", b"OggS": "ogg", b"fLaC": "flac"}
 
 
 def slot_values(slot: Slot, sample: StoredSample) -> list[tuple[int, Any]]:
-    """The (place, value) of what a sample holds for a slot; absent ones are left out."""
-    return [(place, one) for place, one in enumerate(sample.inputs.get(slot.name, [])) if one is not None]
+    """What a sample holds for a slot, as (index within the slot, value); absent ones are left out."""
+    return [
+        (slot_index, value) for slot_index, value in enumerate(sample.inputs.get(slot.name, [])) if value is not None
+    ]
 
 
 def sample_features(
@@ -38,13 +40,13 @@ def sample_features(
     features = {}
     for slot in design.slots:
         modality = design.modality(slot.modality)
-        for place, value in slot_values(slot, sample):
+        for slot_index, value in slot_values(slot, sample):
             prepared = prepare(modality, value, bundle_file)
             if modality.adapter == "lora":
-                features[slot.name, place] = raw_input(modality, prepared)
+                features[slot.name, slot_index] = raw_input(modality, prepared)
                 continue
-            made = run[modality.name](collate(modality, [prepared]))["features"]
-            features[slot.name, place] = np.ascontiguousarray(made[0, :, : prepared.tokens])
+            outputs = run[modality.name](collate(modality, [prepared]))["features"]
+            features[slot.name, slot_index] = np.ascontiguousarray(outputs[0, :, : prepared.tokens])
     return features
 
 
@@ -61,34 +63,34 @@ def bucket(design: Design, rows: Sequence[Features]) -> dict[str, int]:
 def feeds(design: Design, rows: Sequence[Features], batch: int, tokens: Mapping[str, int]) -> dict[str, np.ndarray]:
     """The predict graph's inputs but theta for at most `batch` rows, padded with absent ones."""
     presence = np.zeros((batch, len(design.inputs)), np.float32)
-    result: dict[str, np.ndarray] = {}
+    inputs: dict[str, np.ndarray] = {}
     for slot in design.slots:
         modality = design.modality(slot.modality)
         length, columns = tokens[modality.name], design.columns(slot.name)
         if modality.adapter == "lora":
-            result |= _direct(slot, modality, rows, batch, length)
+            inputs |= _direct(slot, modality, rows, batch, length)
             presence[: len(rows), columns] = [[(slot.name, p) in row for p in range(slot.count)] for row in rows]
             continue
         features = np.zeros((batch, slot.count, len(modality.taps), length, modality.dim), np.int8)
         mask = np.zeros((batch, slot.count, length), np.float32)
         for i, row in enumerate(rows):
-            for place in range(slot.count):
-                if (one := row.get((slot.name, place))) is not None:
-                    features[i, place, :, : one.shape[1]] = one
-                    mask[i, place, : one.shape[1]] = 1.0
-                    presence[i, columns[place]] = 1.0
-        result[f"{slot.name}.features"], result[f"{slot.name}.mask"] = features, mask
-    result["presence"] = presence
-    return result
+            for slot_index in range(slot.count):
+                if (one := row.get((slot.name, slot_index))) is not None:
+                    features[i, slot_index, :, : one.shape[1]] = one
+                    mask[i, slot_index, : one.shape[1]] = 1.0
+                    presence[i, columns[slot_index]] = 1.0
+        inputs[f"{slot.name}.features"], inputs[f"{slot.name}.mask"] = features, mask
+    inputs["presence"] = presence
+    return inputs
 
 
 def _direct(slot: Slot, modality: Modality, rows: Sequence[Features], batch: int, length: int) -> dict[str, np.ndarray]:
     """The inputs of one slot whose encoder has LoRA inside."""
     feeds = empty_batch(modality, batch, slot.count, length)
     for i, row in enumerate(rows):
-        for place in range(slot.count):
-            if (one := row.get((slot.name, place))) is not None:
-                fill_input(feeds, i, place, one)
+        for slot_index in range(slot.count):
+            if (one := row.get((slot.name, slot_index))) is not None:
+                fill_input(feeds, i, slot_index, one)
     return {f"{slot.name}.{name}": value for name, value in feeds.items()}
 
 
@@ -111,16 +113,16 @@ def golden_files(
         features = sample_features(design, reference, bundle_file, sample)
         computed.append(features)
         expected |= {
-            f"features.{i}.{slot}.{place}": value
-            for (slot, place), value in features.items()
+            f"features.{i}.{slot}.{slot_index}": value
+            for (slot, slot_index), value in features.items()
             if design.modality(design.slot(slot).modality).adapter == "ladder"
         }
         lines.append(json.dumps(_line(design, i, sample, files), ensure_ascii=False, sort_keys=True))
     expected |= _outputs(design, "output", predict(computed), computed)
     if design.adapter:
-        inside = {slot.name for slot in design.slots if slot.modality == design.adapter.modality.name}
-        alone = [{k: v for k, v in row.items() if k[0] in inside} for row in computed]
-        expected |= _outputs(design, "direct", predict(alone), alone)
+        lora_slots = {slot.name for slot in design.slots if slot.modality == design.adapter.modality.name}
+        lora_rows = [{k: v for k, v in row.items() if k[0] in lora_slots} for row in computed]
+        expected |= _outputs(design, "direct", predict(lora_rows), lora_rows)
     files["samples.jsonl"] = ("\n".join(lines) + "\n").encode()
     files["expected.safetensors"] = safetensors.numpy.save(dict(sorted(expected.items())))
     return files
@@ -130,15 +132,15 @@ def _outputs(
     design: Design, kind: str, outputs: Mapping[str, np.ndarray], rows: Sequence[Features]
 ) -> dict[str, np.ndarray]:
     """`<kind>.<row>.<task>` float32 [width], of tasks per token [n, width], n tokens that are not padding."""
-    found = {}
+    expected = {}
     for task in design.tasks:
-        for i, (row, made) in enumerate(zip(rows, outputs[f"{task.name}.output"], strict=True)):
+        for i, (row, values) in enumerate(zip(rows, outputs[f"{task.name}.output"], strict=True)):
             if task.per_token:
                 read = row.get((task.reads[0], 0))
                 modality = design.modality(design.slot(task.reads[0]).modality)
-                made = made[: 0 if read is None else token_count(modality, read)]
-            found[f"{kind}.{i}.{task.name}"] = np.ascontiguousarray(made, np.float32)
-    return found
+                values = values[: 0 if read is None else token_count(modality, read)]
+            expected[f"{kind}.{i}.{task.name}"] = np.ascontiguousarray(values, np.float32)
+    return expected
 
 
 def _line(design: Design, row: int, sample: StoredSample, files: dict[str, bytes]) -> dict[str, Any]:
@@ -146,13 +148,13 @@ def _line(design: Design, row: int, sample: StoredSample, files: dict[str, bytes
     line: dict[str, Any] = {"subject": f"golden-{row}", "labels": sample.labels}
     for slot in design.slots:
         written: list[Any] = [None] * slot.count
-        for place, value in slot_values(slot, sample):
+        for slot_index, value in slot_values(slot, sample):
             if isinstance(value, bytes):
                 suffix = next((s for magic, s in SUFFIXES.items() if value.startswith(magic)), "bin")
-                name = f"{row}-{slot.name}-{place}.{suffix}"
+                name = f"{row}-{slot.name}-{slot_index}.{suffix}"
                 files[name] = value
                 value = name
-            written[place] = value
+            written[slot_index] = value
         if any(value is not None for value in written):
             line[slot.name] = written if slot.count > 1 else written[0]
     return line

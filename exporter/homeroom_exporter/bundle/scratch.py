@@ -1,4 +1,4 @@
-"""Scratch folders that go with their owner: what a killed process left is cleared by the next one; standard library.
+"""Scratch folders that go with their owner: the next process clears those of a killed one.
 
 Each holds a file that its owner keeps locked through SQLite, on every system, and that is free once the owner is dead.
 """
@@ -24,6 +24,7 @@ class Scratch:
     lock: sqlite3.Connection | None
 
     def close(self) -> None:
+        """Gives the lock back and removes the folder."""
         if self.lock is not None:
             self.lock.close()
         shutil.rmtree(self.path, ignore_errors=True)

@@ -161,6 +161,7 @@ def _litert_facts(path: Path) -> dict[str, Any]:
 
 
 def litert_version() -> str:
+    """The installed version of LiteRT, as the manifest names it."""
     return importlib.metadata.version("ai-edge-litert")
 
 

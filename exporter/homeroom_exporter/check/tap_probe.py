@@ -129,6 +129,7 @@ class ProbeTable:
     labels: NDArray[np.int64]
 
     def values(self) -> list[Any]:
+        """Every value that the probes read."""
         return [v for sample in self.rows for slot in self.slots for _, v in golden.slot_values(slot, sample)]
 
     def correct(self, states: Sequence[Mapping[bytes, NDArray[np.float32]]]) -> Correct:

@@ -1,4 +1,4 @@
-"""One modality's frozen backbone: encoder, taps, compression and quantization, as files; imports every step of that."""
+"""Builds one modality's frozen backbone: encoder, taps, compression and quantization, as files."""
 
 from __future__ import annotations
 
@@ -86,12 +86,12 @@ def build(
     reference, scale = _compressed(encoder, modality, inputs, scratch)
     graphs = {"float32": _write(scratch / "features.float32.onnx", reference)}
     tolerance = Tolerance(1.0 - TOLERANCE_STEP, 1.0 - 2 * TOLERANCE_STEP)
-    found = None
+    sweep_result = None
     if spec.quantize != "none" and encoder.scheme != "none":
-        small, found = _quantized(spec, encoder, reference, modality, inputs, scratch, progress)
+        small, sweep_result = _quantized(spec, encoder, reference, modality, inputs, scratch, progress)
         graphs[spec.quantize] = _write(scratch / f"features.{spec.quantize}.onnx", short_names(small))
         tolerance = _tolerance(modality, graphs["float32"], graphs[spec.quantize], spread(inputs, TOLERANCE_INPUTS))
-    made = {
+    identifying_facts = {
         "preprocess": identifying(modality.preprocess),
         "files": {name: digest_file(path) for name, path in encoder.files.items() if not name.startswith("licences/")},
         "reference": digest_file(graphs["float32"]),
@@ -100,8 +100,10 @@ def build(
         "limit": modality.buckets[-1],
         "tolerance": msgspec.to_builtins(tolerance),
     }
-    modality = msgspec.structs.replace(modality, features_id=identity(made), tolerance=tolerance, dim=scale.shape[1])
-    return Backbone(modality, graphs, scale, dict(encoder.files), encoder.licences, encoder.float_bytes, found)
+    modality = msgspec.structs.replace(
+        modality, features_id=identity(identifying_facts), tolerance=tolerance, dim=scale.shape[1]
+    )
+    return Backbone(modality, graphs, scale, dict(encoder.files), encoder.licences, encoder.float_bytes, sweep_result)
 
 
 def _compressed(
@@ -140,7 +142,7 @@ def _quantized(
             "int4 is for matrix products, and this encoder convolves", where=spec.source, remedy='quantize = "int8"'
         )
 
-    def made(kept: Collection[str], shown: Sequence[Prepared], ranges: Path | None = None) -> onnx.ModelProto:
+    def quantized(kept: Collection[str], shown: Sequence[Prepared], ranges: Path | None = None) -> onnx.ModelProto:
         if spec.quantize == "int4":
             return quantize.blockwise(reference, encoder.keep_float, kept)
         if encoder.scheme == "dynamic":
@@ -148,16 +150,16 @@ def _quantized(
         feeds = (feeds for feeds, _ in batches(modality, shown))
         return quantize.static(reference, feeds, encoder.keep_float, kept, ranges)
 
-    wanted = list(fidelity.features(modality, scratch / "features.float32.onnx", compared))
+    reference_features = list(fidelity.features(modality, scratch / "features.float32.onnx", compared))
 
     def loss(kept: Collection[str]) -> float:
-        trial = _write(scratch / "trial.onnx", made(kept, compared, scratch / "ranges.json"))
-        return 1.0 - fidelity.similarity(wanted, fidelity.features(modality, trial, compared))[0]
+        trial = _write(scratch / "trial.onnx", quantized(kept, compared, scratch / "ranges.json"))
+        return 1.0 - fidelity.similarity(reference_features, fidelity.features(modality, trial, compared))[0]
 
-    found = sweep(quantize.candidates(reference, encoder.keep_float), loss, spec.drift, progress=progress)
+    result = sweep(quantize.candidates(reference, encoder.keep_float), loss, spec.drift, progress=progress)
     for name in ("trial.onnx", "ranges.json"):
         (scratch / name).unlink(missing_ok=True)
-    return made(found.kept, seen), found
+    return quantized(result.kept, seen), result
 
 
 def _tolerance(modality: Modality, reference: Path, small: Path, inputs: Sequence[Prepared]) -> Tolerance:

@@ -1,4 +1,4 @@
-"""Reads the weights of a CTranslate2 container (model.bin, version 6) as arrays; numpy.
+"""Reads the weights of a CTranslate2 container (model.bin, version 6) as arrays.
 
 Little-endian: version u32, name of the specification, its revision u32, count u32; then each variable: name, rank u8,
 dimensions u32, type u8, size u32, bytes. A string is its length u16 and so many bytes, the last a zero. Aliases follow,
@@ -21,30 +21,30 @@ MOST_VARIABLES = 10_000
 
 def read_container(data: bytes, where: str) -> dict[str, NDArray[np.generic]]:
     """Every variable by name; ExportError if the container is of another version, cut short or inconsistent."""
-    at = 0
+    position = 0
 
     def number(form: str) -> int:
-        nonlocal at
-        (value,) = struct.unpack_from(f"<{form}", data, at)
-        at += struct.calcsize(f"<{form}")
+        nonlocal position
+        (value,) = struct.unpack_from(f"<{form}", data, position)
+        position += struct.calcsize(f"<{form}")
         return int(value)
 
     def text() -> str:
         return take(number("H")).rstrip(b"\0").decode()
 
     def take(size: int) -> bytes:
-        nonlocal at
-        if at + size > len(data):
+        nonlocal position
+        if position + size > len(data):
             raise struct.error("cut short")
-        at += size
-        return data[at - size : at]
+        position += size
+        return data[position - size : position]
 
     try:
         if (version := number("I")) != CONTAINER_VERSION:
             raise ExportError(f"is of version {version}, only {CONTAINER_VERSION} is read", where=where)
         text()
         number("I")
-        found: dict[str, NDArray[np.generic]] = {}
+        variables: dict[str, NDArray[np.generic]] = {}
         count = number("I")
         if count > MOST_VARIABLES:
             raise ValueError(f"{count} variables")
@@ -52,7 +52,7 @@ def read_container(data: bytes, where: str) -> dict[str, NDArray[np.generic]]:
             name = text()
             shape = tuple(number("I") for _ in range(number("B")))
             kind = np.dtype(CONTAINER_DTYPES[number("B")])
-            found[name] = np.frombuffer(take(number("I")), kind).reshape(shape)
-        return found
+            variables[name] = np.frombuffer(take(number("I")), kind).reshape(shape)
+        return variables
     except (struct.error, KeyError, ValueError) as problem:
         raise ExportError(f"is not a CTranslate2 container: {problem}", where=where) from None

@@ -1,4 +1,4 @@
-"""Pictures by EfficientNet-Lite0 from its pinned packages: maps pooled to a global token and regions; torch."""
+"""Images by EfficientNet-Lite0 from its pinned packages: feature maps pooled to a global token and regions."""
 
 from __future__ import annotations
 
@@ -34,6 +34,7 @@ class FeatureMaps(torch.nn.Module):  # type: ignore[misc]
         self.network, self.taps = network, taps
 
     def forward(self, pixels: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        """The chosen maps float32 [batch, channels, side, side] of pixels [batch, 3, 224, 224]."""
         net = self.network
         maps: dict[str, torch.Tensor] = {}
         x = net._swish(net._bn0(net._conv_stem(pixels)))
@@ -83,6 +84,7 @@ def load(spec: EncoderSpec, scratch: Path) -> Encoder:
 
 
 def chosen_taps(spec: EncoderSpec, blocks: int) -> tuple[str, ...]:
+    """The names of the recipe's taps; ExportError for one that the network has not."""
     known = [*(f"block.{i}" for i in range(1, blocks + 1)), "head"]
     if spec.every:
         return tuple(known)

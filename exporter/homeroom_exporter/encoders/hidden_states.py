@@ -1,4 +1,4 @@
-"""Hidden states of a transformers model as an ONNX graph, through optimum's exporter; torch, transformers, optimum."""
+"""Hidden states of a transformers model as an ONNX graph, through optimum's or torch's exporter."""
 
 from __future__ import annotations
 
@@ -30,15 +30,15 @@ def chosen_layers(spec: EncoderSpec, count: int) -> tuple[int, ...]:
         return tuple(range(1, count + 1))
     if spec.taps == "auto":
         return tuple(sorted({max(1, round(count * part / 3)) for part in (1, 2, 3)}))
-    chosen = []
+    numbers = []
     for tap in spec.taps:
         number = tap if isinstance(tap, int) else int(tap.removeprefix("layer.")) if tap[-1:].isdigit() else -1
         if not 0 <= number <= count:
             raise ExportError(
                 f"has no layer {tap}", where=spec.source, remedy=f"name layers 1 to {count}, 0 for the embeddings"
             )
-        chosen.append(number)
-    return tuple(chosen)
+        numbers.append(number)
+    return tuple(numbers)
 
 
 def hidden_states(
@@ -94,14 +94,15 @@ class HiddenStates(torch.nn.Module):  # type: ignore[misc]
         self.model, self.chosen = model, tuple(chosen)
 
     def forward(self, *inputs: torch.Tensor) -> tuple[torch.Tensor, ...]:
-        made = self.model(*inputs, output_hidden_states=True)
-        states = [*made.hidden_states[:-1], last_state(made)]
+        """float32 [batch, tokens, width] of each chosen layer."""
+        outputs = self.model(*inputs, output_hidden_states=True)
+        states = [*outputs.hidden_states[:-1], last_state(outputs)]
         return tuple(states[i] for i in self.chosen)
 
 
-def last_state(made: Any) -> torch.Tensor:
+def last_state(outputs: Any) -> torch.Tensor:
     """What a model hands on; the last hidden state where that has another form."""
-    state, final = made.hidden_states[-1], made.last_hidden_state
+    state, final = outputs.hidden_states[-1], outputs.last_hidden_state
     return final if final.shape == state.shape else state
 
 
@@ -114,7 +115,7 @@ def traced_graph(
     module: Any, examples: Mapping[str, torch.Tensor], outputs: Sequence[str], dynamic: Mapping[int, str]
 ) -> onnx.ModelProto:
     """As `traced`, of inputs by name; all are dynamic in the axes given. ExportError names an unknown operator."""
-    with quiet_torch(), tempfile.TemporaryDirectory() as folder, captured_stdout() as said:
+    with quiet_torch(), tempfile.TemporaryDirectory() as folder, captured_stdout() as captured:
         path = Path(folder) / "model.onnx"
         try:
             torch.onnx.export(
@@ -131,25 +132,25 @@ def traced_graph(
             raise
         except Exception as problem:  # the tracer raises whatever it or the model's own code does
             raise ExportError(
-                f"cannot become a graph: {trace_error(problem, said())}",
+                f"cannot become a graph: {trace_error(problem, captured())}",
                 where=type(getattr(module, "model", module)).__name__,
                 remedy="choose a model of a shape that docs/shapes.md lists",
             ) from None
         return onnx.load(path)
 
 
-def trace_error(problem: BaseException, said: str = "") -> str:
+def trace_error(problem: BaseException, output: str = "") -> str:
     """One line of what was raised; said: the tracer's graph, which has the module and the line of an operator."""
     text = re.split(r"\. Please|  \[Caused", str(problem))[0].strip()
     line = next(iter(text.splitlines()), type(problem).__name__)
     operator = re.search(r"operator '?(?:aten::)?(\w+)", line)
-    node = operator and re.search(rf"= aten::{operator[1]}\(.*?scope: ([^#\n]*)(?:# (.+):(\d+):)?", said)
+    node = operator and re.search(rf"= aten::{operator[1]}\(.*?scope: ([^#\n]*)(?:# (.+):(\d+):)?", output)
     if not node:
         return line
     inner = node[1].strip().rpartition("::")[2]
-    ours = node[2] and not Path(node[2]).is_relative_to(TORCH_FOLDER)
-    places = [f"module {inner}"] * bool(inner) + [f"{Path(node[2]).name} line {node[3]}"] * bool(ours)
-    return f"{line}: {', '.join(places)}" if places else line
+    author_code = node[2] and not Path(node[2]).is_relative_to(TORCH_FOLDER)
+    details = [f"module {inner}"] * bool(inner) + [f"{Path(node[2]).name} line {node[3]}"] * bool(author_code)
+    return f"{line}: {', '.join(details)}" if details else line
 
 
 @contextlib.contextmanager
@@ -158,20 +159,21 @@ def captured_stdout() -> Iterator[Callable[[], str]]:
     sys.stdout.flush()
     with tempfile.TemporaryFile() as file:
 
-        def said() -> str:
+        def captured() -> str:
             file.seek(0)
             return file.read().decode(errors="replace")
 
-        kept = os.dup(1)
+        duplicate = os.dup(1)
         os.dup2(file.fileno(), 1)
         try:
-            yield said
+            yield captured
         finally:
-            os.dup2(kept, 1)
-            os.close(kept)
+            os.dup2(duplicate, 1)
+            os.close(duplicate)
 
 
 def float_bytes(model: Any) -> int:
+    """The size of a module's weights in float32."""
     return sum(p.numel() * 4 for p in model.parameters())
 
 

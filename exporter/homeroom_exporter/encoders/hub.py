@@ -1,4 +1,4 @@
-"""Encoders from a Hugging Face directory or hub name (`hf:<source>[@revision]`), exported by optimum; transformers.
+"""Encoders from a Hugging Face directory or hub name (`hf:<source>[@revision]`), exported by optimum.
 
 Weights are read from safetensors only, and no code of the model's authors is run.
 """
@@ -60,15 +60,15 @@ def encoder_side(model: Any, spec: EncoderSpec) -> Any:
     part = {"text": "text_model", "image": "vision_model"}.get(spec.modality, "")
     if not (part and hasattr(model, "text_model") and hasattr(model, "vision_model")):
         return model
-    found = getattr(model, part)
-    if "output_hidden_states" in inspect.signature(found.forward).parameters:
-        return found
+    encoder = getattr(model, part)
+    if "output_hidden_states" in inspect.signature(encoder.forward).parameters:
+        return encoder
     from transformers import AutoModel
 
     with torch.device("meta"):  # SigLIP: the model around it collects its hidden states; it has no weights of its own
-        whole = AutoModel.from_config(found.config)
-    setattr(whole, part, found)
-    return whole
+        wrapper = AutoModel.from_config(encoder.config)
+    setattr(wrapper, part, encoder)
+    return wrapper
 
 
 def load_model(spec: EncoderSpec) -> tuple[Any, str, dict[str, Any]]:
@@ -171,18 +171,18 @@ def licence(source: str, where: Any, scratch: Path) -> tuple[tuple[Licence, ...]
 
     def text_of(name: str) -> str | None:
         options = {"_raise_exceptions_for_missing_entries": False, "_raise_exceptions_for_connection_errors": False}
-        found = cached_file(source, name, **options, **where)
-        return Path(found).read_text("utf-8", "replace") if found else None
+        path_in_cache = cached_file(source, name, **options, **where)
+        return Path(path_in_cache).read_text("utf-8", "replace") if path_in_cache else None
 
     stated = re.search(r"^license:\s*[\"']?([\w.+-]+)", text_of("README.md") or "", re.M)
     title, name = Path(source).name, stated[1] if stated else "not stated"
     full = next((text for text in map(text_of, LICENCE_FILES) if text), None)
     if full is None:
         return (Licence(title, name, None, _origin(source, where)),), {}
-    place = f"licences/{re.sub(r'[^a-z0-9.-]+', '-', title.lower())}.txt"
-    path = scratch / Path(place).name
+    bundle_name = f"licences/{re.sub(r'[^a-z0-9.-]+', '-', title.lower())}.txt"
+    path = scratch / Path(bundle_name).name
     path.write_bytes(full.encode())
-    return (Licence(title, name, place, _origin(source, where)),), {place: path}
+    return (Licence(title, name, bundle_name, _origin(source, where)),), {bundle_name: path}
 
 
 def _origin(source: str, where: Any) -> str:

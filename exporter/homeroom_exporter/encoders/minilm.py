@@ -1,4 +1,4 @@
-"""Text by all-MiniLM-L6-v2 from its pinned package; transformers, safetensors."""
+"""Text by all-MiniLM-L6-v2 from its pinned package."""
 
 from __future__ import annotations
 
@@ -78,6 +78,7 @@ def write_tokenizer(text: str, scratch: Path) -> Path:
 
 
 def check_buckets(spec: EncoderSpec, limit: int) -> None:
+    """ExportError unless the buckets rise from 2 and end within the model's limit of tokens."""
     if not spec.buckets or list(spec.buckets) != sorted(set(spec.buckets)) or spec.buckets[0] < 2:
         raise ExportError("must be rising token counts from 2", where="buckets", remedy="for example 16, 32, 64")
     if spec.buckets[-1] > limit:

@@ -1,4 +1,4 @@
-"""An encoder from someone else's ONNX file (`onnx:<file>`): its taps are found by running it and looking; onnxruntime.
+"""An encoder from an ONNX file of any maker (`onnx:<file>`): a trial run finds its taps.
 
 What stands beside the file says how inputs are made, as Hugging Face's layout has it: tokenizer.json for texts,
 preprocessor_config.json for pictures and sound.
@@ -47,44 +47,44 @@ def load(spec: EncoderSpec, scratch: Path) -> Encoder:
     """Taps are values of the graph by name, or `layer.<n>` counted through those that are found; `auto` is three."""
     path = Path(spec.source.removeprefix("onnx:"))
     model = read(path, spec)
-    given = model_inputs(spec, path, scratch)
-    return encoder_of_graph(spec, model, given, input_names(spec, model, given), path, path.stem, scratch)
+    inputs = model_inputs(spec, path, scratch)
+    return encoder_of_graph(spec, model, inputs, input_names(spec, model, inputs), path, path.stem, scratch)
 
 
 def encoder_of_graph(
     spec: EncoderSpec,
     model: onnx.ModelProto,
-    given: ModelInputs,
+    inputs: ModelInputs,
     names: Mapping[str, str],
     path: Path,
     title: str,
     scratch: Path,
 ) -> Encoder:
     """The encoder of a graph; names: its inputs by ours. path: what licence and configuration stand beside."""
-    feeds = {name: given.feeds[ours] for name, ours in names.items()}
-    found = tap_candidates(spec, model, feeds)
-    if not found:
+    feeds = {name: inputs.feeds[ours] for name, ours in names.items()}
+    candidates = tap_candidates(spec, model, feeds)
+    if not candidates:
         raise ExportError(
             "has no value that could be a tap",
             where=spec.source,
             remedy="it is to hand on hidden states [batch, tokens, width] or maps [batch, channels, side, side]",
         )
-    chosen = choose_taps(spec, found)
+    chosen = choose_taps(spec, candidates)
     graph = expose(model, {f"layer.{number}": name for number, name in chosen.items()})
     name_inputs(graph, {name: (names[name], _dynamic(spec, value.shape)) for name, value in feeds.items()})
-    buckets = _pool_taps(spec, graph, {f"layer.{n}": found[name] for n, name in chosen.items()})
+    buckets = _pool_taps(spec, graph, {f"layer.{n}": candidates[name] for n, name in chosen.items()})
     licences, texts = hub.licence(str(path.resolve().parent), {}, scratch)
-    convolves = len(next(iter(found.values()))) == 4
+    convolves = len(next(iter(candidates.values()))) == 4
     return Encoder(
         title=title,
         graph=graph,
         taps=tuple(f"layer.{number}" for number in chosen),
         buckets=buckets,
-        preprocess=given.preprocess,
+        preprocess=inputs.preprocess,
         scheme="static" if convolves else "dynamic",
         float_bytes=sum(_float_bytes(tensor) for tensor in model.graph.initializer),
         licences=licences,
-        files={**texts, **given.files},
+        files={**texts, **inputs.files},
     )
 
 
@@ -126,30 +126,30 @@ def model_inputs(spec: EncoderSpec, path: Path, scratch: Path) -> ModelInputs:
         return ModelInputs(TextPreprocess(TOKENIZER, pad), files, {name: ones for name in TEXT_INPUTS})
     if spec.modality not in ("image", "audio"):
         raise ExportError("no such model encodes it", where=spec.modality, remedy='use "table" or "interactions"')
-    said = _read_processor(path, spec)
+    settings = _read_processor(path, spec)
     if spec.modality == "image":
-        pixels: ImagePreprocess = vision.read_processor(said, None, spec.source)
+        pixels: ImagePreprocess = vision.read_processor(settings, None, spec.source)
         return ModelInputs(pixels, {}, {"pixels": np.zeros((1, 3, pixels.size, pixels.size), np.float32)})
-    rate = int(said.get("sampling_rate", wav2vec.RATE))
+    rate = int(settings.get("sampling_rate", wav2vec.RATE))
     samples = round((spec.seconds or wav2vec.SECONDS) * rate)
-    sound = AudioPreprocess(rate, samples, "waveform", normalize=bool(said.get("do_normalize", False)))
+    sound = AudioPreprocess(rate, samples, "waveform", normalize=bool(settings.get("do_normalize", False)))
     return ModelInputs(sound, {}, {"audio": np.zeros((1, samples), np.float32)})
 
 
-def input_names(spec: EncoderSpec, model: onnx.ModelProto, given: ModelInputs) -> dict[str, str]:
+def input_names(spec: EncoderSpec, model: onnx.ModelProto, inputs: ModelInputs) -> dict[str, str]:
     """Our names of the graph's inputs; ids of segments become zeros inside it."""
     stored = {tensor.name for tensor in model.graph.initializer}
-    found = [value.name for value in model.graph.input if value.name not in stored]
+    names = [value.name for value in model.graph.input if value.name not in stored]
     if spec.modality == "text":
-        if "token_type_ids" in found:
+        if "token_type_ids" in names:
             _zero_input(model, "token_type_ids", "input_ids")
-            found.remove("token_type_ids")
-        if set(found) != given.feeds.keys():
-            raise ExportError(f"reads {sorted(found)}, not {sorted(given.feeds)}", where=spec.source)
-        return {name: name for name in found}
-    if len(found) != 1:
-        raise ExportError(f"reads {sorted(found)}, not one input", where=spec.source)
-    return {found[0]: next(iter(given.feeds))}
+            names.remove("token_type_ids")
+        if set(names) != inputs.feeds.keys():
+            raise ExportError(f"reads {sorted(names)}, not {sorted(inputs.feeds)}", where=spec.source)
+        return {name: name for name in names}
+    if len(names) != 1:
+        raise ExportError(f"reads {sorted(names)}, not one input", where=spec.source)
+    return {names[0]: next(iter(inputs.feeds))}
 
 
 def tap_candidates(spec: EncoderSpec, model: onnx.ModelProto, feeds: Mapping[str, np.ndarray]) -> dict[str, Shape]:
@@ -176,11 +176,11 @@ def tap_candidates(spec: EncoderSpec, model: onnx.ModelProto, feeds: Mapping[str
     options.log_severity_level = 4
     try:
         session = onnxruntime.InferenceSession(trial.SerializeToString(), options, providers=["CPUExecutionProvider"])
-        made = dict(zip(names, session.run(names, dict(feeds)), strict=True))
+        values = dict(zip(names, session.run(names, dict(feeds)), strict=True))
     except Exception as problem:
         raise ExportError(f"cannot be run: {str(problem).splitlines()[0]}", where="encoder") from None
     shapes = {
-        name: value.shape for name, value in made.items() if value.dtype == np.float32 and value.shape[:1] == (1,)
+        name: value.shape for name, value in values.items() if value.dtype == np.float32 and value.shape[:1] == (1,)
     }
     maps = {name: shape for name, shape in shapes.items() if len(shape) == 4 and shape[2] == shape[3] > 1}
     flat = {name: shape for name, shape in shapes.items() if len(shape) == 3}
@@ -188,15 +188,15 @@ def tap_candidates(spec: EncoderSpec, model: onnx.ModelProto, feeds: Mapping[str
     if spec.modality != "image" and counts:  # sound that is convolved is [batch, channels, frames] on its way
         flat = {name: shape for name, shape in flat.items() if shape[1] in counts}
     if flat:
-        usual, _ = Counter(flat.values()).most_common(1)[0]
-        return {name: shape for name, shape in flat.items() if shape == usual}
+        usual_shape, _ = Counter(flat.values()).most_common(1)[0]
+        return {name: shape for name, shape in flat.items() if shape == usual_shape}
     last = {shape[2]: name for name, shape in maps.items()}
     return {name: maps[name] for name in maps if name in last.values()}
 
 
-def choose_taps(spec: EncoderSpec, found: dict[str, Shape]) -> dict[int, str]:
+def choose_taps(spec: EncoderSpec, candidates: dict[str, Shape]) -> dict[int, str]:
     """Numbers (from 1) and names of the taps; ExportError lists what there is."""
-    names = list(found)
+    names = list(candidates)
     if spec.every:
         return dict(enumerate(names, 1))
     if spec.taps == "auto":
@@ -240,18 +240,18 @@ def _dynamic(spec: EncoderSpec, shape: Shape) -> tuple[str | int, ...]:
 
 
 def _neighbour_text(path: Path, name: str, spec: EncoderSpec) -> str:
-    place = path.with_name(name)
-    if not place.is_file() or place.stat().st_size > CONFIG_LIMIT_BYTES * 64:
+    neighbour = path.with_name(name)
+    if not neighbour.is_file() or neighbour.stat().st_size > CONFIG_LIMIT_BYTES * 64:
         raise ExportError(f"needs {name} beside it", where=spec.source, remedy="copy it from the model's own folder")
-    return place.read_text("utf-8")
+    return neighbour.read_text("utf-8")
 
 
 def _read_processor(path: Path, spec: EncoderSpec) -> dict[str, Any]:
     try:
-        said = json.loads(_neighbour_text(path, PROCESSOR_FILE, spec))
+        settings = json.loads(_neighbour_text(path, PROCESSOR_FILE, spec))
     except ValueError as problem:
         raise ExportError(f"{PROCESSOR_FILE} beside it is no JSON: {problem}", where=spec.source) from None
-    return dict(said)
+    return dict(settings)
 
 
 def _float_bytes(tensor: TensorProto) -> int:

@@ -1,4 +1,4 @@
-"""A person's interactions: each as one int8 token, skill and outcome in a place of their own; onnx."""
+"""Interaction histories: each interaction as one int8 token, skill and outcome in columns of their own."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a recipe says about an encoder, and what every family of encoders hands over; imports the contract and onnx."""
+"""The specification of an encoder in a recipe, and the encoder that every family returns."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Sound by Google's speech_embedding net, from its pinned package: taps put into a ready-made ONNX graph; onnx.
+"""Audio by Google's speech_embedding net, from its pinned package: taps put into a ready-made ONNX graph.
 
 Lin et al. 2020, "Training Keyword Spotters with Limited and Synthesized Speech Data".
 """

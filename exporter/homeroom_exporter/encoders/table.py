@@ -1,4 +1,4 @@
-"""Table rows and clickstream counts: the standardised row itself, as int8 with a fixed step; onnx."""
+"""Table rows and clickstream counts: the standardised row itself, as int8 with a fixed step."""
 
 from __future__ import annotations
 

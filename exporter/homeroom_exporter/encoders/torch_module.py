@@ -1,4 +1,4 @@
-"""An encoder that is the engineer's own torch module, made a graph and then treated as somebody's ONNX file; torch.
+"""An encoder from a torch module of the engineer's own, traced and then treated as an ONNX file.
 
 `torch:<file>:<factory>` runs that file in this process, as Python runs any, and calls the factory, which returns the
 module with its weights. `torch:<folder>` is for a module that was handed over in Python (`export(…, modules=…)`).
@@ -46,11 +46,12 @@ class FloatOutputs(torch.nn.Module):  # type: ignore[misc]
         self.named = len(names) > 1 and set(names) <= inspect.signature(module.forward).parameters.keys()
 
     def forward(self, *values: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        """Every float tensor of the module's results."""
         if len(values) > 1:  # attention over nothing is NaN: an empty text has its first token
             ids, mask = values
             values = ids, torch.cat([torch.ones_like(mask[:, :1]), mask[:, 1:]], 1)
-        made = self.module(**dict(zip(self.names, values, strict=True))) if self.named else self.module(*values)
-        return tuple(one for one in _pytree.tree_leaves(made) if torch.is_tensor(one) and one.is_floating_point())
+        outputs = self.module(**dict(zip(self.names, values, strict=True))) if self.named else self.module(*values)
+        return tuple(one for one in _pytree.tree_leaves(outputs) if torch.is_tensor(one) and one.is_floating_point())
 
 
 def load(spec: EncoderSpec, scratch: Path) -> Encoder:
@@ -60,10 +61,10 @@ def load(spec: EncoderSpec, scratch: Path) -> Encoder:
     """
     with _traceable():
         module, path, title = _given_module(spec) if spec.module is not None else _module_of_file(spec)
-        given = onnx_file.model_inputs(spec, path, scratch)
-        called = FloatOutputs(module, tuple(given.feeds)).eval()
+        inputs = onnx_file.model_inputs(spec, path, scratch)
+        called = FloatOutputs(module, tuple(inputs.feeds)).eval()
         sizes = ((2, TRIAL_TOKENS), (1, spec.buckets[-1]), (3, 5))
-        tries = [_random_inputs(spec, given, batch, tokens) for batch, tokens in sizes]
+        tries = [_random_inputs(spec, inputs, batch, tokens) for batch, tokens in sizes]
         expected = [_run_twice(spec, called, feeds) for feeds in tries]
         _refuse_branches(spec, called, tries[0])
         dynamic = {0: "batch", 1: "tokens"} if spec.modality == "text" else {0: "batch"}
@@ -72,7 +73,7 @@ def load(spec: EncoderSpec, scratch: Path) -> Encoder:
         except ExportError as problem:
             raise _refusal(spec, problem.what, "write that part with other operations") from None
         _refuse_difference(spec, graph, tries, expected)
-    return onnx_file.encoder_of_graph(spec, graph, given, {name: name for name in given.feeds}, path, title, scratch)
+    return onnx_file.encoder_of_graph(spec, graph, inputs, {name: name for name in inputs.feeds}, path, title, scratch)
 
 
 @contextmanager
@@ -89,15 +90,15 @@ def _traceable() -> Iterator[None]:
 
 
 @contextmanager
-def _patched(place: Any, **functions: Callable[..., Any]) -> Iterator[None]:
-    before = {name: getattr(place, name) for name in functions}
+def _patched(module: Any, **functions: Callable[..., Any]) -> Iterator[None]:
+    before = {name: getattr(module, name) for name in functions}
     try:
         for name, function in functions.items():
-            setattr(place, name, function)
+            setattr(module, name, function)
         yield
     finally:
         for name, function in before.items():
-            setattr(place, name, function)
+            setattr(module, name, function)
 
 
 def _separate_projections(
@@ -113,8 +114,8 @@ def _rms_norm(
 ) -> torch.Tensor:
     """Zhang and Sennrich 2019, of which opset 17 knows nothing."""
     axes = tuple(range(-len(shape), 0))
-    made = x * torch.rsqrt((x * x).mean(axes, keepdim=True) + (torch.finfo(x.dtype).eps if eps is None else eps))
-    return made if weight is None else made * weight
+    normalised = x * torch.rsqrt((x * x).mean(axes, keepdim=True) + (torch.finfo(x.dtype).eps if eps is None else eps))
+    return normalised if weight is None else normalised * weight
 
 
 TRACEABLE: dict[str, Callable[..., Any]] = {"_in_projection_packed": _separate_projections, "rms_norm": _rms_norm}
@@ -135,17 +136,17 @@ def _given_module(spec: EncoderSpec) -> tuple[torch.nn.Module, Path, str]:
 
 def _module_of_file(spec: EncoderSpec) -> tuple[torch.nn.Module, Path, str]:
     """What the factory in the file that the recipe names returns, in float32."""
-    place, _, name = spec.source.removeprefix(SCHEME).rpartition(":")
-    path = Path(place)
-    if not place or path.suffix != ".py":
+    file_name, _, name = spec.source.removeprefix(SCHEME).rpartition(":")
+    path = Path(file_name)
+    if not file_name or path.suffix != ".py":
         raise _refusal(spec, "names no file and factory", SOURCE_REMEDY)
     if not path.is_file():
         raise _refusal(spec, f"there is no file {path.name}", "give its path as seen from here")
     with _author_errors(spec, f"{path.name} cannot be run", path), _imported(path) as file:
         factory = getattr(file, name, None)
     if not callable(factory):
-        made = (key for key, value in vars(file).items() if getattr(value, "__module__", "") == file.__name__)
-        raise _refusal(spec, f"{path.name} defines no {name}", f"it has {', '.join(sorted(made)) or 'none'}")
+        defined = (key for key, value in vars(file).items() if getattr(value, "__module__", "") == file.__name__)
+        raise _refusal(spec, f"{path.name} defines no {name}", f"it has {', '.join(sorted(defined)) or 'none'}")
     with _author_errors(spec, f"{name}() fails", path):
         module = factory()
     if not isinstance(module, torch.nn.Module):
@@ -178,33 +179,33 @@ def _author_errors(spec: EncoderSpec, what: str, path: Path | None = None) -> It
         raise
     except (Exception, SystemExit) as problem:
         name = type(problem).__name__
-        said = trace_error(problem)
-        told = name if said == name else f"{name}: {said}"
-        raise _refusal(spec, f"{what}: {told}{_author_line(problem, path)}", "mend it there") from None
+        message = trace_error(problem)
+        description = name if message == name else f"{name}: {message}"
+        raise _refusal(spec, f"{what}: {description}{_author_line(problem, path)}", "mend it there") from None
 
 
 def _author_line(problem: BaseException, path: Path | None = None) -> str:
     """Where in the engineer's code it was raised: the innermost line that is not torch's or ours."""
     if isinstance(problem, SyntaxError):
         return f", line {problem.lineno}"
-    strange = (TORCH_FOLDER, Path(__file__).parents[1])
+    library_folders = (TORCH_FOLDER, Path(__file__).parents[1])
     for frame in reversed(traceback.extract_tb(problem.__traceback__)):
-        place = Path(frame.filename)
-        if place.is_file() and not any(place.is_relative_to(folder) for folder in strange):
-            return f", {place.name} line {frame.lineno}"
+        source = Path(frame.filename)
+        if source.is_file() and not any(source.is_relative_to(folder) for folder in library_folders):
+            return f", {source.name} line {frame.lineno}"
     return f", {path.name}" if path else ""
 
 
-def _random_inputs(spec: EncoderSpec, given: ModelInputs, batch: int, tokens: int) -> dict[str, torch.Tensor]:
+def _random_inputs(spec: EncoderSpec, inputs: ModelInputs, batch: int, tokens: int) -> dict[str, torch.Tensor]:
     """Random inputs as a device makes them: texts of several lengths, pictures and sound of the one size."""
     draw = np.random.default_rng(batch)
-    if not isinstance(given.preprocess, TextPreprocess):
-        ((name, one),) = given.feeds.items()
+    if not isinstance(inputs.preprocess, TextPreprocess):
+        ((name, one),) = inputs.feeds.items()
         return {name: torch.from_numpy(draw.standard_normal((batch, *one.shape[1:]), dtype=np.float32))}
-    words = tokenizers.Tokenizer.from_file(str(given.files[given.preprocess.tokenizer])).get_vocab_size()
+    words = tokenizers.Tokenizer.from_file(str(inputs.files[inputs.preprocess.tokenizer])).get_vocab_size()
     mask = np.arange(tokens) < draw.integers(2, tokens + 1, (batch, 1))
     mask[0] = True
-    ids = np.where(mask, draw.integers(0, words, mask.shape), given.preprocess.pad_id)
+    ids = np.where(mask, draw.integers(0, words, mask.shape), inputs.preprocess.pad_id)
     return {"input_ids": torch.from_numpy(ids), "attention_mask": torch.from_numpy(mask.astype(np.int64))}
 
 

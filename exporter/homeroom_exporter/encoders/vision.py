@@ -1,4 +1,4 @@
-"""Pictures by a transformers model: ViT-, DINOv2-, CLIP- and Swin-shaped, or a net of convolutions; torch.
+"""Images by a transformers model: ViT-, DINOv2-, CLIP- and Swin-shaped, or a convolutional network.
 
 What a picture is turned into is read from the model's own processor, and equals it pixel by pixel.
 """
@@ -64,12 +64,12 @@ def keep_positions(model: Any) -> None:
     """
 
     def once(fitted: Callable[..., torch.Tensor]) -> Callable[..., torch.Tensor]:
-        made: list[torch.Tensor] = []
+        fitted_once: list[torch.Tensor] = []
 
         def kept(*arguments: Any) -> torch.Tensor:
-            if not made:
-                made.append(fitted(*arguments).detach())
-            return made[0]
+            if not fitted_once:
+                fitted_once.append(fitted(*arguments).detach())
+            return fitted_once[0]
 
         return kept
 
@@ -82,10 +82,10 @@ def shapes(spec: EncoderSpec, model: Any, side: int) -> list[tuple[int, ...]]:
     """The shape of every hidden state for one picture."""
     try:
         with quiet_torch():
-            made = model.eval()(torch.zeros(1, 3, side, side), output_hidden_states=True)
-        if made.hidden_states is None:
+            outputs = model.eval()(torch.zeros(1, 3, side, side), output_hidden_states=True)
+        if outputs.hidden_states is None:
             raise ValueError("it hands none on")
-        return [tuple(state.shape) for state in made.hidden_states]
+        return [tuple(state.shape) for state in outputs.hidden_states]
     except Exception as problem:  # whatever the model's own code raises
         reason = next(iter(str(problem).splitlines()), type(problem).__name__)
         raise ExportError(
@@ -118,29 +118,29 @@ def pixels(source: str, where: Any, size: int | None) -> ImagePreprocess:
 
     try:
         with quiet_torch():
-            said, _ = ImageProcessingMixin.get_image_processor_dict(source, **where)
+            settings, _ = ImageProcessingMixin.get_image_processor_dict(source, **where)
     except OSError:
-        said = {}
-    return read_processor(said, size, source)
+        settings = {}
+    return read_processor(settings, size, source)
 
 
-def read_processor(said: Mapping[str, Any], size: int | None, source: str) -> ImagePreprocess:
+def read_processor(settings: Mapping[str, Any], size: int | None, source: str) -> ImagePreprocess:
     """A processor's settings (preprocessor_config.json) as the contract's; ExportError where it has no such form."""
-    resample: Any = RESAMPLE.get(said.get("resample", 3), "bicubic")
-    plain = said.get("do_normalize", True)
-    mean, std = (tuple(said.get(key) or HALVES) for key in ("image_mean", "image_std"))
-    if not plain:
+    resample: Any = RESAMPLE.get(settings.get("resample", 3), "bicubic")
+    normalizes = settings.get("do_normalize", True)
+    mean, std = (tuple(settings.get(key) or HALVES) for key in ("image_mean", "image_std"))
+    if not normalizes:
         mean, std = (0.0, 0.0, 0.0), (1.0, 1.0, 1.0)
-    if not math.isclose(said.get("rescale_factor", 1 / 255), 1 / 255, rel_tol=1e-6):
+    if not math.isclose(settings.get("rescale_factor", 1 / 255), 1 / 255, rel_tol=1e-6):
         raise ExportError("its processor scales pixels by other than 1/255", where=source)
-    crop = sides(said.get("crop_size")) if said.get("do_center_crop") else None
-    wanted = said.get("size") or size
-    if isinstance(wanted, Mapping) and "shortest_edge" in wanted:
-        resize, fit = int(wanted["shortest_edge"]), "cover-floor"
-    elif isinstance(wanted, int) and said.get("do_center_crop"):
-        resize, fit = wanted, "cover-floor"
+    crop = sides(settings.get("crop_size")) if settings.get("do_center_crop") else None
+    target_size = settings.get("size") or size
+    if isinstance(target_size, Mapping) and "shortest_edge" in target_size:
+        resize, fit = int(target_size["shortest_edge"]), "cover-floor"
+    elif isinstance(target_size, int) and settings.get("do_center_crop"):
+        resize, fit = target_size, "cover-floor"
     else:
-        square = sides(wanted)
+        square = sides(target_size)
         if square is None:
             raise ExportError("does not say how large its pictures are", where=source, remedy="add image_size to it")
         resize, fit = square, "squash"

@@ -1,4 +1,4 @@
-"""Sound by a transformers model that reads the waveform: wav2vec2-, HuBERT- and WavLM-shaped; torch, transformers.
+"""Audio by a transformers model that reads the waveform: wav2vec2-, HuBERT- and WavLM-shaped.
 
 Baevski et al. 2020, Hsu et al. 2021. Models whose first layer normalises over the window (`feat_extract_norm` "group",
 the base sizes) read clips that are padded with zeros; the others (the large sizes, XLS-R) attend to no padding.
@@ -26,6 +26,7 @@ class MaskedStates(HiddenStates):
     """Hidden states of a model that attends to a clip's own samples alone: those up to the last that is not 0."""
 
     def forward(self, audio: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        """Hidden states of audio float32 [batch, samples]."""
         first = frame_samples(self.model.config)  # counts even in a window of zeros
         sounds = torch.cat([torch.ones_like(audio[:, :first]), (audio[:, first:] != 0).to(audio.dtype)], 1)
         mask = (sounds.flip(1).cumsum(1) > 0).flip(1).long()
@@ -53,8 +54,8 @@ def load(
         )
     config.apply_spec_augment = False
     seconds = spec.seconds or SECONDS
-    said = extractor(source, where)
-    rate = int(said.get("sampling_rate", RATE))
+    settings = extractor(source, where)
+    rate = int(settings.get("sampling_rate", RATE))
     samples, tokens = round(seconds * rate), max(1, round(seconds * TOKENS_A_SECOND))
     if samples < frame_samples(config):
         raise ExportError(
@@ -78,7 +79,7 @@ def load(
         graph=graph,
         taps=tuple(f"layer.{i}" for i in chosen),
         buckets=(min(tokens, shape[1]),),
-        preprocess=AudioPreprocess(rate, samples, "waveform", normalize=bool(said.get("do_normalize", True))),
+        preprocess=AudioPreprocess(rate, samples, "waveform", normalize=bool(settings.get("do_normalize", True))),
         scheme="dynamic",
         float_bytes=float_bytes(model),
         licences=licences,
@@ -92,7 +93,7 @@ def extractor(source: str, where: Any) -> dict[str, Any]:
 
     try:
         with quiet_torch():
-            said, _ = FeatureExtractionMixin.get_feature_extractor_dict(source, **where)
+            settings, _ = FeatureExtractionMixin.get_feature_extractor_dict(source, **where)
     except OSError:
         return {}
-    return dict(said)
+    return dict(settings)

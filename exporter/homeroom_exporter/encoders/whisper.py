@@ -1,4 +1,4 @@
-"""Sound by Whisper's encoder over a short window, pooled to few tokens: tiny.en from its package; transformers.
+"""Audio by Whisper's encoder over a short window, pooled to few tokens; tiny.en comes from its package.
 
 Radford et al. 2022. The encoder was trained on 30 s; its positions are cropped to the window, which costs a second of
 sound 65 ms in place of 680.
@@ -36,6 +36,7 @@ class WhisperStates(torch.nn.Module):  # type: ignore[misc]
         self.encoder, self.chosen = encoder, chosen
 
     def forward(self, audio: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        """Hidden states after the chosen layers."""
         states = self.encoder(audio, output_hidden_states=True).hidden_states
         return tuple(states[i] for i in self.chosen)
 

@@ -1,6 +1,6 @@
-"""The papers beside a bundle: a model card in Markdown, and a report as one HTML file that needs nothing else.
+"""The model card (Markdown) and the report (one HTML file) beside a bundle.
 
-They tell timings of one machine, so they are not part of the bundle. Standard library.
+They tell timings of one machine, so they are not part of the bundle.
 """
 
 from __future__ import annotations

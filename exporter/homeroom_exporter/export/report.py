@@ -39,35 +39,37 @@ def _backbones(report: SelfCheck) -> Table:
     )
     for name in ("modality", "MB", "float32", "quantized", "inputs", "cosine", "worst", "ms each", "peak MB"):
         table.add_column(name, justify="left" if name == "modality" else "right")
-    for made in report.backbones:
-        mean, worst = made.cosine
-        best = made.footprint[made.lowest]
+    for checked in report.backbones:
+        mean, worst = checked.cosine
+        best = checked.footprint[checked.lowest]
         table.add_row(
-            made.modality,
-            _mb(made.float_bytes),
-            _mb(made.bytes["float32"]),
-            f"{made.lowest} {_mb(made.bytes[made.lowest])}" if len(made.bytes) > 1 else "-",
-            str(made.values),
+            checked.modality,
+            _mb(checked.float_bytes),
+            _mb(checked.bytes["float32"]),
+            f"{checked.lowest} {_mb(checked.bytes[checked.lowest])}" if len(checked.bytes) > 1 else "-",
+            str(checked.values),
             f"{mean:.4f}",
             f"{worst:.4f}",
-            _each(made),
+            _each(checked),
             _peak(best),
         )
     return table
 
 
-def _inside(made: LoraCheck) -> Table:
-    title = f"LoRA inside the encoder: gradient of {made.parameters:,} values on {made.rows} samples"
+def _inside(checked: LoraCheck) -> Table:
+    title = f"LoRA inside the encoder: gradient of {checked.parameters:,} values on {checked.rows} samples"
     table = Table(title=title, title_justify="left", box=SIMPLE_HEAD, pad_edge=False)
     for name in ("modality", "MB", "frozen weights", "cosine with float32"):
         table.add_column(name, justify="left" if name == "modality" else "right")
-    table.add_row(made.modality, _mb(made.float_bytes), f"{made.precision} {_mb(made.bytes)}", f"{made.cosine:.5f}")
+    table.add_row(
+        checked.modality, _mb(checked.float_bytes), f"{checked.precision} {_mb(checked.bytes)}", f"{checked.cosine:.5f}"
+    )
     return table
 
 
-def _each(made: BackboneCheck) -> str:
+def _each(checked: BackboneCheck) -> str:
     return "/".join(
-        f"{made.footprint[p].ms / made.batch:.1f}" for p in reversed(get_args(Precision)) if p in made.bytes
+        f"{checked.footprint[p].ms / checked.batch:.1f}" for p in reversed(get_args(Precision)) if p in checked.bytes
     )
 
 
@@ -80,10 +82,10 @@ def _probes(report: SelfCheck) -> Table:
     )
     for name in ("task", "modality", "samples", "majority", "float32", "quantized", "standard error"):
         table.add_column(name, justify="left" if name in ("task", "modality") else "right")
-    for made in report.backbones:
-        for p in made.probes:
+    for checked in report.backbones:
+        for p in checked.probes:
             numbers = (p.majority, p.float32, p.int8, p.error)
-            table.add_row(p.task, made.modality, str(p.samples), *(f"{number:.3f}" for number in numbers))
+            table.add_row(p.task, checked.modality, str(p.samples), *(f"{number:.3f}" for number in numbers))
     return table
 
 

@@ -36,6 +36,7 @@ LIBRARIES = ("homeroom", "torch", "onnx", "onnxruntime", "numpy")
 
 
 def library_versions() -> dict[str, str]:
+    """What a bundle was made with, for the manifest's provenance."""
     return {f"made_with.{name}": importlib.metadata.version(name) for name in LIBRARIES}
 
 

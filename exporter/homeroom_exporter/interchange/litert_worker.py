@@ -36,11 +36,11 @@ def convert(source: Path, target: Path, signatures: Mapping[str, Shapes], quanti
     for name, model in models.items():
         add = litert_torch.signature if converter is None else converter.signature
         converter = add(name, OnnxModule(model).eval(), tuple(examples(model)))
-    made = bytes(converter.convert().model_content())
+    converted = bytes(converter.convert().model_content())
     if quantize == "int8":
-        made = quantized(made)
+        converted = quantized(converted)
     graph = next(iter(models.values())).graph
-    target.write_bytes(finished(made, [v.name for v in graph.input], [v.name for v in graph.output]))
+    target.write_bytes(finished(converted, [v.name for v in graph.input], [v.name for v in graph.output]))
 
 
 def fixed(source: Path, shapes: Shapes) -> onnx.ModelProto:
@@ -74,20 +74,21 @@ def examples(model: onnx.ModelProto) -> list[torch.Tensor]:
 
 
 def quantized(model: bytes) -> bytes:
+    """The model with int8 weights, activations quantized as they come."""
     from ai_edge_quantizer import quantizer, recipe
 
     return bytes(quantizer.Quantizer(bytearray(model), recipe.dynamic_wi8_afp32()).quantize().quantized_model)
 
 
-def finished(made: bytes, inputs: Sequence[str], outputs: Sequence[str]) -> bytes:
+def finished(converted: bytes, inputs: Sequence[str], outputs: Sequence[str]) -> bytes:
     """The model with the graph's names at its signatures, equal constants stored once, and no note of the converter."""
     import flatbuffers
     from ai_edge_litert import schema_py_generated as schema
 
-    model = schema.ModelT.InitFromObj(schema.Model.GetRootAs(made, 0))
+    model = schema.ModelT.InitFromObj(schema.Model.GetRootAs(converted, 0))
     for buffer in model.buffers:
         if buffer.data is None and buffer.offset > 1:  # the quantizer lets more than 256 KB stand behind the model
-            buffer.data = np.frombuffer(made, np.uint8, buffer.size, buffer.offset)
+            buffer.data = np.frombuffer(converted, np.uint8, buffer.size, buffer.offset)
         buffer.offset = buffer.size = 0
     for signature in model.signatureDefs:
         for tensors, names in ((signature.inputs, inputs), (signature.outputs, outputs)):
@@ -95,21 +96,21 @@ def finished(made: bytes, inputs: Sequence[str], outputs: Sequence[str]) -> byte
                 tensor.name = names[int(tensor.name.decode().rsplit("_", 1)[1])]
     first: dict[bytes, int] = {}
     kept = [0]  # the first buffer is empty by the format's rule
-    places = {0: 0}
+    buffer_numbers = {0: 0}
     for number, buffer in enumerate(model.buffers):
         content = b"" if buffer.data is None else bytes(buffer.data)
         if number and content and content in first:
-            places[number] = first[content]
+            buffer_numbers[number] = first[content]
         elif number:
-            places[number] = len(kept)
+            buffer_numbers[number] = len(kept)
             kept.append(number)
-            first[content] = places[number]
+            first[content] = buffer_numbers[number]
     for graph in model.subgraphs:
         for tensor in graph.tensors:
-            tensor.buffer = places[tensor.buffer]
+            tensor.buffer = buffer_numbers[tensor.buffer]
     model.buffers = [model.buffers[number] for number in kept]
     model.metadata, model.metadataBuffer, model.description = None, None, b"homeroom"
-    builder = flatbuffers.Builder(len(made))
+    builder = flatbuffers.Builder(len(converted))
     builder.Finish(model.Pack(builder), b"TFL3")
     return bytes(builder.Output())
 

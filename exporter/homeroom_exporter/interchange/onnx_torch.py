@@ -1,4 +1,4 @@
-"""An ONNX graph of fixed shapes as a torch module, one operation at a time: what LiteRT's converter reads; torch, onnx.
+"""An ONNX graph of fixed shapes as a torch module, one operation at a time, for LiteRT's converter.
 
 The steps are torch already, but the backbones come from elsewhere and are ONNX, so both take this one way: what is
 converted is the very graph that onnxruntime runs.
@@ -53,6 +53,7 @@ class OnnxModule(torch.nn.Module):  # type: ignore[misc]
             self.register_buffer(place, torch.from_numpy(narrow.reshape(value.shape).copy()))
 
     def forward(self, *values: Tensor) -> tuple[Tensor, ...]:
+        """The graph's outputs for its inputs, in the graph's order."""
         known: dict[str, Any] = dict(zip(self.inputs, values, strict=True))
         for name, place in self.places.items():
             known[name] = getattr(self, place)

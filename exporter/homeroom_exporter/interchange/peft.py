@@ -1,4 +1,4 @@
-"""PEFT's checkpoints, read and written: adapter_config.json and adapter_model.safetensors; numpy, no torch.
+"""PEFT's checkpoints, read and written: adapter_config.json and adapter_model.safetensors.
 
 A checkpoint is of the bare encoder (`AutoModel`), so its keys are `base_model.model.<layer>.lora_A.weight`. Heads are
 Homeroom's own; they have no place in it and are written beside it.
@@ -94,9 +94,9 @@ def _config(path: Path) -> dict[str, Any]:
 
 def files(adapter: Adapter) -> dict[str, bytes]:
     """What a bundle keeps for `write`: settings, and every A that theta does not hold, float32."""
-    said = settings(adapter.base, {f.path: (f.rank, f.alpha, f.scaling) for f in adapter.factors})
+    config = settings(adapter.base, {f.path: (f.rank, f.alpha, f.scaling) for f in adapter.factors})
     frozen = {path: a for path, (a, _) in adapter.first.items()} if adapter.trained == "a-frozen" else {}
-    kept = {SETTINGS: json.dumps(said, indent=1, sort_keys=True).encode() + b"\n"}
+    kept = {SETTINGS: json.dumps(config, indent=1, sort_keys=True).encode() + b"\n"}
     if frozen:
         kept[FROZEN] = safetensors.numpy.save({name: np.ascontiguousarray(a) for name, a in sorted(frozen.items())})
     return kept
@@ -105,7 +105,7 @@ def files(adapter: Adapter) -> dict[str, bytes]:
 def settings(base: str, factors: Mapping[str, tuple[int, float, float]]) -> dict[str, Any]:
     """adapter_config.json for factors by layer: (rank, alpha, scaling). The commonest rank and alpha are the rule."""
     ranks, alphas = ([one[i] for one in factors.values()] for i in (0, 1))
-    rank, alpha = (max(sorted(set(found)), key=found.count) for found in (ranks, alphas))
+    rank, alpha = (max(sorted(set(values)), key=values.count) for values in (ranks, alphas))
     rooted = all(abs(scaling - a / r**0.5) < 1e-9 for r, a, scaling in factors.values())
     plain = all(abs(scaling - a / r) < 1e-9 for r, a, scaling in factors.values())
     return {

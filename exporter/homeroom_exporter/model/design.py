@@ -1,4 +1,4 @@
-"""The M3T model as one function of theta: ladders, fusion and heads over the features of named slots; torch."""
+"""The M3T model's design, which fixes theta's layout: ladders, fusion and heads over the features of named slots."""
 
 from __future__ import annotations
 
@@ -52,8 +52,8 @@ class Design:
     @property
     def augmented(self) -> tuple[str, ...]:
         """The slots that a training step also reads with a part hidden."""
-        found = {slot for one in self.objectives if one.kind in AUGMENTING for slot in one.reads}
-        return tuple(slot.name for slot in self.slots if slot.name in found)
+        names = {slot for one in self.objectives if one.kind in AUGMENTING for slot in one.reads}
+        return tuple(slot.name for slot in self.slots if slot.name in names)
 
     def consistent(self, objective: Objective) -> list[Task]:
         """The tasks whose answers a consistency objective compares."""
@@ -71,9 +71,11 @@ class Design:
         return tuple(s for s in self.slots if self.adapter and s.modality == self.adapter.modality.name)
 
     def modality(self, name: str) -> Modality:
+        """The modality of that name."""
         return next(m for m in self.modalities if m.name == name)
 
     def slot(self, name: str) -> Slot:
+        """The slot of that name."""
         return next(s for s in self.slots if s.name == name)
 
     def columns(self, slot: str) -> list[int]:
@@ -82,6 +84,7 @@ class Design:
 
     @property
     def layout(self) -> Layout:
+        """Theta's segments: ladders or LoRA, fusion, heads, masked predictors, task weights."""
         segments: list[Segment] = []
         for modality in self.modalities:
             if self.adapter and self.adapter.modality == modality:

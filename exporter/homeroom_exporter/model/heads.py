@@ -1,4 +1,4 @@
-"""Task heads as pure functions of their parameters: fused, choice, matching, pair of texts, spans, tracing; torch."""
+"""Task heads as pure functions of their parameters: fused, choice, matching, pair of texts, spans, tracing."""
 
 from __future__ import annotations
 

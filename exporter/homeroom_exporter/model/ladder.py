@@ -1,4 +1,4 @@
-"""The ladder of a modality and the fusion of modalities, as pure functions of their parameters; torch.
+"""The ladder of a modality and the fusion of modalities, as pure functions of their parameters.
 
 Both are small and made of few, large operations: the step is run by a plain graph runtime on a small machine.
 """
@@ -75,6 +75,7 @@ class _Gate(torch.autograd.Function):  # type: ignore[misc]
 
 
 def relu(x: Tensor) -> Tensor:
+    """max(x, 0), see `_Gate`."""
     return cast(Tensor, _Gate.apply(x))
 
 
@@ -85,6 +86,7 @@ def block(parameters: Parameters, x: Tensor) -> Tensor:
 
 
 def has_positions(modality: Modality) -> bool:
+    """Whether a modality learns one vector for each of its tokens."""
     return modality.name == "image" and modality.buckets[-1] <= POSITIONS_LIMIT
 
 
@@ -94,6 +96,7 @@ def columns(x: Tensor) -> list[Tensor]:
 
 
 def ladder_segment(modality: Modality, width: int, hidden: int) -> Segment:
+    """A modality's segment of theta."""
     positions = modality.buckets[-1] if has_positions(modality) else 0
     return Segment(
         name=f"ladder.{modality.name}",
@@ -147,6 +150,7 @@ def attention(scores: Tensor, mask: Tensor) -> Tensor:
 
 
 def fusion_segment(width: int, hidden: int) -> Segment:
+    """The fusion's segment of theta."""
     return Segment(
         name="fusion",
         parameters=(

@@ -1,4 +1,4 @@
-"""Loss of each kind of task, a row at a time, and what the tasks weigh against each other; torch."""
+"""The loss of each kind of task, a row at a time, and the weights of tasks in their sum."""
 
 from __future__ import annotations
 

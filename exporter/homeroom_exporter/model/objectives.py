@@ -1,4 +1,4 @@
-"""What samples teach without a label, a row at a time; torch."""
+"""Objectives without labels, a row at a time: alignment, masked features, consistency."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Tiers: smaller, nested versions of a design whose theta is a part of the whole one's, theta[index]; numpy only.
+"""Tiers: smaller, nested versions of a design whose theta is a part of the full one's, theta[index].
 
 A tier keeps the first channels of every layer (as HeteroFL, Diao et al. 2021, and MatFormer, Devvrit et al. 2023), and
 the first rank components of LoRA (as HetLoRA, Cho et al. 2024), so that a small machine and a large one train the same
@@ -34,7 +34,7 @@ class NestedDesign:
 
 def make_tiers(design: Design, names: tuple[TierName, ...]) -> dict[str, NestedDesign]:
     """The tiers asked for, smallest first, each within the next."""
-    found: dict[str, NestedDesign] = {}
+    tiers: dict[str, NestedDesign] = {}
     used: set[int] = set()
     for name in (name for name in THETA_SHARES if name in names):
         share, whole = THETA_SHARES[name], design.layout.size
@@ -46,8 +46,8 @@ def make_tiers(design: Design, names: tuple[TierName, ...]) -> dict[str, NestedD
             )
         used.add(width)
         small = narrowed(design, width, share)
-        found[name] = NestedDesign(small, tier_index(design, small))
-    return found
+        tiers[name] = NestedDesign(small, tier_index(design, small))
+    return tiers
 
 
 def narrowed(design: Design, width: int, share: float) -> Design:
@@ -63,12 +63,12 @@ def _with_ranks(design: Design, rank: Callable[[int], int]) -> Design:
 def tier_index(design: Design, small: Design) -> np.ndarray:
     """int32 [p]: where in the whole theta each value of the small design's stands."""
     marks = _with_ranks(replace(design, width=WIDTH, hidden=HIDDEN), lambda _: RANK)
-    start, places = 0, []
+    start, indices = 0, []
     for whole, part, marked in zip(_shapes(design), _shapes(small), _shapes(marks), strict=True):
         axes = [_kept_indices(*sizes, design, small) for sizes in zip(whole, part, marked, strict=True)]
-        places.append(start + np.ravel_multi_index(np.ix_(*axes), whole).ravel())
+        indices.append(start + np.ravel_multi_index(np.ix_(*axes), whole).ravel())
         start += int(np.prod(whole))
-    return np.concatenate(places).astype(np.int32)
+    return np.concatenate(indices).astype(np.int32)
 
 
 def sheltered(design: Design, tiers: Mapping[str, NestedDesign], theta: np.ndarray) -> np.ndarray:

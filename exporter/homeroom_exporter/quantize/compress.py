@@ -1,4 +1,4 @@
-"""Tap compression: PCA fitted on calibration tokens, written into the graph so that it gives int8; numpy, onnx."""
+"""Tap compression: PCA fitted on calibration tokens, written into the graph so that it gives int8."""
 
 from __future__ import annotations
 
@@ -75,20 +75,20 @@ def truncate(values: NDArray[np.float64]) -> NDArray[np.float32]:
 
 def append(model: onnx.ModelProto, taps: Sequence[str], compression: Compression, tokens: str | int) -> onnx.ModelProto:
     """The model with one output `features`, int8 [batch, taps, tokens, dim], in place of its float taps."""
-    whole = onnx.ModelProto()
-    whole.CopyFrom(model)
-    axis = constant(whole, "axis", np.array([1], np.int64))
+    compressed = onnx.ModelProto()
+    compressed.CopyFrom(model)
+    axis = constant(compressed, "axis", np.array([1], np.int64))
     parts = []
     for tap, mean, basis, step in zip(taps, compression.means, compression.bases, compression.steps, strict=True):
         weight = (basis / np.float32(step)).astype(np.float32)
         offset = -(mean.astype(np.float64) @ weight.astype(np.float64))
-        product = extend(whole, "MatMul", [tap, constant(whole, f"{tap}.basis", weight)], f"{tap}.product")
-        moved = constant(whole, f"{tap}.offset", offset.astype(np.float32))
-        centred = extend(whole, "Add", [product, moved], f"{tap}.centred")
-        parts.append(extend(whole, "Unsqueeze", [centred, axis], f"{tap}.part"))
-    joined = extend(whole, "Concat", parts, "joined", axis=1)
-    finish(whole, joined, ["batch", len(taps), tokens, compression.scale.shape[1]])
-    return whole
+        product = extend(compressed, "MatMul", [tap, constant(compressed, f"{tap}.basis", weight)], f"{tap}.product")
+        moved = constant(compressed, f"{tap}.offset", offset.astype(np.float32))
+        centred = extend(compressed, "Add", [product, moved], f"{tap}.centred")
+        parts.append(extend(compressed, "Unsqueeze", [centred, axis], f"{tap}.part"))
+    joined = extend(compressed, "Concat", parts, "joined", axis=1)
+    finish(compressed, joined, ["batch", len(taps), tokens, compression.scale.shape[1]])
+    return compressed
 
 
 def finish(model: onnx.ModelProto, value: str, shape: Sequence[str | int]) -> None:

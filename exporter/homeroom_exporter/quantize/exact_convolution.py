@@ -1,4 +1,4 @@
-"""Float convolutions with sums that no order of adding changes, so that every processor gives the same bits; onnx.
+"""Exact convolutions: float sums that no order of adding changes, so that every processor gives the same bits.
 
 A float32 holds each integer up to 2^24. Where inputs, weights and bias are multiples of powers of two, and no sum of
 products can pass that, nothing is ever rounded. Without it one value in a hundred thousand falls on another side of the
@@ -30,21 +30,21 @@ def exact_convolutions(model: onnx.ModelProto, largest: Mapping[str, float]) -> 
     largest: the greatest absolute value seen of a graph's values, by name; beyond twice that a sum may be rounded. A
     convolution of too many products for its precision is left as it is, and so is one whose input is not in `largest`.
     """
-    made = onnx.ModelProto()
-    made.CopyFrom(model)
-    graph = made.graph
+    result = onnx.ModelProto()
+    result.CopyFrom(model)
+    graph = result.graph
     constants = {
         one.name: numpy_helper.to_array(one) for one in graph.initializer if one.data_type == TensorProto.FLOAT
     }
     nodes: list[NodeProto] = []
     for node in graph.node:
-        found = None
+        grids = None
         if node.op_type == "Conv" and set(node.input[1:]) <= set(constants) and largest.get(node.input[0]):
-            found = _grids(largest[node.input[0]], *(constants[name] for name in node.input[1:]))
-        if found is None:
+            grids = _grids(largest[node.input[0]], *(constants[name] for name in node.input[1:]))
+        if grids is None:
             nodes.append(node)
             continue
-        step, values = found
+        step, values = grids
         name = f"{ADDED}{node.output[0]}"
         parts = [numpy_helper.from_array(np.float32(1 / step), f"{name}.scale")]
         parts += [numpy_helper.from_array(one, f"{name}.{kind}") for one, kind in zip(values, OPERANDS, strict=False)]
@@ -60,7 +60,7 @@ def exact_convolutions(model: onnx.ModelProto, largest: Mapping[str, float]) -> 
     del graph.node[:], graph.initializer[:]
     graph.node.extend(nodes)
     graph.initializer.extend(kept)
-    return made
+    return result
 
 
 def _grids(largest: float, weight: Array, bias: Array | None = None) -> tuple[float, list[Array]] | None:
@@ -70,13 +70,15 @@ def _grids(largest: float, weight: Array, bias: Array | None = None) -> tuple[fl
     for bits in INPUT_BITS:
         step = 2.0 ** (np.ceil(np.log2(largest)) - bits + 1)
         rows_of_steps, limit = rows * step, 2.0**bits  # steps of an input of twice the largest
-        most = np.abs(rows_of_steps).sum(1) * limit + np.abs(offset)
-        grid = 2.0 ** np.ceil(np.log2(np.maximum(most, np.finfo(np.float32).tiny)) - SIGNIFICAND_BITS)
-        whole, added = np.round(rows_of_steps / grid[:, None]), np.round(offset / grid)
-        grid[np.abs(whole).sum(1) * limit + np.abs(added) > 2.0**SIGNIFICAND_BITS] *= 2  # rounding went up past it
-        whole, added = np.round(rows_of_steps / grid[:, None]), np.round(offset / grid)
-        rounded = whole * grid[:, None]
+        largest_sum = np.abs(rows_of_steps).sum(1) * limit + np.abs(offset)
+        grid = 2.0 ** np.ceil(np.log2(np.maximum(largest_sum, np.finfo(np.float32).tiny)) - SIGNIFICAND_BITS)
+        weight_steps, bias_steps = np.round(rows_of_steps / grid[:, None]), np.round(offset / grid)
+        grid[np.abs(weight_steps).sum(1) * limit + np.abs(bias_steps) > 2.0**SIGNIFICAND_BITS] *= (
+            2  # rounding went up past it
+        )
+        weight_steps, bias_steps = np.round(rows_of_steps / grid[:, None]), np.round(offset / grid)
+        rounded = weight_steps * grid[:, None]
         if np.linalg.norm(rounded - rows_of_steps) <= LOST_NORM_LIMIT * np.linalg.norm(rows_of_steps):
-            values = [rounded.reshape(weight.shape), *([added * grid] if bias is not None else [])]
+            values = [rounded.reshape(weight.shape), *([bias_steps * grid] if bias is not None else [])]
             return float(step), [one.astype(np.float32) for one in values]
     return None

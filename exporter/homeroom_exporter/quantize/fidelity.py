@@ -1,4 +1,4 @@
-"""What a built backbone is like: int8 against float32, finite on extreme inputs; onnx and the device's runtime."""
+"""Fidelity of a built backbone: int8 features against float32 ones, and finite results on extreme inputs."""
 
 from __future__ import annotations
 
@@ -46,8 +46,8 @@ def features(
     """int8 [taps, valid tokens, dim] of each input, in the order of `batches`."""
     run = load(path, threads=threads)
     for feeds, counts in batches(modality, inputs):
-        made = run(feeds)["features"]
-        yield from (made[row, :, :count] for row, count in enumerate(counts))
+        outputs = run(feeds)["features"]
+        yield from (outputs[row, :, :count] for row, count in enumerate(counts))
 
 
 def agreement(modality: Modality, reference: Path, other: Path, inputs: Sequence[Prepared]) -> tuple[float, float]:
@@ -57,32 +57,32 @@ def agreement(modality: Modality, reference: Path, other: Path, inputs: Sequence
 
 def similarity(reference: Iterable[NDArray[np.int8]], other: Iterable[NDArray[np.int8]]) -> tuple[float, float]:
     """Mean and worst cosine of pairs of features; two of zeros count 1."""
-    found = []
+    cosines = []
     for a, b in zip(reference, other, strict=True):
         x, y = a.astype(np.float64).ravel(), b.astype(np.float64).ravel()
         norm = float(np.linalg.norm(x) * np.linalg.norm(y))
-        found.append(float(x @ y) / norm if norm else float(np.array_equal(x, y)))
-    return float(np.mean(found)), min(found)
+        cosines.append(float(x @ y) / norm if norm else float(np.array_equal(x, y)))
+    return float(np.mean(cosines)), min(cosines)
 
 
 def problems(modality: Modality, path: Path) -> list[str]:
     """Run a features graph on all-zero, saturated, empty (fully masked) and longest inputs, batches of 1 and 3."""
-    found = []
+    messages = []
     with tempfile.TemporaryDirectory() as folder:
         run = load(_with_rounded_value(path, Path(folder) / "probe.onnx"), threads=1)
         for name, feeds in extremes(modality):
             outputs = run(feeds)
-            made = outputs.pop("features")
+            features = outputs.pop("features")
             rows = len(next(iter(feeds.values())))
             lengths = [feeds[name].shape[1] for name in ("input_ids", "steps") if name in feeds]
             (tokens,) = lengths or [modality.buckets[-1]]
             if not all(np.isfinite(value).all() for value in outputs.values()):
-                found.append(f"{name} gives values that are not finite")
-            if made.shape != (rows, len(modality.taps), tokens, modality.dim) or made.dtype != np.int8:
-                found.append(f"{name} gives {made.dtype} {made.shape}")
-            elif int(made.min()) < -INT8_LIMIT:
-                found.append(f"{name} leaves the range of +-{INT8_LIMIT}")
-    return found
+                messages.append(f"{name} gives values that are not finite")
+            if features.shape != (rows, len(modality.taps), tokens, modality.dim) or features.dtype != np.int8:
+                messages.append(f"{name} gives {features.dtype} {features.shape}")
+            elif int(features.min()) < -INT8_LIMIT:
+                messages.append(f"{name} leaves the range of +-{INT8_LIMIT}")
+    return messages
 
 
 def _with_rounded_value(path: Path, probe: Path) -> Path:

@@ -1,4 +1,4 @@
-"""Surgery on ONNX graphs: name the taps, prune what they do not need, pool them to tokens, canonical bytes; onnx."""
+"""Surgery on ONNX graphs: exposes taps, prunes the rest, pools to tokens, gives canonical bytes."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ ADDED = "homeroom."  # prefix of the names of nodes that are added here; quantiz
 def expose(model: onnx.ModelProto, taps: Mapping[str, str]) -> onnx.ModelProto:
     """The model with the values `taps` (tap name -> value name) as its only outputs, and nothing they do not need."""
     graph = model.graph
-    made = {output for node in graph.node for output in node.output}
-    if lost := sorted(value for value in taps.values() if value not in made):
+    produced = {output for node in graph.node for output in node.output}
+    if lost := sorted(value for value in taps.values() if value not in produced):
         raise ExportError(f"the graph has no value {lost[0]}", where="taps", remedy="choose other layers")
     needed = set(taps.values())
     kept: list[NodeProto] = []
@@ -52,6 +52,7 @@ def values_read(node: NodeProto) -> set[str]:
 
 
 def as_model(graph: onnx.GraphProto, opsets: Sequence[onnx.OperatorSetIdProto]) -> onnx.ModelProto:
+    """A model of a graph, in the exporter's IR version."""
     return helper.make_model(graph, opset_imports=list(opsets), ir_version=IR_VERSION, producer_name="homeroom")
 
 
@@ -145,6 +146,7 @@ def regions(side: int, grid: int) -> NDArray[np.float32]:
 
 
 def region_count(grid: int) -> int:
+    """Tokens of a square map: one for all of it, and one for each region of a grid above 1."""
     return 1 + grid * grid if grid > 1 else 1
 
 
@@ -186,13 +188,13 @@ def short_names(model: onnx.ModelProto) -> onnx.ModelProto:
     graph = short.graph
     if any(attribute.type == AttributeProto.GRAPH for node in graph.node for attribute in node.attribute):
         return short  # a branch reads the values around it by name
-    told = {value.name for value in (*graph.input, *graph.output, *graph.initializer)}
-    flowing = dict.fromkeys(name for node in graph.node for name in node.output if name and name not in told)
-    names = dict(zip(flowing, (n for n in map(str, count()) if n not in told), strict=False))
+    kept_names = {value.name for value in (*graph.input, *graph.output, *graph.initializer)}
+    flowing = dict.fromkeys(name for node in graph.node for name in node.output if name and name not in kept_names)
+    names = dict(zip(flowing, (n for n in map(str, count()) if n not in kept_names), strict=False))
     for node in graph.node:
         node.name = ""
-        for places in (node.input, node.output):
-            places[:] = [names.get(name, name) for name in places]
+        for values in (node.input, node.output):
+            values[:] = [names.get(name, name) for name in values]
     return short
 
 

@@ -1,8 +1,8 @@
-"""Float graphs to int8 with 7-bit weights, the same on processors with and without VNNI, or to int4; onnx, onnxruntime.
+"""Quantizes float graphs to int8 with 7-bit weights, the same with and without VNNI, or to int4.
 
 An 8-bit weight times an unsigned 8-bit activation, two of them added, overflows the 16 bits that AVX2 adds in: features
 then collapse on older laptops. With weights of 7 bits it cannot happen (onnxruntime's `reduce_range`). Convolutions
-that stay in float32 are made `exact`. int4 is of weights only, by blocks; sums are float32, so it has no such trap.
+that stay in float32 are made exact (`exact_convolution`). int4 is of weights only, by blocks; its sums are float32.
 """
 
 from __future__ import annotations
@@ -90,18 +90,18 @@ def static(
             calibration_cache_path=ranges,
             nodes_to_exclude=[*excluded(model, keep_float), *kept],
         )
-        made = onnx.load(after)
-        return exact_convolutions(made, _largest(made, load_tensors_data(ranges).data))
+        quantized = onnx.load(after)
+        return exact_convolutions(quantized, _largest(quantized, load_tensors_data(ranges).data))
 
 
 def _largest(model: onnx.ModelProto, seen: Mapping[str, TensorData]) -> dict[str, float]:
     """The greatest absolute value of what was seen, and of what int8 stands for."""
-    found = {name: float(np.abs(one.range_value).max()) for name, one in seen.items()}
+    largest = {name: float(np.abs(one.range_value).max()) for name, one in seen.items()}
     constants = {one.name: numpy_helper.to_array(one) for one in model.graph.initializer}
     for node in model.graph.node:
         if node.op_type == "DequantizeLinear" and constants.get(node.input[1], np.empty(0)).size == 1:
-            found[node.output[0]] = float(constants[node.input[1]]) * np.iinfo(np.uint8).max
-    return found
+            largest[node.output[0]] = float(constants[node.input[1]]) * np.iinfo(np.uint8).max
+    return largest
 
 
 def blockwise(model: onnx.ModelProto, keep_float: Iterable[str] = (), kept: Collection[str] = ()) -> onnx.ModelProto:
@@ -141,14 +141,14 @@ def candidates(model: onnx.ModelProto, keep_float: Iterable[str] = ()) -> list[C
     """Matrix products by constants, large lookup tables and convolutions, in the graph's order."""
     weights = {t.name: t for t in model.graph.initializer if t.data_type == TensorProto.FLOAT}
     left_out = set(excluded(model, keep_float))
-    found = []
+    layers = []
     for node in model.graph.node:
-        place = {"MatMul": 1, "Gemm": 1, "Gather": 0, "Conv": 1}.get(node.op_type)
-        tensor = weights.get(node.input[place]) if place is not None else None
-        if tensor is None or node.name in left_out or (place == 0 and not _is_table(tensor)):
+        index = {"MatMul": 1, "Gemm": 1, "Gather": 0, "Conv": 1}.get(node.op_type)
+        tensor = weights.get(node.input[index]) if index is not None else None
+        if tensor is None or node.name in left_out or (index == 0 and not _is_table(tensor)):
             continue
-        found.append(Candidate(node.name, int(np.prod(tensor.dims))))
-    return found
+        layers.append(Candidate(node.name, int(np.prod(tensor.dims))))
+    return layers
 
 
 def excluded(model: onnx.ModelProto, keep_float: Iterable[str]) -> list[str]:
@@ -203,7 +203,7 @@ def _is_table(tensor: TensorProto) -> bool:
 
 def _shrink(
     model: onnx.ModelProto,
-    place: int,
+    index: int,
     wanted: Callable[[NodeProto, TensorProto], bool],
     read: Callable[[NodeProto, str], list[NodeProto]],
 ) -> onnx.ModelProto:
@@ -215,7 +215,7 @@ def _shrink(
     nodes: list[NodeProto] = []
     done: set[str] = set()
     for node in graph.node:
-        tensor = floats.get(node.input[place]) if len(node.input) > place else None
+        tensor = floats.get(node.input[index]) if len(node.input) > index else None
         if tensor is None or not wanted(node, tensor):
             nodes.append(node)
             continue

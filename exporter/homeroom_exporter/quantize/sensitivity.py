@@ -1,6 +1,6 @@
-"""Which layers must stay in higher precision: each is quantized alone, the worst are given back until a loss holds.
+"""Layer sensitivity: quantizes each layer alone, and gives the worst back until a loss holds.
 
-After the layer-wise sensitivity analysis of Dong et al. 2019 (HAWQ), measured on features in place of Hessians; numpy.
+After the layer-wise sensitivity analysis of Dong et al. 2019 (HAWQ), measured on features in place of Hessians.
 """
 
 from __future__ import annotations
@@ -37,9 +37,9 @@ def sweep(layers: Sequence[Candidate], loss: Loss, limit: float, *, progress: Pr
     """
     clock = _Clock(progress)
     names = [layer.name for layer in layers]
-    whole = loss(())
-    if whole <= limit:
-        return Sweep((), whole, limit, len(layers))
+    everything = loss(())
+    if everything <= limit:
+        return Sweep((), everything, limit, len(layers))
     together = -(-len(names) // TRIALS)
     groups = [names[i : i + together] for i in range(0, len(names), together)]
     harm: dict[str, float] = {}
@@ -48,16 +48,16 @@ def sweep(layers: Sequence[Candidate], loss: Loss, limit: float, *, progress: Pr
         harm.update(dict.fromkeys(group, alone))
         clock.say(number, len(groups))
     ranked = sorted(names, key=lambda name: (-harm[name], name))
-    low, high, found = 1, len(ranked), loss(ranked)
+    low, high, reached_with_all = 1, len(ranked), loss(ranked)
     while low < high:
         middle = (low + high) // 2
         reached = loss(ranked[:middle])
         if reached <= limit:
-            high, found = middle, reached
+            high, reached_with_all = middle, reached
         else:
             low = middle + 1
         clock.say_text(f"a drift of {reached:.3f} with {middle} of {len(names)} layers in higher precision")
-    return Sweep(tuple(ranked[:high]), found, limit, len(layers))
+    return Sweep(tuple(ranked[:high]), reached_with_all, limit, len(layers))
 
 
 class _Clock:

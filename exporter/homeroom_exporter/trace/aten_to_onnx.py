@@ -1,4 +1,4 @@
-"""From a traced graph of ATen operations to an ONNX graph, one operation at a time; torch.fx and onnx.
+"""Translates a traced graph of ATen operations to an ONNX graph, one operation at a time.
 
 torch.onnx.export takes ten seconds for a step of nine hundred operations, and its optimizer drops small constants
 (an epsilon of 1e-8 becomes zero). A step uses some thirty kinds of operation, so that a direct translation is shorter,
@@ -42,6 +42,7 @@ def aten_to_onnx(traced: GraphModule, inputs: Sequence[str], outputs: Sequence[s
 
 
 def shape_of(node: Node) -> tuple[int, ...]:
+    """The shape that a value had when it was traced."""
     return tuple(node.meta["val"].shape)
 
 
@@ -200,9 +201,9 @@ def _reduce(kind: str) -> Callable[[_Translation, Node], str]:
     def rule(to: _Translation, node: Node) -> str:
         source: Any = node.args[0]
         rank = len(shape_of(source))
-        given: Any = node.args[1] if len(node.args) > 1 and node.args[1] else list(range(rank))
+        axes_given: Any = node.args[1] if len(node.args) > 1 and node.args[1] else list(range(rank))
         keep = int(bool(node.args[2])) if len(node.args) > 2 else 0
-        axes = sorted(axis % rank for axis in given)
+        axes = sorted(axis % rank for axis in axes_given)
         return to.emit(kind, to.name(source), to.integers(*axes), keepdims=keep)
 
     return rule

@@ -1,4 +1,4 @@
-"""What torch itself computes for a step, untraced and with LoRA in its textbook form: what graphs are held against."""
+"""The reference of a step: torch's own results, untraced, with LoRA in its textbook form."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from homeroom_exporter.model.forward import forward, lora_rows, objective
 
 def by_autograd(design: Design, role: str, theta: np.ndarray, feeds: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
     """The results of a step by their names; `feeds` as the graph's, and frozen weights in place of the design's own."""
-    own = design.adapter.frozen.arrays if design.adapter else {}
-    values = {name: torch.from_numpy(value) for name, value in {**own, **feeds}.items()}
+    frozen = design.adapter.frozen.arrays if design.adapter else {}
+    values = {name: torch.from_numpy(value) for name, value in {**frozen, **feeds}.items()}
     if role == "predict":
         parts, seen, _ = _textbook(design, theta, values)
         return {f"{name}.output": value.detach().numpy() for name, value in forward(design, parts, seen).items()}
@@ -67,12 +67,12 @@ def _by_features(design: Design, theta: np.ndarray, values: Mapping[str, Tensor]
     outputs = forward(design, parts, seen)
     selected = [(outputs[t.name] * values[f"{t.name}.select"]).sum() for t in design.explained]
     gradients = torch.autograd.grad(torch.stack(selected).sum(), list(leaves.values()))
-    found = dict(zip(leaves, gradients, strict=True))
+    results = dict(zip(leaves, gradients, strict=True))
     if design.adapter:
-        pulled = (found.pop("pull") * difference).sum(-1).reshape(len(values["along"]), count, -1)
+        pulled = (results.pop("pull") * difference).sum(-1).reshape(len(values["along"]), count, -1)
         each = pulled.split([slot.count for slot in design.inside], 1)
-        found |= {f"{slot.name}.pull": pull for slot, pull in zip(design.inside, each, strict=True)}
-    return {name: value.numpy() for name, value in found.items()}
+        results |= {f"{slot.name}.pull": pull for slot, pull in zip(design.inside, each, strict=True)}
+    return {name: value.numpy() for name, value in results.items()}
 
 
 def _gradient(design: Design, theta: np.ndarray, values: Mapping[str, Tensor]) -> tuple[np.ndarray, np.ndarray]:

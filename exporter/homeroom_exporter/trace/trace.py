@@ -1,6 +1,6 @@
-"""From a design to the plain graphs of its training step: trace with torch, write as ONNX; torch.
+"""Traces the training and prediction steps of a design with torch, and writes them as ONNX.
 
-`torch.func.grad` of the loss is traced to ATen operations (`make_fx`), with shapes baked in, and `lower` translates
+`torch.func.grad` of the loss is traced to ATen operations (`make_fx`), with fixed shapes, and `aten_to_onnx` translates
 them. Graphs hold no randomness and no optimizer.
 """
 
@@ -26,6 +26,7 @@ CLIP_EPSILON = 1e-12  # a group without gradient has norm 0
 
 
 def predict_step(design: Design, theta: Tensor, feeds: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """`{task}.output` of every task."""
     layout = design.layout
     parts = name_parts(layout, unflatten(layout, theta))
     if design.adapter:
@@ -35,6 +36,7 @@ def predict_step(design: Design, theta: Tensor, feeds: Mapping[str, Tensor]) -> 
 
 
 def grad_step(design: Design, theta: Tensor, feeds: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Loss sums and totals by column, and the gradient float32 [P]."""
     layout = design.layout
     tensors = unflatten(layout, theta)
 
@@ -83,8 +85,8 @@ def _with_those_inside(
     layout: Layout, gradients: list[Tensor], inside: Mapping[str, Mapping[str, Tensor]]
 ) -> list[Tensor]:
     """By parameter in the layout's order, LoRA's own in place of the zeros that autograd found."""
-    places = [(segment.name, parameter.name) for segment in layout for parameter in segment.parameters]
-    return [inside.get(s, {}).get(p, g) for (s, p), g in zip(places, gradients, strict=True)]
+    names = [(segment.name, parameter.name) for segment in layout for parameter in segment.parameters]
+    return [inside.get(s, {}).get(p, g) for (s, p), g in zip(names, gradients, strict=True)]
 
 
 def clipped_step(design: Design, theta: Tensor, feeds: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -173,7 +175,7 @@ STEPS = {
 def trace(design: Design, role: str, batch: int, tokens: Mapping[str, int]) -> onnx.ModelProto:
     """The ONNX model of one variant of a step, by its role.
 
-    Frozen weights of an encoder with LoRA inside are inputs of it, which `lora.frozen.attach` turns into constants.
+    Frozen weights of an encoder with LoRA inside are inputs of it, which `frozen_weights.attach` turns into constants.
     """
     feeds = example(design, role, batch, tokens)
     feeds |= design.adapter.frozen.arrays if design.adapter else {}

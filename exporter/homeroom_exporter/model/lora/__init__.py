@@ -1,1 +1,1 @@
-"""LoRA inside a frozen transformer: its shape, its frozen weights, its factors, and a backward pass written by hand."""
+"""LoRA inside a frozen transformer: architectures, frozen weights, factors, and a hand-written backward pass."""

@@ -1,4 +1,4 @@
-"""LoRA as a part of the M3T model: its segments of theta, its frozen weights, and the states that heads read; torch."""
+"""The LoRA adapter of the M3T model: its segments of theta, its frozen weights, and the states that heads read."""
 
 from __future__ import annotations
 
@@ -59,11 +59,12 @@ class Adapter:
 
     @property
     def precision(self) -> Precision:
+        """Of the frozen weights."""
         return self.frozen.precision
 
     def segments(self, width: int) -> list[Segment]:
         """One for each trained factor, then the bridge from hidden states to the model's width."""
-        found = []
+        segments = []
         reads = (self.modality.features_id,)
         for factor in self.factors:
             out, into = self.shape.dimensions(factor.name)
@@ -74,7 +75,7 @@ class Adapter:
                 a = self.first[factor.path][0]
                 settings["a"] = digest(a.tobytes())[:16]  # a B means nothing beside another A
             for side, shape in sides:
-                found.append(
+                segments.append(
                     Segment(
                         name=segment_name(factor.path, side),
                         parameters=(Parameter(f"lora_{side}", shape),),
@@ -84,7 +85,7 @@ class Adapter:
                     )
                 )
         tokens = (Parameter("tokens.weight", (self.shape.width, width)), Parameter("tokens.bias", (width,)))
-        found.append(
+        segments.append(
             Segment(
                 name=self.bridge,
                 parameters=(
@@ -97,14 +98,16 @@ class Adapter:
                 modality=self.modality.name,
             )
         )
-        return found
+        return segments
 
     @property
     def bridge(self) -> str:
+        """The name of the segment from hidden states to the model's width."""
         return f"bridge.{self.modality.name}"
 
     @property
     def textual(self) -> bool:
+        """Whether the encoder reads texts, else images."""
         return self.modality.name == "text"
 
     @property
@@ -134,15 +137,15 @@ class Adapter:
 
     def scaled(self, parts: Parts, feeds: Feeds) -> dict[str, tuple[Tensor, Tensor]]:
         """(A, scaling * B) by our name of the layer."""
-        found = {}
+        factors = {}
         for factor in self.factors:
             b = parts[segment_name(factor.path, "B")]["lora_B"] * factor.scaling
             if self.trained == "both":
                 a = parts[segment_name(factor.path, "A")]["lora_A"]
             else:
                 a = feeds[f"{PREFIX}{factor.name}.A"]
-            found[factor.name] = (a, b)
-        return found
+            factors[factor.name] = (a, b)
+        return factors
 
     def states(
         self, parts: Parts, feeds: Feeds, inputs: Tensor, mask: Tensor, *, keep: bool, x: Tensor | None = None
@@ -175,14 +178,14 @@ class Adapter:
         """
         factors, rows = self.scaled(parts, feeds), self.rows(mask)
         flat = rows.pack(dy.reshape(-1, self.shape.width))
-        made, _ = encoder.backward(self.shape, self.weights(feeds), factors, saved, rows, flat, each)
-        found = {}
+        by_layer, _ = encoder.backward(self.shape, self.weights(feeds), factors, saved, rows, flat, each)
+        gradients = {}
         for factor in self.factors:
-            da, db = made[factor.name]
-            found[segment_name(factor.path, "B")] = {"lora_B": db * factor.scaling}
+            da, db = by_layer[factor.name]
+            gradients[segment_name(factor.path, "B")] = {"lora_B": db * factor.scaling}
             if self.trained == "both":
-                found[segment_name(factor.path, "A")] = {"lora_A": da}
-        return found
+                gradients[segment_name(factor.path, "A")] = {"lora_A": da}
+        return gradients
 
     def pulls(
         self, parts: Parts, feeds: Feeds, mask: Tensor, saved: list[Saved], dy: Tensor, difference: Tensor
@@ -210,11 +213,13 @@ class Adapter:
         return encoder.embed(self.shape, self.weights(feeds), inputs, rows)
 
     def rows(self, mask: Tensor) -> UnpaddedRows:
+        """The layout of a batch's tokens; mask: float32 [rows, tokens]."""
         if self.textual:
             return UnpaddedRows(len(mask), mask.shape[1], self.shape.heads, mask)
         return UnpaddedRows(len(mask), encoder.tokens_of(self.shape), self.shape.heads)
 
     def weights(self, feeds: Feeds) -> dict[str, Tensor]:
+        """The frozen weights among a graph's inputs, by name."""
         return {name.removeprefix(PREFIX): value for name, value in feeds.items() if name.startswith(PREFIX)}
 
     def cross(
@@ -238,4 +243,5 @@ class Adapter:
 
 
 def segment_name(path: str, side: str) -> str:
+    """The segment of one LoRA factor; side: A or B."""
     return f"lora.{path}.{side}"

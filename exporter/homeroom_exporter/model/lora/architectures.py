@@ -1,4 +1,4 @@
-"""Transformer encoders that can carry LoRA: where each family keeps its weights, under one set of names; torch."""
+"""Transformer architectures that can carry LoRA: each family's weights under one set of names."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""From a recipe's encoder and adapter to LoRA inside it, its frozen weights on disk; torch, transformers."""
+"""Builds the encoder with LoRA inside from a recipe, its frozen weights on disk."""
 
 from __future__ import annotations
 
@@ -52,13 +52,13 @@ def build(
     arrays = weights_of(shape, model.state_dict(), buckets[-1])
     factors, first = _from_checkpoint(shape, start) if start else _drawn(shape, plan, seed)
     precision = "float32" if spec.quantize == "none" else spec.quantize
-    kept = frozen_weights.freeze(arrays, precision)
+    frozen = frozen_weights.freeze(arrays, precision)
     if plan.federated == "a-frozen":
-        kept = kept.having({f"{factor.name}.A": first[factor.path][0] for factor in factors})
-    kept = kept.prefixed(PREFIX)
+        frozen = frozen.having({f"{factor.name}.A": first[factor.path][0] for factor in factors})
+    frozen = frozen.prefixed(PREFIX)
     stored = scratch / f"frozen.{spec.modality}.bin"
-    places = frozen_weights.store(kept, stored)
-    made = {
+    offsets = frozen_weights.store(frozen, stored)
+    identifying_facts = {
         "preprocess": identifying(preprocess),
         "files": {
             place: digest(path.read_bytes()) for place, path in files.items() if not place.startswith("licences/")
@@ -70,7 +70,7 @@ def build(
     }
     modality = Modality(
         name=spec.modality,
-        features_id=identity(made),
+        features_id=identity(identifying_facts),
         encoder=name,
         taps=(),
         dim=shape.width,
@@ -83,7 +83,7 @@ def build(
     adapter = Adapter(
         modality=modality,
         shape=shape,
-        frozen=kept,
+        frozen=frozen,
         factors=factors,
         first=first,
         trained=plan.federated,
@@ -92,7 +92,7 @@ def build(
         pairs=pairs,
         reference=arrays,
     )
-    return LoraEncoder(adapter, stored, places, files, licences)
+    return LoraEncoder(adapter, stored, offsets, files, licences)
 
 
 def attach(model: onnx.ModelProto, inside: LoraEncoder) -> onnx.ModelProto:
@@ -198,10 +198,11 @@ def _from_checkpoint(
         a, b = start.factors[path]
         rows, columns = shape.dimensions(paths[path])
         rank, alpha = start.rank(path), start.alpha(path)
-        for side, value, right in (("A", a, (rank, columns)), ("B", b, (rows, rank))):
-            if value.shape != right:
+        for side, value, expected_shape in (("A", a, (rank, columns)), ("B", b, (rows, rank))):
+            if value.shape != expected_shape:
                 raise ExportError(
-                    f"{path}.lora_{side}.weight is {list(value.shape)} in place of {list(right)}", where=start.where
+                    f"{path}.lora_{side}.weight is {list(value.shape)} in place of {list(expected_shape)}",
+                    where=start.where,
                 )
         factors.append(Factor(paths[path], path, rank, alpha, start.scaling(path)))
     return tuple(factors), {path: start.factors[path] for path in expected}

@@ -1,4 +1,4 @@
-"""A frozen transformer encoder with LoRA inside, forward and backward by hand; torch.
+"""A frozen transformer encoder with LoRA inside, forward and backward by hand.
 
 Why by hand: a traced autograd step keeps what it does not need and passes over each activation a dozen times. Here W
 and its LoRA product are one matrix, the sums of a backward pass are the additive term of the next multiplication,
@@ -96,14 +96,14 @@ def _again(shape: EncoderShape, weights: Weights, saved: list[Saved], i: int, af
 def _block(
     shape: EncoderShape, weights: Weights, factors: Factors, i: int, x: Tensor, rows: UnpaddedRows
 ) -> tuple[Tensor, Saved]:
-    whole: dict[str, Tensor] = {}
-    kept: Saved = {"x": x, "whole": whole}
+    matrices: dict[str, Tensor] = {}
+    kept: Saved = {"x": x, "whole": matrices}
 
     def linear(kind: str, value: Tensor, scale: float = 1.0) -> Tensor:
         """scale times the layer's product and bias."""
         name = f"{i}.{kind}"
-        whole[kind] = _whole(weights, factors, name, value)
-        return torch.addmm(weights[f"{name}.bias"], value, whole[kind].t(), beta=scale, alpha=scale)
+        matrices[kind] = _whole(weights, factors, name, value)
+        return torch.addmm(weights[f"{name}.bias"], value, matrices[kind].t(), beta=scale, alpha=scale)
 
     inside = x
     if shape.before:
@@ -127,8 +127,8 @@ def _block(
     # GELU(z) = z Phi(z) = sqrt(1/2) u (1 + erf(u)), where u = sqrt(1/2) z.
     kept["u"] = linear("up", inside, math.sqrt(0.5))
     kept["e"] = torch.erf(kept["u"]) + 1.0
-    whole["down"] = _whole(weights, factors, f"{i}.down", kept["u"])
-    down = kept["u"] * kept["e"], whole["down"].t()
+    matrices["down"] = _whole(weights, factors, f"{i}.down", kept["u"])
+    down = kept["u"] * kept["e"], matrices["down"].t()
     x = torch.addmm(weights[f"{i}.down.bias"], *down, alpha=math.sqrt(0.5)) + x
     if not shape.before:
         x, kept["norm.2"] = _norm(shape, weights, f"{i}.norm.2", x)

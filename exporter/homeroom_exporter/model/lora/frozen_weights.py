@@ -1,4 +1,4 @@
-"""Frozen weights as int8 or int4 by blocks, in one file that all variants of a graph share; numpy, torch, onnx."""
+"""Frozen weights as int8 or int4 by blocks, in one file that all variants of a graph share."""
 
 from __future__ import annotations
 
@@ -36,9 +36,11 @@ class FrozenWeights:
     precision: Precision
 
     def having(self, more: Mapping[str, np.ndarray]) -> FrozenWeights:
+        """These weights and more of them."""
         return FrozenWeights({**self.arrays, **more}, self.precision)
 
     def prefixed(self, prefix: str) -> FrozenWeights:
+        """These weights under names with a prefix."""
         return FrozenWeights({prefix + name: value for name, value in self.arrays.items()}, self.precision)
 
 
@@ -178,18 +180,18 @@ def _(codes: Tensor, scale: Tensor) -> Tensor:
 
 def store(frozen: FrozenWeights, path: Path) -> dict[str, tuple[int, int]]:
     """Write all arrays to one file; (offset, length) of each by name."""
-    places = {}
+    offsets = {}
     with path.open("wb") as file:
         for name, value in frozen.arrays.items():
             file.write(bytes(-file.tell() % ALIGNED))
             data = np.ascontiguousarray(value).tobytes()
-            places[name] = (file.tell(), len(data))
+            offsets[name] = (file.tell(), len(data))
             file.write(data)
-    return places
+    return offsets
 
 
 def attach(
-    model: onnx.ModelProto, frozen: FrozenWeights, places: Mapping[str, tuple[int, int]], location: str
+    model: onnx.ModelProto, frozen: FrozenWeights, offsets: Mapping[str, tuple[int, int]], location: str
 ) -> onnx.ModelProto:
     """Turn the model's inputs that are frozen weights into constants kept in the file `location` beside the model."""
     inputs = [value for value in model.graph.input if value.name not in frozen.arrays]
@@ -199,7 +201,7 @@ def attach(
             continue
         tensor = TensorProto(name=name, dims=value.shape, data_location=TensorProto.EXTERNAL)
         tensor.data_type = helper.np_dtype_to_tensor_dtype(value.dtype)
-        offset, length = places[name]
+        offset, length = offsets[name]
         length = min(length, value.nbytes)  # a tier has the first rows of an A
         for key, said in (("location", location), ("offset", offset), ("length", length)):
             tensor.external_data.add(key=key, value=str(said))

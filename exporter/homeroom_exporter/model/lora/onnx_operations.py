@@ -1,6 +1,6 @@
-"""LoRA's own operations as ONNX: frozen weights in few bits, and tokens without their padding; torch.fx and onnx.
+"""LoRA's own operations as ONNX: frozen weights in few bits, and tokens without their padding.
 
-Each takes the graph that is being written, see `lower`, and a traced call; it returns the name of the result.
+Each takes the graph that is being written, see `aten_to_onnx`, and a traced call; it returns the name of the result.
 """
 
 from __future__ import annotations
@@ -11,34 +11,34 @@ import numpy as np
 from onnx import TensorProto
 from torch.fx import Node
 
-Lowering = Any  # `lower._Lowering`, which imports this
+Translation = Any  # `aten_to_onnx._Translation`, which imports this
 
 
-def later(to: Lowering, node: Node) -> str:
-    """`frozen.later`: to a shape with a zero added that takes a value of `after` to compute; no NaN is greater."""
+def later(to: Translation, node: Node) -> str:
+    """`frozen_weights.later`: adds a zero to the shape that takes a value of `after` to compute; no NaN is greater."""
     stored, after = cast(tuple[Node, Node], node.args)
     first = to.emit("Slice", to.reshape(to.name(after), [-1]), to.integers(0), to.integers(1))
     zero = to.emit("Cast", to.emit("Greater", first, first), to=TensorProto.INT64)
     return str(to.emit("Reshape", to.name(stored), to.emit("Add", to.integers(*stored.meta["val"].shape), zero)))
 
 
-def scaled(to: Lowering, node: Node) -> str:
-    """`frozen.scaled`."""
+def scaled(to: Translation, node: Node) -> str:
+    """`frozen_weights.scaled`."""
     codes, scale = cast(tuple[Node, Node], node.args)
     (_, columns), (_, blocks) = codes.meta["val"].shape, scale.meta["val"].shape
     each = to.reshape(to.name(codes), [-1, blocks, columns // blocks])
     return str(to.reshape(to.emit("Mul", each, to.reshape(to.name(scale), [-1, blocks, 1])), [-1, columns]))
 
 
-def regroup(to: Lowering, node: Node) -> str:
-    """`rows.regroup`."""
+def regroup(to: Translation, node: Node) -> str:
+    """`unpadded_rows.regroup`."""
     x, index, width, columns = cast(tuple[Node, Node, int, int], node.args)
     picked = to.emit("Gather", to.reshape(to.name(x), [-1, width]), to.name(index), axis=0)
     return str(picked if width == columns else to.reshape(picked, [-1, columns]))
 
 
-def token_indices(to: Lowering, node: Node) -> str:
-    """`rows.places`. How many tokens are there is known when the graph runs: no shape here holds their number."""
+def token_indices(to: Translation, node: Node) -> str:
+    """`unpadded_rows.token_indices`. Only the running graph knows how many tokens there are: no shape here holds it."""
     mask, heads, kind = cast(tuple[Node, int, str], node.args)
     rows, tokens = mask.meta["val"].shape
     first = to.constant(np.ones(1, np.float32))

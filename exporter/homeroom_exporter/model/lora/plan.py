@@ -1,4 +1,4 @@
-"""What is asked of an adapter: the recipe's `[adapter]` table, or a PEFT checkpoint to start from; numpy."""
+"""The plan of an adapter: the recipe's `[adapter]` table, or a PEFT checkpoint to start from."""
 
 from __future__ import annotations
 
@@ -57,12 +57,15 @@ class Checkpoint:
         return {"peft": identity(values)}
 
     def rank(self, path: str) -> int:
+        """The rank of a layer."""
         return int(self._exception("rank_pattern", path, self.config["r"]))
 
     def alpha(self, path: str) -> float:
+        """The alpha of a layer, before its scaling."""
         return float(self._exception("alpha_pattern", path, self.config["lora_alpha"]))
 
     def scaling(self, path: str) -> float:
+        """The factor of a layer's product: alpha / rank, or alpha / sqrt(rank) (rsLoRA, Kalajdzievski 2023)."""
         rank = self.rank(path)
         return self.alpha(path) / (rank**0.5 if self.config.get("use_rslora") else rank)
 

@@ -1,4 +1,4 @@
-"""How the tokens of a batch lie in matrices: padding is left out of every product but attention's; torch.
+"""Unpadded rows: the tokens of a batch as matrices without padding in any product but attention's.
 
 A batch of texts is padded to one length, and of short answers in a bucket of 64 tokens four in ten are padding. Which
 tokens are there is known only when the graph runs, so a graph picks them by indices that it computes from the mask.
@@ -61,6 +61,7 @@ class UnpaddedRows:
 
     @cached_property
     def bias(self) -> Tensor | None:
+        """What is added to attention scores: [count, 1, 1, tokens], 0 or -MASKED_SCORE; None of images."""
         return None if self.mask is None else (self.mask - 1.0).reshape(self.count, 1, 1, -1) * MASKED_SCORE
 
     @cached_property
