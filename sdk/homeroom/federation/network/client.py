@@ -1,6 +1,6 @@
-"""The device's side of the wire: join an aggregator, and speak with it in signed requests; imports network and httpx.
+"""The client of an aggregator: joins it, and sends it signed requests (RFC 9421).
 
-Nothing an answer says is believed before its signature leads to the institution's root.
+No response is trusted before its signature leads to the institution's root.
 """
 
 from __future__ import annotations
@@ -38,12 +38,12 @@ from homeroom.federation.network.transport import (
     retry_after,
 )
 
-RESPONSE_LIMIT_BYTES = 1 << 20  # of every answer but a theta
-NONCE_ATTEMPTS = 4  # fresh ones that a request is signed with in turn, before giving up
+RESPONSE_LIMIT_BYTES = 1 << 20  # of every response but a theta
+NONCE_ATTEMPTS = 4  # fresh nonces that a request is signed with in turn, before it fails
 
 
 class Enrolment(msgspec.Struct, frozen=True, kw_only=True):
-    """What a device remembers of the aggregator it joined; `root` is the trusted fingerprint."""
+    """The aggregator a device joined; `root` is the trusted fingerprint."""
 
     address: str
     root: Hash
@@ -52,7 +52,7 @@ class Enrolment(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Refusal(msgspec.Struct, frozen=True):
-    """A refusal as the aggregator words it."""
+    """The body of an error response."""
 
     code: str = ""
     message: str = ""
@@ -60,7 +60,7 @@ class Refusal(msgspec.Struct, frozen=True):
 
 
 class AggregatorKeys(msgspec.Struct, frozen=True):
-    """Whose key signs at an aggregator, which bundle it serves, and where that may be fetched."""
+    """An aggregator's certificate, the bundle it serves, and where that may be fetched."""
 
     bundle_id: str
     certificate: Certificate
@@ -69,7 +69,7 @@ class AggregatorKeys(msgspec.Struct, frozen=True):
 
 
 class VersionOffer(msgspec.Struct, frozen=True):
-    """The newest version, whole and, where that is smaller, as a difference from the one that the device has."""
+    """Offers the newest version whole and, where that is smaller, as a difference from the one that the device has."""
 
     version: int
     whole: DownloadOffer
@@ -87,6 +87,7 @@ class _RoundResponse(msgspec.Struct, frozen=True):
 
 
 def enrolment_of(invitation: Invitation) -> Enrolment:
+    """The enrolment that an invitation leads to."""
     return Enrolment(
         address=invitation.address,
         root=invitation.root,
@@ -102,9 +103,14 @@ def join(
     *,
     transport: httpx.BaseTransport | None = None,
 ) -> Enrolment:
-    """Enrol `key` with the invitation's code; asking again with the same key and code is harmless.
+    """Enrols a key with the invitation's code; repeating it with the same key and code is harmless.
 
-    Raises TrustError if the aggregator is not vouched for by the invitation's root, or takes the code for used.
+    Raises TrustError if the invitation's root does not vouch for the aggregator, or the code is used.
+
+    invitation: whose code is spent.
+    key: of this device.
+    network: settings; the default ones if None.
+    transport: in place of the network's, for tests.
     """
     enrolment = enrolment_of(invitation)
     client = Client(enrolment, key, network, transport=transport)
@@ -114,7 +120,7 @@ def join(
 
 
 class Client:
-    """Speaks for one device key; every answer's nonce signs the next request."""
+    """Sends requests signed with one device key; the nonce of each response signs the next request."""
 
     def __init__(
         self,
@@ -125,7 +131,14 @@ class Client:
         transport: httpx.BaseTransport | None = None,
         instance: str = "",
     ) -> None:
-        """instance: names the machine, so that the aggregator notices a key that two of them use."""
+        """Opens no connection yet.
+
+        enrolment: with the aggregator to reach.
+        key: of this device.
+        network: settings; the default ones if None.
+        transport: in place of the network's, for tests.
+        instance: pseudonym of the machine, by which the aggregator notices a key that two machines use.
+        """
         self.enrolment, self.key, self.instance = enrolment, key, instance
         self.server_time: datetime.datetime | None = None  # as the aggregator last signed it for this client
         self.certificate: Certificate | None = None  # the aggregator's, once `round` has checked it
@@ -135,24 +148,24 @@ class Client:
         self._line = Connection(enrolment.address, network, transport=transport)
 
     def keys(self) -> AggregatorKeys:
-        """Who answers; TrustError unless it shows a certificate by the trusted root."""
-        found = self._decode(self.send("GET", "/v1/keys", signed=False), AggregatorKeys)
+        """Fetches the aggregator's keys; raises TrustError unless the trusted root certified them."""
+        keys = self._decode(self.send("GET", "/v1/keys", signed=False), AggregatorKeys)
         where = self._line.address
-        check_certificate(found.certificate, role="aggregator", root_fingerprint=self.enrolment.root, where=where)
-        return cast(AggregatorKeys, found)
+        check_certificate(keys.certificate, role="aggregator", root_fingerprint=self.enrolment.root, where=where)
+        return cast(AggregatorKeys, keys)
 
     def prove(self) -> None:
-        """Raise TrustError unless who answers signs a word chosen here and now with a key that the root vouches for."""
+        """Raises TrustError unless the server signs a fresh challenge with a key that the root certified."""
         challenge = secrets.token_hex(32)
-        answer = self.ask(
+        response = self.ask(
             "GET", "/v1/keys", signed=False, headers=lambda: {http_signatures.CHALLENGE_HEADER: challenge}
         )
-        found, where = self._decode(answer.body, AggregatorKeys), self._line.address
-        check_certificate(found.certificate, role="aggregator", root_fingerprint=self.enrolment.root, where=where)
-        verify(found.certificate.key, "challenge", {"challenge": challenge}, found.proof, where=where)
+        keys, where = self._decode(response.body, AggregatorKeys), self._line.address
+        check_certificate(keys.certificate, role="aggregator", root_fingerprint=self.enrolment.root, where=where)
+        verify(keys.certificate.key, "challenge", {"challenge": challenge}, keys.proof, where=where)
 
     def check_server(self) -> None:
-        """Raise TrustError unless the aggregator shows a certificate by the trusted root, for this bundle."""
+        """Raises TrustError unless the trusted root certified the aggregator and it serves this bundle."""
         if self.keys().bundle_id != self.enrolment.bundle_id:
             raise TrustError(
                 "it serves another bundle than the invitation names",
@@ -161,7 +174,7 @@ class Client:
             )
 
     def round(self) -> RoundConfiguration:
-        """What the aggregator asks for now, with its signature checked."""
+        """Fetches the round configuration, checks its signature, and notes the signed time and school."""
         found = self._decode(self.send("GET", "/v1/round"), _RoundResponse)
         where = f"{self._line.address}/v1/round"
         check_certificate(found.certificate, role="aggregator", root_fingerprint=self.enrolment.root, where=where)
@@ -186,14 +199,14 @@ class Client:
         return configuration
 
     def rotate(self, new: Ed25519PrivateKey) -> None:
-        """Let a new key take this one's place; asking again is harmless. The caller has made it durable before."""
+        """Replaces this device's key, which the caller has made durable; repeating it is harmless."""
         pair = {"old": public_hex(self.key), "new": public_hex(new)}
         body = {"key": pair["new"], "proof": sign(new, "rotate", pair)}
         self.send("POST", "/v1/rotate", msgspec.json.encode(body))
         self.key, self._nonce = new, None
 
     def update(self, data: bytes) -> str:
-        """Send an update; return "accepted", or "already" where it had arrived before. UpdateError says why not."""
+        """Sends an update; returns "accepted", or "already" where it had arrived; raises UpdateError if refused."""
 
         class Receipt(msgspec.Struct):
             status: str
@@ -201,25 +214,28 @@ class Client:
         return str(self._decode(self.send("POST", "/v1/updates", data), Receipt).status)
 
     def latest(self, after: int) -> bytes | None:
-        """The newest version as it was signed, for the caller to check; None if there is none newer than `after`."""
+        """Fetches the newest signed version, unchecked; None if there is none newer than `after`."""
         return self.send("GET", "/v1/versions/latest", after=after, limit_bytes=VERSION_LIMIT_BYTES) or None
 
     def newest(self, after: int, old: np.ndarray, folder: Path) -> tuple[bytes | None, int]:
-        """As `latest`, in pieces that a break does not lose, and the bytes that came.
+        """Fetches the newest version as `latest` does, resuming downloads; returns it and how many bytes came.
 
-        old: float32 [P], the theta of version `after`. A difference that does not give what was offered is replaced by
-        the whole.
+        Where a difference does not give the offered version, the whole version is fetched.
+
+        after: number of the version that the device has.
+        old: float32 [P], the theta of that version.
+        folder: of unfinished downloads.
         """
-        answer = self.ask("GET", f"/v1/versions/after/{after}")
-        said = self._said(answer)
-        if said is not None and said.code == "unknown_version":
+        response = self.ask("GET", f"/v1/versions/after/{after}")
+        refusal = self._refusal(response)
+        if refusal is not None and refusal.code == "unknown_version":
             return None, 0
-        if answer.status == 404:  # an aggregator of before there were offers
+        if response.status == 404:  # an older aggregator, which makes no offers
             body = self.latest(after)
             return body, len(body or b"")
-        if said is not None:
-            raise self._error("/v1/versions/after", answer, said)
-        offer, received = cast(VersionOffer, self._decode(answer.body, VersionOffer)), 0
+        if refusal is not None:
+            raise self._error("/v1/versions/after", response, refusal)
+        offer, received = cast(VersionOffer, self._decode(response.body, VersionOffer)), 0
         if offer.delta is not None and offer.delta.size < offer.whole.size:
             with contextlib.suppress(NetworkError):
                 delta = self.fetch(offer.delta, folder, "theta", VERSION_LIMIT_BYTES)
@@ -230,23 +246,27 @@ class Client:
         version = read_and_remove(self.fetch(offer.whole, folder, "theta", VERSION_LIMIT_BYTES))
         return version, received + len(version)
 
-    def fetch(self, parcel: DownloadOffer, folder: Path, kind: str, limit_bytes: int, *, code: str = "") -> Path:
-        """Download a parcel, going on where an earlier attempt ended; the file is the caller's to remove.
+    def fetch(self, offer: DownloadOffer, folder: Path, kind: str, limit_bytes: int, *, code: str = "") -> Path:
+        """Downloads what is offered, resuming an earlier attempt; the caller removes the file.
 
-        code: an invitation's, where this key is not enrolled yet.
+        offer: the aggregator's.
+        folder: of unfinished downloads.
+        kind: of the file; one unfinished file of a kind is kept.
+        limit_bytes: refused above.
+        code: of an invitation, where this key is not enrolled yet.
         """
-        known = {http_signatures.INVITATION_HEADER: code} if code else {}
+        invitation = {http_signatures.INVITATION_HEADER: code} if code else {}
 
-        def part(path: str, headers: Headers, read: ReadBody) -> Response:
-            answer = self.ask("GET", path, headers=lambda: {**headers(), **known}, read=read)
-            if (said := self._said(answer)) is not None:
-                raise self._error(path, answer, said)
-            return answer
+        def fetch_part(path: str, headers: Headers, read: ReadBody) -> Response:
+            response = self.ask("GET", path, headers=lambda: {**headers(), **invitation}, read=read)
+            if (refusal := self._refusal(response)) is not None:
+                raise self._error(path, response, refusal)
+            return response
 
-        return download(parcel, folder, kind, limit_bytes, part)
+        return download(offer, folder, kind, limit_bytes, fetch_part)
 
     def unlearn(self, update_id: str) -> str:
-        """Ask to leave an update out; "accepted", or "bounded" where a private release holds it for good."""
+        """Asks to unlearn an update; returns "accepted", or "bounded" where a private release holds it for good."""
 
         class Receipt(msgspec.Struct):
             status: str = "accepted"
@@ -254,11 +274,12 @@ class Client:
         body = msgspec.json.encode({"update_id": update_id})
         return str(self._decode(self.send("POST", "/v1/unlearn", body), Receipt).status)
 
-    def report(self, told: EvaluationReport) -> None:
-        """Tell how a global version does here."""
-        self.send("POST", "/v1/report", msgspec.json.encode(told))
+    def report(self, report: EvaluationReport) -> None:
+        """Sends this device's scores of a global version."""
+        self.send("POST", "/v1/report", msgspec.json.encode(report))
 
     def close(self) -> None:
+        """Closes the connection."""
         self._line.close()
 
     def send(
@@ -271,17 +292,22 @@ class Client:
         after: int | None = None,
         limit_bytes: int = RESPONSE_LIMIT_BYTES,
     ) -> bytes:
-        """One exchange: signed, repeated where the connection fails or the nonce was old; the answer's body.
+        """Sends a request and returns the response's body, empty where nothing is newer than `after`.
 
-        Empty where nothing is newer than `after`. Raises NetworkError, TrustError or UpdateError.
+        Raises NetworkError, TrustError or UpdateError.
+
+        method, path, body: of the request.
+        signed: with this device's key.
+        after: number of the version that the device has, if the request is for a newer one.
+        limit_bytes: of the response.
         """
         headers = {} if after is None else {"if-none-match": f'"{after}"'}
         read = read_bounded(limit_bytes, self._line.address)
-        answer = self.ask(method, path, body, signed=signed, headers=lambda: headers, read=read)
-        said = self._said(answer)
-        if said is None or (after is not None and answer.status == 404 and said.code == "unknown_version"):
-            return answer.body if answer.status == 200 else b""
-        raise self._error(path, answer, said)
+        response = self.ask(method, path, body, signed=signed, headers=lambda: headers, read=read)
+        refusal = self._refusal(response)
+        if refusal is None or (after is not None and response.status == 404 and refusal.code == "unknown_version"):
+            return response.body if response.status == 200 else b""
+        raise self._error(path, response, refusal)
 
     def ask(
         self,
@@ -293,11 +319,14 @@ class Client:
         headers: Headers = dict,
         read: ReadBody | None = None,
     ) -> Response:
-        """One exchange, whatever its outcome; a lost answer may have used the nonce, so several are tried.
+        """Sends a request and returns the response, whatever its status; repeats it where the nonce was old.
 
-        headers: made anew for each attempt. read: takes the body, by default into memory.
+        method, path, body: of the request.
+        signed: with this device's key.
+        headers: made for each attempt.
+        read: takes the body, by default into memory.
         """
-        take_in = read or read_bounded(RESPONSE_LIMIT_BYTES, self._line.address)
+        read_body = read or read_bounded(RESPONSE_LIMIT_BYTES, self._line.address)
 
         def prepare() -> httpx.Request:
             request = self._line.request(method, path, body)
@@ -309,41 +338,41 @@ class Client:
 
         def keep_nonce(response: httpx.Response) -> bytes:
             self._nonce = response.headers.get(http_signatures.NONCE_HEADER, self._nonce)
-            return take_in(response)
+            return read_body(response)
 
         if signed and self._nonce is None:
             self.send("GET", "/v1/keys", signed=False)
         for _ in range(NONCE_ATTEMPTS):
-            answer = self._line.exchange(prepare, keep_nonce)
-            said = self._said(answer)
-            if said is None or said.code != "nonce":
+            response = self._line.exchange(prepare, keep_nonce)
+            refusal = self._refusal(response)
+            if refusal is None or refusal.code != "nonce":
                 break
-        return answer
+        return response
 
-    def _said(self, answer: Response) -> Refusal | None:
-        if answer.status in (200, 206, 304):
+    def _refusal(self, response: Response) -> Refusal | None:
+        if response.status in (200, 206, 304):
             return None
         try:
-            return msgspec.json.decode(answer.body, type=Refusal)
+            return msgspec.json.decode(response.body, type=Refusal)
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
             return Refusal()
 
-    def _error(self, path: str, answer: Response, said: Refusal) -> Exception:
+    def _error(self, path: str, response: Response, refusal: Refusal) -> Exception:
         where = f"{self._line.address}{path}"
-        message, remedy = said.message[:300], said.remedy[:300]
-        if said.code in ("bad_invitation", "bad_rotation"):
+        message, remedy = refusal.message[:300], refusal.remedy[:300]
+        if refusal.code in ("bad_invitation", "bad_rotation"):
             return TrustError(message, where=where, remedy=remedy)
-        if said.code in REFUSALS:
-            return UpdateError(message or REFUSALS[said.code], code=said.code, where=where, remedy=remedy)
-        wait_s = retry_after(answer.headers)
+        if refusal.code in REFUSALS:
+            return UpdateError(message or REFUSALS[refusal.code], code=refusal.code, where=where, remedy=remedy)
+        wait_s = retry_after(response.headers)
         if wait_s is not None:
             return NetworkError(message or "it is busy", where=where, remedy=f"try again in {wait_s:.0f} s")
         return NetworkError(
-            message or f"answered with status {answer.status}", where=where, remedy=remedy or RETRY_REMEDY
+            message or f"answered with status {response.status}", where=where, remedy=remedy or RETRY_REMEDY
         )
 
-    def _decode(self, answer: bytes, into: type[Any]) -> Any:
+    def _decode(self, body: bytes, into: type[Any]) -> Any:
         try:
-            return msgspec.json.decode(answer, type=into)
+            return msgspec.json.decode(body, type=into)
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as problem:
             raise NetworkError(f"an answer that cannot be read: {problem}", where=self._line.address) from None

@@ -1,7 +1,7 @@
-"""The aggregator on the school's own network: announced and found by DNS-SD over multicast DNS (RFC 6762, RFC 6763).
+"""Finds the aggregator on the local network: DNS-SD over multicast DNS (RFC 6762, RFC 6763).
 
-What is found is a rumour until it signs a word that this device chose, under the institution's root. Needs the extra
-`lan` (zeroconf); an address by hand always works without it.
+An address that is found is trusted only once a key under the institution's root signs a fresh challenge there. Needs
+the extra `lan` (zeroconf); an address that is entered works without it.
 """
 
 from __future__ import annotations
@@ -24,15 +24,20 @@ from homeroom.federation.network.transport import CONNECT_TIMEOUT_S, NetworkSett
 
 SERVICE_TYPE = "_homeroom._tcp.local."
 DISCOVERY_TIMEOUT_S = 3.0
-MOST_ADDRESSES = 16  # aggregators that are looked at
+MOST_ADDRESSES = 16  # that are tried
 INTERFACES: Any = None  # None: all of this machine's
 
 
 @contextlib.contextmanager
 def announce(host: str, port: int, root: str, scheme: str = "http") -> Iterator[None]:
-    """Say on the local network that the aggregator of this root listens here, until the end of the block.
+    """Announces an aggregator on the local network until the end of the block.
 
-    Raises NetworkError where it listens on this machine alone, or there is no network to say it on.
+    Raises NetworkError where it listens on this machine alone, or there is no network.
+
+    host: address that it listens on.
+    port: that it listens on.
+    root: fingerprint of the institution's root key.
+    scheme: "http" or "https".
     """
     zeroconf = _zeroconf()
     addresses = _addresses_of(host)
@@ -54,53 +59,53 @@ def announce(host: str, port: int, root: str, scheme: str = "http") -> Iterator[
 
 
 def find_addresses(root: str, patience_s: float = DISCOVERY_TIMEOUT_S) -> list[str]:
-    """Addresses that somebody announces for this root, as they came in; nothing about them is checked yet."""
+    """URLs announced for a root, in the order they came; nothing about them is checked yet."""
     zeroconf = _zeroconf()
-    found: list[str] = []
+    urls: list[str] = []
 
     class Listener:
         def add_service(self, speaker: Any, kind: str, name: str) -> None:
             info = speaker.get_service_info(kind, name, int(1000 * patience_s))
-            said = (info.properties or {}) if info else {}
-            scheme = "https" if said.get(b"scheme") == b"https" else "http"
-            if info and info.port and said.get(b"root") == root.encode():
-                found.extend(f"{scheme}://{_url_host(address)}:{info.port}" for address in info.parsed_addresses())
+            properties = (info.properties or {}) if info else {}
+            scheme = "https" if properties.get(b"scheme") == b"https" else "http"
+            if info and info.port and properties.get(b"root") == root.encode():
+                urls.extend(f"{scheme}://{_url_host(address)}:{info.port}" for address in info.parsed_addresses())
 
         def update_service(self, *_: Any) -> None:
-            """Nothing that matters here can change."""
+            """Ignored: nothing that matters here can change."""
 
         def remove_service(self, *_: Any) -> None:
-            """Whoever went does not answer."""
+            """Ignored: an address that went does not answer."""
 
     with _open(zeroconf) as speaker:
         browser = zeroconf.ServiceBrowser(speaker, SERVICE_TYPE, Listener())
         until = time.monotonic() + patience_s
-        while not found and time.monotonic() < until:
+        while not urls and time.monotonic() < until:
             time.sleep(0.05)
         browser.cancel()
-    return list(dict.fromkeys(found))[:MOST_ADDRESSES]
+    return list(dict.fromkeys(urls))[:MOST_ADDRESSES]
 
 
 def locate(enrolment: Enrolment, key: Ed25519PrivateKey, network: NetworkSettings) -> NetworkSettings:
-    """These settings, with an address on this network where the known one does not answer and `lan` is installed."""
+    """The settings, with a local address that proves itself where the known one does not listen and `lan` allows it."""
     if network.lan == "off" or network.proxy or importlib.util.find_spec("zeroconf") is None:
         return network
     if _is_listening(network.address or enrolment.address):
         return network
     with contextlib.suppress(OSError, NetworkError):
         for address in find_addresses(enrolment.root):
-            there = msgspec.structs.replace(network, address=address)
+            local = msgspec.structs.replace(network, address=address)
             with (
                 contextlib.suppress(NetworkError, TrustError),
-                contextlib.closing(Client(enrolment, key, there)) as client,
+                contextlib.closing(Client(enrolment, key, local)) as client,
             ):
                 client.prove()
-                return there
+                return local
     return network
 
 
 def _is_listening(address: str) -> bool:
-    """Whether anything listens there."""
+    """Whether anything listens at a URL."""
     url = httpx.URL(address)
     try:
         socket.create_connection(
@@ -112,15 +117,15 @@ def _is_listening(address: str) -> bool:
 
 
 def _addresses_of(host: str) -> list[str]:
-    """Where others on the network reach a server that listens on `host`."""
+    """Addresses at which others on the network reach a server that listens on `host`."""
     if INTERFACES is not None:
         return list(INTERFACES)
     if host not in ("", "0.0.0.0", "::"):
         return [] if ipaddress.ip_address(socket.gethostbyname(host)).is_loopback else [socket.gethostbyname(host)]
     import ifaddr  # a part of zeroconf's own installation
 
-    found = [str(ip.ip) for adapter in ifaddr.get_adapters() for ip in adapter.ips if ip.is_IPv4]
-    return [address for address in found if not ipaddress.ip_address(address).is_loopback]
+    addresses = [str(ip.ip) for adapter in ifaddr.get_adapters() for ip in adapter.ips if ip.is_IPv4]
+    return [address for address in addresses if not ipaddress.ip_address(address).is_loopback]
 
 
 def _url_host(address: str) -> str:

@@ -1,8 +1,8 @@
-"""A file that comes in pieces: continued after any break, believed once its hash holds; imports network and durable.
+"""Downloads a file with range requests (RFC 9110, section 14), resumed after any break, and checks its hash.
 
-What came so far lies beside, under the hash of what it is to become, so that pieces of two things never mix. Every
-SYNC_BYTES are synced; what a new process finds beyond the last whole such piece may be what a power cut left, and comes
-again.
+The unfinished file is named by the hash of the whole, so that parts of two files never mix. It is synced every
+FSYNC_INTERVAL_BYTES; a new process fetches again what lies beyond the last whole interval, which a power cut may have
+damaged.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ ERROR_LIMIT_BYTES = 1 << 16
 
 
 class DownloadOffer(msgspec.Struct, frozen=True, kw_only=True):
-    """Something to fetch, as a server offers it; nothing in it is believed but that what comes must fit."""
+    """A file that a server offers: its path, size in bytes and SHA-256, which the download must match."""
 
     path: Annotated[str, msgspec.Meta(pattern=r"^/v1/[0-9a-z/.]{1,160}$")]
     size: Annotated[int, msgspec.Meta(ge=1)]
@@ -39,68 +39,73 @@ Headers = Callable[[], Mapping[str, str]]
 Fetch = Callable[[str, Headers, ReadBody], Response]
 
 
-def download(parcel: DownloadOffer, folder: Path, kind: str, limit_bytes: int, fetch: Fetch) -> Path:
-    """The whole file, in `folder`, for the caller to use and remove; one unfinished file of a kind is kept.
+def download(offer: DownloadOffer, folder: Path, kind: str, limit_bytes: int, fetch: Fetch) -> Path:
+    """Downloads an offered file into a folder and returns its path; the caller removes it.
 
-    fetch: sends GET for a path with these headers, made anew for each attempt, and lets a function read the answer.
-    Raises NetworkError, with what came so far kept for the next time; DiskFullError before the disk is full.
+    Raises NetworkError, with the part that came kept for the next time; DiskFullError before the disk is full.
+
+    offer: the server's.
+    folder: made if need be.
+    kind: of the file; one unfinished file of a kind is kept.
+    limit_bytes: refused above.
+    fetch: sends GET for a path with headers made for each attempt, and lets a function read the body.
     """
-    where = parcel.path
-    if parcel.size > limit_bytes:
-        raise NetworkError(f"{parcel.size:,} bytes are more than the {limit_bytes:,} allowed", where=where)
+    where = offer.path
+    if offer.size > limit_bytes:
+        raise NetworkError(f"{offer.size:,} bytes are more than the {limit_bytes:,} allowed", where=where)
     make_directory(folder)
-    place = folder / f"{kind}-{parcel.sha256}.part"
+    path = folder / f"{kind}-{offer.sha256}.part"
     for other in folder.glob(f"{kind}-*.part"):
-        if other != place:
+        if other != path:
             other.unlink()
-    _check_room(folder, parcel.size - _size(place))
-    if _size(place) < parcel.size:
-        _truncate(place, _size(place) // FSYNC_INTERVAL_BYTES * FSYNC_INTERVAL_BYTES)
-    while (have := _size(place)) < parcel.size:
+    _check_room(folder, offer.size - _size(path))
+    if _size(path) < offer.size:
+        _truncate(path, _size(path) // FSYNC_INTERVAL_BYTES * FSYNC_INTERVAL_BYTES)
+    while (received := _size(path)) < offer.size:
         try:
-            answer = fetch(parcel.path, lambda: _range_header(place), _reader(place, parcel))
+            response = fetch(offer.path, lambda: _range_header(path), _reader(path, offer))
         except NetworkError:
-            if _size(place) <= have:
+            if _size(path) <= received:
                 raise
             continue
-        if _size(place) <= have:
-            raise NetworkError(f"answered with status {answer.status} in place of the rest", where=where)
-    if digest_file(place) != parcel.sha256:
-        place.unlink()
+        if _size(path) <= received:
+            raise NetworkError(f"answered with status {response.status} in place of the rest", where=where)
+    if digest_file(path) != offer.sha256:
+        path.unlink()
         raise NetworkError("is not what was offered; it is fetched anew the next time", where=where)
-    return place
+    return path
 
 
-def read_and_remove(place: Path) -> bytes:
-    """The content of a downloaded file, which is then removed."""
-    data = place.read_bytes()
-    place.unlink()
+def read_and_remove(path: Path) -> bytes:
+    """Reads a downloaded file and removes it."""
+    data = path.read_bytes()
+    path.unlink()
     return data
 
 
-def _range_header(place: Path) -> Mapping[str, str]:
-    have = _size(place)
-    return {"range": f"bytes={have}-"} if have else {}
+def _range_header(path: Path) -> Mapping[str, str]:
+    received = _size(path)
+    return {"range": f"bytes={received}-"} if received else {}
 
 
-def _reader(place: Path, parcel: DownloadOffer) -> ReadBody:
+def _reader(path: Path, offer: DownloadOffer) -> ReadBody:
     def read(response: httpx.Response) -> bytes:
         if response.status_code not in (200, 206):
-            return read_bounded(ERROR_LIMIT_BYTES, parcel.path)(response)
+            return read_bounded(ERROR_LIMIT_BYTES, offer.path)(response)
         start = _part_start(response)
-        if start > _size(place):
-            raise NetworkError("sends another part than was asked for", where=parcel.path)
-        _truncate(place, start)
+        if start > _size(path):
+            raise NetworkError("sends another part than was asked for", where=offer.path)
+        _truncate(path, start)
         try:
-            with place.open("ab") as file:
-                _write(file, response, parcel.size - start)
+            with path.open("ab") as file:
+                _write(file, response, offer.size - start)
         except OSError as problem:
-            error = refusal(problem, place)
+            error = refusal(problem, path)
             if isinstance(error, DiskFullError):
-                place.unlink(missing_ok=True)  # what is here needs the room more
+                path.unlink(missing_ok=True)  # what is here needs the room more
             raise error from None
         if start == 0:
-            sync_directory(place.parent)
+            sync_directory(path.parent)
         return b""
 
     return read
@@ -124,7 +129,7 @@ def _write(file: BinaryIO, response: httpx.Response, left: int) -> None:
 
 
 def _part_start(response: httpx.Response) -> int:
-    """Where the part that came begins; a server without ranges sends all of it."""
+    """Offset of the part that a response holds; 0 where the server ignores ranges."""
     if response.status_code == 200:
         return 0
     unit, _, rest = response.headers.get("content-range", "").partition(" ")
@@ -134,16 +139,16 @@ def _part_start(response: httpx.Response) -> int:
     return int(first[:18])
 
 
-def _size(place: Path) -> int:
+def _size(path: Path) -> int:
     try:
-        return place.stat().st_size
+        return path.stat().st_size
     except FileNotFoundError:
         return 0
 
 
-def _truncate(place: Path, size: int) -> None:
-    if _size(place) > size:
-        with place.open("r+b") as file:
+def _truncate(path: Path, size: int) -> None:
+    if _size(path) > size:
+        with path.open("r+b") as file:
             file.truncate(size)
             os.fsync(file.fileno())
 

@@ -1,6 +1,6 @@
-"""Whether this machine is on mobile data or another metered connection, as far as the system tells; standard library.
+"""Detects mobile data and other metered connections, where the system tells.
 
-Linux: NetworkManager (`nmcli`). Windows: the connection's cost (WinRT, by way of PowerShell). Elsewhere nobody tells.
+Linux: NetworkManager (`nmcli`). Windows: the connection's cost (WinRT, by way of PowerShell). Elsewhere it is unknown.
 """
 
 from __future__ import annotations
@@ -24,14 +24,14 @@ POWERSHELL_COMMAND = (
 
 
 def is_metered() -> bool | None:
-    """None where the system does not tell."""
+    """Whether the connection is metered; None where the system does not tell."""
     if sys.platform == "win32":
         return _read_windows(_output("powershell", "-NoProfile", "-NonInteractive", "-Command", POWERSHELL_COMMAND))
     return _read_network_manager(_output("nmcli", *NMCLI_ARGUMENTS))
 
 
 def check_metered(network: NetworkSettings) -> None:
-    """Raise NetworkError where the settings keep this device offline on the connection that it has."""
+    """Raises NetworkError where the settings keep this device offline on its present connection."""
     if network.metered == "allow" or (network.metered == "auto" and not is_metered()):
         return
     if network.metered == "refuse" and is_metered() is False:
@@ -55,18 +55,18 @@ def _output(command: str, *arguments: str) -> str:
     return done.stdout.decode("utf-8", "replace") if done.returncode == 0 else ""
 
 
-def _read_network_manager(said: str) -> bool | None:
-    """Metered if every connected device that leads outside is; one block of lines a device."""
-    found = []
-    for block in said.split("\n\n"):
+def _read_network_manager(output: str) -> bool | None:
+    """Whether every connected device with a gateway is metered; `output` has one block of lines a device."""
+    states = []
+    for block in output.split("\n\n"):
         facts = dict(line.split(":", 1) for line in block.splitlines() if ":" in line)
         outside = any(facts.get(f"IP{n}.GATEWAY", "--").strip() not in ("", "--") for n in (4, 6))
         if facts.get("GENERAL.STATE", "").startswith("100") and outside:
-            found.append(facts.get("GENERAL.METERED", "unknown"))
-    if not found or all(word.startswith("unknown") for word in found):
+            states.append(facts.get("GENERAL.METERED", "unknown"))
+    if not states or all(state.startswith("unknown") for state in states):
         return None
-    return all(word.startswith("yes") for word in found)
+    return all(state.startswith("yes") for state in states)
 
 
-def _read_windows(said: str) -> bool | None:
-    return {"Unrestricted": False, "Fixed": True, "Variable": True}.get(said.strip())
+def _read_windows(output: str) -> bool | None:
+    return {"Unrestricted": False, "Fixed": True, "Variable": True}.get(output.strip())

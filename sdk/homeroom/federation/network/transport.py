@@ -1,8 +1,8 @@
-"""How a request gets out: proxy, TLS, retries with back-off and jitter, and who answered; imports httpx and stamina.
+"""The HTTP transport: proxy, TLS, retries with back-off and jitter, and detection of login pages.
 
-A request is tried again where the connection fails, or where a busy server (429, 502, 503, 504) says so: after its
-Retry-After (RFC 9110, section 10.2.3), else after a growing, jittered wait. What answers in the aggregator's place, a
-login page or a filter, is told apart from it and never retried.
+A request is retried where the connection fails, or where a busy server (429, 502, 503, 504) asks for it: after its
+Retry-After (RFC 9110, section 10.2.3), else after a growing, jittered wait. A login page or a filter that responds in
+the aggregator's place is recognised and never retried.
 """
 
 from __future__ import annotations
@@ -26,25 +26,27 @@ import stamina
 from homeroom.errors import InputError, NetworkError
 
 CONNECT_TIMEOUT_S, READ_TIMEOUT_S = 10.0, 60.0
-LEAST_BYTES_PER_TIMEOUT = 4096  # that must come in each READ_S: what is slower than that does not come, it stalls
+LEAST_BYTES_PER_TIMEOUT = 4096  # that must come in each READ_TIMEOUT_S, else the response has stalled
 ATTEMPTS = 3
-LONGEST_RETRY_WAIT_S = 30.0  # a server that asks for more is asked again at the next sync
+LONGEST_RETRY_WAIT_S = 30.0  # where a server asks for more, the next sync tries again
 BUSY_STATUSES = (429, 502, 503, 504)
 EXPIRED_CODES = (9, 10)  # OpenSSL: the certificate is not yet valid, or has expired
 NO_CHECK_TIME = 0x200000  # OpenSSL's X509_V_FLAG_NO_CHECK_TIME
-EARLIEST_TIME = datetime.datetime(2026, 11, 1, tzinfo=datetime.UTC)  # a clock before this is wrong
+EARLIEST_TIME = datetime.datetime(2026, 11, 1, tzinfo=datetime.UTC)  # a clock that shows an earlier time is wrong
 RETRY_REMEDY = "try again later; nothing is lost"
 LOG_IN_REMEDY = "log in to this network in a browser, or ask its administrator to allow the address"
 logging.getLogger("stamina").addHandler(logging.NullHandler())  # else each retry prints a line on stderr
 
 
 class NetworkSettings(msgspec.Struct, frozen=True, kw_only=True):
-    """How this device is to reach its aggregator; empty texts mean: as the invitation and the environment say.
+    """How this device reaches its aggregator; an empty text leaves it to the invitation and the environment.
 
-    clock: `ignore` looks at the chain and name of a TLS certificate, not at its dates (the default does so by itself
-    where the clock is plainly wrong). metered: `auto` stays offline on mobile data where the system tells so.
-    lan: `auto` looks for the aggregator on the local network where its address does not answer and zeroconf is here.
-    scores: `tell` lets the aggregator know how each new version does on this device's validation samples.
+    address: URL in place of the invitation's.
+    proxy: URL.
+    metered: `auto` stays offline on mobile data where the system tells it apart.
+    clock: `ignore` skips the dates of TLS certificates; `auto` does so only where the clock is plainly wrong.
+    lan: `auto` looks for the aggregator on the local network where its address does not listen and zeroconf is there.
+    scores: `tell` reports each new version's scores on this device's validation samples.
     """
 
     address: Annotated[str, msgspec.Meta(pattern=r"^(https?://[^\s/]+)?$")] = ""
@@ -56,7 +58,7 @@ class NetworkSettings(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def check_urls(network: NetworkSettings) -> None:
-    """InputError where address or proxy cannot be: no name, a port that is none, SOCKS without what speaks it."""
+    """Raises InputError where address or proxy has no host, an impossible port, or needs SOCKS without its package."""
     for url in filter(None, (network.address, network.proxy)):
         try:
             parts = httpx.URL(url)
@@ -72,7 +74,7 @@ def check_urls(network: NetworkSettings) -> None:
 
 @dataclass(frozen=True)
 class Response:
-    """What came back; `body` is empty where `read` took it elsewhere."""
+    """An HTTP response; `body` is empty where a function read it elsewhere."""
 
     status: int
     headers: httpx.Headers
@@ -83,13 +85,13 @@ ReadBody = Callable[[httpx.Response], bytes]
 
 
 class _BusyError(Exception):
-    def __init__(self, answer: Response, wait_s: float | None) -> None:
-        super().__init__(answer.status)
-        self.answer, self.wait_s = answer, wait_s
+    def __init__(self, response: Response, wait_s: float | None) -> None:
+        super().__init__(response.status)
+        self.response, self.wait_s = response, wait_s
 
 
 class Connection:
-    """To one aggregator, by way of this device's settings."""
+    """A connection to one aggregator by this device's network settings."""
 
     def __init__(
         self, address: str, network: NetworkSettings | None = None, *, transport: httpx.BaseTransport | None = None
@@ -111,13 +113,15 @@ class Connection:
             raise InputError(f"the proxy or certificates cannot be used: {problem}", where=self.address) from None
 
     def close(self) -> None:
+        """Closes the connection."""
         self._http.close()
 
     def request(self, method: str, path: str, body: bytes = b"") -> httpx.Request:
+        """A request to the aggregator, not sent yet."""
         return self._http.build_request(method, path, content=body)
 
     def exchange(self, prepare: Callable[[], httpx.Request], read: ReadBody) -> Response:
-        """Send what `prepare` makes, anew for each attempt, and let `read` take the body; NetworkError says why not."""
+        """Sends what `prepare` makes for each attempt and lets `read` take the body; NetworkError if all fail."""
         try:
             for attempt in stamina.retry_context(
                 on=_should_retry, attempts=ATTEMPTS, timeout=None, wait_initial=0.2, wait_max=5.0
@@ -125,19 +129,19 @@ class Connection:
                 with attempt:
                     return self._once(prepare(), read)
         except _BusyError as problem:
-            return problem.answer
+            return problem.response
         except httpx.RequestError as problem:
             raise self._explained(problem) from None
         raise AssertionError("unreachable")
 
     def _once(self, request: httpx.Request, read: ReadBody) -> Response:
-        response = self._http.send(request, stream=True)
-        with contextlib.closing(response):
-            self._check_who_answered(response)
-            answer = Response(response.status_code, response.headers, read(response))
-        if answer.status in BUSY_STATUSES:
-            raise _BusyError(answer, retry_after(response.headers))
-        return answer
+        stream = self._http.send(request, stream=True)
+        with contextlib.closing(stream):
+            self._check_who_answered(stream)
+            response = Response(stream.status_code, stream.headers, read(stream))
+        if response.status in BUSY_STATUSES:
+            raise _BusyError(response, retry_after(response.headers))
+        return response
 
     def _check_who_answered(self, response: httpx.Response) -> None:
         if response.has_redirect_location:
@@ -176,7 +180,7 @@ class Connection:
 
 
 def read_bounded(limit_bytes: int, where: str) -> ReadBody:
-    """Read a body into memory, never more than so many bytes."""
+    """A reader of bodies into memory, which raises NetworkError above so many bytes."""
 
     def read(response: httpx.Response) -> bytes:
         body = bytearray()
@@ -190,7 +194,7 @@ def read_bounded(limit_bytes: int, where: str) -> ReadBody:
 
 
 def refuse_stalling(parts: Iterator[bytes]) -> Iterator[bytes]:
-    """The same parts; httpx.ReadTimeout where they trickle, which a timeout of single reads does not notice."""
+    """Yields the same parts; raises httpx.ReadTimeout where they trickle, which a timeout of single reads misses."""
     since, size = time.monotonic(), 0
     for part in parts:
         yield part
@@ -202,32 +206,32 @@ def refuse_stalling(parts: Iterator[bytes]) -> Iterator[bytes]:
 
 
 def retry_after(headers: httpx.Headers) -> float | None:
-    """Seconds that a server asks to wait; a date counts from the answer's own Date, never from this machine's clock."""
-    asked = headers.get("retry-after", "")
-    if asked.isascii() and asked.isdigit():
-        return float(asked[:9])
+    """Seconds of Retry-After; a date counts from the response's own Date, never from this machine's clock."""
+    value = headers.get("retry-after", "")
+    if value.isascii() and value.isdigit():
+        return float(value[:9])
     try:
-        return max(0.0, (parsedate_to_datetime(asked) - parsedate_to_datetime(headers["date"])).total_seconds())
+        return max(0.0, (parsedate_to_datetime(value) - parsedate_to_datetime(headers["date"])).total_seconds())
     except (ValueError, TypeError, KeyError):
         return None
 
 
 def _should_retry(problem: Exception) -> bool | float:
-    """stamina's question: not again, after its own back-off, or after so many seconds."""
+    """Whether stamina retries: no, after its own back-off, or after so many seconds."""
     if isinstance(problem, _BusyError) and problem.wait_s is not None:
         if problem.wait_s > LONGEST_RETRY_WAIT_S:
             return False
-        return problem.wait_s + random.uniform(0.05, 1.0)  # else all schools come back in the same second
+        return problem.wait_s + random.uniform(0.05, 1.0)  # else all schools retry in the same second
     if isinstance(problem, _BusyError):
         return True
     return isinstance(problem, httpx.TransportError) and _certificate_problem(problem) is None
 
 
 def _certificate_problem(problem: BaseException) -> ssl.SSLCertVerificationError | None:
-    found: BaseException | None = problem
-    while found is not None and not isinstance(found, ssl.SSLCertVerificationError):
-        found = found.__cause__ or found.__context__
-    return found
+    cause: BaseException | None = problem
+    while cause is not None and not isinstance(cause, ssl.SSLCertVerificationError):
+        cause = cause.__cause__ or cause.__context__
+    return cause
 
 
 def _tls_context(ignore_dates: bool) -> ssl.SSLContext:
