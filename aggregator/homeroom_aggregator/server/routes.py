@@ -313,7 +313,7 @@ async def dispatch(service: Service, route: ApiRoute, request: Request, body: by
     if route.writes:
 
         def written() -> Response:
-            service.contacts.write(rounds.log.database)
+            service.last_seen.write(rounds.log.database)
             call = requests.authenticate(service, request, body)
             if route.roles:
                 call = requests.authorize(service, service.rounds.members, call, route.roles)
@@ -358,7 +358,7 @@ def endpoint(service: Service, route: ApiRoute) -> Callable[[Request], Awaitable
         finally:
             service.room.give_back(len(body))
         if device := getattr(request.state, "device", ""):
-            service.contacts.note(device)
+            service.last_seen.note(device)
         response.headers[http_signatures.NONCE_HEADER] = service.nonces.new(device)
         response.headers["cache-control"] = "no-store"
         seconds = time.monotonic() - start_s

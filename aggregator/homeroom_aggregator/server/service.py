@@ -66,7 +66,7 @@ class Service:
     def __post_init__(self) -> None:
         self.meter = RateMeter(self.limits)
         self.writer = WriteThread(self.rounds)
-        self.contacts = LastSeen(self.rounds.log.database)
+        self.last_seen = LastSeen(self.rounds.log.database)
         self.members = Members(self.reader.database)
 
     def close(self) -> None:
@@ -74,7 +74,7 @@ class Service:
         self.writer.close()
         self.downloads.close()
         self.reader.close()
-        self.contacts.write(self.rounds.log.database)
+        self.last_seen.write(self.rounds.log.database)
         self.rounds.put_checkpoint()
         self.rounds.close()
         if self.secure_rounds:

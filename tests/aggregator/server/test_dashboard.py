@@ -260,7 +260,7 @@ def test_who_falls_silent_or_behind_is_seen(service: Service, address: str, monk
         assert re.search(r"School 2 behind Trains on a version that is 4 behind", said)
     later = datetime.datetime.now(datetime.UTC) + datetime.timedelta(days=20)
     monkeypatch.setattr(school_status, "now", lambda: later)
-    found = school_status.schools(service.reader.database, service.contacts, frozenset())
+    found = school_status.schools(service.reader.database, service.last_seen, frozenset())
     assert {school.status for school in found} == {"silent"}
 
 
@@ -271,7 +271,7 @@ def test_days_of_contact_outlast_a_restart_and_are_no_more_than_days(tmp_path: P
         enrol(service, address, "Hill School").round()
     service.close()
     service = open_service(where)
-    days = service.contacts.days(service.reader.database)
+    days = service.last_seen.days(service.reader.database)
     assert [datetime.date.fromisoformat(day) for day in days.values()] == [datetime.datetime.now(datetime.UTC).date()]
     service.close()
 

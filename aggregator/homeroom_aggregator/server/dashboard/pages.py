@@ -55,7 +55,7 @@ class PageContext:
     database: Database
     rounds: Rounds
     institution: str
-    contacts: LastSeen
+    last_seen: LastSeen
     waiting: PendingUpdates
     session: Session
     chain: Callable[[Database], AuditChain]
@@ -125,7 +125,7 @@ def _page(context: PageContext, name: str, page: str, **values: Any) -> str:
 def overview(context: PageContext) -> str:
     """The page that shows what needs attention, the newest version and the next one."""
     recent = queries.versions(context.database, RECENT_VERSIONS)
-    statuses = schools(context.database, context.contacts, context.waiting.members)
+    statuses = schools(context.database, context.last_seen, context.waiting.members)
     configuration = context.rounds.configuration
     fed_counts = {name: len(fed) for name, fed in context.waiting.fed.items()}
     return _page(
@@ -195,7 +195,7 @@ def anchor(school: SchoolStatus) -> str:
 
 def all_schools(context: PageContext) -> str:
     """The page of every school's status."""
-    statuses = schools(context.database, context.contacts, context.waiting.members)
+    statuses = schools(context.database, context.last_seen, context.waiting.members)
     counts = Counter(school.status for school in statuses)
     return _page(context, "schools", "schools", schools=statuses, status_counts=counts, anchor=anchor)
 
@@ -222,7 +222,7 @@ def privacy(context: PageContext) -> str:
     if ledger:
         report |= {"private": True} | privacy_report.ledger_figures(ledger, rounds.rules.layout, rounds.configuration)
         shares, costs = ledger.shares(), dict[int, float]()
-        for school in schools(context.database, context.contacts, context.waiting.members):
+        for school in schools(context.database, context.last_seen, context.waiting.members):
             entered = sorted((shares.get(device.name, 0) for device in school.devices), reverse=True)
             if entered:
                 most = entered[0]

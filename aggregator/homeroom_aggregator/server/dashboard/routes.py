@@ -93,7 +93,7 @@ class Dashboard:
                         database=database,
                         rounds=service.rounds,
                         institution=service.institution,
-                        contacts=service.contacts,
+                        last_seen=service.last_seen,
                         waiting=waiting,
                         session=session,
                         chain=self.chain,

@@ -166,12 +166,12 @@ def clear(task: TaskReport) -> bool:
     return abs(change(task)) > CLEAR_STANDARD_ERRORS * sqrt(2 * max(share * (1 - share), 0.05) / task.samples)
 
 
-def schools(database: Database, contacts: LastSeen, waiting: frozenset[str]) -> list[SchoolStatus]:
+def schools(database: Database, last_seen: LastSeen, waiting: frozenset[str]) -> list[SchoolStatus]:
     """Every school, the worst first. waiting: the members whose updates the next version has."""
     members = Members(database)
     versions = [number for (number,) in database.rows("SELECT version FROM versions ORDER BY version")]
     devices: dict[str, list[DeviceStatus]] = defaultdict(list)
-    for school, device in _devices(database, members, contacts, waiting):
+    for school, device in _devices(database, members, last_seen, waiting):
         devices[school].append(device)
     invited = dict(database.rows(_UNUSED, (now().isoformat(timespec="seconds"),)))
     consents = {row["school"]: row for row in members.schools()}
@@ -188,7 +188,7 @@ _UNUSED = """SELECT school, count(*) FROM invitations WHERE role = 'device' AND 
 
 
 def _devices(
-    database: Database, members: Members, contacts: LastSeen, waiting: frozenset[str]
+    database: Database, members: Members, last_seen: LastSeen, waiting: frozenset[str]
 ) -> Iterator[tuple[str, DeviceStatus]]:
     rows = [row for row in members.every() if row["role"] == "device"]
     member_of = {row["device"]: row["member"] for row in rows}
@@ -196,7 +196,7 @@ def _devices(
     by_day = sorted(reports(database).items(), key=lambda row: row[1][0])
     newest_reports = {member_of.get(key, key): dated for key, dated in by_day}
     days: dict[str, str] = {}
-    for key, day in contacts.days(database).items():
+    for key, day in last_seen.days(database).items():
         days[member_of.get(key, key)] = max(day, days.get(member_of.get(key, key), ""))
     first = {row["member"]: row["joined"] for row in reversed(rows)}
     for row in rows:
