@@ -37,7 +37,7 @@ from homeroom_aggregator.state.members import Member, join_with_code
 class OfflineReport:
     """Counts over the messages in one folder. `unreadable`: the reason by file name; those messages stay there."""
 
-    letters: int
+    messages: int
     joined: int
     accepted: int
     already: int
@@ -58,7 +58,7 @@ def take_in_messages(folder: Path, stick: Path, tell: Callable[[str], None]) -> 
         key = load_sealing_key(folder)
         exchange = OfflineFolder(stick, fingerprint(rounds.certificate.root))
         exchange.put_receiver(sealing_key(key, rounds.key, rounds.certificate))
-        counts = dict.fromkeys(("letters", "joined", "accepted", "already", "refused", "waits", "unlearned"), 0)
+        counts = dict.fromkeys(("messages", "joined", "accepted", "already", "refused", "waits", "unlearned"), 0)
         unreadable: dict[str, str] = {}
         answers: list[tuple[Path, MessageHeader, AnswerHeader]] = []
         for path in exchange.messages():
@@ -72,7 +72,7 @@ def take_in_messages(folder: Path, stick: Path, tell: Callable[[str], None]) -> 
             version = newer_version(rounds, header) if not answer.refused else b""
             write_durable(exchange.answer(header.device), write_answer(rounds.key, answer, version, header.sealing))
             remove(path)
-            counts["letters"] += 1
+            counts["messages"] += 1
             counts["joined"] += bool(header.code) and not answer.refused
             counts["unlearned"] += len(answer.unlearned)
             for receipt in answer.receipts:

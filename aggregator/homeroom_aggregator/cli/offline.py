@@ -20,7 +20,7 @@ def offline_in(folder: Path, stick: Path) -> None:
     from homeroom_aggregator.admin.offline import take_in_messages
 
     outcome = take_in_messages(folder, stick, click.echo)
-    messages = f"{outcome.letters} messages, {outcome.joined} to join"
+    messages = f"{outcome.messages} messages, {outcome.joined} to join"
     updates = f"{outcome.accepted} updates accepted, {outcome.already} were here, {outcome.refused} refused"
     waits = f", {outcome.waits} wait for a school's consent" if outcome.waits else ""
     click.echo(f"{messages}; {updates}{waits}; {outcome.unlearned} to unlearn")

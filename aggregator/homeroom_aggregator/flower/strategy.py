@@ -44,7 +44,7 @@ class AggregatorStrategy(Strategy):  # type: ignore[misc]
         configuration = read_facts(folder).configuration
         if configuration.secure or configuration.cohort:
             raise InputError(
-                "its rounds are secure or synchronous, and neither goes by letters",
+                "its rounds are secure or synchronous, and neither goes by offline messages",
                 where=str(folder),
                 remedy="serve it over HTTP",
             )

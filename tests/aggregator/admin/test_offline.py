@@ -93,7 +93,7 @@ def test_two_schools_that_never_had_a_network_make_a_version_together(
         assert device.carry_out(stick).updates == 1
         assert device.status()["updates_waiting"] == 1  # until its receipt is here
     taken = deliver(district, stick)
-    assert (taken.letters, taken.accepted, taken.unreadable) == (2, 2, {})
+    assert (taken.messages, taken.accepted, taken.unreadable) == (2, 2, {})
     for device in devices:
         found = device.carry_in(stick)
         assert len(found.sent) == 1
@@ -251,7 +251,7 @@ def test_strangers_files_are_neither_taken_nor_touched(tmp_path: Path, district:
         path.write_bytes(content)
     (folder / ("2" * 16 + ".letter")).symlink_to(stick / "autorun.inf")
     taken = deliver(district, stick)
-    assert taken.letters == 0
+    assert taken.messages == 0
     assert sorted(taken.unreadable) == ["0" * 16 + ".letter", "1" * 16 + ".letter"]
     assert all(path.read_bytes() == content for path, content in foreign.items())
     device.close()
@@ -327,7 +327,7 @@ def test_a_letter_on_its_way_opens_after_a_backup_was_put_in_place(tmp_path: Pat
     backup.backup(district, tmp_path / "copy")
     backup.restore(tmp_path / "copy", tmp_path / "again")
     taken = deliver(tmp_path / "again", stick)
-    assert (taken.letters, taken.refused, taken.unreadable) == (1, 1, {}), "it opens; its update is too old"
+    assert (taken.messages, taken.refused, taken.unreadable) == (1, 1, {}), "it opens; its update is too old"
     found = device.carry_in(stick)
     assert found.fetched.in_use in ("global", "local")
     assert version_of(tmp_path / "again") == device.status()["global_version"], "and the next training is on this one"
