@@ -51,7 +51,7 @@ def design(work: Path) -> tuple[Any, dict[str, Any]]:
 
 
 def build(work: Path, **options: Any) -> Bundle:
-    """Export and convert it under `work`; returns it opened. options: of `export.assemble`."""
+    """Export and convert it under `work`; returns it opened. options: of `steps.assemble`."""
     from homeroom.data.preprocess import prepare
     from homeroom_exporter.bundle import write
     from homeroom_exporter.export import steps

@@ -69,13 +69,13 @@ def model_card(manifest: Manifest, bundle_id: str, report: SelfCheck) -> str:
 def html(manifest: Manifest, bundle_id: str, report: SelfCheck) -> str:
     """The self-check as one page with plots; no script, nothing fetched."""
     sizes = [
-        (f"{made.modality} {precision}", size / 1e6)
-        for made in report.backbones
-        for precision, size in (("original", made.float_bytes), *sorted(made.bytes.items()))
+        (f"{backbone.modality} {precision}", size / 1e6)
+        for backbone in report.backbones
+        for precision, size in (("original", backbone.float_bytes), *sorted(backbone.bytes.items()))
     ]
     times = [(step.name, step.footprint.ms) for step in report.steps]
     peaks = [(step.name, step.footprint.peak_mb) for step in report.steps if step.footprint.peak_mb is not None]
-    probes = [p for made in report.backbones for p in made.probes]
+    probes = [p for backbone in report.backbones for p in backbone.probes]
     parts = [
         f"<h1>{escape(manifest.name)}, version {manifest.version}</h1><p>Bundle <code>{bundle_id}</code></p>",
         "".join(f'<p class="bad">failed: {escape(failure)}</p>' for failure in report.failures),
@@ -162,9 +162,9 @@ def _checked(report: SelfCheck) -> list[str]:
     ]
     lines += [
         f"- {p.task}: a linear probe reaches {p.float32:.3f} on float32 and {p.int8:.3f} on quantized features of "
-        f"{made.modality} (majority {p.majority:.3f}, standard error {p.error:.3f}, {p.samples} samples)"
-        for made in report.backbones
-        for p in made.probes
+        f"{backbone.modality} (majority {p.majority:.3f}, standard error {p.error:.3f}, {p.samples} samples)"
+        for backbone in report.backbones
+        for p in backbone.probes
     ]
     worst = max((step.parity for step in report.steps), default=0.0)
     return [*lines, f"- {len(report.steps)} graphs agree with torch within a relative error of {worst:.1e}"]
@@ -179,5 +179,5 @@ def _labels(labels: Sequence[str]) -> str:
 
 
 def _made_with(manifest: Manifest) -> str:
-    made = {k.removeprefix("made_with."): v for k, v in manifest.provenance.items() if k.startswith("made_with.")}
-    return ", ".join(f"{name} {version}" for name, version in made.items()) or "homeroom"
+    versions = {k.removeprefix("made_with."): v for k, v in manifest.provenance.items() if k.startswith("made_with.")}
+    return ", ".join(f"{name} {version}" for name, version in versions.items()) or "homeroom"

@@ -58,8 +58,8 @@ class OnnxModule(torch.nn.Module):  # type: ignore[misc]
         for name, place in self.places.items():
             known[name] = getattr(self, place)
         for node in self.nodes:
-            made = TORCH_RULES[node.kind](node, *(known[name] if name else None for name in node.reads))
-            known |= zip(node.outputs, made if isinstance(made, tuple) else (made,), strict=False)
+            results = TORCH_RULES[node.kind](node, *(known[name] if name else None for name in node.reads))
+            known |= zip(node.outputs, results if isinstance(results, tuple) else (results,), strict=False)
         return tuple(known[name] for name in self.results)
 
 
@@ -80,24 +80,24 @@ class Operation:
 
     def axes(self, place: int, value: Tensor) -> list[int]:
         """Axes by attribute (older opsets) or input; all where neither is given."""
-        given = self.plan.get(place) or [int(axis) for axis in self.options.get("axes", range(value.dim()))]
-        return [axis % value.dim() for axis in given]
+        axes_given = self.plan.get(place) or [int(axis) for axis in self.options.get("axes", range(value.dim()))]
+        return [axis % value.dim() for axis in axes_given]
 
 
 def _attributes(node: NodeProto) -> dict[str, Any]:
     return {attribute.name: helper.get_attribute_value(attribute) for attribute in node.attribute}
 
 
-def _unary(made: Callable[[Tensor], Tensor]) -> Callable[..., Tensor]:
-    return lambda node, x: made(x)
+def _unary(operation: Callable[[Tensor], Tensor]) -> Callable[..., Tensor]:
+    return lambda node, x: operation(x)
 
 
-def _binary(made: Callable[[Any, Any], Tensor]) -> Callable[..., Tensor]:
-    return lambda node, x, y: made(x, y)
+def _binary(operation: Callable[[Any, Any], Tensor]) -> Callable[..., Tensor]:
+    return lambda node, x, y: operation(x, y)
 
 
-def _joined(made: Callable[[Tensor, Tensor], Tensor]) -> Callable[..., Tensor]:
-    return lambda node, *values: reduce(made, values)
+def _joined(operation: Callable[[Tensor, Tensor], Tensor]) -> Callable[..., Tensor]:
+    return lambda node, *values: reduce(operation, values)
 
 
 def _cast(node: Operation, x: Tensor) -> Tensor:
@@ -110,16 +110,16 @@ def _reshape(node: Operation, x: Tensor) -> Tensor:
 
 
 def _unsqueeze(node: Operation, x: Tensor) -> Tensor:
-    given = node.plan.get(1) or list(node.options["axes"])
-    rank = x.dim() + len(given)
-    for axis in sorted(axis % rank for axis in given):
+    axes = node.plan.get(1) or list(node.options["axes"])
+    rank = x.dim() + len(axes)
+    for axis in sorted(axis % rank for axis in axes):
         x = x.unsqueeze(axis)
     return x
 
 
 def _squeeze(node: Operation, x: Tensor) -> Tensor:
-    given = node.plan.get(1) or node.options.get("axes") or [i for i, size in enumerate(x.shape) if size == 1]
-    return x.reshape([size for i, size in enumerate(x.shape) if i not in {axis % x.dim() for axis in given}])
+    axes = node.plan.get(1) or node.options.get("axes") or [i for i, size in enumerate(x.shape) if size == 1]
+    return x.reshape([size for i, size in enumerate(x.shape) if i not in {axis % x.dim() for axis in axes}])
 
 
 def _split(node: Operation, x: Tensor) -> tuple[Tensor, ...]:
@@ -178,15 +178,15 @@ def _padded(x: Tensor, pads: Sequence[int], value: float = 0.0) -> Tensor:
 def _gemm(node: Operation, a: Tensor, b: Tensor, c: Tensor | None = None) -> Tensor:
     left = a.transpose(0, 1) if node.options.get("transA") else a
     right = b.transpose(0, 1) if node.options.get("transB") else b
-    made = left @ right
+    product = left @ right
     alpha, beta = node.options.get("alpha", 1.0), node.options.get("beta", 1.0)
-    made = made if alpha == 1.0 else made * alpha
-    return made if c is None else made + (c if beta == 1.0 else c * beta)
+    product = product if alpha == 1.0 else product * alpha
+    return product if c is None else product + (c if beta == 1.0 else c * beta)
 
 
-def _reduced(made: Callable[..., Tensor]) -> Callable[..., Tensor]:
+def _reduced(operation: Callable[..., Tensor]) -> Callable[..., Tensor]:
     def rule(node: Operation, x: Tensor) -> Tensor:
-        return made(x, dim=node.axes(1, x), keepdim=bool(node.options.get("keepdims", 1)))
+        return operation(x, dim=node.axes(1, x), keepdim=bool(node.options.get("keepdims", 1)))
 
     return rule
 
@@ -209,11 +209,11 @@ def _batch_norm(node: Operation, x: Tensor, gain: Tensor, bias: Tensor, mean: Te
 def _convolution(node: Operation, x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     rank = x.dim() - 2
     pads = _pads(node, x, weight.shape[2:])
-    made = (torch.nn.functional.conv1d, torch.nn.functional.conv2d)[rank - 1]
+    convolve = (torch.nn.functional.conv1d, torch.nn.functional.conv2d)[rank - 1]
     stride, dilation = (node.options.get(key, [1] * rank) for key in ("strides", "dilations"))
     even = pads[:rank] == pads[rank:]
     source, padding = (x, pads[:rank]) if even else (_padded(x, pads), [0] * rank)
-    return made(source, weight, bias, stride, padding, dilation, node.options.get("group", 1))
+    return convolve(source, weight, bias, stride, padding, dilation, node.options.get("group", 1))
 
 
 def _pads(node: Operation, x: Tensor, kernel: Sequence[int]) -> list[int]:
@@ -239,8 +239,8 @@ def _pool(average: bool) -> Callable[..., Tensor]:
         if rank != 2 or node.options.get("ceil_mode") or (average and any(pads) and not counted):
             raise ExportError("pooling of this kind has no translation to LiteRT", where=node.outputs[0])
         source = _padded(x, pads, 0.0 if average else -1e30)
-        made = torch.nn.functional.avg_pool2d if average else torch.nn.functional.max_pool2d
-        return made(source, kernel, stride)
+        pool = torch.nn.functional.avg_pool2d if average else torch.nn.functional.max_pool2d
+        return pool(source, kernel, stride)
 
     return rule
 
