@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -9,6 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import numpy as np
 import safetensors.numpy
 import uvicorn
@@ -24,6 +26,7 @@ from homeroom.contract.update import make_update
 from homeroom.federation import versions
 from homeroom.runtime.bundle import write_signature
 from homeroom_aggregator.admin.folder import create_folder
+from homeroom_aggregator.merge.rounds import Rounds
 from homeroom_aggregator.server import serve
 from homeroom_aggregator.server.service import Service
 
@@ -114,6 +117,12 @@ def learn(device: Device, step: float, subjects: Sequence[str] = ()) -> None:
     )
     base = newest.base if newest else 0
     device.store.versions.set_current(device.store.versions.put(theta, "local", base, facts, subjects))
+
+
+def announce(rounds: Rounds, **fields: Any) -> None:
+    """Let the server announce another configuration than its log has."""
+    configuration = msgspec.structs.replace(rounds.configuration, **fields)
+    rounds.rules = dataclasses.replace(rounds.rules, configuration=configuration)
 
 
 @contextmanager

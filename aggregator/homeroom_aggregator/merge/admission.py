@@ -71,7 +71,9 @@ class Admission:
             why = f"version {base} is {version - base} behind"
             raise UpdateError(why, code="too_stale", remedy=TRAIN_AGAIN)
         if base < oldest:
-            raise UpdateError(f"version {base} is of before a restore", code="too_stale", remedy=TRAIN_AGAIN)
+            raise UpdateError(
+                f"version {base} is of before a restore, or was too old already", code="too_stale", remedy=TRAIN_AGAIN
+            )
 
     def _check_once_a_version(self, member: str, base: int) -> None:
         """Refuse a second update on one version; a withdrawn one does not count."""

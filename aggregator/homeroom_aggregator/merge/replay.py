@@ -14,7 +14,7 @@ import numpy as np
 
 from homeroom.contract.update_checks import read_update
 from homeroom.errors import StoreError
-from homeroom_aggregator.merge import rollback
+from homeroom_aggregator.merge import configuration_change, rollback
 from homeroom_aggregator.merge.round_state import (
     MergeRules,
     OnRelease,
@@ -46,7 +46,7 @@ def replay(
     """The state after the log's entries, as if the updates `without` had never come.
 
     entries: gives the entries from `start` on, in order; called again where a withdrawal makes it necessary.
-    rules: the merge's.
+    rules: the merge's, with the configuration that is in force at `start`.
     start: the state before the first entry, by default version 0.
     without: ids of updates to leave out.
     until: the number of the last entry to replay, by default all.
@@ -98,6 +98,8 @@ class _Replay:
             if not self.withdrawn & total.header.updates.keys():  # one withdrawn update takes the whole sum out
                 add_secure_sum(self.state, total)
                 self.merged.update(total.header.updates)
+        elif entry.kind == "configuration":
+            self.rules = configuration_change.adopt(self.rules, self.state, configuration_change.unpack(entry.body))
         elif entry.kind == "withdraw":
             self.stale = self.stale or entry.update_id in self.merged
             self.withdrawn.add(entry.update_id)

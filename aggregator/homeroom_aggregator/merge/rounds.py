@@ -6,6 +6,7 @@ what cannot be made durable is taken out of them again.
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -22,8 +23,16 @@ from homeroom.contract.update import Update
 from homeroom.contract.version import VersionHeader, make_version, read_version
 from homeroom.errors import StoreError
 from homeroom.runtime.bundle import Bundle
-from homeroom_aggregator.merge import checkpoint, correlated_noise, private_release, rollback, verification
+from homeroom_aggregator.merge import (
+    checkpoint,
+    configuration_change,
+    correlated_noise,
+    private_release,
+    rollback,
+    verification,
+)
 from homeroom_aggregator.merge.admission import Admission
+from homeroom_aggregator.merge.configuration_change import FieldChange
 from homeroom_aggregator.merge.replay import replay
 from homeroom_aggregator.merge.round_state import (
     MergeRules,
@@ -63,29 +72,28 @@ class Rounds:
 
         path: of the log, or `:memory:`.
         bundle: whose segments are trained.
-        configuration: of the rounds; the same for as long as the log lives.
+        configuration: of the rounds when the log was begun; `configure` changes it.
         key: signs rounds and versions; `certificate` is the root's word for it.
         retain: versions whose updates are kept at least; 0 keeps everything.
         Raises StoreError where the log is damaged, or is of another bundle or configuration.
         """
         self.retain, self._undos, self._erased = retain, list[Undo](), False
-        self.bundle, self.configuration, self.key, self.certificate = bundle, configuration, key, certificate
-        cohort = configuration.cohort
-        self.synchronous = SynchronousRound(cohort, configuration.buffer_size) if cohort else None
+        self.bundle, self.key, self.certificate = bundle, key, certificate
         self.log = Log(path)
         self.members = Members(self.log.database)
-        self.rules = MergeRules(bundle.layout, configuration, bundle.theta(), self.members.school)
+        self._begun = MergeRules(bundle.layout, configuration, bundle.theta(), self.members.school)
         try:
             self.log.database.write(BASES_TABLE)
             if configuration.by_school:
                 self.log.database.write(school_segments.OWNED_TABLE)
-            self._check_identity(path)
+            self._check_identity(path, configuration)
             privacy, bits = configuration.privacy, configuration.scale_bits
             self.ledger = PrivacyLedger(self.log.database, privacy, bits) if privacy else None
             if self.ledger and self.ledger.missing():
                 raise StoreError("ledger and log do not agree", where=str(path), remedy="restore the last backup")
-            self.admission = Admission(self.log, self.members, self.rules, self.ledger, self.synchronous)
-            self.state, self._oldest_base = self._resumed(), self.log.last_restored()
+            self._adopt(self._rules_at(None))
+            self.state = self._resumed()
+            self._oldest_base = configuration_change.oldest_base(self.log, configuration)
             if self.state.version != self.log.newest():
                 raise StoreError("versions and log do not agree", where=str(path), remedy="restore the last backup")
         except BaseException:
@@ -96,21 +104,71 @@ class Rounds:
         """Close the log, and let another process open it."""
         self.log.close()
 
-    def _check_identity(self, path: Path) -> None:
-        """A log belongs to one bundle and one configuration: with another, its replay would give other bits."""
-        configuration_id = self.configuration.configuration_id.encode()
+    @property
+    def configuration(self) -> RoundConfiguration:
+        """The round configuration in force."""
+        return self.rules.configuration
+
+    def _check_identity(self, path: Path, begun: RoundConfiguration) -> None:
+        """A log belongs to one bundle and the configuration it was begun with: another's replay would give other bits.
+
+        The fact `configuration` is the identity of the one in force, `begun` that of the first once it has changed: a
+        Homeroom that knows of no changes refuses the log.
+        """
         known = self.log.fact("configuration")
         if known is None:
-            self.log.put_fact("configuration", configuration_id)
-            if self.configuration.privacy:
-                promise = msgspec.to_builtins(self.configuration.privacy)
-                audit.record(self.log.database, "private rounds", promise=promise)
-        elif known != configuration_id:
+            self.log.put_fact("configuration", begun.configuration_id.encode())
+            if begun.privacy:
+                audit.record(self.log.database, "private rounds", promise=msgspec.to_builtins(begun.privacy))
+        elif (self.log.fact("begun") or known) != begun.configuration_id.encode():
             raise StoreError(
                 "was begun with another bundle or round configuration",
                 where=str(path),
                 remedy="serve it from a new folder",
             )
+        elif configuration_change.in_force(self.log, begun).configuration_id.encode() != known:
+            raise StoreError("configuration and log do not agree", where=str(path), remedy="restore the last backup")
+
+    def _rules_at(self, number: int | None) -> MergeRules:
+        """The merge's rules after entry `number`, None for the last."""
+        configuration = configuration_change.in_force(self.log, self._begun.configuration, number)
+        return dataclasses.replace(self._begun, configuration=configuration)
+
+    def _adopt(self, rules: MergeRules) -> None:
+        self.rules, cohort = rules, rules.configuration.cohort
+        self.synchronous = SynchronousRound(cohort, rules.configuration.buffer_size) if cohort else None
+        self.admission = Admission(self.log, self.members, rules, self.ledger, self.synchronous)
+
+    def configure(self, wanted: RoundConfiguration) -> list[FieldChange]:
+        """Merge by another configuration from the next version on; the fields that change, none if it is in force.
+
+        A buffer that is full by the new configuration is released in the same durable step. Raises InputError, which
+        names the field, where one may not change.
+        """
+        before, state, oldest = self.rules, self.state, self._oldest_base
+        wanted = configuration_change.followed(before.configuration, wanted)
+        changes = configuration_change.check_changes(before.configuration, wanted, str(self.log.database.path))
+        if not changes:
+            return []
+        moments, body = state.moments, configuration_change.pack(wanted)
+
+        def undo() -> None:
+            self._adopt(before)
+            state.moments, self._oldest_base = moments, oldest
+
+        with self.change():
+            self._undos.append(undo)
+            number = self.log.append("configuration", state.version, body=body)
+            self.log.put_fact("begun", self._begun.configuration.configuration_id.encode())
+            self.log.put_fact("configuration", wanted.configuration_id.encode())
+            self._adopt(configuration_change.adopt(before, state, wanted))
+            self._oldest_base = configuration_change.oldest_base(self.log, self._begun.configuration)
+            said = "; ".join(map(str, changes))
+            audit.record(self.log.database, "configured", version=state.version, sha256=digest(body), changes=said)
+            if release_due(state, self.rules):
+                number = self._release()
+            self._note(number, len(body))
+        return changes
 
     def update(self, data: bytes, sender: str, member: str = "") -> tuple[str, Literal["accepted", "already"]]:
         """Let an update in and release a version if one is due; UpdateError with the reason's code otherwise.
@@ -325,7 +383,7 @@ class Rounds:
         self._checkpoint_entry, self._since_bytes = after, 0
         return replay(
             lambda: self.log.entries(after),
-            self.rules,
+            self._rules_at(after),
             start=checkpoint.unpack(self.log.checkpoint(after), self.rules.layout) if checkpoints else None,
             without=self.log.all_withdrawn(),
             targets=rollback.targets(self.log.database),
@@ -370,7 +428,7 @@ class Rounds:
 
     def verify(self) -> list[str]:
         """Compute every retained version and checkpoint again from the log; return what differs."""
-        return verification.differences(self.log, self.rules, self.state, self._kept)
+        return verification.differences(self.log, self._rules_at(self.log.base), self.state, self._kept)
 
     def facts(self) -> dict[str, int | float]:
         """Counts for /health and /metrics."""

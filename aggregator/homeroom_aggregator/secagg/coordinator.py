@@ -220,6 +220,9 @@ class SecureRounds:
         now = self.clock()
         if now < live.since:  # it was set back: the phase's time begins anew, or it would never be over
             self.store.save(msgspec.structs.replace(live, since=now))
+        announced_here = live.notice.configuration_id == self.rounds.configuration.configuration_id
+        if not announced_here and not self.rounds.log.has("secure", live.notice.round_id):
+            return self._fail(live, "the round configuration has changed")
         over = now - live.since >= self.rules.phase_s
         came = self.store.senders(live.phase)
         if live.phase == "keys":

@@ -3,9 +3,9 @@
 Kinds of entry: `update` (its bytes as they were signed), `secure` (the sum of a cohort), `withdraw` (an update to
 unlearn), `release` (a new version), `private_release` (a new version, with its sums after noise; its updates' bytes
 are gone from then on), `rollback` (a new version with the theta of an older one), `restored` (the same theta under a
-number that nobody has seen, after a backup was put back). Sums and theta are computed from it (`replay`), from the last
-checkpoint on; a released version is kept as it was signed. One process writes rounds (`lock`); any other may read the
-file meanwhile.
+number that nobody has seen, after a backup was put back), `configuration` (the round configuration in force from then
+on). Sums and theta are computed from it (`replay`), from the last checkpoint on; a released version is kept as it was
+signed. One process writes rounds (`lock`); any other may read the file meanwhile.
 """
 
 from __future__ import annotations
@@ -23,7 +23,9 @@ from homeroom_aggregator.state import schema
 
 BASES_TABLE = """CREATE TABLE IF NOT EXISTS bases (
     member TEXT NOT NULL, base INTEGER NOT NULL, update_id TEXT NOT NULL, PRIMARY KEY (member, base)) WITHOUT ROWID"""
-EntryKind = Literal["update", "withdraw", "release", "private_release", "secure", "rollback", "restored"]
+EntryKind = Literal[
+    "update", "withdraw", "release", "private_release", "secure", "rollback", "restored", "configuration"
+]
 
 
 @dataclass(frozen=True)
@@ -31,7 +33,7 @@ class LogEntry:
     """One entry. `version`: the newest version when it happened, for a release or a rollback the one it made.
 
     `body`: the update's bytes (none of one that was released privately), the sums of a cohort or of a private release,
-    the theta that was gone back to, else empty.
+    the theta that was gone back to, a new round configuration, else empty.
     """
 
     number: int
@@ -147,6 +149,11 @@ class Log:
         for (number,) in self.database.rows(sql):
             yield self.entry(number)
 
+    def configurations(self, until: int | None = None) -> list[LogEntry]:
+        """The changes of the round configuration up to an entry, by default all, the oldest first."""
+        sql = "SELECT number FROM log WHERE kind = 'configuration' AND (?1 IS NULL OR number <= ?1) ORDER BY number"
+        return [self.entry(number) for (number,) in self.database.rows(sql, (until,))]
+
     def withdrawn(self, update_id: str) -> bool:
         """Whether an update was withdrawn."""
         return self.has("withdraw", update_id)
@@ -245,11 +252,15 @@ class Log:
             self.drop_checkpoints(0, number - 1)
 
     def prune(self, most: int) -> None:
-        """Deletes at most `most` of the bodies, and of the versions, from before the base."""
+        """Deletes at most `most` of the bodies, and of the versions, from before the base; configurations stay."""
         if base := self.base:
             version = self.entry_version(base)
-            for table, column, bound in (("bodies", "number", base + 1), ("versions", "version", version)):
-                chosen = f"SELECT {column} FROM {table} WHERE {column} < ? ORDER BY {column} LIMIT ?"
+            passed = "bodies JOIN log USING (number) WHERE kind != 'configuration' AND number"
+            for table, source, column, bound in (
+                ("bodies", passed, "number", base + 1),
+                ("versions", "versions WHERE version", "version", version),
+            ):
+                chosen = f"SELECT {column} FROM {source} < ? ORDER BY {column} LIMIT ?"
                 self.database.write(f"DELETE FROM {table} WHERE {column} IN ({chosen})", (bound, most))
 
     # Facts

@@ -50,6 +50,7 @@ class CohortRules(msgspec.Struct, frozen=True, kw_only=True):
 class RoundConfiguration(msgspec.Struct, frozen=True, kw_only=True):
     """Rules of a round, signed by the aggregator.
 
+    bundle_id: the bundle whose segments are trained.
     scale_bits: values are encoded in units of 2**-scale_bits.
     codec: encoding of values; a device may always send `fixed32`.
     keep: values of each 256 that `topk` sends.
@@ -58,6 +59,8 @@ class RoundConfiguration(msgspec.Struct, frozen=True, kw_only=True):
     max_staleness: versions that an update's base may be behind.
     cap_examples: largest number of examples that counts in a weight.
     max_norm: largest L2 norm of an update, all segments together.
+    server_rate: the server's learning rate: theta moves by so many times the mean update.
+    update_limit_bytes: largest size of an update.
     secure: set where updates are summed in secure rounds (`docs/secure.md`).
     privacy: set where the round is private.
     scope: narrowest scope that is merged here; `institution` on a school's own aggregator.
@@ -66,6 +69,7 @@ class RoundConfiguration(msgspec.Struct, frozen=True, kw_only=True):
     cohort: set where rounds are synchronous.
     by_school: segments of scope `institution` are merged too, separately for each school.
     proximal: FedProx's mu, with which devices train.
+    earlier_codecs: of before a change of `codec`; updates that were made in one still come in.
 
     A field that is added later needs a default and is left out of `document` while it has it: older configurations, and
     the logs that belong to them, keep their identity.
@@ -91,6 +95,7 @@ class RoundConfiguration(msgspec.Struct, frozen=True, kw_only=True):
     cohort: CohortRules | None = None
     by_school: bool = False
     proximal: Annotated[float, msgspec.Meta(ge=0)] = 0.0
+    earlier_codecs: tuple[Codec, ...] = ()
 
     def __post_init__(self) -> None:
         if self.by_school and (self.secure or self.privacy or self.scope != "shared"):

@@ -58,7 +58,7 @@ def _check_header(header: UpdateHeader, configuration: RoundConfiguration) -> No
         raise UpdateError(f"made with bundle {header.bundle_id[:12]}", code="other_bundle", remedy="install ours")
     if header.scale_bits != configuration.scale_bits:
         raise UpdateError(f"scale {header.scale_bits} is not the round's {configuration.scale_bits}", code="malformed")
-    if header.codec not in (configuration.codec, "fixed32"):
+    if header.codec not in (configuration.codec, *configuration.earlier_codecs, "fixed32"):
         raise UpdateError(f"codec {header.codec} is not the round's {configuration.codec}", code="malformed")
     if not header.segments:
         raise UpdateError(REFUSALS["empty"], code="empty")

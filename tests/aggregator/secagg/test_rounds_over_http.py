@@ -10,7 +10,7 @@ import msgspec
 import numpy as np
 import pytest
 
-from aggregator.institution import ROOT, START, make_folder, running
+from aggregator.institution import ROOT, START, announce, make_folder, running
 from aggregator.secagg.district import RULES, District, Member
 from homeroom.contract.round import weight
 from homeroom.contract.update_checks import read_update
@@ -217,11 +217,32 @@ def test_a_server_that_asks_for_plain_updates_after_all_gets_none(district: Dist
     member.visit()
     with pytest.raises(UpdateError, match="none is taken by itself"):
         member.client.update(member.store.outbox.pending()[0].data)
-    rounds.configuration = msgspec.structs.replace(rounds.configuration, secure=None)
+    announce(rounds, secure=None)
     with pytest.raises(TrustError, match="asks for plain updates"):
         member.visit()
     assert member.store.get_secret(SECURE_SECRET) == b"1"
     assert rounds.log.count("update") == 0
+
+
+@pytest.mark.parametrize("phase", ["keys", "shares", "input", "consent", "reveal"])
+def test_a_change_of_configuration_ends_the_round_without_a_sum_and_the_next_one_is_summed(
+    district: District, phase: str
+) -> None:
+    district.until(phase)
+    rounds = district.service.rounds
+    secure = msgspec.structs.replace(RULES, phase_s=60)
+    rounds.configure(msgspec.structs.replace(rounds.configuration, secure=secure))
+    district.restart()
+    for _ in range(12):
+        if rounds.log.count("secure") == 0:
+            district.visit(0, 1, 2, 3)
+            for member in district.members:
+                if not member.store.outbox.pending():  # agreed to survivors: its update is spent, it trains anew
+                    member.queue(district.version)
+    assert rounds.log.count("secure") == 1
+    assert {body[0] for body in rounds.log.database.rows("SELECT kind FROM log")} >= {"configuration", "secure"}
+    assert (phase in ("consent", "reveal")) == (district.version == 2), "a version, so that devices may train anew"
+    assert rounds.verify() == []
 
 
 def test_a_device_that_caught_the_server_lying_leaves_that_round_for_good(district: District) -> None:

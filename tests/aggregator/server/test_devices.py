@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import tiny
 
-from aggregator.institution import running
+from aggregator.institution import announce, running
 from homeroom import Device, Sample
 from homeroom.contract.privacy import Privacy, squared_norm
 from homeroom.contract.roster import make_roster
@@ -205,13 +205,13 @@ def test_an_aggregator_that_drops_its_promise_gets_nothing_until_the_school_join
         device.train(minutes=1, epochs=1)
         follow_bundle(device.store, device.bundle)  # as after a change of bundle: the promise is not forgotten
         for worse in (None, Privacy(clip_norm=1.0, noise_multiplier=0.1, epsilon=500.0, delta=1e-5)):
-            service.rounds.configuration = msgspec.structs.replace(service.rounds.configuration, privacy=worse)
+            announce(service.rounds, privacy=worse)
             with pytest.raises(TrustError, match="when this device joined"):
                 device.sync()
         assert service.rounds.log.count("update") == 0
         assert len(device.store.outbox.pending()) == 1
         assert privacy_ledger.read_ledger(device.store) == []
-        service.rounds.configuration = msgspec.structs.replace(service.rounds.configuration, privacy=None)
+        announce(service.rounds, privacy=None)
         enrol(device, service, address, tmp_path, "agreed")
         events = [line["event"] for line in device.store.audit()]
         assert [e for e in events if e.startswith("private rounds")] == ["private rounds on", "private rounds off"]

@@ -100,6 +100,7 @@ def event(name: str, about: Mapping[str, Any]) -> str:
         "withdrawn": "Device {device} withdrew an update",
         "round asked anew": "The deadline passed with {updates} updates; the round after version {version} asks anew",
         "private rounds": "Private rounds began",
+        "configured": "After version {version} the configuration changed: {changes}",
         "restored": "A backup was put back: version {version} is version {after} again",
         "recovered": "The aggregator got a new key",
         "link made": "A link to this dashboard was made for {by} ({rank})",
