@@ -1,4 +1,4 @@
-"""Which bundle a device directory uses, whose root it trusts, and at which precision each backbone runs here."""
+"""Installs a bundle in a device directory: its trusted root, and runtime, precision and tier on this machine."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ from homeroom.system.files import removed_on_failure
 
 
 class InstalledBundle(msgspec.Struct, frozen=True, kw_only=True):
-    """The bundle in use; `root` is the fingerprint trusted from the first bundle on; `precision` by modality, as the
-    golden samples came out right in that `runtime`.
+    """The bundle in use. `root`: fingerprint trusted since the first bundle; `precision`: by modality, the lowest with
+    which the golden samples hold in this `runtime`.
     """
 
     bundle_id: str
@@ -41,9 +41,15 @@ def open_device(
     tier: str | None,
     runtime: Runtime | None,
 ) -> tuple[Store, Bundle, Graphs]:
-    """As `Device.open`; where it fails, no device, key or directory that was not there before is left."""
-    made = not is_device(directory)
-    if made and source is None:
+    """Opens a device as `Device.open`; where it fails, no new device, key or directory is left.
+
+    directory: of the device, made if need be.
+    source: bundle to install, if any.
+    root: fingerprint of the root key to trust.
+    threads, anew, tier, runtime: as in `Device.open`.
+    """
+    is_new = not is_device(directory)
+    if is_new and source is None:
         raise InputError("is no device directory", where=str(directory), remedy="make it with a bundle: --bundle …")
     with removed_on_failure(directory):
         opened = open_store(directory, None, anew=anew)
@@ -54,7 +60,7 @@ def open_device(
                 use_tier(store, bundle, graphs, tier)
         except BaseException:
             store.close()
-            if made:
+            if is_new:
                 remove(opened)
             raise
     return store, bundle, graphs
@@ -63,11 +69,16 @@ def open_device(
 def use_bundle(
     store: Store, source: Path | None, root: str | None, threads: int | None, runtime: Runtime | None = None
 ) -> tuple[Bundle, Graphs]:
-    """Open the directory's bundle, after installing `source` if that is another one.
+    """Opens the directory's bundle, after installing `source` if that is another one.
 
-    runtime: what runs its graphs from now on; if None, what did so far where the bundle has graphs for it.
-    Raises TrustError if it is not vouched for by the trusted root, BundleError if it is damaged, older than the one in
-    use, has no graph for the runtime, or gives other features on this machine than its golden samples say.
+    Raises TrustError if the trusted root does not vouch for it, BundleError if it is damaged, older than the one in
+    use, has no graph for the runtime, or fails its golden samples on this machine.
+
+    store: of the device.
+    source: folder or file of the bundle to install, if any.
+    root: fingerprint of the root key to trust; None trusts the one stored.
+    threads: of the runtime.
+    runtime: of the graphs from now on; None keeps the present one where the bundle has graphs for it.
     """
     folder, known = store.directory / "bundles", installed_bundle(store)
     root = known.root if known and root is None else root
@@ -101,12 +112,12 @@ def use_bundle(
     return bundle, Graphs(bundle, precision, threads, stored_tier(store, bundle), runtime)
 
 
-def runtime_for(bundle: Bundle, asked: Runtime | None, known: InstalledBundle | None) -> Runtime:
-    """The runtime that was asked for, or that was in use; BundleError if the bundle has no graph for the one asked."""
-    wanted = asked or (known.runtime if known else "onnx")
+def runtime_for(bundle: Bundle, requested: Runtime | None, known: InstalledBundle | None) -> Runtime:
+    """The requested runtime, else the one in use; raises BundleError if the bundle has no graph for a requested one."""
+    wanted = requested or (known.runtime if known else "onnx")
     if wanted == "onnx" or any(graph.runtime == wanted for graph in bundle.manifest.converted):
         return wanted
-    if asked is None:
+    if requested is None:
         return "onnx"
     raise BundleError(
         "has no graph for LiteRT", where=bundle.manifest.name, remedy='export it with runtimes = ["onnx", "litert"]'
@@ -114,7 +125,13 @@ def runtime_for(bundle: Bundle, asked: Runtime | None, known: InstalledBundle | 
 
 
 def upgrade_bundle(store: Store, source: Path, present: Bundle, threads: int | None) -> tuple[Bundle, Graphs]:
-    """Use a downloaded bundle, which is then removed, in place of an older one of the same name."""
+    """Replaces the bundle in use with a newer one of the same name.
+
+    store: of the device.
+    source: downloaded file, which is removed.
+    present: the bundle in use.
+    threads: of the runtime.
+    """
     known = installed_bundle(store)
     try:
         bundle = install(source, store.directory / "bundles", root=known.root if known else None)
@@ -130,21 +147,22 @@ def upgrade_bundle(store: Store, source: Path, present: Bundle, threads: int | N
 
 
 def use_tier(store: Store, bundle: Bundle, graphs: Graphs, tier: str) -> None:
-    """Let `graphs` be a tier's, now and at later openings; InputError if the bundle has no such tier."""
-    known = [*(t.name for t in bundle.manifest.tiers), FULL_TIER]
-    if tier not in known:
-        raise InputError(f"the bundle has no tier {tier!r}", remedy=f"one of {', '.join(known)}")
+    """Selects a tier of the adapter, now and at later openings; raises InputError if the bundle lacks it."""
+    tiers = [*(t.name for t in bundle.manifest.tiers), FULL_TIER]
+    if tier not in tiers:
+        raise InputError(f"the bundle has no tier {tier!r}", remedy=f"one of {', '.join(tiers)}")
     with store.step("tier"):
         store.put_secret("tier", tier.encode())
     graphs.tier = tier
 
 
 def stored_tier(store: Store, bundle: Bundle) -> str:
-    """The tier that this device was last told to use; the full one if this bundle lacks it."""
-    kept = (store.get_secret("tier") or b"").decode()
-    return kept if kept in {tier.name for tier in bundle.manifest.tiers} else FULL_TIER
+    """The tier that this device last selected; the full one if this bundle lacks it."""
+    tier = (store.get_secret("tier") or b"").decode()
+    return tier if tier in {known.name for known in bundle.manifest.tiers} else FULL_TIER
 
 
 def installed_bundle(store: Store) -> InstalledBundle | None:
+    """The facts of the bundle in use; None in a new device."""
     body = store.get_secret("bundle")
     return None if body is None else msgspec.json.decode(body, type=InstalledBundle)

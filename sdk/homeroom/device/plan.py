@@ -1,4 +1,4 @@
-"""The planner with a device's own facts: costs that were measured here, cached features; imports store and planner."""
+"""Plans a training with what this device knows: the costs measured here and the features it has cached."""
 
 from __future__ import annotations
 
@@ -28,24 +28,31 @@ COSTS_SECRET = "costs"
 def plan_training(
     store: Store, bundle: Bundle, graphs: Graphs, samples: Sequence[StoredSample], budget: Budget, settings: Settings
 ) -> TrainingPlan:
-    """What to use for these samples, set in `graphs`; what the bundle costs is measured first where memory is short.
+    """Plans a training and sets tier, threads and batch in `graphs`; measures the bundle first where memory is limited.
 
     Raises TrainError where nothing fits.
+
+    store: whose cache and measured costs are used.
+    bundle: in use.
+    graphs: of the bundle.
+    samples: to train on.
+    budget: to fit.
+    settings: of the training.
     """
     costs = known_costs(store, bundle, graphs.runtime)
     if costs is None and budget.limit_bytes is not None:
         costs = measure_costs(store, bundle, graphs.runtime)
     fresh = missing(store, bundle, graphs, samples) if costs else np.zeros(0, bool)
     epochs, validation = settings.epochs, settings.validation
-    found = planner.plan_costs(bundle, costs, samples, fresh, budget, epochs, validation, graphs.tier, graphs.runtime)
-    if found.tier != graphs.tier:
-        use_tier(store, bundle, graphs, found.tier)  # kept: `Device.open(tier=…)` takes it back
-    graphs.configure(graphs.threads if budget.threads is None and graphs.threads else found.threads, found.batch)
-    return found
+    chosen = planner.plan_costs(bundle, costs, samples, fresh, budget, epochs, validation, graphs.tier, graphs.runtime)
+    if chosen.tier != graphs.tier:
+        use_tier(store, bundle, graphs, chosen.tier)  # stored: `Device.open(tier=…)` takes it back
+    graphs.configure(graphs.threads if budget.threads is None and graphs.threads else chosen.threads, chosen.batch)
+    return chosen
 
 
 def known_costs(store: Store, bundle: Bundle, runtime: Runtime = "onnx") -> Costs | None:
-    """What this bundle was measured to cost on this very machine and runtime."""
+    """The bundle's costs as measured on this machine and runtime; None if they were not."""
     body = store.get_secret(COSTS_SECRET)
     if body is None:
         return None
@@ -57,11 +64,12 @@ def known_costs(store: Store, bundle: Bundle, runtime: Runtime = "onnx") -> Cost
 
 
 def keep_costs(store: Store, costs: Costs) -> None:
+    """Stores measured costs in place of those before."""
     store.put_secret(COSTS_SECRET, msgspec.json.encode(costs))
 
 
 def measure_costs(store: Store, bundle: Bundle, runtime: Runtime) -> Costs | None:
-    """Measure the bundle in a process of its own and keep what it costs; None where that process did not end well."""
+    """Measures the bundle in a process of its own and stores its costs; None where that process fails."""
     costs = run_benchmark(bundle.path, runtime=runtime).costs()
     if costs is not None:
         keep_costs(store, costs)
@@ -69,7 +77,7 @@ def measure_costs(store: Store, bundle: Bundle, runtime: Runtime) -> Costs | Non
 
 
 def check_budget(watch: BudgetWatch, ready: int) -> None:
-    """TrainError where the budget leaves no training: no features were ready in time, or memory ran out among them."""
+    """Raises TrainError where the budget ended with no features ready, or memory ran out while they were computed."""
     if watch.spent and (not ready or "MB of memory" in watch.spent):
         raise TrainError(
             f"{watch.spent}; the features that were computed are kept",

@@ -35,7 +35,7 @@ PROFILE_MAGIC = b"HRPROFL1"
 PROFILE_FORMAT = 1
 PROFILE_HEADER_LIMIT_BYTES = 64 << 10
 PROFILE_LIMIT_BYTES = 5 * THETA_LIMIT
-SCRYPT_LOG2_COST = 15  # log2 of scrypt's N: with r = 8 it takes 32 MiB
+SCRYPT_LOG2_COST = 15  # log2 of scrypt's N; with r = 8 it takes 32 MiB
 NONCE_BYTES = 12
 LEAST_PASSPHRASE_CHARACTERS = 12
 
@@ -60,7 +60,16 @@ class ProfileContent(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def pack_profile(store: Store, subject: str, path: Path, passphrase: str, root: str) -> None:
-    """Write a person's profile, sealed; an existing file is an error, and the profile here stays as it is."""
+    """Writes a person's profile to a new file, sealed with a passphrase.
+
+    Raises InputError if there is no profile, the passphrase is short, or the file exists.
+
+    store: of this device.
+    subject: the person.
+    path: of the new file.
+    passphrase: at least LEAST_PASSPHRASE_CHARACTERS long.
+    root: fingerprint of the trusted root key.
+    """
     stored = store.profile(subject)
     if stored is None:
         raise InputError(f"there is no profile of {subject!r}", remedy="train one first")
@@ -78,16 +87,22 @@ def pack_profile(store: Store, subject: str, path: Path, passphrase: str, root: 
         segments={name: values.astype("<f4").tobytes() for name, values in stored.segments.items()},
         subjects=stored.subjects,
     )
-    head, nonce = msgspec.json.encode(header), secrets.token_bytes(NONCE_BYTES)
-    sealed = _cipher(header, passphrase).encrypt(nonce, msgspec.msgpack.encode(content), head)
-    write_durable(path, PROFILE_MAGIC + struct.pack("<I", len(head)) + head + nonce + sealed)
+    header_bytes, nonce = msgspec.json.encode(header), secrets.token_bytes(NONCE_BYTES)
+    sealed = _cipher(header, passphrase).encrypt(nonce, msgspec.msgpack.encode(content), header_bytes)
+    write_durable(path, PROFILE_MAGIC + struct.pack("<I", len(header_bytes)) + header_bytes + nonce + sealed)
 
 
 def import_profile(store: Store, bundle: Bundle, path: Path, passphrase: str, root: str) -> str:
-    """Store a profile that another device of this institution packed; return whose it is.
+    """Stores a profile that another device of this institution packed; returns whose it is.
 
     Raises TrustError for another institution's, a wrong passphrase or an altered file, InputError for a file that is
-    no profile or does not fit the bundle. Nothing has changed then.
+    no profile or does not fit the bundle. Nothing is stored then.
+
+    store: of this device.
+    bundle: in use.
+    path: of the file.
+    passphrase: that sealed it.
+    root: fingerprint of the trusted root key.
     """
     where = str(path)
     try:
@@ -102,15 +117,15 @@ def import_profile(store: Store, bundle: Bundle, path: Path, passphrase: str, ro
         or not 12 + length < len(data) <= PROFILE_LIMIT_BYTES
     ):
         raise InputError("is not a profile", where=where)
-    head, rest = data[12 : 12 + length], data[12 + length :]
-    header = decode(head, ProfileHeader, limit_bytes=PROFILE_HEADER_LIMIT_BYTES, where=where, error=InputError)
+    header_bytes, rest = data[12 : 12 + length], data[12 + length :]
+    header = decode(header_bytes, ProfileHeader, limit_bytes=PROFILE_HEADER_LIMIT_BYTES, where=where, error=InputError)
     if header.format != PROFILE_FORMAT:
         raise InputError("a profile of another format", where=where, remedy="update homeroom")
     policy = policy_in_force(store)
     if header.root != root or header.institution != (policy.institution if policy else ""):
         raise TrustError("comes from another institution", where=where, remedy="profiles move inside one school only")
     try:
-        plain = _cipher(header, passphrase).decrypt(rest[:NONCE_BYTES], rest[NONCE_BYTES:], head)
+        plain = _cipher(header, passphrase).decrypt(rest[:NONCE_BYTES], rest[NONCE_BYTES:], header_bytes)
     except (InvalidTag, ValueError):
         raise TrustError("the passphrase is wrong, or the file was altered", where=where) from None
     content = _content(plain, where)

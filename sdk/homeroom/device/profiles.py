@@ -1,7 +1,6 @@
-"""One person's own theta on this device: learned on top of the theta in use, assembled again for each answer.
+"""One person's own theta on this device: trained on top of the theta in use, and mixed with it for each answer.
 
-It may import store, lineage and personalize. A profile holds its own segments and a share; whenever a newer shared
-theta comes, the same share of it is mixed in.
+A profile holds the segments it changed and a share; with a newer shared theta the same share is mixed.
 """
 
 from __future__ import annotations
@@ -28,41 +27,49 @@ def train_profile(
     bundle: Bundle,
     graphs: Graphs,
     subject: str,
-    ready: Sequence[Example],
+    examples: Sequence[Example],
     settings: Settings,
     stop: Callable[[], bool],
 ) -> Profile:
-    """Learn a person's profile from that person's examples and store it in place of the one before.
+    """Trains a person's profile on that person's examples and stores it in place of the one before.
 
     Raises OutOfTimeError, with nothing changed, if the budget ends first; TrainError if no example teaches anything.
+
+    store: of this device.
+    bundle: in use.
+    graphs: of the bundle.
+    subject: the person.
+    examples: of that person.
+    settings: of the training.
+    stop: true when the budget is spent.
     """
-    own, start = Dataset(bundle.manifest, ready), versions.start_of_profile(store, bundle)
-    if not own.labelled.any():
+    dataset, start = Dataset(bundle.manifest, examples), versions.start_of_profile(store, bundle)
+    if not dataset.labelled.any():
         raise TrainError(f"{subject} has no sample with a label that its inputs can teach", remedy="add some")
-    chosen = choose(Person(graphs, start.theta, settings, stop, _labels_of_others(store, bundle, subject)), own)
+    chosen = choose(Person(graphs, start.theta, settings, stop, _labels_of_others(store, bundle, subject)), dataset)
     layout = bundle.manifest.layout
     before, after = layout.split(start.theta), layout.split(chosen.theta)
-    moved = {s.segment_id: after[s.name] for s in layout if not np.array_equal(before[s.name], after[s.name])}
-    store.put_profile(subject, _facts(chosen, len(ready), start.name), moved, start.subjects)
+    changed = {s.segment_id: after[s.name] for s in layout if not np.array_equal(before[s.name], after[s.name])}
+    store.put_profile(subject, _facts(chosen, len(examples), start.name), changed, start.subjects)
     store.back_up()
-    found = find_profile(store, subject)
-    assert found is not None  # it was just stored
-    return found
+    profile = find_profile(store, subject)
+    assert profile is not None  # it was just stored
+    return profile
 
 
 def _labels_of_others(store: Store, bundle: Bundle, subject: str) -> dict[str, np.ndarray]:
-    """As `Person.others`."""
+    """Counts of other subjects' labels by classification task, float64 [classes], as `Person.others`."""
     tasks = [task for task in bundle.manifest.tasks if task.kind == "classification"]
-    found = {task.name: np.zeros(task.width) for task in tasks}
+    counts = {task.name: np.zeros(task.width) for task in tasks}
     for sample in store.each_without_inputs():
         for task in tasks if sample.subject != subject else ():
             if sample.labels.get(task.name) in task.labels:
-                found[task.name][task.labels.index(str(sample.labels[task.name]))] += 1
-    return found
+                counts[task.name][task.labels.index(str(sample.labels[task.name]))] += 1
+    return counts
 
 
 def find_profile(store: Store, subject: str) -> Profile | None:
-    """What is known about a person's profile, if there is one."""
+    """A person's profile; None if there is none."""
     stored, current = store.profile(subject), store.versions.current()
     if stored is None:
         return None
@@ -78,7 +85,7 @@ def find_profile(store: Store, subject: str) -> Profile | None:
 
 
 def personal_theta(bundle: Bundle, stored: StoredProfile | None, shared: np.ndarray) -> np.ndarray:
-    """Theta [P] for a person: the shared one with the profile's share of the segments that it holds."""
+    """A person's theta float32 [P]: the shared one, mixed with the segments of the profile by its share."""
     if stored is None:
         return shared
     layout = bundle.manifest.layout
@@ -87,6 +94,7 @@ def personal_theta(bundle: Bundle, stored: StoredProfile | None, shared: np.ndar
 
 
 def personal_temperatures(stored: StoredProfile | None, shared: dict[str, float]) -> dict[str, float]:
+    """Calibration temperatures by task for a person: the profile's own where it has a model of its own."""
     return shared if stored is None or stored.facts["method"] == SHARED else shared | stored.facts["temperatures"]
 
 
@@ -105,8 +113,8 @@ def _facts(chosen: Choice, samples: int, start: str) -> dict[str, object]:
 class Profile:
     """One person's own model. `method`: "prior", "fedrep", "ditto", "finetune", or "shared" where there is too little.
 
-    `share` of the personal weights is mixed with the shared ones. `losses`: held-out log-loss of what was tried;
-    `fresh`: it was trained on top of the theta that is in use now.
+    `share`: of the personal weights in the mix with the shared ones. `losses`: held-out log-loss by method. `fresh`:
+    whether it was trained on top of the theta in use now.
     """
 
     subject: str

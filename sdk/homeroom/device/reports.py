@@ -1,4 +1,4 @@
-"""What the device tells after a step, as frozen data; imports nothing of the device."""
+"""The report of a training, as frozen data."""
 
 from __future__ import annotations
 

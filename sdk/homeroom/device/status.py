@@ -1,4 +1,4 @@
-"""How a device stands: counts and facts, nothing about single subjects; imports store, lineage and spending."""
+"""The status of a device: counts and facts, nothing about single subjects."""
 
 from __future__ import annotations
 
@@ -15,7 +15,8 @@ from homeroom.store import Store
 
 
 def device_status(store: Store, bundle: Bundle) -> dict[str, Any]:
-    known = installed_bundle(store)
+    """The status as `Device.status` returns it and `homeroom device status --json` prints it."""
+    installed = installed_bundle(store)
     version, newest, key = store.versions.current(), newest_global(store, bundle), device_key(store)
     in_use = {"kind": version.kind, "base": version.base, "version_id": version.version_id} if version else "bundle"
     manifest, policy = bundle.manifest, policy_in_force(store)
@@ -23,7 +24,7 @@ def device_status(store: Store, bundle: Bundle) -> dict[str, Any]:
         "directory": str(store.directory),
         "bundle": {"name": manifest.name, "version": manifest.version, "bundle_id": bundle.bundle_id},
         "tier": stored_tier(store, bundle),
-        "runtime": known.runtime if known else "onnx",
+        "runtime": installed.runtime if installed else "onnx",
         "samples": store.count(),
         "set_aside": [f"{sample.sample_id[:12]}: {sample.quarantine_reason}" for sample in store.quarantined()],
         "subjects": len(store.subjects()),

@@ -1,6 +1,6 @@
-"""Starts `probe` in a process of its own and reads what it tells, however it ends; imports measures.
+"""Runs the benchmark worker in a process of its own and reads its results, however it ends.
 
-Whatever could crash runs there: an illegal instruction is a sentence here, not the end.
+All that could crash runs there: an illegal instruction becomes a result, not the end of this process.
 """
 
 from __future__ import annotations
@@ -24,14 +24,14 @@ ILLEGAL_INSTRUCTION_CODES = {-4: "SIGILL", 0xC000001D: "0xC000001D"}
 
 @dataclass
 class BenchmarkResult:
-    """What the child process told: by stage its facts; `crashed` names the stage that ended it, and how."""
+    """The worker's results by stage; `crashed` names the stage that ended it, `how` says in what way."""
 
     stages: dict[str, dict[str, Any]] = field(default_factory=dict)
     crashed: str = ""
     how: str = ""
 
     def costs(self) -> Costs | None:
-        """What the bundle was measured to cost, if it was measured whole."""
+        """The bundle's costs; None if it was not measured completely."""
         bundle, base, threads = (self.stages.get(name, {}) for name in ("bundle", "base", "threads"))
         if self.crashed or "bundle_id" not in bundle or "bytes" not in base or "threads" not in threads:
             return None
@@ -58,22 +58,26 @@ class BenchmarkResult:
 def run_benchmark(
     bundle: Path | None = None, *, runtime: Runtime = "onnx", timeout_s: float = BENCHMARK_TIMEOUT_S
 ) -> BenchmarkResult:
-    """Start `benchmark_worker` in a process of its own and read what it tells until it ends, however it ends.
+    """Runs the benchmark worker, and with a bundle a second one that measures its costs with the best thread count.
 
-    What a bundle costs is measured in a second one, once the first has found how many threads suit.
+    bundle: unpacked folder to try; None tries machine and libraries alone.
+    runtime: of the bundle's graphs.
+    timeout_s: of each worker.
     """
-    found = _run([str(bundle), runtime] if bundle else [], timeout_s)
-    threads = found.stages.get("threads", {}).get("threads")
-    if bundle is None or found.crashed or threads is None:
-        return found
-    held = ",".join(sorted(name for name in sys.modules if name.startswith("homeroom.")))  # before any graph is loaded
-    more = _run([str(bundle), runtime, str(threads), held], timeout_s)
-    return BenchmarkResult({**found.stages, **more.stages}, more.crashed, more.how)
+    result = _run([str(bundle), runtime] if bundle else [], timeout_s)
+    threads = result.stages.get("threads", {}).get("threads")
+    if bundle is None or result.crashed or threads is None:
+        return result
+    modules = ",".join(
+        sorted(name for name in sys.modules if name.startswith("homeroom."))
+    )  # before any graph is loaded
+    more = _run([str(bundle), runtime, str(threads), modules], timeout_s)
+    return BenchmarkResult({**result.stages, **more.stages}, more.crashed, more.how)
 
 
 def _run(arguments: list[str], timeout_s: float) -> BenchmarkResult:
     command = [sys.executable, "-m", "homeroom.device.resources.benchmark_worker", *arguments]
-    found, begun = BenchmarkResult(), ""
+    result, begun = BenchmarkResult(), ""
     with subprocess.Popen(
         command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, stdin=subprocess.DEVNULL
     ) as child:
@@ -82,20 +86,20 @@ def _run(arguments: list[str], timeout_s: float) -> BenchmarkResult:
         except subprocess.TimeoutExpired:
             child.kill()
             out, _ = child.communicate()
-            found.how = f"took more than {timeout_s:.0f} s"
+            result.how = f"took more than {timeout_s:.0f} s"
     for line in out.decode(errors="replace").splitlines():
         try:
             facts = json.loads(line)
         except ValueError:
-            continue  # a library's own words
+            continue  # a library's output
         if "begin" in facts:
             begun = facts["begin"]
         elif "stage" in facts:
-            found.stages[facts.pop("stage")] = facts
+            result.stages[facts.pop("stage")] = facts
     if child.returncode:
-        found.crashed = begun or "python"
-        found.how = found.how or _describe_exit(child.returncode)
-    return found
+        result.crashed = begun or "python"
+        result.how = result.how or _describe_exit(child.returncode)
+    return result
 
 
 def _describe_exit(code: int) -> str:

@@ -1,11 +1,11 @@
-"""Tries and measures runtime and bundle in a process of its own.
+"""The benchmark worker: tries and measures libraries, runtime and bundle in a process of its own.
 
 `python -m homeroom.device.resources.benchmark_worker [BUNDLE RUNTIME [THREADS MODULES]]`
 
-With THREADS, what the bundle costs is measured; that process did nothing before, so that its memory says what is used.
+With THREADS it measures the bundle's costs; that process does nothing before, so that its memory is that of the bundle.
 
-Each stage is announced on a line before it begins, so that whoever started this process can name the stage that ended
-it. Imports the standard library alone; everything that could crash is imported inside its stage.
+Each stage prints a line before it begins, so that the parent process can name the stage that ended this one. Whatever
+could crash is imported inside its stage.
 """
 
 from __future__ import annotations
@@ -48,12 +48,13 @@ LEAST_MEASUREMENT_S = 0.05  # a measurement repeats until it has lasted this lon
 
 
 def print_json(**facts: Any) -> None:
+    """Prints facts as one line of JSON, at once."""
     sys.stdout.write(json.dumps(facts) + "\n")
     sys.stdout.flush()
 
 
 def run_stage(name: str, work: Callable[[], dict[str, Any]]) -> dict[str, Any] | None:
-    """Announce, do, and tell what came of it; an exception is told as a problem, and None returned."""
+    """Prints a stage's name, runs it and prints its result; an exception is printed as a problem, and None returned."""
     print_json(begin=name)
     try:
         facts = work()
@@ -65,7 +66,7 @@ def run_stage(name: str, work: Callable[[], dict[str, Any]]) -> dict[str, Any] |
 
 
 def measure_rates() -> dict[str, Any]:
-    """GFLOP/s of a float32 GEMM of 512 x 512 x 512, and GB/s of copying 32 MB, read and written; by numpy."""
+    """Measures numpy: GFLOP/s of a float32 GEMM of 512 x 512 x 512, GB/s of copying 32 MB (read and written)."""
     import numpy as np
 
     rng = np.random.default_rng(0)
@@ -80,7 +81,7 @@ def measure_rates() -> dict[str, Any]:
 
 
 def median_seconds(work: Callable[[], Any]) -> float:
-    """Median of at least five runs after one that is not counted."""
+    """Median seconds of at least five runs, after one that is not counted."""
     work()
     times: list[float] = []
     while len(times) < 5 or sum(times) < LEAST_MEASUREMENT_S:
@@ -91,19 +92,22 @@ def median_seconds(work: Callable[[], Any]) -> float:
 
 
 def try_library(name: str) -> dict[str, Any]:
+    """Imports a library."""
     importlib.import_module(name)
     return {}
 
 
 def try_runtime() -> dict[str, Any]:
+    """Imports onnxruntime and returns its version."""
     import onnxruntime
 
     return {"version": onnxruntime.__version__}
 
 
-def main(path: Path | None = None, runtime: Runtime = "onnx", threads: int | None = None, held: str = "") -> None:
+def main(path: Path | None = None, runtime: Runtime = "onnx", threads: int | None = None, modules: str = "") -> None:
+    """Runs the stages; with `threads` those of the costs alone, after importing `modules` (names with commas)."""
     if path is not None and threads is not None:
-        for name in filter(None, held.split(",")):
+        for name in filter(None, modules.split(",")):
             importlib.import_module(name)
         measure_bundle(path, threads, runtime)
         return
@@ -117,16 +121,21 @@ def main(path: Path | None = None, runtime: Runtime = "onnx", threads: int | Non
 
     opened: list[Bundle] = []
 
-    def find() -> dict[str, Any]:
+    def open_it() -> dict[str, Any]:
         opened.append(open_bundle(path, root=None))
         return {"bundle_id": opened[0].bundle_id, "place": hardware_fingerprint(runtime)}
 
-    if run_stage("bundle", find):
+    if run_stage("bundle", open_it):
         run_stage("threads", lambda: choose_threads(opened[0], runtime))
 
 
 def measure_bundle(path: Path, count: int, runtime: Runtime) -> None:
-    """Every backbone on the golden samples, lowest precision first until one comes out right, then every step."""
+    """Measures every backbone, from the lowest precision until its golden samples hold, then every step.
+
+    path: of the unpacked bundle.
+    count: of threads.
+    runtime: of its graphs.
+    """
     from homeroom.inference.golden import golden_samples
     from homeroom.runtime.bundle import open_bundle
     from homeroom.runtime.graphs import Graphs
@@ -139,18 +148,18 @@ def measure_bundle(path: Path, count: int, runtime: Runtime) -> None:
         for precision in precisions(bundle, modality.name, runtime):
             graphs = Graphs(bundle, {modality.name: precision}, count, runtime=runtime)
             name = f"features {modality.name} {precision}"
-            found = run_stage(name, lambda g=graphs, m=modality.name: measure_features(bundle, g, m, values[m]))  # type: ignore[misc]
-            if found and found["within"]:
+            facts = run_stage(name, lambda g=graphs, m=modality.name: measure_features(bundle, g, m, values[m]))  # type: ignore[misc]
+            if facts and facts["within"]:
                 break
     graphs = Graphs(bundle, None, count, runtime=runtime)
     for role in ("grad", "predict"):
         steps = [graph for graph in bundle.manifest.graphs if graph.role == role]
-        for facts in sorted(steps, key=lambda graph: (sum(graph.tokens.values()), graph.batch)):
-            run_stage(f"step {facts.file}", lambda f=facts: measure_step(bundle, graphs, f))  # type: ignore[misc]
+        for graph in sorted(steps, key=lambda graph: (sum(graph.tokens.values()), graph.batch)):
+            run_stage(f"step {graph.file}", lambda g=graph: measure_step(bundle, graphs, g))  # type: ignore[misc]
 
 
 def precisions(bundle: Bundle, modality: str, runtime: Runtime = "onnx") -> list[Any]:
-    """Those that the bundle offers for a modality, lowest first."""
+    """Precisions that the bundle offers for a modality, lowest first."""
     from homeroom.runtime.graphs import precisions
 
     if bundle.manifest.modality(modality).adapter == "lora":
@@ -159,18 +168,18 @@ def precisions(bundle: Bundle, modality: str, runtime: Runtime = "onnx") -> list
 
 
 def inputs_by_modality(bundle: Bundle, stored: list[Any]) -> dict[str, list[Any]]:
-    """The golden samples' inputs, those of one modality together."""
-    found: dict[str, list[Any]] = {modality.name: [] for modality in bundle.manifest.modalities}
+    """Inputs of the golden samples by modality."""
+    inputs: dict[str, list[Any]] = {modality.name: [] for modality in bundle.manifest.modalities}
     for sample in stored:
         for slot, values in sample.inputs.items():
-            found[bundle.manifest.slot(slot).modality] += [value for value in values if value is not None]
-    return found
+            inputs[bundle.manifest.slot(slot).modality] += [value for value in values if value is not None]
+    return inputs
 
 
 def choose_threads(bundle: Bundle, runtime: Runtime = "onnx") -> dict[str, Any]:
-    """The count, of one, half and all cores, that one pass over backbones and training steps is fastest with.
+    """The fastest thread count of one, half and all cores, for one pass over backbones and training steps.
 
-    Of two within a twentieth the smaller wins: what is left over belongs to the lesson.
+    Of counts within 5 % the smallest wins, which leaves cores to other programs.
     """
     from homeroom.inference.golden import golden_samples
     from homeroom.runtime.graphs import Graphs
@@ -196,6 +205,7 @@ def choose_threads(bundle: Bundle, runtime: Runtime = "onnx") -> dict[str, Any]:
 
 
 def measure_features(bundle: Bundle, graphs: Graphs, modality: str, values: list[Any]) -> dict[str, Any]:
+    """Measures a backbone on its inputs `values`; the fields of a `FeatureCost`."""
     import msgspec
 
     from homeroom.data.preprocess.raw_inputs import token_count
@@ -204,34 +214,34 @@ def measure_features(bundle: Bundle, graphs: Graphs, modality: str, values: list
     from homeroom.train.features.compute import compute
 
     before, direct = reset_peak(), bundle.manifest.modality(modality).adapter == "lora"
-    found = drift(bundle, graphs, modality)  # gives the backbone back at its end
+    similarity = drift(bundle, graphs, modality)  # unloads the backbone at its end
     began = time.perf_counter()
-    if not direct:  # else there are no features, only inputs to be prepared
+    if not direct:  # a backbone with LoRA has no features, only raw inputs
         graphs.features(modality)
     load_s = time.perf_counter() - began
     began = time.perf_counter()
-    made = raw_inputs(bundle, modality, values) if direct else list(compute(bundle, graphs, modality, values))
+    outputs = raw_inputs(bundle, modality, values) if direct else list(compute(bundle, graphs, modality, values))
     seconds = time.perf_counter() - began
     texts = [len(value) for value in values if isinstance(value, str)]
     cost: FeatureCost = FeatureCost(
-        precision=found.precision,
-        mean=found.mean,
-        worst=found.worst,
-        within=found.within,
+        precision=similarity.precision,
+        mean=similarity.mean,
+        worst=similarity.worst,
+        within=similarity.within,
         seconds=seconds / max(1, len(values)),
         size=statistics.mean(texts) if texts else 0.0,
-        tokens=statistics.mean(token_count(bundle.manifest.modality(modality), one) for _, one in made)
-        if made
+        tokens=statistics.mean(token_count(bundle.manifest.modality(modality), one) for _, one in outputs)
+        if outputs
         else 0.0,
         load_s=load_s,
         bytes=max(0, hardware.peak_resident() - before),
     )
-    facts: dict[str, Any] = msgspec.to_builtins(cost)
-    return facts
+    fields: dict[str, Any] = msgspec.to_builtins(cost)
+    return fields
 
 
 def raw_inputs(bundle: Bundle, modality: str, values: list[Any]) -> list[tuple[int, np.ndarray]]:
-    """Inputs of a backbone with LoRA inside, as its steps read them."""
+    """(index, raw input) for each input of a backbone with LoRA inside, as its steps read them."""
     from homeroom.data.preprocess import prepare
     from homeroom.data.preprocess.raw_inputs import raw_input
 
@@ -240,6 +250,7 @@ def raw_inputs(bundle: Bundle, modality: str, values: list[Any]) -> list[tuple[i
 
 
 def measure_step(bundle: Bundle, graphs: Graphs, facts: Any) -> dict[str, Any]:
+    """Measures one graph of the manifest; the fields of a `StepCost`."""
     import msgspec
 
     from homeroom.device.resources.costs import StepCost
@@ -254,19 +265,19 @@ def measure_step(bundle: Bundle, graphs: Graphs, facts: Any) -> dict[str, Any]:
     cost: StepCost = StepCost(
         seconds=seconds, load_s=load_s, bytes=peak, held_bytes=min(peak, max(0, reset_peak() - before))
     )
-    told: dict[str, Any] = msgspec.to_builtins(cost)
-    return told
+    fields: dict[str, Any] = msgspec.to_builtins(cost)
+    return fields
 
 
 def reset_peak() -> int:
-    """Bytes held now, from which the peak is measured anew where the system can."""
+    """Resident bytes now; the peak is measured from here where the system can."""
     hardware.trim_memory()
     hardware.forget_peak()
     return hardware.resident()
 
 
 def zero_feeds(bundle: Bundle, facts: Any) -> dict[str, np.ndarray]:
-    """Feeds of a step: the bundle's theta and nothing else in it."""
+    """Feeds of a step: the bundle's theta, and zeros for all other inputs."""
     import numpy as np
 
     feeds = {
@@ -280,8 +291,8 @@ def zero_feeds(bundle: Bundle, facts: Any) -> dict[str, np.ndarray]:
 
 if __name__ == "__main__":
     match sys.argv[1:]:
-        case [bundle, runtime, threads, held]:
-            main(Path(bundle), runtime, int(threads), held)  # type: ignore[arg-type]
+        case [bundle, runtime, threads, modules]:
+            main(Path(bundle), runtime, int(threads), modules)  # type: ignore[arg-type]
         case [bundle, runtime]:
             main(Path(bundle), runtime)  # type: ignore[arg-type]
         case _:

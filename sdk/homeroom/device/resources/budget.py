@@ -1,7 +1,7 @@
-"""What a training may use at most, and the watch that ends it in time; imports system and errors.
+"""The budget of a training, and the watch that stops it in time.
 
-Hard means: asked before every batch of features and every step, a budget that is spent ends the work there, and what
-was done is kept. Memory is this process's resident memory; battery and temperature count where the system tells them.
+The watch is asked before every batch of features and every step; a spent budget ends the work there, and what was done
+is kept. Memory is this process's resident memory; battery and temperature count where the system tells them.
 """
 
 from __future__ import annotations
@@ -15,21 +15,22 @@ from pathlib import Path
 from homeroom.errors import InputError, TrainError
 from homeroom.system import hardware
 
-CHECK_INTERVAL_S = 5.0  # how often disk, battery, temperature and the time of day are looked at
-CGROUP_SHARE = 0.9  # of a control group's memory that is used: the system ends a process that meets the limit itself
+CHECK_INTERVAL_S = 5.0  # between checks of disk, battery, temperature and the time of day
+CGROUP_SHARE = 0.9  # of a control group's memory: at its limit the system kills the process
 WEEKDAYS = ("mon", "tue", "wed", "thu", "fri", "sat", "sun")
 WEEKLY_HOURS = re.compile(r"^(?:([a-z]{3})(?:-([a-z]{3}))? )?(\d\d):(\d\d)-(\d\d):(\d\d)$")
 
 
 @dataclass(frozen=True)
 class WeeklyHours:
-    """Hours of local time on some days of the week (Monday is 0); over midnight where `until` is not after `since`."""
+    """Hours of local time on some weekdays (Monday is 0), over midnight where `until` is not after `since`."""
 
     days: frozenset[int]
     since: datetime.time
     until: datetime.time
 
     def holds(self, now: datetime.datetime) -> bool:
+        """Whether a local time lies in these hours."""
         clock, day = now.time(), now.weekday()
         if self.since < self.until:
             return day in self.days and self.since <= clock < self.until
@@ -37,12 +38,12 @@ class WeeklyHours:
 
 
 def read_weekly_hours(text: str) -> WeeklyHours:
-    """`mon-fri 08:00-15:30`, `sat 09:00-12:00` or, every day, `22:00-06:00`; InputError otherwise."""
-    found = WEEKLY_HOURS.match(text.strip().lower())
+    """Reads `mon-fri 08:00-15:30`, `sat 09:00-12:00` or, every day, `22:00-06:00`; raises InputError otherwise."""
+    match = WEEKLY_HOURS.match(text.strip().lower())
     try:
-        if found is None:
+        if match is None:
             raise ValueError(text)
-        first, last, *clock = found.groups()
+        first, last, *clock = match.groups()
         days = frozenset(range(7))
         if first:
             begin, end = WEEKDAYS.index(first), WEEKDAYS.index(last or first)
@@ -55,10 +56,11 @@ def read_weekly_hours(text: str) -> WeeklyHours:
 
 @dataclass(frozen=True)
 class Budget:
-    """`megabytes` (10^6 bytes) of memory, of this whole process; `free_megabytes` of disk that stay free.
+    """Limits of a training; None is no limit.
 
-    `battery`: share below which an unplugged machine does not train; `celsius`: the hottest its processor may get;
-    `quiet`: hours in which it does not train. None is no limit of its own.
+    `minutes`: of time. `megabytes`: 10^6 bytes of memory, of the whole process. `free_megabytes`: of disk that stay
+    free. `battery`: share of charge below which an unplugged machine does not train. `celsius`: the hottest its
+    processor may get. `quiet`: hours in which it does not train.
     """
 
     minutes: float = 10.0
@@ -71,13 +73,13 @@ class Budget:
 
     @property
     def limit_bytes(self) -> int | None:
-        """The least of `megabytes` and what a control group leaves this process."""
+        """The lower of `megabytes` and the control group's limit, in bytes; None if there is neither."""
         group = hardware.cgroup_limit()
         limits = [self.megabytes * 1e6 if self.megabytes else None, group * CGROUP_SHARE if group else None]
         return min((int(limit) for limit in limits if limit is not None), default=None)
 
     def begin(self, directory: Path) -> BudgetWatch:
-        """The clock starts; TrainError where a limit other than time and memory is spent already."""
+        """Starts the clock; raises TrainError where a limit other than time and memory is spent already."""
         watch = BudgetWatch(self, directory)
         if spent := watch.look():
             raise TrainError(f"it does not train now: {spent}", where=str(directory), remedy="run it again later")
@@ -85,13 +87,13 @@ class Budget:
 
 
 class BudgetWatch:
-    """A budget that is being spent. `spent` says which limit ended the work, "" while none did."""
+    """Watches a budget while it is spent. `spent` says which limit ended the work, empty while none did."""
 
     def __init__(self, budget: Budget, directory: Path) -> None:
         self.budget, self.directory = budget, directory
         self.spent = ""
         self._sampled = 0
-        self._exact = hardware.forget_peak()  # else the peak of the process's whole life would count
+        self._exact = hardware.forget_peak()  # whether the peak starts anew here
         self._limit = budget.limit_bytes
         self._end_s = time.monotonic() + 60 * budget.minutes
         self._looked_s = time.monotonic()
@@ -104,7 +106,7 @@ class BudgetWatch:
 
     @property
     def peak_bytes(self) -> int:
-        """The most memory that this process held since the beginning, between two looks too where the system tells."""
+        """Peak resident bytes since the watch began; between two checks only where the system tells."""
         self._sampled = max(self._sampled, hardware.peak_resident() if self._exact else hardware.resident())
         return self._sampled
 
@@ -120,7 +122,7 @@ class BudgetWatch:
         return self.look()
 
     def look(self) -> str:
-        """The limit of the surroundings that is spent: disk, battery, temperature, hour."""
+        """Which limit of disk, battery, temperature or hours is spent; empty if none is."""
         budget, power = self.budget, hardware.power()
         free, heat = hardware.disk_free(self.directory), hardware.celsius()
         if free is not None and free < budget.free_megabytes * 1e6:

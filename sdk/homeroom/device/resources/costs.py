@@ -1,6 +1,6 @@
-"""What a machine, and one bundle on it, were measured to cost; data alone, imports nothing of the house.
+"""The measured costs of one bundle on this machine.
 
-A measurement belongs to one bundle, one runtime and one processor: elsewhere it says nothing (`Costs.belongs_to`).
+A measurement holds for one bundle, one runtime and one processor (`Costs.belongs_to`).
 """
 
 from __future__ import annotations
@@ -16,10 +16,10 @@ RUNTIME_PACKAGES: dict[Runtime, str] = {"onnx": "onnxruntime", "litert": "ai-edg
 
 
 class FeatureCost(msgspec.Struct, frozen=True, kw_only=True):
-    """One backbone: its precision here, how near it comes to the golden samples, and what an input costs.
+    """One backbone: its precision, its similarity to the golden features, and the cost of an input.
 
-    `seconds` an input of mean `size` (characters of a text, else 0) and mean `tokens`; `bytes` is the peak beside the
-    process's base.
+    `mean`, `worst`: cosine similarity. `seconds`: an input of mean `size` (characters of a text, else 0) and mean
+    `tokens`. `bytes`: peak above the process's base.
     """
 
     precision: str
@@ -43,7 +43,7 @@ class StepCost(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Costs(msgspec.Struct, frozen=True, kw_only=True):
-    """What a bundle costs here. `features` by modality, `steps` by graph file; `base_bytes` before any graph."""
+    """The costs of a bundle. `features`: by modality; `steps`: by graph file; `base_bytes`: before any graph loads."""
 
     bundle_id: str
     place: str  # the runtime and processor, as `hardware_fingerprint` names them
@@ -53,13 +53,14 @@ class Costs(msgspec.Struct, frozen=True, kw_only=True):
     steps: dict[str, StepCost] = {}
 
     def belongs_to(self, bundle_id: str, place: str) -> bool:
+        """Whether the costs are of this bundle on this `hardware_fingerprint`."""
         return (self.bundle_id, self.place) == (bundle_id, place)
 
 
 def hardware_fingerprint(runtime: Runtime = "onnx") -> str:
-    """What a measurement belongs to: the runtime's version, the processor's kind and vector instructions, the cores."""
+    """What measurements depend on: version of homeroom and runtime, the processor's kind and SIMD sets, its cores."""
     from importlib.metadata import version
 
     kind = f"{platform.system()} {platform.machine()} {' '.join(hardware.simd())}"
-    made = f"homeroom {version('homeroom')}, {RUNTIME_PACKAGES[runtime]} {version(RUNTIME_PACKAGES[runtime])}"
-    return f"{made}, {kind}, {hardware.cores()} cores"
+    software = f"homeroom {version('homeroom')}, {RUNTIME_PACKAGES[runtime]} {version(RUNTIME_PACKAGES[runtime])}"
+    return f"{software}, {kind}, {hardware.cores()} cores"

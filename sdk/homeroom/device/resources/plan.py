@@ -1,4 +1,4 @@
-"""The plan of a training: what was chosen to fit the budget."""
+"""The plan of a training that fits its budget."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class TrainingPlan:
-    """What a training is to use, and what that was expected to take; None where nothing was measured here.
+    """The choices for a training and their predicted cost, which is None where nothing was measured here.
 
-    `batch` is the largest of a step, `samples` the most (the newest); `why` gives the reasons in sentences.
+    `batch`: the largest of a step. `samples`: how many of the newest. `why`: reasons, in sentences.
     """
 
     threads: int | None
