@@ -14,17 +14,8 @@ import numpy as np
 
 from homeroom.contract.update_checks import read_update
 from homeroom.errors import StoreError
-from homeroom_aggregator.merge import configuration_change, rollback
-from homeroom_aggregator.merge.round_state import (
-    MergeRules,
-    OnRelease,
-    ReleaseResult,
-    RoundState,
-    add_secure_sum,
-    add_update,
-    release,
-    replace_theta,
-)
+from homeroom_aggregator.merge import configuration_change, rollback, round_state
+from homeroom_aggregator.merge.round_state import MergeRules, OnRelease, ReleaseResult, RoundState
 from homeroom_aggregator.state import secure_sum
 from homeroom_aggregator.state.log import LogEntry
 
@@ -91,12 +82,12 @@ class _Replay:
         if entry.kind == "update":
             if entry.update_id not in self.withdrawn and entry.body:  # empty once it was released privately
                 update = read_update(entry.body, self.rules.configuration, self.rules.layout)
-                add_update(self.state, update, entry.version, self.rules, entry.device)
+                round_state.add_update(self.state, update, entry.version, self.rules, entry.device)
                 self.merged.add(entry.update_id)
         elif entry.kind == "secure":
             total = secure_sum.unpack(entry.body, self.rules.layout)
             if not self.withdrawn & total.header.updates.keys():  # one withdrawn update takes the whole sum out
-                add_secure_sum(self.state, total)
+                round_state.add_secure_sum(self.state, total)
                 self.merged.update(total.header.updates)
         elif entry.kind == "configuration":
             self.rules = configuration_change.adopt(self.rules, self.state, configuration_change.unpack(entry.body))
@@ -113,9 +104,9 @@ class _Replay:
             self.state.version = entry.version
         elif entry.kind == "rollback":
             target, theta = rollback.unpack(entry.body, len(self.state.theta))
-            replace_theta(self.state, self.target_thetas.get(target, theta))
+            round_state.replace_theta(self.state, self.target_thetas.get(target, theta))
         else:
-            result = release(self.state, self.rules, entry.body)
+            result = round_state.release(self.state, self.rules, entry.body)
         self._remember_target()
         return result
 

@@ -29,20 +29,13 @@ from homeroom_aggregator.merge import (
     correlated_noise,
     private_release,
     rollback,
+    round_state,
     verification,
 )
 from homeroom_aggregator.merge.admission import Admission
 from homeroom_aggregator.merge.configuration_change import FieldChange
 from homeroom_aggregator.merge.replay import replay
-from homeroom_aggregator.merge.round_state import (
-    MergeRules,
-    RoundState,
-    add_secure_sum,
-    add_update,
-    release,
-    release_due,
-    replace_theta,
-)
+from homeroom_aggregator.merge.round_state import MergeRules, RoundState
 from homeroom_aggregator.merge.segment_sums import Undo
 from homeroom_aggregator.merge.synchronous import SynchronousRound
 from homeroom_aggregator.state import audit, school_segments, secure_sum
@@ -165,7 +158,7 @@ class Rounds:
             self._oldest_base = configuration_change.oldest_base(self.log, self._begun.configuration)
             said = "; ".join(map(str, changes))
             audit.record(self.log.database, "configured", version=state.version, sha256=digest(body), changes=said)
-            if release_due(state, self.rules):
+            if round_state.release_due(state, self.rules):
                 number = self._release()
             self._note(number, len(body))
         return changes
@@ -188,8 +181,8 @@ class Rounds:
             version = self.state.version
             number = self.log.append("update", version, update_id=update.header.update_id, device=member, body=data)
             self.log.note_sent(member, update.header.base_version, update.header.update_id)
-            self._undos.append(add_update(self.state, update, version, self.rules, member))
-            if release_due(self.state, self.rules):
+            self._undos.append(round_state.add_update(self.state, update, version, self.rules, member))
+            if round_state.release_due(self.state, self.rules):
                 number = self._release()
             self._note(number, len(data))
 
@@ -216,7 +209,7 @@ class Rounds:
                 self.ledger.charge(self.state.version, sorted(names))
             number = self.log.append("secure", self.state.version, update_id=header.round_id, body=body)
             if not any(self.log.withdrawn(update_id) for update_id in header.updates):
-                self._undos.append(add_secure_sum(self.state, total))
+                self._undos.append(round_state.add_secure_sum(self.state, total))
             if self.state.sums.ready(self.configuration):
                 number = self._release()
             self._note(number, len(body))
@@ -277,7 +270,7 @@ class Rounds:
         rollback.check_target(self.log.database, to)
         theta = self.rules.start if to == 0 else self._kept(to)[1]
         with self.change():
-            self._undos.append(replace_theta(self.state, theta))
+            self._undos.append(round_state.replace_theta(self.state, theta))
             number = self.log.append("rollback", self.state.version, body=rollback.pack(to, theta))
             self._publish(number, "rolled back", to=to, by=by, why=why)
             self._note(number, 4 * len(theta))
@@ -291,7 +284,7 @@ class Rounds:
             configuration = private_release.with_clip(self.configuration, state.clip)
             self.ledger.charge(state.version + 1, sorted(state.sums.all_devices()), configuration.privacy)
             body = private_release.pack_noised(state.sums, self.rules.layout, configuration, self._correlated())
-        result = release(state, self.rules, body)
+        result = round_state.release(state, self.rules, body)
         self._undos.append(result.undo)
         number = self.log.append("private_release" if central else "release", state.version, body=body)
         if central:

@@ -6,6 +6,7 @@ outside rarely hits. `test_kill.py` kills the whole server from outside.
 
 from __future__ import annotations
 
+import itertools
 import os
 import random
 import signal
@@ -26,7 +27,7 @@ from homeroom.system.sqlite import Database
 from homeroom_aggregator.admin.folder import invite_devices, open_rounds
 from homeroom_aggregator.merge import checkpoint, round_state, rounds, segment_sums
 from homeroom_aggregator.server.service import open_service
-from homeroom_aggregator.state import audit, schema
+from homeroom_aggregator.state import audit
 from homeroom_aggregator.state.log import Log
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork and SIGKILL")
@@ -159,6 +160,23 @@ def test_a_death_in_the_evaluation_of_a_version_costs_nothing(
         assert (rounds_.state.version, rounds_.log.count("update")) == (1, 1)
 
 
+def open_and_die(folder: Path, statement: int) -> None:
+    """Open the rounds; kills the process at this of its SQL statements, counted from 1."""
+    statements, connect = itertools.count(1), sqlite3.connect
+
+    def kill(_: str) -> None:
+        if next(statements) == statement:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    def traced(*arguments: Any, **options: Any) -> sqlite3.Connection:
+        connection = connect(*arguments, **options)
+        connection.set_trace_callback(kill)
+        return connection
+
+    sqlite3.connect = traced  # type: ignore[assignment]
+    open_rounds(folder)
+
+
 def test_a_migration_may_die_anywhere(tmp_path: Path) -> None:
     """From the first layout: killed at each of its statements in turn, the next start finds the old or the new one."""
     from aggregator.state.test_log import LAYOUT_1
@@ -171,16 +189,17 @@ def test_a_migration_may_die_anywhere(tmp_path: Path) -> None:
     with closing(sqlite3.connect(folder / "log.db", isolation_level=None)) as raw:
         raw.executescript(LAYOUT_1)
     deaths = 0
-    for call in range(1, 40):
+    for statement in itertools.count(1):
         child = os.fork()
         if child == 0:
             try:
-                schema.Database.write = dying(Database.write, call, False)  # type: ignore[method-assign]
-                open_rounds(folder)
+                open_and_die(folder, statement)
             finally:
                 os._exit(0)
-        deaths += os.WIFSIGNALED(os.waitpid(child, 0)[1])
-    assert deaths > 5
+        if not os.WIFSIGNALED(os.waitpid(child, 0)[1]):
+            break
+        deaths += 1
+    assert deaths > 25
     with closing(open_rounds(folder)) as again:
         assert checkpoint.pack(again.state) == before
         assert again.verify() == []
