@@ -14,6 +14,7 @@ from typing import Any
 
 import msgspec
 import numpy as np
+import safetensors.numpy
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from flwr.app import ConfigRecord, Context, Message, RecordDict
 from flwr.clientapp import ClientApp
@@ -143,24 +144,36 @@ def _query(plan: SchoolsPlan, _: Message, context: Context) -> RecordDict:
 
 
 def _train(plan: SchoolsPlan, message: Message, context: Context) -> RecordDict:
-    content, index = unpacked(message), _index(context)
-    device = _device(plan, index)
-    kept: Any = context.state.config_records.get(RECORD_NAME)  # the process may be another than in the round before
-    device.key = Ed25519PrivateKey.from_private_bytes(kept["key"]) if kept else new_key()
-    device.residual = kept["residual"] if kept else b""
+    content, index, device = unpacked(message), _index(context), _resumed(plan, context)
     settings = msgspec.json.decode(content["settings"], type=Settings)
     task = TrainingTask(
         index, content["base"], settings, msgspec.json.decode(content["round"], type=RoundConfiguration)
     )
     trained = device.train(task, np.frombuffer(content["theta"], np.float32))
-    state = {"key": device.key.private_bytes_raw(), "residual": device.residual}
+    state = {
+        "key": device.key.private_bytes_raw(),
+        "residual": device.residual,
+        "kept": safetensors.numpy.save(device.kept),
+        "input_weights": msgspec.json.encode(device.input_weights),
+    }
     context.state.config_records[RECORD_NAME] = ConfigRecord(state)
     return packed(device=trained.device, update=trained.update, untrained=trained.problem)
 
 
 def _evaluate(plan: SchoolsPlan, message: Message, context: Context) -> RecordDict:
     theta = np.frombuffer(unpacked(message)["theta"], np.float32)
-    return packed(scores=msgspec.json.encode(_device(plan, _index(context)).score(theta)))
+    return packed(scores=msgspec.json.encode(_resumed(plan, context).score(theta)))
+
+
+def _resumed(plan: SchoolsPlan, context: Context) -> SimulatedDevice:
+    """The node's device as it was after its last round, which another process may have computed."""
+    device, state = _device(plan, _index(context)), context.state.config_records.get(RECORD_NAME)
+    fields: dict[str, Any] = dict(state or {})
+    device.key = Ed25519PrivateKey.from_private_bytes(fields["key"]) if fields else new_key()
+    device.residual = fields.get("residual", b"")
+    device.kept = safetensors.numpy.load(fields["kept"]) if fields else {}
+    device.input_weights = msgspec.json.decode(fields.get("input_weights", b"{}"))
+    return device
 
 
 def _index(context: Context) -> int:

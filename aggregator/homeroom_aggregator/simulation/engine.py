@@ -8,20 +8,22 @@ from typing import Protocol
 
 import numpy as np
 
-from homeroom.contract.residual import make_residual, unpack_residual
+from homeroom.contract.policy import Policy
 from homeroom.contract.round import RoundConfiguration
 from homeroom.contract.signing import new_key, public_hex
-from homeroom.contract.update import make_private, make_update
 from homeroom.data.tasks.metrics import Score
-from homeroom.errors import TrainError
-from homeroom.federation.subject_updates import subject_updates
+from homeroom.errors import TrainError, UpdateError
+from homeroom.federation.encode_update import UpdateRules, encode_by_subject, encode_update
+from homeroom.federation.policy import kept_segments, refusal_reason, scoped_layout
 from homeroom.runtime.graphs import Graphs
 from homeroom.train.evaluate import evaluate
 from homeroom.train.features.dataset import Dataset
 from homeroom.train.fit import fit
+from homeroom.train.input_weights import learn_input_weights, weighted_dataset
 from homeroom.train.settings import Settings
 
 Scores = Mapping[str, Score]
+AGGREGATOR_NAME = "simulation"  # in its certificate
 OnTrained = Callable[[int, int], None]  # called with how many schools are done with a round, and of how many
 
 
@@ -29,13 +31,17 @@ OnTrained = Callable[[int, int], None]  # called with how many schools are done 
 class SchoolData:
     """A simulated school. `validation`, where given, chooses the best local epoch and is what `Simulation` scores.
 
+    A promise by subject is kept with `train` alone, so that `validation` stays unseen; a device trains on both then.
+
     graphs: those of its tier, if not the simulation's.
+    policy: of its institution, whose name is the school's as the aggregator knows it.
     """
 
     name: str
     train: Dataset
     validation: Dataset | None = None
     graphs: Graphs | None = None
+    policy: Policy | None = None
 
 
 @dataclass(frozen=True)
@@ -72,32 +78,61 @@ class Engine(Protocol):
 
 
 class SimulatedDevice:
-    """One school's device: its key, and the residual of its last update."""
+    """One school's device.
+
+    residual: of its last update.
+    kept: values float32 [size] of the segments that never leave it, by name, as last trained.
+    input_weights: of poor inputs by modality, as last learned.
+    """
 
     def __init__(self, school: SchoolData, graphs: Graphs, *, feedback: bool = True) -> None:
         self.school, self.graphs, self.feedback = school, school.graphs or graphs, feedback
         self.key, self.residual = new_key(), b""
+        self.kept, self.input_weights = dict[str, np.ndarray](), dict[str, float]()
+        data = [school.train, *filter(None, [school.validation])]
+        self._has_poor = any(example.input_weights for dataset in data for example in dataset.examples)
 
     def train(self, task: TrainingTask, theta: np.ndarray) -> TrainedUpdate:
         """A signed update as a device would queue it; theta: float32 [P] of the task's base version."""
-        school, layout, configuration = self.school, self.graphs.bundle.layout, task.configuration
-        if configuration.by_subject:
-            parts = subject_updates(self.graphs, school.train, theta, task.settings, configuration.parts)
-            data = make_private(self.key, configuration, layout, (part for _, part in parts), task.base)
-            return TrainedUpdate(task.index, public_hex(self.key), data)
+        school, configuration, layout = self.school, task.configuration, self.graphs.bundle.layout
+        local = scoped_layout(layout, school.policy, configuration, AGGREGATOR_NAME, school.name)
+        rules, train = UpdateRules(self.key, configuration, layout, local), self._weighted(school.train)
+        before, kept = layout.join(self.kept, theta), kept_segments(local, configuration)
+        update, tier = None, self.graphs.tier
         try:
-            trained = fit(self.graphs, school.train, school.validation, theta, task.settings)
-        except TrainError as problem:
+            if configuration.by_subject:
+                update = encode_by_subject(rules, self.graphs, train, before, task.settings, task.base)
+            if update is None or kept or self._has_poor:  # else nothing of it would stay here
+                after = self._fit(train, before, task.settings)
+                self.kept = {name: values for name, values in layout.split(after).items() if name in kept}
+            if why := refusal_reason(school.policy, configuration):
+                raise UpdateError(why)
+            if update is None:
+                taught = train.examples_by_segment()
+                update = encode_update(rules, before, after, taught, task.base, self.residual, tier=tier)
+                self.residual = update.residual if self.feedback else b""
+        except (TrainError, UpdateError) as problem:
             return TrainedUpdate(task.index, problem=str(problem))
-        delta = trained.theta - theta + unpack_residual(self.residual, layout)
-        taught = school.train.examples_by_segment()
-        data = make_update(self.key, configuration, layout, delta, taught, task.base, tier=self.graphs.tier)
-        self.residual = make_residual(data, configuration, layout, delta) if self.feedback else b""
-        return TrainedUpdate(task.index, public_hex(self.key), data)
+        return TrainedUpdate(task.index, public_hex(self.key), update.data)
 
     def score(self, theta: np.ndarray) -> dict[str, Score]:
-        """Scores of theta, float32 [P], by task; empty without validation samples."""
-        return evaluate(self.graphs, self.school.validation, theta) if self.school.validation else {}
+        """Scores of theta, float32 [P], by task, with the device's own segments; empty without validation samples."""
+        if not self.school.validation:
+            return {}
+        own = self.graphs.bundle.layout.join(self.kept, theta)
+        return evaluate(self.graphs, self._weighted(self.school.validation), own)
+
+    def _fit(self, train: Dataset, theta: np.ndarray, settings: Settings) -> np.ndarray:
+        """The trained theta float32 [P]; learns the weights of poor inputs."""
+        validation = self._weighted(self.school.validation) if self.school.validation else None
+        trained = fit(self.graphs, train, validation, theta, settings)
+        if validation:
+            self.input_weights = learn_input_weights(self.graphs, validation, trained.theta, self.input_weights)
+        return trained.theta
+
+    def _weighted(self, dataset: Dataset) -> Dataset:
+        """The dataset with the learned weights of poor inputs."""
+        return weighted_dataset(dataset, self.input_weights) if self.input_weights else dataset
 
 
 class LocalEngine:

@@ -22,7 +22,7 @@ from homeroom.runtime.bundle import Bundle
 from homeroom.runtime.graphs import Graphs
 from homeroom.train.settings import Settings
 from homeroom_aggregator.merge.rounds import Rounds
-from homeroom_aggregator.simulation.engine import Engine, LocalEngine, SchoolData
+from homeroom_aggregator.simulation.engine import AGGREGATOR_NAME, Engine, LocalEngine, SchoolData
 from homeroom_aggregator.simulation.round import Federation, RoundFacts
 
 
@@ -142,7 +142,7 @@ def federate(
         raise InputError("two schools have the same name", remedy="give each a name of its own")
     configuration = msgspec.structs.replace(configuration, bundle_id=bundle.bundle_id)
     key, root = new_key(), new_key()
-    aggregator = Rounds(Path(":memory:"), bundle, configuration, key, certify(root, "aggregator", key, "simulation"))
+    aggregator = Rounds(Path(":memory:"), bundle, configuration, key, certify(root, "aggregator", key, AGGREGATOR_NAME))
     by_round = settings if callable(settings) else lambda _: settings
     facts: list[RoundFacts] = []
     try:

@@ -15,11 +15,13 @@ from homeroom.contract.privacy import Privacy
 from homeroom.contract.round import ServerOptimizer
 from homeroom.data.ingest import read_samples
 from homeroom.errors import TrainError
+from homeroom.federation.policy import may_teach
 from homeroom.inference import golden
 from homeroom.runtime.bundle import Bundle, install
 from homeroom.runtime.graphs import Graphs
 from homeroom.train.features.dataset import Dataset
 from homeroom.train.features.examples import examples
+from homeroom.train.features.quality_gate import check_quality, training_view
 from homeroom.train.settings import Settings, advised
 from homeroom_aggregator.simulation.engine import LocalEngine, OnTrained, SchoolData, Scores
 from homeroom_aggregator.simulation.federate import Simulation, default_configuration, federate
@@ -33,9 +35,15 @@ def school_names(paths: Sequence[Path]) -> list[str]:
 
 
 def load_school(bundle: Bundle, graphs: Graphs, path: Path, name: str, seed: int) -> SchoolData:
-    """A file's or folder's samples, features computed, split by subject as a device splits them."""
-    stored = list(read_samples(path, bundle.manifest))
-    data = Dataset(bundle.manifest, examples(None, bundle, graphs, stored))
+    """A file's or folder's samples, chosen, checked and split by subject as a device does; features computed.
+
+    Only near copies, which a device finds in its store, are not looked for.
+    """
+    manifest = bundle.manifest
+    checked = (check_quality(sample, manifest) for sample in read_samples(path, manifest))
+    teaching = (sample for sample in checked if may_teach(None, sample, manifest.needs_no_label))
+    stored = [training_view(sample, manifest) for sample in teaching]
+    data = Dataset(manifest, examples(None, bundle, graphs, stored))
     return SchoolData(name, *data.split(Settings().validation, seed))
 
 

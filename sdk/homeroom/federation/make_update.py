@@ -1,24 +1,21 @@
-"""Makes the update of a training: scoped, clipped, encoded, signed, and queued in the outbox."""
+"""Queues the update of a training in the outbox; `federation.encode_update` makes its bytes."""
 
 from __future__ import annotations
 
 import uuid
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import msgspec
-import numpy as np
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from homeroom.contract.layout import FULL_TIER, Layout
-from homeroom.contract.residual import make_residual, unpack_residual
+from homeroom.contract.layout import FULL_TIER
 from homeroom.contract.round import RoundConfiguration
-from homeroom.contract.update import make_private, make_update
 from homeroom.errors import UpdateError
 from homeroom.federation.agreement import agreed_round
+from homeroom.federation.encode_update import UpdateRules, encode_by_subject, encode_update
 from homeroom.federation.enrolment import device_key
 from homeroom.federation.policy import local_layout, policy_in_force, refusal_reason
-from homeroom.federation.subject_updates import subject_updates
 from homeroom.federation.versions import newest_global, theta_of
 from homeroom.runtime.bundle import Bundle
 from homeroom.runtime.graphs import Graphs
@@ -64,31 +61,19 @@ def make_clipped_update(
     """
     if key is None or configuration is None or not configuration.by_subject:
         return None
-    base, update_id, subjects = newest_global(store, bundle), uuid.uuid4().hex, list[str]()
-    train, layout = Dataset(bundle.manifest, examples), local_layout(store, bundle.layout)
-
-    def differences() -> Iterator[np.ndarray]:
-        start = theta_of(store, bundle, base)
-        for subject, difference in subject_updates(graphs, train, start, settings, configuration.parts, stop):
-            subjects.append(subject)
-            yield _shared_difference(layout, configuration, difference)
-
-    number = base.base if base else 0
+    base, update_id = newest_global(store, bundle), uuid.uuid4().hex
+    number, start = base.base if base else 0, theta_of(store, bundle, base)
+    rules = _rules(store, bundle, key, configuration)
+    train = Dataset(bundle.manifest, examples)
     try:
-        data = make_private(key, configuration, bundle.layout, differences(), number, update_id)
+        encoded = encode_by_subject(rules, graphs, train, start, settings, number, update_id=update_id, stop=stop)
     except UpdateError:  # no time, or nobody whose samples teach
         return None
-    return ClippedUpdate(update_id, data, number, tuple(subjects))
+    return ClippedUpdate(update_id, encoded.data, number, encoded.subjects)
 
 
-def _shared_difference(layout: Layout, configuration: RoundConfiguration, delta: np.ndarray) -> np.ndarray:
-    """A difference [P] for a private round, in which segments that do not leave this device are zero.
-
-    layout: with the scopes that hold here.
-    configuration: of the round.
-    delta: float32 [P].
-    """
-    return layout.join({s.name: np.zeros(s.size) for s in layout if not configuration.merges(s)}, delta)
+def _rules(store: Store, bundle: Bundle, key: Ed25519PrivateKey, configuration: RoundConfiguration) -> UpdateRules:
+    return UpdateRules(key, configuration, bundle.layout, local_layout(store, bundle.layout))
 
 
 def queue_newest_update(store: Store, bundle: Bundle, clipped: ClippedUpdate | None = None) -> str:
@@ -126,19 +111,17 @@ def queue_update(
     if configuration.by_subject:
         return _queue_clipped(store, bundle, version.base, clipped)
     configuration = configuration.with_clip(base.facts.get("clip_norm", msgspec.UNSET) if base else msgspec.UNSET)
-    layout, update_id = local_layout(store, bundle.layout), version.version_id
-    tier = version.facts.get("tier", FULL_TIER)
+    rules, update_id, facts = _rules(store, bundle, key, configuration), version.version_id, version.facts
     residual, residual_subjects = store.outbox.residual()
-    delta = theta_of(store, bundle, version) - theta_of(store, bundle, base) + unpack_residual(residual, layout)
-    if configuration.privacy:
-        layout, delta = bundle.layout, _shared_difference(layout, configuration, delta)
-    subjects = {*store.versions.subjects(version), *residual_subjects}
+    before, after = theta_of(store, bundle, base), theta_of(store, bundle, version)
+    subjects, tier = {*store.versions.subjects(version), *residual_subjects}, facts.get("tier", FULL_TIER)
     try:
-        data = make_update(key, configuration, layout, delta, version.facts["examples"], version.base, update_id, tier)
-        residual = make_residual(data, configuration, layout, delta)
+        encoded = encode_update(
+            rules, before, after, facts["examples"], version.base, residual, update_id=update_id, tier=tier
+        )
     except UpdateError as problem:
         return str(problem)
-    if store.outbox.queue(update_id, data, version.base, subjects, bundle.bundle_id, residual):
+    if store.outbox.queue(update_id, encoded.data, version.base, subjects, bundle.bundle_id, encoded.residual):
         return "queued"
     return ALREADY_QUEUED
 

@@ -62,27 +62,40 @@ def policy_in_force(store: Store) -> Policy | None:
     return None if body is None else msgspec.json.decode(body, type=Policy)
 
 
-def local_layout(store: Store, layout: Layout) -> Layout:
-    """The layout with the scopes that hold on this device.
+def scoped_layout(
+    layout: Layout, policy: Policy | None, configuration: RoundConfiguration | None, aggregator: str | None, school: str
+) -> Layout:
+    """The layout with the scopes that hold on a device.
 
     Segments of scope `institution` leave for the institution's own aggregator only: one that the root certified in the
     institution's name, or one that the policy names and that merges this institution apart.
+
+    policy: of the institution, if there is one.
+    configuration: of the round, if one is known.
+    aggregator: the name in its certificate, if one is known.
+    school: that the aggregator takes this device for; "" where it does not say.
     """
-    policy = policy_in_force(store)
     allowed = narrowed(layout, policy.scopes if policy else {})
-    if policy is not None and _is_own_aggregator(store, policy):
+    if policy is not None and _is_own_aggregator(policy, configuration, aggregator, school):
         return allowed
     return narrowed(allowed, {s.name: "personal" for s in allowed if s.scope == "institution"})
 
 
-def _is_own_aggregator(store: Store, policy: Policy) -> bool:
+def _is_own_aggregator(
+    policy: Policy, configuration: RoundConfiguration | None, aggregator: str | None, school: str
+) -> bool:
     """Whether the aggregator may have the segments of scope `institution`."""
-    certificate, configuration = store.get_secret("identity.aggregator"), _round_in_force(store)
-    name = msgspec.json.decode(certificate, type=Certificate).name if certificate else None
     if configuration is None or not configuration.by_school:
-        return name == policy.institution
-    school = (store.get_secret("identity.school") or b"").decode()
-    return bool(school) and (name == policy.institution or (name in policy.merged_by and school == policy.institution))
+        return aggregator == policy.institution
+    own = aggregator == policy.institution
+    return bool(school) and (own or (aggregator in policy.merged_by and school == policy.institution))
+
+
+def local_layout(store: Store, layout: Layout) -> Layout:
+    """The layout with the scopes that hold on this device, as `scoped_layout`."""
+    certificate, school = store.get_secret("identity.aggregator"), store.get_secret("identity.school") or b""
+    name = msgspec.json.decode(certificate, type=Certificate).name if certificate else None
+    return scoped_layout(layout, policy_in_force(store), _round_in_force(store), name, school.decode())
 
 
 def _round_in_force(store: Store) -> RoundConfiguration | None:
@@ -90,11 +103,15 @@ def _round_in_force(store: Store) -> RoundConfiguration | None:
     return None if body is None else msgspec.json.decode(body, type=RoundConfiguration)
 
 
+def kept_segments(local: Layout, configuration: RoundConfiguration | None) -> list[str]:
+    """Names of the segments that no global theta brings. local: a `scoped_layout`."""
+    scoped = narrowed(local, configuration.scopes if configuration else {})
+    return [s.name for s in scoped if not (configuration.merges(s) if configuration else s.scope == "shared")]
+
+
 def local_segments(store: Store, layout: Layout) -> list[str]:
     """Names of the segments that no global theta brings: this device's own values are used."""
-    configuration = _round_in_force(store)
-    local = narrowed(local_layout(store, layout), configuration.scopes if configuration else {})
-    return [s.name for s in local if not (configuration.merges(s) if configuration else s.scope == "shared")]
+    return kept_segments(local_layout(store, layout), _round_in_force(store))
 
 
 def refusal_reason(policy: Policy | None, configuration: RoundConfiguration) -> str | None:

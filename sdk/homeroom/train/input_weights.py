@@ -53,5 +53,15 @@ def with_input_weight(example: Example, slots: set[str], weight: float) -> Examp
     return replace(example, input_weights=weights)
 
 
+def weighted_dataset(dataset: Dataset, weights: Mapping[str, float]) -> Dataset:
+    """The dataset with these weights of poor inputs by modality, DEFAULT_INPUT_WEIGHT where they name none."""
+    slots = {slot: weights.get(modality, DEFAULT_INPUT_WEIGHT) for slot, modality, _ in dataset.manifest.inputs}
+
+    def weighted(example: Example) -> Example:
+        return replace(example, input_weights={key: slots[key[0]] for key in example.input_weights})
+
+    return Dataset(dataset.manifest, [weighted(example) for example in dataset.examples])
+
+
 def _has_poor(example: Example, slots: set[str]) -> bool:
     return any(slot in slots for slot, _ in example.input_weights)

@@ -22,7 +22,7 @@ def add_checked(store: Store, manifest: Manifest, samples: Iterable[StoredSample
     Of a sample that still teaches something without its poor inputs, only these are left out or down-weighted.
     """
     return store.add(
-        (_checked(sample, manifest) for sample in samples), lambda sample: near_duplicate_digest(sample, manifest)
+        (check_quality(sample, manifest) for sample in samples), lambda sample: near_duplicate_digest(sample, manifest)
     )
 
 
@@ -48,7 +48,7 @@ def prediction_view(sample: StoredSample, manifest: Manifest, weights: Mapping[s
     return kept, "; ".join(notes)
 
 
-def _checked(sample: StoredSample, manifest: Manifest) -> StoredSample:
+def check_quality(sample: StoredSample, manifest: Manifest) -> StoredSample:
     """The sample with what is to be done about its poor inputs; quarantined where it teaches nothing without them."""
     findings = poor_inputs(sample, manifest)
     if not findings:
