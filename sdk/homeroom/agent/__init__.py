@@ -1,1 +1,1 @@
-"""The agent, `homeroom device run`: takes in, trains in its hours, syncs when it can, and says how it stands."""
+"""The agent, `homeroom device run`: imports samples, trains in its hours, syncs when it can, and writes its status."""

@@ -1,4 +1,4 @@
-"""What the agent does to its own device: a new bundle after a trial, a worse model taken back; imports device."""
+"""Bundle updates after a trial, and rollback of a model that became worse, as the agent does them."""
 
 from __future__ import annotations
 
@@ -16,25 +16,25 @@ from homeroom.store import StoredVersion
 
 
 def try_bundle(source: Path, root: str | None, known: InstalledBundle | None = None) -> None:
-    """Verify a bundle and compute its golden samples in a process of its own; BundleError or TrustError if it fails.
+    """Verifies a bundle and computes its golden samples in a process of its own.
 
-    A graph that would end the process ends that one, and the bundle in use stays.
+    A graph that crashes ends that process, and the bundle in use stays. Raises BundleError or TrustError if it fails.
     """
     with tempfile.TemporaryDirectory() as scratch:
         unpacked = install(source, Path(scratch), root=root)
-        found = run_benchmark(unpacked.path, runtime=runtime_for(unpacked, None, known))
-        if found.crashed:
-            raise BundleError(f"trying it, {found.crashed} {found.how}", where=source.name)
-        right = {name.split()[1] for name, facts in found.stages.items() if facts.get("within")}
-        wrong = [m.name for m in unpacked.manifest.modalities if m.name not in right]
+        result = run_benchmark(unpacked.path, runtime=runtime_for(unpacked, None, known))
+        if result.crashed:
+            raise BundleError(f"trying it, {result.crashed} {result.how}", where=source.name)
+        correct = {name.split()[1] for name, facts in result.stages.items() if facts.get("within")}
+        wrong = [m.name for m in unpacked.manifest.modalities if m.name not in correct]
         if wrong:
             raise BundleError(f"this machine computes other {', '.join(wrong)} features", where=source.name)
 
 
 def change_bundle(directory: Path, source: Path, root: str | None) -> str:
-    """Try a bundle, then install it and use it from now on; return its name and version.
+    """Tries a bundle, then installs and uses it; returns its name and version.
 
-    The device must be closed. Its store is copied first.
+    The device must be closed. Its store is backed up first.
     """
     with Device.open(directory) as device:
         known = installed_bundle(device.store)
@@ -45,7 +45,7 @@ def change_bundle(directory: Path, source: Path, root: str | None) -> str:
 
 
 def follow_bundle(device: Device) -> bool:
-    """Use the bundle that the aggregator serves if it is a newer one, after a trial; whether it is another now."""
+    """Tries and uses the aggregator's bundle if it is a newer one; returns whether the bundle changed."""
     known = installed_bundle(device.store)
     folder = device.store.directory / sync.DOWNLOADS_FOLDER
     with enrolment.connect(device.store) as client:
@@ -60,9 +60,9 @@ def follow_bundle(device: Device) -> bool:
 
 
 def keep_the_better(device: Device, before: StoredVersion | None, learned: str) -> bool:
-    """Take back what a training made (version `learned`) if it is clearly worse than `before`; True if it was.
+    """Rolls back a training's version `learned` if it is clearly worse than `before`; returns whether it was.
 
-    Both are judged on the validation subjects of that training; an update of it that was not yet begun to be sent goes.
+    Both are scored on the validation subjects of that training. Its update is dropped unless sending has begun.
     """
     store, bundle, graphs = device.store, device.bundle, device.graphs
     ours = validation_scores(store, bundle, graphs, versions.theta_of(store, bundle, before))

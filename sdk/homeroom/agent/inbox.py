@@ -1,7 +1,7 @@
-"""The inbox: a folder whose settled entries are taken in, then deleted: the device's copy is encrypted; imports device.
+"""The inbox: a folder whose complete entries are imported and then deleted, as the device's copy is encrypted.
 
-It may stand on a network share: what is still being copied is left alone, and what cannot be used is put aside with the
-reason beside it.
+It may be on a network share: entries still being copied are left alone, and refused ones are moved to a folder with the
+reason beside them.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from pathlib import Path
 from homeroom.device.device import Device
 from homeroom.errors import BundleError, HomeroomError, InputError
 
-SETTLED_S = 30.0  # what changed more recently may still be on its way in
+SETTLED_S = 30.0  # an entry that changed more recently may still be copied
 UNFINISHED_SUFFIXES = (".part", ".tmp", ".crdownload", ".filepart")
 REFUSED_FOLDER = "refused"
 INVITATION_FILE = "invitation.json"
@@ -22,7 +22,7 @@ INVITATION_FILE = "invitation.json"
 
 @dataclass(frozen=True)
 class InboxEntries:
-    """What lies in the inbox and has settled, by what is to be done with it."""
+    """The complete entries of the inbox by kind."""
 
     samples: tuple[Path, ...] = ()
     bundles: tuple[Path, ...] = ()
@@ -33,15 +33,15 @@ class InboxEntries:
 
 
 def scan_inbox(inbox: Path, settled_s: float = SETTLED_S) -> InboxEntries:
-    """Entries that are complete: not hidden, not half copied, and quiet for `settled_s` seconds."""
-    found = settled_entries(inbox, time.time(), settled_s)
-    samples = tuple(entry for entry in found if entry.is_dir() or entry.suffix in (".jsonl", ".csv"))
-    bundles = tuple(entry for entry in found if entry.suffix == ".homeroom" and entry.is_file())
-    return InboxEntries(samples, bundles, next((entry for entry in found if entry.name == INVITATION_FILE), None))
+    """The complete entries: not hidden, not half copied, and unchanged for `settled_s` seconds."""
+    entries = settled_entries(inbox, time.time(), settled_s)
+    samples = tuple(entry for entry in entries if entry.is_dir() or entry.suffix in (".jsonl", ".csv"))
+    bundles = tuple(entry for entry in entries if entry.suffix == ".homeroom" and entry.is_file())
+    return InboxEntries(samples, bundles, next((entry for entry in entries if entry.name == INVITATION_FILE), None))
 
 
 def settled_entries(inbox: Path, now: float, settled_s: float) -> list[Path]:
-    """now: in seconds since the epoch, as files' times are; a file of the future (a clock was set back) is settled."""
+    """Entries unchanged for `settled_s` seconds at `now` (since the epoch); so are those a day in the future."""
 
     def quiet(entry: Path) -> bool:
         paths = [entry, *entry.rglob("*")] if entry.is_dir() else [entry]
@@ -51,23 +51,23 @@ def settled_entries(inbox: Path, now: float, settled_s: float) -> list[Path]:
     try:
         entries = sorted(inbox.iterdir())
     except OSError:
-        return []  # a share that is away
-    found = []
+        return []  # an unreachable share
+    settled = []
     for entry in entries:
         if entry.name.startswith(".") or entry.name == REFUSED_FOLDER or entry.suffix in UNFINISHED_SUFFIXES:
             continue
         try:
             if quiet(entry):
-                found.append(entry)
+                settled.append(entry)
         except OSError:
-            continue  # it went while it was looked at
-    return found
+            continue  # it went meanwhile
+    return settled
 
 
 def import_entries(device: Device, entries: tuple[Path, ...]) -> tuple[int, int]:
-    """Add each entry (a folder, .jsonl or .csv) and delete it; return how many samples are new, entries refused.
+    """Adds each entry (a folder, .jsonl or .csv) and deletes it; returns counts of new samples and refused entries.
 
-    A power cut between adding and deleting adds the same samples again, which the device recognises by their content.
+    After a power cut between adding and deleting, the same samples are recognised by their content.
     """
     before, refused = device.store.count(), 0
     for entry in entries:
@@ -82,15 +82,16 @@ def import_entries(device: Device, entries: tuple[Path, ...]) -> tuple[int, int]
 
 
 def refuse_entry(entry: Path, problem: HomeroomError) -> None:
-    """Move an entry to refused/, with the reason in a text file beside it."""
-    aside = entry.parent / REFUSED_FOLDER
-    aside.mkdir(exist_ok=True)
-    moved = aside / f"{time.strftime('%Y%m%d-%H%M%S', time.gmtime())}-{entry.name}"
+    """Moves an entry to refused/, with the reason in a text file beside it."""
+    folder = entry.parent / REFUSED_FOLDER
+    folder.mkdir(exist_ok=True)
+    moved = folder / f"{time.strftime('%Y%m%d-%H%M%S', time.gmtime())}-{entry.name}"
     shutil.move(entry, moved)
     moved.with_name(moved.name + ".why.txt").write_text(f"{problem}\n", encoding="utf-8")
 
 
 def remove_entry(entry: Path) -> None:
+    """Deletes an entry, a file or a folder."""
     if entry.is_dir():
         shutil.rmtree(entry)
     else:

@@ -1,7 +1,7 @@
-"""The agent's loop: look, open the device only where there is something to do, do it, say how it stands.
+"""The agent's loop: looks for work, opens the device only where there is some, does it, and writes its status.
 
-Between two looks the directory is closed, so that a teacher's own commands find it free. One thread works; the page
-asks it for things through `ask`.
+Between two looks the directory is closed, so that a teacher's own commands can open it. One thread does the work; the
+page hands it jobs through `ask`.
 """
 
 from __future__ import annotations
@@ -31,8 +31,8 @@ from homeroom.federation import versions
 
 log = logging.getLogger("homeroom.agent")
 SYNC_RETRY_S = (300.0, 21_600.0)  # after a failed sync: first and longest wait
-TRAINING_RETRY_S = 300.0  # after a training that could not begin or was stopped
-CLOCK_TOLERANCE_S = 900.0  # by which the clock may differ from the aggregator's before it is said
+TRAINING_RETRY_S = 300.0  # after a training that could not start or was stopped
+CLOCK_TOLERANCE_S = 900.0  # of the clock against the aggregator's, before the status tells it
 LAST_TRAINING_SECRET = "agent.training"
 
 Job = tuple[Callable[[Device], Any], "Future[Any]"]
@@ -40,7 +40,11 @@ Job = tuple[Callable[[Device], Any], "Future[Any]"]
 
 @dataclass(frozen=True)
 class AgentSettings:
-    """`window`: hours in which it may train, any if empty; `budget.minutes` are of a day. `look_s`: between looks."""
+    """Settings of the agent.
+
+    `window`: hours in which it may train, any if empty. `budget.minutes`: a day. `look_s`: seconds between looks.
+    `sync_minutes`: between syncs. `settled_s`: as in `inbox.scan_inbox`. `root`: fingerprint of the root key to trust.
+    """
 
     directory: Path
     inbox: Path | None = None
@@ -53,7 +57,7 @@ class AgentSettings:
 
 
 class LastTraining(msgspec.Struct, frozen=True):
-    """What the last finished training was of, and the seconds spent on a day."""
+    """The mark of the data that the last finished training used, and the seconds spent on a day."""
 
     mark: str = ""
     day: str = ""
@@ -61,35 +65,35 @@ class LastTraining(msgspec.Struct, frozen=True):
 
 
 class Agent:
-    """Owns what is remembered between two looks; the device's directory is opened and closed by each."""
+    """Keeps the agent's state between two looks; each look opens and closes the device's directory."""
 
     def __init__(self, settings: AgentSettings) -> None:
         self.settings = settings
         before = status.read_status(settings.directory)
-        self.standing = replace_standing(before or AgentStatus(), doing="starting", problems={}, training_waits="")
+        self.status = msgspec.structs.replace(before or AgentStatus(), doing="starting", problems={}, training_waits="")
         self._jobs: queue.Queue[Job] = queue.Queue()
         self._next_sync_s = 0.0
         self._failures = 0
-        self._hours = ("", False)  # the day, and whether it may train, at the last look
+        self._hours = ("", False)  # the day and whether training was allowed, at the last look
         self._again_s: float | None = None  # when to try training again
         self._counted: tuple[str, int] = ("", 0)
         self._clock_off_s = 0.0
         self._look_inside = True  # whether the directory must be opened to know what there is to do
 
     def ask(self, work: Callable[[Device], Any], timeout_s: float = 60.0) -> Any:
-        """From another thread: let the agent do `work` with the open device, and return what it returns."""
+        """From another thread: has the agent do `work` with the open device, and returns its result."""
         future: Future[Any] = Future()
         self._jobs.put((work, future))
         return future.result(timeout_s)
 
     def run(self) -> None:
-        """Look again and again, until a KeyboardInterrupt."""
+        """Looks again and again, until a KeyboardInterrupt."""
         while True:
             self.cycle()
             self._wait()
 
     def cycle(self) -> bool:
-        """One look, and what there is to do; whether the directory was opened."""
+        """Looks once and does the work there is; returns whether the directory was opened."""
         entries = (
             inbox.scan_inbox(self.settings.inbox, self.settings.settled_s)
             if self.settings.inbox
@@ -104,7 +108,7 @@ class Agent:
         return due
 
     def _hours_came(self) -> bool:
-        """Whether training may begin since the last look: a new day, its hours, or the end of a wait."""
+        """Whether training became allowed since the last look: a new day, its hours, or the end of a wait."""
         if self._again_s is not None and time.monotonic() >= self._again_s:
             self._again_s = None
             return True
@@ -112,18 +116,17 @@ class Agent:
         return self._hours[1] and self._hours != before
 
     def in_window(self) -> bool:
+        """Whether training is allowed at this hour."""
         now = datetime.datetime.now()
         return not self.settings.window or any(span.holds(now) for span in self.settings.window)
 
     def say(self, **changes: Any) -> None:
-        """Change how the agent stands, and write it down where that is possible."""
-        self.standing = replace_standing(self.standing, at=status.utc_now(), **changes)
+        """Changes the status, and writes it where that is possible."""
+        self.status = msgspec.structs.replace(self.status, at=status.utc_now(), **changes)
         try:
-            status.write_status(self.settings.directory, self.standing)
+            status.write_status(self.settings.directory, self.status)
         except HomeroomError as problem:
             log.warning("the status cannot be written: %s", status.describe_error(problem))
-
-    # Inside
 
     def _work(self, entries: inbox.InboxEntries) -> None:
         with Device.open(self.settings.directory, root=self.settings.root) as device:
@@ -140,19 +143,19 @@ class Agent:
             self._count(device)
 
     def _attempt(self, area: str, work: Callable[[], None]) -> None:
-        """Do it; a problem is noted in words that name nobody, and the agent goes on."""
+        """Does the work of an area; an error goes into the status in words that name nobody, and the agent goes on."""
         try:
             work()
         except Exception as problem:
             text = status.describe_error(problem)
             log.warning("%s: %s", area, text)
-            self.say(problems={**self.standing.problems, area: text})
+            self.say(problems={**self.status.problems, area: text})
             if area == "directory":
                 self._look_inside = True
                 self._fail_jobs(problem)
         else:
-            others = {name: text for name, text in self.standing.problems.items() if name != area}
-            self.standing = replace_standing(self.standing, problems=others)
+            others = {name: text for name, text in self.status.problems.items() if name != area}
+            self.status = msgspec.structs.replace(self.status, problems=others)
 
     def _change_bundles(self, bundles: tuple[Path, ...]) -> None:
         for source in bundles:
@@ -161,7 +164,7 @@ class Agent:
                 name = bundle_updates.change_bundle(self.settings.directory, source, self.settings.root)
             except HomeroomError as problem:
                 inbox.refuse_entry(source, problem)
-                self.say(refused_entries=self.standing.refused_entries + 1)
+                self.say(refused_entries=self.status.refused_entries + 1)
                 raise
             inbox.remove_entry(source)
             log.info("bundle in use: %s", name)
@@ -171,7 +174,7 @@ class Agent:
         self.say(doing="taking in")
         added, refused = inbox.import_entries(device, entries.samples)
         log.info("inbox: %d samples added, %d entries refused", added, refused)
-        self.say(refused_entries=self.standing.refused_entries + refused)
+        self.say(refused_entries=self.status.refused_entries + refused)
 
     def _join(self, device: Device, invitation: Path | None) -> None:
         assert invitation is not None
@@ -179,7 +182,7 @@ class Agent:
         try:
             device.join(invitation)
         except NetworkError:
-            raise  # it stays where it is, for the next look
+            raise  # the invitation stays for the next look
         except HomeroomError as problem:
             inbox.refuse_entry(invitation, problem)
             raise
@@ -226,12 +229,12 @@ class Agent:
         return self.say(
             last_trained=status.utc_now(),
             trained_samples=report.samples,
-            rolled_back=self.standing.rolled_back + back,
+            rolled_back=self.status.rolled_back + back,
             training_waits="" if report.finished else report.stopped,
         )
 
     def _sync_due(self, device: Device | None = None) -> bool:
-        joined = self.standing.joined if device is None else device.store.get_secret("identity.enrolment") is not None
+        joined = self.status.joined if device is None else device.store.get_secret("identity.enrolment") is not None
         return joined and time.monotonic() >= self._next_sync_s
 
     def _sync(self, device: Device) -> None:
@@ -274,7 +277,7 @@ class Agent:
         return f"it is {abs(off) / 60:.0f} minutes {'ahead of' if off > 0 else 'behind'} the aggregator's"
 
     def _mark(self, device: Device) -> str:
-        """Changes whenever there is something new to learn from."""
+        """A mark that changes whenever there is something new to train on."""
         newest = versions.newest_global(device.store, device.bundle)
         return f"{device.bundle.bundle_id} {newest.base if newest else 0} {device.store.samples_mark()}"
 
@@ -299,7 +302,7 @@ class Agent:
             self._jobs.get_nowait()[1].set_exception(problem)
 
     def _wait(self) -> None:
-        """Until the next look, or until the page asks for something."""
+        """Waits until the next look, or until the page hands over a job."""
         try:
             job = self._jobs.get(timeout=self.settings.look_s)
         except queue.Empty:
@@ -307,11 +310,7 @@ class Agent:
         self._jobs.put(job)
 
 
-def replace_standing(standing: AgentStatus, **changes: Any) -> AgentStatus:
-    return msgspec.structs.replace(standing, **changes)
-
-
 def lower_priority() -> None:
-    """Let every other program go first, where the system has a word for it."""
+    """Lowers this process's priority, where the system can."""
     if hasattr(os, "nice"):
         os.nice(10)

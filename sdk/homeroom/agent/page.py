@@ -1,7 +1,7 @@
-"""The agent's page for this machine alone: 127.0.0.1, a random token, no scripts; imports loop and views.
+"""The agent's local page: on 127.0.0.1, with a random token and no scripts.
 
-Whoever has the token (it stands in a file that only the agent's user can read) sees how the device stands, and gives or
-corrects labels. Requests with another host's name are refused, so that no web page can reach it by a renamed address.
+With the token, in a file that only the agent's user can read, a person sees the status and gives or corrects labels.
+Requests with another Host are refused, so that no web page reaches it by DNS rebinding.
 """
 
 from __future__ import annotations
@@ -29,28 +29,36 @@ from homeroom.system.files import write_durable
 
 HOST, PAGE_FILE, COOKIE = "127.0.0.1", "page.json", "homeroom"
 BODY_LIMIT_BYTES = 64 << 10
-SAMPLES_PER_PAGE = 20  # samples on one page
-AGENT_TIMEOUT_S = 30.0  # a request waits this long for the agent to come to it
+SAMPLES_PER_PAGE = 20
+AGENT_TIMEOUT_S = 30.0  # for a request, until the agent does its work
 CONTENT_SECURITY_POLICY = (
     "default-src 'none'; style-src 'unsafe-inline'; img-src 'self'; media-src 'self'; form-action 'self'"
 )
-KINDS = ((b"\x89PNG", "image/png"), (b"\xff\xd8", "image/jpeg"), (b"RIFF", "audio/wav"), (b"OggS", "audio/ogg"))
-MORE_KINDS = ((b"fLaC", "audio/flac"), (b"GIF8", "image/gif"), (b"ID3", "audio/mpeg"))
+MEDIA_TYPES = {
+    b"\x89PNG": "image/png",
+    b"\xff\xd8": "image/jpeg",
+    b"RIFF": "audio/wav",
+    b"OggS": "audio/ogg",
+    b"fLaC": "audio/flac",
+    b"GIF8": "image/gif",
+    b"ID3": "audio/mpeg",
+}  # by their first bytes
 
 
 class PageAddress(msgspec.Struct, frozen=True):
-    """Where the page is; in a file beside the status, for the agent's user alone."""
+    """The page's address, in a file beside the status, for the agent's user alone."""
 
     port: int
     token: str
 
     @property
     def url(self) -> str:
+        """The URL with the token."""
         return f"http://{HOST}:{self.port}/?token={self.token}"
 
 
 class PageServer(ThreadingHTTPServer):
-    """Serves from threads of its own until `close`; what it needs of the device, the agent's thread does."""
+    """Serves from threads of its own until `close`; the agent's thread does all work on the device."""
 
     daemon_threads = True
 
@@ -65,13 +73,14 @@ class PageServer(ThreadingHTTPServer):
         self._thread.start()
 
     def close(self) -> None:
+        """Ends the server and removes the address."""
         self.shutdown()
         self.server_close()
         (self.agent.settings.directory / AGENT_FOLDER / PAGE_FILE).unlink(missing_ok=True)
 
 
 def find_page(directory: Path) -> PageAddress | None:
-    """Where the page of a directory's agent is, if it runs."""
+    """The address of the page of a directory's agent; None if it does not run."""
     try:
         return msgspec.json.decode((directory / AGENT_FOLDER / PAGE_FILE).read_bytes(), type=PageAddress)
     except (OSError, msgspec.DecodeError):
@@ -79,7 +88,7 @@ def find_page(directory: Path) -> PageAddress | None:
 
 
 class PageHandler(BaseHTTPRequestHandler):
-    """One request. GET: /, /status.json, /media/SAMPLE/SLOT/PLACE. POST: /label, /put-back."""
+    """Handles one request. GET: /, /status.json, /media/SAMPLE/SLOT/INDEX. POST: /label, /put-back."""
 
     server: PageServer
     timeout = 20.0
@@ -89,9 +98,11 @@ class PageHandler(BaseHTTPRequestHandler):
         """Requests are not logged: an address could name a sample."""
 
     def do_GET(self) -> None:
+        """Answers a GET request."""
         self._answer(self._get)
 
     def do_POST(self) -> None:
+        """Answers a POST request."""
         self._answer(self._post)
 
     def _answer(self, work: Any) -> None:
@@ -108,17 +119,17 @@ class PageHandler(BaseHTTPRequestHandler):
     def _get(self) -> None:
         parts = urlsplit(self.path)
         query = parse_qs(parts.query)
-        if given := query.get("token"):
-            if not self._right(given[0]):
+        if tokens := query.get("token"):
+            if not self._is_token(tokens[0]):
                 return self._send(HTTPStatus.FORBIDDEN, "the token is not the right one")
             self.send_response(HTTPStatus.SEE_OTHER)
             cookie = f"{COOKIE}={self.server.address.token}; HttpOnly; SameSite=Strict; Path=/"
             self._headers({"Location": "/", "Set-Cookie": cookie, "Content-Length": "0"})
             return None
-        if not self._right(self._cookie()):
+        if not self._is_token(self._cookie()):
             return self._send(HTTPStatus.FORBIDDEN, "open the address with its token: `homeroom device page DIRECTORY`")
         if parts.path == "/status.json":
-            return self._send(HTTPStatus.OK, msgspec.json.encode(self.server.agent.standing), "application/json")
+            return self._send(HTTPStatus.OK, msgspec.json.encode(self.server.agent.status), "application/json")
         if parts.path.startswith("/media/"):
             return self._media(parts.path.split("/")[2:])
         if parts.path != "/":
@@ -131,45 +142,44 @@ class PageHandler(BaseHTTPRequestHandler):
         if not length.isdigit() or int(length) > BODY_LIMIT_BYTES:
             return self._send(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, "that is more than a form holds")
         body = self.rfile.read(int(length)).decode("utf-8", errors="replace")
-        given = parse_qs(body, keep_blank_values=True, max_num_fields=500)
-        if not self._right(self._cookie()) or not self._right(given.get("token", [""])[0]):
+        fields = parse_qs(body, keep_blank_values=True, max_num_fields=500)
+        if not self._is_token(self._cookie()) or not self._is_token(fields.get("token", [""])[0]):
             return self._send(HTTPStatus.FORBIDDEN, "open the address with its token: `homeroom device page DIRECTORY`")
         if self.path not in ("/label", "/put-back"):
             return self._send(HTTPStatus.NOT_FOUND, "there is no such page")
-        sample_id = given.get("sample", [""])[0]
+        sample_id = fields.get("sample", [""])[0]
         if self.path == "/put-back":
             self.server.agent.ask(lambda device: device.put_back(sample_id), AGENT_TIMEOUT_S)
             return self._page(0, "It is back: the next training learns from all of it.")
-        self.server.agent.ask(lambda device: save_labels(device, sample_id, given), AGENT_TIMEOUT_S)
+        self.server.agent.ask(lambda device: save_labels(device, sample_id, fields), AGENT_TIMEOUT_S)
         return self._page(0, "The labels are saved; the next training learns from them.")
 
-    def _page(self, start: int, said: str) -> None:
+    def _page(self, start: int, notice: str) -> None:
         token = self.server.address.token
-        shown = self.server.agent.ask(lambda device: list_samples(device, token, start), AGENT_TIMEOUT_S)
-        self._send(HTTPStatus.OK, page_html.render_page(self.server.agent.standing, shown, said).encode(), "text/html")
+        samples = self.server.agent.ask(lambda device: list_samples(device, token, start), AGENT_TIMEOUT_S)
+        self._send(
+            HTTPStatus.OK, page_html.render_page(self.server.agent.status, samples, notice).encode(), "text/html"
+        )
 
     def _media(self, parts: list[str]) -> None:
-        found = (
-            self.server.agent.ask(lambda device: read_media(device, parts), AGENT_TIMEOUT_S)
-            if len(parts) == 3
-            else None
-        )
-        if found is None:
+        media: bytes | None = None
+        if len(parts) == 3:
+            media = self.server.agent.ask(lambda device: read_media(device, parts), AGENT_TIMEOUT_S)
+        if media is None:
             return self._send(HTTPStatus.NOT_FOUND, "there is no such file")
-        kind = next(
-            (kind for start, kind in (*KINDS, *MORE_KINDS) if found.startswith(start)), "application/octet-stream"
-        )
-        return self._send(HTTPStatus.OK, found, kind)
+        types = (kind for start, kind in MEDIA_TYPES.items() if media.startswith(start))
+        kind = next(types, "application/octet-stream")
+        return self._send(HTTPStatus.OK, media, kind)
 
-    def _right(self, token: str) -> bool:
+    def _is_token(self, token: str) -> bool:
         return hmac.compare_digest(token.encode(), self.server.address.token.encode())
 
     def _cookie(self) -> str:
         try:
-            found = SimpleCookie(self.headers.get("Cookie", "")).get(COOKIE)
+            cookie = SimpleCookie(self.headers.get("Cookie", "")).get(COOKIE)
         except CookieError:
             return ""
-        return found.value if found else ""
+        return cookie.value if cookie else ""
 
     def _send(self, status: HTTPStatus, body: str | bytes, kind: str = "text/plain") -> None:
         data = body.encode() if isinstance(body, str) else body
@@ -190,34 +200,35 @@ class PageHandler(BaseHTTPRequestHandler):
 
 
 def list_samples(device: Device, token: str, start: int) -> str:
-    """The samples from number `start` on: those set aside, those without labels, then the newest."""
+    """HTML of the samples from number `start` on: quarantined ones, those without labels, then the newest."""
     facts = [(sample.sample_id, bool(sample.labels)) for sample in device.store.each_without_inputs()]
     order = [sample.sample_id for sample in device.set_aside()]
-    aside = set(order)
+    quarantined = set(order)
     for wanted in (False, True):
-        order += [one for one, labelled in reversed(facts) if labelled == wanted and one not in aside]
-    found = [device.store.sample(sample_id) for sample_id in order[start : start + SAMPLES_PER_PAGE]]
-    shown = [sample for sample in found if sample is not None]
+        order += [one for one, labelled in reversed(facts) if labelled == wanted and one not in quarantined]
+    stored = [device.store.sample(sample_id) for sample_id in order[start : start + SAMPLES_PER_PAGE]]
+    shown = [sample for sample in stored if sample is not None]
     return page_html.render_samples(device.bundle.manifest, shown, token, start, len(order), SAMPLES_PER_PAGE)
 
 
-def save_labels(device: Device, sample_id: str, given: dict[str, list[str]]) -> None:
-    """Check a form's labels and put them in place of the sample's; InputError where one is not the task's."""
+def save_labels(device: Device, sample_id: str, fields: dict[str, list[str]]) -> None:
+    """Checks a form's labels and replaces the sample's; raises InputError where one is not the task's."""
     manifest = device.bundle.manifest
     labels = {
-        name: check_label(manifest.task(name), value) for name, value in page_html.read_labels(manifest, given).items()
+        name: check_label(manifest.task(name), value) for name, value in page_html.read_labels(manifest, fields).items()
     }
     sample = device.store.sample(sample_id)
     if sample is None:
         raise InputError("there is no such sample", remedy="open the page again: it may have changed")
-    asked = {task.name for task in manifest.tasks if not task.per_token}  # spans are not marked on this page
-    other = {name: label for name, label in sample.labels.items() if name not in asked}
+    shown = {task.name for task in manifest.tasks if not task.per_token}  # spans are not marked on this page
+    other = {name: label for name, label in sample.labels.items() if name not in shown}
     device.store.relabel(sample_id, other | labels)
 
 
 def read_media(device: Device, parts: list[str]) -> bytes | None:
-    sample_id, slot, place = parts
+    """The bytes of an input, by sample id, slot and index; None if there are none."""
+    sample_id, slot, index = parts
     sample = device.store.sample(sample_id)
     values = sample.inputs.get(slot, []) if sample else []
-    value = values[int(place)] if place.isdigit() and int(place) < len(values) else None
+    value = values[int(index)] if index.isdigit() and int(index) < len(values) else None
     return value if isinstance(value, bytes) else None

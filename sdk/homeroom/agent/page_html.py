@@ -1,4 +1,4 @@
-"""The local page as HTML, written out by hand: no scripts, nothing from outside, everything escaped; imports words."""
+"""The local page as HTML: no scripts, nothing from outside, everything escaped."""
 
 from __future__ import annotations
 
@@ -23,31 +23,42 @@ button, select, input { font: inherit; }
 """
 
 
-def render_page(standing: AgentStatus, listing: str, said: str = "") -> str:
-    """The whole page; `said` is a sentence about what was just done."""
-    rows = "".join(f"<tr><th>{escape(word)}</th><td>{escape(text)}</td></tr>" for word, text in status_lines(standing))
+def render_page(status: AgentStatus, samples: str, notice: str = "") -> str:
+    """The whole page; `samples` is HTML, `notice` a sentence about what was just done."""
+    rows = "".join(
+        f"<tr><th>{escape(keyword)}</th><td>{escape(text)}</td></tr>" for keyword, text in status_lines(status)
+    )
     facts = (
-        f"{standing.bundle or 'no bundle yet'}, {standing.samples} samples, {standing.unlabelled} without a label, "
-        f"global version {standing.global_version}"
+        f"{status.bundle or 'no bundle yet'}, {status.samples} samples, {status.unlabelled} without a label, "
+        f"global version {status.global_version}"
     )
     return (
         "<!doctype html><html lang=en><meta charset=utf-8><meta name=viewport content='width=device-width'>"
         f"<title>Homeroom</title><style>{PAGE_STYLE}</style><h1>Homeroom on this machine</h1>"
-        + (f"<p class=said>{escape(said)}</p>" if said else "")
-        + f"<table>{rows}</table><p><small>{escape(facts)}</small></p>{listing}</html>"
+        + (f"<p class=said>{escape(notice)}</p>" if notice else "")
+        + f"<table>{rows}</table><p><small>{escape(facts)}</small></p>{samples}</html>"
     )
 
 
 def render_samples(
-    manifest: Manifest, samples: Sequence[StoredSample], token: str, start: int, total: int, some: int
+    manifest: Manifest, samples: Sequence[StoredSample], token: str, start: int, total: int, page_size: int
 ) -> str:
-    """Samples with their inputs and a form for their labels; of those set aside also why, and a button against it."""
+    """Samples with their inputs and label forms; of quarantined ones also the reason, and a button to release them.
+
+    manifest: of the bundle in use.
+    samples: on this page.
+    token: of the page, for the forms.
+    start: number of the first sample.
+    total: samples on all pages.
+    page_size: samples on one page.
+    """
     articles = "".join(render_sample(manifest, sample, token) for sample in samples)
-    more = f"<p><a href='/?from={start + some}'>the next {some}</a></p>" if start + some < total else ""
-    return f"<h2>Labels ({min(start + 1, total)} to {min(start + some, total)} of {total})</h2>{articles}{more}"
+    more = f"<p><a href='/?from={start + page_size}'>the next {page_size}</a></p>" if start + page_size < total else ""
+    return f"<h2>Labels ({min(start + 1, total)} to {min(start + page_size, total)} of {total})</h2>{articles}{more}"
 
 
 def render_sample(manifest: Manifest, sample: StoredSample, token: str) -> str:
+    """One sample: inputs, its quarantine if it is in it, and a form for its labels."""
     inputs = "".join(_render_input(manifest, sample.sample_id, slot, values) for slot, values in sample.inputs.items())
     fields = "".join(
         render_label_field(task, sample.labels.get(task.name)) for task in manifest.tasks if _is_asked(task, sample)
@@ -56,26 +67,26 @@ def render_sample(manifest: Manifest, sample: StoredSample, token: str) -> str:
         f"<input type=hidden name=token value='{escape(token)}'>"
         f"<input type=hidden name=sample value='{escape(sample.sample_id)}'>"
     )
-    aside = (
+    quarantine = (
         f"<form method=post action=/put-back class=said>Set aside: {escape(sample.quarantine_reason)} {hidden}"
         "<button>Let all of it teach</button></form>"
         if sample.aside
         else ""
     )
     labels = f"<form method=post action=/label>{hidden}{fields}<button>Save</button></form>"
-    return f"<article>{inputs}{aside}{labels}</article>"
+    return f"<article>{inputs}{quarantine}{labels}</article>"
 
 
 def _is_asked(task: Task, sample: StoredSample) -> bool:
-    """A task is asked about where the sample has something that it reads, or a label already."""
+    """Whether a task's label is asked for: the sample has an input that it reads, or a label already."""
     return task.name in sample.labels or any(slot in sample.inputs for slot in task.reads)
 
 
 def _render_input(manifest: Manifest, sample_id: str, slot: str, values: Iterable[Any]) -> str:
     shown = []
     modality = manifest.slot(slot).modality
-    for place, value in enumerate(values):
-        source = f"/media/{sample_id}/{slot}/{place}"
+    for index, value in enumerate(values):
+        source = f"/media/{sample_id}/{slot}/{index}"
         if value is None:
             continue
         if modality == "image":
@@ -92,7 +103,7 @@ def _render_input(manifest: Manifest, sample_id: str, slot: str, values: Iterabl
 
 
 def render_label_field(task: Task, value: Any) -> str:
-    """One task's label as it is, to be changed; empty means that there is none."""
+    """A form field of one task's label, empty where there is none."""
     name = f"task.{task.name}"
     if task.kind in ("classification", "ordinal", "matching"):
         options = task.labels if task.kind != "matching" else ("true", "false")
@@ -117,17 +128,17 @@ def render_label_field(task: Task, value: Any) -> str:
     return f"<label>{escape(task.name)} <input name='{name}' size=6 value='{escape(shown)}'></label>"
 
 
-def read_labels(manifest: Manifest, given: dict[str, list[str]]) -> dict[str, Any]:
-    """Labels from a form's fields, by task, still to be checked; a number that is none stays a text."""
-    found: dict[str, Any] = {}
-    for task in (one for one in manifest.tasks if not one.per_token):
-        values = [value for value in given.get(f"task.{task.name}", []) if value]
+def read_labels(manifest: Manifest, fields: dict[str, list[str]]) -> dict[str, Any]:
+    """Labels by task from a form's fields, not checked yet; a number that cannot be read stays a text."""
+    labels: dict[str, Any] = {}
+    for task in (task for task in manifest.tasks if not task.per_token):
+        values = [value for value in fields.get(f"task.{task.name}", []) if value]
         if task.kind == "multilabel":
-            if values or given.get(f"given.{task.name}") == ["1"]:
-                found[task.name] = values
+            if values or fields.get(f"given.{task.name}") == ["1"]:
+                labels[task.name] = values
         elif values:
-            found[task.name] = _read_label(task, values[0])
-    return found
+            labels[task.name] = _read_label(task, values[0])
+    return labels
 
 
 def _read_label(task: Task, text: str) -> Any:

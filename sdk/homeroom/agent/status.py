@@ -1,7 +1,6 @@
-"""How the agent stands, in a few words that anyone can act on; imports system and durable.
+"""The agent's status, and the lines that tell it to people.
 
-What is written here goes into logs, the page and support bundles: counts, times and kinds of problems, nothing about a
-pupil, no file name, no label.
+It goes into logs, the page and support bundles: counts, times and kinds of problems; no pupil, file name or label.
 """
 
 from __future__ import annotations
@@ -17,7 +16,7 @@ from homeroom.system.files import write_durable
 
 AGENT_FOLDER = "agent"
 STATUS_FILE = "status.json"
-OLD_BUNDLE_PHRASES = ("another bundle", "does not hand out its bundle")  # in what `sync` and `follow_bundle` say
+OLD_BUNDLE_PHRASES = ("another bundle", "does not hand out its bundle")  # in errors of `sync` and `follow_bundle`
 ERRORS_WITHOUT_NAMES = (
     errors.NetworkError,
     errors.StoreError,
@@ -29,7 +28,7 @@ ERRORS_WITHOUT_NAMES = (
 
 
 class AgentStatus(msgspec.Struct, frozen=True, kw_only=True):
-    """`doing`: at this moment. `problems`: what went wrong last, by area, until it goes right. Times are UTC."""
+    """`doing`: at this moment. `problems`: the last error by area, until the area succeeds. Times are UTC, ISO 8601."""
 
     doing: str = "starting"
     at: str = ""
@@ -50,37 +49,39 @@ class AgentStatus(msgspec.Struct, frozen=True, kw_only=True):
     problems: dict[str, str] = {}
 
 
-def status_lines(standing: AgentStatus) -> list[tuple[str, str]]:
-    """(word, what it means now), the most urgent first."""
-    found: list[tuple[str, str]] = []
-    problems = standing.problems
+def status_lines(status: AgentStatus) -> list[tuple[str, str]]:
+    """(keyword, explanation) of what the status says, the most urgent first."""
+    lines: list[tuple[str, str]] = []
+    problems = status.problems
     if any("no space" in text or "of disk are free" in text for text in problems.values()):
-        found.append(("disk full", "nothing more is taken in or learned until some space is free"))
-    if standing.clock:
-        found.append(("clock wrong", standing.clock))
-    if any(text in said for said in problems.values() for text in OLD_BUNDLE_PHRASES):
-        found.append(("bundle too old", "the aggregator works with another bundle: put the new one into the inbox"))
-    if standing.doing != "resting":
-        found.append((standing.doing, "at this moment"))
-    if standing.training_waits:
-        found.append(("waiting to train", standing.training_waits))
-    if standing.updates_waiting:
-        found.append(("queued", f"{standing.updates_waiting} updates wait to be sent"))
-    if not standing.joined:
-        found.append(("not joined", "what is learned stays here; put an invitation.json into the inbox to share it"))
-    elif standing.last_seen is None:
-        found.append(("never seen", "the aggregator has not answered yet"))
+        lines.append(("disk full", "nothing more is taken in or learned until some space is free"))
+    if status.clock:
+        lines.append(("clock wrong", status.clock))
+    if any(phrase in text for text in problems.values() for phrase in OLD_BUNDLE_PHRASES):
+        lines.append(("bundle too old", "the aggregator works with another bundle: put the new one into the inbox"))
+    if status.doing != "resting":
+        lines.append((status.doing, "at this moment"))
+    if status.training_waits:
+        lines.append(("waiting to train", status.training_waits))
+    if status.updates_waiting:
+        lines.append(("queued", f"{status.updates_waiting} updates wait to be sent"))
+    if not status.joined:
+        lines.append(("not joined", "what is learned stays here; put an invitation.json into the inbox to share it"))
+    elif status.last_seen is None:
+        lines.append(("never seen", "the aggregator has not answered yet"))
     else:
-        found.append((f"last seen {standing.last_seen}", "when the aggregator last answered"))
-    if standing.refused_entries:
-        found.append(
-            ("refused", f"{standing.refused_entries} entries of the inbox: the reasons lie in its folder refused/")
+        lines.append((f"last seen {status.last_seen}", "when the aggregator last answered"))
+    if status.refused_entries:
+        lines.append(
+            ("refused", f"{status.refused_entries} entries of the inbox: the reasons lie in its folder refused/")
         )
-    if standing.rolled_back:
-        found.append(("rolled back", f"{standing.rolled_back} models that were clearly worse are not in use"))
-    known = {"disk full", "bundle too old"} & {word for word, _ in found}
-    found += [(f"{area} trouble", text) for area, text in problems.items() if not (known and _has_own_line(text))]
-    return found
+    if status.rolled_back:
+        lines.append(("rolled back", f"{status.rolled_back} models that were clearly worse are not in use"))
+    has_own_line = {"disk full", "bundle too old"} & {keyword for keyword, _ in lines}
+    lines += [
+        (f"{area} trouble", text) for area, text in problems.items() if not (has_own_line and _has_own_line(text))
+    ]
+    return lines
 
 
 def _has_own_line(text: str) -> bool:
@@ -88,7 +89,7 @@ def _has_own_line(text: str) -> bool:
 
 
 def describe_error(problem: Exception) -> str:
-    """What may be written down of an error: its sentence where it cannot name a pupil or a file, else its kind."""
+    """Describes an error for logs: its sentence where it cannot name a pupil or a file, else its kind."""
     if isinstance(problem, ERRORS_WITHOUT_NAMES):
         return str(problem.what)
     if isinstance(problem, HomeroomError):
@@ -97,15 +98,17 @@ def describe_error(problem: Exception) -> str:
 
 
 def utc_now() -> str:
+    """The time in UTC, ISO 8601, to the second."""
     return datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
 
 
-def write_status(directory: Path, standing: AgentStatus) -> None:
-    write_durable(directory / AGENT_FOLDER / STATUS_FILE, msgspec.json.encode(standing))
+def write_status(directory: Path, status: AgentStatus) -> None:
+    """Writes the status durably into a device directory."""
+    write_durable(directory / AGENT_FOLDER / STATUS_FILE, msgspec.json.encode(status))
 
 
 def read_status(directory: Path) -> AgentStatus | None:
-    """What the agent of a directory last wrote, or None."""
+    """The status that the agent of a directory wrote last; None if there is none."""
     try:
         return msgspec.json.decode((directory / AGENT_FOLDER / STATUS_FILE).read_bytes(), type=AgentStatus)
     except (OSError, msgspec.DecodeError):

@@ -1,4 +1,4 @@
-"""A support bundle: what someone far away needs to help, and nothing about a pupil; imports doctor and words.
+"""The support bundle: a zip for whoever helps from afar, with nothing about a pupil.
 
 Only what is listed here goes in: counts, times, versions, measurements and kinds of problems. No sample, label, name,
 key, theta or database, no file name from the inbox.
@@ -36,7 +36,7 @@ REPORTED_PACKAGES = (
 
 
 def write_support(directory: Path, out: Path) -> list[str]:
-    """Write the zip `out`; return the names of what is in it."""
+    """Writes the zip `out`; returns the names of its files."""
     checks, costs = examine(directory)
     parts: dict[str, Any] = {
         "doctor.json": [asdict(check) for check in checks],
@@ -63,7 +63,7 @@ def _version(name: str) -> str:
 
 
 def _sizes(directory: Path) -> dict[str, int]:
-    """Bytes of the directory's own files; bundles by their id, whose files are everybody's."""
+    """Bytes by path of the directory's files; bundles are named by id, and their files are public."""
     return {
         path.relative_to(directory).as_posix(): path.stat().st_size
         for path in sorted(directory.rglob("*"))
@@ -72,7 +72,7 @@ def _sizes(directory: Path) -> dict[str, int]:
 
 
 def _store(directory: Path) -> dict[str, Any]:
-    """Counts, and the audit log, which names no one."""
+    """Counts of the store, and its audit log, which names no one."""
     try:
         with Store.open(directory) as store:
             return {

@@ -76,10 +76,10 @@ def run(
     lower_priority()
     agent = Agent(settings)
     if once:
-        refused = agent.standing.refused_entries
+        refused = agent.status.refused_entries
         agent.cycle()
         _show(directory)
-        context.exit(1 if agent.standing.problems or agent.standing.refused_entries > refused else 0)
+        context.exit(1 if agent.status.problems or agent.status.refused_entries > refused else 0)
     signal.signal(signal.SIGTERM, _stop)
     page = None if no_page else PageServer(agent, port)
     try:

@@ -1,4 +1,4 @@
-"""The device: one directory that holds a bundle, samples and what was learned, with the verbs a teacher knows."""
+"""The facade `Device`: a directory with a bundle, samples and trained versions, and everything one does with it."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ from homeroom.train.settings import Settings
 
 
 class Device:
-    """Open it with `Device.open`; close it, or use it in a `with`. One process at a time."""
+    """A device directory. Open it with `Device.open`, close it or use it in a `with`; one process at a time."""
 
     def __init__(self, store: Store, bundle: Bundle, graphs: Graphs) -> None:
         self.store, self.bundle, self.graphs = store, bundle, graphs
@@ -60,17 +60,23 @@ class Device:
         tier: str | None = None,
         runtime: Runtime | None = None,
     ) -> Device:
-        """Open a device directory, made if need be; `bundle` (folder or .homeroom file) is installed the first time.
+        """Opens a device directory, made if need be.
 
+        Raises InputError, BundleError, TrustError or StoreError; a new directory is then removed again.
+
+        directory: of the device.
+        bundle: folder or .homeroom file to install; needed the first time.
         root: fingerprint of the institution's root key; without one, the first bundle's is trusted from then on.
+        threads: of the runtime.
         anew: start again in a directory whose master key is not on this machine.
-        tier: how large an adapter to train and use, of those in the bundle ("full", or a smaller one); kept.
-        runtime: what runs the graphs, "onnx" or "litert" (extra `litert`); kept.
+        tier: of the adapter to train and use, "full" or a smaller one of the bundle; stored.
+        runtime: of the graphs, "onnx" or "litert" (extra `litert`); stored.
         """
         source = Path(bundle) if bundle else None
         return cls(*open_device(Path(directory), source, root, threads=threads, anew=anew, tier=tier, runtime=runtime))
 
     def close(self) -> None:
+        """Closes the store."""
         self.store.close()
 
     def __enter__(self) -> Device:
@@ -80,28 +86,29 @@ class Device:
         self.close()
 
     def add(self, *samples: Sample | str | Path, gates: bool = True) -> list[str]:
-        """Check and store samples, or those of a .jsonl or .csv file or folder, all or none; return their ids.
+        """Checks and stores samples, all or none; returns their ids. Raises InputError where one is not valid.
 
-        gates: look at their quality, and set aside what is poor and near copies until a person has (`set_aside`).
+        samples: or .jsonl files, .csv files and folders of them.
+        gates: check their quality, and quarantine poor inputs and near copies (`set_aside`).
         """
-        found = admit_samples(
+        admitted = admit_samples(
             policy_in_force(self.store), ingest.read(samples, self.bundle.manifest), self.store.today()
         )
-        return add_checked(self.store, self.bundle.manifest, found) if gates else self.store.add(found)
+        return add_checked(self.store, self.bundle.manifest, admitted) if gates else self.store.add(admitted)
 
     def set_aside(self) -> list[StoredSample]:
-        """Samples that do not teach, or not with all inputs or in full, without their inputs; `aside` says why."""
+        """Quarantined samples, whole or in some inputs, without their inputs; `aside` says why."""
         return self.store.quarantined()
 
     def doubt(self, minutes: float = 10) -> list[str]:
-        """Set aside samples whose labels look wrong in cross-validation, for a person to look at; return their ids."""
+        """Quarantines samples whose labels look wrong in cross-validation; returns their ids."""
         watch, samples = Budget(minutes=minutes).begin(self.store.directory), training_samples(self.store, self.bundle)
         ready = to_examples(self.store, self.bundle, self.graphs, samples, stop=watch.over)
         settings = training_settings(self.store, self.bundle)
         return label_errors.quarantine_suspects(self.store, self.bundle, self.graphs, ready, settings, watch.over)
 
     def put_back(self, *sample_ids: str) -> None:
-        """Let samples that were set aside teach after all, with all their inputs."""
+        """Releases samples from quarantine, with all their inputs."""
         self.store.release(sample_ids)
 
     def train(
@@ -115,13 +122,18 @@ class Device:
         settings: Settings | None = None,
         progress: Progress | None = None,
     ) -> TrainReport:
-        """Learn from all samples that teach something within the budget; goes on where a training was cut short.
+        """Trains on all labelled samples within a budget, and resumes an interrupted training.
 
-        Those are the labelled ones, and all others too where the bundle has a task or objectives that need no label.
+        Samples without a label count too where the bundle has a task or objectives that need none. Raises TrainError
+        where no sample teaches anything, or nothing fits the budget.
 
-        megabytes: of memory. budget: further limits, in place of both. epochs, settings: in place of what the bundle
-        recommends. profile: a person, whose own samples alone then teach a model for that person, on top of the one in
-        use. Raises TrainError where there is nothing to learn from, or nothing that fits.
+        minutes: at most.
+        epochs: in place of the bundle's.
+        megabytes: of memory, 10^6 bytes, at most.
+        budget: further limits, in place of `minutes` and `megabytes`.
+        profile: a person, for whom a model of their own is trained on their samples, on top of the one in use.
+        settings: in place of the bundle's.
+        progress: called with stage, done and total.
         """
         began_s = time.monotonic()
         watch = (budget or Budget(minutes=minutes, megabytes=megabytes)).begin(self.store.directory)
@@ -131,57 +143,57 @@ class Device:
         return train(run) if profile is None else train_profile(run, profile)
 
     def predict(self, sample: Sample, profile: str | None = None) -> dict[str, Answer]:
-        """An answer for every task, each with probabilities and whether there is enough to go on.
+        """Answers every task, with probabilities and whether the inputs suffice.
 
         profile: a person whose own model answers; the shared one where there is none.
         """
         return self.predict_many([sample], profile)[0]
 
     def predict_many(self, samples: Sequence[Sample], profile: str | None = None) -> list[dict[str, Answer]]:
-        """As `predict`, for several samples at once. Poor inputs are left out or count less; `reason` says so."""
-        asked = [self._asked(sample) for sample in samples]
-        ready = self._uncached([sample for sample, _ in asked])
-        return [noted(answer, note) for answer, (_, note) in zip(self._answers(ready, profile), asked, strict=True)]
+        """Answers as `predict`, for several samples. Poor inputs are ignored or count less; `reason` says so."""
+        checked = [self._checked(sample) for sample in samples]
+        ready = self._uncached([sample for sample, _ in checked])
+        return [noted(answer, note) for answer, (_, note) in zip(self._answers(ready, profile), checked, strict=True)]
 
     def explain(self, sample: Sample, task: str, label: str | None = None) -> Explanation:
-        """Which words, regions, moments and columns speak for a task's answer (or for `label`), and which against.
+        """Explains a task's answer: the words, regions, moments and columns for and against it, or `label`.
 
-        Those that pull most are also taken away one at a time, to see what the answer would be. Raises InputError if
-        the inputs do not let the task answer, BundleError if the bundle was exported without its saliency graphs.
+        The strongest are also removed one at a time, to see the answer without them. Raises InputError if the inputs do
+        not let the task answer, BundleError if the bundle was exported without saliency graphs.
         """
-        asked, (stored, note) = find_task(task, self.bundle.manifest), self._asked(sample)
+        asked, (stored, note) = find_task(task, self.bundle.manifest), self._checked(sample)
         theta = versions.theta_of(self.store, self.bundle, self.store.versions.current())
 
         def answers(samples: Sequence[StoredSample]) -> list[Answer]:
-            return [found[asked.name] for found in self._answers(self._uncached(samples))]
+            return [answer[asked.name] for answer in self._answers(self._uncached(samples))]
 
         (example,) = self._uncached([stored])
         answer = noted({task: answers([stored])[0]}, note)[task]
         return explain(self.bundle, self.graphs, theta, stored, example, answer, asked, label, answers)
 
     def score(self, *samples: Sample | str | Path, profile: str | None = None) -> dict[str, Score]:
-        """How well the theta in use (or a person's own) does on labelled samples, which are not stored."""
+        """Scores by task of the theta in use, or of a person's own, on labelled samples, which are not stored."""
         stored = list(ingest.read(samples, self.bundle.manifest))
-        own = self.store.profile(profile) if profile else None
+        personal = self.store.profile(profile) if profile else None
         theta = versions.theta_of(self.store, self.bundle, self.store.versions.current())
-        theta = profiles.personal_theta(self.bundle, own, theta)
+        theta = profiles.personal_theta(self.bundle, personal, theta)
         ready = examples(None, self.bundle, self.graphs, stored)
         return evaluate(self.graphs, Dataset(self.bundle.manifest, ready), theta)
 
     def profile(self, subject: str) -> Profile | None:
-        """What is known about a person's own model; None if there is none."""
+        """A person's own model; None if there is none."""
         return profiles.find_profile(self.store, subject)
 
     def pack_profile(self, subject: str, path: str | Path, passphrase: str) -> None:
-        """Write a person's profile for another device of this institution, sealed with a passphrase."""
+        """Writes a person's profile for another device of this institution, sealed with a passphrase."""
         profile_transfer.pack_profile(self.store, subject, Path(path), passphrase, self._root())
 
     def take_profile(self, path: str | Path, passphrase: str) -> str:
-        """Take a profile that another device of this institution packed; return whose it is."""
+        """Imports a profile that another device of this institution packed; returns whose it is."""
         return profile_transfer.import_profile(self.store, self.bundle, Path(path), passphrase, self._root())
 
     def join(self, invitation: str | Path) -> None:
-        """Enrol with an aggregator, once; the invitation's code is then spent."""
+        """Enrols with an aggregator, once; the invitation's code is then spent."""
         configuration = enrolment.enrol(self.store, self.bundle, read_invitation(Path(invitation)), self._root())
         with self.store.step("join"):
             agreement.store_round(self.store, configuration)
@@ -189,40 +201,40 @@ class Device:
         self.store.back_up()
 
     def join_by_hand(self, invitation: str | Path) -> None:
-        """As `join`, where there is no network: the request goes out with the next letter (`carry_out`)."""
+        """Joins without a network: the request goes out with the next message (`carry_out`)."""
         offline.prepare_join(self.store, self.bundle, read_invitation(Path(invitation)), self._root())
         self.store.back_up()
 
     def carry_out(self, stick: str | Path) -> offline.ExportedMessage:
-        """Write what waits to a folder that somebody carries to the aggregator; may be repeated."""
+        """Writes waiting updates and requests to a removable folder for the aggregator; repeating it is harmless."""
         make_update.queue_newest_update(self.store, self.bundle)
         return offline.export_message(self.store, self.bundle, Path(stick), self._root())
 
     def carry_in(self, stick: str | Path) -> offline.ImportedAnswer:
-        """Take in the aggregator's answer: receipts, what it asks for, the newest global theta."""
-        found = offline.import_answer(self.store, self.bundle, Path(stick), self._root(), self._validation_scores)
+        """Imports the aggregator's answer: receipts, the round configuration, the newest global theta."""
+        imported = offline.import_answer(self.store, self.bundle, Path(stick), self._root(), self._validation_scores)
         make_update.queue_newest_update(self.store, self.bundle)
         self.store.back_up()
-        return found
+        return imported
 
     def sync(self) -> SyncReport:
-        """Send what waits, fetch the newest global theta and use it unless it is clearly worse here.
+        """Sends waiting updates, fetches the newest global theta, and uses it unless it is clearly worse here.
 
-        In secure rounds no update is sent by itself: the device does its next steps in its cohort and says how far.
-        Raises NetworkError where there is no connection: everything stays queued. Raises TrustError, and sends nothing,
-        where the aggregator promises less privacy than when this device joined.
+        In a secure round no update is sent by itself: the device does its next steps in the cohort and reports its
+        status. Raises NetworkError where there is no connection, and everything stays queued; TrustError, with nothing
+        sent, where the aggregator promises less privacy than when this device joined.
         """
         return sync.sync(self.store, self.bundle, self._root(), self._validation_scores)
 
     def rotate_key(self) -> None:
-        """Let a new key speak for this device with its aggregator; the old one opens nothing any more."""
+        """Replaces this device's key with a new one; the aggregator no longer accepts the old one."""
         enrolment.rotate_key(self.store)
         self.store.back_up()
 
     def update_bundle(self) -> bool:
-        """Fetch the bundle that the aggregator serves; use it if it is a newer one of the same name and root.
+        """Fetches the aggregator's bundle and uses it if it is a newer one; False if it is the one in use.
 
-        False if it is the one in use. Raises BundleError or TrustError, and changes nothing, if it is another one.
+        Raises BundleError or TrustError, and changes nothing, if it has another name or root, or is not newer.
         """
         with enrolment.connect(self.store) as client:
             source = sync.download_bundle(client, self.store.directory / sync.DOWNLOADS_FOLDER, self.bundle.bundle_id)
@@ -233,47 +245,47 @@ class Device:
         return True
 
     def policy(self, document: str | Path | None = None) -> Policy | None:
-        """The institution's policy in force; `document` is a signed one that takes its place from now on."""
+        """The institution's policy in force, after installing the signed `document`, if one is given."""
         if document is None:
             return policy_in_force(self.store)
-        taken = install_policy(self.store, self.bundle, Path(document), self._root())
+        policy = install_policy(self.store, self.bundle, Path(document), self._root())
         make_update.queue_newest_update(self.store, self.bundle)
         self.store.back_up()
-        return taken
+        return policy
 
     def forget(self, subject: str) -> ForgetReport:
-        """Destroy a subject's key and everything under it; ask the aggregator to unlearn what was sent."""
+        """Destroys a subject's key and all data under it, and queues unlearning of what was sent."""
         return self.store.forget(subject)
 
     def export(self, subject: str) -> Export:
-        """All that is held about a subject."""
+        """Everything stored about a subject."""
         return self.store.export(subject)
 
     def rollback(self) -> str:
-        """Use the version of theta before the present one; return its id, or "bundle"."""
+        """Uses the version of theta before the present one; returns its id, or "bundle"."""
         with self.store.step("rollback"):
             version = self.store.versions.step_back()
         return version.version_id if version else "bundle"
 
     def status(self) -> dict[str, Any]:
-        """Counts and facts, nothing about single subjects."""
+        """Status of the device: counts and facts, nothing about single subjects."""
         return device_status(self.store, self.bundle)
 
     def _uncached(self, samples: Sequence[StoredSample]) -> Sequence[Example]:
         return to_examples(self.store, self.bundle, self.graphs, samples, cached=False)
 
-    def _asked(self, sample: Sample) -> tuple[StoredSample, str]:
+    def _checked(self, sample: Sample) -> tuple[StoredSample, str]:
         manifest, weights = self.bundle.manifest, versions.input_weights(self.store, self.store.versions.current())
         return prediction_view(resolve(sample, manifest), manifest, weights)
 
     def _answers(self, ready: Sequence[Example], profile: str | None = None) -> list[dict[str, Answer]]:
-        """What the theta in use, or a person's own, says of each example."""
+        """Answers of the theta in use, or of a person's own, for each example, by task."""
         version = self.store.versions.current()
         temperatures = versions.temperatures(self.store, version)
         trained = set(temperatures) if version and version.kind == "local" and version.base == 0 else None
-        own = self.store.profile(profile) if profile else None
-        theta = profiles.personal_theta(self.bundle, own, versions.theta_of(self.store, self.bundle, version))
-        temperatures = profiles.personal_temperatures(own, temperatures)
+        personal = self.store.profile(profile) if profile else None
+        theta = profiles.personal_theta(self.bundle, personal, versions.theta_of(self.store, self.bundle, version))
+        temperatures = profiles.personal_temperatures(personal, temperatures)
         return predict(self.graphs, self.bundle.manifest, theta, ready, temperatures, trained)
 
     def _validation_scores(self, theta: np.ndarray) -> Mapping[str, Score]:

@@ -1,6 +1,6 @@
-"""Is this machine fit for Homeroom, and what is missing? Judges what `probe` found out; imports store and bundle.
+"""The doctor: checks whether a machine is fit for Homeroom, and names a remedy for what is not.
 
-Whatever could crash runs in a child process: an illegal instruction is a sentence here, not the end.
+All that could crash runs in the benchmark's process: an illegal instruction becomes a check here, not the end.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ OLDEST_ONNXRUNTIME = (1, 22)
 LEAST_FREE_BYTES = 500_000_000
 LEAST_MEMORY_BYTES = 256_000_000
 SLOW_FSYNC_S = 0.5
-EARLIEST_DATE = datetime.date(2026, 1, 1)  # no clock that is right shows a day before this
+EARLIEST_DATE = datetime.date(2026, 1, 1)  # a right clock shows no earlier day
 CLOCK_LIFETIME = datetime.timedelta(days=365 * 20)
 
 CheckState = Literal["ok", "note", "wrong"]
@@ -36,7 +36,7 @@ CheckState = Literal["ok", "note", "wrong"]
 
 @dataclass(frozen=True)
 class Check:
-    """One line of the report; `remedy` is the command, or the step, that mends it."""
+    """One line of the report; `remedy` is the command or the step that resolves it."""
 
     name: str
     says: str
@@ -45,24 +45,25 @@ class Check:
 
 
 def examine(directory: Path | None = None, bundle: Path | None = None) -> tuple[list[Check], Costs | None]:
-    """Every check in the order a reader wants them, and what the bundle costs here, if there is one.
+    """Runs every check, in the order of the report; returns them and the bundle's costs here, if there is one.
 
-    directory: a device directory, whose bundle is tried too. bundle: a folder or .homeroom file to try in its place.
+    directory: a device directory, whose bundle is tried too.
+    bundle: a folder or .homeroom file to try in its place.
     """
     hardware.refuse_32_bit()
     checks = [*_check_machine(), *_check_disk(directory or Path(tempfile.gettempdir()))]
     with tempfile.TemporaryDirectory() as scratch:
-        place: Path | None = None
+        folder: Path | None = None
         runtime: Runtime = "onnx"
         if directory is not None:
-            found, place, runtime = _check_directory(directory)
-            checks += found
+            more, folder, runtime = _check_directory(directory)
+            checks += more
         if bundle is not None:
-            found, place = _unpack(bundle, Path(scratch))
-            checks += found
-        findings = run_benchmark(place, runtime=runtime)
-    checks += _check_benchmark(findings)
-    costs = findings.costs()
+            more, folder = _unpack(bundle, Path(scratch))
+            checks += more
+        result = run_benchmark(folder, runtime=runtime)
+    checks += _check_benchmark(result)
+    costs = result.costs()
     if directory is not None and bundle is None and costs is not None:
         checks += _keep_costs(directory, costs)
     return checks, costs
@@ -73,13 +74,13 @@ def _check_machine() -> Iterator[Check]:
     yield Check("machine", f"{platform.machine()}, {hardware.cores()} cores, {flags}")
     yield Check("system", f"{platform.system()} {platform.release()}, Python {platform.python_version()}, 64-bit")
     memory = hardware.memory()
-    said = f"{format_bytes(memory.limit)}" + ("" if memory.limit_from == "machine" else f" by {memory.limit_from}")
+    says = f"{format_bytes(memory.limit)}" + ("" if memory.limit_from == "machine" else f" by {memory.limit_from}")
     if memory.limit_from != "machine":
-        said += f" of {format_bytes(memory.total)}"
-    said += f", {format_bytes(min(memory.available, memory.limit))} free"
+        says += f" of {format_bytes(memory.total)}"
+    says += f", {format_bytes(min(memory.available, memory.limit))} free"
     small = memory.limit < LEAST_MEMORY_BYTES
     remedy = f"allow at least {format_bytes(LEAST_MEMORY_BYTES)}" if small else ""
-    yield Check("memory", said, "wrong" if small else "ok", remedy)
+    yield Check("memory", says, "wrong" if small else "ok", remedy)
     power, heat = hardware.power(), hardware.celsius()
     battery = "no battery" if power.share is None else f"battery {power.share:.0%}"
     plugged = {True: ", plugged in", False: ", not plugged in", None: ""}[power.plugged]
@@ -88,30 +89,30 @@ def _check_machine() -> Iterator[Check]:
 
 
 def check_clock(now: datetime.datetime) -> Check:
-    """Whether what the system says can be right."""
-    said = f"{now:%Y-%m-%d %H:%M} UTC"
+    """Checks whether the system's time is plausible."""
+    says = f"{now:%Y-%m-%d %H:%M} UTC"
     if EARLIEST_DATE <= now.date() <= EARLIEST_DATE + CLOCK_LIFETIME:
-        return Check("clock", said)
+        return Check("clock", says)
     remedy = "sudo timedatectl set-ntp true" if sys.platform == "linux" else "set the system's date and time"
-    return Check("clock", f"{said} cannot be right; retention dates and quiet hours go by it", "wrong", remedy)
+    return Check("clock", f"{says} cannot be right; retention dates and quiet hours go by it", "wrong", remedy)
 
 
 def _check_disk(folder: Path) -> Iterator[Check]:
     free = hardware.disk_free(folder)
-    place = next((p for p in (folder, *folder.absolute().parents) if p.is_dir()), folder)
+    existing = next((p for p in (folder, *folder.absolute().parents) if p.is_dir()), folder)
     try:
-        sync_s = fsync_seconds(place)
+        sync_s = fsync_seconds(existing)
     except OSError as problem:
-        said = f"cannot be written: {problem.strerror}"
-        yield Check("disk", said, "wrong", f"make {place} writable for this user")
+        says = f"cannot be written: {problem.strerror}"
+        yield Check("disk", says, "wrong", f"make {existing} writable for this user")
         return
-    said = f"{format_bytes(free or 0)} free at {place}, a durable write takes {sync_s * 1e3:.1f} ms"
+    says = f"{format_bytes(free or 0)} free at {existing}, a durable write takes {sync_s * 1e3:.1f} ms"
     if free is not None and free < LEAST_FREE_BYTES:
-        yield Check("disk", said, "wrong", f"free {format_bytes(LEAST_FREE_BYTES - free)} or more")
+        yield Check("disk", says, "wrong", f"free {format_bytes(LEAST_FREE_BYTES - free)} or more")
     elif sync_s > SLOW_FSYNC_S:
-        yield Check("disk", said, "note", "a card this slow is often failing: replace it by a new one, class A1 or A2")
+        yield Check("disk", says, "note", "a card this slow is often failing: replace it by a new one, class A1 or A2")
     else:
-        yield Check("disk", said)
+        yield Check("disk", says)
 
 
 def fsync_seconds(folder: Path, runs: int = 5) -> float:
@@ -128,7 +129,7 @@ def fsync_seconds(folder: Path, runs: int = 5) -> float:
 
 
 def _check_directory(directory: Path) -> tuple[list[Check], Path | None, Runtime]:
-    """The device directory's own checks, where its bundle is, and what runs its graphs."""
+    """Checks of a device directory, the folder of its bundle, and the runtime of its graphs."""
     from homeroom.device.install import installed_bundle
     from homeroom.store import Store
     from homeroom.store.open import is_device
@@ -138,24 +139,24 @@ def _check_directory(directory: Path) -> tuple[list[Check], Path | None, Runtime
         return [Check("directory", f"there is no device in {directory}", "wrong", remedy)], None, "onnx"
     try:
         with Store.open(directory) as store:
-            known, warning, damage = installed_bundle(store), store.clock_warning(), store.damage()
-            said = f"{store.count()} samples, master key in {_KEY_LOCATIONS[store.key_location]}"
+            installed, warning, damage = installed_bundle(store), store.clock_warning(), store.damage()
+            says = f"{store.count()} samples, master key in {_KEY_LOCATIONS[store.key_location]}"
     except HomeroomError as problem:
         return [Check("directory", str(problem.what), "wrong", problem.remedy)], None, "onnx"
-    checks = [Check("directory", said)]
+    checks = [Check("directory", says)]
     if warning:
         checks.append(Check("clock", warning, "note", "set the clock; it is believed after a week"))
     if damage:
         last = f"{len(damage)} times, last {damage[-1]}"
         checks.append(Check("damage", last, "note", "replace the card or disk if this goes on"))
-    if known is None:
+    if installed is None:
         remedy = f"homeroom device init {directory} --bundle BUNDLE"
         return [*checks, Check("bundle", "none is installed", "wrong", remedy)], None, "onnx"
-    return checks, directory / "bundles" / known.bundle_id, known.runtime
+    return checks, directory / "bundles" / installed.bundle_id, installed.runtime
 
 
 def _keep_costs(directory: Path, costs: Costs) -> Iterator[Check]:
-    """Leave what was measured in the directory, for the planner."""
+    """Stores the measured costs in the directory, for the planner."""
     from homeroom.device.plan import keep_costs
     from homeroom.store import Store
 
@@ -184,21 +185,21 @@ def _unpack(bundle: Path, scratch: Path) -> tuple[list[Check], Path | None]:
         return [Check("bundle", problem.what, "wrong", problem.remedy)], None
 
 
-def _check_benchmark(found: BenchmarkResult) -> Iterator[Check]:
-    for name, facts in found.stages.items():
+def _check_benchmark(result: BenchmarkResult) -> Iterator[Check]:
+    for name, facts in result.stages.items():
         yield from _check_stage(name, facts)
-    backbones = {name.split()[1] for name in found.stages if name.startswith("features ")}
-    fit = {n.split()[1] for n, facts in found.stages.items() if n.startswith("features ") and facts.get("within")}
+    backbones = {name.split()[1] for name in result.stages if name.startswith("features ")}
+    fit = {n.split()[1] for n, facts in result.stages.items() if n.startswith("features ") and facts.get("within")}
     for modality in sorted(backbones - fit):
         says = f"{modality}: this machine computes other features than the golden samples at every precision"
         yield Check("golden", says, "wrong", "pip install -U onnxruntime, or ask for a bundle for this processor")
-    if found.crashed:
-        name = found.crashed.removeprefix("library ")
+    if result.crashed:
+        name = result.crashed.removeprefix("library ")
         package = LIBRARY_PACKAGES.get(name, name)
         remedy = f"pip install --force-reinstall {package}"
         if package not in LIBRARY_PACKAGES.values():
             remedy = "pip install 'onnxruntime==1.22.0', the oldest release that runs here"
-        yield Check(package.split()[0], f"{found.crashed} {found.how}", "wrong", remedy)
+        yield Check(package.split()[0], f"{result.crashed} {result.how}", "wrong", remedy)
 
 
 def _check_stage(name: str, facts: dict[str, Any]) -> Iterator[Check]:
@@ -232,4 +233,5 @@ def _check_stage(name: str, facts: dict[str, Any]) -> Iterator[Check]:
 
 
 def format_bytes(count: float) -> str:
+    """Bytes as MB or GB (10^6, 10^9)."""
     return f"{count / 1e9:.1f} GB" if count >= 1e9 else f"{count / 1e6:.0f} MB"

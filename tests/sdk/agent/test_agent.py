@@ -49,25 +49,25 @@ def put(place: Path, name: str = "monday", count: int = 12, seed: int = 4) -> No
 
 
 def said(agent: Agent) -> dict[str, str]:
-    return dict(status.status_lines(agent.standing))
+    return dict(status.status_lines(agent.status))
 
 
 def test_an_evening_takes_in_trains_and_leaves_nothing_unencrypted(place: Path) -> None:
     put(place)
     agent = made(place)
     assert agent.cycle()
-    assert (agent.standing.samples, agent.standing.trained_samples, agent.standing.problems) == (12, 12, {})
+    assert (agent.status.samples, agent.status.trained_samples, agent.status.problems) == (12, 12, {})
     assert not [path for path in (place / "inbox").rglob("*") if path.is_file()]
     assert "not joined" in said(agent)
-    assert status.read_status(place / "device") == agent.standing
-    trained = agent.standing.last_trained
+    assert status.read_status(place / "device") == agent.status
+    trained = agent.status.last_trained
     assert not agent.cycle(), "nothing to do: the directory stays closed"
     put(place, "tuesday", 6, seed=9)
     agent.cycle()
-    assert (agent.standing.samples, agent.standing.trained_samples) == (18, 18)
-    assert agent.standing.last_trained is not None
+    assert (agent.status.samples, agent.status.trained_samples) == (18, 18)
+    assert agent.status.last_trained is not None
     assert trained is not None
-    assert agent.standing.last_trained >= trained
+    assert agent.status.last_trained >= trained
 
 
 def test_outside_its_hours_it_takes_in_and_waits_to_train(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -75,12 +75,12 @@ def test_outside_its_hours_it_takes_in_and_waits_to_train(place: Path, monkeypat
     agent = made(place, window=(NEVER,))
     monkeypatch.setattr(Agent, "in_window", lambda _: False)
     agent.cycle()
-    assert (agent.standing.samples, agent.standing.last_trained) == (12, None)
+    assert (agent.status.samples, agent.status.last_trained) == (12, None)
     assert said(agent)["waiting to train"] == "its hours have not come"
     assert not agent.cycle()
     monkeypatch.setattr(Agent, "in_window", lambda _: True)
     assert agent.cycle(), "its hours came"
-    assert agent.standing.trained_samples == 12
+    assert agent.status.trained_samples == 12
     assert "waiting to train" not in said(agent)
 
 
@@ -106,7 +106,7 @@ def test_a_days_minutes_are_not_exceeded_by_starting_again(place: Path, monkeypa
     again._look_inside = True
     again.cycle()
     assert report == [0.1]
-    assert again.standing.problems["training"] == "an error of the program: ZeroDivisionError"
+    assert again.status.problems["training"] == "an error of the program: ZeroDivisionError"
 
 
 def test_what_cannot_be_used_is_put_aside_with_the_reason(place: Path) -> None:
@@ -136,9 +136,9 @@ def test_a_directory_in_use_is_tried_again(place: Path) -> None:
     agent = made(place)
     with Device.open(place / "device", threads=1):
         agent.cycle()
-        assert "directory" in agent.standing.problems
+        assert "directory" in agent.status.problems
     agent.cycle()
-    assert (agent.standing.samples, agent.standing.problems) == (12, {})
+    assert (agent.status.samples, agent.status.problems) == (12, {})
 
 
 def test_no_log_status_or_support_bundle_names_a_pupil_a_file_or_a_label(
@@ -153,8 +153,8 @@ def test_no_log_status_or_support_bundle_names_a_pupil_a_file_or_a_label(
     (place / "inbox" / f"{NAME}.csv").write_text(f"word,{NAME}\nx,y\n")
     agent = made(place)
     agent.cycle()
-    assert agent.standing.samples == 12
-    assert agent.standing.refused_entries == 2
+    assert agent.status.samples == 12
+    assert agent.status.refused_entries == 2
     out = place / "support.zip"
     main(["device", "support-bundle", str(place / "device"), "--out", str(out)])
     with zipfile.ZipFile(out) as archive:
@@ -234,7 +234,7 @@ def test_a_newer_bundle_in_the_inbox_is_tried_and_then_used(place: Path, tiny_bu
     agent.cycle()
     newer(tiny_bundle, place)
     agent.cycle()
-    assert (agent.standing.bundle, agent.standing.problems) == ("tiny version 2", {})
+    assert (agent.status.bundle, agent.status.problems) == ("tiny version 2", {})
     assert not list((place / "inbox").glob("*.homeroom"))
     with Device.open(place / "device", threads=1) as device:
         assert device.bundle.manifest.version == 2
@@ -251,7 +251,7 @@ def test_a_bundle_that_ends_the_process_that_tries_it_is_not_used(
     monkeypatch.setattr(bundle_updates, "run_benchmark", lambda *_, **__: crash)
     agent = made(place)
     agent.cycle()
-    assert agent.standing.bundle == "tiny version 1"
+    assert agent.status.bundle == "tiny version 1"
     (why,) = (place / "inbox" / "refused").glob("*.why.txt")
     assert "SIGILL" in why.read_text()
 
