@@ -6,6 +6,7 @@ The protocol's steps are pure functions in `homeroom.privacy.secagg.client`; her
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -190,16 +191,8 @@ def _do_phase(context: SecureRoundContext, announced: Announcement, state: Clien
     elif phase == "input":
         inbox = unpack(body, Inbox, where="shares", error=TrustError)
         update = _update(context, state)
-        state = _save(
-            context.store,
-            mask(
-                state,
-                inbox,
-                configuration,
-                layout,
-                lambda terms: _masked_input(context, announced, state, update, terms),
-            ),
-        )
+        encode_input = partial(_input_vector, context, announced, state, update)
+        state = _save(context.store, mask(state, inbox, configuration, layout, encode_input))
         _send(context, announced, "input", state.masked or b"")
     elif phase == "consent":
         _consent(context, announced, state, unpack(body, Survivors, where="survivors", error=TrustError))
@@ -211,7 +204,7 @@ def _do_phase(context: SecureRoundContext, announced: Announcement, state: Clien
         _send(context, announced, "reveal", pack(reveal(state, consents, configuration)))
 
 
-def _masked_input(
+def _input_vector(
     context: SecureRoundContext, announced: Announcement, state: ClientState, update: Update, terms: SumLayout
 ) -> np.ndarray:
     """The vector to mask: the encoded update, in a private round with this device's share of the noise."""
@@ -222,15 +215,11 @@ def _masked_input(
 
 def _consent(context: SecureRoundContext, announced: Announcement, state: ClientState, survivors: Survivors) -> None:
     """Signs the survivors, once and durably, in the backup too; the update is then spent, however the round ends."""
-    agreed = consent(state, survivors, context.configuration, context.bundle.layout, context.key)
-    if context.configuration.privacy and state.consent is None:
-        privacy_ledger.charge_update(
-            context.store,
-            _update_bytes(context, state),
-            _update_id(state),
-            context.configuration,
-            context.bundle.layout,
-        )
+    configuration, layout = context.configuration, context.bundle.layout
+    agreed = consent(state, survivors, configuration, layout, context.key)
+    if configuration.privacy and state.consent is None:
+        data = _update_bytes(context, state)
+        privacy_ledger.charge_update(context.store, data, _update_id(state), configuration, layout)
     _save(context.store, msgspec.structs.replace(agreed, masked=None))
     _mark_spent(context.store, agreed)
     context.store.back_up()
@@ -270,17 +259,15 @@ def _mark_spent(store: Store, state: ClientState) -> None:
 
 def _finish_old_rounds(context: SecureRoundContext, announced: Announcement) -> None:
     """Clears rounds that are over: an update that was agreed to, or is in a sum, is spent; others may join again."""
-    store, round_id = context.store, announced.notice.round_id
+    store, configuration, layout = context.store, context.configuration, context.bundle.layout
     for update in store.outbox.pending():
         if update.update_id in announced.status.summed:
-            privacy_ledger.charge_update(
-                store, update.data, update.update_id, context.configuration, context.bundle.layout
-            )
+            privacy_ledger.charge_update(store, update.data, update.update_id, configuration, layout)
             store.outbox.mark_sent(update.update_id)
     state = _load(store)
     if state is not None and state.consent is not None:
         _mark_spent(store, state)
-    if state is not None and state.round_id != round_id:
+    if state is not None and state.round_id != announced.notice.round_id:
         _drop(store)
 
 

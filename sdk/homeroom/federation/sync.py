@@ -29,25 +29,25 @@ if TYPE_CHECKING:
     from homeroom.federation.network.client import Client
 
 DOWNLOADS_FOLDER = "downloads"  # of unfinished downloads, in the device's directory
-CLEARLY_WORSE_ERRORS = (
-    2.0  # standard errors by which a global theta must be worse here before the local one stays in use
-)
+CLEARLY_WORSE_ERRORS = 2.0  # standard errors by which a global theta is worse, before the local one stays in use
 
 Scores = Mapping[str, Any]
 
 
 @dataclass(frozen=True)
 class SyncReport:
-    """One call of `sync`. `refused` gives the aggregator's reason by update id; `version` is the newest global one.
+    """The report of one sync.
 
-    clock_off_s: by how much this machine's clock is ahead of the aggregator's signed time.
-    secure: how this device stands in the secure round under way, in words; empty in plain rounds.
+    refused: the aggregator's reason by update id.
+    version: the newest global one.
+    clock_off_s: seconds by which this machine's clock is ahead of the aggregator's signed time.
+    secure: this device's status in the secure round under way, in words; empty in plain rounds.
     """
 
     sent: tuple[str, ...] = ()
     refused: Mapping[str, str] = field(default_factory=dict)
     unlearned: tuple[str, ...] = ()
-    bounded: tuple[str, ...] = ()  # were to be unlearned, but went into a private release, which bounds what they tell
+    bounded: tuple[str, ...] = ()  # cannot be unlearned: a private release holds them, which bounds what they tell
     version: int | None = None
     in_use: str = "unchanged"  # "global", "local" (clearly better here) or "unchanged"
     sent_bytes: int = 0
