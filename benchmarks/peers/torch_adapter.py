@@ -73,7 +73,7 @@ def train(
 ) -> None:
     import torch
 
-    from homeroom.data.tasks.metrics import score
+    from homeroom.data.tasks import score
     from homeroom.train.sample_weights import sample_weights
     from homeroom.train.schedule import cooldown_share, cooldown_start, one_cycle
     from homeroom.train.settings import advised

@@ -10,12 +10,12 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from homeroom.data.samples import Sample
+    from homeroom.data.tasks.answers import Answer
     from homeroom.device.device import Device
     from homeroom.device.reports import TrainReport
     from homeroom.errors import HomeroomError
     from homeroom.federation.sync import SyncReport
     from homeroom.inference.explain import Explanation
-    from homeroom.inference.predict import Answer
     from homeroom.store import Export, ForgetReport
 
 __all__ = [
@@ -31,7 +31,7 @@ __all__ = [
 ]
 
 _HOMES = {
-    "Answer": "inference.predict",
+    "Answer": "data.tasks.answers",
     "Device": "device.device",
     "Explanation": "inference.explain",
     "Export": "store",

@@ -12,7 +12,7 @@ import numpy as np
 
 from homeroom.errors import InputError
 from homeroom_aggregator.simulation.federate import Simulation
-from homeroom_aggregator.simulation.schools import accuracies
+from homeroom_aggregator.simulation.schools import skill_name, skills
 
 WIDTH, HEIGHT = 720, 400
 LEFT, RIGHT, TOP, BOTTOM = 56, 130, 56, 48  # margins around the plot
@@ -27,18 +27,19 @@ text { font: 13px system-ui, sans-serif; fill: #1c2430 } .title { font-size: 16p
 def svg(simulation: Simulation, title: str) -> str:
     """The picture: mean accuracy of the schools, the worst school's, and where eight of ten lie between.
 
-    A school's accuracy is the mean over its tasks. Raises InputError where no school was measured.
+    A school's accuracy is the mean over its tasks; of numbers their skill counts, drawn from 0 on. Raises InputError
+    where no school was measured.
     """
-    measured = [(facts.number, list(accuracies(facts.scores).values())) for facts in simulation.rounds]
+    measured = [(facts.number, list(skills(facts.scores).values())) for facts in simulation.rounds]
     measured = [(number, values) for number, values in measured if values]
     if not measured:
         raise InputError("no school has samples for validation, so there is nothing to draw")
     rounds = [number for number, _ in measured]
     low, mid, high = ([float(np.percentile(values, q)) for _, values in measured] for q in (10, 50, 90))
     mean, worst = [float(np.mean(v)) for _, v in measured], [min(v) for _, v in measured]
-    schools = len(measured[-1][1])
+    schools, what = len(measured[-1][1]), skill_name(simulation.rounds[-1].scores)
     band = _points(rounds, high) + _points(rounds, low)[::-1]
-    last = f"{schools} schools after round {rounds[-1]}: mean accuracy {mean[-1]:.3f}, median {mid[-1]:.3f}"
+    last = f"{schools} schools after round {rounds[-1]}: mean {what} {mean[-1]:.3f}, median {mid[-1]:.3f}"
     parts = [
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-labelledby="t d">',
         f'<title id="t">{escape(title)}</title><desc id="d">{escape(last)}, worst {worst[-1]:.3f}</desc>',
@@ -64,7 +65,7 @@ def _x(number: int, rounds: Sequence[int]) -> float:
 
 
 def _y(value: float) -> float:
-    return TOP + (HEIGHT - TOP - BOTTOM) * (1 - value)
+    return TOP + (HEIGHT - TOP - BOTTOM) * (1 - max(value, 0.0))
 
 
 def _joined(points: Sequence[tuple[float, float]]) -> str:

@@ -14,6 +14,8 @@ from homeroom.contract.manifest import Precision
 from homeroom.contract.privacy import Privacy
 from homeroom.contract.round import ServerOptimizer
 from homeroom.data.ingest import read_samples
+from homeroom.data.tasks import needs_no_label
+from homeroom.data.tasks.metrics import Score
 from homeroom.errors import TrainError
 from homeroom.federation.policy import may_teach
 from homeroom.inference import golden
@@ -41,7 +43,7 @@ def load_school(bundle: Bundle, graphs: Graphs, path: Path, name: str, seed: int
     """
     manifest = bundle.manifest
     checked = (check_quality(sample, manifest) for sample in read_samples(path, manifest))
-    teaching = (sample for sample in checked if may_teach(None, sample, manifest.needs_no_label))
+    teaching = (sample for sample in checked if may_teach(None, sample, needs_no_label(manifest)))
     stored = [training_view(sample, manifest) for sample in teaching]
     data = Dataset(manifest, examples(None, bundle, graphs, stored))
     return SchoolData(name, *data.split(Settings().validation, seed))
@@ -123,28 +125,39 @@ MOST_SCORE_LINES = 12  # a round; of more schools, the mean and the worst are pr
 def _line(facts: RoundFacts, tell: Callable[[str], None]) -> None:
     refused = "".join(f"; {name}: {why}" for name, why in facts.refused.items())
     tell(f"round {facts.number}: version {facts.version}, {facts.sent_bytes / 1e6:.2f} MB sent{refused}")
-    means = accuracies(facts.scores)
+    means = skills(facts.scores)
     if len(means) > MOST_SCORE_LINES:
         worst = min(means, key=lambda name: means[name])
         mean = sum(means.values()) / len(means)
-        tell(f"  {len(means)} schools: mean accuracy {mean:.3f}, worst {means[worst]:.3f} ({worst})")
+        tell(f"  {len(means)} schools: mean {skill_name(facts.scores)} {mean:.3f}, worst {means[worst]:.3f} ({worst})")
         return
     for name, scores in facts.scores.items():
-        parts = ", ".join(f"{task} {score.accuracy:.3f} (n {score.n})" for task, score in scores.items() if score.n)
+        parts = ", ".join(f"{task} {_figures(score)} (n {score.n})" for task, score in scores.items() if score.n)
         tell(f"  {name}: {parts}")
 
 
-def accuracies(scores: Mapping[str, Scores]) -> dict[str, float]:
-    """The mean accuracy over the tasks of each school that has a validation sample of any."""
-    rated = {name: [s.accuracy for s in tasks.values() if s.n] for name, tasks in scores.items()}
+def _figures(score: Score) -> str:
+    return score.brief if score.accuracy is None else f"{score.accuracy:.3f}"
+
+
+def skills(scores: Mapping[str, Scores]) -> dict[str, float]:
+    """The mean skill over the tasks of each school that has a validation sample of any."""
+    rated = {name: [s.skill for s in tasks.values() if s.n] for name, tasks in scores.items()}
     return {name: sum(values) / len(values) for name, values in rated.items() if values}
+
+
+def skill_name(scores: Mapping[str, Scores]) -> str:
+    """What the skill of these scores is called: accuracy, unless some are of numbers."""
+    numbers = any(score.n and score.accuracy is None for tasks in scores.values() for score in tasks.values())
+    return "skill (accuracy; of numbers R², at least -1)" if numbers else "accuracy"
 
 
 def check_finite(simulation: Simulation) -> None:
     """TrainError where training diverged: every school failed last, or a loss of the last version is not finite."""
     trained = [facts for facts in simulation.rounds if facts.sent_bytes or facts.refused]
     stuck = trained[-1].refused if trained and not trained[-1].sent_bytes else {}
-    losses = [score.log_loss for tasks in simulation.rounds[-1].scores.values() for score in tasks.values()]
+    last = [score for tasks in simulation.rounds[-1].scores.values() for score in tasks.values()]
+    losses = [figure for score in last for figure in (score.log_loss, score.rmse) if figure is not None]
     if stuck or not np.isfinite(losses).all():
         why = next(iter(stuck.values()), "the loss of the last version is not finite")
         raise TrainError(f"it broke down: {why}", remedy="give a lower --server-rate, or another --optimizer")

@@ -19,6 +19,7 @@ from homeroom.contract.manifest import Modality, Slot
 from homeroom.data.preprocess import collate, prepare
 from homeroom.data.preprocess.raw_inputs import empty_batch, fill_input, raw_input, token_count
 from homeroom.data.samples import StoredSample
+from homeroom.data.tasks import kind_of
 from homeroom.runtime.backend import LoadedGraph
 from homeroom_exporter.model.design import Design
 
@@ -135,7 +136,7 @@ def _outputs(
     expected = {}
     for task in design.tasks:
         for i, (row, values) in enumerate(zip(rows, outputs[f"{task.name}.output"], strict=True)):
-            if task.per_token:
+            if kind_of(task).per_token:
                 read = row.get((task.reads[0], 0))
                 modality = design.modality(design.slot(task.reads[0]).modality)
                 values = values[: 0 if read is None else token_count(modality, read)]

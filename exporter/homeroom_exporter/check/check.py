@@ -164,7 +164,7 @@ def _values(
 ) -> dict[bytes, Any]:
     """By content: every value that a probe needs, and others until there are COMPARED_VALUES."""
     slots = [slot for slot in design.slots if slot.modality == modality.name]
-    read = {name for task in design.tasks if task.kind in linear_probe.PROBED for name in task.reads}
+    read = {name for task in design.tasks if linear_probe.is_probed(task) for name in task.reads}
     chosen: dict[bytes, Any] = {}
     for sample in labelled:
         chosen |= {
@@ -197,7 +197,7 @@ def _probe(
     int8: Mapping[bytes, np.ndarray],
 ) -> linear_probe.LinearProbe | None:
     slots = [design.slot(name) for name in task.reads if design.slot(name).modality == modality.name]
-    if task.kind not in linear_probe.PROBED or not slots:
+    if not linear_probe.is_probed(task) or not slots:
         return None
     rows = [s for s in samples if task.name in s.labels and any(golden.slot_values(slot, s) for slot in slots)]
     labels = np.array([task.labels.index(str(s.labels[task.name])) for s in rows])

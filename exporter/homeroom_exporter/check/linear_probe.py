@@ -13,14 +13,18 @@ from sklearn.preprocessing import StandardScaler
 
 from homeroom.contract.manifest import Task
 from homeroom.data.samples import StoredSample
+from homeroom.data.tasks import kind_of
 from homeroom.errors import InputError
 
 FOLDS = 4
-PROBED = ("classification", "ordinal")  # kinds of task that a linear probe can try
-WITH_CLASSES = (*PROBED, "multilabel")  # kinds whose labels must not be all the same
 LEAST_PROBE_SAMPLES, MOST_PROBE_SAMPLES = 40, 240  # labelled ones: with fewer a probe says nothing
 RIDGE_SHARE = 0.1  # the ridge penalty, as a share of the number of features
 PROBE_DROP_LIMIT = 0.02  # accuracy that quantization may cost beyond twice the standard error of the difference
+
+
+def is_probed(task: Task) -> bool:
+    """Whether a linear probe can try the task: one class a sample."""
+    return kind_of(task).classes is not None
 
 
 @dataclass(frozen=True)
@@ -64,7 +68,8 @@ def refuse_one_class(tasks: Sequence[Task], samples: Sequence[StoredSample], fil
     """InputError for a task whose labels in the samples are all the same; without labels it is fine."""
     for task in tasks:
         labels = [sample.labels[task.name] for sample in samples if task.name in sample.labels]
-        if task.kind in WITH_CLASSES and labels and all(label == labels[0] for label in labels):
+        named = task.labels and not kind_of(task).per_token
+        if named and labels and all(label == labels[0] for label in labels):
             raise InputError(
                 f"{task.name}: every label is {labels[0]!r}, so nothing here shows whether it can be learned",
                 where=file,

@@ -154,7 +154,7 @@ def _probe_tables(recipe: Recipe, spec: EncoderSpec, samples: Sequence[StoredSam
         slots = tuple(slot for slot in recipe.slots if slot.name in task.reads and slot.modality == spec.modality)
         rows = [s for s in samples if task.name in s.labels and any(golden.slot_values(slot, s) for slot in slots)]
         rows = fidelity.spread(rows, linear_probe.MOST_PROBE_SAMPLES)
-        if task.kind not in linear_probe.PROBED or len(rows) < linear_probe.LEAST_PROBE_SAMPLES:
+        if not linear_probe.is_probed(task) or len(rows) < linear_probe.LEAST_PROBE_SAMPLES:
             continue
         labels = np.array([task.labels.index(str(s.labels[task.name])) for s in rows])
         if len(np.unique(labels)) > 1:

@@ -9,7 +9,10 @@ from collections.abc import Iterable, Sequence
 from html import escape
 from pathlib import Path
 
-from homeroom.contract.manifest import Manifest
+import msgspec
+
+from homeroom.contract.manifest import NO_UNIT, Manifest, Task
+from homeroom.data.tasks import kind_of
 from homeroom_exporter.check.check import SelfCheck
 
 STYLE = """
@@ -45,7 +48,7 @@ def model_card(manifest: Manifest, bundle_id: str, report: SelfCheck) -> str:
         *(f"- {choice.modality} taps: {choice.summary}" for choice in report.taps),
         "",
         "## What it is for",
-        *(f"- {t.name}: {t.kind} from {', '.join(t.reads)}{_labels(t.labels)}" for t in manifest.tasks),
+        *(f"- {t.name}: {t.kind} from {', '.join(t.reads)}{_labels(t.labels)}{_unit(t)}" for t in manifest.tasks),
         *(f"- {o.name}: {o.kind} of {', '.join(o.reads)}, without labels" for o in manifest.objectives),
         "",
         "## What stays where",
@@ -176,6 +179,12 @@ def _inside(taps: int, dim: int) -> str:
 
 def _labels(labels: Sequence[str]) -> str:
     return f" ({', '.join(labels)})" if labels else ""
+
+
+def _unit(task: Task) -> str:
+    if not kind_of(task).numbers:
+        return ""
+    return f" {NO_UNIT}" if task.unit is msgspec.UNSET else f", in {task.unit}"
 
 
 def _made_with(manifest: Manifest) -> str:

@@ -26,6 +26,7 @@ from homeroom_exporter.interchange import peft
 from homeroom_exporter.model.design import Design, initial_theta
 from homeroom_exporter.model.lora import build as lora
 from homeroom_exporter.model.lora.build import LoraEncoder
+from homeroom_exporter.model.tasks import HEADS
 from homeroom_exporter.model.tiers import NestedDesign, sheltered
 from homeroom_exporter.recipe.recipe import Recipe
 from homeroom_exporter.trace.trace import trace
@@ -52,7 +53,7 @@ def variants(design: Design) -> list[dict[str, int]]:
 
 def reads_token_pairs(recipe: Recipe, spec: EncoderSpec) -> bool:
     """Whether an encoder with LoRA inside reads two texts at once, or keeps every token."""
-    return spec.modality == "text" and not {"pair", "spans"}.isdisjoint(recipe.heads.values())
+    return spec.modality == "text" and any(HEADS[head].reads_text_tokens for head in recipe.heads.values())
 
 
 def grad_graph_rows(design: Design, batch: int) -> int:

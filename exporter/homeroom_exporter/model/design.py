@@ -12,11 +12,13 @@ from torch import Tensor
 
 from homeroom.contract.layout import Layout, Scope, Segment
 from homeroom.contract.manifest import Modality, Objective, Slot, Task
+from homeroom.data.tasks import kind_of
 from homeroom_exporter.model import heads, ladder
-from homeroom_exporter.model.heads import HeadKind
 from homeroom_exporter.model.lora.adapter import Adapter
 from homeroom_exporter.model.losses import Weighting, weighting_segment
 from homeroom_exporter.model.objectives import AUGMENTING, masked_segment
+from homeroom_exporter.model.tasks import HEADS
+from homeroom_exporter.model.tasks import kind_of as exported_kind
 
 SHARPNESS = 10.0  # initial scale of a cosine
 
@@ -26,7 +28,7 @@ Feeds = Mapping[str, Tensor]
 
 @dataclass(frozen=True)
 class Design:
-    """All that fixes theta's layout and the graphs. `scales`: float32 [taps, dim] by modality; `heads` by task.
+    """All that fixes theta's layout and the graphs. `scales`: float32 [taps, dim] by modality; `heads`: by task.
 
     `scopes`: how far a segment may go, by name, where that is not to the federation.
     adapter: LoRA inside one modality's encoder, in place of its ladder.
@@ -36,7 +38,7 @@ class Design:
     scales: Mapping[str, np.ndarray]
     slots: tuple[Slot, ...]
     tasks: tuple[Task, ...]
-    heads: Mapping[str, HeadKind]
+    heads: Mapping[str, str]
     width: int = 64
     hidden: int = 128
     weighting: Weighting = "fixed"
@@ -57,13 +59,13 @@ class Design:
 
     def consistent(self, objective: Objective) -> list[Task]:
         """The tasks whose answers a consistency objective compares."""
-        tasks = [task for task in self.explained if task.kind != "regression"]
+        tasks = [task for task in self.explained if exported_kind(task).agreement]
         return [task for task in tasks if not set(task.reads).isdisjoint(objective.reads)]
 
     @property
     def explained(self) -> tuple[Task, ...]:
         """The tasks whose answers a saliency graph speaks of: those with one answer a sample."""
-        return tuple(task for task in self.tasks if not task.per_token)
+        return tuple(task for task in self.tasks if not kind_of(task).per_token)
 
     @property
     def inside(self) -> tuple[Slot, ...]:
@@ -95,7 +97,7 @@ class Design:
             segments.append(ladder.fusion_segment(self.width, self.hidden))
         for task in self.tasks:
             reads = [self.modality(self.slot(name).modality).features_id for name in task.reads]
-            segments.append(heads.head_segment(task, self.heads[task.name], reads, self.width, self.hidden))
+            segments.append(heads.head_segment(task, HEADS[self.heads[task.name]], reads, self.width))
         for objective in (one for one in self.objectives if one.kind == "masked"):
             names = dict.fromkeys(self.slot(slot).modality for slot in objective.reads)
             segments.append(masked_segment(objective, [self.modality(name) for name in names], self.width))

@@ -3,29 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from typing import NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from homeroom.contract.manifest import Modality, Slot
-from homeroom.data.preprocess.sequence import FIRST_SKILL_COLUMN
 from homeroom_exporter.model import heads, ladder
 from homeroom_exporter.model.design import Design, Feeds, Parts
-from homeroom_exporter.model.losses import balanced, loss
+from homeroom_exporter.model.heads import EncodedInput
+from homeroom_exporter.model.losses import balanced
 from homeroom_exporter.model.objectives import alignment, consistency, masked
-from homeroom_exporter.quantize.compress import INT8_LIMIT
+from homeroom_exporter.model.tasks import HEADS, kind_of
 
 TYPICAL_FEATURE = 32.0  # size of an int8 feature; brings the ladder's input near 1
-
-
-class EncodedInput(NamedTuple):
-    """One input of every row after its ladder: tokens [batch, tokens, width], mask, pooled vector [batch, width]."""
-
-    tokens: Tensor
-    mask: Tensor
-    vector: Tensor
 
 
 def forward(design: Design, parts: Parts, feeds: Feeds) -> dict[str, Tensor]:
@@ -59,34 +50,16 @@ def task_outputs(
     vectors = _fuse(design, parts, [one.vector for slot in design.slots for one in encoded[slot.name]], presence)
     outputs = {}
     for task in design.tasks:
-        kind, parameters = design.heads[task.name], parts[f"head.{task.name}"]
-        reads = [encoded[name] for name in task.reads]
-        if kind == "fused":
-            outputs[task.name] = heads.fused(parameters, vectors[task.name])
-        elif kind == "choice":
-            options = torch.stack([option.vector for option in reads[1]], 1)
-            present = presence[:, design.columns(task.reads[1])]
-            outputs[task.name] = heads.choice(parameters, reads[0][0].vector, options, present)
-        elif kind == "spans":
-            outputs[task.name] = heads.fused(parameters, reads[0][0].tokens)
-        elif kind == "tracing":
-            answers = _interactions(feeds[f"{task.reads[0]}.features"])
-            outputs[task.name] = heads.tracing(parameters, answers, reads[0][0].tokens, reads[0][0].mask)
-        elif kind == "matching":
-            outputs[task.name] = heads.matching(parameters, reads[0][0].vector, reads[1][0].vector)
-        else:
-            present = presence[:, [design.columns(name)[0] for name in task.reads]]
-            texts = [slot[0] for slot in reads]
-            masks = torch.stack([text.mask for text in texts], 1)
-            tokens, pooled = [text.tokens for text in texts], [text.vector for text in texts]
-            outputs[task.name] = heads.pair(parameters, tokens, masks, present, pooled)
+        inputs = heads.HeadInputs(
+            task.reads,
+            [encoded[name] for name in task.reads],
+            [design.columns(name) for name in task.reads],
+            presence,
+            feeds,
+            vectors.get(task.name),
+        )
+        outputs[task.name] = HEADS[design.heads[task.name]].output(parts[f"head.{task.name}"], inputs)
     return outputs
-
-
-def _interactions(features: Tensor) -> Tensor:
-    """Of a sequence's features [batch, 1, 1, tokens, dim] what was answered, 0.0 or 1.0 [batch, tokens, 2 skills]."""
-    steps = features.reshape(len(features), *features.shape[3:]).to(torch.float32)
-    return torch.relu(steps[:, :, FIRST_SKILL_COLUMN:]) * (1 / INT8_LIMIT)
 
 
 def lora_rows(design: Design, feeds: Feeds, kind: str | None = None) -> tuple[Tensor, Tensor]:
@@ -169,7 +142,7 @@ def objective(design: Design, parts: Parts, feeds: Feeds) -> tuple[Tensor, Tenso
     """
     encoded, presence, weights = encode_inputs(design, parts, feeds), feeds["presence"], feeds["weights"]
     outputs = task_outputs(design, parts, encoded, feeds)
-    columns = [loss(t.kind, outputs[t.name], feeds[f"{t.name}.target"]) for t in design.tasks]
+    columns = [kind_of(t).loss(outputs[t.name], feeds[f"{t.name}.target"]) for t in design.tasks]
     augmented = encoded
     if design.augmented:
         augmented = encode_inputs(design, parts, {**feeds, **_augmented_feeds(design, feeds)})

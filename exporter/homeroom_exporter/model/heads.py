@@ -1,63 +1,82 @@
-"""Task heads as pure functions of their parameters: fused, choice, matching, pair of texts, spans, tracing."""
+"""Task heads as pure functions of their parameters: fused, a pair of texts; those of one kind are with it."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Literal
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from homeroom.contract.layout import Parameter, Segment
-from homeroom.contract.manifest import Task
-from homeroom_exporter.model.ladder import MASKED, Parameters, attention, meaning, relu, rms
+from homeroom.contract.manifest import Slot, Task
+from homeroom_exporter.model.ladder import Parameters, attention, meaning, relu
 
-HeadKind = Literal["fused", "choice", "matching", "pair", "spans", "tracing"]
 UNIT_EPSILON = 1e-6
-MEMORIES = (0.002, 0.02, 0.08, 0.3)  # of a tracer: first rates of forgetting, an interaction
-COUNTS, UNITS = 2 * len(MEMORIES), 16  # of a skill: right and wrong by each rate; hidden units that read them
 
 
-def head_segment(task: Task, kind: HeadKind, reads: Sequence[str], width: int, hidden: int) -> Segment:
+class EncodedInput(NamedTuple):
+    """One input of every row after its ladder: tokens [batch, tokens, width], mask, pooled vector [batch, width]."""
+
+    tokens: Tensor
+    mask: Tensor
+    vector: Tensor
+
+
+@dataclass(frozen=True)
+class HeadInputs:
+    """The tensors that a task's head may read.
+
+    places: of each slot that the task reads, in their order
+    columns: of presence, as of `places`
+    presence: [batch, inputs]
+    fused: the fusion's vector [batch, width], for fused heads
+    """
+
+    reads: Sequence[str]
+    places: Sequence[Sequence[EncodedInput]]
+    columns: Sequence[Sequence[int]]
+    presence: Tensor
+    feeds: Mapping[str, Tensor]
+    fused: Tensor | None
+
+    def features(self, number: int) -> Tensor:
+        """int8 [batch, count, taps, tokens, dim] of one of the slots."""
+        return self.feeds[f"{self.reads[number]}.features"]
+
+
+def fits_any(reads: Sequence[Slot]) -> bool:
+    """Any slots fit."""
+    return True
+
+
+@dataclass(frozen=True, kw_only=True)
+class Head:
+    """One head.
+
+    parameters: (task, width of the model) to its parameters
+    output: (parameters, inputs) to the task's output
+    fits: whether it can read these slots; else `rule` says what it reads, with a remedy
+    reads_text_tokens: it reads every token of a text, not only its vector
+    """
+
+    name: str
+    parameters: Callable[[Task, int], tuple[Parameter, ...]]
+    output: Callable[[Parameters, HeadInputs], Tensor]
+    fits: Callable[[Sequence[Slot]], bool] = fits_any
+    rule: str = ""
+    remedy: str = ""
+    reads_text_tokens: bool = False
+
+
+def head_segment(task: Task, head: Head, reads: Sequence[str], width: int) -> Segment:
     """`reads` are the features_ids of the slots that the task reads, in their order."""
-    parameters: tuple[Parameter, ...]
-    if kind in ("fused", "spans"):
-        parameters = (Parameter("weight", (width, task.width)), Parameter("bias", (task.width,)))
-    elif kind == "pair":
-        directions = len(task.reads)
-        parameters = (
-            Parameter("attend.weight", (width, width)),
-            Parameter("compare.weight", (3 * width, width)),
-            Parameter("compare.bias", (width,)),
-            Parameter("join.weight", ((directions + 1) * width, width)),
-            Parameter("join.bias", (width,)),
-            Parameter("weight", (width, task.width)),
-            Parameter("bias", (task.width,)),
-        )
-    elif kind == "tracing":
-        parameters = (
-            Parameter("rates", (len(MEMORIES),)),
-            Parameter("slopes", (task.width, COUNTS)),
-            Parameter("up.weight", (COUNTS, UNITS)),
-            Parameter("all.weight", (COUNTS, UNITS)),
-            Parameter("up.bias", (UNITS,)),
-            Parameter("down.weight", (UNITS, 1)),
-            Parameter("memory.weight", (width, len(MEMORIES) * width)),
-            Parameter("context", (width, task.width)),
-            Parameter("bias", (task.width,)),
-        )
-    else:
-        parameters = (
-            Parameter("left.weight", (width, width)),
-            Parameter("right.weight", (width, width)),
-            Parameter("sharpness", (1,)),
-            *((Parameter("bias", (1,)),) if kind == "matching" else ()),
-        )
     return Segment(
         name=f"head.{task.name}",
-        parameters=parameters,
+        parameters=head.parameters(task, width),
         meaning=meaning(
-            f"{kind}/1",
+            f"{head.name}/1",
             task=task.kind,
             slots=task.reads,
             labels=task.labels,
@@ -70,31 +89,33 @@ def head_segment(task: Task, kind: HeadKind, reads: Sequence[str], width: int, h
     )
 
 
+def is_single(reads: Sequence[Slot]) -> bool:
+    """Whether each slot holds one input."""
+    return all(slot.count == 1 for slot in reads)
+
+
+def linear_parameters(task: Task, width: int) -> tuple[Parameter, ...]:
+    """Of a linear map from a vector to the output."""
+    return Parameter("weight", (width, task.width)), Parameter("bias", (task.width,))
+
+
+def cosine_parameters(width: int) -> tuple[Parameter, ...]:
+    """Of the scaled cosine of two vectors."""
+    return (
+        Parameter("left.weight", (width, width)),
+        Parameter("right.weight", (width, width)),
+        Parameter("sharpness", (1,)),
+    )
+
+
 def fused(parameters: Parameters, vector: Tensor) -> Tensor:
-    """vector: [batch, width] of the fusion; or tokens [batch, tokens, width], for spans."""
+    """vector: [batch, width] of the fusion; or tokens [batch, tokens, width]."""
     return vector @ parameters["weight"] + parameters["bias"]
 
 
 def unit(x: Tensor) -> Tensor:
     """x scaled to length 1 along its last axis; zero stays zero."""
     return x * torch.rsqrt((x * x).sum(-1, keepdim=True) + UNIT_EPSILON)
-
-
-def choice(parameters: Parameters, query: Tensor, options: Tensor, presence: Tensor) -> Tensor:
-    """Scaled cosine of a query [batch, width] with options [batch, n, width]; an absent option gets -1e4.
-
-    presence: [batch, n] of the options. Returns logits [batch, n].
-    """
-    left = unit(query @ parameters["left.weight"]) * parameters["sharpness"]
-    right = unit(options @ parameters["right.weight"])
-    return (right @ left.unsqueeze(-1)).squeeze(-1) + (presence - 1.0) * -MASKED
-
-
-def matching(parameters: Parameters, left: Tensor, right: Tensor) -> Tensor:
-    """Scaled cosine of two inputs [batch, width] as one logit [batch, 1]."""
-    left = unit(left @ parameters["left.weight"]) * parameters["sharpness"]
-    right = unit(right @ parameters["right.weight"])
-    return (left * right).sum(-1, keepdim=True) + parameters["bias"]
 
 
 def pair(
@@ -127,29 +148,41 @@ def pair(
     return relu(joined) @ parameters["weight"] + parameters["bias"]
 
 
-def tracing(parameters: Parameters, answers: Tensor, tokens: Tensor, mask: Tensor) -> Tensor:
-    """What is to be expected after each token of a sequence, of which it sees those until then: [batch, tokens, n].
+def _fused_output(parameters: Parameters, inputs: HeadInputs) -> Tensor:
+    assert inputs.fused is not None
+    return fused(parameters, inputs.fused)
 
-    answers: [batch, tokens, 2n], 1.0 for the skill that was answered, wrong or right; tokens: [batch, tokens, width];
-    mask: [batch, tokens]. Two readings are added. One counts each skill's own answers, as regression tracers do (PFA,
-    Pavlik et al. 2009; Best-LR, Gervet et al. 2020), but with four rates of forgetting; slopes are a skill's own,
-    hidden units all skills'. The other sums up the tokens by the same rates, whatever the skill (retention, Sun et al.
-    2023, equation 5, without queries: a recurrent tracer, Piech et al. 2015, in which no step waits for the last).
-    """
-    batch, length, width = tokens.shape
-    skills, count = answers.shape[2] // 2, len(MEMORIES)
-    distance = torch.arange(length, dtype=torch.float32).reshape(-1, 1) - torch.arange(length, dtype=torch.float32)
-    rates = (torch.tensor(MEMORIES) * torch.exp(parameters["rates"])).reshape(1, -1, 1)
-    kept = torch.exp(-rates * distance.clamp(min=0.0).unsqueeze(1)) * (distance >= 0).to(torch.float32).unsqueeze(1)
-    sums = kept.reshape(length * count, length) @ answers.permute(1, 0, 2).reshape(length, -1)
-    sums = sums.reshape(length, count, batch, skills, 2).permute(2, 0, 3, 1, 4).reshape(-1, skills, COUNTS)
-    own, every = torch.log(1.0 + sums), torch.log(1.0 + sums.sum(1))
-    hidden = (own.reshape(-1, COUNTS) @ parameters["up.weight"]).reshape(-1, skills, UNITS)
-    hidden = relu(hidden + (every @ parameters["all.weight"] + parameters["up.bias"]).unsqueeze(1))
-    logits = (hidden.reshape(-1, UNITS) @ parameters["down.weight"]).reshape(-1, skills)
-    logits = logits + (own * parameters["slopes"]).sum(-1) + parameters["bias"]
-    kept = (kept * torch.sqrt(rates)).reshape(length, count * length)  # memories of all lengths vary alike
-    seen = (tokens * mask.unsqueeze(-1)).reshape(-1, width) @ parameters["memory.weight"]
-    seen = seen.reshape(batch, length, count, width).permute(2, 1, 0, 3).reshape(count * length, batch * width)
-    memory = (kept @ seen).reshape(length, batch, width).permute(1, 0, 2).reshape(-1, width)
-    return (logits + relu(rms(memory)) @ parameters["context"]).reshape(batch, length, skills)
+
+def _pair_parameters(task: Task, width: int) -> tuple[Parameter, ...]:
+    directions = len(task.reads)
+    return (
+        Parameter("attend.weight", (width, width)),
+        Parameter("compare.weight", (3 * width, width)),
+        Parameter("compare.bias", (width,)),
+        Parameter("join.weight", ((directions + 1) * width, width)),
+        Parameter("join.bias", (width,)),
+        *linear_parameters(task, width),
+    )
+
+
+def _pair_output(parameters: Parameters, inputs: HeadInputs) -> Tensor:
+    here = inputs.presence[:, [columns[0] for columns in inputs.columns]]
+    masks = torch.stack([one[0].mask for one in inputs.places], 1)
+    tokens, vectors = [one[0].tokens for one in inputs.places], [one[0].vector for one in inputs.places]
+    return pair(parameters, tokens, masks, here, vectors)
+
+
+def _is_pair(reads: Sequence[Slot]) -> bool:
+    return is_single(reads) and [slot.modality for slot in reads] in (["text"] * 2, ["text"] * 3)
+
+
+FUSED = Head(name="fused", parameters=linear_parameters, output=_fused_output)
+PAIR = Head(
+    name="pair",
+    parameters=_pair_parameters,
+    output=_pair_output,
+    fits=_is_pair,
+    rule="a pair head reads two or three single texts",
+    remedy="([question,] reference, answer)",
+    reads_text_tokens=True,
+)

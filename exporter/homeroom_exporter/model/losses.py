@@ -1,4 +1,4 @@
-"""The loss of each kind of task, a row at a time, and the weights of tasks in their sum."""
+"""The weights of the tasks' losses in their sum."""
 
 from __future__ import annotations
 
@@ -8,35 +8,10 @@ import torch
 from torch import Tensor
 
 from homeroom.contract.layout import Parameter, Segment
-from homeroom.contract.manifest import Task, TaskKind
+from homeroom.contract.manifest import Task
 
 Weighting = Literal["fixed", "uncertainty"]  # of the tasks' losses in their sum
-HUBER_ERROR = 1.0  # |error|, in units of the task's scale, where the loss turns from square to linear
 LOG_VARIANCE_LIMIT = 4.0  # magnitude of a log-variance: no task's weight leaves e^-4 to e^4
-
-
-def loss(kind: TaskKind, output: Tensor, target: Tensor) -> Tensor:
-    """output, target: float32 [batch, width] as the manifest's Task says; returns [batch].
-
-    Of a task per token [batch, tokens, width]; a row's loss is then the mean over what is compared.
-    """
-    if kind == "spans":
-        return -(target * torch.log_softmax(output, -1)).sum((1, 2)) / target.sum((1, 2)).clamp(min=1.0)
-    if kind == "tracing":
-        asked = target.abs()
-        return (asked * _cross(output, torch.relu(target))).sum((1, 2)) / asked.sum((1, 2)).clamp(min=1.0)
-    if kind in ("classification", "choice"):
-        return -(target * torch.log_softmax(output, -1)).sum(-1)
-    if kind == "regression":
-        error = (output - target).abs()
-        small = error.clamp(max=HUBER_ERROR)
-        return (small * (error - 0.5 * small)).sum(-1)
-    return _cross(output, target).mean(-1)
-
-
-def _cross(output: Tensor, target: Tensor) -> Tensor:
-    """Binary cross-entropy of logits: max(x, 0) - x*y + log(1 + exp(-|x|))."""
-    return torch.relu(output) - output * target + torch.log(1.0 + torch.exp(-output.abs()))
 
 
 def weighting_segment(task: Task) -> Segment:

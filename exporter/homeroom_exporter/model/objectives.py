@@ -12,7 +12,7 @@ from homeroom.contract.layout import Parameter, Segment
 from homeroom.contract.manifest import Modality, Objective, Task
 from homeroom_exporter.model.heads import unit
 from homeroom_exporter.model.ladder import MASKED, Parameters, meaning
-from homeroom_exporter.model.losses import loss
+from homeroom_exporter.model.tasks import kind_of
 
 TEMPERATURE = 0.1  # of the alignment's cosines
 SHARPER = 2.0  # factor of the logits that others are to agree with
@@ -89,11 +89,8 @@ def consistency(tasks: Sequence[Task], outputs: Mapping[str, Tensor], others: Ma
     losses = []
     for task in tasks:
         logits = outputs[task.name].detach() * SHARPER
-        if task.kind in ("classification", "choice"):
-            target = torch.softmax(logits, -1)
-            sure = torch.relu((target * target).sum(-1) * 2.0 - 1.0)
-        else:
-            target = 1.0 / (1.0 + torch.exp(-logits))
-            sure = ((target * 2.0 - 1.0) * (target * 2.0 - 1.0)).mean(-1)
-        losses.append(sure * loss(task.kind, others[task.name], target))
+        kind = kind_of(task)
+        assert kind.agreement is not None  # only such tasks are compared
+        target, sure = kind.agreement(logits)
+        losses.append(sure * kind.loss(others[task.name], target))
     return torch.stack(losses).mean(0)

@@ -10,15 +10,15 @@ import msgspec
 
 from homeroom.contract.layout import Scope
 from homeroom.contract.manifest import SLOT_LIMIT, ModalityName, Objective, Slot, Task
+from homeroom.data.tasks import KINDS as DEVICE_KINDS
 from homeroom_exporter.encoders.spec import EncoderSpec
-from homeroom_exporter.model.heads import HeadKind
+from homeroom_exporter.model.heads import FUSED, PAIR
 from homeroom_exporter.model.lora.plan import AdapterPlan
+from homeroom_exporter.model.tasks import HEADS, KINDS
 from homeroom_exporter.recipe.document import Document
 from homeroom_exporter.recipe.tables import EncoderTable, ObjectiveTable, RecipeHeader, TaskTable, TrainingTable
 
 TABLE_NAMES = ("encoders", "slots", "tasks", "objectives", "training", "adapter", "scopes")
-WITH_LABELS = ("classification", "ordinal", "multilabel", "spans")
-OWN_HEAD = ("choice", "matching", "spans", "tracing")  # kinds whose head is always their own
 SLOT = re.compile(r"^(?P<modality>text|image|audio|table|sequence)(\[(?P<count>\d{1,2})\])?$")
 BEGIN = "begin from one of examples/recipes, or from what `homeroom bundle export --help` shows"
 
@@ -83,7 +83,16 @@ def read_task_tables(document: Document) -> dict[str, TaskTable]:
     tables = document.table("tasks").items()
     if not tables:
         raise document.refusal("no task is named", "tasks", remedy="add a table such as [tasks.category]")
-    return {name: document.convert(value, TaskTable, "tasks", name) for name, value in tables}
+    found = {name: document.convert(value, TaskTable, "tasks", name) for name, value in tables}
+    for name, table in found.items():
+        for field, value, known in (
+            ("kind", table.kind, KINDS),
+            ("head", table.head or FUSED.name, HEADS),
+        ):
+            if value not in known:
+                remedy = f"one of {', '.join(sorted(known))}"
+                raise document.refusal(f"{value!r} is no choice", "tasks", name, field, remedy=remedy)
+    return found
 
 
 def read_tasks(
@@ -104,27 +113,24 @@ def _task(document: Document, name: str, table: TaskTable, slots: Mapping[str, S
     _known(document, table.reads, slots, *path)
     if len(set(table.reads)) != len(table.reads):
         raise document.refusal("names a slot twice", *path, "reads")
-    least = 2 if table.kind in ("classification", "ordinal") else 1
-    if table.kind in WITH_LABELS and (len(table.labels) < least or len(set(table.labels)) != len(table.labels)):
+    kind = KINDS[table.kind]
+    least = kind.least_labels
+    if least and (len(table.labels) < least or len(set(table.labels)) != len(table.labels)):
         raise document.refusal(f"needs at least {least} different labels", *path, "labels")
-    if table.kind not in WITH_LABELS and table.labels:
+    if not least and table.labels:
         raise document.refusal(f"a {table.kind} task has no labels", *path, "labels")
-    width = {
-        "classification": len(table.labels),
-        "ordinal": len(table.labels) - 1,
-        "multilabel": len(table.labels),
-        "choice": slots[table.reads[-1]].count,
-        "spans": 1 + len(table.labels),
-        "tracing": len(skills) or 1,
-    }.get(table.kind, 1)
+    if table.unit is not None and not DEVICE_KINDS[table.kind].numbers:
+        raise document.refusal(f"a {table.kind} task has no unit", *path, "unit")
+    labels = skills if kind.labels_are_skills else table.labels
     task = {
         "name": name,
         "kind": table.kind,
         "reads": table.reads,
-        "labels": skills if table.kind == "tracing" else table.labels,
-        "width": width,
+        "labels": labels,
+        "width": kind.width(labels, [slots[read] for read in table.reads]),
         "offset": table.offset,
         "scale": table.scale,
+        **({} if table.unit is None else {"unit": table.unit}),
     }
     return document.convert(task, Task, *path)
 
@@ -135,38 +141,21 @@ def _known(document: Document, reads: Collection[str], slots: Mapping[str, Slot]
             raise document.refusal(f"there is no slot {name!r}", *path, "reads", remedy=f"one of {sorted(slots)}")
 
 
-def read_heads(document: Document, tables: Mapping[str, TaskTable], slots: Mapping[str, Slot]) -> dict[str, HeadKind]:
+def read_heads(document: Document, tables: Mapping[str, TaskTable], slots: Mapping[str, Slot]) -> dict[str, str]:
     """The head of each task: the one it names, or the usual one of its kind."""
     return {name: _head(document, name, table, slots) for name, table in tables.items()}
 
 
-def _head(document: Document, name: str, table: TaskTable, slots: Mapping[str, Slot]) -> HeadKind:
+def _head(document: Document, name: str, table: TaskTable, slots: Mapping[str, Slot]) -> str:
     path = ("tasks", name)
-    reads = [slots[read] for read in table.reads]
-    kind: HeadKind = table.head or (table.kind if table.kind in OWN_HEAD else "fused")  # type: ignore[assignment]
-    if (table.kind in OWN_HEAD or kind in OWN_HEAD) and kind != table.kind:
-        raise document.refusal(f"a {table.kind} task cannot have the head {kind!r}", *path, "head")
-    single = all(slot.count == 1 for slot in reads)
-    modalities = [slot.modality for slot in reads]
-    fits, rule, remedy = {
-        "fused": (True, "", ""),
-        "pair": (
-            single and modalities in (["text"] * 2, ["text"] * 3),
-            "a pair head reads two or three single texts",
-            "([question,] reference, answer)",
-        ),
-        "matching": (single and len(reads) == 2, "matching reads two single slots", ""),
-        "spans": (single and modalities == ["text"], "spans reads one single text slot", ""),
-        "tracing": (single and modalities == ["sequence"], "tracing reads one single sequence slot", ""),
-        "choice": (
-            len(reads) == 2 and reads[0].count == 1 < reads[1].count,
-            "choice reads one single slot and one slot of several places",
-            '"image[4]"',
-        ),
-    }[kind]
-    if not fits:
-        raise document.refusal(rule, *path, "reads", remedy=remedy)
-    return kind
+    usual = KINDS[table.kind].head
+    head = HEADS[table.head] if table.head else usual
+    shared = (FUSED, PAIR)  # heads of more than one kind
+    if head != usual and not (head in shared and usual in shared):
+        raise document.refusal(f"a {table.kind} task cannot have the head {head.name!r}", *path, "head")
+    if not head.fits([slots[read] for read in table.reads]):
+        raise document.refusal(head.rule, *path, "reads", remedy=head.remedy)
+    return head.name
 
 
 def read_objectives(document: Document, slots: Mapping[str, Slot], tasks: tuple[Task, ...]) -> tuple[Objective, ...]:
@@ -189,7 +178,7 @@ def _objective(
         raise document.refusal("masked reads single slots, each once", *path, "reads")
     if table.kind != "alignment" and document.tables.get("adapter") is not None:
         raise document.refusal(f"{table.kind} hides features, which an adapter has none of", *path, "kind")
-    compared = [t for t in tasks if t.kind != "regression" and not t.per_token and set(t.reads) & set(table.reads)]
+    compared = [t for t in tasks if KINDS[t.kind].agreement and set(t.reads) & set(table.reads)]
     if table.kind == "consistency" and not compared:
         raise document.refusal("no task with labels reads any of it", *path, "reads", remedy="name what a task reads")
     return document.convert({**msgspec.structs.asdict(table), "name": name}, Objective, *path)

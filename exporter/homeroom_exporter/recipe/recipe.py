@@ -12,7 +12,6 @@ from homeroom.contract.layout import Scope
 from homeroom.contract.manifest import Objective, Runtime, Slot, Task, Training
 from homeroom.errors import RecipeError
 from homeroom_exporter.encoders.spec import EncoderSpec
-from homeroom_exporter.model.heads import HeadKind
 from homeroom_exporter.model.lora.plan import AdapterPlan
 from homeroom_exporter.model.losses import Weighting
 from homeroom_exporter.model.tiers import TierName
@@ -42,7 +41,7 @@ class Recipe(msgspec.Struct, frozen=True, kw_only=True):
     encoders: tuple[EncoderSpec, ...]
     slots: tuple[Slot, ...]
     tasks: tuple[Task, ...]
-    heads: dict[str, HeadKind]
+    heads: dict[str, str]
     training: Training
     adapter: AdapterPlan | None = None
     scopes: dict[str, Scope] = {}

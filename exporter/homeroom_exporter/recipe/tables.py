@@ -6,8 +6,7 @@ from typing import Annotated, Literal
 
 import msgspec
 
-from homeroom.contract.manifest import Column, Count, Name, Runtime, TaskKind
-from homeroom_exporter.model.heads import HeadKind
+from homeroom.contract.manifest import Column, Count, Name, Runtime
 from homeroom_exporter.model.losses import Weighting
 from homeroom_exporter.model.tiers import TierName
 
@@ -56,12 +55,13 @@ class EncoderTable(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_o
 class TaskTable(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """One `[tasks.<name>]`."""
 
-    kind: TaskKind
+    kind: str
     reads: Reads
-    head: HeadKind | None = None
+    head: str | None = None
     labels: tuple[str, ...] = ()
     offset: float = 0.0
     scale: Annotated[float, msgspec.Meta(gt=0)] = 1.0
+    unit: str | None = None
     weight: Annotated[float, msgspec.Meta(ge=0)] = 1.0
 
 

@@ -6,8 +6,10 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from homeroom.contract.manifest import PER_TOKEN_KINDS, ImagePreprocess
+from homeroom.contract.manifest import ImagePreprocess
+from homeroom.data.tasks import kind_of
 from homeroom_exporter.model.design import Design
+from homeroom_exporter.model.tasks import kind_of as exported_kind
 
 WITH_TARGETS = ("grad", "grad_heads", "grad_clipped")
 
@@ -31,7 +33,7 @@ def input_shapes(design: Design, role: str, batch: int, tokens: Mapping[str, int
     if role in WITH_TARGETS:
         shapes |= {f"{slot}.augmented": shapes[f"{slot}.features"] for slot in design.augmented}
         for task in design.tasks:
-            each = (tokens[design.slot(task.reads[0]).modality],) if task.per_token else ()
+            each = (tokens[design.slot(task.reads[0]).modality],) if kind_of(task).per_token else ()
             shapes[f"{task.name}.target"] = (batch, *each, task.width)
         shapes["weights"] = (batch, len(design.tasks) + len(design.objectives))
     if role == "grad_clipped":
@@ -91,20 +93,6 @@ def example(
         elif name == "clip":
             feeds[name] = np.full(shape, 0.5, np.float32)
         else:
-            feeds[name] = _targets(design, name.removesuffix(".target"), shape, rng)
+            task = next(task for task in design.tasks if f"{task.name}.target" == name)
+            feeds[name] = exported_kind(task).example_target(rng, shape)
     return feeds
-
-
-def _targets(design: Design, name: str, shape: tuple[int, ...], rng: np.random.Generator) -> np.ndarray:
-    kind = next(task.kind for task in design.tasks if task.name == name)
-    if kind in PER_TOKEN_KINDS:
-        shown = np.eye(shape[-1], dtype=np.float32)[rng.integers(0, shape[-1], shape[:-1])]
-        signs = rng.integers(-1, 2, shape[:-1]) if kind == "tracing" else rng.random(shape[:-1]) < 0.8
-        return shown * signs.astype(np.float32)[..., None]
-    if kind in ("classification", "choice"):
-        return np.eye(shape[1], dtype=np.float32)[rng.integers(0, shape[1], shape[0])]
-    if kind == "ordinal":
-        return (np.arange(shape[1]) < rng.integers(0, shape[1] + 1, (shape[0], 1))).astype(np.float32)
-    if kind == "regression":
-        return rng.standard_normal(shape, dtype=np.float32) * 2
-    return (rng.random(shape) < 0.5).astype(np.float32)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import tempfile
 from pathlib import Path
 
+from homeroom.data.tasks.metrics import clearly_worse
 from homeroom.device.device import Device
 from homeroom.device.install import InstalledBundle, installed_bundle, runtime_for, upgrade_bundle
 from homeroom.device.local_samples import validation_scores
@@ -68,7 +69,7 @@ def keep_the_better(device: Device, before: StoredVersion | None, learned: str) 
     ours = validation_scores(store, bundle, graphs, versions.theta_of(store, bundle, before))
     theirs = validation_scores(store, bundle, graphs, store.versions.theta(learned))
     present = store.versions.current()
-    if present is None or present.version_id != learned or not sync.clearly_worse(theirs, ours):
+    if present is None or present.version_id != learned or not clearly_worse(theirs, ours):
         return False
     device.rollback()
     device.store.outbox.call_off(learned)

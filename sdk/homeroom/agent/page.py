@@ -220,7 +220,7 @@ def save_labels(device: Device, sample_id: str, fields: dict[str, list[str]]) ->
     sample = device.store.sample(sample_id)
     if sample is None:
         raise InputError("there is no such sample", remedy="open the page again: it may have changed")
-    shown = {task.name for task in manifest.tasks if not task.per_token}  # spans are not marked on this page
+    shown = {task.name for task in manifest.tasks if page_html.is_in_form(task)}  # spans are not marked on this page
     other = {name: label for name, label in sample.labels.items() if name not in shown}
     device.store.relabel(sample_id, other | labels)
 

@@ -6,9 +6,12 @@ from collections.abc import Iterable, Sequence
 from html import escape
 from typing import Any
 
+import msgspec
+
 from homeroom.agent.status import AgentStatus, status_lines
 from homeroom.contract.manifest import Manifest, Task
 from homeroom.data.samples import StoredSample
+from homeroom.data.tasks import kind_of
 
 PAGE_STYLE = """
 body { font: 16px/1.5 system-ui, sans-serif; max-width: 46rem; margin: 2rem auto; padding: 0 1rem; color: #222; }
@@ -104,49 +107,43 @@ def _render_input(manifest: Manifest, sample_id: str, slot: str, values: Iterabl
 
 def render_label_field(task: Task, value: Any) -> str:
     """A form field of one task's label, empty where there is none."""
-    name = f"task.{task.name}"
-    if task.kind in ("classification", "ordinal", "matching"):
-        options = task.labels if task.kind != "matching" else ("true", "false")
-        present = "" if value is None else str(value).lower() if task.kind == "matching" else str(value)
-        choices = "".join(
-            f"<option value='{escape(o)}'{' selected' if o == present else ''}>{escape(o or '-')}</option>"
-            for o in ("", *options)
-        )
-        return f"<label>{escape(task.name)} <select name='{name}'>{choices}</select></label>"
-    if task.kind == "multilabel":
-        chosen = value or []
+    name, field = f"task.{task.name}", kind_of(task).form(task, value)
+    if field is None:
+        return ""
+    text = escape("".join(field.chosen))
+    if field.widget == "note":
+        return f"<span>{escape(task.name)}: {text}</span>"
+    if field.widget == "checkboxes":
         boxes = "".join(
-            f"<label><input type=checkbox name='{name}' value='{escape(label)}'{' checked' if label in chosen else ''}>"
-            f" {escape(label)}</label>"
-            for label in task.labels
+            f"<label><input type=checkbox name='{name}' value='{escape(o)}'{' checked' if o in field.chosen else ''}>"
+            f" {escape(o)}</label>"
+            for o in field.options
         )
         given = f"<input type=hidden name='given.{task.name}' value={'1' if value is not None else '0'}>"
         return f"<span>{escape(task.name)}: {boxes}{given}</span>"
-    if task.per_token:
-        return f"<span>{escape(task.name)}: {len(value or [])} marked</span>" if task.kind == "spans" else ""
-    shown = "" if value is None else str(value)
-    return f"<label>{escape(task.name)} <input name='{name}' size=6 value='{escape(shown)}'></label>"
+    if field.widget == "text":
+        unit = "" if task.unit is msgspec.UNSET else f" {escape(task.unit)}"
+        return f"<label>{escape(task.name)} <input name='{name}' size=6 value='{text}'>{unit}</label>"
+    choices = "".join(
+        f"<option value='{escape(o)}'{' selected' if o in field.chosen else ''}>{escape(o or '-')}</option>"
+        for o in ("", *field.options)
+    )
+    return f"<label>{escape(task.name)} <select name='{name}'>{choices}</select></label>"
+
+
+def is_in_form(task: Task) -> bool:
+    """Whether a form has a label of the task."""
+    field = kind_of(task).form(task, None)
+    return field is not None and field.widget != "note"
 
 
 def read_labels(manifest: Manifest, fields: dict[str, list[str]]) -> dict[str, Any]:
     """Labels by task from a form's fields, not checked yet; a number that cannot be read stays a text."""
     labels: dict[str, Any] = {}
-    for task in (task for task in manifest.tasks if not task.per_token):
+    for task in filter(is_in_form, manifest.tasks):
         values = [value for value in fields.get(f"task.{task.name}", []) if value]
-        if task.kind == "multilabel":
-            if values or fields.get(f"given.{task.name}") == ["1"]:
-                labels[task.name] = values
+        if fields.get(f"given.{task.name}") == ["1"] or (values and f"given.{task.name}" in fields):
+            labels[task.name] = values  # checkboxes, of which none is a label too
         elif values:
-            labels[task.name] = _read_label(task, values[0])
+            labels[task.name] = kind_of(task).parse(values[0])
     return labels
-
-
-def _read_label(task: Task, text: str) -> Any:
-    if task.kind == "matching":
-        return {"true": True, "false": False}.get(text, text)
-    if task.kind in ("choice", "regression"):
-        try:
-            return int(text) if task.kind == "choice" else float(text)
-        except ValueError:
-            return text
-    return text

@@ -90,10 +90,10 @@ def _show_training(report: TrainReport) -> None:
     click.echo(f"\r{report.samples} samples, {report.epochs} epochs{frozen}, {report.seconds:.1f} s".ljust(60))
     for task, score in report.scores.items():
         if score.n:
-            click.echo(f"  {task}: {score.accuracy:.0%} right on {score.n} samples of other pupils")
+            click.echo(f"  {task}: {score.brief} on {score.n} samples of other pupils")
     for language, scores in report.by_language.items():
-        accuracies = ", ".join(f"{task} {score.accuracy:.0%} of {score.n}" for task, score in scores.items() if score.n)
-        click.echo(f"  in language {language}: {accuracies or 'no sample to judge by'}")
+        figures = ", ".join(f"{task} {score.brief} of {score.n}" for task, score in scores.items() if score.n)
+        click.echo(f"  in language {language}: {figures or 'no sample to judge by'}")
     if report.plan is not None:
         for reason in report.plan.why:
             click.echo(f"  {reason}")
@@ -115,18 +115,20 @@ def predict(directory: Path, inputs: tuple[str, ...], profile: str | None, machi
 
     Example: homeroom device predict classroom/ image=photo.jpg text="el gato"
     """
+    from homeroom.data.tasks import kind_of
+
     sample = sample_of(inputs)
     with opened(directory) as device:
-        answers = device.predict(sample, profile)
+        answers, tasks = device.predict(sample, profile), device.bundle.manifest.tasks
     if machine:
         click.echo(json_text({task: asdict(answer) for task, answer in answers.items()}))
         return
-    for task, answer in answers.items():
-        best = answer.best
-        probability = answer.probabilities.get(str(best).lower() if isinstance(best, bool) else str(best))
-        label = ", ".join(map(str, best)) or "none" if isinstance(best, list) else best
-        shown = "-" if best is None else f"{label}" + (f" ({probability:.0%})" if probability is not None else "")
-        click.echo(f"{task}: {shown}" + ("" if answer.sure else f"  not sure: {answer.reason}"))
+    for task in tasks:
+        answer, kind = answers[task.name], kind_of(task)
+        shown = "-" if answer.best is None else kind.show(task, answer.best)
+        if answer.best is not None and not isinstance(answer.best, list) and answer.probabilities:
+            shown += f" ({answer.probabilities[kind.own_label(task, answer)]:.0%})"
+        click.echo(f"{task.name}: {shown}" + ("" if answer.sure else f"  not sure: {answer.reason}"))
 
 
 @click.command()
@@ -145,8 +147,7 @@ def score(directory: Path, samples: tuple[Path, ...], machine: bool) -> None:
         return
     for task, value in scores.items():
         if value.n:
-            area = "" if value.auc is None else f"AUC {value.auc:.3f}, "
-            click.echo(f"{task}: {area}accuracy {value.accuracy:.3f}, macro-F1 {value.macro_f1:.3f}, {value.n} samples")
+            click.echo(f"{task}: {value.detail}, {value.n} samples")
 
 
 @click.command()

@@ -71,8 +71,7 @@ def _facts(manifest: Manifest) -> Iterator[tuple[str, str]]:
     for slot in manifest.slots:
         yield "input", f"{slot.name}: {slot.modality}{f' x {slot.count}' if slot.count > 1 else ''}"
     for task in manifest.tasks:
-        labels = f" ({', '.join(task.labels)})" if task.labels else ""
-        yield "task", f"{task.name}: {task.kind} of {', '.join(task.reads)}{labels}"
+        yield "task", f"{task.name}: {task.described}"
     for objective in manifest.objectives:
         yield "objective", f"{objective.name}: {objective.kind} of {', '.join(objective.reads)}, without labels"
     yield "theta", f"{manifest.layout.size:,} values in {len(manifest.segments)} segments"

@@ -21,8 +21,8 @@ Count = Annotated[int, msgspec.Meta(ge=1, le=1 << 24)]
 ModalityName = Literal["text", "image", "audio", "table", "sequence"]
 Precision = Literal["int4", "int8", "float32"]  # of a backbone's weights, lowest first
 Runtime = Literal["onnx", "litert"]
-TaskKind = Literal["classification", "ordinal", "multilabel", "regression", "choice", "matching", "spans", "tracing"]
-PER_TOKEN_KINDS = ("spans", "tracing")  # one output for each token of one slot
+Unit = Annotated[str, msgspec.Meta(min_length=1, max_length=24)]
+NO_UNIT = "(no unit given)"  # said after a number of a task without one
 
 
 class File(msgspec.Struct, frozen=True):
@@ -156,6 +156,8 @@ class Slot(msgspec.Struct, frozen=True):
 class Task(msgspec.Struct, frozen=True, kw_only=True):
     """One head. `reads` are slot names; the output of `predict` is `{name}.output` float32 [batch, width].
 
+    kind: one that `homeroom.data.tasks` knows. unit: of a number, such as "kg"; a later field, absent where not given.
+
     classification: logits over `labels`. ordinal: one logit for each of `labels` but the first (is it at least this?).
     multilabel: one logit a label. regression: (value - offset) / scale. choice: `reads` is (query, options), one logit
     an option. matching: `reads` is two slots, one logit (do they belong together?). Of these two the output is
@@ -164,17 +166,25 @@ class Task(msgspec.Struct, frozen=True, kw_only=True):
     """
 
     name: Name
-    kind: TaskKind
+    kind: Name
     reads: tuple[Name, ...]
     labels: tuple[str, ...] = ()
     width: Count
     offset: float = 0.0
     scale: float = 1.0
+    unit: Unit | msgspec.UnsetType = msgspec.UNSET
 
     @property
-    def per_token(self) -> bool:
-        """Whether the output is one for each token."""
-        return self.kind in PER_TOKEN_KINDS
+    def described(self) -> str:
+        """The kind of the task, what it reads, and its labels or unit."""
+        labels = f" ({', '.join(self.labels)})" if self.labels else ""
+        unit = "" if self.unit is msgspec.UNSET else f", in {self.unit}"
+        return f"{self.kind} of {', '.join(self.reads)}{labels}{unit}"
+
+    @property
+    def said_unit(self) -> str:
+        """The unit as it is said after a number."""
+        return NO_UNIT if self.unit is msgspec.UNSET else self.unit
 
 
 class Objective(msgspec.Struct, frozen=True, kw_only=True):
@@ -308,11 +318,6 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True):
     def every_graph(self) -> tuple[Graph, ...]:
         """All graphs: `graphs`, `settled` and `converted`."""
         return *self.graphs, *self.settled, *self.converted
-
-    @property
-    def needs_no_label(self) -> bool:
-        """Whether samples without a label can train something."""
-        return bool(self.objectives) or any(task.kind == "tracing" for task in self.tasks)
 
     @property
     def inputs(self) -> tuple[tuple[str, str, int], ...]:

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import datetime
-import difflib
-import itertools
 import math
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
@@ -23,10 +21,11 @@ from homeroom.data.samples import (
     Label,
     Row,
     Sample,
-    SpanLabel,
     StoredInput,
     StoredSample,
 )
+from homeroom.data.tasks import kind_of
+from homeroom.data.tasks.base import suggestion
 from homeroom.errors import InputError
 
 
@@ -50,8 +49,8 @@ def resolve(sample: Sample, manifest: Manifest, *, base: Path | None = None) -> 
         raise InputError("the sample has no input", remedy=f"give at least one of {[s.name for s in manifest.slots]}")
     labels = {name: check_label(find_task(name, manifest), label) for name, label in sample.labels.items()}
     for name, label in labels.items():
-        _check_option_given(manifest.task(name), label, inputs)
-        _check_span_ends(manifest.task(name), label, inputs)
+        task = manifest.task(name)
+        kind_of(task).check_inputs(task, label, inputs)
     return StoredSample(
         inputs=inputs,
         labels=labels,
@@ -74,7 +73,7 @@ def find_slot(name: str, manifest: Manifest) -> Slot:
     known = [slot.name for slot in manifest.slots]
     if single:
         raise InputError(f"{name!r} could be any of {[s.name for s in single]}", where=name, remedy="name the slot")
-    raise InputError(f"the bundle has no input {name!r}", where=name, remedy=_suggestion(name, known))
+    raise InputError(f"the bundle has no input {name!r}", where=name, remedy=suggestion(name, known))
 
 
 def find_task(name: str, manifest: Manifest) -> Task:
@@ -83,34 +82,13 @@ def find_task(name: str, manifest: Manifest) -> Task:
         if task.name == name:
             return task
     raise InputError(
-        f"the bundle has no task {name!r}", where="labels", remedy=_suggestion(name, [t.name for t in manifest.tasks])
+        f"the bundle has no task {name!r}", where="labels", remedy=suggestion(name, [t.name for t in manifest.tasks])
     )
 
 
 def check_label(task: Task, label: Any) -> Label:
     """Returns the label in its stored form; InputError if it does not fit the task."""
-    where = f"labels.{task.name}"
-    if task.kind in ("classification", "ordinal"):
-        return _check_class(task, label, where)
-    if task.kind == "multilabel":
-        if not isinstance(label, list | tuple | set) or isinstance(label, str):
-            raise InputError("needs a list of labels", where=where, remedy=f"some of {list(task.labels)}")
-        return list(sorted({_check_class(task, name, where) for name in label}))
-    if task.kind == "regression":
-        if isinstance(label, bool) or not isinstance(label, int | float) or not math.isfinite(label):
-            raise InputError(f"{label!r} is not a finite number", where=where)
-        return float(label)
-    if task.kind == "choice":
-        if isinstance(label, bool) or not isinstance(label, int) or not 0 <= label < task.width:
-            raise InputError(f"{label!r} is not the index of an option", where=where, remedy=f"0 to {task.width - 1}")
-        return label
-    if task.kind == "spans":
-        return _check_spans(task, label, where)
-    if task.kind == "tracing":
-        raise InputError("takes no label", where=where, remedy=f"{task.reads[0]} itself says what was right")
-    if label not in (True, False):
-        raise InputError(f"{label!r} is neither true nor false", where=where)
-    return bool(label)
+    return kind_of(task).check(task, label, f"labels.{task.name}")
 
 
 def _slot_values(slot: Slot, value: Any) -> Sequence[Any]:
@@ -176,7 +154,7 @@ def _check_row(columns: Sequence[Column], value: Mapping[str, Any], where: str) 
     row: Row = {}
     for name, cell in value.items():
         if name not in known:
-            raise InputError(f"no column {name!r}", where=where, remedy=_suggestion(str(name), list(known)))
+            raise InputError(f"no column {name!r}", where=where, remedy=suggestion(str(name), list(known)))
         row[name] = _check_cell(known[name], cell, f"{where}.{name}")
     if all(cell is None for cell in row.values()):
         raise InputError("every cell is missing", where=where, remedy="leave the input out instead")
@@ -188,7 +166,7 @@ def _check_cell(column: Column, cell: Any, where: str) -> float | str | None:
         return None
     if column.categories:
         if str(cell) not in column.categories:
-            remedy = _suggestion(str(cell), column.categories)
+            remedy = suggestion(str(cell), column.categories)
             raise InputError(f"unknown category {cell!r}", where=where, remedy=remedy)
         return str(cell)
     try:
@@ -235,9 +213,7 @@ def _check_interaction(skills: Collection[str], item: Any, where: str) -> Intera
     if skill is None or skill == "":
         raise InputError("the skill is missing", where=where, remedy="name the skill that was practised")
     if str(skill) not in skills:
-        raise InputError(
-            f"the bundle has no skill {skill!r}", where=where, remedy=_suggestion(str(skill), list(skills))
-        )
+        raise InputError(f"the bundle has no skill {skill!r}", where=where, remedy=suggestion(str(skill), list(skills)))
     if correct is None:
         raise InputError(f"{item.get('correct')!r} is neither right nor wrong", where=where, remedy="true or false")
     return str(skill), correct, _check_seconds(item.get("time"), where)
@@ -253,67 +229,6 @@ def _check_seconds(value: Any, where: str) -> float | None:
     if not math.isfinite(seconds):
         raise InputError(f"{value!r} is no time", where=where, remedy="give seconds, from any moment on")
     return seconds
-
-
-def _check_spans(task: Task, label: Any, where: str) -> list[str | SpanLabel]:
-    """Returns spans as mappings, in the order of the text; they must not overlap."""
-    if isinstance(label, str) or not isinstance(label, Sequence):
-        raise InputError("needs a list of spans", where=where, remedy='[{"start": 0, "end": 5, "label": …}, …]')
-    spans = sorted((_check_span(task, item, where) for item in label), key=lambda span: (span["start"], span["end"]))
-    for before, after in itertools.pairwise(spans):
-        if after["start"] < before["end"]:
-            raise InputError(
-                f"spans {before['start']} to {before['end']} and {after['start']} to {after['end']} overlap",
-                where=where,
-            )
-    return list(spans)
-
-
-def _check_span(task: Task, item: Any, where: str) -> dict[str, Any]:
-    if not isinstance(item, Mapping) and not (isinstance(item, Sequence) and len(item) == 3):
-        raise InputError(f"{item!r} is no span", where=where, remedy="give its start, end and label")
-    span = dict(item) if isinstance(item, Mapping) else dict(zip(("start", "end", "label"), item, strict=True))
-    if span.keys() != {"start", "end", "label"} or not all(type(span[edge]) is int for edge in ("start", "end")):
-        raise InputError(f"{item!r} is no span", where=where, remedy="give its start, end and label")
-    if not 0 <= span["start"] < span["end"]:
-        raise InputError(f"characters {span['start']} to {span['end']} are no span", where=where)
-    return {"start": span["start"], "end": span["end"], "label": _check_class(task, span["label"], where)}
-
-
-def _check_span_ends(task: Task, label: Label, inputs: Mapping[str, list[StoredInput | None]]) -> None:
-    if task.kind != "spans":
-        return
-    (text,) = inputs.get(task.reads[0], [None])
-    if not isinstance(text, str):
-        raise InputError(f"{task.reads[0]} is not given", where=f"labels.{task.name}", remedy="give the text, too")
-    assert isinstance(label, list)
-    for span in label:
-        assert isinstance(span, dict)
-        if int(span["end"]) > len(text):
-            raise InputError(
-                f"the span to {span['end']} leads past the text's {len(text)} characters", where=f"labels.{task.name}"
-            )
-
-
-def _check_class(task: Task, label: Any, where: str) -> str:
-    if str(label) not in task.labels:
-        raise InputError(f"no label {label!r}", where=where, remedy=_suggestion(str(label), task.labels))
-    return str(label)
-
-
-def _check_option_given(task: Task, label: Label, inputs: Mapping[str, list[StoredInput | None]]) -> None:
-    if task.kind == "choice":
-        options = inputs.get(task.reads[1])
-        if options is None or options[int(label)] is None:  # type: ignore[arg-type]
-            raise InputError(
-                f"option {label} is not given", where=f"labels.{task.name}", remedy=f"fill {task.reads[1]}"
-            )
-
-
-def _suggestion(name: str, known: Sequence[str]) -> str:
-    """Returns a remedy: the known names closest to this one, or the first twelve."""
-    close = difflib.get_close_matches(name, known, n=3, cutoff=0.5)
-    return f"did you mean {' or '.join(close)}?" if close else f"known: {', '.join(known[:12])}"
 
 
 def _check_name(field: str, value: str | None) -> str | None:

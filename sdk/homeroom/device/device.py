@@ -15,6 +15,7 @@ from homeroom.contract.manifest import Runtime
 from homeroom.contract.policy import Policy
 from homeroom.data import ingest
 from homeroom.data.samples import Sample, StoredSample
+from homeroom.data.tasks.answers import Answer
 from homeroom.data.tasks.metrics import Score
 from homeroom.data.validation import find_task, resolve
 from homeroom.device import profile_transfer, profiles
@@ -29,7 +30,7 @@ from homeroom.federation import agreement, enrolment, make_update, offline, sync
 from homeroom.federation.policy import admit_samples, install_policy, policy_in_force
 from homeroom.federation.sync import SyncReport
 from homeroom.inference.explain import Explanation, explain
-from homeroom.inference.predict import Answer, noted, predict
+from homeroom.inference.predict import noted, predict
 from homeroom.runtime.bundle import Bundle
 from homeroom.runtime.graphs import Graphs
 from homeroom.store import Export, ForgetReport, Store

@@ -9,6 +9,7 @@ import msgspec
 import numpy as np
 
 from homeroom.data.samples import StoredSample, without_media
+from homeroom.data.tasks import needs_no_label
 from homeroom.data.tasks.metrics import Score
 from homeroom.federation import agreement, versions
 from homeroom.federation.policy import may_teach, policy_in_force
@@ -28,7 +29,7 @@ def training_samples(store: Store, bundle: Bundle, subject: str | None = None) -
     policy, manifest = policy_in_force(store), bundle.manifest
 
     def chosen(sample: StoredSample) -> bool:
-        return may_teach(policy, sample, manifest.needs_no_label) and subject in (None, sample.subject)
+        return may_teach(policy, sample, needs_no_label(manifest)) and subject in (None, sample.subject)
 
     return LazySamples(store.select(chosen), lambda sample: training_view(without_media(sample), manifest))
 

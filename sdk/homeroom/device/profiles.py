@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from homeroom.data.tasks import kind_of
 from homeroom.errors import TrainError
 from homeroom.federation import versions
 from homeroom.runtime.bundle import Bundle
@@ -58,8 +59,8 @@ def train_profile(
 
 
 def _labels_of_others(store: Store, bundle: Bundle, subject: str) -> dict[str, np.ndarray]:
-    """Counts of other subjects' labels by classification task, float64 [classes], as `Person.others`."""
-    tasks = [task for task in bundle.manifest.tasks if task.kind == "classification"]
+    """Counts of other subjects' labels by task with class priors, float64 [classes], as `Person.others`."""
+    tasks = [task for task in bundle.manifest.tasks if kind_of(task).class_prior]
     counts = {task.name: np.zeros(task.width) for task in tasks}
     for sample in store.each_without_inputs():
         for task in tasks if sample.subject != subject else ():

@@ -17,6 +17,7 @@ from homeroom.contract.layout import Layout
 from homeroom.contract.round import RoundConfiguration
 from homeroom.contract.signing import new_key
 from homeroom.contract.version import read_version
+from homeroom.data.tasks.metrics import Score, clearly_worse
 from homeroom.errors import NetworkError, UpdateError
 from homeroom.federation import agreement, enrolment, privacy_ledger, secure_round
 from homeroom.federation.make_update import queue_newest_update
@@ -29,9 +30,8 @@ if TYPE_CHECKING:
     from homeroom.federation.network.client import Client
 
 DOWNLOADS_FOLDER = "downloads"  # of unfinished downloads, in the device's directory
-CLEARLY_WORSE_ERRORS = 2.0  # standard errors by which a global theta is worse, before the local one stays in use
 
-Scores = Mapping[str, Any]
+Scores = Mapping[str, Score]
 
 
 @dataclass(frozen=True)
@@ -262,15 +262,3 @@ def download_first_bundle(invitation: Invitation, folder: Path) -> Path:
         path = download_bundle(client, folder, None, invitation.code)
     assert path is not None  # no bundle is present
     return path
-
-
-def clearly_worse(new: Scores, old: Scores) -> bool:
-    """Whether mean accuracy over tasks falls by more than CLEARLY_WORSE_ERRORS standard errors of the pooled sample."""
-    tasks = [task for task in old if task in new and old[task].n]
-    if not tasks:
-        return False
-    before = float(np.mean([old[task].accuracy for task in tasks]))
-    after = float(np.mean([new[task].accuracy for task in tasks]))
-    count = sum(old[task].n for task in tasks)
-    error = float(np.sqrt(max(before * (1 - before), 0.05) * 2 / count))
-    return before - after > CLEARLY_WORSE_ERRORS * error

@@ -9,10 +9,11 @@ import numpy as np
 
 from homeroom.contract.manifest import Task
 from homeroom.data.samples import StoredSample
+from homeroom.data.tasks import kind_of
+from homeroom.data.tasks.answers import Answer
 from homeroom.errors import InputError
 from homeroom.inference.ablation import ablate
 from homeroom.inference.attribution import attribute_regions, expected_gradients
-from homeroom.inference.predict import Answer
 from homeroom.inference.regions import WHOLE_INPUT
 from homeroom.runtime.bundle import Bundle
 from homeroom.runtime.graphs import Graphs
@@ -29,7 +30,8 @@ class RegionAttribution:
     """The share of one region of an input in an answer.
 
     place: the input's index in its slot. share: above 0 for the answer, below 0 against it; the absolute shares of an
-    explanation sum to 1. where: as in `Region`. alone: the answer with this region alone ablated; the strongest only.
+    explanation sum to 1. where: as in `Region`. alone: the answer with this region alone ablated, `without`
+    the same in words; the strongest only.
     """
 
     slot: str
@@ -38,6 +40,7 @@ class RegionAttribution:
     share: float
     where: tuple[float, ...] = ()
     alone: Answer | None = None
+    without: str = ""
 
 
 @dataclass(frozen=True)
@@ -45,7 +48,7 @@ class Explanation:
     """What speaks for and against `label` in `answer`.
 
     parts: regions, the strongest first. pull: the sum of their attributions, in the output's own unit (logits, or the
-    value of a regression).
+    value of a regression in its unit).
     """
 
     task: str
@@ -74,8 +77,8 @@ class Explanation:
                 listed = ", ".join(f"{_named(p)} ({abs(p.share):.0%})" for p in strongest)
                 sentences.append(f"{begin}: {listed}.")
         for part in self.parts:
-            if part.alone is not None:
-                sentences.append(f"Without {_named(part)}: {_ablated_answer(part.alone, self.label)}.")
+            if part.without:
+                sentences.append(f"Without {_named(part)}: {part.without}.")
         return sentences
 
 
@@ -99,12 +102,13 @@ def explain(
 
     Raises InputError where there is no answer or no such label, BundleError where there is no saliency graph.
     """
-    if task.per_token:
+    kind = kind_of(task)
+    if kind.select is None:
         raise InputError(f"answers of {task.kind} are not explained", where=task.name, remedy="ask for another task")
     if answer.best is None:
         raise InputError(f"there is no answer: {answer.reason}", where=task.name)
-    chosen = label if label is not None else _best(task, answer)
-    attributions = expected_gradients(bundle, graphs, theta, example, task.name, output_weights(task, chosen, answer))
+    chosen = label if label is not None else kind.own_label(task, answer)
+    attributions = expected_gradients(bundle, graphs, theta, example, task.name, kind.select(task, chosen, answer))
     attributed = attribute_regions(bundle, graphs, sample, example, attributions, task)
     total = sum(abs(attribution) for *_, attribution in attributed) or 1.0
     attributed.sort(key=lambda row: -abs(row[3]))
@@ -121,63 +125,28 @@ def explain(
         label=chosen,
         answer=answer,
         parts=tuple(
-            RegionAttribution(slot, index, region.name, attribution / total, region.where, instead)
+            RegionAttribution(
+                slot,
+                index,
+                region.name,
+                attribution / total,
+                region.where,
+                instead,
+                "" if instead is None else _ablated_answer(task, instead, chosen),
+            )
             for (slot, index, region, attribution), instead in zip(attributed, alone, strict=False)
         ),
         pull=sum(attribution for *_, attribution in attributed),
     )
 
 
-def output_weights(task: Task, label: str, answer: Answer) -> np.ndarray:
-    """Weights float32 [width] of the output that speak for a label; the explained value is their product with it.
-
-    A class or option counts against the mean of the others, since only differences of logits matter. Raises InputError
-    if there is no such label.
-    """
-    weights = np.zeros(task.width, np.float32)
-    known: Sequence[str] = task.labels
-    if task.kind == "choice":
-        known = list(answer.probabilities)
-    elif task.kind == "matching":
-        known = ["true", "false"]
-    elif task.kind == "regression":
-        known = [label]
-    if label not in known:
-        raise InputError(f"no label {label!r}", where=task.name, remedy=f"one of {', '.join(known)}")
-    if task.kind in ("classification", "choice"):
-        columns = [int(name) if task.kind == "choice" else task.labels.index(name) for name in known]
-        weights[columns] = -1.0 / max(1, len(known) - 1)
-        weights[columns[list(known).index(label)]] = 1.0
-    elif task.kind == "ordinal":
-        level = task.labels.index(label)
-        if level > 0:
-            weights[level - 1] = 1.0
-        if level < task.width:
-            weights[level] = -1.0
-    elif task.kind == "multilabel":
-        weights[task.labels.index(label)] = 1.0
-    elif task.kind == "matching":
-        weights[0] = 1.0 if label == "true" else -1.0
-    else:
-        weights[0] = task.scale
-    return weights
-
-
-def _best(task: Task, answer: Answer) -> str:
-    if task.kind == "multilabel":
-        return max(answer.probabilities, key=lambda name: answer.probabilities[name])
-    if task.kind == "regression":
-        return f"{float(answer.best):.3g}"  # type: ignore[arg-type]
-    return str(answer.best).lower() if isinstance(answer.best, bool) else str(answer.best)
-
-
 def _probability(answer: Answer, label: str) -> str:
     return f" ({answer.probabilities[label]:.0%})" if label in answer.probabilities else ""
 
 
-def _ablated_answer(alone: Answer, label: str) -> str:
+def _ablated_answer(task: Task, alone: Answer, label: str) -> str:
     if not alone.probabilities:
-        return f"{float(alone.best):.3g}" if isinstance(alone.best, float) else "no answer"
+        return kind_of(task).show(task, alone.best) if alone.best is not None else "no answer"
     best = max(alone.probabilities, key=lambda name: alone.probabilities[name])
     if best == label or isinstance(alone.best, list):
         return f"{label} ({alone.probabilities[label]:.0%})" if label in alone.probabilities else "no such option"

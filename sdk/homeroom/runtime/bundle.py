@@ -22,6 +22,7 @@ from homeroom.contract.layout import Layout
 from homeroom.contract.manifest import Hash, Manifest
 from homeroom.contract.manifest_checks import MANIFEST_LIMIT_BYTES, read_manifest
 from homeroom.contract.signing import Certificate, check_certificate, sign, verify
+from homeroom.data.tasks import check_tasks
 from homeroom.errors import BundleError, DiskFullError, StoreError
 from homeroom.system.files import sync_directory
 
@@ -101,6 +102,7 @@ def open_bundle(path: Path, *, root: str | None) -> Bundle:
     """
     raw = _read_limited(path, MANIFEST_FILE, MANIFEST_LIMIT_BYTES)
     manifest, bundle_id = read_manifest(raw), digest(raw)
+    check_tasks(manifest)
     signature = decode(
         _read_limited(path, SIGNATURE_FILE, SIGNATURE_LIMIT_BYTES),
         BundleSignature,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from homeroom.contract.manifest import Task
-from homeroom.data.tasks.metrics import score
+from homeroom.data.tasks import kind_of, losses
 from homeroom.runtime.graphs import Graphs
 from homeroom.train.evaluate import labelled_outputs
 from homeroom.train.features.dataset import Dataset
@@ -17,12 +17,12 @@ SHRINKAGE_SAMPLES = 20  # validation samples at which the fitted temperature cou
 def temperature(task: Task, outputs: np.ndarray, targets: np.ndarray) -> float:
     """Temperature with the least log-loss on validation outputs [n, width], shrunk towards 1 where n is small.
 
-    outputs, targets: as `metrics.score` takes them.
+    outputs, targets: as `tasks.score` takes them.
     """
-    if task.kind == "regression" or not len(outputs):
+    if not kind_of(task).calibrated or not len(outputs):
         return 1.0
-    losses = [score(task, outputs, targets, float(t)).log_loss for t in TEMPERATURE_GRID]
-    best = float(TEMPERATURE_GRID[int(np.argmin(losses))])
+    means = [float(losses(task, outputs, targets, float(t)).mean()) for t in TEMPERATURE_GRID]
+    best = float(TEMPERATURE_GRID[int(np.argmin(means))])
     return float(best ** (len(outputs) / (len(outputs) + SHRINKAGE_SAMPLES)))
 
 

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from homeroom.data.tasks.metrics import losses
+from homeroom.data.tasks import losses
 from homeroom.train.features.dataset import Dataset
 
 FOLD_COUNT = 4

@@ -6,10 +6,10 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from homeroom.data.tasks.metrics import Score, score
+from homeroom.data.tasks import kind_of, score
+from homeroom.data.tasks.metrics import Score
 from homeroom.runtime.graphs import Graphs
 from homeroom.train.features.dataset import Dataset
-from homeroom.train.features.token_targets import compared_pairs
 
 
 def evaluate(graphs: Graphs, dataset: Dataset, theta: np.ndarray) -> dict[str, Score]:
@@ -41,8 +41,8 @@ def all_outputs_of(
 ) -> tuple[dict[str, np.ndarray], dict[str, list[np.ndarray]]]:
     """As `outputs_of`; and of the tasks per token, for each example, float32 [tokens and padding, width]."""
     tasks = dataset.manifest.tasks
-    outputs = {t.name: np.zeros((len(dataset), t.width), np.float32) for t in tasks if not t.per_token}
-    token_outputs = {t.name: [np.zeros((0, t.width), np.float32)] * len(dataset) for t in tasks if t.per_token}
+    outputs = {t.name: np.zeros((len(dataset), t.width), np.float32) for t in tasks if not kind_of(t).per_token}
+    token_outputs = {t.name: [np.zeros((0, t.width), np.float32)] * len(dataset) for t in tasks if kind_of(t).per_token}
     for rows, batch_outputs in _predict(graphs, dataset, theta):
         for name, values in outputs.items():
             values[rows] = batch_outputs[name]
@@ -53,23 +53,25 @@ def all_outputs_of(
 
 
 def labelled_outputs(graphs: Graphs, dataset: Dataset, theta: np.ndarray) -> dict[str, tuple[np.ndarray, np.ndarray]]:
-    """Outputs and targets of the labelled samples by task, as `metrics.score` takes them."""
+    """Outputs and targets of the labelled samples by task, as `tasks.score` takes them."""
     tasks = dataset.manifest.tasks
-    outputs = {t.name: np.zeros((len(dataset), t.width), np.float32) for t in tasks if not t.per_token}
-    token_pairs = {t.name: [compared_pairs(t, *[np.zeros((0, t.width), np.float32)] * 2)] for t in tasks if t.per_token}
+    outputs = {t.name: np.zeros((len(dataset), t.width), np.float32) for t in tasks if not kind_of(t).per_token}
+    pairs_of = {t.name: compared for t in tasks if (compared := kind_of(t).token_pairs)}
+    empty = {t.name: np.zeros((0, t.width), np.float32) for t in tasks}
+    token_pairs = {name: [pair(empty[name], empty[name])] for name, pair in pairs_of.items()}
     labelled = {t.name: dataset.labelled[:, column] > 0 for column, t in enumerate(tasks)}
     for rows, batch_outputs in _predict(graphs, dataset, theta):
         for task in tasks:
-            if not task.per_token:
+            if task.name not in token_pairs:
                 outputs[task.name][rows] = batch_outputs[task.name]
                 continue
             for position, row in enumerate(rows):
                 if labelled[task.name][row]:  # at once, since the outputs of all tokens would fill the memory
                     target = dataset.examples[row].targets[task.name]
-                    token_pairs[task.name].append(compared_pairs(task, batch_outputs[task.name][position], target))
+                    token_pairs[task.name].append(pairs_of[task.name](batch_outputs[task.name][position], target))
     pairs = {name: (o[labelled[name]], dataset.targets[name][labelled[name]]) for name, o in outputs.items()}
-    for name, compared in token_pairs.items():
-        compared_outputs, targets = zip(*compared, strict=True)
+    for name, by_example in token_pairs.items():
+        compared_outputs, targets = zip(*by_example, strict=True)
         pairs[name] = np.concatenate(compared_outputs), np.concatenate(targets)
     return pairs
 

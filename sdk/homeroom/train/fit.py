@@ -124,7 +124,7 @@ def _checked_weights(train: Dataset, settings: Settings) -> np.ndarray:
     """The sample weights; TrainError where all are 0."""
     weights = sample_weights(train, settings)
     if not weights.any():
-        if any(task.kind == "tracing" and train.one_sided(task) for task in train.manifest.tasks):
+        if any(train.one_sided(task) for task in train.manifest.tasks):
             raise TrainError("all answers in the sequences are right, or all wrong", remedy="add sequences with both")
         raise TrainError("no sample has a label that its inputs can teach", remedy="add labelled samples")
     return weights

@@ -11,6 +11,7 @@ from dataclasses import replace
 import numpy as np
 
 from homeroom.data.quality.finding import DEFAULT_INPUT_WEIGHT
+from homeroom.data.tasks import kind_of
 from homeroom.runtime.graphs import Graphs
 from homeroom.train.cross_validation import losses_of
 from homeroom.train.evaluate import outputs_of
@@ -29,7 +30,7 @@ def learn_input_weights(
     before: weights in use; DEFAULT_INPUT_WEIGHT where it names none
     """
     weights, manifest = dict(before), validation.manifest
-    columns = [column for column, task in enumerate(manifest.tasks) if not task.per_token]
+    columns = [column for column, task in enumerate(manifest.tasks) if not kind_of(task).per_token]
     labelled = np.any(validation.labelled[:, columns], 1).tolist()
     for modality in {modality for _, modality, _ in manifest.inputs}:
         slots = {slot.name for slot in manifest.slots if slot.modality == modality}

@@ -15,7 +15,7 @@ import msgspec
 import numpy as np
 
 from homeroom.contract.manifest import Task
-from homeroom.data.tasks.metrics import probabilities
+from homeroom.data.tasks import kind_of, probabilities
 from homeroom.errors import TrainError
 from homeroom.runtime.bundle import Bundle
 from homeroom.runtime.graphs import Graphs
@@ -77,8 +77,7 @@ def suspect_labels(
     tasks = [
         (column, task)
         for column, task in enumerate(dataset.manifest.tasks)
-        if task.kind in ("classification", "ordinal")
-        and np.count_nonzero(dataset.labelled[:, column]) >= LEAST_LABELLED_SAMPLES
+        if kind_of(task).classes and np.count_nonzero(dataset.labelled[:, column]) >= LEAST_LABELLED_SAMPLES
     ]
     if not tasks:
         raise TrainError(
@@ -115,7 +114,9 @@ def _suspects(task: Task, held_out: np.ndarray, targets: np.ndarray, rows: np.nd
     targets: [examples, width]
     rows: numbers of the examples with a label
     """
-    labels = targets[rows].sum(1).round().astype(int) if task.kind == "ordinal" else targets[rows].argmax(1)
+    classes_of = kind_of(task).classes
+    assert classes_of is not None  # only such tasks are judged
+    labels = classes_of(targets[rows])
     chances, classes = held_out[rows], np.unique(labels)  # a class that no label names is never what a sample is
     likeliest = classes[chances[:, classes].argmax(1)]
     numbers = np.arange(len(labels))

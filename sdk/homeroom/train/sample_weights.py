@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from homeroom.data.tasks import kind_of
 from homeroom.train.features.dataset import Dataset
 from homeroom.train.settings import Settings
 
@@ -20,16 +21,15 @@ def sample_weights(dataset: Dataset, settings: Settings) -> np.ndarray:
         rows = weights[:, column] > 0
         if not rows.any():
             continue
-        if task.kind == "tracing" and dataset.one_sided(task):
+        if dataset.one_sided(task):
             weights[:, column] = 0.0
             continue
-        if task.kind in ("classification", "ordinal") and settings.balance:
-            targets = dataset.targets[task.name][rows]
-            classes = targets.sum(1).round().astype(int) if task.kind == "ordinal" else targets.argmax(1)
+        if settings.balance and (classes_of := kind_of(task).classes):
+            classes = classes_of(dataset.targets[task.name][rows])
             counts = np.bincount(classes)
             factor = (len(classes) / (np.count_nonzero(counts) * counts[classes])) ** settings.balance
             weights[rows, column] *= factor / factor.mean()
-        if task.per_token:
+        if kind_of(task).per_token:
             tokens = dataset.compared_tokens(task)
             weights[rows, column] *= tokens[rows] / tokens[rows].mean()
         task_weight = settings.task_weights.get(task.name, 1.0)

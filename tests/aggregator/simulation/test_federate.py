@@ -60,7 +60,7 @@ def test_together_they_learn(house: Any) -> None:
     assert all(facts.sent_bytes > 3 * 1000 for facts in found.rounds)
 
     def mean(theta: np.ndarray) -> float:
-        return float(np.mean([s.accuracy for s in evaluate(graphs, held_out, theta).values() if s.n]))
+        return float(np.mean([s.skill for s in evaluate(graphs, held_out, theta).values() if s.n]))
 
     assert mean(found.theta) > mean(bundle.theta()) + 0.05
 

@@ -10,7 +10,7 @@ from torch.nn import functional
 
 from homeroom_exporter.model.design import Design, initial_theta, name_parts, unflatten
 from homeroom_exporter.model.forward import forward, objective
-from homeroom_exporter.model.losses import loss
+from homeroom_exporter.model.tasks import loss
 from homeroom_exporter.trace.example_inputs import example
 
 TOKENS = {"text": 8, "image": 5, "audio": 20, "table": 1}

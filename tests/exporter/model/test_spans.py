@@ -16,10 +16,11 @@ from exporter.small import assembled
 from homeroom import Device, Sample
 from homeroom.contract.signing import certify
 from homeroom.data.ingest import read_samples
+from homeroom.data.tasks.answers import TextSpan
+from homeroom.data.tasks.spans import spans_in
 from homeroom.errors import InputError, RecipeError
 from homeroom.inference.golden import choose_precision
 from homeroom.runtime.bundle import open_bundle
-from homeroom.train.features.token_targets import TextSpan, spans_in
 from homeroom.train.settings import Settings
 from homeroom_exporter.export.design import draft
 from homeroom_exporter.export.pipeline import export

@@ -26,8 +26,10 @@ from homeroom.train.settings import Settings
 from homeroom_exporter.check import check
 from homeroom_exporter.export.design import draft
 from homeroom_exporter.export.pipeline import export
-from homeroom_exporter.model import heads
 from homeroom_exporter.model.design import Design
+from homeroom_exporter.model.heads import head_segment
+from homeroom_exporter.model.tasks import HEADS
+from homeroom_exporter.model.tasks.tracing import tracing
 from homeroom_exporter.recipe.recipe import parse_recipe
 from homeroom_exporter.trace.example_inputs import example
 from homeroom_exporter.trace.reference import by_autograd
@@ -196,7 +198,7 @@ def test_the_example_recipe_passes_its_self_check_in_every_size_and_clipped(tmp_
 def test_no_answer_depends_on_a_later_one() -> None:
     rng = torch.Generator().manual_seed(1)
     task = next(task for task in parse_recipe(SMALL).tasks)
-    segment = heads.head_segment(task, "tracing", ["0" * 64], 32, 32)
+    segment = head_segment(task, HEADS["tracing"], ["0" * 64], 32)
     parameters = {p.name: torch.randn(p.shape, generator=rng) * 0.3 for p in segment.parameters}
     tokens, mask = torch.randn(2, 9, 32, generator=rng), torch.ones(2, 9)
     changed = tokens.clone()
@@ -204,7 +206,7 @@ def test_no_answer_depends_on_a_later_one() -> None:
     answers = torch.eye(16)[torch.randint(0, 16, (2, 9), generator=rng)]
     others = answers.clone()
     others[:, 5:] = answers[:, 5:].flip(2)
-    first, second = (heads.tracing(parameters, *one, mask) for one in ((answers, tokens), (others, changed)))
+    first, second = (tracing(parameters, *one, mask) for one in ((answers, tokens), (others, changed)))
     assert torch.equal(first[:, :5], second[:, :5])
     assert not torch.equal(first[:, 5], second[:, 5])
 

@@ -6,7 +6,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from homeroom.contract.manifest import Task
-from homeroom.data.tasks.metrics import macro_f1, probabilities, score
+from homeroom.data.tasks import probabilities, score
+from homeroom.data.tasks.metrics import macro_f1
 from homeroom.inference.predict import predict
 from homeroom.train.calibration import temperature
 from sdk.learning import dataset, opened, without

@@ -10,12 +10,13 @@ import pytest
 import tiny
 
 from homeroom.data.samples import Sample, StoredSample
+from homeroom.data.tasks.answers import Answer
 from homeroom.data.validation import find_task, resolve
 from homeroom.errors import BundleError, InputError
 from homeroom.inference import attribution
 from homeroom.inference import explain as why
 from homeroom.inference.explanation_page import page
-from homeroom.inference.predict import Answer, predict
+from homeroom.inference.predict import predict
 from homeroom.inference.regions import regions
 from homeroom.runtime.graphs import Graphs
 from homeroom.train.evaluate import outputs_of

@@ -10,7 +10,7 @@ import numpy as np
 import tiny
 
 from homeroom.data.samples import Sample, StoredSample
-from homeroom.data.tasks.targets import target
+from homeroom.data.tasks import target
 from homeroom.data.validation import resolve
 from homeroom.train.features.columns import Columns
 from homeroom.train.features.dataset import Dataset, Example

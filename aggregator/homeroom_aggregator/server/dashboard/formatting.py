@@ -6,6 +6,8 @@ import datetime
 from collections.abc import Mapping
 from typing import Any
 
+from homeroom.contract.evaluation_report import NumberFigures, NumberReport, ReportedTask
+from homeroom.data.tasks.metrics import quantity
 from homeroom.system.clock import now
 
 STATUS_TONE = {  # the style of each status
@@ -65,6 +67,31 @@ def points(change: float) -> str:
     """A change of a share, in percentage points, with its sign."""
     rounded = round(100 * change)
     return f"{'+' if rounded > 0 else '−' if rounded < 0 else '±'}{abs(rounded)}"
+
+
+def figures(task: ReportedTask) -> tuple[str, str]:
+    """What a task's scores were and are, with their unit; the first is empty where there was nothing before."""
+    if isinstance(task, NumberReport):
+        return _errors(task, task.before), _errors(task, task.now)
+    return "" if task.before is None else percent(task.before), percent(task.now)
+
+
+def _errors(task: NumberReport, scores: NumberFigures | None) -> str:
+    if scores is None:
+        return ""
+    errors = f"MAE {quantity(scores.mae, task.unit)}, RMSE {quantity(scores.rmse, task.unit)}"
+    return errors if scores.r2 is None else f"{errors}, R² {scores.r2:.2f}"
+
+
+def gain(task: ReportedTask) -> str:
+    """What a version changed: percentage points of an accuracy, the skill of numbers."""
+    return f"skill {task.gain:+.2f}" if isinstance(task, NumberReport) else points(task.gain)
+
+
+def fall(task: ReportedTask) -> str:
+    """How a task got worse, as a predicate."""
+    was, now = figures(task)
+    return f"got worse: {was} before, {now} now" if isinstance(task, NumberReport) else f"fell from {was} to {now}"
 
 
 def short(text: str) -> str:

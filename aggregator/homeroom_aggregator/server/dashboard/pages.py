@@ -17,6 +17,7 @@ import jinja2
 from markupsafe import Markup
 
 from homeroom.contract.round import RoundConfiguration
+from homeroom.data.tasks import kind_of
 from homeroom.errors import InputError
 from homeroom.system.sqlite import Database
 from homeroom_aggregator.admin import privacy_report
@@ -24,7 +25,7 @@ from homeroom_aggregator.merge import rollback
 from homeroom_aggregator.merge.rounds import Rounds
 from homeroom_aggregator.server.dashboard import formatting, plots, queries
 from homeroom_aggregator.server.dashboard.queries import AuditChain, PendingUpdates, VersionRow
-from homeroom_aggregator.server.dashboard.school_status import WORST_FIRST, SchoolStatus, change, schools
+from homeroom_aggregator.server.dashboard.school_status import WORST_FIRST, SchoolStatus, schools
 from homeroom_aggregator.server.dashboard.sessions import Session
 from homeroom_aggregator.state.last_seen import LastSeen
 from homeroom_aggregator.state.privacy_ledger import PrivacyLedger, epsilon
@@ -91,6 +92,8 @@ def _environment() -> jinja2.Environment:
         formatting.points,
         formatting.short,
         formatting.title,
+        formatting.figures,
+        formatting.gain,
     ):
         environment.filters[function.__name__] = function
     environment.filters["school"] = formatting.school
@@ -103,7 +106,6 @@ def _environment() -> jinja2.Environment:
     environment.globals |= {
         "event": formatting.event,
         "dumbbell": plots.dumbbell,
-        "change": change,
         "worst_first": WORST_FIRST,
     }
     return environment
@@ -125,7 +127,7 @@ def _page(context: PageContext, name: str, page: str, **values: Any) -> str:
 def overview(context: PageContext) -> str:
     """The page that shows what needs attention, the newest version and the next one."""
     recent = queries.versions(context.database, RECENT_VERSIONS)
-    statuses = schools(context.database, context.last_seen, context.waiting.members)
+    statuses = _schools(context)
     configuration = context.rounds.configuration
     fed_counts = {name: len(fed) for name, fed in context.waiting.fed.items()}
     return _page(
@@ -145,6 +147,12 @@ def overview(context: PageContext) -> str:
         schools=statuses,
         needs=attention_list(context, statuses),
     )
+
+
+def _schools(context: PageContext) -> list[SchoolStatus]:
+    tasks = context.rounds.bundle.manifest.tasks
+    numbers = frozenset(task.name for task in tasks if kind_of(task).numbers)
+    return schools(context.database, context.last_seen, context.waiting.members, numbers)
 
 
 def _waiting_by_school(statuses: list[SchoolStatus]) -> dict[str, int]:
@@ -195,7 +203,7 @@ def anchor(school: SchoolStatus) -> str:
 
 def all_schools(context: PageContext) -> str:
     """The page of every school's status."""
-    statuses = schools(context.database, context.last_seen, context.waiting.members)
+    statuses = _schools(context)
     counts = Counter(school.status for school in statuses)
     return _page(context, "schools", "schools", schools=statuses, status_counts=counts, anchor=anchor)
 
@@ -222,7 +230,7 @@ def privacy(context: PageContext) -> str:
     if ledger:
         report |= {"private": True} | privacy_report.ledger_figures(ledger, rounds.rules.layout, rounds.configuration)
         shares, costs = ledger.shares(), dict[int, float]()
-        for school in schools(context.database, context.last_seen, context.waiting.members):
+        for school in _schools(context):
             entered = sorted((shares.get(device.name, 0) for device in school.devices), reverse=True)
             if entered:
                 most = entered[0]

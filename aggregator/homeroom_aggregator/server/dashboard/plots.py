@@ -40,7 +40,7 @@ def bars(recent: Sequence[VersionRow]) -> Markup:
 
 
 def dumbbell(before: float | None, after: float, label: str) -> Markup:
-    """A task's accuracy from 0 to 100 %: a ring where it was, a disc where it is; `label` says it in words."""
+    """A task's skill from 0 to 1: a ring where it was, a disc where it is; `label` says it in words."""
     at = _along(after)
     parts = [Markup('<path class="axis" d="M4 8H{}"/>').format(SCALE - 4)]
     if before is not None:
@@ -56,7 +56,7 @@ def dumbbell(before: float | None, after: float, label: str) -> Markup:
 
 
 def _along(share: float) -> float:
-    return 6 + (SCALE - 12) * share
+    return 6 + (SCALE - 12) * max(share, 0.0)
 
 
 def _text(x: float, y: float, text: str) -> Markup:

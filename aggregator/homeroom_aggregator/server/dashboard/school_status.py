@@ -12,12 +12,11 @@ from bisect import bisect_right
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from math import sqrt
 from typing import Any, Literal, get_args
 
 import msgspec
 
-from homeroom.contract.evaluation_report import EvaluationReport, TaskReport
+from homeroom.contract.evaluation_report import EvaluationReport, ReportedTask
 from homeroom.contract.update import UpdateHeader
 from homeroom.system.clock import now
 from homeroom.system.sqlite import Database
@@ -28,7 +27,7 @@ from homeroom_aggregator.state.members import Members
 
 SILENT_DAYS = 14  # without a visit
 BEHIND_VERSIONS = 3  # versions
-CLEAR_STANDARD_ERRORS = 1.0  # by which a task's accuracy must change to count as changed
+CLEAR_STANDARD_ERRORS = 1.0  # by which a task's skill must change to count as changed
 SECURE_SUMS_READ = 50  # the newest ones, searched for the devices in them
 UPDATE_HEADER_BYTES = 1 << 16  # read of an update
 
@@ -56,10 +55,10 @@ class DeviceStatus:
         return len(versions) - bisect_right(versions, self.version or 0)
 
     @property
-    def worst(self) -> tuple[str, TaskReport] | None:
+    def worst(self) -> tuple[str, ReportedTask] | None:
         """The task that the version helped least here."""
-        tasks = self.report.tasks.items() if self.report else ()
-        return min(tasks, key=lambda task: (change(task[1]), task[1].now), default=None)
+        tasks = self.report.every_task.items() if self.report else ()
+        return min(tasks, key=lambda task: (task[1].gain, task[1].skill), default=None)
 
 
 @dataclass(frozen=True)
@@ -96,10 +95,10 @@ class SchoolStatus:
         return max((m.behind(self.versions) for m in self.devices if m.version is not None), default=0)
 
     @property
-    def worst(self) -> tuple[DeviceStatus, str, TaskReport] | None:
+    def worst(self) -> tuple[DeviceStatus, str, ReportedTask] | None:
         """The device and the task that the newest version they told of helped least."""
         rows = [(device, *device.worst) for device in self.devices if device.worst]
-        return min(rows, key=lambda row: (change(row[2]), row[2].now), default=None)
+        return min(rows, key=lambda row: (row[2].gain, row[2].skill), default=None)
 
     @property
     def silent_days(self) -> int | None:
@@ -120,7 +119,7 @@ class SchoolStatus:
             return "no consent"
         if self.kept:
             return "loses"
-        if worst and clear(worst[2]) and change(worst[2]) < 0:
+        if worst and clear(worst[2]) and worst[2].gain < 0:
             return "slips"
         if self.devices and days is not None and days >= SILENT_DAYS:
             return "silent"
@@ -128,8 +127,8 @@ class SchoolStatus:
             return "behind"
         if not self.updates:
             return "not started"
-        tasks = [task for m in self.devices if m.report for task in m.report.tasks.values()]
-        return "gains" if any(clear(task) and change(task) > 0 for task in tasks) else "steady"
+        tasks = [task for m in self.devices if m.report for task in m.report.every_task.values()]
+        return "gains" if any(clear(task) and task.gain > 0 for task in tasks) else "steady"
 
     @property
     def sentence(self) -> str:
@@ -138,8 +137,7 @@ class SchoolStatus:
         if status == "slips" and worst:
             device, name, task = worst
             version = device.report.version if device.report else 0
-            was, now = formatting.percent(task.before or 0.0), formatting.percent(task.now)
-            return f"{formatting.title(name).lower()} fell from {was} to {now} with version {version}"
+            return f"{formatting.title(name).lower()} {formatting.fall(task)} with version {version}"
         if status == "loses" and self.kept and self.kept.report:
             return f"keeps its own version, since version {self.kept.report.version} is clearly worse there"
         if status == "silent":
@@ -152,26 +150,26 @@ class SchoolStatus:
     def order(self) -> tuple[Any, ...]:
         """The sort key: the worst status first, then the task that lost most."""
         worst = self.worst
-        return WORST_FIRST.index(self.status), change(worst[2]) if worst else 0.0, -self.behind, self.name
+        return WORST_FIRST.index(self.status), worst[2].gain if worst else 0.0, -self.behind, self.name
 
 
-def change(task: TaskReport) -> float:
-    """A version's change of a task's accuracy; 0 where there was nothing before it."""
-    return 0.0 if task.before is None else task.now - task.before
+def clear(task: ReportedTask) -> bool:
+    """Whether a gain or loss exceeds the standard error of so few samples."""
+    return abs(task.gain) > CLEAR_STANDARD_ERRORS * task.error
 
 
-def clear(task: TaskReport) -> bool:
-    """Whether a change exceeds the standard error of so few samples."""
-    share = task.before if task.before is not None else task.now
-    return abs(change(task)) > CLEAR_STANDARD_ERRORS * sqrt(2 * max(share * (1 - share), 0.05) / task.samples)
+def schools(
+    database: Database, last_seen: LastSeen, waiting: frozenset[str], numbers: frozenset[str] = frozenset()
+) -> list[SchoolStatus]:
+    """Every school, the worst first.
 
-
-def schools(database: Database, last_seen: LastSeen, waiting: frozenset[str]) -> list[SchoolStatus]:
-    """Every school, the worst first. waiting: the members whose updates the next version has."""
+    waiting: the members whose updates the next version has.
+    numbers: the tasks whose answers are numbers: older devices report an accuracy of these, which means nothing.
+    """
     members = Members(database)
     versions = [number for (number,) in database.rows("SELECT version FROM versions ORDER BY version")]
     devices: dict[str, list[DeviceStatus]] = defaultdict(list)
-    for school, device in _devices(database, members, last_seen, waiting):
+    for school, device in _devices(database, members, last_seen, waiting, numbers):
         devices[school].append(device)
     invited = dict(database.rows(_UNUSED, (now().isoformat(timespec="seconds"),)))
     consents = {row["school"]: row for row in members.schools()}
@@ -188,7 +186,7 @@ _UNUSED = """SELECT school, count(*) FROM invitations WHERE role = 'device' AND 
 
 
 def _devices(
-    database: Database, members: Members, last_seen: LastSeen, waiting: frozenset[str]
+    database: Database, members: Members, last_seen: LastSeen, waiting: frozenset[str], numbers: frozenset[str]
 ) -> Iterator[tuple[str, DeviceStatus]]:
     rows = [row for row in members.every() if row["role"] == "device"]
     member_of = {row["device"]: row["member"] for row in rows}
@@ -204,6 +202,9 @@ def _devices(
             continue
         name = row["member"]
         day, report = newest_reports.get(name, ("", None))
+        if report is not None:
+            shares = {task: share for task, share in report.tasks.items() if task not in numbers}
+            report = msgspec.structs.replace(report, tasks=shares)
         versions = [v for v in (known.get(name), report.version if report else None) if v is not None]
         yield (
             row["school"],

@@ -9,7 +9,6 @@ rows, the oldest first, become one sample.
 from __future__ import annotations
 
 import csv
-import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -17,6 +16,7 @@ from typing import Any
 from homeroom.contract.manifest import Manifest
 from homeroom.data.ingest.sequences import gather_interactions
 from homeroom.data.samples import RESERVED_FIELDS, Sample
+from homeroom.data.tasks import kind_of
 from homeroom.data.validation import find_slot, find_task
 from homeroom.errors import InputError
 
@@ -60,7 +60,7 @@ def to_sample(row: Mapping[str, str], manifest: Manifest, where: str) -> Sample:
         prefix, _, rest = name.partition(".")
         try:
             if prefix in ("label", "labels") and rest:
-                labels[rest] = parse_label(find_task(rest, manifest).kind, cell)
+                labels[rest] = kind_of(find_task(rest, manifest)).parse(cell)
             elif name in RESERVED_FIELDS:
                 reserved[name] = cell
             elif not rest:
@@ -72,29 +72,6 @@ def to_sample(row: Mapping[str, str], manifest: Manifest, where: str) -> Sample:
     sample = Sample(labels=labels, **reserved, **inputs)
     sample.origin = where
     return sample
-
-
-def parse_label(kind: str, cell: str) -> Any:
-    """Converts a cell to a label of that task kind; what does not fit stays text, for the check that names the task."""
-    if kind == "multilabel":
-        return [part.strip() for part in cell.split("|") if part.strip()]
-    if kind == "spans":
-        return [_parse_span(part.strip()) for part in cell.split("|") if part.strip()]
-    try:
-        if kind == "regression":
-            return float(cell)
-        if kind == "choice":
-            return int(cell)
-    except ValueError:
-        return cell
-    if kind == "matching":
-        return {"true": True, "yes": True, "1": True, "false": False, "no": False, "0": False}.get(cell.lower(), cell)
-    return cell
-
-
-def _parse_span(part: str) -> Any:
-    match = re.fullmatch(r"(\d{1,9})-(\d{1,9}):(.+)", part)
-    return (int(match[1]), int(match[2]), match[3].strip()) if match else part
 
 
 def _put_cell(inputs: dict[str, Any], count: int, slot: str, rest: str, cell: str) -> None:

@@ -10,10 +10,11 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from homeroom.contract.manifest import Manifest
+from homeroom.contract.manifest import Manifest, Task
 from homeroom.data.ingest.csv_file import read_rows, to_sample
 from homeroom.data.ingest.jsonl import read_jsonl
 from homeroom.data.samples import Sample
+from homeroom.data.tasks import kind_of
 from homeroom.errors import InputError
 
 MODALITY_SUFFIXES = {
@@ -41,13 +42,13 @@ def read_folder(folder: Path, manifest: Manifest) -> Iterator[Sample]:
         sample.origin = where
         if not sample.labels and "/" in name:
             label = name.rsplit("/", 2)[-2]
-            sample.labels |= {task.name: label for task in manifest.tasks if _has_label(task.kind, task.labels, label)}
+            sample.labels |= {task.name: label for task in manifest.tasks if _has_class(task, label)}
         if sample.inputs:
             yield sample
 
 
-def _has_label(kind: str, labels: tuple[str, ...], label: str) -> bool:
-    return kind in ("classification", "ordinal") and label in labels
+def _has_class(task: Task, label: str) -> bool:
+    return kind_of(task).classes is not None and label in task.labels
 
 
 def _group_files(folder: Path) -> dict[str, list[Path]]:

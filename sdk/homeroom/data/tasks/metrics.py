@@ -1,38 +1,74 @@
-"""Metrics of outputs: accuracy, macro-F1, AUC, absolute error, log-loss, expected calibration error."""
+"""Metrics of outputs: accuracy, macro-F1, AUC, log-loss, calibration error; of numbers MAE, RMSE and R^2."""
 
 from __future__ import annotations
+
+from collections.abc import Mapping
 
 import msgspec
 import numpy as np
 
+from homeroom.contract.evaluation_report import LEAST_VARIANCE, share_error
 from homeroom.contract.manifest import Task
 
 CALIBRATION_BINS = 10
-PROBABILITY_PER_COLUMN = ("multilabel", "matching", "tracing")  # and no distribution over them
+LEAST_SPREAD = 1e-9  # variance of labels, in squares of the task's scale, below which they are all equal
+CLEARLY_WORSE_ERRORS = 2.0  # standard errors by which another theta must be worse before the present one stays
 
 
 class Score(msgspec.Struct, frozen=True, kw_only=True):
-    """Metrics of one task on `n` labelled samples, tokens or interactions.
+    """Metrics of one task on `n` labelled samples, tokens or interactions; those that its kind does not have are None.
 
-    mae: mean absolute error in the label's own unit (levels of an ordinal task); ordinal and regression only.
+    skill: comparable between tasks, 1 is perfect: the share that is right; of numbers see `score_numbers`.
+    error: standard error of the skill.
+    mae, rmse: mean absolute and root mean squared error of numbers, in `unit`; the mae of an ordinal task is in levels.
+    r2: share of the labels' variance that is explained; None where all labels are equal.
+    unit: of numbers, "no unit given" where the bundle does not say.
     auc: area under the ROC curve; tracing only, None where all answers are right, or all wrong.
     """
 
     n: int
-    accuracy: float = 0.0
-    macro_f1: float = 0.0
-    log_loss: float = 0.0
-    ece: float = 0.0  # expected calibration error, Guo et al. 2017
+    accuracy: float | None = None
+    macro_f1: float | None = None
+    log_loss: float | None = None
+    ece: float | None = None  # expected calibration error, Guo et al. 2017
     mae: float | None = None
     auc: float | None = None
+    rmse: float | None = None
+    r2: float | None = None
+    unit: str | None = None
+    skill: float = 0.0
+    error: float = 0.0
+
+    def __post_init__(self) -> None:
+        if self.accuracy is not None:
+            msgspec.structs.force_setattr(self, "skill", self.accuracy)
+            msgspec.structs.force_setattr(self, "error", share_error(self.accuracy, max(self.n, 1)))
 
     @property
     def value(self) -> float:
-        """The metric for model selection, higher is better.
+        """The metric for model selection, at most 1, higher is better.
 
-        Macro-F1; accuracy of a choice; -mae in units of the task's scale; AUC of tracing.
+        AUC of tracing, else macro-F1; accuracy of a choice; the skill of numbers.
         """
-        return self.macro_f1 if self.auc is None else self.auc
+        return next((metric for metric in (self.auc, self.macro_f1) if metric is not None), self.skill)
+
+    @property
+    def brief(self) -> str:
+        """The score in a few words: what share is right, or the errors of numbers with their unit."""
+        if self.accuracy is not None:
+            return f"{self.accuracy:.0%} right"
+        if self.mae is None or self.rmse is None or self.unit is None:
+            return f"skill {self.skill:.3f}"
+        explained = "" if self.r2 is None else f", R² {self.r2:.3f}"
+        return f"MAE {quantity(self.mae, self.unit)}, RMSE {quantity(self.rmse, self.unit)}{explained}"
+
+    @property
+    def detail(self) -> str:
+        """As `brief`, with every figure of labels."""
+        if self.accuracy is None or self.macro_f1 is None:
+            return self.brief
+        area = "" if self.auc is None else f"AUC {self.auc:.3f}, "
+        return f"{area}accuracy {self.accuracy:.3f}, macro-F1 {self.macro_f1:.3f}"
 
 
 def softmax(logits: np.ndarray) -> np.ndarray:
@@ -46,90 +82,100 @@ def sigmoid(logits: np.ndarray) -> np.ndarray:
     return np.asarray(0.5 * (1.0 + np.tanh(0.5 * logits)))
 
 
-def probabilities(task: Task, outputs: np.ndarray, temperature: float = 1.0) -> np.ndarray:
-    """Probabilities of outputs float32 [n, width], calibrated by a temperature.
+def class_losses(chances: np.ndarray, classes: np.ndarray) -> np.ndarray:
+    """Log-loss of each row, float [n]; chances: [n, classes], each row a distribution; classes: int [n]."""
+    return np.asarray(-np.log(np.clip(chances[np.arange(len(chances)), classes], 1e-12, 1)))
 
-    Classification, choice, spans and ordinal (over its levels, [n, width + 1]): a row sums to 1. Multilabel, matching
-    and tracing: one probability a column. Regression: the outputs as they are.
+
+def column_losses(chances: np.ndarray, targets: np.ndarray) -> np.ndarray:
+    """Mean log-loss of each row, float [n]; chances: [n, width], each column a probability of its own."""
+    return np.asarray(-np.log(np.clip(np.where(targets > 0.5, chances, 1 - chances), 1e-12, 1)).mean(1))
+
+
+def score_classes(
+    chances: np.ndarray, classes: np.ndarray, *, ordered: bool = False, places_mean_nothing: bool = False
+) -> Score:
+    """Score of distributions [n, classes] against the right class, int [n].
+
+    ordered: the classes are levels, and how far off they are counts
+    places_mean_nothing: a class is only a place, as of options, so that an F1 of each would mean nothing
     """
-    if task.kind == "regression":
-        return outputs
-    scaled = np.asarray(outputs, np.float64) / temperature
-    if task.kind in ("classification", "choice", "spans"):
-        return softmax(scaled)
-    columns = sigmoid(scaled)
-    if task.kind != "ordinal":
-        return columns
-    at_least = np.minimum.accumulate(np.hstack([np.ones((len(columns), 1)), columns]), axis=1)
-    return np.asarray(at_least - np.hstack([at_least[:, 1:], np.zeros((len(columns), 1))]))
-
-
-def losses(task: Task, outputs: np.ndarray, targets: np.ndarray, temperature: float = 1.0) -> np.ndarray:
-    """Log-loss of each sample, float [n] (absolute error for regression); outputs, targets: as of `score`."""
-    if task.kind == "regression":
-        return np.asarray(np.abs(outputs - targets).mean(1))
-    chances = probabilities(task, outputs, temperature)
-    if task.kind in PROBABILITY_PER_COLUMN:
-        return np.asarray(-np.log(np.clip(np.where(targets > 0.5, chances, 1 - chances), 1e-12, 1)).mean(1))
-    return np.asarray(-np.log(np.clip(chances[np.arange(len(chances)), _class_indices(task, targets)], 1e-12, 1)))
-
-
-def score(task: Task, outputs: np.ndarray, targets: np.ndarray, temperature: float = 1.0) -> Score:
-    """Scores one task.
-
-    outputs, targets: float32 [n, width] of labelled samples; of tasks per token as `token_targets.compared` gives them.
-    """
-    if not len(outputs):
-        return Score(n=0)
-    if task.kind == "regression":
-        return _score_regression(task, outputs, targets)
-    chances, loss = probabilities(task, outputs, temperature), float(losses(task, outputs, targets, temperature).mean())
-    if task.kind in PROBABILITY_PER_COLUMN:
-        return _score_columns(task, chances, targets, loss)
-    return _score_classes(task, chances, targets, loss)
-
-
-def _score_regression(task: Task, outputs: np.ndarray, targets: np.ndarray) -> Score:
-    errors = np.abs(outputs - targets)
-    mae, accuracy = float(errors.mean()), float((errors < 0.5).mean())
-    return Score(n=len(errors), accuracy=accuracy, macro_f1=-mae, log_loss=mae, mae=mae * task.scale)
-
-
-def _score_columns(task: Task, chances: np.ndarray, targets: np.ndarray, loss: float) -> Score:
-    """Multilabel, matching, tracing; chances: [n, width], each column a probability of its own."""
-    truth, predicted = targets > 0.5, chances > 0.5
-    correct = truth == predicted
-    f1 = [_f1(truth[:, column], predicted[:, column]) for column in range(truth.shape[1])]
-    if task.kind != "multilabel":
-        f1.append(_f1(~truth[:, 0], ~predicted[:, 0]))
-    return Score(
-        n=len(chances),
-        accuracy=float(correct.mean()),
-        macro_f1=float(np.mean(f1)),
-        log_loss=loss,
-        ece=_calibration_error(np.maximum(chances, 1 - chances).ravel(), correct.ravel()),
-        auc=auc(truth[:, 0], chances[:, 0]) if task.kind == "tracing" else None,
-    )
-
-
-def _score_classes(task: Task, chances: np.ndarray, targets: np.ndarray, loss: float) -> Score:
-    """Classification, choice, ordinal, spans; chances: [n, classes], each row a distribution."""
-    truth, predicted = _class_indices(task, targets), chances.argmax(1)
-    correct = truth == predicted
+    predicted = chances.argmax(1)
+    correct = classes == predicted
     accuracy = float(correct.mean())
     return Score(
         n=len(chances),
         accuracy=accuracy,
-        macro_f1=accuracy if task.kind == "choice" else macro_f1(truth, predicted),
-        log_loss=loss,
+        macro_f1=accuracy if places_mean_nothing else macro_f1(classes, predicted),
+        log_loss=float(class_losses(chances, classes).mean()),
         ece=_calibration_error(chances.max(1), correct),
-        mae=float(np.abs(truth - predicted).mean()) if task.kind == "ordinal" else None,
+        mae=float(np.abs(classes - predicted).mean()) if ordered else None,
     )
 
 
-def _class_indices(task: Task, targets: np.ndarray) -> np.ndarray:
-    """The class of each target row, int [n]."""
-    return np.asarray(targets.sum(1).round().astype(int) if task.kind == "ordinal" else targets.argmax(1))
+def score_columns(chances: np.ndarray, targets: np.ndarray, *, both_sides: bool = False, ranked: bool = False) -> Score:
+    """Score of [n, width], each column a probability of its own, against 1.0 and 0.0.
+
+    both_sides: macro-F1 is the mean over true and false, of a single column
+    ranked: also the area under the ROC curve, of a single column
+    """
+    truth, predicted = targets > 0.5, chances > 0.5
+    correct = truth == predicted
+    accuracy = float(correct.mean())
+    f1 = [_f1(truth[:, column], predicted[:, column]) for column in range(truth.shape[1])]
+    if both_sides:
+        f1.append(_f1(~truth[:, 0], ~predicted[:, 0]))
+    return Score(
+        n=len(chances),
+        accuracy=accuracy,
+        macro_f1=float(np.mean(f1)),
+        log_loss=float(column_losses(chances, targets).mean()),
+        ece=_calibration_error(np.maximum(chances, 1 - chances).ravel(), correct.ravel()),
+        auc=auc(truth[:, 0], chances[:, 0]) if ranked else None,
+    )
+
+
+def score_numbers(task: Task, predicted: np.ndarray, targets: np.ndarray) -> Score:
+    """Score of numbers [n, 1] in units of the task's scale, by their errors in the task's unit.
+
+    The skill is R^2 where that is at least 0, and R^2 / (1 - R^2) below, which stays above -1: so a poor start of one
+    task does not outweigh all others. Where all labels are equal, the scale takes the place of their deviation. Its
+    standard error is that of the mean squared error, by the delta method.
+    """
+    squares = np.square(np.asarray(predicted, np.float64) - targets).mean(1)
+    spread, mean = float(np.var(np.asarray(targets, np.float64))), float(squares.mean())
+    spread = spread if spread > LEAST_SPREAD else 0.0
+    unexplained = mean / (spread or 1.0)
+    variance = max(float(squares.var()) / (spread or 1.0) ** 2, LEAST_VARIANCE) if np.isfinite(mean) else 0.0
+    return Score(
+        n=len(squares),
+        mae=float(np.abs(predicted - targets).mean()) * task.scale,
+        rmse=mean**0.5 * task.scale,
+        r2=1 - unexplained if spread else None,
+        unit=task.said_unit,
+        skill=1 - unexplained if unexplained <= 1 else 1 / unexplained - 1 if np.isfinite(mean) else -1.0,
+        error=(variance / len(squares)) ** 0.5 / max(unexplained, 1.0) ** 2,
+    )
+
+
+def quantity(value: float, unit: str) -> str:
+    """A number for a person, with three digits at least, and its unit."""
+    if not 1e-4 <= abs(value) < 1e9:
+        return f"{value:.3g} {unit}"
+    return f"{value:,.{max(2 - int(np.floor(np.log10(abs(value)))), 0)}f} {unit}"
+
+
+def clearly_worse(new: Mapping[str, Score], old: Mapping[str, Score]) -> bool:
+    """Whether the mean skill over tasks falls by more than CLEARLY_WORSE_ERRORS standard errors.
+
+    The errors are those of the old scores, twice, since the new ones are on as many samples; tasks are independent.
+    """
+    pairs = [(new[task], score) for task, score in old.items() if task in new and score.n]
+    if not pairs:
+        return False
+    fall = float(np.mean([before.skill for _, before in pairs]) - np.mean([after.skill for after, _ in pairs]))
+    error = (2 * sum(before.error**2 for _, before in pairs)) ** 0.5 / len(pairs)
+    return bool(fall > CLEARLY_WORSE_ERRORS * error)
 
 
 def auc(truth: np.ndarray, chances: np.ndarray) -> float | None:

@@ -9,7 +9,7 @@ import numpy as np
 
 from homeroom.contract.manifest import Manifest
 from homeroom.data.samples import StoredSample
-from homeroom.data.tasks.targets import target
+from homeroom.data.tasks import kind_of, target
 from homeroom.train.features.buffer import ContentIndex, FeatureBuffer, InputKey, LazyInputs
 from homeroom.train.features.dataset import Example, LazyExamples, Subset
 
@@ -28,7 +28,7 @@ class Columns(LazyExamples):
     ) -> None:
         self._contents, self._buffer, self._tokens, self._rows = contents, buffer, tokens, rows
         self._modalities = [modality for _, modality, _ in manifest.inputs]
-        self._tasks = {task.name: task for task in manifest.tasks if not task.per_token}
+        self._tasks = {task.name: task for task in manifest.tasks if not kind_of(task).per_token}
         self._targets = {task.name: np.zeros((len(rows), task.width), np.float32) for task in self._tasks.values()}
         self._labelled = {name: np.zeros(len(rows), bool) for name in self._tasks}
         self._name_numbers: dict[str, int] = {}  # of subjects and languages

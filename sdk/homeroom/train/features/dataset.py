@@ -14,10 +14,11 @@ import numpy as np
 from homeroom.contract.layout import Segment
 from homeroom.contract.manifest import ABSENT_SCORE, Graph, Manifest, Task
 from homeroom.data.preprocess.raw_inputs import fill_input, pad_id, token_count
+from homeroom.data.tasks import kind_of
+from homeroom.data.tasks.base import Words
 from homeroom.errors import TrainError
 from homeroom.train.features.batches import Batch, Pack
 from homeroom.train.features.buffer import InputKey
-from homeroom.train.features.token_targets import Words
 
 INPUT_KINDS = ("features", "input_ids", "pixels", "mask")  # of a slot, as a step's graph names them
 
@@ -136,7 +137,9 @@ class Dataset:
     @cached_property
     def targets(self) -> dict[str, np.ndarray]:
         """float32 [examples, width] by task, but for those per token; zeros where there is no label."""
-        targets = {t.name: np.zeros((len(self), t.width), np.float32) for t in self.manifest.tasks if not t.per_token}
+        targets = {
+            t.name: np.zeros((len(self), t.width), np.float32) for t in self.manifest.tasks if not kind_of(t).per_token
+        }
         for row, example in enumerate(self.examples):
             for name in targets.keys() & example.targets.keys():
                 targets[name][row] = example.targets[name]
@@ -148,9 +151,11 @@ class Dataset:
         return np.array(counts, np.float32)
 
     def one_sided(self, task: Task) -> bool:
-        """Whether a tracing task's answers are all right, or all wrong."""
-        targets = [e.targets[task.name] for e in self.examples if task.name in e.targets]
-        return not (any((answers > 0).any() for answers in targets) and any((answers < 0).any() for answers in targets))
+        """Whether a task's targets have nothing to tell apart: the answers of a tracing are all right, or all wrong."""
+        one_sided = kind_of(task).one_sided
+        return one_sided is not None and one_sided(
+            e.targets[task.name] for e in self.examples if task.name in e.targets
+        )
 
     def usable(self, task: Task, presence: np.ndarray) -> np.ndarray:
         """bool [rows]: whether the inputs suffice for the task to answer. presence: [rows, inputs]."""
@@ -258,7 +263,7 @@ class Dataset:
         rows, size = batch.rows, batch.graph.batch
         feeds = {}
         for task in self.manifest.tasks:
-            if task.per_token:
+            if kind_of(task).per_token:
                 tokens = batch.graph.tokens[self.manifest.slot(task.reads[0]).modality]
                 targets = np.zeros((size, tokens, task.width), np.float32)
                 for position, row in enumerate(rows):
@@ -275,7 +280,7 @@ class Dataset:
 
     def _strata(self) -> np.ndarray:
         """int32 [examples]: a number for each combination of the labels' classes, to stratify a draw by."""
-        names = [t.name for t in self.manifest.tasks if t.kind in ("classification", "ordinal")]
+        names = [t.name for t in self.manifest.tasks if kind_of(t).classes]
         keys = (b"/".join(n.encode() + e.targets[n].tobytes() for n in names if n in e.targets) for e in self.examples)
         numbers: dict[bytes, int] = {}
         return np.fromiter((numbers.setdefault(key, len(numbers)) for key in keys), np.int32, len(self))
@@ -309,7 +314,7 @@ class Dataset:
 def needs_all(task: Task, manifest: Manifest) -> bool:
     """Whether a task cannot answer unless all its slots are present: a choice, a matching, a pair of one modality."""
     modalities = [manifest.slot(slot).modality for slot in task.reads]
-    return task.kind in ("choice", "matching") or len(set(modalities)) < len(modalities)
+    return kind_of(task).needs_every_slot or len(set(modalities)) < len(modalities)
 
 
 def fused_slots(manifest: Manifest) -> set[str]:

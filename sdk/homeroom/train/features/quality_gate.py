@@ -11,6 +11,7 @@ from homeroom.data.quality import QualityFinding, poor_inputs
 from homeroom.data.quality.finding import DEFAULT_INPUT_WEIGHT
 from homeroom.data.quality.near_duplicates import near_duplicate_digest
 from homeroom.data.samples import StoredInput, StoredSample
+from homeroom.data.tasks import kind_of, needs_no_label
 from homeroom.store import Store
 from homeroom.train.features.buffer import InputKey
 from homeroom.train.features.dataset import fused_slots, needs_all
@@ -97,12 +98,13 @@ def _teaches(sample: StoredSample, manifest: Manifest) -> bool:
     tasks = [manifest.task(name) for name in sample.labels]
     if any((all if needs_all(task, manifest) else any)(_has(sample, slot) for slot in task.reads) for task in tasks):
         return True
-    return manifest.needs_no_label and any(_has(sample, slot) for slot in sample.inputs)
+    return needs_no_label(manifest) and any(_has(sample, slot) for slot in sample.inputs)
 
 
 def _has_answer(task: Task, sample: StoredSample) -> bool:
-    """Whether the right option of a choice is among the inputs; other labels ask about no single input."""
-    return task.kind != "choice" or sample.inputs[task.reads[1]][int(sample.labels[task.name])] is not None  # type: ignore[arg-type]
+    """Whether the input that a label asks about, such as the right option of a choice, is among the inputs."""
+    asked = kind_of(task).asked_input(task, sample.labels[task.name])
+    return asked is None or sample.inputs[asked[0]][asked[1]] is not None
 
 
 def _has(sample: StoredSample, slot: str) -> bool:

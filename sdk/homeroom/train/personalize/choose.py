@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from homeroom.data.tasks import kind_of
 from homeroom.train.calibration import temperature
 from homeroom.train.cross_validation import Outputs, folds, losses_of
 from homeroom.train.evaluate import outputs_of
@@ -54,7 +55,7 @@ class Choice:
 
 def choose(person: Person, own: Dataset, methods: Mapping[str, Method] = METHODS) -> Choice:
     """The best method and share for one person's labelled samples; OutOfTimeError if the budget ends first."""
-    columns = [column for column, task in enumerate(own.manifest.tasks) if not task.per_token]
+    columns = [column for column, task in enumerate(own.manifest.tasks) if not kind_of(task).per_token]
     samples = int((own.labelled[:, columns] > 0).any(1).sum())
     if samples < LEAST_FOR_ALL:
         enough = samples >= LEAST_FOR_PRIOR

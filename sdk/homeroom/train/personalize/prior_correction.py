@@ -15,6 +15,7 @@ from __future__ import annotations
 import numpy as np
 
 from homeroom.contract.layout import Segment
+from homeroom.data.tasks import kind_of
 from homeroom.train.features.dataset import Dataset
 from homeroom.train.personalize.person import Person
 
@@ -27,7 +28,7 @@ def correct_prior(person: Person, own: Dataset) -> np.ndarray:
     theta, layout = person.shared.copy(), own.manifest.layout
     for column, task in enumerate(own.manifest.tasks):
         rows = own.labelled[:, column] > 0
-        if task.kind != "classification" or not rows.any():
+        if not kind_of(task).class_prior or not rows.any():
             continue
         if bias := _bias_of(layout[f"head.{task.name}"]):
             counts = own.targets[task.name][rows].sum(0) + OWN_PSEUDO_COUNT

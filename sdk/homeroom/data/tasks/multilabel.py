@@ -1,0 +1,69 @@
+"""Multilabel: any of the labels; the output is one logit a label."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from homeroom.contract.manifest import Task
+from homeroom.data.samples import Label
+from homeroom.data.tasks.answers import LEAST_LEAD, Answer, unless_unclear
+from homeroom.data.tasks.base import AnsweredExample, FormField, TaskKind, check_class, column_of, labelled
+from homeroom.data.tasks.metrics import Score, column_losses, score_columns, sigmoid
+from homeroom.errors import InputError
+
+
+def _check(task: Task, label: Any, where: str) -> Label:
+    if not isinstance(label, list | tuple | set) or isinstance(label, str):
+        raise InputError("needs a list of labels", where=where, remedy=f"some of {list(task.labels)}")
+    return list(sorted({check_class(task, name, where) for name in label}))
+
+
+def parts_of(cell: str) -> list[str]:
+    """The parts of a cell that `|` separates."""
+    return [part.strip() for part in cell.split("|") if part.strip()]
+
+
+def _target(task: Task, label: Label) -> np.ndarray:
+    """Many-hot, float32 [width]."""
+    assert isinstance(label, list)
+    return np.asarray([name in label for name in task.labels], np.float32)
+
+
+def _score(task: Task, chances: np.ndarray, targets: np.ndarray) -> Score:
+    return score_columns(chances, targets)
+
+
+def _answer(task: Task, chances: np.ndarray, present: Sequence[bool], example: AnsweredExample) -> Answer:
+    by_label = labelled(task, chances)
+    unclear = [label for label, p in by_label.items() if abs(p - 0.5) < LEAST_LEAD / 2]
+    return unless_unclear([label for label, p in by_label.items() if p > 0.5], by_label, unclear)
+
+
+def _select(task: Task, label: str, answer: Answer) -> np.ndarray:
+    return np.asarray(np.arange(task.width) == column_of(task, label, task.labels), np.float32)
+
+
+def _likeliest(task: Task, answer: Answer) -> str:
+    return max(answer.probabilities, key=lambda name: answer.probabilities[name])
+
+
+def _form(task: Task, label: Label | None) -> FormField:
+    return FormField("checkboxes", task.labels, [str(name) for name in label] if isinstance(label, list) else ())
+
+
+KIND = TaskKind(
+    name="multilabel",
+    check=_check,
+    parse=parts_of,
+    target=_target,
+    probabilities=sigmoid,
+    losses=column_losses,
+    score=_score,
+    answer=_answer,
+    select=_select,
+    own_label=_likeliest,
+    form=_form,
+)

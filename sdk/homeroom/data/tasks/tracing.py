@@ -1,0 +1,74 @@
+"""Tracing: after each interaction of one sequence one logit a skill: is the next answer right, if it is that skill?"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from homeroom.contract.manifest import Task
+from homeroom.data.preprocess.sequence import next_answers
+from homeroom.data.samples import Label, StoredSample
+from homeroom.data.tasks.answers import Answer
+from homeroom.data.tasks.base import AnsweredExample, InputKey, TaskKind, Words, labelled
+from homeroom.data.tasks.metrics import Score, column_losses, score_columns, sigmoid
+from homeroom.errors import InputError
+
+LEAST_INTERACTIONS = 3  # before an answer is sure
+
+
+def _check(task: Task, label: Any, where: str) -> Label:
+    raise InputError("takes no label", where=where, remedy=f"{task.reads[0]} itself says what was right")
+
+
+def _token_target(
+    task: Task, sample: StoredSample, inputs: Mapping[InputKey, np.ndarray], words: Mapping[str, Words]
+) -> np.ndarray | None:
+    """1.0 and -1.0 at the skill that comes next, right or wrong; None where nothing comes next."""
+    if (task.reads[0], 0) not in inputs:
+        return None
+    target = next_answers(inputs[task.reads[0], 0][0])
+    return target if target.any() else None
+
+
+def _token_pairs(outputs: np.ndarray, targets: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The logit of each skill that was asked next, and 1.0 or 0.0, [n, 1]."""
+    asked = targets != 0
+    return outputs[: len(targets)][asked][:, None], (targets[asked] > 0).astype(np.float32)[:, None]
+
+
+def _one_sided(targets: Iterable[np.ndarray]) -> bool:
+    """Whether all answers are right, or all wrong."""
+    targets = list(targets)
+    return not (any((answers > 0).any() for answers in targets) and any((answers < 0).any() for answers in targets))
+
+
+def _score(task: Task, chances: np.ndarray, targets: np.ndarray) -> Score:
+    return score_columns(chances, targets, both_sides=True, ranked=True)
+
+
+def _answer(task: Task, chances: np.ndarray, present: Sequence[bool], example: AnsweredExample) -> Answer:
+    tokens = example.inputs[task.reads[0], 0].shape[1]  # a start token, then the interactions
+    by_skill = labelled(task, chances[tokens - 1])
+    best, sure = [skill for skill, p in by_skill.items() if p > 0.5], tokens > LEAST_INTERACTIONS
+    return Answer(best, by_skill, sure, "" if sure else f"so far only {tokens - 1} interactions")
+
+
+def _form(task: Task, label: Label | None) -> None:
+    """It takes no label."""
+
+
+KIND = TaskKind(
+    name="tracing",
+    check=_check,
+    token_target=_token_target,
+    token_pairs=_token_pairs,
+    one_sided=_one_sided,
+    teaches_unlabelled=True,
+    probabilities=sigmoid,
+    losses=column_losses,
+    score=_score,
+    answer=_answer,
+    form=_form,
+)
