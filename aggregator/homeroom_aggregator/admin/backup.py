@@ -21,6 +21,7 @@ from homeroom.errors import InputError, StoreError
 from homeroom.system.clock import now
 from homeroom.system.files import make_directory, refusal, sync_directory, write_durable
 from homeroom.system.sqlite import copy_database
+from homeroom_aggregator.admin.configuration_file import CONFIGURATION_FILE
 from homeroom_aggregator.admin.folder import (
     BACKUP_FILE,
     BUNDLES_FOLDER,
@@ -57,7 +58,11 @@ def backup(folder: Path, out: Path) -> BackupContents:
         make_directory(beside)
         for name in (FACTS_FILE, KEY_FILE, SECRET_FILE):
             write_durable(beside / name, (folder / name).read_bytes())
-        for name in (ROSTER_FILE, SEALING_KEY_FILE):  # secure.db stays behind: a round's secrets must not outlive it
+        for name in (
+            CONFIGURATION_FILE,
+            ROSTER_FILE,
+            SEALING_KEY_FILE,
+        ):  # secure.db stays behind: a round's secrets must not outlive it
             if (folder / name).exists():
                 write_durable(beside / name, (folder / name).read_bytes())
         _copy_tree(folder / BUNDLES_FOLDER / facts.bundle_id, beside / BUNDLES_FOLDER / facts.bundle_id)

@@ -5,9 +5,17 @@ from __future__ import annotations
 import contextlib
 from pathlib import Path
 
+import msgspec
+
 from homeroom.contract.signing import read_key
 from homeroom.system.files import write_durable
 from homeroom.system.sqlite import Database
+from homeroom_aggregator.admin.configuration_file import (
+    CONFIGURATION_FILE,
+    read_configuration,
+    round_in_force,
+    write_file,
+)
 from homeroom_aggregator.admin.folder import (
     KEY_FILE,
     LOG_FILE,
@@ -41,18 +49,21 @@ def upgrade_bundle(folder: Path, old: Path, bundle: Path) -> FolderFacts:
         if not log.database.one("SELECT 1 FROM audit"):
             with log.database.transaction():
                 _take_over(log.database, before.database)
-                if privacy := facts.configuration.privacy:
+                if privacy := facts.configuration.privacy:  # which never changes
                     PrivacyLedger(log.database, privacy, facts.configuration.scale_bits).carry_over(before.database)
     for name in CARRIED_FILES:
         with contextlib.suppress(FileNotFoundError):
             write_durable(folder / name, (old / name).read_bytes())
+    configuration = msgspec.structs.replace(round_in_force(old, facts), earlier_codecs=())
+    if (old / CONFIGURATION_FILE).exists():
+        write_file(folder, msgspec.structs.replace(read_configuration(old), round=configuration))
     return create_folder(
         folder,
         bundle,
         institution=facts.institution,
         key=read_key(old / KEY_FILE),
         certificate=facts.certificate,
-        configuration=facts.configuration,
+        configuration=configuration,
         secret=read_secret(old),
     )
 

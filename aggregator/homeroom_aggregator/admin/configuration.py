@@ -1,186 +1,115 @@
 """Configuration of a district's aggregator, and of a simulation: one frozen value each, in sections.
 
-A field is named as its option, and its default stands here only. A section checks its fields when it makes the
-contract's type of them.
+A field's default stands here, or in the contract, only. `admin.configuration_file` is the same as a file.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import math
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Annotated, Any, Literal, TypeVar, get_args
 
 import msgspec
 
-from homeroom.contract.codecs import Codec
-from homeroom.contract.privacy import Privacy
 from homeroom.contract.roster import LEAST_ROSTER_DEVICES
-from homeroom.contract.round import CohortRules, RoundConfiguration, ServerOptimizer
+from homeroom.contract.round import RoundConfiguration
 from homeroom.contract.secagg import SecureRules
 from homeroom.errors import InputError
+from homeroom_aggregator.merge.configuration_change import ROUND_FIELDS
+from homeroom_aggregator.merge.rounds import CHECKPOINT_BYTES, CHECKPOINT_ENTRIES
 
 OPTIONS = "options"  # where an error lies
-
-
-class RoundSection(msgspec.Struct, frozen=True, kw_only=True):
-    """When updates become a release.
-
-    deadline, quorum, over: synchronous rounds, in seconds, updates and devices asked per update of the buffer.
-    """
-
-    buffer_size: int = 5
-    min_devices: int = 3
-    max_staleness: int = 20
-    codec: Codec = "fixed32"
-    by_school: bool = False
-    deadline: float | None = None
-    quorum: int | None = None
-    over: float = 1.3
-
-    def synchronous(self) -> CohortRules | None:
-        """None where rounds are asynchronous; InputError if only a part was given."""
-        if (self.deadline is None) != (self.quorum is None):
-            raise InputError("--deadline and --quorum belong together", where=OPTIONS)
-        if self.deadline is None or self.quorum is None:
-            return None
-        return CohortRules(deadline_s=self.deadline, quorum=self.quorum, over=self.over)
-
-
-class OptimizerSection(msgspec.Struct, frozen=True, kw_only=True):
-    """The server's optimizer; `proximal` is FedProx's mu, with which devices train."""
-
-    optimizer: str = "fedavg"
-    server_rate: float = 1.0
-    beta1: float = 0.9
-    beta2: float = 0.99
-    tau: float = 1e-3
-    proximal: float = 0.0
-
-    def server_optimizer(self) -> ServerOptimizer | None:
-        """None for FedAvg, so that a round which uses nothing else keeps its identity."""
-        if self.optimizer == "fedavg":
-            return None
-        fields = {"name": self.optimizer, "beta1": self.beta1, "beta2": self.beta2, "tau": self.tau}
-        try:
-            return msgspec.convert(fields, ServerOptimizer)
-        except msgspec.ValidationError as problem:
-            raise InputError(f"no such optimizer: {problem}", where=OPTIONS, remedy="0 <= beta < 1, tau > 0") from None
-
-
-class PrivacySection(msgspec.Struct, frozen=True, kw_only=True):
-    """The privacy guarantee of private rounds; without `epsilon` and the rest, rounds are not private."""
-
-    epsilon: float | None = None
-    delta: float = 1e-5
-    clip_norm: float | None = None
-    noise_multiplier: float | None = None
-    subjects: int | None = None
-    clip_quantile: float | None = None
-    bands: int | None = None
-
-    def privacy(self, *, secure: bool = False) -> Privacy | None:
-        """The guarantee, None if none is asked for; InputError if only a part of one was given.
-
-        secure: the devices add the noise.
-        """
-        needed = {
-            "--epsilon": self.epsilon,
-            "--clip-norm": self.clip_norm,
-            "--noise-multiplier": self.noise_multiplier,
-        }
-        missing = [name for name, value in needed.items() if value is None]
-        extras = {"subjects": self.subjects, "quantile": self.clip_quantile, "bands": self.bands}
-        further: dict[str, Any] = {name: value for name, value in extras.items() if value is not None}
-        if len(missing) == len(needed) and not further:
-            return None
-        if missing:
-            raise InputError(
-                f"a private round also needs {' and '.join(missing)}",
-                where=OPTIONS,
-                remedy="a clip without noise, or noise without a budget, promises nothing",
-            )
-        fields: dict[str, Any] = {"epsilon": self.epsilon, "delta": self.delta, "clip_norm": self.clip_norm}
-        fields |= {"noise_multiplier": self.noise_multiplier, "mechanism": "distributed" if secure else "central"}
-        try:
-            return Privacy(**fields, **further)
-        except ValueError as problem:
-            raise InputError(str(problem), where=OPTIONS) from None
-
-
-class SecureSection(msgspec.Struct, frozen=True, kw_only=True):
-    """Secure rounds. cohort: devices of one sum; rates: shares of them that may drop out or collude."""
-
-    secure: bool = False
-    cohort: int = 20
-    drop_rate: float = 0.3
-    corrupt_rate: float = 0.1
-    phase_hours: float = 24.0
-
-    def rules(self, min_devices: int) -> SecureRules | None:
-        """None where rounds are not secure."""
-        if not self.secure:
-            return None
-        return SecureRules(
-            minimum=max(LEAST_ROSTER_DEVICES, min_devices),
-            cohort=self.cohort,
-            drop_rate=self.drop_rate,
-            corrupt_rate=self.corrupt_rate,
-            phase_s=max(1, round(self.phase_hours * 3600)),
-        )
+LARGEST_EXACT = 1 << 53  # integers up to here are written exactly by every reader of JSON (RFC 8785)
+PRIVACY_DELTA = 1e-5  # where --delta is not given
+AnyBundle = RoundConfiguration(bundle_id="0" * 64)
+Positive = Annotated[float, msgspec.Meta(gt=0)]
+Count = Annotated[int, msgspec.Meta(ge=1)]
+CountOrNone = Annotated[int, msgspec.Meta(ge=0)]
 
 
 class ServerSection(msgspec.Struct, frozen=True, kw_only=True):
-    """The process that serves; may differ at each start. retain: versions whose updates are kept, 0 for all."""
+    """Listening and logging.
+
+    host: address to listen on; 0.0.0.0 for all of this machine's.
+    port: TCP port; 0 takes a free one.
+    announce: devices on the local network find the server (docs/network.md).
+    tls_cert: file with the PEM certificate chain; without it, put TLS in front.
+    tls_key: file with its private key.
+    log_requests: one line of JSON a request on stderr; nothing about people in it.
+    """
 
     host: str = "127.0.0.1"
-    port: int = 8340
+    port: Annotated[int, msgspec.Meta(ge=0, le=65535)] = 8340
     announce: bool = False
     tls_cert: Path | None = None
     tls_key: Path | None = None
     log_requests: bool = False
-    retain: int = 0
-    roster: Path | None = None
+
+    def __post_init__(self) -> None:
+        if (self.tls_cert is None) != (self.tls_key is None):
+            raise ValueError("tls_cert and tls_key belong together")
+
+
+class LogSection(msgspec.Struct, frozen=True, kw_only=True):
+    """What the log keeps.
+
+    retain: newest versions whose updates are kept at least; 0 keeps all.
+    checkpoint_entries: entries after which the state is written down; a start computes no more than that again.
+    checkpoint_mib: MiB of updates after which it is, if that is sooner.
+    """
+
+    retain: CountOrNone = 0
+    checkpoint_entries: Count = CHECKPOINT_ENTRIES
+    checkpoint_mib: Count = CHECKPOINT_BYTES >> 20
+
+
+class DeviceLimits(msgspec.Struct, frozen=True):
+    """Limits of each device, whatever key it has now, counted in memory; 0 means no limit.
+
+    requests_a_minute: requests in a minute.
+    burst: requests at once.
+    updates_a_day: updates in a day.
+    mb_a_day: megabytes of updates in a day.
+    """
+
+    requests_a_minute: CountOrNone = 600
+    burst: CountOrNone = 300
+    updates_a_day: CountOrNone = 1000
+    mb_a_day: CountOrNone = 4096
+
+
+class RequestLimits(msgspec.Struct, frozen=True, kw_only=True):
+    """Limits of all requests together.
+
+    headers_s: seconds in which a request's headers must come.
+    headers_kib: KiB of headers.
+    body_s: seconds in which a request's body must come.
+    bodies_mib: MiB of bodies in memory at once; further senders are told to come back.
+    connections: connections at once; further ones are told to come back.
+    keep_alive_s: seconds that an idle connection is kept.
+    """
+
+    headers_s: Positive = 20.0
+    headers_kib: Count = 64
+    body_s: Positive = 120.0
+    bodies_mib: Count = 512
+    connections: Count = 2000
+    keep_alive_s: Count = 30
 
 
 class DistrictConfiguration(msgspec.Struct, frozen=True, kw_only=True):
-    """All options of `homeroom district serve` but its folder."""
+    """Everything that can be set of an aggregator.
+
+    institution: name that devices and invitations show.
+    """
 
     institution: str = "Homeroom"
-    bundle: Path | None = None
-    root_key: Path | None = None
-    key: Path | None = None
-    certificate: Path | None = None
-    policy: Path | None = None
-    rounds: RoundSection = RoundSection()
-    optimization: OptimizerSection = OptimizerSection()
-    private: PrivacySection = PrivacySection()
-    secure_rounds: SecureSection = SecureSection()
+    round: RoundConfiguration = AnyBundle
     server: ServerSection = ServerSection()
-
-    def privacy(self) -> Privacy | None:
-        """The privacy guarantee that is asked for."""
-        return self.private.privacy(secure=self.secure_rounds.secure)
-
-    def round_configuration(self) -> RoundConfiguration:
-        """The configuration of the rounds, for any bundle; InputError if its parts do not go together."""
-        rounds, optimization = self.rounds, self.optimization
-        try:
-            return RoundConfiguration(
-                bundle_id="0" * 64,
-                buffer_size=rounds.buffer_size,
-                min_devices=rounds.min_devices,
-                max_staleness=0 if rounds.deadline else rounds.max_staleness,
-                cohort=rounds.synchronous(),
-                by_school=rounds.by_school,
-                codec=rounds.codec,
-                optimizer=optimization.server_optimizer(),
-                server_rate=optimization.server_rate,
-                proximal=optimization.proximal,
-                privacy=self.privacy(),
-                secure=self.secure_rounds.rules(rounds.min_devices),
-            )
-        except ValueError as problem:
-            raise InputError(str(problem), where=OPTIONS) from None
+    log: LogSection = LogSection()
+    device_limits: DeviceLimits = DeviceLimits()
+    request_limits: RequestLimits = RequestLimits()
 
 
 class SimulationConfiguration(msgspec.Struct, frozen=True, kw_only=True):
@@ -197,8 +126,172 @@ class SimulationConfiguration(msgspec.Struct, frozen=True, kw_only=True):
     seed: int = 0
     engine: str = "homeroom"
     measure_every: int | None = None
-    optimization: OptimizerSection = OptimizerSection()
-    private: PrivacySection = PrivacySection()
+
+
+# Fields by their dotted name
+
+DERIVED = frozenset({"round.format", "round.bundle_id", "round.earlier_codecs"})  # not for people to set
+FIELD_OF_OPTION = {
+    **{name: f"round.{name}" for name in ("buffer_size", "min_devices", "max_staleness", "codec", "by_school")},
+    **{name: f"round.{name}" for name in ("server_rate", "proximal")},
+    "deadline": "round.cohort.deadline_s",
+    "quorum": "round.cohort.quorum",
+    "over": "round.cohort.over",
+    "optimizer": "round.optimizer.name",
+    **{name: f"round.optimizer.{name}" for name in ("beta1", "beta2", "tau")},
+    **{name: f"round.privacy.{name}" for name in ("epsilon", "delta", "clip_norm", "noise_multiplier", "subjects")},
+    "clip_quantile": "round.privacy.quantile",
+    "bands": "round.privacy.bands",
+    "secure": "round.secure",
+    **{name: f"round.secure.{name}" for name in ("cohort", "drop_rate", "corrupt_rate")},
+    "phase_hours": "round.secure.phase_s",
+    **{name: f"server.{name}" for name in ServerSection.__struct_fields__},
+    "retain": "log.retain",
+}
+OPTIONS_OF_PART = {  # the options that make a part of the round's configuration
+    "cohort": ("--deadline", "--quorum"),
+    "optimizer": ("--optimizer",),
+    "privacy": ("--epsilon", "--clip-norm", "--noise-multiplier"),
+    "secure": ("--secure",),
+}
+Change = Literal["next", "up", "never", "follows", "start"]
+CHANGE_TEXT: dict[Change, str] = {
+    "next": "from the next version on",
+    "up": "upwards, from the next version on",
+    "never": "never",
+    "follows": "with `codec`",
+    "start": "at each start",
+}
+
+
+def part_type(annotation: Any) -> type[msgspec.Struct] | None:
+    """The structure that a field is, or may be; None for a plain field."""
+    kinds = [one for one in (annotation, *get_args(annotation)) if isinstance(one, type)]
+    return next((one for one in kinds if issubclass(one, msgspec.Struct)), None)
+
+
+def field_names(kind: type[msgspec.Struct] = DistrictConfiguration, table: str = "") -> Iterator[str]:
+    """Every field by its dotted name; of a part that may be missing, the part too."""
+    for field in msgspec.structs.fields(kind):
+        name, part = f"{table}{field.name}", part_type(field.type)
+        if part is None or (part is not field.type and name != "round.optimizer"):
+            yield name
+        if part:
+            yield from field_names(part, f"{name}.")
+
+
+def change_of(name: str) -> Change:
+    """When a field may change, by its dotted name."""
+    if name == "institution":
+        return "never"
+    return ROUND_FIELDS[name.removeprefix("round.")].change if name.startswith("round.") else "start"
+
+
+def option_default(option: str) -> str | None:
+    """The default of an option's field as help shows it; None where there is none."""
+    *tables, name = FIELD_OF_OPTION[option].split(".")
+    kind: type[msgspec.Struct] = DistrictConfiguration
+    for table in tables:
+        kind = part_type(next(field.type for field in msgspec.structs.fields(kind) if field.name == table)) or kind
+    default = next(field.default for field in msgspec.structs.fields(kind) if field.name == name)
+    if option in ("phase_hours", "delta"):
+        return f"{default / 3600 if option == 'phase_hours' else PRIVACY_DELTA:g}"
+    unset = default is None or isinstance(default, (bool, msgspec.UnsetType)) or default is msgspec.NODEFAULT
+    return None if unset else str(default)
+
+
+# Options over a configuration
+
+
+def with_options(base: DistrictConfiguration, options: Mapping[str, Any]) -> DistrictConfiguration:
+    """The configuration with the values of options that were given; InputError if they do not go together."""
+    fields = msgspec.to_builtins(base, enc_hook=str)
+    if options.get("secure") and fields["round"]["secure"] is None:
+        least = max(LEAST_ROSTER_DEVICES, options.get("min_devices", base.round.min_devices))
+        fields["round"]["secure"] = msgspec.to_builtins(SecureRules(minimum=least))
+    for option, value in options.items():
+        if option == "secure":
+            continue
+        *tables, key = FIELD_OF_OPTION[option].split(".")
+        target = fields
+        for table in tables:
+            target[table] = target = dict(target[table] or {})
+        target[key] = max(1, round(value * 3600)) if option == "phase_hours" else value
+    given = [option for option in options if FIELD_OF_OPTION[option].count(".") == 2]
+    _complete(fields["round"], base.round, options)
+    for option in given:
+        part = FIELD_OF_OPTION[option].split(".")[1]
+        if fields["round"][part] is None and option != "optimizer":
+            needed = " and ".join(OPTIONS_OF_PART[part])
+            raise InputError(f"--{option.replace('_', '-')} says nothing without {needed}", where=OPTIONS)
+    return converted(fields, where=OPTIONS)
+
+
+def _complete(fields: dict[str, Any], before: RoundConfiguration, options: Mapping[str, Any]) -> None:
+    """What follows from options for the fields of the round's configuration that are not given."""
+    if before.secure is None and not options.get("secure"):
+        fields["secure"] = None
+    elif "min_devices" in options:
+        fields["secure"]["minimum"] = max(fields["secure"]["minimum"], options["min_devices"])
+    if cohort := fields["cohort"]:
+        missing = [name for name in ("deadline_s", "quorum") if name not in cohort]
+        if len(missing) == 1:
+            raise InputError("--deadline and --quorum belong together", where=OPTIONS)
+        if missing:
+            fields["cohort"] = None
+        elif before.cohort is None and "max_staleness" not in options:
+            fields["max_staleness"] = 0
+    if privacy := fields["privacy"]:
+        missing = [name for name in OPTIONS_OF_PART["privacy"] if name[2:].replace("-", "_") not in privacy]
+        if missing == list(OPTIONS_OF_PART["privacy"]) and privacy.keys() == {"delta"}:
+            fields["privacy"] = None
+        elif missing:
+            raise InputError(
+                f"a private round also needs {' and '.join(missing)}",
+                where=OPTIONS,
+                remedy="a clip without noise, or noise without a budget, promises nothing",
+            )
+        elif before.privacy is None:
+            mechanism = "distributed" if fields["secure"] else "central"
+            fields["privacy"] = {"delta": PRIVACY_DELTA, "mechanism": mechanism} | privacy
+    if (fields["optimizer"] or {}).get("name", "fedavg") == "fedavg":
+        fields["optimizer"] = None  # so that a round that uses nothing else keeps its identity
+
+
+def converted(fields: Mapping[str, Any], *, where: str) -> DistrictConfiguration:
+    """A configuration of plain fields; InputError names the table and the field that is not right."""
+    _check_plain(fields, DistrictConfiguration, where)
+
+    def path(kind: type, value: Any) -> Any:
+        if kind is Path and isinstance(value, (str, Path)):
+            return Path(value)
+        raise TypeError(f"Expected `str`, got {value!r}")
+
+    try:
+        return msgspec.convert(fields, DistrictConfiguration, dec_hook=path)
+    except msgspec.ValidationError as problem:
+        said, _, place = str(problem).partition(" - at `$.")
+        table, _, field = place.rstrip("`").rpartition(".")
+        shown = f"[{table}] {field}: " if table in _tables() else f"[{place.rstrip('`')}]: " if place else ""
+        raise InputError(f"{shown}{said}", where=where) from None
+
+
+def _tables() -> set[str]:
+    return {name.rpartition(".")[0] for name in field_names()} - {""}
+
+
+def _check_plain(fields: Mapping[str, Any], kind: type[msgspec.Struct], where: str, table: str = "") -> None:
+    """InputError for an unknown key, and for a number that is not finite or not exact everywhere."""
+    parts = {field.name: part_type(field.type) for field in msgspec.structs.fields(kind)}
+    for key, value in fields.items():
+        named = f"[{table}] {key}" if table else key
+        if key not in parts:
+            known = ", ".join(parts)
+            raise InputError(f"{named} is no field", where=where, remedy=f"remove it, or name one of {known}")
+        if not math.isfinite(value) if isinstance(value, float) else isinstance(value, int) and value > LARGEST_EXACT:
+            raise InputError(f"{named}: {value} is not a number that can be kept", where=where)
+        if (part := parts[key]) and isinstance(value, Mapping):
+            _check_plain(value, part, where, f"{table}.{key}".lstrip("."))
 
 
 Configuration = TypeVar("Configuration", bound=msgspec.Struct)
@@ -206,7 +299,4 @@ Configuration = TypeVar("Configuration", bound=msgspec.Struct)
 
 def from_options(kind: type[Configuration], options: Mapping[str, Any]) -> Configuration:
     """A configuration from the values of options by name, which may be more than it has fields."""
-    types = {field.name: field.type for field in msgspec.structs.fields(kind)}
-    sections = {name: t for name, t in types.items() if isinstance(t, type) and issubclass(t, msgspec.Struct)}
-    nested = {name: from_options(section, options) for name, section in sections.items()}
-    return kind(**nested, **{name: options[name] for name in types.keys() - sections.keys()})
+    return kind(**{name: options[name] for name in kind.__struct_fields__})

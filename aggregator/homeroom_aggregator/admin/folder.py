@@ -6,6 +6,7 @@ secret             proves invitation codes
 bundles/<id>/      the bundle it serves
 log.db             the log of updates and releases (see `state.log`)
 sealing.pem        the key that offline messages are sealed to (see `offline`)
+district.toml      the configuration, for people to edit (see `configuration_file`)
 roster.json        which devices may take part in secure rounds, signed by the institution
 secure.db          the secure round that is under way; not worth a backup, it must not outlive the round
 """
@@ -112,7 +113,7 @@ def create_folder(
             configuration or RoundConfiguration(bundle_id=installed.bundle_id), bundle_id=installed.bundle_id
         )
         if policy is not None:
-            narrowed = _by_policy(narrowed, policy, root, certificate.name)
+            narrowed = narrow_by_policy(narrowed, policy, root, certificate.name)
         if narrowed.privacy:
             releases_within(
                 narrowed.privacy, narrowed.scale_bits
@@ -134,7 +135,7 @@ def create_folder(
     return facts
 
 
-def _by_policy(configuration: RoundConfiguration, path: Path, root: str, name: str) -> RoundConfiguration:
+def narrow_by_policy(configuration: RoundConfiguration, path: Path, root: str, name: str) -> RoundConfiguration:
     """The configuration, narrowed to the policy."""
     try:
         with path.open("rb") as file:
@@ -168,17 +169,22 @@ def open_folder_bundle(folder: Path, facts: FolderFacts) -> Bundle:
     return open_bundle(folder / BUNDLES_FOLDER / facts.bundle_id, root=facts.root)
 
 
-def open_rounds(folder: Path, retain: int = 0) -> Rounds:
+def refuse_backup(folder: Path) -> None:
+    """Raise InputError for a backup: its versions would get numbers that devices have seen with other values."""
+    if (folder / BACKUP_FILE).exists():
+        raise InputError("is a backup", where=str(folder), remedy="`homeroom district restore` puts it in place")
+
+
+def open_rounds(folder: Path, retain: int = 0, **checkpoints: int) -> Rounds:
     """The rounds of a folder, computed from the last checkpoint of their log; one process at a time."""
     facts = read_facts(folder)
-    if (folder / BACKUP_FILE).exists():  # its versions would get numbers that devices have seen with other values
-        raise InputError("is a backup", where=str(folder), remedy="`homeroom district restore` puts it in place")
+    refuse_backup(folder)
     bundle, key = open_folder_bundle(folder, facts), read_key(folder / KEY_FILE)
     if public_hex(key) != facts.certificate.key:
         raise TrustError(
             "key and certificate do not belong together", where=str(folder), remedy="`homeroom district recover`"
         )
-    return Rounds(folder / LOG_FILE, bundle, facts.configuration, key, facts.certificate, retain=retain)
+    return Rounds(folder / LOG_FILE, bundle, facts.configuration, key, facts.certificate, retain=retain, **checkpoints)
 
 
 def open_log(folder: Path) -> Log:

@@ -12,6 +12,7 @@ import msgspec
 from homeroom.contract.layout import Layout
 from homeroom.contract.round import RoundConfiguration
 from homeroom_aggregator.admin.folder import LOG_FILE, open_folder_bundle, read_facts
+from homeroom_aggregator.merge.configuration_change import in_force
 from homeroom_aggregator.state.log import Log
 from homeroom_aggregator.state.privacy_ledger import PrivacyLedger
 
@@ -23,8 +24,9 @@ def folder_figures(folder: Path) -> dict[str, Any]:
     if privacy is None:
         return {"institution": facts.institution, "private": False}
     with contextlib.closing(Log(folder / LOG_FILE, exclusive=False)) as log:
+        configuration = in_force(log, facts.configuration)
         ledger = PrivacyLedger(log.database, privacy, facts.configuration.scale_bits)
-        return {"institution": facts.institution, "private": True} | ledger_figures(ledger, layout, facts.configuration)
+        return {"institution": facts.institution, "private": True} | ledger_figures(ledger, layout, configuration)
 
 
 def ledger_figures(ledger: PrivacyLedger, layout: Layout, configuration: RoundConfiguration) -> dict[str, Any]:

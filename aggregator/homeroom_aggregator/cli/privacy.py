@@ -9,25 +9,24 @@ import msgspec
 
 from homeroom.cli.options import add_options, as_json
 from homeroom.cli.parameters import FOLDER, Finite
-from homeroom_aggregator.admin.configuration import PrivacySection
-from homeroom_aggregator.cli.round_options import option
+from homeroom_aggregator.cli.round_options import setting
 
 privacy_options = add_options(
-    click.option("--epsilon", type=Finite(), help="Private rounds: the budget of one device over all releases."),
-    option(PrivacySection, "--delta", type=Finite(), help="Chance that the promise fails."),
-    click.option("--clip-norm", type=Finite(), help="Longest update (L2) of a private round."),
-    click.option("--noise-multiplier", type=Finite(), help="Noise of a private release, in clip norms."),
-    click.option(
+    setting("--epsilon", type=Finite(), help="Private rounds: the budget of one device over all releases."),
+    setting("--delta", type=Finite(), help="Chance that the promise fails."),
+    setting("--clip-norm", type=Finite(), help="Longest update (L2) of a private round."),
+    setting("--noise-multiplier", type=Finite(), help="Noise of a private release, in clip norms."),
+    setting(
         "--subjects",
         type=click.IntRange(1, 1 << 14),
         help="Promise it to each subject (pupil) of a device; the most of them in one update.",
     ),
-    click.option(
+    setting(
         "--clip-quantile",
         type=Finite(0, 1, min_open=True, max_open=True),
         help="Let the clip follow the updates, so that this share of them is within it; --clip-norm is the first one.",
     ),
-    click.option(
+    setting(
         "--bands",
         type=click.IntRange(2, 64),
         help="Correlate the noise of so many releases in a row, of which a device then enters one at most.",

@@ -1,24 +1,26 @@
-"""`homeroom district serve`: the aggregator as a process."""
+"""`homeroom district serve`: the aggregator as a process; `homeroom district configure`: what it is served by."""
 
 from __future__ import annotations
 
 import contextlib
 import os
-import socket
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import click
+import msgspec
 
 from homeroom.cli.files import read_bytes, read_certificate
 from homeroom.cli.parameters import FILE, FOLDER, PATH, Whole
-from homeroom.contract.signing import read_key
+from homeroom.contract.signing import fingerprint, public_hex, read_key
 from homeroom.errors import InputError
-from homeroom_aggregator.admin.configuration import DistrictConfiguration, ServerSection, from_options
+from homeroom_aggregator.admin.configuration import DistrictConfiguration, with_options
 from homeroom_aggregator.cli.privacy import privacy_options
-from homeroom_aggregator.cli.round_options import optimizer_options, option, round_options, secure_options
+from homeroom_aggregator.cli.round_options import optimizer_options, round_options, secure_options, setting
 
 TOKEN = "HOMEROOM_OPERATOR_TOKEN"
+ONCE_OPTIONS = ("bundle", "root_key", "key", "certificate", "institution", "policy", "roster")
 
 
 @click.command()
@@ -27,88 +29,127 @@ TOKEN = "HOMEROOM_OPERATOR_TOKEN"
 @click.option("--root-key", type=FILE, help="Root key that certifies this aggregator, the first time.")
 @click.option("--key", type=FILE, help="Instead: a key that was certified elsewhere (`trust certify`).")
 @click.option("--certificate", type=FILE, help="Its certificate.")
-@option(DistrictConfiguration, "--institution")
+@click.option("--institution", show_default=DistrictConfiguration().institution, help="Name, the first time.")
 @round_options
-@option(
-    ServerSection,
-    "--retain",
-    type=Whole(0),
-    help="Versions whose updates are kept at least; 0 keeps all. May change at each start.",
-)
+@setting("--retain", type=Whole(0), help="Versions whose updates are kept at least; 0 keeps all.")
 @optimizer_options
 @privacy_options
 @click.option("--policy", type=FILE, help="Signed policy to merge by; its own institution's segments come here too.")
 @secure_options
-@option(ServerSection, "--host")
-@option(ServerSection, "--port", type=click.IntRange(0, 65535))
-@click.option("--announce", is_flag=True, help="Let devices on the local network find it [lan].")
-@click.option("--tls-cert", type=FILE, help="PEM certificate chain; without it, put TLS in front.")
-@click.option("--tls-key", type=FILE, help="Its private key.")
-@click.option("--log-requests", is_flag=True, help="One line of JSON a request on stderr; nothing about people in it.")
+@setting("--host", help="Address to listen on.")
+@setting("--port", type=click.IntRange(0, 65535))
+@setting("--announce", is_flag=True, help="Let devices on the local network find it [lan].")
+@setting("--tls-cert", type=FILE, help="PEM certificate chain; without it, put TLS in front.")
+@setting("--tls-key", type=FILE, help="Its private key.")
+@setting("--log-requests", is_flag=True, help="One line of JSON a request on stderr; nothing about people in it.")
 def serve(folder: Path, **options: Any) -> None:
     """Serve the aggregator in FOLDER, which is made the first time.
 
+    Its configuration is FOLDER/district.toml. Options go before it: those of rounds are written there and count from
+    the next version on, or are refused where a log that has begun cannot take them; others count for this start.
     TLS by --tls-cert and --tls-key, or by a proxy in front. HOMEROOM_OPERATOR_TOKEN, if set, opens /v1/metrics from
     elsewhere.
     Example: homeroom district serve district/ --bundle vocabulary.homeroom --root-key root.pem
     Private rounds: --epsilon 8 --clip-norm 0.5 --noise-multiplier 1.2
     """
-    from homeroom_aggregator.admin.folder import FACTS_FILE, read_facts, replace_roster
+    from homeroom_aggregator.admin.configuration_file import (
+        check_configuration,
+        read_configuration,
+        round_in_force,
+    )
+    from homeroom_aggregator.admin.folder import FACTS_FILE, narrow_by_policy, read_facts, replace_roster
     from homeroom_aggregator.server.serve import listen  # first: a missing extra is named before any work
 
-    configuration = from_options(DistrictConfiguration, options)
-    privacy, server = configuration.privacy(), configuration.server
-    if configuration.bundle is not None and not (folder / FACTS_FILE).exists():
-        _create(folder, configuration.bundle, configuration)
-    facts = read_facts(folder)
-    if privacy not in (None, facts.configuration.privacy):
-        raise InputError(
-            "was begun with another promise of privacy", where=str(folder), remedy="serve it from a new folder"
-        )
-    if (server.tls_cert is None) != (server.tls_key is None):
-        raise InputError("--tls-cert and --tls-key belong together")
-    if server.roster is not None:
-        roster = replace_roster(folder, read_bytes(server.roster))
+    given = {name: value for name, value in options.items() if value is not None}
+    once = {name: given.pop(name) for name in ONCE_OPTIONS if name in given}
+    if (folder / FACTS_FILE).exists():
+        _check_once(folder, once)
+    elif "bundle" in once:
+        _create(folder, once, given)
+        once.pop("policy", None)
+    facts, configuration = read_facts(folder), with_options(read_configuration(folder), given)
+    if policy := once.get("policy"):
+        narrowed = narrow_by_policy(configuration.round, policy, facts.root, facts.certificate.name)
+        configuration = msgspec.structs.replace(configuration, round=narrowed)
+    check_configuration(folder, round_in_force(folder, facts), configuration)
+    if "roster" in once:
+        roster = replace_roster(folder, read_bytes(once["roster"]))
         click.echo(f"roster {roster.serial}: {len(roster.devices)} devices, at least {roster.minimum} in a sum")
-    _serve(folder, server, listen(server.host, server.port))
+    _serve(folder, configuration, listen)
 
 
-def _create(folder: Path, bundle: Path, configuration: DistrictConfiguration) -> None:
+def _create(folder: Path, once: Mapping[str, Any], given: Mapping[str, Any]) -> None:
+    """Make the folder by the options, over a `district.toml` that was put there before."""
+    from homeroom_aggregator.admin.configuration_file import CONFIGURATION_FILE, read_file, write_file
     from homeroom_aggregator.admin.folder import create_folder
 
-    root_key, key, certificate = configuration.root_key, configuration.key, configuration.certificate
-    create_folder(
+    path = folder / CONFIGURATION_FILE
+    base = read_file(path) if path.exists() else DistrictConfiguration()
+    root_key, key, certificate = (once.get(name) for name in ("root_key", "key", "certificate"))
+    facts = create_folder(
         folder,
-        bundle,
-        institution=configuration.institution,
+        once["bundle"],
+        institution=once.get("institution", base.institution),
         root_key=read_key(root_key) if root_key else None,
         key=read_key(key) if key else None,
         certificate=read_certificate(certificate) if certificate else None,
-        configuration=configuration.round_configuration(),
-        policy=configuration.policy,
+        configuration=with_options(base, given).round,
+        policy=once.get("policy"),
     )
+    write_file(folder, msgspec.structs.replace(base, institution=facts.institution, round=facts.configuration))
 
 
-def _serve(folder: Path, server: ServerSection, listening: socket.socket) -> None:
+def _check_once(folder: Path, once: Mapping[str, Any]) -> None:
+    """InputError for an option of the first start that says another thing than the folder was made with."""
+    from homeroom.runtime.bundle import read_bundle_id
+    from homeroom_aggregator.admin.folder import read_facts
+
+    facts = read_facts(folder)
+    begun: dict[str, tuple[Any, Callable[[Any], Any], str]] = {
+        "bundle": (facts.bundle_id, read_bundle_id, "`homeroom district upgrade-bundle` takes a newer one"),
+        "root_key": (facts.root, lambda path: fingerprint(public_hex(read_key(path))), "serve it from a new folder"),
+        "key": (facts.certificate.key, lambda path: public_hex(read_key(path)), "`homeroom district recover`"),
+        "certificate": (facts.certificate, read_certificate, "`homeroom district recover`"),
+        "institution": (facts.institution, str, "serve it from a new folder"),
+    }
+    for name, (present, read, remedy) in begun.items():
+        if name in once and read(once[name]) != present:
+            option = name.replace("_", "-")
+            raise InputError(f"--{option} is another than it was begun with", where=str(folder), remedy=remedy)
+
+
+def _serve(folder: Path, configuration: DistrictConfiguration, listen: Any) -> None:
     from homeroom.federation.network import discovery
     from homeroom_aggregator.admin.folder import read_facts
     from homeroom_aggregator.server.serve import serve as run
 
-    facts = read_facts(folder)
+    facts, server = read_facts(folder), configuration.server
+    listening = listen(server.host, server.port)
     scheme, port = "https" if server.tls_cert else "http", listening.getsockname()[1]
     click.echo(f"{facts.institution}: root {facts.root}")
-    if privacy := facts.configuration.privacy:
+    if privacy := configuration.round.privacy:
         click.echo(f"private rounds: epsilon {privacy.epsilon:g} at delta {privacy.delta:g} for each {privacy.unit}")
     click.echo(f"listening on {scheme}://{server.host}:{port}")
     with contextlib.ExitStack() as until_the_end:
         if server.announce:
             until_the_end.enter_context(discovery.announce(server.host, port, facts.root, scheme))
-        run(
-            folder,
-            listening,
-            os.environ.get(TOKEN),
-            server.retain,
-            certificate=server.tls_cert,
-            key=server.tls_key,
-            log_requests=server.log_requests,
-        )
+        run(folder, listening, os.environ.get(TOKEN), configuration, tell=click.echo)
+
+
+@click.command()
+@click.argument("folder", type=FOLDER)
+@click.option("--check", is_flag=True, help="Only say whether it fits, and what the next start changes.")
+def configure(folder: Path, check: bool) -> None:
+    """Show the configuration of FOLDER, and when each field may change; edit FOLDER/district.toml, then --check.
+
+    While it serves or not; changes come into force when it is served the next time.
+    Example: homeroom district configure district/ --check
+    """
+    from homeroom_aggregator.admin import configuration_file as file
+    from homeroom_aggregator.admin.folder import read_facts
+
+    wanted, facts = file.read_configuration(folder), read_facts(folder)
+    changes = file.check_configuration(folder, file.round_in_force(folder, facts), wanted)
+    if not check:
+        click.echo(file.to_toml(wanted))
+    click.echo("\n".join(f"with the next start: {change}" for change in changes) or "fits what is in force")

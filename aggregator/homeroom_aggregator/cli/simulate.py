@@ -9,34 +9,45 @@ from typing import Any
 import click
 import msgspec
 
+from homeroom.cli.options import Decorator
 from homeroom.cli.parameters import FILE, PATH, Finite, Whole
 from homeroom.errors import InputError
 from homeroom.system.files import write_durable
 from homeroom_aggregator import flower
-from homeroom_aggregator.admin.configuration import SimulationConfiguration, from_options
+from homeroom_aggregator.admin.configuration import (
+    FIELD_OF_OPTION,
+    DistrictConfiguration,
+    SimulationConfiguration,
+    from_options,
+    with_options,
+)
 from homeroom_aggregator.cli.privacy import privacy_options
-from homeroom_aggregator.cli.round_options import optimizer_options, option
+from homeroom_aggregator.cli.round_options import optimizer_options
+
+
+def option(*names: str, **settings: Any) -> Decorator:
+    """An option with the default of the simulation's field of its name; names, settings: as for `click.option`."""
+    defaults = {field.name: field.default for field in msgspec.structs.fields(SimulationConfiguration)}
+    default = defaults[names[-1].lstrip("-").replace("-", "_")]
+    return click.option(*names, default=default, show_default=default is not None, **settings)
 
 
 @click.command()
 @click.argument("bundle", type=PATH)
 @click.argument("schools", nargs=-1, required=True, type=click.Path(exists=True, path_type=Path))
-@option(SimulationConfiguration, "--rounds", type=Whole(1))
-@option(SimulationConfiguration, "--epochs", type=Whole(1), help="Of each school in each round.")
-@option(SimulationConfiguration, "--participation", type=Finite(0, 1, min_open=True), help="Share of schools a round.")
-@option(SimulationConfiguration, "--lag", type=Finite(0, 1), help="Share that trains on old theta.")
+@option("--rounds", type=Whole(1))
+@option("--epochs", type=Whole(1), help="Of each school in each round.")
+@option("--participation", type=Finite(0, 1, min_open=True), help="Share of schools a round.")
+@option("--lag", type=Finite(0, 1), help="Share that trains on old theta.")
 @optimizer_options
 @privacy_options
-@option(SimulationConfiguration, "--seed", type=Whole(0))
+@option("--seed", type=Whole(0))
 @option(
-    SimulationConfiguration,
     "--engine",
     type=click.Choice(["homeroom", "flower"]),
     help="Where the schools train: this process, or Flower's simulation on every core [flower].",
 )
-@option(
-    SimulationConfiguration, "--measure-every", type=Whole(1), help="Score every so many rounds, not only the last."
-)
+@option("--measure-every", type=Whole(1), help="Score every so many rounds, not only the last.")
 @click.option("--plot", type=FILE, help="Draw the schools' accuracy round by round into this .svg.")
 @click.option("--json", "out", type=FILE, help="Write every figure here.")
 def simulate(bundle: Path, schools: tuple[Path, ...], plot: Path | None, out: Path | None, **options: Any) -> None:
@@ -53,6 +64,8 @@ def simulate(bundle: Path, schools: tuple[Path, ...], plot: Path | None, out: Pa
     if plot and plot.suffix.lower() != ".svg":
         raise InputError("the picture is an .svg", where=str(plot), remedy=f"name it {plot.with_suffix('.svg').name}")
     configuration, remote = from_options(SimulationConfiguration, options), None
+    given = {name: value for name, value in options.items() if name in FIELD_OF_OPTION and value is not None}
+    asked = with_options(DistrictConfiguration(), given).round
     if configuration.engine == "flower":
         flower.check_installed()
         from homeroom_aggregator.flower import simulation
@@ -67,10 +80,10 @@ def simulate(bundle: Path, schools: tuple[Path, ...], plot: Path | None, out: Pa
             epochs=configuration.epochs,
             participation=configuration.participation,
             lag=configuration.lag,
-            proximal=configuration.optimization.proximal,
-            privacy=configuration.private.privacy(),
-            optimizer=configuration.optimization.server_optimizer(),
-            server_rate=configuration.optimization.server_rate,
+            proximal=asked.proximal,
+            privacy=asked.privacy,
+            optimizer=asked.optimizer,
+            server_rate=asked.server_rate,
             measure_every=configuration.measure_every or int(plot is not None),
             seed=configuration.seed,
             tell=click.echo,

@@ -21,6 +21,7 @@ from homeroom.contract.offline_message import AnswerHeader, MessageHeader, read_
 from homeroom.contract.sealed_box import sealing_key
 from homeroom.errors import HomeroomError, InputError, NetworkError
 from homeroom_aggregator.admin import offline
+from homeroom_aggregator.admin.configuration_file import round_in_force
 from homeroom_aggregator.admin.folder import open_rounds, read_facts, read_secret
 from homeroom_aggregator.flower.records import packed, unpacked
 
@@ -41,7 +42,7 @@ class AggregatorStrategy(Strategy):  # type: ignore[misc]
         tell: gets a line a round.
         """
         self.last, self.nodes, self.wait_s, self.tell = last, nodes, wait_s, tell
-        configuration = read_facts(folder).configuration
+        configuration = round_in_force(folder, read_facts(folder))
         if configuration.secure or configuration.cohort:
             raise InputError(
                 "its rounds are secure or synchronous, and neither goes by offline messages",

@@ -60,6 +60,8 @@ class Rounds:
         certificate: Certificate,
         *,
         retain: int = 0,
+        checkpoint_entries: int | None = None,
+        checkpoint_bytes: int | None = None,
     ) -> None:
         """Open the log and compute the state from it.
 
@@ -68,8 +70,10 @@ class Rounds:
         configuration: of the rounds when the log was begun; `configure` changes it.
         key: signs rounds and versions; `certificate` is the root's word for it.
         retain: versions whose updates are kept at least; 0 keeps everything.
+        checkpoint_entries, checkpoint_bytes: after which the state is written down.
         Raises StoreError where the log is damaged, or is of another bundle or configuration.
         """
+        self._checkpoint_every = checkpoint_entries or CHECKPOINT_ENTRIES, checkpoint_bytes or CHECKPOINT_BYTES
         self.retain, self._undos, self._erased = retain, list[Undo](), False
         self.bundle, self.key, self.certificate = bundle, key, certificate
         self.log = Log(path)
@@ -189,7 +193,8 @@ class Rounds:
     def _note(self, number: int, size: int) -> None:
         """Count `size` more bytes up to entry `number`: put a checkpoint if one is due, and prune old versions."""
         self._since_bytes += size
-        if number - self._checkpoint_entry >= CHECKPOINT_ENTRIES or self._since_bytes >= CHECKPOINT_BYTES:
+        entries, size_bytes = self._checkpoint_every
+        if number - self._checkpoint_entry >= entries or self._since_bytes >= size_bytes:
             self._put_checkpoint(number)
         if self.retain:
             self.log.prune(PRUNED_AT_ONCE)

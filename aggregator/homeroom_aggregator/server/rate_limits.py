@@ -9,17 +9,9 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from homeroom_aggregator.admin.configuration import DeviceLimits
+
 DAY_S = 86_400.0
-
-
-@dataclass(frozen=True)
-class DeviceLimits:
-    """Limits of each device, whatever key it has now. 0 means no limit."""
-
-    requests_a_minute: int = 600
-    burst: int = 300
-    updates_a_day: int = 1000
-    mb_a_day: int = 4096
 
 
 @dataclass

@@ -19,7 +19,6 @@ from homeroom_aggregator.server.refusals import RefusedError
 from homeroom_aggregator.server.service import Service
 from homeroom_aggregator.state.members import Member, Members, Role
 
-BODY_DEADLINE_S = 120.0  # for a whole body: a sender that trickles is cut off
 BODY_LIMIT_BYTES = 1 << 16  # of a body from anybody; a longer one is read only after its head was found signed
 BUSY_RETRY_S = 10.0
 
@@ -49,7 +48,7 @@ class SignedRequest:
             raise RefusedError(422, "malformed", f"the body is not a JSON object with a text {name!r}") from None
 
 
-async def read_body(request: Request, limit_bytes: int, room: MemoryBudget | None = None) -> bytes:
+async def read_body(request: Request, limit_bytes: int, deadline_s: float, room: MemoryBudget | None = None) -> bytes:
     """The body as it was sent, never more than the limit in memory, and not for ever.
 
     room: where its bytes count until the caller gives them back.
@@ -66,7 +65,7 @@ async def read_body(request: Request, limit_bytes: int, room: MemoryBudget | Non
         raise RefusedError(413, "too_long", f"more than {limit_bytes:,} bytes")
     body, whole = bytearray(), None
     try:
-        async with asyncio.timeout(BODY_DEADLINE_S):
+        async with asyncio.timeout(deadline_s):
             async for part in request.stream():
                 if room and not room.take(len(part)):
                     raise RefusedError(
@@ -77,7 +76,7 @@ async def read_body(request: Request, limit_bytes: int, room: MemoryBudget | Non
                     raise RefusedError(413, "too_long", f"more than {limit_bytes:,} bytes")
         whole = bytes(body)
     except TimeoutError:
-        raise RefusedError(408, "too_slow", f"the body took over {BODY_DEADLINE_S:g} s", "send it again") from None
+        raise RefusedError(408, "too_slow", f"the body took over {deadline_s:g} s", "send it again") from None
     finally:
         if room and whole is None:
             room.give_back(len(body))

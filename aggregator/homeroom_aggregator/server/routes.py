@@ -335,13 +335,14 @@ async def dispatch(service: Service, route: ApiRoute, request: Request, body: by
 def endpoint(service: Service, route: ApiRoute) -> Callable[[Request], Awaitable[Response]]:
     """The endpoint of a route: turns refusals into answers, counts each, and gives out the next nonce."""
     limit = service.rounds.configuration.update_limit_bytes if route.long else requests.BODY_LIMIT_BYTES
+    deadline_s = service.configuration.request_limits.body_s
 
     async def answer(request: Request) -> Response:
         code, body, received, start_s = "", b"", False, time.monotonic()
         try:
             if route.long:
                 requests.check_head(service, request)
-            body = await requests.read_body(request, limit, service.room)
+            body = await requests.read_body(request, limit, deadline_s, service.room)
             received, start_s = True, time.monotonic()
             response = await dispatch(service, route, request, body)
         except (HomeroomError, RefusedError) as problem:

@@ -10,6 +10,7 @@ import signal
 import socket
 import ssl
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -17,21 +18,19 @@ import uvicorn
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from homeroom.errors import InputError, NetworkError
+from homeroom_aggregator.admin.configuration import DistrictConfiguration, RequestLimits
 from homeroom_aggregator.server.dashboard import routes
 from homeroom_aggregator.server.metrics import LOGGER
 from homeroom_aggregator.server.routes import make_app
 from homeroom_aggregator.server.service import Service, open_service
 
-HEADERS_DEADLINE_S = 20.0  # for a request's headers
-HEADERS_LIMIT_BYTES = 1 << 16
-KEEP_ALIVE_S = 30  # an idle connection is kept so long
-CONNECTIONS_LIMIT = 2000  # at once; more are told to come back
 THREAD_SWITCH_S = 0.0002  # the interpreter's switch interval: a poll waits little for the writer's thread
 
 
 class DeadlineProtocol(HttpToolsProtocol):
     """HTTP/1.1 that closes a connection whose headers are not whole in time (slow loris), or have no end."""
 
+    limits = RequestLimits()
     _deadline: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
@@ -50,7 +49,7 @@ class DeadlineProtocol(HttpToolsProtocol):
         super().data_received(data)
         if self._deadline is not None:
             self._head_bytes += len(data)
-            if self._head_bytes > HEADERS_LIMIT_BYTES:
+            if self._head_bytes > self.limits.headers_kib << 10:
                 self._hang_up()
 
     def on_headers_complete(self) -> None:
@@ -71,7 +70,7 @@ class DeadlineProtocol(HttpToolsProtocol):
         self.transport.close()
 
     def _start_deadline(self) -> None:
-        self._head_bytes, self._deadline = 0, self.loop.call_later(HEADERS_DEADLINE_S, self._hang_up)
+        self._head_bytes, self._deadline = 0, self.loop.call_later(self.limits.headers_s, self._hang_up)
 
     def _cancel_deadline(self) -> None:
         if self._deadline is not None:
@@ -96,17 +95,18 @@ def listen(host: str, port: int) -> socket.socket:
 
 def uvicorn_config(service: Service, certificate: Path | None = None, key: Path | None = None) -> uvicorn.Config:
     """Uvicorn's configuration. certificate, key: PEM files for TLS; without them a proxy in front brings it."""
+    limits = service.configuration.request_limits
     tls: dict[str, Any] = {"ssl_certfile": certificate, "ssl_keyfile": key} if certificate else {}
     config = uvicorn.Config(
         routes.mount(make_app(service), service),
-        http=DeadlineProtocol,
+        http=type("Protocol", (DeadlineProtocol,), {"limits": limits}),
         ws="none",
         lifespan="off",
         log_level="warning",
         access_log=False,
         server_header=False,
-        timeout_keep_alive=KEEP_ALIVE_S,
-        limit_concurrency=CONNECTIONS_LIMIT,
+        timeout_keep_alive=limits.keep_alive_s,
+        limit_concurrency=limits.connections,
         timeout_graceful_shutdown=10,
         **tls,
     )
@@ -121,31 +121,28 @@ def uvicorn_config(service: Service, certificate: Path | None = None, key: Path 
 def serve(
     folder: Path,
     listening: socket.socket,
-    token: str | None = None,
-    retain: int = 0,
-    *,
-    certificate: Path | None = None,
-    key: Path | None = None,
-    log_requests: bool = False,
+    token: str | None,
+    configuration: DistrictConfiguration,
+    tell: Callable[[str], None] = print,
 ) -> None:
     """Serve until SIGTERM or SIGINT: requests under way are finished, no new ones are taken.
 
-    folder: the aggregator's. listening: the socket. token: the operator's.
-    retain: versions whose updates are kept at least; 0 keeps everything.
-    certificate, key: PEM files for TLS.
-    log_requests: write a line for each request to stderr.
+    folder: the aggregator's. listening: the socket. token: the operator's. configuration: comes into force.
+    tell: is told what that changes.
     Accepted updates are durable at every moment, so it may also be killed.
     """
-    if log_requests:
+    if configuration.server.log_requests:
         LOGGER.addHandler(logging.StreamHandler(sys.stderr))
         LOGGER.setLevel(logging.INFO)
     sys.setswitchinterval(THREAD_SWITCH_S)
     # uvicorn raises the signal that ended it once more: left to its default that would end the process before its log
     # is settled. Until uvicorn listens to it, the same word ends the start.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
-    service = open_service(folder, token, retain)
+    service = open_service(folder, token, configuration)
+    for change in service.changes:
+        tell(f"from version {service.rounds.state.version + 1} on: {change}")
     try:
-        server = uvicorn.Server(uvicorn_config(service, certificate, key))
+        server = uvicorn.Server(uvicorn_config(service, configuration.server.tls_cert, configuration.server.tls_key))
         gc.collect()
         gc.freeze()  # what is there now stays: searching it for garbage again and again would hold polls up for 50 ms
         server.run(sockets=[listening])

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from homeroom_aggregator.admin.configuration import DistrictConfiguration
+from homeroom_aggregator.admin.configuration_file import bring_into_force, read_configuration
 from homeroom_aggregator.admin.folder import (
     BUNDLES_FOLDER,
     SECURE_ROUND_FILE,
@@ -14,30 +17,42 @@ from homeroom_aggregator.admin.folder import (
     read_facts,
     read_secret,
 )
+from homeroom_aggregator.merge.configuration_change import FieldChange
 from homeroom_aggregator.merge.rounds import Rounds
 from homeroom_aggregator.secagg.coordinator import SecureRounds
 from homeroom_aggregator.server import auth
 from homeroom_aggregator.server.downloads import Downloads
 from homeroom_aggregator.server.metrics import Metrics
-from homeroom_aggregator.server.rate_limits import DeviceLimits, MemoryBudget, RateMeter
+from homeroom_aggregator.server.rate_limits import MemoryBudget, RateMeter
 from homeroom_aggregator.server.write_thread import WriteThread
 from homeroom_aggregator.state.last_seen import LastSeen
 from homeroom_aggregator.state.log import Log
 from homeroom_aggregator.state.members import Members
 
-BODIES_LIMIT_BYTES = 512 << 20  # of all bodies in memory at once; further requests are told to come back
 
+def open_service(folder: Path, token: str | None = None, configuration: DistrictConfiguration | None = None) -> Service:
+    """Open an aggregator's folder to serve it by a configuration, by default its own; that comes into force here.
 
-def open_service(folder: Path, token: str | None = None, retain: int = 0) -> Service:
-    """Open an aggregator's folder to serve it.
-
-    token: the operator's. retain: versions whose updates are kept at least; 0 keeps everything.
+    token: the operator's. Raises InputError, and changes nothing, where a field may not change so.
     """
-    facts = read_facts(folder)
-    rounds = open_rounds(folder, retain)
+    facts, configuration = read_facts(folder), configuration or read_configuration(folder)
+    log = configuration.log
+    rounds = open_rounds(
+        folder,
+        log.retain,
+        checkpoint_entries=log.checkpoint_entries,
+        checkpoint_bytes=log.checkpoint_mib << 20,
+    )
+    try:
+        changes = bring_into_force(folder, rounds, configuration)
+    except BaseException:
+        rounds.close()
+        raise
     downloads = Downloads(rounds, open_log(folder), folder / BUNDLES_FOLDER / f"{facts.bundle_id}.homeroom")
-    service = Service(rounds, facts.institution, read_secret(folder), downloads, open_log(folder), token)
-    if facts.configuration.secure:
+    service = Service(
+        rounds, facts.institution, read_secret(folder), downloads, open_log(folder), token, configuration, changes
+    )
+    if rounds.configuration.secure:
         service.secure_rounds = SecureRounds(
             folder / SECURE_ROUND_FILE, rounds, open_log(folder), lambda: load_roster(folder)
         )
@@ -48,7 +63,8 @@ def open_service(folder: Path, token: str | None = None, retain: int = 0) -> Ser
 class Service:
     """Shared by all handlers. `rounds` belongs to the writer's thread, `reader` to the event loop's.
 
-    secret: proves invitation codes. token: the operator's, if one is set. secure_rounds: where rounds are secure.
+    secret: proves invitation codes. token: the operator's, if one is set. changes: of the round configuration that came
+    with this start. secure_rounds: where rounds are secure.
     """
 
     rounds: Rounds
@@ -57,14 +73,15 @@ class Service:
     downloads: Downloads
     reader: Log
     token: str | None = None
-    limits: DeviceLimits = field(default_factory=DeviceLimits)
+    configuration: DistrictConfiguration = field(default_factory=DistrictConfiguration)
+    changes: Sequence[FieldChange] = ()
     nonces: auth.Nonces = field(default_factory=auth.Nonces)
     metrics: Metrics = field(default_factory=Metrics)
-    room: MemoryBudget = field(default_factory=lambda: MemoryBudget(BODIES_LIMIT_BYTES))
     secure_rounds: SecureRounds | None = None
 
     def __post_init__(self) -> None:
-        self.meter = RateMeter(self.limits)
+        self.meter = RateMeter(self.configuration.device_limits)
+        self.room = MemoryBudget(self.configuration.request_limits.bodies_mib << 20)
         self.writer = WriteThread(self.rounds)
         self.last_seen = LastSeen(self.rounds.log.database)
         self.members = Members(self.reader.database)

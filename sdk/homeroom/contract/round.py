@@ -28,7 +28,13 @@ FIRST_FIELDS = frozenset(
 
 
 class ServerOptimizer(msgspec.Struct, frozen=True, kw_only=True):
-    """Server optimizer (Reddi et al. 2021), applied to the mean update with rate `server_rate`."""
+    """Server optimizer (Reddi et al. 2021), applied to the mean update with rate `server_rate`.
+
+    name: `fedavg` alone adds the mean update as it is.
+    beta1: decay of the first moment: of FedAvgM, FedAdam, FedYogi.
+    beta2: decay of the second moment: of FedAdam, FedYogi.
+    tau: how adaptive a step is, least for large values: of FedAdam, FedYogi.
+    """
 
     name: Literal["fedavg", "fedavgm", "fedadam", "fedyogi"] = "fedavg"
     beta1: Annotated[float, msgspec.Meta(ge=0, lt=1)] = 0.9
@@ -39,6 +45,8 @@ class ServerOptimizer(msgspec.Struct, frozen=True, kw_only=True):
 class CohortRules(msgspec.Struct, frozen=True, kw_only=True):
     """Rules of a synchronous round: it ends with `buffer_size` updates, or `quorum` at the deadline.
 
+    deadline_s: seconds after which the round ends, if a quorum of updates came.
+    quorum: updates that make a release at the deadline.
     over: over-selection, the ratio of invited devices to `buffer_size`.
     """
 

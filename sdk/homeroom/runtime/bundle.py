@@ -213,15 +213,29 @@ def _read_limited(folder: Path, name: str, limit_bytes: int) -> bytes:
         raise BundleError(f"cannot be read: {problem.strerror}", where=name, remedy=GET_AGAIN) from None
 
 
+def read_bundle_id(source: Path) -> str:
+    """The bundle_id that a directory or .homeroom zip names, nothing verified; BundleError if there is none."""
+    try:
+        return digest(_read_signed(source)[0])
+    except (KeyError, OSError, *ZIP_ERRORS):
+        raise BundleError("is no bundle", where=str(source), remedy="check the path") from None
+
+
+def _read_signed(source: Path) -> tuple[bytes, bytes]:
+    """Manifest and signature of a directory or zip, as they stand."""
+    limits = {MANIFEST_FILE: MANIFEST_LIMIT_BYTES, SIGNATURE_FILE: SIGNATURE_LIMIT_BYTES}
+    if source.is_dir():
+        manifest, signature = (_read_limited(source, name, limit) for name, limit in limits.items())
+    else:
+        with zipfile.ZipFile(source) as archive:
+            manifest, signature = (archive.open(name).read(limit) for name, limit in limits.items())
+    return manifest, signature
+
+
 def _find_installed(source: Path, into: Path, root: str | None) -> Bundle | None:
     """Finds the installed, undamaged bundle with the manifest and signature of the source; raises TrustError."""
-    limits = {MANIFEST_FILE: MANIFEST_LIMIT_BYTES, SIGNATURE_FILE: SIGNATURE_LIMIT_BYTES}
     try:
-        if source.is_dir():
-            manifest, signature = (_read_limited(source, name, limit) for name, limit in limits.items())
-        else:
-            with zipfile.ZipFile(source) as archive:
-                manifest, signature = (archive.open(name).read(limit) for name, limit in limits.items())
+        manifest, signature = _read_signed(source)
         target = into / digest(manifest)
         same = signature == _read_limited(target, SIGNATURE_FILE, SIGNATURE_LIMIT_BYTES)
         return open_bundle(target, root=root) if same else None

@@ -188,8 +188,8 @@ def test_whoever_has_the_folder_gets_a_link(service: Service, address: str) -> N
 
 
 def test_too_many_requests_are_told_to_wait(service: Service, address: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    from homeroom_aggregator.admin.configuration import DeviceLimits
     from homeroom_aggregator.server.dashboard import routes
-    from homeroom_aggregator.server.rate_limits import DeviceLimits
 
     monkeypatch.setattr(routes, "SESSION_LIMITS", DeviceLimits(requests_a_minute=1, burst=3))
     with running(service) as other, signed_in(service, other) as browser:

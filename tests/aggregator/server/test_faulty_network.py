@@ -23,8 +23,8 @@ from homeroom.contract.version import make_version
 from homeroom.errors import HomeroomError, NetworkError, TrustError
 from homeroom.federation.enrolment import device_key, set_network
 from homeroom.federation.network import transport
+from homeroom_aggregator.admin.configuration import DeviceLimits
 from homeroom_aggregator.admin.folder import invite_devices
-from homeroom_aggregator.server.rate_limits import DeviceLimits
 from homeroom_aggregator.server.routes import Service
 from homeroom_aggregator.server.service import open_service
 

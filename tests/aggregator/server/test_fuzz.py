@@ -24,10 +24,10 @@ from homeroom.contract.roster import make_roster
 from homeroom.contract.secagg import SecureRules
 from homeroom.contract.signing import certify, new_key
 from homeroom.federation.network.client import join
+from homeroom_aggregator.admin.configuration import DeviceLimits
 from homeroom_aggregator.admin.folder import make_invitations, replace_roster
 from homeroom_aggregator.server import metrics
 from homeroom_aggregator.server.openapi import document
-from homeroom_aggregator.server.rate_limits import DeviceLimits
 from homeroom_aggregator.server.service import Service, open_service
 
 ROLES = ("device", "school", "district", "auditor", "stranger", "nobody")

@@ -14,6 +14,8 @@ from aggregator.institution import START, learn, make_folder, running
 from homeroom import Device
 from homeroom.federation import versions
 from homeroom.federation.enrolment import set_network
+from homeroom_aggregator.admin.configuration import LogSection
+from homeroom_aggregator.admin.configuration_file import read_configuration, write_file
 from homeroom_aggregator.admin.folder import BUNDLES_FOLDER, FACTS_FILE, KEY_FILE, LOG_FILE, SECRET_FILE, invite_devices
 from homeroom_aggregator.server.service import open_service
 from homeroom_aggregator.state import audit
@@ -31,10 +33,11 @@ def test_each_side_restarted_fifty_times_goes_on_where_it_was(tmp_path: Path, mo
     )  # these bundles hold no graphs
     chance = random.Random(20261125)
     folder, made, waits = make_folder(tmp_path, buffer_size=1, min_devices=1), 0, False
+    write_file(folder, msgspec.structs.replace(read_configuration(folder), log=LogSection(retain=10)))
     (invitation,) = invite_devices(folder, "http://district.example", 1)
     (tmp_path / "invitation.json").write_bytes(msgspec.json.encode(invitation))
     for number in range(RESTARTS):
-        service = open_service(folder, retain=10)
+        service = open_service(folder)
         with running(service) as address, Device.open(tmp_path / "room", tmp_path / "bundle") as device:
             set_network(device.store, address=address, lan="off")
             if number == 0:

@@ -26,9 +26,10 @@ from aggregator.institution import School, make_folder, running
 from homeroom.contract import http_signatures
 from homeroom.errors import DiskFullError, InputError, NetworkError, UpdateError
 from homeroom.federation.network.client import Client, join
+from homeroom_aggregator.admin.configuration import DistrictConfiguration, RequestLimits
 from homeroom_aggregator.admin.folder import invite_devices, open_rounds
 from homeroom_aggregator.merge import checkpoint
-from homeroom_aggregator.server import metrics, requests, serve
+from homeroom_aggregator.server import metrics, serve
 from homeroom_aggregator.server.service import Service, open_service
 
 
@@ -56,9 +57,9 @@ def connect(address: str) -> socket.socket:
     return socket.create_connection((host, int(port)), timeout=5)
 
 
-def test_who_sends_no_headers_is_hung_up_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(serve, "HEADERS_DEADLINE_S", 0.2)
+def test_who_sends_no_headers_is_hung_up_on(tmp_path: Path) -> None:
     service = open_service(make_folder(tmp_path))
+    service.configuration = DistrictConfiguration(request_limits=RequestLimits(headers_s=0.2))
     with running(service) as address, connect(address) as line:
         line.sendall(b"GET /v1/health HTTP/1.1\r\nhost: x\r\n")
         assert line.recv(100) == b""
@@ -70,11 +71,9 @@ def for_ever(line: socket.socket) -> None:
         line.sendall(b"x-%d: %s\r\n" % (number, b"y" * 1000))
 
 
-def test_who_sends_no_end_of_headers_or_slow_ones_later_is_hung_up_on(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(serve, "HEADERS_DEADLINE_S", 0.2)
+def test_who_sends_no_end_of_headers_or_slow_ones_later_is_hung_up_on(tmp_path: Path) -> None:
     service = open_service(make_folder(tmp_path))
+    service.configuration = DistrictConfiguration(request_limits=RequestLimits(headers_s=0.2))
     good = b"GET /v1/health HTTP/1.1\r\nhost: x\r\n\r\n"
     with running(service) as address:
         with connect(address) as line:
@@ -120,11 +119,9 @@ def test_after_a_refused_body_the_connection_ends(service: Service, address: str
         assert b"connection: close" in line.recv(4096).lower()
 
 
-def test_who_trickles_a_body_is_refused_while_others_are_served(
-    service: Service, address: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(requests, "BODY_DEADLINE_S", 0.3)
-    with connect(address) as line:
+def test_who_trickles_a_body_is_refused_while_others_are_served(service: Service) -> None:
+    service.configuration = DistrictConfiguration(request_limits=RequestLimits(body_s=0.3))
+    with running(service) as address, connect(address) as line:
         line.sendall(b"POST /v1/updates HTTP/1.1\r\nhost: x\r\ncontent-length: 1000\r\n\r\nx")
         assert httpx.get(f"{address}/v1/health").status_code == 200
         assert b" 408 " in line.recv(1000)

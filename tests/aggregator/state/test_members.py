@@ -21,9 +21,10 @@ from homeroom.contract.invitation import Invitation, as_text, read_invitation
 from homeroom.contract.signing import certify, new_key, public_hex, write_key
 from homeroom.errors import InputError, NetworkError, StoreError, TrustError, UpdateError
 from homeroom.federation.network.client import Client, Enrolment, join
+from homeroom_aggregator.admin.configuration import DeviceLimits
 from homeroom_aggregator.admin.folder import invite_devices, make_invitations, recover_key
 from homeroom_aggregator.server import auth
-from homeroom_aggregator.server.rate_limits import DAY_S, DeviceLimits, RateMeter
+from homeroom_aggregator.server.rate_limits import DAY_S, RateMeter
 from homeroom_aggregator.server.service import Service, open_service
 from homeroom_aggregator.state import audit, invitation_codes, members
 

@@ -22,19 +22,20 @@ from starlette.routing import Route
 
 from homeroom.errors import HomeroomError
 from homeroom.system.sqlite import Database
+from homeroom_aggregator.admin.configuration import DeviceLimits
 from homeroom_aggregator.server import refusals, requests
 from homeroom_aggregator.server.dashboard import pages, queries
 from homeroom_aggregator.server.dashboard.pages import PageContext
 from homeroom_aggregator.server.dashboard.queries import AuditChain
 from homeroom_aggregator.server.dashboard.sessions import SESSION_LIFE_S, Session, Sessions
 from homeroom_aggregator.server.metrics import LOGGER
-from homeroom_aggregator.server.rate_limits import DeviceLimits, RateMeter
+from homeroom_aggregator.server.rate_limits import RateMeter
 from homeroom_aggregator.server.refusals import RefusedError
 from homeroom_aggregator.server.service import Service
 from homeroom_aggregator.state import login_links
 
 COOKIE_NAME, DASHBOARD_PATH = "homeroom-office", "/dashboard"
-FORM_LIMIT_BYTES = 8 << 10
+FORM_LIMIT_BYTES, FORM_DEADLINE_S = 8 << 10, 120.0
 AUDIT_CHECK_LIFE_S = 60.0  # then the audit log is checked anew
 SESSION_LIMITS = DeviceLimits(requests_a_minute=120, burst=60)
 CONTENT_SECURITY_POLICY = (
@@ -196,7 +197,7 @@ async def _form(request: Request) -> dict[str, str]:
     origin, host = request.headers.get("origin"), request.headers.get("host", "")
     if origin is not None and urlsplit(origin).netloc != host:
         raise RefusedError(403, "foreign", "This form came from another site", "Use the dashboard's own pages.")
-    body = await requests.read_body(request, FORM_LIMIT_BYTES)
+    body = await requests.read_body(request, FORM_LIMIT_BYTES, FORM_DEADLINE_S)
     try:
         fields = parse_qs(body.decode(), keep_blank_values=True, max_num_fields=20)
     except ValueError:

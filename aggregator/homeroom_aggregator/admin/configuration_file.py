@@ -1,0 +1,156 @@
+"""The configuration as the file `district.toml` in the aggregator's folder, and how it comes into force.
+
+The log has the truth about rounds: the file says what is wanted. It is written first, and at the next start its round
+configuration is compared with the one in force; so a process that is killed in between leaves the one or the other.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import inspect
+import json
+import re
+import textwrap
+import tomllib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from homeroom.contract.round import RoundConfiguration
+from homeroom.errors import InputError, StoreError
+from homeroom.system.files import write_durable
+from homeroom_aggregator.admin.configuration import (
+    CHANGE_TEXT,
+    DERIVED,
+    DistrictConfiguration,
+    change_of,
+    converted,
+    part_type,
+)
+from homeroom_aggregator.admin.folder import LOG_FILE, FolderFacts, open_log, read_facts, refuse_backup
+from homeroom_aggregator.merge.configuration_change import NEW_FOLDER, FieldChange, check_changes, followed, in_force
+from homeroom_aggregator.merge.rounds import Rounds
+
+CONFIGURATION_FILE = "district.toml"
+FILE_LIMIT_BYTES = 1 << 20
+HEADER = """\
+# Configuration of this aggregator: every field, with when it may change. `homeroom district configure FOLDER --check`
+# says whether an edited file fits. Round options of `homeroom district serve` are written here, and comments of your
+# own are not kept then; its other options count for one start. Lines that begin with # and no space are not set.
+"""
+
+
+# The file
+
+
+def to_toml(configuration: DistrictConfiguration) -> str:
+    """The file's text."""
+    return "".join(f"{line}\n" for line in [HEADER, *_table(configuration, DistrictConfiguration, "")])
+
+
+def _table(value: Any, kind: type[msgspec.Struct], table: str) -> Iterator[str]:
+    """Lines of a table and those inside it. value: None where the table is not set."""
+    docs, parts = field_docs(kind), list[tuple[str, type[msgspec.Struct], Any]]()
+    if table:
+        yield from ("", f"{'' if value is not None else '#'}[{table}]")
+    for field in msgspec.structs.fields(kind):
+        name = f"{table}.{field.name}".lstrip(".")
+        current = field.default if value is None else getattr(value, field.name)
+        if part := part_type(field.type):
+            parts.append((name, part, None if value is None else current))
+        elif name not in DERIVED:
+            about = f"{docs.get(field.name, '')} Changes: {CHANGE_TEXT[change_of(name)]}.".strip()
+            yield from textwrap.wrap(about, 118, initial_indent="# ", subsequent_indent="# ")
+            unset = current in (None, msgspec.UNSET, msgspec.NODEFAULT)
+            mark, text = "#" if unset or value is None else "", "" if unset else f" {_toml_value(current)}"
+            yield f"{mark}{field.name} ={text}"
+    for name, part, current in parts:
+        yield from _table(current, part, name)
+
+
+def _toml_value(value: Any) -> str:
+    if isinstance(value, dict):
+        return "{" + ", ".join(f"{_toml_value(key)} = {_toml_value(one)}" for key, one in value.items()) + "}"
+    if isinstance(value, (str, Path)):
+        return json.dumps(str(value), ensure_ascii=False).replace("\x7f", "\\u007f")
+    return str(value).lower() if isinstance(value, bool) else repr(value)
+
+
+def field_docs(kind: type) -> dict[str, str]:
+    """What the type's docstring says of each field: lines `name: text`, or `name, other: text`."""
+    docs: dict[str, str] = {}
+    for names, text in re.findall(
+        r"^(\w+(?:, \w+)*): (.*(?:\n +\S.*)*)", inspect.cleandoc(kind.__doc__ or ""), re.MULTILINE
+    ):
+        docs |= dict.fromkeys(names.split(", "), _sentence(" ".join(text.split())))
+    return docs
+
+
+def _sentence(text: str) -> str:
+    return text[:1].upper() + text[1:]
+
+
+def read_file(path: Path, bundle_id: str = "0" * 64) -> DistrictConfiguration:
+    """The configuration in a file; InputError names the file, the table and the key that is not right."""
+    try:
+        with path.open("rb") as file:
+            data = file.read(FILE_LIMIT_BYTES + 1)
+        if len(data) > FILE_LIMIT_BYTES:
+            raise InputError(f"is larger than {FILE_LIMIT_BYTES:,} bytes", where=str(path))
+        fields = tomllib.loads(data.decode())
+    except OSError as problem:
+        raise StoreError(f"cannot be read: {problem.strerror}", where=str(path)) from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError, RecursionError) as problem:
+        raise InputError(f"not TOML: {problem}", where=str(path), remedy="put it right there") from None
+    given = fields.get("round", {})
+    if isinstance(given, dict):
+        for name in sorted(given.keys() & {name.removeprefix("round.") for name in DERIVED}):
+            raise InputError(f"[round] {name} is not for people to set", where=str(path), remedy="remove it")
+        fields["round"] = given | {"bundle_id": bundle_id}
+    return converted(fields, where=str(path))
+
+
+def write_file(folder: Path, configuration: DistrictConfiguration) -> None:
+    """Replace the folder's file, durably and as a whole."""
+    write_durable(folder / CONFIGURATION_FILE, to_toml(configuration).encode())
+
+
+# The file and the log
+
+
+def round_in_force(folder: Path, facts: FolderFacts) -> RoundConfiguration:
+    """The round configuration that the log has come to."""
+    refuse_backup(folder)  # opening its log would change it
+    if not (folder / LOG_FILE).exists():
+        return facts.configuration
+    with contextlib.closing(open_log(folder)) as log:
+        return in_force(log, facts.configuration)
+
+
+def read_configuration(folder: Path) -> DistrictConfiguration:
+    """The folder's file; where there is none, the defaults with what the log has come to."""
+    facts, path = read_facts(folder), folder / CONFIGURATION_FILE
+    if path.exists():
+        return read_file(path, facts.bundle_id)
+    present = msgspec.structs.replace(round_in_force(folder, facts), earlier_codecs=())
+    return DistrictConfiguration(institution=facts.institution, round=present)
+
+
+def check_configuration(folder: Path, present: RoundConfiguration, wanted: DistrictConfiguration) -> list[FieldChange]:
+    """The changes of the rounds that a start would bring; InputError names a field that may not change so."""
+    institution, where = read_facts(folder).institution, str(folder / CONFIGURATION_FILE)
+    if wanted.institution != institution:
+        change = FieldChange("institution", institution, wanted.institution)
+        raise InputError(f"institution cannot change ({change})", where=where, remedy=NEW_FOLDER)
+    return check_changes(present, followed(present, wanted.round), where)
+
+
+def bring_into_force(folder: Path, rounds: Rounds, wanted: DistrictConfiguration) -> list[FieldChange]:
+    """Let the rounds go on by the wanted configuration, and write its round's part into the file; the changes."""
+    check_configuration(folder, rounds.configuration, wanted)
+    lasting = msgspec.structs.replace(read_configuration(folder), round=wanted.round)
+    if not (folder / CONFIGURATION_FILE).exists() or lasting != read_configuration(folder):
+        write_file(folder, lasting)
+    return rounds.configure(wanted.round)

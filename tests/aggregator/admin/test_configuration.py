@@ -1,0 +1,569 @@
+"""The configuration: as a file, under options, on a second start, for devices, and when a start is cut short."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import stat
+import subprocess
+import sys
+from collections.abc import Callable
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import click
+import hypothesis.strategies as st
+import msgspec
+import numpy as np
+import pytest
+from click.testing import CliRunner
+from hypothesis import given, settings
+
+from aggregator.institution import ROOT, START, School, learn, make_folder, running, write_bundle
+from homeroom import Device
+from homeroom.cli.main import homeroom
+from homeroom.contract.privacy import Privacy
+from homeroom.contract.round import CohortRules, RoundConfiguration, ServerOptimizer
+from homeroom.contract.secagg import SecureRules
+from homeroom.contract.signing import certify, new_key, write_key
+from homeroom.errors import HomeroomError, InputError
+from homeroom.federation.agreement import agreed_round
+from homeroom.federation.enrolment import set_network
+from homeroom.federation.network.client import Client, join
+from homeroom_aggregator.admin import backup
+from homeroom_aggregator.admin.bundle_upgrade import upgrade_bundle
+from homeroom_aggregator.admin.configuration import (
+    CHANGE_TEXT,
+    DERIVED,
+    FIELD_OF_OPTION,
+    DeviceLimits,
+    DistrictConfiguration,
+    LogSection,
+    RequestLimits,
+    ServerSection,
+    change_of,
+    field_names,
+    with_options,
+)
+from homeroom_aggregator.admin.configuration_file import (
+    CONFIGURATION_FILE,
+    read_configuration,
+    read_file,
+    to_toml,
+    write_file,
+)
+from homeroom_aggregator.admin.folder import invite_devices, open_rounds, read_facts
+from homeroom_aggregator.cli.serve import ONCE_OPTIONS, serve
+from homeroom_aggregator.merge.configuration_change import ROUND_FIELDS
+from homeroom_aggregator.merge.rounds import Rounds
+from homeroom_aggregator.server.service import Service, open_service
+
+DOCS = Path(__file__).resolve().parents[3] / "docs" / "aggregator.md"
+SECURE, ADAM = SecureRules(), ServerOptimizer(name="fedadam")
+SYNCHRONOUS = {"max_staleness": 0, "cohort": CohortRules(deadline_s=60, quorum=1)}
+PRIVATE = {"privacy": Privacy(clip_norm=1, noise_multiplier=2, epsilon=8, delta=1e-5)}
+
+# By option: what the folder was begun with, what is typed on the second start, and the value that is then in effect,
+# or what the refusal names.
+EFFECTS: dict[str, tuple[dict[str, Any], list[str], Any]] = {
+    "buffer_size": ({}, ["--buffer", "3"], 3),
+    "min_devices": ({}, ["--min-devices", "3"], 3),
+    "max_staleness": ({}, ["--max-staleness", "3"], 3),
+    "codec": ({}, ["--codec", "int8"], "int8"),
+    "deadline": (SYNCHRONOUS, ["--deadline", "30"], 30.0),
+    "quorum": (SYNCHRONOUS, ["--quorum", "2"], 2),
+    "over": (SYNCHRONOUS, ["--over", "2"], 2.0),
+    "retain": ({}, ["--retain", "7"], 7),
+    "optimizer": ({}, ["--optimizer", "fedyogi"], "fedyogi"),
+    "server_rate": ({}, ["--server-rate", "0.5"], 0.5),
+    "beta1": ({"optimizer": ADAM}, ["--beta1", "0.5"], 0.5),
+    "beta2": ({"optimizer": ADAM}, ["--beta2", "0.5"], 0.5),
+    "tau": ({"optimizer": ADAM}, ["--tau", "0.5"], 0.5),
+    "proximal": ({}, ["--proximal", "0.5"], 0.5),
+    "cohort": ({"secure": SECURE}, ["--cohort", "30"], 30),
+    "drop_rate": ({"secure": SECURE}, ["--drop-rate", "0.2"], 0.2),
+    "corrupt_rate": ({"secure": SECURE}, ["--corrupt-rate", "0.2"], 0.2),
+    "phase_hours": ({"secure": SECURE}, ["--phase-hours", "0.5"], 1800),
+    "host": ({}, ["--host", "localhost"], "localhost"),
+    "port": ({}, ["--port", "0"], 0),
+    "announce": ({}, ["--announce"], True),
+    "log_requests": ({}, ["--log-requests"], True),
+}
+REFUSALS: dict[str, tuple[dict[str, Any], list[str], str]] = {
+    "bundle": ({}, ["--bundle", "{other}"], "--bundle"),
+    "root_key": ({}, ["--root-key", "{key}"], "--root-key"),
+    "key": ({}, ["--key", "{key}"], "--key"),
+    "certificate": ({}, ["--certificate", "{certificate}"], "--certificate"),
+    "institution": ({}, ["--institution", "District 8"], "--institution"),
+    "by_school": ({}, ["--by-school"], "by_school"),
+    "epsilon": (PRIVATE, ["--epsilon", "9"], "privacy.epsilon"),
+    "delta": (PRIVATE, ["--delta", "1e-6"], "privacy.delta"),
+    "clip_norm": (PRIVATE, ["--clip-norm", "2"], "privacy.clip_norm"),
+    "noise_multiplier": (PRIVATE, ["--noise-multiplier", "3"], "privacy.noise_multiplier"),
+    "subjects": (PRIVATE, ["--subjects", "3"], "privacy.subjects"),
+    "clip_quantile": (PRIVATE, ["--clip-quantile", "0.5"], "privacy.quantile"),
+    "bands": (PRIVATE, ["--bands", "4"], "privacy.bands"),
+    "secure": ({}, ["--secure"], "secure"),
+    "policy": ({}, ["--policy", "{policy}"], "scopes"),
+    "roster": ({}, ["--roster", "{key}"], "roster"),
+    "tls_cert": ({}, ["--tls-cert", "{key}"], "tls_cert and tls_key belong together"),
+    "tls_key": ({}, ["--tls-key", "{key}"], "tls_cert and tls_key belong together"),
+}
+MORE_REFUSALS = [
+    (PRIVATE, ["--min-devices", "1"], "min_devices cannot be lowered"),
+    ({"secure": SECURE}, ["--corrupt-rate", "0.05"], "secure.corrupt_rate cannot be lowered"),
+    ({}, ["--epsilon", "8", "--clip-norm", "1", "--noise-multiplier", "2"], "privacy cannot change"),
+    ({}, ["--over", "2"], "--over says nothing without --deadline and --quorum"),
+    ({}, ["--cohort", "30"], "--cohort says nothing without --secure"),
+    ({}, ["--beta1", "0.5"], "--beta1 says nothing without --optimizer"),
+    ({}, ["--delta", "1e-6"], "--delta says nothing without --epsilon"),
+    ({}, ["--deadline", "30"], "belong together"),
+    (SYNCHRONOUS, ["--max-staleness", "3"], "max_staleness 0"),
+    ({}, ["--deadline", "30", "--quorum", "2", "--max-staleness", "3"], "max_staleness 0"),
+    (PRIVATE, ["--codec", "int8"], "needs fixed32"),
+]
+
+
+@pytest.fixture
+def started(monkeypatch: pytest.MonkeyPatch) -> list[Service]:
+    """What each start of the true command brought into force; the process itself is left out."""
+    services: list[Service] = []
+
+    def run(folder: Path, listening: Any, token: str | None, configuration: DistrictConfiguration, tell: Any) -> None:
+        service = open_service(folder, token, configuration)
+        services.append(service)
+        service.close()
+        listening.close()
+
+    monkeypatch.setattr("homeroom_aggregator.server.serve.serve", run)
+    monkeypatch.setattr("homeroom.federation.network.discovery.announce", lambda *_: contextlib.nullcontext())
+    return services
+
+
+def start(folder: Path, *words: object) -> click.testing.Result:
+    port = [] if "--port" in words else ["--port", "0"]
+    return CliRunner().invoke(homeroom, ["district", "serve", str(folder), *port, *map(str, words)])
+
+
+def begun(tmp_path: Path, fields: dict[str, Any]) -> Path:
+    return make_folder(tmp_path, **({"min_devices": 5, "buffer_size": 5} if "secure" in fields else {}) | fields)
+
+
+def value_of(configuration: DistrictConfiguration, name: str) -> Any:
+    value: Any = configuration
+    for part in name.split("."):
+        value = getattr(value, part)
+    return value
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    """Every file but the database's own, and what the log has come to."""
+    found = {path.name: path.read_bytes() for path in folder.iterdir() if path.is_file() and "log." not in path.name}
+    with closing(open_rounds(folder)) as rounds:
+        return found | {"log": msgspec.json.encode([rounds.log.last(), rounds.configuration])}
+
+
+def words_of(template: list[str], tmp_path: Path) -> list[str]:
+    """The words of a command line, with the files that they name."""
+    from homeroom.contract.policy import Policy, sign_policy
+
+    key, signer = new_key(), new_key()
+    files = {name: tmp_path / f"{name}.file" for name in ("key", "certificate", "policy")}
+    write_key(files["key"], key)
+    files["certificate"].write_bytes(msgspec.json.encode(certify(ROOT, "aggregator", key, "District 7")))
+    policy = Policy(institution="School 12", version=1, scopes={"head.*": "personal"})
+    files["policy"].write_bytes(sign_policy(policy, signer, certify(ROOT, "institution", signer, "School 12")))
+    files["other"] = write_bundle(tmp_path / "newer", version=2)
+    return [word.format(**files) for word in template]
+
+
+# Options on a second start
+
+
+def test_every_option_of_serve_is_tried() -> None:
+    options = {one.name for one in serve.params if isinstance(one, click.Option)}
+    assert options == EFFECTS.keys() | REFUSALS.keys()
+    assert options - set(ONCE_OPTIONS) == FIELD_OF_OPTION.keys()
+    nothing_typed = serve.make_context("serve", ["district"]).params
+    assert [name for name, value in nothing_typed.items() if value is not None] == ["folder"], "no default overrides"
+
+
+@pytest.mark.parametrize("option", EFFECTS)
+def test_an_option_on_a_second_start_takes_effect(option: str, tmp_path: Path, started: list[Service]) -> None:
+    fields, words, value = EFFECTS[option]
+    folder, name = begun(tmp_path, fields), FIELD_OF_OPTION[option]
+    assert start(folder).exit_code == 0
+    done = start(folder, *words)
+    assert done.exit_code == 0, done.output
+    assert value_of(started[1].configuration, name) == value
+    lasting = name.startswith("round.")
+    with closing(open_rounds(folder)) as rounds:
+        assert len(rounds.log.configurations()) == lasting
+        assert not lasting or value_of(DistrictConfiguration(round=rounds.configuration), name) == value
+        assert rounds.verify() == []
+    assert start(folder).exit_code == 0
+    assert (value_of(started[2].configuration, name) == value) == (lasting or option == "port")
+    assert started[2].changes == []
+
+
+@pytest.mark.parametrize("option", REFUSALS)
+def test_an_option_that_a_second_start_cannot_take_is_refused_by_name(
+    option: str, tmp_path: Path, started: list[Service]
+) -> None:
+    fields, template, says = REFUSALS[option]
+    folder, words = begun(tmp_path, fields), words_of(template, tmp_path)
+    assert start(folder).exit_code == 0
+    before = contents(folder)
+    done = start(folder, *words)
+    assert isinstance(done.exception, HomeroomError), done.output
+    assert says in str(done.exception)
+    assert option.startswith("tls") or done.exception.remedy or option == "roster"
+    assert (contents(folder), len(started)) == (before, 1)
+
+
+@pytest.mark.parametrize(("fields", "words", "says"), MORE_REFUSALS)
+def test_what_does_not_go_together_is_refused(
+    fields: dict[str, Any], words: list[str], says: str, tmp_path: Path, started: list[Service]
+) -> None:
+    folder = begun(tmp_path, fields)
+    assert start(folder).exit_code == 0
+    before = contents(folder)
+    done = start(folder, *words)
+    assert isinstance(done.exception, InputError), done.output
+    assert says in str(done.exception)
+    assert contents(folder) == before
+
+
+def test_rounds_become_synchronous_and_asynchronous_again(tmp_path: Path, started: list[Service]) -> None:
+    folder = make_folder(tmp_path)
+    assert start(folder, "--deadline", 30, "--quorum", 2).exit_code == 0
+    present = started[0].rounds.configuration
+    assert (present.cohort, present.max_staleness) == (CohortRules(deadline_s=30, quorum=2), 0)
+    asked = msgspec.structs.replace(present, cohort=None, max_staleness=20)
+    write_file(folder, msgspec.structs.replace(read_configuration(folder), round=asked))
+    assert start(folder).exit_code == 0
+    assert [one.name for one in started[1].changes] == ["max_staleness", "cohort"]
+    assert started[1].rounds.synchronous is None
+
+
+def test_two_files_for_tls_take_effect_together(tmp_path: Path, started: list[Service]) -> None:
+    folder = make_folder(tmp_path)
+    assert start(folder, "--tls-cert", tmp_path / "chain.pem", "--tls-key", tmp_path / "key.pem").exit_code == 0
+    assert started[0].configuration.server.tls_key == tmp_path / "key.pem"
+
+
+def test_an_option_that_says_what_is_so_already_is_taken(tmp_path: Path, started: list[Service]) -> None:
+    write_key(tmp_path / "root.pem", ROOT)
+    folder = make_folder(tmp_path, **PRIVATE)
+    same = ["--buffer", 2, "--epsilon", 8, "--clip-norm", 1, "--noise-multiplier", 2, "--delta", "1e-5"]
+    once = ["--bundle", tmp_path / "bundle", "--root-key", tmp_path / "root.pem", "--institution", "District 7"]
+    once += ["--key", folder / "key.pem"]
+    done = start(folder, *same, *once)
+    assert done.exit_code == 0, done.output
+    assert started[0].changes == []
+
+
+def test_a_policy_that_only_raises_the_minimum_takes_effect(tmp_path: Path, started: list[Service]) -> None:
+    from homeroom.contract.policy import Policy, sign_policy
+
+    signer, folder = new_key(), make_folder(tmp_path)
+    certificate = certify(ROOT, "institution", signer, "School 12")
+    (tmp_path / "policy").write_bytes(
+        sign_policy(Policy(institution="School 12", version=1, min_devices=4), signer, certificate)
+    )
+    assert start(folder, "--policy", tmp_path / "policy").exit_code == 0
+    assert [str(one) for one in started[0].changes] == ["min_devices 2 -> 4"]
+
+
+# The file
+
+
+def test_every_field_stands_in_the_file_and_is_explained() -> None:
+    text = to_toml(DistrictConfiguration())
+    for name in set(field_names()) - DERIVED:
+        table, _, key = name.rpartition(".")
+        if f"[{name}]" not in text:
+            block = text.split(f"[{table}]\n")[1].split("\n\n")[0] if table else text
+            line = next(row for row in block.splitlines() if row.lstrip("#").startswith(f"{key} ="))
+            above = block[: block.index(line)].splitlines()
+            assert above[-1].startswith("# "), name
+            assert "Changes:" in " ".join(above[-4:]), name
+            said = " ".join(row[2:] for row in above[-4:] if row.startswith("# ")).partition("Changes:")[0]
+            assert said.strip(), f"{name} has no line in the docstring of its type"
+
+
+def test_the_docs_have_a_row_for_every_field() -> None:
+    option_of = {name: f"`--{option.replace('_', '-')}`" for option, name in FIELD_OF_OPTION.items()}
+    option_of |= {"institution": "`--institution`", "round.buffer_size": "`--buffer`", "round.scopes": "`--policy`"}
+    rules = {f"round.{name}": rule.waiting for name, rule in ROUND_FIELDS.items()}
+    rows = [
+        f"| `{name}` | {option_of.get(name, '')} | {CHANGE_TEXT[change_of(name)]} | {rules.get(name, '')} |"
+        for name in field_names()
+    ]
+    assert "\n".join(rows) in DOCS.read_text(), "\n".join(rows)
+
+
+text = st.text(st.characters(codec="utf-8"), max_size=20)
+CONFIGURATIONS = st.builds(
+    DistrictConfiguration,
+    institution=text,
+    round=st.builds(
+        RoundConfiguration,
+        bundle_id=st.just("0" * 64),
+        codec=st.sampled_from(["fixed32", "int8", "int4", "topk"]),
+        buffer_size=st.integers(1, 1 << 53),
+        max_staleness=st.just(0),
+        max_norm=st.floats(1e-300, 2.0**53),
+        scopes=st.dictionaries(text, st.sampled_from(["shared", "institution", "personal"]), max_size=3),
+        optimizer=st.sampled_from([None, ADAM]),
+        cohort=st.sampled_from([None, CohortRules(deadline_s=1e-9, quorum=1)]),
+    ),
+    server=st.builds(ServerSection, host=text, announce=st.booleans(), port=st.integers(0, 65535)),
+    log=st.builds(LogSection, retain=st.integers(0, 99)),
+    device_limits=st.builds(DeviceLimits, burst=st.integers(0, 9)),
+    request_limits=st.builds(RequestLimits, body_s=st.floats(1e-5, 1e9)),
+)
+
+
+@settings(max_examples=60)
+@given(CONFIGURATIONS)
+def test_what_is_written_is_read_as_it_was(
+    tmp_path_factory: pytest.TempPathFactory, one: DistrictConfiguration
+) -> None:
+    path = tmp_path_factory.mktemp("file") / CONFIGURATION_FILE
+    path.write_text(to_toml(one))
+    assert read_file(path) == one
+
+
+def test_parts_and_paths_are_read_as_they_were(tmp_path: Path) -> None:
+    for fields in ({"secure": SECURE}, PRIVATE, SYNCHRONOUS):
+        asked = RoundConfiguration(bundle_id="0" * 64, **fields)
+        server = ServerSection(tls_cert=Path("a b.pem"), tls_key=Path("\N{SNOWMAN}.pem"))
+        one = DistrictConfiguration(round=asked, server=server)
+        write_file(tmp_path, one)
+        assert read_file(tmp_path / CONFIGURATION_FILE) == one
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "says"),
+    [
+        ("buffer_size = 2", "bufer_size = 2", "[round] bufer_size is no field"),
+        ("buffer_size = 2", 'buffer_size = "2"', "[round] buffer_size: Expected `int`"),
+        ("buffer_size = 2", "buffer_size = 0", "[round] buffer_size: Expected `int` >= 1"),
+        ("max_norm = 50.0", "max_norm = inf", "[round] max_norm: inf is not a number"),
+        ("max_norm = 50.0", "max_norm = nan", "[round] max_norm: nan is not a number"),
+        ("buffer_size = 2", "buffer_size = 18014398509481984", "[round] buffer_size"),
+        ("[server]", "[sever]", "sever is no field"),
+        ("port = 8340", "port = 99999", "[server] port: Expected `int` <= 65535"),
+        ("#tls_cert =", 'tls_cert = "a.pem"', "[server]: tls_cert and tls_key belong together"),
+        ("buffer_size = 2", "buffer_size = ", "not TOML"),
+        ("buffer_size = 2", 'buffer_size = 2\nbundle_id = "x"', "[round] bundle_id is not for people"),
+        ("#[round.cohort]", "[round.cohort]\nquorum = 1", "[round] cohort: Object missing required field `deadline_s`"),
+        ("#[round.cohort]", "[round.cohort]\nquorum = 1\ndeadline_s = 60", "[round]: a synchronous round has"),
+        ('"District 7"', '"District 8"', "institution cannot change"),
+        ("#[round.secure]", "[round.secure]", "secure cannot change"),
+        ("scale_bits = 20", "scale_bits = 16", "scale_bits cannot change"),
+        ("min_devices = 2", "min_devices = 1", "min_devices cannot be lowered"),
+    ],
+)
+def test_a_file_that_is_not_right_is_refused_with_its_place(
+    before: str, after: str, says: str, tmp_path: Path, started: list[Service]
+) -> None:
+    folder = make_folder(tmp_path)
+    path = folder / CONFIGURATION_FILE
+    assert start(folder).exit_code == 0
+    known = contents(folder)
+    known[CONFIGURATION_FILE] = path.read_bytes().replace(before.encode(), after.encode(), 1)
+    path.write_bytes(known[CONFIGURATION_FILE])
+    for words in (["district", "serve", str(folder), "--port", "0"], ["district", "configure", str(folder), "--check"]):
+        done = CliRunner().invoke(homeroom, words)
+        assert isinstance(done.exception, InputError), done.output
+        assert (says in str(done.exception), str(path) in str(done.exception)) == (True, True), str(done.exception)
+    assert contents(folder) == known
+
+
+def test_a_folder_without_a_file_gets_one_of_what_its_log_has_come_to(tmp_path: Path) -> None:
+    folder = make_folder(tmp_path, buffer_size=3, **PRIVATE)
+    open_service(folder).close()
+    path = folder / CONFIGURATION_FILE
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600 or os.name == "nt"
+    assert read_file(path, read_facts(folder).bundle_id).round == read_facts(folder).configuration
+    open_service(folder, None, with_options(read_configuration(folder), {"buffer_size": 9})).close()
+    text = path.read_text()
+    path.unlink()
+    with closing(open_service(folder)) as service:
+        assert service.changes == []
+    assert path.read_text() == text
+    assert "buffer_size = 9" in text
+
+
+def test_an_edited_file_comes_into_force_at_the_next_start_and_stays_as_it_was_written(tmp_path: Path) -> None:
+    folder = make_folder(tmp_path)
+    open_service(folder).close()
+    path = folder / CONFIGURATION_FILE
+    path.write_text("# ours\n" + path.read_text().replace("buffer_size = 2", "buffer_size = 4"))
+    done = CliRunner().invoke(homeroom, ["district", "configure", str(folder), "--check"], catch_exceptions=False)
+    assert done.output == "with the next start: buffer_size 2 -> 4\n"
+    with closing(open_service(folder)) as service:
+        assert service.rounds.configuration.buffer_size == 4
+    assert path.read_text().startswith("# ours\n")
+    done = CliRunner().invoke(homeroom, ["district", "configure", str(folder)], catch_exceptions=False)
+    assert "buffer_size = 4" in done.output
+    assert done.output.endswith("fits what is in force\n")
+
+
+def test_a_file_that_is_there_before_the_folder_is_made_counts(tmp_path: Path, started: list[Service]) -> None:
+    write_key(tmp_path / "root.pem", ROOT)
+    folder = tmp_path / "district"
+    folder.mkdir()
+    (folder / CONFIGURATION_FILE).write_text('institution = "District 9"\n[round]\nmax_norm = 7.0\n[log]\nretain = 5\n')
+    bundle = ["--bundle", write_bundle(tmp_path / "bundle"), "--root-key", tmp_path / "root.pem"]
+    done = start(folder, *bundle, "--buffer", 8)
+    assert done.exit_code == 0, done.output
+    one = started[0].configuration
+    assert (one.institution, one.round.max_norm, one.round.buffer_size, one.log.retain) == ("District 9", 7.0, 8, 5)
+    assert read_facts(folder).configuration == one.round
+    assert read_configuration(folder) == msgspec.structs.replace(one, server=ServerSection())
+
+
+def test_it_goes_with_a_backup_and_with_a_newer_bundle(tmp_path: Path) -> None:
+    folder = make_folder(tmp_path, codec="int8")
+    wanted = with_options(read_configuration(folder), {"buffer_size": 4, "codec": "topk"})
+    open_service(folder, None, wanted).close()
+    write_file(folder, msgspec.structs.replace(read_configuration(folder), log=LogSection(retain=5)))
+    backup.backup(folder, tmp_path / "monday")
+    backup.restore(tmp_path / "monday", tmp_path / "restored")
+    upgrade_bundle(tmp_path / "newer", folder, write_bundle(tmp_path / "second", version=2))
+    for place, earlier in ((tmp_path / "restored", ("int8",)), (tmp_path / "newer", ())):
+        with closing(open_service(place)) as service:
+            assert service.changes == []
+            present = service.rounds.configuration
+            assert (present.buffer_size, present.codec, present.earlier_codecs) == (4, "topk", earlier)
+            assert service.rounds.retain == 5
+            assert service.rounds.verify() == []
+    with pytest.raises(InputError, match="is a backup"):
+        open_service(tmp_path / "monday")
+    backup.restore(tmp_path / "monday", tmp_path / "untouched")
+
+
+def test_sections_reach_what_they_set(tmp_path: Path) -> None:
+    folder = make_folder(tmp_path)
+    sections = {
+        "log": LogSection(retain=3, checkpoint_entries=2, checkpoint_mib=1),
+        "device_limits": DeviceLimits(burst=1, requests_a_minute=1),
+        "request_limits": RequestLimits(bodies_mib=3),
+    }
+    write_file(folder, msgspec.structs.replace(read_configuration(folder), **sections))
+    with closing(open_service(folder)) as service:
+        assert (service.meter.limits, service.room.limit_bytes) == (sections["device_limits"], 3 << 20)
+        for school in (School(), School()):
+            service.rounds.update(school.update(service.rounds.configuration), school.name)
+        assert service.rounds.log.checkpoints(), "after two entries"
+
+
+# A start that is cut short
+
+
+def test_a_start_that_is_killed_between_file_and_log_leaves_one_or_the_other(tmp_path: Path) -> None:
+    folder = make_folder(tmp_path)
+    open_service(folder).close()
+    script = "import os, sys; from homeroom_aggregator.merge.rounds import Rounds; from homeroom.cli.main import main;"
+    script += "Rounds.configure = lambda *_: os._exit(9); main(sys.argv[1:])"
+    words = ["district", "serve", str(folder), "--port", "0", "--buffer", "4"]
+    assert subprocess.run([sys.executable, "-c", script, *words], timeout=60, stdout=subprocess.DEVNULL).returncode == 9
+    with closing(open_rounds(folder)) as rounds:
+        assert rounds.configuration.buffer_size == 2
+        assert rounds.verify() == []
+    assert read_configuration(folder).round.buffer_size == 4
+    with closing(open_service(folder)) as service:
+        assert [str(one) for one in service.changes] == ["buffer_size 2 -> 4"]
+
+
+@pytest.mark.parametrize("broken", ["file", "log"])
+def test_what_cannot_be_written_changes_nothing_in_the_log(
+    broken: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = make_folder(tmp_path)
+    open_service(folder).close()
+    before = contents(folder)
+
+    def full(*_: object, **__: object) -> None:
+        raise InputError("no space left")
+
+    wanted = with_options(read_configuration(folder), {"buffer_size": 4})
+    with monkeypatch.context() as patched:
+        if broken == "file":
+            patched.setattr("homeroom_aggregator.admin.configuration_file.write_durable", full)
+        else:
+            patched.setattr(Rounds, "_note", full)
+        with pytest.raises(InputError, match="no space"):
+            open_service(folder, None, wanted)
+    after = contents(folder)
+    assert after["log"] == before["log"]
+    assert (after == before) == (broken == "file")
+    open_service(folder, None, wanted).close()
+    with closing(open_rounds(folder)) as rounds:
+        assert rounds.configuration.buffer_size == 4
+
+
+def test_a_start_beside_a_running_server_changes_nothing(tmp_path: Path) -> None:
+    folder = make_folder(tmp_path)
+    with closing(open_service(folder)):
+        before = (folder / CONFIGURATION_FILE).read_bytes()
+        with pytest.raises(HomeroomError):
+            open_service(folder, None, with_options(read_configuration(folder), {"buffer_size": 4}))
+        assert (folder / CONFIGURATION_FILE).read_bytes() == before
+
+
+# Devices
+
+
+def test_a_device_gets_the_new_signed_configuration_and_what_it_made_before_counts(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "keys").mkdir()
+    monkeypatch.setenv("HOMEROOM_KEYS", str(tmp_path / "keys"))
+    monkeypatch.setattr("homeroom.inference.golden.choose_precision", lambda *_, **__: {})  # it holds no graphs
+    folder = make_folder(tmp_path, codec="int8", min_devices=1)
+    (invitation,) = invite_devices(folder, "http://district.example", 1)
+    steps: list[tuple[dict[str, Any], Callable[[Device], None]]] = [
+        ({}, lambda device: None),
+        ({"codec": "topk", "buffer_size": 1, "server_rate": 0.5}, lambda device: learn(device, 2.0**-10)),
+    ]
+    for number, (options, act) in enumerate(steps):
+        service = open_service(folder, None, with_options(read_configuration(folder), options))
+        with running(service) as address, Device.open(tmp_path / "room", tmp_path / "bundle") as device:
+            set_network(device.store, address=address, lan="off")
+            if number == 0:
+                here = msgspec.structs.replace(invitation, address=address)
+                (tmp_path / "invitation.json").write_bytes(msgspec.json.encode(here))
+                device.join(tmp_path / "invitation.json")
+                learn(device, 2.0**-10)
+                from homeroom.federation.make_update import queue_newest_update
+
+                assert queue_newest_update(device.store, device.bundle) == "queued"  # as int8, before the change
+            else:
+                report = device.sync()
+                assert (len(report.sent), dict(report.refused), report.version) == (1, {}, 1)
+                agreed = agreed_round(device.store)
+                assert agreed is not None
+                assert (agreed.codec, agreed.earlier_codecs, agreed.buffer_size) == ("topk", ("int8",), 1)
+                act(device)
+                assert device.sync().version == 2
+        if number:
+            assert service.rounds.verify() == []
+            np.testing.assert_allclose(service.rounds.state.theta[:7], START[:7] + 2.0**-10, rtol=0, atol=1e-6)
+        service.close()
+
+
+def test_the_announced_configuration_is_the_one_in_force(tmp_path: Path) -> None:
+    folder, school = make_folder(tmp_path), School()
+    wanted = with_options(read_configuration(folder), {"buffer_size": 4, "proximal": 0.5})
+    service = open_service(folder, None, wanted)
+    with running(service) as address:
+        (invitation,) = invite_devices(folder, address, 1)
+        with closing(Client(join(invitation, school.key), school.key)) as client:
+            assert client.round() == service.rounds.configuration
+            assert client.round().proximal == 0.5
+    service.close()
