@@ -7,15 +7,17 @@ update is checked and weighed by the configuration in force when it arrives, and
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
 import msgspec
 
-from homeroom.contract.canonical_json import canonical, decode
+from homeroom.contract.canonical_json import canonical, decode, digest
 from homeroom.contract.round import RoundConfiguration, ServerOptimizer
 from homeroom.errors import InputError, StoreError
 from homeroom_aggregator.merge.round_state import MergeRules, RoundState
+from homeroom_aggregator.state import audit
 from homeroom_aggregator.state.log import Log
 
 CONFIGURATION_LIMIT_BYTES = 1 << 20
@@ -137,6 +139,34 @@ def followed(before: RoundConfiguration, after: RoundConfiguration) -> RoundConf
     known = dict.fromkeys((*before.earlier_codecs, before.codec))
     earlier = tuple(codec for codec in known if codec not in (after.codec, "fixed32"))
     return msgspec.structs.replace(after, earlier_codecs=earlier)
+
+
+def check_log(log: Log, begun: RoundConfiguration) -> None:
+    """Raise StoreError unless the log belongs to the configuration it was begun with, which a new one takes on.
+
+    The fact `configuration` is the identity of the one in force, `begun` that of the first once it has changed: a
+    Homeroom that knows of no changes refuses the log.
+    """
+    known, where = log.fact("configuration"), str(log.database.path)
+    if known is None:
+        log.put_fact("configuration", begun.configuration_id.encode())
+        if begun.privacy:
+            audit.record(log.database, "private rounds", promise=msgspec.to_builtins(begun.privacy))
+    elif (log.fact("begun") or known) != begun.configuration_id.encode():
+        raise StoreError("was begun with another bundle or round configuration", where=where, remedy=NEW_FOLDER)
+    elif in_force(log, begun).configuration_id.encode() != known:
+        raise StoreError("configuration and log do not agree", where=where, remedy="restore the last backup")
+
+
+def record(log: Log, begun: RoundConfiguration, wanted: RoundConfiguration, changes: Sequence[FieldChange]) -> int:
+    """Append a change to the log, and to the audit log; the entry's number. Inside the caller's step."""
+    body, version = pack(wanted), log.newest()
+    number = log.append("configuration", version, body=body)
+    log.put_fact("begun", begun.configuration_id.encode())
+    log.put_fact("configuration", wanted.configuration_id.encode())
+    said = "; ".join(map(str, changes))
+    audit.record(log.database, "configured", version=version, sha256=digest(body), changes=said)
+    return number
 
 
 def pack(configuration: RoundConfiguration) -> bytes:

@@ -83,7 +83,7 @@ class Rounds:
             self.log.database.write(BASES_TABLE)
             if configuration.by_school:
                 self.log.database.write(school_segments.OWNED_TABLE)
-            self._check_identity(path, configuration)
+            configuration_change.check_log(self.log, configuration)
             privacy, bits = configuration.privacy, configuration.scale_bits
             self.ledger = PrivacyLedger(self.log.database, privacy, bits) if privacy else None
             if self.ledger and self.ledger.missing():
@@ -106,26 +106,6 @@ class Rounds:
         """The round configuration in force."""
         return self.rules.configuration
 
-    def _check_identity(self, path: Path, begun: RoundConfiguration) -> None:
-        """A log belongs to one bundle and the configuration it was begun with: another's replay would give other bits.
-
-        The fact `configuration` is the identity of the one in force, `begun` that of the first once it has changed: a
-        Homeroom that knows of no changes refuses the log.
-        """
-        known = self.log.fact("configuration")
-        if known is None:
-            self.log.put_fact("configuration", begun.configuration_id.encode())
-            if begun.privacy:
-                audit.record(self.log.database, "private rounds", promise=msgspec.to_builtins(begun.privacy))
-        elif (self.log.fact("begun") or known) != begun.configuration_id.encode():
-            raise StoreError(
-                "was begun with another bundle or round configuration",
-                where=str(path),
-                remedy="serve it from a new folder",
-            )
-        elif configuration_change.in_force(self.log, begun).configuration_id.encode() != known:
-            raise StoreError("configuration and log do not agree", where=str(path), remedy="restore the last backup")
-
     def _rules_at(self, number: int | None) -> MergeRules:
         """The merge's rules after entry `number`, None for the last."""
         configuration = configuration_change.in_force(self.log, self._begun.configuration, number)
@@ -147,7 +127,7 @@ class Rounds:
         changes = configuration_change.check_changes(before.configuration, wanted, str(self.log.database.path))
         if not changes:
             return []
-        moments, body = state.moments, configuration_change.pack(wanted)
+        moments = state.moments
 
         def undo() -> None:
             self._adopt(before)
@@ -155,16 +135,12 @@ class Rounds:
 
         with self.change():
             self._undos.append(undo)
-            number = self.log.append("configuration", state.version, body=body)
-            self.log.put_fact("begun", self._begun.configuration.configuration_id.encode())
-            self.log.put_fact("configuration", wanted.configuration_id.encode())
+            number = configuration_change.record(self.log, self._begun.configuration, wanted, changes)
             self._adopt(configuration_change.adopt(before, state, wanted))
             self._oldest_base = configuration_change.oldest_base(self.log, self._begun.configuration)
-            said = "; ".join(map(str, changes))
-            audit.record(self.log.database, "configured", version=state.version, sha256=digest(body), changes=said)
             if round_state.release_due(state, self.rules):
                 number = self._release()
-            self._note(number, len(body))
+            self._note(number, 0)
         return changes
 
     def update(self, data: bytes, sender: str, member: str = "") -> tuple[str, Literal["accepted", "already"]]:

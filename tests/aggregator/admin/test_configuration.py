@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
-import os
-import stat
 import subprocess
 import sys
 from collections.abc import Callable
@@ -13,49 +10,33 @@ from pathlib import Path
 from typing import Any
 
 import click
-import hypothesis.strategies as st
 import msgspec
 import numpy as np
 import pytest
-from click.testing import CliRunner
-from hypothesis import given, settings
 
+from aggregator.admin.starting import contents, start
 from aggregator.institution import ROOT, START, School, learn, make_folder, running, write_bundle
 from homeroom import Device
-from homeroom.cli.main import homeroom
 from homeroom.contract.privacy import Privacy
-from homeroom.contract.round import CohortRules, RoundConfiguration, ServerOptimizer
+from homeroom.contract.round import CohortRules, ServerOptimizer
 from homeroom.contract.secagg import SecureRules
 from homeroom.contract.signing import certify, new_key, write_key
 from homeroom.errors import HomeroomError, InputError
 from homeroom.federation.agreement import agreed_round
 from homeroom.federation.enrolment import set_network
 from homeroom.federation.network.client import Client, join
-from homeroom_aggregator.admin import backup
-from homeroom_aggregator.admin.bundle_upgrade import upgrade_bundle
 from homeroom_aggregator.admin.configuration import (
-    CHANGE_TEXT,
-    DERIVED,
     FIELD_OF_OPTION,
-    DeviceLimits,
     DistrictConfiguration,
-    LogSection,
-    RequestLimits,
-    ServerSection,
-    change_of,
-    field_names,
     with_options,
 )
 from homeroom_aggregator.admin.configuration_file import (
     CONFIGURATION_FILE,
     read_configuration,
-    read_file,
-    to_toml,
     write_file,
 )
-from homeroom_aggregator.admin.folder import invite_devices, open_rounds, read_facts
+from homeroom_aggregator.admin.folder import invite_devices, open_rounds
 from homeroom_aggregator.cli.serve import ONCE_OPTIONS, serve
-from homeroom_aggregator.merge.configuration_change import ROUND_FIELDS
 from homeroom_aggregator.merge.rounds import Rounds
 from homeroom_aggregator.server.service import Service, open_service
 
@@ -125,27 +106,6 @@ MORE_REFUSALS = [
 ]
 
 
-@pytest.fixture
-def started(monkeypatch: pytest.MonkeyPatch) -> list[Service]:
-    """What each start of the true command brought into force; the process itself is left out."""
-    services: list[Service] = []
-
-    def run(folder: Path, listening: Any, token: str | None, configuration: DistrictConfiguration, tell: Any) -> None:
-        service = open_service(folder, token, configuration)
-        services.append(service)
-        service.close()
-        listening.close()
-
-    monkeypatch.setattr("homeroom_aggregator.server.serve.serve", run)
-    monkeypatch.setattr("homeroom.federation.network.discovery.announce", lambda *_: contextlib.nullcontext())
-    return services
-
-
-def start(folder: Path, *words: object) -> click.testing.Result:
-    port = [] if "--port" in words else ["--port", "0"]
-    return CliRunner().invoke(homeroom, ["district", "serve", str(folder), *port, *map(str, words)])
-
-
 def begun(tmp_path: Path, fields: dict[str, Any]) -> Path:
     return make_folder(tmp_path, **({"min_devices": 5, "buffer_size": 5} if "secure" in fields else {}) | fields)
 
@@ -155,13 +115,6 @@ def value_of(configuration: DistrictConfiguration, name: str) -> Any:
     for part in name.split("."):
         value = getattr(value, part)
     return value
-
-
-def contents(folder: Path) -> dict[str, bytes]:
-    """Every file but the database's own, and what the log has come to."""
-    found = {path.name: path.read_bytes() for path in folder.iterdir() if path.is_file() and "log." not in path.name}
-    with closing(open_rounds(folder)) as rounds:
-        return found | {"log": msgspec.json.encode([rounds.log.last(), rounds.configuration])}
 
 
 def words_of(template: list[str], tmp_path: Path) -> list[str]:
@@ -274,192 +227,6 @@ def test_a_policy_that_only_raises_the_minimum_takes_effect(tmp_path: Path, star
     )
     assert start(folder, "--policy", tmp_path / "policy").exit_code == 0
     assert [str(one) for one in started[0].changes] == ["min_devices 2 -> 4"]
-
-
-# The file
-
-
-def test_every_field_stands_in_the_file_and_is_explained() -> None:
-    text = to_toml(DistrictConfiguration())
-    for name in set(field_names()) - DERIVED:
-        table, _, key = name.rpartition(".")
-        if f"[{name}]" not in text:
-            block = text.split(f"[{table}]\n")[1].split("\n\n")[0] if table else text
-            line = next(row for row in block.splitlines() if row.lstrip("#").startswith(f"{key} ="))
-            above = block[: block.index(line)].splitlines()
-            assert above[-1].startswith("# "), name
-            assert "Changes:" in " ".join(above[-4:]), name
-            said = " ".join(row[2:] for row in above[-4:] if row.startswith("# ")).partition("Changes:")[0]
-            assert said.strip(), f"{name} has no line in the docstring of its type"
-
-
-def test_the_docs_have_a_row_for_every_field() -> None:
-    option_of = {name: f"`--{option.replace('_', '-')}`" for option, name in FIELD_OF_OPTION.items()}
-    option_of |= {"institution": "`--institution`", "round.buffer_size": "`--buffer`", "round.scopes": "`--policy`"}
-    rules = {f"round.{name}": rule.waiting for name, rule in ROUND_FIELDS.items()}
-    rows = [
-        f"| `{name}` | {option_of.get(name, '')} | {CHANGE_TEXT[change_of(name)]} | {rules.get(name, '')} |"
-        for name in field_names()
-    ]
-    assert "\n".join(rows) in DOCS.read_text(), "\n".join(rows)
-
-
-text = st.text(st.characters(codec="utf-8"), max_size=20)
-CONFIGURATIONS = st.builds(
-    DistrictConfiguration,
-    institution=text,
-    round=st.builds(
-        RoundConfiguration,
-        bundle_id=st.just("0" * 64),
-        codec=st.sampled_from(["fixed32", "int8", "int4", "topk"]),
-        buffer_size=st.integers(1, 1 << 53),
-        max_staleness=st.just(0),
-        max_norm=st.floats(1e-300, 2.0**53),
-        scopes=st.dictionaries(text, st.sampled_from(["shared", "institution", "personal"]), max_size=3),
-        optimizer=st.sampled_from([None, ADAM]),
-        cohort=st.sampled_from([None, CohortRules(deadline_s=1e-9, quorum=1)]),
-    ),
-    server=st.builds(ServerSection, host=text, announce=st.booleans(), port=st.integers(0, 65535)),
-    log=st.builds(LogSection, retain=st.integers(0, 99)),
-    device_limits=st.builds(DeviceLimits, burst=st.integers(0, 9)),
-    request_limits=st.builds(RequestLimits, body_s=st.floats(1e-5, 1e9)),
-)
-
-
-@settings(max_examples=60)
-@given(CONFIGURATIONS)
-def test_what_is_written_is_read_as_it_was(
-    tmp_path_factory: pytest.TempPathFactory, one: DistrictConfiguration
-) -> None:
-    path = tmp_path_factory.mktemp("file") / CONFIGURATION_FILE
-    path.write_text(to_toml(one))
-    assert read_file(path) == one
-
-
-def test_parts_and_paths_are_read_as_they_were(tmp_path: Path) -> None:
-    for fields in ({"secure": SECURE}, PRIVATE, SYNCHRONOUS):
-        asked = RoundConfiguration(bundle_id="0" * 64, **fields)
-        server = ServerSection(tls_cert=Path("a b.pem"), tls_key=Path("\N{SNOWMAN}.pem"))
-        one = DistrictConfiguration(round=asked, server=server)
-        write_file(tmp_path, one)
-        assert read_file(tmp_path / CONFIGURATION_FILE) == one
-
-
-@pytest.mark.parametrize(
-    ("before", "after", "says"),
-    [
-        ("buffer_size = 2", "bufer_size = 2", "[round] bufer_size is no field"),
-        ("buffer_size = 2", 'buffer_size = "2"', "[round] buffer_size: Expected `int`"),
-        ("buffer_size = 2", "buffer_size = 0", "[round] buffer_size: Expected `int` >= 1"),
-        ("max_norm = 50.0", "max_norm = inf", "[round] max_norm: inf is not a number"),
-        ("max_norm = 50.0", "max_norm = nan", "[round] max_norm: nan is not a number"),
-        ("buffer_size = 2", "buffer_size = 18014398509481984", "[round] buffer_size"),
-        ("[server]", "[sever]", "sever is no field"),
-        ("port = 8340", "port = 99999", "[server] port: Expected `int` <= 65535"),
-        ("#tls_cert =", 'tls_cert = "a.pem"', "[server]: tls_cert and tls_key belong together"),
-        ("buffer_size = 2", "buffer_size = ", "not TOML"),
-        ("buffer_size = 2", 'buffer_size = 2\nbundle_id = "x"', "[round] bundle_id is not for people"),
-        ("#[round.cohort]", "[round.cohort]\nquorum = 1", "[round] cohort: Object missing required field `deadline_s`"),
-        ("#[round.cohort]", "[round.cohort]\nquorum = 1\ndeadline_s = 60", "[round]: a synchronous round has"),
-        ('"District 7"', '"District 8"', "institution cannot change"),
-        ("#[round.secure]", "[round.secure]", "secure cannot change"),
-        ("scale_bits = 20", "scale_bits = 16", "scale_bits cannot change"),
-        ("min_devices = 2", "min_devices = 1", "min_devices cannot be lowered"),
-    ],
-)
-def test_a_file_that_is_not_right_is_refused_with_its_place(
-    before: str, after: str, says: str, tmp_path: Path, started: list[Service]
-) -> None:
-    folder = make_folder(tmp_path)
-    path = folder / CONFIGURATION_FILE
-    assert start(folder).exit_code == 0
-    known = contents(folder)
-    known[CONFIGURATION_FILE] = path.read_bytes().replace(before.encode(), after.encode(), 1)
-    path.write_bytes(known[CONFIGURATION_FILE])
-    for words in (["district", "serve", str(folder), "--port", "0"], ["district", "configure", str(folder), "--check"]):
-        done = CliRunner().invoke(homeroom, words)
-        assert isinstance(done.exception, InputError), done.output
-        assert (says in str(done.exception), str(path) in str(done.exception)) == (True, True), str(done.exception)
-    assert contents(folder) == known
-
-
-def test_a_folder_without_a_file_gets_one_of_what_its_log_has_come_to(tmp_path: Path) -> None:
-    folder = make_folder(tmp_path, buffer_size=3, **PRIVATE)
-    open_service(folder).close()
-    path = folder / CONFIGURATION_FILE
-    assert stat.S_IMODE(path.stat().st_mode) == 0o600 or os.name == "nt"
-    assert read_file(path, read_facts(folder).bundle_id).round == read_facts(folder).configuration
-    open_service(folder, None, with_options(read_configuration(folder), {"buffer_size": 9})).close()
-    text = path.read_text()
-    path.unlink()
-    with closing(open_service(folder)) as service:
-        assert service.changes == []
-    assert path.read_text() == text
-    assert "buffer_size = 9" in text
-
-
-def test_an_edited_file_comes_into_force_at_the_next_start_and_stays_as_it_was_written(tmp_path: Path) -> None:
-    folder = make_folder(tmp_path)
-    open_service(folder).close()
-    path = folder / CONFIGURATION_FILE
-    path.write_text("# ours\n" + path.read_text().replace("buffer_size = 2", "buffer_size = 4"))
-    done = CliRunner().invoke(homeroom, ["district", "configure", str(folder), "--check"], catch_exceptions=False)
-    assert done.output == "with the next start: buffer_size 2 -> 4\n"
-    with closing(open_service(folder)) as service:
-        assert service.rounds.configuration.buffer_size == 4
-    assert path.read_text().startswith("# ours\n")
-    done = CliRunner().invoke(homeroom, ["district", "configure", str(folder)], catch_exceptions=False)
-    assert "buffer_size = 4" in done.output
-    assert done.output.endswith("fits what is in force\n")
-
-
-def test_a_file_that_is_there_before_the_folder_is_made_counts(tmp_path: Path, started: list[Service]) -> None:
-    write_key(tmp_path / "root.pem", ROOT)
-    folder = tmp_path / "district"
-    folder.mkdir()
-    (folder / CONFIGURATION_FILE).write_text('institution = "District 9"\n[round]\nmax_norm = 7.0\n[log]\nretain = 5\n')
-    bundle = ["--bundle", write_bundle(tmp_path / "bundle"), "--root-key", tmp_path / "root.pem"]
-    done = start(folder, *bundle, "--buffer", 8)
-    assert done.exit_code == 0, done.output
-    one = started[0].configuration
-    assert (one.institution, one.round.max_norm, one.round.buffer_size, one.log.retain) == ("District 9", 7.0, 8, 5)
-    assert read_facts(folder).configuration == one.round
-    assert read_configuration(folder) == msgspec.structs.replace(one, server=ServerSection())
-
-
-def test_it_goes_with_a_backup_and_with_a_newer_bundle(tmp_path: Path) -> None:
-    folder = make_folder(tmp_path, codec="int8")
-    wanted = with_options(read_configuration(folder), {"buffer_size": 4, "codec": "topk"})
-    open_service(folder, None, wanted).close()
-    write_file(folder, msgspec.structs.replace(read_configuration(folder), log=LogSection(retain=5)))
-    backup.backup(folder, tmp_path / "monday")
-    backup.restore(tmp_path / "monday", tmp_path / "restored")
-    upgrade_bundle(tmp_path / "newer", folder, write_bundle(tmp_path / "second", version=2))
-    for place, earlier in ((tmp_path / "restored", ("int8",)), (tmp_path / "newer", ())):
-        with closing(open_service(place)) as service:
-            assert service.changes == []
-            present = service.rounds.configuration
-            assert (present.buffer_size, present.codec, present.earlier_codecs) == (4, "topk", earlier)
-            assert service.rounds.retain == 5
-            assert service.rounds.verify() == []
-    with pytest.raises(InputError, match="is a backup"):
-        open_service(tmp_path / "monday")
-    backup.restore(tmp_path / "monday", tmp_path / "untouched")
-
-
-def test_sections_reach_what_they_set(tmp_path: Path) -> None:
-    folder = make_folder(tmp_path)
-    sections = {
-        "log": LogSection(retain=3, checkpoint_entries=2, checkpoint_mib=1),
-        "device_limits": DeviceLimits(burst=1, requests_a_minute=1),
-        "request_limits": RequestLimits(bodies_mib=3),
-    }
-    write_file(folder, msgspec.structs.replace(read_configuration(folder), **sections))
-    with closing(open_service(folder)) as service:
-        assert (service.meter.limits, service.room.limit_bytes) == (sections["device_limits"], 3 << 20)
-        for school in (School(), School()):
-            service.rounds.update(school.update(service.rounds.configuration), school.name)
-        assert service.rounds.log.checkpoints(), "after two entries"
 
 
 # A start that is cut short
