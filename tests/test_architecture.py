@@ -246,6 +246,7 @@ def test_importing_homeroom_loads_no_runtime_and_no_network_library() -> None:
         "resvg_py",
         "tokenizers",
         "stamina",
+        "jinja2",
         "torch",
     )
     script = f"import sys, homeroom; print([m for m in {heavy!r} if m in sys.modules])"

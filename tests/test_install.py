@@ -91,6 +91,20 @@ def test_nothing_of_the_exporter_or_the_server_is_there(installed: Path) -> None
     assert run(installed, "-c", script).strip() == "[]"
 
 
+def test_every_template_is_there_and_pages_are_rendered(installed: Path) -> None:
+    """Without them the device's page, `explain --html` and the dashboard would fail where it was installed."""
+    place = Path(run(installed, "-c", "import sysconfig; print(sysconfig.get_path('purelib'))").strip())
+    for top in ("sdk", "exporter", "aggregator"):
+        for path in (path for kind in ("html", "svg", "css") for path in (ROOT / top).rglob(f"*.{kind}")):
+            assert (place / path.relative_to(ROOT / top)).read_bytes() == path.read_bytes()
+    script = (
+        "from homeroom.inference.explanation_page import TEMPLATE as page\n"
+        "from homeroom.system.html.render import environment\n"
+        "print([environment(page.parent).get_template(name).name for name in ('base.html', page.name)])"
+    )
+    assert run(installed, "-c", script).strip() == "['base.html', 'explanation_page.html']"
+
+
 def test_importing_homeroom_takes_half_a_second_at_most(installed: Path) -> None:
     script = "import time; t = time.perf_counter(); import homeroom; print(time.perf_counter() - t)"
     run(installed, "-c", script)

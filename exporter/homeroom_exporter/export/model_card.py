@@ -5,25 +5,15 @@ They tell timings of one machine, so they are not part of the bundle.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from html import escape
+from collections.abc import Sequence
 from pathlib import Path
 
 import msgspec
 
 from homeroom.contract.manifest import NO_UNIT, Manifest, Task
 from homeroom.data.tasks import kind_of
+from homeroom.system.html.render import render
 from homeroom_exporter.check.check import SelfCheck
-
-STYLE = """
-body { font: 15px/1.5 system-ui, sans-serif; max-width: 60rem; margin: 2rem auto; padding: 0 1rem; color: #222 }
-h1, h2 { font-weight: 600 } h2 { margin-top: 2rem; font-size: 1.15rem }
-table { border-collapse: collapse } th, td { padding: .2rem .8rem .2rem 0; text-align: left; vertical-align: top }
-td.n, th.n { text-align: right; font-variant-numeric: tabular-nums; white-space: nowrap }
-tr { border-bottom: 1px solid #ddd } code { word-break: break-all } .bad { color: #a00 }
-svg text { font: 12px system-ui }
-"""
-WIDTH, BAR = 420, 16  # of a plot's longest bar, pixels
 
 
 def write_papers(out: Path, manifest: Manifest, bundle_id: str, report: SelfCheck) -> tuple[Path, Path]:
@@ -71,90 +61,20 @@ def model_card(manifest: Manifest, bundle_id: str, report: SelfCheck) -> str:
 
 def html(manifest: Manifest, bundle_id: str, report: SelfCheck) -> str:
     """The self-check as one page with plots; no script, nothing fetched."""
-    sizes = [
-        (f"{backbone.modality} {precision}", size / 1e6)
-        for backbone in report.backbones
-        for precision, size in (("original", backbone.float_bytes), *sorted(backbone.bytes.items()))
-    ]
-    times = [(step.name, step.footprint.ms) for step in report.steps]
-    peaks = [(step.name, step.footprint.peak_mb) for step in report.steps if step.footprint.peak_mb is not None]
-    probes = [p for backbone in report.backbones for p in backbone.probes]
-    parts = [
-        f"<h1>{escape(manifest.name)}, version {manifest.version}</h1><p>Bundle <code>{bundle_id}</code></p>",
-        "".join(f'<p class="bad">failed: {escape(failure)}</p>' for failure in report.failures),
-        _table("Identity", ("", ""), [*manifest.provenance.items(), ("theta", f"{manifest.layout.size:,} values")]),
-        _plot("Backbones, MB", sizes) if sizes else "",
-        _table(
-            "Quantized features against float32",
-            ("modality", "precision", "inputs", "cosine", "worst"),
-            [(m.modality, m.lowest, m.values, f"{m.cosine[0]:.4f}", f"{m.cosine[1]:.4f}") for m in report.backbones],
-        ),
-        _table(
-            "Linear probes on the calibration samples, held out",
-            ("task", "samples", "majority", "float32", "quantized", "standard error"),
-            [
-                (p.task, p.samples, *(f"{value:.3f}" for value in (p.majority, p.float32, p.int8, p.error)))
-                for p in probes
-            ],
-        ),
-        _table(
-            "Graphs: relative error against torch, results at the edges",
-            ("graph", "error", "edges"),
-            [
-                (s.name, f"{s.parity:.1e}", f"not finite: {', '.join(s.unfinite)}" if s.unfinite else "finite")
-                for s in report.steps
-            ],
-        ),
-        _plot("A batch here, ms", times),
-        _plot("Peak memory of a process here, MB", peaks) if peaks else "",
-        _table(
-            "Segments",
-            ("segment", "scope", "values"),
-            [(s.name, s.scope, f"{s.size:,}") for s in manifest.layout.segments],
-        ),
-        _table(
-            "Files",
-            ("file", "bytes", "sha256"),
-            [(name, f"{file.bytes:,}", file.sha256) for name, file in sorted(manifest.files.items())],
-        ),
-        _table("Licences", ("of", "licence", "from"), [(x.subject, x.name, x.source) for x in manifest.licences]),
-    ]
-    title = f"{escape(manifest.name)} {manifest.version}"
-    head = f'<head><meta charset="utf-8"><title>{title}</title><style>{STYLE}</style></head>'
-    body = "".join(parts)
-    return f'<!doctype html><html lang="en">{head}<body>{body}</body></html>\n'
-
-
-def _table(title: str, names: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
-    cells = [[_cell(value) for value in row] for row in rows]
-    if not cells:
-        return ""
-    head = "".join(f"<th>{escape(name)}</th>" for name in names)
-    body = "".join(f"<tr>{''.join(row)}</tr>" for row in cells)
-    return f"<h2>{escape(title)}</h2><table><tr>{head}</tr>{body}</table>"
-
-
-def _cell(value: object) -> str:
-    text = escape(str(value))
-    number = (
-        text[:1].isdigit() and text.replace(",", "").replace(".", "").replace("e-", "").isdigit() and len(text) < 20
+    return render(
+        Path(__file__).with_suffix(".html"),
+        manifest=manifest,
+        bundle_id=bundle_id,
+        report=report,
+        sizes=[
+            (f"{backbone.modality} {precision}", size / 1e6)
+            for backbone in report.backbones
+            for precision, size in (("original", backbone.float_bytes), *sorted(backbone.bytes.items()))
+        ],
+        probes=[probe for backbone in report.backbones for probe in backbone.probes],
+        times=[(step.name, step.footprint.ms) for step in report.steps],
+        peaks=[(step.name, step.footprint.peak_mb) for step in report.steps if step.footprint.peak_mb is not None],
     )
-    return f'<td class="n">{text}</td>' if number else f"<td>{text}</td>"
-
-
-def _plot(title: str, values: Sequence[tuple[str, float]]) -> str:
-    """Horizontal bars with their numbers."""
-    longest = max((value for _, value in values), default=0.0) or 1.0
-    rows = []
-    for place, (name, value) in enumerate(values):
-        top, width = place * (BAR + 6), max(1.0, value / longest * WIDTH)
-        rows.append(
-            f'<text x="230" y="{top + 12}" text-anchor="end">{escape(name)}</text>'
-            f'<rect x="240" y="{top}" width="{width:.1f}" height="{BAR}" fill="#4a7ab5"/>'
-            f'<text x="{246 + width:.1f}" y="{top + 12}">{value:.1f}</text>'
-        )
-    size = f'width="{WIDTH + 300}" height="{len(values) * (BAR + 6)}"'
-    return f'<h2>{escape(title)}</h2><svg role="img" aria-label="{escape(title)}" {size}>{"".join(rows)}</svg>'
 
 
 def _checked(report: SelfCheck) -> list[str]:

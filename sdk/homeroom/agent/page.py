@@ -19,20 +19,25 @@ from urllib.parse import parse_qs, urlsplit
 
 import msgspec
 
-from homeroom.agent import page_html
+from homeroom.agent.label_form import is_asked, is_in_form, read_labels
 from homeroom.agent.loop import Agent
-from homeroom.agent.status import AGENT_FOLDER
+from homeroom.agent.status import AGENT_FOLDER, status_lines
+from homeroom.data.samples import StoredSample
+from homeroom.data.tasks import kind_of
 from homeroom.data.validation import check_label
 from homeroom.device.device import Device
 from homeroom.errors import HomeroomError, InputError
 from homeroom.system.files import write_durable
+from homeroom.system.html.render import render, style_source
 
 HOST, PAGE_FILE, COOKIE = "127.0.0.1", "page.json", "homeroom"
 BODY_LIMIT_BYTES = 64 << 10
 SAMPLES_PER_PAGE = 20
 AGENT_TIMEOUT_S = 30.0  # for a request, until the agent does its work
+TEMPLATE = Path(__file__).with_suffix(".html")
 CONTENT_SECURITY_POLICY = (
-    "default-src 'none'; style-src 'unsafe-inline'; img-src 'self'; media-src 'self'; form-action 'self'"
+    f"default-src 'none'; style-src {style_source()}; img-src 'self' data:; media-src 'self'; form-action 'self'; "
+    "base-uri 'none'; frame-ancestors 'none'"
 )
 MEDIA_TYPES = {
     b"\x89PNG": "image/png",
@@ -155,10 +160,25 @@ class PageHandler(BaseHTTPRequestHandler):
         return self._page(0, "The labels are saved; the next training learns from them.")
 
     def _page(self, start: int, notice: str) -> None:
-        token = self.server.address.token
-        samples = self.server.agent.ask(lambda device: list_samples(device, token, start), AGENT_TIMEOUT_S)
-        self._send(
-            HTTPStatus.OK, page_html.render_page(self.server.agent.status, samples, notice).encode(), "text/html"
+        html = self.server.agent.ask(lambda device: self._render(device, start, notice), AGENT_TIMEOUT_S)
+        self._send(HTTPStatus.OK, html, "text/html")
+
+    def _render(self, device: Device, start: int, notice: str) -> str:
+        """The page with the samples from number `start` on; in the agent's thread, which alone reads the store."""
+        status, (total, samples) = self.server.agent.status, list_samples(device, start)
+        return render(
+            TEMPLATE,
+            status=status,
+            lines=status_lines(status),
+            notice=notice,
+            manifest=device.bundle.manifest,
+            samples=samples,
+            start=start,
+            total=total,
+            limit=SAMPLES_PER_PAGE,
+            token=self.server.address.token,
+            is_asked=is_asked,
+            kind_of=kind_of,
         )
 
     def _media(self, parts: list[str]) -> None:
@@ -199,28 +219,25 @@ class PageHandler(BaseHTTPRequestHandler):
         self.end_headers()
 
 
-def list_samples(device: Device, token: str, start: int) -> str:
-    """HTML of the samples from number `start` on: quarantined ones, those without labels, then the newest."""
+def list_samples(device: Device, start: int) -> tuple[int, list[StoredSample]]:
+    """The number of samples, and those from `start` on: quarantined ones, those without labels, then the newest."""
     facts = [(sample.sample_id, bool(sample.labels)) for sample in device.store.each_without_inputs()]
     order = [sample.sample_id for sample in device.set_aside()]
     quarantined = set(order)
     for wanted in (False, True):
         order += [one for one, labelled in reversed(facts) if labelled == wanted and one not in quarantined]
-    stored = [device.store.sample(sample_id) for sample_id in order[start : start + SAMPLES_PER_PAGE]]
-    shown = [sample for sample in stored if sample is not None]
-    return page_html.render_samples(device.bundle.manifest, shown, token, start, len(order), SAMPLES_PER_PAGE)
+    samples = [device.store.sample(sample_id) for sample_id in order[start : start + SAMPLES_PER_PAGE]]
+    return len(order), [sample for sample in samples if sample is not None]
 
 
 def save_labels(device: Device, sample_id: str, fields: dict[str, list[str]]) -> None:
     """Checks a form's labels and replaces the sample's; raises InputError where one is not the task's."""
     manifest = device.bundle.manifest
-    labels = {
-        name: check_label(manifest.task(name), value) for name, value in page_html.read_labels(manifest, fields).items()
-    }
+    labels = {name: check_label(manifest.task(name), value) for name, value in read_labels(manifest, fields).items()}
     sample = device.store.sample(sample_id)
     if sample is None:
         raise InputError("there is no such sample", remedy="open the page again: it may have changed")
-    shown = {task.name for task in manifest.tasks if page_html.is_in_form(task)}  # spans are not marked on this page
+    shown = {task.name for task in manifest.tasks if is_in_form(task)}  # spans are not marked on this page
     other = {name: label for name, label in sample.labels.items() if name not in shown}
     device.store.relabel(sample_id, other | labels)
 

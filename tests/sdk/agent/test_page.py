@@ -74,7 +74,7 @@ def ask(
 
 def first_sample(page: PageServer) -> str:
     text = ask(page)[2].decode()
-    return re.findall(r"name=sample value='([0-9a-f]+)'", text)[0]
+    return re.findall(r'name="sample" value="([0-9a-f]+)"', text)[0]
 
 
 def stored(page: PageServer, sample_id: str) -> Any:

@@ -5,7 +5,6 @@ A page is a function from a `PageContext` to HTML; it runs in a thread of its ow
 
 from __future__ import annotations
 
-import base64
 import hashlib
 from collections import Counter
 from collections.abc import Callable
@@ -13,17 +12,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import jinja2
-from markupsafe import Markup
-
 from homeroom.contract.round import RoundConfiguration
 from homeroom.data.tasks import kind_of
 from homeroom.errors import InputError
+from homeroom.system.html.render import environment
 from homeroom.system.sqlite import Database
 from homeroom_aggregator.admin import privacy_report
 from homeroom_aggregator.merge import rollback
 from homeroom_aggregator.merge.rounds import Rounds
-from homeroom_aggregator.server.dashboard import formatting, plots, queries
+from homeroom_aggregator.server.dashboard import formatting, queries
 from homeroom_aggregator.server.dashboard.queries import AuditChain, PendingUpdates, VersionRow
 from homeroom_aggregator.server.dashboard.school_status import WORST_FIRST, SchoolStatus, schools
 from homeroom_aggregator.server.dashboard.sessions import Session
@@ -36,8 +33,6 @@ RECENT_VERSIONS, VERSIONS_A_PAGE, ENTRIES_A_PAGE = (
     50,
 )  # versions in the plot, versions on a page, entries of the audit log on a page
 TEMPLATES_FOLDER = Path(__file__).parent / "templates"
-PAGE_STYLE = (TEMPLATES_FOLDER / "style.css").read_text("utf-8")
-STYLE_HASH = base64.b64encode(hashlib.sha256(PAGE_STYLE.encode()).digest()).decode()
 NAVIGATION = (
     ("", "Overview"),
     ("schools", "Schools"),
@@ -76,14 +71,9 @@ class PageContext:
 Page = Callable[[PageContext], str]
 
 
-def _environment() -> jinja2.Environment:
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(TEMPLATES_FOLDER),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
+TEMPLATES = environment(TEMPLATES_FOLDER)
+TEMPLATES.filters |= {
+    function.__name__: function
     for function in (
         formatting.moment,
         formatting.day,
@@ -91,27 +81,19 @@ def _environment() -> jinja2.Environment:
         formatting.percent,
         formatting.points,
         formatting.short,
+        formatting.school,
         formatting.title,
         formatting.figures,
         formatting.gain,
-    ):
-        environment.filters[function.__name__] = function
-    environment.filters["school"] = formatting.school
-    environment.globals |= {
-        "style": Markup(PAGE_STYLE),
-        "navigation": NAVIGATION,
-        "tone": formatting.STATUS_TONE,
-        "means": formatting.STATUS_MEANING,
-    }
-    environment.globals |= {
-        "event": formatting.event,
-        "dumbbell": plots.dumbbell,
-        "worst_first": WORST_FIRST,
-    }
-    return environment
-
-
-TEMPLATES = _environment()
+    )
+}
+TEMPLATES.globals |= {
+    "navigation": NAVIGATION,
+    "tone": formatting.STATUS_TONE,
+    "means": formatting.STATUS_MEANING,
+    "event": formatting.event,
+    "worst_first": WORST_FIRST,
+}
 
 
 def render(name: str, **values: Any) -> str:
@@ -135,7 +117,6 @@ def overview(context: PageContext) -> str:
         "overview",
         "",
         newest=recent[0] if recent else None,
-        bars=plots.bars(recent),
         recent=recent,
         manifest=context.rounds.bundle.manifest,
         round_kind=round_kind(configuration),

@@ -21,6 +21,7 @@ from starlette.responses import HTMLResponse, RedirectResponse, Response
 from starlette.routing import Route
 
 from homeroom.errors import HomeroomError
+from homeroom.system.html.render import style_source
 from homeroom.system.sqlite import Database
 from homeroom_aggregator.admin.configuration import DeviceLimits
 from homeroom_aggregator.server import refusals, requests
@@ -39,7 +40,7 @@ FORM_LIMIT_BYTES, FORM_DEADLINE_S = 8 << 10, 120.0
 AUDIT_CHECK_LIFE_S = 60.0  # then the audit log is checked anew
 SESSION_LIMITS = DeviceLimits(requests_a_minute=120, burst=60)
 CONTENT_SECURITY_POLICY = (
-    f"default-src 'none'; style-src 'sha256-{pages.STYLE_HASH}'; img-src data:; form-action 'self'; base-uri 'none'; "
+    f"default-src 'none'; style-src {style_source()}; img-src data:; form-action 'self'; base-uri 'none'; "
     "frame-ancestors 'none'"
 )
 SECURITY_HEADERS = {

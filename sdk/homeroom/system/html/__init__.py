@@ -1,0 +1,1 @@
+"""Pages: the base, the macros and the style sheet that every page shares, and their rendering."""
