@@ -110,7 +110,8 @@ def test_names_that_begin_at_a_folder_exist() -> None:
     folders = {path.parent.name: name for name, root in PACKAGES.items() for path in root.glob("*/__init__.py")}
     verbs = {f"device.{verb}" for verb in dir(homeroom.Device)}
     architecture = ROOT / "docs" / "architecture.md"
-    names = {(page, span) for page in PAGES for span in spans(page) if re.fullmatch(r"[a-z_]+(\.[a-z_]\w*)+", span)}
+    prose = [(page, re.sub(r"^\|.*$", "", page.read_text(), flags=re.M)) for page in PAGES]  # tables list fields too
+    names = {(page, name) for page, text in prose for name in re.findall(r"`([a-z_]+(?:\.[a-z_]\w*)+)`", text)}
     names |= {
         (architecture, name) for name in re.findall(r"(?<![\w.])[a-z_]+(?:\.[a-z_]\w*)+", architecture.read_text())
     }
