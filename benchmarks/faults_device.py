@@ -97,12 +97,12 @@ def syncing(folder: Path, quick: bool) -> Trials:
         with Device.open(home, made.path, made.root, threads=1) as device:
             device.add(*rows(0, 16))
             device.join(folder / "invitation.json")
-            assert device.train(minutes=1, epochs=1).update == "queued"
+            assert device.train(minutes=1, epochs=1).update_code == "queued"
         duration = seconds_of_a_whole_sync(home)
 
         def kill(version: int) -> None:
             with Device.open(home, threads=1) as device:
-                assert device.train(minutes=1, epochs=1).update == "queued"
+                assert device.train(minutes=1, epochs=1).update_code == "queued"
             if version % 2:
                 killed_after(chance.uniform(0.3, 1.1) * duration, "sync", home)
             else:

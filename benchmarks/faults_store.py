@@ -231,7 +231,7 @@ try:
         store.add([make_sample(int(sys.argv[3]))])
         print("added")
 except StoreError as problem:
-    assert "in use by another process" in str(problem), problem
+    assert problem.code == "in_use", problem
     print("refused")
 """
 

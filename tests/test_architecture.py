@@ -268,10 +268,15 @@ def test_the_device_has_the_verbs_of_the_ten_line_example() -> None:
 
 
 def test_the_error_tree_is_drawn_as_it_is() -> None:
-    drawn = dict(re.findall(r"(\w+Error)\s+(\d+)", errors.__doc__ or ""))
-    real = {n: str(c.exit_code) for n, c in vars(errors).items() if isinstance(c, type)}
-    assert drawn == real
-    assert len(set(real.values())) == len(real)
+    drawn, above = {}, {}
+    for indent, name, number, code in re.findall(r"^([│ ├└─]*)(\w+Error)\s+(\d+)  (\w+)", errors.__doc__ or "", re.M):
+        above[len(indent)] = name
+        drawn[name] = (above.get(len(indent) - 4, "Exception"), int(number), code)
+    tree = [c for c in vars(errors).values() if isinstance(c, type) and issubclass(c, errors.HomeroomError)]
+    assert drawn == {c.__name__: (c.__bases__[0].__name__, c.exit_code, c.code) for c in tree}
+    own = [c.exit_code for c in tree if "exit_code" in vars(c)]
+    codes = [*(c.code for c in tree), *errors.Code]
+    assert (len(set(own)), len(set(codes))) == (len(own), len(codes))
 
 
 def test_the_neighbours_of_the_sdk_are_found_by_name_and_not_imported() -> None:

@@ -1,37 +1,57 @@
-"""The error tree: every error that a user of Homeroom can meet, with its exit code.
+"""The error tree: every error that a user of Homeroom can meet, with its exit code and its code.
 
-HomeroomError                 1   anything below
-├── InputError                3   a sample, a label, a file or an argument that the user gave
-├── BundleError               4   a bundle that is damaged, of another format, or fails its own golden samples
-├── UpdateError               5   an update that cannot be made, or that the aggregator refuses (`.code` says why)
-├── TrustError                6   a signature, key, fingerprint or certificate that does not hold
-├── StoreError                7   the device's or the aggregator's own files: damaged, locked, read-only
-│   └── DiskFullError         8   no space left; nothing was changed
-├── TrainError                9   nothing to train on, or nothing that fits the budget
-├── NetworkError             10   no connection, or an answer that cannot be used; try again later
-├── RecipeError              11   a recipe, with the line at fault
-├── ExportError              12   an export that failed its self-check or could not be built
-└── MissingExtraError        13   a part of Homeroom that is not installed
+HomeroomError                 1  error           anything below
+├── InputError                3  input           a sample, a label, a file or an argument that the user gave
+├── BundleError               4  bundle          damaged, of another format, or fails its own golden samples
+├── UpdateError               5  malformed       an update that cannot be made, or that the aggregator refuses
+├── TrustError                6  trust           a signature, key, fingerprint or certificate that does not hold
+├── StoreError                7  store           the device's or the aggregator's own files: locked, read-only
+│   ├── DamagedError          7  damaged         a database that is not valid any more
+│   ├── BrokenSealError       7  broken_seal     a sealed value that was altered, moved, or has another key
+│   ├── KeyGoneError          7  key_gone        the master key of a store is not in the key ring any more
+│   └── DiskFullError         8  disk_full       no space left; nothing was changed
+├── TrainError                9  train           nothing to train on, or nothing that fits the budget
+├── NetworkError             10  network         no connection, or an answer that cannot be used; try again later
+├── RecipeError              11  recipe          a recipe, with the line at fault
+├── ExportError              12  export          an export that failed its self-check or could not be built
+└── MissingExtraError        13  missing_extra   a part of Homeroom that is not installed
 
-The number is the exit code of the command line (2 is a wrong command line).
+The number is the exit code of the command line (2 is a wrong command line). The word is `code`, for programs to tell
+errors apart: a message is for people only. `Code` has the narrower ones, `homeroom.contract.update.REFUSALS` those of
+an UpdateError.
 """
 
 from __future__ import annotations
+
+from enum import StrEnum
+
+
+class Code(StrEnum):
+    """Codes that say more than the error's class."""
+
+    NO_LABELS = "no_labels"  # no sample here has a label yet
+    LOW_DISK = "low_disk"  # less of the disk is free than the budget leaves
+    IN_USE = "in_use"  # another process has the file or directory
+    OTHER_BUNDLE = "other_bundle"  # the aggregator works with another bundle than this device
+    BUNDLE_NOT_OFFERED = "bundle_not_offered"  # the aggregator does not hand out its bundle
 
 
 class HomeroomError(Exception):
     """The base of all errors: what is wrong, where, and what to do next.
 
     what: one sentence.
+    code: for programs; by default that of the class.
     where: the file, field or row at fault.
     remedy: what the reader can do.
     """
 
     exit_code = 1
+    code: str = "error"
 
-    def __init__(self, what: str, *, where: str = "", remedy: str = "") -> None:
+    def __init__(self, what: str, *, code: str = "", where: str = "", remedy: str = "") -> None:
         super().__init__(what, where, remedy)
         self.what, self.where, self.remedy = what, where, remedy
+        self.code = code or type(self).code
 
     def __str__(self) -> str:
         message = f"{self.where}: {self.what}" if self.where else self.what
@@ -39,50 +59,76 @@ class HomeroomError(Exception):
 
 
 class InputError(HomeroomError):
-    exit_code = 3
+    exit_code, code = 3, "input"
 
 
 class BundleError(HomeroomError):
-    exit_code = 4
+    exit_code, code = 4, "bundle"
 
 
 class UpdateError(HomeroomError):
-    """`code` is the machine-readable reason, one word of `homeroom.contract.update.REFUSALS`."""
+    """`code` is a word of `homeroom.contract.update.REFUSALS`."""
 
-    exit_code = 5
-
-    def __init__(self, what: str, *, code: str = "malformed", where: str = "", remedy: str = "") -> None:
-        super().__init__(what, where=where, remedy=remedy)
-        self.code = code
+    exit_code, code = 5, "malformed"
 
 
 class TrustError(HomeroomError):
-    exit_code = 6
+    exit_code, code = 6, "trust"
 
 
 class StoreError(HomeroomError):
-    exit_code = 7
+    exit_code, code = 7, "store"
+
+
+class DamagedError(StoreError):
+    """The file is not a valid SQLite database any more; the next opening repairs it."""
+
+    code = "damaged"
+
+    def __init__(self, what: str) -> None:
+        super().__init__(what, where="device.db", remedy="open the directory again: it is then repaired from its copy")
+
+
+class BrokenSealError(StoreError):
+    """A sealed value was altered, moved, or sealed with another key; the next opening repairs it."""
+
+    code = "broken_seal"
+
+    def __init__(self, associated_data: str) -> None:
+        super().__init__(
+            f"{associated_data} does not open: it was altered", remedy="open the directory again to repair it"
+        )
+
+
+class KeyGoneError(StoreError):
+    """The key ring no longer has the master key that this device.db was sealed with."""
+
+    code = "key_gone"
 
 
 class DiskFullError(StoreError):
-    exit_code = 8
+    exit_code, code = 8, "disk_full"
 
 
 class TrainError(HomeroomError):
-    exit_code = 9
+    exit_code, code = 9, "train"
 
 
 class NetworkError(HomeroomError):
-    exit_code = 10
+    exit_code, code = 10, "network"
 
 
 class RecipeError(HomeroomError):
-    exit_code = 11
+    exit_code, code = 11, "recipe"
 
 
 class ExportError(HomeroomError):
-    exit_code = 12
+    exit_code, code = 12, "export"
 
 
 class MissingExtraError(HomeroomError):
-    exit_code = 13
+    exit_code, code = 13, "missing_extra"
+
+
+class SignalError(Exception):
+    """The base of signals: the caller inside the house catches each one, so that no user meets it."""

@@ -8,7 +8,7 @@ from typing import Any
 import msgspec
 from starlette.responses import Response
 
-from homeroom.errors import DiskFullError, HomeroomError, StoreError, UpdateError
+from homeroom.errors import DiskFullError, HomeroomError, SignalError, StoreError, UpdateError
 
 HTTP_STATUS = {  # of an update's refusal, by its code; else 422
     "bad_signature": 401,
@@ -29,7 +29,7 @@ class JsonResponse(Response):
         return msgspec.json.encode(content)
 
 
-class RefusedError(Exception):
+class RefusedError(SignalError):
     """Ends a request with a status, a code, a message and a remedy; changes nothing."""
 
     def __init__(self, status: int, code: str, message: str, remedy: str = "", wait_s: float = 0) -> None:

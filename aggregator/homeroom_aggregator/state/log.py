@@ -17,8 +17,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from homeroom.errors import StoreError
-from homeroom.system.sqlite import DamagedError, Database, refusal
+from homeroom.errors import DamagedError, StoreError
+from homeroom.system.sqlite import Database, refusal
 from homeroom_aggregator.state import schema
 
 BASES_TABLE = """CREATE TABLE IF NOT EXISTS bases (

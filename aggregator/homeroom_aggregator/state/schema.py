@@ -9,8 +9,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
-from homeroom.errors import StoreError
-from homeroom.system.sqlite import DamagedError, Database, copy_database
+from homeroom.errors import DamagedError, StoreError
+from homeroom.system.sqlite import Database, copy_database
 
 LAYOUT_VERSION = 3  # PRAGMA user_version of log.db
 

@@ -26,7 +26,7 @@ from homeroom.agent.status import AgentStatus
 from homeroom.device import doctor
 from homeroom.device.device import Device
 from homeroom.device.resources.budget import Budget, WeeklyHours
-from homeroom.errors import HomeroomError, NetworkError, TrainError
+from homeroom.errors import Code, HomeroomError, NetworkError, TrainError
 from homeroom.federation import versions
 
 log = logging.getLogger("homeroom.agent")
@@ -70,7 +70,9 @@ class Agent:
     def __init__(self, settings: AgentSettings) -> None:
         self.settings = settings
         before = status.read_status(settings.directory)
-        self.status = msgspec.structs.replace(before or AgentStatus(), doing="starting", problems={}, training_waits="")
+        self.status = msgspec.structs.replace(
+            before or AgentStatus(), doing="starting", problems={}, problem_codes={}, training_waits=""
+        )
         self._jobs: queue.Queue[Job] = queue.Queue()
         self._next_sync_s = 0.0
         self._failures = 0
@@ -104,7 +106,7 @@ class Agent:
         if due:
             self._attempt("bundle", lambda: self._change_bundles(entries.bundles))
             self._attempt("directory", lambda: self._work(entries))
-        self.say(doing="resting")
+        self.say(doing=status.RESTING)
         return due
 
     def _hours_came(self) -> bool:
@@ -149,13 +151,16 @@ class Agent:
         except Exception as problem:
             text = status.describe_error(problem)
             log.warning("%s: %s", area, text)
-            self.say(problems={**self.status.problems, area: text})
+            code = problem.code if isinstance(problem, HomeroomError) else "program"
+            problems, codes = {**self.status.problems, area: text}, {**self.status.problem_codes, area: code}
+            self.say(problems=problems, problem_codes=codes)
             if area == "directory":
                 self._look_inside = True
                 self._fail_jobs(problem)
         else:
-            others = {name: text for name, text in self.status.problems.items() if name != area}
-            self.status = msgspec.structs.replace(self.status, problems=others)
+            problems, codes = dict(self.status.problems), dict(self.status.problem_codes)
+            problems.pop(area, None), codes.pop(area, None)
+            self.status = msgspec.structs.replace(self.status, problems=problems, problem_codes=codes)
 
     def _change_bundles(self, bundles: tuple[Path, ...]) -> None:
         for source in bundles:
@@ -212,7 +217,7 @@ class Agent:
             budget = replace(self.settings.budget, minutes=left)
             report = device.train(budget=budget, progress=lambda *_: self._do_jobs(device))
         except TrainError as problem:
-            if "no labelled sample" in problem.what:
+            if problem.code == Code.NO_LABELS:
                 return self._remember(device, LastTraining(mark, today, spent))
             self._again_s = time.monotonic() + TRAINING_RETRY_S
             raise

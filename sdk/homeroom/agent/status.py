@@ -16,7 +16,9 @@ from homeroom.system.files import write_durable
 
 AGENT_FOLDER = "agent"
 STATUS_FILE = "status.json"
-OLD_BUNDLE_PHRASES = ("another bundle", "does not hand out its bundle")  # in errors of `sync` and `follow_bundle`
+RESTING = "resting"  # what the agent is doing between two looks
+DISK_CODES = frozenset({errors.DiskFullError.code, errors.Code.LOW_DISK})
+BUNDLE_CODES = frozenset({errors.Code.OTHER_BUNDLE, errors.Code.BUNDLE_NOT_OFFERED})
 ERRORS_WITHOUT_NAMES = (
     errors.NetworkError,
     errors.StoreError,
@@ -28,7 +30,10 @@ ERRORS_WITHOUT_NAMES = (
 
 
 class AgentStatus(msgspec.Struct, frozen=True, kw_only=True):
-    """`doing`: at this moment. `problems`: the last error by area, until the area succeeds. Times are UTC, ISO 8601."""
+    """`doing`: at this moment. `problems`: the last error by area, until the area succeeds; `problem_codes`: its code.
+
+    Times are UTC, ISO 8601.
+    """
 
     doing: str = "starting"
     at: str = ""
@@ -47,19 +52,20 @@ class AgentStatus(msgspec.Struct, frozen=True, kw_only=True):
     clock: str | None = None
     damage: int = 0
     problems: dict[str, str] = {}
+    problem_codes: dict[str, str] = {}
 
 
 def status_lines(status: AgentStatus) -> list[tuple[str, str]]:
     """(keyword, explanation) of what the status says, the most urgent first."""
     lines: list[tuple[str, str]] = []
-    problems = status.problems
-    if any("no space" in text or "of disk are free" in text for text in problems.values()):
+    codes = status.problem_codes
+    if not DISK_CODES.isdisjoint(codes.values()):
         lines.append(("disk full", "nothing more is taken in or learned until some space is free"))
     if status.clock:
         lines.append(("clock wrong", status.clock))
-    if any(phrase in text for text in problems.values() for phrase in OLD_BUNDLE_PHRASES):
+    if not BUNDLE_CODES.isdisjoint(codes.values()):
         lines.append(("bundle too old", "the aggregator works with another bundle: put the new one into the inbox"))
-    if status.doing != "resting":
+    if status.doing != RESTING:
         lines.append((status.doing, "at this moment"))
     if status.training_waits:
         lines.append(("waiting to train", status.training_waits))
@@ -77,15 +83,8 @@ def status_lines(status: AgentStatus) -> list[tuple[str, str]]:
         )
     if status.rolled_back:
         lines.append(("rolled back", f"{status.rolled_back} models that were clearly worse are not in use"))
-    has_own_line = {"disk full", "bundle too old"} & {keyword for keyword, _ in lines}
-    lines += [
-        (f"{area} trouble", text) for area, text in problems.items() if not (has_own_line and _has_own_line(text))
-    ]
-    return lines
-
-
-def _has_own_line(text: str) -> bool:
-    return any(part in text for part in ("no space", "of disk are free", *OLD_BUNDLE_PHRASES))
+    told = DISK_CODES | BUNDLE_CODES  # by lines of their own
+    return lines + [(f"{area} trouble", text) for area, text in status.problems.items() if codes.get(area) not in told]
 
 
 def describe_error(problem: Exception) -> str:

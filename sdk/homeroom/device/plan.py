@@ -78,7 +78,7 @@ def measure_costs(store: Store, bundle: Bundle, runtime: Runtime) -> Costs | Non
 
 def check_budget(watch: BudgetWatch, ready: int) -> None:
     """Raises TrainError where the budget ended with no features ready, or memory ran out while they were computed."""
-    if watch.spent and (not ready or "MB of memory" in watch.spent):
+    if watch.spent and (not ready or watch.spent.limit == "memory"):
         raise TrainError(
             f"{watch.spent}; the features that were computed are kept",
             where=str(watch.directory),

@@ -8,6 +8,7 @@ from typing import Any
 
 from homeroom.device.profiles import Profile
 from homeroom.device.resources.plan import TrainingPlan
+from homeroom.federation.make_update import UpdateCode
 
 
 @dataclass(frozen=True)
@@ -27,7 +28,8 @@ class TrainReport:
     seconds: float
     feature_seconds: float
     scores: Mapping[str, Any] = field(default_factory=dict)
-    update: str = "not enrolled"  # "queued", "not enrolled", or why there is none
+    update: str = "not enrolled"  # "queued", or why there is none
+    update_code: UpdateCode = "not_enrolled"
     resumed: bool = False
     stopped: str = ""
     megabytes: float = 0.0

@@ -16,7 +16,7 @@ from homeroom.device.reports import TrainReport
 from homeroom.device.resources import planner
 from homeroom.device.resources.budget import BudgetWatch
 from homeroom.device.resources.plan import TrainingPlan
-from homeroom.errors import TrainError
+from homeroom.errors import Code, TrainError
 from homeroom.federation import agreement, enrolment, make_update, versions
 from homeroom.runtime.bundle import Bundle
 from homeroom.runtime.graphs import Graphs
@@ -81,9 +81,10 @@ def train(run: TrainingRun) -> TrainReport:
         seconds=time.monotonic() - run.began_s,
         feature_seconds=feature_seconds,
         scores=scores,
-        update=update,
+        update=update.text,
+        update_code=update.code,
         resumed=data.state is not None,
-        stopped=run.watch.spent,
+        stopped=str(run.watch.spent or ""),
         megabytes=run.watch.peak_bytes / 1e6,
         plan=chosen,
         by_language=by_language(run.graphs, data.validation, result.theta) if data.validation else {},
@@ -95,7 +96,7 @@ def _plan(run: TrainingRun) -> tuple[Sequence[StoredSample], TrainingPlan]:
     """The samples that the plan keeps, and the plan, which is set in the graphs."""
     samples = training_samples(run.store, run.bundle)
     if not samples:
-        raise TrainError("there is no labelled sample", remedy="add some with `add`")
+        raise TrainError("there is no labelled sample", code=Code.NO_LABELS, remedy="add some with `add`")
     chosen = plan_training(run.store, run.bundle, run.graphs, samples, run.watch.budget, run.settings)
     return planner.apply_plan(chosen, run.bundle, samples), chosen
 
@@ -133,7 +134,7 @@ def _fit(run: TrainingRun, data: TrainingData) -> Fit:
 
 def _store(
     run: TrainingRun, data: TrainingData, result: Fit, sample_count: int, clipped: make_update.ClippedUpdate | None
-) -> tuple[str, str]:
+) -> tuple[str, make_update.UpdateFate]:
     """Stores the new version, puts it in use and queues its update; (version id, what became of the update).
 
     result: of the fit.
@@ -185,7 +186,8 @@ def train_profile(run: TrainingRun, subject: str) -> TrainReport:
         seconds=time.monotonic() - run.began_s,
         feature_seconds=feature_seconds,
         update="a profile stays here",
-        stopped=run.watch.spent,
+        update_code="profile",
+        stopped=str(run.watch.spent or ""),
         megabytes=run.watch.peak_bytes / 1e6,
         profile=profiles.find_profile(run.store, subject),
     )

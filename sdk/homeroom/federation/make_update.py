@@ -5,6 +5,7 @@ from __future__ import annotations
 import uuid
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import msgspec
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
@@ -23,7 +24,23 @@ from homeroom.store import Store, StoredVersion
 from homeroom.train.features.dataset import Dataset, Example
 from homeroom.train.settings import Settings
 
-ALREADY_QUEUED = "this device's update for the present global theta is already on its way, or was refused"
+UpdateCode = Literal[
+    "queued", "not_enrolled", "untrained", "newer_theta", "policy", "not_made", "answered", "train_again", "profile"
+]
+
+
+@dataclass(frozen=True)
+class UpdateFate:
+    """What became of a training's update; `text` says it to people."""
+
+    code: UpdateCode
+    text: str
+
+
+QUEUED = UpdateFate("queued", "queued")
+ANSWERED = UpdateFate(
+    "answered", "this device's update for the present global theta is already on its way, or was refused"
+)
 
 
 @dataclass(frozen=True)
@@ -76,13 +93,13 @@ def _rules(store: Store, bundle: Bundle, key: Ed25519PrivateKey, configuration: 
     return UpdateRules(key, configuration, bundle.layout, local_layout(store, bundle.layout))
 
 
-def queue_newest_update(store: Store, bundle: Bundle, clipped: ClippedUpdate | None = None) -> str:
+def queue_newest_update(store: Store, bundle: Bundle, clipped: ClippedUpdate | None = None) -> UpdateFate:
     """Queues the update of the newest local version as `queue_update`, if this device has joined."""
     key, configuration, version = device_key(store), agreed_round(store), store.versions.newest_local()
     if key is None or configuration is None:
-        return "not enrolled"
+        return UpdateFate("not_enrolled", "not enrolled")
     if version is None:
-        return "nothing trained yet"
+        return UpdateFate("untrained", "nothing trained yet")
     return queue_update(store, bundle, version, key, configuration, clipped)
 
 
@@ -93,8 +110,8 @@ def queue_update(
     key: Ed25519PrivateKey,
     configuration: RoundConfiguration,
     clipped: ClippedUpdate | None = None,
-) -> str:
-    """Queues the update of a local version, one for each base; returns "queued", or why not.
+) -> UpdateFate:
+    """Queues the update of a local version, one for each base; returns what became of it.
 
     store: whose outbox takes it.
     bundle: in use.
@@ -105,9 +122,9 @@ def queue_update(
     """
     base = newest_global(store, bundle)
     if version.facts["bundle_id"] != bundle.bundle_id or version.base != (base.base if base else 0):
-        return "a newer global theta is here: train again first"
+        return UpdateFate("newer_theta", "a newer global theta is here: train again first")
     if why := refusal_reason(policy_in_force(store), configuration):
-        return why
+        return UpdateFate("policy", why)
     if configuration.by_subject:
         return _queue_clipped(store, bundle, version.base, clipped)
     configuration = configuration.with_clip(base.facts.get("clip_norm", msgspec.UNSET) if base else msgspec.UNSET)
@@ -120,15 +137,16 @@ def queue_update(
             rules, before, after, facts["examples"], version.base, residual, update_id=update_id, tier=tier
         )
     except UpdateError as problem:
-        return str(problem)
+        return UpdateFate("not_made", str(problem))
     if store.outbox.queue(update_id, encoded.data, version.base, subjects, bundle.bundle_id, encoded.residual):
-        return "queued"
-    return ALREADY_QUEUED
+        return QUEUED
+    return ANSWERED
 
 
-def _queue_clipped(store: Store, bundle: Bundle, base: int, clipped: ClippedUpdate | None) -> str:
+def _queue_clipped(store: Store, bundle: Bundle, base: int, clipped: ClippedUpdate | None) -> UpdateFate:
     if clipped is None:
         is_queued = any(update.base == base for update in store.outbox.pending())
-        return "queued" if is_queued else "this round is private for each subject: train again, and its update is made"
+        again = UpdateFate("train_again", "this round is private for each subject: train again, and its update is made")
+        return QUEUED if is_queued else again
     queued = store.outbox.queue(clipped.update_id, clipped.data, base, clipped.subjects, bundle.bundle_id)
-    return "queued" if queued else ALREADY_QUEUED
+    return QUEUED if queued else ANSWERED

@@ -26,7 +26,7 @@ from homeroom.contract.offline_message import (
 from homeroom.contract.round import RoundConfiguration
 from homeroom.contract.sealed_box import check_sealing_key
 from homeroom.contract.signing import public_hex, verify
-from homeroom.errors import InputError, NetworkError, TrustError, UpdateError
+from homeroom.errors import Code, InputError, NetworkError, TrustError, UpdateError
 from homeroom.federation import agreement, privacy_ledger
 from homeroom.federation.enrolment import check_invitation, device_key, make_key
 from homeroom.federation.sync import FetchedTheta, Scores, use_global
@@ -158,7 +158,8 @@ def import_answer(
     data, where = read(path, ANSWER_LIMIT_BYTES), str(path)
     header, version = read_answer(data, _sealing_key(store), device=public_hex(key), root_fingerprint=root, where=where)
     if header.bundle_id != bundle.bundle_id:
-        raise TrustError("is about another bundle", where=where, remedy="install the institution's bundle")
+        remedy = "install the institution's bundle"
+        raise TrustError("is about another bundle", code=Code.OTHER_BUNDLE, where=where, remedy=remedy)
     if header.refused:
         remove(path)
         raise NetworkError(f"the message was refused: {header.refused}", where=where, remedy="ask the district")
@@ -181,7 +182,7 @@ def _store_round(store: Store, header: AnswerHeader, where: str) -> bool:
             f"a round this version cannot read: {problem}", where=where, remedy="update homeroom"
         ) from None
     if configuration.bundle_id != header.bundle_id:
-        raise TrustError("the round is for another bundle", where=where)
+        raise TrustError("the round is for another bundle", code=Code.OTHER_BUNDLE, where=where)
     joining = store.get_secret(PENDING_INVITATION_SECRET)
     with store.step("round by hand"):
         store.put_secret("identity.aggregator", msgspec.json.encode(header.certificate))

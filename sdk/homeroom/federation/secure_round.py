@@ -91,7 +91,7 @@ def take_part(context: SecureRoundContext) -> str:
         if announced is None:
             return "the institution has not given a roster yet"
         _finish_old_rounds(context, announced)
-        if status := _step(context, announced):
+        if (status := _step(context, announced)) is not None:
             return status
     return "the round goes on; sync again"
 
@@ -119,8 +119,8 @@ def _read_announcement(context: SecureRoundContext) -> Announcement | None:
     return Announcement(notice, roster, message.standing)
 
 
-def _step(context: SecureRoundContext, announced: Announcement) -> str:
-    """Does one step of the round; returns the device's status if nothing more can be done now, else an empty text."""
+def _step(context: SecureRoundContext, announced: Announcement) -> str | None:
+    """Does one step of the round; returns the device's status if nothing more can be done now, else None."""
     phase, round_id = announced.status.phase, announced.notice.round_id
     if context.store.get_secret(LEFT_ROUND_SECRET) == round_id.encode():
         return "this device has left the round under way; it can join the next one"
@@ -145,7 +145,7 @@ def _step(context: SecureRoundContext, announced: Announcement) -> str:
     except UpdateError as problem:
         if problem.code != "past_phase":
             raise
-    return ""
+    return None
 
 
 def _newest_update(context: SecureRoundContext, notice: Notice) -> Update | None:

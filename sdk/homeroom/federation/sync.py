@@ -18,7 +18,7 @@ from homeroom.contract.round import RoundConfiguration
 from homeroom.contract.signing import new_key
 from homeroom.contract.version import read_version
 from homeroom.data.tasks.metrics import Score, clearly_worse
-from homeroom.errors import NetworkError, UpdateError
+from homeroom.errors import Code, NetworkError, UpdateError
 from homeroom.federation import agreement, enrolment, privacy_ledger, secure_round
 from homeroom.federation.make_update import queue_newest_update
 from homeroom.federation.versions import newest_global, stored_theta, theta_of, version_facts, with_local_segments
@@ -245,7 +245,10 @@ def download_bundle(client: Client, folder: Path, present: str | None, code: str
         return None
     if keys.bundle is None:
         raise NetworkError(
-            "does not hand out its bundle", where=client.enrolment.address, remedy="ask for the .homeroom file"
+            "does not hand out its bundle",
+            code=Code.BUNDLE_NOT_OFFERED,
+            where=client.enrolment.address,
+            remedy="ask for the .homeroom file",
         )
     return client.fetch(keys.bundle, folder, "bundle", SIZE_LIMIT_BYTES, code=code)
 

@@ -8,8 +8,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
-from homeroom.errors import StoreError
-from homeroom.store.encryption import BrokenSealError, Cipher, new_key, open_twice, seal_twice
+from homeroom.errors import BrokenSealError, KeyGoneError
+from homeroom.store.encryption import Cipher, new_key, open_twice, seal_twice
 from homeroom.store.master_keys import KeyRing
 from homeroom.system.sqlite import Database
 
@@ -25,10 +25,6 @@ SEALED_BY_DEVICE = (  # table, key, column
     ("updates", "update_id", "data"),
     *(entry[:3] for entry in SEALED_TWICE),
 )
-
-
-class KeyGoneError(StoreError):
-    """The key ring no longer has the master key that this device.db was sealed with."""
 
 
 @dataclass(frozen=True)

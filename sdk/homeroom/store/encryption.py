@@ -12,19 +12,10 @@ from hashlib import sha256
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import ChaCha20Poly1305
 
-from homeroom.errors import StoreError
+from homeroom.errors import BrokenSealError
 
 KEY_BYTES, NONCE_BYTES = 32, 12
 INDEX_BYTES = 16
-
-
-class BrokenSealError(StoreError):
-    """A sealed value was altered, moved, or sealed with another key; the next opening repairs it."""
-
-    def __init__(self, associated_data: str) -> None:
-        super().__init__(
-            f"{associated_data} does not open: it was altered", remedy="open the directory again to repair it"
-        )
 
 
 class Cipher:

@@ -9,10 +9,11 @@ from pathlib import Path
 import msgspec
 import numpy as np
 
+from homeroom.errors import BrokenSealError, DamagedError
 from homeroom.store.data_keys import DataKeys
-from homeroom.store.encryption import BrokenSealError, Cipher
+from homeroom.store.encryption import Cipher
 from homeroom.store.schema import CACHE
-from homeroom.system.sqlite import DamagedError, Database
+from homeroom.system.sqlite import Database
 
 FEATURES_PER_QUERY = 32  # half the cost of a query each
 CHECKED_AT_OPEN_BYTES = 4 << 20  # a larger cache is not checked as a whole: a lost row is computed again

@@ -8,19 +8,18 @@ from pathlib import Path
 
 import msgspec
 
-from homeroom.errors import StoreError
+from homeroom.errors import BrokenSealError, DamagedError, KeyGoneError, StoreError
 from homeroom.store import clone_detection, repair, schema
 from homeroom.store.backup import Backup
 from homeroom.store.context import StoreContext
-from homeroom.store.data_keys import DataKeys, KeyGoneError, insert_store_keys
-from homeroom.store.encryption import BrokenSealError
+from homeroom.store.data_keys import DataKeys, insert_store_keys
 from homeroom.store.erasure import expire, finish_rotation, remove_and_rotate
 from homeroom.store.feature_cache import FeatureCache
 from homeroom.store.master_keys import KeyLocation, KeyRing, MasterKeys, find_master_keys, new_key_ring
 from homeroom.store.retention_clock import RetentionClock
 from homeroom.system import clock
 from homeroom.system.files import make_directory, write_durable
-from homeroom.system.sqlite import DamagedError, Database, refusal
+from homeroom.system.sqlite import Database, refusal
 
 
 class DeviceFile(msgspec.Struct, frozen=True):

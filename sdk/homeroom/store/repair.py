@@ -9,17 +9,16 @@ import sqlite3
 from pathlib import Path
 from typing import Any
 
-from homeroom.errors import HomeroomError, StoreError
+from homeroom.errors import BrokenSealError, DamagedError, HomeroomError, KeyGoneError, StoreError
 from homeroom.store import schema
 from homeroom.store.backup import Backup
-from homeroom.store.data_keys import DataKeys, KeyGoneError
-from homeroom.store.encryption import BrokenSealError
+from homeroom.store.data_keys import DataKeys
 from homeroom.store.master_keys import KeyRing
 from homeroom.store.sealed_rows import BrokenRow, broken_rows
 from homeroom.system.clock import now
 from homeroom.system.files import refusal as file_refusal
 from homeroom.system.files import replace_durable, sync_directory
-from homeroom.system.sqlite import SQLITE_ERRORS, DamagedError, Database
+from homeroom.system.sqlite import SQLITE_ERRORS, Database
 
 CHECKED_AT_OPEN_BYTES = 64 << 20  # a larger store is checked before it is read or copied, not at every opening
 SQLITE_LOG_SUFFIXES = ("-wal", "-shm", "-journal")

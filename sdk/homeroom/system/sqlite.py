@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from homeroom.errors import DiskFullError, StoreError
+from homeroom.errors import Code, DamagedError, DiskFullError, StoreError
 from homeroom.system.files import make_directory, replace_durable
 from homeroom.system.files import refusal as file_refusal
 
@@ -22,13 +22,6 @@ if TYPE_CHECKING:
     import sqlite_utils
 
 SQLITE_ERRORS = (sqlite3.DatabaseError, UnicodeDecodeError)  # the latter where SQLite's message quotes a damaged schema
-
-
-class DamagedError(StoreError):
-    """The file is not a valid SQLite database any more; the next opening repairs it."""
-
-    def __init__(self, what: str) -> None:
-        super().__init__(what, where="device.db", remedy="open the directory again: it is then repaired from its copy")
 
 
 class Database:
@@ -172,7 +165,8 @@ def refusal(problem: Exception, path: Path) -> Exception:
     if code == sqlite3.SQLITE_FULL:
         return DiskFullError("no space left; nothing was changed", where=where, remedy="free some space, try again")
     if code == sqlite3.SQLITE_BUSY:
-        return StoreError("is in use by another process", where=where, remedy="wait until it ends, or stop it")
+        remedy = "wait until it ends, or stop it"
+        return StoreError("is in use by another process", code=Code.IN_USE, where=where, remedy=remedy)
     unwritable = code == sqlite3.SQLITE_IOERR and not os.access(path.parent, os.W_OK)
     if code in (sqlite3.SQLITE_READONLY, sqlite3.SQLITE_CANTOPEN) or unwritable:
         return StoreError(

@@ -23,7 +23,17 @@ from homeroom.agent.loop import Agent, AgentSettings
 from homeroom.agent.status import AgentStatus
 from homeroom.cli.main import main
 from homeroom.device.resources.budget import Budget, read_weekly_hours
-from homeroom.errors import BundleError, DiskFullError, InputError, NetworkError, StoreError
+from homeroom.errors import (
+    BundleError,
+    Code,
+    DiskFullError,
+    HomeroomError,
+    InputError,
+    NetworkError,
+    StoreError,
+    TrainError,
+    TrustError,
+)
 from homeroom.train.settings import Settings as TrainSettings
 
 NAME = "Wolframina Secretsson"  # a pupil's name, which must not be written down in the open
@@ -168,24 +178,29 @@ def test_no_log_status_or_support_bundle_names_a_pupil_a_file_or_a_label(
         assert "Secretsson" not in text, name
 
 
+def failed(area: str, problem: HomeroomError) -> AgentStatus:
+    return AgentStatus(problems={area: problem.what}, problem_codes={area: problem.code})
+
+
 @pytest.mark.parametrize(
     ("standing", "word"),
     [
-        (AgentStatus(problems={"inbox": DiskFullError("no space left; nothing was changed").what}), "disk full"),
-        (AgentStatus(problems={"training": "it does not train now: only 5 MB of disk are free"}), "disk full"),
+        (failed("inbox", DiskFullError("any sentence")), "disk full"),
+        (failed("training", TrainError("any sentence", code=Code.LOW_DISK)), "disk full"),
         (AgentStatus(clock="1970-01-01 cannot be right"), "clock wrong"),
-        (AgentStatus(problems={"sync": "the round is for another bundle"}), "bundle too old"),
+        (failed("sync", TrustError("any sentence", code=Code.OTHER_BUNDLE)), "bundle too old"),
+        (failed("sync", NetworkError("any sentence", code=Code.BUNDLE_NOT_OFFERED)), "bundle too old"),
         (AgentStatus(doing="syncing"), "syncing"),
         (AgentStatus(updates_waiting=2), "queued"),
         (AgentStatus(joined=True, last_seen="2026-11-24T20:00:00+00:00"), "last seen 2026-11-24T20:00:00+00:00"),
         (AgentStatus(joined=True), "never seen"),
-        (AgentStatus(problems={"sync": "no connection"}), "sync trouble"),
+        (failed("sync", NetworkError("no space left in another bundle")), "sync trouble"),
     ],
 )
 def test_every_state_has_its_word(standing: AgentStatus, word: str) -> None:
     assert word in dict(status.status_lines(standing))
     assert "sync trouble" not in dict(
-        status.status_lines(AgentStatus(problems={"sync": "it serves another bundle than asked"}))
+        status.status_lines(failed("sync", TrustError("any sentence", code=Code.OTHER_BUNDLE)))
     )
 
 

@@ -16,9 +16,8 @@ from faults.devices import make_sample, open_store
 from homeroom import Device, Sample
 from homeroom.cli.main import main
 from homeroom.device import profiles
-from homeroom.errors import InputError, TrainError, TrustError
+from homeroom.errors import BrokenSealError, InputError, TrainError, TrustError
 from homeroom.store import Store, schema
-from homeroom.store.encryption import BrokenSealError
 from homeroom.train.evaluate import outputs_of
 from homeroom.train.personalize.choose import LEAST_FOR_ALL
 from homeroom.train.personalize.mixing import LEAST_SAMPLES_FULL_SHARE

@@ -111,7 +111,5 @@ def test_an_update_from_before_the_promise_is_not_sent(device: Device) -> None:
     sent, refused, size = sync.send_updates(device.store, Nobody(), asked, device.bundle.layout)  # type: ignore[arg-type]
     assert (sent, size) == ([], 0)
     assert len(refused) == 1
-    assert queue_newest_update(device.store, device.bundle).startswith(
-        "this round is private for each subject: train again"
-    )
+    assert queue_newest_update(device.store, device.bundle).code == "train_again"
     assert device.train(settings=FAST).update == "queued"

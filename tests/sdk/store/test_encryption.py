@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from homeroom.errors import StoreError
-from homeroom.store.encryption import BrokenSealError, Cipher, new_key
+from homeroom.errors import BrokenSealError, StoreError
+from homeroom.store.encryption import Cipher, new_key
 from homeroom.store.master_keys import FolderKeys, find_master_keys, new_key_ring
 
 

@@ -11,10 +11,10 @@ import numpy as np
 import pytest
 from faults.devices import SECRET_WORD, features, make_sample, numbers, open_store, theta
 
-from homeroom.errors import DiskFullError, InputError, StoreError
+from homeroom.errors import BrokenSealError, DiskFullError, InputError, StoreError
 from homeroom.store import Store, erasure
 from homeroom.store.data_keys import DataKeys
-from homeroom.store.encryption import BrokenSealError, Cipher
+from homeroom.store.encryption import Cipher
 from homeroom.store.master_keys import KeyRing
 
 

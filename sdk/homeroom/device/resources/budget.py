@@ -11,8 +11,9 @@ import re
 import time
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
-from homeroom.errors import InputError, TrainError
+from homeroom.errors import Code, InputError, TrainError
 from homeroom.system import hardware
 
 CHECK_INTERVAL_S = 5.0  # between checks of disk, battery, temperature and the time of day
@@ -82,16 +83,29 @@ class Budget:
         """Starts the clock; raises TrainError where a limit other than time and memory is spent already."""
         watch = BudgetWatch(self, directory)
         if spent := watch.look():
-            raise TrainError(f"it does not train now: {spent}", where=str(directory), remedy="run it again later")
+            code = Code.LOW_DISK if spent.limit == "disk" else ""
+            what = f"it does not train now: {spent}"
+            raise TrainError(what, code=code, where=str(directory), remedy="run it again later")
         return watch
 
 
+@dataclass(frozen=True)
+class SpentLimit:
+    """A limit of a budget that is spent; `text` says it to people."""
+
+    limit: Literal["time", "memory", "disk", "battery", "heat", "hours"]
+    text: str
+
+    def __str__(self) -> str:
+        return self.text
+
+
 class BudgetWatch:
-    """Watches a budget while it is spent. `spent` says which limit ended the work, empty while none did."""
+    """Watches a budget while it is spent. `spent` is the limit that ended the work, None while none did."""
 
     def __init__(self, budget: Budget, directory: Path) -> None:
         self.budget, self.directory = budget, directory
-        self.spent = ""
+        self.spent: SpentLimit | None = None
         self._sampled = 0
         self._exact = hardware.forget_peak()  # whether the peak starts anew here
         self._limit = budget.limit_bytes
@@ -100,9 +114,9 @@ class BudgetWatch:
 
     def over(self) -> bool:
         """Whether to stop before the next batch."""
-        if not self.spent:
+        if self.spent is None:
             self.spent = self._check()
-        return bool(self.spent)
+        return self.spent is not None
 
     @property
     def peak_bytes(self) -> int:
@@ -110,28 +124,29 @@ class BudgetWatch:
         self._sampled = max(self._sampled, hardware.peak_resident() if self._exact else hardware.resident())
         return self._sampled
 
-    def _check(self) -> str:
+    def _check(self) -> SpentLimit | None:
         now, held = time.monotonic(), self.peak_bytes
         if now >= self._end_s:
-            return f"the {self.budget.minutes:g} minutes are over"
+            return SpentLimit("time", f"the {self.budget.minutes:g} minutes are over")
         if self._limit is not None and held > self._limit:
-            return f"{held / 1e6:.0f} MB of memory were in use, {self._limit / 1e6:.0f} MB are allowed"
+            text = f"{held / 1e6:.0f} MB of memory were in use, {self._limit / 1e6:.0f} MB are allowed"
+            return SpentLimit("memory", text)
         if now - self._looked_s < CHECK_INTERVAL_S:
-            return ""
+            return None
         self._looked_s = now
         return self.look()
 
-    def look(self) -> str:
-        """Which limit of disk, battery, temperature or hours is spent; empty if none is."""
+    def look(self) -> SpentLimit | None:
+        """The limit of disk, battery, temperature or hours that is spent, if one is."""
         budget, power = self.budget, hardware.power()
         free, heat = hardware.disk_free(self.directory), hardware.celsius()
         if free is not None and free < budget.free_megabytes * 1e6:
-            return f"only {free / 1e6:.0f} MB of disk are free"
+            return SpentLimit("disk", f"only {free / 1e6:.0f} MB of disk are free")
         if power.share is not None and power.plugged is False and power.share < budget.battery:
-            return f"the battery is at {power.share:.0%} and not plugged in"
+            return SpentLimit("battery", f"the battery is at {power.share:.0%} and not plugged in")
         if heat is not None and heat > budget.celsius:
-            return f"the processor is at {heat:.0f} °C"
+            return SpentLimit("heat", f"the processor is at {heat:.0f} °C")
         now = datetime.datetime.now()
         if any(span.holds(now) for span in budget.quiet):
-            return "these are quiet hours"
-        return ""
+            return SpentLimit("hours", "these are quiet hours")
+        return None

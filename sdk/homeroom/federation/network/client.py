@@ -26,7 +26,7 @@ from homeroom.contract.round import RoundConfiguration
 from homeroom.contract.signing import Certificate, check_certificate, public_hex, sign, verify
 from homeroom.contract.update import REFUSALS
 from homeroom.contract.version import VERSION_LIMIT_BYTES
-from homeroom.errors import NetworkError, TrustError, UpdateError
+from homeroom.errors import Code, NetworkError, TrustError, UpdateError
 from homeroom.federation.network.download import DownloadOffer, Headers, download, read_and_remove
 from homeroom.federation.network.transport import (
     RETRY_REMEDY,
@@ -169,6 +169,7 @@ class Client:
         if self.keys().bundle_id != self.enrolment.bundle_id:
             raise TrustError(
                 "it serves another bundle than the invitation names",
+                code=Code.OTHER_BUNDLE,
                 where=self._line.address,
                 remedy="ask for a new one",
             )
@@ -186,7 +187,12 @@ class Client:
                 f"a round this version cannot read: {problem}", where=where, remedy="update homeroom"
             ) from None
         if configuration.bundle_id != self.enrolment.bundle_id:
-            raise TrustError("the round is for another bundle", where=where, remedy="`homeroom device upgrade DIR`")
+            raise TrustError(
+                "the round is for another bundle",
+                code=Code.OTHER_BUNDLE,
+                where=where,
+                remedy="`homeroom device upgrade DIR`",
+            )
         if found.time:
             stated = {"time": found.time, "nonce": self._sent_nonce}
             verify(found.certificate.key, "time", stated, found.time_signature, where=where)

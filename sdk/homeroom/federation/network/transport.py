@@ -23,7 +23,7 @@ import httpx
 import msgspec
 import stamina
 
-from homeroom.errors import InputError, NetworkError
+from homeroom.errors import InputError, NetworkError, SignalError
 
 CONNECT_TIMEOUT_S, READ_TIMEOUT_S = 10.0, 60.0
 LEAST_BYTES_PER_TIMEOUT = 4096  # that must come in each READ_TIMEOUT_S, else the response has stalled
@@ -84,7 +84,9 @@ class Response:
 ReadBody = Callable[[httpx.Response], bytes]
 
 
-class _BusyError(Exception):
+class _BusyError(SignalError):
+    """The aggregator is busy: the request is repeated after `wait_s` seconds."""
+
     def __init__(self, response: Response, wait_s: float | None) -> None:
         super().__init__(response.status)
         self.response, self.wait_s = response, wait_s

@@ -9,13 +9,14 @@ from typing import Any
 import msgspec
 import numpy as np
 
+from homeroom.errors import SignalError
 from homeroom.runtime.graphs import Graphs
 from homeroom.train.features.dataset import Dataset
 from homeroom.train.fit import fit
 from homeroom.train.settings import Settings
 
 
-class OutOfTimeError(Exception):
+class OutOfTimeError(SignalError):
     """The budget ended inside a method, whose result is not used."""
 
 
