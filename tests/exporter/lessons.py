@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import tiny
 
+from exporter.small import with_checked_io
 from homeroom.data.ingest import read_samples
 from homeroom.runtime.bundle import Bundle, open_bundle, write_signature
 from homeroom_exporter.bundle.write import GraphFile, fill
@@ -123,4 +124,4 @@ def exported(folder: Path, model: Path, start: Checkpoint | None = None, **chang
     certificate = tiny.certify(tiny.ROOT, "exporter", tiny.EXPORTER, "tests")
     out = folder / "out"
     export(recipe(model, **changes), samples, out, tiny.EXPORTER, certificate, start=start, threads=1)
-    return open_bundle(out, root=tiny.fingerprint(tiny.public_hex(tiny.ROOT)))
+    return with_checked_io(open_bundle(out, root=tiny.fingerprint(tiny.public_hex(tiny.ROOT))))

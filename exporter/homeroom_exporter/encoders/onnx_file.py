@@ -19,6 +19,7 @@ import onnxruntime
 import tokenizers
 from onnx import TensorProto, helper
 
+from homeroom.contract.graph_io import AUDIO, INPUT_IDS, PIXELS
 from homeroom.contract.manifest import AudioPreprocess, ImagePreprocess, Preprocess, TextPreprocess
 from homeroom.errors import ExportError
 from homeroom_exporter.encoders import hub, vision, wav2vec
@@ -129,11 +130,11 @@ def model_inputs(spec: EncoderSpec, path: Path, scratch: Path) -> ModelInputs:
     settings = _read_processor(path, spec)
     if spec.modality == "image":
         pixels: ImagePreprocess = vision.read_processor(settings, None, spec.source)
-        return ModelInputs(pixels, {}, {"pixels": np.zeros((1, 3, pixels.size, pixels.size), np.float32)})
+        return ModelInputs(pixels, {}, {PIXELS: np.zeros((1, 3, pixels.size, pixels.size), np.float32)})
     rate = int(settings.get("sampling_rate", wav2vec.RATE))
     samples = round((spec.seconds or wav2vec.SECONDS) * rate)
     sound = AudioPreprocess(rate, samples, "waveform", normalize=bool(settings.get("do_normalize", False)))
-    return ModelInputs(sound, {}, {"audio": np.zeros((1, samples), np.float32)})
+    return ModelInputs(sound, {}, {AUDIO: np.zeros((1, samples), np.float32)})
 
 
 def input_names(spec: EncoderSpec, model: onnx.ModelProto, inputs: ModelInputs) -> dict[str, str]:
@@ -142,7 +143,7 @@ def input_names(spec: EncoderSpec, model: onnx.ModelProto, inputs: ModelInputs) 
     names = [value.name for value in model.graph.input if value.name not in stored]
     if spec.modality == "text":
         if "token_type_ids" in names:
-            _zero_input(model, "token_type_ids", "input_ids")
+            _zero_input(model, "token_type_ids", INPUT_IDS)
             names.remove("token_type_ids")
         if set(names) != inputs.feeds.keys():
             raise ExportError(f"reads {sorted(names)}, not {sorted(inputs.feeds)}", where=spec.source)

@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 from onnx import TensorProto, helper
 
+from homeroom.contract.graph_io import SEQUENCE_STEPS
 from homeroom.contract.manifest import SequencePreprocess
 from homeroom.errors import ExportError
 from homeroom_exporter.encoders.spec import Encoder, EncoderSpec
@@ -20,9 +21,10 @@ def load(spec: EncoderSpec, scratch: Path) -> Encoder:
         raise ExportError("names no skill", where="skills", remedy="list what is practised")
     preprocess = SequencePreprocess(spec.skills)
     width = preprocess.width
-    values = [helper.make_tensor_value_info("steps", TensorProto.FLOAT, ["batch", "tokens", width])]
+    values = [helper.make_tensor_value_info(SEQUENCE_STEPS, TensorProto.FLOAT, ["batch", "tokens", width])]
     model = as_model(helper.make_graph([], "features", values, []), [helper.make_opsetid("", OPSET)])
-    units = extend(model, "Mul", ["steps", constant(model, "units", np.array(INT8_LIMIT, np.float32))], "units.steps")
+    unit = constant(model, "units", np.array(INT8_LIMIT, np.float32))
+    units = extend(model, "Mul", [SEQUENCE_STEPS, unit], "units.steps")
     taps = extend(model, "Unsqueeze", [units, constant(model, "axis", np.array([1], np.int64))], "taps")
     finish(model, taps, ["batch", 1, "tokens", width])
     return Encoder(

@@ -12,6 +12,7 @@ import onnx
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
+from homeroom.contract.graph_io import AUDIO
 from homeroom.contract.manifest import AudioPreprocess
 from homeroom.errors import ExportError
 from homeroom_exporter.encoders import packages
@@ -60,7 +61,7 @@ def load(spec: EncoderSpec, scratch: Path) -> Encoder:
     graph.graph.output.extend(
         helper.make_tensor_value_info(tap, TensorProto.FLOAT, ["batch", tokens, "width"]) for tap in taps
     )
-    graph.graph.input[0].CopyFrom(helper.make_tensor_value_info("audio", TensorProto.FLOAT, ["batch", samples]))
+    graph.graph.input[0].CopyFrom(helper.make_tensor_value_info(AUDIO, TensorProto.FLOAT, ["batch", samples]))
     licence, files = packages.licence(
         packages.SPEECH_EMBEDDING, "speech-embedding", scratch, "spectrum batched, taps added, compressed, quantized"
     )
@@ -96,7 +97,7 @@ def spectrum(model: onnx.ModelProto, values: dict[str, NDArray[np.generic]]) -> 
     nodes = list(model.graph.node)
     del model.graph.node[:]
     one, last = constant(model, "one", np.array([1], np.int64)), np.array([2, 257], np.int64)
-    wave = extend(model, "Unsqueeze", ["audio", one], "spectrum.wave")
+    wave = extend(model, "Unsqueeze", [AUDIO, one], "spectrum.wave")
     weight = constant(model, "dft", kernel[:, None, :].astype(np.float32))
     parts = extend(model, "Conv", [wave, weight], "spectrum.dft", strides=[HOP], kernel_shape=[FRAME])
     squares = extend(model, "Mul", [parts, parts], "spectrum.squares")
@@ -109,7 +110,7 @@ def spectrum(model: onnx.ModelProto, values: dict[str, NDArray[np.generic]]) -> 
     floored = extend(model, "Add", [mel, FLOOR], "spectrum.floored")
     model.graph.node.append(helper.make_node("Log", [floored], [stacked], name="homeroom.spectrum.log"))
     model.graph.node.extend(node for node in nodes if stacked not in node.output)
-    model.graph.input[0].name = "audio"
+    model.graph.input[0].name = AUDIO
 
 
 def embedding(model: onnx.ModelProto) -> str:
@@ -123,7 +124,7 @@ def map_shapes(model: onnx.ModelProto, samples: int) -> dict[str, tuple[int, int
     import onnxruntime
 
     session = onnxruntime.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
-    made = session.run(None, {"audio": np.zeros((1, samples), np.float32)})
+    made = session.run(None, {AUDIO: np.zeros((1, samples), np.float32)})
     return {output.name: value.shape[1:] for output, value in zip(session.get_outputs(), made, strict=True)}
 
 

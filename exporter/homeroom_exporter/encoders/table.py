@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 from onnx import TensorProto, helper
 
+from homeroom.contract.graph_io import TABLE_ROW
 from homeroom.contract.manifest import TablePreprocess
 from homeroom.errors import ExportError
 from homeroom_exporter.encoders.spec import Encoder, EncoderSpec
@@ -22,11 +23,10 @@ def load(spec: EncoderSpec, scratch: Path) -> Encoder:
         raise ExportError("names no column", where="columns", remedy="name the numeric and categorical columns")
     preprocess = TablePreprocess(spec.columns)
     width = preprocess.width
-    values = [helper.make_tensor_value_info("row", TensorProto.FLOAT, ["batch", width])]
+    values = [helper.make_tensor_value_info(TABLE_ROW, TensorProto.FLOAT, ["batch", width])]
     model = as_model(helper.make_graph([], "features", values, []), [helper.make_opsetid("", OPSET)])
-    units = extend(
-        model, "Mul", ["row", constant(model, "units", np.array(INT8_LIMIT / LARGEST_VALUE, np.float32))], "units.row"
-    )
+    unit = constant(model, "units", np.array(INT8_LIMIT / LARGEST_VALUE, np.float32))
+    units = extend(model, "Mul", [TABLE_ROW, unit], "units.row")
     shape = constant(model, "shape", np.array([-1, 1, 1, width], np.int64))
     finish(model, extend(model, "Reshape", [units, shape], "tokens"), ["batch", 1, 1, width])
     return Encoder(

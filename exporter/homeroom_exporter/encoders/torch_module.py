@@ -25,6 +25,7 @@ from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTens
 from torch.nn import functional
 from torch.utils import _pytree
 
+from homeroom.contract.graph_io import ATTENTION_MASK, INPUT_IDS
 from homeroom.contract.manifest import TextPreprocess
 from homeroom.errors import ExportError
 from homeroom_exporter.encoders import onnx_file
@@ -206,7 +207,7 @@ def _random_inputs(spec: EncoderSpec, inputs: ModelInputs, batch: int, tokens: i
     mask = np.arange(tokens) < draw.integers(2, tokens + 1, (batch, 1))
     mask[0] = True
     ids = np.where(mask, draw.integers(0, words, mask.shape), inputs.preprocess.pad_id)
-    return {"input_ids": torch.from_numpy(ids), "attention_mask": torch.from_numpy(mask.astype(np.int64))}
+    return {INPUT_IDS: torch.from_numpy(ids), ATTENTION_MASK: torch.from_numpy(mask.astype(np.int64))}
 
 
 def _run_twice(spec: EncoderSpec, called: FloatOutputs, feeds: Mapping[str, torch.Tensor]) -> list[np.ndarray]:

@@ -13,6 +13,7 @@ from typing import Any
 import onnx
 import torch
 
+from homeroom.contract.graph_io import PIXELS
 from homeroom.contract.manifest import ImagePreprocess
 from homeroom.errors import ExportError
 from homeroom_exporter.encoders.hidden_states import HiddenStates, chosen_layers, float_bytes, quiet_torch, traced_batch
@@ -36,9 +37,9 @@ def load(
     states = shapes(spec, model, side)
     chosen = chosen_layers(spec, len(states) - 1)
     names = [f"hidden.{i}" for i in chosen]
-    graph = traced_batch(HiddenStates(model, chosen), torch.zeros(2, 3, side, side), "pixels", names)
+    graph = traced_batch(HiddenStates(model, chosen), torch.zeros(2, 3, side, side), PIXELS, names)
     graph = expose(graph, {f"layer.{i}": value for i, value in zip(chosen, names, strict=True)})
-    name_inputs(graph, {"pixels": ("pixels", ("batch", 3, side, side))})
+    name_inputs(graph, {PIXELS: (PIXELS, ("batch", 3, side, side))})
     grid = spec.grid or GRID
     patch = getattr(config, "patch_size", None)
     for i in chosen:

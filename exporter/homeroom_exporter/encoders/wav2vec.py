@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 
+from homeroom.contract.graph_io import AUDIO
 from homeroom.contract.manifest import AudioPreprocess
 from homeroom.errors import ExportError
 from homeroom_exporter.encoders.hidden_states import HiddenStates, chosen_layers, float_bytes, quiet_torch, traced_batch
@@ -69,9 +70,9 @@ def load(
     module, silent = kind(model.eval(), chosen), torch.zeros(2, samples)
     with quiet_torch():
         shape = module(silent)[0].shape
-    graph = traced_batch(module, silent, "audio", names)
+    graph = traced_batch(module, silent, AUDIO, names)
     graph = expose(graph, {f"layer.{i}": value for i, value in zip(chosen, names, strict=True)})
-    name_inputs(graph, {"audio": ("audio", ("batch", samples))})
+    name_inputs(graph, {AUDIO: (AUDIO, ("batch", samples))})
     for i in chosen:
         pool_spans(graph, f"layer.{i}", shape[1], min(tokens, shape[1]))
     return Encoder(

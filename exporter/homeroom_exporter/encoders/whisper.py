@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from homeroom.contract.graph_io import AUDIO
 from homeroom.contract.manifest import AudioPreprocess
 from homeroom.errors import ExportError
 from homeroom_exporter.encoders import packages
@@ -80,9 +81,9 @@ def windowed(
     chosen = chosen_layers(spec, config.encoder_layers)
     taps = tuple(f"layer.{i}" for i in chosen)
     states = tuple(f"hidden.{i}" for i in chosen)
-    graph = traced_batch(WhisperStates(encoder, chosen), torch.zeros(2, MELS, 2 * positions), "audio", states)
+    graph = traced_batch(WhisperStates(encoder, chosen), torch.zeros(2, MELS, 2 * positions), AUDIO, states)
     graph = expose(graph, dict(zip(taps, states, strict=True)))
-    name_inputs(graph, {"audio": ("audio", ("batch", MELS, 2 * positions))})
+    name_inputs(graph, {AUDIO: (AUDIO, ("batch", MELS, 2 * positions))})
     for tap in taps:
         pool_time(graph, tap, TOKENS, config.d_model)
     return Encoder(

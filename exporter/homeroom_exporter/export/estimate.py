@@ -20,6 +20,7 @@ from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
+from homeroom.contract.graph_io import THETA
 from homeroom.contract.manifest import Modality, Tolerance
 from homeroom.data.ingest import read_samples
 from homeroom.device.resources.benchmark_worker import measure_rates
@@ -167,7 +168,7 @@ def _step(
     if inside:  # its frozen weights lie beside the graph
         model, path = lora.attach(model, inside), inside.stored.parent / path.name
     path.write_bytes(model.SerializeToString())
-    feeds = {"theta": initial_theta(design.layout, 0), **example(design, role, rows, tokens)}
+    feeds = {THETA: initial_theta(design.layout, 0), **example(design, role, rows, tokens)}
     return run_footprint(path, feeds, threads), path.stat().st_size
 
 

@@ -13,6 +13,7 @@ import msgspec
 import numpy as np
 import onnxruntime
 
+from homeroom.contract.graph_io import THETA
 from homeroom.contract.layout import FULL_TIER
 from homeroom.contract.manifest import Licence, Training
 from homeroom.data.samples import StoredSample
@@ -201,7 +202,7 @@ class Predictor:
         tokens = golden.bucket(self.design, rows)
         run = load(next(g.path for g in self.graphs if g.tokens == tokens), threads=self.threads)
         parts = [
-            run({"theta": self.theta, **golden.feeds(self.design, rows[i : i + self.batch], self.batch, tokens)})
+            run({THETA: self.theta, **golden.feeds(self.design, rows[i : i + self.batch], self.batch, tokens)})
             for i in range(0, len(rows), self.batch)
         ]
         return {name: np.concatenate([part[name] for part in parts])[: len(rows)] for name in parts[0]}

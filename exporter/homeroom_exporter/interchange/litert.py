@@ -18,6 +18,7 @@ from pathlib import Path
 
 import numpy as np
 
+from homeroom.contract.graph_io import THETA
 from homeroom.contract.manifest import Modality
 from homeroom.data.preprocess import Prepared, collate
 from homeroom.errors import ExportError, HomeroomError, MissingExtraError
@@ -117,7 +118,7 @@ def _step(
     design = tier.design if tier else contents.design
     theta = contents.theta[tier.index] if tier else contents.theta
     theta = theta + np.random.default_rng(0).standard_normal(theta.size).astype(np.float32) * np.float32(0.02)
-    feeds = {"theta": theta, **example(design, graph.role, graph.batch, graph.tokens or {}, seed=1)}
+    feeds = {THETA: theta, **example(design, graph.role, graph.batch, graph.tokens or {}, seed=1)}
     converted = _litert_file(graph, scratch)
     run_converter(graph.path, converted.path, {"step": {name: value.shape for name, value in feeds.items()}})
     run = load(converted.path, threads=threads)

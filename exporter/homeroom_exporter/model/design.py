@@ -10,13 +10,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from homeroom.contract.graph_io import augmented_slots
 from homeroom.contract.layout import Layout, Scope, Segment
 from homeroom.contract.manifest import Modality, Objective, Slot, Task
 from homeroom.data.tasks import kind_of
 from homeroom_exporter.model import heads, ladder
 from homeroom_exporter.model.lora.adapter import Adapter
 from homeroom_exporter.model.losses import Weighting, weighting_segment
-from homeroom_exporter.model.objectives import AUGMENTING, masked_segment
+from homeroom_exporter.model.objectives import masked_segment
 from homeroom_exporter.model.tasks import HEADS
 from homeroom_exporter.model.tasks import kind_of as exported_kind
 
@@ -54,8 +55,7 @@ class Design:
     @property
     def augmented(self) -> tuple[str, ...]:
         """The slots that a training step also reads with a part hidden."""
-        names = {slot for one in self.objectives if one.kind in AUGMENTING for slot in one.reads}
-        return tuple(slot.name for slot in self.slots if slot.name in names)
+        return augmented_slots(self)
 
     def consistent(self, objective: Objective) -> list[Task]:
         """The tasks whose answers a consistency objective compares."""
@@ -63,9 +63,14 @@ class Design:
         return [task for task in tasks if not set(task.reads).isdisjoint(objective.reads)]
 
     @property
+    def per_token(self) -> frozenset[str]:
+        """Names of the tasks that answer for each token."""
+        return frozenset(task.name for task in self.tasks if kind_of(task).per_token)
+
+    @property
     def explained(self) -> tuple[Task, ...]:
         """The tasks whose answers a saliency graph speaks of: those with one answer a sample."""
-        return tuple(task for task in self.tasks if not kind_of(task).per_token)
+        return tuple(task for task in self.tasks if task.name not in self.per_token)
 
     @property
     def inside(self) -> tuple[Slot, ...]:

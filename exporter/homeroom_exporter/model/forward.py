@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from homeroom.contract.graph_io import AUGMENTED, FEATURES, MASK, PRESENCE, TARGET, WEIGHTS, named
 from homeroom.contract.manifest import Modality, Slot
 from homeroom_exporter.model import heads, ladder
 from homeroom_exporter.model.design import Design, Feeds, Parts
@@ -30,7 +31,7 @@ def forward(design: Design, parts: Parts, feeds: Feeds) -> dict[str, Tensor]:
 
 def encode_inputs(design: Design, parts: Parts, feeds: Feeds) -> dict[str, list[EncodedInput]]:
     """Every input of every row after its ladder, by slot in the order of its inputs."""
-    presence = feeds["presence"]
+    presence = feeds[PRESENCE]
     encoded: dict[str, list[EncodedInput]] = {slot.name: [] for slot in design.slots}
     for modality in design.modalities:
         slots = [s for s in design.slots if s.modality == modality.name]
@@ -46,7 +47,7 @@ def task_outputs(
     design: Design, parts: Parts, encoded: Mapping[str, list[EncodedInput]], feeds: Feeds
 ) -> dict[str, Tensor]:
     """The output of every task from the encoded inputs of all slots."""
-    presence = feeds["presence"]
+    presence = feeds[PRESENCE]
     vectors = _fuse(design, parts, [one.vector for slot in design.slots for one in encoded[slot.name]], presence)
     outputs = {}
     for task in design.tasks:
@@ -73,7 +74,7 @@ def lora_rows(design: Design, feeds: Feeds, kind: str | None = None) -> tuple[Te
     inputs = inputs.reshape(-1, *inputs.shape[2:])
     if not design.adapter.textual:
         return inputs, torch.ones(len(inputs), 1)
-    mask = torch.cat([feeds[f"{s.name}.mask"] for s in slots], 1)
+    mask = torch.cat([feeds[named(s.name, MASK)] for s in slots], 1)
     return inputs, mask.reshape(-1, mask.shape[2])
 
 
@@ -100,8 +101,8 @@ def _encode(
     """One pass of a modality's ladder over all its slots, then input by input; presence: [batch, inputs]."""
     parameters = parts[f"ladder.{modality.name}"]
     batch, count = presence.shape
-    features = torch.cat([feeds[f"{s.name}.features"] for s in slots], 1)
-    mask = torch.cat([feeds[f"{s.name}.mask"] for s in slots], 1)
+    features = torch.cat([feeds[named(s.name, FEATURES)] for s in slots], 1)
+    mask = torch.cat([feeds[named(s.name, MASK)] for s in slots], 1)
     scale = torch.from_numpy(normalised(design.scales[modality.name]))
     h = ladder.climb(parameters, features.reshape(batch * count, *features.shape[2:]), scale)
     vectors = ladder.pool(parameters, h, mask.reshape(batch * count, -1), presence.reshape(batch * count, 1))
@@ -140,9 +141,9 @@ def objective(design: Design, parts: Parts, feeds: Feeds) -> tuple[Tensor, Tenso
     feeds: the grad graph's inputs. Where the design weighs tasks by their uncertainty, the tasks' part of the first is
     `losses.balanced`.
     """
-    encoded, presence, weights = encode_inputs(design, parts, feeds), feeds["presence"], feeds["weights"]
+    encoded, presence, weights = encode_inputs(design, parts, feeds), feeds[PRESENCE], feeds[WEIGHTS]
     outputs = task_outputs(design, parts, encoded, feeds)
-    columns = [kind_of(t).loss(outputs[t.name], feeds[f"{t.name}.target"]) for t in design.tasks]
+    columns = [kind_of(t).loss(outputs[t.name], feeds[named(t.name, TARGET)]) for t in design.tasks]
     augmented = encoded
     if design.augmented:
         augmented = encode_inputs(design, parts, {**feeds, **_augmented_feeds(design, feeds)})
@@ -169,9 +170,9 @@ def _augmented_feeds(design: Design, feeds: Feeds) -> dict[str, Tensor]:
     """Features and masks of the slots with a part hidden; a token that is all zeros is no longer there."""
     augmented: dict[str, Tensor] = {}
     for name in design.augmented:
-        features = feeds[f"{name}.augmented"]
+        features = feeds[named(name, AUGMENTED)]
         shown = features.to(torch.float32).abs().sum((2, 4)).clamp(max=1.0)
-        augmented |= {f"{name}.features": features, f"{name}.mask": feeds[f"{name}.mask"] * shown}
+        augmented |= {named(name, FEATURES): features, named(name, MASK): feeds[named(name, MASK)] * shown}
     return augmented
 
 
@@ -179,4 +180,4 @@ def _masked_input(design: Design, slot: str, feeds: Feeds) -> tuple[str, Tensor,
     """A single slot's modality, its features, those with a part hidden, and their scale."""
     modality = design.slot(slot).modality
     scale = torch.from_numpy(normalised(design.scales[modality]))
-    return modality, feeds[f"{slot}.features"].squeeze(1), feeds[f"{slot}.augmented"].squeeze(1), scale
+    return modality, feeds[named(slot, FEATURES)].squeeze(1), feeds[named(slot, AUGMENTED)].squeeze(1), scale

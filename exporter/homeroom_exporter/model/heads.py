@@ -9,6 +9,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from homeroom.contract.graph_io import FEATURES, named
 from homeroom.contract.layout import Parameter, Segment
 from homeroom.contract.manifest import Slot, Task
 from homeroom_exporter.model.ladder import Parameters, attention, meaning, relu
@@ -43,7 +44,7 @@ class HeadInputs:
 
     def features(self, number: int) -> Tensor:
         """int8 [batch, count, taps, tokens, dim] of one of the slots."""
-        return self.feeds[f"{self.reads[number]}.features"]
+        return self.feeds[named(self.reads[number], FEATURES)]
 
 
 def fits_any(reads: Sequence[Slot]) -> bool:

@@ -16,7 +16,6 @@ from homeroom_exporter.model.tasks import kind_of
 
 TEMPERATURE = 0.1  # of the alignment's cosines
 SHARPER = 2.0  # factor of the logits that others are to agree with
-AUGMENTING = ("masked", "consistency")  # kinds that read a second, partly hidden form of their slots
 
 
 def alignment(vectors: Sequence[Tensor], presence: Tensor) -> Tensor:

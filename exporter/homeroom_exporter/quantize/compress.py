@@ -10,6 +10,7 @@ import onnx
 from numpy.typing import NDArray
 from onnx import TensorProto, helper
 
+from homeroom.contract.graph_io import FEATURES
 from homeroom.errors import ExportError
 from homeroom_exporter.quantize.graph_surgery import constant, extend
 
@@ -98,10 +99,10 @@ def finish(model: onnx.ModelProto, value: str, shape: Sequence[str | int]) -> No
     high = constant(model, "high", np.array(INT8_LIMIT, np.float32))
     clipped = extend(model, "Clip", [rounded, low, high], "clipped")
     model.graph.node.append(
-        helper.make_node("Cast", [clipped], ["features"], name="homeroom.features", to=TensorProto.INT8)
+        helper.make_node("Cast", [clipped], [FEATURES], name="homeroom.features", to=TensorProto.INT8)
     )
     del model.graph.output[:]
-    model.graph.output.append(helper.make_tensor_value_info("features", TensorProto.INT8, list(shape)))
+    model.graph.output.append(helper.make_tensor_value_info(FEATURES, TensorProto.INT8, list(shape)))
 
 
 def valid_tokens(outputs: Mapping[str, NDArray[np.float32]], counts: Sequence[int]) -> dict[str, NDArray[np.float32]]:

@@ -11,6 +11,17 @@ import numpy as np
 import onnx
 from numpy.typing import NDArray
 
+from homeroom.contract.graph_io import (
+    ATTENTION_MASK,
+    AUDIO,
+    FEATURES,
+    INPUT_IDS,
+    MEL_BANDS,
+    MEL_HOP,
+    PIXELS,
+    SEQUENCE_STEPS,
+    TABLE_ROW,
+)
 from homeroom.contract.manifest import (
     AudioPreprocess,
     ImagePreprocess,
@@ -46,7 +57,7 @@ def features(
     """int8 [taps, valid tokens, dim] of each input, in the order of `batches`."""
     run = load(path, threads=threads)
     for feeds, counts in batches(modality, inputs):
-        outputs = run(feeds)["features"]
+        outputs = run(feeds)[FEATURES]
         yield from (outputs[row, :, :count] for row, count in enumerate(counts))
 
 
@@ -72,9 +83,9 @@ def problems(modality: Modality, path: Path) -> list[str]:
         run = load(_with_rounded_value(path, Path(folder) / "probe.onnx"), threads=1)
         for name, feeds in extremes(modality):
             outputs = run(feeds)
-            features = outputs.pop("features")
+            features = outputs.pop(FEATURES)
             rows = len(next(iter(feeds.values())))
-            lengths = [feeds[name].shape[1] for name in ("input_ids", "steps") if name in feeds]
+            lengths = [feeds[name].shape[1] for name in (INPUT_IDS, SEQUENCE_STEPS) if name in feeds]
             (tokens,) = lengths or [modality.buckets[-1]]
             if not all(np.isfinite(value).all() for value in outputs.values()):
                 messages.append(f"{name} gives values that are not finite")
@@ -100,25 +111,25 @@ def extremes(modality: Modality) -> Iterator[tuple[str, dict[str, NDArray[Any]]]
         case TextPreprocess():
             for rows, length in ((1, modality.buckets[0]), (3, modality.buckets[-1])):
                 ids, mask = np.zeros((rows, length), np.int64), np.ones((rows, length), np.int64)
-                yield f"empty text of {length}", {"input_ids": ids, "attention_mask": 0 * mask}
-                yield f"all-zero text of {length}", {"input_ids": ids, "attention_mask": mask}
+                yield f"empty text of {length}", {INPUT_IDS: ids, ATTENTION_MASK: 0 * mask}
+                yield f"all-zero text of {length}", {INPUT_IDS: ids, ATTENTION_MASK: mask}
                 single = 0 * mask
                 single[:, 0] = 1
-                yield f"one token of {length}", {"input_ids": ids + 1, "attention_mask": single}
+                yield f"one token of {length}", {INPUT_IDS: ids + 1, ATTENTION_MASK: single}
         case ImagePreprocess(size=size, mean=mean, std=std):
             low, high = ([(edge - m) / s for m, s in zip(mean, std, strict=True)] for edge in (0.0, 1.0))
             for name, values in (("zero", [0.0] * 3), ("black", low), ("white", high)):
                 pixels = np.array(values, np.float32)[None, :, None, None]
-                yield f"{name} picture", {"pixels": np.tile(pixels, (3 if name == "zero" else 1, 1, size, size))}
+                yield f"{name} picture", {PIXELS: np.tile(pixels, (3 if name == "zero" else 1, 1, size, size))}
         case AudioPreprocess(form=form, samples=samples, gain=gain):
-            shape = (80, samples // 160) if form == "whisper-mel" else (samples,)
+            shape = (MEL_BANDS, samples // MEL_HOP) if form == "whisper-mel" else (samples,)
             top = 2.0 if form == "whisper-mel" else gain
             for name, value in (("silent", 0.0), ("saturated", top), ("negative", -top)):
-                yield f"{name} sound", {"audio": np.full((3 if value else 1, *shape), value, np.float32)}
+                yield f"{name} sound", {AUDIO: np.full((3 if value else 1, *shape), value, np.float32)}
         case TablePreprocess(width=width):
             for name, value in (("zero", 0.0), ("largest", 8.0), ("smallest", -8.0)):
-                yield f"{name} row", {"row": np.full((3 if value else 1, width), value, np.float32)}
+                yield f"{name} row", {TABLE_ROW: np.full((3 if value else 1, width), value, np.float32)}
         case SequencePreprocess(width=width):
             for length in (modality.buckets[0], modality.buckets[-1]):
-                for name, value in (("zero", 0.0), ("largest", 1.0)):
-                    yield f"{name} sequence of {length}", {"steps": np.full((3, length, width), value, np.float32)}
+                for name, steps in (("zero", np.zeros), ("largest", np.ones)):
+                    yield f"{name} sequence of {length}", {SEQUENCE_STEPS: steps((3, length, width), np.float32)}

@@ -9,6 +9,22 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from homeroom.contract.graph_io import (
+    ALONG,
+    CLIP,
+    FEATURES,
+    GRADIENT,
+    GROUPS,
+    LOSSES,
+    NORMS,
+    OUTPUT,
+    PULL,
+    REFERENCE,
+    SELECT,
+    WEIGHTS,
+    named,
+    owners,
+)
 from homeroom_exporter.model.design import Design, name_parts, unflatten
 from homeroom_exporter.model.forward import forward, lora_rows, objective
 
@@ -19,7 +35,7 @@ def by_autograd(design: Design, role: str, theta: np.ndarray, feeds: Mapping[str
     values = {name: torch.from_numpy(value) for name, value in {**frozen, **feeds}.items()}
     if role == "predict":
         parts, seen, _ = _textbook(design, theta, values)
-        return {f"{name}.output": value.detach().numpy() for name, value in forward(design, parts, seen).items()}
+        return {named(name, OUTPUT): value.detach().numpy() for name, value in forward(design, parts, seen).items()}
     if role == "saliency":
         return _by_features(design, theta, values)
     losses, gradient = _gradient(design, theta, values)
@@ -27,15 +43,15 @@ def by_autograd(design: Design, role: str, theta: np.ndarray, feeds: Mapping[str
         for segment in (segment for segment in design.layout if segment.task is None):
             gradient[design.layout.slices[segment.name]] = 0.0
     if role in ("grad", "grad_heads"):
-        return {"losses": losses, "gradient": gradient}
-    groups, clip = feeds["groups"], float(feeds["clip"][0])
+        return {LOSSES: losses, GRADIENT: gradient}
+    groups, clip = feeds[GROUPS], float(feeds[CLIP][0])
     clipped, norms = np.zeros_like(gradient), np.zeros(len(groups), np.float32)
     for number in range(len(groups)):
-        weights = torch.from_numpy(feeds["weights"] * (groups == number)[:, None])
-        gradient = _gradient(design, theta, {**values, "weights": weights})[1]
+        weights = torch.from_numpy(feeds[WEIGHTS] * (groups == number)[:, None])
+        gradient = _gradient(design, theta, {**values, WEIGHTS: weights})[1]
         norms[number] = np.linalg.norm(gradient)
         clipped += gradient * min(1.0, clip / max(float(norms[number]), 1e-12))
-    return {"losses": losses, "gradient": clipped, "norms": norms}
+    return {LOSSES: losses, GRADIENT: clipped, NORMS: norms}
 
 
 def _textbook(
@@ -54,24 +70,23 @@ def _by_features(design: Design, theta: np.ndarray, values: Mapping[str, Tensor]
     """The gradient of the selected outputs with respect to each slot's features, or the pull of its tokens."""
     parts = name_parts(design.layout, unflatten(design.layout, torch.from_numpy(theta)))
     seen = dict(values)
-    ladders = [slot.name for slot in design.slots if f"{slot.name}.features" in values]
-    leaves = {f"{name}.gradient": values[f"{name}.features"].requires_grad_() for name in ladders}
+    leaves = {named(n, GRADIENT): values[named(n, FEATURES)].requires_grad_() for n in owners(values, FEATURES)}
     if design.adapter:
         inputs, mask = lora_rows(design, values)
-        count = len(inputs) // len(values["along"])
+        count = len(inputs) // len(values[ALONG])
         rows = replace(design.adapter.rows(mask), mask=None)
-        along, references = values["along"].repeat_interleave(count), lora_rows(design, values, "reference")[0]
+        along, references = values[ALONG].repeat_interleave(count), lora_rows(design, values, REFERENCE)[0]
         x, difference = design.adapter.between(values, inputs, references, along, rows)
-        leaves["pull"] = x.requires_grad_()
+        leaves[PULL] = x.requires_grad_()
         seen["states"] = design.adapter.plain_states(parts, values, inputs, mask, x)
     outputs = forward(design, parts, seen)
-    selected = [(outputs[t.name] * values[f"{t.name}.select"]).sum() for t in design.explained]
+    selected = [(outputs[t.name] * values[named(t.name, SELECT)]).sum() for t in design.explained]
     gradients = torch.autograd.grad(torch.stack(selected).sum(), list(leaves.values()))
     results = dict(zip(leaves, gradients, strict=True))
     if design.adapter:
-        pulled = (results.pop("pull") * difference).sum(-1).reshape(len(values["along"]), count, -1)
+        pulled = (results.pop(PULL) * difference).sum(-1).reshape(len(values[ALONG]), count, -1)
         each = pulled.split([slot.count for slot in design.inside], 1)
-        results |= {f"{slot.name}.pull": pull for slot, pull in zip(design.inside, each, strict=True)}
+        results |= {named(slot.name, PULL): pull for slot, pull in zip(design.inside, each, strict=True)}
     return {name: value.numpy() for name, value in results.items()}
 
 

@@ -15,6 +15,24 @@ from torch import Tensor
 from torch._decomp import core_aten_decompositions
 from torch.fx.experimental.proxy_tensor import make_fx
 
+from homeroom.contract.graph_io import (
+    ALONG,
+    CLIP,
+    FEATURES,
+    GRADIENT,
+    GROUPS,
+    LOSSES,
+    NORMS,
+    OUTPUT,
+    PULL,
+    REFERENCE,
+    SELECT,
+    THETA,
+    TOTALS,
+    WEIGHTS,
+    named,
+    owners,
+)
 from homeroom.contract.layout import Layout
 from homeroom_exporter.model.design import Design, name_parts, unflatten
 from homeroom_exporter.model.forward import forward, lora_rows, objective
@@ -32,7 +50,7 @@ def predict_step(design: Design, theta: Tensor, feeds: Mapping[str, Tensor]) -> 
     if design.adapter:
         feeds = {**feeds, "states": design.adapter.states(parts, feeds, *lora_rows(design, feeds), keep=False)[0]}
     outputs = forward(design, parts, feeds)
-    return {f"{task.name}.output": outputs[task.name] for task in design.tasks}
+    return {named(task.name, OUTPUT): outputs[task.name] for task in design.tasks}
 
 
 def grad_step(design: Design, theta: Tensor, feeds: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -54,11 +72,7 @@ def grad_step(design: Design, theta: Tensor, feeds: Mapping[str, Tensor]) -> dic
         (gradients, back), sums = torch.func.grad(loss, argnums=(0, 1), has_aux=True)(tensors, states)
         inside = design.adapter.gradients(parts, feeds, mask, saved, back)
         gradients = _with_those_inside(layout, gradients, inside)
-    return {
-        "losses": sums,
-        "totals": feeds["weights"].sum(0),
-        "gradient": torch.cat([gradient.reshape(-1) for gradient in gradients]),
-    }
+    return _results(sums, feeds, gradients)
 
 
 def heads_step(design: Design, theta: Tensor, feeds: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -74,11 +88,12 @@ def heads_step(design: Design, theta: Tensor, feeds: Mapping[str, Tensor]) -> di
     heads = {place: tensor for place, tensor in enumerate(tensors) if of_task[place]}
     gradients, sums = torch.func.grad(loss, has_aux=True)(heads)
     every = [gradients.get(place, torch.zeros_like(tensor)) for place, tensor in enumerate(tensors)]
-    return {
-        "losses": sums,
-        "totals": feeds["weights"].sum(0),
-        "gradient": torch.cat([gradient.reshape(-1) for gradient in every]),
-    }
+    return _results(sums, feeds, every)
+
+
+def _results(sums: Tensor, feeds: Mapping[str, Tensor], gradients: list[Tensor]) -> dict[str, Tensor]:
+    totals = feeds[WEIGHTS].sum(0)  # first: the order of operations fixes the graph's bytes
+    return {LOSSES: sums, TOTALS: totals, GRADIENT: torch.cat([part.reshape(-1) for part in gradients])}
 
 
 def _with_those_inside(
@@ -96,8 +111,8 @@ def clipped_step(design: Design, theta: Tensor, feeds: Mapping[str, Tensor]) -> 
     Of LoRA each sample's gradient is a product of its activations and its output gradients (Li et al. 2022, section 4).
     """
     layout = design.layout
-    groups, clip = feeds["groups"], feeds["clip"]
-    rows = {n: v for n, v in feeds.items() if n not in ("groups", "clip") and not n.startswith(PREFIX)}
+    groups, clip = feeds[GROUPS], feeds[CLIP]
+    rows = {n: v for n, v in feeds.items() if n not in (GROUPS, CLIP) and not n.startswith(PREFIX)}
 
     def loss(tensors: list[Tensor], states: Tensor | None, row: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
         seen = {name: value.unsqueeze(0) for name, value in row.items()}
@@ -123,10 +138,10 @@ def clipped_step(design: Design, theta: Tensor, feeds: Mapping[str, Tensor]) -> 
     squares = (by_group * by_group).sum(1)
     factors = (clip * torch.rsqrt(squares + CLIP_EPSILON)).clamp(max=1.0)
     return {
-        "losses": sums.sum(0),
-        "totals": feeds["weights"].sum(0),
-        "gradient": (factors.unsqueeze(0) @ by_group).squeeze(0),
-        "norms": torch.sqrt(squares),
+        LOSSES: sums.sum(0),
+        TOTALS: feeds[WEIGHTS].sum(0),
+        GRADIENT: (factors.unsqueeze(0) @ by_group).squeeze(0),
+        NORMS: torch.sqrt(squares),
     }
 
 
@@ -136,30 +151,31 @@ def saliency_step(design: Design, theta: Tensor, feeds: Mapping[str, Tensor]) ->
     Where LoRA is inside an encoder, the point is `along` on the line from `{slot}.reference` to the input, between
     their embeddings, and `{slot}.pull` is the gradient there times their difference, by token.
     """
-    features = {name: value for name, value in feeds.items() if name.endswith(".features")}
+    ladders = owners(feeds, FEATURES)
+    features = {named(slot, FEATURES): feeds[named(slot, FEATURES)] for slot in ladders}
     parts = name_parts(design.layout, unflatten(design.layout, theta))
 
     def chosen(features: Mapping[str, Tensor], states: Tensor | None) -> tuple[Tensor, dict[str, Tensor]]:
         seen = {**feeds, **features} | ({} if states is None else {"states": states})
         outputs = forward(design, parts, seen)
-        values = [(outputs[t.name] * feeds[f"{t.name}.select"]).sum() for t in design.explained]
-        return torch.stack(values).sum(), {f"{task.name}.output": outputs[task.name] for task in design.tasks}
+        values = [(outputs[t.name] * feeds[named(t.name, SELECT)]).sum() for t in design.explained]
+        return torch.stack(values).sum(), {named(task.name, OUTPUT): outputs[task.name] for task in design.tasks}
 
     if design.adapter is None:
         gradients, outputs = torch.func.grad(chosen, has_aux=True)(features, None)
         pulls = {}
     else:
         inputs, mask = lora_rows(design, feeds)
-        references, count = lora_rows(design, feeds, "reference")[0], len(inputs) // len(feeds["along"])
-        along = feeds["along"].unsqueeze(1).expand(-1, count).reshape(-1)
+        references, count = lora_rows(design, feeds, REFERENCE)[0], len(inputs) // len(feeds[ALONG])
+        along = feeds[ALONG].unsqueeze(1).expand(-1, count).reshape(-1)
         x, difference = design.adapter.between(feeds, inputs, references, along, design.adapter.rows(mask))
         keep = not design.adapter.recompute
         states, saved = design.adapter.states(parts, feeds, inputs, mask, keep=keep, x=x)
         (gradients, back), outputs = torch.func.grad(chosen, argnums=(0, 1), has_aux=True)(features, states)
         pulled = design.adapter.pulls(parts, feeds, mask, saved, back, difference)
         each = pulled.reshape(-1, count, pulled.shape[1]).split([slot.count for slot in design.inside], 1)
-        pulls = {f"{slot.name}.pull": pull for slot, pull in zip(design.inside, each, strict=True)}
-    slopes = {name.replace(".features", ".gradient"): value for name, value in gradients.items()}
+        pulls = {named(slot.name, PULL): pull for slot, pull in zip(design.inside, each, strict=True)}
+    slopes = {named(slot, GRADIENT): gradients[named(slot, FEATURES)] for slot in ladders}
     return {**outputs, **slopes, **pulls}
 
 
@@ -190,4 +206,4 @@ def trace(design: Design, role: str, batch: int, tokens: Mapping[str, int]) -> o
     arguments: Any = (torch.zeros(design.layout.size), *(torch.from_numpy(feeds[name]) for name in names))
     traced = make_fx(step, decomposition_table=core_aten_decompositions(), tracing_mode="real")(*arguments)
     traced.graph.eliminate_dead_code()
-    return aten_to_onnx(traced, ["theta", *names], outputs)
+    return aten_to_onnx(traced, [THETA, *names], outputs)

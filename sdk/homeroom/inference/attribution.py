@@ -14,6 +14,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from homeroom.contract.graph_io import ALONG, FEATURES, GRADIENT, MASK, PULL, REFERENCE, SELECT, THETA, named
 from homeroom.contract.manifest import Graph, Task, Tensor
 from homeroom.data.preprocess import prepare
 from homeroom.data.preprocess.raw_inputs import raw_input, token_count
@@ -68,14 +69,14 @@ def expected_gradients(
     graph, run = batch.graph, graphs.loaded(batch.graph)
     feeds = {name: np.repeat(array[:1], graph.batch, 0) for name, array in dataset.feeds(batch).items()}
     for tensor in graph.inputs:
-        if tensor.name.endswith(".select"):
+        if tensor.name.endswith(f".{SELECT}"):
             feeds[tensor.name] = np.zeros(tensor.shape, np.float32)
-    feeds[f"{task}.select"] += weights
-    feeds["theta"] = graphs.narrow(theta)
+    feeds[named(task, SELECT)] += weights
+    feeds[THETA] = graphs.narrow(theta)
     path = _path(bundle, graph, feeds)
     shapes = {tensor.name: tensor.shape for tensor in graph.outputs}
     tokens = {slot: np.zeros((len(value), value.shape[2])) for slot, value in path.features.items()}
-    tokens |= {slot: np.zeros(shapes[f"{slot}.pull"][1:]) for slot in path.raw_references}
+    tokens |= {slot: np.zeros(shapes[named(slot, PULL)][1:]) for slot in path.raw_references}
     slopes = {slot: np.zeros(value.shape) for slot, value in path.features.items()}
     points = REFERENCE_SAMPLES * PATH_POINTS
     for start in range(0, points, graph.batch):
@@ -84,9 +85,9 @@ def expected_gradients(
         differences = _step_along(path, numbers, feeds)
         outputs = run(feeds)
         for slot in path.raw_references:
-            tokens[slot] += (outputs[f"{slot}.pull"].astype(np.float64) * weight[:, None, None]).sum(0)
+            tokens[slot] += (outputs[named(slot, PULL)].astype(np.float64) * weight[:, None, None]).sum(0)
         for slot, difference in differences.items():
-            gradient = outputs[f"{slot}.gradient"].astype(np.float64) * weight[:, None, None, None, None]
+            gradient = outputs[named(slot, GRADIENT)].astype(np.float64) * weight[:, None, None, None, None]
             tokens[slot] += (gradient * difference).sum((0, 2, 4))
             slopes[slot] += gradient.sum(0)
     return Attributions(tokens, slopes)
@@ -96,13 +97,13 @@ def _path(bundle: Bundle, graph: Graph, feeds: Mapping[str, np.ndarray]) -> _Pat
     manifest = bundle.manifest
     inputs = {tensor.name: tensor for tensor in graph.inputs}
     cached = [s for s in manifest.slots if manifest.modality(s.modality).adapter == "ladder"]
-    features = {s.name: feeds[f"{s.name}.features"][0].astype(np.float32) for s in cached}
+    features = {s.name: feeds[named(s.name, FEATURES)][0].astype(np.float32) for s in cached}
     return _Path(
         features,
-        {s.name: feeds[f"{s.name}.mask"][0][:, None, :, None] for s in cached},
+        {s.name: feeds[named(s.name, MASK)][0][:, None, :, None] for s in cached},
         {s.name: reference_features(bundle, s.modality, features[s.name]) for s in cached},
         {
-            s.name: reference_inputs(bundle, s.modality, inputs[f"{s.name}.reference"])
+            s.name: reference_inputs(bundle, s.modality, inputs[named(s.name, REFERENCE)])
             for s in manifest.slots
             if s not in cached
         },
@@ -120,10 +121,10 @@ def _step_along(path: _Path, numbers: np.ndarray, feeds: dict[str, np.ndarray]) 
         references = path.references[slot]
         differences[slot] = (value - references[numbers // PATH_POINTS % len(references)]) * path.masks[slot]
         rest = 1 - along[:, None, None, None, None]
-        feeds[f"{slot}.features"] = (value - rest * differences[slot]).astype(np.float32)
+        feeds[named(slot, FEATURES)] = (value - rest * differences[slot]).astype(np.float32)
     for slot, references in path.raw_references.items():
-        feeds["along"] = along
-        feeds[f"{slot}.reference"] = references[numbers // PATH_POINTS % len(references)]
+        feeds[ALONG] = along
+        feeds[named(slot, REFERENCE)] = references[numbers // PATH_POINTS % len(references)]
     return differences
 
 
@@ -137,7 +138,7 @@ def reference_features(bundle: Bundle, modality: str, like: np.ndarray) -> np.nd
     features = []
     for name in sorted(expected):
         kind, *rest = name.split(".")
-        if kind == "features" and rest[1] in slots:
+        if kind == FEATURES and rest[1] in slots:
             value = expected[name]
             features.append(value[:, np.arange(like.shape[2]) % value.shape[1]])
     features = features[:: max(1, len(features) // REFERENCE_SAMPLES)][:REFERENCE_SAMPLES]

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
+from homeroom.contract.graph_io import OUTPUT, THETA, named
 from homeroom.data.tasks import kind_of, score
 from homeroom.data.tasks.metrics import Score
 from homeroom.runtime.graphs import Graphs
@@ -81,6 +82,6 @@ def _predict(graphs: Graphs, dataset: Dataset, theta: np.ndarray) -> Iterator[tu
     theta, names = graphs.narrow(theta), [task.name for task in dataset.manifest.tasks]
     batches = dataset.plan(graphs.steps("predict")) if len(dataset) else []
     graphs.preload(batch.graph for batch in batches)
-    runs = ((batch.graph, dataset.feeds(batch) | {"theta": theta}) for batch in batches)
+    runs = ((batch.graph, dataset.feeds(batch) | {THETA: theta}) for batch in batches)
     for batch, outputs in zip(batches, graphs.run_all(runs), strict=True):
-        yield batch.rows, {name: outputs[f"{name}.output"][: len(batch.positions)] for name in names}
+        yield batch.rows, {name: outputs[named(name, OUTPUT)][: len(batch.positions)] for name in names}

@@ -8,6 +8,19 @@ from itertools import chain, islice
 
 import numpy as np
 
+from homeroom.contract.graph_io import (
+    AUGMENTED,
+    CLIP,
+    FEATURES,
+    GRADIENT,
+    GROUPS,
+    LOSSES,
+    MASK,
+    THETA,
+    WEIGHTS,
+    named,
+    owners,
+)
 from homeroom.contract.manifest import Graph, Manifest
 from homeroom.runtime.graphs import Graphs
 from homeroom.train.features.batches import Batch
@@ -93,14 +106,14 @@ def gradient(
         parallel = 1
         for graph, feeds in chain(step.ahead, step.parts):
             parallel = graphs.parallel_runs(graph)
-            yield graph, feeds | {"theta": tier_theta}
+            yield graph, feeds | {THETA: tier_theta}
         if following and parallel > 1:
             following.ahead += islice(following.parts, parallel)
 
     loss, total = 0.0, np.zeros_like(theta)
     for outputs in graphs.run_all(runs()):
-        loss += float(outputs["losses"].sum())
-        total[positions] += outputs["gradient"]
+        loss += float(outputs[LOSSES].sum())
+        total[positions] += outputs[GRADIENT]
     if step.size > 1:
         loss, total = loss / step.size, total / np.float32(step.size)
     return loss, total
@@ -123,11 +136,11 @@ def _feeds(
     size = part.graph.batch
     feeds = train.feeds(part, presence) | train.targets_of(part)
     if masking_rng:
-        for slot in (t.name.removesuffix(".augmented") for t in part.graph.inputs if t.name.endswith(".augmented")):
-            features, mask = feeds[f"{slot}.features"], feeds[f"{slot}.mask"]
-            feeds[f"{slot}.augmented"] = augmented(features, mask, masking_rng)
-    feeds["weights"] = np.zeros((size, weights.shape[1]), np.float32)
-    feeds["weights"][: len(weights)] = weights
+        for slot in owners((tensor.name for tensor in part.graph.inputs), AUGMENTED):
+            features, mask = feeds[named(slot, FEATURES)], feeds[named(slot, MASK)]
+            feeds[named(slot, AUGMENTED)] = augmented(features, mask, masking_rng)
+    feeds[WEIGHTS] = np.zeros((size, weights.shape[1]), np.float32)
+    feeds[WEIGHTS][: len(weights)] = weights
     if clip_norm:
         feeds |= _clipping(train, part.rows, size, clip_norm)
     return feeds
@@ -137,7 +150,7 @@ def _clipping(train: Dataset, rows: np.ndarray, size: int, clip_norm: float) -> 
     """`groups` int32 [size], the number of each row's subject within the batch (-1: padding), and `clip` [1]."""
     groups = np.full(size, -1, np.int32)
     groups[: len(rows)] = np.unique([train.examples[row].subject for row in rows], return_inverse=True)[1]
-    return {"groups": groups, "clip": np.array([clip_norm], np.float32)}
+    return {GROUPS: groups, CLIP: np.array([clip_norm], np.float32)}
 
 
 def droppable(manifest: Manifest) -> list[int]:

@@ -16,6 +16,7 @@ from peft import LoraConfig, get_peft_model
 from transformers import AutoModel, BertConfig, BertModel
 
 from exporter import lessons, models
+from exporter.small import with_checked_io
 from homeroom import Device, Sample
 from homeroom.contract.round import RoundConfiguration
 from homeroom.data.validation import resolve
@@ -287,6 +288,7 @@ def test_pictures_go_to_the_step_as_they_are(tmp_path: Path, monkeypatch: pytest
     (tmp_path / "keys").mkdir()
     monkeypatch.setenv("HOMEROOM_KEYS", str(tmp_path / "keys"))
     with Device.open(tmp_path / "device", bundle=tmp_path / "out", threads=1) as device:
+        with_checked_io(device.bundle)
         device.add(samples)
         assert device.train(minutes=2, epochs=10).scores["animal"].accuracy > 0.5
         assert device.predict(Sample(picture=rows[0]["picture"]))["animal"].best in tiny.ANIMALS

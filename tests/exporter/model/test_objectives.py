@@ -15,6 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
+from exporter.small import with_checked_io
 from homeroom import Device, Sample
 from homeroom.contract.manifest import Objective, Task, Training
 from homeroom.contract.signing import certify
@@ -83,7 +84,7 @@ def bundle(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
     with write.staging(work / "bundle") as folder:
         manifest = write.fill(folder, contents)
         write_signature(folder, manifest, certify(tiny.ROOT, "exporter", tiny.EXPORTER, "tests"), tiny.EXPORTER)
-    return open_bundle(work / "bundle", root=None)
+    return with_checked_io(open_bundle(work / "bundle", root=None))
 
 
 def unlabelled(count: int, seed: int) -> list[Sample]:

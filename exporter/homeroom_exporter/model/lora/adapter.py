@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from homeroom.contract.canonical_json import digest
+from homeroom.contract.graph_io import INPUT_IDS, PIXELS
 from homeroom.contract.layout import Layout, Parameter, Segment
 from homeroom.contract.manifest import ImagePreprocess, Modality, Precision
 from homeroom_exporter.model import ladder
@@ -113,7 +114,7 @@ class Adapter:
     @property
     def input(self) -> str:
         """What follows a slot's name in the graph's input."""
-        return "input_ids" if self.textual else "pixels"
+        return INPUT_IDS if self.textual else PIXELS
 
     def ranked(self, rank: Callable[[int], int]) -> Adapter:
         """The adapter with the first components of each layer, as many as `rank` says of all; scaling stays."""

@@ -11,6 +11,7 @@ from functools import lru_cache
 
 import numpy as np
 
+from homeroom.contract.graph_io import AUDIO, MEL_BANDS, MEL_HOP
 from homeroom.contract.manifest import AudioPreprocess
 from homeroom.data.preprocess.prepared import Prepared
 from homeroom.errors import InputError
@@ -18,7 +19,7 @@ from homeroom.errors import InputError
 LENGTH_LIMIT_S = 600.0
 CHANNEL_LIMIT = 16
 LEAST_RATE_HZ, MOST_RATE_HZ = 1_000, 384_000
-N_FFT, HOP, MELS = 400, 160, 80
+N_FFT = 400
 NORMAL_EPSILON = np.float32(1e-7)
 
 
@@ -64,13 +65,13 @@ def prepare(spec: AudioPreprocess, data: bytes, tokens: int) -> Prepared:
         wave = (wave - wave.mean()) / np.sqrt(wave.var() + NORMAL_EPSILON)
     wave = np.pad(wave, (0, spec.samples - len(wave)))
     audio = log_mel(wave) if spec.form == "whisper-mel" else wave * np.float32(spec.gain)
-    return Prepared({"audio": audio}, valid)
+    return Prepared({AUDIO: audio}, valid)
 
 
 def log_mel(wave: np.ndarray) -> np.ndarray:
     """float32 [n] at 16 kHz -> float32 [80, n // 160]: centred frames, power, mel, log10, floor at max - 8."""
     padded = np.pad(wave.astype(np.float64), N_FFT // 2, mode="reflect")
-    frames = np.lib.stride_tricks.sliding_window_view(padded, N_FFT)[::HOP][: len(wave) // HOP]
+    frames = np.lib.stride_tricks.sliding_window_view(padded, N_FFT)[::MEL_HOP][: len(wave) // MEL_HOP]
     window = 0.5 - 0.5 * np.cos(2 * np.pi * np.arange(N_FFT) / N_FFT)
     power = np.abs(np.fft.rfft(frames * window, axis=1)) ** 2
     mel = np.log10(np.maximum(power @ _filters(), 1e-10)).T
@@ -89,7 +90,7 @@ def _filters() -> np.ndarray:
     def to_hertz(mel: np.ndarray) -> np.ndarray:
         return np.where(mel >= 15.0, 1000.0 * np.exp(np.log(6.4) / 27.0 * (mel - 15.0)), 200.0 * mel / 3.0)
 
-    edges = to_hertz(np.linspace(to_mel(np.array(0.0)), to_mel(np.array(8000.0)), MELS + 2))
+    edges = to_hertz(np.linspace(to_mel(np.array(0.0)), to_mel(np.array(8000.0)), MEL_BANDS + 2))
     bins = np.linspace(0.0, 8000.0, N_FFT // 2 + 1)
     slopes = edges[None, :] - bins[:, None]
     widths = np.diff(edges)

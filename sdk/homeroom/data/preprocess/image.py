@@ -8,6 +8,7 @@ import warnings
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
+from homeroom.contract.graph_io import PIXELS
 from homeroom.contract.manifest import ImagePreprocess
 from homeroom.data.preprocess.prepared import Prepared
 from homeroom.errors import InputError
@@ -58,7 +59,7 @@ def prepare(spec: ImagePreprocess, data: bytes, tokens: int) -> Prepared:
     picture = picture.crop((left, top, left + spec.size, top + spec.size))
     pixels = np.asarray(picture, np.float32).transpose(2, 0, 1) / 255.0
     mean, std = (np.array(values, np.float32)[:, None, None] for values in (spec.mean, spec.std))
-    return Prepared({"pixels": np.ascontiguousarray((pixels - mean) / std)}, tokens)
+    return Prepared({PIXELS: np.ascontiguousarray((pixels - mean) / std)}, tokens)
 
 
 def size_before_crop(spec: ImagePreprocess, sides: tuple[int, int]) -> tuple[int, int]:

@@ -9,6 +9,7 @@ from collections.abc import Mapping
 
 import numpy as np
 
+from homeroom.contract.graph_io import FEATURES, INPUT_IDS, MASK, PIXELS
 from homeroom.contract.manifest import ImagePreprocess, Modality
 from homeroom.data.preprocess.prepared import Prepared
 
@@ -17,9 +18,9 @@ def raw_input(modality: Modality, prepared: Prepared) -> np.ndarray:
     """The raw input of a prepared one: token ids int64 [n], or the exact pixels uint8 [3, size, size]."""
     spec = modality.preprocess
     if not isinstance(spec, ImagePreprocess):
-        return np.asarray(prepared.arrays["input_ids"], np.int64)
+        return np.asarray(prepared.arrays[INPUT_IDS], np.int64)
     mean, std = (np.array(values, np.float32).reshape(3, 1, 1) for values in (spec.mean, spec.std))
-    return np.asarray(np.rint((prepared.arrays["pixels"] * std + mean) * 255), np.uint8)
+    return np.asarray(np.rint((prepared.arrays[PIXELS] * std + mean) * 255), np.uint8)
 
 
 def token_count(modality: Modality, array: np.ndarray) -> int:
@@ -46,21 +47,21 @@ def empty_batch(modality: Modality, rows: int, count: int, tokens: int) -> dict[
     """Arrays [rows, count, ...] of absent inputs, by the suffix of the graph's input names after the slot's."""
     if isinstance(modality.preprocess, ImagePreprocess):
         size = modality.preprocess.size
-        return {"pixels": np.zeros((rows, count, 3, size, size), np.uint8)}
+        return {PIXELS: np.zeros((rows, count, 3, size, size), np.uint8)}
     return {
-        "input_ids": np.full((rows, count, tokens), pad_id(modality), np.int64),
-        "mask": np.zeros((rows, count, tokens), np.float32),
+        INPUT_IDS: np.full((rows, count, tokens), pad_id(modality), np.int64),
+        MASK: np.zeros((rows, count, tokens), np.float32),
     }
 
 
 def fill_input(arrays: Mapping[str, np.ndarray], row: int, index: int, value: np.ndarray) -> None:
     """Copies one input, features or raw, and its mask into a slot's arrays [rows, count, ...]."""
-    if "pixels" in arrays:
-        arrays["pixels"][row, index] = value
+    if PIXELS in arrays:
+        arrays[PIXELS][row, index] = value
         return
-    tokens = value.shape[-2] if "features" in arrays else len(value)
-    if "features" in arrays:
-        arrays["features"][row, index, :, :tokens] = value
+    tokens = value.shape[-2] if FEATURES in arrays else len(value)
+    if FEATURES in arrays:
+        arrays[FEATURES][row, index, :, :tokens] = value
     else:
-        arrays["input_ids"][row, index, :tokens] = value
-    arrays["mask"][row, index, :tokens] = 1.0
+        arrays[INPUT_IDS][row, index, :tokens] = value
+    arrays[MASK][row, index, :tokens] = 1.0

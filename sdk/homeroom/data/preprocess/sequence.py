@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from homeroom.contract.graph_io import SEQUENCE_STEPS
 from homeroom.contract.manifest import SequencePreprocess
 from homeroom.data.preprocess.prepared import Prepared
 
@@ -32,15 +33,15 @@ def prepare(spec: SequencePreprocess, history: Sequence[Interaction], limit: int
             token[GAP_COLUMN] = min(1.0, math.log1p(max(0.0, time_s - before)) / math.log1p(YEAR_S))
         before = time_s
         token[FIRST_SKILL_COLUMN + 2 * spec.skills.index(skill) + bool(correct)] = 1.0
-    return Prepared({"steps": steps}, len(steps))
+    return Prepared({SEQUENCE_STEPS: steps}, len(steps))
 
 
 def collate(prepared: Sequence[Prepared], length: int) -> dict[str, np.ndarray]:
     """`steps` float32 [batch, length, width], padded with zeros."""
-    steps = np.zeros((len(prepared), length, prepared[0].arrays["steps"].shape[1]), np.float32)
+    steps = np.zeros((len(prepared), length, prepared[0].arrays[SEQUENCE_STEPS].shape[1]), np.float32)
     for row, item in enumerate(prepared):
-        steps[row, : item.tokens] = item.arrays["steps"]
-    return {"steps": steps}
+        steps[row, : item.tokens] = item.arrays[SEQUENCE_STEPS]
+    return {SEQUENCE_STEPS: steps}
 
 
 def next_answers(steps: np.ndarray) -> np.ndarray:

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 
 import numpy as np
 
+from homeroom.contract.graph_io import TABLE_ROW
 from homeroom.contract.manifest import TablePreprocess
 from homeroom.data.preprocess.prepared import Prepared
 
@@ -24,4 +25,4 @@ def prepare(spec: TablePreprocess, row: Mapping[str, float | str | None]) -> Pre
         else:
             z = 0.0 if cell is None else (float(cell) - column.mean) / max(column.std, 1e-9)
             values.append(min(max(z, -CLIP_STD), CLIP_STD))
-    return Prepared({"row": np.array(values + missing, np.float32)}, 1)
+    return Prepared({TABLE_ROW: np.array(values + missing, np.float32)}, 1)

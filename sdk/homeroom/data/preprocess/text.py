@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 from tokenizers import Tokenizer
 
+from homeroom.contract.graph_io import ATTENTION_MASK, INPUT_IDS
 from homeroom.data.preprocess.prepared import Prepared
 from homeroom.errors import BundleError, InputError
 
@@ -29,7 +30,7 @@ def prepare(tokenizer: Path, text: str, limit: int) -> Prepared:
     ids = np.array(_tokenizer(tokenizer, limit).encode(text).ids, np.int64)
     if not len(ids):
         raise InputError("the text has no token", where="text", remedy="leave the input out instead")
-    return Prepared({"input_ids": ids}, len(ids))
+    return Prepared({INPUT_IDS: ids}, len(ids))
 
 
 def word_spans(tokenizer: Path, text: str, limit: int) -> list[tuple[int, int] | None]:
@@ -48,6 +49,6 @@ def collate(prepared: Sequence[Prepared], length: int, pad_id: int) -> dict[str,
     ids = np.full((len(prepared), length), pad_id, np.int64)
     mask = np.zeros((len(prepared), length), np.int64)
     for row, item in enumerate(prepared):
-        ids[row, : item.tokens] = item.arrays["input_ids"]
+        ids[row, : item.tokens] = item.arrays[INPUT_IDS]
         mask[row, : item.tokens] = 1
-    return {"input_ids": ids, "attention_mask": mask}
+    return {INPUT_IDS: ids, ATTENTION_MASK: mask}

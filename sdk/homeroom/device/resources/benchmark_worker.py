@@ -280,12 +280,14 @@ def zero_feeds(bundle: Bundle, facts: Any) -> dict[str, np.ndarray]:
     """Feeds of a step: the bundle's theta, and zeros for all other inputs."""
     import numpy as np
 
+    from homeroom.contract.graph_io import THETA
+
     feeds = {
         tensor.name: np.zeros([size if size > 0 else 1 for size in tensor.shape], tensor.dtype)
         for tensor in facts.inputs
     }
-    if "theta" in feeds:  # a smaller tier reads fewer values: which ones makes no difference to the time
-        feeds["theta"] = bundle.theta()[: feeds["theta"].size]
+    if THETA in feeds:  # a smaller tier reads fewer values: which ones makes no difference to the time
+        feeds[THETA] = bundle.theta()[: feeds[THETA].size]
     return feeds
 
 

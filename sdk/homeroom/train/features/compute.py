@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from homeroom.contract.graph_io import FEATURES
 from homeroom.contract.manifest import Modality
 from homeroom.data.preprocess import Prepared, collate, has_buckets, prepare, smallest_bucket
 from homeroom.errors import BundleError
@@ -48,7 +49,7 @@ def compute(
         for batch in _batches(facts.buckets, {n: p.tokens for n, p in prepared.items()}, padded):
             if stop():
                 break
-            features = graphs.features(modality)(collate(facts, [prepared[number] for number in batch]))["features"]
+            features = graphs.features(modality)(collate(facts, [prepared[number] for number in batch]))[FEATURES]
             shape = (*features.shape[:2], features.shape[3])
             if features.dtype != np.int8 or shape != (len(batch), len(facts.taps), facts.dim):
                 raise BundleError(f"gives {features.dtype}{list(features.shape)}", where=f"features/{modality}")

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from homeroom.contract.graph_io import INPUT_IDS, MASK, PRESENCE, SLOT_KINDS, TARGET, named
 from homeroom.contract.layout import Segment
 from homeroom.contract.manifest import ABSENT_SCORE, Graph, Manifest, Task
 from homeroom.data.preprocess.raw_inputs import fill_input, pad_id, token_count
@@ -19,8 +20,6 @@ from homeroom.data.tasks.base import Words
 from homeroom.errors import TrainError
 from homeroom.train.features.batches import Batch, Pack
 from homeroom.train.features.buffer import InputKey
-
-INPUT_KINDS = ("features", "input_ids", "pixels", "mask")  # of a slot, as a step's graph names them
 
 
 @dataclass(frozen=True, slots=True)
@@ -239,14 +238,14 @@ class Dataset:
         rows, graph = batch.rows, batch.graph
         padded = np.zeros((graph.batch, len(self.manifest.inputs)), np.float32)
         padded[: len(rows)] = self.presence[rows] if presence is None else presence
-        feeds: dict[str, np.ndarray] = {"presence": padded}
+        feeds: dict[str, np.ndarray] = {PRESENCE: padded}
         by_slot: dict[str, dict[str, np.ndarray]] = {}  # and kind, the same arrays as in `feeds`
         for tensor in graph.inputs:
             slot, _, kind = tensor.name.partition(".")
-            if kind in INPUT_KINDS:
+            if kind in SLOT_KINDS:
                 feeds[tensor.name] = array = np.zeros(tensor.shape, tensor.dtype)
                 by_slot.setdefault(slot, {})[kind] = array
-                if kind == "input_ids":
+                if kind == INPUT_IDS:
                     array[: len(rows)] = pad_id(self.manifest.modality(self.manifest.slot(slot).modality))
         for row, inputs in enumerate(inputs_of(self.examples, rows)):
             for slot, slot_index in inputs:
@@ -254,8 +253,8 @@ class Dataset:
                     fill_input(by_slot[slot], row, slot_index, inputs[slot, slot_index])
         if presence is not None:
             for slot, arrays in by_slot.items():
-                if "mask" in arrays:
-                    arrays["mask"][: len(rows)] *= presence[:, self._columns(slot), None]
+                if MASK in arrays:
+                    arrays[MASK][: len(rows)] *= presence[:, self._columns(slot), None]
         return feeds
 
     def targets_of(self, batch: Batch) -> dict[str, np.ndarray]:
@@ -272,7 +271,7 @@ class Dataset:
             else:
                 targets = np.zeros((size, task.width), np.float32)
                 targets[: len(rows)] = self.targets[task.name][rows]
-            feeds[f"{task.name}.target"] = targets
+            feeds[named(task.name, TARGET)] = targets
         return feeds
 
     def _columns(self, slot: str) -> list[int]:
