@@ -7,7 +7,6 @@ from collections.abc import Iterator
 import pytest
 import tiny
 
-from browser import chromium
 from browser.district import District, built
 
 pytestmark = pytest.mark.extra
@@ -28,16 +27,6 @@ def district(tmp_path_factory: pytest.TempPathFactory, tiny_bundle: tiny.Tiny) -
     with built(tmp_path_factory.mktemp("district"), tiny_bundle, patch) as found:
         yield found
     patch.undo()
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[playwright.Browser]:
-    try:
-        found = chromium.find()
-    except chromium.NoChromiumError as problem:
-        pytest.skip(str(problem))
-    with chromium.launched(found) as opened:
-        yield opened
 
 
 def opened(browser: playwright.Browser, district: District, size: str, scheme: str) -> playwright.Page:

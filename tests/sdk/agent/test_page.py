@@ -19,7 +19,7 @@ from homeroom.agent import page as pages
 from homeroom.agent.loop import Agent, AgentSettings
 from homeroom.agent.page import PageServer, find_page
 
-EVIL = "<script>alert('x')</script>"
+EVIL = """\"'><script>alert('x')</script>"""
 
 
 @pytest.fixture(scope="module")
@@ -109,7 +109,11 @@ def test_the_address_with_the_token_opens_the_page_and_keeps_it_out_of_the_histo
     status, headers, body = ask(page)
     assert status == 200
     assert b"not joined" in body
-    assert "script" not in headers["Content-Security-Policy"].replace("default-src", "")
+    policy = headers["Content-Security-Policy"]
+    assert "default-src 'none'" in policy
+    assert "unsafe" not in policy
+    assert "script" not in policy.replace("default-src", "")
+    assert b"http-equiv" not in body, "the policy of files allows no pictures of this page"
     assert ask(page, "/nothing")[0] == 404
 
 
