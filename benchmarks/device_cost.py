@@ -20,7 +20,6 @@ REPEATS = 30
 def fill(args: argparse.Namespace) -> dict[str, Any]:
     """Short answers from all over the corpus, their features cached; a pupil more where the answers begin again."""
     from homeroom import Device, Sample
-    from homeroom.data.samples import without_media
     from homeroom.train.features.examples import examples
 
     answers, _ = data.read(args.data, "beetle")
@@ -37,7 +36,7 @@ def fill(args: argparse.Namespace) -> dict[str, Any]:
     ]
     with Device.open(args.work, bundle=args.bundle) as device:
         device.add(*rows, gates=False)
-        stored = [without_media(sample) for sample in device.store.each_sample()]
+        stored = list(device.store.select(lambda sample: True))
         examples(device.store, device.bundle, device.graphs, stored, room=0)
     return {"samples": args.count}
 

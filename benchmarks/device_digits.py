@@ -22,7 +22,6 @@ def main() -> None:
     args = parser.parse_args()
 
     from homeroom import Device
-    from homeroom.data.samples import without_media
     from homeroom.train.evaluate import outputs_of
     from homeroom.train.features.dataset import Dataset
     from homeroom.train.features.examples import examples
@@ -33,7 +32,7 @@ def main() -> None:
     with Device.open(args.work, bundle=args.bundle) as device:
         device.add(args.lesson, gates=False)
         clock.mark("added")
-        stored = [without_media(sample) for sample in device.store.each_sample()]
+        stored = list(device.store.select(lambda sample: True))
         ready = examples(device.store, device.bundle, device.graphs, stored)
         clock.mark("features")
         manifest = device.bundle.manifest

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
+import sqlite3
 from pathlib import Path
 
+import msgspec
 import numpy as np
 
 from homeroom.data.samples import StoredSample
@@ -27,6 +30,46 @@ def make_sample(number: int, subject: str = "p-17", **facts: str) -> StoredSampl
 def open_store(home: Path, **options: bool) -> Store:
     """The store home/device with its keys in home/keys."""
     return Store.open(home / "device", FolderKeys(home / "keys"), **options)
+
+
+# What each version had not yet; the newest first.
+UNDONE = {
+    3: """DROP TABLE inputs; DROP TABLE samples; CREATE TABLE samples (
+        number INTEGER PRIMARY KEY AUTOINCREMENT, sample_id TEXT NOT NULL UNIQUE,
+        subject_id INTEGER NOT NULL REFERENCES subjects, facts BLOB NOT NULL, inputs BLOB NOT NULL,
+        aside INTEGER NOT NULL DEFAULT 0, near BLOB);
+        CREATE INDEX samples_by_subject ON samples (subject_id); CREATE INDEX samples_by_near ON samples (near)""",
+    2: """DROP INDEX samples_by_near; ALTER TABLE samples DROP COLUMN near; ALTER TABLE samples DROP COLUMN aside""",
+    1: "DROP TABLE segments; DROP TABLE profiles",
+}
+FACTS_OF_3 = ("labels", "consent", "source", "retain_until", "language", "aside", "left_out", "weighed")
+
+
+def make_older(home: Path, version: int) -> None:
+    """Rewrites a closed store, and its copy, as an older version would have left it."""
+    rows = []
+    with open_store(home) as store:
+        for sample in store.samples():
+            subject = store._context.keys.find(sample.subject)
+            assert subject is not None
+            facts = {name: getattr(sample, name) for name in FACTS_OF_3[:5]}
+            facts |= {name: value for name in FACTS_OF_3[5:] if (value := getattr(sample, name))}
+            bodies = (msgspec.msgpack.encode(part, order="sorted") for part in (facts, sample.inputs))
+            columns = ("samples.facts", "samples.inputs")
+            sealed = [
+                subject.cipher.seal(b, column, sample.sample_id) for b, column in zip(bodies, columns, strict=True)
+            ]
+            sql = "SELECT number, aside, near FROM samples WHERE sample_id = ?"
+            number, aside, near = store._context.database.one(sql, (sample.sample_id,))
+            rows.append((number, sample.sample_id, subject.subject_id, *sealed, aside, near))
+    with contextlib.closing(sqlite3.connect(home / "device" / "device.db", isolation_level=None)) as raw:
+        raw.executescript(UNDONE[3])
+        raw.executemany("INSERT INTO samples VALUES (?, ?, ?, ?, ?, ?, ?)", rows)
+        for step in range(2, version - 1, -1):
+            raw.executescript(UNDONE[step])
+        raw.execute(f"PRAGMA user_version = {version}")
+        (home / "device" / "backup" / "device.db").unlink()
+        raw.execute("VACUUM INTO ?", (str(home / "device" / "backup" / "device.db"),))
 
 
 def texts(store: Store) -> list[str]:

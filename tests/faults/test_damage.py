@@ -26,7 +26,7 @@ def sound(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Any
     """A device with samples, versions, an outbox, a state and features, closed; and what it holds."""
     home = tmp_path_factory.mktemp("sound")
     with open_store(home) as store:
-        store.add([make_sample(number, f"p-{number % 3}") for number in range(12)])
+        store.add([make_sample(number, f"p-{number % 3}") for number in range(24)])
         for number in range(3):
             store.versions.set_current(store.versions.put(theta(number), "local", number, {}, ["p-0"]))
         store.outbox.queue("u" * 32, bytes(3000), 0, ["p-1"])

@@ -22,7 +22,7 @@ import msgspec
 from homeroom.agent.label_form import is_asked, is_in_form, read_labels
 from homeroom.agent.loop import Agent
 from homeroom.agent.status import AGENT_FOLDER, status_lines
-from homeroom.data.samples import StoredSample
+from homeroom.data.samples import InputReference, StoredSample
 from homeroom.data.tasks import kind_of
 from homeroom.data.validation import check_label
 from homeroom.device.device import Device
@@ -226,8 +226,9 @@ def list_samples(device: Device, start: int) -> tuple[int, list[StoredSample]]:
     quarantined = set(order)
     for wanted in (False, True):
         order += [one for one, labelled in reversed(facts) if labelled == wanted and one not in quarantined]
-    samples = [device.store.sample(sample_id) for sample_id in order[start : start + SAMPLES_PER_PAGE]]
-    return len(order), [sample for sample in samples if sample is not None]
+    stored = [device.store.sample(sample_id) for sample_id in order[start : start + SAMPLES_PER_PAGE]]
+    opened = [sample and device.store.with_inputs(sample, ("text", "table", "sequence")) for sample in stored]
+    return len(order), [sample for sample in opened if sample is not None]
 
 
 def save_labels(device: Device, sample_id: str, fields: dict[str, list[str]]) -> None:
@@ -247,5 +248,8 @@ def read_media(device: Device, parts: list[str]) -> bytes | None:
     sample_id, slot, index = parts
     sample = device.store.sample(sample_id)
     values = sample.inputs.get(slot, []) if sample else []
-    value = values[int(index)] if index.isdigit() and int(index) < len(values) else None
+    reference = values[int(index)] if index.isdigit() and int(index) < len(values) else None
+    if sample is None or not isinstance(reference, InputReference) or reference.kind != "media":
+        return None
+    value = device.store.read_input(sample, reference)
     return value if isinstance(value, bytes) else None

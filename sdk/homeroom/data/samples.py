@@ -5,7 +5,7 @@ from __future__ import annotations
 import datetime
 from collections.abc import Mapping
 from hashlib import sha256
-from typing import Any
+from typing import Any, Literal, get_args
 
 import msgspec
 
@@ -59,23 +59,32 @@ class Sample:
         return f"Sample({', '.join(self.inputs)}; labels {self.labels}; subject {self.subject!r})"
 
 
-class MediaReference(msgspec.Struct, frozen=True):
-    """A picture or sound left in the store; digest: SHA-256 of its `preprocess.hashed_content`."""
+InputKind = Literal["text", "media", "table", "sequence"]
+INPUT_KINDS: tuple[InputKind, ...] = get_args(InputKind)
 
-    sample_id: str
-    slot: str
-    index: int
+
+class InputReference(msgspec.Struct, frozen=True, array_like=True):
+    """An input that is left in the store, and all that is known of it without opening it.
+
+    place: its number among the inputs of its sample
+    digest: SHA-256 of its `preprocess.hashed_content`
+    length: characters of a text, bytes of media, cells of a table row, interactions of a sequence
+    """
+
+    place: int
+    kind: InputKind
     digest: bytes
     size_bytes: int
+    length: int
 
 
-StoredInput = str | bytes | Row | list[Interaction] | MediaReference
+StoredInput = str | bytes | Row | list[Interaction] | InputReference
 
 
 class StoredSample(msgspec.Struct, frozen=True, kw_only=True):
     """A checked sample.
 
-    inputs: by slot, a value or None for each of its inputs; media as encoded files.
+    inputs: by slot, a value or None for each of its inputs; media as encoded files. From the store, references.
     aside: why the sample is quarantined until a person has looked at it; empty where it is not.
     left_out, weighed: by slot, the indices of poor inputs, where the rest of the sample is trained on all the same:
     those that are ignored, and those that count less.
@@ -106,18 +115,20 @@ class StoredSample(msgspec.Struct, frozen=True, kw_only=True):
         return not self.aside or bool(self.left_out or self.weighed)
 
 
-def without_media(sample: StoredSample) -> StoredSample:
-    """Replaces pictures and sounds by references, since thousands of them need not fit in memory."""
-
-    def referenced(slot: str, index: int, value: StoredInput | None) -> StoredInput | None:
-        if not isinstance(value, bytes):
-            return value
-        return MediaReference(sample.sample_id, slot, index, digest_of(value), len(value))
-
-    inputs = {slot: [referenced(slot, i, value) for i, value in enumerate(row)] for slot, row in sample.inputs.items()}
-    return msgspec.structs.replace(sample, inputs=inputs)
-
-
 def digest_of(value: StoredInput) -> bytes:
     """SHA-256 of an input's content, the key of its cached features."""
-    return value.digest if isinstance(value, MediaReference) else sha256(hashed_content(value)).digest()
+    return value.digest if isinstance(value, InputReference) else sha256(hashed_content(value)).digest()
+
+
+def input_kind(value: StoredInput) -> InputKind:
+    """Which kind of input it is."""
+    if isinstance(value, InputReference):
+        return value.kind
+    if isinstance(value, str | bytes):
+        return "text" if isinstance(value, str) else "media"
+    return "table" if isinstance(value, Mapping) else "sequence"
+
+
+def input_length(value: StoredInput) -> int:
+    """Its length, as `InputReference` states it."""
+    return value.length if isinstance(value, InputReference) else len(value)

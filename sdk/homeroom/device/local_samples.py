@@ -8,7 +8,7 @@ from typing import Any
 import msgspec
 import numpy as np
 
-from homeroom.data.samples import StoredSample, without_media
+from homeroom.data.samples import StoredSample
 from homeroom.data.tasks import needs_no_label
 from homeroom.data.tasks.metrics import Score
 from homeroom.federation import agreement, versions
@@ -31,7 +31,7 @@ def training_samples(store: Store, bundle: Bundle, subject: str | None = None) -
     def chosen(sample: StoredSample) -> bool:
         return may_teach(policy, sample, needs_no_label(manifest)) and subject in (None, sample.subject)
 
-    return LazySamples(store.select(chosen), lambda sample: training_view(without_media(sample), manifest))
+    return LazySamples(store.select(chosen), lambda sample: training_view(sample, manifest))
 
 
 def to_examples(

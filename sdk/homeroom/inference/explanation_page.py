@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from homeroom.contract.manifest import AudioPreprocess, ImagePreprocess, Manifest
-from homeroom.data.samples import MediaReference, StoredInput, StoredSample
+from homeroom.data.samples import InputReference, StoredInput, StoredSample
 from homeroom.inference.explain import Explanation, RegionAttribution
 from homeroom.inference.regions import encode_png, visible_square
 from homeroom.system.html.render import render
@@ -49,7 +49,7 @@ def _inputs(why: Explanation, sample: StoredSample, manifest: Manifest) -> Itera
 
 
 def _drawing(value: StoredInput, parts: Sequence[RegionAttribution], spec: object) -> dict[str, Any]:
-    assert not isinstance(value, MediaReference)
+    assert not isinstance(value, InputReference)
     if isinstance(value, str):
         return {"pieces": list(_pieces(value, parts))}
     if isinstance(value, Mapping | list):

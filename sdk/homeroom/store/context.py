@@ -4,21 +4,21 @@ from __future__ import annotations
 
 import contextlib
 import sqlite3
-from collections.abc import Iterable, Iterator, Mapping, Sequence, Sized
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence, Sized
 from dataclasses import dataclass
 from pathlib import Path
 
 import msgspec
 
-from homeroom.data.samples import StoredSample
-from homeroom.errors import DiskFullError, HomeroomError, InputError
+from homeroom.data.samples import INPUT_KINDS, InputKind, InputReference, StoredInput, StoredSample
+from homeroom.errors import BrokenSealError, DiskFullError, HomeroomError, InputError
 from homeroom.store import repair
 from homeroom.store.backup import Backup
 from homeroom.store.data_keys import DataKeys, Subject
 from homeroom.store.feature_cache import FeatureCache
 from homeroom.store.master_keys import KeyRing, MasterKeys
 from homeroom.store.retention_clock import RetentionClock, believe
-from homeroom.store.sealed_rows import open_sample, without_quarantine
+from homeroom.store.sealed_rows import SAMPLE_COLUMNS, SELECT_BODY, broken_input, open_sample, unpack_input
 from homeroom.system import clock
 from homeroom.system.sqlite import Database
 
@@ -44,7 +44,7 @@ class StoreContext:
     moved: bool = False
     backed_up_changes: int = 0  # changes to device.db in this process that the copy has
     closed: bool = False
-    checked: bool = False  # every sealed value was opened in this process, so that the copy may be replaced
+    checked: bool = False  # every sealed value but the inputs was opened in this process, so the copy may be renewed
 
     def check_clock(self) -> RetentionClock:
         """The clock as it is to be believed now; what changed is stored."""
@@ -107,9 +107,9 @@ class StoreContext:
         sql = "SELECT item FROM lineage WHERE subject_id = ? AND kind = ?"
         return [row[0] for row in self.database.rows(sql, (subject_id, kind))]
 
-    def mend(self) -> None:
-        """Opens every sealed value; restores damaged rows from the copy, or removes and lists them."""
-        repair.mend(self.database, self.keys, self.backup)
+    def mend(self, *, bodies: bool = False) -> None:
+        """Restores damaged rows from the copy, or removes and lists them; opens the seals of inputs too if `bodies`."""
+        repair.mend(self.database, self.keys, self.backup, bodies=bodies)
         self.keys.reset()
         self.checked = True
 
@@ -131,20 +131,25 @@ class StoreContext:
         if not self.checked:
             self.mend()
         with contextlib.nullcontext() if force else contextlib.suppress(DiskFullError):
-            self.backup.make(self.database)
+            self.backup.make(self.database, lambda: self.mend(bodies=True))
         self.backed_up_changes = self.database.connection.total_changes
 
     def each_without_inputs(self) -> Iterator[tuple[Subject, StoredSample]]:
-        """Every sample without its inputs, in no order."""
+        """Every sample, its inputs as references, in no order."""
         subjects, _ = self.keys.sound()
-        for sample_id, subject_id, facts in self.database.each("SELECT sample_id, subject_id, facts FROM samples"):
-            yield subjects[subject_id], open_sample(subjects[subject_id], sample_id, facts)
+        for row in self.database.each(f"SELECT {SAMPLE_COLUMNS} FROM samples"):
+            yield subjects[row[1]], open_sample(subjects, row)
 
     def read_samples(self, name: str | None) -> Iterator[StoredSample]:
-        """Samples, all or one subject's, in the order they were added; damaged rows are mended first, or removed."""
+        """Samples with their inputs, all or one subject's, in the order they were added.
+
+        Damaged rows are mended first, or removed; a sample of which an input is lost is left out.
+        """
         subjects = self.sound_subjects()
-        where, parameters = ("", []) if name is None else ("WHERE subject_id = ?", [self.known(name).subject_id])
-        yield from self.open_samples(subjects, where, parameters)
+        where, parameters = ("", ()) if name is None else ("WHERE subject_id = ?", (self.known(name).subject_id,))
+        for sample in self.open_samples(subjects, where, parameters):
+            if (whole := self.with_inputs(sample)) is not None:
+                yield whole
 
     def sound_subjects(self) -> dict[int, Subject]:
         """Subjects by id, after damaged rows were mended, or listed and removed."""
@@ -153,13 +158,45 @@ class StoreContext:
         return self.keys.sound()[0]
 
     def open_samples(
-        self, subjects: Mapping[int, Subject], where: str, parameters: Sequence[int]
+        self, subjects: Mapping[int, Subject], where: str, parameters: Sequence[int | bytes] = ()
     ) -> Iterator[StoredSample]:
-        """The samples of a WHERE clause, in the order they were added. One that was released has no reason any more."""
-        sql = f"SELECT sample_id, subject_id, facts, inputs, aside FROM samples {where} ORDER BY number"
-        for sample_id, subject_id, facts, inputs, aside in self.database.each(sql, parameters):
-            sample = open_sample(subjects[subject_id], sample_id, facts, inputs)
-            yield sample if aside else without_quarantine(sample)
+        """The samples of a WHERE clause, their inputs as references, in the order they were added."""
+        for row in self.database.each(f"SELECT {SAMPLE_COLUMNS} FROM samples {where} ORDER BY number", parameters):
+            yield open_sample(subjects, row)
+
+    def read_input(self, sample: StoredSample, reference: InputReference) -> StoredInput | None:
+        """An input that is left in the store; put back from the copy where it is damaged.
+
+        None if it is lost, which is listed (the sample is then removed before samples are chosen or copied again), or
+        if the sample is no longer there.
+        """
+        subject, place = self.keys.find(sample.subject), reference.place
+        row = self.database.one("SELECT content FROM samples WHERE sample_id = ?", (sample.sample_id,))
+        if subject is None or row is None:
+            return None
+        for attempt in range(2):
+            name = f"{row[0]}/{place}"
+            body = self.database.one(SELECT_BODY, (row[0], place))
+            try:
+                return unpack_input(reference, subject.cipher.open(body[0] if body else b"", "inputs.body", name))
+            except BrokenSealError:
+                if attempt == 0:
+                    broken = broken_input(subject, sample.sample_id, row[0], place)
+                    repair.restore_input(self.database, self.backup, broken)
+        self.checked = False
+        return None
+
+    def with_inputs(self, sample: StoredSample, kinds: Collection[InputKind] = INPUT_KINDS) -> StoredSample | None:
+        """A sample with its inputs of these kinds in place of references to them; None if one of them is lost."""
+        inputs: dict[str, list[StoredInput | None]] = {}
+        for slot, references in sample.inputs.items():
+            inputs[slot] = list(references)
+            for index, reference in enumerate(references):
+                if isinstance(reference, InputReference) and reference.kind in kinds:
+                    inputs[slot][index] = value = self.read_input(sample, reference)
+                    if value is None:
+                        return None
+        return msgspec.structs.replace(sample, inputs=inputs)
 
     def close(self) -> None:
         """Renews the copy if anything changed since, and unlocks the directory."""

@@ -5,6 +5,7 @@ All are wrapped with the master key of the store's generation.
 
 from __future__ import annotations
 
+import secrets
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
@@ -108,19 +109,14 @@ class DataKeys:
         return [self.find_or_make(name).subject_id for name in sorted(set(names))]
 
     def renew(self, subject_id: int) -> None:
-        """Gives a subject a new data key, and seals with it all that the subject still has; inside a step."""
+        """Gives a subject a new data key, and seals with it all that the subject still has; inside a step.
+
+        Every sealed value must open. An input's row never changes: those of before go, others take their places.
+        """
         sql = "SELECT subject_id, name_index, data_key, name FROM subjects WHERE subject_id = ?"
         row = self.database.one(sql, (subject_id,))
         old, new = self._open(row), Cipher(new_key())
-        for sample_id, *sealed in self.database.rows(
-            "SELECT sample_id, facts, inputs FROM samples WHERE subject_id = ?", (subject_id,)
-        ):
-            columns = ("samples.facts", "samples.inputs")
-            bodies = [
-                new.seal(old.cipher.open(body, column, sample_id), column, sample_id)
-                for body, column in zip(sealed, columns, strict=True)
-            ]
-            self.database.write("UPDATE samples SET facts = ?, inputs = ? WHERE sample_id = ?", (*bodies, sample_id))
+        self._renew_samples(subject_id, old.cipher, new)
         for table, key, column, owner in SEALED_TWICE:
             for name, sealed in self.database.rows(
                 f"SELECT {key}, {column} FROM {table} WHERE {owner} = ?", (subject_id,)
@@ -134,6 +130,21 @@ class DataKeys:
             (self._wrap(new.key, row[1]), new.seal(old.name.encode(), "subjects.name"), subject_id),
         )
         self.reset()
+
+    def _renew_samples(self, subject_id: int, old: Cipher, new: Cipher) -> None:
+        sql = "SELECT sample_id, content, facts FROM samples WHERE subject_id = ?"
+        for sample_id, content, sealed in self.database.rows(sql, (subject_id,)):
+            renewed, facts = secrets.randbits(63), old.open(sealed, "samples.facts", sample_id, content)
+            facts = new.seal(facts, "samples.facts", sample_id, renewed)
+            sql = "UPDATE samples SET facts = ?, content = ? WHERE sample_id = ?"
+            self.database.write(sql, (facts, renewed, sample_id))
+            for (place,) in self.database.rows("SELECT place FROM inputs WHERE content = ?", (content,)):
+                (body,) = self.database.one("SELECT body FROM inputs WHERE content = ? AND place = ?", (content, place))
+                body = new.seal(
+                    old.open(body, "inputs.body", f"{content}/{place}"), "inputs.body", f"{renewed}/{place}"
+                )
+                self.database.write("DELETE FROM inputs WHERE content = ? AND place = ?", (content, place))
+                self.database.write("INSERT INTO inputs VALUES (?, ?, ?)", (renewed, place, body))
 
     def reset(self) -> None:
         """Forgets which subjects were read: after a step that was rolled back."""

@@ -49,8 +49,11 @@ class Cipher:
 
     def index(self, *parts: str | bytes) -> bytes:
         """A keyed digest (HMAC-SHA256, 16 bytes) by which a value is found again without being readable."""
-        message = b"\0".join(sha256(p.encode() if isinstance(p, str) else p).digest() for p in parts)
-        return hmac.digest(self._index_key, message, "sha256")[:INDEX_BYTES]
+        return self.index_of_digests(*(sha256(p.encode() if isinstance(p, str) else p).digest() for p in parts))
+
+    def index_of_digests(self, *digests: bytes) -> bytes:
+        """The same, of parts whose SHA-256 is known."""
+        return hmac.digest(self._index_key, b"\0".join(digests), "sha256")[:INDEX_BYTES]
 
 
 def seal_twice(outer: Cipher, inner: Cipher, plain: bytes, *associated_data: str | int) -> bytes:

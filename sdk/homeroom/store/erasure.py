@@ -17,6 +17,7 @@ from homeroom.errors import DiskFullError
 from homeroom.store.context import StoreContext
 from homeroom.store.profiles import remove_profile
 from homeroom.store.records import ForgetReport
+from homeroom.store.sealed_rows import delete_samples
 from homeroom.store.versions import Versions
 
 
@@ -59,6 +60,7 @@ def remove_and_rotate(context: StoreContext) -> ForgetReport:
 def finish_rotation(context: StoreContext) -> None:
     """Removes every page, log, cached row and copy of before the step, then the old master key."""
     context.cache.keep_only(subject.subject_id for subject in context.keys.all())
+    context.backup.discard_older()
     context.database.compact()
     try:
         context.back_up(force=True)
@@ -75,7 +77,7 @@ def _remove(context: StoreContext, subject_id: int) -> ForgetReport:
     sent = {row[0] for row in database.rows("SELECT update_id FROM updates WHERE state IN ('sending', 'sent')")}
     unsent = [update_id for update_id in updates if update_id not in sent]
     unlearning = [update_id for update_id in updates if update_id in sent]
-    samples = database.write("DELETE FROM samples WHERE subject_id = ?", (subject_id,))
+    samples = delete_samples(database, "subject_id", subject_id)
     if context.items(subject_id, "state"):
         Versions(context).drop_state()
     for owner in profiles:
@@ -111,6 +113,7 @@ def expire(context: StoreContext, today: str) -> int:
     if not expired:
         return 0
     count = sum(map(len, expired.values()))
+    context.mend(bodies=True)  # what stays is sealed anew
     with _second_master_key(context):
         with context.step("retention ended", count):
             Versions(context).drop_state()
@@ -125,7 +128,8 @@ def expire(context: StoreContext, today: str) -> int:
 
 def _end_retention(context: StoreContext, subject_id: int, sample_ids: list[str]) -> None:
     database = context.database
-    database.write_many("DELETE FROM samples WHERE sample_id = ?", [(i,) for i in sample_ids])
+    for sample_id in sample_ids:
+        delete_samples(database, "sample_id", sample_id)
     counts = (f"SELECT count(*) FROM {table} WHERE subject_id = ?" for table in ("samples", "lineage"))
     if any(database.one(sql, (subject_id,))[0] for sql in counts):
         context.keys.renew(subject_id)

@@ -94,6 +94,7 @@ def _open_database(
 ) -> StoreContext:
     """The context of a locked directory whose keys are known; restores device.db from its copy where it is damaged."""
     backup = Backup(directory)
+    backup.finish()
     repair.finish_restore(directory)
     path = directory / "device.db"
     damage: list[str] = []
@@ -128,7 +129,7 @@ def _open_sound(path: Path, store_id: str, key_ring: KeyRing, backup: Backup) ->
             _make(database, store_id, key_ring)
         if path.stat().st_size <= repair.CHECKED_AT_OPEN_BYTES and (problem := database.check()):
             raise DamagedError(problem)
-        repair.migrate(database)
+        repair.migrate(database, key_ring)
         repair.check_shape(database)
         return database, DataKeys(database, key_ring)
     except BrokenSealError as broken:

@@ -6,11 +6,12 @@ import contextlib
 import os
 import shutil
 import sqlite3
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from homeroom.errors import BrokenSealError, DamagedError, HomeroomError, KeyGoneError, StoreError
-from homeroom.store import schema
+from homeroom.store import migrations, schema
 from homeroom.store.backup import Backup
 from homeroom.store.data_keys import DataKeys
 from homeroom.store.master_keys import KeyRing
@@ -21,8 +22,21 @@ from homeroom.system.files import replace_durable, sync_directory
 from homeroom.system.sqlite import SQLITE_ERRORS, Database
 
 CHECKED_AT_OPEN_BYTES = 64 << 20  # a larger store is checked before it is read or copied, not at every opening
+LOST = "was damaged and is lost: the copy does not have it"
+FIRST_CHECKED_VERSION = 3  # of a store whose rows are checked before it is migrated
 SQLITE_LOG_SUFFIXES = ("-wal", "-shm", "-journal")
-SALVAGED = ("subjects", "samples", "versions", "updates", "unlearning", "lineage", "secrets", "profiles", "segments")
+SALVAGED = (
+    "subjects",
+    "samples",
+    "inputs",
+    "versions",
+    "updates",
+    "unlearning",
+    "lineage",
+    "secrets",
+    "profiles",
+    "segments",
+)
 
 
 def beyond_repair_error(directory: Path) -> StoreError:
@@ -52,11 +66,12 @@ def discard(directory: Path) -> None:
     for name in ("device.db", "cache.db", "backup/device.db", "device.json"):
         for suffix in ("", *SQLITE_LOG_SUFFIXES):
             directory.joinpath(name + suffix).unlink(missing_ok=True)
+    Backup(directory).discard_older()
     sync_directory(directory)
 
 
-def migrate(database: Database) -> None:
-    """Migrates an older store to this version, after a copy beside it was made."""
+def migrate(database: Database, key_ring: KeyRing) -> None:
+    """Migrates an older store to this version; the copy made first stays beside the new one, to go back by."""
     present = database.one("PRAGMA user_version")[0]
     if present > schema.SCHEMA_VERSION and (
         first_value_of_copy(database.path.parent, "PRAGMA user_version") in (None, present)
@@ -66,16 +81,24 @@ def migrate(database: Database) -> None:
             where=str(database.path),
             remedy="update homeroom",
         )
-    if not schema.OLDEST_SCHEMA_VERSION <= present <= schema.SCHEMA_VERSION:
+    if not migrations.OLDEST_SCHEMA_VERSION <= present <= schema.SCHEMA_VERSION:
         raise DamagedError(f"it claims to be of version {present}")
+    backup = Backup(database.path.parent)
     if present == schema.SCHEMA_VERSION:
+        copied = first_value_of_copy(database.path.parent, "PRAGMA user_version")
+        if copied is not None and migrations.OLDEST_SCHEMA_VERSION <= copied < present:
+            backup.keep_older(copied)  # the power went right after a migration
         return
-    Backup(database.path.parent).make(database)
+    if present >= FIRST_CHECKED_VERSION:
+        mend(database, DataKeys(database, key_ring), backup)
+    backup.make_whole(database)
     with database.transaction():
         for version in range(present, schema.SCHEMA_VERSION):
-            schema.MIGRATIONS[version](database.tables)
+            migrations.MIGRATIONS[version](database, key_ring)
         database.write(f"PRAGMA user_version = {schema.SCHEMA_VERSION}")
-    Backup(database.path.parent).make(database)
+    database.empty_log()
+    backup.keep_older(present)
+    backup.make(database)
 
 
 def check_shape(database: Database) -> None:
@@ -107,39 +130,68 @@ def note_damage(database: Database, lines: list[str]) -> None:
     database.write_many("INSERT INTO damage (at, what) VALUES (?, ?)", [(at, line) for line in lines])
 
 
-def mend(database: Database, keys: DataKeys, backup: Backup) -> None:
-    """Opens every sealed value; restores damaged rows from the copy, removes and lists those that it does not have."""
-    broken = list(broken_rows(database, keys))
+def mend(database: Database, keys: DataKeys, backup: Backup, *, bodies: bool = False) -> None:
+    """Restores damaged rows from the copy; removes and lists those that it does not have.
+
+    bodies: whether the seals of all inputs are opened too
+    """
+    broken = list(broken_rows(database, keys, bodies=bodies))
     if not broken:
         return
-    copy = _read_copy(backup)
-    with database.transaction():
-        note_damage(database, [_restore_row(database, copy, row) for row in broken])
-        keys.reset()
-        for row in list(broken_rows(database, keys)):
-            _remove(database, row)
-            note_damage(database, [f"{_name(row)} was damaged and is lost: the copy does not have it"])
-    if copy is not None:
-        copy.close()
+    with database.transaction(), _open_copy(backup.path) as copy:
+        tried = set[tuple[str, Any]]()
+        for _ in range(2):  # a sample from the copy may need its inputs from there too
+            for row in broken:
+                if (row.table, row.name) not in tried:
+                    end = " and put back from the copy" if _restore_row(database, copy, row) else ""
+                    note_damage(database, [f"{row} was found damaged{end}"])
+            tried |= {(row.table, row.name) for row in broken}
+            keys.reset()
+            broken = list(broken_rows(database, keys, bodies=bodies))
+        for line in _remove_broken(database, keys, bodies=bodies):
+            note_damage(database, [line])
 
 
-def _read_copy(backup: Backup) -> sqlite3.Connection | None:
-    if not backup.exists():
-        return None
-    return sqlite3.connect(f"{backup.path.resolve().as_uri()}?mode=ro", uri=True)
+def restore_input(database: Database, backup: Backup, broken: BrokenRow) -> None:
+    """Puts one damaged input back from the copy; where the copy does not have it, what is left of it goes too."""
+    with database.transaction(), _open_copy(backup.path) as copy:
+        found = _restore_row(database, copy, broken)
+        line = "was found damaged and put back from the copy" if found else LOST
+        note_damage(database, [f"{broken} {line}"])
 
 
-def _restore_row(database: Database, copy: sqlite3.Connection | None, broken: BrokenRow) -> str:
-    row = None
+@contextlib.contextmanager
+def _open_copy(path: Path) -> Iterator[sqlite3.Connection | None]:
+    if not path.exists():
+        yield None
+        return
+    with contextlib.closing(sqlite3.connect(f"{path.resolve().as_uri()}?mode=ro", uri=True)) as copy:
+        yield copy
+
+
+def _restore_row(database: Database, copy: sqlite3.Connection | None, broken: BrokenRow) -> bool:
+    """Puts a row back from the copy; False if the copy does not have it, or only a damaged input."""
+    row, where = None, f"{broken.table} WHERE {broken.key} = ?"
     if copy is not None:
         with contextlib.suppress(*SQLITE_ERRORS):
-            sql = f"SELECT * FROM {broken.table} WHERE {broken.key} = ?"
-            row = copy.execute(sql, (broken.name,)).fetchone()
+            row = copy.execute(f"SELECT * FROM {where}", (broken.name,)).fetchone()
+    if broken.subject is not None and not (row and broken.subject.cipher.holds(row[-1], "inputs.body", broken.name)):
+        database.write(f"DELETE FROM {where}", (broken.name,))
+        row = None
     if row is None:
-        return f"{_name(broken)} was found damaged"
-    table = database.tables[broken.table]
-    table.insert(dict(zip((column.name for column in table.columns), row, strict=False)), replace=True)
-    return f"{_name(broken)} was found damaged and put back from the copy"
+        return False
+    database.write(f"INSERT OR REPLACE INTO {broken.table} VALUES ({', '.join('?' * len(row))})", row)
+    return True
+
+
+def _remove_broken(database: Database, keys: DataKeys, *, bodies: bool) -> Iterator[str]:
+    """Removes what is damaged still; yields a line about each."""
+    while broken := list(broken_rows(database, keys, bodies=bodies)):
+        for row in broken:
+            _remove(database, row)
+            yield f"{row} {LOST}"
+    if database.one("SELECT 1 FROM sqlite_schema WHERE name = 'inputs'"):
+        database.write("DELETE FROM inputs WHERE content NOT IN (SELECT content FROM samples)")
 
 
 def _remove(database: Database, broken: BrokenRow) -> None:
@@ -151,13 +203,11 @@ def _remove(database: Database, broken: BrokenRow) -> None:
     if broken.table == "subjects":
         database.write("DELETE FROM lineage WHERE subject_id = ?", (broken.name,))
         database.write("DELETE FROM samples WHERE subject_id = ?", (broken.name,))
+    elif broken.table == "inputs":
+        database.write("DELETE FROM samples WHERE content = ?", (int(broken.name.partition("/")[0]),))
     elif kind:
         database.write("DELETE FROM lineage WHERE kind = ? AND item = ?", (kind, broken.name))
     database.write(f"DELETE FROM {broken.table} WHERE {broken.key} = ?", (broken.name,))
-
-
-def _name(broken: BrokenRow) -> str:
-    return f"{broken.table.removesuffix('s')} {broken.name}"
 
 
 def restore(directory: Path, backup: Backup, key_ring: KeyRing, why: str) -> list[str]:
@@ -216,7 +266,10 @@ def _salvage(damaged: Path, database: Database, key_ring: KeyRing) -> tuple[int,
         with contextlib.suppress(*SQLITE_ERRORS):
             if old.execute("SELECT generation FROM store").fetchone()[0] != keys.generation:
                 return 0, []
-        for table in SALVAGED:
+            if old.execute("PRAGMA user_version").fetchone() != database.one("PRAGMA user_version"):
+                return 0, ["newer rows are lost: the copy is of another version"]
+        present = {name for (name,) in database.rows("SELECT name FROM sqlite_schema")}
+        for table in (name for name in SALVAGED if name in present):
             marks = ", ".join("?" * len(database.tables[table].columns))
             try:
                 with database.transaction():
@@ -224,12 +277,12 @@ def _salvage(damaged: Path, database: Database, key_ring: KeyRing) -> tuple[int,
                         saved += _save(database, f"INSERT OR IGNORE INTO {table} VALUES ({marks})", table, row)
             except (*SQLITE_ERRORS, HomeroomError):
                 losses.append(f"{table}: newer rows that could not be read any more are lost")
-    with database.transaction():
-        for broken in list(broken_rows(database, keys)):
-            _remove(database, broken)
-            losses.append(f"{_name(broken)} was damaged and is lost: the copy does not have it")
-            saved -= 1
-    return saved, losses
+        with database.transaction():
+            for broken in list(broken_rows(database, keys, bodies=True)):
+                if broken.table == "inputs":
+                    _restore_row(database, old, broken)
+            losses_of_rows = list(_remove_broken(database, keys, bodies=True))
+    return saved - len(losses_of_rows), losses + losses_of_rows
 
 
 def _save(database: Database, insert: str, table: str, row: tuple[Any, ...]) -> int:

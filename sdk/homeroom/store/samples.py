@@ -5,6 +5,7 @@ The column `aside` is 0 for a sample that is trained on, 1 for one that is quara
 
 from __future__ import annotations
 
+import secrets
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -16,23 +17,28 @@ from homeroom.errors import InputError
 from homeroom.store.context import StoreContext
 from homeroom.store.data_keys import Subject
 from homeroom.store.sealed_rows import (
+    SAMPLE_COLUMNS,
+    delete_samples,
+    insert_inputs,
+    open_facts,
     open_sample,
     pack_sample,
     sample_id_of,
-    seal_sample,
+    seal_facts,
     with_reason,
     without_quarantine,
 )
 
-SAMPLES_PER_QUERY = 128  # their media are in memory together
-INSERT_SAMPLE = (
-    "INSERT INTO samples (sample_id, subject_id, facts, inputs, aside, near) VALUES (?, ?, ?, ?, ?, ?) "
-    "ON CONFLICT (sample_id) DO NOTHING"
-)
+SAMPLES_PER_QUERY = 512
+SELECT_SAMPLE = f"SELECT {SAMPLE_COLUMNS} FROM samples WHERE sample_id = ?"
+INSERT_SAMPLE = "INSERT INTO samples (sample_id, subject_id, content, facts, aside, near) VALUES (?, ?, ?, ?, ?, ?)"
 
 
 class StoredSamples(Sequence[StoredSample]):
-    """Samples by the numbers of their rows (int64, rising), each read when it is asked for: eight bytes in memory."""
+    """Samples by the numbers of their rows (int64, rising): eight bytes in memory.
+
+    The facts of each are read when it is asked for; its inputs are references.
+    """
 
     def __init__(self, context: StoreContext, subjects: Mapping[int, Subject], numbers: np.ndarray) -> None:
         self._context, self._subjects, self._numbers = context, subjects, numbers
@@ -58,15 +64,9 @@ class StoredSamples(Sequence[StoredSample]):
 def select_samples(context: StoreContext, predicate: Callable[[StoredSample], bool]) -> StoredSamples:
     """The samples whose facts satisfy a predicate, in the order they were added."""
     subjects = context.sound_subjects()
-    sql = "SELECT number, subject_id, sample_id, facts, aside FROM samples ORDER BY number"
-
-    def numbers() -> Iterator[int]:
-        for number, owner, sample_id, facts, aside in context.database.each(sql):
-            sample = open_sample(subjects[owner], sample_id, facts)
-            if predicate(sample if aside else without_quarantine(sample)):
-                yield number
-
-    return StoredSamples(context, subjects, np.fromiter(numbers(), np.int64))
+    rows = context.database.each(f"SELECT {SAMPLE_COLUMNS}, number FROM samples ORDER BY number")
+    numbers = (row[-1] for row in rows if predicate(open_sample(subjects, row[:-1])))
+    return StoredSamples(context, subjects, np.fromiter(numbers, np.int64))
 
 
 def add_samples(
@@ -84,24 +84,28 @@ def add_samples(
     with context.step("add", ids):
         for sample in samples:
             subject = context.keys.find_or_make(sample.subject)
-            sample_id = sample_id_of(sample, subject)
+            facts, bodies = pack_sample(sample)
+            sample_id = sample_id_of(facts, subject)
+            ids.append(sample_id)
+            if context.database.one("SELECT 1 FROM samples WHERE sample_id = ?", (sample_id,)):
+                continue
             near = fingerprint(sample) if fingerprint and _comparable(sample) else b""
             near_index = subject.cipher.index("near", near) if near else None
-            if near_index and sample.trainable and (why := _why_copy(context, subject, near_index, sample, sample_id)):
-                sample = with_reason(sample, why)
-            facts, inputs = seal_sample(subject.cipher, sample_id, *pack_sample(sample))
-            aside = (2 if sample.trainable else 1) if sample.aside else 0
-            context.database.write(INSERT_SAMPLE, (sample_id, subject.subject_id, facts, inputs, aside, near_index))
-            ids.append(sample_id)
+            if near_index and sample.trainable and (why := _why_copy(context, subject, near_index, sample)):
+                facts = with_reason(facts, why)
+            content = secrets.randbits(63)
+            aside = 0 if not facts.aside else 2 if facts.left_out or facts.weighed else 1
+            sealed = seal_facts(subject, sample_id, content, facts)
+            row = (sample_id, subject.subject_id, content, sealed, aside, near_index)
+            context.database.write(INSERT_SAMPLE, row)
+            insert_inputs(context.database, subject, content, bodies)
     context.back_up()
     return ids
 
 
 def quarantined_samples(context: StoreContext) -> list[StoredSample]:
-    """Samples that are not trained on, wholly or in part, without their inputs; `aside` says why."""
-    subjects, _ = context.keys.sound()
-    sql = "SELECT sample_id, subject_id, facts FROM samples WHERE aside > 0 ORDER BY number"
-    return [open_sample(subjects[owner], sample_id, facts) for sample_id, owner, facts in context.database.rows(sql)]
+    """Samples that are not trained on, wholly or in part, their inputs as references; `aside` says why."""
+    return list(context.open_samples(context.keys.sound()[0], "WHERE aside > 0"))
 
 
 def quarantine_samples(context: StoreContext, reasons: Mapping[str, str]) -> list[str]:
@@ -109,16 +113,16 @@ def quarantine_samples(context: StoreContext, reasons: Mapping[str, str]) -> lis
     quarantined, (subjects, _) = [], context.keys.sound()
     with context.step("set aside", len(reasons)):
         for sample_id, reason in reasons.items():
-            row = context.database.one("SELECT subject_id, facts, aside FROM samples WHERE sample_id = ?", (sample_id,))
+            row = context.database.one(SELECT_SAMPLE, (sample_id,))
             if row is None:
                 continue
-            subject, aside = subjects[row[0]], row[2]
-            sample = open_sample(subject, sample_id, row[1])
-            if aside == 1 or (sample.aside and not aside):
+            _, owner, content, sealed, aside = row
+            facts = open_facts(subjects[owner], sample_id, content, sealed)
+            if aside == 1 or (facts.aside and not aside):
                 continue
-            sample = with_reason(sample, "; ".join(filter(None, (sample.aside, reason))))
-            facts, _ = seal_sample(subject.cipher, sample_id, *pack_sample(sample))
-            context.database.write("UPDATE samples SET facts = ?, aside = 1 WHERE sample_id = ?", (facts, sample_id))
+            facts = with_reason(facts, "; ".join(filter(None, (facts.aside, reason))))
+            sealed = seal_facts(subjects[owner], sample_id, content, facts)
+            context.database.write("UPDATE samples SET facts = ?, aside = 1 WHERE sample_id = ?", (sealed, sample_id))
             quarantined.append(sample_id)
     context.back_up()
     return quarantined
@@ -135,42 +139,45 @@ def release_samples(context: StoreContext, sample_ids: Sequence[str]) -> None:
     context.back_up()
 
 
-def read_sample(context: StoreContext, sample_id: str) -> StoredSample | None:
-    """One sample with its inputs, or None; one that was released has no reason any more."""
-    row = context.database.one("SELECT subject_id, facts, inputs, aside FROM samples WHERE sample_id = ?", (sample_id,))
-    if row is None:
-        return None
-    sample = open_sample(context.keys.sound()[0][row[0]], sample_id, row[1], row[2])
-    return sample if row[3] else without_quarantine(sample)
+def find_sample(context: StoreContext, sample_id: str) -> StoredSample | None:
+    """One sample, its inputs as references, or None."""
+    row = context.database.one(SELECT_SAMPLE, (sample_id,))
+    return None if row is None else open_sample(context.keys.sound()[0], row)
 
 
 def relabel(context: StoreContext, sample_id: str, labels: Mapping[str, Any]) -> str:
-    """Gives a sample other labels, in place of all it has; returns its new id. InputError if it is not there."""
-    sample = read_sample(context, sample_id)
-    if sample is None:
+    """Gives a sample other labels, in place of all it has; returns its new id. InputError if it is not there.
+
+    Its inputs stay where they are; where there is such a sample already, that one stays in its place.
+    """
+    row = context.database.one(f"SELECT {SAMPLE_COLUMNS}, near FROM samples WHERE sample_id = ?", (sample_id,))
+    if row is None:
         raise InputError("there is no such sample", remedy="look again: it may have changed")
-    sample = msgspec.structs.replace(sample, labels=dict(labels))
-    subject = context.known(sample.subject)
-    new_id = sample_id_of(sample, subject)
+    _, owner, content, sealed, aside, near = row
+    subject = context.keys.sound()[0][owner]
+    facts = msgspec.structs.replace(open_facts(subject, sample_id, content, sealed), labels=dict(labels))
+    facts = facts if aside else without_quarantine(facts)
+    new_id = sample_id_of(facts, subject)
     with context.step("relabel", 1):
-        kept = context.database.one("SELECT aside, near FROM samples WHERE sample_id = ?", (sample_id,))
-        context.database.write("DELETE FROM samples WHERE sample_id = ?", (sample_id,))
-        facts, inputs = seal_sample(subject.cipher, new_id, *pack_sample(sample))
-        context.database.write(INSERT_SAMPLE, (new_id, subject.subject_id, facts, inputs, *kept))
+        if new_id != sample_id and context.database.one(SELECT_SAMPLE, (new_id,)):
+            delete_samples(context.database, "sample_id", sample_id)
+        else:
+            context.database.write("DELETE FROM samples WHERE sample_id = ?", (sample_id,))
+            sealed = seal_facts(subject, new_id, content, facts)
+            context.database.write(INSERT_SAMPLE, (new_id, owner, content, sealed, aside, near))
     context.back_up()
     return new_id
 
 
-def _why_copy(context: StoreContext, subject: Subject, near_index: bytes, sample: StoredSample, sample_id: str) -> str:
+def _why_copy(context: StoreContext, subject: Subject, near_index: bytes, sample: StoredSample) -> str:
     """Why a near copy is to be quarantined: its labels repeat the other's or contradict them; empty if neither."""
-    sql = "SELECT sample_id, facts FROM samples WHERE near = ? AND aside != 1 AND sample_id != ?"
-    for other_id, facts in context.database.rows(sql, (near_index, sample_id)):
-        other = open_sample(subject, other_id, facts)
+    where, subjects = "WHERE near = ? AND aside != 1", {subject.subject_id: subject}
+    for other in context.open_samples(subjects, where, (near_index,)):
         shared_tasks = sample.labels.keys() & other.labels.keys()
         if any(sample.labels[task] != other.labels[task] for task in shared_tasks):
-            return f"contradicts sample {other_id[:8]}, which is the same with other labels"
+            return f"contradicts sample {other.sample_id[:8]}, which is the same with other labels"
         if shared_tasks == sample.labels.keys():
-            return f"a near copy of sample {other_id[:8]}"
+            return f"a near copy of sample {other.sample_id[:8]}"
     return ""
 
 

@@ -2,14 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    import sqlite_utils
-
-OLDEST_SCHEMA_VERSION = 1  # that can still be migrated
-SCHEMA_VERSION = 3  # PRAGMA user_version of device.db
+SCHEMA_VERSION = 4  # PRAGMA user_version of device.db
 APPLICATION_ID = 0x484D524D  # "HMRM"
 
 LINEAGE = """CREATE TABLE lineage (
@@ -22,6 +15,16 @@ CREATE TABLE segments (
     owner INTEGER NOT NULL REFERENCES subjects, segment_id TEXT NOT NULL, body BLOB NOT NULL,
     PRIMARY KEY (owner, segment_id));
 """
+# An input's row never changes: what is sealed anew stands under another `content`, a random number.
+SAMPLES = """CREATE TABLE samples (
+    number INTEGER PRIMARY KEY AUTOINCREMENT, sample_id TEXT NOT NULL UNIQUE,
+    subject_id INTEGER NOT NULL REFERENCES subjects, content INTEGER NOT NULL UNIQUE, facts BLOB NOT NULL,
+    aside INTEGER NOT NULL DEFAULT 0, near BLOB);
+CREATE INDEX samples_by_subject ON samples (subject_id);
+CREATE INDEX samples_by_near ON samples (near);
+CREATE TABLE inputs (
+    content INTEGER NOT NULL, place INTEGER NOT NULL, body BLOB NOT NULL, PRIMARY KEY (content, place));
+"""
 DEVICE = f"""
 CREATE TABLE store (
     id INTEGER PRIMARY KEY CHECK (id = 1), store_id TEXT NOT NULL, generation INTEGER NOT NULL,
@@ -29,13 +32,7 @@ CREATE TABLE store (
 CREATE TABLE subjects (
     subject_id INTEGER PRIMARY KEY AUTOINCREMENT, name_index BLOB NOT NULL UNIQUE,
     data_key BLOB NOT NULL, name BLOB NOT NULL);
-CREATE TABLE samples (
-    number INTEGER PRIMARY KEY AUTOINCREMENT, sample_id TEXT NOT NULL UNIQUE,
-    subject_id INTEGER NOT NULL REFERENCES subjects, facts BLOB NOT NULL, inputs BLOB NOT NULL,
-    aside INTEGER NOT NULL DEFAULT 0, near BLOB);
-CREATE INDEX samples_by_subject ON samples (subject_id);
-CREATE INDEX samples_by_near ON samples (near);
-CREATE TABLE versions (
+{SAMPLES}CREATE TABLE versions (
     number INTEGER PRIMARY KEY AUTOINCREMENT, version_id TEXT NOT NULL UNIQUE,
     kind TEXT NOT NULL CHECK (kind IN ('local', 'global')), base INTEGER NOT NULL,
     facts BLOB NOT NULL, theta BLOB NOT NULL);
@@ -54,24 +51,3 @@ CREATE TABLE IF NOT EXISTS features (
     number INTEGER PRIMARY KEY, subject_id INTEGER NOT NULL, name BLOB NOT NULL, body BLOB NOT NULL,
     UNIQUE (subject_id, name));
 """
-
-
-def _add_profiles(database: sqlite_utils.Database) -> None:
-    """Version 1 to 2: tables for personal theta; lineage knows one kind more."""
-    lineage = database["lineage"]
-    rows = list(lineage.rows)
-    lineage.drop()
-    database.executescript(LINEAGE)
-    lineage.insert_all(rows)
-
-
-def _add_quarantine(database: sqlite_utils.Database) -> None:
-    """Version 2 to 3: a sample can be quarantined, and found by the fingerprint that near copies share."""
-    samples = database["samples"]
-    samples.add_column("aside", int, not_null_default=0)
-    samples.add_column("near", bytes)
-    samples.create_index(["near"], index_name="samples_by_near")
-
-
-# From each older version to the next; run inside one transaction, after a copy was made.
-MIGRATIONS: dict[int, Callable[[sqlite_utils.Database], None]] = {1: _add_profiles, 2: _add_quarantine}

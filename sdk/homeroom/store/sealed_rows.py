@@ -1,67 +1,161 @@
-"""Samples as sealed rows, and the check of every sealed column of device.db."""
+"""Samples as sealed rows: their facts, a row for each input, and the check of every sealed column of device.db."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from hashlib import sha256
 from typing import Any
 
 import msgspec
 
-from homeroom.data.samples import StoredSample
+from homeroom.data.samples import InputReference, StoredInput, StoredSample, digest_of, input_kind, input_length
 from homeroom.store.data_keys import SEALED_TWICE, DataKeys, Subject
-from homeroom.store.encryption import Cipher
 from homeroom.system.sqlite import Database
 
-FACT_FIELDS = ("labels", "consent", "source", "retain_until", "language")
-QUARANTINE_FIELDS = ("aside", "left_out", "weighed")  # only of samples that were found poor
+ID_FIELDS = ("labels", "consent", "source", "retain_until", "language")  # they and the inputs make a sample's id
+SAMPLE_COLUMNS = "sample_id, subject_id, content, facts, aside"
+SAMPLE_TAG = sha256(b"sample").digest()
+INPUT_NAME = "content || '/' || place"
+SELECT_BODY = "SELECT body FROM inputs WHERE content = ? AND place = ?"
 
 
-def pack_sample(sample: StoredSample) -> tuple[bytes, bytes]:
-    """Facts (labels, consent, dates) and inputs (text, media) as MessagePack, apart so that facts are quick to read."""
-    facts = {name: getattr(sample, name) for name in FACT_FIELDS}
-    facts |= {name: getattr(sample, name) for name in QUARANTINE_FIELDS if getattr(sample, name)}
-    return msgspec.msgpack.encode(facts, order="sorted"), msgspec.msgpack.encode(sample.inputs, order="sorted")
+class SampleFacts(msgspec.Struct, frozen=True, omit_defaults=True):
+    """The sealed facts about a sample.
+
+    content_digest: SHA-256 of all inputs as one MessagePack document
+    inputs: by slot, a reference or None for each input
+    """
+
+    content_digest: bytes
+    inputs: dict[str, list[InputReference | None]]
+    labels: dict[str, Any] = {}
+    consent: str | None = None
+    source: str | None = None
+    retain_until: str | None = None
+    language: str | None = None
+    aside: str = ""
+    left_out: dict[str, list[int]] = {}
+    weighed: dict[str, list[int]] = {}
+
+    @property
+    def places(self) -> set[int]:
+        """Of its inputs."""
+        return {reference.place for row in self.inputs.values() for reference in row if reference is not None}
 
 
-def seal_sample(cipher: Cipher, sample_id: str, facts: bytes, inputs: bytes) -> tuple[bytes, bytes]:
-    """Facts and inputs of a sample, sealed for their columns."""
-    return cipher.seal(facts, "samples.facts", sample_id), cipher.seal(inputs, "samples.inputs", sample_id)
+DECODER = msgspec.msgpack.Decoder(SampleFacts)
 
 
-def open_sample(subject: Subject, sample_id: str, facts: bytes, inputs: bytes | None = None) -> StoredSample:
-    """The sample as it was stored; without `inputs`, its facts only."""
-    fields = msgspec.msgpack.decode(subject.cipher.open(facts, "samples.facts", sample_id))
-    media = {} if inputs is None else msgspec.msgpack.decode(subject.cipher.open(inputs, "samples.inputs", sample_id))
-    return StoredSample(inputs=media, subject=subject.name, sample_id=sample_id, **fields)
+def pack_sample(sample: StoredSample) -> tuple[SampleFacts, list[bytes]]:
+    """The facts of a sample as a user gave it, and a body for each of its inputs."""
+    references: dict[str, list[InputReference | None]] = {}
+    bodies: list[bytes] = []
+    for slot, values in sorted(sample.inputs.items()):
+        references[slot] = []
+        for value in values:
+            reference = None
+            if value is not None:
+                bodies.append(_pack_input(value))
+                size, place = len(bodies[-1]), len(bodies) - 1
+                reference = InputReference(place, input_kind(value), digest_of(value), size, input_length(value))
+            references[slot].append(reference)
+    digest = sha256(msgspec.msgpack.encode(sample.inputs, order="sorted")).digest()
+    fields = {name: getattr(sample, name) for name in SampleFacts.__struct_fields__[2:]}
+    return SampleFacts(digest, references, **fields), bodies
 
 
-def without_quarantine(sample: StoredSample) -> StoredSample:
-    """The sample as if nothing had been found wrong with it."""
-    return msgspec.structs.replace(sample, aside="", left_out={}, weighed={})
-
-
-def with_reason(sample: StoredSample, reason: str) -> StoredSample:
-    """The sample, quarantined as a whole for a reason."""
-    return msgspec.structs.replace(sample, aside=reason, left_out={}, weighed={})
-
-
-def sample_id_of(sample: StoredSample, subject: Subject) -> str:
+def sample_id_of(facts: SampleFacts, subject: Subject) -> str:
     """A keyed digest of content, labels and facts, hexadecimal; the same whether it is quarantined or not."""
-    return subject.cipher.index("sample", *pack_sample(without_quarantine(sample))).hex()
+    packed = msgspec.msgpack.encode({name: getattr(facts, name) for name in ID_FIELDS}, order="sorted")
+    return subject.cipher.index_of_digests(SAMPLE_TAG, sha256(packed).digest(), facts.content_digest).hex()
+
+
+def seal_facts(subject: Subject, sample_id: str, content: int, facts: SampleFacts) -> bytes:
+    """The facts, sealed for their column."""
+    packed = msgspec.msgpack.encode(facts, order="sorted")
+    return subject.cipher.seal(packed, "samples.facts", sample_id, content)
+
+
+def open_facts(subject: Subject, sample_id: str, content: int, facts: bytes) -> SampleFacts:
+    """The facts that were sealed."""
+    return DECODER.decode(subject.cipher.open(facts, "samples.facts", sample_id, content))
+
+
+def open_sample(subjects: Mapping[int, Subject], row: Sequence[Any]) -> StoredSample:
+    """The sample of a row of SAMPLE_COLUMNS, its inputs as references; one that was released has no reason any more."""
+    sample_id, owner, content, sealed, aside = row
+    facts = open_facts(subjects[owner], sample_id, content, sealed)
+    if not aside:
+        facts = without_quarantine(facts)
+    fields = {name: getattr(facts, name) for name in SampleFacts.__struct_fields__[1:]}
+    return StoredSample(subject=subjects[owner].name, sample_id=sample_id, **fields)
+
+
+def insert_inputs(database: Database, subject: Subject, content: int, bodies: Iterable[bytes]) -> None:
+    """Stores the inputs of a sample."""
+    for place, body in enumerate(bodies):
+        sealed = subject.cipher.seal(body, "inputs.body", f"{content}/{place}")
+        database.write("INSERT INTO inputs VALUES (?, ?, ?)", (content, place, sealed))
+
+
+def delete_samples(database: Database, column: str, value: str | int) -> int:
+    """Deletes the samples that have this value, with their inputs; returns how many."""
+    found = f"(SELECT content FROM samples WHERE {column} = ?)"
+    database.write(f"DELETE FROM inputs WHERE content IN {found}", (value,))
+    return database.write(f"DELETE FROM samples WHERE {column} = ?", (value,))
+
+
+def unpack_input(reference: InputReference, body: bytes) -> StoredInput:
+    """The input of a body."""
+    if reference.kind == "media":
+        return body
+    return body.decode() if reference.kind == "text" else msgspec.msgpack.decode(body)
+
+
+def _pack_input(value: StoredInput) -> bytes:
+    if isinstance(value, bytes):
+        return value
+    return value.encode() if isinstance(value, str) else msgspec.msgpack.encode(value, order="sorted")
+
+
+def without_quarantine(facts: SampleFacts) -> SampleFacts:
+    """The facts as if nothing had been found wrong with the sample."""
+    if not (facts.aside or facts.left_out or facts.weighed):
+        return facts
+    return msgspec.structs.replace(facts, aside="", left_out={}, weighed={})
+
+
+def with_reason(facts: SampleFacts, reason: str) -> SampleFacts:
+    """The facts of the sample quarantined as a whole for a reason."""
+    return msgspec.structs.replace(facts, aside=reason, left_out={}, weighed={})
 
 
 @dataclass(frozen=True)
 class BrokenRow:
-    """A row whose seal does not hold: its table, the column that identifies it, and the value there."""
+    """A row that is missing or whose seal does not hold: its table, the column that identifies it, the value there.
+
+    subject: whose input it is
+    shown: its name for people
+    """
 
     table: str
     key: str
     name: Any
+    subject: Subject | None = None
+    shown: str = ""
+
+    def __str__(self) -> str:
+        return self.shown or f"{self.table.removesuffix('s')} {self.name}"
 
 
-def broken_rows(database: Database, keys: DataKeys) -> Iterator[BrokenRow]:
-    """Opens every sealed value; yields the rows that were altered."""
+def broken_input(subject: Subject, sample_id: str, content: int, place: int) -> BrokenRow:
+    """An input whose row is missing or whose seal does not hold."""
+    return BrokenRow("inputs", INPUT_NAME, f"{content}/{place}", subject, f"input {place} of sample {sample_id}")
+
+
+def broken_rows(database: Database, keys: DataKeys, *, bodies: bool) -> Iterator[BrokenRow]:
+    """Opens every sealed value, the inputs' too if `bodies`; yields the rows that were altered, and inputs missing."""
     subjects, broken_subjects = keys.sound()
     device = keys.device
     yield from (BrokenRow("subjects", "subject_id", subject_id) for subject_id in broken_subjects)
@@ -82,9 +176,32 @@ def broken_rows(database: Database, keys: DataKeys) -> Iterator[BrokenRow]:
                 and subject.cipher.holds(device.open(body, *associated_data), *associated_data)
             ):
                 yield BrokenRow(table, key, name)
-    for name, subject_id, facts, media in database.each("SELECT sample_id, subject_id, facts, inputs FROM samples"):
-        subject = subjects.get(subject_id)
+    if database.one("SELECT 1 FROM pragma_table_info('samples') WHERE name = 'inputs'"):
+        yield from _broken_samples_before_4(database, subjects)
+    else:
+        yield from _broken_samples(database, subjects, bodies=bodies)
+
+
+def _broken_samples(database: Database, subjects: Mapping[int, Subject], *, bodies: bool) -> Iterator[BrokenRow]:
+    counted = "(SELECT count(*) FROM inputs WHERE inputs.content = samples.content)"
+    for sample_id, owner, content, sealed, count in database.each(
+        f"SELECT sample_id, subject_id, content, facts, {counted} FROM samples"
+    ):
+        subject = subjects.get(owner)
+        if subject is None or not subject.cipher.holds(sealed, "samples.facts", sample_id, content):
+            yield BrokenRow("samples", "sample_id", sample_id)
+            continue
+        places = open_facts(subject, sample_id, content, sealed).places
+        for place in sorted(places) if bodies or count != len(places) else ():
+            row = database.one(SELECT_BODY, (content, place))
+            if row is None or (bodies and not subject.cipher.holds(row[0], "inputs.body", f"{content}/{place}")):
+                yield broken_input(subject, sample_id, content, place)
+
+
+def _broken_samples_before_4(database: Database, subjects: Mapping[int, Subject]) -> Iterator[BrokenRow]:
+    for name, owner, facts, inputs in database.each("SELECT sample_id, subject_id, facts, inputs FROM samples"):
+        subject = subjects.get(owner)
         if subject is None or not (
-            subject.cipher.holds(facts, "samples.facts", name) and subject.cipher.holds(media, "samples.inputs", name)
+            subject.cipher.holds(facts, "samples.facts", name) and subject.cipher.holds(inputs, "samples.inputs", name)
         ):
             yield BrokenRow("samples", "sample_id", name)

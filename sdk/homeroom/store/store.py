@@ -6,14 +6,14 @@ No other module of the device writes SQL.
 from __future__ import annotations
 
 import datetime
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from homeroom.data.samples import StoredSample
+from homeroom.data.samples import INPUT_KINDS, InputKind, InputReference, StoredInput, StoredSample
 from homeroom.store.context import StoreContext
 from homeroom.store.erasure import expire, forget_subject
 from homeroom.store.master_keys import MasterKeys
@@ -23,9 +23,9 @@ from homeroom.store.profiles import put_profile, read_profile
 from homeroom.store.records import Export, ForgetReport, StoredProfile
 from homeroom.store.samples import (
     add_samples,
+    find_sample,
     quarantine_samples,
     quarantined_samples,
-    read_sample,
     relabel,
     release_samples,
     select_samples,
@@ -83,7 +83,7 @@ class Store:
         return add_samples(self._context, samples, fingerprint)
 
     def quarantined(self) -> list[StoredSample]:
-        """Samples that are kept out of training, without their inputs; `aside` says why."""
+        """Samples that are kept out of training, their inputs as references; `aside` says why."""
         return quarantined_samples(self._context)
 
     def quarantine(self, reasons: Mapping[str, str]) -> list[str]:
@@ -99,15 +99,26 @@ class Store:
         return relabel(self._context, sample_id, labels)
 
     def sample(self, sample_id: str) -> StoredSample | None:
-        """One sample with its inputs, or None."""
-        return read_sample(self._context, sample_id)
+        """One sample, its inputs as references, or None."""
+        return find_sample(self._context, sample_id)
+
+    def read_input(self, sample: StoredSample, reference: InputReference) -> StoredInput | None:
+        """An input that is left in the store; None if it is damaged beyond the copy's help, or no longer there."""
+        return self._context.read_input(sample, reference)
+
+    def with_inputs(self, sample: StoredSample, kinds: Collection[InputKind] = INPUT_KINDS) -> StoredSample | None:
+        """A sample with its inputs of these kinds in place of references to them; None if one of them is lost."""
+        return self._context.with_inputs(sample, kinds)
 
     def each_without_inputs(self) -> Iterator[StoredSample]:
-        """Every sample without its inputs, in no order."""
+        """Every sample, its inputs as references, in no order."""
         return (sample for _, sample in self._context.each_without_inputs())
 
     def select(self, predicate: Callable[[StoredSample], bool]) -> Sequence[StoredSample]:
-        """The samples whose facts satisfy a predicate, in the order they were added, each read when it is asked for."""
+        """The samples whose facts satisfy a predicate, in the order they were added, each read when it is asked for.
+
+        Their inputs are references.
+        """
         return select_samples(self._context, predicate)
 
     def samples_mark(self) -> str:
@@ -119,7 +130,7 @@ class Store:
         return list(self.each_sample(subject))
 
     def each_sample(self, subject: str | None = None) -> Iterator[StoredSample]:
-        """Every sample, or one subject's, in the order they were added, one in memory at a time."""
+        """Every sample, or one subject's, with its inputs, in the order they were added, one in memory at a time."""
         return self._context.read_samples(subject)
 
     def count(self) -> int:
@@ -210,6 +221,12 @@ class Store:
         return [
             f"{at}: {what}" for at, what in self._context.database.rows("SELECT at, what FROM damage ORDER BY number")
         ]
+
+    def check_seals(self) -> int:
+        """Opens every seal, the inputs' too; damage is repaired, or listed. Returns how many lines were listed."""
+        before = len(self.damage())
+        self._context.mend(bodies=True)
+        return len(self.damage()) - before
 
     def back_up(self) -> None:
         """Renews the copy in backup/ now."""

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import json
-import sqlite3
 import wave
 from pathlib import Path
 from typing import Any
@@ -12,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 import tiny
-from faults.devices import make_sample, numbers, open_store
+from faults.devices import make_older, make_sample, numbers, open_store
 from PIL import Image, ImageDraw, ImageFilter
 
 from homeroom import Device, Sample
@@ -383,12 +382,7 @@ def test_scores_are_shown_by_language(device: Device) -> None:
 def test_a_store_of_the_second_version_is_brought_up(tmp_path: Path) -> None:
     with open_store(tmp_path) as store:
         store.add([make_sample(0), make_sample(1)])
-    raw = sqlite3.connect(tmp_path / "device" / "device.db")
-    raw.executescript(
-        "DROP INDEX samples_by_near; ALTER TABLE samples DROP COLUMN near; ALTER TABLE samples DROP COLUMN aside;"
-        "PRAGMA user_version = 2;"
-    )
-    raw.close()
+    make_older(tmp_path, 2)
     with open_store(tmp_path) as store:
         assert numbers(store) == [0, 1]
         assert store.quarantined() == []

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 import tiny
-from faults.devices import make_sample, open_store
+from faults.devices import make_older, make_sample, open_store
 
 from homeroom import Device, Sample
 from homeroom.cli.main import main
@@ -270,12 +270,7 @@ def test_a_store_of_the_first_version_is_brought_up_with_all_it_held(tmp_path: P
     with open_store(tmp_path) as store:
         store.add([make_sample(0, "own")])
         store.versions.put(np.ones(4, np.float32), "local", 0, {}, ["own"])
-    raw = sqlite3.connect(tmp_path / "device" / "device.db")
-    raw.executescript(
-        "DROP TABLE segments; DROP TABLE profiles; DROP INDEX samples_by_near; PRAGMA user_version = 1;"
-        "ALTER TABLE samples DROP COLUMN near; ALTER TABLE samples DROP COLUMN aside;"
-    )
-    raw.close()
+    make_older(tmp_path, 1)
     shutil.rmtree(tmp_path / "device" / "backup")
     with open_store(tmp_path) as store:
         assert store._context.database.one("PRAGMA user_version")[0] == schema.SCHEMA_VERSION

@@ -128,7 +128,7 @@ def test_with_all_keys_of_today_an_old_copy_gives_nothing_away(tmp_path: Path) -
         opened = [place for place, value in sealed_values(raw) if any(opens(key, value, place) for key in keys)]
         others = [place for place, value in sealed_values(raw) if old_master and opens(old_master, value, place)]
         raw.close()
-        assert all(str(place[0]).startswith(("samples.", "subjects.name", "features")) for place in opened)
+        assert all(str(place[0]).startswith(("samples.", "inputs.", "subjects.name", "features")) for place in opened)
         assert len(opened) == len([place for place in opened if not opens_for_gone(path, place)])
         assert len(others) == (0 if path.name == "cache.db" else 4), "the old master key would have opened it"
     assert index_today not in (tmp_path / "old" / "device.db").read_bytes(), "not even who was there can be confirmed"
@@ -145,13 +145,16 @@ def sealed_values(raw: sqlite3.Connection) -> list[tuple[tuple[str | int, ...], 
         for index, key, name in raw.execute("SELECT name_index, data_key, name FROM subjects"):
             found += [(("subjects.data_key", index.hex(), generation), key), (("subjects.name",), name)]
     for table, key, columns in (
-        ("samples", "sample_id", ("facts", "inputs")),
         ("versions", "version_id", ("facts", "theta")),
         ("updates", "update_id", ("data",)),
     ):
         for column in columns:
             sql = f"SELECT {key}, {column} FROM {table} WHERE {column} IS NOT NULL"
             found += [((f"{table}.{column}", name), value) for name, value in raw.execute(sql)]
+    for name, content, facts in raw.execute("SELECT sample_id, content, facts FROM samples"):
+        found.append((("samples.facts", name, content), facts))
+    inputs = raw.execute("SELECT content || '/' || place, body FROM inputs")
+    found += [(("inputs.body", name), body) for name, body in inputs]
     found += [(("secrets", name), body) for name, body in raw.execute("SELECT name, body FROM secrets")]
     return found
 
@@ -162,10 +165,11 @@ def opens(key: Cipher, value: bytes, place: tuple[str | int, ...]) -> bool:
 
 def opens_for_gone(path: Path, place: tuple[str | int, ...]) -> bool:
     """Whether a value in an old database belongs to the subject that was forgotten (its rows came first)."""
-    if place[0] not in ("samples.facts", "samples.inputs"):
+    if place[0] not in ("samples.facts", "inputs.body"):
         return False
+    content = int(str(place[-1]).partition("/")[0])
     raw = sqlite3.connect(path)
-    owner = raw.execute("SELECT subject_id FROM samples WHERE sample_id = ?", (place[1],)).fetchone()[0]
+    owner = raw.execute("SELECT subject_id FROM samples WHERE content = ?", (content,)).fetchone()[0]
     raw.close()
     return bool(owner == 1)
 
@@ -173,7 +177,8 @@ def opens_for_gone(path: Path, place: tuple[str | int, ...]) -> bool:
 def test_the_files_hold_no_bytes_of_the_forgotten_rows(tmp_path: Path) -> None:
     fill(tmp_path)
     raw = sqlite3.connect(tmp_path / "device" / "device.db")
-    bodies = [row[0][:64] for row in raw.execute("SELECT inputs FROM samples WHERE subject_id = 1")]
+    sql = "SELECT body FROM inputs JOIN samples USING (content) WHERE subject_id = 1"
+    bodies = [row[0][:64] for row in raw.execute(sql)]
     bodies += [row[0] for row in raw.execute("SELECT data_key FROM subjects")]
     raw.close()
     with open_store(tmp_path) as store:
@@ -252,10 +257,11 @@ def test_a_sealed_value_of_one_subject_does_not_open_with_anothers_key(tmp_path:
     with open_store(tmp_path) as store:
         store.add([make_sample(0, "a"), make_sample(0, "b")])
         first, second = store._context.keys.find("a"), store._context.keys.find("b")
-        sample_id, facts = store._context.database.one("SELECT sample_id, facts FROM samples ORDER BY number")
+        sql = "SELECT sample_id, content, facts FROM samples ORDER BY number"
+        sample_id, content, facts = store._context.database.one(sql)
         assert first is not None
         assert second is not None
         assert SECRET_WORD.encode() not in facts
-        assert first.cipher.open(facts, "samples.facts", sample_id)
+        assert first.cipher.open(facts, "samples.facts", sample_id, content)
         with pytest.raises(BrokenSealError):
-            second.cipher.open(facts, "samples.facts", sample_id)
+            second.cipher.open(facts, "samples.facts", sample_id, content)

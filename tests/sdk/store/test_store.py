@@ -16,9 +16,9 @@ import numpy as np
 import pytest
 from faults.devices import SECRET_WORD, features, make_sample, numbers, open_store, texts, theta
 
-from homeroom.data.samples import StoredSample
+from homeroom.data.samples import InputReference, StoredSample
 from homeroom.errors import DiskFullError, InputError, StoreError
-from homeroom.store import Store, schema
+from homeroom.store import Store, migrations, schema
 from homeroom.store.master_keys import KeyRing
 from homeroom.store.retention_clock import RetentionClock, believe
 from homeroom.system import clock
@@ -74,9 +74,11 @@ def test_those_are_chosen_by_what_is_said_about_them_and_read_one_at_a_time(tmp_
             return one.subject == "p-1" and not one.aside
 
         found = store.select(chosen)
-        assert [one.inputs for one in asked] == [{}] * 7, "a choice needs no picture"
+        references = [value for one in asked for values in one.inputs.values() for value in values if value]
+        assert {type(value) for value in references} == {InputReference}, "a choice needs no picture"
         assert [one.sample_id for one in found] == ids[1:6:2]
-        assert [one.inputs for one in found[1:]] == [make_sample(number).inputs for number in (3, 5)]
+        read = [store.with_inputs(one) for one in found[1:]]
+        assert [one and one.inputs for one in read] == [make_sample(number).inputs for number in (3, 5)]
         assert (len(found), found[-1].sample_id, list(found[3:])) == (3, ids[5], [])
         store.release(ids[6:])
         found = store.select(chosen)
@@ -112,8 +114,9 @@ def test_two_rows_that_changed_places_are_noticed_and_put_back(tmp_path: Path) -
         store.add([make_sample(0), make_sample(1)])
         store.back_up()
     with sqlite3.connect(tmp_path / "device" / "device.db") as raw:
-        first, second = (row[0] for row in raw.execute("SELECT inputs FROM samples ORDER BY number"))
-        raw.execute("UPDATE samples SET inputs = CASE number WHEN 1 THEN ? ELSE ? END", (second, first))
+        rows = raw.execute("SELECT rowid, body FROM inputs WHERE place = 0 ORDER BY rowid").fetchall()
+        (one, first), (two, second) = rows
+        raw.executemany("UPDATE inputs SET body = ? WHERE rowid = ?", [(second, one), (first, two)])
     raw.close()
     with open_store(tmp_path) as store:
         assert numbers(store) == [0, 1]
@@ -308,7 +311,9 @@ def test_an_older_store_is_copied_and_then_brought_up_to_date(tmp_path: Path, mo
     monkeypatch.setattr(schema, "SCHEMA_VERSION", schema.SCHEMA_VERSION + 1)
     monkeypatch.setattr(schema, "DEVICE", schema.DEVICE.replace("count INTEGER);", "count INTEGER, note TEXT);"))
     step = "ALTER TABLE audit ADD COLUMN note TEXT"
-    monkeypatch.setitem(schema.MIGRATIONS, schema.SCHEMA_VERSION - 1, lambda connection: connection.execute(step))
+    monkeypatch.setitem(
+        migrations.MIGRATIONS, schema.SCHEMA_VERSION - 1, lambda database, _: database.tables.execute(step)
+    )
     with open_store(tmp_path) as store:
         assert numbers(store) == [0]
         assert store._context.database.one("PRAGMA user_version")[0] == schema.SCHEMA_VERSION

@@ -80,7 +80,7 @@ def test_contents_are_numbered_by_subject_modality_and_words(rows: list[tuple[st
         if value is not None:
             (number,) = LazyInputs(buffer, contents, row)[key]
             assert contents.key(number) == (rows[row][0], digest_of(value))
-            assert (contents.value(number), contents.modality(number)) == (value, slot.modality)
+            assert (contents.source(number)[1], contents.modality(number)) == (value, slot.modality)
             numbers[rows[row][0], slot.modality, value] = number
     assert sorted(numbers.values()) == list(range(len(contents)))  # equal contents share a number, others do not
 

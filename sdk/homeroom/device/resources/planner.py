@@ -17,7 +17,7 @@ import numpy as np
 from homeroom.contract.layout import FULL_TIER
 from homeroom.contract.manifest import Graph, Modality, Runtime
 from homeroom.data.preprocess.raw_inputs import token_bytes
-from homeroom.data.samples import StoredInput, StoredSample
+from homeroom.data.samples import StoredInput, StoredSample, input_kind, input_length
 from homeroom.device.resources.budget import Budget
 from homeroom.device.resources.costs import Costs, StepCost
 from homeroom.device.resources.plan import TrainingPlan
@@ -332,7 +332,7 @@ def _workload(bundle: Bundle, costs: Costs, samples: Sequence[StoredSample], fre
     for row, sample in enumerate(samples):
         for column, (slot, place, modality) in enumerate(inputs):
             if (value := input_at(sample, slot, place)) is not None:
-                sizes[row, column] = len(value) if isinstance(value, str) else 0
+                sizes[row, column] = input_length(value) if input_kind(value) == "text" else 0
                 tokens[row, column] = _estimate_tokens(modality, costs, value)
     return Workload(tokens, fresh & (tokens > 0), sizes)
 
@@ -348,12 +348,12 @@ def _samples_by_graph(longest: Mapping[str, np.ndarray], count: int, graphs: Seq
 
 def _estimate_tokens(modality: Modality, costs: Costs, value: StoredInput) -> int:
     """Tokens of an input: of a text by its length, at the golden samples' rate; of a sequence its own."""
-    if isinstance(value, list):
-        return min(modality.buckets[-1], len(value) + 1)
+    if input_kind(value) == "sequence":
+        return min(modality.buckets[-1], input_length(value) + 1)
     cost = costs.features.get(modality.name)
-    if not isinstance(value, str) or cost is None or not cost.size:
+    if input_kind(value) != "text" or cost is None or not cost.size:
         return modality.buckets[-1]
-    return min(modality.buckets[-1], max(1, round(len(value) * cost.tokens / cost.size)))
+    return min(modality.buckets[-1], max(1, round(input_length(value) * cost.tokens / cost.size)))
 
 
 def _megabytes(count: int) -> str:

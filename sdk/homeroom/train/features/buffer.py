@@ -78,19 +78,20 @@ class ContentIndex:
 
     def key(self, number: int) -> ContentKey:
         """What the cache knows a content by."""
-        digest = digest_of(self.value(number)) if self._digests is None else self._digests[number].tobytes()
+        digest = digest_of(self.source(number)[1]) if self._digests is None else self._digests[number].tobytes()
         return self.subject(number), digest
 
     def drop_digests(self) -> None:
         """Frees the digests once every content was looked up; a `key` is then computed again, which is seldom."""
         self._digests = None
 
-    def value(self, number: int) -> StoredInput:
-        """The content itself, of the first sample that has it."""
+    def source(self, number: int) -> tuple[StoredSample, StoredInput]:
+        """The first sample that has a content, and the content there."""
         row, column = divmod(int(self._first[number]), len(self.inputs))
-        value = input_at(self.samples[row], *self.inputs[column])
+        sample = self.samples[row]
+        value = input_at(sample, *self.inputs[column])
         assert value is not None  # it was there when it was numbered
-        return value
+        return sample, value
 
 
 class FeatureBuffer:

@@ -10,7 +10,8 @@ import numpy as np
 
 from homeroom.data.preprocess import prepare
 from homeroom.data.preprocess.raw_inputs import raw_input
-from homeroom.data.samples import MediaReference, StoredSample
+from homeroom.data.samples import InputReference, StoredInput, StoredSample
+from homeroom.errors import StoreError
 from homeroom.runtime.bundle import Bundle
 from homeroom.runtime.graphs import Graphs
 from homeroom.store import Store
@@ -58,6 +59,9 @@ class CachedFeatures:
         arrays: dict[int, np.ndarray] = {}
         for modality in {self._contents.modality(number) for number in numbers}:
             arrays |= self.read(modality, [n for n in numbers if self._contents.modality(n) == modality])
+        if numbers - arrays.keys():
+            remedy = "do it again: the sample is left out then"
+            raise StoreError("an input that was read before is damaged, and the copy does not have it", remedy=remedy)
         return arrays
 
     def _raw_inputs(
@@ -68,7 +72,9 @@ class CachedFeatures:
         for index in range(len(values)):
             if stop():
                 return
-            raw = raw_input(facts, prepare(facts, values[index], self._bundle.file))
+            if (value := values[index]) is None:
+                continue
+            raw = raw_input(facts, prepare(facts, value, self._bundle.file))
             yield from ((number, raw) for number in values.numbers(index))
 
     def _compute(
@@ -131,12 +137,15 @@ class _DistinctValues(Sequence[Any]):
         return self._numbers[self._starts[index] : self._starts[index + 1]].tolist()  # type: ignore[no-any-return]
 
     def __getitem__(self, index: Any) -> Any:
-        value = self._contents.value(self.numbers(index)[0])
-        if not isinstance(value, MediaReference):
-            return value
-        sample = self._store.sample(value.sample_id) if self._store else None
-        assert sample is not None  # one process at a time opens a device's directory
-        return sample.inputs[value.slot][value.index]
+        """The value; None where it is lost."""
+        return read_value(self._store, *self._contents.source(self.numbers(index)[0]))
+
+
+def read_value(store: Store | None, sample: StoredSample, value: StoredInput) -> StoredInput | None:
+    """An input of a sample, opened if it was left in the store; None where it is lost."""
+    if not isinstance(value, InputReference):
+        return value
+    return store.read_input(sample, value) if store else None
 
 
 def _batched(numbers: Iterable[int], size: int) -> Iterator[list[int]]:

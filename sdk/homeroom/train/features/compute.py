@@ -34,7 +34,7 @@ def compute(
 ) -> Iterator[tuple[int, np.ndarray]]:
     """Yields (index of the value, int8 [taps, n, dim]) in the order they are computed; n counts no padding.
 
-    values: inputs of one modality, each read when its turn comes
+    values: inputs of one modality, each read when its turn comes; None for one that is lost, which is passed over
     progress: called after each batch with the stage, values done, and values in total
     stop: asked before each batch whether to end there
 
@@ -64,29 +64,32 @@ def compute(
 def _windows(bundle: Bundle, facts: Modality, values: Sequence[Any]) -> Iterator[dict[int, Prepared]]:
     for start in range(0, len(values), WINDOW_TEXTS):
         numbers = range(start, min(start + WINDOW_TEXTS, len(values)))
-        yield {number: prepare(facts, values[number], bundle.file) for number in numbers}
+        read = ((number, values[number]) for number in numbers)
+        yield {number: prepare(facts, value, bundle.file) for number, value in read if value is not None}
 
 
 def _decoded(bundle: Bundle, facts: Modality, values: Sequence[Any]) -> Iterator[dict[int, Prepared]]:
     """Batches of media, decoded; a worker decodes the next one, a megabyte of it at most, while the backbone runs."""
-    ahead: dict[int, Future[Prepared]] = {}
+    ahead: dict[int, Future[Prepared] | None] = {}
     with ThreadPoolExecutor(1, "decode") as worker:
         for start in range(0, len(values), BATCH_MEDIA):
             batch, following = (range(len(values))[at : at + BATCH_MEDIA] for at in (start, start + BATCH_MEDIA))
-            prepared = {n: ahead[n].result() if n in ahead else prepare(facts, values[n], bundle.file) for n in batch}
+            behind = ((number, values[number]) for number in batch if number not in ahead)
+            prepared = {number: future.result() for number, future in ahead.items() if future is not None}
+            prepared |= {number: prepare(facts, value, bundle.file) for number, value in behind if value is not None}
             ahead, ahead_bytes = {}, 0
             for number in following:
                 if ahead_bytes > AHEAD_BYTES:
                     break
                 value = values[number]  # read in this thread, which the store belongs to
-                ahead_bytes += len(value)
-                ahead[number] = worker.submit(prepare, facts, value, bundle.file)
+                ahead_bytes += len(value or b"")
+                ahead[number] = None if value is None else worker.submit(prepare, facts, value, bundle.file)
             yield prepared
 
 
 def _batches(buckets: Sequence[int], tokens: dict[int, int], padded: bool) -> Iterator[list[int]]:
     if not padded:
-        yield list(tokens)
+        yield from [list(tokens)] if tokens else []
         return
     by_bucket: dict[int, list[int]] = {}
     for number, count in tokens.items():

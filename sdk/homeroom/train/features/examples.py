@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 
 import numpy as np
 
@@ -14,7 +15,7 @@ from homeroom.runtime.graphs import Graphs
 from homeroom.store import Store
 from homeroom.system.hardware import trim_memory
 from homeroom.train.features.buffer import ContentIndex, FeatureBuffer
-from homeroom.train.features.cached import CachedFeatures
+from homeroom.train.features.cached import CachedFeatures, read_value
 from homeroom.train.features.columns import Columns
 from homeroom.train.features.compute import Progress
 from homeroom.train.features.dataset import Example
@@ -63,7 +64,7 @@ def examples(
     position = 0
     for row, sample in enumerate(samples):
         if complete[row]:
-            words = words_of(bundle, sample)
+            words = words_of(bundle, sample, partial(read_value, store))
             token_targets = targets_of(bundle, sample, columns.inputs(position), words)
             poor = {(slot, index): slot_weights[slot] for slot, indexes in sample.weighed.items() for index in indexes}
             columns.put(position, sample, token_targets, words=words, note=note_of(bundle, sample), input_weights=poor)

@@ -6,23 +6,30 @@ interaction of a sequence.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 import numpy as np
 
 from homeroom.contract.manifest import SequencePreprocess, TextPreprocess
-from homeroom.data.samples import StoredSample
+from homeroom.data.samples import InputReference, StoredInput, StoredSample, input_length
 from homeroom.data.tasks import kind_of
 from homeroom.data.tasks.base import InputKey, Words
 from homeroom.runtime.bundle import Bundle
 
 
-def words_of(bundle: Bundle, sample: StoredSample) -> dict[str, Words]:
-    """The words of the texts that a task marks spans in, by slot."""
+def words_of(
+    bundle: Bundle, sample: StoredSample, read: Callable[[StoredSample, InputReference], StoredInput | None]
+) -> dict[str, Words]:
+    """The words of the texts that a task marks spans in, by slot.
+
+    read: opens an input that was left in the store
+    """
     words: dict[str, Words] = {}
     for slot in {task.reads[0] for task in bundle.manifest.tasks if kind_of(task).marks_words}:
         modality = bundle.manifest.modality(bundle.manifest.slot(slot).modality)
         value = sample.inputs.get(slot, [None])[0]
+        if isinstance(value, InputReference):
+            value = read(sample, value)
         if isinstance(value, str) and isinstance(modality.preprocess, TextPreprocess):
             from homeroom.data.preprocess.text import word_spans
 
@@ -51,8 +58,8 @@ def note_of(bundle: Bundle, sample: StoredSample) -> str:
     for slot in bundle.manifest.slots:
         modality = bundle.manifest.modality(slot.modality)
         value = sample.inputs.get(slot.name, [None])[0]
-        if not isinstance(modality.preprocess, SequencePreprocess) or not isinstance(value, list):
+        if not isinstance(modality.preprocess, SequencePreprocess) or value is None:
             continue
-        if len(value) > modality.buckets[-1]:
-            notes.append(f"of {slot.name} the last {modality.buckets[-1]} of {len(value)} interactions count")
+        if input_length(value) > modality.buckets[-1]:
+            notes.append(f"of {slot.name} the last {modality.buckets[-1]} of {input_length(value)} interactions count")
     return "; ".join(notes)

@@ -1,0 +1,64 @@
+"""Brings the tables of an older device.db to those of the next schema version, each step inside one transaction."""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Callable
+
+import msgspec
+
+from homeroom.data.samples import StoredSample
+from homeroom.store import schema
+from homeroom.store.data_keys import DataKeys
+from homeroom.store.master_keys import KeyRing
+from homeroom.store.sealed_rows import insert_inputs, pack_sample, seal_facts
+from homeroom.system.sqlite import Database
+
+OLDEST_SCHEMA_VERSION = 1  # that can still be migrated
+
+
+def _add_profiles(database: Database, _: KeyRing) -> None:
+    """Version 1 to 2: tables for personal theta; lineage knows one kind more."""
+    lineage = database.tables["lineage"]
+    rows = list(lineage.rows)
+    lineage.drop()
+    database.tables.executescript(schema.LINEAGE)
+    database.tables["lineage"].insert_all(rows)
+
+
+def _add_quarantine(database: Database, _: KeyRing) -> None:
+    """Version 2 to 3: a sample can be quarantined, and found by the fingerprint that near copies share."""
+    database.tables.executescript(
+        "ALTER TABLE samples ADD COLUMN aside INTEGER NOT NULL DEFAULT 0; ALTER TABLE samples ADD COLUMN near BLOB;"
+        "CREATE INDEX samples_by_near ON samples (near)"
+    )
+
+
+def _split_inputs(database: Database, key_ring: KeyRing) -> None:
+    """Version 3 to 4: each input has a row of its own, and the facts its digest; one sample in memory at a time."""
+    subjects, _ = DataKeys(database, key_ring).sound()
+    database.tables.executescript(
+        "DROP INDEX samples_by_subject; DROP INDEX samples_by_near; ALTER TABLE samples RENAME TO old"
+    )
+    database.tables.executescript(schema.SAMPLES)
+    for (number,) in database.rows("SELECT number FROM old ORDER BY number"):
+        sample_id, owner, facts, inputs, aside, near = database.one(
+            "SELECT sample_id, subject_id, facts, inputs, aside, near FROM old WHERE number = ?", (number,)
+        )
+        database.write("DELETE FROM old WHERE number = ?", (number,))  # its pages are used again: the file hardly grows
+        subject, content = subjects[owner], secrets.randbits(63)
+        fields = msgspec.msgpack.decode(subject.cipher.open(facts, "samples.facts", sample_id))
+        values = msgspec.msgpack.decode(subject.cipher.open(inputs, "samples.inputs", sample_id))
+        packed, bodies = pack_sample(StoredSample(inputs=values, **fields))
+        sealed = seal_facts(subject, sample_id, content, packed)
+        row = (number, sample_id, owner, content, sealed, aside, near)
+        database.write("INSERT INTO samples VALUES (?, ?, ?, ?, ?, ?, ?)", row)
+        insert_inputs(database, subject, content, bodies)
+    last = database.one("SELECT coalesce(max(seq), 0) FROM sqlite_sequence WHERE name IN ('old', 'samples')")
+    database.write("DELETE FROM sqlite_sequence WHERE name = 'samples'")
+    database.write("INSERT INTO sqlite_sequence VALUES ('samples', ?)", last)
+    database.write("DROP TABLE old")
+
+
+# From each older version to the next, after a copy was made.
+MIGRATIONS: dict[int, Callable[[Database, KeyRing], None]] = {1: _add_profiles, 2: _add_quarantine, 3: _split_inputs}
