@@ -22,8 +22,11 @@ from homeroom_exporter.model.design import Design
 from homeroom_exporter.recipe.recipe import Recipe
 
 
-def assembled(recipe: Recipe, calibration: Path, folder: Path) -> tuple[Bundle, Design]:
-    """The bundle in `folder`/bundle, and the design that its graphs were traced from."""
+def assembled(recipe: Recipe, calibration: Path, folder: Path, saliency: bool = False) -> tuple[Bundle, Design]:
+    """The bundle in `folder`/bundle, and the design that its graphs were traced from.
+
+    saliency: with graphs that explain answers.
+    """
     samples = list(read_samples(calibration, draft(recipe)))
     made = {}
     for encoder in recipe.encoders:
@@ -43,6 +46,7 @@ def assembled(recipe: Recipe, calibration: Path, folder: Path) -> tuple[Bundle, 
         training=recipe.training,
         provenance={},
         threads=1,
+        saliency=saliency,
     )
     with write.staging(folder / "bundle") as out:
         certificate = certify(tiny.ROOT, "exporter", tiny.EXPORTER, "tests")

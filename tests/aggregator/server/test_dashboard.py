@@ -6,16 +6,25 @@ import contextlib
 import datetime
 import re
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import httpx
+import msgspec
 import pytest
 from click.testing import CliRunner
 
 from aggregator.institution import School, make_folder, running
 from homeroom.cli.main import homeroom
-from homeroom.contract.evaluation_report import LEAST_VALIDATION_SAMPLES, EvaluationReport, TaskReport
+from homeroom.contract.evaluation_report import (
+    LEAST_VALIDATION_SAMPLES,
+    EvaluationReport,
+    NumberFigures,
+    NumberReport,
+    TaskReport,
+)
+from homeroom.contract.manifest import Task
 from homeroom.contract.privacy import Privacy
 from homeroom.federation.network.client import Client, join
 from homeroom_aggregator.admin.folder import invite_devices, make_invitations, open_log, read_secret
@@ -247,6 +256,39 @@ def test_the_worst_school_comes_first(service: Service, address: str) -> None:
         assert "Waiting in it: Gain School (1 device)" in overview
         assert "Released" in overview
         assert "from 2 updates of 2 devices" in overview
+
+
+def errors(mae: float, rmse: float, r2: float) -> NumberFigures:
+    return NumberFigures(mae, rmse, skill=r2, error=0.04, r2=r2)
+
+
+def test_numbers_are_shown_by_their_errors_and_never_as_a_share(
+    service: Service, address: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    manifest = service.rounds.bundle.manifest
+    weight = Task(name="weight", kind="regression", reads=("facts",), width=1)
+    manifest = msgspec.structs.replace(manifest, tasks=(*manifest.tasks, weight))
+    monkeypatch.setattr(service.rounds, "bundle", replace(service.rounds.bundle, manifest=manifest))
+    better, worse, older = (enrol(service, address, name) for name in ("Better School", "Worse School", "Older School"))
+    for client in (better, worse, older):
+        send(client)
+    good, poor = errors(0.41, 0.55, 0.9), errors(1.2, 1.6, 0.5)
+    for client, now, before in ((better, good, poor), (worse, poor, good)):
+        numbers = {"weight": NumberReport(80, "kg", now, before)}
+        client.report(EvaluationReport(version=1, in_use="global", tasks={}, numbers=numbers))
+    tasks = {"weight": told(0.1, 0.33), "size": told(0.5, 0.55)}  # of a release that took numbers for right or wrong
+    older.report(EvaluationReport(version=1, in_use="global", tasks=tasks))
+    with signed_in(service, address) as browser:
+        said = text(browser.get("/dashboard/schools").text)
+        assert "Weight MAE 0.410 kg, RMSE 0.550 kg, R² 0.90 → MAE 1.20 kg, RMSE 1.60 kg, R² 0.50 (skill −0.40)" in said
+        assert "Better School gains" in said
+        assert "Size 50 % → 55 % (+5)" in said
+        assert "33 %" not in said
+        said = text(browser.get("/dashboard").text)
+        sentence = (
+            "weight got worse: MAE 0.410 kg, RMSE 0.550 kg, R² 0.90 before, MAE 1.20 kg, RMSE 1.60 kg, R² 0.50 now"
+        )
+        assert f"Worse School : {sentence} with version 1" in said
 
 
 def test_who_falls_silent_or_behind_is_seen(service: Service, address: str, monkeypatch: pytest.MonkeyPatch) -> None:

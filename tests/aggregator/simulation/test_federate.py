@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
@@ -23,6 +25,8 @@ from homeroom.train.features.dataset import Dataset
 from homeroom.train.features.examples import examples
 from homeroom.train.settings import Settings
 from homeroom_aggregator.cli import simulate as cli
+from homeroom_aggregator.simulation import schools as files
+from homeroom_aggregator.simulation.chart import svg
 from homeroom_aggregator.simulation.engine import SchoolData
 from homeroom_aggregator.simulation.federate import simulate
 
@@ -63,6 +67,24 @@ def test_together_they_learn(house: Any) -> None:
         return float(np.mean([s.skill for s in evaluate(graphs, held_out, theta).values() if s.n]))
 
     assert mean(found.theta) > mean(bundle.theta()) + 0.05
+
+
+def test_numbers_are_told_by_their_errors_and_drawn_by_their_skill(house: Any) -> None:
+    bundle, graphs, trained, held_out = house
+    judged = [SchoolData(school.name, school.train, held_out) for school in trained]
+    found = simulate(bundle, judged, 1, SETTINGS, seed=5, graphs=graphs)
+    lines: list[str] = []
+    files._line(found.rounds[0], lines.append)
+    errors = r"weight MAE [\d.]+ \(no unit given\), RMSE [\d.]+ \(no unit given\), R² "
+    assert any(re.search(errors, line) for line in lines)
+    assert any(re.search(r"category 0\.\d{3} \(n \d+\)", line) for line in lines)
+    title = "mean skill (accuracy; of numbers R², at least -1) "
+    assert title in svg(found, "schools")
+    many = {f"school {number}": scores for number, scores in enumerate([*found.rounds[0].scores.values()] * 20)}
+    files._line(replace(found.rounds[0], scores=many), lines.append)
+    assert title in lines[-1]
+    labels = {name: {"category": scores["category"]} for name, scores in found.rounds[0].scores.items()}
+    assert "mean accuracy " in svg(replace(found, rounds=(replace(found.rounds[0], scores=labels),)), "schools")
 
 
 def test_a_school_trains_once_on_a_version_and_a_buffer_that_nobody_can_fill_holds_up_nothing(house: Any) -> None:

@@ -85,7 +85,7 @@ def _errors(task: NumberReport, scores: NumberFigures | None) -> str:
 
 def gain(task: ReportedTask) -> str:
     """What a version changed: percentage points of an accuracy, the skill of numbers."""
-    return f"skill {task.gain:+.2f}" if isinstance(task, NumberReport) else points(task.gain)
+    return f"skill {task.gain:+.2f}".replace("-", "−") if isinstance(task, NumberReport) else points(task.gain)
 
 
 def fall(task: ReportedTask) -> str:
