@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from homeroom.system.html.render import SHARED_FOLDER, STYLE_FILE, colours, render, style_source
 
 ROOT = Path(__file__).resolve().parents[3]
-SOURCES = [path for top in ("sdk", "exporter", "aggregator") for path in (ROOT / top).rglob("*.*")]
+SOURCES = [path for top in ("sdk", "exporter", "aggregator", "examples") for path in (ROOT / top).rglob("*.*")]
 MODULES = [path for path in SOURCES if path.suffix == ".py"]
 TEMPLATES = [path for path in SOURCES if path.suffix in (".html", ".svg")]
 UNESCAPED = re.compile(r"\|\s*safe\b|\bMarkup\b|\bautoescape(?!=True)|mark_?safe")
