@@ -91,9 +91,8 @@ def export_command(
 
     plan = read_recipe(recipe)  # before torch is imported: a wrong recipe fails at once
     if peft is not None and plan.adapter is None:
-        raise RecipeError(
-            "has no [adapter] to start from a checkpoint", where=recipe.name, remedy='add family = "lora"'
-        )
+        fault = "has no [adapter] to start from a checkpoint"
+        raise RecipeError(fault, where=recipe.name, remedy='add family = "lora"')
     if dry_run:
         _dry_run(plan, calibration, threads)
         return

@@ -17,20 +17,9 @@ import numpy as np
 import onnx
 import safetensors.numpy
 
+from homeroom.contract import manifest
 from homeroom.contract.canonical_json import canonical, digest_file
 from homeroom.contract.layout import FULL_TIER
-from homeroom.contract.manifest import (
-    MANIFEST_FORMAT,
-    File,
-    Graph,
-    Licence,
-    Manifest,
-    ModalityName,
-    Runtime,
-    Tensor,
-    Training,
-)
-from homeroom.contract.manifest import Tier as TierFacts
 from homeroom.errors import DiskFullError, ExportError
 from homeroom.runtime.backend import SUFFIXES
 from homeroom.system.files import DISK_FULL_ERRNOS as NO_SPACE
@@ -59,11 +48,11 @@ class GraphFile:
     role: str
     tried: tuple[str, ...] = ()
     precision: str = "float32"
-    modality: ModalityName | None = None
+    modality: manifest.ModalityName | None = None
     batch: int = -1
     tokens: Mapping[str, int] | None = None
     tier: str = FULL_TIER
-    runtime: Runtime = "onnx"
+    runtime: manifest.Runtime = "onnx"
 
     @property
     def name(self) -> str:
@@ -90,15 +79,15 @@ class BundleContents:
     graphs: Sequence[GraphFile]
     files: Mapping[str, Path]
     golden: Mapping[str, bytes]
-    training: Training
-    licences: tuple[Licence, ...]
+    training: manifest.Training
+    licences: tuple[manifest.Licence, ...]
     provenance: Mapping[str, str]
     tiers: Mapping[str, NestedDesign] = field(default_factory=dict)
     converted: Sequence[GraphFile] = ()
     unconverted: Mapping[str, str] = field(default_factory=dict)
 
 
-def graph_entry(graph: GraphFile) -> Graph:
+def graph_entry(graph: GraphFile) -> manifest.Graph:
     """The manifest's facts about a graph, read from the file itself."""
     facts = {
         "role": graph.role,
@@ -112,13 +101,13 @@ def graph_entry(graph: GraphFile) -> Graph:
         "tried": graph.tried,
     }
     read = _onnx_facts if graph.runtime == "onnx" else _litert_facts
-    return msgspec.convert({**facts, **read(graph.path)}, Graph)
+    return msgspec.convert({**facts, **read(graph.path)}, manifest.Graph)
 
 
 def _onnx_facts(path: Path) -> dict[str, Any]:
     model = onnx.load(path, load_external_data=False)
 
-    def tensors(values: Sequence[onnx.ValueInfoProto]) -> tuple[Tensor, ...]:
+    def tensors(values: Sequence[onnx.ValueInfoProto]) -> tuple[manifest.Tensor, ...]:
         return tuple(
             msgspec.convert(
                 {
@@ -126,7 +115,7 @@ def _onnx_facts(path: Path) -> dict[str, Any]:
                     "dtype": DTYPES[v.type.tensor_type.elem_type],
                     "shape": [d.dim_value or -1 for d in v.type.tensor_type.shape.dim],
                 },
-                Tensor,
+                manifest.Tensor,
             )
             for v in values
         )
@@ -165,7 +154,7 @@ def litert_version() -> str:
     return importlib.metadata.version("ai-edge-litert")
 
 
-def fill(folder: Path, contents: BundleContents) -> Manifest:
+def fill(folder: Path, contents: BundleContents) -> manifest.Manifest:
     """Write every file of the bundle but its signature into `folder`; returns the manifest written."""
     for graph in (*contents.graphs, *contents.converted):
         _copy(graph.path, folder / graph.name)
@@ -182,11 +171,11 @@ def fill(folder: Path, contents: BundleContents) -> Manifest:
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         (folder / name).write_bytes(data)
     listed = sorted(p.relative_to(folder).as_posix() for p in folder.rglob("*") if p.is_file())
-    manifest = Manifest(
-        format=MANIFEST_FORMAT,
+    facts = manifest.Manifest(
+        format=manifest.MANIFEST_FORMAT,
         name=contents.name,
         version=contents.version,
-        files={name: File(digest_file(folder / name), (folder / name).stat().st_size) for name in listed},
+        files={name: manifest.File(digest_file(folder / name), (folder / name).stat().st_size) for name in listed},
         modalities=contents.design.modalities,
         slots=contents.design.slots,
         tasks=contents.design.tasks,
@@ -201,11 +190,11 @@ def fill(folder: Path, contents: BundleContents) -> Manifest:
         training=contents.training,
         licences=contents.licences,
         provenance=dict(contents.provenance),
-        tiers=tuple(TierFacts(name, len(tier.index)) for name, tier in contents.tiers.items()),
+        tiers=tuple(manifest.Tier(name, len(tier.index)) for name, tier in contents.tiers.items()),
         tier_index=TIERS if contents.tiers else None,
     )
-    (folder / "manifest.json").write_bytes(canonical(manifest))
-    return manifest
+    (folder / "manifest.json").write_bytes(canonical(facts))
+    return facts
 
 
 @contextlib.contextmanager

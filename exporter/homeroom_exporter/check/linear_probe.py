@@ -70,11 +70,9 @@ def refuse_one_class(tasks: Sequence[Task], samples: Sequence[StoredSample], fil
         labels = [sample.labels[task.name] for sample in samples if task.name in sample.labels]
         named = task.labels and not kind_of(task).per_token
         if named and labels and all(label == labels[0] for label in labels):
-            raise InputError(
-                f"{task.name}: every label is {labels[0]!r}, so nothing here shows whether it can be learned",
-                where=file,
-                remedy="add samples of other labels, or leave this task's labels out",
-            )
+            fault = f"{task.name}: every label is {labels[0]!r}, so nothing here shows whether it can be learned"
+            remedy = "add samples of other labels, or leave this task's labels out"
+            raise InputError(fault, where=file, remedy=remedy)
 
 
 def sample_row(slots: Sequence[Sequence[np.ndarray]], width: int) -> np.ndarray:

@@ -16,7 +16,7 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from homeroom.contract.manifest import Modality, Slot, Tolerance
+from homeroom.contract.manifest import Slot
 from homeroom.data.preprocess import hashed_content, prepare
 from homeroom.data.samples import StoredSample
 from homeroom.runtime.backend import load
@@ -166,16 +166,7 @@ def _mean_states(
     spec: EncoderSpec, encoder: Encoder, values: Mapping[bytes, Any], folder: Path
 ) -> dict[str, dict[bytes, NDArray[np.float32]]]:
     """By layer and value: the mean of its tokens, float32 [width], before any compression."""
-    modality = Modality(
-        name=spec.modality,
-        features_id="0" * 64,
-        encoder=encoder.title,
-        taps=encoder.taps,
-        dim=spec.dim,
-        buckets=encoder.buckets,
-        preprocess=encoder.preprocess,
-        tolerance=Tolerance(1.0, 1.0),
-    )
+    modality = encoder.modality(spec)
     path = folder / "layers.onnx"
     path.write_bytes(canonical_bytes(encoder.graph))
     run = load(path, threads=1)

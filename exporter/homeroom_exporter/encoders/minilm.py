@@ -31,20 +31,11 @@ def load(spec: EncoderSpec, scratch: Path) -> Encoder:
     config = model.config
     chosen = chosen_layers(spec, config.num_hidden_layers)
     preprocess, tokenizer = tokens(spec, config, scratch)
-    licence, files = packages.licence(
-        packages.MINILM, "minilm", scratch, "converted to ONNX, hidden states compressed and quantized"
-    )
-    return Encoder(
-        title=TITLE,
-        graph=hidden_states(model, chosen, TEXT_INPUTS, config.num_hidden_layers),
-        taps=tuple(f"layer.{i}" for i in chosen),
-        buckets=spec.buckets,
-        preprocess=preprocess,
-        scheme="dynamic",
-        float_bytes=float_bytes(model),
-        licences=(licence,),
-        files={**files, **tokenizer},
-    )
+    changes = "converted to ONNX, hidden states compressed and quantized"
+    licence, files = packages.licence(packages.MINILM, "minilm", scratch, changes)
+    graph = hidden_states(model, chosen, TEXT_INPUTS, config.num_hidden_layers)
+    taps, size, files = tuple(f"layer.{i}" for i in chosen), float_bytes(model), {**files, **tokenizer}
+    return Encoder(TITLE, graph, taps, spec.buckets, preprocess, "dynamic", size, (licence,), files)
 
 
 def load_model() -> Any:
@@ -83,6 +74,5 @@ def check_buckets(spec: EncoderSpec, limit: int) -> None:
     if not spec.buckets or list(spec.buckets) != sorted(set(spec.buckets)) or spec.buckets[0] < 2:
         raise ExportError("must be rising token counts from 2", where="buckets", remedy="for example 16, 32, 64")
     if spec.buckets[-1] > limit:
-        raise ExportError(
-            f"{spec.source} reads at most {limit} tokens", where="buckets", remedy="lower the last bucket"
-        )
+        fault = f"{spec.source} reads at most {limit} tokens"
+        raise ExportError(fault, where="buckets", remedy="lower the last bucket")

@@ -6,6 +6,7 @@ preprocessor_config.json for pictures and sound.
 
 from __future__ import annotations
 
+import copy
 import json
 from collections import Counter
 from collections.abc import Mapping
@@ -23,9 +24,18 @@ from homeroom.contract.graph_io import AUDIO, INPUT_IDS, PIXELS
 from homeroom.contract.manifest import AudioPreprocess, ImagePreprocess, Preprocess, TextPreprocess
 from homeroom.errors import ExportError
 from homeroom_exporter.encoders import hub, vision, wav2vec
+from homeroom_exporter.encoders.hidden_states import first_line
 from homeroom_exporter.encoders.minilm import TEXT_INPUTS, TOKENIZER, check_buckets, write_tokenizer
-from homeroom_exporter.encoders.spec import Encoder, EncoderSpec
-from homeroom_exporter.quantize.graph_surgery import ADDED, OPSET, expose, name_inputs, pool_spans, region_count
+from homeroom_exporter.encoders.spec import Encoder, EncoderSpec, Scheme
+from homeroom_exporter.quantize.graph_surgery import (
+    ADDED,
+    OPSET,
+    expose,
+    name_inputs,
+    pool_spans,
+    region_count,
+    set_fields,
+)
 
 BLOCK_ENDS = ("Add", "LayerNormalization", "Relu", "Clip", "Concat")  # what ends a block or a stage
 TRIAL_TOKENS = 7  # tokens of the trial run: a number that no width is likely to be
@@ -65,28 +75,17 @@ def encoder_of_graph(
     feeds = {name: inputs.feeds[ours] for name, ours in names.items()}
     candidates = tap_candidates(spec, model, feeds)
     if not candidates:
-        raise ExportError(
-            "has no value that could be a tap",
-            where=spec.source,
-            remedy="it is to hand on hidden states [batch, tokens, width] or maps [batch, channels, side, side]",
-        )
+        remedy = "it is to hand on hidden states [batch, tokens, width] or maps [batch, channels, side, side]"
+        raise ExportError("has no value that could be a tap", where=spec.source, remedy=remedy)
     chosen = choose_taps(spec, candidates)
     graph = expose(model, {f"layer.{number}": name for number, name in chosen.items()})
     name_inputs(graph, {name: (names[name], _dynamic(spec, value.shape)) for name, value in feeds.items()})
     buckets = _pool_taps(spec, graph, {f"layer.{n}": candidates[name] for n, name in chosen.items()})
     licences, texts = hub.licence(str(path.resolve().parent), {}, scratch)
-    convolves = len(next(iter(candidates.values()))) == 4
-    return Encoder(
-        title=title,
-        graph=graph,
-        taps=tuple(f"layer.{number}" for number in chosen),
-        buckets=buckets,
-        preprocess=inputs.preprocess,
-        scheme="static" if convolves else "dynamic",
-        float_bytes=sum(_float_bytes(tensor) for tensor in model.graph.initializer),
-        licences=licences,
-        files={**texts, **inputs.files},
-    )
+    scheme: Scheme = "static" if len(next(iter(candidates.values()))) == 4 else "dynamic"  # whether it convolves
+    size = sum(int(np.prod(t.dims)) * 4 for t in model.graph.initializer if t.data_type == TensorProto.FLOAT)
+    taps, files = tuple(f"layer.{number}" for number in chosen), {**texts, **inputs.files}
+    return Encoder(title, graph, taps, buckets, inputs.preprocess, scheme, size, licences, files)
 
 
 def read(path: Path, spec: EncoderSpec) -> onnx.ModelProto:
@@ -97,23 +96,16 @@ def read(path: Path, spec: EncoderSpec) -> onnx.ModelProto:
         raise ExportError(f"cannot be read as ONNX: {type(problem).__name__}", where=spec.source) from None
     if unknown := sorted({node.domain for node in model.graph.node if node.domain not in ("", "ai.onnx")}):
         node = next(node for node in model.graph.node if node.domain == unknown[0])
-        raise ExportError(
-            f"the node {node.name} is {node.op_type} of {unknown[0]}, which devices do not have",
-            where=spec.source,
-            remedy="export the model without a provider's optimizations",
-        )
+        fault = f"the node {node.name} is {node.op_type} of {unknown[0]}, which devices do not have"
+        raise ExportError(fault, where=spec.source, remedy="export the model without a provider's optimizations")
     version = next(o.version for o in model.opset_import if o.domain in ("", "ai.onnx"))
     if version == OPSET:
         return model
     try:
         return onnx.version_converter.convert_version(model, OPSET)
     except Exception as problem:
-        reason = next(iter(str(problem).splitlines()), type(problem).__name__)
-        raise ExportError(
-            f"opset {version} cannot be made {OPSET}: {reason}",
-            where=spec.source,
-            remedy=f"export it with opset {OPSET}",
-        ) from None
+        fault = f"opset {version} cannot be made {OPSET}: {first_line(problem)}"
+        raise ExportError(fault, where=spec.source, remedy=f"export it with opset {OPSET}") from None
 
 
 def model_inputs(spec: EncoderSpec, path: Path, scratch: Path) -> ModelInputs:
@@ -167,10 +159,8 @@ def tap_candidates(spec: EncoderSpec, model: onnx.ModelProto, feeds: Mapping[str
         for node in model.graph.node
         if node.output[0] in results or (node.op_type in BLOCK_ENDS and readers[node.output[0]] > 1)
     ]
-    trial = onnx.ModelProto()
-    trial.CopyFrom(model)
-    del trial.graph.output[:]
-    trial.graph.output.extend(onnx.ValueInfoProto(name=name) for name in names)  # some are counts
+    trial = copy.deepcopy(model)
+    set_fields(trial.graph, output=[onnx.ValueInfoProto(name=name) for name in names])  # some are counts
     for value in trial.graph.input:
         value.type.tensor_type.ClearField("shape")
     options = onnxruntime.SessionOptions()
@@ -230,9 +220,7 @@ def _pool_taps(spec: EncoderSpec, graph: onnx.ModelProto, shapes: dict[str, Shap
 
 def _zero_input(model: onnx.ModelProto, name: str, like: str) -> None:
     """An input becomes zeros of another one's shape."""
-    kept = [value for value in model.graph.input if value.name != name]
-    del model.graph.input[:]
-    model.graph.input.extend(kept)
+    set_fields(model.graph, input=[value for value in model.graph.input if value.name != name])
     model.graph.node.insert(0, helper.make_node("Sub", [like, like], [name], name=f"{ADDED}{name}"))
 
 
@@ -253,7 +241,3 @@ def _read_processor(path: Path, spec: EncoderSpec) -> dict[str, Any]:
     except ValueError as problem:
         raise ExportError(f"{PROCESSOR_FILE} beside it is no JSON: {problem}", where=spec.source) from None
     return dict(settings)
-
-
-def _float_bytes(tensor: TensorProto) -> int:
-    return int(np.prod(tensor.dims)) * 4 if tensor.data_type == TensorProto.FLOAT else 0

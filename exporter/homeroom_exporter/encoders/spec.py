@@ -11,7 +11,10 @@ import numpy as np
 import onnx
 from numpy.typing import NDArray
 
-from homeroom.contract.manifest import Column, Licence, ModalityName, Preprocess
+from homeroom.contract.manifest import Column, Licence, Modality, ModalityName, Preprocess, Tolerance
+
+UNKNOWN_FEATURES = "0" * 64
+Scheme = Literal["dynamic", "static", "none"]
 
 
 class EncoderSpec(msgspec.Struct, frozen=True, kw_only=True):
@@ -56,9 +59,23 @@ class Encoder:
     taps: tuple[str, ...]
     buckets: tuple[int, ...]
     preprocess: Preprocess
-    scheme: Literal["dynamic", "static", "none"]
+    scheme: Scheme
     float_bytes: int
     licences: tuple[Licence, ...] = ()
     files: dict[str, Path] = field(default_factory=dict)
     keep_float: tuple[str, ...] = ()
     scale: NDArray[np.float32] | None = None
+
+    def modality(self, spec: EncoderSpec) -> Modality:
+        """The manifest's modality, with features whose identity and tolerance are not known yet."""
+        return Modality(
+            name=spec.modality,
+            features_id=UNKNOWN_FEATURES,
+            encoder=self.title,
+            taps=self.taps,
+            dim=spec.dim if self.scale is None else self.scale.shape[1],
+            buckets=self.buckets,
+            preprocess=self.preprocess,
+            tolerance=Tolerance(1.0, 1.0),
+            float_bytes=self.float_bytes,
+        )

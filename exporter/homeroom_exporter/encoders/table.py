@@ -29,13 +29,5 @@ def load(spec: EncoderSpec, scratch: Path) -> Encoder:
     units = extend(model, "Mul", [TABLE_ROW, unit], "units.row")
     shape = constant(model, "shape", np.array([-1, 1, 1, width], np.int64))
     finish(model, extend(model, "Reshape", [units, shape], "tokens"), ["batch", 1, 1, width])
-    return Encoder(
-        title="standardised row",
-        graph=model,
-        taps=("row",),
-        buckets=(1,),
-        preprocess=preprocess,
-        scheme="none",
-        float_bytes=0,
-        scale=np.full((1, width), LARGEST_VALUE / INT8_LIMIT, np.float32),
-    )
+    scale = np.full((1, width), LARGEST_VALUE / INT8_LIMIT, np.float32)
+    return Encoder("standardised row", model, ("row",), (1,), preprocess, "none", float_bytes=0, scale=scale)

@@ -126,9 +126,8 @@ def _given_module(spec: EncoderSpec) -> tuple[torch.nn.Module, Path, str]:
     """A copy of the module, in float32 and where it can be read; what stands in its folder."""
     folder = Path(spec.source.removeprefix(SCHEME))
     if not folder.is_dir():
-        raise _refusal(
-            spec, "is no folder", "name the one with the module's tokenizer.json or preprocessor_config.json"
-        )
+        remedy = "name the one with the module's tokenizer.json or preprocessor_config.json"
+        raise _refusal(spec, "is no folder", remedy)
     if not isinstance(spec.module, torch.nn.Module):
         raise _refusal(spec, f"was handed a {type(spec.module).__name__}, no torch.nn.Module", "hand over the module")
     module = copy.deepcopy(spec.module).to("cpu", torch.float32)
@@ -230,11 +229,8 @@ def _refuse_branches(spec: EncoderSpec, called: FloatOutputs, feeds: Mapping[str
         try:
             called(*(mode.from_tensor(value) for value in feeds.values()))
         except DataDependentOutputException as problem:
-            raise _refusal(
-                spec,
-                f"its forward decides by a tensor's values{_author_line(problem)}, and a graph cannot",
-                "use torch.where or a mask in place of if and loops",
-            ) from None
+            fault = f"its forward decides by a tensor's values{_author_line(problem)}, and a graph cannot"
+            raise _refusal(spec, fault, "use torch.where or a mask in place of if and loops") from None
         except Exception:  # what has no such form is held against its graph all the same
             return
 
@@ -260,11 +256,8 @@ def _refuse_difference(
     except ExportError:
         raise
     except Exception as problem:  # onnxruntime's own errors too
-        raise _refusal(
-            spec,
-            f"as a graph it gives {trace_error(problem)}",
-            "its forward may fix no batch or length that it was shown",
-        ) from None
+        remedy = "its forward may fix no batch or length that it was shown"
+        raise _refusal(spec, f"as a graph it gives {trace_error(problem)}", remedy) from None
 
 
 def _refusal(spec: EncoderSpec, what: str, remedy: str) -> ExportError:

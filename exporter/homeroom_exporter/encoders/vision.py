@@ -16,9 +16,16 @@ import torch
 from homeroom.contract.graph_io import PIXELS
 from homeroom.contract.manifest import ImagePreprocess
 from homeroom.errors import ExportError
-from homeroom_exporter.encoders.hidden_states import HiddenStates, chosen_layers, float_bytes, quiet_torch, traced_batch
-from homeroom_exporter.encoders.spec import Encoder, EncoderSpec
-from homeroom_exporter.quantize.graph_surgery import expose, name_inputs, pool_patches, pool_regions, region_count
+from homeroom_exporter.encoders.hidden_states import (
+    HiddenStates,
+    chosen_layers,
+    first_line,
+    float_bytes,
+    layers_graph,
+    quiet_torch,
+)
+from homeroom_exporter.encoders.spec import Encoder, EncoderSpec, Scheme
+from homeroom_exporter.quantize.graph_surgery import pool_patches, pool_regions, region_count
 
 GRID = 2
 HALVES = (0.5, 0.5, 0.5)
@@ -36,26 +43,15 @@ def load(
     keep_positions(model)
     states = shapes(spec, model, side)
     chosen = chosen_layers(spec, len(states) - 1)
-    names = [f"hidden.{i}" for i in chosen]
-    graph = traced_batch(HiddenStates(model, chosen), torch.zeros(2, 3, side, side), PIXELS, names)
-    graph = expose(graph, {f"layer.{i}": value for i, value in zip(chosen, names, strict=True)})
-    name_inputs(graph, {PIXELS: (PIXELS, ("batch", 3, side, side))})
+    inputs = {PIXELS: (PIXELS, ("batch", 3, side, side))}
+    graph = layers_graph(HiddenStates(model, chosen), torch.zeros(2, 3, side, side), inputs)
     grid = spec.grid or GRID
     patch = getattr(config, "patch_size", None)
     for i in chosen:
         pool(spec, graph, f"layer.{i}", states[i], grid, side // patch if isinstance(patch, int) else None)
-    convolves = len(states[chosen[-1]]) == 4
-    return Encoder(
-        title=name,
-        graph=graph,
-        taps=tuple(f"layer.{i}" for i in chosen),
-        buckets=(region_count(grid),),
-        preprocess=preprocess,
-        scheme="static" if convolves else "dynamic",
-        float_bytes=float_bytes(model),
-        licences=licences,
-        files=files,
-    )
+    taps, buckets, size = tuple(f"layer.{i}" for i in chosen), (region_count(grid),), float_bytes(model)
+    scheme: Scheme = "static" if len(states[chosen[-1]]) == 4 else "dynamic"  # whether it convolves
+    return Encoder(name, graph, taps, buckets, preprocess, scheme, size, licences, files)
 
 
 def keep_positions(model: Any) -> None:
@@ -88,12 +84,8 @@ def shapes(spec: EncoderSpec, model: Any, side: int) -> list[tuple[int, ...]]:
             raise ValueError("it hands none on")
         return [tuple(state.shape) for state in outputs.hidden_states]
     except Exception as problem:  # whatever the model's own code raises
-        reason = next(iter(str(problem).splitlines()), type(problem).__name__)
-        raise ExportError(
-            f"{model.config.model_type} gives no hidden states of pictures: {reason}",
-            where=spec.source,
-            remedy="choose a model for pictures",
-        ) from None
+        fault = f"{model.config.model_type} gives no hidden states of pictures: {first_line(problem)}"
+        raise ExportError(fault, where=spec.source, remedy="choose a model for pictures") from None
 
 
 def pool(

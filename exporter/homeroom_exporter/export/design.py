@@ -5,18 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from homeroom.contract.manifest import (
-    MANIFEST_FORMAT,
-    AudioPreprocess,
-    ImagePreprocess,
-    Manifest,
-    Modality,
-    Preprocess,
-    SequencePreprocess,
-    TablePreprocess,
-    TextPreprocess,
-    Tolerance,
-)
+from homeroom.contract import manifest
+from homeroom.contract.manifest import Manifest, Preprocess
 from homeroom.data.preprocess import hashed_content
 from homeroom.data.samples import StoredSample
 from homeroom.errors import InputError
@@ -54,7 +44,7 @@ def design_of(recipe: Recipe, backbones: Mapping[str, Backbone], inside: LoraEnc
 def draft(recipe: Recipe) -> Manifest:
     """The manifest's slots and tasks, to check samples against before there is a bundle."""
     modalities = tuple(
-        Modality(
+        manifest.Modality(
             name=spec.modality,
             features_id="0" * 64,
             encoder=spec.source,
@@ -62,12 +52,12 @@ def draft(recipe: Recipe) -> Manifest:
             dim=spec.dim,
             buckets=spec.buckets,
             preprocess=_draft_preprocess(spec),
-            tolerance=Tolerance(0.0, 0.0),
+            tolerance=manifest.Tolerance(0.0, 0.0),
         )
         for spec in recipe.encoders
     )
     return Manifest(
-        format=MANIFEST_FORMAT,
+        format=manifest.MANIFEST_FORMAT,
         name=recipe.name,
         version=recipe.version,
         files={},
@@ -85,15 +75,15 @@ def _draft_preprocess(spec: EncoderSpec) -> Preprocess:
     """Enough of an encoder's preprocessing to check samples by."""
     match spec.modality:
         case "text":
-            return TextPreprocess(tokenizer="none")
+            return manifest.TextPreprocess(tokenizer="none")
         case "image":
-            return ImagePreprocess(size=1, resize=1, mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0))
+            return manifest.ImagePreprocess(size=1, resize=1, mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0))
         case "audio":
-            return AudioPreprocess(rate=16_000, samples=16_000, form="waveform")
+            return manifest.AudioPreprocess(rate=16_000, samples=16_000, form="waveform")
         case "table":
-            return TablePreprocess(columns=spec.columns)
+            return manifest.TablePreprocess(columns=spec.columns)
         case "sequence":
-            return SequencePreprocess(skills=spec.skills)
+            return manifest.SequencePreprocess(skills=spec.skills)
 
 
 def calibration_values(recipe: Recipe, modality: str, samples: Sequence[StoredSample]) -> list[Any]:
@@ -103,9 +93,8 @@ def calibration_values(recipe: Recipe, modality: str, samples: Sequence[StoredSa
         hashed_content(v): v for sample in samples for slot in slots for _, v in golden.slot_values(slot, sample)
     }
     if not by_content:
-        raise InputError(
-            f"no calibration sample has a value for {modality}", where=modality, remedy="add some, or drop the encoder"
-        )
+        fault = f"no calibration sample has a value for {modality}"
+        raise InputError(fault, where=modality, remedy="add some, or drop the encoder")
     values = list(by_content.values())
     step = max(1, -(-len(values) // CALIBRATION_VALUES[modality]))
     return values[::step]

@@ -21,7 +21,6 @@ from rich.console import Console
 from rich.table import Table
 
 from homeroom.contract.graph_io import THETA
-from homeroom.contract.manifest import Modality, Tolerance
 from homeroom.data.ingest import read_samples
 from homeroom.device.resources.benchmark_worker import measure_rates
 from homeroom_exporter import encoders
@@ -29,7 +28,7 @@ from homeroom_exporter.bundle.scratch import claim
 from homeroom_exporter.check import linear_probe
 from homeroom_exporter.check.footprint import Footprint, run_footprint
 from homeroom_exporter.check.tap_probe import MODALITIES, TapChoice, choose, recipe_taps
-from homeroom_exporter.encoders.backbone import UNKNOWN_FEATURES, Backbone
+from homeroom_exporter.encoders.backbone import Backbone
 from homeroom_exporter.encoders.spec import EncoderSpec
 from homeroom_exporter.export.design import design_of, draft
 from homeroom_exporter.export.steps import grad_graph_rows, reads_token_pairs, variants
@@ -183,22 +182,11 @@ def _encoder(spec: EncoderSpec, folder: Path, threads: int) -> tuple[Backbone, E
     path = folder / "encoder.onnx"
     path.write_bytes(canonical_bytes(encoder.graph))
     scale = np.ones((len(encoder.taps), spec.dim), np.float32) if encoder.scale is None else encoder.scale
-    modality = Modality(
-        name=spec.modality,
-        features_id=UNKNOWN_FEATURES,
-        encoder=encoder.title,
-        taps=encoder.taps,
-        dim=scale.shape[1],
-        buckets=encoder.buckets,
-        preprocess=encoder.preprocess,
-        tolerance=Tolerance(1.0, 1.0),
-        float_bytes=encoder.float_bytes,
-    )
     cost = run_footprint(path, longest(encoder.graph, encoder.buckets[-1]), threads)
     share = SMALLER[spec.quantize] if encoder.scheme != "none" else 1.0
-    small_bytes = round(encoder.float_bytes * share)
-    found = EncoderEstimate(spec.modality, encoder.title, encoder.taps, encoder.float_bytes, small_bytes, cost)
-    return Backbone(modality, {}, scale, dict(encoder.files), encoder.licences, encoder.float_bytes), found
+    size, small_size = encoder.float_bytes, round(encoder.float_bytes * share)
+    backbone = Backbone(encoder.modality(spec), {}, scale, encoder.files, encoder.licences, size)
+    return backbone, EncoderEstimate(spec.modality, encoder.title, encoder.taps, size, small_size, cost)
 
 
 def longest(graph: onnx.ModelProto, tokens: int) -> dict[str, np.ndarray]:

@@ -61,11 +61,8 @@ def converter() -> str:
         return sys.executable
     named = os.environ.get(CONVERTER_PYTHON, "")
     if not named or not Path(named).is_file():
-        raise MissingExtraError(
-            "nothing here converts for LiteRT",
-            remedy="pip install 'homeroom[exporter,convert]' in an environment of its own, and name it in "
-            + CONVERTER_PYTHON,
-        )
+        remedy = "pip install 'homeroom[exporter,convert]' in an environment of its own, and name it in "
+        raise MissingExtraError("nothing here converts for LiteRT", remedy=remedy + CONVERTER_PYTHON)
     return named
 
 

@@ -45,19 +45,15 @@ def read(folder: Path) -> Checkpoint:
     for key, value in tensors.items():
         side = next((s for s, end in SIDES.items() if key.startswith(KEY_PREFIX) and key.endswith(end)), None)
         if side is None:
-            raise ExportError(
-                f"holds {key}, which is no LoRA factor",
-                where=where,
-                remedy="save the adapter without modules_to_save and biases: heads are Homeroom's own",
-            )
+            remedy = "save the adapter without modules_to_save and biases: heads are Homeroom's own"
+            raise ExportError(f"holds {key}, which is no LoRA factor", where=where, remedy=remedy)
         if value.ndim != 2 or not np.isfinite(value).all():
             raise ExportError(f"{key} is not a finite matrix", where=where)
         sides[side][key.removeprefix(KEY_PREFIX).removesuffix(SIDES[side])] = np.asarray(value, np.float32)
     for one, other in (("A", "B"), ("B", "A")):
         if alone := sorted(sides[one].keys() - sides[other].keys()):
-            raise ExportError(
-                f"lacks {KEY_PREFIX}{alone[0]}{SIDES[other]}", where=where, remedy="save it again with PEFT"
-            )
+            fault = f"lacks {KEY_PREFIX}{alone[0]}{SIDES[other]}"
+            raise ExportError(fault, where=where, remedy="save it again with PEFT")
     if not sides["A"]:
         raise ExportError("holds no LoRA factor", where=where)
     return Checkpoint(where, config, {path: (sides["A"][path], sides["B"][path]) for path in sides["A"]})
@@ -157,9 +153,8 @@ def write(bundle: Bundle, theta: np.ndarray, out: Path) -> list[str]:
     layers = config["target_modules"]
     wanted = {f"{KEY_PREFIX}{path}{end}" for path in layers for end in SIDES.values()}
     if wrong := sorted(wanted ^ factors.keys()):
-        raise ExportError(
-            f"does not fit its settings: {wrong[0]}", where=bundle.manifest.name, remedy="export it again"
-        )
+        fault = f"does not fit its settings: {wrong[0]}"
+        raise ExportError(fault, where=bundle.manifest.name, remedy="export it again")
     with staging(out) as folder:
         for name, tensors in ((MODEL, factors), (REST, rest)):
             ready = {key: np.ascontiguousarray(value, np.float32) for key, value in sorted(tensors.items())}

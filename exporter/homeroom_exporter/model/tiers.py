@@ -41,9 +41,8 @@ def make_tiers(design: Design, names: tuple[TierName, ...]) -> dict[str, NestedD
         sizes = {w: narrowed(design, w, share).layout.size for w in range(WIDTH_STEP, design.width, WIDTH_STEP)}
         width = min(sizes, key=lambda w: abs(sizes[w] - share * whole))
         if width in used:
-            raise ExportError(
-                f"a model {design.width} wide has no tier {name} of its own", where="tiers", remedy="name fewer tiers"
-            )
+            fault = f"a model {design.width} wide has no tier {name} of its own"
+            raise ExportError(fault, where="tiers", remedy="name fewer tiers")
         used.add(width)
         small = narrowed(design, width, share)
         tiers[name] = NestedDesign(small, tier_index(design, small))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -12,7 +13,7 @@ from onnx import TensorProto, helper
 
 from homeroom.contract.graph_io import FEATURES
 from homeroom.errors import ExportError
-from homeroom_exporter.quantize.graph_surgery import constant, extend
+from homeroom_exporter.quantize.graph_surgery import constant, extend, set_fields
 
 INT8_LIMIT = 127  # of an int8, the same on both sides
 PERCENTILE = 99.9  # of the magnitudes of a tap: what lies beyond is clipped
@@ -44,11 +45,8 @@ def fit(tokens: Sequence[NDArray[np.float32]], dim: int, names: Sequence[str]) -
         if width < dim:
             raise ExportError(f"has {width} channels, fewer than dim = {dim}", where=f"tap {name}", remedy="lower dim")
         if count <= dim:
-            raise ExportError(
-                f"{count} calibration tokens are too few for dim = {dim}",
-                where=f"tap {name}",
-                remedy="give more calibration samples, or lower dim",
-            )
+            fault = f"{count} calibration tokens are too few for dim = {dim}"
+            raise ExportError(fault, where=f"tap {name}", remedy="give more calibration samples, or lower dim")
         centred = rows.astype(np.float64)
         mean = centred.mean(0)
         centred -= mean
@@ -76,8 +74,7 @@ def truncate(values: NDArray[np.float64]) -> NDArray[np.float32]:
 
 def append(model: onnx.ModelProto, taps: Sequence[str], compression: Compression, tokens: str | int) -> onnx.ModelProto:
     """The model with one output `features`, int8 [batch, taps, tokens, dim], in place of its float taps."""
-    compressed = onnx.ModelProto()
-    compressed.CopyFrom(model)
+    compressed = copy.deepcopy(model)
     axis = constant(compressed, "axis", np.array([1], np.int64))
     parts = []
     for tap, mean, basis, step in zip(taps, compression.means, compression.bases, compression.steps, strict=True):
@@ -98,15 +95,13 @@ def finish(model: onnx.ModelProto, value: str, shape: Sequence[str | int]) -> No
     low = constant(model, "low", np.array(-INT8_LIMIT, np.float32))
     high = constant(model, "high", np.array(INT8_LIMIT, np.float32))
     clipped = extend(model, "Clip", [rounded, low, high], "clipped")
-    model.graph.node.append(
-        helper.make_node("Cast", [clipped], [FEATURES], name="homeroom.features", to=TensorProto.INT8)
-    )
-    del model.graph.output[:]
-    model.graph.output.append(helper.make_tensor_value_info(FEATURES, TensorProto.INT8, list(shape)))
+    node = helper.make_node("Cast", [clipped], [FEATURES], name="homeroom.features", to=TensorProto.INT8)
+    model.graph.node.append(node)
+    features = helper.make_tensor_value_info(FEATURES, TensorProto.INT8, list(shape))
+    set_fields(model.graph, output=[features])
 
 
 def valid_tokens(outputs: Mapping[str, NDArray[np.float32]], counts: Sequence[int]) -> dict[str, NDArray[np.float32]]:
     """The rows [n, width] of each tap [batch, tokens, width] that are not padding."""
-    return {
-        tap: np.concatenate([value[row, :count] for row, count in enumerate(counts)]) for tap, value in outputs.items()
-    }
+    rows = list(enumerate(counts))
+    return {tap: np.concatenate([value[row, :count] for row, count in rows]) for tap, value in outputs.items()}

@@ -7,6 +7,7 @@ next int8 step on another processor, and thirty layers later a third of all valu
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping
 
 import numpy as np
@@ -14,7 +15,7 @@ import onnx
 from numpy.typing import NDArray
 from onnx import NodeProto, TensorProto, helper, numpy_helper
 
-from homeroom_exporter.quantize.graph_surgery import ADDED
+from homeroom_exporter.quantize.graph_surgery import ADDED, set_fields
 
 SIGNIFICAND_BITS = 24  # of a float32's significand
 INPUT_BITS = (12, 11, 10)  # of an input, with one that is room above the range; the finest that weights leave is taken
@@ -30,12 +31,10 @@ def exact_convolutions(model: onnx.ModelProto, largest: Mapping[str, float]) -> 
     largest: the greatest absolute value seen of a graph's values, by name; beyond twice that a sum may be rounded. A
     convolution of too many products for its precision is left as it is, and so is one whose input is not in `largest`.
     """
-    result = onnx.ModelProto()
-    result.CopyFrom(model)
+    result = copy.deepcopy(model)
     graph = result.graph
-    constants = {
-        one.name: numpy_helper.to_array(one) for one in graph.initializer if one.data_type == TensorProto.FLOAT
-    }
+    floats = [tensor for tensor in graph.initializer if tensor.data_type == TensorProto.FLOAT]
+    constants = {tensor.name: numpy_helper.to_array(tensor) for tensor in floats}
     nodes: list[NodeProto] = []
     for node in graph.node:
         grids = None
@@ -51,15 +50,12 @@ def exact_convolutions(model: onnx.ModelProto, largest: Mapping[str, float]) -> 
         graph.initializer.extend(parts)
         nodes.append(helper.make_node("Mul", [node.input[0], parts[0].name], [f"{name}.scaled"], name=f"{name}.scaled"))
         nodes.append(helper.make_node("Round", [f"{name}.scaled"], [f"{name}.steps"], name=f"{name}.steps"))
-        changed = NodeProto()
-        changed.CopyFrom(node)
+        changed = copy.deepcopy(node)
         changed.input[:] = [f"{name}.steps", *(part.name for part in parts[1:])]
         nodes.append(changed)
     used = {name for node in nodes for name in node.input}
     kept = [tensor for tensor in graph.initializer if tensor.name in used]
-    del graph.node[:], graph.initializer[:]
-    graph.node.extend(nodes)
-    graph.initializer.extend(kept)
+    set_fields(graph, node=nodes, initializer=kept)
     return result
 
 
@@ -73,9 +69,8 @@ def _grids(largest: float, weight: Array, bias: Array | None = None) -> tuple[fl
         largest_sum = np.abs(rows_of_steps).sum(1) * limit + np.abs(offset)
         grid = 2.0 ** np.ceil(np.log2(np.maximum(largest_sum, np.finfo(np.float32).tiny)) - SIGNIFICAND_BITS)
         weight_steps, bias_steps = np.round(rows_of_steps / grid[:, None]), np.round(offset / grid)
-        grid[np.abs(weight_steps).sum(1) * limit + np.abs(bias_steps) > 2.0**SIGNIFICAND_BITS] *= (
-            2  # rounding went up past it
-        )
+        passed = np.abs(weight_steps).sum(1) * limit + np.abs(bias_steps) > 2.0**SIGNIFICAND_BITS
+        grid[passed] *= 2  # rounding went up past it
         weight_steps, bias_steps = np.round(rows_of_steps / grid[:, None]), np.round(offset / grid)
         rounded = weight_steps * grid[:, None]
         if np.linalg.norm(rounded - rows_of_steps) <= LOST_NORM_LIMIT * np.linalg.norm(rows_of_steps):

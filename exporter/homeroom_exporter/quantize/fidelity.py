@@ -11,25 +11,8 @@ import numpy as np
 import onnx
 from numpy.typing import NDArray
 
-from homeroom.contract.graph_io import (
-    ATTENTION_MASK,
-    AUDIO,
-    FEATURES,
-    INPUT_IDS,
-    MEL_BANDS,
-    MEL_HOP,
-    PIXELS,
-    SEQUENCE_STEPS,
-    TABLE_ROW,
-)
-from homeroom.contract.manifest import (
-    AudioPreprocess,
-    ImagePreprocess,
-    Modality,
-    SequencePreprocess,
-    TablePreprocess,
-    TextPreprocess,
-)
+from homeroom.contract import graph_io, manifest
+from homeroom.contract.manifest import Modality
 from homeroom.data.preprocess import Prepared, collate
 from homeroom.runtime.backend import load
 from homeroom_exporter.quantize.compress import INT8_LIMIT
@@ -57,7 +40,7 @@ def features(
     """int8 [taps, valid tokens, dim] of each input, in the order of `batches`."""
     run = load(path, threads=threads)
     for feeds, counts in batches(modality, inputs):
-        outputs = run(feeds)[FEATURES]
+        outputs = run(feeds)[graph_io.FEATURES]
         yield from (outputs[row, :, :count] for row, count in enumerate(counts))
 
 
@@ -83,9 +66,9 @@ def problems(modality: Modality, path: Path) -> list[str]:
         run = load(_with_rounded_value(path, Path(folder) / "probe.onnx"), threads=1)
         for name, feeds in extremes(modality):
             outputs = run(feeds)
-            features = outputs.pop(FEATURES)
+            features = outputs.pop(graph_io.FEATURES)
             rows = len(next(iter(feeds.values())))
-            lengths = [feeds[name].shape[1] for name in (INPUT_IDS, SEQUENCE_STEPS) if name in feeds]
+            lengths = [feeds[name].shape[1] for name in (graph_io.INPUT_IDS, graph_io.SEQUENCE_STEPS) if name in feeds]
             (tokens,) = lengths or [modality.buckets[-1]]
             if not all(np.isfinite(value).all() for value in outputs.values()):
                 messages.append(f"{name} gives values that are not finite")
@@ -108,28 +91,31 @@ def _with_rounded_value(path: Path, probe: Path) -> Path:
 def extremes(modality: Modality) -> Iterator[tuple[str, dict[str, NDArray[Any]]]]:
     """Named batches at the edges of what a modality's graph may be fed."""
     match modality.preprocess:
-        case TextPreprocess():
+        case manifest.TextPreprocess():
             for rows, length in ((1, modality.buckets[0]), (3, modality.buckets[-1])):
                 ids, mask = np.zeros((rows, length), np.int64), np.ones((rows, length), np.int64)
-                yield f"empty text of {length}", {INPUT_IDS: ids, ATTENTION_MASK: 0 * mask}
-                yield f"all-zero text of {length}", {INPUT_IDS: ids, ATTENTION_MASK: mask}
+                yield f"empty text of {length}", {graph_io.INPUT_IDS: ids, graph_io.ATTENTION_MASK: 0 * mask}
+                yield f"all-zero text of {length}", {graph_io.INPUT_IDS: ids, graph_io.ATTENTION_MASK: mask}
                 single = 0 * mask
                 single[:, 0] = 1
-                yield f"one token of {length}", {INPUT_IDS: ids + 1, ATTENTION_MASK: single}
-        case ImagePreprocess(size=size, mean=mean, std=std):
+                yield f"one token of {length}", {graph_io.INPUT_IDS: ids + 1, graph_io.ATTENTION_MASK: single}
+        case manifest.ImagePreprocess(size=size, mean=mean, std=std):
             low, high = ([(edge - m) / s for m, s in zip(mean, std, strict=True)] for edge in (0.0, 1.0))
             for name, values in (("zero", [0.0] * 3), ("black", low), ("white", high)):
                 pixels = np.array(values, np.float32)[None, :, None, None]
-                yield f"{name} picture", {PIXELS: np.tile(pixels, (3 if name == "zero" else 1, 1, size, size))}
-        case AudioPreprocess(form=form, samples=samples, gain=gain):
-            shape = (MEL_BANDS, samples // MEL_HOP) if form == "whisper-mel" else (samples,)
+                yield f"{name} picture", {graph_io.PIXELS: np.tile(pixels, (3 if name == "zero" else 1, 1, size, size))}
+        case manifest.AudioPreprocess(form=form, samples=samples, gain=gain):
+            shape = (graph_io.MEL_BANDS, samples // graph_io.MEL_HOP) if form == "whisper-mel" else (samples,)
             top = 2.0 if form == "whisper-mel" else gain
             for name, value in (("silent", 0.0), ("saturated", top), ("negative", -top)):
-                yield f"{name} sound", {AUDIO: np.full((3 if value else 1, *shape), value, np.float32)}
-        case TablePreprocess(width=width):
+                yield f"{name} sound", {graph_io.AUDIO: np.full((3 if value else 1, *shape), value, np.float32)}
+        case manifest.TablePreprocess(width=width):
             for name, value in (("zero", 0.0), ("largest", 8.0), ("smallest", -8.0)):
-                yield f"{name} row", {TABLE_ROW: np.full((3 if value else 1, width), value, np.float32)}
-        case SequencePreprocess(width=width):
+                yield f"{name} row", {graph_io.TABLE_ROW: np.full((3 if value else 1, width), value, np.float32)}
+        case manifest.SequencePreprocess(width=width):
             for length in (modality.buckets[0], modality.buckets[-1]):
                 for name, steps in (("zero", np.zeros), ("largest", np.ones)):
-                    yield f"{name} sequence of {length}", {SEQUENCE_STEPS: steps((3, length, width), np.float32)}
+                    yield (
+                        f"{name} sequence of {length}",
+                        {graph_io.SEQUENCE_STEPS: steps((3, length, width), np.float32)},
+                    )

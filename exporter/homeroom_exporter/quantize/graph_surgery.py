@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from itertools import count
+import copy
+import itertools
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import onnx
@@ -51,6 +53,14 @@ def values_read(node: NodeProto) -> set[str]:
     return names
 
 
+def set_fields(graph: onnx.GraphProto, **fields: Iterable[Any]) -> None:
+    """Replaces repeated fields of a graph, such as `node`."""
+    for name, values in fields.items():
+        kept = list(values)
+        graph.ClearField(name)
+        getattr(graph, name).extend(kept)
+
+
 def as_model(graph: onnx.GraphProto, opsets: Sequence[onnx.OperatorSetIdProto]) -> onnx.ModelProto:
     """A model of a graph, in the exporter's IR version."""
     return helper.make_model(graph, opset_imports=list(opsets), ir_version=IR_VERSION, producer_name="homeroom")
@@ -83,10 +93,9 @@ def pool_time(model: onnx.ModelProto, tap: str, tokens: int, width: int) -> None
     """A tap [batch, positions, width] becomes means over equal spans of time, [batch, tokens, width]."""
     raw = rename_output(model, tap)
     shape = constant(model, f"{tap}.spans", np.array([0, tokens, -1, width], np.int64))
-    spans = extend(model, "Reshape", [raw, shape], f"{tap}.split")
-    model.graph.node.append(
-        helper.make_node("ReduceMean", [spans], [tap], name=f"{ADDED}{tap}.mean", axes=[2], keepdims=0)
-    )
+    split = extend(model, "Reshape", [raw, shape], f"{tap}.split")
+    node = helper.make_node("ReduceMean", [split], [tap], name=f"{ADDED}{tap}.mean", axes=[2], keepdims=0)
+    model.graph.node.append(node)
 
 
 def pool_regions(model: onnx.ModelProto, tap: str, channels: int, side: int, grid: int) -> None:
@@ -95,9 +104,8 @@ def pool_regions(model: onnx.ModelProto, tap: str, channels: int, side: int, gri
     Regions are those of adaptive average pooling, row by row; they may overlap where grid does not divide side.
     """
     raw = rename_output(model, tap)
-    flat = extend(
-        model, "Reshape", [raw, constant(model, f"{tap}.shape", np.array([0, channels, -1], np.int64))], f"{tap}.flat"
-    )
+    shape = constant(model, f"{tap}.shape", np.array([0, channels, -1], np.int64))
+    flat = extend(model, "Reshape", [raw, shape], f"{tap}.flat")
     pooled = extend(model, "MatMul", [flat, constant(model, f"{tap}.regions", regions(side, grid))], f"{tap}.pooled")
     model.graph.node.append(helper.make_node("Transpose", [pooled], [tap], name=f"{ADDED}{tap}.tokens", perm=[0, 2, 1]))
 
@@ -119,11 +127,16 @@ def pool_patches(model: onnx.ModelProto, tap: str, side: int, grid: int, special
 
 def pool_spans(model: onnx.ModelProto, tap: str, frames: int, tokens: int) -> None:
     """A tap [batch, frames, width] becomes means over spans of time, [batch, tokens, width]; spans may overlap."""
-    weight = np.zeros((tokens, frames), np.float32)
+    _pool(model, tap, rename_output(model, tap), spans(frames, tokens))
+
+
+def spans(frames: int, tokens: int) -> NDArray[np.float32]:
+    """Weights float32 [tokens, frames] of the means over spans."""
+    weights = np.zeros((tokens, frames), np.float32)
     for token in range(tokens):
         first, last = token * frames // tokens, -(-(token + 1) * frames // tokens)
-        weight[token, first:last] = 1 / (last - first)
-    _pool(model, tap, rename_output(model, tap), weight)
+        weights[token, first:last] = 1 / (last - first)
+    return weights
 
 
 def _pool(model: onnx.ModelProto, tap: str, raw: str, weight: NDArray[np.float32]) -> None:
@@ -136,12 +149,11 @@ def regions(side: int, grid: int) -> NDArray[np.float32]:
     if not 1 <= grid <= side:
         raise ExportError(f"a grid of {grid} does not fit a map of {side}", where="grid", remedy=f"at most {side}")
     masks = [np.ones((side, side))]
-    for row in range(grid if grid > 1 else 0):
-        for column in range(grid):
-            mask = np.zeros((side, side))
-            top, left = row * side // grid, column * side // grid
-            mask[top : -(-(row + 1) * side // grid), left : -(-(column + 1) * side // grid)] = 1
-            masks.append(mask)
+    edges = [slice(i * side // grid, -(-(i + 1) * side // grid)) for i in range(grid)]
+    for rows, columns in itertools.product(edges, edges) if grid > 1 else ():
+        mask = np.zeros((side, side))
+        mask[rows, columns] = 1
+        masks.append(mask)
     return np.stack([(mask / mask.sum()).ravel() for mask in masks], 1).astype(np.float32)
 
 
@@ -159,14 +171,12 @@ def name_inputs(model: onnx.ModelProto, shapes: Mapping[str, tuple[str, Sequence
         values.append(helper.make_tensor_value_info(new, kind, list(shape)))
         for node in model.graph.node:
             _rename(node, old, new)
-    del model.graph.input[:]
-    model.graph.input.extend(values)
+    set_fields(model.graph, input=values)
 
 
 def canonical_bytes(model: onnx.ModelProto) -> bytes:
     """The model's bytes without anything that tells where or when it was made."""
-    clean = onnx.ModelProto()
-    clean.CopyFrom(model)
+    clean = copy.deepcopy(model)
     clean.producer_name, clean.producer_version, clean.doc_string, clean.domain = "homeroom", "", "", ""
     four = {TensorProto.INT4, TensorProto.UINT4} & {tensor.data_type for tensor in clean.graph.initializer}
     clean.ir_version = IR_VERSION_INT4 if four else IR_VERSION
@@ -183,14 +193,13 @@ def short_names(model: onnx.ModelProto) -> onnx.ModelProto:
 
     In a small encoder's int8 file, exported names are a percent of the bytes. The float32 file keeps them.
     """
-    short = onnx.ModelProto()
-    short.CopyFrom(model)
+    short = copy.deepcopy(model)
     graph = short.graph
     if any(attribute.type == AttributeProto.GRAPH for node in graph.node for attribute in node.attribute):
         return short  # a branch reads the values around it by name
     kept_names = {value.name for value in (*graph.input, *graph.output, *graph.initializer)}
     flowing = dict.fromkeys(name for node in graph.node for name in node.output if name and name not in kept_names)
-    names = dict(zip(flowing, (n for n in map(str, count()) if n not in kept_names), strict=False))
+    names = dict(zip(flowing, (n for n in map(str, itertools.count()) if n not in kept_names), strict=False))
     for node in graph.node:
         node.name = ""
         for values in (node.input, node.output):
@@ -200,8 +209,7 @@ def short_names(model: onnx.ModelProto) -> onnx.ModelProto:
 
 def _strip(graph: onnx.GraphProto) -> None:
     graph.doc_string = ""
-    del graph.value_info[:]
-    del graph.metadata_props[:]
+    set_fields(graph, value_info=(), metadata_props=())
     for part in (*graph.node, *graph.initializer, *graph.input, *graph.output):
         part.doc_string = ""
         del part.metadata_props[:]

@@ -7,29 +7,23 @@ that stay in float32 are made exact (`exact_convolution`). int4 is of weights on
 
 from __future__ import annotations
 
+import copy
 import logging
 import tempfile
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
 import onnx
 from numpy.typing import NDArray
 from onnx import NodeProto, TensorProto, helper, numpy_helper
-from onnxruntime.quantization import (
-    CalibrationDataReader,
-    CalibrationMethod,
-    QuantFormat,
-    QuantType,
-    quantize_dynamic,
-    quantize_static,
-)
+from onnxruntime import quantization
 from onnxruntime.quantization.calibrate import TensorData, load_tensors_data
 from onnxruntime.quantization.matmul_nbits_quantizer import MatMulNBitsQuantizer
 
 from homeroom_exporter.quantize.exact_convolution import exact_convolutions
-from homeroom_exporter.quantize.graph_surgery import ADDED
+from homeroom_exporter.quantize.graph_surgery import ADDED, set_fields
 
 LEAST_TABLE_ROWS = 256  # a lookup table of at least so many rows is quantized: int8 by row, or int4 by block
 LEAST_FILTER_VALUES = 1 << 15  # a convolution's float32 weights are stored as int8 from so many values on
@@ -46,13 +40,13 @@ def dynamic(model: onnx.ModelProto, keep_float: Iterable[str] = (), kept: Collec
     with tempfile.TemporaryDirectory() as folder, _quiet():
         before, after = Path(folder) / "float.onnx", Path(folder) / "int8.onnx"
         onnx.save(shrink_filters(shrink_tables(model, kept), kept), before)
-        quantize_dynamic(
+        quantization.quantize_dynamic(
             before,
             after,
             op_types_to_quantize=["MatMul"],
             per_channel=True,
             reduce_range=True,
-            weight_type=QuantType.QInt8,
+            weight_type=quantization.QuantType.QInt8,
             nodes_to_exclude=[*excluded(model, keep_float), *kept],
             extra_options={"MatMulConstBOnly": True},
         )
@@ -76,17 +70,17 @@ def static(
         before, after = Path(folder) / "float.onnx", Path(folder) / "int8.onnx"
         ranges = ranges or Path(folder) / "ranges.json"
         onnx.save(shrink_filters(model, {node.name for node in model.graph.node} - set(kept)), before)
-        quantize_static(
+        quantization.quantize_static(
             before,
             after,
             _FeedReader(feeds),
-            quant_format=QuantFormat.QDQ,
+            quant_format=quantization.QuantFormat.QDQ,
             op_types_to_quantize=["Conv", "MatMul", "Gemm", "Add", "Clip", "Relu", "MaxPool", "LeakyRelu", "Max"],
             per_channel=True,
             reduce_range=True,
-            activation_type=QuantType.QUInt8,
-            weight_type=QuantType.QInt8,
-            calibrate_method=CalibrationMethod.MinMax,
+            activation_type=quantization.QuantType.QUInt8,
+            weight_type=quantization.QuantType.QInt8,
+            calibrate_method=quantization.CalibrationMethod.MinMax,
             calibration_cache_path=ranges,
             nodes_to_exclude=[*excluded(model, keep_float), *kept],
         )
@@ -109,7 +103,7 @@ def blockwise(model: onnx.ModelProto, keep_float: Iterable[str] = (), kept: Coll
 
     onnxruntime's MatMulNBits and GatherBlockQuantized: each block has a float32 scale and an integer zero point.
     """
-    whole = {one.name for one in candidates(model, keep_float)}
+    whole = set(candidates(model, keep_float))
     small = shrink_filters(shrink_tables(model, whole - set(kept)))
     for bits, wanted in ((4, whole - set(kept)), (8, whole & set(kept))):
         with _quiet():
@@ -129,25 +123,18 @@ def blockwise(model: onnx.ModelProto, keep_float: Iterable[str] = (), kept: Coll
     return small
 
 
-@dataclass(frozen=True)
-class Candidate:
-    """A node whose weights can be quantized, and how many values they are."""
-
-    name: str
-    values: int
-
-
-def candidates(model: onnx.ModelProto, keep_float: Iterable[str] = ()) -> list[Candidate]:
-    """Matrix products by constants, large lookup tables and convolutions, in the graph's order."""
+def candidates(model: onnx.ModelProto, keep_float: Iterable[str] = ()) -> list[str]:
+    """Nodes whose weights can be quantized, in the graph's order: matrix products by constants, large lookup tables
+    and convolutions.
+    """
     weights = {t.name: t for t in model.graph.initializer if t.data_type == TensorProto.FLOAT}
     left_out = set(excluded(model, keep_float))
     layers = []
     for node in model.graph.node:
         index = {"MatMul": 1, "Gemm": 1, "Gather": 0, "Conv": 1}.get(node.op_type)
         tensor = weights.get(node.input[index]) if index is not None else None
-        if tensor is None or node.name in left_out or (index == 0 and not _is_table(tensor)):
-            continue
-        layers.append(Candidate(node.name, int(np.prod(tensor.dims))))
+        if tensor is not None and node.name not in left_out and (index != 0 or _is_table(tensor)):
+            layers.append(node.name)
     return layers
 
 
@@ -186,8 +173,7 @@ def shrink_filters(model: onnx.ModelProto, keep: Collection[str] = ()) -> onnx.M
         cast, restored = f"{output}.filter.cast", f"{output}.filter"
         back = helper.make_node("Cast", [f"{name}.int8"], [cast], name=ADDED + cast, to=TensorProto.FLOAT)
         scaled = helper.make_node("Mul", [cast, f"{name}.scale"], [restored], name=ADDED + restored)
-        changed = NodeProto()
-        changed.CopyFrom(node)
+        changed = copy.deepcopy(node)
         changed.input[1] = restored
         return [back, scaled, changed]
 
@@ -208,8 +194,7 @@ def _shrink(
     read: Callable[[NodeProto, str], list[NodeProto]],
 ) -> onnx.ModelProto:
     """Constants at an input `place` of the nodes wanted, as `<name>.int8` and `<name>.scale` of their first axis."""
-    small = onnx.ModelProto()
-    small.CopyFrom(model)
+    small = copy.deepcopy(model)
     graph = small.graph
     floats = {tensor.name: tensor for tensor in graph.initializer if tensor.data_type == TensorProto.FLOAT}
     nodes: list[NodeProto] = []
@@ -230,14 +215,11 @@ def _shrink(
         nodes += read(node, name)
     used = {name for node in nodes for name in node.input}
     kept = [tensor for tensor in graph.initializer if tensor.name in used or tensor.name not in done]
-    del graph.node[:]
-    graph.node.extend(nodes)
-    del graph.initializer[:]
-    graph.initializer.extend(kept)
+    set_fields(graph, node=nodes, initializer=kept)
     return small
 
 
-class _FeedReader(CalibrationDataReader):  # type: ignore[misc]
+class _FeedReader(quantization.CalibrationDataReader):  # type: ignore[misc]
     def __init__(self, feeds: Iterable[Feeds]) -> None:
         self._feeds: Iterator[Feeds] = iter(feeds)
 
@@ -245,11 +227,11 @@ class _FeedReader(CalibrationDataReader):  # type: ignore[misc]
         return next(self._feeds, None)
 
 
-class _quiet:  # noqa: N801
+@contextmanager
+def _quiet() -> Iterator[None]:
     """onnxruntime's advice to preprocess goes to the root logger; our graphs are what we want them to be."""
-
-    def __enter__(self) -> None:
-        logging.disable(logging.WARNING)
-
-    def __exit__(self, *_: object) -> None:
+    logging.disable(logging.WARNING)
+    try:
+        yield
+    finally:
         logging.disable(logging.NOTSET)

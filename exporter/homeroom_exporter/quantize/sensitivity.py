@@ -9,8 +9,6 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from homeroom_exporter.quantize.quantize import Candidate
-
 TRIALS = 64  # of layers alone: where a network has more, neighbours are tried together
 QUIET_S = 2.0  # between two words of progress
 
@@ -28,7 +26,7 @@ class Sweep:
     tried: int
 
 
-def sweep(layers: Sequence[Candidate], loss: Loss, limit: float, *, progress: Progress = lambda stage: None) -> Sweep:
+def sweep(layers: Sequence[str], loss: Loss, limit: float, *, progress: Progress = lambda stage: None) -> Sweep:
     """The fewest layers, by their own harm, whose higher precision brings the loss to the limit; all where none does.
 
     loss: called once for everything quantized, then at most TRIALS times with one layer (or a few neighbours) alone
@@ -36,18 +34,17 @@ def sweep(layers: Sequence[Candidate], loss: Loss, limit: float, *, progress: Pr
     the same bytes twice. progress: told every QUIET_S at most, and nothing where all is done by then.
     """
     clock = _Clock(progress)
-    names = [layer.name for layer in layers]
     everything = loss(())
     if everything <= limit:
         return Sweep((), everything, limit, len(layers))
-    together = -(-len(names) // TRIALS)
-    groups = [names[i : i + together] for i in range(0, len(names), together)]
+    together = -(-len(layers) // TRIALS)
+    groups = [layers[i : i + together] for i in range(0, len(layers), together)]
     harm: dict[str, float] = {}
     for number, group in enumerate(groups, 1):
-        alone = loss([other for other in names if other not in group])
+        alone = loss([other for other in layers if other not in group])
         harm.update(dict.fromkeys(group, alone))
         clock.say(number, len(groups))
-    ranked = sorted(names, key=lambda name: (-harm[name], name))
+    ranked = sorted(layers, key=lambda name: (-harm[name], name))
     low, high, reached_with_all = 1, len(ranked), loss(ranked)
     while low < high:
         middle = (low + high) // 2
@@ -56,7 +53,7 @@ def sweep(layers: Sequence[Candidate], loss: Loss, limit: float, *, progress: Pr
             high, reached_with_all = middle, reached
         else:
             low = middle + 1
-        clock.say_text(f"a drift of {reached:.3f} with {middle} of {len(names)} layers in higher precision")
+        clock.say_text(f"a drift of {reached:.3f} with {middle} of {len(layers)} layers in higher precision")
     return Sweep(tuple(ranked[:high]), reached_with_all, limit, len(layers))
 
 

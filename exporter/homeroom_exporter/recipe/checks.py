@@ -188,9 +188,8 @@ def read_training(document: Document, header: RecipeHeader) -> TrainingTable:
     """`[training]`, or its defaults."""
     training = document.convert(document.tables.get("training", {}), TrainingTable, "training")
     if training.clip_norm and not header.clipped:
-        raise document.refusal(
-            "needs graphs that clip", "training", "clip_norm", remedy="add clipped = true at the top"
-        )
+        remedy = "add clipped = true at the top"
+        raise document.refusal("needs graphs that clip", "training", "clip_norm", remedy=remedy)
     if training.nested and not header.tiers:
         raise document.refusal("needs tiers to nest", "training", "nested", remedy='add tiers = ["half"] at the top')
     return training

@@ -88,8 +88,7 @@ def with_modules(recipe: Recipe, modules: Mapping[str, Any]) -> Recipe:
     sources: dict[str, str] = {encoder.modality: encoder.source for encoder in recipe.encoders}
     for modality in modules:
         if not sources.get(modality, "").startswith("torch:"):
-            raise RecipeError(
-                f"has no module to be handed for {modality}", where=recipe.name, remedy='source = "torch:FOLDER"'
-            )
+            fault = f"has no module to be handed for {modality}"
+            raise RecipeError(fault, where=recipe.name, remedy='source = "torch:FOLDER"')
     encoders = tuple(msgspec.structs.replace(e, module=modules.get(e.modality)) for e in recipe.encoders)
     return msgspec.structs.replace(recipe, encoders=encoders)

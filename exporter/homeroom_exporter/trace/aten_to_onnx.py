@@ -293,12 +293,7 @@ def _slice(to: _Translation, node: Node) -> str:
     first = int(given[1] or 0)
     last = length if given[2] is None else min(int(given[2]), length)
     return to.emit(
-        "Slice",
-        to.name(source),
-        to.integers(first),
-        to.integers(last),
-        to.integers(axis),
-        to.integers(int(step)),
+        "Slice", to.name(source), to.integers(first), to.integers(last), to.integers(axis), to.integers(int(step))
     )
 
 

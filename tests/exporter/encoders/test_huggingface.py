@@ -29,7 +29,7 @@ from homeroom.contract.manifest import AudioPreprocess, ImagePreprocess, identif
 from homeroom.data.preprocess import audio, image, text
 from homeroom.errors import ExportError
 from homeroom_exporter.encoders import backbone, load
-from homeroom_exporter.encoders.hidden_states import quiet_torch, traced_batch
+from homeroom_exporter.encoders.hidden_states import quiet_torch, traced_graph
 from homeroom_exporter.encoders.spec import Encoder, EncoderSpec
 from homeroom_exporter.quantize.graph_surgery import regions
 
@@ -184,7 +184,7 @@ def test_an_operator_that_no_graph_has_is_named_and_nothing_else_is_printed(capf
             return torch.nn.functional.interpolate(pixels, size=(5, 5), mode="bicubic", antialias=True)
 
     with pytest.raises(ExportError, match=r"aten::_upsample_bicubic2d_aa.*docs/shapes\.md") as refused:
-        traced_batch(Resized(), torch.zeros(2, 3, 8, 8), "pixels", ["out"])
+        traced_graph(Resized(), {"pixels": torch.zeros(2, 3, 8, 8)}, ["out"], {0: "batch"})
     assert refused.value.where == "Resized"
     assert capfd.readouterr() == ("", "")
 

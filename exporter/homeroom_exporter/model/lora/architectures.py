@@ -83,9 +83,8 @@ class EncoderShape:
 def shape_of(config: Any, where: str) -> EncoderShape:
     """The shape that a transformers configuration describes; ExportError if LoRA has not been built for it."""
     if config.model_type not in FAMILIES:
-        raise ExportError(
-            f"LoRA inside {config.model_type} is not built", where=where, remedy=f"one of {', '.join(FAMILIES)}"
-        )
+        known = f"one of {', '.join(FAMILIES)}"
+        raise ExportError(f"LoRA inside {config.model_type} is not built", where=where, remedy=known)
     modality, stem, names = FAMILIES[config.model_type]
     activation = getattr(config, "hidden_act", None) or config.activation
     if activation != "gelu":

@@ -109,11 +109,8 @@ def _read(spec: EncoderSpec, scratch: Path) -> tuple[Any, str, str, Preprocess, 
         licence, texts = packages.licence(packages.MINILM, "minilm", scratch, changes)
         return model, packages.MINILM.origin, minilm.TITLE, preprocess, {**files, **texts}, (licence,)
     if not spec.source.startswith("hf:"):
-        raise ExportError(
-            "LoRA needs a transformer",
-            where=spec.source,
-            remedy='source = "pip:minilm" or "hf:<directory or hub name>"',
-        )
+        remedy = 'source = "pip:minilm" or "hf:<directory or hub name>"'
+        raise ExportError("LoRA needs a transformer", where=spec.source, remedy=remedy)
     model, source, where = hub.load_model(spec)
     licences, texts = hub.licence(source, where, scratch)
     title = hub.title(source, model.config)
@@ -137,11 +134,8 @@ def _drawn(
     """LoRA at the plan's targets: A uniform in +-1/sqrt(in), as PEFT draws it, and B zero."""
     paths = targeted(shape, plan.targets)
     if unknown := [path for path in plan.ranks if not any(_fits(path, known) for known in paths)]:
-        raise ExportError(
-            f"ranks names {unknown[0]}, which is no target",
-            where="adapter.ranks",
-            remedy=f"such as {next(iter(paths))}",
-        )
+        fault = f"ranks names {unknown[0]}, which is no target"
+        raise ExportError(fault, where="adapter.ranks", remedy=f"such as {next(iter(paths))}")
     rng = np.random.default_rng([seed, 0x10A])
     factors, first = [], {}
     for path, name in paths.items():
@@ -159,14 +153,10 @@ def targeted(shape: EncoderShape, targets: Sequence[str]) -> dict[str, str]:
     paths = {path: name for name, path in shape.modules.items()}
     for target in targets:
         if target != "all-linear" and not any(_fits(target, path) for path in paths):
-            known = sorted(
-                {path.rpartition(f".{i}.")[2] for i in range(shape.layers) for path in paths if f".{i}." in path}
-            )
-            raise ExportError(
-                f"no layer of {shape.family} is called {target}",
-                where="adapter.targets",
-                remedy=f"one of {', '.join(known)}, or all-linear",
-            )
+            ends = {path.rpartition(f".{i}.")[2] for i in range(shape.layers) for path in paths if f".{i}." in path}
+            fault = f"no layer of {shape.family} is called {target}"
+            remedy = f"one of {', '.join(sorted(ends))}, or all-linear"
+            raise ExportError(fault, where="adapter.targets", remedy=remedy)
     return {p: n for p, n in paths.items() if any(t == "all-linear" or _fits(t, p) for t in targets)}
 
 
@@ -180,11 +170,9 @@ def _from_checkpoint(
     """LoRA where a PEFT checkpoint has it; every layer that it targets must be there, in the encoder's own shape."""
     paths = {path: name for name, path in shape.modules.items()}
     if unknown := [path for path in start.factors if path not in paths]:
-        raise ExportError(
-            f"has factors for {unknown[0]}, which is no linear layer of this encoder's blocks",
-            where=start.where,
-            remedy="choose the encoder that it was trained on, without a head of its own",
-        )
+        fault = f"has factors for {unknown[0]}, which is no linear layer of this encoder's blocks"
+        remedy = "choose the encoder that it was trained on, without a head of its own"
+        raise ExportError(fault, where=start.where, remedy=remedy)
     if isinstance(start.targets, str):
         expected = [path for path in paths if re.fullmatch(start.targets, path)]
     else:
@@ -200,9 +188,7 @@ def _from_checkpoint(
         rank, alpha = start.rank(path), start.alpha(path)
         for side, value, expected_shape in (("A", a, (rank, columns)), ("B", b, (rows, rank))):
             if value.shape != expected_shape:
-                raise ExportError(
-                    f"{path}.lora_{side}.weight is {list(value.shape)} in place of {list(expected_shape)}",
-                    where=start.where,
-                )
+                fault = f"{path}.lora_{side}.weight is {list(value.shape)} in place of {list(expected_shape)}"
+                raise ExportError(fault, where=start.where)
         factors.append(Factor(paths[path], path, rank, alpha, start.scaling(path)))
     return tuple(factors), {path: start.factors[path] for path in expected}

@@ -14,6 +14,7 @@ from onnx import TensorProto, helper
 from torch import Tensor
 
 from homeroom.contract.manifest import Precision
+from homeroom_exporter.quantize.graph_surgery import set_fields
 
 # Bits, and values along a row that share a scale: of most matrices, and of as many sensitive ones as BUDGET holds.
 BITS_AND_BLOCKS = {"int8": ((8, 64), (8, 16)), "int4": ((4, 32), (8, 64))}
@@ -194,7 +195,6 @@ def attach(
     model: onnx.ModelProto, frozen: FrozenWeights, offsets: Mapping[str, tuple[int, int]], location: str
 ) -> onnx.ModelProto:
     """Turn the model's inputs that are frozen weights into constants kept in the file `location` beside the model."""
-    inputs = [value for value in model.graph.input if value.name not in frozen.arrays]
     used = {name for node in model.graph.node for name in node.input}
     for name, value in frozen.arrays.items():
         if name not in used:
@@ -206,6 +206,5 @@ def attach(
         for key, said in (("location", location), ("offset", offset), ("length", length)):
             tensor.external_data.add(key=key, value=str(said))
         model.graph.initializer.append(tensor)
-    del model.graph.input[:]
-    model.graph.input.extend(inputs)
+    set_fields(model.graph, input=[value for value in model.graph.input if value.name not in frozen.arrays])
     return model
