@@ -185,6 +185,10 @@ def test_what_does_not_go_together_is_refused(
     done = start(folder, *words)
     assert isinstance(done.exception, InputError), done.output
     assert says in str(done.exception)
+    assert "listening" not in done.output
+    assert contents(folder) == before
+    with pytest.raises(InputError):  # whoever opens it
+        open_service(folder, None, with_options(read_configuration(folder), {"buffer_size": 3, "by_school": True}))
     assert contents(folder) == before
 
 

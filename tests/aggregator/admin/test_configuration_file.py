@@ -43,7 +43,7 @@ from homeroom_aggregator.admin.configuration_file import (
     to_toml,
     write_file,
 )
-from homeroom_aggregator.admin.folder import read_facts
+from homeroom_aggregator.admin.folder import open_rounds, read_facts
 from homeroom_aggregator.merge.configuration_change import ROUND_FIELDS
 from homeroom_aggregator.server.service import Service, open_service
 
@@ -222,6 +222,16 @@ def test_it_goes_with_a_backup_and_with_a_newer_bundle(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="is a backup"):
         open_service(tmp_path / "monday")
     backup.restore(tmp_path / "monday", tmp_path / "untouched")
+
+
+def test_a_backup_without_a_file_is_not_even_read(tmp_path: Path) -> None:
+    folder = make_folder(tmp_path)
+    open_rounds(folder).close()
+    backup.backup(folder, tmp_path / "monday")
+    before = sorted(path.name for path in (tmp_path / "monday").iterdir())
+    with pytest.raises(InputError, match="is a backup"):
+        open_service(tmp_path / "monday")
+    assert sorted(path.name for path in (tmp_path / "monday").iterdir()) == before
 
 
 def test_sections_reach_what_they_set(tmp_path: Path) -> None:

@@ -243,6 +243,15 @@ def test_going_back_and_unlearning_reach_across_a_change(tmp_path: Path) -> None
     held(opened)
 
 
+def test_a_replay_from_a_checkpoint_begins_with_what_was_in_force_there(tmp_path: Path) -> None:
+    opened = open_rounds(make_folder(tmp_path, buffer_size=3))
+    configure(opened, cap_examples=1)
+    opened.put_checkpoint()
+    send(opened, A, 0.5)
+    assert opened.state.sums.weights["head.grade"] == 16
+    held(opened)
+
+
 def test_entries_outlive_the_updates_that_are_pruned(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(rounds, "CHECKPOINT_ENTRIES", 2)
     opened = open_rounds(make_folder(tmp_path), retain=2)
@@ -256,8 +265,12 @@ def test_entries_outlive_the_updates_that_are_pruned(tmp_path: Path, monkeypatch
 
 def test_a_change_that_cannot_be_written_changes_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     opened = open_rounds(make_folder(tmp_path, buffer_size=9, optimizer=ADAM))
-    for school in (A, B):
-        send(opened, school, 0.5)
+    for _ in range(2):
+        for school in (A, B):
+            send(opened, school, 0.5)
+        if not opened.state.version:
+            assert opened.release_now() == 1
+    assert opened.state.moments
     before, configuration = checkpoint.pack(opened.state), opened.configuration
 
     def full(*_: object) -> None:
