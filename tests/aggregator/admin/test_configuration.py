@@ -204,6 +204,12 @@ def test_rounds_become_synchronous_and_asynchronous_again(tmp_path: Path, starte
     assert started[1].rounds.synchronous is None
 
 
+def test_the_minimum_of_a_secure_sum_follows_the_devices_of_a_release(tmp_path: Path, started: list[Service]) -> None:
+    folder = begun(tmp_path, {"secure": SECURE})
+    assert start(folder, "--min-devices", 8).exit_code == 0
+    assert [str(one) for one in started[0].changes] == ["min_devices 5 -> 8", "secure.minimum 5 -> 8"]
+
+
 def test_two_files_for_tls_take_effect_together(tmp_path: Path, started: list[Service]) -> None:
     folder = make_folder(tmp_path)
     assert start(folder, "--tls-cert", tmp_path / "chain.pem", "--tls-key", tmp_path / "key.pem").exit_code == 0
