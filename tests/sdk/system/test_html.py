@@ -5,6 +5,8 @@ from __future__ import annotations
 import base64
 import hashlib
 import re
+import subprocess
+import sys
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -93,3 +95,12 @@ def test_light_and_dark_name_the_same_colours_and_every_one_that_is_used_exists(
     assert light.keys() == dark.keys()
     style = STYLE_FILE.read_text("utf-8")
     assert set(re.findall(r"var\(--([\w-]+)", style)) - {"pull"} <= set(re.findall(r"--([\w-]+):", style))
+
+
+def test_an_agent_that_nobody_looks_at_loads_no_template_engine() -> None:
+    script = (
+        "import sys, homeroom.agent.page, homeroom.inference.explanation_page; assert homeroom.agent.page.PageServer\n"
+        "print([name for name in ('jinja2', 'markupsafe') if name in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=60, check=True)
+    assert done.stdout.strip() == "[]"
