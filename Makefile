@@ -32,7 +32,7 @@ help: ## this list
 pictures: $(VENV)/.ready ## the dashboard's pictures in docs/images, drawn by Debian's Chromium
 	cd tests && ../$(BIN)/python -m browser.pictures
 
-demo: $(VENV)/.ready $(DEVICE)/.ready ## the vocabulary lesson: five schools, one aggregator, a report
+demo: $(VENV)/.ready $(DEVICE)/.ready ## run the vocabulary lesson: five schools, one aggregator, a report
 	$(BIN)/python -m examples.vocabulary.demo
 
 test: $(VENV)/.ready $(DEVICE)/.ready ## every test but those that take minutes
@@ -53,56 +53,56 @@ test-flower: $(VENV)/.ready $(FLOWER_ENV)/.ready ## Flower's engine: simulation,
 quick: $(VENV)/.ready $(DEVICE)/.ready ## the tests without the slow ones
 	$(PYTEST) -m "not slow and not extra" $(PYTEST_ARGS)
 
-lint: $(VENV)/.ready ## ruff and mypy
+lint: $(VENV)/.ready ## check with ruff and mypy
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-format: $(VENV)/.ready ## let ruff format and fix
+format: $(VENV)/.ready ## format and fix with ruff
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-bench-device: $(VENV)/.ready $(DEVICE)/.ready ## one school against torch + PEFT, speech, footprint (over an hour; QUICK=1: minutes; ONLY=…)
+bench-device: $(VENV)/.ready $(DEVICE)/.ready ## a device against torch + PEFT: short answers, speech, footprint (over an hour; QUICK=1: minutes; ONLY=…)
 	$(BIN)/python benchmarks/device.py $(if $(QUICK),--quick) $(if $(ONLY),--only $(ONLY)) $(if $(DATA),--data $(DATA)) $(if $(SEEDS),--seeds $(SEEDS)) $(if $(JSON),--json $(JSON))
 
-bench-federation: $(VENV)/.ready $(DEVICE)/.ready ## is it worth sharing? alone, together, all data in one place
+bench-federation: $(VENV)/.ready $(DEVICE)/.ready ## accuracy of schools alone, together, and with all data in one place
 	$(BIN)/python benchmarks/federation.py $(if $(SEEDS),--seeds $(SEEDS)) $(if $(JSON),--json $(JSON))
 
-bench-codecs: $(VENV)/.ready ## how few bytes an update needs, and how fast each codec is (QUICK=1: minutes; VOCABULARY=1: the lesson too)
+bench-codecs: $(VENV)/.ready ## bytes, score and speed of the update codecs (QUICK=1: minutes; VOCABULARY=1: the lesson too)
 	$(BIN)/python benchmarks/codecs.py $(if $(QUICK),--quick) $(if $(VOCABULARY),--vocabulary) $(if $(DATA),--data $(DATA)) $(if $(SEEDS),--seeds $(SEEDS)) $(if $(JSON),--json $(JSON))
 
-bench-aggregator: $(VENV)/.ready ## merging, HTTP under load, starting on a long log (QUICK=1: a tenth of it; FLOWER=a Python with flwr)
+bench-aggregator: $(VENV)/.ready ## merging, HTTP under load, start on a long log (QUICK=1: a tenth of it; FLOWER=a Python with flwr)
 	$(BIN)/python benchmarks/aggregator.py $(if $(QUICK),--quick) $(if $(FLOWER),--flower $(FLOWER)) $(if $(JSON),--json $(JSON))
 
-bench-scale: $(VENV)/.ready ## the tables of docs/measurements/scale.md (AGGREGATOR=what bench-aggregator wrote; QUICK=1: a tenth of it)
+bench-scale: $(VENV)/.ready ## the tables of docs/measurements/scale.md (AGGREGATOR=bench-aggregator's JSON; QUICK=1: a tenth of it)
 	$(BIN)/python benchmarks/scale.py $(if $(QUICK),--quick) $(if $(AGGREGATOR),--aggregator $(AGGREGATOR)) $(if $(JSON),--json $(JSON))
 
-bench-privacy: $(VENV)/.ready ## do private rounds keep their promise, and what does it cost? (QUICK=1: minutes)
+bench-privacy: $(VENV)/.ready ## promise, noise and accuracy of private rounds, and an attack (QUICK=1: minutes)
 	$(BIN)/python benchmarks/privacy.py $(if $(QUICK),--quick) $(if $(JSON),--json $(JSON))
 
 bench-secure: $(VENV)/.ready $(FLOWER_ENV)/.ready ## secure rounds: exact sums, masking, against Flower's SecAgg+ (half an hour; QUICK=1: minutes)
 	$(BIN)/python benchmarks/secure_aggregation.py $(if $(QUICK),--quick) $(if $(JSON),--json $(JSON))
 
-bench-personalization: $(VENV)/.ready ## a hundred devices with models of their own (QUICK=1: minutes)
+bench-personalization: $(VENV)/.ready ## accuracy of personal models on a hundred devices (QUICK=1: minutes)
 	$(BIN)/python benchmarks/personalization.py $(if $(QUICK),--quick) $(if $(SEEDS),--seeds $(SEEDS)) $(if $(JSON),--json $(JSON))
 
-bench-modalities: $(VENV)/.ready ## any subset of senses, and what missing ones and wrong labels cost (over half an hour; QUICK=1: minutes)
+bench-modalities: $(VENV)/.ready ## accuracy with missing senses and wrong labels (over half an hour; QUICK=1: minutes)
 	$(BIN)/python benchmarks/modalities.py $(if $(QUICK),--quick) $(if $(SEEDS),--seeds $(SEEDS)) $(if $(JSON),--json $(JSON))
 
-bench-faults: $(VENV)/.ready ## power cuts, kills, damage, full disks, bad lines: tried and survived (half an hour; QUICK=1: minutes)
+bench-faults: $(VENV)/.ready ## fault injection: power cuts, kills, damage, full disks, bad lines (half an hour; QUICK=1: minutes)
 	$(BIN)/python benchmarks/fault_injection.py $(if $(QUICK),--quick) $(if $(JSON),--json $(JSON))
 
-freeze: ## write constraints.txt anew from a clean install of the newest versions
+freeze: ## write constraints.txt from a clean install of the newest versions
 	rm -rf .venv-freeze
 	.ci/environment .venv-freeze '.[dev]'
 	{ sed -n '/^#/p' constraints.txt; .venv-freeze/bin/python -m pip freeze | sed -n 's/+cpu$$//; /^homeroom/d; /==/p' | LC_ALL=C sort -f; } > constraints.new
 	mv constraints.new constraints.txt
 	rm -rf .venv-freeze
 
-freeze-pi: $(VENV)/.ready ## write the Raspberry Pi's pins anew, after constraints.txt
+freeze-pi: $(VENV)/.ready ## write the Raspberry Pi's pins from constraints.txt
 	$(BIN)/python examples/raspberry_pi/pin.py
 
-freeze-flower: ## write constraints-flower.txt anew, which Flower's environment has of its own
+freeze-flower: ## write constraints-flower.txt, the pins of Flower's environment
 	rm -rf .venv-freeze
 	.ci/environment .venv-freeze '.[flower]' pytest pytest-timeout hypothesis
 	{ sed -n '/^#/p' constraints-flower.txt; .venv-freeze/bin/python -m pip freeze | sed -n '/^homeroom/d; /==/p' | LC_ALL=C sort -f; } > constraints.new
@@ -112,7 +112,7 @@ freeze-flower: ## write constraints-flower.txt anew, which Flower's environment 
 clean: ## remove the environments
 	rm -rf $(VENV) $(DEVICE) $(OLDEST) .venv-*
 
-# The stamps: dependencies are installed again when they change, the package when a source file does.
+# Stamps: dependencies are installed again when they change, the package when a source file does.
 $(VENV)/.ready: pyproject.toml constraints.txt .ci/environment
 	.ci/environment $(VENV) -c constraints.txt -e '.[dev]'
 	touch $@
@@ -134,7 +134,7 @@ $(OLDEST)/.ready: $(OLDEST)/.dependencies $(PACKAGE)
 	.ci/environment $(OLDEST) --no-deps --force-reinstall .
 	touch $@
 
-# litert-torch wants an older typing_extensions than the rest, so it has an environment of its own.
+# litert-torch needs an older typing_extensions than the rest, so it has an environment of its own.
 $(LITERT)/.dependencies: pyproject.toml constraints.txt .ci/environment
 	mkdir -p build && sed '/^anyio==/d;/^typing_extensions==/d' constraints.txt > build/litert.txt
 	.ci/environment $(LITERT) -c build/litert.txt '.[exporter,convert]'

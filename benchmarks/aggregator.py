@@ -1,12 +1,12 @@
-"""The aggregator under load: merging, HTTP with signatures and SQLite, and starting on a long log.
+"""Benchmark of the aggregator: merging, HTTP with signatures and SQLite, and starting on a long log.
 
     python benchmarks/aggregator.py --json aggregator.json       about ten minutes on an idle machine
     python benchmarks/aggregator.py --quick                      a tenth of everything
 
 1. Merging 1 MB updates, 10 to 10,000 of them, each count in a fresh process (`aggregator_merge.py`): processor time
    against a bare numpy running sum over the same bytes, update by update in turn; decoding and checks apart; peak
-   memory. With --flower PYTHON (an interpreter that has flwr) also Flower's `aggregate_inplace`; without it that is
-   said to be not measured.
+   memory. With --flower PYTHON (an interpreter that has flwr) also Flower's `aggregate_inplace`; without it this is
+   reported as not measured.
 2. The server as a process: 10,000 enrolled devices send one signed update each (about 4 kB), over 1, 8 and 64
    connections, from a second process, while a third one polls for versions (`aggregator_load.py`).
 3. The server on a log of 100,000 such updates, after a kill: seconds to the first answer.

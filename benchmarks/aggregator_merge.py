@@ -1,9 +1,9 @@
-"""Worker of benchmarks/aggregator.py: merge COUNT updates of 1 MB, one in memory at a time; prints one JSON object.
+"""Worker of benchmarks/aggregator.py: merges COUNT updates of 1 MB, one in memory at a time; prints one JSON object.
 
-The updates are signed files on disk, read again and again. Three things are timed apart, in seconds of the processor:
-verifying and checking an update (`read_update`), adding it (`replay.admit`, what the server does), and a bare numpy
-running sum over the very same int32 values into int64. With `flower` the interpreter is one that has flwr, and its
-`aggregate_inplace` is timed.
+The updates are signed files on disk, read again and again. Three steps are timed apart, in seconds of the processor:
+verifying and checking an update (`read_update`), adding it (`merge.round_state.add_update`, as the server does), and a
+bare numpy running sum over the same int32 values into int64. With `flower` the interpreter is one that has flwr, and
+its `aggregate_inplace` is timed.
 """
 
 from __future__ import annotations

@@ -1,18 +1,20 @@
-"""How few bytes an update needs: top-k with error feedback against the exact codec, and how fast each codec is.
+"""Benchmark of update codecs: bytes and score of top-k with error feedback against the exact codec, and codec speed.
 
     python benchmarks/codecs.py --json codecs.json      short answers and spoken digits
     python benchmarks/codecs.py --vocabulary            the vocabulary lesson too, three seeds at most
     python benchmarks/codecs.py --quick                 one seed
 
-Twenty rounds of a few schools in one process (`homeroom_aggregator.simulation.federate`): training, updates as signed
-bytes, and the merge are the product's own code. `fixed32` sends four bytes a value, as float32 would. The score is
-that of the last global theta on test samples: macro-F1 of short answers and of digits, mean accuracy over the
-vocabulary lesson's tasks and schools; it is compared seed by seed, so both sides saw the same batches. A school has
-whole questions, or the clips of one speaker; the test is answers to the same questions, or a speaker whom no school
-knows. What comes down is measured too: a version as its difference from the one before (`homeroom.contract.delta`).
-Speeds are medians of repeated runs, in megabytes of float32 a second of this thread's processor time: one thread does
-the work, and what else the machine does is not the codec's. Beside it stands the same by the clock. Runs to its end
-whether or not the targets are met.
+Twenty rounds of a few schools run in one process (`homeroom_aggregator.simulation.federate`), with the product's own
+training, signed updates and merge. `fixed32` sends four bytes a value, as float32 would.
+
+* Score: of the last global theta on test samples: macro-F1 of short answers and of digits, mean accuracy over the
+  vocabulary lesson's tasks and schools. It is compared seed by seed, so both sides saw the same batches. A school has
+  whole questions, or the clips of one speaker; the test is answers to the same questions, or a speaker unknown to all.
+* Downloads: a version as its difference from the one before (`homeroom.contract.delta`).
+* Speed: the median of repeated runs, in megabytes of float32 a second of this thread's processor time, so that other
+  processes do not count; the same by the clock beside it.
+
+Runs to its end whether or not the targets are met.
 """
 
 from __future__ import annotations

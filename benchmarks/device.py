@@ -1,13 +1,13 @@
-"""One school, one machine: Homeroom against torch, and what a device takes.
+"""Benchmark of one device: Homeroom against torch, and its memory, time and disk.
 
     python benchmarks/device.py --json device.json              every part (an hour and a half on two cores)
     python benchmarks/device.py --quick                         one seed, Beetle alone, no speech in torch: minutes
     python benchmarks/device.py --only corpora,footprint        some parts
 
-Parts, a module `device_PART.py` each: *corpora*, short answers against torch + PEFT's LoRA and torch training the same
-adapter; *speech*, spoken digits against the head of Flower's Whisper example; *footprint*, what three modalities, a
-cold start, a step and fifty thousand samples cost. Every method and seed is a fresh process, timed from its start,
-imports included.
+Each part is a module `device_PART.py`: *corpora*, short answers against torch + PEFT's LoRA and torch training the same
+adapter; *speech*, spoken digits against the head of Flower's Whisper example; *footprint*, costs of three modalities, a
+cold start, a step and fifty thousand samples. Every method and seed is a fresh process, timed from its start, imports
+included.
 """
 
 from __future__ import annotations

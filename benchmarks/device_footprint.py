@@ -1,4 +1,4 @@
-"""What a device takes: three modalities, a cold start, a step beside its matrix products, fifty thousand samples."""
+"""Footprint of a device: three modalities, a cold start, a step beside its matrix products, fifty thousand samples."""
 
 from __future__ import annotations
 

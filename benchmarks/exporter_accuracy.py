@@ -1,4 +1,4 @@
-"""Section `accuracy`: what int8 and int4 features cost an adapter, against one trained on float32 features; paired.
+"""Section `accuracy`: scores of adapters on int8 and int4 features against adapters on float32 features, paired.
 
 Each seed draws another training part; both adapters of a pair have the same one, the same order and the same steps.
 Features are computed once for each precision. The bound is one-sided, 95 %, of the paired differences (Student's t).

@@ -1,4 +1,4 @@
-"""Section `gradients`: what a device's step computes against torch's autograd, and what quantized weights leave of it.
+"""Section `gradients`: a device's gradients against torch's autograd, also with quantized weights.
 
 Ladder steps of the short-answer and vocabulary recipes, and LoRA inside real MiniLM on real answers. The cosine is of
 the factors' gradient: with the frozen weights in int8 or int4, against that with float32 ones.

@@ -1,17 +1,10 @@
-"""Section `labelfree`: what samples without a label add to a tenth of the labels, on real sound and real answers.
+"""Section `labelfree`: points that unlabelled samples add to a tenth of the labels, on real sound and real answers.
 
-Spoken digits (400 clips of 4 speakers, Whisper's encoder) and short answers (Beetle, MiniLM). Of each training part a
-tenth keeps its labels, as many of each class as a tenth of it is; the rest is learned from by the bundle's objectives,
-consistency, which is what the target is about, and masked features. Everything is trained for as many steps, by the
-device's own path.
+Spoken digits (400 clips of 4 speakers, Whisper's encoder) and short answers (Beetle, MiniLM). A tenth of each training
+part keeps its labels, in each class the same share; the bundle's objectives learn from the rest: consistency, which the
+target is about, and masked features. All variants train for as many steps, by the device's own path.
 
-Of short answers the target is not met. What else was tried there, outside this benchmark: in points against labels
-alone (55.1), mean and standard deviation of 5 seeds, as many steps, on 1200 further answers of the official training
-part. Masked features first, then labels for the other half of the steps: -2.6 (1.9). A student of the soft labels of
-a teacher of half the steps: 0.0 (1.3); of those alone that it is 0.9 sure of, two in three of them right: 0.5 (1.0).
-Consistency with 30 % of the channels hidden in place of tokens: 1.2 (1.9), of which the labelled samples alone give
-0.7 (0.8). Masked features beside the labels, as here: 0.9 (0.4). Judged by the first 300 of those answers and 3
-seeds, masked features first would have seemed to add 3 points.
+On short answers the target is not met; `docs/measurements/objectives.md` lists what else was tried there.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""Section `litert`: the same bundle in onnxruntime and LiteRT: values, gradients, int8 by score, time and memory.
+"""Section `litert`: one bundle in onnxruntime and in LiteRT: values, gradients, scores of int8, time and memory.
 
 Real MiniLM and the short-answer recipe (Beetle). Each time and peak is of a fresh process, one thread. Scores are of
-devices that do all in one runtime: features, training, and answers to the official unseen answers.
+devices that run entirely in one runtime: features, training, and answers to the official unseen answers.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Section `lora`: LoRA inside MiniLM on real answers: a step and a hundred against torch + PEFT."""
+"""Section `lora`: LoRA inside MiniLM on real answers, one step and a hundred, against torch + PEFT."""
 
 from __future__ import annotations
 

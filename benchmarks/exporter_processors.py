@@ -1,9 +1,8 @@
-"""Section `processors`: one int8 backbone on other processors, emulated: how its features drift and what that costs.
+"""Section `processors`: one int8 backbone on emulated processors: drift of its features, and its cost in score.
 
-The same batches go through the same file here and there, each in a process of its own. An adapter is trained on one
-processor's features and used on the other's, both ways; what it then scores less than where it was trained is the
-cost, the mean of several seeds. And a backbone whose 8-bit products overflow without VNNI must be found by its golden
-samples.
+The same batches go through the same file on each processor, each in a process of its own. An adapter is trained on one
+processor's features and used on the other's, both ways; the cost is the mean loss of score over several seeds. Golden
+samples must also detect a backbone whose 8-bit products overflow without VNNI.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What a section of `benchmarks/exporter.py` hands back: a table, figures, and targets judged from them."""
+"""The result of a section of `benchmarks/exporter.py`: a table, figures, and targets judged from them."""
 
 from __future__ import annotations
 

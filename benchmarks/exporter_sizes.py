@@ -1,8 +1,8 @@
-"""Section `sizes`: bytes of quantized backbones against the float32 weights they come from, as files on disk.
+"""Section `sizes`: bytes of quantized backbones against their original float32 weights, as files on disk.
 
 Real MiniLM, EfficientNet-Lite0 and Whisper tiny.en's encoder, each built with the default drift on real samples. No
-package carries a vision transformer's weights, so the ViT is a random one of DeiT-tiny's form: bytes do not depend on
-values, but for the layers that a drift keeps in higher precision, and of random weights that says nothing.
+package has a vision transformer's weights, so the ViT is a random one of DeiT-tiny's form. Bytes do not depend on
+values, except in the layers that a drift keeps in higher precision, where random weights say nothing.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Section `speed`: a batch of real inputs through each backbone in int8, int4 and float32, in turns; one thread.
 
-One process, graph after graph and round after round, so that what else the machine does falls on all alike.
+One process runs graph after graph and round after round, so that other load on the machine affects all alike.
 """
 
 from __future__ import annotations

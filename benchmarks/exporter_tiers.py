@@ -1,9 +1,9 @@
 """Section `tiers`: score and cost at each adapter size, and schools of unequal sizes in one federation; real weights.
 
-Six schools share short answers (Beetle, MiniLM), each with whole questions of its own. The same rounds are run with all
-schools at one tier, with two schools that are too weak for more than the smallest one alone, and with all six at
-unequal tiers; the score is macro-F1 on the official unseen answers. All train nested, as the bundle says; one more run
-shows what the unequal six come to where each trains its own tier alone.
+Six schools share short answers (Beetle, MiniLM), each with whole questions of its own. The same rounds run with all
+schools at one tier, with the two weakest schools alone at the smallest tier, and with all six at unequal tiers; the
+score is macro-F1 on the official unseen answers. All train nested, as the bundle says; in one more run each of the
+unequal six trains its own tier alone.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """Section `tracing`: knowledge tracing on a device without torch, against logistic regression and a DKT in torch.
 
-Interactions are drawn by pyBKT's own generator (`pyBKT.generate.synthetic_data`, from its wheel, whose hash is pinned)
-with the parameters below, as many skills at a time as a pupil would practise, mixed. The ceiling is what the model
-that drew them would itself have expected (Corbett and Anderson 1994, equations 1 to 5).
+pyBKT's own generator (`pyBKT.generate.synthetic_data`, from its wheel, whose hash is pinned) draws the interactions
+with the parameters below, mixed over as many skills as a pupil practises at a time. The ceiling is the expectation of
+the model that drew them (Corbett and Anderson 1994, equations 1 to 5).
 """
 
 from __future__ import annotations

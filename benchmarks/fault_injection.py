@@ -1,11 +1,11 @@
-"""What happens in schools, tried on purpose: every fault with how often it was tried and how often it was survived.
+"""Fault injection: how often each fault was tried, and how often it was survived.
 
     python benchmarks/fault_injection.py --json faults.json          200 kills, a thousand syncs (about half an hour)
     python benchmarks/fault_injection.py --quick                     a few of each (a few minutes)
 
-Survived means: nothing that was accepted is lost, nothing is counted or sent twice, and what is damaged, refused or
-impossible is said in one sentence. A trial is a check that can fail: its first failure is shown. The seeds are in the
-code, so that a failure can be had again. What a system does not offer (strace, mounting as a user) is said to be left
+Survived means: nothing accepted is lost, nothing is counted or sent twice, and damage, refusals and impossible requests
+are reported in one sentence. A trial is a check that can fail; its first failure is shown. Seeds are in the code, so
+that a failure can be repeated. Trials that a system does not offer (strace, mounting as a user) are reported as left
 out. Needs the tests' folder, whose recorders, proxies and tiny bundle it uses. Runs to its end whatever fails.
 """
 

@@ -1,4 +1,4 @@
-"""Processes that are killed, and machines with little memory, tried on devices; a part of `fault_injection.py`."""
+"""Faults of processes and memory, tried on devices: kills, and machines with little memory; of `fault_injection.py`."""
 
 from __future__ import annotations
 

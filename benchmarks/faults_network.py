@@ -1,4 +1,4 @@
-"""Lines and servers that fail, lie, stall and truncate; a part of `fault_injection.py`."""
+"""Faults of networks and servers that fail, lie, stall and truncate; a part of `fault_injection.py`."""
 
 from __future__ import annotations
 

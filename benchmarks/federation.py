@@ -1,11 +1,11 @@
-"""Is it worth sharing? The vocabulary lesson in one process: alone, together, all data in one place, several seeds.
+"""Benchmark of federation: the vocabulary lesson alone, together and with all data in one place, several seeds.
 
     python benchmarks/federation.py --seeds 3 --json federation.json
 
-Training and merge are the device's and the aggregator's own code (`homeroom_aggregator.simulation.federate`);
-features are computed once and kept in the cache folder. Every setting tries the same number of learning rates on the
-first seed's validation pupils, and stops where its own validation pupils do best; the test stamps are only looked at
-to report. Runs to its end whether or not the targets are met.
+Training and merge are the device's and the aggregator's own code (`homeroom_aggregator.simulation.federate`); features
+are computed once and kept in the cache folder. Every setting tries the same number of learning rates on the first
+seed's validation pupils, and stops at its own validation pupils' best score. The test stamps are used only to report.
+Runs to its end whether or not the targets are met.
 """
 
 from __future__ import annotations

@@ -1,26 +1,26 @@
-"""Any subset of senses, and data as it really is: the vocabulary lesson, with senses missing and labels wrong.
+"""Benchmark of missing senses and wrong labels: the vocabulary lesson with any subset of senses.
 
     python benchmarks/modalities.py --json modalities.json
     python benchmarks/modalities.py --quick               one seed, Spanish alone, two rates
     python benchmarks/modalities.py --bundle DIR          a bundle of the lesson, in place of a new export
 
-Every stamp with a picture, a word and a recording is one sample. Subsets: one model, taught with all senses until its
-rate is 0, is tested with every subset of them, beside models that never had the missing sense, and beside the
-same without modality dropout. Faults, at 10 to 50 percent (the rates of FedMultimodal, Feng et al. 2023, section 4):
+Every stamp with a picture, a word and a recording is one sample. Subsets: one model, trained with all senses until its
+rate is 0, is tested with every subset of them, beside models that never had the missing sense, and beside the same
+without modality dropout. Faults, at 10 to 50 percent (the rates of FedMultimodal, Feng et al. 2023, section 4):
 
-* a sense missing: each input is, at the rate, what a device records where nothing is there (a covered or blinded lens,
-  an unplugged microphone, a text without letters or of one key), never all three. At the test it is another cover,
-  another hum, another key than in training, since a model without gates learns those of training by heart. Without
-  gates it counts as an input; with them, what they find poor is left out. At the test, in training, and in both.
+* a sense missing: each input is, at the rate, replaced by a device's recording of nothing (a covered or blinded lens,
+  an unplugged microphone, a text without letters or of one key), never all three. The test has another cover, another
+  hum, another key than training, since a model without gates learns those of training by heart. Without gates it
+  counts as an input; with them, inputs found poor are left out. At the test, in training, and in both.
 * a sense poor: in Spanish, at the middle rate, pictures are blurred and recordings over-driven, in training and test.
   Left out; with the weight that validation pupils teach, as on a device; in full. Reported without a target.
 * a label missing: the sample is not there to learn the category from.
-* a label wrong: another category, in training. The gate sets aside what cross-validation doubts.
+* a label wrong: another category, in training. The gate quarantines label errors found by cross-validation.
 
-What is lost is counted from the model of good data on good questions. Where a question lacks a sense, a part of that
-is lost whatever one does: the floor, printed beside the ratio, is what is lost by models of good data, one taught for
-each subset of senses, each asked where exactly its senses are there. The test stamps are only looked at to report. Runs
-to its end whether or not the targets are met.
+Losses are counted from the model of good data on good questions. Where a question lacks a sense, a part of the loss is
+unavoidable: the floor, printed beside the ratio, is the loss of models of good data, one trained for each subset of
+senses, each asked where exactly its senses are there. The test stamps are used only to report. Runs to its end whether
+or not the targets are met.
 """
 
 from __future__ import annotations

@@ -1,17 +1,17 @@
-"""Does a model of one's own pay? A hundred virtual devices with their own mixes of classes, on real handwritten digits.
+"""Benchmark of personalization: a hundred virtual devices with their own mixes of classes, on real handwritten digits.
 
     python benchmarks/personalization.py --json personalization.json
     python benchmarks/personalization.py --quick          one seed, fewer rounds
 
 Scikit-learn's digits (UCI, CC BY 4.0) as rows of 64 pixels, a small bundle of them made by the exporter. Each device
-draws its class mix (Dirichlet) and its samples from the training pictures; the shared model is trained by federated
+draws its class mix (Dirichlet) and its samples from the training pictures. The shared model is trained by federated
 rounds over all devices (the device's training, the aggregator's merge); then each device personalizes by the default,
 `homeroom.train.personalize.choose`. Devices differ in their shares of classes alone, for which adding these to the
-model's logits is the right correction (Saerens et al. 2002, equation 2.4: `personalize/prior.py`, tried first); what
-a dozen to eighty samples tell of the shares is the limit. A tie with the shared model counts as not better. Which
-method a device uses is decided on its own held-out samples; the test pictures, which are on no device, are only
-looked at to report: a device's accuracy is that of each class, weighted by its mix. Runs to its end whether or not
-the targets are met.
+model's logits is the right correction (Saerens et al. 2002, equation 2.4:
+`homeroom.train.personalize.prior_correction`, tried first); a dozen to eighty samples limit the estimate of the shares.
+A tie with the shared model counts as not better. A device's method is chosen on its own held-out samples. The test
+pictures, which are on no device, are used only to report: a device's accuracy is that of each class, weighted by its
+mix. Runs to its end whether or not the targets are met.
 """
 
 from __future__ import annotations

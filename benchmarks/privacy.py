@@ -1,4 +1,4 @@
-"""Do private rounds keep their promise, and what do they cost? Ledger, noise, learning and an attack in one run.
+"""Benchmark of private rounds: ledger, noise, learning and an attack in one run.
 
     python benchmarks/privacy.py --json privacy.json        three seeds, 200 devices, epsilon 1, 2, 4, 8 and none
     python benchmarks/privacy.py --quick                    one seed, epsilon 2, 8 and none, fewer trials

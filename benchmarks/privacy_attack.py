@@ -1,8 +1,8 @@
-"""The attack of benchmarks/privacy.py: somebody who knows all but one update says whether that one is in the releases.
+"""The attack of benchmarks/privacy.py: decides from the releases whether one update is in them, knowing all others.
 
 The canary is a device (by subject: a pupil) with wrong labels. The attacker knows every other update and the canary's
-own, sees all that the aggregator logs, and looks along the one direction in which the two cases differ: the best test
-there is against Gaussian noise (Neyman, Pearson).
+own, sees the aggregator's whole log, and projects on the one direction in which the two cases differ: the best test
+against Gaussian noise (Neyman, Pearson).
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Handwritten digits for benchmarks/privacy.py: a small real bundle, many virtual devices of a few samples, and a test.
 
-scikit-learn's digits (UCI, CC BY 4.0), each pixel a column of a table, so that the backbone is the standardised row
-itself and what is trained is small: noise hurts with every number that is trained.
+scikit-learn's digits (UCI, CC BY 4.0), each pixel a column of a table. So the backbone is the standardised row itself
+and theta is small: noise hurts with every trained value.
 """
 
 from __future__ import annotations

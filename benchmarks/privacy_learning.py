@@ -1,4 +1,4 @@
-"""What each mechanism of benchmarks/privacy.py leaves of what is learned."""
+"""Accuracy under each mechanism of benchmarks/privacy.py."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What benchmarks/privacy.py runs: how much of it, which mechanisms, and the promise and round of each."""
+"""The plan of benchmarks/privacy.py: sizes, mechanisms, and the promise and round of each."""
 
 from __future__ import annotations
 

@@ -1,12 +1,12 @@
-"""From one aggregator to a million devices: the tables of docs/measurements/scale.md.
+"""Plan from one aggregator to a million devices: the tables of docs/measurements/scale.md.
 
     python benchmarks/scale.py                                              about a minute: measures here, and plans
-    python benchmarks/scale.py --aggregator aggregator.json --json scale.json      with what bench-aggregator found
+    python benchmarks/scale.py --aggregator aggregator.json --json scale.json      with bench-aggregator's figures
     python benchmarks/scale.py --from benchmarks/figures/scale.json         prints these tables again
 
-Measured here: whole syncs (round, update, version) of enrolled devices with a server over HTTP, requests and
-bytes counted at the device, processor time at the server; and an update's bytes by codec. What no run can measure
-(how often devices sync, when, what a core costs) are the assumptions in `Assumed`, printed with the tables as such.
+Measured here: whole syncs (round, update, version) of enrolled devices with a server over HTTP, requests and bytes
+counted at the device, processor time at the server; and an update's bytes by codec. Quantities that no run can measure
+(frequency and time of syncs, the price of a core) are the assumptions in `Assumed`, printed with the tables as such.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Secure rounds: exact sums with drop-outs in every phase, masking against raw keystream, a round against Flower's.
+"""Benchmark of secure rounds: exact sums with drop-outs, masking against raw keystream, a round against Flower's.
 
     python benchmarks/secure_aggregation.py --json secure.json    everything; about ten minutes on two idle cores
     python benchmarks/secure_aggregation.py --quick               small cohorts, a minute; targets are then a hint only
@@ -9,9 +9,9 @@ own client and server code runs in the interpreter that --flower names (`.venv-f
 targets are not measured. Medians of repeated runs. Masking is in CPU seconds, so that a busy machine changes it
 little; rounds are in seconds of the clock.
 
-In the exact sums the drop-outs of one cohort branch off one run: what every device did before its phase is done once,
-and a signature that one device of the process has found right is not checked again by the next (in all that is timed
-against others it is). The branches are computed in as many processes as there are cores.
+In the exact sums the drop-outs of one cohort branch off one run: every device's steps before that phase run once, and
+a signature that one device of the process has verified is not verified again by the next (in all timed comparisons it
+is). The branches are computed in as many processes as there are cores.
 """
 
 from __future__ import annotations

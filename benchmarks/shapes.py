@@ -1,10 +1,10 @@
-"""Which shapes of models become backbones: a table, made by trying a small random model of each.
+"""Table of model shapes that become backbones, made by exporting a small random model of each.
 
     python benchmarks/shapes.py                    every shape, as Markdown (some minutes)
     python benchmarks/shapes.py --only bert,vit --json shapes.json
 
-A shape counts as exporting if its graph runs in onnxruntime and gives what transformers computes in float32, within
-1e-3 of the largest value; the others are shown with the reason that a user would be told.
+A shape exports if its graph runs in onnxruntime and agrees with transformers in float32, within 1e-3 of the largest
+value; the others are shown with the error message that a user gets.
 """
 
 from __future__ import annotations

@@ -26,6 +26,7 @@ PACKAGES = {
 }
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md")), *sorted((ROOT / "examples").rglob("*.md"))]
 SECRETS = {"agent.training", "privacy.ledger"}  # rows of the store, not modules
+LOGGERS = {"homeroom.aggregator"}
 FOREIGN_CLASSES = {"PeftModel"}
 FILE_SUFFIXES = (".db", ".json", ".py", ".md", ".toml")
 
@@ -157,8 +158,9 @@ def test_paths_exist() -> None:
     assert sorted(on(page, path) for page, path in names if not (ROOT / path).exists()) == []
 
 
-def test_paths_in_sources_exist() -> None:
-    """Docstrings, messages and comments point at pages, tests and benchmarks too."""
+@cache
+def sources() -> list[tuple[Path, str]]:
+    """Sources whose docstrings, messages and comments name other files, each with its text."""
     parts = (
         "sdk",
         "exporter",
@@ -171,10 +173,19 @@ def test_paths_in_sources_exist() -> None:
     )
     files = [ROOT / "Makefile", *(path for part in parts for path in (ROOT / part).rglob("*"))]
     suffixes = (".py", ".toml", ".service", ".sh")
+    return [(path, path.read_text()) for path in files if path.suffix in suffixes or path.name == "Makefile"]
+
+
+def test_paths_in_sources_exist() -> None:
     pattern = re.compile(r"(?<![\w/])(?:docs|tests|benchmarks)/[\w/.-]+\.(?:md|py)\b")
-    texts = [(path, path.read_text()) for path in files if path.suffix in suffixes or path.name == "Makefile"]
-    names = {(path, name) for path, text in texts for name in pattern.findall(text)}
+    names = {(path, name) for path, text in sources() for name in pattern.findall(text)}
     assert sorted(on(path, name) for path, name in names if not (ROOT / name).exists()) == []
+
+
+def test_dotted_names_in_sources_exist() -> None:
+    names = {(path, name) for path, text in sources() for name in re.findall(f"`({DOTTED.pattern})`", text)}
+    wrong = [on(p, n) for p, n in names if n not in LOGGERS and not n.endswith(FILE_SUFFIXES) and not resolves(n)]
+    assert sorted(wrong) == []
 
 
 @cache

@@ -1,4 +1,4 @@
-"""Bundles as the exporter makes them, without the self-check's tables: what its benchmarks train on."""
+"""Bundles for benchmarks: as the exporter makes them, without the self-check's tables."""
 
 from __future__ import annotations
 

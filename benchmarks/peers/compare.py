@@ -1,4 +1,4 @@
-"""What the workers' results say together: means, ratios, targets and a paired bootstrap; numpy only."""
+"""Comparison of the workers' results: means, ratios, targets and a paired bootstrap; numpy only."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The lesson of spoken digits: a word, a picture and a sound of each digit, and its bundle; imports the exporter."""
+"""The lesson of spoken digits: a word, a picture and a sound of each digit, and its bundle."""
 
 from __future__ import annotations
 

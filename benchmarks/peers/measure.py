@@ -1,4 +1,4 @@
-"""How a worker of `benchmarks/device.py` is timed and weighed; standard library only, it runs in every environment.
+"""Time and memory of a worker of `benchmarks/device.py`; standard library only, it runs in every environment.
 
 The parent sets HOMEROOM_STARTED to its monotonic clock just before it starts the process, so that the interpreter's
 own start and all imports count.

@@ -1,4 +1,4 @@
-"""What the device benchmark needs before it starts, none of it counted: a bundle for each corpus, MiniLM for LoRA."""
+"""Preparation of the device benchmark, not timed: a bundle for each corpus, MiniLM for LoRA."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How the workers of `benchmarks/device.py` are started, each a fresh process; standard library only."""
+"""Processes of `benchmarks/device.py`'s workers, each fresh; standard library only."""
 
 from __future__ import annotations
 

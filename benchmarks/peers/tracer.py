@@ -1,4 +1,4 @@
-"""A device that learns to trace knowledge, in a process of its own: what is installed at a school, no torch.
+"""A device that learns knowledge tracing, in a process of its own without torch, as at a school.
 
 python tracer.py BUNDLE TRAINING.jsonl TEST.jsonl SEED OUT.json
 """

@@ -1,4 +1,4 @@
-"""How a benchmark ends: its targets, judged, in the JSON and on the screen."""
+"""The verdict of a benchmark: its targets, judged, in the JSON and on the screen."""
 
 from __future__ import annotations
 

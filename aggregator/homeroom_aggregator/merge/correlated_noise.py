@@ -1,8 +1,8 @@
 """Correlated noise: private releases whose noise cancels out from one to the next (DP-FTRL).
 
-**Mechanism**: with x_t the exact sum of release t and a_0..a_{b-1} the integers of `contract.banded`, w_t = sum of
-a_k x_{t-k} plus discrete Gaussian noise of `noise_grid`, drawn anew, all in integers of a grid 2^SHIFT finer. What is
-released, y_t = (w_t - sum over k > 0 of a_k y_{t-k}) / a_0, rounded to the grid, is computed of w_1..w_t alone.
+**Mechanism**: with x_t the exact sum of release t and a_0..a_{b-1} the integers of `contract.banded_matrix`, w_t = sum
+of a_k x_{t-k} plus discrete Gaussian noise of `noise_grid`, drawn anew, all in integers of a grid 2^SHIFT finer. The
+release, y_t = (w_t - sum over k > 0 of a_k y_{t-k}) / a_0, rounded to the grid, is computed of w_1..w_t alone.
 **Sensitivity**: one part of x_t at most `clip_grid` long is in w_t..w_{t+b-1}, together at most `sensitivity_grid` =
 clip_grid * |a| long. That later updates depend on earlier releases changes nothing: given those, w_s of two neighbours
 differ by a_{s-t} times that part, and zero-concentrated costs of the steps add up to those of one Gaussian of
