@@ -2,24 +2,19 @@
 
 from __future__ import annotations
 
-from torch import Tensor
-
 from homeroom.contract.manifest import Task
 from homeroom.data.tasks import KINDS as DEVICE_KINDS
 from homeroom_exporter.model.heads import FUSED, PAIR, Head
-from homeroom_exporter.model.tasks import (
-    choice,
-    classification,
-    matching,
-    multilabel,
-    ordinal,
-    regression,
-    spans,
-    tracing,
-)
 from homeroom_exporter.model.tasks.base import ExportedKind
+from homeroom_exporter.model.tasks.choice import CHOICE
+from homeroom_exporter.model.tasks.classification import CLASSIFICATION
+from homeroom_exporter.model.tasks.matching import MATCHING
+from homeroom_exporter.model.tasks.multilabel import MULTILABEL
+from homeroom_exporter.model.tasks.ordinal import ORDINAL
+from homeroom_exporter.model.tasks.regression import REGRESSION
+from homeroom_exporter.model.tasks.spans import TEXT_SPANS
+from homeroom_exporter.model.tasks.tracing import TRACING
 
-MODULES = (classification, ordinal, multilabel, regression, choice, matching, spans, tracing)
 KINDS: dict[str, ExportedKind] = {}
 HEADS: dict[str, Head] = {}
 
@@ -37,15 +32,10 @@ def register(kind: ExportedKind) -> None:
 
 for _head in (FUSED, PAIR):
     HEADS[_head.name] = _head
-for _module in MODULES:
-    register(_module.KIND)
+for _kind in (CLASSIFICATION, ORDINAL, MULTILABEL, REGRESSION, CHOICE, MATCHING, TEXT_SPANS, TRACING):
+    register(_kind)
 
 
 def kind_of(task: Task) -> ExportedKind:
     """The kind of a task."""
     return KINDS[task.kind]
-
-
-def loss(kind: str, output: Tensor, target: Tensor) -> Tensor:
-    """The loss of each row [batch]; output, target: as of `ExportedKind.loss`."""
-    return KINDS[kind].loss(output, target)

@@ -42,7 +42,7 @@ def _width(labels: Sequence[str], reads: Sequence[Slot]) -> int:
     return reads[-1].count
 
 
-KIND = ExportedKind(
+CHOICE = ExportedKind(
     name="choice",
     loss=cross_entropy,
     width=_width,

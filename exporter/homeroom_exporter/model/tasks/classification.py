@@ -10,7 +10,7 @@ from homeroom_exporter.model.tasks.base import (
     one_hot,
 )
 
-KIND = ExportedKind(
+CLASSIFICATION = ExportedKind(
     name="classification",
     loss=cross_entropy,
     width=one_a_label,

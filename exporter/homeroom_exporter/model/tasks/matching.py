@@ -28,7 +28,7 @@ def _fits(reads: Sequence[Slot]) -> bool:
     return is_single(reads) and len(reads) == 2
 
 
-KIND = ExportedKind(
+MATCHING = ExportedKind(
     name="matching",
     loss=binary_cross_entropy,
     width=one,

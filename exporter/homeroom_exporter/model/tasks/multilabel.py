@@ -10,7 +10,7 @@ from homeroom_exporter.model.tasks.base import (
     one_a_label,
 )
 
-KIND = ExportedKind(
+MULTILABEL = ExportedKind(
     name="multilabel",
     loss=binary_cross_entropy,
     width=one_a_label,

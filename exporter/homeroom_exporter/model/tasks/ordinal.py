@@ -18,7 +18,7 @@ def _example_target(rng: np.random.Generator, shape: tuple[int, ...]) -> np.ndar
     return (np.arange(shape[1]) < rng.integers(0, shape[1] + 1, (shape[0], 1))).astype(np.float32)
 
 
-KIND = ExportedKind(
+ORDINAL = ExportedKind(
     name="ordinal",
     loss=binary_cross_entropy,
     width=_width,

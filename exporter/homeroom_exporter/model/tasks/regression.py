@@ -20,4 +20,4 @@ def _example_target(rng: np.random.Generator, shape: tuple[int, ...]) -> np.ndar
     return rng.standard_normal(shape, dtype=np.float32) * 2
 
 
-KIND = ExportedKind(name="regression", loss=_loss, width=one, example_target=_example_target)
+REGRESSION = ExportedKind(name="regression", loss=_loss, width=one, example_target=_example_target)

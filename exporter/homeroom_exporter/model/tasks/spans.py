@@ -30,7 +30,7 @@ def _example_target(rng: np.random.Generator, shape: tuple[int, ...]) -> np.ndar
     return np.asarray(labels * (rng.random(shape[:-1]) < 0.8).astype(np.float32)[..., None])
 
 
-KIND = ExportedKind(
+TEXT_SPANS = ExportedKind(
     name="spans",
     loss=token_cross_entropy,
     width=_width,

@@ -91,7 +91,7 @@ def _example_target(rng: np.random.Generator, shape: tuple[int, ...]) -> np.ndar
     return np.asarray(asked * rng.integers(-1, 2, shape[:-1]).astype(np.float32)[..., None])
 
 
-KIND = ExportedKind(
+TRACING = ExportedKind(
     name="tracing",
     loss=_loss,
     width=_width,

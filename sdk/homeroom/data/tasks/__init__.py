@@ -6,13 +6,21 @@ import numpy as np
 
 from homeroom.contract.manifest import Manifest, Task
 from homeroom.data.samples import Label
-from homeroom.data.tasks import choice, classification, matching, multilabel, ordinal, regression, spans, tracing
 from homeroom.data.tasks.base import TaskKind
+from homeroom.data.tasks.choice import CHOICE
+from homeroom.data.tasks.classification import CLASSIFICATION
+from homeroom.data.tasks.matching import MATCHING
 from homeroom.data.tasks.metrics import Score
+from homeroom.data.tasks.multilabel import MULTILABEL
+from homeroom.data.tasks.ordinal import ORDINAL
+from homeroom.data.tasks.regression import REGRESSION
+from homeroom.data.tasks.spans import TEXT_SPANS
+from homeroom.data.tasks.tracing import TRACING
 from homeroom.errors import BundleError
 
-MODULES = (classification, ordinal, multilabel, regression, choice, matching, spans, tracing)
-KINDS: dict[str, TaskKind] = {module.KIND.name: module.KIND for module in MODULES}
+KINDS: dict[str, TaskKind] = {
+    kind.name: kind for kind in (CLASSIFICATION, ORDINAL, MULTILABEL, REGRESSION, CHOICE, MATCHING, TEXT_SPANS, TRACING)
+}
 
 
 def register(kind: TaskKind) -> None:

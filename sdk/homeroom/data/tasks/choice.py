@@ -59,7 +59,7 @@ def _select(task: Task, label: str, answer: Answer) -> np.ndarray:
     return against_the_others(task.width, columns, columns[column_of(task, label, known)])
 
 
-KIND = TaskKind(
+CHOICE = TaskKind(
     name="choice",
     check=_check,
     parse=_parse,

@@ -51,7 +51,7 @@ def _select(task: Task, label: str, answer: Answer) -> np.ndarray:
     return against_the_others(task.width, range(task.width), column_of(task, label, task.labels))
 
 
-KIND = TaskKind(
+CLASSIFICATION = TaskKind(
     name="classification",
     check=check_class,
     target=_target,

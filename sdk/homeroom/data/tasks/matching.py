@@ -49,7 +49,7 @@ def _form(task: Task, label: Label | None) -> FormField:
     return FormField("select", WORDS, () if label is None else (str(label).lower(),))
 
 
-KIND = TaskKind(
+MATCHING = TaskKind(
     name="matching",
     check=_check,
     parse=_parse,

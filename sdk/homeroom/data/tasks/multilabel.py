@@ -54,7 +54,7 @@ def _form(task: Task, label: Label | None) -> FormField:
     return FormField("checkboxes", task.labels, [str(name) for name in label] if isinstance(label, list) else ())
 
 
-KIND = TaskKind(
+MULTILABEL = TaskKind(
     name="multilabel",
     check=_check,
     parse=parts_of,

@@ -46,7 +46,7 @@ def _select(task: Task, label: str, answer: Answer) -> np.ndarray:
     return weights
 
 
-KIND = TaskKind(
+ORDINAL = TaskKind(
     name="ordinal",
     check=check_class,
     target=_target,

@@ -58,7 +58,7 @@ def label_number(task: Task, answer: Answer) -> str:
     return show_number(task, answer.best)
 
 
-KIND = TaskKind(
+REGRESSION = TaskKind(
     name="regression",
     check=_check,
     parse=_parse,

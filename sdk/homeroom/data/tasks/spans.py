@@ -120,7 +120,7 @@ def _form(task: Task, label: Label | None) -> FormField:
     return FormField("note", chosen=(f"{len(label) if isinstance(label, list) else 0} marked",))
 
 
-KIND = TaskKind(
+TEXT_SPANS = TaskKind(
     name="spans",
     check=_check,
     parse=_parse,

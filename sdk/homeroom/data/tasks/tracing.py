@@ -59,7 +59,7 @@ def _form(task: Task, label: Label | None) -> None:
     """It takes no label."""
 
 
-KIND = TaskKind(
+TRACING = TaskKind(
     name="tracing",
     check=_check,
     token_target=_token_target,
