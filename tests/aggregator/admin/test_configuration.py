@@ -319,7 +319,7 @@ def test_a_device_gets_the_new_signed_configuration_and_what_it_made_before_coun
                 learn(device, 2.0**-10)
                 from homeroom.federation.make_update import queue_newest_update
 
-                assert queue_newest_update(device.store, device.bundle) == "queued"  # as int8, before the change
+                assert queue_newest_update(device.store, device.bundle).code == "queued"  # as int8, before the change
             else:
                 report = device.sync()
                 assert (len(report.sent), dict(report.refused), report.version) == (1, {}, 1)
