@@ -35,6 +35,7 @@ from homeroom_aggregator.admin.folder import (
     read_facts,
 )
 from homeroom_aggregator.state.log import Log
+from homeroom_aggregator.state.schema import NEWEST_VERSION
 
 BACKUP_LIST = BACKUP_FILE
 
@@ -138,7 +139,7 @@ def _read(source: Path) -> BackupContents:
 
 def _newest(path: Path) -> int:
     with contextlib.closing(sqlite3.connect(f"{path.resolve().as_uri()}?mode=ro", uri=True)) as copied:
-        return int(copied.execute("SELECT COALESCE(max(version), 0) FROM versions").fetchone()[0])
+        return int(copied.execute(NEWEST_VERSION).fetchone()[0])
 
 
 def _files(folder: Path) -> list[Path]:

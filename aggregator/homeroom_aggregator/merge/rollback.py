@@ -14,6 +14,7 @@ import numpy as np
 from homeroom.errors import InputError, StoreError
 from homeroom.system.sqlite import Database
 from homeroom_aggregator.state import secure_sum
+from homeroom_aggregator.state.schema import newest_version
 
 REASON_LIMIT = 200  # characters of who goes back, and of the reason
 
@@ -38,7 +39,7 @@ def targets(database: Database) -> frozenset[int]:
 
 def check_target(database: Database, to: int) -> None:
     """InputError unless one may go back to version `to`."""
-    newest, where = _newest(database), f"version {to}"
+    newest, where = newest_version(database), f"version {to}"
     if not 0 <= to < newest:
         raise InputError(f"is not older than version {newest}, the newest", where=where)
     if to and not database.one("SELECT 1 FROM versions WHERE version = ?", (to,)):
@@ -72,7 +73,3 @@ def holds_withdrawn(database: Database, version: int) -> bool:
         return True
     unseen = {update_id for update_id, number in gone.items() if number is None}
     return bool(unseen) and any(unseen & header.updates.keys() for header in secure_sum.headers(database, 0, released))
-
-
-def _newest(database: Database) -> int:
-    return int(database.one("SELECT COALESCE(max(version), 0) FROM versions")[0])

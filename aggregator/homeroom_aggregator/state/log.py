@@ -5,20 +5,19 @@ unlearn), `release` (a new version), `private_release` (a new version, with its 
 are gone from then on), `rollback` (a new version with the theta of an older one), `restored` (the same theta under a
 number that nobody has seen, after a backup was put back), `configuration` (the round configuration in force from then
 on). Sums and theta are computed from it (`replay`), from the last checkpoint on; a released version is kept as it was
-signed. One process writes rounds (`lock`); any other may read the file meanwhile.
+signed. One process writes rounds (`lock_file`); any other may read the file meanwhile.
 """
 
 from __future__ import annotations
 
 import contextlib
-import sqlite3
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
 from homeroom.errors import DamagedError, StoreError
-from homeroom.system.sqlite import Database, refusal
+from homeroom.system.sqlite import Database, lock_file
 from homeroom_aggregator.state import schema
 
 BASES_TABLE = """CREATE TABLE IF NOT EXISTS bases (
@@ -54,7 +53,7 @@ class Log:
     def __init__(self, path: Path, *, exclusive: bool = True) -> None:
         with contextlib.ExitStack() as resources:
             if exclusive and str(path) != ":memory:":
-                resources.enter_context(contextlib.closing(lock(path)))
+                resources.enter_context(contextlib.closing(lock_file(path.with_suffix(".lock"))))
             try:
                 self.database = Database(path, any_thread=True, shared=True)
                 resources.callback(self.database.close)
@@ -213,7 +212,7 @@ class Log:
 
     def newest(self) -> int:
         """The number of the newest version; 0 is the bundle's own theta."""
-        return int(self.database.one("SELECT COALESCE(max(version), 0) FROM versions")[0])
+        return schema.newest_version(self.database)
 
     # Checkpoints: the state after an entry, so that a replay starts there
 
@@ -273,22 +272,3 @@ class Log:
     def put_fact(self, name: str, value: bytes) -> None:
         """Stores a named value in place of the one before."""
         self.database.write("INSERT OR REPLACE INTO facts (name, value) VALUES (?, ?)", (name, value))
-
-
-def lock(path: Path) -> sqlite3.Connection:
-    """Takes `path`'s lock until the connection or the process ends; StoreError if another process has it.
-
-    SQLite's own file lock, on a file of its own: it is the same everywhere and never outlives a killed process.
-    """
-    beside = path.with_suffix(".lock")
-    try:
-        held = sqlite3.connect(beside, isolation_level=None, timeout=0.5, check_same_thread=False)
-        try:
-            held.execute("PRAGMA journal_mode = MEMORY")  # nothing is ever written
-            held.execute("BEGIN EXCLUSIVE")
-        except BaseException:
-            held.close()
-            raise
-    except sqlite3.DatabaseError as problem:
-        raise refusal(problem, beside) from None
-    return held

@@ -14,6 +14,7 @@ from homeroom.system.sqlite import Database, copy_database
 
 LAYOUT_VERSION = 3  # PRAGMA user_version of log.db
 
+NEWEST_VERSION = "SELECT COALESCE(max(version), 0) FROM versions"
 LOG_TABLES = """
 CREATE TABLE facts (name TEXT PRIMARY KEY, value BLOB NOT NULL);
 CREATE TABLE devices (
@@ -50,6 +51,11 @@ CHECKED_TABLES = (
     "consents",
     "audit",
 )  # checked at each start; bodies are checked by their own hashes when they are read
+
+
+def newest_version(database: Database) -> int:
+    """The number of the newest version; 0 is the bundle's own theta."""
+    return int(database.one(NEWEST_VERSION)[0])
 
 
 def _to_2(database: Database) -> None:

@@ -13,6 +13,9 @@ import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
+from homeroom.errors import HomeroomError
+from homeroom.system.sqlite import lock_file
+
 LOCK = "in-use"
 
 
@@ -46,10 +49,7 @@ def _ours(path: Path) -> bool:
 
 def _locked(path: Path) -> sqlite3.Connection | None:
     """The lock of a file; None where somebody has it, or where files cannot be locked."""
-    connection = sqlite3.connect(path, timeout=0, isolation_level=None)
     try:
-        connection.execute("BEGIN EXCLUSIVE")
-    except sqlite3.Error:
-        connection.close()
+        return lock_file(path, timeout_s=0)
+    except (HomeroomError, sqlite3.Error):
         return None
-    return connection

@@ -6,7 +6,6 @@ page hands it jobs through `ask`.
 
 from __future__ import annotations
 
-import datetime
 import logging
 import os
 import queue
@@ -28,6 +27,7 @@ from homeroom.device.device import Device
 from homeroom.device.resources.budget import Budget, WeeklyHours
 from homeroom.errors import Code, HomeroomError, NetworkError, TrainError
 from homeroom.federation import versions
+from homeroom.system import clock
 
 log = logging.getLogger("homeroom.agent")
 SYNC_RETRY_S = (300.0, 21_600.0)  # after a failed sync: first and longest wait
@@ -114,17 +114,17 @@ class Agent:
         if self._again_s is not None and time.monotonic() >= self._again_s:
             self._again_s = None
             return True
-        before, self._hours = self._hours, (datetime.date.today().isoformat(), self.in_window())
+        before, self._hours = self._hours, (clock.local_now().date().isoformat(), self.in_window())
         return self._hours[1] and self._hours != before
 
     def in_window(self) -> bool:
         """Whether training is allowed at this hour."""
-        now = datetime.datetime.now()
+        now = clock.local_now()
         return not self.settings.window or any(span.holds(now) for span in self.settings.window)
 
     def say(self, **changes: Any) -> None:
         """Changes the status, and writes it where that is possible."""
-        self.status = msgspec.structs.replace(self.status, at=status.utc_now(), **changes)
+        self.status = msgspec.structs.replace(self.status, at=clock.timestamp(), **changes)
         try:
             status.write_status(self.settings.directory, self.status)
         except HomeroomError as problem:
@@ -201,7 +201,7 @@ class Agent:
         waits = ""
         if mark == known.mark and not unfinished:
             return self.say(training_waits="")
-        today = datetime.date.today().isoformat()
+        today = clock.local_now().date().isoformat()
         left = self.settings.budget.minutes - (known.seconds / 60 if known.day == today else 0.0)
         if not self.in_window():
             waits = "its hours have not come"
@@ -232,7 +232,7 @@ class Agent:
         if not report.finished:
             self._again_s = time.monotonic() + TRAINING_RETRY_S
         return self.say(
-            last_trained=status.utc_now(),
+            last_trained=clock.timestamp(),
             trained_samples=report.samples,
             rolled_back=self.status.rolled_back + back,
             training_waits="" if report.finished else report.stopped,
@@ -254,13 +254,13 @@ class Agent:
         self._failures, self._clock_off_s = 0, report.clock_off_s or 0.0
         self._next_sync_s = time.monotonic() + 60 * self.settings.sync_minutes * random.uniform(0.8, 1.2)
         log.info("synced: %d sent, %d refused, %s theta in use", len(report.sent), len(report.refused), report.in_use)
-        self.say(last_seen=status.utc_now())
+        self.say(last_seen=clock.timestamp())
         if report.refused:
             raise HomeroomError("the aggregator refused an update")
 
     def _count(self, device: Device) -> None:
         facts = device.status()
-        clock = doctor.check_clock(datetime.datetime.now(datetime.UTC))
+        clock_check = doctor.check_clock(clock.now())
         mark = device.store.samples_mark()
         if self._counted[0] != mark:
             self._counted = (mark, sum(not sample.labels for sample in device.store.each_without_inputs()))
@@ -272,7 +272,7 @@ class Agent:
             joined=facts["joined"],
             global_version=facts["global_version"],
             damage=len(facts["damage"]),
-            clock=facts["clock"] or (clock.says if clock.state == "wrong" else self._clock_off()),
+            clock=facts["clock"] or (clock_check.says if clock_check.state == "wrong" else self._clock_off()),
         )
 
     def _clock_off(self) -> str | None:

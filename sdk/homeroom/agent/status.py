@@ -5,7 +5,6 @@ It goes into logs, the page and support bundles: counts, times and kinds of prob
 
 from __future__ import annotations
 
-import datetime
 from pathlib import Path
 
 import msgspec
@@ -94,11 +93,6 @@ def describe_error(problem: Exception) -> str:
     if isinstance(problem, HomeroomError):
         return f"{type(problem).__name__}: the sentence may name files or pupils and is not written here"
     return f"an error of the program: {type(problem).__name__}"
-
-
-def utc_now() -> str:
-    """The time in UTC, ISO 8601, to the second."""
-    return datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
 
 
 def write_status(directory: Path, status: AgentStatus) -> None:

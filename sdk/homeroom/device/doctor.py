@@ -22,7 +22,7 @@ from homeroom.device.resources.benchmark import BenchmarkResult, run_benchmark
 from homeroom.device.resources.benchmark_worker import LIBRARY_PACKAGES
 from homeroom.device.resources.costs import Costs
 from homeroom.errors import HomeroomError
-from homeroom.system import hardware
+from homeroom.system import clock, hardware
 
 OLDEST_ONNXRUNTIME = (1, 22)
 LEAST_FREE_BYTES = 500_000_000
@@ -85,7 +85,7 @@ def _check_machine() -> Iterator[Check]:
     battery = "no battery" if power.share is None else f"battery {power.share:.0%}"
     plugged = {True: ", plugged in", False: ", not plugged in", None: ""}[power.plugged]
     yield Check("power", battery + plugged + ("" if heat is None else f", processor {heat:.0f} °C"))
-    yield check_clock(datetime.datetime.now(datetime.UTC))
+    yield check_clock(clock.now())
 
 
 def check_clock(now: datetime.datetime) -> Check:

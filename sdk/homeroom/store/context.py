@@ -68,7 +68,7 @@ class StoreContext:
             with self.database.transaction():
                 yield
                 number = len(count) if isinstance(count, Sized) else count
-                row = (clock.now().isoformat(timespec="seconds"), event, number)
+                row = (clock.timestamp(), event, number)
                 self.database.write("INSERT INTO audit (at, event, count) VALUES (?, ?, ?)", row)
         except BaseException:
             self.keys.reset()

@@ -19,7 +19,7 @@ from homeroom.store.master_keys import KeyLocation, KeyRing, MasterKeys, find_ma
 from homeroom.store.retention_clock import RetentionClock
 from homeroom.system import clock
 from homeroom.system.files import make_directory, write_durable
-from homeroom.system.sqlite import Database, refusal
+from homeroom.system.sqlite import Database, lock_file
 
 
 class DeviceFile(msgspec.Struct, frozen=True):
@@ -38,7 +38,7 @@ def is_device(directory: Path) -> bool:
 def open_store(directory: Path, master_keys: MasterKeys | None, *, anew: bool) -> StoreContext:
     """Opens or makes the store of a directory; see `Store.open`."""
     make_directory(directory)
-    lock = _lock(directory)
+    lock = lock_file(directory / "lock", where=directory)
     try:
         return _open_locked(directory, master_keys, lock, anew=anew)
     except BaseException:
@@ -50,18 +50,6 @@ def remove(context: StoreContext) -> None:
     """Deletes a store that is closed: its files, and last the key, without which they are unreadable."""
     repair.discard(context.directory)
     context.master_keys.delete(context.store_id)
-
-
-def _lock(directory: Path) -> sqlite3.Connection:
-    """Locks the directory for this process: SQLite's own locks work on every system and end with the process."""
-    lock = sqlite3.connect(directory / "lock", isolation_level=None, timeout=0.5)
-    try:
-        lock.execute("PRAGMA journal_mode = OFF")
-        lock.execute("BEGIN EXCLUSIVE")
-    except sqlite3.OperationalError as problem:
-        lock.close()
-        raise refusal(problem, directory) from None
-    return lock
 
 
 def _open_locked(

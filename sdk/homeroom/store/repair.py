@@ -16,7 +16,7 @@ from homeroom.store.backup import Backup
 from homeroom.store.data_keys import DataKeys
 from homeroom.store.master_keys import KeyRing
 from homeroom.store.sealed_rows import BrokenRow, broken_rows
-from homeroom.system.clock import now
+from homeroom.system.clock import timestamp
 from homeroom.system.files import refusal as file_refusal
 from homeroom.system.files import replace_durable, sync_directory
 from homeroom.system.sqlite import SQLITE_ERRORS, Database
@@ -126,7 +126,7 @@ def _first_value(path: Path, sql: str) -> Any:
 
 def note_damage(database: Database, lines: list[str]) -> None:
     """Lists damage, durably."""
-    at = now().isoformat(timespec="seconds")
+    at = timestamp()
     database.write_many("INSERT INTO damage (at, what) VALUES (?, ?)", [(at, line) for line in lines])
 
 

@@ -7,6 +7,7 @@ process at a time owns the file, and no shared memory is needed. A `shared` file
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sqlite3
 from collections.abc import Iterator, Sequence
@@ -150,6 +151,29 @@ class Database:
     def close(self) -> None:
         """Closes the connection; an open transaction is lost."""
         self.connection.close()
+
+
+def lock_file(path: Path, *, timeout_s: float = 0.5, where: Path | None = None) -> sqlite3.Connection:
+    """Locks a file, made with mode 0600, until the connection or the process ends; StoreError if another has it.
+
+    SQLite's lock is the same on every system, and the system frees it when the process dies. `filelock` would not keep
+    out a process of homeroom 0.1.0: it takes flock, which does not see the fcntl locks of SQLite.
+
+    timeout_s: how long to wait for another process.
+    where: that an error names, in place of the path.
+    """
+    with contextlib.ExitStack() as undo:
+        try:
+            lock = sqlite3.connect(path, isolation_level=None, timeout=timeout_s, check_same_thread=False)
+            undo.callback(lock.close)
+            lock.execute("PRAGMA journal_mode = MEMORY")  # nothing is ever written
+            lock.execute("BEGIN EXCLUSIVE")
+        except sqlite3.DatabaseError as problem:
+            raise refusal(problem, where or path) from None
+        undo.pop_all()
+    with contextlib.suppress(OSError):  # where the file is somebody else's
+        path.chmod(0o600)
+    return lock
 
 
 def primary_code(problem: Exception) -> int:

@@ -122,11 +122,7 @@ def test_joining_and_syncing_ask_nothing_of_the_clock(
     service: Service, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, year: int
 ) -> None:
     then = datetime.datetime(year, 1, 1, tzinfo=datetime.UTC)
-    for module in (
-        "homeroom.federation.sync.now",
-        "homeroom.system.clock.now",
-        "homeroom.federation.network.transport._now",
-    ):
+    for module in ("homeroom.federation.sync.now", "homeroom.system.clock.now"):
         monkeypatch.setattr(module, lambda: then)
     with running(service) as address, classroom(service, tmp_path, address) as device:
         learn(device, 0.5)

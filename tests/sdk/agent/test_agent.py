@@ -105,12 +105,7 @@ def test_a_days_minutes_are_not_exceeded_by_starting_again(place: Path, monkeypa
     assert said(again)["waiting to train"] == "today's minutes are spent"
     assert time.monotonic() - began < 6 * 60
 
-    class Tomorrow(datetime.date):
-        @classmethod
-        def today(cls) -> Any:
-            return datetime.date(2031, 1, 1)
-
-    monkeypatch.setattr("homeroom.agent.loop.datetime.date", Tomorrow)
+    monkeypatch.setattr("homeroom.system.clock.local_now", lambda: datetime.datetime(2031, 1, 1))
     report = []
     monkeypatch.setattr(Device, "train", lambda *_, **given: report.append(given["budget"].minutes) or 1 / 0)
     again._look_inside = True

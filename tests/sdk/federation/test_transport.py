@@ -26,6 +26,7 @@ from homeroom.federation.enrolment import network_settings, set_network
 from homeroom.federation.network import metered, transport
 from homeroom.federation.network.transport import Connection, NetworkSettings, read_bounded, retry_after
 from homeroom.store import Store
+from homeroom.system import clock
 
 Handler = Callable[[httpx.Request], httpx.Response]
 
@@ -186,7 +187,7 @@ def test_a_clock_that_is_years_off_is_named_and_can_be_left_aside(
             visit(address)
         assert "set the clock" in caught.value.remedy
         assert visit(address, NetworkSettings(clock="ignore")) == b"ok"
-        monkeypatch.setattr(transport, "_now", lambda: datetime.datetime(1970, 1, 1, tzinfo=datetime.UTC))
+        monkeypatch.setattr(clock, "now", lambda: datetime.datetime(1970, 1, 1, tzinfo=datetime.UTC))
         assert visit(address) == b"ok"  # before the release of this software: plainly wrong
 
 

@@ -26,6 +26,7 @@ from homeroom_aggregator.server.dashboard.school_status import WORST_FIRST, Scho
 from homeroom_aggregator.server.dashboard.sessions import Session
 from homeroom_aggregator.state.last_seen import LastSeen
 from homeroom_aggregator.state.privacy_ledger import PrivacyLedger, epsilon
+from homeroom_aggregator.state.schema import newest_version
 
 RECENT_VERSIONS, VERSIONS_A_PAGE, ENTRIES_A_PAGE = (
     24,
@@ -237,7 +238,7 @@ def versions(context: PageContext) -> str:
     back = {version.number for version in rows if context.may_go_back and _can_go_back(context, version.number)}
     older = rows[-1].number if rows and rows[-1].number > 1 else None
     return _page(
-        context, "versions", "versions", versions=rows, back=back, older=older, newest=queries.newest(context.database)
+        context, "versions", "versions", versions=rows, back=back, older=older, newest=newest_version(context.database)
     )
 
 
@@ -252,7 +253,7 @@ def _can_go_back(context: PageContext, number: int) -> bool:
 def rollback_page(context: PageContext, number: int, problem: str = "") -> str:
     """The page that asks whether to go back to a version; InputError where one may not."""
     rollback.check_target(context.database, number)
-    newest = queries.newest(context.database)
+    newest = newest_version(context.database)
     old: VersionRow | None = next(iter(queries.versions(context.database, 1, number + 1)), None) if number else None
     limit = rollback.REASON_LIMIT
     return _page(context, "rollback", "versions", number=number, old=old, newest=newest, problem=problem, limit=limit)

@@ -16,6 +16,7 @@ from homeroom.contract.policy import narrowed
 from homeroom.system.sqlite import Database
 from homeroom_aggregator.merge.rounds import Rounds
 from homeroom_aggregator.state import audit, secure_sum
+from homeroom_aggregator.state.schema import newest_version
 
 VERSION_EVENTS = ("released", "rolled back", "restored")  # audit events that made a version
 
@@ -83,14 +84,9 @@ def pending_updates(rounds: Rounds) -> PendingUpdates:
     return PendingUpdates(rounds.state.pending, rounds.configuration.buffer_size, fed)
 
 
-def newest(database: Database) -> int:
-    """The newest version's number; 0 where none was released."""
-    return int(database.one("SELECT COALESCE(max(version), 0) FROM versions")[0])
-
-
 def versions(database: Database, most: int, before: int | None = None) -> list[VersionRow]:
     """At most `most` versions below `before`, the newest first."""
-    below = before if before is not None else newest(database) + 1
+    below = before if before is not None else newest_version(database) + 1
     sql = """SELECT version, number, (SELECT max(number) FROM log AS older
                  WHERE older.kind IN ('release', 'private_release') AND older.number < versions.number)
              FROM versions WHERE version < ? ORDER BY version DESC LIMIT ?"""

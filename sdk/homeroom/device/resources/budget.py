@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Literal
 
 from homeroom.errors import Code, InputError, TrainError
-from homeroom.system import hardware
+from homeroom.system import clock, hardware
 
 CHECK_INTERVAL_S = 5.0  # between checks of disk, battery, temperature and the time of day
 CGROUP_SHARE = 0.9  # of a control group's memory: at its limit the system kills the process
@@ -32,10 +32,10 @@ class WeeklyHours:
 
     def holds(self, now: datetime.datetime) -> bool:
         """Whether a local time lies in these hours."""
-        clock, day = now.time(), now.weekday()
+        hour, day = now.time(), now.weekday()
         if self.since < self.until:
-            return day in self.days and self.since <= clock < self.until
-        return (day in self.days and clock >= self.since) or ((day - 1) % 7 in self.days and clock < self.until)
+            return day in self.days and self.since <= hour < self.until
+        return (day in self.days and hour >= self.since) or ((day - 1) % 7 in self.days and hour < self.until)
 
 
 def read_weekly_hours(text: str) -> WeeklyHours:
@@ -44,12 +44,12 @@ def read_weekly_hours(text: str) -> WeeklyHours:
     try:
         if match is None:
             raise ValueError(text)
-        first, last, *clock = match.groups()
+        first, last, *times = match.groups()
         days = frozenset(range(7))
         if first:
             begin, end = WEEKDAYS.index(first), WEEKDAYS.index(last or first)
             days = frozenset((begin + i) % 7 for i in range((end - begin) % 7 + 1))
-        hours = [int(part) for part in clock]
+        hours = [int(part) for part in times]
         return WeeklyHours(days, datetime.time(hours[0], hours[1]), datetime.time(hours[2], hours[3]))
     except ValueError:
         raise InputError(f"{text!r} is not a span of hours", remedy="write for example mon-fri 08:00-15:30") from None
@@ -146,7 +146,7 @@ class BudgetWatch:
             return SpentLimit("battery", f"the battery is at {power.share:.0%} and not plugged in")
         if heat is not None and heat > budget.celsius:
             return SpentLimit("heat", f"the processor is at {heat:.0f} °C")
-        now = datetime.datetime.now()
+        now = clock.local_now()
         if any(span.holds(now) for span in budget.quiet):
             return SpentLimit("hours", "these are quiet hours")
         return None

@@ -24,6 +24,7 @@ import msgspec
 import stamina
 
 from homeroom.errors import InputError, NetworkError, SignalError
+from homeroom.system import clock
 
 CONNECT_TIMEOUT_S, READ_TIMEOUT_S = 10.0, 60.0
 LEAST_BYTES_PER_TIMEOUT = 4096  # that must come in each READ_TIMEOUT_S, else the response has stalled
@@ -100,7 +101,7 @@ class Connection:
     ) -> None:
         network = network or NetworkSettings()
         self.address, self._proxy = network.address or address, network.proxy
-        ignore_dates = network.clock == "ignore" or _now() < EARLIEST_TIME
+        ignore_dates = network.clock == "ignore" or clock.now() < EARLIEST_TIME
         try:
             self._http = httpx.Client(
                 base_url=self.address,
@@ -169,8 +170,9 @@ class Connection:
             through = f" through the proxy {httpx.URL(self._proxy).host}" if self._proxy else ""
             return NetworkError(f"no connection{through}: {problem}", where=self.address, remedy=RETRY_REMEDY)
         if wrong.verify_code in EXPIRED_CODES:
+            today = f"{clock.now():%Y-%m-%d}"
             return NetworkError(
-                f"its TLS certificate does not hold at this machine's time, {_now():%Y-%m-%d}: {wrong.verify_message}",
+                f"its TLS certificate does not hold at this machine's time, {today}: {wrong.verify_message}",
                 where=self.address,
                 remedy="set the clock, or `homeroom device network DIR --clock ignore`",
             )
@@ -241,7 +243,3 @@ def _tls_context(ignore_dates: bool) -> ssl.SSLContext:
     if ignore_dates:
         context.verify_flags |= ssl.VerifyFlags(NO_CHECK_TIME)
     return context
-
-
-def _now() -> datetime.datetime:
-    return datetime.datetime.now(datetime.UTC)
