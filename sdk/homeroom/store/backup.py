@@ -7,6 +7,7 @@ one that it holds is never overwritten, whatever has become of it in device.db.
 from __future__ import annotations
 
 import contextlib
+import datetime
 import sqlite3
 import time
 from collections.abc import Callable, Iterator
@@ -50,14 +51,20 @@ class Backup:
         paths = self.path.parent.glob(OLDER_COPY.format("[0-9]*"))
         return {int(path.stem.rpartition("-")[2]): path for path in paths}
 
+    def older_path(self, version: int) -> Path:
+        """Where the copy from before the migration of a version is kept."""
+        return self.path.with_name(OLDER_COPY.format(version))
+
     def keep_older(self, version: int) -> None:
         """Keeps the copy that was made before a migration, to go back by."""
-        replace_durable(self.path, self.path.with_name(OLDER_COPY.format(version)))
+        replace_durable(self.path, self.older_path(version))
 
-    def discard_older(self) -> None:
-        """Deletes the copies from before migrations."""
+    def discard_older(self, before: datetime.date | None = None) -> None:
+        """Deletes the copies from before migrations, or those last written before a day."""
         for path in self.older().values():
-            path.unlink()
+            written = datetime.datetime.fromtimestamp(path.stat().st_mtime, datetime.UTC)
+            if before is None or written.date() < before:
+                path.unlink()
 
     @property
     def due(self) -> bool:

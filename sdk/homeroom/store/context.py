@@ -18,9 +18,15 @@ from homeroom.store.data_keys import DataKeys, Subject
 from homeroom.store.feature_cache import FeatureCache
 from homeroom.store.master_keys import KeyRing, MasterKeys
 from homeroom.store.retention_clock import RetentionClock, believe
-from homeroom.store.sealed_rows import SAMPLE_COLUMNS, SELECT_BODY, broken_input, open_sample, unpack_input
+from homeroom.store.sealed_rows import SAMPLE_COLUMNS, broken_input, open_sample, unpack_input
 from homeroom.system import clock
+from homeroom.system.files import write_durable
 from homeroom.system.sqlite import Database
+
+READ_INPUT = (
+    "SELECT s.content, i.body FROM samples s LEFT JOIN inputs i ON i.content = s.content AND i.place = ? "
+    "WHERE s.sample_id = ?"
+)
 
 
 @dataclass
@@ -171,17 +177,16 @@ class StoreContext:
         if the sample is no longer there.
         """
         subject, place = self.keys.find(sample.subject), reference.place
-        row = self.database.one("SELECT content FROM samples WHERE sample_id = ?", (sample.sample_id,))
-        if subject is None or row is None:
-            return None
         for attempt in range(2):
-            name = f"{row[0]}/{place}"
-            body = self.database.one(SELECT_BODY, (row[0], place))
+            row = self.database.one(READ_INPUT, (place, sample.sample_id))
+            if subject is None or row is None:
+                return None
+            content, body = row
             try:
-                return unpack_input(reference, subject.cipher.open(body[0] if body else b"", "inputs.body", name))
+                return unpack_input(reference, subject.cipher.open(body or b"", "inputs.body", f"{content}/{place}"))
             except BrokenSealError:
                 if attempt == 0:
-                    broken = broken_input(subject, sample.sample_id, row[0], place)
+                    broken = broken_input(subject, sample.sample_id, content, place)
                     repair.restore_input(self.database, self.backup, broken)
         self.checked = False
         return None
@@ -203,7 +208,9 @@ class StoreContext:
         if self.closed:
             return
         self.closed = True
-        if self.database.connection.total_changes != self.backed_up_changes:
+        if self.database.damaged:
+            write_durable(self.directory / repair.DAMAGE_MARK, b"")
+        elif self.database.connection.total_changes != self.backed_up_changes:
             with contextlib.suppress(HomeroomError):  # the next opening sees to it
                 self.back_up(force=True)
         self.cache.close()

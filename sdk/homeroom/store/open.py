@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
+import datetime
 import secrets
 import sqlite3
+from collections.abc import Iterator
 from pathlib import Path
 
 import msgspec
@@ -20,6 +23,8 @@ from homeroom.store.retention_clock import RetentionClock
 from homeroom.system import clock
 from homeroom.system.files import make_directory, write_durable
 from homeroom.system.sqlite import Database, lock_file
+
+OLDER_COPY_LIFETIME = datetime.timedelta(days=30)  # to go back by after a migration
 
 
 class DeviceFile(msgspec.Struct, frozen=True):
@@ -46,6 +51,13 @@ def open_store(directory: Path, master_keys: MasterKeys | None, *, anew: bool) -
         raise
 
 
+@contextlib.contextmanager
+def locked(directory: Path) -> Iterator[None]:
+    """Keeps other processes out of a device directory."""
+    with contextlib.closing(_lock(directory)):
+        yield
+
+
 def remove(context: StoreContext) -> None:
     """Deletes a store that is closed: its files, and last the key, without which they are unreadable."""
     repair.discard(context.directory)
@@ -55,7 +67,7 @@ def remove(context: StoreContext) -> None:
 def _open_locked(
     directory: Path, master_keys: MasterKeys | None, lock: sqlite3.Connection, *, anew: bool
 ) -> StoreContext:
-    device_file = _read_device_file(directory)
+    device_file = read_device_file(directory)
     master_keys = master_keys or find_master_keys(device_file.keys if device_file else None)
     store_id = device_file.store_id if device_file else repair.find_store_id(directory) or secrets.token_hex(16)
     key_ring = master_keys.read(store_id)
@@ -115,7 +127,9 @@ def _open_sound(path: Path, store_id: str, key_ring: KeyRing, backup: Backup) ->
             if backup.exists():
                 raise DamagedError("it is empty")
             _make(database, store_id, key_ring)
-        if path.stat().st_size <= repair.CHECKED_AT_OPEN_BYTES and (problem := database.check()):
+        marked = path.with_name(repair.DAMAGE_MARK).exists()
+        is_checked = marked or path.stat().st_size <= repair.CHECKED_AT_OPEN_BYTES
+        if is_checked and (problem := database.check()):
             raise DamagedError(problem)
         repair.migrate(database, key_ring)
         repair.check_shape(database)
@@ -136,15 +150,19 @@ def _open_sound(path: Path, store_id: str, key_ring: KeyRing, backup: Backup) ->
 def _recover(context: StoreContext, damage: list[str]) -> None:
     """Notes damage, mends rows, finishes a rotation that was cut short, and detects a moved or older directory."""
     repair.note_damage(context.database, damage)
-    if context.directory.joinpath("device.db").stat().st_size <= repair.CHECKED_AT_OPEN_BYTES:
-        context.mend()
+    mark = context.directory / repair.DAMAGE_MARK
+    if mark.exists() or context.directory.joinpath("device.db").stat().st_size <= repair.CHECKED_AT_OPEN_BYTES:
+        context.mend(bodies=mark.exists())
+        mark.unlink(missing_ok=True)
     if len(context.key_ring.keys) > 1:
         if context.keys.generation != context.key_ring.newest:
             remove_and_rotate(context)
         finish_rotation(context)
     context.cache.keep_only(subject.subject_id for subject in context.keys.sound()[0].values())
     clone_detection.detect_clones(context)
-    expire(context, context.check_clock().newest.isoformat())
+    today = context.check_clock().newest
+    expire(context, today.isoformat())
+    context.backup.discard_older(today - OLDER_COPY_LIFETIME)
     if not context.backup.exists():
         context.back_up(force=True)
 
@@ -158,7 +176,8 @@ def _make(database: Database, store_id: str, key_ring: KeyRing) -> None:
         database.write(f"PRAGMA user_version = {schema.SCHEMA_VERSION}")
 
 
-def _read_device_file(directory: Path) -> DeviceFile | None:
+def read_device_file(directory: Path) -> DeviceFile | None:
+    """What device.json says; None if it is gone or damaged. StoreError if a newer homeroom wrote it."""
     path = directory / "device.json"
     try:
         device_file = msgspec.json.decode(path.read_bytes(), type=DeviceFile)

@@ -22,6 +22,7 @@ from homeroom.system.files import replace_durable, sync_directory
 from homeroom.system.sqlite import SQLITE_ERRORS, Database
 
 CHECKED_AT_OPEN_BYTES = 64 << 20  # a larger store is checked before it is read or copied, not at every opening
+DAMAGE_MARK = "damaged"  # a file: SQLite found damage, so the next opening checks everything
 LOST = "was damaged and is lost: the copy does not have it"
 FIRST_CHECKED_VERSION = 3  # of a store whose rows are checked before it is migrated
 SQLITE_LOG_SUFFIXES = ("-wal", "-shm", "-journal")
@@ -66,6 +67,7 @@ def discard(directory: Path) -> None:
     for name in ("device.db", "cache.db", "backup/device.db", "device.json"):
         for suffix in ("", *SQLITE_LOG_SUFFIXES):
             directory.joinpath(name + suffix).unlink(missing_ok=True)
+    directory.joinpath(DAMAGE_MARK).unlink(missing_ok=True)
     Backup(directory).discard_older()
     sync_directory(directory)
 

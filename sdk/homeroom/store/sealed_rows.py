@@ -94,9 +94,9 @@ def open_sample(subjects: Mapping[int, Subject], row: Sequence[Any]) -> StoredSa
 
 def insert_inputs(database: Database, subject: Subject, content: int, bodies: Iterable[bytes]) -> None:
     """Stores the inputs of a sample."""
-    for place, body in enumerate(bodies):
-        sealed = subject.cipher.seal(body, "inputs.body", f"{content}/{place}")
-        database.write("INSERT INTO inputs VALUES (?, ?, ?)", (content, place, sealed))
+    seal = subject.cipher.seal
+    rows = [(content, place, seal(body, "inputs.body", f"{content}/{place}")) for place, body in enumerate(bodies)]
+    database.write_many("INSERT INTO inputs VALUES (?, ?, ?)", rows)
 
 
 def delete_samples(database: Database, column: str, value: str | int) -> int:

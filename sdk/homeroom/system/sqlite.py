@@ -36,6 +36,7 @@ class Database:
 
     def __init__(self, path: Path, *, durable: bool = True, any_thread: bool = False, shared: bool = False) -> None:
         self.path = path
+        self.damaged = False  # SQLite found damage
         self._depth = 0
         self._locking = "NORMAL" if shared else "EXCLUSIVE"
         with self.refusals():
@@ -64,7 +65,9 @@ class Database:
         try:
             yield
         except SQLITE_ERRORS as problem:
-            raise refusal(problem, self.path) from None
+            error = refusal(problem, self.path)
+            self.damaged |= isinstance(error, DamagedError)
+            raise error from None
 
     @contextmanager
     def transaction(self) -> Iterator[None]:

@@ -1,0 +1,60 @@
+"""`homeroom device migrate`: a store of an older version is brought to this one, or taken back."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from pathlib import Path
+
+import click
+
+from homeroom.cli.options import as_json, json_text
+from homeroom.cli.parameters import FOLDER
+from homeroom.errors import InputError
+
+
+@click.command()
+@click.argument("directory", type=FOLDER)
+@click.option("--dry-run", is_flag=True, help="Say what it would do, and change nothing.")
+@click.option("--back", is_flag=True, help="Put the copy from before the last migration in place.")
+@click.option("--yes", is_flag=True, help="With --back: do not ask.")
+@as_json
+def migrate(directory: Path, dry_run: bool, back: bool, yes: bool, machine: bool) -> None:
+    """Bring the store of DIRECTORY to this version, its copy made first, as opening it does; or go back to that copy.
+
+    Example: homeroom device migrate classroom/ --dry-run
+    """
+    from homeroom.store.migration import go_back, plan_migration, plan_return
+    from homeroom.store.open import open_store
+
+    if back:
+        found = plan_return(directory)
+        lost = ", ".join(f"{count} {name}" for name, count in found.lost.items() if count) or "nothing"
+        if not machine:
+            click.echo(f"back to version {found.version}: {lost} of what came since would be lost")
+        if not dry_run:
+            if not yes:
+                click.confirm("Go back?", abort=True, err=True)
+            go_back(directory)
+            if not machine:
+                click.echo("done; open it with the release that it is of: this one would migrate it again")
+        if machine:
+            click.echo(json_text(asdict(found)))
+        return
+    if yes:
+        raise InputError("--yes is for --back alone")
+    plan = plan_migration(directory)
+    if not dry_run:
+        open_store(directory, None, anew=False).close()
+    if machine:
+        click.echo(json_text({**asdict(plan), "copy": str(plan.copy)}))
+    elif plan.present == plan.target:
+        click.echo(f"{directory} is of version {plan.target}: there is nothing to do")
+    else:
+        free = "" if plan.free_bytes is None else f", {plan.free_bytes / 1e6:.0f} MB are free"
+        goes = "would go" if dry_run else "went"
+        click.echo(
+            f"{goes} from version {plan.present} to {plan.target}: {plan.samples} samples, "
+            f"{plan.store_bytes / 1e6:.1f} MB\n"
+            f"  needs {plan.needed_bytes / 1e6:.1f} MB of free space meanwhile{free}\n"
+            f"  the copy from before is {plan.copy}, for 30 days or until a `forget`: `--back` puts it in place"
+        )
