@@ -139,6 +139,7 @@ def _check_directory(directory: Path) -> tuple[list[Check], Path | None, Runtime
         return [Check("directory", f"there is no device in {directory}", "wrong", remedy)], None, "onnx"
     try:
         with Store.open(directory) as store:
+            store.check_seals()
             installed, warning, damage = installed_bundle(store), store.clock_warning(), store.damage()
             says = f"{store.count()} samples, master key in {_KEY_LOCATIONS[store.key_location]}"
     except HomeroomError as problem:

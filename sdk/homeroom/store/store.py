@@ -223,9 +223,13 @@ class Store:
         ]
 
     def check_seals(self) -> int:
-        """Opens every seal, the inputs' too; damage is repaired, or listed. Returns how many lines were listed."""
+        """Opens every seal, the inputs' too, repairs or lists damage, and makes the copy anew.
+
+        Returns how many lines of damage were added.
+        """
         before = len(self.damage())
         self._context.mend(bodies=True)
+        self._context.backup.make_whole(self._context.database)
         return len(self.damage()) - before
 
     def back_up(self) -> None:

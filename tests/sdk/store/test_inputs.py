@@ -212,3 +212,12 @@ def test_what_sqlite_finds_damaged_in_a_large_store_is_repaired_at_the_next_open
         assert numbers(store) == list(range(6))
         assert "restored from the last copy" in store.damage()[0]
     assert not (tmp_path / "device" / "damaged").exists()
+
+
+def test_a_full_check_also_mends_a_copy_that_has_decayed(tmp_path: Path) -> None:
+    with open_store(tmp_path) as store:
+        store.add([make_sample(0), make_sample(1)])
+    flip(tmp_path, "backup/device.db")
+    with open_store(tmp_path) as store:
+        assert store.check_seals() == 0
+    assert bodies(tmp_path, "backup/device.db") == bodies(tmp_path)
