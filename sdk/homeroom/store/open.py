@@ -54,7 +54,7 @@ def open_store(directory: Path, master_keys: MasterKeys | None, *, anew: bool) -
 @contextlib.contextmanager
 def locked(directory: Path) -> Iterator[None]:
     """Keeps other processes out of a device directory."""
-    with contextlib.closing(_lock(directory)):
+    with contextlib.closing(lock_file(directory / "lock", where=directory)):
         yield
 
 
