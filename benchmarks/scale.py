@@ -50,10 +50,11 @@ def measure(syncs: int) -> dict[str, Any]:
     import numpy as np
 
     import aggregator as server_side
+    from homeroom.contract.invitation import Enrolment
     from homeroom.contract.layout import Layout
     from homeroom.contract.round import RoundConfiguration
     from homeroom.contract.update import make_update
-    from homeroom.federation.network.client import Client, Enrolment
+    from homeroom.federation.network.client import Client
     from homeroom_aggregator.admin.folder import open_rounds, read_facts
 
     rng = np.random.default_rng(1)

@@ -31,6 +31,7 @@ class Code(StrEnum):
 
     NO_LABELS = "no_labels"  # no sample here has a label yet
     LOW_DISK = "low_disk"  # less of the disk is free than the budget leaves
+    UNREADABLE_RECORD = "unreadable_record"  # a record of the device's state, as a newer version writes it
     IN_USE = "in_use"  # another process has the file or directory
     OTHER_BUNDLE = "other_bundle"  # the aggregator works with another bundle than this device
     BUNDLE_NOT_OFFERED = "bundle_not_offered"  # the aggregator does not hand out its bundle

@@ -26,14 +26,14 @@ from homeroom.device import doctor
 from homeroom.device.device import Device
 from homeroom.device.resources.budget import Budget, WeeklyHours
 from homeroom.errors import Code, HomeroomError, NetworkError, TrainError
-from homeroom.federation import versions
+from homeroom.federation import enrolment, versions
+from homeroom.store.device_state import json_record
 from homeroom.system import clock
 
 log = logging.getLogger("homeroom.agent")
 SYNC_RETRY_S = (300.0, 21_600.0)  # after a failed sync: first and longest wait
 TRAINING_RETRY_S = 300.0  # after a training that could not start or was stopped
 CLOCK_TOLERANCE_S = 900.0  # of the clock against the aggregator's, before the status tells it
-LAST_TRAINING_SECRET = "agent.training"
 
 Job = tuple[Callable[[Device], Any], "Future[Any]"]
 
@@ -62,6 +62,9 @@ class LastTraining(msgspec.Struct, frozen=True):
     mark: str = ""
     day: str = ""
     seconds: float = 0.0
+
+
+LAST_TRAINING = json_record("agent.training", LastTraining)
 
 
 class Agent:
@@ -197,7 +200,7 @@ class Agent:
     def _train(self, device: Device) -> None:
         known = self._trained(device)
         mark = self._mark(device)
-        unfinished = device.store.get_secret("state") is not None
+        unfinished = device.store.versions.is_unfinished()
         waits = ""
         if mark == known.mark and not unfinished:
             return self.say(training_waits="")
@@ -239,7 +242,7 @@ class Agent:
         )
 
     def _sync_due(self, device: Device | None = None) -> bool:
-        joined = self.status.joined if device is None else device.store.get_secret("identity.enrolment") is not None
+        joined = self.status.joined if device is None else enrolment.has_joined(device.store)
         return joined and time.monotonic() >= self._next_sync_s
 
     def _sync(self, device: Device) -> None:
@@ -287,11 +290,10 @@ class Agent:
         return f"{device.bundle.bundle_id} {newest.base if newest else 0} {device.store.samples_mark()}"
 
     def _trained(self, device: Device) -> LastTraining:
-        body = device.store.get_secret(LAST_TRAINING_SECRET)
-        return LastTraining() if body is None else msgspec.json.decode(body, type=LastTraining)
+        return LAST_TRAINING.read(device.store) or LastTraining()
 
     def _remember(self, device: Device, trained: LastTraining) -> None:
-        device.store.put_secret(LAST_TRAINING_SECRET, msgspec.json.encode(trained))
+        LAST_TRAINING.write(device.store, trained)
 
     def _do_jobs(self, device: Device) -> None:
         while not self._jobs.empty():

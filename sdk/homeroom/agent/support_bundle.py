@@ -19,6 +19,7 @@ import msgspec
 from homeroom.agent import status
 from homeroom.device.doctor import examine
 from homeroom.errors import HomeroomError
+from homeroom.federation.enrolment import has_joined
 from homeroom.store import Store
 
 LOG_FILE, LOG_LIMIT_BYTES = "agent.log", 256 << 10
@@ -81,7 +82,7 @@ def _store(directory: Path) -> dict[str, Any]:
                 "versions": Counter(version.kind for version in store.versions.all()),
                 "updates_waiting": len(store.outbox.pending()),
                 "updates_sent": len(store.outbox.sent()),
-                "joined": store.get_secret("identity.enrolment") is not None,
+                "joined": has_joined(store),
                 "moved": store.moved,
                 "damage": store.damage(),
                 "audit": store.audit()[-500:],

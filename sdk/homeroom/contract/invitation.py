@@ -59,3 +59,22 @@ def as_text(invitation: Invitation) -> str:
     defaults = {f.name: f.default for f in msgspec.structs.fields(Invitation)}
     document = {n: v for n, v in msgspec.to_builtins(invitation).items() if v != defaults[n]}
     return (INVITATION_PREFIX + base64.urlsafe_b64encode(msgspec.json.encode(document))).decode()
+
+
+class Enrolment(msgspec.Struct, frozen=True, kw_only=True):
+    """The aggregator a device joined; `root` is the trusted fingerprint."""
+
+    address: str
+    root: Hash
+    institution: str
+    bundle_id: Hash
+
+
+def enrolment_of(invitation: Invitation) -> Enrolment:
+    """The enrolment that an invitation leads to."""
+    return Enrolment(
+        address=invitation.address,
+        root=invitation.root,
+        institution=invitation.institution,
+        bundle_id=invitation.bundle_id,
+    )

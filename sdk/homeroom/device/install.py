@@ -14,6 +14,7 @@ from homeroom.inference import golden
 from homeroom.runtime.bundle import Bundle, install, open_bundle
 from homeroom.runtime.graphs import Graphs
 from homeroom.store import Store
+from homeroom.store.device_state import json_record, text_record
 from homeroom.store.open import is_device, open_store, remove
 from homeroom.system.files import removed_on_failure
 
@@ -29,6 +30,9 @@ class InstalledBundle(msgspec.Struct, frozen=True, kw_only=True):
     root: str
     precision: dict[str, Precision]
     runtime: Runtime = "onnx"
+
+
+BUNDLE, TIER = json_record("bundle", InstalledBundle), text_record("tier")
 
 
 def open_device(
@@ -108,7 +112,7 @@ def use_bundle(
         runtime=runtime,
     )
     with store.step("bundle"):
-        store.put_secret("bundle", msgspec.json.encode(fact))
+        BUNDLE.write(store, fact)
     return bundle, Graphs(bundle, precision, threads, stored_tier(store, bundle), runtime)
 
 
@@ -152,17 +156,16 @@ def use_tier(store: Store, bundle: Bundle, graphs: Graphs, tier: str) -> None:
     if tier not in tiers:
         raise InputError(f"the bundle has no tier {tier!r}", remedy=f"one of {', '.join(tiers)}")
     with store.step("tier"):
-        store.put_secret("tier", tier.encode())
+        TIER.write(store, tier)
     graphs.tier = tier
 
 
 def stored_tier(store: Store, bundle: Bundle) -> str:
     """The tier that this device last selected; the full one if this bundle lacks it."""
-    tier = (store.get_secret("tier") or b"").decode()
-    return tier if tier in {known.name for known in bundle.manifest.tiers} else FULL_TIER
+    tier = TIER.read(store)
+    return tier if tier and tier in {known.name for known in bundle.manifest.tiers} else FULL_TIER
 
 
 def installed_bundle(store: Store) -> InstalledBundle | None:
     """The facts of the bundle in use; None in a new device."""
-    body = store.get_secret("bundle")
-    return None if body is None else msgspec.json.decode(body, type=InstalledBundle)
+    return BUNDLE.read(store)

@@ -48,7 +48,7 @@ def to_examples(
 
 def training_settings(store: Store, bundle: Bundle, epochs: int | None = None) -> Settings:
     """The settings that the bundle recommends, with the round's proximal term."""
-    configuration = agreement.agreed_round(store)
+    configuration = agreement.read_agreement(store).configuration
     chosen = {"epochs": epochs} if epochs else {}
     return advised(bundle.manifest, proximal=configuration.proximal if configuration else 0.0, **chosen)
 

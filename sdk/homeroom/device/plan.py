@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import msgspec
 import numpy as np
 
 from homeroom.contract.manifest import Runtime
@@ -19,10 +18,11 @@ from homeroom.errors import TrainError
 from homeroom.runtime.bundle import Bundle
 from homeroom.runtime.graphs import Graphs
 from homeroom.store import Store
+from homeroom.store.device_state import json_record
 from homeroom.train.features.cached import missing
 from homeroom.train.settings import Settings
 
-COSTS_SECRET = "costs"
+COSTS = json_record("costs", Costs, made_again=True)
 
 
 def plan_training(
@@ -53,19 +53,13 @@ def plan_training(
 
 def known_costs(store: Store, bundle: Bundle, runtime: Runtime = "onnx") -> Costs | None:
     """The bundle's costs as measured on this machine and runtime; None if they were not."""
-    body = store.get_secret(COSTS_SECRET)
-    if body is None:
-        return None
-    try:
-        costs = msgspec.json.decode(body, type=Costs)
-    except msgspec.DecodeError:
-        return None  # of another version
-    return costs if costs.belongs_to(bundle.bundle_id, hardware_fingerprint(runtime)) else None
+    costs = COSTS.read(store)
+    return costs if costs and costs.belongs_to(bundle.bundle_id, hardware_fingerprint(runtime)) else None
 
 
 def keep_costs(store: Store, costs: Costs) -> None:
     """Stores measured costs in place of those before."""
-    store.put_secret(COSTS_SECRET, msgspec.json.encode(costs))
+    COSTS.write(store, costs)
 
 
 def measure_costs(store: Store, bundle: Bundle, runtime: Runtime) -> Costs | None:

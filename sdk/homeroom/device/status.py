@@ -6,7 +6,7 @@ from typing import Any
 
 from homeroom.contract.signing import public_hex
 from homeroom.device.install import installed_bundle, stored_tier
-from homeroom.federation.enrolment import device_key
+from homeroom.federation.enrolment import device_key, has_joined
 from homeroom.federation.policy import policy_in_force
 from homeroom.federation.privacy_ledger import privacy_status
 from homeroom.federation.versions import newest_global
@@ -33,13 +33,13 @@ def device_status(store: Store, bundle: Bundle) -> dict[str, Any]:
         "global_version": newest.base if newest else 0,
         "versions": len(store.versions.all()),
         "policy": {"institution": policy.institution, "version": policy.version} if policy else None,
-        "joined": store.get_secret("identity.enrolment") is not None,
+        "joined": has_joined(store),
         "device_key": public_hex(key) if key else None,
         "updates_waiting": len(store.outbox.pending()),
         "updates_sent": len(store.outbox.sent()),
         "unlearning_waiting": len(store.outbox.unlearning()),
         "privacy": privacy_status(store),
-        "training_unfinished": store.get_secret("state") is not None,
+        "training_unfinished": store.versions.is_unfinished(),
         "copied_here": store.moved,
         "clock": store.clock_warning(),
         "damage": store.damage(),

@@ -112,7 +112,7 @@ def _features(run: TrainingRun, samples: Sequence[StoredSample]) -> TrainingData
 
 
 def _clipped_update(run: TrainingRun, data: TrainingData) -> make_update.ClippedUpdate | None:
-    key, configuration = enrolment.device_key(run.store), agreement.agreed_round(run.store)
+    key, configuration = enrolment.device_key(run.store), agreement.read_agreement(run.store).configuration
     return make_update.make_clipped_update(
         run.store, run.bundle, run.graphs, data.examples, run.settings, key, configuration, run.watch.over
     )

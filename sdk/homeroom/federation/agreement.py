@@ -2,42 +2,63 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+from functools import partial
+
 import msgspec
 
 from homeroom.contract.privacy import Privacy
 from homeroom.contract.round import RoundConfiguration
 from homeroom.errors import TrustError
 from homeroom.store import Store
+from homeroom.store.device_state import StateRecord, bytes_record, json_record
 
-ROUND_SECRET, PRIVACY_SECRET = "identity.round", "identity.promise"
-SECURE_SECRET = "identity.secure"  # there since this device agreed to secure rounds
-
-
-def agreed_round(store: Store) -> RoundConfiguration | None:
-    """The round configuration that this device last agreed to."""
-    body = store.get_secret(ROUND_SECRET)
-    return None if body is None else msgspec.json.decode(body, type=RoundConfiguration)
+ROUND = json_record("identity.round", RoundConfiguration)
+PROMISE = StateRecord[Privacy](
+    "identity.promise", msgspec.json.encode, partial(msgspec.json.decode, type=Privacy | None)
+)
+SECURE_ROUNDS = bytes_record("identity.secure")  # there since this device agreed to secure rounds
 
 
-def agreed_privacy(store: Store) -> Privacy | None:
-    """The privacy promise that this device last agreed to; a change of bundle keeps it."""
-    return msgspec.json.decode(store.get_secret(PRIVACY_SECRET) or b"null", type=Privacy | None)
+@dataclass(frozen=True)
+class Agreement:
+    """The terms that this device last agreed to.
+
+    configuration: of the round; None before it joins, and after a change of bundle.
+    privacy: the promise, which a change of bundle keeps.
+    secure: whether it joined for secure rounds.
+    """
+
+    configuration: RoundConfiguration | None = None
+    privacy: Privacy | None = None
+    secure: bool = False
+
+
+def read_agreement(store: Store) -> Agreement:
+    """The terms that this device last agreed to."""
+    return Agreement(ROUND.read(store), PROMISE.read(store), SECURE_ROUNDS.exists(store))
+
+
+def drop_round(store: Store) -> None:
+    """Drops the round's configuration, as a change of bundle does; what was promised stays."""
+    ROUND.write(store, None)
 
 
 def store_round(store: Store, configuration: RoundConfiguration) -> None:
     """Stores a configuration that the user agreed to by joining; the audit log tells a change of its promise."""
-    before, promise = agreed_privacy(store), configuration.privacy
-    store.put_secret(ROUND_SECRET, msgspec.json.encode(configuration))
-    store.put_secret(SECURE_SECRET, b"1" if configuration.secure else None)
+    before, promise = PROMISE.read(store), configuration.privacy
+    ROUND.write(store, configuration)
+    SECURE_ROUNDS.write(store, b"1" if configuration.secure else None)
     if before != promise:
         with store.step("private rounds on" if promise else "private rounds off"):
-            store.put_secret(PRIVACY_SECRET, msgspec.json.encode(promise))
+            PROMISE.write(store, promise)
 
 
 def renew_round(store: Store, configuration: RoundConfiguration) -> None:
     """Stores the configuration that the aggregator gives now; raises TrustError if it promises less than at joining."""
-    before = agreed_privacy(store)
-    if store.get_secret(SECURE_SECRET) and not configuration.secure:
+    agreement = read_agreement(store)
+    before = agreement.privacy
+    if agreement.secure and not configuration.secure:
         raise TrustError(
             "the aggregator asks for plain updates now, but this device joined for secure rounds",
             where="round",

@@ -4,25 +4,44 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import msgspec
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from homeroom.contract.canonical_json import digest
-from homeroom.contract.invitation import Invitation
+from homeroom.contract.invitation import Enrolment, Invitation, enrolment_of
 from homeroom.contract.round import RoundConfiguration
-from homeroom.contract.signing import new_key, public_hex
+from homeroom.contract.signing import Certificate, new_key, public_hex
 from homeroom.errors import BundleError, InputError, TrustError
+from homeroom.federation.agreement import drop_round
+from homeroom.federation.network.settings import NetworkSettings
 from homeroom.runtime.bundle import Bundle
 from homeroom.store import Store
+from homeroom.store.device_state import StateRecord, json_record, text_record
 from homeroom.system.identity import machine_identity
 
 if TYPE_CHECKING:
     from homeroom.federation.network.client import Client
-    from homeroom.federation.network.transport import NetworkSettings
 
-NEXT_KEY_SECRET = "identity.next"
+
+def _key_record(name: str) -> StateRecord[Ed25519PrivateKey]:
+    return StateRecord(name, Ed25519PrivateKey.private_bytes_raw, Ed25519PrivateKey.from_private_bytes)
+
+
+ENROLMENT = json_record("identity.enrolment", Enrolment)
+KEY, NEXT_KEY = _key_record("identity.key"), _key_record("identity.next")  # next: in a rotation
+CERTIFICATE, SCHOOL = json_record("identity.aggregator", Certificate), text_record("identity.school")
+NETWORK = json_record("network", NetworkSettings)
+
+
+@dataclass(frozen=True)
+class KnownAggregator:
+    """The aggregator as this device last saw it: its certificate, and the school it takes this device for."""
+
+    certificate: Certificate | None = None
+    school: str = ""
 
 
 def enrol(store: Store, bundle: Bundle, invitation: Invitation, root: str) -> RoundConfiguration:
@@ -36,7 +55,7 @@ def enrol(store: Store, bundle: Bundle, invitation: Invitation, root: str) -> Ro
     invitation: whose code is spent.
     root: fingerprint of the trusted root key.
     """
-    from homeroom.federation.network.client import Client, enrolment_of, join
+    from homeroom.federation.network.client import Client, join
     from homeroom.federation.network.discovery import locate
 
     check_invitation(bundle, invitation, root)
@@ -45,15 +64,30 @@ def enrol(store: Store, bundle: Bundle, invitation: Invitation, root: str) -> Ro
     enrolment = join(invitation, key, network)
     with contextlib.closing(Client(enrolment, key, network)) as client:
         configuration = client.round()
-        store_aggregator(store, client)
-    store.put_secret("identity.enrolment", msgspec.json.encode(enrolment))
+        store_aggregator(store, client.certificate, client.school)
+    ENROLMENT.write(store, enrolment)
     return configuration
 
 
-def store_aggregator(store: Store, client: Client) -> None:
+def store_aggregator(store: Store, certificate: Certificate | None, school: str) -> None:
     """Stores the aggregator's certificate, and the school it takes this device for."""
-    store.put_secret("identity.aggregator", msgspec.json.encode(client.certificate))
-    store.put_secret("identity.school", client.school.encode())
+    CERTIFICATE.write(store, certificate)
+    SCHOOL.write(store, school)
+
+
+def known_aggregator(store: Store) -> KnownAggregator:
+    """The aggregator as this device last saw it."""
+    return KnownAggregator(CERTIFICATE.read(store), SCHOOL.read(store) or "")
+
+
+def store_enrolment(store: Store, enrolment: Enrolment) -> None:
+    """Stores the enrolment with an aggregator: this device has joined."""
+    ENROLMENT.write(store, enrolment)
+
+
+def has_joined(store: Store) -> bool:
+    """Whether this device has joined an aggregator."""
+    return ENROLMENT.exists(store)
 
 
 def check_invitation(bundle: Bundle, invitation: Invitation, root: str) -> None:
@@ -70,71 +104,67 @@ def check_invitation(bundle: Bundle, invitation: Invitation, root: str) -> None:
 def make_key(store: Store) -> Ed25519PrivateKey:
     """This device's signing key, new if it has none, durable before it is used."""
     key = device_key(store) or new_key()
-    store.put_secret("identity.key", key.private_bytes_raw())
+    KEY.write(store, key)
     return key
 
 
 @contextlib.contextmanager
 def connect(store: Store) -> Iterator[Client]:
     """Connects to the aggregator with this device's key; raises InputError if it has not joined."""
-    from homeroom.federation.network.client import Client, Enrolment
+    from homeroom.federation.network.client import Client
     from homeroom.federation.network.discovery import locate
     from homeroom.federation.network.metered import check_metered
 
-    body, key = store.get_secret("identity.enrolment"), device_key(store)
-    if body is None or key is None:
+    enrolment, key = ENROLMENT.read(store), device_key(store)
+    if enrolment is None or key is None:
         why = "the directory was copied to this machine" if store.moved else "this device has not joined"
         raise InputError(why, where=str(store.directory), remedy="join with a new invitation")
-    network, enrolment = network_settings(store), msgspec.json.decode(body, type=Enrolment)
+    network = network_settings(store)
     check_metered(network)
     network = locate(enrolment, key, network)
     with contextlib.closing(Client(enrolment, key, network, instance=_machine_name(key))) as client:
-        if store.get_secret(NEXT_KEY_SECRET) is not None:
+        if NEXT_KEY.exists(store):
             _finish_rotation(store, client)
         yield client
 
 
 def network_settings(store: Store) -> NetworkSettings:
     """The settings for reaching the aggregator; certificate dates are ignored while the store doubts the clock."""
-    from homeroom.federation.network.transport import NetworkSettings
-
-    body = store.get_secret("network")
-    network = NetworkSettings() if body is None else msgspec.json.decode(body, type=NetworkSettings)
+    network = NETWORK.read(store) or NetworkSettings()
     return msgspec.structs.replace(network, clock="ignore") if store.clock_warning() else network
 
 
 def set_network(store: Store, **changes: str) -> NetworkSettings:
     """Stores changes of some `NetworkSettings`; raises InputError where one is impossible."""
-    from homeroom.federation.network.transport import NetworkSettings, check_urls
+    from homeroom.federation.network.transport import check_urls
 
-    body = store.get_secret("network")
-    known = {} if body is None else msgspec.json.decode(body, type=dict[str, str])
+    known = NETWORK.read(store) or NetworkSettings()
     try:
-        network = msgspec.convert({**known, **changes}, NetworkSettings)
+        network = msgspec.convert({**msgspec.structs.asdict(known), **changes}, NetworkSettings)
     except msgspec.ValidationError as problem:
         raise InputError(
             f"no such setting: {problem}", remedy="an address is https://name, a proxy http://name:port"
         ) from None
     check_urls(network)
-    store.put_secret("network", msgspec.json.encode(network))
+    NETWORK.write(store, network)
     return network
 
 
 def rotate_key(store: Store) -> None:
     """Replaces this device's key with a new one; an interrupted rotation is finished at the next connection."""
-    if store.get_secret(NEXT_KEY_SECRET) is None:
-        store.put_secret(NEXT_KEY_SECRET, new_key().private_bytes_raw())
+    if not NEXT_KEY.exists(store):
+        NEXT_KEY.write(store, new_key())
     with connect(store):
         pass
 
 
 def _finish_rotation(store: Store, client: Client) -> None:
-    raw = store.get_secret(NEXT_KEY_SECRET)
-    assert raw is not None
-    client.rotate(Ed25519PrivateKey.from_private_bytes(raw))
+    key = NEXT_KEY.read(store)
+    assert key is not None
+    client.rotate(key)
     with store.step("key rotated"):
-        store.put_secret("identity.key", raw)
-        store.put_secret(NEXT_KEY_SECRET, None)
+        KEY.write(store, key)
+        NEXT_KEY.write(store, None)
 
 
 def _machine_name(key: Ed25519PrivateKey) -> str:
@@ -144,16 +174,12 @@ def _machine_name(key: Ed25519PrivateKey) -> str:
 
 def device_key(store: Store) -> Ed25519PrivateKey | None:
     """This device's signing key; None before it joins."""
-    secret = store.get_secret("identity.key")
-    return None if secret is None else Ed25519PrivateKey.from_private_bytes(secret)
+    return KEY.read(store)
 
 
 def follow_bundle(store: Store, bundle: Bundle) -> None:
     """Enrols this device for another bundle of the same aggregator; the round of the bundle before is dropped."""
-    from homeroom.federation.network.client import Enrolment
 
-    body = store.get_secret("identity.enrolment")
-    if body is not None:
-        enrolment = msgspec.structs.replace(msgspec.json.decode(body, type=Enrolment), bundle_id=bundle.bundle_id)
-        store.put_secret("identity.enrolment", msgspec.json.encode(enrolment))
-        store.put_secret("identity.round", None)
+    if (enrolment := ENROLMENT.read(store)) is not None:
+        ENROLMENT.write(store, msgspec.structs.replace(enrolment, bundle_id=bundle.bundle_id))
+        drop_round(store)

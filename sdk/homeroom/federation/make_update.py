@@ -13,7 +13,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from homeroom.contract.layout import FULL_TIER
 from homeroom.contract.round import RoundConfiguration
 from homeroom.errors import UpdateError
-from homeroom.federation.agreement import agreed_round
+from homeroom.federation.agreement import read_agreement
 from homeroom.federation.encode_update import UpdateRules, encode_by_subject, encode_update
 from homeroom.federation.enrolment import device_key
 from homeroom.federation.policy import local_layout, policy_in_force, refusal_reason
@@ -95,7 +95,7 @@ def _rules(store: Store, bundle: Bundle, key: Ed25519PrivateKey, configuration: 
 
 def queue_newest_update(store: Store, bundle: Bundle, clipped: ClippedUpdate | None = None) -> UpdateFate:
     """Queues the update of the newest local version as `queue_update`, if this device has joined."""
-    key, configuration, version = device_key(store), agreed_round(store), store.versions.newest_local()
+    key, configuration, version = device_key(store), read_agreement(store).configuration, store.versions.newest_local()
     if key is None or configuration is None:
         return UpdateFate("not_enrolled", "not enrolled")
     if version is None:

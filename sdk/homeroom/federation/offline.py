@@ -14,7 +14,7 @@ import numpy as np
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 
 from homeroom.contract.canonical_json import digest
-from homeroom.contract.invitation import Invitation
+from homeroom.contract.invitation import Invitation, enrolment_of
 from homeroom.contract.offline_folder import OfflineFolder, read, remove
 from homeroom.contract.offline_message import (
     ANSWER_LIMIT_BYTES,
@@ -28,15 +28,25 @@ from homeroom.contract.sealed_box import check_sealing_key
 from homeroom.contract.signing import public_hex, verify
 from homeroom.errors import Code, InputError, NetworkError, TrustError, UpdateError
 from homeroom.federation import agreement, privacy_ledger
-from homeroom.federation.enrolment import check_invitation, device_key, make_key
+from homeroom.federation.enrolment import (
+    check_invitation,
+    device_key,
+    has_joined,
+    make_key,
+    store_aggregator,
+    store_enrolment,
+)
 from homeroom.federation.sync import FetchedTheta, Scores, use_global
 from homeroom.federation.versions import newest_global
 from homeroom.runtime.bundle import Bundle
 from homeroom.store import Store
+from homeroom.store.device_state import StateRecord, json_record
 from homeroom.system.files import write_durable
 
-SEALING_KEY_SECRET = "identity.sealing"  # the X25519 key that opens answers
-PENDING_INVITATION_SECRET = "identity.joining"  # an invitation whose code goes out with the next message
+SEALING_KEY = StateRecord(  # opens answers
+    "identity.sealing", X25519PrivateKey.private_bytes_raw, X25519PrivateKey.from_private_bytes
+)
+PENDING_INVITATION = json_record("identity.joining", Invitation)  # its code goes out with the next message
 UPDATES_LIMIT_BYTES = OFFLINE_MESSAGE_LIMIT_BYTES - (4 << 20)  # for updates; the rest waits for the next message
 
 
@@ -77,7 +87,7 @@ def prepare_join(store: Store, bundle: Bundle, invitation: Invitation, root: str
     check_invitation(bundle, invitation, root)
     with store.step("join by hand"):
         make_key(store)
-        store.put_secret(PENDING_INVITATION_SECRET, msgspec.json.encode(invitation))
+        PENDING_INVITATION.write(store, invitation)
 
 
 def export_message(store: Store, bundle: Bundle, folder: Path, root: str) -> ExportedMessage:
@@ -91,12 +101,12 @@ def export_message(store: Store, bundle: Bundle, folder: Path, root: str) -> Exp
     folder: removable, prepared by the aggregator.
     root: fingerprint of the trusted root key.
     """
-    key, joining = device_key(store), store.get_secret(PENDING_INVITATION_SECRET)
-    if key is None or (joining is None and store.get_secret("identity.enrolment") is None):
+    key, joining = device_key(store), PENDING_INVITATION.read(store)
+    if key is None or (joining is None and not has_joined(store)):
         raise InputError(
             "this device has not joined", where=str(store.directory), remedy="`homeroom device offline join`"
         )
-    configuration = agreement.agreed_round(store)
+    configuration = agreement.read_agreement(store).configuration
     removable = OfflineFolder(folder, root)
     receiver = check_sealing_key(removable.receiver(), root_fingerprint=root, where=str(folder))
     newest, updates, size = newest_global(store, bundle), list[bytes](), 0
@@ -122,7 +132,7 @@ def export_message(store: Store, bundle: Bundle, folder: Path, root: str) -> Exp
         receiver,
         bundle_id=bundle.bundle_id,
         after=newest.base if newest else 0,
-        code="" if joining is None else msgspec.json.decode(joining, type=Invitation).code,
+        code="" if joining is None else joining.code,
         updates=updates,
         unlearn=unlearn,
     )
@@ -172,8 +182,6 @@ def import_answer(
 
 def _store_round(store: Store, header: AnswerHeader, where: str) -> bool:
     """Stores the round configuration of an answer; returns whether the device has joined by it."""
-    from homeroom.federation.network.client import enrolment_of
-
     verify(header.certificate.key, "round", header.round, header.round_signature, where=where)
     try:
         configuration = msgspec.convert(header.round, RoundConfiguration)
@@ -183,17 +191,15 @@ def _store_round(store: Store, header: AnswerHeader, where: str) -> bool:
         ) from None
     if configuration.bundle_id != header.bundle_id:
         raise TrustError("the round is for another bundle", code=Code.OTHER_BUNDLE, where=where)
-    joining = store.get_secret(PENDING_INVITATION_SECRET)
+    joining = PENDING_INVITATION.read(store)
     with store.step("round by hand"):
-        store.put_secret("identity.aggregator", msgspec.json.encode(header.certificate))
-        store.put_secret("identity.school", header.school.encode())
+        store_aggregator(store, header.certificate, header.school)
         if joining is None:
             agreement.renew_round(store, configuration)
         else:
             agreement.store_round(store, configuration)
-            invitation = msgspec.json.decode(joining, type=Invitation)
-            store.put_secret("identity.enrolment", msgspec.json.encode(enrolment_of(invitation)))
-            store.put_secret(PENDING_INVITATION_SECRET, None)
+            store_enrolment(store, enrolment_of(joining))
+            PENDING_INVITATION.write(store, None)
     return joining is not None
 
 
@@ -226,8 +232,7 @@ def _store_receipts(
 
 
 def _sealing_key(store: Store) -> X25519PrivateKey:
-    raw = store.get_secret(SEALING_KEY_SECRET)
-    if raw is None:
-        raw = X25519PrivateKey.generate().private_bytes_raw()
-        store.put_secret(SEALING_KEY_SECRET, raw)
-    return X25519PrivateKey.from_private_bytes(raw)
+    key = SEALING_KEY.read(store)
+    if key is None:
+        SEALING_KEY.write(store, key := X25519PrivateKey.generate())
+    return key

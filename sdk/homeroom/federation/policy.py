@@ -14,11 +14,15 @@ import msgspec
 from homeroom.contract.layout import Layout
 from homeroom.contract.policy import POLICY_LIMIT_BYTES, Policy, narrowed, read_policy, unmatched
 from homeroom.contract.round import RoundConfiguration
-from homeroom.contract.signing import Certificate
 from homeroom.data.samples import StoredSample
 from homeroom.errors import InputError, TrustError
+from homeroom.federation.agreement import read_agreement
+from homeroom.federation.enrolment import known_aggregator
 from homeroom.runtime.bundle import Bundle
 from homeroom.store import Store
+from homeroom.store.device_state import json_record
+
+POLICY = json_record("policy", Policy)
 
 
 def install_policy(store: Store, bundle: Bundle, path: Path, root: str) -> Policy:
@@ -50,7 +54,7 @@ def install_policy(store: Store, bundle: Bundle, path: Path, root: str) -> Polic
         known = [segment.name for segment in bundle.manifest.layout]
         raise InputError(f"names no segment of the bundle: {unknown}", where=str(path), remedy=f"known: {known}")
     with store.step("policy", policy.version):
-        store.put_secret("policy", msgspec.json.encode(policy))
+        POLICY.write(store, policy)
         for update in store.outbox.pending():
             store.outbox.call_off(update.update_id)
     return policy
@@ -58,8 +62,7 @@ def install_policy(store: Store, bundle: Bundle, path: Path, root: str) -> Polic
 
 def policy_in_force(store: Store) -> Policy | None:
     """The institution's policy that this device keeps, if it has one."""
-    body = store.get_secret("policy")
-    return None if body is None else msgspec.json.decode(body, type=Policy)
+    return POLICY.read(store)
 
 
 def scoped_layout(
@@ -93,14 +96,9 @@ def _is_own_aggregator(
 
 def local_layout(store: Store, layout: Layout) -> Layout:
     """The layout with the scopes that hold on this device, as `scoped_layout`."""
-    certificate, school = store.get_secret("identity.aggregator"), store.get_secret("identity.school") or b""
-    name = msgspec.json.decode(certificate, type=Certificate).name if certificate else None
-    return scoped_layout(layout, policy_in_force(store), _round_in_force(store), name, school.decode())
-
-
-def _round_in_force(store: Store) -> RoundConfiguration | None:
-    body = store.get_secret("identity.round")
-    return None if body is None else msgspec.json.decode(body, type=RoundConfiguration)
+    aggregator, configuration = known_aggregator(store), read_agreement(store).configuration
+    name = aggregator.certificate.name if aggregator.certificate else None
+    return scoped_layout(layout, policy_in_force(store), configuration, name, aggregator.school)
 
 
 def kept_segments(local: Layout, configuration: RoundConfiguration | None) -> list[str]:
@@ -111,7 +109,7 @@ def kept_segments(local: Layout, configuration: RoundConfiguration | None) -> li
 
 def local_segments(store: Store, layout: Layout) -> list[str]:
     """Names of the segments that no global theta brings: this device's own values are used."""
-    return kept_segments(local_layout(store, layout), _round_in_force(store))
+    return kept_segments(local_layout(store, layout), read_agreement(store).configuration)
 
 
 def refusal_reason(policy: Policy | None, configuration: RoundConfiguration) -> str | None:

@@ -14,10 +14,9 @@ from homeroom.contract.privacy import Privacy, epsilon_spent
 from homeroom.contract.round import RoundConfiguration
 from homeroom.contract.update_checks import read_update
 from homeroom.errors import UpdateError
-from homeroom.federation.agreement import agreed_privacy
+from homeroom.federation.agreement import read_agreement
 from homeroom.store import Store
-
-LEDGER_SECRET = "privacy.ledger"
+from homeroom.store.device_state import json_record
 
 
 class LedgerEntry(msgspec.Struct, frozen=True):
@@ -25,6 +24,9 @@ class LedgerEntry(msgspec.Struct, frozen=True):
 
     update_id: str
     noise_multiplier: float
+
+
+LEDGER = json_record("privacy.ledger", list[LedgerEntry])
 
 
 def charge_update(store: Store, data: bytes, update_id: str, configuration: RoundConfiguration, layout: Layout) -> None:
@@ -45,7 +47,7 @@ def charge_update(store: Store, data: bytes, update_id: str, configuration: Roun
     ledger = ledger_with(store, update_id, configuration)
     if ledger[-1].update_id == update_id:
         store.outbox.charge(repr(ledger[-1].noise_multiplier), update_id)
-    store.put_secret(LEDGER_SECRET, msgspec.json.encode(ledger))
+    LEDGER.write(store, ledger)
 
 
 def ledger_with(store: Store, update_id: str, configuration: RoundConfiguration) -> list[LedgerEntry]:
@@ -65,7 +67,7 @@ def ledger_with(store: Store, update_id: str, configuration: RoundConfiguration)
 
 def read_ledger(store: Store) -> list[LedgerEntry]:
     """The ledger, with the charges noted outside the directory where an older copy of the store was put back."""
-    ledger = msgspec.json.decode(store.get_secret(LEDGER_SECRET) or b"[]", type=list[LedgerEntry])
+    ledger = LEDGER.read(store) or []
     for noise, count in store.outbox.charges().items():
         known = sum(repr(entry.noise_multiplier) == noise for entry in ledger)
         ledger += [LedgerEntry(f"before this copy {number}", float(noise)) for number in range(known, count)]
@@ -74,7 +76,7 @@ def read_ledger(store: Store) -> list[LedgerEntry]:
 
 def privacy_status(store: Store) -> dict[str, Any] | None:
     """The part of `status` about privacy; None if this device never was in a private round."""
-    ledger, privacy = read_ledger(store), agreed_privacy(store)
+    ledger, privacy = read_ledger(store), read_agreement(store).privacy
     if privacy is None:
         return {"updates_sent": len(ledger), "promise": None} if ledger else None
     return {

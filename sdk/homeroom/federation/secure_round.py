@@ -37,11 +37,14 @@ from homeroom.privacy.secagg.client import ClientState, advertise, consent, mask
 from homeroom.privacy.secagg.encoding import SumLayout, encode, segment_bits
 from homeroom.runtime.bundle import Bundle
 from homeroom.store import Store
+from homeroom.store.device_state import SECURE, StateRecord, msgpack_record, text_record
 
 if TYPE_CHECKING:
     from homeroom.federation.network.client import Client
 
-UPDATE_SECRET, LEFT_ROUND_SECRET, ROSTER_SERIAL_SECRET = "secure.update", "secure.left", "identity.roster"
+UPDATE_ID, LEFT_ROUND = text_record("secure.update"), text_record("secure.left")  # ids: of the update in it, of a round
+ROSTER_SERIAL = StateRecord[int]("identity.roster", lambda serial: str(serial).encode(), int)
+CLIENT = msgpack_record(SECURE, ClientState)  # under its update's id, so that `forget` finds it; backups leave it out
 MOST_STEPS_PER_SYNC = 16  # every phase twice, and some that another device ended meanwhile
 PHASE_STATUS: dict[Phase, str] = {
     "keys": "joined a cohort; waits for others to join",
@@ -110,10 +113,10 @@ def _read_announcement(context: SecureRoundContext) -> Announcement | None:
         raise NetworkError(f"an answer that cannot be read: {problem}", where=where) from None
     check_certificate(message.certificate, role="aggregator", root_fingerprint=context.root, where=where)
     verify(message.certificate.key, "secure-round", message.notice, message.signature, where=where)
-    serial = int(context.store.get_secret(ROSTER_SERIAL_SECRET) or 0)
+    serial = ROSTER_SERIAL.read(context.store) or 0
     roster = read_roster(bytes(message.roster), root_fingerprint=context.root, after=serial)
     if roster.serial > serial:
-        context.store.put_secret(ROSTER_SERIAL_SECRET, str(roster.serial).encode())
+        ROSTER_SERIAL.write(context.store, roster.serial)
     if message.standing.round_id != notice.round_id:
         raise TrustError("speaks of another round than the one it announced", where=where)
     return Announcement(notice, roster, message.standing)
@@ -122,7 +125,7 @@ def _read_announcement(context: SecureRoundContext) -> Announcement | None:
 def _step(context: SecureRoundContext, announced: Announcement) -> str | None:
     """Does one step of the round; returns the device's status if nothing more can be done now, else None."""
     phase, round_id = announced.status.phase, announced.notice.round_id
-    if context.store.get_secret(LEFT_ROUND_SECRET) == round_id.encode():
+    if LEFT_ROUND.read(context.store) == round_id:
         return "this device has left the round under way; it can join the next one"
     if context.key.public_key().public_bytes_raw().hex() not in announced.roster.devices:
         return "this device is not on the institution's roster"
@@ -139,7 +142,7 @@ def _step(context: SecureRoundContext, announced: Announcement) -> str | None:
     try:
         _do_phase(context, announced, state)
     except TrustError:
-        context.store.put_secret(LEFT_ROUND_SECRET, round_id.encode())
+        LEFT_ROUND.write(context.store, round_id)
         _drop(context.store)
         raise
     except UpdateError as problem:
@@ -171,7 +174,7 @@ def _join(context: SecureRoundContext, announced: Announcement, update: Update) 
     )
     with context.store.step("secure round joined", 1):
         context.store.outbox.mark_sending(update_id)
-        context.store.put_secret(UPDATE_SECRET, update_id.encode())
+        UPDATE_ID.write(context.store, update_id)
         _save(context.store, state)
     return state
 
@@ -230,25 +233,21 @@ def _send(context: SecureRoundContext, announced: Announcement, phase: Phase, bo
     context.client.send("POST", f"/v1/secure/{announced.notice.round_id}/{phase}", body)
 
 
-# The state is stored under its update's id, so that `forget` finds it; backups leave it out (`store.backup`)
-
-
 def _load(store: Store) -> ClientState | None:
-    update_id = store.get_secret(UPDATE_SECRET)
-    body = None if update_id is None else store.get_secret(f"secure.{update_id.decode()}")
-    return None if body is None else msgspec.msgpack.decode(body, type=ClientState)
+    update_id = UPDATE_ID.read(store)
+    return None if update_id is None else CLIENT.read(store, update_id)
 
 
 def _save(store: Store, state: ClientState) -> ClientState:
-    store.put_secret(f"secure.{_update_id(state)}", msgspec.msgpack.encode(state))
+    CLIENT.write(store, state, _update_id(state))
     return state
 
 
 def _drop(store: Store) -> None:
-    if update_id := store.get_secret(UPDATE_SECRET):
+    if update_id := UPDATE_ID.read(store):
         with store.step("secure round left"):
-            store.put_secret(f"secure.{update_id.decode()}", None)
-            store.put_secret(UPDATE_SECRET, None)
+            CLIENT.write(store, None, update_id)
+            UPDATE_ID.write(store, None)
 
 
 def _mark_spent(store: Store, state: ClientState) -> None:

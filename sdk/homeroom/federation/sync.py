@@ -12,7 +12,7 @@ import msgspec
 import numpy as np
 
 from homeroom.contract.evaluation_report import make_report
-from homeroom.contract.invitation import Invitation
+from homeroom.contract.invitation import Invitation, enrolment_of
 from homeroom.contract.layout import Layout
 from homeroom.contract.round import RoundConfiguration
 from homeroom.contract.signing import new_key
@@ -21,6 +21,7 @@ from homeroom.data.tasks.metrics import Score, clearly_worse
 from homeroom.errors import Code, NetworkError, UpdateError
 from homeroom.federation import agreement, enrolment, privacy_ledger, secure_round
 from homeroom.federation.make_update import queue_newest_update
+from homeroom.federation.network.settings import NetworkSettings
 from homeroom.federation.versions import newest_global, stored_theta, theta_of, version_facts, with_local_segments
 from homeroom.runtime.bundle import SIZE_LIMIT_BYTES, Bundle
 from homeroom.store import Store
@@ -70,7 +71,7 @@ def sync(store: Store, bundle: Bundle, root: str, score: Callable[[np.ndarray], 
     with enrolment.connect(store) as client:
         configuration = client.round()
         agreement.renew_round(store, configuration)
-        enrolment.store_aggregator(store, client)
+        enrolment.store_aggregator(store, client.certificate, client.school)
         queue_newest_update(store, bundle)
         unlearned, bounded = ask_unlearning(store, client)
         if configuration.secure:
@@ -255,9 +256,8 @@ def download_bundle(client: Client, folder: Path, present: str | None, code: str
 
 def download_first_bundle(invitation: Invitation, folder: Path) -> Path:
     """Downloads the bundle of an invitation, for a device that has none yet."""
-    from homeroom.federation.network.client import Client, enrolment_of
+    from homeroom.federation.network.client import Client
     from homeroom.federation.network.discovery import locate
-    from homeroom.federation.network.transport import NetworkSettings
 
     enrolment, key = enrolment_of(invitation), new_key()
     with contextlib.closing(Client(enrolment, key, locate(enrolment, key, NetworkSettings()))) as client:

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from homeroom.errors import DamagedError, StoreError
+from homeroom.store.device_state import SECURE, condition, deletion
 from homeroom.system.files import replace_durable, sync_directory
 from homeroom.system.sqlite import SQLITE_ERRORS, Database, copy_database, refusal
 
@@ -22,7 +23,7 @@ LARGEST_TIME_SHARE = 0.05  # at most this share of the time goes into copying, u
 CHECKED_COPY_BYTES = 64 << 20  # SQLite's structure of a larger copy is not checked when it is first renewed
 LARGEST_FREE_SHARE = 0.25  # of a copy's pages; more are given back
 SHAPE = "SELECT type, name, sql FROM sqlite_schema ORDER BY type, name"
-UNCOPIED_SECRETS = "name LIKE 'secure.%'"  # brought back, they could mask a second vector or open a second sum
+UNCOPIED_SECRETS = condition(SECURE)  # brought back, they could mask a second vector or open a second sum
 OLDER_COPY = "version-{}.db"
 
 
@@ -92,7 +93,7 @@ class Backup:
 
     def make_whole(self, database: Database) -> None:
         """Copies the whole database, in place of the copy there is."""
-        copy_database(database, self.path, without=f"DELETE FROM secrets WHERE {UNCOPIED_SECRETS}")
+        copy_database(database, self.path, without=deletion(SECURE))
         self._checked = True
 
     def _renew(self, database: Database) -> bool:

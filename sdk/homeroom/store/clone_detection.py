@@ -12,7 +12,9 @@ import msgspec
 from homeroom.errors import StoreError
 from homeroom.store import repair
 from homeroom.store.context import StoreContext
+from homeroom.store.device_state import IDENTITY, RESIDUAL, SECURE, bytes_record, deletion
 
+MACHINE, DISK = bytes_record("machine"), bytes_record("disk")  # keyed digests of where this device is at home
 OLDER_COPY_DAMAGE = "an older copy of this directory was put in place: what it had sent since is not sent again"
 
 
@@ -59,18 +61,17 @@ def _detect_move(context: StoreContext) -> None:
 
     An upload that was begun may have arrived: its base counts as answered here too.
     """
-    here = {"machine": context.key_ring.machine, "disk": context.key_ring.disk(context.directory)}
-    before = {name: context.get_secret(name) for name in here}
-    fresh = {name: body for name, body in here.items() if body and body != before[name]}
+    here = {MACHINE: context.key_ring.machine, DISK: context.key_ring.disk(context.directory)}
+    before = {record: record.read(context) for record in here}
+    fresh = {record: body for record, body in here.items() if body and body != before[record]}
     if not fresh:
         return
-    moved = any(before[name] for name in fresh)
+    moved = any(before[record] for record in fresh)
     with context.step("opened on this machine"):
-        for name, body in fresh.items():
-            context.put_secret(name, body)
+        for record, body in fresh.items():
+            record.write(context, body)
         if moved:
-            for kind in ("identity", "residual", "secure"):
-                context.database.write(f"DELETE FROM secrets WHERE name LIKE '{kind}.%'")
+            context.database.write(deletion(IDENTITY, RESIDUAL, SECURE))
             _drop_waiting(context, "state = 'pending'")
             context.database.write("UPDATE updates SET state = 'sent', data = NULL WHERE state = 'sending'")
             context.moved = True
@@ -93,7 +94,7 @@ def _detect_older_copy(context: StoreContext) -> None:
             # Who was in it is not known here: whoever is forgotten from now on has it unlearned.
             sql = "INSERT INTO lineage (subject_id, kind, item) SELECT subject_id, 'update', ? FROM subjects"
             database.write(sql, (update_id,))
-            database.write("DELETE FROM secrets WHERE name LIKE 'residual.%' OR name LIKE 'secure.%'")
+            database.write(deletion(RESIDUAL, SECURE))
             repair.note_damage(database, [OLDER_COPY_DAMAGE])
 
 

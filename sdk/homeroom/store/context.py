@@ -8,13 +8,12 @@ from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence, S
 from dataclasses import dataclass
 from pathlib import Path
 
-import msgspec
-
 from homeroom.data.samples import INPUT_KINDS, InputKind, InputReference, StoredInput, StoredSample
 from homeroom.errors import BrokenSealError, DiskFullError, HomeroomError, InputError
 from homeroom.store import repair
 from homeroom.store.backup import Backup
 from homeroom.store.data_keys import DataKeys, Subject
+from homeroom.store.device_state import json_record
 from homeroom.store.feature_cache import FeatureCache
 from homeroom.store.master_keys import KeyRing, MasterKeys
 from homeroom.store.retention_clock import RetentionClock, believe
@@ -27,6 +26,7 @@ READ_INPUT = (
     "SELECT s.content, i.body FROM samples s LEFT JOIN inputs i ON i.content = s.content AND i.place = ? "
     "WHERE s.sample_id = ?"
 )
+CLOCK = json_record("clock", RetentionClock)
 
 
 @dataclass
@@ -54,12 +54,11 @@ class StoreContext:
 
     def check_clock(self) -> RetentionClock:
         """The clock as it is to be believed now; what changed is stored."""
-        body = self.get_secret("clock")
-        stored = None if body is None else msgspec.json.decode(body, type=RetentionClock)
+        stored = CLOCK.read(self)
         self.retention_clock = believe(stored, clock.now().date())
         if self.retention_clock != stored:
             with contextlib.suppress(DiskFullError):  # a full disk must not keep anyone from freeing it
-                self.put_secret("clock", msgspec.json.encode(self.retention_clock))
+                CLOCK.write(self, self.retention_clock)
         return self.retention_clock
 
     def put_key_ring(self, key_ring: KeyRing) -> None:

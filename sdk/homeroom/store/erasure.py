@@ -15,6 +15,7 @@ from collections.abc import Iterator
 
 from homeroom.errors import DiskFullError
 from homeroom.store.context import StoreContext
+from homeroom.store.device_state import RESIDUAL, SECURE
 from homeroom.store.profiles import remove_profile
 from homeroom.store.records import ForgetReport
 from homeroom.store.sealed_rows import delete_samples
@@ -90,8 +91,8 @@ def _remove(context: StoreContext, subject_id: int) -> ForgetReport:
             database.write(f"DELETE FROM {table} WHERE {key} = ?", (item,))
             context.unlink(kind, item)
     # What an update could not carry stands in for its subjects; the update after it has them in its lineage too.
-    database.write_many("DELETE FROM secrets WHERE name = 'residual.' || ?", [(u,) for u in updates])
-    database.write_many("DELETE FROM secrets WHERE name = 'secure.' || ?", [(u,) for u in updates])
+    for family in (RESIDUAL, SECURE):
+        database.write_many("DELETE FROM secrets WHERE name = ?", [(family + u,) for u in updates])
     for update_id in unlearning:  # an upload that was begun may have arrived: it is not tried again, only taken back
         database.write("UPDATE updates SET state = 'sent', data = NULL WHERE update_id = ?", (update_id,))
     database.write_many("INSERT OR IGNORE INTO unlearning VALUES (?, 'pending')", [(u,) for u in unlearning])

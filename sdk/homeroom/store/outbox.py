@@ -6,10 +6,11 @@ from collections.abc import Iterable
 
 from homeroom.store import clone_detection
 from homeroom.store.context import StoreContext
+from homeroom.store.device_state import RESIDUAL, bytes_record
 from homeroom.store.records import StoredUpdate
 
-RESIDUAL = "residual."  # of a secret's name; the update's id follows
-SPENT_RESIDUALS = "name IN (SELECT 'residual.' || update_id FROM updates WHERE state = 'sent')"
+RESIDUAL_OF = bytes_record(RESIDUAL)  # of an update, whose id follows
+SPENT_RESIDUALS = f"name IN (SELECT '{RESIDUAL}' || update_id FROM updates WHERE state = 'sent')"
 
 
 class Outbox:
@@ -47,14 +48,14 @@ class Outbox:
             row = (update_id, bundle_id, base, sealed)
             database.write("INSERT INTO updates VALUES (?, ?, ?, 'pending', ?)", row)
             self._context.link("update", update_id, subjects)
-            self._context.put_secret(f"{RESIDUAL}{update_id}", residual or None)
+            RESIDUAL_OF.write(self._context, residual or None, update_id)
         return True
 
     def residual(self) -> tuple[bytes, tuple[str, ...]]:
         """The residual of the last update that was sent, or begun to be, and the subjects in it."""
         sql = "SELECT update_id FROM updates WHERE state IN ('sending', 'sent') ORDER BY rowid DESC"
         for (update_id,) in self._context.database.rows(sql):
-            if body := self._context.get_secret(f"{RESIDUAL}{update_id}"):
+            if body := RESIDUAL_OF.read(self._context, update_id):
                 return body, self._context.linked("update", update_id)
         return b"", ()
 
@@ -90,7 +91,7 @@ class Outbox:
         with self._context.step("refused", 1):
             sql = "UPDATE updates SET state = 'refused', data = NULL WHERE update_id = ?"
             self._context.database.write(sql, (update_id,))
-            self._context.put_secret(f"{RESIDUAL}{update_id}", None)
+            RESIDUAL_OF.write(self._context, None, update_id)
 
     def call_off(self, update_id: str) -> None:
         """Stops an update: dropped if nobody can have it, else left as sent, so that it is not counted twice."""
@@ -104,7 +105,7 @@ class Outbox:
         with self._context.database.transaction():
             self._context.database.write("DELETE FROM updates WHERE update_id = ?", (update_id,))
             self._context.unlink("update", update_id)
-            self._context.put_secret(f"{RESIDUAL}{update_id}", None)
+            RESIDUAL_OF.write(self._context, None, update_id)
 
     def charge(self, noise: str, update_id: str) -> None:
         """Counts a private update of a noise multiplier outside the directory, before its first byte leaves."""

@@ -10,11 +10,23 @@ import msgspec
 import numpy as np
 
 from homeroom.store.context import StoreContext
+from homeroom.store.device_state import json_record, msgpack_record
 from homeroom.store.records import StoredVersion
 
 KEPT_VERSIONS = 8  # the newest stay, beside the current one
 HISTORY_LENGTH = 32  # versions that can be stepped back to
 SELECT_VERSION = "SELECT version_id, kind, base, facts FROM versions"
+
+
+class UnfinishedTraining(msgspec.Struct, frozen=True, array_like=True):
+    """The state of a training that was interrupted; `tag` says what it belongs to."""
+
+    tag: str
+    state: bytes
+
+
+TRAINING = msgpack_record("state", UnfinishedTraining)
+HISTORY = json_record("history", list[str])  # ids of the versions in use, the present one last
 
 
 class Versions:
@@ -101,20 +113,22 @@ class Versions:
         """Keeps the one state of an unfinished training; `tag` says what it belongs to."""
         with self._context.database.transaction():
             self.drop_state()
-            self._context.put_secret("state", msgspec.msgpack.encode((tag, data)))
+            TRAINING.write(self._context, UnfinishedTraining(tag, data))
             self._context.link("state", "state", subjects)
 
     def load_state(self, tag: str) -> bytes | None:
         """The state of an unfinished training of the same `tag`, or None."""
-        if (body := self._context.get_secret("state")) is None:
-            return None
-        stored_tag, data = msgspec.msgpack.decode(body, type=tuple[str, bytes])
-        return data if stored_tag == tag else None
+        stored = TRAINING.read(self._context)
+        return stored.state if stored and stored.tag == tag else None
+
+    def is_unfinished(self) -> bool:
+        """Whether the state of an unfinished training is kept."""
+        return TRAINING.exists(self._context)
 
     def drop_state(self) -> None:
         """Removes the state of an unfinished training."""
         with self._context.database.transaction():
-            self._context.put_secret("state", None)
+            TRAINING.write(self._context, None)
             self._context.unlink("state", "state")
 
     def _read(self, row: Sequence[Any]) -> StoredVersion:
@@ -122,14 +136,13 @@ class Versions:
         return StoredVersion(row[0], row[1], row[2], msgspec.json.decode(facts))
 
     def _history(self) -> list[str]:
-        body = self._context.get_secret("history")
-        return [] if body is None else msgspec.json.decode(body, type=list[str])
+        return HISTORY.read(self._context) or []
 
     def _history_without(self, version_id: str) -> list[str]:
         return [entry for entry in self._history() if entry != version_id]
 
     def _put_history(self, history: list[str]) -> None:
-        self._context.put_secret("history", msgspec.json.encode(history[-HISTORY_LENGTH:]))
+        HISTORY.write(self._context, history[-HISTORY_LENGTH:])
 
     def _drop_old(self) -> None:
         """Removes all but the newest; the last local one has the segments that stay on the device."""

@@ -22,7 +22,7 @@ from homeroom.contract.round import CohortRules, ServerOptimizer
 from homeroom.contract.secagg import SecureRules
 from homeroom.contract.signing import certify, new_key, write_key
 from homeroom.errors import HomeroomError, InputError
-from homeroom.federation.agreement import agreed_round
+from homeroom.federation.agreement import read_agreement
 from homeroom.federation.enrolment import set_network
 from homeroom.federation.network.client import Client, join
 from homeroom_aggregator.admin.configuration import (
@@ -323,7 +323,7 @@ def test_a_device_gets_the_new_signed_configuration_and_what_it_made_before_coun
             else:
                 report = device.sync()
                 assert (len(report.sent), dict(report.refused), report.version) == (1, {}, 1)
-                agreed = agreed_round(device.store)
+                agreed = read_agreement(device.store).configuration
                 assert agreed is not None
                 assert (agreed.codec, agreed.earlier_codecs, agreed.buffer_size) == ("topk", ("int8",), 1)
                 act(device)

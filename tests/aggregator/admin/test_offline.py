@@ -150,12 +150,10 @@ def test_by_hand_a_private_round_is_charged_once_and_its_promise_is_held(tmp_pat
         assert device.carry_out(stick).updates == 1
     assert len(privacy_ledger.read_ledger(device.store)) == 1
     deliver(district, stick)
-    device.store.put_secret(
-        agreement.PRIVACY_SECRET, msgspec.json.encode(msgspec.structs.replace(promise, epsilon=1.0))
-    )
+    agreement.PROMISE.write(device.store, msgspec.structs.replace(promise, epsilon=1.0))
     with pytest.raises(TrustError, match="promises epsilon 6 now"):
         device.carry_in(stick)
-    device.store.put_secret(agreement.PRIVACY_SECRET, msgspec.json.encode(promise))
+    agreement.PROMISE.write(device.store, promise)
     assert len(device.carry_in(stick).sent) == 1
     device.close()
 

@@ -22,6 +22,7 @@ import pytest
 
 from aggregator.institution import ROOT, START, School, make_folder
 from aggregator.merge.test_crashes import dying
+from homeroom.contract.invitation import Enrolment
 from homeroom.contract.roster import make_roster
 from homeroom.contract.round import weight
 from homeroom.contract.secagg import SecureRules
@@ -29,7 +30,7 @@ from homeroom.contract.signing import certify, new_key
 from homeroom.contract.update_checks import read_update
 from homeroom.federation import secure_round
 from homeroom.federation.agreement import renew_round
-from homeroom.federation.network.client import Client, Enrolment, join
+from homeroom.federation.network.client import Client, join
 from homeroom.store import Store
 from homeroom.system.sqlite import Database
 from homeroom_aggregator.admin.folder import invite_devices, open_folder_bundle, open_rounds, read_facts, replace_roster

@@ -97,7 +97,7 @@ def test_who_has_spent_the_budget_is_in_no_further_cohort(district: District) ->
 def test_a_device_that_spent_its_own_budget_offers_nothing(district: District) -> None:
     member = district.members[0]
     entered = [privacy_ledger.LedgerEntry(f"{n:032x}", 2.0) for n in range(9)]
-    member.store.put_secret(privacy_ledger.LEDGER_SECRET, msgspec.json.encode(entered))
+    privacy_ledger.LEDGER.write(member.store, entered)
     assert member.visit() == "nothing to contribute yet"
 
 

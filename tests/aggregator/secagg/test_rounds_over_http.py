@@ -15,7 +15,7 @@ from aggregator.secagg.district import RULES, District, Member
 from homeroom.contract.round import weight
 from homeroom.contract.update_checks import read_update
 from homeroom.errors import InputError, TrustError, UpdateError
-from homeroom.federation.agreement import SECURE_SECRET
+from homeroom.federation.agreement import SECURE_ROUNDS
 from homeroom_aggregator.admin.folder import ROSTER_FILE, load_roster, replace_roster
 from homeroom_aggregator.server.service import open_service
 
@@ -220,7 +220,7 @@ def test_a_server_that_asks_for_plain_updates_after_all_gets_none(district: Dist
     announce(rounds, secure=None)
     with pytest.raises(TrustError, match="asks for plain updates"):
         member.visit()
-    assert member.store.get_secret(SECURE_SECRET) == b"1"
+    assert SECURE_ROUNDS.read(member.store) == b"1"
     assert rounds.log.count("update") == 0
 
 

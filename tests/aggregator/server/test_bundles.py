@@ -13,9 +13,10 @@ from aggregator.institution import ROOT, make_folder, running, write_bundle
 from homeroom import Device
 from homeroom.cli.main import homeroom
 from homeroom.contract.http_signatures import INVITATION_HEADER
+from homeroom.contract.invitation import enrolment_of
 from homeroom.contract.signing import fingerprint, new_key, public_hex
 from homeroom.errors import BundleError, NetworkError, TrustError
-from homeroom.federation.network.client import Client, enrolment_of
+from homeroom.federation.network.client import Client
 from homeroom_aggregator.admin.bundle_upgrade import upgrade_bundle
 from homeroom_aggregator.admin.folder import invite_devices
 from homeroom_aggregator.server.service import open_service

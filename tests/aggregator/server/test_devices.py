@@ -249,7 +249,7 @@ def test_a_device_stops_at_its_own_budget_whatever_the_aggregator_says(
         enrol(device, service, address, tmp_path, "s")
         device.train(minutes=1, epochs=1)
         entered = [privacy_ledger.LedgerEntry(f"{n:032x}", 1.0) for n in range(9)]
-        device.store.put_secret(privacy_ledger.LEDGER_SECRET, msgspec.json.encode(entered))
+        privacy_ledger.LEDGER.write(device.store, entered)
         (reason,) = device.sync().refused.values()
         assert "epsilon 12" in reason
         assert service.rounds.log.count("update") == 0

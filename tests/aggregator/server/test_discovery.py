@@ -14,12 +14,13 @@ from click.testing import CliRunner
 from aggregator.institution import make_folder, running
 from homeroom import Device
 from homeroom.cli.main import homeroom
+from homeroom.contract.invitation import enrolment_of
 from homeroom.contract.signing import new_key
 from homeroom.errors import MissingExtraError, NetworkError, TrustError
 from homeroom.federation.enrolment import set_network
 from homeroom.federation.network import discovery
-from homeroom.federation.network.client import Client, enrolment_of
-from homeroom.federation.network.transport import NetworkSettings
+from homeroom.federation.network.client import Client
+from homeroom.federation.network.settings import NetworkSettings
 from homeroom_aggregator.admin.folder import invite_devices, read_facts
 from homeroom_aggregator.server.routes import Service
 from homeroom_aggregator.server.service import open_service

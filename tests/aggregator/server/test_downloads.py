@@ -25,7 +25,8 @@ from homeroom.contract.version import make_version, read_version
 from homeroom.errors import DiskFullError, NetworkError
 from homeroom.federation.network.client import Client, join
 from homeroom.federation.network.download import FSYNC_INTERVAL_BYTES, DownloadOffer, download
-from homeroom.federation.network.transport import Connection, NetworkSettings
+from homeroom.federation.network.settings import NetworkSettings
+from homeroom.federation.network.transport import Connection
 from homeroom.runtime.bundle import install
 from homeroom_aggregator.admin.folder import invite_devices
 from homeroom_aggregator.server.service import Service, open_service

@@ -16,8 +16,9 @@ import pytest
 import stamina
 
 from aggregator.institution import School, make_folder
+from homeroom.contract.invitation import Enrolment
 from homeroom.errors import NetworkError, UpdateError
-from homeroom.federation.network.client import Client, Enrolment, join
+from homeroom.federation.network.client import Client, join
 from homeroom_aggregator.admin.folder import invite_devices, open_rounds
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]

@@ -13,12 +13,13 @@ import pytest
 
 from aggregator.institution import START, School, make_folder, running
 from homeroom.contract import http_signatures
+from homeroom.contract.invitation import Enrolment
 from homeroom.contract.layout import Layout
 from homeroom.contract.signing import new_key
 from homeroom.contract.update_checks import read_update
 from homeroom.contract.version import read_version
 from homeroom.errors import NetworkError, TrustError, UpdateError
-from homeroom.federation.network.client import Client, Enrolment, join
+from homeroom.federation.network.client import Client, join
 from homeroom_aggregator.admin.folder import invite_devices
 from homeroom_aggregator.server.service import Service, open_service
 

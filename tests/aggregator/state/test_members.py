@@ -17,10 +17,10 @@ from click.testing import CliRunner
 
 from aggregator.institution import ROOT, School, make_folder, running
 from homeroom.cli.main import homeroom
-from homeroom.contract.invitation import Invitation, as_text, read_invitation
+from homeroom.contract.invitation import Enrolment, Invitation, as_text, read_invitation
 from homeroom.contract.signing import certify, new_key, public_hex, write_key
 from homeroom.errors import InputError, NetworkError, StoreError, TrustError, UpdateError
-from homeroom.federation.network.client import Client, Enrolment, join
+from homeroom.federation.network.client import Client, join
 from homeroom_aggregator.admin.configuration import DeviceLimits
 from homeroom_aggregator.admin.folder import invite_devices, make_invitations, recover_key
 from homeroom_aggregator.server import auth

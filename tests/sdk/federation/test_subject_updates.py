@@ -63,7 +63,7 @@ def device(tiny_bundle: tiny.Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPat
 
 
 def asked_of(device: Device) -> RoundConfiguration:
-    found = agreement.agreed_round(device.store)
+    found = agreement.read_agreement(device.store).configuration
     assert found
     return found
 

@@ -24,7 +24,8 @@ from cryptography.x509.oid import NameOID
 from homeroom.errors import InputError, NetworkError
 from homeroom.federation.enrolment import network_settings, set_network
 from homeroom.federation.network import metered, transport
-from homeroom.federation.network.transport import Connection, NetworkSettings, read_bounded, retry_after
+from homeroom.federation.network.settings import NetworkSettings
+from homeroom.federation.network.transport import Connection, read_bounded, retry_after
 from homeroom.store import Store
 from homeroom.system import clock
 

@@ -181,7 +181,7 @@ def test_an_older_copy_does_not_spend_its_privacy_budget_again(tmp_path: Path, m
         assert whole > 1
     put_back(tmp_path, copy)
     with open_store(tmp_path) as store:
-        assert store.get_secret(privacy_ledger.LEDGER_SECRET) is None
+        assert not privacy_ledger.LEDGER.exists(store)
         assert len(privacy_ledger.read_ledger(store)) == whole
         with pytest.raises(UpdateError, match="would pass epsilon"):
             privacy_ledger.charge_update(store, b"", "another", asked, layout)

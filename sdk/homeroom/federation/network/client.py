@@ -20,18 +20,17 @@ from homeroom.contract import http_signatures
 from homeroom.contract.canonical_json import digest
 from homeroom.contract.delta import apply_delta
 from homeroom.contract.evaluation_report import EvaluationReport
-from homeroom.contract.invitation import Invitation
-from homeroom.contract.manifest import Hash
+from homeroom.contract.invitation import Enrolment, Invitation, enrolment_of
 from homeroom.contract.round import RoundConfiguration
 from homeroom.contract.signing import Certificate, check_certificate, public_hex, sign, verify
 from homeroom.contract.update import REFUSALS
 from homeroom.contract.version import VERSION_LIMIT_BYTES
 from homeroom.errors import Code, NetworkError, TrustError, UpdateError
 from homeroom.federation.network.download import DownloadOffer, Headers, download, read_and_remove
+from homeroom.federation.network.settings import NetworkSettings
 from homeroom.federation.network.transport import (
     RETRY_REMEDY,
     Connection,
-    NetworkSettings,
     ReadBody,
     Response,
     read_bounded,
@@ -40,15 +39,6 @@ from homeroom.federation.network.transport import (
 
 RESPONSE_LIMIT_BYTES = 1 << 20  # of every response but a theta
 NONCE_ATTEMPTS = 4  # fresh nonces that a request is signed with in turn, before it fails
-
-
-class Enrolment(msgspec.Struct, frozen=True, kw_only=True):
-    """The aggregator a device joined; `root` is the trusted fingerprint."""
-
-    address: str
-    root: Hash
-    institution: str
-    bundle_id: Hash
 
 
 class Refusal(msgspec.Struct, frozen=True):
@@ -84,16 +74,6 @@ class _RoundResponse(msgspec.Struct, frozen=True):
     time_signature: str = ""
     school: str = ""
     school_signature: str = ""
-
-
-def enrolment_of(invitation: Invitation) -> Enrolment:
-    """The enrolment that an invitation leads to."""
-    return Enrolment(
-        address=invitation.address,
-        root=invitation.root,
-        institution=invitation.institution,
-        bundle_id=invitation.bundle_id,
-    )
 
 
 def join(

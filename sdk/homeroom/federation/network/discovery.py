@@ -18,9 +18,11 @@ import httpx
 import msgspec
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
+from homeroom.contract.invitation import Enrolment
 from homeroom.errors import MissingExtraError, NetworkError, TrustError
-from homeroom.federation.network.client import Client, Enrolment
-from homeroom.federation.network.transport import CONNECT_TIMEOUT_S, NetworkSettings
+from homeroom.federation.network.client import Client
+from homeroom.federation.network.settings import NetworkSettings
+from homeroom.federation.network.transport import CONNECT_TIMEOUT_S
 
 SERVICE_TYPE = "_homeroom._tcp.local."
 DISCOVERY_TIMEOUT_S = 3.0

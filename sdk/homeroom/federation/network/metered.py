@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from homeroom.errors import NetworkError
 
 if TYPE_CHECKING:
-    from homeroom.federation.network.transport import NetworkSettings
+    from homeroom.federation.network.settings import NetworkSettings
 
 COMMAND_TIMEOUT_S = 10
 NMCLI_ARGUMENTS = ("-t", "-f", "GENERAL.DEVICE,GENERAL.STATE,GENERAL.METERED,IP4.GATEWAY,IP6.GATEWAY", "device", "show")

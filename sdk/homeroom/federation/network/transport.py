@@ -17,13 +17,12 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from email.utils import parsedate_to_datetime
 from importlib.util import find_spec
-from typing import Annotated, Literal
 
 import httpx
-import msgspec
 import stamina
 
 from homeroom.errors import InputError, NetworkError, SignalError
+from homeroom.federation.network.settings import NetworkSettings
 from homeroom.system import clock
 
 CONNECT_TIMEOUT_S, READ_TIMEOUT_S = 10.0, 60.0
@@ -37,25 +36,6 @@ EARLIEST_TIME = datetime.datetime(2026, 11, 1, tzinfo=datetime.UTC)  # a clock t
 RETRY_REMEDY = "try again later; nothing is lost"
 LOG_IN_REMEDY = "log in to this network in a browser, or ask its administrator to allow the address"
 logging.getLogger("stamina").addHandler(logging.NullHandler())  # else each retry prints a line on stderr
-
-
-class NetworkSettings(msgspec.Struct, frozen=True, kw_only=True):
-    """How this device reaches its aggregator; an empty text leaves it to the invitation and the environment.
-
-    address: URL in place of the invitation's.
-    proxy: URL.
-    metered: `auto` stays offline on mobile data where the system tells it apart.
-    clock: `ignore` skips the dates of TLS certificates; `auto` does so only where the clock is plainly wrong.
-    lan: `auto` looks for the aggregator on the local network where its address does not listen and zeroconf is there.
-    scores: `tell` reports each new version's scores on this device's validation samples.
-    """
-
-    address: Annotated[str, msgspec.Meta(pattern=r"^(https?://[^\s/]+)?$")] = ""
-    proxy: Annotated[str, msgspec.Meta(pattern=r"^((http|https|socks5)://[^\s]+)?$")] = ""
-    metered: Literal["auto", "allow", "refuse"] = "auto"
-    clock: Literal["auto", "ignore"] = "auto"
-    lan: Literal["auto", "off"] = "auto"
-    scores: Literal["keep", "tell"] = "keep"
 
 
 def check_urls(network: NetworkSettings) -> None:
