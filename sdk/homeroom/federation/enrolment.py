@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 
 def _key_record(name: str) -> StateRecord[Ed25519PrivateKey]:
-    return StateRecord(name, Ed25519PrivateKey.private_bytes_raw, Ed25519PrivateKey.from_private_bytes)
+    return StateRecord(name, lambda key: key.private_bytes_raw(), Ed25519PrivateKey.from_private_bytes)
 
 
 ENROLMENT = json_record("identity.enrolment", Enrolment)

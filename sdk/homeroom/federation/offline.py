@@ -43,8 +43,8 @@ from homeroom.store import Store
 from homeroom.store.device_state import StateRecord, json_record
 from homeroom.system.files import write_durable
 
-SEALING_KEY = StateRecord(  # opens answers
-    "identity.sealing", X25519PrivateKey.private_bytes_raw, X25519PrivateKey.from_private_bytes
+SEALING_KEY = StateRecord[X25519PrivateKey](  # opens answers
+    "identity.sealing", lambda key: key.private_bytes_raw(), X25519PrivateKey.from_private_bytes
 )
 PENDING_INVITATION = json_record("identity.joining", Invitation)  # its code goes out with the next message
 UPDATES_LIMIT_BYTES = OFFLINE_MESSAGE_LIMIT_BYTES - (4 << 20)  # for updates; the rest waits for the next message
