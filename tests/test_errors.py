@@ -15,7 +15,7 @@ from homeroom.contract.update import REFUSALS
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGES = ("sdk/homeroom", "exporter/homeroom_exporter", "aggregator/homeroom_aggregator")
 SCRIPTS = ("benchmarks", "examples")  # their tables have names with blanks
-SENTENCE = re.compile(r"[A-Za-z]{2,} [A-Za-z]{2,}")
+SENTENCE = re.compile(r"[a-z]{2,} [a-z]{2,}")
 SEARCHES = {"startswith", "endswith", "find", "rfind", "index", "count"}
 OTHER_WORDS = {  # where another library's words decide, since it gives no code: file -> why
     "sdk/homeroom/cli/main.py": "the loader of shared libraries says in words alone that memory ran out",

@@ -8,6 +8,8 @@ from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence, S
 from dataclasses import dataclass
 from pathlib import Path
 
+import msgspec
+
 from homeroom.data.samples import INPUT_KINDS, InputKind, InputReference, StoredInput, StoredSample
 from homeroom.errors import BrokenSealError, DiskFullError, HomeroomError, InputError
 from homeroom.store import repair
