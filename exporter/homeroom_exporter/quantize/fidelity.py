@@ -61,18 +61,18 @@ def similarity(reference: Iterable[NDArray[np.int8]], other: Iterable[NDArray[np
 
 def problems(modality: Modality, path: Path) -> list[str]:
     """Run a features graph on all-zero, saturated, empty (fully masked) and longest inputs, batches of 1 and 3."""
-    messages = []
+    messages, (_, declared) = list[str](), graph_io.features_io(modality)
     with tempfile.TemporaryDirectory() as folder:
         run = load(_with_rounded_value(path, Path(folder) / "probe.onnx"), threads=1)
         for name, feeds in extremes(modality):
             outputs = run(feeds)
             features = outputs.pop(graph_io.FEATURES)
-            rows = len(next(iter(feeds.values())))
-            lengths = [feeds[name].shape[1] for name in (graph_io.INPUT_IDS, graph_io.SEQUENCE_STEPS) if name in feeds]
-            (tokens,) = lengths or [modality.buckets[-1]]
+            rows, length = next(iter(feeds.values())).shape[:2]
+            _, taps, tokens, dim = declared.shape
+            shape = rows, taps, length if tokens == -1 else tokens, dim
             if not all(np.isfinite(value).all() for value in outputs.values()):
                 messages.append(f"{name} gives values that are not finite")
-            if features.shape != (rows, len(modality.taps), tokens, modality.dim) or features.dtype != np.int8:
+            if features.shape != shape or features.dtype != declared.dtype:
                 messages.append(f"{name} gives {features.dtype} {features.shape}")
             elif int(features.min()) < -INT8_LIMIT:
                 messages.append(f"{name} leaves the range of +-{INT8_LIMIT}")

@@ -32,6 +32,7 @@ from homeroom.contract.graph_io import (
     WEIGHTS,
     named,
     owners,
+    step_outputs,
 )
 from homeroom.contract.layout import Layout
 from homeroom_exporter.model.design import Design, name_parts, unflatten
@@ -205,5 +206,7 @@ def trace(design: Design, role: str, batch: int, tokens: Mapping[str, int]) -> o
 
     arguments: Any = (torch.zeros(design.layout.size), *(torch.from_numpy(feeds[name]) for name in names))
     traced = make_fx(step, decomposition_table=core_aten_decompositions(), tracing_mode="real")(*arguments)
+    declared = step_outputs(design, role, batch, tokens, design.per_token, design.layout.size)
+    assert outputs == [tensor.name for tensor in declared], role
     traced.graph.eliminate_dead_code()
     return aten_to_onnx(traced, [THETA, *names], outputs)
