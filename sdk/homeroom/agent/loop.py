@@ -25,7 +25,7 @@ from homeroom.agent.status import AgentStatus
 from homeroom.device import doctor
 from homeroom.device.device import Device
 from homeroom.device.resources.budget import Budget, WeeklyHours
-from homeroom.errors import Code, HomeroomError, NetworkError, TrainError
+from homeroom.errors import Code, HomeroomError, NetworkError, TrainError, UpdateError
 from homeroom.federation import enrolment, versions
 from homeroom.store.device_state import json_record
 from homeroom.system import clock
@@ -259,7 +259,7 @@ class Agent:
         log.info("synced: %d sent, %d refused, %s theta in use", len(report.sent), len(report.refused), report.in_use)
         self.say(last_seen=clock.timestamp())
         if report.refused:
-            raise HomeroomError("the aggregator refused an update")
+            raise UpdateError("the aggregator refused an update", code=Code.REFUSED)
 
     def _count(self, device: Device) -> None:
         facts = device.status()

@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 import tiny
 
-from homeroom import Device, Sample
+from homeroom import Device, Sample, SyncReport
 from homeroom.agent import bundle_updates, inbox, status
 from homeroom.agent.loop import Agent, AgentSettings
 from homeroom.agent.status import AgentStatus
@@ -206,6 +206,16 @@ def test_only_errors_that_cannot_name_anyone_are_written_down() -> None:
     )
     for problem in (InputError(f"{NAME} is no label"), BundleError(NAME), ValueError(NAME)):
         assert NAME not in status.describe_error(problem)
+
+
+def test_a_refused_update_is_said_in_plain_words(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("homeroom.agent.loop.bundle_updates.follow_bundle", lambda _: False)
+    monkeypatch.setattr(Device, "sync", lambda _: SyncReport(refused={"u1": "it is far too large"}))
+    agent = made(place)
+    with Device.open(place / "device", threads=1) as device:
+        agent._attempt("sync", lambda: agent._sync(device))
+    assert agent.status.problems == {"sync": "the aggregator refused an update"}
+    assert agent.status.problem_codes == {"sync": Code.REFUSED}
 
 
 def test_a_clearly_worse_model_is_taken_back_and_its_update_not_sent(place: Path) -> None:
