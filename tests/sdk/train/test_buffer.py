@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import sqlite3
 import tracemalloc
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from homeroom import Device, Sample
-from homeroom.data.samples import StoredSample, digest_of
+from homeroom.data.samples import InputReference, StoredSample, digest_of
 from homeroom.device import local_samples
 from homeroom.federation.versions import theta_of
 from homeroom.train.features import spill
@@ -189,3 +190,28 @@ def test_four_times_as_many_samples_take_some_hundred_bytes_more_each(
                 tracemalloc.stop()
 
     assert peak(1600) - peak(400) < 1200 * 1000
+
+
+def test_a_picture_that_is_damaged_in_the_copy_too_is_left_out_of_the_training(
+    tiny_bundle: tiny.Tiny, tmp_path: Path
+) -> None:
+    rows = [{**row, "picture": row.get("picture", row["pictures"][0])} for row in tiny.samples(24, 0)]
+    with opened(tiny_bundle, tmp_path / "device") as device:
+        lost, *_ = device.add(*(Sample(**row) for row in rows), gates=False)
+        sample = device.store.sample(lost)
+        assert sample is not None
+        (picture,) = sample.inputs["picture"]
+        assert isinstance(picture, InputReference)
+        sql = "SELECT content FROM samples WHERE sample_id = ?"
+        (content,) = device.store._context.database.one(sql, (lost,))
+    for name in ("device.db", "backup/device.db"):
+        raw = sqlite3.connect(tmp_path / "device" / name)
+        raw.execute("UPDATE inputs SET body = zeroblob(99) WHERE content = ? AND place = ?", (content, picture.place))
+        raw.commit()
+        raw.close()
+    with opened(tiny_bundle, tmp_path / "device") as device:
+        report = device.train(settings=FAST)
+        assert (report.samples, report.left_out, report.finished) == (23, 1, True)
+        assert "lost" in device.store.damage()[-1]
+        assert device.store.sample(lost) is None
+        assert device.train(settings=FAST).left_out == 0
