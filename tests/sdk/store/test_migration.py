@@ -182,6 +182,8 @@ def test_it_goes_back_to_the_release_before_which_goes_on(tmp_path: Path) -> Non
     with open_store(tmp_path) as store:
         assert store.count() == 9, "nothing was changed yet"
     go_back(tmp_path / "device", FolderKeys(tmp_path / "keys"))
+    assert not (tmp_path / "device/backup/device.db").exists(), "a newer copy would be put back by mistake"
+    assert json.loads((tmp_path / "device/device.json").read_bytes())["format"] == 3
     told = with_release(tmp_path)
     assert told["ids"] == ids
     assert told["texts"] == [f"wolframite {number}" for number in (0, 1, 2, 3, 4, 90, 91)]
