@@ -89,36 +89,18 @@ class BundleContents:
 
 def graph_entry(graph: GraphFile) -> manifest.Graph:
     """The manifest's facts about a graph, read from the file itself."""
-    facts = {
-        "role": graph.role,
-        "file": graph.name,
-        "runtime": graph.runtime,
-        "precision": graph.precision,
-        "modality": graph.modality,
-        "batch": graph.batch,
-        "tokens": dict(graph.tokens or {}),
-        "tier": graph.tier,
-        "tried": graph.tried,
-    }
     read = _onnx_facts if graph.runtime == "onnx" else _litert_facts
-    return msgspec.convert({**facts, **read(graph.path)}, manifest.Graph)
+    facts = {**vars(graph), "file": graph.name, "tokens": dict(graph.tokens or {}), **read(graph.path)}
+    return msgspec.convert(facts, manifest.Graph)
 
 
 def _onnx_facts(path: Path) -> dict[str, Any]:
     model = onnx.load(path, load_external_data=False)
 
-    def tensors(values: Sequence[onnx.ValueInfoProto]) -> tuple[manifest.Tensor, ...]:
-        return tuple(
-            msgspec.convert(
-                {
-                    "name": v.name,
-                    "dtype": DTYPES[v.type.tensor_type.elem_type],
-                    "shape": [d.dim_value or -1 for d in v.type.tensor_type.shape.dim],
-                },
-                manifest.Tensor,
-            )
-            for v in values
-        )
+    def tensors(values: Sequence[onnx.ValueInfoProto]) -> list[dict[str, Any]]:
+        types = {value.name: value.type.tensor_type for value in values}
+        shapes = {name: [dimension.dim_value or -1 for dimension in kind.shape.dim] for name, kind in types.items()}
+        return [{"name": name, "dtype": DTYPES[types[name].elem_type], "shape": shapes[name]} for name in types]
 
     opset = next(o.version for o in model.opset_import if o.domain in ("", "ai.onnx"))
     return {"opset": opset, "inputs": tensors(model.graph.input), "outputs": tensors(model.graph.output)}

@@ -40,7 +40,7 @@ def chosen_layers(spec: EncoderSpec, count: int) -> tuple[int, ...]:
     return tuple(numbers)
 
 
-def hidden_states(
+def optimum_graph(
     model: Any, chosen: Sequence[int], inputs: Mapping[str, tuple[str, Sequence[str | int]]], count: int
 ) -> onnx.ModelProto:
     """The graph from the model's inputs to the hidden states after the chosen layers, named `layer.<n>`.
@@ -105,7 +105,7 @@ def last_state(outputs: Any) -> torch.Tensor:
 def layers_graph(
     module: Any, example: torch.Tensor, inputs: Mapping[str, tuple[str, Sequence[str | int]]]
 ) -> onnx.ModelProto:
-    """As `hidden_states`, of a module that gives the states after the layers `chosen`; example: of every input."""
+    """As `optimum_graph`, of a module that gives the states after the layers `chosen`; example: of every input."""
     layers = {f"layer.{i}": f"hidden.{i}" for i in module.chosen}
     dynamic = _dynamic_axes(next(iter(inputs.values()))[1])
     graph = expose(traced_graph(module, dict.fromkeys(inputs, example), list(layers.values()), dynamic), layers)

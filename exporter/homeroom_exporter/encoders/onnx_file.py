@@ -27,15 +27,7 @@ from homeroom_exporter.encoders import hub, vision, wav2vec
 from homeroom_exporter.encoders.hidden_states import first_line
 from homeroom_exporter.encoders.minilm import TEXT_INPUTS, TOKENIZER, check_buckets, write_tokenizer
 from homeroom_exporter.encoders.spec import Encoder, EncoderSpec, Scheme
-from homeroom_exporter.quantize.graph_surgery import (
-    ADDED,
-    OPSET,
-    expose,
-    name_inputs,
-    pool_spans,
-    region_count,
-    set_fields,
-)
+from homeroom_exporter.quantize import graph_surgery
 
 BLOCK_ENDS = ("Add", "LayerNormalization", "Relu", "Clip", "Concat")  # what ends a block or a stage
 TRIAL_TOKENS = 7  # tokens of the trial run: a number that no width is likely to be
@@ -78,8 +70,10 @@ def encoder_of_graph(
         remedy = "it is to hand on hidden states [batch, tokens, width] or maps [batch, channels, side, side]"
         raise ExportError("has no value that could be a tap", where=spec.source, remedy=remedy)
     chosen = choose_taps(spec, candidates)
-    graph = expose(model, {f"layer.{number}": name for number, name in chosen.items()})
-    name_inputs(graph, {name: (names[name], _dynamic(spec, value.shape)) for name, value in feeds.items()})
+    graph = graph_surgery.expose(model, {f"layer.{number}": name for number, name in chosen.items()})
+    graph_surgery.name_inputs(
+        graph, {name: (names[name], _dynamic(spec, value.shape)) for name, value in feeds.items()}
+    )
     buckets = _pool_taps(spec, graph, {f"layer.{n}": candidates[name] for n, name in chosen.items()})
     licences, texts = hub.licence(str(path.resolve().parent), {}, scratch)
     scheme: Scheme = "static" if len(next(iter(candidates.values()))) == 4 else "dynamic"  # whether it convolves
@@ -99,13 +93,13 @@ def read(path: Path, spec: EncoderSpec) -> onnx.ModelProto:
         fault = f"the node {node.name} is {node.op_type} of {unknown[0]}, which devices do not have"
         raise ExportError(fault, where=spec.source, remedy="export the model without a provider's optimizations")
     version = next(o.version for o in model.opset_import if o.domain in ("", "ai.onnx"))
-    if version == OPSET:
+    if version == graph_surgery.OPSET:
         return model
     try:
-        return onnx.version_converter.convert_version(model, OPSET)
+        return onnx.version_converter.convert_version(model, graph_surgery.OPSET)
     except Exception as problem:
-        fault = f"opset {version} cannot be made {OPSET}: {first_line(problem)}"
-        raise ExportError(fault, where=spec.source, remedy=f"export it with opset {OPSET}") from None
+        fault = f"opset {version} cannot be made {graph_surgery.OPSET}: {first_line(problem)}"
+        raise ExportError(fault, where=spec.source, remedy=f"export it with opset {graph_surgery.OPSET}") from None
 
 
 def model_inputs(spec: EncoderSpec, path: Path, scratch: Path) -> ModelInputs:
@@ -160,13 +154,11 @@ def tap_candidates(spec: EncoderSpec, model: onnx.ModelProto, feeds: Mapping[str
         if node.output[0] in results or (node.op_type in BLOCK_ENDS and readers[node.output[0]] > 1)
     ]
     trial = copy.deepcopy(model)
-    set_fields(trial.graph, output=[onnx.ValueInfoProto(name=name) for name in names])  # some are counts
+    graph_surgery.set_fields(trial.graph, output=[onnx.ValueInfoProto(name=name) for name in names])  # some are counts
     for value in trial.graph.input:
         value.type.tensor_type.ClearField("shape")
-    options = onnxruntime.SessionOptions()
-    options.log_severity_level = 4
     try:
-        session = onnxruntime.InferenceSession(trial.SerializeToString(), options, providers=["CPUExecutionProvider"])
+        session = silent_session(trial)
         values = dict(zip(names, session.run(names, dict(feeds)), strict=True))
     except Exception as problem:
         raise ExportError(f"cannot be run: {str(problem).splitlines()[0]}", where="encoder") from None
@@ -183,6 +175,13 @@ def tap_candidates(spec: EncoderSpec, model: onnx.ModelProto, feeds: Mapping[str
         return {name: shape for name, shape in flat.items() if shape == usual_shape}
     last = {shape[2]: name for name, shape in maps.items()}
     return {name: maps[name] for name in maps if name in last.values()}
+
+
+def silent_session(model: onnx.ModelProto) -> Any:
+    """onnxruntime's session of a model, which logs nothing."""
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 4
+    return onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
 
 
 def choose_taps(spec: EncoderSpec, candidates: dict[str, Shape]) -> dict[int, str]:
@@ -210,18 +209,18 @@ def _pool_taps(spec: EncoderSpec, graph: onnx.ModelProto, shapes: dict[str, Shap
         grid = spec.grid or vision.GRID
         for tap, shape in shapes.items():
             vision.pool(spec, graph, tap, shape, grid, None)
-        return (region_count(grid),)
+        return (graph_surgery.region_count(grid),)
     frames = min(shape[1] for shape in shapes.values())
     tokens = min(frames, max(1, round((spec.seconds or wav2vec.SECONDS) * wav2vec.TOKENS_A_SECOND)))
     for tap, shape in shapes.items():
-        pool_spans(graph, tap, shape[1], tokens)
+        graph_surgery.pool_spans(graph, tap, shape[1], tokens)
     return (tokens,)
 
 
 def _zero_input(model: onnx.ModelProto, name: str, like: str) -> None:
     """An input becomes zeros of another one's shape."""
-    set_fields(model.graph, input=[value for value in model.graph.input if value.name != name])
-    model.graph.node.insert(0, helper.make_node("Sub", [like, like], [name], name=f"{ADDED}{name}"))
+    graph_surgery.set_fields(model.graph, input=[value for value in model.graph.input if value.name != name])
+    model.graph.node.insert(0, helper.make_node("Sub", [like, like], [name], name=f"{graph_surgery.ADDED}{name}"))
 
 
 def _dynamic(spec: EncoderSpec, shape: Shape) -> tuple[str | int, ...]:

@@ -16,14 +16,7 @@ import torch
 from homeroom.contract.graph_io import PIXELS
 from homeroom.contract.manifest import ImagePreprocess
 from homeroom.errors import ExportError
-from homeroom_exporter.encoders.hidden_states import (
-    HiddenStates,
-    chosen_layers,
-    first_line,
-    float_bytes,
-    layers_graph,
-    quiet_torch,
-)
+from homeroom_exporter.encoders import hidden_states
 from homeroom_exporter.encoders.spec import Encoder, EncoderSpec, Scheme
 from homeroom_exporter.quantize.graph_surgery import pool_patches, pool_regions, region_count
 
@@ -42,14 +35,14 @@ def load(
     side = preprocess.size
     keep_positions(model)
     states = shapes(spec, model, side)
-    chosen = chosen_layers(spec, len(states) - 1)
+    chosen = hidden_states.chosen_layers(spec, len(states) - 1)
     inputs = {PIXELS: (PIXELS, ("batch", 3, side, side))}
-    graph = layers_graph(HiddenStates(model, chosen), torch.zeros(2, 3, side, side), inputs)
+    graph = hidden_states.layers_graph(hidden_states.HiddenStates(model, chosen), torch.zeros(2, 3, side, side), inputs)
     grid = spec.grid or GRID
     patch = getattr(config, "patch_size", None)
     for i in chosen:
         pool(spec, graph, f"layer.{i}", states[i], grid, side // patch if isinstance(patch, int) else None)
-    taps, buckets, size = tuple(f"layer.{i}" for i in chosen), (region_count(grid),), float_bytes(model)
+    taps, buckets, size = tuple(f"layer.{i}" for i in chosen), (region_count(grid),), hidden_states.float_bytes(model)
     scheme: Scheme = "static" if len(states[chosen[-1]]) == 4 else "dynamic"  # whether it convolves
     return Encoder(name, graph, taps, buckets, preprocess, scheme, size, licences, files)
 
@@ -78,13 +71,13 @@ def keep_positions(model: Any) -> None:
 def shapes(spec: EncoderSpec, model: Any, side: int) -> list[tuple[int, ...]]:
     """The shape of every hidden state for one picture."""
     try:
-        with quiet_torch():
+        with hidden_states.quiet_torch():
             outputs = model.eval()(torch.zeros(1, 3, side, side), output_hidden_states=True)
         if outputs.hidden_states is None:
             raise ValueError("it hands none on")
         return [tuple(state.shape) for state in outputs.hidden_states]
     except Exception as problem:  # whatever the model's own code raises
-        fault = f"{model.config.model_type} gives no hidden states of pictures: {first_line(problem)}"
+        fault = f"{model.config.model_type} gives no hidden states of pictures: {hidden_states.first_line(problem)}"
         raise ExportError(fault, where=spec.source, remedy="choose a model for pictures") from None
 
 
@@ -110,7 +103,7 @@ def pixels(source: str, where: Any, size: int | None) -> ImagePreprocess:
     from transformers.image_processing_base import ImageProcessingMixin
 
     try:
-        with quiet_torch():
+        with hidden_states.quiet_torch():
             settings, _ = ImageProcessingMixin.get_image_processor_dict(source, **where)
     except OSError:
         settings = {}

@@ -122,17 +122,9 @@ def _task(document: Document, name: str, table: TaskTable, slots: Mapping[str, S
     if table.unit is not None and not DEVICE_KINDS[table.kind].numbers:
         raise document.refusal(f"a {table.kind} task has no unit", *path, "unit")
     labels = skills if kind.labels_are_skills else table.labels
-    task = {
-        "name": name,
-        "kind": table.kind,
-        "reads": table.reads,
-        "labels": labels,
-        "width": kind.width(labels, [slots[read] for read in table.reads]),
-        "offset": table.offset,
-        "scale": table.scale,
-        **({} if table.unit is None else {"unit": table.unit}),
-    }
-    return document.convert(task, Task, *path)
+    width = kind.width(labels, [slots[read] for read in table.reads])
+    fields = {field: value for field, value in msgspec.structs.asdict(table).items() if value is not None}
+    return document.convert({**fields, "name": name, "labels": labels, "width": width}, Task, *path)
 
 
 def _known(document: Document, reads: Collection[str], slots: Mapping[str, Slot], *path: str) -> None:

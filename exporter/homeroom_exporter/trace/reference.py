@@ -9,22 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from homeroom.contract.graph_io import (
-    ALONG,
-    CLIP,
-    FEATURES,
-    GRADIENT,
-    GROUPS,
-    LOSSES,
-    NORMS,
-    OUTPUT,
-    PULL,
-    REFERENCE,
-    SELECT,
-    WEIGHTS,
-    named,
-    owners,
-)
+from homeroom.contract import graph_io as io
 from homeroom_exporter.model.design import Design, name_parts, unflatten
 from homeroom_exporter.model.forward import forward, lora_rows, objective
 
@@ -35,7 +20,8 @@ def by_autograd(design: Design, role: str, theta: np.ndarray, feeds: Mapping[str
     values = {name: torch.from_numpy(value) for name, value in {**frozen, **feeds}.items()}
     if role == "predict":
         parts, seen, _ = _textbook(design, theta, values)
-        return {named(name, OUTPUT): value.detach().numpy() for name, value in forward(design, parts, seen).items()}
+        outputs = forward(design, parts, seen)
+        return {io.named(name, io.OUTPUT): value.detach().numpy() for name, value in outputs.items()}
     if role == "saliency":
         return _by_features(design, theta, values)
     losses, gradient = _gradient(design, theta, values)
@@ -43,15 +29,15 @@ def by_autograd(design: Design, role: str, theta: np.ndarray, feeds: Mapping[str
         for segment in (segment for segment in design.layout if segment.task is None):
             gradient[design.layout.slices[segment.name]] = 0.0
     if role in ("grad", "grad_heads"):
-        return {LOSSES: losses, GRADIENT: gradient}
-    groups, clip = feeds[GROUPS], float(feeds[CLIP][0])
+        return {io.LOSSES: losses, io.GRADIENT: gradient}
+    groups, clip = feeds[io.GROUPS], float(feeds[io.CLIP][0])
     clipped, norms = np.zeros_like(gradient), np.zeros(len(groups), np.float32)
     for number in range(len(groups)):
-        weights = torch.from_numpy(feeds[WEIGHTS] * (groups == number)[:, None])
-        gradient = _gradient(design, theta, {**values, WEIGHTS: weights})[1]
+        weights = torch.from_numpy(feeds[io.WEIGHTS] * (groups == number)[:, None])
+        gradient = _gradient(design, theta, {**values, io.WEIGHTS: weights})[1]
         norms[number] = np.linalg.norm(gradient)
         clipped += gradient * min(1.0, clip / max(float(norms[number]), 1e-12))
-    return {LOSSES: losses, GRADIENT: clipped, NORMS: norms}
+    return {io.LOSSES: losses, io.GRADIENT: clipped, io.NORMS: norms}
 
 
 def _textbook(
@@ -70,23 +56,24 @@ def _by_features(design: Design, theta: np.ndarray, values: Mapping[str, Tensor]
     """The gradient of the selected outputs with respect to each slot's features, or the pull of its tokens."""
     parts = name_parts(design.layout, unflatten(design.layout, torch.from_numpy(theta)))
     seen = dict(values)
-    leaves = {named(n, GRADIENT): values[named(n, FEATURES)].requires_grad_() for n in owners(values, FEATURES)}
+    ladders = io.owners(values, io.FEATURES)
+    leaves = {io.named(n, io.GRADIENT): values[io.named(n, io.FEATURES)].requires_grad_() for n in ladders}
     if design.adapter:
         inputs, mask = lora_rows(design, values)
-        count = len(inputs) // len(values[ALONG])
+        count = len(inputs) // len(values[io.ALONG])
         rows = replace(design.adapter.rows(mask), mask=None)
-        along, references = values[ALONG].repeat_interleave(count), lora_rows(design, values, REFERENCE)[0]
+        along, references = values[io.ALONG].repeat_interleave(count), lora_rows(design, values, io.REFERENCE)[0]
         x, difference = design.adapter.between(values, inputs, references, along, rows)
-        leaves[PULL] = x.requires_grad_()
+        leaves[io.PULL] = x.requires_grad_()
         seen["states"] = design.adapter.plain_states(parts, values, inputs, mask, x)
     outputs = forward(design, parts, seen)
-    selected = [(outputs[t.name] * values[named(t.name, SELECT)]).sum() for t in design.explained]
+    selected = [(outputs[t.name] * values[io.named(t.name, io.SELECT)]).sum() for t in design.explained]
     gradients = torch.autograd.grad(torch.stack(selected).sum(), list(leaves.values()))
     results = dict(zip(leaves, gradients, strict=True))
     if design.adapter:
-        pulled = (results.pop(PULL) * difference).sum(-1).reshape(len(values[ALONG]), count, -1)
+        pulled = (results.pop(io.PULL) * difference).sum(-1).reshape(len(values[io.ALONG]), count, -1)
         each = pulled.split([slot.count for slot in design.inside], 1)
-        results |= {named(slot.name, PULL): pull for slot, pull in zip(design.inside, each, strict=True)}
+        results |= {io.named(slot.name, io.PULL): pull for slot, pull in zip(design.inside, each, strict=True)}
     return {name: value.numpy() for name, value in results.items()}
 
 

@@ -15,25 +15,7 @@ from torch import Tensor
 from torch._decomp import core_aten_decompositions
 from torch.fx.experimental.proxy_tensor import make_fx
 
-from homeroom.contract.graph_io import (
-    ALONG,
-    CLIP,
-    FEATURES,
-    GRADIENT,
-    GROUPS,
-    LOSSES,
-    NORMS,
-    OUTPUT,
-    PULL,
-    REFERENCE,
-    SELECT,
-    THETA,
-    TOTALS,
-    WEIGHTS,
-    named,
-    owners,
-    step_outputs,
-)
+from homeroom.contract import graph_io as io
 from homeroom.contract.layout import Layout
 from homeroom_exporter.model.design import Design, name_parts, unflatten
 from homeroom_exporter.model.forward import forward, lora_rows, objective
@@ -51,7 +33,7 @@ def predict_step(design: Design, theta: Tensor, feeds: Mapping[str, Tensor]) -> 
     if design.adapter:
         feeds = {**feeds, "states": design.adapter.states(parts, feeds, *lora_rows(design, feeds), keep=False)[0]}
     outputs = forward(design, parts, feeds)
-    return {named(task.name, OUTPUT): outputs[task.name] for task in design.tasks}
+    return {io.named(task.name, io.OUTPUT): outputs[task.name] for task in design.tasks}
 
 
 def grad_step(design: Design, theta: Tensor, feeds: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -68,8 +50,7 @@ def grad_step(design: Design, theta: Tensor, feeds: Mapping[str, Tensor]) -> dic
         gradients, sums = torch.func.grad(loss, has_aux=True)(tensors, None)
     else:
         parts, (inputs, mask) = name_parts(layout, tensors), lora_rows(design, feeds)
-        keep = not design.adapter.recompute
-        states, saved = design.adapter.states(parts, feeds, inputs, mask, keep=keep)
+        states, saved = design.adapter.states(parts, feeds, inputs, mask, keep=not design.adapter.recompute)
         (gradients, back), sums = torch.func.grad(loss, argnums=(0, 1), has_aux=True)(tensors, states)
         inside = design.adapter.gradients(parts, feeds, mask, saved, back)
         gradients = _with_those_inside(layout, gradients, inside)
@@ -93,8 +74,8 @@ def heads_step(design: Design, theta: Tensor, feeds: Mapping[str, Tensor]) -> di
 
 
 def _results(sums: Tensor, feeds: Mapping[str, Tensor], gradients: list[Tensor]) -> dict[str, Tensor]:
-    totals = feeds[WEIGHTS].sum(0)  # first: the order of operations fixes the graph's bytes
-    return {LOSSES: sums, TOTALS: totals, GRADIENT: torch.cat([part.reshape(-1) for part in gradients])}
+    totals = feeds[io.WEIGHTS].sum(0)  # first: the order of operations fixes the graph's bytes
+    return {io.LOSSES: sums, io.TOTALS: totals, io.GRADIENT: torch.cat([part.reshape(-1) for part in gradients])}
 
 
 def _with_those_inside(
@@ -112,8 +93,8 @@ def clipped_step(design: Design, theta: Tensor, feeds: Mapping[str, Tensor]) -> 
     Of LoRA each sample's gradient is a product of its activations and its output gradients (Li et al. 2022, section 4).
     """
     layout = design.layout
-    groups, clip = feeds[GROUPS], feeds[CLIP]
-    rows = {n: v for n, v in feeds.items() if n not in (GROUPS, CLIP) and not n.startswith(PREFIX)}
+    groups, clip = feeds[io.GROUPS], feeds[io.CLIP]
+    rows = {n: v for n, v in feeds.items() if n not in (io.GROUPS, io.CLIP) and not n.startswith(PREFIX)}
 
     def loss(tensors: list[Tensor], states: Tensor | None, row: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
         seen = {name: value.unsqueeze(0) for name, value in row.items()}
@@ -126,8 +107,7 @@ def clipped_step(design: Design, theta: Tensor, feeds: Mapping[str, Tensor]) -> 
         gradients, sums = each(tensors, None, rows)
     else:
         parts, (inputs, mask) = name_parts(layout, tensors), lora_rows(design, feeds)
-        keep = not design.adapter.recompute
-        states, saved = design.adapter.states(parts, feeds, inputs, mask, keep=keep)
+        states, saved = design.adapter.states(parts, feeds, inputs, mask, keep=not design.adapter.recompute)
         each = torch.func.vmap(torch.func.grad(loss, argnums=(0, 1), has_aux=True), in_dims=(None, 0, 0))
         (gradients, back), sums = each(tensors, states.reshape(len(groups), -1, *states.shape[1:]), rows)
         inside = design.adapter.gradients(parts, feeds, mask, saved, back, each=len(groups))
@@ -139,10 +119,10 @@ def clipped_step(design: Design, theta: Tensor, feeds: Mapping[str, Tensor]) -> 
     squares = (by_group * by_group).sum(1)
     factors = (clip * torch.rsqrt(squares + CLIP_EPSILON)).clamp(max=1.0)
     return {
-        LOSSES: sums.sum(0),
-        TOTALS: feeds[WEIGHTS].sum(0),
-        GRADIENT: (factors.unsqueeze(0) @ by_group).squeeze(0),
-        NORMS: torch.sqrt(squares),
+        io.LOSSES: sums.sum(0),
+        io.TOTALS: feeds[io.WEIGHTS].sum(0),
+        io.GRADIENT: (factors.unsqueeze(0) @ by_group).squeeze(0),
+        io.NORMS: torch.sqrt(squares),
     }
 
 
@@ -152,31 +132,31 @@ def saliency_step(design: Design, theta: Tensor, feeds: Mapping[str, Tensor]) ->
     Where LoRA is inside an encoder, the point is `along` on the line from `{slot}.reference` to the input, between
     their embeddings, and `{slot}.pull` is the gradient there times their difference, by token.
     """
-    ladders = owners(feeds, FEATURES)
-    features = {named(slot, FEATURES): feeds[named(slot, FEATURES)] for slot in ladders}
+    ladders = io.owners(feeds, io.FEATURES)
+    features = {io.named(slot, io.FEATURES): feeds[io.named(slot, io.FEATURES)] for slot in ladders}
     parts = name_parts(design.layout, unflatten(design.layout, theta))
 
     def chosen(features: Mapping[str, Tensor], states: Tensor | None) -> tuple[Tensor, dict[str, Tensor]]:
         seen = {**feeds, **features} | ({} if states is None else {"states": states})
         outputs = forward(design, parts, seen)
-        values = [(outputs[t.name] * feeds[named(t.name, SELECT)]).sum() for t in design.explained]
-        return torch.stack(values).sum(), {named(task.name, OUTPUT): outputs[task.name] for task in design.tasks}
+        values = [(outputs[t.name] * feeds[io.named(t.name, io.SELECT)]).sum() for t in design.explained]
+        return torch.stack(values).sum(), {io.named(task.name, io.OUTPUT): outputs[task.name] for task in design.tasks}
 
     if design.adapter is None:
         gradients, outputs = torch.func.grad(chosen, has_aux=True)(features, None)
         pulls = {}
     else:
         inputs, mask = lora_rows(design, feeds)
-        references, count = lora_rows(design, feeds, REFERENCE)[0], len(inputs) // len(feeds[ALONG])
-        along = feeds[ALONG].unsqueeze(1).expand(-1, count).reshape(-1)
+        references, count = lora_rows(design, feeds, io.REFERENCE)[0], len(inputs) // len(feeds[io.ALONG])
+        along = feeds[io.ALONG].unsqueeze(1).expand(-1, count).reshape(-1)
         x, difference = design.adapter.between(feeds, inputs, references, along, design.adapter.rows(mask))
         keep = not design.adapter.recompute
         states, saved = design.adapter.states(parts, feeds, inputs, mask, keep=keep, x=x)
         (gradients, back), outputs = torch.func.grad(chosen, argnums=(0, 1), has_aux=True)(features, states)
         pulled = design.adapter.pulls(parts, feeds, mask, saved, back, difference)
         each = pulled.reshape(-1, count, pulled.shape[1]).split([slot.count for slot in design.inside], 1)
-        pulls = {named(slot.name, PULL): pull for slot, pull in zip(design.inside, each, strict=True)}
-    slopes = {named(slot, GRADIENT): gradients[named(slot, FEATURES)] for slot in ladders}
+        pulls = {io.named(slot.name, io.PULL): pull for slot, pull in zip(design.inside, each, strict=True)}
+    slopes = {io.named(slot, io.GRADIENT): gradients[io.named(slot, io.FEATURES)] for slot in ladders}
     return {**outputs, **slopes, **pulls}
 
 
@@ -206,7 +186,7 @@ def trace(design: Design, role: str, batch: int, tokens: Mapping[str, int]) -> o
 
     arguments: Any = (torch.zeros(design.layout.size), *(torch.from_numpy(feeds[name]) for name in names))
     traced = make_fx(step, decomposition_table=core_aten_decompositions(), tracing_mode="real")(*arguments)
-    declared = step_outputs(design, role, batch, tokens, design.per_token, design.layout.size)
+    declared = io.step_outputs(design, role, batch, tokens, design.per_token, design.layout.size)
     assert outputs == [tensor.name for tensor in declared], role
     traced.graph.eliminate_dead_code()
-    return aten_to_onnx(traced, [THETA, *names], outputs)
+    return aten_to_onnx(traced, [io.THETA, *names], outputs)

@@ -6,7 +6,7 @@ tokens are there is known only when the graph runs, so a graph picks them by ind
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 
 import torch
@@ -58,6 +58,7 @@ class UnpaddedRows:
     tokens: int
     heads: int
     mask: Tensor | None = None
+    _computed: dict[str, Tensor] = field(init=False, repr=False, default_factory=dict)
 
     @cached_property
     def bias(self) -> Tensor | None:
@@ -67,17 +68,15 @@ class UnpaddedRows:
     @cached_property
     def position(self) -> Tensor:
         """int64 [n], of each token within its row."""
-        if self.mask is None:
-            return torch.arange(self.tokens).repeat(self.count)
-        return token_indices(self.mask, self.heads, "position")
+        return torch.arange(self.tokens).repeat(self.count) if self.mask is None else self._indices("position")
 
     def pack(self, x: Tensor) -> Tensor:
         """[count * tokens, ...] -> [n, ...]."""
-        return x if self.mask is None else x[self._present]
+        return x if self.mask is None else x[self._indices("present")]
 
     def unpack(self, x: Tensor) -> Tensor:
         """[n, width] -> [count * tokens, width], zeros for padding."""
-        return x if self.mask is None else x[self._inverse] * self.mask.reshape(-1, 1)
+        return x if self.mask is None else x[self._indices("inverse")] * self.mask.reshape(-1, 1)
 
     def split(self, x: Tensor, *, zeros: bool = False) -> Tensor:
         """[n, width] -> [count * heads, tokens, width / heads]. For padding anything finite, or zeros."""
@@ -85,7 +84,7 @@ class UnpaddedRows:
         if self.mask is None:
             x = x.reshape(self.count, self.tokens, self.heads, depth).transpose(1, 2)
             return x.reshape(-1, self.tokens, depth)
-        x = regroup(x, self._split, depth, depth).reshape(-1, self.tokens, depth)
+        x = regroup(x, self._indices("split"), depth, depth).reshape(-1, self.tokens, depth)
         if not zeros:
             return x
         shown = self.mask.reshape(self.count, 1, self.tokens, 1).expand(-1, self.heads, -1, -1)
@@ -97,20 +96,9 @@ class UnpaddedRows:
         if self.mask is None:
             x = x.reshape(self.count, self.heads, self.tokens, depth).transpose(1, 2)
             return x.reshape(-1, self.heads * depth)
-        return regroup(x, self._merge, depth, self.heads * depth)
+        return regroup(x, self._indices("merge"), depth, self.heads * depth)
 
-    @cached_property
-    def _present(self) -> Tensor:
-        return token_indices(self.mask, self.heads, "present")
-
-    @cached_property
-    def _inverse(self) -> Tensor:
-        return token_indices(self.mask, self.heads, "inverse")
-
-    @cached_property
-    def _split(self) -> Tensor:
-        return token_indices(self.mask, self.heads, "split")
-
-    @cached_property
-    def _merge(self) -> Tensor:
-        return token_indices(self.mask, self.heads, "merge")
+    def _indices(self, kind: str) -> Tensor:
+        if kind not in self._computed:
+            self._computed[kind] = token_indices(self.mask, self.heads, kind)
+        return self._computed[kind]
