@@ -88,8 +88,19 @@ def open_sample(subjects: Mapping[int, Subject], row: Sequence[Any]) -> StoredSa
     facts = open_facts(subjects[owner], sample_id, content, sealed)
     if not aside:
         facts = without_quarantine(facts)
-    fields = {name: getattr(facts, name) for name in SampleFacts.__struct_fields__[1:]}
-    return StoredSample(subject=subjects[owner].name, sample_id=sample_id, **fields)
+    return StoredSample(
+        inputs=facts.inputs,  # type: ignore[arg-type]  # references are inputs
+        labels=facts.labels,
+        subject=subjects[owner].name,
+        consent=facts.consent,
+        source=facts.source,
+        retain_until=facts.retain_until,
+        language=facts.language,
+        aside=facts.aside,
+        left_out=facts.left_out,
+        weighed=facts.weighed,
+        sample_id=sample_id,
+    )
 
 
 def insert_inputs(database: Database, subject: Subject, content: int, bodies: Iterable[bytes]) -> None:

@@ -10,8 +10,8 @@ from collections.abc import Callable, Mapping
 
 import numpy as np
 
-from homeroom.contract.manifest import SequencePreprocess, TextPreprocess
-from homeroom.data.samples import InputReference, StoredInput, StoredSample, input_length
+from homeroom.contract.manifest import TextPreprocess
+from homeroom.data.samples import InputReference, StoredInput, StoredSample, input_kind, input_length
 from homeroom.data.tasks import kind_of
 from homeroom.data.tasks.base import InputKey, Words
 from homeroom.runtime.bundle import Bundle
@@ -56,10 +56,10 @@ def note_of(bundle: Bundle, sample: StoredSample) -> str:
     """A note for people on sequences longer than the bundle reads; empty if there are none."""
     notes = []
     for slot in bundle.manifest.slots:
-        modality = bundle.manifest.modality(slot.modality)
         value = sample.inputs.get(slot.name, [None])[0]
-        if not isinstance(modality.preprocess, SequencePreprocess) or value is None:
+        if value is None or input_kind(value) != "sequence":
             continue
+        modality = bundle.manifest.modality(slot.modality)
         if input_length(value) > modality.buckets[-1]:
             notes.append(f"of {slot.name} the last {modality.buckets[-1]} of {input_length(value)} interactions count")
     return "; ".join(notes)
