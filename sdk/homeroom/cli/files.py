@@ -7,16 +7,21 @@ from pathlib import Path
 from homeroom.contract.canonical_json import decode
 from homeroom.contract.signing import Certificate
 from homeroom.errors import HomeroomError, InputError
+from homeroom.system.files import read_bounded
 
+FILE_LIMIT_BYTES = 64 << 20
 CERTIFICATE_LIMIT_BYTES = 1 << 16
 
 
 def read_bytes(path: Path, error: type[HomeroomError] = InputError) -> bytes:
-    """A whole file; `error` if it cannot be read."""
+    """A whole file; `error` if it cannot be read, or is larger than FILE_LIMIT_BYTES."""
     try:
-        return path.read_bytes()
+        data = read_bounded(path, FILE_LIMIT_BYTES)
     except OSError as problem:
         raise error(f"cannot be read: {problem.strerror}", where=str(path)) from None
+    if len(data) > FILE_LIMIT_BYTES:
+        raise error(f"is larger than {FILE_LIMIT_BYTES >> 20} MB", where=str(path))
+    return data
 
 
 def read_certificate(path: Path, error: type[HomeroomError] = InputError) -> Certificate:

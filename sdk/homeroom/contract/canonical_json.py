@@ -10,6 +10,7 @@ import msgspec
 import rfc8785
 
 from homeroom.errors import HomeroomError
+from homeroom.system.files import open_regular
 
 D = TypeVar("D")
 GET_AGAIN = "it may be cut short; get it again from whoever made it"
@@ -27,7 +28,7 @@ def digest(data: bytes) -> str:
 
 def digest_file(path: Path) -> str:
     """SHA-256 of a file's content, 64 hexadecimal digits; read in pieces."""
-    with path.open("rb") as file:
+    with open_regular(path) as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 

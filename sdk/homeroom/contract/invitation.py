@@ -14,6 +14,7 @@ import msgspec
 from homeroom.contract.canonical_json import decode
 from homeroom.contract.manifest import Hash
 from homeroom.errors import InputError
+from homeroom.system.files import read_bounded
 
 INVITATION_FORMAT = 1
 INVITATION_PREFIX = b"homeroom:"
@@ -42,7 +43,7 @@ class Invitation(msgspec.Struct, frozen=True, kw_only=True):
 def read_invitation(path: Path) -> Invitation:
     """Reads an invitation in either form; InputError if it is none."""
     try:
-        data = path.read_bytes()
+        data = read_bounded(path, 2 * INVITATION_LIMIT_BYTES)
     except OSError as problem:
         raise InputError(f"cannot be read: {problem.strerror}", where=str(path)) from None
     data = data.strip()

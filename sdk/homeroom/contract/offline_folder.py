@@ -18,7 +18,7 @@ import msgspec
 from homeroom.contract.canonical_json import decode
 from homeroom.contract.sealed_box import SealingKey
 from homeroom.errors import InputError, StoreError
-from homeroom.system.files import refusal, sync_directory, write_durable
+from homeroom.system.files import read_bounded, refusal, sync_directory, write_durable
 
 OFFLINE_FOLDER_NAME = "homeroom"
 RECEIVER_FILE = "receiver.json"
@@ -73,13 +73,14 @@ class OfflineFolder:
 def read(path: Path, limit_bytes: int) -> bytes:
     """A file's content; InputError if it is larger than `limit_bytes`, StoreError if it cannot be read."""
     try:
-        if path.stat().st_size > limit_bytes:
-            raise InputError(f"is larger than {limit_bytes:,} bytes", where=str(path), remedy="it is none of ours")
-        return path.read_bytes()
+        data = read_bounded(path, limit_bytes)
     except OSError as problem:
         raise StoreError(
             f"cannot be read: {problem.strerror}", where=str(path), remedy="check the disk or stick"
         ) from None
+    if len(data) > limit_bytes:
+        raise InputError(f"is larger than {limit_bytes:,} bytes", where=str(path), remedy="it is none of ours")
+    return data
 
 
 def remove(path: Path) -> None:

@@ -18,6 +18,7 @@ from homeroom.contract.layout import Layout, Scope, narrower
 from homeroom.contract.manifest import Count
 from homeroom.contract.signing import Certificate, check_certificate, public_hex, sign, verify
 from homeroom.errors import InputError, TrustError
+from homeroom.system.files import read_bounded
 
 RoundKind = Literal["plain", "secure", "private"]
 POLICY_FORMAT = 1
@@ -101,7 +102,7 @@ def draft(path: Path, institution: str) -> Policy:
     import tomllib
 
     try:
-        fields = tomllib.loads(path.read_text("utf-8"))
+        fields = tomllib.loads(read_bounded(path, POLICY_LIMIT_BYTES).decode())
     except OSError as problem:
         raise InputError(f"cannot be read: {problem.strerror}", where=str(path)) from None
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as problem:

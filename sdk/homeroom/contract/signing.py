@@ -18,6 +18,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey,
 from homeroom.contract.canonical_json import canonical, digest
 from homeroom.contract.manifest import Hash
 from homeroom.errors import TrustError
+from homeroom.system.files import read_bounded
 
 Role = Literal["exporter", "aggregator", "roster", "institution"]
 
@@ -119,9 +120,11 @@ def write_key(path: Path, key: Ed25519PrivateKey) -> None:
 def read_key(path: Path) -> Ed25519PrivateKey:
     """Reads a private key that `write_key` wrote; TrustError where there is none."""
     try:
-        key = serialization.load_pem_private_key(path.read_bytes(), password=None)
+        key = serialization.load_pem_private_key(read_bounded(path, 1 << 16), password=None)
     except FileNotFoundError:
         raise TrustError("there is no such key file", where=str(path)) from None
+    except OSError as problem:
+        raise TrustError(f"cannot be read: {problem.strerror}", where=str(path)) from None
     except (ValueError, TypeError) as problem:
         raise TrustError(f"not a private key: {problem}", where=str(path)) from None
     if not isinstance(key, Ed25519PrivateKey):

@@ -27,6 +27,7 @@ from homeroom.data.samples import (
 from homeroom.data.tasks import kind_of
 from homeroom.data.tasks.base import suggestion
 from homeroom.errors import InputError
+from homeroom.system.files import read_bounded
 
 
 def resolve(sample: Sample, manifest: Manifest, *, base: Path | None = None) -> StoredSample:
@@ -136,9 +137,7 @@ def _read_media(value: Any, base: Path | None, where: str) -> tuple[bytes, str]:
         path = Path(base or ".") / value
         where = str(value)
         try:
-            if path.stat().st_size > MEDIA_LIMIT_BYTES:
-                raise InputError(f"is larger than {MEDIA_LIMIT_BYTES >> 20} MB", where=where)
-            data = path.read_bytes()
+            data = read_bounded(path, MEDIA_LIMIT_BYTES)
         except (OSError, ValueError) as problem:
             reason = getattr(problem, "strerror", None) or str(problem)
             raise InputError(f"cannot be read: {reason}", where=where, remedy="check the path") from None

@@ -29,7 +29,7 @@ from homeroom.errors import InputError, TrustError
 from homeroom.federation.policy import policy_in_force
 from homeroom.runtime.bundle import Bundle
 from homeroom.store import Store
-from homeroom.system.files import write_durable
+from homeroom.system.files import read_bounded, write_durable
 
 PROFILE_MAGIC = b"HRPROFL1"
 PROFILE_FORMAT = 1
@@ -106,8 +106,7 @@ def import_profile(store: Store, bundle: Bundle, path: Path, passphrase: str, ro
     """
     where = str(path)
     try:
-        with path.open("rb") as file:
-            data = file.read(PROFILE_LIMIT_BYTES + 1)
+        data = read_bounded(path, PROFILE_LIMIT_BYTES)
     except OSError as problem:
         raise InputError(f"cannot be read: {problem.strerror}", where=where) from None
     length = struct.unpack("<I", data[8:12])[0] if len(data) >= 12 else 0

@@ -21,6 +21,7 @@ from homeroom.federation.enrolment import known_aggregator
 from homeroom.runtime.bundle import Bundle
 from homeroom.store import Store
 from homeroom.store.device_state import json_record
+from homeroom.system.files import read_bounded
 
 POLICY = json_record("policy", Policy)
 
@@ -37,8 +38,7 @@ def install_policy(store: Store, bundle: Bundle, path: Path, root: str) -> Polic
     root: fingerprint of the trusted root key.
     """
     try:
-        with path.open("rb") as file:
-            data = file.read(POLICY_LIMIT_BYTES + 1)
+        data = read_bounded(path, POLICY_LIMIT_BYTES)
     except OSError as problem:
         raise InputError(f"cannot be read: {problem.strerror}", where=str(path)) from None
     policy, present = read_policy(data, root_fingerprint=root, where=str(path)), policy_in_force(store)

@@ -24,7 +24,7 @@ from homeroom.contract.manifest_checks import MANIFEST_LIMIT_BYTES, read_manifes
 from homeroom.contract.signing import Certificate, check_certificate, sign, verify
 from homeroom.data.tasks import check_tasks
 from homeroom.errors import BundleError, DiskFullError, StoreError
-from homeroom.system.files import sync_directory
+from homeroom.system.files import open_regular, read_bounded, sync_directory
 
 MANIFEST_FILE, SIGNATURE_FILE = "manifest.json", "signature.json"
 SIGNATURE_LIMIT_BYTES = 64 << 10
@@ -204,13 +204,14 @@ GET_AGAIN = "get the bundle again from its source"
 def _read_limited(folder: Path, name: str, limit_bytes: int) -> bytes:
     path = folder / name
     try:
-        if path.stat().st_size > limit_bytes:
-            raise BundleError(f"is larger than {limit_bytes:,} bytes", where=name, remedy=GET_AGAIN)
-        return path.read_bytes()
+        data = read_bounded(path, limit_bytes)
     except FileNotFoundError:
         raise BundleError(f"has no {name}: not a bundle, or cut short", where=str(folder), remedy=GET_AGAIN) from None
     except OSError as problem:
         raise BundleError(f"cannot be read: {problem.strerror}", where=name, remedy=GET_AGAIN) from None
+    if len(data) > limit_bytes:
+        raise BundleError(f"is larger than {limit_bytes:,} bytes", where=name, remedy=GET_AGAIN)
+    return data
 
 
 def read_bundle_id(source: Path) -> str:
@@ -227,7 +228,7 @@ def _read_signed(source: Path) -> tuple[bytes, bytes]:
     if source.is_dir():
         manifest, signature = (_read_limited(source, name, limit) for name, limit in limits.items())
     else:
-        with zipfile.ZipFile(source) as archive:
+        with open_regular(source) as file, zipfile.ZipFile(file) as archive:
             manifest, signature = (archive.open(name).read(limit) for name, limit in limits.items())
     return manifest, signature
 
@@ -256,7 +257,7 @@ def _copy_listed(source: Path, into: Path) -> None:
 
 def _unzip(source: Path, into: Path) -> None:
     try:
-        with zipfile.ZipFile(source) as archive:
+        with open_regular(source) as file, zipfile.ZipFile(file) as archive:
             entries = [entry for entry in archive.infolist() if not entry.is_dir()]
             _check_entries(entries, source)
             names = {entry.filename: entry for entry in entries}

@@ -14,9 +14,9 @@ import msgspec
 from homeroom.errors import InputError, StoreError
 from homeroom.store import schema
 from homeroom.store.backup import Backup
-from homeroom.store.master_keys import MasterKeys, find_master_keys
-from homeroom.store.open import is_device, locked, read_device_file
-from homeroom.store.repair import finish_restore
+from homeroom.store.master_keys import KeyRing, MasterKeys, find_master_keys
+from homeroom.store.open import is_device, locked, missing_key_error, read_device_file
+from homeroom.store.repair import find_store_id, finish_restore, first_value_of_copy, newer_store_error
 from homeroom.system import hardware
 from homeroom.system.files import replace_durable, sync_directory, write_durable
 from homeroom.system.sqlite import SQLITE_ERRORS
@@ -43,11 +43,21 @@ class MigrationPlan:
     copy: Path
 
 
-def plan_migration(directory: Path) -> MigrationPlan:
-    """What opening the store would do to bring it to this version; changes nothing. InputError if it is no store."""
+def plan_migration(directory: Path, keys: MasterKeys | None = None) -> MigrationPlan:
+    """What opening the store would do to bring it to this version; changes nothing.
+
+    Raises InputError if it is no store, StoreError where opening it would: it is newer, or its key is not here.
+    """
     backup, path = Backup(directory), _store_path(directory)
     with locked(directory), _reading(path) as store:
         present = _first(store, "PRAGMA user_version")
+        if present > schema.SCHEMA_VERSION:
+            if first_value_of_copy(directory, "PRAGMA user_version") in (None, present):
+                raise newer_store_error(path, present)
+            what = f"is damaged: it claims to be of version {present}, and its copy of another"
+            raise StoreError(what, where=str(path), remedy="open it: it is then repaired")
+        if _key_ring(directory, keys) is None:
+            raise missing_key_error(directory)
         samples = _first(store, "SELECT count(*) FROM samples")
     size = sum(part.stat().st_size for part in (path, path.with_name("device.db-wal")) if part.exists())
     needed = round((LOG_SHARE + (not backup.exists())) * size) if present < schema.SCHEMA_VERSION else 0
@@ -126,11 +136,24 @@ def _newer(store: sqlite3.Connection, copy: sqlite3.Connection, table: str, key:
     return sum(name not in held for (name,) in store.execute(f"SELECT {key} FROM {table}"))
 
 
-def _require_key(directory: Path, keys: MasterKeys | None, generation: int) -> None:
+def _key_ring(directory: Path, keys: MasterKeys | None) -> KeyRing | None:
     device_file = read_device_file(directory)
     keys = keys or find_master_keys(device_file.keys if device_file else None)
-    key_ring = keys.read(device_file.store_id) if device_file else None
-    if key_ring is None or generation not in key_ring.keys:
+    store_id = device_file.store_id if device_file else find_store_id(directory)
+    return keys.read(store_id) if store_id else None
+
+
+def _require_key(directory: Path, keys: MasterKeys | None, generation: int) -> None:
+    key_ring = _key_ring(directory, keys)
+    if key_ring is None:
+        raise missing_key_error(directory)
+    if generation > key_ring.newest:
+        raise StoreError(
+            "the key that is here is older than the copy: its folder was put back from an older state",
+            where=str(directory),
+            remedy="bring the newest state of the key's folder",
+        )
+    if generation not in key_ring.keys:
         raise StoreError(
             "the copy cannot be opened any more: a `forget`, or the end of a retention, destroyed its key",
             where=str(directory),

@@ -58,6 +58,16 @@ def locked(directory: Path) -> Iterator[None]:
         yield
 
 
+def missing_key_error(directory: Path) -> StoreError:
+    """The error of a store whose key ring is not where it is kept."""
+    return StoreError(
+        "its master key is not on this machine: the directory was copied here, the folder of the key is not mounted,"
+        " or the key was removed",
+        where=str(directory),
+        remedy="bring the key, or open it anew (what it holds stays unreadable), then join again",
+    )
+
+
 def remove(context: StoreContext) -> None:
     """Deletes a store that is closed: its files, and last the key, without which they are unreadable."""
     repair.discard(context.directory)
@@ -73,11 +83,7 @@ def _open_locked(
     key_ring = master_keys.read(store_id)
     if key_ring is None and repair.holds_data(directory):
         if not anew:
-            raise StoreError(
-                "its master key is not on this machine: the directory was copied here, or the key was removed",
-                where=str(directory),
-                remedy="bring the key, or open it anew (what it holds stays unreadable), then join again",
-            )
+            raise missing_key_error(directory)
         repair.discard(directory)
         device_file, store_id = None, secrets.token_hex(16)
     if device_file is None:

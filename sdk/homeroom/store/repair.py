@@ -78,11 +78,7 @@ def migrate(database: Database, key_ring: KeyRing) -> None:
     if present > schema.SCHEMA_VERSION and (
         first_value_of_copy(database.path.parent, "PRAGMA user_version") in (None, present)
     ):
-        raise StoreError(
-            f"device.db has version {present}, newer than {schema.SCHEMA_VERSION}",
-            where=str(database.path),
-            remedy="update homeroom",
-        )
+        raise newer_store_error(database.path, present)
     if not migrations.OLDEST_SCHEMA_VERSION <= present <= schema.SCHEMA_VERSION:
         raise DamagedError(f"it claims to be of version {present}")
     backup = Backup(database.path.parent)
@@ -101,6 +97,12 @@ def migrate(database: Database, key_ring: KeyRing) -> None:
     database.empty_log()
     backup.keep_older(present)
     backup.make(database)
+
+
+def newer_store_error(path: Path, present: int) -> StoreError:
+    """The error of a store that a newer homeroom wrote."""
+    what = f"device.db has version {present}, newer than {schema.SCHEMA_VERSION}"
+    return StoreError(what, where=str(path), remedy="update homeroom")
 
 
 def check_shape(database: Database) -> None:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import errno
+import io
 import os
 import secrets
 import shutil
+import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -47,6 +49,26 @@ def make_directory(path: Path) -> None:
         sync_directory(path.parent)
     except OSError as problem:
         raise refusal(problem, path) from None
+
+
+def open_regular(path: Path) -> io.BufferedReader:
+    """Opens a file to read it; OSError for a folder, pipe or device, which could block or never end."""
+    flags = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
+    descriptor = os.open(path, flags)
+    mode = os.fstat(descriptor).st_mode
+    if stat.S_ISREG(mode):
+        return open(descriptor, "rb")
+    os.close(descriptor)
+    if stat.S_ISDIR(mode):
+        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
+    raise OSError(errno.EINVAL, "it is a pipe or a device, not a file", str(path))
+
+
+def read_bounded(path: Path, limit_bytes: int) -> bytes:
+    """At most `limit_bytes` + 1 bytes of a regular file, so that the caller can refuse more; OSError as above."""
+    with open_regular(path) as file:
+        size = max(os.fstat(file.fileno()).st_size, 1 << 16)  # some systems' files say 0
+        return file.read(min(limit_bytes, size) + 1)
 
 
 @contextmanager

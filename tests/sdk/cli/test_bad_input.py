@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import io
 import json
+import os
+import signal
 import struct
 import subprocess
 import sys
@@ -355,3 +357,50 @@ def test_a_file_with_a_byte_order_mark_is_read(classroom: Path, tmp_path: Path) 
     file.write_bytes(b"\xef\xbb\xbf" + b'{"word": "el gato"}\r\n')
     (sample,) = read_samples(file, tiny.draft())
     assert sample.inputs["word"] == ["el gato"]
+
+
+@pytest.fixture
+def no_hang() -> Iterator[None]:
+    """Ends a test that waits for a pipe."""
+
+    def stop(*_: object) -> None:
+        raise TimeoutError("it waits")
+
+    before = signal.signal(signal.SIGALRM, stop)
+    signal.alarm(60)
+    yield
+    signal.alarm(0)
+    signal.signal(signal.SIGALRM, before)
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no named pipes here")
+@pytest.mark.usefixtures("no_hang")
+def test_a_pipe_in_place_of_a_file_is_refused_at_once(
+    classroom: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = tmp_path / "folder"
+    folder.mkdir()
+    for name in ("pipe.csv", "pipe.jsonl", "pipe.png", "folder/samples.jsonl", "pipe.homeroom", "pipe"):
+        os.mkfifo(tmp_path / name)
+    (tmp_path / "names.jsonl").write_text(json.dumps({"picture": "pipe.png"}))
+    for name in ("pipe.csv", "pipe.jsonl", "names.jsonl", "folder"):
+        assert_refused(*run(capsys, "device", "add", classroom, tmp_path / name), 3, "a pipe or a device")
+    picture_name = f"picture={tmp_path / 'pipe.png'}"
+    assert_refused(*run(capsys, "device", "predict", classroom, picture_name), 3, "a pipe or a device")
+    for command in ("policy", "join"):
+        assert_refused(*run(capsys, "device", command, classroom, tmp_path / "pipe"), 3, "a pipe or a device")
+    assert_refused(*run(capsys, "device", "init", classroom, "--bundle", tmp_path / "pipe.homeroom"), 4)
+    assert_unchanged(classroom)
+
+
+def test_no_more_of_a_file_is_read_than_is_allowed(
+    classroom: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name in ("big.png", "big.csv", "big.jsonl"):
+        with (tmp_path / name).open("wb") as file:
+            file.truncate(1 << 40)
+    (tmp_path / "names.jsonl").write_text(json.dumps({"picture": "big.png"}))
+    assert_refused(*run(capsys, "device", "add", classroom, tmp_path / "names.jsonl"), 3, "is larger than 64 MB")
+    assert_refused(*run(capsys, "device", "add", classroom, tmp_path / "big.csv"), 3, "a line of more than")
+    assert_refused(*run(capsys, "device", "add", classroom, tmp_path / "big.jsonl"), 3, "is longer than")
+    assert_unchanged(classroom)

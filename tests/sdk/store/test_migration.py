@@ -152,7 +152,7 @@ def test_the_file_hardly_grows_and_no_input_is_in_it_twice(tmp_path: Path) -> No
 def test_a_dry_run_says_what_it_would_do_and_changes_nothing(tmp_path: Path) -> None:
     filled(tmp_path)
     before = files(tmp_path)
-    plan = plan_migration(tmp_path / "device")
+    plan = plan_migration(tmp_path / "device", FolderKeys(tmp_path / "keys"))
     assert (plan.present, plan.target, plan.samples) == (3, schema.SCHEMA_VERSION, 7)
     assert plan.store_bytes == (tmp_path / "device" / "device.db").stat().st_size <= plan.needed_bytes
     assert files(tmp_path) == before
@@ -165,11 +165,11 @@ def test_a_dry_run_says_what_it_would_do_and_changes_nothing(tmp_path: Path) -> 
         shutil.copy(tmp_path / "device" / name, killed)
     raw.close()
     before = files(killed)
-    assert plan_migration(killed).samples == 6, "the log counts"
+    assert plan_migration(killed, FolderKeys(tmp_path / "keys")).samples == 6, "the log counts"
     assert files(killed) == before
     open_store(tmp_path).close()
     assert plan.copy.exists()
-    assert plan_migration(tmp_path / "device").needed_bytes == 0
+    assert plan_migration(tmp_path / "device", FolderKeys(tmp_path / "keys")).needed_bytes == 0
 
 
 def test_it_goes_back_to_the_release_before_which_goes_on(tmp_path: Path) -> None:
@@ -241,3 +241,32 @@ def test_the_command_says_does_and_takes_back(tmp_path: Path, monkeypatch: pytes
     assert version_of(tmp_path / "device/device.db") == 4
     run("--back", "--yes")
     assert version_of(tmp_path / "device/device.db") == 3
+
+
+def test_a_dry_run_refuses_what_opening_would_refuse(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOMEROOM_KEYS", str(tmp_path / "keys"))
+    filled(tmp_path)
+    device = tmp_path / "device"
+    (tmp_path / "keys").rename(tmp_path / "unmounted")
+    for words in (("--dry-run",), ()):
+        result = CliRunner().invoke(migrate, [str(device), *words])
+        assert isinstance(result.exception, StoreError)
+        assert "is not on this machine" in result.exception.what
+    (tmp_path / "unmounted").rename(tmp_path / "keys")
+    for name in ("device.db", "backup/device.db"):
+        raw = sqlite3.connect(device / name)
+        raw.execute("PRAGMA user_version = 9")
+        raw.close()
+    before = files(tmp_path)
+    for words in (("--dry-run",), ()):
+        result = CliRunner().invoke(migrate, [str(device), *words])
+        assert isinstance(result.exception, StoreError)
+        assert (result.exception.exit_code, result.exception.remedy) == (7, "update homeroom")
+    assert files(tmp_path) == before
+
+
+def test_a_key_that_is_away_is_told_from_one_that_was_destroyed(tmp_path: Path) -> None:
+    filled(tmp_path)
+    open_store(tmp_path).close()
+    with pytest.raises(StoreError, match="not mounted"):
+        plan_return(tmp_path / "device", FolderKeys(tmp_path / "unmounted"))

@@ -9,6 +9,7 @@ rows, the oldest first, become one sample.
 from __future__ import annotations
 
 import csv
+import io
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -19,8 +20,10 @@ from homeroom.data.samples import RESERVED_FIELDS, Sample
 from homeroom.data.tasks import kind_of
 from homeroom.data.validation import find_slot, find_task
 from homeroom.errors import InputError
+from homeroom.system.files import open_regular
 
 CELL_LIMIT_CHARACTERS = 1 << 20
+ROW_LIMIT_CHARACTERS = 16 << 20
 
 
 def read_csv(path: Path, manifest: Manifest) -> Iterator[Sample]:
@@ -32,8 +35,8 @@ def read_rows(path: Path) -> Iterator[tuple[dict[str, str], str]]:
     """Yields rows as column -> cell without the empty cells, and where each one is; InputError if it is not CSV."""
     csv.field_size_limit(CELL_LIMIT_CHARACTERS)
     try:
-        with path.open(encoding="utf-8-sig", newline="") as file:
-            rows = csv.DictReader(file, strict=True)
+        with io.TextIOWrapper(open_regular(path), encoding="utf-8-sig", newline="") as file:
+            rows = csv.DictReader(_bounded_lines(file, path.name), strict=True)
             names = [name.strip() for name in rows.fieldnames or ()]
             if not names or "" in names or len(set(names)) != len(names):
                 raise InputError("needs a first line that names each column, once", where=path.name)
@@ -49,6 +52,13 @@ def read_rows(path: Path) -> Iterator[tuple[dict[str, str], str]]:
         raise InputError(f"is not valid CSV: {problem}", where=path.name) from None
     except OSError as problem:
         raise InputError(f"cannot be read: {problem.strerror}", where=str(path)) from None
+
+
+def _bounded_lines(file: io.TextIOWrapper, name: str) -> Iterator[str]:
+    while line := file.readline(ROW_LIMIT_CHARACTERS + 1):
+        if len(line) > ROW_LIMIT_CHARACTERS:
+            raise InputError(f"has a line of more than {ROW_LIMIT_CHARACTERS:,} characters", where=name)
+        yield line
 
 
 def to_sample(row: Mapping[str, str], manifest: Manifest, where: str) -> Sample:

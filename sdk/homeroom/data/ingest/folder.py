@@ -6,6 +6,7 @@ labels, a sub-folder's name is the label of each task that has it.
 
 from __future__ import annotations
 
+import io
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from homeroom.data.ingest.jsonl import read_jsonl
 from homeroom.data.samples import Sample
 from homeroom.data.tasks import kind_of
 from homeroom.errors import InputError
+from homeroom.system.files import read_bounded
 
 MODALITY_SUFFIXES = {
     "image": (".png", ".jpg", ".jpeg", ".gif", ".bmp", ".webp", ".svg"),
@@ -98,9 +100,10 @@ def _bind_files(files: list[Path], manifest: Manifest, folder: Path) -> dict[str
 
 def _read_text(path: Path) -> str:
     try:
-        if path.stat().st_size > TEXT_LIMIT_BYTES:
+        data = read_bounded(path, TEXT_LIMIT_BYTES)
+        if len(data) > TEXT_LIMIT_BYTES:
             raise InputError("is larger than 1 MB", where=path.name)
-        return path.read_text("utf-8-sig").strip()
+        return io.StringIO(data.decode("utf-8-sig"), newline=None).read().strip()
     except UnicodeDecodeError:
         raise InputError("is not UTF-8 text", where=path.name) from None
     except OSError as problem:
