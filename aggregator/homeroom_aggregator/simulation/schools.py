@@ -142,7 +142,7 @@ def _figures(score: Score) -> str:
 
 def skills(scores: Mapping[str, Scores]) -> dict[str, float]:
     """The mean skill over the tasks of each school that has a validation sample of any."""
-    rated = {name: [s.skill for s in tasks.values() if s.n] for name, tasks in scores.items()}
+    rated = {name: [s.skill for s in tasks.values() if s.skill is not None] for name, tasks in scores.items()}
     return {name: sum(values) / len(values) for name, values in rated.items() if values}
 
 

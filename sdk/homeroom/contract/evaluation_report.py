@@ -12,6 +12,8 @@ from typing import Annotated, Any, Literal
 
 import msgspec
 
+from homeroom.contract.manifest import NO_UNIT
+
 LEAST_VALIDATION_SAMPLES = 20  # of a task in a report
 REPORTED_DIGITS = 2  # decimal places of an accuracy or a skill, digits of an error
 LEAST_VARIANCE = 0.05  # of one sample's part in a skill: a perfect score on a few samples is not a certain one
@@ -121,7 +123,7 @@ def make_report(version: int, in_use: str, new: Mapping[str, Any], old: Mapping[
                 score.n, _share(score.accuracy), None if before is None else _share(before.accuracy)
             )
         elif figures := _figures(score):
-            numbers[name] = NumberReport(score.n, score.unit, figures, _figures(before))
+            numbers[name] = NumberReport(score.n, score.unit or NO_UNIT, figures, _figures(before))
     if not tasks and not numbers:
         return None
     report = EvaluationReport(version=version, in_use=in_use, tasks=tasks, numbers=numbers)  # type: ignore[arg-type]

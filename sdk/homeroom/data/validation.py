@@ -29,6 +29,8 @@ from homeroom.data.tasks.base import suggestion
 from homeroom.errors import InputError
 from homeroom.system.files import read_bounded
 
+FLOAT32_LIMIT = 3.4e38  # graphs compute in float32
+
 
 def resolve(sample: Sample, manifest: Manifest, *, base: Path | None = None) -> StoredSample:
     """Binds inputs to slots, reads and decodes every file once, checks labels and metadata.
@@ -174,6 +176,8 @@ def _check_cell(column: Column, cell: Any, where: str) -> float | str | None:
         raise InputError(f"{cell!r} is not a number", where=where) from None
     if math.isinf(number):
         raise InputError("is infinite", where=where, remedy="leave the cell empty if the value is missing")
+    if abs(number) > FLOAT32_LIMIT:
+        raise InputError(f"{cell!r} is too large a number", where=where, remedy="correct it, or leave the cell empty")
     return None if math.isnan(number) else number
 
 

@@ -41,7 +41,7 @@ WRONG: dict[str, tuple[Any, ...]] = {
     "classification": ("none", 3, None),
     "ordinal": ("none", True),
     "multilabel": ("low", ["none"], 3),
-    "regression": (True, float("nan"), float("inf"), "3"),
+    "regression": (True, float("nan"), float("inf"), "3", 1e308, -1e17, 10**400),
     "choice": (4, -1, True, "0"),
     "matching": ("yes", 2),
     "spans": ("claim", [(3, 3, "claim")], [(0, 2, "none")], [(0, 4, "claim"), (2, 5, "reason")]),
@@ -239,3 +239,17 @@ def test_a_report_tells_errors_with_their_unit_and_older_readers_no_accuracy_of_
     assert lone is not None
     assert (lone.tasks, lone.numbers["weight"].gain) == ({}, 0.0)
     assert isinstance(lone.numbers["weight"], NumberReport)
+
+
+@pytest.mark.filterwarnings("error")
+def test_what_is_not_known_is_null_and_old_labels_beyond_float32_warn_of_nothing() -> None:
+    task = msgspec.structs.replace(TASKS["regression"], unit=msgspec.UNSET)
+    none = msgspec.to_builtins(score(task, np.zeros((0, 1)), np.zeros((0, 1))))
+    assert (none["n"], none["skill"], none["error"], none["unit"]) == (0, None, None, None)
+    some = score(task, np.zeros((3, 1)), np.ones((3, 1)))
+    assert some.unit is None
+    assert NO_UNIT in some.brief
+    report = make_report(1, "local", {"t": msgspec.structs.replace(some, n=40)}, {})
+    assert report is not None
+    assert report.numbers["t"].unit == NO_UNIT, "on the wire it is a text"
+    assert not np.isfinite(target(task, 1e308)).any()

@@ -8,7 +8,7 @@ import msgspec
 import numpy as np
 
 from homeroom.contract.evaluation_report import LEAST_VARIANCE, share_error
-from homeroom.contract.manifest import Task
+from homeroom.contract.manifest import NO_UNIT, Task
 
 CALIBRATION_BINS = 10
 LEAST_SPREAD = 1e-9  # variance of labels, in squares of the task's scale, below which they are all equal
@@ -22,7 +22,7 @@ class Score(msgspec.Struct, frozen=True, kw_only=True):
     error: standard error of the skill.
     mae, rmse: mean absolute and root mean squared error of numbers, in `unit`; the mae of an ordinal task is in levels.
     r2: share of the labels' variance that is explained; None where all labels are equal.
-    unit: of numbers, "no unit given" where the bundle does not say.
+    unit: of numbers; None where the bundle does not say. skill, error: None where there is no sample.
     auc: area under the ROC curve; tracing only, None where all answers are right, or all wrong.
     """
 
@@ -36,8 +36,8 @@ class Score(msgspec.Struct, frozen=True, kw_only=True):
     rmse: float | None = None
     r2: float | None = None
     unit: str | None = None
-    skill: float = 0.0
-    error: float = 0.0
+    skill: float | None = None
+    error: float | None = None
 
     def __post_init__(self) -> None:
         if self.accuracy is not None:
@@ -50,17 +50,18 @@ class Score(msgspec.Struct, frozen=True, kw_only=True):
 
         AUC of tracing, else macro-F1; accuracy of a choice; the skill of numbers.
         """
-        return next((metric for metric in (self.auc, self.macro_f1) if metric is not None), self.skill)
+        return next((metric for metric in (self.auc, self.macro_f1, self.skill) if metric is not None), 0.0)
 
     @property
     def brief(self) -> str:
         """The score in a few words: what share is right, or the errors of numbers with their unit."""
         if self.accuracy is not None:
             return f"{self.accuracy:.0%} right"
-        if self.mae is None or self.rmse is None or self.unit is None:
-            return f"skill {self.skill:.3f}"
+        if self.mae is None or self.rmse is None:
+            return f"skill {self.value:.3f}"
         explained = "" if self.r2 is None else f", R² {self.r2:.3f}"
-        return f"MAE {quantity(self.mae, self.unit)}, RMSE {quantity(self.rmse, self.unit)}{explained}"
+        unit = self.unit or NO_UNIT
+        return f"MAE {quantity(self.mae, unit)}, RMSE {quantity(self.rmse, unit)}{explained}"
 
     @property
     def detail(self) -> str:
@@ -152,7 +153,7 @@ def score_numbers(task: Task, predicted: np.ndarray, targets: np.ndarray) -> Sco
         mae=float(np.abs(predicted - targets).mean()) * task.scale,
         rmse=mean**0.5 * task.scale,
         r2=1 - unexplained if spread else None,
-        unit=task.said_unit,
+        unit=None if task.unit is msgspec.UNSET else task.unit,
         skill=1 - unexplained if unexplained <= 1 else 1 / unexplained - 1 if np.isfinite(mean) else -1.0,
         error=(variance / len(squares)) ** 0.5 / max(unexplained, 1.0) ** 2,
     )
@@ -174,7 +175,7 @@ def clearly_worse(new: Mapping[str, Score], old: Mapping[str, Score]) -> bool:
     if not pairs:
         return False
     fall = float(np.mean([before.skill for _, before in pairs]) - np.mean([after.skill for after, _ in pairs]))
-    error = (2 * sum(before.error**2 for _, before in pairs)) ** 0.5 / len(pairs)
+    error = (2 * sum((before.error or 0.0) ** 2 for _, before in pairs)) ** 0.5 / len(pairs)
     return bool(fall > CLEARLY_WORSE_ERRORS * error)
 
 

@@ -15,11 +15,19 @@ from homeroom.data.tasks.base import AnsweredExample, TaskKind
 from homeroom.data.tasks.metrics import quantity, score_numbers
 from homeroom.errors import InputError
 
+LABEL_LIMIT_SCALES = 1e15  # from the offset: squares, and their sums over a batch, stay finite in float32
+
 
 def _check(task: Task, label: Any, where: str) -> Label:
-    if isinstance(label, bool) or not isinstance(label, int | float) or not math.isfinite(label):
+    try:
+        number = math.nan if isinstance(label, bool) or not isinstance(label, int | float) else float(label)
+    except OverflowError:  # of an int
+        number = math.inf
+    if not math.isfinite(number):
         raise InputError(f"{label!r} is not a finite number", where=where)
-    return float(label)
+    if not abs((number - task.offset) / task.scale) <= LABEL_LIMIT_SCALES:
+        raise InputError(f"{label!r} is too far from {task.offset:g} to be learned", where=where, remedy="correct it")
+    return number
 
 
 def _parse(text: str) -> Any:
@@ -31,7 +39,8 @@ def _parse(text: str) -> Any:
 
 def _target(task: Task, label: Label) -> np.ndarray:
     """float32 [1], in units of the task's scale."""
-    return np.asarray([(float(label) - task.offset) / task.scale], np.float32)  # type: ignore[arg-type]
+    with np.errstate(over="ignore"):  # a store may hold labels that were added before LABEL_LIMIT_SCALES
+        return np.asarray([(float(label) - task.offset) / task.scale], np.float32)  # type: ignore[arg-type]
 
 
 def _losses(outputs: np.ndarray, targets: np.ndarray) -> np.ndarray:
