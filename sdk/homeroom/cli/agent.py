@@ -11,7 +11,7 @@ from typing import Any
 
 import click
 
-from homeroom.cli.options import SPANS, as_json, budget_of, budget_options, json_text
+from homeroom.cli.options import SPANS, as_json, budget_of, budget_options, json_text, say
 from homeroom.cli.parameters import FILE, FOLDER, PATH, Finite
 from homeroom.errors import InputError
 
@@ -128,7 +128,7 @@ def support_bundle(directory: Path, out: Path) -> None:
     from homeroom.agent.support_bundle import write_support
 
     names = write_support(directory, out)
-    click.echo(f"{out}: {', '.join(names)}")
+    say(f"{out}: {', '.join(names)}")
 
 
 def _show(directory: Path, machine: bool = False) -> None:
@@ -143,7 +143,7 @@ def _show(directory: Path, machine: bool = False) -> None:
         click.echo(json_text({"words": dict(status.status_lines(present)), **msgspec.to_builtins(present)}))
         return
     for name, text in status.status_lines(present):
-        click.echo(f"{name}: {text}")
+        say(f"{name}: {text}")
 
 
 def _log_to(directory: Path) -> None:

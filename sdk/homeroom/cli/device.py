@@ -9,7 +9,18 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from homeroom.cli.options import as_json, budget_of, budget_options, for_person, json_text, opened, plain, with_bundle
+from homeroom.cli.options import (
+    as_json,
+    budget_of,
+    budget_options,
+    for_person,
+    json_text,
+    one_line,
+    opened,
+    plain,
+    say,
+    with_bundle,
+)
 from homeroom.cli.parameters import FOLDER, PATH, Finite, Whole
 from homeroom.cli.profile import profile_line
 from homeroom.errors import InputError
@@ -33,7 +44,7 @@ def init(
     Example: homeroom device init classroom/ --bundle vocabulary.homeroom
     """
     with opened(directory, bundle, root, anew=anew, tier=tier, runtime=runtime) as device:
-        click.echo(f"{directory}: {device.bundle.manifest.name} version {device.bundle.manifest.version}")
+        say(f"{directory}: {device.bundle.manifest.name} version {device.bundle.manifest.version}")
 
 
 @click.command()
@@ -51,9 +62,9 @@ def add(directory: Path, samples: tuple[Path, ...], as_they_are: bool, bundle: P
         sample_ids = device.add(*samples, gates=not as_they_are)
         new, quarantined = device.store.count() - before, len(device.set_aside()) - quarantined_before
         known = len(sample_ids) - new
-        click.echo(f"{new} samples added" + (f", {known} were there already" if known > 0 else ""))
+        say(f"{new} samples added" + (f", {known} were there already" if known > 0 else ""))
         if quarantined:
-            click.echo(f"  {quarantined} quarantined, whole or in part: see `homeroom device quarantine {directory}`")
+            say(f"  {quarantined} quarantined, whole or in part: see `homeroom device quarantine {directory}`")
 
 
 @click.command()
@@ -80,9 +91,9 @@ def train(
         _show_training(report)
         return
     click.echo(f"\r{report.samples} samples, {report.seconds:.1f} s".ljust(60))
-    click.echo(profile_line(report.profile))
+    say(profile_line(report.profile))
     if not report.finished:
-        click.echo(f"  {report.stopped}: nothing was changed; give it more")
+        say(f"  {report.stopped}: nothing was changed; give it more")
 
 
 def _show_training(report: TrainReport) -> None:
@@ -90,19 +101,19 @@ def _show_training(report: TrainReport) -> None:
     click.echo(f"\r{report.samples} samples, {report.epochs} epochs{frozen}, {report.seconds:.1f} s".ljust(60))
     for task, score in report.scores.items():
         if score.n:
-            click.echo(f"  {task}: {score.brief} on {score.n} samples of other pupils")
+            say(f"  {task}: {score.brief} on {score.n} samples of other pupils")
     for language, scores in report.by_language.items():
         figures = ", ".join(f"{task} {score.brief} of {score.n}" for task, score in scores.items() if score.n)
-        click.echo(f"  in language {language}: {figures or 'no sample to judge by'}")
+        say(f"  in language {language}: {figures or 'no sample to judge by'}")
     if report.plan is not None:
         for reason in report.plan.why:
-            click.echo(f"  {reason}")
+            say(f"  {reason}")
         if report.plan.seconds is not None:
             predicted = f"predicted {report.plan.seconds:.1f} s and {report.plan.megabytes:.0f} MB"
-            click.echo(f"  {predicted}; took {report.seconds:.1f} s and {report.megabytes:.0f} MB")
+            say(f"  {predicted}; took {report.seconds:.1f} s and {report.megabytes:.0f} MB")
     if not report.finished:
-        click.echo(f"  {report.stopped}: run it again to go on")
-    click.echo(f"  update: {report.update}")
+        say(f"  {report.stopped}: run it again to go on")
+    say(f"  update: {report.update}")
 
 
 @click.command()
@@ -128,7 +139,7 @@ def predict(directory: Path, inputs: tuple[str, ...], profile: str | None, machi
         shown = "-" if answer.best is None else kind.show(task, answer.best)
         if answer.best is not None and not isinstance(answer.best, list) and answer.probabilities:
             shown += f" ({answer.probabilities[kind.own_label(task, answer)]:.0%})"
-        click.echo(f"{task.name}: {shown}" + ("" if answer.sure else f"  not sure: {answer.reason}"))
+        say(f"{task.name}: {shown}" + ("" if answer.sure else f"  not sure: {answer.reason}"))
 
 
 @click.command()
@@ -147,7 +158,7 @@ def score(directory: Path, samples: tuple[Path, ...], machine: bool) -> None:
         return
     for task, value in scores.items():
         if value.n:
-            click.echo(f"{task}: {value.detail}, {value.n} samples")
+            say(f"{task}: {value.detail}, {value.n} samples")
 
 
 @click.command()
@@ -166,7 +177,7 @@ def quarantine(directory: Path, put_back: tuple[str, ...], doubt: bool, machine:
             device.doubt()
         samples = device.set_aside()
     rows = [{"id": s.sample_id, "subject": s.subject, "why": s.quarantine_reason, "labels": s.labels} for s in samples]
-    lines = "\n".join(f"{s.sample_id}  {s.subject}: {s.quarantine_reason}" for s in samples)
+    lines = "\n".join(one_line(f"{s.sample_id}  {s.subject}: {s.quarantine_reason}") for s in samples)
     click.echo(json_text(rows) if machine else lines or "none is quarantined")
 
 
@@ -178,7 +189,7 @@ def undo(directory: Path) -> None:
     Example: homeroom device undo classroom/
     """
     with opened(directory) as device:
-        click.echo(f"in use: {device.rollback()}")
+        say(f"in use: {device.rollback()}")
 
 
 @click.command()
@@ -196,12 +207,12 @@ def status(directory: Path, machine: bool) -> None:
         return
     for name, value in facts.items():
         if isinstance(value, list):
-            click.echo(f"{name.replace('_', ' ')}: {len(value) or 'none'}")
+            say(f"{name.replace('_', ' ')}: {len(value) or 'none'}")
             for line in value:
-                click.echo(f"  {line}")
+                say(f"  {line}")
         else:
             shown = ", ".join(str(v) for v in value.values() if v is not None) if isinstance(value, dict) else value
-            click.echo(f"{name.replace('_', ' ')}: {shown}")
+            say(f"{name.replace('_', ' ')}: {shown}")
 
 
 def _progress(stage: str, done: int, total: int) -> None:

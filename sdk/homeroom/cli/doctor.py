@@ -7,7 +7,7 @@ from pathlib import Path
 
 import click
 
-from homeroom.cli.options import as_json, json_text
+from homeroom.cli.options import as_json, json_text, say
 from homeroom.cli.parameters import FOLDER, PATH
 
 
@@ -39,7 +39,7 @@ def doctor(context: click.Context, directory: Path | None, bundle: Path | None, 
         width = max(len(check.name) for check in checks)
         for check in checks:
             mark = {"ok": " ", "note": "-", "wrong": "!"}[check.state]
-            click.echo(f"{mark} {check.name.ljust(width)}  {check.says}")
+            say(f"{mark} {check.name.ljust(width)}  {check.says}")
             if check.remedy:
-                click.echo(f"  {' ' * width}  -> {check.remedy}")
+                say(f"  {' ' * width}  -> {check.remedy}")
     context.exit(1 if wrong else 0)

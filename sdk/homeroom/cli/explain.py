@@ -8,7 +8,7 @@ from pathlib import Path
 import click
 
 from homeroom.cli.device import sample_of
-from homeroom.cli.options import as_json, opened
+from homeroom.cli.options import as_json, escaped, opened, say
 from homeroom.cli.parameters import FILE, FOLDER
 
 
@@ -40,9 +40,9 @@ def explain(
             write_durable(html, page(why, resolve(sample, manifest), manifest).encode())
     if machine:
         document = msgspec.json.encode({**asdict(why), "sentences": why.sentences()})
-        click.echo(msgspec.json.format(document, indent=1).decode())
+        click.echo(escaped(msgspec.json.format(document, indent=1).decode()))
         return
     for sentence in why.sentences():
-        click.echo(sentence)
+        say(sentence)
     if html is not None:
-        click.echo(f"{html} shows it")
+        say(f"{html} shows it")

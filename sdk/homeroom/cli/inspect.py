@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from homeroom.cli.options import say
 from homeroom.cli.parameters import PATH
 
 if TYPE_CHECKING:
@@ -42,7 +43,7 @@ def _show(opened: Bundle, golden: bool) -> None:
     from homeroom.contract.signing import fingerprint
 
     manifest = opened.manifest
-    click.echo(f"{manifest.name} version {manifest.version}")
+    say(f"{manifest.name} version {manifest.version}")
     _line("bundle", opened.bundle_id)
     _line("root", fingerprint(opened.certificate.root))
     _line("signed by", opened.certificate.name)
@@ -57,7 +58,7 @@ def _show(opened: Bundle, golden: bool) -> None:
 
 
 def _line(kind: str, text: str) -> None:
-    click.echo(f"{kind:{KIND_WIDTH}}{text}")
+    say(f"{kind:{KIND_WIDTH}}{text}")
 
 
 def _facts(manifest: Manifest) -> Iterator[tuple[str, str]]:

@@ -14,6 +14,7 @@ from typing import Any
 import click
 
 from homeroom.cli.commands import ALIASES, COMMANDS, EXTRAS, GROUPS, OLD_ORDER
+from homeroom.cli.options import one_line
 from homeroom.errors import DiskFullError, HomeroomError, MissingExtraError, TrainError
 from homeroom.system.files import DISK_FULL_ERRNOS
 from homeroom.system.hardware import refuse_32_bit
@@ -185,5 +186,5 @@ def main(arguments: list[str] | None = None) -> Any:
 
 def _one_line(text: str) -> str:
     """At most 600 characters on one line, without control characters that a file's content may have brought."""
-    plain = "".join(c if c.isprintable() else " " for c in text)
+    plain = one_line(text)
     return plain if len(plain) <= 600 else f"{plain[:597]}..."

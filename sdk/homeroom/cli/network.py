@@ -7,7 +7,7 @@ from pathlib import Path
 
 import click
 
-from homeroom.cli.options import as_json, json_text, opened, plain, with_bundle
+from homeroom.cli.options import as_json, json_text, opened, plain, say, with_bundle
 from homeroom.cli.parameters import FILE, FOLDER, PATH
 
 
@@ -38,12 +38,12 @@ def network(directory: Path, **changes: str | None) -> None:
     with opened(directory) as device:
         settings = set_network(device.store, **{name: value for name, value in changes.items() if value is not None})
     metered = {True: "yes", False: "no", None: "the system does not tell"}[is_metered()]
-    click.echo(f"address: {settings.address or 'as the invitation says'}")
-    click.echo(f"proxy: {settings.proxy or 'as the environment says'}")
-    click.echo(f"metered: {settings.metered} (this connection: {metered})")
-    click.echo(f"clock: {settings.clock}")
-    click.echo(f"lan: {settings.lan}")
-    click.echo(f"scores: {settings.scores}")
+    say(f"address: {settings.address or 'as the invitation says'}")
+    say(f"proxy: {settings.proxy or 'as the environment says'}")
+    say(f"metered: {settings.metered} (this connection: {metered})")
+    say(f"clock: {settings.clock}")
+    say(f"lan: {settings.lan}")
+    say(f"scores: {settings.scores}")
 
 
 @click.command()
@@ -60,7 +60,7 @@ def fetch(directory: Path, invitation: Path) -> None:
     invited = read_invitation(invitation)
     bundle = download_first_bundle(invited, directory / DOWNLOADS_FOLDER)
     with opened(directory, bundle, invited.root) as device:
-        click.echo(f"{directory}: {device.bundle.manifest.name} version {device.bundle.manifest.version}")
+        say(f"{directory}: {device.bundle.manifest.name} version {device.bundle.manifest.version}")
     bundle.unlink()
 
 
@@ -74,7 +74,7 @@ def upgrade(directory: Path) -> None:
     with opened(directory) as device:
         new = device.update_bundle()
         manifest = device.bundle.manifest
-    click.echo(f"{manifest.name} version {manifest.version} " + ("is now in use" if new else "is the newest"))
+    say(f"{manifest.name} version {manifest.version} " + ("is now in use" if new else "is the newest"))
 
 
 @click.command()
@@ -105,18 +105,18 @@ def sync(directory: Path, machine: bool) -> None:
         click.echo(json_text(asdict(report)))
         return
     if report.secure:
-        click.echo(f"secure round: {report.secure}")
+        say(f"secure round: {report.secure}")
     else:
-        click.echo(f"sent {len(report.sent)} updates ({report.sent_bytes / 1e6:.2f} MB)")
+        say(f"sent {len(report.sent)} updates ({report.sent_bytes / 1e6:.2f} MB)")
     for update_id, reason in report.refused.items():
-        click.echo(f"  refused {update_id[:8]}: {reason}")
+        say(f"  refused {update_id[:8]}: {reason}")
     if report.unlearned:
-        click.echo(f"asked to unlearn {len(report.unlearned)} updates")
+        say(f"asked to unlearn {len(report.unlearned)} updates")
     if report.bounded:
         click.echo(
             f"{len(report.bounded)} updates are in private releases: what these tell of them is bounded, not undone"
         )
-    click.echo(f"global version {report.version or 0}; in use: {report.in_use}")
+    say(f"global version {report.version or 0}; in use: {report.in_use}")
     if report.clock_off_s is not None and abs(report.clock_off_s) > 86_400:
         click.echo(
             f"this machine's clock is {abs(report.clock_off_s) / 86_400:.0f} days off: retention dates depend on it"
@@ -140,13 +140,13 @@ def policy(directory: Path, document: Path | None, machine: bool) -> None:
     if machine:
         click.echo(json_text({"policy": held and plain(held), "scopes": scopes}))
         return
-    click.echo(f"{held.institution}, version {held.version}" if held else "no policy: the bundle's own scopes hold")
+    say(f"{held.institution}, version {held.version}" if held else "no policy: the bundle's own scopes hold")
     for name, scope in scopes.items():
-        click.echo(f"  {name}: {scope}")
+        say(f"  {name}: {scope}")
     if held:
-        click.echo(f"  consent: {'with each sample' if held.consent else 'not asked for'}")
-        click.echo(f"  kept: {f'at most {held.retain_days} days' if held.retain_days else 'as each sample says'}")
-        click.echo(f"  released from: {held.min_devices} devices, in rounds that are {' or '.join(held.rounds)}")
+        say(f"  consent: {'with each sample' if held.consent else 'not asked for'}")
+        say(f"  kept: {f'at most {held.retain_days} days' if held.retain_days else 'as each sample says'}")
+        say(f"  released from: {held.min_devices} devices, in rounds that are {' or '.join(held.rounds)}")
 
 
 @click.command("rotate-key")

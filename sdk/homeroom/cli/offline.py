@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from homeroom.cli.options import opened
+from homeroom.cli.options import opened, say
 from homeroom.cli.parameters import FILE, FOLDER
 
 
@@ -35,9 +35,9 @@ def offline_out(directory: Path, stick: Path) -> None:
     with opened(directory) as device:
         message = device.carry_out(stick)
     for update_id, reason in message.refused.items():
-        click.echo(f"  not carried, {update_id[:8]}: {reason}")
+        say(f"  not carried, {update_id[:8]}: {reason}")
     asks = ", a request to join" if message.joins else ""
-    click.echo(f"{message.path}: {message.updates} updates, {message.unlearning} to unlearn{asks}")
+    say(f"{message.path}: {message.updates} updates, {message.unlearning} to unlearn{asks}")
 
 
 @click.command("in")
@@ -53,7 +53,7 @@ def offline_in(directory: Path, stick: Path) -> None:
         version = device.status()["global_version"]
     if answer.joined:
         click.echo("joined")
-    click.echo(f"{len(answer.sent)} updates have arrived, {len(answer.unlearned)} will be unlearned")
+    say(f"{len(answer.sent)} updates have arrived, {len(answer.unlearned)} will be unlearned")
     for update_id, reason in answer.refused.items():
-        click.echo(f"  {update_id[:8]}: {reason}")
-    click.echo(f"global version {version}; in use: {answer.fetched.in_use}")
+        say(f"  {update_id[:8]}: {reason}")
+    say(f"global version {version}; in use: {answer.fetched.in_use}")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime
 import json
+import re
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -20,6 +21,8 @@ if TYPE_CHECKING:
 Command = Callable[..., Any]
 Decorator = Callable[[Command], Command]
 
+STEERING = re.compile("[\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")  # of JSON
+JOINERS = "\u200c\u200d"  # of letters in Persian and Hindi, of emoji
 SPANS = "Such as 'mon-fri 16:00-20:00'; may be given again."
 BUDGET_OPTIONS = (
     click.option("--megabytes", type=Finite(0, min_open=True), help="Of memory, at most."),
@@ -85,4 +88,19 @@ def plain(value: Any) -> Any:
 
 def json_text(document: Any) -> str:
     """A document as indented JSON."""
-    return json.dumps(document, default=plain, ensure_ascii=False, indent=1)
+    return escaped(json.dumps(document, default=plain, ensure_ascii=False, indent=1))
+
+
+def escaped(text: str) -> str:
+    """JSON with those characters escaped that would steer a terminal; it says the same."""
+    return STEERING.sub(lambda match: f"\\u{ord(match[0]):04x}", text)
+
+
+def one_line(text: str) -> str:
+    """Text on one line, with a space for each character that would steer a terminal: a name may bring some."""
+    return "".join(c if c.isprintable() or c in JOINERS else " " for c in text)
+
+
+def say(line: str) -> None:
+    """Print one line; see `one_line`."""
+    click.echo(one_line(line))

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from homeroom.cli.options import as_json, json_text, opened
+from homeroom.cli.options import as_json, json_text, one_line, opened, say
 from homeroom.cli.parameters import FILE, FOLDER
 
 if TYPE_CHECKING:
@@ -31,7 +31,7 @@ def profile_show(directory: Path, person: str, pack: Path | None, machine: bool)
         return
     with opened(directory) as device:
         known = device.profile(person)
-    click.echo(json_text(known and asdict(known)) if machine else profile_line(known))
+    click.echo(json_text(known and asdict(known)) if machine else one_line(profile_line(known)))
 
 
 @click.command("pack")
@@ -55,13 +55,13 @@ def profile_import(directory: Path, file: Path) -> None:
     Example: homeroom device profile import classroom/ p-17.profile
     """
     with opened(directory) as device:
-        click.echo(f"the profile of {device.take_profile(file, _passphrase())} is here")
+        say(f"the profile of {device.take_profile(file, _passphrase())} is here")
 
 
 def _pack(directory: Path, person: str, file: Path) -> None:
     with opened(directory) as device:
         device.pack_profile(person, file, _passphrase(confirm=True))
-    click.echo(f"{file}: keep the passphrase apart from it")
+    say(f"{file}: keep the passphrase apart from it")
 
 
 def profile_line(known: Profile | None) -> str:

@@ -23,6 +23,7 @@ from PIL import Image
 from homeroom import Device, Sample
 from homeroom.cli.main import main
 from homeroom.data.ingest import read_samples
+from homeroom.data.samples import StoredSample
 from homeroom.errors import InputError
 
 
@@ -407,3 +408,22 @@ def test_no_more_of_a_file_is_read_than_is_allowed(
     assert_refused(*run(capsys, "device", "add", classroom, tmp_path / "big.csv"), 3, "a line of more than")
     assert_refused(*run(capsys, "device", "add", classroom, tmp_path / "big.jsonl"), 3, "is longer than")
     assert_unchanged(classroom)
+
+
+def test_a_name_that_would_steer_the_terminal_is_shown_as_text(
+    classroom: Path, tiny_bundle: tiny.Tiny, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    name = "ana\x1b]0;x\x07\x9b31m\u202eevil\u2066\nfake: line"
+    with Device.open(tmp_path / "device", tiny_bundle.path, tiny_bundle.root, threads=1) as device:
+        device.store.add([StoredSample(inputs={"word": ["cat"]}, subject=name, aside=name)])
+    with pytest.raises(SystemExit):
+        sys.exit(main(["device", "quarantine", str(tmp_path / "device")]))
+    shown = capsys.readouterr().out
+    assert shown.count("\n") == 1
+    assert "evil" in shown
+    assert shown.rstrip("\n").isprintable()
+    with pytest.raises(SystemExit):
+        sys.exit(main(["device", "quarantine", str(tmp_path / "device"), "--json"]))
+    shown = capsys.readouterr().out
+    assert shown.replace("\n", "").isprintable()
+    assert json.loads(shown)[0]["subject"] == name
