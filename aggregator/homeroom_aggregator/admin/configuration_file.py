@@ -99,11 +99,11 @@ def read_file(path: Path, bundle_id: str = "0" * 64) -> DistrictConfiguration:
             data = file.read(FILE_LIMIT_BYTES + 1)
         if len(data) > FILE_LIMIT_BYTES:
             raise InputError(f"is larger than {FILE_LIMIT_BYTES:,} bytes", where=str(path))
-        fields = tomllib.loads(data.decode())
+        fields = tomllib.loads(data.decode("utf-8-sig"))
     except OSError as problem:
         raise StoreError(f"cannot be read: {problem.strerror}", where=str(path)) from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError, RecursionError) as problem:
-        raise InputError(f"not TOML: {problem}", where=str(path), remedy="put it right there") from None
+    except (ValueError, RecursionError) as problem:  # not only TOML's: an integer may have too many digits
+        raise InputError(f"not TOML: {problem}", where=str(path), remedy="correct the file") from None
     given = fields.get("round", {})
     if isinstance(given, dict):
         for name in sorted(given.keys() & {name.removeprefix("round.") for name in DERIVED}):

@@ -50,7 +50,7 @@ def parse(text: str, file: str) -> Document:
     """The tables of a TOML text; RecipeError with the line where it is none."""
     try:
         return Document(text, file, tomllib.loads(text))
-    except tomllib.TOMLDecodeError as problem:
+    except (ValueError, RecursionError) as problem:
         lines = text.split("\n")
         valid = next(count for count in reversed(range(len(lines))) if _is_toml("\n".join(lines[:count])))
         raise RecipeError(f"is not valid TOML: {problem}", where=f"{file} line {valid + 1}") from None
@@ -59,7 +59,7 @@ def parse(text: str, file: str) -> Document:
 def _is_toml(text: str) -> bool:
     try:
         tomllib.loads(text)
-    except tomllib.TOMLDecodeError:
+    except (ValueError, RecursionError):
         return False
     return True
 

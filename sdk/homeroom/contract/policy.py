@@ -102,10 +102,10 @@ def draft(path: Path, institution: str) -> Policy:
     import tomllib
 
     try:
-        fields = tomllib.loads(read_bounded(path, POLICY_LIMIT_BYTES).decode())
+        fields = tomllib.loads(read_bounded(path, POLICY_LIMIT_BYTES).decode("utf-8-sig"))
     except OSError as problem:
         raise InputError(f"cannot be read: {problem.strerror}", where=str(path)) from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as problem:
+    except (ValueError, RecursionError) as problem:
         raise InputError(f"not TOML: {problem}", where=str(path)) from None
     return to_policy({"institution": institution, **fields}, str(path))
 

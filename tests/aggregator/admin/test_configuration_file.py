@@ -135,6 +135,7 @@ def test_parts_and_paths_are_read_as_they_were(tmp_path: Path) -> None:
         ("port = 8340", "port = 99999", "[server] port: Expected `int` <= 65535"),
         ("#tls_cert =", 'tls_cert = "a.pem"', "[server]: tls_cert and tls_key belong together"),
         ("buffer_size = 2", "buffer_size = ", "not TOML"),
+        ("buffer_size = 2", f"buffer_size = {'9' * 6000}", "not TOML"),
         ("buffer_size = 2", 'buffer_size = 2\nbundle_id = "x"', "[round] bundle_id is not for people"),
         ("#[round.cohort]", "[round.cohort]\nquorum = 1", "[round] cohort: Object missing required field `deadline_s`"),
         ("#[round.cohort]", "[round.cohort]\nquorum = 1\ndeadline_s = 60", "[round]: a synchronous round has"),
@@ -158,6 +159,15 @@ def test_a_file_that_is_not_right_is_refused_with_its_place(
         assert isinstance(done.exception, InputError), done.output
         assert (says in str(done.exception), str(path) in str(done.exception)) == (True, True), str(done.exception)
     assert contents(folder) == known
+
+
+def test_a_byte_order_mark_changes_nothing(tmp_path: Path) -> None:
+    folder = make_folder(tmp_path)
+    open_service(folder).close()
+    path = folder / CONFIGURATION_FILE
+    known = read_file(path)
+    path.write_bytes(b"\xef\xbb\xbf" + path.read_bytes())
+    assert read_file(path) == known
 
 
 def test_a_folder_without_a_file_gets_one_of_what_its_log_has_come_to(tmp_path: Path) -> None:
