@@ -289,7 +289,8 @@ def _check_plain(fields: Mapping[str, Any], kind: type[msgspec.Struct], where: s
             known = ", ".join(parts)
             raise InputError(f"{named} is no field", where=where, remedy=f"remove it, or name one of {known}")
         if not math.isfinite(value) if isinstance(value, float) else isinstance(value, int) and value > LARGEST_EXACT:
-            raise InputError(f"{named}: {value} is not a number that can be kept", where=where)
+            shown = value if isinstance(value, float) else f"more than {LARGEST_EXACT:,}"
+            raise InputError(f"{named}: {shown} is not a number that can be kept", where=where)
         if (part := parts[key]) and isinstance(value, Mapping):
             _check_plain(value, part, where, f"{table}.{key}".lstrip("."))
 

@@ -25,6 +25,7 @@ from homeroom_aggregator.admin.configuration import (
     CHANGE_TEXT,
     DERIVED,
     DistrictConfiguration,
+    ServerSection,
     change_of,
     converted,
     part_type,
@@ -35,6 +36,7 @@ from homeroom_aggregator.merge.rounds import Rounds
 
 CONFIGURATION_FILE = "district.toml"
 FILE_LIMIT_BYTES = 1 << 20
+EVERY_HOST = {"": "127.0.0.1", "0.0.0.0": "127.0.0.1", "::": "::1"}  # hosts that are no address, and one that is
 HEADER = """\
 # Configuration of this aggregator: every field, with when it may change. `homeroom district configure FOLDER --check`
 # says whether an edited file fits. Round options of `homeroom district serve` are written here, and comments of your
@@ -110,6 +112,25 @@ def read_file(path: Path, bundle_id: str = "0" * 64) -> DistrictConfiguration:
             raise InputError(f"[round] {name} is not for people to set", where=str(path), remedy="remove it")
         fields["round"] = given | {"bundle_id": bundle_id}
     return converted(fields, where=str(path))
+
+
+def local_address(folder: Path, *, leaves: bool) -> str:
+    """The address that the folder's file says it is served at, as this machine reaches it.
+
+    leaves: it is for other machines too; InputError where the file does not say how they reach it.
+    """
+    facts, path = read_facts(folder), folder / CONFIGURATION_FILE
+    server = read_file(path, facts.bundle_id).server if path.exists() else ServerSection()
+    host, remedy = server.host, "give --address, like https://homeroom.district.example"
+    if server.port == 0:
+        raise InputError("[server] port is 0: each start takes a free one", where=str(path), remedy=remedy)
+    if host in EVERY_HOST:
+        if leaves:
+            says = f"[server] host {host} is every address of this machine: devices cannot reach it by that"
+            raise InputError(says, where=str(path), remedy=remedy)
+        host = EVERY_HOST[host]
+    scheme = "https" if server.tls_cert else "http"
+    return f"{scheme}://{f'[{host}]' if ':' in host else host}:{server.port}"
 
 
 def write_file(folder: Path, configuration: DistrictConfiguration) -> None:

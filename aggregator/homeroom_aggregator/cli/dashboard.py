@@ -19,10 +19,10 @@ LOCAL_HOSTS = ("127.0.0.1", "::1", "localhost")
 @click.argument("folder", metavar="FOLDER|INVITATION", type=click.Path(exists=True, path_type=Path))
 @click.option("--role", type=click.Choice(["district", "auditor"]), default="district", show_default=True)
 @click.option("--key", type=FILE, help="With an invitation: your own key.")
-@click.option("--address", default="http://127.0.0.1:8340", show_default=True, help="As your browser reaches a FOLDER.")
+@click.option("--address", show_default="of district.toml", help="As your browser reaches a FOLDER.")
 @click.option("--minutes", type=Finite(0, 1440, min_open=True), default=LINK_LIFE_MINUTES, show_default=True)
 @click.option("--qr", is_flag=True, help="Draw the link as a QR code too, for a phone.")
-def dashboard(folder: Path, role: Rank, key: Path | None, address: str, minutes: float, qr: bool) -> None:
+def dashboard(folder: Path, role: Rank, key: Path | None, address: str | None, minutes: float, qr: bool) -> None:
     """Print a link that opens the dashboard once. It takes the aggregator's folder, or an invitation and your --key.
 
     The key is made and enrolled the first time, for the invitation's role; --role, --address and --minutes are for a
@@ -30,6 +30,9 @@ def dashboard(folder: Path, role: Rank, key: Path | None, address: str, minutes:
     Example: homeroom district dashboard district/ --address https://homeroom.district.example --qr
     """
     if folder.is_dir():
+        from homeroom_aggregator.admin.configuration_file import local_address
+
+        address = address or local_address(folder, leaves=False)
         code = _by_folder(folder, role, minutes)
     else:
         if key is None:

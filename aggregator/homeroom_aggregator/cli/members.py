@@ -26,7 +26,7 @@ BY = "operator"
 @click.option("--role", type=click.Choice(ROLES), default="device", show_default=True)
 @click.option("--csv", "sheet", type=FILE, help="Many schools: columns school, devices, role, consent.")
 @click.option("--days", type=Finite(0, 36_500, min_open=True), help="How long they may be used; without it, for ever.")
-@click.option("--address", default="http://127.0.0.1:8340", show_default=True, help="As devices reach it.")
+@click.option("--address", show_default="of district.toml", help="As devices reach it.")
 @click.option("--out", type=FOLDER, default=Path(), help="Folder for the files.")
 @click.option("--qr", is_flag=True, help="Beside each also one line of text (.txt) and a QR code (.svg).")
 @click.option("--dry-run", is_flag=True, help="Check everything and say what would be written.")
@@ -38,7 +38,7 @@ def invite(
     role: Role,
     sheet: Path | None,
     days: float | None,
-    address: str,
+    address: str | None,
     out: Path,
     qr: bool,
     dry_run: bool,
@@ -48,9 +48,11 @@ def invite(
     Example: homeroom district invite district/ --csv schools.csv --days 30 --qr --address https://homeroom.district.example
     """
     from homeroom_aggregator.admin import invitations
+    from homeroom_aggregator.admin.configuration_file import local_address
     from homeroom_aggregator.admin.folder import read_facts
 
     read_facts(folder)
+    address = address or local_address(folder, leaves=True)
     if consent and not school:
         raise InputError("--consent needs --school")
     wanted = invitations.read_sheet(sheet) if sheet else [invitations.InvitationRequest(school, count, role, consent)]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -126,14 +126,20 @@ def _serve(folder: Path, configuration: DistrictConfiguration, listen: Any) -> N
     facts, server = read_facts(folder), configuration.server
     listening = listen(server.host, server.port)
     scheme, port = "https" if server.tls_cert else "http", listening.getsockname()[1]
-    click.echo(f"{facts.institution}: root {facts.root}")
-    if privacy := configuration.round.privacy:
-        click.echo(f"private rounds: epsilon {privacy.epsilon:g} at delta {privacy.delta:g} for each {privacy.unit}")
-    click.echo(f"listening on {scheme}://{server.host}:{port}")
-    with contextlib.ExitStack() as until_the_end:
-        if server.announce:
-            until_the_end.enter_context(discovery.announce(server.host, port, facts.root, scheme))
-        run(folder, listening, os.environ.get(TOKEN), configuration, tell=click.echo)
+
+    @contextlib.contextmanager
+    def announced() -> Iterator[None]:
+        click.echo(f"{facts.institution}: root {facts.root}")
+        if privacy := configuration.round.privacy:
+            promise = f"epsilon {privacy.epsilon:g} at delta {privacy.delta:g} for each {privacy.unit}"
+            click.echo(f"private rounds: {promise}")
+        click.echo(f"listening on {scheme}://{server.host}:{port}")
+        with contextlib.ExitStack() as until_the_end:
+            if server.announce:
+                until_the_end.enter_context(discovery.announce(server.host, port, facts.root, scheme))
+            yield
+
+    run(folder, listening, os.environ.get(TOKEN), configuration, tell=click.echo, announced=announced)
 
 
 @click.command()

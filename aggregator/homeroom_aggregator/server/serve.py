@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import gc
 import json
 import logging
@@ -124,11 +125,13 @@ def serve(
     token: str | None,
     configuration: DistrictConfiguration,
     tell: Callable[[str], None] = print,
+    announced: Callable[[], contextlib.AbstractContextManager[None]] = contextlib.nullcontext,
 ) -> None:
     """Serve until SIGTERM or SIGINT: requests under way are finished, no new ones are taken.
 
     folder: the aggregator's. listening: the socket. token: the operator's. configuration: comes into force.
     tell: is told what that changes.
+    announced: entered once this process alone has the folder, for as long as it serves.
     Accepted updates are durable at every moment, so it may also be killed.
     """
     if configuration.server.log_requests:
@@ -139,13 +142,14 @@ def serve(
     # is settled. Until uvicorn listens to it, the same word ends the start.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
     service = open_service(folder, token, configuration)
-    for change in service.changes:
-        tell(f"from version {service.rounds.state.version + 1} on: {change}")
     try:
         server = uvicorn.Server(uvicorn_config(service, configuration.server.tls_cert, configuration.server.tls_key))
-        gc.collect()
-        gc.freeze()  # what is there now stays: searching it for garbage again and again would hold polls up for 50 ms
-        server.run(sockets=[listening])
+        with announced():
+            for change in service.changes:
+                tell(f"from version {service.rounds.state.version + 1} on: {change}")
+            gc.collect()
+            gc.freeze()  # what is there now stays: searching it for garbage again and again would stop polls for 50 ms
+            server.run(sockets=[listening])
     finally:
         signal.signal(signal.SIGTERM, signal.SIG_IGN)  # it is ending already
         service.close()

@@ -19,7 +19,7 @@ def started(monkeypatch: pytest.MonkeyPatch) -> list[Service]:
     """What each start of the true command brought into force; the process itself is left out."""
     services: list[Service] = []
 
-    def run(folder: Path, listening: Any, token: str | None, configuration: DistrictConfiguration, tell: Any) -> None:
+    def run(folder: Path, listening: Any, token: str | None, configuration: DistrictConfiguration, **_: Any) -> None:
         service = open_service(folder, token, configuration)
         services.append(service)
         service.close()

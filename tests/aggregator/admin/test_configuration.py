@@ -293,6 +293,14 @@ def test_a_start_beside_a_running_server_changes_nothing(tmp_path: Path) -> None
         assert (folder / CONFIGURATION_FILE).read_bytes() == before
 
 
+def test_a_second_server_says_only_that_the_folder_is_in_use(tmp_path: Path) -> None:
+    folder = make_folder(tmp_path)
+    with closing(open_service(folder)):
+        done = start(folder)
+    assert isinstance(done.exception, HomeroomError)
+    assert done.output == ""
+
+
 # Devices
 
 

@@ -6,6 +6,7 @@ import os
 import stat
 from contextlib import closing
 from pathlib import Path
+from typing import Any
 
 import hypothesis.strategies as st
 import msgspec
@@ -16,6 +17,7 @@ from hypothesis import given, settings
 from aggregator.admin.starting import contents, start
 from aggregator.institution import ROOT, School, make_folder, write_bundle
 from homeroom.cli.main import homeroom
+from homeroom.contract.invitation import read_invitation
 from homeroom.contract.privacy import Privacy
 from homeroom.contract.round import CohortRules, RoundConfiguration, ServerOptimizer
 from homeroom.contract.secagg import SecureRules
@@ -131,6 +133,7 @@ def test_parts_and_paths_are_read_as_they_were(tmp_path: Path) -> None:
         ("max_norm = 50.0", "max_norm = inf", "[round] max_norm: inf is not a number"),
         ("max_norm = 50.0", "max_norm = nan", "[round] max_norm: nan is not a number"),
         ("buffer_size = 2", "buffer_size = 18014398509481984", "[round] buffer_size"),
+        ("buffer_size = 2", f"buffer_size = 0x{'f' * 6000}", "[round] buffer_size: more than"),
         ("[server]", "[sever]", "sever is no field"),
         ("port = 8340", "port = 99999", "[server] port: Expected `int` <= 65535"),
         ("#tls_cert =", 'tls_cert = "a.pem"', "[server]: tls_cert and tls_key belong together"),
@@ -214,6 +217,35 @@ def test_a_file_that_is_there_before_the_folder_is_made_counts(tmp_path: Path, s
     assert read_configuration(folder) == msgspec.structs.replace(one, server=ServerSection())
 
 
+@pytest.mark.parametrize(
+    ("server", "invited", "shown"),
+    [
+        ({}, "http://127.0.0.1:8340", "http://127.0.0.1:8340"),
+        ({"host": "homeroom.school.example", "port": 9000}, "http://homeroom.school.example:9000", None),
+        ({"host": "::1", "tls_cert": Path("a.pem"), "tls_key": Path("b.pem")}, "https://[::1]:8340", None),
+        ({"host": "0.0.0.0", "port": 9000}, None, "http://127.0.0.1:9000"),
+        ({"host": "::", "port": 9000}, None, "http://[::1]:9000"),
+    ],
+)
+def test_invitations_and_the_dashboard_have_the_address_of_the_file(
+    server: dict[str, Any], invited: str | None, shown: str | None, tmp_path: Path
+) -> None:
+    folder, out = make_folder(tmp_path), tmp_path / "out"
+    out.mkdir()
+    open_service(folder).close()
+    write_file(folder, msgspec.structs.replace(read_configuration(folder), server=ServerSection(**server)))
+    done = CliRunner().invoke(homeroom, ["district", "invite", str(folder), "--out", str(out)])
+    if invited:
+        (written,) = out.iterdir()
+        assert read_invitation(written).address == invited
+    else:
+        assert isinstance(done.exception, InputError)
+        assert "--address" in str(done.exception)
+        assert list(out.iterdir()) == []
+    done = CliRunner().invoke(homeroom, ["district", "dashboard", str(folder)])
+    assert done.output.splitlines()[-1].startswith(f"{shown or invited}/dashboard/enter?code=")
+
+
 def test_it_goes_with_a_backup_and_with_a_newer_bundle(tmp_path: Path) -> None:
     folder = make_folder(tmp_path, codec="int8")
     wanted = with_options(read_configuration(folder), {"buffer_size": 4, "codec": "topk"})
@@ -256,3 +288,19 @@ def test_sections_reach_what_they_set(tmp_path: Path) -> None:
         for school in (School(), School()):
             service.rounds.update(school.update(service.rounds.configuration), school.name)
         assert service.rounds.log.checkpoints(), "after two entries"
+
+
+def test_what_is_missing_in_a_file_has_its_default_and_a_missing_file_changes_nothing(tmp_path: Path) -> None:
+    folder = make_folder(tmp_path)
+    open_service(folder, None, with_options(read_configuration(folder), {"buffer_size": 9})).close()
+    path = folder / CONFIGURATION_FILE
+    text = path.read_text()
+    path.write_text("")
+    with pytest.raises(InputError, match="institution cannot change"):
+        open_service(folder)
+    path.write_text(text.replace("buffer_size = 9\n", ""))
+    with closing(open_service(folder)) as service:
+        assert service.rounds.configuration.buffer_size == RoundConfiguration(bundle_id="0" * 64).buffer_size
+    path.unlink()
+    with closing(open_service(folder)) as service:
+        assert service.changes == []

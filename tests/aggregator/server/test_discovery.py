@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import pytest
@@ -77,9 +78,12 @@ def test_a_device_is_made_from_an_invitation_whose_address_is_wrong(service: Ser
 def test_serve_announces_what_it_serves_until_it_ends(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = make_folder(tmp_path)
     root, found = read_facts(folder).root, list[str]()
-    monkeypatch.setattr(
-        "homeroom_aggregator.server.serve.serve", lambda *_, **__: found.extend(discovery.find_addresses(root))
-    )
+
+    def run(*_: Any, announced: Callable[[], contextlib.AbstractContextManager[None]], **__: Any) -> None:
+        with announced():
+            found.extend(discovery.find_addresses(root))
+
+    monkeypatch.setattr("homeroom_aggregator.server.serve.serve", run)
     done = CliRunner().invoke(
         homeroom, ["district", "serve", str(folder), "--port", "0", "--announce"], catch_exceptions=False
     )
