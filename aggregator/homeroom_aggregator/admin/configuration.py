@@ -6,14 +6,15 @@ A field's default stands here, or in the contract, only. `admin.configuration_fi
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Annotated, Any, Literal, TypeVar, get_args
 
 import msgspec
 
 from homeroom.contract.roster import LEAST_ROSTER_DEVICES
-from homeroom.contract.round import RoundConfiguration
+from homeroom.contract.round import RoundConfiguration, ServerOptimizer
 from homeroom.contract.secagg import SecureRules
 from homeroom.errors import InputError
 from homeroom_aggregator.merge.configuration_change import ROUND_FIELDS
@@ -21,6 +22,7 @@ from homeroom_aggregator.merge.rounds import CHECKPOINT_BYTES, CHECKPOINT_ENTRIE
 
 OPTIONS = "options"  # where an error lies
 LARGEST_EXACT = 1 << 53  # integers up to here are written exactly by every reader of JSON (RFC 8785)
+ADAPTIVE, ADAPTIVE_RATE = ("fedadam", "fedyogi"), 0.1  # optimizers, and their largest usual server rate
 PRIVACY_DELTA = 1e-5  # where --delta is not given
 AnyBundle = RoundConfiguration(bundle_id="0" * 64)
 Positive = Annotated[float, msgspec.Meta(gt=0)]
@@ -203,8 +205,42 @@ def option_default(option: str) -> str | None:
 # Options over a configuration
 
 
+def shown_option(option: str) -> str:
+    """An option as it is typed."""
+    return f"--{option.removesuffix('_size').replace('_', '-')}"
+
+
+def typed_fields(options: Iterable[str]) -> dict[str, str]:
+    """The option as it is typed by the dotted name of its field, and of the part of the round that it makes."""
+    names: dict[str, str] = {}
+    for option in options:
+        field = FIELD_OF_OPTION[option]
+        names[field] = shown_option(option)
+        if field.count(".") == 2:
+            names.setdefault(field.rpartition(".")[0], names[field])
+    return names
+
+
+def _check_effect(before: RoundConfiguration, options: Mapping[str, Any]) -> None:
+    """InputError for an option that has no effect, or harms, unless the folder has been served so already."""
+    if options.get("secure") or before.secure:
+        new = {name for name in options if before.secure is None or options[name] != getattr(before, name, None)}
+        if "codec" in new and options["codec"] != "fixed32":
+            says = f"--codec {options['codec']} says nothing with --secure: masked updates are always fixed32"
+            raise InputError(says, where=OPTIONS, remedy="leave --codec out")
+        if "buffer_size" in new and before.privacy is None and "epsilon" not in options:
+            says = "--buffer says nothing with --secure: each sum is a release"
+            raise InputError(says, where=OPTIONS, remedy="leave it out; --cohort is the number of devices in a sum")
+    name, known, rate = options.get("optimizer"), (before.optimizer or ServerOptimizer()).name, before.server_rate
+    usual = name not in ADAPTIVE or "server_rate" in options or rate <= ADAPTIVE_RATE
+    if not usual and name != known and rate == AnyBundle.server_rate:
+        says = f"--optimizer {name} moves each value by about the server rate, and {rate:g} is too much"
+        raise InputError(says, where=OPTIONS, remedy=f"add --server-rate, from 0.01 to {ADAPTIVE_RATE:g}")
+
+
 def with_options(base: DistrictConfiguration, options: Mapping[str, Any]) -> DistrictConfiguration:
     """The configuration with the values of options that were given; InputError if they do not go together."""
+    _check_effect(base.round, options)
     fields = msgspec.to_builtins(base, enc_hook=str)
     if options.get("secure") and fields["round"]["secure"] is None:
         least = max(LEAST_ROSTER_DEVICES, options.get("min_devices", base.round.min_devices))
@@ -223,8 +259,8 @@ def with_options(base: DistrictConfiguration, options: Mapping[str, Any]) -> Dis
         part = FIELD_OF_OPTION[option].split(".")[1]
         if fields["round"][part] is None and option != "optimizer":
             needed = " and ".join(OPTIONS_OF_PART[part])
-            raise InputError(f"--{option.replace('_', '-')} says nothing without {needed}", where=OPTIONS)
-    return converted(fields, where=OPTIONS)
+            raise InputError(f"{shown_option(option)} says nothing without {needed}", where=OPTIONS)
+    return converted(fields, where=OPTIONS, typed=typed_fields(options))
 
 
 def _complete(fields: dict[str, Any], before: RoundConfiguration, options: Mapping[str, Any]) -> None:
@@ -258,8 +294,10 @@ def _complete(fields: dict[str, Any], before: RoundConfiguration, options: Mappi
         fields["optimizer"] = None  # so that a round that uses nothing else keeps its identity
 
 
-def converted(fields: Mapping[str, Any], *, where: str) -> DistrictConfiguration:
-    """A configuration of plain fields; InputError names the table and the field that is not right."""
+def converted(
+    fields: Mapping[str, Any], *, where: str, typed: Mapping[str, str] = MappingProxyType({})
+) -> DistrictConfiguration:
+    """A configuration of plain fields; InputError names the table and the field that is not right, or its option."""
     _check_plain(fields, DistrictConfiguration, where)
 
     def path(kind: type, value: Any) -> Any:
@@ -271,8 +309,11 @@ def converted(fields: Mapping[str, Any], *, where: str) -> DistrictConfiguration
         return msgspec.convert(fields, DistrictConfiguration, dec_hook=path)
     except msgspec.ValidationError as problem:
         said, _, place = str(problem).partition(" - at `$.")
-        table, _, field = place.rstrip("`").rpartition(".")
-        shown = f"[{table}] {field}: " if table in _tables() else f"[{place.rstrip('`')}]: " if place else ""
+        place = place.rstrip("`")
+        table, _, field = place.rpartition(".")
+        shown = f"[{table}] {field}: " if table in _tables() else f"[{place}]: " if place else ""
+        options = [option for name, option in typed.items() if place and f"{name}.".startswith(f"{place}.")]
+        shown = f"{', '.join(dict.fromkeys(options))}: " if options else shown
         raise InputError(f"{shown}{said}", where=where) from None
 
 

@@ -12,8 +12,9 @@ import json
 import re
 import textwrap
 import tomllib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import msgspec
@@ -159,13 +160,29 @@ def read_configuration(folder: Path) -> DistrictConfiguration:
     return DistrictConfiguration(institution=facts.institution, round=present)
 
 
-def check_configuration(folder: Path, present: RoundConfiguration, wanted: DistrictConfiguration) -> list[FieldChange]:
-    """The changes of the rounds that a start would bring; InputError names a field that may not change so."""
+def check_configuration(
+    folder: Path,
+    present: RoundConfiguration,
+    wanted: DistrictConfiguration,
+    typed: Mapping[str, str] = MappingProxyType({}),
+) -> list[FieldChange]:
+    """The changes of the rounds that a start would bring; InputError names a field that may not change so.
+
+    typed: the options that were typed, by their field's dotted name: an error names them instead.
+    """
     institution, where = read_facts(folder).institution, str(folder / CONFIGURATION_FILE)
     if wanted.institution != institution:
         change = FieldChange("institution", institution, wanted.institution)
         raise InputError(f"institution cannot change ({change})", where=where, remedy=NEW_FOLDER)
-    return check_changes(present, followed(present, wanted.round), where)
+    return check_changes(present, followed(present, wanted.round), where, typed)
+
+
+def waiting_note(configuration: RoundConfiguration) -> str:
+    """What to say where a full buffer alone does not make a release; empty where it does."""
+    least, size = configuration.min_devices, configuration.buffer_size
+    if configuration.secure or size >= least:
+        return ""
+    return f"a release also needs min_devices = {least}: buffer_size = {size} is less, and updates wait until then"
 
 
 def bring_into_force(folder: Path, rounds: Rounds, wanted: DistrictConfiguration) -> list[FieldChange]:

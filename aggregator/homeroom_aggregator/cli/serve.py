@@ -15,7 +15,7 @@ from homeroom.cli.files import read_bytes, read_certificate
 from homeroom.cli.parameters import FILE, FOLDER, PATH, Whole
 from homeroom.contract.signing import fingerprint, public_hex, read_key
 from homeroom.errors import InputError
-from homeroom_aggregator.admin.configuration import DistrictConfiguration, with_options
+from homeroom_aggregator.admin.configuration import DistrictConfiguration, typed_fields, with_options
 from homeroom_aggregator.cli.privacy import privacy_options
 from homeroom_aggregator.cli.round_options import optimizer_options, round_options, secure_options, setting
 
@@ -56,6 +56,7 @@ def serve(folder: Path, **options: Any) -> None:
         check_configuration,
         read_configuration,
         round_in_force,
+        waiting_note,
     )
     from homeroom_aggregator.admin.folder import FACTS_FILE, narrow_by_policy, read_facts, replace_roster
     from homeroom_aggregator.server.serve import listen  # first: a missing extra is named before any work
@@ -68,10 +69,14 @@ def serve(folder: Path, **options: Any) -> None:
         _create(folder, once, given)
         once.pop("policy", None)
     facts, configuration = read_facts(folder), with_options(read_configuration(folder), given)
+    typed = typed_fields(given)
     if policy := once.get("policy"):
+        typed |= {"round.scope": "--policy", "round.scopes": "--policy"}
         narrowed = narrow_by_policy(configuration.round, policy, facts.root, facts.certificate.name)
         configuration = msgspec.structs.replace(configuration, round=narrowed)
-    check_configuration(folder, round_in_force(folder, facts), configuration)
+    check_configuration(folder, round_in_force(folder, facts), configuration, typed)
+    if note := waiting_note(configuration.round):
+        click.echo(note, err=True)
     if "roster" in once:
         roster = replace_roster(folder, read_bytes(once["roster"]))
         click.echo(f"roster {roster.serial}: {len(roster.devices)} devices, at least {roster.minimum} in a sum")
@@ -159,3 +164,5 @@ def configure(folder: Path, check: bool) -> None:
     if not check:
         click.echo(file.to_toml(wanted))
     click.echo("\n".join(f"with the next start: {change}" for change in changes) or "fits what is in force")
+    if note := file.waiting_note(wanted.round):
+        click.echo(note, err=True)

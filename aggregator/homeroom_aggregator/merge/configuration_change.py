@@ -7,8 +7,9 @@ update is checked and weighed by the configuration in force when it arrives, and
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any, Literal
 
 import msgspec
@@ -48,7 +49,9 @@ ROUND_FIELDS = {
     "scale_bits": _NEVER,
     "codec": FieldRule("next", f"{_COUNT} One in an earlier codec that arrives later counts too."),
     "keep": FieldRule("next", f"{_COUNT} So do those that arrive later."),
-    "buffer_size": FieldRule("next", "They count towards the new size; where it is reached, a version is released."),
+    "buffer_size": FieldRule(
+        "next", "They count towards the new size; where it and `min_devices` are reached, a version is released."
+    ),
     "min_devices": FieldRule("up", "A segment waits until the new number of devices has fed it."),
     "max_staleness": FieldRule(
         "next", f"{_COUNT} Later ones are judged by the new number; bases that were too old at the change stay so."
@@ -123,14 +126,24 @@ def field_changes(before: RoundConfiguration, after: RoundConfiguration) -> list
     return [FieldChange(name, old[name], new[name]) for name in common if old[name] != new[name]]
 
 
-def check_changes(before: RoundConfiguration, after: RoundConfiguration, where: str) -> list[FieldChange]:
-    """The fields that differ; InputError names one that may not change so, and says what to do."""
+def check_changes(
+    before: RoundConfiguration,
+    after: RoundConfiguration,
+    where: str,
+    typed: Mapping[str, str] = MappingProxyType({}),
+) -> list[FieldChange]:
+    """The fields that differ; InputError names one that may not change so, and says what to do.
+
+    where: the file that has the fields. typed: options that were typed instead, by their field's dotted name.
+    """
     changes = field_changes(before, after)
     for change in changes:
         rule = ROUND_FIELDS[change.name]
         if rule.change == "never" or (rule.change == "up" and change.after < change.before):
             how = "cannot change" if rule.change == "never" else "cannot be lowered"
-            raise InputError(f"{change.name} {how} once rounds have begun ({change})", where=where, remedy=rule.remedy)
+            option = typed.get(f"round.{change.name}")
+            says = f"{option or change.name} {how} once rounds have begun ({change})"
+            raise InputError(says, where="options" if option else where, remedy=rule.remedy)
     return changes
 
 

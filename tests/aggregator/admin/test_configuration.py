@@ -13,10 +13,12 @@ import click
 import msgspec
 import numpy as np
 import pytest
+from click.testing import CliRunner
 
 from aggregator.admin.starting import contents, start
 from aggregator.institution import ROOT, START, School, learn, make_folder, running, write_bundle
 from homeroom import Device
+from homeroom.cli.main import homeroom
 from homeroom.contract.privacy import Privacy
 from homeroom.contract.round import CohortRules, ServerOptimizer
 from homeroom.contract.secagg import SecureRules
@@ -56,7 +58,7 @@ EFFECTS: dict[str, tuple[dict[str, Any], list[str], Any]] = {
     "quorum": (SYNCHRONOUS, ["--quorum", "2"], 2),
     "over": (SYNCHRONOUS, ["--over", "2"], 2.0),
     "retain": ({}, ["--retain", "7"], 7),
-    "optimizer": ({}, ["--optimizer", "fedyogi"], "fedyogi"),
+    "optimizer": ({}, ["--optimizer", "fedyogi", "--server-rate", "0.1"], "fedyogi"),
     "server_rate": ({}, ["--server-rate", "0.5"], 0.5),
     "beta1": ({"optimizer": ADAM}, ["--beta1", "0.5"], 0.5),
     "beta2": ({"optimizer": ADAM}, ["--beta2", "0.5"], 0.5),
@@ -77,24 +79,24 @@ REFUSALS: dict[str, tuple[dict[str, Any], list[str], str]] = {
     "key": ({}, ["--key", "{key}"], "--key"),
     "certificate": ({}, ["--certificate", "{certificate}"], "--certificate"),
     "institution": ({}, ["--institution", "District 8"], "--institution"),
-    "by_school": ({}, ["--by-school"], "by_school"),
-    "epsilon": (PRIVATE, ["--epsilon", "9"], "privacy.epsilon"),
-    "delta": (PRIVATE, ["--delta", "1e-6"], "privacy.delta"),
-    "clip_norm": (PRIVATE, ["--clip-norm", "2"], "privacy.clip_norm"),
-    "noise_multiplier": (PRIVATE, ["--noise-multiplier", "3"], "privacy.noise_multiplier"),
-    "subjects": (PRIVATE, ["--subjects", "3"], "privacy.subjects"),
-    "clip_quantile": (PRIVATE, ["--clip-quantile", "0.5"], "privacy.quantile"),
-    "bands": (PRIVATE, ["--bands", "4"], "privacy.bands"),
-    "secure": ({}, ["--secure"], "secure"),
-    "policy": ({}, ["--policy", "{policy}"], "scopes"),
+    "by_school": ({}, ["--by-school"], "--by-school cannot change"),
+    "epsilon": (PRIVATE, ["--epsilon", "9"], "--epsilon cannot change"),
+    "delta": (PRIVATE, ["--delta", "1e-6"], "--delta cannot change"),
+    "clip_norm": (PRIVATE, ["--clip-norm", "2"], "--clip-norm cannot change"),
+    "noise_multiplier": (PRIVATE, ["--noise-multiplier", "3"], "--noise-multiplier cannot change"),
+    "subjects": (PRIVATE, ["--subjects", "3"], "--subjects cannot change"),
+    "clip_quantile": (PRIVATE, ["--clip-quantile", "0.5"], "--clip-quantile cannot change"),
+    "bands": (PRIVATE, ["--bands", "4"], "--bands cannot change"),
+    "secure": ({}, ["--secure"], "--secure cannot change"),
+    "policy": ({}, ["--policy", "{policy}"], "--policy cannot change"),
     "roster": ({}, ["--roster", "{key}"], "roster"),
     "tls_cert": ({}, ["--tls-cert", "{key}"], "tls_cert and tls_key belong together"),
     "tls_key": ({}, ["--tls-key", "{key}"], "tls_cert and tls_key belong together"),
 }
 MORE_REFUSALS = [
-    (PRIVATE, ["--min-devices", "1"], "min_devices cannot be lowered"),
-    ({"secure": SECURE}, ["--corrupt-rate", "0.05"], "secure.corrupt_rate cannot be lowered"),
-    ({}, ["--epsilon", "8", "--clip-norm", "1", "--noise-multiplier", "2"], "privacy cannot change"),
+    (PRIVATE, ["--min-devices", "1"], "--min-devices cannot be lowered"),
+    ({"secure": SECURE}, ["--corrupt-rate", "0.05"], "--corrupt-rate cannot be lowered"),
+    ({}, ["--epsilon", "8", "--clip-norm", "1", "--noise-multiplier", "2"], "--epsilon cannot change"),
     ({}, ["--over", "2"], "--over says nothing without --deadline and --quorum"),
     ({}, ["--cohort", "30"], "--cohort says nothing without --secure"),
     ({}, ["--beta1", "0.5"], "--beta1 says nothing without --optimizer"),
@@ -102,7 +104,10 @@ MORE_REFUSALS = [
     ({}, ["--deadline", "30"], "belong together"),
     (SYNCHRONOUS, ["--max-staleness", "3"], "max_staleness 0"),
     ({}, ["--deadline", "30", "--quorum", "2", "--max-staleness", "3"], "max_staleness 0"),
-    (PRIVATE, ["--codec", "int8"], "needs fixed32"),
+    (PRIVATE, ["--codec", "int8"], "--codec: codec int8 is lossy, and a private round needs fixed32"),
+    ({"secure": SECURE}, ["--codec", "int8"], "--codec int8 says nothing with --secure"),
+    ({"secure": SECURE}, ["--buffer", "8"], "--buffer says nothing with --secure"),
+    ({}, ["--optimizer", "fedadam"], "add --server-rate, from 0.01 to 0.1"),
 ]
 
 
@@ -237,6 +242,37 @@ def test_a_policy_that_only_raises_the_minimum_takes_effect(tmp_path: Path, star
     )
     assert start(folder, "--policy", tmp_path / "policy").exit_code == 0
     assert [str(one) for one in started[0].changes] == ["min_devices 2 -> 4"]
+
+
+def test_options_without_effect_are_refused_on_a_first_start_too(tmp_path: Path, started: list[Service]) -> None:
+    write_key(tmp_path / "root.pem", ROOT)
+    folder = tmp_path / "district"
+    words = ["--bundle", write_bundle(tmp_path / "bundle"), "--root-key", tmp_path / "root.pem", "--secure"]
+    for option, value in (("--codec", "int8"), ("--buffer", 8)):
+        done = start(folder, *words, option, value)
+        assert isinstance(done.exception, InputError), done.output
+        assert f"{option} " in done.exception.what
+        assert done.exception.remedy
+    private = ["--epsilon", 8, "--clip-norm", 1, "--noise-multiplier", 2]
+    assert start(folder, *words, *private, "--buffer", 8).exit_code == 0, "the divisor of a private sum"
+
+
+def test_what_a_folder_has_been_served_by_is_taken_again(tmp_path: Path, started: list[Service]) -> None:
+    for name in ("a", "b"):
+        (tmp_path / name).mkdir()
+    secure = begun(tmp_path / "a", {"secure": SECURE, "codec": "int8"})
+    assert start(secure, "--secure", "--codec", "int8", "--buffer", 5).exit_code == 0
+    adaptive = begun(tmp_path / "b", {"optimizer": ADAM})
+    assert start(adaptive, "--optimizer", "fedadam").exit_code == 0
+
+
+def test_a_buffer_below_the_devices_of_a_release_is_spoken_of(tmp_path: Path, started: list[Service]) -> None:
+    folder, says = make_folder(tmp_path, min_devices=3, buffer_size=3), "a release also needs min_devices = 3"
+    assert says not in start(folder).output
+    for words in (["--buffer", 2], []):
+        assert says in start(folder, *words).output
+    checked = CliRunner().invoke(homeroom, ["district", "configure", str(folder), "--check"])
+    assert says in checked.output
 
 
 # A start that is cut short
