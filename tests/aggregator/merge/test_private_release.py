@@ -411,7 +411,7 @@ def test_a_folder_keeps_the_promise_that_it_was_begun_with(folder: Path, capsys:
     options = ["--epsilon", "99", "--clip-norm", "1", "--noise-multiplier", "2"]
     with pytest.raises(SystemExit):
         main(["district", "serve", str(folder), *options])
-    assert "privacy.epsilon cannot change" in capsys.readouterr().err
+    assert "--epsilon cannot change" in capsys.readouterr().err
 
 
 def test_a_lawful_guess_has_its_bound() -> None:
