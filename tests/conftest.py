@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from dataclasses import dataclass
+
 import pytest
 import tiered
 import tiny
@@ -12,6 +15,32 @@ from homeroom.runtime.bundle import Bundle
 # A busy machine is no failure: the first example of a test may pay for an import.
 settings.register_profile("homeroom", deadline=None)
 settings.load_profile("homeroom")
+
+
+@dataclass
+class Attack:
+    """What an attacker got (bytes, devices, versions, ...) and what honest devices noticed."""
+
+    got: int = 0
+    noticed: str = ""
+
+
+@pytest.fixture
+def attack(record_property: pytest.RecordProperty) -> Iterator[Attack]:
+    """The outcome of a test marked `attack`, which it fills in; fails where the attacker got anything."""
+    outcome = Attack()
+    yield outcome
+    record_property("got", outcome.got)
+    record_property("noticed", outcome.noticed)
+    assert outcome.got == 0, f"the attacker got {outcome.got}"
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Attacks carry their section and title into the report that `benchmarks/security.py` reads."""
+    for item in items:
+        for mark in item.iter_markers("attack"):
+            section, title = mark.args
+            item.user_properties += [("section", section), ("attack", title)]
 
 
 @pytest.fixture(scope="session")
