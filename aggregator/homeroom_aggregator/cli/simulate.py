@@ -63,10 +63,11 @@ def simulate(bundle: Path, schools: tuple[Path, ...], plot: Path | None, out: Pa
 
     if plot and plot.suffix.lower() != ".svg":
         raise InputError("the picture is an .svg", where=str(plot), remedy=f"name it {plot.with_suffix('.svg').name}")
-    configuration, remote = from_options(SimulationConfiguration, options), None
+    configuration, remote = msgspec.structs.asdict(from_options(SimulationConfiguration, options)), None
+    engine, measure_every = configuration.pop("engine"), configuration.pop("measure_every") or int(plot is not None)
     given = {name: value for name, value in options.items() if name in FIELD_OF_OPTION and value is not None}
     asked = with_options(DistrictConfiguration(), given).round
-    if configuration.engine == "flower":
+    if engine == "flower":
         flower.check_installed()
         from homeroom_aggregator.flower import simulation
 
@@ -76,16 +77,12 @@ def simulate(bundle: Path, schools: tuple[Path, ...], plot: Path | None, out: Pa
             bundle,
             schools,
             Path(scratch),
-            rounds=configuration.rounds,
-            epochs=configuration.epochs,
-            participation=configuration.participation,
-            lag=configuration.lag,
+            **configuration,
             proximal=asked.proximal,
             privacy=asked.privacy,
             optimizer=asked.optimizer,
             server_rate=asked.server_rate,
-            measure_every=configuration.measure_every or int(plot is not None),
-            seed=configuration.seed,
+            measure_every=measure_every,
             tell=click.echo,
             on_trained=_arrived,
             remote=remote,
@@ -93,7 +90,7 @@ def simulate(bundle: Path, schools: tuple[Path, ...], plot: Path | None, out: Pa
     if out:
         write_durable(out, msgspec.json.format(msgspec.json.encode(virtual.simulation_document(simulated)), indent=1))
     if plot:
-        title = f"{len(schools)} schools, {configuration.rounds} rounds"
+        title = f"{len(schools)} schools, {configuration['rounds']} rounds"
         write_durable(plot, chart.svg(simulated, title).encode())
     virtual.check_finite(simulated)
 

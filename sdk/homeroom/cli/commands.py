@@ -67,10 +67,7 @@ COMMANDS = {
     "district recover": ("homeroom_aggregator.cli.members:recover", "Replace the aggregator's lost or stolen key."),
     "district audit show": ("homeroom_aggregator.cli.audit:audit_show", "Print every entry."),
     "district audit verify": ("homeroom_aggregator.cli.audit:audit_verify", "Check the chain of hashes."),
-    "district privacy report": (
-        "homeroom_aggregator.cli.privacy:report",
-        "Say what was promised and spent.",
-    ),
+    "district privacy report": ("homeroom_aggregator.cli.privacy:report", "Say what was promised and spent."),
     "trust root": ("homeroom_aggregator.cli.trust:root", "Make the institution's root key."),
     "trust certify": ("homeroom_aggregator.cli.trust:certify_key", "Certify a key for a role."),
     "trust policy": ("homeroom_aggregator.cli.trust:policy", "Sign an institution's policy."),
@@ -82,6 +79,7 @@ COMMANDS = {
 EXTRAS = {"homeroom_exporter": "exporter", "homeroom_aggregator": "aggregator"}  # which installs a package's needs
 
 # Spellings of 0.1.0, which stay: old path -> new path. They are not listed in any help.
+_DISTRICT = ("serve", "invite", "members", "revoke", "consent", "dashboard", "rebuild", "backup", "restore", "recover")
 ALIASES = {
     "device review": "device quarantine",
     "device rollback": "device undo",
@@ -92,25 +90,12 @@ ALIASES = {
     "device export": "device hand-over",
     "device profile": "device profile show",
     "device take": "device profile import",
-    "inspect": "bundle inspect",
-    "export": "bundle export",
-    "to-peft": "bundle to-peft",
-    "serve": "district serve",
-    "invite": "district invite",
-    "members": "district members",
-    "revoke": "district revoke",
-    "consent": "district consent",
-    "dashboard": "district dashboard",
+    **{name: f"bundle {name}" for name in ("inspect", "export", "to-peft")},
+    **{name: f"district {name}" for name in _DISTRICT},
     "carry in": "district offline in",
     "rollback": "district go-back",
-    "rebuild": "district rebuild",
     "succeed": "district upgrade-bundle",
-    "backup": "district backup",
-    "restore": "district restore",
-    "recover": "district recover",
-    "audit show": "district audit show",
-    "audit verify": "district audit verify",
-    "privacy report": "district privacy report",
+    **{name: f"district {name}" for name in ("audit show", "audit verify", "privacy report")},
     "simulate": "research simulate",
 }
 OLD_ORDER = {"restore": ("saved", "folder")}  # arguments of an alias, where the new spelling has them in another order

@@ -19,12 +19,7 @@ from homeroom.errors import DiskFullError, HomeroomError, MissingExtraError, Tra
 from homeroom.system.files import DISK_FULL_ERRNOS
 from homeroom.system.hardware import refuse_32_bit
 
-NO_MEMORY_WORDS = (
-    "bad_alloc",
-    "failed to map segment",
-    "cannot allocate memory",
-    "Cannot allocate memory",
-)  # of a library
+NO_MEMORY_WORDS = ("bad_alloc", "failed to map segment", "cannot allocate memory")  # of a library, in lower case
 
 
 class Commands(click.Group):
@@ -163,7 +158,7 @@ def main(arguments: list[str] | None = None) -> Any:
             click.echo(f"  {_one_line(problem.remedy)}", err=True)
         sys.exit(problem.exit_code)
     except (MemoryError, ImportError) as problem:
-        if isinstance(problem, ImportError) and not any(words in str(problem) for words in NO_MEMORY_WORDS):
+        if isinstance(problem, ImportError) and not any(words in str(problem).lower() for words in NO_MEMORY_WORDS):
             raise
         click.echo("homeroom: memory ran out; what was done is kept", err=True)
         click.echo("  close other programs, or train with --megabytes, so that what is chosen fits", err=True)

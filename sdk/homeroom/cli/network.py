@@ -41,9 +41,8 @@ def network(directory: Path, **changes: str | None) -> None:
     say(f"address: {settings.address or 'as the invitation says'}")
     say(f"proxy: {settings.proxy or 'as the environment says'}")
     say(f"metered: {settings.metered} (this connection: {metered})")
-    say(f"clock: {settings.clock}")
-    say(f"lan: {settings.lan}")
-    say(f"scores: {settings.scores}")
+    for name in ("clock", "lan", "scores"):
+        say(f"{name}: {getattr(settings, name)}")
 
 
 @click.command()
@@ -117,10 +116,9 @@ def sync(directory: Path, machine: bool) -> None:
             f"{len(report.bounded)} updates are in private releases: what these tell of them is bounded, not undone"
         )
     say(f"global version {report.version or 0}; in use: {report.in_use}")
-    if report.clock_off_s is not None and abs(report.clock_off_s) > 86_400:
-        click.echo(
-            f"this machine's clock is {abs(report.clock_off_s) / 86_400:.0f} days off: retention dates depend on it"
-        )
+    days_off = abs(report.clock_off_s or 0) / 86_400
+    if days_off > 1:
+        click.echo(f"this machine's clock is {days_off:.0f} days off: retention dates depend on it")
 
 
 @click.command()

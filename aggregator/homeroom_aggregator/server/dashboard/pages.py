@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,39 +24,34 @@ from homeroom_aggregator.server.dashboard import formatting, queries
 from homeroom_aggregator.server.dashboard.queries import AuditChain, PendingUpdates, VersionRow
 from homeroom_aggregator.server.dashboard.school_status import WORST_FIRST, SchoolStatus, schools
 from homeroom_aggregator.server.dashboard.sessions import Session
-from homeroom_aggregator.state.last_seen import LastSeen
+from homeroom_aggregator.server.service import Service
+from homeroom_aggregator.state.audit import AuditRecord
 from homeroom_aggregator.state.privacy_ledger import PrivacyLedger, epsilon
 from homeroom_aggregator.state.schema import newest_version
 
-RECENT_VERSIONS, VERSIONS_A_PAGE, ENTRIES_A_PAGE = (
-    24,
-    20,
-    50,
-)  # versions in the plot, versions on a page, entries of the audit log on a page
+RECENT_VERSIONS, VERSIONS_A_PAGE, ENTRIES_A_PAGE = 24, 20, 50  # in the plot, on a page, of the audit log on a page
 TEMPLATES_FOLDER = Path(__file__).parent / "templates"
-NAVIGATION = (
-    ("", "Overview"),
-    ("schools", "Schools"),
-    ("segments", "Segments"),
-    ("privacy", "Privacy"),
-    ("versions", "Versions"),
-    ("audit", "Audit"),
-)
-"""Address and title of each page, in the navigation's order."""
+FILTERS = ("moment", "day", "count", "percent", "points", "short", "school", "title", "figures", "gain")
 
 
 @dataclass(frozen=True)
 class PageContext:
-    """What a page may read. `rounds`: its fixed parts only, the state is the writer's; `query`: of the address."""
+    """What a page may read. Of `service.rounds` the fixed parts only, the state is the writer's.
+
+    database: a connection of the page's own. query: of the address.
+    """
 
     database: Database
-    rounds: Rounds
-    institution: str
-    last_seen: LastSeen
+    service: Service
     waiting: PendingUpdates
     session: Session
     chain: Callable[[Database], AuditChain]
     query: dict[str, str]
+
+    @property
+    def rounds(self) -> Rounds:
+        """The service's rounds."""
+        return self.service.rounds
 
     @property
     def may_go_back(self) -> bool:
@@ -70,31 +65,10 @@ class PageContext:
 
 
 Page = Callable[[PageContext], str]
-
-
 TEMPLATES = environment(TEMPLATES_FOLDER)
-TEMPLATES.filters |= {
-    function.__name__: function
-    for function in (
-        formatting.moment,
-        formatting.day,
-        formatting.count,
-        formatting.percent,
-        formatting.points,
-        formatting.short,
-        formatting.school,
-        formatting.title,
-        formatting.figures,
-        formatting.gain,
-    )
-}
-TEMPLATES.globals |= {
-    "navigation": NAVIGATION,
-    "tone": formatting.STATUS_TONE,
-    "means": formatting.STATUS_MEANING,
-    "event": formatting.event,
-    "worst_first": WORST_FIRST,
-}
+TEMPLATES.filters |= {name: getattr(formatting, name) for name in FILTERS}
+TEMPLATES.globals |= {"tone": formatting.STATUS_TONE, "means": formatting.STATUS_MEANING}
+TEMPLATES.globals |= {"event": formatting.event, "worst_first": WORST_FIRST}
 
 
 def render(name: str, **values: Any) -> str:
@@ -102,9 +76,11 @@ def render(name: str, **values: Any) -> str:
     return TEMPLATES.get_template(f"{name}.html").render(values)
 
 
-def _page(context: PageContext, name: str, page: str, **values: Any) -> str:
-    common = {"institution": context.institution, "page": page, "rank": context.session.link.rank}
-    return render(name, **common, form=context.session.form, may_go_back=context.may_go_back, **values)
+def _page(context: PageContext, name: str, page: str | None = None, **values: Any) -> str:
+    """The HTML of a template. page: the address in the navigation, by default the template's name."""
+    session, institution = context.session, context.service.institution
+    common = {"institution": institution, "page": name if page is None else page, "navigation": PAGES}
+    return render(name, **common, rank=session.link.rank, form=session.form, may_go_back=context.may_go_back, **values)
 
 
 def overview(context: PageContext) -> str:
@@ -112,7 +88,6 @@ def overview(context: PageContext) -> str:
     recent = queries.versions(context.database, RECENT_VERSIONS)
     statuses = _schools(context)
     configuration = context.rounds.configuration
-    fed_counts = {name: len(fed) for name, fed in context.waiting.fed.items()}
     return _page(
         context,
         "overview",
@@ -122,9 +97,9 @@ def overview(context: PageContext) -> str:
         manifest=context.rounds.bundle.manifest,
         round_kind=round_kind(configuration),
         waiting=context.waiting,
-        short_of=sorted(name for name, fed in fed_counts.items() if fed < configuration.min_devices),
+        short_of=[name for name, fed in context.waiting.fed.items() if len(fed) < configuration.min_devices],
         min_devices=configuration.min_devices,
-        waiting_schools=sorted(_waiting_by_school(statuses).items()),
+        waiting_schools=sorted((school.name, school.waiting) for school in statuses if school.waiting),
         status_counts=Counter(school.status for school in statuses),
         schools=statuses,
         needs=attention_list(context, statuses),
@@ -134,19 +109,13 @@ def overview(context: PageContext) -> str:
 def _schools(context: PageContext) -> list[SchoolStatus]:
     tasks = context.rounds.bundle.manifest.tasks
     numbers = frozenset(task.name for task in tasks if kind_of(task).numbers)
-    return schools(context.database, context.last_seen, context.waiting.members, numbers)
-
-
-def _waiting_by_school(statuses: list[SchoolStatus]) -> dict[str, int]:
-    counts = {school.name: sum(device.waits for device in school.devices) for school in statuses}
-    return {name: count for name, count in counts.items() if count}
+    return schools(context.database, context.service.last_seen, context.waiting.members, numbers)
 
 
 def round_kind(configuration: RoundConfiguration) -> str:
     """The kind of rounds, in words."""
-    kind = "private" if configuration.privacy else "plain"
-    kind = f"{kind} secure" if configuration.privacy and configuration.secure else kind
-    kind = "secure" if configuration.secure and not configuration.privacy else kind
+    kinds = {"private": configuration.privacy, "secure": configuration.secure}
+    kind = " ".join(name for name in kinds if kinds[name]) or "plain"
     return f"{kind} rounds, {'synchronous' if configuration.cohort else 'at any hour'}"
 
 
@@ -187,27 +156,20 @@ def all_schools(context: PageContext) -> str:
     """The page of every school's status."""
     statuses = _schools(context)
     counts = Counter(school.status for school in statuses)
-    return _page(context, "schools", "schools", schools=statuses, status_counts=counts, anchor=anchor)
+    return _page(context, "schools", schools=statuses, status_counts=counts, anchor=anchor)
 
 
 def segments(context: PageContext) -> str:
     """The page of segments and the devices that fed them."""
     recent = queries.versions(context.database, RECENT_VERSIONS)
-    rows = queries.segments(context.rounds, recent, context.waiting)
-    return _page(
-        context,
-        "segments",
-        "segments",
-        rows=rows,
-        shown=recent[:6],
-        min_devices=context.rounds.configuration.min_devices,
-    )
+    rows, least = queries.segments(context.rounds, recent, context.waiting), context.rounds.configuration.min_devices
+    return _page(context, "segments", rows=rows, shown=recent[:6], min_devices=least)
 
 
 def privacy(context: PageContext) -> str:
     """The page of the privacy budget."""
     ledger, rounds = _ledger(context), context.rounds
-    report: dict[str, Any] = {"institution": context.institution, "private": False}
+    report: dict[str, Any] = {"institution": context.service.institution, "private": False}
     rows = []
     if ledger:
         report |= {"private": True} | privacy_report.ledger_figures(ledger, rounds.rules.layout, rounds.configuration)
@@ -220,15 +182,8 @@ def privacy(context: PageContext) -> str:
                     costs[most] = epsilon([(ledger.event, most)], ledger.privacy.delta) if most else 0.0
                 rows.append((school.name, len(entered), most, costs[most], max(0, ledger.allowed - most)))
     rows.sort(key=lambda row: (-row[2], row[0]))
-    return _page(
-        context,
-        "privacy",
-        "privacy",
-        report=report,
-        report_lines=privacy_report.report_lines(report),
-        rows=rows,
-        round_kind=round_kind(rounds.configuration),
-    )
+    lines, kind = privacy_report.report_lines(report), round_kind(rounds.configuration)
+    return _page(context, "privacy", report=report, report_lines=lines, rows=rows, round_kind=kind)
 
 
 def versions(context: PageContext) -> str:
@@ -236,10 +191,13 @@ def versions(context: PageContext) -> str:
     before = context.number("before")
     rows = queries.versions(context.database, VERSIONS_A_PAGE, before)
     back = {version.number for version in rows if context.may_go_back and _can_go_back(context, version.number)}
-    older = rows[-1].number if rows and rows[-1].number > 1 else None
-    return _page(
-        context, "versions", "versions", versions=rows, back=back, older=older, newest=newest_version(context.database)
-    )
+    newest = newest_version(context.database)
+    return _page(context, "versions", versions=rows, back=back, older=_older(rows), newest=newest)
+
+
+def _older(rows: Sequence[VersionRow | AuditRecord]) -> int | None:
+    """Where the next page begins, after these rows; None where there is none."""
+    return rows[-1].number if rows and rows[-1].number > 1 else None
 
 
 def _can_go_back(context: PageContext, number: int) -> bool:
@@ -262,8 +220,7 @@ def rollback_page(context: PageContext, number: int, problem: str = "") -> str:
 def audit(context: PageContext) -> str:
     """The page of the audit log."""
     entries = queries.events(context.database, ENTRIES_A_PAGE, context.number("before"))
-    older = entries[-1].number if entries and entries[-1].number > 1 else None
-    return _page(context, "audit", "audit", chain=context.chain(context.database), entries=entries, older=older)
+    return _page(context, "audit", chain=context.chain(context.database), entries=entries, older=_older(entries))
 
 
 PAGES: dict[str, Page] = {

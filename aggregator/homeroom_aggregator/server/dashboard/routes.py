@@ -90,18 +90,7 @@ class Dashboard:
         def make() -> str:
             path = service.rounds.log.database.path
             with contextlib.closing(Database(path, any_thread=True, shared=True)) as database:
-                return page(
-                    PageContext(
-                        database=database,
-                        rounds=service.rounds,
-                        institution=service.institution,
-                        last_seen=service.last_seen,
-                        waiting=waiting,
-                        session=session,
-                        chain=self.chain,
-                        query=query,
-                    )
-                )
+                return page(PageContext(database, service, waiting, session, self.chain, query))
 
         return await anyio.to_thread.run_sync(make)
 
@@ -118,10 +107,10 @@ async def show_page(dashboard: Dashboard, request: Request) -> Response:
 async def show_sign_in(dashboard: Dashboard, request: Request) -> Response:
     """Show a button that uses the login link up; whether the link is good is said when it is pressed."""
     code = request.query_params.get("code", "")[:100]
-    sentences = [
+    sentence = (
         "The link opens it once, on this device. You are signed out after an hour without a look, or after eight."
-    ]
-    return HTMLResponse(pages.render("plain", heading="Homeroom", sentences=sentences, code=code))
+    )
+    return HTMLResponse(pages.render("plain", heading="Homeroom", sentences=[sentence], code=code))
 
 
 async def sign_in(dashboard: Dashboard, request: Request) -> Response:
@@ -160,7 +149,7 @@ async def sign_out(dashboard: Dashboard, request: Request) -> Response:
 async def confirm_rollback(dashboard: Dashboard, request: Request) -> Response:
     """The page that asks whether to roll back to a version."""
     session, number = _may_go_back(dashboard.session(request)), _number(request)
-    return HTMLResponse(await dashboard.render(request, session, lambda context: pages.rollback_page(context, number)))
+    return HTMLResponse(await dashboard.render(request, session, partial(pages.rollback_page, number=number)))
 
 
 async def roll_back(dashboard: Dashboard, request: Request) -> Response:
@@ -169,10 +158,8 @@ async def roll_back(dashboard: Dashboard, request: Request) -> Response:
     form, service = await _own_form(request, session), dashboard.service
     why = " ".join(form.get("why", "").split())
     if not why:
-        page = await dashboard.render(
-            request, session, lambda context: pages.rollback_page(context, number, "Say why.")
-        )
-        return HTMLResponse(page, 422)
+        page = partial(pages.rollback_page, number=number, problem="Say why.")
+        return HTMLResponse(await dashboard.render(request, session, page), 422)
 
     def run() -> None:
         if form.get("newest") != str(service.rounds.state.version):

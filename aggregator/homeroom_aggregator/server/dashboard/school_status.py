@@ -11,7 +11,7 @@ import struct
 from bisect import bisect_right
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal, get_args
 
 import msgspec
@@ -46,7 +46,6 @@ class DeviceStatus:
     updates: int = 0
     version: int | None = None
     day: str = ""
-    told: str = ""
     report: EvaluationReport | None = None
     waits: bool = False
 
@@ -83,6 +82,11 @@ class SchoolStatus:
     def updates(self) -> int:
         """How many updates its devices have sent."""
         return sum(device.updates for device in self.devices)
+
+    @property
+    def waiting(self) -> int:
+        """How many of its devices wait in the next version."""
+        return sum(device.waits for device in self.devices)
 
     @property
     def day(self) -> str:
@@ -173,12 +177,11 @@ def schools(
         devices[school].append(device)
     invited = dict(database.rows(_UNUSED, (now().isoformat(timespec="seconds"),)))
     consents = {row["school"]: row for row in members.schools()}
-    names = consents.keys() | devices.keys() | invited.keys()
     statuses = []
-    for name in names:
-        own = sorted(devices[name], key=lambda m: (-m.behind(versions), m.day))
+    for name in devices.keys() | invited.keys():
+        own = sorted(devices.get(name, ()), key=lambda m: (-m.behind(versions), m.day))
         statuses.append(SchoolStatus(name, versions, tuple(own), invited.get(name, 0), consents.get(name, {})))
-    return sorted((school for school in statuses if school.devices or school.invited), key=lambda school: school.order)
+    return sorted(statuses, key=lambda school: school.order)
 
 
 _UNUSED = """SELECT school, count(*) FROM invitations WHERE role = 'device' AND NOT revoked
@@ -201,26 +204,14 @@ def _devices(
         if row["revoked"]:
             continue
         name = row["member"]
-        day, report = newest_reports.get(name, ("", None))
+        _, report = newest_reports.get(name, ("", None))
         if report is not None:
             shares = {task: share for task, share in report.tasks.items() if task not in numbers}
             report = msgspec.structs.replace(report, tasks=shares)
         versions = [v for v in (known.get(name), report.version if report else None) if v is not None]
-        yield (
-            row["school"],
-            DeviceStatus(
-                name=name,
-                key=row["device"],
-                joined=first[name] or row["joined"],
-                twin=bool(row["twin"]),
-                updates=sent.get(name, 0),
-                version=max(versions, default=None),
-                day=days.get(name, ""),
-                told=day,
-                report=report,
-                waits=name in waiting,
-            ),
-        )
+        status = DeviceStatus(name, row["device"], first[name] or row["joined"], bool(row["twin"]), sent.get(name, 0))
+        seen, version = days.get(name, ""), max(versions, default=None)
+        yield row["school"], replace(status, version=version, day=seen, report=report, waits=name in waiting)
 
 
 def _sent(database: Database, member_of: Mapping[str, str]) -> tuple[dict[str, int], dict[str, int]]:
