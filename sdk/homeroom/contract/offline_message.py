@@ -154,13 +154,7 @@ def read_answer(
     """
     plain = _unseal(data, key, "answer", ANSWER_LIMIT_BYTES, where)
     header, version, signature = envelope.unpack(
-        plain,
-        ANSWER_MAGIC,
-        "answer",
-        AnswerHeader,
-        limit_bytes=ANSWER_LIMIT_BYTES,
-        where=where,
-        error=NetworkError,
+        plain, ANSWER_MAGIC, "answer", AnswerHeader, limit_bytes=ANSWER_LIMIT_BYTES, where=where, error=NetworkError
     )
     check_certificate(header.certificate, role="aggregator", root_fingerprint=root_fingerprint, where=where)
     envelope.check(header.certificate.key, "answer", plain, signature, where=where)

@@ -87,13 +87,7 @@ def check_certificate(certificate: Certificate, *, role: Role, root_fingerprint:
         )
     if certificate.role != role:
         raise TrustError(f"signed by a key certified as {certificate.role}, not as {role}", where=where)
-    verify(
-        certificate.root,
-        "certificate",
-        certificate.statement,
-        certificate.signature,
-        where=where,
-    )
+    verify(certificate.root, "certificate", certificate.statement, certificate.signature, where=where)
 
 
 def new_key() -> Ed25519PrivateKey:

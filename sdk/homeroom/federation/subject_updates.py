@@ -24,12 +24,7 @@ EPOCHS_PER_SUBJECT = 2  # more would move further, and the clip would cut that o
 
 
 def subject_updates(
-    graphs: Graphs,
-    train: Dataset,
-    theta: np.ndarray,
-    settings: Settings,
-    most: int,
-    stop: Callable[[], bool] = bool,
+    graphs: Graphs, train: Dataset, theta: np.ndarray, settings: Settings, most: int, stop: Callable[[], bool] = bool
 ) -> Iterator[tuple[str, np.ndarray]]:
     """Yields (subject, difference float32 [P]) for training on one subject's samples alone.
 

@@ -12,11 +12,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-MACHINE_ID_FILES = (
-    "/sys/firmware/devicetree/base/serial-number",
-    "/etc/machine-id",
-    "/var/lib/dbus/machine-id",
-)
+MACHINE_ID_FILES = ("/sys/firmware/devicetree/base/serial-number", "/etc/machine-id", "/var/lib/dbus/machine-id")
 
 
 def machine_identity() -> str:
