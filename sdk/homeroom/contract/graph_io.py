@@ -9,18 +9,8 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Mapping
 from typing import Protocol
 
-from homeroom.contract.manifest import (
-    AudioPreprocess,
-    ImagePreprocess,
-    Modality,
-    Objective,
-    SequencePreprocess,
-    Slot,
-    TablePreprocess,
-    Task,
-    Tensor,
-    TextPreprocess,
-)
+from homeroom.contract import manifest
+from homeroom.contract.manifest import ImagePreprocess, Modality, Objective, Slot, Task, Tensor
 
 THETA, PRESENCE, WEIGHTS, GROUPS, CLIP, ALONG = "theta", "presence", "weights", "groups", "clip", "along"
 LOSSES, TOTALS, GRADIENT, NORMS = "losses", "totals", "gradient", "norms"  # `{slot}.gradient` in saliency graphs
@@ -77,16 +67,16 @@ def features_io(modality: Modality) -> tuple[list[Tensor], Tensor]:
     """The inputs of a backbone's graph, and its one output; -1 where any length is taken."""
     length = modality.buckets[0]
     match modality.preprocess:
-        case TextPreprocess():
+        case manifest.TextPreprocess():
             inputs, length = [Tensor(name, "int64", (-1, -1)) for name in (INPUT_IDS, ATTENTION_MASK)], -1
         case ImagePreprocess(size=size):
             inputs = [Tensor(PIXELS, "float32", (-1, 3, size, size))]
-        case AudioPreprocess(form=form, samples=samples):
+        case manifest.AudioPreprocess(form=form, samples=samples):
             shape = (MEL_BANDS, samples // MEL_HOP) if form == "whisper-mel" else (samples,)
             inputs = [Tensor(AUDIO, "float32", (-1, *shape))]
-        case TablePreprocess(width=width):
+        case manifest.TablePreprocess(width=width):
             inputs = [Tensor(TABLE_ROW, "float32", (-1, width))]
-        case SequencePreprocess(width=width):
+        case manifest.SequencePreprocess(width=width):
             inputs, length = [Tensor(SEQUENCE_STEPS, "float32", (-1, -1, width))], -1
     return inputs, Tensor(FEATURES, "int8", (-1, len(modality.taps), length, modality.dim))
 

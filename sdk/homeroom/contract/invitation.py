@@ -73,9 +73,4 @@ class Enrolment(msgspec.Struct, frozen=True, kw_only=True):
 
 def enrolment_of(invitation: Invitation) -> Enrolment:
     """The enrolment that an invitation leads to."""
-    return Enrolment(
-        address=invitation.address,
-        root=invitation.root,
-        institution=invitation.institution,
-        bundle_id=invitation.bundle_id,
-    )
+    return msgspec.convert(invitation, Enrolment, from_attributes=True)

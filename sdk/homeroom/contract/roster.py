@@ -40,13 +40,8 @@ class Roster(msgspec.Struct, frozen=True, kw_only=True):
     @property
     def statement(self) -> dict[str, Any]:
         """The fields that are signed; those of a later minor version are not among them."""
-        return {
-            "format": self.format,
-            "institution": self.institution,
-            "serial": self.serial,
-            "minimum": self.minimum,
-            "devices": list(self.devices),
-        }
+        fields: dict[str, Any] = msgspec.to_builtins(self)
+        return {name: value for name, value in fields.items() if name not in ("certificate", "signature")}
 
     @property
     def roster_id(self) -> str:
@@ -70,13 +65,8 @@ def make_roster(
     serial: above that of the roster before.
     minimum: least number of devices in a sum.
     """
-    bare = Roster(
-        institution=institution,
-        serial=serial,
-        minimum=minimum,
-        devices=tuple(sorted(set(devices))),
-        certificate=certificate,
-    )
+    fields = {"institution": institution, "serial": serial, "minimum": minimum, "devices": sorted(set(devices))}
+    bare = msgspec.convert({**fields, "certificate": certificate}, Roster)
     return msgspec.structs.replace(bare, signature=sign(key, "roster", bare.statement))
 
 

@@ -14,6 +14,8 @@ from homeroom.contract.manifest import Hash
 from homeroom.contract.policy import narrowed
 from homeroom.contract.privacy import Privacy
 from homeroom.contract.secagg import SecureRules
+from homeroom.contract.signing import Certificate, check_certificate, verify
+from homeroom.errors import Code, NetworkError, TrustError
 
 ROUND_FORMAT = 1
 OLDEST_ROUND_FORMAT = 1
@@ -179,6 +181,28 @@ class RoundConfiguration(msgspec.Struct, frozen=True, kw_only=True):
     def merged(self, layout: Layout) -> list[Segment]:
         """The segments that are merged here, in the layout's order, with their scope under `scopes`."""
         return [segment for segment in narrowed(layout, self.scopes) if self.merges(segment)]
+
+
+def read_round(
+    document: dict[str, Any], certificate: Certificate, signature: str, *, bundle_id: str, root: str, where: str
+) -> RoundConfiguration:
+    """The round configuration that an aggregator of the root signed for a bundle; TrustError or NetworkError otherwise.
+
+    document, certificate, signature: as they came.
+    bundle_id: in use here.
+    root: fingerprint of the trusted root key.
+    """
+    check_certificate(certificate, role="aggregator", root_fingerprint=root, where=where)
+    verify(certificate.key, "round", document, signature, where=where)
+    try:
+        configuration = msgspec.convert(document, RoundConfiguration)
+    except msgspec.ValidationError as problem:
+        what = f"a round this version cannot read: {problem}"
+        raise NetworkError(what, where=where, remedy="update homeroom") from None
+    if configuration.bundle_id != bundle_id:
+        what, remedy = "the round is for another bundle", "`homeroom device upgrade DIR`"
+        raise TrustError(what, code=Code.OTHER_BUNDLE, where=where, remedy=remedy)
+    return configuration
 
 
 def weight(examples: int, staleness: int, configuration: RoundConfiguration) -> int:

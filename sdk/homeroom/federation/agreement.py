@@ -39,11 +39,6 @@ def read_agreement(store: Store) -> Agreement:
     return Agreement(ROUND.read(store), PROMISE.read(store), SECURE_ROUNDS.exists(store))
 
 
-def drop_round(store: Store) -> None:
-    """Drops the round's configuration, as a change of bundle does; what was promised stays."""
-    ROUND.write(store, None)
-
-
 def store_round(store: Store, configuration: RoundConfiguration) -> None:
     """Stores a configuration that the user agreed to by joining; the audit log tells a change of its promise."""
     before, promise = PROMISE.read(store), configuration.privacy
@@ -58,17 +53,13 @@ def renew_round(store: Store, configuration: RoundConfiguration) -> None:
     """Stores the configuration that the aggregator gives now; raises TrustError if it promises less than at joining."""
     agreement = read_agreement(store)
     before = agreement.privacy
+    weaker = ""
     if agreement.secure and not configuration.secure:
-        raise TrustError(
-            "the aggregator asks for plain updates now, but this device joined for secure rounds",
-            where="round",
-            remedy="nothing was sent; join with a new invitation if your school agrees",
-        )
-    if before and before != configuration.privacy:
+        weaker = "the aggregator asks for plain updates now, but this device joined for secure rounds"
+    elif before and before != configuration.privacy:
         now = f"epsilon {configuration.privacy.epsilon:g}" if configuration.privacy else "no privacy"
-        raise TrustError(
-            f"the aggregator promises {now} now, and epsilon {before.epsilon:g} when this device joined",
-            where="round",
-            remedy="nothing was sent; join with a new invitation if your school agrees",
-        )
+        weaker = f"the aggregator promises {now} now, and epsilon {before.epsilon:g} when this device joined"
+    if weaker:
+        remedy = "nothing was sent; join with a new invitation if your school agrees"
+        raise TrustError(weaker, where="round", remedy=remedy)
     store_round(store, configuration)

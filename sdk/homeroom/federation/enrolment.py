@@ -15,7 +15,7 @@ from homeroom.contract.invitation import Enrolment, Invitation, enrolment_of
 from homeroom.contract.round import RoundConfiguration
 from homeroom.contract.signing import Certificate, new_key, public_hex
 from homeroom.errors import BundleError, InputError, TrustError
-from homeroom.federation.agreement import drop_round
+from homeroom.federation.agreement import ROUND
 from homeroom.federation.network.settings import NetworkSettings
 from homeroom.runtime.bundle import Bundle
 from homeroom.store import Store
@@ -78,11 +78,6 @@ def store_aggregator(store: Store, certificate: Certificate | None, school: str)
 def known_aggregator(store: Store) -> KnownAggregator:
     """The aggregator as this device last saw it."""
     return KnownAggregator(CERTIFICATE.read(store), SCHOOL.read(store) or "")
-
-
-def store_enrolment(store: Store, enrolment: Enrolment) -> None:
-    """Stores the enrolment with an aggregator: this device has joined."""
-    ENROLMENT.write(store, enrolment)
 
 
 def has_joined(store: Store) -> bool:
@@ -182,4 +177,4 @@ def follow_bundle(store: Store, bundle: Bundle) -> None:
 
     if (enrolment := ENROLMENT.read(store)) is not None:
         ENROLMENT.write(store, msgspec.structs.replace(enrolment, bundle_id=bundle.bundle_id))
-        drop_round(store)
+        ROUND.write(store, None)  # what was promised stays

@@ -9,33 +9,18 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-import msgspec
 import numpy as np
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 
+from homeroom.contract import offline_message
 from homeroom.contract.canonical_json import digest
 from homeroom.contract.invitation import Invitation, enrolment_of
 from homeroom.contract.offline_folder import OfflineFolder, read, remove
-from homeroom.contract.offline_message import (
-    ANSWER_LIMIT_BYTES,
-    OFFLINE_MESSAGE_LIMIT_BYTES,
-    AnswerHeader,
-    read_answer,
-    write_message,
-)
-from homeroom.contract.round import RoundConfiguration
+from homeroom.contract.round import read_round
 from homeroom.contract.sealed_box import check_sealing_key
-from homeroom.contract.signing import public_hex, verify
+from homeroom.contract.signing import public_hex
 from homeroom.errors import Code, InputError, NetworkError, TrustError, UpdateError
-from homeroom.federation import agreement, privacy_ledger
-from homeroom.federation.enrolment import (
-    check_invitation,
-    device_key,
-    has_joined,
-    make_key,
-    store_aggregator,
-    store_enrolment,
-)
+from homeroom.federation import agreement, enrolment, privacy_ledger
 from homeroom.federation.sync import FetchedTheta, Scores, use_global
 from homeroom.federation.versions import newest_global
 from homeroom.runtime.bundle import Bundle
@@ -47,7 +32,8 @@ SEALING_KEY = StateRecord[X25519PrivateKey](  # opens answers
     "identity.sealing", lambda key: key.private_bytes_raw(), X25519PrivateKey.from_private_bytes
 )
 PENDING_INVITATION = json_record("identity.joining", Invitation)  # its code goes out with the next message
-UPDATES_LIMIT_BYTES = OFFLINE_MESSAGE_LIMIT_BYTES - (4 << 20)  # for updates; the rest waits for the next message
+# for updates; the rest waits for the next message
+UPDATES_LIMIT_BYTES = offline_message.OFFLINE_MESSAGE_LIMIT_BYTES - (4 << 20)
 
 
 @dataclass(frozen=True)
@@ -84,9 +70,9 @@ class ImportedAnswer:
 
 def prepare_join(store: Store, bundle: Bundle, invitation: Invitation, root: str) -> None:
     """Stores an invitation, whose code goes out with the next message."""
-    check_invitation(bundle, invitation, root)
+    enrolment.check_invitation(bundle, invitation, root)
     with store.step("join by hand"):
-        make_key(store)
+        enrolment.make_key(store)
         PENDING_INVITATION.write(store, invitation)
 
 
@@ -101,11 +87,9 @@ def export_message(store: Store, bundle: Bundle, folder: Path, root: str) -> Exp
     folder: removable, prepared by the aggregator.
     root: fingerprint of the trusted root key.
     """
-    key, joining = device_key(store), PENDING_INVITATION.read(store)
-    if key is None or (joining is None and not has_joined(store)):
-        raise InputError(
-            "this device has not joined", where=str(store.directory), remedy="`homeroom device offline join`"
-        )
+    key, joining = enrolment.device_key(store), PENDING_INVITATION.read(store)
+    if key is None or (joining is None and not enrolment.has_joined(store)):
+        raise _not_joined(store)
     configuration = agreement.read_agreement(store).configuration
     removable = OfflineFolder(folder, root)
     receiver = check_sealing_key(removable.receiver(), root_fingerprint=root, where=str(folder))
@@ -126,7 +110,7 @@ def export_message(store: Store, bundle: Bundle, folder: Path, root: str) -> Exp
         store.outbox.mark_sending(update.update_id)  # it may arrive although no answer ever comes back
         updates.append(update.data)
     unlearn = store.outbox.unlearning()[:4096]
-    message = write_message(
+    message = offline_message.write_message(
         key,
         _sealing_key(store),
         receiver,
@@ -155,56 +139,48 @@ def import_answer(
     root: fingerprint of the trusted root key.
     score: of a theta float32 [P] on this device's validation samples, by task.
     """
-    key = device_key(store)
+    key = enrolment.device_key(store)
     if key is None:
-        raise InputError(
-            "this device has not joined", where=str(store.directory), remedy="`homeroom device offline join`"
-        )
+        raise _not_joined(store)
     path = OfflineFolder(folder, root).answer(public_hex(key))
     if not path.is_file():
         raise InputError(
             "there is no answer for this device", where=str(path), remedy="take the message to the aggregator first"
         )
-    data, where = read(path, ANSWER_LIMIT_BYTES), str(path)
-    header, version = read_answer(data, _sealing_key(store), device=public_hex(key), root_fingerprint=root, where=where)
+    data, where = read(path, offline_message.ANSWER_LIMIT_BYTES), str(path)
+    trusted = {"device": public_hex(key), "root_fingerprint": root, "where": where}
+    header, version = offline_message.read_answer(data, _sealing_key(store), **trusted)
     if header.bundle_id != bundle.bundle_id:
         remedy = "install the institution's bundle"
         raise TrustError("is about another bundle", code=Code.OTHER_BUNDLE, where=where, remedy=remedy)
     if header.refused:
         remove(path)
         raise NetworkError(f"the message was refused: {header.refused}", where=where, remedy="ask the district")
-    joined = _store_round(store, header, where)
+    joined = _store_round(store, header, root, where)
     sent, refused, unlearned, bounded = _store_receipts(store, header)
     fetched = use_global(store, bundle, version, root, score) if version else FetchedTheta()
     remove(path)
     return ImportedAnswer(joined, sent, refused, unlearned, bounded, fetched, len(data))
 
 
-def _store_round(store: Store, header: AnswerHeader, where: str) -> bool:
+def _store_round(store: Store, header: offline_message.AnswerHeader, root: str, where: str) -> bool:
     """Stores the round configuration of an answer; returns whether the device has joined by it."""
-    verify(header.certificate.key, "round", header.round, header.round_signature, where=where)
-    try:
-        configuration = msgspec.convert(header.round, RoundConfiguration)
-    except msgspec.ValidationError as problem:
-        raise NetworkError(
-            f"a round this version cannot read: {problem}", where=where, remedy="update homeroom"
-        ) from None
-    if configuration.bundle_id != header.bundle_id:
-        raise TrustError("the round is for another bundle", code=Code.OTHER_BUNDLE, where=where)
+    signed, bundle_id = (header.round, header.certificate, header.round_signature), header.bundle_id
+    configuration = read_round(*signed, bundle_id=bundle_id, root=root, where=where)
     joining = PENDING_INVITATION.read(store)
     with store.step("round by hand"):
-        store_aggregator(store, header.certificate, header.school)
+        enrolment.store_aggregator(store, header.certificate, header.school)
         if joining is None:
             agreement.renew_round(store, configuration)
         else:
             agreement.store_round(store, configuration)
-            store_enrolment(store, enrolment_of(joining))
+            enrolment.ENROLMENT.write(store, enrolment_of(joining))
             PENDING_INVITATION.write(store, None)
     return joining is not None
 
 
 def _store_receipts(
-    store: Store, header: AnswerHeader
+    store: Store, header: offline_message.AnswerHeader
 ) -> tuple[tuple[str, ...], dict[str, str], tuple[str, ...], tuple[str, ...]]:
     """Marks what the answer acknowledges; returns the ids sent, refused (with the reason), unlearned and bounded.
 
@@ -229,6 +205,11 @@ def _store_receipts(
     for update_id in (*unlearned, *bounded):
         store.outbox.mark_unlearned(update_id)
     return tuple(sent), refused, unlearned, bounded
+
+
+def _not_joined(store: Store) -> InputError:
+    remedy = "`homeroom device offline join`"
+    return InputError("this device has not joined", where=str(store.directory), remedy=remedy)
 
 
 def _sealing_key(store: Store) -> X25519PrivateKey:

@@ -13,20 +13,9 @@ import msgspec
 import numpy as np
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
+from homeroom.contract import secagg
 from homeroom.contract.roster import Roster, read_roster
 from homeroom.contract.round import RoundConfiguration
-from homeroom.contract.secagg import (
-    MESSAGE_LIMIT_BYTES,
-    Consents,
-    Inbox,
-    Notice,
-    Phase,
-    RoundStatus,
-    SecureCohort,
-    Survivors,
-    pack,
-    unpack,
-)
 from homeroom.contract.signing import Certificate, check_certificate, verify
 from homeroom.contract.update import Update
 from homeroom.contract.update_checks import read_update
@@ -46,7 +35,7 @@ UPDATE_ID, LEFT_ROUND = text_record("secure.update"), text_record("secure.left")
 ROSTER_SERIAL = StateRecord[int]("identity.roster", lambda serial: str(serial).encode(), int)
 CLIENT = msgpack_record(SECURE, ClientState)  # under its update's id, so that `forget` finds it; backups leave it out
 MOST_STEPS_PER_SYNC = 16  # every phase twice, and some that another device ended meanwhile
-PHASE_STATUS: dict[Phase, str] = {
+PHASE_STATUS: dict[secagg.Phase, str] = {
     "keys": "joined a cohort; waits for others to join",
     "shares": "sealed shares sent; waits for those of others",
     "input": "masked update sent; waits for those of others",
@@ -60,16 +49,16 @@ class _AnnouncementMessage(msgspec.Struct, frozen=True):
     signature: str
     certificate: Certificate
     roster: msgspec.Raw
-    standing: RoundStatus
+    standing: secagg.RoundStatus
 
 
 @dataclass(frozen=True)
 class Announcement:
     """The secure round under way as announced, signatures checked; `status` is this device's in it."""
 
-    notice: Notice
+    notice: secagg.Notice
     roster: Roster
-    status: RoundStatus
+    status: secagg.RoundStatus
 
 
 @dataclass(frozen=True)
@@ -104,11 +93,12 @@ def _read_announcement(context: SecureRoundContext) -> Announcement | None:
     where = f"{context.client.enrolment.address}/v1/secure"
     try:
         message = msgspec.json.decode(
-            context.client.send("GET", "/v1/secure", limit_bytes=MESSAGE_LIMIT_BYTES), type=_AnnouncementMessage | None
+            context.client.send("GET", "/v1/secure", limit_bytes=secagg.MESSAGE_LIMIT_BYTES),
+            type=_AnnouncementMessage | None,
         )
         if message is None:
             return None
-        notice = msgspec.convert(message.notice, Notice)
+        notice = msgspec.convert(message.notice, secagg.Notice)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as problem:
         raise NetworkError(f"an answer that cannot be read: {problem}", where=where) from None
     check_certificate(message.certificate, role="aggregator", root_fingerprint=context.root, where=where)
@@ -151,7 +141,7 @@ def _step(context: SecureRoundContext, announced: Announcement) -> str | None:
     return None
 
 
-def _newest_update(context: SecureRoundContext, notice: Notice) -> Update | None:
+def _newest_update(context: SecureRoundContext, notice: secagg.Notice) -> Update | None:
     """The newest waiting update that the round can take; those it cannot take are marked refused."""
     for update in reversed(context.store.outbox.pending()):
         try:
@@ -183,28 +173,28 @@ def _do_phase(context: SecureRoundContext, announced: Announcement, state: Clien
     """Does this device's part of the present phase: reads, checks, stores, sends."""
     phase, configuration, layout = announced.status.phase, context.configuration, context.bundle.layout
     if phase == "keys":
-        _send(context, announced, "keys", pack(state.advertisement))
+        _send(context, announced, "keys", secagg.pack(state.advertisement))
         return
-    body = context.client.send("GET", f"/v1/secure/{announced.notice.round_id}", limit_bytes=MESSAGE_LIMIT_BYTES)
+    body = context.client.send("GET", f"/v1/secure/{announced.notice.round_id}", limit_bytes=secagg.MESSAGE_LIMIT_BYTES)
     if phase == "shares":
-        cohort = unpack(body, SecureCohort, where="cohort", error=TrustError)
+        cohort = secagg.unpack(body, secagg.SecureCohort, where="cohort", error=TrustError)
         state = _save(context.store, share(state, cohort, announced.roster, configuration))
         assert state.shares is not None
-        _send(context, announced, "shares", pack(state.shares))
+        _send(context, announced, "shares", secagg.pack(state.shares))
     elif phase == "input":
-        inbox = unpack(body, Inbox, where="shares", error=TrustError)
+        inbox = secagg.unpack(body, secagg.Inbox, where="shares", error=TrustError)
         update = _update(context, state)
         encode_input = partial(_input_vector, context, announced, state, update)
         state = _save(context.store, mask(state, inbox, configuration, layout, encode_input))
         _send(context, announced, "input", state.masked or b"")
     elif phase == "consent":
-        _consent(context, announced, state, unpack(body, Survivors, where="survivors", error=TrustError))
+        _consent(context, announced, state, secagg.unpack(body, secagg.Survivors, where="survivors", error=TrustError))
     else:
-        consents = unpack(body, Consents, where="survivors", error=TrustError)
+        consents = secagg.unpack(body, secagg.Consents, where="survivors", error=TrustError)
         if state.consent is None:  # this device is late: a quorum agreed before
             _consent(context, announced, state, consents.survivors)
             return
-        _send(context, announced, "reveal", pack(reveal(state, consents, configuration)))
+        _send(context, announced, "reveal", secagg.pack(reveal(state, consents, configuration)))
 
 
 def _input_vector(
@@ -216,7 +206,9 @@ def _input_vector(
     return encode(terms, update, announced.notice.version, context.configuration, lambda vector: add(vector, size))
 
 
-def _consent(context: SecureRoundContext, announced: Announcement, state: ClientState, survivors: Survivors) -> None:
+def _consent(
+    context: SecureRoundContext, announced: Announcement, state: ClientState, survivors: secagg.Survivors
+) -> None:
     """Signs the survivors, once and durably, in the backup too; the update is then spent, however the round ends."""
     configuration, layout = context.configuration, context.bundle.layout
     agreed = consent(state, survivors, configuration, layout, context.key)
@@ -229,7 +221,7 @@ def _consent(context: SecureRoundContext, announced: Announcement, state: Client
     _send(context, announced, "consent", agreed.consent or b"")
 
 
-def _send(context: SecureRoundContext, announced: Announcement, phase: Phase, body: bytes) -> None:
+def _send(context: SecureRoundContext, announced: Announcement, phase: secagg.Phase, body: bytes) -> None:
     context.client.send("POST", f"/v1/secure/{announced.notice.round_id}/{phase}", body)
 
 

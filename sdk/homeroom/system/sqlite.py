@@ -50,12 +50,10 @@ class Database:
                 raise
 
     def _prepare(self, synchronous: Literal["FULL", "NORMAL"]) -> None:
-        self.connection.execute(f"PRAGMA locking_mode = {self._locking}")
-        self.connection.execute("PRAGMA journal_mode = WAL")
-        self.connection.execute(f"PRAGMA synchronous = {synchronous}")
-        self.connection.execute("PRAGMA secure_delete = ON")
-        self.connection.execute("PRAGMA foreign_keys = ON")
-        self.connection.execute("PRAGMA cell_size_check = ON")
+        for pragma in (f"locking_mode = {self._locking}", "journal_mode = WAL", f"synchronous = {synchronous}"):
+            self.connection.execute(f"PRAGMA {pragma}")
+        for pragma in ("secure_delete", "foreign_keys", "cell_size_check"):
+            self.connection.execute(f"PRAGMA {pragma} = ON")
         self.connection.execute("PRAGMA journal_size_limit = 1048576")
         self.connection.execute("PRAGMA cache_size = -512")  # kilobytes of pages; the system holds the others
 

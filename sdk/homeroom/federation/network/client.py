@@ -21,7 +21,7 @@ from homeroom.contract.canonical_json import digest
 from homeroom.contract.delta import apply_delta
 from homeroom.contract.evaluation_report import EvaluationReport
 from homeroom.contract.invitation import Enrolment, Invitation, enrolment_of
-from homeroom.contract.round import RoundConfiguration
+from homeroom.contract.round import RoundConfiguration, read_round
 from homeroom.contract.signing import Certificate, check_certificate, public_hex, sign, verify
 from homeroom.contract.update import REFUSALS
 from homeroom.contract.version import VERSION_LIMIT_BYTES
@@ -158,21 +158,8 @@ class Client:
         """Fetches the round configuration, checks its signature, and notes the signed time and school."""
         found = self._decode(self.send("GET", "/v1/round"), _RoundResponse)
         where = f"{self._line.address}/v1/round"
-        check_certificate(found.certificate, role="aggregator", root_fingerprint=self.enrolment.root, where=where)
-        verify(found.certificate.key, "round", found.configuration, found.signature, where=where)
-        try:
-            configuration = msgspec.convert(found.configuration, RoundConfiguration)
-        except msgspec.ValidationError as problem:
-            raise NetworkError(
-                f"a round this version cannot read: {problem}", where=where, remedy="update homeroom"
-            ) from None
-        if configuration.bundle_id != self.enrolment.bundle_id:
-            raise TrustError(
-                "the round is for another bundle",
-                code=Code.OTHER_BUNDLE,
-                where=where,
-                remedy="`homeroom device upgrade DIR`",
-            )
+        signed, known = (found.configuration, found.certificate, found.signature), self.enrolment
+        configuration = read_round(*signed, bundle_id=known.bundle_id, root=known.root, where=where)
         if found.time:
             stated = {"time": found.time, "nonce": self._sent_nonce}
             verify(found.certificate.key, "time", stated, found.time_signature, where=where)

@@ -58,7 +58,10 @@ def download(offer: DownloadOffer, folder: Path, kind: str, limit_bytes: int, fe
     for other in folder.glob(f"{kind}-*.part"):
         if other != path:
             other.unlink()
-    _check_room(folder, offer.size - _size(path))
+    needed, free = offer.size - _size(path), shutil.disk_usage(folder).free
+    if free < needed + SPARE_BYTES:
+        what = f"{needed:,} bytes are to come, {free:,} are free; nothing was changed"
+        raise DiskFullError(what, where=str(folder), remedy="free some space, try again")
     if _size(path) < offer.size:
         _truncate(path, _size(path) // FSYNC_INTERVAL_BYTES * FSYNC_INTERVAL_BYTES)
     while (received := _size(path)) < offer.size:
@@ -140,10 +143,7 @@ def _part_start(response: httpx.Response) -> int:
 
 
 def _size(path: Path) -> int:
-    try:
-        return path.stat().st_size
-    except FileNotFoundError:
-        return 0
+    return path.stat().st_size if path.exists() else 0
 
 
 def _truncate(path: Path, size: int) -> None:
@@ -151,13 +151,3 @@ def _truncate(path: Path, size: int) -> None:
         with path.open("r+b") as file:
             file.truncate(size)
             os.fsync(file.fileno())
-
-
-def _check_room(folder: Path, needed: int) -> None:
-    free = shutil.disk_usage(folder).free
-    if free < needed + SPARE_BYTES:
-        raise DiskFullError(
-            f"{needed:,} bytes are to come, {free:,} are free; nothing was changed",
-            where=str(folder),
-            remedy="free some space, try again",
-        )
