@@ -198,7 +198,7 @@ class Agent:
         log.info("joined")
 
     def _train(self, device: Device) -> None:
-        known = self._trained(device)
+        known = LAST_TRAINING.read(device.store) or LastTraining()
         mark = self._mark(device)
         unfinished = device.store.versions.is_unfinished()
         waits = ""
@@ -221,12 +221,12 @@ class Agent:
             report = device.train(budget=budget, progress=lambda *_: self._do_jobs(device))
         except TrainError as problem:
             if problem.code == Code.NO_LABELS:
-                return self._remember(device, LastTraining(mark, today, spent))
+                return LAST_TRAINING.write(device.store, LastTraining(mark, today, spent))
             self._again_s = time.monotonic() + TRAINING_RETRY_S
             raise
         finally:
             spent += time.monotonic() - began
-        self._remember(device, LastTraining(mark if report.finished else known.mark, today, spent))
+        LAST_TRAINING.write(device.store, LastTraining(mark if report.finished else known.mark, today, spent))
         log.info("trained %d epochs on %d samples in %.0f s", report.epochs, report.samples, report.seconds)
         back = bundle_updates.keep_the_better(device, before, report.version_id)
         if back:
@@ -288,12 +288,6 @@ class Agent:
         """A mark that changes whenever there is something new to train on."""
         newest = versions.newest_global(device.store, device.bundle)
         return f"{device.bundle.bundle_id} {newest.base if newest else 0} {device.store.samples_mark()}"
-
-    def _trained(self, device: Device) -> LastTraining:
-        return LAST_TRAINING.read(device.store) or LastTraining()
-
-    def _remember(self, device: Device, trained: LastTraining) -> None:
-        LAST_TRAINING.write(device.store, trained)
 
     def _do_jobs(self, device: Device) -> None:
         while not self._jobs.empty():

@@ -27,6 +27,7 @@ from homeroom.data.tasks import kind_of
 from homeroom.data.validation import check_label
 from homeroom.device.device import Device
 from homeroom.errors import HomeroomError, InputError
+from homeroom.store.subject_export import media_format
 from homeroom.system.files import write_durable
 from homeroom.system.html.render import render, style_source
 
@@ -39,15 +40,14 @@ CONTENT_SECURITY_POLICY = (
     f"default-src 'none'; style-src {style_source()}; img-src 'self' data:; media-src 'self'; form-action 'self'; "
     "base-uri 'none'; frame-ancestors 'none'"
 )
-MEDIA_TYPES = {
-    b"\x89PNG": "image/png",
-    b"\xff\xd8": "image/jpeg",
-    b"RIFF": "audio/wav",
-    b"OggS": "audio/ogg",
-    b"fLaC": "audio/flac",
-    b"GIF8": "image/gif",
-    b"ID3": "audio/mpeg",
-}  # by their first bytes
+
+
+SAFE_HEADERS = {
+    "Cache-Control": "no-store",
+    "Content-Security-Policy": CONTENT_SECURITY_POLICY,
+    "X-Content-Type-Options": "nosniff",
+    "Referrer-Policy": "no-referrer",
+}
 
 
 class PageAddress(msgspec.Struct, frozen=True):
@@ -187,9 +187,7 @@ class PageHandler(BaseHTTPRequestHandler):
             media = self.server.agent.ask(lambda device: read_media(device, parts), AGENT_TIMEOUT_S)
         if media is None:
             return self._send(HTTPStatus.NOT_FOUND, "there is no such file")
-        types = (kind for start, kind in MEDIA_TYPES.items() if media.startswith(start))
-        kind = next(types, "application/octet-stream")
-        return self._send(HTTPStatus.OK, media, kind)
+        return self._send(HTTPStatus.OK, media, media_format(media)[1])
 
     def _is_token(self, token: str) -> bool:
         return hmac.compare_digest(token.encode(), self.server.address.token.encode())
@@ -209,12 +207,7 @@ class PageHandler(BaseHTTPRequestHandler):
         self.wfile.write(data)
 
     def _headers(self, more: dict[str, str]) -> None:
-        safe = {
-            "Cache-Control": "no-store",
-            "Content-Security-Policy": CONTENT_SECURITY_POLICY,
-            "X-Content-Type-Options": "nosniff",
-        }
-        for name, value in {**safe, "Referrer-Policy": "no-referrer", **more}.items():
+        for name, value in (SAFE_HEADERS | more).items():
             self.send_header(name, value)
         self.end_headers()
 

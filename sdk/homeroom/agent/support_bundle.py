@@ -23,17 +23,7 @@ from homeroom.federation.enrolment import has_joined
 from homeroom.store import Store
 
 LOG_FILE, LOG_LIMIT_BYTES = "agent.log", 256 << 10
-REPORTED_PACKAGES = (
-    "homeroom",
-    "onnxruntime",
-    "numpy",
-    "cryptography",
-    "tokenizers",
-    "Pillow",
-    "soundfile",
-    "soxr",
-    "msgspec",
-)
+PACKAGES = ("homeroom", "onnxruntime", "numpy", "cryptography", "tokenizers", "Pillow", "soundfile", "soxr", "msgspec")
 
 
 def write_support(directory: Path, out: Path) -> list[str]:
@@ -42,7 +32,7 @@ def write_support(directory: Path, out: Path) -> list[str]:
     parts: dict[str, Any] = {
         "doctor.json": [asdict(check) for check in checks],
         "costs.json": msgspec.to_builtins(costs),
-        "versions.json": {name: _version(name) for name in REPORTED_PACKAGES},
+        "versions.json": {name: _version(name) for name in PACKAGES},
         "status.json": msgspec.to_builtins(status.read_status(directory)),
         "files.json": _sizes(directory),
         "store.json": _store(directory),

@@ -78,9 +78,8 @@ def _check_machine() -> Iterator[Check]:
     if memory.limit_from != "machine":
         says += f" of {format_bytes(memory.total)}"
     says += f", {format_bytes(min(memory.available, memory.limit))} free"
-    small = memory.limit < LEAST_MEMORY_BYTES
-    remedy = f"allow at least {format_bytes(LEAST_MEMORY_BYTES)}" if small else ""
-    yield Check("memory", says, "wrong" if small else "ok", remedy)
+    remedy = f"allow at least {format_bytes(LEAST_MEMORY_BYTES)}" if memory.limit < LEAST_MEMORY_BYTES else ""
+    yield Check("memory", says, "wrong" if remedy else "ok", remedy)
     power, heat = hardware.power(), hardware.celsius()
     battery = "no battery" if power.share is None else f"battery {power.share:.0%}"
     plugged = {True: ", plugged in", False: ", not plugged in", None: ""}[power.plugged]
@@ -214,9 +213,8 @@ def _check_stage(name: str, facts: dict[str, Any]) -> Iterator[Check]:
         yield Check("arithmetic", says)
     elif name == "onnxruntime":
         number = tuple(int(part) for part in facts["version"].split(".")[:2])
-        old = number < OLDEST_ONNXRUNTIME
-        remedy = "pip install -U onnxruntime" if old else ""
-        yield Check("runtime", f"onnxruntime {facts['version']}", "wrong" if old else "ok", remedy)
+        remedy = "pip install -U onnxruntime" if number < OLDEST_ONNXRUNTIME else ""
+        yield Check("runtime", f"onnxruntime {facts['version']}", "wrong" if remedy else "ok", remedy)
     elif name == "bundle":
         yield Check("bundle", f"{facts['bundle_id'][:12]}, signed and undamaged")
     elif name == "threads":
@@ -225,9 +223,7 @@ def _check_stage(name: str, facts: dict[str, Any]) -> Iterator[Check]:
         _, modality, precision = name.split()
         says = f"{modality} {precision}: cosine {facts['mean']:.4f} (worst {facts['worst']:.4f})"
         says += f", {facts['seconds'] * 1e3:.1f} ms an input, {format_bytes(facts['bytes'])}"
-        yield Check(
-            "golden", says, "ok" if facts["within"] else "note", "" if facts["within"] else "too far: the next is tried"
-        )
+        yield Check("golden", says) if facts["within"] else Check("golden", says, "note", "too far: the next is tried")
     elif name.startswith("step "):
         says = f"{name.removeprefix('step ')}: {facts['seconds'] * 1e3:.1f} ms a batch, {format_bytes(facts['bytes'])}"
         yield Check("step", says)

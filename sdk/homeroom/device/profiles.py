@@ -17,7 +17,7 @@ from homeroom.runtime.bundle import Bundle
 from homeroom.runtime.graphs import Graphs
 from homeroom.store import Store, StoredProfile
 from homeroom.train.features.dataset import Dataset, Example
-from homeroom.train.personalize.choose import SHARED, Choice, choose
+from homeroom.train.personalize.choose import SHARED, choose
 from homeroom.train.personalize.mixing import mix
 from homeroom.train.personalize.person import Person
 from homeroom.train.settings import Settings
@@ -51,7 +51,9 @@ def train_profile(
     layout = bundle.manifest.layout
     before, after = layout.split(start.theta), layout.split(chosen.theta)
     changed = {s.segment_id: after[s.name] for s in layout if not np.array_equal(before[s.name], after[s.name])}
-    store.put_profile(subject, _facts(chosen, len(examples), start.name), changed, start.subjects)
+    facts = {name: getattr(chosen, name) for name in ("method", "share", "losses", "temperatures")}
+    facts |= {"samples": len(examples), "start": start.name}
+    store.put_profile(subject, facts, changed, start.subjects)
     store.back_up()
     profile = find_profile(store, subject)
     assert profile is not None  # it was just stored
@@ -74,15 +76,8 @@ def find_profile(store: Store, subject: str) -> Profile | None:
     stored, current = store.profile(subject), store.versions.current()
     if stored is None:
         return None
-    facts = stored.facts
-    return Profile(
-        subject=subject,
-        method=facts["method"],
-        share=facts["share"],
-        samples=facts["samples"],
-        losses=facts["losses"],
-        fresh=facts["start"] == (current.version_id if current else "bundle"),
-    )
+    shown = {name: stored.facts[name] for name in ("method", "share", "samples", "losses")}
+    return Profile(subject, fresh=stored.facts["start"] == (current.version_id if current else "bundle"), **shown)
 
 
 def personal_theta(bundle: Bundle, stored: StoredProfile | None, shared: np.ndarray) -> np.ndarray:
@@ -97,17 +92,6 @@ def personal_theta(bundle: Bundle, stored: StoredProfile | None, shared: np.ndar
 def personal_temperatures(stored: StoredProfile | None, shared: dict[str, float]) -> dict[str, float]:
     """Calibration temperatures by task for a person: the profile's own where it has a model of its own."""
     return shared if stored is None or stored.facts["method"] == SHARED else shared | stored.facts["temperatures"]
-
-
-def _facts(chosen: Choice, samples: int, start: str) -> dict[str, object]:
-    return {
-        "method": chosen.method,
-        "share": chosen.share,
-        "losses": dict(chosen.losses),
-        "temperatures": dict(chosen.temperatures),
-        "samples": samples,
-        "start": start,
-    }
 
 
 @dataclass(frozen=True)

@@ -66,7 +66,10 @@ def train(run: TrainingRun) -> TrainReport:
     samples, chosen = _plan(run)
     data = _features(run, samples)
     feature_seconds = time.monotonic() - run.began_s
-    clipped = _clipped_update(run, data)
+    key, configuration = enrolment.device_key(run.store), agreement.read_agreement(run.store).configuration
+    clipped = make_update.make_clipped_update(
+        run.store, run.bundle, run.graphs, data.examples, run.settings, key, configuration, run.watch.over
+    )
     result = _fit(run, data)
     scores = evaluate(run.graphs, data.validation, result.theta) if data.validation else {}
     version_id, update = _store(run, data, result, len(samples), clipped)
@@ -109,13 +112,6 @@ def _features(run: TrainingRun, samples: Sequence[StoredSample]) -> TrainingData
     train, validation = Dataset(run.bundle.manifest, ready).split(run.settings.validation, run.settings.seed)
     state = state if len(ready) == len(samples) else None  # it belongs to all of them
     return TrainingData(start, tag, state, ready, train, validation)
-
-
-def _clipped_update(run: TrainingRun, data: TrainingData) -> make_update.ClippedUpdate | None:
-    key, configuration = enrolment.device_key(run.store), agreement.read_agreement(run.store).configuration
-    return make_update.make_clipped_update(
-        run.store, run.bundle, run.graphs, data.examples, run.settings, key, configuration, run.watch.over
-    )
 
 
 def _fit(run: TrainingRun, data: TrainingData) -> Fit:

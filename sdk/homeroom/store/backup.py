@@ -163,16 +163,13 @@ def _take_over(database: Database, copy: sqlite3.Connection, table: str, key: li
         copy.execute(insert, row)
 
 
-def _differences(
-    wanted: Iterator[Any], held: Iterator[Any], key_places: list[int]
-) -> tuple[list[tuple[Any, ...]], list[tuple[Any, ...]]]:
+def _differences(wanted: Iterator[Any], held: Iterator[Any], key_places: list[int]) -> tuple[list[Any], list[Any]]:
     """Keys that are held but not wanted, and rows that are not held as they are wanted; both are sorted by key."""
 
     def key_of(row: Any) -> tuple[Any, ...]:
         return tuple(row[place] for place in key_places)
 
-    gone: list[tuple[Any, ...]] = []
-    changed: list[tuple[Any, ...]] = []
+    gone, changed = list[Any](), list[Any]()
     present, copied = next(wanted, None), next(held, None)
     while present is not None or copied is not None:
         if copied is not None and (present is None or key_of(copied) < key_of(present)):

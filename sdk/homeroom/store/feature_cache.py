@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+import contextlib
+from collections.abc import Iterable, Iterator, Mapping
 from itertools import islice
 from pathlib import Path
 
@@ -51,13 +52,21 @@ class FeatureCache:
         self._delete()
         self._database = self._open()
 
+    @contextlib.contextmanager
+    def _rebuilt_if_damaged(self) -> Iterator[None]:
+        """Ends what is under way where the cache is found damaged, and starts with an empty one."""
+        try:
+            yield
+        except DamagedError:
+            self.rebuild()
+
     def read(
         self, keys: DataKeys, variant: str, wanted: Iterable[tuple[str, bytes]]
     ) -> dict[tuple[str, bytes], np.ndarray]:
         """Cached features by (subject, content digest); a damaged row counts as absent and is removed."""
         features: dict[tuple[str, bytes], np.ndarray] = {}
         rest = iter(wanted)
-        try:
+        with self._rebuilt_if_damaged():
             while some := list(islice(rest, FEATURES_PER_QUERY)):
                 known = {
                     (s.subject_id, s.cipher.index("features", variant, content)): (s, content)
@@ -75,26 +84,20 @@ class FeatureCache:
                     except BrokenSealError:
                         self.rebuilt = True
                         self._database.write("DELETE FROM features WHERE name = ?", (name,))
-        except DamagedError:
-            self.rebuild()
-            return {}
-        return features
+            return features
+        return {}
 
     def held(self, keys: DataKeys, variant: str, wanted: Iterable[tuple[str, bytes]]) -> set[tuple[str, bytes]]:
         """Which of the (subject, content digest) pairs have a row, without opening it."""
-        held = set()
-        try:
+        held, sql = set(), "SELECT 1 FROM features WHERE subject_id = ? AND name = ?"
+        with self._rebuilt_if_damaged():
             for name, content in wanted:
-                subject = keys.find(name)
-                if subject is not None:
+                if subject := keys.find(name):
                     index = subject.cipher.index("features", variant, content)
-                    sql = "SELECT 1 FROM features WHERE subject_id = ? AND name = ?"
                     if self._database.one(sql, (subject.subject_id, index)):
                         held.add((name, content))
-        except DamagedError:
-            self.rebuild()
-            return set()
-        return held
+            return held
+        return set()
 
     def write(self, keys: DataKeys, variant: str, features: Mapping[tuple[str, bytes], np.ndarray]) -> None:
         """Caches features by (subject, content digest); subjects that the store does not know are skipped."""
@@ -105,38 +108,28 @@ class FeatureCache:
                 index = subject.cipher.index("features", variant, content)
                 rows.append((subject.subject_id, index, _pack(subject.cipher, array, index)))
         sql = "INSERT OR REPLACE INTO features (subject_id, name, body) VALUES (?, ?, ?)"
-        try:
-            self._database.write_many(sql, rows)
-        except DamagedError:
-            self.rebuild()
-            self._database.write_many(sql, rows)
+        with self._rebuilt_if_damaged():
+            return self._database.write_many(sql, rows)
+        self._database.write_many(sql, rows)
 
     def count(self, subject_id: int) -> int:
         """How many inputs of a subject have cached features."""
-        try:
+        with self._rebuilt_if_damaged():
             return int(self._database.one("SELECT count(*) FROM features WHERE subject_id = ?", (subject_id,))[0])
-        except DamagedError:
-            self.rebuild()
-            return 0
+        return 0
 
     def forget(self, subject_ids: Iterable[int]) -> None:
         """Deletes subjects' rows, and empties the log that may hold them."""
-        try:
+        with self._rebuilt_if_damaged():
             self._database.write_many("DELETE FROM features WHERE subject_id = ?", [(i,) for i in subject_ids])
             self._database.empty_log()
-        except DamagedError:
-            self.rebuild()
 
     def keep_only(self, subject_ids: Iterable[int]) -> None:
         """Deletes the rows of every other subject: after a `forget` that was cut short, or a restored store."""
-        kept = set(subject_ids)
-        try:
+        with self._rebuilt_if_damaged():
             there = {row[0] for row in self._database.rows("SELECT DISTINCT subject_id FROM features")}
-        except DamagedError:
-            self.rebuild()
-            return
-        if there - kept:
-            self.forget(there - kept)
+            if gone := there - set(subject_ids):
+                self.forget(gone)
 
     def close(self) -> None:
         """Closes the database."""

@@ -5,12 +5,14 @@ A key ring can hold the next master key beside the present one while a `forget` 
 
 from __future__ import annotations
 
+import contextlib
 import hmac
 import os
 import secrets
+from collections.abc import Iterator
 from hashlib import sha256
 from pathlib import Path
-from typing import Literal, Protocol
+from typing import Any, Literal, Protocol
 
 import msgspec
 
@@ -133,40 +135,31 @@ class KeyringKeys:
     service = "homeroom"
 
     def read(self, store_id: str) -> KeyRing | None:
-        import keyring
-        from keyring.errors import KeyringError
-
-        try:
+        with _keyring() as keyring:
             secret = keyring.get_password(self.service, store_id)
-        except KeyringError as problem:
-            raise _locked(problem) from None
         return None if secret is None else _decode(secret.encode(), f"keyring entry {store_id}")
 
     def write(self, store_id: str, key_ring: KeyRing) -> None:
-        import keyring
-        from keyring.errors import KeyringError
-
-        try:
+        with _keyring() as keyring:
             keyring.set_password(self.service, store_id, msgspec.json.encode(key_ring).decode())
-        except KeyringError as problem:
-            raise _locked(problem) from None
 
     def delete(self, store_id: str) -> None:
-        import keyring
-        from keyring.errors import KeyringError, PasswordDeleteError
-
-        try:
+        with _keyring() as keyring, contextlib.suppress(keyring.errors.PasswordDeleteError):
             keyring.delete_password(self.service, store_id)
-        except PasswordDeleteError:
-            return
-        except KeyringError as problem:
-            raise _locked(problem) from None
 
 
-def _locked(problem: Exception) -> StoreError:
-    return StoreError(
-        f"the system's keyring refused: {problem}", remedy="unlock it, or set HOMEROOM_KEYS to a folder for keys"
-    )
+@contextlib.contextmanager
+def _keyring() -> Iterator[Any]:
+    """The library `keyring`, its errors as StoreErrors."""
+    import keyring
+    import keyring.errors
+
+    try:
+        yield keyring
+    except keyring.errors.KeyringError as problem:
+        raise StoreError(
+            f"the system's keyring refused: {problem}", remedy="unlock it, or set HOMEROOM_KEYS to a folder for keys"
+        ) from None
 
 
 def _decode(data: bytes, where: str) -> KeyRing:

@@ -26,18 +26,8 @@ DAMAGE_MARK = "damaged"  # a file: SQLite found damage, so the next opening chec
 LOST = "was damaged and is lost: the copy does not have it"
 FIRST_CHECKED_VERSION = 3  # of a store whose rows are checked before it is migrated
 SQLITE_LOG_SUFFIXES = ("-wal", "-shm", "-journal")
-SALVAGED = (
-    "subjects",
-    "samples",
-    "inputs",
-    "versions",
-    "updates",
-    "unlearning",
-    "lineage",
-    "secrets",
-    "profiles",
-    "segments",
-)
+SALVAGED = """SELECT name FROM sqlite_schema WHERE type = 'table' AND name NOT LIKE 'sqlite_%'
+    AND name NOT IN ('store', 'audit', 'damage') ORDER BY rowid"""  # tables, the subjects before what refers to them
 
 
 def beyond_repair_error(directory: Path) -> StoreError:
@@ -272,8 +262,7 @@ def _salvage(damaged: Path, database: Database, key_ring: KeyRing) -> tuple[int,
                 return 0, []
             if old.execute("PRAGMA user_version").fetchone() != database.one("PRAGMA user_version"):
                 return 0, ["newer rows are lost: the copy is of another version"]
-        present = {name for (name,) in database.rows("SELECT name FROM sqlite_schema")}
-        for table in (name for name in SALVAGED if name in present):
+        for (table,) in database.rows(SALVAGED):
             marks = ", ".join("?" * len(database.tables[table].columns))
             try:
                 with database.transaction():

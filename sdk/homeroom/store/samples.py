@@ -14,23 +14,12 @@ import numpy as np
 
 from homeroom.data.samples import DEFAULT_SUBJECT, StoredSample
 from homeroom.errors import InputError
+from homeroom.store import sealed_rows
 from homeroom.store.context import StoreContext
 from homeroom.store.data_keys import Subject
-from homeroom.store.sealed_rows import (
-    SAMPLE_COLUMNS,
-    delete_samples,
-    insert_inputs,
-    open_facts,
-    open_sample,
-    pack_sample,
-    sample_id_of,
-    seal_facts,
-    with_reason,
-    without_quarantine,
-)
 
 SAMPLES_PER_QUERY = 512
-SELECT_SAMPLE = f"SELECT {SAMPLE_COLUMNS} FROM samples WHERE sample_id = ?"
+SELECT_SAMPLE = f"SELECT {sealed_rows.SAMPLE_COLUMNS} FROM samples WHERE sample_id = ?"
 INSERT_SAMPLE = "INSERT INTO samples (sample_id, subject_id, content, facts, aside, near) VALUES (?, ?, ?, ?, ?, ?)"
 
 
@@ -64,8 +53,8 @@ class StoredSamples(Sequence[StoredSample]):
 def select_samples(context: StoreContext, predicate: Callable[[StoredSample], bool]) -> StoredSamples:
     """The samples whose facts satisfy a predicate, in the order they were added."""
     subjects = context.sound_subjects()
-    rows = context.database.each(f"SELECT {SAMPLE_COLUMNS}, number FROM samples ORDER BY number")
-    numbers = (row[-1] for row in rows if predicate(open_sample(subjects, row[:-1])))
+    rows = context.database.each(f"SELECT {sealed_rows.SAMPLE_COLUMNS}, number FROM samples ORDER BY number")
+    numbers = (row[-1] for row in rows if predicate(sealed_rows.open_sample(subjects, row[:-1])))
     return StoredSamples(context, subjects, np.fromiter(numbers, np.int64))
 
 
@@ -84,21 +73,21 @@ def add_samples(
     with context.step("add", ids):
         for sample in samples:
             subject = context.keys.find_or_make(sample.subject)
-            facts, bodies = pack_sample(sample)
-            sample_id = sample_id_of(facts, subject)
+            facts, bodies = sealed_rows.pack_sample(sample)
+            sample_id = sealed_rows.sample_id_of(facts, subject)
             ids.append(sample_id)
             if context.database.one("SELECT 1 FROM samples WHERE sample_id = ?", (sample_id,)):
                 continue
             near = fingerprint(sample) if fingerprint and _comparable(sample) else b""
             near_index = subject.cipher.index("near", near) if near else None
             if near_index and sample.trainable and (why := _why_copy(context, subject, near_index, sample)):
-                facts = with_reason(facts, why)
+                facts = sealed_rows.with_reason(facts, why)
             content = secrets.randbits(63)
             aside = 0 if not facts.aside else 2 if facts.left_out or facts.weighed else 1
-            sealed = seal_facts(subject, sample_id, content, facts)
+            sealed = sealed_rows.seal_facts(subject, sample_id, content, facts)
             row = (sample_id, subject.subject_id, content, sealed, aside, near_index)
             context.database.write(INSERT_SAMPLE, row)
-            insert_inputs(context.database, subject, content, bodies)
+            sealed_rows.insert_inputs(context.database, subject, content, bodies)
     context.back_up()
     return ids
 
@@ -117,11 +106,11 @@ def quarantine_samples(context: StoreContext, reasons: Mapping[str, str]) -> lis
             if row is None:
                 continue
             _, owner, content, sealed, aside = row
-            facts = open_facts(subjects[owner], sample_id, content, sealed)
+            facts = sealed_rows.open_facts(subjects[owner], sample_id, content, sealed)
             if aside == 1 or (facts.aside and not aside):
                 continue
-            facts = with_reason(facts, "; ".join(filter(None, (facts.aside, reason))))
-            sealed = seal_facts(subjects[owner], sample_id, content, facts)
+            facts = sealed_rows.with_reason(facts, "; ".join(filter(None, (facts.aside, reason))))
+            sealed = sealed_rows.seal_facts(subjects[owner], sample_id, content, facts)
             context.database.write("UPDATE samples SET facts = ?, aside = 1 WHERE sample_id = ?", (sealed, sample_id))
             quarantined.append(sample_id)
     context.back_up()
@@ -142,7 +131,7 @@ def release_samples(context: StoreContext, sample_ids: Sequence[str]) -> None:
 def find_sample(context: StoreContext, sample_id: str) -> StoredSample | None:
     """One sample, its inputs as references, or None."""
     row = context.database.one(SELECT_SAMPLE, (sample_id,))
-    return None if row is None else open_sample(context.keys.sound()[0], row)
+    return None if row is None else sealed_rows.open_sample(context.keys.sound()[0], row)
 
 
 def relabel(context: StoreContext, sample_id: str, labels: Mapping[str, Any]) -> str:
@@ -150,20 +139,20 @@ def relabel(context: StoreContext, sample_id: str, labels: Mapping[str, Any]) ->
 
     Its inputs stay where they are; where there is such a sample already, that one stays in its place.
     """
-    row = context.database.one(f"SELECT {SAMPLE_COLUMNS}, near FROM samples WHERE sample_id = ?", (sample_id,))
+    row = context.database.one(SELECT_SAMPLE.replace(" FROM", ", near FROM"), (sample_id,))
     if row is None:
         raise InputError("there is no such sample", remedy="look again: it may have changed")
     _, owner, content, sealed, aside, near = row
     subject = context.keys.sound()[0][owner]
-    facts = msgspec.structs.replace(open_facts(subject, sample_id, content, sealed), labels=dict(labels))
-    facts = facts if aside else without_quarantine(facts)
-    new_id = sample_id_of(facts, subject)
+    facts = msgspec.structs.replace(sealed_rows.open_facts(subject, sample_id, content, sealed), labels=dict(labels))
+    facts = facts if aside else sealed_rows.without_quarantine(facts)
+    new_id = sealed_rows.sample_id_of(facts, subject)
     with context.step("relabel", 1):
         if new_id != sample_id and context.database.one(SELECT_SAMPLE, (new_id,)):
-            delete_samples(context.database, "sample_id", sample_id)
+            sealed_rows.delete_samples(context.database, "sample_id", sample_id)
         else:
             context.database.write("DELETE FROM samples WHERE sample_id = ?", (sample_id,))
-            sealed = seal_facts(subject, new_id, content, facts)
+            sealed = sealed_rows.seal_facts(subject, new_id, content, facts)
             context.database.write(INSERT_SAMPLE, (new_id, owner, content, sealed, aside, near))
     context.back_up()
     return new_id

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from homeroom.data.samples import INPUT_KINDS, InputKind, InputReference, StoredInput, StoredSample
+from homeroom.store import samples as stored_samples
 from homeroom.store.context import StoreContext
 from homeroom.store.erasure import expire, forget_subject
 from homeroom.store.master_keys import MasterKeys
@@ -21,15 +22,6 @@ from homeroom.store.open import open_store
 from homeroom.store.outbox import Outbox
 from homeroom.store.profiles import put_profile, read_profile
 from homeroom.store.records import Export, ForgetReport, StoredProfile
-from homeroom.store.samples import (
-    add_samples,
-    find_sample,
-    quarantine_samples,
-    quarantined_samples,
-    relabel,
-    release_samples,
-    select_samples,
-)
 from homeroom.store.versions import Versions
 
 
@@ -80,27 +72,27 @@ class Store:
 
         fingerprint: equal for near copies; see `homeroom.store.samples`.
         """
-        return add_samples(self._context, samples, fingerprint)
+        return stored_samples.add_samples(self._context, samples, fingerprint)
 
     def quarantined(self) -> list[StoredSample]:
         """Samples that are kept out of training, their inputs as references; `aside` says why."""
-        return quarantined_samples(self._context)
+        return stored_samples.quarantined_samples(self._context)
 
     def quarantine(self, reasons: Mapping[str, str]) -> list[str]:
         """Quarantines samples, each for its reason by sample id, but for those a person has released; their ids."""
-        return quarantine_samples(self._context, reasons)
+        return stored_samples.quarantine_samples(self._context, reasons)
 
     def release(self, sample_ids: Sequence[str]) -> None:
         """Lets quarantined samples be trained on, all or none; InputError if one of them is not quarantined."""
-        release_samples(self._context, sample_ids)
+        stored_samples.release_samples(self._context, sample_ids)
 
     def relabel(self, sample_id: str, labels: Mapping[str, Any]) -> str:
         """Gives a sample other labels, in place of all it has; returns its new id. InputError if it is not there."""
-        return relabel(self._context, sample_id, labels)
+        return stored_samples.relabel(self._context, sample_id, labels)
 
     def sample(self, sample_id: str) -> StoredSample | None:
         """One sample, its inputs as references, or None."""
-        return find_sample(self._context, sample_id)
+        return stored_samples.find_sample(self._context, sample_id)
 
     def read_input(self, sample: StoredSample, reference: InputReference) -> StoredInput | None:
         """An input that is left in the store; None if it is damaged beyond the copy's help, or no longer there."""
@@ -119,7 +111,7 @@ class Store:
 
         Their inputs are references.
         """
-        return select_samples(self._context, predicate)
+        return stored_samples.select_samples(self._context, predicate)
 
     def samples_mark(self) -> str:
         """A string that changes whenever a sample is added, removed, relabelled, quarantined or released."""

@@ -13,15 +13,15 @@ from homeroom.errors import InputError
 from homeroom.store import Export
 from homeroom.system.files import make_directory, write_durable
 
-MEDIA_SIGNATURES = (
-    (b"\x89PNG", "png"),
-    (b"\xff\xd8\xff", "jpg"),
-    (b"GIF8", "gif"),
-    (b"RIFF", "wav"),
-    (b"OggS", "ogg"),
-    (b"fLaC", "flac"),
-    (b"ID3", "mp3"),
-)
+MEDIA_SIGNATURES = {
+    b"\x89PNG": ("png", "image/png"),
+    b"\xff\xd8\xff": ("jpg", "image/jpeg"),
+    b"GIF8": ("gif", "image/gif"),
+    b"RIFF": ("wav", "audio/wav"),
+    b"OggS": ("ogg", "audio/ogg"),
+    b"fLaC": ("flac", "audio/flac"),
+    b"ID3": ("mp3", "audio/mpeg"),
+}  # by the first bytes: a file's ending and its media type
 
 
 def describe(export: Export) -> dict[str, Any]:
@@ -50,18 +50,20 @@ def write_export(export: Export, folder: Path) -> int:
     return len(written) + 1
 
 
+def media_format(data: bytes) -> tuple[str, str]:
+    """The ending of a file of a picture or sound, and its media type."""
+    formats = (names for start, names in MEDIA_SIGNATURES.items() if data.startswith(start))
+    return next(formats, ("bin", "application/octet-stream"))
+
+
 def _document(export: Export, media: Any) -> dict[str, Any]:
-    samples = []
-    for number, sample in enumerate(export.samples):
-        row = msgspec.structs.asdict(sample)
-        row["inputs"] = {
-            slot: [
-                media(number, slot, index, value) if isinstance(value, bytes) else value
-                for index, value in enumerate(values)
-            ]
-            for slot, values in sample.inputs.items()
-        }
-        samples.append(row)
+    samples = [msgspec.structs.asdict(sample) for sample in export.samples]
+    for number, row in enumerate(samples):
+        row["inputs"] = {slot: list(values) for slot, values in row["inputs"].items()}
+        for slot, values in row["inputs"].items():
+            for index, value in enumerate(values):
+                if isinstance(value, bytes):
+                    values[index] = media(number, slot, index, value)
     profile = None
     if export.profile is not None:
         sizes = {segment_id: len(values) for segment_id, values in export.profile.segments.items()}
@@ -75,4 +77,4 @@ def _ending(data: bytes) -> str:
         return "webp"
     if b"<svg" in data[:1000]:
         return "svg"
-    return next((ending for start, ending in MEDIA_SIGNATURES if data.startswith(start)), "bin")
+    return media_format(data)[0]

@@ -52,18 +52,11 @@ class Versions:
         """
         version_id = secrets.token_hex(16)
         data = np.ascontiguousarray(theta, np.float32).tobytes()
-        device, database = self._context.keys.device, self._context.database
+        seal, database = self._context.keys.device.seal, self._context.database
+        sealed = seal(msgspec.json.encode(dict(facts)), "versions.facts", version_id)
+        row = (version_id, kind, base, sealed, seal(data, "versions.theta", version_id))
         with database.transaction():
-            database.write(
-                "INSERT INTO versions (version_id, kind, base, facts, theta) VALUES (?, ?, ?, ?, ?)",
-                (
-                    version_id,
-                    kind,
-                    base,
-                    device.seal(msgspec.json.encode(dict(facts)), "versions.facts", version_id),
-                    device.seal(data, "versions.theta", version_id),
-                ),
-            )
+            database.write("INSERT INTO versions (version_id, kind, base, facts, theta) VALUES (?, ?, ?, ?, ?)", row)
             self._context.link("version", version_id, subjects)
             self._drop_old()
         return version_id
@@ -101,12 +94,12 @@ class Versions:
 
     def set_current(self, version_id: str) -> None:
         """Makes a version current."""
-        self._put_history([*self._history_without(version_id), version_id])
+        self._put_history(version_id, version_id)
 
     def step_back(self) -> StoredVersion | None:
         """Makes the version before the current one current (None: the bundle's) and returns it."""
         if (present := self.current()) is not None:
-            self._put_history(self._history_without(present.version_id))
+            self._put_history(present.version_id)
         return self.current()
 
     def save_state(self, data: bytes, tag: str, subjects: Iterable[str]) -> None:
@@ -138,11 +131,9 @@ class Versions:
     def _history(self) -> list[str]:
         return HISTORY.read(self._context) or []
 
-    def _history_without(self, version_id: str) -> list[str]:
-        return [entry for entry in self._history() if entry != version_id]
-
-    def _put_history(self, history: list[str]) -> None:
-        HISTORY.write(self._context, history[-HISTORY_LENGTH:])
+    def _put_history(self, without: str, *more: str) -> None:
+        history = [entry for entry in self._history() if entry != without]
+        HISTORY.write(self._context, [*history, *more][-HISTORY_LENGTH:])
 
     def _drop_old(self) -> None:
         """Removes all but the newest; the last local one has the segments that stay on the device."""

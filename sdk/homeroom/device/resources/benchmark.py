@@ -35,24 +35,13 @@ class BenchmarkResult:
         bundle, base, threads = (self.stages.get(name, {}) for name in ("bundle", "base", "threads"))
         if self.crashed or "bundle_id" not in bundle or "bytes" not in base or "threads" not in threads:
             return None
-        features = {
-            name.split()[1]: msgspec.convert(facts, FeatureCost)
-            for name, facts in self.stages.items()
-            if name.startswith("features ") and facts.get("within")
-        }
-        steps = {
-            name.removeprefix("step "): msgspec.convert(facts, StepCost)
-            for name, facts in self.stages.items()
-            if name.startswith("step ") and "seconds" in facts
-        }
-        return Costs(
-            bundle_id=bundle["bundle_id"],
-            place=bundle["place"],
-            threads=threads["threads"],
-            base_bytes=base["bytes"],
-            features=features,
-            steps=steps,
-        )
+        costs = Costs(**bundle, threads=threads["threads"], base_bytes=base["bytes"], features={}, steps={})
+        for name, facts in self.stages.items():
+            if name.startswith("features ") and facts.get("within"):
+                costs.features[name.split()[1]] = msgspec.convert(facts, FeatureCost)
+            elif name.startswith("step ") and "seconds" in facts:
+                costs.steps[name.removeprefix("step ")] = msgspec.convert(facts, StepCost)
+        return costs
 
 
 def run_benchmark(
@@ -68,10 +57,8 @@ def run_benchmark(
     threads = result.stages.get("threads", {}).get("threads")
     if bundle is None or result.crashed or threads is None:
         return result
-    modules = ",".join(
-        sorted(name for name in sys.modules if name.startswith("homeroom."))
-    )  # before any graph is loaded
-    more = _run([str(bundle), runtime, str(threads), modules], timeout_s)
+    modules = sorted(name for name in sys.modules if name.startswith("homeroom."))  # before any graph is loaded
+    more = _run([str(bundle), runtime, str(threads), ",".join(modules)], timeout_s)
     return BenchmarkResult({**result.stages, **more.stages}, more.crashed, more.how)
 
 

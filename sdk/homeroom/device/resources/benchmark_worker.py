@@ -27,22 +27,11 @@ if TYPE_CHECKING:
     import numpy as np
 
     from homeroom.contract.manifest import Runtime
-    from homeroom.device.resources.costs import FeatureCost, StepCost
     from homeroom.runtime.bundle import Bundle
     from homeroom.runtime.graphs import Graphs
 
-LIBRARY_PACKAGES = {  # module: what to install; onnxruntime has a stage of its own
-    "cryptography": "cryptography",
-    "msgspec": "msgspec",
-    "safetensors": "safetensors",
-    "tokenizers": "tokenizers",
-    "PIL": "Pillow",
-    "resvg_py": "resvg-py",
-    "soundfile": "soundfile",
-    "soxr": "soxr",
-    "httpx": "httpx",
-    "keyring": "keyring",
-}
+LIBRARIES = ("cryptography", "msgspec", "safetensors", "tokenizers", "soundfile", "soxr", "httpx", "keyring")
+LIBRARY_PACKAGES = {name: name for name in LIBRARIES} | {"PIL": "Pillow", "resvg_py": "resvg-py"}  # what to install
 GEMM_SIDE, COPY_BYTES = 512, 32 << 20
 LEAST_MEASUREMENT_S = 0.05  # a measurement repeats until it has lasted this long
 
@@ -190,9 +179,8 @@ def choose_threads(bundle: Bundle, runtime: Runtime = "onnx") -> dict[str, Any]:
     for count in sorted({1, max(1, hardware.cores() // 2), hardware.cores()}):
         graphs = Graphs(bundle, None, count, runtime=runtime)
         largest = graphs.steps("grad")[-1]
-        step = [(largest, zero_feeds(bundle, largest))] * max(
-            1, math.ceil(bundle.manifest.training.batch / largest.batch)
-        )
+        steps = max(1, math.ceil(bundle.manifest.training.batch / largest.batch))
+        step = [(largest, zero_feeds(bundle, largest))] * steps
         list(graphs.run_all(step))
         began = time.perf_counter()
         for name, inputs in values.items():
@@ -223,21 +211,19 @@ def measure_features(bundle: Bundle, graphs: Graphs, modality: str, values: list
     outputs = raw_inputs(bundle, modality, values) if direct else list(compute(bundle, graphs, modality, values))
     seconds = time.perf_counter() - began
     texts = [len(value) for value in values if isinstance(value, str)]
-    cost: FeatureCost = FeatureCost(
+    tokens = [token_count(bundle.manifest.modality(modality), one) for _, one in outputs]
+    cost = FeatureCost(
         precision=similarity.precision,
         mean=similarity.mean,
         worst=similarity.worst,
         within=similarity.within,
         seconds=seconds / max(1, len(values)),
         size=statistics.mean(texts) if texts else 0.0,
-        tokens=statistics.mean(token_count(bundle.manifest.modality(modality), one) for _, one in outputs)
-        if outputs
-        else 0.0,
+        tokens=statistics.mean(tokens) if tokens else 0.0,
         load_s=load_s,
         bytes=max(0, hardware.peak_resident() - before),
     )
-    fields: dict[str, Any] = msgspec.to_builtins(cost)
-    return fields
+    return msgspec.structs.asdict(cost)
 
 
 def raw_inputs(bundle: Bundle, modality: str, values: list[Any]) -> list[tuple[int, np.ndarray]]:
@@ -262,11 +248,8 @@ def measure_step(bundle: Bundle, graphs: Graphs, facts: Any) -> dict[str, Any]:
     feeds = zero_feeds(bundle, facts)
     seconds = median_seconds(lambda: graph(feeds))
     peak = max(0, hardware.peak_resident() - before)
-    cost: StepCost = StepCost(
-        seconds=seconds, load_s=load_s, bytes=peak, held_bytes=min(peak, max(0, reset_peak() - before))
-    )
-    fields: dict[str, Any] = msgspec.to_builtins(cost)
-    return fields
+    held = min(peak, max(0, reset_peak() - before))
+    return msgspec.structs.asdict(StepCost(seconds=seconds, load_s=load_s, bytes=peak, held_bytes=held))
 
 
 def reset_peak() -> int:
@@ -282,10 +265,7 @@ def zero_feeds(bundle: Bundle, facts: Any) -> dict[str, np.ndarray]:
 
     from homeroom.contract.graph_io import THETA
 
-    feeds = {
-        tensor.name: np.zeros([size if size > 0 else 1 for size in tensor.shape], tensor.dtype)
-        for tensor in facts.inputs
-    }
+    feeds = {t.name: np.zeros([max(size, 1) for size in t.shape], t.dtype) for t in facts.inputs}
     if THETA in feeds:  # a smaller tier reads fewer values: which ones makes no difference to the time
         feeds[THETA] = bundle.theta()[: feeds[THETA].size]
     return feeds

@@ -8,6 +8,7 @@ the samples (the oldest), modalities (the largest first), more samples.
 from __future__ import annotations
 
 import math
+from bisect import bisect_right
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -159,30 +160,28 @@ class PlannedChoice:
     why: tuple[str, ...]
 
 
+@dataclass
 class _PlanSearch:
     """Searches choices for one bundle, machine and set of samples."""
 
-    def __init__(
-        self,
-        bundle: Bundle,
-        costs: Costs,
-        workload: Workload,
-        epochs: int,
-        validation: float,
-        tier: str,
-        threads: int,
-        runtime: Runtime,
-    ) -> None:
-        self.runtime = runtime
-        self.bundle, self.costs, self.workload = bundle, costs, workload
-        self.epochs, self.validation, self.threads = epochs, validation, threads
-        self.samples = len(workload.tokens)
-        self.shapes = step_shapes(bundle, tier)
-        self.measured = [m.name for m in bundle.manifest.modalities if m.name in costs.features]
+    bundle: Bundle
+    costs: Costs
+    workload: Workload
+    epochs: int
+    validation: float
+    tier: str
+    threads: int
+    runtime: Runtime
+
+    def __post_init__(self) -> None:
+        self.samples, self.shapes = len(self.workload.tokens), step_shapes(self.bundle, self.tier)
+        self.measured = [m.name for m in self.bundle.manifest.modalities if m.name in self.costs.features]
 
     def search(self, limit: int | None) -> PlannedChoice | None:
         """The first choice, from the largest down, that fits a limit of bytes; None if none does."""
-        kept, why = list(self.measured), [f"{m.name} cannot be computed right here" for m in self._unmeasured()]
+        names = [m.name for m in self.bundle.manifest.modalities]
+        kept = list(self.measured)
+        why = [f"{name} cannot be computed right here" for name in names if name not in kept]
         everything, smallest = self.samples, self.shapes[-1]
         while kept:
             for shape in self.shapes:
@@ -292,23 +291,14 @@ class _PlanSearch:
 
     def _most(self, kept: Sequence[str], limit: int) -> int:
         """How many of the newest samples fit a limit of bytes, by bisection."""
-        low, high = 0, self.samples
-        while low < high:
-            middle = (low + high + 1) // 2
-            if self.estimate(middle, self.shapes[-1], kept).bytes <= limit:
-                low = middle
-            else:
-                high = middle - 1
-        return low
+        counts, smallest = range(1, self.samples + 1), self.shapes[-1]
+        return bisect_right(counts, limit, key=lambda count: self.estimate(count, smallest, kept).bytes)
 
     def _weight(self, name: str) -> int:
         """Bytes that a modality adds to the estimate of all."""
         rest = [other for other in self.measured if other != name]
         count, shape = self.samples, self.shapes[-1]
         return self.estimate(count, shape, self.measured).bytes - self.estimate(count, shape, rest).bytes
-
-    def _unmeasured(self) -> list[Modality]:
-        return [m for m in self.bundle.manifest.modalities if m.name not in self.costs.features]
 
     def _variants(self, role: str, shape: StepShape) -> list[Graph]:
         """The tier's graphs of a role, by bucket the largest batch up to the shape's, smallest tokens first."""
