@@ -21,23 +21,15 @@ from homeroom.errors import InputError, StoreError
 from homeroom.system.clock import now
 from homeroom.system.files import make_directory, refusal, sync_directory, write_durable
 from homeroom.system.sqlite import copy_database
+from homeroom_aggregator.admin import folder as district
 from homeroom_aggregator.admin.configuration_file import CONFIGURATION_FILE
-from homeroom_aggregator.admin.folder import (
-    BACKUP_FILE,
-    BUNDLES_FOLDER,
-    FACTS_FILE,
-    KEY_FILE,
-    LOG_FILE,
-    ROSTER_FILE,
-    SEALING_KEY_FILE,
-    SECRET_FILE,
-    open_rounds,
-    read_facts,
-)
+from homeroom_aggregator.admin.folder import BACKUP_FILE, LOG_FILE
 from homeroom_aggregator.state.log import Log
 from homeroom_aggregator.state.schema import NEWEST_VERSION
 
-BACKUP_LIST = BACKUP_FILE
+REQUIRED_FILES = (district.FACTS_FILE, district.KEY_FILE, district.SECRET_FILE)
+# secure.db stays behind: a round's secrets must not outlive it
+OPTIONAL_FILES = (CONFIGURATION_FILE, district.ROSTER_FILE, district.SEALING_KEY_FILE)
 
 
 class BackupContents(msgspec.Struct, frozen=True, kw_only=True):
@@ -50,31 +42,24 @@ class BackupContents(msgspec.Struct, frozen=True, kw_only=True):
 
 def backup(folder: Path, out: Path) -> BackupContents:
     """Copy FOLDER as it stands, whether it is served or not; OUT must not exist."""
-    facts = read_facts(folder)
+    bundle = Path(district.BUNDLES_FOLDER, district.read_facts(folder).bundle_id)
     if out.exists():
         raise InputError("is there already", where=str(out), remedy="name a new folder")
     if out.resolve().is_relative_to(folder.resolve()):
         raise InputError("lies in the folder that it would copy", where=str(out), remedy="name one outside of it")
     with _whole(out) as beside:
         make_directory(beside)
-        for name in (FACTS_FILE, KEY_FILE, SECRET_FILE):
-            write_durable(beside / name, (folder / name).read_bytes())
-        for name in (
-            CONFIGURATION_FILE,
-            ROSTER_FILE,
-            SEALING_KEY_FILE,
-        ):  # secure.db stays behind: a round's secrets must not outlive it
-            if (folder / name).exists():
+        for name in (*REQUIRED_FILES, *OPTIONAL_FILES):
+            if name in REQUIRED_FILES or (folder / name).exists():
                 write_durable(beside / name, (folder / name).read_bytes())
-        _copy_tree(folder / BUNDLES_FOLDER / facts.bundle_id, beside / BUNDLES_FOLDER / facts.bundle_id)
+        _copy_tree(folder / bundle, beside / bundle)
         version = 0
         if (folder / LOG_FILE).exists():
             with contextlib.closing(Log(folder / LOG_FILE, exclusive=False)) as log:
                 copy_database(log.database, beside / LOG_FILE)
             version = _newest(beside / LOG_FILE)
-        files = {path.relative_to(beside).as_posix(): digest_file(path) for path in _files(beside)}
-        contents = BackupContents(files=files, version=version)
-        write_durable(beside / BACKUP_LIST, msgspec.json.format(msgspec.json.encode(contents), indent=1))
+        contents = BackupContents(files=_digests(beside), version=version)
+        write_durable(beside / BACKUP_FILE, msgspec.json.format(msgspec.json.encode(contents), indent=1))
     return contents
 
 
@@ -86,19 +71,13 @@ def restore(source: Path, folder: Path) -> BackupContents:
     contents = _read(source)
     if folder.exists():
         raise InputError("is there already", where=str(folder), remedy="move it away first; nothing is overwritten")
-    digests = {
-        path.relative_to(source).as_posix(): digest_file(path) for path in _files(source) if path.name != BACKUP_LIST
-    }
-    wrong = sorted(
-        name for name in digests.keys() | contents.files.keys() if digests.get(name) != contents.files.get(name)
-    )
-    if wrong:
-        raise StoreError(f"{wrong[0]} is not as it was saved", where=str(source), remedy="take another backup")
+    if wrong := {name for name, _ in _digests(source).items() ^ contents.files.items()}:
+        raise StoreError(f"{min(wrong)} is not as it was saved", where=str(source), remedy="take another backup")
     with _whole(folder) as beside:
         _copy_tree(source, beside)
-        (beside / BACKUP_LIST).unlink()
+        (beside / BACKUP_FILE).unlink()
         if (beside / LOG_FILE).exists():
-            with contextlib.closing(open_rounds(beside)) as rounds:
+            with contextlib.closing(district.open_rounds(beside)) as rounds:
                 rounds.continue_at(restore_version_number(now()))
     return contents
 
@@ -129,12 +108,11 @@ def restore_version_number(moment: datetime.datetime) -> int:
 
 def _read(source: Path) -> BackupContents:
     try:
-        data = (source / BACKUP_LIST).read_bytes()
+        data = (source / BACKUP_FILE).read_bytes()
     except OSError:
-        raise InputError(
-            "is no backup", where=str(source), remedy="name a folder that `homeroom district backup` made"
-        ) from None
-    return decode(data, BackupContents, limit_bytes=1 << 22, where=str(source / BACKUP_LIST), error=StoreError)
+        remedy = "name a folder that `homeroom district backup` made"
+        raise InputError("is no backup", where=str(source), remedy=remedy) from None
+    return decode(data, BackupContents, limit_bytes=1 << 22, where=str(source / BACKUP_FILE), error=StoreError)
 
 
 def _newest(path: Path) -> int:
@@ -144,6 +122,13 @@ def _newest(path: Path) -> int:
 
 def _files(folder: Path) -> list[Path]:
     return sorted(path for path in folder.rglob("*") if path.is_file())
+
+
+def _digests(folder: Path) -> dict[str, str]:
+    """By path, the SHA-256 of every file but the list itself."""
+    return {
+        path.relative_to(folder).as_posix(): digest_file(path) for path in _files(folder) if path.name != BACKUP_FILE
+    }
 
 
 def _copy_tree(source: Path, target: Path) -> None:

@@ -10,31 +10,14 @@ import msgspec
 from homeroom.contract.signing import read_key
 from homeroom.system.files import write_durable
 from homeroom.system.sqlite import Database
-from homeroom_aggregator.admin.configuration_file import (
-    CONFIGURATION_FILE,
-    read_configuration,
-    round_in_force,
-    write_file,
-)
-from homeroom_aggregator.admin.folder import (
-    KEY_FILE,
-    LOG_FILE,
-    ROSTER_FILE,
-    SEALING_KEY_FILE,
-    FolderFacts,
-    create_folder,
-    open_log,
-    read_facts,
-    read_secret,
-)
+from homeroom_aggregator.admin import configuration_file as file
+from homeroom_aggregator.admin import folder as district
+from homeroom_aggregator.admin.folder import FolderFacts
 from homeroom_aggregator.state import audit
 from homeroom_aggregator.state.log import Log
 from homeroom_aggregator.state.privacy_ledger import PrivacyLedger
 
-CARRIED_FILES = (
-    ROSTER_FILE,
-    SEALING_KEY_FILE,
-)  # messages under way are sealed to the second
+CARRIED_FILES = (district.ROSTER_FILE, district.SEALING_KEY_FILE)  # messages under way are sealed to the second
 CARRIED_TABLES = ("devices", "invitations", "consents", "instances", "audit")
 
 
@@ -43,9 +26,12 @@ def upgrade_bundle(folder: Path, old: Path, bundle: Path) -> FolderFacts:
 
     Its rounds have the old configuration and begin with the bundle's own theta. May be repeated if it was cut short.
     """
-    facts = read_facts(old)
+    facts = district.read_facts(old)
     folder.mkdir(parents=True, exist_ok=True)
-    with contextlib.closing(open_log(old)) as before, contextlib.closing(Log(folder / LOG_FILE)) as log:
+    with (
+        contextlib.closing(district.open_log(old)) as before,
+        contextlib.closing(Log(folder / district.LOG_FILE)) as log,
+    ):
         if not log.database.one("SELECT 1 FROM audit"):
             with log.database.transaction():
                 _take_over(log.database, before.database)
@@ -54,17 +40,17 @@ def upgrade_bundle(folder: Path, old: Path, bundle: Path) -> FolderFacts:
     for name in CARRIED_FILES:
         with contextlib.suppress(FileNotFoundError):
             write_durable(folder / name, (old / name).read_bytes())
-    configuration = msgspec.structs.replace(round_in_force(old, facts), earlier_codecs=())
-    if (old / CONFIGURATION_FILE).exists():
-        write_file(folder, msgspec.structs.replace(read_configuration(old), round=configuration))
-    return create_folder(
+    configuration = msgspec.structs.replace(file.round_in_force(old, facts), earlier_codecs=())
+    if (old / file.CONFIGURATION_FILE).exists():
+        file.write_file(folder, msgspec.structs.replace(file.read_configuration(old), round=configuration))
+    return district.create_folder(
         folder,
         bundle,
         institution=facts.institution,
-        key=read_key(old / KEY_FILE),
+        key=read_key(old / district.KEY_FILE),
         certificate=facts.certificate,
         configuration=configuration,
-        secret=read_secret(old),
+        secret=district.read_secret(old),
     )
 
 

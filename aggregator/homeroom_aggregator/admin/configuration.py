@@ -9,7 +9,7 @@ import math
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from types import MappingProxyType
-from typing import Annotated, Any, Literal, TypeVar, get_args
+from typing import Annotated, Any, Literal, get_args
 
 import msgspec
 
@@ -137,8 +137,7 @@ FIELD_OF_OPTION = {
     **{name: f"round.{name}" for name in ("buffer_size", "min_devices", "max_staleness", "codec", "by_school")},
     **{name: f"round.{name}" for name in ("server_rate", "proximal")},
     "deadline": "round.cohort.deadline_s",
-    "quorum": "round.cohort.quorum",
-    "over": "round.cohort.over",
+    **{name: f"round.cohort.{name}" for name in ("quorum", "over")},
     "optimizer": "round.optimizer.name",
     **{name: f"round.optimizer.{name}" for name in ("beta1", "beta2", "tau")},
     **{name: f"round.privacy.{name}" for name in ("epsilon", "delta", "clip_norm", "noise_multiplier", "subjects")},
@@ -282,11 +281,8 @@ def _complete(fields: dict[str, Any], before: RoundConfiguration, options: Mappi
         if missing == list(OPTIONS_OF_PART["privacy"]) and privacy.keys() == {"delta"}:
             fields["privacy"] = None
         elif missing:
-            raise InputError(
-                f"a private round also needs {' and '.join(missing)}",
-                where=OPTIONS,
-                remedy="a clip without noise, or noise without a budget, promises nothing",
-            )
+            remedy = "a clip without noise, or noise without a budget, promises nothing"
+            raise InputError(f"a private round also needs {' and '.join(missing)}", where=OPTIONS, remedy=remedy)
         elif before.privacy is None:
             mechanism = "distributed" if fields["secure"] else "central"
             fields["privacy"] = {"delta": PRIVACY_DELTA, "mechanism": mechanism} | privacy
@@ -334,11 +330,3 @@ def _check_plain(fields: Mapping[str, Any], kind: type[msgspec.Struct], where: s
             raise InputError(f"{named}: {shown} is not a number that can be kept", where=where)
         if (part := parts[key]) and isinstance(value, Mapping):
             _check_plain(value, part, where, f"{table}.{key}".lstrip("."))
-
-
-Configuration = TypeVar("Configuration", bound=msgspec.Struct)
-
-
-def from_options(kind: type[Configuration], options: Mapping[str, Any]) -> Configuration:
-    """A configuration from the values of options by name, which may be more than it has fields."""
-    return kind(**{name: options[name] for name in kind.__struct_fields__})

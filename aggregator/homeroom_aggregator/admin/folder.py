@@ -21,39 +21,26 @@ from pathlib import Path
 import msgspec
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
+from homeroom.contract import signing
 from homeroom.contract.canonical_json import decode
 from homeroom.contract.invitation import Invitation
 from homeroom.contract.manifest import Hash
 from homeroom.contract.policy import POLICY_LIMIT_BYTES, read_policy
 from homeroom.contract.roster import Roster, read_roster
 from homeroom.contract.round import RoundConfiguration
-from homeroom.contract.signing import (
-    Certificate,
-    certify,
-    check_certificate,
-    fingerprint,
-    new_key,
-    public_hex,
-    read_key,
-    write_key,
-)
+from homeroom.contract.signing import Certificate, fingerprint, public_hex, read_key, write_key
 from homeroom.errors import InputError, StoreError, TrustError
 from homeroom.runtime.bundle import Bundle, install, open_bundle
 from homeroom.system.files import removed_on_failure, replace_durable, write_durable
 from homeroom_aggregator.merge.rounds import Rounds
 from homeroom_aggregator.state import audit
-from homeroom_aggregator.state.invitation_codes import code_digest, new_code
 from homeroom_aggregator.state.log import Log
 from homeroom_aggregator.state.members import Members, Role, StoredInvitation
+from homeroom_aggregator.state.one_time_codes import INVITATION, code_digest, new_code
 from homeroom_aggregator.state.privacy_ledger import releases_within
 
-FACTS_FILE, KEY_FILE, SECRET_FILE, LOG_FILE, BUNDLES_FOLDER = (
-    "aggregator.json",
-    "key.pem",
-    "secret",
-    "log.db",
-    "bundles",
-)
+FACTS_FILE, KEY_FILE, SECRET_FILE, LOG_FILE = "aggregator.json", "key.pem", "secret", "log.db"
+BUNDLES_FOLDER = "bundles"
 ROSTER_FILE, SECURE_ROUND_FILE, SEALING_KEY_FILE = "roster.json", "secure.db", "sealing.pem"
 BACKUP_FILE = "backup.json"  # in a folder that `homeroom district backup` made: what is in it
 
@@ -95,29 +82,21 @@ def create_folder(
     if (folder / FACTS_FILE).exists():
         raise InputError("is an aggregator's folder already", where=str(folder), remedy="serve it without --bundle")
     if root_key is not None:
-        key = key or new_key()
-        certificate = certify(root_key, "aggregator", key, institution)
+        key = key or signing.new_key()
+        certificate = signing.certify(root_key, "aggregator", key, institution)
     if key is None or certificate is None:
-        raise InputError(
-            "needs a key that the root certified",
-            where=str(folder),
-            remedy="give --root-key, or --key and --certificate",
-        )
-    if certificate.key != public_hex(key):
-        raise TrustError("the certificate is for another key", where=str(folder))
+        remedy = "give --root-key, or --key and --certificate"
+        raise InputError("needs a key that the root certified", where=str(folder), remedy=remedy)
     root = fingerprint(certificate.root)
-    check_certificate(certificate, role="aggregator", root_fingerprint=root, where=str(folder))
+    _check_key(key, certificate, root, folder)
     with removed_on_failure(folder):
         installed = install(bundle, folder / BUNDLES_FOLDER, root=root)
-        narrowed = msgspec.structs.replace(
-            configuration or RoundConfiguration(bundle_id=installed.bundle_id), bundle_id=installed.bundle_id
-        )
+        begun = configuration or RoundConfiguration(bundle_id=installed.bundle_id)
+        narrowed = msgspec.structs.replace(begun, bundle_id=installed.bundle_id)
         if policy is not None:
             narrowed = narrow_by_policy(narrowed, policy, root, certificate.name)
         if narrowed.privacy:
-            releases_within(
-                narrowed.privacy, narrowed.scale_bits
-            )  # a budget that not one release fits in is refused here
+            releases_within(narrowed.privacy, narrowed.scale_bits)  # refuses a budget that not one release fits in
         facts = FolderFacts(
             institution=institution,
             root=root,
@@ -125,14 +104,22 @@ def create_folder(
             certificate=certificate,
             configuration=narrowed,
         )
-        if not (folder / KEY_FILE).exists():
-            write_key(folder / KEY_FILE, key)
-        elif public_hex(read_key(folder / KEY_FILE)) != public_hex(key):
-            (folder / KEY_FILE).unlink()  # of a making that was cut short: nothing was signed with it
+        if not (folder / KEY_FILE).exists() or public_hex(read_key(folder / KEY_FILE)) != public_hex(key):
+            (folder / KEY_FILE).unlink(missing_ok=True)  # of a making that was cut short: nothing was signed with it
             write_key(folder / KEY_FILE, key)
         write_durable(folder / SECRET_FILE, secret or secrets.token_bytes(32))
-        write_durable(folder / FACTS_FILE, msgspec.json.format(msgspec.json.encode(facts), indent=1))
+        _write_facts(folder, facts)
     return facts
+
+
+def _check_key(key: Ed25519PrivateKey, certificate: Certificate, root: str, folder: Path) -> None:
+    if certificate.key != public_hex(key):
+        raise TrustError("the certificate is for another key", where=str(folder))
+    signing.check_certificate(certificate, role="aggregator", root_fingerprint=root, where=str(folder))
+
+
+def _write_facts(folder: Path, facts: FolderFacts) -> None:
+    write_durable(folder / FACTS_FILE, msgspec.json.format(msgspec.json.encode(facts), indent=1))
 
 
 def narrow_by_policy(configuration: RoundConfiguration, path: Path, root: str, name: str) -> RoundConfiguration:
@@ -156,9 +143,8 @@ def read_facts(folder: Path) -> FolderFacts:
     try:
         data = path.read_bytes()
     except FileNotFoundError:
-        raise InputError(
-            "is no aggregator's folder yet", where=str(folder), remedy="serve it with --bundle first"
-        ) from None
+        remedy = "serve it with --bundle first"
+        raise InputError("is no aggregator's folder yet", where=str(folder), remedy=remedy) from None
     except OSError as problem:
         raise StoreError(f"cannot be read: {problem.strerror}", where=str(path)) from None
     return decode(data, FolderFacts, limit_bytes=1 << 20, where=str(path), error=StoreError)
@@ -181,9 +167,8 @@ def open_rounds(folder: Path, retain: int = 0, **checkpoints: int) -> Rounds:
     refuse_backup(folder)
     bundle, key = open_folder_bundle(folder, facts), read_key(folder / KEY_FILE)
     if public_hex(key) != facts.certificate.key:
-        raise TrustError(
-            "key and certificate do not belong together", where=str(folder), remedy="`homeroom district recover`"
-        )
+        says, remedy = "key and certificate do not belong together", "`homeroom district recover`"
+        raise TrustError(says, where=str(folder), remedy=remedy)
     return Rounds(folder / LOG_FILE, bundle, facts.configuration, key, facts.certificate, retain=retain, **checkpoints)
 
 
@@ -233,7 +218,8 @@ def make_invitations(
     common = {"address": address.rstrip("/"), "root": facts.root, "institution": facts.institution}
     common |= {"bundle_id": facts.bundle_id, "expires": expires or ""}
     invitations = [
-        msgspec.convert({**common, "code": new_code(secret), "school": school}, Invitation) for school, _ in rows
+        msgspec.convert({**common, "code": new_code(secret, INVITATION), "school": school}, Invitation)
+        for school, _ in rows
     ]
     with contextlib.closing(open_log(folder)) as log, log.step():
         members = Members(log.database)
@@ -249,15 +235,13 @@ def make_invitations(
 def recover_key(folder: Path, key: Ed25519PrivateKey, certificate: Certificate) -> FolderFacts:
     """Replace a lost key by a new one that the same root certified; the server must be stopped."""
     facts = read_facts(folder)
-    if certificate.key != public_hex(key):
-        raise TrustError("the certificate is for another key", where=str(folder))
-    check_certificate(certificate, role="aggregator", root_fingerprint=facts.root, where=str(folder))
+    _check_key(key, certificate, facts.root, folder)
     with contextlib.closing(Log(folder / LOG_FILE)) as log, log.step():
         audit.record(log.database, "recovered", key=certificate.key, before=facts.certificate.key)
         replaced = msgspec.structs.replace(facts, certificate=certificate)
         write_key(folder / f"{KEY_FILE}.new", key)
         replace_durable(folder / f"{KEY_FILE}.new", folder / KEY_FILE)
-        write_durable(folder / FACTS_FILE, msgspec.json.format(msgspec.json.encode(replaced), indent=1))
+        _write_facts(folder, replaced)
     return replaced
 
 

@@ -14,16 +14,10 @@ import msgspec
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 
+from homeroom.contract import offline_message
 from homeroom.contract.canonical_json import digest
 from homeroom.contract.offline_folder import OfflineFolder, read, remove
-from homeroom.contract.offline_message import (
-    OFFLINE_MESSAGE_LIMIT_BYTES,
-    AnswerHeader,
-    MessageHeader,
-    Receipt,
-    read_message,
-    write_answer,
-)
+from homeroom.contract.offline_message import AnswerHeader, MessageHeader, Receipt
 from homeroom.contract.sealed_box import sealing_key
 from homeroom.contract.signing import fingerprint, sign
 from homeroom.errors import HomeroomError, InputError, NetworkError, StoreError, TrustError, UpdateError
@@ -31,6 +25,8 @@ from homeroom.system.files import write_durable
 from homeroom_aggregator.admin.folder import SEALING_KEY_FILE, open_rounds, read_secret
 from homeroom_aggregator.merge.rounds import Rounds
 from homeroom_aggregator.state.members import Member, join_with_code
+
+COUNTS = ("messages", "joined", "accepted", "already", "refused", "waits", "unlearned")
 
 
 @dataclass(frozen=True)
@@ -58,19 +54,20 @@ def take_in_messages(folder: Path, stick: Path, tell: Callable[[str], None]) -> 
         key = load_sealing_key(folder)
         exchange = OfflineFolder(stick, fingerprint(rounds.certificate.root))
         exchange.put_receiver(sealing_key(key, rounds.key, rounds.certificate))
-        counts = dict.fromkeys(("messages", "joined", "accepted", "already", "refused", "waits", "unlearned"), 0)
-        unreadable: dict[str, str] = {}
+        counts, unreadable = dict.fromkeys(COUNTS, 0), dict[str, str]()
         answers: list[tuple[Path, MessageHeader, AnswerHeader]] = []
         for path in exchange.messages():
             try:
-                header, updates = read_message(read(path, OFFLINE_MESSAGE_LIMIT_BYTES), key, where=path.name)
+                message = read(path, offline_message.OFFLINE_MESSAGE_LIMIT_BYTES)
+                header, updates = offline_message.read_message(message, key, where=path.name)
             except (TrustError, NetworkError, InputError) as problem:
                 unreadable[path.name] = problem.what
                 continue
             answers.append((path, header, answer_message(rounds, secret, header, updates)))
         for path, header, answer in answers:  # only now, so that each holds the version that all of them made
             version = newer_version(rounds, header) if not answer.refused else b""
-            write_durable(exchange.answer(header.device), write_answer(rounds.key, answer, version, header.sealing))
+            sealed = offline_message.write_answer(rounds.key, answer, version, header.sealing)
+            write_durable(exchange.answer(header.device), sealed)
             remove(path)
             counts["messages"] += 1
             counts["joined"] += bool(header.code) and not answer.refused
@@ -146,13 +143,9 @@ def load_sealing_key(folder: Path) -> X25519PrivateKey:
     """The key that messages to the aggregator in `folder` are sealed to, made the first time."""
     path = folder / SEALING_KEY_FILE
     if not path.exists():
-        new = X25519PrivateKey.generate()
-        write_durable(
-            path,
-            new.private_bytes(
-                serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
-            ),
-        )
+        pkcs8, no_encryption = serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
+        new = X25519PrivateKey.generate().private_bytes(serialization.Encoding.PEM, pkcs8, no_encryption)
+        write_durable(path, new)
     try:
         key = serialization.load_pem_private_key(path.read_bytes(), password=None)
     except (OSError, ValueError, TypeError) as problem:

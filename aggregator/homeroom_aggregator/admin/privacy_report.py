@@ -63,22 +63,16 @@ def report_lines(figures: dict[str, Any]) -> list[str]:
     """The report, a paragraph each. figures: of `folder_figures`."""
     institution = figures["institution"]
     if not figures["private"]:
-        return [
-            f"{institution}: plain rounds. Nothing here is differential privacy: the aggregator keeps each update, and "
-            "what a release says about one school has no bound.",
-        ]
+        says = "Nothing here is differential privacy: the aggregator keeps each update, and what a release says about"
+        return [f"{institution}: plain rounds. {says} one school has no bound."]
     promise, spent = figures["promise"], figures["epsilon_spent"]
     clip, noise = promise["clip_norm"], promise["noise_multiplier"]
-    subjects = promise.get("subjects")
-    unit = "subject (pupil) of a device" if subjects else "device"
-    one = "one subject's samples" if subjects else "one device's updates"
-    cut = (
-        f"the part of an update that one subject's samples make is cut to a length of {clip:g}, by the device itself, "
-        f"at most {subjects} such parts are in an update,"
-        if subjects
-        else f"an update is cut to a length of {clip:g},"
-    )
-    names = "; a pupil under several names" if subjects else ""
+    unit, one, names = "device", "one device's updates", ""
+    cut = f"an update is cut to a length of {clip:g},"
+    if subjects := promise.get("subjects"):
+        unit, one, names = "subject (pupil) of a device", "one subject's samples", "; a pupil under several names"
+        cut = f"the part of an update that one subject's samples make is cut to a length of {clip:g}, by the device "
+        cut += f"itself, at most {subjects} such parts are in an update,"
     how = f"The aggregator adds it to the sum of {figures['buffer_size']} updates, and forgets them."
     server = "the aggregator itself, which sees each update until its release"
     if promise["mechanism"] == "distributed":

@@ -18,7 +18,6 @@ from homeroom_aggregator.admin.configuration import (
     FIELD_OF_OPTION,
     DistrictConfiguration,
     SimulationConfiguration,
-    from_options,
     with_options,
 )
 from homeroom_aggregator.cli.privacy import privacy_options
@@ -63,8 +62,9 @@ def simulate(bundle: Path, schools: tuple[Path, ...], plot: Path | None, out: Pa
 
     if plot and plot.suffix.lower() != ".svg":
         raise InputError("the picture is an .svg", where=str(plot), remedy=f"name it {plot.with_suffix('.svg').name}")
-    configuration, remote = msgspec.structs.asdict(from_options(SimulationConfiguration, options)), None
-    engine, measure_every = configuration.pop("engine"), configuration.pop("measure_every") or int(plot is not None)
+    configuration = {name: options[name] for name in SimulationConfiguration.__struct_fields__}
+    remote, engine = None, configuration.pop("engine")
+    measure_every = configuration.pop("measure_every") or int(plot is not None)
     given = {name: value for name, value in options.items() if name in FIELD_OF_OPTION and value is not None}
     asked = with_options(DistrictConfiguration(), given).round
     if engine == "flower":

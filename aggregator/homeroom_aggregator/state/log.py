@@ -60,11 +60,8 @@ class Log:
                 schema.prepare(self.database, path)
                 schema.check(self.database)
             except DamagedError as problem:
-                raise StoreError(
-                    f"is damaged: {problem.what}",
-                    where=str(path),
-                    remedy="put the last backup of the folder in its place",
-                ) from None
+                remedy = "put the last backup of the folder in its place"
+                raise StoreError(f"is damaged: {problem.what}", where=str(path), remedy=remedy) from None
             self._resources = resources.pop_all()
 
     @contextlib.contextmanager
@@ -100,10 +97,8 @@ class Log:
     ) -> int:
         """Appends an entry and returns its number; see `LogEntry` for its fields."""
         with self.database.transaction():
-            self.database.write(
-                "INSERT INTO log (kind, update_id, device, version) VALUES (?, ?, ?, ?)",
-                (kind, update_id, device, version),
-            )
+            sql = "INSERT INTO log (kind, update_id, device, version) VALUES (?, ?, ?, ?)"
+            self.database.write(sql, (kind, update_id, device, version))
             number = int(self.database.one("SELECT last_insert_rowid()")[0])
             if body:
                 self.database.write("INSERT INTO bodies (number, body) VALUES (?, ?)", (number, body))

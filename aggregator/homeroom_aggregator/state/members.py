@@ -14,7 +14,8 @@ from typing import Any, Literal, get_args
 from homeroom.errors import InputError, TrustError
 from homeroom.system.clock import now
 from homeroom.system.sqlite import Database
-from homeroom_aggregator.state import audit, invitation_codes
+from homeroom_aggregator.state import audit
+from homeroom_aggregator.state.one_time_codes import INVITATION, UNSTORED_INVITATION, code_digest, is_genuine
 
 Role = Literal["device", "school", "district", "auditor"]
 ROLES: tuple[Role, ...] = get_args(Role)
@@ -100,11 +101,12 @@ class Members:
         if self.database.one("SELECT 1 FROM devices WHERE device = ?", (key,)):
             raise TrustError("this key was revoked", where="invitation", remedy="make a new device directory")
         with self.database.transaction():
-            self.database.write(
-                "INSERT INTO devices (device, code, role, school, member, joined) VALUES (?, ?, ?, ?, ?, ?)",
-                (key, invitation.code, invitation.role, invitation.school, key, audit.timestamp()),
-            )
+            self._enrol(key, invitation.code, Member(key, key, invitation.role, invitation.school))
             audit.record(self.database, "joined", device=key, role=invitation.role, school=invitation.school)
+
+    def _enrol(self, key: str, code: str, member: Member) -> None:
+        sql = "INSERT INTO devices (device, code, role, school, member, joined) VALUES (?, ?, ?, ?, ?, ?)"
+        self.database.write(sql, (key, code, member.role, member.school, member.name, audit.timestamp()))
 
     def invitation(self, code: str) -> StoredInvitation | None:
         """An invitation by its code's digest; None if it was never stored, or was taken back."""
@@ -126,17 +128,13 @@ class Members:
             raise TrustError("the new key was used before", where="rotate", remedy="make another one")
         with self.database.transaction():
             self.database.write("UPDATE devices SET revoked = 1, replaced_by = ? WHERE device = ?", (new, old))
-            self.database.write(
-                "INSERT INTO devices (device, code, role, school, member, joined) VALUES (?, ?, ?, ?, ?, ?)",
-                (new, f"rotated {old}", member.role, member.school, member.name, audit.timestamp()),
-            )
+            self._enrol(new, f"rotated {old}", member)
             audit.record(self.database, "rotated", device=old, to=new)
 
     def revoke(self, key: str, by: str) -> None:
         """Revokes a key, given in full or by a beginning that only one key has. InputError if it is unknown."""
-        rows = self.database.rows(
-            "SELECT device FROM devices WHERE substr(device, 1, ?) = ? AND NOT revoked", (len(key), key)
-        )
+        sql = "SELECT device FROM devices WHERE substr(device, 1, ?) = ? AND NOT revoked"
+        rows = self.database.rows(sql, (len(key), key))
         if len(rows) != 1 or not key:
             why = "is the beginning of several keys" if len(rows) > 1 else "is no enrolled key"
             raise InputError(why, where=key, remedy="`homeroom district members` lists them")
@@ -154,9 +152,8 @@ class Members:
         """Notes the machine that a request came from; one that left and is there again shares its key with another."""
         if not instance or instance == member.instance:
             return
-        known = self.database.one(
-            "SELECT 1 FROM instances WHERE device = ? AND instance = ?", (member.device, instance)
-        )
+        sql = "SELECT 1 FROM instances WHERE device = ? AND instance = ?"
+        known = self.database.one(sql, (member.device, instance))
         with self.database.transaction():
             self.database.write("UPDATE devices SET instance = ? WHERE device = ?", (instance, member.device))
             if known and not member.twin:
@@ -177,10 +174,8 @@ class Members:
     def consent(self, school: str, given_by: str) -> None:
         """Records a school's consent; its updates are accepted from now on."""
         with self.database.transaction():
-            self.database.write(
-                "INSERT OR REPLACE INTO consents (school, given_by, at) VALUES (?, ?, ?)",
-                (school, given_by, audit.timestamp()),
-            )
+            sql = "INSERT OR REPLACE INTO consents (school, given_by, at) VALUES (?, ?, ?)"
+            self.database.write(sql, (school, given_by, audit.timestamp()))
             audit.record(self.database, "consent given", school=school, by=given_by)
 
     def withdraw_consent(self, school: str, by: str) -> None:
@@ -210,8 +205,9 @@ class Members:
 
 def find_invitation(members: Members, secret: bytes, code: str) -> StoredInvitation | None:
     """The invitation of a code, used or not; None if the code is made up or was taken back."""
-    digest, generation = invitation_codes.code_digest(code), invitation_codes.code_generation(secret, code)
-    return members.invitation(digest) if generation == 2 else StoredInvitation(digest) if generation == 1 else None
+    if is_genuine(secret, INVITATION, code):
+        return members.invitation(code_digest(code))
+    return StoredInvitation(code_digest(code)) if is_genuine(secret, UNSTORED_INVITATION, code) else None
 
 
 def join_with_code(members: Members, secret: bytes, key: str, code: str) -> None:

@@ -101,11 +101,9 @@ def releases_within(privacy: Privacy, scale_bits: int) -> int:
         return epsilon([(event, count)], privacy.delta) <= privacy.epsilon
 
     if not fits(1):
-        raise InputError(
-            f"one release alone would cost epsilon {epsilon([(event, 1)], privacy.delta):.3g}, "
-            f"more than the budget of {privacy.epsilon:g}",
-            remedy="raise the noise multiplier or the budget",
-        )
+        says = f"one release alone would cost epsilon {epsilon([(event, 1)], privacy.delta):.3g}, "
+        says += f"more than the budget of {privacy.epsilon:g}"
+        raise InputError(says, remedy="raise the noise multiplier or the budget")
     low, high = 1, MOST_RELEASES
     while high - low > 1:
         middle = (low + high) // 2
@@ -132,19 +130,15 @@ class PrivacyLedger:
     def check(self, device: str, version: int) -> None:
         """Raise UpdateError if entering the release of `version` would pass this device's budget, or be too soon."""
         if self.entered(device) >= self.allowed:
-            raise UpdateError(
-                f"it entered {self.allowed} private releases, and one more would pass epsilon {self.privacy.epsilon:g}",
-                code="budget_spent",
-                remedy="this device can go on using new versions, and training for itself",
+            says = (
+                f"it entered {self.allowed} private releases, and one more would pass epsilon {self.privacy.epsilon:g}"
             )
-
+            remedy = "this device can go on using new versions, and training for itself"
+            raise UpdateError(says, code="budget_spent", remedy=remedy)
         last, apart = self._last(device), self.privacy.min_separation
         if last is not None and version - last < apart:
-            raise UpdateError(
-                f"it is in version {last}, and this stream takes a device once in {apart} versions",
-                code="not_selected",
-                remedy=f"the update waits for version {last + apart}",
-            )
+            says = f"it is in version {last}, and this stream takes a device once in {apart} versions"
+            raise UpdateError(says, code="not_selected", remedy=f"the update waits for version {last + apart}")
 
     def _last(self, device: str) -> int | None:
         """The newest version of this folder that the device entered."""

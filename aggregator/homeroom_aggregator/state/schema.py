@@ -43,14 +43,8 @@ CREATE TABLE audit (
 CREATE TRIGGER audit_is_never_changed BEFORE UPDATE ON audit BEGIN SELECT RAISE(ABORT, 'append only'); END;
 CREATE TRIGGER audit_is_never_cut BEFORE DELETE ON audit BEGIN SELECT RAISE(ABORT, 'append only'); END
 """
-CHECKED_TABLES = (
-    "facts",
-    "devices",
-    "log",
-    "invitations",
-    "consents",
-    "audit",
-)  # checked at each start; bodies are checked by their own hashes when they are read
+# Checked at each start; bodies are checked by their own hashes when they are read.
+CHECKED_TABLES = ("facts", "devices", "log", "invitations", "consents", "audit")
 
 
 def newest_version(database: Database) -> int:
@@ -78,14 +72,10 @@ def _to_2(database: Database) -> None:
 
 def _to_3(database: Database) -> None:
     """Version 2 to 3: roles, schools with their consents, key rotation, the audit log. `member`: the first key."""
-    devices = database.tables["devices"]
-    devices.add_column("role", str, not_null_default="device")
-    devices.add_column("school", str, not_null_default="")
-    devices.add_column("member", str)
-    devices.add_column("replaced_by", str)
-    devices.add_column("instance", str, not_null_default="")
-    devices.add_column("twin", int, not_null_default=0)
-    devices.add_column("joined", str, not_null_default="")
+    defaults = {"role": "device", "school": "", "member": None, "replaced_by": None, "instance": "", "twin": 0}
+    for name, default in (defaults | {"joined": ""}).items():
+        kind = int if default == 0 else str
+        database.tables["devices"].add_column(name, kind, not_null_default=default)
     database.write("UPDATE devices SET member = device")
     database.tables.executescript(MEMBER_TABLES)
 
@@ -105,9 +95,8 @@ def prepare(database: Database, path: Path) -> None:
     """Makes the tables of an empty file, or migrates older ones after a copy was made beside; all of it or nothing."""
     present = layout_version(database)
     if present > LAYOUT_VERSION:
-        raise StoreError(
-            f"has layout {present}, this Homeroom knows {LAYOUT_VERSION}", where=str(path), remedy="update homeroom"
-        )
+        says = f"has layout {present}, this Homeroom knows {LAYOUT_VERSION}"
+        raise StoreError(says, where=str(path), remedy="update homeroom")
     if present == LAYOUT_VERSION:
         return
     if present:

@@ -48,10 +48,8 @@ class SecureSum(msgspec.Struct, frozen=True):
 
 def pack(secure_sum: SecureSum) -> bytes:
     """The bytes of a sum, in the form above."""
-    head = msgspec.json.encode(secure_sum.header)
-    body: bytes = (
-        struct.pack("<I", len(head)) + head + safetensors.numpy.save(dict(sorted(secure_sum.numerators.items())))
-    )
+    head, tensors = msgspec.json.encode(secure_sum.header), dict(sorted(secure_sum.numerators.items()))
+    body: bytes = struct.pack("<I", len(head)) + head + safetensors.numpy.save(tensors)
     return hashlib.sha256(body).digest() + body
 
 

@@ -31,7 +31,7 @@ from homeroom_aggregator.merge import checkpoint
 from homeroom_aggregator.merge.round_state import RoundState
 from homeroom_aggregator.merge.segment_sums import SegmentSums
 from homeroom_aggregator.server import auth
-from homeroom_aggregator.state import invitation_codes, secure_sum
+from homeroom_aggregator.state import one_time_codes, secure_sum
 
 LAYOUT = Layout(SEGMENTS)
 ROUND = RoundConfiguration(bundle_id="0" * 64, update_limit_bytes=1 << 16)
@@ -101,7 +101,7 @@ def test_a_sheet_of_schools(data: bytes) -> None:
 @given(st.one_of(st.text(max_size=80), changed(auth.Nonces().new("a").encode()).map(lambda b: b.decode("latin-1"))))
 def test_a_nonce_and_a_code_of_another_server(text: str) -> None:
     assert not auth.Nonces().use(text, "a")
-    assert invitation_codes.code_generation(b"s" * 32, text) == 0
+    assert not one_time_codes.is_genuine(b"s" * 32, one_time_codes.INVITATION, text)
 
 
 def signed() -> dict[str, str]:

@@ -26,7 +26,7 @@ from homeroom_aggregator.admin.folder import invite_devices, make_invitations, r
 from homeroom_aggregator.server import auth
 from homeroom_aggregator.server.rate_limits import DAY_S, RateMeter
 from homeroom_aggregator.server.service import Service, open_service
-from homeroom_aggregator.state import audit, invitation_codes, members
+from homeroom_aggregator.state import audit, members, one_time_codes
 
 
 @pytest.fixture
@@ -81,7 +81,9 @@ def test_an_invitation_of_before_there_were_schools_still_enrols(service: Servic
     folder = service.rounds.log.database.path.parent
     (invitation,) = invite_devices(folder, address, 1)
     random = bytes(18)
-    code = auth.base64.urlsafe_b64encode(random + invitation_codes._mac(service.secret, 1, random)).decode()
+    code = auth.base64.urlsafe_b64encode(
+        random + one_time_codes._mac(service.secret, one_time_codes.UNSTORED_INVITATION, random)
+    ).decode()
     school = School()
     client = Client(join(msgspec.structs.replace(invitation, code=code), school.key), school.key)
     assert update(client) == "accepted"

@@ -34,6 +34,7 @@ from homeroom_aggregator.server.rate_limits import RateMeter
 from homeroom_aggregator.server.refusals import RefusedError
 from homeroom_aggregator.server.service import Service
 from homeroom_aggregator.state import login_links
+from homeroom_aggregator.state.one_time_codes import LOGIN_LINK, is_genuine
 
 COOKIE_NAME, DASHBOARD_PATH = "homeroom-office", "/dashboard"
 FORM_LIMIT_BYTES, FORM_DEADLINE_S = 8 << 10, 120.0
@@ -117,7 +118,7 @@ async def sign_in(dashboard: Dashboard, request: Request) -> Response:
     """Use a login link up and begin a session."""
     service, code = dashboard.service, (await _form(request)).get("code", "")
     link = None
-    if login_links.is_genuine(service.secret, code):
+    if is_genuine(service.secret, LOGIN_LINK, code):
         link = await service.writer.do(lambda: login_links.redeem_link(service.rounds.log.database, code))
     if link is None:
         raise RefusedError(
