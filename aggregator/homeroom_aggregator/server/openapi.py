@@ -63,7 +63,7 @@ SECURE_ROUND = _object(
 
 @dataclass(frozen=True)
 class HttpOperation:
-    """One method of one path; the parameters in the path are `PARAMETERS`."""
+    """One method of one path below /v1; the parameters in the path are `PARAMETERS`."""
 
     method: str
     path: str
@@ -74,93 +74,81 @@ class HttpOperation:
 
 
 OPERATIONS = (
-    HttpOperation("get", "/v1/health", "Is it up?", _object(status=TEXT, version=INTEGER), signed=False),
+    HttpOperation("get", "/health", "Is it up?", _object(status=TEXT, version=INTEGER), signed=False),
     HttpOperation(
         "get",
-        "/v1/keys",
+        "/keys",
         "Whose key signs here",
         _object(institution=TEXT, bundle_id=TEXT, certificate=_component("Certificate"), bundle=PARCEL),
         signed=False,
     ),
     HttpOperation(
         "post",
-        "/v1/join",
+        "/join",
         "Enrol the signing key with an invitation's code",
         _object(device=TEXT, bundle_id=TEXT),
         _object(code=TEXT),
     ),
-    HttpOperation("get", "/v1/round", "What is asked for, signed for the purpose `round`", ROUND),
-    HttpOperation("post", "/v1/updates", "Send an update (docs/update.md)", UPDATE_STATUS, BINARY),
-    HttpOperation("get", "/v1/versions/latest", "The newest theta", BINARY),
+    HttpOperation("get", "/round", "What is asked for, signed for the purpose `round`", ROUND),
+    HttpOperation("post", "/updates", "Send an update (docs/update.md)", UPDATE_STATUS, BINARY),
+    HttpOperation("get", "/versions/latest", "The newest theta", BINARY),
     HttpOperation(
         "get",
-        "/v1/versions/after/{number}",
+        "/versions/after/{number}",
         "What a device that has this version may fetch (docs/network.md)",
         _object(version=INTEGER, whole=PARCEL, delta={"anyOf": [PARCEL, {"type": "null"}]}),
     ),
+    HttpOperation("get", "/versions/{number}/from/{base}", "A version as its difference from another; Range", BINARY),
+    HttpOperation("get", "/bundles/{bundle_id}", "The bundle as one file, also with an invitation; Range", BINARY),
+    HttpOperation("get", "/versions/{number}", "One version of theta", BINARY),
     HttpOperation(
-        "get", "/v1/versions/{number}/from/{base}", "A version as its difference from another; Range", BINARY
-    ),
-    HttpOperation("get", "/v1/bundles/{bundle_id}", "The bundle as one file, also with an invitation; Range", BINARY),
-    HttpOperation("get", "/v1/versions/{number}", "One version of theta", BINARY),
-    HttpOperation(
-        "post",
-        "/v1/unlearn",
-        "Leave an update out from the next version on",
-        UPDATE_STATUS,
-        _object(update_id=UPDATE_ID),
+        "post", "/unlearn", "Leave an update out from the next version on", UPDATE_STATUS, _object(update_id=UPDATE_ID)
     ),
     HttpOperation(
         "post",
-        "/v1/rotate",
+        "/rotate",
         "A new key takes the sender's place; `proof` is its signature over both for the purpose `rotate`",
         _object(device=TEXT),
         _object(key=TEXT, proof=TEXT),
     ),
     HttpOperation(
         "post",
-        "/v1/report",
+        "/report",
         "How a version does at a device whose school lets it tell (docs/network.md)",
         _object(status=TEXT),
         _component("EvaluationReport"),
     ),
     HttpOperation(
-        "post", "/v1/dashboard", "A code that opens the dashboard once; for district and auditor", _object(code=TEXT)
+        "post", "/dashboard", "A code that opens the dashboard once; for district and auditor", _object(code=TEXT)
     ),
-    HttpOperation(
-        "get", "/v1/members", "Who is enrolled; for district, auditor, and a school about itself", ANY_OBJECT
-    ),
+    HttpOperation("get", "/members", "Who is enrolled; for district, auditor, and a school about itself", ANY_OBJECT),
     HttpOperation(
         "post",
-        "/v1/consent",
+        "/consent",
         "A school gives its consent or withdraws it; for school and district",
         _object(school=TEXT, consented=BOOLEAN),
         _object(school=TEXT, by=TEXT, action={"enum": ["give", "withdraw"]}),
     ),
     HttpOperation(
         "post",
-        "/v1/revoke",
+        "/revoke",
         "A key opens nothing any more; for district, and a school's own devices",
         _object(device=TEXT),
         _object(device=TEXT),
     ),
-    HttpOperation("get", "/v1/audit/{after}", "The audit log after an entry; for district and auditor", ANY_OBJECT),
+    HttpOperation("get", "/audit/{after}", "The audit log after an entry; for district and auditor", ANY_OBJECT),
     HttpOperation(
         "get",
-        "/v1/secure",
+        "/secure",
         "The secure round under way, as signed, and what it wants of this device; null without a roster",
         SECURE_ROUND,
     ),
-    HttpOperation("get", "/v1/secure/{round}", "What the present phase reads", BINARY),
+    HttpOperation("get", "/secure/{round}", "What the present phase reads", BINARY),
     HttpOperation(
-        "post",
-        "/v1/secure/{round}/{phase}",
-        "A device's part of a phase (docs/secure.md)",
-        _object(status=TEXT),
-        BINARY,
+        "post", "/secure/{round}/{phase}", "A device's part of a phase (docs/secure.md)", _object(status=TEXT), BINARY
     ),
-    HttpOperation("get", "/v1/metrics", "For Prometheus; the operator only", TEXT, signed=False),
-    HttpOperation("get", "/v1/openapi.json", "This document; for the operator", ANY_OBJECT, signed=False),
+    HttpOperation("get", "/metrics", "For Prometheus; the operator only", TEXT, signed=False),
+    HttpOperation("get", "/openapi.json", "This document; for the operator", ANY_OBJECT, signed=False),
 )
 
 
@@ -173,7 +161,7 @@ def document() -> dict[str, Any]:
     return {
         "openapi": "3.1.0",
         "info": {"title": "Homeroom aggregator", "version": "1", "description": homeroom.__doc__ or ""},
-        "paths": {operation.path: {operation.method: _described(operation)} for operation in OPERATIONS},
+        "paths": {f"/v1{operation.path}": {operation.method: _described(operation)} for operation in OPERATIONS},
         "components": {"schemas": components, "securitySchemes": {"signature": signature}},
     }
 

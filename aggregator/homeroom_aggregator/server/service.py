@@ -38,10 +38,7 @@ def open_service(folder: Path, token: str | None = None, configuration: District
     facts, configuration = read_facts(folder), configuration or read_configuration(folder)
     log = configuration.log
     rounds = open_rounds(
-        folder,
-        log.retain,
-        checkpoint_entries=log.checkpoint_entries,
-        checkpoint_bytes=log.checkpoint_mib << 20,
+        folder, log.retain, checkpoint_entries=log.checkpoint_entries, checkpoint_bytes=log.checkpoint_mib << 20
     )
     try:
         changes = bring_into_force(folder, rounds, configuration)
