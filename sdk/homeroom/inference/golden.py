@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -71,17 +72,17 @@ def drift(bundle: Bundle, graphs: Graphs, modality: str) -> Drift:
         return output_drift(bundle, bundle.manifest.modality(modality), graphs.threads, graphs.runtime)
     expected = expected_arrays(bundle)
     slots = {slot.name for slot in bundle.manifest.slots if slot.modality == modality}
-    keys, values = [], []
-    for row, sample in enumerate(golden_samples(bundle)):
-        for slot in slots & sample.inputs.keys():
-            for index, value in enumerate(sample.inputs[slot]):
-                if value is not None:
-                    keys.append(f"features.{row}.{slot}.{index}")
-                    values.append(value)
-    if missing := [key for key in keys if key not in expected]:
+    inputs = {
+        f"features.{row}.{slot}.{index}": value
+        for row, sample in enumerate(golden_samples(bundle))
+        for slot in slots & sample.inputs.keys()
+        for index, value in enumerate(sample.inputs[slot])
+        if value is not None
+    }
+    if missing := [key for key in inputs if key not in expected]:
         raise BundleError(f"lacks the expected {missing[0]}", where=bundle.manifest.golden)
-    features = dict(compute(bundle, graphs, modality, values))
-    pairs = [(features[i], expected[key]) for i, key in enumerate(keys)]
+    features = dict(compute(bundle, graphs, modality, list(inputs.values())))
+    pairs = [(features[i], expected[key]) for i, key in enumerate(inputs)]
     return _drift(bundle.manifest.modality(modality), graphs.precision[modality], pairs)
 
 
@@ -111,21 +112,22 @@ def _drift(modality: Modality, precision: Precision, pairs: list[tuple[np.ndarra
     return Drift(modality.name, precision, mean, worst, mean >= limit.mean and worst >= limit.worst)
 
 
+def _drifts(bundle: Bundle, modality: Modality, threads: int | None, runtime: Runtime) -> Iterator[Drift]:
+    if modality.adapter == "lora":
+        yield output_drift(bundle, modality, threads, runtime)
+    for precision in precisions(bundle, modality.name, runtime):
+        yield drift(bundle, Graphs(bundle, {modality.name: precision}, threads, runtime=runtime), modality.name)
+
+
 def choose_precision(bundle: Bundle, *, threads: int | None = None, runtime: Runtime = "onnx") -> dict[str, Precision]:
     """Chooses by modality the lowest precision within the tolerance on this machine; BundleError if none is."""
     chosen: dict[str, Precision] = {}
     for modality in bundle.manifest.modalities:
         tried: list[Drift] = []
-        if modality.adapter == "lora":
-            tried.append(output_drift(bundle, modality, threads, runtime))
-            if tried[0].within:
-                chosen[modality.name] = tried[0].precision
-                continue
-        for precision in precisions(bundle, modality.name, runtime):
-            graphs = Graphs(bundle, {modality.name: precision}, threads, runtime=runtime)
-            tried.append(drift(bundle, graphs, modality.name))
-            if tried[-1].within:
-                chosen[modality.name] = tried[-1].precision
+        for measured_drift in _drifts(bundle, modality, threads, runtime):
+            tried.append(measured_drift)
+            if measured_drift.within:
+                chosen[modality.name] = measured_drift.precision
                 break
         else:
             measured = ", ".join(f"{d.precision} {d.mean:.4f} (worst {d.worst:.4f})" for d in tried)

@@ -16,11 +16,6 @@ from homeroom.errors import InputError
 PIXEL_LIMIT = 64_000_000
 SVG_SIDE_PIXELS = 512  # longer side that an SVG is drawn with
 SVG_LIMIT_BYTES = 8 << 20
-RESAMPLE = {
-    "bilinear": Image.Resampling.BILINEAR,
-    "bicubic": Image.Resampling.BICUBIC,
-    "lanczos": Image.Resampling.LANCZOS,
-}
 
 
 def decode(data: bytes, where: str = "picture") -> Image.Image:
@@ -54,7 +49,7 @@ def prepare(spec: ImagePreprocess, data: bytes, tokens: int) -> Prepared:
     """`pixels` float32 [3, size, size], resized, cropped to the centre and normalised."""
     picture = decode(data)
     width, height = size_before_crop(spec, picture.size)
-    picture = picture.resize((width, height), RESAMPLE[spec.resample])
+    picture = picture.resize((width, height), Image.Resampling[spec.resample.upper()])
     left, top = (width - spec.size) // 2, (height - spec.size) // 2
     picture = picture.crop((left, top, left + spec.size, top + spec.size))
     pixels = np.asarray(picture, np.float32).transpose(2, 0, 1) / 255.0

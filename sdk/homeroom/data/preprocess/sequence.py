@@ -11,11 +11,7 @@ from homeroom.contract.graph_io import SEQUENCE_STEPS
 from homeroom.contract.manifest import SequencePreprocess
 from homeroom.data.preprocess.prepared import Prepared
 
-START_COLUMN, GAP_COLUMN, FIRST_SKILL_COLUMN = (
-    0,
-    1,
-    2,
-)  # of a token; from the last on, wrong and right of each skill
+START_COLUMN, GAP_COLUMN, FIRST_SKILL_COLUMN = 0, 1, 2  # of a token; from the last on, wrong and right of each skill
 YEAR_S = 365 * 86_400
 
 Interaction = tuple[str, bool, float | None]  # skill, correct, seconds since any fixed moment

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -11,8 +12,8 @@ from homeroom.contract.manifest import Task
 from homeroom.data.samples import Label
 from homeroom.data.tasks.answers import Answer, judge
 from homeroom.data.tasks.base import AnsweredExample, InputKey, SlotInputs, TaskKind, against_the_others, column_of
-from homeroom.data.tasks.classification import first_of, one_hot_losses
-from homeroom.data.tasks.metrics import Score, score_classes, softmax
+from homeroom.data.tasks.classification import one_hot_losses
+from homeroom.data.tasks.metrics import score_classes, softmax
 from homeroom.errors import InputError
 
 
@@ -44,10 +45,6 @@ def _target(task: Task, label: Label) -> np.ndarray:
     return np.asarray(np.arange(task.width) == label, np.float32)
 
 
-def _score(task: Task, chances: np.ndarray, targets: np.ndarray) -> Score:
-    return score_classes(chances, first_of(targets), places_mean_nothing=True)
-
-
 def _answer(task: Task, chances: np.ndarray, present: Sequence[bool], example: AnsweredExample) -> Answer:
     by_option = {str(i): float(p) for i, p in enumerate(chances) if present[i]}
     return judge(int(max(by_option, key=lambda option: by_option[option])), by_option)
@@ -68,7 +65,7 @@ CHOICE = TaskKind(
     target=_target,
     probabilities=softmax,
     losses=one_hot_losses,
-    score=_score,
+    score=partial(score_classes, places_mean_nothing=True),
     needs_every_slot=True,
     answer=_answer,
     select=_select,

@@ -18,7 +18,7 @@ from homeroom.data.tasks.base import (
     labelled,
     select_field,
 )
-from homeroom.data.tasks.metrics import Score, class_losses, score_classes, softmax
+from homeroom.data.tasks.metrics import class_losses, one_hot_class, score_classes, softmax
 
 
 def _target(task: Task, label: Label) -> np.ndarray:
@@ -26,19 +26,9 @@ def _target(task: Task, label: Label) -> np.ndarray:
     return np.asarray(np.arange(task.width) == task.labels.index(str(label)), np.float32)
 
 
-def first_of(targets: np.ndarray) -> np.ndarray:
-    """The class of one-hot targets, int [n]."""
-    return np.asarray(targets.argmax(1))
-
-
 def one_hot_losses(chances: np.ndarray, targets: np.ndarray) -> np.ndarray:
     """Log-loss of each row, float [n]; targets: one-hot."""
-    return class_losses(chances, first_of(targets))
-
-
-def score_one_hot(task: Task, chances: np.ndarray, targets: np.ndarray) -> Score:
-    """Score of distributions [n, width] against one-hot targets."""
-    return score_classes(chances, first_of(targets))
+    return class_losses(chances, one_hot_class(targets))
 
 
 def best_label(task: Task, chances: np.ndarray, present: Sequence[bool], example: AnsweredExample) -> Answer:
@@ -57,8 +47,8 @@ CLASSIFICATION = TaskKind(
     target=_target,
     probabilities=softmax,
     losses=one_hot_losses,
-    score=score_one_hot,
-    classes=first_of,
+    score=score_classes,
+    classes=one_hot_class,
     class_prior=True,
     answer=best_label,
     select=_select,

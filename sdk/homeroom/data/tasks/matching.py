@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -11,7 +12,7 @@ from homeroom.contract.manifest import Task
 from homeroom.data.samples import TRUTH_WORDS, Label
 from homeroom.data.tasks.answers import Answer, judge
 from homeroom.data.tasks.base import AnsweredExample, FormField, TaskKind, column_of
-from homeroom.data.tasks.metrics import Score, column_losses, score_columns, sigmoid
+from homeroom.data.tasks.metrics import column_losses, score_columns, sigmoid
 from homeroom.errors import InputError
 
 WORDS = ("true", "false")
@@ -30,10 +31,6 @@ def _parse(text: str) -> Any:
 def _target(task: Task, label: Label) -> np.ndarray:
     """1.0 or 0.0, float32 [1]."""
     return np.asarray([bool(label)], np.float32)
-
-
-def _score(task: Task, chances: np.ndarray, targets: np.ndarray) -> Score:
-    return score_columns(chances, targets, both_sides=True)
 
 
 def _answer(task: Task, chances: np.ndarray, present: Sequence[bool], example: AnsweredExample) -> Answer:
@@ -56,7 +53,7 @@ MATCHING = TaskKind(
     target=_target,
     probabilities=sigmoid,
     losses=column_losses,
-    score=_score,
+    score=partial(score_columns, both_sides=True),
     needs_every_slot=True,
     answer=_answer,
     select=_select,

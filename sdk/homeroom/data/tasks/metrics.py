@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 import msgspec
 import numpy as np
@@ -83,6 +83,11 @@ def sigmoid(logits: np.ndarray) -> np.ndarray:
     return np.asarray(0.5 * (1.0 + np.tanh(0.5 * logits)))
 
 
+def one_hot_class(targets: np.ndarray) -> np.ndarray:
+    """The class of one-hot targets, int [n]."""
+    return np.asarray(targets.argmax(1))
+
+
 def class_losses(chances: np.ndarray, classes: np.ndarray) -> np.ndarray:
     """Log-loss of each row, float [n]; chances: [n, classes], each row a distribution; classes: int [n]."""
     return np.asarray(-np.log(np.clip(chances[np.arange(len(chances)), classes], 1e-12, 1)))
@@ -94,14 +99,21 @@ def column_losses(chances: np.ndarray, targets: np.ndarray) -> np.ndarray:
 
 
 def score_classes(
-    chances: np.ndarray, classes: np.ndarray, *, ordered: bool = False, places_mean_nothing: bool = False
+    task: Task,
+    chances: np.ndarray,
+    targets: np.ndarray,
+    *,
+    class_of: Callable[[np.ndarray], np.ndarray] = one_hot_class,
+    ordered: bool = False,
+    places_mean_nothing: bool = False,
 ) -> Score:
-    """Score of distributions [n, classes] against the right class, int [n].
+    """Score of distributions [n, classes].
 
+    class_of: targets to the right class, int [n]
     ordered: the classes are levels, and how far off they are counts
     places_mean_nothing: a class is only a place, as of options, so that an F1 of each would mean nothing
     """
-    predicted = chances.argmax(1)
+    classes, predicted = class_of(targets), chances.argmax(1)
     correct = classes == predicted
     accuracy = float(correct.mean())
     return Score(
@@ -114,7 +126,9 @@ def score_classes(
     )
 
 
-def score_columns(chances: np.ndarray, targets: np.ndarray, *, both_sides: bool = False, ranked: bool = False) -> Score:
+def score_columns(
+    task: Task, chances: np.ndarray, targets: np.ndarray, *, both_sides: bool = False, ranked: bool = False
+) -> Score:
     """Score of [n, width], each column a probability of its own, against 1.0 and 0.0.
 
     both_sides: macro-F1 is the mean over true and false, of a single column

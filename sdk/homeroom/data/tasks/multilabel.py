@@ -11,7 +11,7 @@ from homeroom.contract.manifest import Task
 from homeroom.data.samples import Label
 from homeroom.data.tasks.answers import LEAST_LEAD, Answer, unless_unclear
 from homeroom.data.tasks.base import AnsweredExample, FormField, TaskKind, check_class, column_of, labelled
-from homeroom.data.tasks.metrics import Score, column_losses, score_columns, sigmoid
+from homeroom.data.tasks.metrics import column_losses, score_columns, sigmoid
 from homeroom.errors import InputError
 
 
@@ -30,10 +30,6 @@ def _target(task: Task, label: Label) -> np.ndarray:
     """Many-hot, float32 [width]."""
     assert isinstance(label, list)
     return np.asarray([name in label for name in task.labels], np.float32)
-
-
-def _score(task: Task, chances: np.ndarray, targets: np.ndarray) -> Score:
-    return score_columns(chances, targets)
 
 
 def _answer(task: Task, chances: np.ndarray, present: Sequence[bool], example: AnsweredExample) -> Answer:
@@ -61,7 +57,7 @@ MULTILABEL = TaskKind(
     target=_target,
     probabilities=sigmoid,
     losses=column_losses,
-    score=_score,
+    score=score_columns,
     answer=_answer,
     select=_select,
     own_label=_likeliest,

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import numpy as np
 
 from homeroom.contract.manifest import Task
@@ -9,7 +11,7 @@ from homeroom.data.samples import Label
 from homeroom.data.tasks.answers import Answer
 from homeroom.data.tasks.base import TaskKind, check_class, column_of, select_field
 from homeroom.data.tasks.classification import best_label
-from homeroom.data.tasks.metrics import Score, class_losses, score_classes, sigmoid
+from homeroom.data.tasks.metrics import class_losses, score_classes, sigmoid
 
 
 def _target(task: Task, label: Label) -> np.ndarray:
@@ -32,10 +34,6 @@ def _losses(chances: np.ndarray, targets: np.ndarray) -> np.ndarray:
     return class_losses(chances, _levels(targets))
 
 
-def _score(task: Task, chances: np.ndarray, targets: np.ndarray) -> Score:
-    return score_classes(chances, _levels(targets), ordered=True)
-
-
 def _select(task: Task, label: str, answer: Answer) -> np.ndarray:
     """For reaching the level, against passing it."""
     weights, level = np.zeros(task.width, np.float32), column_of(task, label, task.labels)
@@ -52,7 +50,7 @@ ORDINAL = TaskKind(
     target=_target,
     probabilities=_probabilities,
     losses=_losses,
-    score=_score,
+    score=partial(score_classes, class_of=_levels, ordered=True),
     classes=_levels,
     answer=best_label,
     select=_select,

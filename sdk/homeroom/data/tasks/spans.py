@@ -13,8 +13,8 @@ from homeroom.contract.manifest import Task
 from homeroom.data.samples import Label, StoredSample
 from homeroom.data.tasks.answers import LEAST_LEAD, LEAST_PROBABILITY, Answer, TextSpan, unless_unclear
 from homeroom.data.tasks.base import AnsweredExample, FormField, InputKey, SlotInputs, TaskKind, Words, check_class
-from homeroom.data.tasks.classification import one_hot_losses, score_one_hot
-from homeroom.data.tasks.metrics import softmax
+from homeroom.data.tasks.classification import one_hot_losses
+from homeroom.data.tasks.metrics import score_classes, softmax
 from homeroom.data.tasks.multilabel import parts_of
 from homeroom.errors import InputError
 
@@ -130,7 +130,7 @@ TEXT_SPANS = TaskKind(
     marks_words=True,
     probabilities=softmax,
     losses=one_hot_losses,
-    score=score_one_hot,
+    score=score_classes,
     answer=_answer,
     form=_form,
 )

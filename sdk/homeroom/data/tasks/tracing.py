@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -12,7 +13,7 @@ from homeroom.data.preprocess.sequence import next_answers
 from homeroom.data.samples import Label, StoredSample
 from homeroom.data.tasks.answers import Answer
 from homeroom.data.tasks.base import AnsweredExample, InputKey, TaskKind, Words, labelled
-from homeroom.data.tasks.metrics import Score, column_losses, score_columns, sigmoid
+from homeroom.data.tasks.metrics import column_losses, score_columns, sigmoid
 from homeroom.errors import InputError
 
 LEAST_INTERACTIONS = 3  # before an answer is sure
@@ -44,10 +45,6 @@ def _one_sided(targets: Iterable[np.ndarray]) -> bool:
     return not (any((answers > 0).any() for answers in targets) and any((answers < 0).any() for answers in targets))
 
 
-def _score(task: Task, chances: np.ndarray, targets: np.ndarray) -> Score:
-    return score_columns(chances, targets, both_sides=True, ranked=True)
-
-
 def _answer(task: Task, chances: np.ndarray, present: Sequence[bool], example: AnsweredExample) -> Answer:
     tokens = example.inputs[task.reads[0], 0].shape[1]  # a start token, then the interactions
     by_skill = labelled(task, chances[tokens - 1])
@@ -68,7 +65,7 @@ TRACING = TaskKind(
     teaches_unlabelled=True,
     probabilities=sigmoid,
     losses=column_losses,
-    score=_score,
+    score=partial(score_columns, both_sides=True, ranked=True),
     answer=_answer,
     form=_form,
 )
