@@ -62,12 +62,11 @@ def simulate(bundle: Path, schools: tuple[Path, ...], plot: Path | None, out: Pa
 
     if plot and plot.suffix.lower() != ".svg":
         raise InputError("the picture is an .svg", where=str(plot), remedy=f"name it {plot.with_suffix('.svg').name}")
-    configuration = {name: options[name] for name in SimulationConfiguration.__struct_fields__}
-    remote, engine = None, configuration.pop("engine")
-    measure_every = configuration.pop("measure_every") or int(plot is not None)
+    fields = {name: options[name] for name in SimulationConfiguration.__struct_fields__}
+    configuration, remote = SimulationConfiguration(**fields), None
     given = {name: value for name, value in options.items() if name in FIELD_OF_OPTION and value is not None}
-    asked = with_options(DistrictConfiguration(), given).round
-    if engine == "flower":
+    terms = with_options(DistrictConfiguration(), given).round
+    if configuration.engine == "flower":
         flower.check_installed()
         from homeroom_aggregator.flower import simulation
 
@@ -77,12 +76,9 @@ def simulate(bundle: Path, schools: tuple[Path, ...], plot: Path | None, out: Pa
             bundle,
             schools,
             Path(scratch),
-            **configuration,
-            proximal=asked.proximal,
-            privacy=asked.privacy,
-            optimizer=asked.optimizer,
-            server_rate=asked.server_rate,
-            measure_every=measure_every,
+            asked=configuration,
+            terms=terms,
+            measure_every=configuration.measure_every or int(plot is not None),
             tell=click.echo,
             on_trained=_arrived,
             remote=remote,
@@ -90,7 +86,7 @@ def simulate(bundle: Path, schools: tuple[Path, ...], plot: Path | None, out: Pa
     if out:
         write_durable(out, msgspec.json.format(msgspec.json.encode(virtual.simulation_document(simulated)), indent=1))
     if plot:
-        title = f"{len(schools)} schools, {configuration['rounds']} rounds"
+        title = f"{len(schools)} schools, {configuration.rounds} rounds"
         write_durable(plot, chart.svg(simulated, title).encode())
     virtual.check_finite(simulated)
 

@@ -10,12 +10,13 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import numpy as np
 
 from homeroom.contract.privacy import Privacy
-from homeroom.contract.round import RoundConfiguration, ServerOptimizer
+from homeroom.contract.round import RoundConfiguration
 from homeroom.contract.signing import certify, new_key
 from homeroom.errors import InputError
 from homeroom.runtime.bundle import Bundle
@@ -45,65 +46,35 @@ def simulate(
     settings: Settings | Callable[[int], Settings],
     configuration: RoundConfiguration | None = None,
     *,
-    privacy: Privacy | None = None,
-    optimizer: ServerOptimizer | None = None,
-    server_rate: float = 1.0,
-    seed: int,
     graphs: Graphs,
     participation: float = 1.0,
-    lag: float = 0.0,
-    measure_every: int = 0,
     feedback: bool = True,
-    progress: Callable[[RoundFacts], None] | None = None,
+    privacy: Privacy | None = None,
+    **more: Any,
 ) -> Simulation:
     """Train together for so many rounds, in this process.
 
-    configuration: by default `default_configuration` with this privacy, optimizer and server_rate.
+    configuration: by default `default_configuration` with this privacy.
     graphs: those of the bundle.
     feedback: what a lossy codec could not carry enters the school's next update, as on a device.
-    The others as for `federate`.
+    participation, more: as for `federate`.
     """
-    configuration = configuration or default_configuration(
-        bundle, len(schools), participation, privacy=privacy, optimizer=optimizer, server_rate=server_rate
-    )
-    return federate(
-        bundle,
-        [school.name for school in schools],
-        rounds,
-        settings,
-        configuration,
-        engine=LocalEngine(schools, graphs, feedback=feedback),
-        seed=seed,
-        participation=participation,
-        lag=lag,
-        measure_every=measure_every,
-        progress=progress,
-    )
+    configuration = configuration or default_configuration(bundle, len(schools), participation, privacy=privacy)
+    names, engine = [school.name for school in schools], LocalEngine(schools, graphs, feedback=feedback)
+    return federate(bundle, names, rounds, settings, configuration, engine=engine, participation=participation, **more)
 
 
 def default_configuration(
-    bundle: Bundle,
-    schools: int,
-    participation: float = 1.0,
-    *,
-    privacy: Privacy | None = None,
-    optimizer: ServerOptimizer | None = None,
-    server_rate: float = 1.0,
+    bundle: Bundle, schools: int, participation: float, *, privacy: Privacy | None, **terms: Any
 ) -> RoundConfiguration:
     """A release whenever as many updates came as schools take part in a round.
 
     bundle: of the rounds. schools: how many. participation: the share of them that takes part in a round.
-    privacy: the promise of private rounds. optimizer, server_rate: of the server.
+    privacy: the promise of private rounds. terms: further fields.
     """
-    buffer_size = max(1, round(participation * schools))
-    return RoundConfiguration(
-        bundle_id=bundle.bundle_id,
-        buffer_size=buffer_size,
-        min_devices=max(1, min(3, buffer_size if privacy else schools)),
-        privacy=privacy,
-        optimizer=optimizer,
-        server_rate=server_rate,
-    )
+    size = max(1, round(participation * schools))
+    least = max(1, min(3, size if privacy else schools))
+    return RoundConfiguration(bundle_id=bundle.bundle_id, buffer_size=size, min_devices=least, privacy=privacy, **terms)
 
 
 def federate(

@@ -11,8 +11,7 @@ import msgspec
 import numpy as np
 
 from homeroom.contract.manifest import Precision
-from homeroom.contract.privacy import Privacy
-from homeroom.contract.round import ServerOptimizer
+from homeroom.contract.round import RoundConfiguration
 from homeroom.data.ingest import read_samples
 from homeroom.data.tasks import needs_no_label
 from homeroom.data.tasks.metrics import Score
@@ -25,6 +24,7 @@ from homeroom.train.features.dataset import Dataset
 from homeroom.train.features.examples import examples
 from homeroom.train.features.quality_gate import check_quality, training_view
 from homeroom.train.settings import Settings, advised
+from homeroom_aggregator.admin.configuration import SimulationConfiguration
 from homeroom_aggregator.simulation.engine import LocalEngine, OnTrained, SchoolData, Scores
 from homeroom_aggregator.simulation.federate import Simulation, default_configuration, federate
 from homeroom_aggregator.simulation.round import RoundFacts
@@ -69,16 +69,9 @@ def run(
     paths: Sequence[Path],
     scratch: Path,
     *,
-    rounds: int,
-    epochs: int,
-    participation: float,
-    lag: float,
-    proximal: float,
-    privacy: Privacy | None,
-    optimizer: ServerOptimizer | None,
-    server_rate: float,
-    measure_every: int = 0,
-    seed: int,
+    asked: SimulationConfiguration,
+    terms: RoundConfiguration,
+    measure_every: int,
     tell: Callable[[str], None],
     on_trained: OnTrained | None = None,
     remote: RemoteRun | None = None,
@@ -86,34 +79,25 @@ def run(
     """Simulate with a bundle's own advice for training.
 
     source: the bundle. paths: of the schools' samples. scratch: where the bundle is installed.
-    rounds, participation, lag, measure_every, seed: as for `federate`.
-    epochs, proximal: of local training.
-    privacy, optimizer, server_rate: of the rounds.
+    asked: the simulation. terms: of its rounds, as far as a simulation has them. measure_every: as for `federate`.
     tell: gets one line a round. on_trained: called after each school.
     remote: an engine outside this process.
     """
     bundle = install(source, scratch, root=None)
     precision = golden.choose_precision(bundle)
-    settings = advised(bundle.manifest, epochs=epochs, proximal=proximal, constant_rate=True)
-    arguments: dict[str, Any] = {
-        "rounds": rounds,
-        "settings": settings,
-        "configuration": default_configuration(
-            bundle, len(paths), participation, privacy=privacy, optimizer=optimizer, server_rate=server_rate
-        ),
-        "seed": seed,
-        "participation": participation,
-        "lag": lag,
-        "measure_every": measure_every,
-        "progress": lambda facts: _line(facts, tell),
-    }
+    settings = advised(bundle.manifest, epochs=asked.epochs, proximal=terms.proximal, constant_rate=True)
+    kept = {name: getattr(terms, name) for name in ("privacy", "optimizer", "server_rate")}
+    configuration = default_configuration(bundle, len(paths), asked.participation, **kept)
+    arguments = {name: getattr(asked, name) for name in ("rounds", "seed", "participation", "lag")}
+    arguments |= {"settings": settings, "configuration": configuration, "measure_every": measure_every}
+    arguments["progress"] = lambda facts: _line(facts, tell)
     names = school_names(paths)
     if remote:
         resolved = tuple(path.resolve() for path in paths)
-        plan = SchoolsPlan(bundle.path, tuple(precision.items()), resolved, tuple(names), seed)
+        plan = SchoolsPlan(bundle.path, tuple(precision.items()), resolved, tuple(names), asked.seed)
         return remote(plan, arguments, on_trained)
     graphs = Graphs(bundle, precision)
-    schools = [load_school(bundle, graphs, path, name, seed) for path, name in zip(paths, names, strict=True)]
+    schools = [load_school(bundle, graphs, path, name, asked.seed) for path, name in zip(paths, names, strict=True)]
     for school in schools:
         tell(f"{school.name}: {len(school.train)} samples, {len(school.validation or ())} for validation")
     return federate(bundle, names, engine=LocalEngine(schools, graphs, on_trained), **arguments)
@@ -165,22 +149,8 @@ def check_finite(simulation: Simulation) -> None:
 
 def simulation_document(simulation: Simulation) -> dict[str, Any]:
     """All figures of a simulation but theta itself."""
-    return {
-        "seed": simulation.seed,
-        "version": simulation.version,
-        "settings": msgspec.to_builtins(simulation.settings),
-        "configuration": simulation.configuration.document,
-        "rounds": [
-            {
-                "round": facts.number,
-                "version": facts.version,
-                "sent_bytes": facts.sent_bytes,
-                "refused": dict(facts.refused),
-                "scores": {
-                    name: {task: msgspec.to_builtins(score) for task, score in scores.items()}
-                    for name, scores in facts.scores.items()
-                },
-            }
-            for facts in simulation.rounds
-        ],
-    }
+    names = ("version", "sent_bytes", "refused", "scores")
+    rounds = [{"round": facts.number} | {name: getattr(facts, name) for name in names} for facts in simulation.rounds]
+    document = {name: getattr(simulation, name) for name in ("seed", "version", "settings")}
+    document |= {"configuration": simulation.configuration.document, "rounds": rounds}
+    return dict(msgspec.to_builtins(document))
