@@ -51,20 +51,10 @@ def simulate(plan: SchoolsPlan, arguments: Mapping[str, Any], on_trained: OnTrai
     logging.getLogger("flwr").setLevel(logging.CRITICAL)  # what matters is raised
     server = ServerApp()
     server.main()(main)
-    run_simulation(
-        server,
-        nodes_app(plan),
-        num_supernodes=len(plan.names),
-        backend_config={
-            "init_args": {
-                "num_cpus": os.cpu_count() or 1,
-                "include_dashboard": False,
-                "log_to_driver": False,
-                "logging_level": logging.ERROR,
-            },
-            "client_resources": {"num_cpus": 1, "num_gpus": 0.0},
-        },
-    )
+    quiet = {"include_dashboard": False, "log_to_driver": False, "logging_level": logging.ERROR}
+    init_args, resources = {"num_cpus": os.cpu_count() or 1} | quiet, {"num_cpus": 1, "num_gpus": 0.0}
+    backend = {"init_args": init_args, "client_resources": resources}
+    run_simulation(server, nodes_app(plan), num_supernodes=len(plan.names), backend_config=backend)
     return results[0]
 
 
@@ -89,11 +79,8 @@ class Nodes:
             )
             for task in tasks
         }
-        replies = self._ask("train", contents, self.on_trained)
-        return [
-            TrainedUpdate(index, reply["device"], reply["update"], reply["untrained"])
-            for index, reply in sorted(replies.items())
-        ]
+        replies = sorted(self._ask("train", contents, self.on_trained).items())
+        return [TrainedUpdate(index, one["device"], one["update"], one["untrained"]) for index, one in replies]
 
     def score(self, theta: np.ndarray) -> dict[str, Scores]:
         """Scores of theta, float32 [P], by school and task."""

@@ -24,12 +24,8 @@ def by_language(graphs: Graphs, dataset: Dataset, theta: np.ndarray) -> dict[str
     rows_by_language: dict[str, list[int]] = {}
     for row, example in enumerate(dataset.examples):
         rows_by_language.setdefault(example.language, []).append(row)
-    if len(rows_by_language) < 2:
-        return {}
-    return {
-        language or "unstated": evaluate(graphs, dataset.subset(rows), theta)
-        for language, rows in sorted(rows_by_language.items())
-    }
+    parts = sorted(rows_by_language.items()) if len(rows_by_language) > 1 else []
+    return {language or "unstated": evaluate(graphs, dataset.subset(rows), theta) for language, rows in parts}
 
 
 def outputs_of(graphs: Graphs, dataset: Dataset, theta: np.ndarray) -> dict[str, np.ndarray]:

@@ -34,7 +34,8 @@ def learn_input_weights(
     labelled = np.any(validation.labelled[:, columns], 1).tolist()
     for modality in {modality for _, modality, _ in manifest.inputs}:
         slots = {slot.name for slot in manifest.slots if slot.modality == modality}
-        examples = [e for e, known in zip(validation.examples, labelled, strict=True) if known and _has_poor(e, slots)]
+        judged = (example for example, known in zip(validation.examples, labelled, strict=True) if known)
+        examples = [example for example in judged if any(slot in slots for slot, _ in example.input_weights)]
         if len(examples) < LEAST_POOR_SAMPLES:
             continue
         in_use, losses = before.get(modality, DEFAULT_INPUT_WEIGHT), dict[float, np.ndarray]()
@@ -57,12 +58,5 @@ def with_input_weight(example: Example, slots: set[str], weight: float) -> Examp
 def weighted_dataset(dataset: Dataset, weights: Mapping[str, float]) -> Dataset:
     """The dataset with these weights of poor inputs by modality, DEFAULT_INPUT_WEIGHT where they name none."""
     slots = {slot: weights.get(modality, DEFAULT_INPUT_WEIGHT) for slot, modality, _ in dataset.manifest.inputs}
-
-    def weighted(example: Example) -> Example:
-        return replace(example, input_weights={key: slots[key[0]] for key in example.input_weights})
-
-    return Dataset(dataset.manifest, [weighted(example) for example in dataset.examples])
-
-
-def _has_poor(example: Example, slots: set[str]) -> bool:
-    return any(slot in slots for slot, _ in example.input_weights)
+    weighted = [replace(e, input_weights={key: slots[key[0]] for key in e.input_weights}) for e in dataset.examples]
+    return Dataset(dataset.manifest, weighted)

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import chain
 
 import msgspec
 import numpy as np
@@ -74,11 +75,9 @@ def suspect_labels(
 
     Raises TrainError where the budget ends first, or no task has samples enough.
     """
-    tasks = [
-        (column, task)
-        for column, task in enumerate(dataset.manifest.tasks)
-        if kind_of(task).classes and np.count_nonzero(dataset.labelled[:, column]) >= LEAST_LABELLED_SAMPLES
-    ]
+    columns = zip(dataset.manifest.tasks, dataset.labelled.T, strict=True)
+    labelled = [(task, np.flatnonzero(column)) for task, column in columns]
+    tasks = [(task, rows) for task, rows in labelled if kind_of(task).classes and len(rows) >= LEAST_LABELLED_SAMPLES]
     if not tasks:
         raise TrainError(
             "no label was judged: too few samples",
@@ -88,22 +87,17 @@ def suspect_labels(
     suspects: list[SuspectLabel] = []
     for _ in range(PASSES):
         suspect_rows = [suspect.row for suspect in suspects]
-        held_out = {task.name: np.zeros((len(dataset), len(task.labels))) for _, task in tasks}
+        held_out = {task.name: np.zeros((len(dataset), len(task.labels))) for task, _ in tasks}
         for _, rows in folds(dataset, settings.seed):
             train = dataset.subset(np.setdiff1d(np.arange(len(dataset)), [*rows, *suspect_rows]))
             result = fit(graphs, train, None, start, short, stop=stop)
             if not result.finished:
                 raise TrainError("the time ended before the labels were judged", remedy="give it more minutes")
             outputs = outputs_of(graphs, dataset.subset(rows), result.theta)
-            for _, task in tasks:
+            for task, _ in tasks:
                 held_out[task.name][rows] = probabilities(task, outputs[task.name])
-        suspects = [
-            suspect
-            for column, task in tasks
-            for suspect in _suspects(
-                task, held_out[task.name], dataset.targets[task.name], np.flatnonzero(dataset.labelled[:, column])
-            )
-        ]
+        by_task = (_suspects(task, held_out[task.name], dataset.targets[task.name], rows) for task, rows in tasks)
+        suspects = list(chain.from_iterable(by_task))
     return sorted(suspects, key=lambda suspect: suspect.row)
 
 

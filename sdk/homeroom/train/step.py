@@ -8,19 +8,7 @@ from itertools import chain, islice
 
 import numpy as np
 
-from homeroom.contract.graph_io import (
-    AUGMENTED,
-    CLIP,
-    FEATURES,
-    GRADIENT,
-    GROUPS,
-    LOSSES,
-    MASK,
-    THETA,
-    WEIGHTS,
-    named,
-    owners,
-)
+from homeroom.contract import graph_io
 from homeroom.contract.manifest import Graph, Manifest
 from homeroom.runtime.graphs import Graphs
 from homeroom.train.features.batches import Batch
@@ -86,8 +74,8 @@ class Steps:
         start, masking_rng = 0, self._rng(number, 2) if train.manifest.objectives else None
         for part in batch.parts():
             end = start + len(part.positions)
-            part_presence = None if presence is None else presence[start:end]
-            yield part.graph, _feeds(train, part, part_presence, weights[start:end], settings.clip_norm, masking_rng)
+            shown = None if presence is None else presence[start:end]
+            yield part.graph, _feeds(train, part, shown, weights[start:end], settings.clip_norm, masking_rng)
             start = end
 
 
@@ -106,14 +94,14 @@ def gradient(
         parallel = 1
         for graph, feeds in chain(step.ahead, step.parts):
             parallel = graphs.parallel_runs(graph)
-            yield graph, feeds | {THETA: tier_theta}
+            yield graph, feeds | {graph_io.THETA: tier_theta}
         if following and parallel > 1:
             following.ahead += islice(following.parts, parallel)
 
     loss, total = 0.0, np.zeros_like(theta)
     for outputs in graphs.run_all(runs()):
-        loss += float(outputs[LOSSES].sum())
-        total[positions] += outputs[GRADIENT]
+        loss += float(outputs[graph_io.LOSSES].sum())
+        total[positions] += outputs[graph_io.GRADIENT]
     if step.size > 1:
         loss, total = loss / step.size, total / np.float32(step.size)
     return loss, total
@@ -136,11 +124,11 @@ def _feeds(
     size = part.graph.batch
     feeds = train.feeds(part, presence) | train.targets_of(part)
     if masking_rng:
-        for slot in owners((tensor.name for tensor in part.graph.inputs), AUGMENTED):
-            features, mask = feeds[named(slot, FEATURES)], feeds[named(slot, MASK)]
-            feeds[named(slot, AUGMENTED)] = augmented(features, mask, masking_rng)
-    feeds[WEIGHTS] = np.zeros((size, weights.shape[1]), np.float32)
-    feeds[WEIGHTS][: len(weights)] = weights
+        for slot in graph_io.owners((tensor.name for tensor in part.graph.inputs), graph_io.AUGMENTED):
+            features, mask = feeds[graph_io.named(slot, graph_io.FEATURES)], feeds[graph_io.named(slot, graph_io.MASK)]
+            feeds[graph_io.named(slot, graph_io.AUGMENTED)] = augmented(features, mask, masking_rng)
+    feeds[graph_io.WEIGHTS] = np.zeros((size, weights.shape[1]), np.float32)
+    feeds[graph_io.WEIGHTS][: len(weights)] = weights
     if clip_norm:
         feeds |= _clipping(train, part.rows, size, clip_norm)
     return feeds
@@ -150,7 +138,7 @@ def _clipping(train: Dataset, rows: np.ndarray, size: int, clip_norm: float) -> 
     """`groups` int32 [size], the number of each row's subject within the batch (-1: padding), and `clip` [1]."""
     groups = np.full(size, -1, np.int32)
     groups[: len(rows)] = np.unique([train.examples[row].subject for row in rows], return_inverse=True)[1]
-    return {GROUPS: groups, CLIP: np.array([clip_norm], np.float32)}
+    return {graph_io.GROUPS: groups, graph_io.CLIP: np.array([clip_norm], np.float32)}
 
 
 def droppable(manifest: Manifest) -> list[int]:

@@ -41,9 +41,8 @@ class ContentIndex:
         self.columns = {key: column for column, key in enumerate(self.inputs)}
         self._modalities: list[str] = [modality for _, modality, _ in manifest.inputs]
         subjects: dict[str, int] = {}
-        contents = np.zeros(
-            len(samples) * len(self.inputs), "S38"
-        )  # modality, digest, subject, and an end that is not 0
+        # Modality, digest, subject, and an end that is not 0
+        contents = np.zeros(len(samples) * len(self.inputs), "S38")
         for row, sample in enumerate(samples):
             subject = subjects.setdefault(sample.subject, len(subjects)).to_bytes(4, "big") + b"\1"
             for column, (slot, slot_index) in enumerate(self.inputs):

@@ -150,5 +150,4 @@ def read_value(store: Store | None, sample: StoredSample, value: StoredInput) ->
 
 def _batched(numbers: Iterable[int], size: int) -> Iterator[list[int]]:
     rest = iter(numbers)
-    while some := list(islice(rest, size)):
-        yield some
+    return iter(lambda: list(islice(rest, size)), [])

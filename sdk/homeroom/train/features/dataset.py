@@ -136,9 +136,8 @@ class Dataset:
     @cached_property
     def targets(self) -> dict[str, np.ndarray]:
         """float32 [examples, width] by task, but for those per token; zeros where there is no label."""
-        targets = {
-            t.name: np.zeros((len(self), t.width), np.float32) for t in self.manifest.tasks if not kind_of(t).per_token
-        }
+        tasks = [task for task in self.manifest.tasks if not kind_of(task).per_token]
+        targets = {task.name: np.zeros((len(self), task.width), np.float32) for task in tasks}
         for row, example in enumerate(self.examples):
             for name in targets.keys() & example.targets.keys():
                 targets[name][row] = example.targets[name]
@@ -151,10 +150,8 @@ class Dataset:
 
     def one_sided(self, task: Task) -> bool:
         """Whether a task's targets have nothing to tell apart: the answers of a tracing are all right, or all wrong."""
-        one_sided = kind_of(task).one_sided
-        return one_sided is not None and one_sided(
-            e.targets[task.name] for e in self.examples if task.name in e.targets
-        )
+        targets = (e.targets[task.name] for e in self.examples if task.name in e.targets)
+        return bool((one_sided := kind_of(task).one_sided) and one_sided(targets))
 
     def usable(self, task: Task, presence: np.ndarray) -> np.ndarray:
         """bool [rows]: whether the inputs suffice for the task to answer. presence: [rows, inputs]."""
@@ -195,16 +192,11 @@ class Dataset:
         for column, objective in enumerate(objectives):
             if objective.segment == segment.name:
                 return np.asarray(self.aligned[:, column] > 0)
-        taught = np.zeros(len(self), bool)
-        for column, task in enumerate(tasks):
-            if segment.modality is None:
-                taught |= labelled[:, column] & (not needs_all(task, self.manifest))
-            else:
-                taught |= labelled[:, column] & self._has(task.reads, segment.modality)
-        for column, objective in enumerate(objectives):
-            if segment.modality is not None:
-                taught |= (self.aligned[:, column] > 0) & self._has(objective.reads, segment.modality)
-        return taught
+        if segment.modality is None:
+            return np.asarray(labelled[:, [not needs_all(task, self.manifest) for task in tasks]].any(1))
+        reads = [task.reads for task in tasks] + [objective.reads for objective in objectives]
+        has_modality = np.stack([self._has(slots, segment.modality) for slots in reads], 1)
+        return np.asarray((np.hstack([labelled, self.aligned > 0]) & has_modality).any(1))
 
     def _has(self, slots: Sequence[str], modality: str) -> np.ndarray:
         """bool [examples]: whether an input of this modality is present in the slots."""
@@ -295,8 +287,10 @@ class Dataset:
         return longest
 
     def _pack(self, variants: Sequence[Graph]) -> Iterator[Pack]:
-        shapes = sorted({tuple(sorted(v.tokens.items())) for v in variants})
-        shapes.sort(key=lambda shape: sum(size for _, size in shape))
+        by_shape: dict[tuple[tuple[str, int], ...], list[Graph]] = {}
+        for graph in sorted(variants, key=lambda graph: graph.batch):
+            by_shape.setdefault(tuple(sorted(graph.tokens.items())), []).append(graph)
+        shapes = sorted(sorted(by_shape), key=lambda shape: sum(size for _, size in shape))
         members: dict[tuple[tuple[str, int], ...], list[int]] = {shape: [] for shape in shapes}
         for row, example in enumerate(self.examples):
             longest = self._longest(example)
@@ -304,10 +298,7 @@ class Dataset:
             if shape is None:
                 raise TrainError(f"no graph of the bundle holds {longest} tokens", remedy="export the bundle again")
             members[shape].append(row)
-        for shape, rows in members.items():
-            if rows:
-                graphs = [v for v in variants if tuple(sorted(v.tokens.items())) == shape]
-                yield Pack(tuple(sorted(graphs, key=lambda g: g.batch)), np.array(rows, np.int32))
+        return (Pack(tuple(by_shape[shape]), np.array(rows, np.int32)) for shape, rows in members.items() if rows)
 
 
 def needs_all(task: Task, manifest: Manifest) -> bool:
