@@ -1,0 +1,132 @@
+"""Field: what teachers really have, and what becomes of it, a kind of input a row.
+
+    python benchmarks/field.py --json field.json
+    python benchmarks/field.py --only sound,names          some groups; --kind "HEIC" those whose name has a word
+
+Every input is made here. A device of its own takes each in by its commands, or by the agent's inbox, in a process of
+its own; then the store is opened and read. Needs the tests' tiny bundle. Three ends must not happen: a wrong result
+that looks right, a lost file, a traceback; nor a refusal that does not say what is the matter.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT / "tests"))
+
+import field_inbox  # noqa: E402
+import field_media  # noqa: E402
+import field_sheets  # noqa: E402
+from field_kind import Kind, Outcome, Verdict, verdict  # noqa: E402
+from peers.verdict import finish, limited  # noqa: E402
+
+LIMIT_S = 120.0  # for the whole of a kind
+SLOWEST_S = 5.0
+MEGABYTES = 400.0
+LEAST_KINDS = 120
+
+
+def template(folder: Path) -> Path:
+    """A device with the tiny bundle, and its keys beside it."""
+    import tiny
+
+    os.environ["HOMEROOM_KEYS"] = str(folder / "keys")
+    from homeroom import Device
+
+    Device.open(folder / "device", bundle=tiny.bundle().path).close()
+    return folder
+
+
+def take_in(kind: Kind, prepared: Path, folder: Path) -> Outcome:
+    """Writes the input and takes it in, in a copy of the prepared device."""
+    shutil.copytree(prepared, folder)
+    (folder / "given").mkdir()
+    given = kind.write(folder / "given")
+    task = {"device": str(folder / "device"), "given": str(given), "inbox": kind.inbox}
+    task |= {"options": kind.options, "then": kind.then}
+    environment = {**os.environ, "HOMEROOM_KEYS": str(folder / "keys"), "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, str(ROOT / "benchmarks" / "field_worker.py"), json.dumps(task)]
+    try:
+        ended = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=LIMIT_S)
+        made = json.loads(ended.stdout) if ended.returncode == 0 else {"traceback": f"ended with {ended.returncode}"}
+    except subprocess.TimeoutExpired:
+        made = {"traceback": f"took more than {LIMIT_S:g} s", "seconds": LIMIT_S}
+    left = {
+        path.relative_to(folder / "given").as_posix(): path.lstat().st_size
+        for path in sorted((folder / "given").rglob("*"))
+        if not path.is_dir()
+    }
+    return Outcome(left=left, **made)
+
+
+def row(kind: Kind, prepared: Path, folder: Path) -> dict[str, Any]:
+    """A kind's row of the table."""
+    try:
+        outcome = take_in(kind, prepared, folder)
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+    happened = outcome.traceback.strip().splitlines()[-1:] or outcome.error.strip().splitlines() or [outcome.said]
+    return {
+        "kind": kind.name,
+        "group": kind.group,
+        "wanted": kind.wanted,
+        "verdict": verdict(kind, outcome).value,
+        "happened": " ".join(" ".join(happened).split())[:300],
+        "seconds": round(outcome.seconds, 2),
+        "megabytes": round(outcome.megabytes),
+    }
+
+
+def targets(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The bounds, over all rows."""
+    counts = Counter(one["verdict"] for one in rows)
+    bad = (Verdict.WRONG, Verdict.LOST, Verdict.TRACEBACK, Verdict.UNCLEAR)
+    return [
+        limited("kinds of input", len(rows), LEAST_KINDS, at_least=True),
+        *(limited(each.value, counts[each.value], 0) for each in bad),
+        limited("slowest input, seconds", max(one["seconds"] for one in rows), SLOWEST_S),
+        limited("largest peak, megabytes", max(one["megabytes"] for one in rows), MEGABYTES),
+    ]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--json", type=Path)
+    parser.add_argument("--only", default="", help="groups, separated by commas")
+    parser.add_argument("--kind", default="", help="a part of a kind's name")
+    parser.add_argument("--workers", type=int, default=2)
+    options = parser.parse_args()
+    groups, began = set(filter(None, options.only.split(","))), time.monotonic()
+    kinds = [*field_media.kinds(), *field_sheets.kinds(), *field_inbox.kinds()]
+    kinds = [one for one in kinds if (not groups or one.group in groups) and options.kind in one.name]
+    with tempfile.TemporaryDirectory(prefix="homeroom-field-") as scratch, ThreadPoolExecutor(options.workers) as pool:
+        (Path(scratch) / "prepared").mkdir()
+        prepared = template(Path(scratch) / "prepared")
+        rows = list(pool.map(lambda one: row(one[1], prepared, Path(scratch) / str(one[0])), enumerate(kinds)))
+    width = max(len(one["kind"]) for one in rows)
+    for group in dict.fromkeys(one["group"] for one in rows):
+        print(f"\n{group}")
+        for one in rows:
+            if one["group"] == group:
+                cost = f"{one['seconds']:6.2f} s {one['megabytes']:5} MB"
+                print(f"  {one['kind']:{width}}  {one['verdict']:26}  {cost}  {one['happened'][:110]}")
+    print()
+    minutes = round((time.monotonic() - began) / 60, 1)
+    finish({"rows": rows, "targets": targets(rows), "minutes": minutes}, options.json)
+
+
+if __name__ == "__main__":
+    main()
