@@ -104,9 +104,11 @@ class DistrictConfiguration(msgspec.Struct, frozen=True, kw_only=True):
     """Everything that can be set of an aggregator.
 
     institution: name that devices and invitations show.
+    automatic_buffer: the file does not set `round.buffer_size`, which follows the devices (`admin.next_version`).
     """
 
     institution: str = "Homeroom"
+    automatic_buffer: bool = False
     round: RoundConfiguration = AnyBundle
     server: ServerSection = ServerSection()
     log: LogSection = LogSection()
@@ -132,7 +134,7 @@ class SimulationConfiguration(msgspec.Struct, frozen=True, kw_only=True):
 
 # Fields by their dotted name
 
-DERIVED = frozenset({"round.format", "round.bundle_id", "round.earlier_codecs"})  # not for people to set
+DERIVED = frozenset({"automatic_buffer", "round.format", "round.bundle_id", "round.earlier_codecs"})  # not for people
 FIELD_OF_OPTION = {
     **{name: f"round.{name}" for name in ("buffer_size", "min_devices", "max_staleness", "codec", "by_school")},
     **{name: f"round.{name}" for name in ("server_rate", "proximal")},
@@ -175,6 +177,8 @@ def field_names(kind: type[msgspec.Struct] = DistrictConfiguration, table: str =
     """Every field by its dotted name; of a part that may be missing, the part too."""
     for field in msgspec.structs.fields(kind):
         name, part = f"{table}{field.name}", part_type(field.type)
+        if name == "automatic_buffer":  # the file says it by what it leaves out
+            continue
         if part is None or (part is not field.type and name != "round.optimizer"):
             yield name
         if part:
@@ -254,12 +258,29 @@ def with_options(base: DistrictConfiguration, options: Mapping[str, Any]) -> Dis
         target[key] = max(1, round(value * 3600)) if option == "phase_hours" else value
     given = [option for option in options if FIELD_OF_OPTION[option].count(".") == 2]
     _complete(fields["round"], base.round, options)
+    if base.automatic_buffer:
+        follows = fields["automatic_buffer"] = "buffer_size" not in options and buffer_may_follow(fields["round"])
+        if "buffer_size" not in options:
+            least = fields["round"]["min_devices"] if follows else AnyBundle.buffer_size
+            fields["round"]["buffer_size"] = max(base.round.buffer_size, least)
     for option in given:
         part = FIELD_OF_OPTION[option].split(".")[1]
         if fields["round"][part] is None and option != "optimizer":
             needed = " and ".join(OPTIONS_OF_PART[part])
             raise InputError(f"{shown_option(option)} says nothing without {needed}", where=OPTIONS)
     return converted(fields, where=OPTIONS, typed=typed_fields(options))
+
+
+def buffer_may_follow(fields: Mapping[str, Any]) -> bool:
+    """Whether a round of these fields may have an automatic buffer: no sum and no deadline ends it."""
+    return not fields.get("secure") and not fields.get("cohort")
+
+
+def first_buffer(fields: Mapping[str, Any]) -> int:
+    """An automatic buffer before any device has come; a private release takes no fewer updates than the default."""
+    least = fields.get("min_devices", AnyBundle.min_devices)
+    least = least if isinstance(least, int) and least > 0 else AnyBundle.min_devices
+    return max(least, AnyBundle.buffer_size) if fields.get("privacy") else least
 
 
 def _complete(fields: dict[str, Any], before: RoundConfiguration, options: Mapping[str, Any]) -> None:

@@ -27,8 +27,10 @@ from homeroom_aggregator.admin.configuration import (
     DERIVED,
     DistrictConfiguration,
     ServerSection,
+    buffer_may_follow,
     change_of,
     converted,
+    first_buffer,
     part_type,
 )
 from homeroom_aggregator.admin.folder import LOG_FILE, FolderFacts, open_log, read_facts, refuse_backup
@@ -50,7 +52,8 @@ HEADER = """\
 
 def to_toml(configuration: DistrictConfiguration) -> str:
     """The file's text."""
-    return "".join(f"{line}\n" for line in [HEADER, *_table(configuration, DistrictConfiguration, "")])
+    text = "".join(f"{line}\n" for line in [HEADER, *_table(configuration, DistrictConfiguration, "")])
+    return text.replace("\nbuffer_size = ", "\n#buffer_size = ") if configuration.automatic_buffer else text
 
 
 def _table(value: Any, kind: type[msgspec.Struct], table: str) -> Iterator[str]:
@@ -109,9 +112,12 @@ def read_file(path: Path, bundle_id: str = "0" * 64) -> DistrictConfiguration:
         raise InputError(f"not TOML: {problem}", where=str(path), remedy="correct the file") from None
     given = fields.get("round", {})
     if isinstance(given, dict):
-        for name in sorted(given.keys() & {name.removeprefix("round.") for name in DERIVED}):
-            raise InputError(f"[round] {name} is not for people to set", where=str(path), remedy="remove it")
-        fields["round"] = given | {"bundle_id": bundle_id}
+        for name in sorted((given.keys() | fields.keys()) & {name.removeprefix("round.") for name in DERIVED}):
+            shown = name if name in fields else f"[round] {name}"
+            raise InputError(f"{shown} is not for people to set", where=str(path), remedy="remove it")
+        fields["automatic_buffer"] = "buffer_size" not in given and buffer_may_follow(given)
+        first = {"buffer_size": first_buffer(given)} if fields["automatic_buffer"] else {}
+        fields["round"] = {"bundle_id": bundle_id} | first | given
     return converted(fields, where=str(path))
 
 
@@ -154,10 +160,15 @@ def round_in_force(folder: Path, facts: FolderFacts) -> RoundConfiguration:
 def read_configuration(folder: Path) -> DistrictConfiguration:
     """The folder's file; where there is none, the defaults with what the log has come to."""
     facts, path = read_facts(folder), folder / CONFIGURATION_FILE
-    if path.exists():
-        return read_file(path, facts.bundle_id)
-    present = msgspec.structs.replace(round_in_force(folder, facts), earlier_codecs=())
-    return DistrictConfiguration(institution=facts.institution, round=present)
+    if not path.exists():
+        present = msgspec.structs.replace(round_in_force(folder, facts), earlier_codecs=())
+        return DistrictConfiguration(institution=facts.institution, round=present)
+    configuration = read_file(path, facts.bundle_id)
+    if not configuration.automatic_buffer:
+        return configuration
+    wanted = configuration.round
+    size = max(round_in_force(folder, facts).buffer_size, wanted.min_devices)
+    return msgspec.structs.replace(configuration, round=msgspec.structs.replace(wanted, buffer_size=size))
 
 
 def check_configuration(
@@ -188,7 +199,8 @@ def waiting_note(configuration: RoundConfiguration) -> str:
 def bring_into_force(folder: Path, rounds: Rounds, wanted: DistrictConfiguration) -> list[FieldChange]:
     """Let the rounds go on by the wanted configuration, and write its round's part into the file; the changes."""
     check_configuration(folder, rounds.configuration, wanted)
-    lasting = msgspec.structs.replace(read_configuration(folder), round=wanted.round)
+    changed = {"round": wanted.round, "automatic_buffer": wanted.automatic_buffer}
+    lasting = msgspec.structs.replace(read_configuration(folder), **changed)
     if not (folder / CONFIGURATION_FILE).exists() or lasting != read_configuration(folder):
         write_file(folder, lasting)
     return rounds.configure(wanted.round)

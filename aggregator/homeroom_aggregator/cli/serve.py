@@ -15,7 +15,7 @@ from homeroom.cli.files import read_bytes, read_certificate
 from homeroom.cli.parameters import FILE, FOLDER, PATH, Whole
 from homeroom.contract.signing import fingerprint, public_hex, read_key
 from homeroom.errors import InputError
-from homeroom_aggregator.admin.configuration import DistrictConfiguration, typed_fields, with_options
+from homeroom_aggregator.admin.configuration import DistrictConfiguration, first_buffer, typed_fields, with_options
 from homeroom_aggregator.cli.privacy import privacy_options
 from homeroom_aggregator.cli.round_options import optimizer_options, round_options, secure_options, setting
 
@@ -89,7 +89,11 @@ def _create(folder: Path, once: Mapping[str, Any], given: Mapping[str, Any]) -> 
     from homeroom_aggregator.admin.folder import create_folder
 
     path = folder / CONFIGURATION_FILE
-    base = read_file(path) if path.exists() else DistrictConfiguration()
+    base = read_file(path) if path.exists() else DistrictConfiguration(automatic_buffer=True)
+    wanted = with_options(base, given)
+    rounds = wanted.round
+    if wanted.automatic_buffer:
+        rounds = msgspec.structs.replace(rounds, buffer_size=first_buffer(msgspec.to_builtins(rounds)))
     root_key, key, certificate = (once.get(name) for name in ("root_key", "key", "certificate"))
     facts = create_folder(
         folder,
@@ -98,10 +102,11 @@ def _create(folder: Path, once: Mapping[str, Any], given: Mapping[str, Any]) -> 
         root_key=read_key(root_key) if root_key else None,
         key=read_key(key) if key else None,
         certificate=read_certificate(certificate) if certificate else None,
-        configuration=with_options(base, given).round,
+        configuration=rounds,
         policy=once.get("policy"),
     )
-    write_file(folder, msgspec.structs.replace(base, institution=facts.institution, round=facts.configuration))
+    made = {"institution": facts.institution, "round": facts.configuration, "automatic_buffer": wanted.automatic_buffer}
+    write_file(folder, msgspec.structs.replace(base, **made))
 
 
 def _check_once(folder: Path, once: Mapping[str, Any]) -> None:

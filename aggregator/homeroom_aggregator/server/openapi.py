@@ -43,7 +43,9 @@ PARAMETERS = {
     "phase": {"enum": list(PHASES)},
 }
 PARCEL = _object(path=TEXT, size=INTEGER, sha256=TEXT)
-UPDATE_STATUS = _object(update_id=UPDATE_ID, status={"enum": ["accepted", "already"]})
+UPDATE_STATUS = _object(update_id=UPDATE_ID, status={"enum": ["accepted", "already"]}) | {
+    "description": "`waiting`: how many updates the next version has, and how many it needs."
+}
 ROUND = _object(
     configuration=_component("RoundConfiguration"),
     certificate=_component("Certificate"),
@@ -51,7 +53,9 @@ ROUND = _object(
     time=TEXT,
     time_signature=TEXT,
     selected=BOOLEAN,
-) | {"description": "With `by_school` also `school` and `school_signature`."}
+) | {
+    "description": "With `by_school` also `school` and `school_signature`; in plain rounds `waiting`, as of an update."
+}
 SECURE_ROUND = _object(
     notice=_component("Notice"),
     signature=TEXT,

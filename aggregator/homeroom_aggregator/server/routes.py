@@ -101,6 +101,7 @@ def round_(service: Service, call: SignedRequest) -> Response:
             "time": time["time"],
             "time_signature": sign(rounds.key, "time", time),
             "selected": selected,
+            **_waiting(service),
             **_school(service, call),
         }
     )
@@ -113,6 +114,12 @@ def _school(service: Service, call: SignedRequest) -> dict[str, str]:
         return {}
     statement = {"school": school, "nonce": call.nonce}
     return {"school": school, "school_signature": sign(rounds.key, "school", statement)}
+
+
+def _waiting(service: Service) -> dict[str, list[int]]:
+    """How many updates the next version has, of those it needs; nothing in secure rounds, whose phases say more."""
+    rounds = service.rounds
+    return {} if rounds.configuration.secure else {"waiting": [rounds.state.pending, rounds.configuration.buffer_size]}
 
 
 def latest(service: Service, call: SignedRequest) -> Response | DeferredResponse:
@@ -192,7 +199,7 @@ def updates(service: Service, call: SignedRequest) -> Response:
     update_id, status = service.rounds.update(body, member.device, member.name)
     if status == "accepted":
         service.meter.accepted(member.name, len(body))
-    return refusals.JsonResponse({"update_id": update_id, "status": status})
+    return refusals.JsonResponse({"update_id": update_id, "status": status, **_waiting(service)})
 
 
 def _may_send(service: Service, call: SignedRequest) -> None:
@@ -313,7 +320,8 @@ async def dispatch(service: Service, route: ApiRoute, request: Request, body: by
     if route.writes:
 
         def written() -> Response:
-            service.last_seen.write(rounds.log.database)
+            if service.last_seen.write(rounds.log.database):
+                service.fit_buffer()
             call = requests.authenticate(service, request, body)
             if route.roles:
                 call = requests.authorize(service, service.rounds.members, call, route.roles)

@@ -6,6 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import msgspec
+
 from homeroom_aggregator.admin.configuration import DistrictConfiguration
 from homeroom_aggregator.admin.configuration_file import bring_into_force, read_configuration
 from homeroom_aggregator.admin.folder import (
@@ -17,6 +19,7 @@ from homeroom_aggregator.admin.folder import (
     read_facts,
     read_secret,
 )
+from homeroom_aggregator.admin.next_version import active_devices, automatic_buffer
 from homeroom_aggregator.merge.configuration_change import FieldChange
 from homeroom_aggregator.merge.rounds import Rounds
 from homeroom_aggregator.secagg.coordinator import SecureRounds
@@ -49,6 +52,7 @@ def open_service(folder: Path, token: str | None = None, configuration: District
     service = Service(
         rounds, facts.institution, read_secret(folder), downloads, open_log(folder), token, configuration, changes
     )
+    service.fit_buffer()
     if rounds.configuration.secure:
         service.secure_rounds = SecureRounds(
             folder / SECURE_ROUND_FILE, rounds, open_log(folder), lambda: load_roster(folder)
@@ -82,6 +86,14 @@ class Service:
         self.writer = WriteThread(self.rounds)
         self.last_seen = LastSeen(self.rounds.log.database)
         self.members = Members(self.reader.database)
+
+    def fit_buffer(self) -> None:
+        """Let an automatic buffer follow the devices that come; in the writer's thread."""
+        rounds = self.rounds
+        if self.configuration.automatic_buffer:
+            active = active_devices(rounds.members, self.last_seen.days(rounds.log.database))
+            size = automatic_buffer(len(active), rounds.configuration.min_devices)
+            rounds.configure(msgspec.structs.replace(rounds.configuration, buffer_size=size))
 
     def close(self) -> None:
         """Finish what is under way, and leave a checkpoint, so that the next start has nothing to compute."""

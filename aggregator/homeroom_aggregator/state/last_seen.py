@@ -37,12 +37,13 @@ class LastSeen:
             with self._lock:
                 self._days[device] = self._waiting[device] = today
 
-    def write(self, database: Database) -> None:
-        """Writes the days that wait."""
-        if self._waiting:
-            with self._lock:
-                waiting, self._waiting = self._waiting, {}
+    def write(self, database: Database) -> bool:
+        """Writes the days that wait; whether there were any."""
+        with self._lock:
+            waiting, self._waiting = self._waiting, {}
+        if waiting:
             database.write_many("INSERT OR REPLACE INTO contacts VALUES (?, ?)", list(waiting.items()))
+        return bool(waiting)
 
     def days(self, database: Database) -> dict[str, str]:
         """By key, the day (ISO 8601, UTC) when a device was last here."""

@@ -115,6 +115,9 @@ def sync(directory: Path, machine: bool) -> None:
         click.echo(
             f"{len(report.bounded)} updates are in private releases: what these tell of them is bounded, not undone"
         )
+    if report.waiting:
+        here, needed = report.waiting
+        say(f"{here} of {needed} updates for the next version are here")
     say(f"global version {report.version or 0}; in use: {report.in_use}")
     days_off = abs(report.clock_off_s or 0) / 86_400
     if days_off > 1:

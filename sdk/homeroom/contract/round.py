@@ -64,7 +64,8 @@ class RoundConfiguration(msgspec.Struct, frozen=True, kw_only=True):
     scale_bits: values are encoded in units of 2**-scale_bits.
     codec: encoding of values; a device may always send `fixed32`.
     keep: values of each 256 that `topk` sends.
-    buffer_size: updates in a release.
+    buffer_size: updates in a release; where `district.toml` does not set it, half of the devices that were here in the
+        last 30 days, at least `min_devices`.
     min_devices: least number of distinct devices before a segment is released.
     max_staleness: versions that an update's base may be behind.
     cap_examples: largest number of examples that counts in a weight.

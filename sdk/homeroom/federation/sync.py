@@ -43,6 +43,7 @@ class SyncReport:
     version: the newest global one.
     clock_off_s: seconds by which this machine's clock is ahead of the aggregator's signed time.
     secure: this device's status in the secure round under way, in words; empty in plain rounds.
+    waiting: updates that the aggregator has for the next version, of those it needs; None where it does not tell.
     """
 
     sent: tuple[str, ...] = ()
@@ -57,6 +58,7 @@ class SyncReport:
     local_scores: Mapping[str, Any] = field(default_factory=dict)
     clock_off_s: float | None = None
     secure: str = ""
+    waiting: tuple[int, int] | None = None
 
 
 def sync(store: Store, bundle: Bundle, root: str, score: Callable[[np.ndarray], Scores]) -> SyncReport:
@@ -97,6 +99,7 @@ def sync(store: Store, bundle: Bundle, root: str, score: Callable[[np.ndarray], 
         local_scores=fetched.ours,
         clock_off_s=ahead_s,
         secure=secure,
+        waiting=client.waiting,
     )
 
 

@@ -300,7 +300,7 @@ def test_what_is_missing_in_a_file_has_its_default_and_a_missing_file_changes_no
         open_service(folder)
     path.write_text(text.replace("buffer_size = 9\n", ""))
     with closing(open_service(folder)) as service:
-        assert service.rounds.configuration.buffer_size == RoundConfiguration(bundle_id="0" * 64).buffer_size
+        assert service.rounds.configuration.buffer_size == service.rounds.configuration.min_devices
     path.unlink()
     with closing(open_service(folder)) as service:
         assert service.changes == []

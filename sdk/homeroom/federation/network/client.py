@@ -74,6 +74,7 @@ class _RoundResponse(msgspec.Struct, frozen=True):
     time_signature: str = ""
     school: str = ""
     school_signature: str = ""
+    waiting: tuple[int, int] | None = None
 
 
 def join(
@@ -122,6 +123,9 @@ class Client:
         self.enrolment, self.key, self.instance = enrolment, key, instance
         self.server_time: datetime.datetime | None = None  # as the aggregator last signed it for this client
         self.certificate: Certificate | None = None  # the aggregator's, once `round` has checked it
+        self.waiting: tuple[int, int] | None = (
+            None  # updates that the next version has, as last told, of those it needs
+        )
         self.school = ""  # whose own segments this device may feed, as the aggregator last signed it for this client
         self._nonce: str | None = None
         self._sent_nonce = ""
@@ -168,7 +172,7 @@ class Client:
         if found.school:
             stated = {"school": found.school, "nonce": self._sent_nonce}
             verify(found.certificate.key, "school", stated, found.school_signature, where=where)
-        self.certificate, self.school = found.certificate, found.school
+        self.certificate, self.school, self.waiting = found.certificate, found.school, found.waiting
         return configuration
 
     def rotate(self, new: Ed25519PrivateKey) -> None:
@@ -183,8 +187,11 @@ class Client:
 
         class Receipt(msgspec.Struct):
             status: str
+            waiting: tuple[int, int] | None = None
 
-        return str(self._decode(self.send("POST", "/v1/updates", data), Receipt).status)
+        receipt = cast(Receipt, self._decode(self.send("POST", "/v1/updates", data), Receipt))
+        self.waiting = receipt.waiting
+        return receipt.status
 
     def latest(self, after: int) -> bytes | None:
         """Fetches the newest signed version, unchecked; None if there is none newer than `after`."""

@@ -1,0 +1,82 @@
+"""What the next version waits for, and the buffer of a district that sets none: half of the devices that come.
+
+A clock says who came lately, when the buffer is set; the value in force is an entry of the log, so that a replay reads
+no clock.
+"""
+
+from __future__ import annotations
+
+import datetime
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+
+from homeroom.contract.round import RoundConfiguration
+from homeroom.system.clock import now
+from homeroom_aggregator.state.members import Members
+
+ACTIVE_DAYS = 30
+
+
+def active_devices(members: Members, days: Mapping[str, str]) -> frozenset[str]:
+    """The members whose updates may come: enrolled devices of consenting schools that were here within ACTIVE_DAYS.
+
+    days: by key, the day of the last visit (`LastSeen.days`). A device that has just joined was here.
+    """
+    since = (now() - datetime.timedelta(days=ACTIVE_DAYS)).date().isoformat()
+    rows = [row for row in members.every() if row["role"] == "device" and not row["revoked"]]
+    consented = {school: members.consented(school) for school in {row["school"] for row in rows}}
+    return frozenset(
+        row["member"]
+        for row in rows
+        if consented[row["school"]] and max(days.get(row["device"], ""), (row["joined"] or "")[:10]) >= since
+    )
+
+
+def automatic_buffer(active: int, least: int) -> int:
+    """Half of the active devices, at least the `least` devices of a release."""
+    return max(least, active // 2)
+
+
+@dataclass(frozen=True)
+class NextVersion:
+    """The wait for the next version.
+
+    updates: here of the `needed` ones. devices: that fed it already. active: of `active_devices`.
+    least: devices of a release.
+    """
+
+    updates: int
+    needed: int
+    devices: Collection[str]
+    active: Collection[str]
+    least: int
+
+    @property
+    def reach(self) -> int:
+        """The most updates that can come together: those here, and one of each active device that has sent none."""
+        return self.updates + len(set(self.active) - set(self.devices))
+
+    @property
+    def fits(self) -> int:
+        """The buffer that these devices would fill."""
+        return automatic_buffer(len(set(self.active) | set(self.devices)), self.least)
+
+    @property
+    def hindrance(self) -> str:
+        """Why it would never come with the devices there are, as a predicate of it; empty where it would."""
+        there = len(set(self.active) | set(self.devices))
+        came = f"only {there} came in the last {ACTIVE_DAYS} days, of schools that consent"
+        if there < self.least:
+            return f"needs {self.least} different devices, and {came}"
+        return f"needs {self.needed} updates, and {came}" if self.reach < self.needed else ""
+
+
+def next_version(
+    configuration: RoundConfiguration, pending: int, fed: Collection[str], members: Members, days: Mapping[str, str]
+) -> NextVersion:
+    """The wait for the next version of plain or centrally private rounds.
+
+    pending: updates that are here. fed: the members who sent them. members, days: as for `active_devices`.
+    """
+    needed = configuration.cohort.quorum if configuration.cohort else configuration.buffer_size
+    return NextVersion(pending, needed, fed, active_devices(members, days), configuration.min_devices)
