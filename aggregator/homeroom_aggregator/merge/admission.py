@@ -64,16 +64,15 @@ class Admission:
         return update, False
 
     def _check_base(self, base: int, version: int, oldest: int) -> None:
+        code, why = "too_stale", ""
         if base > version:
-            why = f"version {base} was never released here"
-            raise UpdateError(why, code="unknown_version", remedy="sync, train again")
-        if version - base > self.rules.configuration.max_staleness:
-            why = f"version {base} is {version - base} behind"
-            raise UpdateError(why, code="too_stale", remedy=TRAIN_AGAIN)
-        if base < oldest:
-            raise UpdateError(
-                f"version {base} is of before a restore, or was too old already", code="too_stale", remedy=TRAIN_AGAIN
-            )
+            code, why = "unknown_version", "was never released here"
+        elif version - base > self.rules.configuration.max_staleness:
+            why = f"is {version - base} behind"
+        elif base < oldest:
+            why = "is of before a restore, or was too old already"
+        if why:
+            raise UpdateError(f"version {base} {why}", code=code, remedy=TRAIN_AGAIN)
 
     def _check_once_a_version(self, member: str, base: int) -> None:
         """Refuse a second update on one version; a withdrawn one does not count."""

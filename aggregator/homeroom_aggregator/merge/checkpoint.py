@@ -33,14 +33,9 @@ class _Header(msgspec.Struct, frozen=True, kw_only=True):
 
 def pack(state: RoundState) -> bytes:
     """The state's bytes; the same state gives the same."""
-    sums = state.sums
-    header = _Header(
-        version=state.version,
-        pending=state.pending,
-        weights=dict(sorted(sums.weights.items())),
-        devices={name: sorted(fed) for name, fed in sorted(sums.devices.items())},
-        clip=state.clip or msgspec.UNSET,
-    )
+    sums, clip = state.sums, state.clip or msgspec.UNSET
+    weights, devices = dict(sorted(sums.weights.items())), {n: sorted(fed) for n, fed in sorted(sums.devices.items())}
+    header = _Header(version=state.version, pending=state.pending, weights=weights, devices=devices, clip=clip)
     tensors = {"theta": state.theta} | {f"sum/{name}": values for name, values in sorted(sums.numerators.items())}
     for segment, moments in sorted(state.moments.items()):
         tensors |= {f"moment/{name}/{segment}": values for name, values in sorted(moments.items())}

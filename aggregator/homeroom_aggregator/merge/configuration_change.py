@@ -15,6 +15,7 @@ from typing import Any, Literal
 import msgspec
 
 from homeroom.contract.canonical_json import canonical, decode, digest
+from homeroom.contract.privacy import Privacy
 from homeroom.contract.round import RoundConfiguration, ServerOptimizer
 from homeroom.errors import InputError, StoreError
 from homeroom_aggregator.merge.round_state import MergeRules, RoundState
@@ -66,17 +67,7 @@ ROUND_FIELDS = {
     "secure.drop_rate": FieldRule("next", _SECURE),
     "secure.corrupt_rate": FieldRule("up", _SECURE),
     "secure.phase_s": FieldRule("next", _SECURE),
-    "privacy": _NEVER,
-    "privacy.clip_norm": _NEVER,
-    "privacy.noise_multiplier": _NEVER,
-    "privacy.epsilon": _NEVER,
-    "privacy.delta": _NEVER,
-    "privacy.mechanism": _NEVER,
-    "privacy.subjects": _NEVER,
-    "privacy.quantile": _NEVER,
-    "privacy.bands": _NEVER,
-    "scope": _NEVER,
-    "scopes": _NEVER,
+    **dict.fromkeys(("privacy", *(f"privacy.{name}" for name in Privacy.__struct_fields__), "scope", "scopes"), _NEVER),
     "optimizer.name": FieldRule("next", f"{_COUNT} The optimizer's moments begin anew."),
     "optimizer.beta1": _MOMENTS_STAY,
     "optimizer.beta2": _MOMENTS_STAY,
@@ -109,9 +100,8 @@ def field_values(configuration: RoundConfiguration) -> dict[str, Any]:
 
     No optimizer is FedAvg.
     """
-    fields = msgspec.structs.asdict(configuration) | {"optimizer": configuration.optimizer or ServerOptimizer()}
-    values: dict[str, Any] = {}
-    for name, value in fields.items():
+    fields, values = msgspec.structs.asdict(configuration), dict[str, Any]()
+    for name, value in (fields | {"optimizer": configuration.optimizer or ServerOptimizer()}).items():
         part = msgspec.structs.asdict(value) if isinstance(value, msgspec.Struct) else {}
         values |= {f"{name}.{key}": part[key] for key in part}
         if name != "optimizer":
@@ -127,10 +117,7 @@ def field_changes(before: RoundConfiguration, after: RoundConfiguration) -> list
 
 
 def check_changes(
-    before: RoundConfiguration,
-    after: RoundConfiguration,
-    where: str,
-    typed: Mapping[str, str] = MappingProxyType({}),
+    before: RoundConfiguration, after: RoundConfiguration, where: str, typed: Mapping[str, str] = MappingProxyType({})
 ) -> list[FieldChange]:
     """The fields that differ; InputError names one that may not change so, and says what to do.
 

@@ -62,17 +62,14 @@ def pack_noised(
     vector = np.concatenate([*(sums.numerators[s.name] for s in merged), np.array([sums.signal], np.int64)])
     if not configuration.privacy.adapts:
         vector = vector[:-1]
-    if correlated:
-        vector = correlated(vector)
-    else:
-        vector = vector + discrete_gaussian(configuration.privacy.noise_grid(configuration.scale_bits), len(vector))
+    sigma = configuration.privacy.noise_grid(configuration.scale_bits)
+    vector = correlated(vector) if correlated else vector + discrete_gaussian(sigma, len(vector))
     *parts, signal = np.split(vector, np.cumsum([segment.size for segment in merged]))
     tensors = {segment.segment_id: part for segment, part in zip(merged, parts, strict=True)}
     tensors[DEVICES_KEY] = np.array([len(sums.devices[merged[0].name])], np.int64)
     if configuration.privacy.adapts:
         tensors[SIGNAL_KEY] = signal
-    packed: bytes = safetensors.numpy.save(tensors)
-    return packed
+    return bytes(safetensors.numpy.save(tensors))
 
 
 def next_clip(clip_grid: int, body: bytes, configuration: RoundConfiguration) -> int:
@@ -81,9 +78,8 @@ def next_clip(clip_grid: int, body: bytes, configuration: RoundConfiguration) ->
     if start is None or not start.adapts:
         return 0
     total = int(envelope.tensors(body, where="private release", error=StoreError)[SIGNAL_KEY][0])
-    moved = adaptive_clipping.next_clip(
-        adaptive_clipping.with_clip(start, clip_grid, bits), total, configuration.buffer_size, bits
-    )
+    present = adaptive_clipping.with_clip(start, clip_grid, bits)
+    moved = adaptive_clipping.next_clip(present, total, configuration.buffer_size, bits)
     return adaptive_clipping.bounded_clip(moved, start, bits)
 
 

@@ -78,29 +78,25 @@ def add_update(state: RoundState, update: Update, version: int, rules: MergeRule
     """Add a member's update that came when `version` was the newest; return what takes it out again."""
     update = private_release.reclipped(update, state.clip, rules.configuration)
     if apart := rules.configuration.school_segments(rules.layout) & update.values.keys():
-        school = rules.school(member)
-        tier_slices = {
-            sum_key(name, school if segment_of(name) in apart else ""): v for name, v in update.tier_slices.items()
-        }
-        update = msgspec.structs.replace(update, tier_slices=tier_slices)
+        schools = dict.fromkeys(apart, rules.school(member))
+        keys = (sum_key(name, schools.get(segment_of(name), "")) for name in update.tier_slices)
+        update = msgspec.structs.replace(update, tier_slices=dict(zip(keys, update.tier_slices.values(), strict=True)))
     undo_sums = state.sums.add(update, version - update.header.base_version, rules.configuration, member)
-    state.pending += 1
-
-    def undo() -> None:
-        undo_sums()
-        state.pending -= 1
-
-    return undo
+    return _count(state, 1, undo_sums)
 
 
 def add_secure_sum(state: RoundState, total: SecureSum) -> Undo:
     """Add a secure round's sum, which counts as an update of each of its devices; return what takes it out again."""
     undo_sums = state.sums.add_sum(total.numerators, total.header.weights, total.header.fed)
-    state.pending += len(total.header.updates)
+    return _count(state, len(total.header.updates), undo_sums)
+
+
+def _count(state: RoundState, updates: int, undo_sums: Undo) -> Undo:
+    state.pending += updates
 
     def undo() -> None:
         undo_sums()
-        state.pending -= len(total.header.updates)
+        state.pending -= updates
 
     return undo
 

@@ -138,9 +138,7 @@ class Rounds:
             number = configuration_change.record(self.log, self._begun.configuration, wanted, changes)
             self._adopt(configuration_change.adopt(before, state, wanted))
             self._oldest_base = configuration_change.oldest_base(self.log, self._begun.configuration)
-            if round_state.release_due(state, self.rules):
-                number = self._release()
-            self._note(number, 0)
+            self._note(number, 0, round_state.release_due(state, self.rules))
         return changes
 
     def update(self, data: bytes, sender: str, member: str = "") -> tuple[str, Literal["accepted", "already"]]:
@@ -162,12 +160,11 @@ class Rounds:
             number = self.log.append("update", version, update_id=update.header.update_id, device=member, body=data)
             self.log.note_sent(member, update.header.base_version, update.header.update_id)
             self._undos.append(round_state.add_update(self.state, update, version, self.rules, member))
-            if round_state.release_due(self.state, self.rules):
-                number = self._release()
-            self._note(number, len(data))
+            self._note(number, len(data), round_state.release_due(self.state, self.rules))
 
-    def _note(self, number: int, size: int) -> None:
-        """Count `size` more bytes up to entry `number`: put a checkpoint if one is due, and prune old versions."""
+    def _note(self, number: int, size: int, due: bool = False) -> None:
+        """Count `size` more bytes up to entry `number`; release, put a checkpoint and prune where due."""
+        number = self._release() if due else number
         self._since_bytes += size
         entries, size_bytes = self._checkpoint_every
         if number - self._checkpoint_entry >= entries or self._since_bytes >= size_bytes:
@@ -191,9 +188,7 @@ class Rounds:
             number = self.log.append("secure", self.state.version, update_id=header.round_id, body=body)
             if not any(self.log.withdrawn(update_id) for update_id in header.updates):
                 self._undos.append(round_state.add_secure_sum(self.state, total))
-            if self.state.sums.ready(self.configuration):
-                number = self._release()
-            self._note(number, len(body))
+            self._note(number, len(body), bool(self.state.sums.ready(self.configuration)))
 
     def release_unchanged(self) -> None:
         """A new version with the present theta, so that devices whose update is spent may train anew."""
@@ -290,11 +285,9 @@ class Rounds:
 
     def _put_version(self, number: int, devices: dict[str, int]) -> bytes:
         """Sign and keep the state's theta as a version; its bytes. devices: how many fed each segment."""
-        state, grid = self.state, 2.0**-self.configuration.scale_bits
-        clip_norm = state.clip * grid if state.clip else msgspec.UNSET
-        body = make_version(
-            self.key, self.certificate, self.bundle.bundle_id, state.version, state.theta, devices, clip_norm
-        )
+        state, signer = self.state, (self.key, self.certificate, self.bundle.bundle_id)
+        clip_norm = state.clip * 2.0**-self.configuration.scale_bits if state.clip else msgspec.UNSET
+        body = make_version(*signer, state.version, state.theta, devices, clip_norm)
         self.log.put_version(state.version, number, body)
         return body
 
@@ -307,13 +300,10 @@ class Rounds:
 
     def continue_at(self, version: int) -> None:
         """Release the present theta once more as `version`, which must be a higher number than any before."""
-        before = self.state.version
+        before, where = self.state.version, str(self.log.database.path)
         if version <= before:
-            raise StoreError(
-                f"its newest version is {before}, and the clock would give the next one {version}",
-                where=str(self.log.database.path),
-                remedy="set this machine's clock, then try again",
-            )
+            why = f"its newest version is {before}, and the clock would give the next one {version}"
+            raise StoreError(why, where=where, remedy="set this machine's clock, then try again")
         with self.change():
             number = self.log.append("restored", version)
             self._undos.append(lambda: setattr(self.state, "version", before))
@@ -395,10 +385,9 @@ class Rounds:
 
     def _kept(self, number: int) -> tuple[VersionHeader, np.ndarray]:
         """A version that is kept, its signature checked, and its theta float32 [P]."""
-        root, bundle_id = fingerprint(self.certificate.root), self.bundle.bundle_id
-        body = self.log.version(number)
+        root, body = fingerprint(self.certificate.root), self.log.version(number)
         assert body is not None
-        return read_version(body, self.rules.layout, bundle_id=bundle_id, root_fingerprint=root)
+        return read_version(body, self.rules.layout, bundle_id=self.bundle.bundle_id, root_fingerprint=root)
 
     def verify(self) -> list[str]:
         """Compute every retained version and checkpoint again from the log; return what differs."""
@@ -406,9 +395,8 @@ class Rounds:
 
     def facts(self) -> dict[str, int | float]:
         """Counts for /health and /metrics."""
-        private: dict[str, int | float] = {}
-        if self.ledger:
-            private = {"epsilon_spent": self.ledger.spent(), "epsilon_budget": self.ledger.privacy.epsilon}
+        ledger = self.ledger
+        private = {"epsilon_spent": ledger.spent(), "epsilon_budget": ledger.privacy.epsilon} if ledger else {}
         return private | {
             "version": self.state.version,
             "pending": self.state.pending,

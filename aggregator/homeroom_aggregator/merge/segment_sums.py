@@ -8,7 +8,7 @@ A school's own segments have sums of their own (`sum_key`).
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping
 
 import numpy as np
 
@@ -39,7 +39,7 @@ def school_of_key(key: str) -> str:
 
 
 def add_weighted(total: np.ndarray, values: np.ndarray, units: int) -> None:
-    """total += units * values, in place and exactly; total int64 [n], values int32 [n]."""
+    """total += units * values, in place and exactly; total int64 [n], values int32 or int64 [n]."""
     for start in range(0, len(values), MULTIPLIED_VALUES):
         part = values[start : start + MULTIPLIED_VALUES].astype(np.int64)
         part *= units
@@ -73,16 +73,10 @@ class SegmentSums:
             for name, entry in zip(update.values, segments, strict=True)
         }
         units = {name: weights[segment_of(tier_slice_of(name))] for name in update.tier_slices}
-        for name in units:
-            if self.weights.get(name, 0) + units[name] > WEIGHT_LIMIT:
-                raise OverflowError(f"segment {name} holds more than {WEIGHT_LIMIT} units of weight")
+        self._check_weights(units)
         known = {name for name in units if device in self.devices.get(name, ())}
         for name, values in update.tier_slices.items():
-            if name not in self.numerators:
-                self.numerators[name] = np.zeros(len(values), np.int64)
-            add_weighted(self.numerators[name], values, units[name])
-            self.weights[name] = self.weights.get(name, 0) + units[name]
-            self.devices.setdefault(name, set()).add(device)
+            self._add(name, values, units[name], units[name], (device,))
         self.signal += update.signal
 
         def undo() -> None:
@@ -104,20 +98,26 @@ class SegmentSums:
         numerators: int64 [size] by segment. weights: their sums. fed: the devices in each.
         """
         before = self.copy()
-        for name in numerators:
-            if self.weights.get(name, 0) + weights[name] > WEIGHT_LIMIT:
-                raise OverflowError(f"segment {name} holds more than {WEIGHT_LIMIT} units of weight")
+        self._check_weights(weights)
         for name, values in numerators.items():
-            if name not in self.numerators:
-                self.numerators[name] = np.zeros(len(values), np.int64)
-            self.numerators[name] += values
-            self.weights[name] = self.weights.get(name, 0) + weights[name]
-            self.devices.setdefault(name, set()).update(fed[name])
+            self._add(name, values, 1, weights[name], fed[name])
 
         def undo() -> None:
             self.numerators, self.weights, self.devices = before.numerators, before.weights, before.devices
 
         return undo
+
+    def _check_weights(self, weights: Mapping[str, int]) -> None:
+        for name, units in weights.items():
+            if self.weights.get(name, 0) + units > WEIGHT_LIMIT:
+                raise OverflowError(f"segment {name} holds more than {WEIGHT_LIMIT} units of weight")
+
+    def _add(self, name: str, values: np.ndarray, factor: int, units: int, devices: Iterable[str]) -> None:
+        if name not in self.numerators:
+            self.numerators[name] = np.zeros(len(values), np.int64)
+        add_weighted(self.numerators[name], values, factor)
+        self.weights[name] = self.weights.get(name, 0) + units
+        self.devices.setdefault(name, set()).update(devices)
 
     def all_devices(self) -> set[str]:
         """Everybody who is in a sum."""

@@ -18,35 +18,19 @@ from typing import Any
 import msgspec
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 
+from homeroom.contract import secagg
 from homeroom.contract.roster import Roster
-from homeroom.contract.secagg import (
-    PHASES,
-    Advertisement,
-    Consent,
-    Consents,
-    Inbox,
-    Notice,
-    Reveal,
-    RoundStatus,
-    SecureCohort,
-    Shares,
-    Survivors,
-    pack,
-    unpack,
-)
 from homeroom.contract.signing import sign, verify
-from homeroom.errors import InputError, TrustError, UpdateError
+from homeroom.errors import TrustError, UpdateError
 from homeroom.privacy.secagg.client import KEYS_PURPOSE, SURVIVORS_PURPOSE, CohortView, secure_rules
-from homeroom.privacy.secagg.encoding import feeders
-from homeroom.privacy.secagg.parameters import choose_parameters
+from homeroom.privacy.secagg.encoding import SumLayout, feeders
 from homeroom.privacy.secagg.primitives import agree
 from homeroom_aggregator.merge.rounds import Rounds
-from homeroom_aggregator.secagg.round_store import ActiveRound, RoundStore
+from homeroom_aggregator.secagg.round_store import SUMMED, ActiveRound, RoundStore
 from homeroom_aggregator.secagg.unmask import Unmasking, decode_sum, unmask_sum
 from homeroom_aggregator.state.log import Log
 from homeroom_aggregator.state.secure_sum import SecureSum, SumHeader, read_header
 
-FAILED, SUMMED = "failed", "summed"
 SECURE_LOGGER = logging.getLogger("homeroom.secure")
 
 
@@ -94,11 +78,9 @@ class SecureRounds:
         live = self.advance() or self._announce()
         if live is None:
             return None
-        notice = msgspec.to_builtins(live.notice)
-        inside = self._inside(live, device)
-        wanted = inside and self.store.body(live.phase, device) is None
-        summed = tuple(sorted(self._in_sums(device)))
-        status = RoundStatus(live.notice.round_id, live.phase, wanted, inside, summed)
+        notice, inside = msgspec.to_builtins(live.notice), self._inside(live, device)
+        wanted, summed = inside and self.store.body(live.phase, device) is None, sorted(self._in_sums(device))
+        status = secagg.RoundStatus(live.notice.round_id, live.phase, wanted, inside, tuple(summed))
         return {
             "notice": notice,
             "signature": sign(self.rounds.key, "secure-round", notice),
@@ -114,14 +96,18 @@ class SecureRounds:
             raise UpdateError("the cohort is still being gathered", code="past_phase", remedy="sync again later")
         index = self._index(live, device)
         if live.phase == "shares":
-            return pack(live.cohort)
+            return secagg.pack(live.cohort)
         if live.phase == "input":
-            return pack(self._inbox(live, index))
+            return secagg.pack(self._inbox(live, index))
         if live.phase == "consent":
-            return pack(Survivors(live.survivors))
+            return secagg.pack(secagg.Survivors(live.survivors))
         signed = self.store.bodies("consent")
-        consents = (Consent(self._index(live, sender), body) for sender, body in signed.items())
-        return pack(Consents(Survivors(live.survivors), tuple(sorted(consents, key=lambda consent: consent.place))))
+        consents = (secagg.Consent(self._index(live, sender), body) for sender, body in signed.items())
+        return secagg.pack(
+            secagg.Consents(
+                secagg.Survivors(live.survivors), tuple(sorted(consents, key=lambda consent: consent.place))
+            )
+        )
 
     def put(self, round_id: str, phase: str, device: str, body: bytes) -> None:
         """Take a device's message of a phase; the same one again changes nothing. UpdateError if it is refused."""
@@ -134,9 +120,8 @@ class SecureRounds:
             return
         if known is not None and phase != "keys":
             raise UpdateError(f"another message of phase {phase} was sent before", code="past_phase")
-        {"keys": self._check_keys, "shares": self._check_shares, "input": self._check_input}.get(
-            phase, self._check_consent if phase == "consent" else self._check_reveal
-        )(live, device, body)
+        checks = (self._check_keys, self._check_shares, self._check_input, self._check_consent, self._check_reveal)
+        checks[secagg.PHASES.index(live.phase if phase != "consent" else phase)](live, device, body)
         self.store.put(phase, device, body)
         self.advance()
 
@@ -145,22 +130,18 @@ class SecureRounds:
         live = self.store.live()
         return {
             "secure_sums": self.rounds.log.count("secure"),
-            "secure_failed": self.store.outcomes() - self.store.ended(SUMMED),
-            "secure_phase": PHASES.index(live.phase) + 1 if live else 0,
+            "secure_failed": self.store.failed(),
+            "secure_phase": secagg.PHASES.index(live.phase) + 1 if live else 0,
             "secure_arrived": len(self.store.senders(live.phase)) if live else 0,
         }
 
     # Checks of messages
 
     def _check_keys(self, live: ActiveRound, device: str, body: bytes) -> None:
-        advertisement = unpack(body, Advertisement, where="keys", error=UpdateError)
+        advertisement = secagg.unpack(body, secagg.Advertisement, where="keys", error=UpdateError)
         if advertisement.device.hex() != device or device not in live.roster.devices:
             raise UpdateError("this device is not on the institution's roster", code="not_member")
-        try:
-            statement = advertisement.statement(live.notice.round_id)
-            verify(device, KEYS_PURPOSE, statement, advertisement.signature.hex(), where="keys")
-        except TrustError as problem:
-            raise UpdateError(problem.what, code="bad_signature") from None
+        _check_signature(device, KEYS_PURPOSE, advertisement.statement(live.notice.round_id), advertisement.signature)
         if self.rounds.log.withdrawn(advertisement.update_id.hex()):
             raise UpdateError("this update was withdrawn", code="past_phase")
         if advertisement.update_id.hex() in self._in_sums(device):
@@ -173,14 +154,14 @@ class SecureRounds:
         if keys & {key for other in others for key in (other.mask, other.channel)}:
             raise UpdateError("its keys are another device's", code="malformed")
         try:  # what every other device would refuse must not spoil their round
-            feeders(self.rounds.rules.layout, self.rounds.configuration, SecureCohort((advertisement,)))
+            feeders(self.rounds.rules.layout, self.rounds.configuration, secagg.SecureCohort((advertisement,)))
             for key in (advertisement.mask, advertisement.channel):
                 agree(X25519PrivateKey.generate(), key, b"", 16)
         except TrustError as problem:
             raise UpdateError(problem.what, code="malformed") from None
 
     def _check_shares(self, live: ActiveRound, device: str, body: bytes) -> None:
-        shares = unpack(body, Shares, where="shares", error=UpdateError)
+        shares = secagg.unpack(body, secagg.Shares, where="shares", error=UpdateError)
         wanted = len(self._view(live).graph.neighbours(self._index(live, device)))
         if len(shares.sealed) != wanted:
             raise UpdateError(f"{len(shares.sealed)} sealed shares in place of {wanted}", code="malformed")
@@ -188,28 +169,32 @@ class SecureRounds:
     def _check_input(self, live: ActiveRound, device: str, body: bytes) -> None:
         if self._index(live, device) not in live.sharers:
             raise UpdateError("this device has not shared", code="not_member")
-        terms = self._view(live).sum_layout(self.rounds.rules.layout, self.rounds.configuration, self.minimum(live))
+        terms = self._sum_layout(live, self._view(live))
         if len(body) != terms.count * terms.width:
             raise UpdateError(f"{len(body):,} bytes in place of {terms.count * terms.width:,}", code="wrong_shape")
 
     def _check_consent(self, live: ActiveRound, device: str, body: bytes) -> None:
         if self._index(live, device) not in live.survivors:
             raise UpdateError("this device is not in the sum", code="not_member")
-        statement = Survivors(live.survivors).statement(self._view(live).cohort_id)
-        try:
-            verify(device, SURVIVORS_PURPOSE, statement, body.hex(), where="consent")
-        except TrustError as problem:
-            raise UpdateError(problem.what, code="bad_signature") from None
+        statement = secagg.Survivors(live.survivors).statement(self._view(live).cohort_id)
+        _check_signature(device, SURVIVORS_PURPOSE, statement, body)
 
     def _check_reveal(self, live: ActiveRound, device: str, body: bytes) -> None:
-        reveal = unpack(body, Reveal, where="reveal", error=UpdateError)
+        reveal = secagg.unpack(body, secagg.Reveal, where="reveal", error=UpdateError)
         self._unmasking_of(live).add(self._index(live, device), reveal)
+
+    def _advertised(self) -> dict[str, secagg.Advertisement]:
+        bodies = self.store.bodies("keys").items()
+        return {
+            device: secagg.unpack(body, secagg.Advertisement, where="keys", error=UpdateError)
+            for device, body in bodies
+        }
 
     # Phases
 
     def advance(self) -> ActiveRound | None:
         """End every phase that may end; the round under way, or None."""
-        for _ in PHASES:
+        for _ in secagg.PHASES:
             live = self.store.live()
             if live is None or not self._go_on(live):
                 return live
@@ -220,16 +205,15 @@ class SecureRounds:
         now = self.clock()
         if now < live.since:  # it was set back: the phase's time begins anew, or it would never be over
             self.store.save(msgspec.structs.replace(live, since=now))
-        announced_here = live.notice.configuration_id == self.rounds.configuration.configuration_id
-        if not announced_here and not self.rounds.log.has("secure", live.notice.round_id):
+        round_id = live.notice.round_id
+        if self.rounds.log.has("secure", round_id):
+            return self.durable.has("secure", round_id) and self._end(live, SUMMED)
+        if live.notice.configuration_id != self.rounds.configuration.configuration_id:
             return self._fail(live, "the round configuration has changed")
-        over = now - live.since >= self.rules.phase_s
-        came = self.store.senders(live.phase)
+        over, came = now - live.since >= self.rules.phase_s, self.store.senders(live.phase)
         if live.phase == "keys":
             return self._close_cohort(live, came, over)
         if live.phase == "reveal":
-            if self.rounds.log.has("secure", live.notice.round_id):
-                return self.durable.has("secure", live.notice.round_id) and self._end(live, SUMMED)
             if not self._unmasking_of(live).missing:
                 return self._sum(live)
             return over and self._fail(live, "too few devices revealed their shares")
@@ -254,33 +238,26 @@ class SecureRounds:
         return self.rounds.log.withdrawn(view.cohort.members[index].update_id.hex())
 
     def _close_cohort(self, live: ActiveRound, came: list[str], over: bool) -> bool:
-        enough = len(came) >= self.rules.cohort or set(came) == set(live.roster.devices) or over
-        if not enough:
+        if not (len(came) >= self.rules.cohort or set(came) == set(live.roster.devices) or over):
             return False
+        cohort = secagg.SecureCohort(tuple(member for _, member in sorted(self._advertised().items())))
+        gathered = msgspec.structs.replace(live, cohort=cohort)
         try:
-            drops = choose_parameters(len(came), self.rules.drop_rate, self.rules.corrupt_rate).drops if came else 0
-        except InputError:
-            drops = len(came)
-        advertised = self._advertised()
-        cohort = SecureCohort(tuple(advertised[device] for device in sorted(advertised)))
-        if len(came) - drops < self.minimum(live) or not self._summed(live, cohort):
-            return over and self._next(live, phase="keys")  # go on gathering
-        return self._next(live, phase="shares", cohort=cohort)
+            view = CohortView(live.notice.round_id, cohort, self.rules)
+            fed = self._sum_layout(gathered, view).segments
+            enough = fed and len(came) - view.parameters.drops >= self.minimum(live)
+        except TrustError:  # no graph of so few bears the promised drop-outs
+            enough = False
+        return self._next(gathered, phase="shares") if enough else over and self._next(live)  # go on gathering
 
-    def _advertised(self) -> dict[str, Advertisement]:
-        bodies = self.store.bodies("keys").items()
-        return {device: unpack(body, Advertisement, where="keys", error=UpdateError) for device, body in bodies}
-
-    def _summed(self, live: ActiveRound, cohort: SecureCohort) -> bool:
-        """Whether any segment is fed by enough of a cohort."""
-        view = CohortView(live.notice.round_id, cohort, self.rules)
-        return bool(view.sum_layout(self.rounds.rules.layout, self.rounds.configuration, self.minimum(live)).segments)
+    def _sum_layout(self, live: ActiveRound, view: CohortView) -> SumLayout:
+        return view.sum_layout(self.rounds.rules.layout, self.rounds.configuration, self.minimum(live))
 
     def _too_few(self, live: ActiveRound, indexes: tuple[int, ...]) -> str:
         """Why these devices of the cohort do not suffice to go on, or nothing."""
         view, layout = self._view(live), self.rounds.rules.layout
         try:
-            view.check_survivors(Survivors(indexes), layout, self.rounds.configuration, self.minimum(live))
+            view.check_survivors(secagg.Survivors(indexes), layout, self.rounds.configuration, self.minimum(live))
             for index in indexes:
                 view.graph.check_present(index, indexes)
         except TrustError as problem:
@@ -290,13 +267,11 @@ class SecureRounds:
     def _sum(self, live: ActiveRound) -> bool:
         """Open the sum and merge it; the rest is forgotten once that is durable. Killed in between, it counts once."""
         view, unmasking = self._view(live), self._unmasking_of(live)
-        layout, configuration = self.rounds.rules.layout, self.rounds.configuration
-        terms = view.sum_layout(layout, configuration, self.minimum(live))
-        devices = [member.device.hex() for member in view.cohort.members]
-        alive = [devices[index] for index in live.survivors]
-        feeders = view.feeders(layout, configuration)
-        fed = {name: [devices[index] for index in live.survivors if index in feeders[name]] for name in terms.segments}
-        vectors = (bytes(self.store.body("input", device) or b"") for device in alive)
+        terms, configuration = self._sum_layout(live, view), self.rounds.configuration
+        alive = {index: view.cohort.members[index].device.hex() for index in live.survivors}
+        feeders = view.feeders(self.rounds.rules.layout, configuration)
+        fed = {name: [alive[index] for index in alive if index in feeders[name]] for name in terms.segments}
+        vectors = (bytes(self.store.body("input", device) or b"") for device in alive.values())
         try:
             total = unmask_sum(vectors, terms, unmasking)
             feeder_counts = {name: len(senders) for name, senders in fed.items()}
@@ -307,7 +282,7 @@ class SecureRounds:
             round_id=live.notice.round_id,
             roster_id=live.roster.roster_id,
             cohort_id=view.cohort_id.hex(),
-            updates={view.cohort.members[index].update_id.hex(): devices[index] for index in live.survivors},
+            updates={view.cohort.members[index].update_id.hex(): device for index, device in alive.items()},
             weights=weights,
             fed=fed,
             signatures={device: body.hex() for device, body in self.store.bodies("consent").items()},
@@ -321,16 +296,11 @@ class SecureRounds:
             if self.rounds.state.version == live.notice.version:
                 self.rounds.release_unchanged()
             return False  # it ends once that is durable
-        return self._end(live, f"{FAILED}: {why}")
+        return self._end(live, f"failed: {why}")
 
     def _end(self, live: ActiveRound, outcome: str) -> bool:
-        SECURE_LOGGER.log(
-            logging.INFO if outcome == SUMMED else logging.WARNING,
-            "secure round %s in phase %s: %s",
-            live.notice.round_id[:12],
-            live.phase,
-            outcome,
-        )
+        level = logging.INFO if outcome == SUMMED else logging.WARNING
+        SECURE_LOGGER.log(level, "secure round %s in phase %s: %s", live.notice.round_id[:12], live.phase, outcome)
         if outcome == SUMMED:
             self._summed_updates.append(read_header(next(self.rounds.log.sums()).body).updates)
         self.store.end(live.notice.round_id, outcome)
@@ -338,15 +308,13 @@ class SecureRounds:
         return True
 
     def _in_sums(self, device: str) -> set[str]:
-        return {
-            update_id for updates in self._summed_updates for update_id, owner in updates.items() if owner == device
-        }
+        return {key for updates in self._summed_updates for key, owner in updates.items() if owner == device}
 
     def _announce(self) -> ActiveRound | None:
         roster = self.roster()
         if roster is None:
             return None
-        notice = Notice(
+        notice = secagg.Notice(
             configuration_id=self.rounds.configuration.configuration_id,
             roster_id=roster.roster_id,
             version=self.rounds.state.version,
@@ -383,11 +351,8 @@ class SecureRounds:
         if self._unmasking is None or self._unmasking.round_id != live.notice.round_id:
             self._unmasking = Unmasking(self._view(live), live.notice.round_id, live.sharers, live.survivors)
             for device, body in self.store.bodies("reveal").items():
-                self._unmasking.add(self._index(live, device), unpack(body, Reveal, where="reveal", error=UpdateError))
+                self._check_reveal(live, device, body)
         return self._unmasking
-
-    def _devices(self, live: ActiveRound) -> set[str]:
-        return {member.device.hex() for member in live.cohort.members} if live.cohort else set()
 
     def _index(self, live: ActiveRound, device: str) -> int:
         try:
@@ -399,16 +364,21 @@ class SecureRounds:
         """Whether a device is in the round and has not dropped out of it."""
         if live.phase == "keys":
             return device in live.roster.devices
-        if device not in self._devices(live):
-            return False
-        index = self._index(live, device)
-        return index in {"shares": {index}, "input": set(live.sharers)}.get(live.phase, set(live.survivors))
+        expected = {index for index, _ in enumerate(self._view(live).cohort.members)}
+        expected = {"shares": expected, "input": set(live.sharers)}.get(live.phase, set(live.survivors))
+        return any(self._view(live).cohort.members[index].device.hex() == device for index in expected)
 
-    def _inbox(self, live: ActiveRound, index: int) -> Inbox:
+    def _inbox(self, live: ActiveRound, index: int) -> secagg.Inbox:
         view, sealed = self._view(live), []
-        for other in view.graph.neighbours(index):
-            if other in set(live.sharers):
-                body = self.store.body("shares", view.cohort.members[other].device.hex())
-                shares = unpack(body or b"", Shares, where="shares", error=UpdateError)
-                sealed.append(shares.sealed[view.graph.neighbours(other).index(index)])
-        return Inbox(live.sharers, tuple(sealed))
+        for other in sorted({*live.sharers} & {*view.graph.neighbours(index)}):
+            body = self.store.body("shares", view.cohort.members[other].device.hex())
+            shares = secagg.unpack(body or b"", secagg.Shares, where="shares", error=UpdateError)
+            sealed.append(shares.sealed[view.graph.neighbours(other).index(index)])
+        return secagg.Inbox(live.sharers, tuple(sealed))
+
+
+def _check_signature(device: str, purpose: str, statement: bytes, signature: bytes) -> None:
+    try:
+        verify(device, purpose, statement, signature.hex(), where=purpose)
+    except TrustError as problem:
+        raise UpdateError(problem.what, code="bad_signature") from None

@@ -24,6 +24,9 @@ CREATE TABLE IF NOT EXISTS outcomes (round_id TEXT PRIMARY KEY, outcome TEXT NOT
 """
 
 
+SUMMED = "summed"  # the outcome of a round whose sum was merged; others say why there is none
+
+
 class ActiveRound(msgspec.Struct, frozen=True, kw_only=True):
     """The round under way.
 
@@ -69,15 +72,16 @@ class RoundStore:
         row = self.database.one("SELECT notice, roster, phase, since, cohort, sharers, survivors FROM live")
         if row is None:
             return None
-        notice, roster, phase, since, cohort, sharers, survivors = row
+        notice, roster, phase, since, cohort, *slots = row
+        sharers, survivors = (msgspec.msgpack.decode(body, type=tuple[int, ...]) for body in slots)
         return ActiveRound(
             notice=msgspec.json.decode(notice, type=Notice),
             roster=msgspec.json.decode(roster, type=Roster),
             phase=phase,
             since=since,
             cohort=msgspec.msgpack.decode(cohort, type=SecureCohort) if cohort else None,
-            sharers=msgspec.msgpack.decode(sharers, type=tuple[int, ...]),
-            survivors=msgspec.msgpack.decode(survivors, type=tuple[int, ...]),
+            sharers=sharers,
+            survivors=survivors,
         )
 
     def body(self, phase: str, device: str) -> bytes | None:
@@ -104,10 +108,6 @@ class RoundStore:
             self.database.write("DELETE FROM live")
             self.database.write("INSERT OR IGNORE INTO outcomes VALUES (?, ?)", (round_id, outcome))
 
-    def ended(self, outcome: str) -> int:
-        """How many rounds ended with this outcome."""
-        return int(self.database.one("SELECT count(*) FROM outcomes WHERE outcome = ?", (outcome,))[0])
-
-    def outcomes(self) -> int:
-        """How many rounds have ended."""
-        return int(self.database.one("SELECT count(*) FROM outcomes")[0])
+    def failed(self) -> int:
+        """How many rounds ended without a sum."""
+        return int(self.database.one("SELECT count(*) FROM outcomes WHERE outcome != ?", (SUMMED,))[0])

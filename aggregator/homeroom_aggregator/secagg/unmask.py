@@ -40,7 +40,7 @@ class Unmasking:
 
     def add(self, index: int, reveal: Reveal) -> None:
         """Take a device's shares; UpdateError unless it is one share for each neighbour that shared."""
-        owners = [other for other in self.view.graph.neighbours(index) if other in self.sharers]
+        owners = sorted(self.sharers & {*self.view.graph.neighbours(index)})
         if index not in self.survivors or len(reveal.shares) != len(owners):
             raise UpdateError(f"{len(reveal.shares)} shares are not {len(owners)}", code="malformed")
         for owner, share in zip(owners, reveal.shares, strict=True):

@@ -43,11 +43,8 @@ def install_policy(store: Store, bundle: Bundle, path: Path, root: str) -> Polic
         raise InputError(f"cannot be read: {problem.strerror}", where=str(path)) from None
     policy, present = read_policy(data, root_fingerprint=root, where=str(path)), policy_in_force(store)
     if present is not None and policy.institution != present.institution:
-        raise TrustError(
-            f"is {policy.institution!r}'s, but this device keeps {present.institution!r}'s",
-            where=str(path),
-            remedy="a device that changes hands begins in a new directory",
-        )
+        why = f"is {policy.institution!r}'s, but this device keeps {present.institution!r}'s"
+        raise TrustError(why, where=str(path), remedy="a device that changes hands begins in a new directory")
     if present is not None and policy.version < present.version:
         raise TrustError(f"version {policy.version} is older than {present.version}, in force", where=str(path))
     if unknown := unmatched(bundle.manifest.layout, policy.scopes):
@@ -79,19 +76,13 @@ def scoped_layout(
     school: that the aggregator takes this device for; "" where it does not say.
     """
     allowed = narrowed(layout, policy.scopes if policy else {})
-    if policy is not None and _is_own_aggregator(policy, configuration, aggregator, school):
-        return allowed
+    if policy is not None:
+        own = aggregator == policy.institution
+        if configuration is not None and configuration.by_school:
+            own = bool(school) and (own or (aggregator in policy.merged_by and school == policy.institution))
+        if own:
+            return allowed
     return narrowed(allowed, {s.name: "personal" for s in allowed if s.scope == "institution"})
-
-
-def _is_own_aggregator(
-    policy: Policy, configuration: RoundConfiguration | None, aggregator: str | None, school: str
-) -> bool:
-    """Whether the aggregator may have the segments of scope `institution`."""
-    if configuration is None or not configuration.by_school:
-        return aggregator == policy.institution
-    own = aggregator == policy.institution
-    return bool(school) and (own or (aggregator in policy.merged_by and school == policy.institution))
 
 
 def local_layout(store: Store, layout: Layout) -> Layout:
@@ -117,10 +108,8 @@ def refusal_reason(policy: Policy | None, configuration: RoundConfiguration) -> 
     if policy is None:
         return None
     if configuration.min_devices < policy.min_devices:
-        return (
-            f"the policy asks for at least {policy.min_devices} devices in a release, "
-            f"the aggregator releases from {configuration.min_devices}"
-        )
+        asked = f"the policy asks for at least {policy.min_devices} devices in a release"
+        return f"{asked}, the aggregator releases from {configuration.min_devices}"
     promise = configuration.privacy
     kind = "private" if promise else "secure" if configuration.secure else "plain"
     if kind not in policy.rounds:

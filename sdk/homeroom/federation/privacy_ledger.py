@@ -79,11 +79,8 @@ def privacy_status(store: Store) -> dict[str, Any] | None:
     ledger, privacy = read_ledger(store), read_agreement(store).privacy
     if privacy is None:
         return {"updates_sent": len(ledger), "promise": None} if ledger else None
-    return {
-        "updates_sent": len(ledger),
-        "epsilon_spent": round(epsilon_spent((entry.noise_multiplier for entry in ledger), privacy.delta), 4),
-        "promise": msgspec.to_builtins(privacy),
-    }
+    spent = round(epsilon_spent((entry.noise_multiplier for entry in ledger), privacy.delta), 4)
+    return {"updates_sent": len(ledger), "epsilon_spent": spent, "promise": msgspec.to_builtins(privacy)}
 
 
 def _noise_multiplier(privacy: Privacy, configuration: RoundConfiguration) -> float:

@@ -92,10 +92,8 @@ def _read_announcement(context: SecureRoundContext) -> Announcement | None:
     """Fetches the announcement; raises TrustError unless it is the aggregator's, with the newest roster seen."""
     where = f"{context.client.enrolment.address}/v1/secure"
     try:
-        message = msgspec.json.decode(
-            context.client.send("GET", "/v1/secure", limit_bytes=secagg.MESSAGE_LIMIT_BYTES),
-            type=_AnnouncementMessage | None,
-        )
+        body = context.client.send("GET", "/v1/secure", limit_bytes=secagg.MESSAGE_LIMIT_BYTES)
+        message = msgspec.json.decode(body, type=_AnnouncementMessage | None)
         if message is None:
             return None
         notice = msgspec.convert(message.notice, secagg.Notice)
@@ -157,11 +155,10 @@ def _newest_update(context: SecureRoundContext, notice: secagg.Notice) -> Update
 
 def _join(context: SecureRoundContext, announced: Announcement, update: Update) -> ClientState:
     """Makes keys for this round and stores them before they are sent; the update is not replaced any more."""
-    update_id = update.header.update_id
-    segments = segment_bits(context.bundle.layout, context.configuration, set(update.values))
-    state = advertise(
-        announced.notice, announced.roster, context.configuration, context.key, update_id=update_id, segments=segments
-    )
+    update_id, configuration = update.header.update_id, context.configuration
+    bits = segment_bits(context.bundle.layout, configuration, set(update.values))
+    notice, roster = announced.notice, announced.roster
+    state = advertise(notice, roster, configuration, context.key, update_id=update_id, segments=bits)
     with context.store.step("secure round joined", 1):
         context.store.outbox.mark_sending(update_id)
         UPDATE_ID.write(context.store, update_id)
@@ -173,28 +170,26 @@ def _do_phase(context: SecureRoundContext, announced: Announcement, state: Clien
     """Does this device's part of the present phase: reads, checks, stores, sends."""
     phase, configuration, layout = announced.status.phase, context.configuration, context.bundle.layout
     if phase == "keys":
-        _send(context, announced, "keys", secagg.pack(state.advertisement))
-        return
+        return _send(context, announced, "keys", secagg.pack(state.advertisement))
     body = context.client.send("GET", f"/v1/secure/{announced.notice.round_id}", limit_bytes=secagg.MESSAGE_LIMIT_BYTES)
     if phase == "shares":
         cohort = secagg.unpack(body, secagg.SecureCohort, where="cohort", error=TrustError)
         state = _save(context.store, share(state, cohort, announced.roster, configuration))
         assert state.shares is not None
-        _send(context, announced, "shares", secagg.pack(state.shares))
-    elif phase == "input":
+        return _send(context, announced, "shares", secagg.pack(state.shares))
+    if phase == "input":
         inbox = secagg.unpack(body, secagg.Inbox, where="shares", error=TrustError)
-        update = _update(context, state)
+        update = read_update(_update_bytes(context, state), configuration, layout)
         encode_input = partial(_input_vector, context, announced, state, update)
         state = _save(context.store, mask(state, inbox, configuration, layout, encode_input))
-        _send(context, announced, "input", state.masked or b"")
-    elif phase == "consent":
-        _consent(context, announced, state, secagg.unpack(body, secagg.Survivors, where="survivors", error=TrustError))
-    else:
-        consents = secagg.unpack(body, secagg.Consents, where="survivors", error=TrustError)
-        if state.consent is None:  # this device is late: a quorum agreed before
-            _consent(context, announced, state, consents.survivors)
-            return
-        _send(context, announced, "reveal", secagg.pack(reveal(state, consents, configuration)))
+        return _send(context, announced, "input", state.masked or b"")
+    if phase == "consent":
+        survivors = secagg.unpack(body, secagg.Survivors, where="survivors", error=TrustError)
+        return _consent(context, announced, state, survivors)
+    consents = secagg.unpack(body, secagg.Consents, where="survivors", error=TrustError)
+    if state.consent is None:  # this device is late: a quorum agreed before
+        return _consent(context, announced, state, consents.survivors)
+    return _send(context, announced, "reveal", secagg.pack(reveal(state, consents, configuration)))
 
 
 def _input_vector(
@@ -256,14 +251,12 @@ def _finish_old_rounds(context: SecureRoundContext, announced: Announcement) -> 
             privacy_ledger.charge_update(store, update.data, update.update_id, configuration, layout)
             store.outbox.mark_sent(update.update_id)
     state = _load(store)
-    if state is not None and state.consent is not None:
+    if state is None:
+        return
+    if state.consent is not None:
         _mark_spent(store, state)
-    if state is not None and state.round_id != announced.notice.round_id:
+    if state.round_id != announced.notice.round_id:
         _drop(store)
-
-
-def _update(context: SecureRoundContext, state: ClientState) -> Update:
-    return read_update(_update_bytes(context, state), context.configuration, context.bundle.layout)
 
 
 def _update_id(state: ClientState) -> str:
@@ -271,7 +264,7 @@ def _update_id(state: ClientState) -> str:
 
 
 def _update_bytes(context: SecureRoundContext, state: ClientState) -> bytes:
-    for update in context.store.outbox.pending():
-        if update.update_id == _update_id(state):
-            return update.data
-    raise TrustError("its update is gone", where="secure round", remedy="train again")
+    waiting = {update.update_id: update.data for update in context.store.outbox.pending()}
+    if _update_id(state) not in waiting:
+        raise TrustError("its update is gone", where="secure round", remedy="train again")
+    return waiting[_update_id(state)]

@@ -17,22 +17,13 @@ import msgspec
 import numpy as np
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
+from msgspec.structs import replace
 
+from homeroom.contract import secagg
 from homeroom.contract.layout import Layout
 from homeroom.contract.roster import Roster
 from homeroom.contract.round import RoundConfiguration
-from homeroom.contract.secagg import (
-    SHARE_BYTES,
-    Advertisement,
-    Consents,
-    Inbox,
-    Notice,
-    Reveal,
-    SecureCohort,
-    SecureRules,
-    Shares,
-    Survivors,
-)
+from homeroom.contract.secagg import Advertisement, SecureCohort, Survivors
 from homeroom.contract.signing import sign, verify
 from homeroom.errors import InputError, TrustError
 from homeroom.privacy.secagg.encoding import SumLayout, choose_layout, feeders
@@ -58,14 +49,14 @@ class ClientState(msgspec.Struct, frozen=True, kw_only=True):
     survivors: the one set that this device signed; `consent` is the signature.
     """
 
-    notice: Notice
+    notice: secagg.Notice
     minimum: int
     advertisement: Advertisement
     channel_seed: bytes
     mask_seed: bytes
     self_seed: bytes
     cohort: SecureCohort | None = None
-    shares: Shares | None = None
+    shares: secagg.Shares | None = None
     held: dict[int, bytes] = {}
     sharers: tuple[int, ...] = ()
     masked: bytes | None = None
@@ -81,7 +72,7 @@ class ClientState(msgspec.Struct, frozen=True, kw_only=True):
 class CohortView:
     """Parameters and graph of a cohort, the same for every client and for the aggregator."""
 
-    def __init__(self, round_id: str, cohort: SecureCohort, rules: SecureRules) -> None:
+    def __init__(self, round_id: str, cohort: SecureCohort, rules: secagg.SecureRules) -> None:
         self.cohort, self.cohort_id = cohort, cohort.cohort_id(round_id)
         try:
             self.parameters = choose_parameters(len(cohort.members), rules.drop_rate, rules.corrupt_rate)
@@ -121,7 +112,7 @@ class CohortView:
             refuse("too many devices are left out, or too many that stand together")
 
 
-def secure_rules(configuration: RoundConfiguration) -> SecureRules:
+def secure_rules(configuration: RoundConfiguration) -> secagg.SecureRules:
     """The configuration's rules of secure rounds; TrustError where it has none."""
     if not configuration.secure:
         refuse("the round configuration asks for no secure rounds")
@@ -129,7 +120,7 @@ def secure_rules(configuration: RoundConfiguration) -> SecureRules:
 
 
 def advertise(
-    notice: Notice,
+    notice: secagg.Notice,
     roster: Roster,
     configuration: RoundConfiguration,
     key: Ed25519PrivateKey,
@@ -167,7 +158,7 @@ def advertise(
     return ClientState(
         notice=notice,
         minimum=max(secure_rules(configuration).minimum, roster.minimum),
-        advertisement=msgspec.structs.replace(bare, signature=signature),
+        advertisement=replace(bare, signature=signature),
         channel_seed=channel_seed,
         mask_seed=mask_seed,
         self_seed=self_seed,
@@ -197,7 +188,7 @@ def share(state: ClientState, cohort: SecureCohort, roster: Roster, configuratio
         seal(_channel_key(channel, view, other), seed + key, _associated_data(view, own, other))
         for other, seed, key in zip(neighbours, seeds, keys, strict=True)
     )
-    return msgspec.structs.replace(state, cohort=cohort, shares=Shares(sealed))
+    return replace(state, cohort=cohort, shares=secagg.Shares(sealed))
 
 
 def check_cohort(state: ClientState, cohort: SecureCohort, roster: Roster) -> None:
@@ -217,14 +208,13 @@ def check_cohort(state: ClientState, cohort: SecureCohort, roster: Roster) -> No
     if state.advertisement not in cohort.members:
         refuse("this device's keys are not shown as it sent them")
     for other in cohort.members:
-        verify(
-            other.device.hex(), KEYS_PURPOSE, other.statement(state.round_id), other.signature.hex(), where=SECURE_ROUND
-        )
+        statement, signature = other.statement(state.round_id), other.signature.hex()
+        verify(other.device.hex(), KEYS_PURPOSE, statement, signature, where=SECURE_ROUND)
 
 
 def mask(
     state: ClientState,
-    inbox: Inbox,
+    inbox: secagg.Inbox,
     configuration: RoundConfiguration,
     layout: Layout,
     encode: Callable[[SumLayout], np.ndarray],
@@ -254,9 +244,7 @@ def mask(
         refuse("no segment is fed by enough of the cohort")
     values = encode(sum_layout)
     add_masks(values, *mask_keys(state, view, own, partners))
-    return msgspec.structs.replace(
-        state, held=held, sharers=tuple(inbox.sharers), masked=pack(values, sum_layout.width)
-    )
+    return replace(state, held=held, sharers=tuple(inbox.sharers), masked=pack(values, sum_layout.width))
 
 
 def mask_keys(state: ClientState, view: CohortView, own: int, partners: list[int]) -> tuple[list[bytes], list[bytes]]:
@@ -288,10 +276,10 @@ def consent(
         refuse("a survivor is named that never shared")
     view.graph.check_present(own, survivors.places)
     signature = bytes.fromhex(sign(key, SURVIVORS_PURPOSE, survivors.statement(view.cohort_id)))
-    return msgspec.structs.replace(state, survivors=survivors, consent=signature)
+    return replace(state, survivors=survivors, consent=signature)
 
 
-def reveal(state: ClientState, consents: Consents, configuration: RoundConfiguration) -> Reveal:
+def reveal(state: ClientState, consents: secagg.Consents, configuration: RoundConfiguration) -> secagg.Reveal:
     """Step 5: reveals one share of each neighbour, never both: of a survivor's self-mask or a drop-out's mask key.
 
     Raises TrustError unless a quorum of the survivors signed the same set as this device.
@@ -308,12 +296,9 @@ def reveal(state: ClientState, consents: Consents, configuration: RoundConfigura
         signers.add(signed.place)
     if len(signers) < view.parameters.quorum:
         refuse(f"{len(signers)} devices agreed on the survivors, {view.parameters.quorum} are needed")
-    alive = set(state.survivors.places)
-    return Reveal(
-        tuple(
-            both[:SHARE_BYTES] if other in alive else both[SHARE_BYTES:] for other, both in sorted(state.held.items())
-        )
-    )
+    halves = slice(secagg.SHARE_BYTES), slice(secagg.SHARE_BYTES, None)  # of the self-mask's seed, of the mask key's
+    alive = state.survivors.places
+    return secagg.Reveal(tuple(both[halves[other not in alive]] for other, both in sorted(state.held.items())))
 
 
 def check_slots(view: CohortView, slots: tuple[int, ...], own: int) -> None:

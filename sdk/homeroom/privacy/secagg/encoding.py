@@ -75,9 +75,8 @@ def choose_layout(
     """
     fed = feeders(layout, configuration, cohort)
     chosen = tuple(name for name in fed if len(fed[name]) >= minimum + drops)
-    return SumLayout(
-        chosen, tuple(layout[name].size for name in chosen), ring_width(len(cohort.members), configuration, noise_limit)
-    )
+    width = ring_width(len(cohort.members), configuration, noise_limit)
+    return SumLayout(chosen, tuple(layout[name].size for name in chosen), width)
 
 
 def ring_width(devices: int, configuration: RoundConfiguration, noise_limit: int = 0) -> int:
@@ -98,15 +97,15 @@ def encode(
     noise: adds this device's share of discrete noise to the integers, before they are masked.
     """
     entries = dict(zip(update.values, update.header.segments, strict=True))
-    parts, weights = [], []
-    for name, size in zip(sum_layout.segments, sum_layout.sizes, strict=True):
-        if name not in update.values:
-            parts.append(np.zeros(size, np.int64))
-            weights.append(0)
-            continue
-        units = weight(entries[name].examples, version - update.header.base_version, configuration)
-        parts.append(update.values[name].astype(np.int64) * units)
-        weights.append(units)
+    staleness = version - update.header.base_version
+    weights = [
+        weight(entries[name].examples, staleness, configuration) if name in entries else 0
+        for name in sum_layout.segments
+    ]
+    parts = [
+        update.values[name].astype(np.int64) * units if units else np.zeros(size, np.int64)
+        for name, size, units in zip(sum_layout.segments, sum_layout.sizes, weights, strict=True)
+    ]
     values = np.concatenate([*parts, np.array(weights, np.int64)])
     if noise is not None:
         values = noise(values)
@@ -115,13 +114,9 @@ def encode(
 
 def decode(sum_layout: SumLayout, total: np.ndarray) -> tuple[dict[str, np.ndarray], dict[str, int]]:
     """Decodes a sum, int64 [count]: by segment the sum of weight * value, int64 [size], and the sum of weights."""
-    ends = np.cumsum(sum_layout.sizes)
-    parts = np.split(total[: sum(sum_layout.sizes)], ends[:-1])
-    weights = total[sum(sum_layout.sizes) :]
-    return (
-        dict(zip(sum_layout.segments, parts, strict=True)),
-        {name: int(w) for name, w in zip(sum_layout.segments, weights, strict=True)},
-    )
+    *parts, weights = np.split(total, np.cumsum(sum_layout.sizes))
+    names = sum_layout.segments
+    return dict(zip(names, parts, strict=True)), dict(zip(names, weights.tolist(), strict=True))
 
 
 def _merged_names(layout: Layout, configuration: RoundConfiguration) -> list[str]:
