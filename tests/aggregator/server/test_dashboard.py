@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import contextlib
 import datetime
 import re
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import httpx
 import msgspec
@@ -16,6 +14,7 @@ import pytest
 from click.testing import CliRunner
 
 from aggregator.institution import School, make_folder, running
+from aggregator.server.officer import EVIL, PAGES, enrol, folder, link, send, signed_in, text, word
 from homeroom.cli.main import homeroom
 from homeroom.contract.evaluation_report import (
     LEAST_VALIDATION_SAMPLES,
@@ -24,17 +23,12 @@ from homeroom.contract.evaluation_report import (
     NumberReport,
     TaskReport,
 )
-from homeroom.contract.manifest import Task
+from homeroom.contract.manifest import NO_UNIT, Task
 from homeroom.contract.privacy import Privacy
-from homeroom.federation.network.client import Client, join
-from homeroom_aggregator.admin.folder import invite_devices, make_invitations, open_log, read_secret
+from homeroom_aggregator.admin.folder import invite_devices, make_invitations
 from homeroom_aggregator.server.dashboard import school_status, sessions
 from homeroom_aggregator.server.service import Service, open_service
-from homeroom_aggregator.state import audit, login_links
-from homeroom_aggregator.state.members import Role
-
-EVIL = "<img src=x onerror=alert(1)>"
-PAGES = ("", "/schools", "/segments", "/privacy", "/versions", "/audit")
+from homeroom_aggregator.state import audit
 
 
 @pytest.fixture
@@ -48,44 +42,6 @@ def service(tmp_path: Path) -> Iterator[Service]:
 def address(service: Service) -> Iterator[str]:
     with running(service) as where:
         yield where
-
-
-def folder(service: Service) -> Path:
-    return service.rounds.log.database.path.parent
-
-
-def enrol(service: Service, address: str, school: str = "", role: Role = "device", consent: str = "letter") -> Client:
-    consents = {school: consent} if school and consent else None
-    (invitation,) = make_invitations(folder(service), address, [(school, role)], consents=consents)
-    key = School().key
-    return Client(join(invitation, key), key)
-
-
-def send(client: Client, delta: float = 0.5) -> None:
-    base = httpx.get(f"{client.enrolment.address}/v1/health").json()["version"]
-    client.update(School(client.key).update(client.round(), delta, base))
-
-
-def link(service: Service, rank: login_links.Rank = "district", **more: Any) -> str:
-    with contextlib.closing(open_log(folder(service))) as log:
-        return login_links.make_link(log.database, read_secret(folder(service)), login_links.LoginLink(rank), **more)
-
-
-@contextlib.contextmanager
-def signed_in(service: Service, address: str, rank: login_links.Rank = "district") -> Iterator[httpx.Client]:
-    with httpx.Client(base_url=address, follow_redirects=True) as browser:
-        answer = browser.post("/dashboard/enter", data={"code": link(service, rank)})
-        assert answer.status_code == 200, answer.text
-        yield browser
-
-
-def word(page: str) -> str:
-    return re.findall(r'name="form" value="([^"]+)"', page)[0]
-
-
-def text(page: str) -> str:
-    """What a reader sees of a page."""
-    return re.sub(r"\s+", " ", re.sub(r"<style>.*?</style>|<[^>]+>", " ", page, flags=re.S))
 
 
 # Who gets in
@@ -274,13 +230,14 @@ def test_numbers_are_shown_by_their_errors_and_never_as_a_share(
         send(client)
     good, poor = errors(0.41, 0.55, 0.9), errors(1.2, 1.6, 0.5)
     for client, now, before in ((better, good, poor), (worse, poor, good)):
-        numbers = {"weight": NumberReport(80, "kg", now, before)}
+        numbers = {"weight": NumberReport(80, "kg", now, before), "age": NumberReport(80, NO_UNIT, now, before)}
         client.report(EvaluationReport(version=1, in_use="global", tasks={}, numbers=numbers))
     tasks = {"weight": told(0.1, 0.33), "size": told(0.5, 0.55)}  # of a release that took numbers for right or wrong
     older.report(EvaluationReport(version=1, in_use="global", tasks=tasks))
     with signed_in(service, address) as browser:
         said = text(browser.get("/dashboard/schools").text)
         assert "Weight MAE 0.410 kg, RMSE 0.550 kg, R² 0.90 → MAE 1.20 kg, RMSE 1.60 kg, R² 0.50 (skill −0.40)" in said
+        assert "Age MAE 0.410, RMSE 0.550, R² 0.90 → MAE 1.20, RMSE 1.60, R² 0.50 (no unit given) (skill −0.40)" in said
         assert "Better School gains" in said
         assert "Size 50 % → 55 % (+5)" in said
         assert "33 %" not in said
@@ -368,64 +325,3 @@ def test_the_audit_page_says_whether_the_log_holds(service: Service, address: st
     with running(service) as other, signed_in(service, other) as browser:
         assert "The log is damaged: entry 1 is not as it was written" in text(browser.get("/dashboard/audit").text)
         assert "The audit log : is damaged" in text(browser.get("/dashboard").text)
-
-
-# The way back
-
-
-def test_the_office_goes_back_and_it_is_written_down(service: Service, address: str) -> None:
-    one, two = enrol(service, address), enrol(service, address)
-    for delta in (0.5, 9.0):
-        send(one, delta)
-        send(two, delta)
-    with signed_in(service, address) as browser:
-        assert "/dashboard/versions/1/back" in browser.get("/dashboard/versions").text
-        asked = browser.get("/dashboard/versions/1/back").text
-        form = {"form": word(asked), "newest": "2", "why": f"worse {EVIL}"}
-        after = browser.post("/dashboard/versions/1/back", data=form)
-        assert after.status_code == 200
-        assert "version 1 again" in text(after.text)
-        assert EVIL not in after.text
-        assert browser.post("/dashboard/versions/1/back", data=form).status_code == 409  # pressed twice: once
-    assert service.reader.newest() == 3
-    assert service.rounds.verify() == []
-    entry = [e for e in audit.records(service.reader.database) if e.event == "rolled back"][-1]
-    assert (entry.about["to"], entry.about["by"]) == (1, "operator")
-    assert one.latest(2) is not None
-
-
-def test_an_auditor_sees_the_versions_and_cannot_go_back(service: Service, address: str) -> None:
-    for client in (enrol(service, address), enrol(service, address)):
-        send(client)
-    with signed_in(service, address, "auditor") as browser:
-        page = browser.get("/dashboard/versions").text
-        assert "/back" not in page
-        assert browser.get("/dashboard/versions/0/back").status_code == 403
-        form = {"form": word(page), "newest": "1", "why": "because"}
-        assert browser.post("/dashboard/versions/0/back", data=form).status_code == 403
-    assert service.reader.newest() == 1
-
-
-FORMS: tuple[tuple[dict[str, str], dict[str, str], int], ...] = (
-    ({"form": ""}, {}, 403),
-    ({"form": "guess"}, {}, 403),
-    ({"newest": "0"}, {}, 409),
-    ({"why": "  "}, {}, 422),
-    ({"why": "x" * 300}, {}, 400),
-    ({}, {"origin": "https://evil.example"}, 403),
-    ({}, {"origin": "null"}, 403),
-    ({"more": "x" * 9000}, {}, 413),
-)
-
-
-def test_a_form_that_is_not_the_offices_own_changes_nothing(service: Service, address: str) -> None:
-    for client in (enrol(service, address), enrol(service, address)):
-        send(client)
-    with signed_in(service, address) as browser:
-        right = {"form": word(browser.get("/dashboard").text), "newest": "1", "why": "because"}
-        for change, headers, status in FORMS:
-            answer = browser.post("/dashboard/versions/0/back", data=right | change, headers=headers)
-            assert answer.status_code == status, (change, headers, answer.text)
-        assert browser.get("/dashboard/versions/7/back").status_code == 400
-    assert service.reader.newest() == 1
-    assert service.rounds.log.count("rollback") == 0

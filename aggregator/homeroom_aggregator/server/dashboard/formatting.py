@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from homeroom.contract.evaluation_report import NumberFigures, NumberReport, ReportedTask
+from homeroom.contract.manifest import NO_UNIT
 from homeroom.data.tasks.metrics import quantity
 from homeroom.system.clock import now
 
@@ -72,14 +73,15 @@ def points(change: float) -> str:
 def figures(task: ReportedTask) -> tuple[str, str]:
     """What a task's scores were and are, with their unit; the first is empty where there was nothing before."""
     if isinstance(task, NumberReport):
-        return _errors(task, task.before), _errors(task, task.now)
+        return _errors(task, task.before), f"{_errors(task, task.now)}{f' {NO_UNIT}' if task.unit == NO_UNIT else ''}"
     return "" if task.before is None else percent(task.before), percent(task.now)
 
 
 def _errors(task: NumberReport, scores: NumberFigures | None) -> str:
     if scores is None:
         return ""
-    errors = f"MAE {quantity(scores.mae, task.unit)}, RMSE {quantity(scores.rmse, task.unit)}"
+    unit = "" if task.unit == NO_UNIT else task.unit  # said once, after the newest
+    errors = f"MAE {quantity(scores.mae, unit).strip()}, RMSE {quantity(scores.rmse, unit).strip()}"
     return errors if scores.r2 is None else f"{errors}, R² {scores.r2:.2f}"
 
 
@@ -131,6 +133,7 @@ def event(name: str, about: Mapping[str, Any]) -> str:
         "restored": "A backup was put back: version {version} is version {after} again",
         "recovered": "The aggregator got a new key",
         "link made": "A link to this dashboard was made for {by} ({rank})",
+        "ordered": "{by} chose “{action}” on the dashboard: {why}",
         "dashboard opened": "The dashboard was opened by {by} ({rank})",
     }
     try:

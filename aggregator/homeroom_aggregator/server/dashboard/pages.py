@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 from homeroom.contract.round import RoundConfiguration
 from homeroom.data.tasks import kind_of
@@ -21,6 +22,7 @@ from homeroom_aggregator.admin import privacy_report
 from homeroom_aggregator.merge import rollback
 from homeroom_aggregator.merge.rounds import Rounds
 from homeroom_aggregator.server.dashboard import formatting, queries
+from homeroom_aggregator.server.dashboard.actions import Question
 from homeroom_aggregator.server.dashboard.queries import AuditChain, PendingUpdates, VersionRow
 from homeroom_aggregator.server.dashboard.school_status import WORST_FIRST, SchoolStatus, schools
 from homeroom_aggregator.server.dashboard.sessions import Session
@@ -54,8 +56,8 @@ class PageContext:
         return self.service.rounds
 
     @property
-    def may_go_back(self) -> bool:
-        """Whether this session may roll back to a version."""
+    def may_act(self) -> bool:
+        """Whether this session may change anything."""
         return self.session.link.rank == "district"
 
     def number(self, name: str) -> int | None:
@@ -80,7 +82,7 @@ def _page(context: PageContext, name: str, page: str | None = None, **values: An
     """The HTML of a template. page: the address in the navigation, by default the template's name."""
     session, institution = context.session, context.service.institution
     common = {"institution": institution, "page": name if page is None else page, "navigation": PAGES}
-    return render(name, **common, rank=session.link.rank, form=session.form, may_go_back=context.may_go_back, **values)
+    return render(name, **common, rank=session.link.rank, form=session.form, may_act=context.may_act, **values)
 
 
 def overview(context: PageContext) -> str:
@@ -97,6 +99,7 @@ def overview(context: PageContext) -> str:
         manifest=context.rounds.bundle.manifest,
         round_kind=round_kind(configuration),
         waiting=context.waiting,
+        automatic=context.service.configuration.automatic_buffer,
         short_of=[name for name, fed in context.waiting.fed.items() if len(fed) < configuration.min_devices],
         min_devices=configuration.min_devices,
         waiting_schools=sorted((school.name, school.waiting) for school in statuses if school.waiting),
@@ -119,21 +122,42 @@ def round_kind(configuration: RoundConfiguration) -> str:
     return f"{kind} rounds, {'synchronous' if configuration.cohort else 'at any hour'}"
 
 
-def attention_list(context: PageContext, statuses: list[SchoolStatus]) -> list[tuple[str, str, str, str]]:
-    """What needs attention, the worst first: tone, subject, the page that says more, a sentence."""
+@dataclass(frozen=True)
+class Attention:
+    """Something that needs a person: a tone, its subject, the page that says more, a sentence, the action for it."""
+
+    tone: str
+    subject: str
+    address: str
+    sentence: str
+    button: str = ""
+    action: str = ""
+
+
+def attention_list(context: PageContext, statuses: list[SchoolStatus]) -> list[Attention]:
+    """What needs attention, the worst first."""
     items = []
     if wrong := context.chain(context.database).wrong:
-        items.append(("bad", "The audit log", "audit", f"is damaged: {wrong}"))
+        items.append(Attention("bad", "The audit log", "audit", f"is damaged: {wrong}"))
+    if (wait := context.waiting.next) and statuses and wait.hindrance:
+        offer = (f"Set the buffer to {wait.fits}", f"buffer?about={wait.fits}") if wait.reach < wait.needed else ()
+        enough = offer if wait.fits <= wait.reach and not context.rounds.configuration.cohort else ()
+        items.append(Attention("bad", "The next version", "", wait.hindrance, *enough))
     for school in statuses:
         name, address = formatting.school(school.name), f"schools#{anchor(school)}"
         if formatting.STATUS_TONE[school.status] in ("bad", "warn"):
-            items.append((formatting.STATUS_TONE[school.status], name, address, school.sentence))
+            consent = (f"Record the consent of {name}", f"consent?about={quote(name)}")
+            button = consent if school.status == "no consent" else ()
+            items.append(Attention(formatting.STATUS_TONE[school.status], name, address, school.sentence, *button))
         for device in school.devices:
             if device.twin:
-                items.append(("bad", name, address, f"key {device.key[:8]} is used by two machines"))
+                says, key = f"key {device.key[:8]} is used by two machines", device.key
+                items.append(Attention("bad", name, address, says, f"Revoke key {key[:8]}", f"revoke?about={key}"))
     if over := _at_budget(context):
-        items.append(("warn", "Privacy", "privacy", f"{formatting.count(over, 'device')} spent the whole budget"))
-    return sorted(items, key=lambda item: item[0] != "bad")
+        items.append(
+            Attention("warn", "Privacy", "privacy", f"{formatting.count(over, 'device')} spent the whole budget")
+        )
+    return sorted(items, key=lambda item: item.tone != "bad")
 
 
 def _ledger(context: PageContext) -> PrivacyLedger | None:
@@ -190,7 +214,7 @@ def versions(context: PageContext) -> str:
     """The page of versions, and the way back to each."""
     before = context.number("before")
     rows = queries.versions(context.database, VERSIONS_A_PAGE, before)
-    back = {version.number for version in rows if context.may_go_back and _can_go_back(context, version.number)}
+    back = {version.number for version in rows if context.may_act and _can_go_back(context, version.number)}
     newest = newest_version(context.database)
     return _page(context, "versions", versions=rows, back=back, older=_older(rows), newest=newest)
 
@@ -208,13 +232,10 @@ def _can_go_back(context: PageContext, number: int) -> bool:
     return True
 
 
-def rollback_page(context: PageContext, number: int, problem: str = "") -> str:
-    """The page that asks whether to go back to a version; InputError where one may not."""
-    rollback.check_target(context.database, number)
-    newest = newest_version(context.database)
-    old: VersionRow | None = next(iter(queries.versions(context.database, 1, number + 1)), None) if number else None
-    limit = rollback.REASON_LIMIT
-    return _page(context, "rollback", "versions", number=number, old=old, newest=newest, problem=problem, limit=limit)
+def action_page(context: PageContext, question: Question, address: str, problem: str = "") -> str:
+    """The page that asks whether to do something. address: of its form. problem: with what the form said before."""
+    limit, page = rollback.REASON_LIMIT, question.action.back
+    return _page(context, "action", page, question=question, address=address, problem=problem, limit=limit)
 
 
 def audit(context: PageContext) -> str:

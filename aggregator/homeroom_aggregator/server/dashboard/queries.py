@@ -14,7 +14,9 @@ from typing import Any
 from homeroom.contract.layout import Segment, segment_of
 from homeroom.contract.policy import narrowed
 from homeroom.system.sqlite import Database
+from homeroom_aggregator.admin.next_version import NextVersion, next_version
 from homeroom_aggregator.merge.rounds import Rounds
+from homeroom_aggregator.server.service import Service
 from homeroom_aggregator.state import audit, secure_sum
 from homeroom_aggregator.state.schema import newest_version
 
@@ -44,11 +46,16 @@ class VersionRow:
 
 @dataclass(frozen=True)
 class PendingUpdates:
-    """Updates that wait for the next version, of those it needs, and by segment who fed it."""
+    """Updates that wait for the next version, of those it needs, and by segment who fed it.
+
+    next: the wait for it; None in secure rounds. ready: whether a segment was fed by enough devices.
+    """
 
     updates: int
     needed: int
     fed: Mapping[str, frozenset[str]]
+    next: NextVersion | None = None
+    ready: bool = False
 
     @property
     def members(self) -> frozenset[str]:
@@ -76,12 +83,25 @@ class AuditChain:
     wrong: str | None
 
 
-def pending_updates(rounds: Rounds) -> PendingUpdates:
+def pending_updates(service: Service) -> PendingUpdates:
     """The updates that wait; in the writer's thread, since sums change in place."""
-    fed: dict[str, frozenset[str]] = {}
-    for key, devices in rounds.state.sums.devices.items():
+    rounds, fed = service.rounds, dict[str, frozenset[str]]()
+    state, configuration = rounds.state, rounds.configuration
+    for key, devices in state.sums.devices.items():
         fed[segment_of(key)] = fed.get(segment_of(key), frozenset()) | devices
-    return PendingUpdates(rounds.state.pending, rounds.configuration.buffer_size, fed)
+    if configuration.secure:
+        return PendingUpdates(state.pending, configuration.buffer_size, fed)
+    days = service.last_seen.days(rounds.log.database)
+    wait = next_version(configuration, state.pending, frozenset().union(*fed.values()), rounds.members, days)
+    ready = bool(state.sums.ready(configuration))
+    return PendingUpdates(state.pending, configuration.buffer_size, fed, wait, ready)
+
+
+def updates_of(database: Database, member: str) -> list[str]:
+    """The ids of a member's updates that were not withdrawn, the oldest first; without those in secure sums."""
+    sql = """SELECT update_id FROM log AS came WHERE kind = 'update' AND device = ? AND NOT EXISTS
+             (SELECT 1 FROM log WHERE kind = 'withdraw' AND update_id = came.update_id) ORDER BY number"""
+    return [update_id for (update_id,) in database.rows(sql, (member,))]
 
 
 def versions(database: Database, most: int, before: int | None = None) -> list[VersionRow]:

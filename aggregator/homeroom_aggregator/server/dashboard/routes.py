@@ -1,4 +1,4 @@
-"""The dashboard's routes: signing in by a one-time link, the pages, rolling back to a version.
+"""The dashboard's routes: signing in by a one-time link, the pages, and what an officer does there.
 
 Without a session nothing is shown, not even whose dashboard it is. A link only shows a button, so that a program which
 looks links up for somebody does not use it up; the button's form brings a cookie that no script and no other site can
@@ -25,7 +25,7 @@ from homeroom.system.html.render import style_source
 from homeroom.system.sqlite import Database
 from homeroom_aggregator.admin.configuration import DeviceLimits
 from homeroom_aggregator.server import refusals, requests
-from homeroom_aggregator.server.dashboard import pages, queries
+from homeroom_aggregator.server.dashboard import actions, pages, queries
 from homeroom_aggregator.server.dashboard.pages import PageContext
 from homeroom_aggregator.server.dashboard.queries import AuditChain
 from homeroom_aggregator.server.dashboard.sessions import SESSION_LIFE_S, Session, Sessions
@@ -85,7 +85,7 @@ class Dashboard:
     async def render(self, request: Request, session: Session, page: Callable[[PageContext], str]) -> str:
         """A page's HTML, made in a thread over a connection of its own, which sees what is durable."""
         service = self.service
-        waiting = await service.writer.do(partial(queries.pending_updates, service.rounds))
+        waiting = await service.writer.do(partial(queries.pending_updates, service))
         query = {name: value for name, value in request.query_params.items() if len(value) < 200}
 
         def make() -> str:
@@ -147,38 +147,41 @@ async def sign_out(dashboard: Dashboard, request: Request) -> Response:
     return answer
 
 
-async def confirm_rollback(dashboard: Dashboard, request: Request) -> Response:
-    """The page that asks whether to roll back to a version."""
-    session, number = _may_go_back(dashboard.session(request)), _number(request)
-    return HTMLResponse(await dashboard.render(request, session, partial(pages.rollback_page, number=number)))
+async def ask_action(dashboard: Dashboard, request: Request) -> Response:
+    """The page that asks whether to do something, and why."""
+    return await _ask(dashboard, request, _may_act(dashboard.session(request)))
 
 
-async def roll_back(dashboard: Dashboard, request: Request) -> Response:
-    """Roll back to a version, with the reason that the form gives."""
-    session, number = _may_go_back(dashboard.session(request)), _number(request)
+async def _ask(dashboard: Dashboard, request: Request, session: Session, problem: str = "") -> Response:
+    service, address = dashboard.service, f"{request.url.path}?{request.url.query}".rstrip("?")
+    question = await service.writer.do(partial(actions.ask, service, *_action(request)))
+    page = partial(pages.action_page, question=question, address=address, problem=problem)
+    return HTMLResponse(await dashboard.render(request, session, page), 422 if problem else 200)
+
+
+async def do_action(dashboard: Dashboard, request: Request) -> Response:
+    """Do what the form of an action's page confirms, with its reason."""
+    session, (name, subject) = _may_act(dashboard.session(request)), _action(request)
     form, service = await _own_form(request, session), dashboard.service
     why = " ".join(form.get("why", "").split())
     if not why:
-        page = partial(pages.rollback_page, number=number, problem="Say why.")
-        return HTMLResponse(await dashboard.render(request, session, page), 422)
-
-    def run() -> None:
-        if form.get("newest") != str(service.rounds.state.version):
-            raise RefusedError(409, "moved_on", "A newer version came meanwhile", "Look at the versions again.")
-        service.rounds.roll_back(number, session.link.name, why)
-
-    await service.writer.do(run)
-    return RedirectResponse(f"{DASHBOARD_PATH}/versions", 303)
+        return await _ask(dashboard, request, session, "Say why.")
+    confirmed = partial(actions.do, service, name, subject, form.get("seen", ""), session.link.name, why)
+    await service.writer.do(confirmed)
+    return RedirectResponse(f"{DASHBOARD_PATH}/{actions.ACTIONS[name].back}".rstrip("/"), 303)
 
 
-def _may_go_back(session: Session) -> Session:
+def _may_act(session: Session) -> Session:
     if session.link.rank != "district":
         raise RefusedError(403, "not_allowed", "An auditor sees, and changes nothing", "Ask the district's office.")
     return session
 
 
-def _number(request: Request) -> int:
-    return int(request.path_params["number"])
+def _action(request: Request) -> tuple[str, str]:
+    """The action of a request's address, and its subject."""
+    if (number := request.path_params.get("number")) is not None:
+        return "back", str(number)
+    return request.path_params["action"], request.query_params.get("about", "")
 
 
 async def _form(request: Request) -> dict[str, str]:
@@ -206,8 +209,10 @@ PAGE_ROUTES: tuple[tuple[str, str, PageHandler], ...] = (
     ("GET", "/enter", show_sign_in),
     ("POST", "/enter", sign_in),
     ("POST", "/leave", sign_out),
-    ("GET", "/versions/{number:number}/back", confirm_rollback),
-    ("POST", "/versions/{number:number}/back", roll_back),
+    ("GET", "/versions/{number:number}/back", ask_action),
+    ("POST", "/versions/{number:number}/back", do_action),
+    ("GET", "/do/{action}", ask_action),
+    ("POST", "/do/{action}", do_action),
     ("GET", "", show_page),
     ("GET", "/{page}", show_page),
 )

@@ -1,0 +1,267 @@
+"""What an officer can do on the dashboard: each action is asked for on one page and done by that page's form.
+
+The form repeats a digest of the sentences that the page said. Where they would not be the same any more, nothing is
+done: so an action happens as it was confirmed, and once. It stands in the audit log with the officer and the reason.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import msgspec
+
+from homeroom.contract.canonical_json import canonical, digest
+from homeroom.errors import InputError
+from homeroom_aggregator.admin.configuration import buffer_may_follow
+from homeroom_aggregator.admin.configuration_file import bring_into_force, read_configuration
+from homeroom_aggregator.admin.next_version import NextVersion
+from homeroom_aggregator.merge import rollback
+from homeroom_aggregator.server.dashboard import formatting, queries
+from homeroom_aggregator.server.refusals import RefusedError
+from homeroom_aggregator.server.service import Service
+from homeroom_aggregator.state import audit
+
+AUTOMATIC = "automatic"  # a buffer that follows the devices
+REASON = "Why? It stands in the audit log; name no pupil."
+
+
+@dataclass(frozen=True)
+class Action:
+    """One action. `{}` in a title or a button stands for its subject.
+
+    tells: the sentences of its page; InputError where it may not be done. It runs in the writer's thread.
+    work: does it, by whom and why; inside one durable step of the writer's thread.
+    back: the page that it belongs to. question: for the reason. records: whether `work` itself writes who and why.
+    """
+
+    title: str
+    tells: Callable[[Service, str], list[str]]
+    work: Callable[[Service, str, str, str], object]
+    back: str
+    button: str
+    question: str = REASON
+    records: bool = False
+
+
+@dataclass(frozen=True)
+class Question:
+    """An action's page: what it says, and `seen`, the digest of that."""
+
+    title: str
+    button: str
+    sentences: list[str]
+    seen: str
+    action: Action
+
+
+def ask(service: Service, name: str, subject: str) -> Question:
+    """The page of an action; RefusedError for an unknown one, InputError where it may not be done."""
+    action = ACTIONS.get(name)
+    if action is None:
+        raise RefusedError(404, "no_page", "There is no such page")
+    sentences, shown = action.tells(service, subject), _shown(name, subject)
+    seen = digest(canonical([name, subject, sentences]))
+    return Question(action.title.format(shown), action.button.format(shown), sentences, seen, action)
+
+
+def do(service: Service, name: str, subject: str, seen: str, by: str, why: str) -> None:
+    """Do what was confirmed, in one durable step; RefusedError where it is not as the page said any more."""
+    question = ask(service, name, subject)
+    if seen != question.seen:
+        raise RefusedError(409, "moved_on", "It is not as the page said any more", "Look again, then decide.")
+    if max(len(by), len(why)) > rollback.REASON_LIMIT:
+        raise InputError(f"a reason has up to {rollback.REASON_LIMIT} characters")
+    with service.rounds.change():
+        if not question.action.records:
+            audit.record(service.rounds.log.database, "ordered", action=question.button, by=by, why=why)
+        question.action.work(service, subject, by, why)
+
+
+def _shown(name: str, subject: str) -> str:
+    return subject[:8] if name in ("revoke", "withdraw") else subject
+
+
+# Consent
+
+
+def _tells_consent(service: Service, school: str) -> list[str]:
+    members = service.rounds.members
+    _check_school(service, school)
+    if members.consented(school):
+        raise InputError("has consented already", where=school)
+    return [f"{school}'s updates count from now on; its devices send what waits there with their next sync."]
+
+
+def _tells_withdrawal_of_consent(service: Service, school: str) -> list[str]:
+    _check_school(service, school)
+    if not service.rounds.members.consented(school):
+        raise InputError("has given no consent", where=school)
+    return [
+        f"Updates of {school} are refused from now on and wait on its devices, which still get every version.",
+        "What earlier versions learned from them stays; a device's own page here withdraws that.",
+    ]
+
+
+def _check_school(service: Service, school: str) -> None:
+    if school not in {row["school"] for row in service.rounds.members.schools()}:
+        raise InputError("is no school of this district", where=school)
+
+
+def _consent(service: Service, school: str, by: str, why: str) -> None:
+    service.rounds.members.consent(school, why)
+
+
+def _withdraw_consent(service: Service, school: str, by: str, why: str) -> None:
+    service.rounds.members.withdraw_consent(school, by)
+
+
+# Keys and their updates
+
+
+def _tells_revocation(service: Service, key: str) -> list[str]:
+    member = service.rounds.members.find(key)
+    if member is None or member.role != "device":
+        raise InputError("is no device's key here", where=key[:8])
+    return [
+        f"Key {key[:8]} of {formatting.school(member.school)} is refused from the next request on, for ever: "
+        "its device keeps all it has, and joins again with a new invitation and a new folder.",
+        "Its updates that were accepted stay; withdraw them too if they are not to count.",
+    ]
+
+
+def _revoke(service: Service, key: str, by: str, why: str) -> None:
+    service.rounds.members.revoke(key, by)
+
+
+def _tells_withdrawal(service: Service, key: str) -> list[str]:
+    member, updates = service.rounds.members.find(key), _updates(service, key)
+    if member is None or not updates:
+        raise InputError("has no update here that can be withdrawn", where=key[:8])
+    return [
+        f"{formatting.count(len(updates), 'update')} of key {key[:8]} ({formatting.school(member.school)}) will be "
+        "taken out: those that wait at once, those in a version with the next version. This cannot be undone."
+    ]
+
+
+def _updates(service: Service, key: str) -> list[str]:
+    """The updates of a member, by any key it ever had, that can still be withdrawn."""
+    rounds = service.rounds
+    member = rounds.members.find(key)
+    name = member.name if member else key
+    return [one for one in queries.updates_of(rounds.log.database, name) if not rounds.bounded(one, name)]
+
+
+def _withdraw(service: Service, key: str, by: str, why: str) -> None:
+    member = service.rounds.members.find(key)
+    for update_id in _updates(service, key):
+        service.rounds.withdraw(update_id, member.name if member else key)
+
+
+# The next version
+
+
+def _next(service: Service) -> NextVersion:
+    waiting = queries.pending_updates(service)
+    if waiting.next is None:
+        raise InputError("secure rounds have no buffer: each sum is a release")
+    return waiting.next
+
+
+def _tells_buffer(service: Service, wanted: str) -> list[str]:
+    present, configuration = _next(service), service.rounds.configuration
+    if wanted == AUTOMATIC:
+        if service.configuration.automatic_buffer or not buffer_may_follow(msgspec.structs.asdict(configuration)):
+            raise InputError("the buffer follows the devices already, or rounds have a deadline")
+        size, how = present.fits, " It follows from now on: half of the devices of the last 30 days, at least "
+        tail = f"{how}{present.least}."
+    else:
+        if not wanted.isdecimal() or len(wanted) > 9 or not int(wanted):
+            raise InputError("is no number of updates", where=wanted[:20])
+        size, tail = int(wanted), ""
+        if size == configuration.buffer_size and not service.configuration.automatic_buffer:
+            raise InputError("is what is in force", where=wanted)
+        if size < present.least:
+            raise InputError(f"is less than the {present.least} different devices of a release", where=wanted)
+    newest = service.rounds.state.version
+    return [f"From version {newest + 1} on, a version comes after {formatting.count(size, 'update')}.{tail}"] + [
+        f"Version {newest + 1} will be made at once: so many are here."
+    ] * (present.updates >= size)
+
+
+def _set_buffer(service: Service, wanted: str, by: str, why: str) -> None:
+    folder, rounds = service.rounds.log.database.path.parent, service.rounds
+    size = _next(service).fits if wanted == AUTOMATIC else int(wanted)
+    changed = msgspec.structs.replace(rounds.configuration, buffer_size=size, earlier_codecs=())
+    for present in (read_configuration(folder), service.configuration):
+        configuration = msgspec.structs.replace(present, round=changed, automatic_buffer=wanted == AUTOMATIC)
+        if present is not service.configuration:
+            bring_into_force(folder, rounds, configuration)
+    service.configuration = configuration
+
+
+def _tells_release(service: Service, _: str) -> list[str]:
+    waiting, rounds = _next(service), service.rounds
+    if not rounds.state.sums.ready(rounds.configuration):
+        least = formatting.count(waiting.least, "different device")
+        raise InputError(f"no segment was fed by {least} since the last version, and none is released by fewer")
+    cost = ["Each device in it spends one release of its privacy budget."] if rounds.ledger else []
+    newest = rounds.state.version
+    return [
+        f"Version {newest + 1} will be made at once, without waiting for a full buffer. Segments that fewer than "
+        f"{waiting.least} devices fed go on waiting.",
+        *cost,
+    ]
+
+
+def _release(service: Service, subject: str, by: str, why: str) -> None:
+    service.rounds.release_now()
+
+
+# The way back
+
+
+def _tells_rollback(service: Service, number: str) -> list[str]:
+    to, database = int(number) if number.isdecimal() and len(number) < 16 else -1, service.rounds.log.database
+    rollback.check_target(database, to)
+    newest, old = service.rounds.state.version, next(iter(queries.versions(database, 1, to + 1)), None) if to else None
+    made = ", the bundle's own" if to == 0 else f", made {formatting.moment(old.at)}" if old and old.at else ""
+    left = f"s {to + 1} to {newest}" if newest - to > 1 else f" {newest}"
+    return [
+        f"Version {newest + 1} will be made at once, with the numbers of version {to}{made}. Devices fetch it when "
+        "they next sync, and each still judges for itself whether it is better there.",
+        f"What version{left} learned is left out of it, and stays in the log. Updates that wait go on waiting. You can "
+        "go back on this the same way.",
+    ]
+
+
+def _roll_back(service: Service, number: str, by: str, why: str) -> None:
+    service.rounds.roll_back(int(number), by, why)
+
+
+ACTIONS = {
+    "consent": Action(
+        "Record the consent of {}?",
+        _tells_consent,
+        _consent,
+        "schools",
+        "Record the consent of {}",
+        "Who gave it, and how? A name, a letter's date; it stands in the audit log.",
+    ),
+    "withdraw-consent": Action(
+        "Withdraw the consent of {}?",
+        _tells_withdrawal_of_consent,
+        _withdraw_consent,
+        "schools",
+        "Withdraw the consent of {}",
+    ),
+    "revoke": Action("Revoke key {}?", _tells_revocation, _revoke, "schools", "Revoke key {}"),
+    "withdraw": Action(
+        "Withdraw the updates of key {}?", _tells_withdrawal, _withdraw, "schools", "Withdraw the updates of key {}"
+    ),
+    "buffer": Action("Change the buffer?", _tells_buffer, _set_buffer, "", "Set the buffer: {}"),
+    "release": Action("Release a version now?", _tells_release, _release, "", "Release now"),
+    "back": Action(
+        "Go back to version {}?", _tells_rollback, _roll_back, "versions", "Go back to version {}", records=True
+    ),
+}
