@@ -34,7 +34,7 @@ from homeroom.train.features.dataset import Dataset
 from homeroom.train.fit import fit
 from homeroom_aggregator.merge import correlated_noise, private_release
 from homeroom_aggregator.merge.segment_sums import SegmentSums
-from privacy_plan import ATTACKED, BANDS, DELTA, DEVICES, ENTERED, LOCAL, PUPILS, Mechanism, Plan, Setting
+from privacy_plan import ATTACKED, BANDS, DELTA, DEVICES, ENTERED, LOCAL, Mechanism, Plan, Setting
 
 Look = Callable[[bool], float]  # what the attacker sees along the direction, with the canary in the releases or not
 
@@ -54,10 +54,10 @@ class Scene:
         data = digits.load(bundle, graphs, DEVICES, 0)
         self.moves = [fit(graphs, device, None, start, LOCAL).theta - start for device in data.devices[1:]]
         self.canary = fit(graphs, canary(data.devices[0]), None, start, LOCAL).theta - start
-        own = (subject_updates(graphs, device, start, LOCAL, PUPILS) for device in data.devices[:2])
+        own = (subject_updates(graphs, device, start, LOCAL) for device in data.devices[:2])
         self.parts = [[moved for _, moved in found] for found in own]
         wrong = Dataset(data.devices[0].manifest, data.devices[0].examples[:1])
-        ((_, self.pupil),) = subject_updates(graphs, canary(wrong), start, LOCAL, 1)
+        ((_, self.pupil),) = subject_updates(graphs, canary(wrong), start, LOCAL)
 
     def exact(self, asked: RoundConfiguration) -> tuple[SegmentSums, SegmentSums]:
         """The sums without the canary and with it."""

@@ -19,8 +19,10 @@ from typing import Any
 
 import msgspec
 
+from homeroom.contract.roster import Roster
 from homeroom.contract.round import RoundConfiguration
 from homeroom.errors import InputError, StoreError
+from homeroom.privacy.secagg.cohort_size import check_roster
 from homeroom.system.files import write_durable
 from homeroom_aggregator.admin.configuration import (
     CHANGE_TEXT,
@@ -33,7 +35,15 @@ from homeroom_aggregator.admin.configuration import (
     first_buffer,
     part_type,
 )
-from homeroom_aggregator.admin.folder import LOG_FILE, FolderFacts, open_log, read_facts, refuse_backup
+from homeroom_aggregator.admin.folder import (
+    LOG_FILE,
+    ROSTER_FILE,
+    FolderFacts,
+    load_roster,
+    open_log,
+    read_facts,
+    refuse_backup,
+)
 from homeroom_aggregator.merge.configuration_change import NEW_FOLDER, FieldChange, check_changes, followed, in_force
 from homeroom_aggregator.merge.rounds import Rounds
 
@@ -176,16 +186,21 @@ def check_configuration(
     present: RoundConfiguration,
     wanted: DistrictConfiguration,
     typed: Mapping[str, str] = MappingProxyType({}),
+    roster: Roster | None = None,
 ) -> list[FieldChange]:
     """The changes of the rounds that a start would bring; InputError names a field that may not change so.
 
     typed: the options that were typed, by their field's dotted name: an error names them instead.
+    roster: a newer one than the folder's; no secure round may be left that could never start.
     """
     institution, where = read_facts(folder).institution, str(folder / CONFIGURATION_FILE)
     if wanted.institution != institution:
         change = FieldChange("institution", institution, wanted.institution)
         raise InputError(f"institution cannot change ({change})", where=where, remedy=NEW_FOLDER)
-    return check_changes(present, followed(present, wanted.round), where, typed)
+    changes = check_changes(present, followed(present, wanted.round), where, typed)
+    if wanted.round.secure and (roster := roster or load_roster(folder)):
+        check_roster(len(roster.devices), roster.minimum, wanted.round, str(folder / ROSTER_FILE))
+    return changes
 
 
 def waiting_note(configuration: RoundConfiguration) -> str:

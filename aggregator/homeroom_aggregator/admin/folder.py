@@ -187,10 +187,15 @@ def load_roster(folder: Path) -> Roster | None:
     return read_roster(data, root_fingerprint=read_facts(folder).root)
 
 
-def replace_roster(folder: Path, data: bytes) -> Roster:
-    """Take a roster for the secure rounds to come; TrustError if it is not the institution's, or no newer one."""
+def read_newer_roster(folder: Path, data: bytes) -> Roster:
+    """A roster for the secure rounds to come; TrustError if it is not the institution's, or older than the present."""
     present = load_roster(folder)
-    roster = read_roster(data, root_fingerprint=read_facts(folder).root, after=present.serial if present else 0)
+    return read_roster(data, root_fingerprint=read_facts(folder).root, after=present.serial if present else 0)
+
+
+def replace_roster(folder: Path, data: bytes) -> Roster:
+    """Take a roster as `read_newer_roster`; a round that has not begun to share yet begins anew with it."""
+    roster = read_newer_roster(folder, data)
     write_durable(folder / ROSTER_FILE, data)
     return roster
 

@@ -58,7 +58,14 @@ def serve(folder: Path, **options: Any) -> None:
         round_in_force,
         waiting_note,
     )
-    from homeroom_aggregator.admin.folder import FACTS_FILE, narrow_by_policy, read_facts, replace_roster
+    from homeroom_aggregator.admin.folder import (
+        FACTS_FILE,
+        load_roster,
+        narrow_by_policy,
+        read_facts,
+        read_newer_roster,
+        replace_roster,
+    )
     from homeroom_aggregator.server.serve import listen  # first: a missing extra is named before any work
 
     given = {name: value for name, value in options.items() if value is not None}
@@ -74,12 +81,18 @@ def serve(folder: Path, **options: Any) -> None:
         typed |= {"round.scope": "--policy", "round.scopes": "--policy"}
         narrowed = narrow_by_policy(configuration.round, policy, facts.root, facts.certificate.name)
         configuration = msgspec.structs.replace(configuration, round=narrowed)
-    check_configuration(folder, round_in_force(folder, facts), configuration, typed)
+    if "roster" in once and not configuration.round.secure:
+        raise InputError("--roster says nothing without --secure", where="options")
+    data = read_bytes(once["roster"]) if "roster" in once else None
+    roster = load_roster(folder) if data is None else read_newer_roster(folder, data)
+    check_configuration(folder, round_in_force(folder, facts), configuration, typed, roster)
     if note := waiting_note(configuration.round):
         click.echo(note, err=True)
-    if "roster" in once:
-        roster = replace_roster(folder, read_bytes(once["roster"]))
+    if data is not None:
+        roster = replace_roster(folder, data)
         click.echo(f"roster {roster.serial}: {len(roster.devices)} devices, at least {roster.minimum} in a sum")
+    if configuration.round.secure and roster is None:
+        click.echo("there is no roster yet: secure rounds begin once --roster gives one (`trust roster`)", err=True)
     _serve(folder, configuration, listen)
 
 

@@ -3,16 +3,22 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import click
 import msgspec
 
 from homeroom.cli.files import read_bytes, read_certificate
-from homeroom.cli.parameters import FILE, Whole
+from homeroom.cli.parameters import FILE, Finite, Whole
 from homeroom.contract.roster import LEAST_ROSTER_DEVICES, make_roster, read_roster
+from homeroom.contract.round import RoundConfiguration
+from homeroom.contract.secagg import SecureRules
 from homeroom.contract.signing import Role, certify, fingerprint, new_key, public_hex, read_key, write_key
 from homeroom.errors import InputError
+from homeroom.privacy.secagg.cohort_size import check_roster
 from homeroom.system.files import refusal, write_durable
+
+RATES_HELP = "Share of a cohort that may drop out; as the server's."
 
 
 @click.command("root")
@@ -70,11 +76,11 @@ def policy(draft: Path, key: Path, certificate: Path | None, out: Path) -> None:
 @click.option(
     "--minimum", type=Whole(LEAST_ROSTER_DEVICES), default=5, show_default=True, help="Least devices in a sum."
 )
+@click.option("--drop-rate", type=Finite(0, 0.45), default=SecureRules().drop_rate, show_default=True, help=RATES_HELP)
+@click.option("--corrupt-rate", type=Finite(0, 0.3), default=SecureRules().corrupt_rate, show_default=True)
 @click.option("--serial", type=Whole(1), required=True, help="Higher than that of the roster before.")
 @click.option("--institution", default="Homeroom", show_default=True)
-def roster(
-    out: Path, key: Path, devices: tuple[str, ...], listed: Path | None, minimum: int, serial: int, institution: str
-) -> None:
+def roster(out: Path, key: Path, devices: tuple[str, ...], listed: Path | None, **terms: Any) -> None:
     """Sign which devices may take part in secure rounds; give OUT to the server with `district serve --roster`.
 
     Example: homeroom trust roster roster.json --key signer.pem --devices keys.txt --minimum 5 --serial 1
@@ -84,12 +90,14 @@ def roster(
         raise InputError(
             f"{wrong[0][:80]!r} is no device's key", remedy="64 hexadecimal digits, from `homeroom device status`"
         )
-    if len(set(names)) < minimum:
-        raise InputError(f"{len(set(names))} devices are fewer than the minimum of {minimum}", where=str(out))
+    minimum = terms["minimum"]
+    rules = SecureRules(minimum=LEAST_ROSTER_DEVICES, drop_rate=terms["drop_rate"], corrupt_rate=terms["corrupt_rate"])
+    check_roster(len(set(names)), minimum, RoundConfiguration(bundle_id="0" * 64, secure=rules), str(out))
     if out.resolve() == key.with_suffix(".json").resolve():
         raise InputError("is the key's certificate", where=str(out), remedy="choose another name for the roster")
     vouched = read_certificate(key.with_suffix(".json"))
-    signed = make_roster(read_key(key), vouched, names, serial=serial, minimum=minimum, institution=institution)
+    about = {"serial": terms["serial"], "minimum": minimum, "institution": terms["institution"]}
+    signed = make_roster(read_key(key), vouched, names, **about)
     data = msgspec.json.format(msgspec.json.encode(signed), indent=1)
     read_roster(data, root_fingerprint=fingerprint(vouched.root))  # refuses a key that may not sign rosters
     write_durable(out, data)

@@ -15,6 +15,7 @@ from math import ceil
 from typing import Literal
 
 from homeroom.contract.round import CohortRules
+from homeroom.contract.secagg import exact_share
 from homeroom.errors import UpdateError
 
 
@@ -23,7 +24,7 @@ class SynchronousRound:
 
     def __init__(self, rules: CohortRules, size: int, clock: Callable[[], float] = time.monotonic) -> None:
         """size: updates that make a release."""
-        self.rules, self.places, self._clock = rules, ceil(size * rules.over), clock
+        self.rules, self.places, self._clock = rules, ceil(exact_share(rules.over, size)), clock
         self._asked: set[str] = set()
         self._version, self._began_s = -1, 0.0
 

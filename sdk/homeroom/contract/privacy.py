@@ -36,8 +36,8 @@ class Privacy(msgspec.Struct, frozen=True, kw_only=True):
     epsilon, delta: the budget of one device over all releases that it enters.
     mechanism: discrete Gaussian noise. `central`: the aggregator adds it before a release; `distributed`: each device
         adds a share inside a secure round.
-    subjects: where set, the unit of privacy is one subject (a pupil), not the device: an update is the sum of at most
-        this many parts, each of one subject's samples alone and of norm at most `clip_norm`.
+    subjects: where set, the unit of privacy is one subject (a pupil), not the device: an update is the sum of parts,
+        each of one subject's samples alone and of norm at most `clip_norm`; the sum is cut to this many times that.
     quantile: where set, `clip_norm` is the clip of version 0, and later ones follow this quantile of the updates' norms
         (`contract.adaptive_clipping`); each version's header states the clip in force.
     bands: where set, the noise of this many consecutive releases is correlated, and a device enters at most one of them
@@ -73,7 +73,7 @@ class Privacy(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def parts(self) -> int:
-        """The most parts, each clipped to `clip_norm`, in one update."""
+        """The length of the longest update, in parts that are each clipped to `clip_norm`."""
         return 1 if self.subjects is msgspec.UNSET else self.subjects
 
     @property
@@ -114,6 +114,15 @@ class Privacy(msgspec.Struct, frozen=True, kw_only=True):
         """Largest L2 norm of a whole update, in units of the grid."""
         return self.parts * self.clip_grid(scale_bits)
 
+    def part_grid(self, scale_bits: int, size: int) -> int:
+        """Largest L2 norm of one of the parts whose sum is an update of `size` values, in units of the grid.
+
+        By subject it leaves room for rounding: where a sum is cut to `limit_grid` (a projection on a ball, which brings
+        no two sums further apart) and rounded towards zero, each value moves by less than 1. So one part more or less
+        moves an update by at most `clip_grid`, however many parts there are.
+        """
+        return self.clip_grid(scale_bits) - (math.isqrt(size) + 2 if self.unit == "subject" else 0)
+
     def noise_grid(self, scale_bits: int) -> int:
         """Parameter sigma of the discrete Gaussian, on the grid that is `extra_bits` finer; rounded up."""
         return math.ceil(Fraction(self.noise_multiplier) * self.sensitivity_grid(scale_bits))
@@ -124,7 +133,7 @@ class Privacy(msgspec.Struct, frozen=True, kw_only=True):
             most = f" times {self.parts}" if self.parts > 1 else ""
             raise ValueError(f"clip_norm {self.clip_norm:g}{most} does not fit a grid of 2^-{scale_bits}")
         largest_clip = ENCODED_LIMIT if self.adapts else 0
-        if max(self.noise_grid(scale_bits), math.ceil(self.noise_multiplier * largest_clip)) > NOISE_LIMIT:
+        if max(self.noise_grid(scale_bits), math.ceil(Fraction(self.noise_multiplier) * largest_clip)) > NOISE_LIMIT:
             raise ValueError(f"noise_multiplier {self.noise_multiplier:g} does not fit a grid of 2^-{scale_bits}")
 
 

@@ -13,7 +13,7 @@ from homeroom.contract.layout import Layout, Scope, Segment, narrower
 from homeroom.contract.manifest import Hash
 from homeroom.contract.policy import narrowed
 from homeroom.contract.privacy import Privacy
-from homeroom.contract.secagg import SecureRules
+from homeroom.contract.secagg import SecureRules, exact_share
 from homeroom.contract.signing import Certificate, check_certificate, verify
 from homeroom.errors import Code, NetworkError, TrustError
 
@@ -128,7 +128,7 @@ class RoundConfiguration(msgspec.Struct, frozen=True, kw_only=True):
             raise ValueError(
                 f"buffer_size above {MOST_PRIVATE_DEVICES:,}: the integers of a private release would overflow"
             )
-        if self.secure and self.secure.honest(self.secure.cohort, self.secure.minimum) < 1:
+        if self.secure and self.secure.minimum <= exact_share(self.secure.corrupt_rate, self.secure.cohort):
             raise ValueError("with so many corrupt devices in a cohort, no sum is sure to hold an honest one's noise")
 
     @property
@@ -148,7 +148,7 @@ class RoundConfiguration(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def parts(self) -> int:
-        """The most clipped parts in one update."""
+        """The length of the longest update, in clipped parts."""
         return self.privacy.parts if self.privacy else 1
 
     def with_clip(self, clip_norm: float | msgspec.UnsetType) -> RoundConfiguration:

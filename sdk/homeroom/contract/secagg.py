@@ -6,7 +6,8 @@
 from __future__ import annotations
 
 import hashlib
-from math import floor
+from fractions import Fraction
+from math import ceil, floor
 from typing import Annotated, Literal, TypeVar
 
 import msgspec
@@ -30,6 +31,11 @@ SlotIndex = Annotated[int, msgspec.Meta(ge=0, lt=10_000)]  # a device's index in
 SlotIndices = Annotated[tuple[SlotIndex, ...], msgspec.Meta(max_length=10_000)]
 
 
+def exact_share(rate: float, count: int) -> Fraction:
+    """The share `rate` of a count; the rate is the decimal that was signed, not the binary number next to it."""
+    return Fraction(repr(rate)) * count
+
+
 class SecureRules(msgspec.Struct, frozen=True, kw_only=True):
     """Rules of secure rounds, part of a round configuration.
 
@@ -46,9 +52,17 @@ class SecureRules(msgspec.Struct, frozen=True, kw_only=True):
     corrupt_rate: Annotated[float, msgspec.Meta(ge=0, le=0.3)] = 0.1
     phase_s: Annotated[int, msgspec.Meta(ge=1)] = 86_400
 
+    def corrupted(self, devices: int) -> int:
+        """The most corrupt devices of a cohort, rounded up."""
+        return ceil(exact_share(self.corrupt_rate, devices))
+
+    def drops(self, devices: int) -> int:
+        """The most drop-outs of a cohort, rounded down."""
+        return floor(exact_share(self.drop_rate, devices))
+
     def honest(self, cohort: int, minimum: int) -> int:
         """Honest devices among `minimum` in a sum, if all corrupt devices of the cohort are among them."""
-        return minimum - floor(self.corrupt_rate * cohort)
+        return minimum - self.corrupted(cohort)
 
 
 class Notice(msgspec.Struct, frozen=True, kw_only=True):

@@ -147,24 +147,31 @@ def make_private(
 ) -> bytes:
     """Clips each part to `clip_norm` (L2, all segments together), adds the parts in integers, signs the sum.
 
-    The only way to make an update of a private round. Raises UpdateError if there is no part, or too many.
+    The only way to make an update of a private round. By subject every subject is in it, however many there are: no
+    part decides whether another is. A sum of more than `subjects` clips is cut to that length as a whole. Raises
+    UpdateError if there is no part, or, where the unit is the device, more than one.
 
     parts: float32 [P] each: the whole update, or, where the unit is the subject, each subject's update.
     """
     privacy, chosen, bits = configuration.privacy, configuration.merged(layout), configuration.scale_bits
     assert privacy
-    limit = adaptive_clipping.values_grid(privacy, bits)
-    total, count, within = np.zeros(sum(s.size for s in chosen), np.int32), 0, True
+    size = sum(s.size for s in chosen)
+    limit = min(adaptive_clipping.values_grid(privacy, bits), privacy.part_grid(bits, size))
+    if limit < 1:
+        raise UpdateError(f"a clip of {privacy.clip_norm:g} has no room for {size:,} values", code="not_clipped")
+    total, count, within = np.zeros(size, np.int64), 0, True
     for count, part in enumerate(parts, 1):
-        if count > privacy.parts:
-            raise UpdateError(f"more than {privacy.parts} parts are in it", code="not_clipped", remedy="train again")
+        if count > 1 and privacy.unit == "device":
+            raise UpdateError("more than one part is in it", code="not_clipped", remedy="train again")
         shared = np.concatenate([part[layout.indices(s.name)] for s in chosen])
         total += clip(shared, limit, bits)
         within = grid_norm(shared, bits) <= limit
     if not count:
         raise UpdateError("nobody's samples taught anything", code="empty", remedy="add labelled samples and train")
+    if count > 1:
+        total = clip(total, privacy.limit_grid(bits), 0)
     ends = np.cumsum([s.size for s in chosen])[:-1]
-    encoded = dict(zip((s.segment_id for s in chosen), np.split(total, ends), strict=True))
+    encoded = dict(zip((s.segment_id for s in chosen), np.split(total.astype(np.int32), ends), strict=True))
     entries = tuple(SegmentEntry(s.segment_id, s.name, 1) for s in chosen)
     signal = adaptive_clipping.signal(privacy, within, bits) if privacy.adapts else msgspec.UNSET
     return _sign(key, configuration, encoded, entries, base_version, update_id, FULL_TIER, signal)

@@ -67,9 +67,11 @@ def train(run: TrainingRun) -> TrainReport:
     data = _features(run, samples)
     feature_seconds = time.monotonic() - run.began_s
     key, configuration = enrolment.device_key(run.store), agreement.read_agreement(run.store).configuration
-    clipped = make_update.make_clipped_update(
-        run.store, run.bundle, run.graphs, data.examples, run.settings, key, configuration, run.watch.over
-    )
+    clipped = None
+    if len(data.examples) == len(training_samples(run.store, run.bundle)):  # else who is in it depends on the others
+        clipped = make_update.make_clipped_update(
+            run.store, run.bundle, run.graphs, data.examples, run.settings, key, configuration, run.watch.over
+        )
     result = _fit(run, data)
     scores = evaluate(run.graphs, data.validation, result.theta) if data.validation else {}
     version_id, update = _store(run, data, result, len(samples), clipped)

@@ -91,7 +91,7 @@ def encode_by_subject(
 ) -> EncodedUpdate:
     """Trains subject by subject from theta and encodes the sum of the clipped differences.
 
-    Raises UpdateError where nobody's samples teach, or `stop` left no time.
+    Raises UpdateError where nobody's samples teach, or `stop` left no time for everybody's.
 
     graphs: of the bundle in use.
     train: the examples of all subjects.
@@ -103,7 +103,7 @@ def encode_by_subject(
     subjects = list[str]()
 
     def differences() -> Iterator[np.ndarray]:
-        for subject, difference in subject_updates(graphs, train, theta, settings, rules.configuration.parts, stop):
+        for subject, difference in subject_updates(graphs, train, theta, settings, stop):
             subjects.append(subject)
             yield _shared_difference(rules, difference)
 

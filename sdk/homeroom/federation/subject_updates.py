@@ -8,13 +8,12 @@ chosen by validation, no batch of two subjects, no optimizer state from another'
 
 from __future__ import annotations
 
-import secrets
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 
 import msgspec
 import numpy as np
 
-from homeroom.errors import TrainError
+from homeroom.errors import TrainError, UpdateError
 from homeroom.runtime.graphs import Graphs
 from homeroom.train.features.dataset import Dataset
 from homeroom.train.fit import fit
@@ -24,18 +23,17 @@ EPOCHS_PER_SUBJECT = 2  # more would move further, and the clip would cut that o
 
 
 def subject_updates(
-    graphs: Graphs, train: Dataset, theta: np.ndarray, settings: Settings, most: int, stop: Callable[[], bool] = bool
+    graphs: Graphs, train: Dataset, theta: np.ndarray, settings: Settings, stop: Callable[[], bool] = bool
 ) -> Iterator[tuple[str, np.ndarray]]:
-    """Yields (subject, difference float32 [P]) for training on one subject's samples alone.
+    """Yields (subject, difference float32 [P]) for training on one subject's samples alone, each subject's once.
 
-    Subjects come in an order drawn from the system's secure generator, so that a short time or a small `most` leaves
-    nobody out for good. A subject whose samples teach nothing is left out, as its difference is zero.
+    A subject whose samples teach nothing is left out, as its difference is zero. Raises UpdateError where the time ends
+    before the last subject: whose turn came would depend on the others.
 
     graphs: of the bundle in use.
     train: the examples of all subjects.
     theta: float32 [P], where each training starts.
     settings: of training; epochs, rate, weight decay and balance are replaced.
-    most: subjects.
     stop: true when the budget is spent; asked before each subject.
     """
     subject_settings = msgspec.structs.replace(
@@ -44,17 +42,11 @@ def subject_updates(
     by_subject: dict[str, list[int]] = {}
     for row, example in enumerate(train.examples):
         by_subject.setdefault(example.subject, []).append(row)
-    for subject in _shuffled(sorted(by_subject))[:most]:
+    for subject in sorted(by_subject):
         if stop():
-            return
+            raise UpdateError("no time was left to train for each subject", code="empty", remedy="give it more time")
         try:
             trained = fit(graphs, train.subset(by_subject[subject]), None, theta, subject_settings).theta
         except TrainError:
             continue
         yield subject, trained - theta
-
-
-def _shuffled(subjects: Sequence[str]) -> list[str]:
-    shuffled = list(subjects)
-    secrets.SystemRandom().shuffle(shuffled)
-    return shuffled

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+import itertools
 import math
 from typing import Any
 
@@ -9,6 +11,7 @@ import msgspec
 import numpy as np
 import pytest
 import safetensors.numpy
+from conftest import Attack
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -22,6 +25,7 @@ from homeroom.contract.signing import new_key, public_hex
 from homeroom.contract.update import SegmentEntry, UpdateHeader, make_private, make_update
 from homeroom.contract.update_checks import read_update
 from homeroom.errors import UpdateError
+from homeroom_aggregator.state.privacy_ledger import release_event
 
 KEY = new_key()
 LAYOUT = Layout(
@@ -213,11 +217,62 @@ def test_one_subject_more_or_less_moves_an_update_by_at_most_the_clip(
     assert squared_norm(whole) <= BY_SUBJECT.limit_grid(20) ** 2 == (4 * BY_SUBJECT.clip_grid(20)) ** 2
 
 
+SMALL = Layout((Segment(name="head.a", parameters=(Parameter("w", (2,)),), meaning="t/1"),))
+COARSE = Privacy(clip_norm=2.0, noise_multiplier=1.0, epsilon=8.0, delta=1e-5, subjects=2)
+CLASSES = RoundConfiguration(bundle_id="0" * 64, scale_bits=3, privacy=COARSE)
+LESSONS = [np.array(way, np.float32) for way in ((9, 0), (0, -9), (-9, 9), (7, 7), (1, -0.5), (-0.3, 0.9))]
+
+
+@functools.cache
+def sum_of(lessons: tuple[int, ...]) -> tuple[int, ...]:
+    """The update, on the grid, of a class whose pupils were taught these lessons; zeros where nobody was."""
+    if not lessons:
+        return (0, 0)
+    data = make_private(KEY, CLASSES, SMALL, [LESSONS[lesson] for lesson in lessons], 0)
+    return tuple(map(int, read_update(data, CLASSES, SMALL).values["head.a"]))
+
+
+@pytest.mark.attack("members", "read one pupil off the update of a class that is larger than `subjects`")
+def test_of_every_small_class_one_pupil_more_or_less_moves_the_update_by_one_clip_at_most(attack: Attack) -> None:
+    """Every class of up to five pupils, twice and a half what `subjects` says, and each of its neighbours."""
+    clip_grid, longest, cut = COARSE.clip_grid(3), 0, 0
+    for size in range(5):
+        for lessons in itertools.combinations_with_replacement(range(len(LESSONS)), size):
+            for more in range(len(LESSONS)):
+                before, after = sum_of(lessons), sum_of(tuple(sorted((*lessons, more))))
+                longest = max(longest, sum((a - b) ** 2 for a, b in zip(before, after, strict=True)))
+                cut += sum(a * a for a in after) > (2 * clip_grid - 2) ** 2
+    assert cut, "some classes were long enough to be cut"
+    assert 0 < longest <= clip_grid**2
+    # The chance that an attacker tells both apart beyond epsilon 2, of one release with the noise of the ledger's event
+    event, shift = release_event(COARSE, 3), math.sqrt(longest)
+    told = gaussian_delta(2.0, shift / event.sigma)
+    assert event.sensitivity == clip_grid
+    assert told <= gaussian_delta(2.0, event.sensitivity / event.sigma) < 0.021 < gaussian_delta(2.0, 2.0)
+    attack.got = longest > clip_grid**2
+    attack.noticed = f"{longest**0.5 / clip_grid:.2f} of a clip, in {sum_of.cache_info().currsize} classes"
+
+
+def gaussian_delta(epsilon: float, shift: float) -> float:
+    """Delta at epsilon of Gaussian noise of deviation 1 on a shift (Balle, Wang 2018, theorem 8)."""
+
+    def below(x: float) -> float:
+        return 0.5 * (1 + math.erf(x / math.sqrt(2)))
+
+    return below(shift / 2 - epsilon / shift) - math.exp(epsilon) * below(-shift / 2 - epsilon / shift)
+
+
+def test_a_grid_that_is_too_coarse_for_a_promise_by_subject_makes_no_update() -> None:
+    coarse = msgspec.structs.replace(CLASSES, privacy=msgspec.structs.replace(COARSE, clip_norm=0.3))
+    with pytest.raises(UpdateError, match="no room"):
+        make_private(KEY, coarse, SMALL, [LESSONS[0]], 0)
+
+
 def test_by_subject_nothing_is_made_that_was_not_clipped_by_subject() -> None:
     ones = np.ones(LAYOUT.size, np.float32)
     for make in (
         lambda: make_update(KEY, PUPILS, LAYOUT, ones, {"head.a": 3}, 0),
-        lambda: make_private(KEY, PUPILS, LAYOUT, [ones] * 5, 0),
+        lambda: make_private(KEY, ROUND, LAYOUT, [ones] * 2, 0),
     ):
         with pytest.raises(UpdateError) as caught:
             make()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from itertools import combinations
 from math import comb
 
@@ -11,9 +12,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from secagg_clients import gather
 
+from homeroom.contract.privacy import Privacy
+from homeroom.contract.round import CohortRules, RoundConfiguration
 from homeroom.contract.secagg import SecureCohort, SecureRules
 from homeroom.errors import InputError, TrustError
+from homeroom.privacy.secagg.cohort_size import check_roster, starts
 from homeroom.privacy.secagg.graph import NeighbourGraph
+from homeroom.privacy.secagg.noise import noise_share
 from homeroom.privacy.secagg.parameters import (
     CORRECTNESS_BITS,
     MOST_COMPLETE_DEVICES,
@@ -21,6 +26,7 @@ from homeroom.privacy.secagg.parameters import (
     choose_parameters,
     hypergeometric_tail,
 )
+from homeroom_aggregator.merge.synchronous import SynchronousRound
 
 
 def test_the_tail_is_the_hypergeometric_one() -> None:
@@ -122,3 +128,52 @@ def test_the_numbers_that_the_documentation_gives() -> None:
         (152, 42),
     ]
     assert comb(500, 2) > 500 * 152 / 2
+
+
+def test_numbers_of_corrupt_devices_and_drop_outs_follow_from_the_decimal_that_was_signed() -> None:
+    for hundredths in range(1, 31):
+        rules = SecureRules(drop_rate=hundredths / 100, corrupt_rate=hundredths / 100)
+        for devices in range(1, 400):
+            assert rules.drops(devices) == hundredths * devices // 100
+            assert rules.corrupted(devices) == -(-hundredths * devices // 100)
+            assert rules.honest(devices, 50) == 50 - rules.corrupted(devices), "one share counts everywhere alike"
+    assert SecureRules(corrupt_rate=0.29).honest(100, 40) == 11, "0.29 * 100 is 28.999... in binary"
+    synchronous = SynchronousRound(CohortRules(deadline_s=1, quorum=1, over=1.1), 10)
+    assert synchronous.places == 11, "10 * 1.1 is above 11 in binary"
+
+
+@pytest.mark.parametrize(
+    ("devices", "minimum", "rates", "numbers"),
+    [
+        (5, 5, (0.3, 0.1), "6 devices, or minimum 4"),
+        (20, 20, (0.3, 0.1), "28 devices, or minimum 14"),
+        (2, 3, (0.3, 0.1), "3 devices"),
+        (30, 5, (0.45, 0.3), "lower rates"),
+        (6, 5, (0.3, 0.1), ""),
+        (3, 3, (0.3, 0.1), ""),
+    ],
+)
+@pytest.mark.attack("members", "a roster with which no secure round would ever start")
+def test_a_roster_that_can_never_start_is_refused_with_the_numbers_that_would(
+    devices: int, minimum: int, rates: tuple[float, float], numbers: str
+) -> None:
+    rules = SecureRules(minimum=3, drop_rate=rates[0], corrupt_rate=rates[1])
+    configuration = RoundConfiguration(bundle_id="0" * 64, secure=rules)
+    if not numbers:
+        check_roster(devices, minimum, configuration, "roster.json")
+        return
+    with pytest.raises(InputError, match=numbers) as caught:
+        check_roster(devices, minimum, configuration, "roster.json")
+    assert f"{devices} devices, minimum {minimum}, drop-out {rates[0]}" in caught.value.what
+    for more, lower in re.findall(r"(\d+) devices|minimum (\d+)", numbers):
+        check_roster(int(more or devices), int(lower or minimum), configuration, "roster.json")
+
+
+def test_a_private_cohort_whose_noise_no_honest_device_is_sure_to_add_never_starts() -> None:
+    privacy = Privacy(clip_norm=0.5, noise_multiplier=1.0, epsilon=8.0, delta=1e-5, mechanism="distributed")
+    rules = SecureRules(minimum=3, cohort=20, corrupt_rate=0.1)
+    configuration = RoundConfiguration(bundle_id="0" * 64, secure=rules, privacy=privacy)
+    assert starts(20, 3, configuration)
+    assert not starts(21, 3, configuration), "three of 21 count as corrupt, and three are all that a sum needs"
+    with pytest.raises(TrustError, match="keep the promise"):
+        noise_share(configuration, 21, 3)

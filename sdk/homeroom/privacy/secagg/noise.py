@@ -29,6 +29,13 @@ def share_grid(privacy: Privacy, scale_bits: int, honest: int) -> int:
     return isqrt((privacy.noise_grid(scale_bits) ** 2 - 1) // honest) + 1
 
 
+def cohort_share_grid(configuration: RoundConfiguration, cohort: int, minimum: int) -> int:
+    """Sigma of one device's share in a cohort, in grid units; 0 where no honest device is sure to be in a sum."""
+    privacy, rules = configuration.privacy, configuration.secure
+    honest = rules.honest(cohort, minimum) if rules else 0
+    return share_grid(privacy, configuration.scale_bits, honest) if privacy and honest > 0 else 0
+
+
 def noise_share(
     configuration: RoundConfiguration, cohort: int, minimum: int
 ) -> Callable[[np.ndarray, int], np.ndarray]:
@@ -39,20 +46,16 @@ def noise_share(
 
     Raises TrustError where the noise of such a cohort would not reach the round's sigma.
     """
-    privacy, rules = configuration.privacy, configuration.secure
-    if privacy is None or rules is None:
+    if configuration.privacy is None:
         return lambda encoding, _: encoding
-    honest = rules.honest(cohort, minimum)
-    if honest < 1 or share_grid(privacy, configuration.scale_bits, max(1, honest)) < LEAST_SHARE_GRID:
-        raise TrustError(
-            f"no noise of {cohort} devices would keep the promise",
-            where="secure round",
-            remedy="nothing was given away; tell the institution",
-        )
+    sigma = cohort_share_grid(configuration, cohort, minimum)
+    if sigma < LEAST_SHARE_GRID:
+        remedy = "nothing was given away; tell the institution"
+        raise TrustError(f"no noise of {cohort} devices would keep the promise", where="secure round", remedy=remedy)
 
     def add(encoding: np.ndarray, count: int) -> np.ndarray:
         noised = encoding.copy()
-        noised[:count] += discrete_gaussian(share_grid(privacy, configuration.scale_bits, honest), count)
+        noised[:count] += discrete_gaussian(sigma, count)
         return noised
 
     return add

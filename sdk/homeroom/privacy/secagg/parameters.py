@@ -21,8 +21,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import lru_cache
-from math import ceil, comb, floor
+from math import comb
 
+from homeroom.contract.secagg import SecureRules
 from homeroom.errors import InputError
 
 SECURITY_BITS = 40
@@ -64,17 +65,25 @@ def hypergeometric_tail(population: int, marked: int, drawn: int, least: int) ->
     return draws / comb(population, drawn)
 
 
+def least_quorum(devices: int, rules: SecureRules) -> int:
+    """The fewest signers of which any two sets share an honest device."""
+    return (devices + rules.corrupted(devices)) // 2 + 1
+
+
+def bears_rates(devices: int, rules: SecureRules) -> bool:
+    """Whether a quorum, and shares of honest devices, are left in a cohort after its drop-outs."""
+    left = devices - rules.drops(devices)
+    return least_quorum(devices, rules) <= left and rules.corrupted(devices) + 1 <= left - 1
+
+
 @lru_cache(maxsize=256)
 def choose_parameters(devices: int, drop_rate: float, corrupt_rate: float) -> GraphParameters:
     """The sparsest graph that meets the conditions above for a cohort; InputError where none does."""
-    corrupted, drops = ceil(devices * corrupt_rate - 1e-9), floor(devices * drop_rate + 1e-9)
-    quorum = (devices + corrupted) // 2 + 1
-    if quorum > devices - drops or corrupted + 1 > devices - 1 - drops:
-        raise InputError(
-            f"{devices} devices cannot bear {drops} drop-outs and {corrupted} corrupted ones at once",
-            where="secure rounds",
-            remedy="choose lower rates, or a larger cohort",
-        )
+    rules = SecureRules(drop_rate=drop_rate, corrupt_rate=corrupt_rate)
+    corrupted, drops, quorum = rules.corrupted(devices), rules.drops(devices), least_quorum(devices, rules)
+    if not bears_rates(devices, rules):
+        why = f"{devices} devices cannot bear {drops} drop-outs and {corrupted} corrupted ones at once"
+        raise InputError(why, where="secure rounds", remedy="choose lower rates, or a larger cohort")
     for degree in range(2, devices - 1, 2) if devices > MOST_COMPLETE_DEVICES else ():
         absent = _absent(devices, degree // 2, drops, corrupted)
         threshold = _threshold(devices, degree, drops, corrupted) if absent is not None else None
