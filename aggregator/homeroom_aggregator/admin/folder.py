@@ -169,7 +169,10 @@ def open_rounds(folder: Path, retain: int = 0, **checkpoints: int) -> Rounds:
     if public_hex(key) != facts.certificate.key:
         says, remedy = "key and certificate do not belong together", "`homeroom district recover`"
         raise TrustError(says, where=str(folder), remedy=remedy)
-    return Rounds(folder / LOG_FILE, bundle, facts.configuration, key, facts.certificate, retain=retain, **checkpoints)
+    log, certificate = folder / LOG_FILE, facts.certificate
+    rounds = Rounds(log, bundle, facts.configuration, key, certificate, retain=retain, **checkpoints)
+    rounds.withdraw_gone()  # a key may have been revoked meanwhile
+    return rounds
 
 
 def open_log(folder: Path) -> Log:

@@ -46,9 +46,10 @@ class Admission:
         if header.device != sender and header.device not in self.members.names(sender):
             raise UpdateError("it is signed by another device than the one that sends it", code="bad_signature")
         owner = self.log.sender(header.update_id)
-        if owner not in (None, member):
+        mine = owner == member or self.log.withdrawn_by(header.update_id, member)
+        if not mine and (owner or self.log.withdrawn(header.update_id)):
             raise UpdateError("its id was used by another device", code="malformed", remedy="train again")
-        if owner or self.log.withdrawn(header.update_id):
+        if mine:
             return update, True
         self._check_base(header.base_version, state.version, oldest)
         school_segments = sorted(configuration.school_segments(self.rules.layout) & update.values.keys())

@@ -39,8 +39,8 @@ from homeroom_aggregator.merge.round_state import MergeRules, RoundState
 from homeroom_aggregator.merge.segment_sums import Undo
 from homeroom_aggregator.merge.synchronous import SynchronousRound
 from homeroom_aggregator.state import audit, school_segments, secure_sum
-from homeroom_aggregator.state.log import BASES_TABLE, Log
-from homeroom_aggregator.state.members import Members
+from homeroom_aggregator.state.log import BASES_TABLE, EARLY_TABLE, Log
+from homeroom_aggregator.state.members import MEMBERS_INDEX, Members
 from homeroom_aggregator.state.privacy_ledger import PrivacyLedger
 from homeroom_aggregator.state.secure_sum import SecureSum
 
@@ -81,6 +81,8 @@ class Rounds:
         self._begun = MergeRules(bundle.layout, configuration, bundle.theta(), self.members.school)
         try:
             self.log.database.write(BASES_TABLE)
+            self.log.database.write(EARLY_TABLE)
+            self.log.database.write(MEMBERS_INDEX)
             if configuration.by_school:
                 self.log.database.write(school_segments.OWNED_TABLE)
             configuration_change.check_log(self.log, configuration)
@@ -182,9 +184,11 @@ class Rounds:
         with self.change():
             body = secure_sum.pack(total)
             if self.ledger:  # its noise is in it: the sum is the release, whatever becomes of it
-                known = {key: self.members.find(key) for key in header.updates.values()}
-                names = {member.name if member else key for key, member in known.items()}
+                names = {self.members.name_of(key) for key in header.updates.values()}
                 self.ledger.charge(self.state.version, sorted(names))
+            for update_id, key in header.updates.items():  # in the log, so that a replay leaves the sum out as well
+                if self.log.withdrawn_by(update_id, self.members.name_of(key)) and not self.log.withdrawn(update_id):
+                    self._note_withdrawal(update_id, self.members.name_of(key))
             number = self.log.append("secure", self.state.version, update_id=header.round_id, body=body)
             if not any(self.log.withdrawn(update_id) for update_id in header.updates):
                 self._undos.append(round_state.add_secure_sum(self.state, total))
@@ -314,27 +318,40 @@ class Rounds:
     def withdraw(self, update_id: str, member: str) -> bool:
         """Unlearn an update of this member; False where it is another's, or so old that its bytes are gone.
 
-        An id never seen stays out should it come. An update that a private release holds is `bounded`, and stays in.
+        An id never seen stays out should this member send it. One that still waits is erased as well. An update that a
+        private release holds is `bounded`, and stays in.
         """
         owner, number = self.admission.owner(update_id, member)
         if owner not in (None, member) or self.bounded(update_id, member):
             return False
+        if owner is None or number is None:
+            return self.log.withdraw_early(update_id, member)
         if not self.log.withdrawn(update_id):
             with self.change():
                 self._withdraw(update_id, member, number)
-        return number is None or number > self.log.base
+        return number > self.log.base
 
-    def _withdraw(self, update_id: str, member: str, number: int | None) -> None:
-        entry = self.log.append("withdraw", self.state.version, update_id=update_id, device=member)
-        audit.record(self.log.database, "withdrawn", device=member)
-        if self.ledger:
+    def _withdraw(self, update_id: str, member: str, number: int, **why: str) -> None:
+        entry = self._note_withdrawal(update_id, member, **why)
+        if self.ledger or number > self.log.last_release():
             self.log.erase_updates(update_id)
             self._erased = True
-        if number is not None and number > self.log.base:
+        if number > self.log.base:
             self.log.drop_checkpoints(number, entry)  # they hold it
             before = self.state
             self._undos.append(lambda: setattr(self, "state", before))
             self.state = self._resumed()
+
+    def _note_withdrawal(self, update_id: str, member: str, **why: str) -> int:
+        audit.record(self.log.database, "withdrawn", device=member, **why)
+        return self.log.append("withdraw", self.state.version, update_id=update_id, device=member)
+
+    def withdraw_gone(self) -> None:
+        """Withdraw what waits of members whose key was revoked or whose school took its consent back; erase it."""
+        for member in sorted(self.state.sums.all_devices() & self.members.gone()):
+            with self.change():
+                while member in self.state.sums.all_devices() and (newest := self.log.newest_update(member)):
+                    self._withdraw(newest[0], member, newest[1], why="key or consent gone")
 
     def bounded(self, update_id: str, member: str) -> bool:
         """Whether this member's update is in a private release, which cannot give it back."""

@@ -59,9 +59,9 @@ class SecureRounds:
         self._cached_view: tuple[str, CohortView] | None = None
         self._unmasking: Unmasking | None = None
         sums = rounds.configuration.max_staleness + 1  # whose updates may still be offered
-        self._summed_updates: deque[dict[str, str]] = deque(maxlen=sums)  # the device of each update id
+        self._summed_updates: deque[dict[str, str]] = deque(maxlen=sums)  # the member of each update id
         for entry in reversed(list(islice(rounds.log.sums(), sums))):
-            self._summed_updates.append(read_header(entry.body).updates)
+            self._note_summed(read_header(entry.body))
 
     def close(self) -> None:
         """Close the store and the second connection to the log."""
@@ -142,14 +142,18 @@ class SecureRounds:
         if advertisement.device.hex() != device or device not in live.roster.devices:
             raise UpdateError("this device is not on the institution's roster", code="not_member")
         _check_signature(device, KEYS_PURPOSE, advertisement.statement(live.notice.round_id), advertisement.signature)
-        if self.rounds.log.withdrawn(advertisement.update_id.hex()):
+        member, update_id = self.rounds.members.name_of(device), advertisement.update_id.hex()
+        if self.rounds.log.withdrawn(update_id) or self.rounds.log.withdrawn_by(update_id, member):
             raise UpdateError("this update was withdrawn", code="past_phase")
-        if advertisement.update_id.hex() in self._in_sums(device):
+        if update_id in self._in_sums(device):
             raise UpdateError("this update is in a sum already", code="past_phase", remedy="sync, then train again")
         if self.rounds.ledger:
-            member = self.rounds.members.find(device)
-            self.rounds.ledger.check(member.name if member else device, self.rounds.state.version)
+            self.rounds.ledger.check(member, self.rounds.state.version)
         others = [other for sender, other in self._advertised().items() if sender != device]
+        if any(self.rounds.members.name_of(other.device.hex()) == member for other in others):
+            raise UpdateError(
+                "another key of this device is in the cohort", code="past_phase", remedy="sync again later"
+            )
         keys = {advertisement.mask, advertisement.channel}
         if keys & {key for other in others for key in (other.mask, other.channel)}:
             raise UpdateError("its keys are another device's", code="malformed")
@@ -223,7 +227,8 @@ class SecureRounds:
             return over and self._fail(live, "too few devices agreed on the survivors")
         view = self._view(live)
         expected = live.sharers if live.phase == "input" else range(len(view.cohort.members))
-        awaited = {index for index in expected if not self._withdrawn(view, index)}
+        gone = self.rounds.members.gone()
+        awaited = {index for index in expected if not self._withdrawn(view, index, gone)}
         arrived = tuple(sorted(awaited & {self._index(live, device) for device in came}))
         if len(arrived) < len(awaited) and not over:
             return False
@@ -233,9 +238,11 @@ class SecureRounds:
             return self._next(live, phase="input", sharers=arrived)
         return self._next(live, phase="consent", survivors=arrived)
 
-    def _withdrawn(self, view: CohortView, index: int) -> bool:
-        """Whether a device took its update back meanwhile: it then counts as a drop-out."""
-        return self.rounds.log.withdrawn(view.cohort.members[index].update_id.hex())
+    def _withdrawn(self, view: CohortView, index: int, gone: frozenset[str]) -> bool:
+        """Whether a device took its update back, or lost its key or consent meanwhile: it then counts as a drop-out."""
+        advertisement = view.cohort.members[index]
+        member = self.rounds.members.name_of(advertisement.device.hex())
+        return member in gone or self.rounds.log.withdrawn_by(advertisement.update_id.hex(), member)
 
     def _close_cohort(self, live: ActiveRound, came: list[str], over: bool) -> bool:
         if not (len(came) >= self.rules.cohort or set(came) == set(live.roster.devices) or over):
@@ -269,8 +276,9 @@ class SecureRounds:
         view, unmasking = self._view(live), self._unmasking_of(live)
         terms, configuration = self._sum_layout(live, view), self.rounds.configuration
         alive = {index: view.cohort.members[index].device.hex() for index in live.survivors}
+        names = {index: self.rounds.members.name_of(device) for index, device in alive.items()}
         feeders = view.feeders(self.rounds.rules.layout, configuration)
-        fed = {name: [alive[index] for index in alive if index in feeders[name]] for name in terms.segments}
+        fed = {name: [names[index] for index in alive if index in feeders[name]] for name in terms.segments}
         vectors = (bytes(self.store.body("input", device) or b"") for device in alive.values())
         try:
             total = unmask_sum(vectors, terms, unmasking)
@@ -302,13 +310,18 @@ class SecureRounds:
         level = logging.INFO if outcome == SUMMED else logging.WARNING
         SECURE_LOGGER.log(level, "secure round %s in phase %s: %s", live.notice.round_id[:12], live.phase, outcome)
         if outcome == SUMMED:
-            self._summed_updates.append(read_header(next(self.rounds.log.sums()).body).updates)
+            self._note_summed(read_header(next(self.rounds.log.sums()).body))
         self.store.end(live.notice.round_id, outcome)
         self._unmasking = None
         return True
 
+    def _note_summed(self, header: SumHeader) -> None:
+        self._summed_updates.append({one: self.rounds.members.name_of(key) for one, key in header.updates.items()})
+
     def _in_sums(self, device: str) -> set[str]:
-        return {key for updates in self._summed_updates for key, owner in updates.items() if owner == device}
+        """Ids of the updates of this member, whatever key it had, that are in a sum."""
+        member = self.rounds.members.name_of(device)
+        return {key for updates in self._summed_updates for key, owner in updates.items() if owner == member}
 
     def _announce(self) -> ActiveRound | None:
         roster = self.roster()

@@ -31,6 +31,7 @@ def consent(service: Service, call: SignedRequest) -> Response:
         raise RefusedError(422, "malformed", "needs school, by (200 characters each), and action give or withdraw")
     members = service.rounds.members
     (members.consent if action == "give" else members.withdraw_consent)(school, given_by)
+    service.rounds.withdraw_gone()
     return JsonResponse({"school": school, "consented": members.consented(school)})
 
 
@@ -41,6 +42,7 @@ def revoke(service: Service, call: SignedRequest) -> Response:
     if revoked is None or (who.role == "school" and (revoked.school, revoked.role) != (who.school, "device")):
         raise RefusedError(404, "unknown_device", "no such device is enrolled here for you to revoke")
     members.revoke(key, who.device)
+    service.rounds.withdraw_gone()
     return JsonResponse({"device": key})
 
 

@@ -51,7 +51,7 @@ class WriteThread:
     """Runs jobs on the rounds, one after another, in a thread of its own."""
 
     def __init__(self, rounds: Rounds) -> None:
-        self._rounds = rounds
+        self._rounds, self._seen = rounds, 0  # what of other processes' changes was looked at
         self._jobs: queue.SimpleQueue[_Job | None] = queue.SimpleQueue()
         self._thread: threading.Thread | None = None
 
@@ -89,6 +89,8 @@ class WriteThread:
     def _together(self, jobs: list[_Job]) -> None:
         try:
             with self._rounds.change():
+                if (seen := self._rounds.log.data_version()) != self._seen:  # a command may have revoked a key
+                    self._rounds.withdraw_gone()
                 for job in jobs:
                     try:
                         job.result = job.run()
@@ -96,6 +98,7 @@ class WriteThread:
                         job.problem = problem
                         if not self._rounds.log.stepping:  # a full disk has ended the step for all
                             raise
+            self._seen = seen
         except Exception as problem:
             for job in jobs:
                 job.problem = problem

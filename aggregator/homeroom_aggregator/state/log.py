@@ -22,6 +22,9 @@ from homeroom_aggregator.state import schema
 
 BASES_TABLE = """CREATE TABLE IF NOT EXISTS bases (
     member TEXT NOT NULL, base INTEGER NOT NULL, update_id TEXT NOT NULL, PRIMARY KEY (member, base)) WITHOUT ROWID"""
+EARLY_TABLE = """CREATE TABLE IF NOT EXISTS early_withdrawals (
+    member TEXT NOT NULL, update_id TEXT NOT NULL, PRIMARY KEY (member, update_id)) WITHOUT ROWID"""
+MOST_EARLY_WITHDRAWALS = 100  # of one member: ids of its updates that have not come yet
 EntryKind = Literal[
     "update", "withdraw", "release", "private_release", "secure", "rollback", "restored", "configuration"
 ]
@@ -80,6 +83,10 @@ class Log:
                 self.database.write("RELEASE part")
             raise
         self.database.write("RELEASE part")
+
+    def data_version(self) -> int:
+        """Another number whenever another connection has written since this was asked last."""
+        return int(self.database.one("PRAGMA data_version")[0])
 
     @property
     def stepping(self) -> bool:
@@ -151,6 +158,32 @@ class Log:
     def withdrawn(self, update_id: str) -> bool:
         """Whether an update was withdrawn."""
         return self.has("withdraw", update_id)
+
+    def withdrawn_by(self, update_id: str, member: str) -> bool:
+        """Whether a member withdrew an update, of its own where it has come; another's word counts for nothing."""
+        sql = """SELECT 1 FROM log WHERE kind = 'withdraw' AND update_id = ?1 AND device = ?2
+                 UNION SELECT 1 FROM early_withdrawals WHERE update_id = ?1 AND member = ?2"""
+        return self.database.one(sql, (update_id, member)) is not None
+
+    def withdraw_early(self, update_id: str, member: str) -> bool:
+        """Notes that an update which has not come stays out if this member sends it; False where it notes too many."""
+        sql = """INSERT OR IGNORE INTO early_withdrawals SELECT ?1, ?2
+                 WHERE (SELECT count(*) FROM early_withdrawals WHERE member = ?1) < ?3"""
+        self.database.write(sql, (member, update_id, MOST_EARLY_WITHDRAWALS))
+        return self.withdrawn_by(update_id, member)
+
+    def newest_update(self, member: str) -> tuple[str, int] | None:
+        """The id and entry of a member's newest update that is kept and was not withdrawn, or None."""
+        sql = """SELECT update_id, number FROM log AS came WHERE kind = 'update' AND device = ? AND number > ?
+                 AND NOT EXISTS (SELECT 1 FROM log WHERE kind = 'withdraw' AND update_id = came.update_id)
+                 ORDER BY number DESC LIMIT 1"""
+        row = self.database.one(sql, (member, self.base))
+        return (row[0], row[1]) if row else None
+
+    def last_release(self) -> int:
+        """The number of the newest entry that released what waited; 0 where there is none."""
+        sql = "SELECT COALESCE(max(number), 0) FROM log WHERE kind IN ('release', 'private_release')"
+        return int(self.database.one(sql)[0])
 
     def all_withdrawn(self) -> frozenset[str]:
         """Ids of all updates that were withdrawn."""

@@ -19,6 +19,7 @@ from homeroom_aggregator.state.one_time_codes import INVITATION, UNSTORED_INVITA
 
 Role = Literal["device", "school", "district", "auditor"]
 ROLES: tuple[Role, ...] = get_args(Role)
+MEMBERS_INDEX = "CREATE INDEX IF NOT EXISTS devices_by_member ON devices (member)"
 REINVITE = "ask for a new invitation"
 
 
@@ -56,6 +57,19 @@ class Members:
                  WHERE device = ? AND NOT revoked"""
         row = self.database.one(sql, (key,))
         return Member(*row) if row else None
+
+    def name_of(self, key: str) -> str:
+        """The member that has or had a key, by its first key; the key itself where nobody enrolled it."""
+        row = self.database.one("SELECT COALESCE(member, device) FROM devices WHERE device = ?", (key,))
+        return str(row[0]) if row else key
+
+    def gone(self) -> frozenset[str]:
+        """Members whose key was revoked, or whose school's consent was withdrawn: nothing of them may wait."""
+        sql = """SELECT device FROM devices AS first WHERE COALESCE(member, device) = device AND (
+                     NOT EXISTS (SELECT 1 FROM devices
+                                 WHERE (device = first.device OR member = first.device) AND NOT revoked)
+                     OR school IN (SELECT school FROM consents WHERE withdrawn IS NOT NULL))"""
+        return frozenset(name for (name,) in self.database.rows(sql))
 
     def school(self, name: str) -> str:
         """The school of a member by its first key, revoked or not; it never changes, so a log may be replayed by it."""

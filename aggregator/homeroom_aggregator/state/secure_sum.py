@@ -24,9 +24,9 @@ from homeroom.system.sqlite import Database
 class SumHeader(msgspec.Struct, frozen=True, kw_only=True):
     """The sum's participants.
 
-    updates: the device of each update id.
+    updates: the key of the device that made each update id.
     weights: by segment, the sum of weights.
-    fed: by segment, the devices that fed it.
+    fed: by segment, the members that fed it, each by its first key.
     signatures: by device, its signature over the survivors, as far as it gave one.
     """
 

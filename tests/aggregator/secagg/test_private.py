@@ -8,8 +8,9 @@ from pathlib import Path
 import msgspec
 import numpy as np
 import pytest
+from conftest import Attack
 
-from aggregator.institution import SEGMENTS, START, make_folder, running
+from aggregator.institution import SEGMENTS, START, School, make_folder, running
 from aggregator.secagg.district import RULES, District, Member
 from homeroom.contract.layout import Layout
 from homeroom.contract.privacy import Privacy, epsilon_spent
@@ -92,6 +93,24 @@ def test_who_has_spent_the_budget_is_in_no_further_cohort(district: District) ->
     with pytest.raises(UpdateError, match=r"budget|private release"):
         spender.visit()
     assert spender.school.name not in district.secure_rounds.store.senders("keys")
+
+
+@pytest.mark.attack("member", "a new key before each sum is charged, so that several sums count as one")
+def test_a_member_is_charged_for_every_sum_whatever_key_it_had(district: District, attack: Attack) -> None:
+    a_round(district)
+    rounds, thief, key = district.service.rounds, district.members[0], School()
+    assert rounds.ledger
+    thief.client.rotate(key.key)
+    (entry,) = rounds.log.sums()
+    total = unpack(entry.body, Layout(SEGMENTS))
+    updates = {f"{index:032x}": member.school.name for index, member in enumerate(district.members[1:])}
+    header = msgspec.structs.replace(total.header, round_id="1" * 64, updates={**updates, "f" * 32: key.name})
+    thief.client.rotate(School().key)  # after it revealed, before the sum is charged
+    rounds.take_sum(msgspec.structs.replace(total, header=header))
+    attack.got += 2 - rounds.ledger.shares()[thief.school.name]
+    with pytest.raises(UpdateError, match="one more would pass"):
+        rounds.ledger.check(thief.school.name, rounds.state.version)
+    attack.noticed = "nothing"
 
 
 def test_a_device_that_spent_its_own_budget_offers_nothing(district: District) -> None:

@@ -9,13 +9,19 @@ from pathlib import Path
 import msgspec
 import numpy as np
 import pytest
+from conftest import Attack
 
-from aggregator.institution import ROOT, START, announce, make_folder, running
-from aggregator.secagg.district import RULES, District, Member
+from aggregator.institution import ROOT, START, School, announce, make_folder, running
+from aggregator.secagg.district import RULES, SIGNER, District, Member
+from homeroom.contract.roster import make_roster
 from homeroom.contract.round import weight
+from homeroom.contract.secagg import pack
+from homeroom.contract.signing import certify
 from homeroom.contract.update_checks import read_update
 from homeroom.errors import InputError, TrustError, UpdateError
 from homeroom.federation.agreement import SECURE_ROUNDS
+from homeroom.privacy.secagg.client import advertise
+from homeroom.privacy.secagg.encoding import segment_bits
 from homeroom_aggregator.admin.folder import ROSTER_FILE, load_roster, replace_roster
 from homeroom_aggregator.server.service import open_service
 
@@ -362,3 +368,73 @@ def test_the_command_line_signs_a_roster_and_the_server_takes_no_other(district:
     assert run(*common, "--key", str(tmp_path / "signer.pem")) == (0, "4 devices, at least 3 in a sum\n")
     assert replace_roster(district.folder, out.read_bytes()).serial == 2
     assert "no device's key" in run(*common, "--key", str(tmp_path / "signer.pem"), "--device", "abc")[1]
+
+
+def offer(district: District, school: School, update_id: str) -> None:
+    """Offers an update to the round under way, as whoever has the key may."""
+    secure, rounds = district.secure_rounds, district.service.rounds
+    secure.status(school.name)  # announces a round if there is none
+    live = secure.store.live()
+    assert live is not None
+    segments = segment_bits(rounds.rules.layout, rounds.configuration, {"ladder.table", "head.grade"})
+    state = advertise(
+        live.notice, live.roster, rounds.configuration, school.key, update_id=update_id, segments=segments
+    )
+    secure.put(live.notice.round_id, "keys", school.name, pack(state.advertisement))
+
+
+@pytest.mark.attack("member", "a new key: the same update in two secure sums, or two keys in one cohort")
+def test_a_new_key_is_the_same_member_in_every_sum(district: District, attack: Attack) -> None:
+    thief, fresh, fresher = district.members[0], School(), School()
+    names = [*(member.school.name for member in district.members), fresh.name, fresher.name]
+    roster = make_roster(SIGNER, certify(ROOT, "roster", SIGNER, "tests"), names, serial=2, minimum=3, institution="t")
+    replace_roster(district.folder, msgspec.json.encode(roster))
+    while district.version == 0:
+        district.visit(0, 1, 2, 3)
+    thief.client.rotate(fresh.key)
+    with pytest.raises(UpdateError, match="in a sum already"):
+        offer(district, fresh, thief.update_id)
+    offer(district, fresh, "e" * 32)
+    thief.client.rotate(fresher.key)
+    with pytest.raises(UpdateError, match="another key of this device"):
+        offer(district, fresher, "f" * 32)
+    district.restart()
+    with pytest.raises(UpdateError, match="in a sum already"):
+        offer(district, fresher, thief.update_id)
+    attack.got += len(district.secure_rounds.store.senders("keys")) - 1
+    attack.noticed = "the round goes on"
+
+
+@pytest.mark.attack("member", "withdrawing another's update while its secure round is under way")
+def test_nobody_withdraws_anothers_update_from_a_secure_round(district: District, attack: Attack) -> None:
+    wanted = expected(district, [0, 1, 2, 3])
+    district.until("input")
+    district.members[0].client.unlearn(district.members[1].update_id)
+    district.until("reveal")
+    district.members[0].client.unlearn(district.members[2].update_id)
+    while district.version == 0:
+        district.visit(1, 2, 3, 0)
+    attack.got += district.theta != wanted
+    attack.noticed = "all four are in the sum"
+
+
+def test_who_withdraws_after_the_survivors_are_agreed_takes_the_sum_out_in_a_replay_too(district: District) -> None:
+    district.until("reveal")
+    district.members[0].client.unlearn(district.members[0].update_id)
+    for _ in range(3):
+        district.visit(1, 2, 3, 0)
+    assert district.theta == START.tobytes()
+    assert district.service.rounds.verify() == []
+
+
+@pytest.mark.attack("member", "a key that was revoked while its masked update waits")
+def test_a_revoked_key_drops_out_of_the_secure_round(district: District, attack: Attack) -> None:
+    wanted = expected(district, [1, 2, 3])
+    district.until("input")
+    district.members[0].visit()
+    district.service.rounds.members.revoke(district.members[0].school.name, "operator")
+    for _ in range(3):
+        if district.version == 0:
+            district.visit(1, 2, 3)
+    attack.got += district.theta != wanted
+    attack.noticed = "the round goes on without it"
