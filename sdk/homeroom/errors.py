@@ -35,6 +35,8 @@ class Code(StrEnum):
     IN_USE = "in_use"  # another process has the file or directory
     REFUSED = "refused"  # the aggregator refused an update of a sync, whose report says why
     OTHER_BUNDLE = "other_bundle"  # the aggregator works with another bundle than this device
+    TOO_LARGE = "too_large"  # a file that would decode to more than is allowed
+    DECODER = "decoder"  # a file that ended the process that decodes files, or took too long or too much of it
     BUNDLE_NOT_OFFERED = "bundle_not_offered"  # the aggregator does not hand out its bundle
 
 

@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from homeroom.contract.manifest import Column, Manifest, SequencePreprocess, Slot, Task
-from homeroom.data.preprocess import check_value
+from homeroom.data.decoder import client
+from homeroom.data.preprocess.media import check
 from homeroom.data.preprocess.sequence import Interaction
 from homeroom.data.samples import (
     DEFAULT_SUBJECT,
@@ -27,15 +28,18 @@ from homeroom.data.samples import (
 from homeroom.data.tasks import kind_of
 from homeroom.data.tasks.base import suggestion
 from homeroom.errors import InputError
-from homeroom.system.files import read_bounded
+from homeroom.system.files import read_below, read_bounded
 
 FLOAT32_LIMIT = 3.4e38  # graphs compute in float32
 
 
-def resolve(sample: Sample, manifest: Manifest, *, base: Path | None = None) -> StoredSample:
-    """Binds inputs to slots, reads and decodes every file once, checks labels and metadata.
+def resolve(sample: Sample, manifest: Manifest, *, base: Path | None = None, trusted: bool = False) -> StoredSample:
+    """Binds inputs to slots, reads every file once and has the decoder decode it, checks labels and metadata.
 
-    base: the folder that relative paths start from. Raises InputError, which names the field and the remedy.
+    base: the folder of the entry, below which its files are; without one, the caller names any file.
+    trusted: files are not decoded, as of the golden samples of a signed bundle.
+
+    Raises InputError, which names the field and the remedy.
     """
     inputs: dict[str, list[StoredInput | None]] = {}
     for name, value in sample.inputs.items():
@@ -45,7 +49,7 @@ def resolve(sample: Sample, manifest: Manifest, *, base: Path | None = None) -> 
         inputs[slot.name] = [
             None
             if item is None
-            else _check_input(slot, item, manifest, base, f"{slot.name}[{index}]" if slot.count > 1 else name)
+            else _check_input(slot, item, manifest, base, f"{slot.name}[{index}]" if slot.count > 1 else name, trusted)
             for index, item in enumerate(_slot_values(slot, value))
         ]
     if not any(value is not None for values in inputs.values() for value in values):
@@ -105,7 +109,9 @@ def _slot_values(slot: Slot, value: Any) -> Sequence[Any]:
     return [*value, *[None] * (slot.count - len(value))]
 
 
-def _check_input(slot: Slot, value: Any, manifest: Manifest, base: Path | None, where: str) -> StoredInput:
+def _check_input(
+    slot: Slot, value: Any, manifest: Manifest, base: Path | None, where: str, trusted: bool
+) -> StoredInput:
     modality = manifest.modality(slot.modality)
     if slot.modality == "text":
         return _check_text(value, where)
@@ -116,7 +122,8 @@ def _check_input(slot: Slot, value: Any, manifest: Manifest, base: Path | None, 
     if isinstance(modality.preprocess, SequencePreprocess):
         return _check_interactions(modality.preprocess.skills, value, where)
     data, where = _read_media(value, base, where)
-    check_value(modality, data, where)
+    if not trusted:
+        client.run(check, modality.preprocess, data, where, where=where)
     return data
 
 
@@ -136,10 +143,9 @@ def _read_media(value: Any, base: Path | None, where: str) -> tuple[bytes, str]:
     if isinstance(value, bytes | bytearray):
         data = bytes(value)
     elif isinstance(value, str | Path):
-        path = Path(base or ".") / value
         where = str(value)
         try:
-            data = read_bounded(path, MEDIA_LIMIT_BYTES)
+            data = read_below(base, value, MEDIA_LIMIT_BYTES) if base else read_bounded(Path(value), MEDIA_LIMIT_BYTES)
         except (OSError, ValueError) as problem:
             reason = getattr(problem, "strerror", None) or str(problem)
             raise InputError(f"cannot be read: {reason}", where=where, remedy="check the path") from None

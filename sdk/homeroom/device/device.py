@@ -14,6 +14,7 @@ from homeroom.contract.invitation import read_invitation
 from homeroom.contract.manifest import Runtime
 from homeroom.contract.policy import Policy
 from homeroom.data import ingest
+from homeroom.data.decoder import client as decoder
 from homeroom.data.samples import Sample, StoredSample
 from homeroom.data.tasks.answers import Answer
 from homeroom.data.tasks.metrics import Score
@@ -137,6 +138,7 @@ class Device:
         progress: called with stage, done and total.
         """
         began_s = time.monotonic()
+        decoder.end()  # the store's samples are decoded here, and its memory is needed
         watch = (budget or Budget(minutes=minutes, megabytes=megabytes)).begin(self.store.directory)
         self.store.expire()
         settings = settings or training_settings(self.store, self.bundle, epochs)

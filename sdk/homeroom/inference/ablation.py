@@ -9,6 +9,7 @@ import msgspec
 import numpy as np
 
 from homeroom.contract.manifest import ImagePreprocess, Modality
+from homeroom.data.decoder import client
 from homeroom.data.samples import StoredInput, StoredSample
 from homeroom.inference.regions import Region, encode_png, visible_square
 
@@ -41,22 +42,26 @@ def _ablate_input(value: StoredInput, region: Region, modality: Modality) -> Sto
         return [interaction for i, interaction in enumerate(value) if i != int(region.where[0])] or None
     assert isinstance(value, bytes)
     if isinstance(modality.preprocess, ImagePreprocess):
-        return _grey_out(value, region.where, modality.preprocess)
-    return _silence(value, region.where)
+        return client.run(grey_out, value, region.where, modality.preprocess)
+    return client.run(silence, value, region.where)
 
 
-def _grey_out(data: bytes, box: tuple[float, ...], spec: ImagePreprocess) -> bytes:
-    """Fills a box (left, top, right, bottom, as in `Region.where`) with the picture's mean colour; returns a PNG."""
+def grey_out(data: bytes, box: tuple[float, ...], spec: ImagePreprocess) -> bytes:
+    """Fills a box (left, top, right, bottom, as in `Region.where`) with the picture's mean colour; returns a PNG.
+
+    Runs in the decoder.
+    """
     picture, (left, top, width, height) = visible_square(data, spec)
     pixels = np.array(picture)
+    del picture  # a large one leaves no room for both
     x0, x1 = (round(left + edge * width) for edge in (box[0], box[2]))
     y0, y1 = (round(top + edge * height) for edge in (box[1], box[3]))
     pixels[max(y0, 0) : y1, max(x0, 0) : x1] = pixels.reshape(-1, 3).mean(0)
     return encode_png(pixels)
 
 
-def _silence(data: bytes, seconds: tuple[float, ...]) -> bytes:
-    """Silences a sound from one second to another; returns a WAV file."""
+def silence(data: bytes, seconds: tuple[float, ...]) -> bytes:
+    """Silences a sound from one second to another; returns a WAV file. In the decoder."""
     import soundfile
 
     from homeroom.data.preprocess.audio import decode

@@ -11,12 +11,11 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from homeroom.contract.manifest import AudioPreprocess, ImagePreprocess, Manifest
+from homeroom.data.decoder import client
 from homeroom.data.samples import InputReference, StoredInput, StoredSample
 from homeroom.inference.explain import Explanation, RegionAttribution
-from homeroom.inference.regions import encode_png, visible_square
+from homeroom.inference.regions import square_png, wave_peaks
 from homeroom.system.html.render import render
 
 TEMPLATE = Path(__file__).with_suffix(".html")
@@ -72,21 +71,15 @@ def _pieces(text: str, parts: Sequence[RegionAttribution]) -> Iterator[tuple[str
 
 def _picture(data: bytes, spec: ImagePreprocess) -> str:
     """The square of a picture that the model sees, as PNG in base64."""
-    picture, (left, top, width, height) = visible_square(data, spec)
-    square = picture.crop((round(left), round(top), round(left + width), round(top + height)))
-    return base64.b64encode(encode_png(np.asarray(square.resize((PICTURE_PIXELS, PICTURE_PIXELS))))).decode()
+    return base64.b64encode(client.run(square_png, data, spec, PICTURE_PIXELS)).decode()
 
 
 def _sound(data: bytes, parts: Sequence[RegionAttribution]) -> dict[str, Any]:
     """A sound's wave as an SVG path, the seconds along its width, and the sound itself."""
-    from homeroom.data.preprocess.audio import decode
-
-    wave, rate = decode(data)
-    seconds = max(len(wave) / rate, max((p.where[1] for p in parts if p.where), default=0.0), 1e-3)
-    columns = np.array_split(np.abs(wave), min(WAVE_WIDTH // 2, max(1, len(wave))))
-    peaks = np.array([column.max(initial=0.0) for column in columns])
+    peaks, length_s = client.run(wave_peaks, data, WAVE_WIDTH // 2)
+    seconds = max(length_s, max((p.where[1] for p in parts if p.where), default=0.0), 1e-3)
     peaks = peaks / max(float(peaks.max(initial=0.0)), 1e-9) * (WAVE_HEIGHT / 2 - 4)
-    step = len(wave) / rate / seconds * WAVE_WIDTH / len(peaks)
+    step = length_s / seconds * WAVE_WIDTH / len(peaks)
     path = "".join(
         f"M{step * (i + 0.5):.1f} {WAVE_HEIGHT / 2 - peak:.1f}v{2 * peak:.1f}" for i, peak in enumerate(peaks)
     )

@@ -128,6 +128,22 @@ def visible_square(data: bytes, spec: ImagePreprocess) -> tuple[Any, tuple[float
     return picture, ((picture.width - width) / 2, (picture.height - height) / 2, width, height)
 
 
+def square_png(data: bytes, spec: ImagePreprocess, side: int) -> bytes:
+    """The square of a picture that the model sees, as PNG; runs in the decoder."""
+    picture, (left, top, width, height) = visible_square(data, spec)
+    square = picture.crop((round(left), round(top), round(left + width), round(top + height)))
+    return encode_png(np.asarray(square.resize((side, side))))
+
+
+def wave_peaks(data: bytes, columns: int) -> tuple[np.ndarray, float]:
+    """The largest amplitude of each column of a sound's wave, float32 [columns], and its seconds; in the decoder."""
+    from homeroom.data.preprocess.audio import decode
+
+    wave, rate = decode(data)
+    parts = np.array_split(np.abs(wave), min(columns, max(1, len(wave))))
+    return np.array([part.max(initial=0.0) for part in parts]), len(wave) / rate
+
+
 def encode_png(pixels: np.ndarray) -> bytes:
     """Encodes uint8 [height, width, 3] as a PNG file."""
     from PIL import Image

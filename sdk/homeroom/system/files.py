@@ -8,9 +8,10 @@ import os
 import secrets
 import shutil
 import stat
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
+from pathlib import Path, PurePath
 
 from homeroom.errors import DiskFullError, StoreError
 
@@ -54,7 +55,37 @@ def make_directory(path: Path) -> None:
 def open_regular(path: Path) -> io.BufferedReader:
     """Opens a file to read it; OSError for a folder, pipe or device, which could block or never end."""
     flags = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
-    descriptor = os.open(path, flags)
+    return _regular(os.open(path, flags), path)
+
+
+def open_below(folder: Path, name: str | Path) -> io.BufferedReader:
+    """Opens a file below a folder that somebody else filled; OSError as `open_regular`.
+
+    PermissionError where the name is absolute or leads out of the folder, or where any part of it is a link.
+    """
+    relative = PurePath(name)
+    if relative.anchor or ".." in relative.parts:
+        raise PermissionError(errno.EACCES, "it leads out of its own folder", str(name))
+    if sys.platform == "win32":  # without openat: a link made in between is followed
+        if any((folder / part).is_symlink() for part in (relative, *relative.parents)[:-1]):
+            raise PermissionError(errno.EACCES, "it is a link", str(name))
+        return open_regular(folder / relative)
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    for number, part in enumerate(relative.parts, 1):
+        flags = os.O_DIRECTORY if number < len(relative.parts) else os.O_NONBLOCK
+        try:
+            inner = os.open(part, os.O_RDONLY | os.O_NOFOLLOW | flags, dir_fd=descriptor)
+        except OSError as problem:
+            if problem.errno == errno.ELOOP or (folder / Path(*relative.parts[:number])).is_symlink():
+                raise PermissionError(errno.EACCES, "it is a link", str(name)) from None
+            raise
+        finally:
+            os.close(descriptor)
+        descriptor = inner
+    return _regular(descriptor, folder / relative)
+
+
+def _regular(descriptor: int, path: Path) -> io.BufferedReader:
     mode = os.fstat(descriptor).st_mode
     if stat.S_ISREG(mode):
         return open(descriptor, "rb")
@@ -66,7 +97,16 @@ def open_regular(path: Path) -> io.BufferedReader:
 
 def read_bounded(path: Path, limit_bytes: int) -> bytes:
     """At most `limit_bytes` + 1 bytes of a regular file, so that the caller can refuse more; OSError as above."""
-    with open_regular(path) as file:
+    return _read(open_regular(path), limit_bytes)
+
+
+def read_below(folder: Path, name: str | Path, limit_bytes: int) -> bytes:
+    """As `read_bounded`, of a file that `open_below` opens."""
+    return _read(open_below(folder, name), limit_bytes)
+
+
+def _read(file: io.BufferedReader, limit_bytes: int) -> bytes:
+    with file:
         size = max(os.fstat(file.fileno()).st_size, 1 << 16)  # some systems' files say 0
         return file.read(min(limit_bytes, size) + 1)
 

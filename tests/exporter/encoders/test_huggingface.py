@@ -59,7 +59,7 @@ def test_pictures_are_made_as_the_models_own_processor_makes_them(
     picture = Image.fromarray(np.random.default_rng(0).integers(0, 255, (size[1], size[0], 3), np.uint8))
     buffer = io.BytesIO()
     picture.save(buffer, "PNG")
-    ours = image.prepare(spec, buffer.getvalue(), 1).arrays["pixels"]
+    ours = image.prepare(spec, image.decode(buffer.getvalue()), 1).arrays["pixels"]
     assert np.allclose(ours, original(picture)["pixel_values"][0], atol=1e-5)
 
 
@@ -99,7 +99,7 @@ def test_sounds_and_their_taps_are_those_of_the_original_library(tmp_path: Path,
         wave = (np.random.default_rng(2).standard_normal(int(16_000 * seconds)) * 0.1).astype(np.float32)
         buffer = io.BytesIO()
         soundfile.write(buffer, wave, 16_000, format="WAV", subtype="FLOAT")
-        clips.append(audio.prepare(encoder.preprocess, buffer.getvalue(), 5).arrays["audio"])
+        clips.append(audio.prepare(encoder.preprocess, *audio.decode(buffer.getvalue()), 5).arrays["audio"])
         wanted = original(wave, sampling_rate=16_000)["input_values"][0]
         assert np.allclose(clips[-1], np.pad(wanted, (0, 8000 - len(wanted))), atol=1e-4)
         mask[row, : len(wanted)] = 1

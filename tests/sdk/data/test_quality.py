@@ -17,6 +17,8 @@ from PIL import Image, ImageDraw, ImageFilter
 from homeroom import Device, Sample
 from homeroom.cli.main import main
 from homeroom.contract.manifest import AudioPreprocess
+from homeroom.data.preprocess.audio import decode as hear
+from homeroom.data.preprocess.image import decode
 from homeroom.data.quality import audio, image, text
 from homeroom.data.validation import resolve
 from homeroom.device.local_samples import training_samples
@@ -58,7 +60,7 @@ def darker(picture: Image.Image, factor: float) -> Image.Image:
 
 @pytest.mark.parametrize("picture", [drawing(1), drawing(2), photo(), darker(photo(), 0.4), drawing(3, 40)])
 def test_a_good_picture_passes(picture: Image.Image) -> None:
-    assert image.assess(png(picture)) is None
+    assert image.assess(decode(png(picture))) is None
 
 
 @pytest.mark.parametrize(
@@ -74,7 +76,7 @@ def test_a_good_picture_passes(picture: Image.Image) -> None:
     ],
 )
 def test_a_poor_picture_is_told(picture: Image.Image, says: str, empty: bool) -> None:
-    found = image.assess(png(picture))
+    found = image.assess(decode(png(picture)))
     assert found is not None
     assert (says in found.reason, found.empty) == (True, empty)
 
@@ -110,8 +112,8 @@ def test_good_sounds_pass_quiet_ones_and_loud_ones_and_a_knock_too() -> None:
     knock[8_000:8_400] = np.sin(np.arange(400))
     assert 0.1 < audio.clipped_share(np.clip(speech(4.0), -1, 1)) < 0.2, "as recordings for classrooms are"
     for sound in (speech(), speech(0.02), speech(4.0), knock, speech(rate=8_000)):
-        assert audio.assess(wav(sound), SPEC) is None
-    assert audio.assess(wav(speech(rate=8_000), 8_000), SPEC) is None
+        assert audio.assess(*hear(wav(sound)), SPEC) is None
+    assert audio.assess(*hear(wav(speech(rate=8_000), 8_000)), SPEC) is None
 
 
 def test_poor_sounds_are_told() -> None:
@@ -122,7 +124,7 @@ def test_poor_sounds_are_told() -> None:
         (speech(seconds=0.05), 16_000, "long", True),
         (speech(rate=4_000), 4_000, "4000 Hz", False),
     ):
-        found = audio.assess(wav(sound, rate), SPEC)
+        found = audio.assess(*hear(wav(sound, rate)), SPEC)
         assert found is not None
         assert (says in found.reason, found.empty) == (True, empty), says
 

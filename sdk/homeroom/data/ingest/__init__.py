@@ -23,7 +23,7 @@ def read(samples: Sequence[Sample | str | Path], manifest: Manifest) -> Iterator
 
 
 def read_samples(path: Path, manifest: Manifest) -> Iterator[StoredSample]:
-    """Yields the checked samples of a .jsonl or .csv file, or of a folder; relative paths start from its folder.
+    """Yields the checked samples of a .jsonl or .csv file, or of a folder; files that they name lie below it.
 
     Raises InputError where it cannot be read, holds no sample, or holds a wrong one.
     """
@@ -32,9 +32,9 @@ def read_samples(path: Path, manifest: Manifest) -> Iterator[StoredSample]:
     elif not path.exists():
         raise InputError("there is no such file or folder", where=str(path), remedy="check the path")
     elif path.suffix.lower() in (".jsonl", ".ndjson"):
-        samples, base = read_jsonl(path), path.parent
+        samples, base = read_jsonl(path.resolve()), path.parent
     elif path.suffix.lower() == ".csv":
-        samples, base = read_csv(path, manifest), path.parent
+        samples, base = read_csv(path.resolve(), manifest), path.parent
     else:
         raise InputError(
             f"files of kind {path.suffix or path.name!r} are not read",

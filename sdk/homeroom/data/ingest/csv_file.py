@@ -20,7 +20,7 @@ from homeroom.data.samples import RESERVED_FIELDS, Sample
 from homeroom.data.tasks import kind_of
 from homeroom.data.validation import find_slot, find_task
 from homeroom.errors import InputError
-from homeroom.system.files import open_regular
+from homeroom.system.files import open_below
 
 CELL_LIMIT_CHARACTERS = 1 << 20
 ROW_LIMIT_CHARACTERS = 16 << 20
@@ -35,7 +35,7 @@ def read_rows(path: Path) -> Iterator[tuple[dict[str, str], str]]:
     """Yields rows as column -> cell without the empty cells, and where each one is; InputError if it is not CSV."""
     csv.field_size_limit(CELL_LIMIT_CHARACTERS)
     try:
-        with io.TextIOWrapper(open_regular(path), encoding="utf-8-sig", newline="") as file:
+        with io.TextIOWrapper(open_below(path.parent, path.name), encoding="utf-8-sig", newline="") as file:
             rows = csv.DictReader(_bounded_lines(file, path.name), strict=True)
             names = [name.strip() for name in rows.fieldnames or ()]
             if not names or "" in names or len(set(names)) != len(names):

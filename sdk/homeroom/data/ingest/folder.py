@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Iterator
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ from homeroom.data.ingest.jsonl import read_jsonl
 from homeroom.data.samples import Sample
 from homeroom.data.tasks import kind_of
 from homeroom.errors import InputError
-from homeroom.system.files import read_bounded
+from homeroom.system.files import read_below
 
 MODALITY_SUFFIXES = {
     "image": (".png", ".jpg", ".jpeg", ".gif", ".bmp", ".webp", ".svg"),
@@ -57,9 +58,10 @@ def _group_files(folder: Path) -> dict[str, list[Path]]:
     """Files by their path below the folder, without the suffix."""
     suffixes = {suffix for each in MODALITY_SUFFIXES.values() for suffix in each}
     groups: dict[str, list[Path]] = {}
-    for number, path in enumerate(sorted(folder.rglob("*"))):
-        if number > FILE_LIMIT:
-            raise InputError(f"holds more than {FILE_LIMIT:,} files", where=str(folder), remedy="add it in parts")
+    paths = list(islice(folder.rglob("*"), FILE_LIMIT + 1))
+    if len(paths) > FILE_LIMIT:
+        raise InputError(f"holds more than {FILE_LIMIT:,} files", where=str(folder), remedy="add it in parts")
+    for path in sorted(paths):
         if path.suffix.lower() in suffixes and path.is_file():
             groups.setdefault(path.relative_to(folder).with_suffix("").as_posix(), []).append(path)
     return groups
@@ -94,17 +96,17 @@ def _bind_files(files: list[Path], manifest: Manifest, folder: Path) -> dict[str
             raise InputError(f"could be any of {slots}", where=where, remedy="use a .csv or .jsonl file to say which")
         if slots[0] in inputs:
             raise InputError(f"a second {modality} for the same sample", where=where)
-        inputs[slots[0]] = _read_text(path) if modality == "text" else where
+        inputs[slots[0]] = _read_text(folder, where) if modality == "text" else where
     return inputs
 
 
-def _read_text(path: Path) -> str:
+def _read_text(folder: Path, name: str) -> str:
     try:
-        data = read_bounded(path, TEXT_LIMIT_BYTES)
+        data = read_below(folder, name, TEXT_LIMIT_BYTES)
         if len(data) > TEXT_LIMIT_BYTES:
-            raise InputError("is larger than 1 MB", where=path.name)
+            raise InputError("is larger than 1 MB", where=name)
         return io.StringIO(data.decode("utf-8-sig"), newline=None).read().strip()
     except UnicodeDecodeError:
-        raise InputError("is not UTF-8 text", where=path.name) from None
+        raise InputError("is not UTF-8 text", where=name) from None
     except OSError as problem:
-        raise InputError(f"cannot be read: {problem.strerror}", where=path.name) from None
+        raise InputError(f"cannot be read: {problem.strerror}", where=name) from None

@@ -11,7 +11,7 @@ import msgspec
 
 from homeroom.data.samples import RESERVED_FIELDS, Sample
 from homeroom.errors import InputError
-from homeroom.system.files import open_regular
+from homeroom.system.files import open_below
 
 LINE_LIMIT_BYTES = 1 << 20
 
@@ -19,7 +19,7 @@ LINE_LIMIT_BYTES = 1 << 20
 def read_jsonl(path: Path) -> Iterator[Sample]:
     """Yields a sample a line, not yet checked, and skips empty lines; InputError names the line."""
     try:
-        with open_regular(path) as file:
+        with open_below(path.parent, path.name) as file:
             number = 0
             while line := file.readline(LINE_LIMIT_BYTES + 1):
                 number += 1

@@ -23,11 +23,14 @@ from homeroom.contract.manifest import (
 )
 from homeroom.data.preprocess.prepared import Prepared, smallest_bucket
 
-__all__ = ["Prepared", "check_value", "collate", "has_buckets", "hashed_content", "prepare", "smallest_bucket"]
+__all__ = ["Prepared", "collate", "has_buckets", "hashed_content", "prepare", "smallest_bucket"]
 
 
 def prepare(modality: Modality, value: Any, bundle_file: Callable[[str], Path]) -> Prepared:
     """Prepares one input: a text, an encoded picture or sound, a table row, or a list of interactions.
+
+    Files are decoded in this process: those of the store, which the decoder has decoded within its bounds before they
+    were sealed (`decoder.media.prepare_outside` for others), of a signed bundle, and of an exporter.
 
     bundle_file: a bundle's file by its name. Raises InputError if the value cannot be decoded.
     """
@@ -39,11 +42,11 @@ def prepare(modality: Modality, value: Any, bundle_file: Callable[[str], Path]) 
         case ImagePreprocess() as spec:
             from homeroom.data.preprocess import image
 
-            return image.prepare(spec, value, modality.buckets[-1])
+            return image.prepare(spec, image.decode_stored(value), modality.buckets[-1])
         case AudioPreprocess() as spec:
             from homeroom.data.preprocess import audio
 
-            return audio.prepare(spec, value, modality.buckets[-1])
+            return audio.prepare(spec, *audio.decode_stored(value), modality.buckets[-1])
         case TablePreprocess() as spec:
             from homeroom.data.preprocess import table
 
@@ -80,15 +83,3 @@ def hashed_content(value: Any) -> bytes:
     if isinstance(value, list):
         return b"sequence\0" + json.dumps(value).encode()
     return b"text\0" + value.encode() if isinstance(value, str) else b"file\0" + bytes(value)
-
-
-def check_value(modality: Modality, value: Any, where: str) -> None:
-    """Decodes a picture or a sound, so that a bad file is refused when it is added; raises InputError."""
-    if isinstance(modality.preprocess, ImagePreprocess):
-        from homeroom.data.preprocess import image
-
-        image.decode(value, where)
-    elif isinstance(modality.preprocess, AudioPreprocess):
-        from homeroom.data.preprocess import audio
-
-        audio.decode(value, where)

@@ -14,17 +14,22 @@ import numpy as np
 from homeroom.contract.graph_io import AUDIO, MEL_BANDS, MEL_HOP
 from homeroom.contract.manifest import AudioPreprocess
 from homeroom.data.preprocess.prepared import Prepared
-from homeroom.errors import InputError
+from homeroom.errors import Code, InputError
 
 LENGTH_LIMIT_S = 600.0
 CHANNEL_LIMIT = 16
+SOUND_LIMIT_BYTES = 240_000_000  # decoded: ten minutes in stereo at 48 kHz
+SAMPLE_BYTES = 4
 LEAST_RATE_HZ, MOST_RATE_HZ = 1_000, 384_000
 N_FFT = 400
 NORMAL_EPSILON = np.float32(1e-7)
 
 
-def decode(data: bytes, where: str = "sound") -> tuple[np.ndarray, int]:
-    """Mono float32 [n] in [-1, 1] and its rate in Hz; InputError if it is no sound, damaged, empty or too long."""
+def decode(data: bytes, where: str = "sound", *, limit_bytes: int | None = SOUND_LIMIT_BYTES) -> tuple[np.ndarray, int]:
+    """Mono float32 [n] in [-1, 1] and its rate in Hz; InputError if it is no sound, damaged, empty or too long.
+
+    limit_bytes: of all channels, by the header, before anything is decoded.
+    """
     import soundfile
 
     try:
@@ -33,6 +38,15 @@ def decode(data: bytes, where: str = "sound") -> tuple[np.ndarray, int]:
                 raise InputError(f"{file.samplerate} Hz with {file.channels} channels is not read", where=where)
             if file.frames > LENGTH_LIMIT_S * file.samplerate:
                 raise InputError(f"is longer than {LENGTH_LIMIT_S / 60:.0f} minutes", where=where, remedy="cut it")
+            if limit_bytes is not None and file.frames * file.channels * SAMPLE_BYTES > limit_bytes:
+                needed = file.frames * file.channels * SAMPLE_BYTES
+                raise InputError(
+                    f"{file.frames:,} samples of {file.channels} channels would take {needed / 1e6:,.0f} MB to decode, "
+                    f"more than {limit_bytes / 1e6:.0f}",
+                    code=Code.TOO_LARGE,
+                    where=where,
+                    remedy="cut it, or save it with fewer channels at a lower rate",
+                )
             wave = file.read(frames=int(LENGTH_LIMIT_S * file.samplerate), dtype="float32", always_2d=True)
             rate = int(file.samplerate)
     except soundfile.LibsndfileError as problem:
@@ -49,14 +63,18 @@ def decode(data: bytes, where: str = "sound") -> tuple[np.ndarray, int]:
     return mono, rate
 
 
-def prepare(spec: AudioPreprocess, data: bytes, tokens: int) -> Prepared:
+def decode_stored(data: bytes) -> tuple[np.ndarray, int]:
+    """Decodes a sound of the store, which an earlier version may have taken under its wider bounds."""
+    return decode(data, limit_bytes=None)
+
+
+def prepare(spec: AudioPreprocess, wave: np.ndarray, rate: int, tokens: int) -> Prepared:
     """`audio` float32 [samples], or [80, samples / 160] of log-mel.
 
-    tokens: of a clip of full length; the prepared input's own shrink with its length.
+    wave: float32 [n] at `rate` Hz. tokens: of a clip of full length; the prepared input's own shrink with its length.
     """
     import soxr
 
-    wave, rate = decode(data)
     if rate != spec.rate:
         wave = soxr.resample(wave, rate, spec.rate).astype(np.float32)
     wave = wave[: spec.samples]

@@ -6,7 +6,10 @@ passes. `docs/quality.md` lists the thresholds.
 
 from __future__ import annotations
 
-from homeroom.contract.manifest import AudioPreprocess, ImagePreprocess, Manifest
+from homeroom.contract.manifest import AudioPreprocess, Manifest, Preprocess
+from homeroom.data.decoder import client
+from homeroom.data.preprocess.media import decoded
+from homeroom.data.quality import text
 from homeroom.data.quality.finding import QualityFinding
 from homeroom.data.samples import StoredInput, StoredSample
 
@@ -25,18 +28,20 @@ def poor_inputs(sample: StoredSample, manifest: Manifest) -> dict[tuple[str, int
 
 
 def _assess_input(value: StoredInput, language: str | None, manifest: Manifest, slot: str) -> QualityFinding | None:
-    """Decoders are imported when first used."""
     preprocess = manifest.modality(manifest.slot(slot).modality).preprocess
     if isinstance(value, str):
-        from homeroom.data.quality import text
-
         return text.assess(value, language)
-    if isinstance(preprocess, ImagePreprocess) and isinstance(value, bytes):
-        from homeroom.data.quality import image
+    return client.run(assess_media, preprocess, value) if isinstance(value, bytes) else None
 
-        return image.assess(value)
-    if isinstance(preprocess, AudioPreprocess) and isinstance(value, bytes):
+
+def assess_media(preprocess: Preprocess, data: bytes) -> QualityFinding | None:
+    """Returns why a picture or a sound is poor, or None; runs in the decoder."""
+    content = decoded(preprocess, data)
+    if isinstance(preprocess, AudioPreprocess):
         from homeroom.data.quality import audio
 
-        return audio.assess(value, preprocess)
-    return None
+        wave, rate = content
+        return audio.assess(wave, rate, preprocess)
+    from homeroom.data.quality import image
+
+    return image.assess(content)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import numpy as np
 
 from homeroom.contract.manifest import AudioPreprocess
-from homeroom.data.preprocess.audio import decode
 from homeroom.data.quality.finding import QualityFinding
 
 FRAME_S = 0.05  # window of a loudness measurement
@@ -17,9 +16,8 @@ SHORTEST_S = 0.1
 LEAST_RATE_SHARE = 0.45  # of the model's rate; below it most of speech is missing
 
 
-def assess(data: bytes, spec: AudioPreprocess) -> QualityFinding | None:
-    """Returns why an encoded sound is poor, or None."""
-    wave, rate = decode(data)
+def assess(wave: np.ndarray, rate: int, spec: AudioPreprocess) -> QualityFinding | None:
+    """Returns why a sound is poor, or None; wave: float32 [n] in [-1, 1]."""
     if len(wave) < SHORTEST_S * rate:
         return QualityFinding(f"only {len(wave) / rate:.2f} s long", empty=True)
     loudest = loudest_db(wave[: int(spec.samples / spec.rate * rate)], rate)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import numpy as np
 from PIL import Image
 
-from homeroom.data.preprocess.image import decode
 from homeroom.data.quality.finding import QualityFinding
 
 MEASURED_SIDE_PIXELS = 224  # longer side at which all is measured, about what a backbone sees
@@ -16,9 +15,9 @@ MOST_BLUR_EFFECT = 0.8
 BLUR_WINDOW_PIXELS = 11
 
 
-def assess(data: bytes) -> QualityFinding | None:
-    """Returns why an encoded picture is poor, or None."""
-    grey = _greyscale(decode(data))
+def assess(picture: Image.Image) -> QualityFinding | None:
+    """Returns why a picture is poor, or None."""
+    grey = _greyscale(picture)
     empty = float(grey.std()) < LEAST_SPREAD
     if float(np.quantile(grey, 0.99)) < DARK_LEVEL:
         return QualityFinding(f"too dark (99 % of the pixels are below {DARK_LEVEL:g} of 255)", empty)

@@ -10,11 +10,11 @@ import re
 from hashlib import sha256
 
 import numpy as np
-from PIL import Image
 
-from homeroom.contract.manifest import ImagePreprocess, Manifest
+from homeroom.contract.manifest import ImagePreprocess, Manifest, Preprocess
+from homeroom.data.decoder import client
 from homeroom.data.preprocess import hashed_content
-from homeroom.data.preprocess.image import decode
+from homeroom.data.preprocess.media import decoded
 from homeroom.data.samples import StoredInput, StoredSample
 
 HASH_SIDE = 8
@@ -27,23 +27,26 @@ def near_duplicate_digest(sample: StoredSample, manifest: Manifest) -> bytes:
     """SHA-256 over the normalized inputs with their slots and indices, 32 bytes."""
     hasher = sha256()
     for slot, values in sorted(sample.inputs.items()):
-        pictures = isinstance(manifest.modality(manifest.slot(slot).modality).preprocess, ImagePreprocess)
+        preprocess = manifest.modality(manifest.slot(slot).modality).preprocess
         for index, value in enumerate(values):
             if value is not None:
-                hasher.update(f"{slot}/{index}\0".encode() + sha256(_normalized(value, pictures)).digest())
+                hasher.update(f"{slot}/{index}\0".encode() + sha256(_normalized(value, preprocess)).digest())
     return hasher.digest()
 
 
-def _normalized(value: StoredInput, picture: bool) -> bytes:
+def _normalized(value: StoredInput, preprocess: Preprocess) -> bytes:
     if isinstance(value, str):
         return re.sub(r"\W+", " ", value.casefold()).strip().encode() or value.encode()
-    if picture and isinstance(value, bytes):
-        return _gradient_hash(decode(value)) or hashed_content(value)
+    if isinstance(preprocess, ImagePreprocess) and isinstance(value, bytes):
+        return client.run(gradient_hash, preprocess, value) or hashed_content(value)
     return hashed_content(value)
 
 
-def _gradient_hash(picture: Image.Image) -> bytes:
-    """dHash and mean colour; b"" if there are too few steps to tell the picture from others."""
+def gradient_hash(preprocess: Preprocess, data: bytes) -> bytes:
+    """dHash and mean colour of a picture; b"" if it has too few steps to tell it from others. Runs in the decoder."""
+    from PIL import Image
+
+    picture = decoded(preprocess, data)
     grey = np.asarray(picture.convert("L").resize((HASH_SIDE + 1, HASH_SIDE), Image.Resampling.BOX), np.int16)
     rising = grey[:, 1:] > grey[:, :-1] + STEP_MARGIN
     if rising.sum() < LEAST_STEPS:

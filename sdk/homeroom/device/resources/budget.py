@@ -1,7 +1,8 @@
 """The budget of a training, and the watch that stops it in time.
 
 The watch is asked before every batch of features and every step; a spent budget ends the work there, and what was done
-is kept. Memory is this process's resident memory; battery and temperature count where the system tells them.
+is kept. Memory is the resident memory of this process and its decoder; battery and temperature count where the system
+tells them.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from homeroom.data.decoder import client
 from homeroom.errors import Code, InputError, TrainError
 from homeroom.system import clock, hardware
 
@@ -121,7 +123,8 @@ class BudgetWatch:
     @property
     def peak_bytes(self) -> int:
         """Peak resident bytes since the watch began; between two checks only where the system tells."""
-        self._sampled = max(self._sampled, hardware.peak_resident() if self._exact else hardware.resident())
+        own = hardware.peak_resident() if self._exact else hardware.resident()
+        self._sampled = max(self._sampled, own + client.resident_bytes())
         return self._sampled
 
     def _check(self) -> SpentLimit | None:

@@ -17,6 +17,7 @@ import numpy as np
 
 from homeroom.contract.layout import FULL_TIER
 from homeroom.contract.manifest import Graph, Modality, Runtime
+from homeroom.data.decoder import client
 from homeroom.data.preprocess.raw_inputs import token_bytes
 from homeroom.data.samples import StoredInput, StoredSample, input_kind, input_length
 from homeroom.device.resources.budget import Budget
@@ -274,7 +275,7 @@ class _PlanSearch:
         steps += max((runs * (step.bytes - step.held_bytes) for step, runs in loaded), default=0)
         steps += THETA_COPIES * 4 * self.bundle.manifest.layout.size
         return {
-            "process": max(self.costs.base_bytes, hardware.resident()),
+            "process": max(self.costs.base_bytes, hardware.resident()) + client.resident_bytes(),
             "samples": SAMPLE_BYTES * count,
             "features": min(buffer_bytes(count), sum(self._held(work.tokens, name) for name in kept)),
             "backbone" if backbone > steps else "steps": max(backbone, steps),

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from homeroom.data.preprocess import prepare
+from homeroom.data.preprocess.media import prepare_outside
 from homeroom.data.preprocess.raw_inputs import raw_input
 from homeroom.data.samples import InputReference, StoredInput, StoredSample
 from homeroom.errors import StoreError
@@ -30,6 +31,7 @@ class CachedFeatures:
 
     def __init__(self, store: Store | None, bundle: Bundle, graphs: Graphs, contents: ContentIndex) -> None:
         self._store, self._bundle, self._graphs, self._contents = store, bundle, graphs, contents
+        self._prepare = prepare if store else prepare_outside  # the store's own were decoded within bounds once
 
     def read(
         self, modality: str, numbers: Iterable[int], progress: Progress | None = None, stop: Callable[[], bool] = bool
@@ -74,7 +76,7 @@ class CachedFeatures:
                 return
             if (value := values[index]) is None:
                 continue
-            raw = raw_input(facts, prepare(facts, value, self._bundle.file))
+            raw = raw_input(facts, self._prepare(facts, value, self._bundle.file))
             yield from ((number, raw) for number in values.numbers(index))
 
     def _compute(
@@ -89,7 +91,9 @@ class CachedFeatures:
                 self._store.write_features(name, unwritten)
             unwritten.clear()
 
-        for index, array in compute(self._bundle, self._graphs, modality, values, progress=progress, stop=stop):
+        for index, array in compute(
+            self._bundle, self._graphs, modality, values, progress=progress, stop=stop, prepare=self._prepare
+        ):
             for number in values.numbers(index):
                 unwritten[self._contents.key(number)] = array
                 yield number, array

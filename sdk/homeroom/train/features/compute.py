@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -21,6 +22,7 @@ AHEAD_BYTES = 1 << 20  # of encoded media that wait to be decoded
 WINDOW_TEXTS = 512  # texts tokenised (or sequences), then sorted by length, at a time
 
 Progress = Callable[[str, int, int], None]  # stage, done, total
+Prepare = Callable[[Modality, Any, Callable[[str], Path]], Prepared]
 
 
 def compute(
@@ -31,19 +33,21 @@ def compute(
     *,
     progress: Progress | None = None,
     stop: Callable[[], bool] = bool,
+    prepare: Prepare = prepare,
 ) -> Iterator[tuple[int, np.ndarray]]:
     """Yields (index of the value, int8 [taps, n, dim]) in the order they are computed; n counts no padding.
 
     values: inputs of one modality, each read when its turn comes; None for one that is lost, which is passed over
     progress: called after each batch with the stage, values done, and values in total
     stop: asked before each batch whether to end there
+    prepare: decodes media, in this process or in the decoder
 
     Releases the backbone at the end. Raises BundleError where the graph's output has another type or shape.
     """
     facts = bundle.manifest.modality(modality)
     padded = has_buckets(facts.preprocess)
     done = 0
-    for prepared in _windows(bundle, facts, values) if padded else _decoded(bundle, facts, values):
+    for prepared in _windows(bundle, facts, values) if padded else _decoded(bundle, facts, values, prepare):
         if stop():
             break
         for batch in _batches(facts.buckets, {n: p.tokens for n, p in prepared.items()}, padded):
@@ -68,7 +72,7 @@ def _windows(bundle: Bundle, facts: Modality, values: Sequence[Any]) -> Iterator
         yield {number: prepare(facts, value, bundle.file) for number, value in read if value is not None}
 
 
-def _decoded(bundle: Bundle, facts: Modality, values: Sequence[Any]) -> Iterator[dict[int, Prepared]]:
+def _decoded(bundle: Bundle, facts: Modality, values: Sequence[Any], prepare: Prepare) -> Iterator[dict[int, Prepared]]:
     """Batches of media, decoded; a worker decodes the next one, a megabyte of it at most, while the backbone runs."""
     ahead: dict[int, Future[Prepared] | None] = {}
     with ThreadPoolExecutor(1, "decode") as worker:

@@ -1,0 +1,113 @@
+"""The decoder's process: performs one request after another, and ends when its pipe does or nothing comes for a while.
+
+Linux bounds its memory, POSIX systems its processor time; elsewhere the parent watches both (`decoder.client`).
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import signal
+import sys
+import threading
+import time
+from importlib import import_module
+from pathlib import Path
+from typing import IO, get_type_hints
+
+import msgspec
+import numpy  # noqa: F401  loaded before memory is bounded, as every request needs it
+
+from homeroom.data.decoder.wire import (
+    FRAME_LIMIT_BYTES,
+    Failure,
+    Reply,
+    Request,
+    decode,
+    encode,
+    read_frame,
+    write_frame,
+)
+from homeroom.errors import Code, HomeroomError, InputError
+
+MEMORY_LIMIT_BYTES = 448 << 20  # beyond what Python and numpy take
+IDLE_S = 30.0
+NOTHING = msgspec.Raw(msgspec.msgpack.encode(None))
+
+
+def main() -> None:
+    """Serves requests from standard input until it ends; a library's own output goes nowhere."""
+    requests, replies = sys.stdin.buffer, os.fdopen(os.dup(1), "wb")
+    os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent ends this process
+    _bound_memory()
+    while (body := _next_frame(requests)) is not None:
+        reply = perform(decode(body, Request))
+        del body
+        write_frame(replies, encode(reply))
+        if reply.failure and reply.failure.code == Code.DECODER:
+            os._exit(0)  # memory ran out: the next file finds a heap that is whole
+
+
+def perform(request: Request) -> Reply:
+    """Calls the function; every exception becomes a failure."""
+    try:
+        _bound_time(request.limit_s)
+        function = getattr(import_module(request.module), request.function)
+        kinds = get_type_hints(function).values()  # of the arguments in their order, then of the result
+        values = [decode(raw, kind) for raw, kind in zip(request.arguments, kinds, strict=False)]
+        value = encode(function(*values))
+        if len(value) > FRAME_LIMIT_BYTES // 2:
+            raise InputError(f"decodes to {len(value):,} bytes", code=Code.TOO_LARGE)
+        return Reply(msgspec.Raw(value))
+    except HomeroomError as problem:
+        facts = (problem.what, problem.where, problem.remedy, problem.code)
+        return Reply(NOTHING, Failure(type(problem).__name__, *facts))
+    except MemoryError:
+        what = f"takes more than {MEMORY_LIMIT_BYTES >> 20} MB of memory to decode"
+        return Reply(NOTHING, Failure("InputError", what, "", "make it smaller", Code.DECODER))
+    except Exception as problem:  # of any decoder
+        what = f"cannot be decoded: {type(problem).__name__}: {str(problem)[:200]}"
+        return Reply(NOTHING, Failure("InputError", what, "", "copy it again", InputError.code))
+
+
+def _next_frame(requests: IO[bytes]) -> bytes | None:
+    idle = threading.Timer(IDLE_S, os._exit, [0])
+    idle.daemon = True
+    idle.start()
+    try:
+        return read_frame(requests)
+    finally:
+        idle.cancel()
+
+
+def _bound_memory() -> None:
+    """Bounds the address space where the system keeps to it (Linux), and writes no core, which would hold the file."""
+    if sys.platform != "win32":
+        import resource
+
+        resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+        if sys.platform == "linux":
+            pages = int(Path("/proc/self/statm").read_text().split()[0])
+            _lower(resource.RLIMIT_AS, pages * resource.getpagesize() + MEMORY_LIMIT_BYTES)
+
+
+def _bound_time(limit_s: float) -> None:
+    """Ends this process (SIGXCPU) where the parent cannot: twice the limit, since libraries use several cores."""
+    if sys.platform != "win32":
+        import resource
+
+        _lower(resource.RLIMIT_CPU, math.ceil(time.process_time() + 2 * limit_s))
+
+
+def _lower(kind: int, limit: int) -> None:
+    """Sets a soft limit, but not above the hard one."""
+    if sys.platform != "win32":
+        import resource
+
+        hard = resource.getrlimit(kind)[1]
+        resource.setrlimit(kind, (limit if hard == resource.RLIM_INFINITY else min(limit, hard), hard))
+
+
+if __name__ == "__main__":
+    main()

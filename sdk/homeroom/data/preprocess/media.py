@@ -1,0 +1,74 @@
+"""Pictures and sounds from outside: checked and prepared in the decoder.
+
+`check`, `prepared` and `decoded` run there. The last file stays decoded, since one that is added is read three times.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
+
+from homeroom.contract.manifest import AudioPreprocess, ImagePreprocess, Modality, Preprocess
+from homeroom.data.decoder import client
+from homeroom.data.preprocess import prepare
+from homeroom.data.preprocess.prepared import Prepared
+
+KEPT_BYTES = 64 << 20  # of a decoded file, between requests
+
+_last: tuple[bytes, Any] | None = None
+
+
+def is_media(preprocess: Preprocess) -> bool:
+    """Whether inputs are files, pictures or sounds."""
+    return isinstance(preprocess, ImagePreprocess | AudioPreprocess)
+
+
+def prepare_outside(modality: Modality, value: Any, bundle_file: Callable[[str], Path]) -> Prepared:
+    """Prepares an input as `preprocess.prepare`, a file from outside in the decoder."""
+    if is_media(modality.preprocess):
+        return client.run(prepared, modality, value)
+    return prepare(modality, value, bundle_file)
+
+
+def check(preprocess: Preprocess, data: bytes, where: str) -> None:
+    """Decodes a file, so that a bad one is refused when it is added; raises InputError."""
+    decoded(preprocess, data, where)
+
+
+def prepared(modality: Modality, data: bytes) -> Prepared:
+    """Prepares a file that was checked."""
+    spec, tokens = modality.preprocess, modality.buckets[-1]
+    if isinstance(spec, AudioPreprocess):
+        from homeroom.data.preprocess import audio
+
+        wave, rate = decoded(spec, data)
+        return audio.prepare(spec, wave, rate, tokens)
+    from homeroom.data.preprocess import image
+
+    assert isinstance(spec, ImagePreprocess)
+    return image.prepare(spec, decoded(spec, data), tokens)
+
+
+def decoded(preprocess: Preprocess, data: bytes, where: str = "") -> Any:
+    """A picture, or a sound's wave and rate; that of the same file as before is not decoded again."""
+    global _last
+    digest = sha256(data).digest()
+    if _last is not None and _last[0] == digest:
+        return _last[1]
+    _last = None  # before the next takes its memory
+    content: Any
+    if isinstance(preprocess, AudioPreprocess):
+        from homeroom.data.preprocess import audio
+
+        content = audio.decode(data, where or "sound")
+        size_bytes = content[0].nbytes
+    else:
+        from homeroom.data.preprocess import image
+
+        content = image.decode(data, where or "picture")
+        size_bytes = 4 * content.width * content.height
+    if size_bytes <= KEPT_BYTES:
+        _last = digest, content
+    return content

@@ -1,0 +1,227 @@
+"""Files from outside are decoded in a process of their own, within bounds of memory and time, and as before."""
+
+from __future__ import annotations
+
+import io
+import os
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import numpy as np
+import psutil
+import pytest
+import soundfile
+import tiny
+from conftest import Attack
+from decoder_calls import crash, hoard, leave, sleep, wrong_type
+from PIL import Image
+
+from homeroom import Device, Sample
+from homeroom.contract.manifest import AudioPreprocess, ImagePreprocess, Preprocess
+from homeroom.data.decoder import client
+from homeroom.data.decoder.child import MEMORY_LIMIT_BYTES
+from homeroom.data.preprocess.media import check
+from homeroom.errors import Code, HomeroomError, InputError
+
+PICTURE = ImagePreprocess(size=32, resize=32, mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5))
+SOUND = AudioPreprocess(rate=16_000, samples=48_000, form="waveform")
+MOST_BYTES = MEMORY_LIMIT_BYTES + (64 << 20)  # with Python, numpy and the decoders themselves
+
+
+def png(mode: str, width: int, height: int, kind: str = "PNG") -> bytes:
+    out = io.BytesIO()
+    Image.new(mode, (width, height)).save(out, kind)
+    return out.getvalue()
+
+
+def flac(seconds: int, channels: int) -> bytes:
+    out = io.BytesIO()
+    soundfile.write(out, np.zeros((seconds * 48_000, channels), np.int16), 48_000, format="FLAC")
+    return out.getvalue()
+
+
+def svg(size: str, body: str = "") -> bytes:
+    return f'<svg xmlns="http://www.w3.org/2000/svg" {size}>{body}</svg>'.encode()
+
+
+def nested(depth: int) -> bytes:
+    return svg('width="9" height="99"', '<g opacity=".5">' * depth + '<rect width="9" height="9"/>' + "</g>" * depth)
+
+
+def peak_bytes() -> int:
+    """The most that the decoder held; 0 where it ended."""
+    process = client._process
+    if process is None or process.poll() is not None:
+        return 0
+    status = Path(f"/proc/{process.pid}/status").read_text()
+    return next(int(line.split()[1]) << 10 for line in status.splitlines() if line.startswith("VmHWM"))
+
+
+BOMBS: dict[str, tuple[Preprocess, bytes | None, Code]] = {
+    "a 98-byte SVG of 4.1 GB": (PICTURE, svg('width="1" height="4000"'), Code.TOO_LARGE),
+    "an SVG of a viewBox": (PICTURE, svg('viewBox="0 0 1 1e9"'), Code.TOO_LARGE),
+    "an SVG of 400 layers": (PICTURE, nested(400), Code.DECODER),
+    "a PNG of 64 megapixels": (PICTURE, png("RGBA", 8000, 8000), Code.TOO_LARGE),
+    "a PNG of 900 megapixels": (PICTURE, None, Code.TOO_LARGE),
+    "a FLAC of 16 channels": (SOUND, flac(180, 8), Code.TOO_LARGE),
+}
+
+
+@pytest.mark.attack("4", "A small file that decodes to gigabytes")
+@pytest.mark.parametrize("case", BOMBS)
+@pytest.mark.skipif(sys.platform != "linux", reason="memory is read from /proc")
+def test_a_bomb_is_refused_before_it_takes_memory(case: str, attack: Attack) -> None:
+    preprocess, data, code = BOMBS[case]
+    client.end()
+    before = psutil.Process().memory_info().rss
+    with pytest.raises(InputError) as refused:
+        client.run(check, preprocess, data or claim(30_000, 30_000), "bomb", where="bomb")
+    assert refused.value.code == code, refused.value
+    assert "bomb" in str(refused.value)
+    attack.got = max(0, peak_bytes() - MOST_BYTES)
+    assert psutil.Process().memory_info().rss - before < 50 << 20
+    client.run(check, PICTURE, png("RGB", 9, 9), "good")  # the next file is decoded
+    attack.noticed = "the next file is decoded"
+
+
+def claim(width: int, height: int) -> bytes:
+    """A PNG that says so, of one row."""
+    data = bytearray(png("L", 9, 9))
+    data[16:24] = width.to_bytes(4, "big") + height.to_bytes(4, "big")
+    from zlib import crc32
+
+    data[29:33] = crc32(bytes(data[12:29])).to_bytes(4, "big")
+    return bytes(data)
+
+
+@pytest.mark.parametrize(
+    ("preprocess", "data"),
+    [
+        (PICTURE, png("RGB", 8000, 6000)),
+        (PICTURE, png("RGBA", 8000, 6000)),
+        (PICTURE, png("RGB", 6000, 4000, "WEBP")),
+        (PICTURE, svg('width="30" height="400"', '<rect width="9" height="9"/>')),
+        (SOUND, flac(600, 2)),
+    ],
+    ids=["png", "png with alpha", "webp", "svg", "flac"],
+)
+@pytest.mark.skipif(sys.platform != "linux", reason="memory is read from /proc")
+def test_the_largest_that_is_allowed_stays_within_the_bound(preprocess: Preprocess, data: bytes) -> None:
+    client.end()
+    client.run(check, preprocess, data, "large")
+    assert 0 < peak_bytes() < MOST_BYTES
+
+
+def test_a_crash_is_an_error_and_the_next_file_is_decoded() -> None:
+    with pytest.raises(InputError, match="SIGSEGV") as refused:
+        client.run(crash, b"x", where="photo.png")
+    assert refused.value.code == Code.DECODER
+    assert refused.value.where == "photo.png"
+    assert client.run(sleep, 0.0) == 1
+
+
+def test_time_is_bounded() -> None:
+    began_s = time.monotonic()
+    with pytest.raises(InputError, match="more than 1 s"):
+        client.run(sleep, 60.0, limit_s=1.0)
+    assert time.monotonic() - began_s < 20
+    assert client.run(sleep, 0.0) == 1
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="the system bounds it on Linux")
+def test_memory_is_bounded() -> None:
+    with pytest.raises(InputError, match="memory"):
+        client.run(hoard, MEMORY_LIMIT_BYTES + (1 << 20))
+    assert client.run(hoard, 1 << 20) == 1 << 20
+
+
+def test_one_process_serves_one_file_after_another_and_starts_again_after_it_ended() -> None:
+    client.run(sleep, 0.0)
+    first = client._process
+    assert first is not None
+    client.run(sleep, 0.0)
+    assert client._process is first
+    assert client.resident_bytes() > 10 << 20
+    first.terminate()
+    first.wait()
+    assert client.resident_bytes() == 0
+    assert client.run(sleep, 0.0) == 1
+
+
+def test_a_decoder_that_ends_itself_while_a_request_comes_is_started_once_more() -> None:
+    with pytest.raises(InputError, match="does not start"):
+        client.run(leave, 0)  # each time
+    assert client.run(sleep, 0.0) == 1
+
+
+def test_a_result_of_another_type_is_refused() -> None:
+    with pytest.raises(InputError, match="something else"):
+        client.run(wrong_type, 3)
+
+
+def test_threads_wait_for_each_other() -> None:
+    results: list[int] = []
+    threads = [threading.Thread(target=lambda n=n: results.append(client.run(hoard, n))) for n in range(20)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert sorted(results) == list(range(20))
+
+
+def test_the_first_file_takes_half_a_second_of_the_processor_at_most() -> None:
+    client.end()
+    client.run(check, PICTURE, png("RGB", 200, 200), "first")
+    process = client._process
+    assert process is not None
+    used = psutil.Process(process.pid).cpu_times()
+    assert used.user + used.system < 0.5
+
+
+def test_a_frozen_program_names_its_own_command(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "frozen", True, raising=False)
+    client.end()
+    with pytest.raises(HomeroomError, match="HOMEROOM_DECODER"):
+        client.run(sleep, 0.0)
+    monkeypatch.setenv(
+        "HOMEROOM_DECODER", f'{sys.executable} -c "from homeroom.data.decoder.child import main; main()"'
+    )
+    assert client.run(sleep, 0.0) == 1
+    client.end()
+
+
+def test_no_decoder_outlives_its_program() -> None:
+    source = (
+        "from decoder_calls import sleep\n"
+        "from homeroom.data.decoder import client\n"
+        "client.run(sleep, 0.0)\n"
+        "print(client._process.pid, flush=True)\n"
+        "import os; os._exit(1)"
+    )
+    env = {**os.environ, "PYTHONPATH": os.pathsep.join([str(Path(__file__).parents[2]), *sys.path])}
+    done = subprocess.run([sys.executable, "-c", source], capture_output=True, text=True, env=env, timeout=100)
+    pid = int(done.stdout)
+    end_s = time.monotonic() + 20
+    while psutil.pid_exists(pid) and psutil.Process(pid).status() != "zombie" and time.monotonic() < end_s:
+        time.sleep(0.05)
+    assert not psutil.pid_exists(pid) or psutil.Process(pid).status() == "zombie"
+
+
+def test_predict_decodes_a_file_from_outside_in_the_decoder_alone(
+    tiny_bundle: tiny.Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HOMEROOM_KEYS", str(tmp_path / "keys"))
+    row = next(row for row in tiny.samples(20, 1) if "picture" in row and "speech" in row)
+    with Device.open(tmp_path / "device", tiny_bundle.path, tiny_bundle.root, threads=1) as device:
+        expected = device.predict(Sample(**row))
+
+        def refuse(*arguments: object, **named: object) -> None:
+            raise AssertionError("decoded here")
+
+        monkeypatch.setattr("homeroom.data.preprocess.image.decode", refuse)
+        monkeypatch.setattr("homeroom.data.preprocess.audio.decode", refuse)
+        assert device.predict(Sample(**row)) == expected
+        device.add(Sample(**row))
