@@ -13,7 +13,6 @@ from typing import Any
 import msgspec
 import numpy as np
 import safetensors.numpy
-import uvicorn
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from homeroom import Device
@@ -129,7 +128,7 @@ def announce(rounds: Rounds, **fields: Any) -> None:
 def running(service: Service, certificate: Path | None = None, key: Path | None = None) -> Iterator[str]:
     """The real server on a free port of this machine; its address."""
     listening = serve.listen("127.0.0.1", 0)
-    server = uvicorn.Server(serve.uvicorn_config(service, certificate, key))
+    server = serve.make_server(service, serve.tls_context(certificate, key))
     thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]}, daemon=True)
     thread.start()
     try:

@@ -73,12 +73,20 @@ class DeviceLimits(msgspec.Struct, frozen=True):
     burst: requests at once.
     updates_a_day: updates in a day.
     mb_a_day: megabytes of updates in a day.
+    at_once: requests that are being answered.
+    connections: open connections; its idlest make room for new ones.
+    withdrawals_a_day: updates withdrawn in a day; a school's devices together have twenty times as many.
+    audit_entries_a_day: entries of the audit log about its machines; a school's devices have twenty times as many.
     """
 
     requests_a_minute: CountOrNone = 600
     burst: CountOrNone = 300
     updates_a_day: CountOrNone = 1000
     mb_a_day: CountOrNone = 4096
+    at_once: CountOrNone = 16
+    connections: CountOrNone = 16
+    withdrawals_a_day: CountOrNone = 1000
+    audit_entries_a_day: CountOrNone = 50
 
 
 class RequestLimits(msgspec.Struct, frozen=True, kw_only=True):
@@ -86,15 +94,18 @@ class RequestLimits(msgspec.Struct, frozen=True, kw_only=True):
 
     headers_s: seconds in which a request's headers must come.
     headers_kib: KiB of headers.
-    body_s: seconds in which a request's body must come.
-    bodies_mib: MiB of bodies in memory at once; further senders are told to come back.
-    connections: connections at once; further ones are told to come back.
+    body_s: seconds in which a request's body must come, beside the time that it takes at `least_kib_s`.
+    least_kib_s: KiB a second that a body, and the reading of an answer, must reach on average.
+    bodies_mib: MiB of bodies in memory at once; further senders are told to come back. A device has a quarter of them
+        at most, a school half.
+    connections: connections at once; where all are taken, those that wait for their client make room.
     keep_alive_s: seconds that an idle connection is kept.
     """
 
     headers_s: Positive = 20.0
-    headers_kib: Count = 64
-    body_s: Positive = 120.0
+    headers_kib: Count = 16
+    body_s: Positive = 30.0
+    least_kib_s: Count = 8
     bodies_mib: Count = 512
     connections: Count = 2000
     keep_alive_s: Count = 30

@@ -16,8 +16,24 @@ NONCE_LIFE_S = 600  # with an older one a device is asked to sign again
 LAST_NONCES_KEPT = 100_000
 
 
+class _Used:
+    """Numbers from `first` on, a bit each."""
+
+    def __init__(self, first: int) -> None:
+        self.first, self._bits = first, bytearray()
+
+    def __contains__(self, number: int) -> bool:
+        index, bit = divmod(number - self.first, 8)
+        return index < 0 or (index < len(self._bits) and bool(self._bits[index] >> bit & 1))
+
+    def add(self, number: int) -> None:
+        index, bit = divmod(number - self.first, 8)
+        self._bits.extend(bytes(max(0, index + 1 - len(self._bits))))
+        self._bits[index] |= 1 << bit
+
+
 class Nonces:
-    """One-time nonces that prove themselves by a MAC, so that giving one out costs no memory; only used ones are kept.
+    """One-time nonces that prove themselves by a MAC, so that giving one out costs no memory; a used one costs a bit.
 
     The key is new at each start: every device is then asked to sign again with a fresh one. A nonce says to whom it was
     given, and in what order: one client always uses the last that it got, so a device that comes with an earlier one,
@@ -27,8 +43,7 @@ class Nonces:
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._key, self._clock, self._count = secrets.token_bytes(32), clock, itertools.count(1)
         self._lock = threading.Lock()
-        self._used: set[str] = set()
-        self._used_before: set[str] = set()
+        self._used, self._used_before = _Used(1), _Used(1)
         self._turned_s = clock()
         self._last: dict[str, int] = {}
 
@@ -48,8 +63,10 @@ class Nonces:
             if not self.unused(nonce, device):
                 return False
             if self._clock() - self._turned_s > NONCE_LIFE_S:
-                self._used_before, self._used, self._turned_s = self._used, set(), self._clock()
-            self._used.add(nonce)
+                self._used_before, self._used, self._turned_s = self._used, _Used(next(self._count)), self._clock()
+            opened = self._open(nonce)
+            assert opened is not None  # it is unused
+            (self._used if opened[0] >= self._used.first else self._used_before).add(opened[0])
         return True
 
     def unused(self, nonce: str, device: str) -> bool:
@@ -59,7 +76,7 @@ class Nonces:
             return False
         if (int(self._clock()) - opened[1]) & 0xFFFFFFFF > NONCE_LIFE_S:
             return False
-        return nonce not in self._used and nonce not in self._used_before
+        return opened[0] not in (self._used if opened[0] >= self._used.first else self._used_before)
 
     def out_of_turn(self, nonce: str, device: str) -> bool:
         """Whether a nonce was given to this device before a later one: another machine got that."""

@@ -1,4 +1,4 @@
-"""The request pipeline: reads bodies within bounds, checks who signed and what they may do.
+"""The request pipeline: checks who signed a head and what they may do, then reads the body within bounds.
 
 Requests that only read are answered in the event loop, from a connection of their own that sees what is durable.
 Those that write are checked and done by the one thread that owns the rounds (`write_thread`), many with one fsync.
@@ -7,20 +7,28 @@ Those that write are checked and done by the one thread that owns the rounds (`w
 from __future__ import annotations
 
 import asyncio
+import base64
+import contextlib
+import hashlib
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 import msgspec
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 
 from homeroom.contract import http_signatures
 from homeroom.errors import TrustError
-from homeroom_aggregator.server.rate_limits import MemoryBudget
+from homeroom_aggregator.admin.configuration import RequestLimits
+from homeroom_aggregator.server import connections
+from homeroom_aggregator.server.rate_limits import Holder, MemoryBudget
 from homeroom_aggregator.server.refusals import RefusedError
 from homeroom_aggregator.server.service import Service
 from homeroom_aggregator.state.members import Member, Members, Role
 
-BODY_LIMIT_BYTES = 1 << 16  # of a body from anybody; a longer one is read only after its head was found signed
+BODY_LIMIT_BYTES = 1 << 16  # of all bodies but updates
 BUSY_RETRY_S = 10.0
+SIGNATURE_LIMITS_BYTES = {"signature-input": 1024, "signature": 256, "content-digest": 256}  # parsed no longer ones
+STRANGER = Holder("strangers")
 
 
 @dataclass(frozen=True)
@@ -48,91 +56,153 @@ class SignedRequest:
             raise RefusedError(422, "malformed", f"the body is not a JSON object with a text {name!r}") from None
 
 
-async def read_body(request: Request, limit_bytes: int, deadline_s: float, room: MemoryBudget | None = None) -> bytes:
-    """The body as it was sent, never more than the limit in memory, and not for ever.
-
-    room: where its bytes count until the caller gives them back.
-    """
+def declared_length(request: Request, limit_bytes: int) -> int:
+    """The length that a body declares; RefusedError where it is too long, or not sent as it is."""
     if request.headers.get("content-encoding", "identity") != "identity":
         raise RefusedError(415, "malformed", "a compressed body is not read", "send it as it is")
-    try:
-        declared = int(request.headers.get("content-length") or 0)
-    except ValueError:
-        raise RefusedError(400, "malformed", "content-length is no number") from None
-    if not declared and "transfer-encoding" not in request.headers:
-        return b""  # RFC 9112, section 6.3
-    if declared > limit_bytes:
+    length = request.headers.get("content-length") or "0"  # RFC 9112, section 6.3: no body without it
+    if not (length.isascii() and length.isdecimal()):
+        raise RefusedError(400, "malformed", "content-length is no number")
+    if len(length) > 18 or int(length) > limit_bytes:
         raise RefusedError(413, "too_long", f"more than {limit_bytes:,} bytes")
-    body, whole = bytearray(), None
+    return int(length)
+
+
+async def read_body(
+    request: Request,
+    limit_bytes: int,
+    limits: RequestLimits,
+    room: MemoryBudget | None = None,
+    holder: Holder = STRANGER,
+) -> bytes:
+    """The body as it was sent, never more than the limit in memory, and not slower than the limits allow.
+
+    room: where its bytes count for the holder until the caller gives them back.
+    """
+    if not declared_length(request, limit_bytes):
+        return b""
+    body, whole, loop = bytearray(), None, asyncio.get_running_loop()
+    start_s = loop.time()
     try:
-        async with asyncio.timeout(deadline_s):
+        async with asyncio.timeout(limits.body_s) as deadline:
             async for part in request.stream():
-                if room and not room.take(len(part)):
+                if room and not room.take(len(part), holder, len(body)):
                     raise RefusedError(
                         503, "busy", "too many are sending at once", "try again in a while", BUSY_RETRY_S
                     )
                 body += part
                 if len(body) > limit_bytes:
                     raise RefusedError(413, "too_long", f"more than {limit_bytes:,} bytes")
+                deadline.reschedule(start_s + limits.body_s + len(body) / (limits.least_kib_s * 1024))
         whole = bytes(body)
     except TimeoutError:
-        raise RefusedError(408, "too_slow", f"the body took over {deadline_s:g} s", "send it again") from None
+        why = f"the body came slower than {limits.least_kib_s} KiB a second"
+        raise RefusedError(408, "too_slow", why, "send it again") from None
     finally:
         if room and whole is None:
-            room.give_back(len(body))
+            room.give_back(len(body), holder)
     return whole
 
 
-def check_head(service: Service, request: Request) -> None:
-    """RefusedError unless an enrolled key signed for a long body, which is not read yet: no stranger fills memory."""
-    declared = request.headers.get("content-length", "")
-    if declared.isdecimal() and int(declared) <= BODY_LIMIT_BYTES:
-        return
-    signer = _signer(request, None)
-    if service.members.find(signer.key) is None:
+async def drop_body(request: Request, limits: RequestLimits) -> bool:
+    """Read what is left of a short body and keep none of it, so that the refusal arrives; False if it is too long."""
+    length = request.headers.get("content-length", "0")
+    if not length.isdecimal() or len(length) > 9 or int(length) > BODY_LIMIT_BYTES:
+        return False
+    with contextlib.suppress(TimeoutError, ClientDisconnect):
+        async with asyncio.timeout(limits.body_s):
+            with contextlib.suppress(RuntimeError):  # it was read to its end, and refused then
+                async for _ in request.stream():
+                    pass
+        return True
+    return False
+
+
+def authenticate(service: Service, request: Request, *, opened: bool) -> SignedRequest:
+    """The request with the key that signed its head, before its body is read; the nonce is claimed.
+
+    opened: for strangers too. Others leave no trace: their nonce is not kept.
+    Raises RefusedError unless the head is signed and fresh.
+    """
+    signer = _signer(request)
+    member = service.members.find(signer.key)
+    if member is None and not opened:
         raise _unknown()
-    if not service.nonces.unused(signer.nonce, signer.key):
-        raise _used_nonce()
-
-
-def authenticate(service: Service, request: Request, body: bytes) -> SignedRequest:
-    """The request with the key that signed it; RefusedError unless it is signed and fresh."""
-    signer = _signer(request, body)
     if not service.nonces.use(signer.nonce, signer.key):
-        raise _used_nonce()
-    return SignedRequest(request, body, signer.key, signer.nonce, signer.instance)
+        raise RefusedError(401, "nonce", "the nonce is unknown or was used", "sign again with the one in this answer")
+    if member is not None and (connection := request.scope.get(connections.SCOPE_KEY)):
+        limit = service.configuration.device_limits.connections
+        service.connections.belongs(connection, member.name, member.school, limit)
+    return SignedRequest(request, b"", signer.key, signer.nonce, signer.instance, member)
 
 
-def _signer(request: Request, body: bytes | None) -> http_signatures.RequestSigner:
+def with_body(call: SignedRequest, body: bytes) -> SignedRequest:
+    """The call with its body; RefusedError unless its signed digest is the body's."""
+    digest = base64.b64encode(hashlib.sha256(body).digest()).decode()
+    if call.request.headers.get("content-digest") != f"sha-256=:{digest}:":
+        raise _bad_signature("the body is not the one that was signed")
+    return replace(call, body=body)
+
+
+def _signer(request: Request) -> http_signatures.RequestSigner:
     lines = [(name.decode("latin-1"), value.decode("latin-1")) for name, value in request.headers.raw]
     if len({name for name, _ in lines}) != len(lines):
         raise RefusedError(400, "malformed", "a header is given twice")
+    headers = dict(lines)
+    for name, limit_bytes in SIGNATURE_LIMITS_BYTES.items():
+        if len(headers.get(name, "")) > limit_bytes:
+            raise _bad_signature(f"its {name} is longer than {limit_bytes} bytes")
     url = f"{request.url.scheme}://{request.headers.get('host', '')}{request.scope['raw_path'].decode('latin-1')}"
     try:
-        return http_signatures.verify_request(http_signatures.Request(request.method, url, dict(lines)), body)
+        return http_signatures.verify_request(http_signatures.Request(request.method, url, headers), None)
     except TrustError as problem:
-        raise RefusedError(401, "bad_signature", problem.what, "sign it as docs/update.md says") from None
+        raise _bad_signature(problem.what) from None
 
 
-def _used_nonce() -> RefusedError:
-    return RefusedError(401, "nonce", "the nonce is unknown or was used", "sign again with the one in this answer")
+def _bad_signature(why: str) -> RefusedError:
+    return RefusedError(401, "bad_signature", why, "sign it as docs/update.md says")
 
 
 def _unknown() -> RefusedError:
     return RefusedError(403, "unknown_device", "this device is not enrolled", "join with a new invitation")
 
 
-def authorize(service: Service, members: Members, call: SignedRequest, roles: tuple[Role, ...]) -> SignedRequest:
-    """The call with its member; RefusedError unless enrolled, within its limits, and with one of these roles."""
-    member = members.find(call.key)
-    if member is None:
-        raise _unknown()
+def limited(service: Service, call: SignedRequest, roles: tuple[Role, ...]) -> None:
+    """RefusedError unless the member is within its limits, and has one of these roles."""
     call.request.state.device = call.key
-    if wait_s := service.meter.request(member.name):
+    if wait_s := service.meter.request(call.who.name):
         raise RefusedError(429, "too_many", "too many requests", "wait, then try again", wait_s)
-    if member.role not in roles:
-        raise RefusedError(403, "not_allowed", f"not for a member with the role {member.role}")
-    return replace(call, member=member)
+    _check_role(call, roles)
+
+
+def authorize(members: Members, call: SignedRequest, roles: tuple[Role, ...]) -> SignedRequest:
+    """The call with its member as the writer sees it; RefusedError unless still enrolled, with one of these roles."""
+    if (member := members.find(call.key)) is None:
+        raise _unknown()
+    call = replace(call, member=member)
+    _check_role(call, roles)
+    return call
+
+
+def _check_role(call: SignedRequest, roles: tuple[Role, ...]) -> None:
+    if call.who.role not in roles:
+        raise RefusedError(403, "not_allowed", f"not for a member with the role {call.who.role}")
+
+
+@contextlib.contextmanager
+def place(service: Service, call: SignedRequest) -> Iterator[None]:
+    """One of the requests of a member that are answered at once; RefusedError where there are too many."""
+    name, limit = call.member.name if call.member else "", service.configuration.device_limits.at_once
+    if name and limit and service.at_once[name] >= limit:
+        why = f"{limit} requests of this device are being answered"
+        raise RefusedError(429, "too_many", why, "wait for their answers", 1.0)
+    service.at_once[name] += 1
+    try:
+        yield
+    finally:
+        service.at_once[name] -= 1
+        if not service.at_once[name]:
+            del service.at_once[name]
 
 
 def shows_other_machine(service: Service, call: SignedRequest) -> bool:
@@ -143,8 +213,10 @@ def shows_other_machine(service: Service, call: SignedRequest) -> bool:
 
 
 def note_machine(service: Service, call: SignedRequest) -> None:
-    """Record the device's machine, and whether two share its key; in the writer's thread."""
-    members = service.rounds.members
-    members.seen(call.who, call.instance)
+    """Record the device's machine, and whether two share its key, as its day's share allows; in the writer's thread."""
+    members, who = service.rounds.members, call.who
+    if service.meter.share("audit_entries", who.name, who.school):
+        return
+    members.seen(who, call.instance)
     if service.nonces.out_of_turn(call.nonce, call.key):
-        members.mark_clone(call.who)
+        members.mark_clone(who)

@@ -20,6 +20,7 @@ from homeroom_aggregator.server import admin_routes, refusals, requests
 from homeroom_aggregator.server.downloads import range_response
 from homeroom_aggregator.server.metrics import LOGGER
 from homeroom_aggregator.server.openapi import document
+from homeroom_aggregator.server.rate_limits import Holder
 from homeroom_aggregator.server.refusals import RefusedError
 from homeroom_aggregator.server.requests import SignedRequest
 from homeroom_aggregator.server.service import Service
@@ -245,6 +246,8 @@ def unlearn(service: Service, call: SignedRequest) -> Response:
     if len(update_id) != 32 or set(update_id) - set("0123456789abcdef"):
         raise RefusedError(422, "malformed", "update_id is not 32 hexadecimal digits")
     rounds, name = service.rounds, call.who.name
+    if wait_s := service.meter.share("withdrawals", name, call.who.school):
+        raise RefusedError(429, "too_many", "this day's withdrawals are used up", "ask again tomorrow", wait_s)
     rounds.withdraw(update_id, name)  # another device's id gets the same answer as an unknown one
     status = "bounded" if rounds.bounded(update_id, name) else "accepted"
     return refusals.JsonResponse({"update_id": update_id, "status": status})
@@ -308,70 +311,84 @@ API_ROUTES = (
 )
 
 
-async def dispatch(service: Service, route: ApiRoute, request: Request, body: bytes) -> Response:
-    """A route's answer: made in the event loop where it only reads, else in the writer's thread."""
+async def dispatch(service: Service, route: ApiRoute, call: SignedRequest) -> Response:
+    """A signed route's answer: made in the event loop where it only reads, else in the writer's thread."""
     handler, rounds = route.signed, service.rounds
+    assert handler is not None
     if rounds.synchronous and rounds.synchronous.verdict(rounds.state.version, rounds.state.pending) != "wait":
         await service.writer.do(rounds.end_overdue_round)
-    if handler is None:
-        opened = route.opened
-        assert opened is not None
-        return await service.writer.do(lambda: opened(service, request)) if route.writes else opened(service, request)
     if route.writes:
 
         def written() -> Response:
             if service.last_seen.write(rounds.log.database):
                 service.fit_buffer()
-            call = requests.authenticate(service, request, body)
-            if route.roles:
-                call = requests.authorize(service, service.rounds.members, call, route.roles)
-                requests.note_machine(service, call)
-            response = handler(service, call)
+            authorized = requests.authorize(rounds.members, call, route.roles) if route.roles else call
+            if route.roles and requests.shows_other_machine(service, authorized):
+                requests.note_machine(service, authorized)
+            response = handler(service, authorized)
             assert isinstance(response, Response)  # downloads write nothing
             return response
 
         return await service.writer.do(written)
-    call = requests.authenticate(service, request, body)
-    if route.roles:
-        call = requests.authorize(service, service.members, call, route.roles)
-        if requests.shows_other_machine(service, call):
-            await service.writer.do(lambda: requests.note_machine(service, call))
+    if route.roles and requests.shows_other_machine(service, call):
+        await service.writer.do(lambda: requests.note_machine(service, call))
     response = handler(service, call)
     return response if isinstance(response, Response) else await service.downloads.in_thread(response)
 
 
+async def _answer_signed(service: Service, route: ApiRoute, request: Request) -> tuple[Response, int, float]:
+    """A signed request's answer, the size of its body, and when that was whole; the head is checked before."""
+    limit = service.rounds.configuration.update_limit_bytes if route.long else requests.BODY_LIMIT_BYTES
+    requests.declared_length(request, limit)
+    call = requests.authenticate(service, request, opened=not route.roles)
+    if route.roles:
+        requests.limited(service, call, route.roles)
+    holder = Holder(call.who.name, call.who.school) if call.member else requests.STRANGER
+    with requests.place(service, call):
+        limits = service.configuration.request_limits
+        body = await requests.read_body(request, limit, limits, service.room, holder)
+        request.state.received, start_s = True, time.monotonic()
+        try:
+            return await dispatch(service, route, requests.with_body(call, body)), len(body), start_s
+        finally:
+            service.room.give_back(len(body), holder)
+
+
+async def _answer_opened(service: Service, opened: OpenHandler, request: Request, writes: bool) -> Response:
+    """An answer for everybody; no body is read."""
+    if not requests.declared_length(request, requests.BODY_LIMIT_BYTES):
+        request.state.received = True
+    return await service.writer.do(lambda: opened(service, request)) if writes else opened(service, request)
+
+
 def endpoint(service: Service, route: ApiRoute) -> Callable[[Request], Awaitable[Response]]:
     """The endpoint of a route: turns refusals into answers, counts each, and gives out the next nonce."""
-    limit = service.rounds.configuration.update_limit_bytes if route.long else requests.BODY_LIMIT_BYTES
-    deadline_s = service.configuration.request_limits.body_s
 
     async def answer(request: Request) -> Response:
-        code, body, received, start_s = "", b"", False, time.monotonic()
+        code, size_bytes, start_s = "", 0, time.monotonic()
+        request.state.received = False
         try:
-            if route.long:
-                requests.check_head(service, request)
-            body = await requests.read_body(request, limit, deadline_s, service.room)
-            received, start_s = True, time.monotonic()
-            response = await dispatch(service, route, request, body)
+            if route.opened:
+                response = await _answer_opened(service, route.opened, request, route.writes)
+            else:
+                response, size_bytes, start_s = await _answer_signed(service, route, request)
         except (HomeroomError, RefusedError) as problem:
             refusal = refusals.refusal_of(problem)
             code, response = refusal.code, refusals.refusal_response(refusal)
-            if not received:
-                response.headers["connection"] = "close"  # what is left of the body is not waited for
         except ClientDisconnect:
             code, response = "gone", Response(status_code=400)
         except Exception as problem:  # a fault of ours: whoever asked hears that it is, the operator what it was
             LOGGER.exception("%s %s failed", route.method, route.path, exc_info=problem)
             refusal = RefusedError(500, "internal", "the aggregator failed", "try again later; tell the operator")
             code, response = refusal.code, refusals.refusal_response(refusal)
-        finally:
-            service.room.give_back(len(body))
+        if not request.state.received and not await requests.drop_body(request, service.configuration.request_limits):
+            response.headers["connection"] = "close"  # what is left of the body is not waited for
         if device := getattr(request.state, "device", ""):
             service.last_seen.note(device)
         response.headers[http_signatures.NONCE_HEADER] = service.nonces.new(device)
         response.headers["cache-control"] = "no-store"
         seconds = time.monotonic() - start_s
-        service.metrics.answered(route.method, route.path, response.status_code, seconds, len(body), device, code)
+        service.metrics.answered(route.method, route.path, response.status_code, seconds, size_bytes, device, code)
         return response
 
     return answer

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import gc
-import json
 import logging
 import signal
 import socket
@@ -13,73 +11,18 @@ import ssl
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import uvicorn
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from homeroom.errors import InputError, NetworkError
-from homeroom_aggregator.admin.configuration import DistrictConfiguration, RequestLimits
+from homeroom_aggregator.admin.configuration import DistrictConfiguration
+from homeroom_aggregator.server.connections import Connections
 from homeroom_aggregator.server.dashboard import routes
 from homeroom_aggregator.server.metrics import LOGGER
 from homeroom_aggregator.server.routes import make_app
 from homeroom_aggregator.server.service import Service, open_service
 
 THREAD_SWITCH_S = 0.0002  # the interpreter's switch interval: a poll waits little for the writer's thread
-
-
-class DeadlineProtocol(HttpToolsProtocol):
-    """HTTP/1.1 that closes a connection whose headers are not whole in time (slow loris), or have no end."""
-
-    limits = RequestLimits()
-    _deadline: asyncio.TimerHandle | None = None
-
-    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-        """Start the deadline of the first request's headers."""
-        super().connection_made(transport)
-        self._start_deadline()
-
-    def on_message_begin(self) -> None:
-        """Start the deadline of the next request's headers."""
-        super().on_message_begin()
-        if self._deadline is None:
-            self._start_deadline()
-
-    def data_received(self, data: bytes) -> None:
-        """Close the connection when headers are too long."""
-        super().data_received(data)
-        if self._deadline is not None:
-            self._head_bytes += len(data)
-            if self._head_bytes > self.limits.headers_kib << 10:
-                self._hang_up()
-
-    def on_headers_complete(self) -> None:
-        """Cancel the deadline."""
-        self._cancel_deadline()
-        super().on_headers_complete()
-
-    def connection_lost(self, exc: Exception | None) -> None:
-        """Cancel the deadline."""
-        self._cancel_deadline()
-        super().connection_lost(exc)
-
-    def send_400_response(self, msg: str) -> None:
-        """Refuse what is not HTTP in the same form as everything else; uvicorn has logged it."""
-        body = json.dumps({"code": "malformed", "message": msg, "remedy": "speak HTTP/1.1"})
-        head = "HTTP/1.1 400 Bad Request\r\ncontent-type: application/json\r\nconnection: close\r\n"
-        self.transport.write(f"{head}content-length: {len(body)}\r\n\r\n{body}".encode())
-        self.transport.close()
-
-    def _start_deadline(self) -> None:
-        self._head_bytes, self._deadline = 0, self.loop.call_later(self.limits.headers_s, self._hang_up)
-
-    def _cancel_deadline(self) -> None:
-        if self._deadline is not None:
-            self._deadline.cancel()
-            self._deadline = None
-
-    def _hang_up(self) -> None:
-        self.transport.close()
 
 
 def listen(host: str, port: int) -> socket.socket:
@@ -94,29 +37,42 @@ def listen(host: str, port: int) -> socket.socket:
         ) from None
 
 
-def uvicorn_config(service: Service, certificate: Path | None = None, key: Path | None = None) -> uvicorn.Config:
-    """Uvicorn's configuration. certificate, key: PEM files for TLS; without them a proxy in front brings it."""
+def make_server(service: Service, tls: ssl.SSLContext | None = None) -> uvicorn.Server:
+    """Uvicorn's server, our connections in front of it. tls: for them to bring up; without it, put TLS in front."""
     limits = service.configuration.request_limits
-    tls: dict[str, Any] = {"ssl_certfile": certificate, "ssl_keyfile": key} if certificate else {}
     config = uvicorn.Config(
         routes.mount(make_app(service), service),
-        http=type("Protocol", (DeadlineProtocol,), {"limits": limits}),
+        http="h11",  # its buffer is bounded in every state of a request
+        h11_max_incomplete_event_size=limits.headers_kib << 10,
+        loop="asyncio" if tls else "auto",  # uvloop loses bytes that come before `start_tls`
         ws="none",
         lifespan="off",
-        log_level="warning",
+        log_level="error",  # what is no HTTP is refused, and no news
         access_log=False,
         server_header=False,
         timeout_keep_alive=limits.keep_alive_s,
-        limit_concurrency=limits.connections,
         timeout_graceful_shutdown=10,
-        **tls,
     )
+    config.load()
+    service.connections = Connections(limits, tls)
+    config.http_protocol_class = service.connections.protocol(config.http_protocol_class)  # type: ignore[assignment]
+    config.loaded_app = service.connections.guard(config.loaded_app)
+    server = uvicorn.Server(config)
+    service.connections.ending = lambda: server.should_exit
+    return server
+
+
+def tls_context(certificate: Path | None, key: Path | None) -> ssl.SSLContext | None:
+    """The context of TLS by a certificate chain and its key, PEM files; None without them."""
+    if certificate is None:
+        return None
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
     try:
-        config.load()
-    except (OSError, ssl.SSLError) as problem:
+        context.load_cert_chain(certificate, key)
+    except OSError as problem:  # ssl.SSLError is one
         where = f"{certificate}, {key}"
         raise InputError(f"no TLS certificate and key: {problem}", where=where, remedy="give two PEM files") from None
-    return config
+    return context
 
 
 def serve(
@@ -143,7 +99,7 @@ def serve(
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
     service = open_service(folder, token, configuration)
     try:
-        server = uvicorn.Server(uvicorn_config(service, configuration.server.tls_cert, configuration.server.tls_key))
+        server = make_server(service, tls_context(configuration.server.tls_cert, configuration.server.tls_key))
         with announced():
             for change in service.changes:
                 tell(f"from version {service.rounds.state.version + 1} on: {change}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -24,6 +25,7 @@ from homeroom_aggregator.merge.configuration_change import FieldChange
 from homeroom_aggregator.merge.rounds import Rounds
 from homeroom_aggregator.secagg.coordinator import SecureRounds
 from homeroom_aggregator.server import auth
+from homeroom_aggregator.server.connections import Connections
 from homeroom_aggregator.server.downloads import Downloads
 from homeroom_aggregator.server.metrics import Metrics
 from homeroom_aggregator.server.rate_limits import MemoryBudget, RateMeter
@@ -83,6 +85,8 @@ class Service:
     def __post_init__(self) -> None:
         self.meter = RateMeter(self.configuration.device_limits)
         self.room = MemoryBudget(self.configuration.request_limits.bodies_mib << 20)
+        self.connections = Connections(self.configuration.request_limits)
+        self.at_once = Counter[str]()  # requests under way, by member
         self.writer = WriteThread(self.rounds)
         self.last_seen = LastSeen(self.rounds.log.database)
         self.members = Members(self.reader.database)

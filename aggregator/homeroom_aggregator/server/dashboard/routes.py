@@ -23,7 +23,7 @@ from starlette.routing import Route
 from homeroom.errors import HomeroomError
 from homeroom.system.html.render import style_source
 from homeroom.system.sqlite import Database
-from homeroom_aggregator.admin.configuration import DeviceLimits
+from homeroom_aggregator.admin.configuration import DeviceLimits, RequestLimits
 from homeroom_aggregator.server import refusals, requests
 from homeroom_aggregator.server.dashboard import actions, pages, queries
 from homeroom_aggregator.server.dashboard.pages import PageContext
@@ -37,8 +37,9 @@ from homeroom_aggregator.state import login_links
 from homeroom_aggregator.state.one_time_codes import LOGIN_LINK, is_genuine
 
 COOKIE_NAME, DASHBOARD_PATH = "homeroom-office", "/dashboard"
-FORM_LIMIT_BYTES, FORM_DEADLINE_S = 8 << 10, 120.0
+FORM_LIMIT_BYTES = 8 << 10
 AUDIT_CHECK_LIFE_S = 60.0  # then the audit log is checked anew
+FORM_LIMITS = RequestLimits()
 SESSION_LIMITS = DeviceLimits(requests_a_minute=120, burst=60)
 CONTENT_SECURITY_POLICY = (
     f"default-src 'none'; style-src {style_source()}; img-src data:; form-action 'self'; base-uri 'none'; "
@@ -189,7 +190,7 @@ async def _form(request: Request) -> dict[str, str]:
     origin, host = request.headers.get("origin"), request.headers.get("host", "")
     if origin is not None and urlsplit(origin).netloc != host:
         raise RefusedError(403, "foreign", "This form came from another site", "Use the dashboard's own pages.")
-    body = await requests.read_body(request, FORM_LIMIT_BYTES, FORM_DEADLINE_S)
+    body = await requests.read_body(request, FORM_LIMIT_BYTES, FORM_LIMITS)
     try:
         fields = parse_qs(body.decode(), keep_blank_values=True, max_num_fields=20)
     except ValueError:
