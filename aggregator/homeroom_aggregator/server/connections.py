@@ -65,7 +65,9 @@ class Connection(asyncio.BufferedProtocol):
         self._transport: asyncio.Transport | None = None
         self.client, self.group, self.member = ("", 0), "", ""
         self.answering, self.reads_body, self._written, self._drained = False, False, 0, 0
+        self.paused = False  # by the parser
         self._head_bytes = self._head_lines = 0
+        self._early = b""
         self._looked_s = time.monotonic()
 
     @property
@@ -101,6 +103,8 @@ class Connection(asyncio.BufferedProtocol):
             self._transport = await loop.start_tls(
                 transport, self, context, server_side=True, ssl_handshake_timeout=limit_s
             )
+            if self._early:
+                self.buffer_updated(0)
         except (OSError, asyncio.CancelledError):  # ssl.SSLError and timeouts are OSErrors
             self._all.leave(self)
             self.abort()
@@ -117,9 +121,11 @@ class Connection(asyncio.BufferedProtocol):
 
     def buffer_updated(self, nbytes: int) -> None:
         """Hand bytes to the parser, once they are counted."""
-        data = bytes(self._all.buffer[:nbytes])
-        if self._transport is None:
+        data, nbytes = self._early + bytes(self._all.buffer[:nbytes]), len(self._early) + nbytes
+        if self._transport is None:  # they came with the end of TLS's handshake; one read of them is kept
+            self._early = data[:HEAD_READ_BYTES]
             return
+        self._early = b""
         if not self.answering:
             if not self._head_bytes:
                 self._wait(self._all.limits.headers_s)
@@ -132,6 +138,13 @@ class Connection(asyncio.BufferedProtocol):
             self._parser = self._make_parser()
             self._parser.connection_made(_Outlet(self, self._transport))  # type: ignore[arg-type]
         self._parser.data_received(data)
+        if not self.answering and not self.paused and not self._transport.is_closing():
+            self._transport.pause_reading()  # one read a turn: the application begins first, if the head was whole
+            asyncio.get_running_loop().call_soon(self._read_on)
+
+    def _read_on(self) -> None:
+        if self._transport and not self.paused and not self._transport.is_closing():
+            self._transport.resume_reading()
 
     def eof_received(self) -> bool:
         """Close with the client: what it asked for is not waited for by anybody."""
@@ -201,6 +214,14 @@ class _Outlet:
             data, self._refused = b"" if self._refused else NO_HTTP, True
         self._connection.wrote(len(data))
         self._transport.write(data)
+
+    def pause_reading(self) -> None:
+        self._connection.paused = True
+        self._transport.pause_reading()
+
+    def resume_reading(self) -> None:
+        self._connection.paused = False
+        self._transport.resume_reading()
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._transport, name)

@@ -105,12 +105,16 @@ async def read_body(
 
 
 async def drop_body(request: Request, limits: RequestLimits) -> bool:
-    """Read what is left of a short body and keep none of it, so that the refusal arrives; False if it is too long."""
+    """Read what is left of a body and keep none of it, so that the refusal arrives; False where it is too long.
+
+    A member's may be as long as it could be, had it not been refused; that of anybody else is short.
+    """
     length = request.headers.get("content-length", "0")
-    if not length.isdecimal() or len(length) > 9 or int(length) > BODY_LIMIT_BYTES:
+    longest = getattr(request.state, "longest", BODY_LIMIT_BYTES)
+    if not (length.isascii() and length.isdecimal()) or len(length) > 18 or int(length) > longest:
         return False
     with contextlib.suppress(TimeoutError, ClientDisconnect):
-        async with asyncio.timeout(limits.body_s):
+        async with asyncio.timeout(limits.body_s + int(length) / (limits.least_kib_s * 1024)):
             with contextlib.suppress(RuntimeError):  # it was read to its end, and refused then
                 async for _ in request.stream():
                     pass
@@ -128,6 +132,8 @@ def authenticate(service: Service, request: Request, *, opened: bool) -> SignedR
     member = service.members.find(signer.key)
     if member is None and not opened:
         raise _unknown()
+    if member is not None:
+        request.state.longest = service.rounds.configuration.update_limit_bytes
     if not service.nonces.use(signer.nonce, signer.key):
         raise RefusedError(401, "nonce", "the nonce is unknown or was used", "sign again with the one in this answer")
     if member is not None and (connection := request.scope.get(connections.SCOPE_KEY)):
