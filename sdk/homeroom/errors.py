@@ -23,6 +23,7 @@ an UpdateError.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from enum import StrEnum
 
 
@@ -47,18 +48,21 @@ class HomeroomError(Exception):
     code: for programs; by default that of the class.
     where: the file, field or row at fault.
     remedy: what the reader can do.
+    details: a sentence each, where more than one thing is wrong.
     """
 
     exit_code = 1
     code: str = "error"
 
-    def __init__(self, what: str, *, code: str = "", where: str = "", remedy: str = "") -> None:
+    def __init__(
+        self, what: str, *, code: str = "", where: str = "", remedy: str = "", details: Iterable[str] = ()
+    ) -> None:
         super().__init__(what, where, remedy)
-        self.what, self.where, self.remedy = what, where, remedy
+        self.what, self.where, self.remedy, self.details = what, where, remedy, tuple(details)
         self.code = code or type(self).code
 
     def __str__(self) -> str:
-        message = f"{self.where}: {self.what}" if self.where else self.what
+        message = "; ".join((f"{self.where}: {self.what}" if self.where else self.what, *self.details))
         return f"{message} ({self.remedy})" if self.remedy else message
 
 

@@ -294,6 +294,15 @@ def first_buffer(fields: Mapping[str, Any]) -> int:
     return max(least, AnyBundle.buffer_size) if fields.get("privacy") else least
 
 
+def first_configuration(base: DistrictConfiguration, options: Mapping[str, Any]) -> DistrictConfiguration:
+    """The configuration of a new folder: as `with_options`, with the first value of an automatic buffer."""
+    wanted = with_options(base, options)
+    if not wanted.automatic_buffer:
+        return wanted
+    size = first_buffer(msgspec.to_builtins(wanted.round))
+    return msgspec.structs.replace(wanted, round=msgspec.structs.replace(wanted.round, buffer_size=size))
+
+
 def _complete(fields: dict[str, Any], before: RoundConfiguration, options: Mapping[str, Any]) -> None:
     """What follows from options for the fields of the round's configuration that are not given."""
     if before.secure is None and not options.get("secure"):

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import contextlib
 import secrets
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import msgspec
@@ -214,6 +214,8 @@ def make_invitations(
     rows: Sequence[tuple[str, Role]],
     expires: str | None = None,
     consents: Mapping[str, str] | None = None,
+    *,
+    write: Callable[[Sequence[Invitation]], None] = lambda _: None,
 ) -> list[Invitation]:
     """An invitation for each (school, role), recorded in the log; works while the aggregator runs.
 
@@ -221,6 +223,7 @@ def make_invitations(
     rows: school and role of each.
     expires: ISO 8601, by the server's clock.
     consents: by school, who gave its consent.
+    write: keeps them before they are durable in the log; where it fails, none is recorded.
     """
     facts, secret = read_facts(folder), read_secret(folder)
     common = {"address": address.rstrip("/"), "root": facts.root, "institution": facts.institution}
@@ -237,6 +240,7 @@ def make_invitations(
             StoredInvitation(code_digest(invitation.code), role, school, expires)
             for invitation, (school, role) in zip(invitations, rows, strict=True)
         )
+        write(invitations)
     return invitations
 
 

@@ -21,10 +21,12 @@ from homeroom.contract.invitation import Invitation, as_text
 from homeroom.errors import InputError
 from homeroom.system.clock import now
 from homeroom.system.files import write_durable
+from homeroom.system.html.render import render
 from homeroom_aggregator.admin.folder import make_invitations
 from homeroom_aggregator.state.members import ROLES, Role
 
-INVITATIONS_LIMIT = 10_000
+PAGE_TEMPLATE = Path(__file__).parent / "invitations_page.html"
+INVITATIONS_LIMIT, NAME_LIMIT = 10_000, 200
 SHEET_COLUMNS = {"school", "devices", "role", "consent"}
 
 
@@ -39,31 +41,57 @@ class InvitationRequest:
 
 
 def read_sheet(path: Path) -> list[InvitationRequest]:
-    """Every row, or one InputError that names the first wrong one."""
+    """Every row, or one InputError that names every wrong cell by its row and column."""
     try:
-        rows = list(csv.DictReader(io.StringIO(path.read_text("utf-8-sig"))))
+        text = path.read_text("utf-8-sig")
+        reader = csv.DictReader(
+            io.StringIO(text), delimiter=";" if ";" in text.partition("\n")[0] else ",", strict=True
+        )
+        rows, columns = list(reader), {str(name) for name in reader.fieldnames or ()}
     except (OSError, UnicodeDecodeError, csv.Error) as problem:
-        raise InputError(f"cannot be read: {problem}", where=str(path)) from None
-    return [_request(row, f"{path}:{line}") for line, row in enumerate(rows, 2)]
+        raise InputError(f"cannot be read: {problem}", where=str(path), remedy="save it as CSV UTF-8") from None
+    known = ", ".join(sorted(SHEET_COLUMNS))
+    faults = [f"row 1: {name!r} is no column; there are {known}" for name in sorted(columns - SHEET_COLUMNS)]
+    faults += [] if "school" in columns else ["row 1: there is no column school"]
+    requests = [] if faults else [_request(row, number, faults) for number, row in enumerate(rows, 2)]
+    if not requests and not faults:
+        faults.append("there is no school in it")
+    if faults:
+        count = f"{len(faults)} mistakes" if len(faults) > 1 else "1 mistake"
+        raise InputError(count, where=str(path), remedy="mend the sheet; nothing was written", details=faults)
+    return requests
 
 
-def _request(row: dict[str, str | None], where: str) -> InvitationRequest:
-    if unknown := {str(name) for name in row} - SHEET_COLUMNS:
-        raise InputError(f"unknown column {sorted(unknown)[0]!r}", where=where, remedy=", ".join(sorted(SHEET_COLUMNS)))
-    school, role, count = ((row.get(n) or d).strip() for n, d in (("school", ""), ("role", "device"), ("devices", "1")))
-    if not school or len(school) > 200:
-        raise InputError("needs a school's name (200 characters)", where=where)
-    if role not in ROLES:
-        raise InputError(f"{role!r} is no role", where=where, remedy=", ".join(ROLES))
-    if not count.isdecimal() or not 1 <= int(count) <= INVITATIONS_LIMIT:
-        raise InputError(f"{count!r} is not a number of devices from 1 to {INVITATIONS_LIMIT:,}", where=where)
-    return InvitationRequest(
-        school, int(count), next(r for r in ROLES if r == role), (row.get("consent") or "").strip()
-    )
+def _request(row: dict[str, str | None], number: int, faults: list[str]) -> InvitationRequest:
+    """The request of row `number`; what is wrong in it goes to `faults`."""
+    defaults = {"school": "", "devices": "1", "role": "device", "consent": ""}
+    cells = {name: (row.get(name) or default).strip() for name, default in defaults.items()}
+
+    def fault(column: str, says: str) -> None:
+        faults.append(f"row {number}, column {column}: {says}")
+
+    for name in ("school", "consent"):
+        if len(cells[name]) > NAME_LIMIT or not cells[name].isprintable():
+            fault(
+                name, f"{cells[name][:40]!r} is longer than {NAME_LIMIT} characters, or holds some that are not shown"
+            )
+    if not cells["school"]:
+        fault("school", "needs the school's name")
+    if cells["role"] not in ROLES:
+        fault("role", f"{cells['role'][:40]!r} is no role; there are {', '.join(ROLES)}")
+    devices = cells["devices"]
+    if not devices.isdecimal() or len(devices) > 9 or not 1 <= int(devices) <= INVITATIONS_LIMIT:
+        fault("devices", f"{devices[:40]!r} is not a number of devices from 1 to {INVITATIONS_LIMIT:,}")
+    if None in row:
+        faults.append(f"row {number}: has more cells than there are columns")
+    role = next((role for role in ROLES if role == cells["role"]), ROLES[0])
+    return InvitationRequest(cells["school"], int(devices[:9]) if devices.isdecimal() else 0, role, cells["consent"])
 
 
-def plan_files(requests: Sequence[InvitationRequest], out: Path) -> list[tuple[InvitationRequest, Path]]:
-    """The file of each invitation; InputError if one exists already, or there are too many."""
+def plan_files(
+    requests: Sequence[InvitationRequest], out: Path, *, anew: bool = False
+) -> list[tuple[InvitationRequest, Path]]:
+    """The file of each invitation; InputError if one exists already, unless `anew`, or there are too many."""
     total = sum(request.count for request in requests)
     if total > INVITATIONS_LIMIT:
         raise InputError(f"{total:,} invitations at once", remedy=f"at most {INVITATIONS_LIMIT:,}")
@@ -75,26 +103,59 @@ def plan_files(requests: Sequence[InvitationRequest], out: Path) -> list[tuple[I
             while path in files:
                 path = path.with_name(f"{path.stem}-{number}.json")
             files[path] = request
-            if path.exists():
+            if path.exists() and not anew:
                 raise InputError("is there already", where=str(path), remedy="move it away, or choose another --out")
     return [(request, path) for path, request in files.items()]
 
 
 def write_invitations(
-    folder: Path, address: str, planned: Sequence[tuple[InvitationRequest, Path]], days: float | None, qr: bool
+    folder: Path,
+    address: str,
+    planned: Sequence[tuple[InvitationRequest, Path]],
+    days: float | None,
+    qr: bool,
+    page: Path | None = None,
 ) -> None:
-    """Record every invitation in the aggregator's log, then write the files.
+    """Write the files of invitations, and record all of them in the aggregator's log.
 
     folder: the aggregator's. address: of its server.
     planned: a request and a file for each invitation (`plan_files`).
     days: until they expire, or None. qr: write a line of text and a QR code beside each.
+    page: a file for all of them to print, or None.
+    Files are written before the codes are durable, so that no code counts whose file is missing.
     """
     expires = (now() + datetime.timedelta(days=days)).replace(microsecond=0).isoformat() if days else None
     rows = [(request.school, request.role) for request, _ in planned]
     consents = {request.school: request.consent for request, _ in planned if request.consent}
-    invitations = make_invitations(folder, address, rows, expires, consents)
-    for invitation, (_, path) in zip(invitations, planned, strict=True):
-        _write(invitation, path, qr)
+
+    def write(invitations: Sequence[Invitation]) -> None:
+        for invitation, (_, path) in zip(invitations, planned, strict=True):
+            _write(invitation, path, qr)
+        if page:
+            pairs = zip(invitations, planned, strict=True)
+            cards = [InvitationCard(one, path.name, request.role) for one, (request, path) in pairs]
+            write_durable(page, render(PAGE_TEMPLATE, cards=cards).encode())
+
+    make_invitations(folder, address, rows, expires, consents, write=write)
+
+
+@dataclass(frozen=True)
+class InvitationCard:
+    """An invitation on the page to print. `file`: its file's name."""
+
+    invitation: Invitation
+    file: str
+    role: Role
+
+    @property
+    def line(self) -> str:
+        """The invitation as one line of text."""
+        return as_text(self.invitation)
+
+    @property
+    def picture(self) -> str:
+        """The line's QR code as a data URI."""
+        return segno.make(self.line, error="l", micro=False).svg_data_uri(scale=3, border=4)
 
 
 def _write(invitation: Invitation, path: Path, qr: bool) -> None:

@@ -8,32 +8,50 @@ from urllib.parse import quote, urlsplit
 
 import click
 
+from homeroom.cli.options import refuse_idle
 from homeroom.cli.parameters import FILE, Finite
 from homeroom.errors import InputError
 from homeroom_aggregator.state.login_links import LINK_LIFE_MINUTES, Rank
 
+IDLE = {
+    True: ("role", "by", "address", "minutes"),
+    False: ("key",),
+}  # without effect for an invitation, a folder
 LOCAL_HOSTS = ("127.0.0.1", "::1", "localhost")
 
 
 @click.command()
 @click.argument("folder", metavar="FOLDER|INVITATION", type=click.Path(exists=True, path_type=Path))
 @click.option("--role", type=click.Choice(["district", "auditor"]), default="district", show_default=True)
+@click.option("--by", default="operator", show_default=True, help="Who will use it: stands in the audit log.")
 @click.option("--key", type=FILE, help="With an invitation: your own key.")
 @click.option("--address", show_default="of district.toml", help="As your browser reaches a FOLDER.")
 @click.option("--minutes", type=Finite(0, 1440, min_open=True), default=LINK_LIFE_MINUTES, show_default=True)
 @click.option("--qr", is_flag=True, help="Draw the link as a QR code too, for a phone.")
-def dashboard(folder: Path, role: Rank, key: Path | None, address: str | None, minutes: float, qr: bool) -> None:
+@click.pass_context
+def dashboard(
+    context: click.Context,
+    /,
+    folder: Path,
+    role: Rank,
+    by: str,
+    key: Path | None,
+    address: str | None,
+    minutes: float,
+    qr: bool,
+) -> None:
     """Print a link that opens the dashboard once. It takes the aggregator's folder, or an invitation and your --key.
 
-    The key is made and enrolled the first time, for the invitation's role; --role, --address and --minutes are for a
-    folder. An auditor sees everything and changes nothing.
+    The key is made and enrolled the first time, for the invitation's role; --role, --by, --address and --minutes are
+    for a folder. An auditor sees everything and changes nothing.
     Example: homeroom district dashboard district/ --address https://homeroom.district.example --qr
     """
+    refuse_idle(context, "an invitation" if folder.is_file() else "a folder", IDLE[folder.is_file()])
     if folder.is_dir():
         from homeroom_aggregator.admin.configuration_file import local_address
 
         address = address or local_address(folder, leaves=False)
-        code = _by_folder(folder, role, minutes)
+        code = _by_folder(folder, role, by, minutes)
     else:
         if key is None:
             raise InputError("an invitation needs your --key", where=str(folder), remedy="it is made if it is missing")
@@ -49,12 +67,12 @@ def dashboard(folder: Path, role: Rank, key: Path | None, address: str | None, m
         segno.make(link, error="l").terminal(compact=True)
 
 
-def _by_folder(folder: Path, role: Rank, minutes: float) -> str:
+def _by_folder(folder: Path, role: Rank, by: str, minutes: float) -> str:
     from homeroom_aggregator.admin.folder import open_log, read_secret
     from homeroom_aggregator.state import login_links
 
     with contextlib.closing(open_log(folder)) as log:
-        return login_links.make_link(log.database, read_secret(folder), login_links.LoginLink(role), minutes)
+        return login_links.make_link(log.database, read_secret(folder), login_links.LoginLink(role, name=by), minutes)
 
 
 def _by_key(path: Path, key: Path) -> tuple[str, str]:

@@ -15,7 +15,12 @@ from homeroom.cli.files import read_bytes, read_certificate
 from homeroom.cli.parameters import FILE, FOLDER, PATH, Whole
 from homeroom.contract.signing import fingerprint, public_hex, read_key
 from homeroom.errors import InputError
-from homeroom_aggregator.admin.configuration import DistrictConfiguration, first_buffer, typed_fields, with_options
+from homeroom_aggregator.admin.configuration import (
+    DistrictConfiguration,
+    first_configuration,
+    typed_fields,
+    with_options,
+)
 from homeroom_aggregator.cli.privacy import privacy_options
 from homeroom_aggregator.cli.round_options import optimizer_options, round_options, secure_options, setting
 
@@ -103,10 +108,7 @@ def _create(folder: Path, once: Mapping[str, Any], given: Mapping[str, Any]) -> 
 
     path = folder / CONFIGURATION_FILE
     base = read_file(path) if path.exists() else DistrictConfiguration(automatic_buffer=True)
-    wanted = with_options(base, given)
-    rounds = wanted.round
-    if wanted.automatic_buffer:
-        rounds = msgspec.structs.replace(rounds, buffer_size=first_buffer(msgspec.to_builtins(rounds)))
+    wanted = first_configuration(base, given)
     root_key, key, certificate = (once.get(name) for name in ("root_key", "key", "certificate"))
     facts = create_folder(
         folder,
@@ -115,7 +117,7 @@ def _create(folder: Path, once: Mapping[str, Any], given: Mapping[str, Any]) -> 
         root_key=read_key(root_key) if root_key else None,
         key=read_key(key) if key else None,
         certificate=read_certificate(certificate) if certificate else None,
-        configuration=rounds,
+        configuration=wanted.round,
         policy=once.get("policy"),
     )
     made = {"institution": facts.institution, "round": facts.configuration, "automatic_buffer": wanted.automatic_buffer}

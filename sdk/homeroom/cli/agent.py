@@ -26,7 +26,7 @@ LOG_BYTES, LOG_FILES = 500_000, 2
 @click.option("--minutes", type=Finite(0, min_open=True), default=20.0, show_default=True, help="Of training a day.")
 @budget_options
 @click.option("--sync-minutes", type=Finite(1), default=60.0, show_default=True, help="Between two syncs.")
-@click.option("--settled", type=Finite(0), default=30.0, show_default=True, help="Seconds without a change.")
+@click.option("--settled", type=Finite(0), show_default="30; 0 with --once", help="Seconds without a change.")
 @click.option(
     "--port", type=click.IntRange(0, 65535), default=0, show_default=True, help="Of the page; 0 takes a free one."
 )
@@ -43,7 +43,7 @@ def run(
     window: tuple[str, ...],
     minutes: float,
     sync_minutes: float,
-    settled: float,
+    settled: float | None,
     port: int,
     no_page: bool,
     once: bool,
@@ -55,6 +55,7 @@ def run(
 
     Example: homeroom device run classroom/ --inbox inbox/ --window 'mon-fri 16:00-20:00' --minutes 20
     """
+    from homeroom.agent.inbox import SETTLED_S
     from homeroom.agent.loop import Agent, AgentSettings, lower_priority
     from homeroom.agent.page import PageServer
     from homeroom.device.device import Device
@@ -66,7 +67,7 @@ def run(
         window=tuple(map(read_weekly_hours, window)),
         budget=budget_of(minutes, limits),
         sync_minutes=sync_minutes,
-        settled_s=settled,
+        settled_s=settled if settled is not None else 0.0 if once else SETTLED_S,
         root=root,
     )
     Device.open(directory, bundle, root).close()  # fails at once where the agent could not work

@@ -51,6 +51,7 @@ COMMANDS = {
     "bundle export": ("homeroom_exporter.cli:export_command", "Make a bundle from a recipe."),
     "bundle inspect": ("homeroom.cli.inspect:inspect", "Verify a bundle and list its contents."),
     "bundle to-peft": ("homeroom_exporter.cli:to_peft", "Write LoRA factors as a PEFT checkpoint."),
+    "district init": ("homeroom_aggregator.cli.init:init", "Make a district: keys, server, invitations."),
     "district serve": ("homeroom_aggregator.cli.serve:serve", "Serve the aggregator."),
     "district configure": ("homeroom_aggregator.cli.serve:configure", "Show the configuration, or check it."),
     "district invite": ("homeroom_aggregator.cli.members:invite", "Write invitations for devices."),

@@ -1,6 +1,7 @@
 """The command line: loads the commands of `homeroom.cli.commands`, and ends errors with their exit codes.
 
-A HomeroomError ends in one or two lines on stderr and its own exit code (`docs/cli.md`), never in a traceback.
+A HomeroomError ends in one or two lines on stderr, one more for each detail, and its own exit code (`docs/cli.md`),
+never in a traceback.
 """
 
 from __future__ import annotations
@@ -154,6 +155,8 @@ def main(arguments: list[str] | None = None) -> Any:
     except HomeroomError as problem:
         first = f"{problem.where}: {problem.what}" if problem.where else problem.what
         click.echo(f"homeroom: {_one_line(first)}", err=True)
+        for detail in problem.details:
+            click.echo(f"  {_one_line(detail)}", err=True)
         if problem.remedy:
             click.echo(f"  {_one_line(problem.remedy)}", err=True)
         sys.exit(problem.exit_code)

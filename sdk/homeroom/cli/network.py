@@ -53,6 +53,10 @@ def fetch(directory: Path, invitation: Path) -> None:
 
     Run it again after a break: it goes on where it was. Example: homeroom device fetch classroom/ invitation.json
     """
+    _fetch(directory, invitation)
+
+
+def _fetch(directory: Path, invitation: Path) -> None:
     from homeroom.contract.invitation import read_invitation
     from homeroom.federation.sync import DOWNLOADS_FOLDER, download_first_bundle
 
@@ -81,10 +85,14 @@ def upgrade(directory: Path) -> None:
 @click.argument("invitation", type=FILE)
 @with_bundle
 def join(directory: Path, invitation: Path, bundle: Path | None, root: str | None) -> None:
-    """Enrol with the aggregator that INVITATION names, once.
+    """Enrol with the aggregator that INVITATION names, once; a new DIRECTORY first fetches its bundle there.
 
     Example: homeroom device join classroom/ invitation.json
     """
+    from homeroom.store.open import is_device
+
+    if bundle is None and not is_device(directory):
+        _fetch(directory, invitation)
     with opened(directory, bundle, root) as device:
         device.join(invitation)
     click.echo("joined")

@@ -5,14 +5,16 @@ from __future__ import annotations
 import datetime
 import json
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
+from click.core import ParameterSource
 
 from homeroom.cli.parameters import PATH, Finite
+from homeroom.errors import InputError
 
 if TYPE_CHECKING:
     from homeroom.device.device import Device
@@ -68,6 +70,14 @@ def budget_of(minutes: float, limits: Mapping[str, Any]) -> Budget:
 
     quiet = tuple(map(read_weekly_hours, limits["quiet"]))
     return Budget(minutes, **{**limits, "battery": limits["battery"] / 100, "quiet": quiet})
+
+
+def refuse_idle(context: click.Context, with_what: str, names: Iterable[str]) -> None:
+    """InputError where one of these options was typed: it would have no effect with what the sentence says."""
+    typed = [name for name in names if context.get_parameter_source(name) is ParameterSource.COMMANDLINE]
+    if typed:
+        shown = next(param.opts[0] for param in context.command.params if param.name == typed[0])
+        raise InputError(f"{shown} says nothing with {with_what}", where="options", remedy="leave it out")
 
 
 @contextmanager

@@ -203,8 +203,8 @@ def _set_buffer(service: Service, wanted: str, by: str, why: str) -> None:
 def _tells_release(service: Service, _: str) -> list[str]:
     waiting, rounds = _next(service), service.rounds
     if not rounds.state.sums.ready(rounds.configuration):
-        least = formatting.count(waiting.least, "different device")
-        raise InputError(f"no segment was fed by {least} since the last version, and none is released by fewer")
+        says = f"no segment was fed by {waiting.least} different devices since the last version"
+        raise InputError(says, remedy="none is released that fewer fed")
     cost = ["Each device in it spends one release of its privacy budget."] if rounds.ledger else []
     newest = rounds.state.version
     return [

@@ -147,7 +147,7 @@ def attention_list(context: PageContext, statuses: list[SchoolStatus]) -> list[A
         name, address = formatting.school(school.name), f"schools#{anchor(school)}"
         if formatting.STATUS_TONE[school.status] in ("bad", "warn"):
             consent = (f"Record the consent of {name}", f"consent?about={quote(name)}")
-            button = consent if school.status == "no consent" else ()
+            button = () if school.consented else consent
             items.append(Attention(formatting.STATUS_TONE[school.status], name, address, school.sentence, *button))
         for device in school.devices:
             if device.twin:

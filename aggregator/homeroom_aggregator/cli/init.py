@@ -1,0 +1,81 @@
+"""`homeroom district init`: from nothing to a district that can be served, with the invitations of its schools."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from homeroom.cli.options import say
+from homeroom.cli.parameters import FILE, FOLDER, PATH, Finite
+from homeroom.errors import InputError
+from homeroom_aggregator.admin.configuration import DistrictConfiguration, first_configuration
+from homeroom_aggregator.cli.privacy import privacy_options
+from homeroom_aggregator.cli.round_options import optimizer_options, round_options, secure_options, setting
+
+
+@click.command()
+@click.argument("folder", type=FOLDER)
+@click.option(
+    "--bundle", type=PATH, required=True, help="Bundle to serve; it is signed anew under this district's root."
+)
+@click.option("--name", required=True, help="The district's name, which devices and invitations show.")
+@click.option("--schools", "sheet", type=FILE, required=True, help="CSV: columns school, devices, role, consent.")
+@click.option("--keys", type=FOLDER, show_default="FOLDER-keys", help="Where the root key goes, off the server.")
+@click.option("--out", type=FOLDER, show_default="FOLDER-invitations", help="Where the invitations go.")
+@click.option(
+    "--days", type=Finite(0, 36_500, min_open=True), default=30.0, show_default=True, help="They may be used."
+)
+@click.option("--address", show_default="of this machine", help="As devices reach it, where a proxy is in front.")
+@setting("--host", help="Address to listen on.")
+@setting("--port", type=click.IntRange(1, 65535))
+@setting("--announce", is_flag=True, help="Let devices on the local network find it [lan].")
+@click.option("--policy", type=FILE, help="Signed policy to merge by.")
+@round_options
+@optimizer_options
+@privacy_options
+@secure_options
+def init(
+    folder: Path,
+    bundle: Path,
+    name: str,
+    sheet: Path,
+    keys: Path | None,
+    out: Path | None,
+    days: float,
+    address: str | None,
+    policy: Path | None,
+    roster: Path | None,
+    **options: Any,
+) -> None:
+    """Make the district FOLDER: root key, certificates, configuration, bundle, and the invitations of the --schools.
+
+    Run it again if it was interrupted: it finishes, and changes nothing that is there.
+    Example: homeroom district init district/ --bundle vocabulary.homeroom --name "District 7" --schools schools.csv
+    """
+    from homeroom_aggregator.admin import new_district
+    from homeroom_aggregator.admin.configuration_file import local_address, waiting_note
+    from homeroom_aggregator.admin.folder import read_facts
+    from homeroom_aggregator.admin.invitations import read_sheet
+
+    if roster:
+        raise InputError("--roster names devices, and none has joined yet", remedy="give it to `district serve`")
+    schools = read_sheet(sheet)
+    keys = keys or folder.with_name(f"{folder.name}-keys")
+    out = out or folder.with_name(f"{folder.name}-invitations")
+    new_district.check_places(folder, keys, out)
+    given = {option: value for option, value in options.items() if value is not None}
+    wanted = first_configuration(DistrictConfiguration(automatic_buffer=True), {"host": "0.0.0.0"} | given)
+    if not new_district.check_same(folder, bundle, name, keys):
+        new_district.make_keys(keys, name)
+    new_district.make_folder(folder, bundle, name, keys, wanted, policy)
+    address = address or local_address(folder, leaves=True)
+    new_district.invite_schools(folder, address, schools, out, days)
+    facts = read_facts(folder)
+    if note := waiting_note(wanted.round):
+        say(note)
+    count = sum(school.count for school in schools)
+    say(f"{folder}: {name}, bundle {facts.bundle_id[:12]}, {count} invitations in {out}")
+    for line in new_district.checklist(folder, keys, out, schools, address, {"root": facts.root}):
+        say(line)
