@@ -28,7 +28,7 @@ from homeroom.data.validation import check_label
 from homeroom.device.device import Device
 from homeroom.errors import HomeroomError, InputError
 from homeroom.store.subject_export import media_format
-from homeroom.system.files import write_durable
+from homeroom.system.files import read_small, write_durable
 from homeroom.system.html.render import render, style_source
 
 HOST, PAGE_FILE, COOKIE = "127.0.0.1", "page.json", "homeroom"
@@ -87,7 +87,7 @@ class PageServer(ThreadingHTTPServer):
 def find_page(directory: Path) -> PageAddress | None:
     """The address of the page of a directory's agent; None if it does not run."""
     try:
-        return msgspec.json.decode((directory / AGENT_FOLDER / PAGE_FILE).read_bytes(), type=PageAddress)
+        return msgspec.json.decode(read_small(directory / AGENT_FOLDER / PAGE_FILE), type=PageAddress)
     except (OSError, msgspec.DecodeError):
         return None
 

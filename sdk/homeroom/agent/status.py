@@ -11,7 +11,7 @@ import msgspec
 
 from homeroom import errors
 from homeroom.errors import HomeroomError
-from homeroom.system.files import write_durable
+from homeroom.system.files import read_small, write_durable
 
 AGENT_FOLDER = "agent"
 STATUS_FILE = "status.json"
@@ -103,6 +103,6 @@ def write_status(directory: Path, status: AgentStatus) -> None:
 def read_status(directory: Path) -> AgentStatus | None:
     """The status that the agent of a directory wrote last; None if there is none."""
     try:
-        return msgspec.json.decode((directory / AGENT_FOLDER / STATUS_FILE).read_bytes(), type=AgentStatus)
+        return msgspec.json.decode(read_small(directory / AGENT_FOLDER / STATUS_FILE), type=AgentStatus)
     except (OSError, msgspec.DecodeError):
         return None

@@ -23,7 +23,8 @@ from homeroom.federation import agreement, enrolment, privacy_ledger, secure_rou
 from homeroom.federation.make_update import queue_newest_update
 from homeroom.federation.network.settings import NetworkSettings
 from homeroom.federation.versions import newest_global, stored_theta, theta_of, version_facts, with_local_segments
-from homeroom.runtime.bundle import SIZE_LIMIT_BYTES, Bundle
+from homeroom.runtime.bundle import Bundle
+from homeroom.runtime.unpack import SIZE_LIMIT_BYTES
 from homeroom.store import Store
 from homeroom.system.clock import now
 

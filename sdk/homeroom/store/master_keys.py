@@ -18,7 +18,7 @@ import msgspec
 
 from homeroom.errors import StoreError
 from homeroom.store.encryption import Cipher, new_key
-from homeroom.system.files import sync_directory, write_durable
+from homeroom.system.files import read_small, sync_directory, write_durable
 from homeroom.system.identity import disk_identity, machine_identity
 
 KeyLocation = Literal["folder", "keyring", "user"]
@@ -111,7 +111,7 @@ class FolderKeys:
 
     def read(self, store_id: str) -> KeyRing | None:
         try:
-            return _decode(self._path(store_id).read_bytes(), str(self._path(store_id)))
+            return _decode(read_small(self._path(store_id)), str(self._path(store_id)))
         except FileNotFoundError:
             return None
         except OSError as problem:

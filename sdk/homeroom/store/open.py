@@ -21,7 +21,7 @@ from homeroom.store.feature_cache import FeatureCache
 from homeroom.store.master_keys import KeyLocation, KeyRing, MasterKeys, find_master_keys, new_key_ring
 from homeroom.store.retention_clock import RetentionClock
 from homeroom.system import clock
-from homeroom.system.files import make_directory, write_durable
+from homeroom.system.files import make_directory, read_small, write_durable
 from homeroom.system.sqlite import Database, lock_file
 
 OLDER_COPY_LIFETIME = datetime.timedelta(days=30)  # to go back by after a migration
@@ -186,7 +186,7 @@ def read_device_file(directory: Path) -> DeviceFile | None:
     """What device.json says; None if it is gone or damaged. StoreError if a newer homeroom wrote it."""
     path = directory / "device.json"
     try:
-        device_file = msgspec.json.decode(path.read_bytes(), type=DeviceFile)
+        device_file = msgspec.json.decode(read_small(path), type=DeviceFile)
     except FileNotFoundError:
         return None
     except OSError as problem:

@@ -15,6 +15,7 @@ from pathlib import Path, PurePath
 
 from homeroom.errors import DiskFullError, StoreError
 
+SMALL_FILE_LIMIT_BYTES = 1 << 20
 DISK_FULL_ERRNOS = {errno.ENOSPC, errno.EFBIG, getattr(errno, "EDQUOT", errno.ENOSPC)}
 
 
@@ -103,6 +104,14 @@ def read_bounded(path: Path, limit_bytes: int) -> bytes:
 def read_below(folder: Path, name: str | Path, limit_bytes: int) -> bytes:
     """As `read_bounded`, of a file that `open_below` opens."""
     return _read(open_below(folder, name), limit_bytes)
+
+
+def read_small(path: Path, limit_bytes: int = SMALL_FILE_LIMIT_BYTES) -> bytes:
+    """The content of a small file, such as a key or a status; OSError (EFBIG) where it is larger."""
+    data = read_bounded(path, limit_bytes)
+    if len(data) > limit_bytes:
+        raise OSError(errno.EFBIG, f"it is larger than {limit_bytes:,} bytes", str(path))
+    return data
 
 
 def _read(file: io.BufferedReader, limit_bytes: int) -> bytes:

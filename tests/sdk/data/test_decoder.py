@@ -70,7 +70,7 @@ BOMBS: dict[str, tuple[Preprocess, bytes | None, Code]] = {
 }
 
 
-@pytest.mark.attack("4", "A small file that decodes to gigabytes")
+@pytest.mark.attack("files and bundles", "A small file that decodes to gigabytes")
 @pytest.mark.parametrize("case", BOMBS)
 @pytest.mark.skipif(sys.platform != "linux", reason="memory is read from /proc")
 def test_a_bomb_is_refused_before_it_takes_memory(case: str, attack: Attack) -> None:

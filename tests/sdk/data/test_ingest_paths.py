@@ -69,7 +69,7 @@ if hasattr(os, "mkfifo"):
     CASES["a device"] = lambda folder, secret: row(folder, "/dev/zero")
 
 
-@pytest.mark.attack("4", "A row that names a file outside its folder")
+@pytest.mark.attack("files and bundles", "A row that names a file outside its folder")
 @pytest.mark.skipif(NO_LINKS, reason="no links here")
 @pytest.mark.parametrize("case", CASES)
 def test_nothing_outside_the_folder_is_read(case: str, secret: Path, tiny_bundle: tiny.Tiny, attack: Attack) -> None:

@@ -100,6 +100,16 @@ def linked(folder: Path, made: tiny.Tiny) -> None:
     target.symlink_to(folder / "elsewhere")
 
 
+def linked_folder(folder: Path, made: tiny.Tiny) -> None:
+    shutil.move(folder / "graphs", folder.parent / "graphs")
+    (folder / "graphs").symlink_to(folder.parent / "graphs")
+
+
+def linked_manifest(folder: Path, made: tiny.Tiny) -> None:
+    shutil.move(folder / "manifest.json", folder / "elsewhere")
+    (folder / "manifest.json").symlink_to(folder / "elsewhere")
+
+
 CASES: dict[str, tuple[Change, int, str]] = {
     "a flipped bit in a graph": (lambda f, _: flip(graph(f)), 4, "damaged or altered"),
     "a flipped bit in theta": (lambda f, m: flip(f / m.manifest.theta), 4, "damaged or altered"),
@@ -127,6 +137,9 @@ CASES: dict[str, tuple[Change, int, str]] = {
     "a theta that is not finite": (endless_theta, 4, "finite"),
     "a theta of another length": (short_theta, 4, "float32"),
     "a graph that is none": (broken_graph, 4, "features"),
+    "a linked file": (linked, 4, "it is a link"),
+    "a linked folder": (linked_folder, 4, "it is a link"),
+    "a linked manifest": (linked_manifest, 4, "it is a link"),
 }
 
 
@@ -166,6 +179,7 @@ def copy(tiny_bundle: tiny.Tiny, tmp_path: Path) -> Path:
     return Path(shutil.copytree(tiny_bundle.path, tmp_path / "copy"))
 
 
+@pytest.mark.attack("files and bundles", "A bundle that is altered, forged, linked or hostile")
 @pytest.mark.parametrize("case", CASES)
 def test_a_bad_bundle_is_refused(
     case: str, copy: Path, tiny_bundle: tiny.Tiny, tmp_path: Path, capsys: pytest.CaptureFixture[str]
@@ -218,6 +232,7 @@ ZIPS: dict[str, tuple[Callable[[Path], object], str]] = {
 }
 
 
+@pytest.mark.attack("files and bundles", "A zip that leads outside, or unpacks to more than was signed")
 @pytest.mark.parametrize("case", ZIPS)
 def test_a_bad_zip_is_refused(
     case: str, tiny_bundle: tiny.Tiny, tmp_path: Path, capsys: pytest.CaptureFixture[str]

@@ -1,0 +1,159 @@
+"""A bundle's signature is checked before anything is unpacked, and external data of its graphs stays inside."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import numpy as np
+import onnx
+import pytest
+import tiny
+from conftest import Attack
+
+from homeroom.contract.canonical_json import digest_file
+from homeroom.contract.manifest import File
+from homeroom.contract.manifest_checks import read_manifest
+from homeroom.contract.signing import certify, new_key
+from homeroom.errors import BundleError, TrustError
+from homeroom.runtime.bundle import install, open_bundle, write_signature, zip_bundle
+from homeroom.runtime.external_data import TENSOR_PATHS, check_external_data
+
+
+def huge(made: tiny.Tiny, folder: Path, size_bytes: int) -> Path:
+    """A zip of a stranger: what it lists is as large as it says, and signed by a root of theirs."""
+    shutil.copytree(made.path, folder)
+    with (folder / made.manifest.theta).open("wb") as file:
+        file.truncate(size_bytes)
+    manifest = json.loads((folder / "manifest.json").read_bytes())
+    manifest["files"][made.manifest.theta] = {"sha256": digest_file(folder / made.manifest.theta), "bytes": size_bytes}
+    (folder / "manifest.json").write_text(json.dumps(manifest))
+    return folder
+
+
+def written_bytes(folder: Path) -> int:
+    return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
+
+
+@pytest.mark.attack("files and bundles", "A megabyte that unpacks to gigabytes before its signature is looked at")
+@pytest.mark.parametrize("signed", ["by nobody", "by a stranger"])
+def test_nothing_is_unpacked_before_the_signature_holds(
+    signed: str, tiny_bundle: tiny.Tiny, tmp_path: Path, attack: Attack, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = huge(tiny_bundle, tmp_path / "copy", 300 << 20)
+    if signed == "by a stranger":
+        root, key = new_key(), new_key()
+        manifest = read_manifest((folder / "manifest.json").read_bytes())
+        write_signature(folder, manifest, certify(root, "exporter", key, "stranger"), key)
+    zip_bundle(folder, tmp_path / "lesson.homeroom")
+    assert (tmp_path / "lesson.homeroom").stat().st_size < 3 << 20
+    kept: list[int] = []
+    remove = shutil.rmtree
+
+    def look(path: Any, **options: Any) -> None:
+        kept.append(written_bytes(tmp_path / "into"))
+        remove(path, **options)
+
+    monkeypatch.setattr("homeroom.runtime.bundle.shutil.rmtree", look)
+    with pytest.raises((BundleError, TrustError), match=r"signed|root"):
+        install(tmp_path / "lesson.homeroom", tmp_path / "into", root=tiny_bundle.root)
+    attack.got = max(kept, default=0)
+    assert not (tmp_path / "into").exists() or not list((tmp_path / "into").iterdir())
+
+
+def test_a_file_that_is_not_the_signed_one_is_never_whole_on_disk(tiny_bundle: tiny.Tiny, tmp_path: Path) -> None:
+    """One that is too long ends at its signed size; nothing of the bundle stays."""
+    path = tmp_path / "lesson.homeroom"
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        for file in sorted(p for p in tiny_bundle.path.rglob("*") if p.is_file()):
+            name = file.relative_to(tiny_bundle.path).as_posix()
+            archive.writestr(name, bytes(200 << 20) if name == tiny_bundle.manifest.theta else file.read_bytes())
+    with pytest.raises(BundleError, match="larger than the manifest says"):
+        install(path, tmp_path / "into", root=tiny_bundle.root)
+    assert written_bytes(tmp_path / "into") == 0
+
+
+def model(location: str, where: str) -> bytes:
+    """A graph with external data at a location, in one of the places where a tensor can stand."""
+    tensor = onnx.TensorProto(name="w", data_type=1, dims=[4], data_location=onnx.TensorProto.EXTERNAL)
+    entry = tensor.external_data.add()
+    entry.key, entry.value = "location", location
+    node = onnx.NodeProto(op_type="Constant", output=["w"])
+    made = onnx.ModelProto(ir_version=8)
+    match where:
+        case "initializer":
+            made.graph.initializer.append(tensor)
+        case "attribute":
+            node.attribute.append(onnx.AttributeProto(name="value", type=4, t=tensor))
+            made.graph.node.append(node)
+        case "sparse":
+            made.graph.sparse_initializer.append(onnx.SparseTensorProto(values=tensor))
+        case "function":
+            node.attribute.append(onnx.AttributeProto(name="value", type=9, tensors=[tensor]))
+            made.functions.add(name="f").node.append(node)
+        case "subgraph":
+            inner = onnx.GraphProto(initializer=[tensor])
+            node.attribute.append(onnx.AttributeProto(name="body", type=5, g=inner))
+            made.graph.node.append(node)
+        case "training":
+            made.training_info.add().initialization.initializer.append(tensor)
+    return bytes(made.SerializeToString())
+
+
+PLACES = ("initializer", "attribute", "sparse", "function", "subgraph", "training")
+
+
+@pytest.mark.attack("files and bundles", "A graph that reads its weights from a file outside the bundle")
+@pytest.mark.parametrize("where", PLACES)
+@pytest.mark.parametrize("location", ["/etc/passwd", "../secret", "a/../../secret", "C:\\x", "other.bin", "./../x", ""])
+def test_external_data_outside_is_refused(location: str, where: str, tmp_path: Path, attack: Attack) -> None:
+    path = tmp_path / "g.onnx"
+    path.write_bytes(model(location, where))
+    with pytest.raises(BundleError, match="no file of the bundle"):
+        check_external_data(path, "graphs/g.onnx", {"graphs/g.onnx", "graphs/weights.bin"})
+    attack.noticed = "the bundle is not installed"
+
+
+@pytest.mark.parametrize("where", PLACES)
+def test_external_data_that_is_signed_may_be_used(where: str, tmp_path: Path) -> None:
+    path = tmp_path / "g.onnx"
+    path.write_bytes(model("weights.bin", where))
+    check_external_data(path, "graphs/g.onnx", {"graphs/g.onnx", "graphs/weights.bin"})
+
+
+def test_the_numbers_of_fields_are_those_of_onnx() -> None:
+    """Every field of a message on the way to a tensor that leads to one is known, and no other."""
+    for message, fields in TENSOR_PATHS.items():
+        parts = [field for field in getattr(onnx, message).DESCRIPTOR.fields if field.message_type]
+        leading = [f for f in parts if f.name == "external_data" or f.message_type.name in TENSOR_PATHS]
+        assert fields == {field.number: field.message_type.name for field in leading}, message
+
+
+@pytest.mark.parametrize(
+    "data", [b"location", b"\x3a\xff\xff\xff\xff\xff\xff\xff\xff\xff\xff\x01location", b"\x0blocation"]
+)
+def test_what_is_no_graph_is_refused(data: bytes, tmp_path: Path) -> None:
+    (tmp_path / "g.onnx").write_bytes(data)
+    with pytest.raises(BundleError, match="not a graph"):
+        check_external_data(tmp_path / "g.onnx", "g.onnx", set())
+
+
+def test_a_signed_bundle_with_data_outside_is_not_opened(tiny_bundle: tiny.Tiny, tmp_path: Path) -> None:
+    """The graph of a features backbone, which every runtime would load."""
+    folder = Path(shutil.copytree(tiny_bundle.path, tmp_path / "copy"))
+    graph = next(g.file for g in tiny_bundle.manifest.graphs if g.role == "features")
+    np.zeros(4, np.float32).tofile(tmp_path / "secret")
+    (folder / graph).write_bytes(model(os.path.relpath(tmp_path / "secret", (folder / graph).parent), "initializer"))
+    files = {n: File(digest_file(folder / n), (folder / n).stat().st_size) for n in tiny_bundle.manifest.files}
+    manifest = msgspec.structs.replace(tiny_bundle.manifest, files=files)
+    (folder / "manifest.json").write_bytes(msgspec.json.encode(manifest))
+    write_signature(folder, manifest, tiny_bundle.certificate, tiny_bundle.exporter_key)
+    for opened in (lambda: open_bundle(folder, root=None), lambda: install(folder, tmp_path / "into", root=None)):
+        with pytest.raises(BundleError, match="no file of the bundle"):
+            opened()
+    assert written_bytes(tmp_path / "into") == 0
