@@ -10,7 +10,7 @@ from homeroom.errors import UpdateError
 from homeroom_aggregator.merge import private_release
 from homeroom_aggregator.merge.round_state import MergeRules, RoundState
 from homeroom_aggregator.merge.synchronous import SynchronousRound
-from homeroom_aggregator.state import secure_sum
+from homeroom_aggregator.state import claims, secure_sum
 from homeroom_aggregator.state.log import Log
 from homeroom_aggregator.state.members import Members
 from homeroom_aggregator.state.privacy_ledger import PrivacyLedger
@@ -86,18 +86,17 @@ class Admission:
                 remedy="sync; what it learned since goes into its update on the next version",
             )
 
-    def owner(self, update_id: str, member: str) -> tuple[str | None, int | None]:
-        """The member that sent an update and its entry's number, secure sums included; (None, None) if unknown.
+    def owner(self, update_id: str) -> tuple[str | None, int | None]:
+        """The member whose update this is, and the number of the entry that holds it; None each where there is none.
 
-        An update in a secure sum that any of the member's keys sent is this member's.
+        One that was offered to a secure round is its claimant's, also before and after the sum.
         """
         owner, number = self.log.sender(update_id), self.log.number(update_id)
-        if owner is not None:
-            return owner, number
-        for entry in self.log.sums():
-            if key := secure_sum.read_header(entry.body).updates.get(update_id):
-                return member if key == member or member in self.members.names(key) else key, entry.number
-        return None, number
+        if owner is None and self.rules.configuration.secure:
+            owner = claims.claimant(self.log.database, update_id)
+            holding = (one.number for one in self.log.sums() if update_id in secure_sum.read_header(one.body).updates)
+            number = next(holding, None) if owner else None
+        return owner, number
 
     def bounded(self, update_id: str, member: str) -> bool:
         """Whether this member's update is in a private release: it stays in, its influence bounded by the noise."""

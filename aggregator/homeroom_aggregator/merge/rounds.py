@@ -38,7 +38,7 @@ from homeroom_aggregator.merge.replay import replay
 from homeroom_aggregator.merge.round_state import MergeRules, RoundState
 from homeroom_aggregator.merge.segment_sums import Undo
 from homeroom_aggregator.merge.synchronous import SynchronousRound
-from homeroom_aggregator.state import audit, school_segments, secure_sum
+from homeroom_aggregator.state import audit, claims, school_segments, secure_sum
 from homeroom_aggregator.state.log import BASES_TABLE, EARLY_TABLE, Log
 from homeroom_aggregator.state.members import MEMBERS_INDEX, Members
 from homeroom_aggregator.state.privacy_ledger import PrivacyLedger
@@ -76,6 +76,7 @@ class Rounds:
         self._checkpoint_every = checkpoint_entries or CHECKPOINT_ENTRIES, checkpoint_bytes or CHECKPOINT_BYTES
         self.retain, self._undos, self._erased = retain, list[Undo](), False
         self.bundle, self.key, self.certificate = bundle, key, certificate
+        self.after_withdrawal: Callable[[], object] = bool  # what a secure round under way does about it
         self.log = Log(path)
         self.members = Members(self.log.database)
         self._begun = MergeRules(bundle.layout, configuration, bundle.theta(), self.members.school)
@@ -85,6 +86,8 @@ class Rounds:
             self.log.database.write(MEMBERS_INDEX)
             if configuration.by_school:
                 self.log.database.write(school_segments.OWNED_TABLE)
+            if configuration.secure:
+                claims.prepare(self.log.database, self.members.name_of)
             configuration_change.check_log(self.log, configuration)
             privacy, bits = configuration.privacy, configuration.scale_bits
             self.ledger = PrivacyLedger(self.log.database, privacy, bits) if privacy else None
@@ -177,22 +180,24 @@ class Rounds:
                 school_segments.prune(self.log.database, self.log.entry_version(self.log.base), PRUNED_AT_ONCE)
 
     def take_sum(self, total: SecureSum) -> None:
-        """Merge a secure round's sum and release a version, in one durable step; a sum merged before is ignored."""
+        """Merge a secure round's sum and release a version, in one durable step; a sum merged before is ignored.
+
+        One that holds a withdrawn update moves nothing: the version is the present theta again, so that all train anew.
+        """
         header = total.header
         if self.log.has("secure", header.round_id):
             return
         with self.change():
             body = secure_sum.pack(total)
+            names = {update_id: self.members.name_of(key) for update_id, key in header.updates.items()}
             if self.ledger:  # its noise is in it: the sum is the release, whatever becomes of it
-                names = {self.members.name_of(key) for key in header.updates.values()}
-                self.ledger.charge(self.state.version, sorted(names))
-            for update_id, key in header.updates.items():  # in the log, so that a replay leaves the sum out as well
-                if self.log.withdrawn_by(update_id, self.members.name_of(key)) and not self.log.withdrawn(update_id):
-                    self._note_withdrawal(update_id, self.members.name_of(key))
+                self.ledger.charge(self.state.version, sorted(set(names.values())))
+            claims.mark_summed(self.log.database, names, self.state.version)
             number = self.log.append("secure", self.state.version, update_id=header.round_id, body=body)
-            if not any(self.log.withdrawn(update_id) for update_id in header.updates):
+            discarded = any(self.log.withdrawn(update_id) for update_id in header.updates)
+            if not discarded:
                 self._undos.append(round_state.add_secure_sum(self.state, total))
-            self._note(number, len(body), bool(self.state.sums.ready(self.configuration)))
+            self._note(number, len(body), discarded or bool(self.state.sums.ready(self.configuration)))
 
     def release_unchanged(self) -> None:
         """A new version with the present theta, so that devices whose update is spent may train anew."""
@@ -321,18 +326,25 @@ class Rounds:
         An id never seen stays out should this member send it. One that still waits is erased as well. An update that a
         private release holds is `bounded`, and stays in.
         """
-        owner, number = self.admission.owner(update_id, member)
+        owner, number = self.admission.owner(update_id)
         if owner not in (None, member) or self.bounded(update_id, member):
             return False
-        if owner is None or number is None:
+        if owner is None:
             return self.log.withdraw_early(update_id, member)
+        if number is None and claims.is_summed(self.log.database, update_id):
+            return False  # its sum is not kept any more
         if not self.log.withdrawn(update_id):
             with self.change():
                 self._withdraw(update_id, member, number)
-        return number > self.log.base
+            self.after_withdrawal()
+        return number is None or number > self.log.base
 
-    def _withdraw(self, update_id: str, member: str, number: int, **why: str) -> None:
-        entry = self._note_withdrawal(update_id, member, **why)
+    def _withdraw(self, update_id: str, member: str, number: int | None, **why: str) -> None:
+        """number: of the entry that holds the update; None while it waits in a secure round."""
+        audit.record(self.log.database, "withdrawn", device=member, **why)
+        entry = self.log.append("withdraw", self.state.version, update_id=update_id, device=member)
+        if number is None:
+            return
         if self.ledger or number > self.log.last_release():
             self.log.erase_updates(update_id)
             self._erased = True
@@ -342,16 +354,13 @@ class Rounds:
             self._undos.append(lambda: setattr(self, "state", before))
             self.state = self._resumed()
 
-    def _note_withdrawal(self, update_id: str, member: str, **why: str) -> int:
-        audit.record(self.log.database, "withdrawn", device=member, **why)
-        return self.log.append("withdraw", self.state.version, update_id=update_id, device=member)
-
     def withdraw_gone(self) -> None:
         """Withdraw what waits of members whose key was revoked or whose school took its consent back; erase it."""
         for member in sorted(self.state.sums.all_devices() & self.members.gone()):
             with self.change():
                 while member in self.state.sums.all_devices() and (newest := self.log.newest_update(member)):
                     self._withdraw(newest[0], member, newest[1], why="key or consent gone")
+        self.after_withdrawal()
 
     def bounded(self, update_id: str, member: str) -> bool:
         """Whether this member's update is in a private release, which cannot give it back."""

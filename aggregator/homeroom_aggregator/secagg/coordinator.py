@@ -9,9 +9,7 @@ from __future__ import annotations
 import logging
 import secrets
 import time
-from collections import deque
 from collections.abc import Callable
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -26,10 +24,12 @@ from homeroom.privacy.secagg.client import KEYS_PURPOSE, SURVIVORS_PURPOSE, Coho
 from homeroom.privacy.secagg.encoding import SumLayout, feeders
 from homeroom.privacy.secagg.primitives import agree
 from homeroom_aggregator.merge.rounds import Rounds
+from homeroom_aggregator.secagg.progress import RoundProgress, round_progress
 from homeroom_aggregator.secagg.round_store import SUMMED, ActiveRound, RoundStore
 from homeroom_aggregator.secagg.unmask import Unmasking, decode_sum, unmask_sum
+from homeroom_aggregator.state import claims
 from homeroom_aggregator.state.log import Log
-from homeroom_aggregator.state.secure_sum import SecureSum, SumHeader, read_header
+from homeroom_aggregator.state.secure_sum import SecureSum, SumHeader
 
 SECURE_LOGGER = logging.getLogger("homeroom.secure")
 
@@ -58,10 +58,10 @@ class SecureRounds:
         self.store = RoundStore(path)
         self._cached_view: tuple[str, CohortView] | None = None
         self._unmasking: Unmasking | None = None
-        sums = rounds.configuration.max_staleness + 1  # whose updates may still be offered
-        self._summed_updates: deque[dict[str, str]] = deque(maxlen=sums)  # the member of each update id
-        for entry in reversed(list(islice(rounds.log.sums(), sums))):
-            self._note_summed(read_header(entry.body))
+        self.progress: RoundProgress | None = None  # replaced as a whole: any thread may read it
+        for device, advertisement in self._advertised().items():  # kept in case the log has lost their claims
+            self._claim(device, advertisement)
+        rounds.after_withdrawal = self.advance
 
     def close(self) -> None:
         """Close the store and the second connection to the log."""
@@ -75,12 +75,19 @@ class SecureRounds:
 
         None while the institution has not given a roster.
         """
-        live = self.advance() or self._announce()
+        live, roster = self.advance(), self.roster()
+        if live and live.phase == "keys" and roster and roster.roster_id != live.roster.roster_id:
+            self._end(live, "failed: a newer roster is here")
+            live = None
+        live = live or self._announce(roster)
         if live is None:
             return None
+        progress = self._note_progress(live)
         notice, inside = msgspec.to_builtins(live.notice), self._inside(live, device)
-        wanted, summed = inside and self.store.body(live.phase, device) is None, sorted(self._in_sums(device))
-        status = secagg.RoundStatus(live.notice.round_id, live.phase, wanted, inside, tuple(summed))
+        since = self.rounds.state.version - self.rounds.configuration.max_staleness - 1  # older ones are not offered
+        wanted = inside and self.store.body(live.phase, device) is None
+        summed = claims.summed(self.rounds.log.database, self.rounds.members.name_of(device), since)
+        status = progress.status(live.notice.round_id, wanted, inside, summed, self.clock())
         return {
             "notice": notice,
             "signature": sign(self.rounds.key, "secure-round", notice),
@@ -143,9 +150,11 @@ class SecureRounds:
             raise UpdateError("this device is not on the institution's roster", code="not_member")
         _check_signature(device, KEYS_PURPOSE, advertisement.statement(live.notice.round_id), advertisement.signature)
         member, update_id = self.rounds.members.name_of(device), advertisement.update_id.hex()
-        if self.rounds.log.withdrawn(update_id) or self.rounds.log.withdrawn_by(update_id, member):
+        if claims.claimant(self.rounds.log.database, update_id) not in (None, member):
+            raise UpdateError("its id is another device's", code="malformed", remedy="train again")
+        if self.rounds.log.withdrawn_by(update_id, member):
             raise UpdateError("this update was withdrawn", code="past_phase")
-        if update_id in self._in_sums(device):
+        if claims.is_summed(self.rounds.log.database, update_id):
             raise UpdateError("this update is in a sum already", code="past_phase", remedy="sync, then train again")
         if self.rounds.ledger:
             self.rounds.ledger.check(member, self.rounds.state.version)
@@ -163,6 +172,12 @@ class SecureRounds:
                 agree(X25519PrivateKey.generate(), key, b"", 16)
         except TrustError as problem:
             raise UpdateError(problem.what, code="malformed") from None
+        self._claim(device, advertisement)
+
+    def _claim(self, device: str, advertisement: secagg.Advertisement) -> None:
+        member, update_id = self.rounds.members.name_of(device), advertisement.update_id.hex()
+        with self.rounds.change():
+            claims.claim(self.rounds.log.database, update_id, member, self.rounds.state.version)
 
     def _check_shares(self, live: ActiveRound, device: str, body: bytes) -> None:
         shares = secagg.unpack(body, secagg.Shares, where="shares", error=UpdateError)
@@ -216,7 +231,10 @@ class SecureRounds:
             return self._fail(live, "the round configuration has changed")
         over, came = now - live.since >= self.rules.phase_s, self.store.senders(live.phase)
         if live.phase == "keys":
-            return self._close_cohort(live, came, over)
+            return self._close_cohort(live, over)
+        gone = self._gone(live)
+        if live.phase in ("consent", "reveal") and gone & set(live.survivors):
+            return self._fail(live, "an update in it was withdrawn")
         if live.phase == "reveal":
             if not self._unmasking_of(live).missing:
                 return self._sum(live)
@@ -225,10 +243,9 @@ class SecureRounds:
             if len(came) >= self._view(live).parameters.quorum:
                 return self._next(live, phase="reveal")
             return over and self._fail(live, "too few devices agreed on the survivors")
-        view = self._view(live)
-        expected = live.sharers if live.phase == "input" else range(len(view.cohort.members))
-        gone = self.rounds.members.gone()
-        awaited = {index for index in expected if not self._withdrawn(view, index, gone)}
+        for index in gone if live.phase == "input" else ():  # what it masked goes at once
+            self.store.forget("input", self._view(live).cohort.members[index].device.hex())
+        awaited = self._expected(live) - gone
         arrived = tuple(sorted(awaited & {self._index(live, device) for device in came}))
         if len(arrived) < len(awaited) and not over:
             return False
@@ -238,16 +255,26 @@ class SecureRounds:
             return self._next(live, phase="input", sharers=arrived)
         return self._next(live, phase="consent", survivors=arrived)
 
-    def _withdrawn(self, view: CohortView, index: int, gone: frozenset[str]) -> bool:
-        """Whether a device took its update back, or lost its key or consent meanwhile: it then counts as a drop-out."""
-        advertisement = view.cohort.members[index]
+    def _expected(self, live: ActiveRound) -> set[int]:
+        """Indexes of the devices whose message the phase is for."""
+        everybody = set(range(len(self._view(live).cohort.members)))
+        return {"shares": everybody, "input": set(live.sharers)}.get(live.phase, set(live.survivors))
+
+    def _gone(self, live: ActiveRound) -> set[int]:
+        """Indexes of the devices that took their update back, or whose key or consent went: they are drop-outs."""
+        members, gone = enumerate(self._view(live).cohort.members), self.rounds.members.gone()
+        return {index for index, advertisement in members if self._is_gone(advertisement, gone)}
+
+    def _is_gone(self, advertisement: secagg.Advertisement, gone: frozenset[str]) -> bool:
         member = self.rounds.members.name_of(advertisement.device.hex())
         return member in gone or self.rounds.log.withdrawn_by(advertisement.update_id.hex(), member)
 
-    def _close_cohort(self, live: ActiveRound, came: list[str], over: bool) -> bool:
-        if not (len(came) >= self.rules.cohort or set(came) == set(live.roster.devices) or over):
+    def _close_cohort(self, live: ActiveRound, over: bool) -> bool:
+        gone, advertised = self.rounds.members.gone(), self._advertised()
+        came = {device: one for device, one in sorted(advertised.items()) if not self._is_gone(one, gone)}
+        if not (len(came) >= self.rules.cohort or came.keys() == set(live.roster.devices) or over):
             return False
-        cohort = secagg.SecureCohort(tuple(member for _, member in sorted(self._advertised().items())))
+        cohort = secagg.SecureCohort(tuple(came.values()))
         gathered = msgspec.structs.replace(live, cohort=cohort)
         try:
             view = CohortView(live.notice.round_id, cohort, self.rules)
@@ -309,22 +336,11 @@ class SecureRounds:
     def _end(self, live: ActiveRound, outcome: str) -> bool:
         level = logging.INFO if outcome == SUMMED else logging.WARNING
         SECURE_LOGGER.log(level, "secure round %s in phase %s: %s", live.notice.round_id[:12], live.phase, outcome)
-        if outcome == SUMMED:
-            self._note_summed(read_header(next(self.rounds.log.sums()).body))
         self.store.end(live.notice.round_id, outcome)
         self._unmasking = None
         return True
 
-    def _note_summed(self, header: SumHeader) -> None:
-        self._summed_updates.append({one: self.rounds.members.name_of(key) for one, key in header.updates.items()})
-
-    def _in_sums(self, device: str) -> set[str]:
-        """Ids of the updates of this member, whatever key it had, that are in a sum."""
-        member = self.rounds.members.name_of(device)
-        return {key for updates in self._summed_updates for key, owner in updates.items() if owner == member}
-
-    def _announce(self) -> ActiveRound | None:
-        roster = self.roster()
+    def _announce(self, roster: Roster | None) -> ActiveRound | None:
         if roster is None:
             return None
         notice = secagg.Notice(
@@ -342,6 +358,15 @@ class SecureRounds:
         return True
 
     # The round under way
+
+    def _note_progress(self, live: ActiveRound) -> RoundProgress:
+        expected, needed = set(live.roster.devices), min(self.rules.cohort, len(live.roster.devices))
+        if live.cohort:
+            expected = {self._view(live).cohort.members[index].device.hex() for index in self._expected(live)}
+            needed = self._view(live).parameters.quorum if live.phase == "consent" else len(expected)
+        minimum = self.minimum(live)
+        self.progress = round_progress(live, self.store, expected, needed, minimum, self.rules.phase_s)
+        return self.progress
 
     def minimum(self, live: ActiveRound) -> int:
         """Devices that a sum needs at least: the larger of the rules' and the roster's."""
@@ -377,9 +402,7 @@ class SecureRounds:
         """Whether a device is in the round and has not dropped out of it."""
         if live.phase == "keys":
             return device in live.roster.devices
-        expected = {index for index, _ in enumerate(self._view(live).cohort.members)}
-        expected = {"shares": expected, "input": set(live.sharers)}.get(live.phase, set(live.survivors))
-        return any(self._view(live).cohort.members[index].device.hex() == device for index in expected)
+        return device in {self._view(live).cohort.members[index].device.hex() for index in self._expected(live)}
 
     def _inbox(self, live: ActiveRound, index: int) -> secagg.Inbox:
         view, sealed = self._view(live), []

@@ -101,12 +101,21 @@ class RoundStore:
         """Keep a device's message of a phase, in place of an earlier one."""
         self.database.write("INSERT OR REPLACE INTO messages VALUES (?, ?, ?)", (phase, device, body))
 
+    def forget(self, phase: str, device: str) -> None:
+        """Delete a device's message of a phase."""
+        self.database.write("DELETE FROM messages WHERE phase = ? AND device = ?", (phase, device))
+
     def end(self, round_id: str, outcome: str) -> None:
         """Forget the round and every message of it."""
         with self.database.transaction():
             self.database.write("DELETE FROM messages")
             self.database.write("DELETE FROM live")
             self.database.write("INSERT OR IGNORE INTO outcomes VALUES (?, ?)", (round_id, outcome))
+
+    def last_failure(self) -> str:
+        """Why the newest round that ended has failed; empty where it did not."""
+        row = self.database.one("SELECT outcome FROM outcomes ORDER BY rowid DESC LIMIT 1")
+        return row[0].removeprefix("failed: ") if row and row[0] != SUMMED else ""
 
     def failed(self) -> int:
         """How many rounds ended without a sum."""

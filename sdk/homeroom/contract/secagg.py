@@ -20,6 +20,7 @@ Phase = Literal["keys", "shares", "input", "consent", "reveal"]
 PHASES: tuple[Phase, ...] = ("keys", "shares", "input", "consent", "reveal")
 SHARE_BYTES = 16  # one element of GF(2^128)
 SEALED_BYTES = 12 + 2 * SHARE_BYTES + 16  # nonce, both shares, tag
+MOST_MISSING = 20  # devices that a status names
 MESSAGE_LIMIT_BYTES = 16 << 20  # of every message but a masked encoding
 MessageT = TypeVar("MessageT")
 
@@ -173,6 +174,10 @@ class RoundStatus(msgspec.Struct, frozen=True):
     wanted: its message of this phase is missing.
     member: it is in the cohort and did not drop out.
     summed: ids of its updates in the sums of earlier rounds, also of those that ended while it was away.
+    arrived, needed: devices whose part of the phase has come, of so many with which it ends at once; 0 from a server
+        that does not tell.
+    missing: keys of devices that are awaited, up to MOST_MISSING.
+    left_s: seconds after which the phase ends without them, if enough came.
     """
 
     round_id: str
@@ -180,6 +185,10 @@ class RoundStatus(msgspec.Struct, frozen=True):
     wanted: bool
     member: bool
     summed: Annotated[tuple[str, ...], msgspec.Meta(max_length=10_000)] = ()
+    arrived: int = 0
+    needed: int = 0
+    missing: Annotated[tuple[str, ...], msgspec.Meta(max_length=10_000)] = ()
+    left_s: int = 0
 
 
 def pack(message: msgspec.Struct) -> bytes:

@@ -120,13 +120,13 @@ def _step(context: SecureRoundContext, announced: Announcement) -> str | None:
     state, fresh = _load(context.store), False
     if state is None:
         if phase != "keys":
-            return "a round is under way without this device; it can join the next one"
+            return describe(announced.status, "a round is under way without this device; it can join the next one")
         update = _newest_update(context, announced.notice)
         if update is None:
             return "nothing to contribute yet"
         state, fresh = _join(context, announced, update), True
     if not fresh and not announced.status.wanted:
-        return PHASE_STATUS[phase] if announced.status.member else "this device dropped out of the round under way"
+        return describe(announced.status)
     try:
         _do_phase(context, announced, state)
     except TrustError:
@@ -136,19 +136,36 @@ def _step(context: SecureRoundContext, announced: Announcement) -> str | None:
     except UpdateError as problem:
         if problem.code != "past_phase":
             raise
+        again = _read_announcement(context) if phase == "keys" else None
+        if again and again.status.wanted and (again.notice, again.status.phase) == (announced.notice, phase):
+            context.store.outbox.mark_refused(_update_id(state))  # not too late: this update may not go into a sum
+            _drop(context.store)
     return None
 
 
+def describe(status: secagg.RoundStatus, did: str = "") -> str:
+    """A round's status for people: what this device did, by default its part of the phase, and who is missing."""
+    did = did or (PHASE_STATUS[status.phase] if status.member else "this device dropped out of the round under way")
+    if not status.needed:
+        return did
+    came = f"{status.arrived} of {status.needed} devices have come"
+    names = ", ".join(key[:12] for key in status.missing)
+    hours = f"{max(1, round(status.left_s / 3600))} h at most" if status.left_s else "until enough have come"
+    return f"{did} ({came}; missing: {names}; {hours})" if names else f"{did} ({came})"
+
+
 def _newest_update(context: SecureRoundContext, notice: secagg.Notice) -> Update | None:
-    """The newest waiting update that the round can take; those it cannot take are marked refused."""
+    """The newest waiting update that the round can take; those that it can take no more are marked refused."""
     for update in reversed(context.store.outbox.pending()):
         try:
             checked = read_update(update.data, context.configuration, context.bundle.layout)
             privacy_ledger.ledger_with(context.store, update.update_id, context.configuration)
+            if notice.version - checked.header.base_version > context.configuration.max_staleness:
+                raise UpdateError("its base is too far behind", code="too_stale")
         except UpdateError:
             context.store.outbox.mark_refused(update.update_id)
             continue
-        if 0 <= notice.version - checked.header.base_version <= context.configuration.max_staleness:
+        if checked.header.base_version <= notice.version:
             return checked
     return None
 

@@ -89,6 +89,52 @@ def test_keys_of_an_earlier_round_are_caught() -> None:
             steps.share(now.devices[place].state, SecureCohort(tuple(members)), now.roster, now.configuration)
 
 
+@pytest.mark.attack("members", "a server that shows a device other keys of its own than it sent")
+def test_keys_that_this_device_signed_before_are_not_shown_in_place_of_those_it_sent() -> None:
+    found = gather(5)
+    device = found.devices[0]
+    bits, update_id = device.state.advertisement.segments, device.update.header.update_id
+    again = steps.advertise(
+        found.notice, found.roster, found.configuration, device.key, update_id=update_id, segments=bits
+    )
+    cohort = SecureCohort((again.advertisement, *found.cohort.members[1:]))
+    with pytest.raises(TrustError, match="not shown as it sent them"):
+        steps.share(device.state, cohort, found.roster, found.configuration)
+    steps.share(found.devices[1].state, cohort, found.roster, found.configuration)  # all else is in order
+
+
+@pytest.mark.attack("members", "a cohort by another roster than the round was announced with")
+def test_a_cohort_by_another_signed_roster_than_the_rounds_is_refused() -> None:
+    found, signer = gather(5), new_key()
+    word = certify(ROOT, "roster", signer, "tests")
+    names = [*found.roster.devices, new_key().public_key().public_bytes_raw().hex()]
+    newer = make_roster(signer, word, names, serial=2, minimum=3, institution="tests")
+    refused(found, found.cohort, "another roster than the one", newer)
+    device = found.devices[0]
+    for notice, roster, why in (
+        (found.notice, newer, "another roster than the one shown"),
+        (msgspec.structs.replace(found.notice, configuration_id="1" * 64), found.roster, "another round configuration"),
+    ):
+        with pytest.raises(TrustError, match=why):
+            steps.advertise(notice, roster, found.configuration, device.key, update_id="0" * 32, segments=b"\x03")
+
+
+@pytest.mark.attack("members", "survivors that leave one segment with fewer devices than the minimum")
+def test_survivors_that_leave_a_segment_below_the_minimum_are_refused() -> None:
+    """Eight devices, five of them feed a head; the server drops three of these and keeps a quorum of five."""
+    found = gather(8, examples=lambda slot: {"ladder.table": 3, "head.grade": 2 * (slot < 5)})
+    assert found.view.sum_layout(found.layout, found.configuration, 3).segments == ("ladder.table", "head.grade")
+    found.share()
+    found.mask()
+    left = Survivors((3, 4, 5, 6, 7))
+    assert len(left.places) == found.view.parameters.quorum
+    for slot in left.places:
+        device = found.devices[slot]
+        with pytest.raises(TrustError, match=r"segment head.grade is left with fewer than 3"):
+            steps.consent(device.state, left, found.configuration, found.layout, device.key)
+    found.consent(survivors=Survivors((2, 3, 4, 5, 6, 7)), absent=(0, 1))
+
+
 def test_a_cohort_under_the_minimum_is_refused() -> None:
     found = gather(6, minimum=5)
     refused(found, SecureCohort(found.cohort.members[:4]), "below the minimum")
