@@ -12,6 +12,7 @@ HomeroomError                 1  error           anything below
 │   └── DiskFullError         8  disk_full       no space left; nothing was changed
 ├── TrainError                9  train           nothing to train on, or nothing that fits the budget
 ├── NetworkError             10  network         no connection, or an answer that cannot be used; try again later
+│   └── AnswerError           6  unverified      an answer that the aggregator's key did not sign for this request
 ├── RecipeError              11  recipe          a recipe, with the line at fault
 ├── ExportError              12  export          an export that failed its self-check or could not be built
 └── MissingExtraError        13  missing_extra   a part of Homeroom that is not installed
@@ -38,6 +39,7 @@ class Code(StrEnum):
     OTHER_BUNDLE = "other_bundle"  # the aggregator works with another bundle than this device
     TOO_LARGE = "too_large"  # a file that would decode to more than is allowed
     DECODER = "decoder"  # a file that ended the process that decodes files, or took too long or too much of it
+    UNSIGNED_ANSWER = "unsigned_answer"  # an aggregator older than this device, or another machine in its place
     BUNDLE_NOT_OFFERED = "bundle_not_offered"  # the aggregator does not hand out its bundle
 
 
@@ -124,6 +126,12 @@ class TrainError(HomeroomError):
 
 class NetworkError(HomeroomError):
     exit_code, code = 10, "network"
+
+
+class AnswerError(NetworkError):
+    """The aggregator's key did not sign the answer for this request; nothing in it was believed, all is kept."""
+
+    exit_code, code = TrustError.exit_code, "unverified"
 
 
 class RecipeError(HomeroomError):

@@ -10,15 +10,18 @@ from __future__ import annotations
 import asyncio
 import re
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from starlette.datastructures import MutableHeaders
 from starlette.requests import Request
 from starlette.responses import FileResponse, Response
+from starlette.types import Message, Receive, Scope, Send
 
+from homeroom.contract import http_signatures
 from homeroom.contract.canonical_json import digest, digest_file
 from homeroom.contract.delta import make_delta, values_of
 from homeroom.runtime.bundle import zip_bundle
@@ -28,6 +31,25 @@ from homeroom_aggregator.state.log import Log
 OCTET_STREAM = "application/octet-stream"
 CACHED_FILES, CACHED_BYTES = 8, 64 << 20  # files computed for one device and kept for the next
 RANGE_HEADER = re.compile(r"bytes=(\d{1,18})-(\d{0,18})")
+
+
+class StoredFile(FileResponse):
+    """A file or a part of it, signed once its status is known; without a digest: `/v1/keys` names the file's hash.
+
+    sign: the headers that sign an answer of this status and digest.
+    """
+
+    sign: Callable[[int, str], Mapping[str, str]]
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Sends the file."""
+
+        async def send_signed(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                MutableHeaders(raw=message["headers"]).update(self.sign(message["status"], ""))
+            await send(message)
+
+        await super().__call__(scope, receive, send_signed)
 
 
 class Downloads:
@@ -101,7 +123,7 @@ class Downloads:
 
     def bundle_file(self) -> Response:
         """The bundle's file; starlette serves its parts."""
-        return FileResponse(self.archive, media_type=OCTET_STREAM)
+        return StoredFile(self.archive, media_type=OCTET_STREAM)
 
 
 def range_response(request: Request, body: bytes, tag: str) -> Response:
@@ -110,14 +132,16 @@ def range_response(request: Request, body: bytes, tag: str) -> Response:
     tag: the body's ETag.
     """
     headers = {"etag": tag, "accept-ranges": "bytes"}
-    part = RANGE_HEADER.fullmatch(request.headers.get("range", ""))
-    if part is None or request.headers.get("if-range", tag) != tag:
+    asked = RANGE_HEADER.fullmatch(request.headers.get("range", ""))
+    if asked is None or request.headers.get("if-range", tag) != tag:
+        headers["content-digest"] = http_signatures.content_digest(body)  # here: it takes long for the event loop
         return Response(body, media_type=OCTET_STREAM, headers=headers)
-    first, last = int(part[1]), min(int(part[2] or len(body)), len(body) - 1)
+    first, last = int(asked[1]), min(int(asked[2] or len(body)), len(body) - 1)
     if first > last:
         return Response(status_code=416, headers={**headers, "content-range": f"bytes */{len(body)}"})
     headers["content-range"] = f"bytes {first}-{last}/{len(body)}"
-    return Response(body[first : last + 1], 206, media_type=OCTET_STREAM, headers=headers)
+    headers["content-digest"] = http_signatures.content_digest(part := body[first : last + 1])
+    return Response(part, 206, media_type=OCTET_STREAM, headers=headers)
 
 
 def _parcel(path: str, body: bytes) -> dict[str, Any]:

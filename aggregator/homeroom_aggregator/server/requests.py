@@ -7,9 +7,7 @@ Those that write are checked and done by the one thread that owns the rounds (`w
 from __future__ import annotations
 
 import asyncio
-import base64
 import contextlib
-import hashlib
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
@@ -144,25 +142,30 @@ def authenticate(service: Service, request: Request, *, opened: bool) -> SignedR
 
 def with_body(call: SignedRequest, body: bytes) -> SignedRequest:
     """The call with its body; RefusedError unless its signed digest is the body's."""
-    digest = base64.b64encode(hashlib.sha256(body).digest()).decode()
-    if call.request.headers.get("content-digest") != f"sha-256=:{digest}:":
+    if call.request.headers.get("content-digest") != http_signatures.content_digest(body):
         raise _bad_signature("the body is not the one that was signed")
+    call.request.state.authenticated = True
     return replace(call, body=body)
 
 
-def _signer(request: Request) -> http_signatures.RequestSigner:
-    lines = [(name.decode("latin-1"), value.decode("latin-1")) for name, value in request.headers.raw]
-    if len({name for name, _ in lines}) != len(lines):
-        raise RefusedError(400, "malformed", "a header is given twice")
-    headers = dict(lines)
-    for name, limit_bytes in SIGNATURE_LIMITS_BYTES.items():
-        if len(headers.get(name, "")) > limit_bytes:
-            raise _bad_signature(f"its {name} is longer than {limit_bytes} bytes")
+def as_sent(request: Request) -> http_signatures.Request:
+    """A request in the form in which signatures cover it."""
     url = f"{request.url.scheme}://{request.headers.get('host', '')}{request.scope['raw_path'].decode('latin-1')}"
+    return http_signatures.Request(request.method, url, dict(request.headers))
+
+
+def _signer(request: Request) -> http_signatures.RequestSigner:
+    if len(request.headers.keys()) != len(set(request.headers.keys())):
+        raise RefusedError(400, "malformed", "a header is given twice")
+    for name, limit_bytes in SIGNATURE_LIMITS_BYTES.items():
+        if len(request.headers.get(name, "")) > limit_bytes:
+            raise _bad_signature(f"its {name} is longer than {limit_bytes} bytes")
     try:
-        return http_signatures.verify_request(http_signatures.Request(request.method, url, headers), None)
+        signer = http_signatures.verify_request(as_sent(request), None)
     except TrustError as problem:
         raise _bad_signature(problem.what) from None
+    request.state.authenticated = True
+    return signer
 
 
 def _bad_signature(why: str) -> RefusedError:

@@ -16,6 +16,7 @@ from homeroom.contract.invitation import Invitation, enrolment_of
 from homeroom.contract.layout import Layout
 from homeroom.contract.round import RoundConfiguration
 from homeroom.contract.signing import new_key
+from homeroom.contract.update import REFUSALS
 from homeroom.contract.version import read_version
 from homeroom.data.tasks.metrics import Score, clearly_worse
 from homeroom.errors import Code, NetworkError, UpdateError
@@ -127,6 +128,8 @@ def send_updates(
     size = 0
     for update in store.outbox.pending():
         try:
+            if len(update.data) > configuration.update_limit_bytes:
+                raise UpdateError(REFUSALS["too_long"], code="too_long")
             privacy_ledger.charge_update(store, update.data, update.update_id, configuration, layout)
             store.outbox.mark_sending(update.update_id)
             size += len(update.data)

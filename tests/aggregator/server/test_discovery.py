@@ -17,7 +17,7 @@ from homeroom import Device
 from homeroom.cli.main import homeroom
 from homeroom.contract.invitation import enrolment_of
 from homeroom.contract.signing import new_key
-from homeroom.errors import MissingExtraError, NetworkError, TrustError
+from homeroom.errors import AnswerError, MissingExtraError, NetworkError
 from homeroom.federation.enrolment import set_network
 from homeroom.federation.network import discovery
 from homeroom.federation.network.client import Client
@@ -98,8 +98,8 @@ def test_somebody_who_announces_the_root_without_its_key_is_not_spoken_with(serv
     with announcing(service, invitation.root) as address:
         assert discovery.find_addresses(invitation.root) == [address]
         enrolment, key = enrolment_of(invitation), new_key()
-        with pytest.raises(TrustError):
-            Client(enrolment, key, NetworkSettings(address=address)).prove()
+        with pytest.raises(AnswerError):
+            Client(enrolment, key, NetworkSettings(address=address)).keys()
         assert discovery.locate(enrolment, key, NetworkSettings()) == NetworkSettings()
 
 

@@ -26,7 +26,7 @@ from homeroom.errors import DiskFullError, NetworkError
 from homeroom.federation.network.client import Client, join
 from homeroom.federation.network.download import FSYNC_INTERVAL_BYTES, DownloadOffer, download
 from homeroom.federation.network.settings import NetworkSettings
-from homeroom.federation.network.transport import Connection
+from homeroom.federation.network.transport import Connection, read_bounded
 from homeroom.runtime.bundle import install
 from homeroom_aggregator.admin.folder import invite_devices
 from homeroom_aggregator.server.service import Service, open_service
@@ -233,9 +233,10 @@ def test_a_lie_in_the_difference_costs_a_whole_download_and_nothing_else(
 def test_ranges_are_served_as_they_are_asked_for(service: Service, address: str, tmp_path: Path) -> None:
     _, client = enrol(service, address)
     where = str(service.downloads.bundle["path"])
-    whole = client.ask("GET", where).body
+    read = read_bounded(1 << 30, "test")
+    whole = client.ask("GET", where, read_file=read).body
     assert digest(whole) == service.downloads.bundle["sha256"]
-    part = client.ask("GET", where, headers=lambda: {"range": "bytes=100-"})
+    part = client.ask("GET", where, headers=lambda: {"range": "bytes=100-"}, read_file=read)
     assert (part.status, part.body) == (206, whole[100:])
     (tmp_path / "b.homeroom").write_bytes(whole)
     assert install(tmp_path / "b.homeroom", tmp_path / "here", root=None).bundle_id == service.rounds.bundle.bundle_id

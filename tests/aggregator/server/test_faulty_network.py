@@ -20,7 +20,7 @@ from aggregator.institution import ROOT, START, learn, make_folder, running
 from homeroom import Device
 from homeroom.contract.signing import certify, new_key
 from homeroom.contract.version import make_version
-from homeroom.errors import HomeroomError, NetworkError, TrustError
+from homeroom.errors import AnswerError, HomeroomError, NetworkError
 from homeroom.federation.enrolment import device_key, set_network
 from homeroom.federation.network import transport
 from homeroom_aggregator.admin.configuration import DeviceLimits
@@ -197,7 +197,7 @@ def test_a_round_that_another_key_signed_is_not_followed(
     with running(service) as address, classroom(service, tmp_path, address) as device:
         kept = device.store.get_secret("identity.round")
         monkeypatch.setattr(service.rounds, "key", new_key())
-        with pytest.raises(TrustError):
+        with pytest.raises(AnswerError):
             device.sync()
         assert device.store.get_secret("identity.round") == kept
 

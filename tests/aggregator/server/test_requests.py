@@ -18,7 +18,7 @@ from homeroom.contract.layout import Layout
 from homeroom.contract.signing import new_key
 from homeroom.contract.update_checks import read_update
 from homeroom.contract.version import read_version
-from homeroom.errors import NetworkError, TrustError, UpdateError
+from homeroom.errors import AnswerError, NetworkError, TrustError, UpdateError
 from homeroom.federation.network.client import Client, join
 from homeroom_aggregator.admin.folder import invite_devices
 from homeroom_aggregator.server.service import Service, open_service
@@ -111,7 +111,7 @@ def test_a_made_up_invitation_is_refused(service: Service, address: str) -> None
 
 def test_a_server_that_another_root_vouches_for_is_not_joined(service: Service, address: str) -> None:
     (invitation,) = invite_devices(folder(service), address, 1)
-    with pytest.raises(TrustError, match="this device trusts"):
+    with pytest.raises(AnswerError, match="this device trusts"):
         join(msgspec.structs.replace(invitation, root="0" * 64), new_key())
     assert service.members.count() == 0
 
@@ -184,9 +184,8 @@ def test_a_signed_request_for_one_path_does_not_open_another(service: Service, a
 def test_an_update_is_bounded_before_it_is_read(service: Service, address: str) -> None:
     _, client = enrol(service, address)
     limit = service.rounds.configuration.update_limit_bytes
-    with pytest.raises(UpdateError) as caught:
+    with pytest.raises(NetworkError, match="more than"):  # it is refused unread, and so as no answer to this device
         client.update(bytes(limit + 1))
-    assert caught.value.code == "too_long"
 
 
 @pytest.mark.parametrize("data", [b"", b"HRUPDAT1", b"\x80\x04.", bytes(300)], ids=["empty", "cut", "pickle", "zeros"])

@@ -190,9 +190,8 @@ def test_the_instance_is_part_of_what_is_signed(service: Service, address: str) 
             return httpx.HTTPTransport().handle_request(request)
 
     first = enrol(service, address)
-    with pytest.raises(UpdateError) as caught:
+    with pytest.raises(NetworkError, match="the request's signature does not hold"):
         Client(first.enrolment, first.key, transport=Liar(), instance="mine").round()
-    assert caught.value.code == "bad_signature"
 
 
 def test_the_servers_time_is_signed_for_this_request(service: Service, address: str) -> None:
@@ -200,22 +199,6 @@ def test_the_servers_time_is_signed_for_this_request(service: Service, address: 
     client.round()
     assert client.server_time is not None
     assert abs((members.now() - client.server_time).total_seconds()) < 60
-
-    class Recorded(httpx.BaseTransport):
-        answer: httpx.Response | None = None
-
-        def handle_request(self, request: httpx.Request) -> httpx.Response:
-            fresh = httpx.HTTPTransport().handle_request(request)
-            fresh.read()
-            if request.url.path == "/v1/round" and fresh.status_code == 200:
-                self.answer = self.answer or fresh
-                return httpx.Response(200, content=self.answer.content, headers=fresh.headers)
-            return httpx.Response(fresh.status_code, content=fresh.content, headers=fresh.headers)
-
-    replayed = Client(client.enrolment, client.key, transport=Recorded())
-    replayed.round()
-    with pytest.raises(TrustError):
-        replayed.round()
 
 
 def test_too_many_requests_wait_and_a_days_updates_are_bounded(service: Service, address: str) -> None:

@@ -1,6 +1,7 @@
 """The client of an aggregator: joins it, and sends it signed requests (RFC 9421).
 
-No response is trusted before its signature leads to the institution's root.
+Every answer goes through one gate, `Client.ask`: its signature must be for this very request, by a key that the
+institution's root certified. Nothing of another answer is believed, and so nothing on the device changes by it.
 """
 
 from __future__ import annotations
@@ -9,7 +10,7 @@ import contextlib
 import datetime
 import secrets
 from pathlib import Path
-from typing import Any, cast
+from typing import Annotated, Any, cast
 
 import httpx
 import msgspec
@@ -22,20 +23,14 @@ from homeroom.contract.delta import apply_delta
 from homeroom.contract.evaluation_report import EvaluationReport
 from homeroom.contract.invitation import Enrolment, Invitation, enrolment_of
 from homeroom.contract.round import RoundConfiguration, read_round
-from homeroom.contract.signing import Certificate, check_certificate, public_hex, sign, verify
+from homeroom.contract.signing import Certificate, check_certificate, public_hex, sign
 from homeroom.contract.update import REFUSALS
 from homeroom.contract.version import VERSION_LIMIT_BYTES
-from homeroom.errors import Code, NetworkError, TrustError, UpdateError
+from homeroom.errors import AnswerError, Code, NetworkError, TrustError, UpdateError
+from homeroom.federation.network import transport
 from homeroom.federation.network.download import DownloadOffer, Headers, download, read_and_remove
 from homeroom.federation.network.settings import NetworkSettings
-from homeroom.federation.network.transport import (
-    RETRY_REMEDY,
-    Connection,
-    ReadBody,
-    Response,
-    read_bounded,
-    retry_after,
-)
+from homeroom.federation.network.transport import BUSY_STATUSES, Connection, ReadBody, Response, read_bounded
 
 RESPONSE_LIMIT_BYTES = 1 << 20  # of every response but a theta
 NONCE_ATTEMPTS = 4  # fresh nonces that a request is signed with in turn, before it fails
@@ -55,7 +50,6 @@ class AggregatorKeys(msgspec.Struct, frozen=True):
     bundle_id: str
     certificate: Certificate
     bundle: DownloadOffer | None = None
-    proof: str = ""
 
 
 class VersionOffer(msgspec.Struct, frozen=True):
@@ -70,10 +64,8 @@ class _RoundResponse(msgspec.Struct, frozen=True):
     configuration: dict[str, Any]
     certificate: Certificate
     signature: str
-    time: str = ""
-    time_signature: str = ""
+    time: Annotated[datetime.datetime, msgspec.Meta(tz=True)]
     school: str = ""
-    school_signature: str = ""
     waiting: tuple[int, int] | None = None
 
 
@@ -122,31 +114,15 @@ class Client:
         """
         self.enrolment, self.key, self.instance = enrolment, key, instance
         self.server_time: datetime.datetime | None = None  # as the aggregator last signed it for this client
-        self.certificate: Certificate | None = None  # the aggregator's, once `round` has checked it
-        self.waiting: tuple[int, int] | None = (
-            None  # updates that the next version has, as last told, of those it needs
-        )
+        self.certificate: Certificate | None = None  # the aggregator's, once its first answer has shown it
+        self.waiting: tuple[int, int] | None = None  # of the next version: updates that it has, and that it needs
         self.school = ""  # whose own segments this device may feed, as the aggregator last signed it for this client
-        self._nonce: str | None = None
-        self._sent_nonce = ""
+        self._nonce = ""
         self._line = Connection(enrolment.address, network, transport=transport)
 
     def keys(self) -> AggregatorKeys:
-        """Fetches the aggregator's keys; raises TrustError unless the trusted root certified them."""
-        keys = self._decode(self.send("GET", "/v1/keys", signed=False), AggregatorKeys)
-        where = self._line.address
-        check_certificate(keys.certificate, role="aggregator", root_fingerprint=self.enrolment.root, where=where)
-        return cast(AggregatorKeys, keys)
-
-    def prove(self) -> None:
-        """Raises TrustError unless the server signs a fresh challenge with a key that the root certified."""
-        challenge = secrets.token_hex(32)
-        response = self.ask(
-            "GET", "/v1/keys", signed=False, headers=lambda: {http_signatures.CHALLENGE_HEADER: challenge}
-        )
-        keys, where = self._decode(response.body, AggregatorKeys), self._line.address
-        check_certificate(keys.certificate, role="aggregator", root_fingerprint=self.enrolment.root, where=where)
-        verify(keys.certificate.key, "challenge", {"challenge": challenge}, keys.proof, where=where)
+        """Fetches the aggregator's keys; AnswerError unless a key that the trusted root certified signed the answer."""
+        return cast(AggregatorKeys, self._decode(self.send("GET", "/v1/keys", signed=False), AggregatorKeys))
 
     def check_server(self) -> None:
         """Raises TrustError unless the trusted root certified the aggregator and it serves this bundle."""
@@ -164,15 +140,7 @@ class Client:
         where = f"{self._line.address}/v1/round"
         signed, known = (found.configuration, found.certificate, found.signature), self.enrolment
         configuration = read_round(*signed, bundle_id=known.bundle_id, root=known.root, where=where)
-        if found.time:
-            stated = {"time": found.time, "nonce": self._sent_nonce}
-            verify(found.certificate.key, "time", stated, found.time_signature, where=where)
-            with contextlib.suppress(ValueError):
-                self.server_time = datetime.datetime.fromisoformat(found.time)
-        if found.school:
-            stated = {"school": found.school, "nonce": self._sent_nonce}
-            verify(found.certificate.key, "school", stated, found.school_signature, where=where)
-        self.certificate, self.school, self.waiting = found.certificate, found.school, found.waiting
+        self.server_time, self.school, self.waiting = found.time, found.school, found.waiting
         return configuration
 
     def rotate(self, new: Ed25519PrivateKey) -> None:
@@ -180,7 +148,7 @@ class Client:
         pair = {"old": public_hex(self.key), "new": public_hex(new)}
         body = {"key": pair["new"], "proof": sign(new, "rotate", pair)}
         self.send("POST", "/v1/rotate", msgspec.json.encode(body))
-        self.key, self._nonce = new, None
+        self.key, self._nonce = new, ""
 
     def update(self, data: bytes) -> str:
         """Sends an update; returns "accepted", or "already" where it had arrived; raises UpdateError if refused."""
@@ -210,9 +178,6 @@ class Client:
         refusal = self._refusal(response)
         if refusal is not None and refusal.code == "unknown_version":
             return None, 0
-        if response.status == 404:  # an older aggregator, which makes no offers
-            body = self.latest(after)
-            return body, len(body or b"")
         if refusal is not None:
             raise self._error("/v1/versions/after", response, refusal)
         offer, received = cast(VersionOffer, self._decode(response.body, VersionOffer)), 0
@@ -238,7 +203,7 @@ class Client:
         invitation = {http_signatures.INVITATION_HEADER: code} if code else {}
 
         def fetch_part(path: str, headers: Headers, read: ReadBody) -> Response:
-            response = self.ask("GET", path, headers=lambda: {**headers(), **invitation}, read=read)
+            response = self.ask("GET", path, headers=lambda: {**headers(), **invitation}, read_file=read)
             if (refusal := self._refusal(response)) is not None:
                 raise self._error(path, response, refusal)
             return response
@@ -298,36 +263,87 @@ class Client:
         signed: bool = True,
         headers: Headers = dict,
         read: ReadBody | None = None,
+        read_file: ReadBody | None = None,
     ) -> Response:
-        """Sends a request and returns the response, whatever its status; repeats it where the nonce was old.
+        """Sends a request and returns the aggregator's own answer; repeats the request where its nonce was old.
+
+        Raises AnswerError where the aggregator's key did not sign the answer for this request; NetworkError where the
+        aggregator could not tell who asked, so that its refusal says nothing about what was sent.
 
         method, path, body: of the request.
         signed: with this device's key.
         headers: made for each attempt.
         read: takes the body, by default into memory.
+        read_file: takes the body of a file, whose hash an earlier answer named.
         """
-        read_body = read or read_bounded(RESPONSE_LIMIT_BYTES, self._line.address)
+        if path != "/v1/keys" and (self.certificate is None or not self._nonce):
+            self.keys()
+        signer: http_signatures.AnswerSigner | None = None
 
         def prepare() -> httpx.Request:
             request = self._line.request(method, path, body)
-            request.headers.update(headers())
+            request.headers.update({**headers(), http_signatures.CHALLENGE_HEADER: secrets.token_hex(32)})
             if signed:
-                self._sent_nonce = self._nonce or ""
-                http_signatures.sign_request(request, body, self.key, self._sent_nonce, self.instance)
+                http_signatures.sign_request(request, body, self.key, self._nonce, self.instance)
             return request
 
-        def keep_nonce(response: httpx.Response) -> bytes:
-            self._nonce = response.headers.get(http_signatures.NONCE_HEADER, self._nonce)
-            return read_body(response)
+        def receive(answer: httpx.Response) -> bytes:
+            nonlocal signer
+            signer = self._signer(answer)
+            if signer is None:
+                return b""
+            if read_file is not None and answer.status_code in (200, 206):
+                return read_file(answer)
+            received = (read or read_bounded(RESPONSE_LIMIT_BYTES, self._line.address))(answer)
+            self._check_body(answer, signer, received)
+            return received
 
-        if signed and self._nonce is None:
-            self.send("GET", "/v1/keys", signed=False)
         for _ in range(NONCE_ATTEMPTS):
-            response = self._line.exchange(prepare, keep_nonce)
+            response = self._line.exchange(prepare, receive)
             refusal = self._refusal(response)
             if refusal is None or refusal.code != "nonce":
                 break
+        if signer is None or (signed and not signer.authenticated):
+            raise self._error(path, response, refusal or Refusal(), heard=False)
         return response
+
+    def _signer(self, answer: httpx.Response) -> http_signatures.AnswerSigner | None:
+        """The signer of an answer; None where a busy server, or a proxy before it, answers without a signature."""
+        if "signature" not in answer.headers:
+            if answer.status_code in BUSY_STATUSES:
+                return None
+            raise AnswerError(
+                "its answers are not signed: it is older than this device, or another machine in its place",
+                code=Code.UNSIGNED_ANSWER,
+                where=self._line.address,
+                remedy="upgrade the server first; nothing was lost, and everything waits here",
+            )
+        try:
+            signer = http_signatures.verify_answer(answer)
+        except TrustError as problem:
+            raise self._unverified(problem.what) from None
+        if self.certificate is not None and signer.key != self.certificate.key:
+            raise self._unverified("another key than the aggregator's signed the answer")
+        self._nonce = answer.headers[http_signatures.NONCE_HEADER]
+        return signer
+
+    def _check_body(self, answer: httpx.Response, signer: http_signatures.AnswerSigner, body: bytes) -> None:
+        """Checks a body by its signed digest; the first, of `/v1/keys`, holds the certificate of the signer's key."""
+        try:
+            signer.check_body(answer, body)
+            if self.certificate is None:
+                keys, where = self._decode(body, AggregatorKeys), self._line.address
+                root = self.enrolment.root
+                check_certificate(keys.certificate, role="aggregator", root_fingerprint=root, where=where)
+                if keys.certificate.key != signer.key:
+                    raise TrustError("another key than the certified one signed the answer")
+                self.certificate = keys.certificate
+        except TrustError as problem:
+            raise self._unverified(problem.what, problem.remedy) from None
+
+    def _unverified(self, what: str, remedy: str = "") -> AnswerError:
+        remedy = remedy or "nothing was lost, and everything waits here; if it stays so, ask who runs the aggregator"
+        return AnswerError(what, where=self._line.address, remedy=remedy)
 
     def _refusal(self, response: Response) -> Refusal | None:
         if response.status in (200, 206, 304):
@@ -337,18 +353,18 @@ class Client:
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
             return Refusal()
 
-    def _error(self, path: str, response: Response, refusal: Refusal) -> Exception:
-        where = f"{self._line.address}{path}"
-        message, remedy = refusal.message[:300], refusal.remedy[:300]
-        if refusal.code in ("bad_invitation", "bad_rotation"):
+    def _error(self, path: str, response: Response, refusal: Refusal, *, heard: bool = True) -> Exception:
+        """The error for a refusal; `heard`: the aggregator knew that this device asked."""
+        where, message, remedy = f"{self._line.address}{path}", refusal.message[:300], refusal.remedy[:300]
+        if heard and refusal.code in ("bad_invitation", "bad_rotation"):
             return TrustError(message, where=where, remedy=remedy)
-        if refusal.code in REFUSALS:
+        if heard and refusal.code in REFUSALS:
             return UpdateError(message or REFUSALS[refusal.code], code=refusal.code, where=where, remedy=remedy)
-        wait_s = retry_after(response.headers)
+        wait_s = transport.retry_after(response.headers)
         if wait_s is not None:
             return NetworkError(message or "it is busy", where=where, remedy=f"try again in {wait_s:.0f} s")
         return NetworkError(
-            message or f"answered with status {response.status}", where=where, remedy=remedy or RETRY_REMEDY
+            message or f"answered with status {response.status}", where=where, remedy=remedy or transport.RETRY_REMEDY
         )
 
     def _decode(self, body: bytes, into: type[Any]) -> Any:

@@ -101,7 +101,7 @@ def locate(enrolment: Enrolment, key: Ed25519PrivateKey, network: NetworkSetting
                 contextlib.suppress(NetworkError, TrustError),
                 contextlib.closing(Client(enrolment, key, local)) as client,
             ):
-                client.prove()
+                client.keys()
                 return local
     return network
 
