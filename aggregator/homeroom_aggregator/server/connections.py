@@ -129,7 +129,8 @@ class Connection(asyncio.BufferedProtocol):
         if not self.answering:
             if not self._head_bytes:
                 self._wait(self._all.limits.headers_s)
-            self._head_bytes, self._head_lines = self._head_bytes + nbytes, self._head_lines + data.count(b"\n")
+            head = data.partition(b"\r\n\r\n")[0]  # what follows is a body's beginning, which may hold any bytes
+            self._head_bytes, self._head_lines = self._head_bytes + nbytes, self._head_lines + head.count(b"\n")
             if self._head_bytes > self._all.limits.headers_kib << 10 or self._head_lines > HEAD_LINES:
                 self._transport.write(TOO_LONG)
                 self._transport.close()
