@@ -12,7 +12,7 @@ HomeroomError                 1  error           anything below
 │   └── DiskFullError         8  disk_full       no space left; nothing was changed
 ├── TrainError                9  train           nothing to train on, or nothing that fits the budget
 ├── NetworkError             10  network         no connection, or an answer that cannot be used; try again later
-│   └── AnswerError           6  unverified      an answer that the aggregator's key did not sign for this request
+│   └── AnswerError          14  unverified      an answer that the aggregator's key did not sign for this request
 ├── RecipeError              11  recipe          a recipe, with the line at fault
 ├── ExportError              12  export          an export that failed its self-check or could not be built
 └── MissingExtraError        13  missing_extra   a part of Homeroom that is not installed
@@ -131,7 +131,7 @@ class NetworkError(HomeroomError):
 class AnswerError(NetworkError):
     """The aggregator's key did not sign the answer for this request; nothing in it was believed, all is kept."""
 
-    exit_code, code = TrustError.exit_code, "unverified"
+    exit_code, code = 14, "unverified"
 
 
 class RecipeError(HomeroomError):
