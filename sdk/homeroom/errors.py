@@ -9,6 +9,7 @@ HomeroomError                 1  error           anything below
 │   ├── DamagedError          7  damaged         a database that is not valid any more
 │   ├── BrokenSealError       7  broken_seal     a sealed value that was altered, moved, or has another key
 │   ├── KeyGoneError          7  key_gone        the master key of a store is not in the key ring any more
+│   ├── EditedError           7  edited          rows were edited without the key, or an older copy was put back
 │   └── DiskFullError         8  disk_full       no space left; nothing was changed
 ├── TrainError                9  train           nothing to train on, or nothing that fits the budget
 ├── NetworkError             10  network         no connection, or an answer that cannot be used; try again later
@@ -114,6 +115,16 @@ class KeyGoneError(StoreError):
     """The key ring no longer has the master key that this device.db was sealed with."""
 
     code = "key_gone"
+
+
+class EditedError(StoreError):
+    """The store was edited without its key; nothing is sent until someone accepts it as it is."""
+
+    code = "edited"
+
+    def __init__(self, what: str, where: str) -> None:
+        remedy = "if you put a copy back yourself: homeroom device accept-restored DIRECTORY"
+        super().__init__(f"{what}; nothing is sent", where=where, remedy=remedy)
 
 
 class DiskFullError(StoreError):

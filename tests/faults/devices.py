@@ -70,6 +70,16 @@ def make_older(home: Path, version: int) -> None:
         raw.execute(f"PRAGMA user_version = {version}")
         (home / "device" / "backup" / "device.db").unlink()
         raw.execute("VACUUM INTO ?", (str(home / "device" / "backup" / "device.db"),))
+    forget_digests(home)
+
+
+def forget_digests(home: Path) -> None:
+    """Rewrites the key rings as a release that knows no digests leaves them."""
+    for path in (home / "keys").glob("*.json"):
+        ring = msgspec.json.decode(path.read_bytes())
+        for field in ("digest_key", "digest_state", "session", "writing", "edited"):
+            ring.pop(field, None)
+        path.write_bytes(msgspec.json.encode(ring))
 
 
 def texts(store: Store) -> list[str]:

@@ -31,6 +31,7 @@ def describe(store: Store) -> dict[str, Any]:
         "unlearn": [u[0] for u in store.outbox.unlearning()],
         "key": (store.get_secret("identity.key") or b"").decode(),
         "damage": store.damage(),
+        "edited": store.edited,
     }
 
 

@@ -7,7 +7,7 @@ from typing import Any
 from homeroom.contract.signing import public_hex
 from homeroom.device.install import installed_bundle, stored_tier
 from homeroom.federation.enrolment import device_key, has_joined
-from homeroom.federation.policy import policy_in_force
+from homeroom.federation.policy import POLICY
 from homeroom.federation.privacy_ledger import privacy_status
 from homeroom.federation.versions import newest_global
 from homeroom.runtime.bundle import Bundle
@@ -19,7 +19,7 @@ def device_status(store: Store, bundle: Bundle) -> dict[str, Any]:
     installed = installed_bundle(store)
     version, newest, key = store.versions.current(), newest_global(store, bundle), device_key(store)
     in_use = {"kind": version.kind, "base": version.base, "version_id": version.version_id} if version else "bundle"
-    manifest, policy = bundle.manifest, policy_in_force(store)
+    manifest, policy = bundle.manifest, POLICY.read(store)
     return {
         "directory": str(store.directory),
         "bundle": {"name": manifest.name, "version": manifest.version, "bundle_id": bundle.bundle_id},
@@ -43,4 +43,5 @@ def device_status(store: Store, bundle: Bundle) -> dict[str, Any]:
         "copied_here": store.moved,
         "clock": store.clock_warning(),
         "damage": store.damage(),
+        "edited": store.edited or None,
     }

@@ -87,6 +87,7 @@ def export_message(store: Store, bundle: Bundle, folder: Path, root: str) -> Exp
     folder: removable, prepared by the aggregator.
     root: fingerprint of the trusted root key.
     """
+    store.check_unedited()
     key, joining = enrolment.device_key(store), PENDING_INVITATION.read(store)
     if key is None or (joining is None and not enrolment.has_joined(store)):
         raise _not_joined(store)

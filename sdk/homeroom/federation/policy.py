@@ -58,8 +58,14 @@ def install_policy(store: Store, bundle: Bundle, path: Path, root: str) -> Polic
 
 
 def policy_in_force(store: Store) -> Policy | None:
-    """The institution's policy that this device keeps, if it has one."""
-    return POLICY.read(store)
+    """The institution's policy that this device keeps, if it has one.
+
+    Raises EditedError where there is none but may have been one: an edit of the store is not accepted.
+    """
+    policy = POLICY.read(store)
+    if policy is None:
+        store.check_unedited()
+    return policy
 
 
 def scoped_layout(

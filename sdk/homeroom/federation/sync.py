@@ -71,6 +71,7 @@ def sync(store: Store, bundle: Bundle, root: str, score: Callable[[np.ndarray], 
     root: fingerprint of the trusted root key.
     score: of a theta float32 [P] on this device's validation samples, by task.
     """
+    store.check_unedited()
     sent, refused, sent_bytes, secure = list[str](), dict[str, str](), 0, ""
     with enrolment.connect(store) as client:
         configuration = client.round()

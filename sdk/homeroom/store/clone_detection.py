@@ -7,8 +7,6 @@ update was begun to be sent.
 
 from __future__ import annotations
 
-import msgspec
-
 from homeroom.errors import StoreError
 from homeroom.store import repair
 from homeroom.store.context import StoreContext
@@ -52,8 +50,7 @@ def note_charge(context: StoreContext, noise: str, update_id: str) -> None:
     key_ring = context.master_keys.read(context.store_id) or context.key_ring
     count, last = key_ring.charged.get(noise, (0, ""))
     if last != update_id:
-        charged = {**key_ring.charged, noise: (count + 1, update_id)}
-        context.put_key_ring(msgspec.structs.replace(key_ring, charged=charged))
+        context.change_key_ring(charged={**key_ring.charged, noise: (count + 1, update_id)})
 
 
 def _detect_move(context: StoreContext) -> None:

@@ -19,6 +19,7 @@ from homeroom.store.device_state import json_record
 from homeroom.store.feature_cache import FeatureCache
 from homeroom.store.master_keys import KeyRing, MasterKeys
 from homeroom.store.retention_clock import RetentionClock, believe
+from homeroom.store.row_digests import RowDigests
 from homeroom.store.sealed_rows import SAMPLE_COLUMNS, broken_input, open_sample, unpack_input
 from homeroom.system import clock
 from homeroom.system.files import write_durable
@@ -52,6 +53,7 @@ class StoreContext:
     moved: bool = False
     backed_up_changes: int = 0  # changes to device.db in this process that the copy has
     closed: bool = False
+    digests: RowDigests | None = None  # once this opening has looked for edits
     checked: bool = False  # every sealed value but the inputs was opened in this process, so the copy may be renewed
 
     def check_clock(self) -> RetentionClock:
@@ -68,6 +70,11 @@ class StoreContext:
         self.master_keys.write(self.store_id, key_ring)
         self.key_ring = key_ring
 
+    def change_key_ring(self, **fields: object) -> None:
+        """Changes fields of the key ring as it is stored now: a copy of this directory may have noted something."""
+        key_ring = self.master_keys.read(self.store_id) or self.key_ring
+        self.put_key_ring(msgspec.structs.replace(key_ring, **fields))
+
     @contextlib.contextmanager
     def step(self, event: str, count: int | Sized | None = None) -> Iterator[None]:
         """One durable step with its line in the audit log; count: a number, or a list that has that many in the end."""
@@ -78,7 +85,8 @@ class StoreContext:
                 row = (clock.timestamp(), event, number)
                 self.database.write("INSERT INTO audit (at, event, count) VALUES (?, ?, ?)", row)
         except BaseException:
-            self.keys.reset()
+            with contextlib.suppress(HomeroomError):  # the keys of before, should it have rotated them
+                self.reload_keys()
             raise
 
     def get_secret(self, name: str) -> bytes | None:
@@ -205,7 +213,7 @@ class StoreContext:
         return msgspec.structs.replace(sample, inputs=inputs)
 
     def close(self) -> None:
-        """Renews the copy if anything changed since, and unlocks the directory."""
+        """Renews the copy if anything changed since, notes the state of the rows, and unlocks the directory."""
         if self.closed:
             return
         self.closed = True
@@ -214,6 +222,9 @@ class StoreContext:
         elif self.database.connection.total_changes != self.backed_up_changes:
             with contextlib.suppress(HomeroomError):  # the next opening sees to it
                 self.back_up(force=True)
+        if self.digests is not None and self.key_ring.writing and not self.database.damaged:
+            with contextlib.suppress(HomeroomError):  # the next opening finds it as after a power cut
+                self.change_key_ring(writing=False, digest_state=self.digests.state())
         self.cache.close()
         self.database.close()
         self.lock.close()

@@ -54,7 +54,7 @@ def remove_and_rotate(context: StoreContext) -> ForgetReport:
             if row is not None:
                 report = _remove(context, row[0])
         context.keys.rotate(context.key_ring)
-    context.reload_keys()
+        context.reload_keys()
     return report
 
 
@@ -115,12 +115,11 @@ def expire(context: StoreContext, today: str) -> int:
         return 0
     count = sum(map(len, expired.values()))
     context.mend(bodies=True)  # what stays is sealed anew
-    with _second_master_key(context):
-        with context.step("retention ended", count):
-            Versions(context).drop_state()
-            for subject_id, sample_ids in expired.items():
-                _end_retention(context, subject_id, sample_ids)
-            context.keys.rotate(context.key_ring)
+    with _second_master_key(context), context.step("retention ended", count):
+        Versions(context).drop_state()
+        for subject_id, sample_ids in expired.items():
+            _end_retention(context, subject_id, sample_ids)
+        context.keys.rotate(context.key_ring)
         context.reload_keys()
     context.cache.forget(expired)
     finish_rotation(context)

@@ -33,6 +33,10 @@ class KeyRing(msgspec.Struct, frozen=True, kw_only=True):
     begun: by bundle, the newest base whose update was begun to be sent, and that update's id; an older copy of the
     directory does not know it.
     charged: by noise multiplier, how many private updates were begun, and the last one's id.
+    digest_key: of the digests of the rows, hexadecimal; empty for a store from before there were any.
+    digest_state: of the digests, at the last close or before the session of writing under way.
+    session: counts sessions of writing; `writing`: whether one is under way, or was cut short.
+    edited: edits that were noticed and not accepted, in words.
     """
 
     keys: dict[int, str]
@@ -40,6 +44,11 @@ class KeyRing(msgspec.Struct, frozen=True, kw_only=True):
     forgetting: tuple[str, ...] = ()
     begun: dict[str, tuple[int, str]] = {}
     charged: dict[str, tuple[int, str]] = {}
+    digest_key: str = ""
+    digest_state: str = ""
+    session: int = 0
+    writing: bool = False
+    edited: str = ""
 
     @property
     def newest(self) -> int:
@@ -70,6 +79,10 @@ class KeyRing(msgspec.Struct, frozen=True, kw_only=True):
         """This ring, with a note that an update on a base of a bundle was begun to be sent."""
         return msgspec.structs.replace(self, begun={**self.begun, bundle_id: (base, update_id)})
 
+    def without_digests(self) -> KeyRing:
+        """This ring before there were digests of the rows."""
+        return msgspec.structs.replace(self, digest_key="", digest_state="", session=0, writing=False)
+
     def next(self, forgetting: tuple[str, ...] = ()) -> KeyRing:
         """This ring with one more key, to be stored before anything is sealed with it."""
         keys = {**self.keys, self.newest + 1: new_key().hex()}
@@ -82,7 +95,7 @@ class KeyRing(msgspec.Struct, frozen=True, kw_only=True):
 
 def new_key_ring() -> KeyRing:
     """A ring with one new master key."""
-    return KeyRing(keys={1: new_key().hex()}, nonce=secrets.token_hex(16))
+    return KeyRing(keys={1: new_key().hex()}, nonce=secrets.token_hex(16), digest_key=new_key().hex())
 
 
 class MasterKeys(Protocol):

@@ -98,6 +98,9 @@ def go_back(directory: Path, keys: MasterKeys | None = None) -> Return:
         if device_file is not None:
             device_file = msgspec.structs.replace(device_file, format=min(device_file.format, found.version))
             write_durable(directory / "device.json", msgspec.json.encode(device_file))
+        keys, store_id = _find_keys(directory, keys)
+        if (key_ring := keys.read(store_id)) is not None:
+            keys.write(store_id, key_ring.without_digests())  # that release knows none
         replace_durable(backup.older_path(found.version), directory / "device.db.restored")
         sync_directory(backup.path.parent)
         finish_restore(directory)
@@ -136,10 +139,15 @@ def _newer(store: sqlite3.Connection, copy: sqlite3.Connection, table: str, key:
     return sum(name not in held for (name,) in store.execute(f"SELECT {key} FROM {table}"))
 
 
-def _key_ring(directory: Path, keys: MasterKeys | None) -> KeyRing | None:
+def _find_keys(directory: Path, keys: MasterKeys | None) -> tuple[MasterKeys, str]:
+    """Where the key ring of a directory is kept, and the store's id; "" where none can be read."""
     device_file = read_device_file(directory)
     keys = keys or find_master_keys(device_file.keys if device_file else None)
-    store_id = device_file.store_id if device_file else find_store_id(directory)
+    return keys, device_file.store_id if device_file else find_store_id(directory) or ""
+
+
+def _key_ring(directory: Path, keys: MasterKeys | None) -> KeyRing | None:
+    keys, store_id = _find_keys(directory, keys)
     return keys.read(store_id) if store_id else None
 
 

@@ -12,7 +12,7 @@ from pathlib import Path
 import msgspec
 
 from homeroom.errors import BrokenSealError, DamagedError, KeyGoneError, StoreError
-from homeroom.store import clone_detection, repair, schema
+from homeroom.store import clone_detection, edit_detection, repair, schema
 from homeroom.store.backup import Backup
 from homeroom.store.context import StoreContext
 from homeroom.store.data_keys import DataKeys, insert_store_keys
@@ -154,7 +154,8 @@ def _open_sound(path: Path, store_id: str, key_ring: KeyRing, backup: Backup) ->
 
 
 def _recover(context: StoreContext, damage: list[str]) -> None:
-    """Notes damage, mends rows, finishes a rotation that was cut short, and detects a moved or older directory."""
+    """Notes edits and damage, mends rows, finishes a rotation that was cut short, detects a moved directory."""
+    edit_detection.detect_edits(context, restored=bool(damage))
     repair.note_damage(context.database, damage)
     mark = context.directory / repair.DAMAGE_MARK
     if mark.exists() or context.directory.joinpath("device.db").stat().st_size <= repair.CHECKED_AT_OPEN_BYTES:

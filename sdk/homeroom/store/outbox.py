@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from homeroom.store import clone_detection
+from homeroom.store import clone_detection, edit_detection
 from homeroom.store.context import StoreContext
 from homeroom.store.device_state import RESIDUAL, bytes_record
 from homeroom.store.records import StoredUpdate
@@ -73,7 +73,11 @@ class Outbox:
         return [row[0] for row in self._context.database.rows("SELECT update_id FROM updates WHERE state = 'sent'")]
 
     def mark_sending(self, update_id: str) -> None:
-        """Marks an update before the first attempt: it may arrive without an answer, so it is not replaced."""
+        """Marks an update before the first attempt: it may arrive without an answer, so it is not replaced.
+
+        EditedError while an edit of the store is not accepted.
+        """
+        edit_detection.check_unedited(self._context)
         clone_detection.begin_sending(self._context, update_id)
         self._context.database.write("UPDATE updates SET state = 'sending' WHERE update_id = ?", (update_id,))
 
@@ -109,6 +113,7 @@ class Outbox:
 
     def charge(self, noise: str, update_id: str) -> None:
         """Counts a private update of a noise multiplier outside the directory, before its first byte leaves."""
+        edit_detection.check_unedited(self._context)
         clone_detection.note_charge(self._context, noise, update_id)
 
     def charges(self) -> dict[str, int]:

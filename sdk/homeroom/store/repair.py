@@ -15,6 +15,7 @@ from homeroom.store import migrations, schema
 from homeroom.store.backup import Backup
 from homeroom.store.data_keys import DataKeys
 from homeroom.store.master_keys import KeyRing
+from homeroom.store.row_digests import DIGESTS
 from homeroom.store.sealed_rows import BrokenRow, broken_rows
 from homeroom.system.clock import timestamp
 from homeroom.system.files import refusal as file_refusal
@@ -271,6 +272,10 @@ def _salvage(damaged: Path, database: Database, key_ring: KeyRing) -> tuple[int,
             except (*SQLITE_ERRORS, HomeroomError):
                 losses.append(f"{table}: newer rows that could not be read any more are lost")
         with database.transaction():
+            with contextlib.suppress(*SQLITE_ERRORS):
+                row = old.execute("SELECT * FROM secrets WHERE name = ?", (DIGESTS,)).fetchone()
+                if row is not None and keys.device.holds(row[1], "secrets", DIGESTS):
+                    database.write("INSERT OR REPLACE INTO secrets VALUES (?, ?)", row)
             for broken in list(broken_rows(database, keys, bodies=True)):
                 if broken.table == "inputs":
                     _restore_row(database, old, broken)

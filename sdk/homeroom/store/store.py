@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from homeroom.data.samples import INPUT_KINDS, InputKind, InputReference, StoredInput, StoredSample
+from homeroom.store import edit_detection
 from homeroom.store import samples as stored_samples
 from homeroom.store.context import StoreContext
 from homeroom.store.erasure import expire, forget_subject
@@ -50,7 +51,7 @@ class Store:
         return cls(open_store(Path(directory), keys, anew=anew))
 
     def close(self) -> None:
-        """Renews the copy if anything changed since, and unlocks the directory."""
+        """Renews the copy if anything changed since, notes the state in the key ring, and unlocks the directory."""
         self._context.close()
 
     def __enter__(self) -> Store:
@@ -223,6 +224,19 @@ class Store:
         self._context.mend(bodies=True)
         self._context.backup.make_whole(self._context.database)
         return len(self.damage()) - before
+
+    @property
+    def edited(self) -> str:
+        """What was edited without the key and is not accepted, in words; empty if nothing was."""
+        return self._context.key_ring.edited
+
+    def check_unedited(self) -> None:
+        """Raises EditedError while an edit is not accepted: nothing may be sent then."""
+        edit_detection.check_unedited(self._context)
+
+    def accept_edits(self) -> str:
+        """Accepts the store as it is, after an older copy was put back; returns what had been noticed, or ""."""
+        return edit_detection.accept_edits(self._context)
 
     def back_up(self) -> None:
         """Renews the copy in backup/ now."""

@@ -10,7 +10,7 @@ from __future__ import annotations
 import contextlib
 import os
 import sqlite3
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -32,12 +32,16 @@ class Database:
     durable: sync at each commit.
     any_thread: the owner sees to it that one thread at a time uses the connection.
     shared: other processes may read and write between transactions; wait up to 10 s for theirs.
+
+    `before_commit` is called as the last part of each transaction, `after_transaction` with whether it was committed.
     """
 
     def __init__(self, path: Path, *, durable: bool = True, any_thread: bool = False, shared: bool = False) -> None:
         self.path = path
         self.damaged = False  # SQLite found damage
         self._depth = 0
+        self.before_commit: Callable[[], None] = lambda: None
+        self.after_transaction: Callable[[bool], None] = lambda committed: None
         self._locking = "NORMAL" if shared else "EXCLUSIVE"
         with self.refusals():
             self.connection = sqlite3.connect(
@@ -76,15 +80,19 @@ class Database:
         with self.refusals():
             self.connection.execute("BEGIN IMMEDIATE")
             self._depth += 1
+            committed = False
             try:
                 yield
+                self.before_commit()
                 self.connection.execute("COMMIT")
+                committed = True
             except BaseException:
                 if self.connection.in_transaction:
                     self.connection.execute("ROLLBACK")
                 raise
             finally:
                 self._depth -= 1
+                self.after_transaction(committed)
 
     def rows(self, sql: str, parameters: Sequence[Any] = ()) -> list[Any]:
         """All rows of a query."""

@@ -12,7 +12,7 @@ import pytest
 from faults.devices import make_sample, open_store, theta
 
 from homeroom.contract.privacy import Privacy
-from homeroom.errors import StoreError, UpdateError
+from homeroom.errors import EditedError, StoreError, UpdateError
 from homeroom.federation import privacy_ledger
 from homeroom.store import Store
 from homeroom.system.identity import disk_identity
@@ -66,6 +66,9 @@ def test_an_older_copy_sends_nothing_for_what_was_answered_since(tmp_path: Path)
         assert store.get_secret("identity.key") == b"key", "it is still the same device"
         assert len(store.samples()) == 2
         assert queue(store, 4, 4), "the next global version is answered again"
+        with pytest.raises(EditedError):
+            send(store)
+        assert store.accept_edits()
         assert send(store) == [f"{4:032x}"]
     with open_store(tmp_path) as store:
         assert len(store.damage()) == 1, "noticed once"
@@ -119,9 +122,12 @@ def test_two_copies_on_one_machine_do_not_both_answer_a_base(tmp_path: Path) -> 
             with open_store(home) as store:
                 queue(store, 10 * base + number, base)
                 sent |= {update.update_id: update.base for update in store.outbox.pending()}
+                assert bool(store.accept_edits()) == ((base, number) != (4, 0)), "each finds itself older"
                 send(store)
     assert sorted(sent.values()) == [3, 4, 5, 6], "each base by one of them"
     with open_store(tmp_path) as one, open_store(twin) as other:
+        assert one.accept_edits()
+        assert other.edited == ""
         queue(one, 70, 7)
         queue(other, 71, 7)
         assert send(one)

@@ -1,0 +1,117 @@
+"""Edit detection: notices rows that were removed, replaced or put back by somebody without the key ring.
+
+The digests of all rows are stored in the transaction that changes them. Their key is in the key ring, outside the
+directory, with the state of the digests at the last close; a session of writing is noted there before its first commit.
+So a power cut is no alarm: the store is then in the state from before the session, or in one of that session. Every
+older state is one, and every edit.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import secrets
+
+import msgspec
+
+from homeroom.errors import BrokenSealError, EditedError
+from homeroom.store import repair
+from homeroom.store.context import StoreContext
+from homeroom.store.row_digests import DIGESTS, ROWS, SECURE_SECRETS, RowDigests, Sums
+
+LISTED = {"samples", "subjects", "profiles", "segments", "audit", "damage"}  # an edit of others stops sending
+OLDER_STORE = "an older copy of the store was put in its place, or its digests were removed"
+
+
+class StoredDigests(msgspec.Struct, frozen=True):
+    """The digests by table, and the session of writing that stored them."""
+
+    session: int
+    sums: Sums
+
+
+def detect_edits(context: StoreContext, *, restored: bool) -> None:
+    """Compares the rows with what the key ring knows of them, and keeps their digests from now on.
+
+    An edit of a row that decides over sending (a policy, a ledger, a pin, an agreement, an update, a version or its
+    lineage) stops sending until someone accepts the store as it is; an edit of another is listed as damage. A store
+    from before there were digests is taken as it is, and its audit log says so.
+
+    restored: whether this opening restored the store from its copy.
+    """
+    is_new = not context.key_ring.digest_key
+    if is_new:
+        context.change_key_ring(digest_key=secrets.token_hex(32))
+    context.digests = digests = RowDigests(context.database, bytes.fromhex(context.key_ring.digest_key))
+    stored, ring = _read(context), context.key_ring
+    if not is_new and digests.state() != ring.digest_state and (stored or ring.session):
+        edited = _edited_tables(context, digests, stored)
+        if restored:
+            edited.discard(SECURE_SECRETS)
+        _judge(context, digests, edited, restored)
+    digests.save = lambda before: _save(context, before)
+    if is_new:
+        with context.step("edits are noticed from now on"):
+            pass
+
+
+def _edited_tables(context: StoreContext, digests: RowDigests, stored: StoredDigests | None) -> set[str]:
+    """The tables with edited rows, after damage was mended; OLDER_STORE where the digests are of another state."""
+    ring = context.key_ring
+    if stored is None:  # none yet, after a power cut before the first commit
+        return set() if ring.writing and ring.session == 1 else {OLDER_STORE}
+    if not (ring.writing and stored.session == ring.session) and digests.state(stored.sums) != ring.digest_state:
+        return {OLDER_STORE}
+
+    def differing() -> set[str]:
+        sums = digests.sums
+        return {table for table in (*ROWS, SECURE_SECRETS) if sums.get(table) != stored.sums.get(table)}
+
+    edited, logs = differing(), {"audit", "damage"}
+    if edited - logs:
+        context.mend()
+        edited &= differing() | logs
+    return edited
+
+
+def _judge(context: StoreContext, digests: RowDigests, edited: set[str], restored: bool) -> None:
+    stops, listed = sorted(edited - LISTED), sorted(edited & LISTED)
+    what = f"rows of {', '.join(stops)} were removed or replaced" if stops else ""
+    what = OLDER_STORE if OLDER_STORE in stops else what
+    known = context.key_ring.edited
+    context.change_key_ring(edited=what or known, writing=False, digest_state=digests.state())
+    digests.save = lambda before: _save(context, before)
+    if listed and not restored:
+        repair.note_damage(context.database, [f"rows of {', '.join(listed)} were removed or replaced without the key"])
+
+
+def _save(context: StoreContext, before: Sums) -> None:
+    """Stores the digests before a commit; before the first one, the key ring notes that a session of writing begins."""
+    digests, ring = context.digests, context.key_ring
+    assert digests is not None  # it calls this
+    if not ring.writing:
+        context.change_key_ring(session=ring.session + 1, writing=True, digest_state=digests.state(before))
+    body = msgspec.msgpack.encode(StoredDigests(context.key_ring.session, digests.sums))
+    context.put_secret(DIGESTS, body)
+
+
+def _read(context: StoreContext) -> StoredDigests | None:
+    with contextlib.suppress(BrokenSealError, msgspec.DecodeError):
+        body = context.get_secret(DIGESTS)
+        return None if body is None else msgspec.msgpack.decode(body, type=StoredDigests)
+    return None
+
+
+def check_unedited(context: StoreContext) -> None:
+    """Raises EditedError while an edit is not accepted."""
+    if context.key_ring.edited:
+        raise EditedError(context.key_ring.edited, str(context.directory))
+
+
+def accept_edits(context: StoreContext) -> str:
+    """Accepts the store as it is; returns what had been noticed, empty if nothing was."""
+    edited = context.key_ring.edited
+    if edited:
+        with context.step("accepted as it is"):
+            pass
+        context.change_key_ring(edited="")
+    return edited
