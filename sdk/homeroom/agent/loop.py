@@ -274,7 +274,9 @@ class Agent:
             updates_waiting=facts["updates_waiting"],
             joined=facts["joined"],
             global_version=facts["global_version"],
+            next_version=facts["next_version"],
             damage=len(facts["damage"]),
+            edited=facts["edited"] or "",
             clock=facts["clock"] or (clock_check.says if clock_check.state == "wrong" else self._clock_off()),
         )
 

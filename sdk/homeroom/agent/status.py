@@ -42,6 +42,7 @@ class AgentStatus(msgspec.Struct, frozen=True, kw_only=True):
     updates_waiting: int = 0
     joined: bool = False
     global_version: int = 0
+    next_version: str | None = None  # how many of its updates are here, where the aggregator tells
     refused_entries: int = 0
     last_seen: str | None = None  # when the aggregator last answered
     last_trained: str | None = None
@@ -49,6 +50,7 @@ class AgentStatus(msgspec.Struct, frozen=True, kw_only=True):
     rolled_back: int = 0
     training_waits: str = ""
     clock: str | None = None
+    edited: str = ""
     damage: int = 0
     problems: dict[str, str] = {}
     problem_codes: dict[str, str] = {}
@@ -60,6 +62,9 @@ def status_lines(status: AgentStatus) -> list[tuple[str, str]]:
     codes = status.problem_codes
     if not DISK_CODES.isdisjoint(codes.values()):
         lines.append(("disk full", "nothing more is taken in or learned until some space is free"))
+    if status.edited:
+        remedy = "if a copy was put back on purpose: homeroom device accept-restored"
+        lines.append(("edited", f"{status.edited}; nothing is sent ({remedy})"))
     if status.clock:
         lines.append(("clock wrong", status.clock))
     if not BUNDLE_CODES.isdisjoint(codes.values()):
@@ -76,6 +81,8 @@ def status_lines(status: AgentStatus) -> list[tuple[str, str]]:
         lines.append(("never seen", "the aggregator has not answered yet"))
     else:
         lines.append((f"last seen {status.last_seen}", "when the aggregator last answered"))
+    if status.next_version:
+        lines.append(("next version", status.next_version))
     if status.refused_entries:
         lines.append(
             ("refused", f"{status.refused_entries} entries of the inbox: the reasons lie in its folder refused/")

@@ -30,6 +30,7 @@ COMMANDS = {
     "device undo": ("homeroom.cli.device:undo", "Use the version of theta before the present one."),
     "device status": ("homeroom.cli.device:status", "Say what is held, what waits, what is damaged."),
     "device migrate": ("homeroom.cli.migrate:migrate", "Bring a store to this version, or go back to its copy."),
+    "device accept-restored": ("homeroom.cli.migrate:accept_restored", "Accept a store that was put back or edited."),
     "device page": ("homeroom.cli.agent:page", "Print the address of the agent's page."),
     "device run": ("homeroom.cli.agent:run", "Run the agent: add, train in its hours, sync."),
     "device agent": ("homeroom.cli.agent:agent", "Say what the agent is doing."),

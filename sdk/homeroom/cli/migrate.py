@@ -7,7 +7,7 @@ from pathlib import Path
 
 import click
 
-from homeroom.cli.options import as_json, json_text
+from homeroom.cli.options import as_json, json_text, say
 from homeroom.cli.parameters import FOLDER
 from homeroom.errors import InputError
 
@@ -58,3 +58,20 @@ def migrate(directory: Path, dry_run: bool, back: bool, yes: bool, machine: bool
             f"  needs {plan.needed_bytes / 1e6:.1f} MB of free space meanwhile{free}\n"
             f"  the copy from before is {plan.copy}, for 30 days or until a `forget`: `--back` puts it in place"
         )
+
+
+@click.command("accept-restored")
+@click.argument("directory", type=FOLDER)
+def accept_restored(directory: Path) -> None:
+    """Accept the store of DIRECTORY as it is, after you put a copy of it back: then it sends again. Its log notes it.
+
+    Example: homeroom device accept-restored classroom/
+    """
+    from homeroom.store import Store
+    from homeroom.store.open import is_device
+
+    if not is_device(directory):
+        raise InputError("is no device directory", where=str(directory), remedy="name the folder of `device init`")
+    with Store.open(directory) as store:
+        edited = store.accept_edits()
+    say(f"accepted: {edited}" if edited else "there was nothing to accept")

@@ -140,12 +140,16 @@ def _check_directory(directory: Path) -> tuple[list[Check], Path | None, Runtime
         with Store.open(directory) as store:
             store.check_seals()
             installed, warning, damage = installed_bundle(store), store.clock_warning(), store.damage()
+            edited = store.edited
             says = f"{store.count()} samples, master key in {_KEY_LOCATIONS[store.key_location]}"
     except HomeroomError as problem:
         return [Check("directory", str(problem.what), "wrong", problem.remedy)], None, "onnx"
     checks = [Check("directory", says)]
     if warning:
         checks.append(Check("clock", warning, "note", "set the clock; it is believed after a week"))
+    if edited:
+        remedy = f"if you put a copy back yourself: homeroom device accept-restored {directory}"
+        checks.append(Check("edits", f"{edited}; nothing is sent", "wrong", remedy))
     if damage:
         last = f"{len(damage)} times, last {damage[-1]}"
         checks.append(Check("damage", last, "note", "replace the card or disk if this goes on"))

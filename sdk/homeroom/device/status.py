@@ -9,6 +9,7 @@ from homeroom.device.install import installed_bundle, stored_tier
 from homeroom.federation.enrolment import device_key, has_joined
 from homeroom.federation.policy import POLICY
 from homeroom.federation.privacy_ledger import privacy_status
+from homeroom.federation.sync import WAITING
 from homeroom.federation.versions import newest_global
 from homeroom.runtime.bundle import Bundle
 from homeroom.store import Store
@@ -17,6 +18,7 @@ from homeroom.store import Store
 def device_status(store: Store, bundle: Bundle) -> dict[str, Any]:
     """The status as `Device.status` returns it and `homeroom device status --json` prints it."""
     installed = installed_bundle(store)
+    waiting = WAITING.read(store)
     version, newest, key = store.versions.current(), newest_global(store, bundle), device_key(store)
     in_use = {"kind": version.kind, "base": version.base, "version_id": version.version_id} if version else "bundle"
     manifest, policy = bundle.manifest, POLICY.read(store)
@@ -38,6 +40,7 @@ def device_status(store: Store, bundle: Bundle) -> dict[str, Any]:
         "updates_waiting": len(store.outbox.pending()),
         "updates_sent": len(store.outbox.sent()),
         "unlearning_waiting": len(store.outbox.unlearning()),
+        "next_version": "{} of {} updates are here".format(*waiting) if waiting else None,
         "privacy": privacy_status(store),
         "training_unfinished": store.versions.is_unfinished(),
         "copied_here": store.moved,

@@ -27,12 +27,15 @@ from homeroom.federation.versions import newest_global, stored_theta, theta_of, 
 from homeroom.runtime.bundle import Bundle
 from homeroom.runtime.unpack import SIZE_LIMIT_BYTES
 from homeroom.store import Store
+from homeroom.store.device_state import json_record
 from homeroom.system.clock import now
 
 if TYPE_CHECKING:
     from homeroom.federation.network.client import Client
 
 DOWNLOADS_FOLDER = "downloads"  # of unfinished downloads, in the device's directory
+
+WAITING = json_record("identity.waiting", tuple[int, int])  # updates for the next version, as the aggregator last told
 
 Scores = Mapping[str, Score]
 
@@ -86,8 +89,9 @@ def sync(store: Store, bundle: Bundle, root: str, score: Callable[[np.ndarray], 
         else:
             sent, refused, sent_bytes = send_updates(store, client, configuration, bundle.manifest.layout)
         fetched = fetch_global(store, bundle, client, root, score)
-        ahead_s = clock_ahead_s(client)
+        ahead_s, waiting = clock_ahead_s(client), client.waiting
     store.back_up()
+    WAITING.write(store, waiting)
     newest = newest_global(store, bundle)
     return SyncReport(
         sent=tuple(sent),
@@ -102,7 +106,7 @@ def sync(store: Store, bundle: Bundle, root: str, score: Callable[[np.ndarray], 
         local_scores=fetched.ours,
         clock_off_s=ahead_s,
         secure=secure,
-        waiting=client.waiting,
+        waiting=waiting,
     )
 
 
