@@ -19,7 +19,7 @@ import msgspec
 from homeroom.contract.canonical_json import decode, digest_file
 from homeroom.errors import InputError, StoreError
 from homeroom.system.clock import now
-from homeroom.system.files import make_directory, refusal, sync_directory, write_durable
+from homeroom.system.files import make_directory, open_private, refusal, sync_directory, write_durable
 from homeroom.system.sqlite import copy_database
 from homeroom_aggregator.admin import folder as district
 from homeroom_aggregator.admin.configuration_file import CONFIGURATION_FILE
@@ -136,7 +136,7 @@ def _copy_tree(source: Path, target: Path) -> None:
     for path in _files(source):
         copy = target / path.relative_to(source)
         make_directory(copy.parent)
-        shutil.copyfile(path, copy)
-        os.chmod(copy, 0o600)
-        with copy.open("rb+") as file:
+        with open_private(copy) as file, path.open("rb") as original:
+            shutil.copyfileobj(original, file)
+            file.flush()
             os.fsync(file.fileno())

@@ -8,7 +8,7 @@ from pathlib import Path
 import msgspec
 
 from homeroom.contract.signing import read_key
-from homeroom.system.files import write_durable
+from homeroom.system.files import make_directory, write_durable
 from homeroom.system.sqlite import Database
 from homeroom_aggregator.admin import configuration_file as file
 from homeroom_aggregator.admin import folder as district
@@ -27,7 +27,7 @@ def upgrade_bundle(folder: Path, old: Path, bundle: Path) -> FolderFacts:
     Its rounds have the old configuration and begin with the bundle's own theta. May be repeated if it was cut short.
     """
     facts = district.read_facts(old)
-    folder.mkdir(parents=True, exist_ok=True)
+    make_directory(folder)
     with (
         contextlib.closing(district.open_log(old)) as before,
         contextlib.closing(Log(folder / district.LOG_FILE)) as log,

@@ -13,10 +13,11 @@ from pathlib import Path
 
 from homeroom.device.device import Device
 from homeroom.errors import BundleError, HomeroomError, InputError
+from homeroom.system.files import make_directory, write_durable
 
 SETTLED_S = 30.0  # an entry that changed more recently may still be copied
 UNFINISHED_SUFFIXES = (".part", ".tmp", ".crdownload", ".filepart")
-REFUSED_FOLDER = "refused"
+REFUSED_FOLDER, WHY_SUFFIX = "refused", ".why.txt"
 INVITATION_FILE = "invitation.json"
 
 
@@ -84,10 +85,10 @@ def import_entries(device: Device, entries: tuple[Path, ...]) -> tuple[int, int]
 def refuse_entry(entry: Path, problem: HomeroomError) -> None:
     """Moves an entry to refused/, with the reason in a text file beside it."""
     folder = entry.parent / REFUSED_FOLDER
-    folder.mkdir(exist_ok=True)
+    make_directory(folder)
     moved = folder / f"{time.strftime('%Y%m%d-%H%M%S', time.gmtime())}-{entry.name}"
-    shutil.move(entry, moved)
-    moved.with_name(moved.name + ".why.txt").write_text(f"{problem}\n", encoding="utf-8")
+    entry.rename(moved)
+    write_durable(moved.with_name(moved.name + WHY_SUFFIX), f"{problem}\n".encode())
 
 
 def remove_entry(entry: Path) -> None:

@@ -21,6 +21,7 @@ from homeroom.device.doctor import examine
 from homeroom.errors import HomeroomError
 from homeroom.federation.enrolment import has_joined
 from homeroom.store import Store
+from homeroom.system.files import open_private
 
 LOG_FILE, LOG_LIMIT_BYTES = "agent.log", 256 << 10
 PACKAGES = ("homeroom", "onnxruntime", "numpy", "cryptography", "tokenizers", "Pillow", "soundfile", "soxr", "msgspec")
@@ -37,7 +38,7 @@ def write_support(directory: Path, out: Path) -> list[str]:
         "files.json": _sizes(directory),
         "store.json": _store(directory),
     }
-    with zipfile.ZipFile(out, "w", zipfile.ZIP_DEFLATED) as archive:
+    with open_private(out) as file, zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED) as archive:
         for name, document in parts.items():
             archive.writestr(name, json.dumps(document, indent=1))
         log = directory / status.AGENT_FOLDER / LOG_FILE

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import logging.handlers
 import signal
 import sys
 from pathlib import Path
@@ -60,6 +59,7 @@ def run(
     from homeroom.agent.page import PageServer
     from homeroom.device.device import Device
     from homeroom.device.resources.budget import read_weekly_hours
+    from homeroom.system.files import make_directory
 
     settings = AgentSettings(
         directory=directory,
@@ -72,7 +72,7 @@ def run(
     )
     Device.open(directory, bundle, root).close()  # fails at once where the agent could not work
     if inbox is not None:
-        inbox.mkdir(parents=True, exist_ok=True)
+        make_directory(inbox)
     _log_to(directory)
     lower_priority()
     agent = Agent(settings)
@@ -151,11 +151,11 @@ def _log_to(directory: Path) -> None:
     """Log to stderr and to a file that a support bundle takes along; no line names anybody."""
     from homeroom.agent import status
     from homeroom.agent.support_bundle import LOG_FILE
-    from homeroom.system.files import make_directory
+    from homeroom.system.files import PrivateLogFile, make_directory
 
     folder = directory / status.AGENT_FOLDER
     make_directory(folder)
-    file = logging.handlers.RotatingFileHandler(folder / LOG_FILE, maxBytes=LOG_BYTES, backupCount=LOG_FILES)
+    file = PrivateLogFile(folder / LOG_FILE, maxBytes=LOG_BYTES, backupCount=LOG_FILES)
     logger = logging.getLogger("homeroom.agent")
     logger.setLevel(logging.INFO)
     for handler in (logging.StreamHandler(sys.stderr), file):

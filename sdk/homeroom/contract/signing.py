@@ -18,7 +18,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey,
 from homeroom.contract.canonical_json import canonical, digest
 from homeroom.contract.manifest import Hash
 from homeroom.errors import TrustError
-from homeroom.system.files import read_bounded
+from homeroom.system.files import make_directory, open_private, read_bounded
 
 Role = Literal["exporter", "aggregator", "roster", "institution"]
 
@@ -100,8 +100,8 @@ def write_key(path: Path, key: Ed25519PrivateKey) -> None:
     data = key.private_bytes(
         serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
     )
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
+    make_directory(path.parent)
+    with open_private(path, exclusive=True) as file:
         try:
             file.write(data)
             file.flush()

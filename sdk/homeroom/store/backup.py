@@ -17,7 +17,7 @@ from typing import Any
 from homeroom.errors import DamagedError, StoreError
 from homeroom.store.device_state import SECURE, condition, deletion
 from homeroom.system.files import replace_durable, sync_directory
-from homeroom.system.sqlite import SQLITE_ERRORS, Database, copy_database, refusal
+from homeroom.system.sqlite import SQLITE_ERRORS, Database, connect, copy_database, refusal
 
 LARGEST_TIME_SHARE = 0.05  # at most this share of the time goes into copying, unless a copy is forced
 CHECKED_COPY_BYTES = 64 << 20  # SQLite's structure of a larger copy is not checked when it is first renewed
@@ -75,7 +75,7 @@ class Backup:
     def finish(self) -> None:
         """Takes back a renewal that was cut short."""
         if self.path.with_name(f"{self.path.name}-journal").exists():
-            with contextlib.suppress(*SQLITE_ERRORS), contextlib.closing(sqlite3.connect(self.path)) as copy:
+            with contextlib.suppress(*SQLITE_ERRORS), contextlib.closing(connect(self.path)) as copy:
                 copy.execute(SHAPE)
 
     def make(self, database: Database, check: Callable[[], None] = lambda: None) -> None:
@@ -99,7 +99,7 @@ class Backup:
     def _renew(self, database: Database) -> bool:
         """Writes what has changed in one transaction; False if the copy is of another version, or damaged."""
         try:
-            with contextlib.closing(sqlite3.connect(self.path, isolation_level=None)) as copy:
+            with contextlib.closing(connect(self.path)) as copy:
                 copy.execute("PRAGMA secure_delete = ON")
                 if not self._is_sound(copy, database):
                     return False

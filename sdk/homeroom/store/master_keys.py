@@ -18,7 +18,7 @@ import msgspec
 
 from homeroom.errors import StoreError
 from homeroom.store.encryption import Cipher, new_key
-from homeroom.system.files import read_small, sync_directory, write_durable
+from homeroom.system.files import close_to_others, read_small, sync_directory, write_durable
 from homeroom.system.identity import disk_identity, machine_identity
 
 KeyLocation = Literal["folder", "keyring", "user"]
@@ -124,6 +124,7 @@ class FolderKeys:
 
     def read(self, store_id: str) -> KeyRing | None:
         try:
+            close_to_others(self._path(store_id))
             return _decode(read_small(self._path(store_id)), str(self._path(store_id)))
         except FileNotFoundError:
             return None

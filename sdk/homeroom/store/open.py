@@ -21,7 +21,7 @@ from homeroom.store.feature_cache import FeatureCache
 from homeroom.store.master_keys import KeyLocation, KeyRing, MasterKeys, find_master_keys, new_key_ring
 from homeroom.store.retention_clock import RetentionClock
 from homeroom.system import clock
-from homeroom.system.files import make_directory, read_small, write_durable
+from homeroom.system.files import close_to_others, make_directory, read_small, write_durable
 from homeroom.system.sqlite import Database, lock_file
 
 OLDER_COPY_LIFETIME = datetime.timedelta(days=30)  # to go back by after a migration
@@ -43,6 +43,7 @@ def is_device(directory: Path) -> bool:
 def open_store(directory: Path, master_keys: MasterKeys | None, *, anew: bool) -> StoreContext:
     """Opens or makes the store of a directory; see `Store.open`."""
     make_directory(directory)
+    close_to_others(directory)
     lock = lock_file(directory / "lock", where=directory)
     try:
         return _open_locked(directory, master_keys, lock, anew=anew)

@@ -18,9 +18,9 @@ from homeroom.store.master_keys import KeyRing
 from homeroom.store.row_digests import DIGESTS
 from homeroom.store.sealed_rows import BrokenRow, broken_rows
 from homeroom.system.clock import timestamp
+from homeroom.system.files import open_private, replace_durable, sync_directory
 from homeroom.system.files import refusal as file_refusal
-from homeroom.system.files import replace_durable, sync_directory
-from homeroom.system.sqlite import SQLITE_ERRORS, Database
+from homeroom.system.sqlite import SQLITE_ERRORS, Database, connect
 
 CHECKED_AT_OPEN_BYTES = 64 << 20  # a larger store is checked before it is read or copied, not at every opening
 DAMAGE_MARK = "damaged"  # a file: SQLite found damage, so the next opening checks everything
@@ -114,7 +114,7 @@ def first_value_of_copy(directory: Path, sql: str) -> Any:
 
 def _first_value(path: Path, sql: str) -> Any:
     if path.exists():
-        with contextlib.suppress(*SQLITE_ERRORS, TypeError), contextlib.closing(sqlite3.connect(path)) as connection:
+        with contextlib.suppress(*SQLITE_ERRORS, TypeError), contextlib.closing(connect(path)) as connection:
             return connection.execute(sql).fetchone()[0]
     return None
 
@@ -212,7 +212,8 @@ def restore(directory: Path, backup: Backup, key_ring: KeyRing, why: str) -> lis
     beside = directory / "device.db.new"
     _unlink(beside)
     try:
-        shutil.copyfile(backup.path, beside)
+        with open_private(beside) as file, backup.path.open("rb") as copy:
+            shutil.copyfileobj(copy, file)
         database = Database(beside)
     except OSError as problem:
         _unlink(beside)
@@ -257,7 +258,7 @@ def _salvage(damaged: Path, database: Database, key_ring: KeyRing) -> tuple[int,
         return 0, []
     saved, losses = 0, []
     keys = DataKeys(database, key_ring)
-    with contextlib.closing(sqlite3.connect(damaged)) as old:
+    with contextlib.closing(connect(damaged)) as old:
         with contextlib.suppress(*SQLITE_ERRORS):
             if old.execute("SELECT generation FROM store").fetchone()[0] != keys.generation:
                 return 0, []

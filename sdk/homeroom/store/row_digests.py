@@ -2,8 +2,8 @@
 
 A table's digest is the sum of keyed BLAKE2b (RFC 7693) over its rows, modulo 2^256: an incremental multiset hash
 (Clarke et al. 2003), so a change costs the rows that it changes. The triggers see every statement that changes a row.
-A sealed value counts by its nonce, which is drawn anew for each sealing. Inputs do not count: the facts of their sample,
-which do, name them, and a row is sealed once and for its sample.
+A sealed value counts by its nonce, which is drawn anew for each sealing. Inputs do not count: the facts of their
+sample, which do, name them, and a row is sealed once and for its sample.
 """
 
 from __future__ import annotations

@@ -1,20 +1,28 @@
-"""Durable file writes: a temporary file is written and synced, then renamed over the old one."""
+"""Files and folders that their user alone can open, made so before a byte is in them, and written durably.
+
+A durable write goes into a temporary file, which is synced and renamed over the old one. Every file that Homeroom makes
+is made here or in `system.sqlite` (`tests/sdk/system/test_modes.py`), but for bundles, which are public.
+"""
 
 from __future__ import annotations
 
 import errno
 import io
+import logging
+import logging.handlers
 import os
 import secrets
 import shutil
 import stat
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path, PurePath
 
 from homeroom.errors import DiskFullError, StoreError
 
+log = logging.getLogger("homeroom.files")
+PRIVATE_FILE_MODE, PRIVATE_FOLDER_MODE, OTHERS = 0o600, 0o700, 0o077
 SMALL_FILE_LIMIT_BYTES = 1 << 20
 DISK_FULL_ERRNOS = {errno.ENOSPC, errno.EFBIG, getattr(errno, "EDQUOT", errno.ENOSPC)}
 
@@ -42,15 +50,75 @@ def sync_directory(path: Path) -> None:
 
 
 def make_directory(path: Path) -> None:
-    """Creates a directory (mode 0700) and its parents, durably."""
+    """Makes a directory (mode 0700) and its parents, durably."""
     if path.is_dir():
         return
     make_directory(path.parent)
     try:
-        path.mkdir(mode=0o700, exist_ok=True)
+        path.mkdir(mode=PRIVATE_FOLDER_MODE, exist_ok=True)
         sync_directory(path.parent)
     except OSError as problem:
         raise refusal(problem, path) from None
+
+
+def open_private(path: Path, *, exclusive: bool = False) -> io.BufferedWriter:
+    """Opens an empty file to write it, with mode 0600 before a byte is in it; OSError as `open`.
+
+    exclusive: FileExistsError where it is there.
+    """
+    flags = os.O_WRONLY | os.O_CREAT | getattr(os, "O_BINARY", 0) | (os.O_EXCL if exclusive else 0)
+    file = os.fdopen(os.open(path, flags, PRIVATE_FILE_MODE), "wb")
+    if not exclusive:
+        close_to_others(path)
+        file.truncate()
+    return file
+
+
+def make_private(path: Path) -> None:
+    """Makes an empty file with mode 0600 where there is none, for a library that would make it with another."""
+    try:
+        os.close(os.open(path, os.O_RDWR | os.O_CREAT, PRIVATE_FILE_MODE))
+    except OSError as problem:
+        raise refusal(problem, path) from None
+
+
+def close_to_others(path: Path) -> None:
+    """Takes a file, or a folder with all in it, from other users, and logs it where they could open it.
+
+    StoreError where it belongs to another user; a file system without modes keeps its own.
+    """
+    if os.name == "nt":
+        return
+    opened = []
+    for entry in (path, *path.rglob("*")) if path.is_dir() else (path,):
+        with suppress(FileNotFoundError):
+            status = entry.lstat()
+            if status.st_mode & OTHERS and not stat.S_ISLNK(status.st_mode):
+                _close(entry, status)
+                opened.append(entry.name)
+    if opened:
+        log.warning(
+            "%s: other users could open %d files or folders (%s); now they cannot", path, len(opened), opened[0]
+        )
+
+
+def _close(path: Path, status: os.stat_result) -> None:
+    try:
+        path.chmod(stat.S_IMODE(status.st_mode) & ~OTHERS)
+    except PermissionError:
+        if status.st_uid != os.geteuid():
+            remedy = "make it this user's own, with chown"
+            raise StoreError(
+                "belongs to another user, and others can open it", where=str(path), remedy=remedy
+            ) from None
+
+
+class PrivateLogFile(logging.handlers.RotatingFileHandler):
+    """A log of bounded size that its user alone can read."""
+
+    def _open(self) -> io.TextIOWrapper:
+        make_private(Path(self.baseFilename))
+        return super()._open()
 
 
 def open_regular(path: Path) -> io.BufferedReader:
@@ -140,7 +208,7 @@ def write_durable(path: Path, data: bytes) -> None:
     make_directory(path.parent)
     temporary = path.with_name(f"{path.name}.{secrets.token_hex(4)}.new")
     try:
-        with os.fdopen(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
+        with open_private(temporary, exclusive=True) as file:
             file.write(data)
             file.flush()
             os.fsync(file.fileno())

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from homeroom.errors import Code, DamagedError, DiskFullError, StoreError
-from homeroom.system.files import make_directory, replace_durable
+from homeroom.system.files import close_to_others, make_directory, make_private, replace_durable
 from homeroom.system.files import refusal as file_refusal
 
 if TYPE_CHECKING:
@@ -44,9 +44,7 @@ class Database:
         self.after_transaction: Callable[[bool], None] = lambda committed: None
         self._locking = "NORMAL" if shared else "EXCLUSIVE"
         with self.refusals():
-            self.connection = sqlite3.connect(
-                path, isolation_level=None, timeout=10 if shared else 0.5, check_same_thread=not any_thread
-            )
+            self.connection = connect(path, timeout_s=10 if shared else 0.5, any_thread=any_thread)
             try:
                 self._prepare("FULL" if durable else "NORMAL")
             except BaseException:
@@ -162,6 +160,13 @@ class Database:
         self.connection.close()
 
 
+def connect(path: Path, *, timeout_s: float = 5.0, any_thread: bool = False) -> sqlite3.Connection:
+    """A connection to a file, made with mode 0600, which SQLite gives its log and journal too."""
+    if str(path) != ":memory:":
+        make_private(path)
+    return sqlite3.connect(path, isolation_level=None, timeout=timeout_s, check_same_thread=not any_thread)
+
+
 def lock_file(path: Path, *, timeout_s: float = 0.5, where: Path | None = None) -> sqlite3.Connection:
     """Locks a file, made with mode 0600, until the connection or the process ends; StoreError if another has it.
 
@@ -173,15 +178,15 @@ def lock_file(path: Path, *, timeout_s: float = 0.5, where: Path | None = None) 
     """
     with contextlib.ExitStack() as undo:
         try:
-            lock = sqlite3.connect(path, isolation_level=None, timeout=timeout_s, check_same_thread=False)
+            lock = connect(path, timeout_s=timeout_s, any_thread=True)
             undo.callback(lock.close)
             lock.execute("PRAGMA journal_mode = MEMORY")  # nothing is ever written
             lock.execute("BEGIN EXCLUSIVE")
         except sqlite3.DatabaseError as problem:
             raise refusal(problem, where or path) from None
         undo.pop_all()
-    with contextlib.suppress(OSError):  # where the file is somebody else's
-        path.chmod(0o600)
+    with contextlib.suppress(OSError, StoreError):  # where the file is somebody else's
+        close_to_others(path)
     return lock
 
 
@@ -222,7 +227,7 @@ def copy_database(database: Database, path: Path, *, without: str = "") -> None:
     temporary = path.with_name(f"{path.name}.new")
     temporary.unlink(missing_ok=True)
     try:
-        copy = sqlite3.connect(temporary, isolation_level=None)
+        copy = connect(temporary)
         try:
             database.connection.backup(copy)
             copy.execute("PRAGMA journal_mode = DELETE")

@@ -20,7 +20,7 @@ from homeroom.contract.canonical_json import digest_file
 from homeroom.contract.manifest import Hash
 from homeroom.errors import DiskFullError, NetworkError
 from homeroom.federation.network.transport import ReadBody, Response, read_bounded, refuse_stalling
-from homeroom.system.files import make_directory, refusal, sync_directory
+from homeroom.system.files import make_directory, make_private, refusal, sync_directory
 
 FSYNC_INTERVAL_BYTES = 256 << 10
 SPARE_BYTES = 16 << 20  # of the disk that a download leaves free
@@ -100,7 +100,9 @@ def _reader(path: Path, offer: DownloadOffer) -> ReadBody:
             raise NetworkError("sends another part than was asked for", where=offer.path)
         _truncate(path, start)
         try:
-            with path.open("ab") as file:
+            make_private(path)
+            with path.open("r+b") as file:
+                file.seek(start)
                 _write(file, response, offer.size - start)
         except OSError as problem:
             error = refusal(problem, path)
