@@ -6,18 +6,23 @@ reason beside them.
 
 from __future__ import annotations
 
+import re
 import shutil
 import time
 from dataclasses import dataclass
 from pathlib import Path
 
+from homeroom.agent.status import AGENT_FOLDER
 from homeroom.device.device import Device
 from homeroom.errors import BundleError, HomeroomError, InputError
+from homeroom.system.attempt import ENDED, attempt, cut_short
 from homeroom.system.files import make_directory, write_durable
 
 SETTLED_S = 30.0  # an entry that changed more recently may still be copied
 UNFINISHED_SUFFIXES = (".part", ".tmp", ".crdownload", ".filepart")
 REFUSED_FOLDER, WHY_SUFFIX = "refused", ".why.txt"
+REFUSED_STAMP = re.compile(r"^\d{8}-\d{6}-")
+MARK_FILE = "reading.json"
 INVITATION_FILE = "invitation.json"
 
 
@@ -68,18 +73,75 @@ def settled_entries(inbox: Path, now: float, settled_s: float) -> list[Path]:
 def import_entries(device: Device, entries: tuple[Path, ...]) -> tuple[int, int]:
     """Adds each entry (a folder, .jsonl or .csv) and deletes it; returns counts of new samples and refused entries.
 
-    After a power cut between adding and deleting, the same samples are recognised by their content.
+    After a power cut between adding and deleting, the same samples are recognised by their content. Where its reader
+    fails, an entry is refused as one that is wrong, and the others go on.
     """
     before, refused = device.store.count(), 0
     for entry in entries:
         try:
-            device.add(entry)
+            with attempt(mark_of(device.store.directory), entry.name):
+                device.add(entry)
         except (InputError, BundleError) as problem:
             refuse_entry(entry, problem)
+            refused += 1
+        except HomeroomError:
+            raise  # the store's, not the entry's
+        except Exception as problem:
+            refuse_entry(entry, InputError(f"its reader failed: {type(problem).__name__} {problem}".strip()))
             refused += 1
         else:
             remove_entry(entry)
     return device.store.count() - before, refused
+
+
+def mark_of(directory: Path) -> Path:
+    """Where a device's agent marks the entry that it reads."""
+    return directory / AGENT_FOLDER / MARK_FILE
+
+
+def refuse_cut_short(directory: Path, inbox: Path) -> bool:
+    """Refuses the entry whose reader ended with its process; returns whether there was one."""
+    mark = mark_of(directory)
+    found = cut_short(mark)
+    entry = inbox / Path(found.name).name if found else None
+    refused = entry is not None and entry.exists()
+    if refused and entry is not None:
+        refuse_entry(entry, InputError(ENDED))
+    mark.unlink(missing_ok=True)
+    return refused
+
+
+@dataclass(frozen=True)
+class RefusedEntry:
+    """An entry in refused/ and why."""
+
+    name: str
+    why: str
+
+
+def refused_entries(inbox: Path) -> list[RefusedEntry]:
+    """The refused entries that still lie there, the oldest first."""
+    folder = inbox / REFUSED_FOLDER
+    notes = sorted(folder.glob(f"*{WHY_SUFFIX}")) if folder.is_dir() else []
+    entries = [(note.name.removesuffix(WHY_SUFFIX), note) for note in notes]
+    return [
+        RefusedEntry(name, note.read_text("utf-8", errors="replace").strip())
+        for name, note in entries
+        if (folder / name).exists()
+    ]
+
+
+def give_back(inbox: Path, name: str) -> Path:
+    """Moves a refused entry back into the inbox, where the agent tries it again; InputError if there is none."""
+    folder = inbox / REFUSED_FOLDER
+    if name not in {entry.name for entry in refused_entries(inbox)}:
+        raise InputError("no such entry is refused", where=name, remedy=f"see the names in {folder}")
+    target = inbox / REFUSED_STAMP.sub("", name)
+    if target.exists():
+        raise InputError("the inbox has an entry of that name", where=str(target), remedy="wait until it is taken in")
+    (folder / name).rename(target)
+    folder.joinpath(name + WHY_SUFFIX).unlink()
+    return target
 
 
 def refuse_entry(entry: Path, problem: HomeroomError) -> None:

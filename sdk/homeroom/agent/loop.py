@@ -25,10 +25,11 @@ from homeroom.agent.status import AgentStatus
 from homeroom.device import doctor
 from homeroom.device.device import Device
 from homeroom.device.resources.budget import Budget, WeeklyHours
-from homeroom.errors import Code, HomeroomError, NetworkError, TrainError, UpdateError
+from homeroom.errors import BundleError, Code, HomeroomError, NetworkError, TrainError, UpdateError
 from homeroom.federation import enrolment, versions
 from homeroom.store.device_state import json_record
 from homeroom.system import clock
+from homeroom.system.attempt import attempt
 
 log = logging.getLogger("homeroom.agent")
 SYNC_RETRY_S = (300.0, 21_600.0)  # after a failed sync: first and longest wait
@@ -99,11 +100,11 @@ class Agent:
 
     def cycle(self) -> bool:
         """Looks once and does the work there is; returns whether the directory was opened."""
-        entries = (
-            inbox.scan_inbox(self.settings.inbox, self.settings.settled_s)
-            if self.settings.inbox
-            else inbox.InboxEntries()
-        )
+        entries = inbox.InboxEntries()
+        if (folder := self.settings.inbox) is not None:
+            if inbox.refuse_cut_short(self.settings.directory, folder):
+                self.say(refused_entries=self.status.refused_entries + 1)
+            entries = inbox.scan_inbox(folder, self.settings.settled_s)
         came = self._hours_came()
         due = bool(entries) or came or self._look_inside or self._sync_due() or not self._jobs.empty()
         if due:
@@ -169,9 +170,11 @@ class Agent:
         for source in bundles:
             self.say(doing="trying a new bundle")
             try:
-                name = bundle_updates.change_bundle(self.settings.directory, source, self.settings.root)
-            except HomeroomError as problem:
-                inbox.refuse_entry(source, problem)
+                with attempt(inbox.mark_of(self.settings.directory), source.name):
+                    name = bundle_updates.change_bundle(self.settings.directory, source, self.settings.root)
+            except Exception as problem:
+                why = problem if isinstance(problem, HomeroomError) else BundleError(f"its reader failed: {problem!r}")
+                inbox.refuse_entry(source, why)
                 self.say(refused_entries=self.status.refused_entries + 1)
                 raise
             inbox.remove_entry(source)
@@ -188,7 +191,8 @@ class Agent:
         assert invitation is not None
         self.say(doing="joining")
         try:
-            device.join(invitation)
+            with attempt(inbox.mark_of(self.settings.directory), invitation.name):
+                device.join(invitation)
         except NetworkError:
             raise  # the invitation stays for the next look
         except HomeroomError as problem:

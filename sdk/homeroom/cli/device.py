@@ -165,12 +165,25 @@ def score(directory: Path, samples: tuple[Path, ...], machine: bool) -> None:
 @click.argument("directory", type=FOLDER)
 @click.option("--put-back", multiple=True, metavar="ID", help="Release this sample to training; may be repeated.")
 @click.option("--doubt", is_flag=True, help="First quarantine labels that look wrong; this trains for some minutes.")
+@click.option("--inbox", type=FOLDER, help="List the agent's refused entries in this inbox instead.")
+@click.option("--give-back", multiple=True, metavar="NAME", help="With --inbox: let the agent try this entry again.")
 @as_json
-def quarantine(directory: Path, put_back: tuple[str, ...], doubt: bool, machine: bool) -> None:
+def quarantine(
+    directory: Path,
+    put_back: tuple[str, ...],
+    doubt: bool,
+    inbox: Path | None,
+    give_back: tuple[str, ...],
+    machine: bool,
+) -> None:
     """List the quarantined samples, whole or in part, and why; or release some.
 
     Example: homeroom device quarantine classroom/ --put-back 3f2a…
     """
+    if inbox is not None:
+        return _refused(inbox, give_back, machine)
+    if give_back:
+        raise InputError("--give-back needs --inbox", remedy="name the agent's inbox")
     with opened(directory) as device:
         device.put_back(*put_back)
         if doubt:
@@ -179,6 +192,16 @@ def quarantine(directory: Path, put_back: tuple[str, ...], doubt: bool, machine:
     rows = [{"id": s.sample_id, "subject": s.subject, "why": s.quarantine_reason, "labels": s.labels} for s in samples]
     lines = "\n".join(one_line(f"{s.sample_id}  {s.subject}: {s.quarantine_reason}") for s in samples)
     click.echo(json_text(rows) if machine else lines or "none is quarantined")
+
+
+def _refused(inbox: Path, give_back: tuple[str, ...], machine: bool) -> None:
+    from homeroom.agent import inbox as agent_inbox
+
+    for name in give_back:
+        agent_inbox.give_back(inbox, name)
+    entries = agent_inbox.refused_entries(inbox)
+    lines = "\n".join(one_line(f"{entry.name}: {entry.why}") for entry in entries)
+    click.echo(json_text([asdict(entry) for entry in entries]) if machine else lines or "none is refused")
 
 
 @click.command()

@@ -75,9 +75,9 @@ def json_record(name: str, type_: type[T], *, made_again: bool = False) -> State
     return StateRecord(name, msgspec.json.encode, partial(msgspec.json.decode, type=type_), made_again)
 
 
-def msgpack_record(name: str, type_: type[T]) -> StateRecord[T]:
+def msgpack_record(name: str, type_: type[T], *, made_again: bool = False) -> StateRecord[T]:
     """A record of a msgspec type in MessagePack; fields that a newer version added are passed over."""
-    return StateRecord(name, msgspec.msgpack.encode, partial(msgspec.msgpack.decode, type=type_))
+    return StateRecord(name, msgspec.msgpack.encode, partial(msgspec.msgpack.decode, type=type_), made_again)
 
 
 def text_record(name: str) -> StateRecord[str]:

@@ -16,9 +16,11 @@ import msgspec
 from homeroom.errors import BrokenSealError, EditedError
 from homeroom.store import repair
 from homeroom.store.context import StoreContext
+from homeroom.store.device_state import msgpack_record
 from homeroom.store.row_digests import DIGESTS, ROWS, SECURE_SECRETS, RowDigests, Sums
 
 LISTED = {"samples", "subjects", "profiles", "segments", "audit", "damage"}  # an edit of others stops sending
+OLDER = "older"  # in place of tables
 OLDER_STORE = "an older copy of the store was put in its place, or its digests were removed"
 
 
@@ -27,6 +29,9 @@ class StoredDigests(msgspec.Struct, frozen=True):
 
     session: int
     sums: Sums
+
+
+STORED = msgpack_record(DIGESTS, StoredDigests, made_again=True)
 
 
 def detect_edits(context: StoreContext, *, restored: bool) -> None:
@@ -55,12 +60,12 @@ def detect_edits(context: StoreContext, *, restored: bool) -> None:
 
 
 def _edited_tables(context: StoreContext, digests: RowDigests, stored: StoredDigests | None) -> set[str]:
-    """The tables with edited rows, after damage was mended; OLDER_STORE where the digests are of another state."""
+    """The tables with edited rows, after damage was mended; OLDER where the digests are of another state."""
     ring = context.key_ring
     if stored is None:  # none yet, after a power cut before the first commit
-        return set() if ring.writing and ring.session == 1 else {OLDER_STORE}
+        return set() if ring.writing and ring.session == 1 else {OLDER}
     if not (ring.writing and stored.session == ring.session) and digests.state(stored.sums) != ring.digest_state:
-        return {OLDER_STORE}
+        return {OLDER}
 
     def differing() -> set[str]:
         sums = digests.sums
@@ -75,10 +80,9 @@ def _edited_tables(context: StoreContext, digests: RowDigests, stored: StoredDig
 
 def _judge(context: StoreContext, digests: RowDigests, edited: set[str], restored: bool) -> None:
     stops, listed = sorted(edited - LISTED), sorted(edited & LISTED)
-    what = f"rows of {', '.join(stops)} were removed or replaced" if stops else ""
-    what = OLDER_STORE if OLDER_STORE in stops else what
-    known = context.key_ring.edited
-    context.change_key_ring(edited=what or known, writing=False, digest_state=digests.state())
+    what = f"rows of {', '.join(stops)} were removed or replaced" if stops else context.key_ring.edited
+    what = OLDER_STORE if OLDER in edited else what
+    context.change_key_ring(edited=what, writing=False, digest_state=digests.state())
     digests.save = lambda before: _save(context, before)
     if listed and not restored:
         repair.note_damage(context.database, [f"rows of {', '.join(listed)} were removed or replaced without the key"])
@@ -90,14 +94,12 @@ def _save(context: StoreContext, before: Sums) -> None:
     assert digests is not None  # it calls this
     if not ring.writing:
         context.change_key_ring(session=ring.session + 1, writing=True, digest_state=digests.state(before))
-    body = msgspec.msgpack.encode(StoredDigests(context.key_ring.session, digests.sums))
-    context.put_secret(DIGESTS, body)
+    STORED.write(context, StoredDigests(context.key_ring.session, digests.sums))
 
 
 def _read(context: StoreContext) -> StoredDigests | None:
-    with contextlib.suppress(BrokenSealError, msgspec.DecodeError):
-        body = context.get_secret(DIGESTS)
-        return None if body is None else msgspec.msgpack.decode(body, type=StoredDigests)
+    with contextlib.suppress(BrokenSealError):
+        return STORED.read(context)
     return None
 
 

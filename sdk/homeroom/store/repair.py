@@ -273,10 +273,6 @@ def _salvage(damaged: Path, database: Database, key_ring: KeyRing) -> tuple[int,
             except (*SQLITE_ERRORS, HomeroomError):
                 losses.append(f"{table}: newer rows that could not be read any more are lost")
         with database.transaction():
-            with contextlib.suppress(*SQLITE_ERRORS):
-                row = old.execute("SELECT * FROM secrets WHERE name = ?", (DIGESTS,)).fetchone()
-                if row is not None and keys.device.holds(row[1], "secrets", DIGESTS):
-                    database.write("INSERT OR REPLACE INTO secrets VALUES (?, ?)", row)
             for broken in list(broken_rows(database, keys, bodies=True)):
                 if broken.table == "inputs":
                     _restore_row(database, old, broken)
@@ -286,6 +282,8 @@ def _salvage(damaged: Path, database: Database, key_ring: KeyRing) -> tuple[int,
 
 def _save(database: Database, insert: str, table: str, row: tuple[Any, ...]) -> int:
     """Inserts a row that is not there yet; under another number where a damaged row took its own."""
+    if row[0] == DIGESTS:  # the newest belong to the rows that are saved
+        return 0 * database.write(insert.replace("IGNORE", "REPLACE"), row)
     saved = database.write(insert, row)
     if saved == 0 and table in ("samples", "versions"):
         saved = database.write(insert, (None, *row[1:]))

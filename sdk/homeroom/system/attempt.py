@@ -1,0 +1,44 @@
+"""A mark of the entry that is being read, so that one that kills its reader is known at the next start.
+
+The mark is written before the try and removed after it, however it ends; only the end of the process leaves it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from pathlib import Path
+
+import msgspec
+
+from homeroom.system.clock import timestamp
+from homeroom.system.files import write_durable
+
+ENDED = (
+    "its reader ended without a word (a crash, too little memory, too long a time, or the power went); it is tried again "
+    "where you give it back"
+)
+
+
+class Attempt(msgspec.Struct, frozen=True):
+    """The entry that was being read, and since when."""
+
+    name: str
+    at: str
+
+
+@contextlib.contextmanager
+def attempt(mark: Path, name: str) -> Iterator[None]:
+    """Keeps a mark with an entry's name in a file while the entry is read."""
+    write_durable(mark, msgspec.json.encode(Attempt(name, timestamp())))
+    try:
+        yield
+    finally:
+        mark.unlink(missing_ok=True)
+
+
+def cut_short(mark: Path) -> Attempt | None:
+    """The entry whose reader ended with its process; None if there is none."""
+    with contextlib.suppress(OSError, msgspec.DecodeError):
+        return msgspec.json.decode(mark.read_bytes(), type=Attempt)
+    return None

@@ -1,0 +1,105 @@
+"""An entry that kills its reader is set apart after one try and named, and nothing behind it waits."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import tiny
+from click.testing import CliRunner
+from conftest import Attack
+
+from homeroom import Device
+from homeroom.agent import inbox
+from homeroom.cli.main import main
+from homeroom.errors import InputError
+
+POISON = pytest.mark.attack("bounds", "an entry that kills its reader")
+AGENT = """
+import os, signal, sys
+from pathlib import Path
+from homeroom.agent.loop import Agent, AgentSettings
+from homeroom.device.device import Device
+whole = Device.add
+def add(device, entry, **options):
+    text = Path(entry).read_text()
+    if "kill" in text:
+        os.kill(os.getpid(), signal.SIGKILL)
+    if "deep" in text:
+        raise RecursionError
+    if "large" in text:
+        raise MemoryError
+    return whole(device, entry, **options)
+Device.add = add
+agent = Agent(AgentSettings(Path(sys.argv[1]), inbox=Path(sys.argv[2]), settled_s=0))
+agent.cycle()
+print(agent.status.samples, agent.status.refused_entries, dict(agent.status.problems))
+"""
+
+
+@pytest.fixture
+def device(tiny_bundle: tiny.Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("HOMEROOM_KEYS", str(tmp_path / "keys"))
+    Device.open(tmp_path / "device", tiny_bundle.path, tiny_bundle.root, threads=1).close()
+    (tmp_path / "inbox").mkdir()
+    return tmp_path / "device"
+
+
+def put(device: Path, name: str, text: str) -> None:
+    (device.parent / "inbox" / name).write_text(text)
+
+
+def run(device: Path) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-c", AGENT, str(device), str(device.parent / "inbox")]
+    return subprocess.run(command, capture_output=True, text=True, timeout=120, env={**os.environ})
+
+
+def good(number: int) -> str:
+    return f"word,category\na word {number},animals\n"
+
+
+@POISON
+def test_an_entry_that_ends_the_process_is_tried_once(device: Path, attack: Attack) -> None:
+    put(device, "a-poison.csv", "kill")
+    put(device, "b-good.csv", good(1))
+    first = run(device)
+    assert first.returncode == -signal.SIGKILL
+    second = run(device)
+    attack.got = second.returncode != 0
+    assert second.stdout.split()[:2] == ["1", "1"], second.stdout + second.stderr
+    (entry,) = inbox.refused_entries(device.parent / "inbox")
+    assert entry.name.endswith("-a-poison.csv")
+    assert "ended without a word" in entry.why
+    attack.noticed = f"{entry.name}: {entry.why}"
+    shown = CliRunner().invoke(main, ["device", "quarantine", str(device), "--inbox", str(device.parent / "inbox")])
+    assert entry.name in shown.output
+
+
+@POISON
+@pytest.mark.parametrize("kind", ["deep", "large"])
+def test_an_entry_that_fails_its_reader_does_not_keep_others_waiting(device: Path, attack: Attack, kind: str) -> None:
+    put(device, "a-poison.csv", kind)
+    put(device, "b-good.csv", good(1))
+    ended = run(device)
+    attack.got = ended.stdout.split()[:2] != ["1", "1"]
+    assert ended.stdout.strip().endswith("{}"), ended.stdout + ended.stderr
+    (entry,) = inbox.refused_entries(device.parent / "inbox")
+    attack.noticed = entry.why
+    assert "its reader failed" in entry.why
+
+
+def test_what_is_given_back_is_tried_again(device: Path) -> None:
+    folder = device.parent / "inbox"
+    put(device, "x.csv", good(1))
+    inbox.refuse_entry(folder / "x.csv", InputError("wrong"))
+    (entry,) = inbox.refused_entries(folder)
+    arguments = ["device", "quarantine", str(device), "--inbox", str(folder), "--give-back", entry.name]
+    assert CliRunner().invoke(main, arguments).output == "none is refused\n"
+    with pytest.raises(InputError, match="no such entry"):
+        inbox.give_back(folder, "../x.csv")
+    assert run(device).stdout.split()[:2] == ["1", "0"]
+    assert list((folder / "refused").iterdir()) == []
