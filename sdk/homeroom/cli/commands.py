@@ -20,7 +20,7 @@ GROUPS = {
 
 COMMANDS = {
     "device init": ("homeroom.cli.device:init", "Make a device, or install a newer bundle in it."),
-    "device fetch": ("homeroom.cli.network:fetch", "Make a device with the bundle that the aggregator hands out."),
+    "device fetch": ("homeroom.cli.network:fetch", "Make a device with the aggregator's bundle."),
     "device add": ("homeroom.cli.device:add", "Add samples: all of them, or none."),
     "device quarantine": ("homeroom.cli.device:quarantine", "List quarantined samples and why; release some."),
     "device train": ("homeroom.cli.device:train", "Train within a budget; resumes where it was interrupted."),

@@ -15,8 +15,8 @@ from homeroom.system.clock import timestamp
 from homeroom.system.files import write_durable
 
 ENDED = (
-    "its reader ended without a word (a crash, too little memory, too long a time, or the power went); it is tried again "
-    "where you give it back"
+    "its reader ended without a word (a crash, too little memory, too long a time, or the power went); "
+    "give it back to have it tried again"
 )
 
 

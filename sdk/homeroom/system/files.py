@@ -77,7 +77,8 @@ def open_private(path: Path, *, exclusive: bool = False) -> io.BufferedWriter:
 def make_private(path: Path) -> None:
     """Makes an empty file with mode 0600 where there is none, for a library that would make it with another."""
     try:
-        os.close(os.open(path, os.O_RDWR | os.O_CREAT, PRIVATE_FILE_MODE))
+        if not path.exists():
+            os.close(os.open(path, os.O_RDWR | os.O_CREAT, PRIVATE_FILE_MODE))
     except OSError as problem:
         raise refusal(problem, path) from None
 
@@ -98,7 +99,7 @@ def close_to_others(path: Path) -> None:
                 opened.append(entry.name)
     if opened:
         log.warning(
-            "%s: other users could open %d files or folders (%s); now they cannot", path, len(opened), opened[0]
+            "homeroom: %s: other users could open %d entries (%s); now they cannot", path, len(opened), opened[0]
         )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
@@ -15,7 +16,7 @@ from conftest import Attack
 
 from homeroom import Device
 from homeroom.agent import inbox
-from homeroom.cli.main import main
+from homeroom.cli.main import homeroom
 from homeroom.errors import InputError
 
 POISON = pytest.mark.attack("bounds", "an entry that kills its reader")
@@ -59,13 +60,14 @@ def run(device: Path) -> subprocess.CompletedProcess[str]:
 
 
 def good(number: int) -> str:
-    return f"word,category\na word {number},animals\n"
+    row = {"word": f"a word {number}", "labels": {"category": "fish"}, "subject": "pupil-0"}
+    return json.dumps(row) + "\n"
 
 
 @POISON
 def test_an_entry_that_ends_the_process_is_tried_once(device: Path, attack: Attack) -> None:
     put(device, "a-poison.csv", "kill")
-    put(device, "b-good.csv", good(1))
+    put(device, "b-good.jsonl", good(1))
     first = run(device)
     assert first.returncode == -signal.SIGKILL
     second = run(device)
@@ -75,7 +77,7 @@ def test_an_entry_that_ends_the_process_is_tried_once(device: Path, attack: Atta
     assert entry.name.endswith("-a-poison.csv")
     assert "ended without a word" in entry.why
     attack.noticed = f"{entry.name}: {entry.why}"
-    shown = CliRunner().invoke(main, ["device", "quarantine", str(device), "--inbox", str(device.parent / "inbox")])
+    shown = CliRunner().invoke(homeroom, ["device", "quarantine", str(device), "--inbox", str(device.parent / "inbox")])
     assert entry.name in shown.output
 
 
@@ -83,7 +85,7 @@ def test_an_entry_that_ends_the_process_is_tried_once(device: Path, attack: Atta
 @pytest.mark.parametrize("kind", ["deep", "large"])
 def test_an_entry_that_fails_its_reader_does_not_keep_others_waiting(device: Path, attack: Attack, kind: str) -> None:
     put(device, "a-poison.csv", kind)
-    put(device, "b-good.csv", good(1))
+    put(device, "b-good.jsonl", good(1))
     ended = run(device)
     attack.got = ended.stdout.split()[:2] != ["1", "1"]
     assert ended.stdout.strip().endswith("{}"), ended.stdout + ended.stderr
@@ -94,12 +96,12 @@ def test_an_entry_that_fails_its_reader_does_not_keep_others_waiting(device: Pat
 
 def test_what_is_given_back_is_tried_again(device: Path) -> None:
     folder = device.parent / "inbox"
-    put(device, "x.csv", good(1))
-    inbox.refuse_entry(folder / "x.csv", InputError("wrong"))
+    put(device, "x.jsonl", good(1))
+    inbox.refuse_entry(folder / "x.jsonl", InputError("wrong"))
     (entry,) = inbox.refused_entries(folder)
     arguments = ["device", "quarantine", str(device), "--inbox", str(folder), "--give-back", entry.name]
-    assert CliRunner().invoke(main, arguments).output == "none is refused\n"
+    assert CliRunner().invoke(homeroom, arguments).output == "none is refused\n"
     with pytest.raises(InputError, match="no such entry"):
-        inbox.give_back(folder, "../x.csv")
+        inbox.give_back(folder, "../x.jsonl")
     assert run(device).stdout.split()[:2] == ["1", "0"]
     assert list((folder / "refused").iterdir()) == []

@@ -40,13 +40,15 @@ def makes_a_file(call: ast.Call) -> str:
     writes = any(isinstance(word, str) and re.fullmatch(r"[rwaxbt+]*[wax][rwaxbt+]*", word) for word in words)
     if name == "open" and owner == "os":
         return "os.open" if "O_CREAT" in ast.unparse(call) else ""
+    if name == "fdopen":
+        return ""  # of a descriptor that is open already
     if name == "ZipFile":
         return name if writes and not (isinstance(call.args[0], ast.Name) and call.args[0].id == "file") else ""
     if name == "connect" and owner == "sqlite3":
         return "" if any(k.arg == "uri" for k in call.keywords) else "sqlite3.connect"
     if name in METHODS | LOGS or (name == "copy" and owner == "shutil"):
         return name
-    return "open" if name in ("open", "fdopen") and writes else ""
+    return "open" if name == "open" and writes else ""
 
 
 def sources() -> list[tuple[str, ast.Module]]:
@@ -123,6 +125,8 @@ def test_every_file_of_a_device_is_made_for_its_user_alone(tmp_path: Path, attac
         call = re.search(r'(open|openat|creat|mkdir|mkdirat)\(.*?"([^"]+)".*?(?:, (0[0-7]+))?\) += (-?\d+)', line)
         if call is None or not call[2].startswith(str(home)) or int(call[4]) < 0 or call[2] in made:
             continue
+        if any(path.startswith(call[2]) and path.endswith(".new") for path in made):
+            continue  # it was renamed, and is opened again
         if call[1].startswith("mkdir") or "O_CREAT" in line:
             made.add(call[2])
             attack.got += bool(int(call[3], 8) & 0o077) and not call[2].endswith("x.csv")
