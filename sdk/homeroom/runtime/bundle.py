@@ -39,7 +39,7 @@ from homeroom.runtime.unpack import (
     read_signed_zip,
     unpack_zip,
 )
-from homeroom.system.files import open_below, read_below, sync_directory, write_durable
+from homeroom.system.files import make_directory, open_below, read_below, sync_directory, write_durable
 
 UNPACK_LIMIT_S = 1800.0  # a memory card writes some megabytes a second
 ZIP_TIME = (1980, 1, 1, 0, 0, 0)  # the earliest that a zip can hold; fixed, for equal bytes
@@ -171,7 +171,7 @@ def install(source: Path, into: Path, *, root: str | None) -> Bundle:
         if _read_signed(target) == (raw, signature):
             return open_bundle(target, root=root)
     try:
-        scratch.mkdir(mode=0o700, parents=True)
+        make_directory(scratch)
         for stale in into.glob(".incoming-*"):
             if stale != scratch:
                 shutil.rmtree(stale, ignore_errors=True)

@@ -14,7 +14,7 @@ from typing import IO
 from homeroom.contract.manifest import File
 from homeroom.contract.manifest_checks import MANIFEST_LIMIT_BYTES
 from homeroom.errors import BundleError, DiskFullError, StoreError
-from homeroom.system.files import DISK_FULL_ERRNOS, open_regular
+from homeroom.system.files import DISK_FULL_ERRNOS, make_directory, open_private, open_regular
 
 MANIFEST_FILE, SIGNATURE_FILE = "manifest.json", "signature.json"
 SIGNATURE_LIMIT_BYTES = 64 << 10
@@ -51,8 +51,8 @@ def copy_signed(packed: IO[bytes], into: Path, name: str, signed: File) -> None:
     """
     hasher, remaining_bytes, target = hashlib.sha256(), signed.bytes, into / name
     try:
-        target.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        with os.fdopen(os.open(target, os.O_WRONLY | os.O_CREAT | os.O_EXCL | _BINARY, 0o600), "wb") as file:
+        make_directory(target.parent)
+        with open_private(target, exclusive=True) as file:
             while piece := packed.read(READ_BYTES):
                 remaining_bytes -= len(piece)
                 if remaining_bytes < 0:
@@ -74,7 +74,6 @@ def not_installed(problem: OSError, where: Path) -> StoreError:
     return StoreError(f"cannot install: {problem.strerror}", where=str(where))
 
 
-_BINARY = getattr(os, "O_BINARY", 0)
 _ZIP_ERRORS = (
     zipfile.BadZipFile,
     zipfile.LargeZipFile,
