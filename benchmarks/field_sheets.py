@@ -152,7 +152,7 @@ def numbers() -> list[Kind]:
         kilograms("a percentage", "45%", "0.45", facts({"legs": 4.0, "kilograms": 0.45}), "%", "percent"),
         kilograms("a unit beside the number", "4.5 kg", "refused or 4.5", facts({"legs": 4.0, "kilograms": 4.5}), "not a number"),
         kilograms("a value far from all others", "4500", "set aside, with the usual range", far_off),
-        kilograms("infinity", "inf", "refused", None, "infinite"),
+        kilograms("infinity", "inf", "refused", None, "not a number"),
         kilograms("Excel's ####", "####", "refused", None, "not a number"),
         kilograms("a date in place of a number", "04.05.2026", "refused", None, "not a number", "date"),
         kilograms("digits of another script", "\u0664", "4, or refused", facts({"legs": 4.0, "kilograms": 4.0}), "not a number"),

@@ -21,11 +21,13 @@ from homeroom.cli.options import (
     say,
     with_bundle,
 )
-from homeroom.cli.parameters import FOLDER, PATH, Finite, Whole
+from homeroom.cli.parameters import FILE, FOLDER, PATH, Finite, Whole
 from homeroom.cli.profile import profile_line
+from homeroom.cli.receipt import receipt_lines, write_refused
 from homeroom.errors import InputError
 
 if TYPE_CHECKING:
+    from homeroom.data.cells import Decimal
     from homeroom.data.samples import Sample
     from homeroom.device.reports import TrainReport
 
@@ -51,20 +53,53 @@ def init(
 @click.argument("directory", type=FOLDER)
 @click.argument("samples", type=PATH, nargs=-1, required=True)
 @click.option("--as-they-are", is_flag=True, help="Quarantine none for its quality, or as a near copy.")
+@click.option("--ignore", default="", metavar="COLUMNS", help="Columns to pass over, separated by commas.")
+@click.option("--map", "columns", multiple=True, metavar="COLUMN=NAME", help="The bundle's name for a sheet's column.")
+@click.option("--decimal", type=click.Choice(["point", "comma"]), help="Of numbers that could be read in two ways.")
+@click.option("--skip-bad", type=FILE, metavar="OUT.csv", help="Take the valid rows; write the others there, with why.")
+@as_json
 @with_bundle
-def add(directory: Path, samples: tuple[Path, ...], as_they_are: bool, bundle: Path | None, root: str | None) -> None:
-    """Add SAMPLES: .jsonl and .csv files, or folders with pictures, sounds and texts. All of them, or none.
+def add(
+    directory: Path,
+    samples: tuple[Path, ...],
+    as_they_are: bool,
+    ignore: str,
+    columns: tuple[str, ...],
+    decimal: Decimal | None,
+    skip_bad: Path | None,
+    machine: bool,
+    bundle: Path | None,
+    root: str | None,
+) -> None:
+    """Add SAMPLES: sheets, .jsonl files, or folders with pictures, sounds and texts. All of them, or none.
 
     Example: homeroom device add classroom/ lesson.csv --bundle vocabulary.homeroom
     """
+    from homeroom.data.ingest import ReadOptions
+
+    names = dict(_column_pair(pair) for pair in columns)
+    ignored = frozenset(filter(None, (name.strip() for name in ignore.split(","))))
+    options = ReadOptions(ignored, names, decimal or "", skip_bad is not None)
+    if skip_bad is not None and skip_bad.exists():
+        raise InputError("is there already", where=str(skip_bad), remedy="give the name of a new file")
     with opened(directory, bundle, root) as device:
-        before, quarantined_before = device.store.count(), len(device.set_aside())
-        sample_ids = device.add(*samples, gates=not as_they_are)
-        new, quarantined = device.store.count() - before, len(device.set_aside()) - quarantined_before
-        known = len(sample_ids) - new
-        say(f"{new} samples added" + (f", {known} were there already" if known > 0 else ""))
-        if quarantined:
-            say(f"  {quarantined} quarantined, whole or in part: see `homeroom device quarantine {directory}`")
+        receipt = device.take_in(*samples, gates=not as_they_are, options=options)
+    if skip_bad is not None and receipt.refused:
+        write_refused(receipt.refused, skip_bad)
+    if machine:
+        click.echo(json_text(asdict(receipt)))
+        return
+    for line in receipt_lines(receipt, directory):
+        say(line)
+    if skip_bad is not None:
+        say(f"  the rows not taken are in {skip_bad}" if receipt.refused else f"  every row was taken: no {skip_bad}")
+
+
+def _column_pair(pair: str) -> tuple[str, str]:
+    column, separator, name = pair.rpartition("=")
+    if not separator or not column or not name:
+        raise InputError(f"{pair!r} is no pair", where="--map", remedy='write --map "Which animal?=label.category"')
+    return column, name
 
 
 @click.command()

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import datetime
 import math
+import unicodedata
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from homeroom.contract.manifest import Column, Manifest, SequencePreprocess, Slot, Task
+from homeroom.data.cells import parse_day
 from homeroom.data.decoder import client
 from homeroom.data.preprocess.media import check
 from homeroom.data.preprocess.sequence import Interaction
@@ -26,7 +28,7 @@ from homeroom.data.samples import (
     StoredSample,
 )
 from homeroom.data.tasks import kind_of
-from homeroom.data.tasks.base import suggestion
+from homeroom.data.tasks.base import match_name, suggestion
 from homeroom.errors import InputError
 from homeroom.system.files import read_below, read_bounded
 
@@ -61,7 +63,7 @@ def resolve(sample: Sample, manifest: Manifest, *, base: Path | None = None, tru
     return StoredSample(
         inputs=inputs,
         labels=labels,
-        subject=_check_name("subject", sample.subject) or DEFAULT_SUBJECT,
+        subject=normal_name(_check_name("subject", sample.subject) or "") or DEFAULT_SUBJECT,
         consent=_check_name("consent", sample.consent),
         source=_check_name("source", sample.source),
         retain_until=_check_date(sample.retain_until),
@@ -172,10 +174,13 @@ def _check_cell(column: Column, cell: Any, where: str) -> float | str | None:
     if cell is None or cell == "" or (isinstance(cell, float) and math.isnan(cell)):
         return None
     if column.categories:
-        if str(cell) not in column.categories:
+        category = match_name(str(cell), column.categories)
+        if category is None:
             remedy = suggestion(str(cell), column.categories)
             raise InputError(f"unknown category {cell!r}", where=where, remedy=remedy)
-        return str(cell)
+        return category
+    if isinstance(cell, bool) or (isinstance(cell, str) and "_" in cell):
+        raise InputError(f"{cell!r} is not a number", where=where)
     try:
         number = float(cell)
     except (TypeError, ValueError, OverflowError):
@@ -240,9 +245,17 @@ def _check_seconds(value: Any, where: str) -> float | None:
     return seconds
 
 
+def normal_name(name: str) -> str:
+    """A person's name as it is stored: letters composed (NFC), one blank between words, nothing that is not seen."""
+    seen = "".join(c for c in unicodedata.normalize("NFC", name) if unicodedata.category(c) != "Cf")
+    return " ".join(seen.split())
+
+
 def _check_name(field: str, value: str | None) -> str | None:
     if value is None or value == "":
         return None
+    if isinstance(value, int) and not isinstance(value, bool):
+        value = str(value)  # a number as JSON has it
     if not isinstance(value, str) or len(value) > NAME_LIMIT_CHARACTERS:
         raise InputError(f"needs a text of at most {NAME_LIMIT_CHARACTERS} characters", where=field)
     return value
@@ -251,7 +264,8 @@ def _check_name(field: str, value: str | None) -> str | None:
 def _check_date(value: str | datetime.date | None) -> str | None:
     if value is None or value == "":
         return None
-    try:
-        return (value if isinstance(value, datetime.date) else datetime.date.fromisoformat(value)).isoformat()[:10]
-    except (TypeError, ValueError):
-        raise InputError(f"{value!r} is not a day", where="retain_until", remedy="write it as 2027-07-31") from None
+    if isinstance(value, str):
+        value = parse_day(value)
+    if not isinstance(value, datetime.date):
+        raise InputError(f"{value!r} is not a day", where="retain_until", remedy="write it as 2027-07-31")
+    return value.isoformat()[:10]

@@ -23,6 +23,7 @@ from homeroom.device import profile_transfer, profiles
 from homeroom.device.install import installed_bundle, open_device, upgrade_bundle
 from homeroom.device.local_samples import to_examples, training_samples, training_settings, validation_scores
 from homeroom.device.profiles import Profile
+from homeroom.device.receipt import Receipt, Tally, write_receipt
 from homeroom.device.reports import TrainReport
 from homeroom.device.resources.budget import Budget
 from homeroom.device.status import device_status
@@ -90,13 +91,24 @@ class Device:
     def add(self, *samples: Sample | str | Path, gates: bool = True) -> list[str]:
         """Checks and stores samples, all or none; returns their ids. Raises InputError where one is not valid.
 
-        samples: or .jsonl files, .csv files and folders of them.
+        samples: or .jsonl files, sheets (.csv, .tsv, .xlsx) and folders of media.
         gates: check their quality, and quarantine poor inputs and near copies (`set_aside`).
         """
-        admitted = admit_samples(
-            policy_in_force(self.store), ingest.read(samples, self.bundle.manifest), self.store.today()
-        )
-        return add_checked(self.store, self.bundle.manifest, admitted) if gates else self.store.add(admitted)
+        return list(self.take_in(*samples, gates=gates).sample_ids)
+
+    def take_in(
+        self, *samples: Sample | str | Path, gates: bool = True, options: ingest.ReadOptions | None = None
+    ) -> Receipt:
+        """Adds as `add`; the receipt names what was taken, what was not and why, and what was understood otherwise.
+
+        options: how sheets are read; with `skip_bad`, rows that are not valid are left out, and stand in the receipt.
+        """
+        intake, tally = ingest.Intake(options or ingest.ReadOptions()), Tally(self.bundle)
+        read = tally.of(ingest.read(samples, self.bundle.manifest, intake))
+        admitted = admit_samples(policy_in_force(self.store), read, self.store.today())
+        before = self.store.count()
+        ids = add_checked(self.store, self.bundle.manifest, admitted) if gates else self.store.add(admitted)
+        return write_receipt(self.store, ids, before, tally, intake)
 
     def set_aside(self) -> list[StoredSample]:
         """Quarantined samples, whole or in some inputs, without their inputs; `aside` says why."""

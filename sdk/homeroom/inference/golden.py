@@ -10,6 +10,7 @@ import numpy as np
 import safetensors.numpy
 
 from homeroom.contract.manifest import Modality, Precision, Runtime
+from homeroom.data.ingest import Intake
 from homeroom.data.ingest.jsonl import read_jsonl
 from homeroom.data.preprocess import prepare
 from homeroom.data.preprocess.raw_inputs import raw_input
@@ -41,7 +42,10 @@ class Drift:
 def golden_samples(bundle: Bundle) -> list[StoredSample]:
     """Reads the bundle's golden samples."""
     path = bundle.file(bundle.manifest.golden) / "samples.jsonl"
-    return [resolve(sample, bundle.manifest, base=path.parent, trusted=True) for sample in read_jsonl(path)]
+    lines = read_jsonl(path, intake := Intake())
+    samples = [resolve(sample, bundle.manifest, base=path.parent, trusted=True) for sample in lines]
+    intake.finish()
+    return samples
 
 
 def expected_arrays(bundle: Bundle) -> dict[str, np.ndarray]:

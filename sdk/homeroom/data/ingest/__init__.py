@@ -1,4 +1,4 @@
-"""Ingest: reads samples from JSON Lines, CSV or a folder, one module a format. Errors name the file and the row."""
+"""Ingest: reads samples from JSON Lines, sheets or a folder, one module a format. Errors name the file and the row."""
 
 from __future__ import annotations
 
@@ -6,48 +6,64 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from homeroom.contract.manifest import Manifest
-from homeroom.data.ingest.csv_file import read_csv
 from homeroom.data.ingest.folder import read_folder
+from homeroom.data.ingest.intake import Intake, Problem, ReadOptions
 from homeroom.data.ingest.jsonl import read_jsonl
+from homeroom.data.ingest.sheet import SHEET_SUFFIXES
+from homeroom.data.ingest.sheet_samples import read_sheet
 from homeroom.data.samples import Sample, StoredSample
 from homeroom.data.validation import resolve
 from homeroom.errors import InputError
 
-__all__ = ["read", "read_samples"]
+__all__ = ["Intake", "Problem", "ReadOptions", "read", "read_samples"]
+
+JSON_LINES_SUFFIXES = (".jsonl", ".ndjson")
 
 
-def read(samples: Sequence[Sample | str | Path], manifest: Manifest) -> Iterator[StoredSample]:
-    """Yields checked samples: those given, and those of the files and folders given, read one at a time."""
+def read(
+    samples: Sequence[Sample | str | Path], manifest: Manifest, intake: Intake | None = None
+) -> Iterator[StoredSample]:
+    """Yields checked samples: those given, and those of the files and folders given, read one at a time.
+
+    Raises InputError as `read_samples`, after all of them were read.
+    """
+    intake = intake or Intake()
     for item in samples:
-        yield from [resolve(item, manifest)] if isinstance(item, Sample) else read_samples(Path(item), manifest)
+        if isinstance(item, Sample):
+            yield resolve(item, manifest)
+        else:
+            yield from _checked(Path(item), manifest, intake)
+    intake.finish()
 
 
 def read_samples(path: Path, manifest: Manifest) -> Iterator[StoredSample]:
-    """Yields the checked samples of a .jsonl or .csv file, or of a folder; files that they name lie below it.
+    """Yields the checked samples of a file or folder; files that it names lie below its folder.
 
-    Raises InputError where it cannot be read, holds no sample, or holds a wrong one.
+    Raises InputError where it cannot be read or holds no sample, and at its end where rows are wrong, which it lists.
     """
+    return read([path], manifest)
+
+
+def _checked(path: Path, manifest: Manifest, intake: Intake) -> Iterator[StoredSample]:
+    before = intake.rows
     if path.is_dir():
-        samples, base = read_folder(path, manifest), path
+        samples, base = read_folder(path, manifest, intake), path
     elif not path.exists():
         raise InputError("there is no such file or folder", where=str(path), remedy="check the path")
-    elif path.suffix.lower() in (".jsonl", ".ndjson"):
-        samples, base = read_jsonl(path.resolve()), path.parent
-    elif path.suffix.lower() == ".csv":
-        samples, base = read_csv(path.resolve(), manifest), path.parent
+    elif path.suffix.lower() in JSON_LINES_SUFFIXES:
+        samples, base = read_jsonl(path.resolve(), intake), path.parent
+    elif path.suffix.lower() in SHEET_SUFFIXES:
+        samples, base = read_sheet(path.resolve(), manifest, intake), path.parent
     else:
         raise InputError(
             f"files of kind {path.suffix or path.name!r} are not read",
             where=str(path),
-            remedy="give a .jsonl or .csv file, or a folder with pictures, sounds and texts",
+            remedy="give a .csv, .tsv, .xlsx or .jsonl file, or a folder with pictures, sounds and texts",
         )
-    empty = True
     for sample in samples:
-        empty = False
         try:
             yield resolve(sample, manifest, base=base)
         except InputError as problem:
-            where = " ".join(filter(None, (str(sample.origin or path.name), problem.where)))
-            raise InputError(problem.what, where=where, remedy=problem.remedy) from None
-    if empty:
+            intake.refuse(problem, sample.origin or path.name)
+    if intake.rows == before:
         raise InputError("holds no sample", where=str(path), remedy="check that it is the right file")

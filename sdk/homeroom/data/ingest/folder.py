@@ -1,97 +1,194 @@
 """Folders of media: files of one name make one sample, such as `cat.png`, `cat.ogg` and `cat.txt`.
 
-A labels.csv has a column `file` (a name with or without its suffix) and the columns of a CSV file of samples. Without
-labels, a sub-folder's name is the label of each task that has it.
+A sheet beside them is used: with a column `file` (a name with or without its suffix) its rows label the files, else its
+rows are the samples, as in a sheet by itself. Without one, a sub-folder's name is the label of each task that has it.
+Every file that is not read is named by the intake, with the reason.
 """
 
 from __future__ import annotations
 
 import io
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from homeroom.contract.manifest import Manifest, Task
-from homeroom.data.ingest.csv_file import read_rows, to_sample
+from homeroom.contract.manifest import Manifest
+from homeroom.data.ingest.intake import Intake
 from homeroom.data.ingest.jsonl import read_jsonl
+from homeroom.data.ingest.sheet import SHEET_SUFFIXES, Row, read_rows
+from homeroom.data.ingest.sheet_samples import SheetColumns, known_columns, read_sheet, to_sample
 from homeroom.data.samples import Sample
 from homeroom.data.tasks import kind_of
+from homeroom.data.tasks.base import close_names, match_name
 from homeroom.errors import InputError
 from homeroom.system.files import read_below
 
 MODALITY_SUFFIXES = {
-    "image": (".png", ".jpg", ".jpeg", ".gif", ".bmp", ".webp", ".svg"),
-    "audio": (".wav", ".ogg", ".oga", ".flac", ".mp3"),
-    "text": (".txt",),
+    "image": [
+        ".png",
+        ".jpg",
+        ".jpeg",
+        ".jfif",
+        ".gif",
+        ".bmp",
+        ".webp",
+        ".svg",
+        ".svgz",
+        ".tif",
+        ".tiff",
+        ".avif",
+        ".jp2",
+    ],
+    "audio": [".wav", ".ogg", ".oga", ".opus", ".flac", ".mp3", ".aif", ".aiff"],
+    "text": [".txt"],
 }
+MODALITY_OF = {suffix: modality for modality, suffixes in MODALITY_SUFFIXES.items() for suffix in suffixes}
+MODALITY_NOUNS = {"image": "pictures", "audio": "sounds", "text": "texts"}
+NOT_READ = {
+    **dict.fromkeys([".heic", ".heif"], "HEIC pictures are not read: save them as JPEG"),
+    **dict.fromkeys([".m4a", ".aac", ".mp4", ".3gp"], "AAC sounds are not read: save them as MP3 or WAV"),
+    **dict.fromkeys([".webm", ".amr", ".wma", ".mov"], "this format is not read: save the sound as MP3 or WAV"),
+    **dict.fromkeys([".pdf", ".doc", ".docx", ".odt", ".rtf"], "documents are not read: save the text as .txt"),
+}
+JUNK_NAMES = {"thumbs.db", "ehthumbs.db", "desktop.ini", "__macosx", "icon\r"}  # of systems; nobody misses them
+SHEET_STEMS = ("labels", "samples")  # whose sheet is meant where there are several
+FILE_COLUMN = "file"
 TEXT_LIMIT_BYTES = 1 << 20
 FILE_LIMIT = 200_000
 
 
-def read_folder(folder: Path, manifest: Manifest) -> Iterator[Sample]:
-    """Yields samples, not yet checked, in the order of their names; those of a samples.jsonl if there is one."""
-    if (folder / "samples.jsonl").exists():
-        yield from read_jsonl(folder / "samples.jsonl")
+def read_folder(folder: Path, manifest: Manifest, intake: Intake) -> Iterator[Sample]:
+    """Yields samples, not yet checked: in the order of the sheet, else of the files' names."""
+    files = _readable_files(folder, manifest, intake)
+    sheet = _sheet_of(folder, intake)
+    if sheet is not None and not _labels_files(sheet, manifest, intake):
+        yield from _sheet_samples(sheet, manifest, files, intake)
         return
-    groups = _group_files(folder)
-    if not groups:
-        raise InputError("holds no pictures, sounds or texts", where=str(folder), remedy="check the path")
-    rows = _rows_by_group(folder, groups)
-    for name, files in groups.items():
+    if not files:
+        remedy = f"{len(intake.unread)} files are of other kinds" if intake.unread else "check the path"
+        raise InputError("holds no pictures, sounds or texts", where=str(folder), remedy=remedy)
+    groups: dict[str, list[Path]] = {}
+    for path in files:
+        groups.setdefault(path.relative_to(folder).with_suffix("").as_posix(), []).append(path)
+    rows = {} if sheet is None else _rows_by_group(folder, sheet, groups, manifest, intake)
+    columns = SheetColumns.of(manifest, intake, sheet, FILE_COLUMN)
+    for name, members in groups.items():
         row, where = rows.get(name, ({}, name))
-        sample = to_sample(row, manifest, where)
-        sample.inputs |= _bind_files(files, manifest, folder)
-        sample.origin = where
-        if not sample.labels and "/" in name:
-            label = name.rsplit("/", 2)[-2]
-            sample.labels |= {task.name: label for task in manifest.tasks if _has_class(task, label)}
-        if sample.inputs:
+        with intake.row(where, {FILE_COLUMN: name, **row}):
+            sample = to_sample(row, where, columns, intake)
+            sample.inputs |= _bind_files(members, manifest, folder)
+            sample.origin = where
+            if not sample.labels and "/" in name:
+                sample.labels |= _folder_labels(name.rsplit("/", 2)[-2], manifest, intake)
             yield sample
 
 
-def _has_class(task: Task, label: str) -> bool:
-    return kind_of(task).classes is not None and label in task.labels
-
-
-def _group_files(folder: Path) -> dict[str, list[Path]]:
-    """Files by their path below the folder, without the suffix."""
-    suffixes = {suffix for each in MODALITY_SUFFIXES.values() for suffix in each}
-    groups: dict[str, list[Path]] = {}
+def _readable_files(folder: Path, manifest: Manifest, intake: Intake) -> list[Path]:
+    """Media and texts that the bundle has an input for; the intake names the others."""
+    modalities = {slot.modality for slot in manifest.slots if slot.count == 1}
+    files = []
     paths = list(islice(folder.rglob("*"), FILE_LIMIT + 1))
     if len(paths) > FILE_LIMIT:
         raise InputError(f"holds more than {FILE_LIMIT:,} files", where=str(folder), remedy="add it in parts")
     for path in sorted(paths):
-        if path.suffix.lower() in suffixes and path.is_file():
-            groups.setdefault(path.relative_to(folder).with_suffix("").as_posix(), []).append(path)
-    return groups
+        inside, suffix = path.relative_to(folder), path.suffix.lower()
+        if any(part.startswith(".") or part.lower() in JUNK_NAMES for part in inside.parts):
+            continue
+        modality = MODALITY_OF.get(suffix)
+        if path.is_symlink():
+            intake.unread[inside.as_posix()] = "links are not followed"
+        elif path.is_dir() or (len(inside.parts) == 1 and suffix in (*SHEET_SUFFIXES, ".jsonl")):
+            continue
+        elif not path.is_file():
+            intake.unread[inside.as_posix()] = "it is a pipe or a device, not a file"
+        elif modality is None:
+            intake.unread[inside.as_posix()] = NOT_READ.get(suffix, "it is no picture, sound or text by its ending")
+        elif modality not in modalities:
+            intake.unread[inside.as_posix()] = f"the bundle has no input for {MODALITY_NOUNS[modality]}"
+        else:
+            files.append(path)
+    return files
 
 
-def _rows_by_group(folder: Path, groups: dict[str, list[Path]]) -> dict[str, tuple[dict[str, str], str]]:
-    """Rows of labels.csv and where each is, by the group of files that they describe."""
-    path = folder / "labels.csv"
-    rows: dict[str, tuple[dict[str, str], str]] = {}
-    if not path.exists():
-        return rows
+def _sheet_of(folder: Path, intake: Intake) -> Path | None:
+    """The one sheet of a folder; InputError where it is not clear which of several is meant."""
+    sheets = [
+        path
+        for path in sorted(folder.iterdir())
+        if path.suffix.lower() in (*SHEET_SUFFIXES, ".jsonl") and not path.name.startswith((".", "~$"))
+    ]
+    named = [path for path in sheets if path.stem.lower() in SHEET_STEMS] or sheets
+    if len(named) > 1:
+        names = ", ".join(path.name for path in named)
+        raise InputError(f"has several sheets: {names}", where=str(folder), remedy="keep the one that is meant")
+    for path in sheets:
+        if path not in named:
+            intake.unread[path.name] = f"the folder's sheet is {named[0].name}"
+    return named[0] if named else None
+
+
+def _labels_files(sheet: Path, manifest: Manifest, intake: Intake) -> bool:
+    """Whether the sheet's rows label files, by a column `file`."""
+    if sheet.suffix.lower() == ".jsonl":
+        return False
+    rows = read_rows(sheet, known_columns(manifest, FILE_COLUMN), Intake(intake.options))
+    return FILE_COLUMN in next((row for row, _ in rows), {})
+
+
+def _sheet_samples(sheet: Path, manifest: Manifest, files: Sequence[Path], intake: Intake) -> Iterator[Sample]:
+    """The samples of a sheet; files that none of them names are unread."""
+    named: set[str] = set()
+    jsonl = sheet.suffix.lower() == ".jsonl"
+    for sample in read_jsonl(sheet, intake) if jsonl else read_sheet(sheet, manifest, intake):
+        for value in sample.inputs.values():
+            named |= {Path(one).as_posix() for one in (value if isinstance(value, list) else [value])
+                      if isinstance(one, str) and len(one) < 4_096}  # fmt: skip
+        yield sample
+    for path in files:
+        if path.relative_to(sheet.parent).as_posix() not in named:
+            intake.unread[path.relative_to(sheet.parent).as_posix()] = f"{sheet.name} does not name it"
+
+
+def _rows_by_group(
+    folder: Path, sheet: Path, groups: dict[str, list[Path]], manifest: Manifest, intake: Intake
+) -> dict[str, tuple[Row, str]]:
+    """Rows of the sheet and where each is, by the group of files that they label."""
+    rows: dict[str, tuple[Row, str]] = {}
     known = {file.relative_to(folder).as_posix(): name for name, files in groups.items() for file in files}
-    for row, where in read_rows(path):
-        file = row.pop("file", None)
-        name = known.get(str(file), file if file in groups else None)
-        if name is None:
-            raise InputError(f"speaks of {file!r}, which is not in the folder", where=where)
-        rows[name] = (row, where)
+    for row, where in read_rows(sheet, known_columns(manifest, FILE_COLUMN), intake):
+        file = str(row.get(FILE_COLUMN, "")).strip()
+        name = known.get(file, file if file in groups else None)
+        if name is None or name in rows:
+            with intake.row(where, row):
+                if name is not None:
+                    raise InputError(f"names {file!r} twice, first in {rows[name][1]}", where=where)
+                what = f"speaks of {file!r}, which is not in the folder" if file else "names no file"
+                raise InputError(what, where=where)
+            continue
+        rows[name] = ({column: cell for column, cell in row.items() if column != FILE_COLUMN}, where)
     return rows
+
+
+def _folder_labels(name: str, manifest: Manifest, intake: Intake) -> dict[str, Any]:
+    """The label that a folder's name is, of each task that has it."""
+    classes = [task for task in manifest.tasks if kind_of(task).classes is not None and task.labels]
+    labels: dict[str, Any] = {task.name: match_name(name, task.labels) for task in classes}
+    labels = {task: label for task, label in labels.items() if label is not None}
+    if not labels:
+        close = close_names(name, [label for task in classes for label in task.labels])
+        hint = f", did you mean {' or '.join(close)}?" if close else ""
+        intake.note(f"folder {name}: no such label{hint}")
+    return labels
 
 
 def _bind_files(files: list[Path], manifest: Manifest, folder: Path) -> dict[str, Any]:
     """Binds each file to the one slot of its modality; InputError where there are several, or a second file for it."""
     inputs: dict[str, Any] = {}
     for path in files:
-        modality = next(name for name, suffixes in MODALITY_SUFFIXES.items() if path.suffix.lower() in suffixes)
+        modality = MODALITY_OF[path.suffix.lower()]
         slots = [slot.name for slot in manifest.slots if slot.modality == modality and slot.count == 1]
         where = path.relative_to(folder).as_posix()
-        if not slots:
-            continue
         if len(slots) > 1:
             raise InputError(f"could be any of {slots}", where=where, remedy="use a .csv or .jsonl file to say which")
         if slots[0] in inputs:

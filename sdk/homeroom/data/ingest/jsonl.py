@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import codecs
+import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import msgspec
-
+from homeroom.data.ingest.intake import Intake
 from homeroom.data.samples import RESERVED_FIELDS, Sample
 from homeroom.errors import InputError
 from homeroom.system.files import open_below
@@ -16,8 +16,8 @@ from homeroom.system.files import open_below
 LINE_LIMIT_BYTES = 1 << 20
 
 
-def read_jsonl(path: Path) -> Iterator[Sample]:
-    """Yields a sample a line, not yet checked, and skips empty lines; InputError names the line."""
+def read_jsonl(path: Path, intake: Intake) -> Iterator[Sample]:
+    """Yields a sample a line, not yet checked, and skips empty lines; lines that are none become problems."""
     try:
         with open_below(path.parent, path.name) as file:
             number = 0
@@ -27,9 +27,10 @@ def read_jsonl(path: Path) -> Iterator[Sample]:
                 if len(line) > LINE_LIMIT_BYTES:
                     raise InputError(f"is longer than {LINE_LIMIT_BYTES:,} bytes", where=where)
                 if line.strip():
-                    sample = to_sample(_decode(line, where), where)
-                    sample.origin = where
-                    yield sample
+                    with intake.row(where, {"line": line.decode("utf-8", "replace").rstrip()}):
+                        sample = to_sample(_decode(line, where), where)
+                        sample.origin = where
+                        yield sample
     except OSError as problem:
         raise InputError(f"cannot be read: {problem.strerror}", where=str(path)) from None
 
@@ -48,11 +49,23 @@ def to_sample(row: dict[str, Any], where: str) -> Sample:
 
 def _decode(line: bytes, where: str) -> dict[str, Any]:
     try:
-        row = msgspec.json.decode(line.removeprefix(codecs.BOM_UTF8))
-    except (msgspec.DecodeError, RecursionError, UnicodeDecodeError) as problem:
+        text = line.removeprefix(codecs.BOM_UTF8).decode()
+        row = json.loads(text, object_pairs_hook=_without_repeats, parse_constant=_no_number)
+    except (ValueError, RecursionError) as problem:
         raise InputError(
             f"is not valid JSON: {problem}", where=where, remedy="one object a line, saved as UTF-8"
         ) from None
     if not isinstance(row, dict):
         raise InputError("is not an object", where=where, remedy='write {"text": "…", "labels": {…}}')
     return row
+
+
+def _without_repeats(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    row = dict(pairs)
+    if len(row) < len(pairs):
+        raise ValueError("a name stands twice in one object")
+    return row
+
+
+def _no_number(text: str) -> Any:
+    raise ValueError(f"{text} is no number of JSON")

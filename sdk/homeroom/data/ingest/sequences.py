@@ -6,15 +6,17 @@ from collections.abc import Iterable, Iterator
 from typing import Any
 
 from homeroom.contract.manifest import Manifest
+from homeroom.data.ingest.intake import Intake
 from homeroom.data.samples import Sample
 from homeroom.data.validation import find_slot
 from homeroom.errors import InputError
 
 
-def gather_interactions(samples: Iterable[Sample], manifest: Manifest) -> Iterator[Sample]:
+def gather_interactions(samples: Iterable[Sample], manifest: Manifest, intake: Intake) -> Iterator[Sample]:
     """Yields samples without interactions as they are, then one sample a person, interactions in the order of the rows.
 
-    Raises InputError where an interaction names no subject, or rows of one person differ in another input or label.
+    An interaction that names no subject, and a row that differs from the person's first in another input or label,
+    become problems of the intake.
     """
     by_subject: dict[str, Sample] = {}
     for sample in samples:
@@ -22,20 +24,27 @@ def gather_interactions(samples: Iterable[Sample], manifest: Manifest) -> Iterat
         if not interactions:
             yield sample
             continue
-        where = str(sample.origin)
-        if sample.subject is None:
-            raise InputError("does not say whose interaction it is", where=where, remedy="add a column subject")
-        if sample.subject not in by_subject:
-            by_subject[sample.subject] = sample
-            sample.origin = f"{where} and on"
-            sample.inputs |= {name: [value] for name, value in interactions.items()}
-            continue
-        first = by_subject[sample.subject]
-        for name, value in interactions.items():
-            first.inputs.setdefault(name, []).append(value)
-        _require_agreement(first.inputs, {n: v for n, v in sample.inputs.items() if n not in interactions}, where)
-        _require_agreement(first.labels, sample.labels, where)
+        try:
+            _gather(by_subject, sample, interactions)
+        except InputError as problem:
+            intake.refuse(problem, str(sample.origin))
     yield from by_subject.values()
+
+
+def _gather(by_subject: dict[str, Sample], sample: Sample, interactions: dict[str, Any]) -> None:
+    where = str(sample.origin)
+    if sample.subject is None:
+        raise InputError("does not say whose interaction it is", where=where, remedy="add a column subject")
+    first = by_subject.get(sample.subject)
+    if first is None:
+        by_subject[sample.subject] = sample
+        sample.origin = f"{where} and on"
+        sample.inputs |= {name: [value] for name, value in interactions.items()}
+        return
+    _require_agreement(first.inputs, {n: v for n, v in sample.inputs.items() if n not in interactions}, where)
+    _require_agreement(first.labels, sample.labels, where)
+    for name, value in interactions.items():
+        first.inputs.setdefault(name, []).append(value)
 
 
 def _is_interaction(name: str, value: Any, manifest: Manifest) -> bool:

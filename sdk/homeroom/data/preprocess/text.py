@@ -33,6 +33,11 @@ def prepare(tokenizer: Path, text: str, limit: int) -> Prepared:
     return Prepared({INPUT_IDS: ids}, len(ids))
 
 
+def is_longer(tokenizer: Path, text: str, limit: int) -> bool:
+    """Whether `prepare` leaves out the text's end."""
+    return bool(_tokenizer(tokenizer, limit).encode(text).overflowing)
+
+
 def word_spans(tokenizer: Path, text: str, limit: int) -> list[tuple[int, int] | None]:
     """For each token of `prepare`, the [start, end) of its word in characters; None for special tokens."""
     encoding = _tokenizer(tokenizer, limit).encode(text)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import unicodedata
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol
@@ -137,17 +138,32 @@ class TaskKind:
         return self.token_target is not None
 
 
+def match_name(name: str, known: Sequence[str]) -> str | None:
+    """The known name that is meant: the same one, else the only one without regard to case and surrounding blanks."""
+    if name in known:
+        return name
+    folded = unicodedata.normalize("NFC", name.strip()).casefold()
+    alike = [one for one in known if unicodedata.normalize("NFC", one.strip()).casefold() == folded]
+    return alike[0] if len(alike) == 1 else None
+
+
+def close_names(name: str, known: Sequence[str]) -> list[str]:
+    """At most three known names that are spelt almost so."""
+    return difflib.get_close_matches(name, known, n=3, cutoff=0.5)
+
+
 def suggestion(name: str, known: Sequence[str]) -> str:
     """Returns a remedy: the known names closest to this one, or the first twelve."""
-    close = difflib.get_close_matches(name, known, n=3, cutoff=0.5)
+    close = close_names(name, known)
     return f"did you mean {' or '.join(close)}?" if close else f"known: {', '.join(known[:12])}"
 
 
 def check_class(task: Task, label: Any, where: str) -> str:
     """Returns the label as text; InputError if it is none of the task's."""
-    if str(label) not in task.labels:
+    name = match_name(str(label), task.labels)
+    if name is None:
         raise InputError(f"no label {label!r}", where=where, remedy=suggestion(str(label), task.labels))
-    return str(label)
+    return name
 
 
 def select_field(task: Task, label: Label | None) -> FormField:

@@ -1,0 +1,66 @@
+"""The receipt of added samples for people, and the sheet of rows that were not taken."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from homeroom.system.files import write_durable
+
+if TYPE_CHECKING:
+    from homeroom.data.ingest import Problem
+    from homeroom.device.receipt import Receipt
+
+LINES_SHOWN = 20
+WHY_COLUMN = "why"
+
+
+def counted(number: int, noun: str) -> str:
+    """A number with its noun, such as 1 sample, 2 samples."""
+    return f"{number:,} {noun}" + ("" if number == 1 else "s")
+
+
+def receipt_lines(receipt: Receipt, directory: Path) -> Iterator[str]:
+    """The lines of a receipt."""
+    known = f", {receipt.known:,} were there already" if receipt.known else ""
+    yield f"{counted(receipt.added, 'sample')} added{known}"
+    total = len(receipt.sample_ids)
+    width = max((len(task) for task in receipt.labelled), default=0)
+    for task, labelled in receipt.labelled.items():
+        without = f", {total - labelled:,} without a label" if labelled < total else ""
+        yield f"  {task:{width}}  {labelled:,} labelled{without}"
+    for slot, number in receipt.longer.items():
+        yield f"  {counted(number, f'{slot} input')} longer than the model reads: the end is left out"
+    if receipt.quarantined:
+        number = sum(receipt.quarantined.values())
+        yield f"  {number:,} quarantined, whole or in part: see `homeroom device quarantine {directory}`"
+        yield from few([f"    {count:,}: {reason}" for reason, count in receipt.quarantined.items()])
+    if receipt.missing:
+        cells = ", ".join(f"{cell} ({count:,})" for cell, count in receipt.missing.items())
+        yield f"  cells taken as missing: {cells}"
+    if receipt.unread:
+        yield f"  {counted(len(receipt.unread), 'file')} not read:"
+        yield from few([f"    {name}: {reason}" for name, reason in receipt.unread.items()])
+    if receipt.refused:
+        yield f"  {counted(len(receipt.refused), 'row')} not taken:"
+        yield from few([f"    {problem}" for problem in receipt.refused])
+    yield from few([f"  {note}" for note in receipt.notes])
+
+
+def few(lines: Sequence[str]) -> list[str]:
+    """The first lines, and how many more there are."""
+    more = len(lines) - LINES_SHOWN
+    return [*lines[:LINES_SHOWN], *([f"    … and {more:,} more"] if more > 0 else [])]
+
+
+def write_refused(problems: Sequence[Problem], path: Path) -> None:
+    """Writes rows that were not taken as a sheet, each with the reason, durably and for this user alone."""
+    columns = list(dict.fromkeys(name for problem in problems for name in problem.row))
+    text = io.StringIO(newline="")
+    writer = csv.DictWriter(text, [*columns, WHY_COLUMN])
+    writer.writeheader()
+    writer.writerows({**problem.row, WHY_COLUMN: str(problem)} for problem in problems)
+    write_durable(path, text.getvalue().encode())

@@ -1,0 +1,128 @@
+"""Cells of a sheet: numbers with a point or a comma, percentages, missing values, days of a year.
+
+A sheet's own evidence tells its decimal separator. What can be read in two ways is asked about, never guessed.
+"""
+
+from __future__ import annotations
+
+import datetime
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Literal
+
+from homeroom.errors import InputError
+
+Decimal = Literal["", "point", "comma"]
+SEPARATORS: dict[Decimal, str] = {"point": ".", "comma": ","}
+MISSING_CELLS = frozenset(
+    ["n/a", "na", "#n/a", "null", "#null!", "none", "nan", "#div/0!", "#value!", "#ref!", "-", "\u2013", "\u2014", "?"]
+)
+THOUSANDS_SPACES = str.maketrans("", "", " \u00a0\u202f'\u2019")
+NUMBER = re.compile(r"([+-]?)(\d*(?:[.,]\d+)*[.,]?)(?:[eE]([+-]?\d{1,4}))?")
+GROUPED = r"[1-9]\d{0,2}(?:\%s\d{3})+"
+DAY = re.compile(r"(\d{1,4})([-./])(\d{1,2})\2(\d{1,4})")
+
+
+@dataclass(frozen=True)
+class Range:
+    """The usual values of a number: `centre` and `spread` of those that the bundle was made with."""
+
+    centre: float
+    spread: float
+
+    def holds(self, number: float) -> bool:
+        """Whether it is not far off: within 8 spreads, as tables are cut."""
+        return abs(number - self.centre) <= 8 * self.spread
+
+
+def is_missing(cell: str) -> bool:
+    """Whether a cell that should hold a number or a label says that there is none."""
+    return cell.strip().casefold() in MISSING_CELLS
+
+
+def decimal_of(cells: Iterable[str]) -> Decimal:
+    """The decimal separator that the cells prove; empty where they prove none, or both."""
+    proved = {decimal for cell in cells if (decimal := _proved_decimal(cell))}
+    return proved.pop() if len(proved) == 1 else ""
+
+
+def parse_number(cell: str, decimal: Decimal, usual: Range) -> float:
+    """Returns the number of a cell. Raises InputError where it is none, or could be two.
+
+    decimal: of the sheet, where it is known. usual: tells whether a percentage is a share.
+    """
+    text = cell.strip()
+    if text.endswith("%"):
+        return _percentage(text, decimal, usual)
+    parts = _parts(text)
+    if parts is None:
+        raise InputError(f"{cell!r} is not a number", remedy="correct it, or leave the cell empty")
+    sign, digits, exponent = parts
+    separator = SEPARATORS.get(_proved_decimal(text) or decimal, "")
+    if not separator and any(one in digits for one in ".,"):
+        whole, part = digits.replace(",", "."), re.sub("[.,]", "", digits)
+        raise InputError(
+            f"{cell!r} could be {float(whole):g} or {part}",
+            remedy="say which is the decimal separator: --decimal point or --decimal comma",
+        )
+    other = "," if separator == "." else "."
+    return float(f"{sign}{digits.replace(other, '').replace(separator or '.', '.')}e{exponent or 0}")
+
+
+def parse_day(text: str) -> datetime.date:
+    """Returns the day of 2027-07-31, 31.07.2027, 31/07/2027 or 07/31/2027; InputError where it could be two days."""
+    remedy = "write it as 2027-07-31"
+    found = DAY.fullmatch(text.strip())
+    try:
+        if not found or found[2] == "-" or len(found[1]) == 4:
+            return datetime.date.fromisoformat(text.strip())
+        first, second, year = int(found[1]), int(found[3]), int(found[4])
+        if found[2] == "/" and first <= 12 and second <= 12 and first != second:
+            raise InputError(f"{text!r} could be two days", where="retain_until", remedy=remedy)
+        day, month = (second, first) if found[2] == "/" and second > 12 else (first, second)
+        if len(found[4]) != 4:
+            raise ValueError
+        return datetime.date(year, month, day)
+    except ValueError:
+        raise InputError(f"{text!r} is not a day", where="retain_until", remedy=remedy) from None
+
+
+def _parts(text: str) -> tuple[str, str, str | None] | None:
+    """Sign, digits with separators, and exponent; None where it is no number."""
+    found = NUMBER.fullmatch(text.translate(THOUSANDS_SPACES).replace("\u2212", "-"))
+    if not found or not any(one.isdecimal() for one in found[2]):
+        return None
+    points, commas = found[2].count("."), found[2].count(",")
+    if (points > 1 or commas > 1 or (points and commas)) and not _proved_decimal(found[2]):
+        return None
+    return found[1], found[2], found[3]
+
+
+def _proved_decimal(cell: str) -> Decimal:
+    """The decimal separator that one cell proves: 4,5 and 1.250,5 and 0,125 do, 1,250 does not."""
+    digits = cell.strip().rstrip("%").translate(THOUSANDS_SPACES).lstrip("+-\u2212").casefold().partition("e")[0]
+    if not digits or digits.strip("0123456789.,"):
+        return ""
+    for decimal, separator in SEPARATORS.items():
+        other = "," if separator == "." else "."
+        whole, found, part = digits.rpartition(separator)
+        if found and separator not in whole and other not in part:
+            grouped = bool(re.fullmatch(GROUPED % other, whole))
+            plain = whole.isdecimal() or not whole
+            if grouped or (plain and (len(part) != 3 or len(whole) > 3 or whole.startswith("0") or not whole)):
+                return decimal
+        if re.fullmatch(GROUPED % other, digits) and digits.count(other) > 1:
+            return decimal
+    return ""
+
+
+def _percentage(text: str, decimal: Decimal, usual: Range) -> float:
+    """A percentage as a share of 1 or of 100, whichever the usual values hold."""
+    number = parse_number(text[:-1], decimal, usual)
+    readings = [value for value in (number / 100, number) if usual.holds(value)]
+    if len(readings) != 1:
+        raise InputError(
+            f"{text!r} could be {number / 100:g} or {number:g}", remedy="write the number as the others of its column"
+        )
+    return readings[0]

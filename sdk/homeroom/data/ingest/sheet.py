@@ -1,0 +1,143 @@
+"""Sheets: rows of .csv, .tsv and .xlsx files, as office programs write them.
+
+The separator is the one with which the first line names the most columns that the bundle knows.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import itertools
+from collections.abc import Callable, Collection, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from homeroom.data.ingest.intake import Intake
+from homeroom.errors import InputError
+from homeroom.system.files import open_below
+
+SHEET_SUFFIXES = (".csv", ".tsv", ".xlsx", ".xlsm")
+SEPARATORS = (",", ";", "\t")
+CELL_LIMIT_CHARACTERS = 1 << 20
+ROW_LIMIT_CHARACTERS = 16 << 20
+TITLE_ROWS = 10  # that may stand above the names of the columns
+ZIP_MAGIC, OLD_OFFICE_MAGIC = b"PK\x03\x04", b"\xd0\xcf\x11\xe0"
+
+Row = dict[str, Any]  # column -> cell, without the empty ones
+KnownColumn = Callable[[str], str | None]  # a column's name in the sheet to that of the bundle, if it has one
+
+
+def read_rows(path: Path, known: KnownColumn, intake: Intake) -> Iterator[tuple[Row, str]]:
+    """Yields the rows of a sheet, and the place of each; rows that are wholly empty are passed over.
+
+    Raises InputError where it is no sheet, or its columns are not named, or not known.
+    """
+    options = intake.options
+
+    def meant(name: str) -> str | None:
+        return known(options.columns.get(name, name))
+
+    if path.suffix.lower() in (".xlsx", ".xlsm"):
+        from homeroom.data.ingest.excel import read_excel
+
+        lines = read_excel(path)
+    else:
+        lines = _read_text(path, meant)
+    lines = iter(lines)
+    names, title = _names_of(lines, path.name, meant)
+    if title:
+        intake.note(f"{path.name}: lines above the names of the columns were passed over: {title}")
+    columns = _columns_of(names, path.name, meant, intake.options.ignore)
+    for line, cells in lines:
+        where = f"{path.name} line {line}"
+        if not any(_filled(cell) for cell in cells):
+            continue
+        if any(_filled(cell) for cell in cells[len(columns) :]):
+            with intake.row(where, {str(number): cell for number, cell in enumerate(cells)}):
+                raise InputError(f"has more cells than the {len(columns)} columns", where=where)
+            continue
+        yield {name: cell for name, cell in zip(columns, cells, strict=False) if name and _filled(cell)}, where
+
+
+def _filled(cell: Any) -> bool:
+    return cell is not None and cell != "" and not (isinstance(cell, str) and not cell.strip())
+
+
+def _read_text(path: Path, known: KnownColumn) -> Iterator[tuple[int, Sequence[str]]]:
+    csv.field_size_limit(CELL_LIMIT_CHARACTERS)
+    try:
+        with io.TextIOWrapper(open_below(path.parent, path.name), encoding=_encoding_of(path), newline="") as file:
+            lines = _bounded_lines(file, path.name)
+            first = next(lines, "")
+            if first.strip().casefold().startswith("sep=") and len(first.strip()) == 5:
+                separator, ahead = first.strip()[4], []
+            else:
+                separator, ahead = _separator_of(first, path, known), [first]
+            skipped = 1 - len(ahead)
+            rows = csv.reader(itertools.chain(ahead, lines), delimiter=separator, strict=True)
+            for cells in rows:
+                yield rows.line_num + skipped, cells
+    except UnicodeDecodeError:
+        raise InputError("is not UTF-8 text", where=path.name, remedy="save it as CSV UTF-8") from None
+    except csv.Error as problem:
+        raise InputError(f"is not valid CSV: {problem}", where=path.name) from None
+    except OSError as problem:
+        raise InputError(f"cannot be read: {problem.strerror}", where=str(path)) from None
+
+
+def _encoding_of(path: Path) -> str:
+    with open_below(path.parent, path.name) as file:
+        start = file.read(4)
+    if start in (ZIP_MAGIC, OLD_OFFICE_MAGIC):
+        remedy = "save it as CSV UTF-8, or give it its own ending: .xlsx"
+        raise InputError("is an Excel or Office file, although it is called a text", where=path.name, remedy=remedy)
+    return "utf-16" if start[:2] in (b"\xff\xfe", b"\xfe\xff") else "utf-8-sig"
+
+
+def _separator_of(line: str, path: Path, known: KnownColumn) -> str:
+    """The separator with which the line names the most known columns, else the most columns."""
+
+    def score(separator: str) -> tuple[int, int]:
+        names = next(csv.reader([line], delimiter=separator), [])
+        return sum(known(name.strip()) is not None for name in names), len(names)
+
+    if path.suffix.lower() == ".tsv":
+        return "\t"
+    return max(SEPARATORS, key=score)
+
+
+def _bounded_lines(file: io.TextIOWrapper, name: str) -> Iterator[str]:
+    while line := file.readline(ROW_LIMIT_CHARACTERS + 1):
+        if len(line) > ROW_LIMIT_CHARACTERS:
+            raise InputError(f"has a line of more than {ROW_LIMIT_CHARACTERS:,} characters", where=name)
+        yield line
+
+
+def _names_of(lines: Iterator[tuple[int, Sequence[Any]]], file: str, known: KnownColumn) -> tuple[list[str], str]:
+    """The names of the columns: the first line that has a known one, else the first; and what stands above it."""
+    above: list[list[str]] = []
+    for _, cells in itertools.islice(lines, TITLE_ROWS):
+        names = ["" if cell is None else str(cell).strip() for cell in cells]
+        if any(known(name) for name in names if name):
+            return names, " / ".join(" ".join(filter(None, row)) for row in above if any(row))
+        above.append(names)
+    first = next((row for row in above if any(row)), None)
+    if first is None:
+        raise InputError("needs a first line that names each column, once", where=file)
+    what = f"names no column of the bundle: {', '.join(filter(None, first))}"
+    raise InputError(what, where=file, remedy='say what they are: --map "Which animal?=label.category"')
+
+
+def _columns_of(names: Sequence[str], file: str, known: KnownColumn, ignore: Collection[str]) -> list[str | None]:
+    """The bundle's name for each column; None for those that are ignored, and for a column without a name."""
+    unknown = [name for name in names if name and name not in ignore and known(name) is None]
+    if unknown:
+        listed = ",".join(unknown)
+        what = f"the bundle has no {'column' if len(unknown) == 1 else 'columns'} {', '.join(map(repr, unknown))}"
+        remedy = f"correct the name, say what it is with --map, or pass it over: --ignore {listed!r}"
+        raise InputError(what, where=file, remedy=remedy)
+    columns = [None if not name or name in ignore else known(name) for name in names]
+    named = [name for name in columns if name]
+    if len(set(named)) != len(named):
+        raise InputError("needs a first line that names each column, once", where=file)
+    return columns

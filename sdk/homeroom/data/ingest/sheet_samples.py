@@ -1,0 +1,132 @@
+"""Samples of a sheet: one sample a row, or one interaction a row.
+
+Columns: a slot's name; `slot.0`, `slot.1` for a slot with a count; `slot.column` for a table; `label.task`; and
+subject, consent, source, retain_until, language; in any case of letters. An empty cell is a missing value. `|`
+separates several labels; a span is `4-9:label`. An interaction stands in the columns `slot.skill`, `slot.correct` and
+perhaps `slot.time`; a person's rows, the oldest first, become one sample.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from homeroom.contract.manifest import Manifest, SequencePreprocess, TablePreprocess
+from homeroom.data.cells import Decimal, Range, decimal_of, is_missing, parse_number
+from homeroom.data.ingest.intake import Intake
+from homeroom.data.ingest.sequences import gather_interactions
+from homeroom.data.ingest.sheet import KnownColumn, Row, read_rows
+from homeroom.data.samples import RESERVED_FIELDS, Sample
+from homeroom.data.tasks import kind_of
+from homeroom.data.validation import find_slot, find_task
+from homeroom.errors import InputError
+
+LABEL_PREFIXES = ("label", "labels")
+INTERACTION_COLUMNS = ("skill", "correct", "time")
+
+
+def read_sheet(path: Path, manifest: Manifest, intake: Intake) -> Iterator[Sample]:
+    """Yields the samples of a sheet, not yet checked; rows that cannot be one become problems of the intake."""
+    return gather_interactions(_samples(path, manifest, intake), manifest, intake)
+
+
+def _samples(path: Path, manifest: Manifest, intake: Intake) -> Iterator[Sample]:
+    columns = SheetColumns.of(manifest, intake, path)
+    for row, where in read_rows(path, known_columns(manifest), intake):
+        with intake.row(where, row):
+            yield to_sample(row, where, columns, intake)
+
+
+@dataclass(frozen=True)
+class SheetColumns:
+    """How cells are read. decimal: the separator of numbers. usual: the usual values of columns that hold numbers."""
+
+    manifest: Manifest
+    decimal: Decimal
+    usual: Mapping[str, Range]
+
+    @classmethod
+    def of(cls, manifest: Manifest, intake: Intake, sheet: Path | None, *more: str) -> SheetColumns:
+        """Reads the sheet once for its decimal separator, unless it is given. more: further names of columns."""
+        usual, decimal = _numeric_columns(manifest), intake.options.decimal
+        if sheet is not None and not decimal:
+            rows = read_rows(sheet, known_columns(manifest, *more), Intake(intake.options))
+            cells = (cell for row, _ in rows for name, cell in row.items() if name in usual and isinstance(cell, str))
+            decimal = decimal_of(cells)
+        return cls(manifest, decimal, usual)
+
+
+def known_columns(manifest: Manifest, *more: str) -> KnownColumn:
+    """Finds the bundle's name for a sheet's column, in any case of letters. more: further names."""
+    names = [*RESERVED_FIELDS, *more]
+    for slot in manifest.slots:
+        parts = [str(number) for number in range(slot.count)]
+        spec = manifest.modality(slot.modality).preprocess
+        if isinstance(spec, TablePreprocess):
+            parts += [column.name for column in spec.columns]
+        if isinstance(spec, SequencePreprocess):
+            parts += INTERACTION_COLUMNS
+        for name in (slot.name, slot.modality):
+            names += [name, *(f"{name}.{part}" for part in parts)]
+    names += [f"{prefix}.{task.name}" for task in manifest.tasks for prefix in LABEL_PREFIXES]
+    exact, folded = set(names), {name.casefold(): name for name in names}
+    return lambda name: name if name in exact else folded.get(name.casefold())
+
+
+def _numeric_columns(manifest: Manifest) -> dict[str, Range]:
+    """The usual values of each column that holds numbers."""
+    columns = {
+        f"{prefix}.{task.name}": Range(task.offset, task.scale)
+        for task in manifest.tasks
+        for prefix in LABEL_PREFIXES
+        if kind_of(task).numbers
+    }
+    for slot in manifest.slots:
+        spec = manifest.modality(slot.modality).preprocess
+        for column in spec.columns if isinstance(spec, TablePreprocess) else ():
+            if not column.categories:
+                columns |= {
+                    f"{name}.{column.name}": Range(column.mean, column.std) for name in (slot.name, slot.modality)
+                }
+    return columns
+
+
+def to_sample(row: Row, where: str, columns: SheetColumns, intake: Intake) -> Sample:
+    """Converts a row; InputError names the cell of an unknown task or slot."""
+    manifest = columns.manifest
+    reserved: dict[str, Any] = {}
+    labels: dict[str, Any] = {}
+    inputs: dict[str, Any] = {}
+    for name, cell in row.items():
+        prefix, _, rest = name.partition(".")
+        is_label = prefix in LABEL_PREFIXES and bool(rest)
+        try:
+            if isinstance(cell, str) and (is_label or name in columns.usual) and is_missing(cell):
+                intake.missing[cell.strip()] += 1
+                continue
+            if isinstance(cell, str) and name in columns.usual:
+                cell = parse_number(cell, columns.decimal, columns.usual[name])
+            if is_label:
+                labels[rest] = kind_of(find_task(rest, manifest)).parse(cell) if isinstance(cell, str) else cell
+            elif name in RESERVED_FIELDS:
+                reserved[name] = str(cell)
+            elif not rest:
+                inputs[name] = str(cell)
+            else:
+                _put_cell(inputs, find_slot(prefix, manifest).count, prefix, rest, cell)
+        except InputError as problem:
+            raise InputError(problem.what, where=f"{where} {name}", remedy=problem.remedy) from None
+    sample = Sample(labels=labels, **reserved, **inputs)
+    sample.origin = where
+    return sample
+
+
+def _put_cell(inputs: dict[str, Any], count: int, slot: str, rest: str, cell: Any) -> None:
+    if count == 1:
+        inputs.setdefault(slot, {})[rest] = cell.strip() if isinstance(cell, str) else cell
+        return
+    if not rest.isdecimal() or int(rest) >= count:
+        raise InputError(f"slot {slot} has places 0 to {count - 1}", remedy=f"name the column {slot}.0")
+    inputs.setdefault(slot, [None] * count)[int(rest)] = cell

@@ -1,0 +1,85 @@
+"""The receipt of adding samples: what was taken, what was not and why, and what was understood otherwise."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+
+from homeroom.contract.manifest import SequencePreprocess, TextPreprocess
+from homeroom.data.ingest import Intake, Problem
+from homeroom.data.samples import StoredSample
+from homeroom.runtime.bundle import Bundle
+from homeroom.store.store import Store
+
+
+@dataclass(frozen=True)
+class Receipt:
+    """What became of samples that were given.
+
+    sample_ids: of all that were taken, in their order. added, known: how many of them are new, and were there already.
+    labelled: by task, how many have a label; of the others there are `len(sample_ids)` less.
+    longer: by slot, how many inputs are longer than the model reads, which leaves out their ends.
+    quarantined: how many are set aside, whole or in part, by the reason.
+    refused: rows that cannot be taken. unread: files that were not read, each with the reason.
+    missing: cells that were taken as missing, by their text. notes: sentences about what was understood otherwise.
+    """
+
+    sample_ids: Sequence[str]
+    added: int
+    known: int
+    labelled: Mapping[str, int]
+    longer: Mapping[str, int]
+    quarantined: Mapping[str, int]
+    refused: Sequence[Problem] = ()
+    unread: Mapping[str, str] = field(default_factory=dict)
+    missing: Mapping[str, int] = field(default_factory=dict)
+    notes: Sequence[str] = ()
+
+
+@dataclass
+class Tally:
+    """Counts samples as they pass."""
+
+    bundle: Bundle
+    labelled: Counter[str] = field(default_factory=Counter)
+    longer: Counter[str] = field(default_factory=Counter)
+
+    def of(self, samples: Iterable[StoredSample]) -> Iterator[StoredSample]:
+        """Yields the samples, counted."""
+        for sample in samples:
+            self.labelled.update(sample.labels.keys())
+            pairs = ((slot, value) for slot, values in sample.inputs.items() for value in values)
+            self.longer.update(slot for slot, value in pairs if self._is_longer(slot, value))
+            yield sample
+
+    def _is_longer(self, slot: str, value: object) -> bool:
+        """Whether a text or a sequence has more tokens than the model reads."""
+        manifest = self.bundle.manifest
+        modality = manifest.modality(next(one.modality for one in manifest.slots if one.name == slot))
+        limit, spec = modality.buckets[-1], modality.preprocess
+        if isinstance(spec, SequencePreprocess):
+            return isinstance(value, list) and len(value) > limit
+        if not isinstance(spec, TextPreprocess) or not isinstance(value, str) or len(value) < limit // 2:
+            return False
+        from homeroom.data.preprocess.text import is_longer
+
+        return is_longer(self.bundle.file(spec.tokenizer), value, limit)
+
+
+def write_receipt(store: Store, sample_ids: Sequence[str], before: int, tally: Tally, intake: Intake) -> Receipt:
+    """The receipt of samples that were just stored. before: the number of samples in the store until then."""
+    added, ids = store.count() - before, set(sample_ids)
+    aside = Counter(sample.aside for sample in store.quarantined() if sample.sample_id in ids)
+    return Receipt(
+        sample_ids=sample_ids,
+        added=added,
+        known=len(sample_ids) - added,
+        labelled={task.name: tally.labelled[task.name] for task in tally.bundle.manifest.tasks},
+        longer=dict(tally.longer),
+        quarantined=dict(aside.most_common()),
+        refused=intake.problems,
+        unread=intake.unread,
+        missing=dict(intake.missing),
+        notes=intake.notes,
+    )
