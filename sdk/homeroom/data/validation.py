@@ -134,6 +134,7 @@ def _check_text(value: Any, where: str) -> str:
         raise InputError(f"needs a text, not {type(value).__name__}", where=where)
     if not value.strip():
         raise InputError("the text is empty", where=where, remedy="leave the input out instead")
+    _refuse_control_characters(value, where)
     if len(value) > TEXT_LIMIT_CHARACTERS:
         what = f"{len(value):,} characters are more than {TEXT_LIMIT_CHARACTERS:,}"
         raise InputError(what, where=where, remedy="shorten the text")
@@ -258,7 +259,14 @@ def _check_name(field: str, value: str | None) -> str | None:
         value = str(value)  # a number as JSON has it
     if not isinstance(value, str) or len(value) > NAME_LIMIT_CHARACTERS:
         raise InputError(f"needs a text of at most {NAME_LIMIT_CHARACTERS} characters", where=field)
+    _refuse_control_characters(value, field)
     return value
+
+
+def _refuse_control_characters(text: str, where: str) -> None:
+    for character in text:
+        if unicodedata.category(character) == "Cc" and not character.isspace():
+            raise InputError(f"holds a character that is no text: {character!r}", where=where, remedy="leave it out")
 
 
 def _check_date(value: str | datetime.date | None) -> str | None:

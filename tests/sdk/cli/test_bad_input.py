@@ -188,8 +188,8 @@ SHEETS: dict[str, tuple[bytes, str]] = {
     "a quote that never ends": (b'word\n"cat\n', "CSV"),
     "a cell that is no number": (b"word,label.weight\ncat,heavy\n", "line 2"),
     "an unknown column": (b"wrod\ncat\n", "did you mean word"),
-    "a place beyond the last": (b"word,pictures.7\ncat,a.png\n", "places 0 to 3"),
-    "a task that is none": (b"word,label.colour\ncat,red\n", "no task"),
+    "a place beyond the last": (b"word,pictures.7\ncat,a.png\n", "did you mean pictures.3"),
+    "a task that is none": (b"word,label.colour\ncat,red\n", "no column 'label.colour'"),
     "a null byte": (b"word\nca\0t,,\n", "line"),
 }
 

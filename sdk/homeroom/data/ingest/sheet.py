@@ -8,11 +8,14 @@ from __future__ import annotations
 import csv
 import io
 import itertools
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from homeroom.data.ingest.intake import Intake
+from homeroom.data.tasks.base import close_names
 from homeroom.errors import InputError
 from homeroom.system.files import open_below
 
@@ -24,30 +27,47 @@ TITLE_ROWS = 10  # that may stand above the names of the columns
 ZIP_MAGIC, OLD_OFFICE_MAGIC = b"PK\x03\x04", b"\xd0\xcf\x11\xe0"
 
 Row = dict[str, Any]  # column -> cell, without the empty ones
-KnownColumn = Callable[[str], str | None]  # a column's name in the sheet to that of the bundle, if it has one
 
 
-def read_rows(path: Path, known: KnownColumn, intake: Intake) -> Iterator[tuple[Row, str]]:
+@dataclass(frozen=True)
+class ColumnNames:
+    """Names of columns that a bundle knows. given: what columns of other names are, as a person said."""
+
+    names: Sequence[str]
+    given: Mapping[str, str] = field(default_factory=dict)
+
+    @cached_property
+    def _by_folded(self) -> dict[str, str]:
+        return {name.casefold(): name for name in reversed(self.names)} | {name: name for name in self.names}
+
+    def find(self, name: str) -> str | None:
+        """The bundle's name for a column, in any case of letters; None if it has none."""
+        name = self.given.get(name, name)
+        return self._by_folded.get(name) or self._by_folded.get(name.casefold())
+
+    def suggest(self, unknown: Sequence[str]) -> str:
+        """What could be known by columns that are not known."""
+        close = [f"{near} for {name}" for name in unknown for near in close_names(name, self.names)[:1]]
+        return f"did you mean {', '.join(close)}? " if close else ""
+
+
+def read_rows(path: Path, known: ColumnNames, intake: Intake) -> Iterator[tuple[Row, str]]:
     """Yields the rows of a sheet, and the place of each; rows that are wholly empty are passed over.
 
     Raises InputError where it is no sheet, or its columns are not named, or not known.
     """
-    options = intake.options
-
-    def meant(name: str) -> str | None:
-        return known(options.columns.get(name, name))
-
+    known = replace(known, given=intake.options.columns)
     if path.suffix.lower() in (".xlsx", ".xlsm"):
         from homeroom.data.ingest.excel import read_excel
 
         lines = read_excel(path)
     else:
-        lines = _read_text(path, meant)
+        lines = _read_text(path, known)
     lines = iter(lines)
-    names, title = _names_of(lines, path.name, meant)
+    names, title = _names_of(lines, path.name, known)
     if title:
         intake.note(f"{path.name}: lines above the names of the columns were passed over: {title}")
-    columns = _columns_of(names, path.name, meant, intake.options.ignore)
+    columns = _columns_of(names, path.name, known, intake.options.ignore)
     for line, cells in lines:
         where = f"{path.name} line {line}"
         if not any(_filled(cell) for cell in cells):
@@ -63,7 +83,7 @@ def _filled(cell: Any) -> bool:
     return cell is not None and cell != "" and not (isinstance(cell, str) and not cell.strip())
 
 
-def _read_text(path: Path, known: KnownColumn) -> Iterator[tuple[int, Sequence[str]]]:
+def _read_text(path: Path, known: ColumnNames) -> Iterator[tuple[int, Sequence[str]]]:
     csv.field_size_limit(CELL_LIMIT_CHARACTERS)
     try:
         with io.TextIOWrapper(open_below(path.parent, path.name), encoding=_encoding_of(path), newline="") as file:
@@ -94,12 +114,12 @@ def _encoding_of(path: Path) -> str:
     return "utf-16" if start[:2] in (b"\xff\xfe", b"\xfe\xff") else "utf-8-sig"
 
 
-def _separator_of(line: str, path: Path, known: KnownColumn) -> str:
+def _separator_of(line: str, path: Path, known: ColumnNames) -> str:
     """The separator with which the line names the most known columns, else the most columns."""
 
     def score(separator: str) -> tuple[int, int]:
         names = next(csv.reader([line], delimiter=separator), [])
-        return sum(known(name.strip()) is not None for name in names), len(names)
+        return sum(known.find(name.strip()) is not None for name in names), len(names)
 
     if path.suffix.lower() == ".tsv":
         return "\t"
@@ -113,30 +133,31 @@ def _bounded_lines(file: io.TextIOWrapper, name: str) -> Iterator[str]:
         yield line
 
 
-def _names_of(lines: Iterator[tuple[int, Sequence[Any]]], file: str, known: KnownColumn) -> tuple[list[str], str]:
+def _names_of(lines: Iterator[tuple[int, Sequence[Any]]], file: str, known: ColumnNames) -> tuple[list[str], str]:
     """The names of the columns: the first line that has a known one, else the first; and what stands above it."""
     above: list[list[str]] = []
     for _, cells in itertools.islice(lines, TITLE_ROWS):
         names = ["" if cell is None else str(cell).strip() for cell in cells]
-        if any(known(name) for name in names if name):
+        if any(known.find(name) for name in names if name):
             return names, " / ".join(" ".join(filter(None, row)) for row in above if any(row))
         above.append(names)
     first = next((row for row in above if any(row)), None)
     if first is None:
         raise InputError("needs a first line that names each column, once", where=file)
     what = f"names no column of the bundle: {', '.join(filter(None, first))}"
-    raise InputError(what, where=file, remedy='say what they are: --map "Which animal?=label.category"')
+    remedy = known.suggest(first) + 'else say what they are: --map "Which animal?=label.category"'
+    raise InputError(what, where=file, remedy=remedy)
 
 
-def _columns_of(names: Sequence[str], file: str, known: KnownColumn, ignore: Collection[str]) -> list[str | None]:
+def _columns_of(names: Sequence[str], file: str, known: ColumnNames, ignore: Collection[str]) -> list[str | None]:
     """The bundle's name for each column; None for those that are ignored, and for a column without a name."""
-    unknown = [name for name in names if name and name not in ignore and known(name) is None]
+    unknown = [name for name in names if name and name not in ignore and known.find(name) is None]
     if unknown:
         listed = ",".join(unknown)
         what = f"the bundle has no {'column' if len(unknown) == 1 else 'columns'} {', '.join(map(repr, unknown))}"
-        remedy = f"correct the name, say what it is with --map, or pass it over: --ignore {listed!r}"
+        remedy = f"{known.suggest(unknown)}say what it is with --map, or pass it over: --ignore {listed!r}"
         raise InputError(what, where=file, remedy=remedy)
-    columns = [None if not name or name in ignore else known(name) for name in names]
+    columns = [None if not name or name in ignore else known.find(name) for name in names]
     named = [name for name in columns if name]
     if len(set(named)) != len(named):
         raise InputError("needs a first line that names each column, once", where=file)

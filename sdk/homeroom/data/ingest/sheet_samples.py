@@ -17,7 +17,7 @@ from homeroom.contract.manifest import Manifest, SequencePreprocess, TablePrepro
 from homeroom.data.cells import Decimal, Range, decimal_of, is_missing, parse_number
 from homeroom.data.ingest.intake import Intake
 from homeroom.data.ingest.sequences import gather_interactions
-from homeroom.data.ingest.sheet import KnownColumn, Row, read_rows
+from homeroom.data.ingest.sheet import ColumnNames, Row, read_rows
 from homeroom.data.samples import RESERVED_FIELDS, Sample
 from homeroom.data.tasks import kind_of
 from homeroom.data.validation import find_slot, find_task
@@ -58,8 +58,8 @@ class SheetColumns:
         return cls(manifest, decimal, usual)
 
 
-def known_columns(manifest: Manifest, *more: str) -> KnownColumn:
-    """Finds the bundle's name for a sheet's column, in any case of letters. more: further names."""
+def known_columns(manifest: Manifest, *more: str) -> ColumnNames:
+    """The names of columns that a bundle knows. more: further names."""
     names = [*RESERVED_FIELDS, *more]
     for slot in manifest.slots:
         parts = [str(number) for number in range(slot.count)]
@@ -71,8 +71,7 @@ def known_columns(manifest: Manifest, *more: str) -> KnownColumn:
         for name in (slot.name, slot.modality):
             names += [name, *(f"{name}.{part}" for part in parts)]
     names += [f"{prefix}.{task.name}" for task in manifest.tasks for prefix in LABEL_PREFIXES]
-    exact, folded = set(names), {name.casefold(): name for name in names}
-    return lambda name: name if name in exact else folded.get(name.casefold())
+    return ColumnNames(names)
 
 
 def _numeric_columns(manifest: Manifest) -> dict[str, Range]:

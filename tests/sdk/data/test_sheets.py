@@ -1,0 +1,242 @@
+"""Sheets as people have them: separators, numbers, missing cells, days; all problems at once, and the receipt."""
+
+from __future__ import annotations
+
+import csv
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import pytest
+import tiny
+from hypothesis import example, given
+from hypothesis import strategies as st
+
+from homeroom import Device
+from homeroom.cli.main import main
+from homeroom.data.cells import Range, decimal_of, parse_day, parse_number
+from homeroom.data.ingest import Intake, ReadOptions, read
+from homeroom.errors import InputError
+
+USUAL = Range(10.0, 5.0)
+CAT = {"legs": 4.0, "kilograms": 4.5}
+
+
+def rows_of(path: Path, **options: Any) -> tuple[list[Any], Intake]:
+    intake = Intake(ReadOptions(**options))
+    return list(read([path], tiny.draft(), intake)), intake
+
+
+def sheet(folder: Path, text: str | bytes, name: str = "lesson.csv") -> Path:
+    (folder / name).write_bytes(text.encode() if isinstance(text, str) else text)
+    return folder / name
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "facts.legs,facts.kilograms,label.category\n4,4.5,cat\n",
+        "facts.legs;facts.kilograms;label.category\n4;4,5;cat\n",
+        "sep=;\r\nfacts.legs;facts.kilograms;label.category\r\n4;4.5;Cat\r\n",
+        "facts.legs\tfacts.kilograms\tlabel.category\n4\t4.5\t cat \n",
+        "Facts.Legs,Facts.Kilograms,,LABEL.category\n4,4.5,,CAT\n,,,\n",
+        "My lesson,,\nfacts.legs,facts.kilograms,label.category\n4,4.5,cat\n",
+        "facts.legs;facts.kilograms;label.category\n4;4.5;cat\n".encode("utf-16"),
+    ],
+)
+def test_one_lesson_in_many_spellings_is_one_lesson(text: str | bytes, tmp_path: Path) -> None:
+    (sample,), _ = rows_of(sheet(tmp_path, text))
+    assert sample.inputs["facts"] == [CAT]
+    assert sample.labels == {"category": "cat"}
+
+
+@pytest.mark.parametrize(
+    ("cell", "decimal", "number"),
+    [
+        ("4.5", "", 4.5),
+        ("4,5", "", 4.5),
+        ("1.250,5", "", 1250.5),
+        ("1,250.5", "", 1250.5),
+        ("1 250,5", "", 1250.5),
+        ("1'250.5", "", 1250.5),
+        ("1.250.000", "", 1_250_000),
+        ("0,125", "", 0.125),
+        ("1.250", "point", 1.25),
+        ("1.250", "comma", 1250),
+        ("-3,5", "", -3.5),
+        ("\u22123.5", "", -3.5),
+        ("1,5E+03", "", 1500),
+        ("7", "", 7),
+        ("45%", "", 0.45),
+    ],
+)
+def test_a_number_is_read_as_its_country_writes_it(cell: str, decimal: Any, number: float) -> None:
+    usual = Range(0.5, 0.2) if cell.endswith("%") else USUAL
+    assert parse_number(cell, decimal, usual) == number
+
+
+@pytest.mark.parametrize("cell", ["1.250", "1,250", "45%", "4_5", "0x10", "inf", "nan", "1,2.3.4", "", "4 kg", "1..5"])
+def test_what_is_no_number_or_two_is_refused(cell: str) -> None:
+    with pytest.raises(InputError):
+        parse_number(cell, "", USUAL)
+
+
+@given(st.floats(-1e9, 1e9).map(lambda number: round(number, 4)))
+@example(0.125)
+@example(-1234567.25)
+def test_a_number_written_either_way_is_the_same(number: float) -> None:
+    point = f"{number:,.4f}"
+    comma = point.replace(",", " ").replace(".", ",")
+    for cell in (point, comma):
+        assert math.isclose(parse_number(cell, decimal_of([cell]), USUAL), number, abs_tol=1e-9)
+
+
+def test_the_sheet_itself_tells_its_decimal_separator(tmp_path: Path) -> None:
+    path = sheet(tmp_path, "word;facts.kilograms;label.weight\na cat;1,250;4\na dog;2,5;3,25\n")
+    (cat, dog), _ = rows_of(path)
+    assert (cat.inputs["facts"][0]["kilograms"], dog.labels["weight"]) == (1.25, 3.25)
+    alone = sheet(tmp_path, "word;facts.kilograms\na cat;1,250\n")
+    with pytest.raises(InputError, match=r"could be 1\.25 or 1250"):
+        rows_of(alone)
+    (cat,), _ = rows_of(alone, decimal="comma")
+    assert cat.inputs["facts"][0]["kilograms"] == 1.25
+
+
+@pytest.mark.parametrize(
+    ("cell", "day"),
+    [
+        ("2027-07-31", "2027-07-31"),
+        ("31.07.2027", "2027-07-31"),
+        ("31/7/2027", "2027-07-31"),
+        ("7/31/2027", "2027-07-31"),
+        ("4.3.2027", "2027-03-04"),
+        ("5/5/2027", "2027-05-05"),
+    ],
+)
+def test_a_day_is_read_where_it_is_one(cell: str, day: str) -> None:
+    assert parse_day(cell).isoformat() == day
+
+
+@pytest.mark.parametrize("cell", ["03/04/2027", "32.1.2027", "1.1.27", "46234", "tomorrow", "2027/07/31x"])
+def test_a_day_that_could_be_two_is_refused(cell: str) -> None:
+    with pytest.raises(InputError, match="2027-07-31"):
+        parse_day(cell)
+
+
+def test_missing_cells_are_counted_and_said(tmp_path: Path) -> None:
+    path = sheet(tmp_path, "word,facts.legs,label.category\na cat,n/a,cat\na dog,-,#N/A\n")
+    samples, intake = rows_of(path)
+    assert [one.labels for one in samples] == [{"category": "cat"}, {}]
+    assert dict(intake.missing) == {"n/a": 1, "-": 1, "#N/A": 1}
+
+
+def test_all_problems_are_named_at_once_and_good_rows_can_be_taken(
+    tmp_path: Path, tiny_bundle: tiny.Tiny, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rows = [f"the cat runs {i},cat" for i in range(60)]
+    for i in range(0, 50, 2):
+        rows[i] = f"the cat runs {i},catt"
+    rows[51] = "the dog,dog,and more"
+    path = sheet(tmp_path, "word,label.category\n" + "\n".join(rows) + "\n")
+    add = ["device", "add", str(tmp_path / "device"), str(path), "--bundle", str(tiny_bundle.path)]
+    with pytest.raises(SystemExit):
+        main(add)
+    said = capsys.readouterr().err
+    assert "26 of 60 rows cannot be taken" in said
+    assert said.count("no label 'catt' (did you mean cat?)") == 20
+    assert "… and 6 more" in said
+    assert "by column: labels.category 25, the row 1" in said
+    bad = tmp_path / "bad.csv"
+    assert main([*add, "--skip-bad", str(bad), "--json"]) == 0
+    receipt = json.loads(capsys.readouterr().out)
+    assert (receipt["added"], len(receipt["refused"])) == (34, 26)
+    with bad.open(encoding="utf-8", newline="") as file:
+        written = list(csv.DictReader(file))
+    assert written[0]["word"] == "the cat runs 0"
+    assert "no label 'catt'" in written[0]["why"]
+    with pytest.raises(SystemExit):
+        main([*add, "--skip-bad", str(bad)])  # never over a file that is there
+    assert "is there already" in capsys.readouterr().err
+
+
+def test_columns_are_mapped_or_passed_over_by_name(tmp_path: Path) -> None:
+    text = '"Timestamp","Which animal?","Word"\n"2026/01/02","cat","a cat"\n'
+    with pytest.raises(InputError, match=r"no columns 'Timestamp', 'Which animal\?'"):
+        rows_of(sheet(tmp_path, text))
+    (sample,), _ = rows_of(
+        sheet(tmp_path, text), ignore=frozenset({"Timestamp"}), columns={"Which animal?": "label.category"}
+    )
+    assert (sample.inputs["word"], sample.labels) == (["a cat"], {"category": "cat"})
+
+
+def test_the_receipt_names_what_was_and_was_not_taken(tmp_path: Path, tiny_bundle: tiny.Tiny) -> None:
+    folder = tmp_path / "lesson"
+    for name in ("cat", "catt"):
+        (folder / name).mkdir(parents=True)
+        (folder / name / "a.png").write_bytes(tiny.samples(1, seed=len(name))[0]["picture"])
+    (folder / "plan.docx").write_bytes(b"PK")
+    (folder / "cat" / "b.heic").write_bytes(b"x")
+    (folder / "cat" / "Thumbs.db").write_bytes(b"x")
+    (folder / "cat" / "c.png").symlink_to(folder / "cat" / "a.png")
+    with Device.open(tmp_path / "device", tiny_bundle.path, tiny_bundle.root, threads=1) as device:
+        receipt = device.take_in(folder)
+        assert (receipt.added, receipt.labelled["category"]) == (2, 1)
+        assert sorted(receipt.unread) == ["cat/b.heic", "cat/c.png", "plan.docx"]
+        assert "save them as JPEG" in receipt.unread["cat/b.heic"]
+        assert receipt.notes == ["folder catt: no such label, did you mean cat?"]
+        again = device.take_in(folder)
+        assert (again.added, again.known) == (0, 2)
+        long = sheet(tmp_path, "word\n" + "the cat " * 40 + "\n")
+        assert device.take_in(long).longer == {"word": 1}
+
+
+def test_a_sheet_beside_media_is_used(tmp_path: Path) -> None:
+    png = tiny.samples(1, seed=1)[0]["picture"]
+    for name in ("a.png", "b.png"):
+        (tmp_path / name).write_bytes(png)
+    sheet(tmp_path, "picture,label.category\na.png,fish\n")
+    (sample,), intake = rows_of(tmp_path)
+    assert sample.labels == {"category": "fish"}
+    assert intake.unread == {"b.png": "lesson.csv does not name it"}
+    sheet(tmp_path, "file,label.category\na.png,cat\nb,dog\n", "Labels.csv")
+    (tmp_path / "lesson.csv").unlink()
+    samples, _ = rows_of(tmp_path)
+    assert [one.labels["category"] for one in samples] == ["cat", "dog"]
+    sheet(tmp_path, "file,label.category\na.png,cat\na.png,dog\n", "Labels.csv")
+    with pytest.raises(InputError, match=r"names .a\.png. twice, first in Labels\.csv line 2"):
+        rows_of(tmp_path)
+
+
+def test_a_workbook_is_read_and_a_formula_without_a_value_refused(tmp_path: Path) -> None:
+    openpyxl = pytest.importorskip("openpyxl")
+    book = openpyxl.Workbook()
+    for row in (["My lesson"], ["facts.legs", "facts.kilograms", "label.category", "retain_until"], [4, 4.5, "cat"]):
+        book.active.append(row)
+    book.active.append([])
+    book.save(tmp_path / "lesson.xlsx")
+    (sample,), intake = rows_of(tmp_path / "lesson.xlsx")
+    assert (sample.inputs["facts"], sample.labels) == ([CAT], {"category": "cat"})
+    assert "My lesson" in intake.notes[0]
+    book.active.append([4, "=2+2", "dog"])
+    book.save(tmp_path / "lesson.xlsx")
+    with pytest.raises(InputError, match="never computed"):
+        rows_of(tmp_path / "lesson.xlsx")
+    book.create_sheet("Second").append(["word"])
+    book.save(tmp_path / "lesson.xlsx")
+    with pytest.raises(InputError, match="several sheets"):
+        rows_of(tmp_path / "lesson.xlsx")
+
+
+@pytest.mark.parametrize("name", ["Zoe\u0308", " Zo\u00eb ", "Zo\u200b\u00eb", "Zo\u00eb\n"])
+def test_one_name_in_many_spellings_is_one_person(name: str, tmp_path: Path) -> None:
+    line = json.dumps({"word": "a cat", "subject": name}, ensure_ascii=False)
+    (sample,), _ = rows_of(sheet(tmp_path, line + "\n", "lesson.jsonl"))
+    assert sample.subject == "Zo\u00eb"
+
+
+def test_a_number_as_a_name_in_json_is_a_name(tmp_path: Path) -> None:
+    (sample,), _ = rows_of(sheet(tmp_path, '{"word": "a cat", "subject": 7}\n', "lesson.jsonl"))
+    assert sample.subject == "7"
+    with pytest.raises(InputError, match="twice"):
+        rows_of(sheet(tmp_path, '{"word": "a cat", "word": "a dog"}\n', "lesson.jsonl"))
