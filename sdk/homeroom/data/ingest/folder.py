@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from homeroom.contract.manifest import Manifest
-from homeroom.data.ingest.intake import Intake
+from homeroom.data.ingest.intake import PROBLEMS_SHOWN, Intake
 from homeroom.data.ingest.jsonl import read_jsonl
 from homeroom.data.ingest.sheet import SHEET_SUFFIXES, Row, read_rows
 from homeroom.data.ingest.sheet_samples import SheetColumns, known_columns, read_sheet, to_sample
@@ -66,8 +66,9 @@ def read_folder(folder: Path, manifest: Manifest, intake: Intake) -> Iterator[Sa
         yield from _sheet_samples(sheet, manifest, files, intake)
         return
     if not files:
-        remedy = f"{len(intake.unread)} files are of other kinds" if intake.unread else "check the path"
-        raise InputError("holds no pictures, sounds or texts", where=str(folder), remedy=remedy)
+        details = [f"{name}: {reason}" for name, reason in islice(intake.unread.items(), PROBLEMS_SHOWN)]
+        what = "holds no pictures, sounds or texts" + (" that can be read" if details else "")
+        raise InputError(what, where=str(folder), remedy="check the path", details=details)
     groups: dict[str, list[Path]] = {}
     for path in files:
         groups.setdefault(path.relative_to(folder).with_suffix("").as_posix(), []).append(path)
