@@ -24,7 +24,12 @@ PACKAGES = {
     "homeroom_exporter": ROOT / "exporter" / "homeroom_exporter",
     "homeroom_aggregator": ROOT / "aggregator" / "homeroom_aggregator",
 }
-PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md")), *sorted((ROOT / "examples").rglob("*.md"))]
+PAGES = [
+    ROOT / "README.md",
+    ROOT / "SECURITY.md",
+    *sorted((ROOT / "docs").rglob("*.md")),
+    *sorted((ROOT / "examples").rglob("*.md")),
+]
 SECRETS = {"agent.training", "privacy.ledger"}  # rows of the store, not modules
 LOGGERS = {"homeroom.aggregator"}
 FOREIGN_CLASSES = {"PeftModel"}
@@ -34,6 +39,7 @@ PATH = re.compile(r"(?<![\w/.-])(?:\.\./)*((?:tests|benchmarks|docs|examples|sdk
 DOTTED = re.compile(r"(?<![\w./-])homeroom(?:_exporter|_aggregator)?(?:\.[A-Za-z_]\w*)+")
 CLASS_ATTRIBUTE = re.compile(r"(?<![\w.])([A-Z]\w*[a-z]\w*)\.([a-z_]\w*)(?![\w.])")
 DEVICE_VERB = re.compile(r"(?<![\w.])[Dd]evice\.([a-z_]\w*)(?![\w.])(\([^()]*\))?")
+TEST = re.compile(r"(tests/[\w/]+\.py)::(\w+)")
 FENCE = re.compile(r"^```(\w*)\n(.*?)^```", re.S | re.M)
 
 
@@ -370,3 +376,20 @@ def test_a_wrong_dotted_name_is_found(name: str) -> None:
 @pytest.mark.parametrize("words", ["device ad DIR", "device add DIR --no-such", "serve DIR", "device undo DIR MORE"])
 def test_a_wrong_command_is_found(words: str) -> None:
     assert mistake(words.split()) is not None
+
+
+def test_tests_that_pages_name_exist() -> None:
+    named = [(page, *found) for page, text in code() for found in TEST.findall(text)]
+    assert named
+    assert [on(page, f"{path}::{name}") for page, path, name in named if name not in definitions(ROOT / path)] == []
+
+
+def test_each_claim_of_the_threat_model_names_its_test() -> None:
+    page = ROOT / "docs" / "threat-model.md"
+    claims = [
+        row
+        for table in page.read_text().split("| cannot | test |\n")[1:]
+        for row in table.split("\n\n")[0].splitlines()
+    ]
+    assert len(claims) > 30
+    assert [row for row in claims if not row.startswith("|---") and not TEST.search(row)] == []
