@@ -28,7 +28,7 @@ from homeroom_aggregator.state.log import Log
 from homeroom_aggregator.state.schema import NEWEST_VERSION
 
 REQUIRED_FILES = (district.FACTS_FILE, district.KEY_FILE, district.SECRET_FILE)
-# secure.db stays behind: a round's secrets must not outlive it
+# secure.db and waiting.db stay behind: a round's secrets, and private updates, must not outlive it
 OPTIONAL_FILES = (CONFIGURATION_FILE, district.ROSTER_FILE, district.SEALING_KEY_FILE)
 
 

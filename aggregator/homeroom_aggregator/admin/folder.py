@@ -8,6 +8,7 @@ log.db             the log of updates and releases (see `state.log`)
 sealing.pem        the key that offline messages are sealed to (see `offline`)
 district.toml      the configuration, for people to edit (see `configuration_file`)
 roster.json        which devices may take part in secure rounds, signed by the institution
+waiting.db         private updates until their release, and exact sums of a stream; no process but the server's opens it
 secure.db          the secure round that is under way; not worth a backup, it must not outlive the round
 """
 

@@ -15,6 +15,7 @@ from homeroom.cli.files import read_bytes, read_certificate
 from homeroom.cli.parameters import FILE, FOLDER, PATH, Whole
 from homeroom.contract.signing import fingerprint, public_hex, read_key
 from homeroom.errors import InputError
+from homeroom.privacy.forecast import forecast_release
 from homeroom_aggregator.admin.configuration import (
     DistrictConfiguration,
     first_configuration,
@@ -67,6 +68,7 @@ def serve(folder: Path, **options: Any) -> None:
         FACTS_FILE,
         load_roster,
         narrow_by_policy,
+        open_folder_bundle,
         read_facts,
         read_newer_roster,
         replace_roster,
@@ -93,6 +95,10 @@ def serve(folder: Path, **options: Any) -> None:
     check_configuration(folder, round_in_force(folder, facts), configuration, typed, roster)
     if note := waiting_note(configuration.round):
         click.echo(note, err=True)
+    if configuration.round.privacy and (
+        expected := forecast_release(configuration.round, open_folder_bundle(folder, facts).layout)
+    ):
+        click.echo(f"private rounds: {expected.words()}", err=not expected.learns)
     if data is not None:
         roster = replace_roster(folder, data)
         click.echo(f"roster {roster.serial}: {len(roster.devices)} devices, at least {roster.minimum} in a sum")

@@ -26,10 +26,25 @@ STREAM_TABLE = """CREATE TABLE IF NOT EXISTS stream (
     version INTEGER PRIMARY KEY, exact BLOB NOT NULL, released BLOB NOT NULL)"""
 
 
-def add_noise(database: Database, version: int, exact: np.ndarray, privacy: Privacy, scale_bits: int) -> np.ndarray:
-    """The noised sums of a version, int64 [n]; inside the caller's step.
+def prepare(database: Database, before: Database) -> None:
+    """Makes the table; takes the sums that an older Homeroom kept in the log's database (`before`) out of it."""
+    database.write(STREAM_TABLE)
+    if database is not before and before.one("SELECT 1 FROM sqlite_schema WHERE name = 'stream'"):
+        rows = before.rows("SELECT version, exact, released FROM stream")
+        database.write_many("INSERT OR IGNORE INTO stream VALUES (?, ?, ?)", rows)
+        before.write("DELETE FROM stream")
 
-    database: the log's, which keeps the exact and the released sums (float64, before rounding) for the next releases.
+
+def forget(database: Database, newest: int, bands: int) -> None:
+    """Deletes the sums that no release after `newest`, which is durable, needs any more."""
+    database.write("DELETE FROM stream WHERE version <= ?", (newest + 1 - bands,))
+
+
+def add_noise(database: Database, version: int, exact: np.ndarray, privacy: Privacy, scale_bits: int) -> np.ndarray:
+    """The noised sums of a version, int64 [n].
+
+    database: keeps the exact and the released sums (float64, before rounding) for the next releases; where the release
+        does not become durable after all, it is made again with fresh noise.
     version: of the release. exact: its exact sums, int64 [n].
     privacy: the promise; `scale_bits` is the fixed-point grid's.
     """
@@ -48,7 +63,6 @@ def add_noise(database: Database, version: int, exact: np.ndarray, privacy: Priv
     for factor, _, noised_sums in earlier:
         released -= factor * noised_sums
     released /= first
-    database.write("INSERT INTO stream VALUES (?, ?, ?)", (version, exact.tobytes(), released.tobytes()))
-    database.write("DELETE FROM stream WHERE version <= ?", (version - len(others),))
+    database.write("INSERT OR REPLACE INTO stream VALUES (?, ?, ?)", (version, exact.tobytes(), released.tobytes()))
     rounded: np.ndarray = np.rint(released).astype(np.int64)
     return rounded

@@ -91,6 +91,11 @@ class Rounds:
             configuration_change.check_log(self.log, configuration)
             privacy, bits = configuration.privacy, configuration.scale_bits
             self.ledger = PrivacyLedger(self.log.database, privacy, bits) if privacy else None
+            self._bands = privacy.min_separation if privacy else 1
+            if configuration.central:
+                waiting = self.log.keep_apart()
+                if self._bands > 1:
+                    correlated_noise.prepare(waiting, self.log.database)
             if self.ledger and self.ledger.missing():
                 raise StoreError("ledger and log do not agree", where=str(path), remedy="restore the last backup")
             self._adopt(self._rules_at(None))
@@ -222,8 +227,9 @@ class Rounds:
             if self.log.stepping:
                 outer.extend(self._undos)
             elif self._erased:  # so that SQLite's write-ahead log does not keep what was erased
-                self.log.database.empty_log()
-                self._erased = False
+                if self._bands > 1 and self.log.waiting:
+                    correlated_noise.forget(self.log.waiting, self.state.version, self._bands)
+                self._erased = not self.log.sweep()
         finally:
             self._undos = outer
 
@@ -305,7 +311,8 @@ class Rounds:
         privacy, bits, version = self.configuration.privacy, self.configuration.scale_bits, self.state.version + 1
         if privacy is None or privacy.bands is msgspec.UNSET:
             return None
-        return lambda exact: correlated_noise.add_noise(self.log.database, version, exact, privacy, bits)
+        database = self.log.waiting or self.log.database
+        return lambda exact: correlated_noise.add_noise(database, version, exact, privacy, bits)
 
     def continue_at(self, version: int) -> None:
         """Release the present theta once more as `version`, which must be a higher number than any before."""

@@ -25,6 +25,7 @@ BASES_TABLE = """CREATE TABLE IF NOT EXISTS bases (
 EARLY_TABLE = """CREATE TABLE IF NOT EXISTS early_withdrawals (
     member TEXT NOT NULL, update_id TEXT NOT NULL, PRIMARY KEY (member, update_id)) WITHOUT ROWID"""
 MOST_EARLY_WITHDRAWALS = 100  # of one member: ids of its updates that have not come yet
+WAITING_FILE = "waiting.db"
 EntryKind = Literal[
     "update", "withdraw", "release", "private_release", "secure", "rollback", "restored", "configuration"
 ]
@@ -59,6 +60,7 @@ class Log:
                 resources.enter_context(contextlib.closing(lock_file(path.with_suffix(".lock"))))
             try:
                 self.database = Database(path, any_thread=True, shared=True)
+                self.waiting: Database | None = None
                 resources.callback(self.database.close)
                 schema.prepare(self.database, path)
                 schema.check(self.database)
@@ -107,7 +109,10 @@ class Log:
             sql = "INSERT INTO log (kind, update_id, device, version) VALUES (?, ?, ?, ?)"
             self.database.write(sql, (kind, update_id, device, version))
             number = int(self.database.one("SELECT last_insert_rowid()")[0])
+            if kind == "update" and self.waiting:
+                self.waiting.write("INSERT OR REPLACE INTO waiting VALUES (?, ?)", (number, body))
             if body:
+                body = b"" if kind == "update" and self.waiting else body
                 self.database.write("INSERT INTO bodies (number, body) VALUES (?, ?)", (number, body))
             return number
 
@@ -123,6 +128,9 @@ class Log:
         _, kind, update_id, device, version, body = self.database.one(sql, (number,))
         if kind in ("update", "secure") and body is None:
             raise StoreError(f"entry {number} has lost its body", where="log.db", remedy="restore the last backup")
+        if kind == "update" and not body and self.waiting:
+            row = self.waiting.one("SELECT body FROM waiting WHERE number = ?", (number,))
+            body = row[0] if row else b""
         return LogEntry(number, kind, update_id, device, version, body or b"")
 
     def entry_version(self, number: int) -> int:
@@ -189,6 +197,38 @@ class Log:
         """Ids of all updates that were withdrawn."""
         rows = self.database.rows("SELECT update_id FROM log WHERE kind = 'withdraw' AND update_id IS NOT NULL")
         return frozenset(row[0] for row in rows)
+
+    # Bodies that are to be erased: in a file that only this process opens, whose log nobody's reading can keep
+
+    def keep_apart(self) -> Database:
+        """Keeps updates in `waiting.db` while they wait, from now on and those of before; it is in no backup.
+
+        A write-ahead log cannot be emptied while somebody reads: what was written to log.db may lie in it for long.
+        """
+        path = self.database.path
+        if str(path) != ":memory:":
+            path = path.with_name(WAITING_FILE)
+            path.touch(mode=0o600)
+        self.waiting = Database(path, any_thread=True)
+        self._resources.callback(self.waiting.close)
+        self.waiting.write("CREATE TABLE IF NOT EXISTS waiting (number INTEGER PRIMARY KEY, body BLOB NOT NULL)")
+        sql = "SELECT number, body FROM log JOIN bodies USING (number) WHERE kind = 'update' AND body != x''"
+        if rows := self.database.rows(sql):
+            self.waiting.write_many("INSERT OR REPLACE INTO waiting VALUES (?, ?)", rows)
+            self.erase_updates()
+        self.sweep()
+        return self.waiting
+
+    def sweep(self) -> bool:
+        """Deletes what no longer waits, and empties the write-ahead logs; False while somebody's reading hinders it."""
+        if self.waiting:
+            sql = """SELECT number FROM log AS came WHERE kind = 'update' AND number > ? AND NOT EXISTS
+                     (SELECT 1 FROM log WHERE kind = 'withdraw' AND update_id = came.update_id)"""
+            kept = {number for (number,) in self.database.rows(sql, (self.last_private(),))}
+            gone = [row for row in self.waiting.rows("SELECT number FROM waiting") if row[0] not in kept]
+            self.waiting.write_many("DELETE FROM waiting WHERE number = ?", gone)
+            self.waiting.empty_log()
+        return self.database.empty_log()
 
     def erase_updates(self, update_id: str | None = None) -> None:
         """Empties the body of one update, or of every one so far; their entries stay, with their devices."""

@@ -129,10 +129,10 @@ class Database:
                 raise refusal(problem, self.path) from None
         self.empty_log()
 
-    def empty_log(self) -> None:
-        """Moves the write-ahead log into the database and truncates it."""
+    def empty_log(self) -> bool:
+        """Moves the write-ahead log into the database and truncates it; False while somebody reads an older state."""
         with self.refusals():
-            self.connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+            return not self.connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()[0]
 
     def check(self) -> str | None:
         """SQLite's integrity check: a description of the damage, or None."""

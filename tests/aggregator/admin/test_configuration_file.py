@@ -304,3 +304,13 @@ def test_what_is_missing_in_a_file_has_its_default_and_a_missing_file_changes_no
     path.unlink()
     with closing(open_service(folder)) as service:
         assert service.changes == []
+
+
+def test_a_start_says_whether_private_rounds_will_learn(tmp_path: Path, started: list[Service]) -> None:
+    folder = make_folder(tmp_path, privacy=Privacy(clip_norm=1, noise_multiplier=2, epsilon=8, delta=1e-5))
+    done = start(folder)
+    assert not done.exit_code, done.exception
+    said = done.output
+    assert "private rounds: the noise of a release will be 6.6 times its signal" in said
+    assert "it needs about 5 devices, or --subjects" in said
+    assert "it should learn" in start(folder, "--buffer", 80).output
