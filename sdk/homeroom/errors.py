@@ -38,6 +38,9 @@ class Code(StrEnum):
     IN_USE = "in_use"  # another process has the file or directory
     REFUSED = "refused"  # the aggregator refused an update of a sync, whose report says why
     OTHER_BUNDLE = "other_bundle"  # the aggregator works with another bundle than this device
+    NOT_ALLOWED = "not_allowed"  # the role of whoever asks does not have the right
+    UNKNOWN_SCHOOL = "unknown_school"  # nobody was invited for a school of that name
+    UNKNOWN_DEVICE = "unknown_device"  # no such key is enrolled
     TOO_LARGE = "too_large"  # a file that would decode to more than is allowed
     DECODER = "decoder"  # a file that ended the process that decodes files, or took too long or too much of it
     UNSIGNED_ANSWER = "unsigned_answer"  # an aggregator older than this device, or another machine in its place

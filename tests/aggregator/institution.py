@@ -75,14 +75,14 @@ def write_bundle(path: Path, *, name: str = "lesson", version: int = 1) -> Path:
     return path
 
 
-def make_folder(tmp: Path, **configuration: Any) -> Path:
+def make_folder(tmp: Path, name: str = "District 7", **configuration: Any) -> Path:
     """An aggregator's folder for that bundle; two updates a release, two devices, unless said otherwise."""
     settings = {"bundle_id": "0" * 64, "buffer_size": 2, "min_devices": 2, **configuration}
     asked = RoundConfiguration(**settings)
     bundle = tmp / "bundle"
     if not bundle.exists():
         write_bundle(bundle)
-    create_folder(tmp / "district", bundle, institution="District 7", root_key=ROOT, configuration=asked)
+    create_folder(tmp / "district", bundle, institution=name, root_key=ROOT, configuration=asked)
     return tmp / "district"
 
 

@@ -15,6 +15,7 @@ secure.db          the secure round that is under way; not worth a backup, it mu
 from __future__ import annotations
 
 import contextlib
+import datetime
 import secrets
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -26,23 +27,26 @@ from homeroom.contract import signing
 from homeroom.contract.canonical_json import decode
 from homeroom.contract.invitation import Invitation
 from homeroom.contract.manifest import Hash
+from homeroom.contract.names import check_name
 from homeroom.contract.policy import POLICY_LIMIT_BYTES, read_policy
 from homeroom.contract.roster import Roster, read_roster
 from homeroom.contract.round import RoundConfiguration
 from homeroom.contract.signing import Certificate, fingerprint, public_hex, read_key, write_key
 from homeroom.errors import InputError, StoreError, TrustError
 from homeroom.runtime.bundle import Bundle, install, open_bundle
+from homeroom.system.clock import now
 from homeroom.system.files import removed_on_failure, replace_durable, write_durable
 from homeroom_aggregator.merge.rounds import Rounds
 from homeroom_aggregator.state import audit
 from homeroom_aggregator.state.log import Log
-from homeroom_aggregator.state.members import Members, Role, StoredInvitation
+from homeroom_aggregator.state.members import Members, Role, StoredInvitation, check_role
 from homeroom_aggregator.state.one_time_codes import INVITATION, code_digest, new_code
 from homeroom_aggregator.state.privacy_ledger import releases_within
 
 FACTS_FILE, KEY_FILE, SECRET_FILE, LOG_FILE = "aggregator.json", "key.pem", "secret", "log.db"
 BUNDLES_FOLDER = "bundles"
 ROSTER_FILE, SECURE_ROUND_FILE, SEALING_KEY_FILE = "roster.json", "secure.db", "sealing.pem"
+INVITATION_DAYS = 14.0  # how long an invitation may be used, unless said otherwise
 BACKUP_FILE = "backup.json"  # in a folder that `homeroom district backup` made: what is in it
 
 
@@ -88,7 +92,7 @@ def create_folder(
     if key is None or certificate is None:
         remedy = "give --root-key, or --key and --certificate"
         raise InputError("needs a key that the root certified", where=str(folder), remedy=remedy)
-    root = fingerprint(certificate.root)
+    root, institution = fingerprint(certificate.root), check_name(institution, "institution")
     _check_key(key, certificate, root, folder)
     with removed_on_failure(folder):
         installed = install(bundle, folder / BUNDLES_FOLDER, root=root)
@@ -222,25 +226,29 @@ def make_invitations(
 
     address: of the server.
     rows: school and role of each.
-    expires: ISO 8601, by the server's clock.
+    expires: ISO 8601, by the server's clock; by default in 14 days.
     consents: by school, who gave its consent.
     write: keeps them before they are durable in the log; where it fails, none is recorded.
+    Raises InputError where a school's name can be none, or a role needs one.
     """
+    for school, role in rows:
+        check_role(role, school)
+    expires = expires or (now() + datetime.timedelta(days=INVITATION_DAYS)).replace(microsecond=0).isoformat()
     facts, secret = read_facts(folder), read_secret(folder)
     common = {"address": address.rstrip("/"), "root": facts.root, "institution": facts.institution}
-    common |= {"bundle_id": facts.bundle_id, "expires": expires or ""}
+    common |= {"bundle_id": facts.bundle_id, "expires": expires}
     invitations = [
         msgspec.convert({**common, "code": new_code(secret, INVITATION), "school": school}, Invitation)
         for school, _ in rows
     ]
     with contextlib.closing(open_log(folder)) as log, log.step():
         members = Members(log.database)
-        for school, given_by in (consents or {}).items():
-            members.consent(school, given_by)
         members.invite(
             StoredInvitation(code_digest(invitation.code), role, school, expires)
             for invitation, (school, role) in zip(invitations, rows, strict=True)
         )
+        for school, given_by in (consents or {}).items():
+            members.consent(school, given_by)
         write(invitations)
     return invitations
 

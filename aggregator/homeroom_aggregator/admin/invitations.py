@@ -17,16 +17,18 @@ from pathlib import Path
 import msgspec
 import segno
 
-from homeroom.contract.invitation import Invitation, as_text
+from homeroom.contract.invitation import Invitation, as_text, is_invitation_text, read_invitation
+from homeroom.contract.names import check_name
 from homeroom.errors import InputError
 from homeroom.system.clock import now
 from homeroom.system.files import write_durable
 from homeroom.system.html.render import render
 from homeroom_aggregator.admin.folder import make_invitations
 from homeroom_aggregator.state.members import ROLES, Role
+from homeroom_aggregator.state.one_time_codes import code_digest
 
 PAGE_TEMPLATE = Path(__file__).parent / "invitations_page.html"
-INVITATIONS_LIMIT, NAME_LIMIT = 10_000, 200
+INVITATIONS_LIMIT = 10_000
 SHEET_COLUMNS = {"school", "devices", "role", "consent"}
 
 
@@ -71,12 +73,11 @@ def _request(row: dict[str, str | None], number: int, faults: list[str]) -> Invi
         faults.append(f"row {number}, column {column}: {says}")
 
     for name in ("school", "consent"):
-        if len(cells[name]) > NAME_LIMIT or not cells[name].isprintable():
-            fault(
-                name, f"{cells[name][:40]!r} is longer than {NAME_LIMIT} characters, or holds some that are not shown"
-            )
-    if not cells["school"]:
-        fault("school", "needs the school's name")
+        if name == "school" or cells[name]:
+            try:
+                cells[name] = check_name(cells[name], name)
+            except InputError as problem:
+                fault(name, problem.what)
     if cells["role"] not in ROLES:
         fault("role", f"{cells['role'][:40]!r} is no role; there are {', '.join(ROLES)}")
     devices = cells["devices"]
@@ -112,7 +113,7 @@ def write_invitations(
     folder: Path,
     address: str,
     planned: Sequence[tuple[InvitationRequest, Path]],
-    days: float | None,
+    days: float,
     qr: bool,
     page: Path | None = None,
 ) -> None:
@@ -120,11 +121,11 @@ def write_invitations(
 
     folder: the aggregator's. address: of its server.
     planned: a request and a file for each invitation (`plan_files`).
-    days: until they expire, or None. qr: write a line of text and a QR code beside each.
+    days: until they expire. qr: write a line of text and a QR code beside each.
     page: a file for all of them to print, or None.
     Files are written before the codes are durable, so that no code counts whose file is missing.
     """
-    expires = (now() + datetime.timedelta(days=days)).replace(microsecond=0).isoformat() if days else None
+    expires = (now() + datetime.timedelta(days=days)).replace(microsecond=0).isoformat()
     rows = [(request.school, request.role) for request, _ in planned]
     consents = {request.school: request.consent for request, _ in planned if request.consent}
 
@@ -165,3 +166,10 @@ def _write(invitation: Invitation, path: Path, qr: bool) -> None:
         segno.make(line, error="l", micro=False).save(picture, kind="svg", scale=3)
         write_durable(path.with_suffix(".txt"), (line + "\n").encode())
         write_durable(path.with_suffix(".svg"), picture.getvalue())
+
+
+def digest_beginning(source: str) -> str:
+    """What an invitation is listed by, of its file, its line of text, or that itself."""
+    if is_invitation_text(source) or Path(source).is_file():
+        return code_digest(read_invitation(source).code)
+    return source

@@ -10,52 +10,62 @@ import click
 import msgspec
 
 from homeroom.cli.files import read_certificate
-from homeroom.cli.parameters import FILE, FOLDER, Finite
+from homeroom.cli.parameters import FILE, FOLDER, NAME, Finite
 from homeroom.contract.signing import read_key
 from homeroom.errors import InputError
 from homeroom_aggregator.state.members import ROLES, Role
-
-BY = "operator"
 
 
 @click.command()
 @click.argument("folder", type=FOLDER)
 @click.option("--count", type=click.IntRange(1, 10_000), default=1, show_default=True)
-@click.option("--school", default="", help="Whose devices; its consent must be recorded before updates are accepted.")
-@click.option("--consent", default="", help="Who gave the school's consent, and how; recorded now.")
+@click.option("--school", type=NAME, help="Whose devices; its consent must be recorded before updates are accepted.")
+@click.option("--consent", type=NAME, help="Who gave the school's consent, and how; recorded now.")
 @click.option("--role", type=click.Choice(ROLES), default="device", show_default=True)
 @click.option("--csv", "sheet", type=FILE, help="Many schools: columns school, devices, role, consent.")
-@click.option("--days", type=Finite(0, 36_500, min_open=True), help="How long they may be used; without it, for ever.")
+@click.option("--days", type=Finite(0, 36_500, min_open=True), default=14, show_default=True, help="Until they end.")
 @click.option("--address", show_default="of district.toml", help="As devices reach it.")
 @click.option("--out", type=FOLDER, default=Path(), help="Folder for the files.")
 @click.option("--qr", is_flag=True, help="Beside each also one line of text (.txt) and a QR code (.svg).")
 @click.option("--dry-run", is_flag=True, help="Check everything and say what would be written.")
+@click.option("--list", "listed", is_flag=True, help="Only list every invitation, and whether it was used.")
+@click.option("--revoke", "revoked", help="Only take one back: its file, its line, or the beginning that --list shows.")
 def invite(
     folder: Path,
     count: int,
-    school: str,
-    consent: str,
+    school: str | None,
+    consent: str | None,
     role: Role,
     sheet: Path | None,
-    days: float | None,
+    days: float,
     address: str | None,
     out: Path,
     qr: bool,
     dry_run: bool,
+    listed: bool,
+    revoked: str | None,
 ) -> None:
-    """Write invitations for the aggregator in FOLDER; each enrols one key, once. Works while it serves.
+    """Write invitations for the aggregator in FOLDER; each enrols one key, once, before its end. Works while it serves.
 
     Example: homeroom district invite district/ --csv schools.csv --days 30 --qr --address https://homeroom.district.example
     """
-    from homeroom_aggregator.admin import invitations
+    from homeroom_aggregator.admin import invitations, officers
     from homeroom_aggregator.admin.configuration_file import local_address
     from homeroom_aggregator.admin.folder import read_facts
 
     read_facts(folder)
+    if listed or revoked:
+        with officers.acting(folder) as enrolled:
+            if revoked:
+                officers.take_back(enrolled, officers.OPERATOR, invitations.digest_beginning(revoked))
+            for row in enrolled.invitations() if listed else ():
+                click.echo(json.dumps(row, ensure_ascii=False))
+        return
     address = address or local_address(folder, leaves=True)
     if consent and not school:
         raise InputError("--consent needs --school")
-    wanted = invitations.read_sheet(sheet) if sheet else [invitations.InvitationRequest(school, count, role, consent)]
+    single = invitations.InvitationRequest(school or "", count, role, consent or "")
+    wanted = invitations.read_sheet(sheet) if sheet else [single]
     planned = invitations.plan_files(wanted, out)
     if not dry_run:
         try:
@@ -91,29 +101,26 @@ def revoke(folder: Path, key: str) -> None:
 
     Example: homeroom district revoke district/ 3f9a02
     """
-    from homeroom_aggregator.admin.folder import open_log
-    from homeroom_aggregator.state.members import Members
+    from homeroom_aggregator.admin import officers
 
-    with contextlib.closing(open_log(folder)) as log:
-        Members(log.database).revoke(key, BY)
+    with officers.acting(folder) as enrolled:
+        officers.revoke(enrolled, officers.OPERATOR, key)
 
 
 @click.command()
 @click.argument("folder", type=FOLDER)
 @click.argument("school")
-@click.option("--by", required=True, help="Who gave it, and how: a name, a letter's date.")
+@click.option("--by", type=NAME, required=True, help="Who gave it, and how: a name, a letter's date.")
 @click.option("--withdraw", is_flag=True, help="The school takes it back; its updates are refused from now on.")
 def consent(folder: Path, school: str, by: str, withdraw: bool) -> None:
     """Record that SCHOOL has consented. Until then no update of a device invited for it is accepted.
 
     Example: homeroom district consent district/ "Hill School" --by "Ms Lee, letter of 3 March"
     """
-    from homeroom_aggregator.admin.folder import open_log
-    from homeroom_aggregator.state.members import Members
+    from homeroom_aggregator.admin import officers
 
-    with contextlib.closing(open_log(folder)) as log:
-        enrolled = Members(log.database)
-        (enrolled.withdraw_consent if withdraw else enrolled.consent)(school, by)
+    with officers.acting(folder) as enrolled:
+        officers.change_consent(enrolled, officers.OPERATOR, school, by, give=not withdraw)
 
 
 @click.command()

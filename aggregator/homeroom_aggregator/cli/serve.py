@@ -12,7 +12,7 @@ import click
 import msgspec
 
 from homeroom.cli.files import read_bytes, read_certificate
-from homeroom.cli.parameters import FILE, FOLDER, PATH, Whole
+from homeroom.cli.parameters import FILE, FOLDER, NAME, PATH, Whole
 from homeroom.contract.signing import fingerprint, public_hex, read_key
 from homeroom.errors import InputError
 from homeroom.privacy.forecast import forecast_release
@@ -35,7 +35,9 @@ ONCE_OPTIONS = ("bundle", "root_key", "key", "certificate", "institution", "poli
 @click.option("--root-key", type=FILE, help="Root key that certifies this aggregator, the first time.")
 @click.option("--key", type=FILE, help="Instead: a key that was certified elsewhere (`trust certify`).")
 @click.option("--certificate", type=FILE, help="Its certificate.")
-@click.option("--institution", show_default=DistrictConfiguration().institution, help="Name, the first time.")
+@click.option(
+    "--institution", type=NAME, show_default=DistrictConfiguration().institution, help="Name, the first time."
+)
 @round_options
 @setting("--retain", type=Whole(0), help="Versions whose updates are kept at least; 0 keeps all.")
 @optimizer_options

@@ -9,7 +9,7 @@ import click
 import msgspec
 
 from homeroom.cli.files import read_bytes, read_certificate
-from homeroom.cli.parameters import FILE, Finite, Whole
+from homeroom.cli.parameters import FILE, NAME, Finite, Whole
 from homeroom.contract.roster import LEAST_ROSTER_DEVICES, make_roster, read_roster
 from homeroom.contract.round import RoundConfiguration
 from homeroom.contract.secagg import SecureRules
@@ -36,7 +36,7 @@ def root(key: Path) -> None:
 @click.argument("role", type=click.Choice(["exporter", "aggregator", "institution", "roster"]))
 @click.argument("key", type=FILE)
 @click.option("--root-key", type=FILE, required=True)
-@click.option("--name", required=True, help="Who holds the key.")
+@click.option("--name", type=NAME, required=True, help="Who holds the key.")
 def certify_key(role: Role, key: Path, root_key: Path, name: str) -> None:
     """Make the key KEY (or take the one that is there) and certify it for ROLE in KEY's name with .json.
 
@@ -79,7 +79,7 @@ def policy(draft: Path, key: Path, certificate: Path | None, out: Path) -> None:
 @click.option("--drop-rate", type=Finite(0, 0.45), default=SecureRules().drop_rate, show_default=True, help=RATES_HELP)
 @click.option("--corrupt-rate", type=Finite(0, 0.3), default=SecureRules().corrupt_rate, show_default=True)
 @click.option("--serial", type=Whole(1), required=True, help="Higher than that of the roster before.")
-@click.option("--institution", default="Homeroom", show_default=True)
+@click.option("--institution", type=NAME, default="Homeroom", show_default=True)
 def roster(out: Path, key: Path, devices: tuple[str, ...], listed: Path | None, **terms: Any) -> None:
     """Sign which devices may take part in secure rounds; give OUT to the server with `district serve --roster`.
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import click
 
-from homeroom.cli.parameters import FOLDER, Whole
+from homeroom.cli.parameters import FOLDER, NAME, Whole
 from homeroom.errors import StoreError
 
 
@@ -37,8 +37,8 @@ def rebuild(folder: Path, release: bool) -> None:
 @click.command("go-back")
 @click.argument("folder", type=FOLDER)
 @click.argument("version", type=Whole(0))
-@click.option("--by", required=True, help="Who goes back; it stands in the audit log.")
-@click.option("--why", required=True, help="Why; it stands in the audit log.")
+@click.option("--by", type=NAME, required=True, help="Who goes back; it stands in the audit log.")
+@click.option("--why", type=NAME, required=True, help="Why; it stands in the audit log.")
 def go_back(folder: Path, version: int, by: str, why: str) -> None:
     """Release a new version with the theta of the older VERSION; 0 is the bundle's own. Stop the server first.
 

@@ -11,12 +11,11 @@ import struct
 
 import numpy as np
 
+from homeroom.contract.names import check_name
 from homeroom.errors import InputError, StoreError
 from homeroom.system.sqlite import Database
 from homeroom_aggregator.state import secure_sum
 from homeroom_aggregator.state.schema import newest_version
-
-REASON_LIMIT = 200  # characters of who goes back, and of the reason
 
 
 def pack(to: int, theta: np.ndarray) -> bytes:
@@ -53,9 +52,9 @@ def check_target(database: Database, to: int) -> None:
 
 
 def check_reason(by: str, why: str) -> None:
-    """InputError unless a name and a reason are given, neither too long."""
-    if not by.strip() or not why.strip() or max(len(by), len(why)) > REASON_LIMIT:
-        raise InputError(f"say who goes back, and why, in up to {REASON_LIMIT} characters each", where="rollback")
+    """InputError unless a name and a reason are given, each on one line and not too long."""
+    check_name(by, "who goes back")
+    check_name(why, "the reason")
 
 
 def holds_withdrawn(database: Database, version: int) -> bool:

@@ -7,11 +7,13 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from homeroom.contract.evaluation_report import EvaluationReport
+from homeroom_aggregator.admin import officers
 from homeroom_aggregator.server import auth
 from homeroom_aggregator.server.refusals import JsonResponse, RefusedError
 from homeroom_aggregator.server.requests import SignedRequest
 from homeroom_aggregator.server.service import Service
 from homeroom_aggregator.state import audit, last_seen, login_links
+from homeroom_aggregator.state.members import Member
 
 AUDIT_AT_ONCE = 1000
 
@@ -25,25 +27,24 @@ def members(service: Service, call: SignedRequest) -> Response:
 def consent(service: Service, call: SignedRequest) -> Response:
     """Record a school's consent or its withdrawal, after which its updates are refused."""
     school, given_by, action = (call.text(name) for name in ("school", "by", "action"))
-    if call.who.role == "school" and school != call.who.school:
-        raise RefusedError(403, "not_allowed", "a school speaks for itself only")
-    if not school or len(school) > 200 or len(given_by) > 200 or action not in ("give", "withdraw"):
-        raise RefusedError(422, "malformed", "needs school, by (200 characters each), and action give or withdraw")
+    if action not in ("give", "withdraw"):
+        raise RefusedError(422, "malformed", "needs school, by, and action give or withdraw")
     members = service.rounds.members
-    (members.consent if action == "give" else members.withdraw_consent)(school, given_by)
+    officers.change_consent(members, _officer(call.who), school, given_by, give=action == "give")
     service.rounds.withdraw_gone()
     return JsonResponse({"school": school, "consented": members.consented(school)})
 
 
 def revoke(service: Service, call: SignedRequest) -> Response:
-    """Revoke a key; a school may revoke its own devices' keys only."""
-    members, key = service.rounds.members, call.text("device")
-    revoked, who = members.find(key), call.who
-    if revoked is None or (who.role == "school" and (revoked.school, revoked.role) != (who.school, "device")):
-        raise RefusedError(404, "unknown_device", "no such device is enrolled here for you to revoke")
-    members.revoke(key, who.device)
+    """Revoke a key of a member of lower rank; a school may revoke its own devices' keys only."""
+    key = call.text("device")
+    officers.revoke(service.rounds.members, _officer(call.who), key)
     service.rounds.withdraw_gone()
     return JsonResponse({"device": key})
+
+
+def _officer(member: Member) -> officers.Officer:
+    return officers.Officer(member.device, member.role, member.school)
 
 
 def audited(service: Service, call: SignedRequest) -> Response:

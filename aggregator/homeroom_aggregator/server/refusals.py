@@ -19,6 +19,9 @@ HTTP_STATUS = {  # of an update's refusal, by its code; else 422
 }
 
 
+INPUT_STATUS = {"not_allowed": 403, "unknown_school": 404, "unknown_device": 404}  # of an InputError; else 400
+
+
 class JsonResponse(Response):
     """An answer of JSON: of plain values, and of the contracts' own structures."""
 
@@ -48,7 +51,8 @@ def refusal_of(problem: HomeroomError | RefusedError) -> RefusedError:
         return RefusedError(507, "disk_full", "the aggregator's disk is full", "try again later; nothing was changed")
     if isinstance(problem, StoreError):
         return RefusedError(503, "store", "the aggregator's store cannot be used", "try again later; tell the operator")
-    return RefusedError(400, "malformed", problem.what, problem.remedy)
+    status = INPUT_STATUS.get(problem.code)
+    return RefusedError(status or 400, problem.code if status else "malformed", problem.what, problem.remedy)
 
 
 def refusal_response(refusal: RefusedError) -> JsonResponse:

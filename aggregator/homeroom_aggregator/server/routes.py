@@ -25,7 +25,7 @@ from homeroom_aggregator.server.refusals import RefusedError
 from homeroom_aggregator.server.requests import SignedRequest
 from homeroom_aggregator.server.service import Service
 from homeroom_aggregator.state import audit
-from homeroom_aggregator.state.members import ROLES, Role, find_invitation, join_with_code
+from homeroom_aggregator.state.members import ROLES, Role, join_with_code, may_fetch
 
 DeferredResponse = Callable[[], Response]  # called in the downloads' thread
 
@@ -71,7 +71,7 @@ def keys(service: Service, request: Request) -> Response:
 def bundle(service: Service, call: SignedRequest) -> Response:
     """The bundle as one file, for members and for who holds an invitation: a device has its bundle before it joins."""
     code = call.request.headers.get(http_signatures.INVITATION_HEADER, "")
-    if service.members.find(call.key) is None and find_invitation(service.members, service.secret, code) is None:
+    if not may_fetch(service.members, service.secret, call.key, code):
         raise RefusedError(403, "unknown_device", "this device is not enrolled", "fetch it with an invitation")
     if call.request.path_params["bundle_id"] != service.rounds.bundle.bundle_id:
         raise RefusedError(404, "unknown_bundle", "this bundle is not served here", "see /v1/keys for the one that is")

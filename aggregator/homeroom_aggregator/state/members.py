@@ -7,11 +7,13 @@ runs; it counts from the next request on.
 from __future__ import annotations
 
 import datetime
+import difflib
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
-from homeroom.errors import InputError, TrustError
+from homeroom.contract.names import check_name
+from homeroom.errors import Code, InputError, TrustError
 from homeroom.system.clock import now
 from homeroom.system.sqlite import Database
 from homeroom_aggregator.state import audit
@@ -19,8 +21,10 @@ from homeroom_aggregator.state.one_time_codes import INVITATION, UNSTORED_INVITA
 
 Role = Literal["device", "school", "district", "auditor"]
 ROLES: tuple[Role, ...] = get_args(Role)
+RANKS: dict[Role, int] = {"device": 0, "auditor": 1, "school": 1, "district": 2}  # who may shut whom out
 MEMBERS_INDEX = "CREATE INDEX IF NOT EXISTS devices_by_member ON devices (member)"
 REINVITE = "ask for a new invitation"
+LEAST_BEGINNING = 8  # digits of an invitation's digest that name it
 
 
 @dataclass(frozen=True)
@@ -52,11 +56,11 @@ class Members:
         self.database = database
 
     def find(self, key: str) -> Member | None:
-        """The member with this key; None if there is none, or the key was revoked."""
+        """The member with this key; None if there is none, its role is none, or the key was revoked."""
         sql = """SELECT device, COALESCE(member, device), role, school, instance, twin FROM devices
                  WHERE device = ? AND NOT revoked"""
         row = self.database.one(sql, (key,))
-        return Member(*row) if row else None
+        return Member(*row) if row and is_role(row[2], row[3]) else None
 
     def name_of(self, key: str) -> str:
         """The member that has or had a key, by its first key; the key itself where nobody enrolled it."""
@@ -99,24 +103,33 @@ class Members:
         sql = "INSERT INTO invitations (code, role, school, expires) VALUES (?, ?, ?, ?)"
         with self.database.transaction():
             for invitation in invitations:
+                check_role(invitation.role, invitation.school)
                 about = {"role": invitation.role, "school": invitation.school, "expires": invitation.expires}
                 self.database.write(sql, (invitation.code, *about.values()))
                 audit.record(self.database, "invited", invitation=invitation.code[:16], **about)
 
     def join(self, key: str, invitation: StoredInvitation) -> None:
         """Enrols a key for a genuine invitation, or does nothing if the key has used it. TrustError if it may not."""
-        holder = self.database.one("SELECT device FROM devices WHERE code = ?", (invitation.code,))
-        if holder and holder[0] != key:
-            raise TrustError("this invitation was used by another device", where="invitation", remedy=REINVITE)
-        if holder or self.find(key):
+        self.check_usable(key, invitation)
+        if self.find(key):
             return
-        if invitation.expires and now() > datetime.datetime.fromisoformat(invitation.expires):
-            raise TrustError(f"this invitation ended at {invitation.expires}", where="invitation", remedy=REINVITE)
-        if self.database.one("SELECT 1 FROM devices WHERE device = ?", (key,)):
-            raise TrustError("this key was revoked", where="invitation", remedy="make a new device directory")
         with self.database.transaction():
             self._enrol(key, invitation.code, Member(key, key, invitation.role, invitation.school))
             audit.record(self.database, "joined", device=key, role=invitation.role, school=invitation.school)
+
+    def check_usable(self, key: str, invitation: StoredInvitation) -> None:
+        """TrustError unless a key may use, or has used, a genuine invitation: once, by one key, before its end."""
+        where = "invitation"
+        if not is_role(invitation.role, invitation.school):
+            raise TrustError(f"its role {invitation.role} needs a school", where=where, remedy=REINVITE)
+        holder = self.database.one("SELECT device FROM devices WHERE code = ?", (invitation.code,))
+        if holder and holder[0] != key:
+            raise TrustError("this invitation was used by another device", where=where, remedy=REINVITE)
+        known = self.database.one("SELECT revoked FROM devices WHERE device = ?", (key,))
+        if known and known[0]:
+            raise TrustError("this key was revoked", where=where, remedy="make a new device directory")
+        if not known and invitation.expires and now() > _moment(invitation.expires):
+            raise TrustError(f"this invitation ended at {invitation.expires}", where=where, remedy=REINVITE)
 
     def _enrol(self, key: str, code: str, member: Member) -> None:
         sql = "INSERT INTO devices (device, code, role, school, member, joined) VALUES (?, ?, ?, ?, ?, ?)"
@@ -127,6 +140,32 @@ class Members:
         sql = "SELECT code, role, school, expires FROM invitations WHERE code = ? AND NOT revoked"
         row = self.database.one(sql, (code,))
         return StoredInvitation(*row) if row else None
+
+    def invitations(self) -> list[dict[str, Any]]:
+        """Every stored invitation, the oldest first; `invitation` is the beginning of its code's digest."""
+        sql = """SELECT substr(code, 1, 16), invitations.role, invitations.school, expires, invitations.revoked, device
+                 FROM invitations LEFT JOIN devices USING (code) ORDER BY invitations.rowid"""
+        rows = []
+        for invitation, role, school, expires, revoked, device in self.database.rows(sql):
+            ended = expires is not None and now() > _moment(expires)
+            status = "used" if device else "taken back" if revoked else "ended" if ended else "open"
+            row = {"invitation": invitation, "role": role, "school": school, "expires": expires}
+            rows.append(row | {"status": status, "device": device})
+        return rows
+
+    def take_back(self, invitation: str, by: str) -> None:
+        """Takes an invitation back, by the beginning of its code's digest; InputError if it is unknown or was used."""
+        sql = """SELECT code, device FROM invitations LEFT JOIN devices USING (code)
+                 WHERE substr(code, 1, ?) = ?"""
+        rows = self.database.rows(sql, (len(invitation), invitation))
+        if len(rows) != 1 or len(invitation) < LEAST_BEGINNING:
+            remedy = "`homeroom district invite --list` lists them"
+            raise InputError("is no invitation", where=invitation[:64], remedy=remedy)
+        if rows[0][1]:
+            raise InputError(f"was used by {rows[0][1][:12]}", where=invitation, remedy="revoke that key")
+        with self.database.transaction():
+            if self.database.write("UPDATE invitations SET revoked = 1 WHERE code = ? AND NOT revoked", rows[0][:1]):
+                audit.record(self.database, "invitation taken back", invitation=rows[0][0][:16], by=by)
 
     # Keys
 
@@ -186,7 +225,9 @@ class Members:
     # Consent
 
     def consent(self, school: str, given_by: str) -> None:
-        """Records a school's consent; its updates are accepted from now on."""
+        """Records a school's consent; its updates are accepted from now on. InputError for a school that is none."""
+        given_by = check_name(given_by, "who gave the consent")
+        self.check_school(school)
         with self.database.transaction():
             sql = "INSERT OR REPLACE INTO consents (school, given_by, at) VALUES (?, ?, ?)"
             self.database.write(sql, (school, given_by, audit.timestamp()))
@@ -194,11 +235,22 @@ class Members:
 
     def withdraw_consent(self, school: str, by: str) -> None:
         """Withdraws a school's consent; InputError if there is none."""
+        by = check_name(by, "who withdrew the consent")
         sql = "UPDATE consents SET withdrawn = ? WHERE school = ?"
         with self.database.transaction():
             if not self.database.write(sql, (audit.timestamp(), school)):
                 raise InputError("has given no consent", where=school)
             audit.record(self.database, "consent withdrawn", school=school, by=by)
+
+    def check_school(self, school: str) -> None:
+        """InputError, with names that are near, unless somebody was invited for a school: a typo is no school."""
+        sql = "SELECT school FROM devices WHERE school != '' UNION SELECT school FROM invitations WHERE school != ''"
+        names = [name for (name,) in self.database.rows(sql)]
+        if school not in names:
+            near = difflib.get_close_matches(school, names, 3) or names[:3]
+            remedy = f"did you mean {' or '.join(near)}? " if near else ""
+            remedy += "a school exists once somebody was invited for it"
+            raise InputError("is no school here", code=Code.UNKNOWN_SCHOOL, where=school[:200], remedy=remedy)
 
     def consented(self, school: str) -> bool:
         """Whether a school's updates may be taken; a device of no named school is the district's own."""
@@ -217,6 +269,27 @@ class Members:
         return [dict(zip(names, row, strict=True)) for row in self.database.rows(sql)]
 
 
+def is_role(role: str, school: str) -> bool:
+    """Whether a role is one: that of a school needs a school to speak for."""
+    return role in ROLES and (role != "school" or bool(school))
+
+
+def check_role(role: str, school: str) -> None:
+    """InputError unless the role is one, and the school's name, where there is one, can be a name."""
+    if role not in ROLES:
+        raise InputError(f"{role!r} is no role", remedy=", ".join(ROLES))
+    if not is_role(role, school):
+        raise InputError(f"the role {role} needs a school", remedy="say which school it speaks for")
+    if school:
+        check_name(school, "school")
+
+
+def _moment(text: str) -> datetime.datetime:
+    """A moment in ISO 8601, UTC where it says nothing else."""
+    moment = datetime.datetime.fromisoformat(text)
+    return moment if moment.tzinfo else moment.replace(tzinfo=datetime.UTC)
+
+
 def find_invitation(members: Members, secret: bytes, code: str) -> StoredInvitation | None:
     """The invitation of a code, used or not; None if the code is made up or was taken back."""
     if is_genuine(secret, INVITATION, code):
@@ -230,3 +303,16 @@ def join_with_code(members: Members, secret: bytes, key: str, code: str) -> None
     if invitation is None:
         raise TrustError("this invitation is not one of ours", where="invitation", remedy=REINVITE)
     members.join(key, invitation)
+
+
+def may_fetch(members: Members, secret: bytes, key: str, code: str) -> bool:
+    """Whether a key may fetch the bundle: a member's, or one that could join with this code."""
+    if members.find(key):
+        return True
+    if (invitation := find_invitation(members, secret, code)) is None:
+        return False
+    try:
+        members.check_usable(key, invitation)
+    except TrustError:
+        return False
+    return True

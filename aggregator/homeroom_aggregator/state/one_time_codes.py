@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import base64
 import hashlib
 import hmac
 import secrets
+
+from homeroom.contract import base64url
 
 # What a code is for, in its MAC. `UNSTORED_INVITATION`: of before invitations were stored.
 INVITATION, UNSTORED_INVITATION = b"homeroom/invitation/2\n", b"homeroom/invitation\n"
@@ -15,14 +16,14 @@ LOGIN_LINK = b"homeroom/dashboard\n"
 def new_code(secret: bytes, purpose: bytes) -> str:
     """A new code."""
     random = secrets.token_bytes(18)
-    return base64.urlsafe_b64encode(random + _mac(secret, purpose, random)).decode()
+    return base64url.encode(random + _mac(secret, purpose, random))
 
 
 def is_genuine(secret: bytes, purpose: bytes, code: str) -> bool:
     """Whether a code was made here for this purpose."""
     try:
-        raw = base64.urlsafe_b64decode(code.encode("ascii"))
-    except (ValueError, UnicodeEncodeError):
+        raw = base64url.decode(code)
+    except ValueError:
         return False
     return len(raw) == 36 and hmac.compare_digest(raw[18:], _mac(secret, purpose, raw[:18]))
 

@@ -16,7 +16,8 @@ import click
 
 from homeroom.cli.commands import ALIASES, COMMANDS, EXTRAS, GROUPS, OLD_ORDER
 from homeroom.cli.options import one_line
-from homeroom.errors import DiskFullError, HomeroomError, MissingExtraError, TrainError
+from homeroom.cli.parameters import TEXT
+from homeroom.errors import DiskFullError, HomeroomError, InputError, MissingExtraError, TrainError
 from homeroom.system.files import DISK_FULL_ERRNOS
 from homeroom.system.hardware import refuse_32_bit
 
@@ -115,6 +116,8 @@ def _load(path: str) -> click.Command:
         return _missing(present, problem)
     assert isinstance(command, click.Command)
     order = OLD_ORDER.get(path, ())
+    for parameter in command.params:  # so that no command can forget it
+        parameter.type = TEXT if parameter.type is click.STRING else parameter.type
     command.params = sorted(command.params, key=lambda p: order.index(p.name) if p.name in order else len(order))
     return command
 
@@ -169,6 +172,9 @@ def main(arguments: list[str] | None = None) -> Any:
     except click.ClickException as problem:
         problem.show()
         sys.exit(problem.exit_code)
+    except UnicodeEncodeError as problem:
+        click.echo(f"homeroom: a name is not UTF-8: {problem.object[:80]!a}", err=True)
+        sys.exit(InputError.exit_code)
     except (click.Abort, KeyboardInterrupt):
         click.echo("homeroom: stopped; what was done is kept", err=True)
         sys.exit(130)

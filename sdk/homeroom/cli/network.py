@@ -8,7 +8,7 @@ from pathlib import Path
 import click
 
 from homeroom.cli.options import as_json, json_text, opened, plain, say, with_bundle
-from homeroom.cli.parameters import FILE, FOLDER, PATH
+from homeroom.cli.parameters import FOLDER, INVITATION, PATH
 
 
 @click.command()
@@ -47,7 +47,7 @@ def network(directory: Path, **changes: str | None) -> None:
 
 @click.command()
 @click.argument("directory", type=FOLDER)
-@click.argument("invitation", type=FILE)
+@click.argument("invitation", type=INVITATION)
 def fetch(directory: Path, invitation: Path) -> None:
     """Make the device DIRECTORY with the bundle of INVITATION, fetched from the aggregator; `join` comes next.
 
@@ -56,7 +56,7 @@ def fetch(directory: Path, invitation: Path) -> None:
     _fetch(directory, invitation)
 
 
-def _fetch(directory: Path, invitation: Path) -> None:
+def _fetch(directory: Path, invitation: str | Path) -> None:
     from homeroom.contract.invitation import read_invitation
     from homeroom.federation.sync import DOWNLOADS_FOLDER, download_first_bundle
 
@@ -82,10 +82,12 @@ def upgrade(directory: Path) -> None:
 
 @click.command()
 @click.argument("directory", type=FOLDER)
-@click.argument("invitation", type=FILE)
+@click.argument("invitation", type=INVITATION)
 @with_bundle
-def join(directory: Path, invitation: Path, bundle: Path | None, root: str | None) -> None:
+def join(directory: Path, invitation: str | Path, bundle: Path | None, root: str | None) -> None:
     """Enrol with the aggregator that INVITATION names, once; a new DIRECTORY first fetches its bundle there.
+
+    INVITATION is a file, its line of text, or - for standard input.
 
     Example: homeroom device join classroom/ invitation.json
     """

@@ -7,13 +7,13 @@ from pathlib import Path
 import click
 
 from homeroom.cli.options import opened, say
-from homeroom.cli.parameters import FILE, FOLDER
+from homeroom.cli.parameters import FOLDER, INVITATION
 
 
 @click.command("join")
 @click.argument("directory", type=FOLDER)
-@click.argument("invitation", type=FILE)
-def offline_join(directory: Path, invitation: Path) -> None:
+@click.argument("invitation", type=INVITATION)
+def offline_join(directory: Path, invitation: str | Path) -> None:
     """Ask to join with the next message.
 
     Example: homeroom device offline join classroom/ invitation.json

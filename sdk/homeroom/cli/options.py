@@ -14,6 +14,7 @@ import click
 from click.core import ParameterSource
 
 from homeroom.cli.parameters import PATH, Finite
+from homeroom.contract.names import is_printable
 from homeroom.errors import InputError
 
 if TYPE_CHECKING:
@@ -24,7 +25,6 @@ Command = Callable[..., Any]
 Decorator = Callable[[Command], Command]
 
 STEERING = re.compile("[\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")  # of JSON
-JOINERS = "\u200c\u200d"  # of letters in Persian and Hindi, of emoji
 SPANS = "Such as 'mon-fri 16:00-20:00'; may be given again."
 BUDGET_OPTIONS = (
     click.option("--megabytes", type=Finite(0, min_open=True), help="Of memory, at most."),
@@ -108,7 +108,7 @@ def escaped(text: str) -> str:
 
 def one_line(text: str) -> str:
     """Text on one line, with a space for each character that would steer a terminal: a name may bring some."""
-    return "".join(c if c.isprintable() or c in JOINERS else " " for c in text)
+    return "".join(c if is_printable(c) else " " for c in text)
 
 
 def say(line: str) -> None:

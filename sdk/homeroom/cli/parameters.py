@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import math
+import sys
 from pathlib import Path
 from typing import Any
 
 import click
+
+from homeroom.errors import InputError
 
 LARGEST_WHOLE = (1 << 62) - 1  # a whole number that MessagePack, JSON and SQLite all hold
 
@@ -42,6 +45,52 @@ class Whole(click.IntRange):
         super().__init__(least, LARGEST_WHOLE)
 
 
+class Text(click.types.StringParamType):
+    """Text that is UTF-8, so that it can be stored and signed; every option and argument of text is one."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """The text, or a usage error."""
+        text = super().convert(value, param, ctx)
+        try:
+            text.encode()
+        except UnicodeEncodeError:
+            self.fail(f"{text!a} is not UTF-8.", param, ctx)
+        return text
+
+
+class NameText(Text):
+    """A name of a school, an institution or a person (`contract.names`)."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """The name, or a usage error."""
+        from homeroom.contract.names import check_name
+
+        try:
+            return check_name(super().convert(value, param, ctx))
+        except InputError as problem:
+            self.fail(f"{problem}.", param, ctx)
+
+
+class InvitationSource(click.Path):
+    """An invitation: its file, its line of text, or `-` for standard input, which no other user of the machine sees."""
+
+    name = "invitation"
+
+    def __init__(self) -> None:
+        super().__init__(dir_okay=False, path_type=Path)
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """The text, or the path of the file."""
+        from homeroom.contract.invitation import INVITATION_LIMIT_BYTES, is_invitation_text
+
+        if value == "-":
+            return sys.stdin.buffer.read(2 * INVITATION_LIMIT_BYTES + 1).decode(errors="replace")
+        if isinstance(value, str) and is_invitation_text(value):
+            return value
+        return super().convert(value, param, ctx)
+
+
 FOLDER = Folder()
+INVITATION, NAME, TEXT = InvitationSource(), NameText(), Text()
 FILE = click.Path(dir_okay=False, path_type=Path)
 PATH = click.Path(path_type=Path)

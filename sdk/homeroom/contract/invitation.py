@@ -5,19 +5,19 @@ A JSON file, or one line of text to paste or scan: `homeroom:` and the same JSON
 
 from __future__ import annotations
 
-import base64
 from pathlib import Path
 from typing import Annotated
 
 import msgspec
 
+from homeroom.contract import base64url
 from homeroom.contract.canonical_json import decode
 from homeroom.contract.manifest import Hash
 from homeroom.errors import InputError
 from homeroom.system.files import read_bounded
 
 INVITATION_FORMAT = 1
-INVITATION_PREFIX = b"homeroom:"
+INVITATION_PREFIX = "homeroom:"
 INVITATION_LIMIT_BYTES = 1 << 16
 
 
@@ -40,26 +40,37 @@ class Invitation(msgspec.Struct, frozen=True, kw_only=True):
     expires: str = ""
 
 
-def read_invitation(path: Path) -> Invitation:
-    """Reads an invitation in either form; InputError if it is none."""
-    try:
-        data = read_bounded(path, 2 * INVITATION_LIMIT_BYTES)
-    except OSError as problem:
-        raise InputError(f"cannot be read: {problem.strerror}", where=str(path)) from None
-    data = data.strip()
-    if data.startswith(INVITATION_PREFIX):
+def is_invitation_text(source: str) -> bool:
+    """Whether a text is an invitation itself, in either form, and not the path of its file."""
+    return source.lstrip().startswith((INVITATION_PREFIX, "{"))
+
+
+def read_invitation(source: str | Path) -> Invitation:
+    """Reads an invitation in either form, from a file or as the text itself; InputError if it is none."""
+    where, data = "invitation", str(source).encode(errors="replace")
+    if not is_invitation_text(str(source)):
+        where = str(source)
         try:
-            data = base64.urlsafe_b64decode(data.removeprefix(INVITATION_PREFIX)[:INVITATION_LIMIT_BYTES])
+            data = read_bounded(Path(source), 2 * INVITATION_LIMIT_BYTES)
+        except OSError as problem:
+            raise InputError(f"cannot be read: {problem.strerror}", where=where) from None
+    data = data.strip()
+    if data.startswith(INVITATION_PREFIX.encode()):
+        try:
+            data = base64url.decode(data.decode().removeprefix(INVITATION_PREFIX))
         except ValueError:
-            raise InputError("is cut short or mistyped", where=str(path), remedy="copy the whole line") from None
-    return decode(data, Invitation, limit_bytes=INVITATION_LIMIT_BYTES, where=str(path), error=InputError)
+            raise InputError("is cut short or mistyped", where=where, remedy="copy the whole line") from None
+    invitation = decode(data, Invitation, limit_bytes=INVITATION_LIMIT_BYTES, where=where, error=InputError)
+    if invitation.format != INVITATION_FORMAT:
+        raise InputError(f"is of format {invitation.format}", where=where, remedy="update homeroom")
+    return invitation
 
 
 def as_text(invitation: Invitation) -> str:
     """The invitation as one line of text, without defaults, so that its QR code stays small."""
     defaults = {f.name: f.default for f in msgspec.structs.fields(Invitation)}
     document = {n: v for n, v in msgspec.to_builtins(invitation).items() if v != defaults[n]}
-    return (INVITATION_PREFIX + base64.urlsafe_b64encode(msgspec.json.encode(document))).decode()
+    return INVITATION_PREFIX + base64url.encode(msgspec.json.encode(document))
 
 
 class Enrolment(msgspec.Struct, frozen=True, kw_only=True):

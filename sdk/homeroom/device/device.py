@@ -208,8 +208,8 @@ class Device:
         return profile_transfer.import_profile(self.store, self.bundle, Path(path), passphrase, self._root())
 
     def join(self, invitation: str | Path) -> None:
-        """Enrols with an aggregator, once; the invitation's code is then spent."""
-        configuration = enrolment.enrol(self.store, self.bundle, read_invitation(Path(invitation)), self._root())
+        """Enrols with an aggregator, once; the invitation's code is then spent. invitation: its file, or its text."""
+        configuration = enrolment.enrol(self.store, self.bundle, read_invitation(invitation), self._root())
         with self.store.step("join"):
             agreement.store_round(self.store, configuration)
             make_update.queue_newest_update(self.store, self.bundle)
@@ -217,7 +217,7 @@ class Device:
 
     def join_by_hand(self, invitation: str | Path) -> None:
         """Joins without a network: the request goes out with the next message (`carry_out`)."""
-        offline.prepare_join(self.store, self.bundle, read_invitation(Path(invitation)), self._root())
+        offline.prepare_join(self.store, self.bundle, read_invitation(invitation), self._root())
         self.store.back_up()
 
     def carry_out(self, stick: str | Path) -> offline.ExportedMessage:

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import msgspec
 
 from homeroom.contract.canonical_json import canonical, digest
+from homeroom.contract.names import check_name
 from homeroom.errors import InputError
 from homeroom_aggregator.admin.configuration import buffer_may_follow
 from homeroom_aggregator.admin.configuration_file import bring_into_force, read_configuration
@@ -70,12 +71,12 @@ def do(service: Service, name: str, subject: str, seen: str, by: str, why: str) 
     question = ask(service, name, subject)
     if seen != question.seen:
         raise RefusedError(409, "moved_on", "It is not as the page said any more", "Look again, then decide.")
-    if max(len(by), len(why)) > rollback.REASON_LIMIT:
-        raise InputError(f"a reason has up to {rollback.REASON_LIMIT} characters")
+    check_name(why, "the reason")
     with service.rounds.change():
         if not question.action.records:
             audit.record(service.rounds.log.database, "ordered", action=question.button, by=by, why=why)
         question.action.work(service, subject, by, why)
+        service.rounds.withdraw_gone()
 
 
 def _shown(name: str, subject: str) -> str:
@@ -99,6 +100,7 @@ def _tells_withdrawal_of_consent(service: Service, school: str) -> list[str]:
         raise InputError("has given no consent", where=school)
     return [
         f"Updates of {school} are refused from now on and wait on its devices, which still get every version.",
+        "Those that wait here are erased at once.",
         "What earlier versions learned from them stays; a device's own page here withdraws that.",
     ]
 
@@ -126,7 +128,7 @@ def _tells_revocation(service: Service, key: str) -> list[str]:
     return [
         f"Key {key[:8]} of {formatting.school(member.school)} is refused from the next request on, for ever: "
         "its device keeps all it has, and joins again with a new invitation and a new folder.",
-        "Its updates that were accepted stay; withdraw them too if they are not to count.",
+        "Its updates that wait here are erased at once; those in a version stay, until they are withdrawn too.",
     ]
 
 

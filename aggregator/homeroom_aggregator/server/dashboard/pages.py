@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
+from homeroom.contract.names import NAME_LIMIT
 from homeroom.contract.round import RoundConfiguration
 from homeroom.data.tasks import kind_of
 from homeroom.errors import InputError
@@ -234,7 +235,7 @@ def _can_go_back(context: PageContext, number: int) -> bool:
 
 def action_page(context: PageContext, question: Question, address: str, problem: str = "") -> str:
     """The page that asks whether to do something. address: of its form. problem: with what the form said before."""
-    limit, page = rollback.REASON_LIMIT, question.action.back
+    limit, page = NAME_LIMIT, question.action.back
     return _page(context, "action", page, question=question, address=address, problem=problem, limit=limit)
 
 
