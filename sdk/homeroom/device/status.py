@@ -9,6 +9,7 @@ from homeroom.device.install import installed_bundle, stored_tier
 from homeroom.federation.enrolment import device_key, has_joined
 from homeroom.federation.policy import POLICY
 from homeroom.federation.privacy_ledger import privacy_status
+from homeroom.federation.secure_round import ROUND_TEXT
 from homeroom.federation.sync import WAITING
 from homeroom.federation.versions import newest_global
 from homeroom.runtime.bundle import Bundle
@@ -40,7 +41,7 @@ def device_status(store: Store, bundle: Bundle) -> dict[str, Any]:
         "updates_waiting": len(store.outbox.pending()),
         "updates_sent": len(store.outbox.sent()),
         "unlearning_waiting": len(store.outbox.unlearning()),
-        "next_version": "{} of {} updates are here".format(*waiting) if waiting else None,
+        "next_version": ROUND_TEXT.read(store) or ("{} of {} updates are here".format(*waiting) if waiting else None),
         "privacy": privacy_status(store),
         "training_unfinished": store.versions.is_unfinished(),
         "copied_here": store.moved,

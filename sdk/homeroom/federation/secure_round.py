@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from homeroom.federation.network.client import Client
 
 UPDATE_ID, LEFT_ROUND = text_record("secure.update"), text_record("secure.left")  # ids: of the update in it, of a round
+ROUND_TEXT = text_record("identity.secure_round")  # what `take_part` said last, for status and page
 ROSTER_SERIAL = StateRecord[int]("identity.roster", lambda serial: str(serial).encode(), int)
 CLIENT = msgpack_record(SECURE, ClientState)  # under its update's id, so that `forget` finds it; backups leave it out
 MOST_STEPS_PER_SYNC = 16  # every phase twice, and some that another device ended meanwhile

@@ -92,6 +92,7 @@ def sync(store: Store, bundle: Bundle, root: str, score: Callable[[np.ndarray], 
         ahead_s, waiting = clock_ahead_s(client), client.waiting
     store.back_up()
     WAITING.write(store, waiting)
+    secure_round.ROUND_TEXT.write(store, secure or None)
     newest = newest_global(store, bundle)
     return SyncReport(
         sent=tuple(sent),

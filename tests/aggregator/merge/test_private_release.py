@@ -123,6 +123,7 @@ def test_every_version_follows_bit_for_bit_from_the_log_also_after_a_restart(fol
     again.close()
 
 
+@pytest.mark.attack("members", "a private update twice in one release, longer than the clip, or beyond the budget")
 def test_one_device_is_in_a_release_once(rounds: Rounds) -> None:
     send(rounds, A)
     before = rounds.facts()
@@ -135,6 +136,7 @@ def test_one_device_is_in_a_release_once(rounds: Rounds) -> None:
     assert rounds.state.pending == 1
 
 
+@pytest.mark.attack("members", "a private update twice in one release, longer than the clip, or beyond the budget")
 def test_a_device_that_does_not_clip_is_refused_and_changes_nothing(rounds: Rounds) -> None:
     bare = msgspec.structs.replace(rounds.configuration, privacy=None)
     wide = msgspec.structs.replace(
@@ -148,6 +150,7 @@ def test_a_device_that_does_not_clip_is_refused_and_changes_nothing(rounds: Roun
     assert rounds.facts() == before
 
 
+@pytest.mark.attack("members", "a private update twice in one release, longer than the clip, or beyond the budget")
 def test_the_budget_stops_a_device_before_it_is_passed_and_lets_others_on(tmp_path: Path) -> None:
     promise = msgspec.structs.replace(PROMISE, epsilon=4.0)
     rounds = open_rounds(make_folder(tmp_path, privacy=promise))
@@ -168,6 +171,7 @@ def test_the_budget_stops_a_device_before_it_is_passed_and_lets_others_on(tmp_pa
     rounds.close()
 
 
+@pytest.mark.attack("members", "a new key before each sum is charged, so that several sums count as one")
 def test_a_new_key_is_no_new_budget_and_no_second_place_in_a_release(tmp_path: Path) -> None:
     promise = msgspec.structs.replace(PROMISE, epsilon=2.6)  # one release
     rounds = open_rounds(make_folder(tmp_path, privacy=promise))

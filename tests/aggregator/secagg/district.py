@@ -34,7 +34,7 @@ class Member:
         self.store = Store.open(district.tmp / f"device-{number}")
         self.update_id = self.queue()
 
-    def queue(self, base: int = 0) -> str:
+    def queue(self, base: int = 0, subjects: tuple[str, ...] = ()) -> str:
         """A new update on a base; its id, or nothing if the one before stays."""
         rounds = self.district.service.rounds
         rng = np.random.default_rng(self.number)
@@ -42,7 +42,7 @@ class Member:
             rounds.configuration, rng.normal(0, 0.1, START.shape), base, ladder_table=3 + self.number, head_grade=5
         )
         update_id = read_update(data, rounds.configuration, rounds.rules.layout).header.update_id
-        return update_id if self.store.outbox.queue(update_id, data, base, ()) else ""
+        return update_id if self.store.outbox.queue(update_id, data, base, subjects) else ""
 
     def visit(self) -> str:
         """What `Device.sync` does of a secure round."""

@@ -9,6 +9,7 @@ import msgspec
 import numpy as np
 import pytest
 from conftest import Attack
+from faults.devices import make_sample
 
 from aggregator.admin.starting import contents, start
 from aggregator.institution import ROOT, START, School, make_folder, running
@@ -18,6 +19,7 @@ from homeroom.contract.roster import make_roster
 from homeroom.contract.secagg import Survivors, unpack
 from homeroom.contract.signing import certify
 from homeroom.errors import TrustError, UpdateError
+from homeroom.federation import sync
 from homeroom_aggregator.admin.folder import ROSTER_FILE, load_roster, replace_roster
 from homeroom_aggregator.server.service import open_service
 
@@ -124,6 +126,28 @@ def test_one_who_forgets_after_signatures_ends_the_round_in_an_unchanged_version
     district.service = open_service(district.folder)
     assert district.version == 2, "a replay understands it"
     attack.noticed = "one version without a change"
+
+
+def test_an_honest_forget_between_signature_and_opening_lets_its_device_and_all_others_go_on(
+    district: District,
+) -> None:
+    """The pupil is forgotten in the device's own store, which asks for unlearning at its next sync."""
+    leaver = district.members[0]
+    leaver.store.add([make_sample(0, "pupil")])
+    leaver.store.outbox.drop(leaver.update_id)
+    leaver.update_id = leaver.queue(subjects=("pupil",))
+    district.until("reveal")
+    leaver.store.forget("pupil")
+    assert leaver.store.outbox.unlearning() == [leaver.update_id]
+    sync.ask_unlearning(leaver.store, leaver.client)
+    district.visit(0)
+    until_version(district, 1, *EVERYBODY)
+    assert district.theta == START.tobytes()
+    for member in district.members:
+        member.queue(base=1)
+    until_version(district, 2, *EVERYBODY)
+    assert district.theta != START.tobytes()
+    assert district.service.rounds.verify() == []
 
 
 @pytest.mark.parametrize("phase", ["keys", "shares", "input"])

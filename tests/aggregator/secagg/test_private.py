@@ -23,7 +23,7 @@ from homeroom.privacy.secagg.noise import noise_share, share_grid
 from homeroom_aggregator.admin.folder import replace_roster
 from homeroom_aggregator.admin.privacy_report import folder_figures, report_lines
 from homeroom_aggregator.server.service import open_service
-from homeroom_aggregator.state.secure_sum import unpack
+from homeroom_aggregator.state.secure_sum import SecureSum, SumHeader, unpack
 
 PROMISE = Privacy(clip_norm=0.5, noise_multiplier=2.0, epsilon=4.0, delta=1e-5, mechanism="distributed")
 ROUND = RoundConfiguration(bundle_id="0" * 64, secure=RULES, privacy=PROMISE)
@@ -110,6 +110,35 @@ def test_a_member_is_charged_for_every_sum_whatever_key_it_had(district: Distric
     attack.got += 2 - rounds.ledger.shares()[thief.school.name]
     with pytest.raises(UpdateError, match="one more would pass"):
         rounds.ledger.check(thief.school.name, rounds.state.version)
+    attack.noticed = "nothing"
+
+
+@pytest.mark.attack("members", "a new key before each sum is charged, so that several sums count as one")
+def test_five_sums_under_five_keys_are_five_events_of_one_member(district: District, attack: Attack) -> None:
+    rounds, thief = district.service.rounds, district.members[0]
+    assert rounds.ledger
+    rounds.ledger.allowed = 5
+    numerators = {segment.name: np.zeros(segment.size, np.int64) for segment in SEGMENTS[:2]}
+    for number in range(5):
+        key = School()
+        thief.client.rotate(key.key)
+        updates = {f"{number}{index:031x}": member.school.name for index, member in enumerate(district.members[1:])}
+        updates[f"{number}{'f' * 31}"] = key.name
+        fed = {name: list(updates.values()) for name in numerators}
+        header = SumHeader(
+            round_id=f"{number:064x}",
+            roster_id="0" * 64,
+            cohort_id="0" * 64,
+            updates=updates,
+            weights=dict.fromkeys(numerators, 4),
+            fed=fed,
+            signatures={},
+        )
+        rounds.take_sum(SecureSum(header, numerators))
+    attack.got += 5 - rounds.ledger.shares()[thief.school.name]
+    with pytest.raises(UpdateError, match="entered 5 private releases"):
+        rounds.ledger.check(thief.school.name, rounds.state.version)
+    assert len(rounds.ledger.shares()) == 4, "four members, whatever keys they had"
     attack.noticed = "nothing"
 
 

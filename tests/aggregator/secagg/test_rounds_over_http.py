@@ -129,6 +129,7 @@ def test_a_server_killed_after_the_merge_and_before_it_forgot_the_round_merges_n
     assert district.service.rounds.log.count("secure") == 1
 
 
+@pytest.mark.attack("members", "masked updates and shares in a backup of the server")
 def test_a_backup_of_the_server_holds_the_roster_and_nothing_of_the_round_under_way(district: District) -> None:
     from homeroom_aggregator.admin.backup import backup
 
@@ -189,6 +190,7 @@ def test_past_the_promise_the_round_fails_closed_and_its_updates_may_go_into_the
     assert district.theta == wanted
 
 
+@pytest.mark.attack("members", "a round called failed after its sum was opened, and asked for again without one device")
 def test_after_agreeing_an_update_is_spent_even_if_the_round_fails(district: District) -> None:
     """Else a server could call a round failed that it had opened, and ask for the same sum less one device."""
     district.until("consent")
@@ -204,6 +206,7 @@ def test_after_agreeing_an_update_is_spent_even_if_the_round_fails(district: Dis
     assert district.visit(agreed)[0].startswith("joined")
 
 
+@pytest.mark.attack("members", "a roster that the institution did not sign, or an older one")
 def test_a_device_off_the_roster_stays_out_and_an_old_roster_is_refused(district: District) -> None:
     members = district.members
     replace_roster(district.folder, msgspec.json.encode(district.roster(members[:3], serial=2)))
@@ -218,6 +221,7 @@ def test_a_device_off_the_roster_stays_out_and_an_old_roster_is_refused(district
         district.visit(0)
 
 
+@pytest.mark.attack("members", "a way back from secure rounds to plain updates")
 def test_a_server_that_asks_for_plain_updates_after_all_gets_none(district: District) -> None:
     member, rounds = district.members[0], district.service.rounds
     member.visit()
@@ -251,6 +255,7 @@ def test_a_change_of_configuration_ends_the_round_without_a_sum_and_the_next_one
     assert rounds.verify() == []
 
 
+@pytest.mark.attack("members", "two cohorts or two sets of survivors told to the devices of one round")
 def test_a_device_that_caught_the_server_lying_leaves_that_round_for_good(district: District) -> None:
     district.until("consent")
     live, store = district.secure_rounds.store.live(), district.secure_rounds.store
@@ -317,6 +322,7 @@ def test_going_back_between_two_sums_and_while_one_is_gathered(district: Distric
     assert rounds.verify() == []
 
 
+@pytest.mark.attack("members", "a round's secrets in a copy of the device")
 def test_no_copy_of_a_device_holds_the_secrets_of_its_round_and_forgetting_destroys_them(district: District) -> None:
     member = district.members[0]
     member.visit()

@@ -53,6 +53,7 @@ def refused(found: Round, cohort: SecureCohort, why: str, roster: Roster | None 
 # The cohort
 
 
+@pytest.mark.attack("members", "a server's own keys, made-up devices or repeated ones in a cohort")
 def test_a_server_that_puts_its_own_key_in_a_devices_place_is_caught() -> None:
     found = gather(5)
     spy = new_key().public_key().public_bytes_raw()
@@ -60,6 +61,7 @@ def test_a_server_that_puts_its_own_key_in_a_devices_place_is_caught() -> None:
         refused(found, resigned(found, 4, **{name: spy}), "signature does not hold")
 
 
+@pytest.mark.attack("members", "a server's own keys, made-up devices or repeated ones in a cohort")
 def test_a_device_that_the_institution_never_named_is_caught() -> None:
     found = gather(5)
     spy = new_key()
@@ -72,6 +74,7 @@ def test_a_device_that_the_institution_never_named_is_caught() -> None:
     refused(found, SecureCohort(tuple(members)), "not on the institution's roster")
 
 
+@pytest.mark.attack("members", "a server's own keys, made-up devices or repeated ones in a cohort")
 def test_a_cohort_of_one_device_many_times_is_caught() -> None:
     found = gather(5)
     first = found.cohort.members[0]
@@ -79,6 +82,7 @@ def test_a_cohort_of_one_device_many_times_is_caught() -> None:
     refused(found, resigned(found, 1, mask=first.mask), "same key")
 
 
+@pytest.mark.attack("members", "a message of an earlier round, phase or device, sent again")
 def test_keys_of_an_earlier_round_are_caught() -> None:
     keys = [new_key() for _ in range(5)]
     before, now = gather(5, keys=keys), gather(5, keys=keys)
@@ -135,12 +139,14 @@ def test_survivors_that_leave_a_segment_below_the_minimum_are_refused() -> None:
     found.consent(survivors=Survivors((2, 3, 4, 5, 6, 7)), absent=(0, 1))
 
 
+@pytest.mark.attack("members", "a cohort or a sum of fewer devices than the minimum")
 def test_a_cohort_under_the_minimum_is_refused() -> None:
     found = gather(6, minimum=5)
     refused(found, SecureCohort(found.cohort.members[:4]), "below the minimum")
     refused(found, SecureCohort(found.cohort.members[:5]), "too few for a sum")
 
 
+@pytest.mark.attack("members", "two cohorts or two sets of survivors told to the devices of one round")
 def test_a_second_cohort_for_the_same_round_is_refused(shared: Round) -> None:
     with pytest.raises(TrustError, match="another cohort"):
         steps.share(
@@ -148,6 +154,7 @@ def test_a_second_cohort_for_the_same_round_is_refused(shared: Round) -> None:
         )
 
 
+@pytest.mark.attack("members", "a roster that the institution did not sign, or an older one")
 def test_the_server_cannot_write_the_roster() -> None:
     found, server = gather(4), new_key()
     word = certify(ROOT, "aggregator", server, "the server")
@@ -185,6 +192,7 @@ def test_a_device_off_the_roster_or_shown_another_one_does_not_advertise() -> No
 # Shares
 
 
+@pytest.mark.attack("members", "a message of an earlier round, phase or device, sent again")
 def test_a_share_of_another_round_or_sender_is_caught(shared: Round) -> None:
     again = gather(8, keys=[device.key for device in shared.devices])
     again.share()
@@ -197,6 +205,7 @@ def test_a_share_of_another_round_or_sender_is_caught(shared: Round) -> None:
             steps.mask(again.devices[0].state, inbox, again.configuration, again.layout, again.encoder(0))
 
 
+@pytest.mark.attack("members", "a device isolated from its neighbours, so that its update is the sum")
 def test_a_server_that_isolates_a_device_from_its_neighbours_gets_no_vector(shared: Round) -> None:
     whole = shared.inbox(0)
     few = Inbox(whole.sharers[:5], whole.sealed[:4])
@@ -210,6 +219,7 @@ def test_a_server_that_isolates_a_device_from_its_neighbours_gets_no_vector(shar
 # Survivors
 
 
+@pytest.mark.attack("members", "two cohorts or two sets of survivors told to the devices of one round")
 def test_survivors_that_leave_a_device_out_or_name_a_stranger_are_not_signed(masked: Round) -> None:
     everyone = masked.survivors.places
     for places, why in (
@@ -241,6 +251,7 @@ def test_a_survivor_that_never_shared_is_not_signed(shared: Round) -> None:
         )
 
 
+@pytest.mark.attack("members", "two cohorts or two sets of survivors told to the devices of one round")
 def test_a_device_signs_one_set_of_survivors_only(masked: Round) -> None:
     device, everyone = masked.devices[0], masked.survivors.places
     device.state = steps.consent(device.state, Survivors(everyone), masked.configuration, masked.layout, device.key)
@@ -250,6 +261,7 @@ def test_a_device_signs_one_set_of_survivors_only(masked: Round) -> None:
     assert again == device.state
 
 
+@pytest.mark.attack("members", "two cohorts or two sets of survivors told to the devices of one round")
 def test_a_server_that_tells_two_halves_different_survivors_opens_nothing(masked: Round) -> None:
     """It wants both kinds of share of device 7: half is told that 7 is gone, half that it is there."""
     everyone = masked.survivors.places
@@ -284,6 +296,7 @@ def test_one_signature_counts_once_and_a_strangers_not_at_all(masked: Round) -> 
             steps.reveal(masked.devices[0].state, Consents(masked.survivors, tuple(consents)), masked.configuration)
 
 
+@pytest.mark.attack("members", "both shares of one device, to open its input alone")
 def test_no_device_ever_gives_both_shares_of_a_neighbour(masked: Round) -> None:
     masked.inputs.pop(3)  # 3 is said to have dropped out
     masked.consent()
@@ -296,6 +309,7 @@ def test_no_device_ever_gives_both_shares_of_a_neighbour(masked: Round) -> None:
 # What the server holds
 
 
+@pytest.mark.attack("members", "one device's update from every message of a round")
 def test_with_every_message_of_a_round_the_server_cannot_open_one_vector(masked: Round) -> None:
     """After an honest round it has a vector, the survivors' self-masks, and no pairwise key: what is left is noise."""
     masked.consent()
@@ -322,6 +336,7 @@ def test_a_threshold_of_shares_is_really_needed(masked: Round) -> None:
     assert hashlib.sha256(pooled).digest() != masked.cohort.members[7].seed_digest
 
 
+@pytest.mark.attack("members", "both shares of one device, to open its input alone")
 def test_a_drop_out_that_was_only_slow_stays_hidden(masked: Round) -> None:
     """Its vector arrived, but the survivors were fixed without it: its key is opened, its own mask is not."""
     late = masked.inputs.pop(7)
@@ -342,6 +357,7 @@ def test_a_drop_out_that_was_only_slow_stays_hidden(masked: Round) -> None:
 # Cheating devices
 
 
+@pytest.mark.attack("members", "a masked update that is nonsense, or shares that do not open")
 def test_wrong_shares_of_a_few_devices_do_not_change_the_sum_and_of_many_there_is_none(masked: Round) -> None:
     masked.consent()
     revealed = masked.reveal()
@@ -360,6 +376,7 @@ def test_wrong_shares_of_a_few_devices_do_not_change_the_sum_and_of_many_there_i
             )
 
 
+@pytest.mark.attack("members", "a sum that no honest cohort could have")
 def test_a_sum_that_no_honest_devices_could_have_is_refused(masked: Round) -> None:
     terms = masked.view.sum_layout(masked.layout, masked.configuration, 3)
     fed = dict.fromkeys(terms.segments, 8)
