@@ -33,6 +33,7 @@ class Code(StrEnum):
     """Codes that say more than the error's class."""
 
     NO_LABELS = "no_labels"  # no sample here has a label yet
+    NOT_NOW = "not_now"  # battery, temperature or quiet hours let no training begin
     LOW_DISK = "low_disk"  # less of the disk is free than the budget leaves
     UNREADABLE_RECORD = "unreadable_record"  # a record of the device's state, as a newer version writes it
     IN_USE = "in_use"  # another process has the file or directory

@@ -5,15 +5,13 @@ from __future__ import annotations
 import tempfile
 from pathlib import Path
 
-from homeroom.data.tasks.metrics import clearly_worse
 from homeroom.device.device import Device
 from homeroom.device.install import InstalledBundle, installed_bundle, runtime_for, upgrade_bundle
-from homeroom.device.local_samples import validation_scores
+from homeroom.device.reports import TrainReport
 from homeroom.device.resources.benchmark import run_benchmark
 from homeroom.errors import BundleError
-from homeroom.federation import enrolment, sync, versions
+from homeroom.federation import enrolment, sync
 from homeroom.runtime.bundle import install
-from homeroom.store import StoredVersion
 
 
 def try_bundle(source: Path, root: str | None, known: InstalledBundle | None = None) -> None:
@@ -60,17 +58,14 @@ def follow_bundle(device: Device) -> bool:
     return True
 
 
-def keep_the_better(device: Device, before: StoredVersion | None, learned: str) -> bool:
-    """Rolls back a training's version `learned` if it is clearly worse than `before`; returns whether it was.
+def keep_the_better(device: Device, report: TrainReport) -> bool:
+    """Rolls back a training's version if it is clearly worse than the one before; returns whether it was.
 
-    Both are scored on the validation subjects of that training. Its update is dropped unless sending has begun.
+    Its update is dropped unless sending has begun.
     """
-    store, bundle, graphs = device.store, device.bundle, device.graphs
-    ours = validation_scores(store, bundle, graphs, versions.theta_of(store, bundle, before))
-    theirs = validation_scores(store, bundle, graphs, store.versions.theta(learned))
-    present = store.versions.current()
-    if present is None or present.version_id != learned or not clearly_worse(theirs, ours):
+    present = device.store.versions.current()
+    if not report.worse or present is None or present.version_id != report.version_id:
         return False
     device.rollback()
-    device.store.outbox.call_off(learned)
+    device.store.outbox.call_off(report.version_id)
     return True

@@ -6,6 +6,7 @@ page hands it jobs through `ask`.
 
 from __future__ import annotations
 
+import datetime
 import logging
 import os
 import queue
@@ -33,7 +34,7 @@ from homeroom.system.attempt import attempt
 
 log = logging.getLogger("homeroom.agent")
 SYNC_RETRY_S = (300.0, 21_600.0)  # after a failed sync: first and longest wait
-TRAINING_RETRY_S = 300.0  # after a training that could not start or was stopped
+TRAINING_RETRY_S = (300.0, 21_600.0)  # after a training that could not start or was stopped: first and longest wait
 CLOCK_TOLERANCE_S = 900.0  # of the clock against the aggregator's, before the status tells it
 
 Job = tuple[Callable[[Device], Any], "Future[Any]"]
@@ -58,11 +59,19 @@ class AgentSettings:
 
 
 class LastTraining(msgspec.Struct, frozen=True):
-    """The mark of the data that the last finished training used, and the seconds spent on a day."""
+    """The mark of the data that the last finished training used, and the seconds spent on a day.
+
+    `failed`: mark of the data that could not be trained on, `why`, how often it was tried, and when it is again (UTC,
+    ISO 8601), unless something changes before.
+    """
 
     mark: str = ""
     day: str = ""
     seconds: float = 0.0
+    failed: str = ""
+    why: str = ""
+    failures: int = 0
+    again: str = ""
 
 
 LAST_TRAINING = json_record("agent.training", LastTraining)
@@ -210,14 +219,17 @@ class Agent:
             return self.say(training_waits="")
         today = clock.local_now().date().isoformat()
         left = self.settings.budget.minutes - (known.seconds / 60 if known.day == today else 0.0)
-        if not self.in_window():
+        if mark == known.failed and clock.timestamp() < known.again:
+            wait_s = (datetime.datetime.fromisoformat(known.again) - clock.now()).total_seconds()
+            self._again_s = time.monotonic() + max(0.0, wait_s)
+            waits = known.why
+        elif not self.in_window():
             waits = "its hours have not come"
         elif left <= 0.05:
             waits = "today's minutes are spent"
         if waits:
             return self.say(training_waits=waits)
         self.say(doing="training", training_waits="")
-        before = device.store.versions.current()
         began = time.monotonic()
         spent = known.seconds if known.day == today else 0.0
         try:
@@ -226,24 +238,37 @@ class Agent:
         except TrainError as problem:
             if problem.code == Code.NO_LABELS:
                 return LAST_TRAINING.write(device.store, LastTraining(mark, today, spent))
-            self._again_s = time.monotonic() + TRAINING_RETRY_S
+            self._note_failure(device, known, mark, problem)
             raise
         finally:
             spent += time.monotonic() - began
         LAST_TRAINING.write(device.store, LastTraining(mark if report.finished else known.mark, today, spent))
         log.info("trained %d epochs on %d samples in %.0f s", report.epochs, report.samples, report.seconds)
-        back = bundle_updates.keep_the_better(device, before, report.version_id)
+        back = bundle_updates.keep_the_better(device, report)
         if back:
             log.warning("what was learned is clearly worse than before and is not used")
         self._next_sync_s = 0.0
         if not report.finished:
-            self._again_s = time.monotonic() + TRAINING_RETRY_S
+            self._again_s = time.monotonic() + TRAINING_RETRY_S[0]
         return self.say(
             last_trained=clock.timestamp(),
             trained_samples=report.samples,
             rolled_back=self.status.rolled_back + back,
             training_waits="" if report.finished else report.stopped,
         )
+
+    def _note_failure(self, device: Device, known: LastTraining, mark: str, problem: TrainError) -> None:
+        """Remembers why the present data cannot be trained on, and waits longer each time until they change."""
+        if problem.code in (Code.NOT_NOW, Code.LOW_DISK):
+            self._again_s = time.monotonic() + TRAINING_RETRY_S[0]
+            return
+        failures = known.failures + 1 if known.failed == mark else 1
+        first, longest = TRAINING_RETRY_S
+        wait_s = min(longest, first * 2.0 ** (failures - 1))
+        again = (clock.now() + datetime.timedelta(seconds=wait_s)).isoformat(timespec="seconds")
+        changes = {"failed": mark, "why": problem.what, "failures": failures, "again": again}
+        LAST_TRAINING.write(device.store, msgspec.structs.replace(known, **changes))
+        self._again_s = time.monotonic() + wait_s
 
     def _sync_due(self, device: Device | None = None) -> bool:
         joined = self.status.joined if device is None else enrolment.has_joined(device.store)

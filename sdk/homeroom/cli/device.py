@@ -146,6 +146,8 @@ def _show_training(report: TrainReport) -> None:
         if report.plan.seconds is not None:
             predicted = f"predicted {report.plan.seconds:.1f} s and {report.plan.megabytes:.0f} MB"
             say(f"  {predicted}; took {report.seconds:.1f} s and {report.megabytes:.0f} MB")
+    if report.worse:
+        say("  clearly worse than the model before, on the same pupils: `homeroom device undo` goes back to that one")
     if not report.finished:
         say(f"  {report.stopped}: run it again to go on")
     say(f"  update: {report.update}")

@@ -11,6 +11,8 @@ import numpy as np
 from homeroom.data.samples import StoredSample
 from homeroom.data.tasks import needs_no_label
 from homeroom.data.tasks.metrics import Score
+from homeroom.data.validation import check_label
+from homeroom.errors import InputError
 from homeroom.federation import agreement, versions
 from homeroom.federation.policy import may_teach, policy_in_force
 from homeroom.runtime.bundle import Bundle
@@ -25,13 +27,28 @@ from homeroom.train.settings import Settings, advised
 
 
 def training_samples(store: Store, bundle: Bundle, subject: str | None = None) -> Sequence[StoredSample]:
-    """The stored samples (of one subject, if named) that may be trained on, without their quarantined inputs."""
+    """The stored samples (of one subject, if named) that may be trained on, without their quarantined inputs.
+
+    Those with a number as label that an earlier release took, and that no training can learn, are quarantined.
+    """
     policy, manifest = policy_in_force(store), bundle.manifest
+    tasks, wrong = {task.name: task for task in manifest.tasks}, dict[str, str]()
 
     def chosen(sample: StoredSample) -> bool:
-        return may_teach(policy, sample, needs_no_label(manifest)) and subject in (None, sample.subject)
+        if not may_teach(policy, sample, needs_no_label(manifest)) or subject not in (None, sample.subject):
+            return False
+        for name, label in sample.labels.items():
+            if isinstance(label, float) and name in tasks:
+                try:
+                    check_label(tasks[name], label)
+                except InputError as problem:
+                    wrong[sample.sample_id] = f"labels.{name}: {problem.what}"
+        return sample.sample_id not in wrong
 
-    return LazySamples(store.select(chosen), lambda sample: training_view(sample, manifest))
+    samples = store.select(chosen)
+    if wrong:
+        store.quarantine(wrong)
+    return LazySamples(samples, lambda sample: training_view(sample, manifest))
 
 
 def to_examples(

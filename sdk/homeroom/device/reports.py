@@ -36,4 +36,5 @@ class TrainReport:
     plan: TrainingPlan | None = None
     by_language: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)  # scores, where there are several
     profile: Profile | None = None  # of a training for one person; nothing else changed then
+    worse: bool = False  # clearly worse on the validation subjects than the version in use before
     settled_after: int | None = None  # epochs, after which the heads alone moved

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import msgspec
 
 from homeroom.data.samples import StoredSample
+from homeroom.data.tasks.metrics import Score, clearly_worse
 from homeroom.device import profiles
 from homeroom.device.local_samples import to_examples, training_samples
 from homeroom.device.plan import check_budget, plan_training
@@ -74,6 +75,7 @@ def train(run: TrainingRun) -> TrainReport:
         )
     result = _fit(run, data)
     scores = evaluate(run.graphs, data.validation, result.theta) if data.validation else {}
+    worse = bool(scores) and clearly_worse(scores, _scores_before(run, data.validation))
     version_id, update = _store(run, data, result, len(samples), clipped)
     run.store.back_up()
     return TrainReport(
@@ -93,8 +95,15 @@ def train(run: TrainingRun) -> TrainReport:
         megabytes=run.watch.peak_bytes / 1e6,
         plan=chosen,
         by_language=by_language(run.graphs, data.validation, result.theta) if data.validation else {},
+        worse=worse,
         settled_after=result.frozen_after,
     )
+
+
+def _scores_before(run: TrainingRun, validation: Dataset | None) -> Mapping[str, Score]:
+    """Scores of the theta in use on the validation subjects, by task; none without such subjects."""
+    theta = versions.theta_of(run.store, run.bundle, run.store.versions.current())
+    return evaluate(run.graphs, validation, theta) if validation else {}
 
 
 def _plan(run: TrainingRun) -> tuple[Sequence[StoredSample], TrainingPlan]:

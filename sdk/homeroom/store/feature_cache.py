@@ -31,8 +31,7 @@ class FeatureCache:
     def _open(self) -> Database:
         try:
             database = Database(self.path, durable=False)
-            with database.refusals():
-                database.connection.executescript(CACHE)
+            database.write(CACHE)
             if self.path.stat().st_size <= CHECKED_AT_OPEN_BYTES and database.check():
                 database.close()
                 raise DamagedError(str(self.path))

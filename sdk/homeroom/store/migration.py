@@ -16,7 +16,7 @@ from homeroom.store import schema
 from homeroom.store.backup import Backup
 from homeroom.store.master_keys import KeyRing, MasterKeys, find_master_keys
 from homeroom.store.open import is_device, locked, missing_key_error, read_device_file
-from homeroom.store.repair import find_store_id, finish_restore, first_value_of_copy, newer_store_error
+from homeroom.store.repair import find_store_id, finish_restore, is_newer, newer_store_error
 from homeroom.system import hardware
 from homeroom.system.files import replace_durable, sync_directory, write_durable
 from homeroom.system.sqlite import SQLITE_ERRORS
@@ -52,7 +52,7 @@ def plan_migration(directory: Path, keys: MasterKeys | None = None) -> Migration
     with locked(directory), _reading(path) as store:
         present = _first(store, "PRAGMA user_version")
         if present > schema.SCHEMA_VERSION:
-            if first_value_of_copy(directory, "PRAGMA user_version") in (None, present):
+            if is_newer(directory, present):
                 raise newer_store_error(path, present)
             what = f"is damaged: it claims to be of version {present}, and its copy of another"
             raise StoreError(what, where=str(path), remedy="open it: it is then repaired")

@@ -25,6 +25,7 @@ from homeroom.system.sqlite import SQLITE_ERRORS, Database, connect
 CHECKED_AT_OPEN_BYTES = 64 << 20  # a larger store is checked before it is read or copied, not at every opening
 DAMAGE_MARK = "damaged"  # a file: SQLite found damage, so the next opening checks everything
 LOST = "was damaged and is lost: the copy does not have it"
+PLAUSIBLE_VERSIONS_AHEAD = 100  # of a store that a newer homeroom wrote
 FIRST_CHECKED_VERSION = 3  # of a store whose rows are checked before it is migrated
 SQLITE_LOG_SUFFIXES = ("-wal", "-shm", "-journal")
 SALVAGED = """SELECT name FROM sqlite_schema WHERE type = 'table' AND name NOT LIKE 'sqlite_%'
@@ -66,9 +67,7 @@ def discard(directory: Path) -> None:
 def migrate(database: Database, key_ring: KeyRing) -> None:
     """Migrates an older store to this version; the copy made first stays beside the new one, to go back by."""
     present = database.one("PRAGMA user_version")[0]
-    if present > schema.SCHEMA_VERSION and (
-        first_value_of_copy(database.path.parent, "PRAGMA user_version") in (None, present)
-    ):
+    if is_newer(database.path.parent, present):
         raise newer_store_error(database.path, present)
     if not migrations.OLDEST_SCHEMA_VERSION <= present <= schema.SCHEMA_VERSION:
         raise DamagedError(f"it claims to be of version {present}")
@@ -90,17 +89,28 @@ def migrate(database: Database, key_ring: KeyRing) -> None:
     backup.make(database)
 
 
+def is_newer(directory: Path, present: int) -> bool:
+    """Whether a newer homeroom wrote the store: its copy may still be of before a migration that was cut short.
+
+    A number far beyond this version's, which the copy does not have, is damage.
+    """
+    if present <= schema.SCHEMA_VERSION + PLAUSIBLE_VERSIONS_AHEAD:
+        return present > schema.SCHEMA_VERSION
+    return first_value_of_copy(directory, "PRAGMA user_version") in (None, present)
+
+
 def newer_store_error(path: Path, present: int) -> StoreError:
     """The error of a store that a newer homeroom wrote."""
     what = f"device.db has version {present}, newer than {schema.SCHEMA_VERSION}"
-    return StoreError(what, where=str(path), remedy="update homeroom")
+    return StoreError(what, where=str(path), remedy="update homeroom")  # nothing was changed
 
 
 def check_shape(database: Database) -> None:
     """DamagedError unless the tables are those of this version: a flipped bit in a name is no error to SQLite."""
     expected = Database(Path(":memory:"))
     try:
-        expected.connection.executescript(schema.DEVICE)
+        for statement in filter(str.strip, schema.DEVICE.split(";")):
+            expected.write(statement)
         if expected.shape() != database.shape():
             raise DamagedError("its tables are not those of a store")
     finally:

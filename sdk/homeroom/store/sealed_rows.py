@@ -17,6 +17,7 @@ ID_FIELDS = ("labels", "consent", "source", "retain_until", "language")  # they 
 SAMPLE_COLUMNS = "sample_id, subject_id, content, facts, aside"
 SAMPLE_TAG = sha256(b"sample").digest()
 INPUT_NAME = "content || '/' || place"
+HAS_TABLE = "SELECT 1 FROM sqlite_schema WHERE name = ?"
 SELECT_BODY = "SELECT body FROM inputs WHERE content = ? AND place = ?"
 
 
@@ -179,7 +180,7 @@ def broken_rows(database: Database, keys: DataKeys, *, bodies: bool) -> Iterator
     for name, data in database.rows("SELECT update_id, data FROM updates"):
         if not device.holds(data, "updates.data", name):
             yield BrokenRow("updates", "update_id", name)
-    for table, key, column, owner in SEALED_TWICE:
+    for table, key, column, owner in SEALED_TWICE if database.one(HAS_TABLE, ("profiles",)) else ():  # since version 2
         for name, body, subject_id in database.each(f"SELECT {key}, {column}, {owner} FROM {table}"):
             subject, associated_data = subjects.get(subject_id), (f"{table}.{column}", name)
             if subject is None or not (

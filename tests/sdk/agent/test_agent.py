@@ -34,6 +34,7 @@ from homeroom.errors import (
     TrainError,
     TrustError,
 )
+from homeroom.system import clock
 from homeroom.train.settings import Settings as TrainSettings
 
 NAME = "Wolframina Secretsson"  # a pupil's name, which must not be written down in the open
@@ -222,17 +223,46 @@ def test_a_clearly_worse_model_is_taken_back_and_its_update_not_sent(place: Path
     with Device.open(place / "device", threads=1) as device:
         device.add(*(Sample(**row) for row in tiny.samples(120, 0, subjects=20)))
         good = device.train(settings=TrainSettings(epochs=15, patience=20))
-        before = device.store.versions.current()
-        assert not bundle_updates.keep_the_better(device, None, good.version_id), (
-            "it is better than the bundle's own theta"
-        )
+        assert not bundle_updates.keep_the_better(device, good), "it is better than the bundle's own theta"
         bad = device.train(settings=TrainSettings(epochs=1, learning_rate=30.0, seed=0))
         device.store.outbox.queue(bad.version_id, b"signed", 0, [], device.bundle.bundle_id)
-        assert bundle_updates.keep_the_better(device, before, bad.version_id)
+        assert (good.worse, bad.worse) == (False, True)
+        assert bundle_updates.keep_the_better(device, bad)
         present = device.store.versions.current()
         assert present is not None
         assert present.version_id == good.version_id
         assert device.store.outbox.pending() == []
+
+
+def test_labels_that_cannot_be_taught_are_tried_again_later_and_later_or_when_something_changes(
+    place: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now, tries = datetime.datetime(2026, 12, 1, tzinfo=datetime.UTC), 0
+
+    def refuse(*_: Any, **__: Any) -> None:
+        nonlocal tries
+        tries += 1
+        raise TrainError("no sample has a label that its inputs can teach")
+
+    monkeypatch.setattr(clock, "now", lambda: now)
+    monkeypatch.setattr(Device, "train", refuse)
+    agent = made(place)
+    waits = []
+    with Device.open(place / "device", threads=1) as device:
+        device.add(Sample(word="x", labels={"category": "fish"}))
+        for minutes in range(0, 600, 5):
+            now = datetime.datetime(2026, 12, 1, tzinfo=datetime.UTC) + datetime.timedelta(minutes=minutes)
+            before = tries
+            agent._attempt("training", lambda: agent._train(device))
+            if tries > before:
+                waits.append(minutes)
+                assert "can teach" in agent.status.problems["training"]
+            else:
+                assert "can teach" in agent.status.training_waits
+        assert waits == [0, 5, 15, 35, 75, 155, 315], "twice as long each time"
+        device.add(Sample(word="y", labels={"category": "fish"}))
+        agent._attempt("training", lambda: agent._train(device))
+        assert tries == len(waits) + 1, "something changed"
 
 
 def newer(made: tiny.Tiny, folder: Path, version: int = 2) -> Path:

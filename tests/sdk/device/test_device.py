@@ -20,6 +20,7 @@ from homeroom.cli.commands import COMMANDS, EXTRAS
 from homeroom.cli.main import main
 from homeroom.contract.signing import certify
 from homeroom.contract.version import make_version
+from homeroom.data.samples import StoredSample
 from homeroom.data.tasks.metrics import Score
 from homeroom.errors import BundleError, InputError, StoreError, TrainError, TrustError
 from homeroom.federation import sync, versions
@@ -313,3 +314,15 @@ def test_a_command_whose_part_is_not_installed_names_it(
         main(["bundle", "export", "recipe.toml", "out"])
     assert ended.value.code == 13
     assert "pip install 'homeroom[exporter]'" in capsys.readouterr().err
+
+
+def test_a_stored_number_that_cannot_be_learned_is_set_apart_and_said(tiny_bundle: tiny.Tiny, tmp_path: Path) -> None:
+    """An earlier release took it."""
+    with Device.open(tmp_path / "device", tiny_bundle.path, tiny_bundle.root, threads=1) as device:
+        device.add(*(Sample(**row) for row in tiny.samples(12, 0)))
+        (bad,) = device.store.add([StoredSample(inputs={"word": ["x"]}, labels={"weight": 1e308}, subject="p")])
+        report = device.train(epochs=1)
+        assert report.samples == 12
+        (sample,) = [sample for sample in device.set_aside() if sample.sample_id == bad]
+        assert "labels.weight" in sample.aside
+        assert "too far" in sample.aside

@@ -265,6 +265,18 @@ def test_a_dry_run_refuses_what_opening_would_refuse(tmp_path: Path, monkeypatch
     assert files(tmp_path) == before
 
 
+@pytest.mark.parametrize("version", [1, 2, 3])
+def test_a_damaged_store_of_an_older_version_is_restored_from_its_copy(tmp_path: Path, version: int) -> None:
+    with open_store(tmp_path) as store:
+        store.add([make_sample(n, f"p-{n % 2}") for n in range(5)])
+    make_older(tmp_path, version)
+    path = tmp_path / "device" / "device.db"
+    path.write_bytes(path.read_bytes()[:5000])
+    with open_store(tmp_path) as store:
+        assert numbers(store) == [0, 1, 2, 3, 4]
+        assert "restored from the last copy" in store.damage()[0]
+
+
 def test_a_key_that_is_away_is_told_from_one_that_was_destroyed(tmp_path: Path) -> None:
     filled(tmp_path)
     open_store(tmp_path).close()

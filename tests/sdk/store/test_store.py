@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import datetime
 import shutil
 import sqlite3
@@ -303,6 +304,24 @@ def test_a_store_of_a_newer_homeroom_is_left_alone(tmp_path: Path) -> None:
     with pytest.raises(StoreError, match="update homeroom"):
         open_store(tmp_path)
     assert path.read_bytes() == before
+
+
+def test_a_newer_store_whose_copy_is_of_before_is_not_replaced_by_it(tmp_path: Path) -> None:
+    """A newer homeroom migrated it, and the power went before the copy was made."""
+    with open_store(tmp_path) as store:
+        store.add([make_sample(0)])
+    path = tmp_path / "device" / "device.db"
+    with contextlib.closing(sqlite3.connect(path)) as raw:
+        raw.execute(f"PRAGMA user_version = {schema.SCHEMA_VERSION + 1}")
+    before = path.read_bytes()
+    with pytest.raises(StoreError, match="update homeroom"):
+        open_store(tmp_path)
+    assert path.read_bytes() == before
+    with contextlib.closing(sqlite3.connect(path)) as raw:
+        raw.execute("PRAGMA user_version = 1073741828")  # a flipped bit
+    with open_store(tmp_path) as store:
+        assert numbers(store) == [0]
+        assert "claims to be of version" in store.damage()[0]
 
 
 def test_an_older_store_is_copied_and_then_brought_up_to_date(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -85,7 +85,7 @@ class Budget:
         """Starts the clock; raises TrainError where a limit other than time and memory is spent already."""
         watch = BudgetWatch(self, directory)
         if spent := watch.look():
-            code = Code.LOW_DISK if spent.limit == "disk" else ""
+            code = Code.LOW_DISK if spent.limit == "disk" else Code.NOT_NOW
             what = f"it does not train now: {spent}"
             raise TrainError(what, code=code, where=str(directory), remedy="run it again later")
         return watch
