@@ -115,14 +115,14 @@ def _open_database(
             database, keys = _open_sound(path, store_id, key_ring, backup)
         except DamagedError:
             raise repair.beyond_repair_error(directory) from None
-    try:
+    with contextlib.ExitStack() as undo:
+        undo.callback(database.close)
         cache = FeatureCache(directory / "cache.db")
+        undo.callback(cache.close)
         today = RetentionClock(clock.now().date())
         context = StoreContext(directory, store_id, master_keys, key_ring, lock, database, keys, cache, backup, today)
         _recover(context, damage)
-    except BaseException:
-        database.close()
-        raise
+        undo.pop_all()
     return context
 
 
