@@ -77,7 +77,7 @@ def forget_digests(home: Path) -> None:
     """Rewrites the key rings as a release that knows no digests leaves them."""
     for path in (home / "keys").glob("*.json"):
         ring = msgspec.json.decode(path.read_bytes())
-        for field in ("digest_key", "digest_state", "session", "writing", "edited"):
+        for field in ("digest_key", "digest_state", "session", "writing", "edited", "kept"):
             ring.pop(field, None)
         path.write_bytes(msgspec.json.encode(ring))
 

@@ -26,12 +26,14 @@ from homeroom.federation.versions import newest_global
 from homeroom.runtime.bundle import Bundle
 from homeroom.store import Store
 from homeroom.store.device_state import StateRecord, json_record
+from homeroom.system.attempt import ENDED, attempt, cut_short
 from homeroom.system.files import write_durable
 
 SEALING_KEY = StateRecord[X25519PrivateKey](  # opens answers
     "identity.sealing", lambda key: key.private_bytes_raw(), X25519PrivateKey.from_private_bytes
 )
 PENDING_INVITATION = json_record("identity.joining", Invitation)  # its code goes out with the next message
+READING_FILE = "reading-answer.json"  # the mark of the answer that is being read
 # for updates; the rest waits for the next message
 UPDATES_LIMIT_BYTES = offline_message.OFFLINE_MESSAGE_LIMIT_BYTES - (4 << 20)
 
@@ -148,6 +150,22 @@ def import_answer(
         raise InputError(
             "there is no answer for this device", where=str(path), remedy="take the message to the aggregator first"
         )
+    mark = store.directory / READING_FILE
+    if (before := cut_short(mark)) is not None and before.name == path.name:
+        aside = path.with_name(f"{path.name}.refused")
+        path.replace(aside)
+        mark.unlink()
+        raise InputError(ENDED, where=str(path), remedy=f"it is {aside.name} now; ask the district for another answer")
+    with attempt(mark, path.name):
+        return _import_answer(store, bundle, path, root, score)
+
+
+def _import_answer(
+    store: Store, bundle: Bundle, path: Path, root: str, score: Callable[[np.ndarray], Scores]
+) -> ImportedAnswer:
+    key = enrolment.device_key(store)
+    if key is None:
+        raise _not_joined(store)
     data, where = read(path, offline_message.ANSWER_LIMIT_BYTES), str(path)
     trusted = {"device": public_hex(key), "root_fingerprint": root, "where": where}
     header, version = offline_message.read_answer(data, _sealing_key(store), **trusted)

@@ -60,11 +60,10 @@ def install_policy(store: Store, bundle: Bundle, path: Path, root: str) -> Polic
 def policy_in_force(store: Store) -> Policy | None:
     """The institution's policy that this device keeps, if it has one.
 
-    Raises EditedError where there is none but may have been one: an edit of the store is not accepted.
+    Raises EditedError where it was removed: without it nothing is added or trained until the store is accepted.
     """
     policy = POLICY.read(store)
-    if policy is None:
-        store.check_unedited()
+    store.keep(POLICY.name, policy is not None)
     return policy
 
 

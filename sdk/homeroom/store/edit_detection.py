@@ -109,11 +109,20 @@ def check_unedited(context: StoreContext) -> None:
         raise EditedError(context.key_ring.edited, str(context.directory))
 
 
+def keep(context: StoreContext, name: str, is_there: bool) -> None:
+    """Notes in the key ring that a record is there; raises EditedError where one that was noted is gone."""
+    noted = name in context.key_ring.kept
+    if noted and not is_there:
+        raise EditedError(f"its record {name!r} was removed", str(context.directory))
+    if is_there and not noted:
+        context.change_key_ring(kept=(*context.key_ring.kept, name))
+
+
 def accept_edits(context: StoreContext) -> str:
     """Accepts the store as it is; returns what had been noticed, empty if nothing was."""
     edited = context.key_ring.edited
     if edited:
         with context.step("accepted as it is"):
             pass
-        context.change_key_ring(edited="")
+        context.change_key_ring(edited="", kept=())
     return edited

@@ -37,6 +37,7 @@ class KeyRing(msgspec.Struct, frozen=True, kw_only=True):
     digest_state: of the digests, at the last close or before the session of writing under way.
     session: counts sessions of writing; `writing`: whether one is under way, or was cut short.
     edited: edits that were noticed and not accepted, in words.
+    kept: names of records that may not go by themselves.
     """
 
     keys: dict[int, str]
@@ -49,6 +50,7 @@ class KeyRing(msgspec.Struct, frozen=True, kw_only=True):
     session: int = 0
     writing: bool = False
     edited: str = ""
+    kept: tuple[str, ...] = ()
 
     @property
     def newest(self) -> int:

@@ -234,6 +234,10 @@ class Store:
         """Raises EditedError while an edit is not accepted: nothing may be sent then."""
         edit_detection.check_unedited(self._context)
 
+    def keep(self, name: str, is_there: bool) -> None:
+        """Notes that a record is there; raises EditedError where one that was noted is gone."""
+        edit_detection.keep(self._context, name, is_there)
+
     def accept_edits(self) -> str:
         """Accepts the store as it is, after an older copy was put back; returns what had been noticed, or ""."""
         return edit_detection.accept_edits(self._context)

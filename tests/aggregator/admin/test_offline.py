@@ -10,6 +10,7 @@ import msgspec
 import numpy as np
 import pytest
 from click.testing import CliRunner
+from conftest import Attack
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 from hypothesis import given
 from hypothesis import strategies as st
@@ -105,6 +106,35 @@ def test_two_schools_that_never_had_a_network_make_a_version_together(
         device.close()
     assert not [path for path in stick.rglob("*") if path.suffix in (".letter", ".answer")]
     assert version_of(district) == 1
+
+
+@pytest.mark.attack("bounds", "an entry that kills its reader")
+def test_an_answer_that_ends_its_reader_is_set_apart_after_one_try(
+    tmp_path: Path, district: Path, stick: Path, attack: Attack, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    device = school(tmp_path, district)
+    device.carry_out(stick)
+    deliver(district, stick)
+    (answer,) = stick.rglob("*.answer")
+
+    class EndOfProcessError(BaseException):
+        pass
+
+    def end(*_: object, **__: object) -> None:
+        raise EndOfProcessError
+
+    with monkeypatch.context() as patch:
+        patch.setattr(offline.offline_message, "read_answer", end)
+        patch.setattr(Path, "unlink", lambda *_, **__: None)  # a process that is killed removes no mark
+        with pytest.raises(EndOfProcessError):
+            device.carry_in(stick)
+    with pytest.raises(InputError, match="ended without a word") as refused:
+        device.carry_in(stick)
+    attack.noticed = str(refused.value)
+    attack.got = answer.exists()
+    answer.with_name(f"{answer.name}.refused").rename(answer)
+    assert device.carry_in(stick).joined, "given back, it is tried again"
+    device.close()
 
 
 def test_a_letter_counts_once_however_often_it_is_delivered(tmp_path: Path, district: Path, stick: Path) -> None:

@@ -275,6 +275,24 @@ def test_a_policy_that_was_lost_fails_closed(tmp_path: Path, attack: Attack) -> 
         except HomeroomError as problem:
             attack.noticed = str(problem)
         assert any("policy" in line for line in store.damage())
+        assert "secrets" in store.accept_edits()
+        assert policy_in_force(store) is None, "accepted as it is"
+
+
+def test_an_older_copy_of_a_device_without_a_policy_goes_on_training(tmp_path: Path) -> None:
+    from homeroom.federation.policy import policy_in_force
+
+    fill(tmp_path)
+    with open_store(tmp_path) as store:
+        store.put_secret("policy", None)
+    shutil.copytree(tmp_path / "device", tmp_path / "old")
+    with open_store(tmp_path) as store:
+        store.add([make_sample(60)])
+    shutil.rmtree(tmp_path / "device")
+    shutil.copytree(tmp_path / "old", tmp_path / "device")
+    with open_store(tmp_path) as store:
+        assert store.edited == OLDER_STORE
+        assert policy_in_force(store) is None
 
 
 def test_what_was_noticed_stays_noticed_through_a_restart_and_more_edits(tmp_path: Path) -> None:
