@@ -59,22 +59,27 @@ class AgentSettings:
 
 
 class LastTraining(msgspec.Struct, frozen=True):
-    """The mark of the data that the last finished training used, and the seconds spent on a day.
-
-    `failed`: mark of the data that could not be trained on, `why`, how often it was tried, and when it is again (UTC,
-    ISO 8601), unless something changes before.
-    """
+    """The mark of the data that the last finished training used, and the seconds spent on a day."""
 
     mark: str = ""
     day: str = ""
     seconds: float = 0.0
-    failed: str = ""
+
+
+class FailedTraining(msgspec.Struct, frozen=True):
+    """The mark of the data that could not be trained on, why, and how often it was tried.
+
+    `again`: when it is tried again (UTC, ISO 8601), unless something changes before.
+    """
+
+    mark: str = ""
     why: str = ""
-    failures: int = 0
+    tries: int = 0
     again: str = ""
 
 
 LAST_TRAINING = json_record("agent.training", LastTraining)
+FAILED_TRAINING = json_record("agent.failed", FailedTraining)
 
 
 class Agent:
@@ -219,10 +224,11 @@ class Agent:
             return self.say(training_waits="")
         today = clock.local_now().date().isoformat()
         left = self.settings.budget.minutes - (known.seconds / 60 if known.day == today else 0.0)
-        if mark == known.failed and clock.timestamp() < known.again:
-            wait_s = (datetime.datetime.fromisoformat(known.again) - clock.now()).total_seconds()
+        failed = FAILED_TRAINING.read(device.store) or FailedTraining()
+        if mark == failed.mark and clock.timestamp() < failed.again:
+            wait_s = (datetime.datetime.fromisoformat(failed.again) - clock.now()).total_seconds()
             self._again_s = time.monotonic() + max(0.0, wait_s)
-            waits = known.why
+            waits = failed.why
         elif not self.in_window():
             waits = "its hours have not come"
         elif left <= 0.05:
@@ -238,7 +244,7 @@ class Agent:
         except TrainError as problem:
             if problem.code == Code.NO_LABELS:
                 return LAST_TRAINING.write(device.store, LastTraining(mark, today, spent))
-            self._note_failure(device, known, mark, problem)
+            self._note_failure(device, failed.tries if mark == failed.mark else 0, mark, problem)
             raise
         finally:
             spent += time.monotonic() - began
@@ -257,17 +263,15 @@ class Agent:
             training_waits="" if report.finished else report.stopped,
         )
 
-    def _note_failure(self, device: Device, known: LastTraining, mark: str, problem: TrainError) -> None:
+    def _note_failure(self, device: Device, tries: int, mark: str, problem: TrainError) -> None:
         """Remembers why the present data cannot be trained on, and waits longer each time until they change."""
         if problem.code in (Code.NOT_NOW, Code.LOW_DISK):
             self._again_s = time.monotonic() + TRAINING_RETRY_S[0]
             return
-        failures = known.failures + 1 if known.failed == mark else 1
         first, longest = TRAINING_RETRY_S
-        wait_s = min(longest, first * 2.0 ** (failures - 1))
+        wait_s = min(longest, first * 2.0**tries)
         again = (clock.now() + datetime.timedelta(seconds=wait_s)).isoformat(timespec="seconds")
-        changes = {"failed": mark, "why": problem.what, "failures": failures, "again": again}
-        LAST_TRAINING.write(device.store, msgspec.structs.replace(known, **changes))
+        FAILED_TRAINING.write(device.store, FailedTraining(mark, problem.what, tries + 1, again))
         self._again_s = time.monotonic() + wait_s
 
     def _sync_due(self, device: Device | None = None) -> bool:

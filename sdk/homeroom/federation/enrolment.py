@@ -15,7 +15,7 @@ from homeroom.contract.invitation import Enrolment, Invitation, enrolment_of
 from homeroom.contract.round import RoundConfiguration
 from homeroom.contract.signing import Certificate, new_key, public_hex
 from homeroom.errors import BundleError, InputError, TrustError
-from homeroom.federation.agreement import ROUND
+from homeroom.federation import agreement
 from homeroom.federation.network.settings import NetworkSettings
 from homeroom.runtime.bundle import Bundle
 from homeroom.store import Store
@@ -177,4 +177,4 @@ def follow_bundle(store: Store, bundle: Bundle) -> None:
 
     if (enrolment := ENROLMENT.read(store)) is not None:
         ENROLMENT.write(store, msgspec.structs.replace(enrolment, bundle_id=bundle.bundle_id))
-        ROUND.write(store, None)  # what was promised stays
+        agreement.ROUND.write(store, None)  # what was promised stays
