@@ -3,16 +3,27 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 import tiny
 
 from browser.district import District, built
+from homeroom_aggregator.admin import new_district
+from homeroom_aggregator.admin.folder import create_folder
+from homeroom_aggregator.admin.invitations import InvitationRequest
 
 pytestmark = pytest.mark.extra
 playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
 
-PAGES = ("", "schools", "segments", "privacy", "versions", "audit", "versions/1/back")
+ACTIONS = (
+    "versions/1/back",
+    "do/consent?about=Oak Street School",
+    "do/release",
+    "do/buffer?about=2",
+    "do/revoke?about=KEY",
+)
+PAGES = ("", "schools", "segments", "privacy", "versions", "audit", "versions/1/back", *ACTIONS)
 FOCUSED = """() => {
   const e = document.activeElement, s = getComputedStyle(e), r = e.getBoundingClientRect();
   if (e === document.body) return ["", "", true];
@@ -50,8 +61,10 @@ def test_axe_finds_no_violation_and_nothing_is_cut_off(
     axe, said = Axe(), list[str]()
     page = opened(browser, district, size, scheme)
     page.on("console", lambda message: said.append(message.text))
+    key = next(row["device"] for row in district.service.members.every() if row["role"] == "device")
     for place in PAGES:
-        page.goto(f"{district.address}/dashboard/{place}".rstrip("/"))
+        answer = page.goto(f"{district.address}/dashboard/{place}".rstrip("/").replace("KEY", key))
+        assert answer.status == 200, place
         for summary in page.locator("summary").all():
             summary.click()
         found = axe.run(page)
@@ -103,6 +116,59 @@ def test_a_screen_reader_hears_the_page(browser: playwright.Browser, district: D
     for heard in ('heading "Schools" [level=1]', 'heading "Hill School" [level=2]', 'navigation "Pages"', "main"):
         assert heard in tree
     assert " now" in tree, "the drawings say their figures"
+    page.close()
+
+
+def test_what_needs_a_person_names_the_school_and_its_button_does_it(
+    browser: playwright.Browser, district: District
+) -> None:
+    page = opened(browser, district, "phone", "light")
+    needs = page.get_by_role("region", name="Needs you")
+    assert "Oak Street School: its updates are refused until its consent is recorded" in needs.inner_text()
+    needs.get_by_role("link", name="Record the consent of Oak Street School").click()
+    page.get_by_role("button", name="Record the consent of Oak Street School").click()
+    assert "/do/consent" in page.url, "the browser asks for a reason first"
+    page.get_by_label("Who gave it, and how?").fill("Ms Lee, letter of 3 March")
+    page.get_by_role("button", name="Record the consent of Oak Street School").click()
+    page.wait_for_url("**/dashboard/schools")
+    assert "Ms Lee, letter of 3 March, recorded today" in page.locator("main").inner_text()
+    before = district.service.reader.newest()
+    page.get_by_role("link", name="Overview", exact=True).click()
+    page.get_by_role("link", name="Release now").click()
+    page.get_by_label("Why?").fill("The lesson is tomorrow.")
+    page.get_by_role("button", name="Release now").click()
+    page.wait_for_url("**/dashboard")
+    assert district.service.reader.newest() == before + 1
+    page.get_by_role("link", name="Audit", exact=True).click()
+    page.wait_for_url("**/dashboard/audit")
+    said = page.locator("main").inner_text()
+    assert "operator chose “Release now” on the dashboard: The lesson is tomorrow." in said
+    page.close()
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("size", list(SIZES))
+def test_the_page_of_invitations_is_read_and_printed(
+    browser: playwright.Browser, tmp_path: Path, tiny_bundle: tiny.Tiny, size: str, scheme: str
+) -> None:
+    from axe_playwright_python.sync_playwright import Axe
+
+    folder = tmp_path / "district"
+    create_folder(folder, tiny_bundle.path, institution="District 7", root_key=tiny_bundle.root_key)
+    schools = [InvitationRequest("Hill School", 2), InvitationRequest("Lake & Sons", 1, "school")]
+    new_district.invite_schools(folder, "https://homeroom.district.example", schools, tmp_path / "out", 30)
+    width, height = SIZES[size]
+    page = browser.new_page(viewport={"width": width, "height": height}, color_scheme=scheme)
+    page.goto((tmp_path / "out" / new_district.PAGE_FILE).as_uri())
+    found = Axe().run(page)
+    assert found.violations_count == 0, found.generate_report()
+    assert page.evaluate("document.documentElement.scrollWidth") <= width
+    assert page.get_by_role("img", name="QR code of the line below").count() == 3
+    natural = page.locator("img.code").first.evaluate("image => image.complete && image.naturalWidth")
+    assert natural > 100, "the QR code is drawn"
+    page.emulate_media(media="print")
+    cards = page.locator("li.invitation").evaluate_all("cards => cards.map(c => getComputedStyle(c).breakInside)")
+    assert cards == ["avoid"] * 3
     page.close()
 
 
