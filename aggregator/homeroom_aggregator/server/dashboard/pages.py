@@ -141,19 +141,20 @@ def attention_list(context: PageContext, statuses: list[SchoolStatus]) -> list[A
     if wrong := context.chain(context.database).wrong:
         items.append(Attention("bad", "The audit log", "audit", f"is damaged: {wrong}"))
     if (wait := context.waiting.next) and statuses and wait.hindrance:
-        offer = (f"Set the buffer to {wait.fits}", f"buffer?about={wait.fits}") if wait.reach < wait.needed else ()
+        offer = (f"Set the buffer to {wait.fits}", f"do/buffer?about={wait.fits}") if wait.reach < wait.needed else ()
         enough = offer if wait.fits <= wait.reach and not context.rounds.configuration.cohort else ()
-        items.append(Attention("bad", "The next version", "", wait.hindrance, *enough))
+        items.append(Attention("bad" if enough else "warn", "The next version", "", wait.hindrance, *enough))
     for school in statuses:
         name, address = formatting.school(school.name), f"schools#{anchor(school)}"
         if formatting.STATUS_TONE[school.status] in ("bad", "warn"):
-            consent = (f"Record the consent of {name}", f"consent?about={quote(name)}")
-            button = () if school.consented else consent
+            consent = (f"Record the consent of {name}", f"do/consent?about={quote(name)}")
+            worse = ("Look at the way back", "versions") if school.status in ("loses", "slips") else ()
+            button = worse if school.consented else consent
             items.append(Attention(formatting.STATUS_TONE[school.status], name, address, school.sentence, *button))
         for device in school.devices:
             if device.twin:
                 says, key = f"key {device.key[:8]} is used by two machines", device.key
-                items.append(Attention("bad", name, address, says, f"Revoke key {key[:8]}", f"revoke?about={key}"))
+                items.append(Attention("bad", name, address, says, f"Revoke key {key[:8]}", f"do/revoke?about={key}"))
     if over := _at_budget(context):
         items.append(
             Attention("warn", "Privacy", "privacy", f"{formatting.count(over, 'device')} spent the whole budget")
