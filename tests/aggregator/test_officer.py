@@ -121,6 +121,42 @@ def test_three_schools_have_a_version_after_eight_commands(shell: Shell, capsys:
     assert len(shell.typed) <= COMMANDS_LIMIT
 
 
+def test_a_private_version_takes_the_same_eight_commands(shell: Shell) -> None:
+    init(shell, "--port", free_port(), "--epsilon", 8, "--clip-norm", 1, "--noise-multiplier", 2)
+    files = sorted((shell.folder / "district-invitations").glob("*.json"))
+    with shell.served("district") as said:
+        assert "private rounds: epsilon 8" in said
+        for seed, file in enumerate(files):
+            lessons(shell, file.stem, seed)
+            shell.run("device", "join", file.stem, file)
+            shell.run("device", "run", file.stem, "--inbox", f"{file.stem}-lessons", "--once")
+    assert len(shell.typed) <= COMMANDS_LIMIT
+    with contextlib.closing(open_rounds(shell.folder / "district")) as rounds:
+        assert rounds.state.version == 1
+        assert rounds.ledger is not None
+        assert rounds.ledger.shares().keys() == {row["member"] for row in rounds.members.every()}
+
+
+def test_a_secure_sum_takes_a_roster_of_all_that_joined(shell: Shell) -> None:
+    """The invitation lies in the inbox: so one command a school. The syncs of running agents are not typed."""
+    roster = "trust roster district/roster.json --key district-keys/roster.pem --members district"
+    assert roster in init(shell, "--port", free_port(), "--secure")
+    files = sorted((shell.folder / "district-invitations").glob("*.json"))
+    with shell.served("district"):
+        for seed, file in enumerate(files):
+            inbox = lessons(shell, file.stem, seed)
+            shutil.copy(file, inbox / "invitation.json")
+            shell.run("device", "run", file.stem, "--inbox", inbox.name, "--once")
+        assert "3 devices, at least 3 in a sum" in shell.run(*roster.split())
+        typed = list(shell.typed)
+        for _ in range(6):
+            said = [shell.run("device", "sync", file.stem) for file in files]
+    assert len(typed) <= COMMANDS_LIMIT
+    with contextlib.closing(open_rounds(shell.folder / "district")) as rounds:
+        assert rounds.state.version == 1, said
+        assert (rounds.log.count("update"), rounds.log.count("secure")) == (0, 1)
+
+
 def test_everything_that_is_wrong_in_the_sheet_is_said_at_once_and_nothing_is_made(shell: Shell) -> None:
     rows = [
         "school,devices,role,consent",

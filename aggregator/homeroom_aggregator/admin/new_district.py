@@ -8,26 +8,27 @@ from __future__ import annotations
 
 import contextlib
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import msgspec
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from homeroom.contract.invitation import read_invitation
-from homeroom.contract.signing import certify, fingerprint, new_key, public_hex, read_key, write_key
+from homeroom.contract.signing import Role, certify, fingerprint, new_key, public_hex, read_key, write_key
 from homeroom.errors import InputError
 from homeroom.runtime.bundle import Bundle, install, read_bundle_id, write_signature
 from homeroom.system.files import make_directory, write_durable
 from homeroom_aggregator.admin import invitations
 from homeroom_aggregator.admin.configuration import DistrictConfiguration
 from homeroom_aggregator.admin.configuration_file import CONFIGURATION_FILE, write_file
-from homeroom_aggregator.admin.folder import FACTS_FILE, create_folder, open_log, read_facts
+from homeroom_aggregator.admin.folder import FACTS_FILE, ROSTER_FILE, create_folder, open_log, read_facts
 from homeroom_aggregator.admin.invitations import InvitationRequest
 from homeroom_aggregator.state.members import Members
 from homeroom_aggregator.state.one_time_codes import code_digest
 
 ROOT_KEY_FILE, EXPORTER_KEY_FILE, PAGE_FILE = "root.pem", "exporter.pem", "invitations.html"
+ROSTER_KEY_FILE = "roster.pem"  # signs which devices may take part in secure rounds
 
 
 def check_places(folder: Path, keys: Path, out: Path) -> None:
@@ -50,15 +51,18 @@ def check_same(folder: Path, bundle: Path, name: str, keys: Path) -> bool:
     return True
 
 
-def make_keys(keys: Path, name: str) -> Ed25519PrivateKey:
-    """The root key, with the exporter's key and certificate beside it for bundles to come; made where missing."""
+def make_keys(keys: Path, name: str, *, secure: bool) -> None:
+    """The root key, and beside it keys with certificates for bundles to come and, if `secure`, for rosters.
+
+    Only what is missing is made.
+    """
     make_directory(keys)
-    root, exporter = (_kept(keys / file) for file in (ROOT_KEY_FILE, EXPORTER_KEY_FILE))
-    certificate = certify(root, "exporter", exporter, name)
-    path = (keys / EXPORTER_KEY_FILE).with_suffix(".json")
-    if not path.exists():
-        write_durable(path, msgspec.json.format(msgspec.json.encode(certificate), indent=1))
-    return root
+    root, files = _kept(keys / ROOT_KEY_FILE), list[tuple[Role, str]]([("exporter", EXPORTER_KEY_FILE)])
+    files += [("roster", ROSTER_KEY_FILE)] if secure else []
+    for role, file in files:
+        certificate, path = certify(root, role, _kept(keys / file), name), (keys / file).with_suffix(".json")
+        if not path.exists():
+            write_durable(path, msgspec.json.format(msgspec.json.encode(certificate), indent=1))
 
 
 def _kept(path: Path) -> Ed25519PrivateKey:
@@ -120,10 +124,10 @@ def _recorded(folder: Path, paths: Sequence[Path]) -> bool:
     return all(known)
 
 
-def checklist(
-    folder: Path, keys: Path, out: Path, schools: Sequence[InvitationRequest], address: str, signed: Mapping[str, str]
-) -> list[str]:
-    """What is next, a line each. signed: what the officer may compare, by its name."""
+def checklist(folder: Path, keys: Path, out: Path, schools: Sequence[InvitationRequest], address: str) -> list[str]:
+    """What is next, a line each."""
+    facts, key = read_facts(folder), keys / ROSTER_KEY_FILE
+    roster = f"when all have joined: homeroom trust roster {folder / ROSTER_FILE} --key {key} --members {folder}"
     missing = sorted({school.school for school in schools if school.role == "device" and not school.consent})
     consents = [f"record the consent of {', '.join(missing)}: on the dashboard, under Schools"] if missing else []
     steps = [
@@ -132,9 +136,8 @@ def checklist(
         f"print {out / PAGE_FILE}, and give each school its invitation with its file",
         "each school: homeroom device join classroom/ ITS-FILE, then homeroom device run classroom/ --inbox lessons/",
         *consents,
+        *([roster] if facts.configuration.secure else ()),
         f"homeroom district dashboard {folder}   (a link for your browser: who came, what waits)",
         f"homeroom district backup {folder} OUT   (every week, to another machine)",
     ]
-    return [f"{name}: {value}" for name, value in signed.items()] + [
-        f"{number}. {step}" for number, step in enumerate(steps, 1)
-    ]
+    return [f"root: {facts.root}", *(f"{number}. {step}" for number, step in enumerate(steps, 1))]

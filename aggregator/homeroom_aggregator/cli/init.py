@@ -54,6 +54,7 @@ def init(
     Run it again if it was interrupted: it finishes, and changes nothing that is there.
     Example: homeroom district init district/ --bundle vocabulary.homeroom --name "District 7" --schools schools.csv
     """
+    from homeroom.runtime.bundle import read_bundle_id
     from homeroom_aggregator.admin import new_district
     from homeroom_aggregator.admin.configuration_file import local_address, waiting_note
     from homeroom_aggregator.admin.folder import read_facts
@@ -68,7 +69,8 @@ def init(
     given = {option: value for option, value in options.items() if value is not None}
     wanted = first_configuration(DistrictConfiguration(automatic_buffer=True), {"host": "0.0.0.0"} | given)
     if not new_district.check_same(folder, bundle, name, keys):
-        new_district.make_keys(keys, name)
+        read_bundle_id(bundle)  # a bundle that is none is refused before any key is made
+        new_district.make_keys(keys, name, secure=wanted.round.secure is not None)
     new_district.make_folder(folder, bundle, name, keys, wanted, policy)
     address = address or local_address(folder, leaves=True)
     new_district.invite_schools(folder, address, schools, out, days)
@@ -77,5 +79,5 @@ def init(
         say(note)
     count = sum(school.count for school in schools)
     say(f"{folder}: {name}, bundle {facts.bundle_id[:12]}, {count} invitations in {out}")
-    for line in new_district.checklist(folder, keys, out, schools, address, {"root": facts.root}):
+    for line in new_district.checklist(folder, keys, out, schools, address):
         say(line)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +10,7 @@ import click
 import msgspec
 
 from homeroom.cli.files import read_bytes, read_certificate
-from homeroom.cli.parameters import FILE, NAME, Finite, Whole
+from homeroom.cli.parameters import FILE, FOLDER, NAME, Finite, Whole
 from homeroom.contract.roster import LEAST_ROSTER_DEVICES, make_roster, read_roster
 from homeroom.contract.round import RoundConfiguration
 from homeroom.contract.secagg import SecureRules
@@ -18,6 +19,7 @@ from homeroom.errors import InputError
 from homeroom.privacy.secagg.cohort_size import check_roster
 from homeroom.system.files import refusal, write_durable
 
+DEFAULT_MINIMUM = 5
 RATES_HELP = "Share of a cohort that may drop out; as the server's."
 
 
@@ -74,18 +76,24 @@ def policy(draft: Path, key: Path, certificate: Path | None, out: Path) -> None:
 @click.option("--device", "devices", multiple=True, help="Key of a device (`homeroom device status`); may be repeated.")
 @click.option("--devices", "listed", type=FILE, help="A file with one key a line.")
 @click.option(
-    "--minimum", type=Whole(LEAST_ROSTER_DEVICES), default=5, show_default=True, help="Least devices in a sum."
+    "--members", "folder", type=FOLDER, help="All devices that are enrolled with the aggregator in this folder."
+)
+@click.option(
+    "--minimum", type=Whole(LEAST_ROSTER_DEVICES), show_default="5, or that of FOLDER", help="Least devices in a sum."
 )
 @click.option("--drop-rate", type=Finite(0, 0.45), default=SecureRules().drop_rate, show_default=True, help=RATES_HELP)
 @click.option("--corrupt-rate", type=Finite(0, 0.3), default=SecureRules().corrupt_rate, show_default=True)
-@click.option("--serial", type=Whole(1), required=True, help="Higher than that of the roster before.")
+@click.option("--serial", type=Whole(1), help="Higher than that of the roster before; with --members, the next.")
 @click.option("--institution", type=NAME, default="Homeroom", show_default=True)
-def roster(out: Path, key: Path, devices: tuple[str, ...], listed: Path | None, **terms: Any) -> None:
+def roster(
+    out: Path, key: Path, devices: tuple[str, ...], listed: Path | None, folder: Path | None, **terms: Any
+) -> None:
     """Sign which devices may take part in secure rounds; give OUT to the server with `district serve --roster`.
 
     Example: homeroom trust roster roster.json --key signer.pem --devices keys.txt --minimum 5 --serial 1
     """
-    names = [*devices, *(read_bytes(listed).decode(errors="replace").split() if listed else ())]
+    enrolled, terms = _enrolled(folder, terms)
+    names = [*devices, *enrolled, *(read_bytes(listed).decode(errors="replace").split() if listed else ())]
     if wrong := [name for name in names if len(name) != 64 or set(name) - set("0123456789abcdef")]:
         raise InputError(
             f"{wrong[0][:80]!r} is no device's key", remedy="64 hexadecimal digits, from `homeroom device status`"
@@ -102,6 +110,26 @@ def roster(out: Path, key: Path, devices: tuple[str, ...], listed: Path | None, 
     read_roster(data, root_fingerprint=fingerprint(vouched.root))  # refuses a key that may not sign rosters
     write_durable(out, data)
     click.echo(f"{len(signed.devices)} devices, at least {minimum} in a sum")
+
+
+def _enrolled(folder: Path | None, terms: dict[str, Any]) -> tuple[list[str], dict[str, Any]]:
+    """The keys of an aggregator's devices, and the terms with what its folder says where they were not typed."""
+    if folder is None:
+        if terms["serial"] is None:
+            raise InputError("a roster needs its --serial", remedy="or --members, the folder that has the last one")
+        return [], terms | {"minimum": terms["minimum"] or DEFAULT_MINIMUM}
+    from homeroom_aggregator.admin.folder import load_roster, open_log, read_facts
+    from homeroom_aggregator.state.members import Members
+
+    with contextlib.closing(open_log(folder)) as log:
+        rows, present, rules = (
+            Members(log.database).every(),
+            load_roster(folder),
+            read_facts(folder).configuration.secure,
+        )
+    keys = [row["device"] for row in rows if row["role"] == "device" and not row["revoked"]]
+    minimum = terms["minimum"] or (rules.minimum if rules else DEFAULT_MINIMUM)
+    return keys, terms | {"minimum": minimum, "serial": terms["serial"] or (present.serial + 1 if present else 1)}
 
 
 def _new(path: Path) -> None:

@@ -10,6 +10,7 @@ from typing import Any
 
 import click
 
+from homeroom.cli.network import fetch_device
 from homeroom.cli.options import SPANS, as_json, budget_of, budget_options, json_text, say
 from homeroom.cli.parameters import FILE, FOLDER, PATH, Finite
 from homeroom.errors import InputError
@@ -52,13 +53,15 @@ def run(
 ) -> None:
     """Run the agent of DIRECTORY: take in, train in its hours, sync when it can, until it is stopped.
 
+    A new DIRECTORY fetches its bundle where the inbox holds an invitation, `invitation.json`.
     Example: homeroom device run classroom/ --inbox inbox/ --window 'mon-fri 16:00-20:00' --minutes 20
     """
-    from homeroom.agent.inbox import SETTLED_S
+    from homeroom.agent.inbox import INVITATION_FILE, SETTLED_S
     from homeroom.agent.loop import Agent, AgentSettings, lower_priority
     from homeroom.agent.page import PageServer
     from homeroom.device.device import Device
     from homeroom.device.resources.budget import read_weekly_hours
+    from homeroom.store.open import is_device
     from homeroom.system.files import make_directory
 
     settings = AgentSettings(
@@ -70,6 +73,8 @@ def run(
         settled_s=settled if settled is not None else 0.0 if once else SETTLED_S,
         root=root,
     )
+    if bundle is None and inbox and (inbox / INVITATION_FILE).exists() and not is_device(directory):
+        fetch_device(directory, inbox / INVITATION_FILE)
     Device.open(directory, bundle, root).close()  # fails at once where the agent could not work
     if inbox is not None:
         make_directory(inbox)

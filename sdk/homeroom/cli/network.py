@@ -53,10 +53,11 @@ def fetch(directory: Path, invitation: Path) -> None:
 
     Run it again after a break: it goes on where it was. Example: homeroom device fetch classroom/ invitation.json
     """
-    _fetch(directory, invitation)
+    fetch_device(directory, invitation)
 
 
-def _fetch(directory: Path, invitation: str | Path) -> None:
+def fetch_device(directory: Path, invitation: str | Path) -> None:
+    """Make the device in a directory with the bundle of an invitation, fetched from the aggregator."""
     from homeroom.contract.invitation import read_invitation
     from homeroom.federation.sync import DOWNLOADS_FOLDER, download_first_bundle
 
@@ -94,7 +95,7 @@ def join(directory: Path, invitation: str | Path, bundle: Path | None, root: str
     from homeroom.store.open import is_device
 
     if bundle is None and not is_device(directory):
-        _fetch(directory, invitation)
+        fetch_device(directory, invitation)
     with opened(directory, bundle, root) as device:
         device.join(invitation)
     click.echo("joined")
