@@ -225,3 +225,33 @@ def test_predict_decodes_a_file_from_outside_in_the_decoder_alone(
         monkeypatch.setattr("homeroom.data.preprocess.audio.decode", refuse)
         assert device.predict(Sample(**row)) == expected
         device.add(Sample(**row))
+
+
+FRAMES = {
+    "nothing": b"",
+    "noise": b"x" * 8,
+    "an endless frame": (1 << 62).to_bytes(8, "big"),
+    "nested arrays": (9).to_bytes(8, "big") + b"\x92" * 9,
+    "nothing in it": (2).to_bytes(8, "big") + b"\x91\xc0",
+}
+
+
+@pytest.mark.attack("files and bundles", "A decoder that was taken over sends the program what it likes")
+@pytest.mark.parametrize("case", FRAMES)
+def test_a_decoder_that_was_taken_over_gets_no_further(
+    case: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, attack: Attack
+) -> None:
+    script = tmp_path / "evil.py"
+    script.write_text(
+        f"import sys; sys.stdin.buffer.read(8); sys.stdout.buffer.write({FRAMES[case]!r}); sys.stdout.flush()"
+    )
+    monkeypatch.setenv("HOMEROOM_DECODER", f"{sys.executable} {script}")
+    client.end()
+    before = psutil.Process().memory_info().rss
+    with pytest.raises(InputError) as refused:
+        client.run(sleep, 0.0, limit_s=30.0)
+    attack.got = max(0, psutil.Process().memory_info().rss - before - (20 << 20))
+    attack.noticed = str(refused.value)
+    monkeypatch.delenv("HOMEROOM_DECODER")
+    client.end()
+    assert client.run(sleep, 0.0) == 1

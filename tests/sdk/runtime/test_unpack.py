@@ -11,7 +11,6 @@ from typing import Any
 
 import msgspec
 import numpy as np
-import onnx
 import pytest
 import tiny
 from conftest import Attack
@@ -78,31 +77,34 @@ def test_a_file_that_is_not_the_signed_one_is_never_whole_on_disk(tiny_bundle: t
     assert written_bytes(tmp_path / "into") == 0
 
 
+def part(number: int, *contents: bytes) -> bytes:
+    """A field of protobuf that holds a message, a string or bytes; the onnx package is not on a device."""
+    body, length = b"".join(contents), b""
+    size = len(body)
+    while size > 127:
+        length, size = length + bytes([size & 127 | 128]), size >> 7
+    tag = number << 3 | 2
+    return (bytes([tag]) if tag < 128 else bytes([tag & 127 | 128, tag >> 7])) + length + bytes([size]) + body
+
+
 def model(location: str, where: str) -> bytes:
     """A graph with external data at a location, in one of the places where a tensor can stand."""
-    tensor = onnx.TensorProto(name="w", data_type=1, dims=[4], data_location=onnx.TensorProto.EXTERNAL)
-    entry = tensor.external_data.add()
-    entry.key, entry.value = "location", location
-    node = onnx.NodeProto(op_type="Constant", output=["w"])
-    made = onnx.ModelProto(ir_version=8)
+    entry = part(13, part(1, b"location"), part(2, location.encode()))
+    tensor = b"\x08\x04\x10\x01" + part(8, b"w") + entry + b"\x70\x01"  # dims, data_type, name, data_location
     match where:
         case "initializer":
-            made.graph.initializer.append(tensor)
+            inside = part(7, part(5, tensor))
         case "attribute":
-            node.attribute.append(onnx.AttributeProto(name="value", type=4, t=tensor))
-            made.graph.node.append(node)
+            inside = part(7, part(1, part(5, part(1, b"value"), part(5, tensor))))
         case "sparse":
-            made.graph.sparse_initializer.append(onnx.SparseTensorProto(values=tensor))
+            inside = part(7, part(15, part(1, tensor)))
         case "function":
-            node.attribute.append(onnx.AttributeProto(name="value", type=9, tensors=[tensor]))
-            made.functions.add(name="f").node.append(node)
+            inside = part(25, part(1, b"f"), part(7, part(5, part(10, tensor))))
         case "subgraph":
-            inner = onnx.GraphProto(initializer=[tensor])
-            node.attribute.append(onnx.AttributeProto(name="body", type=5, g=inner))
-            made.graph.node.append(node)
-        case "training":
-            made.training_info.add().initialization.initializer.append(tensor)
-    return bytes(made.SerializeToString())
+            inside = part(7, part(1, part(5, part(6, part(5, tensor)))))
+        case _:
+            inside = part(20, part(1, part(5, tensor)))
+    return b"\x08\x08" + inside  # ir_version
 
 
 PLACES = ("initializer", "attribute", "sparse", "function", "subgraph", "training")
@@ -126,8 +128,15 @@ def test_external_data_that_is_signed_may_be_used(where: str, tmp_path: Path) ->
     check_external_data(path, "graphs/g.onnx", {"graphs/g.onnx", "graphs/weights.bin"})
 
 
+@pytest.mark.parametrize("where", PLACES)
+def test_the_graphs_of_these_tests_are_graphs(where: str) -> None:
+    onnx = pytest.importorskip("onnx")
+    assert "location" in str(onnx.load_from_string(model("weights.bin", where)))
+
+
 def test_the_numbers_of_fields_are_those_of_onnx() -> None:
     """Every field of a message on the way to a tensor that leads to one is known, and no other."""
+    onnx = pytest.importorskip("onnx")
     for message, fields in TENSOR_PATHS.items():
         parts = [field for field in getattr(onnx, message).DESCRIPTOR.fields if field.message_type]
         leading = [f for f in parts if f.name == "external_data" or f.message_type.name in TENSOR_PATHS]

@@ -11,18 +11,19 @@ import signal
 import sys
 import threading
 import time
-from importlib import import_module
 from pathlib import Path
-from typing import IO, get_type_hints
+from typing import IO
 
 import msgspec
 import numpy  # noqa: F401  loaded before memory is bounded, as every request needs it
 
+from homeroom.data.decoder.generators import is_idle
 from homeroom.data.decoder.wire import (
     FRAME_LIMIT_BYTES,
     Failure,
     Reply,
     Request,
+    call,
     decode,
     encode,
     read_frame,
@@ -31,7 +32,7 @@ from homeroom.data.decoder.wire import (
 from homeroom.errors import Code, HomeroomError, InputError
 
 MEMORY_LIMIT_BYTES = 448 << 20  # beyond what Python and numpy take
-IDLE_S = 30.0
+IDLE_S, OPEN_IDLE_S = 30.0, 3600.0  # the second while a sheet is being read
 NOTHING = msgspec.Raw(msgspec.msgpack.encode(None))
 
 
@@ -53,10 +54,7 @@ def perform(request: Request) -> Reply:
     """Calls the function; every exception becomes a failure."""
     try:
         _bound_time(request.limit_s)
-        function = getattr(import_module(request.module), request.function)
-        kinds = get_type_hints(function).values()  # of the arguments in their order, then of the result
-        values = [decode(raw, kind) for raw, kind in zip(request.arguments, kinds, strict=False)]
-        value = encode(function(*values))
+        value = encode(call(request.module, request.function, request.arguments))
         if len(value) > FRAME_LIMIT_BYTES // 2:
             raise InputError(f"decodes to {len(value):,} bytes", code=Code.TOO_LARGE)
         return Reply(msgspec.Raw(value))
@@ -72,7 +70,7 @@ def perform(request: Request) -> Reply:
 
 
 def _next_frame(requests: IO[bytes]) -> bytes | None:
-    idle = threading.Timer(IDLE_S, os._exit, [0])
+    idle = threading.Timer(IDLE_S if is_idle() else OPEN_IDLE_S, os._exit, [0])
     idle.daemon = True
     idle.start()
     try:

@@ -16,24 +16,26 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable
-from typing import TypeVar, get_type_hints
+from collections.abc import Callable, Iterator
+from typing import TypeVar, get_args, get_type_hints
 
 import msgspec
 
-from homeroom.data.decoder.wire import Reply, Request, decode, encode, read_frame, write_frame
-from homeroom.errors import BundleError, Code, DiskFullError, HomeroomError, InputError, StoreError, TrustError
+from homeroom.data.decoder.generators import begin, take
+from homeroom.data.decoder.wire import Reply, Request, WireError, decode, encode, read_frame, write_frame
+from homeroom.errors import BundleError, Code, DiskFullError, HomeroomError, InputError, MissingExtraError, StoreError
 
 CHILD = "homeroom.data.decoder.child"
 COMMAND_VARIABLE = "HOMEROOM_DECODER"
 TIME_LIMIT_S = 60.0  # of one file
 RESIDENT_LIMIT_BYTES = 512 << 20  # where the system does not bound it: then this process looks
 LOOK_INTERVAL_S = 0.05
-ERRORS = {kind.__name__: kind for kind in (InputError, BundleError, TrustError, StoreError, DiskFullError)}
+ERRORS = {kind.__name__: kind for kind in (InputError, BundleError, StoreError, DiskFullError, MissingExtraError)}
 T = TypeVar("T")
 
 _lock = threading.Lock()
 _process: subprocess.Popen[bytes] | None = None
+_left: list[int] = []  # generators that were not read to their end
 
 
 def run(
@@ -62,9 +64,25 @@ def run(
         raise kind(failure.what, code=failure.code, where=failure.where or where, remedy=failure.remedy)
     try:
         value: T = decode(reply.value, get_type_hints(function)["return"])
-    except msgspec.MsgspecError as problem:
+    except WireError as problem:
         raise error(f"the decoder gives something else: {problem}", code=Code.DECODER, where=where) from None
     return value
+
+
+def stream(function: Callable[..., Iterator[T]], *arguments: object, where: str) -> Iterator[T]:
+    """Yields what a module's generator function yields in the decoder; arguments and errors as of `run`."""
+    kind = get_args(get_type_hints(function)["return"])[0]
+    raw = [msgspec.Raw(encode(argument)) for argument in arguments]
+    left = [_left.pop() for _ in range(len(_left))]
+    number = run(begin, function.__module__, function.__qualname__, raw, left, where=where)
+    ended = False
+    try:
+        while not ended:
+            items, ended = run(take, number, where=where)
+            yield from (decode(item, kind) for item in items)
+    finally:
+        if not ended:
+            _left.append(number)  # told with the next one: here, another request may be on its way
 
 
 def resident_bytes() -> int:
@@ -104,7 +122,7 @@ def _exchange(request: bytes, limit_s: float) -> Reply | str | None:
         if (body := read_frame(process.stdout)) is not None:
             reply: Reply = decode(body, Reply)
             return reply
-    except (OSError, ValueError, msgspec.MsgspecError):
+    except (OSError, WireError):
         pass
     except BaseException:
         _kill()  # a reply would be taken for that of the next request

@@ -6,14 +6,21 @@ An array is its dtype, shape and raw bytes. Both sides read a frame against a ty
 from __future__ import annotations
 
 import math
-from typing import IO, Any
+from importlib import import_module
+from typing import IO, Any, get_type_hints
 
 import msgspec
 import numpy as np
 
+from homeroom.errors import SignalError
+
 FRAME_LIMIT_BYTES = 160 << 20
 ARRAY_TYPES = frozenset({"|b1", "|i1", "|u1", "<i8", "<f4", "<f8"})
 LENGTH_BYTES = 8
+
+
+class WireError(SignalError):
+    """A frame that is not what it should be."""
 
 
 class Request(msgspec.Struct, frozen=True, array_like=True):
@@ -54,8 +61,18 @@ def encode(value: Any) -> bytes:
 
 
 def decode(body: bytes | msgspec.Raw, kind: Any) -> Any:
-    """Decodes a value of a type; msgspec.ValidationError if it is another."""
-    return msgspec.msgpack.decode(body, type=kind, dec_hook=_to_array)
+    """Decodes a value of a type; WireError if it is another."""
+    try:
+        return msgspec.msgpack.decode(body, type=kind, dec_hook=_to_array)
+    except (msgspec.MsgspecError, ValueError, RecursionError) as problem:  # UnicodeDecodeError is a ValueError
+        raise WireError(str(problem)) from None
+
+
+def call(module: str, function: str, arguments: list[msgspec.Raw]) -> Any:
+    """Calls a module's function with encoded arguments, of the types that it is annotated with."""
+    called = getattr(import_module(module), function)
+    kinds = get_type_hints(called).values()  # of the arguments in their order, then of the result
+    return called(*(decode(raw, kind) for raw, kind in zip(arguments, kinds, strict=False)))
 
 
 def write_frame(pipe: IO[bytes], body: bytes) -> None:
@@ -66,11 +83,11 @@ def write_frame(pipe: IO[bytes], body: bytes) -> None:
 
 
 def read_frame(pipe: IO[bytes]) -> bytes | None:
-    """Reads one frame; None where the pipe ends first, ValueError where the frame is longer than allowed."""
+    """Reads one frame; None where the pipe ends first, WireError where the frame is longer than allowed."""
     head = pipe.read(LENGTH_BYTES)
     length = int.from_bytes(head, "big")
     if length > FRAME_LIMIT_BYTES:
-        raise ValueError(f"a frame of {length:,} bytes")
+        raise WireError(f"a frame of {length:,} bytes")
     body = pipe.read(length)
     return body if len(head) == LENGTH_BYTES and len(body) == length else None
 

@@ -4,21 +4,24 @@ from __future__ import annotations
 
 import datetime
 import zipfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from homeroom.errors import InputError, MissingExtraError
 from homeroom.system.files import open_below
 
+Cell = bool | int | float | str | None
+WHOLE_LIMIT = 2**53  # beyond it a float is no exact number
 UNPACKED_LIMIT_BYTES = 256 << 20
 
 
-def read_excel(path: Path) -> Iterator[tuple[int, Sequence[Any]]]:
-    """Yields the number and the cells of each row. A formula is its value as last computed.
+def read_excel(file_path: str) -> Iterator[tuple[int, list[Cell]]]:
+    """Yields the number and the cells of each row; runs in the decoder. A formula is its value as last computed.
 
     Raises InputError where it is no workbook, several of its sheets hold cells, or a formula was never computed.
     """
+    path = Path(file_path)
     try:
         import openpyxl
     except ModuleNotFoundError:
@@ -56,11 +59,13 @@ def _check_size(archive: zipfile.ZipFile, name: str) -> None:
         raise InputError(what, where=name, remedy="save it as CSV UTF-8, in parts")
 
 
-def _cell(value: Any, source: Any, name: str, number: int) -> Any:
+def _cell(value: Any, source: Any, name: str, number: int) -> Cell:
     if value is None and isinstance(source, str) and source.startswith("="):
         raise InputError(
             f"the formula {source} was never computed", where=f"{name} line {number}", remedy="save it once in Excel"
         )
     if isinstance(value, datetime.datetime):
         return value.date().isoformat() if value.time() == datetime.time() else value.isoformat(" ")
-    return int(value) if isinstance(value, float) and value.is_integer() else value
+    if isinstance(value, float) and value.is_integer() and abs(value) < WHOLE_LIMIT:
+        return int(value)
+    return value if value is None or isinstance(value, bool | int | float | str) else str(value)

@@ -14,6 +14,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from homeroom.data.decoder.client import stream
 from homeroom.data.ingest.intake import Intake
 from homeroom.data.tasks.base import close_names
 from homeroom.errors import InputError
@@ -57,13 +58,13 @@ def read_rows(path: Path, known: ColumnNames, intake: Intake) -> Iterator[tuple[
     Raises InputError where it is no sheet, or its columns are not named, or not known.
     """
     known = replace(known, given=intake.options.columns)
+    lines: Iterator[tuple[int, list[Any]]]
     if path.suffix.lower() in (".xlsx", ".xlsm"):
         from homeroom.data.ingest.excel import read_excel
 
-        lines = read_excel(path)
+        lines = stream(read_excel, str(path), where=path.name)
     else:
-        lines = _read_text(path, known)
-    lines = iter(lines)
+        lines = stream(read_text, str(path), known, where=path.name)
     names, title = _names_of(lines, path.name, known)
     if title:
         intake.note(f"{path.name}: lines above the names of the columns were passed over: {title}")
@@ -83,7 +84,9 @@ def _filled(cell: Any) -> bool:
     return cell is not None and cell != "" and not (isinstance(cell, str) and not cell.strip())
 
 
-def _read_text(path: Path, known: ColumnNames) -> Iterator[tuple[int, Sequence[str]]]:
+def read_text(file_path: str, known: ColumnNames) -> Iterator[tuple[int, list[str]]]:
+    """Yields the number and the cells of each row; runs in the decoder. Raises InputError where it is no sheet."""
+    path = Path(file_path)
     csv.field_size_limit(CELL_LIMIT_CHARACTERS)
     try:
         with io.TextIOWrapper(open_below(path.parent, path.name), encoding=_encoding_of(path), newline="") as file:

@@ -20,9 +20,9 @@ SVG_LIMIT_BYTES = 8 << 20
 STRIP_PIXELS = 1 << 20  # converted at once
 # Pillow's own decoders, the frequent ones first: none calls a program, as those of EPS, WMF and FPX do. TGA has no
 # signature, so that it comes last.
-FORMATS = ("PNG", "JPEG", "GIF", "BMP", "PPM", "DIB", "WEBP", "TIFF", "JPEG2000", "ICO", "PCX", "TGA")
+FORMATS = ("PNG", "JPEG", "GIF", "BMP", "PPM", "DIB", "WEBP", "TIFF", "AVIF", "JPEG2000", "ICO", "PCX", "TGA")
 # Bytes for a pixel beside the picture's own: WebP's canvases, a TIFF's strip, the coefficients of a progressive JPEG.
-WORKING_BYTES = {"WEBP": 12, "TIFF": 8, "JPEG2000": 12, "ICO": 4}
+WORKING_BYTES = {"WEBP": 12, "AVIF": 12, "TIFF": 8, "JPEG2000": 12, "ICO": 4}
 PROGRESSIVE_BYTES = 6
 
 
