@@ -45,6 +45,8 @@ class Code(StrEnum):
     TOO_LARGE = "too_large"  # a file that would decode to more than is allowed
     DECODER = "decoder"  # a file that ended the process that decodes files, or took too long or too much of it
     UNSIGNED_ANSWER = "unsigned_answer"  # an aggregator older than this device, or another machine in its place
+    TLS_ONLY = "tls_only"  # an address without TLS, on a device that joined by https
+    OTHER_TLS_KEY = "other_tls_key"  # a server that has another TLS key than the aggregator
     BUNDLE_NOT_OFFERED = "bundle_not_offered"  # the aggregator does not hand out its bundle
 
 

@@ -7,12 +7,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Iterator, Mapping
+from ipaddress import ip_network
 from pathlib import Path
 from types import MappingProxyType
 from typing import Annotated, Any, Literal, get_args
 
 import msgspec
 
+from homeroom.contract.address import Address, is_address
 from homeroom.contract.roster import LEAST_ROSTER_DEVICES
 from homeroom.contract.round import RoundConfiguration, ServerOptimizer
 from homeroom.contract.secagg import SecureRules
@@ -35,15 +37,23 @@ class ServerSection(msgspec.Struct, frozen=True, kw_only=True):
 
     host: address to listen on; 0.0.0.0 for all of this machine's.
     port: TCP port; 0 takes a free one.
+    addresses: URLs by which devices reach it through a proxy or by a name; the first one stands in invitations.
+        Requests that were signed for another authority are refused, unless this is not set.
+    trusted_proxies: addresses or networks of proxies whose `Forwarded` and `X-Forwarded-Host` count.
     announce: devices on the local network find the server (docs/network.md).
-    tls_cert: file with the PEM certificate chain; without it, put TLS in front.
+    insecure: plain http to other machines too, which shows updates and codes to everybody on the way; without it they
+        are served by TLS, with a certificate of its own where no other is given.
+    tls_cert: file with the PEM certificate chain.
     tls_key: file with its private key.
     log_requests: one line of JSON a request on stderr; nothing about people in it.
     """
 
     host: str = "127.0.0.1"
     port: Annotated[int, msgspec.Meta(ge=0, le=65535)] = 8340
+    addresses: tuple[Address, ...] | None = None
+    trusted_proxies: tuple[str, ...] = ()
     announce: bool = False
+    insecure: bool | None = None
     tls_cert: Path | None = None
     tls_key: Path | None = None
     log_requests: bool = False
@@ -51,6 +61,12 @@ class ServerSection(msgspec.Struct, frozen=True, kw_only=True):
     def __post_init__(self) -> None:
         if (self.tls_cert is None) != (self.tls_key is None):
             raise ValueError("tls_cert and tls_key belong together")
+        if self.tls_cert and self.insecure:
+            raise ValueError("insecure says plain http, and tls_cert says TLS")
+        if wrong := [address for address in self.addresses or () if not is_address(address)]:
+            raise ValueError(f"{wrong[0]} has no port that is one")
+        for proxy in self.trusted_proxies:
+            ip_network(proxy)  # raises ValueError
 
 
 class LogSection(msgspec.Struct, frozen=True, kw_only=True):
@@ -221,6 +237,7 @@ def option_default(option: str) -> str | None:
 
 def shown_option(option: str) -> str:
     """An option as it is typed."""
+    option = {"addresses": "address", "trusted_proxies": "trusted_proxy"}.get(option, option)
     return f"--{option.removesuffix('_size').replace('_', '-')}"
 
 
@@ -295,8 +312,10 @@ def first_buffer(fields: Mapping[str, Any]) -> int:
 
 
 def first_configuration(base: DistrictConfiguration, options: Mapping[str, Any]) -> DistrictConfiguration:
-    """The configuration of a new folder: as `with_options`, with the first value of an automatic buffer."""
+    """The configuration of a new folder: as `with_options`, with all addresses known and an automatic buffer's size."""
     wanted = with_options(base, options)
+    server = msgspec.structs.replace(wanted.server, addresses=wanted.server.addresses or ())
+    wanted = msgspec.structs.replace(wanted, server=server)
     if not wanted.automatic_buffer:
         return wanted
     size = first_buffer(msgspec.to_builtins(wanted.round))

@@ -28,7 +28,6 @@ from homeroom_aggregator.admin.configuration import (
     CHANGE_TEXT,
     DERIVED,
     DistrictConfiguration,
-    ServerSection,
     buffer_may_follow,
     change_of,
     converted,
@@ -49,7 +48,6 @@ from homeroom_aggregator.merge.rounds import Rounds
 
 CONFIGURATION_FILE = "district.toml"
 FILE_LIMIT_BYTES = 1 << 20
-EVERY_HOST = {"": "127.0.0.1", "0.0.0.0": "127.0.0.1", "::": "::1"}  # hosts that are no address, and one that is
 HEADER = """\
 # Configuration of this aggregator: every field, with when it may change. `homeroom district configure FOLDER --check`
 # says whether an edited file fits. Round options of `homeroom district serve` are written here, and comments of your
@@ -89,6 +87,8 @@ def _table(value: Any, kind: type[msgspec.Struct], table: str) -> Iterator[str]:
 def _toml_value(value: Any) -> str:
     if isinstance(value, dict):
         return "{" + ", ".join(f"{_toml_value(key)} = {_toml_value(one)}" for key, one in value.items()) + "}"
+    if isinstance(value, tuple):
+        return "[" + ", ".join(map(_toml_value, value)) + "]"
     if isinstance(value, (str, Path)):
         return json.dumps(str(value), ensure_ascii=False).replace("\x7f", "\\u007f")
     return str(value).lower() if isinstance(value, bool) else repr(value)
@@ -129,25 +129,6 @@ def read_file(path: Path, bundle_id: str = "0" * 64) -> DistrictConfiguration:
         first = {"buffer_size": first_buffer(given)} if fields["automatic_buffer"] else {}
         fields["round"] = {"bundle_id": bundle_id} | first | given
     return converted(fields, where=str(path))
-
-
-def local_address(folder: Path, *, leaves: bool) -> str:
-    """The address that the folder's file says it is served at, as this machine reaches it.
-
-    leaves: it is for other machines too; InputError where the file does not say how they reach it.
-    """
-    facts, path = read_facts(folder), folder / CONFIGURATION_FILE
-    server = read_file(path, facts.bundle_id).server if path.exists() else ServerSection()
-    host, remedy = server.host, "give --address, like https://homeroom.district.example"
-    if server.port == 0:
-        raise InputError("[server] port is 0: each start takes a free one", where=str(path), remedy=remedy)
-    if host in EVERY_HOST:
-        if leaves:
-            says = f"[server] host {host} is every address of this machine: devices cannot reach it by that"
-            raise InputError(says, where=str(path), remedy=remedy)
-        host = EVERY_HOST[host]
-    scheme = "https" if server.tls_cert else "http"
-    return f"{scheme}://{f'[{host}]' if ':' in host else host}:{server.port}"
 
 
 def write_file(folder: Path, configuration: DistrictConfiguration) -> None:

@@ -221,6 +221,7 @@ def make_invitations(
     consents: Mapping[str, str] | None = None,
     *,
     write: Callable[[Sequence[Invitation]], None] = lambda _: None,
+    pin: str = "",
 ) -> list[Invitation]:
     """An invitation for each (school, role), recorded in the log; works while the aggregator runs.
 
@@ -229,6 +230,7 @@ def make_invitations(
     expires: ISO 8601, by the server's clock; by default in 14 days.
     consents: by school, who gave its consent.
     write: keeps them before they are durable in the log; where it fails, none is recorded.
+    pin: of the server's TLS key.
     Raises InputError where a school's name can be none, or a role needs one.
     """
     for school, role in rows:
@@ -236,7 +238,7 @@ def make_invitations(
     expires = expires or (now() + datetime.timedelta(days=INVITATION_DAYS)).replace(microsecond=0).isoformat()
     facts, secret = read_facts(folder), read_secret(folder)
     common = {"address": address.rstrip("/"), "root": facts.root, "institution": facts.institution}
-    common |= {"bundle_id": facts.bundle_id, "expires": expires}
+    common |= {"bundle_id": facts.bundle_id, "expires": expires, "pin": pin}
     invitations = [
         msgspec.convert({**common, "code": new_code(secret, INVITATION), "school": school}, Invitation)
         for school, _ in rows

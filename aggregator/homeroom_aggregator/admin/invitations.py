@@ -24,6 +24,7 @@ from homeroom.system.clock import now
 from homeroom.system.files import write_durable
 from homeroom.system.html.render import render
 from homeroom_aggregator.admin.folder import make_invitations
+from homeroom_aggregator.admin.reach import invited
 from homeroom_aggregator.state.members import ROLES, Role
 from homeroom_aggregator.state.one_time_codes import code_digest
 
@@ -137,7 +138,7 @@ def write_invitations(
             cards = [InvitationCard(one, path.name, request.role) for one, (request, path) in pairs]
             write_durable(page, render(PAGE_TEMPLATE, cards=cards).encode())
 
-    make_invitations(folder, address, rows, expires, consents, write=write)
+    make_invitations(folder, address, rows, expires, consents, pin=invited(folder, address), write=write)
 
 
 @dataclass(frozen=True)

@@ -48,7 +48,7 @@ def dashboard(
     """
     refuse_idle(context, "an invitation" if folder.is_file() else "a folder", IDLE[folder.is_file()])
     if folder.is_dir():
-        from homeroom_aggregator.admin.configuration_file import local_address
+        from homeroom_aggregator.admin.reach import local_address
 
         address = address or local_address(folder, leaves=False)
         code = _by_folder(folder, role, by, minutes)

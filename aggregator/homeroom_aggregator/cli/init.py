@@ -56,9 +56,10 @@ def init(
     """
     from homeroom.runtime.bundle import read_bundle_id
     from homeroom_aggregator.admin import new_district
-    from homeroom_aggregator.admin.configuration_file import local_address, waiting_note
+    from homeroom_aggregator.admin.configuration_file import waiting_note
     from homeroom_aggregator.admin.folder import read_facts
     from homeroom_aggregator.admin.invitations import read_sheet
+    from homeroom_aggregator.admin.reach import local_address
 
     if roster:
         raise InputError("--roster names devices, and none has joined yet", remedy="give it to `district serve`")
@@ -67,7 +68,8 @@ def init(
     out = out or folder.with_name(f"{folder.name}-invitations")
     new_district.check_places(folder, keys, out)
     given = {option: value for option, value in options.items() if value is not None}
-    wanted = first_configuration(DistrictConfiguration(automatic_buffer=True), {"host": "0.0.0.0"} | given)
+    given = given if address else {"host": "0.0.0.0"} | given
+    wanted = first_configuration(DistrictConfiguration(automatic_buffer=True), given)
     if not new_district.check_same(folder, bundle, name, keys):
         read_bundle_id(bundle)  # a bundle that is none is refused before any key is made
         new_district.make_keys(keys, name, secure=wanted.round.secure is not None)

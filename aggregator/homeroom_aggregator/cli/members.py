@@ -7,7 +7,6 @@ import json
 from pathlib import Path
 
 import click
-import msgspec
 
 from homeroom.cli.files import read_certificate
 from homeroom.cli.parameters import FILE, FOLDER, NAME, Finite
@@ -50,8 +49,8 @@ def invite(
     Example: homeroom district invite district/ --csv schools.csv --days 30 --qr --address https://homeroom.district.example
     """
     from homeroom_aggregator.admin import invitations, officers
-    from homeroom_aggregator.admin.configuration_file import local_address
     from homeroom_aggregator.admin.folder import read_facts
+    from homeroom_aggregator.admin.reach import local_address
 
     read_facts(folder)
     if listed or revoked:
@@ -68,10 +67,7 @@ def invite(
     wanted = invitations.read_sheet(sheet) if sheet else [single]
     planned = invitations.plan_files(wanted, out)
     if not dry_run:
-        try:
-            invitations.write_invitations(folder, address, planned, days, qr)
-        except msgspec.ValidationError:
-            raise InputError("is not an address", where=address, remedy="https://name or http://name:port") from None
+        invitations.write_invitations(folder, address, planned, days, qr)
     for _, path in planned:
         click.echo(f"would write {path}" if dry_run else str(path))
 

@@ -12,7 +12,9 @@ import click
 import msgspec
 
 from homeroom.cli.files import read_bytes, read_certificate
+from homeroom.cli.options import Decorator
 from homeroom.cli.parameters import FILE, FOLDER, NAME, PATH, Whole
+from homeroom.contract.address import is_loopback
 from homeroom.contract.signing import fingerprint, public_hex, read_key
 from homeroom.errors import InputError
 from homeroom.privacy.forecast import forecast_release
@@ -26,7 +28,20 @@ from homeroom_aggregator.cli.privacy import privacy_options
 from homeroom_aggregator.cli.round_options import optimizer_options, round_options, secure_options, setting
 
 TOKEN = "HOMEROOM_OPERATOR_TOKEN"
+REVEALED = (
+    "plain http: whoever is on the network can read every update, score and invitation code on its way, and use a code "
+    "or a dashboard's link first; they can change nothing. Without --insecure it speaks TLS"
+)
+ANY_AUTHORITY = (
+    "requests that were signed for any server's name are taken, since `addresses` of [server] in district.toml is not "
+    "set: list the URLs there by which devices come through a proxy, or [] if there is none"
+)
 ONCE_OPTIONS = ("bundle", "root_key", "key", "certificate", "institution", "policy", "roster")
+
+
+def several(*names: str, **settings: Any) -> Decorator:
+    """An option that may be given again, a tuple of its values or None. names, settings: as for `click.option`."""
+    return click.option(*names, multiple=True, callback=lambda _, __, values: values or None, **settings)
 
 
 @click.command()
@@ -46,8 +61,13 @@ ONCE_OPTIONS = ("bundle", "root_key", "key", "certificate", "institution", "poli
 @secure_options
 @setting("--host", help="Address to listen on.")
 @setting("--port", type=click.IntRange(0, 65535))
+@several("--address", "addresses", help="URL by which devices reach it through a proxy or by a name.")
+@several("--trusted-proxy", "trusted_proxies", help="A proxy whose Forwarded headers count.")
 @setting("--announce", is_flag=True, help="Let devices on the local network find it [lan].")
-@setting("--tls-cert", type=FILE, help="PEM certificate chain; without it, put TLS in front.")
+@click.option(
+    "--insecure/--no-insecure", default=None, help="Plain http to other machines, for all on the way to read."
+)
+@setting("--tls-cert", type=FILE, help="PEM certificate chain; without it, it makes one for the local network.")
 @setting("--tls-key", type=FILE, help="Its private key.")
 @setting("--log-requests", is_flag=True, help="One line of JSON a request on stderr; nothing about people in it.")
 def serve(folder: Path, **options: Any) -> None:
@@ -55,8 +75,9 @@ def serve(folder: Path, **options: Any) -> None:
 
     Its configuration is FOLDER/district.toml. Options go before it: those of rounds are written there and count from
     the next version on, or are refused where a log that has begun cannot take them; others count for this start.
-    TLS by --tls-cert and --tls-key, or by a proxy in front. HOMEROOM_OPERATOR_TOKEN, if set, opens /v1/metrics from
-    elsewhere.
+    To other machines it speaks TLS: by a certificate of its own, whose key stands in invitations, or by --tls-cert and
+    --tls-key; by default it listens for a proxy on this machine. HOMEROOM_OPERATOR_TOKEN, if set, opens /v1/metrics
+    from elsewhere.
     Example: homeroom district serve district/ --bundle vocabulary.homeroom --root-key root.pem
     Private rounds: --epsilon 8 --clip-norm 0.5 --noise-multiplier 1.2
     """
@@ -129,7 +150,8 @@ def _create(folder: Path, once: Mapping[str, Any], given: Mapping[str, Any]) -> 
         policy=once.get("policy"),
     )
     made = {"institution": facts.institution, "round": facts.configuration, "automatic_buffer": wanted.automatic_buffer}
-    write_file(folder, msgspec.structs.replace(base, **made))
+    server = msgspec.structs.replace(base.server, addresses=wanted.server.addresses)
+    write_file(folder, msgspec.structs.replace(base, server=server, **made))
 
 
 def _check_once(folder: Path, once: Mapping[str, Any]) -> None:
@@ -153,19 +175,32 @@ def _check_once(folder: Path, once: Mapping[str, Any]) -> None:
 
 def _serve(folder: Path, configuration: DistrictConfiguration, listen: Any) -> None:
     from homeroom.federation.network import discovery
+    from homeroom_aggregator.admin.certificate import pin_of_file, tls_files
     from homeroom_aggregator.admin.folder import read_facts
+    from homeroom_aggregator.admin.reach import note_listening
     from homeroom_aggregator.server.serve import serve as run
 
     facts, server = read_facts(folder), configuration.server
+    files = tls_files(folder, server)
+    if files:
+        server = msgspec.structs.replace(server, tls_cert=files[0], tls_key=files[1])
+        configuration = msgspec.structs.replace(configuration, server=server)
     listening = listen(server.host, server.port)
-    scheme, port = "https" if server.tls_cert else "http", listening.getsockname()[1]
+    scheme, port = "https" if files else "http", listening.getsockname()[1]
 
     @contextlib.contextmanager
     def announced() -> Iterator[None]:
+        note_listening(folder, server, port, files[0] if files else None)
         click.echo(f"{facts.institution}: root {facts.root}")
         if privacy := configuration.round.privacy:
             promise = f"epsilon {privacy.epsilon:g} at delta {privacy.delta:g} for each {privacy.unit}"
             click.echo(f"private rounds: {promise}")
+        if files:
+            click.echo(f"TLS key {pin_of_file(files[0])}")
+        elif not is_loopback(server.host):
+            click.echo(REVEALED, err=True)
+        if server.addresses is None:
+            click.echo(ANY_AUTHORITY, err=True)
         click.echo(f"listening on {scheme}://{server.host}:{port}")
         with contextlib.ExitStack() as until_the_end:
             if server.announce:

@@ -54,7 +54,7 @@ def health(service: Service, _: Request) -> Response:
 
 
 def keys(service: Service, request: Request) -> Response:
-    """The institution, its bundle and the certificate of the key that signs here; proves the key on a challenge."""
+    """The institution, its bundle and the certificate of the key that signs here; proves it; and the pin of its TLS key."""
     challenge = request.headers.get(http_signatures.CHALLENGE_HEADER, "")
     live = {"proof": sign(service.rounds.key, "challenge", {"challenge": challenge})} if len(challenge) == 64 else {}
     return refusals.JsonResponse(
@@ -64,6 +64,7 @@ def keys(service: Service, request: Request) -> Response:
             "bundle_id": service.rounds.bundle.bundle_id,
             "certificate": service.rounds.certificate,
             "bundle": service.downloads.bundle,
+            "tls": service.tls_pin,
         }
     )
 
@@ -369,6 +370,8 @@ def endpoint(service: Service, route: ApiRoute) -> Callable[[Request], Awaitable
         code, size_bytes, start_s = "", 0, time.monotonic()
         request.state.received = False
         try:
+            if service.addresses and route.path != "/health":
+                service.addresses.check(request)
             if route.opened:
                 response = await _answer_opened(service, route.opened, request, route.writes)
             else:

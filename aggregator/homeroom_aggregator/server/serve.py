@@ -15,10 +15,12 @@ from pathlib import Path
 import uvicorn
 
 from homeroom.errors import InputError, NetworkError
+from homeroom_aggregator.admin.certificate import pin_of_file
 from homeroom_aggregator.admin.configuration import DistrictConfiguration
 from homeroom_aggregator.server.connections import Connections
 from homeroom_aggregator.server.dashboard import routes
 from homeroom_aggregator.server.metrics import LOGGER
+from homeroom_aggregator.server.public_address import PublicAddresses
 from homeroom_aggregator.server.routes import make_app
 from homeroom_aggregator.server.service import Service, open_service
 
@@ -40,8 +42,10 @@ def listen(host: str, port: int) -> socket.socket:
 def make_server(service: Service, tls: ssl.SSLContext | None = None) -> uvicorn.Server:
     """Uvicorn's server, our connections in front of it. tls: for them to bring up; without it, put TLS in front."""
     limits = service.configuration.request_limits
+    app = routes.mount(make_app(service), service)
     config = uvicorn.Config(
-        routes.mount(make_app(service), service),
+        service.addresses.behind(app) if service.addresses else app,
+        proxy_headers=False,
         http="h11",  # its buffer is bounded in every state of a request
         h11_max_incomplete_event_size=limits.headers_kib << 10,
         loop="asyncio" if tls else "auto",  # uvloop loses bytes that come before `start_tls`
@@ -99,7 +103,11 @@ def serve(
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
     service = open_service(folder, token, configuration)
     try:
-        server = make_server(service, tls_context(configuration.server.tls_cert, configuration.server.tls_key))
+        certificate, key = configuration.server.tls_cert, configuration.server.tls_key
+        service.addresses = PublicAddresses(folder, configuration.server, listening.getsockname()[1])
+        service.tls_pin = pin_of_file(certificate) if certificate else ""
+        server = make_server(service, tls_context(certificate, key))
+        signal.signal(signal.SIGTERM, lambda *_: setattr(server, "should_exit", True))  # uvicorn looks before it serves
         with announced():
             for change in service.changes:
                 tell(f"from version {service.rounds.state.version + 1} on: {change}")

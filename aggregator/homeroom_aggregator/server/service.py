@@ -28,6 +28,7 @@ from homeroom_aggregator.server import auth
 from homeroom_aggregator.server.connections import Connections
 from homeroom_aggregator.server.downloads import Downloads
 from homeroom_aggregator.server.metrics import Metrics
+from homeroom_aggregator.server.public_address import PublicAddresses
 from homeroom_aggregator.server.rate_limits import MemoryBudget, RateMeter
 from homeroom_aggregator.server.write_thread import WriteThread
 from homeroom_aggregator.state.last_seen import LastSeen
@@ -67,7 +68,8 @@ class Service:
     """Shared by all handlers. `rounds` belongs to the writer's thread, `reader` to the event loop's.
 
     secret: proves invitation codes. token: the operator's, if one is set. changes: of the round configuration that came
-    with this start. secure_rounds: where rounds are secure.
+    with this start. secure_rounds: where rounds are secure. addresses: it answers to; None for all. tls_pin: of the key
+    with which it speaks TLS.
     """
 
     rounds: Rounds
@@ -81,6 +83,8 @@ class Service:
     nonces: auth.Nonces = field(default_factory=auth.Nonces)
     metrics: Metrics = field(default_factory=Metrics)
     secure_rounds: SecureRounds | None = None
+    addresses: PublicAddresses | None = None
+    tls_pin: str = ""
 
     def __post_init__(self) -> None:
         self.meter = RateMeter(self.configuration.device_limits)

@@ -11,6 +11,7 @@ from typing import Annotated
 import msgspec
 
 from homeroom.contract import base64url
+from homeroom.contract.address import Address, Pin
 from homeroom.contract.canonical_json import decode
 from homeroom.contract.manifest import Hash
 from homeroom.errors import InputError
@@ -28,16 +29,18 @@ class Invitation(msgspec.Struct, frozen=True, kw_only=True):
     root: fingerprint of the institution's root key.
     school: the school that the device belongs to, or "".
     expires: by the server's clock, for people to read.
+    pin: of the server's TLS key, which alone is then trusted; "" where the system's authorities vouch for it.
     """
 
     format: int = INVITATION_FORMAT
-    address: Annotated[str, msgspec.Meta(pattern=r"^https?://[^\s/]+$")]
+    address: Address
     root: Hash
     code: Annotated[str, msgspec.Meta(min_length=16, max_length=128)]
     institution: str
     bundle_id: Hash
     school: str = ""
     expires: str = ""
+    pin: Pin = ""
 
 
 def is_invitation_text(source: str) -> bool:
@@ -74,12 +77,13 @@ def as_text(invitation: Invitation) -> str:
 
 
 class Enrolment(msgspec.Struct, frozen=True, kw_only=True):
-    """The aggregator a device joined; `root` is the trusted fingerprint."""
+    """The aggregator a device joined; `root` is the trusted fingerprint, `pin` as in the invitation."""
 
     address: str
     root: Hash
     institution: str
     bundle_id: Hash
+    pin: Pin = ""
 
 
 def enrolment_of(invitation: Invitation) -> Enrolment:

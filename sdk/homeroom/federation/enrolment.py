@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import msgspec
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
+from homeroom.contract.address import is_secure
 from homeroom.contract.canonical_json import digest
 from homeroom.contract.invitation import Enrolment, Invitation, enrolment_of
 from homeroom.contract.round import RoundConfiguration
@@ -58,15 +59,30 @@ def enrol(store: Store, bundle: Bundle, invitation: Invitation, root: str) -> Ro
     from homeroom.federation.network.client import Client, join
     from homeroom.federation.network.discovery import locate
 
-    check_invitation(bundle, invitation, root)
+    check_invitation(store, bundle, invitation, root)
     key = make_key(store)
     network = locate(enrolment_of(invitation), key, network_settings(store))
     enrolment = join(invitation, key, network)
     with contextlib.closing(Client(enrolment, key, network)) as client:
         configuration = client.round()
         store_aggregator(store, client.certificate, client.school)
-    ENROLMENT.write(store, enrolment)
+    _store_enrolment(store, enrolment, network)
     return configuration
+
+
+def _store_enrolment(store: Store, enrolment: Enrolment, network: NetworkSettings) -> None:
+    """Stores the enrolment, gone over to TLS or to the server's new TLS key where that has proved itself.
+
+    network: of `locate`.
+    """
+    if network.pin and not is_secure(enrolment.address):
+        enrolment = msgspec.structs.replace(enrolment, address=network.address, pin=network.pin)
+        own = NETWORK.read(store) or NetworkSettings()
+        if own.address and not is_secure(own.address):
+            NETWORK.write(store, msgspec.structs.replace(own, address=""))
+    elif network.pin and enrolment.pin:
+        enrolment = msgspec.structs.replace(enrolment, pin=network.pin)
+    ENROLMENT.write(store, enrolment)
 
 
 def store_aggregator(store: Store, certificate: Certificate | None, school: str) -> None:
@@ -80,13 +96,24 @@ def known_aggregator(store: Store) -> KnownAggregator:
     return KnownAggregator(CERTIFICATE.read(store), SCHOOL.read(store) or "")
 
 
+def _check_address(store: Store, address: str) -> None:
+    """TrustError where an address would lead this device from TLS down to plain http."""
+    from homeroom.federation.network.tls import gate
+
+    if enrolment := ENROLMENT.read(store):
+        gate(enrolment.address, enrolment.pin, NetworkSettings(address=address))
+
+
 def has_joined(store: Store) -> bool:
     """Whether this device has joined an aggregator."""
     return ENROLMENT.exists(store)
 
 
-def check_invitation(bundle: Bundle, invitation: Invitation, root: str) -> None:
-    """Raises BundleError or TrustError unless the invitation is for this bundle and from the trusted root."""
+def check_invitation(store: Store, bundle: Bundle, invitation: Invitation, root: str) -> None:
+    """Raises BundleError or TrustError unless the invitation is for this bundle, from the trusted root, and not down
+    from TLS where this device joined by it.
+    """
+    _check_address(store, invitation.address)
     if invitation.bundle_id != bundle.bundle_id:
         raise BundleError(
             f"the invitation is for bundle {invitation.bundle_id[:12]}, not {bundle.bundle_id[:12]}",
@@ -117,6 +144,8 @@ def connect(store: Store) -> Iterator[Client]:
     network = network_settings(store)
     check_metered(network)
     network = locate(enrolment, key, network)
+    if network.pin not in ("", enrolment.pin):
+        _store_enrolment(store, enrolment, network)
     with contextlib.closing(Client(enrolment, key, network, instance=_machine_name(key))) as client:
         if NEXT_KEY.exists(store):
             _finish_rotation(store, client)
@@ -141,6 +170,7 @@ def set_network(store: Store, **changes: str) -> NetworkSettings:
             f"no such setting: {problem}", remedy="an address is https://name, a proxy http://name:port"
         ) from None
     check_urls(network)
+    _check_address(store, network.address)
     NETWORK.write(store, network)
     return network
 

@@ -72,7 +72,7 @@ class ImportedAnswer:
 
 def prepare_join(store: Store, bundle: Bundle, invitation: Invitation, root: str) -> None:
     """Stores an invitation, whose code goes out with the next message."""
-    enrolment.check_invitation(bundle, invitation, root)
+    enrolment.check_invitation(store, bundle, invitation, root)
     with store.step("join by hand"):
         enrolment.make_key(store)
         PENDING_INVITATION.write(store, invitation)

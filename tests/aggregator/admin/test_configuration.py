@@ -71,6 +71,9 @@ EFFECTS: dict[str, tuple[dict[str, Any], list[str], Any]] = {
     "host": ({}, ["--host", "localhost"], "localhost"),
     "port": ({}, ["--port", "0"], 0),
     "announce": ({}, ["--announce"], True),
+    "addresses": ({}, ["--address", "https://a.example/b"], ("https://a.example/b",)),
+    "trusted_proxies": ({}, ["--trusted-proxy", "10.0.0.0/8"], ("10.0.0.0/8",)),
+    "insecure": ({}, ["--insecure"], True),
     "log_requests": ({}, ["--log-requests"], True),
 }
 REFUSALS: dict[str, tuple[dict[str, Any], list[str], str]] = {

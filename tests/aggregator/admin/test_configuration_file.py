@@ -25,6 +25,7 @@ from homeroom.contract.signing import write_key
 from homeroom.errors import InputError
 from homeroom_aggregator.admin import backup, configuration_file
 from homeroom_aggregator.admin.bundle_upgrade import upgrade_bundle
+from homeroom_aggregator.admin.certificate import lan_host
 from homeroom_aggregator.admin.configuration import (
     CHANGE_TEXT,
     DERIVED,
@@ -75,6 +76,7 @@ def test_every_field_stands_in_the_file_and_is_explained() -> None:
 def test_the_docs_have_a_row_for_every_field() -> None:
     option_of = {name: f"`--{option.replace('_', '-')}`" for option, name in FIELD_OF_OPTION.items()}
     option_of |= {"institution": "`--institution`", "round.buffer_size": "`--buffer`", "round.scopes": "`--policy`"}
+    option_of |= {"server.addresses": "`--address`", "server.trusted_proxies": "`--trusted-proxy`"}
     rules = {f"round.{name}": rule.waiting for name, rule in ROUND_FIELDS.items()}
     rows = [
         f"| `{name}` | {option_of.get(name, '')} | {CHANGE_TEXT[change_of(name)]} | {rules.get(name, '')} |"
@@ -214,17 +216,20 @@ def test_a_file_that_is_there_before_the_folder_is_made_counts(tmp_path: Path, s
     one = started[0].configuration
     assert (one.institution, one.round.max_norm, one.round.buffer_size, one.log.retain) == ("District 9", 7.0, 8, 5)
     assert read_facts(folder).configuration == one.round
-    assert read_configuration(folder) == msgspec.structs.replace(one, server=ServerSection())
+    assert read_configuration(folder) == msgspec.structs.replace(one, server=ServerSection(addresses=()))
 
 
 @pytest.mark.parametrize(
     ("server", "invited", "shown"),
     [
         ({}, "http://127.0.0.1:8340", "http://127.0.0.1:8340"),
-        ({"host": "homeroom.school.example", "port": 9000}, "http://homeroom.school.example:9000", None),
+        ({"host": "homeroom.school.example", "port": 9000}, "https://homeroom.school.example:9000", None),
+        ({"host": "10.0.0.7", "insecure": True}, "http://10.0.0.7:8340", None),
+        ({"addresses": ("https://a.example/b", "http://127.0.0.1:8340")}, "https://a.example/b", None),
         ({"host": "::1", "tls_cert": Path("a.pem"), "tls_key": Path("b.pem")}, "https://[::1]:8340", None),
-        ({"host": "0.0.0.0", "port": 9000}, None, "http://127.0.0.1:9000"),
-        ({"host": "::", "port": 9000}, None, "http://[::1]:9000"),
+        ({"host": "0.0.0.0", "port": 9000}, f"https://{lan_host('0.0.0.0')}:9000", "https://127.0.0.1:9000"),
+        ({"host": "::", "insecure": True}, f"http://{lan_host('::')}:8340", "http://[::1]:8340"),
+        ({"port": 0}, None, None),
     ],
 )
 def test_invitations_and_the_dashboard_have_the_address_of_the_file(
@@ -243,6 +248,9 @@ def test_invitations_and_the_dashboard_have_the_address_of_the_file(
         assert "--address" in str(done.exception)
         assert list(out.iterdir()) == []
     done = CliRunner().invoke(homeroom, ["district", "dashboard", str(folder)])
+    if not (invited or shown):
+        assert isinstance(done.exception, InputError)
+        return
     assert done.output.splitlines()[-1].startswith(f"{shown or invited}/dashboard/enter?code=")
 
 

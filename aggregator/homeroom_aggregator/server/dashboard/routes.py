@@ -227,6 +227,8 @@ def endpoint(
     async def answer(request: Request) -> Response:
         start_s, code = time.monotonic(), ""
         try:
+            if dashboard.service.addresses:
+                dashboard.service.addresses.check(request)
             response = await work(dashboard, request)
         except (HomeroomError, RefusedError) as problem:
             refusal = refusals.refusal_of(problem)

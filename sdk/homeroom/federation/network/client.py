@@ -45,11 +45,12 @@ class Refusal(msgspec.Struct, frozen=True):
 
 
 class AggregatorKeys(msgspec.Struct, frozen=True):
-    """An aggregator's certificate, the bundle it serves, and where that may be fetched."""
+    """An aggregator's certificate, the bundle it serves, where that may be fetched, and the pin of its TLS key."""
 
     bundle_id: str
     certificate: Certificate
     bundle: DownloadOffer | None = None
+    tls: str = ""
 
 
 class VersionOffer(msgspec.Struct, frozen=True):
@@ -118,11 +119,17 @@ class Client:
         self.waiting: tuple[int, int] | None = None  # of the next version: updates that it has, and that it needs
         self.school = ""  # whose own segments this device may feed, as the aggregator last signed it for this client
         self._nonce = ""
-        self._line = Connection(enrolment.address, network, transport=transport)
+        self._line = Connection(enrolment.address, network, pin=enrolment.pin, transport=transport)
 
     def keys(self) -> AggregatorKeys:
-        """Fetches the aggregator's keys; AnswerError unless a key that the trusted root certified signed the answer."""
-        return cast(AggregatorKeys, self._decode(self.send("GET", "/v1/keys", signed=False), AggregatorKeys))
+        """Fetches the aggregator's keys; AnswerError unless a key that the trusted root certified signed the answer.
+
+        Raises TrustError where the TLS key of this connection is neither the enrolment's nor named in that answer.
+        """
+        keys = cast(AggregatorKeys, self._decode(self.send("GET", "/v1/keys", signed=False), AggregatorKeys))
+        if self._line.pin not in ("", self.enrolment.pin, keys.tls):
+            raise TrustError("the aggregator names another TLS key", code=Code.OTHER_TLS_KEY, where=self._line.address)
+        return keys
 
     def check_server(self) -> None:
         """Raises TrustError unless the trusted root certified the aggregator and it serves this bundle."""

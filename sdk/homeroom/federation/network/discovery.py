@@ -1,7 +1,7 @@
 """Finds the aggregator on the local network: DNS-SD over multicast DNS (RFC 6762, RFC 6763).
 
-An address that is found is trusted only once a key under the institution's root signs a fresh challenge there. Needs
-the extra `lan` (zeroconf); an address that is entered works without it.
+An address that is found is trusted only once a key under the institution's root signs a fresh challenge there and, with
+TLS, the server's TLS key. Needs the extra `lan` (zeroconf); an address that is entered works without it.
 """
 
 from __future__ import annotations
@@ -10,19 +10,24 @@ import contextlib
 import importlib.util
 import ipaddress
 import socket
+import ssl
 import time
+import urllib.request
 from collections.abc import Iterator
+from itertools import chain
 from typing import Any
 
 import httpx
 import msgspec
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
+from homeroom.contract.address import authority_of, is_secure, pin_of
 from homeroom.contract.invitation import Enrolment
 from homeroom.errors import MissingExtraError, NetworkError, TrustError
 from homeroom.federation.network.client import Client
 from homeroom.federation.network.settings import NetworkSettings
-from homeroom.federation.network.transport import CONNECT_TIMEOUT_S
+from homeroom.federation.network.tls import gate, tls_context
+from homeroom.federation.network.transport import CONNECT_TIMEOUT_S, dates_ignored
 
 SERVICE_TYPE = "_homeroom._tcp.local."
 DISCOVERY_TIMEOUT_S = 3.0
@@ -89,33 +94,66 @@ def find_addresses(root: str, patience_s: float = DISCOVERY_TIMEOUT_S) -> list[s
 
 
 def locate(enrolment: Enrolment, key: Ed25519PrivateKey, network: NetworkSettings) -> NetworkSettings:
-    """The settings, with a local address that proves itself where the known one does not listen and `lan` allows it."""
-    if network.lan == "off" or network.proxy or importlib.util.find_spec("zeroconf") is None:
+    """The settings, with an address that proves itself where the known one does not answer as this device trusts it.
+
+    Tried are the same place by TLS, to which a server may have gone over or for which it may have a new key, then what
+    is announced on the local network, where `lan` allows it. An address without TLS only for who joined without it.
+    """
+    address, pin = gate(enrolment.address, enrolment.pin, network)
+    if network.proxy or _environment_proxy(address):
         return network
-    if _is_listening(network.address or enrolment.address):
-        return network
-    with contextlib.suppress(OSError, NetworkError):
-        for address in find_addresses(enrolment.root):
-            local = msgspec.structs.replace(network, address=address)
-            with (
-                contextlib.suppress(NetworkError, TrustError),
-                contextlib.closing(Client(enrolment, key, local)) as client,
-            ):
+    candidates: list[str] = []
+    with contextlib.suppress(OSError):
+        if _answers(address, pin, network):
+            return network
+        candidates = [f"https://{address.partition('://')[2]}"]
+    for candidate in chain(candidates, _announced(enrolment.root, network)):
+        with contextlib.suppress(OSError, ValueError, NetworkError, TrustError):
+            shown = shown_pin(candidate) if is_secure(candidate) else ""
+            local = msgspec.structs.replace(network, address=candidate, pin=shown)
+            with contextlib.closing(Client(enrolment, key, local)) as client:
                 client.keys()
                 return local
     return network
 
 
-def _is_listening(address: str) -> bool:
-    """Whether anything listens at a URL."""
+def _announced(root: str, network: NetworkSettings) -> Iterator[str]:
+    """Addresses on the local network; looked for once the first is asked for."""
+    if network.lan != "off" and importlib.util.find_spec("zeroconf") is not None:
+        with contextlib.suppress(OSError, NetworkError):
+            yield from find_addresses(root)
+
+
+def _answers(address: str, pin: str, network: NetworkSettings) -> bool:
+    """Whether the server at an address speaks TLS as this device trusts it, or plain http; OSError if none listens."""
+    with _reach(address) as raw:
+        try:
+            if is_secure(address):
+                with tls_context(pin, dates_ignored(network)).wrap_socket(raw, server_hostname=httpx.URL(address).host):
+                    return True
+            request = f"GET /v1/health HTTP/1.1\r\nhost: {authority_of(address)}\r\nconnection: close\r\n\r\n"
+            raw.sendall(request.encode())
+            return raw.makefile("rb").read(5) == b"HTTP/"
+        except OSError:
+            return False
+
+
+def shown_pin(address: str) -> str:
+    """The pin of the key with which the server at an address speaks TLS, whoever that is; OSError if it does not."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
+    with _reach(address) as raw, context.wrap_socket(raw, server_hostname=httpx.URL(address).host) as connection:
+        return pin_of(connection.getpeercert(binary_form=True) or b"")
+
+
+def _reach(address: str) -> socket.socket:
     url = httpx.URL(address)
-    try:
-        socket.create_connection(
-            (url.host, url.port or (443 if url.scheme == "https" else 80)), CONNECT_TIMEOUT_S
-        ).close()
-    except OSError:
-        return False
-    return True
+    return socket.create_connection((url.host, url.port or (443 if is_secure(address) else 80)), CONNECT_TIMEOUT_S)
+
+
+def _environment_proxy(address: str) -> bool:
+    url = httpx.URL(address)
+    return url.scheme in urllib.request.getproxies() and not urllib.request.proxy_bypass(url.host)
 
 
 def _addresses_of(host: str) -> list[str]:

@@ -6,11 +6,14 @@ from typing import Annotated, Literal
 
 import msgspec
 
+from homeroom.contract.address import ADDRESS_PATTERN, Pin
+
 
 class NetworkSettings(msgspec.Struct, frozen=True, kw_only=True):
     """How this device reaches its aggregator; an empty text leaves it to the invitation and the environment.
 
     address: URL in place of the invitation's.
+    pin: of the TLS key at that address, where it is another than the invitation's.
     proxy: URL.
     metered: `auto` stays offline on mobile data where the system tells it apart.
     clock: `ignore` skips the dates of TLS certificates; `auto` does so only where the clock is plainly wrong.
@@ -18,7 +21,8 @@ class NetworkSettings(msgspec.Struct, frozen=True, kw_only=True):
     scores: `tell` reports each new version's scores on this device's validation samples.
     """
 
-    address: Annotated[str, msgspec.Meta(pattern=r"^(https?://[^\s/]+)?$")] = ""
+    address: Annotated[str, msgspec.Meta(pattern=f"{ADDRESS_PATTERN}|^\\Z")] = ""
+    pin: Pin = ""
     proxy: Annotated[str, msgspec.Meta(pattern=r"^((http|https|socks5)://[^\s]+)?$")] = ""
     metered: Literal["auto", "allow", "refuse"] = "auto"
     clock: Literal["auto", "ignore"] = "auto"

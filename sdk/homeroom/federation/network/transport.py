@@ -21,8 +21,10 @@ from importlib.util import find_spec
 import httpx
 import stamina
 
-from homeroom.errors import InputError, NetworkError, SignalError
+from homeroom.contract.address import is_secure
+from homeroom.errors import Code, InputError, NetworkError, SignalError, TrustError
 from homeroom.federation.network.settings import NetworkSettings
+from homeroom.federation.network.tls import NEVER_DOWN, OTHER_KEY, gate, tls_context
 from homeroom.system import clock
 
 CONNECT_TIMEOUT_S, READ_TIMEOUT_S = 10.0, 60.0
@@ -31,7 +33,6 @@ ATTEMPTS = 3
 LONGEST_RETRY_WAIT_S = 30.0  # where a server asks for more, the next sync tries again
 BUSY_STATUSES = (429, 502, 503, 504)
 EXPIRED_CODES = (9, 10)  # OpenSSL: the certificate is not yet valid, or has expired
-NO_CHECK_TIME = 0x200000  # OpenSSL's X509_V_FLAG_NO_CHECK_TIME
 EARLIEST_TIME = datetime.datetime(2026, 11, 1, tzinfo=datetime.UTC)  # a clock that shows an earlier time is wrong
 RETRY_REMEDY = "try again later; nothing is lost"
 LOG_IN_REMEDY = "log in to this network in a browser, or ask its administrator to allow the address"
@@ -51,6 +52,11 @@ def check_urls(network: NetworkSettings) -> None:
         raise InputError(
             "SOCKS needs a package that is not installed", where=network.proxy, remedy="pip install socksio"
         )
+
+
+def dates_ignored(network: NetworkSettings) -> bool:
+    """Whether the dates of TLS certificates are not looked at: by the settings, or since the clock is plainly wrong."""
+    return network.clock == "ignore" or clock.now() < EARLIEST_TIME
 
 
 @dataclass(frozen=True)
@@ -77,17 +83,22 @@ class Connection:
     """A connection to one aggregator by this device's network settings."""
 
     def __init__(
-        self, address: str, network: NetworkSettings | None = None, *, transport: httpx.BaseTransport | None = None
+        self,
+        address: str,
+        network: NetworkSettings | None = None,
+        *,
+        pin: str = "",
+        transport: httpx.BaseTransport | None = None,
     ) -> None:
+        """Opens no connection yet. address, pin: of the enrolment; the settings may name others that are as safe."""
         network = network or NetworkSettings()
-        self.address, self._proxy = network.address or address, network.proxy
-        ignore_dates = network.clock == "ignore" or clock.now() < EARLIEST_TIME
+        (self.address, self.pin), self._proxy = gate(address, pin, network), network.proxy
         try:
             self._http = httpx.Client(
                 base_url=self.address,
                 transport=transport,
                 proxy=network.proxy or None,
-                verify=_tls_context(ignore_dates) if self.address.startswith("https") else True,
+                verify=tls_context(self.pin, dates_ignored(network)) if is_secure(self.address) else True,
                 timeout=httpx.Timeout(READ_TIMEOUT_S, connect=CONNECT_TIMEOUT_S),
                 headers={"user-agent": "homeroom", "accept-encoding": "identity"},
                 follow_redirects=False,
@@ -129,8 +140,11 @@ class Connection:
     def _check_who_answered(self, response: httpx.Response) -> None:
         if response.has_redirect_location:
             to = response.headers.get("location", "")[:200]
-            if httpx.URL(self.address).join(to).host == httpx.URL(self.address).host:
+            there, here = httpx.URL(self.address).join(to), httpx.URL(self.address)
+            if there.host == here.host and (there.scheme == "https" or here.scheme == "http"):
                 raise NetworkError(f"sends devices on to {to}", where=self.address, remedy="use that address")
+            if there.host == here.host:
+                raise TrustError(f"sends devices on to {to}: {NEVER_DOWN}", code=Code.TLS_ONLY, where=self.address)
             raise NetworkError(
                 f"this network's login page answered in the aggregator's place (sent on to {to})",
                 where=self.address,
@@ -149,6 +163,8 @@ class Connection:
         if wrong is None:
             through = f" through the proxy {httpx.URL(self._proxy).host}" if self._proxy else ""
             return NetworkError(f"no connection{through}: {problem}", where=self.address, remedy=RETRY_REMEDY)
+        if wrong.verify_message == OTHER_KEY:
+            return NetworkError(OTHER_KEY, code=Code.OTHER_TLS_KEY, where=self.address, remedy=LOG_IN_REMEDY)
         if wrong.verify_code in EXPIRED_CODES:
             today = f"{clock.now():%Y-%m-%d}"
             return NetworkError(
@@ -216,10 +232,3 @@ def _certificate_problem(problem: BaseException) -> ssl.SSLCertVerificationError
     while cause is not None and not isinstance(cause, ssl.SSLCertVerificationError):
         cause = cause.__cause__ or cause.__context__
     return cause
-
-
-def _tls_context(ignore_dates: bool) -> ssl.SSLContext:
-    context = httpx.create_ssl_context()
-    if ignore_dates:
-        context.verify_flags |= ssl.VerifyFlags(NO_CHECK_TIME)
-    return context
