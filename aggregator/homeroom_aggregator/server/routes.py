@@ -54,7 +54,7 @@ def health(service: Service, _: Request) -> Response:
 
 
 def keys(service: Service, request: Request) -> Response:
-    """The institution, its bundle and the certificate of the key that signs here; proves it; and the pin of its TLS key."""
+    """The institution, its bundle, the certificate of the key that signs here, and the pin of its TLS key."""
     challenge = request.headers.get(http_signatures.CHALLENGE_HEADER, "")
     live = {"proof": sign(service.rounds.key, "challenge", {"challenge": challenge})} if len(challenge) == 64 else {}
     return refusals.JsonResponse(

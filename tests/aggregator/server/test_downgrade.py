@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import socket
 import ssl
 import subprocess
@@ -158,7 +159,7 @@ def relayed(port: int) -> object:
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
         context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
         with context.wrap_socket(socket.create_connection(("127.0.0.1", port), 5)) as true:
-            true.sendall(request.replace(b"connection: keep-alive", b"connection: close"))
+            true.sendall(re.sub(rb"(?i)connection: keep-alive", b"connection: close", request))
             return b"".join(iter(lambda: true.recv(1 << 16), b""))
 
     return reply
