@@ -1,19 +1,26 @@
-"""The inbox: a folder whose complete entries are imported and then deleted, as the device's copy is encrypted.
+"""The inbox: a folder whose complete entries are imported; the files that were read are then deleted.
 
-It may be on a network share: entries still being copied are left alone, and refused ones are moved to a folder with the
-reason beside them.
+The device's copy is encrypted. Nothing else is ever deleted: an entry that changes while it is read stays, files that
+are not read move to refused/ with the reason beside them, as refused entries do, and what is no entry lies where it is.
+It may be on a network share: entries still being copied are left alone.
 """
 
 from __future__ import annotations
 
+import os
 import re
 import shutil
+import stat
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 from homeroom.agent.status import AGENT_FOLDER
+from homeroom.data.ingest.folder import JUNK_NAMES, MODALITY_OF
+from homeroom.data.ingest.sheet import SHEET_SUFFIXES
 from homeroom.device.device import Device
+from homeroom.device.receipt import Receipt
 from homeroom.errors import BundleError, HomeroomError, InputError
 from homeroom.system.attempt import ENDED, attempt, cut_short
 from homeroom.system.files import make_directory, write_durable
@@ -23,7 +30,9 @@ UNFINISHED_SUFFIXES = (".part", ".tmp", ".crdownload", ".filepart")
 REFUSED_FOLDER, WHY_SUFFIX = "refused", ".why.txt"
 REFUSED_STAMP = re.compile(r"^\d{8}-\d{6}-")
 MARK_FILE = "reading.json"
-INVITATION_FILE = "invitation.json"
+INVITATION_FILE, BUNDLE_SUFFIX = "invitation.json", ".homeroom"
+ROW_SUFFIXES = (".jsonl", ".ndjson", *SHEET_SUFFIXES)
+DAY_S = 86_400.0
 
 
 @dataclass(frozen=True)
@@ -40,9 +49,9 @@ class InboxEntries:
 
 def scan_inbox(inbox: Path, settled_s: float = SETTLED_S) -> InboxEntries:
     """The complete entries: not hidden, not half copied, and unchanged for `settled_s` seconds."""
-    entries = settled_entries(inbox, time.time(), settled_s)
-    samples = tuple(entry for entry in entries if entry.is_dir() or entry.suffix in (".jsonl", ".csv"))
-    bundles = tuple(entry for entry in entries if entry.suffix == ".homeroom" and entry.is_file())
+    entries = [entry for entry in settled_entries(inbox, time.time(), settled_s) if not why_no_entry(entry)]
+    samples = tuple(entry for entry in entries if entry.is_dir() or entry.suffix.lower() in ROW_SUFFIXES)
+    bundles = tuple(entry for entry in entries if entry.suffix == BUNDLE_SUFFIX)
     return InboxEntries(samples, bundles, next((entry for entry in entries if entry.name == INVITATION_FILE), None))
 
 
@@ -51,8 +60,10 @@ def settled_entries(inbox: Path, now: float, settled_s: float) -> list[Path]:
 
     def quiet(entry: Path) -> bool:
         paths = [entry, *entry.rglob("*")] if entry.is_dir() else [entry]
-        newest = max(path.stat().st_mtime for path in paths)
-        return newest > now + 86_400 or now - newest >= settled_s
+        times = {path: path.lstat().st_mtime for path in paths}
+        newest = max(times.values())
+        copying = any(path.suffix.lower() in UNFINISHED_SUFFIXES and now - times[path] < DAY_S for path in paths)
+        return newest > now + DAY_S or (now - newest >= settled_s and not copying)
 
     try:
         entries = sorted(inbox.iterdir())
@@ -60,7 +71,7 @@ def settled_entries(inbox: Path, now: float, settled_s: float) -> list[Path]:
         return []  # an unreachable share
     settled = []
     for entry in entries:
-        if entry.name.startswith(".") or entry.name == REFUSED_FOLDER or entry.suffix in UNFINISHED_SUFFIXES:
+        if entry.name.startswith(".") or entry.name == REFUSED_FOLDER or entry.suffix.lower() in UNFINISHED_SUFFIXES:
             continue
         try:
             if quiet(entry):
@@ -70,8 +81,67 @@ def settled_entries(inbox: Path, now: float, settled_s: float) -> list[Path]:
     return settled
 
 
+def why_no_entry(entry: Path) -> str:
+    """Why the agent does not read something in the inbox; empty where it does."""
+    if entry.is_symlink():
+        return "links are not followed"
+    if entry.is_dir():
+        return "" if any(not is_junk(path) for path in files_below(entry)) else "the folder is empty"
+    if not entry.is_file():
+        return "it is a pipe or a device, not a file"
+    if entry.suffix.lower() in (*ROW_SUFFIXES, BUNDLE_SUFFIX) or entry.name == INVITATION_FILE:
+        return ""
+    if entry.suffix.lower() in MODALITY_OF:
+        return "put media into a folder: its name, or a sheet beside them, labels them"
+    if entry.name.startswith("invitation") and entry.suffix == ".json":
+        return f"rename it to {INVITATION_FILE}, or run `homeroom device join` with it"
+    return "files of this kind are not read"
+
+
+def unread_entries(inbox: Path) -> list[tuple[str, str]]:
+    """What lies in the inbox and is not read, each with the reason."""
+    reasons = [(entry.name, why_no_entry(entry)) for entry in settled_entries(inbox, time.time(), 0.0)]
+    return [(name, why) for name, why in reasons if why]
+
+
+def files_below(entry: Path) -> dict[Path, tuple[int, int]]:
+    """Size and time (ns) of each file of an entry, of links themselves."""
+    paths = [entry, *entry.rglob("*")]
+    return {
+        path: (status.st_size, status.st_mtime_ns)
+        for path in paths
+        if not stat.S_ISDIR((status := path.lstat()).st_mode)
+    }
+
+
+def is_junk(path: Path) -> bool:
+    """Whether a file is one that systems leave in folders, and nobody misses."""
+    return path.name.lower() in (*JUNK_NAMES, ".ds_store") or path.name.startswith("._")
+
+
+def remove_read(entry: Path, before: Mapping[Path, tuple[int, int]], receipt: Receipt) -> bool:
+    """Deletes the files of an entry that were read; moves what is left to refused/, and returns whether it did.
+
+    before: its files when reading began. Where they changed meanwhile nothing is deleted: the entry is read again.
+    """
+    if files_below(entry) != before:
+        return False
+    for path in map(Path, receipt.read):
+        if path in before:
+            path.unlink()
+    if entry.is_dir():
+        left = [path for path in before if os.path.lexists(path)]
+        if not [path for path in left if not is_junk(path)]:
+            shutil.rmtree(entry)
+            return False
+        details = [f"{name}: {why}" for name, why in receipt.unread.items()]
+        refuse_entry(entry, InputError("these files were not read; all others are in the device", details=details))
+        return True
+    return False
+
+
 def import_entries(device: Device, entries: tuple[Path, ...]) -> tuple[int, int]:
-    """Adds each entry (a folder, .jsonl or .csv) and deletes it; returns counts of new samples and refused entries.
+    """Adds each entry and deletes what was read of it; returns counts of new samples and refused entries.
 
     After a power cut between adding and deleting, the same samples are recognised by their content. Where its reader
     fails, an entry is refused as one that is wrong, and the others go on.
@@ -79,8 +149,9 @@ def import_entries(device: Device, entries: tuple[Path, ...]) -> tuple[int, int]
     before, refused = device.store.count(), 0
     for entry in entries:
         try:
+            files = files_below(entry)
             with attempt(mark_of(device.store.directory), entry.name):
-                device.add(entry)
+                receipt = device.take_in(entry)
         except (InputError, BundleError) as problem:
             refuse_entry(entry, problem)
             refused += 1
@@ -90,7 +161,7 @@ def import_entries(device: Device, entries: tuple[Path, ...]) -> tuple[int, int]
             refuse_entry(entry, InputError(f"its reader failed: {type(problem).__name__} {problem}".strip()))
             refused += 1
         else:
-            remove_entry(entry)
+            refused += remove_read(entry, files, receipt)
     return device.store.count() - before, refused
 
 

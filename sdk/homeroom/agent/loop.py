@@ -119,6 +119,8 @@ class Agent:
             if inbox.refuse_cut_short(self.settings.directory, folder):
                 self.say(refused_entries=self.status.refused_entries + 1)
             entries = inbox.scan_inbox(folder, self.settings.settled_s)
+            if (unread := len(inbox.unread_entries(folder))) != self.status.unread_entries:
+                self.say(unread_entries=unread)
         came = self._hours_came()
         due = bool(entries) or came or self._look_inside or self._sync_due() or not self._jobs.empty()
         if due:

@@ -19,7 +19,7 @@ from urllib.parse import parse_qs, urlsplit
 
 import msgspec
 
-from homeroom.agent.inbox import refused_entries
+from homeroom.agent.inbox import refused_entries, unread_entries
 from homeroom.agent.label_form import is_asked, is_in_form, read_labels
 from homeroom.agent.loop import Agent
 from homeroom.agent.status import AGENT_FOLDER, status_lines
@@ -172,6 +172,7 @@ class PageHandler(BaseHTTPRequestHandler):
             status=status,
             lines=status_lines(status),
             refused=refused_entries(inbox) if (inbox := self.server.agent.settings.inbox) else [],
+            unread=unread_entries(inbox) if inbox else [],
             notice=notice,
             manifest=device.bundle.manifest,
             samples=samples,

@@ -44,6 +44,7 @@ class AgentStatus(msgspec.Struct, frozen=True, kw_only=True):
     global_version: int = 0
     next_version: str | None = None  # how many of its updates are here, where the aggregator tells
     refused_entries: int = 0
+    unread_entries: int = 0
     last_seen: str | None = None  # when the aggregator last answered
     last_trained: str | None = None
     trained_samples: int = 0
@@ -83,6 +84,8 @@ def status_lines(status: AgentStatus) -> list[tuple[str, str]]:
         lines.append((f"last seen {status.last_seen}", "when the aggregator last answered"))
     if status.next_version:
         lines.append(("next version", status.next_version))
+    if status.unread_entries:
+        lines.append(("not read", f"{status.unread_entries} in the inbox: the page names them, and why"))
     if status.refused_entries:
         lines.append(
             ("refused", f"{status.refused_entries} entries of the inbox: the reasons lie in its folder refused/")

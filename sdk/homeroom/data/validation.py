@@ -71,6 +71,17 @@ def resolve(sample: Sample, manifest: Manifest, *, base: Path | None = None, tru
     )
 
 
+def media_names(sample: Sample, manifest: Manifest) -> list[str | Path]:
+    """The files that a sample names, as it names them."""
+    return [
+        item
+        for name, value in sample.inputs.items()
+        if find_slot(name, manifest).modality in ("image", "audio")
+        for item in (value if isinstance(value, list | tuple) else [value])
+        if isinstance(item, str | Path)
+    ]
+
+
 def find_slot(name: str, manifest: Manifest) -> Slot:
     """Returns the slot of that name, or the only single slot of that modality; InputError if there is none."""
     for slot in manifest.slots:

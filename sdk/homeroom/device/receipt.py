@@ -21,7 +21,7 @@ class Receipt:
     labelled: by task, how many have a label; of the others there are `len(sample_ids)` less.
     longer: by slot, how many inputs are longer than the model reads, which leaves out their ends.
     quarantined: how many are set aside, whole or in part, by the reason.
-    refused: rows that cannot be taken. unread: files that were not read, each with the reason.
+    refused: rows that cannot be taken. read: files that were read; unread: files of a folder that were not, and why.
     missing: cells that were taken as missing, by their text. notes: sentences about what was understood otherwise.
     """
 
@@ -32,6 +32,7 @@ class Receipt:
     longer: Mapping[str, int]
     quarantined: Mapping[str, int]
     refused: Sequence[Problem] = ()
+    read: Sequence[str] = ()
     unread: Mapping[str, str] = field(default_factory=dict)
     missing: Mapping[str, int] = field(default_factory=dict)
     notes: Sequence[str] = ()
@@ -79,6 +80,7 @@ def write_receipt(store: Store, sample_ids: Sequence[str], before: int, tally: T
         longer=dict(tally.longer),
         quarantined=dict(aside.most_common()),
         refused=intake.problems,
+        read=sorted(map(str, intake.read)),
         unread=intake.unread,
         missing=dict(intake.missing),
         notes=intake.notes,

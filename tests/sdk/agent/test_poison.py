@@ -25,7 +25,7 @@ import os, signal, sys
 from pathlib import Path
 from homeroom.agent.loop import Agent, AgentSettings
 from homeroom.device.device import Device
-whole = Device.add
+whole = Device.take_in
 def add(device, entry, **options):
     text = Path(entry).read_text()
     if "kill" in text:
@@ -35,7 +35,7 @@ def add(device, entry, **options):
     if "large" in text:
         raise MemoryError
     return whole(device, entry, **options)
-Device.add = add
+Device.take_in = add
 agent = Agent(AgentSettings(Path(sys.argv[1]), inbox=Path(sys.argv[2]), settled_s=0))
 agent.cycle()
 print(agent.status.samples, agent.status.refused_entries, dict(agent.status.problems))

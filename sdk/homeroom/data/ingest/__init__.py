@@ -12,7 +12,7 @@ from homeroom.data.ingest.jsonl import read_jsonl
 from homeroom.data.ingest.sheet import SHEET_SUFFIXES
 from homeroom.data.ingest.sheet_samples import read_sheet
 from homeroom.data.samples import Sample, StoredSample
-from homeroom.data.validation import resolve
+from homeroom.data.validation import media_names, resolve
 from homeroom.errors import InputError
 
 __all__ = ["Intake", "Problem", "ReadOptions", "read", "read_samples"]
@@ -46,6 +46,8 @@ def read_samples(path: Path, manifest: Manifest) -> Iterator[StoredSample]:
 
 def _checked(path: Path, manifest: Manifest, intake: Intake) -> Iterator[StoredSample]:
     before = intake.rows
+    if path.is_file():
+        intake.read.add(path)
     if path.is_dir():
         samples, base = read_folder(path, manifest, intake), path
     elif not path.exists():
@@ -62,8 +64,11 @@ def _checked(path: Path, manifest: Manifest, intake: Intake) -> Iterator[StoredS
         )
     for sample in samples:
         try:
-            yield resolve(sample, manifest, base=base)
+            stored = resolve(sample, manifest, base=base)
         except InputError as problem:
             intake.refuse(problem, sample.origin or path.name)
+            continue
+        intake.read |= {base / name for name in media_names(sample, manifest)}
+        yield stored
     if intake.rows == before:
         raise InputError("holds no sample", where=str(path), remedy="check that it is the right file")

@@ -69,6 +69,8 @@ def read_folder(folder: Path, manifest: Manifest, intake: Intake) -> Iterator[Sa
         details = [f"{name}: {reason}" for name, reason in islice(intake.unread.items(), PROBLEMS_SHOWN)]
         what = "holds no pictures, sounds or texts" + (" that can be read" if details else "")
         raise InputError(what, where=str(folder), remedy="check the path", details=details)
+    if sheet is not None:
+        intake.read.add(sheet)
     groups: dict[str, list[Path]] = {}
     for path in files:
         groups.setdefault(path.relative_to(folder).with_suffix("").as_posix(), []).append(path)
@@ -79,6 +81,7 @@ def read_folder(folder: Path, manifest: Manifest, intake: Intake) -> Iterator[Sa
         with intake.row(where, {FILE_COLUMN: name, **row}):
             sample = to_sample(row, where, columns, intake)
             sample.inputs |= _bind_files(members, manifest, folder)
+            intake.read |= {path for path in members if path.suffix.lower() in MODALITY_SUFFIXES["text"]}
             sample.origin = where
             if not sample.labels and "/" in name:
                 sample.labels |= _folder_labels(name.rsplit("/", 2)[-2], manifest, intake)
@@ -139,6 +142,7 @@ def _labels_files(sheet: Path, manifest: Manifest, intake: Intake) -> bool:
 
 def _sheet_samples(sheet: Path, manifest: Manifest, files: Sequence[Path], intake: Intake) -> Iterator[Sample]:
     """The samples of a sheet; files that none of them names are unread."""
+    intake.read.add(sheet)
     named: set[str] = set()
     jsonl = sheet.suffix.lower() == ".jsonl"
     for sample in read_jsonl(sheet, intake) if jsonl else read_sheet(sheet, manifest, intake):

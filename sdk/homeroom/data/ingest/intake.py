@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from homeroom.data.cells import Decimal
@@ -48,13 +49,15 @@ class Problem:
 class Intake:
     """What was noticed while samples were read.
 
-    unread: files that were not read, each with the reason. missing: cells taken as missing, by their text.
+    read: files that were read. unread: files of a folder that were not, each with the reason.
+    missing: cells taken as missing, by their text.
     notes: sentences about what was understood otherwise than it stands.
     """
 
     options: ReadOptions = field(default_factory=ReadOptions)
     rows: int = 0
     problems: list[Problem] = field(default_factory=list)
+    read: set[Path] = field(default_factory=set)
     unread: dict[str, str] = field(default_factory=dict)
     missing: Counter[str] = field(default_factory=Counter)
     notes: list[str] = field(default_factory=list)

@@ -1,0 +1,93 @@
+"""The inbox loses nothing: only files that were read are deleted, and whatever is not read is named."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+import tiny
+
+from homeroom import Device
+from homeroom.agent import inbox
+
+PNG = tiny.samples(1, seed=1)[0]["picture"]
+
+
+@pytest.fixture
+def place(tmp_path: Path, tiny_bundle: tiny.Tiny) -> Path:
+    Device.open(tmp_path / "device", tiny_bundle.path, tiny_bundle.root, threads=1).close()
+    (tmp_path / "inbox" / "lesson" / "cat").mkdir(parents=True)
+    (tmp_path / "inbox" / "lesson" / "cat" / "a.png").write_bytes(PNG)
+    return tmp_path
+
+
+def take_in(place: Path) -> tuple[int, int]:
+    with Device.open(place / "device", threads=1) as device:
+        return inbox.import_entries(device, inbox.scan_inbox(place / "inbox", 0.0).samples)
+
+
+def names(place: Path) -> list[str]:
+    files = (path for path in (place / "inbox").rglob("*") if not path.is_dir())
+    return sorted(path.name.split("-", 2)[-1] for path in files)
+
+
+def test_what_was_read_is_deleted_with_what_systems_leave(place: Path) -> None:
+    (place / "inbox" / "lesson" / ".DS_Store").write_bytes(b"x")
+    (place / "inbox" / "Lesson.CSV").write_text("word,label.category\na cat,cat\n")
+    assert take_in(place) == (2, 0)
+    assert names(place) == []
+
+
+@pytest.mark.parametrize("name", ["plan.docx", "cat/b.heic", ".hidden"])
+def test_what_was_not_read_is_kept_with_the_reason(name: str, place: Path) -> None:
+    (place / "inbox" / "lesson" / name).write_bytes(b"precious")
+    assert take_in(place) == (1, 1)
+    (entry,) = inbox.refused_entries(place / "inbox")
+    kept = place / "inbox" / "refused" / entry.name / name
+    assert kept.read_bytes() == b"precious"
+    assert name.startswith(".") or name in entry.why
+    assert not (place / "inbox" / "lesson").exists()
+    assert not (kept.parent / "a.png").exists()  # it is in the device
+
+
+def test_an_entry_that_changes_while_it_is_read_stays_and_is_read_again(
+    place: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (place / "inbox" / "lesson" / "labels.csv").write_text("file,label.category\ncat/a.png,fish\n")
+    take = Device.take_in
+
+    def slowly(self: Device, *samples: Path) -> object:
+        receipt = take(self, *samples)
+        (place / "inbox" / "lesson" / "cat" / "late.png").write_bytes(PNG)
+        return receipt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Device, "take_in", slowly)
+        assert take_in(place) == (1, 0)
+    assert names(place) == ["a.png", "labels.csv", "late.png"]
+    take_in(place)
+    assert names(place) == []
+
+
+def test_an_entry_with_a_half_copied_file_waits(place: Path) -> None:
+    part = place / "inbox" / "lesson" / "b.png.part"
+    part.write_bytes(PNG[:50])
+    assert take_in(place) == (0, 0)
+    os.utime(part, (1e9, 1e9))  # nobody copies it any more
+    assert take_in(place) == (1, 1)
+    assert "b.png.part" in names(place)
+
+
+def test_what_is_no_entry_stays_and_is_named(place: Path) -> None:
+    box = place / "inbox"
+    for name in ("a.png", "notes.docx", "invitation-1.json", "invitation (1).json"):
+        (box / name).write_bytes(b"x")
+    (box / "empty").mkdir()
+    (box / "link").symlink_to(place)
+    os.mkfifo(box / "pipe.csv")
+    assert take_in(place) == (1, 0)
+    unread = dict(inbox.unread_entries(box))
+    assert sorted(unread) == sorted(path.name for path in box.iterdir())
+    assert "labels them" in unread["a.png"]
+    assert "device join" in unread["invitation-1.json"]
