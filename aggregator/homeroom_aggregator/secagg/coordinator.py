@@ -75,8 +75,9 @@ class SecureRounds:
 
         None while the institution has not given a roster.
         """
-        live, roster = self.advance(), self.roster()
-        if live and live.phase == "keys" and roster and roster.roster_id != live.roster.roster_id:
+        live = self.advance()
+        roster = self.roster() if live is None or live.phase == "keys" else live.roster
+        if live and roster and roster.roster_id != live.roster.roster_id:
             self._end(live, "failed: a newer roster is here")
             live = None
         live = live or self._announce(roster)
@@ -84,9 +85,8 @@ class SecureRounds:
             return None
         progress = self._note_progress(live)
         notice, inside = msgspec.to_builtins(live.notice), self._inside(live, device)
-        since = self.rounds.state.version - self.rounds.configuration.max_staleness - 1  # older ones are not offered
         wanted = inside and self.store.body(live.phase, device) is None
-        summed = claims.summed(self.rounds.log.database, self.rounds.members.name_of(device), since)
+        summed = claims.summed(self.rounds.log.database, self.rounds.members.name_of(device), self._oldest)
         status = progress.status(live.notice.round_id, wanted, inside, summed, self.clock())
         return {
             "notice": notice,
@@ -172,12 +172,19 @@ class SecureRounds:
                 agree(X25519PrivateKey.generate(), key, b"", 16)
         except TrustError as problem:
             raise UpdateError(problem.what, code="malformed") from None
-        self._claim(device, advertisement)
+        if not self._claim(device, advertisement):
+            raise UpdateError("this device has offered too many updates", code="past_phase", remedy="sync again later")
 
-    def _claim(self, device: str, advertisement: secagg.Advertisement) -> None:
-        member, update_id = self.rounds.members.name_of(device), advertisement.update_id.hex()
+    def _claim(self, device: str, advertisement: secagg.Advertisement) -> bool:
+        member, version = self.rounds.members.name_of(device), self.rounds.state.version
         with self.rounds.change():
-            claims.claim(self.rounds.log.database, update_id, member, self.rounds.state.version)
+            database = self.rounds.log.database
+            return claims.claim(database, advertisement.update_id.hex(), member, version, self._oldest)
+
+    @property
+    def _oldest(self) -> int:
+        """The oldest version in which an update was offered that may be offered still."""
+        return self.rounds.state.version - self.rounds.configuration.max_staleness - 1
 
     def _check_shares(self, live: ActiveRound, device: str, body: bytes) -> None:
         shares = secagg.unpack(body, secagg.Shares, where="shares", error=UpdateError)

@@ -14,6 +14,8 @@ from homeroom_aggregator.state import secure_sum
 
 CLAIMS_TABLE = """CREATE TABLE claims (
     update_id TEXT PRIMARY KEY, member TEXT NOT NULL, version INTEGER NOT NULL, summed INTEGER NOT NULL)"""
+CLAIMS_INDEX = "CREATE INDEX claims_by_member ON claims (member)"
+MOST_CLAIMS = 100  # of one member, of updates that are in no sum
 
 
 def prepare(database: Database, member_of: Callable[[str], str]) -> None:
@@ -22,15 +24,22 @@ def prepare(database: Database, member_of: Callable[[str], str]) -> None:
         return
     with database.transaction():
         database.write(CLAIMS_TABLE)
+        database.write(CLAIMS_INDEX)
         last = int(database.one("SELECT COALESCE(max(number), 0) FROM log")[0])
         version = int(database.one("SELECT COALESCE(max(version), 0) FROM log")[0])
         for header in secure_sum.headers(database, 0, last + 1):
             mark_summed(database, {one: member_of(key) for one, key in header.updates.items()}, version)
 
 
-def claim(database: Database, update_id: str, member: str, version: int) -> bool:
-    """Notes who offered an update while `version` was the newest; False where the id is another member's."""
-    database.write("INSERT OR IGNORE INTO claims VALUES (?, ?, ?, 0)", (update_id, member, version))
+def claim(database: Database, update_id: str, member: str, version: int, oldest: int) -> bool:
+    """Notes who offered an update while `version` was the newest; False where the id is another's, or one too many.
+
+    oldest: claims of versions before it are forgotten, unless they are in a sum: nobody offers such an update again.
+    """
+    database.write("DELETE FROM claims WHERE NOT summed AND version < ?", (oldest,))
+    count = "SELECT count(*) FROM claims WHERE member = ?2 AND NOT summed"
+    sql = f"INSERT OR IGNORE INTO claims SELECT ?1, ?2, ?3, 0 WHERE ({count}) < ?4"
+    database.write(sql, (update_id, member, version, MOST_CLAIMS))
     return claimant(database, update_id) == member
 
 

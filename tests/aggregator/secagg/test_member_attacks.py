@@ -15,6 +15,7 @@ from aggregator.admin.starting import contents, start
 from aggregator.institution import ROOT, START, School, make_folder, running
 from aggregator.secagg.district import RULES, SIGNER, District, Member
 from aggregator.secagg.test_rounds_over_http import expected, offer
+from aggregator.server.officer import signed_in, text
 from homeroom.contract.roster import make_roster
 from homeroom.contract.secagg import Survivors, unpack
 from homeroom.contract.signing import certify
@@ -22,6 +23,7 @@ from homeroom.errors import TrustError, UpdateError
 from homeroom.federation import sync
 from homeroom_aggregator.admin.folder import ROSTER_FILE, load_roster, replace_roster
 from homeroom_aggregator.server.service import open_service
+from homeroom_aggregator.state import claims
 
 EVERYBODY = (0, 1, 2, 3)
 
@@ -95,6 +97,29 @@ def test_sums_of_a_log_from_before_claims_are_claimed_by_their_makers(district: 
     assert not rounds.withdraw(victim.update_id, thief.school.name)
     assert district.secure_rounds.status(victim.school.name)["standing"]["summed"] == (victim.update_id,)  # type: ignore[index]
     assert rounds.withdraw(victim.update_id, victim.school.name)
+
+
+@pytest.mark.attack("members", "endless update ids offered, to fill the server's tables")
+def test_a_member_claims_a_bounded_number_of_ids_and_old_ones_are_forgotten(district: District, attack: Attack) -> None:
+    thief, rounds = district.members[0], district.service.rounds
+    for number in range(claims.MOST_CLAIMS):
+        offer(district, thief.school, f"{number:032x}")
+    with pytest.raises(UpdateError, match="too many"):
+        offer(district, thief.school, "e" * 32)
+    attack.got += rounds.log.database.one("SELECT count(*) FROM claims")[0] - claims.MOST_CLAIMS
+    wanted = expected(district, [1, 2, 3])
+    for _ in range(8):
+        if district.version == 0:
+            before = district.phase
+            district.visit(1, 2, 3)
+            if district.phase == before:
+                district.later_s += RULES.phase_s + 1
+    attack.got += district.theta != wanted
+    for _ in range(rounds.configuration.max_staleness + 2):
+        rounds.release_unchanged()
+    offer(district, thief.school, "f" * 32)
+    assert rounds.log.database.one("SELECT count(*) FROM claims WHERE NOT summed")[0] == 1
+    attack.noticed = "a drop-out"
 
 
 # Who leaves
@@ -267,6 +292,10 @@ def test_sync_and_dashboard_say_the_phase_and_who_is_missing(district: District)
     assert (progress.phase, progress.needed, progress.minimum) == ("keys", 4, 3)
     assert (*sorted(progress.arrived + progress.missing),) == tuple(names)
     assert progress.missing == tuple(absent)
+    with signed_in(district.service, district.address) as browser:
+        page = text(browser.get("/dashboard").text)
+    assert "The secure round is in its phase keys: 2 of 4 devices have come; missing: " in page
+    assert f"{absent[0][:12]}, {absent[1][:12]}. A sum needs 3 devices." in page
     district.until("consent")
     store = district.secure_rounds.store
     late = next(n for n in EVERYBODY if store.body("consent", district.members[n].school.name) is None)

@@ -100,6 +100,7 @@ def overview(context: PageContext) -> str:
         manifest=context.rounds.bundle.manifest,
         round_kind=round_kind(configuration),
         waiting=context.waiting,
+        secure=context.service.secure_rounds and context.service.secure_rounds.progress,
         automatic=context.service.configuration.automatic_buffer,
         short_of=[name for name, fed in context.waiting.fed.items() if len(fed) < configuration.min_devices],
         min_devices=configuration.min_devices,
