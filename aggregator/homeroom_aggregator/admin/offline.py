@@ -20,7 +20,7 @@ from homeroom.contract.offline_folder import OfflineFolder, read, remove
 from homeroom.contract.offline_message import AnswerHeader, MessageHeader, Receipt
 from homeroom.contract.sealed_box import sealing_key
 from homeroom.contract.signing import fingerprint, sign
-from homeroom.errors import HomeroomError, InputError, NetworkError, StoreError, TrustError, UpdateError
+from homeroom.errors import HomeroomError, InputError, StoreError, TrustError, UpdateError
 from homeroom.system.files import write_durable
 from homeroom_aggregator.admin.folder import SEALING_KEY_FILE, open_rounds, read_secret
 from homeroom_aggregator.merge.rounds import Rounds
@@ -59,8 +59,9 @@ def take_in_messages(folder: Path, stick: Path, tell: Callable[[str], None]) -> 
         for path in exchange.messages():
             try:
                 message = read(path, offline_message.OFFLINE_MESSAGE_LIMIT_BYTES)
-                header, updates = offline_message.read_message(message, key, where=path.name)
-            except (TrustError, NetworkError, InputError) as problem:
+                with rounds.apart.reading(f"letter {digest(message)}"):
+                    header, updates = offline_message.read_message(message, key, where=path.name)
+            except HomeroomError as problem:
                 unreadable[path.name] = problem.what
                 continue
             answers.append((path, header, answer_message(rounds, secret, header, updates)))

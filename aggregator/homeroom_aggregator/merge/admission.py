@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from homeroom.contract.canonical_json import digest
 from homeroom.contract.update import REFUSALS, Update
 from homeroom.contract.update_checks import read_update
 from homeroom.errors import UpdateError
@@ -14,6 +15,7 @@ from homeroom_aggregator.state import claims, secure_sum
 from homeroom_aggregator.state.log import Log
 from homeroom_aggregator.state.members import Members
 from homeroom_aggregator.state.privacy_ledger import PrivacyLedger
+from homeroom_aggregator.state.set_apart import SetApart
 
 TRAIN_AGAIN = "sync, then train again"
 
@@ -22,13 +24,14 @@ TRAIN_AGAIN = "sync, then train again"
 class Admission:
     """Checks updates against the log, the members and the state of the rounds; changes none of them.
 
-    ledger: of private rounds. synchronous: of synchronous rounds.
+    ledger: of private rounds. apart: what is not read again. synchronous: of synchronous rounds.
     """
 
     log: Log
     members: Members
     rules: MergeRules
     ledger: PrivacyLedger | None
+    apart: SetApart
     synchronous: SynchronousRound | None
 
     def check(self, data: bytes, sender: str, member: str, state: RoundState, oldest: int) -> tuple[Update, bool]:
@@ -41,7 +44,8 @@ class Admission:
         configuration = self.rules.configuration
         if configuration.secure:
             raise UpdateError(REFUSALS["secure_only"], code="secure_only", remedy="update homeroom, then sync again")
-        update = read_update(data, configuration, self.rules.layout)
+        with self.apart.reading(f"update {digest(data)}"):
+            update = read_update(data, configuration, self.rules.layout)
         header = update.header
         if header.device != sender and header.device not in self.members.names(sender):
             raise UpdateError("it is signed by another device than the one that sends it", code="bad_signature")

@@ -8,18 +8,33 @@ is replayed from its sums after noise, whatever is withdrawn later: what it says
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Collection, Iterable
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
 
 import numpy as np
 
 from homeroom.contract.update_checks import read_update
-from homeroom.errors import StoreError
-from homeroom_aggregator.merge import configuration_change, rollback, round_state
+from homeroom.errors import StoreError, UpdateError
+from homeroom_aggregator.merge import checkpoint, configuration_change, rollback, round_state
 from homeroom_aggregator.merge.round_state import MergeRules, OnRelease, ReleaseResult, RoundState
 from homeroom_aggregator.state import secure_sum
-from homeroom_aggregator.state.log import LogEntry
+from homeroom_aggregator.state.log import Log, LogEntry
 
+Reading = Callable[[str], AbstractContextManager[None]]
 VERSION_KINDS = ("release", "private_release", "rollback", "restored")  # entries that make a version
+
+
+@dataclass(frozen=True)
+class Replayed:
+    """A state as the log gives it after entry `last`, `without` these updates."""
+
+    state: RoundState
+    last: int
+    without: frozenset[str]
 
 
 def replay(
@@ -33,6 +48,8 @@ def replay(
     targets: Collection[int] = (),
     watched: Collection[int] = (),
     watch: Callable[[int, RoundState], None] | None = None,
+    reading: Reading = lambda _: contextlib.nullcontext(),
+    unreadable: Callable[[LogEntry, str], None] | None = None,
 ) -> RoundState:
     """The state after the log's entries, as if the updates `without` had never come.
 
@@ -44,9 +61,11 @@ def replay(
     on_release: called with every version on the way.
     targets: the versions that are rolled back to.
     watched: numbers of entries after each of which `watch` is called with the state.
-    Raises StoreError at an entry of an unknown kind.
+    reading: entered, with its name, around the decoding of an update.
+    unreadable: told an update that cannot be read, and why; it is left out.
+    Raises StoreError at an entry of an unknown kind, and at an update that cannot be read where nobody is told.
     """
-    run = _Replay(rules, start.copy() if start else rules.begin(), set(without), targets)
+    run = _Replay(rules, start.copy() if start else rules.begin(), set(without), targets, reading, unreadable)
 
     def recompute(until: int | None) -> RoundState:
         return replay(entries, rules, start=start, without=frozenset(run.withdrawn), until=until, targets=targets)
@@ -66,11 +85,39 @@ def replay(
     return recompute(until) if run.stale else run.state
 
 
+def replay_log(
+    log: Log,
+    rules_at: Callable[[int], MergeRules],
+    without: frozenset[str],
+    until: int | None = None,
+    **told: Any,
+) -> RoundState:
+    """The state that a log gives up to an entry, by default the last, from the newest checkpoint before on.
+
+    rules_at: the rules after an entry. told: of an update that cannot be read, as `replay` says.
+    """
+    after = max((number for number in log.checkpoints() if until is None or number <= until), default=0)
+    rules, targets = rules_at(after), rollback.targets(log.database)
+    start = checkpoint.unpack(log.checkpoint(after), rules.layout) if after else None
+    return replay(
+        partial(log.entries, after), rules, start=start, without=without, until=until, targets=targets, **told
+    )
+
+
 class _Replay:
     """One pass over the log. `stale`: the state holds an update that was withdrawn since."""
 
-    def __init__(self, rules: MergeRules, state: RoundState, withdrawn: set[str], targets: Collection[int]) -> None:
+    def __init__(
+        self,
+        rules: MergeRules,
+        state: RoundState,
+        withdrawn: set[str],
+        targets: Collection[int],
+        reading: Reading,
+        unreadable: Callable[[LogEntry, str], None] | None,
+    ) -> None:
         self.rules, self.state, self.withdrawn, self.targets = rules, state, withdrawn, targets
+        self.reading, self.unreadable = reading, unreadable
         self.merged, self.stale = set[str](), False
         self.target_thetas = dict[int, np.ndarray]()  # float32 [P] by version
         self._remember_target()
@@ -81,9 +128,7 @@ class _Replay:
             return self._make_version(entry)
         if entry.kind == "update":
             if entry.update_id not in self.withdrawn and entry.body:  # empty once it was released privately
-                update = read_update(entry.body, self.rules.configuration, self.rules.layout)
-                round_state.add_update(self.state, update, entry.version, self.rules, entry.device)
-                self.merged.add(entry.update_id)
+                self._add_update(entry)
         elif entry.kind == "secure":
             total = secure_sum.unpack(entry.body, self.rules.layout)
             if not self.withdrawn & total.header.updates.keys():  # one withdrawn update takes the whole sum out
@@ -97,6 +142,20 @@ class _Replay:
         else:
             raise StoreError(f"holds an entry {entry.kind!r}", where="log.db", remedy="update homeroom")
         return None
+
+    def _add_update(self, entry: LogEntry) -> None:
+        try:
+            with self.reading(f"entry {entry.number}"):
+                update = read_update(entry.body, self.rules.configuration, self.rules.layout)
+        except UpdateError as problem:
+            if self.unreadable is None:
+                why, remedy = f"entry {entry.number} cannot be read: {problem.what}", "serve it: the entry is set apart"
+                raise StoreError(why, where="log.db", remedy=remedy) from None
+            self.withdrawn.add(entry.update_id)
+            self.unreadable(entry, problem.what)
+            return
+        round_state.add_update(self.state, update, entry.version, self.rules, entry.device)
+        self.merged.add(entry.update_id)
 
     def _make_version(self, entry: LogEntry) -> ReleaseResult:
         result = ReleaseResult({}, {}, lambda: None)

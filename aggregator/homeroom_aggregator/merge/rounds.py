@@ -6,9 +6,8 @@ what cannot be made durable is taken out of them again.
 
 from __future__ import annotations
 
-import dataclasses
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -24,7 +23,6 @@ from homeroom.contract.version import VersionHeader, make_version, read_version
 from homeroom.errors import StoreError
 from homeroom.runtime.bundle import Bundle
 from homeroom_aggregator.merge import (
-    checkpoint,
     configuration_change,
     correlated_noise,
     private_release,
@@ -34,21 +32,22 @@ from homeroom_aggregator.merge import (
 )
 from homeroom_aggregator.merge.admission import Admission
 from homeroom_aggregator.merge.configuration_change import FieldChange
-from homeroom_aggregator.merge.replay import replay
-from homeroom_aggregator.merge.round_state import MergeRules, RoundState
-from homeroom_aggregator.merge.segment_sums import Undo
+from homeroom_aggregator.merge.logged_state import LoggedState
+from homeroom_aggregator.merge.replay import Replayed, replay
+from homeroom_aggregator.merge.round_state import MergeRules
 from homeroom_aggregator.merge.synchronous import SynchronousRound
 from homeroom_aggregator.state import audit, claims, school_segments, secure_sum
 from homeroom_aggregator.state.log import BASES_TABLE, EARLY_TABLE, Log
 from homeroom_aggregator.state.members import MEMBERS_INDEX, Members
 from homeroom_aggregator.state.privacy_ledger import PrivacyLedger
 from homeroom_aggregator.state.secure_sum import SecureSum
+from homeroom_aggregator.state.set_apart import SetApart
 
 CHECKPOINT_ENTRIES, CHECKPOINT_BYTES = 1000, 256 << 20  # since the last one; the next start replays no more than that
 PRUNED_AT_ONCE = 16
 
 
-class Rounds:
+class Rounds(LoggedState):
     """One bundle's rounds over one log file. `state` is always what a replay of the log gives."""
 
     def __init__(
@@ -74,7 +73,8 @@ class Rounds:
         Raises StoreError where the log is damaged, or is of another bundle or configuration.
         """
         self._checkpoint_every = checkpoint_entries or CHECKPOINT_ENTRIES, checkpoint_bytes or CHECKPOINT_BYTES
-        self.retain, self._undos, self._erased = retain, list[Undo](), False
+        super().__init__()
+        self.retain = retain
         self.bundle, self.key, self.certificate = bundle, key, certificate
         self.after_withdrawal: Callable[[], object] = bool  # what a secure round under way does about it
         self.log = Log(path)
@@ -98,8 +98,10 @@ class Rounds:
                     correlated_noise.prepare(waiting, self.log.database)
             if self.ledger and self.ledger.missing():
                 raise StoreError("ledger and log do not agree", where=str(path), remedy="restore the last backup")
+            self.apart = SetApart(self.log.database, None if str(path) == ":memory:" else path.parent)
+            self._set_entry_apart()
             self._adopt(self._rules_at(None))
-            self.state = self._resumed()
+            self._resume()
             self._oldest_base = configuration_change.oldest_base(self.log, configuration)
             if self.state.version != self.log.newest():
                 raise StoreError("versions and log do not agree", where=str(path), remedy="restore the last backup")
@@ -109,6 +111,7 @@ class Rounds:
 
     def close(self) -> None:
         """Close the log, and let another process open it."""
+        self.apart.close()
         self.log.close()
 
     @property
@@ -116,15 +119,10 @@ class Rounds:
         """The round configuration in force."""
         return self.rules.configuration
 
-    def _rules_at(self, number: int | None) -> MergeRules:
-        """The merge's rules after entry `number`, None for the last."""
-        configuration = configuration_change.in_force(self.log, self._begun.configuration, number)
-        return dataclasses.replace(self._begun, configuration=configuration)
-
     def _adopt(self, rules: MergeRules) -> None:
         self.rules, cohort = rules, rules.configuration.cohort
         self.synchronous = SynchronousRound(cohort, rules.configuration.buffer_size) if cohort else None
-        self.admission = Admission(self.log, self.members, rules, self.ledger, self.synchronous)
+        self.admission = Admission(self.log, self.members, rules, self.ledger, self.apart, self.synchronous)
 
     def configure(self, wanted: RoundConfiguration) -> list[FieldChange]:
         """Merge by another configuration from the next version on; the fields that change, none if it is in force.
@@ -174,7 +172,7 @@ class Rounds:
 
     def _note(self, number: int, size: int, due: bool = False) -> None:
         """Count `size` more bytes up to entry `number`; release, put a checkpoint and prune where due."""
-        number = self._release() if due else number
+        number = self._release() if due and not self.stale else number
         self._since_bytes += size
         entries, size_bytes = self._checkpoint_every
         if number - self._checkpoint_entry >= entries or self._since_bytes >= size_bytes:
@@ -207,31 +205,8 @@ class Rounds:
     def release_unchanged(self) -> None:
         """A new version with the present theta, so that devices whose update is spent may train anew."""
         with self.change():
+            self.settle()
             self._release()
-
-    @contextmanager
-    def change(self) -> Iterator[None]:
-        """Make everything inside durable together, or undo all of it, in the state too.
-
-        A change inside another is a part of it that may fail alone, so that many updates can share one fsync.
-        """
-        outer, self._undos = self._undos, []
-        try:
-            with self.log.step():
-                yield
-        except BaseException:
-            for undo in reversed(self._undos):
-                undo()
-            raise
-        else:
-            if self.log.stepping:
-                outer.extend(self._undos)
-            elif self._erased:  # so that SQLite's write-ahead log does not keep what was erased
-                if self._bands > 1 and self.log.waiting:
-                    correlated_noise.forget(self.log.waiting, self.state.version, self._bands)
-                self._erased = not self.log.sweep()
-        finally:
-            self._undos = outer
 
     def end_overdue_round(self) -> None:
         """End a synchronous round whose deadline has passed: with a release, or by asking devices anew."""
@@ -247,8 +222,9 @@ class Rounds:
 
     def release_now(self) -> int:
         """Release what is ready although the buffer is not full; return the newest version."""
-        if self.state.sums.ready(self.configuration):
-            with self.change():
+        with self.change():
+            self.settle()
+            if self.state.sums.ready(self.configuration):
                 self._release()
         return self.state.version
 
@@ -357,9 +333,25 @@ class Rounds:
             self._erased = True
         if number > self.log.base:
             self.log.drop_checkpoints(number, entry)  # they hold it
-            before = self.state
-            self._undos.append(lambda: setattr(self, "state", before))
-            self.state = self._resumed()
+            self._keep_state()
+            self.stale = True
+            if not self.replays_outside or self.log.waiting:  # the latter is this connection's own
+                self.settle()
+
+    def adopt_replayed(self, result: Replayed) -> bool:
+        """Go on from a replayed state and what was logged since; False where that withdrew what the state holds."""
+        withdrawn, targets = self.log.all_withdrawn(), rollback.targets(self.log.database)
+        if any((self.log.number(one) or 0) <= result.last for one in withdrawn - result.without):
+            return False
+        entries, rules = partial(self.log.entries, result.last), self._rules_at(result.last)
+        state = replay(entries, rules, start=result.state, without=withdrawn, targets=targets)
+        with self.change():
+            self._keep_state()
+            self.state, self.stale = state, False
+            self._checkpoint_entry = max(self.log.checkpoints(), default=0)
+            secure_ready = self.configuration.secure and state.sums.ready(self.configuration)
+            self._note(self.log.last(), 0, bool(secure_ready) or round_state.release_due(state, self.rules))
+        return True
 
     def withdraw_gone(self) -> None:
         """Withdraw what waits of members whose key was revoked or whose school took its consent back; erase it."""
@@ -367,36 +359,12 @@ class Rounds:
             with self.change():
                 while member in self.state.sums.all_devices() and (newest := self.log.newest_update(member)):
                     self._withdraw(newest[0], member, newest[1], why="key or consent gone")
+                    self.settle()
         self.after_withdrawal()
 
     def bounded(self, update_id: str, member: str) -> bool:
         """Whether this member's update is in a private release, which cannot give it back."""
         return self.admission.bounded(update_id, member)
-
-    def _resumed(self) -> RoundState:
-        """The state that the log gives, from its newest checkpoint on."""
-        checkpoints = self.log.checkpoints()
-        after = checkpoints[-1] if checkpoints else 0
-        self._checkpoint_entry, self._since_bytes = after, 0
-        return replay(
-            lambda: self.log.entries(after),
-            self._rules_at(after),
-            start=checkpoint.unpack(self.log.checkpoint(after), self.rules.layout) if checkpoints else None,
-            without=self.log.all_withdrawn(),
-            targets=rollback.targets(self.log.database),
-        )
-
-    def put_checkpoint(self) -> None:
-        """Write a checkpoint of the present state, unless the last one is of it."""
-        if (last := self.log.last()) > self._checkpoint_entry:
-            with self.change():
-                self._put_checkpoint(last)
-
-    def _put_checkpoint(self, number: int) -> None:
-        if self.ledger and self.state.pending:
-            return  # a sum without noise is never written down: the next release brings the checkpoint
-        self.log.put_checkpoint(number, checkpoint.pack(self.state))
-        self._checkpoint_entry, self._since_bytes = number, 0
 
     def version(self, number: int, school: str = "") -> bytes | None:
         """The signed bytes of a released version, as a device of this school gets it, or None."""
@@ -424,7 +392,8 @@ class Rounds:
 
     def verify(self) -> list[str]:
         """Compute every retained version and checkpoint again from the log; return what differs."""
-        return verification.differences(self.log, self._rules_at(self.log.base), self.state, self._kept)
+        apart = frozenset(update_id for update_id, _ in filter(None, map(self.log.update_at, self.apart.entries())))
+        return verification.differences(self.log, self._rules_at(self.log.base), self.state, self._kept, apart)
 
     def facts(self) -> dict[str, int | float]:
         """Counts for /health and /metrics."""
@@ -436,4 +405,5 @@ class Rounds:
             "devices": self.members.count(),
             "updates": self.log.count("update"),
             "withdrawn": self.log.count("withdraw"),
+            "set_apart": len(self.apart.names),
         }

@@ -15,7 +15,11 @@ from homeroom_aggregator.state.log import Log
 
 
 def differences(
-    log: Log, rules: MergeRules, state: RoundState, read: Callable[[int], tuple[VersionHeader, np.ndarray]]
+    log: Log,
+    rules: MergeRules,
+    state: RoundState,
+    read: Callable[[int], tuple[VersionHeader, np.ndarray]],
+    apart: frozenset[str] = frozenset(),
 ) -> list[str]:
     """What differs from a replay of the log, a sentence each; empty where all is as it was released.
 
@@ -23,6 +27,7 @@ def differences(
     rules: the merge's, with which the log is replayed.
     state: the present one.
     read: a kept version's header and its theta float32 [P], the signature checked.
+    apart: ids of updates that were set apart, and are not read.
     """
     problems: list[str] = []
 
@@ -49,6 +54,7 @@ def differences(
         rules,
         start=checkpoint.unpack(log.checkpoint(base), rules.layout) if base else None,
         on_release=compare_version,
+        without=apart,
         targets=rollback.targets(log.database),
         watched=frozenset(log.checkpoints()) - {base},
         watch=compare_checkpoint,

@@ -23,6 +23,7 @@ from homeroom_aggregator.server.metrics import LOGGER
 from homeroom_aggregator.server.public_address import PublicAddresses
 from homeroom_aggregator.server.routes import make_app
 from homeroom_aggregator.server.service import Service, open_service
+from homeroom_aggregator.state import set_apart
 
 THREAD_SWITCH_S = 0.0002  # the interpreter's switch interval: a poll waits little for the writer's thread
 
@@ -108,6 +109,8 @@ def serve(
         service.tls_pin = pin_of_file(certificate) if certificate else ""
         server = make_server(service, tls_context(certificate, key))
         signal.signal(signal.SIGTERM, lambda *_: setattr(server, "should_exit", True))  # uvicorn looks before it serves
+        for what, why in set_apart.reasons(service.rounds.log.database):
+            tell(f"set apart: {what}: {why}")
         with announced():
             for change in service.changes:
                 tell(f"from version {service.rounds.state.version + 1} on: {change}")

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections import Counter
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 import msgspec
@@ -27,7 +30,7 @@ from homeroom_aggregator.secagg.coordinator import SecureRounds
 from homeroom_aggregator.server import auth
 from homeroom_aggregator.server.connections import Connections
 from homeroom_aggregator.server.downloads import Downloads
-from homeroom_aggregator.server.metrics import Metrics
+from homeroom_aggregator.server.metrics import LOGGER, Metrics
 from homeroom_aggregator.server.public_address import PublicAddresses
 from homeroom_aggregator.server.rate_limits import MemoryBudget, RateMeter
 from homeroom_aggregator.server.write_thread import WriteThread
@@ -92,6 +95,8 @@ class Service:
         self.connections = Connections(self.configuration.request_limits)
         self.at_once = Counter[str]()  # requests under way, by member
         self.writer = WriteThread(self.rounds)
+        self.replays = ThreadPoolExecutor(1, "replays")
+        self._replaying: asyncio.Task[None] | None = None
         self.last_seen = LastSeen(self.rounds.log.database)
         self.members = Members(self.reader.database)
 
@@ -103,9 +108,28 @@ class Service:
             size = automatic_buffer(len(active), rounds.configuration.min_devices)
             rounds.configure(msgspec.structs.replace(rounds.configuration, buffer_size=size))
 
+    def replay_outside(self) -> None:
+        """Have a withdrawal's replay computed beside the writer, one after another; in the event loop."""
+        self.rounds.replays_outside = True
+        if self.rounds.stale and (self._replaying is None or self._replaying.done()):
+            self._replaying = asyncio.create_task(self._replay())
+
+    async def _replay(self) -> None:
+        rounds, log, loop = self.rounds, open_log(self.rounds.log.database.path.parent), asyncio.get_running_loop()
+        try:
+            while rounds.stale:
+                result = await loop.run_in_executor(self.replays, rounds.replayed, log)
+                await self.writer.do(partial(rounds.adopt_replayed, result))
+        except Exception as problem:  # bodies that it read were pruned meanwhile, or the disk failed
+            LOGGER.warning("a replay beside the writer failed", exc_info=problem)
+            await self.writer.do(rounds.settle)
+        finally:
+            log.close()
+
     def close(self) -> None:
         """Finish what is under way, and leave a checkpoint, so that the next start has nothing to compute."""
         self.writer.close()
+        self.replays.shutdown()
         self.downloads.close()
         self.reader.close()
         self.last_seen.write(self.rounds.log.database)

@@ -6,6 +6,7 @@ kill loses come again with the device.
 
 from __future__ import annotations
 
+import contextlib
 import threading
 
 import msgspec
@@ -58,6 +59,9 @@ def put_report(database: Database, device: str, report: EvaluationReport) -> Non
 
 
 def reports(database: Database) -> dict[str, tuple[str, EvaluationReport]]:
-    """By key: the day and the report."""
-    rows = database.rows("SELECT device, day, body FROM reports")
-    return {device: (day, msgspec.json.decode(body, type=EvaluationReport)) for device, day, body in rows}
+    """By key: the day and the report; one that cannot be read is left out."""
+    found: dict[str, tuple[str, EvaluationReport]] = {}
+    for device, day, body in database.rows("SELECT device, day, body FROM reports"):
+        with contextlib.suppress(msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+            found[device] = day, msgspec.json.decode(body, type=EvaluationReport)
+    return found

@@ -133,6 +133,11 @@ class Log:
             body = row[0] if row else b""
         return LogEntry(number, kind, update_id, device, version, body or b"")
 
+    def update_at(self, number: int) -> tuple[str, str] | None:
+        """The id and device of the update whose entry this is, without its body; None where it is another kind."""
+        row = self.database.one("SELECT update_id, device FROM log WHERE number = ? AND kind = 'update'", (number,))
+        return (row[0], row[1]) if row else None
+
     def entry_version(self, number: int) -> int:
         """The newest version when an entry happened."""
         return int(self.database.one("SELECT version FROM log WHERE number = ?", (number,))[0])

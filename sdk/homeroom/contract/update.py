@@ -48,6 +48,7 @@ REFUSALS = {
     "once_a_release": "this device has an update in the next private release already",
     "budget_spent": "one more private release would pass this device's privacy budget",
     "secure_only": "updates are summed in secure rounds here, and none is taken by itself",
+    "set_apart": "it failed its reader here once, and is not read again",
     "past_phase": "its part of a secure round came too late, or twice and different",
     "not_member": "this device is not in that cohort",
 }

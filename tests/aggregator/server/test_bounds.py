@@ -17,23 +17,27 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import httpx
+import numpy as np
 import psutil
 import pytest
 from conftest import Attack
 
-from aggregator.institution import School, make_folder, running
+from aggregator.institution import START, School, make_folder, running
 from aggregator.server.test_kill import kill, start
 from aggregator.server.test_server import head_of, self_signed
 from homeroom.contract import http_signatures
+from homeroom.contract.update_checks import read_update
 from homeroom.errors import NetworkError, UpdateError
 from homeroom.federation.network.client import Client, join
 from homeroom_aggregator.admin.configuration import DeviceLimits, DistrictConfiguration, RequestLimits
 from homeroom_aggregator.admin.configuration_file import write_file
 from homeroom_aggregator.admin.folder import invite_devices, read_facts
+from homeroom_aggregator.merge.replay import Replayed
 from homeroom_aggregator.server.auth import Nonces
 from homeroom_aggregator.server.rate_limits import Holder, MemoryBudget, RateMeter
 from homeroom_aggregator.server.service import Service, open_service
 from homeroom_aggregator.state import audit
+from homeroom_aggregator.state.log import Log
 
 MOST_GROWTH_MB = 40
 SLOWEST_S = 5.0  # an honest request on a busy machine
@@ -288,6 +292,41 @@ def test_machines_and_withdrawals_have_a_days_share(service: Service, address: s
     meter = RateMeter(DeviceLimits(withdrawals_a_day=1))
     taken = [meter.share("withdrawals", f"device {number}", "Hill") == 0 for number in range(30)]
     assert taken == [True] * 20 + [False] * 10, "a school's devices share twenty"
+
+
+@pytest.mark.attack("bounds", "withdrawals that hold the writer with replays")
+def test_a_withdrawal_is_replayed_beside_the_writer(
+    service: Service, address: str, attack: Attack, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rounds, clients = service.rounds, [enrol(service, address) for _ in range(4)]
+    configuration, waits, replayed = clients[0].round(), threading.Event(), rounds.replayed
+
+    def slow(log: Log) -> Replayed:
+        result = replayed(log)
+        waits.wait(20)
+        return result
+
+    monkeypatch.setattr(rounds, "replayed", slow)
+    data = School(clients[0].key).update(configuration, 0.25)
+    assert clients[0].update(data) == "accepted"
+    update_id = read_update(data, configuration, rounds.rules.layout).header.update_id
+    assert clients[0].unlearn(update_id) == "accepted"
+    for client in clients[1:3]:
+        assert client.update(School(client.key).update(configuration, 0.5)) == "accepted"
+    assert (rounds.stale, rounds.state.version) == (True, 0), "updates are let in, nothing is released"
+    second = School(clients[3].key).update(configuration, 0.75)
+    assert clients[3].update(second) == "accepted"
+    other = read_update(second, configuration, rounds.rules.layout).header.update_id
+    assert clients[3].unlearn(other) == "accepted"
+    attack.got += rounds.state.version
+    waits.set()
+    end_s = time.monotonic() + 20
+    while rounds.stale and time.monotonic() < end_s:
+        time.sleep(0.05)
+    assert rounds.state.version == 1
+    assert rounds.verify() == []
+    np.testing.assert_array_equal(rounds.state.theta[:7], START[:7] + np.float32(0.5))
+    attack.noticed = "updates accepted while the replay went on"
 
 
 def test_used_nonces_cost_a_bit() -> None:

@@ -126,6 +126,7 @@ def event(name: str, about: Mapping[str, Any]) -> str:
         "consent withdrawn": "Consent of {school} was withdrawn: {by}",
         "released": "Version {version} was released",
         "rolled back": "Version {version} was made from version {to} by {by}: {why}",
+        "set apart": "Set apart: {what}: {why}",
         "withdrawn": "Device {device} withdrew an update",
         "round asked anew": "The deadline passed with {updates} updates; the round after version {version} asks anew",
         "private rounds": "Private rounds began",

@@ -31,8 +31,10 @@ from homeroom_aggregator.server.service import Service
 from homeroom_aggregator.state.audit import AuditRecord
 from homeroom_aggregator.state.privacy_ledger import PrivacyLedger, epsilon
 from homeroom_aggregator.state.schema import newest_version
+from homeroom_aggregator.state.set_apart import reasons
 
 RECENT_VERSIONS, VERSIONS_A_PAGE, ENTRIES_A_PAGE = 24, 20, 50  # in the plot, on a page, of the audit log on a page
+SET_APART_SHOWN = 3  # the newest ones
 TEMPLATES_FOLDER = Path(__file__).parent / "templates"
 FILTERS = ("moment", "day", "count", "percent", "points", "short", "school", "title", "figures", "gain")
 
@@ -145,6 +147,8 @@ def attention_list(context: PageContext, statuses: list[SchoolStatus]) -> list[A
         offer = (f"Set the buffer to {wait.fits}", f"do/buffer?about={wait.fits}") if wait.reach < wait.needed else ()
         enough = offer if wait.fits <= wait.reach and not context.rounds.configuration.cohort else ()
         items.append(Attention("bad" if enough else "warn", "The next version", "", wait.hindrance, *enough))
+    for what, why in reasons(context.database)[-SET_APART_SHOWN:]:
+        items.append(Attention("warn", "Set apart", "audit", f"{what}: {why}"))
     for school in statuses:
         name, address = formatting.school(school.name), f"schools#{anchor(school)}"
         if formatting.STATUS_TONE[school.status] in ("bad", "warn"):

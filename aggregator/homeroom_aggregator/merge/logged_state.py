@@ -1,0 +1,114 @@
+"""A round state that is always what a replay of its log gives: computed at a start, and changed in durable steps.
+
+With `replays_outside` the owner has replays of withdrawals computed elsewhere (`replayed`); meanwhile the state is
+stale, and no version is released.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from homeroom_aggregator.merge import checkpoint, configuration_change, correlated_noise
+from homeroom_aggregator.merge.replay import Replayed, replay_log
+from homeroom_aggregator.merge.round_state import MergeRules, RoundState
+from homeroom_aggregator.merge.segment_sums import Undo
+from homeroom_aggregator.state.log import Log, LogEntry
+from homeroom_aggregator.state.members import Members
+from homeroom_aggregator.state.privacy_ledger import PrivacyLedger
+from homeroom_aggregator.state.set_apart import SetApart
+
+
+class LoggedState:
+    """The state of one log. `stale`: it holds an update that was withdrawn. `apart`: what is not read again."""
+
+    log: Log
+    state: RoundState
+    ledger: PrivacyLedger | None
+    apart: SetApart
+    _begun: MergeRules
+    replays_outside = stale = _erased = False
+    _bands = 1
+
+    def __init__(self) -> None:
+        self._undos = list[Undo]()
+
+    def _rules_at(self, number: int | None, log: Log | None = None) -> MergeRules:
+        """The merge's rules after entry `number`, None for the last. log: a connection of the caller's own."""
+        configuration = configuration_change.in_force(log or self.log, self._begun.configuration, number)
+        school = Members((log or self.log).database).school
+        return dataclasses.replace(self._begun, configuration=configuration, school=school)
+
+    @contextmanager
+    def change(self) -> Iterator[None]:
+        """Make everything inside durable together, or undo all of it, in the state too.
+
+        A change inside another is a part of it that may fail alone, so that many updates can share one fsync.
+        """
+        outer, self._undos = self._undos, []
+        try:
+            with self.log.step():
+                yield
+        except BaseException:
+            for undo in reversed(self._undos):
+                undo()
+            raise
+        else:
+            if self.log.stepping:
+                outer.extend(self._undos)
+            elif self._erased:  # so that SQLite's write-ahead log does not keep what was erased
+                if self._bands > 1 and self.log.waiting:
+                    correlated_noise.forget(self.log.waiting, self.state.version, self._bands)
+                self._erased = not self.log.sweep()
+        finally:
+            self._undos = outer
+
+    def _keep_state(self) -> None:
+        before = {name: getattr(self, name) for name in ("state", "stale")}
+        self._undos.append(lambda: vars(self).update(before))
+
+    def settle(self) -> None:
+        """Replay here and now, where the state holds an update that was withdrawn."""
+        if self.stale:
+            self._keep_state()
+            self._resume()
+
+    def replayed(self, log: Log) -> Replayed:
+        """The state that the log gives; in any thread, through a connection of its own."""
+        last, without = log.last(), log.all_withdrawn()
+        return Replayed(replay_log(log, lambda after: self._rules_at(after, log), without, last), last, without)
+
+    def _resume(self) -> None:
+        """Take the state that the log gives."""
+        self._checkpoint_entry, self._since_bytes = max(self.log.checkpoints(), default=0), 0
+        lost = list[tuple[LogEntry, str]]()
+        told: dict[str, Any] = {
+            "reading": self.apart.reading,
+            "unreadable": lambda entry, why: lost.append((entry, why)),
+        }
+        self.state, self.stale = replay_log(self.log, self._rules_at, self.log.all_withdrawn(), **told), False
+        for entry, why in lost:
+            with self.log.step():
+                self.apart.add(f"entry {entry.number}", why)
+                self.log.append("withdraw", self.state.version, update_id=entry.update_id, device=entry.device)
+
+    def _set_entry_apart(self) -> None:
+        """Withdraw the update that ended the process before this one while it was replayed."""
+        for update_id, device in filter(None, map(self.log.update_at, self.apart.entries())):
+            if not self.log.withdrawn(update_id):
+                self.log.append("withdraw", self.log.newest(), update_id=update_id, device=device)
+
+    def put_checkpoint(self) -> None:
+        """Write a checkpoint of the present state, unless the last one is of it."""
+        if (last := self.log.last()) > self._checkpoint_entry:
+            with self.change():
+                self.settle()
+                self._put_checkpoint(last)
+
+    def _put_checkpoint(self, number: int) -> None:
+        if self.stale or (self.ledger and self.state.pending):
+            return  # a sum without noise is never written down: the next release brings the checkpoint
+        self.log.put_checkpoint(number, checkpoint.pack(self.state))
+        self._checkpoint_entry, self._since_bytes = number, 0
