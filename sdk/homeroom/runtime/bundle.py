@@ -168,7 +168,7 @@ def install(source: Path, into: Path, *, root: str | None) -> Bundle:
     manifest, bundle_id, _ = verify_signed(raw, signature, root=root)
     target, scratch = into / bundle_id, into / f".incoming-{uuid.uuid4().hex}"
     with contextlib.suppress(BundleError, TrustError):
-        if _read_signed(target) == (raw, signature):
+        if target.is_dir() and _read_signed(target) == (raw, signature):
             return open_bundle(target, root=root)
     try:
         make_directory(scratch)
