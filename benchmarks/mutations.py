@@ -51,7 +51,7 @@ if _log and _root:
         if event == "call" and code not in _known:
             _known.add(code)
             if code.co_filename.startswith(_root):
-                _file.write(f"{code.co_filename[len(_root):]}:{code.co_firstlineno}\\n")
+                _file.write(f"{code.co_filename[len(_root):]}:{code.co_qualname}\\n")
     threading.setprofile(_entered)
     sys.setprofile(_entered)
 """
@@ -62,8 +62,7 @@ class Check:
     """A check in the sources. `replacement` takes the place of the text from offset `start` to `end` of its file."""
 
     path: str
-    function: str
-    first_line: int  # of the function, decorators included, as a code object has it
+    function: str  # its qualified name, as a code object has it
     line: int
     kind: str
     start: int
@@ -93,19 +92,27 @@ def checks_of(path: Path) -> Iterator[Check]:
     def offset(line: int, column: int) -> int:
         return begins[line - 1] + len(lines[line - 1].encode()[:column].decode())
 
-    def check(function: ast.FunctionDef | ast.AsyncFunctionDef, node: ast.AST, kind: str, replacement: str) -> Check:
+    def check(function: str, node: ast.AST, kind: str, replacement: str) -> Check:
         start = offset(node.lineno, node.col_offset)  # type: ignore[attr-defined]
         end = offset(node.end_lineno, node.end_col_offset)  # type: ignore[attr-defined]
-        first = min([function.lineno, *(one.lineno for one in function.decorator_list)])
         where = path.relative_to(ROOT).as_posix()
         brief = " ".join(text[start:end].split())
-        return Check(where, function.name, first, node.lineno, kind, start, end, replacement, brief)  # type: ignore[attr-defined]
+        return Check(where, function, node.lineno, kind, start, end, replacement, brief)  # type: ignore[attr-defined]
 
-    for function in ast.walk(ast.parse(text)):
-        if isinstance(function, FUNCTION):
-            for node in own_nodes(function):
-                for part, kind, replacement in removals(node, function):
-                    yield check(function, part, kind, replacement)
+    for name, function in functions_of(ast.parse(text)):
+        for node in own_nodes(function):
+            for part, kind, replacement in removals(node, function):
+                yield check(name, part, kind, replacement)
+
+
+def functions_of(node: ast.AST, prefix: str = "") -> Iterator[tuple[str, ast.FunctionDef | ast.AsyncFunctionDef]]:
+    """The functions below a node, each with its qualified name."""
+    for child in ast.iter_child_nodes(node):
+        if isinstance(child, FUNCTION):
+            yield prefix + child.name, child
+            yield from functions_of(child, f"{prefix}{child.name}.<locals>.")
+        else:
+            yield from functions_of(child, f"{prefix}{child.name}." if isinstance(child, ast.ClassDef) else prefix)
 
 
 def own_nodes(function: ast.AST) -> Iterator[ast.AST]:
@@ -171,15 +178,10 @@ def survivor(removal: Removal) -> Check:
         raise SystemExit(f"{removal.name}: its text stands {text.count(removal.text)} times in {removal.path}: mend it")
     start = text.index(removal.text)
     line = text.count("\n", 0, start) + 1
-    around = [
-        one
-        for one in ast.walk(ast.parse(text))
-        if isinstance(one, FUNCTION) and one.lineno <= line <= (one.end_lineno or 0)
-    ]
-    function = max(around, key=lambda one: one.lineno)
-    first = min([function.lineno, *(one.lineno for one in function.decorator_list)])
+    around = [one for one in functions_of(ast.parse(text)) if one[1].lineno <= line <= (one[1].end_lineno or 0)]
+    function = max(around, key=lambda one: one[1].lineno)[0]
     end = start + len(removal.text)
-    return Check(removal.path, function.name, first, line, removal.name, start, end, removal.replacement, removal.text)
+    return Check(removal.path, function, line, removal.name, start, end, removal.replacement, removal.text)
 
 
 @dataclass(frozen=True)
@@ -225,7 +227,7 @@ def prepare(folder: Path) -> Runner:
 
 
 def tests_by_function(runners: queue.Queue[Runner], pool: ThreadPoolExecutor) -> dict[str, list[tuple[float, str]]]:
-    """For each function, as path:line, the seconds and names of the test files that enter it, the quickest first."""
+    """For each function, as path:name, the seconds and names of the test files that enter it, the quickest first."""
 
     def record(test: str) -> tuple[str, float, set[str]]:
         runner = runners.get()
@@ -248,6 +250,15 @@ def tests_by_function(runners: queue.Queue[Runner], pool: ThreadPoolExecutor) ->
         for function in entered:
             related.setdefault(function, []).append((round(seconds, 1), test))
     return {function: sorted(tests) for function, tests in related.items()}
+
+
+def related_tests(check: Check, related: Mapping[str, Sequence[tuple[float, str]]]) -> list[tuple[float, str]]:
+    """The tests that enter the check's function, the quickest first; of one that none enters, those of its module."""
+    tests = related.get(f"{check.path}:{check.function}")
+    if tests is None:
+        others = (tests for name, tests in related.items() if name.startswith(f"{check.path}:"))
+        tests = [(seconds, test) for some in others for seconds, test in some]
+    return sorted({test: (seconds, test) for seconds, test in tests}.values())
 
 
 def noticed(check: Check, runner: Runner, tests: Sequence[tuple[float, str]]) -> str:
@@ -309,7 +320,7 @@ def judge(
     def row(check: Check) -> dict[str, Any]:
         runner = runners.get()
         try:
-            tests = related.get(f"{check.path}:{check.first_line}", [])
+            tests = related_tests(check, related)
             killer = noticed(check, runner, tests)
         finally:
             runners.put(runner)
