@@ -35,7 +35,7 @@ from homeroom.contract.signing import Certificate, fingerprint, public_hex, read
 from homeroom.errors import InputError, StoreError, TrustError
 from homeroom.runtime.bundle import Bundle, install, open_bundle
 from homeroom.system.clock import now
-from homeroom.system.files import removed_on_failure, replace_durable, write_durable
+from homeroom.system.files import close_to_others, make_directory, removed_on_failure, replace_durable, write_durable
 from homeroom_aggregator.merge.rounds import Rounds
 from homeroom_aggregator.state import audit
 from homeroom_aggregator.state.log import Log
@@ -95,6 +95,8 @@ def create_folder(
     root, institution = fingerprint(certificate.root), check_name(institution, "institution")
     _check_key(key, certificate, root, folder)
     with removed_on_failure(folder):
+        make_directory(folder)
+        close_to_others(folder)
         installed = install(bundle, folder / BUNDLES_FOLDER, root=root)
         begun = configuration or RoundConfiguration(bundle_id=installed.bundle_id)
         narrowed = msgspec.structs.replace(begun, bundle_id=installed.bundle_id)
@@ -170,6 +172,7 @@ def open_rounds(folder: Path, retain: int = 0, **checkpoints: int) -> Rounds:
     """The rounds of a folder, computed from the last checkpoint of their log; one process at a time."""
     facts = read_facts(folder)
     refuse_backup(folder)
+    close_to_others(folder)
     bundle, key = open_folder_bundle(folder, facts), read_key(folder / KEY_FILE)
     if public_hex(key) != facts.certificate.key:
         says, remedy = "key and certificate do not belong together", "`homeroom district recover`"
@@ -183,6 +186,7 @@ def open_rounds(folder: Path, retain: int = 0, **checkpoints: int) -> Rounds:
 def open_log(folder: Path) -> Log:
     """The log, to read and to write what `members` and `audit` do; works while the aggregator runs."""
     read_facts(folder)
+    close_to_others(folder)
     return Log(folder / LOG_FILE, exclusive=False)
 
 
