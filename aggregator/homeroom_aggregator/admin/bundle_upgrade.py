@@ -42,6 +42,7 @@ def upgrade_bundle(folder: Path, old: Path, bundle: Path) -> FolderFacts:
             write_durable(folder / name, (old / name).read_bytes())
     configuration = msgspec.structs.replace(file.round_in_force(old, facts), earlier_codecs=())
     if (old / file.CONFIGURATION_FILE).exists():
+        write_durable(folder / file.CONFIGURATION_FILE, (old / file.CONFIGURATION_FILE).read_bytes())
         file.write_file(folder, msgspec.structs.replace(file.read_configuration(old), round=configuration))
     return district.create_folder(
         folder,

@@ -116,6 +116,7 @@ class RequestLimits(msgspec.Struct, frozen=True, kw_only=True):
         at most, a school half.
     connections: connections at once; where all are taken, those that wait for their client make room.
     keep_alive_s: seconds that an idle connection is kept.
+    nonce_s: seconds for which a nonce holds; with an older one a device is asked to sign again.
     """
 
     headers_s: Positive = 20.0
@@ -125,6 +126,18 @@ class RequestLimits(msgspec.Struct, frozen=True, kw_only=True):
     bodies_mib: Count = 512
     connections: Count = 2000
     keep_alive_s: Count = 30
+    nonce_s: Count = 600
+
+
+class DashboardSection(msgspec.Struct, frozen=True, kw_only=True):
+    """Sessions of the dashboard.
+
+    session_hours: hours after which one is signed out.
+    idle_minutes: minutes without a look after which one is.
+    """
+
+    session_hours: Positive = 8.0
+    idle_minutes: Positive = 60.0
 
 
 class DistrictConfiguration(msgspec.Struct, frozen=True, kw_only=True):
@@ -141,6 +154,7 @@ class DistrictConfiguration(msgspec.Struct, frozen=True, kw_only=True):
     log: LogSection = LogSection()
     device_limits: DeviceLimits = DeviceLimits()
     request_limits: RequestLimits = RequestLimits()
+    dashboard: DashboardSection = DashboardSection()
 
 
 class SimulationConfiguration(msgspec.Struct, frozen=True, kw_only=True):

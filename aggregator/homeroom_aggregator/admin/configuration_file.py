@@ -48,10 +48,11 @@ from homeroom_aggregator.merge.rounds import Rounds
 
 CONFIGURATION_FILE = "district.toml"
 FILE_LIMIT_BYTES = 1 << 20
+TABLE_LINE = re.compile(r"\s*(#?)\[([\w.]+)\]\s*(?:#.*)?$")
 HEADER = """\
 # Configuration of this aggregator: every field, with when it may change. `homeroom district configure FOLDER --check`
 # says whether an edited file fits. Round options of `homeroom district serve` are written here, and comments of your
-# own are not kept then; its other options count for one start. Lines that begin with # and no space are not set.
+# own stay; its other options count for one start. Lines that begin with # and no space are not set.
 """
 
 
@@ -115,25 +116,92 @@ def read_file(path: Path, bundle_id: str = "0" * 64) -> DistrictConfiguration:
             data = file.read(FILE_LIMIT_BYTES + 1)
         if len(data) > FILE_LIMIT_BYTES:
             raise InputError(f"is larger than {FILE_LIMIT_BYTES:,} bytes", where=str(path))
-        fields = tomllib.loads(data.decode("utf-8-sig"))
     except OSError as problem:
         raise StoreError(f"cannot be read: {problem.strerror}", where=str(path)) from None
+    return parse(data, str(path), bundle_id)
+
+
+def parse(data: bytes, where: str, bundle_id: str = "0" * 64) -> DistrictConfiguration:
+    """The configuration that a file's bytes say; as `read_file`."""
+    try:
+        fields = tomllib.loads(data.decode("utf-8-sig"))
     except (ValueError, RecursionError) as problem:  # not only TOML's: an integer may have too many digits
-        raise InputError(f"not TOML: {problem}", where=str(path), remedy="correct the file") from None
+        raise InputError(f"not TOML: {problem}", where=where, remedy="correct the file") from None
     given = fields.get("round", {})
     if isinstance(given, dict):
         for name in sorted((given.keys() | fields.keys()) & {name.removeprefix("round.") for name in DERIVED}):
             shown = name if name in fields else f"[round] {name}"
-            raise InputError(f"{shown} is not for people to set", where=str(path), remedy="remove it")
+            raise InputError(f"{shown} is not for people to set", where=where, remedy="remove it")
         fields["automatic_buffer"] = "buffer_size" not in given and buffer_may_follow(given)
         first = {"buffer_size": first_buffer(given)} if fields["automatic_buffer"] else {}
         fields["round"] = {"bundle_id": bundle_id} | first | given
-    return converted(fields, where=str(path))
+    return converted(fields, where=where)
+
+
+def edited(text: str, before: DistrictConfiguration, after: DistrictConfiguration) -> str:
+    """A file's text with only the lines changed whose fields change: what people wrote around them stays."""
+    lines, table = text.removeprefix("\ufeff").splitlines(), ""
+    for was, now in zip(to_toml(before).splitlines(), to_toml(after).splitlines(), strict=True):
+        header = TABLE_LINE.match(now)
+        table = header[2] if header else table
+        if was != now:
+            _put_line(lines, table, now)
+    return "".join(f"{line}\n" for line in lines)
+
+
+def _put_line(lines: list[str], table: str, line: str) -> None:
+    """Put a header, or a field's line of a table, in the place of its present one, or into the table."""
+    headers = {number: match for number, one in enumerate(lines) if (match := TABLE_LINE.match(one))}
+    start = next((number for number, match in headers.items() if match[2] == table), None)
+    if start is None:
+        if not line.startswith("#"):
+            lines += ["", f"[{table}]"] if TABLE_LINE.match(line) else ["", f"[{table}]", line]
+        return
+    if TABLE_LINE.match(line):
+        lines[start] = line
+        return
+    end = min((number for number in headers if number > start), default=len(lines))
+    key = re.escape(line.lstrip("#").partition(" =")[0])
+    present = [number for number in range(start, end) if re.match(rf"\s*#?{key}\s*=", lines[number])]
+    if present:
+        number = next((number for number in present if not lines[number].lstrip().startswith("#")), present[0])
+        remark = re.search(r"\s+# [^\"']*$", lines[number])
+        lines[number] = line + (remark[0] if remark else "")
+    elif not line.startswith("#"):
+        lines.insert(start + 1, line)
 
 
 def write_file(folder: Path, configuration: DistrictConfiguration) -> None:
-    """Replace the folder's file, durably and as a whole."""
-    write_durable(folder / CONFIGURATION_FILE, to_toml(configuration).encode())
+    """Replace the folder's file, durably and as a whole; people's comments in it stay.
+
+    A file in a form that cannot be edited line by line is written anew, and kept beside as `district.toml.before`.
+    """
+    path = folder / CONFIGURATION_FILE
+    text = to_toml(configuration)
+    if path.exists():
+        before, bundle_id = path.read_bytes(), configuration.round.bundle_id
+        present = parse(before, str(path), bundle_id)
+        changed = edited(before.decode("utf-8-sig"), present, configuration)
+        try:
+            kept = _set_lines(parse(changed.encode(), str(path), bundle_id)) == _set_lines(configuration)
+        except InputError:
+            kept = False
+        if not kept:
+            write_durable(path.with_name(f"{CONFIGURATION_FILE}.before"), before)
+        text = changed if kept else text
+    write_durable(path, text.encode())
+
+
+def _set_lines(configuration: DistrictConfiguration) -> list[str]:
+    return [line for line in to_toml(configuration).splitlines() if line and not line.startswith("#")]
+
+
+def link_note(folder: Path) -> str:
+    """What to say where the file is a link; empty where it is none."""
+    path = folder / CONFIGURATION_FILE
+    if not path.is_symlink():
+        return ""
+    return f"{path} is a link: whoever may write {path.resolve()} sets this aggregator; a change here replaces the link"
 
 
 # The file and the log

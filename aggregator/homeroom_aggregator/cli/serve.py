@@ -83,6 +83,7 @@ def serve(folder: Path, **options: Any) -> None:
     """
     from homeroom_aggregator.admin.configuration_file import (
         check_configuration,
+        link_note,
         read_configuration,
         round_in_force,
         waiting_note,
@@ -116,7 +117,7 @@ def serve(folder: Path, **options: Any) -> None:
     data = read_bytes(once["roster"]) if "roster" in once else None
     roster = load_roster(folder) if data is None else read_newer_roster(folder, data)
     check_configuration(folder, round_in_force(folder, facts), configuration, typed, roster)
-    if note := waiting_note(configuration.round):
+    for note in filter(None, (waiting_note(configuration.round), link_note(folder))):
         click.echo(note, err=True)
     if configuration.round.privacy and (
         expected := forecast_release(configuration.round, open_folder_bundle(folder, facts).layout)
@@ -227,5 +228,5 @@ def configure(folder: Path, check: bool) -> None:
     if not check:
         click.echo(file.to_toml(wanted))
     click.echo("\n".join(f"with the next start: {change}" for change in changes) or "fits what is in force")
-    if note := file.waiting_note(wanted.round):
+    for note in filter(None, (file.waiting_note(wanted.round), file.link_note(folder))):
         click.echo(note, err=True)

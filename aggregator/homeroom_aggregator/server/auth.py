@@ -12,7 +12,8 @@ import threading
 import time
 from collections.abc import Callable
 
-NONCE_LIFE_S = 600  # with an older one a device is asked to sign again
+from homeroom_aggregator.admin.configuration import RequestLimits
+
 LAST_NONCES_KEPT = 100_000
 
 
@@ -40,7 +41,8 @@ class Nonces:
     not used yet, is two machines that share a key.
     """
 
-    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(self, clock: Callable[[], float] = time.monotonic, life_s: float = RequestLimits().nonce_s) -> None:
+        self.life_s = life_s
         self._key, self._clock, self._count = secrets.token_bytes(32), clock, itertools.count(1)
         self._lock = threading.Lock()
         self._used, self._used_before = _Used(1), _Used(1)
@@ -62,7 +64,7 @@ class Nonces:
         with self._lock:
             if not self.unused(nonce, device):
                 return False
-            if self._clock() - self._turned_s > NONCE_LIFE_S:
+            if self._clock() - self._turned_s > self.life_s:
                 self._used_before, self._used, self._turned_s = self._used, _Used(next(self._count)), self._clock()
             opened = self._open(nonce)
             assert opened is not None  # it is unused
@@ -74,7 +76,7 @@ class Nonces:
         opened = self._open(nonce)
         if opened is None or opened[2] not in (_short(""), _short(device)):
             return False
-        if (int(self._clock()) - opened[1]) & 0xFFFFFFFF > NONCE_LIFE_S:
+        if (int(self._clock()) - opened[1]) & 0xFFFFFFFF > self.life_s:
             return False
         return opened[0] not in (self._used if opened[0] >= self._used.first else self._used_before)
 

@@ -83,13 +83,13 @@ class Service:
     token: str | None = None
     configuration: DistrictConfiguration = field(default_factory=DistrictConfiguration)
     changes: Sequence[FieldChange] = ()
-    nonces: auth.Nonces = field(default_factory=auth.Nonces)
     metrics: Metrics = field(default_factory=Metrics)
     secure_rounds: SecureRounds | None = None
     addresses: PublicAddresses | None = None
     tls_pin: str = ""
 
     def __post_init__(self) -> None:
+        self.nonces = auth.Nonces(life_s=self.configuration.request_limits.nonce_s)
         self.meter = RateMeter(self.configuration.device_limits)
         self.room = MemoryBudget(self.configuration.request_limits.bodies_mib << 20)
         self.connections = Connections(self.configuration.request_limits)

@@ -322,3 +322,39 @@ def test_a_start_says_whether_private_rounds_will_learn(tmp_path: Path, started:
     assert "private rounds: the noise of a release will be 6.6 times its signal" in said
     assert "it needs about 5 devices, or --subjects" in said
     assert "it should learn" in start(folder, "--buffer", 80).output
+
+
+def test_comments_of_people_stay_where_an_option_rewrites_the_file(tmp_path: Path, started: list[Service]) -> None:
+    folder = make_folder(tmp_path)
+    path = folder / CONFIGURATION_FILE
+    assert start(folder, "--buffer", 3).exit_code == 0
+    text = path.read_text().replace("buffer_size = 3", "# asked by Ms Lee\nbuffer_size = 3  # three schools")
+    path.write_text(f"# Ask Ms Lee first.\n{text}\n# the end\n")
+    assert start(folder, "--buffer", 4, "--max-staleness", 9).exit_code == 0
+    after = path.read_text()
+    assert "# asked by Ms Lee\nbuffer_size = 4  # three schools" in after
+    assert after.startswith("# Ask Ms Lee first.\n")
+    assert after.endswith("# the end\n")
+    assert started[-1].rounds.configuration.max_staleness == 9
+
+
+def test_a_file_of_few_lines_and_one_in_another_form_are_edited_too(tmp_path: Path, started: list[Service]) -> None:
+    folder = make_folder(tmp_path)
+    path = folder / CONFIGURATION_FILE
+    path.write_text('institution = "District 7"  # ours\n\n[round] # of all\nmin_devices = 2\nbuffer_size = 2\n')
+    assert start(folder, "--buffer", 4, "--max-staleness", 9).exit_code == 0
+    assert path.read_text().startswith('institution = "District 7"  # ours\n\n[round] # of all\n')
+    assert (started[-1].rounds.configuration.buffer_size, read_configuration(folder).round.max_staleness) == (4, 9)
+    odd = '# mine\ninstitution = "District 7"\nround = {min_devices = 2, buffer_size = 4, max_staleness = 9}\n'
+    path.write_text(odd)
+    assert start(folder, "--buffer", 5).exit_code == 0
+    assert read_configuration(folder).round.buffer_size == 5
+    assert path.with_name("district.toml.before").read_text() == odd
+
+
+def test_a_link_in_place_of_the_file_is_remarked(tmp_path: Path, started: list[Service]) -> None:
+    folder = make_folder(tmp_path)
+    assert start(folder, "--buffer", 3).exit_code == 0
+    (folder / CONFIGURATION_FILE).rename(tmp_path / "elsewhere.toml")
+    (folder / CONFIGURATION_FILE).symlink_to(tmp_path / "elsewhere.toml")
+    assert "is a link" in start(folder).output

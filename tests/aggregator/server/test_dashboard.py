@@ -25,8 +25,9 @@ from homeroom.contract.evaluation_report import (
 )
 from homeroom.contract.manifest import NO_UNIT, Task
 from homeroom.contract.privacy import Privacy
+from homeroom_aggregator.admin.configuration import DashboardSection
 from homeroom_aggregator.admin.folder import invite_devices, make_invitations
-from homeroom_aggregator.server.dashboard import school_status, sessions
+from homeroom_aggregator.server.dashboard import school_status
 from homeroom_aggregator.server.service import Service, open_service
 from homeroom_aggregator.state import audit
 
@@ -104,15 +105,21 @@ def test_pages_are_strict_with_browsers(service: Service, address: str) -> None:
             assert answer.headers["cache-control"] == "no-store"
 
 
-def test_signing_out_and_time_end_a_session(service: Service, address: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_signing_out_ends_a_session(service: Service, address: str) -> None:
     with signed_in(service, address) as browser:
         form = word(browser.get("/dashboard").text)
         old = browser.cookies["homeroom-office"]
         assert browser.post("/dashboard/leave", data={"form": form}).status_code == 200
         assert httpx.get(f"{address}/dashboard", cookies={"homeroom-office": old}).status_code == 401
-    with signed_in(service, address) as browser:
-        monkeypatch.setattr(sessions, "SESSION_IDLE_S", -1.0)
+
+
+@pytest.mark.parametrize("times", [DashboardSection(idle_minutes=1e-9), DashboardSection(session_hours=1e-9)])
+def test_a_session_ends_after_the_times_of_the_configuration(tmp_path: Path, times: DashboardSection) -> None:
+    service = open_service(make_folder(tmp_path))
+    service.configuration = msgspec.structs.replace(service.configuration, dashboard=times)
+    with running(service) as address, signed_in(service, address) as browser:
         assert browser.get("/dashboard").status_code == 401
+    service.close()
 
 
 def test_a_member_signs_in_with_its_key_and_is_out_when_it_is_revoked(

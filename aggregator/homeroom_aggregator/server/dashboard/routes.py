@@ -28,7 +28,7 @@ from homeroom_aggregator.server import refusals, requests
 from homeroom_aggregator.server.dashboard import actions, pages, queries
 from homeroom_aggregator.server.dashboard.pages import PageContext
 from homeroom_aggregator.server.dashboard.queries import AuditChain
-from homeroom_aggregator.server.dashboard.sessions import SESSION_LIFE_S, Session, Sessions
+from homeroom_aggregator.server.dashboard.sessions import Session, Sessions
 from homeroom_aggregator.server.metrics import LOGGER
 from homeroom_aggregator.server.rate_limits import RateMeter
 from homeroom_aggregator.server.refusals import RefusedError
@@ -64,7 +64,11 @@ class Dashboard:
     """One server's dashboard: who is signed in, and the last check of the audit log."""
 
     def __init__(self, service: Service) -> None:
-        self.service, self.sessions, self.meter = service, Sessions(), RateMeter(SESSION_LIMITS)
+        self.service, self.sessions, self.meter = (
+            service,
+            Sessions(service.configuration.dashboard),
+            RateMeter(SESSION_LIMITS),
+        )
         self._chain: tuple[float, AuditChain] | None = None
 
     def chain(self, database: Database) -> AuditChain:
@@ -109,9 +113,9 @@ async def show_page(dashboard: Dashboard, request: Request) -> Response:
 async def show_sign_in(dashboard: Dashboard, request: Request) -> Response:
     """Show a button that uses the login link up; whether the link is good is said when it is pressed."""
     code = request.query_params.get("code", "")[:100]
-    sentence = (
-        "The link opens it once, on this device. You are signed out after an hour without a look, or after eight."
-    )
+    minutes, hours = dashboard.sessions.idle_s / 60, dashboard.sessions.life_s / 3600
+    sentence = "The link opens it once, on this device. You are signed out after "
+    sentence += f"{minutes:g} minutes without a look, or after {hours:g} hours."
     return HTMLResponse(pages.render("plain", heading="Homeroom", sentences=[sentence], code=code))
 
 
@@ -130,7 +134,7 @@ async def sign_in(dashboard: Dashboard, request: Request) -> Response:
     answer.set_cookie(
         COOKIE_NAME,
         dashboard.sessions.begin(link),
-        max_age=int(SESSION_LIFE_S),
+        max_age=int(dashboard.sessions.life_s),
         path=DASHBOARD_PATH,
         secure=secure,
         httponly=True,

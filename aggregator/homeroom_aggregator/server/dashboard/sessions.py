@@ -8,10 +8,10 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from homeroom_aggregator.admin.configuration import DashboardSection
 from homeroom_aggregator.state.login_links import LoginLink
 from homeroom_aggregator.state.members import Members
 
-SESSION_LIFE_S, SESSION_IDLE_S = 8 * 3600.0, 3600.0
 SESSIONS_LIMIT = 200  # the longest idle one makes room
 
 
@@ -26,10 +26,10 @@ class Session:
 
 
 class Sessions:
-    """The sessions of one server."""
+    """The sessions of one server. times: after which they are over."""
 
-    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
-        self._clock = clock
+    def __init__(self, times: DashboardSection, clock: Callable[[], float] = time.monotonic) -> None:
+        self.life_s, self.idle_s, self._clock = times.session_hours * 3600, times.idle_minutes * 60, clock
         self._open: dict[str, Session] = {}
 
     def begin(self, link: LoginLink) -> str:
@@ -45,7 +45,7 @@ class Sessions:
         session, at_s = self._open.get(_name(token)), self._clock()
         if session is None:
             return None
-        over = at_s - session.began_s > SESSION_LIFE_S or at_s - session.seen_s > SESSION_IDLE_S
+        over = at_s - session.began_s > self.life_s or at_s - session.seen_s > self.idle_s
         if over or not _still(session.link, members):
             self.end(token)
             return None
