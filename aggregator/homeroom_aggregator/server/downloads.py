@@ -62,7 +62,7 @@ class Downloads:
         self.rounds, self.reader, self.archive = rounds, reader, archive
         self._thread = ThreadPoolExecutor(1, "downloads")
         if not archive.exists():
-            zip_bundle(rounds.bundle.path, archive)
+            zip_bundle(rounds.bundle.path, archive, private=True)
         path = f"/v1/bundles/{rounds.bundle.bundle_id}"
         self.bundle = {"path": path, "size": archive.stat().st_size, "sha256": digest_file(archive)}
         self._kept: OrderedDict[tuple[int, int, str], bytes] = OrderedDict()

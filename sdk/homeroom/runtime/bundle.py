@@ -39,7 +39,7 @@ from homeroom.runtime.unpack import (
     read_signed_zip,
     unpack_zip,
 )
-from homeroom.system.files import make_directory, open_below, read_below, sync_directory, write_durable
+from homeroom.system.files import make_directory, make_private, open_below, read_below, sync_directory, write_durable
 
 UNPACK_LIMIT_S = 1800.0  # a memory card writes some megabytes a second
 ZIP_TIME = (1980, 1, 1, 0, 0, 0)  # the earliest that a zip can hold; fixed, for equal bytes
@@ -206,9 +206,14 @@ def _copy_signed_files(source: Path, into: Path, manifest: Manifest) -> None:
             copy_signed(file, into, name, signed)
 
 
-def zip_bundle(folder: Path, out: Path) -> None:
-    """Writes a bundle as one `.homeroom` file: a zip with fixed order and times, so that its bytes are reproducible."""
+def zip_bundle(folder: Path, out: Path, *, private: bool = False) -> None:
+    """Writes a bundle as one `.homeroom` file: a zip with fixed order and times, so that its bytes are reproducible.
+
+    private: for this user alone.
+    """
     partial = out.with_name(f".{out.name}.partial")
+    if private:
+        make_private(partial)
     with zipfile.ZipFile(partial, "w", zipfile.ZIP_DEFLATED, compresslevel=6) as archive:
         for path in sorted(p for p in folder.rglob("*") if p.is_file()):
             entry = zipfile.ZipInfo(path.relative_to(folder).as_posix(), ZIP_TIME)

@@ -117,8 +117,9 @@ def test_signing_out_ends_a_session(service: Service, address: str) -> None:
 def test_a_session_ends_after_the_times_of_the_configuration(tmp_path: Path, times: DashboardSection) -> None:
     service = open_service(make_folder(tmp_path))
     service.configuration = msgspec.structs.replace(service.configuration, dashboard=times)
-    with running(service) as address, signed_in(service, address) as browser:
-        assert browser.get("/dashboard").status_code == 401
+    with running(service) as address, httpx.Client(follow_redirects=True) as browser:
+        answer = browser.post(f"{address}/dashboard/enter", data={"code": link(service)})
+        assert (answer.history[0].status_code, answer.status_code) == (303, 401)
     service.close()
 
 
