@@ -58,7 +58,7 @@ def test_the_container_installs_what_there_is_and_asks_for_its_health(tmp_path: 
     *_, check = json.loads(line("Containerfile", "HEALTHCHECK CMD"))
     service = open_service(make_folder(tmp_path))
     with running(service) as address:
-        here = check.replace("http://127.0.0.1:8340", address)
+        here = check.replace("https://127.0.0.1:8340", address)
         assert here != check
         assert subprocess.run([sys.executable, "-c", here], timeout=30).returncode == 0
     service.close()

@@ -1,0 +1,87 @@
+"""The documented nginx in front of the true server: its path taken off, its Host kept, or not kept."""
+
+from __future__ import annotations
+
+import contextlib
+import re
+import shutil
+import socket
+import subprocess
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from aggregator.institution import learn
+from aggregator.server.test_downgrade import District, district  # noqa: F401, a fixture
+from homeroom import Device
+from homeroom.errors import NetworkError
+from homeroom.federation.network import discovery
+from homeroom_aggregator.admin.certificate import tls_files
+from homeroom_aggregator.admin.configuration import ServerSection
+
+pytestmark = pytest.mark.skipif(shutil.which("nginx") is None, reason="nginx is not installed")
+PAGE = Path(__file__).resolve().parents[3] / "docs" / "aggregator.md"
+
+
+@contextlib.contextmanager
+def nginx(tmp_path: Path, upstream: int, drop: str = "") -> Iterator[int]:
+    """The documented server block, on a free port; a line that holds `drop` is left out."""
+    (block,) = re.findall(r"```nginx\n(.*?)```", PAGE.read_text(), re.DOTALL)
+    (tmp_path / "n").mkdir()
+    files = tls_files(tmp_path / "n", ServerSection(host="0.0.0.0", insecure=False))
+    assert files
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    lines = [line for line in block.splitlines() if not drop or drop not in line]
+    changes = {"443 ssl": f"127.0.0.1:{port} ssl", "127.0.0.1:8340": f"127.0.0.1:{upstream}"}
+    changes |= {"/etc/ssl/district.pem": str(files[0]), "/etc/ssl/district.key": str(files[1])}
+    text = "\n".join(lines)
+    for old, new in changes.items():
+        assert text.count(old) == 1
+        text = text.replace(old, new)
+    (tmp_path / "n" / "logs").mkdir()
+    paths = "".join(
+        f"{kind}_temp_path {tmp_path}/n/{kind};" for kind in ("client_body", "proxy", "fastcgi", "uwsgi", "scgi")
+    )
+    whole = (
+        f"daemon off; pid {tmp_path}/n/pid; error_log stderr; events {{}} http {{ access_log off; {paths}\n{text} }}"
+    )
+    (tmp_path / "n" / "conf").write_text(whole)
+    process = subprocess.Popen(["nginx", "-p", str(tmp_path / "n"), "-c", str(tmp_path / "n" / "conf")])
+    try:
+        for _ in range(100):
+            with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), 1):
+                break
+            time.sleep(0.05)
+        yield port
+    finally:
+        process.terminate()
+        process.wait(10)
+
+
+@pytest.mark.parametrize("kept", [True, False])
+def test_devices_come_through_the_documented_nginx(
+    kept: bool,
+    district: District,  # noqa: F811
+    tmp_path: Path,
+) -> None:
+    with nginx(tmp_path, district.port, "" if kept else "proxy_set_header") as port:
+        address = f"https://localhost:{port}/homeroom"
+        files = ["--bundle", f"{tmp_path}/bundle", "--root-key", f"{tmp_path}/root.pem", "--address", address]
+        district.serve(*files, "--buffer", "1", "--min-devices", "1")
+        invitation = district.invitation(address)
+        assert (invitation.address, invitation.pin) == (address, "")
+        pinned = msgspec.structs.replace(invitation, pin=discovery.shown_pin(address))  # in place of an authority
+        (tmp_path / "invitation.json").write_bytes(msgspec.json.encode(pinned))
+        with Device.open(tmp_path / "c", tmp_path / "bundle") as device:
+            if not kept:
+                with pytest.raises(NetworkError):
+                    device.join(tmp_path / "invitation.json")
+                return
+            device.join(tmp_path / "invitation.json")
+            learn(device, 0.5)
+            assert len(device.sync().sent) == 1
+            assert device.sync().version == 1
