@@ -28,6 +28,7 @@ from homeroom.federation.agreement import read_agreement
 from homeroom.federation.enrolment import set_network
 from homeroom.federation.network.client import Client, join
 from homeroom_aggregator.admin.configuration import (
+    ADAPTIVE,
     FIELD_OF_OPTION,
     DistrictConfiguration,
     with_options,
@@ -258,6 +259,31 @@ def test_options_without_effect_are_refused_on_a_first_start_too(tmp_path: Path,
         assert done.exception.remedy
     private = ["--epsilon", 8, "--clip-norm", 1, "--noise-multiplier", 2]
     assert start(folder, *words, *private, "--buffer", 8).exit_code == 0, "the divisor of a private sum"
+
+
+@pytest.mark.parametrize("optimizer", ADAPTIVE)
+def test_an_adaptive_optimizer_at_the_usual_rate_is_refused_on_a_first_start_too(
+    optimizer: str, tmp_path: Path, started: list[Service]
+) -> None:
+    write_key(tmp_path / "root.pem", ROOT)
+    folder = tmp_path / "district"
+    words = ["--bundle", write_bundle(tmp_path / "bundle"), "--root-key", tmp_path / "root.pem"]
+    done = start(folder, *words, "--optimizer", optimizer)
+    assert isinstance(done.exception, InputError), done.output
+    assert f"--optimizer {optimizer} moves each value by about the server rate" in done.exception.what
+    assert "add --server-rate" in done.exception.remedy
+    assert not folder.exists()
+    assert start(folder, *words, "--optimizer", optimizer, "--server-rate", 0.1).exit_code == 0
+
+
+def test_a_buffer_below_the_devices_of_a_release_is_spoken_of_on_a_first_start_too(
+    tmp_path: Path, started: list[Service]
+) -> None:
+    write_key(tmp_path / "root.pem", ROOT)
+    words = ["--bundle", write_bundle(tmp_path / "bundle"), "--root-key", tmp_path / "root.pem", "--min-devices", 3]
+    says = "a release also needs min_devices = 3"
+    assert says in start(tmp_path / "a", *words, "--buffer", 2).output
+    assert says not in start(tmp_path / "b", *words, "--buffer", 3).output
 
 
 def test_what_a_folder_has_been_served_by_is_taken_again(tmp_path: Path, started: list[Service]) -> None:

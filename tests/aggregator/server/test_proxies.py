@@ -11,14 +11,18 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+import httpx
 import msgspec
 import pytest
+from click.testing import CliRunner
 
 from aggregator.institution import learn
 from aggregator.server.test_downgrade import District, district  # noqa: F401, a fixture
 from homeroom import Device
+from homeroom.cli.main import homeroom
 from homeroom.errors import NetworkError
 from homeroom.federation.network import discovery
+from homeroom.federation.network.tls import tls_context
 from homeroom_aggregator.admin.certificate import tls_files
 from homeroom_aggregator.admin.configuration import ServerSection
 
@@ -43,9 +47,8 @@ def nginx(tmp_path: Path, upstream: int, drop: str = "") -> Iterator[int]:
         assert text.count(old) == 1
         text = text.replace(old, new)
     (tmp_path / "n" / "logs").mkdir()
-    paths = "".join(
-        f"{kind}_temp_path {tmp_path}/n/{kind};" for kind in ("client_body", "proxy", "fastcgi", "uwsgi", "scgi")
-    )
+    kinds = ("client_body", "proxy", "fastcgi", "uwsgi", "scgi")
+    paths = "".join(f"{kind}_temp_path {tmp_path}/n/{kind};" for kind in kinds)
     whole = (
         f"daemon off; pid {tmp_path}/n/pid; error_log stderr; events {{}} http {{ access_log off; {paths}\n{text} }}"
     )
@@ -60,6 +63,12 @@ def nginx(tmp_path: Path, upstream: int, drop: str = "") -> Iterator[int]:
     finally:
         process.terminate()
         process.wait(10)
+
+
+def homeroom_command(*words: str) -> str:
+    done = CliRunner().invoke(homeroom, words)
+    assert done.exit_code == 0, done.output
+    return done.output
 
 
 @pytest.mark.parametrize("kept", [True, False])
@@ -85,3 +94,16 @@ def test_devices_come_through_the_documented_nginx(
             learn(device, 0.5)
             assert len(device.sync().sent) == 1
             assert device.sync().version == 1
+        link = homeroom_command("district", "dashboard", str(district.folder)).splitlines()[-1]
+        assert link.startswith(f"{address}/dashboard/enter?code=")
+        with httpx.Client(verify=tls_context(pinned.pin)) as browser:
+            code = link.partition("code=")[2]
+            entered = browser.post(f"{address}/dashboard/enter", data={"code": code}, follow_redirects=True)
+            assert entered.status_code == 200
+            (cookie,) = browser.cookies.jar
+            assert (cookie.path, cookie.secure) == ("/homeroom/dashboard", True)
+            links = re.findall(r'(?:href|action)="(/[^"]*)"', entered.text)
+            assert links
+            assert [one for one in links if not one.startswith("/homeroom/dashboard")] == []
+            pages = re.findall(r'href="(/[^"]*)"', entered.text)
+            assert {browser.get(f"https://localhost:{port}{one}").status_code for one in pages} == {200}

@@ -251,6 +251,7 @@ def endpoint(
             page = pages.render("plain", heading="It failed", sentences=[sorry])
             code, response = "internal", HTMLResponse(page, 500)
         response.headers.update(SECURITY_HEADERS)
+        _move_below(request.scope.get("root_path", ""), response)
         seconds = time.monotonic() - start_s
         dashboard.service.metrics.answered(
             method, f"{DASHBOARD_PATH}{path}", response.status_code, seconds, 0, "", code
@@ -258,6 +259,21 @@ def endpoint(
         return response
 
     return answer
+
+
+def _move_below(prefix: str, response: Response) -> None:
+    """Let an answer's own links, its redirect and its cookie begin with the path at which a proxy serves it.
+
+    Text of people in a page holds no quotation mark: they are escaped.
+    """
+    if prefix:
+        moved = f"{prefix}{DASHBOARD_PATH}"
+        response.body = bytes(response.body).replace(f'="{DASHBOARD_PATH}'.encode(), f'="{moved}'.encode())
+        changes = {b"content-length": (response.headers.get("content-length", ""), str(len(response.body)))}
+        changes |= {b"location": (DASHBOARD_PATH, moved), b"set-cookie": (f"Path={DASHBOARD_PATH}", f"Path={moved}")}
+        for index, (name, value) in enumerate(response.raw_headers):
+            old, new = changes.get(name, ("", ""))
+            response.raw_headers[index] = name, value.replace(old.encode(), new.encode(), 1) if old else value
 
 
 def mount(app: Starlette, service: Service) -> Starlette:
