@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import json
 from pathlib import Path
 
 import click
@@ -11,18 +10,26 @@ import msgspec
 
 from homeroom.cli.parameters import FOLDER
 from homeroom.errors import StoreError
+from homeroom_aggregator.cli.tables import Column, as_json_lines, print_rows
 
 
 @click.command("show")
 @click.argument("folder", type=FOLDER)
-def audit_show(folder: Path) -> None:
-    """Print every entry as one JSON line. Example: homeroom district audit show district/"""
+@as_json_lines
+def audit_show(folder: Path, machine: bool) -> None:
+    """Print every entry. Example: homeroom district audit show district/"""
     from homeroom_aggregator.admin.folder import open_log
+    from homeroom_aggregator.server.dashboard import formatting
     from homeroom_aggregator.state import audit
 
+    columns: tuple[Column, ...] = (
+        ("entry", lambda row: str(row["number"])),
+        ("at", lambda row: formatting.moment(row["at"])),
+        ("digest", lambda row: row["digest"][:8]),
+        ("what happened", lambda row: formatting.event(row["event"], row["about"])),
+    )
     with contextlib.closing(open_log(folder)) as log:
-        for entry in audit.records(log.database):
-            click.echo(json.dumps(msgspec.to_builtins(entry), ensure_ascii=False))
+        print_rows(map(msgspec.to_builtins, audit.records(log.database)), columns, machine, "there is no entry yet")
 
 
 @click.command("verify")

@@ -3,16 +3,51 @@
 from __future__ import annotations
 
 import contextlib
-import json
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import click
 
 from homeroom.cli.files import read_certificate
+from homeroom.cli.options import refuse_idle, say
 from homeroom.cli.parameters import FILE, FOLDER, NAME, Finite
 from homeroom.contract.signing import read_key
 from homeroom.errors import InputError
+from homeroom_aggregator.cli.tables import Column, as_json_lines, day, print_rows
 from homeroom_aggregator.state.members import ROLES, Role
+
+MEMBER_COLUMNS: tuple[Column, ...] = (
+    ("key", lambda row: row["device"][:8]),
+    ("role", lambda row: row["role"]),
+    ("school", lambda row: row["school"]),
+    ("joined", lambda row: day(row["joined"])),
+    ("status", lambda row: _status(row)),
+)
+SCHOOL_COLUMNS: tuple[Column, ...] = (
+    ("school", lambda row: row["school"]),
+    ("devices", lambda row: str(row["devices"])),
+    ("consent", lambda row: "withdrawn" if row["withdrawn"] else "given" if row["given_by"] else "none"),
+    ("by", lambda row: row["given_by"]),
+    ("since", lambda row: day(row["withdrawn"] or row["at"])),
+)
+INVITATION_COLUMNS: tuple[Column, ...] = (
+    ("invitation", lambda row: row["invitation"]),
+    ("role", lambda row: row["role"]),
+    ("school", lambda row: row["school"]),
+    ("status", lambda row: row["status"]),
+    ("until", lambda row: day(row["expires"])),
+    ("key", lambda row: (row["device"] or "")[:8]),
+)
+ONE_BY_ONE = ("count", "school", "consent", "role")  # options that say what each row of a sheet says
+TO_WRITE = (*ONE_BY_ONE, "sheet", "days", "address", "out", "qr", "dry_run")
+NO_SCHOOL = "no school was invited yet"
+
+
+def _status(row: Mapping[str, Any]) -> str:
+    if row["revoked"]:
+        return f"replaced by {row['replaced_by'][:8]}" if row["replaced_by"] else "revoked"
+    return "used by two machines" if row["twin"] else "enrolled"
 
 
 @click.command()
@@ -29,7 +64,11 @@ from homeroom_aggregator.state.members import ROLES, Role
 @click.option("--dry-run", is_flag=True, help="Check everything and say what would be written.")
 @click.option("--list", "listed", is_flag=True, help="Only list every invitation, and whether it was used.")
 @click.option("--revoke", "revoked", help="Only take one back: its file, its line, or the beginning that --list shows.")
+@as_json_lines
+@click.pass_context
 def invite(
+    context: click.Context,
+    /,
     folder: Path,
     count: int,
     school: str | None,
@@ -43,6 +82,7 @@ def invite(
     dry_run: bool,
     listed: bool,
     revoked: str | None,
+    machine: bool,
 ) -> None:
     """Write invitations for the aggregator in FOLDER; each enrols one key, once, before its end. Works while it serves.
 
@@ -54,12 +94,16 @@ def invite(
 
     read_facts(folder)
     if listed or revoked:
+        refuse_idle(context, "--list" if listed else "--revoke", TO_WRITE)
         with officers.acting(folder) as enrolled:
             if revoked:
                 officers.take_back(enrolled, officers.OPERATOR, invitations.digest_beginning(revoked))
-            for row in enrolled.invitations() if listed else ():
-                click.echo(json.dumps(row, ensure_ascii=False))
+            if listed:
+                print_rows(enrolled.invitations(), INVITATION_COLUMNS, machine, "no invitation was written yet")
         return
+    refuse_idle(context, "invitations that are written", ("machine",))
+    if sheet:
+        refuse_idle(context, "--csv", ONE_BY_ONE)
     address = address or local_address(folder, leaves=True)
     if consent and not school:
         raise InputError("--consent needs --school")
@@ -69,14 +113,15 @@ def invite(
     if not dry_run:
         invitations.write_invitations(folder, address, planned, days, qr)
     for _, path in planned:
-        click.echo(f"would write {path}" if dry_run else str(path))
+        say(f"would write {path}" if dry_run else str(path))
 
 
 @click.command()
 @click.argument("folder", type=FOLDER)
 @click.option("--schools", is_flag=True, help="Schools and their consents instead of keys.")
-def members(folder: Path, schools: bool) -> None:
-    """List who is enrolled in FOLDER, as JSON lines.
+@as_json_lines
+def members(folder: Path, schools: bool, machine: bool) -> None:
+    """List who is enrolled in FOLDER.
 
     Example: homeroom district members district/ --schools
     """
@@ -85,8 +130,10 @@ def members(folder: Path, schools: bool) -> None:
 
     with contextlib.closing(open_log(folder)) as log:
         enrolled = Members(log.database)
-        for row in enrolled.schools() if schools else enrolled.every():
-            click.echo(json.dumps(row, ensure_ascii=False))
+        if schools:
+            print_rows(enrolled.schools(), SCHOOL_COLUMNS, machine, NO_SCHOOL)
+        else:
+            print_rows(enrolled.every(), MEMBER_COLUMNS, machine, "nobody has joined yet")
 
 
 @click.command()
@@ -105,16 +152,29 @@ def revoke(folder: Path, key: str) -> None:
 
 @click.command()
 @click.argument("folder", type=FOLDER)
-@click.argument("school")
-@click.option("--by", type=NAME, required=True, help="Who gave it, and how: a name, a letter's date.")
+@click.argument("school", required=False)
+@click.option("--by", type=NAME, help="Who gave it, and how: a name, a letter's date.")
 @click.option("--withdraw", is_flag=True, help="The school takes it back; its updates are refused from now on.")
-def consent(folder: Path, school: str, by: str, withdraw: bool) -> None:
-    """Record that SCHOOL has consented. Until then no update of a device invited for it is accepted.
+@as_json_lines
+@click.pass_context
+def consent(
+    context: click.Context, /, folder: Path, school: str | None, by: str | None, withdraw: bool, machine: bool
+) -> None:
+    """Record that SCHOOL has consented; without SCHOOL, list every school's consent.
 
+    Until then no update of a device invited for it is accepted.
     Example: homeroom district consent district/ "Hill School" --by "Ms Lee, letter of 3 March"
     """
     from homeroom_aggregator.admin import officers
 
+    if school is None:
+        refuse_idle(context, "a list of all schools", ("by", "withdraw"))
+        with officers.acting(folder) as enrolled:
+            print_rows(enrolled.schools(), SCHOOL_COLUMNS, machine, NO_SCHOOL)
+        return
+    refuse_idle(context, "a school's consent", ("machine",))
+    if by is None:
+        raise InputError("a consent needs --by: who gave it, and how", where="options")
     with officers.acting(folder) as enrolled:
         officers.change_consent(enrolled, officers.OPERATOR, school, by, give=not withdraw)
 

@@ -14,7 +14,7 @@ from typing import Any
 
 import click
 
-from homeroom.cli.commands import ALIASES, COMMANDS, EXTRAS, GROUPS, OLD_ORDER
+from homeroom.cli.commands import ALIASES, COMMANDS, EXTRAS, GROUPS, OLD_JSON, OLD_ORDER
 from homeroom.cli.options import one_line
 from homeroom.cli.parameters import TEXT
 from homeroom.errors import DiskFullError, HomeroomError, InputError, MissingExtraError, TrainError
@@ -115,11 +115,19 @@ def _load(path: str) -> click.Command:
             raise
         return _missing(present, problem)
     assert isinstance(command, click.Command)
+    if path in OLD_JSON:
+        command.params = [_as_json(param) if param.name == "machine" else param for param in command.params]
     order = OLD_ORDER.get(path, ())
     for parameter in command.params:  # so that no command can forget it
         parameter.type = TEXT if parameter.type is click.STRING else parameter.type
     command.params = sorted(command.params, key=lambda p: order.index(p.name) if p.name in order else len(order))
     return command
+
+
+def _as_json(param: click.Parameter) -> click.Parameter:
+    param = copy.copy(param)
+    param.default = True
+    return param
 
 
 def _hidden(option: click.Option) -> click.Option:

@@ -83,7 +83,7 @@ def test_an_invitation_can_be_taken_back_and_ends_by_itself(district: District, 
     district.run("invite", district.folder, "--out", tmp_path / "e", "--days", "0.000001", *address)
     district.run("invite", district.folder, "--revoke", tmp_path / "i" / "invitation-1.json")
     district.run("invite", district.folder, "--revoke", as_text(line))
-    rows = [json.loads(row) for row in district.run("invite", district.folder, "--list").splitlines()]
+    rows = [json.loads(row) for row in district.run("invite", district.folder, "--list", "--json").splitlines()]
     assert [row["status"] for row in rows] == ["taken back", "taken back", "open", "open", "ended"]
     district.run("invite", district.folder, "--revoke", rows[2]["invitation"][:8])
     for invitation in (lost, line, listed, read_invitation(tmp_path / "e" / "invitation.json")):

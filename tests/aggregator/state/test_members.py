@@ -327,7 +327,7 @@ def test_many_schools_are_invited_from_a_sheet_after_a_dry_run(tmp_path: Path) -
     pasted = read_invitation(made[0].with_suffix(".txt"))
     assert pasted == read_invitation(made[0])
     assert (pasted.school, bool(pasted.expires)) == ("Hill School", True)
-    rows = [json.loads(line) for line in run("district", "members", folder, "--schools").output.splitlines()]
+    rows = [json.loads(line) for line in run("district", "members", folder, "--schools", "--json").output.splitlines()]
     assert [(row["school"], bool(row["given_by"])) for row in rows] == [
         ("Hill School", False),
         ("Lake/../School", True),

@@ -14,6 +14,7 @@ import msgspec
 from homeroom.contract.canonical_json import canonical, digest
 from homeroom.contract.names import check_name
 from homeroom.errors import InputError
+from homeroom_aggregator.admin import officers
 from homeroom_aggregator.admin.configuration import buffer_may_follow
 from homeroom_aggregator.admin.configuration_file import bring_into_force, read_configuration
 from homeroom_aggregator.admin.next_version import NextVersion
@@ -38,7 +39,7 @@ class Action:
 
     title: str
     tells: Callable[[Service, str], list[str]]
-    work: Callable[[Service, str, str, str], object]
+    work: Callable[[Service, str, officers.Officer, str], object]
     back: str
     button: str
     question: str = REASON
@@ -66,7 +67,7 @@ def ask(service: Service, name: str, subject: str) -> Question:
     return Question(action.title.format(shown), action.button.format(shown), sentences, seen, action)
 
 
-def do(service: Service, name: str, subject: str, seen: str, by: str, why: str) -> None:
+def do(service: Service, name: str, subject: str, seen: str, by: officers.Officer, why: str) -> None:
     """Do what was confirmed, in one durable step; RefusedError where it is not as the page said any more."""
     question = ask(service, name, subject)
     if seen != question.seen:
@@ -74,7 +75,7 @@ def do(service: Service, name: str, subject: str, seen: str, by: str, why: str) 
     check_name(why, "the reason")
     with service.rounds.change():
         if not question.action.records:
-            audit.record(service.rounds.log.database, "ordered", action=question.button, by=by, why=why)
+            audit.record(service.rounds.log.database, "ordered", action=question.button, by=by.name, why=why)
         question.action.work(service, subject, by, why)
         service.rounds.withdraw_gone()
 
@@ -101,7 +102,7 @@ def _tells_withdrawal_of_consent(service: Service, school: str) -> list[str]:
     return [
         f"Updates of {school} are refused from now on and wait on its devices, which still get every version.",
         "Those that wait here are erased at once.",
-        "What earlier versions learned from them stays; a device's own page here withdraws that.",
+        "What earlier versions learned from them stays, unless it is withdrawn too, device by device.",
     ]
 
 
@@ -110,12 +111,12 @@ def _check_school(service: Service, school: str) -> None:
         raise InputError("is no school of this district", where=school)
 
 
-def _consent(service: Service, school: str, by: str, why: str) -> None:
-    service.rounds.members.consent(school, why)
+def _consent(service: Service, school: str, by: officers.Officer, why: str) -> None:
+    officers.change_consent(service.rounds.members, by, school, why, give=True)
 
 
-def _withdraw_consent(service: Service, school: str, by: str, why: str) -> None:
-    service.rounds.members.withdraw_consent(school, by)
+def _withdraw_consent(service: Service, school: str, by: officers.Officer, why: str) -> None:
+    officers.change_consent(service.rounds.members, by, school, by.name, give=False)
 
 
 # Keys and their updates
@@ -132,8 +133,8 @@ def _tells_revocation(service: Service, key: str) -> list[str]:
     ]
 
 
-def _revoke(service: Service, key: str, by: str, why: str) -> None:
-    service.rounds.members.revoke(key, by)
+def _revoke(service: Service, key: str, by: officers.Officer, why: str) -> None:
+    officers.revoke(service.rounds.members, by, key)
 
 
 def _tells_withdrawal(service: Service, key: str) -> list[str]:
@@ -154,7 +155,7 @@ def _updates(service: Service, key: str) -> list[str]:
     return [one for one in queries.updates_of(rounds.log.database, name) if not rounds.bounded(one, name)]
 
 
-def _withdraw(service: Service, key: str, by: str, why: str) -> None:
+def _withdraw(service: Service, key: str, by: officers.Officer, why: str) -> None:
     member = service.rounds.members.find(key)
     for update_id in _updates(service, key):
         service.rounds.withdraw(update_id, member.name if member else key)
@@ -191,7 +192,7 @@ def _tells_buffer(service: Service, wanted: str) -> list[str]:
     ] * (present.updates >= size)
 
 
-def _set_buffer(service: Service, wanted: str, by: str, why: str) -> None:
+def _set_buffer(service: Service, wanted: str, by: officers.Officer, why: str) -> None:
     folder, rounds = service.rounds.log.database.path.parent, service.rounds
     size = _next(service).fits if wanted == AUTOMATIC else int(wanted)
     changed = msgspec.structs.replace(rounds.configuration, buffer_size=size, earlier_codecs=())
@@ -216,7 +217,7 @@ def _tells_release(service: Service, _: str) -> list[str]:
     ]
 
 
-def _release(service: Service, subject: str, by: str, why: str) -> None:
+def _release(service: Service, subject: str, by: officers.Officer, why: str) -> None:
     service.rounds.release_now()
 
 
@@ -237,8 +238,8 @@ def _tells_rollback(service: Service, number: str) -> list[str]:
     ]
 
 
-def _roll_back(service: Service, number: str, by: str, why: str) -> None:
-    service.rounds.roll_back(int(number), by, why)
+def _roll_back(service: Service, number: str, by: officers.Officer, why: str) -> None:
+    service.rounds.roll_back(int(number), by.name, why)
 
 
 ACTIONS = {

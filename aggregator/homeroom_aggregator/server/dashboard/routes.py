@@ -24,6 +24,7 @@ from homeroom.errors import HomeroomError
 from homeroom.system.html.render import style_source
 from homeroom.system.sqlite import Database
 from homeroom_aggregator.admin.configuration import DeviceLimits, RequestLimits
+from homeroom_aggregator.admin.officers import Officer
 from homeroom_aggregator.server import refusals, requests
 from homeroom_aggregator.server.dashboard import actions, pages, queries
 from homeroom_aggregator.server.dashboard.pages import PageContext
@@ -171,9 +172,14 @@ async def do_action(dashboard: Dashboard, request: Request) -> Response:
     why = " ".join(form.get("why", "").split())
     if not why:
         return await _ask(dashboard, request, session, "Say why.")
-    confirmed = partial(actions.do, service, name, subject, form.get("seen", ""), session.link.name, why)
+    confirmed = partial(actions.do, service, name, subject, form.get("seen", ""), _officer(session), why)
     await service.writer.do(confirmed)
     return RedirectResponse(f"{DASHBOARD_PATH}/{actions.ACTIONS[name].back}".rstrip("/"), 303)
+
+
+def _officer(session: Session) -> Officer:
+    """Who acts: the operator by a name, or a member with the rank of its link."""
+    return Officer(session.link.name, session.link.rank if session.link.holder else None)
 
 
 def _may_act(session: Session) -> Session:

@@ -1,0 +1,34 @@
+"""Tables for people and lines of JSON for programs, of what a command lists."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
+
+import click
+from rich.cells import cell_len
+
+from homeroom.cli.options import escaped, one_line
+
+as_json_lines = click.option("--json", "machine", is_flag=True, help="Print one JSON object a line.")
+Column = tuple[str, Callable[[Mapping[str, Any]], object]]
+
+
+def print_rows(rows: Iterable[Mapping[str, Any]], columns: Sequence[Column], machine: bool, nothing: str) -> None:
+    """Print rows as aligned columns, each a title and a cell's text, or as JSON; `nothing` where there is no row."""
+    if machine:
+        for row in rows:
+            click.echo(escaped(json.dumps(row, ensure_ascii=False)))
+        return
+    cells = [[one_line(str(text(row) or "-")) for _, text in columns] for row in rows]
+    lines = [[title for title, _ in columns], *cells] if cells else [[nothing]]
+    widths = [max(map(cell_len, column)) for column in zip(*lines, strict=True)]
+    for line in lines:
+        padded = (cell + " " * (width - cell_len(cell)) for cell, width in zip(line, widths, strict=True))
+        click.echo("  ".join(padded).rstrip())
+
+
+def day(moment: str | None) -> str:
+    """The day of an ISO 8601 time; empty where there is none."""
+    return (moment or "")[:10]
