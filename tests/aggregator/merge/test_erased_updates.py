@@ -17,6 +17,7 @@ from homeroom_aggregator.admin import backup
 from homeroom_aggregator.admin.folder import LOG_FILE, open_rounds
 from homeroom_aggregator.merge.rounds import Rounds
 from homeroom_aggregator.state.log import WAITING_FILE, Log
+from homeroom_aggregator.state.members import StoredInvitation
 
 PROMISE = Privacy(clip_norm=1.0, noise_multiplier=2.0, epsilon=12.0, delta=1e-5)
 A, B, C, D = School(), School(), School(), School()
@@ -76,6 +77,25 @@ def test_a_withdrawn_update_is_gone_while_somebody_reads_and_others_wait_on(tmp_
         send(rounds, C)
         assert rounds.state.version == 1
         attack.got += on_disk(folder, second)
+        assert rounds.verify() == []
+    attack.noticed = "nothing"
+
+
+@pytest.mark.attack("members", "a private update that waits on after its key was revoked")
+def test_a_private_update_goes_at_once_with_its_key(tmp_path: Path, attack: Attack) -> None:
+    folder = make_folder(tmp_path, privacy=PROMISE)
+    with closing(open_rounds(folder)) as rounds:
+        for school in (A, B):
+            code = StoredInvitation(school.name)
+            rounds.members.invite([code])
+            rounds.members.join(school.name, code)
+        _, first = send(rounds, A)
+        with reader(folder):
+            rounds.members.revoke(A.name, "operator")
+            rounds.withdraw_gone()
+            attack.got += on_disk(folder, first) + rounds.state.pending
+        send(rounds, B)
+        assert rounds.state.version == 0, "one device's update is left"
         assert rounds.verify() == []
     attack.noticed = "nothing"
 

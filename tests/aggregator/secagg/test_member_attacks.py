@@ -8,6 +8,7 @@ from pathlib import Path
 import msgspec
 import numpy as np
 import pytest
+from click.testing import CliRunner
 from conftest import Attack
 from faults.devices import make_sample
 
@@ -16,6 +17,7 @@ from aggregator.institution import ROOT, START, School, make_folder, running
 from aggregator.secagg.district import RULES, SIGNER, District, Member
 from aggregator.secagg.test_rounds_over_http import expected, offer
 from aggregator.server.officer import signed_in, text
+from homeroom.cli.main import homeroom
 from homeroom.contract.roster import make_roster
 from homeroom.contract.secagg import Survivors, unpack
 from homeroom.contract.signing import certify
@@ -24,6 +26,7 @@ from homeroom.federation import sync
 from homeroom_aggregator.admin.folder import ROSTER_FILE, load_roster, replace_roster
 from homeroom_aggregator.server.service import open_service
 from homeroom_aggregator.state import claims
+from homeroom_aggregator.state.secure_sum import read_header
 
 EVERYBODY = (0, 1, 2, 3)
 
@@ -221,6 +224,38 @@ def test_a_revoked_device_that_had_joined_a_cohort_is_not_in_it(district: Distri
     assert len(live.cohort.members) == 3
 
 
+@pytest.mark.parametrize("phase", ["shares", "input", "consent", "reveal"])
+@pytest.mark.attack("members", "a new key in the middle of a round, to be in its sum and in the next one")
+def test_a_key_that_is_rotated_within_a_round_gets_no_update_into_two_sums(
+    district: District, attack: Attack, phase: str
+) -> None:
+    thief, fresh = district.members[0], School()
+    word = certify(ROOT, "roster", SIGNER, "tests")
+    names = [*(member.school.name for member in district.members), fresh.name]
+    roster = make_roster(SIGNER, word, names, serial=2, minimum=3, institution="tests")
+    replace_roster(district.folder, msgspec.json.encode(roster))
+    district.visit(*EVERYBODY)
+    district.later_s += RULES.phase_s + 1  # the new key never comes
+    district.until(phase)
+    thief.client.rotate(fresh.key)
+    for _ in range(8):
+        if district.version == 0:
+            before = district.phase
+            district.visit(1, 2, 3)
+            if district.phase == before:
+                district.later_s += RULES.phase_s + 1
+    assert district.version == 1
+    rounds = district.service.rounds
+    inside = [entry for entry in rounds.log.sums() if thief.update_id in read_header(entry.body).updates]
+    try:
+        offer(district, fresh, thief.update_id)
+        attack.got += bool(inside)
+    except UpdateError:
+        assert inside
+    assert rounds.verify() == []
+    attack.noticed = "a drop-out, or nothing"
+
+
 def test_an_update_whose_base_is_too_far_behind_is_not_offered_any_more(district: District) -> None:
     rounds, member = district.service.rounds, district.members[0]
     rounds.configure(msgspec.structs.replace(rounds.configuration, max_staleness=0))
@@ -254,7 +289,10 @@ def test_a_newer_roster_counts_at_once_while_a_cohort_is_gathered(district: Dist
     until_version(district, 1, 0, 1, 2)
 
 
-def test_serve_and_configure_refuse_a_roster_that_can_never_start_and_change_nothing(tmp_path: Path) -> None:
+def test_serve_and_configure_refuse_a_roster_that_can_never_start_and_change_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("homeroom_aggregator.server.serve.serve", lambda *_, **__: None)
     rules = msgspec.structs.replace(RULES, drop_rate=0.3)
     folder = make_folder(tmp_path, min_devices=3, secure=rules)  # type: ignore[arg-type]
     word, path = certify(ROOT, "roster", SIGNER, "tests"), tmp_path / "roster.json"
@@ -269,6 +307,8 @@ def test_serve_and_configure_refuse_a_roster_that_can_never_start_and_change_not
     assert contents(folder) == before
     (folder / ROSTER_FILE).write_bytes(path.read_bytes())  # a folder of before: it is refused where it is served
     assert load_roster(folder) == roster
+    checked = CliRunner().invoke(homeroom, ["district", "configure", str(folder), "--check"])
+    assert "6 devices, or minimum 4" in str(checked.exception)
     with pytest.raises(Exception, match="6 devices, or minimum 4"):
         open_service(folder)
     plain = make_folder(tmp_path / "plain")

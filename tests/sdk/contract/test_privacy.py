@@ -220,7 +220,8 @@ def test_one_subject_more_or_less_moves_an_update_by_at_most_the_clip(
 SMALL = Layout((Segment(name="head.a", parameters=(Parameter("w", (2,)),), meaning="t/1"),))
 COARSE = Privacy(clip_norm=2.0, noise_multiplier=1.0, epsilon=8.0, delta=1e-5, subjects=2)
 CLASSES = RoundConfiguration(bundle_id="0" * 64, scale_bits=3, privacy=COARSE)
-LESSONS = [np.array(way, np.float32) for way in ((9, 0), (0, -9), (-9, 9), (7, 7), (1, -0.5), (-0.3, 0.9))]
+WAYS = ((7.1, -5.5), (-7.9, 4.2), (-7.6, -4.8), (8.9, 1.4), (-4.2, -7.9), (7.9, -4.4), (0.3, -0.5))
+LESSONS = [np.array(way, np.float32) for way in WAYS]  # without room for rounding, some of their sums move too far
 
 
 @functools.cache
