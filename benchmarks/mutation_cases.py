@@ -30,7 +30,137 @@ class Removal:
     replacement: str
 
 
-SURVIVORS: tuple[Removal, ...] = ()
+SURVIVORS = (
+    Removal(
+        "least number of devices in each segment of a secure sum",
+        "sdk/homeroom/privacy/secagg/client.py",
+        "len(fed[name] & set(slots)) < minimum",
+        "False",
+    ),
+    Removal(
+        "a device's own keys as it sent them",
+        "sdk/homeroom/privacy/secagg/client.py",
+        "state.advertisement not in cohort.members",
+        "False",
+    ),
+    Removal(
+        "the roster that the round was announced with",
+        "sdk/homeroom/privacy/secagg/client.py",
+        "roster.roster_id != state.notice.roster_id",
+        "False",
+    ),
+    Removal(
+        "one set of survivors a device", "sdk/homeroom/privacy/secagg/client.py", "own not in survivors.places", "False"
+    ),
+    Removal(
+        "signature of an offline message",
+        "sdk/homeroom/contract/offline_message.py",
+        'envelope.check(header.device, "letter", plain, signature, where=where)',
+        "pass",
+    ),
+    Removal(
+        "signature of an offline answer",
+        "sdk/homeroom/contract/offline_message.py",
+        'envelope.check(header.certificate.key, "answer", plain, signature, where=where)',
+        "pass",
+    ),
+    Removal(
+        "receiver of an offline answer", "sdk/homeroom/contract/offline_message.py", "header.device != device", "False"
+    ),
+    Removal(
+        "role of an offline message's device",
+        "aggregator/homeroom_aggregator/admin/offline.py",
+        'member is None or member.role != "device"',
+        "member is None",
+    ),
+    Removal(
+        "consent of an offline message's school",
+        "aggregator/homeroom_aggregator/admin/offline.py",
+        "not rounds.members.consented(member.school)",
+        "False",
+    ),
+    Removal(
+        "bundle of an offline message",
+        "aggregator/homeroom_aggregator/admin/offline.py",
+        "header.bundle_id != rounds.bundle.bundle_id",
+        "False",
+    ),
+    Removal("clip of values and signal together", "sdk/homeroom/contract/update_checks.py", " + signal * signal", ""),
+    Removal(
+        "one clip for all parts of an update",
+        "sdk/homeroom/contract/update_checks.py",
+        "> limit * limit",
+        "> 4 * limit * limit",
+    ),
+    Removal(
+        "negative values beyond the scale",
+        "sdk/homeroom/contract/codecs.py",
+        " or data.min(initial=0) < -ENCODED_LIMIT",
+        "",
+    ),
+    Removal("steps that are not finite", "sdk/homeroom/contract/codecs.py", "not np.isfinite(step).all()", "False"),
+    Removal(
+        "forgetting what an update could not carry",
+        "sdk/homeroom/store/erasure.py",
+        "for family in (RESIDUAL, SECURE):",
+        "for family in (SECURE,):",
+    ),
+    Removal(
+        "zeroed pages",
+        "sdk/homeroom/system/sqlite.py",
+        'for pragma in ("secure_delete", "foreign_keys", "cell_size_check"):',
+        'for pragma in ("foreign_keys", "cell_size_check"):',
+    ),
+    Removal(
+        "officers against officers",
+        "aggregator/homeroom_aggregator/admin/officers.py",
+        "if RANKS[officer.role] <= RANKS[member.role]:",
+        "if False:",
+    ),
+    Removal(
+        "a revoked key that comes again",
+        "aggregator/homeroom_aggregator/state/members.py",
+        "known and known[0]",
+        "False",
+    ),
+    Removal(
+        "a used invitation and another key",
+        "aggregator/homeroom_aggregator/state/members.py",
+        "holder and holder[0] != key",
+        "False",
+    ),
+    Removal(
+        "end of an invitation",
+        "aggregator/homeroom_aggregator/state/members.py",
+        "not known and invitation.expires and now() > _moment(invitation.expires)",
+        "False",
+    ),
+    Removal(
+        "another institution's policy",
+        "sdk/homeroom/federation/policy.py",
+        "present is not None and policy.institution != present.institution",
+        "False",
+    ),
+    Removal(
+        "an older policy",
+        "sdk/homeroom/federation/policy.py",
+        "present is not None and policy.version < present.version",
+        "False",
+    ),
+    Removal(
+        "end of a login link",
+        "aggregator/homeroom_aggregator/state/login_links.py",
+        " or datetime.datetime.fromisoformat(row[3]) < now()",
+        "",
+    ),
+    Removal("a link in a bundle", "sdk/homeroom/runtime/unpack.py", "stat.S_ISLNK(entry.external_attr >> 16)", "False"),
+    Removal(
+        "another's update id",
+        "aggregator/homeroom_aggregator/merge/admission.py",
+        "not mine and (owner or self.log.withdrawn(header.update_id))",
+        "False",
+    ),
+)
 """Removals that no test noticed in an earlier trial."""
 
 EQUIVALENT: dict[str, str] = {}
