@@ -92,6 +92,7 @@ def answer_message(rounds: Rounds, secret: bytes, header: MessageHeader, updates
         bundle_id=rounds.bundle.bundle_id,
         certificate=rounds.certificate,
         payload_sha256=digest(b""),
+        message_id=header.message_id,
     )
     try:
         member = _member(rounds, secret, header)

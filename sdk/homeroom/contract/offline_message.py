@@ -37,6 +37,7 @@ class MessageHeader(msgspec.Struct, frozen=True, kw_only=True):
     code: an invitation's code, from a device that asks to join.
     updates: length in bytes of each update in the payload.
     unlearn: ids of updates to withdraw.
+    message_id: drawn for this message, for its answer to name; a later field.
     """
 
     format: int = OFFLINE_FORMAT
@@ -48,6 +49,7 @@ class MessageHeader(msgspec.Struct, frozen=True, kw_only=True):
     updates: Annotated[tuple[Annotated[int, msgspec.Meta(ge=1)], ...], msgspec.Meta(max_length=4096)] = ()
     unlearn: Annotated[tuple[UpdateId, ...], msgspec.Meta(max_length=4096)] = ()
     payload_sha256: Hash
+    message_id: UpdateId | msgspec.UnsetType = msgspec.UNSET
 
 
 class Receipt(msgspec.Struct, frozen=True, kw_only=True):
@@ -68,6 +70,7 @@ class AnswerHeader(msgspec.Struct, frozen=True, kw_only=True):
     bounded: ids of updates that a private release holds, and that stay in it.
     round: the round's configuration; `round_signature` is over it, as over HTTP.
     school: as in `/v1/round`.
+    message_id: of the message that it answers, if that had one.
     """
 
     format: int = OFFLINE_FORMAT
@@ -82,6 +85,7 @@ class AnswerHeader(msgspec.Struct, frozen=True, kw_only=True):
     round_signature: str = ""
     school: str = ""
     payload_sha256: Hash
+    message_id: UpdateId | msgspec.UnsetType = msgspec.UNSET
 
 
 def write_message(
@@ -94,13 +98,14 @@ def write_message(
     code: str = "",
     updates: Sequence[bytes] = (),
     unlearn: Sequence[str] = (),
+    message_id: str | msgspec.UnsetType = msgspec.UNSET,
 ) -> bytes:
     """Signs a device's message and seals it to the aggregator.
 
     key: the device's signing key.
     sealing: the device's X25519 key, for the answer.
     receiver: the aggregator's X25519 public key, hexadecimal.
-    bundle_id, after, code, unlearn: as in MessageHeader.
+    bundle_id, after, code, unlearn, message_id: as in MessageHeader.
     updates: signed updates, as bytes.
     """
     payload = b"".join(updates)
@@ -113,6 +118,7 @@ def write_message(
         updates=tuple(map(len, updates)),
         unlearn=tuple(unlearn),
         payload_sha256=digest(payload),
+        message_id=message_id,
     )
     return seal(envelope.pack(MESSAGE_MAGIC, "letter", header, payload, key), receiver, "letter")
 

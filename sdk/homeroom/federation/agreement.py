@@ -17,6 +17,7 @@ ROUND = json_record("identity.round", RoundConfiguration)
 PROMISE = StateRecord[Privacy](
     "identity.promise", msgspec.json.encode, partial(msgspec.json.decode, type=Privacy | None)
 )
+OFFLINE_MESSAGES = json_record("identity.messages", list[str])  # ids, newest last: their answers may be imported
 SECURE_ROUNDS = bytes_record("identity.secure")  # there since this device agreed to secure rounds
 
 

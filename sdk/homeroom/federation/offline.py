@@ -5,10 +5,12 @@ Updates, signatures and checks are those of `sync`; an update stays in the outbo
 
 from __future__ import annotations
 
+import secrets
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+import msgspec
 import numpy as np
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 
@@ -19,7 +21,7 @@ from homeroom.contract.offline_folder import OfflineFolder, read, remove
 from homeroom.contract.round import read_round
 from homeroom.contract.sealed_box import check_sealing_key
 from homeroom.contract.signing import public_hex
-from homeroom.errors import Code, InputError, NetworkError, TrustError, UpdateError
+from homeroom.errors import AnswerError, Code, InputError, NetworkError, TrustError, UpdateError
 from homeroom.federation import agreement, enrolment, privacy_ledger
 from homeroom.federation.sync import FetchedTheta, Scores, use_global
 from homeroom.federation.versions import newest_global
@@ -34,6 +36,7 @@ SEALING_KEY = StateRecord[X25519PrivateKey](  # opens answers
 )
 PENDING_INVITATION = json_record("identity.joining", Invitation)  # its code goes out with the next message
 READING_FILE = "reading-answer.json"  # the mark of the answer that is being read
+MOST_UNANSWERED_MESSAGES = 16  # whose ids are kept
 # for updates; the rest waits for the next message
 UPDATES_LIMIT_BYTES = offline_message.OFFLINE_MESSAGE_LIMIT_BYTES - (4 << 20)
 
@@ -112,7 +115,9 @@ def export_message(store: Store, bundle: Bundle, folder: Path, root: str) -> Exp
             continue
         store.outbox.mark_sending(update.update_id)  # it may arrive although no answer ever comes back
         updates.append(update.data)
-    unlearn = store.outbox.unlearning()[:4096]
+    unlearn, message_id = store.outbox.unlearning()[:4096], secrets.token_hex(16)
+    known = agreement.OFFLINE_MESSAGES.read(store) or []
+    agreement.OFFLINE_MESSAGES.write(store, [*known, message_id][-MOST_UNANSWERED_MESSAGES:])
     message = offline_message.write_message(
         key,
         _sealing_key(store),
@@ -122,6 +127,7 @@ def export_message(store: Store, bundle: Bundle, folder: Path, root: str) -> Exp
         code="" if joining is None else joining.code,
         updates=updates,
         unlearn=unlearn,
+        message_id=message_id,
     )
     path = removable.message(public_hex(key))
     write_durable(path, message)
@@ -134,7 +140,8 @@ def import_answer(
     """Imports the aggregator's answer from a folder and removes it there.
 
     Raises InputError where there is no answer, TrustError where a signature does not hold or it is about another
-    bundle, and NetworkError where the message was refused; nothing is stored then.
+    bundle, AnswerError where it is to no message that waits, and NetworkError where the message was refused; nothing is
+    stored then.
 
     store: of this device.
     bundle: in use.
@@ -172,6 +179,7 @@ def _import_answer(
     if header.bundle_id != bundle.bundle_id:
         remedy = "install the institution's bundle"
         raise TrustError("is about another bundle", code=Code.OTHER_BUNDLE, where=where, remedy=remedy)
+    _check_order(store, header, where)
     if header.refused:
         remove(path)
         raise NetworkError(f"the message was refused: {header.refused}", where=where, remedy="ask the district")
@@ -180,6 +188,27 @@ def _import_answer(
     fetched = use_global(store, bundle, version, root, score) if version else FetchedTheta()
     remove(path)
     return ImportedAnswer(joined, sent, refused, unlearned, bounded, fetched, len(data))
+
+
+def _check_order(store: Store, header: offline_message.AnswerHeader, where: str) -> None:
+    """Raises AnswerError unless the answer is to a message of this device that no newer answer came for.
+
+    A device that has written no message since it was upgraded takes the answer to an older release's.
+    """
+    waiting = agreement.OFFLINE_MESSAGES.read(store)
+    if waiting is None:
+        return
+    if header.message_id is msgspec.UNSET:
+        raise AnswerError(
+            "it does not say which message it answers",
+            code=Code.UNSIGNED_ANSWER,
+            where=where,
+            remedy="upgrade the server first, then carry a new message; everything waits here",
+        )
+    if header.message_id not in waiting:
+        remedy = "carry a new message to the aggregator; everything waits here"
+        raise AnswerError("answers no message that this device waits for: it is old", where=where, remedy=remedy)
+    agreement.OFFLINE_MESSAGES.write(store, waiting[waiting.index(header.message_id) :])
 
 
 def _store_round(store: Store, header: offline_message.AnswerHeader, root: str, where: str) -> bool:

@@ -79,6 +79,8 @@ def sync(store: Store, bundle: Bundle, root: str, score: Callable[[np.ndarray], 
     with enrolment.connect(store) as client:
         configuration = client.round()
         agreement.renew_round(store, configuration)
+        if agreement.OFFLINE_MESSAGES.exists(store):
+            agreement.OFFLINE_MESSAGES.write(store, [])  # an answer on its way is older than this round
         enrolment.store_aggregator(store, client.certificate, client.school)
         queue_newest_update(store, bundle)
         unlearned, bounded = ask_unlearning(store, client)

@@ -23,7 +23,7 @@ from homeroom.contract.privacy import Privacy
 from homeroom.contract.sealed_box import public_hex, seal, unseal
 from homeroom.contract.secagg import SecureRules
 from homeroom.contract.signing import certify, new_key
-from homeroom.errors import DiskFullError, InputError, NetworkError, TrustError
+from homeroom.errors import AnswerError, DiskFullError, InputError, NetworkError, TrustError
 from homeroom.federation import agreement, offline, privacy_ledger, versions
 from homeroom.federation.enrolment import device_key
 from homeroom_aggregator.admin import backup
@@ -215,6 +215,42 @@ def test_a_torn_letter_is_left_alone_and_the_next_one_brings_everything(
     assert deliver(district, stick).accepted == 1
     for device in (one, two):
         assert len(device.carry_in(stick).sent) == 1
+        device.close()
+
+
+@pytest.mark.attack("who is speaking", "an old answer, or another device's, put on the stick")
+def test_an_old_answer_and_another_devices_change_nothing(
+    tmp_path: Path, stick: Path, district: Path, attack: Attack
+) -> None:
+    one, two = joined(tmp_path, district, stick, "one", "two")
+
+    def carried(device: Device) -> tuple[Path, bytes]:
+        device.carry_out(stick)
+        deliver(district, stick)
+        path = next(path for path in stick.rglob("*.answer"))
+        return path, path.read_bytes()
+
+    path, old = carried(one)
+    one.carry_in(stick)
+    _, foreign = carried(two)
+    two.carry_in(stick)
+    _, newer = carried(one)
+    one.carry_in(stick)
+    path.write_bytes(newer)  # a power cut before it was removed
+    one.carry_in(stick)
+    learn(one, 0.5)
+    one.carry_out(stick)
+    before = {name: one.store.get_secret(name) for name in ("identity.round", "identity.school", "identity.aggregator")}
+    for answer, error in ((old, AnswerError), (foreign, TrustError)):
+        path.write_bytes(answer)
+        with pytest.raises(error) as caught:
+            one.carry_in(stick)
+        attack.noticed = caught.value.what
+        attack.got += 1 - len(one.store.outbox.pending())
+    attack.got += sum(one.store.get_secret(name) != value for name, value in before.items())
+    deliver(district, stick)
+    assert len(one.carry_in(stick).sent) == 1
+    for device in (one, two):
         device.close()
 
 
