@@ -22,6 +22,11 @@ SECURITY = (
     "HTTP message signature (RFC 9421, Ed25519, tag `homeroom`) over @method, @authority, @path and content-digest; "
     "keyid is the public key in hexadecimal, nonce the last `homeroom-nonce` that this server gave."
 )
+SIGNED_ANSWER = (
+    "signed by the aggregator's key (RFC 9421, section 2.4, tag `homeroom-answer`): @status, homeroom-nonce, "
+    "content-digest unless it is a file, and of the request @method, @authority, @path and homeroom-challenge; "
+    "content-digest and signature too, if the request's signature held"
+)
 JSON = "application/json"
 TEXT, INTEGER, BOOLEAN, ANY_OBJECT = ({"type": name} for name in ("string", "integer", "boolean", "object"))
 BINARY = {"type": "string", "format": "binary"}
@@ -178,7 +183,10 @@ def _described(operation: HttpOperation) -> dict[str, Any]:
     }
     answered = {
         "description": "OK",
-        "headers": {"homeroom-nonce": {"description": "for the next signed request", "schema": TEXT}},
+        "headers": {
+            "homeroom-nonce": {"description": "for the next signed request", "schema": TEXT},
+            "signature": {"description": SIGNED_ANSWER, "schema": TEXT},
+        },
         "content": {_media(operation.answer): {"schema": operation.answer}},
     }
     described: dict[str, Any] = {"summary": operation.summary, "responses": {"200": answered, "default": refused}}
