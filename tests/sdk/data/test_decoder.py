@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import gzip
 import io
 import os
 import subprocess
 import sys
 import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -23,6 +25,7 @@ from homeroom import Device, Sample
 from homeroom.contract.manifest import AudioPreprocess, ImagePreprocess, Preprocess
 from homeroom.data.decoder import client
 from homeroom.data.decoder.child import MEMORY_LIMIT_BYTES
+from homeroom.data.preprocess.image import decode, decode_stored
 from homeroom.data.preprocess.media import check
 from homeroom.errors import Code, HomeroomError, InputError
 
@@ -66,7 +69,8 @@ BOMBS: dict[str, tuple[Preprocess, bytes | None, Code]] = {
     "an SVG of 400 layers": (PICTURE, nested(400), Code.DECODER),
     "a PNG of 64 megapixels": (PICTURE, png("RGBA", 8000, 8000), Code.TOO_LARGE),
     "a PNG of 900 megapixels": (PICTURE, None, Code.TOO_LARGE),
-    "a FLAC of 16 channels": (SOUND, flac(180, 8), Code.TOO_LARGE),
+    "an SVGZ of 100 MB": (PICTURE, gzip.compress(svg('width="9" height="9"', " " * 100_000_000)), Code.TOO_LARGE),
+    "a FLAC of 8 channels": (SOUND, flac(180, 8), Code.TOO_LARGE),
 }
 
 
@@ -113,6 +117,34 @@ def test_the_largest_that_is_allowed_stays_within_the_bound(preprocess: Preproce
     client.end()
     client.run(check, preprocess, data, "large")
     assert 0 < peak_bytes() < MOST_BYTES
+
+
+EPS = b"""%!PS-Adobe-3.0 EPSF-3.0
+%%BoundingBox: 0 0 9 9
+(%pipe%touch MADE) (w) file closefile
+"""
+
+
+@pytest.mark.attack("files and bundles", "A picture whose format runs another program")
+@pytest.mark.parametrize("read", [lambda data: client.run(check, PICTURE, data, "x"), decode, decode_stored])
+def test_a_format_that_runs_a_program_is_not_read(
+    read: Callable[[bytes], object], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, attack: Attack
+) -> None:
+    folder = tmp_path / "bin"
+    folder.mkdir()
+    (folder / "gs").write_text(f"#!/bin/sh\ntouch {tmp_path / 'ran'}\n")
+    (folder / "gs").chmod(0o755)
+    monkeypatch.setenv("PATH", str(folder), prepend=os.pathsep)
+    client.end()
+    with pytest.raises(InputError, match="not a picture"):
+        read(EPS.replace(b"MADE", bytes(tmp_path / "made")))
+    attack.got = sum((tmp_path / name).exists() for name in ("ran", "made"))
+    client.end()
+
+
+def test_an_svgz_is_the_svg_in_it() -> None:
+    drawn = svg('width="30" height="40"', '<rect width="9" height="9"/>')
+    assert decode(gzip.compress(drawn)).tobytes() == decode(drawn).tobytes()
 
 
 def test_a_crash_is_an_error_and_the_next_file_is_decoded() -> None:
@@ -255,3 +287,25 @@ def test_a_decoder_that_was_taken_over_gets_no_further(
     monkeypatch.delenv("HOMEROOM_DECODER")
     client.end()
     assert client.run(sleep, 0.0) == 1
+
+
+def test_a_stored_file_that_is_not_decoded_any_more_is_set_apart_and_the_others_are_learned(
+    tiny_bundle: tiny.Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As after an update of a library; an earlier version let the whole training fail, each time."""
+    monkeypatch.setenv("HOMEROOM_KEYS", str(tmp_path / "keys"))
+    rows = [row for row in tiny.samples(30, 1) if "picture" in row]
+    with Device.open(tmp_path / "device", tiny_bundle.path, tiny_bundle.root, threads=1) as device:
+        ids = device.add(*(Sample(**row) for row in rows), gates=False)
+
+        def damaged(data: bytes) -> Image.Image:
+            if data == rows[2]["picture"]:
+                raise InputError("the picture is damaged: unknown chunk")
+            return decode(data)
+
+        monkeypatch.setattr("homeroom.data.preprocess.image.decode_stored", damaged)
+        report = device.train(epochs=1)
+        assert report.epochs
+        (apart,) = device.set_aside()
+        assert apart.sample_id == ids[2]
+        assert "unknown chunk" in apart.aside

@@ -80,9 +80,8 @@ def test_the_next_pictures_are_decoded_while_the_backbone_runs(monkeypatch: pyte
     expected = dict(compute(bundle, graphs, "image", pictures))
     for event in begun:
         event.clear()
-    monkeypatch.setattr(features, "prepare", prepare)
     monkeypatch.setattr(graphs, "features", lambda _: run)
-    arrays = dict(compute(bundle, graphs, "image", pictures))
+    arrays = dict(compute(bundle, graphs, "image", pictures, prepare=prepare))
     assert waited == [True] * 3
     assert all(np.array_equal(arrays[number], expected[number]) for number in range(len(pictures)))
 

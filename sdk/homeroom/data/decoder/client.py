@@ -58,7 +58,7 @@ def run(
     if isinstance(reply, str):
         raise error(reply, code=Code.DECODER, where=where, remedy="leave the file out, or copy it again")
     if reply is None:
-        raise error("the decoder does not start", code=Code.DECODER, where=where, remedy="run `homeroom doctor`")
+        raise error("the decoder does not start", code=Code.DECODER, where=where, remedy=f"see `python -m {CHILD}`")
     if (failure := reply.failure) is not None:
         kind = ERRORS.get(failure.kind, error)
         raise kind(failure.what, code=failure.code, where=failure.where or where, remedy=failure.remedy)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import warnings
+import zlib
 
 import numpy as np
 from PIL import ExifTags, Image, ImageFile, ImageOps, UnidentifiedImageError
@@ -17,6 +18,7 @@ DECODED_LIMIT_BYTES = 400_000_000  # at the peak of decoding; a picture of a tel
 STORED_PIXEL_LIMIT = 64_000_000
 SVG_WIDTH_PIXELS, SVG_HEIGHT_LIMIT_PIXELS = 512, 8192  # of the canvas that an SVG is drawn on
 SVG_LIMIT_BYTES = 8 << 20
+GZIP_MAGIC, GZIP_WINDOW = b"\x1f\x8b", 31  # zlib's number for gzip's header
 STRIP_PIXELS = 1 << 20  # converted at once
 # Pillow's own decoders, the frequent ones first: none calls a program, as those of EPS, WMF and FPX do. TGA has no
 # signature, so that it comes last.
@@ -31,6 +33,8 @@ def decode(data: bytes, where: str = "picture", *, limit_bytes: int | None = DEC
 
     limit_bytes: at the peak of decoding, by the header, before anything is decoded; None for STORED_PIXEL_LIMIT alone.
     """
+    if data.startswith(GZIP_MAGIC):  # .svgz
+        data = _unpack_svg(data, where)
     if drawn := _is_svg(data):
         data = _render_svg(data, where)
     try:
@@ -132,11 +136,20 @@ def _is_svg(data: bytes) -> bool:
     )
 
 
+def _unpack_svg(data: bytes, where: str) -> bytes:
+    """Unpacks an .svgz, no further than an SVG may be long."""
+    try:
+        text = zlib.decompressobj(GZIP_WINDOW).decompress(data, SVG_LIMIT_BYTES + 1)
+    except zlib.error as problem:
+        raise InputError(f"the picture is damaged: {problem}", where=where, remedy="copy it again") from None
+    return text if _is_svg(text) else b""
+
+
 def _render_svg(data: bytes, where: str) -> bytes:
     import resvg_py
 
     if len(data) > SVG_LIMIT_BYTES:
-        raise InputError(f"an SVG of over {SVG_LIMIT_BYTES >> 20} MB is not drawn", where=where)
+        raise InputError(f"an SVG of over {SVG_LIMIT_BYTES >> 20} MB is not drawn", code=Code.TOO_LARGE, where=where)
     try:
         text = data.decode("utf-8")
     except UnicodeDecodeError:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import partial
 from itertools import islice
 from typing import Any
 
@@ -12,7 +13,7 @@ from homeroom.data.preprocess import prepare
 from homeroom.data.preprocess.media import prepare_outside
 from homeroom.data.preprocess.raw_inputs import raw_input
 from homeroom.data.samples import InputReference, StoredInput, StoredSample
-from homeroom.errors import StoreError
+from homeroom.errors import InputError, StoreError
 from homeroom.runtime.bundle import Bundle
 from homeroom.runtime.graphs import Graphs
 from homeroom.store import Store
@@ -76,8 +77,20 @@ class CachedFeatures:
                 return
             if (value := values[index]) is None:
                 continue
-            raw = raw_input(facts, self._prepare(facts, value, self._bundle.file))
+            try:
+                raw = raw_input(facts, self._prepare(facts, value, self._bundle.file))
+            except InputError as problem:
+                if self._store is None:
+                    raise
+                self._set_apart(values, index, problem)
+                continue
             yield from ((number, raw) for number in values.numbers(index))
+
+    def _set_apart(self, values: _DistinctValues, index: int, problem: InputError) -> None:
+        """Quarantines the samples of a stored file that cannot be decoded any more, so that the others are learned."""
+        assert self._store is not None
+        samples = [self._contents.source(number)[0] for number in values.numbers(index)]
+        self._store.quarantine({sample.sample_id: str(problem) for sample in samples})
 
     def _compute(
         self, modality: str, numbers: Sequence[int], progress: Progress | None, stop: Callable[[], bool]
@@ -92,7 +105,14 @@ class CachedFeatures:
             unwritten.clear()
 
         for index, array in compute(
-            self._bundle, self._graphs, modality, values, progress=progress, stop=stop, prepare=self._prepare
+            self._bundle,
+            self._graphs,
+            modality,
+            values,
+            progress=progress,
+            stop=stop,
+            prepare=self._prepare,
+            refused=partial(self._set_apart, values) if self._store else None,
         ):
             for number in values.numbers(index):
                 unwritten[self._contents.key(number)] = array

@@ -12,7 +12,7 @@ import numpy as np
 from homeroom.contract.graph_io import FEATURES
 from homeroom.contract.manifest import Modality
 from homeroom.data.preprocess import Prepared, collate, has_buckets, prepare, smallest_bucket
-from homeroom.errors import BundleError
+from homeroom.errors import BundleError, InputError
 from homeroom.runtime.bundle import Bundle
 from homeroom.runtime.graphs import Graphs
 
@@ -34,6 +34,7 @@ def compute(
     progress: Progress | None = None,
     stop: Callable[[], bool] = bool,
     prepare: Prepare = prepare,
+    refused: Callable[[int, InputError], None] | None = None,
 ) -> Iterator[tuple[int, np.ndarray]]:
     """Yields (index of the value, int8 [taps, n, dim]) in the order they are computed; n counts no padding.
 
@@ -41,13 +42,14 @@ def compute(
     progress: called after each batch with the stage, values done, and values in total
     stop: asked before each batch whether to end there
     prepare: decodes media, in this process or in the decoder
+    refused: told the index of media that cannot be decoded, which are passed over; None to raise the InputError
 
     Releases the backbone at the end. Raises BundleError where the graph's output has another type or shape.
     """
     facts = bundle.manifest.modality(modality)
     padded = has_buckets(facts.preprocess)
     done = 0
-    for prepared in _windows(bundle, facts, values) if padded else _decoded(bundle, facts, values, prepare):
+    for prepared in _windows(bundle, facts, values) if padded else _decoded(bundle, facts, values, prepare, refused):
         if stop():
             break
         for batch in _batches(facts.buckets, {n: p.tokens for n, p in prepared.items()}, padded):
@@ -72,23 +74,41 @@ def _windows(bundle: Bundle, facts: Modality, values: Sequence[Any]) -> Iterator
         yield {number: prepare(facts, value, bundle.file) for number, value in read if value is not None}
 
 
-def _decoded(bundle: Bundle, facts: Modality, values: Sequence[Any], prepare: Prepare) -> Iterator[dict[int, Prepared]]:
+def _decoded(
+    bundle: Bundle,
+    facts: Modality,
+    values: Sequence[Any],
+    prepare: Prepare,
+    refused: Callable[[int, InputError], None] | None,
+) -> Iterator[dict[int, Prepared]]:
     """Batches of media, decoded; a worker decodes the next one, a megabyte of it at most, while the backbone runs."""
-    ahead: dict[int, Future[Prepared] | None] = {}
+
+    def attempt(value: Any) -> Prepared | InputError:
+        try:
+            return prepare(facts, value, bundle.file)
+        except InputError as problem:
+            return problem
+
+    ahead: dict[int, Future[Prepared | InputError] | None] = {}
     with ThreadPoolExecutor(1, "decode") as worker:
         for start in range(0, len(values), BATCH_MEDIA):
             batch, following = (range(len(values))[at : at + BATCH_MEDIA] for at in (start, start + BATCH_MEDIA))
             behind = ((number, values[number]) for number in batch if number not in ahead)
-            prepared = {number: future.result() for number, future in ahead.items() if future is not None}
-            prepared |= {number: prepare(facts, value, bundle.file) for number, value in behind if value is not None}
+            results = {number: future.result() for number, future in ahead.items() if future is not None}
+            results |= {number: attempt(value) for number, value in behind if value is not None}
             ahead, ahead_bytes = {}, 0
             for number in following:
                 if ahead_bytes > AHEAD_BYTES:
                     break
                 value = values[number]  # read in this thread, which the store belongs to
                 ahead_bytes += len(value or b"")
-                ahead[number] = None if value is None else worker.submit(prepare, facts, value, bundle.file)
-            yield prepared
+                ahead[number] = None if value is None else worker.submit(attempt, value)
+            for number, problem in results.items():
+                if isinstance(problem, InputError):
+                    if refused is None:
+                        raise problem
+                    refused(number, problem)
+            yield {number: result for number, result in results.items() if isinstance(result, Prepared)}
 
 
 def _batches(buckets: Sequence[int], tokens: dict[int, int], padded: bool) -> Iterator[list[int]]:
