@@ -15,6 +15,7 @@ from typing import Any, TypeVar
 
 from homeroom_aggregator.merge.rounds import Rounds
 
+LOOK_ELSEWHERE_S = 2.0  # without a job: how soon what a command changed is noticed
 JOBS_A_STEP = 8  # at most; behind more, polls wait longer
 JobResult = TypeVar("JobResult")
 
@@ -74,7 +75,7 @@ class WriteThread:
             self._thread = None
 
     def _work(self) -> None:
-        while (first := self._jobs.get()) is not None:
+        while (first := self._next()) is not None:
             jobs, ended = [first], False
             while len(jobs) < JOBS_A_STEP and not ended and not self._jobs.empty():
                 job = self._jobs.get()
@@ -85,6 +86,15 @@ class WriteThread:
             _tell(jobs)
             if ended:
                 return
+
+    def _next(self) -> _Job | None:
+        """The next job, None at the end; meanwhile looks whether a command has revoked a key."""
+        while True:
+            try:
+                return self._jobs.get(timeout=LOOK_ELSEWHERE_S)
+            except queue.Empty:
+                if self._rounds.log.data_version() != self._seen:
+                    self._together([])
 
     def _together(self, jobs: list[_Job]) -> None:
         try:

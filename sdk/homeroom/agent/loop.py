@@ -295,6 +295,8 @@ class Agent:
         self.say(last_seen=clock.timestamp())
         if report.refused:
             raise UpdateError("the aggregator refused an update", code=Code.REFUSED)
+        if report.held:
+            raise UpdateError(report.held, code="no_consent")
 
     def _count(self, device: Device) -> None:
         facts = device.status()

@@ -126,6 +126,8 @@ def sync(directory: Path, machine: bool) -> None:
         click.echo(
             f"{len(report.bounded)} updates are in private releases: what these tell of them is bounded, not undone"
         )
+    if report.held:
+        say(f"updates wait on this device: {report.held}")
     if report.waiting:
         here, needed = report.waiting
         say(f"{here} of {needed} updates for the next version are here")
@@ -149,14 +151,16 @@ def policy(directory: Path, document: Path | None, machine: bool) -> None:
     with opened(directory) as device:
         held = device.policy(document)
         scopes = {s.name: s.scope for s in local_layout(device.store, device.bundle.manifest.layout)}
+        without = device.status()["without_consent"]
     if machine:
-        click.echo(json_text({"policy": held and plain(held), "scopes": scopes}))
+        click.echo(json_text({"policy": held and plain(held), "scopes": scopes, "without_consent": without}))
         return
     say(f"{held.institution}, version {held.version}" if held else "no policy: the bundle's own scopes hold")
     for name, scope in scopes.items():
         say(f"  {name}: {scope}")
     if held:
-        say(f"  consent: {'with each sample' if held.consent else 'not asked for'}")
+        aside = f"; {without} samples have none, and are not trained on" if without else ""
+        say(f"  consent: {'with each sample' if held.consent else 'not asked for'}{aside}")
         say(f"  kept: {f'at most {held.retain_days} days' if held.retain_days else 'as each sample says'}")
         say(f"  released from: {held.min_devices} devices, in rounds that are {' or '.join(held.rounds)}")
 

@@ -30,6 +30,9 @@ def device_status(store: Store, bundle: Bundle) -> dict[str, Any]:
         "runtime": installed.runtime if installed else "onnx",
         "samples": store.count(),
         "set_aside": [f"{sample.sample_id[:12]}: {sample.quarantine_reason}" for sample in store.quarantined()],
+        "without_consent": sum(not sample.consent for sample in store.each_without_inputs())
+        if policy and policy.consent
+        else 0,  # which the policy sets aside
         "subjects": len(store.subjects()),
         "profiles": store.profiles(),
         "in_use": in_use,

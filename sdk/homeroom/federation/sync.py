@@ -49,6 +49,7 @@ class SyncReport:
     clock_off_s: seconds by which this machine's clock is ahead of the aggregator's signed time.
     secure: this device's status in the secure round under way, in words; empty in plain rounds.
     waiting: updates that the aggregator has for the next version, of those it needs; None where it does not tell.
+    held: why updates wait on this device, where its school has not consented; it gets versions all the same.
     """
 
     sent: tuple[str, ...] = ()
@@ -64,6 +65,7 @@ class SyncReport:
     clock_off_s: float | None = None
     secure: str = ""
     waiting: tuple[int, int] | None = None
+    held: str = ""
 
 
 def sync(store: Store, bundle: Bundle, root: str, score: Callable[[np.ndarray], Scores]) -> SyncReport:
@@ -75,7 +77,7 @@ def sync(store: Store, bundle: Bundle, root: str, score: Callable[[np.ndarray], 
     score: of a theta float32 [P] on this device's validation samples, by task.
     """
     store.check_unedited()
-    sent, refused, sent_bytes, secure = list[str](), dict[str, str](), 0, ""
+    sent, refused, sent_bytes, secure, held = list[str](), dict[str, str](), 0, "", ""
     with enrolment.connect(store) as client:
         configuration = client.round()
         agreement.renew_round(store, configuration)
@@ -84,12 +86,17 @@ def sync(store: Store, bundle: Bundle, root: str, score: Callable[[np.ndarray], 
         enrolment.store_aggregator(store, client.certificate, client.school)
         queue_newest_update(store, bundle)
         unlearned, bounded = ask_unlearning(store, client)
-        if configuration.secure:
-            secure = secure_round.take_part(
-                secure_round.SecureRoundContext(store, bundle, client, client.key, root, configuration)
-            )
-        else:
-            sent, refused, sent_bytes = send_updates(store, client, configuration, bundle.manifest.layout)
+        try:
+            if configuration.secure:
+                secure = secure_round.take_part(
+                    secure_round.SecureRoundContext(store, bundle, client, client.key, root, configuration)
+                )
+            else:
+                sent, refused, sent_bytes = send_updates(store, client, configuration, bundle.manifest.layout)
+        except UpdateError as problem:
+            if problem.code != "no_consent":
+                raise
+            held = problem.what
         fetched = fetch_global(store, bundle, client, root, score)
         ahead_s, waiting = clock_ahead_s(client), client.waiting
     store.back_up()
@@ -110,6 +117,7 @@ def sync(store: Store, bundle: Bundle, root: str, score: Callable[[np.ndarray], 
         clock_off_s=ahead_s,
         secure=secure,
         waiting=waiting,
+        held=held,
     )
 
 
@@ -146,6 +154,8 @@ def send_updates(
             if problem.code == "not_selected":  # the update waits for a round that selects this device
                 break
             if problem.code in ("unknown_device", "no_consent"):  # the update waits until that is resolved
+                if sent or refused:
+                    break  # the next sync meets it first
                 raise
             store.outbox.mark_refused(update.update_id)
             refused[update.update_id] = str(problem)

@@ -12,6 +12,7 @@ import tiny
 
 from aggregator.institution import announce, running
 from homeroom import Device, Sample
+from homeroom.contract.invitation import as_text
 from homeroom.contract.privacy import Privacy, squared_norm
 from homeroom.contract.roster import make_roster
 from homeroom.contract.round import CohortRules, RoundConfiguration
@@ -22,7 +23,7 @@ from homeroom.errors import NetworkError, TrustError
 from homeroom.federation import agreement, privacy_ledger
 from homeroom.federation.enrolment import follow_bundle
 from homeroom.federation.make_update import queue_newest_update
-from homeroom_aggregator.admin.folder import create_folder, invite_devices, replace_roster
+from homeroom_aggregator.admin.folder import create_folder, invite_devices, make_invitations, replace_roster
 from homeroom_aggregator.server.service import Service, open_service
 
 
@@ -117,6 +118,23 @@ def test_two_schools_learn_together_and_one_forgets_a_pupil(
     assert service.rounds.verify() == []
     for device in schools:
         device.close()
+
+
+def test_a_device_whose_school_has_not_consented_gets_versions_and_says_why_its_updates_wait(
+    district: tuple[Service, str], tiny_bundle: tiny.Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    service, address = district
+    folder = service.rounds.log.database.path.parent
+    with open_school(tiny_bundle, tmp_path / "s", monkeypatch, 0) as device:
+        (invitation,) = make_invitations(folder, address, [("Hill School", "device")])
+        device.join(as_text(invitation))
+        device.train(minutes=1, epochs=1)
+        service.rounds.release_unchanged()
+        report = device.sync()
+        assert (report.version, report.sent, report.refused) == (1, (), {})
+        assert report.held == "Hill School has not consented"
+        service.rounds.members.consent("Hill School", "Ms Lee")
+        assert len(device.sync().sent) == 1
 
 
 def test_without_a_network_the_update_waits_and_is_sent_later(

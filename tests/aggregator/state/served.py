@@ -63,7 +63,7 @@ def made(client: Client, delta: float = 0.5, base: int = 0) -> tuple[str, bytes]
 
 
 def payload(data: bytes) -> bytes:
-    """Some bytes of an update's signature, which are in no other place."""
+    """The last bytes of an update, its values; updates of another delta do not have them."""
     return data[-32:]
 
 

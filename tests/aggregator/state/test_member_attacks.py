@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import re
+import shutil
+import time
+from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -80,6 +83,24 @@ def test_a_waiting_update_goes_at_once_with_its_key(district: District, attack: 
     with pytest.raises(UpdateError, match="not enrolled"):
         thief.update(data)
     attack.noticed = "nothing; three others make the version"
+
+
+def test_a_revoked_keys_update_goes_from_a_server_that_nobody_asks_anything_and_from_one_that_is_stopped(
+    district: District, tmp_path: Path
+) -> None:
+    thief, second = district.enrol(), district.enrol()
+    data, other = made(thief, 8.0)[1], made(second, 4.0)[1]
+    assert (thief.update(data), second.update(other)) == ("accepted", "accepted")
+    district.run("revoke", district.folder, public_hex(thief.key))
+    until = time.monotonic() + 30
+    while payload(data) in district.files() and time.monotonic() < until:
+        time.sleep(0.2)
+    assert payload(data) not in district.files()
+    stopped = tmp_path / "stopped"
+    shutil.copytree(district.folder, stopped)
+    done = CliRunner().invoke(homeroom, ["district", "revoke", str(stopped), public_hex(second.key)])
+    assert done.exit_code == 0, done.output
+    assert payload(other) not in b"".join(path.read_bytes() for path in stopped.glob("log.db*"))
 
 
 @pytest.mark.attack("member", "a waiting update of a school that has taken its consent back")

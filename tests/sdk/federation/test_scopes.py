@@ -158,6 +158,7 @@ def test_consent_retention_and_the_least_number_of_devices_are_kept(
     assert max(last, key=str) < "2999"
     report = device.train(settings=FAST)
     assert report.samples == 4, "what came before the policy and lacks its consent does not teach"
+    assert device.status()["without_consent"] == device.store.count() - 4
     assert "at least 5 devices" in report.update
     assert device.store.outbox.pending() == []
 
