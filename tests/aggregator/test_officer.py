@@ -86,7 +86,7 @@ def free_port() -> int:
 
 
 def init(shell: Shell, *more: object, code: int = 0) -> str:
-    bundle = ("--bundle", "vocabulary", "--name", "District 7", "--schools", "schools.csv", "--host", "127.0.0.1")
+    bundle = ("--bundle", "vocabulary", "--name", "District 7", "--schools", "schools.csv")
     return shell.run("district", "init", "district", *bundle, *more, code=code)
 
 
@@ -105,7 +105,9 @@ def test_three_schools_have_a_version_after_eight_commands(shell: Shell, capsys:
     page = (shell.folder / "district-invitations" / PAGE_FILE).read_text()
     assert page.count("data:image/svg+xml") == 3 + 1, "a QR code for each, and the page's icon"
     assert "Lake &amp; Sons" in page
-    with shell.served("district"):
+    assert all(read_invitation(file).pin and read_invitation(file).address.startswith("https://") for file in files)
+    with shell.served("district") as said:
+        assert "listening on https://0.0.0.0:" in said
         for seed, file in enumerate(files):
             lessons(shell, file.stem, seed)
             shell.run("device", "join", file.stem, file)
@@ -122,7 +124,8 @@ def test_three_schools_have_a_version_after_eight_commands(shell: Shell, capsys:
 
 
 def test_a_private_version_takes_the_same_eight_commands(shell: Shell) -> None:
-    init(shell, "--port", free_port(), "--epsilon", 8, "--clip-norm", 1, "--noise-multiplier", 2)
+    said = init(shell, "--port", free_port(), "--epsilon", 8, "--clip-norm", 1, "--noise-multiplier", 2)
+    assert "a release will be" in said, "what such rounds will do is said before anybody joins"
     files = sorted((shell.folder / "district-invitations").glob("*.json"))
     with shell.served("district") as said:
         assert "private rounds: epsilon 8" in said
@@ -200,7 +203,7 @@ main.main(sys.argv[1:])
 
 def test_killed_anywhere_the_same_command_finishes_it(shell: Shell) -> None:
     bundle = ["--bundle", "vocabulary", "--name", "District 7", "--schools", "schools.csv"]
-    bundle += ["--host", "127.0.0.1", "--port", str(free_port())]
+    bundle += ["--port", str(free_port())]
     words, kills = ["district", "init", "district", *bundle], 0
     for step in (*range(1, 20, 3), *range(20, 120, 11)):
         command = [sys.executable, "-c", MAKING, str(step), *words]

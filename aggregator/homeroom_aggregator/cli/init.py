@@ -10,7 +10,8 @@ import click
 from homeroom.cli.options import say
 from homeroom.cli.parameters import FILE, FOLDER, PATH, Finite
 from homeroom.errors import InputError
-from homeroom_aggregator.admin.configuration import DistrictConfiguration, first_configuration
+from homeroom.privacy.forecast import forecast_release
+from homeroom_aggregator.admin.configuration import DistrictConfiguration, ServerSection, first_configuration
 from homeroom_aggregator.cli.privacy import privacy_options
 from homeroom_aggregator.cli.round_options import optimizer_options, round_options, secure_options, setting
 
@@ -57,7 +58,7 @@ def init(
     from homeroom.runtime.bundle import read_bundle_id
     from homeroom_aggregator.admin import new_district
     from homeroom_aggregator.admin.configuration_file import waiting_note
-    from homeroom_aggregator.admin.folder import read_facts
+    from homeroom_aggregator.admin.folder import open_folder_bundle, read_facts
     from homeroom_aggregator.admin.invitations import read_sheet
     from homeroom_aggregator.admin.reach import local_address
 
@@ -69,7 +70,8 @@ def init(
     new_district.check_places(folder, keys, out)
     given = {option: value for option, value in options.items() if value is not None}
     given = given if address else {"host": "0.0.0.0"} | given
-    wanted = first_configuration(DistrictConfiguration(automatic_buffer=True), given)
+    server = ServerSection(addresses=(address,) if address else ())
+    wanted = first_configuration(DistrictConfiguration(automatic_buffer=True, server=server), given)
     if not new_district.check_same(folder, bundle, name, keys):
         read_bundle_id(bundle)  # a bundle that is none is refused before any key is made
         new_district.make_keys(keys, name, secure=wanted.round.secure is not None)
@@ -77,7 +79,9 @@ def init(
     address = address or local_address(folder, leaves=True)
     new_district.invite_schools(folder, address, schools, out, days)
     facts = read_facts(folder)
-    if note := waiting_note(wanted.round):
+    expected = forecast_release(facts.configuration, open_folder_bundle(folder, facts).layout)
+    private = f"private rounds: {expected.words()}" if expected else ""
+    for note in filter(None, (waiting_note(wanted.round), private)):
         say(note)
     count = sum(school.count for school in schools)
     say(f"{folder}: {name}, bundle {facts.bundle_id[:12]}, {count} invitations in {out}")
