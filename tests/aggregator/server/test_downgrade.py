@@ -12,12 +12,15 @@ import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from unittest import mock
 
 import httpx
 import msgspec
 import pytest
 import stamina
 from conftest import Attack
+from test_old_release import Old, old
+from test_upgrade import LESSON, ROOT_KEY
 
 from aggregator.institution import ROOT, learn, make_folder, write_bundle
 from aggregator.server.thief import other_key, thief
@@ -37,6 +40,7 @@ from homeroom.federation.network.transport import Connection, read_bounded
 from homeroom_aggregator.admin.folder import make_invitations
 from homeroom_aggregator.admin.reach import invited, local_address
 
+__all__ = ["old"]  # a fixture
 SECTION = "who is speaking"
 
 
@@ -360,3 +364,26 @@ def test_a_pinned_connection_takes_one_key_and_no_other(tmp_path: Path) -> None:
                 answer = line.exchange(lambda line=line: line.request("GET", "/v1/secret"), read_bounded(99, ""))
                 assert (answer.body, refused) == (b"ok", None)
     assert one.heard.count(b"/v1/secret") == 1
+
+
+def test_a_device_of_0_1_0_goes_on_by_tls_and_by_insecure_http(old: Old, district: District, tmp_path: Path) -> None:
+    (tmp_path / "rows.csv").write_text("word,reference\nthe cat,a cat\n")
+
+    def joins(name: str, address: str) -> None:
+        invitation = district.invitation(address)
+        (tmp_path / f"{name}.json").write_bytes(msgspec.json.encode(invitation))
+        for words in (
+            ["add", tmp_path / "rows.csv", "--bundle", LESSON],
+            ["join", tmp_path / f"{name}.json"],
+            ["sync"],
+        ):
+            finished = old.run("device", words[0], tmp_path / name, *words[1:])
+            assert finished.returncode == 0, finished.stderr
+
+    district.serve("--host", "0.0.0.0", "--bundle", str(LESSON), "--root-key", str(ROOT_KEY))
+    certificate = str(district.folder / "tls-cert.pem")
+    with mock.patch.dict(os.environ, {"SSL_CERT_FILE": certificate}):  # docs/network.md
+        joins("one", f"https://127.0.0.1:{district.port}")
+    district.stop()
+    district.serve("--host", "0.0.0.0", "--insecure")
+    joins("two", f"http://127.0.0.1:{district.port}")
