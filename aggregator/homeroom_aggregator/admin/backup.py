@@ -29,7 +29,8 @@ from homeroom_aggregator.state.schema import NEWEST_VERSION
 
 REQUIRED_FILES = (district.FACTS_FILE, district.KEY_FILE, district.SECRET_FILE)
 # secure.db and waiting.db stay behind: a round's secrets, and private updates, must not outlive it
-OPTIONAL_FILES = (CONFIGURATION_FILE, district.ROSTER_FILE, district.SEALING_KEY_FILE)
+TLS_FILES = (district.TLS_KEY_FILE, district.TLS_CERTIFICATE_FILE, district.LISTENING_FILE)
+OPTIONAL_FILES = (CONFIGURATION_FILE, district.ROSTER_FILE, district.SEALING_KEY_FILE, *TLS_FILES)
 
 
 class BackupContents(msgspec.Struct, frozen=True, kw_only=True):

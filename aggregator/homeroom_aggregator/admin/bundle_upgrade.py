@@ -17,7 +17,10 @@ from homeroom_aggregator.state import audit
 from homeroom_aggregator.state.log import Log
 from homeroom_aggregator.state.privacy_ledger import PrivacyLedger
 
-CARRIED_FILES = (district.ROSTER_FILE, district.SEALING_KEY_FILE)  # messages under way are sealed to the second
+CARRIED_FILES = (  # messages under way are sealed to the second, and devices know the server by the third
+    *(district.ROSTER_FILE, district.SEALING_KEY_FILE),
+    *(district.TLS_KEY_FILE, district.TLS_CERTIFICATE_FILE, district.LISTENING_FILE),
+)
 CARRIED_TABLES = ("devices", "invitations", "consents", "instances", "audit")
 
 

@@ -25,10 +25,9 @@ from homeroom.errors import InputError
 from homeroom.system.clock import now
 from homeroom.system.files import read_bounded, write_durable
 from homeroom_aggregator.admin.configuration import ServerSection
-from homeroom_aggregator.admin.folder import LOG_FILE, open_log
+from homeroom_aggregator.admin.folder import LOG_FILE, TLS_CERTIFICATE_FILE, TLS_KEY_FILE, open_log
 from homeroom_aggregator.state.members import Members
 
-TLS_KEY_FILE, TLS_CERTIFICATE_FILE = "tls-key.pem", "tls-cert.pem"
 PEM_LIMIT_BYTES = 1 << 20
 LIFE_DAYS, RENEWED_DAYS_BEFORE = 820, 410  # browsers take no longer one; each start looks whether half is over
 PLAIN_BEFORE = "devices joined this district when it was served by plain http, and would not find it by TLS"

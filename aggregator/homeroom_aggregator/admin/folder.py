@@ -7,6 +7,8 @@ bundles/<id>/      the bundle it serves
 log.db             the log of updates and releases (see `state.log`)
 sealing.pem        the key that offline messages are sealed to (see `offline`)
 district.toml      the configuration, for people to edit (see `configuration_file`)
+tls-key.pem        the server's own TLS key, and tls-cert.pem its certificate (see `certificate`)
+listening.json     how it was last served (see `reach`)
 roster.json        which devices may take part in secure rounds, signed by the institution
 waiting.db         private updates until their release, and exact sums of a stream; no process but the server's opens it
 secure.db          the secure round that is under way; not worth a backup, it must not outlive the round
@@ -47,6 +49,7 @@ FACTS_FILE, KEY_FILE, SECRET_FILE, LOG_FILE = "aggregator.json", "key.pem", "sec
 BUNDLES_FOLDER = "bundles"
 ROSTER_FILE, SECURE_ROUND_FILE, SEALING_KEY_FILE = "roster.json", "secure.db", "sealing.pem"
 INVITATION_DAYS = 14.0  # how long an invitation may be used, unless said otherwise
+TLS_KEY_FILE, TLS_CERTIFICATE_FILE, LISTENING_FILE = "tls-key.pem", "tls-cert.pem", "listening.json"
 BACKUP_FILE = "backup.json"  # in a folder that `homeroom district backup` made: what is in it
 
 

@@ -14,9 +14,8 @@ from homeroom.system.files import write_durable
 from homeroom_aggregator.admin.certificate import is_plain, lan_host, local_hosts, pin_of_file, tls_files
 from homeroom_aggregator.admin.configuration import ServerSection
 from homeroom_aggregator.admin.configuration_file import CONFIGURATION_FILE, read_configuration, read_file, write_file
-from homeroom_aggregator.admin.folder import read_facts
+from homeroom_aggregator.admin.folder import LISTENING_FILE, read_facts
 
-LISTENING_FILE = "listening.json"
 EVERY_HOST = {"": "127.0.0.1", "0.0.0.0": "127.0.0.1", "::": "::1"}  # hosts that are no address, and one that is
 
 

@@ -37,6 +37,8 @@ from homeroom.federation.network.client import Client
 from homeroom.federation.network.settings import NetworkSettings
 from homeroom.federation.network.tls import tls_context
 from homeroom.federation.network.transport import Connection, read_bounded
+from homeroom_aggregator.admin import backup
+from homeroom_aggregator.admin.bundle_upgrade import upgrade_bundle
 from homeroom_aggregator.admin.folder import make_invitations
 from homeroom_aggregator.admin.reach import invited, local_address
 
@@ -256,6 +258,10 @@ def test_another_authority_is_answered_421(district: District, tmp_path: Path, a
             answers = [browser.get(path, headers=hosts) for path in ("/dashboard", "/dashboard/enter", "/v1/keys")]
             assert browser.get("/v1/health", headers=hosts).status_code == 200
             assert browser.get("/dashboard").status_code == 401
+            named = {"host": f"homeroom.lan:{district.port}"}
+            assert browser.get("/v1/keys", headers=named).status_code == 421
+            assert district.invitation(f"https://{named['host']}").pin == known.pin
+            assert browser.get("/v1/keys", headers=named).status_code == 200, "an invitation that names it makes it one"
         assert {answer.status_code for answer in answers} == {421}
         assert answers[-1].json()["code"] == "other_authority"
         report = device.sync()
@@ -341,7 +347,7 @@ def test_a_renewed_certificate_keeps_its_pin_and_a_new_key_is_vouched_for(distri
         assert known.pin == invited(district.folder, known.address) != pin
 
 
-def test_invitations_name_the_address_that_was_served(district: District) -> None:
+def test_invitations_name_the_address_that_was_served(district: District, tmp_path: Path) -> None:
     first_start(district)
     address = local_address(district.folder, leaves=True)
     assert address.startswith("https://")
@@ -349,6 +355,13 @@ def test_invitations_name_the_address_that_was_served(district: District) -> Non
     assert not address.startswith("https://0.0.0.0")
     assert len(district.invitation(address).pin) == 64
     assert local_address(district.folder, leaves=False) == f"https://127.0.0.1:{district.port}"
+    district.stop()
+    backup.backup(district.folder, tmp_path / "monday")
+    backup.restore(tmp_path / "monday", tmp_path / "restored")
+    upgrade_bundle(tmp_path / "newer", district.folder, write_bundle(tmp_path / "second", version=2))
+    for folder in (tmp_path / "restored", tmp_path / "newer"):
+        assert local_address(folder, leaves=True) == address
+        assert invited(folder, address) == invited(district.folder, address)
 
 
 def test_a_pinned_connection_takes_one_key_and_no_other(tmp_path: Path) -> None:
