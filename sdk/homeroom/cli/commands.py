@@ -43,6 +43,7 @@ COMMANDS = {
     "device offline join": ("homeroom.cli.offline:offline_join", "Ask to join with the next message."),
     "device offline out": ("homeroom.cli.offline:offline_out", "Write what waits to a removable folder."),
     "device offline in": ("homeroom.cli.offline:offline_in", "Take in the aggregator's answer."),
+    "device subjects": ("homeroom.cli.subjects:subjects", "List who is held, with the number of samples."),
     "device forget": ("homeroom.cli.subjects:forget", "Destroy a subject's key and everything under it."),
     "device hand-over": ("homeroom.cli.subjects:hand_over", "Show or write all that is held about a subject."),
     "device profile show": ("homeroom.cli.profile:profile_show", "Show what is known of a person's model."),

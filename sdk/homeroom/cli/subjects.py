@@ -1,13 +1,16 @@
-"""`homeroom device forget` and `hand-over`: the rights of a subject."""
+"""`homeroom device subjects`, `forget` and `hand-over`: who is held, and the rights of a subject."""
 
 from __future__ import annotations
 
+from collections import Counter
 from pathlib import Path
 
 import click
 
-from homeroom.cli.options import json_text, opened
+from homeroom.cli.options import as_json, json_text, one_line, opened, say
 from homeroom.cli.parameters import FOLDER
+from homeroom.cli.receipt import counted
+from homeroom.data.names import near_names
 
 
 @click.command()
@@ -23,11 +26,34 @@ def forget(directory: Path, subject: str, yes: bool) -> None:
         click.confirm(f"Forget {subject} for ever?", abort=True)
     with opened(directory) as device:
         report = device.forget(subject)
+        near = near_names(subject, device.store.subjects())
     click.echo(
         f"forgotten: {report.samples} samples, {report.versions} versions, {report.profiles} profiles, "
         f"{report.unsent_updates} unsent updates; "
         f"{len(report.unlearning)} sent updates will be unlearned at the next sync"
     )
+    if near:
+        say(f"  also held: {', '.join(near)}: forget them too where they are the same person")
+
+
+@click.command()
+@click.argument("directory", type=FOLDER)
+@as_json
+def subjects(directory: Path, machine: bool) -> None:
+    """List who is held, with the number of samples; names that may be the same person's stand together.
+
+    Example: homeroom device subjects classroom/
+    """
+    with opened(directory) as device:
+        counts = Counter(sample.subject for sample in device.store.each_without_inputs())
+        held = {name: counts[name] for name in sorted(device.store.subjects(), key=str.casefold)}
+    if machine:
+        click.echo(json_text(held))
+        return
+    width = max(map(len, held), default=0)
+    for name, number in held.items():
+        near = near_names(name, held)
+        say(f"{name:{width}}  {counted(number, 'sample')}" + (f"  also held: {', '.join(near)}" if near else ""))
 
 
 @click.command("hand-over")
@@ -43,7 +69,10 @@ def hand_over(directory: Path, subject: str, out: Path | None) -> None:
 
     with opened(directory) as device:
         held = device.export(subject)
+        near = near_names(held.subject, device.store.subjects())
     if out is None:
         click.echo(json_text(describe(held)))
     else:
         click.echo(f"{write_export(held, out)} files in {out}")
+    if near:
+        click.echo(one_line(f"also held: {', '.join(near)}"), err=True)

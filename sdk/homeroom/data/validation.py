@@ -12,6 +12,7 @@ from typing import Any
 from homeroom.contract.manifest import Column, Manifest, SequencePreprocess, Slot, Task
 from homeroom.data.cells import parse_day
 from homeroom.data.decoder import client
+from homeroom.data.names import normal_name
 from homeroom.data.preprocess.media import check
 from homeroom.data.preprocess.sequence import Interaction
 from homeroom.data.samples import (
@@ -255,12 +256,6 @@ def _check_seconds(value: Any, where: str) -> float | None:
     if not math.isfinite(seconds):
         raise InputError(f"{value!r} is no time", where=where, remedy="give seconds, from any moment on")
     return seconds
-
-
-def normal_name(name: str) -> str:
-    """A person's name as it is stored: letters composed (NFC), one blank between words, nothing that is not seen."""
-    seen = "".join(c for c in unicodedata.normalize("NFC", name) if unicodedata.category(c) != "Cf")
-    return " ".join(seen.split())
 
 
 def _check_name(field: str, value: str | None) -> str | None:

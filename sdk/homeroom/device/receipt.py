@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 
 from homeroom.contract.manifest import SequencePreprocess, TextPreprocess
 from homeroom.data.ingest import Intake, Problem
+from homeroom.data.names import near_names
 from homeroom.data.samples import StoredSample
 from homeroom.runtime.bundle import Bundle
 from homeroom.store.store import Store
@@ -45,11 +46,13 @@ class Tally:
     bundle: Bundle
     labelled: Counter[str] = field(default_factory=Counter)
     longer: Counter[str] = field(default_factory=Counter)
+    subjects: set[str] = field(default_factory=set)
 
     def of(self, samples: Iterable[StoredSample]) -> Iterator[StoredSample]:
         """Yields the samples, counted."""
         for sample in samples:
             self.labelled.update(sample.labels.keys())
+            self.subjects.add(sample.subject)
             pairs = ((slot, value) for slot, values in sample.inputs.items() for value in values)
             self.longer.update(slot for slot, value in pairs if self._is_longer(slot, value))
             yield sample
@@ -70,7 +73,10 @@ class Tally:
 
 def write_receipt(store: Store, sample_ids: Sequence[str], before: int, tally: Tally, intake: Intake) -> Receipt:
     """The receipt of samples that were just stored. before: the number of samples in the store until then."""
-    added, ids = store.count() - before, set(sample_ids)
+    added, ids, held = store.count() - before, set(sample_ids), store.subjects()
+    for name in sorted(tally.subjects):
+        if near := near_names(name, held):
+            intake.note(f"{name}: also held: {', '.join(near)}")
     aside = Counter(sample.aside for sample in store.quarantined() if sample.sample_id in ids)
     return Receipt(
         sample_ids=sample_ids,

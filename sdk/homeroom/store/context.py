@@ -10,6 +10,7 @@ from pathlib import Path
 
 import msgspec
 
+from homeroom.data.names import near_names, normal_name
 from homeroom.data.samples import INPUT_KINDS, InputKind, InputReference, StoredInput, StoredSample
 from homeroom.errors import BrokenSealError, DiskFullError, HomeroomError, InputError
 from homeroom.store import repair
@@ -133,10 +134,13 @@ class StoreContext:
         self.keys = DataKeys(self.database, self.key_ring)
 
     def known(self, name: str) -> Subject:
-        """The subject of that name; InputError if the store does not know it."""
-        subject = self.keys.find(name)
+        """The subject of that name; InputError, with names that are near, if the store does not know it."""
+        subject = self.keys.find(name) or self.keys.find(normal_name(name))
         if subject is None:
-            raise InputError(f"nothing is held about subject {name!r}", where=str(self.directory))
+            near = near_names(name, (subject.name for subject in self.keys.all()))
+            what = f"nothing is held about {name!r}" + (f", but about {', '.join(map(repr, near))}" if near else "")
+            remedy = f"also held: {', '.join(near)}" if near else "`homeroom device subjects` lists who is held"
+            raise InputError(what, where=str(self.directory), remedy=remedy)
         return subject
 
     def back_up(self, *, force: bool = False) -> None:

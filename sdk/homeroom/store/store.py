@@ -182,7 +182,8 @@ class Store:
 
     def export(self, subject: str) -> Export:
         """All that is held about a subject; InputError if there is no such subject."""
-        subject_id = self._context.known(subject).subject_id
+        known = self._context.known(subject)
+        subject, subject_id = known.name, known.subject_id
         return Export(
             subject=subject,
             samples=tuple(self.each_sample(subject)),

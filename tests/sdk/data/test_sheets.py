@@ -240,3 +240,21 @@ def test_a_number_as_a_name_in_json_is_a_name(tmp_path: Path) -> None:
     assert sample.subject == "7"
     with pytest.raises(InputError, match="twice"):
         rows_of(sheet(tmp_path, '{"word": "a cat", "word": "a dog"}\n', "lesson.jsonl"))
+
+
+def test_names_that_may_be_one_persons_are_said(
+    tmp_path: Path, tiny_bundle: tiny.Tiny, capsys: pytest.CaptureFixture[str]
+) -> None:
+    directory = str(tmp_path / "device")
+    with Device.open(directory, tiny_bundle.path, tiny_bundle.root, threads=1) as device:
+        device.take_in(sheet(tmp_path, "word,subject\na cat,P-1\na dog,p-2\na cow,7\n"))
+        receipt = device.take_in(sheet(tmp_path, "word,subject\na fish,p-1 \na bird,7.0\n"))
+        assert receipt.notes == ["7.0: also held: 7", "p-1: also held: P-1"]
+        with pytest.raises(InputError, match=r"also held: p-2"):
+            device.forget("P-2")
+        device.forget(" p-2\u200b")
+        assert "p-2" not in device.store.subjects()
+    assert main(["device", "subjects", directory, "--json"]) == 0
+    assert json.loads(capsys.readouterr().out) == {"7": 1, "7.0": 1, "P-1": 1, "p-1": 1}
+    assert main(["device", "forget", directory, "p-1", "--yes"]) == 0
+    assert "also held: P-1" in capsys.readouterr().out
