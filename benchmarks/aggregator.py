@@ -10,6 +10,10 @@
 2. The server as a process: 10,000 enrolled devices send one signed update each (about 4 kB), over 1, 8 and 64
    connections, from a second process, while a third one polls for versions (`aggregator_load.py`).
 3. The server on a log of 100,000 such updates, after a kill: seconds to the first answer.
+4. Hostile neighbours, a thousand silent, slow, greedy and malformed connections each (`aggregator_hostile.py`); the
+   server on one core, all load on the other, five alternations of three: they attack the server; they attack a bare
+   sink on the server's core, so that only the machine is under load; they attack a bare server of the same library.
+   Honest devices poll and send meanwhile, to the server, to the server, and (polls only) to the bare one.
 """
 
 from __future__ import annotations
@@ -33,6 +37,7 @@ import msgspec
 import numpy as np
 import safetensors.numpy
 
+from aggregator_hostile import POLLERS
 from aggregator_load import key_of
 from homeroom.contract.canonical_json import canonical, digest_file
 from homeroom.contract.layout import Layout, Parameter, Segment
@@ -52,6 +57,7 @@ LIMIT_S = 3600
 LOADS = {1: 500, 8: 2000, 64: 7500}  # devices by connections; 10,000 in all
 POLLER = 10_000  # the number of the device that polls
 ROOT = new_key()
+SERVER_CORE, LOAD_CORE, HONEST_UPDATES = 0, 1, 400
 
 
 def make_folder(work: Path, name: str) -> Path:
@@ -190,6 +196,75 @@ def over_http(work: Path, quick: bool) -> dict[str, Any]:
     return {"loads": loads, "logged_updates": facts["updates"], "version": facts["version"], "problems": problems}
 
 
+@contextlib.contextmanager
+def helper(what: str, until: Path) -> Iterator[int]:
+    """A server of `aggregator_hostile.py` on the server's core: its port."""
+    command = [sys.executable, str(HERE / "aggregator_hostile.py"), what, "--until", str(until)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+        try:
+            pin(process.pid, SERVER_CORE)
+            assert process.stdout is not None
+            yield int(process.stdout.readline())
+        finally:
+            process.kill()
+
+
+def pin(pid: int, core: int) -> None:
+    """Keep a process on one core, where there are two."""
+    if hasattr(os, "sched_setaffinity") and len(os.sched_getaffinity(0)) > 1:
+        for thread in Path(f"/proc/{pid}/task").iterdir():
+            os.sched_setaffinity(int(thread.name), {core})
+
+
+def under_attack(work: Path, attacked: int, honest: int, first: int, quick: bool, sends: bool) -> dict[str, Any]:
+    """Honest devices' latencies at the port `honest`, while neighbours attack the port `attacked`."""
+    until = work / f"until-hostile-{time.monotonic_ns()}"
+    count, seconds = (100, 4) if quick else (1000, 20)
+    command = [sys.executable, HERE / "aggregator_hostile.py", "hostile", "--port", attacked, "--count", count]
+    with subprocess.Popen([str(c) for c in (*command, "--until", until)], stdout=subprocess.PIPE) as process:
+        pin(process.pid, LOAD_CORE)
+        time.sleep(2 if quick else 6)  # every neighbour has come
+        options = ["--port", honest, "--first", first, "--count", HONEST_UPDATES, "--seconds", seconds]
+        row = worker(
+            "aggregator_hostile.py", "honest", *options, *(("--round", work / "hostile.json") if sends else ())
+        )
+        until.touch()
+        hung_up, _ = process.communicate(timeout=60)
+    return {**row, "hung_up": json.loads(hung_up)}
+
+
+def hostile(work: Path, quick: bool) -> dict[str, Any]:
+    folder, rows = make_folder(work, "hostile"), []
+    alternations = 1 if quick else 5
+    rounds = open_rounds(folder)
+    enrol(rounds, 2 * alternations * (HONEST_UPDATES + POLLERS) + POLLERS)
+    rounds.close()
+    first = 0
+    until = work / "until-helpers"
+    with serving(folder) as (port, _, pid), helper("sink", until) as sink, helper("bare", until) as bare:
+        pin(pid, SERVER_CORE)
+        before_mb = rss_mb(pid)
+        for _ in range(alternations):
+            row: dict[str, Any] = {}
+            for name, attacked, honest in (("ours", port, port), ("sink", sink, port), ("bare", bare, bare)):
+                row[name] = under_attack(work, attacked, honest, first, quick, sends=honest == port)
+                first += HONEST_UPDATES + POLLERS if honest == port else 0
+            rows.append(row)
+            print("hostile", json.dumps(row), flush=True)
+        grown_mb = rss_mb(pid) - before_mb
+
+    def over(figure: str, other: str) -> float:
+        return statistics.median(row["ours"][figure] / row[other][figure] for row in rows)
+
+    return {
+        "alternations": rows,
+        "honest_p99_over_sink": over("honest_p99_ms", "sink"),
+        "poll_p99_over_bare": over("poll_p99_ms", "bare"),
+        "errors": sum(r[name]["errors"] for r in rows for name in ("ours", "sink")),
+        "server_grew_mb": grown_mb,
+    }
+
+
 def starting(work: Path, quick: bool) -> dict[str, Any]:
     folder, count = make_folder(work, "long"), 10_000 if quick else 100_000
     rounds = open_rounds(folder)
@@ -244,6 +319,10 @@ def judged(document: dict[str, Any]) -> list[dict[str, Any]]:
         limited("merge_rate_over_flower", rate, 2, at_least=True),
         limited("http_devices_without_error", sent, 10_000, at_least=True),
         limited("http_version_poll_p99_ms", max(load["poll"]["p99_ms"] for load in loads), 20),
+        limited("hostile_honest_p99_over_bare_sink", document["hostile"]["honest_p99_over_sink"], 2),
+        limited("hostile_version_poll_p99_over_bare_server", document["hostile"]["poll_p99_over_bare"], 1.5),
+        limited("hostile_honest_errors", document["hostile"]["errors"], 0),
+        limited("hostile_server_grew_mb", document["hostile"]["server_grew_mb"], 150),
         limited("start_logged_updates", start["updates"], 100_000, at_least=True),
         limited("start_s", start["seconds"], 2),
     ]
@@ -270,6 +349,7 @@ def main() -> int:
         work = Path(scratch)
         document["merging"] = merging(work, args.quick, args.flower)
         document["http"] = over_http(work, args.quick)
+        document["hostile"] = hostile(work, args.quick)
         document["start"] = starting(work, args.quick)
     document["machine"]["load_average_after"] = os.getloadavg()[0]
     document["targets"] = judged(document)

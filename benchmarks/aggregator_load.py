@@ -73,8 +73,8 @@ def summary(seconds: list[float]) -> dict[str, float]:
     return {"p50_ms": float(np.percentile(found, 50)), "p99_ms": float(np.percentile(found, 99)), "n": len(found)}
 
 
-async def send(args: argparse.Namespace) -> dict[str, Any]:
-    """Devices FIRST to FIRST+COUNT-1 send one update each, over so many connections."""
+def load_updates(round_file: Path, first: int, count: int) -> list[tuple[int, str, bytes]]:
+    """Number, public key and signed update of devices `first` to `first` + `count` - 1, the last one first."""
     import msgspec
 
     from homeroom.contract.layout import Layout
@@ -82,26 +82,32 @@ async def send(args: argparse.Namespace) -> dict[str, Any]:
     from homeroom.contract.signing import public_hex
     from homeroom.contract.update import make_update
 
-    asked = json.loads(args.round.read_bytes())
+    asked = json.loads(round_file.read_bytes())
     layout = msgspec.convert(asked["layout"], Layout)
     configuration = msgspec.convert(asked["configuration"], RoundConfiguration)
     delta = np.random.default_rng(1).normal(0, 0.01, layout.size).astype(np.float32)
     counts = {segment.name: 20 for segment in layout}
-    waiting = []
-    for number in range(args.first, args.first + args.count):
+    updates = []
+    for number in reversed(range(first, first + count)):
         key = key_of(number)
-        waiting.append((key, public_hex(key), make_update(key, configuration, layout, delta, counts, 0)))
-    waiting.reverse()
+        updates.append((number, public_hex(key), make_update(key, configuration, layout, delta, counts, 0)))
+    return updates
+
+
+async def send(args: argparse.Namespace) -> dict[str, Any]:
+    """Devices FIRST to FIRST+COUNT-1 send one update each, over so many connections."""
+    waiting = load_updates(args.round, args.first, args.count)
+    size_bytes = len(waiting[-1][2])
     latencies: list[float] = []
     errors: list[str] = []
 
     async def work() -> None:
         line = await Line(args.host, args.port).open()
         while waiting:
-            key, name, update = waiting.pop()
+            number, name, update = waiting.pop()
             await line.ask("GET", "/v1/keys")
             start = time.perf_counter()
-            status, answer = await line.signed(key, name, "POST", "/v1/updates", update)
+            status, answer = await line.signed(key_of(number), name, "POST", "/v1/updates", update)
             latencies.append(time.perf_counter() - start)
             if status != 200 or b'"accepted"' not in answer:
                 errors.append(f"{status} {answer[:200]!r}")
@@ -118,7 +124,7 @@ async def send(args: argparse.Namespace) -> dict[str, Any]:
         "updates_a_second": args.count / took,
         "seconds": took,
         "generator_cpu_share": (time.process_time() - cpu) / took,
-        "update_bytes": len(make_update(key_of(0), configuration, layout, delta, counts, 0)),
+        "update_bytes": size_bytes,
         **summary(latencies),
     }
 

@@ -26,8 +26,9 @@ try:
 except ImportError:  # Windows, which has no such limit
     resource = None  # type: ignore[assignment]
 
-HEAD_READ_BYTES, BODY_READ_BYTES = 4 << 10, 64 << 10  # at once, so that no connection keeps the parser long
+HEAD_READ_BYTES, BODY_READ_BYTES = 2 << 10, 64 << 10  # at once, so that no connection keeps the parser long
 HEAD_LINES = 100
+STRANGERS_AT_ONCE, STRANGERS_PAUSE_S = 4, 1.0  # requests on one connection before it is known as a member's
 SWEEP_S = 1.0
 OTHER_FILES = 128  # descriptors kept for the database, the bundle, the downloads
 EVICTED_SHARE = 32  # where all places are taken, one of so many is freed at once
@@ -67,7 +68,7 @@ class Connection(asyncio.BufferedProtocol):
         self.answering, self.reads_body, self._written, self._drained = False, False, 0, 0
         self.paused = False  # by the parser
         self._head_bytes = self._head_lines = 0
-        self._early = b""
+        self._early, self._turn_s = b"", 0.0
         self._looked_s = time.monotonic()
 
     @property
@@ -162,6 +163,15 @@ class Connection(asyncio.BufferedProtocol):
             self._parser.resume_writing()
 
     # The application's side
+
+    async def turn(self) -> None:
+        """Before a request of nobody known is answered: after some at once, the others wait, one a second."""
+        now_s = time.monotonic()
+        self._turn_s = max(self._turn_s, now_s - STRANGERS_AT_ONCE * STRANGERS_PAUSE_S) + STRANGERS_PAUSE_S
+        if not self.member and self._turn_s > now_s:
+            self.reads_body = True  # it may make room
+            await asyncio.sleep(self._turn_s - now_s)
+            self.reads_body = False
 
     def begin(self) -> None:
         """A request's head is whole: the application answers it in its own time."""

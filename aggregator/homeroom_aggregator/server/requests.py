@@ -120,6 +120,12 @@ async def drop_body(request: Request, limits: RequestLimits) -> bool:
     return False
 
 
+async def turn(request: Request) -> None:
+    """Let a connection that is nobody's wait, where it asks too often."""
+    if connection := request.scope.get(connections.SCOPE_KEY):
+        await connection.turn()
+
+
 def authenticate(service: Service, request: Request, *, opened: bool) -> SignedRequest:
     """The request with the key that signed its head, before its body is read; the nonce is claimed.
 

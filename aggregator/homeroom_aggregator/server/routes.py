@@ -372,6 +372,7 @@ def endpoint(service: Service, route: ApiRoute) -> Callable[[Request], Awaitable
     async def answer(request: Request) -> Response:
         code, size_bytes, start_s = "", 0, time.monotonic()
         request.state.received = False
+        await requests.turn(request)
         try:
             if service.addresses and route.path != "/health":
                 service.addresses.check(request)
@@ -424,6 +425,7 @@ def make_app(service: Service) -> Starlette:
 
     async def unknown_route(request: Request, problem: Exception) -> Response:
         """Refuses, counts and logs a request that no route answers."""
+        await requests.turn(request)
         status = getattr(problem, "status_code", 404)
         code, message = (
             ("no_method", "this is not done here") if status == 405 else ("no_route", "there is nothing here")

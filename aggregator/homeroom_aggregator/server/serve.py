@@ -25,6 +25,7 @@ from homeroom_aggregator.server.routes import make_app
 from homeroom_aggregator.server.service import Service, open_service
 from homeroom_aggregator.state import set_apart
 
+ACCEPTS_A_TURN = 16  # uvloop accepts one connection a turn from each socket: where many come, others would wait long
 THREAD_SWITCH_S = 0.0002  # the interpreter's switch interval: a poll waits little for the writer's thread
 
 
@@ -116,7 +117,7 @@ def serve(
                 tell(f"from version {service.rounds.state.version + 1} on: {change}")
             gc.collect()
             gc.freeze()  # what is there now stays: searching it for garbage again and again would stop polls for 50 ms
-            server.run(sockets=[listening])
+            server.run(sockets=[listening, *(listening.dup() for _ in range(ACCEPTS_A_TURN - 1))])
     finally:
         signal.signal(signal.SIGTERM, signal.SIG_IGN)  # it is ending already
         service.close()

@@ -346,6 +346,22 @@ def test_used_nonces_cost_a_bit() -> None:
     assert not nonces.use(late, "a")
 
 
+@pytest.mark.attack("bounds", "a stranger's connection that asks for answers without a pause")
+def test_a_strangers_connection_has_few_answers_at_once(service: Service, address: str, attack: Attack) -> None:
+    client = enrol(service, address)
+    with httpx.Client() as stranger:
+        start_s = time.monotonic()
+        for _ in range(6):
+            assert stranger.get(f"{address}/v1/health").status_code == 200
+        took_s = time.monotonic() - start_s
+    attack.got += took_s < 1.5
+    start_s = time.monotonic()
+    for _ in range(20):
+        client.round()
+    assert time.monotonic() - start_s < 6, "a member's waits for nothing"
+    attack.noticed = f"six answers in {took_s:.1f} s"
+
+
 def test_a_stranger_leaves_nothing(service: Service, address: str) -> None:
     enrol(service, address)
     stranger = School()

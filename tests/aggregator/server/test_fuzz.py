@@ -1,5 +1,7 @@
 """The HTTP interface fuzzed along its own OpenAPI document, signed and unsigned, by members of every role.
 
+A few examples of each operation in every run; HOMEROOM_FUZZ of them (12) in the extra one, which takes two minutes.
+
 Whatever comes: no fault of the server's, every refusal has a code, words and a line in the log, and what is answered
 has the form that the document promises.
 """
@@ -8,6 +10,7 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -32,7 +35,8 @@ from homeroom_aggregator.server.service import Service, open_service
 
 ROLES = ("device", "school", "district", "auditor", "stranger", "nobody")
 OPERATIONS = [(path, method) for path, rules in document()["paths"].items() for method in rules]
-EXAMPLES = 12  # of each operation, in each kind of round
+EXAMPLES = int(os.environ.get("HOMEROOM_FUZZ", "12"))  # of each operation, in each kind of round
+FEW = 2
 
 
 class Signature:
@@ -109,17 +113,18 @@ def folder_of(service: Service) -> Path:
     return service.rounds.log.database.path.parent
 
 
-@pytest.mark.extra
+@pytest.mark.attack("bounds", "requests of any form, signed by every role and by nobody")
 @pytest.mark.timeout(900)
+@pytest.mark.parametrize("examples", [FEW, pytest.param(EXAMPLES, marks=pytest.mark.extra)])
 @pytest.mark.parametrize(("path", "method"), OPERATIONS)
 def test_whatever_comes_is_answered_as_promised_or_refused_with_a_reason(
-    service: Service, keys: dict[str, Any], address: str, log: Lines, schema: Any, path: str, method: str
+    service: Service, keys: dict[str, Any], address: str, log: Lines, schema: Any, path: str, method: str, examples: int
 ) -> None:
     from schemathesis.specs.openapi import checks
 
     promised = [checks.response_schema_conformance, checks.content_type_conformance, checks.status_code_conformance]
 
-    @settings(max_examples=EXAMPLES, deadline=None, suppress_health_check=list(HealthCheck))
+    @settings(max_examples=examples, deadline=None, suppress_health_check=list(HealthCheck))
     @given(case=schema[path][method].as_strategy(), role=st.sampled_from(ROLES))
     def one(case: Any, role: str) -> None:
         log.lines.clear()
@@ -140,7 +145,6 @@ def test_whatever_comes_is_answered_as_promised_or_refused_with_a_reason(
     one()
 
 
-@pytest.mark.extra
 def test_after_all_that_nothing_has_changed(service: Service) -> None:
     assert service.rounds.state.version == 0
     assert service.rounds.log.count("update") == 0
