@@ -67,6 +67,7 @@ class Connection(asyncio.BufferedProtocol):
         self.client, self.group, self.member = ("", 0), "", ""
         self.answering, self.reads_body, self._written, self._drained = False, False, 0, 0
         self.paused = False  # by the parser
+        self.held = list[Callable[[], object]]()  # what gives back once the answer is sent
         self._head_bytes = self._head_lines = 0
         self._early, self._turn_s = b"", 0.0
         self._looked_s = time.monotonic()
@@ -179,6 +180,8 @@ class Connection(asyncio.BufferedProtocol):
 
     def end(self) -> None:
         """A request is answered, or given up."""
+        while self.held:
+            self.held.pop()()
         self.answering = self.reads_body = False
         self._wait(self._all.limits.keep_alive_s)
 

@@ -79,7 +79,7 @@ class Downloads:
     def version(self, number: int, school: str) -> bytes | None:
         """A version's file as the devices of this school get it."""
         if not (school and self.rounds.configuration.by_school):
-            return self.reader.version(number)
+            return self._cached((number, -1, ""), lambda: self.reader.version(number))
         return self._cached((number, -1, school), lambda: self.rounds.version_in(self.reader, number, school))
 
     def offer(self, after: int, school: str) -> dict[str, Any] | None:

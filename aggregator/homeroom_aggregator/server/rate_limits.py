@@ -36,13 +36,14 @@ class MemoryBudget:
     used_bytes: int = 0
     _held: Counter[tuple[str, str]] = field(default_factory=Counter)
 
-    def take(self, size_bytes: int, holder: Holder, held_bytes: int = 0) -> bool:
+    def take(self, size_bytes: int, holder: Holder, held_bytes: int = 0, *, common: bool = False) -> bool:
         """Reserve bytes until they are given back; False if they do not fit, or pass the holder's share.
 
         held_bytes: of the same body, reserved before; a single body may fill more than a share.
+        common: the bytes are in memory once for all who get them: only the share counts.
         """
         others = (used - held_bytes for used in self._uses(holder))
-        fits = self.used_bytes + size_bytes <= self.limit_bytes and all(
+        fits = (common or self.used_bytes + size_bytes <= self.limit_bytes) and all(
             not used or used + held_bytes + size_bytes <= self.limit_bytes // share
             for used, share in zip(others, SHARES.values(), strict=True)
         )

@@ -10,9 +10,11 @@ import asyncio
 import contextlib
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from functools import partial
 
 import msgspec
 from starlette.requests import ClientDisconnect, Request
+from starlette.responses import Response
 
 from homeroom.contract import http_signatures
 from homeroom.errors import TrustError
@@ -118,6 +120,17 @@ async def drop_body(request: Request, limits: RequestLimits) -> bool:
                     pass
         return True
     return False
+
+
+def hold_answer(service: Service, request: Request, response: Response, holder: Holder) -> None:
+    """Count a long answer for its holder until it is sent; RefusedError where others of its answers fill its share."""
+    connection, size_bytes = request.scope.get(connections.SCOPE_KEY), len(getattr(response, "body", b""))
+    if size_bytes <= BODY_LIMIT_BYTES or connection is None:
+        return
+    if not service.sending.take(size_bytes, holder, common=True):
+        why = "this device is being sent as much as it may at once"
+        raise RefusedError(503, "busy", why, "wait for its other downloads", BUSY_RETRY_S)
+    connection.held.append(partial(service.sending.give_back, size_bytes, holder))
 
 
 async def turn(request: Request) -> None:

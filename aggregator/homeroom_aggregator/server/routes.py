@@ -354,7 +354,9 @@ async def _answer_signed(service: Service, route: ApiRoute, request: Request) ->
         body = await requests.read_body(request, limit, limits, service.room, holder)
         request.state.received, start_s = True, time.monotonic()
         try:
-            return await dispatch(service, route, requests.with_body(call, body)), len(body), start_s
+            response = await dispatch(service, route, requests.with_body(call, body))
+            requests.hold_answer(service, request, response, holder)
+            return response, len(body), start_s
         finally:
             service.room.give_back(len(body), holder)
 

@@ -93,6 +93,7 @@ class Service:
         self.meter = RateMeter(self.configuration.device_limits)
         self.room = MemoryBudget(self.configuration.request_limits.bodies_mib << 20)
         self.connections = Connections(self.configuration.request_limits)
+        self.sending = MemoryBudget(self.room.limit_bytes)
         self.at_once = Counter[str]()  # requests under way, by member
         self.writer = WriteThread(self.rounds)
         self.replays = ThreadPoolExecutor(1, "replays")

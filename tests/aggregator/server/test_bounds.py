@@ -256,6 +256,29 @@ def test_a_device_and_a_school_have_a_share_of_the_memory(attack: Attack) -> Non
     assert (room.used_bytes, len(room._held)) == (0, 0)
 
 
+@pytest.mark.attack("bounds", "a device that asks for many versions and reads none")
+def test_answers_that_wait_to_be_read_have_a_share(service: Service, address: str, attack: Attack) -> None:
+    service.sending.limit_bytes, service.room.limit_bytes = 8_000_000, 8_000_000
+    service.rounds.log.put_version(7, 1, b"v" * 1_500_000)
+    client = enrol(service, address)
+    host, port = address.removeprefix("http://").split(":")
+    with contextlib.ExitStack() as stack:
+        for _ in range(4):
+            nonce = (
+                client.send("GET", "/v1/health", signed=False)
+                and httpx.get(f"{address}/v1/health").headers[http_signatures.NONCE_HEADER]
+            )
+            request = http_signatures.Request("GET", f"{address}/v1/versions/7", {"Host": f"{host}:{port}"})
+            http_signatures.sign_request(request, b"", client.key, nonce)
+            lines = "".join(f"{name}: {value}\r\n" for name, value in request.headers.items())
+            line = stack.enter_context(socket.create_connection((host, int(port)), timeout=5))
+            line.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+            line.sendall(f"GET /v1/versions/7 HTTP/1.1\r\n{lines}\r\n".encode())
+        time.sleep(1)
+        attack.got += max(0, service.sending.used_bytes - 2_000_000)
+    assert client.send("GET", "/v1/health", signed=False)
+
+
 def test_a_devices_connections_and_requests_at_once_are_bounded(service: Service) -> None:
     limits = DeviceLimits(connections=4, at_once=2)
     service.configuration = DistrictConfiguration(device_limits=limits)
