@@ -58,6 +58,7 @@ class SecureRounds:
         self.store = RoundStore(path)
         self._cached_view: tuple[str, CohortView] | None = None
         self._unmasking: Unmasking | None = None
+        self._gathers = ""  # why those who came do not begin
         self.progress: RoundProgress | None = None  # replaced as a whole: any thread may read it
         for device, advertisement in self._advertised().items():  # kept in case the log has lost their claims
             self._claim(device, advertisement)
@@ -285,11 +286,12 @@ class SecureRounds:
         gathered = msgspec.structs.replace(live, cohort=cohort)
         try:
             view = CohortView(live.notice.round_id, cohort, self.rules)
-            fed = self._sum_layout(gathered, view).segments
-            enough = fed and len(came) - view.parameters.drops >= self.minimum(live)
-        except TrustError:  # no graph of so few bears the promised drop-outs
-            enough = False
-        return self._next(gathered, phase="shares") if enough else over and self._next(live)  # go on gathering
+            self._gathers = "" if self._sum_layout(gathered, view).segments else "no segment is fed by enough of them"
+            if len(came) - view.parameters.drops < self.minimum(live):
+                self._gathers = f"they are too few for a sum of {self.minimum(live)} after drop-outs"
+        except TrustError as problem:  # no graph of so few bears the promised drop-outs
+            self._gathers = problem.what
+        return over and self._next(live) if self._gathers else self._next(gathered, phase="shares")
 
     def _sum_layout(self, live: ActiveRound, view: CohortView) -> SumLayout:
         return view.sum_layout(self.rounds.rules.layout, self.rounds.configuration, self.minimum(live))
@@ -356,7 +358,7 @@ class SecureRounds:
             version=self.rounds.state.version,
             nonce=secrets.token_hex(32),
         )
-        live = ActiveRound(notice=notice, roster=roster, phase="keys", since=self.clock())
+        live, self._gathers = ActiveRound(notice=notice, roster=roster, phase="keys", since=self.clock()), ""
         self.store.save(live)
         return live
 
@@ -372,7 +374,8 @@ class SecureRounds:
             expected = {self._view(live).cohort.members[index].device.hex() for index in self._expected(live)}
             needed = self._view(live).parameters.quorum if live.phase == "consent" else len(expected)
         minimum = self.minimum(live)
-        self.progress = round_progress(live, self.store, expected, needed, minimum, self.rules.phase_s)
+        hindrance = self._gathers if live.phase == "keys" else ""
+        self.progress = round_progress(live, self.store, expected, needed, minimum, self.rules.phase_s, hindrance)
         return self.progress
 
     def minimum(self, live: ActiveRound) -> int:

@@ -17,6 +17,7 @@ class RoundProgress:
     needed: parts with which the phase ends at once.
     minimum: least number of devices in its sum.
     ends_s: when the phase ends without those that are missing, if enough came; seconds since 1970.
+    hindrance: why those who came do not suffice to begin; empty where they do, or more are awaited.
     last_failure: why the newest round that failed did; empty where the newest was summed.
     """
 
@@ -26,6 +27,7 @@ class RoundProgress:
     needed: int
     minimum: int
     ends_s: float
+    hindrance: str
     last_failure: str
 
     def status(self, round_id: str, wanted: bool, member: bool, summed: list[str], now_s: float) -> RoundStatus:
@@ -46,17 +48,24 @@ class RoundProgress:
             needed=self.needed,
             missing=self.missing[:MOST_MISSING],
             left_s=max(0, round(self.ends_s - now_s)),
+            hindrance=self.hindrance,
         )
 
 
 def round_progress(
-    live: ActiveRound, store: RoundStore, expected: AbstractSet[str], needed: int, minimum: int, phase_s: int
+    live: ActiveRound,
+    store: RoundStore,
+    expected: AbstractSet[str],
+    needed: int,
+    minimum: int,
+    phase_s: int,
+    hindrance: str,
 ) -> RoundProgress:
     """The progress of a round.
 
     live, store: the round under way, and its messages.
     expected: keys of the devices that the phase is for.
-    needed, minimum: as in `RoundProgress`.
+    needed, minimum, hindrance: as in `RoundProgress`.
     phase_s: seconds after which a phase ends.
     """
     came = set(store.senders(live.phase))
@@ -67,5 +76,6 @@ def round_progress(
         needed=needed,
         minimum=minimum,
         ends_s=live.since + phase_s,
+        hindrance=hindrance,
         last_failure=store.last_failure(),
     )

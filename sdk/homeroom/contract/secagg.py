@@ -178,6 +178,7 @@ class RoundStatus(msgspec.Struct, frozen=True):
         that does not tell.
     missing: keys of devices that are awaited, up to MOST_MISSING.
     left_s: seconds after which the phase ends without them, if enough came.
+    hindrance: why those who came do not suffice to begin.
     """
 
     round_id: str
@@ -189,6 +190,7 @@ class RoundStatus(msgspec.Struct, frozen=True):
     needed: int = 0
     missing: Annotated[tuple[str, ...], msgspec.Meta(max_length=10_000)] = ()
     left_s: int = 0
+    hindrance: str = ""
 
 
 def pack(message: msgspec.Struct) -> bytes:

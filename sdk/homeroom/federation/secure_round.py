@@ -150,6 +150,7 @@ def describe(status: secagg.RoundStatus, did: str = "") -> str:
     if not status.needed:
         return did
     came = f"{status.arrived} of {status.needed} devices have come"
+    came += f", but {status.hindrance}" if status.hindrance else ""
     names = ", ".join(key[:12] for key in status.missing)
     hours = f"{max(1, round(status.left_s / 3600))} h at most" if status.left_s else "until enough have come"
     return f"{did} ({came}; missing: {names}; {hours})" if names else f"{did} ({came})"

@@ -100,6 +100,11 @@ class District:
     def visit(self, *numbers: int) -> list[str]:
         return [self.members[number].visit() for number in numbers]
 
+    def settled(self) -> None:
+        """Waits until a withdrawal was replayed, which the server does outside its write thread."""
+        while self.service.rounds.stale:
+            time.sleep(0.05)
+
     def until(self, phase: str) -> None:
         """Everybody comes, one after another, until that phase has begun."""
         for _ in range(6):

@@ -25,6 +25,8 @@ from homeroom.privacy.secagg.encoding import segment_bits
 from homeroom_aggregator.admin.folder import ROSTER_FILE, load_roster, replace_roster
 from homeroom_aggregator.server.service import open_service
 
+FEEDS = frozenset({"ladder.table", "head.grade"})
+
 
 @pytest.fixture
 def district(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[District]:
@@ -292,6 +294,7 @@ def test_unlearning_takes_the_whole_sum_that_hides_it_out_of_the_next_version(di
         district.visit(0, 1, 2, 3)
     assert district.theta != START.tobytes()
     district.members[2].client.unlearn(district.members[2].update_id)
+    district.settled()
     assert district.theta == START.tobytes()
     assert district.version == 1, "not released alone"
     assert district.service.rounds.verify() == []
@@ -376,13 +379,13 @@ def test_the_command_line_signs_a_roster_and_the_server_takes_no_other(district:
     assert "no device's key" in run(*common, "--key", str(tmp_path / "signer.pem"), "--device", "abc")[1]
 
 
-def offer(district: District, school: School, update_id: str) -> None:
+def offer(district: District, school: School, update_id: str, feeds: frozenset[str] = FEEDS) -> None:
     """Offers an update to the round under way, as whoever has the key may."""
     secure, rounds = district.secure_rounds, district.service.rounds
     secure.status(school.name)  # announces a round if there is none
     live = secure.store.live()
     assert live is not None
-    segments = segment_bits(rounds.rules.layout, rounds.configuration, {"ladder.table", "head.grade"})
+    segments = segment_bits(rounds.rules.layout, rounds.configuration, set(feeds))
     state = advertise(
         live.notice, live.roster, rounds.configuration, school.key, update_id=update_id, segments=segments
     )
