@@ -8,7 +8,8 @@ from typing import Any
 import msgspec
 import numpy as np
 
-from homeroom.data.samples import StoredSample
+from homeroom.data.preprocess.media import is_media, prepare_outside
+from homeroom.data.samples import InputReference, StoredSample
 from homeroom.data.tasks import needs_no_label
 from homeroom.data.tasks.metrics import Score
 from homeroom.data.validation import check_label
@@ -47,7 +48,7 @@ def training_samples(store: Store, bundle: Bundle, subject: str | None = None) -
 
     samples = store.select(chosen)
     if wrong:
-        store.quarantine(wrong)
+        store.quarantine(wrong, released=True)
     return LazySamples(samples, lambda sample: training_view(sample, manifest))
 
 
@@ -61,6 +62,25 @@ def to_examples(
     """
     options |= {"weights": versions.input_weights(store, store.versions.current()), "room": buffer_bytes(len(samples))}
     return examples(store if cached else None, bundle, graphs, samples, **options)
+
+
+def quarantine_unreadable(store: Store, bundle: Bundle, samples: Sequence[StoredSample]) -> list[str]:
+    """Quarantines samples with a picture or sound that the decoder refuses, or that ends it; returns their ids.
+
+    The device itself would read them while it trains: an earlier release may have taken what is too large.
+    """
+    wrong: dict[str, str] = {}
+    for sample in samples:
+        for slot, references in sample.inputs.items():
+            modality = bundle.manifest.modality(bundle.manifest.slot(slot).modality)
+            for reference in references if is_media(modality.preprocess) else ():
+                value = store.read_input(sample, reference) if isinstance(reference, InputReference) else None
+                try:
+                    if value is not None:
+                        prepare_outside(modality, value, bundle.file)
+                except InputError as problem:
+                    wrong[sample.sample_id] = f"{slot}: {problem.what}"
+    return store.quarantine(wrong, released=True)
 
 
 def training_settings(store: Store, bundle: Bundle, epochs: int | None = None) -> Settings:

@@ -11,17 +11,18 @@ import msgspec
 from homeroom.data.samples import StoredSample
 from homeroom.data.tasks.metrics import Score, clearly_worse
 from homeroom.device import profiles
-from homeroom.device.local_samples import to_examples, training_samples
+from homeroom.device.local_samples import quarantine_unreadable, to_examples, training_samples
 from homeroom.device.plan import check_budget, plan_training
 from homeroom.device.reports import TrainReport
 from homeroom.device.resources import planner
 from homeroom.device.resources.budget import BudgetWatch
 from homeroom.device.resources.plan import TrainingPlan
-from homeroom.errors import Code, TrainError
+from homeroom.errors import Code, InputError, TrainError
 from homeroom.federation import agreement, enrolment, make_update, versions
 from homeroom.runtime.bundle import Bundle
 from homeroom.runtime.graphs import Graphs
 from homeroom.store import Store
+from homeroom.system.attempt import attempt, cut_short
 from homeroom.train.evaluate import by_language, evaluate
 from homeroom.train.features.compute import Progress
 from homeroom.train.features.dataset import Dataset, Example
@@ -30,6 +31,8 @@ from homeroom.train.input_weights import learn_input_weights
 from homeroom.train.personalize.person import OutOfTimeError
 from homeroom.train.settings import Settings
 from homeroom.train.state import TrainState
+
+COMPUTING_FILE = "computing-features.json"  # the mark of a training that computes features
 
 
 @dataclass(frozen=True)
@@ -64,8 +67,11 @@ class TrainingData:
 
 def train(run: TrainingRun) -> TrainReport:
     """Trains on all samples that teach something; raises TrainError where none does or nothing fits the budget."""
-    samples, chosen = _plan(run)
-    data = _features(run, samples)
+    mark = run.store.directory / COMPUTING_FILE
+    if cut_short(mark):  # the process ended at one of them, perhaps because of it
+        quarantine_unreadable(run.store, run.bundle, training_samples(run.store, run.bundle))
+    with attempt(mark, "features"):
+        samples, chosen, data = _plan_and_features(run)
     feature_seconds = time.monotonic() - run.began_s
     key, configuration = enrolment.device_key(run.store), agreement.read_agreement(run.store).configuration
     clipped = None
@@ -104,6 +110,17 @@ def _scores_before(run: TrainingRun, validation: Dataset | None) -> Mapping[str,
     """Scores of the theta in use on the validation subjects, by task; none without such subjects."""
     theta = versions.theta_of(run.store, run.bundle, run.store.versions.current())
     return evaluate(run.graphs, validation, theta) if validation else {}
+
+
+def _plan_and_features(run: TrainingRun) -> tuple[Sequence[StoredSample], TrainingPlan, TrainingData]:
+    """The plan, its samples and their features; samples that cannot be read are quarantined, and the others go on."""
+    while True:
+        samples, chosen = _plan(run)
+        try:
+            return samples, chosen, _features(run, samples)
+        except InputError:
+            if not quarantine_unreadable(run.store, run.bundle, samples):
+                raise
 
 
 def _plan(run: TrainingRun) -> tuple[Sequence[StoredSample], TrainingPlan]:

@@ -97,8 +97,11 @@ def quarantined_samples(context: StoreContext) -> list[StoredSample]:
     return list(context.open_samples(context.keys.sound()[0], "WHERE aside > 0"))
 
 
-def quarantine_samples(context: StoreContext, reasons: Mapping[str, str]) -> list[str]:
-    """Quarantines samples, each for its reason by sample id, but for those a person has released; returns their ids."""
+def quarantine_samples(context: StoreContext, reasons: Mapping[str, str], *, released: bool = False) -> list[str]:
+    """Quarantines samples, each for its reason by sample id; returns their ids.
+
+    released: those that a person has released too.
+    """
     quarantined, (subjects, _) = [], context.keys.sound()
     with context.step("set aside", len(reasons)):
         for sample_id, reason in reasons.items():
@@ -107,7 +110,7 @@ def quarantine_samples(context: StoreContext, reasons: Mapping[str, str]) -> lis
                 continue
             _, owner, content, sealed, aside = row
             facts = sealed_rows.open_facts(subjects[owner], sample_id, content, sealed)
-            if aside == 1 or (facts.aside and not aside):
+            if aside == 1 or (facts.aside and not aside and not released):
                 continue
             facts = sealed_rows.with_reason(facts, "; ".join(filter(None, (facts.aside, reason))))
             sealed = sealed_rows.seal_facts(subjects[owner], sample_id, content, facts)

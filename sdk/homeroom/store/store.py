@@ -79,9 +79,9 @@ class Store:
         """Samples that are kept out of training, their inputs as references; `aside` says why."""
         return stored_samples.quarantined_samples(self._context)
 
-    def quarantine(self, reasons: Mapping[str, str]) -> list[str]:
-        """Quarantines samples, each for its reason by sample id, but for those a person has released; their ids."""
-        return stored_samples.quarantine_samples(self._context, reasons)
+    def quarantine(self, reasons: Mapping[str, str], *, released: bool = False) -> list[str]:
+        """Quarantines samples, each for its reason by sample id, those that a person has released too if `released`."""
+        return stored_samples.quarantine_samples(self._context, reasons, released=released)
 
     def release(self, sample_ids: Sequence[str]) -> None:
         """Lets quarantined samples be trained on, all or none; InputError if one of them is not quarantined."""

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import io
 import json
 import shutil
+import signal
+import subprocess
 import sys
 import time
 from pathlib import Path
@@ -13,6 +16,7 @@ from typing import Any
 import numpy as np
 import pytest
 import tiny
+from conftest import Attack
 from PIL import Image
 
 from homeroom import Device, Sample
@@ -326,3 +330,51 @@ def test_a_stored_number_that_cannot_be_learned_is_set_apart_and_said(tiny_bundl
         (sample,) = [sample for sample in device.set_aside() if sample.sample_id == bad]
         assert "labels.weight" in sample.aside
         assert "too far" in sample.aside
+
+
+@pytest.mark.attack("bounds", "a row of the store that kills its reader")
+def test_a_stored_picture_that_cannot_be_read_is_set_apart_and_the_others_train(
+    tiny_bundle: tiny.Tiny, tmp_path: Path, attack: Attack
+) -> None:
+    with Device.open(tmp_path / "device", tiny_bundle.path, tiny_bundle.root, threads=1) as device:
+        device.add(*(Sample(**row) for row in tiny.samples(12, 0)))
+        row = StoredSample(inputs={"picture": [b"\x89PNG\r\n\x1a\nnonsense"]}, labels={"category": "fish"}, subject="p")
+        (bad,) = device.store.add([row])
+        report = device.train(epochs=1)
+        (attack.noticed,) = [sample.aside for sample in device.set_aside() if sample.sample_id == bad]
+        attack.got = report.samples != 12
+        assert "damaged" in attack.noticed
+        device.put_back(bad)
+        assert device.train(epochs=1).samples == 12, "released, it is found again"
+
+
+@pytest.mark.attack("bounds", "a row of the store that kills its reader")
+def test_a_stored_picture_that_ended_the_process_is_set_apart_at_the_next_training(
+    tiny_bundle: tiny.Tiny, tmp_path: Path, attack: Attack, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One that an earlier release took, and that takes too much memory: only the decoder is to end by it."""
+    script = """
+import os, signal, sys
+from homeroom import Device
+from homeroom.data.preprocess import image
+def end(*_):
+    os.kill(os.getpid(), signal.SIGKILL)
+with Device.open(sys.argv[1], threads=1) as device:
+    image.decode_stored = end
+    device.train(epochs=1)
+"""
+    bomb = io.BytesIO()
+    Image.new("1", (40_000, 40_000)).save(bomb, "PNG")
+    with Device.open(tmp_path / "device", tiny_bundle.path, tiny_bundle.root, threads=1) as device:
+        device.add(*(Sample(**row) for row in tiny.samples(12, 0)))
+        row = StoredSample(inputs={"picture": [bomb.getvalue()]}, labels={"category": "fish"}, subject="p")
+        (bad,) = device.store.add([row])
+    ended = subprocess.run([sys.executable, "-c", script, str(tmp_path / "device")], capture_output=True, timeout=100)
+    assert ended.returncode == -signal.SIGKILL, ended.stderr.decode()
+    with Device.open(tmp_path / "device", threads=1) as device:
+        report = device.train(epochs=1)
+        attack.got = report.samples != 12
+        (sample,) = device.set_aside()
+        attack.noticed = sample.aside
+        assert sample.sample_id == bad
+        assert device.store.damage() == []
