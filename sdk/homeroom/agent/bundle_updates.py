@@ -5,6 +5,8 @@ from __future__ import annotations
 import tempfile
 from pathlib import Path
 
+from homeroom.agent.status import AGENT_FOLDER
+from homeroom.contract.canonical_json import digest_file
 from homeroom.device.device import Device
 from homeroom.device.install import InstalledBundle, installed_bundle, runtime_for, upgrade_bundle
 from homeroom.device.reports import TrainReport
@@ -12,6 +14,9 @@ from homeroom.device.resources.benchmark import run_benchmark
 from homeroom.errors import BundleError
 from homeroom.federation import enrolment, sync
 from homeroom.runtime.bundle import install
+from homeroom.system.attempt import ENDED, attempt, cut_short
+
+TRYING_FILE = "trying-bundle.json"  # the mark of the aggregator's bundle that is being tried
 
 
 def try_bundle(source: Path, root: str | None, known: InstalledBundle | None = None) -> None:
@@ -44,17 +49,24 @@ def change_bundle(directory: Path, source: Path, root: str | None) -> str:
 
 
 def follow_bundle(device: Device) -> bool:
-    """Tries and uses the aggregator's bundle if it is a newer one; returns whether the bundle changed."""
+    """Tries and uses the aggregator's bundle if it is a newer one; returns whether the bundle changed.
+
+    BundleError where trying it ended this process before: until there is another, or `homeroom device upgrade`.
+    """
     known = installed_bundle(device.store)
     folder = device.store.directory / sync.DOWNLOADS_FOLDER
     with enrolment.connect(device.store) as client:
         source = sync.download_bundle(client, folder, device.bundle.bundle_id)
     if source is None:
         return False
-    try_bundle(source, known.root if known else None, known)
-    device.store.back_up()
-    device.bundle, device.graphs = upgrade_bundle(device.store, source, device.bundle, device.graphs.threads)
-    enrolment.follow_bundle(device.store, device.bundle)
+    mark, name = device.store.directory / AGENT_FOLDER / TRYING_FILE, digest_file(source)
+    if (before := cut_short(mark)) is not None and before.name == name:
+        raise BundleError(f"the aggregator's bundle is not tried again: {ENDED}", remedy="homeroom device upgrade")
+    with attempt(mark, name):
+        try_bundle(source, known.root if known else None, known)
+        device.store.back_up()
+        device.bundle, device.graphs = upgrade_bundle(device.store, source, device.bundle, device.graphs.threads)
+        enrolment.follow_bundle(device.store, device.bundle)
     return True
 
 

@@ -29,7 +29,7 @@ SETTLED_S = 30.0  # an entry that changed more recently may still be copied
 UNFINISHED_SUFFIXES = (".part", ".tmp", ".crdownload", ".filepart")
 REFUSED_FOLDER, WHY_SUFFIX = "refused", ".why.txt"
 REFUSED_STAMP = re.compile(r"^\d{8}-\d{6}-")
-MARK_FILE = "reading.json"
+MARK_FILE, ENTRY_LIMIT_S = "reading.json", 7200.0
 INVITATION_FILE, BUNDLE_SUFFIX = "invitation.json", ".homeroom"
 ROW_SUFFIXES = (".jsonl", ".ndjson", *SHEET_SUFFIXES)
 DAY_S = 86_400.0
@@ -150,7 +150,7 @@ def import_entries(device: Device, entries: tuple[Path, ...]) -> tuple[int, int]
     for entry in entries:
         try:
             files = files_below(entry)
-            with attempt(mark_of(device.store.directory), entry.name):
+            with attempt(mark_of(device.store.directory), entry.name, ENTRY_LIMIT_S):
                 receipt = device.take_in(entry)
         except (InputError, BundleError) as problem:
             refuse_entry(entry, problem)

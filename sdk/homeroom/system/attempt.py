@@ -6,6 +6,8 @@ The mark is written before the try and removed after it, however it ends; only t
 from __future__ import annotations
 
 import contextlib
+import os
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -14,6 +16,7 @@ import msgspec
 from homeroom.system.clock import timestamp
 from homeroom.system.files import write_durable
 
+TOO_LONG_EXIT_CODE = 75  # EX_TEMPFAIL of sysexits.h
 ENDED = (
     "its reader ended without a word (a crash, too little memory, too long a time, or the power went); "
     "give it back to have it tried again"
@@ -28,12 +31,20 @@ class Attempt(msgspec.Struct, frozen=True):
 
 
 @contextlib.contextmanager
-def attempt(mark: Path, name: str) -> Iterator[None]:
-    """Keeps a mark with an entry's name in a file while the entry is read."""
+def attempt(mark: Path, name: str, limit_s: float | None = None) -> Iterator[None]:
+    """Keeps a mark with an entry's name in a file while the entry is read.
+
+    limit_s: after which this process ends, for a service that is then started again; None is no limit.
+    """
     write_durable(mark, msgspec.json.encode(Attempt(name, timestamp())))
+    watch = threading.Timer(limit_s or 0.0, os._exit, (TOO_LONG_EXIT_CODE,))
+    watch.daemon = True
+    if limit_s is not None:
+        watch.start()
     try:
         yield
     finally:
+        watch.cancel()
         mark.unlink(missing_ok=True)
 
 

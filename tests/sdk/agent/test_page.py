@@ -81,12 +81,14 @@ def stored(page: PageServer, sample_id: str) -> Any:
     return page.agent.ask(lambda device: device.store.sample(sample_id))
 
 
+@pytest.mark.attack("files and bundles", "a web page or another machine opens the device's page")
 def test_it_listens_on_this_machine_alone(page: PageServer) -> None:
     assert page.server_address[0] == "127.0.0.1"
     found = find_page(page.agent.settings.directory)
     assert found == page.address
 
 
+@pytest.mark.attack("files and bundles", "a web page or another machine opens the device's page")
 @pytest.mark.parametrize("path", ["/", "/status.json", "/media/x/y/0", "/?token=wrong", "/?token="])
 def test_without_the_token_nothing_is_shown(page: PageServer, path: str) -> None:
     for cookie in ("", "homeroom=", "homeroom=guess", "homeroom=\x7f;;=,"):
@@ -95,6 +97,7 @@ def test_without_the_token_nothing_is_shown(page: PageServer, path: str) -> None
         assert b"Labels" not in body
 
 
+@pytest.mark.attack("files and bundles", "a web page or another machine opens the device's page")
 def test_a_renamed_address_is_refused(page: PageServer) -> None:
     assert ask(page, Host="evil.example")[0] == 403
     assert ask(page, Host=f"evil.example:{page.server_port}")[0] == 403
@@ -117,6 +120,7 @@ def test_the_address_with_the_token_opens_the_page_and_keeps_it_out_of_the_histo
     assert ask(page, "/nothing")[0] == 404
 
 
+@pytest.mark.attack("files and bundles", "a pupil's words run as code on the device's page")
 def test_what_a_pupil_wrote_is_text_and_nothing_else(page: PageServer) -> None:
     body = ask(page)[2].decode()
     assert EVIL not in body
@@ -134,6 +138,7 @@ def test_a_wrong_label_is_one_sentence_and_changes_nothing(page: PageServer, wro
     assert page.agent.ask(lambda device: device.store.samples_mark()) == before
 
 
+@pytest.mark.attack("files and bundles", "a web page or another machine opens the device's page")
 def test_a_form_without_the_token_or_too_long_is_refused(page: PageServer) -> None:
     sample_id = first_sample(page)
     for token in ("", "guess"):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
@@ -15,14 +16,17 @@ from click.testing import CliRunner
 from conftest import Attack
 
 from homeroom import Device
-from homeroom.agent import inbox
+from homeroom.agent import bundle_updates, inbox
 from homeroom.cli.main import homeroom
-from homeroom.errors import InputError
+from homeroom.errors import BundleError, InputError
+from homeroom.system.attempt import TOO_LONG_EXIT_CODE
 
 POISON = pytest.mark.attack("bounds", "an entry that kills its reader")
 AGENT = """
-import os, signal, sys
+import os, signal, sys, time
 from pathlib import Path
+from homeroom.agent import inbox
+inbox.ENTRY_LIMIT_S = 0.5
 from homeroom.agent.loop import Agent, AgentSettings
 from homeroom.device.device import Device
 whole = Device.take_in
@@ -30,6 +34,8 @@ def add(device, entry, **options):
     text = Path(entry).read_text()
     if "kill" in text:
         os.kill(os.getpid(), signal.SIGKILL)
+    if "endless" in text:
+        time.sleep(60)
     if "deep" in text:
         raise RecursionError
     if "large" in text:
@@ -79,6 +85,48 @@ def test_an_entry_that_ends_the_process_is_tried_once(device: Path, attack: Atta
     attack.noticed = f"{entry.name}: {entry.why}"
     shown = CliRunner().invoke(homeroom, ["device", "quarantine", str(device), "--inbox", str(device.parent / "inbox")])
     assert entry.name in shown.output
+
+
+@POISON
+def test_an_entry_that_takes_for_ever_ends_the_agent_and_is_set_apart(device: Path, attack: Attack) -> None:
+    put(device, "a-poison.csv", "endless")
+    put(device, "b-good.jsonl", good(1))
+    assert run(device).returncode == TOO_LONG_EXIT_CODE
+    second = run(device)
+    attack.got = second.stdout.split()[:2] != ["1", "1"]
+    (entry,) = inbox.refused_entries(device.parent / "inbox")
+    attack.noticed = entry.why
+
+
+@POISON
+def test_a_bundle_of_the_aggregator_that_ended_the_agent_is_not_tried_again(
+    device: Path, tiny_bundle: tiny.Tiny, attack: Attack, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tried: list[Path] = []
+
+    class EndOfProcessError(BaseException):
+        pass
+
+    def end(source: Path, *_: object) -> None:
+        tried.append(source)
+        raise EndOfProcessError
+
+    offered = device.parent / "offered.homeroom"
+    offered.write_bytes(b"a bundle")
+    monkeypatch.setattr(bundle_updates.enrolment, "connect", lambda _: contextlib.nullcontext())
+    monkeypatch.setattr(bundle_updates.sync, "download_bundle", lambda *_: offered)
+    monkeypatch.setattr(bundle_updates, "try_bundle", end)
+    with Device.open(device, threads=1) as opened:
+        with monkeypatch.context() as patch:
+            patch.setattr(Path, "unlink", lambda *_, **__: None)  # a process that is killed removes no mark
+            with pytest.raises(EndOfProcessError):
+                bundle_updates.follow_bundle(opened)
+        with pytest.raises(BundleError, match="not tried again") as refused:
+            bundle_updates.follow_bundle(opened)
+        attack.noticed, attack.got = str(refused.value), len(tried) - 1
+        offered.write_bytes(b"another bundle")
+        with pytest.raises(EndOfProcessError):
+            bundle_updates.follow_bundle(opened)
 
 
 @POISON

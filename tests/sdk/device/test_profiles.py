@@ -159,6 +159,7 @@ def test_an_export_shows_the_profile(device: Device, tmp_path: Path, capsys: pyt
     assert (tmp_path / "held" / "profile.safetensors").stat().st_size > 4 * sum(shown["segments"].values())
 
 
+@pytest.mark.attack("files and bundles", "another school's device opens a packed profile")
 def test_a_profile_moves_to_another_device_of_the_school_and_to_no_other(
     device: Device, tiny_bundle: tiny.Tiny, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

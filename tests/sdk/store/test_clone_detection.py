@@ -52,6 +52,7 @@ def put_back(home: Path, copy: Path) -> None:
     shutil.copytree(copy, home / "device")
 
 
+@pytest.mark.attack("files and bundles", "a cloned or older device counts twice or spends its budget again")
 def test_an_older_copy_sends_nothing_for_what_was_answered_since(tmp_path: Path) -> None:
     copy = used(tmp_path)
     with open_store(tmp_path) as store:
@@ -110,6 +111,7 @@ def test_an_update_that_went_into_a_secure_sum_is_answered_in_an_older_copy_too(
         assert queue(store, 3, 4)
 
 
+@pytest.mark.attack("files and bundles", "a cloned or older device counts twice or spends its budget again")
 def test_two_copies_on_one_machine_do_not_both_answer_a_base(tmp_path: Path) -> None:
     copy = used(tmp_path)
     twin = tmp_path / "twin"
@@ -163,6 +165,7 @@ def test_the_power_may_go_between_the_note_and_the_step(tmp_path: Path, monkeypa
         assert store.damage() == []
 
 
+@pytest.mark.attack("files and bundles", "a cloned or older device counts twice or spends its budget again")
 def test_an_older_copy_does_not_spend_its_privacy_budget_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     privacy = Privacy(clip_norm=1.0, noise_multiplier=2.0, epsilon=8.0, delta=1e-6)
     monkeypatch.setattr(privacy_ledger, "read_update", lambda *_: None)  # that it is clipped is tested elsewhere
@@ -193,6 +196,7 @@ def test_an_older_copy_does_not_spend_its_privacy_budget_again(tmp_path: Path, m
             privacy_ledger.charge_update(store, b"", "another", asked, layout)
 
 
+@pytest.mark.attack("files and bundles", "a cloned or older device counts twice or spends its budget again")
 @pytest.mark.parametrize("changed", ["machine", "disk"])
 def test_another_machine_or_another_disk_is_another_device(
     changed: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

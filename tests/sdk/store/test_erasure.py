@@ -78,6 +78,7 @@ def test_a_subject_who_comes_back_is_a_new_one(tmp_path: Path) -> None:
         assert len(store.export("gone").samples) == 1
 
 
+@pytest.mark.attack("files and bundles", "a thief of the disk reads a forgotten pupil from old copies")
 def test_no_copy_from_before_can_be_opened_again(tmp_path: Path) -> None:
     """Every mix of old and new files that an old backup could bring about."""
     fill(tmp_path)
@@ -104,6 +105,7 @@ def test_no_copy_from_before_can_be_opened_again(tmp_path: Path) -> None:
                 open_store(tmp_path)
 
 
+@pytest.mark.attack("files and bundles", "a thief of the disk reads a forgotten pupil from old copies")
 def test_with_all_keys_of_today_an_old_copy_gives_nothing_away(tmp_path: Path) -> None:
     """The adversary holds the old directory, today's directory and today's ring, and tries every key on every value."""
     fill(tmp_path)
@@ -174,6 +176,7 @@ def opens_for_gone(path: Path, place: tuple[str | int, ...]) -> bool:
     return bool(owner == 1)
 
 
+@pytest.mark.attack("files and bundles", "a thief of the disk reads a forgotten pupil from old copies")
 def test_the_files_hold_no_bytes_of_the_forgotten_rows(tmp_path: Path) -> None:
     fill(tmp_path)
     raw = sqlite3.connect(tmp_path / "device" / "device.db")
