@@ -17,7 +17,7 @@ from homeroom.device.reports import TrainReport
 from homeroom.device.resources import planner
 from homeroom.device.resources.budget import BudgetWatch
 from homeroom.device.resources.plan import TrainingPlan
-from homeroom.errors import Code, InputError, TrainError
+from homeroom.errors import Code, TrainError
 from homeroom.federation import agreement, enrolment, make_update, versions
 from homeroom.runtime.bundle import Bundle
 from homeroom.runtime.graphs import Graphs
@@ -70,8 +70,9 @@ def train(run: TrainingRun) -> TrainReport:
     mark = run.store.directory / COMPUTING_FILE
     if cut_short(mark):  # the process ended at one of them, perhaps because of it
         quarantine_unreadable(run.store, run.bundle, training_samples(run.store, run.bundle))
+    samples, chosen = _plan(run)
     with attempt(mark, "features"):
-        samples, chosen, data = _plan_and_features(run)
+        data = _features(run, samples)
     feature_seconds = time.monotonic() - run.began_s
     key, configuration = enrolment.device_key(run.store), agreement.read_agreement(run.store).configuration
     clipped = None
@@ -110,17 +111,6 @@ def _scores_before(run: TrainingRun, validation: Dataset | None) -> Mapping[str,
     """Scores of the theta in use on the validation subjects, by task; none without such subjects."""
     theta = versions.theta_of(run.store, run.bundle, run.store.versions.current())
     return evaluate(run.graphs, validation, theta) if validation else {}
-
-
-def _plan_and_features(run: TrainingRun) -> tuple[Sequence[StoredSample], TrainingPlan, TrainingData]:
-    """The plan, its samples and their features; samples that cannot be read are quarantined, and the others go on."""
-    while True:
-        samples, chosen = _plan(run)
-        try:
-            return samples, chosen, _features(run, samples)
-        except InputError:
-            if not quarantine_unreadable(run.store, run.bundle, samples):
-                raise
 
 
 def _plan(run: TrainingRun) -> tuple[Sequence[StoredSample], TrainingPlan]:

@@ -90,7 +90,7 @@ class CachedFeatures:
         """Quarantines the samples of a stored file that cannot be decoded any more, so that the others are learned."""
         assert self._store is not None
         samples = [self._contents.source(number)[0] for number in values.numbers(index)]
-        self._store.quarantine({sample.sample_id: str(problem) for sample in samples})
+        self._store.quarantine({sample.sample_id: str(problem) for sample in samples}, released=True)
 
     def _compute(
         self, modality: str, numbers: Sequence[int], progress: Progress | None, stop: Callable[[], bool]
