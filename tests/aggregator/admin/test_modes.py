@@ -75,3 +75,11 @@ def test_a_folder_that_is_open_to_others_is_closed_at_the_next_start(
     opened(folder).close()  # type: ignore[operator]
     assert readable(folder) == []
     assert "other users could open" in caplog.text
+
+
+def test_a_folder_that_was_there_is_closed_before_a_key_is_in_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.undo()
+    (tmp_path / "district").mkdir(mode=0o777)
+    assert readable(make_folder(tmp_path)) == []
