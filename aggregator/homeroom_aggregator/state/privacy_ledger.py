@@ -33,6 +33,8 @@ LEDGER_TABLES = (
         for word in ("UPDATE", "DELETE")
     ),
 )
+# A member enters under its first key; earlier versions wrote the key it then had.
+KEYS_OF_MEMBER = "(SELECT device FROM devices WHERE member = ?1 UNION SELECT ?1)"
 MOST_RELEASES = 1 << 20  # releases that are counted on for one device
 
 
@@ -142,7 +144,7 @@ class PrivacyLedger:
 
     def _last(self, device: str) -> int | None:
         """The newest version of this folder that the device entered."""
-        sql = "SELECT max(version) FROM entered JOIN ledger USING (number) WHERE device = ?"
+        sql = f"SELECT max(version) FROM entered JOIN ledger USING (number) WHERE device IN {KEYS_OF_MEMBER}"
         version = self.database.one(sql, (device,))[0] if self.privacy.min_separation > 1 else None
         return None if version is None else int(version)
 
@@ -181,16 +183,20 @@ class PrivacyLedger:
 
     def entered(self, device: str) -> int:
         """The number of releases that a device entered."""
-        return int(self.database.one("SELECT count(*) FROM entered WHERE device = ?", (device,))[0])
+        sql = f"SELECT count(DISTINCT number) FROM entered WHERE device IN {KEYS_OF_MEMBER}"
+        return int(self.database.one(sql, (device,))[0])
 
     def shares(self) -> dict[str, int]:
         """By device, the number of releases it entered."""
-        return dict(self.database.rows("SELECT device, count(*) FROM entered GROUP BY device ORDER BY device"))
+        sql = """SELECT COALESCE(member, entered.device) AS name, count(DISTINCT number) FROM entered
+                 LEFT JOIN devices ON devices.device = entered.device GROUP BY name ORDER BY name"""
+        return dict(self.database.rows(sql))
 
     def cost(self, device: str) -> float:
         """Epsilon of one device over all releases."""
         events = self.events()
-        rows = self.database.rows("SELECT number FROM entered WHERE device = ?", (device,))
+        sql = f"SELECT DISTINCT number FROM entered WHERE device IN {KEYS_OF_MEMBER}"
+        rows = self.database.rows(sql, (device,))
         return epsilon([(events[number], 1) for (number,) in rows], self.privacy.delta)
 
     def spent(self) -> float:

@@ -113,6 +113,19 @@ def test_a_member_is_charged_for_every_sum_whatever_key_it_had(district: Distric
     attack.noticed = "nothing"
 
 
+def test_a_ledger_of_before_that_wrote_later_keys_counts_them_to_their_member(district: District) -> None:
+    rounds, member = district.service.rounds, district.members[0]
+    assert rounds.ledger
+    name, later = member.school.name, School()
+    member.client.rotate(later.key)
+    for version, key in enumerate((name, later.name)):
+        rounds.ledger.charge(version, [key, district.members[1].school.name])
+    assert rounds.ledger.shares()[name] == rounds.ledger.entered(name) == 2
+    assert rounds.ledger.cost(name) == rounds.ledger.spent()
+    with pytest.raises(UpdateError, match="one more would pass"):
+        rounds.ledger.check(name, 2)
+
+
 @pytest.mark.attack("members", "a new key before each sum is charged, so that several sums count as one")
 def test_five_sums_under_five_keys_are_five_events_of_one_member(district: District, attack: Attack) -> None:
     rounds, thief = district.service.rounds, district.members[0]
