@@ -14,7 +14,7 @@ from typing import Annotated, Any, Literal, get_args
 
 import msgspec
 
-from homeroom.contract.address import Address, is_address
+from homeroom.contract.address import Address, is_address, is_loopback
 from homeroom.contract.roster import LEAST_ROSTER_DEVICES
 from homeroom.contract.round import RoundConfiguration, ServerOptimizer
 from homeroom.contract.secagg import SecureRules
@@ -310,7 +310,13 @@ def with_options(base: DistrictConfiguration, options: Mapping[str, Any]) -> Dis
         if fields["round"][part] is None and option != "optimizer":
             needed = " and ".join(OPTIONS_OF_PART[part])
             raise InputError(f"{shown_option(option)} says nothing without {needed}", where=OPTIONS)
-    return converted(fields, where=OPTIONS, typed=typed_fields(options))
+    wanted = converted(fields, where=OPTIONS, typed=typed_fields(options))
+    if "insecure" in options and is_loopback(wanted.server.host):
+        says = (
+            f"--{'' if options['insecure'] else 'no-'}insecure says nothing: {wanted.server.host} is this machine alone"
+        )
+        raise InputError(says, where=OPTIONS, remedy="leave it out, or give --host, like 0.0.0.0")
+    return wanted
 
 
 def buffer_may_follow(fields: Mapping[str, Any]) -> bool:

@@ -74,7 +74,7 @@ EFFECTS: dict[str, tuple[dict[str, Any], list[str], Any]] = {
     "announce": ({}, ["--announce"], True),
     "addresses": ({}, ["--address", "https://a.example/b"], ("https://a.example/b",)),
     "trusted_proxies": ({}, ["--trusted-proxy", "10.0.0.0/8"], ("10.0.0.0/8",)),
-    "insecure": ({}, ["--insecure"], True),
+    "insecure": ({}, ["--host", "0.0.0.0", "--insecure"], True),
     "log_requests": ({}, ["--log-requests"], True),
 }
 REFUSALS: dict[str, tuple[dict[str, Any], list[str], str]] = {
@@ -112,6 +112,8 @@ MORE_REFUSALS = [
     ({"secure": SECURE}, ["--codec", "int8"], "--codec int8 says nothing with --secure"),
     ({"secure": SECURE}, ["--buffer", "8"], "--buffer says nothing with --secure"),
     ({}, ["--optimizer", "fedadam"], "add --server-rate, from 0.01 to 0.1"),
+    ({}, ["--insecure"], "--insecure says nothing: 127.0.0.1 is this machine alone"),
+    ({}, ["--no-insecure", "--host", "localhost"], "--no-insecure says nothing: localhost is this machine alone"),
 ]
 
 
