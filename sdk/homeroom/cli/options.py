@@ -14,8 +14,8 @@ import click
 from click.core import ParameterSource
 
 from homeroom.cli.parameters import PATH, Finite
-from homeroom.contract.names import is_printable
 from homeroom.errors import InputError
+from homeroom.system.printable import printable
 
 if TYPE_CHECKING:
     from homeroom.device.device import Device
@@ -108,7 +108,7 @@ def escaped(text: str) -> str:
 
 def one_line(text: str) -> str:
     """Text on one line, with a space for each character that would steer a terminal: a name may bring some."""
-    return "".join(c if is_printable(c) else " " for c in text)
+    return printable(text)
 
 
 def say(line: str) -> None:

@@ -8,14 +8,9 @@ from __future__ import annotations
 import unicodedata
 
 from homeroom.errors import InputError
+from homeroom.system.printable import JOINERS, is_printable
 
 NAME_LIMIT = 200  # characters
-JOINERS = "\u200c\u200d"  # zero-width non-joiner and joiner, which some scripts need
-
-
-def is_printable(character: str) -> bool:
-    """Whether a character steers no terminal or page: no control, no direction mark, no half of a surrogate pair."""
-    return character.isprintable() or character in JOINERS
 
 
 def check_name(text: str, what: str = "name") -> str:

@@ -294,6 +294,20 @@ def test_what_people_named_is_text_and_nothing_else(service: Service, address: s
         assert "&lt;img" in browser.get("/dashboard/schools").text
 
 
+def test_no_name_of_an_older_log_steers_a_page(service: Service, address: str) -> None:
+    enrol(service, address, "Hill School")
+    steering = "\x1b\x07\x9b\u202e\u2066\u2028"
+    database = service.rounds.log.database
+    database.write("UPDATE consents SET school = ?, given_by = ?", (f"Hill{steering}School", f"a{steering}b"))
+    database.write("UPDATE devices SET school = ?", (f"Hill{steering}School",))
+    audit.record(database, "consent given", school=f"Hill{steering}School", by=steering)
+    with signed_in(service, address) as browser:
+        for path in PAGES:
+            page = browser.get(f"/dashboard{path}").text
+            assert not any(character in page for character in steering), path
+        assert "Hill      School" in browser.get("/dashboard/schools").text
+
+
 def test_segments_say_who_fed_them_and_what_never_leaves(service: Service, address: str) -> None:
     one, two = enrol(service, address, "A"), enrol(service, address, "B")
     for client in (one, two):

@@ -104,6 +104,7 @@ def overview(context: PageContext) -> str:
         waiting=context.waiting,
         secure=context.service.secure_rounds and context.service.secure_rounds.progress,
         automatic=context.service.configuration.automatic_buffer,
+        settable=not context.service.configuration.automatic_buffer and not configuration.cohort,
         short_of=[name for name, fed in context.waiting.fed.items() if len(fed) < configuration.min_devices],
         min_devices=configuration.min_devices,
         waiting_schools=sorted((school.name, school.waiting) for school in statuses if school.waiting),

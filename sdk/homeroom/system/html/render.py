@@ -1,5 +1,7 @@
 """Renders pages from Jinja templates: every value is escaped, and a value that is missing is an error.
 
+A character that would steer a page, such as one that turns the direction of what follows, becomes a space.
+
 A page's template lies beside its module and extends `base.html` of this folder, which holds the one style sheet.
 """
 
@@ -11,6 +13,8 @@ import re
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from homeroom.system.printable import LINES, printable
 
 if TYPE_CHECKING:
     import jinja2
@@ -24,9 +28,13 @@ def environment(folder: Path) -> jinja2.Environment:
     """Returns the environment of a folder's templates; its owner may add filters and globals."""
     import jinja2  # only those who render a page pay for it
 
+    def shown(value: Any) -> Any:
+        return printable(value, LINES) if isinstance(value, str) and not hasattr(value, "__html__") else value
+
     return jinja2.Environment(
         loader=jinja2.FileSystemLoader([folder, SHARED_FOLDER]),
         autoescape=True,
+        finalize=shown,
         undefined=jinja2.StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
