@@ -22,6 +22,7 @@ from homeroom import Device
 from homeroom.contract import http_signatures
 from homeroom.contract.signing import certify, new_key
 from homeroom.errors import AnswerError, NetworkError
+from homeroom.federation import enrolment
 from homeroom.federation.enrolment import set_network
 from homeroom_aggregator.admin.folder import invite_devices
 from homeroom_aggregator.server.service import Service, open_service
@@ -168,7 +169,7 @@ def with_digest(**fields: Any) -> Callable[[Answer], Answer]:
 def signed_by_another(asked: Asked, answer: Answer, certificate: Any = None) -> Answer:
     """The answer with everything right, but for the key."""
     key, root = new_key(), new_key()
-    if asked.path == "/v1/keys":
+    if asked.path == "/v1/keys" and answer.status == 200:
         fields = json.loads(answer.body)
         own = msgspec.to_builtins(certify(root, "aggregator", key, "x"))
         answer = Answer(200, answer.headers, json.dumps({**fields, "certificate": certificate or own}).encode())
@@ -380,6 +381,28 @@ def test_a_server_without_a_key_gets_neither_code_nor_update(
         with Device.open(tmp_path / "new") as new:  # the code still enrols the device that it was meant for
             (tmp_path / "invitation.json").write_bytes(msgspec.json.encode(invitation))
             new.join(tmp_path / "invitation.json")
+
+
+def test_an_answer_without_a_signed_digest_is_none_but_for_a_file(service: Service, tmp_path: Path) -> None:
+    emptied = altered("/v1/bundles", lambda answer: Answer(answer.status, answer.headers, b""))
+    with (
+        running(service) as address,
+        classroom(tmp_path, address) as device,
+        proxy.running(Forger(address, emptied)) as p,
+    ):
+        set_network(device.store, address=p, lan="off")
+        with enrolment.connect(device.store) as client, pytest.raises(AnswerError, match="body"):
+            client.ask("GET", str(service.downloads.bundle["path"]))
+
+
+def test_a_server_that_does_not_answer_to_an_address_is_told_so(service: Service, tmp_path: Path) -> None:
+    refused = json_answer(421, code="other_authority", message="run this", remedy="now")
+    with running(service) as address, classroom(tmp_path, address) as device:
+        with proxy.running(Forger(address, lambda asked, pass_on, request: signed_by_another(asked, refused))) as p:
+            set_network(device.store, address=p, lan="off")
+            with pytest.raises(NetworkError, match="does not answer to this address") as caught:
+                device.sync()
+        assert "run this" not in str(caught.value)
 
 
 @pytest.mark.attack("who is speaking", "a forged receipt for a new key, which locks the device out")

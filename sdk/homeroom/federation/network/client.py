@@ -33,6 +33,7 @@ from homeroom.federation.network.settings import NetworkSettings
 from homeroom.federation.network.transport import BUSY_STATUSES, Connection, ReadBody, Response, read_bounded
 
 RESPONSE_LIMIT_BYTES = 1 << 20  # of every response but a theta
+STATUS_MESSAGES = {421: "it does not answer to this address; who runs it may add that (docs/network.md)"}
 NONCE_ATTEMPTS = 4  # fresh nonces that a request is signed with in turn, before it fails
 
 
@@ -297,7 +298,8 @@ class Client:
         def receive(answer: httpx.Response) -> bytes:
             nonlocal signer
             signer = self._signer(answer)
-            if signer is None:
+            if signer is None or (self.certificate is None and answer.status_code != 200):
+                signer = None  # nobody vouches for the key yet
                 return b""
             if read_file is not None and answer.status_code in (200, 206):
                 return read_file(answer)
@@ -371,7 +373,9 @@ class Client:
         if wait_s is not None:
             return NetworkError(message or "it is busy", where=where, remedy=f"try again in {wait_s:.0f} s")
         return NetworkError(
-            message or f"answered with status {response.status}", where=where, remedy=remedy or transport.RETRY_REMEDY
+            message or STATUS_MESSAGES.get(response.status, f"answered with status {response.status}"),
+            where=where,
+            remedy=remedy or transport.RETRY_REMEDY,
         )
 
     def _decode(self, body: bytes, into: type[Any]) -> Any:
