@@ -13,6 +13,8 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from homeroom.contract import http_signatures
+from homeroom.contract.invitation import open_code
+from homeroom.contract.sealed_box import public_hex
 from homeroom.contract.signing import sign, verify
 from homeroom.errors import HomeroomError, TrustError
 from homeroom_aggregator.secagg.coordinator import SecureRounds
@@ -65,18 +67,27 @@ def keys(service: Service, request: Request) -> Response:
             "certificate": service.rounds.certificate,
             "bundle": service.downloads.bundle,
             "tls": service.tls_pin,
+            "sealing": public_hex(service.sealing),
         }
     )
 
 
 def bundle(service: Service, call: SignedRequest) -> Response:
     """The bundle as one file, for members and for who holds an invitation: a device has its bundle before it joins."""
-    code = call.request.headers.get(http_signatures.INVITATION_HEADER, "")
+    code = _code(service, call, call.request.headers.get(http_signatures.INVITATION_HEADER, ""))
     if not may_fetch(service.members, service.secret, call.key, code):
         raise RefusedError(403, "unknown_device", "this device is not enrolled", "fetch it with an invitation")
     if call.request.path_params["bundle_id"] != service.rounds.bundle.bundle_id:
         raise RefusedError(404, "unknown_bundle", "this bundle is not served here", "see /v1/keys for the one that is")
     return service.downloads.bundle_file()
+
+
+def _code(service: Service, call: SignedRequest, text: str) -> str:
+    """An invitation's code as a device sends it; RefusedError if another device sealed it."""
+    try:
+        return open_code(text, call.key, service.sealing)
+    except TrustError as problem:
+        raise RefusedError(403, "bad_invitation", problem.what, problem.remedy) from None
 
 
 def openapi(service: Service, request: Request) -> Response:
@@ -186,7 +197,7 @@ def _number(call: SignedRequest, name: str) -> int:
 
 def join(service: Service, call: SignedRequest) -> Response:
     """Enrol the signing key with an invitation's code."""
-    code = call.text("code")
+    code = _code(service, call, call.text("code"))
     try:
         join_with_code(service.rounds.members, service.secret, call.key, code)
     except TrustError as problem:

@@ -11,6 +11,7 @@ from functools import partial
 from pathlib import Path
 
 import msgspec
+from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 
 from homeroom_aggregator.admin.configuration import DistrictConfiguration
 from homeroom_aggregator.admin.configuration_file import bring_into_force, read_configuration
@@ -24,6 +25,7 @@ from homeroom_aggregator.admin.folder import (
     read_secret,
 )
 from homeroom_aggregator.admin.next_version import active_devices, automatic_buffer
+from homeroom_aggregator.admin.offline import load_sealing_key
 from homeroom_aggregator.merge.configuration_change import FieldChange
 from homeroom_aggregator.merge.rounds import Rounds
 from homeroom_aggregator.secagg.coordinator import SecureRounds
@@ -56,7 +58,15 @@ def open_service(folder: Path, token: str | None = None, configuration: District
         raise
     downloads = Downloads(rounds, open_log(folder), folder / BUNDLES_FOLDER / f"{facts.bundle_id}.homeroom")
     service = Service(
-        rounds, facts.institution, read_secret(folder), downloads, open_log(folder), token, configuration, changes
+        rounds,
+        facts.institution,
+        read_secret(folder),
+        load_sealing_key(folder),
+        downloads,
+        open_log(folder),
+        token,
+        configuration,
+        changes,
     )
     service.fit_buffer()
     if rounds.configuration.secure:
@@ -70,14 +80,15 @@ def open_service(folder: Path, token: str | None = None, configuration: District
 class Service:
     """Shared by all handlers. `rounds` belongs to the writer's thread, `reader` to the event loop's.
 
-    secret: proves invitation codes. token: the operator's, if one is set. changes: of the round configuration that came
-    with this start. secure_rounds: where rounds are secure. addresses: it answers to; None for all. tls_pin: of the key
-    with which it speaks TLS.
+    secret: proves invitation codes. sealing: opens those that come sealed. token: the operator's, if one is set.
+    changes: of the round configuration that came with this start. secure_rounds: where rounds are secure. addresses: it
+    answers to; None for all. tls_pin: of the key with which it speaks TLS.
     """
 
     rounds: Rounds
     institution: str
     secret: bytes
+    sealing: X25519PrivateKey
     downloads: Downloads
     reader: Log
     token: str | None = None

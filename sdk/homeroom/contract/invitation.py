@@ -9,16 +9,19 @@ from pathlib import Path
 from typing import Annotated
 
 import msgspec
+from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 
 from homeroom.contract import base64url
 from homeroom.contract.address import Address, Pin
 from homeroom.contract.canonical_json import decode
 from homeroom.contract.manifest import Hash
-from homeroom.errors import InputError
+from homeroom.contract.sealed_box import seal, unseal
+from homeroom.errors import InputError, TrustError
 from homeroom.system.files import read_bounded
 
 INVITATION_FORMAT = 1
 INVITATION_PREFIX = "homeroom:"
+SEALED_CODE_PREFIX = "sealed:"
 INVITATION_LIMIT_BYTES = 1 << 16
 
 
@@ -89,3 +92,26 @@ class Enrolment(msgspec.Struct, frozen=True, kw_only=True):
 def enrolment_of(invitation: Invitation) -> Enrolment:
     """The enrolment that an invitation leads to."""
     return msgspec.convert(invitation, Enrolment, from_attributes=True)
+
+
+def seal_code(code: str, device: str, receiver: str) -> str:
+    """A code as it travels: sealed to the aggregator with the key that it enrols, so that no listener can spend it.
+
+    device: public signing key of the device, hexadecimal.
+    receiver: the aggregator's X25519 public key, hexadecimal.
+    """
+    return SEALED_CODE_PREFIX + seal(f"{code} {device}".encode(), receiver, "code").hex()
+
+
+def open_code(text: str, device: str, key: X25519PrivateKey) -> str:
+    """The code in a text of `seal_code`, or as it is from a device of 0.1.0; TrustError if it is another device's."""
+    if not text.startswith(SEALED_CODE_PREFIX):
+        return text
+    try:
+        plain = unseal(bytes.fromhex(text.removeprefix(SEALED_CODE_PREFIX)), key, "code", where="invitation").decode()
+    except ValueError:
+        raise TrustError("the code is cut short or altered", where="invitation") from None
+    code, _, owner = plain.partition(" ")
+    if owner != device:
+        raise TrustError("the code was sealed by another device", where="invitation")
+    return code

@@ -14,16 +14,20 @@ from typing import Any
 import httpx
 import msgspec
 import pytest
+from click.testing import CliRunner
 from conftest import Attack
 from faults import proxy
 
 from aggregator.institution import learn, make_folder, running
 from homeroom import Device
+from homeroom.cli.main import homeroom
 from homeroom.contract import http_signatures
+from homeroom.contract.invitation import enrolment_of
 from homeroom.contract.signing import certify, new_key
-from homeroom.errors import AnswerError, NetworkError
+from homeroom.errors import AnswerError, NetworkError, TrustError
 from homeroom.federation import enrolment
 from homeroom.federation.enrolment import set_network
+from homeroom.federation.network.client import Client, join
 from homeroom_aggregator.admin.folder import invite_devices
 from homeroom_aggregator.server.service import Service, open_service
 
@@ -381,6 +385,38 @@ def test_a_server_without_a_key_gets_neither_code_nor_update(
         with Device.open(tmp_path / "new") as new:  # the code still enrols the device that it was meant for
             (tmp_path / "invitation.json").write_bytes(msgspec.json.encode(invitation))
             new.join(tmp_path / "invitation.json")
+
+
+@pytest.mark.attack("who is speaking", "a listener on plain http, for the one-time code")
+def test_a_listener_cannot_spend_the_code(service: Service, tmp_path: Path, attack: Attack) -> None:
+    heard = list[bytes]()
+
+    def listen(asked: Asked, pass_on: Callable[[bytes], Answer], request: bytes) -> Answer | None:
+        heard.append(request)
+        if asked.path != "/v1/join":
+            return None
+        return json_answer(503, code="busy", **REFUSED)  # the code is still unspent
+
+    with running(service) as address:
+        (invitation,) = invite_devices(tmp_path / "district", address, 1)
+        with proxy.running(Forger(address, listen)) as through:
+            lured = msgspec.structs.replace(invitation, address=through)
+            (tmp_path / "invitation.json").write_bytes(msgspec.json.encode(lured))
+            words = ["device", "fetch", str(tmp_path / "new"), str(tmp_path / "invitation.json")]
+            assert CliRunner().invoke(homeroom, words).exit_code == 0
+            with pytest.raises(NetworkError):
+                join(lured, new_key())
+        everything = b"".join(heard)
+        attack.got = everything.count(invitation.code.encode())
+        sealed = {text.decode() for text in re.findall(rb"sealed:[0-9a-f]+", everything)}
+        assert len(sealed) == 2
+        thief = Client(enrolment_of(invitation), new_key())
+        for text in sealed:
+            with pytest.raises(TrustError, match="another device"):
+                thief.send("POST", "/v1/join", msgspec.json.encode({"code": text}))
+        attack.got += service.members.count()
+        attack.noticed = "the sealed code opens for the device's own key only"
+        join(invitation, new_key())
 
 
 def test_an_answer_without_a_signed_digest_is_none_but_for_a_file(service: Service, tmp_path: Path) -> None:

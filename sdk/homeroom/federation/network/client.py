@@ -21,7 +21,8 @@ from homeroom.contract import http_signatures
 from homeroom.contract.canonical_json import digest
 from homeroom.contract.delta import apply_delta
 from homeroom.contract.evaluation_report import EvaluationReport
-from homeroom.contract.invitation import Enrolment, Invitation, enrolment_of
+from homeroom.contract.invitation import Enrolment, Invitation, enrolment_of, seal_code
+from homeroom.contract.manifest import Hash
 from homeroom.contract.round import RoundConfiguration, read_round
 from homeroom.contract.signing import Certificate, check_certificate, public_hex, sign
 from homeroom.contract.update import REFUSALS
@@ -46,10 +47,11 @@ class Refusal(msgspec.Struct, frozen=True):
 
 
 class AggregatorKeys(msgspec.Struct, frozen=True):
-    """An aggregator's certificate, the bundle it serves, where that may be fetched, and the pin of its TLS key."""
+    """An aggregator's certificate, the bundle it serves and where that may be fetched, its sealing key and TLS pin."""
 
     bundle_id: str
     certificate: Certificate
+    sealing: Hash
     bundle: DownloadOffer | None = None
     tls: str = ""
 
@@ -90,7 +92,7 @@ def join(
     enrolment = enrolment_of(invitation)
     client = Client(enrolment, key, network, transport=transport)
     client.check_server()
-    client.send("POST", "/v1/join", msgspec.json.encode({"code": invitation.code}))
+    client.send("POST", "/v1/join", msgspec.json.encode({"code": client.sealed(invitation.code)}))
     return enrolment
 
 
@@ -131,6 +133,10 @@ class Client:
         if self._line.pin not in ("", self.enrolment.pin, keys.tls):
             raise TrustError("the aggregator names another TLS key", code=Code.OTHER_TLS_KEY, where=self._line.address)
         return keys
+
+    def sealed(self, code: str) -> str:
+        """An invitation's code, sealed to the aggregator for this device's key."""
+        return seal_code(code, public_hex(self.key), self.keys().sealing)
 
     def check_server(self) -> None:
         """Raises TrustError unless the trusted root certified the aggregator and it serves this bundle."""
@@ -208,7 +214,7 @@ class Client:
         limit_bytes: refused above.
         code: of an invitation, where this key is not enrolled yet.
         """
-        invitation = {http_signatures.INVITATION_HEADER: code} if code else {}
+        invitation = {http_signatures.INVITATION_HEADER: self.sealed(code)} if code else {}
 
         def fetch_part(path: str, headers: Headers, read: ReadBody) -> Response:
             response = self.ask("GET", path, headers=lambda: {**headers(), **invitation}, read_file=read)
