@@ -18,8 +18,8 @@ from homeroom.contract.sealed_box import public_hex
 from homeroom.contract.signing import sign, verify
 from homeroom.errors import HomeroomError, TrustError
 from homeroom_aggregator.secagg.coordinator import SecureRounds
-from homeroom_aggregator.server import admin_routes, refusals, requests
-from homeroom_aggregator.server.downloads import StoredFile, range_response
+from homeroom_aggregator.server import admin_routes, refusals, requests, signed_answers
+from homeroom_aggregator.server.downloads import range_response
 from homeroom_aggregator.server.metrics import LOGGER
 from homeroom_aggregator.server.openapi import document
 from homeroom_aggregator.server.rate_limits import Holder
@@ -406,31 +406,12 @@ def endpoint(service: Service, route: ApiRoute) -> Callable[[Request], Awaitable
             response.headers["connection"] = "close"  # what is left of the body is not waited for
         if device := getattr(request.state, "device", ""):
             service.last_seen.note(device)
-        sign_response(service, request, response, device)
+        signed_answers.sign_response(service, request, response, device)
         seconds = time.monotonic() - start_s
         service.metrics.answered(route.method, route.path, response.status_code, seconds, size_bytes, device, code)
         return response
 
     return answer
-
-
-def sign_response(service: Service, request: Request, response: Response, device: str = "") -> None:
-    """Signs an answer for its request, and adds the nonce for the next one.
-
-    device: the member that asked, if it is known.
-    """
-    sent, nonce = requests.as_sent(request), service.nonces.new(device)
-    authenticated = getattr(request.state, "authenticated", False)
-    response.headers.update({http_signatures.NONCE_HEADER: nonce, "cache-control": "no-store"})
-
-    def signature(status: int, digest: str) -> dict[str, str]:
-        return http_signatures.sign_answer(service.rounds.key, sent, status, nonce, digest, authenticated=authenticated)
-
-    if isinstance(response, StoredFile):
-        response.sign = signature
-    else:
-        digest = response.headers.setdefault("content-digest", http_signatures.content_digest(bytes(response.body)))
-        response.headers.update(signature(response.status_code, digest))
 
 
 def make_app(service: Service) -> Starlette:
@@ -447,7 +428,7 @@ def make_app(service: Service) -> Starlette:
         refusal = RefusedError(status, code, message, "see docs/update.md for what is served")
         response = refusals.refusal_response(refusal)
         response.headers.update(getattr(problem, "headers", None) or {})
-        sign_response(service, request, response)
+        signed_answers.sign_response(service, request, response)
         return response
 
     routes = [Route(f"/v1{route.path}", endpoint(service, route), methods=[route.method]) for route in API_ROUTES]
