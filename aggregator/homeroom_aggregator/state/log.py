@@ -213,7 +213,6 @@ class Log:
         path = self.database.path
         if str(path) != ":memory:":
             path = path.with_name(WAITING_FILE)
-            path.touch(mode=0o600)
         self.waiting = Database(path, any_thread=True)
         self._resources.callback(self.waiting.close)
         self.waiting.write("CREATE TABLE IF NOT EXISTS waiting (number INTEGER PRIMARY KEY, body BLOB NOT NULL)")

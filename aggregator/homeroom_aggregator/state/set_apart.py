@@ -14,6 +14,7 @@ from typing import BinaryIO
 
 from homeroom.contract.update import REFUSALS
 from homeroom.errors import HomeroomError, UpdateError
+from homeroom.system.files import make_private
 from homeroom.system.sqlite import Database
 from homeroom_aggregator.state import audit
 
@@ -34,7 +35,7 @@ class SetApart:
         self.names = {name for name, _ in reasons(database)}
         if folder is not None:
             path = folder / READING_FILE
-            path.touch(0o600)
+            make_private(path)
             self._file = file = path.open("r+b", buffering=0)
             self.left = file.read(NAME_BYTES).rstrip(b"\0").decode(errors="replace")
             if self.left:
