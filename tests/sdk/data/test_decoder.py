@@ -9,6 +9,7 @@ import subprocess
 import sys
 import threading
 import time
+import zlib
 from collections.abc import Callable
 from pathlib import Path
 
@@ -63,13 +64,22 @@ def peak_bytes() -> int:
     return next(int(line.split()[1]) << 10 for line in status.splitlines() if line.startswith("VmHWM"))
 
 
+def packed_svg(megabytes: int) -> bytes:
+    packer = zlib.compressobj(9, wbits=31)
+    parts = [packer.compress(svg('width="9" height="9"', " " * 1000)[:-6]), packer.flush(zlib.Z_FULL_FLUSH)]
+    blanks = packer.compress(b" " * 1_000_000) + packer.flush(
+        zlib.Z_FULL_FLUSH
+    )  # decodes by itself, as often as it stands
+    return b"".join([*parts, *[blanks] * megabytes])
+
+
 BOMBS: dict[str, tuple[Preprocess, bytes | None, Code]] = {
     "a 98-byte SVG of 4.1 GB": (PICTURE, svg('width="1" height="4000"'), Code.TOO_LARGE),
     "an SVG of a viewBox": (PICTURE, svg('viewBox="0 0 1 1e9"'), Code.TOO_LARGE),
     "an SVG of 400 layers": (PICTURE, nested(400), Code.DECODER),
     "a PNG of 64 megapixels": (PICTURE, png("RGBA", 8000, 8000), Code.TOO_LARGE),
     "a PNG of 900 megapixels": (PICTURE, None, Code.TOO_LARGE),
-    "an SVGZ of 100 MB": (PICTURE, gzip.compress(svg('width="9" height="9"', " " * 100_000_000)), Code.TOO_LARGE),
+    "an SVGZ of 700 MB": (PICTURE, packed_svg(700), Code.TOO_LARGE),
     "a FLAC of 8 channels": (SOUND, flac(180, 8), Code.TOO_LARGE),
 }
 

@@ -217,6 +217,20 @@ def bomb(path: Path) -> None:
             archive.writestr(name, bytes(200 << 20) if name == "theta.safetensors" else data)
 
 
+def crowd(path: Path) -> None:
+    with zipfile.ZipFile(path, "a") as archive:
+        for number in range(5_000):
+            archive.writestr(f"notes/{number}", b"")
+
+
+def long_manifest(path: Path) -> None:
+    with zipfile.ZipFile(path) as archive:
+        parts = {name: archive.read(name) for name in archive.namelist()}
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        for name, data in parts.items():
+            archive.writestr(name, data + b" " * (8 << 20) if name == "manifest.json" else data)
+
+
 ZIPS: dict[str, tuple[Callable[[Path], object], str]] = {
     "a path above": (lambda p: traversal(p, "../evil"), "outside"),
     "an absolute path": (lambda p: traversal(p, "/tmp/evil"), "outside"),
@@ -228,6 +242,8 @@ ZIPS: dict[str, tuple[Callable[[Path], object], str]] = {
     "noise": (lambda p: p.write_bytes(b"PK\x03\x04" + bytes(500)), "readable"),
     "nothing": (lambda p: p.write_bytes(b""), "readable"),
     "the same name twice": (lambda p: traversal(p, "MANIFEST.json"), "twice"),
+    "5,000 files": (crowd, "more than any bundle"),
+    "a manifest of eight megabytes": (long_manifest, "is larger than"),
     "another zip": (lambda p: (p.unlink(), traversal(p, "readme.txt")), "not of a bundle"),
 }
 

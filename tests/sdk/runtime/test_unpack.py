@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import io
 import json
 import os
 import shutil
@@ -22,6 +24,7 @@ from homeroom.contract.signing import certify, new_key
 from homeroom.errors import BundleError, TrustError
 from homeroom.runtime.bundle import install, open_bundle, write_signature, zip_bundle
 from homeroom.runtime.external_data import TENSOR_PATHS, check_external_data
+from homeroom.runtime.unpack import copy_signed
 
 
 def huge(made: tiny.Tiny, folder: Path, size_bytes: int) -> Path:
@@ -126,6 +129,22 @@ def test_external_data_that_is_signed_may_be_used(where: str, tmp_path: Path) ->
     path = tmp_path / "g.onnx"
     path.write_bytes(model("weights.bin", where))
     check_external_data(path, "graphs/g.onnx", {"graphs/g.onnx", "graphs/weights.bin"})
+
+
+def test_a_graph_that_is_nested_without_end_is_refused(tmp_path: Path) -> None:
+    body = part(5, b"location")
+    for _ in range(60):  # a graph in an attribute of a node of a graph
+        body = part(1, part(5, part(6, body)))
+    (tmp_path / "g.onnx").write_bytes(part(7, body))
+    with pytest.raises(BundleError, match="nested deeper"):
+        check_external_data(tmp_path / "g.onnx", "g.onnx", set())
+
+
+def test_another_file_of_the_same_length_ends_the_copy(tmp_path: Path) -> None:
+    with pytest.raises(BundleError, match="not the file that was signed"):
+        copy_signed(io.BytesIO(b"abcd"), tmp_path, "graphs/a", File("0" * 64, 4))
+    with pytest.raises(BundleError, match="not the file that was signed"):
+        copy_signed(io.BytesIO(b"ab"), tmp_path, "graphs/b", File(hashlib.sha256(b"ab").hexdigest(), 4))
 
 
 @pytest.mark.parametrize("where", PLACES)
