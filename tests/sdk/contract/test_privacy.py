@@ -15,7 +15,7 @@ from conftest import Attack
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from homeroom.contract import envelope, update
+from homeroom.contract import adaptive_clipping, envelope, update
 from homeroom.contract.canonical_json import digest
 from homeroom.contract.codecs import ENCODED_LIMIT
 from homeroom.contract.layout import Layout, Parameter, Segment
@@ -128,6 +128,20 @@ def test_an_update_that_breaks_the_promise_is_refused(data: bytes, code: str) ->
 
 def test_the_longest_honest_update_is_taken() -> None:
     assert read_update(forged(longest()), ROUND, LAYOUT).values["head.a"][0] == PROMISE.clip_grid(20)
+
+
+@pytest.mark.attack("members", "a private update twice in one release, longer than the clip, or beyond the budget")
+def test_values_and_signal_together_are_no_longer_than_the_clip() -> None:
+    """Noise covers both at once: values of the whole clip beside any signal would move a release by more."""
+    adapts = msgspec.structs.replace(PROMISE, quantile=0.5)
+    asked = msgspec.structs.replace(ROUND, privacy=adapts)
+    signal, room = adaptive_clipping.signal(adapts, True, 20), adaptive_clipping.values_grid(adapts, 20)
+    assert signal > 0
+    read_update(forged(longest(room - PROMISE.clip_grid(20)), privacy=adapts, signal=signal), asked, LAYOUT)
+    for values, told in ((longest(), signal), (longest(), -signal), (zeros(), PROMISE.clip_grid(20) + 1)):
+        with pytest.raises(UpdateError) as caught:
+            read_update(forged(values, privacy=adapts, signal=told), asked, LAYOUT)
+        assert caught.value.code == "not_clipped"
 
 
 def test_a_plain_update_is_none_of_a_private_round() -> None:
