@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import contextlib
 from pathlib import Path
-from urllib.parse import quote, urlsplit
+from urllib.parse import quote
 
 import click
 
 from homeroom.cli.options import refuse_idle
 from homeroom.cli.parameters import FILE, Finite
+from homeroom.contract.address import in_clear
 from homeroom.errors import InputError
 from homeroom_aggregator.state.login_links import LINK_LIFE_MINUTES, Rank
 
@@ -17,7 +18,6 @@ IDLE = {
     True: ("role", "by", "address", "minutes"),
     False: ("key",),
 }  # without effect for an invitation, a folder
-LOCAL_HOSTS = ("127.0.0.1", "::1", "localhost")
 
 
 @click.command()
@@ -56,8 +56,7 @@ def dashboard(
         if key is None:
             raise InputError("an invitation needs your --key", where=str(folder), remedy="it is made if it is missing")
         address, code = _by_key(folder, key)
-    parts = urlsplit(address)
-    if parts.scheme == "http" and parts.hostname not in LOCAL_HOSTS:
+    if in_clear(address):
         click.echo("without TLS, whoever listens on the network sees what you see, and may do what you may", err=True)
     link = f"{address.rstrip('/')}/dashboard/enter?code={quote(code)}"
     click.echo(link)
