@@ -44,6 +44,7 @@ from homeroom_aggregator.state.secure_sum import SecureSum
 from homeroom_aggregator.state.set_apart import SetApart
 
 CHECKPOINT_ENTRIES, CHECKPOINT_BYTES = 1000, 256 << 20  # since the last one; the next start replays no more than that
+REPLAYED_AT_ONCE = 32  # entries; a longer replay may run outside
 PRUNED_AT_ONCE = 16
 
 
@@ -335,7 +336,8 @@ class Rounds(LoggedState):
             self.log.drop_checkpoints(number, entry)  # they hold it
             self._keep_state()
             self.stale = True
-            if not self.replays_outside or self.log.waiting:  # the latter is this connection's own
+            short = self.log.last() - max(self.log.checkpoints(), default=0) <= REPLAYED_AT_ONCE
+            if short or not self.replays_outside or self.log.waiting:  # what waits apart is this connection's own
                 self.settle()
 
     def adopt_replayed(self, result: Replayed) -> bool:

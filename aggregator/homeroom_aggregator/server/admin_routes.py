@@ -86,4 +86,5 @@ def metrics(service: Service, request: Request) -> Response:
     """The metrics, for the operator."""
     check_operator(service, request)
     facts = service.rounds.facts() | (service.secure_rounds.facts() if service.secure_rounds else {})
+    facts["connections_evicted"] = service.connections.evicted
     return Response(service.metrics.text(facts), media_type="text/plain; version=0.0.4")

@@ -75,9 +75,10 @@ class Connection(asyncio.BufferedProtocol):
     @property
     def waits(self) -> bool:
         """Whether the client is to act next, so that this connection may be closed to make room."""
-        return not self.answering or self.reads_body or self._unread() > 0
+        return not self.answering or self.reads_body or self.unread() > 0
 
-    def _unread(self) -> int:
+    def unread(self) -> int:
+        """Bytes of answers that wait for the client to read."""
         transport = self._transport or self._raw
         return transport.get_write_buffer_size() if transport else 0
 
@@ -114,6 +115,8 @@ class Connection(asyncio.BufferedProtocol):
     def connection_lost(self, exc: Exception | None) -> None:
         """Give the place back."""
         self._all.leave(self)
+        while self.held:
+            self.held.pop()()
         if self._parser:
             self._parser.connection_lost(exc)
 
@@ -160,6 +163,7 @@ class Connection(asyncio.BufferedProtocol):
 
     def resume_writing(self) -> None:
         """Tell the parser that the client reads again."""
+        self._give_back()
         if self._parser:
             self._parser.resume_writing()
 
@@ -180,10 +184,14 @@ class Connection(asyncio.BufferedProtocol):
 
     def end(self) -> None:
         """A request is answered, or given up."""
-        while self.held:
-            self.held.pop()()
+        self._give_back()
         self.answering = self.reads_body = False
         self._wait(self._all.limits.keep_alive_s)
+
+    def _give_back(self) -> None:
+        """Give back what the answer held, unless the client still has to read much of it."""
+        while self.held and self.unread() <= BODY_READ_BYTES:
+            self.held.pop()()
 
     def await_body(self) -> None:
         """The application waits for a part of the body."""
@@ -200,7 +208,7 @@ class Connection(asyncio.BufferedProtocol):
 
     def overdue(self, now_s: float) -> bool:
         """Whether the client is late with its head, or does not read its answer fast enough."""
-        limits, unread = self._all.limits, self._unread()
+        limits, unread = self._all.limits, self.unread()
         if not unread:
             self._looked_s, self._drained = now_s, self._written
             return not self.answering and now_s > self.deadline_s
@@ -274,6 +282,10 @@ class Connections:
                 self._sweeping = True
                 asyncio.get_running_loop().call_later(min(SWEEP_S, self.limits.headers_s / 2), self._sweep)
         return fits
+
+    def unread_bytes(self) -> int:
+        """Bytes of answers that wait for their clients to read."""
+        return sum(connection.unread() for connection in self._open)
 
     def leave(self, connection: Connection) -> None:
         """A connection is closed."""

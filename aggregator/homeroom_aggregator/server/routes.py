@@ -341,10 +341,7 @@ async def dispatch(service: Service, route: ApiRoute, call: SignedRequest) -> Re
             assert isinstance(response, Response)  # downloads write nothing
             return response
 
-        service.replay_outside()
-        written_response = await service.writer.do(written)
-        service.replay_outside()
-        return written_response
+        return await service.writer.do(written)
     if route.roles and requests.shows_other_machine(service, call):
         await service.writer.do(lambda: requests.note_machine(service, call))
     response = handler(service, call)

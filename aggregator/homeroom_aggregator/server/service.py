@@ -106,7 +106,7 @@ class Service:
         self.connections = Connections(self.configuration.request_limits)
         self.sending = MemoryBudget(self.room.limit_bytes)
         self.at_once = Counter[str]()  # requests under way, by member
-        self.writer = WriteThread(self.rounds)
+        self.writer = WriteThread(self.rounds, self.replay_outside)
         self.replays = ThreadPoolExecutor(1, "replays")
         self._replaying: asyncio.Task[None] | None = None
         self.last_seen = LastSeen(self.rounds.log.database)

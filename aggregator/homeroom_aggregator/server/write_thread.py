@@ -51,7 +51,9 @@ def _tell(jobs: list[_Job]) -> None:
 class WriteThread:
     """Runs jobs on the rounds, one after another, in a thread of its own."""
 
-    def __init__(self, rounds: Rounds) -> None:
+    def __init__(self, rounds: Rounds, after: Callable[[], None]) -> None:
+        """after: called in the event loop after each job."""
+        self.after = after
         self._rounds, self._seen = rounds, 0  # what of other processes' changes was looked at
         self._jobs: queue.SimpleQueue[_Job | None] = queue.SimpleQueue()
         self._thread: threading.Thread | None = None
@@ -64,7 +66,10 @@ class WriteThread:
         loop = asyncio.get_running_loop()
         job = _Job(run, loop, loop.create_future())
         self._jobs.put(job)
-        result: JobResult = await job.future
+        try:
+            result: JobResult = await job.future
+        finally:
+            self.after()
         return result
 
     def close(self) -> None:
