@@ -28,6 +28,7 @@ from homeroom.data.decoder import client
 from homeroom.data.decoder.child import MEMORY_LIMIT_BYTES
 from homeroom.data.preprocess.image import decode, decode_stored
 from homeroom.data.preprocess.media import check
+from homeroom.device.resources.budget import Budget
 from homeroom.errors import Code, HomeroomError, InputError
 
 PICTURE = ImagePreprocess(size=32, resize=32, mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5))
@@ -319,3 +320,19 @@ def test_a_stored_file_that_is_not_decoded_any_more_is_set_apart_and_the_others_
         (apart,) = device.set_aside()
         assert apart.sample_id == ids[2]
         assert "unknown chunk" in apart.aside
+
+
+def test_the_decoder_counts_in_a_budget_and_ends_before_a_training(
+    tiny_bundle: tiny.Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HOMEROOM_KEYS", str(tmp_path / "keys"))
+    client.end()
+    without = Budget().begin(tmp_path).peak_bytes
+    client.run(sleep, 0.0)
+    assert Budget().begin(tmp_path).peak_bytes - without > 15 << 20
+    rows = [row for row in tiny.samples(20, 1) if "picture" in row]
+    with Device.open(tmp_path / "device", tiny_bundle.path, tiny_bundle.root, threads=1) as device:
+        device.add(*(Sample(**row) for row in rows))
+        assert client.resident_bytes() > 0
+        device.train(epochs=1)
+        assert client.resident_bytes() == 0
