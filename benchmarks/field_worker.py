@@ -47,10 +47,10 @@ def import_inbox(device: Path, inbox: Path) -> str:
 def summary(modality: Any, value: Any) -> Any:
     """What the model would get of an input, in a few figures."""
     from homeroom.contract.manifest import AudioPreprocess, ImagePreprocess
-    from homeroom.data.preprocess import audio, image
+    from homeroom.data.preprocess import media
 
     if isinstance(modality.preprocess, ImagePreprocess):
-        prepared = image.prepare(modality.preprocess, value, modality.buckets[-1])
+        prepared = media.prepared(modality, value)
         pixels = next(iter(prepared.arrays.values()))
         mean, std = modality.preprocess.mean[0], modality.preprocess.std[0]
         grey = (pixels * std + mean) * 255.0
@@ -64,7 +64,7 @@ def summary(modality: Any, value: Any) -> Any:
             "spread": float(grey.std()),
         }
     if isinstance(modality.preprocess, AudioPreprocess):
-        prepared = audio.prepare(modality.preprocess, value, modality.buckets[-1])
+        prepared = media.prepared(modality, value)
         wave = next(iter(prepared.arrays.values()))
         return {"rms": float((wave**2).mean() ** 0.5), "tokens": prepared.tokens}
     return value

@@ -13,6 +13,7 @@ import numpy as np
 
 from homeroom.contract.graph_io import AUDIO, MEL_BANDS, MEL_HOP
 from homeroom.contract.manifest import AudioPreprocess
+from homeroom.data.preprocess.file_kind import named_kind
 from homeroom.data.preprocess.prepared import Prepared
 from homeroom.errors import Code, InputError
 
@@ -49,10 +50,9 @@ def decode(data: bytes, where: str = "sound", *, limit_bytes: int | None = SOUND
                 )
             wave = file.read(frames=int(LENGTH_LIMIT_S * file.samplerate), dtype="float32", always_2d=True)
             rate = int(file.samplerate)
-    except soundfile.LibsndfileError as problem:
-        raise InputError(
-            f"is not a sound that can be read: {problem}", where=where, remedy="use WAV, OGG or FLAC"
-        ) from None
+    except soundfile.LibsndfileError:
+        what = f"is not a sound that can be read{named_kind(data)}"
+        raise InputError(what, where=where, remedy="use WAV, MP3, OGG or FLAC") from None
     except (RuntimeError, TypeError, ValueError, MemoryError) as problem:
         raise InputError(f"the sound is damaged: {problem}", where=where, remedy="record or copy it again") from None
     if not len(wave):

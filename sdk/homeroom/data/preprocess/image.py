@@ -11,6 +11,7 @@ from PIL import ExifTags, Image, ImageFile, ImageOps, UnidentifiedImageError
 
 from homeroom.contract.graph_io import PIXELS
 from homeroom.contract.manifest import ImagePreprocess
+from homeroom.data.preprocess.file_kind import named_kind
 from homeroom.data.preprocess.prepared import Prepared
 from homeroom.errors import Code, InputError
 
@@ -49,9 +50,8 @@ def decode(data: bytes, where: str = "picture", *, limit_bytes: int | None = DEC
                 ImageOps.exif_transpose(file, in_place=True)
                 return _to_rgb(file)
     except UnidentifiedImageError:
-        raise InputError(
-            "is not a picture that can be read", where=where, remedy="use PNG, JPEG, WebP or SVG"
-        ) from None
+        what = f"is not a picture that can be read{named_kind(data)}"
+        raise InputError(what, where=where, remedy="use PNG, JPEG, WebP or SVG") from None
     except Image.DecompressionBombError:
         raise InputError(
             "has too many pixels", code=Code.TOO_LARGE, where=where, remedy="scale the picture down"
