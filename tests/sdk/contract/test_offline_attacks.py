@@ -1,4 +1,4 @@
-"""Whoever has a stick can seal to its receivers, but speak for nobody: messages and answers are signed and addressed."""
+"""Whoever has a stick can seal to its receivers, but speak for nobody: what lies there is signed and addressed."""
 
 from __future__ import annotations
 
