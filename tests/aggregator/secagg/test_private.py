@@ -95,7 +95,7 @@ def test_who_has_spent_the_budget_is_in_no_further_cohort(district: District) ->
     assert spender.school.name not in district.secure_rounds.store.senders("keys")
 
 
-@pytest.mark.attack("member", "a new key before each sum is charged, so that several sums count as one")
+@pytest.mark.attack("members", "a new key before each sum is charged, so that several sums count as one")
 def test_a_member_is_charged_for_every_sum_whatever_key_it_had(district: District, attack: Attack) -> None:
     a_round(district)
     rounds, thief, key = district.service.rounds, district.members[0], School()

@@ -392,7 +392,7 @@ def offer(district: District, school: School, update_id: str, feeds: frozenset[s
     secure.put(live.notice.round_id, "keys", school.name, pack(state.advertisement))
 
 
-@pytest.mark.attack("member", "a new key: the same update in two secure sums, or two keys in one cohort")
+@pytest.mark.attack("members", "a new key: the same update in two secure sums, or two keys in one cohort")
 def test_a_new_key_is_the_same_member_in_every_sum(district: District, attack: Attack) -> None:
     thief, fresh, fresher = district.members[0], School(), School()
     names = [*(member.school.name for member in district.members), fresh.name, fresher.name]
@@ -414,7 +414,7 @@ def test_a_new_key_is_the_same_member_in_every_sum(district: District, attack: A
     attack.noticed = "the round goes on"
 
 
-@pytest.mark.attack("member", "withdrawing another's update while its secure round is under way")
+@pytest.mark.attack("members", "withdrawing another's update while its secure round is under way")
 def test_nobody_withdraws_anothers_update_from_a_secure_round(district: District, attack: Attack) -> None:
     wanted = expected(district, [0, 1, 2, 3])
     district.until("input")
@@ -436,7 +436,7 @@ def test_who_withdraws_after_the_survivors_are_agreed_takes_the_sum_out_in_a_rep
     assert district.service.rounds.verify() == []
 
 
-@pytest.mark.attack("member", "a key that was revoked while its masked update waits")
+@pytest.mark.attack("members", "a key that was revoked while its masked update waits")
 def test_a_revoked_key_drops_out_of_the_secure_round(district: District, attack: Attack) -> None:
     wanted = expected(district, [1, 2, 3])
     district.until("input")

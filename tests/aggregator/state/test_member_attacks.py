@@ -28,7 +28,7 @@ from homeroom_aggregator.server.routes import API_ROUTES, ApiRoute
 from homeroom_aggregator.state.members import ROLES, Members
 
 
-@pytest.mark.attack("member", "withdrawing another's update, before it comes and while it waits")
+@pytest.mark.attack("members", "withdrawing another's update, before it comes and while it waits")
 def test_nobody_withdraws_anothers_update(district: District, attack: Attack) -> None:
     thief, victim, third = district.enrol(), district.enrol(), district.enrol()
     update_id, data = made(victim)
@@ -53,7 +53,7 @@ def test_what_its_own_maker_withdraws_before_it_comes_stays_out(district: Distri
         assert log.count("update") == 0
 
 
-@pytest.mark.attack("member", "an update that was withdrawn while it waits: read it on disk, or in the next version")
+@pytest.mark.attack("members", "an update that was withdrawn while it waits: read it on disk, or in the next version")
 def test_what_is_withdrawn_while_it_waits_is_erased_and_never_enters_a_version(
     district: District, attack: Attack
 ) -> None:
@@ -69,7 +69,7 @@ def test_what_is_withdrawn_while_it_waits_is_erased_and_never_enters_a_version(
     attack.noticed = "nothing; the three others make the version"
 
 
-@pytest.mark.attack("member", "a revoked key's waiting update, which another process revokes while the server runs")
+@pytest.mark.attack("members", "a revoked key's waiting update, which another process revokes while the server runs")
 def test_a_waiting_update_goes_at_once_with_its_key(district: District, attack: Attack) -> None:
     thief, *others = (district.enrol() for _ in range(4))
     data = made(thief, 8.0)[1]
@@ -103,7 +103,7 @@ def test_a_revoked_keys_update_goes_from_a_server_that_nobody_asks_anything_and_
     assert payload(other) not in b"".join(path.read_bytes() for path in stopped.glob("log.db*"))
 
 
-@pytest.mark.attack("member", "a waiting update of a school that has taken its consent back")
+@pytest.mark.attack("members", "a waiting update of a school that has taken its consent back")
 def test_a_waiting_update_goes_at_once_with_its_schools_consent(district: District, attack: Attack) -> None:
     pupil_side, office = district.enrol("Hill School"), district.enrol("Hill School", "school")
     others = [district.enrol() for _ in range(3)]
@@ -136,7 +136,7 @@ def refused(client: Client, route: ApiRoute) -> str:
     return ""
 
 
-@pytest.mark.attack("member", "a right that one's role lacks, on every route")
+@pytest.mark.attack("members", "a right that one's role lacks, on every route")
 def test_each_right_is_refused_to_each_role_that_lacks_it(district: District, attack: Attack) -> None:
     clients = {role: district.enrol("Hill School", role) for role in ROLES}
     stranger = Client(clients["device"].enrolment, School().key)
@@ -171,7 +171,7 @@ def did(client: Client, path: str, **body: str) -> bool:
     return True
 
 
-@pytest.mark.attack("member", "an officer against officers of its own rank or higher")
+@pytest.mark.attack("members", "an officer against officers of its own rank or higher")
 def test_nobody_revokes_their_own_rank_or_higher(district: District, attack: Attack) -> None:
     people = {role: [district.enrol("Hill School", role) for _ in range(2)] for role in ROLES}
     elsewhere, head = district.enrol("Lake School"), people["school"][0]
@@ -191,7 +191,7 @@ def test_nobody_revokes_their_own_rank_or_higher(district: District, attack: Att
     attack.noticed = "nothing"
 
 
-@pytest.mark.attack("member", "the role of a school without a school: invited, stored, or at login")
+@pytest.mark.attack("members", "the role of a school without a school: invited, stored, or at login")
 def test_the_role_of_a_school_without_a_school_is_none(district: District, attack: Attack) -> None:
     with pytest.raises(InputError, match="needs a school"):
         make_invitations(district.folder, district.address, [("", "school")])
