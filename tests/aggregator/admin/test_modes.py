@@ -44,7 +44,7 @@ def update(folder: Path, address: str) -> None:
         assert client.update(School(key).update(client.round())) == "accepted"
 
 
-@pytest.mark.attack("thief", "another user of the machine reads the log, its write-ahead log, a backup")
+@pytest.mark.attack("machine", "another user of the machine reads the log, its write-ahead log, a backup")
 def test_every_file_is_closed_before_a_byte_is_in_it(tmp_path: Path, attack: Attack) -> None:
     folder = make_folder(tmp_path, buffer_size=3, min_devices=2)
     process, address = start(folder)

@@ -23,13 +23,12 @@ from homeroom.contract.privacy import Privacy
 from homeroom.contract.sealed_box import public_hex, seal, unseal
 from homeroom.contract.secagg import SecureRules
 from homeroom.contract.signing import certify, new_key
-from homeroom.contract.signing import public_hex as signing_hex
 from homeroom.errors import DiskFullError, InputError, NetworkError, TrustError
 from homeroom.federation import agreement, offline, privacy_ledger, versions
 from homeroom.federation.enrolment import device_key
 from homeroom_aggregator.admin import backup
 from homeroom_aggregator.admin import offline as letters
-from homeroom_aggregator.admin.folder import invite_devices, make_invitations, open_rounds, read_facts
+from homeroom_aggregator.admin.folder import invite_devices, open_rounds, read_facts
 
 
 @pytest.fixture(autouse=True)
@@ -407,54 +406,3 @@ def test_a_sealed_parcel_opens_whole_for_its_receiver_and_purpose_or_not_at_all(
     ):
         with pytest.raises(TrustError):
             unseal(data, with_key, purpose, where="test")
-
-
-@pytest.mark.attack("members", "a message on a stick from a role, a school or a bundle whose updates do not count")
-def test_an_auditor_sends_no_update_on_a_stick(tmp_path: Path, district: Path, stick: Path, attack: Attack) -> None:
-    (invitation,) = make_invitations(district, "http://nowhere.example", [("", "auditor")])
-    (tmp_path / "auditor.json").write_bytes(msgspec.json.encode(invitation))
-    device = Device.open(tmp_path / "auditor", tmp_path / "bundle")
-    device.join_by_hand(tmp_path / "auditor.json")
-    device.carry_out(stick)
-    attack.got = deliver(district, stick).joined
-    with pytest.raises(NetworkError, match="not enrolled") as refused:
-        device.carry_in(stick)
-    attack.noticed = refused.value.what
-    device.close()
-
-
-@pytest.mark.attack("members", "a message on a stick from a role, a school or a bundle whose updates do not count")
-def test_updates_of_a_school_without_consent_wait_on_its_devices(
-    tmp_path: Path, district: Path, stick: Path, attack: Attack
-) -> None:
-    (invitation,) = make_invitations(district, "http://nowhere.example", [("School 1", "device")])
-    (tmp_path / "school.json").write_bytes(msgspec.json.encode(invitation))
-    device = Device.open(tmp_path / "school", tmp_path / "bundle")
-    device.join_by_hand(tmp_path / "school.json")
-    device.carry_out(stick)
-    deliver(district, stick)
-    assert device.carry_in(stick).joined
-    learn(device, 0.25)
-    device.carry_out(stick)
-    taken = deliver(district, stick)
-    attack.got, attack.noticed = taken.accepted, f"{taken.waits} waits for consent"
-    assert taken.waits == 1
-    assert device.carry_in(stick).sent == ()
-    assert device.status()["updates_waiting"] == 1
-    device.close()
-
-
-@pytest.mark.attack("members", "a message on a stick from a role, a school or a bundle whose updates do not count")
-def test_a_message_about_another_bundle_enrols_nobody(district: Path, stick: Path, attack: Attack) -> None:
-    (invitation,) = invite_devices(district, "http://nowhere.example", 1)
-    (receiver,) = stick.rglob("receiver.json")
-    box = msgspec.json.decode(receiver.read_bytes())["key"]
-    key, sealing = new_key(), X25519PrivateKey.generate()
-    message = write_message(key, sealing, box, bundle_id="0" * 64, after=0, code=invitation.code)
-    (receiver.parent / f"{signing_hex(key)[:16]}.letter").write_bytes(message)
-    taken = deliver(district, stick)
-    attack.got, attack.noticed = taken.joined, "it is about another bundle"
-    assert taken.messages == 1
-    rounds = open_rounds(district)
-    assert rounds.members.find(signing_hex(key)) is None
-    rounds.close()

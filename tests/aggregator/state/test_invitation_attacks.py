@@ -46,7 +46,7 @@ def spellings(code: str) -> list[str]:
     return [f"{code}=", f"{code}====", f"{code}\n", f" {code}", f"{code[:20]} {code[20:]}", f"{code[:20]}!{code[20:]}"]
 
 
-@pytest.mark.attack("stranger", "a code that was used: again by another key, or in another spelling")
+@pytest.mark.attack("who is speaking", "a code that was used: again by another key, or in another spelling")
 def test_a_code_enrols_one_key_in_one_spelling(district: District, attack: Attack) -> None:
     (invitation,) = make_invitations(district.folder, district.address, [("", "device")])
     first, thieves = School(), iter(lambda: School(), None)
@@ -59,7 +59,9 @@ def test_a_code_enrols_one_key_in_one_spelling(district: District, attack: Attac
     attack.noticed = "nothing"
 
 
-@pytest.mark.attack("stranger", "a revoked key comes back by its old code, or by a code that was meant for another")
+@pytest.mark.attack(
+    "who is speaking", "a revoked key comes back by its old code, or by a code that was meant for another"
+)
 def test_a_revoked_key_does_not_come_back(district: District, attack: Attack) -> None:
     old, new = make_invitations(district.folder, district.address, [("", "device")] * 2)
     thief, rotated = School(), School()
@@ -75,7 +77,7 @@ def test_a_revoked_key_does_not_come_back(district: District, attack: Attack) ->
     attack.noticed = "a code that was not used yet still enrols whom it was meant for"
 
 
-@pytest.mark.attack("stranger", "an invitation that was taken back, or has ended")
+@pytest.mark.attack("who is speaking", "an invitation that was taken back, or has ended")
 def test_an_invitation_can_be_taken_back_and_ends_by_itself(district: District, tmp_path: Path, attack: Attack) -> None:
     address = ("--address", district.address)
     district.run("invite", district.folder, "--out", tmp_path / "i", "--count", 4, "--qr", *address)
