@@ -31,7 +31,7 @@ IMPORT_NAMES = {"pillow": "PIL", "scikit-learn": "sklearn", "pycryptodome": "Cry
 # Declared for another reason than an import: a program, a plug-in, or another library's version held back.
 NOT_IMPORTED = {"filelock", "huggingface-hub", "hf-xet", "python-dateutil"}
 NOT_IMPORTED |= {"mypy", "ruff", "pytest-timeout", "pytest-xdist"}
-NOT_IMPORTED |= {"httptools", "uvloop"}  # uvicorn loads them by name
+NOT_IMPORTED |= {"uvloop"}  # uvicorn loads it by name
 NOT_IMPORTED |= {"onnx-ir"}  # onnxruntime's int4 quantizer imports it, and does not declare it
 PLAIN_BASES = {"Protocol", "Struct", "NamedTuple", "Exception", "Generic"}
 FUNCTION = (ast.FunctionDef, ast.AsyncFunctionDef)

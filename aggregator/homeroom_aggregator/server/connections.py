@@ -52,7 +52,7 @@ LENGTH_REQUIRED = json.dumps(
 ).encode()
 
 
-class Connection(asyncio.BufferedProtocol):
+class ClientConnection(asyncio.BufferedProtocol):
     """One connection: bounds what uvicorn's protocol, made with its first byte, gets to see.
 
     since_s: when it began to wait. deadline_s: until when it may; None while a request is answered.
@@ -228,7 +228,7 @@ class Connection(asyncio.BufferedProtocol):
 class _Outlet:
     """The transport as the parser sees it; an answer to no request is the parser's refusal, said in our words."""
 
-    def __init__(self, connection: Connection, transport: asyncio.Transport) -> None:
+    def __init__(self, connection: ClientConnection, transport: asyncio.Transport) -> None:
         self._connection, self._transport, self._refused = connection, transport, False
 
     def write(self, data: bytes) -> None:
@@ -262,15 +262,15 @@ class Connections:
         self.buffer = memoryview(bytearray(BODY_READ_BYTES))
         self.ending: Callable[[], bool] = lambda: False
         self.evicted = 0
-        self._open = set[Connection]()
-        self._by_client = dict[tuple[str, int], Connection]()
+        self._open = set[ClientConnection]()
+        self._by_client = dict[tuple[str, int], ClientConnection]()
         self._sweeping = False
 
     def protocol(self, parser: Callable[..., asyncio.Protocol]) -> Callable[..., asyncio.BaseProtocol]:
         """Makes each connection's protocol, in front of one that `parser` makes."""
-        return lambda **arguments: Connection(self, lambda: parser(**arguments))
+        return lambda **arguments: ClientConnection(self, lambda: parser(**arguments))
 
-    def admit(self, connection: Connection) -> bool:
+    def admit(self, connection: ClientConnection) -> bool:
         """Take a connection in, if there is room or room can be made."""
         if len(self._open) >= self.most:
             self._make_room()
@@ -283,11 +283,7 @@ class Connections:
                 asyncio.get_running_loop().call_later(min(SWEEP_S, self.limits.headers_s / 2), self._sweep)
         return fits
 
-    def unread_bytes(self) -> int:
-        """Bytes of answers that wait for their clients to read."""
-        return sum(connection.unread() for connection in self._open)
-
-    def leave(self, connection: Connection) -> None:
+    def leave(self, connection: ClientConnection) -> None:
         """A connection is closed."""
         self._open.discard(connection)
         if self._by_client.get(connection.client) is connection:
@@ -298,18 +294,18 @@ class Connections:
         waiting = [connection for connection in self._open if connection.waits]
         held = Counter(connection.group for connection in waiting)
 
-        def order(one: Connection) -> tuple[bool, int, float]:
+        def order(one: ClientConnection) -> tuple[bool, int, float]:
             return bool(one.member), -held[one.group], one.since_s
 
         for connection in heapq.nsmallest(max(1, self.most // EVICTED_SHARE), waiting, key=order):
             self._evict(connection)
 
-    def _evict(self, connection: Connection) -> None:
+    def _evict(self, connection: ClientConnection) -> None:
         self.evicted += 1
         self.leave(connection)
         connection.abort()
 
-    def belongs(self, connection: Connection, member: str, school: str, most: int) -> None:
+    def belongs(self, connection: ClientConnection, member: str, school: str, most: int) -> None:
         """A member's signed request came over a connection; of more than `most` the idlest are closed, 0 for any."""
         connection.member, connection.group = member, f"school {school}" if school else connection.group
         if most and len(own := [one for one in self._open if one.member == member]) > most:

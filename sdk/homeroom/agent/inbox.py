@@ -20,7 +20,7 @@ from homeroom.agent.status import AGENT_FOLDER
 from homeroom.data.ingest.folder import JUNK_NAMES, MODALITY_OF
 from homeroom.data.ingest.sheet import SHEET_SUFFIXES
 from homeroom.device.device import Device
-from homeroom.device.receipt import Receipt
+from homeroom.device.receipt import AddReceipt
 from homeroom.errors import BundleError, HomeroomError, InputError
 from homeroom.system.attempt import ENDED, attempt, cut_short
 from homeroom.system.files import make_directory, write_durable
@@ -119,7 +119,7 @@ def is_junk(path: Path) -> bool:
     return path.name.lower() in (*JUNK_NAMES, ".ds_store") or path.name.startswith("._")
 
 
-def remove_read(entry: Path, before: Mapping[Path, tuple[int, int]], receipt: Receipt) -> bool:
+def remove_read(entry: Path, before: Mapping[Path, tuple[int, int]], receipt: AddReceipt) -> bool:
     """Deletes the files of an entry that were read; moves what is left to refused/, and returns whether it did.
 
     before: its files when reading began. Where they changed meanwhile nothing is deleted: the entry is read again.

@@ -12,7 +12,7 @@ from homeroom.system.files import write_durable
 
 if TYPE_CHECKING:
     from homeroom.data.ingest import Problem
-    from homeroom.device.receipt import Receipt
+    from homeroom.device.receipt import AddReceipt
 
 LINES_SHOWN = 20
 WHY_COLUMN = "why"
@@ -23,7 +23,7 @@ def counted(number: int, noun: str) -> str:
     return f"{number:,} {noun}" + ("" if number == 1 else "s")
 
 
-def receipt_lines(receipt: Receipt, directory: Path) -> Iterator[str]:
+def receipt_lines(receipt: AddReceipt, directory: Path) -> Iterator[str]:
     """The lines of a receipt."""
     known = f", {receipt.known:,} were there already" if receipt.known else ""
     yield f"{counted(receipt.added, 'sample')} added{known}"

@@ -23,7 +23,7 @@ from homeroom.device import profile_transfer, profiles
 from homeroom.device.install import installed_bundle, open_device, upgrade_bundle
 from homeroom.device.local_samples import to_examples, training_samples, training_settings, validation_scores
 from homeroom.device.profiles import Profile
-from homeroom.device.receipt import Receipt, Tally, write_receipt
+from homeroom.device.receipt import AddReceipt, Tally, write_receipt
 from homeroom.device.reports import TrainReport
 from homeroom.device.resources.budget import Budget
 from homeroom.device.status import device_status
@@ -98,7 +98,7 @@ class Device:
 
     def take_in(
         self, *samples: Sample | str | Path, gates: bool = True, options: ingest.ReadOptions | None = None
-    ) -> Receipt:
+    ) -> AddReceipt:
         """Adds as `add`; the receipt names what was taken, what was not and why, and what was understood otherwise.
 
         options: how sheets are read; with `skip_bad`, rows that are not valid are left out, and stand in the receipt.

@@ -15,7 +15,7 @@ from homeroom.store.store import Store
 
 
 @dataclass(frozen=True)
-class Receipt:
+class AddReceipt:
     """What became of samples that were given.
 
     sample_ids: of all that were taken, in their order. added, known: how many of them are new, and were there already.
@@ -71,14 +71,14 @@ class Tally:
         return is_longer(self.bundle.file(spec.tokenizer), value, limit)
 
 
-def write_receipt(store: Store, sample_ids: Sequence[str], before: int, tally: Tally, intake: Intake) -> Receipt:
+def write_receipt(store: Store, sample_ids: Sequence[str], before: int, tally: Tally, intake: Intake) -> AddReceipt:
     """The receipt of samples that were just stored. before: the number of samples in the store until then."""
     added, ids, held = store.count() - before, set(sample_ids), store.subjects()
     for name in sorted(tally.subjects):
         if near := near_names(name, held):
             intake.note(f"{name}: also held: {', '.join(near)}")
     aside = Counter(sample.aside for sample in store.quarantined() if sample.sample_id in ids)
-    return Receipt(
+    return AddReceipt(
         sample_ids=sample_ids,
         added=added,
         known=len(sample_ids) - added,

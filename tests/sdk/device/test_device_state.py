@@ -77,6 +77,9 @@ def records() -> dict[str, tuple[str, StateRecord[Any]]]:
     return found
 
 
+LATER_FIELD = b'"pin":""'  # came after 0.1.0, which passes it over
+
+
 @pytest.mark.parametrize(
     ("record", "value", "body"),
     [
@@ -86,13 +89,14 @@ def records() -> dict[str, tuple[str, StateRecord[Any]]]:
         (
             enrolment.ENROLMENT,
             Enrolment(address="https://a", root="0" * 64, institution="Hill", bundle_id="1" * 64),
-            b'{"address":"https://a","root":"%s","institution":"Hill","bundle_id":"%s"}' % (b"0" * 64, b"1" * 64),
+            b'{"address":"https://a","root":"%s","institution":"Hill","bundle_id":"%s",%s}'
+            % (b"0" * 64, b"1" * 64, LATER_FIELD),
         ),
         (enrolment.SCHOOL, "Höhe", "Höhe".encode()),
         (
             enrolment.NETWORK,
             NetworkSettings(scores="tell"),
-            b'{"address":"","proxy":"","metered":"auto","clock":"auto","lan":"auto","scores":"tell"}',
+            b'{"address":"","proxy":"","metered":"auto","clock":"auto","lan":"auto","scores":"tell",%s}' % LATER_FIELD,
         ),
         (agreement.SECURE_ROUNDS, b"1", b"1"),
         (

@@ -20,9 +20,9 @@ import numpy  # noqa: F401  loaded before memory is bounded, as every request ne
 from homeroom.data.decoder.generators import is_idle
 from homeroom.data.decoder.wire import (
     FRAME_LIMIT_BYTES,
+    DecoderRequest,
     Failure,
     Reply,
-    Request,
     call,
     decode,
     encode,
@@ -43,14 +43,14 @@ def main() -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent ends this process
     _bound_memory()
     while (body := _next_frame(requests)) is not None:
-        reply = perform(decode(body, Request))
+        reply = perform(decode(body, DecoderRequest))
         del body
         write_frame(replies, encode(reply))
         if reply.failure and reply.failure.code == Code.DECODER:
             os._exit(0)  # memory ran out: the next file finds a heap that is whole
 
 
-def perform(request: Request) -> Reply:
+def perform(request: DecoderRequest) -> Reply:
     """Calls the function; every exception becomes a failure."""
     try:
         _bound_time(request.limit_s)

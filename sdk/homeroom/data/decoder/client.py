@@ -22,7 +22,7 @@ from typing import TypeVar, get_args, get_type_hints
 import msgspec
 
 from homeroom.data.decoder.generators import begin, take
-from homeroom.data.decoder.wire import Reply, Request, WireError, decode, encode, read_frame, write_frame
+from homeroom.data.decoder.wire import DecoderRequest, Reply, WireError, decode, encode, read_frame, write_frame
 from homeroom.errors import BundleError, Code, DiskFullError, HomeroomError, InputError, MissingExtraError, StoreError
 
 CHILD = "homeroom.data.decoder.child"
@@ -52,7 +52,7 @@ def run(
     error: raised where the decoder ends; its own errors are raised as they are
     """
     raw = [msgspec.Raw(encode(argument)) for argument in arguments]
-    request = encode(Request(function.__module__, function.__qualname__, raw, limit_s))
+    request = encode(DecoderRequest(function.__module__, function.__qualname__, raw, limit_s))
     with _lock:
         reply = _exchange(request, limit_s) or _exchange(request, limit_s)  # it may just have ended, being idle
     if isinstance(reply, str):

@@ -22,7 +22,7 @@ class WireError(SignalError):
     """A frame that is not what it should be."""
 
 
-class Request(msgspec.Struct, frozen=True, array_like=True):
+class DecoderRequest(msgspec.Struct, frozen=True, array_like=True):
     """A call of a module's function. `limit_s`: of processor time on one core."""
 
     module: str

@@ -20,7 +20,7 @@ from homeroom.errors import Code, InputError
 LENGTH_LIMIT_S = 600.0
 CHANNEL_LIMIT = 16
 SOUND_LIMIT_BYTES = 240_000_000  # decoded: ten minutes in stereo at 48 kHz
-SAMPLE_BYTES = 4
+AUDIO_SAMPLE_BYTES = 4
 LEAST_RATE_HZ, MOST_RATE_HZ = 1_000, 384_000
 N_FFT = 400
 NORMAL_EPSILON = np.float32(1e-7)
@@ -39,8 +39,8 @@ def decode(data: bytes, where: str = "sound", *, limit_bytes: int | None = SOUND
                 raise InputError(f"{file.samplerate} Hz with {file.channels} channels is not read", where=where)
             if file.frames > LENGTH_LIMIT_S * file.samplerate:
                 raise InputError(f"is longer than {LENGTH_LIMIT_S / 60:.0f} minutes", where=where, remedy="cut it")
-            if limit_bytes is not None and file.frames * file.channels * SAMPLE_BYTES > limit_bytes:
-                needed = file.frames * file.channels * SAMPLE_BYTES
+            if limit_bytes is not None and file.frames * file.channels * AUDIO_SAMPLE_BYTES > limit_bytes:
+                needed = file.frames * file.channels * AUDIO_SAMPLE_BYTES
                 raise InputError(
                     f"{file.frames:,} samples of {file.channels} channels would take {needed / 1e6:,.0f} MB to decode, "
                     f"more than {limit_bytes / 1e6:.0f}",

@@ -22,9 +22,9 @@ class NetworkSettings(msgspec.Struct, frozen=True, kw_only=True):
     """
 
     address: Annotated[str, msgspec.Meta(pattern=f"{ADDRESS_PATTERN}|^\\Z")] = ""
-    pin: Pin = ""
     proxy: Annotated[str, msgspec.Meta(pattern=r"^((http|https|socks5)://[^\s]+)?$")] = ""
     metered: Literal["auto", "allow", "refuse"] = "auto"
     clock: Literal["auto", "ignore"] = "auto"
     lan: Literal["auto", "off"] = "auto"
     scores: Literal["keep", "tell"] = "keep"
+    pin: Pin = ""
