@@ -29,7 +29,7 @@ PACKAGES = {"homeroom": "sdk", "homeroom_exporter": "exporter", "homeroom_aggreg
 USERS = ("sdk", "exporter", "aggregator", "benchmarks", "examples")  # whose use counts; tests do not
 IMPORT_NAMES = {"pillow": "PIL", "scikit-learn": "sklearn", "pycryptodome": "Crypto", "optimum-onnx": "optimum"}
 # Declared for another reason than an import: a program, a plug-in, or another library's version held back.
-NOT_IMPORTED = {"filelock", "huggingface-hub", "hf-xet", "python-dateutil"}
+NOT_IMPORTED = {"filelock", "fsspec", "huggingface-hub", "hf-xet", "python-dateutil"}
 NOT_IMPORTED |= {"mypy", "ruff", "pytest-timeout", "pytest-xdist"}
 NOT_IMPORTED |= {"uvloop"}  # uvicorn loads it by name
 NOT_IMPORTED |= {"onnx-ir"}  # onnxruntime's int4 quantizer imports it, and does not declare it

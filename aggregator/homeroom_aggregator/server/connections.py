@@ -65,12 +65,17 @@ class ClientConnection(asyncio.BufferedProtocol):
         self._raw: asyncio.Transport | None = None
         self._transport: asyncio.Transport | None = None
         self.client, self.group, self.member = ("", 0), "", ""
-        self.answering, self.reads_body, self._written, self._drained = False, False, 0, 0
+        self._answers, self.reads_body, self._written, self._drained = 0, False, 0, 0
         self.paused = False  # by the parser
         self.held = list[Callable[[], object]]()  # what gives back once the answer is sent
         self._head_bytes = self._head_lines = 0
         self._early, self._turn_s = b"", 0.0
         self._looked_s = time.monotonic()
+
+    @property
+    def answering(self) -> bool:
+        """Whether a request is being answered; the next may begin before the work of the one before has ended."""
+        return self._answers > 0
 
     @property
     def waits(self) -> bool:
@@ -180,12 +185,15 @@ class ClientConnection(asyncio.BufferedProtocol):
 
     def begin(self) -> None:
         """A request's head is whole: the application answers it in its own time."""
-        self.answering, self._head_bytes, self._head_lines = True, 0, 0
+        self._answers, self._head_bytes, self._head_lines = self._answers + 1, 0, 0
 
     def end(self) -> None:
         """A request is answered, or given up."""
+        self._answers -= 1
+        if self.answering:
+            return
         self._give_back()
-        self.answering = self.reads_body = False
+        self.reads_body = False
         self._wait(self._all.limits.keep_alive_s)
 
     def _give_back(self) -> None:

@@ -163,7 +163,7 @@ def test_an_answer_is_explained_by_what_it_rests_on(device: Device) -> None:
 
 def shown(device: Device) -> str:
     """The agent's page of the device's samples."""
-    agent = SimpleNamespace(status=AgentStatus())
+    agent = SimpleNamespace(status=AgentStatus(), settings=SimpleNamespace(inbox=None))
     server = SimpleNamespace(agent=agent, address=page.PageAddress(1, "token"))
     handler: Any = SimpleNamespace(server=server)
     return page.PageHandler._render(handler, device, 0, "")

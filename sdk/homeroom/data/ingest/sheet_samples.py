@@ -24,6 +24,7 @@ from homeroom.data.validation import find_slot, find_task
 from homeroom.errors import InputError
 
 LABEL_PREFIXES = ("label", "labels")
+EXACT_LIMIT = 2.0**53  # whole numbers below are written without a point, as a kind that counts wants them
 INTERACTION_COLUMNS = ("skill", "correct", "time")
 
 
@@ -106,7 +107,8 @@ def to_sample(row: Row, where: str, columns: SheetColumns, intake: Intake) -> Sa
                 intake.missing[cell.strip()] += 1
                 continue
             if isinstance(cell, str) and name in columns.usual:
-                cell = parse_number(cell, columns.decimal, columns.usual[name])
+                number = parse_number(cell, columns.decimal, columns.usual[name])
+                cell = str(int(number)) if number.is_integer() and abs(number) < EXACT_LIMIT else repr(number)
             if is_label:
                 labels[rest] = kind_of(find_task(rest, manifest)).parse(cell) if isinstance(cell, str) else cell
             elif name in RESERVED_FIELDS:
