@@ -46,7 +46,10 @@ class Proxy:
             writer.close()
 
     async def _request(self, reader: asyncio.StreamReader) -> bytes:
-        head = await reader.readuntil(b"\r\n\r\n")
+        first = await reader.readexactly(1)
+        if first == b"\x16":  # TLS, which this line does not carry
+            raise ConnectionError
+        head = first + await reader.readuntil(b"\r\n\r\n")
         lines = [line for line in head[:-4].split(b"\r\n") if not line.lower().startswith(b"connection:")]
         size = next((int(x.split(b":")[1]) for x in lines if x.lower().startswith(b"content-length:")), 0)
         body = await reader.readexactly(min(size, REQUEST_LIMIT_BYTES))

@@ -7,7 +7,6 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import click
-from rich.cells import cell_len
 
 from homeroom.cli.options import escaped, one_line
 
@@ -21,6 +20,8 @@ def print_rows(rows: Iterable[Mapping[str, Any]], columns: Sequence[Column], mac
         for row in rows:
             click.echo(escaped(json.dumps(row, ensure_ascii=False)))
         return
+    from rich.cells import cell_len  # of the extra `aggregator`: help is there without it
+
     cells = [[one_line(str(text(row) or "-")) for _, text in columns] for row in rows]
     lines = [[title for title, _ in columns], *cells] if cells else [[nothing]]
     widths = [max(map(cell_len, column)) for column in zip(*lines, strict=True)]

@@ -33,6 +33,7 @@ SWEEP_S = 1.0
 OTHER_FILES = 128  # descriptors kept for the database, the bundle, the downloads
 EVICTED_SHARE = 32  # where all places are taken, one of so many is freed at once
 SCOPE_KEY = "homeroom.connection"
+TLS_HANDSHAKE = b"\x16\x03"  # how a record of TLS begins (RFC 8446, section 5.1)
 Application = Callable[..., Any]
 
 
@@ -139,6 +140,10 @@ class ClientConnection(asyncio.BufferedProtocol):
         if not self.answering:
             if not self._head_bytes:
                 self._wait(self._all.limits.headers_s)
+                if data.startswith(TLS_HANDSHAKE):  # no line end may ever come: whoever asks for TLS is told at once
+                    self._transport.write(NO_HTTP)
+                    self._transport.close()
+                    return
             head = data.partition(b"\r\n\r\n")[0]  # what follows is a body's beginning, which may hold any bytes
             self._head_bytes, self._head_lines = self._head_bytes + nbytes, self._head_lines + head.count(b"\n")
             if self._head_bytes > self._all.limits.headers_kib << 10 or self._head_lines > HEAD_LINES:

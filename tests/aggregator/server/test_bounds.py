@@ -207,3 +207,13 @@ def test_the_next_request_may_begin_before_the_work_of_the_one_before_has_ended(
     assert connection.answering
     connection.end()
     assert not connection.answering
+
+
+def test_whoever_asks_a_plain_server_for_tls_is_told_at_once(server: Server) -> None:
+    host, _, port = server.address.removeprefix("http://").partition(":")
+    with socket.create_connection((host, int(port)), 10) as raw:
+        raw.sendall(b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03" + bytes(64))
+        began_s = time.monotonic()
+        assert raw.recv(1 << 16).startswith(b"HTTP/1.1 400")
+        assert raw.recv(1) == b""
+        assert time.monotonic() - began_s < 5

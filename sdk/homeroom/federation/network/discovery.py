@@ -102,12 +102,14 @@ def locate(enrolment: Enrolment, key: Ed25519PrivateKey, network: NetworkSetting
     address, pin = gate(enrolment.address, enrolment.pin, network)
     if network.proxy or _environment_proxy(address):
         return network
-    candidates: list[str] = []
+    candidates, elsewhere = list[str](), _announced(enrolment.root, network)
     with contextlib.suppress(OSError):
         if _answers(address, pin, network):
             return network
         candidates = [f"https://{address.partition('://')[2]}"]
-    for candidate in chain(candidates, _announced(enrolment.root, network)):
+        if not is_secure(address):
+            elsewhere = iter(())  # a server is there; a line that cuts its answers is no reason to look for another
+    for candidate in chain(candidates, elsewhere):
         with contextlib.suppress(OSError, ValueError, NetworkError, TrustError):
             shown = shown_pin(candidate) if is_secure(candidate) else ""
             local = msgspec.structs.replace(network, address=candidate, pin=shown)
