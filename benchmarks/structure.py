@@ -32,6 +32,7 @@ IMPORT_NAMES = {"pillow": "PIL", "scikit-learn": "sklearn", "pycryptodome": "Cry
 NOT_IMPORTED = {"filelock", "fsspec", "huggingface-hub", "hf-xet", "python-dateutil"}
 NOT_IMPORTED |= {"mypy", "ruff", "pytest-timeout", "pytest-xdist"}
 NOT_IMPORTED |= {"uvloop"}  # uvicorn loads it by name
+NOT_IMPORTED |= {"httptools"}  # of the server of 0.1.0, which a test runs
 NOT_IMPORTED |= {"onnx-ir"}  # onnxruntime's int4 quantizer imports it, and does not declare it
 PLAIN_BASES = {"Protocol", "Struct", "NamedTuple", "Exception", "Generic"}
 FUNCTION = (ast.FunctionDef, ast.AsyncFunctionDef)
