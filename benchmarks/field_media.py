@@ -56,16 +56,30 @@ def sheet_beside(folder: Path, name: str, data: bytes, slot: str) -> Path:
     return sheet
 
 
-def picture(
-    name: str, file: str, make: Callable[[], bytes], wanted: str, judge: Callable[[Any], bool] | None, *told: str
+def media(
+    slot: str,
+    group: str,
+    name: str,
+    file: str,
+    make: Callable[[], bytes],
+    wanted: str,
+    judge: Callable[[Any], bool] | None,
+    *told: str,
 ) -> Kind:
+    """A kind of file for a slot, given by a sheet that names it; judge: of what the model gets."""
+
     def judged(outcome: Outcome) -> Verdict:
         assert judge is not None
-        pictures = [one["inputs"]["picture"][0] for one in outcome.samples if "picture" in one["inputs"]]
-        return right_if(len(pictures) == 1 and judge(pictures[0]))
+        inputs = [one["inputs"][slot][0] for one in outcome.samples if slot in one["inputs"]]
+        return right_if(len(inputs) == 1 and judge(inputs[0]))
 
-    write = partial(lambda folder, file, make: sheet_beside(folder, file, make(), "picture"), file=file, make=make)
-    return Kind(name, "picture", wanted, write, judged if judge else None, told)
+    def write(folder: Path) -> Path:
+        return sheet_beside(folder, file, make(), slot)
+
+    return Kind(name, group, wanted, write, judged if judge else None, told)
+
+
+picture, sound = partial(media, "picture", "picture"), partial(media, "speech", "sound")
 
 
 def looks_right(seen: Any) -> bool:
@@ -302,18 +316,6 @@ def written(wave: np.ndarray, kind: str, subtype: str | None = None, rate: int =
     buffer = io.BytesIO()
     soundfile.write(buffer, wave, rate, format=kind, subtype=subtype)
     return buffer.getvalue()
-
-
-def sound(
-    name: str, file: str, make: Callable[[], bytes], wanted: str, judge: Callable[[Any], bool] | None, *told: str
-) -> Kind:
-    def judged(outcome: Outcome) -> Verdict:
-        assert judge is not None
-        sounds = [one["inputs"]["speech"][0] for one in outcome.samples if "speech" in one["inputs"]]
-        return right_if(len(sounds) == 1 and judge(sounds[0]))
-
-    write = partial(lambda folder, file, make: sheet_beside(folder, file, make(), "speech"), file=file, make=make)
-    return Kind(name, "sound", wanted, write, judged if judge else None, told)
 
 
 def heard(seen: Any) -> bool:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import datetime
 import re
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -30,20 +29,6 @@ from homeroom_aggregator.admin.folder import invite_devices, make_invitations
 from homeroom_aggregator.server.dashboard import school_status
 from homeroom_aggregator.server.service import Service, open_service
 from homeroom_aggregator.state import audit
-
-
-@pytest.fixture
-def service(tmp_path: Path) -> Iterator[Service]:
-    opened = open_service(make_folder(tmp_path))
-    yield opened
-    opened.close()
-
-
-@pytest.fixture
-def address(service: Service) -> Iterator[str]:
-    with running(service) as where:
-        yield where
-
 
 # Who gets in
 

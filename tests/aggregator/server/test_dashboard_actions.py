@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import re
-from collections.abc import Iterator
 from pathlib import Path
 
 import httpx
@@ -15,20 +14,6 @@ from aggregator.server.officer import EVIL, PAGES, confirmed, enrol, send, signe
 from homeroom.errors import UpdateError
 from homeroom_aggregator.server.service import Service, open_service
 from homeroom_aggregator.state import audit
-
-
-@pytest.fixture
-def service(tmp_path: Path) -> Iterator[Service]:
-    opened = open_service(make_folder(tmp_path))
-    yield opened
-    opened.close()
-
-
-@pytest.fixture
-def address(service: Service) -> Iterator[str]:
-    with running(service) as where:
-        yield where
-
 
 # The way back
 

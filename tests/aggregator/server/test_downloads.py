@@ -17,7 +17,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from aggregator.institution import START, School, make_folder, running
+from aggregator.institution import START, School, make_folder
 from homeroom.contract.canonical_json import digest
 from homeroom.contract.delta import apply_delta, make_delta
 from homeroom.contract.signing import certify, new_key
@@ -40,12 +40,6 @@ def service(tmp_path: Path) -> Iterator[Service]:
     opened = open_service(make_folder(tmp_path, buffer_size=1, min_devices=1))
     yield opened
     opened.close()
-
-
-@pytest.fixture
-def address(service: Service) -> Iterator[str]:
-    with running(service) as where:
-        yield where
 
 
 @pytest.fixture(autouse=True)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -22,19 +21,6 @@ from homeroom.errors import AnswerError, NetworkError, TrustError, UpdateError
 from homeroom.federation.network.client import Client, join
 from homeroom_aggregator.admin.folder import invite_devices
 from homeroom_aggregator.server.service import Service, open_service
-
-
-@pytest.fixture
-def service(tmp_path: Path) -> Iterator[Service]:
-    opened = open_service(make_folder(tmp_path))
-    yield opened
-    opened.close()
-
-
-@pytest.fixture
-def address(service: Service) -> Iterator[str]:
-    with running(service) as where:
-        yield where
 
 
 def folder(service: Service) -> Path:

@@ -11,7 +11,6 @@ import logging
 import socket
 import ssl
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import httpx
@@ -31,19 +30,6 @@ from homeroom_aggregator.admin.folder import invite_devices, open_rounds
 from homeroom_aggregator.merge import checkpoint
 from homeroom_aggregator.server import metrics, serve
 from homeroom_aggregator.server.service import Service, open_service
-
-
-@pytest.fixture
-def service(tmp_path: Path) -> Iterator[Service]:
-    opened = open_service(make_folder(tmp_path))
-    yield opened
-    opened.close()
-
-
-@pytest.fixture
-def address(service: Service) -> Iterator[str]:
-    with running(service) as where:
-        yield where
 
 
 def enrol(service: Service, address: str) -> Client:

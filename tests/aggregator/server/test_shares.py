@@ -8,7 +8,6 @@ import socket
 import ssl
 import threading
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import httpx
@@ -67,19 +66,6 @@ def get_version(client: Client, address: str, number: str) -> socket.socket:
     line.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
     line.sendall(f"GET {path} HTTP/1.1\r\n{lines}\r\n".encode())
     return line
-
-
-@pytest.fixture
-def service(tmp_path: Path) -> Iterator[Service]:
-    opened = open_service(make_folder(tmp_path))
-    yield opened
-    opened.close()
-
-
-@pytest.fixture
-def address(service: Service) -> Iterator[str]:
-    with running(service) as where:
-        yield where
 
 
 def enrol(service: Service, address: str, school: str = "") -> Client:
