@@ -16,9 +16,18 @@ from homeroom.federation import versions
 from homeroom.federation.enrolment import set_network
 from homeroom_aggregator.admin.configuration import LogSection
 from homeroom_aggregator.admin.configuration_file import CONFIGURATION_FILE, read_configuration, write_file
-from homeroom_aggregator.admin.folder import BUNDLES_FOLDER, FACTS_FILE, KEY_FILE, LOG_FILE, SECRET_FILE, invite_devices
+from homeroom_aggregator.admin.folder import (
+    BUNDLES_FOLDER,
+    FACTS_FILE,
+    KEY_FILE,
+    LOG_FILE,
+    SEALING_KEY_FILE,
+    SECRET_FILE,
+    invite_devices,
+)
 from homeroom_aggregator.server.service import open_service
 from homeroom_aggregator.state import audit
+from homeroom_aggregator.state.set_apart import READING_FILE
 
 pytestmark = [pytest.mark.extra, pytest.mark.timeout(600)]
 RESTARTS = 50
@@ -78,5 +87,5 @@ def test_each_side_restarted_fifty_times_goes_on_where_it_was(tmp_path: Path, mo
         assert not list((tmp_path / "room" / "downloads").iterdir())
         assert {path.name for path in folder.iterdir()} <= {
             *(FACTS_FILE, KEY_FILE, SECRET_FILE, BUNDLES_FOLDER, CONFIGURATION_FILE),
-            *(LOG_FILE, "log.lock", "log.db-wal", "log.db-shm"),
+            *(LOG_FILE, "log.lock", "log.db-wal", "log.db-shm", SEALING_KEY_FILE, READING_FILE),
         }

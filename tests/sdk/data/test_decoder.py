@@ -62,7 +62,8 @@ def peak_bytes() -> int:
     if process is None or process.poll() is not None:
         return 0
     status = Path(f"/proc/{process.pid}/status").read_text()
-    return next(int(line.split()[1]) << 10 for line in status.splitlines() if line.startswith("VmHWM"))
+    # One that ended meanwhile has no such line.
+    return next((int(line.split()[1]) << 10 for line in status.splitlines() if line.startswith("VmHWM")), 0)
 
 
 def packed_svg(megabytes: int) -> bytes:
