@@ -20,14 +20,26 @@ FOLDERS = (
 )
 
 
+TESTS = (
+    *(f"tests/sdk/{name}" for name in ("contract", "privacy", "runtime", "federation")),
+    *(f"tests/aggregator/{name}" for name in ("state", "secagg", "admin", "merge")),
+    "tests/sdk/store",
+    "tests/aggregator/server",
+    *(f"tests/sdk/{name}" for name in ("data", "system", "inference", "cli", "device", "agent")),
+    "tests/aggregator",
+)
+"""The nearest to the checks first."""
+
+
 @dataclass(frozen=True)
 class Removal:
-    """A check by its text, which stands once in the file at `path`, and what replaces it."""
+    """A check by its text, which stands once in the file at `path`, what replaces it, and the tests that notice it."""
 
     name: str
     path: str
     text: str
     replacement: str
+    test: str
 
 
 SURVIVORS = (
@@ -36,129 +48,175 @@ SURVIVORS = (
         "sdk/homeroom/privacy/secagg/client.py",
         "len(fed[name] & set(slots)) < minimum",
         "False",
+        "tests/sdk/privacy/test_secagg_adversary.py",
     ),
     Removal(
         "a device's own keys as it sent them",
         "sdk/homeroom/privacy/secagg/client.py",
         "state.advertisement not in cohort.members",
         "False",
+        "tests/sdk/privacy/test_secagg_adversary.py",
     ),
     Removal(
         "the roster that the round was announced with",
         "sdk/homeroom/privacy/secagg/client.py",
         "roster.roster_id != state.notice.roster_id",
         "False",
+        "tests/sdk/privacy/test_secagg_adversary.py",
     ),
     Removal(
-        "one set of survivors a device", "sdk/homeroom/privacy/secagg/client.py", "own not in survivors.places", "False"
+        "one set of survivors a device",
+        "sdk/homeroom/privacy/secagg/client.py",
+        "own not in survivors.places",
+        "False",
+        "tests/sdk/privacy/test_secagg_adversary.py",
     ),
     Removal(
         "signature of an offline message",
         "sdk/homeroom/contract/offline_message.py",
         'envelope.check(header.device, "letter", plain, signature, where=where)',
         "pass",
+        "tests/sdk/contract/test_offline_attacks.py tests/aggregator/admin/test_offline.py",
     ),
     Removal(
         "signature of an offline answer",
         "sdk/homeroom/contract/offline_message.py",
         'envelope.check(header.certificate.key, "answer", plain, signature, where=where)',
         "pass",
+        "tests/sdk/contract/test_offline_attacks.py tests/aggregator/admin/test_offline_answers.py",
     ),
     Removal(
-        "receiver of an offline answer", "sdk/homeroom/contract/offline_message.py", "header.device != device", "False"
+        "receiver of an offline answer",
+        "sdk/homeroom/contract/offline_message.py",
+        "header.device != device",
+        "False",
+        "tests/sdk/contract/test_offline_attacks.py tests/aggregator/admin/test_offline_answers.py",
     ),
     Removal(
         "role of an offline message's device",
         "aggregator/homeroom_aggregator/admin/offline.py",
         'member is None or member.role != "device"',
         "member is None",
+        "tests/aggregator/admin/test_offline_members.py",
     ),
     Removal(
         "consent of an offline message's school",
         "aggregator/homeroom_aggregator/admin/offline.py",
         "not rounds.members.consented(member.school)",
         "False",
+        "tests/aggregator/admin/test_offline_members.py",
     ),
     Removal(
         "bundle of an offline message",
         "aggregator/homeroom_aggregator/admin/offline.py",
         "header.bundle_id != rounds.bundle.bundle_id",
         "False",
+        "tests/aggregator/admin/test_offline_members.py tests/aggregator/admin/test_offline.py",
     ),
-    Removal("clip of values and signal together", "sdk/homeroom/contract/update_checks.py", " + signal * signal", ""),
+    Removal(
+        "clip of values and signal together",
+        "sdk/homeroom/contract/update_checks.py",
+        " + signal * signal",
+        "",
+        "tests/sdk/contract/test_privacy.py",
+    ),
     Removal(
         "one clip for all parts of an update",
         "sdk/homeroom/contract/update_checks.py",
         "> limit * limit",
         "> 4 * limit * limit",
+        "tests/sdk/contract/test_privacy.py",
     ),
     Removal(
         "negative values beyond the scale",
         "sdk/homeroom/contract/codecs.py",
         " or data.min(initial=0) < -ENCODED_LIMIT",
         "",
+        "tests/sdk/contract/test_codecs.py tests/sdk/contract/test_update.py",
     ),
-    Removal("steps that are not finite", "sdk/homeroom/contract/codecs.py", "not np.isfinite(step).all()", "False"),
+    Removal(
+        "steps that are not finite",
+        "sdk/homeroom/contract/codecs.py",
+        "not np.isfinite(step).all()",
+        "False",
+        "tests/sdk/contract/test_codecs.py tests/sdk/contract/test_update.py",
+    ),
     Removal(
         "forgetting what an update could not carry",
         "sdk/homeroom/store/erasure.py",
         "for family in (RESIDUAL, SECURE):",
         "for family in (SECURE,):",
+        "tests/sdk/store/test_erasure.py",
     ),
     Removal(
         "zeroed pages",
         "sdk/homeroom/system/sqlite.py",
         'for pragma in ("secure_delete", "foreign_keys", "cell_size_check"):',
         'for pragma in ("foreign_keys", "cell_size_check"):',
+        "tests/sdk/store/test_erasure.py",
     ),
     Removal(
         "officers against officers",
         "aggregator/homeroom_aggregator/admin/officers.py",
         "if RANKS[officer.role] <= RANKS[member.role]:",
         "if False:",
+        "tests/aggregator/state/test_member_attacks.py tests/aggregator/test_officer.py",
     ),
     Removal(
         "a revoked key that comes again",
         "aggregator/homeroom_aggregator/state/members.py",
         "known and known[0]",
         "False",
+        "tests/aggregator/state/test_invitation_attacks.py",
     ),
     Removal(
         "a used invitation and another key",
         "aggregator/homeroom_aggregator/state/members.py",
         "holder and holder[0] != key",
         "False",
+        "tests/aggregator/state/test_invitation_attacks.py",
     ),
     Removal(
         "end of an invitation",
         "aggregator/homeroom_aggregator/state/members.py",
         "not known and invitation.expires and now() > _moment(invitation.expires)",
         "False",
+        "tests/aggregator/state/test_invitation_attacks.py",
     ),
     Removal(
         "another institution's policy",
         "sdk/homeroom/federation/policy.py",
         "present is not None and policy.institution != present.institution",
         "False",
+        "tests/sdk/contract/test_policy.py",
     ),
     Removal(
         "an older policy",
         "sdk/homeroom/federation/policy.py",
         "present is not None and policy.version < present.version",
         "False",
+        "tests/sdk/contract/test_policy.py",
     ),
     Removal(
         "end of a login link",
         "aggregator/homeroom_aggregator/state/login_links.py",
         " or datetime.datetime.fromisoformat(row[3]) < now()",
         "",
+        "tests/aggregator/server/test_dashboard.py",
     ),
-    Removal("a link in a bundle", "sdk/homeroom/runtime/unpack.py", "stat.S_ISLNK(entry.external_attr >> 16)", "False"),
+    Removal(
+        "a link in a bundle",
+        "sdk/homeroom/runtime/unpack.py",
+        "stat.S_ISLNK(entry.external_attr >> 16)",
+        "False",
+        "tests/sdk/runtime/test_unpack.py",
+    ),
     Removal(
         "another's update id",
         "aggregator/homeroom_aggregator/merge/admission.py",
         "not mine and (owner or self.log.withdrawn(header.update_id))",
         "False",
+        "tests/aggregator/state/test_member_attacks.py",
     ),
 )
 """Removals that no test noticed in an earlier trial."""

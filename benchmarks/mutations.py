@@ -1,60 +1,48 @@
 """Mutations: removes security checks one at a time, and counts how many removals the tests notice.
 
-    python benchmarks/mutations.py --json mutations.json     100 drawn by a seed, and those always tried (hours)
-    python benchmarks/mutations.py --quick                   ten drawn ones only
+    python benchmarks/mutations.py --json mutations.json     every check, a hundred drawn of them, those always tried
+    python benchmarks/mutations.py --work FOLDER tests/…     keeps what was found, and goes on there; only some tests
     python benchmarks/mutations.py --list                    every check that can be removed, without a run
 
 Checks are found in the syntax tree of `FOLDERS`: a condition that raises or refuses, a part of such a condition, a call
-whose name says that it checks, a comparison that a function returns. A removal is noticed where a related test fails or
-hangs. A test file is related to a check if it enters the check's function, in whatever process: each file runs once
-beforehand, and a profiler records the functions that it enters.
+whose name says that it checks, a comparison that a function returns. Only a test in which a check refuses can notice
+that it is gone. So each check of a copy of the house is instrumented: a test runs and notes which checks refuse, in
+whatever process; then it runs again without each of them. A removal is noticed where a test fails or hangs without it.
 """
 
 from __future__ import annotations
 
 import argparse
 import ast
+import hashlib
 import json
 import os
-import queue
-import random
 import shutil
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass
+import zlib
+from collections import Counter, defaultdict
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from mutation_cases import EQUIVALENT, FOLDERS, SURVIVORS, Removal
+from mutation_cases import EQUIVALENT, FOLDERS, SURVIVORS, TESTS, Removal
 from peers.verdict import finish, limited
 
 ROOT = Path(__file__).resolve().parents[1]
 COPIED = ("sdk", "exporter", "aggregator", "tests", "examples", "docs", "benchmarks", ".ci")
-SOURCES = ("sdk", "exporter", "aggregator")
+SOURCES = ("sdk", "exporter", "aggregator", "benchmarks")
 CHECKING = ("check", "verify", "require", "refuse", "ensure", "validate", "bounded", "reject")
 REFUSING = ("refus", "reject", "problem", "error", "denied", "forbidden")
-SECONDS_A_FILE = 600  # a test file that takes longer hangs
+SECONDS_A_RUN = 600  # tests of one removal that take longer hang
+TESTS_ALONE = (
+    4  # how many tests are tried, in a process of their own, for a check that none noticed together with others
+)
+RESTARTS = 20  # after a test that ended its process
 FUNCTION = (ast.FunctionDef, ast.AsyncFunctionDef)
-
-# Every Python process of a test writes the functions of the house that it enters, each once, as it enters them.
-PROFILER = """
-import os, sys, threading
-_log, _root = os.environ.get("MUTATIONS_LOG"), os.environ.get("MUTATIONS_ROOT")
-if _log and _root:
-    _file, _known = open(_log, "a", buffering=1), set()
-    def _entered(frame, event, _argument):
-        code = frame.f_code
-        if event == "call" and code not in _known:
-            _known.add(code)
-            if code.co_filename.startswith(_root):
-                _file.write(f"{code.co_filename[len(_root):]}:{code.co_qualname}\\n")
-    threading.setprofile(_entered)
-    sys.setprofile(_entered)
-"""
 
 
 @dataclass(frozen=True)
@@ -69,11 +57,17 @@ class Check:
     end: int
     replacement: str
     text: str
+    column: int = 0
+    same: int = 0  # how many checks of the same text stand before it in the function
 
     @property
     def key(self) -> str:
         """Names the check wherever its lines move to."""
-        return f"{self.path}::{self.function}::{self.kind}::{self.text}"
+        return f"{self.path}::{self.function}::{self.kind}::{self.text}" + (f"::{self.same}" if self.same else "")
+
+    @property
+    def number(self) -> int:
+        return zlib.crc32(self.key.encode())
 
 
 def offsets(text: str) -> list[int]:
@@ -97,8 +91,12 @@ def checks_of(path: Path) -> Iterator[Check]:
         end = offset(node.end_lineno, node.end_col_offset)  # type: ignore[attr-defined]
         where = path.relative_to(ROOT).as_posix()
         brief = " ".join(text[start:end].split())
-        return Check(where, function, node.lineno, kind, start, end, replacement, brief)  # type: ignore[attr-defined]
+        same = seen[(function, kind, brief)]
+        seen[(function, kind, brief)] += 1
+        line, column = node.lineno, node.col_offset  # type: ignore[attr-defined]
+        return Check(where, function, line, kind, start, end, replacement, brief, column, same)
 
+    seen: Counter[tuple[str, str, str]] = Counter()
     for name, function in functions_of(ast.parse(text)):
         for node in own_nodes(function):
             for part, kind, replacement in removals(node, function):
@@ -171,118 +169,162 @@ def all_checks() -> list[Check]:
     return [check for check in found if check.key not in EQUIVALENT]
 
 
-def survivor(removal: Removal) -> Check:
-    """The check of a removal that is always tried. Raises SystemExit where its text no longer stands exactly once."""
-    text = (ROOT / removal.path).read_text("utf-8")
-    if text.count(removal.text) != 1:
-        raise SystemExit(f"{removal.name}: its text stands {text.count(removal.text)} times in {removal.path}: mend it")
-    start = text.index(removal.text)
-    line = text.count("\n", 0, start) + 1
-    around = [one for one in functions_of(ast.parse(text)) if one[1].lineno <= line <= (one[1].end_lineno or 0)]
-    function = max(around, key=lambda one: one[1].lineno)[0]
-    end = start + len(removal.text)
-    return Check(removal.path, function, line, removal.name, start, end, removal.replacement, removal.text)
+def drawn_checks(checks: Sequence[Check], count: int, seed: int) -> list[Check]:
+    """As many checks, drawn by a seed: the same ones after other checks came or went."""
+    return sorted(checks, key=lambda check: hashlib.sha256(f"{seed} {check.key}".encode()).digest())[:count]
 
 
-@dataclass(frozen=True)
-class Runner:
-    """A copy of the house that tests run in."""
+def instrumented(text: str, checks: Sequence[Check]) -> str:
+    """A source file whose checks call `mutation_runtime`."""
+    inserted: dict[int, list[tuple[int, str]]] = defaultdict(list)
+    for check in checks:
+        length = check.end - check.start
+        if check.kind == "call":
+            inner = " " * (check.column + 4)
+            before = f"if not _mutation.removed({check.number}):\n{inner}try:\n{inner}    "
+            after = f"\n{inner}except BaseException:\n{inner}    _mutation.note({check.number})\n{inner}    raise"
+        else:
+            before, after = f"_mutation.condition({check.number}, ", f", {check.replacement})"
+        inserted[check.start].append((-length, before))  # the longest begins first
+        inserted[check.end].append((length - len(text), after))  # and ends last, before others begin
+    for offset in sorted(inserted, reverse=True):
+        addition = "".join(one for _, one in sorted(inserted[offset]))
+        text = text[:offset] + addition + text[offset:]
+    first = "from __future__ import annotations\n"
+    if text.count(first) != 1:
+        raise SystemExit(f"{checks[0].path}: a file with checks begins with {first}")
+    return text.replace(first, first.rstrip() + "; from homeroom import _mutation\n")
+
+
+@dataclass
+class House:
+    """A copy of the house in a folder that keeps what was found, so that a run can go on."""
 
     folder: Path
+    checks: Sequence[Check]
+    marks: str = "not extra and not slow"
+    rows: list[dict[str, Any]] = field(default_factory=list)
+    passing: dict[str, bool] = field(default_factory=dict)
 
-    def run(self, test: str, environment: Mapping[str, str] | None = None) -> bool:
-        """Whether a test file passes."""
+    @property
+    def copy(self) -> Path:
+        return self.folder / "house"
+
+    def prepare(self) -> None:
+        """Copies the house anew, and instruments the copy."""
+        shutil.rmtree(self.copy, ignore_errors=True)
+        self.copy.mkdir(parents=True)
+        for name in COPIED:
+            shutil.copytree(ROOT / name, self.copy / name, symlinks=True, ignore=shutil.ignore_patterns("__pycache__"))
+        for path in ROOT.iterdir():
+            if path.is_file():
+                shutil.copy2(path, self.copy / path.name)
+        files: dict[str, list[Check]] = defaultdict(list)
+        for check in self.checks:
+            files[check.path].append(check)
+        for name, checks in files.items():
+            (self.copy / name).write_text(instrumented((ROOT / name).read_text("utf-8"), checks), "utf-8")
+        shutil.copy2(ROOT / "benchmarks" / "mutation_runtime.py", self.copy / "sdk" / "homeroom" / "_mutation.py")
+        (self.folder / "state").write_bytes(bytes(16))
+        (self.folder / "log").write_bytes(b"")
+        (self.folder / "wanted.json").write_text(json.dumps([check.number for check in self.checks]), "utf-8")
+        (self.folder / "temporary").mkdir(exist_ok=True)
+
+    def pytest(self, arguments: Sequence[str], limit_s: float | None = None, only: int = -1) -> int:
+        """The exit code of pytest in the copy, 1 where it takes too long. only: the one check that is removed."""
         variables = {
             **os.environ,
-            "PYTHONPATH": os.pathsep.join(
-                [str(self.folder.parent / "profiler"), *(str(self.folder / one) for one in SOURCES)]
-            ),
+            "PYTHONPATH": os.pathsep.join(str(self.copy / one) for one in SOURCES),
             "OMP_NUM_THREADS": "1",
             "PYTHONDONTWRITEBYTECODE": "1",
-            "HOMEROOM_DEVICE_PYTHON": os.environ.get(
-                "HOMEROOM_DEVICE_PYTHON", str(ROOT / ".venv-device" / "bin" / "python")
-            ),
-            **(environment or {}),
+            "TMPDIR": str(self.folder / "temporary"),
+            "MUTATIONS_FOLDER": str(self.folder),
+            "MUTATIONS_ONLY": str(only),
         }
-        command = [sys.executable, "-m", "pytest", "-x", "-q", "-p", "no:cacheprovider", "-m", "not extra", test]
-        with tempfile.TemporaryFile() as output:
+        device = str(ROOT / ".venv-device" / "bin" / "python")
+        variables.setdefault("HOMEROOM_DEVICE_PYTHON", device)
+        command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-p", "mutation_plugin"]
+        command += ["-o", "timeout=0", "-m", self.marks, *arguments]
+        with (self.folder / "output.txt").open("ab") as output:
             try:
-                ended = subprocess.run(
-                    command, cwd=self.folder, env=variables, stdout=output, stderr=output, timeout=SECONDS_A_FILE
-                )
+                return subprocess.run(
+                    command, cwd=self.copy, env=variables, stdout=output, stderr=output, timeout=limit_s
+                ).returncode
             except subprocess.TimeoutExpired:
-                return False
-        return ended.returncode in (0, 5)  # 5: every test of the file is an extra
+                return 1
+
+    def passes(self, tests: str) -> bool:
+        """Whether tests pass with all checks."""
+        if tests not in self.passing:
+            self.passing[tests] = self.pytest(tests.split(), SECONDS_A_RUN, 0) == 0
+        return self.passing[tests]
+
+    def run(self, tests: Sequence[str]) -> None:
+        """Runs the tests that have not yet run; again after one that ended its process."""
+        for _ in range(RESTARTS):
+            if self.pytest(tests) in (0, 1, 5):  # 5: no test is left
+                break
+        results = self.folder / "results.jsonl"
+        self.rows = [json.loads(line) for line in results.read_text("utf-8").splitlines()]
+
+    def noticed(self) -> dict[int, str]:
+        """The test that noticed the removal of a check, for each that any did."""
+        return {number: row["test"] for row in self.rows for number in row["noticed"]}
+
+    def refused(self) -> dict[int, list[str]]:
+        """The tests in which a check refused and that pass with all checks, the quickest first."""
+        found: dict[int, list[str]] = defaultdict(list)
+        for row in sorted(self.rows, key=lambda row: float(row["seconds"])):
+            for number in row["refused"] if row["passed"] else ():
+                found[number].append(row["test"])
+        return found
+
+    def alone(self, check: Check) -> str:
+        """Tries, in a process of their own, tests that were too slow or cannot run twice; the first that notices."""
+        for row in sorted(self.rows, key=lambda row: float(row["seconds"])):
+            open_ = row["passed"] and check.number in row["refused"]
+            if open_ and (check.number not in row["tried"] or check.number in row["unsure"]):
+                noticed = self.pytest([row["test"]], SECONDS_A_RUN, check.number) == 1
+                row["tried"] = sorted({*row["tried"], check.number})
+                row["unsure"] = sorted({*row["unsure"]} - {check.number})
+                row["noticed"] = sorted({*row["noticed"], *([check.number] if noticed else [])})
+                (self.folder / "results.jsonl").write_text(
+                    "".join(json.dumps(one) + "\n" for one in self.rows), "utf-8"
+                )
+                if noticed:
+                    return str(row["test"])
+        return ""
 
 
-def prepare(folder: Path) -> Runner:
-    """Copies the house into a folder."""
-    folder.mkdir()
-    for name in COPIED:
-        shutil.copytree(ROOT / name, folder / name, symlinks=True, ignore=shutil.ignore_patterns("__pycache__"))
-    for path in ROOT.iterdir():
-        if path.is_file():
-            shutil.copy2(path, folder / path.name)
-    return Runner(folder)
-
-
-def tests_by_function(runners: queue.Queue[Runner], pool: ThreadPoolExecutor) -> dict[str, list[tuple[float, str]]]:
-    """For each function, as path:name, the seconds and names of the test files that enter it, the quickest first."""
-
-    def record(test: str) -> tuple[str, float, set[str]]:
-        runner = runners.get()
-        try:
-            log = runner.folder.parent / f"calls-{test.replace('/', '-')}"
-            began = time.monotonic()
-            passed = runner.run(test, {"MUTATIONS_LOG": str(log), "MUTATIONS_ROOT": f"{runner.folder}/"})
-            seconds = time.monotonic() - began
-        finally:
-            runners.put(runner)
-        if not passed:
-            print(f"left out, since it fails without any mutation: {test}", file=sys.stderr)
-        return test, seconds, set(log.read_text("utf-8").split()) if passed and log.is_file() else set()
-
-    files = [path.relative_to(ROOT).as_posix() for path in sorted((ROOT / "tests").rglob("test_*.py"))]
-    related: dict[str, list[tuple[float, str]]] = {}
-    for test, seconds, entered in pool.map(
-        record, [one for one in files if "/exporter/" not in one and "/flower/" not in one]
-    ):
-        for function in entered:
-            related.setdefault(function, []).append((round(seconds, 1), test))
-    return {function: sorted(tests) for function, tests in related.items()}
-
-
-def related_tests(check: Check, related: Mapping[str, Sequence[tuple[float, str]]]) -> list[tuple[float, str]]:
-    """The tests that enter the check's function, the quickest first; of one that none enters, those of its module."""
-    tests = related.get(f"{check.path}:{check.function}")
-    if tests is None:
-        others = (tests for name, tests in related.items() if name.startswith(f"{check.path}:"))
-        tests = [(seconds, test) for some in others for seconds, test in some]
-    return sorted({test: (seconds, test) for seconds, test in tests}.values())
-
-
-def noticed(check: Check, runner: Runner, tests: Sequence[tuple[float, str]]) -> str:
-    """The first related test file that fails without the check; empty where all pass."""
-    path = runner.folder / check.path
-    text = path.read_text("utf-8")
-    path.write_text(text[: check.start] + check.replacement + text[check.end :], "utf-8")
+def survivor(removal: Removal, house: House) -> dict[str, Any]:
+    """A removal that is always tried, in its tests. Raises SystemExit where its text does not stand once."""
+    source = ROOT / removal.path
+    text = source.read_text("utf-8")
+    if text.count(removal.text) != 1:
+        raise SystemExit(f"{removal.name}: its text stands {text.count(removal.text)} times in {removal.path}: mend it")
+    target = house.copy / removal.path
+    before = target.read_text("utf-8")
+    target.write_text(text.replace(removal.text, removal.replacement), "utf-8")
     try:
-        return next((test for _, test in tests if not runner.run(test)), "")
+        noticed = house.pytest(["-x", *removal.test.split()], SECONDS_A_RUN, 0) == 1
     finally:
-        path.write_text(text, "utf-8")
+        target.write_text(before, "utf-8")
+    noticed = noticed and house.passes(removal.test)
+    row = {**asdict(removal), "noticed_by": removal.test if noticed else ""}
+    print(f"{'noticed ' if noticed else 'SURVIVED'}  always: {removal.name}", flush=True)
+    return row
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--json", type=Path)
-    parser.add_argument("--quick", action="store_true", help="ten drawn checks, and none of those always tried")
     parser.add_argument("--drawn", type=int, default=100, help="how many checks are drawn")
     parser.add_argument("--seed", type=int, default=1)
-    parser.add_argument("--workers", type=int, default=2, help="test files at a time")
-    parser.add_argument(
-        "--calls", type=Path, help="which tests enter which function: read if it is there, else written"
-    )
+    parser.add_argument("--work", type=Path, help="a folder that keeps what was found; a run with it goes on")
+    parser.add_argument("--slow", action="store_true", help="slow tests too")
+    parser.add_argument("--only", choices=("always", "drawn"), help="a part of it")
     parser.add_argument("--list", action="store_true")
+    parser.add_argument("tests", nargs="*", default=TESTS, help="files or folders of tests")
     options = parser.parse_args()
     checks = all_checks()
     if options.list:
@@ -291,67 +333,63 @@ def main() -> None:
         print(f"{len(checks)} checks, {len(EQUIVALENT)} more are equivalent")
         return
     began = time.monotonic()
-    drawn = random.Random(options.seed).sample(checks, 10 if options.quick else options.drawn)
-    always = [] if options.quick else [survivor(removal) for removal in SURVIVORS]
-    with (
-        tempfile.TemporaryDirectory(prefix="homeroom-mutations-") as folder,
-        ThreadPoolExecutor(options.workers) as pool,
-    ):
-        rows = judge(Path(folder), pool, drawn + always, options.workers, options.calls)
-    finish(document(rows[: len(drawn)], rows[len(drawn) :], options.seed, len(checks), began), options.json)
+    with tempfile.TemporaryDirectory(prefix="homeroom-mutations-") as scratch:
+        house = House((options.work or Path(scratch)).resolve(), checks)
+        if options.slow:
+            house.marks = "not extra"
+        house.prepare()
+        always = [] if options.only == "drawn" else [survivor(removal, house) for removal in SURVIVORS]
+        rows = [] if options.only == "always" else judged(house, options)
+    finish(document(rows, always, options.seed, began), options.json)
 
 
-def judge(
-    folder: Path, pool: ThreadPoolExecutor, checks: Sequence[Check], workers: int, calls: Path | None
-) -> list[dict[str, Any]]:
-    """A row a check: where it stands, how many test files are related, and the one that noticed its removal."""
-    (folder / "profiler").mkdir()
-    (folder / "profiler" / "sitecustomize.py").write_text(PROFILER, "utf-8")
-    runners: queue.Queue[Runner] = queue.Queue()
-    for number in range(workers):
-        runners.put(prepare(folder / f"copy{number}"))
-    if calls and calls.is_file():
-        related = json.loads(calls.read_text("utf-8"))
-    else:
-        related = tests_by_function(runners, pool)
-        if calls:
-            calls.write_text(json.dumps(related), "utf-8")
+def files_of(tests: Sequence[str]) -> list[str]:
+    """The files with tests, each once, in the order given."""
+    found = (path for test in tests for path in (sorted((ROOT / test).rglob("test_*.py")) or [ROOT / test]))
+    return list(dict.fromkeys(path.relative_to(ROOT).as_posix() for path in found))
 
-    def row(check: Check) -> dict[str, Any]:
-        runner = runners.get()
-        try:
-            tests = related_tests(check, related)
-            killer = noticed(check, runner, tests)
-        finally:
-            runners.put(runner)
-        print(
-            f"{'noticed ' if killer else 'SURVIVED'}  {check.path}:{check.line}  {check.kind}: {check.text[:90]}",
-            flush=True,
-        )
-        return {**asdict(check), "related": len(tests), "noticed_by": killer}
 
-    return list(pool.map(row, checks))
+def judged(house: House, options: argparse.Namespace) -> list[dict[str, Any]]:
+    """A row a check: where it stands, whether it was drawn, where it refuses, and the test that noticed its removal."""
+    house.run(files_of(options.tests))
+    refused = house.refused()
+    drawn = {check.number for check in drawn_checks(house.checks, options.drawn, options.seed)}
+    rows = []
+    for check in house.checks:
+        killer = house.noticed().get(check.number, "") or house.alone(check)
+        tests = refused.get(check.number, [])
+        row = {**asdict(check), "drawn": check.number in drawn, "refuses_in": len(tests), "noticed_by": killer}
+        rows.append(row)
+        if not killer:
+            state = f"refuses in {tests[0]}" if tests else "refuses in no test"
+            mark = "drawn" if row["drawn"] else "     "
+            print(f"SURVIVED {mark} {check.path}:{check.line} {check.kind}: {check.text[:90]} [{state}]", flush=True)
+    return rows
 
 
 def document(
-    drawn: Sequence[dict[str, Any]], always: Sequence[dict[str, Any]], seed: int, checks: int, began: float
+    rows: Sequence[dict[str, Any]], always: Sequence[dict[str, Any]], seed: int, began: float
 ) -> dict[str, Any]:
     """What the benchmark writes."""
-    share = sum(bool(one["noticed_by"]) for one in drawn) / max(1, len(drawn))
-    targets = [limited("share of the drawn removals that a test notices", share, 0.97, at_least=True)]
+    targets = []
+    for name, some in (("drawn", [one for one in rows if one["drawn"]]), ("all", rows)):
+        if some:
+            share = sum(bool(one["noticed_by"]) for one in some) / len(some)
+            targets.append(
+                limited(f"share of {name} {len(some)} removals that a test notices", share, 0.97, at_least=True)
+            )
     if always:
-        noticed_always = sum(bool(one["noticed_by"]) for one in always)
-        targets.append(
-            limited("removals that once survived, noticed now", noticed_always, len(SURVIVORS), at_least=True)
-        )
+        noticed = sum(bool(one["noticed_by"]) for one in always)
+        targets.append(limited("removals that once survived, noticed now", noticed, len(SURVIVORS), at_least=True))
+    minutes = round((time.monotonic() - began) / 60, 1)
     return {
         "seed": seed,
-        "checks": checks,
+        "checks": len(rows),
         "equivalent": EQUIVALENT,
-        "drawn": drawn,
+        "rows": rows,
         "always": always,
         "targets": targets,
-        "minutes": round((time.monotonic() - began) / 60, 1),
+        "minutes": minutes,
     }
 
 

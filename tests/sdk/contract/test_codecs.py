@@ -58,6 +58,30 @@ def test_any_bytes_are_so_many_bounded_values_or_refused(codec: Codec, data: np.
     assert np.abs(found.astype(np.int64)).max() <= ENCODED_LIMIT
 
 
+@pytest.mark.parametrize("sign", [1, -1])
+@pytest.mark.parametrize("codec", ["fixed32", *LOSSY])
+def test_a_member_cannot_send_a_value_beyond_the_scale(codec: Codec, sign: int) -> None:
+    """Neither as an integer nor through a block's step: it would count for more than the round allows."""
+    if codec == "fixed32":
+        data = np.array([0, sign * (ENCODED_LIMIT + 1), 0], np.int32)
+    else:
+        data = encode(np.full(3, 1.0, np.float32), codec, BITS, 24)
+        data[:4] = np.frombuffer(np.float32(sign * 3 * ENCODED_LIMIT / 2**BITS).tobytes(), np.uint8)
+    with pytest.raises(UpdateError, match="beyond the scale") as caught:
+        decode(data, codec, 3, BITS)
+    assert caught.value.code == "too_large"
+
+
+@pytest.mark.parametrize("step", [np.nan, np.inf, -np.inf])
+@pytest.mark.parametrize("codec", LOSSY)
+def test_a_member_cannot_send_a_step_that_is_not_finite(codec: Codec, step: float) -> None:
+    data = encode(np.full(3, 1.0, np.float32), codec, BITS, 24)
+    data[:4] = np.frombuffer(np.float32(step).tobytes(), np.uint8)
+    with pytest.raises(UpdateError, match="not finite") as caught:
+        decode(data, codec, 3, BITS)
+    assert caught.value.code == "not_finite"
+
+
 @pytest.mark.parametrize("codec", LOSSY)
 def test_the_largest_value_that_fits_arrives_and_a_larger_one_is_refused_by_its_sender(codec: Codec) -> None:
     largest = ENCODED_LIMIT / 2.0**BITS

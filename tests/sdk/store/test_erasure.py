@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 import sqlite3
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import numpy as np
@@ -33,6 +34,9 @@ def fill(home: Path) -> None:
         store.outbox.queue("c" * 32, b"unsent one", 2, ["gone", "stays"])
         store.outbox.queue("d" * 32, b"of another", 3, ["stays"])
         store.put_secret("identity.key", b"signing key")
+        for family in ("residual.", "secure."):  # what an update could not carry; what a secure round keeps of it
+            store.put_secret(family + "a" * 32, b"of gone")
+            store.put_secret(family + "d" * 32, b"of stays")
 
 
 def assert_forgotten(store: Store) -> None:
@@ -49,6 +53,9 @@ def assert_forgotten(store: Store) -> None:
     assert [update.data for update in store.outbox.pending()] == [b"of another"]
     assert sorted(store.outbox.unlearning()) == ["a" * 32, "b" * 32]
     assert store.get_secret("identity.key") == b"signing key"
+    for family in ("residual.", "secure."):
+        assert store.get_secret(family + "a" * 32) is None, family
+        assert store.get_secret(family + "d" * 32) == b"of stays", family
     assert store.damage() == []
 
 
@@ -189,6 +196,35 @@ def test_the_files_hold_no_bytes_of_the_forgotten_rows(tmp_path: Path) -> None:
         for path in (tmp_path / "device").rglob("*"):
             if path.is_file():
                 assert [body for body in bodies if body in path.read_bytes()] == [], path
+
+
+class NoRoom:
+    """A connection to a database on a disk without room for a second copy of it."""
+
+    def __init__(self, connection: sqlite3.Connection) -> None:
+        self.connection = connection
+
+    def execute(self, sql: str, *arguments: Any) -> sqlite3.Cursor:
+        if sql == "VACUUM":
+            problem = sqlite3.OperationalError("database or disk is full")
+            problem.sqlite_errorcode = sqlite3.SQLITE_FULL
+            raise problem
+        return self.connection.execute(sql, *arguments)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.connection, name)
+
+
+@pytest.mark.attack("files and bundles", "a thief of the disk reads a forgotten pupil from old copies")
+def test_a_disk_without_room_to_rewrite_the_file_holds_no_bytes_of_the_forgotten_rows(tmp_path: Path) -> None:
+    fill(tmp_path)
+    with open_store(tmp_path) as store:
+        database = store._context.database
+        bodies = [row[0][-64:] for row in database.rows("SELECT body FROM inputs ORDER BY content LIMIT 1")]
+        database.connection = NoRoom(database.connection)  # type: ignore[assignment]
+        store.forget("gone")
+        database.empty_log()
+        assert [body for body in bodies if body in database.path.read_bytes()] == []
 
 
 STAGES = ("remove_and_rotate", "finish_rotation")
