@@ -141,15 +141,14 @@ def test_a_private_version_takes_the_same_eight_commands(shell: Shell) -> None:
 
 
 def test_a_secure_sum_takes_a_roster_of_all_that_joined(shell: Shell) -> None:
-    """The invitation lies in the inbox: so one command a school. The syncs of running agents are not typed."""
+    """The agent is told to join: so one command a school. The syncs of running agents are not typed."""
     roster = "trust roster district/roster.json --key district-keys/roster.pem --members district"
     assert roster in init(shell, "--port", free_port(), "--secure")
     files = sorted((shell.folder / "district-invitations").glob("*.json"))
     with shell.served("district"):
         for seed, file in enumerate(files):
             inbox = lessons(shell, file.stem, seed)
-            shutil.copy(file, inbox / "invitation.json")
-            shell.run("device", "run", file.stem, "--inbox", inbox.name, "--once")
+            shell.run("device", "run", file.stem, "--inbox", inbox.name, "--join", file, "--once")
         assert "3 devices, at least 3 in a sum" in shell.run(*roster.split())
         typed = list(shell.typed)
         for _ in range(6):

@@ -13,10 +13,12 @@ import shutil
 import stat
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
+from homeroom.agent.acceptance import WaitingEntry, waiting_entry
 from homeroom.agent.status import AGENT_FOLDER
+from homeroom.contract.invitation import Enrolment
 from homeroom.data.ingest.folder import JUNK_NAMES, MODALITY_OF
 from homeroom.data.ingest.sheet import SHEET_SUFFIXES
 from homeroom.device.device import Device
@@ -30,7 +32,7 @@ UNFINISHED_SUFFIXES = (".part", ".tmp", ".crdownload", ".filepart")
 REFUSED_FOLDER, WHY_SUFFIX = "refused", ".why.txt"
 REFUSED_STAMP = re.compile(r"^\d{8}-\d{6}-")
 MARK_FILE, ENTRY_LIMIT_S = "reading.json", 7200.0
-INVITATION_FILE, BUNDLE_SUFFIX = "invitation.json", ".homeroom"
+BUNDLE_SUFFIX = ".homeroom"
 ROW_SUFFIXES = (".jsonl", ".ndjson", *SHEET_SUFFIXES)
 DAY_S = 86_400.0
 
@@ -41,10 +43,9 @@ class InboxEntries:
 
     samples: tuple[Path, ...] = ()
     bundles: tuple[Path, ...] = ()
-    invitation: Path | None = None
 
     def __bool__(self) -> bool:
-        return bool(self.samples or self.bundles or self.invitation)
+        return bool(self.samples or self.bundles)
 
 
 def scan_inbox(inbox: Path, settled_s: float = SETTLED_S) -> InboxEntries:
@@ -52,7 +53,7 @@ def scan_inbox(inbox: Path, settled_s: float = SETTLED_S) -> InboxEntries:
     entries = [entry for entry in settled_entries(inbox, time.time(), settled_s) if not why_no_entry(entry)]
     samples = tuple(entry for entry in entries if entry.is_dir() or entry.suffix.lower() in ROW_SUFFIXES)
     bundles = tuple(entry for entry in entries if entry.suffix == BUNDLE_SUFFIX)
-    return InboxEntries(samples, bundles, next((entry for entry in entries if entry.name == INVITATION_FILE), None))
+    return InboxEntries(samples, bundles)
 
 
 def settled_entries(inbox: Path, now: float, settled_s: float) -> list[Path]:
@@ -89,19 +90,32 @@ def why_no_entry(entry: Path) -> str:
         return "" if any(not is_junk(path) for path in files_below(entry)) else "the folder is empty"
     if not entry.is_file():
         return "it is a pipe or a device, not a file"
-    if entry.suffix.lower() in (*ROW_SUFFIXES, BUNDLE_SUFFIX) or entry.name == INVITATION_FILE:
+    if entry.suffix.lower() in (*ROW_SUFFIXES, BUNDLE_SUFFIX):
         return ""
     if entry.suffix.lower() in MODALITY_OF:
         return "put media into a folder: its name, or a sheet beside them, labels them"
-    if entry.name.startswith("invitation") and entry.suffix == ".json":
-        return f"rename it to {INVITATION_FILE}, or run `homeroom device join` with it"
     return "files of this kind are not read"
 
 
-def unread_entries(inbox: Path) -> list[tuple[str, str]]:
-    """What lies in the inbox and is not read, each with the reason."""
-    reasons = [(entry.name, why_no_entry(entry)) for entry in settled_entries(inbox, time.time(), 0.0)]
-    return [(name, why) for name, why in reasons if why]
+@dataclass(frozen=True)
+class LeftEntries:
+    """What the agent leaves in the inbox. unread: names, each with the reason. waiting: for a person's yes."""
+
+    unread: Mapping[str, str] = field(default_factory=dict)
+    waiting: tuple[WaitingEntry, ...] = ()
+
+
+def left_entries(inbox: Path, joined: Enrolment | None) -> LeftEntries:
+    """What the agent leaves in the inbox. joined: with which aggregator the device has joined."""
+    unread, waiting = {}, []
+    for entry in settled_entries(inbox, time.time(), 0.0):
+        if why := why_no_entry(entry):
+            asks = waiting_entry(entry, joined) if entry.is_file() and not entry.is_symlink() else ""
+            if isinstance(asks, WaitingEntry):
+                waiting.append(asks)
+            else:
+                unread[entry.name] = asks or why
+    return LeftEntries(unread, tuple(waiting))
 
 
 def files_below(entry: Path) -> dict[Path, tuple[int, int]]:

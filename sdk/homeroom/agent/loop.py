@@ -23,10 +23,11 @@ import msgspec
 from homeroom.agent import bundle_updates, inbox, status
 from homeroom.agent.inbox import SETTLED_S
 from homeroom.agent.status import AgentStatus
+from homeroom.contract.invitation import Enrolment
 from homeroom.device import doctor
 from homeroom.device.device import Device
 from homeroom.device.resources.budget import Budget, WeeklyHours
-from homeroom.errors import BundleError, Code, HomeroomError, NetworkError, TrainError, UpdateError
+from homeroom.errors import BundleError, Code, HomeroomError, TrainError, UpdateError
 from homeroom.federation import enrolment, versions
 from homeroom.store.device_state import json_record
 from homeroom.system import clock
@@ -98,6 +99,7 @@ class Agent:
         self._again_s: float | None = None  # when to try training again
         self._counted: tuple[str, int] = ("", 0)
         self._clock_off_s = 0.0
+        self._joined: Enrolment | None = None  # as the directory said when it was last open
         self._look_inside = True  # whether the directory must be opened to know what there is to do
 
     def ask(self, work: Callable[[Device], Any], timeout_s: float = 60.0) -> Any:
@@ -119,15 +121,20 @@ class Agent:
             if inbox.refuse_cut_short(self.settings.directory, folder):
                 self.say(refused_entries=self.status.refused_entries + 1)
             entries = inbox.scan_inbox(folder, self.settings.settled_s)
-            if (unread := len(inbox.unread_entries(folder))) != self.status.unread_entries:
-                self.say(unread_entries=unread)
         came = self._hours_came()
         due = bool(entries) or came or self._look_inside or self._sync_due() or not self._jobs.empty()
         if due:
             self._attempt("bundle", lambda: self._change_bundles(entries.bundles))
             self._attempt("directory", lambda: self._work(entries))
-        self.say(doing=status.RESTING)
+        self.say(doing=status.RESTING, **self._left())
         return due
+
+    def _left(self) -> dict[str, int]:
+        """How many entries of the inbox are not read, and how many wait for a person's yes."""
+        if self.settings.inbox is None:
+            return {}
+        left = inbox.left_entries(self.settings.inbox, self._joined)
+        return {"unread_entries": len(left.unread), "waiting_entries": len(left.waiting)}
 
     def _hours_came(self) -> bool:
         """Whether training became allowed since the last look: a new day, its hours, or the end of a wait."""
@@ -156,8 +163,6 @@ class Agent:
             self._do_jobs(device)
             if entries.samples:
                 self._attempt("inbox", lambda: self._take_in(device, entries))
-            if entries.invitation:
-                self._attempt("joining", lambda: self._join(device, entries.invitation))
             self._attempt("training", lambda: self._train(device))
             if self._sync_due(device):
                 self._attempt("sync", lambda: self._sync(device))
@@ -202,20 +207,6 @@ class Agent:
         added, refused = inbox.import_entries(device, entries.samples)
         log.info("inbox: %d samples added, %d entries refused", added, refused)
         self.say(refused_entries=self.status.refused_entries + refused)
-
-    def _join(self, device: Device, invitation: Path | None) -> None:
-        assert invitation is not None
-        self.say(doing="joining")
-        try:
-            with attempt(inbox.mark_of(self.settings.directory), invitation.name):
-                device.join(invitation)
-        except NetworkError:
-            raise  # the invitation stays for the next look
-        except HomeroomError as problem:
-            inbox.refuse_entry(invitation, problem)
-            raise
-        inbox.remove_entry(invitation)  # its code works once
-        log.info("joined")
 
     def _train(self, device: Device) -> None:
         known = LAST_TRAINING.read(device.store) or LastTraining()
@@ -300,6 +291,7 @@ class Agent:
 
     def _count(self, device: Device) -> None:
         facts = device.status()
+        self._joined = enrolment.ENROLMENT.read(device.store)
         clock_check = doctor.check_clock(clock.now())
         mark = device.store.samples_mark()
         if self._counted[0] != mark:

@@ -19,7 +19,8 @@ from urllib.parse import parse_qs, urlsplit
 
 import msgspec
 
-from homeroom.agent.inbox import refused_entries, unread_entries
+from homeroom.agent.acceptance import accept
+from homeroom.agent.inbox import LeftEntries, left_entries, refuse_entry, refused_entries
 from homeroom.agent.label_form import is_asked, is_in_form, read_labels
 from homeroom.agent.loop import Agent
 from homeroom.agent.status import AGENT_FOLDER, status_lines
@@ -28,6 +29,7 @@ from homeroom.data.tasks import kind_of
 from homeroom.data.validation import check_label
 from homeroom.device.device import Device
 from homeroom.errors import HomeroomError, InputError
+from homeroom.federation.enrolment import ENROLMENT
 from homeroom.store.subject_export import media_format
 from homeroom.system.files import read_small, write_durable
 from homeroom.system.html.render import render, style_source
@@ -94,7 +96,10 @@ def find_page(directory: Path) -> PageAddress | None:
 
 
 class PageHandler(BaseHTTPRequestHandler):
-    """Handles one request. GET: /, /status.json, /media/SAMPLE/SLOT/INDEX. POST: /label, /put-back."""
+    """Handles one request.
+
+    GET: /, /status.json, /media/SAMPLE/SLOT/INDEX. POST: /label, /put-back, /accept, /decline.
+    """
 
     server: PageServer
     timeout = 20.0
@@ -151,14 +156,33 @@ class PageHandler(BaseHTTPRequestHandler):
         fields = parse_qs(body, keep_blank_values=True, max_num_fields=500)
         if not self._is_token(self._cookie()) or not self._is_token(fields.get("token", [""])[0]):
             return self._send(HTTPStatus.FORBIDDEN, "open the address with its token: `homeroom device page DIRECTORY`")
-        if self.path not in ("/label", "/put-back"):
+        if self.path not in ("/label", "/put-back", "/accept", "/decline"):
             return self._send(HTTPStatus.NOT_FOUND, "there is no such page")
+        if self.path in ("/accept", "/decline"):
+            name, digest = (fields.get(field, [""])[0] for field in ("name", "digest"))
+            yes = self.path == "/accept"
+            notice = self.server.agent.ask(lambda device: self._decide(device, name, digest, yes), AGENT_TIMEOUT_S)
+            return self._page(0, notice)
         sample_id = fields.get("sample", [""])[0]
         if self.path == "/put-back":
             self.server.agent.ask(lambda device: device.put_back(sample_id), AGENT_TIMEOUT_S)
             return self._page(0, "It is back: the next training learns from all of it.")
         self.server.agent.ask(lambda device: save_labels(device, sample_id, fields), AGENT_TIMEOUT_S)
         return self._page(0, "The labels are saved; the next training learns from them.")
+
+    def _left(self, device: Device) -> LeftEntries:
+        inbox = self.server.agent.settings.inbox
+        return left_entries(inbox, ENROLMENT.read(device.store)) if inbox else LeftEntries()
+
+    def _decide(self, device: Device, name: str, digest: str, yes: bool) -> str:
+        """Accepts or refuses an entry that waits for a person's yes; returns what was done."""
+        inbox, waiting = self.server.agent.settings.inbox, self._left(device).waiting
+        if inbox is None or (name, digest) not in [(entry.name, entry.digest) for entry in waiting]:
+            raise InputError("has changed or gone", where=name, remedy="open the page again")
+        if yes:
+            return accept(device, inbox / name, digest)
+        refuse_entry(inbox / name, InputError("a person said no on the page"))
+        return "It lies in refused/ now."
 
     def _page(self, start: int, notice: str) -> None:
         html = self.server.agent.ask(lambda device: self._render(device, start, notice), AGENT_TIMEOUT_S)
@@ -167,12 +191,13 @@ class PageHandler(BaseHTTPRequestHandler):
     def _render(self, device: Device, start: int, notice: str) -> str:
         """The page with the samples from number `start` on; in the agent's thread, which alone reads the store."""
         status, (total, samples) = self.server.agent.status, list_samples(device, start)
+        inbox = self.server.agent.settings.inbox
         return render(
             TEMPLATE,
             status=status,
             lines=status_lines(status),
-            refused=refused_entries(inbox) if (inbox := self.server.agent.settings.inbox) else [],
-            unread=unread_entries(inbox) if inbox else [],
+            refused=refused_entries(inbox) if inbox else [],
+            left=self._left(device),
             notice=notice,
             manifest=device.bundle.manifest,
             samples=samples,

@@ -45,6 +45,7 @@ class AgentStatus(msgspec.Struct, frozen=True, kw_only=True):
     next_version: str | None = None  # how many of its updates are here, where the aggregator tells
     refused_entries: int = 0
     unread_entries: int = 0
+    waiting_entries: int = 0  # invitations and policies in the inbox, for a person's yes
     last_seen: str | None = None  # when the aggregator last answered
     last_trained: str | None = None
     trained_samples: int = 0
@@ -77,13 +78,16 @@ def status_lines(status: AgentStatus) -> list[tuple[str, str]]:
     if status.updates_waiting:
         lines.append(("queued", f"{status.updates_waiting} updates wait to be sent"))
     if not status.joined:
-        lines.append(("not joined", "what is learned stays here; put an invitation.json into the inbox to share it"))
+        lines.append(("not joined", "what is learned stays here; to share it, join with an invitation"))
     elif status.last_seen is None:
         lines.append(("never seen", "the aggregator has not answered yet"))
     else:
         lines.append((f"last seen {status.last_seen}", "when the aggregator last answered"))
     if status.next_version:
         lines.append(("next version", status.next_version))
+    if status.waiting_entries:
+        how = "accept it on the page, or with `homeroom device join` or `policy` and the file"
+        lines.append(("waits for a yes", f"{status.waiting_entries} in the inbox, an invitation or a policy: {how}"))
     if status.unread_entries:
         lines.append(("not read", f"{status.unread_entries} in the inbox: the page names them, and why"))
     if status.refused_entries:

@@ -11,8 +11,8 @@ from typing import Any
 import click
 
 from homeroom.cli.network import fetch_device
-from homeroom.cli.options import SPANS, as_json, budget_of, budget_options, json_text, say
-from homeroom.cli.parameters import FILE, FOLDER, PATH, Finite
+from homeroom.cli.options import SPANS, as_json, budget_of, budget_options, json_text, opened, say
+from homeroom.cli.parameters import FILE, FOLDER, INVITATION, PATH, Finite
 from homeroom.errors import InputError
 
 LOG_FORMAT = "%(asctime)s %(levelname)s %(message)s"
@@ -34,6 +34,7 @@ LOG_BYTES, LOG_FILES = 500_000, 2
 @click.option("--once", is_flag=True, help="Do what there is to do, and end; code 1 if something went wrong.")
 @click.option("--bundle", type=PATH, help="Bundle to install; needed the first time.")
 @click.option("--root", help="Fingerprint of the institution's root key.")
+@click.option("--join", type=INVITATION, help="Join with this invitation first, unless the device has joined.")
 @click.pass_context
 def run(
     context: click.Context,
@@ -49,19 +50,18 @@ def run(
     once: bool,
     bundle: Path | None,
     root: str | None,
+    join: str | Path | None,
     **limits: Any,
 ) -> None:
     """Run the agent of DIRECTORY: take in, train in its hours, sync when it can, until it is stopped.
 
-    A new DIRECTORY fetches its bundle where the inbox holds an invitation, `invitation.json`.
+    An invitation in the inbox waits for a person's yes: on the page, by --join, or by `homeroom device join`.
     Example: homeroom device run classroom/ --inbox inbox/ --window 'mon-fri 16:00-20:00' --minutes 20
     """
-    from homeroom.agent.inbox import INVITATION_FILE, SETTLED_S
+    from homeroom.agent.inbox import SETTLED_S
     from homeroom.agent.loop import Agent, AgentSettings, lower_priority
     from homeroom.agent.page import PageServer
-    from homeroom.device.device import Device
     from homeroom.device.resources.budget import read_weekly_hours
-    from homeroom.store.open import is_device
     from homeroom.system.files import make_directory
 
     settings = AgentSettings(
@@ -73,9 +73,7 @@ def run(
         settled_s=settled if settled is not None else 0.0 if once else SETTLED_S,
         root=root,
     )
-    if bundle is None and inbox and (inbox / INVITATION_FILE).exists() and not is_device(directory):
-        fetch_device(directory, inbox / INVITATION_FILE)
-    Device.open(directory, bundle, root).close()  # fails at once where the agent could not work
+    _prepare(directory, inbox, bundle, root, join)
     if inbox is not None:
         make_directory(inbox)
     _log_to(directory)
@@ -95,6 +93,27 @@ def run(
     finally:
         if page is not None:
             page.close()
+
+
+def _prepare(
+    directory: Path, inbox: Path | None, bundle: Path | None, root: str | None, join: str | Path | None
+) -> None:
+    """Opens the device, so that it fails at once where the agent could not work; joins where a person said so."""
+    from homeroom.agent.inbox import left_entries
+    from homeroom.store.open import is_device
+
+    if bundle is None and not is_device(directory):
+        if join is not None:
+            fetch_device(directory, join)
+        elif inbox and (waiting := left_entries(inbox, None).waiting):
+            raise InputError(
+                f"there is no device yet, and {waiting[0].name} in the inbox waits for your yes: it {waiting[0].what}",
+                where=str(directory),
+                remedy=f"homeroom device join {directory} '{inbox / waiting[0].name}', then run this again",
+            )
+    with opened(directory, bundle, root) as device:
+        if join is not None and not device.status()["joined"]:
+            device.join(join)
 
 
 @click.command()
