@@ -20,6 +20,7 @@ import safetensors.numpy
 from homeroom.contract import manifest
 from homeroom.contract.canonical_json import canonical, digest_file
 from homeroom.contract.layout import FULL_TIER
+from homeroom.contract.statistics.section import Section
 from homeroom.errors import DiskFullError, ExportError
 from homeroom.runtime.backend import SUFFIXES
 from homeroom.system.files import DISK_FULL_ERRNOS as NO_SPACE
@@ -66,10 +67,19 @@ class GraphFile:
 
 
 @dataclass(frozen=True)
+class Fitted:
+    """The manifest's section on statistics, and the bytes of its file."""
+
+    section: Section
+    file: bytes
+
+
+@dataclass(frozen=True)
 class BundleContents:
     """What a bundle is made of. `files`: further files by their place; `scales`: float32 [taps, dim] by modality.
 
-    `converted`: graphs again for LiteRT; `unconverted`: the places of those that are not among them, and why.
+    `converted`: graphs again for LiteRT; `unconverted`: the places of those that are not among them, and why;
+    `statistics`: what heads are solved from, None where no task can be.
     """
 
     name: str
@@ -85,6 +95,7 @@ class BundleContents:
     tiers: Mapping[str, NestedDesign] = field(default_factory=dict)
     converted: Sequence[GraphFile] = ()
     unconverted: Mapping[str, str] = field(default_factory=dict)
+    statistics: Fitted | None = None
 
 
 def graph_entry(graph: GraphFile) -> manifest.Graph:
@@ -149,6 +160,8 @@ def fill(folder: Path, contents: BundleContents) -> manifest.Manifest:
     )
     if contents.tiers:
         blobs[TIERS] = safetensors.numpy.save({name: tier.index for name, tier in sorted(contents.tiers.items())})
+    if contents.statistics:
+        blobs[contents.statistics.section.file] = contents.statistics.file
     for name, data in blobs.items():
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         (folder / name).write_bytes(data)
@@ -174,6 +187,7 @@ def fill(folder: Path, contents: BundleContents) -> manifest.Manifest:
         provenance=dict(contents.provenance),
         tiers=tuple(manifest.Tier(name, len(tier.index)) for name, tier in contents.tiers.items()),
         tier_index=TIERS if contents.tiers else None,
+        statistics=contents.statistics.section if contents.statistics else msgspec.UNSET,
     )
     (folder / "manifest.json").write_bytes(canonical(facts))
     return facts

@@ -21,6 +21,7 @@ from homeroom_exporter.check.tap_probe import TapChoice
 from homeroom_exporter.encoders import backbone
 from homeroom_exporter.encoders.backbone import Backbone
 from homeroom_exporter.export.design import calibration_values, choose_golden_samples, design_of, draft
+from homeroom_exporter.export.statistics import fit_statistics
 from homeroom_exporter.export.steps import assemble, library_versions, reads_token_pairs
 from homeroom_exporter.interchange import litert
 from homeroom_exporter.model.lora import build as lora
@@ -91,7 +92,8 @@ def contents_of(
 ) -> BundleContents:
     """The bundle's contents for onnxruntime: theta, step graphs, backbones and golden samples."""
     design = design_of(recipe, encoders.backbones, encoders.inside)
-    return assemble(
+    manifest = msgspec.structs.replace(draft(recipe), modalities=design.modalities)
+    contents = assemble(
         design,
         encoders.backbones,
         choose_golden_samples(recipe, samples),
@@ -109,6 +111,8 @@ def contents_of(
         inside=encoders.inside,
         tiers=make_tiers(design, recipe.tiers),
     )
+    fitted = fit_statistics(manifest, encoders.backbones, samples, threads=threads)
+    return replace(contents, statistics=fitted)
 
 
 def with_litert(

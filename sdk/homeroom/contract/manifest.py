@@ -10,6 +10,7 @@ from typing import Annotated, Literal
 import msgspec
 
 from homeroom.contract.layout import FULL_TIER, Layout, Segment
+from homeroom.contract.statistics.section import Section
 
 MANIFEST_FORMAT = 1  # readers accept this one and the two before it
 THETA_LIMIT = 64 << 20  # values
@@ -286,6 +287,7 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True):
     unconverted: files of `graphs` that are not converted, and why.
     settled: graphs of role grad_heads, one for each `grad`; older readers ignore the field.
     tier_index: safetensors file with one int32 array a tier, its rising indices in theta.
+    statistics: what heads are solved from; a later field, absent where no task is covered.
     """
 
     format: int
@@ -308,6 +310,7 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True):
     unconverted: dict[str, str] = {}
     settled: tuple[Graph, ...] = ()
     tier_index: str | None = None
+    statistics: Section | msgspec.UnsetType = msgspec.UNSET
 
     @property
     def layout(self) -> Layout:

@@ -15,6 +15,7 @@ from homeroom.contract.manifest import MANIFEST_FORMAT, SLOT_LIMIT, THETA_LIMIT,
 from homeroom.errors import BundleError
 
 OLDEST_MANIFEST_FORMAT = 1
+BLOCK_MODALITIES = {"taps": ("image", "audio"), "text": ("text",), "table": ("table",), "pair": ("text",)}
 MANIFEST_LIMIT_BYTES = 4 << 20
 
 
@@ -29,7 +30,7 @@ def read_manifest(data: bytes) -> Manifest:
     where, limit_bytes = "manifest.json", MANIFEST_LIMIT_BYTES
     _check_format(decode(data, FormatOnly, limit_bytes=limit_bytes, where=where, error=BundleError).format)
     manifest = decode(data, Manifest, limit_bytes=limit_bytes, where=where, error=BundleError)
-    for what in chain(_faults_of_parts(manifest), _faults_of_graphs(manifest), _faults_of_files(manifest)):
+    for what in chain(*(check(manifest) for check in FAULTS)):
         raise _refusal(what)
     for name in manifest.files:
         path = PurePosixPath(name)
@@ -100,3 +101,24 @@ def _faults_of_files(manifest: Manifest) -> Iterator[str]:
     for name in (manifest.theta, *(graph.file for graph in manifest.every_graph)):
         if name not in manifest.files:
             yield f"{name} is named but not listed among the files"
+
+
+def _faults_of_statistics(manifest: Manifest) -> Iterator[str]:
+    section = manifest.statistics
+    if section is msgspec.UNSET:
+        return
+    if section.file not in manifest.files:
+        yield f"{section.file} is named but not listed among the files"
+    modalities = {slot.name: slot.modality for slot in manifest.slots}
+    names = [block.name for block in section.blocks]
+    if len(set(names)) != len(names) or len({block.statistics_id for block in section.blocks}) != len(names):
+        yield "two blocks of statistics are the same"
+    for block in section.blocks:
+        wanted = BLOCK_MODALITIES[block.kind]
+        if [modalities.get(slot) in wanted for slot in block.slots] != [True] * (1 + (block.kind == "pair")):
+            yield f"block {block.name} of statistics does not read what its kind reads"
+        elif any(manifest.slot(slot).count != block.inputs for slot in block.slots):
+            yield f"block {block.name} of statistics has another number of inputs than its slot"
+
+
+FAULTS = (_faults_of_parts, _faults_of_graphs, _faults_of_files, _faults_of_statistics)

@@ -145,7 +145,7 @@ def _check_count(total: Statistics, cell: Cell, count: int) -> None:
 def _check_bound(total: Statistics, cell: Cell, values: np.ndarray) -> None:
     """Refuses a sum that its count of samples cannot reach; compared as floats, with room for their rounding."""
     first, last = cell.blocks[0], cell.blocks[-1]
-    rows = [cell.row] if cell.row else total.rows(cell.task)
+    rows = [cell.row] if cell.row or not (named := total.rows(cell.task)) or "" in named else named
     most = sum(total.count(cell.task, row, first, last) for row in rows)
     if cell.kind == "number":
         reached = max(abs(float(values[0])) / (NUMBER_LIMIT * ONE), float(values[1]) / (NUMBER_LIMIT * ONE) ** 2)

@@ -1,0 +1,149 @@
+"""The manifest's statistics: blocks of the slots that solved tasks read, projections fitted on calibration samples."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import chain
+
+import numpy as np
+import safetensors.numpy
+from numpy.typing import NDArray
+
+from homeroom.contract.manifest import Manifest, Modality, TablePreprocess, Task
+from homeroom.contract.statistics.section import BLOCK_LIMIT, DIMENSION_LIMIT, Block, BlockKind, Section, statistics_id
+from homeroom.data.preprocess import hashed_content, prepare
+from homeroom.data.samples import StoredInput, StoredSample
+from homeroom.runtime.backend import load
+from homeroom.train.solve.kinds import solver_of
+from homeroom.train.solve.vectors import overlap, surface
+from homeroom.train.solve.vectors.projection import Projection
+from homeroom.train.solve.vectors.raw import table_width
+from homeroom.train.solve.vectors.samples import Inputs, raw_rows
+from homeroom_exporter.bundle import golden
+from homeroom_exporter.bundle.write import Fitted
+from homeroom_exporter.check.check import compute
+from homeroom_exporter.encoders.backbone import Backbone
+from homeroom_exporter.quantize import fidelity
+from homeroom_exporter.quantize.compress import truncate
+
+FILE = "statistics.safetensors"
+KINDS: dict[str, BlockKind] = {"text": "text", "image": "taps", "audio": "taps", "table": "table"}  # by modality
+FITTED_SAMPLES = 480  # calibration samples that a projection is fitted on
+SAMPLES_A_DIMENSION = 4
+KEPT_QUANTILE = 0.99  # of calibration vectors that are not cut
+LEAST_SPREAD = 1e-6  # of a number that varies at all
+
+Group = tuple[int, float | NDArray[np.float64] | None]  # width, and its unit; None: each by its own spread
+
+
+def fit_statistics(
+    manifest: Manifest, backbones: Mapping[str, Backbone], samples: Sequence[StoredSample], *, threads: int
+) -> Fitted | None:
+    """Fits the projections of all blocks; None where no task can be solved, or samples are too few.
+
+    manifest: the draft, with the backbones' own modalities
+    """
+    chosen = fidelity.spread(samples, FITTED_SAMPLES)
+    features_of = _features(manifest, backbones, chosen, threads)
+    blocks, arrays = [], dict[str, np.ndarray]()
+    for kind, slots in _wanted(manifest, backbones):
+        modality = manifest.modality(manifest.slot(slots[0]).modality)
+        rows = raw_rows(manifest, slots, kind, zip(chosen, features_of, strict=True), lambda _, value: value)
+        raw = [numbers for _, _, numbers in rows]
+        groups = _groups(kind, modality, backbones[modality.name].scale.astype(np.float64))
+        projection = fit_projection(np.array(raw), groups) if len(raw) >= 2 * SAMPLES_A_DIMENSION else None
+        if projection is None:
+            continue
+        features = tuple(manifest.modality(manifest.slot(slot).modality).features_id for slot in slots)
+        width, dimension = projection.matrix.shape
+        identity = statistics_id(kind, slots, features, projection.sha256)
+        inputs = manifest.slot(slots[0]).count
+        block = Block(statistics_id=identity, kind=kind, slots=slots, inputs=inputs, width=width, dimension=dimension)
+        blocks.append(block)
+        arrays |= {f"{block.name}.{name}": values for name, values in vars(projection).items()}
+    if not blocks:
+        return None
+    section = Section(file=FILE, blocks=tuple(blocks[:BLOCK_LIMIT]))
+    return Fitted(section, safetensors.numpy.save(dict(sorted(arrays.items()))))
+
+
+def fit_projection(raw: NDArray[np.float32], groups: Sequence[Group]) -> Projection | None:
+    """Principal components of raw numbers [n, width]; None where nothing varies.
+
+    Groups of numbers first get the same variance in all. At most DIMENSION_LIMIT components and one for
+    SAMPLES_A_DIMENSION samples, scaled so that KEPT_QUANTILE of the vectors are within norm 1.
+    """
+    values = raw.astype(np.float64)
+    mean = truncate(values.mean(0))
+    values -= mean
+    spread, parts, start = values.std(0), [], 0
+    for width, unit in groups:
+        own = spread[start : start + width]
+        each = np.where(own > LEAST_SPREAD, 1 / np.maximum(own, LEAST_SPREAD), 0.0) if unit is None else unit
+        scaled = np.broadcast_to(np.asarray(each, np.float64), (width,)) * (own > LEAST_SPREAD)
+        total = float(((own * scaled) ** 2).sum())
+        parts.append(scaled / total**0.5 if total > 0 else scaled)
+        start += width
+    weight = truncate(np.concatenate(parts))
+    values *= weight
+    variances, vectors = np.linalg.eigh(values.T @ values / len(values))
+    most = min(DIMENSION_LIMIT, len(values) // SAMPLES_A_DIMENSION)
+    kept = np.flatnonzero(variances[::-1] > variances[-1] * 1e-8)[:most]
+    if not len(kept) or variances[-1] <= 0:
+        return None
+    basis = vectors[:, ::-1][:, kept]
+    basis = basis * np.sign(basis[np.abs(basis).argmax(0), np.arange(len(kept))])
+    norms = np.linalg.norm(values @ basis, axis=1)
+    return Projection(mean, weight, truncate(basis / max(float(np.quantile(norms, KEPT_QUANTILE)), LEAST_SPREAD)))
+
+
+def _groups(kind: BlockKind, modality: Modality, scale: NDArray[np.float64]) -> list[Group]:
+    taps, unit = scale.size, scale.ravel()
+    texts: list[Group] = [(surface.WIDTH, None)]
+    if kind == "pair":
+        return [(taps, unit), (taps, unit**2), (taps, unit), (overlap.WIDTH, None), *texts]
+    if kind == "table":
+        assert isinstance(modality.preprocess, TablePreprocess)
+        row = modality.preprocess.width
+        return [(row, 1.0), (table_width(modality.preprocess) - row, 1.0)]
+    return [(taps, unit), *(texts if kind == "text" else [])]
+
+
+def _wanted(manifest: Manifest, backbones: Mapping[str, Backbone]) -> Iterator[tuple[BlockKind, tuple[str, ...]]]:
+    """Kind and slots of every block: each slot that a solved task reads, and the last two texts of a task."""
+    tasks = [task for task in manifest.tasks if solver_of(task)]
+    read = {slot for task in tasks for slot in task.reads}
+    for slot in manifest.slots:
+        if slot.name in read and slot.modality in KINDS and slot.modality in backbones:
+            yield KINDS[slot.modality], (slot.name,)
+    for pair in dict.fromkeys(chain.from_iterable(_text_pairs(manifest, task) for task in tasks)):
+        if "text" in backbones:
+            yield "pair", pair
+
+
+def _text_pairs(manifest: Manifest, task: Task) -> Iterator[tuple[str, str]]:
+    solver = solver_of(task)
+    texts = [s for s in task.reads if manifest.slot(s).modality == "text" and manifest.slot(s).count == 1]
+    if solver and not solver.pairs and len(texts) > 1:
+        yield texts[-2], texts[-1]
+
+
+def _features(
+    manifest: Manifest, backbones: Mapping[str, Backbone], samples: Sequence[StoredSample], threads: int
+) -> list[Inputs]:
+    """Features int8 [taps, n, dim] of every input of each sample, by the float reference, each content once."""
+    by_modality: dict[str, dict[bytes, StoredInput]] = {name: {} for name in backbones}
+    keys: list[dict[tuple[str, int], tuple[str, bytes]]] = []
+    for sample in samples:
+        keys.append({})
+        for slot in (slot for slot in manifest.slots if slot.modality in backbones):
+            for index, value in golden.slot_values(slot, sample):
+                content = hashed_content(value)
+                by_modality[slot.modality][content] = value
+                keys[-1][slot.name, index] = slot.modality, content
+    features = {}
+    for name, values in by_modality.items():
+        built = backbones[name]
+        ready = {key: prepare(built.modality, value, built.files.__getitem__) for key, value in values.items()}
+        features[name] = compute(built.modality, load(built.graphs["float32"], threads=threads), ready)
+    return [{key: features[name][content] for key, (name, content) in row.items()} for row in keys]

@@ -1,0 +1,80 @@
+"""The manifest's section on statistics: what a sample's vector is made of, by block."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+import msgspec
+
+from homeroom.contract.canonical_json import identity
+from homeroom.contract.statistics.sums import GRID_BITS
+
+BLOCK_LIMIT = 64
+DIMENSION_LIMIT = 96  # of a block, and a quarter of the calibration samples that have it
+RAW_FORMAT = 1  # of the numbers before projection (`homeroom.train.solve.vectors`); a change of them raises it
+
+Hash = Annotated[str, msgspec.Meta(pattern=r"^[0-9a-f]{64}$")]
+BlockKind = Literal["taps", "text", "table", "pair"]
+
+
+class Block(msgspec.Struct, frozen=True, kw_only=True):
+    """One part of a sample's vector.
+
+    kind: taps: the features of one slot, picture or sound. text: those and surface numbers. table: the columns.
+        pair: two slots of texts, read together.
+    slots: that it reads; in `file` its arrays have their names, joined by a full stop
+    inputs: of each slot
+    width: numbers before projection
+    dimension: principal components kept
+    """
+
+    statistics_id: Hash
+    kind: BlockKind
+    slots: Annotated[tuple[str, ...], msgspec.Meta(min_length=1, max_length=2)]
+    inputs: Annotated[int, msgspec.Meta(ge=1, le=16)] = 1
+    width: Annotated[int, msgspec.Meta(ge=1, le=1 << 16)]
+    dimension: Annotated[int, msgspec.Meta(ge=1, le=DIMENSION_LIMIT)]
+
+    @property
+    def name(self) -> str:
+        """The name of its arrays."""
+        return ".".join(self.slots)
+
+
+class Section(msgspec.Struct, frozen=True, kw_only=True):
+    """Statistics of a bundle; an older bundle has none, and its heads are trained alone.
+
+    file: safetensors; for each block `{name}.mean` and `{name}.weight` float32 [width] and `{name}.matrix` float32
+        [width, dimension], see `homeroom.train.solve.vectors.projection`
+    blocks: each with slots of its own
+    subject_limit: samples of one subject that count in a task
+    shrinkage: of the shared covariance, and prior_power of the classes' shares, where a device starts
+    """
+
+    file: str
+    blocks: Annotated[tuple[Block, ...], msgspec.Meta(min_length=1, max_length=BLOCK_LIMIT)]
+    subject_limit: Annotated[int, msgspec.Meta(ge=1, le=1 << 24)] = 1000
+    shrinkage: Annotated[float, msgspec.Meta(gt=0, le=1000)] = 1.0
+    prior_power: Annotated[float, msgspec.Meta(ge=0, le=1)] = 0.5
+
+    def of_slots(self, slots: tuple[str, ...]) -> Block | None:
+        """The block that reads exactly these slots."""
+        return next((block for block in self.blocks if block.slots == slots), None)
+
+
+def statistics_id(kind: BlockKind, slots: tuple[str, ...], features: tuple[str, ...], projection_sha256: str) -> str:
+    """The identity of a block: sums merge where slots, features and projection are the same.
+
+    features: the `features_id` of each slot
+    projection_sha256: of the block's mean, weight and matrix, float32, one after another
+    """
+    return identity(
+        {
+            "kind": kind,
+            "slots": list(slots),
+            "features": list(features),
+            "projection": projection_sha256,
+            "raw": RAW_FORMAT,
+            "grid_bits": GRID_BITS,
+        }
+    )

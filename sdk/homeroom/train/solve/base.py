@@ -1,0 +1,46 @@
+"""What a kind of task gives to be solved: how its labels become sums, and its head out of them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+
+from homeroom.contract.manifest import Task
+from homeroom.contract.statistics.sums import Statistics
+from homeroom.train.solve.task_vectors import TaskVectors
+
+Blocks = Sequence[tuple[str, int]]  # `statistics_id` and dimension; of choice and matching that of the options last
+
+
+@dataclass(frozen=True)
+class Strength:
+    """shrinkage: added to the correlations' diagonal; prior_power: of the classes' shares."""
+
+    shrinkage: float = 1.0
+    prior_power: float = 0.5
+
+
+class Head(Protocol):
+    """A solved head."""
+
+    def outputs(self, vectors: TaskVectors) -> np.ndarray:
+        """float64 [n, width], as the `predict` graph gives them: logits, or numbers in units of the task's scale."""
+        ...
+
+
+@dataclass(frozen=True)
+class Solver:
+    """One kind of task.
+
+    sums: (task, vectors, targets float32 [n, width]) -> the samples' statistics
+    head: (task, statistics, blocks, strength) -> the head
+    pairs: whether it compares two slots, the second of which may have several inputs
+    """
+
+    kind: str
+    sums: Callable[[Task, TaskVectors, np.ndarray], Statistics]
+    head: Callable[[Task, Statistics, Blocks, Strength], Head]
+    pairs: bool = False

@@ -1,0 +1,104 @@
+"""Choice and matching: canonical pairs of the two inputs, and the log-likelihood ratio of belonging together.
+
+Hotelling 1936: directions of both inputs, whitened by their own shrunken covariances, whose correlation over right
+pairs is greatest. Of a pair (x, y) of such coordinates with correlation r, jointly Gaussian or independent, the log of
+the ratio is -log(1 - r^2) / 2 - (r^2 (x^2 + y^2) - 2 r x y) / (2 (1 - r^2)) (as in probabilistic linear discriminant
+analysis, Ioffe 2006, for two views).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from homeroom.contract.manifest import Task
+from homeroom.contract.statistics.accumulate import BlockVectors, sum_samples
+from homeroom.contract.statistics.sums import ONE, Statistics
+from homeroom.train.solve.base import Blocks, Solver, Strength
+from homeroom.train.solve.moments import read_moments, standardized
+from homeroom.train.solve.task_vectors import TaskVectors
+
+RIGHT, WRONG = "true", "false"
+PAIRS = 24  # canonical pairs at most
+MOST_CORRELATED = 0.98
+UNGIVEN = -1e4  # logit of an option that is not given
+
+
+@dataclass(frozen=True)
+class PairHead:
+    """Canonical coordinates are (x - mean) @ matrix. offset: added to every ratio."""
+
+    first: tuple[np.ndarray, np.ndarray]
+    second: tuple[np.ndarray, np.ndarray]
+    correlations: np.ndarray
+    offset: float
+
+    def outputs(self, vectors: TaskVectors) -> np.ndarray:
+        """float64 [n, options]: logits; 0 where there is nothing to compare with, UNGIVEN for an absent option."""
+        asked = _coordinates(vectors.blocks[0], self.first)
+        columns = []
+        for option in vectors.options:
+            ratio = self.ratio(asked, _coordinates(option, self.second))
+            known = np.where(vectors.blocks[0].present, ratio, 0.0)
+            columns.append(np.where(option.present, known, UNGIVEN))
+        return np.stack(columns, 1)
+
+    def ratio(self, x: np.ndarray, y: np.ndarray) -> np.ndarray:
+        """float64 [n] of coordinates [n, pairs]."""
+        r, rest = self.correlations, 1 - self.correlations**2
+        terms = -0.5 * np.log(rest) - (r**2 * (x**2 + y**2) - 2 * r * x * y) / (2 * rest)
+        return np.asarray(terms.sum(1) + self.offset)
+
+
+def _coordinates(block: BlockVectors, projection: tuple[np.ndarray, np.ndarray]) -> np.ndarray:
+    return np.asarray((block.values / ONE - projection[0]) @ projection[1])
+
+
+def _head(task: Task, statistics: Statistics, blocks: Blocks, strength: Strength) -> PairHead:
+    moments = read_moments(statistics, task.name, (RIGHT, WRONG), blocks)
+    asked, other = moments.cuts
+    covariance = moments.covariance([0])
+    whitening = [_whitening(covariance[cut, cut], strength.shrinkage) for cut in (asked, other)]
+    cross = whitening[0].T @ covariance[asked, other] @ whitening[1]
+    left, correlations, right = np.linalg.svd(cross, full_matrices=False)
+    kept = slice(min(PAIRS, len(correlations)))
+    counts = moments.counts[:, 0, 1]
+    odds = strength.prior_power * float(np.log((counts[0] + 1) / (counts[1] + 1))) if counts[1] else 0.0
+    return PairHead(
+        (moments.means[0, asked], whitening[0] @ left[:, kept]),
+        (moments.means[0, other], whitening[1] @ right[kept].T),
+        np.minimum(correlations[kept], MOST_CORRELATED),
+        odds,
+    )
+
+
+def _whitening(covariance: np.ndarray, shrinkage: float) -> np.ndarray:
+    """[d, d] whose transpose times the shrunken covariance times itself is the identity."""
+    correlations, spread = standardized(covariance)
+    values, vectors = np.linalg.eigh(correlations + shrinkage * np.eye(len(spread)))
+    return np.asarray(vectors / np.sqrt(values) / spread[:, None])
+
+
+def _choice_sums(task: Task, vectors: TaskVectors, targets: np.ndarray) -> Statistics:
+    chosen = targets.argmax(1)
+    values = np.stack([option.values for option in vectors.options], 1)[np.arange(len(chosen)), chosen]
+    present = np.stack([option.present for option in vectors.options], 1)[np.arange(len(chosen)), chosen]
+    right = BlockVectors(vectors.options[0].statistics_id, values, present)
+    return _pair_sums(task, vectors.blocks[0], right, np.ones(len(chosen), bool))
+
+
+def _pair_sums(task: Task, asked: BlockVectors, other: BlockVectors, right: np.ndarray) -> Statistics:
+    both = asked.present & other.present  # a pair counts whole or not at all
+    blocks = [BlockVectors(b.statistics_id, b.values * both[:, None], both) for b in (asked, other)]
+    rows = {RIGHT: right, WRONG: ~right}
+    return sum_samples(task.name, blocks, rows, moments=right)
+
+
+CHOICE = Solver(kind="choice", sums=_choice_sums, head=_head, pairs=True)
+MATCHING = Solver(
+    kind="matching",
+    sums=lambda task, vectors, targets: _pair_sums(task, vectors.blocks[0], vectors.options[0], targets[:, 0] > 0.5),
+    head=_head,
+    pairs=True,
+)

@@ -1,0 +1,1 @@
+"""Vectors of samples for statistics: raw numbers by block, projected and brought to the grid."""

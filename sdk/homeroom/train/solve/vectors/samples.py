@@ -1,0 +1,113 @@
+"""Vectors of samples: raw numbers of each block that they have, projected to the grid."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from homeroom.contract.manifest import Manifest, Task
+from homeroom.contract.statistics.accumulate import BlockVectors
+from homeroom.contract.statistics.section import Block, Section
+from homeroom.data.samples import StoredInput, StoredSample
+from homeroom.data.tasks.base import InputKey
+from homeroom.train.features.buffer import input_at
+from homeroom.train.solve.kinds import solver_of
+from homeroom.train.solve.task_vectors import TaskVectors
+from homeroom.train.solve.vectors.projection import Projection
+from homeroom.train.solve.vectors.raw import raw_numbers
+
+Inputs = Mapping[InputKey, np.ndarray]  # features int8 [taps, n, dim] of a sample
+Read = Callable[[StoredSample, StoredInput], StoredInput | None]  # opens an input that was left in the store
+
+
+@dataclass(frozen=True)
+class SampleVectors:
+    """Vectors of n samples by name of the block, one for each input of its slots.
+
+    values: int64 [n, inputs, d] on the grid; present: bool [n, inputs]
+    """
+
+    section: Section
+    values: Mapping[str, np.ndarray]
+    present: Mapping[str, np.ndarray]
+
+    def of_task(self, task: Task) -> TaskVectors:
+        """The vectors that a task is solved from."""
+        blocks, options = blocks_of(self.section, task)
+        asked = tuple(self._one(block, 0) for block in blocks)
+        inputs = range(self.present[options.name].shape[1]) if options else ()
+        return TaskVectors(asked, tuple(self._one(options, index) for index in inputs) if options else ())
+
+    def _one(self, block: Block, index: int) -> BlockVectors:
+        values, present = self.values[block.name], self.present[block.name]
+        return BlockVectors(block.statistics_id, values[:, index], present[:, index])
+
+
+def blocks_of(section: Section, task: Task) -> tuple[tuple[Block, ...], Block | None]:
+    """The blocks that a task is solved from, and that of its options; none where it is not covered.
+
+    A slot of several inputs serves choice alone.
+    """
+    solver = solver_of(task)
+    if solver is None:
+        return (), None
+    if solver.pairs:
+        asked, options = (section.of_slots((slot,)) for slot in task.reads)
+        return ((asked,), options) if asked and options else ((), None)
+    return tuple(block for block in section.blocks if block.inputs == 1 and set(block.slots) <= set(task.reads)), None
+
+
+def covered(manifest: Manifest) -> list[Task]:
+    """The tasks that a bundle's statistics can solve."""
+    section = manifest.statistics
+    return [task for task in manifest.tasks if isinstance(section, Section) and blocks_of(section, task)[0]]
+
+
+def sample_vectors(
+    manifest: Manifest,
+    projections: Mapping[str, Projection],
+    samples: Sequence[StoredSample],
+    inputs: Sequence[Inputs],
+    read: Read,
+) -> SampleVectors:
+    """The vectors of samples whose features are there.
+
+    inputs: features of each sample, in the order of the samples
+    """
+    section = manifest.statistics
+    assert isinstance(section, Section)
+    values, present = {}, {}
+    for block in section.blocks:
+        width = block.inputs
+        there = np.zeros((len(samples), width), bool)
+        raw = np.zeros((len(samples), width, block.width), np.float32)
+        for row, index, numbers in raw_rows(manifest, block.slots, block.kind, zip(samples, inputs, strict=True), read):
+            raw[row, index], there[row, index] = numbers, True
+        vectors = np.zeros((len(samples), width, block.dimension), np.int64)
+        vectors[there] = projections[block.name](raw[there])
+        values[block.name], present[block.name] = vectors, there
+    return SampleVectors(section, values, present)
+
+
+def raw_rows(
+    manifest: Manifest, slots: tuple[str, ...], kind: str, samples: Iterable[tuple[StoredSample, Inputs]], read: Read
+) -> Iterator[tuple[int, int, np.ndarray]]:
+    """Yields (number of the sample, number of the input, raw numbers float32 [width]) of inputs that are present."""
+    modality = manifest.modality(manifest.slot(slots[0]).modality)
+    for row, (sample, features) in enumerate(samples):
+        for index in range(manifest.slot(slots[0]).count):
+            keys = [(slot, index) for slot in slots]
+            if not all(key in features for key in keys):
+                continue
+            opened = _opened(sample, keys, read) if kind != "taps" else []
+            if any(value is None for value in opened):
+                continue
+            arrays = [features[key] for key in keys]
+            yield row, index, raw_numbers(kind, modality, arrays, opened, sample.language or "")
+
+
+def _opened(sample: StoredSample, keys: Sequence[InputKey], read: Read) -> list[StoredInput | None]:
+    values = [input_at(sample, slot, index) for slot, index in keys]
+    return [None if value is None else read(sample, value) for value in values]
