@@ -48,7 +48,8 @@ class Kind:
     wanted: what they expect, in words.
     judge: what became of it, where it was not refused; None where only a refusal is right.
     told: words of which a refusal must have at least one, so that a person knows what is the matter.
-    then: further commands, each the arguments after `homeroom device COMMAND DIR`.
+    then: further commands, each the words after `homeroom device`. Of these DIR stands for the device, GIVEN for what was
+    given, FILE:… for a sheet with these lines, FIRST-ID for the id of the first sample.
     inbox: whether it comes by the agent's inbox.
     """
 

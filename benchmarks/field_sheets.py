@@ -262,6 +262,15 @@ def names() -> list[Kind]:
     ]  # fmt: skip
 
 
+COLUMNS = "word,label.category,subject,consent\n"
+FORM = "word,label.category,consent,consent_by,consent_on,consent_basis\na cat,cat,given,Ms Ray,03.05.2026,form 7\n"
+
+
+def form_kept(outcome: Outcome) -> Verdict:
+    wanted = {"state": "given", "by": "Ms Ray", "on": "2026-05-03", "basis": "form 7"}
+    return right_if([one["consent"] for one in outcome.samples] == [wanted])
+
+
 def consents() -> list[Kind]:
     def consent(text: str, used: bool) -> Kind:
         judge: Judge = lambda outcome: right_if(all(one["trainable"] == used for one in outcome.samples))  # noqa: E731
@@ -291,15 +300,46 @@ def consents() -> list[Kind]:
 
     return [
         consent("given", True),
+        consent("refused", False),
         consent("refused by the mother", False),
         consent("withdrawn", False),
         consent("no", False),
+        consent("not given", False),
+        consent("gven", False),
+        sheet("who consented, but not what", "word,label.category,consent_by\na cat,cat,Ms Ray\n", "refused", None, "consent", group="consent"),
+        sheet("consent with who, when and why", FORM, "given, with all of it", form_kept, group="consent"),
+        sheet("words beside no consent", "word,label.category,consent_text\na cat,cat,letter of 3 May\n", "listed to be decided", lambda o: right_if(mentions(o, "letter of 3 May")), group="consent", then=(("consent", "DIR"),)),
+        sheet("consent withdrawn by the next sheet", COLUMNS + "a cat,cat,p-1,given\n", "not trained on", lambda o: right_if([s["trainable"] for s in o.samples] == [False]), group="consent", then=(("add", "DIR", "FILE:" + COLUMNS + "a cat,cat,p-1,withdrawn\n"),)),
+        sheet("an old sheet after a withdrawal", COLUMNS + "a cat,cat,p-1,withdrawn\n", "not trained on", lambda o: right_if([s["trainable"] for s in o.samples] == [False]), group="consent", then=(("add", "DIR", "FILE:" + COLUMNS + "a cat,cat,p-1,given\n"),)),
         until("2027-07-31", "2027-07-31"),
         until("31.07.2027", "2027-07-31"),
         until("31/07/2027", "2027-07-31"),
         until("03/04/2027", None),
         until("2027-13-01", None),
         until("46234", None),
+    ]  # fmt: skip
+
+
+# Corrections and removals
+
+
+def corrections() -> list[Kind]:
+    row = "word,label.category,subject\na cat,{},{}\n"
+
+    def again(name: str, wanted: str, first: str, second: str, judge: Judge, *more: tuple[str, ...]) -> Kind:
+        return sheet(name, first, wanted, judge, group="correction", then=(("add", "DIR", "FILE:" + second), *more))
+
+    dog, slip = row.format("dog", "p-1"), row.format("cat", "p-1")
+    two = "word,label.category,subject\na cat,cat,p-1\na cat,dog,p-1\n"
+    return [
+        again("a label corrected", "replaced, and said", slip, dog, labels({"category": "dog"}, said=("now 'dog'",))),
+        again("the old file once more", "the correction stays", slip, dog, labels({"category": "dog"}), ("add", "DIR", "FILE:" + slip)),
+        again("the same file twice", "stored once", slip, slip, labels({"category": "cat"})),
+        again("a second task for the same inputs", "both labels", slip, "word,label.weight,subject\na cat,12.5,p-1\n", labels({"category": "cat", "weight": 12.5})),
+        again("the same words of nobody", "both kept, and said", row.format("cat", ""), row.format("dog", ""), labels({"category": "cat"}, {"category": "dog"}, said=("both are kept",))),
+        sheet("two rows of one file that contradict", two, "the second is set aside", lambda o: right_if([bool(s["aside"]) for s in o.samples] == [False, True]), group="correction"),
+        sheet("a sample removed by its id", slip, "gone, with what cannot be taken back", lambda o: right_if(not o.samples and mentions(o, "not taken back")), group="correction", then=(("remove", "DIR", "FIRST-ID", "--yes"),)),
+        sheet("a sample removed by half an id", slip, "refused", None, "8 characters", group="correction", then=(("remove", "DIR", "3f2a", "--yes"),)),
     ]  # fmt: skip
 
 
@@ -369,4 +409,14 @@ def zipped(folder: Path) -> Path:
 
 
 def kinds() -> list[Kind]:
-    return [*texts(), *separators(), *numbers(), *label_cells(), *other_files(), *names(), *consents(), *folders()]
+    return [
+        *texts(),
+        *separators(),
+        *numbers(),
+        *label_cells(),
+        *other_files(),
+        *names(),
+        *consents(),
+        *corrections(),
+        *folders(),
+    ]

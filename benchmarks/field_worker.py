@@ -72,6 +72,8 @@ def summary(modality: Any, value: Any) -> Any:
 
 def stored(device: Path) -> list[dict[str, Any]]:
     """The samples of a device."""
+    import msgspec
+
     from homeroom.device.device import Device
 
     samples = []
@@ -86,8 +88,19 @@ def stored(device: Path) -> list[dict[str, Any]]:
                 for slot in manifest.slots
                 if slot.name in sample.inputs
             }
-            names = ("labels", "subject", "consent", "source", "retain_until", "language", "aside", "trainable")
-            samples.append({"inputs": inputs, **{name: getattr(sample, name) for name in names}})
+            names = (
+                "labels",
+                "subject",
+                "consent",
+                "source",
+                "retain_until",
+                "language",
+                "aside",
+                "trainable",
+                "author",
+            )
+            facts = {name: getattr(sample, name) for name in names}
+            samples.append({"inputs": inputs, **msgspec.to_builtins(facts)})
     return samples
 
 
@@ -95,6 +108,20 @@ def peak_megabytes() -> float:
     """Peak memory of this process since it began, and of its largest child."""
     own = next(line for line in Path("/proc/self/status").read_text("utf-8").splitlines() if line.startswith("VmHWM"))
     return (int(own.split()[1]) + resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss) / 1000
+
+
+def word_of(word: str, device: Path, given: Path) -> str:
+    """A word of a command, as `field_kind.Kind` describes them."""
+    if word.startswith("FILE:"):
+        sheet = given.parent / f"next-{len(list(given.parent.glob('next-*')))}.csv"
+        sheet.write_text(word.removeprefix("FILE:"), encoding="utf-8")
+        return str(sheet)
+    if word == "FIRST-ID":
+        from homeroom.device.device import Device
+
+        with Device.open(device) as opened:
+            return next(opened.store.each_sample()).sample_id
+    return {"DIR": str(device), "GIVEN": str(given)}.get(word, word)
 
 
 def main() -> None:
@@ -106,7 +133,7 @@ def main() -> None:
         outcome["traceback"] = import_inbox(device, given)
     else:
         for arguments in [["add", str(device), str(given), *task["options"]], *task["then"]]:
-            command = ["device", *(str(device) if one == "DIR" else one for one in arguments)]
+            command = ["device", *(word_of(one, device, given) for one in arguments)]
             said, error, failed = run(command)
             outcome["said"] += said
             outcome["error"], outcome["traceback"] = outcome["error"] or error, outcome["traceback"] or failed

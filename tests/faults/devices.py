@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import sqlite3
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import numpy as np
@@ -16,7 +17,7 @@ from homeroom.store.master_keys import FolderKeys
 SECRET_WORD = "wolframite"  # nobody but a pupil writes this
 
 
-def make_sample(number: int, subject: str = "p-17", **facts: str) -> StoredSample:
+def make_sample(number: int, subject: str = "p-17", **facts: Any) -> StoredSample:
     """A text and a picture of about 3 KB, unlike any other number's."""
     picture = np.random.default_rng(number).bytes(3000) + SECRET_WORD.encode()
     return StoredSample(
@@ -53,6 +54,7 @@ def make_older(home: Path, version: int) -> None:
             subject = store._context.keys.find(sample.subject)
             assert subject is not None
             facts = {name: getattr(sample, name) for name in FACTS_OF_3[:5]}
+            facts |= {"consent": sample.consent.text if sample.consent else None}
             facts |= {name: value for name in FACTS_OF_3[5:] if (value := getattr(sample, name))}
             bodies = (msgspec.msgpack.encode(part, order="sorted") for part in (facts, sample.inputs))
             columns = ("samples.facts", "samples.inputs")

@@ -300,6 +300,7 @@ class Agent:
             bundle=f"{facts['bundle']['name']} version {facts['bundle']['version']}",
             samples=facts["samples"],
             unlabelled=self._counted[1],
+            consent_to_decide=facts["consent_to_decide"],
             updates_waiting=facts["updates_waiting"],
             joined=facts["joined"],
             global_version=facts["global_version"],

@@ -39,6 +39,7 @@ class AgentStatus(msgspec.Struct, frozen=True, kw_only=True):
     bundle: str = ""
     samples: int = 0
     unlabelled: int = 0
+    consent_to_decide: int = 0
     updates_waiting: int = 0
     joined: bool = False
     global_version: int = 0
@@ -85,19 +86,29 @@ def status_lines(status: AgentStatus) -> list[tuple[str, str]]:
         lines.append((f"last seen {status.last_seen}", "when the aggregator last answered"))
     if status.next_version:
         lines.append(("next version", status.next_version))
+    lines += _waiting_lines(status)
+    if status.rolled_back:
+        lines.append(("rolled back", f"{status.rolled_back} models that were clearly worse are not in use"))
+    told = DISK_CODES | BUNDLE_CODES  # by lines of their own
+    return lines + [(f"{area} trouble", text) for area, text in status.problems.items() if codes.get(area) not in told]
+
+
+def _waiting_lines(status: AgentStatus) -> list[tuple[str, str]]:
+    """What waits for a person."""
+    lines: list[tuple[str, str]] = []
     if status.waiting_entries:
         how = "accept it on the page, or with `homeroom device join` or `policy` and the file"
         lines.append(("waits for a yes", f"{status.waiting_entries} in the inbox, an invitation or a policy: {how}"))
+    if status.consent_to_decide:
+        told_once = "`homeroom device consent DIR` lists their words once, to be decided"
+        lines.append(("consent", f"of {status.consent_to_decide} samples is in words alone: {told_once}"))
     if status.unread_entries:
         lines.append(("not read", f"{status.unread_entries} in the inbox: the page names them, and why"))
     if status.refused_entries:
         lines.append(
             ("refused", f"{status.refused_entries} entries of the inbox: the reasons lie in its folder refused/")
         )
-    if status.rolled_back:
-        lines.append(("rolled back", f"{status.rolled_back} models that were clearly worse are not in use"))
-    told = DISK_CODES | BUNDLE_CODES  # by lines of their own
-    return lines + [(f"{area} trouble", text) for area, text in status.problems.items() if codes.get(area) not in told]
+    return lines
 
 
 def describe_error(problem: Exception) -> str:

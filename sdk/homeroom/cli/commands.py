@@ -43,6 +43,8 @@ COMMANDS = {
     "device offline join": ("homeroom.cli.offline:offline_join", "Ask to join with the next message."),
     "device offline out": ("homeroom.cli.offline:offline_out", "Write what waits to a removable folder."),
     "device offline in": ("homeroom.cli.offline:offline_in", "Take in the aggregator's answer."),
+    "device consent": ("homeroom.cli.consent:consent", "List consents in words to be decided, or decide one."),
+    "device remove": ("homeroom.cli.consent:remove", "Remove samples and what may be learned from them."),
     "device subjects": ("homeroom.cli.subjects:subjects", "List who is held, with the number of samples."),
     "device forget": ("homeroom.cli.subjects:forget", "Destroy a subject's key and everything under it."),
     "device hand-over": ("homeroom.cli.subjects:hand_over", "Show or write all that is held about a subject."),

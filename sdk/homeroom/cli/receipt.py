@@ -27,6 +27,9 @@ def receipt_lines(receipt: AddReceipt, directory: Path) -> Iterator[str]:
     """The lines of a receipt."""
     known = f", {receipt.known:,} were there already" if receipt.known else ""
     yield f"{counted(receipt.added, 'sample')} added{known}"
+    if receipt.corrected:
+        yield "  corrected, in place of what was there:"
+        yield from few([f"    {what} ({count:,})" for what, count in receipt.corrected.items()])
     total = len(receipt.sample_ids)
     width = max((len(task) for task in receipt.labelled), default=0)
     for task, labelled in receipt.labelled.items():
@@ -38,6 +41,8 @@ def receipt_lines(receipt: AddReceipt, directory: Path) -> Iterator[str]:
         number = sum(receipt.quarantined.values())
         yield f"  {number:,} quarantined, whole or in part: see `homeroom device quarantine {directory}`"
         yield from few([f"    {count:,}: {reason}" for reason, count in receipt.quarantined.items()])
+    for state, count in receipt.without_consent.items():
+        yield f"  {count:,} never trained on: consent {state}"
     if receipt.missing:
         cells = ", ".join(f"{cell} ({count:,})" for cell, count in receipt.missing.items())
         yield f"  cells taken as missing: {cells}"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from pathlib import Path
+from typing import Any, Literal
 
 import click
 
@@ -11,6 +12,9 @@ from homeroom.cli.options import as_json, json_text, one_line, opened, say
 from homeroom.cli.parameters import FOLDER
 from homeroom.cli.receipt import counted
 from homeroom.data.names import near_names
+
+TEXTS: tuple[Literal["text"], ...] = ("text",)
+TEXT_SHOWN = 40  # characters
 
 
 @click.command()
@@ -38,12 +42,15 @@ def forget(directory: Path, subject: str, yes: bool) -> None:
 
 @click.command()
 @click.argument("directory", type=FOLDER)
+@click.option("--samples", metavar="PERSON", help="List this person's samples with their ids instead.")
 @as_json
-def subjects(directory: Path, machine: bool) -> None:
+def subjects(directory: Path, samples: str | None, machine: bool) -> None:
     """List who is held, with the number of samples; names that may be the same person's stand together.
 
     Example: homeroom device subjects classroom/
     """
+    if samples is not None:
+        return _list_samples(directory, samples, machine)
     with opened(directory) as device:
         counts = Counter(sample.subject for sample in device.store.each_without_inputs())
         held = {name: counts[name] for name in sorted(device.store.subjects(), key=str.casefold)}
@@ -54,6 +61,34 @@ def subjects(directory: Path, machine: bool) -> None:
     for name, number in held.items():
         near = near_names(name, held)
         say(f"{name:{width}}  {counted(number, 'sample')}" + (f"  also held: {', '.join(near)}" if near else ""))
+
+
+def _list_samples(directory: Path, person: str, machine: bool) -> None:
+    with opened(directory) as device:
+        name = device.store.known(person)
+        held = [sample for sample in device.store.each_without_inputs() if name in (sample.subject, sample.author)]
+        texts = [device.store.with_inputs(sample, TEXTS) for sample in held]
+    rows: list[dict[str, Any]] = [
+        {
+            "id": sample.sample_id,
+            "subject": sample.subject,
+            "author": sample.author,
+            "labels": sample.labels,
+            "consent": sample.consent_state,
+            "inputs": {
+                slot: next((v for v in values if isinstance(v, str)), "") for slot, values in text.inputs.items()
+            },
+        }
+        for sample, text in zip(held, texts, strict=True)
+        if text is not None
+    ]
+    if machine:
+        click.echo(json_text(rows))
+        return
+    for row in rows:
+        inputs = ", ".join(f"{slot} {text[:TEXT_SHOWN]!r}" if text else slot for slot, text in row["inputs"].items())
+        labels = ", ".join(f"{task}={label}" for task, label in row["labels"].items()) or "no label"
+        say(f"{row['id']}  {inputs}: {labels}; consent {row['consent']}")
 
 
 @click.command("hand-over")

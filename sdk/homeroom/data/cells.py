@@ -70,7 +70,7 @@ def parse_number(cell: str, decimal: Decimal, usual: Range) -> float:
     return float(f"{sign}{digits.replace(other, '').replace(separator or '.', '.')}e{exponent or 0}")
 
 
-def parse_day(text: str) -> datetime.date:
+def parse_day(text: str, where: str = "retain_until") -> datetime.date:
     """Returns the day of 2027-07-31, 31.07.2027, 31/07/2027 or 07/31/2027; InputError where it could be two days."""
     remedy = "write it as 2027-07-31"
     found = DAY.fullmatch(text.strip())
@@ -79,13 +79,13 @@ def parse_day(text: str) -> datetime.date:
             return datetime.date.fromisoformat(text.strip())
         first, second, year = int(found[1]), int(found[3]), int(found[4])
         if found[2] == "/" and first <= 12 and second <= 12 and first != second:
-            raise InputError(f"{text!r} could be two days", where="retain_until", remedy=remedy)
+            raise InputError(f"{text!r} could be two days", where=where, remedy=remedy)
         day, month = (second, first) if found[2] == "/" and second > 12 else (first, second)
         if len(found[4]) != 4:
             raise ValueError
         return datetime.date(year, month, day)
     except ValueError:
-        raise InputError(f"{text!r} is not a day", where="retain_until", remedy=remedy) from None
+        raise InputError(f"{text!r} is not a day", where=where, remedy=remedy) from None
 
 
 def _parts(text: str) -> tuple[str, str, str | None] | None:

@@ -1,9 +1,14 @@
-"""Names of people: as they are stored, and which of them may be the same person's."""
+"""Names of people: as they are stored, and which of them may be the same person's; short texts beside a sample."""
 
 from __future__ import annotations
 
 import unicodedata
 from collections.abc import Iterable
+from typing import Any
+
+from homeroom.errors import InputError
+
+NAME_LIMIT_CHARACTERS = 256
 
 
 def normal_name(name: str) -> str:
@@ -22,3 +27,27 @@ def _near_key(name: str) -> str:
     key = unicodedata.normalize("NFKC", normal_name(name)).casefold().replace(" ", "")
     number, point, decimals = key.partition(".")
     return number if point and number.isdecimal() and not decimals.strip("0") else key
+
+
+def check_text_field(field: str, value: Any) -> str | None:
+    """Returns a short text beside a sample, such as a name; None where it is empty. A whole number is a text.
+
+    Raises InputError, which names the field, where it is none, or too long, or holds control characters.
+    """
+    if value is None or value == "":
+        return None
+    if isinstance(value, float) and value.is_integer():
+        value = int(value)
+    if isinstance(value, int) and not isinstance(value, bool):
+        value = str(value)  # a number as JSON has it
+    if not isinstance(value, str) or len(value) > NAME_LIMIT_CHARACTERS:
+        raise InputError(f"needs a text of at most {NAME_LIMIT_CHARACTERS} characters", where=field)
+    refuse_control_characters(value, field)
+    return value
+
+
+def refuse_control_characters(text: str, where: str) -> None:
+    """InputError where a text holds a character that is no text."""
+    for character in text:
+        if unicodedata.category(character) == "Cc" and not character.isspace():
+            raise InputError(f"holds a character that is no text: {character!r}", where=where, remedy="leave it out")

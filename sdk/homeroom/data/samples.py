@@ -9,6 +9,7 @@ from typing import Any, Literal, get_args
 
 import msgspec
 
+from homeroom.data.consent import CONSENT_FIELDS, FORBIDDING, Consent, ConsentState
 from homeroom.data.preprocess import hashed_content
 from homeroom.data.preprocess.sequence import Interaction
 
@@ -16,13 +17,12 @@ TEXT_LIMIT_CHARACTERS = 20_000  # far more than any bucket holds
 INTERACTION_LIMIT = 10_000  # of one sequence
 MEDIA_LIMIT_BYTES = 64 << 20
 DEFAULT_SUBJECT = "classroom"  # of samples that name none
-NAME_LIMIT_CHARACTERS = 256
 
 Row = dict[str, float | str | None]
 SpanLabel = dict[str, str | int]  # start, end (characters), label
 Label = str | int | float | bool | list[str | SpanLabel]
 TRUTH_WORDS = {"true": True, "yes": True, "1": True, "1.0": True, "false": False, "no": False, "0": False, "0.0": False}
-RESERVED_FIELDS = ("labels", "subject", "consent", "source", "retain_until", "language")
+RESERVED_FIELDS = ("labels", "subject", "author", "consent", *CONSENT_FIELDS, "source", "retain_until", "language")
 
 
 class Sample:
@@ -34,8 +34,10 @@ class Sample:
 
     labels: by task name: the class, the level, a list of classes, a number, the index of the right option, whether two
     inputs match, or a list of spans, each (start, end, label) in characters. A tracing task takes none.
-    subject: the person the sample is about. consent, source, language: short texts. retain_until: the last day, a date
-    or "2027-07-31".
+    subject: the person the sample is about. author: who wrote or took it, where that is another, such as the teacher.
+    consent: "given", "refused", "withdrawn" or "unstated", or a mapping or `Consent` with who, when and on what basis.
+    source, language: short texts. retain_until: the last day, a date or
+    "2027-07-31".
     """
 
     def __init__(
@@ -43,7 +45,8 @@ class Sample:
         *,
         labels: Mapping[str, Label] | None = None,
         subject: str | None = None,
-        consent: str | None = None,
+        author: str | None = None,
+        consent: str | Mapping[str, str] | Consent | None = None,
         source: str | None = None,
         retain_until: str | datetime.date | None = None,
         language: str | None = None,
@@ -51,7 +54,8 @@ class Sample:
     ) -> None:
         self.inputs = inputs
         self.labels = dict(labels or {})
-        self.subject, self.consent, self.source, self.language = subject, consent, source, language
+        self.subject, self.author, self.consent = subject, author, consent
+        self.source, self.language = source, language
         self.retain_until = retain_until
         self.origin: str | None = None  # the file and row it was read from
 
@@ -85,6 +89,7 @@ class StoredSample(msgspec.Struct, frozen=True, kw_only=True):
     """A checked sample.
 
     inputs: by slot, a value or None for each of its inputs; media as encoded files. From the store, references.
+    author: who wrote or took it, where that is another than the subject.
     aside: why the sample is quarantined until a person has looked at it; empty where it is not.
     left_out, weighed: by slot, the indices of poor inputs, where the rest of the sample is trained on all the same:
     those that are ignored, and those that count less.
@@ -93,13 +98,14 @@ class StoredSample(msgspec.Struct, frozen=True, kw_only=True):
     inputs: dict[str, list[StoredInput | None]]
     labels: dict[str, Label] = {}
     subject: str = DEFAULT_SUBJECT
-    consent: str | None = None
+    consent: Consent | None = None
     source: str | None = None
     retain_until: str | None = None
     language: str | None = None
     aside: str = ""
     left_out: dict[str, list[int]] = {}
     weighed: dict[str, list[int]] = {}
+    author: str | None = None
     sample_id: str = ""
 
     @property
@@ -111,8 +117,15 @@ class StoredSample(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def trainable(self) -> bool:
-        """Whether any part of it may be trained on."""
+        """Whether any part of it may be trained on; nothing is where consent is refused or withdrawn."""
+        if self.consent_state in FORBIDDING:
+            return False
         return not self.aside or bool(self.left_out or self.weighed)
+
+    @property
+    def consent_state(self) -> ConsentState:
+        """What is known of the consent to learning from it."""
+        return self.consent.state if self.consent else "unstated"
 
 
 def digest_of(value: StoredInput) -> bytes:

@@ -4,22 +4,21 @@ from __future__ import annotations
 
 import datetime
 import math
-import unicodedata
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from homeroom.contract.manifest import Column, Manifest, SequencePreprocess, Slot, Task
 from homeroom.data.cells import parse_day
+from homeroom.data.consent import check_consent
 from homeroom.data.decoder import client
-from homeroom.data.names import normal_name
+from homeroom.data.names import check_text_field, normal_name, refuse_control_characters
 from homeroom.data.preprocess.media import check
 from homeroom.data.preprocess.sequence import Interaction
 from homeroom.data.samples import (
     DEFAULT_SUBJECT,
     INTERACTION_LIMIT,
     MEDIA_LIMIT_BYTES,
-    NAME_LIMIT_CHARACTERS,
     TEXT_LIMIT_CHARACTERS,
     TRUTH_WORDS,
     Label,
@@ -61,14 +60,17 @@ def resolve(sample: Sample, manifest: Manifest, *, base: Path | None = None, tru
     for name, label in labels.items():
         task = manifest.task(name)
         kind_of(task).check_inputs(task, label, inputs)
+    subject = normal_name(check_text_field("subject", sample.subject) or "") or DEFAULT_SUBJECT
+    author = normal_name(check_text_field("author", sample.author) or "") or None
     return StoredSample(
         inputs=inputs,
         labels=labels,
-        subject=normal_name(_check_name("subject", sample.subject) or "") or DEFAULT_SUBJECT,
-        consent=_check_name("consent", sample.consent),
-        source=_check_name("source", sample.source),
+        subject=subject,
+        author=None if author == subject else author,
+        consent=check_consent(sample.consent),
+        source=check_text_field("source", sample.source),
         retain_until=_check_date(sample.retain_until),
-        language=_check_name("language", sample.language),
+        language=check_text_field("language", sample.language),
     )
 
 
@@ -146,7 +148,7 @@ def _check_text(value: Any, where: str) -> str:
         raise InputError(f"needs a text, not {type(value).__name__}", where=where)
     if not value.strip():
         raise InputError("the text is empty", where=where, remedy="leave the input out instead")
-    _refuse_control_characters(value, where)
+    refuse_control_characters(value, where)
     if len(value) > TEXT_LIMIT_CHARACTERS:
         what = f"{len(value):,} characters are more than {TEXT_LIMIT_CHARACTERS:,}"
         raise InputError(what, where=where, remedy="shorten the text")
@@ -256,23 +258,6 @@ def _check_seconds(value: Any, where: str) -> float | None:
     if not math.isfinite(seconds):
         raise InputError(f"{value!r} is no time", where=where, remedy="give seconds, from any moment on")
     return seconds
-
-
-def _check_name(field: str, value: str | None) -> str | None:
-    if value is None or value == "":
-        return None
-    if isinstance(value, int) and not isinstance(value, bool):
-        value = str(value)  # a number as JSON has it
-    if not isinstance(value, str) or len(value) > NAME_LIMIT_CHARACTERS:
-        raise InputError(f"needs a text of at most {NAME_LIMIT_CHARACTERS} characters", where=field)
-    _refuse_control_characters(value, field)
-    return value
-
-
-def _refuse_control_characters(text: str, where: str) -> None:
-    for character in text:
-        if unicodedata.category(character) == "Cc" and not character.isspace():
-            raise InputError(f"holds a character that is no text: {character!r}", where=where, remedy="leave it out")
 
 
 def _check_date(value: str | datetime.date | None) -> str | None:

@@ -14,12 +14,13 @@ from homeroom.contract.invitation import read_invitation
 from homeroom.contract.manifest import Runtime
 from homeroom.contract.policy import Policy
 from homeroom.data import ingest
+from homeroom.data.consent import Consent
 from homeroom.data.decoder import client as decoder
 from homeroom.data.samples import Sample, StoredSample
 from homeroom.data.tasks.answers import Answer
 from homeroom.data.tasks.metrics import Score
 from homeroom.data.validation import find_task, resolve
-from homeroom.device import profile_transfer, profiles
+from homeroom.device import consents, profile_transfer, profiles
 from homeroom.device.install import installed_bundle, open_device, upgrade_bundle
 from homeroom.device.local_samples import to_examples, training_samples, training_settings, validation_scores
 from homeroom.device.profiles import Profile
@@ -35,7 +36,7 @@ from homeroom.inference.explain import Explanation, explain
 from homeroom.inference.predict import noted, predict
 from homeroom.runtime.bundle import Bundle
 from homeroom.runtime.graphs import Graphs
-from homeroom.store import Export, ForgetReport, Store
+from homeroom.store import AddReport, ConsentReport, Export, ForgetReport, RemoveReport, Store
 from homeroom.train import label_errors
 from homeroom.train.evaluate import evaluate
 from homeroom.train.features.compute import Progress
@@ -104,11 +105,14 @@ class Device:
         options: how sheets are read; with `skip_bad`, rows that are not valid are left out, and stand in the receipt.
         """
         intake, tally = ingest.Intake(options or ingest.ReadOptions()), Tally(self.bundle)
-        read = tally.of(ingest.read(samples, self.bundle.manifest, intake))
-        admitted = admit_samples(policy_in_force(self.store), read, self.store.today())
+        read, changes = ingest.read(samples, self.bundle.manifest, intake), AddReport()
+        admitted = tally.of(admit_samples(policy_in_force(self.store), read, self.store.today(), intake.refuse))
         before = self.store.count()
-        ids = add_checked(self.store, self.bundle.manifest, admitted) if gates else self.store.add(admitted)
-        return write_receipt(self.store, ids, before, tally, intake)
+        if gates:
+            ids = add_checked(self.store, self.bundle.manifest, admitted, changes)
+        else:
+            ids = self.store.add(admitted, report=changes)
+        return write_receipt(self.store, ids, before, tally, intake, changes)
 
     def set_aside(self) -> list[StoredSample]:
         """Quarantined samples, whole or in some inputs, without their inputs; `aside` says why."""
@@ -267,6 +271,20 @@ class Device:
         make_update.queue_newest_update(self.store, self.bundle)
         self.store.back_up()
         return policy
+
+    def remove(self, *sample_ids: str) -> RemoveReport:
+        """Removes samples by id, and all that was learned with their subjects' samples, as `forget` does.
+
+        What was sent is asked to be unlearned. InputError, with nothing changed, where an id is not clear.
+        """
+        return self.store.remove(sample_ids)
+
+    def set_consent(self, consent: Consent, *, subject: str | None = None, text: str | None = None) -> ConsentReport:
+        """Sets the consent of a subject's samples, or of those where a person has yet to decide what `text` means.
+
+        InputError where there is none.
+        """
+        return consents.set_consent(self.store, consent, subject, text)
 
     def forget(self, subject: str) -> ForgetReport:
         """Destroys a subject's key and all data under it, and queues unlearning of what was sent."""

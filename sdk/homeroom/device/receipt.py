@@ -7,22 +7,30 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from homeroom.contract.manifest import SequencePreprocess, TextPreprocess
+from homeroom.data.consent import FORBIDDING
 from homeroom.data.ingest import Intake, Problem
 from homeroom.data.names import near_names
 from homeroom.data.samples import StoredSample
 from homeroom.runtime.bundle import Bundle
+from homeroom.store.records import AddReport
 from homeroom.store.store import Store
+
+STALE_LABELS = "with labels that were corrected since: the corrected ones stay (`homeroom device page` changes them)"
+OTHER_LABELS = "as samples held, with other labels: nobody is named, so both are kept (`homeroom device remove`)"
 
 
 @dataclass(frozen=True)
 class AddReceipt:
     """What became of samples that were given.
 
-    sample_ids: of all that were taken, in their order. added, known: how many of them are new, and were there already.
+    sample_ids: of all that were taken, in their order. added, known: how many of them are new, and were there
+    already just so.
     labelled: by task, how many have a label; of the others there are `len(sample_ids)` less.
     longer: by slot, how many inputs are longer than the model reads, which leaves out their ends.
     quarantined: how many are set aside, whole or in part, by the reason.
     refused: rows that cannot be taken. read: files that were read; unread: files of a folder that were not, and why.
+    corrected: how many of those that were there are other than before, by what changed.
+    without_consent: how many are kept and never trained on, since consent is refused or withdrawn.
     missing: cells that were taken as missing, by their text. notes: sentences about what was understood otherwise.
     """
 
@@ -36,6 +44,8 @@ class AddReceipt:
     read: Sequence[str] = ()
     unread: Mapping[str, str] = field(default_factory=dict)
     missing: Mapping[str, int] = field(default_factory=dict)
+    corrected: Mapping[str, int] = field(default_factory=dict)
+    without_consent: Mapping[str, int] = field(default_factory=dict)
     notes: Sequence[str] = ()
 
 
@@ -47,12 +57,14 @@ class Tally:
     labelled: Counter[str] = field(default_factory=Counter)
     longer: Counter[str] = field(default_factory=Counter)
     subjects: set[str] = field(default_factory=set)
+    without_consent: Counter[str] = field(default_factory=Counter)
 
     def of(self, samples: Iterable[StoredSample]) -> Iterator[StoredSample]:
         """Yields the samples, counted."""
         for sample in samples:
             self.labelled.update(sample.labels.keys())
-            self.subjects.add(sample.subject)
+            self.subjects |= {sample.subject, *([sample.author] if sample.author else [])}
+            self.without_consent.update([sample.consent_state] * (sample.consent_state in FORBIDDING))
             pairs = ((slot, value) for slot, values in sample.inputs.items() for value in values)
             self.longer.update(slot for slot, value in pairs if self._is_longer(slot, value))
             yield sample
@@ -71,9 +83,18 @@ class Tally:
         return is_longer(self.bundle.file(spec.tokenizer), value, limit)
 
 
-def write_receipt(store: Store, sample_ids: Sequence[str], before: int, tally: Tally, intake: Intake) -> AddReceipt:
-    """The receipt of samples that were just stored. before: the number of samples in the store until then."""
+def write_receipt(
+    store: Store, sample_ids: Sequence[str], before: int, tally: Tally, intake: Intake, changes: AddReport
+) -> AddReceipt:
+    """The receipt of samples that were just stored.
+
+    before: the number of samples in the store until then. changes: what was corrected.
+    """
     added, ids, held = store.count() - before, set(sample_ids), store.subjects()
+    if changes.stale_labels:
+        intake.note(f"{changes.stale_labels:,} {STALE_LABELS}")
+    if changes.other_labels:
+        intake.note(f"{changes.other_labels:,} {OTHER_LABELS}")
     for name in sorted(tally.subjects):
         if near := near_names(name, held):
             intake.note(f"{name}: also held: {', '.join(near)}")
@@ -81,7 +102,7 @@ def write_receipt(store: Store, sample_ids: Sequence[str], before: int, tally: T
     return AddReceipt(
         sample_ids=sample_ids,
         added=added,
-        known=len(sample_ids) - added,
+        known=len(sample_ids) - added - changes.corrected_samples,
         labelled={task.name: tally.labelled[task.name] for task in tally.bundle.manifest.tasks},
         longer=dict(tally.longer),
         quarantined=dict(aside.most_common()),
@@ -89,5 +110,7 @@ def write_receipt(store: Store, sample_ids: Sequence[str], before: int, tally: T
         read=sorted(map(str, intake.read)),
         unread=intake.unread,
         missing=dict(intake.missing),
+        corrected=dict(changes.corrected.most_common()),
+        without_consent=dict(tally.without_consent),
         notes=intake.notes,
     )

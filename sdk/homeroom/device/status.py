@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from homeroom.contract.signing import public_hex
+from homeroom.data.consent import FORBIDDING
 from homeroom.device.install import installed_bundle, stored_tier
 from homeroom.federation.enrolment import device_key, has_joined
 from homeroom.federation.policy import POLICY
@@ -16,6 +17,18 @@ from homeroom.runtime.bundle import Bundle
 from homeroom.store import Store
 
 
+def count_consents(store: Store, *, asked: bool) -> tuple[int, int]:
+    """Samples that consent keeps out of training, and those whose consent a person has yet to decide.
+
+    asked: whether the policy asks for consent with each sample.
+    """
+    without = undecided = 0
+    for sample in store.each_without_inputs():
+        without += sample.consent_state != "given" if asked else sample.consent_state in FORBIDDING
+        undecided += sample.consent is not None and sample.consent.is_undecided
+    return without, undecided
+
+
 def device_status(store: Store, bundle: Bundle) -> dict[str, Any]:
     """The status as `Device.status` returns it and `homeroom device status --json` prints it."""
     installed = installed_bundle(store)
@@ -23,6 +36,7 @@ def device_status(store: Store, bundle: Bundle) -> dict[str, Any]:
     version, newest, key = store.versions.current(), newest_global(store, bundle), device_key(store)
     in_use = {"kind": version.kind, "base": version.base, "version_id": version.version_id} if version else "bundle"
     manifest, policy = bundle.manifest, POLICY.read(store)
+    without, undecided = count_consents(store, asked=bool(policy and policy.consent))
     return {
         "directory": str(store.directory),
         "bundle": {"name": manifest.name, "version": manifest.version, "bundle_id": bundle.bundle_id},
@@ -30,9 +44,8 @@ def device_status(store: Store, bundle: Bundle) -> dict[str, Any]:
         "runtime": installed.runtime if installed else "onnx",
         "samples": store.count(),
         "set_aside": [f"{sample.sample_id[:12]}: {sample.quarantine_reason}" for sample in store.quarantined()],
-        "without_consent": sum(not sample.consent for sample in store.each_without_inputs())
-        if policy and policy.consent
-        else 0,  # which the policy sets aside
+        "without_consent": without,  # never trained on
+        "consent_to_decide": undecided,  # in words alone
         "subjects": len(store.subjects()),
         "profiles": store.profiles(),
         "in_use": in_use,

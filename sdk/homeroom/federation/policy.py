@@ -6,7 +6,7 @@ Without one the bundle's own scopes hold, and samples and rounds are not restric
 from __future__ import annotations
 
 import datetime
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 import msgspec
@@ -126,30 +126,32 @@ def refusal_reason(policy: Policy | None, configuration: RoundConfiguration) -> 
 
 
 def admit_samples(
-    policy: Policy | None, samples: Iterable[StoredSample], today: datetime.date
+    policy: Policy | None,
+    samples: Iterable[StoredSample],
+    today: datetime.date,
+    refuse: Callable[[InputError], None],
 ) -> Iterator[StoredSample]:
     """Yields samples as they may be stored: with the consent the policy asks for, kept no longer than it allows.
 
-    Raises InputError at the first sample without that consent.
+    refuse: is told of each sample without that consent, which is left out.
     """
     last = None
     if policy and policy.retain_days is not None:
         last = (today + datetime.timedelta(policy.retain_days)).isoformat()
     for sample in samples:
-        if policy and policy.consent and not sample.consent:
-            raise InputError(
-                f"the policy of {policy.institution} asks for consent with each sample",
-                where=f"a sample of {sample.subject}",
-                remedy="say in `consent` who gave it",
-            )
+        if policy and policy.consent and sample.consent_state != "given":
+            what = f"the policy of {policy.institution} asks for consent with each sample, and here it is"
+            remedy = "write given in `consent` where it was, and who, when and on what basis beside it"
+            refuse(InputError(f"{what} {sample.consent_state}", where=f"a sample of {sample.subject}", remedy=remedy))
+            continue
         yield msgspec.structs.replace(sample, retain_until=min(sample.retain_until or last, last)) if last else sample
 
 
 def may_teach(policy: Policy | None, sample: StoredSample, unlabelled: bool = False) -> bool:
-    """Whether a stored sample may be trained on: it is not quarantined, and has the consent the policy asks for.
+    """Whether a stored sample may be trained on: not quarantined, consent not refused, and given if the policy asks.
 
     unlabelled: whether samples without a label may be.
     """
     if not sample.trainable or not (sample.labels or unlabelled):
         return False
-    return policy is None or not policy.consent or bool(sample.consent)
+    return policy is None or not policy.consent or sample.consent_state == "given"

@@ -1,6 +1,25 @@
 """The device's store; `Store` is its one door."""
 
-from homeroom.store.records import Export, ForgetReport, StoredProfile, StoredUpdate, StoredVersion
+from homeroom.store.records import (
+    AddReport,
+    ConsentReport,
+    Export,
+    ForgetReport,
+    RemoveReport,
+    StoredProfile,
+    StoredUpdate,
+    StoredVersion,
+)
 from homeroom.store.store import Store
 
-__all__ = ["Export", "ForgetReport", "Store", "StoredProfile", "StoredUpdate", "StoredVersion"]
+__all__ = [
+    "AddReport",
+    "ConsentReport",
+    "Export",
+    "ForgetReport",
+    "RemoveReport",
+    "Store",
+    "StoredProfile",
+    "StoredUpdate",
+    "StoredVersion",
+]

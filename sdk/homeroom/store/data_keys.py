@@ -8,12 +8,16 @@ from __future__ import annotations
 import secrets
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from hashlib import sha256
+
+import msgspec
 
 from homeroom.errors import BrokenSealError, KeyGoneError
 from homeroom.store.encryption import Cipher, new_key, open_twice, seal_twice
 from homeroom.store.master_keys import KeyRing
 from homeroom.system.sqlite import Database
 
+CONTENT_TAG = sha256(b"content").digest()
 SELECT_SUBJECTS = "SELECT subject_id, name_index, data_key, name FROM subjects ORDER BY subject_id"
 SEALED_TWICE = (  # table, key, column, owner: with the owner's key, then with the device's
     ("profiles", "subject_id", "facts", "subject_id"),
@@ -35,6 +39,16 @@ class Subject:
     subject_id: int
     name: str
     cipher: Cipher
+
+
+def content_index(cipher: Cipher, content_digest: bytes) -> bytes:
+    """A keyed digest by which a sample of the same person's with the same inputs is found."""
+    return cipher.index_of_digests(CONTENT_TAG, content_digest)
+
+
+def near_index(cipher: Cipher, fingerprint: bytes) -> bytes | None:
+    """A keyed digest by which near copies of the same person's are found; None where there is no fingerprint."""
+    return cipher.index("near", fingerprint) if fingerprint else None
 
 
 class DataKeys:
@@ -134,10 +148,12 @@ class DataKeys:
     def _renew_samples(self, subject_id: int, old: Cipher, new: Cipher) -> None:
         sql = "SELECT sample_id, content, facts FROM samples WHERE subject_id = ?"
         for sample_id, content, sealed in self.database.rows(sql, (subject_id,)):
-            renewed, facts = secrets.randbits(63), old.open(sealed, "samples.facts", sample_id, content)
-            facts = new.seal(facts, "samples.facts", sample_id, renewed)
-            sql = "UPDATE samples SET facts = ?, content = ? WHERE sample_id = ?"
-            self.database.write(sql, (facts, renewed, sample_id))
+            renewed, packed = secrets.randbits(63), old.open(sealed, "samples.facts", sample_id, content)
+            facts = msgspec.msgpack.decode(packed)
+            found_by = (content_index(new, facts["content_digest"]), near_index(new, facts.get("near", b"")))
+            row = (new.seal(packed, "samples.facts", sample_id, renewed), renewed, *found_by, sample_id)
+            sql = "UPDATE samples SET facts = ?, content = ?, content_index = ?, near = ? WHERE sample_id = ?"
+            self.database.write(sql, row)
             for (place,) in self.database.rows("SELECT place FROM inputs WHERE content = ?", (content,)):
                 (body,) = self.database.one("SELECT body FROM inputs WHERE content = ? AND place = ?", (content, place))
                 body = new.seal(

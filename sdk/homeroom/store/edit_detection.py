@@ -11,27 +11,14 @@ from __future__ import annotations
 import contextlib
 import secrets
 
-import msgspec
-
 from homeroom.errors import BrokenSealError, EditedError
 from homeroom.store import repair
 from homeroom.store.context import StoreContext
-from homeroom.store.device_state import msgpack_record
-from homeroom.store.row_digests import DIGESTS, ROWS, SECURE_SECRETS, RowDigests, Sums
+from homeroom.store.row_digests import ROWS, SECURE_SECRETS, STORED, RowDigests, StoredDigests, Sums
 
 LISTED = {"samples", "subjects", "profiles", "segments", "audit", "damage"}  # an edit of others stops sending
 OLDER = "older"  # in place of tables
 OLDER_STORE = "an older copy of the store was put in its place, or its digests were removed"
-
-
-class StoredDigests(msgspec.Struct, frozen=True):
-    """The digests by table, and the session of writing that stored them."""
-
-    session: int
-    sums: Sums
-
-
-STORED = msgpack_record(DIGESTS, StoredDigests, made_again=True)
 
 
 def detect_edits(context: StoreContext, *, restored: bool) -> None:

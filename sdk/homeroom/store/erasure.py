@@ -11,15 +11,18 @@ Cut short after 1, the next opening finishes it; before, it never happened.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
 
-from homeroom.errors import DiskFullError
+from homeroom.errors import DiskFullError, InputError
 from homeroom.store.context import StoreContext
 from homeroom.store.device_state import RESIDUAL, SECURE
 from homeroom.store.profiles import remove_profile
-from homeroom.store.records import ForgetReport
+from homeroom.store.records import ForgetReport, RemoveReport
 from homeroom.store.sealed_rows import delete_samples
 from homeroom.store.versions import Versions
+
+LEAST_ID_CHARACTERS = 8  # by which a sample is named
 
 
 def forget_subject(context: StoreContext, name: str) -> ForgetReport:
@@ -73,32 +76,92 @@ def finish_rotation(context: StoreContext) -> None:
 
 def _remove(context: StoreContext, subject_id: int) -> ForgetReport:
     """Removes a subject's rows, and every version, state and unsent update that it entered; inside a step."""
+    samples = delete_samples(context.database, "subject_id", subject_id)
+    report = _remove_learned(context, subject_id)
+    context.database.write("DELETE FROM lineage WHERE subject_id = ?", (subject_id,))
+    context.database.write("DELETE FROM subjects WHERE subject_id = ?", (subject_id,))
+    return replace(report, samples=samples)
+
+
+def _remove_learned(context: StoreContext, subject_id: int) -> ForgetReport:
+    """Removes what was learned with a subject's samples, and queues the unlearning of sent updates; inside a step."""
     database = context.database
-    versions, updates, profiles = (context.items(subject_id, kind) for kind in ("version", "update", "profile"))
-    sent = {row[0] for row in database.rows("SELECT update_id FROM updates WHERE state IN ('sending', 'sent')")}
-    unsent = [update_id for update_id in updates if update_id not in sent]
-    unlearning = [update_id for update_id in updates if update_id in sent]
-    samples = delete_samples(database, "subject_id", subject_id)
-    if context.items(subject_id, "state"):
-        Versions(context).drop_state()
+    versions, profiles = (context.items(subject_id, kind) for kind in ("version", "profile"))
+    unsent = drop_unsent(context, subject_id)
+    asked = {row[0] for row in database.rows("SELECT update_id FROM unlearning")}
+    unlearning = [update_id for update_id in context.items(subject_id, "update") if update_id not in {*unsent, *asked}]
     for owner in profiles:
         remove_profile(context, int(owner))
-    for kind, table, key, items in (
-        ("version", "versions", "version_id", versions),
-        ("update", "updates", "update_id", unsent),
-    ):
-        for item in items:
-            database.write(f"DELETE FROM {table} WHERE {key} = ?", (item,))
-            context.unlink(kind, item)
+    for item in versions:
+        database.write("DELETE FROM versions WHERE version_id = ?", (item,))
+        context.unlink("version", item)
     # What an update could not carry stands in for its subjects; the update after it has them in its lineage too.
     for family in (RESIDUAL, SECURE):
-        database.write_many("DELETE FROM secrets WHERE name = ?", [(family + u,) for u in updates])
+        database.write_many("DELETE FROM secrets WHERE name = ?", [(family + u,) for u in unlearning])
     for update_id in unlearning:  # an upload that was begun may have arrived: it is not tried again, only taken back
         database.write("UPDATE updates SET state = 'sent', data = NULL WHERE update_id = ?", (update_id,))
     database.write_many("INSERT OR IGNORE INTO unlearning VALUES (?, 'pending')", [(u,) for u in unlearning])
-    database.write("DELETE FROM lineage WHERE subject_id = ?", (subject_id,))
-    database.write("DELETE FROM subjects WHERE subject_id = ?", (subject_id,))
-    return ForgetReport(samples, len(versions), len(unsent), tuple(unlearning), len(profiles))
+    return ForgetReport(0, len(versions), len(unsent), tuple(unlearning), len(profiles))
+
+
+def drop_unsent(context: StoreContext, subject_id: int) -> list[str]:
+    """Drops the state of a training and the unsent updates that a subject entered; their ids. Inside a step."""
+    database = context.database
+    sent = {row[0] for row in database.rows("SELECT update_id FROM updates WHERE state IN ('sending', 'sent')")}
+    unsent = [update_id for update_id in context.items(subject_id, "update") if update_id not in sent]
+    if context.items(subject_id, "state"):
+        Versions(context).drop_state()
+    for update_id in unsent:
+        database.write("DELETE FROM updates WHERE update_id = ?", (update_id,))
+        context.unlink("update", update_id)
+        database.write_many("DELETE FROM secrets WHERE name = ?", [(RESIDUAL + update_id,), (SECURE + update_id,)])
+    return unsent
+
+
+def remove_samples(context: StoreContext, sample_ids: Sequence[str]) -> RemoveReport:
+    """Removes samples, all or none, and all that was learned with their subjects' samples, as `forget_subject` does.
+
+    The lineage tells whose samples entered something, not which. Their subjects get new data keys, so that old copies
+    of the rows cannot be read; one with nothing left goes.
+
+    sample_ids: or the beginnings of ids, where they are clear; InputError where one is not.
+    """
+    rows = {_find(context, sample_id) for sample_id in sample_ids}
+    owners = sorted({owner for _, owner in rows})
+    reports: list[ForgetReport] = []
+    context.mend(bodies=True)  # what stays is sealed anew
+    with _second_master_key(context), context.step("remove", len(rows)):
+        for sample_id, _ in rows:
+            delete_samples(context.database, "sample_id", sample_id)
+        reports += [_remove_learned(context, owner) for owner in owners]
+        _renew_or_drop(context, owners)
+        context.keys.rotate(context.key_ring)
+        context.reload_keys()
+    context.cache.forget(owners)
+    finish_rotation(context)
+    unlearning = dict.fromkeys(update_id for report in reports for update_id in report.unlearning)
+    return RemoveReport(
+        samples=len(rows),
+        subjects=len(owners),
+        versions=sum(report.versions for report in reports),
+        unsent_updates=sum(report.unsent_updates for report in reports),
+        profiles=sum(report.profiles for report in reports),
+        unlearning=tuple(unlearning),
+    )
+
+
+def _find(context: StoreContext, sample_id: str) -> tuple[str, int]:
+    """Id and subject's number of the one sample whose id is this, or begins so."""
+    remedy = "`homeroom device subjects DIR --samples PERSON` lists ids"
+    text = sample_id.strip().rstrip("\u2026.").lower()
+    if len(text) < LEAST_ID_CHARACTERS or text.strip("0123456789abcdef"):
+        raise InputError("is no id of a sample, nor its first 8 characters", where=sample_id, remedy=remedy)
+    sql = "SELECT sample_id, subject_id FROM samples WHERE sample_id LIKE ? || '%'"
+    found: list[tuple[str, int]] = context.database.rows(sql, (text,))
+    if len(found) != 1:
+        what = f"{len(found)} samples begin so" if found else "there is no such sample"
+        raise InputError(what, where=sample_id, remedy=remedy)
+    return found[0]
 
 
 def expire(context: StoreContext, today: str) -> int:
@@ -117,8 +180,9 @@ def expire(context: StoreContext, today: str) -> int:
     context.mend(bodies=True)  # what stays is sealed anew
     with _second_master_key(context), context.step("retention ended", count):
         Versions(context).drop_state()
-        for subject_id, sample_ids in expired.items():
-            _end_retention(context, subject_id, sample_ids)
+        for sample_id in (one for sample_ids in expired.values() for one in sample_ids):
+            delete_samples(context.database, "sample_id", sample_id)
+        _renew_or_drop(context, expired)
         context.keys.rotate(context.key_ring)
         context.reload_keys()
     context.cache.forget(expired)
@@ -126,12 +190,14 @@ def expire(context: StoreContext, today: str) -> int:
     return count
 
 
-def _end_retention(context: StoreContext, subject_id: int, sample_ids: list[str]) -> None:
-    database = context.database
-    for sample_id in sample_ids:
-        delete_samples(database, "sample_id", sample_id)
-    counts = (f"SELECT count(*) FROM {table} WHERE subject_id = ?" for table in ("samples", "lineage"))
-    if any(database.one(sql, (subject_id,))[0] for sql in counts):
-        context.keys.renew(subject_id)
-    else:
-        database.write("DELETE FROM subjects WHERE subject_id = ?", (subject_id,))
+def _renew_or_drop(context: StoreContext, subject_ids: Iterable[int]) -> None:
+    """Gives subjects of which a sample was removed new data keys; one with nothing left goes. Inside a step."""
+    authors = {sample.author for _, sample in context.each_without_inputs()}
+    names = {subject.subject_id: subject.name for subject in context.keys.all()}
+    for subject_id in subject_ids:
+        counts = (f"SELECT count(*) FROM {table} WHERE subject_id = ?" for table in ("samples", "lineage"))
+        held = any(context.database.one(sql, (subject_id,))[0] for sql in counts)
+        if held or names[subject_id] in authors:
+            context.keys.renew(subject_id)
+        else:
+            context.database.write("DELETE FROM subjects WHERE subject_id = ?", (subject_id,))

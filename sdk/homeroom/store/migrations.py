@@ -9,9 +9,9 @@ import msgspec
 
 from homeroom.data.samples import StoredSample
 from homeroom.store import schema
-from homeroom.store.data_keys import DataKeys
+from homeroom.store.data_keys import DataKeys, content_index
 from homeroom.store.master_keys import KeyRing
-from homeroom.store.sealed_rows import insert_inputs, pack_sample, seal_facts
+from homeroom.store.sealed_rows import insert_inputs, open_facts, pack_sample, seal_facts
 from homeroom.system.sqlite import Database
 
 OLDEST_SCHEMA_VERSION = 1  # that can still be migrated
@@ -60,5 +60,25 @@ def _split_inputs(database: Database, key_ring: KeyRing) -> None:
     database.write("DROP TABLE old")
 
 
+def _index_contents(database: Database, key_ring: KeyRing) -> None:
+    """Version 4 to 5: a sample is found by its content; a consent in words becomes unstated, and its words are kept."""
+    subjects, _ = DataKeys(database, key_ring).sound()
+    database.tables.executescript(schema.CONTENTS)
+    for (number,) in database.rows("SELECT number FROM samples"):
+        sample_id, owner, content, sealed = database.one(
+            "SELECT sample_id, subject_id, content, facts FROM samples WHERE number = ?", (number,)
+        )
+        subject = subjects[owner]
+        facts = open_facts(subject, sample_id, content, sealed)
+        found_by = content_index(subject.cipher, facts.content_digest)
+        row = (seal_facts(subject, sample_id, content, facts), found_by, number)
+        database.write("UPDATE samples SET facts = ?, content_index = ? WHERE number = ?", row)
+
+
 # From each older version to the next, after a copy was made.
-MIGRATIONS: dict[int, Callable[[Database, KeyRing], None]] = {1: _add_profiles, 2: _add_quarantine, 3: _split_inputs}
+MIGRATIONS: dict[int, Callable[[Database, KeyRing], None]] = {
+    1: _add_profiles,
+    2: _add_quarantine,
+    3: _split_inputs,
+    4: _index_contents,
+}

@@ -108,13 +108,14 @@ def _open_database(
     if not path.exists() and backup.exists():
         damage += repair.restore(directory, backup, key_ring, "device.db was missing")
     try:
-        database, keys = _open_sound(path, store_id, key_ring, backup)
+        database, keys = _open_sound(path, store_id, master_keys, key_ring, backup)
     except DamagedError as problem:
         damage += repair.restore(directory, backup, key_ring, f"device.db was damaged ({problem.what})")
         try:
-            database, keys = _open_sound(path, store_id, key_ring, backup)
+            database, keys = _open_sound(path, store_id, master_keys, key_ring, backup)
         except DamagedError:
             raise repair.beyond_repair_error(directory) from None
+    key_ring = master_keys.read(store_id) or key_ring  # a migration may have noted something
     with contextlib.ExitStack() as undo:
         undo.callback(database.close)
         cache = FeatureCache(directory / "cache.db")
@@ -126,7 +127,9 @@ def _open_database(
     return context
 
 
-def _open_sound(path: Path, store_id: str, key_ring: KeyRing, backup: Backup) -> tuple[Database, DataKeys]:
+def _open_sound(
+    path: Path, store_id: str, master_keys: MasterKeys, key_ring: KeyRing, backup: Backup
+) -> tuple[Database, DataKeys]:
     """device.db, made if there is none, and its keys; DamagedError if its structure or its keys do not hold."""
     database = Database(path)
     try:
@@ -138,7 +141,7 @@ def _open_sound(path: Path, store_id: str, key_ring: KeyRing, backup: Backup) ->
         is_checked = marked or path.stat().st_size <= repair.CHECKED_AT_OPEN_BYTES
         if is_checked and (problem := database.check()):
             raise DamagedError(problem)
-        repair.migrate(database, key_ring)
+        repair.migrate(database, key_ring, lambda changed: master_keys.write(store_id, changed))
         repair.check_shape(database)
         return database, DataKeys(database, key_ring)
     except BrokenSealError as broken:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections import Counter
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import numpy as np
@@ -27,6 +28,30 @@ class StoredUpdate:
     data: bytes
 
 
+@dataclass
+class AddReport:
+    """What adding did beside storing.
+
+    corrected: by what changed, how many of the `corrected_samples` that were held.
+    stale_labels: how many came with labels that were corrected since, which hold no more.
+    other_labels: how many were stored beside one with the same inputs and other labels, as nobody is named.
+    """
+
+    corrected: Counter[str] = field(default_factory=Counter)
+    corrected_samples: int = 0
+    stale_labels: int = 0
+    other_labels: int = 0
+
+
+@dataclass(frozen=True)
+class ConsentReport:
+    """Samples whose consent was set; where it was refused or withdrawn, unsent updates with their subjects dropped."""
+
+    samples: int
+    subjects: int
+    unsent_updates: int = 0
+
+
 @dataclass(frozen=True)
 class ForgetReport:
     """What `forget` removed, counted; `unlearning`: ids of updates already sent, whose removal is now asked for."""
@@ -36,6 +61,18 @@ class ForgetReport:
     unsent_updates: int = 0
     unlearning: tuple[str, ...] = ()
     profiles: int = 0  # the subject's own, and those of others that grew from a theta with the subject in it
+
+
+@dataclass(frozen=True)
+class RemoveReport:
+    """What removing samples removed, counted; versions, updates and profiles are those that their subjects entered."""
+
+    samples: int
+    subjects: int
+    versions: int = 0
+    unsent_updates: int = 0
+    profiles: int = 0
+    unlearning: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -6,13 +6,14 @@ import contextlib
 import os
 import shutil
 import sqlite3
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 from homeroom.errors import BrokenSealError, DamagedError, HomeroomError, KeyGoneError, StoreError
 from homeroom.store import migrations, schema
 from homeroom.store.backup import Backup
+from homeroom.store.carried_digests import carried_digests
 from homeroom.store.data_keys import DataKeys
 from homeroom.store.master_keys import KeyRing
 from homeroom.store.row_digests import DIGESTS
@@ -64,7 +65,7 @@ def discard(directory: Path) -> None:
     sync_directory(directory)
 
 
-def migrate(database: Database, key_ring: KeyRing) -> None:
+def migrate(database: Database, key_ring: KeyRing, put_key_ring: Callable[[KeyRing], None]) -> None:
     """Migrates an older store to this version; the copy made first stays beside the new one, to go back by."""
     present = database.one("PRAGMA user_version")[0]
     if is_newer(database.path.parent, present):
@@ -80,7 +81,7 @@ def migrate(database: Database, key_ring: KeyRing) -> None:
     if present >= FIRST_CHECKED_VERSION:
         mend(database, DataKeys(database, key_ring), backup)
     backup.make_whole(database)
-    with database.transaction():
+    with database.transaction(), carried_digests(database, key_ring, put_key_ring):
         for version in range(present, schema.SCHEMA_VERSION):
             migrations.MIGRATIONS[version](database, key_ring)
         database.write(f"PRAGMA user_version = {schema.SCHEMA_VERSION}")

@@ -14,7 +14,7 @@ from typing import Any
 
 import msgspec
 
-from homeroom.store.device_state import SECURE
+from homeroom.store.device_state import SECURE, msgpack_record
 from homeroom.system.sqlite import Database
 
 ROWS = {  # what counts of a row; @ stands for it
@@ -39,12 +39,22 @@ SIGNS = (("NEW.", 1), ("OLD.", -1))
 Sums = dict[str, bytes]  # 32 bytes by table
 
 
+class StoredDigests(msgspec.Struct, frozen=True):
+    """The digests by table, and the session of writing that stored them."""
+
+    session: int
+    sums: Sums
+
+
+STORED = msgpack_record(DIGESTS, StoredDigests, made_again=True)
+
+
 class RowDigests:
     """The digests of an open store. `save` is called before each commit that changes a row, with the sums before it."""
 
     def __init__(self, database: Database, key: bytes) -> None:
         self.save: Callable[[Sums], None] | None = None
-        self._hash = blake2b(key=key, digest_size=32)
+        self._hash = keyed_hash(key)
         self._sums = dict.fromkeys([*ROWS, SECURE_SECRETS], 0)
         self._before: dict[str, int] | None = None  # this transaction, once it has changed a row
         for table, columns in ROWS.items():
@@ -70,9 +80,7 @@ class RowDigests:
         self._sums[table] += sign * int.from_bytes(self._digest(table, row), "big")
 
     def _digest(self, name: str, value: object) -> bytes:
-        keyed = self._hash.copy()
-        keyed.update(msgspec.msgpack.encode((name, value), order="sorted"))
-        return keyed.digest()
+        return _digest(self._hash, name, value)
 
     def _save(self) -> None:
         if self._before is not None and self.save is not None:
@@ -90,7 +98,29 @@ class RowDigests:
 
     def state(self, sums: Sums | None = None) -> str:
         """One keyed digest of all sums, hexadecimal: of the present ones, or of these."""
-        return self._digest("state", self.sums if sums is None else sums).hex()
+        return state_of(self._hash, self.sums if sums is None else sums)
+
+
+def keyed_hash(key: bytes) -> blake2b:
+    """The hash of a digest key."""
+    return blake2b(key=key, digest_size=32)
+
+
+def state_of(keyed: blake2b, sums: Sums) -> str:
+    """One keyed digest of all sums, hexadecimal."""
+    return _digest(keyed, "state", sums).hex()
+
+
+def sum_of(keyed: blake2b, database: Database, table: str) -> Sums:
+    """The digest of one table, where it is not empty."""
+    rows = database.each(f"SELECT {ROWS[table].replace('@', '')} FROM {table}")
+    return _packed({table: sum(int.from_bytes(_digest(keyed, table, tuple(row)), "big") for row in rows)})
+
+
+def _digest(keyed: blake2b, name: str, value: object) -> bytes:
+    keyed = keyed.copy()
+    keyed.update(msgspec.msgpack.encode((name, value), order="sorted"))
+    return keyed.digest()
 
 
 def _packed(sums: dict[str, int]) -> Sums:

@@ -1,26 +1,27 @@
-"""Samples in the store: added all or none, quarantined with a reason, released, relabelled.
+"""Samples in the store: quarantined with a reason, released, relabelled, their consent decided.
 
 The column `aside` is 0 for a sample that is trained on, 1 for one that is quarantined, 2 for one that is in part.
 """
 
 from __future__ import annotations
 
-import secrets
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import msgspec
 import numpy as np
 
-from homeroom.data.samples import DEFAULT_SUBJECT, StoredSample
+from homeroom.data.consent import FORBIDDING, Consent
+from homeroom.data.samples import StoredSample
 from homeroom.errors import InputError
 from homeroom.store import sealed_rows
 from homeroom.store.context import StoreContext
 from homeroom.store.data_keys import Subject
+from homeroom.store.erasure import drop_unsent
+from homeroom.store.records import ConsentReport
 
 SAMPLES_PER_QUERY = 512
 SELECT_SAMPLE = f"SELECT {sealed_rows.SAMPLE_COLUMNS} FROM samples WHERE sample_id = ?"
-INSERT_SAMPLE = "INSERT INTO samples (sample_id, subject_id, content, facts, aside, near) VALUES (?, ?, ?, ?, ?, ?)"
 
 
 class StoredSamples(Sequence[StoredSample]):
@@ -56,40 +57,6 @@ def select_samples(context: StoreContext, predicate: Callable[[StoredSample], bo
     rows = context.database.each(f"SELECT {sealed_rows.SAMPLE_COLUMNS}, number FROM samples ORDER BY number")
     numbers = (row[-1] for row in rows if predicate(sealed_rows.open_sample(subjects, row[:-1])))
     return StoredSamples(context, subjects, np.fromiter(numbers, np.int64))
-
-
-def add_samples(
-    context: StoreContext, samples: Iterable[StoredSample], fingerprint: Callable[[StoredSample], bytes] | None
-) -> list[str]:
-    """Stores samples and returns their ids; those with `aside` set are quarantined, wholly or in part.
-
-    samples: one at a time in memory; where asking for the next raises, none is stored.
-    fingerprint: equal for near copies; asked of samples that may be compared.
-
-    A near copy of the same person's is quarantined too if its labels are the same or contradict. An exact copy is not
-    stored again.
-    """
-    ids: list[str] = []
-    with context.step("add", ids):
-        for sample in samples:
-            subject = context.keys.find_or_make(sample.subject)
-            facts, bodies = sealed_rows.pack_sample(sample)
-            sample_id = sealed_rows.sample_id_of(facts, subject)
-            ids.append(sample_id)
-            if context.database.one("SELECT 1 FROM samples WHERE sample_id = ?", (sample_id,)):
-                continue
-            near = fingerprint(sample) if fingerprint and _comparable(sample) else b""
-            near_index = subject.cipher.index("near", near) if near else None
-            if near_index and sample.trainable and (why := _why_copy(context, subject, near_index, sample)):
-                facts = sealed_rows.with_reason(facts, why)
-            content = secrets.randbits(63)
-            aside = 0 if not facts.aside else 2 if facts.left_out or facts.weighed else 1
-            sealed = sealed_rows.seal_facts(subject, sample_id, content, facts)
-            row = (sample_id, subject.subject_id, content, sealed, aside, near_index)
-            context.database.write(INSERT_SAMPLE, row)
-            sealed_rows.insert_inputs(context.database, subject, content, bodies)
-    context.back_up()
-    return ids
 
 
 def quarantined_samples(context: StoreContext) -> list[StoredSample]:
@@ -142,12 +109,12 @@ def relabel(context: StoreContext, sample_id: str, labels: Mapping[str, Any]) ->
 
     Its inputs stay where they are; where there is such a sample already, that one stays in its place.
     """
-    row = context.database.one(SELECT_SAMPLE.replace(" FROM", ", near FROM"), (sample_id,))
+    row = context.database.one(SELECT_SAMPLE, (sample_id,))
     if row is None:
         raise InputError("there is no such sample", remedy="look again: it may have changed")
-    _, owner, content, sealed, aside, near = row
+    _, owner, content, sealed, aside = row
     subject = context.keys.sound()[0][owner]
-    facts = msgspec.structs.replace(sealed_rows.open_facts(subject, sample_id, content, sealed), labels=dict(labels))
+    facts = sealed_rows.relabelled(sealed_rows.open_facts(subject, sample_id, content, sealed), labels)
     facts = facts if aside else sealed_rows.without_quarantine(facts)
     new_id = sealed_rows.sample_id_of(facts, subject)
     with context.step("relabel", 1):
@@ -155,25 +122,34 @@ def relabel(context: StoreContext, sample_id: str, labels: Mapping[str, Any]) ->
             sealed_rows.delete_samples(context.database, "sample_id", sample_id)
         else:
             context.database.write("DELETE FROM samples WHERE sample_id = ?", (sample_id,))
-            sealed = sealed_rows.seal_facts(subject, new_id, content, facts)
-            context.database.write(INSERT_SAMPLE, (new_id, owner, content, sealed, aside, near))
+            new_id = sealed_rows.insert_sample(context.database, subject, content, facts, aside)
     context.back_up()
     return new_id
 
 
-def _why_copy(context: StoreContext, subject: Subject, near_index: bytes, sample: StoredSample) -> str:
-    """Why a near copy is to be quarantined: its labels repeat the other's or contradict them; empty if neither."""
-    where, subjects = "WHERE near = ? AND aside != 1", {subject.subject_id: subject}
-    for other in context.open_samples(subjects, where, (near_index,)):
-        shared_tasks = sample.labels.keys() & other.labels.keys()
-        if any(sample.labels[task] != other.labels[task] for task in shared_tasks):
-            return f"contradicts sample {other.sample_id[:8]}, which is the same with other labels"
-        if shared_tasks == sample.labels.keys():
-            return f"a near copy of sample {other.sample_id[:8]}"
-    return ""
+def set_consent(context: StoreContext, consent: Consent, chosen: Callable[[StoredSample], bool]) -> ConsentReport:
+    """Sets the consent of the samples that are chosen; words that stood beside the one of before are kept.
 
-
-def _comparable(sample: StoredSample) -> bool:
-    """Whether a copy of it is a mistake: pupils who share the default name may well write the same words."""
-    media = any(isinstance(value, bytes) for values in sample.inputs.values() for value in values)
-    return media or sample.subject != DEFAULT_SUBJECT
+    Where it forbids, the unfinished training and the unsent updates that their subjects entered go.
+    """
+    ids, owners, subjects, dropped = list[str](), set[int](), context.sound_subjects(), 0
+    with context.step("consent", ids):
+        for (number,) in context.database.rows("SELECT number FROM samples"):
+            row = context.database.one(f"SELECT {sealed_rows.SAMPLE_COLUMNS} FROM samples WHERE number = ?", (number,))
+            sample = sealed_rows.open_sample(subjects, row)
+            if not chosen(sample):
+                continue
+            sample_id, owner, content, sealed, _ = row
+            text = consent.text or (sample.consent.text if sample.consent else "")
+            facts = msgspec.structs.replace(
+                sealed_rows.open_facts(subjects[owner], sample_id, content, sealed),
+                consent=msgspec.structs.replace(consent, text=text),
+            )
+            sealed = sealed_rows.seal_facts(subjects[owner], sample_id, content, facts)
+            context.database.write("UPDATE samples SET facts = ? WHERE sample_id = ?", (sealed, sample_id))
+            ids.append(sample_id)
+            owners.add(owner)
+        if consent.state in FORBIDDING:
+            dropped = sum(len(drop_unsent(context, owner)) for owner in owners)
+    context.back_up()
+    return ConsentReport(len(ids), len(owners), dropped)

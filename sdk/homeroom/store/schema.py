@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-SCHEMA_VERSION = 4  # PRAGMA user_version of device.db
+SCHEMA_VERSION = 5  # PRAGMA user_version of device.db
 APPLICATION_ID = 0x484D524D  # "HMRM"
 
 LINEAGE = """CREATE TABLE lineage (
@@ -25,6 +25,9 @@ CREATE INDEX samples_by_near ON samples (near);
 CREATE TABLE inputs (
     content INTEGER NOT NULL, place INTEGER NOT NULL, body BLOB NOT NULL, PRIMARY KEY (content, place));
 """
+CONTENTS = """ALTER TABLE samples ADD COLUMN content_index BLOB;
+CREATE INDEX samples_by_content ON samples (content_index);
+"""
 DEVICE = f"""
 CREATE TABLE store (
     id INTEGER PRIMARY KEY CHECK (id = 1), store_id TEXT NOT NULL, generation INTEGER NOT NULL,
@@ -32,7 +35,7 @@ CREATE TABLE store (
 CREATE TABLE subjects (
     subject_id INTEGER PRIMARY KEY AUTOINCREMENT, name_index BLOB NOT NULL UNIQUE,
     data_key BLOB NOT NULL, name BLOB NOT NULL);
-{SAMPLES}CREATE TABLE versions (
+{SAMPLES}{CONTENTS}CREATE TABLE versions (
     number INTEGER PRIMARY KEY AUTOINCREMENT, version_id TEXT NOT NULL UNIQUE,
     kind TEXT NOT NULL CHECK (kind IN ('local', 'global')), base INTEGER NOT NULL,
     facts BLOB NOT NULL, theta BLOB NOT NULL);

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import secrets
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from hashlib import sha256
@@ -9,14 +10,20 @@ from typing import Any
 
 import msgspec
 
+from homeroom.data.consent import Consent
 from homeroom.data.samples import InputReference, StoredInput, StoredSample, digest_of, input_kind, input_length
-from homeroom.store.data_keys import SEALED_TWICE, DataKeys, Subject
+from homeroom.store.data_keys import SEALED_TWICE, DataKeys, Subject, content_index, near_index
+from homeroom.store.encryption import INDEX_BYTES
 from homeroom.system.sqlite import Database
 
 ID_FIELDS = ("labels", "consent", "source", "retain_until", "language")  # they and the inputs make a sample's id
 SAMPLE_COLUMNS = "sample_id, subject_id, content, facts, aside"
 SAMPLE_TAG = sha256(b"sample").digest()
+GIVEN_FIELDS = (*ID_FIELDS, "aside", "left_out", "weighed")  # of a sample, which its facts have as they stand
 INPUT_NAME = "content || '/' || place"
+HAS_ID = "SELECT 1 FROM samples WHERE sample_id = ?"
+INSERT_SAMPLE = """INSERT INTO samples (sample_id, subject_id, content, facts, aside, near, content_index)
+    VALUES (?, ?, ?, ?, ?, ?, ?)"""
 HAS_TABLE = "SELECT 1 FROM sqlite_schema WHERE name = ?"
 SELECT_BODY = "SELECT body FROM inputs WHERE content = ? AND place = ?"
 
@@ -26,18 +33,25 @@ class SampleFacts(msgspec.Struct, frozen=True, omit_defaults=True):
 
     content_digest: SHA-256 of all inputs as one MessagePack document
     inputs: by slot, a reference or None for each input
+    consent: of a store before version 5 a text
+    author: the number of the subject who wrote it or took it, where that is another than whom it is about
+    near: a fingerprint that near copies share
+    replaced: digests of the labels that were corrected
     """
 
     content_digest: bytes
     inputs: dict[str, list[InputReference | None]]
     labels: dict[str, Any] = {}
-    consent: str | None = None
+    consent: Consent | str | None = None
     source: str | None = None
     retain_until: str | None = None
     language: str | None = None
     aside: str = ""
     left_out: dict[str, list[int]] = {}
     weighed: dict[str, list[int]] = {}
+    author: int | None = None
+    near: bytes = b""
+    replaced: tuple[bytes, ...] = ()
 
     @property
     def places(self) -> set[int]:
@@ -48,8 +62,11 @@ class SampleFacts(msgspec.Struct, frozen=True, omit_defaults=True):
 DECODER = msgspec.msgpack.Decoder(SampleFacts)
 
 
-def pack_sample(sample: StoredSample) -> tuple[SampleFacts, list[bytes]]:
-    """The facts of a sample as a user gave it, and a body for each of its inputs."""
+def pack_sample(sample: StoredSample, author: int | None = None, near: bytes = b"") -> tuple[SampleFacts, list[bytes]]:
+    """The facts of a sample as a user gave it, and a body for each of its inputs.
+
+    author, near: as in the facts.
+    """
     references: dict[str, list[InputReference | None]] = {}
     bodies: list[bytes] = []
     for slot, values in sorted(sample.inputs.items()):
@@ -62,14 +79,28 @@ def pack_sample(sample: StoredSample) -> tuple[SampleFacts, list[bytes]]:
                 reference = InputReference(place, input_kind(value), digest_of(value), size, input_length(value))
             references[slot].append(reference)
     digest = sha256(msgspec.msgpack.encode(sample.inputs, order="sorted")).digest()
-    fields = {name: getattr(sample, name) for name in SampleFacts.__struct_fields__[2:]}
-    return SampleFacts(digest, references, **fields), bodies
+    fields = {name: getattr(sample, name) for name in GIVEN_FIELDS}
+    return SampleFacts(digest, references, **fields, author=author, near=near), bodies
 
 
 def sample_id_of(facts: SampleFacts, subject: Subject) -> str:
     """A keyed digest of content, labels and facts, hexadecimal; the same whether it is quarantined or not."""
-    packed = msgspec.msgpack.encode({name: getattr(facts, name) for name in ID_FIELDS}, order="sorted")
+    fields = {name: getattr(facts, name) for name in ID_FIELDS} | ({"author": facts.author} if facts.author else {})
+    packed = msgspec.msgpack.encode(fields, order="sorted")
     return subject.cipher.index_of_digests(SAMPLE_TAG, sha256(packed).digest(), facts.content_digest).hex()
+
+
+def labels_digest(labels: Mapping[str, Any]) -> bytes:
+    """By which labels are known again after they were corrected, 8 bytes."""
+    return sha256(msgspec.msgpack.encode(labels, order="sorted")).digest()[:8]
+
+
+def relabelled(facts: SampleFacts, labels: Mapping[str, Any]) -> SampleFacts:
+    """The facts with other labels, which remember those of before."""
+    if facts.labels == labels:
+        return facts
+    replaced = (*facts.replaced, labels_digest(facts.labels))
+    return msgspec.structs.replace(facts, labels=dict(labels), replaced=replaced)
 
 
 def seal_facts(subject: Subject, sample_id: str, content: int, facts: SampleFacts) -> bytes:
@@ -79,8 +110,22 @@ def seal_facts(subject: Subject, sample_id: str, content: int, facts: SampleFact
 
 
 def open_facts(subject: Subject, sample_id: str, content: int, facts: bytes) -> SampleFacts:
-    """The facts that were sealed."""
-    return DECODER.decode(subject.cipher.open(facts, "samples.facts", sample_id, content))
+    """The facts that were sealed; a consent in words alone is unstated, and the words are kept."""
+    opened = DECODER.decode(subject.cipher.open(facts, "samples.facts", sample_id, content))
+    if isinstance(opened.consent, str):
+        return msgspec.structs.replace(opened, consent=Consent(text=opened.consent) if opened.consent else None)
+    return opened
+
+
+def insert_sample(database: Database, subject: Subject, content: int, facts: SampleFacts, aside: int) -> str:
+    """Stores the row of a sample whose inputs lie under `content`; returns its id."""
+    sample_id = sample_id_of(facts, subject)
+    if database.one(HAS_ID, (sample_id,)):  # of one whose facts have changed since
+        sample_id = secrets.token_hex(INDEX_BYTES)
+    sealed, cipher = seal_facts(subject, sample_id, content, facts), subject.cipher
+    found_by = (near_index(cipher, facts.near), content_index(cipher, facts.content_digest))
+    database.write(INSERT_SAMPLE, (sample_id, subject.subject_id, content, sealed, aside, *found_by))
+    return sample_id
 
 
 def open_sample(subjects: Mapping[int, Subject], row: Sequence[Any]) -> StoredSample:
@@ -89,17 +134,24 @@ def open_sample(subjects: Mapping[int, Subject], row: Sequence[Any]) -> StoredSa
     facts = open_facts(subjects[owner], sample_id, content, sealed)
     if not aside:
         facts = without_quarantine(facts)
+    author = subjects.get(facts.author) if facts.author else None
+    return sample_of(facts, subjects[owner].name, author.name if author else None, sample_id)
+
+
+def sample_of(facts: SampleFacts, subject: str, author: str | None = None, sample_id: str = "") -> StoredSample:
+    """The sample of facts, its inputs as references. subject, author: their names."""
     return StoredSample(
         inputs=facts.inputs,  # type: ignore[arg-type]  # references are inputs
         labels=facts.labels,
-        subject=subjects[owner].name,
-        consent=facts.consent,
+        subject=subject,
+        consent=facts.consent,  # type: ignore[arg-type]  # no text since it was opened
         source=facts.source,
         retain_until=facts.retain_until,
         language=facts.language,
         aside=facts.aside,
         left_out=facts.left_out,
         weighed=facts.weighed,
+        author=author,
         sample_id=sample_id,
     )
 

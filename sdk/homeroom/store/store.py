@@ -13,16 +13,18 @@ from typing import Any
 
 import numpy as np
 
+from homeroom.data.consent import Consent
 from homeroom.data.samples import INPUT_KINDS, InputKind, InputReference, StoredInput, StoredSample
 from homeroom.store import edit_detection
 from homeroom.store import samples as stored_samples
+from homeroom.store.adding import add_samples
 from homeroom.store.context import StoreContext
-from homeroom.store.erasure import expire, forget_subject
+from homeroom.store.erasure import expire, forget_subject, remove_samples
 from homeroom.store.master_keys import MasterKeys
 from homeroom.store.open import open_store
 from homeroom.store.outbox import Outbox
 from homeroom.store.profiles import put_profile, read_profile
-from homeroom.store.records import Export, ForgetReport, StoredProfile
+from homeroom.store.records import AddReport, ConsentReport, Export, ForgetReport, RemoveReport, StoredProfile
 from homeroom.store.versions import Versions
 
 
@@ -67,13 +69,16 @@ class Store:
     # Samples
 
     def add(
-        self, samples: Iterable[StoredSample], fingerprint: Callable[[StoredSample], bytes] | None = None
+        self,
+        samples: Iterable[StoredSample],
+        fingerprint: Callable[[StoredSample], bytes] | None = None,
+        report: AddReport | None = None,
     ) -> list[str]:
-        """Stores all samples or none; returns their ids. An exact copy, content and labels alike, is not stored again.
+        """Stores all samples or none; returns their ids. A copy is not stored again, a corrected one replaces it.
 
-        fingerprint: equal for near copies; see `homeroom.store.samples`.
+        fingerprint: equal for near copies; see `homeroom.store.adding`. report: counts what was corrected.
         """
-        return stored_samples.add_samples(self._context, samples, fingerprint)
+        return add_samples(self._context, samples, fingerprint, report)
 
     def quarantined(self) -> list[StoredSample]:
         """Samples that are kept out of training, their inputs as references; `aside` says why."""
@@ -90,6 +95,13 @@ class Store:
     def relabel(self, sample_id: str, labels: Mapping[str, Any]) -> str:
         """Gives a sample other labels, in place of all it has; returns its new id. InputError if it is not there."""
         return stored_samples.relabel(self._context, sample_id, labels)
+
+    def set_consent(self, consent: Consent, chosen: Callable[[StoredSample], bool]) -> ConsentReport:
+        """Sets the consent of the samples that are chosen, in place of what was known, words beside it excepted.
+
+        Where it forbids, the unfinished training and the unsent updates that their subjects entered go too.
+        """
+        return stored_samples.set_consent(self._context, consent, chosen)
 
     def sample(self, sample_id: str) -> StoredSample | None:
         """One sample, its inputs as references, or None."""
@@ -115,8 +127,10 @@ class Store:
         return stored_samples.select_samples(self._context, predicate)
 
     def samples_mark(self) -> str:
-        """A string that changes whenever a sample is added, removed, relabelled, quarantined or released."""
-        return "/".join(map(str, self._context.database.one("SELECT count(*), max(number), sum(aside) FROM samples")))
+        """A string that changes whenever a sample is added, removed, relabelled, set aside, released or decided on."""
+        counts = list(self._context.database.one("SELECT count(*), max(number), sum(aside) FROM samples"))
+        (decided,) = self._context.database.one("SELECT count(*) FROM audit WHERE event = 'consent'")
+        return "/".join(map(str, counts + [decided] * bool(decided)))
 
     def samples(self, subject: str | None = None) -> list[StoredSample]:
         """Every sample, or one subject's, in the order they were added."""
@@ -133,6 +147,10 @@ class Store:
     def subjects(self) -> list[str]:
         """Names of all subjects, in the order they came."""
         return [subject.name for subject in self._context.keys.all()]
+
+    def known(self, subject: str) -> str:
+        """The name as it is held; InputError, with names that are near, if nothing is held about the person."""
+        return self._context.known(subject).name
 
     # Features
 
@@ -179,6 +197,13 @@ class Store:
     def forget(self, subject: str) -> ForgetReport:
         """Destroys a subject's key and all that stems from it; InputError if there is no such subject."""
         return forget_subject(self._context, subject)
+
+    def remove(self, sample_ids: Sequence[str]) -> RemoveReport:
+        """Removes samples, all or none, and all that may stem from them; their subjects stay.
+
+        sample_ids: or the beginnings of ids, where they are clear. InputError where one is not.
+        """
+        return remove_samples(self._context, sample_ids)
 
     def export(self, subject: str) -> Export:
         """All that is held about a subject; InputError if there is no such subject."""

@@ -24,6 +24,7 @@ from homeroom.cli.commands import COMMANDS, EXTRAS
 from homeroom.cli.main import main
 from homeroom.contract.signing import certify
 from homeroom.contract.version import make_version
+from homeroom.data.consent import Consent
 from homeroom.data.samples import StoredSample
 from homeroom.data.tasks.metrics import Score
 from homeroom.errors import BundleError, InputError, StoreError, TrainError, TrustError
@@ -232,15 +233,16 @@ def test_a_folder_and_a_sheet_become_samples(device: Device, tmp_path: Path) -> 
     sheet = tmp_path / "rows.csv"
     sheet.write_text(
         "word,facts.legs,picture,pictures.0,pictures.2,label.category,label.traits,label.weight,label.which_picture,"
-        "label.same,subject,consent,retain_until\n"
-        "gato,4,lesson/cat/cat.png,lesson/dog/dog.png,lesson/cat/cat.png,cat,fur|swims,3.50,2,,ana,form 7,2999-01-01\n"
-        "perro,,,,,dog,,,,,,,\n",
+        "label.same,subject,consent,consent_basis,retain_until\n"
+        "gato,4,lesson/cat/cat.png,lesson/dog/dog.png,lesson/cat/cat.png,cat,fur|swims,3.50,2,,ana,"
+        "given,form 7,2999-01-01\n"
+        "perro,,,,,dog,,,,,,,,\n",
         encoding="utf-8-sig",
     )
     device.add(sheet)
     first, second = device.store.samples()[-2:]
     assert first.labels == {"category": "cat", "traits": ["fur", "swims"], "weight": 3.5, "which_picture": 2}
-    assert (first.subject, first.consent, first.retain_until) == ("ana", "form 7", "2999-01-01")
+    assert (first.subject, first.consent, first.retain_until) == ("ana", Consent("given", basis="form 7"), "2999-01-01")
     assert [place is not None for place in first.inputs["pictures"]] == [True, False, True, False]
     assert second.inputs == {"word": ["perro"]}
     assert device.train(settings=FAST).left_out == 0

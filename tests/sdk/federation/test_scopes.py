@@ -146,12 +146,17 @@ def test_consent_retention_and_the_least_number_of_devices_are_kept(
     rules = {"consent": True, "retain_days": 30, "min_devices": 5}
     device.policy(write_policy(tmp_path, tiny_bundle, **rules))
     with pytest.raises(InputError, match="consent"):
-        device.add(Sample(word="cat", labels={"category": "cat"}), Sample(word="dog", consent="form 7"))
+        device.add(Sample(word="cat", labels={"category": "cat"}), Sample(word="dog", consent="given"))
     assert device.status()["samples"] == 18, "all or none"
     for i in range(4):
         long, own = "2999-01-01", None
         device.add(
-            Sample(word="cat dog", labels={"category": "cat"}, consent=f"form {i}", retain_until=long if i else own)
+            Sample(
+                word=f"cat dog {i}",
+                labels={"category": "cat"},
+                consent={"state": "given", "basis": f"form {i}"},
+                retain_until=long if i else own,
+            )
         )
     last = {sample.retain_until for sample in device.store.samples("classroom")}
     assert len(last) == 1

@@ -75,7 +75,7 @@ def test_an_input_comes_back_as_it_was_and_its_facts_say_what_it_is(inputs: dict
 
 def test_an_id_is_what_it_was_before_inputs_had_rows() -> None:
     """Of a key, the packed facts and the packed inputs; so what was added by an older version is known again."""
-    subject, sample = Subject(1, "p-17", Cipher(bytes(32))), make_sample(3, consent="form 3")
+    subject, sample = Subject(1, "p-17", Cipher(bytes(32))), make_sample(3, source="lesson 3")
     names = ("labels", "consent", "source", "retain_until", "language")
     parts = ({name: getattr(sample, name) for name in names}, sample.inputs)
     packed = (msgspec.msgpack.encode(part, order="sorted") for part in parts)
@@ -116,11 +116,13 @@ def test_a_relabelled_sample_keeps_its_inputs_and_may_meet_another(tmp_path: Pat
         mark = store.samples_mark()
         new_id = store.relabel(first, {"category": "plants"})
         assert (new_id != first, store.samples_mark() != mark, numbers(store)) == (True, True, [1, 0])
-        assert store.add([make_sample(0)]) == [first], "as it was before, it is another sample"
+        assert store.add([make_sample(0)]) == [new_id], "what was corrected stays so, whatever file comes again"
         assert store.relabel(new_id, {"category": "animals"}) == first
-        assert (numbers(store), store.count()) == ([1, 0], 2)
-        assert store.add([make_sample(0)]) == [first]
-    assert len(bodies(tmp_path)) == 4
+        same = msgspec.structs.replace(make_sample(2), labels={"category": "plants"})
+        second, third = store.add([make_sample(2), same])
+        assert store.relabel(third, {"category": "animals"}) == second
+        assert (numbers(store), store.count()) == ([1, 0, 2], 3)
+    assert len(bodies(tmp_path)) == 6
 
 
 def test_a_damaged_input_is_put_back_when_it_is_read(tmp_path: Path) -> None:

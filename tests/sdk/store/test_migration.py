@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import datetime
 import hashlib
 import json
@@ -10,6 +11,7 @@ import shutil
 import sqlite3
 import subprocess
 import sys
+import tarfile
 from pathlib import Path
 from typing import Any
 
@@ -19,8 +21,9 @@ from click.testing import CliRunner
 from faults.devices import make_older, make_sample, numbers, open_store, theta
 
 from homeroom.cli.migrate import migrate
+from homeroom.data.consent import Consent
 from homeroom.errors import DiskFullError, InputError, StoreError
-from homeroom.store import migrations, schema
+from homeroom.store import edit_detection, migrations, schema
 from homeroom.store.master_keys import FolderKeys
 from homeroom.store.migration import go_back, plan_migration, plan_return
 from homeroom.system import clock
@@ -230,15 +233,15 @@ def test_the_command_says_does_and_takes_back(tmp_path: Path, monkeypatch: pytes
         assert result.exit_code == code, result.output
         return result.output
 
-    assert "would go from version 3 to 4: 7 samples" in run("--dry-run")
+    assert "would go from version 3 to 5: 7 samples" in run("--dry-run")
     assert json.loads(run("--dry-run", "--json"))["present"] == 3
-    assert "went from version 3 to 4" in run()
+    assert "went from version 3 to 5" in run()
     assert "nothing to do" in run()
     with open_store(tmp_path) as store:
         store.add([make_sample(50)])
     assert "back to version 3: 1 samples" in run("--back", "--dry-run")
     run("--back", typed="n\n", code=1)
-    assert version_of(tmp_path / "device/device.db") == 4
+    assert version_of(tmp_path / "device/device.db") == schema.SCHEMA_VERSION
     run("--back", "--yes")
     assert version_of(tmp_path / "device/device.db") == 3
 
@@ -282,3 +285,47 @@ def test_a_key_that_is_away_is_told_from_one_that_was_destroyed(tmp_path: Path) 
     open_store(tmp_path).close()
     with pytest.raises(StoreError, match="not mounted"):
         plan_return(tmp_path / "device", FolderKeys(tmp_path / "unmounted"))
+
+
+def test_a_store_of_version_4_goes_on_and_its_consents_in_words_wait_for_a_person(tmp_path: Path) -> None:
+    with tarfile.open(Path(__file__).parents[2] / "data/schema-4/store.tar.xz") as archive:
+        archive.extractall(tmp_path, filter="data")
+    with open_store(tmp_path) as store:
+        assert (numbers(store), store.damage(), store.edited) == ([0, 1, 2, 3, 4, 90, 91], [], "")
+        texts = [one.consent.text if one.consent else None for one in store.samples()]
+        assert texts == [None, "given", "refused by the mother", "letter of 3 May", "letter of 3 May", None, None]
+        assert all(one.consent_state == "unstated" for one in store.samples())
+        ids = [one.sample_id for one in store.samples()]
+        assert store.add([make_sample(0, "p-0"), make_sample(3, "p-2")]) == [ids[0], ids[3]]
+        assert store.set_consent(Consent("given", "Ms Ray"), lambda one: one.subject == "p-2").samples == 1
+        assert store.sample(ids[3]).consent == Consent("given", "Ms Ray", text="letter of 3 May")  # type: ignore[union-attr]
+    with open_store(tmp_path) as store:
+        assert (store.count(), store.damage(), store.edited) == (7, [], "")
+    assert version_of(tmp_path / "device/backup/version-4.db") == 4
+
+
+def test_an_edit_of_before_is_found_after_the_migration(tmp_path: Path) -> None:
+    with tarfile.open(Path(__file__).parents[2] / "data/schema-4/store.tar.xz") as archive:
+        archive.extractall(tmp_path, filter="data")
+    with contextlib.closing(sqlite3.connect(tmp_path / "device/device.db", isolation_level=None)) as raw:
+        raw.execute("DELETE FROM samples WHERE number = 1")
+    with open_store(tmp_path) as store:
+        assert "rows of samples were removed" in store.damage()[-1]
+
+
+def test_the_power_goes_after_the_migration_and_no_edit_is_seen(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with tarfile.open(Path(__file__).parents[2] / "data/schema-4/store.tar.xz") as archive:
+        archive.extractall(tmp_path, filter="data")
+
+    def cut(*_: Any, **__: Any) -> None:
+        raise DiskFullError("the power goes")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(edit_detection, "detect_edits", cut)
+        with pytest.raises(DiskFullError):
+            open_store(tmp_path)
+    assert version_of(tmp_path / "device/device.db") == schema.SCHEMA_VERSION
+    with open_store(tmp_path) as store:
+        assert (store.count(), store.damage(), store.edited) == (7, [], "")

@@ -17,6 +17,7 @@ import numpy as np
 import pytest
 from faults.devices import SECRET_WORD, features, make_sample, numbers, open_store, texts, theta
 
+from homeroom.data.consent import Consent
 from homeroom.data.samples import InputReference, StoredSample
 from homeroom.errors import DiskFullError, InputError, StoreError
 from homeroom.store import Store, migrations, schema
@@ -27,11 +28,12 @@ from homeroom.system import clock
 
 def test_samples_come_back_as_they_were_added(tmp_path: Path) -> None:
     with open_store(tmp_path) as store:
-        ids = store.add([make_sample(0), make_sample(1, "p-18", consent="form 3", retain_until="2999-01-01")])
+        form = Consent("given", basis="form 3")
+        ids = store.add([make_sample(0), make_sample(1, "p-18", consent=form, retain_until="2999-01-01")])
     with open_store(tmp_path) as store:
         first, second = store.samples()
         assert [first.sample_id, second.sample_id] == ids
-        assert (second.subject, second.consent, second.retain_until) == ("p-18", "form 3", "2999-01-01")
+        assert (second.subject, second.consent, second.retain_until) == ("p-18", form, "2999-01-01")
         assert first.inputs == make_sample(0).inputs
         assert [s.sample_id for s in store.samples("p-18")] == ids[1:]
 

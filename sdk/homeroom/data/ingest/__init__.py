@@ -30,6 +30,7 @@ def read(
     intake = intake or Intake()
     for item in samples:
         if isinstance(item, Sample):
+            intake.begin("", {})
             yield resolve(item, manifest)
         else:
             yield from _checked(Path(item), manifest, intake)

@@ -67,12 +67,16 @@ class Intake:
     @contextmanager
     def row(self, place: str, cells: Mapping[str, Any]) -> Iterator[None]:
         """Reads one row: an InputError inside becomes a problem of the row."""
-        self.rows += 1
-        self._place, self._row = place, cells
+        self.begin(place, cells)
         try:
             yield
         except InputError as problem:
             self.refuse(problem)
+
+    def begin(self, place: str, cells: Mapping[str, Any]) -> None:
+        """Counts a row; problems without a place of their own are its problems from now on."""
+        self.rows += 1
+        self._place, self._row = place, cells
 
     def refuse(self, problem: InputError, place: str = "") -> None:
         """Keeps a problem of the row that is being read, or of the one at another place."""

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from homeroom.data.consent import gather_consent
 from homeroom.data.ingest.intake import Intake
 from homeroom.data.samples import RESERVED_FIELDS, Sample
 from homeroom.errors import InputError
@@ -37,7 +38,7 @@ def read_jsonl(path: Path, intake: Intake) -> Iterator[Sample]:
 
 def to_sample(row: dict[str, Any], where: str) -> Sample:
     """Converts a decoded line; every field that is not reserved is an input."""
-    reserved = {name: row[name] for name in RESERVED_FIELDS if row.get(name) is not None}
+    reserved = gather_consent({name: row[name] for name in RESERVED_FIELDS if row.get(name) is not None})
     if not isinstance(reserved.get("labels", {}), dict):
         raise InputError("labels must be an object of task and label", where=where)
     inputs = {name: value for name, value in row.items() if name not in RESERVED_FIELDS and value is not None}

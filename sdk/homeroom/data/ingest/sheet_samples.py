@@ -1,9 +1,9 @@
 """Samples of a sheet: one sample a row, or one interaction a row.
 
 Columns: a slot's name; `slot.0`, `slot.1` for a slot with a count; `slot.column` for a table; `label.task`; and
-subject, consent, source, retain_until, language; in any case of letters. An empty cell is a missing value. `|`
-separates several labels; a span is `4-9:label`. An interaction stands in the columns `slot.skill`, `slot.correct` and
-perhaps `slot.time`; a person's rows, the oldest first, become one sample.
+subject, consent, consent_by, consent_on, consent_basis, consent_text, source, retain_until, language; in any case of
+letters. An empty cell is a missing value. `|` separates several labels; a span is `4-9:label`. An interaction stands in
+the columns `slot.skill`, `slot.correct` and perhaps `slot.time`; a person's rows, the oldest first, become one sample.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from typing import Any
 
 from homeroom.contract.manifest import Manifest, SequencePreprocess, TablePreprocess
 from homeroom.data.cells import Decimal, Range, decimal_of, is_missing, parse_number
+from homeroom.data.consent import gather_consent
 from homeroom.data.ingest.intake import Intake
 from homeroom.data.ingest.sequences import gather_interactions
 from homeroom.data.ingest.sheet import ColumnNames, Row, read_rows
@@ -119,7 +120,7 @@ def to_sample(row: Row, where: str, columns: SheetColumns, intake: Intake) -> Sa
                 _put_cell(inputs, find_slot(prefix, manifest).count, prefix, rest, cell)
         except InputError as problem:
             raise InputError(problem.what, where=f"{where} {name}", remedy=problem.remedy) from None
-    sample = Sample(labels=labels, **reserved, **inputs)
+    sample = Sample(labels=labels, **gather_consent(reserved), **inputs)
     sample.origin = where
     return sample
 

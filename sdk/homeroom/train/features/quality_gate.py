@@ -12,19 +12,20 @@ from homeroom.data.quality.finding import DEFAULT_INPUT_WEIGHT
 from homeroom.data.quality.near_duplicates import near_duplicate_digest
 from homeroom.data.samples import StoredInput, StoredSample
 from homeroom.data.tasks import kind_of, needs_no_label
-from homeroom.store import Store
+from homeroom.store import AddReport, Store
 from homeroom.train.features.buffer import InputKey
 from homeroom.train.features.dataset import fused_slots, needs_all
 
 
-def add_checked(store: Store, manifest: Manifest, samples: Iterable[StoredSample]) -> list[str]:
+def add_checked(
+    store: Store, manifest: Manifest, samples: Iterable[StoredSample], report: AddReport | None = None
+) -> list[str]:
     """Stores samples; quarantines near duplicates and those with poor inputs; returns their ids.
 
     Of a sample that still teaches something without its poor inputs, only these are left out or down-weighted.
     """
-    return store.add(
-        (check_quality(sample, manifest) for sample in samples), lambda sample: near_duplicate_digest(sample, manifest)
-    )
+    checked = (check_quality(sample, manifest) for sample in samples)
+    return store.add(checked, lambda sample: near_duplicate_digest(sample, manifest), report)
 
 
 def training_view(sample: StoredSample, manifest: Manifest) -> StoredSample:

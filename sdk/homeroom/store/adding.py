@@ -1,0 +1,209 @@
+"""Adding samples: all or none; a copy is not stored again, a corrected sample replaces its predecessor.
+
+A sample with the same inputs, of the same person and the same author, is a correction if the other came by an earlier
+call. Labels that were corrected since do not come back with the file they came with. Two of one call that contradict
+each other are no correction: the second is quarantined. Where nobody is named, other labels are none either: pupils
+who share the default name may well write the same words.
+"""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import msgspec
+
+from homeroom.data.consent import FORBIDDING, Consent
+from homeroom.data.samples import DEFAULT_SUBJECT, StoredSample
+from homeroom.store import sealed_rows
+from homeroom.store.context import StoreContext
+from homeroom.store.data_keys import Subject, content_index, near_index
+from homeroom.store.records import AddReport
+from homeroom.store.sealed_rows import SampleFacts
+
+Fingerprint = Callable[[StoredSample], bytes]
+STATED_FIELDS = (*sealed_rows.ID_FIELDS, "author")  # what a person says of a sample
+SAME_CONTENT = (
+    "SELECT number, sample_id, content, facts, aside FROM samples WHERE content_index = ? AND subject_id = ? "
+    "ORDER BY number"
+)
+
+
+def add_samples(
+    context: StoreContext,
+    samples: Iterable[StoredSample],
+    fingerprint: Fingerprint | None,
+    report: AddReport | None = None,
+) -> list[str]:
+    """Stores samples and returns their ids; those with `aside` set are quarantined, wholly or in part.
+
+    samples: one at a time in memory; where asking for the next raises, none is stored.
+    fingerprint: equal for near copies; asked of samples that may be compared.
+    report: what was corrected is counted in it.
+
+    A near copy of the same person's is quarantined too if its labels are the same or contradict.
+    """
+    ids: list[str] = []
+    with context.step("add", ids):
+        (before,) = context.database.one("SELECT coalesce(max(seq), 0) FROM sqlite_sequence WHERE name = 'samples'")
+        adding = _Adding(context, fingerprint, before, AddReport() if report is None else report)
+        for sample in samples:
+            ids.append(adding.add(sample))
+    context.back_up()
+    return ids
+
+
+@dataclass(frozen=True)
+class _Held:
+    """A sample that is held: the number of its row, its id, facts, where its inputs lie, and its column `aside`."""
+
+    number: int
+    sample_id: str
+    content: int
+    facts: SampleFacts
+    aside: int
+
+
+@dataclass(frozen=True)
+class _Adding:
+    """One call. before: the number of the newest row until then."""
+
+    context: StoreContext
+    fingerprint: Fingerprint | None
+    before: int
+    report: AddReport
+
+    def add(self, sample: StoredSample) -> str:
+        """Stores one sample, or what it changes in one that is held; returns its id."""
+        keys = self.context.keys
+        subject = keys.find_or_make(sample.subject)
+        author = keys.find_or_make(sample.author).subject_id if sample.author else None
+        near = self.fingerprint(sample) if self.fingerprint and _comparable(sample) else b""
+        facts, bodies = sealed_rows.pack_sample(sample, author, near)
+        held = list(self._same_content(subject, facts))
+        for one in held:
+            if _stated(one.facts) == _stated(facts):
+                return one.sample_id
+        for one in held:
+            if one.number <= self.before and _is_correction(one.facts, facts, _comparable(sample)):
+                return self._correct(subject, one, facts)
+        if any(one.number <= self.before and one.facts.labels != facts.labels for one in held):
+            self.report.other_labels += not _comparable(sample)
+        content = secrets.randbits(63)
+        facts = self._checked_for_copies(subject, sample, facts)
+        sample_id = sealed_rows.insert_sample(self.context.database, subject, content, facts, _aside(facts))
+        sealed_rows.insert_inputs(self.context.database, subject, content, bodies)
+        return sample_id
+
+    def _same_content(self, subject: Subject, facts: SampleFacts) -> Iterator[_Held]:
+        found_by = (content_index(subject.cipher, facts.content_digest), subject.subject_id)
+        for number, sample_id, content, sealed, aside in self.context.database.rows(SAME_CONTENT, found_by):
+            held = sealed_rows.open_facts(subject, sample_id, content, sealed)
+            if held.content_digest == facts.content_digest:
+                yield _Held(number, sample_id, content, held, aside)
+
+    def _correct(self, subject: Subject, held: _Held, new: SampleFacts) -> str:
+        """Puts what is said anew in place of what is held; the inputs stay where they are."""
+        stale = sealed_rows.labels_digest(new.labels) in held.facts.replaced
+        self.report.stale_labels += stale
+        stated = corrected(held.facts, msgspec.structs.replace(new, labels={}) if stale else new)
+        if stated == _stated(held.facts):
+            return held.sample_id
+        facts, aside = sealed_rows.relabelled(held.facts, stated.pop("labels")), held.aside
+        facts = msgspec.structs.replace(facts, **stated)
+        self.report.corrected.update(_changes(held.facts, facts))
+        self.report.corrected_samples += 1
+        self.context.database.write("DELETE FROM samples WHERE sample_id = ?", (held.sample_id,))
+        if facts.labels != held.facts.labels:
+            judged = msgspec.structs.replace(
+                facts, aside=new.aside, left_out=new.left_out, weighed=new.weighed, near=new.near or facts.near
+            )
+            released = not held.aside and bool(held.facts.aside) and held.facts.aside == judged.aside
+            sample = sealed_rows.sample_of(judged, subject.name)
+            facts = self._checked_for_copies(subject, sample, judged)
+            aside = 0 if released and facts.aside == judged.aside else _aside(facts)
+        return sealed_rows.insert_sample(self.context.database, subject, held.content, facts, aside)
+
+    def _checked_for_copies(self, subject: Subject, sample: StoredSample, facts: SampleFacts) -> SampleFacts:
+        index = near_index(subject.cipher, facts.near)
+        why = _why_copy(self.context, subject, index, sample) if index and sample.trainable else ""
+        return sealed_rows.with_reason(facts, why) if why else facts
+
+
+def corrected(held: SampleFacts, new: SampleFacts) -> dict[str, Any]:
+    """What holds of a sample after it was added again: the newer word on each point, but no later end of retention.
+
+    Consent that was refused or withdrawn stays so, unless the newer word is dated after it.
+    """
+    ends = [day for day in (held.retain_until, new.retain_until) if day]
+    return {
+        "labels": held.labels | new.labels,
+        "consent": _newer_consent(held.consent, new.consent),
+        "source": new.source or held.source,
+        "retain_until": min(ends, default=None),
+        "language": new.language or held.language,
+        "author": new.author or held.author,
+    }
+
+
+def _newer_consent(held: Consent | str | None, new: Consent | str | None) -> Consent | None:
+    if not isinstance(held, Consent) or not isinstance(new, Consent):
+        return new if isinstance(new, Consent) else held if isinstance(held, Consent) else None
+    is_undone = held.state in FORBIDDING and new.state not in FORBIDDING and not (held.on and held.on < new.on)
+    if is_undone or (new.state == "unstated" and held.state != "unstated"):
+        return held
+    return msgspec.structs.replace(new, text=new.text or held.text)
+
+
+def _stated(facts: SampleFacts) -> dict[str, Any]:
+    return {name: getattr(facts, name) for name in STATED_FIELDS}
+
+
+def _is_correction(held: SampleFacts, new: SampleFacts, comparable: bool) -> bool:
+    if held.author and new.author and held.author != new.author:
+        return False
+    if comparable:
+        return True
+    return all(getattr(held, name) == getattr(new, name) for name in ("labels", "source", "language"))
+
+
+def _changes(held: SampleFacts, facts: SampleFacts) -> Iterator[str]:
+    """Sentences about what is another than before."""
+    for task, label in facts.labels.items():
+        if task not in held.labels:
+            yield f"{task}: now {label!r}"
+        elif held.labels[task] != label:
+            yield f"{task}: {held.labels[task]!r}, now {label!r}"
+    if held.consent != facts.consent:
+        states = [one.state if isinstance(one, Consent) else "unstated" for one in (held.consent, facts.consent)]
+        yield f"consent: {states[0]}, now {states[1]}" if states[0] != states[1] else "consent: who, when or why"
+    if held.author != facts.author:
+        yield "author: now known"
+    for name in ("source", "retain_until", "language"):
+        if (new := getattr(facts, name)) != getattr(held, name):
+            yield f"{name}: now {new}"
+
+
+def _aside(facts: SampleFacts) -> int:
+    """The column `aside`."""
+    return 0 if not facts.aside else 2 if facts.left_out or facts.weighed else 1
+
+
+def _why_copy(context: StoreContext, subject: Subject, index: bytes, sample: StoredSample) -> str:
+    """Why a near copy is to be quarantined: its labels repeat the other's or contradict them; empty if neither."""
+    where, subjects = "WHERE near = ? AND aside != 1", {subject.subject_id: subject}
+    for other in context.open_samples(subjects, where, (index,)):
+        shared_tasks = sample.labels.keys() & other.labels.keys()
+        if any(sample.labels[task] != other.labels[task] for task in shared_tasks):
+            return f"contradicts sample {other.sample_id[:8]}, which is the same with other labels"
+        if shared_tasks == sample.labels.keys():
+            return f"a near copy of sample {other.sample_id[:8]}"
+    return ""
+
+
+def _comparable(sample: StoredSample) -> bool:
+    """Whether a copy of it is a mistake: pupils who share the default name may well write the same words."""
+    media = any(isinstance(value, bytes) for values in sample.inputs.values() for value in values)
+    return media or sample.subject != DEFAULT_SUBJECT
