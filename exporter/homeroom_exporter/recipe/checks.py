@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Collection, Mapping
 from typing import Any, get_args
 
 import msgspec
+from msgspec import UNSET
 
 from homeroom.contract.layout import Scope
-from homeroom.contract.manifest import SLOT_LIMIT, ModalityName, Objective, Slot, Task
+from homeroom.contract.manifest import SLOT_LIMIT, Column, ModalityName, Objective, Slot, Task
 from homeroom.data.tasks import KINDS as DEVICE_KINDS
 from homeroom_exporter.encoders.spec import EncoderSpec
 from homeroom_exporter.model.heads import FUSED, PAIR
@@ -49,9 +51,21 @@ def _encoder(document: Document, name: str, value: Any) -> EncoderSpec:
     columns = [column.name for column in table.columns]
     if (name == "table") != bool(columns) or len(set(columns)) != len(columns):
         raise document.refusal("a table, and only a table, names its columns, each once", *path, "columns")
+    for column in table.columns:
+        _check_range(document, column, *path, "columns")
     if (name == "sequence") != bool(table.skills) or len(set(table.skills)) != len(table.skills):
         raise document.refusal("a sequence, and only a sequence, names its skills, each once", *path, "skills")
     return EncoderSpec(modality=name, **msgspec.structs.asdict(table))  # type: ignore[arg-type]
+
+
+def _check_range(document: Document, column: Column, *path: str) -> None:
+    """Refuses a range that holds no value, or is of a column without numbers."""
+    if column.categories and any(value is not UNSET for value in (column.min, column.max, column.unit)):
+        raise document.refusal(f"{column.name!r} has categories, so no min, max or unit", *path)
+    numbers = [n for n in (column.mean, column.std, column.min, column.max) if n is not UNSET]
+    if not all(map(math.isfinite, numbers)) or column.usual[0] > column.usual[1]:
+        what = f"no value of {column.name!r} is within 8 std of its mean, and from its min to its max"
+        raise document.refusal(what, *path, remedy="correct mean, std, min or max")
 
 
 def read_slots(document: Document, encoders: tuple[EncoderSpec, ...]) -> dict[str, Slot]:

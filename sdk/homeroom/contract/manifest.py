@@ -70,13 +70,31 @@ class AudioPreprocess(msgspec.Struct, frozen=True, tag="audio", tag_field="kind"
     normalize: bool = False
 
 
+CLIP_STD = 8.0  # a table's numbers are clipped to so many standard deviations
+
+
 class Column(msgspec.Struct, frozen=True):
-    """A numeric column (`mean`, `std`) or a categorical one (`categories`); a value may be missing."""
+    """A numeric column (`mean`, `std`) or a categorical one (`categories`); a value may be missing.
+
+    min, max, unit: what values can be; later fields, absent where not given, which change no feature.
+    """
 
     name: str
     mean: float = 0.0
     std: float = 1.0
     categories: tuple[str, ...] = ()
+    min: float | msgspec.UnsetType = msgspec.UNSET
+    max: float | msgspec.UnsetType = msgspec.UNSET
+    unit: Unit | msgspec.UnsetType = msgspec.UNSET
+
+    @property
+    def usual(self) -> tuple[float, float]:
+        """The least and the largest value that the model tells from others, and that can be."""
+        least, largest = self.mean - CLIP_STD * self.std, self.mean + CLIP_STD * self.std
+        return (
+            least if self.min is msgspec.UNSET else max(least, self.min),
+            largest if self.max is msgspec.UNSET else min(largest, self.max),
+        )
 
 
 class TablePreprocess(msgspec.Struct, frozen=True, tag="table", tag_field="kind"):
@@ -110,12 +128,16 @@ class SequencePreprocess(msgspec.Struct, frozen=True, tag="sequence", tag_field=
 
 
 Preprocess = TextPreprocess | ImagePreprocess | AudioPreprocess | TablePreprocess | SequencePreprocess
+RANGE_FIELDS = ("min", "max", "unit")  # of a column
 LATER_FIELDS: dict[str, object] = {"fit": "cover", "normalize": False}  # with what held before they came
 
 
 def identifying(preprocess: Preprocess) -> dict[str, object]:
     """The fields of a preprocessing that enter `features_id`: later fields only where they are not at their default."""
     document: dict[str, object] = msgspec.to_builtins(preprocess)
+    if isinstance(preprocess, TablePreprocess):
+        columns = [msgspec.to_builtins(column) for column in preprocess.columns]
+        document["columns"] = [{n: v for n, v in column.items() if n not in RANGE_FIELDS} for column in columns]
     return {name: value for name, value in document.items() if name not in LATER_FIELDS or value != LATER_FIELDS[name]}
 
 

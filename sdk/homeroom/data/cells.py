@@ -26,14 +26,14 @@ DAY = re.compile(r"(\d{1,4})([-./])(\d{1,2})\2(\d{1,4})")
 
 @dataclass(frozen=True)
 class Range:
-    """The usual values of a number: `centre` and `spread` of those that the bundle was made with."""
+    """The usual values of a number, by those that the bundle was made with."""
 
-    centre: float
-    spread: float
+    least: float
+    largest: float
 
     def holds(self, number: float) -> bool:
-        """Whether it is not far off: within 8 spreads, as tables are cut."""
-        return abs(number - self.centre) <= 8 * self.spread
+        """Whether a number is a usual one."""
+        return self.least <= number <= self.largest
 
 
 def is_missing(cell: str) -> bool:

@@ -42,7 +42,7 @@ from homeroom.train.evaluate import evaluate
 from homeroom.train.features.compute import Progress
 from homeroom.train.features.dataset import Dataset, Example
 from homeroom.train.features.examples import examples
-from homeroom.train.features.quality_gate import add_checked, prediction_view
+from homeroom.train.features.quality_gate import PredictionView, add_checked, prediction_view
 from homeroom.train.settings import Settings
 
 
@@ -170,9 +170,9 @@ class Device:
 
     def predict_many(self, samples: Sequence[Sample], profile: str | None = None) -> list[dict[str, Answer]]:
         """Answers as `predict`, for several samples. Poor inputs are ignored or count less; `reason` says so."""
-        checked = [self._checked(sample) for sample in samples]
-        ready = self._uncached([sample for sample, _ in checked])
-        return [noted(answer, note) for answer, (_, note) in zip(self._answers(ready, profile), checked, strict=True)]
+        checked, manifest = [self._checked(sample) for sample in samples], self.bundle.manifest
+        answers = self._answers(self._uncached([view.sample for view in checked]), profile)
+        return [noted(answer, manifest, view) for answer, view in zip(answers, checked, strict=True)]
 
     def explain(self, sample: Sample, task: str, label: str | None = None) -> Explanation:
         """Explains a task's answer: the words, regions, moments and columns for and against it, or `label`.
@@ -180,14 +180,15 @@ class Device:
         The strongest are also removed one at a time, to see the answer without them. Raises InputError if the inputs do
         not let the task answer, BundleError if the bundle was exported without saliency graphs.
         """
-        asked, (stored, note) = find_task(task, self.bundle.manifest), self._checked(sample)
+        asked, view = find_task(task, self.bundle.manifest), self._checked(sample)
+        stored = view.sample
         theta = versions.theta_of(self.store, self.bundle, self.store.versions.current())
 
         def answers(samples: Sequence[StoredSample]) -> list[Answer]:
             return [answer[asked.name] for answer in self._answers(self._uncached(samples))]
 
         (example,) = self._uncached([stored])
-        answer = noted({task: answers([stored])[0]}, note)[task]
+        answer = noted({task: answers([stored])[0]}, self.bundle.manifest, view)[task]
         return explain(self.bundle, self.graphs, theta, stored, example, answer, asked, label, answers)
 
     def score(self, *samples: Sample | str | Path, profile: str | None = None) -> dict[str, Score]:
@@ -307,7 +308,7 @@ class Device:
     def _uncached(self, samples: Sequence[StoredSample]) -> Sequence[Example]:
         return to_examples(self.store, self.bundle, self.graphs, samples, cached=False)
 
-    def _checked(self, sample: Sample) -> tuple[StoredSample, str]:
+    def _checked(self, sample: Sample) -> PredictionView:
         manifest, weights = self.bundle.manifest, versions.input_weights(self.store, self.store.versions.current())
         return prediction_view(resolve(sample, manifest), manifest, weights)
 

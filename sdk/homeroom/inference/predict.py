@@ -13,6 +13,7 @@ from homeroom.data.tasks.answers import Answer
 from homeroom.runtime.graphs import Graphs
 from homeroom.train.evaluate import all_outputs_of
 from homeroom.train.features.dataset import Dataset, Example
+from homeroom.train.features.quality_gate import PredictionView
 
 
 def predict(
@@ -49,13 +50,19 @@ def predict(
             if answerable and trained is not None and task.name not in trained:
                 answer = Answer(answer.best, answer.probabilities, False, "this task was never taught here")
             answers[row][task.name] = answer
-    return [noted(answer, example.note) for answer, example in zip(answers, examples, strict=True)]
+    return [_with_note(answer, example.note) for answer, example in zip(answers, examples, strict=True)]
 
 
-def noted(answers: Mapping[str, Answer], note: str) -> dict[str, Answer]:
-    """Adds a note to the reason of each answer."""
-    if not note:
-        return dict(answers)
-    return {
-        task: replace(answer, reason="; ".join(filter(None, (answer.reason, note)))) for task, answer in answers.items()
-    }
+def _with_note(answers: Mapping[str, Answer], note: str) -> dict[str, Answer]:
+    return {name: replace(one, reason="; ".join(filter(None, (one.reason, note)))) for name, one in answers.items()}
+
+
+def noted(answers: Mapping[str, Answer], manifest: Manifest, view: PredictionView) -> dict[str, Answer]:
+    """Adds what a person must know of a sample's inputs to the reason of each answer; makes those unsure that are."""
+    return {name: _noted(answer, manifest.task(name).reads, view) for name, answer in answers.items()}
+
+
+def _noted(answer: Answer, reads: Sequence[str], view: PredictionView) -> Answer:
+    doubts = [view.unsure[slot] for slot in reads if slot in view.unsure]
+    reason = "; ".join(filter(None, (answer.reason, *doubts, view.note)))
+    return replace(answer, sure=answer.sure and not doubts, reason=reason)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from msgspec import UNSET
 
 from homeroom.contract.manifest import Slot
 from homeroom.errors import RecipeError
@@ -118,6 +119,47 @@ def test_a_refusal_names_the_line_at_fault(old: str, new: str, line: int, says: 
         parse_recipe(GOOD.replace(old, new, 1), "lesson.toml")
     assert refused.value.where == f"lesson.toml line {line}"
     assert says in str(refused.value)
+
+
+TABLE = """\
+name = "help"
+version = 1
+[encoders.table]
+source = "table"
+columns = [
+    { name = "share", mean = 0.7, std = 0.2, min = 0.0, max = 1.0, unit = "of 1" },
+    { name = "kind", categories = ["a", "b"] },
+]
+[slots]
+facts = "table"
+[tasks.help]
+kind = "classification"
+reads = ["facts"]
+labels = ["no", "yes"]
+"""
+
+
+def test_a_tables_column_says_what_its_values_can_be() -> None:
+    share, kind = parse_recipe(TABLE).encoders[0].columns
+    assert (share.usual, share.unit, kind.unit) == ((0.0, 1.0), "of 1", UNSET)
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "says"),
+    [
+        ("max = 1.0", "max = -1.0", "no value of 'share'"),
+        ("min = 0.0", "min = 9.0", "no value of 'share'"),
+        ("std = 0.2", "std = -0.2", "no value of 'share'"),
+        ("max = 1.0", "max = nan", "share"),
+        ('["a", "b"] }', '["a", "b"], unit = "kg" }', "'kind' has categories"),
+        ('unit = "of 1"', 'unit = ""', "unit"),
+    ],
+)
+def test_a_column_without_a_possible_value_is_refused(old: str, new: str, says: str) -> None:
+    assert old in TABLE
+    with pytest.raises(RecipeError, match=says) as refused:
+        parse_recipe(TABLE.replace(old, new, 1), "help.toml")
+    assert refused.value.where.startswith("help.toml line ")
 
 
 def test_a_recipe_that_cannot_be_read_is_refused(tmp_path: Path) -> None:

@@ -8,6 +8,7 @@ import wave
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import numpy as np
 import pytest
 import tiny
@@ -16,10 +17,10 @@ from PIL import Image, ImageDraw, ImageFilter
 
 from homeroom import Device, Sample
 from homeroom.cli.main import main
-from homeroom.contract.manifest import AudioPreprocess
+from homeroom.contract.manifest import AudioPreprocess, Column, TablePreprocess, identifying
 from homeroom.data.preprocess.audio import decode as hear
 from homeroom.data.preprocess.image import decode
-from homeroom.data.quality import audio, image, text
+from homeroom.data.quality import audio, image, table, text
 from homeroom.data.validation import resolve
 from homeroom.device.local_samples import training_samples
 from homeroom.errors import InputError
@@ -277,6 +278,57 @@ def test_a_poor_input_is_left_out_of_an_answer_and_it_says_so(device: Device) ->
     alone = device.predict(Sample(picture=black))["category"]
     assert alone.best is not None, "where it is all there is, it is looked at"
     assert device.predict_many([]) == []
+
+
+def test_a_number_far_outside_its_columns_range_is_set_aside_and_makes_an_answer_unsure(device: Device) -> None:
+    device.add(*(Sample(**row) for row in tiny.samples(40, 0)))
+    device.train(settings=Settings(epochs=5, learning_rate=1e-2))
+    far = {"legs": 4, "kilograms": 4500}  # grams
+    device.add(
+        Sample(word="the cat", facts=far, labels={"category": "cat"}), Sample(facts={"legs": 4, "kilograms": 45})
+    )
+    (aside,) = device.set_aside()
+    assert aside.quarantine_reason == (
+        "facts: kilograms is 4500, usual are -30 to 50 (facts left out, the rest teaches)"
+    )
+    unsure = device.predict(Sample(word="the cat", facts=far))
+    assert not unsure["category"].sure
+    assert "kilograms is 4500, usual are -30 to 50" in unsure["category"].reason
+    legs = device.predict(Sample(word="the cat", facts={"legs": 4}))["category"]
+    assert unsure["category"].probabilities == legs.probabilities, "its other cells are read"
+    assert "kilograms" not in unsure["which_picture"].reason, "which does not read the facts"
+    alone = device.predict(Sample(facts={"kilograms": 4500}))["category"]
+    assert (alone.best is not None, alone.sure) == (True, False)
+    assert "usual are" in alone.reason
+    assert device.explain(Sample(word="the cat", facts=far), "category").answer == unsure["category"]
+
+
+SHARE = Column("share", mean=0.7, std=0.2, min=0.0, max=1.0, unit="of 1")
+
+
+@pytest.mark.parametrize(
+    ("column", "cell", "says"),
+    [
+        (SHARE, 1.0, None),
+        (SHARE, 1.1, "share is 1.1 of 1, usual are 0 to 1 of 1"),
+        (SHARE, -0.1, "share is -0.1 of 1, usual are 0 to 1 of 1"),
+        (Column("share", mean=0.7, std=0.2), 2.3, None),
+        (Column("share", mean=0.7, std=0.2), 2.31, "share is 2.31, usual are -0.9 to 2.3"),
+        (Column("kind", categories=("45",)), "45", None),
+        (SHARE, None, None),
+    ],
+)
+def test_a_columns_range_is_eight_spreads_and_what_its_recipe_says(column: Column, cell: Any, says: str | None) -> None:
+    finding = table.assess(TablePreprocess((column,)), {column.name: cell})
+    assert (finding and finding.reason) == says
+
+
+def test_a_columns_range_and_unit_change_no_features() -> None:
+    plain = TablePreprocess((Column("share", mean=0.7, std=0.2),))
+    assert identifying(TablePreprocess((SHARE,))) == identifying(plain)
+    assert msgspec.json.encode(plain) == (
+        b'{"kind":"table","columns":[{"name":"share","mean":0.7,"std":0.2,"categories":[]}]}'
+    ), "as earlier releases wrote it"
 
 
 BLURRED = png(drawing(1).filter(ImageFilter.GaussianBlur(8)))

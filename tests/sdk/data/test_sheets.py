@@ -19,7 +19,7 @@ from homeroom.data.cells import Range, decimal_of, parse_day, parse_number
 from homeroom.data.ingest import Intake, ReadOptions, read
 from homeroom.errors import InputError
 
-USUAL = Range(10.0, 5.0)
+USUAL = Range(-30.0, 50.0)
 CAT = {"legs": 4.0, "kilograms": 4.5}
 
 
@@ -72,7 +72,7 @@ def test_one_lesson_in_many_spellings_is_one_lesson(text: str | bytes, tmp_path:
     ],
 )
 def test_a_number_is_read_as_its_country_writes_it(cell: str, decimal: Any, number: float) -> None:
-    usual = Range(0.5, 0.2) if cell.endswith("%") else USUAL
+    usual = Range(-1.1, 2.1) if cell.endswith("%") else USUAL
     assert parse_number(cell, decimal, usual) == number
 
 

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from homeroom.contract.manifest import Manifest, SequencePreprocess, TablePreprocess
+from homeroom.contract.manifest import CLIP_STD, Manifest, SequencePreprocess, TablePreprocess
 from homeroom.data.cells import Decimal, Range, decimal_of, is_missing, parse_number
 from homeroom.data.consent import gather_consent
 from homeroom.data.ingest.intake import Intake
@@ -79,7 +79,7 @@ def known_columns(manifest: Manifest, *more: str) -> ColumnNames:
 def _numeric_columns(manifest: Manifest) -> dict[str, Range]:
     """The usual values of each column that holds numbers."""
     columns = {
-        f"{prefix}.{task.name}": Range(task.offset, task.scale)
+        f"{prefix}.{task.name}": Range(task.offset - CLIP_STD * task.scale, task.offset + CLIP_STD * task.scale)
         for task in manifest.tasks
         for prefix in LABEL_PREFIXES
         if kind_of(task).numbers
@@ -88,9 +88,7 @@ def _numeric_columns(manifest: Manifest) -> dict[str, Range]:
         spec = manifest.modality(slot.modality).preprocess
         for column in spec.columns if isinstance(spec, TablePreprocess) else ():
             if not column.categories:
-                columns |= {
-                    f"{name}.{column.name}": Range(column.mean, column.std) for name in (slot.name, slot.modality)
-                }
+                columns |= {f"{name}.{column.name}": Range(*column.usual) for name in (slot.name, slot.modality)}
     return columns
 
 

@@ -7,10 +7,8 @@ from collections.abc import Mapping
 import numpy as np
 
 from homeroom.contract.graph_io import TABLE_ROW
-from homeroom.contract.manifest import TablePreprocess
+from homeroom.contract.manifest import CLIP_STD, TablePreprocess
 from homeroom.data.preprocess.prepared import Prepared
-
-CLIP_STD = 8.0
 
 
 def prepare(spec: TablePreprocess, row: Mapping[str, float | str | None]) -> Prepared:

@@ -6,10 +6,10 @@ passes. `docs/quality.md` lists the thresholds.
 
 from __future__ import annotations
 
-from homeroom.contract.manifest import AudioPreprocess, Manifest, Preprocess
+from homeroom.contract.manifest import AudioPreprocess, Manifest, Preprocess, TablePreprocess
 from homeroom.data.decoder import client
 from homeroom.data.preprocess.media import decoded
-from homeroom.data.quality import text
+from homeroom.data.quality import table, text
 from homeroom.data.quality.finding import QualityFinding
 from homeroom.data.samples import StoredInput, StoredSample
 
@@ -31,6 +31,8 @@ def _assess_input(value: StoredInput, language: str | None, manifest: Manifest, 
     preprocess = manifest.modality(manifest.slot(slot).modality).preprocess
     if isinstance(value, str):
         return text.assess(value, language)
+    if isinstance(preprocess, TablePreprocess) and isinstance(value, dict):
+        return table.assess(preprocess, value)
     return client.run(assess_media, preprocess, value) if isinstance(value, bytes) else None
 
 

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 
 import msgspec
 
-from homeroom.contract.manifest import Manifest, Task
-from homeroom.data.quality import QualityFinding, poor_inputs
+from homeroom.contract.manifest import Manifest, TablePreprocess, Task
+from homeroom.data.quality import QualityFinding, poor_inputs, table
 from homeroom.data.quality.finding import DEFAULT_INPUT_WEIGHT
 from homeroom.data.quality.near_duplicates import near_duplicate_digest
 from homeroom.data.samples import StoredInput, StoredSample
@@ -33,21 +34,52 @@ def training_view(sample: StoredSample, manifest: Manifest) -> StoredSample:
     return _teaching(sample, _keys(sample.left_out), manifest)
 
 
-def prediction_view(sample: StoredSample, manifest: Manifest, weights: Mapping[str, float]) -> tuple[StoredSample, str]:
-    """A sample to be answered, without its empty inputs, and a note on its poor ones.
+@dataclass(frozen=True)
+class PredictionView:
+    """A sample as it is answered. note: on its poor inputs. unsure: by slot, why no answer from it is sure."""
+
+    sample: StoredSample
+    note: str = ""
+    unsure: Mapping[str, str] = field(default_factory=dict)
+
+
+def prediction_view(sample: StoredSample, manifest: Manifest, weights: Mapping[str, float]) -> PredictionView:
+    """A sample to be answered, without its empty inputs and the cells of tables that are outside their usual range.
 
     It stays as it is where nothing else would be left. weights: as of `examples`.
     """
-    findings = poor_inputs(sample, manifest)
+    usual, unsure = _with_usual_cells(sample, manifest)
+    findings = poor_inputs(usual, manifest)
     left_out, weighed = _by_treatment(findings, manifest)
-    kept = msgspec.structs.replace(_without(sample, _keys(left_out)), weighed=weighed)
+    kept = msgspec.structs.replace(_without(usual, _keys(left_out)), weighed=weighed)
     if not any(value is not None for values in kept.inputs.values() for value in values):
-        return sample, ""
+        return PredictionView(sample, unsure=unsure)
     notes = [f"left out {findings[key].reason}" for key in _keys(left_out)]
     for key in _keys(weighed):
         weight = weights.get(manifest.slot(key[0]).modality, DEFAULT_INPUT_WEIGHT)
         notes.append(f"{findings[key].reason}, so it counts {weight:g} times what a good one does")
-    return kept, "; ".join(notes)
+    return PredictionView(kept, "; ".join(notes), unsure)
+
+
+def _with_usual_cells(sample: StoredSample, manifest: Manifest) -> tuple[StoredSample, dict[str, str]]:
+    """A sample without the cells outside their usual range, and sentences on these by slot."""
+    inputs, unsure = dict(sample.inputs), {}
+    for slot, values in sample.inputs.items():
+        spec = manifest.modality(manifest.slot(slot).modality).preprocess
+        if not isinstance(spec, TablePreprocess):
+            continue
+        unusual = [table.unusual_cells(spec, row) if isinstance(row, dict) else {} for row in values]
+        if sentences := [sentence for cells in unusual for sentence in cells.values()]:
+            unsure[slot] = f"{slot}: {', '.join(sentences)}"
+            inputs[slot] = [_without_cells(row, cells) for row, cells in zip(values, unusual, strict=True)]
+    return msgspec.structs.replace(sample, inputs=inputs), unsure
+
+
+def _without_cells(row: StoredInput | None, names: Collection[str]) -> StoredInput | None:
+    if not isinstance(row, dict):
+        return row
+    kept = {name: None if name in names else cell for name, cell in row.items()}
+    return kept if any(cell is not None for cell in kept.values()) else None
 
 
 def check_quality(sample: StoredSample, manifest: Manifest) -> StoredSample:
