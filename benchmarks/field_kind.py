@@ -49,7 +49,7 @@ class Kind:
     judge: what became of it, where it was not refused; None where only a refusal is right.
     told: words of which a refusal must have at least one, so that a person knows what is the matter.
     then: further commands, each the words after `homeroom device`. Of these DIR stands for the device, GIVEN for what was
-    given, FILE:… for a sheet with these lines, FIRST-ID for the id of the first sample.
+    given, OUT for a folder beside it, FILE:… for a sheet with these lines, FIRST-ID for the id of the first sample.
     inbox: whether it comes by the agent's inbox.
     """
 

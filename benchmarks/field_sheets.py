@@ -240,6 +240,22 @@ def excel() -> list[Kind]:
 # People
 
 
+AUTHORED = "word,label.category,subject,author\na cat,cat,p-1,Ms Ray\n"
+MOVING = (
+    "word,label.category,label.traits,subject,author,consent,consent_by,retain_until\n"
+    "a cat,cat,,p-1,Ms Ray,given,the mother,2999-01-01\na dog,,,p-1,,,,\n"
+)
+
+
+def moved(outcome: Outcome) -> Verdict:
+    names = ("subject", "author", "retain_until", "labels")
+    first = ["p-1", "Ms Ray", "2999-01-01", {"category": "cat"}]
+    facts = [[one[name] for name in names] for one in outcome.samples]
+    consents = [one["consent"] for one in outcome.samples]
+    kept = facts == [first, ["p-1", None, None, {}]] and consents == [{"state": "given", "by": "the mother"}, None]
+    return right_if(kept and inputs_of(outcome, "word") == ["a cat", "a dog"])
+
+
 def names() -> list[Kind]:
     def forgotten(name: str, held: str, forget: str) -> Kind:
         line = json.dumps({"word": "a cat", "labels": {"category": "cat"}, "subject": held}, ensure_ascii=False)
@@ -256,6 +272,9 @@ def names() -> list[Kind]:
         forgotten("a zero-width space", "p\u200b-1", "p-1"),
         forgotten("7.0 for 7", "7.0", "7"),
         forgotten("two blanks for one", "Ada  L", "Ada L"),
+        sheet("a teacher's sample of a pupil, the pupil forgotten", AUTHORED, "gone", lambda o: right_if(not o.samples), group="name", then=(("forget", "DIR", "p-1", "--yes"),)),
+        sheet("a teacher's sample of a pupil, the teacher forgotten", AUTHORED, "the name is gone, the sample stays", lambda o: right_if([(s["subject"], s["author"]) for s in o.samples] == [("p-1", None)]), group="name", then=(("forget", "DIR", "Ms Ray", "--yes"),)),
+        sheet("a pupil who moves", MOVING, "all of it, once", moved, group="name", then=(("hand-over", "DIR", "p-1", "--out", "OUT"), ("forget", "DIR", "p-1", "--yes"), ("add", "DIR", "OUT"), ("add", "DIR", "OUT"))),
         sheet("a number as name in JSON", number, "the name 7", lambda o: right_if([s["subject"] for s in o.samples] == ["7"]), group="name", file="lesson.jsonl"),
         sheet("a name of 300 characters", f"word,subject\na cat,{'p' * 300}\n", "refused", None, "256", "characters", group="name"),
         sheet("a name with a line break", 'word,subject\na cat,"p\n1"\n', "refused, or without it", lambda o: right_if(all("\n" not in s["subject"] for s in o.samples)), "subject", group="name"),

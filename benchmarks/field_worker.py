@@ -121,7 +121,7 @@ def word_of(word: str, device: Path, given: Path) -> str:
 
         with Device.open(device) as opened:
             return next(opened.store.each_sample()).sample_id
-    return {"DIR": str(device), "GIVEN": str(given)}.get(word, word)
+    return {"DIR": str(device), "GIVEN": str(given), "OUT": str(given.parent / "out")}.get(word, word)
 
 
 def main() -> None:

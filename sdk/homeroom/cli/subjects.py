@@ -52,7 +52,8 @@ def subjects(directory: Path, samples: str | None, machine: bool) -> None:
     if samples is not None:
         return _list_samples(directory, samples, machine)
     with opened(directory) as device:
-        counts = Counter(sample.subject for sample in device.store.each_without_inputs())
+        people = [(sample.subject, sample.author) for sample in device.store.each_without_inputs()]
+        counts, authored = Counter(subject for subject, _ in people), Counter(author for _, author in people)
         held = {name: counts[name] for name in sorted(device.store.subjects(), key=str.casefold)}
     if machine:
         click.echo(json_text(held))
@@ -60,7 +61,8 @@ def subjects(directory: Path, samples: str | None, machine: bool) -> None:
     width = max(map(len, held), default=0)
     for name, number in held.items():
         near = near_names(name, held)
-        say(f"{name:{width}}  {counted(number, 'sample')}" + (f"  also held: {', '.join(near)}" if near else ""))
+        by = f", author of {counted(authored[name], 'sample')}" if authored[name] else ""
+        say(f"{name:{width}}  {counted(number, 'sample')}{by}" + (f"  also held: {', '.join(near)}" if near else ""))
 
 
 def _list_samples(directory: Path, person: str, machine: bool) -> None:

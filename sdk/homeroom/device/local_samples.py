@@ -28,7 +28,9 @@ from homeroom.train.settings import Settings, advised
 
 
 def training_samples(store: Store, bundle: Bundle, subject: str | None = None) -> Sequence[StoredSample]:
-    """The stored samples (of one subject, if named) that may be trained on, without their quarantined inputs.
+    """The stored samples that may be trained on, without their quarantined inputs.
+
+    subject: only those about this person, or by them.
 
     Those with a number as label that an earlier release took, and that no training can learn, are quarantined.
     """
@@ -36,7 +38,9 @@ def training_samples(store: Store, bundle: Bundle, subject: str | None = None) -
     tasks, wrong = {task.name: task for task in manifest.tasks}, dict[str, str]()
 
     def chosen(sample: StoredSample) -> bool:
-        if not may_teach(policy, sample, needs_no_label(manifest)) or subject not in (None, sample.subject):
+        if not may_teach(policy, sample, needs_no_label(manifest)):
+            return False
+        if subject not in (None, sample.subject, sample.author):
             return False
         for name, label in sample.labels.items():
             if isinstance(label, float) and name in tasks:

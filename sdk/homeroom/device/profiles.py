@@ -40,7 +40,7 @@ def train_profile(
     bundle: in use.
     graphs: of the bundle.
     subject: the person.
-    examples: of that person.
+    examples: of that person, or written by them about others, whose `forget` then removes the profile.
     settings: of the training.
     stop: true when the budget is spent.
     """
@@ -53,7 +53,7 @@ def train_profile(
     changed = {s.segment_id: after[s.name] for s in layout if not np.array_equal(before[s.name], after[s.name])}
     facts = {name: getattr(chosen, name) for name in ("method", "share", "losses", "temperatures")}
     facts |= {"samples": len(examples), "start": start.name}
-    store.put_profile(subject, facts, changed, start.subjects)
+    store.put_profile(subject, facts, changed, {*start.subjects, *(example.subject for example in examples)})
     store.back_up()
     profile = find_profile(store, subject)
     assert profile is not None  # it was just stored
@@ -65,7 +65,7 @@ def _labels_of_others(store: Store, bundle: Bundle, subject: str) -> dict[str, n
     tasks = [task for task in bundle.manifest.tasks if kind_of(task).class_prior]
     counts = {task.name: np.zeros(task.width) for task in tasks}
     for sample in store.each_without_inputs():
-        for task in tasks if sample.subject != subject else ():
+        for task in tasks if subject not in (sample.subject, sample.author) else ():
             if sample.labels.get(task.name) in task.labels:
                 counts[task.name][task.labels.index(str(sample.labels[task.name]))] += 1
     return counts

@@ -178,7 +178,8 @@ def _store(
 
 
 def train_profile(run: TrainingRun, subject: str) -> TrainReport:
-    """Trains a model for one person on that person's own labelled samples; raises TrainError where there are none."""
+    """Trains a model for one person on labelled samples about or by them; raises TrainError where there are none."""
+    subject = run.store.name_of(subject)
     samples = [sample for sample in training_samples(run.store, run.bundle, subject) if sample.labels]
     if not samples:
         raise TrainError(f"there is no labelled sample of {subject!r}", remedy="add some with `add`")

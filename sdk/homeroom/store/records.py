@@ -87,7 +87,7 @@ class StoredProfile:
 
 @dataclass(frozen=True)
 class Export:
-    """All that is held about one subject."""
+    """All that is held about one subject. `authored`: how many samples about others they wrote."""
 
     subject: str
     samples: tuple[Any, ...]
@@ -95,3 +95,4 @@ class Export:
     updates: tuple[str, ...]
     cached_features: int
     profile: StoredProfile | None = None
+    authored: int = 0

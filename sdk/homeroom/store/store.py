@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from homeroom.data.consent import Consent
+from homeroom.data.names import normal_name
 from homeroom.data.samples import INPUT_KINDS, InputKind, InputReference, StoredInput, StoredSample
 from homeroom.store import edit_detection
 from homeroom.store import samples as stored_samples
@@ -148,6 +149,10 @@ class Store:
         """Names of all subjects, in the order they came."""
         return [subject.name for subject in self._context.keys.all()]
 
+    def name_of(self, person: str) -> str:
+        """A person's name as it is held, or would be."""
+        return person if self._context.keys.find(person) else normal_name(person)
+
     def known(self, subject: str) -> str:
         """The name as it is held; InputError, with names that are near, if nothing is held about the person."""
         return self._context.known(subject).name
@@ -176,7 +181,7 @@ class Store:
 
     def profile(self, subject: str) -> StoredProfile | None:
         """A person's profile; None if there is none, or a part of it was lost to damage."""
-        return read_profile(self._context, subject)
+        return read_profile(self._context, self.name_of(subject))
 
     def profiles(self) -> int:
         """How many persons have a profile."""
@@ -209,6 +214,7 @@ class Store:
         """All that is held about a subject; InputError if there is no such subject."""
         known = self._context.known(subject)
         subject, subject_id = known.name, known.subject_id
+        authored = sum(sample.author == subject for sample in self.each_without_inputs())
         return Export(
             subject=subject,
             samples=tuple(self.each_sample(subject)),
@@ -216,6 +222,7 @@ class Store:
             updates=tuple(self._context.items(subject_id, "update")),
             cached_features=self._context.cache.count(subject_id),
             profile=self.profile(subject),
+            authored=authored,
         )
 
     def audit(self) -> list[dict[str, Any]]:

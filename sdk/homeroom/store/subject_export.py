@@ -71,7 +71,10 @@ def _document(export: Export, media: Any) -> dict[str, Any]:
         sizes = {segment_id: len(values) for segment_id, values in export.profile.segments.items()}
         profile = {**export.profile.facts, "segments": sizes}
     # `audit` is always empty; whoever read an export of 0.1.0 expects it.
-    return asdict(replace(export, profile=None)) | {"samples": samples, "profile": profile, "audit": ()}
+    document = asdict(replace(export, profile=None)) | {"samples": samples, "profile": profile, "audit": ()}
+    if not export.authored:
+        del document["authored"]
+    return document
 
 
 def _ending(data: bytes) -> str:

@@ -145,3 +145,100 @@ def test_one_sample_is_removed_and_what_cannot_be_taken_back_is_said(say: Say, d
     assert "there is no such sample" in say("remove", cat, "--yes", code=3)
     with Device.open(device) as opened:
         assert [one.inputs["word"] for one in opened.store.samples()] == [["a dog"]]
+
+
+def lesson_of(teacher: str, number: int, seed: int) -> list[Sample]:
+    return [Sample(**{**row, "author": teacher}) for row in tiny.samples(number, seed)]
+
+
+def test_a_teachers_own_model_learns_from_what_they_wrote_and_goes_with_its_pupils(say: Say, device: Path) -> None:
+    with Device.open(device, threads=1) as opened:
+        opened.add(*lesson_of("Ms Ray", 12, 1), *(Sample(**row) for row in tiny.samples(4, 2)))
+        pupils = {sample.subject for sample in opened.store.samples() if sample.author == "Ms Ray"}
+        written = sum(sample.author == "Ms Ray" for sample in opened.store.samples())
+        report = opened.train(profile=" Ms  Ray", minutes=5)
+        assert report.samples == written >= 8
+        stored = opened.store.profile("Ms Ray")
+        assert stored is not None
+        assert set(stored.subjects) == {"Ms Ray", *pupils}
+    told = say("subjects")
+    assert "Ms Ray" in told
+    assert f"0 samples, author of {written} samples" in told
+    assert json.loads(say("hand-over", "Ms Ray"))["authored"] == written
+    told = say("forget", sorted(pupils)[0], "--yes")
+    assert "1 profiles" in told, "a pupil's forget takes the teacher's model along"
+    with Device.open(device, threads=1) as opened:
+        left = [sample for sample in opened.store.samples() if sample.author]
+        opened.store.put_profile("Ms Ray", {"start": "bundle"}, {}, ())
+        assert left
+        count = opened.store.count()
+        opened.forget("Ms Ray")
+        assert opened.store.profile("Ms Ray") is None
+        assert [sample.author for sample in opened.store.samples()] == [None] * count
+
+
+def test_the_author_is_a_column_and_one_who_wrote_is_held(say: Say, tmp_path: Path) -> None:
+    rows = "word,label.category,subject,author\na cat,cat,p-1,ms ray\na dog,dog,p-2,Ms Ray \na fish,fish,p-3,p-3\n"
+    told = say("add", sheet(tmp_path, rows))
+    assert "Ms Ray: also held: ms ray" in told
+    listed = json.loads(say("subjects", "--json"))
+    assert listed == {"p-1": 1, "ms ray": 0, "p-2": 1, "Ms Ray": 0, "p-3": 1}
+    assert "a dog" in say("subjects", "--samples", "Ms Ray")
+    say("remove", json.loads(say("subjects", "--samples", "p-1", "--json"))[0]["id"], "--yes")
+    assert "forgotten: 0 samples" in say("forget", "Ms Ray", "--yes"), "of one who is held it never says nothing is"
+
+
+def held(device: Path) -> list[tuple[Any, ...]]:
+    """What is held, without ids, in the order it was added."""
+    names = ("inputs", "labels", "subject", "author", "consent", "source", "retain_until", "language", "aside")
+    with Device.open(device, threads=1) as opened:
+        return [tuple(getattr(sample, name) for name in names) for sample in opened.store.samples("p-17")]
+
+
+def test_a_pupil_moves_with_all_that_is_held(
+    say: Say, device: Path, tiny_bundle: tiny.Tiny, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    consent = {"state": "given", "by": "the mother", "on": "2026-05-03", "basis": "form 7", "text": "by phone"}
+    facts = {"author": "Ms Ray", "consent": consent, "source": "lesson 3", "retain_until": "2999-01-01"}
+    with Device.open(device, threads=1) as opened:
+        opened.add(*(Sample(**{**row, **facts, "subject": "p-17", "language": "es"}) for row in tiny.samples(6, 1)))
+        opened.add(Sample(word="el gato", subject="p-17"), Sample(word="el gato", subject="p-18"))
+        opened.train(profile="p-17", minutes=5)
+    before, other = held(device), tmp_path / "other"
+    say("hand-over", "p-17", "--out", tmp_path / "p-17")
+    main(["device", "add", str(other), str(tmp_path / "p-17"), "--bundle", str(tiny_bundle.path)])
+    told = capsys.readouterr().out
+    assert "7 samples added" in told
+    assert "profile.safetensors: a person's own model moves with `homeroom device profile pack`" in told
+    assert held(other) == before
+    assert {row[3] for row in before} == {"Ms Ray", None}
+    assert all(row[4].by == "the mother" for row in before[:6])
+    for where, again in ((other, 0), (device, 0)):
+        main(["device", "add", str(where), str(tmp_path / "p-17")])
+        assert f"{again} samples added, 7 were there already" in capsys.readouterr().out
+        assert held(where) == before, "nothing doubled"
+    with Device.open(other) as opened:
+        assert opened.store.subjects() == ["p-17", "Ms Ray"]
+        opened.export("p-17")
+    main(["device", "hand-over", str(other), "p-17", "--out", str(tmp_path / "again")])
+    one, two = (json.loads((tmp_path / name / "export.json").read_text())["samples"] for name in ("p-17", "again"))
+    assert [{**row, "sample_id": ""} for row in one] == [{**row, "sample_id": ""} for row in two]
+
+
+@pytest.mark.parametrize(
+    ("document", "says"),
+    [
+        ("[]", "is not what"),
+        ('{"subject": "p", "samples": 3}', "is not what"),
+        ('{"subject": "p", "samples": [{"inputs": {"word": "a cat"}}]}', "list of its inputs"),
+        ('{"subject": "p", "samples": [{"inputs": {"picture": ["../secret.png"]}}]}', "cannot be read"),
+        ('{"subject": "p", "samples": []}', "holds no sample"),
+        ('{"subject": "p", "samples": [{"inputs": {"nose": ["x"]}}]}', "has no input 'nose'"),
+    ],
+)
+def test_a_hand_over_that_is_none_is_refused_whole(say: Say, tmp_path: Path, document: str, says: str) -> None:
+    (tmp_path / "secret.png").write_bytes(b"x")
+    (tmp_path / "moved").mkdir()
+    (tmp_path / "moved" / "export.json").write_text(document)
+    assert says in say("add", tmp_path / "moved", code=3)
+    assert "samples: 0" in say("status")

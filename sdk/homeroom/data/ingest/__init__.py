@@ -7,6 +7,7 @@ from pathlib import Path
 
 from homeroom.contract.manifest import Manifest
 from homeroom.data.ingest.folder import read_folder
+from homeroom.data.ingest.hand_over import EXPORT_FILE, read_hand_over
 from homeroom.data.ingest.intake import Intake, Problem, ReadOptions
 from homeroom.data.ingest.jsonl import read_jsonl
 from homeroom.data.ingest.sheet import SHEET_SUFFIXES
@@ -50,7 +51,8 @@ def _checked(path: Path, manifest: Manifest, intake: Intake) -> Iterator[StoredS
     if path.is_file():
         intake.read.add(path)
     if path.is_dir():
-        samples, base = read_folder(path, manifest, intake), path
+        reader = read_hand_over if (path / EXPORT_FILE).is_file() else read_folder
+        samples, base = reader(path, manifest, intake), path
     elif not path.exists():
         raise InputError("there is no such file or folder", where=str(path), remedy="check the path")
     elif path.suffix.lower() in JSON_LINES_SUFFIXES:
