@@ -10,7 +10,7 @@ import msgspec
 from homeroom.errors import BrokenSealError
 from homeroom.store.data_keys import DataKeys
 from homeroom.store.master_keys import KeyRing
-from homeroom.store.row_digests import DIGESTS, STORED, StoredDigests, keyed_hash, state_of, sum_of
+from homeroom.store.row_digests import DIGESTS, ROWS, SAMPLES_OF_4, STORED, StoredDigests, keyed_hash, state_of, sum_of
 from homeroom.system.sqlite import Database
 
 
@@ -28,7 +28,7 @@ def carried_digests(database: Database, key_ring: KeyRing, put_key_ring: Callabl
     keyed = keyed_hash(bytes.fromhex(key_ring.digest_key))
     in_session = key_ring.writing and stored.session == key_ring.session
     holds = in_session or state_of(keyed, stored.sums) == key_ring.digest_state
-    before = sum_of(keyed, database, "samples")
+    before = sum_of(keyed, database, "samples", SAMPLES_OF_4)
     yield
     if not holds or stored.sums.get("samples") != before.get("samples"):
         return
@@ -36,7 +36,7 @@ def carried_digests(database: Database, key_ring: KeyRing, put_key_ring: Callabl
         key_ring = msgspec.structs.replace(key_ring, session=key_ring.session + 1, writing=True)
         put_key_ring(key_ring)
     sums = {table: digest for table, digest in stored.sums.items() if table != "samples"}
-    body = STORED.encode(StoredDigests(key_ring.session, sums | sum_of(keyed, database, "samples")))
+    body = STORED.encode(StoredDigests(key_ring.session, sums | sum_of(keyed, database, "samples", ROWS["samples"])))
     sealed = DataKeys(database, key_ring).device.seal(body, "secrets", DIGESTS)
     database.write("INSERT OR REPLACE INTO secrets VALUES (?, ?)", (DIGESTS, sealed))
 

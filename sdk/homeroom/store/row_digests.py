@@ -20,7 +20,7 @@ from homeroom.system.sqlite import Database
 ROWS = {  # what counts of a row; @ stands for it
     "store": "@store_id, @generation, substr(@device_key, 1, 12), substr(@index_key, 1, 12)",
     "subjects": "@subject_id, @name_index, substr(@data_key, 1, 12), substr(@name, 1, 12)",
-    "samples": "@sample_id, @subject_id, @content, substr(@facts, 1, 12), @aside, @near",
+    "samples": "@sample_id, @subject_id, @content, substr(@facts, 1, 12), @aside, @near, @content_index",
     "versions": "@number, @version_id, @kind, @base, substr(@facts, 1, 12)",  # theta is sealed once under its id
     "updates": "@update_id, @bundle_id, @base, @state, @data IS NULL",
     "unlearning": "@update_id, @state",
@@ -31,6 +31,7 @@ ROWS = {  # what counts of a row; @ stands for it
     "audit": "@number, @at, @event, @count",
     "damage": "@number, @at, @what",
 }
+SAMPLES_OF_4 = ROWS["samples"].removesuffix(", @content_index")  # of a store of version 4
 DIGESTS = "digests"  # the record of the sums, which does not count itself
 SECURE_SECRETS = "secrets of secure rounds"  # apart from the others: the copy lacks them
 MODULUS = 1 << 256
@@ -111,9 +112,9 @@ def state_of(keyed: blake2b, sums: Sums) -> str:
     return _digest(keyed, "state", sums).hex()
 
 
-def sum_of(keyed: blake2b, database: Database, table: str) -> Sums:
-    """The digest of one table, where it is not empty."""
-    rows = database.each(f"SELECT {ROWS[table].replace('@', '')} FROM {table}")
+def sum_of(keyed: blake2b, database: Database, table: str, columns: str) -> Sums:
+    """The digest of these columns of one table, where it is not empty."""
+    rows = database.each(f"SELECT {columns.replace('@', '')} FROM {table}")
     return _packed({table: sum(int.from_bytes(_digest(keyed, table, tuple(row)), "big") for row in rows)})
 
 
