@@ -23,7 +23,7 @@ export PYTHON PIP_EXTRA
 export HOMEROOM_DEVICE_PYTHON := $(CURDIR)/$(DEVICE)/bin/python
 export HOMEROOM_LITERT_PYTHON := $(CURDIR)/$(LITERT)/bin/python
 
-.PHONY: help demo test test-extra test-oldest test-flower quick lint format types bench-device bench-federation bench-secure bench-codecs bench-privacy bench-aggregator bench-personalization bench-modalities bench-faults bench-scale bench-storage freeze freeze-pi freeze-flower clean
+.PHONY: help demo test test-extra test-oldest test-flower quick lint format types bench-device bench-federation bench-secure bench-codecs bench-privacy bench-aggregator bench-personalization bench-solved bench-modalities bench-faults bench-scale bench-storage freeze freeze-pi freeze-flower clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-18s %s\n", $$1, $$2}' Makefile
@@ -85,6 +85,9 @@ bench-secure: $(VENV)/.ready $(FLOWER_ENV)/.ready ## secure rounds: exact sums, 
 
 bench-personalization: $(VENV)/.ready ## accuracy of personal models on a hundred devices (QUICK=1: minutes)
 	$(BIN)/python benchmarks/personalization.py $(if $(QUICK),--quick) $(if $(SEEDS),--seeds $(SEEDS)) $(if $(JSON),--json $(JSON))
+
+bench-solved: $(VENV)/.ready ## heads solved from sums: exact, robust, private, beside trained heads (an hour; ONLY=sums,cost: a minute)
+	$(BIN)/python benchmarks/solved.py $(if $(ONLY),--only $(ONLY)) $(if $(DATA),--data $(DATA)) $(if $(SEEDS),--seeds $(SEEDS)) $(if $(JSON),--json $(JSON))
 
 bench-modalities: $(VENV)/.ready ## accuracy with missing senses and wrong labels (over half an hour; QUICK=1: minutes)
 	$(BIN)/python benchmarks/modalities.py $(if $(QUICK),--quick) $(if $(SEEDS),--seeds $(SEEDS)) $(if $(JSON),--json $(JSON))

@@ -77,7 +77,8 @@ def test_logits_are_those_of_a_discriminant_of_the_samples_themselves() -> None:
     standardized = means / spread
     bias = STRENGTH.prior_power * np.log(counts / 300) - 0.5 * (standardized @ inverse * standardized).sum(1)
     expected = (x / spread) @ inverse @ standardized.T + bias
-    assert np.allclose(head(ANIMAL, sums(ANIMAL, vectors, targets), vectors).outputs(vectors), expected, atol=1e-6)
+    found = head(ANIMAL, sums(ANIMAL, vectors, targets), vectors).outputs(vectors)
+    assert np.allclose(found, (1 + STRENGTH.shrinkage) * expected, atol=1e-6)
 
 
 def test_a_federation_answers_as_all_data_in_one_place_and_as_if_the_forgotten_had_never_been() -> None:

@@ -54,6 +54,11 @@ class Discriminant:
         """[D, D], the shared covariance within the classes."""
         return self.moments.covariance(range(len(self.moments.sums)))
 
+    @property
+    def scale(self) -> float:
+        """What logits are multiplied by: shrinkage adds to the variances, and would leave them the smaller by it."""
+        return 1 + self.strength.shrinkage
+
     @cached_property
     def taught(self) -> np.ndarray:
         """[classes]: samples of each class, in the block that most of them have."""
@@ -63,13 +68,14 @@ class Discriminant:
     def priors(self) -> np.ndarray:
         """[classes]: what is added to the logits; UNTAUGHT for a class without samples."""
         shares = np.log(np.maximum(1, self.taught) / max(1.0, self.taught.sum()))
-        return np.where(self.taught > 0, self.strength.prior_power * shares, UNTAUGHT)
+        return np.where(self.taught > 0, self.scale * self.strength.prior_power * shares, UNTAUGHT)
 
     def metric(self, numbers: Sequence[int]) -> tuple[np.ndarray, np.ndarray]:
         """(inverse of the shrunken correlations [D, D], spreads [D]) of these blocks."""
         columns = self.moments.columns(numbers)
         correlations, spread = standardized(self.within[np.ix_(columns, columns)])
-        return np.linalg.inv(correlations + self.strength.shrinkage * np.eye(len(spread))), spread
+        shrunken = correlations + self.strength.shrinkage * np.eye(len(spread))
+        return self.scale * np.linalg.inv(shrunken), spread
 
     def rule(self, numbers: Sequence[int]) -> Rule:
         """The rule for inputs of these blocks."""

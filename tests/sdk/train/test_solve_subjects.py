@@ -1,0 +1,104 @@
+"""Each subject's sums are known apart: they add up, weigh no more than allowed, and leave without a trace."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from homeroom.contract.manifest import Task
+from homeroom.contract.statistics.accumulate import to_grid
+from homeroom.contract.statistics.encoding import encode
+from homeroom.contract.statistics.section import Block, Section
+from homeroom.contract.statistics.sums import Statistics, check_total, merge, subtract
+from homeroom.data.tasks import losses
+from homeroom.train.solve.combine import LEAST_JUDGED_SAMPLES, SOLVED_WEIGHT, Mix, choose_weight, combined
+from homeroom.train.solve.subjects import subject_sums
+from homeroom.train.solve.vectors.samples import SampleVectors
+
+BLOCK = Block(statistics_id="1" * 64, kind="taps", slots=("picture",), width=8, dimension=4)
+ANIMAL = Task(name="animal", kind="classification", reads=("picture",), labels=("cat", "dog"), width=2)
+WEIGHT = Task(name="weight", kind="regression", reads=("picture",), width=1)
+
+
+def lesson(count: int, limit: int = 1000) -> tuple[SampleVectors, dict[str, np.ndarray], list[str], list[str]]:
+    rng = np.random.default_rng(count)
+    section = Section(file="statistics.safetensors", blocks=(BLOCK,), subject_limit=limit)
+    grid = to_grid(rng.normal(0, 0.4, (count, 4)))[:, None]
+    vectors = SampleVectors(section, {"picture": grid}, {"picture": np.ones((count, 1), bool)})
+    targets = {"animal": np.eye(2, dtype=np.float32)[rng.integers(0, 2, count)], "weight": rng.normal(size=(count, 1))}
+    subjects = [f"pupil-{rng.integers(0, 5)}" for _ in range(count)]
+    return vectors, targets, subjects, [f"{i:032x}" for i in range(count)]
+
+
+def sums(count: int, limit: int = 1000, only: np.ndarray | None = None) -> dict[str, Statistics]:
+    vectors, targets, subjects, ids = lesson(count, limit)
+    rows = np.arange(count) if only is None else only
+    some = SampleVectors(
+        vectors.section,
+        {"picture": vectors.values["picture"][rows]},
+        {"picture": vectors.present["picture"][rows]},
+    )
+    labelled = {"animal": np.ones(len(rows), bool), "weight": rows % 3 == 0}
+    part = {name: values[rows] for name, values in targets.items()}
+    return subject_sums([ANIMAL, WEIGHT], some, part, labelled, [subjects[r] for r in rows], [ids[r] for r in rows])
+
+
+def test_the_subjects_add_up_to_the_total_and_one_leaves_without_a_trace() -> None:
+    by_subject = sums(60)
+    total = merge(by_subject.values())
+    check_total(total)
+    _, _, subjects, _ = lesson(60)
+    without = np.array([row for row, subject in enumerate(subjects) if subject != "pupil-3"])
+    assert encode(subtract(total, by_subject["pupil-3"])) == encode(merge(sums(60, only=without).values()))
+    shuffled = np.random.default_rng(0).permutation(60)
+    assert encode(merge(sums(60, only=shuffled).values())) == encode(total)
+    labels = sum(total.count("animal", label, BLOCK.statistics_id, BLOCK.statistics_id) for label in ANIMAL.labels)
+    assert labels == 60
+    assert total.count("weight", "", BLOCK.statistics_id, BLOCK.statistics_id) == 20
+
+
+def test_one_subject_weighs_no_more_than_allowed_whatever_order_its_samples_came_in() -> None:
+    limited, again = sums(80, limit=3), sums(80, limit=3, only=np.random.default_rng(1).permutation(80))
+    assert limited == again
+    for part in limited.values():
+        counted = sum(part.count("animal", label, BLOCK.statistics_id, BLOCK.statistics_id) for label in ANIMAL.labels)
+        assert counted == 3
+
+
+def parts(count: int, right: float) -> tuple[np.ndarray, np.ndarray]:
+    """Logits of a part that is right in so many answers, and targets."""
+    rng = np.random.default_rng(4)
+    labels = rng.integers(0, 2, count)
+    said = np.where(rng.random(count) < right, labels, 1 - labels)
+    return np.eye(2)[said] * 2 + rng.normal(0, 0.2, (count, 2)), np.eye(2, dtype=np.float32)[labels]
+
+
+def test_both_parts_count_two_to_one_until_validation_clearly_says_otherwise() -> None:
+    good, targets = parts(400, 0.95)
+    poor = np.random.default_rng(5).normal(size=good.shape)
+    assert choose_weight(ANIMAL, poor, good, targets).solved == 1.0
+    assert choose_weight(ANIMAL, good, poor, targets).solved == 0.0
+    assert choose_weight(ANIMAL, good, good, targets).solved == SOLVED_WEIGHT
+    few = LEAST_JUDGED_SAMPLES - 1
+    assert choose_weight(ANIMAL, good[:few], poor[:few], targets[:few]).solved == SOLVED_WEIGHT
+
+
+def test_the_mean_is_that_of_calibrated_log_probabilities() -> None:
+    first, targets = parts(50, 0.8)
+    second, mix = parts(50, 0.9)[0], Mix(0.25, 2.0, 0.5)
+
+    def logs(outputs: np.ndarray) -> np.ndarray:
+        return outputs - np.log(np.exp(outputs).sum(1, keepdims=True))
+
+    mean = 0.75 * logs(first / 2.0) + 0.25 * logs(second / 0.5)
+    both = combined(mix, first, second)
+    assert np.allclose(logs(both), logs(mean))
+    assert np.isfinite(losses(ANIMAL, both, targets)).all()
+
+
+@pytest.mark.parametrize("weight", [0.0, 1.0])
+def test_either_part_may_come_to_nothing(weight: float) -> None:
+    first, _ = parts(10, 0.8)
+    second = np.full_like(first, -1e4)
+    found = combined(Mix(weight), first, second)
+    assert np.array_equal(found, second if weight else first)
