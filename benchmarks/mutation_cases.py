@@ -188,14 +188,14 @@ SURVIVORS = (
         "sdk/homeroom/federation/policy.py",
         "present is not None and policy.institution != present.institution",
         "False",
-        "tests/sdk/contract/test_policy.py",
+        "tests/sdk/federation/test_scopes.py",
     ),
     Removal(
         "an older policy",
         "sdk/homeroom/federation/policy.py",
         "present is not None and policy.version < present.version",
         "False",
-        "tests/sdk/contract/test_policy.py",
+        "tests/sdk/federation/test_scopes.py",
     ),
     Removal(
         "end of a login link",

@@ -40,7 +40,8 @@ class Plugin:
 
     def __init__(self) -> None:
         self.results = FOLDER / "results.jsonl"
-        self.wanted = set(json.loads((FOLDER / "wanted.json").read_text("utf-8")))
+        known, wanted = json.loads((FOLDER / "wanted.json").read_text("utf-8"))
+        self.known, self.wanted = set(known), set(wanted)
         self.epoch, self.noticed, self.done = 0, set(), set()
         if self.results.is_file():
             for line in self.results.read_text("utf-8").splitlines():
@@ -65,11 +66,13 @@ class Plugin:
         seconds = time.monotonic() - began
         with log.open("rb") as file:
             file.seek(before)
-            refused = sorted({int(number) for number in file.read().split()} & self.wanted)
-        tried = [check for check in refused if check not in self.noticed] if passed and seconds < QUICK_S else []
+            refused = sorted({int(number) for number in file.read().split()} & self.known)
+        wanted = [check for check in refused if check in self.wanted - self.noticed]
+        tried = wanted if passed and seconds < QUICK_S else []
         noticed = [check for check in tried if not self.run(item, check, 30 + 5 * seconds)]
         again = not noticed or self.run(item, NONE, LIMIT_S)
         item.session._setupstate.teardown_exact(None if noticed else nextitem)
+        (FOLDER / "running").unlink()
         row = {"test": item.nodeid, "passed": passed, "seconds": round(seconds, 2), "refused": refused, "tried": tried}
         row |= {"noticed": noticed if again else [], "unsure": [] if again else noticed}
         self.write(row)

@@ -1,6 +1,6 @@
 """Mutations: removes security checks one at a time, and counts how many removals the tests notice.
 
-    python benchmarks/mutations.py --json mutations.json     every check, a hundred drawn of them, those always tried
+    python benchmarks/mutations.py --json mutations.json     a hundred drawn checks, and those always tried
     python benchmarks/mutations.py --work FOLDER tests/…     keeps what was found, and goes on there; only some tests
     python benchmarks/mutations.py --list                    every check that can be removed, without a run
 
@@ -202,6 +202,7 @@ class House:
 
     folder: Path
     checks: Sequence[Check]
+    tried: set[int] = field(default_factory=set)
     marks: str = "not extra and not slow"
     rows: list[dict[str, Any]] = field(default_factory=list)
     passing: dict[str, bool] = field(default_factory=dict)
@@ -227,7 +228,8 @@ class House:
         shutil.copy2(ROOT / "benchmarks" / "mutation_runtime.py", self.copy / "sdk" / "homeroom" / "_mutation.py")
         (self.folder / "state").write_bytes(bytes(16))
         (self.folder / "log").write_bytes(b"")
-        (self.folder / "wanted.json").write_text(json.dumps([check.number for check in self.checks]), "utf-8")
+        wanted = json.dumps([[check.number for check in self.checks], sorted(self.tried)])
+        (self.folder / "wanted.json").write_text(wanted, "utf-8")
         (self.folder / "temporary").mkdir(exist_ok=True)
 
     def pytest(self, arguments: Sequence[str], limit_s: float | None = None, only: int = -1) -> int:
@@ -319,6 +321,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--json", type=Path)
     parser.add_argument("--drawn", type=int, default=100, help="how many checks are drawn")
+    parser.add_argument("--all", action="store_true", help="try every check")
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--work", type=Path, help="a folder that keeps what was found; a run with it goes on")
     parser.add_argument("--slow", action="store_true", help="slow tests too")
@@ -334,7 +337,8 @@ def main() -> None:
         return
     began = time.monotonic()
     with tempfile.TemporaryDirectory(prefix="homeroom-mutations-") as scratch:
-        house = House((options.work or Path(scratch)).resolve(), checks)
+        drawn = checks if options.all else drawn_checks(checks, options.drawn, options.seed)
+        house = House((options.work or Path(scratch)).resolve(), checks, {check.number for check in drawn})
         if options.slow:
             house.marks = "not extra"
         house.prepare()
@@ -350,20 +354,18 @@ def files_of(tests: Sequence[str]) -> list[str]:
 
 
 def judged(house: House, options: argparse.Namespace) -> list[dict[str, Any]]:
-    """A row a check: where it stands, whether it was drawn, where it refuses, and the test that noticed its removal."""
+    """A row a check: where it stands, in how many tests it refuses, and the test that noticed its removal."""
     house.run(files_of(options.tests))
     refused = house.refused()
-    drawn = {check.number for check in drawn_checks(house.checks, options.drawn, options.seed)}
     rows = []
     for check in house.checks:
-        killer = house.noticed().get(check.number, "") or house.alone(check)
-        tests = refused.get(check.number, [])
-        row = {**asdict(check), "drawn": check.number in drawn, "refuses_in": len(tests), "noticed_by": killer}
-        rows.append(row)
-        if not killer:
+        tried, tests = check.number in house.tried, refused.get(check.number, [])
+        killer = house.noticed().get(check.number, "") or (house.alone(check) if tried else "")
+        rows.append({**asdict(check), "tried": tried, "refuses_in": len(tests), "noticed_by": killer})
+        if not (killer if tried else tests):
             state = f"refuses in {tests[0]}" if tests else "refuses in no test"
-            mark = "drawn" if row["drawn"] else "     "
-            print(f"SURVIVED {mark} {check.path}:{check.line} {check.kind}: {check.text[:90]} [{state}]", flush=True)
+            verdict = "SURVIVED" if tried else "untested"
+            print(f"{verdict} {check.path}:{check.line} {check.kind}: {check.text[:90]} [{state}]", flush=True)
     return rows
 
 
