@@ -209,7 +209,7 @@ SURVIVORS = (
         "sdk/homeroom/runtime/unpack.py",
         "stat.S_ISLNK(entry.external_attr >> 16)",
         "False",
-        "tests/sdk/runtime/test_unpack.py",
+        "tests/sdk/runtime/test_bad_bundle.py",
     ),
     Removal(
         "another's update id",

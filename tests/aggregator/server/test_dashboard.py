@@ -71,7 +71,8 @@ def test_a_link_is_spent_even_if_the_server_starts_anew(tmp_path: Path) -> None:
 
 
 def test_a_made_up_foreign_or_late_link_opens_nothing(service: Service, address: str) -> None:
-    late, made_up = link(service, minutes=-1), link(service)[:-4] + "AAAA"
+    made_up = link(service)[:-4] + "AAAA"
+    late = link(service, minutes=-1)  # the last one made: a later one would clear it away
     invitation = invite_devices(folder(service), address, 1)[0].code
     for code in (late, made_up, invitation, "", "ü", "x" * 5000):
         assert httpx.post(f"{address}/dashboard/enter", data={"code": code}).status_code == 403
