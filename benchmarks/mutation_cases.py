@@ -216,7 +216,7 @@ SURVIVORS = (
         "aggregator/homeroom_aggregator/merge/admission.py",
         "not mine and (owner or self.log.withdrawn(header.update_id))",
         "False",
-        "tests/aggregator/state/test_member_attacks.py",
+        "tests/aggregator/merge/test_rounds.py",
     ),
 )
 """Removals that no test noticed in an earlier trial."""

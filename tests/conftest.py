@@ -30,7 +30,7 @@ def attack(record_property: pytest.RecordProperty) -> Iterator[Attack]:
     """The outcome of a test marked `attack`, which it fills in; fails where the attacker got anything."""
     outcome = Attack()
     yield outcome
-    record_property("got", outcome.got)
+    record_property("got", int(outcome.got))
     record_property("noticed", outcome.noticed)
     assert outcome.got == 0, f"the attacker got {outcome.got}"
 

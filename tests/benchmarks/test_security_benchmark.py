@@ -43,7 +43,7 @@ def test_marked_tests_become_rows(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     test.write_text(
         "import pytest\n"
         "@pytest.mark.attack('wire', 'held')\n"
-        "def test_held(attack):\n    attack.noticed = 'refused'\n"
+        "def test_held(attack):\n    attack.noticed, attack.got = 'refused', 1 > 2\n"
         "@pytest.mark.attack('wire', 'lost')\n"
         "def test_lost(attack):\n    attack.got = 3\n",
         "utf-8",

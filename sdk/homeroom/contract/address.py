@@ -23,7 +23,7 @@ Pin = Annotated[str, msgspec.Meta(pattern=r"^([0-9a-f]{64})?\Z")]  # or "" where
 def is_address(text: str) -> bool:
     """Whether a text is an address, with a port from 1 to 65535."""
     try:
-        return re.match(ADDRESS_PATTERN, text) is not None and (urlsplit(text).port or 1) > 0
+        return re.match(ADDRESS_PATTERN, text) is not None and urlsplit(text).port != 0
     except ValueError:
         return False
 

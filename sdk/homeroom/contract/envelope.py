@@ -48,8 +48,8 @@ def unpack(
     if data[:8] != magic or len(data) < 12:
         raise error(f"is not a homeroom {purpose}", where=where)
     (length,) = struct.unpack("<I", data[8:12])
-    if length > HEADER_LIMIT_BYTES or len(data) < 12 + length + 64:
-        raise error("is cut short, or its header is too long", where=where)
+    if len(data) < 12 + length + 64:
+        raise error("is cut short", where=where)
     raw = data[12 : 12 + length]
     header = decode(raw, into, limit_bytes=HEADER_LIMIT_BYTES, where=where, error=error)
     signature = data[12 + length : 76 + length].hex()

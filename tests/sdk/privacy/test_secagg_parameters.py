@@ -14,7 +14,7 @@ from secagg_clients import gather
 
 from homeroom.contract.privacy import Privacy
 from homeroom.contract.round import CohortRules, RoundConfiguration
-from homeroom.contract.secagg import SecureCohort, SecureRules
+from homeroom.contract.secagg import SecureCohort, SecureRules, Survivors
 from homeroom.errors import InputError, TrustError
 from homeroom.privacy.secagg.cohort_size import check_roster, starts
 from homeroom.privacy.secagg.graph import NeighbourGraph
@@ -107,8 +107,22 @@ def test_those_who_stand_together_may_not_be_left_out_together(sparse: Neighbour
     assert sparse.parameters.absent is not None
     gone = set(sparse.ring[3 : 4 + sparse.parameters.absent])
     assert sparse.gap(set(range(sparse.size)) - gone)
-    with pytest.raises(TrustError):
+    with pytest.raises(TrustError, match="stand together in the ring"):
         sparse.check_present(sparse.ring[0], set(range(sparse.size)) - gone)
+    with pytest.raises(TrustError, match="no quorum"):
+        sparse.check_present(0, {0, *sparse.neighbours(0)})
+    with pytest.raises(TrustError, match="too few of this device's neighbours"):
+        sparse.check_present(0, set(range(sparse.size)) - set(sparse.neighbours(0)))
+
+
+def test_survivors_may_leave_out_nobody_who_stands_together() -> None:
+    found = gather(MOST_COMPLETE_DEVICES + 4, rules=SecureRules(minimum=3, drop_rate=0.05, corrupt_rate=0.03))
+    absent = found.view.graph.parameters.absent
+    assert absent is not None
+    left = sorted(set(range(len(found.devices))) - set(found.view.graph.ring[3 : 4 + absent]))
+    assert len(left) >= found.view.parameters.quorum
+    with pytest.raises(TrustError, match="too many that stand together"):
+        found.view.check_survivors(Survivors(tuple(left)), found.layout, found.configuration, 3)
 
 
 def test_the_ring_is_another_for_other_keys() -> None:
