@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import io
 import json
@@ -21,7 +22,8 @@ from homeroom.contract.canonical_json import digest_file
 from homeroom.contract.manifest import File
 from homeroom.contract.manifest_checks import read_manifest
 from homeroom.contract.signing import certify, new_key
-from homeroom.errors import BundleError, TrustError
+from homeroom.errors import BundleError, DiskFullError, TrustError
+from homeroom.runtime import external_data, unpack
 from homeroom.runtime.bundle import install, open_bundle, write_signature, zip_bundle
 from homeroom.runtime.external_data import TENSOR_PATHS, check_external_data
 from homeroom.runtime.unpack import copy_signed
@@ -185,3 +187,41 @@ def test_a_signed_bundle_with_data_outside_is_not_opened(tiny_bundle: tiny.Tiny,
         with pytest.raises(BundleError, match="no file of the bundle"):
             opened()
     assert written_bytes(tmp_path / "into") == 0
+
+
+@pytest.mark.attack("files and bundles", "A graph that reads files outside the bundle")
+@pytest.mark.parametrize(
+    ("graph", "why"),
+    [
+        (b"\x3a\x7flocation", "cut short"),  # a field longer than the file
+        (b"\x3a\x08location\x09", "cut short"),  # a number of eight bytes that are not there
+        (b"\x3a\x08location\x0b", "unknown wire type"),
+        (b"\x3a\x08location" + b"\x3a\x00" * 100, "more parts, than any graph"),
+    ],
+)
+def test_a_graph_that_is_none_is_refused_before_a_runtime_reads_it(
+    graph: bytes, why: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(external_data, "FIELD_LIMIT", 50)
+    (tmp_path / "graph.onnx").write_bytes(graph)
+    with pytest.raises(BundleError, match=why):
+        check_external_data(tmp_path / "graph.onnx", "graph.onnx", {})
+
+
+@pytest.mark.attack("files and bundles", "A zip that leads outside, or unpacks to more than was signed")
+def test_a_zip_of_more_bytes_than_any_bundle_is_refused(
+    tiny_bundle: tiny.Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    zip_bundle(tiny_bundle.path, tmp_path / "tiny.homeroom")
+    assert unpack.read_signed_zip(str(tmp_path / "tiny.homeroom"))[0]
+    monkeypatch.setattr(unpack, "SIZE_LIMIT_BYTES", 1000)
+    with pytest.raises(BundleError, match="holds more than any bundle does"):
+        unpack.read_signed_zip(str(tmp_path / "tiny.homeroom"))
+
+
+def test_a_bundle_that_is_not_there_or_no_room_for_it_is_said(tiny_bundle: tiny.Tiny, tmp_path: Path) -> None:
+    with pytest.raises(BundleError, match="there is no such bundle"):
+        install(tmp_path / "none", tmp_path / "into", root=tiny_bundle.root)
+    full, denied = OSError(errno.ENOSPC, "no space"), OSError(errno.EACCES, "denied")
+    assert isinstance(unpack.not_installed(full, tmp_path), DiskFullError)
+    assert not isinstance(unpack.not_installed(denied, tmp_path), DiskFullError)
