@@ -164,17 +164,14 @@ def import_answer(
         mark.unlink()
         raise InputError(ENDED, where=str(path), remedy=f"it is {aside.name} now; ask the district for another answer")
     with attempt(mark, path.name):
-        return _import_answer(store, bundle, path, root, score)
+        return _import_answer(store, bundle, path, root, score, public_hex(key))
 
 
 def _import_answer(
-    store: Store, bundle: Bundle, path: Path, root: str, score: Callable[[np.ndarray], Scores]
+    store: Store, bundle: Bundle, path: Path, root: str, score: Callable[[np.ndarray], Scores], device: str
 ) -> ImportedAnswer:
-    key = enrolment.device_key(store)
-    if key is None:
-        raise _not_joined(store)
     data, where = read(path, offline_message.ANSWER_LIMIT_BYTES), str(path)
-    trusted = {"device": public_hex(key), "root_fingerprint": root, "where": where}
+    trusted = {"device": device, "root_fingerprint": root, "where": where}
     header, version = offline_message.read_answer(data, _sealing_key(store), **trusted)
     if header.bundle_id != bundle.bundle_id:
         remedy = "install the institution's bundle"

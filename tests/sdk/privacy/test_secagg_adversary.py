@@ -15,7 +15,6 @@ from homeroom.contract.secagg import Consent, Consents, Inbox, Reveal, SecureCoh
 from homeroom.contract.signing import certify, fingerprint, new_key, public_hex, sign
 from homeroom.errors import TrustError, UpdateError
 from homeroom.privacy.secagg import client as steps
-from homeroom.privacy.secagg.encoding import feeders
 from homeroom.privacy.secagg.masks import add_masks, unpack
 from homeroom.privacy.secagg.primitives import combine
 from homeroom_aggregator.secagg.unmask import Unmasking, decode_sum, unmask_sum
@@ -395,72 +394,3 @@ def test_no_seed_comes_from_anything_but_the_systems_secure_source() -> None:
         text = path.read_text()
         assert "np.random" not in text
         assert "import random" not in text
-
-
-# Messages that no honest server sends
-
-
-def inboxes(found: Round) -> list[tuple[Inbox, str]]:
-    good = found.inbox(0)
-    return [
-        (Inbox(good.sharers[::-1], good.sealed), "no set of the cohort's"),
-        (Inbox((*good.sharers, 8), good.sealed), "no set of the cohort's"),
-        (Inbox((0, *good.sharers), good.sealed), "no set of the cohort's"),
-        (Inbox(good.sharers[1:], good.sealed), "own shares are said to be missing"),
-        (Inbox(good.sharers[:4], good.sealed[:3]), "too few of this device's neighbours"),
-        (Inbox(good.sharers, good.sealed[:-1]), "shares are missing"),
-    ]
-
-
-@pytest.mark.attack("members", "a cohort, shares or survivors that are no set of the round's devices")
-def test_an_inbox_names_devices_of_the_cohort_once_in_order_and_its_receiver(shared: Round) -> None:
-    device = shared.devices[0]
-    for inbox, why in inboxes(shared):
-        with pytest.raises(TrustError, match=why):
-            steps.mask(device.state, inbox, shared.configuration, shared.layout, shared.encoder(0))
-
-
-@pytest.mark.attack("members", "a cohort, shares or survivors that are no set of the round's devices")
-@pytest.mark.parametrize("places", [(1, 0, 2, 3, 4), (0, 0, 1, 2, 3, 4), (0, 1, 2, 3, 4, 8)])
-def test_survivors_are_devices_of_the_cohort_once_in_order(masked: Round, places: tuple[int, ...]) -> None:
-    device = masked.devices[0]
-    with pytest.raises(TrustError, match="no set of the cohort's"):
-        steps.consent(device.state, Survivors(places), masked.configuration, masked.layout, device.key)
-
-
-@pytest.mark.attack("members", "a message of an earlier round, phase or device, sent again")
-def test_no_step_comes_before_its_turn(masked: Round) -> None:
-    fresh = gather(8)
-    device = fresh.devices[0]
-    with pytest.raises(TrustError, match="before its turn"):
-        steps.mask(device.state, masked.inbox(0), fresh.configuration, fresh.layout, fresh.encoder(0))
-    with pytest.raises(TrustError, match="before its turn"):
-        steps.consent(device.state, masked.survivors, fresh.configuration, fresh.layout, device.key)
-    with pytest.raises(TrustError, match="other survivors than the ones"):
-        steps.reveal(masked.devices[0].state, Consents(masked.survivors, ()), masked.configuration)
-
-
-def test_a_sum_needs_secure_rules_a_segment_and_a_cohort_that_holds_the_device() -> None:
-    """Five devices feed two segments, and neither of these is fed by enough of them."""
-    found = gather(5, examples=lambda slot: {"ladder.table": 3 * (slot < 3), "head.grade": 2 * (slot >= 3)})
-    found.share()
-    with pytest.raises(TrustError, match="no segment is fed by enough"):
-        found.mask()
-    with pytest.raises(TrustError, match="does not hold this device"):
-        found.view.slot(b"x" * 32)
-    plain = msgspec.structs.replace(found.configuration, secure=None)
-    notice = msgspec.structs.replace(found.notice, configuration_id=plain.configuration_id)
-    with pytest.raises(TrustError, match="asks for no secure rounds"):
-        steps.advertise(notice, found.roster, plain, found.devices[0].key, update_id="0" * 32, segments=b"\x03")
-    with pytest.raises(TrustError):
-        steps.CohortView(
-            found.notice.round_id, SecureCohort(found.cohort.members[:1]), steps.secure_rules(found.configuration)
-        )
-
-
-@pytest.mark.parametrize("segments", [b"\x07", b"\x03\x00", b""])
-def test_a_device_claims_segments_that_the_bundle_has(segments: bytes) -> None:
-    found = gather(5)
-    cohort = resigned(found, 2, segments=segments)
-    with pytest.raises(TrustError, match="claims segments that this bundle does not have"):
-        feeders(found.layout, found.configuration, cohort)
