@@ -103,7 +103,7 @@ def declared(*extras: str) -> set[str]:
 @pytest.mark.parametrize(
     ("package", "extras", "neighbours"),
     [
-        ("homeroom", ("secure", "sheets", "lan", "litert"), set()),
+        ("homeroom", ("secure", "sheets", "lan", "litert", "heic", "av"), set()),
         ("homeroom_aggregator", ("aggregator", "flower"), {"homeroom"}),
         ("homeroom_exporter", ("exporter", "litert", "convert"), {"homeroom", *PINNED_WHEELS}),
     ],

@@ -19,7 +19,7 @@ from pathlib import Path
 from homeroom.agent.acceptance import WaitingEntry, waiting_entry
 from homeroom.agent.status import AGENT_FOLDER
 from homeroom.contract.invitation import Enrolment
-from homeroom.data.ingest.folder import JUNK_NAMES, MODALITY_OF
+from homeroom.data.ingest.folder import EXTRA_SUFFIXES, JUNK_NAMES, MODALITY_OF
 from homeroom.data.ingest.sheet import SHEET_SUFFIXES
 from homeroom.device.device import Device
 from homeroom.device.receipt import AddReceipt
@@ -92,7 +92,7 @@ def why_no_entry(entry: Path) -> str:
         return "it is a pipe or a device, not a file"
     if entry.suffix.lower() in (*ROW_SUFFIXES, BUNDLE_SUFFIX):
         return ""
-    if entry.suffix.lower() in MODALITY_OF:
+    if entry.suffix.lower() in (*MODALITY_OF, *EXTRA_SUFFIXES):
         return "put media into a folder: its name, or a sheet beside them, labels them"
     return "files of this kind are not read"
 

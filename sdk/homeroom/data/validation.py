@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import datetime
 import math
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -35,15 +35,24 @@ from homeroom.system.files import read_below, read_bounded
 FLOAT32_LIMIT = 3.4e38  # graphs compute in float32
 
 
-def resolve(sample: Sample, manifest: Manifest, *, base: Path | None = None, trusted: bool = False) -> StoredSample:
+def resolve(
+    sample: Sample,
+    manifest: Manifest,
+    *,
+    base: Path | None = None,
+    trusted: bool = False,
+    note: Callable[[str], None] | None = None,
+) -> StoredSample:
     """Binds inputs to slots, reads every file once and has the decoder decode it, checks labels and metadata.
 
     base: the folder of the entry, below which its files are; without one, the caller names any file.
     trusted: files are not decoded, as of the golden samples of a signed bundle.
+    note: takes a sentence on a file that was read otherwise than its header says.
 
     Raises InputError, which names the field and the remedy.
     """
     inputs: dict[str, list[StoredInput | None]] = {}
+    told = None if trusted else note or _say_nothing
     for name, value in sample.inputs.items():
         slot = find_slot(name, manifest)
         if slot.name in inputs:
@@ -51,7 +60,7 @@ def resolve(sample: Sample, manifest: Manifest, *, base: Path | None = None, tru
         inputs[slot.name] = [
             None
             if item is None
-            else _check_input(slot, item, manifest, base, f"{slot.name}[{index}]" if slot.count > 1 else name, trusted)
+            else _check_input(slot, item, manifest, base, f"{slot.name}[{index}]" if slot.count > 1 else name, told)
             for index, item in enumerate(_slot_values(slot, value))
         ]
     if not any(value is not None for values in inputs.values() for value in values):
@@ -125,8 +134,12 @@ def _slot_values(slot: Slot, value: Any) -> Sequence[Any]:
     return [*value, *[None] * (slot.count - len(value))]
 
 
+def _say_nothing(_: str) -> None:
+    pass
+
+
 def _check_input(
-    slot: Slot, value: Any, manifest: Manifest, base: Path | None, where: str, trusted: bool
+    slot: Slot, value: Any, manifest: Manifest, base: Path | None, where: str, note: Callable[[str], None] | None
 ) -> StoredInput:
     modality = manifest.modality(slot.modality)
     if slot.modality == "text":
@@ -138,8 +151,8 @@ def _check_input(
     if isinstance(modality.preprocess, SequencePreprocess):
         return _check_interactions(modality.preprocess.skills, value, where)
     data, where = _read_media(value, base, where)
-    if not trusted:
-        client.run(check, modality.preprocess, data, where, where=where)
+    if note is not None and (sentence := client.run(check, modality.preprocess, data, where, where=where)):
+        note(sentence)
     return data
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -310,7 +311,9 @@ class Device:
 
     def _checked(self, sample: Sample) -> PredictionView:
         manifest, weights = self.bundle.manifest, versions.input_weights(self.store, self.store.versions.current())
-        return prediction_view(resolve(sample, manifest), manifest, weights)
+        notes: list[str] = []
+        view = prediction_view(resolve(sample, manifest, note=notes.append), manifest, weights)
+        return replace(view, note="; ".join(filter(None, (view.note, *notes))))
 
     def _answers(self, ready: Sequence[Example], profile: str | None = None) -> list[dict[str, Answer]]:
         """Answers of the theta in use, or of a person's own, for each example, by task."""

@@ -32,7 +32,7 @@ def read(
     for item in samples:
         if isinstance(item, Sample):
             intake.begin("", {})
-            yield resolve(item, manifest)
+            yield resolve(item, manifest, note=intake.note)
         else:
             yield from _checked(Path(item), manifest, intake)
     intake.finish()
@@ -67,7 +67,7 @@ def _checked(path: Path, manifest: Manifest, intake: Intake) -> Iterator[StoredS
         )
     for sample in samples:
         try:
-            stored = resolve(sample, manifest, base=base)
+            stored = resolve(sample, manifest, base=base, note=intake.note)
         except InputError as problem:
             intake.refuse(problem, sample.origin or path.name)
             continue

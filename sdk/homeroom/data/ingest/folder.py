@@ -18,6 +18,8 @@ from homeroom.data.ingest.intake import PROBLEMS_SHOWN, Intake
 from homeroom.data.ingest.jsonl import read_jsonl
 from homeroom.data.ingest.sheet import SHEET_SUFFIXES, Row, read_rows
 from homeroom.data.ingest.sheet_samples import SheetColumns, known_columns, read_sheet, to_sample
+from homeroom.data.preprocess.heic import HEIC_SUFFIXES, HOW_TO_READ_HEIC, reads_heic
+from homeroom.data.preprocess.recordings import AV_SUFFIXES, HOW_TO_READ_AV, reads_av
 from homeroom.data.samples import Sample
 from homeroom.data.tasks import kind_of
 from homeroom.data.tasks.base import close_names, match_name
@@ -43,12 +45,14 @@ MODALITY_SUFFIXES = {
     "audio": [".wav", ".ogg", ".oga", ".opus", ".flac", ".mp3", ".aif", ".aiff"],
     "text": [".txt"],
 }
+EXTRA_SUFFIXES = {  # ending -> modality, whether its extra is installed, and what to do where it is not
+    **dict.fromkeys(HEIC_SUFFIXES, ("image", reads_heic, f"HEIC pictures need the extra `heic`: {HOW_TO_READ_HEIC}")),
+    **dict.fromkeys(AV_SUFFIXES, ("audio", reads_av, f"this format needs the extra `av`: {HOW_TO_READ_AV}")),
+}
 MODALITY_OF = {suffix: modality for modality, suffixes in MODALITY_SUFFIXES.items() for suffix in suffixes}
 MODALITY_NOUNS = {"image": "pictures", "audio": "sounds", "text": "texts"}
 NOT_READ = {
-    **dict.fromkeys([".heic", ".heif"], "HEIC pictures are not read: save them as JPEG"),
-    **dict.fromkeys([".m4a", ".aac", ".mp4", ".3gp"], "AAC sounds are not read: save them as MP3 or WAV"),
-    **dict.fromkeys([".webm", ".amr", ".wma", ".mov"], "this format is not read: save the sound as MP3 or WAV"),
+    **{suffix: remedy for suffix, (_, _, remedy) in EXTRA_SUFFIXES.items()},
     **dict.fromkeys([".pdf", ".doc", ".docx", ".odt", ".rtf"], "documents are not read: save the text as .txt"),
 }
 JUNK_NAMES = {"thumbs.db", "ehthumbs.db", "desktop.ini", "__macosx", "icon\r"}  # of systems; nobody misses them
@@ -99,7 +103,7 @@ def _readable_files(folder: Path, manifest: Manifest, intake: Intake) -> list[Pa
         inside, suffix = path.relative_to(folder), path.suffix.lower()
         if any(part.startswith(".") or part.lower() in JUNK_NAMES for part in inside.parts):
             continue
-        modality = MODALITY_OF.get(suffix)
+        modality = modality_of(suffix)
         if path.is_symlink():
             intake.unread[inside.as_posix()] = "links are not followed"
         elif path.is_dir() or (len(inside.parts) == 1 and suffix in (*SHEET_SUFFIXES, ".jsonl")):
@@ -113,6 +117,13 @@ def _readable_files(folder: Path, manifest: Manifest, intake: Intake) -> list[Pa
         else:
             files.append(path)
     return files
+
+
+def modality_of(suffix: str) -> str | None:
+    """The modality of files with this ending; None where they are not read, at least not without an extra."""
+    if suffix in EXTRA_SUFFIXES and EXTRA_SUFFIXES[suffix][1]():
+        return EXTRA_SUFFIXES[suffix][0]
+    return MODALITY_OF.get(suffix)
 
 
 def _sheet_of(folder: Path, intake: Intake) -> Path | None:
@@ -191,7 +202,7 @@ def _bind_files(files: list[Path], manifest: Manifest, folder: Path) -> dict[str
     """Binds each file to the one slot of its modality; InputError where there are several, or a second file for it."""
     inputs: dict[str, Any] = {}
     for path in files:
-        modality = MODALITY_OF[path.suffix.lower()]
+        modality = modality_of(path.suffix.lower())
         slots = [slot.name for slot in manifest.slots if slot.modality == modality and slot.count == 1]
         where = path.relative_to(folder).as_posix()
         if len(slots) > 1:

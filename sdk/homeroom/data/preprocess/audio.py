@@ -13,6 +13,7 @@ import numpy as np
 
 from homeroom.contract.graph_io import AUDIO, MEL_BANDS, MEL_HOP
 from homeroom.contract.manifest import AudioPreprocess
+from homeroom.data.preprocess import recordings
 from homeroom.data.preprocess.file_kind import named_kind
 from homeroom.data.preprocess.prepared import Prepared
 from homeroom.errors import Code, InputError
@@ -33,6 +34,7 @@ def decode(data: bytes, where: str = "sound", *, limit_bytes: int | None = SOUND
     """
     import soundfile
 
+    data = recordings.readable(data, where)
     try:
         with soundfile.SoundFile(io.BytesIO(data)) as file:
             if not LEAST_RATE_HZ <= file.samplerate <= MOST_RATE_HZ or file.channels > CHANNEL_LIMIT:

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 HEAD_BYTES = 64
+HEIC_KIND, MP4_KIND, WEBM_KIND = "a HEIC picture", "an MP4 file (m4a, AAC)", "a WebM or Matroska file"
+AMR_KIND, AAC_KIND, WMA_KIND = "an AMR sound", "an AAC sound", "a Windows Media (WMA) file"
 SIGNATURES: tuple[tuple[bytes, str], ...] = (
     (b"%PDF", "a PDF"),
     (b"%!PS", "PostScript (EPS)"),
     (b"PK\x03\x04", "a zip or Office file"),
     (b"\xd0\xcf\x11\xe0", "an old Office file"),
     (b"version https://git-lfs", "a Git LFS pointer, not the file itself"),
-    (b"#!AMR", "an AMR sound"),
-    (b"\x1aE\xdf\xa3", "a WebM or Matroska file"),
+    (b"#!AMR", AMR_KIND),
+    (b"\xff\xf1", AAC_KIND),
+    (b"\xff\xf9", AAC_KIND),
+    (b"\x1aE\xdf\xa3", WEBM_KIND),
     (b"OggS", "an Ogg file"),
     (b"RIFF", "a RIFF file (WAV, WebP, AVI)"),
     (b"fLaC", "a FLAC sound"),
@@ -18,7 +22,7 @@ SIGNATURES: tuple[tuple[bytes, str], ...] = (
     (b"\x89PNG", "a PNG picture"),
     (b"\xff\xd8\xff", "a JPEG picture"),
     (b"GIF8", "a GIF picture"),
-    (b"\x30\x26\xb2\x75", "a Windows Media (WMA) file"),
+    (b"\x30\x26\xb2\x75", WMA_KIND),
 )
 HEIF_BRANDS = (b"heic", b"heix", b"hevc", b"heim", b"heis", b"mif1", b"msf1")
 
@@ -36,8 +40,8 @@ def file_kind(data: bytes) -> str:
         return "an empty file (0 bytes)"
     if head[4:8] == b"ftyp":
         if head[8:12] in HEIF_BRANDS:
-            return "a HEIC picture"
-        return "an AVIF picture" if head[8:12] in (b"avif", b"avis") else "an MP4 file (m4a, AAC)"
+            return HEIC_KIND
+        return "an AVIF picture" if head[8:12] in (b"avif", b"avis") else MP4_KIND
     for signature, name in SIGNATURES:
         if head.startswith(signature):
             return name

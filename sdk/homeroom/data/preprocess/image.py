@@ -12,6 +12,7 @@ from PIL import ExifTags, Image, ImageFile, ImageOps, UnidentifiedImageError
 from homeroom.contract.graph_io import PIXELS
 from homeroom.contract.manifest import ImagePreprocess
 from homeroom.data.preprocess.file_kind import named_kind
+from homeroom.data.preprocess.heic import heic_formats
 from homeroom.data.preprocess.prepared import Prepared
 from homeroom.errors import Code, InputError
 
@@ -25,7 +26,7 @@ STRIP_PIXELS = 1 << 20  # converted at once
 # signature, so that it comes last.
 FORMATS = ("PNG", "JPEG", "GIF", "BMP", "PPM", "DIB", "WEBP", "TIFF", "AVIF", "JPEG2000", "ICO", "PCX", "TGA")
 # Bytes for a pixel beside the picture's own: WebP's canvases, a TIFF's strip, the coefficients of a progressive JPEG.
-WORKING_BYTES = {"WEBP": 12, "AVIF": 12, "TIFF": 8, "JPEG2000": 12, "ICO": 4}
+WORKING_BYTES = {"WEBP": 12, "AVIF": 12, "TIFF": 8, "JPEG2000": 12, "ICO": 4, "HEIF": 12}
 PROGRESSIVE_BYTES = 6
 
 
@@ -38,10 +39,11 @@ def decode(data: bytes, where: str = "picture", *, limit_bytes: int | None = DEC
         data = _unpack_svg(data, where)
     if drawn := _is_svg(data):
         data = _render_svg(data, where)
+    formats = FORMATS + heic_formats(data, where)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            with Image.open(io.BytesIO(data), formats=FORMATS) as file:
+            with Image.open(io.BytesIO(data), formats=formats) as file:
                 if drawn and file.width < SVG_WIDTH_PIXELS and limit_bytes is not None:
                     high = SVG_HEIGHT_LIMIT_PIXELS // SVG_WIDTH_PIXELS
                     raise InputError(f"the SVG is over {high} times as high as wide", code=Code.TOO_LARGE, where=where)

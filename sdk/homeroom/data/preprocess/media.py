@@ -32,9 +32,14 @@ def prepare_outside(modality: Modality, value: Any, bundle_file: Callable[[str],
     return prepare(modality, value, bundle_file)
 
 
-def check(preprocess: Preprocess, data: bytes, where: str) -> None:
-    """Decodes a file, so that a bad one is refused when it is added; raises InputError."""
+def check(preprocess: Preprocess, data: bytes, where: str) -> str:
+    """Decodes a file, so that a bad one is refused when it is added; returns what a person must know of it, or ""."""
     decoded(preprocess, data, where)
+    if isinstance(preprocess, AudioPreprocess):
+        from homeroom.data.preprocess.recordings import length_note
+
+        return length_note(data, where)
+    return ""
 
 
 def prepared(modality: Modality, data: bytes) -> Prepared:
