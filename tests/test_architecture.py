@@ -196,6 +196,21 @@ def test_pickle_is_never_read() -> None:
     assert not wrong
 
 
+def test_no_file_of_other_peoples_is_read_without_a_bound() -> None:
+    own = {  # of the system, of this package, and what this very device wrote
+        *("system/hardware.py", "system/identity.py", "system/html/render.py", "data/decoder/limits.py"),
+        *("runtime/bundle.py", "agent/support_bundle.py"),
+    }
+    wrong = []
+    for package in ("homeroom", "homeroom_aggregator"):
+        for path in modules(package).values():
+            calls = [node for node in ast.walk(tree(path)) if isinstance(node, ast.Call)]
+            names = {node.func.attr for node in calls if isinstance(node.func, ast.Attribute)}
+            if names & {"read_bytes", "read_text", "readlines"} and str(path.relative_to(PACKAGES[package])) not in own:
+                wrong.append(f"{path.relative_to(ROOT)}: homeroom.system.files has readers with a bound")
+    assert not wrong
+
+
 def guarded(path: Path) -> set[int]:
     """Lines that run under an `if`, a conditional expression or a `try`: the corners where POSIX is allowed."""
     lines: set[int] = set()

@@ -93,14 +93,17 @@ def export_command(
     if peft is not None and plan.adapter is None:
         fault = "has no [adapter] to start from a checkpoint"
         raise RecipeError(fault, where=recipe.name, remedy='add family = "lora"')
+    if out is not None and out.exists():
+        raise ExportError("exists already", where=str(out), remedy="choose another place, or remove it first")
     if dry_run:
+        unread = {"--key": key, "--certificate": certificate, "--zip": zipped, "--peft": peft}
+        if idle := [option for option, given in unread.items() if given]:
+            raise click.UsageError(f"{idle[0]} says nothing with --dry-run: leave it out")
         _dry_run(plan, calibration, threads)
         return
     if out is None or calibration is None:
         raise click.UsageError("needs OUT and --calibration, or --dry-run")
     start = read(peft) if peft is not None else None
-    if out.exists():
-        raise ExportError("exists already", where=str(out), remedy="choose another place, or remove it first")
     from rich.console import Console
 
     from homeroom.runtime.bundle import zip_bundle

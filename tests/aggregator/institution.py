@@ -23,6 +23,7 @@ from homeroom.contract.round import RoundConfiguration
 from homeroom.contract.signing import certify, new_key
 from homeroom.contract.update import make_update
 from homeroom.federation import versions
+from homeroom.federation.network.client import Client
 from homeroom.runtime.bundle import write_signature
 from homeroom_aggregator.admin.folder import create_folder
 from homeroom_aggregator.merge.rounds import Rounds
@@ -118,6 +119,12 @@ def learn(device: Device, step: float, subjects: Sequence[str] = ()) -> None:
     device.store.versions.set_current(device.store.versions.put(theta, "local", base, facts, subjects))
 
 
+def latest(client: Client, after: int) -> bytes | None:
+    """The newest version as devices of 0.1.0 ask for it; None if there is none newer than `after`."""
+    response = client.ask("GET", "/v1/versions/latest", headers=lambda: {"if-none-match": f'"{after}"'})
+    return response.body if response.status == 200 else None
+
+
 def announce(rounds: Rounds, **fields: Any) -> None:
     """Let the server announce another configuration than its log has."""
     configuration = msgspec.structs.replace(rounds.configuration, **fields)
@@ -128,7 +135,7 @@ def announce(rounds: Rounds, **fields: Any) -> None:
 def running(service: Service, certificate: Path | None = None, key: Path | None = None) -> Iterator[str]:
     """The real server on a free port of this machine; its address."""
     listening = serve.listen("127.0.0.1", 0)
-    server = serve.make_server(service, serve.tls_context(certificate, key))
+    server = serve.make_server(service, certificate, key)
     thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]}, daemon=True)
     thread.start()
     try:

@@ -19,7 +19,7 @@ import msgspec
 from homeroom.contract.canonical_json import decode, digest_file
 from homeroom.errors import InputError, StoreError
 from homeroom.system.clock import now
-from homeroom.system.files import make_directory, open_private, refusal, sync_directory, write_durable
+from homeroom.system.files import make_directory, open_private, read_small, refusal, sync_directory, write_durable
 from homeroom.system.sqlite import copy_database
 from homeroom_aggregator.admin import folder as district
 from homeroom_aggregator.admin.configuration_file import CONFIGURATION_FILE
@@ -30,6 +30,7 @@ from homeroom_aggregator.state.schema import NEWEST_VERSION
 REQUIRED_FILES = (district.FACTS_FILE, district.KEY_FILE, district.SECRET_FILE)
 # secure.db and waiting.db stay behind: a round's secrets, and private updates, must not outlive it
 TLS_FILES = (district.TLS_KEY_FILE, district.TLS_CERTIFICATE_FILE, district.LISTENING_FILE)
+CONTENTS_LIMIT_BYTES = 1 << 22  # of backup.json
 OPTIONAL_FILES = (CONFIGURATION_FILE, district.ROSTER_FILE, district.SEALING_KEY_FILE, *TLS_FILES)
 
 
@@ -52,7 +53,7 @@ def backup(folder: Path, out: Path) -> BackupContents:
         make_directory(beside)
         for name in (*REQUIRED_FILES, *OPTIONAL_FILES):
             if name in REQUIRED_FILES or (folder / name).exists():
-                write_durable(beside / name, (folder / name).read_bytes())
+                write_durable(beside / name, read_small(folder / name))
         _copy_tree(folder / bundle, beside / bundle)
         version = 0
         if (folder / LOG_FILE).exists():
@@ -109,11 +110,13 @@ def restore_version_number(moment: datetime.datetime) -> int:
 
 def _read(source: Path) -> BackupContents:
     try:
-        data = (source / BACKUP_FILE).read_bytes()
+        data = read_small(source / BACKUP_FILE, CONTENTS_LIMIT_BYTES)
     except OSError:
         remedy = "name a folder that `homeroom district backup` made"
         raise InputError("is no backup", where=str(source), remedy=remedy) from None
-    return decode(data, BackupContents, limit_bytes=1 << 22, where=str(source / BACKUP_FILE), error=StoreError)
+    return decode(
+        data, BackupContents, limit_bytes=CONTENTS_LIMIT_BYTES, where=str(source / BACKUP_FILE), error=StoreError
+    )
 
 
 def _newest(path: Path) -> int:

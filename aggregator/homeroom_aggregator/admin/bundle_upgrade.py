@@ -8,7 +8,7 @@ from pathlib import Path
 import msgspec
 
 from homeroom.contract.signing import read_key
-from homeroom.system.files import make_directory, write_durable
+from homeroom.system.files import make_directory, read_small, write_durable
 from homeroom.system.sqlite import Database
 from homeroom_aggregator.admin import configuration_file as file
 from homeroom_aggregator.admin import folder as district
@@ -42,10 +42,10 @@ def upgrade_bundle(folder: Path, old: Path, bundle: Path) -> FolderFacts:
                     PrivacyLedger(log.database, privacy, facts.configuration.scale_bits).carry_over(before.database)
     for name in CARRIED_FILES:
         with contextlib.suppress(FileNotFoundError):
-            write_durable(folder / name, (old / name).read_bytes())
+            write_durable(folder / name, read_small(old / name))
     configuration = msgspec.structs.replace(file.round_in_force(old, facts), earlier_codecs=())
     if (old / file.CONFIGURATION_FILE).exists():
-        write_durable(folder / file.CONFIGURATION_FILE, (old / file.CONFIGURATION_FILE).read_bytes())
+        write_durable(folder / file.CONFIGURATION_FILE, read_small(old / file.CONFIGURATION_FILE))
         file.write_file(folder, msgspec.structs.replace(file.read_configuration(old), round=configuration))
     return district.create_folder(
         folder,

@@ -29,7 +29,7 @@ from homeroom_aggregator.admin.folder import LOG_FILE, TLS_CERTIFICATE_FILE, TLS
 from homeroom_aggregator.state.members import Members
 
 PEM_LIMIT_BYTES = 1 << 20
-LIFE_DAYS, RENEWED_DAYS_BEFORE = 820, 410  # browsers take no longer one; each start looks whether half is over
+LIFE_DAYS, RENEWED_DAYS_BEFORE = 820, 410  # browsers take no longer one; half of it is left when it is renewed
 PLAIN_BEFORE = "devices joined this district when it was served by plain http, and would not find it by TLS"
 PLAIN_REMEDY = (
     "--insecure goes on as before: who is on the network can read updates and codes; --no-insecure serves TLS: devices "
@@ -68,11 +68,19 @@ def tls_files(folder: Path, server: ServerSection) -> tuple[Path, Path] | None:
 
 def pin_of_file(certificate: Path) -> str:
     """The pin of the first certificate in a PEM file; InputError where there is none."""
+    return pin_of(_first(certificate).public_bytes(serialization.Encoding.DER))
+
+
+def _first(certificate: Path) -> x509.Certificate:
     try:
-        (first, *_) = x509.load_pem_x509_certificates(read_bounded(certificate, PEM_LIMIT_BYTES))
+        return x509.load_pem_x509_certificates(read_bounded(certificate, PEM_LIMIT_BYTES))[0]
     except (OSError, ValueError) as problem:
         raise InputError(f"no TLS certificate: {problem}", where=str(certificate), remedy="give a PEM file") from None
-    return pin_of(first.public_bytes(serialization.Encoding.DER))
+
+
+def end_of_file(certificate: Path) -> datetime.datetime:
+    """When the first certificate in a PEM file ends; InputError where there is none."""
+    return _first(certificate).not_valid_after_utc
 
 
 def local_hosts(host: str) -> list[str]:

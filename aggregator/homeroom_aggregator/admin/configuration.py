@@ -25,6 +25,7 @@ from homeroom_aggregator.merge.rounds import CHECKPOINT_BYTES, CHECKPOINT_ENTRIE
 OPTIONS = "options"  # where an error lies
 LARGEST_EXACT = 1 << 53  # integers up to here are written exactly by every reader of JSON (RFC 8785)
 ADAPTIVE, ADAPTIVE_RATE = ("fedadam", "fedyogi"), 0.1  # optimizers, and their largest usual server rate
+OPTIMIZERS_OF_OPTION = {"beta1": ("fedavgm", *ADAPTIVE), "beta2": ADAPTIVE, "tau": ADAPTIVE}
 PRIVACY_DELTA = 1e-5  # where --delta is not given
 AnyBundle = RoundConfiguration(bundle_id="0" * 64)
 Positive = Annotated[float, msgspec.Meta(gt=0)]
@@ -38,7 +39,8 @@ class ServerSection(msgspec.Struct, frozen=True, kw_only=True):
     host: address to listen on; 0.0.0.0 for all of this machine's.
     port: TCP port; 0 takes a free one.
     addresses: URLs by which devices reach it through a proxy or by a name; the first one stands in invitations.
-        Requests that were signed for another authority are refused, unless this is not set.
+        Requests that were signed for another authority are refused; where this is not set, as in files of 0.1.0, they
+        are taken until the server has learned its addresses.
     trusted_proxies: addresses or networks of proxies whose `Forwarded` and `X-Forwarded-Host` count.
     announce: devices on the local network find the server (docs/network.md).
     insecure: plain http to other machines too, which shows updates and codes to everybody on the way; without it they
@@ -266,6 +268,9 @@ def typed_fields(options: Iterable[str]) -> dict[str, str]:
     return names
 
 
+PRIVACY_FIELDS = frozenset(field for field in FIELD_OF_OPTION.values() if field.startswith("round.privacy."))
+
+
 def _check_effect(before: RoundConfiguration, options: Mapping[str, Any]) -> None:
     """InputError for an option that has no effect, or harms, unless the folder has been served so already."""
     if options.get("secure") or before.secure:
@@ -277,6 +282,11 @@ def _check_effect(before: RoundConfiguration, options: Mapping[str, Any]) -> Non
             says = "--buffer says nothing with --secure: each sum is a release"
             raise InputError(says, where=OPTIONS, remedy="leave it out; --cohort is the number of devices in a sum")
     name, known, rate = options.get("optimizer"), (before.optimizer or ServerOptimizer()).name, before.server_rate
+    for option, optimizers in OPTIMIZERS_OF_OPTION.items() if name or before.optimizer else ():
+        changed = option in options and options[option] != getattr(before.optimizer, option, None)
+        if changed and (name or known) not in optimizers:
+            says = f"{shown_option(option)} says nothing with the optimizer {name or known}"
+            raise InputError(says, where=OPTIONS, remedy=f"leave it out, or give --optimizer {' or '.join(optimizers)}")
     usual = name not in ADAPTIVE or "server_rate" in options or rate <= ADAPTIVE_RATE
     if not usual and name != known and rate == AnyBundle.server_rate:
         says = f"--optimizer {name} moves each value by about the server rate, and {rate:g} is too much"
@@ -362,7 +372,9 @@ def _complete(fields: dict[str, Any], before: RoundConfiguration, options: Mappi
             fields["privacy"] = None
         elif missing:
             remedy = "a clip without noise, or noise without a budget, promises nothing"
-            raise InputError(f"a private round also needs {' and '.join(missing)}", where=OPTIONS, remedy=remedy)
+            given = ", ".join(shown_option(name) for name in options if FIELD_OF_OPTION[name] in PRIVACY_FIELDS)
+            says = f"{given}: a private round also needs {' and '.join(missing)}"
+            raise InputError(says, where=OPTIONS, remedy=remedy)
         elif before.privacy is None:
             mechanism = "distributed" if fields["secure"] else "central"
             fields["privacy"] = {"delta": PRIVACY_DELTA, "mechanism": mechanism} | privacy

@@ -23,7 +23,7 @@ from homeroom.contract.roster import Roster
 from homeroom.contract.round import RoundConfiguration
 from homeroom.errors import InputError, StoreError
 from homeroom.privacy.secagg.cohort_size import check_roster
-from homeroom.system.files import write_durable
+from homeroom.system.files import read_small, write_durable
 from homeroom_aggregator.admin.configuration import (
     CHANGE_TEXT,
     DERIVED,
@@ -47,8 +47,8 @@ from homeroom_aggregator.merge.configuration_change import NEW_FOLDER, FieldChan
 from homeroom_aggregator.merge.rounds import Rounds
 
 CONFIGURATION_FILE = "district.toml"
-FILE_LIMIT_BYTES = 1 << 20
 TABLE_LINE = re.compile(r"\s*(#?)\[([\w.]+)\]\s*(?:#.*)?$")
+REMARK = re.compile(r"""[^"'#]*(?:(?:"(?:[^"\\]|\\.)*"|'[^']*')[^"'#]*)*(#.*)$""")  # outside of a text
 HEADER = """\
 # Configuration of this aggregator: every field, with when it may change. `homeroom district configure FOLDER --check`
 # says whether an edited file fits. Round options of `homeroom district serve` are written here, and comments of your
@@ -111,14 +111,14 @@ def _sentence(text: str) -> str:
 
 def read_file(path: Path, bundle_id: str = "0" * 64) -> DistrictConfiguration:
     """The configuration in a file; InputError names the file, the table and the key that is not right."""
+    return parse(_read(path), str(path), bundle_id)
+
+
+def _read(path: Path) -> bytes:
     try:
-        with path.open("rb") as file:
-            data = file.read(FILE_LIMIT_BYTES + 1)
-        if len(data) > FILE_LIMIT_BYTES:
-            raise InputError(f"is larger than {FILE_LIMIT_BYTES:,} bytes", where=str(path))
+        return read_small(path)
     except OSError as problem:
         raise StoreError(f"cannot be read: {problem.strerror}", where=str(path)) from None
-    return parse(data, str(path), bundle_id)
 
 
 def parse(data: bytes, where: str, bundle_id: str = "0" * 64) -> DistrictConfiguration:
@@ -165,10 +165,25 @@ def _put_line(lines: list[str], table: str, line: str) -> None:
     present = [number for number in range(start, end) if re.match(rf"\s*#?{key}\s*=", lines[number])]
     if present:
         number = next((number for number in present if not lines[number].lstrip().startswith("#")), present[0])
-        remark = re.search(r"\s+# [^\"']*$", lines[number])
-        lines[number] = line + (remark[0] if remark else "")
+        after = _after_value(lines, number)
+        remarks = [found[1] for one in lines[number:after] if (found := REMARK.match(one))]
+        if lines[number].lstrip().startswith("#"):
+            lines[number] = line
+        elif after == number + 1:
+            lines[number] = line + "".join(f"  {remark}" for remark in remarks)
+        else:
+            lines[number:after] = [*remarks, line]
     elif not line.startswith("#"):
         lines.insert(start + 1, line)
+
+
+def _after_value(lines: list[str], number: int) -> int:
+    """The line after a field's value, which may be an array over several lines."""
+    for after in range(number + 1, len(lines) + 1):
+        with contextlib.suppress(tomllib.TOMLDecodeError):
+            tomllib.loads("\n".join(lines[number:after]))
+            return after
+    return number + 1
 
 
 def write_file(folder: Path, configuration: DistrictConfiguration) -> None:
@@ -179,7 +194,7 @@ def write_file(folder: Path, configuration: DistrictConfiguration) -> None:
     path = folder / CONFIGURATION_FILE
     text = to_toml(configuration)
     if path.exists():
-        before, bundle_id = path.read_bytes(), configuration.round.bundle_id
+        before, bundle_id = _read(path), configuration.round.bundle_id
         present = parse(before, str(path), bundle_id)
         changed = edited(before.decode("utf-8-sig"), present, configuration)
         try:

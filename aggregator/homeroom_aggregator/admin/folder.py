@@ -31,13 +31,20 @@ from homeroom.contract.invitation import Invitation
 from homeroom.contract.manifest import Hash
 from homeroom.contract.names import check_name
 from homeroom.contract.policy import POLICY_LIMIT_BYTES, read_policy
-from homeroom.contract.roster import Roster, read_roster
+from homeroom.contract.roster import ROSTER_LIMIT_BYTES, Roster, read_roster
 from homeroom.contract.round import RoundConfiguration
 from homeroom.contract.signing import Certificate, fingerprint, public_hex, read_key, write_key
 from homeroom.errors import InputError, StoreError, TrustError
 from homeroom.runtime.bundle import Bundle, install, open_bundle
 from homeroom.system.clock import now
-from homeroom.system.files import close_to_others, make_directory, removed_on_failure, replace_durable, write_durable
+from homeroom.system.files import (
+    close_to_others,
+    make_directory,
+    read_small,
+    removed_on_failure,
+    replace_durable,
+    write_durable,
+)
 from homeroom_aggregator.merge.rounds import Rounds
 from homeroom_aggregator.state import audit
 from homeroom_aggregator.state.log import Log
@@ -135,8 +142,7 @@ def _write_facts(folder: Path, facts: FolderFacts) -> None:
 def narrow_by_policy(configuration: RoundConfiguration, path: Path, root: str, name: str) -> RoundConfiguration:
     """The configuration, narrowed to the policy."""
     try:
-        with path.open("rb") as file:
-            policy = read_policy(file.read(POLICY_LIMIT_BYTES + 1), root_fingerprint=root, where=str(path))
+        policy = read_policy(read_small(path, POLICY_LIMIT_BYTES), root_fingerprint=root, where=str(path))
     except OSError as problem:
         raise InputError(f"cannot be read: {problem.strerror}", where=str(path)) from None
     return msgspec.structs.replace(
@@ -151,7 +157,7 @@ def read_facts(folder: Path) -> FolderFacts:
     """The folder's aggregator.json; InputError if it is no aggregator's folder."""
     path = folder / FACTS_FILE
     try:
-        data = path.read_bytes()
+        data = read_small(path)
     except FileNotFoundError:
         remedy = "serve it with --bundle first"
         raise InputError("is no aggregator's folder yet", where=str(folder), remedy=remedy) from None
@@ -196,9 +202,11 @@ def open_log(folder: Path) -> Log:
 def load_roster(folder: Path) -> Roster | None:
     """The institution's newest roster, or None; TrustError if the institution has not signed it."""
     try:
-        data = (folder / ROSTER_FILE).read_bytes()
+        data = read_small(folder / ROSTER_FILE, ROSTER_LIMIT_BYTES)
     except FileNotFoundError:
         return None
+    except OSError as problem:
+        raise StoreError(f"cannot be read: {problem.strerror}", where=str(folder / ROSTER_FILE)) from None
     return read_roster(data, root_fingerprint=read_facts(folder).root)
 
 
@@ -278,6 +286,6 @@ def recover_key(folder: Path, key: Ed25519PrivateKey, certificate: Certificate) 
 def read_secret(folder: Path) -> bytes:
     """The secret that proves invitation codes."""
     try:
-        return (folder / SECRET_FILE).read_bytes()
+        return read_small(folder / SECRET_FILE)
     except OSError as problem:
         raise StoreError(f"cannot be read: {problem.strerror}", where=str(folder / SECRET_FILE)) from None

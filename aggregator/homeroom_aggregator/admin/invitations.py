@@ -21,7 +21,7 @@ from homeroom.contract.invitation import Invitation, as_text, is_invitation_text
 from homeroom.contract.names import check_name
 from homeroom.errors import InputError
 from homeroom.system.clock import now
-from homeroom.system.files import write_durable
+from homeroom.system.files import read_small, write_durable
 from homeroom.system.html.render import render
 from homeroom_aggregator.admin.folder import make_invitations
 from homeroom_aggregator.admin.reach import invited
@@ -30,6 +30,8 @@ from homeroom_aggregator.state.one_time_codes import code_digest
 
 PAGE_TEMPLATE = Path(__file__).parent / "invitations_page.html"
 INVITATIONS_LIMIT = 10_000
+SHEET_LIMIT_BYTES = 8 << 20
+DISTRICT_ROLES = ("district", "auditor")  # a row of these may name no school
 SHEET_COLUMNS = {"school", "devices", "role", "consent"}
 
 
@@ -46,7 +48,7 @@ class InvitationRequest:
 def read_sheet(path: Path) -> list[InvitationRequest]:
     """Every row, or one InputError that names every wrong cell by its row and column."""
     try:
-        text = path.read_text("utf-8-sig")
+        text = read_small(path, SHEET_LIMIT_BYTES).decode("utf-8-sig")
         reader = csv.DictReader(
             io.StringIO(text), delimiter=";" if ";" in text.partition("\n")[0] else ",", strict=True
         )
@@ -74,7 +76,7 @@ def _request(row: dict[str, str | None], number: int, faults: list[str]) -> Invi
         faults.append(f"row {number}, column {column}: {says}")
 
     for name in ("school", "consent"):
-        if name == "school" or cells[name]:
+        if cells[name] or (name == "school" and cells["role"] not in DISTRICT_ROLES):
             try:
                 cells[name] = check_name(cells[name], name)
             except InputError as problem:
@@ -99,7 +101,8 @@ def plan_files(
         raise InputError(f"{total:,} invitations at once", remedy=f"at most {INVITATIONS_LIMIT:,}")
     files: dict[Path, InvitationRequest] = {}
     for request in requests:
-        stem = re.sub(r"\W+", "-", request.school).strip("-") or "invitation"
+        officer = request.role if request.role in DISTRICT_ROLES else "invitation"
+        stem = re.sub(r"\W+", "-", request.school).strip("-") or officer
         for number in range(1, request.count + 1):
             path = out / (f"{stem}.json" if total == 1 or request.count == 1 else f"{stem}-{number}.json")
             while path in files:

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import contextlib
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import msgspec
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
@@ -20,9 +21,16 @@ from homeroom.errors import InputError
 from homeroom.runtime.bundle import Bundle, install, read_bundle_id, write_signature
 from homeroom.system.files import make_directory, write_durable
 from homeroom_aggregator.admin import invitations
-from homeroom_aggregator.admin.configuration import DistrictConfiguration
-from homeroom_aggregator.admin.configuration_file import CONFIGURATION_FILE, write_file
-from homeroom_aggregator.admin.folder import FACTS_FILE, ROSTER_FILE, create_folder, open_log, read_facts
+from homeroom_aggregator.admin.configuration import FIELD_OF_OPTION, DistrictConfiguration, shown_option
+from homeroom_aggregator.admin.configuration_file import CONFIGURATION_FILE, read_configuration, write_file
+from homeroom_aggregator.admin.folder import (
+    FACTS_FILE,
+    ROSTER_FILE,
+    create_folder,
+    narrow_by_policy,
+    open_log,
+    read_facts,
+)
 from homeroom_aggregator.admin.invitations import InvitationRequest
 from homeroom_aggregator.state.members import Members
 from homeroom_aggregator.state.one_time_codes import code_digest
@@ -49,6 +57,39 @@ def check_same(folder: Path, bundle: Path, name: str, keys: Path) -> bool:
         says = f"is the folder of {facts.institution} already, with another name, bundle or root key"
         raise InputError(says, where=str(folder), remedy="choose another folder, or give what it was made with")
     return True
+
+
+def check_made_so(folder: Path, wanted: DistrictConfiguration, typed: Iterable[str], policy: Path | None) -> None:
+    """InputError where the folder is made already, otherwise than these options say: then they would do nothing.
+
+    wanted: the configuration by all options. typed: the options of `FIELD_OF_OPTION` that were given.
+    """
+    if not (folder / CONFIGURATION_FILE).exists():  # of a making that was killed
+        return
+    facts, present, idle = read_facts(folder), read_configuration(folder), list[str]()
+    for option in typed:
+        field = "round.secure.minimum" if option == "secure" else FIELD_OF_OPTION[option]
+        if _value(present, field) != _value(wanted, field):
+            idle.append(shown_option(option))
+    if set(wanted.server.addresses or ()) - set(present.server.addresses or ()):
+        idle.append("--address")
+    if policy and narrow_by_policy(present.round, policy, facts.root, facts.certificate.name) != present.round:
+        idle.append("--policy")
+    if idle:
+        says, change = (
+            f"is made already, and otherwise: {', '.join(idle)} would say nothing",
+            "`homeroom district serve`",
+        )
+        raise InputError(
+            says, where=str(folder), remedy=f"leave it out; {change} and district.toml change what may change"
+        )
+
+
+def _value(configuration: DistrictConfiguration, field: str) -> Any:
+    value: Any = configuration
+    for name in field.split("."):
+        value = getattr(value, name, None)
+    return value
 
 
 def make_keys(keys: Path, name: str, *, secure: bool) -> None:

@@ -21,7 +21,7 @@ from homeroom.contract.offline_message import AnswerHeader, MessageHeader, Recei
 from homeroom.contract.sealed_box import sealing_key
 from homeroom.contract.signing import fingerprint, sign
 from homeroom.errors import HomeroomError, InputError, StoreError, TrustError, UpdateError
-from homeroom.system.files import write_durable
+from homeroom.system.files import read_small, write_durable
 from homeroom_aggregator.admin.folder import SEALING_KEY_FILE, open_rounds, read_secret
 from homeroom_aggregator.merge.rounds import Rounds
 from homeroom_aggregator.state.members import Member, join_with_code
@@ -149,7 +149,7 @@ def load_sealing_key(folder: Path) -> X25519PrivateKey:
         new = X25519PrivateKey.generate().private_bytes(serialization.Encoding.PEM, pkcs8, no_encryption)
         write_durable(path, new)
     try:
-        key = serialization.load_pem_private_key(path.read_bytes(), password=None)
+        key = serialization.load_pem_private_key(read_small(path), password=None)
     except (OSError, ValueError, TypeError) as problem:
         raise StoreError(f"cannot be read: {problem}", where=str(path), remedy="restore it from a backup") from None
     if not isinstance(key, X25519PrivateKey):

@@ -10,7 +10,7 @@ import msgspec
 from homeroom.contract.address import authority_of, is_address, is_secure
 from homeroom.contract.canonical_json import decode
 from homeroom.errors import InputError, StoreError
-from homeroom.system.files import write_durable
+from homeroom.system.files import read_small, write_durable
 from homeroom_aggregator.admin.certificate import is_plain, lan_host, local_hosts, pin_of_file, tls_files
 from homeroom_aggregator.admin.configuration import ServerSection
 from homeroom_aggregator.admin.configuration_file import CONFIGURATION_FILE, read_configuration, read_file, write_file
@@ -48,13 +48,15 @@ def read_server(folder: Path) -> ServerSection:
 def _listening(folder: Path) -> Listening:
     """How the folder was last served, or else will be."""
     try:
-        data = (folder / LISTENING_FILE).read_bytes()
+        data = read_small(folder / LISTENING_FILE)
     except FileNotFoundError:
         server = read_server(folder)
         files = None if is_plain(server) else tls_files(folder, server)
         own = files is not None and server.tls_cert is None and not server.trusted_proxies
         pin = pin_of_file(files[0]) if files and own else ""
         return Listening(host=server.host, port=server.port, secure=files is not None, pin=pin)
+    except OSError as problem:
+        raise StoreError(f"cannot be read: {problem.strerror}", where=str(folder / LISTENING_FILE)) from None
     return decode(data, Listening, limit_bytes=1 << 16, where=str(folder / LISTENING_FILE), error=StoreError)
 
 

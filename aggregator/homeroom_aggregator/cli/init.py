@@ -72,7 +72,10 @@ def init(
     given = given if address else {"host": "0.0.0.0"} | given
     server = ServerSection(addresses=(address,) if address else ())
     wanted = first_configuration(DistrictConfiguration(automatic_buffer=True, server=server), given)
-    if not new_district.check_same(folder, bundle, name, keys):
+    if new_district.check_same(folder, bundle, name, keys):
+        typed = [option for option, value in options.items() if value is not None]
+        new_district.check_made_so(folder, wanted, typed, policy)
+    else:
         read_bundle_id(bundle)  # a bundle that is none is refused before any key is made
         new_district.make_keys(keys, name, secure=wanted.round.secure is not None)
     new_district.make_folder(folder, bundle, name, keys, wanted, policy)

@@ -94,7 +94,7 @@ def invite(
 
     read_facts(folder)
     if listed or revoked:
-        refuse_idle(context, "--list" if listed else "--revoke", TO_WRITE)
+        refuse_idle(context, "--list" if listed else "--revoke", TO_WRITE if listed else (*TO_WRITE, "machine"))
         with officers.acting(folder) as enrolled:
             if revoked:
                 officers.take_back(enrolled, officers.OPERATOR, invitations.digest_beginning(revoked))

@@ -34,7 +34,7 @@ REVEALED = (
 )
 ANY_AUTHORITY = (
     "requests that were signed for any server's name are taken, since `addresses` of [server] in district.toml is not "
-    "set: list the URLs there by which devices come through a proxy, or [] if there is none"
+    "set: they are learned from the devices that come within 14 days, or list the URLs there, [] if there is no proxy"
 )
 ONCE_OPTIONS = ("bundle", "root_key", "key", "certificate", "institution", "policy", "roster")
 
@@ -136,6 +136,9 @@ def _create(folder: Path, once: Mapping[str, Any], given: Mapping[str, Any]) -> 
     from homeroom_aggregator.admin.configuration_file import CONFIGURATION_FILE, read_file, write_file
     from homeroom_aggregator.admin.folder import create_folder
 
+    if "root_key" in once and "certificate" in once:
+        says = "--certificate says nothing with --root-key, which certifies the key here"
+        raise InputError(says, where="options", remedy="leave one of them out")
     path = folder / CONFIGURATION_FILE
     base = read_file(path) if path.exists() else DistrictConfiguration(automatic_buffer=True)
     wanted = first_configuration(base, given)

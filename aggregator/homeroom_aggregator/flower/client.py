@@ -15,7 +15,8 @@ from flwr.clientapp import ClientApp
 
 from homeroom import Device
 from homeroom.contract.canonical_json import decode
-from homeroom.contract.offline_folder import RECEIVER_LIMIT_BYTES, OfflineFolder
+from homeroom.contract.offline_folder import RECEIVER_LIMIT_BYTES, OfflineFolder, read
+from homeroom.contract.offline_message import OFFLINE_MESSAGE_LIMIT_BYTES
 from homeroom.contract.sealed_box import SealingKey
 from homeroom.contract.signing import public_hex
 from homeroom.device.install import installed_bundle
@@ -41,7 +42,7 @@ def train(message: Message, context: Context) -> RecordDict:
                 print(f"not trained: {problem}")  # Flower's own log of this node
         with tempfile.TemporaryDirectory() as folder:
             OfflineFolder(Path(folder), _root(device)).put_receiver(receiver)
-            return packed(letter=device.carry_out(folder).path.read_bytes())
+            return packed(letter=read(device.carry_out(folder).path, OFFLINE_MESSAGE_LIMIT_BYTES))
 
 
 def evaluate(message: Message, context: Context) -> RecordDict:

@@ -24,6 +24,7 @@ from homeroom_aggregator.admin.configuration_file import CONFIGURATION_FILE, rea
 from homeroom_aggregator.server.refusals import RefusedError
 
 FORWARDING_HEADERS = ("forwarded", "x-forwarded-for", "x-forwarded-host", "x-forwarded-proto", "x-real-ip")
+SEEN_LIMIT = 100  # authorities that members claimed
 FROM_AFAR = ("afar", 0)  # the client of a request that a proxy passed on, whatever it says of that client
 REMEDY = "add it to `addresses` of [server] in district.toml if it is this server's (docs/network.md)"
 Application = Callable[..., Any]
@@ -37,11 +38,19 @@ class PublicAddresses:
 
     def __init__(self, folder: Path, server: ServerSection, port: int) -> None:
         self._file, self._changed_ns = folder / CONFIGURATION_FILE, 0
-        self._own = {bare_authority(f"[{h}]:{port}" if ":" in h else f"{h}:{port}") for h in local_hosts(server.host)}
+        self._host, self._port, self._speaks_tls = server.host, port, server.tls_cert is not None
+        self._seen = set[str]()
+        self.look()
         self._proxies = [ipaddress.ip_network(proxy) for proxy in server.trusted_proxies]
-        self._take(server)
+        self.take(server)
 
-    def _take(self, server: ServerSection) -> None:
+    def look(self) -> None:
+        """Note this machine's names and addresses, which may change while it serves."""
+        hosts = local_hosts(self._host)
+        self._own = {bare_authority(f"[{h}]:{self._port}" if ":" in h else f"{h}:{self._port}") for h in hosts}
+
+    def take(self, server: ServerSection) -> None:
+        """Answer to the addresses of this section."""
         self.open_to_all = server.addresses is None
         self._paths = {authority_of(a): urlsplit(a).path.rstrip("/") for a in server.addresses or ()}
         self._secure = {authority_of(a) for a in server.addresses or () if a.startswith("https:")}
@@ -52,6 +61,21 @@ class PublicAddresses:
         if not self.open_to_all and not self._knows(authority):
             raise RefusedError(421, "other_authority", f"this server is not {authority[:200] or 'nameless'}", REMEDY)
 
+    def new_address(self, request: Request) -> str:
+        """The address that a member's request was sent to, if every authority counts and this one is new; else empty.
+
+        Whether it was https is only known where this server speaks TLS itself, or the proxy says so.
+        """
+        headers = request.headers
+        authority = bare_authority(headers.get("host", ""))
+        if not self.open_to_all or authority in self._own or authority in self._seen or len(self._seen) > SEEN_LIMIT:
+            return ""
+        self._seen.add(authority)
+        told = headers.get("x-forwarded-proto", "") or headers.get("forwarded", "").lower().partition("proto=")[2]
+        direct = authority.endswith(f":{self._port}")
+        secure = told.startswith("https") if told else self._speaks_tls or not direct
+        return f"{'https' if secure else 'http'}://{authority}"
+
     def _knows(self, authority: str) -> bool:
         if authority in self._own or authority in self._paths:
             return True
@@ -59,7 +83,7 @@ class PublicAddresses:
             changed_ns = self._file.stat().st_mtime_ns
             if changed_ns != self._changed_ns:
                 self._changed_ns = changed_ns
-                self._take(read_file(self._file).server)
+                self.take(read_file(self._file).server)
         except (OSError, HomeroomError):
             return False
         return self.open_to_all or authority in self._paths

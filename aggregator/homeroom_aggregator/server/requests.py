@@ -156,6 +156,8 @@ def authenticate(service: Service, request: Request, *, opened: bool) -> SignedR
     if member is not None and (connection := request.scope.get(connections.SCOPE_KEY)):
         limit = service.configuration.device_limits.connections
         service.connections.belongs(connection, member.name, member.school, limit)
+    if member is not None:
+        service.note_address(request)
     return SignedRequest(request, b"", signer.key, signer.nonce, signer.instance, member)
 
 

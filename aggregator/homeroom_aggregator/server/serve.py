@@ -7,16 +7,15 @@ import gc
 import logging
 import signal
 import socket
-import ssl
 import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import uvicorn
 
-from homeroom.errors import InputError, NetworkError
-from homeroom_aggregator.admin.certificate import pin_of_file
+from homeroom.errors import NetworkError
 from homeroom_aggregator.admin.configuration import DistrictConfiguration
+from homeroom_aggregator.server.certificates import LOOK_S, CertificateWatch, tls_context
 from homeroom_aggregator.server.connections import Connections
 from homeroom_aggregator.server.dashboard import routes
 from homeroom_aggregator.server.metrics import LOGGER
@@ -41,9 +40,14 @@ def listen(host: str, port: int) -> socket.socket:
         ) from None
 
 
-def make_server(service: Service, tls: ssl.SSLContext | None = None) -> uvicorn.Server:
-    """Uvicorn's server, our connections in front of it. tls: for them to bring up; without it, put TLS in front."""
-    limits = service.configuration.request_limits
+def make_server(service: Service, certificate: Path | None = None, key: Path | None = None) -> uvicorn.Server:
+    """Uvicorn's server, our connections in front of it.
+
+    certificate, key: PEM files of TLS; without them, put TLS in front.
+    """
+    limits, tls = service.configuration.request_limits, tls_context(certificate, key)
+    if tls and certificate and key:
+        service.watch = CertificateWatch(service, tls, certificate, key).look
     app = routes.mount(make_app(service), service)
     config = uvicorn.Config(
         service.addresses.behind(app) if service.addresses else app,
@@ -58,6 +62,8 @@ def make_server(service: Service, tls: ssl.SSLContext | None = None) -> uvicorn.
         server_header=False,
         timeout_keep_alive=limits.keep_alive_s,
         timeout_graceful_shutdown=10,
+        callback_notify=service.look,
+        timeout_notify=LOOK_S,
     )
     config.load()
     service.connections = Connections(limits, tls)
@@ -66,19 +72,6 @@ def make_server(service: Service, tls: ssl.SSLContext | None = None) -> uvicorn.
     server = uvicorn.Server(config)
     service.connections.ending = lambda: server.should_exit
     return server
-
-
-def tls_context(certificate: Path | None, key: Path | None) -> ssl.SSLContext | None:
-    """The context of TLS by a certificate chain and its key, PEM files; None without them."""
-    if certificate is None:
-        return None
-    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
-    try:
-        context.load_cert_chain(certificate, key)
-    except OSError as problem:  # ssl.SSLError is one
-        where = f"{certificate}, {key}"
-        raise InputError(f"no TLS certificate and key: {problem}", where=where, remedy="give two PEM files") from None
-    return context
 
 
 def serve(
@@ -107,8 +100,8 @@ def serve(
     try:
         certificate, key = configuration.server.tls_cert, configuration.server.tls_key
         service.addresses = PublicAddresses(folder, configuration.server, listening.getsockname()[1])
-        service.tls_pin = pin_of_file(certificate) if certificate else ""
-        server = make_server(service, tls_context(certificate, key))
+        service.learn_addresses()
+        server = make_server(service, certificate, key)
         signal.signal(signal.SIGTERM, lambda *_: setattr(server, "should_exit", True))  # uvicorn looks before it serves
         for what, why in set_apart.reasons(service.rounds.log.database):
             tell(f"set apart: {what}: {why}")

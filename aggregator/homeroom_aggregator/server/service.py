@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import datetime
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import partial
@@ -12,7 +13,9 @@ from pathlib import Path
 
 import msgspec
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
+from starlette.requests import Request
 
+from homeroom_aggregator.admin import learned_addresses
 from homeroom_aggregator.admin.configuration import DistrictConfiguration
 from homeroom_aggregator.admin.configuration_file import bring_into_force, read_configuration
 from homeroom_aggregator.admin.folder import (
@@ -83,6 +86,7 @@ class Service:
     secret: proves invitation codes. sealing: opens those that come sealed. token: the operator's, if one is set.
     changes: of the round configuration that came with this start. secure_rounds: where rounds are secure. addresses: it
     answers to; None for all. tls_pin: of the key with which it speaks TLS.
+    tls_end: when its certificate ends. watch: looks after that.
     """
 
     rounds: Rounds
@@ -98,6 +102,8 @@ class Service:
     secure_rounds: SecureRounds | None = None
     addresses: PublicAddresses | None = None
     tls_pin: str = ""
+    tls_end: datetime.datetime | None = None
+    watch: Callable[[], Awaitable[None]] | None = None
 
     def __post_init__(self) -> None:
         self.nonces = auth.Nonces(life_s=self.configuration.request_limits.nonce_s)
@@ -109,6 +115,7 @@ class Service:
         self.writer = WriteThread(self.rounds, self.replay_outside)
         self.replays = ThreadPoolExecutor(1, "replays")
         self._replaying: asyncio.Task[None] | None = None
+        self._tasks = set[asyncio.Task[None]]()  # the loop itself would forget them
         self.last_seen = LastSeen(self.rounds.log.database)
         self.members = Members(self.reader.database)
 
@@ -119,6 +126,40 @@ class Service:
             active = active_devices(rounds.members, self.last_seen.days(rounds.log.database))
             size = automatic_buffer(len(active), rounds.configuration.min_devices)
             rounds.configure(msgspec.structs.replace(rounds.configuration, buffer_size=size))
+
+    def learn_addresses(self) -> None:
+        """Where the folder names no addresses yet: begin to learn them, or close what was learned; in the writer."""
+        database = self.rounds.log.database
+        if self.addresses and self.addresses.open_to_all:
+            learned_addresses.begin(database)
+            if learned_addresses.is_over(database, self.rounds.members, self.last_seen.days(database)):
+                self.close_addresses()
+
+    def close_addresses(self) -> None:
+        """Answer to the addresses that were learned, and to no others; in the writer's thread."""
+        database = self.rounds.log.database
+        server = learned_addresses.close(database.path.parent, database)
+        changed = msgspec.structs.replace(self.configuration.server, addresses=server.addresses)
+        self.configuration = msgspec.structs.replace(self.configuration, server=changed)
+        if self.addresses:
+            self.addresses.take(changed)
+
+    def note_address(self, request: Request) -> None:
+        """Note by which address a member came, while they are learned; in the event loop."""
+        if self.addresses and (address := self.addresses.new_address(request)):
+            database = self.rounds.log.database
+            noted = asyncio.create_task(self.writer.do(partial(learned_addresses.note, database, address)))
+            self._tasks.add(noted)
+            noted.add_done_callback(self._tasks.discard)
+
+    async def look(self) -> None:
+        """What is looked after again and again while it serves."""
+        if self.addresses:
+            self.addresses.look()
+            if self.addresses.open_to_all:
+                await self.writer.do(self.learn_addresses)
+        if self.watch:
+            await self.watch()
 
     def replay_outside(self) -> None:
         """Have a withdrawal's replay computed beside the writer, one after another; in the event loop."""

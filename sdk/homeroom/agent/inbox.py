@@ -25,11 +25,12 @@ from homeroom.device.device import Device
 from homeroom.device.receipt import AddReceipt
 from homeroom.errors import BundleError, HomeroomError, InputError
 from homeroom.system.attempt import ENDED, attempt, cut_short
-from homeroom.system.files import make_directory, write_durable
+from homeroom.system.files import make_directory, read_bounded, write_durable
 
 SETTLED_S = 30.0  # an entry that changed more recently may still be copied
 UNFINISHED_SUFFIXES = (".part", ".tmp", ".crdownload", ".filepart")
 REFUSED_FOLDER, WHY_SUFFIX = "refused", ".why.txt"
+WHY_LIMIT_BYTES = 4096
 REFUSED_STAMP = re.compile(r"^\d{8}-\d{6}-")
 MARK_FILE, ENTRY_LIMIT_S = "reading.json", 7200.0
 BUNDLE_SUFFIX = ".homeroom"
@@ -209,11 +210,14 @@ def refused_entries(inbox: Path) -> list[RefusedEntry]:
     folder = inbox / REFUSED_FOLDER
     notes = sorted(folder.glob(f"*{WHY_SUFFIX}")) if folder.is_dir() else []
     entries = [(note.name.removesuffix(WHY_SUFFIX), note) for note in notes]
-    return [
-        RefusedEntry(name, note.read_text("utf-8", errors="replace").strip())
-        for name, note in entries
-        if (folder / name).exists()
-    ]
+    return [RefusedEntry(name, _why(note)) for name, note in entries if (folder / name).exists()]
+
+
+def _why(note: Path) -> str:
+    try:
+        return read_bounded(note, WHY_LIMIT_BYTES).decode(errors="replace").strip()
+    except OSError as problem:
+        return f"its note cannot be read: {problem.strerror}"
 
 
 def give_back(inbox: Path, name: str) -> Path:

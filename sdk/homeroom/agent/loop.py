@@ -122,7 +122,7 @@ class Agent:
                 self.say(refused_entries=self.status.refused_entries + 1)
             entries = inbox.scan_inbox(folder, self.settings.settled_s)
         came = self._hours_came()
-        due = bool(entries) or came or self._look_inside or self._sync_due() or not self._jobs.empty()
+        due = bool(entries) or came or self._looks_inside() or self._sync_due() or not self._jobs.empty()
         if due:
             self._attempt("bundle", lambda: self._change_bundles(entries.bundles))
             self._attempt("directory", lambda: self._work(entries))
@@ -135,6 +135,10 @@ class Agent:
             return {}
         left = inbox.left_entries(self.settings.inbox, self._joined)
         return {"unread_entries": len(left.unread), "waiting_entries": len(left.waiting)}
+
+    def _looks_inside(self) -> bool:
+        """Whether the directory must be opened to know what there is to do; after an edit, until that is accepted."""
+        return self._look_inside or bool(self.status.edited)
 
     def _hours_came(self) -> bool:
         """Whether training became allowed since the last look: a new day, its hours, or the end of a wait."""

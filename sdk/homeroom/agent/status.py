@@ -125,6 +125,12 @@ def write_status(directory: Path, status: AgentStatus) -> None:
     write_durable(directory / AGENT_FOLDER / STATUS_FILE, msgspec.json.encode(status))
 
 
+def clear_edited(directory: Path) -> None:
+    """Takes from the status what was noticed of edits, once the store is accepted as it is."""
+    if (written := read_status(directory)) and written.edited:
+        write_status(directory, msgspec.structs.replace(written, edited=""))
+
+
 def read_status(directory: Path) -> AgentStatus | None:
     """The status that the agent of a directory wrote last; None if there is none."""
     try:

@@ -11,7 +11,7 @@ from typing import Any
 import click
 
 from homeroom.cli.network import fetch_device
-from homeroom.cli.options import SPANS, as_json, budget_of, budget_options, json_text, opened, say
+from homeroom.cli.options import SPANS, as_json, budget_of, budget_options, json_text, opened, refuse_idle, say
 from homeroom.cli.parameters import FILE, FOLDER, INVITATION, PATH, Finite
 from homeroom.errors import InputError
 
@@ -64,6 +64,7 @@ def run(
     from homeroom.device.resources.budget import read_weekly_hours
     from homeroom.system.files import make_directory
 
+    _refuse_idle(context, inbox, once, no_page)
     settings = AgentSettings(
         directory=directory,
         inbox=inbox,
@@ -114,6 +115,15 @@ def _prepare(
     with opened(directory, bundle, root) as device:
         if join is not None and not device.status()["joined"]:
             device.join(join)
+
+
+def _refuse_idle(context: click.Context, inbox: Path | None, once: bool, no_page: bool) -> None:
+    if inbox is None:
+        refuse_idle(context, "no --inbox", ("settled",))
+    if once:
+        refuse_idle(context, "--once", ("port", "sync_minutes"))
+    if no_page:
+        refuse_idle(context, "--no-page", ("port",))
 
 
 @click.command()

@@ -18,6 +18,7 @@ from homeroom.cli.options import (
     one_line,
     opened,
     plain,
+    refuse_idle,
     say,
     with_bundle,
 )
@@ -109,13 +110,25 @@ def _column_pair(pair: str) -> tuple[str, str]:
 @click.option("--epochs", type=Whole(1), help="In place of what the bundle recommends.")
 @for_person
 @as_json
+@click.pass_context
 def train(
-    directory: Path, minutes: float, epochs: int | None, profile: str | None, machine: bool, **limits: Any
+    context: click.Context,
+    /,
+    directory: Path,
+    minutes: float,
+    epochs: int | None,
+    profile: str | None,
+    machine: bool,
+    **limits: Any,
 ) -> None:
     """Train on all labelled samples within a budget; resumes where it was interrupted.
 
     Example: homeroom device train classroom/ --minutes 10
     """
+    if profile is not None:
+        refuse_idle(
+            context, "--profile", ("epochs", "threads")
+        )  # its methods have epochs of their own; it is not planned
     budget, progress = budget_of(minutes, limits), None if machine else _progress
     with opened(directory) as device:
         report = device.train(epochs=epochs, budget=budget, profile=profile, progress=progress)

@@ -67,6 +67,7 @@ def accept_restored(directory: Path) -> None:
 
     Example: homeroom device accept-restored classroom/
     """
+    from homeroom.agent.status import clear_edited
     from homeroom.store import Store
     from homeroom.store.open import is_device
 
@@ -74,4 +75,5 @@ def accept_restored(directory: Path) -> None:
         raise InputError("is no device directory", where=str(directory), remedy="name the folder of `device init`")
     with Store.open(directory) as store:
         edited = store.accept_edits()
+    clear_edited(directory)
     say(f"accepted: {edited}" if edited else "there was nothing to accept")

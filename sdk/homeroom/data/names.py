@@ -49,5 +49,5 @@ def check_text_field(field: str, value: Any) -> str | None:
 def refuse_control_characters(text: str, where: str) -> None:
     """InputError where a text holds a character that is no text."""
     for character in text:
-        if unicodedata.category(character) == "Cc" and not character.isspace():
+        if unicodedata.category(character) in ("Cc", "Cs") and not character.isspace():
             raise InputError(f"holds a character that is no text: {character!r}", where=where, remedy="leave it out")

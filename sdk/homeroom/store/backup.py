@@ -78,7 +78,7 @@ class Backup:
             with contextlib.suppress(*SQLITE_ERRORS), contextlib.closing(connect(self.path)) as copy:
                 copy.execute(SHAPE)
 
-    def make(self, database: Database, check: Callable[[], None] = lambda: None) -> None:
+    def make(self, database: Database, check: Callable[[], object] = lambda: None) -> None:
         """Brings the copy to the state of the database; one that fails leaves the copy as it was.
 
         check: opens every seal of the database, before a copy that is damaged is replaced as a whole

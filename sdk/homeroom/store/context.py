@@ -123,11 +123,15 @@ class StoreContext:
         sql = "SELECT item FROM lineage WHERE subject_id = ? AND kind = ?"
         return [row[0] for row in self.database.rows(sql, (subject_id, kind))]
 
-    def mend(self, *, bodies: bool = False) -> None:
-        """Restores damaged rows from the copy, or removes and lists them; opens the seals of inputs too if `bodies`."""
-        repair.mend(self.database, self.keys, self.backup, bodies=bodies)
+    def mend(self, *, bodies: bool = False) -> bool:
+        """Restores damaged rows from the copy, or removes and lists them; whether there were any.
+
+        bodies: open the seals of inputs too
+        """
+        mended = repair.mend(self.database, self.keys, self.backup, bodies=bodies)
         self.keys.reset()
         self.checked = True
+        return mended
 
     def reload_keys(self) -> None:
         """Reads the data keys again, after a rotation."""

@@ -17,6 +17,8 @@ from homeroom.store.context import StoreContext
 from homeroom.store.row_digests import ROWS, SECURE_SECRETS, STORED, RowDigests, StoredDigests, Sums
 
 LISTED = {"samples", "subjects", "profiles", "segments", "audit", "damage"}  # an edit of others stops sending
+CHANGED = "were removed or replaced without the key"
+CHANGED_OR_LOST = f"{CHANGED}, or were damaged and are lost, as the copy does not have them either"
 OLDER = "older"  # in place of tables
 OLDER_STORE = "an older copy of the store was put in its place, or its digests were removed"
 
@@ -36,43 +38,46 @@ def detect_edits(context: StoreContext, *, restored: bool) -> None:
     context.digests = digests = RowDigests(context.database, bytes.fromhex(context.key_ring.digest_key))
     stored, ring = _read(context), context.key_ring
     if not is_new and digests.state() != ring.digest_state and (stored or ring.session):
-        edited = _edited_tables(context, digests, stored)
+        edited, damaged = _edited_tables(context, digests, stored)
         if restored:
             edited.discard(SECURE_SECRETS)
-        _judge(context, digests, edited, restored)
+        _judge(context, digests, edited, CHANGED_OR_LOST if damaged else CHANGED, restored)
     digests.save = lambda before: _save(context, before)
     if is_new:
         with context.step("edits are noticed from now on"):
             pass
 
 
-def _edited_tables(context: StoreContext, digests: RowDigests, stored: StoredDigests | None) -> set[str]:
-    """The tables with edited rows, after damage was mended; OLDER where the digests are of another state."""
+def _edited_tables(context: StoreContext, digests: RowDigests, stored: StoredDigests | None) -> tuple[set[str], bool]:
+    """The tables with edited rows, after damage was mended, and whether there was any.
+
+    OLDER stands in place of tables where the digests are of another state.
+    """
     ring = context.key_ring
     if stored is None:  # none yet, after a power cut before the first commit
-        return set() if ring.writing and ring.session == 1 else {OLDER}
+        return set() if ring.writing and ring.session == 1 else {OLDER}, False
     if not (ring.writing and stored.session == ring.session) and digests.state(stored.sums) != ring.digest_state:
-        return {OLDER}
+        return {OLDER}, False
 
     def differing() -> set[str]:
         sums = digests.sums
         return {table for table in (*ROWS, SECURE_SECRETS) if sums.get(table) != stored.sums.get(table)}
 
-    edited, logs = differing(), {"audit", "damage"}
+    edited, logs, damaged = differing(), {"audit", "damage"}, False
     if edited - logs:
-        context.mend()
+        damaged = context.mend()
         edited &= differing() | logs
-    return edited
+    return edited, damaged
 
 
-def _judge(context: StoreContext, digests: RowDigests, edited: set[str], restored: bool) -> None:
+def _judge(context: StoreContext, digests: RowDigests, edited: set[str], how: str, restored: bool) -> None:
     stops, listed = sorted(edited - LISTED), sorted(edited & LISTED)
-    what = f"rows of {', '.join(stops)} were removed or replaced" if stops else context.key_ring.edited
+    what = f"rows of {', '.join(stops)} {how}" if stops else context.key_ring.edited
     what = OLDER_STORE if OLDER in edited else what
     context.change_key_ring(edited=what, writing=False, digest_state=digests.state())
     digests.save = lambda before: _save(context, before)
     if listed and not restored:
-        repair.note_damage(context.database, [f"rows of {', '.join(listed)} were removed or replaced without the key"])
+        repair.note_damage(context.database, [f"rows of {', '.join(listed)} {how}"])
 
 
 def _save(context: StoreContext, before: Sums) -> None:

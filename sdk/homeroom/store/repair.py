@@ -136,14 +136,14 @@ def note_damage(database: Database, lines: list[str]) -> None:
     database.write_many("INSERT INTO damage (at, what) VALUES (?, ?)", [(at, line) for line in lines])
 
 
-def mend(database: Database, keys: DataKeys, backup: Backup, *, bodies: bool = False) -> None:
-    """Restores damaged rows from the copy; removes and lists those that it does not have.
+def mend(database: Database, keys: DataKeys, backup: Backup, *, bodies: bool = False) -> bool:
+    """Restores damaged rows from the copy; removes and lists those that it does not have. Whether there were any.
 
     bodies: whether the seals of all inputs are opened too
     """
     broken = list(broken_rows(database, keys, bodies=bodies))
     if not broken:
-        return
+        return False
     with database.transaction(), _open_copy(backup.path) as copy:
         tried = set[tuple[str, Any]]()
         for _ in range(2):  # a sample from the copy may need its inputs from there too
@@ -156,6 +156,7 @@ def mend(database: Database, keys: DataKeys, backup: Backup, *, bodies: bool = F
             broken = list(broken_rows(database, keys, bodies=bodies))
         for line in _remove_broken(database, keys, bodies=bodies):
             note_damage(database, [line])
+    return True
 
 
 def restore_input(database: Database, backup: Backup, broken: BrokenRow) -> None:

@@ -14,7 +14,7 @@ from pathlib import Path
 import msgspec
 
 from homeroom.system.clock import timestamp
-from homeroom.system.files import write_durable
+from homeroom.system.files import read_small, write_durable
 
 TOO_LONG_EXIT_CODE = 75  # EX_TEMPFAIL of sysexits.h
 ENDED = (
@@ -51,5 +51,5 @@ def attempt(mark: Path, name: str, limit_s: float | None = None) -> Iterator[Non
 def cut_short(mark: Path) -> Attempt | None:
     """The entry whose reader ended with its process; None if there is none."""
     with contextlib.suppress(OSError, msgspec.DecodeError):
-        return msgspec.json.decode(mark.read_bytes(), type=Attempt)
+        return msgspec.json.decode(read_small(mark), type=Attempt)
     return None

@@ -47,6 +47,7 @@ from homeroom_aggregator.admin.configuration_file import (
     write_file,
 )
 from homeroom_aggregator.admin.folder import open_rounds, read_facts
+from homeroom_aggregator.admin.reach import invited
 from homeroom_aggregator.merge.configuration_change import ROUND_FIELDS
 from homeroom_aggregator.server.service import Service, open_service
 
@@ -340,6 +341,22 @@ def test_comments_of_people_stay_where_an_option_rewrites_the_file(tmp_path: Pat
     assert after.startswith("# Ask Ms Lee first.\n")
     assert after.endswith("# the end\n")
     assert started[-1].rounds.configuration.max_staleness == 9
+
+
+def test_comments_stay_where_an_invitation_adds_an_address(tmp_path: Path) -> None:
+    folder = make_folder(tmp_path)
+    path = folder / CONFIGURATION_FILE
+    path.write_text(
+        '# Ask Ms Lee first.\ninstitution = "District 7"\n\n# how it is reached\n[server]  # two names\naddresses = [\n'
+        '  "https://hill.example",  # the "Hill" School\'s\n  # and later more\n]\nport = 8341  # free here\n'
+    )
+    invited(folder, "https://dale.example/homeroom")
+    after = path.read_text()
+    for kept in ("# Ask Ms Lee first.\n", "# how it is reached\n[server]  # two names\n", "port = 8341  # free here\n"):
+        assert kept in after
+    added = 'addresses = ["https://hill.example", "https://dale.example/homeroom"]\n'
+    assert f'# the "Hill" School\'s\n# and later more\n{added}' in after
+    assert not path.with_name("district.toml.before").exists()
 
 
 def test_a_file_of_few_lines_and_one_in_another_form_are_edited_too(tmp_path: Path, started: list[Service]) -> None:

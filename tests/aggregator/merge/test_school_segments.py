@@ -12,7 +12,7 @@ import msgspec
 import numpy as np
 import pytest
 
-from aggregator.institution import ROOT, SEGMENTS, START, School, learn, make_folder, running
+from aggregator.institution import ROOT, SEGMENTS, START, School, latest, learn, make_folder, running
 from homeroom import Device
 from homeroom.contract.layout import Layout
 from homeroom.contract.policy import Policy, sign_policy
@@ -206,7 +206,7 @@ def test_what_one_schools_devices_fetch_tells_nothing_of_another_school(service:
             for client in clients[name]:
                 delta = np.full(START.shape, step, np.float32)
                 assert client.update(School(client.key).update(client.round(), delta)) == "accepted"
-        bodies = {name: clients[name][0].latest(0) for name in clients} | {"": outside.latest(0)}
+        bodies = {name: latest(clients[name][0], 0) for name in clients} | {"": latest(outside, 0)}
         for name, step in (("Hill", 0.5), ("Lake", -0.25), ("", 0.0)):
             expected = START[HEAD] + np.float32(step)
             assert (theta(service.rounds, bodies[name])[HEAD] == expected).all()

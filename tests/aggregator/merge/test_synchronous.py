@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from click.testing import CliRunner
 
-from aggregator.institution import School, make_folder, running
+from aggregator.institution import School, latest, make_folder, running
 from homeroom.cli.main import homeroom
 from homeroom.contract.round import CohortRules
 from homeroom.errors import UpdateError
@@ -81,9 +81,9 @@ def test_a_device_sends_once_a_round_and_may_ask_whether_it_arrived(service: Ser
 
 def test_at_the_deadline_a_quorum_is_enough(service: Service, clients: list[Client], clock: Clock) -> None:
     assert [send(clients[0]), send(clients[1])] == ["accepted", "accepted"]
-    assert clients[0].latest(0) is None
+    assert latest(clients[0], 0) is None
     clock.now_s = 61
-    assert clients[0].latest(0) is not None, "whoever asks next finds the release"
+    assert latest(clients[0], 0) is not None, "whoever asks next finds the release"
     assert service.rounds.verify() == []
 
 

@@ -9,9 +9,10 @@ from pathlib import Path
 import httpx
 import pytest
 
-from aggregator.institution import make_folder, running
+from aggregator.institution import latest, make_folder, running
 from aggregator.server.officer import EVIL, PAGES, confirmed, enrol, send, signed_in, text, word
 from homeroom.errors import UpdateError
+from homeroom_aggregator.server.public_address import PublicAddresses
 from homeroom_aggregator.server.service import Service, open_service
 from homeroom_aggregator.state import audit
 
@@ -35,7 +36,7 @@ def test_the_office_goes_back_and_it_is_written_down(service: Service, address: 
     assert service.rounds.verify() == []
     entry = [e for e in audit.records(service.reader.database) if e.event == "rolled back"][-1]
     assert (entry.about["to"], entry.about["by"]) == (1, "operator")
-    assert one.latest(2) is not None
+    assert latest(one, 2) is not None
 
 
 def test_an_auditor_sees_the_versions_and_cannot_go_back(service: Service, address: str) -> None:
@@ -180,6 +181,7 @@ EVERY_ACTION = [
     ("/do/withdraw?about=KEY", False),
     ("/do/buffer?about=3", False),
     ("/do/release", False),
+    ("/do/addresses", False),
     ("/versions/0/back", True),
 ]
 
@@ -190,7 +192,10 @@ EVERY_ACTION = [
 @pytest.mark.parametrize(("path", "needs_version"), EVERY_ACTION)
 def test_no_button_works_for_an_auditor_or_from_elsewhere(path: str, needs_version: bool, tmp_path: Path) -> None:
     where = make_folder(tmp_path, buffer_size=5, min_devices=2)
-    with contextlib.closing(open_service(where)) as service, running(service) as address:
+    with contextlib.ExitStack() as served:
+        service = served.enter_context(contextlib.closing(open_service(where)))
+        service.addresses = PublicAddresses(where, service.configuration.server, 8340)
+        address = served.enter_context(running(service))
         for name in ("A", "C"):
             send(enrol(service, address, name))
         enrol(service, address, "B", consent="")

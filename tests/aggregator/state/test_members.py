@@ -337,7 +337,15 @@ def test_many_schools_are_invited_from_a_sheet_after_a_dry_run(tmp_path: Path) -
 
 @pytest.mark.parametrize(
     "rows",
-    ["school\n\n,\n", "school,devices\nA,0\n", "school,role\nA,king\n", "school,colour\nA,red\n", "school\nA,B\n"],
+    [
+        "school\n\n,\n",
+        "school,devices\nA,0\n",
+        "school,role\nA,king\n",
+        "school,colour\nA,red\n",
+        "school\nA,B\n",
+        "school,role\n,device\n",
+        "school,role\n,school\n",
+    ],
 )
 def test_a_sheet_with_one_wrong_row_invites_nobody(tmp_path: Path, rows: str) -> None:
     folder = make_folder(tmp_path)
@@ -345,6 +353,14 @@ def test_a_sheet_with_one_wrong_row_invites_nobody(tmp_path: Path, rows: str) ->
     done = run("district", "invite", folder, "--csv", tmp_path / "schools.csv", "--out", tmp_path / "out")
     assert isinstance(done.exception, InputError)
     assert not (tmp_path / "out").exists()
+
+
+def test_officers_of_the_district_stand_in_the_sheet_without_a_school(tmp_path: Path) -> None:
+    folder, sheet = make_folder(tmp_path), tmp_path / "schools.csv"
+    sheet.write_text("school,devices,role\nHill School,1,device\n,1,district\n,1,auditor\n")
+    done = run("district", "invite", folder, "--csv", sheet, "--out", tmp_path / "out")
+    assert done.exit_code == 0, done.exception
+    assert {path.name for path in (tmp_path / "out").iterdir()} == {"Hill-School.json", "district.json", "auditor.json"}
 
 
 def test_a_line_that_was_cut_short_is_no_invitation(tmp_path: Path) -> None:

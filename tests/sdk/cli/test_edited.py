@@ -14,7 +14,7 @@ from conftest import Attack
 
 from homeroom import Device
 from homeroom.agent.loop import Agent, AgentSettings
-from homeroom.agent.status import status_lines
+from homeroom.agent.status import read_status, status_lines
 from homeroom.cli.main import main
 from homeroom.device import doctor
 from homeroom.errors import EditedError
@@ -78,7 +78,9 @@ def test_status_doctor_and_agent_say_it_and_one_command_accepts(
     assert "nothing to accept" in capsys.readouterr().out
     with Store.open(device) as store:
         assert (store.edited, store.audit()[-1]["event"]) == ("", "accepted as it is")
-    agent._look_inside = True
+    written = read_status(device)
+    assert written
+    assert "edited" not in dict(status_lines(written)), "before any agent looks"
     agent.cycle()
     assert "edited" not in dict(status_lines(agent.status))
 

@@ -25,8 +25,8 @@ from PIL import Image
 from homeroom import Device, Sample
 from homeroom.contract.manifest import AudioPreprocess, ImagePreprocess, Preprocess
 from homeroom.data.decoder import client
-from homeroom.data.decoder.child import MEMORY_LIMIT_BYTES
-from homeroom.data.preprocess.image import decode, decode_stored
+from homeroom.data.decoder.limits import MEMORY_LIMIT_BYTES
+from homeroom.data.preprocess.image import SVG_LIMIT_S, decode, decode_stored
 from homeroom.data.preprocess.media import check
 from homeroom.device.resources.budget import Budget
 from homeroom.errors import Code, HomeroomError, InputError
@@ -173,6 +173,31 @@ def test_time_is_bounded() -> None:
         client.run(sleep, 60.0, limit_s=1.0)
     assert time.monotonic() - began_s < 20
     assert client.run(sleep, 0.0) == 1
+
+
+ALL = 'width="512" height="8192"'
+FILTERED = f'</filter><rect {ALL} filter="url(#f)"/>'
+ENDLESS = {  # none of them is long, deep or large
+    "a blur": '<filter id="f">' + '<feGaussianBlur stdDeviation="90"/>' * 200 + FILTERED,
+    "noise": '<filter id="f"><feTurbulence baseFrequency=".9" numOctaves="9999"/>' + FILTERED,
+    "masks": f'<mask id="m"><rect {ALL} fill="#fff"/></mask>' + f'<rect {ALL} mask="url(#m)"/>' * 3000,
+}
+
+
+@pytest.mark.attack("files and bundles", "A small drawing that takes for ever")
+@pytest.mark.parametrize("case", ENDLESS)
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows bounds no process's time; there it is a minute")
+def test_a_drawing_has_some_seconds_of_the_processor(case: str, attack: Attack) -> None:
+    import resource
+
+    client.end()
+    before_s = resource.getrusage(resource.RUSAGE_CHILDREN).ru_utime
+    with pytest.raises(InputError, match="processor's time") as refused:
+        client.run(check, PICTURE, svg(ALL, ENDLESS[case]), "drawing", where="drawing.svg")
+    assert (refused.value.code, refused.value.where) == (Code.DECODER, "drawing.svg")
+    attack.got = max(0, resource.getrusage(resource.RUSAGE_CHILDREN).ru_utime - before_s - SVG_LIMIT_S - 2)
+    client.run(check, PICTURE, svg(ALL, f"<rect {ALL}/>"), "good")
+    attack.noticed = "the next drawing is drawn"
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="the system bounds it on Linux")

@@ -83,6 +83,7 @@ def test_an_edit_of_what_decides_over_sending_stops_it(tmp_path: Path, attack: A
     with open_store(tmp_path) as store:
         attack.noticed = store.edited
         assert store.edited, "until it is accepted"
+        assert ("damaged" in store.edited) == ("zeroblob" in sql), "damage of store and copy is not told from an edit"
         with pytest.raises(EditedError, match="accept-restored"):
             store.check_unedited()
         assert store.accept_edits() == attack.noticed

@@ -14,7 +14,7 @@ import msgspec
 from homeroom.contract.canonical_json import canonical, digest
 from homeroom.contract.names import check_name
 from homeroom.errors import InputError
-from homeroom_aggregator.admin import officers
+from homeroom_aggregator.admin import learned_addresses, officers
 from homeroom_aggregator.admin.configuration import buffer_may_follow
 from homeroom_aggregator.admin.configuration_file import bring_into_force, read_configuration
 from homeroom_aggregator.admin.next_version import NextVersion
@@ -221,6 +221,24 @@ def _release(service: Service, subject: str, by: officers.Officer, why: str) -> 
     service.rounds.release_now()
 
 
+# Addresses
+
+
+def _tells_addresses(service: Service, _: str) -> list[str]:
+    if not service.addresses or not service.addresses.open_to_all:
+        raise InputError("the server answers to its own addresses alone already")
+    listed = learned_addresses.came(service.rounds.log.database)
+    return [
+        f"Devices came by {', '.join(listed)}." if listed else "Devices came by this machine's own names alone.",
+        "A request that was signed for any other server is refused from now on: its device keeps all it has, and "
+        "`homeroom district invite --address` adds an address.",
+    ]
+
+
+def _close_addresses(service: Service, subject: str, by: officers.Officer, why: str) -> None:
+    service.close_addresses()
+
+
 # The way back
 
 
@@ -263,6 +281,9 @@ ACTIONS = {
         "Withdraw the updates of key {}?", _tells_withdrawal, _withdraw, "schools", "Withdraw the updates of key {}"
     ),
     "buffer": Action("Change the buffer?", _tells_buffer, _set_buffer, "", "Set the buffer: {}"),
+    "addresses": Action(
+        "Answer to these addresses alone?", _tells_addresses, _close_addresses, "", "Answer to these addresses alone"
+    ),
     "release": Action("Release a version now?", _tells_release, _release, "", "Release now"),
     "back": Action(
         "Go back to version {}?", _tells_rollback, _roll_back, "versions", "Go back to version {}", records=True

@@ -32,6 +32,27 @@ STATUS_MEANING = {
     "gains": "a task got better there by more than a standard error, and none slipped",
 }
 
+STATUS_ADVICE = {  # of those that need somebody: what can be done, a button and where it leads
+    "no consent": (
+        "Once it has agreed, record that; until then its devices get every version and send nothing",
+        "Record the consent of {}",
+        "do/consent?about={school}",
+    ),
+    "loses": ("It keeps what is better there; if others lose too, go back", "Look at the way back", "versions"),
+    "slips": ("If others slip too, go back to an older version", "Look at the way back", "versions"),
+    "silent": (
+        "Ask it whether its device is on and reaches this server (`homeroom doctor` there says); revoke the key "
+        "of one that is gone for good",
+        "Look at the devices of {}",
+        "schools#{anchor}",
+    ),
+    "behind": (
+        "It trains on the newest version after its next sync: ask it to leave the device on and connected",
+        "Look at the devices of {}",
+        "schools#{anchor}",
+    ),
+}
+
 
 def moment(at: str) -> str:
     """`24 Nov 2026, 10:12 UTC` of an ISO 8601 time; `unknown` of nothing."""
@@ -132,6 +153,10 @@ def event(name: str, about: Mapping[str, Any]) -> str:
         "private rounds": "Private rounds began",
         "configured": "After version {version} the configuration changed: {changes}",
         "restored": "A backup was put back: version {version} is version {after} again",
+        "addresses are learned": "For {days} days the server learns by which addresses devices come",
+        "member came by": "A device came by {address}",
+        "addresses learned": "From now on the server answers to these addresses and its own alone: {addresses}",
+        "certificate renewed": "The server shows a newer TLS certificate, which holds until {until}",
         "recovered": "The aggregator got a new key",
         "link made": "A link to this dashboard was made for {by} ({rank})",
         "ordered": "{by} chose “{action}” on the dashboard: {why}",

@@ -5,9 +5,10 @@ A page is a function from a `PageContext` to HTML; it runs in a thread of its ow
 
 from __future__ import annotations
 
+import datetime
 import hashlib
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,9 +18,10 @@ from homeroom.contract.names import NAME_LIMIT
 from homeroom.contract.round import RoundConfiguration
 from homeroom.data.tasks import kind_of
 from homeroom.errors import InputError
+from homeroom.system.clock import now
 from homeroom.system.html.render import environment
 from homeroom.system.sqlite import Database
-from homeroom_aggregator.admin import privacy_report
+from homeroom_aggregator.admin import learned_addresses, privacy_report
 from homeroom_aggregator.merge import rollback
 from homeroom_aggregator.merge.rounds import Rounds
 from homeroom_aggregator.server.dashboard import formatting, queries
@@ -35,6 +37,7 @@ from homeroom_aggregator.state.set_apart import reasons
 
 RECENT_VERSIONS, VERSIONS_A_PAGE, ENTRIES_A_PAGE = 24, 20, 50  # in the plot, on a page, of the audit log on a page
 SET_APART_SHOWN = 3  # the newest ones
+CERTIFICATE_WARNING_DAYS = 14
 TEMPLATES_FOLDER = Path(__file__).parent / "templates"
 FILTERS = ("moment", "day", "count", "percent", "points", "short", "school", "title", "figures", "gain")
 
@@ -129,12 +132,16 @@ def round_kind(configuration: RoundConfiguration) -> str:
 
 @dataclass(frozen=True)
 class Attention:
-    """Something that needs a person: a tone, its subject, the page that says more, a sentence, the action for it."""
+    """Something that needs a person: a tone, its subject, the page that says more, and a sentence.
+
+    advice: what can be done, in words; at least where there is no button. button, action: does it, or leads there.
+    """
 
     tone: str
     subject: str
     address: str
     sentence: str
+    advice: str
     button: str = ""
     action: str = ""
 
@@ -143,29 +150,59 @@ def attention_list(context: PageContext, statuses: list[SchoolStatus]) -> list[A
     """What needs attention, the worst first."""
     items = []
     if wrong := context.chain(context.database).wrong:
-        items.append(Attention("bad", "The audit log", "audit", f"is damaged: {wrong}"))
-    if (wait := context.waiting.next) and statuses and wait.hindrance:
-        offer = (f"Set the buffer to {wait.fits}", f"do/buffer?about={wait.fits}") if wait.reach < wait.needed else ()
-        enough = offer if wait.fits <= wait.reach and not context.rounds.configuration.cohort else ()
-        items.append(Attention("bad" if enough else "warn", "The next version", "", wait.hindrance, *enough))
+        advice = "Compare with a backup: `homeroom district audit verify` says from which entry on"
+        items.append(Attention("bad", "The audit log", "audit", f"is damaged: {wrong}", advice))
+    items += _about_version(context) if statuses else []
+    items += _about_server(context)
     for what, why in reasons(context.database)[-SET_APART_SHOWN:]:
-        items.append(Attention("warn", "Set apart", "audit", f"{what}: {why}"))
+        advice = "Nothing behind it waits; have it sent again, and tell the makers if it is set apart again"
+        items.append(Attention("warn", "Set apart", "audit", f"{what}: {why}", advice))
     for school in statuses:
-        name, address = formatting.school(school.name), f"schools#{anchor(school)}"
-        if formatting.STATUS_TONE[school.status] in ("bad", "warn"):
-            consent = (f"Record the consent of {name}", f"do/consent?about={quote(name)}")
-            worse = ("Look at the way back", "versions") if school.status in ("loses", "slips") else ()
-            button = worse if school.consented else consent
-            items.append(Attention(formatting.STATUS_TONE[school.status], name, address, school.sentence, *button))
-        for device in school.devices:
-            if device.twin:
-                says, key = f"key {device.key[:8]} is used by two machines", device.key
-                items.append(Attention("bad", name, address, says, f"Revoke key {key[:8]}", f"do/revoke?about={key}"))
+        items += _about_school(school)
     if over := _at_budget(context):
-        items.append(
-            Attention("warn", "Privacy", "privacy", f"{formatting.count(over, 'device')} spent the whole budget")
-        )
+        says = f"{formatting.count(over, 'device')} spent the whole budget"
+        advice = "They go on with every version, and send nothing more; which schools they are of stands under Privacy"
+        items.append(Attention("warn", "Privacy", "privacy", says, advice, "Look at the budget", "privacy"))
     return sorted(items, key=lambda item: item.tone != "bad")
+
+
+def _about_version(context: PageContext) -> Iterator[Attention]:
+    wait, cohort = context.waiting.next, context.rounds.configuration.cohort
+    if wait is None or not wait.hindrance:
+        return
+    if wait.reach < wait.needed and wait.fits <= wait.reach and not cohort:
+        smaller = (f"Set the buffer to {wait.fits}", f"do/buffer?about={wait.fits}")
+        yield Attention("bad", "The next version", "", wait.hindrance, "With a smaller buffer it comes", *smaller)
+    else:
+        advice = "Have further devices join, ask silent schools to sync, or record consents that are missing"
+        advice += f"; or set --quorum to {wait.fits} at the next start" if cohort and wait.fits <= wait.reach else ""
+        yield Attention("warn", "The next version", "", wait.hindrance, advice, "Look at the schools", "schools")
+
+
+def _about_server(context: PageContext) -> Iterator[Attention]:
+    service = context.service
+    if service.addresses and service.addresses.open_to_all:
+        listed = ", ".join(learned_addresses.came(context.database))
+        says = f"takes requests that were signed for any server; devices came by {listed or 'its own names alone'}"
+        button = ("Answer to these addresses alone", "do/addresses")
+        yield Attention("warn", "The server", "", says, "Once these are all, no other need count", *button)
+    if service.tls_end and service.tls_end < now() + datetime.timedelta(days=CERTIFICATE_WARNING_DAYS):
+        advice = "Put a newer one into the files of --tls-cert and --tls-key: it is taken at once"
+        yield Attention("bad", "The TLS certificate", "", f"ends {formatting.moment(str(service.tls_end))}", advice)
+
+
+def _about_school(school: SchoolStatus) -> Iterator[Attention]:
+    name, address = formatting.school(school.name), f"schools#{anchor(school)}"
+    if (tone := formatting.STATUS_TONE[school.status]) in ("bad", "warn"):
+        advice, button, action = formatting.STATUS_ADVICE[school.status]
+        action = action.format(school=quote(school.name), anchor=anchor(school))
+        yield Attention(tone, name, address, school.sentence, advice, button.format(name), action)
+    for device in school.devices:
+        if device.twin:
+            says, key = f"key {device.key[:8]} is used by two machines", device.key
+            advice = "One is a copy, and only one may go on: shut the key out, and invite the right one anew"
+            revoke = (f"Revoke key {key[:8]}", f"do/revoke?about={key}")
+            yield Attention("bad", name, address, says, advice, *revoke)
 
 
 def _ledger(context: PageContext) -> PrivacyLedger | None:

@@ -5,19 +5,17 @@ Linux bounds its memory, POSIX systems its processor time; elsewhere the parent 
 
 from __future__ import annotations
 
-import math
 import os
 import signal
 import sys
 import threading
-import time
-from pathlib import Path
 from typing import IO
 
 import msgspec
 import numpy  # noqa: F401  loaded before memory is bounded, as every request needs it
 
 from homeroom.data.decoder.generators import is_idle
+from homeroom.data.decoder.limits import MEMORY_LIMIT_BYTES, bound_memory, bound_time
 from homeroom.data.decoder.wire import (
     FRAME_LIMIT_BYTES,
     DecoderRequest,
@@ -31,7 +29,6 @@ from homeroom.data.decoder.wire import (
 )
 from homeroom.errors import Code, HomeroomError, InputError
 
-MEMORY_LIMIT_BYTES = 448 << 20  # beyond what Python and numpy take
 IDLE_S, OPEN_IDLE_S = 30.0, 3600.0  # the second while a sheet is being read
 NOTHING = msgspec.Raw(msgspec.msgpack.encode(None))
 
@@ -41,7 +38,7 @@ def main() -> None:
     requests, replies = sys.stdin.buffer, os.fdopen(os.dup(1), "wb")
     os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent ends this process
-    _bound_memory()
+    bound_memory()
     while (body := _next_frame(requests)) is not None:
         reply = perform(decode(body, DecoderRequest))
         del body
@@ -53,7 +50,7 @@ def main() -> None:
 def perform(request: DecoderRequest) -> Reply:
     """Calls the function; every exception becomes a failure."""
     try:
-        _bound_time(request.limit_s)
+        bound_time(2 * request.limit_s)  # libraries use several cores
         value = encode(call(request.module, request.function, request.arguments))
         if len(value) > FRAME_LIMIT_BYTES // 2:
             raise InputError(f"decodes to {len(value):,} bytes", code=Code.TOO_LARGE)
@@ -77,34 +74,6 @@ def _next_frame(requests: IO[bytes]) -> bytes | None:
         return read_frame(requests)
     finally:
         idle.cancel()
-
-
-def _bound_memory() -> None:
-    """Bounds the address space where the system keeps to it (Linux), and writes no core, which would hold the file."""
-    if sys.platform != "win32":
-        import resource
-
-        resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-        if sys.platform == "linux":
-            pages = int(Path("/proc/self/statm").read_text().split()[0])
-            _lower(resource.RLIMIT_AS, pages * resource.getpagesize() + MEMORY_LIMIT_BYTES)
-
-
-def _bound_time(limit_s: float) -> None:
-    """Ends this process (SIGXCPU) where the parent cannot: twice the limit, since libraries use several cores."""
-    if sys.platform != "win32":
-        import resource
-
-        _lower(resource.RLIMIT_CPU, math.ceil(time.process_time() + 2 * limit_s))
-
-
-def _lower(kind: int, limit: int) -> None:
-    """Sets a soft limit, but not above the hard one."""
-    if sys.platform != "win32":
-        import resource
-
-        hard = resource.getrlimit(kind)[1]
-        resource.setrlimit(kind, (limit if hard == resource.RLIM_INFINITY else min(limit, hard), hard))
 
 
 if __name__ == "__main__":

@@ -194,6 +194,8 @@ def _describe(code: int) -> str | None:
     """How the decoder ended, in words; None where it ended by itself."""
     if code == 0:
         return None
+    if -code == getattr(signal, "SIGXCPU", None):
+        return "takes too much of the processor's time to decode"
     name = signal.Signals(-code).name if -code in set(signal.Signals) else f"code {code}"
     return f"ends the decoder ({name}): it is damaged, or takes too much memory"
 

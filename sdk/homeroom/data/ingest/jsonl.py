@@ -1,4 +1,7 @@
-"""JSON Lines files: one sample a line, slots and reserved fields side by side."""
+"""JSON Lines files: one sample a line, slots and reserved fields side by side.
+
+They are decoded in this process: a line is at most LINE_LIMIT_BYTES long, and Python bounds its depth and its numbers.
+"""
 
 from __future__ import annotations
 
@@ -52,6 +55,8 @@ def _decode(line: bytes, where: str) -> dict[str, Any]:
     try:
         text = line.removeprefix(codecs.BOM_UTF8).decode()
         row = json.loads(text, object_pairs_hook=_without_repeats, parse_constant=_no_number)
+        if "\\u" in text:  # half of a surrogate pair is no character, and no file or database takes it
+            json.dumps(row, ensure_ascii=False).encode()
     except (ValueError, RecursionError) as problem:
         raise InputError(
             f"is not valid JSON: {problem}", where=where, remedy="one object a line, saved as UTF-8"

@@ -11,6 +11,7 @@ from PIL import ExifTags, Image, ImageFile, ImageOps, UnidentifiedImageError
 
 from homeroom.contract.graph_io import PIXELS
 from homeroom.contract.manifest import ImagePreprocess
+from homeroom.data.decoder.limits import narrow_time
 from homeroom.data.preprocess.file_kind import named_kind
 from homeroom.data.preprocess.heic import heic_formats
 from homeroom.data.preprocess.prepared import Prepared
@@ -20,6 +21,7 @@ DECODED_LIMIT_BYTES = 400_000_000  # at the peak of decoding; a picture of a tel
 STORED_PIXEL_LIMIT = 64_000_000
 SVG_WIDTH_PIXELS, SVG_HEIGHT_LIMIT_PIXELS = 512, 8192  # of the canvas that an SVG is drawn on
 SVG_LIMIT_BYTES = 8 << 20
+SVG_LIMIT_S = 4.0  # of the processor: a few filters, masks or patterns of a small file can take hours
 GZIP_MAGIC, GZIP_WINDOW = b"\x1f\x8b", 31  # zlib's number for gzip's header
 STRIP_PIXELS = 1 << 20  # converted at once
 # Pillow's own decoders, the frequent ones first: none calls a program, as those of EPS, WMF and FPX do. TGA has no
@@ -159,6 +161,7 @@ def _render_svg(data: bytes, where: str) -> bytes:
     try:
         # Nothing is fetched: resvg reads no network, and without a resources folder no file either. It keeps the shape
         # within both sides, whatever size the file claims.
+        narrow_time(SVG_LIMIT_S)
         width, height = SVG_WIDTH_PIXELS, SVG_HEIGHT_LIMIT_PIXELS
         return bytes(resvg_py.svg_to_bytes(svg_string=text, width=width, height=height, skip_system_fonts=True))
     except Exception as problem:  # the library raises bare ValueError and its own panic type

@@ -175,14 +175,11 @@ class Client:
         self.waiting = receipt.waiting
         return receipt.status
 
-    def latest(self, after: int) -> bytes | None:
-        """Fetches the newest signed version, unchecked; None if there is none newer than `after`."""
-        return self.send("GET", "/v1/versions/latest", after=after, limit_bytes=VERSION_LIMIT_BYTES) or None
-
     def newest(self, after: int, old: np.ndarray, folder: Path) -> tuple[bytes | None, int]:
-        """Fetches the newest version as `latest` does, resuming downloads; returns it and how many bytes came.
+        """Fetches the newest signed version, unchecked, resuming downloads; returns it and how many bytes came.
 
-        Where a difference does not give the offered version, the whole version is fetched.
+        The version is None where none is newer than `after`. Where a difference does not give the offered version, the
+        whole version is fetched.
 
         after: number of the version that the device has.
         old: float32 [P], the theta of that version.
@@ -248,25 +245,21 @@ class Client:
         body: bytes = b"",
         *,
         signed: bool = True,
-        after: int | None = None,
         limit_bytes: int = RESPONSE_LIMIT_BYTES,
     ) -> bytes:
-        """Sends a request and returns the response's body, empty where nothing is newer than `after`.
+        """Sends a request and returns the response's body.
 
         Raises NetworkError, TrustError or UpdateError.
 
         method, path, body: of the request.
         signed: with this device's key.
-        after: number of the version that the device has, if the request is for a newer one.
         limit_bytes: of the response.
         """
-        headers = {} if after is None else {"if-none-match": f'"{after}"'}
         read = read_bounded(limit_bytes, self._line.address)
-        response = self.ask(method, path, body, signed=signed, headers=lambda: headers, read=read)
-        refusal = self._refusal(response)
-        if refusal is None or (after is not None and response.status == 404 and refusal.code == "unknown_version"):
-            return response.body if response.status == 200 else b""
-        raise self._error(path, response, refusal)
+        response = self.ask(method, path, body, signed=signed, read=read)
+        if (refusal := self._refusal(response)) is not None:
+            raise self._error(path, response, refusal)
+        return response.body
 
     def ask(
         self,

@@ -18,9 +18,10 @@ import msgspec
 
 from homeroom.contract.canonical_json import digest_file
 from homeroom.contract.manifest import Hash
+from homeroom.contract.version import VERSION_LIMIT_BYTES
 from homeroom.errors import DiskFullError, NetworkError
 from homeroom.federation.network.transport import ReadBody, Response, read_bounded, refuse_stalling
-from homeroom.system.files import make_directory, make_private, refusal, sync_directory
+from homeroom.system.files import make_directory, make_private, read_small, refusal, sync_directory
 
 FSYNC_INTERVAL_BYTES = 256 << 10
 SPARE_BYTES = 16 << 20  # of the disk that a download leaves free
@@ -80,8 +81,8 @@ def download(offer: DownloadOffer, folder: Path, kind: str, limit_bytes: int, fe
 
 
 def read_and_remove(path: Path) -> bytes:
-    """Reads a downloaded file and removes it."""
-    data = path.read_bytes()
+    """Reads a downloaded version and removes its file."""
+    data = read_small(path, VERSION_LIMIT_BYTES)
     path.unlink()
     return data
 

@@ -1,0 +1,101 @@
+"""What the dashboard says needs a person: the school, the reason, and a button or what can be done, for every kind."""
+
+from __future__ import annotations
+
+import contextlib
+import datetime
+import re
+from pathlib import Path
+
+import pytest
+
+from aggregator.institution import make_folder, running
+from aggregator.server.officer import confirmed, enrol, send, signed_in, text
+from homeroom_aggregator.admin import learned_addresses
+from homeroom_aggregator.server.dashboard import formatting, pages, queries, school_status
+from homeroom_aggregator.server.public_address import PublicAddresses
+from homeroom_aggregator.server.service import Service, open_service
+
+
+def needs(page: str) -> list[tuple[str, list[str]]]:
+    """Each entry's words, and where its links lead."""
+    listed = page.partition('<ul class="plain needs">')[2].partition("</ul>")[0]
+    return [(text(one), re.findall(r'href="([^"]+)"', one)) for one in listed.split("<li>")[1:]]
+
+
+def test_every_status_that_needs_somebody_says_what_can_be_done() -> None:
+    needing = {status for status, tone in formatting.STATUS_TONE.items() if tone in ("bad", "warn")}
+    assert needing == formatting.STATUS_ADVICE.keys()
+    assert all(all(row) for row in formatting.STATUS_ADVICE.values())
+
+
+def test_a_silent_school_and_one_behind_have_a_reason_advice_and_a_button(
+    service: Service, address: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clients = [enrol(service, address, f"School {n}") for n in range(3)]
+    send(clients[2])
+    for _ in range(4):
+        for client in clients[:2]:
+            send(client)
+    with signed_in(service, address) as browser, signed_in(service, address, "auditor") as auditor:
+        ((words, links),) = needs(browser.get("/dashboard").text)
+        assert "School 2 : trains on a version that is 4 behind." in words
+        assert "after its next sync" in words
+        assert "Look at the devices of School 2" in words
+        later = datetime.datetime.now(datetime.UTC) + datetime.timedelta(days=20)
+        monkeypatch.setattr(school_status, "now", lambda: later)
+        entries = needs(browser.get("/dashboard").text)
+        assert len(entries) == 3
+        for words, links in entries:
+            assert re.search(
+                r"School \d : none of its devices was here for 20 days. Ask it whether its device is on", words
+            )
+            target = links[-1].removeprefix("/dashboard")
+            page = browser.get(f"/dashboard{target}")
+            assert f'id="{target.partition("#")[2]}"' in page.text, "the button leads to that very school"
+            assert "Revoke" in page.text
+        said = auditor.get("/dashboard").text
+        assert "Ask it whether its device is on" in text(said)
+        assert "Look at the devices" not in said
+
+
+def test_every_other_kind_says_what_can_be_done_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    where = make_folder(tmp_path, buffer_size=5, min_devices=2)
+    with contextlib.closing(open_service(where)) as service:
+        service.addresses = PublicAddresses(where, service.configuration.server, 8340)
+        service.learn_addresses()
+        service.tls_end = datetime.datetime.now(datetime.UTC) + datetime.timedelta(days=3)
+        monkeypatch.setattr(pages, "reasons", lambda _: [("update 1", "it ended its reader")])
+        monkeypatch.setattr(pages, "_at_budget", lambda _: 2)
+        broken = queries.AuditChain(0, "", "entry 1 is not as it was written")
+        monkeypatch.setattr(queries, "verify_audit", lambda _: broken)
+        with running(service) as address, signed_in(service, address) as browser:
+            send(enrol(service, address, "A"))
+            said = dict(
+                re.split(r" ?: ", words.strip().split(maxsplit=1)[1], maxsplit=1)
+                for words, _ in needs(browser.get("/dashboard").text)
+            )
+            for subject, can_do in {
+                "The audit log": "Compare with a backup",
+                "The next version": "Have further devices join",
+                "The server": "Answer to these addresses alone",
+                "Set apart": "have it sent again",
+                "Privacy": "Look at the budget",
+                "The TLS certificate": "Put a newer one into the files",
+            }.items():
+                assert can_do in said[subject], said
+
+
+def test_the_addresses_by_which_devices_come_are_closed_by_a_button(tmp_path: Path) -> None:
+    where = make_folder(tmp_path)
+    with contextlib.closing(open_service(where)) as service:
+        service.addresses = PublicAddresses(where, service.configuration.server, 0)
+        service.learn_addresses()
+        with running(service) as address, signed_in(service, address) as browser:
+            send(enrol(service, address, "A"))
+            assert learned_addresses.came(service.reader.database) == (address.replace("http:", "https:"),)
+            form = confirmed(browser, "/do/addresses")
+            assert browser.post("/dashboard/do/addresses", data=form).status_code == 200
+            assert not service.addresses.open_to_all
+            assert browser.get("/dashboard", headers={"host": "evil.example"}).status_code == 421
+            assert "any server" not in text(browser.get("/dashboard").text)
