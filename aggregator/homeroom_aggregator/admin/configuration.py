@@ -321,6 +321,9 @@ def with_options(base: DistrictConfiguration, options: Mapping[str, Any]) -> Dis
             needed = " and ".join(OPTIONS_OF_PART[part])
             raise InputError(f"{shown_option(option)} says nothing without {needed}", where=OPTIONS)
     wanted = converted(fields, where=OPTIONS, typed=typed_fields(options))
+    if options.get("announce") and is_loopback(wanted.server.host):
+        says = f"--announce says nothing: {wanted.server.host} is this machine alone"
+        raise InputError(says, where=OPTIONS, remedy="leave it out, or give --host 0.0.0.0")
     if "insecure" in options and is_loopback(wanted.server.host):
         says = (
             f"--{'' if options['insecure'] else 'no-'}insecure says nothing: {wanted.server.host} is this machine alone"

@@ -71,7 +71,7 @@ EFFECTS: dict[str, tuple[dict[str, Any], list[str], Any]] = {
     "phase_hours": ({"secure": SECURE}, ["--phase-hours", "0.5"], 1800),
     "host": ({}, ["--host", "localhost"], "localhost"),
     "port": ({}, ["--port", "0"], 0),
-    "announce": ({}, ["--announce"], True),
+    "announce": ({}, ["--announce", "--host", "0.0.0.0"], True),
     "addresses": ({}, ["--address", "https://a.example/b"], ("https://a.example/b",)),
     "trusted_proxies": ({}, ["--trusted-proxy", "10.0.0.0/8"], ("10.0.0.0/8",)),
     "insecure": ({}, ["--host", "0.0.0.0", "--insecure"], True),

@@ -69,7 +69,7 @@ IDLE = {
     ("district serve", "--insecure"): "{}/district --insecure",
     ("district serve", "--tls-cert"): "{}/district --tls-cert {}/root.pem",
     ("district serve", "--tls-key"): "{}/district --tls-key {}/root.pem",
-    ("district serve", "--announce"): "{}/district --announce --port 0",
+    ("district serve", "--announce"): "{}/district --announce",
     ("district invite", "--count"): "{}/district --csv {}/schools.csv --count 2",
     ("district invite", "--school"): "{}/district --csv {}/schools.csv --school A",
     ("district invite", "--consent"): "{}/district --consent letter",

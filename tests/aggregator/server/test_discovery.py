@@ -84,11 +84,10 @@ def test_serve_announces_what_it_serves_until_it_ends(tmp_path: Path, monkeypatc
             found.extend(discovery.find_addresses(root))
 
     monkeypatch.setattr("homeroom_aggregator.server.serve.serve", run)
-    done = CliRunner().invoke(
-        homeroom, ["district", "serve", str(folder), "--port", "0", "--announce"], catch_exceptions=False
-    )
+    words = ["district", "serve", str(folder), "--port", "0", "--announce", "--host", "0.0.0.0"]
+    done = CliRunner().invoke(homeroom, words, catch_exceptions=False)
     assert found
-    assert f"listening on {found[0]}" in done.output
+    assert f"listening on {found[0].replace('127.0.0.1', '0.0.0.0')}" in done.output
     assert discovery.find_addresses(root, 0.3) == []
 
 

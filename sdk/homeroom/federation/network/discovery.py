@@ -49,8 +49,7 @@ def announce(host: str, port: int, root: str, scheme: str = "http") -> Iterator[
     zeroconf = _zeroconf()
     addresses = _addresses_of(host)
     if not addresses:
-        says = "--announce says nothing: it listens on this machine alone"
-        raise NetworkError(says, where=host, remedy="leave it out, or serve with --host 0.0.0.0")
+        raise NetworkError("listens on this machine alone", where=host, remedy="serve with --host 0.0.0.0")
     info = zeroconf.ServiceInfo(
         SERVICE_TYPE,
         f"{root[:16]}-{port}.{SERVICE_TYPE}",
