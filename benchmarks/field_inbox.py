@@ -7,7 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from field_kind import Kind, Outcome, Verdict
-from field_media import HEIC, encoded, rgb
+from field_media import encoded, rgb
 from field_sheets import media_folder
 
 SHEET = b"word,label.category\na cat,cat\n"
@@ -59,7 +59,7 @@ def kinds() -> list[Kind]:
         inbox("a sheet in capitals", "taken in", lambda f: put(f / "Lesson.CSV", SHEET), 1),
         inbox("a folder of media", "taken in", lesson, 1),
         inbox("a document in the folder", "kept", lambda f: lesson(f, ("plan.docx", b"PK")), 1, "plan.docx"),
-        inbox("an unread photo in the folder", "kept", lambda f: lesson(f, ("cat/b.heic", HEIC)), 1, "b.heic"),
+        inbox("an unread photo in the folder", "kept", lambda f: lesson(f, ("cat/b.psd", b"8BPS")), 1, "b.psd"),
         inbox("a half-copied file in the folder", "waits", lambda f: lesson(f, ("cat/b.png.part", png[:99])), 0, "b.png.part"),
         inbox("Labels.csv in capitals", "its labels", lambda f: lesson(f, ("Labels.csv", b"file,label.category\ncat/a.png,fish\n")), 1),
         inbox("a sheet before its pictures", "waits or is refused", lambda f: put(f / "lesson.csv", PICTURES), 0, "lesson.csv"),

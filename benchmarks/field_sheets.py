@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from field_kind import Kind, Outcome, Verdict, right_if
-from field_media import HEIC, encoded, rgb, word, written
+from field_media import encoded, rgb, word, written
 
 Judge = Callable[[Outcome], Verdict]
 LONG = " ".join(["the cat sleeps"] * 40)  # far more than the model reads
@@ -405,7 +405,7 @@ def folders() -> list[Kind]:
         folder_kind("a folder misspelt", "no label, and the near one is said", partial(media_folder, where="catt"), labels({}, said=("cat?", "'cat'", "`cat`")), "cat"),
         folder_kind("a folder in a folder", "labelled", partial(media_folder, where="term 1/cat"), cat),
         folder_kind("a sheet of samples beside the media", "its labels", lambda f: with_file(f, "lesson.csv", sheet_text), labels({"category": "fish"}), "lesson.csv"),
-        folder_kind("a photo that is not read", "named", lambda f: with_file(f, "cat/b.heic", HEIC), named(said=("b.heic",)), "b.heic"),
+        folder_kind("a photo that is not read", "named", lambda f: with_file(f, "cat/b.psd", b"8BPS"), named(said=("b.psd",)), "b.psd"),
         folder_kind("a document among the media", "named", lambda f: with_file(f, "cat/plan.docx", b"PK"), named(said=("plan.docx",)), "plan.docx"),
         folder_kind("Thumbs.db and .DS_Store", "passed over", lambda f: with_file(with_file(f, ".DS_Store", b"x"), "Thumbs.db", b"x"), cat),
         folder_kind("a file twice in labels.csv", "refused", lambda f: with_file(f, "labels.csv", twice), None, "twice"),

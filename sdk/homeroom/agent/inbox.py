@@ -19,6 +19,7 @@ from pathlib import Path
 from homeroom.agent.acceptance import WaitingEntry, waiting_entry
 from homeroom.agent.status import AGENT_FOLDER
 from homeroom.contract.invitation import Enrolment
+from homeroom.data.ingest.column_memory import MEMORY_FILE
 from homeroom.data.ingest.folder import EXTRA_SUFFIXES, JUNK_NAMES, MODALITY_OF
 from homeroom.data.ingest.sheet import SHEET_SUFFIXES
 from homeroom.device.device import Device
@@ -110,6 +111,8 @@ def left_entries(inbox: Path, joined: Enrolment | None) -> LeftEntries:
     """What the agent leaves in the inbox. joined: with which aggregator the device has joined."""
     unread, waiting = {}, []
     for entry in settled_entries(inbox, time.time(), 0.0):
+        if entry.name == MEMORY_FILE:
+            continue  # for the next sheet
         if why := why_no_entry(entry):
             asks = waiting_entry(entry, joined) if entry.is_file() and not entry.is_symlink() else ""
             if isinstance(asks, WaitingEntry):

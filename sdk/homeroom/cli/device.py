@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 from dataclasses import asdict
 from pathlib import Path
@@ -79,7 +80,7 @@ def add(
     from homeroom.data.ingest import ReadOptions
 
     names = dict(_column_pair(pair) for pair in columns)
-    ignored = frozenset(filter(None, (name.strip() for name in ignore.split(","))))
+    ignored = frozenset(filter(None, (" ".join(name.split()) for row in csv.reader([ignore]) for name in row)))
     options = ReadOptions(ignored, names, decimal or "", skip_bad is not None)
     if skip_bad is not None and skip_bad.exists():
         raise InputError("is there already", where=str(skip_bad), remedy="give the name of a new file")
@@ -98,6 +99,7 @@ def add(
 
 def _column_pair(pair: str) -> tuple[str, str]:
     column, separator, name = pair.rpartition("=")
+    column, name = " ".join(column.split()), name.strip()
     if not separator or not column or not name:
         raise InputError(f"{pair!r} is no pair", where="--map", remedy='write --map "Which animal?=label.category"')
     return column, name

@@ -113,6 +113,7 @@ class Device:
             ids = add_checked(self.store, self.bundle.manifest, admitted, changes)
         else:
             ids = self.store.add(admitted, report=changes)
+        ingest.remember_columns(intake)
         return write_receipt(self.store, ids, before, tally, intake, changes)
 
     def set_aside(self) -> list[StoredSample]:

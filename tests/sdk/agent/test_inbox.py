@@ -39,7 +39,7 @@ def test_what_was_read_is_deleted_with_what_systems_leave(place: Path) -> None:
     assert names(place) == []
 
 
-@pytest.mark.parametrize("name", ["plan.docx", "cat/b.heic", ".hidden"])
+@pytest.mark.parametrize("name", ["plan.docx", "cat/b.psd", ".hidden"])
 def test_what_was_not_read_is_kept_with_the_reason(name: str, place: Path) -> None:
     (place / "inbox" / "lesson" / name).write_bytes(b"precious")
     assert take_in(place) == (1, 1)

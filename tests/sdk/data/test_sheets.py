@@ -176,14 +176,14 @@ def test_the_receipt_names_what_was_and_was_not_taken(tmp_path: Path, tiny_bundl
         (folder / name).mkdir(parents=True)
         (folder / name / "a.png").write_bytes(tiny.samples(1, seed=len(name))[0]["picture"])
     (folder / "plan.docx").write_bytes(b"PK")
-    (folder / "cat" / "b.heic").write_bytes(b"x")
+    (folder / "cat" / "b.pdf").write_bytes(b"x")
     (folder / "cat" / "Thumbs.db").write_bytes(b"x")
     (folder / "cat" / "c.png").symlink_to(folder / "cat" / "a.png")
     with Device.open(tmp_path / "device", tiny_bundle.path, tiny_bundle.root, threads=1) as device:
         receipt = device.take_in(folder)
         assert (receipt.added, receipt.labelled["category"]) == (2, 1)
-        assert sorted(receipt.unread) == ["cat/b.heic", "cat/c.png", "plan.docx"]
-        assert "save them as JPEG" in receipt.unread["cat/b.heic"]
+        assert sorted(receipt.unread) == ["cat/b.pdf", "cat/c.png", "plan.docx"]
+        assert "save the text as .txt" in receipt.unread["cat/b.pdf"]
         assert receipt.notes == ["folder catt: no such label, did you mean cat?"]
         again = device.take_in(folder)
         assert (again.added, again.known) == (0, 2)

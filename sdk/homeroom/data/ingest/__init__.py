@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from homeroom.contract.manifest import Manifest
+from homeroom.data.ingest.column_memory import recall, remember
 from homeroom.data.ingest.folder import read_folder
 from homeroom.data.ingest.hand_over import EXPORT_FILE, read_hand_over
 from homeroom.data.ingest.intake import Intake, Problem, ReadOptions
@@ -16,7 +17,7 @@ from homeroom.data.samples import Sample, StoredSample
 from homeroom.data.validation import media_names, resolve
 from homeroom.errors import InputError
 
-__all__ = ["Intake", "Problem", "ReadOptions", "read", "read_samples"]
+__all__ = ["Intake", "Problem", "ReadOptions", "read", "read_samples", "remember_columns"]
 
 JSON_LINES_SUFFIXES = (".jsonl", ".ndjson")
 
@@ -38,6 +39,13 @@ def read(
     intake.finish()
 
 
+def remember_columns(intake: Intake) -> None:
+    """Remembers beside each sheet that was read what a person said of its columns; the intake notes it."""
+    options = intake.options
+    for sheet in intake.sheets if options.columns or options.ignore else ():
+        intake.note(remember(sheet, options))
+
+
 def read_samples(path: Path, manifest: Manifest) -> Iterator[StoredSample]:
     """Yields the checked samples of a file or folder; files that it names lie below its folder.
 
@@ -47,6 +55,14 @@ def read_samples(path: Path, manifest: Manifest) -> Iterator[StoredSample]:
 
 
 def _checked(path: Path, manifest: Manifest, intake: Intake) -> Iterator[StoredSample]:
+    given = intake.options
+    try:
+        yield from _checked_as_remembered(path, manifest, intake)
+    finally:
+        intake.options = given
+
+
+def _checked_as_remembered(path: Path, manifest: Manifest, intake: Intake) -> Iterator[StoredSample]:
     before = intake.rows
     if path.is_file():
         intake.read.add(path)
@@ -58,6 +74,7 @@ def _checked(path: Path, manifest: Manifest, intake: Intake) -> Iterator[StoredS
     elif path.suffix.lower() in JSON_LINES_SUFFIXES:
         samples, base = read_jsonl(path.resolve(), intake), path.parent
     elif path.suffix.lower() in SHEET_SUFFIXES:
+        intake.begin_sheet(path, recall(path, intake))
         samples, base = read_sheet(path.resolve(), manifest, intake), path.parent
     else:
         raise InputError(

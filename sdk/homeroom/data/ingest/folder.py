@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from homeroom.contract.manifest import Manifest
+from homeroom.data.ingest.column_memory import MEMORY_FILE, recall
 from homeroom.data.ingest.intake import PROBLEMS_SHOWN, Intake
 from homeroom.data.ingest.jsonl import read_jsonl
 from homeroom.data.ingest.sheet import SHEET_SUFFIXES, Row, read_rows
@@ -66,6 +67,8 @@ def read_folder(folder: Path, manifest: Manifest, intake: Intake) -> Iterator[Sa
     """Yields samples, not yet checked: in the order of the sheet, else of the files' names."""
     files = _readable_files(folder, manifest, intake)
     sheet = _sheet_of(folder, intake)
+    if sheet is not None and sheet.suffix.lower() in SHEET_SUFFIXES:
+        intake.begin_sheet(sheet, recall(sheet, intake))
     if sheet is not None and not _labels_files(sheet, manifest, intake):
         yield from _sheet_samples(sheet, manifest, files, intake)
         return
@@ -108,6 +111,8 @@ def _readable_files(folder: Path, manifest: Manifest, intake: Intake) -> list[Pa
             intake.unread[inside.as_posix()] = "links are not followed"
         elif path.is_dir() or (len(inside.parts) == 1 and suffix in (*SHEET_SUFFIXES, ".jsonl")):
             continue
+        elif inside.as_posix() == MEMORY_FILE:
+            intake.read.add(path)
         elif not path.is_file():
             intake.unread[inside.as_posix()] = "it is a pipe or a device, not a file"
         elif modality is None:

@@ -51,7 +51,7 @@ class Intake:
 
     read: files that were read. unread: files of a folder that were not, each with the reason.
     missing: cells taken as missing, by their text.
-    notes: sentences about what was understood otherwise than it stands.
+    notes: sentences about what was understood otherwise than it stands. sheets: that were read.
     """
 
     options: ReadOptions = field(default_factory=ReadOptions)
@@ -61,6 +61,7 @@ class Intake:
     unread: dict[str, str] = field(default_factory=dict)
     missing: Counter[str] = field(default_factory=Counter)
     notes: list[str] = field(default_factory=list)
+    sheets: list[Path] = field(default_factory=list)
     _place: str = ""
     _row: Mapping[str, Any] = field(default_factory=dict)
 
@@ -84,6 +85,11 @@ class Intake:
         place = place or self._place
         name = "" if problem.where == place else problem.where.removeprefix(f"{place} ")
         self.problems.append(Problem(place, name, problem.what, problem.remedy, row))
+
+    def begin_sheet(self, sheet: Path, options: ReadOptions) -> None:
+        """Reads a sheet by these options from now on."""
+        self.sheets.append(sheet)
+        self.options = options
 
     def note(self, sentence: str) -> None:
         """Keeps a sentence, once."""

@@ -58,13 +58,7 @@ def read_rows(path: Path, known: ColumnNames, intake: Intake) -> Iterator[tuple[
     Raises InputError where it is no sheet, or its columns are not named, or not known.
     """
     known = replace(known, given=intake.options.columns)
-    lines: Iterator[tuple[int, list[Any]]]
-    if path.suffix.lower() in (".xlsx", ".xlsm"):
-        from homeroom.data.ingest.excel import read_excel
-
-        lines = stream(read_excel, str(path), where=path.name)
-    else:
-        lines = stream(read_text, str(path), known, where=path.name)
+    lines = read_lines(path, known)
     names, title = _names_of(lines, path.name, known)
     if title:
         intake.note(f"{path.name}: lines above the names of the columns were passed over: {title}")
@@ -78,6 +72,21 @@ def read_rows(path: Path, known: ColumnNames, intake: Intake) -> Iterator[tuple[
                 raise InputError(f"has more cells than the {len(columns)} columns", where=where)
             continue
         yield {name: cell for name, cell in zip(columns, cells, strict=False) if name and _filled(cell)}, where
+
+
+def read_lines(path: Path, known: ColumnNames) -> Iterator[tuple[int, list[Any]]]:
+    """Yields the number and the cells of each line of a sheet, read in the decoder."""
+    if path.suffix.lower() in (".xlsx", ".xlsm"):
+        from homeroom.data.ingest.excel import read_excel
+
+        yield from stream(read_excel, str(path), where=path.name)
+    else:
+        yield from stream(read_text, str(path), known, where=path.name)
+
+
+def column_name(cell: Any) -> str:
+    """A column's name, in one line, as forms write it in several."""
+    return "" if cell is None else " ".join(str(cell).split())
 
 
 def _filled(cell: Any) -> bool:
@@ -140,7 +149,7 @@ def _names_of(lines: Iterator[tuple[int, Sequence[Any]]], file: str, known: Colu
     """The names of the columns: the first line that has a known one, else the first; and what stands above it."""
     above: list[list[str]] = []
     for _, cells in itertools.islice(lines, TITLE_ROWS):
-        names = ["" if cell is None else str(cell).strip() for cell in cells]
+        names = [column_name(cell) for cell in cells]
         if any(known.find(name) for name in names if name):
             return names, " / ".join(" ".join(filter(None, row)) for row in above if any(row))
         above.append(names)
@@ -156,7 +165,7 @@ def _columns_of(names: Sequence[str], file: str, known: ColumnNames, ignore: Col
     """The bundle's name for each column; None for those that are ignored, and for a column without a name."""
     unknown = [name for name in names if name and name not in ignore and known.find(name) is None]
     if unknown:
-        listed = ",".join(unknown)
+        listed = ",".join(f'"{name}"' if "," in name else name for name in unknown)
         what = f"the bundle has no {'column' if len(unknown) == 1 else 'columns'} {', '.join(map(repr, unknown))}"
         remedy = f"{known.suggest(unknown)}say what it is with --map, or pass it over: --ignore {listed!r}"
         raise InputError(what, where=file, remedy=remedy)
