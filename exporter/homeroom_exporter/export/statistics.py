@@ -10,7 +10,15 @@ import safetensors.numpy
 from numpy.typing import NDArray
 
 from homeroom.contract.manifest import Manifest, Modality, TablePreprocess, Task
-from homeroom.contract.statistics.section import BLOCK_LIMIT, DIMENSION_LIMIT, Block, BlockKind, Section, statistics_id
+from homeroom.contract.statistics.section import (
+    BLOCK_LIMIT,
+    DIMENSION_LIMIT,
+    OF_TWO_TEXTS,
+    Block,
+    BlockKind,
+    Section,
+    statistics_id,
+)
 from homeroom.data.preprocess import hashed_content, prepare
 from homeroom.data.samples import StoredInput, StoredSample
 from homeroom.runtime.backend import load
@@ -99,26 +107,27 @@ def fit_projection(raw: NDArray[np.float32], groups: Sequence[Group]) -> Project
 
 def _groups(kind: BlockKind, modality: Modality, scale: NDArray[np.float64]) -> list[Group]:
     taps, unit = scale.size, scale.ravel()
-    texts: list[Group] = [(surface.WIDTH, None)]
+    if kind == "overlap":
+        return [(overlap.WIDTH, None)]
     if kind == "pair":
-        return [(taps, unit), (taps, unit**2), (taps, unit), (overlap.WIDTH, None), *texts]
+        return [(taps, unit), (taps, unit**2), (taps, unit)]
     if kind == "table":
         assert isinstance(modality.preprocess, TablePreprocess)
         row = modality.preprocess.width
         return [(row, 1.0), (table_width(modality.preprocess) - row, 1.0)]
-    return [(taps, unit), *(texts if kind == "text" else [])]
+    return [(taps, unit), *([(surface.WIDTH, None)] if kind == "text" else [])]
 
 
 def _wanted(manifest: Manifest, backbones: Mapping[str, Backbone]) -> Iterator[tuple[BlockKind, tuple[str, ...]]]:
-    """Kind and slots of every block: each slot that a solved task reads, and the last two texts of a task."""
+    """Kind and slots of every block: the last two texts of a task, and each slot that a solved task reads otherwise."""
     tasks = [task for task in manifest.tasks if solver_of(task)]
-    read = {slot for task in tasks for slot in task.reads}
+    read = {slot for task in tasks for slot in set(task.reads).difference(*_text_pairs(manifest, task))}
     for slot in manifest.slots:
         if slot.name in read and slot.modality in KINDS and slot.modality in backbones:
             yield KINDS[slot.modality], (slot.name,)
     for pair in dict.fromkeys(chain.from_iterable(_text_pairs(manifest, task) for task in tasks)):
         if "text" in backbones:
-            yield "pair", pair
+            yield from ((kind, pair) for kind in OF_TWO_TEXTS)
 
 
 def _text_pairs(manifest: Manifest, task: Task) -> Iterator[tuple[str, str]]:

@@ -12,10 +12,11 @@ import msgspec
 from homeroom.contract.canonical_json import decode
 from homeroom.contract.layout import FULL_TIER, narrower
 from homeroom.contract.manifest import MANIFEST_FORMAT, SLOT_LIMIT, THETA_LIMIT, Manifest, Objective, Task
+from homeroom.contract.statistics.section import OF_TWO_TEXTS
 from homeroom.errors import BundleError
 
 OLDEST_MANIFEST_FORMAT = 1
-BLOCK_MODALITIES = {"taps": ("image", "audio"), "text": ("text",), "table": ("table",), "pair": ("text",)}
+BLOCK_MODALITIES = {"taps": ("image", "audio"), "text": ("text",), "table": ("table",)}
 MANIFEST_LIMIT_BYTES = 4 << 20
 
 
@@ -114,8 +115,8 @@ def _faults_of_statistics(manifest: Manifest) -> Iterator[str]:
     if len(set(names)) != len(names) or len({block.statistics_id for block in section.blocks}) != len(names):
         yield "two blocks of statistics are the same"
     for block in section.blocks:
-        wanted = BLOCK_MODALITIES[block.kind]
-        if [modalities.get(slot) in wanted for slot in block.slots] != [True] * (1 + (block.kind == "pair")):
+        wanted, number = BLOCK_MODALITIES.get(block.kind, ("text",)), 1 + (block.kind in OF_TWO_TEXTS)
+        if len(block.slots) != number or any(modalities.get(slot) not in wanted for slot in block.slots):
             yield f"block {block.name} of statistics does not read what its kind reads"
         elif any(manifest.slot(slot).count != block.inputs for slot in block.slots):
             yield f"block {block.name} of statistics has another number of inputs than its slot"

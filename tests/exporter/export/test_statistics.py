@@ -68,19 +68,19 @@ def section_of(bundle: Bundle) -> Section:
     return section
 
 
-def test_every_slot_of_a_solved_task_has_a_block_and_texts_that_are_read_together_one_more(bundle: Bundle) -> None:
+def test_every_slot_of_a_solved_task_has_a_block_and_texts_that_are_read_together_one_for_both(bundle: Bundle) -> None:
     section = section_of(bundle)
     assert {block.name: block.kind for block in section.blocks} == {
-        "reference": "text",
-        "answer": "text",
         "word": "text",
         "picture": "taps",
         "pictures": "taps",
         "speech": "taps",
         "facts": "table",
-        "reference.answer": "pair",
+        "reference.answer.pair": "pair",
+        "reference.answer.overlap": "overlap",
     }
     assert {task.kind for task in covered(bundle.manifest)} == set(SOLVERS)
+    assert [block.kind for block in blocks_of(section, bundle.manifest.task("grade"))[0]] == ["pair", "overlap"]
     choice = bundle.manifest.task("which_picture")
     asked, options = blocks_of(section, choice)
     assert ([block.name for block in asked], options and options.name) == (["word"], "pictures")

@@ -14,15 +14,16 @@ DIMENSION_LIMIT = 96  # of a block, and a quarter of the calibration samples tha
 RAW_FORMAT = 1  # of the numbers before projection (`homeroom.train.solve.vectors`); a change of them raises it
 
 Hash = Annotated[str, msgspec.Meta(pattern=r"^[0-9a-f]{64}$")]
-BlockKind = Literal["taps", "text", "table", "pair"]
+BlockKind = Literal["taps", "text", "table", "pair", "overlap"]
+OF_TWO_TEXTS: tuple[BlockKind, ...] = ("pair", "overlap")
 
 
 class Block(msgspec.Struct, frozen=True, kw_only=True):
     """One part of a sample's vector.
 
     kind: taps: the features of one slot, picture or sound. text: those and surface numbers. table: the columns.
-        pair: two slots of texts, read together.
-    slots: that it reads; in `file` its arrays have their names, joined by a full stop
+        pair: the features of two texts, read together. overlap: how much of one is in the other.
+    slots: that it reads
     inputs: of each slot
     width: numbers before projection
     dimension: principal components kept
@@ -37,8 +38,8 @@ class Block(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def name(self) -> str:
-        """The name of its arrays."""
-        return ".".join(self.slots)
+        """The name of its arrays: of its slots, and the kind where it is one of OF_TWO_TEXTS."""
+        return ".".join((*self.slots, *([self.kind] if self.kind in OF_TWO_TEXTS else [])))
 
 
 class Section(msgspec.Struct, frozen=True, kw_only=True):
@@ -57,9 +58,9 @@ class Section(msgspec.Struct, frozen=True, kw_only=True):
     shrinkage: Annotated[float, msgspec.Meta(gt=0, le=1000)] = 1.0
     prior_power: Annotated[float, msgspec.Meta(ge=0, le=1)] = 0.5
 
-    def of_slots(self, slots: tuple[str, ...]) -> Block | None:
-        """The block that reads exactly these slots."""
-        return next((block for block in self.blocks if block.slots == slots), None)
+    def of_slot(self, slot: str) -> Block | None:
+        """The block that reads this slot alone."""
+        return next((block for block in self.blocks if block.slots == (slot,)), None)
 
 
 def statistics_id(kind: BlockKind, slots: tuple[str, ...], features: tuple[str, ...], projection_sha256: str) -> str:

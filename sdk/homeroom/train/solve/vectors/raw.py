@@ -24,14 +24,13 @@ def text_numbers(features: np.ndarray, value: str) -> np.ndarray:
     return np.concatenate([mean_of_taps(features), surface.surface_numbers(value)])
 
 
-def pair_numbers(first: np.ndarray, second: np.ndarray, texts: tuple[str, str], language: str = "") -> np.ndarray:
-    """float32 [3 * taps * dim + ...] of two texts: |u - v|, u * v and v of their taps' means, overlap, surface of v.
+def pair_numbers(first: np.ndarray, second: np.ndarray) -> np.ndarray:
+    """float32 [3 * taps * dim] of two texts' features: |u - v|, u * v and v of the means of their taps.
 
-    After Conneau et al. 2017 (section 3.1), and overlap numbers as short-answer graders use them.
+    After Conneau et al. 2017 (section 3.1).
     """
     u, v = mean_of_taps(first), mean_of_taps(second)
-    numbers = (np.abs(u - v), u * v, v, overlap.overlap_numbers(*texts, language), surface.surface_numbers(texts[1]))
-    return np.concatenate(numbers)
+    return np.concatenate([np.abs(u - v), u * v, v])
 
 
 def table_numbers(spec: TablePreprocess, row: Mapping[str, float | str | None]) -> np.ndarray:
@@ -47,6 +46,11 @@ def table_width(spec: TablePreprocess) -> int:
     return spec.width + sum(not column.categories for column in spec.columns)
 
 
+def reads_values(kind: str) -> bool:
+    """Whether a block reads its inputs themselves, not their features alone."""
+    return kind not in ("taps", "pair")
+
+
 def raw_numbers(
     kind: str, modality: Modality, features: Sequence[np.ndarray], values: Sequence[Any], language: str = ""
 ) -> np.ndarray:
@@ -54,13 +58,15 @@ def raw_numbers(
 
     kind: of `contract.statistics.section.Block`
     features: int8 [taps, n, dim] of each input that the block reads
-    values: these inputs themselves; none of a block of taps
+    values: these inputs themselves; none where `reads_values` says so
     """
     if kind == "taps":
         return mean_of_taps(features[0])
     if kind == "text":
         return text_numbers(features[0], values[0])
     if kind == "pair":
-        return pair_numbers(features[0], features[1], (values[0], values[1]), language)
+        return pair_numbers(features[0], features[1])
+    if kind == "overlap":
+        return overlap.overlap_numbers(values[0], values[1], language)
     assert isinstance(modality.preprocess, TablePreprocess)
     return table_numbers(modality.preprocess, values[0])

@@ -16,7 +16,7 @@ from homeroom.train.features.buffer import input_at
 from homeroom.train.solve.kinds import solver_of
 from homeroom.train.solve.task_vectors import TaskVectors
 from homeroom.train.solve.vectors.projection import Projection
-from homeroom.train.solve.vectors.raw import raw_numbers
+from homeroom.train.solve.vectors.raw import raw_numbers, reads_values
 
 Inputs = Mapping[InputKey, np.ndarray]  # features int8 [taps, n, dim] of a sample
 Read = Callable[[StoredSample, StoredInput], StoredInput | None]  # opens an input that was left in the store
@@ -48,15 +48,18 @@ class SampleVectors:
 def blocks_of(section: Section, task: Task) -> tuple[tuple[Block, ...], Block | None]:
     """The blocks that a task is solved from, and that of its options; none where it is not covered.
 
-    A slot of several inputs serves choice alone.
+    A slot of several inputs serves choice alone. Texts that are read as a pair are not read one by one as well: what
+    each says alone tells questions apart, not answers.
     """
     solver = solver_of(task)
     if solver is None:
         return (), None
     if solver.pairs:
-        asked, options = (section.of_slots((slot,)) for slot in task.reads)
+        asked, options = (section.of_slot(slot) for slot in task.reads)
         return ((asked,), options) if asked and options else ((), None)
-    return tuple(block for block in section.blocks if block.inputs == 1 and set(block.slots) <= set(task.reads)), None
+    read = [block for block in section.blocks if block.inputs == 1 and set(block.slots) <= set(task.reads)]
+    paired = {slot for block in read if len(block.slots) > 1 for slot in block.slots}
+    return tuple(block for block in read if len(block.slots) > 1 or block.slots[0] not in paired), None
 
 
 def covered(manifest: Manifest) -> list[Task]:
@@ -101,7 +104,7 @@ def raw_rows(
             keys = [(slot, index) for slot in slots]
             if not all(key in features for key in keys):
                 continue
-            opened = _opened(sample, keys, read) if kind != "taps" else []
+            opened = _opened(sample, keys, read) if reads_values(kind) else []
             if any(value is None for value in opened):
                 continue
             arrays = [features[key] for key in keys]
