@@ -4,8 +4,8 @@
     python benchmarks/field.py --only sound,names          some groups; --kind "HEIC" those whose name has a word
 
 Every input is made here. A device of its own takes each in by its commands, or by the agent's inbox, in a process of
-its own; then the store is opened and read. Needs the tests' tiny bundle. Three ends must not happen: a wrong result
-that looks right, a lost file, a traceback; nor a refusal that does not say what is the matter.
+its own; then the store is opened and read. Needs the tests' bundles, and so the exporter. Three ends must not happen: a
+wrong result that looks right, a lost file, a traceback; nor a refusal that does not say what is the matter.
 """
 
 from __future__ import annotations
@@ -27,6 +27,7 @@ from typing import Any
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT / "tests"))
 
+import field_histories  # noqa: E402
 import field_inbox  # noqa: E402
 import field_media  # noqa: E402
 import field_sheets  # noqa: E402
@@ -39,15 +40,27 @@ MEGABYTES = 400.0
 LEAST_KINDS = 120
 
 
-def template(folder: Path) -> Path:
-    """A device with the tiny bundle, and its keys beside it."""
+def template(folder: Path, *, tracing: bool = False) -> Path:
+    """A device with the tiny bundle, or one that reads histories, and its keys beside it."""
     import tiny
 
+    folder.mkdir(exist_ok=True)
     os.environ["HOMEROOM_KEYS"] = str(folder / "keys")
     from homeroom import Device
 
-    Device.open(folder / "device", bundle=tiny.bundle().path).close()
+    Device.open(folder / "device", bundle=tracing_bundle(folder) if tracing else tiny.bundle().path).close()
     return folder
+
+
+def tracing_bundle(folder: Path) -> Path:
+    """A bundle of the example recipe for histories, with fewer weights."""
+    from exporter.model.test_tracing import SMALL, calibration
+    from exporter.small import assembled
+
+    from homeroom_exporter.recipe.recipe import parse_recipe
+
+    (folder / "work").mkdir()
+    return assembled(parse_recipe(SMALL), calibration(folder / "work"), folder / "work")[0].path
 
 
 def take_in(kind: Kind, prepared: Path, folder: Path) -> Outcome:
@@ -60,7 +73,7 @@ def take_in(kind: Kind, prepared: Path, folder: Path) -> Outcome:
     environment = {**os.environ, "HOMEROOM_KEYS": str(folder / "keys"), "OMP_NUM_THREADS": "1"}
     command = [sys.executable, str(ROOT / "benchmarks" / "field_worker.py"), json.dumps(task)]
     try:
-        ended = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=LIMIT_S)
+        ended = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=LIMIT_S, cwd=folder)
         made = json.loads(ended.stdout) if ended.returncode == 0 else {"traceback": f"ended with {ended.returncode}"}
     except subprocess.TimeoutExpired:
         made = {"traceback": f"took more than {LIMIT_S:g} s", "seconds": LIMIT_S}
@@ -110,12 +123,15 @@ def main() -> None:
     parser.add_argument("--workers", type=int, default=2)
     options = parser.parse_args()
     groups, began = set(filter(None, options.only.split(","))), time.monotonic()
-    kinds = [*field_media.kinds(), *field_sheets.kinds(), *field_inbox.kinds()]
+    kinds = [*field_media.kinds(), *field_sheets.kinds(), *field_histories.kinds(), *field_inbox.kinds()]
     kinds = [one for one in kinds if (not groups or one.group in groups) and options.kind in one.name]
     with tempfile.TemporaryDirectory(prefix="homeroom-field-") as scratch, ThreadPoolExecutor(options.workers) as pool:
-        (Path(scratch) / "prepared").mkdir()
-        prepared = template(Path(scratch) / "prepared")
-        rows = list(pool.map(lambda one: row(one[1], prepared, Path(scratch) / str(one[0])), enumerate(kinds)))
+        prepared = {
+            tracing: template(Path(scratch) / f"prepared-{tracing:d}", tracing=tracing)
+            for tracing in {one.tracing for one in kinds}
+        }
+        numbered = list(enumerate(kinds))
+        rows = list(pool.map(lambda one: row(one[1], prepared[one[1].tracing], Path(scratch) / str(one[0])), numbered))
     width = max(len(one["kind"]) for one in rows)
     for group in dict.fromkeys(one["group"] for one in rows):
         print(f"\n{group}")

@@ -51,6 +51,7 @@ class Kind:
     then: further commands, each the words after `homeroom device`. Of these DIR stands for the device, GIVEN for what was
     given, OUT for a folder beside it, FILE:… for a sheet with these lines, FIRST-ID for the id of the first sample.
     inbox: whether it comes by the agent's inbox.
+    tracing: whether the device reads histories of answers.
     """
 
     name: str
@@ -62,6 +63,7 @@ class Kind:
     options: tuple[str, ...] = ()
     then: tuple[tuple[str, ...], ...] = ()
     inbox: bool = False
+    tracing: bool = False
 
 
 def verdict(kind: Kind, outcome: Outcome) -> Verdict:

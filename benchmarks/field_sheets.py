@@ -27,6 +27,7 @@ def sheet(
     file: str = "lesson.csv",
     options: tuple[str, ...] = (),
     then: tuple[tuple[str, ...], ...] = (),
+    tracing: bool = False,
 ) -> Kind:
     data = content.encode() if isinstance(content, str) else content
 
@@ -34,7 +35,7 @@ def sheet(
         (folder / file).write_bytes(data)
         return folder / file
 
-    return Kind(name, group, wanted, write, judge, told, options, then)
+    return Kind(name, group, wanted, write, judge, told, options, then, tracing=tracing)
 
 
 def inputs_of(outcome: Outcome, slot: str) -> list[Any]:

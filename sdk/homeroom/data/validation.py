@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import datetime
 import math
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,15 +12,13 @@ from homeroom.contract.manifest import Column, Manifest, SequencePreprocess, Slo
 from homeroom.data.cells import parse_day
 from homeroom.data.consent import check_consent
 from homeroom.data.decoder import client
+from homeroom.data.interactions import check_interactions
 from homeroom.data.names import check_text_field, normal_name, refuse_control_characters
 from homeroom.data.preprocess.media import check
-from homeroom.data.preprocess.sequence import Interaction
 from homeroom.data.samples import (
     DEFAULT_SUBJECT,
-    INTERACTION_LIMIT,
     MEDIA_LIMIT_BYTES,
     TEXT_LIMIT_CHARACTERS,
-    TRUTH_WORDS,
     Label,
     Row,
     Sample,
@@ -149,7 +147,7 @@ def _check_input(
             raise InputError(f"needs a mapping of columns, not {type(value).__name__}", where=where)
         return _check_row(modality.preprocess.columns, value, where)  # type: ignore[union-attr]
     if isinstance(modality.preprocess, SequencePreprocess):
-        return _check_interactions(modality.preprocess.skills, value, where)
+        return check_interactions(modality.preprocess.skills, value, where)
     data, where = _read_media(value, base, where)
     if note is not None and (sentence := client.run(check, modality.preprocess, data, where, where=where)):
         note(sentence)
@@ -218,59 +216,6 @@ def _check_cell(column: Column, cell: Any, where: str) -> float | str | None:
     if abs(number) > FLOAT32_LIMIT:
         raise InputError(f"{cell!r} is too large a number", where=where, remedy="correct it, or leave the cell empty")
     return None if math.isnan(number) else number
-
-
-def _check_interactions(skills: Sequence[str], value: Any, where: str) -> list[Interaction]:
-    """Returns the interactions, the oldest first; times, where given, must not fall."""
-    if isinstance(value, Mapping):
-        value = [value]
-    if isinstance(value, str | bytes) or not isinstance(value, Sequence):
-        raise InputError(f"needs a list of interactions, not {type(value).__name__}", where=where)
-    if not value:
-        raise InputError("the sequence is empty", where=where, remedy="leave the input out instead")
-    if len(value) > INTERACTION_LIMIT:
-        raise InputError(f"{len(value):,} interactions are more than {INTERACTION_LIMIT:,}", where=where)
-    interactions: list[Interaction] = []
-    latest_s, known = -math.inf, dict.fromkeys(skills)  # a dict, since a bundle may have hundreds of skills
-    for index, item in enumerate(value):
-        interaction = _check_interaction(known, item, f"{where}[{index}]")
-        time_s = latest_s if interaction[2] is None else interaction[2]
-        if time_s < latest_s:
-            raise InputError(
-                "is earlier than one before it", where=f"{where}[{index}]", remedy="put the oldest interaction first"
-            )
-        latest_s = time_s
-        interactions.append(interaction)
-    return interactions
-
-
-def _check_interaction(skills: Collection[str], item: Any, where: str) -> Interaction:
-    if not isinstance(item, Mapping):
-        if isinstance(item, str) or not isinstance(item, Sequence) or len(item) not in (2, 3):
-            raise InputError(f"{item!r} is no interaction", where=where, remedy='write ["fractions", true]')
-        item = dict(zip(("skill", "correct", "time"), item, strict=False))
-    if unknown := sorted(map(str, item.keys() - {"skill", "correct", "time"})):
-        raise InputError(f"an interaction has no {unknown[0]!r}", where=where, remedy="skill, correct and time")
-    skill, correct = item.get("skill"), TRUTH_WORDS.get(str(item.get("correct")).strip().lower())
-    if skill is None or skill == "":
-        raise InputError("the skill is missing", where=where, remedy="name the skill that was practised")
-    if str(skill) not in skills:
-        raise InputError(f"the bundle has no skill {skill!r}", where=where, remedy=suggestion(str(skill), list(skills)))
-    if correct is None:
-        raise InputError(f"{item.get('correct')!r} is neither right nor wrong", where=where, remedy="true or false")
-    return str(skill), correct, _check_seconds(item.get("time"), where)
-
-
-def _check_seconds(value: Any, where: str) -> float | None:
-    if value is None or value == "":
-        return None
-    try:
-        seconds = float(value)
-    except (TypeError, ValueError, OverflowError):
-        seconds = math.nan
-    if not math.isfinite(seconds):
-        raise InputError(f"{value!r} is no time", where=where, remedy="give seconds, from any moment on")
-    return seconds
 
 
 def _check_date(value: str | datetime.date | None) -> str | None:

@@ -15,6 +15,7 @@ from homeroom.runtime.bundle import Bundle
 from homeroom.store.records import AddReport
 from homeroom.store.store import Store
 
+APART = "histories do not go on from the one that is held, by times or as its beginning: kept beside it"
 STALE_LABELS = "with labels that were corrected since: the corrected ones stay (`homeroom device page` changes them)"
 OTHER_LABELS = "as samples held, with other labels: nobody is named, so both are kept (`homeroom device remove`)"
 
@@ -91,6 +92,10 @@ def write_receipt(
     before: the number of samples in the store until then. changes: what was corrected.
     """
     added, ids, held = store.count() - before, set(sample_ids), store.subjects()
+    if changes.continued:
+        intake.note(f"{changes.continued:,} histories that were held went on, by {changes.interactions:,} interactions")
+    if changes.apart:
+        intake.note(f"{changes.apart:,} {APART}")
     if changes.stale_labels:
         intake.note(f"{changes.stale_labels:,} {STALE_LABELS}")
     if changes.other_labels:
@@ -102,7 +107,7 @@ def write_receipt(
     return AddReceipt(
         sample_ids=sample_ids,
         added=added,
-        known=len(sample_ids) - added - changes.corrected_samples,
+        known=len(sample_ids) - added - changes.corrected_samples - changes.continued,
         labelled={task.name: tally.labelled[task.name] for task in tally.bundle.manifest.tasks},
         longer=dict(tally.longer),
         quarantined=dict(aside.most_common()),

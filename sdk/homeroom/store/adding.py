@@ -3,7 +3,7 @@
 A sample with the same inputs, of the same person and the same author, is a correction if the other came by an earlier
 call. Labels that were corrected since do not come back with the file they came with. Two of one call that contradict
 each other are no correction: the second is quarantined. Where nobody is named, other labels are none either: pupils
-who share the default name may well write the same words.
+who share the default name may well write the same words. A person's next history is joined with the one that is held.
 """
 
 from __future__ import annotations
@@ -16,7 +16,9 @@ from typing import Any
 import msgspec
 
 from homeroom.data.consent import FORBIDDING, Consent
-from homeroom.data.samples import DEFAULT_SUBJECT, StoredSample
+from homeroom.data.histories import join_histories
+from homeroom.data.preprocess.sequence import Interaction
+from homeroom.data.samples import DEFAULT_SUBJECT, INTERACTION_LIMIT, StoredSample
 from homeroom.store import sealed_rows
 from homeroom.store.context import StoreContext
 from homeroom.store.data_keys import Subject, content_index, near_index
@@ -25,10 +27,6 @@ from homeroom.store.sealed_rows import SampleFacts
 
 Fingerprint = Callable[[StoredSample], bytes]
 STATED_FIELDS = (*sealed_rows.ID_FIELDS, "author")  # what a person says of a sample
-SAME_CONTENT = (
-    "SELECT number, sample_id, content, facts, aside FROM samples WHERE content_index = ? AND subject_id = ? "
-    "ORDER BY number"
-)
 
 
 def add_samples(
@@ -86,6 +84,8 @@ class _Adding:
         for one in held:
             if _stated(one.facts) == _stated(facts):
                 return one.sample_id
+        if (slot := _history_slot(sample)) and (found := self._continue(subject, slot, sample, facts)):
+            return found
         for one in held:
             if one.number <= self.before and _is_correction(one.facts, facts, _comparable(sample)):
                 return self._correct(subject, one, facts)
@@ -97,12 +97,58 @@ class _Adding:
         sealed_rows.insert_inputs(self.context.database, subject, content, bodies)
         return sample_id
 
+    def _continue(self, subject: Subject, slot: str, sample: StoredSample, new: SampleFacts) -> str:
+        """Joins a history with one that is held; the id of what is held then, or "" where it goes on from none.
+
+        An export that holds nothing new changes what is said of the sample alone.
+        """
+        apart = 0
+        for held in self._held(subject, "subject_id = ?", (subject.subject_id,)):
+            if not _same_but(slot, held.facts, new) or not _is_correction(held.facts, new, comparable=True):
+                continue
+            reference, (history,) = held.facts.inputs[slot][0], sample.inputs[slot]
+            known = sealed_rows.sample_of(held.facts, subject.name, sample_id=held.sample_id)
+            before = self.context.read_input(known, reference) if reference else None
+            if not isinstance(before, list) or not isinstance(history, list):
+                continue
+            joined = join_histories(before, history)
+            if joined is None:
+                apart = 1
+            elif len(joined) == len(before):
+                return self._correct(subject, held, new)
+            else:
+                self.report.continued += 1
+                self.report.interactions += len(joined) - len(before)
+                return self._put_history(subject, held, new, slot, joined[-INTERACTION_LIMIT:])
+        self.report.apart += apart
+        return ""
+
+    def _put_history(
+        self, subject: Subject, held: _Held, new: SampleFacts, slot: str, history: list[Interaction]
+    ) -> str:
+        inputs = self.context.with_inputs(sealed_rows.sample_of(held.facts, subject.name, sample_id=held.sample_id))
+        assert inputs is not None  # the history was just read
+        sample = msgspec.structs.replace(inputs, inputs={**inputs.inputs, slot: [history]})
+        packed, bodies = sealed_rows.pack_sample(sample)
+        stated = {**corrected(held.facts, new), "replaced": held.facts.replaced, "near": new.near}
+        facts, content = msgspec.structs.replace(packed, **stated), secrets.randbits(63)
+        sealed_rows.delete_samples(self.context.database, "sample_id", held.sample_id)
+        sample_id = sealed_rows.insert_sample(self.context.database, subject, content, facts, held.aside)
+        sealed_rows.insert_inputs(self.context.database, subject, content, bodies)
+        return sample_id
+
     def _same_content(self, subject: Subject, facts: SampleFacts) -> Iterator[_Held]:
         found_by = (content_index(subject.cipher, facts.content_digest), subject.subject_id)
-        for number, sample_id, content, sealed, aside in self.context.database.rows(SAME_CONTENT, found_by):
-            held = sealed_rows.open_facts(subject, sample_id, content, sealed)
-            if held.content_digest == facts.content_digest:
-                yield _Held(number, sample_id, content, held, aside)
+        for held in self._held(subject, "content_index = ? AND subject_id = ?", found_by):
+            if held.facts.content_digest == facts.content_digest:
+                yield held
+
+    def _held(self, subject: Subject, where: str, parameters: tuple[Any, ...]) -> Iterator[_Held]:
+        """Samples of a subject that are held, the oldest first."""
+        sql = f"SELECT number, sample_id, content, facts, aside FROM samples WHERE {where} ORDER BY number"
+        for number, sample_id, content, sealed, aside in self.context.database.rows(sql, parameters):
+            facts = sealed_rows.open_facts(subject, sample_id, content, sealed)
+            yield _Held(number, sample_id, content, facts, aside)
 
     def _correct(self, subject: Subject, held: _Held, new: SampleFacts) -> str:
         """Puts what is said anew in place of what is held; the inputs stay where they are."""
@@ -130,6 +176,23 @@ class _Adding:
         index = near_index(subject.cipher, facts.near)
         why = _why_copy(self.context, subject, index, sample) if index and sample.trainable else ""
         return sealed_rows.with_reason(facts, why) if why else facts
+
+
+def _history_slot(sample: StoredSample) -> str:
+    """The slot of a named person's one history; "" where there is none."""
+    slots = [slot for slot, values in sample.inputs.items() if any(isinstance(value, list) for value in values)]
+    is_one = len(slots) == 1 and len(sample.inputs[slots[0]]) == 1
+    return slots[0] if is_one and sample.subject != DEFAULT_SUBJECT else ""
+
+
+def _same_but(slot: str, held: SampleFacts, new: SampleFacts) -> bool:
+    """Whether two samples have a history in this slot, and are alike in all other inputs."""
+
+    def others(facts: SampleFacts) -> dict[str, list[bytes | None]]:
+        rows = ((name, row) for name, row in facts.inputs.items() if name != slot)
+        return {name: [one.digest if one else None for one in row] for name, row in rows}
+
+    return slot in held.inputs and len(held.inputs[slot]) == 1 and others(held) == others(new)
 
 
 def corrected(held: SampleFacts, new: SampleFacts) -> dict[str, Any]:

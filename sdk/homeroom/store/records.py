@@ -33,12 +33,16 @@ class AddReport:
     """What adding did beside storing.
 
     corrected: by what changed, how many of the `corrected_samples` that were held.
+    continued, interactions: how many histories went on, and by how many interactions. apart: how many did not.
     stale_labels: how many came with labels that were corrected since, which hold no more.
     other_labels: how many were stored beside one with the same inputs and other labels, as nobody is named.
     """
 
     corrected: Counter[str] = field(default_factory=Counter)
     corrected_samples: int = 0
+    continued: int = 0
+    interactions: int = 0
+    apart: int = 0
     stale_labels: int = 0
     other_labels: int = 0
 

@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from typing import Any
 
-from homeroom.contract.manifest import Manifest
+from homeroom.contract.manifest import Manifest, SequencePreprocess
 from homeroom.data.ingest.intake import Intake
+from homeroom.data.interactions import check_interaction
+from homeroom.data.preprocess.sequence import Interaction
 from homeroom.data.samples import Sample
 from homeroom.data.validation import find_slot
 from homeroom.errors import InputError
@@ -25,10 +27,17 @@ def gather_interactions(samples: Iterable[Sample], manifest: Manifest, intake: I
             yield sample
             continue
         try:
-            _gather(by_subject, sample, interactions)
+            _gather(by_subject, sample, {n: _checked(n, v, manifest, sample) for n, v in interactions.items()})
         except InputError as problem:
             intake.refuse(problem, str(sample.origin))
     yield from by_subject.values()
+
+
+def _checked(name: str, value: Any, manifest: Manifest, sample: Sample) -> Interaction:
+    """One row's interaction; InputError names the row, so that a slip is one problem and not the history's."""
+    spec = manifest.modality(find_slot(name, manifest).modality).preprocess
+    assert isinstance(spec, SequencePreprocess)
+    return check_interaction(dict.fromkeys(spec.skills), value, f"{sample.origin} {name}")
 
 
 def _gather(by_subject: dict[str, Sample], sample: Sample, interactions: dict[str, Any]) -> None:

@@ -1,0 +1,118 @@
+"""Interactions of a sequence: each is checked by itself, and the times of a history for one unit, seconds."""
+
+from __future__ import annotations
+
+import datetime
+import itertools
+import math
+import statistics
+from collections.abc import Collection, Mapping, Sequence
+from typing import Any
+
+from homeroom.data.cells import parse_day
+from homeroom.data.preprocess.sequence import YEAR_S, Interaction
+from homeroom.data.samples import INTERACTION_LIMIT, TRUTH_WORDS
+from homeroom.data.tasks.base import suggestion
+from homeroom.errors import InputError
+
+LARGEST_S = 1e11  # the year 5138 since 1970
+LARGEST_OF_UNIT = {"milliseconds": 1e14, "microseconds": 1e17, "nanoseconds": 1e20}
+LONGEST_GAP_S = 20 * YEAR_S
+SHORTEST_USUAL_GAP_S = 0.2  # between two answers of a person
+DAYS_AS_NUMBERS = (19_900_101, 20_501_231)
+SECONDS_REMEDY = "give seconds, from any moment on, or a day and time such as 2026-11-03 10:00:00"
+
+
+def check_interactions(skills: Sequence[str], value: Any, where: str) -> list[Interaction]:
+    """Returns the interactions, the oldest first. Raises InputError where one is wrong, or times are not seconds."""
+    if isinstance(value, Mapping):
+        value = [value]
+    if isinstance(value, str | bytes) or not isinstance(value, Sequence):
+        raise InputError(f"needs a list of interactions, not {type(value).__name__}", where=where)
+    if not value:
+        raise InputError("the sequence is empty", where=where, remedy="leave the input out instead")
+    if len(value) > INTERACTION_LIMIT:
+        raise InputError(f"{len(value):,} interactions are more than {INTERACTION_LIMIT:,}", where=where)
+    interactions: list[Interaction] = []
+    latest_s, known = -math.inf, dict.fromkeys(skills)  # a dict, since a bundle may have hundreds of skills
+    for index, item in enumerate(value):
+        interaction = check_interaction(known, item, f"{where}[{index}]")
+        time_s = latest_s if interaction[2] is None else interaction[2]
+        if time_s < latest_s:
+            raise InputError(
+                "is earlier than one before it", where=f"{where}[{index}]", remedy="put the oldest interaction first"
+            )
+        if latest_s > -math.inf and time_s - latest_s > LONGEST_GAP_S:
+            what = f"is {(time_s - latest_s) / YEAR_S:,.0f} years after the one before it: times of two units"
+            raise InputError(what, where=f"{where}[{index}]", remedy=SECONDS_REMEDY)
+        latest_s = time_s
+        interactions.append(interaction)
+    _check_unit([time_s for _, _, time_s in interactions if time_s is not None], where)
+    return interactions
+
+
+def check_interaction(skills: Collection[str], item: Any, where: str) -> Interaction:
+    """Returns one interaction: skill, whether it was right, and when in seconds; InputError where it is none."""
+    if not isinstance(item, Mapping):
+        if isinstance(item, str) or not isinstance(item, Sequence) or len(item) not in (2, 3):
+            raise InputError(f"{item!r} is no interaction", where=where, remedy='write ["fractions", true]')
+        item = dict(zip(("skill", "correct", "time"), item, strict=False))
+    if unknown := sorted(map(str, item.keys() - {"skill", "correct", "time"})):
+        raise InputError(f"an interaction has no {unknown[0]!r}", where=where, remedy="skill, correct and time")
+    skill, correct = item.get("skill"), TRUTH_WORDS.get(str(item.get("correct")).strip().lower())
+    if skill is None or skill == "":
+        raise InputError("the skill is missing", where=where, remedy="name the skill that was practised")
+    if str(skill) not in skills:
+        raise InputError(f"the bundle has no skill {skill!r}", where=where, remedy=suggestion(str(skill), list(skills)))
+    if correct is None:
+        raise InputError(f"{item.get('correct')!r} is neither right nor wrong", where=where, remedy="true or false")
+    return str(skill), correct, check_time(item.get("time"), where)
+
+
+def check_time(value: Any, where: str) -> float | None:
+    """Returns seconds: of a number as it is, of a day and time (ISO 8601, or 03.11.2026 10:00) since 1970, in UTC.
+
+    Raises InputError where it is no time, or a number too large for seconds.
+    """
+    if value is None or (isinstance(value, str) and not value.strip()):
+        return None
+    try:
+        seconds = math.nan if isinstance(value, bool) else float(value)
+    except (TypeError, ValueError, OverflowError):
+        return _moment(value, where)
+    if not math.isfinite(seconds):
+        raise InputError(f"{value!r} is no time", where=where, remedy=SECONDS_REMEDY)
+    if abs(seconds) > LARGEST_S:
+        units = (unit for unit, largest in LARGEST_OF_UNIT.items() if abs(seconds) < largest)
+        unit = next(units, "something else")
+        raise InputError(
+            f"{value!r} is too large for seconds: it looks like {unit}", where=where, remedy=SECONDS_REMEDY
+        )
+    return seconds
+
+
+def _moment(value: Any, where: str) -> float:
+    text = value.strip() if isinstance(value, str) else ""
+    day, _, time = text.partition("T" if "T" in text else " ")
+    try:
+        moment = datetime.datetime.fromisoformat(text)
+    except ValueError:
+        try:
+            at = datetime.time.fromisoformat(time.strip() or "00:00")
+        except ValueError:
+            raise InputError(f"{value!r} is no time", where=where, remedy=SECONDS_REMEDY) from None
+        if not day[:1].isdecimal():
+            raise InputError(f"{value!r} is no time", where=where, remedy=SECONDS_REMEDY) from None
+        moment = datetime.datetime.combine(parse_day(day, where), at)
+    return (moment if moment.tzinfo else moment.replace(tzinfo=datetime.UTC)).timestamp()
+
+
+def _check_unit(times_s: Sequence[float], where: str) -> None:
+    """InputError where the times of a history are hardly seconds: days as numbers, or fractions of a second apart."""
+    first, last = DAYS_AS_NUMBERS
+    if len(times_s) > 1 and all(first <= time <= last and time.is_integer() for time in times_s):
+        raise InputError(f"times such as {times_s[0]:.0f} look like days", where=where, remedy=SECONDS_REMEDY)
+    gaps_s = [after - before for before, after in itertools.pairwise(times_s) if after > before]
+    if len(gaps_s) >= 2 and statistics.median(gaps_s) < SHORTEST_USUAL_GAP_S:
+        what = f"times are mostly {statistics.median(gaps_s):.2g} apart: no person answers so fast, if they are seconds"
+        raise InputError(what, where=where, remedy=f"they may be days or hours: {SECONDS_REMEDY}")

@@ -1,0 +1,163 @@
+"""A person's history goes on with their next export, nothing in it counts twice, and its times are seconds."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+import tiny
+from faults.devices import open_store
+
+from homeroom.contract.manifest import Manifest, SequencePreprocess, Slot, Task
+from homeroom.data.histories import join_histories
+from homeroom.data.ingest import Intake, ReadOptions, read
+from homeroom.data.interactions import check_interactions, check_time
+from homeroom.data.samples import StoredSample
+from homeroom.errors import InputError
+from homeroom.store import AddReport, Store
+
+SKILLS = ("addition", "fractions")
+DAY_S = 86_400.0
+
+
+def timed(*times_s: float, right: bool = True) -> list[Any]:
+    return [(SKILLS[number % 2], right, time_s) for number, time_s in enumerate(times_s)]
+
+
+def untimed(answers: str) -> list[Any]:
+    return [("addition", one == "1", None) for one in answers]
+
+
+def manifest() -> Manifest:
+    """Of a bundle that reads histories, without its files."""
+    spec = SequencePreprocess(skills=SKILLS)
+    base = tiny.draft()
+    modality = msgspec.structs.replace(base.modalities[0], name="sequence", preprocess=spec)
+    task = Task(name="next", kind="tracing", reads=("history",), labels=SKILLS, width=2)
+    slots = (Slot("history", "sequence"),)
+    return msgspec.structs.replace(base, modalities=(modality,), slots=slots, tasks=(task,))
+
+
+HELD = timed(0, 60, 120, 180)
+
+
+@pytest.mark.parametrize(
+    ("held", "new", "joined"),
+    [
+        (untimed("110"), untimed("11010"), untimed("11010")),
+        (untimed("11010"), untimed("110"), untimed("11010")),
+        (untimed("110"), untimed("010"), None),
+        (HELD, HELD, HELD),
+        (HELD, timed(0, 60, 120, 180, 240), timed(0, 60, 120, 180, 240)),
+        (HELD, timed(DAY_S, DAY_S + 60), [*HELD, *timed(DAY_S, DAY_S + 60)]),
+        (timed(DAY_S, DAY_S + 60), HELD, [*HELD, *timed(DAY_S, DAY_S + 60)]),
+        (HELD, HELD[2:], HELD),
+        (HELD, [*HELD[2:], *timed(240)], [*HELD, *timed(240)]),
+        (HELD, [HELD[0], ("fractions", True, 30.0), *HELD[1:]], [HELD[0], ("fractions", True, 30.0), *HELD[1:]]),
+        (HELD, timed(0, 60, 120, 180, right=False), None),
+        (HELD, timed(10, 70, 130), None),
+        (HELD, [*HELD[:2], ("addition", False, 120.0), *timed(240)], None),
+        (timed(60, 60), timed(60, 60, 60), timed(60, 60, 60)),
+        (HELD, untimed("1"), None),
+    ],
+)
+def test_two_exports_are_one_history_where_that_is_clear(held: Any, new: Any, joined: Any) -> None:
+    assert join_histories([list(one) for one in held], new) == joined  # type: ignore[misc]
+
+
+def add(store: Store, *histories: Any, subject: str = "p-1", **fields: Any) -> AddReport:
+    report = AddReport()
+    samples = [StoredSample(inputs={"history": [history]}, subject=subject, **fields) for history in histories]
+    store.add(samples, lambda sample: str(sample.inputs).encode(), report)
+    return report
+
+
+def held(store: Store) -> list[Any]:
+    return [[tuple(one) for one in sample.inputs["history"][0]] for sample in store.samples()]  # type: ignore[union-attr]
+
+
+def test_a_cumulative_export_counts_nothing_twice(tmp_path: Path) -> None:
+    with open_store(tmp_path) as store:
+        add(store, HELD, source="week 1", retain_until="2999-01-01")
+        report = add(store, [*HELD, *timed(240, 300)], source="week 2", retain_until="2999-02-01")
+        assert (report.continued, report.interactions) == (1, 2)
+        assert held(store) == [[*HELD, *timed(240, 300)]]
+        (sample,) = store.samples()
+        assert (sample.source, sample.retain_until) == ("week 2", "2999-01-01")
+        assert add(store, HELD, source="week 2").continued == 0, "an old export brings nothing back"
+        report = add(store, timed(DAY_S), timed(2 * DAY_S))
+        assert (report.continued, report.interactions) == (2, 2)
+        assert held(store) == [[*HELD, *timed(240, 300), *timed(DAY_S), *timed(2 * DAY_S)]]
+        assert store.quarantined() == []
+        add(store, HELD, subject="p-2")
+        assert len(held(store)) == 2, "another person's is another history"
+    with open_store(tmp_path) as store:
+        assert store.count() == 2
+        assert store.damage() == []
+
+
+def test_what_does_not_go_on_is_kept_beside_it_and_counted(tmp_path: Path) -> None:
+    with open_store(tmp_path) as store:
+        add(store, untimed("110"))
+        assert (add(store, untimed("011")).apart, store.count()) == (1, 2)
+        assert (add(store, untimed("011")).apart, store.count()) == (0, 2)
+        assert (add(store, untimed("01100")).continued, store.count()) == (1, 2)
+        add(store, untimed("1"), untimed("0"), subject="classroom")
+        assert store.count() == 4, "histories of nobody are not joined"
+
+
+@pytest.mark.parametrize(
+    ("value", "seconds"),
+    [
+        ("12.5", 12.5),
+        (1_770_000_000, 1_770_000_000.0),
+        ("", None),
+        ("2026-11-03T10:00:00Z", 1_793_700_000.0),
+        ("2026-11-03 10:00:00", 1_793_700_000.0),
+        ("03.11.2026 10:00", 1_793_700_000.0),
+        ("2026-11-03T11:00:00+01:00", 1_793_700_000.0),
+    ],
+)
+def test_a_time_is_seconds_or_a_day_and_time(value: Any, seconds: float | None) -> None:
+    assert check_time(value, "time") == seconds
+
+
+@pytest.mark.parametrize(
+    ("times", "says"),
+    [
+        ((1_770_000_000_000,), "milliseconds"),
+        ((1_770_000_000_000_000,), "microseconds"),
+        ((1_770_000_000_000_000_000,), "nanoseconds"),
+        (("03/04/2026 10:00",), "two days"),
+        (("10 o'clock",), "is no time"),
+        ((True,), "is no time"),
+        ((0, 60, 1_770_000_000), "two units"),
+        ((46_329.41, 46_329.42, 46_329.43), "no person answers so fast"),
+        ((20_261_103, 20_261_104), "look like days"),
+    ],
+)
+def test_times_that_are_not_seconds_are_refused_with_what_they_look_like(times: tuple[Any, ...], says: str) -> None:
+    with pytest.raises(InputError, match=says) as problem:
+        check_interactions(SKILLS, [("addition", 1, time) for time in times], "history")
+    assert problem.value.remedy
+
+
+def test_a_row_without_a_skill_is_one_problem(tmp_path: Path) -> None:
+    sheet = tmp_path / "week.csv"
+    sheet.write_text(
+        "subject,history.skill,history.correct,history.time\n"
+        "p-1,addition,1,0\np-1,,1,60\np-2,fractions,0,0\np-1,addition,perhaps,90\np-1,fractions,1,1770000000000\n"
+        "p-1,fractions,1,120\n"
+    )
+    with pytest.raises(InputError, match="3 of 6 rows") as problem:
+        list(read([sheet], manifest()))
+    lines = "\n".join(problem.value.details)
+    assert "week.csv line 3 history: the skill is missing" in lines
+    assert "week.csv line 5 history: 'perhaps'" in lines
+    assert "week.csv line 6 history: '1770000000000' is too large for seconds" in lines
+    intake = Intake(ReadOptions(skip_bad=True))
+    one, two = read([sheet], manifest(), intake)
+    assert one.inputs["history"] == [[("addition", True, 0.0), ("fractions", True, 120.0)]]
+    assert (two.subject, len(intake.problems)) == ("p-2", 3)
