@@ -80,6 +80,7 @@ def test_a_made_up_foreign_or_late_link_opens_nothing(service: Service, address:
 
 def test_pages_are_strict_with_browsers(service: Service, address: str) -> None:
     with signed_in(service, address) as browser:
+        assert browser.get("/dashboard/nonsense").status_code == 404
         for path in PAGES:
             answer = browser.get(f"/dashboard{path}")
             policy = answer.headers["content-security-policy"]

@@ -234,3 +234,10 @@ def test_a_personal_segment_is_refused_at_the_door(service: Service, address: st
     with pytest.raises(UpdateError) as caught:
         client.update(data)
     assert caught.value.code == "personal_segment"
+
+
+@pytest.mark.parametrize("update_id", ["g" * 32, "A" * 32, "a" * 31, "a" * 33, ""])
+def test_an_update_is_named_by_32_hexadecimal_digits(service: Service, address: str, update_id: str) -> None:
+    _, client = enrol(service, address)
+    with pytest.raises(UpdateError, match="32 hexadecimal digits"):
+        client.unlearn(update_id)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import struct
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -32,7 +33,7 @@ from homeroom.contract import (
     version,
 )
 from homeroom.contract.address import is_address
-from homeroom.contract.canonical_json import digest
+from homeroom.contract.canonical_json import canonical, digest
 from homeroom.contract.layout import Layout, Parameter, Segment
 from homeroom.contract.manifest_checks import read_manifest
 from homeroom.contract.offline_folder import OfflineFolder
@@ -43,7 +44,7 @@ from homeroom.contract.roster import make_roster, read_roster
 from homeroom.contract.round import CohortRules, RoundConfiguration, read_round
 from homeroom.contract.signing import certify, fingerprint, new_key, public_hex, read_key, sign
 from homeroom.contract.statistics.encoding import encode, read
-from homeroom.contract.statistics.sums import Statistics
+from homeroom.contract.statistics.sums import Cell, Statistics
 from homeroom.contract.update import SegmentEntry, make_update
 from homeroom.contract.update_checks import read_update
 from homeroom.errors import HomeroomError, InputError, NetworkError, TrustError, UpdateError
@@ -212,6 +213,19 @@ def test_statistics_that_are_cut_to_their_digest_are_damaged() -> None:
     for data in (good[:8] + hashlib.sha256(b"").digest(), update.UPDATE_MAGIC + good[8:]):
         with pytest.raises(UpdateError, match="is not a file of statistics"):
             read(data)
+
+
+def test_a_sum_of_statistics_has_one_name() -> None:
+    """Its two blocks the other way round would be a second one, which nothing is ever taken away from."""
+    blocks = ("a" * 64, "b" * 64)
+    good = encode(Statistics({Cell("grade", "count", "yes", blocks): np.array([3])}))
+    assert read(good).cells
+    (length,) = struct.unpack("<I", good[40:44])
+    header = json.loads(good[44 : 44 + length])
+    header["cells"][0][3] = [1, 0]
+    body = struct.pack("<I", length) + canonical(header) + good[44 + length :]
+    with pytest.raises(UpdateError, match="names other blocks than it has"):
+        read(good[:8] + hashlib.sha256(body).digest() + body)
 
 
 @pytest.mark.parametrize("name", ["/etc/x", "../x", "graphs/../../x", "a\\b", "c:x", "a//b", "./a"])

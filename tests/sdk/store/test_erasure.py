@@ -17,6 +17,7 @@ from homeroom.store import Store, erasure
 from homeroom.store.data_keys import DataKeys
 from homeroom.store.encryption import Cipher
 from homeroom.store.master_keys import KeyRing
+from homeroom.system import sqlite
 
 
 def fill(home: Path) -> None:
@@ -216,7 +217,18 @@ class NoRoom:
 
 
 @pytest.mark.attack("files and bundles", "a thief of the disk reads a forgotten pupil from old copies")
-def test_a_disk_without_room_to_rewrite_the_file_holds_no_bytes_of_the_forgotten_rows(tmp_path: Path) -> None:
+def test_a_disk_without_room_to_rewrite_the_file_holds_no_bytes_of_the_forgotten_rows(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With a SQLite that keeps deleted rows unless it is told otherwise, as most of them do."""
+
+    def keeps_rows(*arguments: Any, **options: Any) -> sqlite3.Connection:
+        connection = connect(*arguments, **options)
+        connection.execute("PRAGMA secure_delete = OFF")
+        return connection
+
+    connect = sqlite.connect
+    monkeypatch.setattr(sqlite, "connect", keeps_rows)
     fill(tmp_path)
     with open_store(tmp_path) as store:
         database = store._context.database
