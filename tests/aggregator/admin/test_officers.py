@@ -61,6 +61,12 @@ def test_a_school_speaks_for_itself_only(tmp_path: Path, attack: Attack) -> None
             assert not members.consented("Hill School")
 
 
+@pytest.mark.parametrize("role", ["school", "king"])
+def test_a_role_without_its_school_is_none(role: Role, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="needs a school|is no role"):
+        make_invitations(make_folder(tmp_path), "https://d.example", [("", role)])
+
+
 def test_plain_http_and_a_certificate_exclude_each_other() -> None:
     cert, key = Path("cert.pem"), Path("key.pem")
     assert ServerSection(insecure=True).insecure

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import msgspec
@@ -13,8 +12,8 @@ from conftest import Attack
 from faults.devices import make_sample
 
 from aggregator.admin.starting import contents, start
-from aggregator.institution import ROOT, START, School, make_folder, running
-from aggregator.secagg.district import RULES, SIGNER, District, Member
+from aggregator.institution import ROOT, START, School, make_folder
+from aggregator.secagg.district import RULES, SIGNER, District
 from aggregator.secagg.test_rounds_over_http import expected, offer
 from aggregator.server.officer import signed_in, text
 from homeroom.cli.main import homeroom
@@ -29,22 +28,6 @@ from homeroom_aggregator.state import claims
 from homeroom_aggregator.state.secure_sum import read_header
 
 EVERYBODY = (0, 1, 2, 3)
-
-
-@pytest.fixture
-def district(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[District]:
-    monkeypatch.setenv("HOMEROOM_KEYS", str(tmp_path / "keys"))
-    (tmp_path / "keys").mkdir()
-    folder = make_folder(tmp_path, min_devices=3, secure=RULES)  # type: ignore[arg-type]
-    service = open_service(folder)
-    with running(service) as address:
-        found = District(service, address, tmp_path)
-        found.members = [Member(found, number) for number in EVERYBODY]
-        replace_roster(folder, msgspec.json.encode(found.roster(found.members)))
-        yield found
-    for member in found.members:
-        member.store.close()
-    found.service.close()
 
 
 def until_version(district: District, version: int, *numbers: int) -> None:
