@@ -63,7 +63,7 @@ def test_a_school_speaks_for_itself_only(tmp_path: Path, attack: Attack) -> None
 
 @pytest.mark.parametrize("role", ["school", "king"])
 def test_a_role_without_its_school_is_none(role: Role, tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="needs a school|is no role"):
+    with pytest.raises(InputError, match=r"needs a school|is no role"):
         make_invitations(make_folder(tmp_path), "https://d.example", [("", role)])
 
 

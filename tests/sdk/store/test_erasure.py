@@ -316,3 +316,16 @@ def test_a_sealed_value_of_one_subject_does_not_open_with_anothers_key(tmp_path:
         assert first.cipher.open(facts, "samples.facts", sample_id, content)
         with pytest.raises(BrokenSealError):
             second.cipher.open(facts, "samples.facts", sample_id, content)
+
+
+def test_a_sample_to_remove_is_named_by_eight_digits_of_its_id_or_more(tmp_path: Path) -> None:
+    """A shorter beginning could be another pupil's sample by chance."""
+    with open_store(tmp_path) as store:
+        first, _ = store.add([make_sample(0, "a"), make_sample(1, "b")])
+        for wrong in (first[:7], "", first[:8] + "x", "%" * 8):
+            with pytest.raises(InputError, match="is no id of a sample"):
+                store.remove([wrong])
+        with pytest.raises(InputError, match="no such sample"):
+            store.remove(["0" * 64])
+        assert store.remove([first[:8]]).samples == 1
+        assert numbers(store) == [1]
