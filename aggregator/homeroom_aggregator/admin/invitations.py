@@ -6,8 +6,10 @@ school's consent, where it was given on paper). It is read to its end before any
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import datetime
+import difflib
 import io
 import re
 from collections.abc import Sequence
@@ -23,14 +25,15 @@ from homeroom.errors import InputError
 from homeroom.system.clock import now
 from homeroom.system.files import read_small, write_durable
 from homeroom.system.html.render import render
-from homeroom_aggregator.admin.folder import make_invitations
+from homeroom_aggregator.admin.folder import make_invitations, open_log
 from homeroom_aggregator.admin.reach import invited
-from homeroom_aggregator.state.members import ROLES, Role
+from homeroom_aggregator.state.members import ROLES, Members, Role
 from homeroom_aggregator.state.one_time_codes import code_digest
 
 PAGE_TEMPLATE = Path(__file__).parent / "invitations_page.html"
 INVITATIONS_LIMIT = 10_000
 SHEET_LIMIT_BYTES = 8 << 20
+SLIP_RATIO = 0.9  # of equal characters in two names, above which one may be a slip
 DISTRICT_ROLES = ("district", "auditor")  # a row of these may name no school
 SHEET_COLUMNS = {"school", "devices", "role", "consent"}
 
@@ -111,6 +114,20 @@ def plan_files(
             if path.exists() and not anew:
                 raise InputError("is there already", where=str(path), remedy="move it away, or choose another --out")
     return [(request, path) for path, request in files.items()]
+
+
+def slips(folder: Path, requests: Sequence[InvitationRequest]) -> list[str]:
+    """A sentence for each new school whose name is nearly that of another: it may be a slip."""
+    with contextlib.closing(open_log(folder)) as log:
+        known = Members(log.database).school_names()
+    wanted = dict.fromkeys(request.school for request in requests if request.school)
+    sentences = []
+    for school in wanted:
+        others = {name.casefold(): name for name in (*known, *wanted) if name != school}
+        near = difflib.get_close_matches(school.casefold(), others, 1, SLIP_RATIO)
+        if school not in known and near:
+            sentences.append(f"{school} is a new school: is it {others[near[0]]}?")
+    return sentences
 
 
 def write_invitations(

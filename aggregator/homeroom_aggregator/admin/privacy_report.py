@@ -99,7 +99,8 @@ def report_lines(figures: dict[str, Any]) -> list[str]:
         f"noise of {noise:g} times that. {how}{follows}",
         f"Spent: {figures['releases']} releases, {figures['devices']} devices. The device that entered most entered "
         f"{figures['most_entered']} of them: epsilon {spent:.3g}.",
-        f"Left: a device may enter {figures['releases_a_device']} releases; its updates are refused after that. "
+        f"Left: a device may enter {figures['releases_a_device']} releases in all, and its updates are refused after "
+        f"that; the one that entered most has {max(0, figures['releases_a_device'] - figures['most_entered'])} left. "
         f"{figures['devices_at_their_budget']} devices are there.",
         f"Not covered: {server}; that a device took part, and when; several devices that hold data of the same pupil, "
         f"each of which is protected by itself{names}.",

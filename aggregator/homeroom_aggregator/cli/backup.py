@@ -8,6 +8,11 @@ import click
 
 from homeroom.cli.parameters import FOLDER
 
+UNDONE = (
+    "what was done after the backup is undone: keys that were revoked, consents that were withdrawn and updates that "
+    "were withdrawn or unlearned since then count again, until you do it again (the dashboard reminds of it)"
+)
+
 
 @click.command()
 @click.argument("folder", type=FOLDER)
@@ -36,3 +41,4 @@ def restore(folder: Path, saved: Path) -> None:
 
     contents = run(saved, folder)
     click.echo(f"{folder}: version {contents.version}")
+    click.echo(UNDONE, err=True)

@@ -10,7 +10,7 @@ from typing import Any
 import click
 
 from homeroom.cli.files import read_certificate
-from homeroom.cli.options import refuse_idle, say
+from homeroom.cli.options import one_line, refuse_idle, say
 from homeroom.cli.parameters import FILE, FOLDER, NAME, Finite
 from homeroom.contract.signing import read_key
 from homeroom.errors import InputError
@@ -110,6 +110,8 @@ def invite(
     single = invitations.InvitationRequest(school or "", count, role, consent or "")
     wanted = invitations.read_sheet(sheet) if sheet else [single]
     planned = invitations.plan_files(wanted, out)
+    for sentence in invitations.slips(folder, wanted):
+        click.echo(one_line(sentence), err=True)
     if not dry_run:
         invitations.write_invitations(folder, address, planned, days, qr)
     for _, path in planned:

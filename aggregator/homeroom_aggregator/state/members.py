@@ -242,10 +242,14 @@ class Members:
                 raise InputError("has given no consent", where=school)
             audit.record(self.database, "consent withdrawn", school=school, by=by)
 
+    def school_names(self) -> list[str]:
+        """Every school that somebody was invited for."""
+        sql = "SELECT school FROM devices WHERE school != '' UNION SELECT school FROM invitations WHERE school != ''"
+        return [name for (name,) in self.database.rows(sql)]
+
     def check_school(self, school: str) -> None:
         """InputError, with names that are near, unless somebody was invited for a school: a typo is no school."""
-        sql = "SELECT school FROM devices WHERE school != '' UNION SELECT school FROM invitations WHERE school != ''"
-        names = [name for (name,) in self.database.rows(sql)]
+        names = self.school_names()
         if school not in names:
             near = difflib.get_close_matches(school, names, 3) or names[:3]
             remedy = f"did you mean {' or '.join(near)}? " if near else ""

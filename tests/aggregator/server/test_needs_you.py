@@ -8,10 +8,12 @@ import re
 from pathlib import Path
 
 import pytest
+from click.testing import CliRunner
 
 from aggregator.institution import make_folder, running
 from aggregator.server.officer import confirmed, enrol, send, signed_in, text
-from homeroom_aggregator.admin import learned_addresses
+from homeroom.cli.main import homeroom
+from homeroom_aggregator.admin import backup, learned_addresses
 from homeroom_aggregator.server.dashboard import formatting, pages, queries, school_status
 from homeroom_aggregator.server.public_address import PublicAddresses
 from homeroom_aggregator.server.service import Service, open_service
@@ -84,6 +86,23 @@ def test_every_other_kind_says_what_can_be_done_too(tmp_path: Path, monkeypatch:
                 "The TLS certificate": "Put a newer one into the files",
             }.items():
                 assert can_do in said[subject], said
+
+
+def test_what_a_restored_backup_undid_is_said_until_it_is_done_again(tmp_path: Path) -> None:
+    where = make_folder(tmp_path)
+    open_service(where).close()
+    backup.backup(where, tmp_path / "monday")
+    done = CliRunner().invoke(homeroom, ["district", "restore", str(tmp_path / "back"), str(tmp_path / "monday")])
+    assert "keys that were revoked" in done.output
+    with contextlib.ExitStack() as served:
+        service = served.enter_context(contextlib.closing(open_service(tmp_path / "back")))
+        browser = served.enter_context(signed_in(service, served.enter_context(running(service))))
+        ((words, _),) = needs(browser.get("/dashboard").text)
+        assert "A backup : with version 0 was put back" in words
+        form = confirmed(browser, "/do/restored", "keys looked at")
+        assert browser.post("/dashboard/do/restored", data=form).status_code == 200
+        assert needs(browser.get("/dashboard").text) == []
+        assert browser.get("/dashboard/do/restored").status_code == 400
 
 
 def test_the_addresses_by_which_devices_come_are_closed_by_a_button(tmp_path: Path) -> None:

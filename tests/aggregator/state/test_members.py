@@ -355,6 +355,14 @@ def test_a_sheet_with_one_wrong_row_invites_nobody(tmp_path: Path, rows: str) ->
     assert not (tmp_path / "out").exists()
 
 
+def test_a_school_whose_name_is_nearly_anothers_is_asked_about(tmp_path: Path) -> None:
+    folder = make_folder(tmp_path)
+    for school, asks in (("Hill School", False), ("Lake School", False), ("Hill Scool", True), ("hill school", True)):
+        done = run("district", "invite", folder, "--school", school, "--out", tmp_path / school.encode().hex())
+        assert done.exit_code == 0
+        assert (f"{school} is a new school: is it Hill School?" in done.output) == asks, done.output
+
+
 def test_officers_of_the_district_stand_in_the_sheet_without_a_school(tmp_path: Path) -> None:
     folder, sheet = make_folder(tmp_path), tmp_path / "schools.csv"
     sheet.write_text("school,devices,role\nHill School,1,device\n,1,district\n,1,auditor\n")

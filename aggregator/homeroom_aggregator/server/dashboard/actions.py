@@ -24,6 +24,7 @@ from homeroom_aggregator.server.refusals import RefusedError
 from homeroom_aggregator.server.service import Service
 from homeroom_aggregator.state import audit
 
+DONE_AGAIN = "It is done again"  # of what a restored backup undid
 AUTOMATIC = "automatic"  # a buffer that follows the devices
 REASON = "Why? It stands in the audit log; name no pupil."
 
@@ -239,6 +240,20 @@ def _close_addresses(service: Service, subject: str, by: officers.Officer, why: 
     service.close_addresses()
 
 
+# A restored backup
+
+
+def _tells_restore(service: Service, _: str) -> list[str]:
+    version = queries.unchecked_restore(service.rounds.log.database, DONE_AGAIN)
+    if version is None:
+        raise InputError("no backup was put back since somebody looked")
+    return [
+        f"A backup with version {version} was put back. Keys that were revoked, consents that were withdrawn and "
+        "updates that were withdrawn or unlearned after it was made count again.",
+        "Do that again first, under Schools; ask schools that had pupils forgotten. This ends the reminder alone.",
+    ]
+
+
 # The way back
 
 
@@ -284,6 +299,7 @@ ACTIONS = {
     "addresses": Action(
         "Answer to these addresses alone?", _tells_addresses, _close_addresses, "", "Answer to these addresses alone"
     ),
+    "restored": Action("Is it all done again?", _tells_restore, lambda *_: None, "", DONE_AGAIN),
     "release": Action("Release a version now?", _tells_release, _release, "", "Release now"),
     "back": Action(
         "Go back to version {}?", _tells_rollback, _roll_back, "versions", "Go back to version {}", records=True

@@ -25,7 +25,7 @@ from homeroom_aggregator.admin import learned_addresses, privacy_report
 from homeroom_aggregator.merge import rollback
 from homeroom_aggregator.merge.rounds import Rounds
 from homeroom_aggregator.server.dashboard import formatting, queries
-from homeroom_aggregator.server.dashboard.actions import Question
+from homeroom_aggregator.server.dashboard.actions import DONE_AGAIN, Question
 from homeroom_aggregator.server.dashboard.queries import AuditChain, PendingUpdates, VersionRow
 from homeroom_aggregator.server.dashboard.school_status import WORST_FIRST, SchoolStatus, schools
 from homeroom_aggregator.server.dashboard.sessions import Session
@@ -186,6 +186,10 @@ def _about_server(context: PageContext) -> Iterator[Attention]:
         says = f"takes requests that were signed for any server; devices came by {listed or 'its own names alone'}"
         button = ("Answer to these addresses alone", "do/addresses")
         yield Attention("warn", "The server", "", says, "Once these are all, no other need count", *button)
+    if (version := queries.unchecked_restore(context.database, DONE_AGAIN)) is not None:
+        says = f"with version {version} was put back: what was done after it is undone"
+        advice = "Revoke keys, and withdraw consents and updates, again where that was so"
+        yield Attention("bad", "A backup", "schools", says, advice, DONE_AGAIN, "do/restored")
     if service.tls_end and service.tls_end < now() + datetime.timedelta(days=CERTIFICATE_WARNING_DAYS):
         advice = "Put a newer one into the files of --tls-cert and --tls-key: it is taken at once"
         yield Attention("bad", "The TLS certificate", "", f"ends {formatting.moment(str(service.tls_end))}", advice)

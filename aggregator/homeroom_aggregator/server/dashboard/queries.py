@@ -152,6 +152,14 @@ def segments(rounds: Rounds, recent: Sequence[VersionRow], pending: PendingUpdat
     return rows
 
 
+def unchecked_restore(database: Database, action: str) -> int | None:
+    """The version that the newest restored backup had, until an officer has chosen this action since."""
+    sql = """SELECT json_extract(about, '$.after') FROM audit WHERE event = 'restored' AND number > coalesce(
+             (SELECT max(number) FROM audit WHERE event = 'ordered' AND json_extract(about, '$.action') = ?), 0)
+             ORDER BY number DESC LIMIT 1"""
+    return next((after for (after,) in database.rows(sql, (action,))), None)
+
+
 def verify_audit(database: Database) -> AuditChain:
     """Check the audit log's chain of digests."""
     return AuditChain(*audit.verify(database))
