@@ -191,6 +191,14 @@ def test_damaged_bytes_are_refused(data: st.DataObject) -> None:
         read(bytes(bad))
 
 
+def test_an_altered_file_is_called_so() -> None:
+    blocks, labels, numbers = lesson(20, 2)
+    good = encode(sums(blocks, labels, numbers, np.arange(20)))
+    for bad in (good[:-1], good[:-1] + bytes([good[-1] ^ 1]), good[:8] + bytes(32) + good[40:]):
+        with pytest.raises(UpdateError, match="altered or cut short"):
+            read(bad)
+
+
 def resealed(header: bytes, payload: bytes) -> bytes:
     body = len(header).to_bytes(4, "little") + header + payload
     return b"HRSTATS1" + hashlib.sha256(body).digest() + body

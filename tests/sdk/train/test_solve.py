@@ -290,6 +290,41 @@ def test_own_samples_move_the_shared_solution_where_they_differ_and_leave_it_whe
     assert accuracy(kept, test, answers) > accuracy(shared, test, answers) - 0.03
 
 
+def test_few_own_samples_and_chance_do_not_change_how_the_shared_solution_counts() -> None:
+    vectors, targets = animals(600, 1)
+    fed = sums(ANIMAL, vectors, targets)
+    few, _ = own_head(fed, *shifted(49, 8))
+    assert few.samples_of_prior == Own.default
+    shared = solve_classes(ANIMAL, fed, widths(vectors), STRENGTH)
+    mine, labels = animals(60, 12)
+    losses = {k: Own.left_out(shared, mine, labels.argmax(1), k) for k in Own.choices}
+    right = {k: float((logits.argmax(1) == labels.argmax(1)).mean()) for k, logits in losses.items()}
+    assert max(right.values()) - min(right.values()) < 0.1
+    assert Own.choose(shared, mine, labels.argmax(1)).samples_of_prior == Own.default
+
+
+def test_an_option_that_is_not_given_is_never_chosen_and_without_a_question_none_is_ahead() -> None:
+    vectors, targets = choices(200, 1)
+    found = head(WHICH, sums(WHICH, vectors, targets), vectors)
+    asked, (first, *others) = vectors.blocks[0], vectors.options
+    absent = BlockVectors(SECOND, first.values * 0, first.present & False)
+    outputs = found.outputs(TaskVectors((asked,), (absent, *others)))
+    assert (outputs[:, 0] < -5000).all()
+    assert (outputs[:, 1:] > -5000).all()
+    unasked = BlockVectors(FIRST, asked.values * 0, asked.present & False)
+    assert not found.outputs(TaskVectors((unasked,), vectors.options)).any()
+
+
+def test_two_views_that_agree_fully_are_finite() -> None:
+    rng = np.random.default_rng(1)
+    grid, every = to_grid(rng.normal(0, 0.3, (300, 4))), np.ones(300, bool)
+    both = BlockVectors(FIRST, grid, every), BlockVectors(SECOND, grid, every)
+    pairs, right = TaskVectors(both[:1], both[1:]), np.ones((300, 1), np.float32)
+    outputs = head(SAME, sums(SAME, pairs, right), pairs, Strength(1e-9, 0.0)).outputs(pairs)
+    assert np.isfinite(outputs).all()
+    assert 3 < outputs.mean() < 12
+
+
 def test_leave_one_out_is_what_leaving_each_out_gives() -> None:
     vectors, targets = animals(200, 1)
     shared = solve_classes(ANIMAL, sums(ANIMAL, vectors, targets), widths(vectors), STRENGTH)

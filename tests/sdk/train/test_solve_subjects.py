@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import msgspec
 import numpy as np
 import pytest
 
@@ -13,7 +14,7 @@ from homeroom.contract.statistics.sums import Statistics, check_total, merge, su
 from homeroom.data.tasks import losses
 from homeroom.train.solve.combine import LEAST_JUDGED_SAMPLES, SOLVED_WEIGHT, Mix, choose_weight, combined
 from homeroom.train.solve.subjects import subject_sums
-from homeroom.train.solve.vectors.samples import SampleVectors
+from homeroom.train.solve.vectors.samples import SampleVectors, blocks_of
 
 BLOCK = Block(statistics_id="1" * 64, kind="taps", slots=("picture",), width=8, dimension=4)
 ANIMAL = Task(name="animal", kind="classification", reads=("picture",), labels=("cat", "dog"), width=2)
@@ -102,3 +103,23 @@ def test_either_part_may_come_to_nothing(weight: float) -> None:
     second = np.full_like(first, -1e4)
     found = combined(Mix(weight), first, second)
     assert np.array_equal(found, second if weight else first)
+
+
+def test_texts_read_as_a_pair_are_not_read_one_by_one_and_several_inputs_serve_choice_alone() -> None:
+    def block(number: int, kind: str, *slots: str, inputs: int = 1) -> Block:
+        made = {"kind": kind, "slots": slots, "inputs": inputs, "width": 8, "dimension": 4}
+        return msgspec.convert({"statistics_id": f"{number:064x}", **made}, Block)
+
+    one, two = block(1, "text", "question"), block(2, "text", "answer")
+    pair, words = block(3, "pair", "question", "answer"), block(4, "overlap", "question", "answer")
+    picture, pictures = block(5, "taps", "picture"), block(6, "taps", "pictures", inputs=4)
+    section = Section(file="f", blocks=(one, two, pair, words, picture, pictures))
+
+    def read(kind: str, *reads: str) -> tuple[tuple[Block, ...], Block | None]:
+        return blocks_of(section, Task(name="t", kind=kind, reads=reads, width=4))
+
+    assert read("classification", "question", "answer", "picture") == ((pair, words, picture), None)
+    assert read("classification", "answer", "picture", "pictures") == ((two, picture), None)
+    assert read("choice", "question", "pictures") == ((one,), pictures)
+    assert read("matching", "question", "sound") == ((), None)
+    assert read("spans", "question") == ((), None)
