@@ -182,6 +182,8 @@ def predict(directory: Path, inputs: tuple[str, ...], profile: str | None, machi
 
     sample = sample_of(inputs)
     with opened(directory) as device:
+        if profile is not None and device.profile(profile) is None:
+            say(f"no model of {profile} is here: the shared model answers", err=True)
         answers, tasks = device.predict(sample, profile), device.bundle.manifest.tasks
     if machine:
         click.echo(json_text({task: asdict(answer) for task, answer in answers.items()}))

@@ -111,6 +111,6 @@ def one_line(text: str) -> str:
     return printable(text)
 
 
-def say(line: str) -> None:
-    """Print one line; see `one_line`."""
-    click.echo(one_line(line))
+def say(line: str, *, err: bool = False) -> None:
+    """Print one line; see `one_line`. err: on stderr."""
+    click.echo(one_line(line), err=err)

@@ -9,6 +9,7 @@ from typing import Any
 from homeroom.errors import InputError
 
 NAME_LIMIT_CHARACTERS = 256
+APOSTROPHES = str.maketrans("\u2018\u2019\u02bc", "'''")
 
 
 def normal_name(name: str) -> str:
@@ -18,15 +19,24 @@ def normal_name(name: str) -> str:
 
 
 def near_names(name: str, known: Iterable[str]) -> list[str]:
-    """Other known names that differ in case, blanks, letters' forms or a number's zeros alone: P-1, p-1; 7.0, 7."""
+    """Other known names that differ in case, blanks, signs' forms or a number's zeros alone: P-1, p-1; 7.0, 07, 7."""
     key = _near_key(name)
     return [other for other in known if other != name and _near_key(other) == key]
 
 
 def _near_key(name: str) -> str:
     key = unicodedata.normalize("NFKC", normal_name(name)).casefold().replace(" ", "")
-    number, point, decimals = key.partition(".")
-    return number if point and number.isdecimal() and not decimals.strip("0") else key
+    key = "".join("-" if unicodedata.category(c) == "Pd" else c for c in key).translate(APOSTROPHES)
+    number, _, decimals = key.partition(".")
+    return number.lstrip("0") or "0" if number.isdecimal() and not decimals.strip("0") else key
+
+
+def check_person(field: str, value: Any) -> str | None:
+    """Returns a person's name as it is stored; None where none is given. InputError where nothing of it is seen."""
+    text = check_text_field(field, value)
+    if text is not None and not normal_name(text):
+        raise InputError("names nobody: it has no character that is seen", where=field, remedy="leave it out")
+    return text and normal_name(text)
 
 
 def check_text_field(field: str, value: Any) -> str | None:

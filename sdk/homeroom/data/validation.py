@@ -13,7 +13,7 @@ from homeroom.data.cells import parse_day
 from homeroom.data.consent import check_consent
 from homeroom.data.decoder import client
 from homeroom.data.interactions import check_interactions
-from homeroom.data.names import check_text_field, normal_name, refuse_control_characters
+from homeroom.data.names import check_person, check_text_field, refuse_control_characters
 from homeroom.data.preprocess.media import check
 from homeroom.data.samples import (
     DEFAULT_SUBJECT,
@@ -67,8 +67,8 @@ def resolve(
     for name, label in labels.items():
         task = manifest.task(name)
         kind_of(task).check_inputs(task, label, inputs)
-    subject = normal_name(check_text_field("subject", sample.subject) or "") or DEFAULT_SUBJECT
-    author = normal_name(check_text_field("author", sample.author) or "") or None
+    subject = check_person("subject", sample.subject) or DEFAULT_SUBJECT
+    author = check_person("author", sample.author)
     return StoredSample(
         inputs=inputs,
         labels=labels,

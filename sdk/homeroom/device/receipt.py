@@ -10,7 +10,7 @@ from homeroom.contract.manifest import SequencePreprocess, TextPreprocess
 from homeroom.data.consent import FORBIDDING
 from homeroom.data.ingest import Intake, Problem
 from homeroom.data.names import near_names
-from homeroom.data.samples import StoredSample
+from homeroom.data.samples import DEFAULT_SUBJECT, StoredSample
 from homeroom.runtime.bundle import Bundle
 from homeroom.store.records import AddReport
 from homeroom.store.store import Store
@@ -58,12 +58,14 @@ class Tally:
     labelled: Counter[str] = field(default_factory=Counter)
     longer: Counter[str] = field(default_factory=Counter)
     subjects: set[str] = field(default_factory=set)
+    nobody: int = 0  # samples that name no subject
     without_consent: Counter[str] = field(default_factory=Counter)
 
     def of(self, samples: Iterable[StoredSample]) -> Iterator[StoredSample]:
         """Yields the samples, counted."""
         for sample in samples:
             self.labelled.update(sample.labels.keys())
+            self.nobody += sample.subject == DEFAULT_SUBJECT
             self.subjects |= {sample.subject, *([sample.author] if sample.author else [])}
             self.without_consent.update([sample.consent_state] * (sample.consent_state in FORBIDDING))
             pairs = ((slot, value) for slot, values in sample.inputs.items() for value in values)
@@ -92,6 +94,8 @@ def write_receipt(
     before: the number of samples in the store until then. changes: what was corrected.
     """
     added, ids, held = store.count() - before, set(sample_ids), store.subjects()
+    if tally.nobody and tally.subjects > {DEFAULT_SUBJECT}:
+        intake.note(f"{tally.nobody:,} of {len(sample_ids):,} name no subject: held as {DEFAULT_SUBJECT}")
     if changes.continued:
         intake.note(f"{changes.continued:,} histories that were held went on, by {changes.interactions:,} interactions")
     if changes.apart:

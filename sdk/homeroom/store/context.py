@@ -30,6 +30,7 @@ READ_INPUT = (
     "SELECT s.content, i.body FROM samples s LEFT JOIN inputs i ON i.content = s.content AND i.place = ? "
     "WHERE s.sample_id = ?"
 )
+NOBODY = "nothing is held about {}"
 CLOCK = json_record("clock", RetentionClock)
 
 
@@ -140,12 +141,15 @@ class StoreContext:
     def known(self, name: str) -> Subject:
         """The subject of that name; InputError, with names that are near, if the store does not know it."""
         subject = self.keys.find(name) or self.keys.find(normal_name(name))
-        if subject is None:
-            near = near_names(name, (subject.name for subject in self.keys.all()))
-            what = f"nothing is held about {name!r}" + (f", but about {', '.join(map(repr, near))}" if near else "")
-            remedy = f"also held: {', '.join(near)}" if near else "`homeroom device subjects` lists who is held"
-            raise InputError(what, where=str(self.directory), remedy=remedy)
-        return subject
+        if subject is not None:
+            return subject
+        near = near_names(name, (subject.name for subject in self.keys.all()))
+        same = [other for other in near if normal_name(other) == normal_name(name)]  # as an earlier release stored it
+        if len(same) == 1 and (subject := self.keys.find(same[0])):
+            return subject
+        what = f"nobody is held as {name!r}, but as {', '.join(map(repr, near))}" if near else NOBODY.format(repr(name))
+        remedy = f"also held: {', '.join(near)}" if near else "`homeroom device subjects` lists who is held"
+        raise InputError(what, where=str(self.directory), remedy=remedy)
 
     def back_up(self, *, force: bool = False) -> None:
         """Renews the copy if it is cheap now, or by force; never from a store that was not checked."""

@@ -14,6 +14,7 @@ from homeroom import Device, Sample
 from homeroom.agent.status import AgentStatus, status_lines
 from homeroom.cli.main import main
 from homeroom.contract.policy import Policy
+from homeroom.data.samples import StoredSample
 from homeroom.federation.policy import POLICY
 
 Say = Callable[..., str]
@@ -242,3 +243,30 @@ def test_a_hand_over_that_is_none_is_refused_whole(say: Say, tmp_path: Path, doc
     (tmp_path / "moved" / "export.json").write_text(document)
     assert says in say("add", tmp_path / "moved", code=3)
     assert "samples: 0" in say("status")
+
+
+def test_of_one_who_is_held_it_never_says_that_nothing_is(say: Say, device: Path, tmp_path: Path) -> None:
+    with Device.open(device) as opened:
+        opened.store.add([StoredSample(inputs={"word": ["a cat"]}, subject="p-1 ")])  # as an earlier release stored it
+        opened.add(Sample(word="a dog", subject="P\u20131"), Sample(word="a fish", subject=7), Sample(word="x"))  # type: ignore[arg-type]
+    assert json.loads(say("hand-over", "p-1").partition("\nalso held")[0])["subject"] == "p-1 "
+    told = say("forget", "p-1", "--yes")
+    assert "forgotten: 1 samples" in told
+    assert "also held: P\u20131" in told
+    for near in ("07", "7.0"):
+        told = say("forget", near, "--yes", code=3)
+        assert f"nobody is held as '{near}', but as '7'" in told
+        assert "also held: 7" in told
+    assert "nothing is held about 'p-9'" in say("forget", "p-9", "--yes", code=3)
+    rows = "word,label.category,subject\na cat,cat,p-1\na bird,bird,\n"
+    told = say("add", sheet(tmp_path, rows))
+    assert "1 of 2 name no subject: held as classroom" in told
+    assert "p-1: also held: P\u20131" in told
+    (tmp_path / "rows.jsonl").write_text('{"word": "a cat", "subject": "\\u200b"}\n')
+    assert "names nobody" in say("add", tmp_path / "rows.jsonl", code=3)
+
+
+def test_that_no_own_model_answers_is_said(say: Say) -> None:
+    told = say("predict", "word=a cat", "--profile", "pupil-9")
+    assert "no model of pupil-9 is here: the shared model answers" in told
+    assert "category: " in told
