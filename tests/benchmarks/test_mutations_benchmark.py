@@ -100,4 +100,4 @@ def test_the_draw_and_the_lists_stay_true() -> None:
     assert len({check.number for check in checks}) == len(checks)
     for removal in mutation_cases.SURVIVORS:
         assert (ROOT / removal.path).read_text("utf-8").count(removal.text) == 1, removal.name
-        assert all((ROOT / test).is_file() for test in removal.test.split()), removal.name
+        assert all((ROOT / test.partition("::")[0]).is_file() for test in removal.test.split()), removal.name
