@@ -153,6 +153,7 @@ def test_a_buffer_that_never_fills_is_said_and_its_button_brings_the_version(tmp
             assert "never come" not in text(browser.get("/dashboard").text)
             do(browser, "/do/buffer?about=automatic", "more schools will come")
             assert service.configuration.automatic_buffer
+            assert browser.get("/dashboard/do/buffer?about=automatic").status_code == 400, "it follows already"
     with contextlib.closing(open_service(where)) as service:
         assert (service.configuration.automatic_buffer, service.rounds.configuration.buffer_size) == (True, 2)
         assert service.rounds.verify() == []
