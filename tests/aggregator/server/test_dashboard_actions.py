@@ -11,6 +11,7 @@ import pytest
 
 from aggregator.institution import latest, make_folder, running
 from aggregator.server.officer import EVIL, PAGES, confirmed, enrol, send, signed_in, text, word
+from homeroom.contract.round import CohortRules
 from homeroom.errors import UpdateError
 from homeroom_aggregator.server.public_address import PublicAddresses
 from homeroom_aggregator.server.service import Service, open_service
@@ -157,6 +158,14 @@ def test_a_buffer_that_never_fills_is_said_and_its_button_brings_the_version(tmp
     with contextlib.closing(open_service(where)) as service:
         assert (service.configuration.automatic_buffer, service.rounds.configuration.buffer_size) == (True, 2)
         assert service.rounds.verify() == []
+
+
+def test_a_buffer_of_rounds_with_a_deadline_does_not_follow_the_devices(tmp_path: Path) -> None:
+    where = make_folder(tmp_path, buffer_size=4, max_staleness=0, cohort=CohortRules(deadline_s=60, quorum=2))
+    with contextlib.closing(open_service(where)) as service, running(service) as address:
+        assert not service.configuration.automatic_buffer
+        with signed_in(service, address) as browser:
+            assert browser.get("/dashboard/do/buffer?about=automatic").status_code == 400
 
 
 def test_a_version_is_released_now_where_enough_devices_fed_it(tmp_path: Path) -> None:
